@@ -1,0 +1,77 @@
+"""The `sceneloom` command: finds the subcommand, loads its package, lets it parse its own flags.
+
+Nothing is loaded that does not run: `sceneloom --help` and `sceneloom render` never import torch. Exit codes: 0 all
+well, 1 something failed and was reported, 2 the command line is wrong, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import sys
+from collections.abc import Sequence
+
+import tyro
+
+from sceneloom import __version__
+from sceneloom.errors import SceneLoomError
+
+COMMANDS = {
+    "import": ("sceneloom_training.import_command", "turn a published pix2pixHD generator into a checkpoint bundle"),
+    "export": ("sceneloom_export.export_command", "turn a checkpoint bundle into a Triton repository, proven"),
+    "serve": ("sceneloom_serving.serve_command", "serve an exported repository with the bundled Triton server"),
+    "render": ("sceneloom.render_command", "render a folder of label maps through a Triton server"),
+    "schemas": ("sceneloom.schemas_command", "list the built-in label schemas, or show one"),
+}
+"""Subcommand -> the module whose `main` it runs, and one line of help."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command.
+
+    Args:
+        arguments: the command line without the program's name; None takes the process's.
+
+    Returns:
+        the exit code.
+    """
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(_help())
+        return 0 if arguments else 2
+    if arguments[0] == "--version":
+        print(f"sceneloom {__version__}")
+        return 0
+    name, *rest = arguments
+    if name not in COMMANDS:
+        near = difflib.get_close_matches(name, COMMANDS, 1)
+        hint = f"; did you mean {near[0]!r}?" if near else f"; there are {', '.join(COMMANDS)}"
+        print(f"sceneloom: no command {name!r}{hint}", file=sys.stderr)
+        return 2
+    try:
+        run = importlib.import_module(COMMANDS[name][0]).main
+        return int(tyro.cli(run, prog=f"sceneloom {name}", args=rest))
+    except SceneLoomError as error:
+        print(f"sceneloom {name}: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+
+
+def _help() -> str:
+    lines = [f"  {name:10}{summary}" for name, (_, summary) in COMMANDS.items()]
+    return "\n".join(
+        [
+            "usage: sceneloom COMMAND [ARGUMENTS]",
+            "",
+            "Semantic label maps in, photographs out, served through Triton.",
+            "",
+            *lines,
+            "",
+            "sceneloom COMMAND --help shows a command's arguments; sceneloom --version the version.",
+        ]
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,151 @@
+"""Every error that SceneLoom raises on purpose, in one family.
+
+    SceneLoomError
+    ├── InputError (also ValueError)     something the user gave does not fit; never retry
+    │   ├── ImageReadError               a file cannot be read or decoded
+    │   ├── ImageTooLargeError           an image is above the pixel limit
+    │   ├── NotALabelMapError            a picture, or a lossy format, where class ids were expected
+    │   ├── UnknownLabelError            label ids that the schema does not have
+    │   ├── SizeError                    sizes that differ, or that the model does not take
+    │   ├── MissingInputError            an input that the model wants was not given
+    │   └── TooManyInstancesError        more instances than the style table has rows
+    ├── SchemaError (also ValueError)    a label schema or contract that is not valid
+    ├── CheckpointError                  weights that cannot be read or do not fit
+    ├── ExportError                      a model that cannot be exported
+    │   ├── GraphRuleError               the graph breaks a rule of the engines that will run it
+    │   └── ParityError                  an engine's pictures differ from PyTorch's
+    ├── MissingDependencyError           an optional package is not installed (also ImportError)
+    ├── ServerStartError                 the bundled server did not come up
+    └── ServingError                     a request was not answered; `retryable` says what to do
+        ├── QueueFullError               retryable: back off, then send again
+        ├── QueueTimeoutError            retryable: waited in the server's queue for too long
+        ├── DeadlineExceededError        retryable: the client's own deadline passed; the work may still run
+        ├── ServerUnavailableError       retryable: not reachable, starting or stopping
+        ├── ModelNotFoundError           the server has no such model
+        ├── RequestRejectedError         the server says the request is wrong; never retry
+        └── ModelFailedError             the model broke while it ran, or its process died
+
+Foreign errors are mapped to this family in one place each: image decoders in `sceneloom.maps`, gRPC in
+`sceneloom.transport`.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class SceneLoomError(Exception):
+    """Base of every error raised on purpose; its text is one sentence meant for the user."""
+
+
+class InputError(SceneLoomError, ValueError):
+    """Something the user gave does not fit; nothing was sent to a server."""
+
+
+class ImageReadError(InputError):
+    """A file cannot be read or decoded: missing, empty, truncated, damaged or of an unknown format."""
+
+
+class ImageTooLargeError(InputError):
+    """An image has more pixels than the limit allows; its pixels were not decoded."""
+
+
+class NotALabelMapError(InputError):
+    """A colour picture, or a lossy file format, was given where class or instance ids were expected."""
+
+
+class UnknownLabelError(InputError):
+    """A label map holds ids that the schema does not have.
+
+    Args:
+        message: the sentence for the user.
+        counts: file value -> number of pixels, for every unknown value.
+    """
+
+    def __init__(self, message: str, counts: dict[int, int]) -> None:
+        """Keep the counts beside the message."""
+        super().__init__(message)
+        self.counts = counts
+
+
+class SizeError(InputError):
+    """Two maps of one picture differ in size, or the model does not take this size."""
+
+
+class MissingInputError(InputError):
+    """The model wants an input (instance map, style) that was not given."""
+
+
+class TooManyInstancesError(InputError):
+    """A map has more instances than the style table has rows."""
+
+
+class SchemaError(SceneLoomError, ValueError):
+    """A label schema or a contract is not valid."""
+
+
+class CheckpointError(SceneLoomError):
+    """A checkpoint cannot be read, is unsafe, or does not fit the architecture."""
+
+
+class ExportError(SceneLoomError):
+    """A model cannot be exported."""
+
+
+class GraphRuleError(ExportError):
+    """The graph breaks a rule of the engines that are to run it."""
+
+
+class ParityError(ExportError):
+    """An engine's pictures differ from PyTorch's by more than the limit."""
+
+
+class MissingDependencyError(SceneLoomError, ImportError):
+    """An optional package is not installed; the text names the extra and the pip line."""
+
+
+class ServerStartError(SceneLoomError):
+    """The bundled server did not come up; the text says why."""
+
+
+class ServingError(SceneLoomError):
+    """A request was not answered with a picture."""
+
+    retryable: ClassVar[bool] = False
+    """True where sending the same request again later can succeed."""
+
+
+class QueueFullError(ServingError):
+    """The server's queue is full: back off, shrink the window, send again."""
+
+    retryable = True
+
+
+class QueueTimeoutError(ServingError):
+    """The request waited in the server's queue for longer than the server allows."""
+
+    retryable = True
+
+
+class DeadlineExceededError(ServingError):
+    """The client's own deadline passed; the work may still be running on the server."""
+
+    retryable = True
+
+
+class ServerUnavailableError(ServingError):
+    """The server is not reachable, or it is starting or stopping."""
+
+    retryable = True
+
+
+class ModelNotFoundError(ServingError):
+    """The server has no model of this name, or none that this client can talk to."""
+
+
+class RequestRejectedError(ServingError):
+    """The server says that the request is wrong; the same request will fail again."""
+
+
+class ModelFailedError(ServingError):
+    """The model broke while it ran, or its process has died; readiness may still say true."""

@@ -1,0 +1,212 @@
+"""Reading label maps and instance maps from files, exactly, or refusing with the reason and the file's name.
+
+PNG (8-bit and 16-bit grey, palette as class ids), TIFF (8, 16 and 32 bit) and NumPy's .npy are read. Nothing is
+mended silently: a colour picture, a lossy format, an unknown id or a damaged file is an error of the family in
+`sceneloom.errors`, and the size is checked before the pixels are decoded.
+"""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+from PIL import ImageFile, PngImagePlugin, TiffImagePlugin
+
+from sceneloom.errors import ImageReadError, ImageTooLargeError, NotALabelMapError, UnknownLabelError
+from sceneloom.schema import LabelSchema
+
+DEFAULT_MAX_PIXELS = 8192 * 8192
+"""Pixel limit unless the caller names another: 32 times 2048x1024."""
+
+MAP_SUFFIXES = (".png", ".tif", ".tiff", ".npy")
+"""File endings that `read_label_map` and `read_instance_map` take."""
+
+_PNG = b"\x89PNG\r\n\x1a\n"
+_TIFF = (b"II*\x00", b"MM\x00*")
+_NPY = b"\x93NUMPY"
+_LOSSY = {b"\xff\xd8\xff": "JPEG", b"RIFF": "WebP", b"GIF8": "GIF", b"\xff\x0a": "JPEG XL", b"BM": "BMP"}
+# Grey PNGs below 8 bits: Pillow spreads their values over 0..255, which is right for pictures and wrong for ids.
+_PNG_SPREAD = {1: 1, 2: 85, 4: 17}
+
+OnUnknown = Literal["error", "unlabelled"]
+
+
+def read_label_map(
+    source: str | Path | bytes,
+    schema: LabelSchema,
+    *,
+    unknown: OnUnknown = "error",
+    max_pixels: int = DEFAULT_MAX_PIXELS,
+    name: str | None = None,
+) -> npt.NDArray[np.uint8]:
+    """Read a label map and translate its values to the schema's channels.
+
+    Args:
+        source: path of a PNG, TIFF or .npy file, or its bytes.
+        schema: the label schema the file follows.
+        unknown: ``"error"`` refuses ids that the schema does not have; ``"unlabelled"`` reads them as its unlabelled
+            id. A 16-bit map with values the schema does not have is refused either way: it is an instance map.
+        max_pixels: most pixels (height * width) to decode.
+        name: what to call the file in errors; by default its path.
+
+    Returns:
+        uint8 [H, W], the channel of each pixel (255 for unlabelled pixels that have no channel).
+
+    Raises:
+        ImageReadError: missing, empty, truncated, damaged or of a format that is not read.
+        ImageTooLargeError: more pixels than `max_pixels`.
+        NotALabelMapError: a colour picture, a lossy format, or values that are not label ids.
+        UnknownLabelError: ids that the schema does not have, with their pixel counts.
+    """
+    name = _name(source, name)
+    values = _decode(source, name, max_pixels)
+    if values.size and (int(values.min()) < 0 or int(values.max()) > np.iinfo(np.uint16).max):
+        raise NotALabelMapError(
+            f"{name}: values from {values.min()} to {values.max()} are no label ids (0 to 65535); is this an instance map?"
+        )
+    channels, counts = schema.to_channels(values.astype(np.uint16, copy=False))
+    if not counts:
+        return channels
+    wide = max(counts) > np.iinfo(np.uint8).max
+    if unknown == "unlabelled" and schema.unlabelled_channel is not None and not wide:
+        # `to_channels` marks unknown values by 255, which is also a real channel in a schema of 256.
+        unknown_mask = np.isin(values, list(counts))
+        channels[unknown_mask] = schema.unlabelled_channel
+        return channels
+    raise UnknownLabelError(f"{name}: {_describe_unknown(counts, schema, wide)}", counts)
+
+
+def read_instance_map(
+    source: str | Path | bytes, *, max_pixels: int = DEFAULT_MAX_PIXELS, name: str | None = None
+) -> npt.NDArray[np.int32]:
+    """Read an instance map exactly: 8, 16 or 32 bits.
+
+    Args:
+        source: path of a PNG, TIFF or .npy file, or its bytes.
+        max_pixels: most pixels (height * width) to decode.
+        name: what to call the file in errors; by default its path.
+
+    Returns:
+        int32 [H, W], the ids as they are in the file.
+
+    Raises:
+        ImageReadError: missing, empty, truncated, damaged or of a format that is not read.
+        ImageTooLargeError: more pixels than `max_pixels`.
+        NotALabelMapError: a colour picture, a lossy format, or ids outside 0..2147483647.
+    """
+    name = _name(source, name)
+    values = _decode(source, name, max_pixels)
+    if values.size and (int(values.min()) < 0 or int(values.max()) > np.iinfo(np.int32).max):
+        raise NotALabelMapError(f"{name}: instance ids from {values.min()} to {values.max()}; they must be 0 to 2147483647")
+    return values.astype(np.int32, copy=False)
+
+
+def _name(source: str | Path | bytes, name: str | None) -> str:
+    return name or ("(bytes)" if isinstance(source, bytes) else str(source))
+
+
+def _decode(source: str | Path | bytes, name: str, max_pixels: int) -> npt.NDArray[Any]:
+    """Integer array [H, W] with the file's own values."""
+    data = source if isinstance(source, bytes) else _read_bytes(Path(source), name)
+    if not data:
+        raise ImageReadError(f"{name}: the file is empty")
+    if data.startswith(_PNG):
+        return _decode_pillow(PngImagePlugin.PngImageFile, data, name, max_pixels)
+    if data.startswith(_TIFF):
+        return _decode_pillow(TiffImagePlugin.TiffImageFile, data, name, max_pixels)
+    if data.startswith(_NPY):
+        return _decode_npy(data, name, max_pixels)
+    for magic, kind in _LOSSY.items():
+        if data.startswith(magic):
+            raise NotALabelMapError(f"{name}: a {kind} file; label and instance maps are read from PNG, TIFF or .npy")
+    raise ImageReadError(f"{name}: not a PNG, TIFF or .npy file")
+
+
+def _read_bytes(path: Path, name: str) -> bytes:
+    try:
+        return path.read_bytes()
+    except (OSError, ValueError) as error:  # ValueError: a path with a null byte
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        raise ImageReadError(f"{name}: cannot be read ({reason})") from None
+
+
+def _decode_pillow(
+    plugin: type[ImageFile.ImageFile], data: bytes, name: str, max_pixels: int
+) -> npt.NDArray[Any]:
+    # The plug-in classes are used instead of Image.open, whose pixel limit is a process-wide global.
+    try:
+        image = plugin(io.BytesIO(data))
+    except Exception as error:  # the decoders raise nearly anything on damaged headers
+        raise ImageReadError(f"{name}: damaged header ({_reason(error)})") from None
+    width, height = image.size
+    _check_pixels(height, width, name, max_pixels)
+    if image.mode in ("RGB", "RGBA", "LA", "CMYK", "YCbCr", "LAB", "RGBX", "PA", "La", "RGBa", "HSV"):
+        raise NotALabelMapError(
+            f"{name}: a colour picture ({image.mode}), not a map of ids; give the grey or palette file that holds them"
+        )
+    if image.mode not in ("L", "P", "1", "I", "I;16", "I;16B", "I;16L", "I;16N"):
+        raise NotALabelMapError(f"{name}: pixels of kind {image.mode}; ids are 8, 16 or 32-bit whole numbers")
+    try:
+        values = np.asarray(image)
+        image.load()  # a second call returns at once; the first one is inside asarray
+    except Exception as error:
+        raise ImageReadError(f"{name}: truncated or damaged ({_reason(error)})") from None
+    if values.shape != (height, width):
+        raise ImageReadError(f"{name}: truncated or damaged (decoded to {values.shape})")
+    if values.dtype == np.bool_:
+        return values.astype(np.uint8)
+    if image.mode == "L" and plugin is PngImagePlugin.PngImageFile and data[24] in _PNG_SPREAD:
+        return values // np.uint8(_PNG_SPREAD[data[24]])
+    return values
+
+
+def _decode_npy(data: bytes, name: str, max_pixels: int) -> npt.NDArray[Any]:
+    try:
+        stream = io.BytesIO(data)
+        version = np.lib.format.read_magic(stream)
+        read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        shape, _, dtype = read_header(stream)
+    except Exception as error:
+        raise ImageReadError(f"{name}: damaged header ({_reason(error)})") from None
+    if len(shape) != 2 or dtype.kind not in "iu":
+        raise NotALabelMapError(f"{name}: an array of {dtype} {list(shape)}; ids are a whole-number array [height, width]")
+    _check_pixels(shape[0], shape[1], name, max_pixels)
+    try:
+        values: npt.NDArray[Any] = np.load(io.BytesIO(data), allow_pickle=False)
+    except Exception as error:
+        raise ImageReadError(f"{name}: truncated or damaged ({_reason(error)})") from None
+    return values
+
+
+def _check_pixels(height: int, width: int, name: str, max_pixels: int) -> None:
+    if height < 1 or width < 1:
+        raise ImageReadError(f"{name}: the image is {width}x{height} pixels")
+    if height * width > max_pixels:
+        raise ImageTooLargeError(f"{name}: {width}x{height} is {height * width:,} pixels; the limit is {max_pixels:,}")
+
+
+def _reason(error: Exception) -> str:
+    return str(error).split("\n")[0][:200] or type(error).__name__
+
+
+def _describe_unknown(counts: dict[int, int], schema: LabelSchema, wide: bool) -> str:
+    worst = sorted(counts.items(), key=lambda item: -item[1])
+    listed = ", ".join(f"{value} ({n:,} pixels)" for value, n in worst[:6])
+    if len(worst) > 6:
+        listed += f" and {len(worst) - 6} more"
+    text = f"unknown label {'id' if len(worst) == 1 else 'ids'} {listed}; {schema.name} has {_ids(schema)}"
+    if wide:
+        return text + ". A 16-bit file with such values is usually an instance map"
+    if schema.unlabelled is not None:
+        return text + f". To read them as unlabelled ({schema.unlabelled}), say so: unknown labels = unlabelled"
+    return text
+
+
+def _ids(schema: LabelSchema) -> str:
+    ids = sorted(label.id for label in schema.labels)
+    if ids == list(range(ids[0], ids[-1] + 1)):
+        return f"{ids[0]} to {ids[-1]}"
+    return ", ".join(map(str, ids[:12])) + (" ..." if len(ids) > 12 else "")

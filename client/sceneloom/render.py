@@ -1,0 +1,254 @@
+"""Rendering a folder of label maps: read, synthesize with several requests in flight, encode, write.
+
+A broken map is a `Failed` with its reason, and the others still come out. A picture is written beside its place and
+renamed into it, so that a file that is there is whole.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import re
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from pathlib import Path
+from typing import Literal
+
+import cv2
+import numpy as np
+
+from sceneloom.errors import ImageReadError, InputError, MissingInputError, SceneLoomError
+from sceneloom.maps import DEFAULT_MAX_PIXELS, MAP_SUFFIXES, OnUnknown, read_instance_map, read_label_map
+from sceneloom.padding import Padding
+from sceneloom.synthesizer import Image, Synthesizer
+
+# What publishers append to the name that a label map and its instance map share.
+_KIND = re.compile(r"[_-](labelIds|labelTrainIds|instanceIds|labels?|instances?|inst)$", re.IGNORECASE)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RenderSettings:
+    """How to render."""
+
+    in_flight: int = 4
+    """Requests that are under way at once, reading and writing included."""
+    format: Literal["png", "jpg"] = "png"
+    """png is lossless; jpg is a tenth of the size and faster to write."""
+    quality: int = 95
+    """Quality of jpg, 1 to 100."""
+    unknown: OnUnknown = "error"
+    """What to do with label ids that the model's schema does not have: refuse the map, or read them as unlabelled."""
+    max_pixels: int = DEFAULT_MAX_PIXELS
+    """Largest map to read, in pixels."""
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        if self.in_flight < 1:
+            raise InputError(f"in_flight is {self.in_flight}; it is at least 1")
+        if not 1 <= self.quality <= 100:
+            raise InputError(f"quality is {self.quality}; it is from 1 to 100")
+        if self.max_pixels < 1:
+            raise InputError(f"max_pixels is {self.max_pixels}; it is at least 1")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MapPair:
+    """The files of one picture."""
+
+    key: str
+    """Path of the label map below its folder, without its ending; names the picture."""
+    label: Path
+    """The label map."""
+    instance: Path | None
+    """The instance map, or None where none was found."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Rendered:
+    """A picture that was written."""
+
+    key: str
+    """Of its map."""
+    output: Path
+    """The picture's file."""
+    padding: Padding
+    """What was added to the map for the network, and cropped off the picture."""
+    seconds: float
+    """From reading the map to the finished file."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Failed:
+    """A map that gave no picture."""
+
+    key: str
+    """Of the map."""
+    error: Exception
+    """A SceneLoomError, or an OSError of the place the picture was to go."""
+
+    @property
+    def reason(self) -> str:
+        """One sentence that begins with the map's name."""
+        text = str(self.error) or type(self.error).__name__
+        return text if self.key in text else f"{self.key}: {text}"
+
+
+def find_pairs(labels: Path, instances: Path | None) -> list[MapPair]:
+    """Find label maps and the instance map that belongs to each.
+
+    Files pair up by their path below the two folders, without ending and without what publishers append
+    (``_gtFine_labelIds`` goes with ``_gtFine_instanceIds``).
+
+    Args:
+        labels: folder of label maps, searched to the bottom. Instance maps that lie beside them are left out.
+        instances: folder of instance maps, or None to pair none.
+
+    Returns:
+        the pairs, ordered by key.
+
+    Raises:
+        InputError: a folder does not exist, there are no maps, or two maps would share one picture's name.
+    """
+    for folder in filter(None, (labels, instances)):
+        if not folder.is_dir():
+            raise InputError(f"{folder}: no such folder")
+    by_stem: dict[str, Path] = {}
+    for path in _map_files(instances) if instances else ():
+        assert instances is not None
+        stem = _stem(path, instances)
+        if labels == instances and not _is_instance_file(path):
+            continue
+        by_stem[stem] = path
+    pairs: dict[str, MapPair] = {}
+    for path in _map_files(labels):
+        if _is_instance_file(path):
+            continue
+        key = path.relative_to(labels).with_suffix("").as_posix()
+        if key in pairs:
+            raise InputError(f"{path} and {pairs[key].label} would share one picture's name")
+        pairs[key] = MapPair(key=key, label=path, instance=by_stem.get(_stem(path, labels)))
+    if not pairs:
+        raise InputError(f"{labels}: no label maps ({', '.join(MAP_SUFFIXES)})")
+    return [pairs[key] for key in sorted(pairs)]
+
+
+def render_maps(
+    synthesizer: Synthesizer,
+    pairs: Iterable[MapPair],
+    output: Path,
+    settings: RenderSettings | None = None,
+    *,
+    on_result: Callable[[Rendered | Failed], None] = lambda result: None,
+) -> list[Rendered | Failed]:
+    """Render maps into a folder, several at once.
+
+    Args:
+        synthesizer: must be safe to use from several threads, as `TritonSynthesizer` is.
+        pairs: what to render, as `find_pairs` gives it.
+        output: folder for the pictures; made if it is not there. Pictures of equal name are replaced.
+        settings: how.
+        on_result: called after each map, from the calling thread, in the order they finish.
+
+    Returns:
+        one result per map, in the order of `pairs`.
+
+    Raises:
+        InputError: a picture would replace one of the maps.
+    """
+    settings = settings or RenderSettings()
+    pairs = list(pairs)
+    inputs = {path.resolve() for pair in pairs for path in (pair.label, pair.instance) if path}
+    targets = [output / f"{pair.key}.{settings.format}" for pair in pairs]
+    if clash := next((t for t in targets if t.resolve() in inputs), None):
+        raise InputError(f"{clash}: is one of the maps, and the picture would replace it; choose another folder")
+    results: dict[int, Rendered | Failed] = {}
+    for index, result in _in_flight(synthesizer, pairs, targets, settings):
+        results[index] = result
+        on_result(result)
+    return [results[index] for index in range(len(pairs))]
+
+
+def _in_flight(
+    synthesizer: Synthesizer, pairs: Sequence[MapPair], targets: Sequence[Path], settings: RenderSettings
+) -> Iterator[tuple[int, Rendered | Failed]]:
+    running: dict[Future[Rendered | Failed], int] = {}
+    waiting = iter(range(len(pairs)))
+    with ThreadPoolExecutor(settings.in_flight, thread_name_prefix="sceneloom-render") as pool:
+        while True:
+            while len(running) < settings.in_flight and (index := next(waiting, None)) is not None:
+                running[pool.submit(_render_one, synthesizer, pairs[index], targets[index], settings)] = index
+            if not running:
+                return
+            done, _ = wait(running, return_when=FIRST_COMPLETED)
+            for future in done:
+                yield running.pop(future), future.result()
+
+
+def _render_one(synthesizer: Synthesizer, pair: MapPair, target: Path, settings: RenderSettings) -> Rendered | Failed:
+    start = time.perf_counter()
+    contract = synthesizer.contract
+    try:
+        label_map = read_label_map(
+            pair.label, contract.schema, unknown=settings.unknown, max_pixels=settings.max_pixels
+        )
+        instance_map = None
+        if contract.boundaries or contract.style_channels:
+            if pair.instance is None:
+                raise MissingInputError(f"{pair.label}: no instance map of this name, and the model wants one")
+            instance_map = read_instance_map(pair.instance, max_pixels=settings.max_pixels)
+        image = synthesizer.synthesize(label_map, instance_map)
+        write_image(target, image, quality=settings.quality)
+    except (SceneLoomError, OSError) as error:
+        return Failed(key=pair.key, error=error)
+    except MemoryError:
+        return Failed(key=pair.key, error=ImageReadError(f"{pair.label}: not enough memory for a map of this size"))
+    height, width = label_map.shape
+    network_height, network_width = contract.network_size(height, width)
+    return Rendered(
+        key=pair.key,
+        output=target,
+        padding=Padding(network_height - height, network_width - width),
+        seconds=time.perf_counter() - start,
+    )
+
+
+def write_image(path: Path, image: Image, *, quality: int = 95) -> None:
+    """Encode a picture and put it in its place in one step.
+
+    Args:
+        path: ends in .png or .jpg; missing folders are made.
+        image: uint8 [H, W, 3], RGB.
+        quality: of jpg, 1 to 100.
+
+    Raises:
+        OSError: the place cannot be written.
+    """
+    parameters = [cv2.IMWRITE_JPEG_QUALITY, quality] if path.suffix == ".jpg" else []
+    done, encoded = cv2.imencode(path.suffix, cv2.cvtColor(np.ascontiguousarray(image), cv2.COLOR_RGB2BGR), parameters)
+    assert done
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.part")
+    try:
+        part.write_bytes(encoded.tobytes())
+        part.replace(path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            part.unlink()
+        raise OSError(error.errno, error.strerror, str(path)) from None
+
+
+def _map_files(folder: Path) -> Iterator[Path]:
+    for path in sorted(folder.rglob("*")):
+        if path.suffix.lower() in MAP_SUFFIXES and not path.name.startswith("."):
+            yield path
+
+
+def _stem(path: Path, folder: Path) -> str:
+    return _KIND.sub("", path.relative_to(folder).with_suffix("").as_posix())
+
+
+def _is_instance_file(path: Path) -> bool:
+    return re.search(r"[_-](instanceIds|instances?|inst)$", path.stem, re.IGNORECASE) is not None

@@ -1,0 +1,260 @@
+"""The one interface of every engine: the PyTorch generator, ONNX Runtime and the Triton client are all Synthesizers.
+
+A subclass runs one batch of equal sizes (`run_batch`); checking, padding, style tables, grouping by size, splitting
+and keeping order are written here once.
+"""
+
+from __future__ import annotations
+
+import abc
+import dataclasses
+from collections.abc import Iterator, Sequence
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from typing_extensions import Self
+
+from sceneloom.contract import STYLE_ROWS, Contract
+from sceneloom.errors import InputError, MissingInputError, SizeError, UnknownLabelError
+from sceneloom.instances import renumber_instances
+from sceneloom.padding import Padding
+from sceneloom.schema import NO_CHANNEL
+
+LabelMap = npt.NDArray[np.uint8]
+InstanceMap = npt.NDArray[np.int32]
+Style = npt.NDArray[np.float32]
+Image = npt.NDArray[np.uint8]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Request:
+    """One picture's inputs as the network takes them: checked, padded, instances renumbered where styled."""
+
+    label_map: LabelMap
+    """uint8 [H, W] at network size."""
+    instance_map: InstanceMap | None
+    """int32 [H, W] at network size, or None where the model takes none."""
+    style: Style | None
+    """float32 [256, F], or None where the model takes none."""
+    padding: Padding
+    """What was added to the caller's map, to be cropped from the picture."""
+
+
+def prepare(
+    contract: Contract,
+    label_map: npt.NDArray[Any],
+    instance_map: npt.NDArray[Any] | None = None,
+    style: npt.NDArray[Any] | None = None,
+) -> Request:
+    """Check one picture's inputs against the contract and bring them to the form the network takes.
+
+    Args:
+        contract: the model's contract.
+        label_map: uint8 [H, W], channels as `read_label_map` returns them.
+        instance_map: whole numbers [H, W]; needed if the model was trained with boundaries or style.
+        style: float [K, F], row k for the k-th smallest instance id; None takes the contract's defaults per label.
+
+    Raises:
+        MissingInputError: the model wants an instance map and there is none.
+        SizeError: sizes differ, or the model does not take this one.
+        UnknownLabelError: values that are no channel of the schema.
+        TooManyInstancesError: a styled model and more than 256 instances.
+        InputError: wrong dtype or rank, or an input that this model does not take.
+    """
+    _check_label_map(contract, label_map)
+    height, width = label_map.shape
+    network_height, network_width = contract.network_size(height, width)
+    padding = Padding(network_height - height, network_width - width)
+    instances = _check_instance_map(contract, label_map, instance_map)
+    table = None
+    if contract.style_channels and instances is not None:
+        instances, ids = renumber_instances(instances, STYLE_ROWS)
+        table = _style_table(contract, label_map, instances, len(ids), style)
+    elif style is not None:
+        raise InputError("this model takes no style: it was trained without an encoder")
+    return Request(
+        label_map=padding.pad(label_map),
+        instance_map=None if instances is None else padding.pad(instances),
+        style=table,
+        padding=padding,
+    )
+
+
+def _check_label_map(contract: Contract, label_map: npt.NDArray[Any]) -> None:
+    if label_map.ndim != 2 or label_map.dtype != np.uint8:
+        raise InputError(f"a label map is uint8 [height, width], not {label_map.dtype} {list(label_map.shape)}")
+    if label_map.size == 0:
+        raise SizeError("the label map has no pixels")
+    schema = contract.schema
+    counts = np.bincount(label_map.ravel(), minlength=256)
+    counts[: schema.channels] = 0
+    if schema.unlabelled_channel == NO_CHANNEL:
+        counts[NO_CHANNEL] = 0
+    unknown = {int(v): int(counts[v]) for v in np.flatnonzero(counts)}
+    if unknown:
+        listed = ", ".join(f"{v} ({n:,} pixels)" for v, n in unknown.items())
+        raise UnknownLabelError(f"unknown label {listed}; {schema.name} has channels 0 to {schema.channels - 1}", unknown)
+
+
+def _check_instance_map(
+    contract: Contract, label_map: npt.NDArray[Any], instance_map: npt.NDArray[Any] | None
+) -> InstanceMap | None:
+    if not contract.boundaries and not contract.style_channels:
+        return None
+    if instance_map is None:
+        raise MissingInputError("this model was trained with instance maps and needs one beside the label map")
+    if instance_map.ndim != 2 or instance_map.dtype.kind not in "iu":
+        raise InputError(
+            f"an instance map is whole numbers [height, width], not {instance_map.dtype} {list(instance_map.shape)}"
+        )
+    if instance_map.shape != label_map.shape:
+        (h, w), (ih, iw) = label_map.shape, instance_map.shape
+        raise SizeError(f"the label map is {w}x{h} and the instance map {iw}x{ih} (width x height); they must be equal")
+    low, high = int(instance_map.min()), int(instance_map.max())
+    if low < 0 or high > np.iinfo(np.int32).max:
+        raise InputError(f"instance ids run from {low} to {high}; they must be 0 to 2147483647")
+    return instance_map.astype(np.int32, copy=False)
+
+
+def _style_table(
+    contract: Contract, label_map: LabelMap, dense: InstanceMap, instances: int, style: npt.NDArray[Any] | None
+) -> Style:
+    table = np.zeros((STYLE_ROWS, contract.style_channels), np.float32)
+    if style is not None:
+        if style.ndim != 2 or style.shape[1] != contract.style_channels or not instances <= len(style) <= STYLE_ROWS:
+            raise InputError(
+                f"style is float [{instances} instances, {contract.style_channels}], not {list(style.shape)}"
+            )
+        if not np.isfinite(style).all():
+            raise InputError("style holds values that are not finite")
+        table[: len(style)] = style
+        return table
+    # An instance lies within one label; its first pixel tells which.
+    _, first = np.unique(dense, return_index=True)
+    for row, channel in enumerate(label_map.ravel()[first]):
+        if channel < contract.schema.channels:
+            default = contract.style_defaults.get(contract.schema.labels[channel].id)
+            if default is not None:
+                table[row] = default
+    return table
+
+
+class Synthesizer(abc.ABC):
+    """Turns label maps into pictures; use it as a context manager."""
+
+    @property
+    @abc.abstractmethod
+    def contract(self) -> Contract:
+        """What the model takes and gives."""
+
+    @property
+    @abc.abstractmethod
+    def max_batch_size(self) -> int:
+        """Most pictures that `run_batch` takes at once."""
+
+    @abc.abstractmethod
+    def run_batch(
+        self, label_maps: LabelMap, instance_maps: InstanceMap | None, styles: Style | None
+    ) -> Image:
+        """Run the network on one batch of maps at network size, exactly as given.
+
+        Args:
+            label_maps: uint8 [N, H, W], channels.
+            instance_maps: int32 [N, H, W], or None if the contract has no boundaries.
+            styles: float32 [N, 256, F], or None without style.
+
+        Returns:
+            uint8 [N, H, W, 3], RGB.
+        """
+
+    def close(self) -> None:
+        """Release what the engine holds; calling it twice is fine."""
+
+    def __enter__(self) -> Self:
+        """Return the synthesizer itself."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close it."""
+        self.close()
+
+    def synthesize(
+        self,
+        label_map: npt.NDArray[Any],
+        instance_map: npt.NDArray[Any] | None = None,
+        style: npt.NDArray[Any] | None = None,
+    ) -> Image:
+        """Turn one label map into a picture.
+
+        Args:
+            label_map: uint8 [H, W], channels as `read_label_map` returns them.
+            instance_map: whole numbers [H, W]; needed if the contract has boundaries.
+            style: float [K, F], row k for the k-th smallest instance id; None takes the contract's defaults.
+
+        Returns:
+            uint8 [H, W, 3], RGB.
+
+        Raises:
+            InputError: an input does not fit the contract; nothing was sent.
+            ServingError: a server did not answer with a picture.
+        """
+        return self.synthesize_batch([label_map], [instance_map], [style])[0]
+
+    def synthesize_batch(
+        self,
+        label_maps: Sequence[npt.NDArray[Any]],
+        instance_maps: Sequence[npt.NDArray[Any] | None] | None = None,
+        styles: Sequence[npt.NDArray[Any] | None] | None = None,
+    ) -> list[Image]:
+        """Turn several label maps, of any mixture of sizes, into pictures in the same order.
+
+        Maps of equal network size run together, at most `max_batch_size` at once. All inputs are checked before the
+        first one runs.
+
+        Args:
+            label_maps: uint8 [H, W] each.
+            instance_maps: one per label map, or None if the model takes none.
+            styles: one per label map, or None for the defaults.
+
+        Returns:
+            uint8 [H, W, 3] RGB each.
+
+        Raises:
+            InputError: an input does not fit the contract; nothing was sent.
+            ServingError: a server did not answer with a picture.
+        """
+        count = len(label_maps)
+        instance_maps = [None] * count if instance_maps is None else instance_maps
+        styles = [None] * count if styles is None else styles
+        if len(instance_maps) != count or len(styles) != count:
+            raise InputError(f"{count} label maps with {len(instance_maps)} instance maps and {len(styles)} styles")
+        requests = [
+            prepare(self.contract, *inputs) for inputs in zip(label_maps, instance_maps, styles, strict=True)
+        ]
+        images: list[Image | None] = [None] * count
+        for indices in _groups(requests, self.max_batch_size):
+            batch = [requests[i] for i in indices]
+            for i, image in zip(indices, self._run_requests(batch), strict=True):
+                images[i] = requests[i].padding.crop(image)
+        return [image for image in images if image is not None]
+
+    def _run_requests(self, batch: Sequence[Request]) -> Image:
+        return self.run_batch(
+            np.stack([r.label_map for r in batch]),
+            None if batch[0].instance_map is None else np.stack([r.instance_map for r in batch if r.instance_map is not None]),
+            None if batch[0].style is None else np.stack([r.style for r in batch if r.style is not None]),
+        )
+
+
+def _groups(requests: Sequence[Request], largest: int) -> Iterator[list[int]]:
+    """Indices of requests that may run together: equal size, at most `largest`, in order of first appearance."""
+    by_size: dict[tuple[int, ...], list[int]] = {}
+    for index, request in enumerate(requests):
+        by_size.setdefault(request.label_map.shape, []).append(index)
+    for indices in by_size.values():
+        for start in range(0, len(indices), largest):
+            yield indices[start : start + largest]

@@ -1,0 +1,109 @@
+"""For tests of code that uses SceneLoom: a server that is not there.
+
+    contract = Contract(schema=load_schema("cityscapes"), boundaries=True, size_multiple=16)
+    with TritonSynthesizer("fake", transport=FakeTransport(contract)) as synthesizer:
+        ...
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from sceneloom.contract import (
+    INPUT_INSTANCES,
+    INPUT_LABELS,
+    INPUT_STYLE,
+    MODEL_NAME,
+    OUTPUT_IMAGE,
+    PARAMETER,
+    STYLE_ROWS,
+    Contract,
+)
+from sceneloom.errors import InputError, ModelNotFoundError, RequestRejectedError, ServerUnavailableError, ServingError
+from sceneloom.instances import boundary_map
+from sceneloom.transport import ModelConfig, TensorSpec
+
+
+class FakeTransport:
+    """Answers in memory what a served model would: the label map in its schema's colours, boundaries in white.
+
+    It checks sizes, dtypes and batch sizes as a server does, records every request, and fails where it is told to.
+    """
+
+    def __init__(
+        self, contract: Contract, *, max_batch_size: int = 1, failures: Iterable[ServingError | None] = ()
+    ) -> None:
+        """Prepare the answers.
+
+        Args:
+            contract: of the model that it stands for.
+            max_batch_size: largest batch it takes.
+            failures: one entry per request, in order: the error to raise, or None to answer; after the last entry it
+                always answers.
+        """
+        self.contract = contract
+        self.max_batch_size = max_batch_size
+        self.requests: list[dict[str, npt.NDArray[Any]]] = []
+        """The inputs of every request so far, failed ones included."""
+        self.closed = False
+        """Whether `close` was called."""
+        self._failures = list(failures)
+        self._lock = threading.Lock()
+
+    @property
+    def address(self) -> str:
+        """Always ``fake``."""
+        return "fake"
+
+    def model_config(self, model: str, *, timeout: float) -> ModelConfig:
+        """Configuration of the model `synthesis`; any other name raises ModelNotFoundError."""
+        self._check(model)
+        inputs = {INPUT_LABELS: TensorSpec(dtype="UINT8", dims=(-1, -1))}
+        if self.contract.boundaries or self.contract.style_channels:
+            inputs[INPUT_INSTANCES] = TensorSpec(dtype="INT32", dims=(-1, -1))
+        if self.contract.style_channels:
+            inputs[INPUT_STYLE] = TensorSpec(dtype="FP32", dims=(STYLE_ROWS, self.contract.style_channels))
+        return ModelConfig(
+            parameters={PARAMETER: self.contract.dumps()},
+            max_batch_size=self.max_batch_size,
+            inputs=inputs,
+            outputs={OUTPUT_IMAGE: TensorSpec(dtype="UINT8", dims=(-1, -1, 3))},
+        )
+
+    def infer(
+        self, model: str, inputs: Mapping[str, npt.NDArray[Any]], output: str, *, timeout: float
+    ) -> npt.NDArray[Any]:
+        """Answer one request, or raise the failure that is next in line."""
+        self._check(model)
+        with self._lock:
+            self.requests.append(dict(inputs))
+            failure = self._failures.pop(0) if self._failures else None
+        if failure is not None:
+            raise failure
+        label_maps = inputs[INPUT_LABELS]
+        if len(label_maps) > self.max_batch_size:
+            raise RequestRejectedError(f"batch of {len(label_maps)}, the largest is {self.max_batch_size}")
+        try:
+            self.contract.check_exact_size(label_maps.shape[1], label_maps.shape[2])
+        except InputError as error:
+            raise RequestRejectedError(str(error)) from None
+        images = self.contract.schema.colourise(label_maps)
+        if self.contract.boundaries:
+            for image, instance_map in zip(images, inputs[INPUT_INSTANCES], strict=True):
+                image[boundary_map(instance_map)] = 255
+        return np.ascontiguousarray(images)
+
+    def close(self) -> None:
+        """Refuse every later call."""
+        self.closed = True
+
+    def _check(self, model: str) -> None:
+        if self.closed:
+            raise ServerUnavailableError("fake: closed")
+        if model != MODEL_NAME:
+            raise ModelNotFoundError(f"fake: has no model {model!r}")

@@ -1,0 +1,118 @@
+"""The Triton server as a Synthesizer.
+
+    with TritonSynthesizer("127.0.0.1:8001") as synthesizer:
+        image = synthesizer.synthesize(read_label_map("map.png", synthesizer.contract.schema))
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from sceneloom.contract import (
+    INPUT_INSTANCES,
+    INPUT_LABELS,
+    INPUT_STYLE,
+    MODEL_NAME,
+    OUTPUT_IMAGE,
+    PARAMETER,
+    STYLE_ROWS,
+    Contract,
+)
+from sceneloom.errors import ModelFailedError, ModelNotFoundError
+from sceneloom.synthesizer import Image, InstanceMap, LabelMap, Style, Synthesizer
+from sceneloom.transport import GrpcTransport, ModelConfig, TensorSpec, Timeouts, Transport
+
+
+class TritonSynthesizer(Synthesizer):
+    """Client of a model served by Triton; safe to use from several threads."""
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        model: str = MODEL_NAME,
+        timeouts: Timeouts | None = None,
+        transport: Transport | None = None,
+    ) -> None:
+        """Connect, read the model's contract and check that this client can talk to it.
+
+        Args:
+            url: ``HOST:PORT`` of the server's gRPC port.
+            model: name of the model.
+            timeouts: how long to wait; finite defaults.
+            transport: connection to use instead of gRPC to `url`, such as `sceneloom.testing.FakeTransport`.
+
+        Raises:
+            ServerUnavailableError: nothing answers at `url`.
+            ModelNotFoundError: the server has no such model, or it is not one of SceneLoom's.
+            SchemaError: the model's contract is damaged or newer than this client.
+        """
+        self._timeouts = timeouts or Timeouts()
+        self._model = model
+        self._transport = transport or GrpcTransport(url)
+        try:
+            config = self._transport.model_config(model, timeout=self._timeouts.connect)
+            self._contract = _read_contract(config, f"{self._transport.address}, model {model!r}")
+        except BaseException:
+            self._transport.close()
+            raise
+        self._max_batch_size = max(config.max_batch_size, 1)
+
+    @property
+    def contract(self) -> Contract:
+        """What the served model takes and gives."""
+        return self._contract
+
+    @property
+    def max_batch_size(self) -> int:
+        """Largest batch that the server takes in one request."""
+        return self._max_batch_size
+
+    def run_batch(self, label_maps: LabelMap, instance_maps: InstanceMap | None, styles: Style | None) -> Image:
+        """Send one request; see `Synthesizer.run_batch`.
+
+        Raises:
+            ServingError: the server did not answer with pictures.
+        """
+        feeds = {INPUT_LABELS: label_maps, INPUT_INSTANCES: instance_maps, INPUT_STYLE: styles}
+        images = self._transport.infer(
+            self._model,
+            {name: array for name, array in feeds.items() if array is not None},
+            OUTPUT_IMAGE,
+            timeout=self._timeouts.infer,
+        )
+        if images.shape != (*label_maps.shape, 3) or images.dtype != "uint8":
+            raise ModelFailedError(
+                f"{self._transport.address}: model {self._model!r} answered {images.dtype} {list(images.shape)} "
+                f"to label maps {list(label_maps.shape)}"
+            )
+        return images
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._transport.close()
+
+
+def _read_contract(config: ModelConfig, where: str) -> Contract:
+    if PARAMETER not in config.parameters:
+        raise ModelNotFoundError(f"{where}: carries no contract; it is not a model that sceneloom exported")
+    contract = Contract.loads(config.parameters[PARAMETER], source=where)
+    wanted = {INPUT_LABELS: TensorSpec(dtype="UINT8", dims=(-1, -1))}
+    if contract.boundaries or contract.style_channels:
+        wanted[INPUT_INSTANCES] = TensorSpec(dtype="INT32", dims=(-1, -1))
+    if contract.style_channels:
+        wanted[INPUT_STYLE] = TensorSpec(dtype="FP32", dims=(STYLE_ROWS, contract.style_channels))
+    _check_specs(config.inputs, wanted, where)
+    _check_specs(config.outputs, {OUTPUT_IMAGE: TensorSpec(dtype="UINT8", dims=(-1, -1, 3))}, where)
+    return contract
+
+
+def _check_specs(found: Mapping[str, TensorSpec], wanted: dict[str, TensorSpec], where: str) -> None:
+    fits = found.keys() == wanted.keys() and all(
+        found[name].dtype == spec.dtype
+        and len(found[name].dims) == len(spec.dims)
+        and all(-1 in (a, b) or a == b for a, b in zip(found[name].dims, spec.dims, strict=True))
+        for name, spec in wanted.items()
+    )
+    if not fits:
+        raise ModelNotFoundError(f"{where}: its tensors are {found}; its contract needs {wanted}")

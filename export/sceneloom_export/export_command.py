@@ -1,0 +1,38 @@
+"""`sceneloom export`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from tyro.conf import arg, OmitArgPrefixes, Positional
+
+from sceneloom.extras import require
+from sceneloom_export.settings import ServingSettings, parse_size
+
+
+def main(
+    checkpoint: Annotated[Path, Positional, arg(metavar="CHECKPOINT")],
+    *,
+    repository: Path,
+    sizes: tuple[str, ...] = (),
+    settings: Annotated[ServingSettings, OmitArgPrefixes] = ServingSettings(),  # noqa: B008 - frozen
+) -> int:
+    """Export a checkpoint bundle to a Triton model repository; what differs from PyTorch is not written.
+
+    Args:
+        checkpoint: folder of a checkpoint bundle.
+        repository: folder of the Triton repository to write; an older export in its place is replaced.
+        sizes: sizes to serve as WIDTHxHEIGHT; none means any multiple of the model's.
+        settings: how the model is served.
+    """
+    require(["torch", "safetensors", "onnx", "onnxscript", "onnxruntime"], extra="export", purpose="exporting a model")
+    from sceneloom_export.bundle import export_bundle
+
+    exported = export_bundle(
+        checkpoint, repository, settings, sizes=tuple(parse_size(text) for text in sizes) or None
+    )
+    print(f"parity of ONNX Runtime with PyTorch, in grey levels: {exported.parity}")
+    print(f"wrote {exported.repository} (bundle {exported.contract.bundle_hash[:12]})")
+    print(f"next: sceneloom serve {exported.repository}")
+    return 0

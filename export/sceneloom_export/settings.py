@@ -1,0 +1,49 @@
+"""Settings of an export: how the model is served. Light: no torch, no onnx."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from sceneloom.errors import SchemaError
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ServingSettings:
+    """How the exported model is served; written into its config.pbtxt."""
+
+    max_batch_size: int = 1
+    """Largest batch of one execution. 1 is the latency profile; on a CPU a larger one gains nothing and takes memory."""
+    queue_delay_us: int = 0
+    """Microseconds a request may wait for others to join its batch."""
+    queue_size: int = 64
+    """Requests that may wait; one more is refused with "queue full". 0 sets no limit."""
+    queue_timeout_s: float = 120.0
+    """Seconds a request may wait before it is refused with "timeout expired". 0 sets no limit."""
+    instances: int = 1
+    """Copies of the model that run side by side, each with its own memory."""
+    warmup: tuple[str, ...] = ()
+    """Sizes to run once while loading, as WIDTHxHEIGHT; each must be one that the model takes."""
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        least = {"max_batch_size": 1, "queue_delay_us": 0, "queue_size": 0, "queue_timeout_s": 0, "instances": 1}
+        for field, low in least.items():
+            if not low <= getattr(self, field) < float("inf"):
+                raise SchemaError(f"{field} is {getattr(self, field)}; it is at least {low}")
+
+    @property
+    def warmup_sizes(self) -> list[tuple[int, int]]:
+        """The (height, width) pairs of `warmup`."""
+        return [parse_size(text) for text in self.warmup]
+
+
+def parse_size(text: str) -> tuple[int, int]:
+    """Parse WIDTHxHEIGHT, as sizes are written for people, to (height, width).
+
+    Raises:
+        SchemaError: it is not of this form.
+    """
+    parts = text.lower().split("x")
+    if len(parts) != 2 or not all(part.isdecimal() and int(part) > 0 for part in parts):
+        raise SchemaError(f"size {text!r}: write WIDTHxHEIGHT, such as 2048x1024")
+    return int(parts[1]), int(parts[0])

@@ -1,0 +1,250 @@
+"""The embedded server: the bundled tritonserver as a child process, proven by a real inference before it is announced.
+
+For development, demonstrations and machines without a GPU. The bundled server is older than known security fixes, so
+it listens on 127.0.0.1 only; production runs NVIDIA's image (docs/serving.md).
+
+    sceneloom serve build/demo/repository
+"""
+
+from __future__ import annotations
+
+import collections
+import ctypes
+import dataclasses
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+
+from typing_extensions import Self
+
+from sceneloom.contract import MODEL_NAME
+from sceneloom.errors import ModelNotFoundError, ServerStartError, ServerUnavailableError
+from sceneloom.transport import Timeouts
+from sceneloom.triton_client import TritonSynthesizer
+from sceneloom_serving.bundled_server import BundledServer, find_bundled_server
+from sceneloom_serving.golden import Golden, check_golden, load_golden
+from sceneloom_serving.server_log import LogLine, explain_failure, parse_line
+from sceneloom_serving.shared_memory import region_prefix, remove_regions, sweep_regions
+
+HOST = "127.0.0.1"
+_PR_SET_PDEATHSIG = 1
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ServerSettings:
+    """How to run the embedded server."""
+
+    http_port: int = 8000
+    """Port for HTTP; 0 takes a free one."""
+    grpc_port: int = 8001
+    """Port for gRPC; 0 takes a free one."""
+    metrics_port: int = 8002
+    """Port for Prometheus metrics; 0 takes a free one."""
+    start_timeout: float = 300.0
+    """Seconds until the model must have answered the golden probe."""
+    stop_timeout: float = 30.0
+    """Seconds that requests in flight have to finish when the server stops."""
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        ports = [p for p in (self.http_port, self.grpc_port, self.metrics_port) if p]
+        if any(not 0 < port < 65536 for port in ports) or len(set(ports)) != len(ports):
+            raise ValueError(f"ports are three different numbers from 1 to 65535 (or 0 for a free one), not {ports}")
+        if not 0 < self.start_timeout < float("inf") or not 0 < self.stop_timeout < float("inf"):
+            raise ValueError("start_timeout and stop_timeout are positive numbers of seconds")
+
+
+class EmbeddedServer:
+    """A running tritonserver; use it as a context manager.
+
+    with EmbeddedServer(Path("build/demo/repository")) as server:
+        with TritonSynthesizer(server.grpc) as synthesizer:
+            ...
+    """
+
+    def __init__(
+        self,
+        repository: Path,
+        settings: ServerSettings | None = None,
+        *,
+        on_log: Callable[[LogLine], None] = lambda line: None,
+    ) -> None:
+        """Prepare a server; nothing runs before `start`.
+
+        Args:
+            repository: an export bundle, as `sceneloom export` writes it.
+            settings: ports and timeouts; by default ports 8000 to 8002.
+            on_log: called with every line of the server's log, from a thread.
+        """
+        self._repository = repository
+        self._settings = settings or ServerSettings()
+        self._on_log = on_log
+        self._lines: collections.deque[LogLine] = collections.deque(maxlen=2000)
+        self._process: subprocess.Popen[str] | None = None
+        self._reader: threading.Thread | None = None
+        self._backends: Path | None = None
+        self.http = ""
+        """``HOST:PORT`` for HTTP, once started."""
+        self.grpc = ""
+        """``HOST:PORT`` for gRPC, once started."""
+        self.metrics = ""
+        """``HOST:PORT`` for Prometheus metrics, once started."""
+        self.golden_difference = float("nan")
+        """Largest difference of the golden probe's block means, in grey levels."""
+
+    def __enter__(self) -> Self:
+        """Start the server."""
+        return self.start()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Stop the server."""
+        self.stop()
+
+    def start(self) -> Self:
+        """Start the server and prove it with the golden probe; returns itself.
+
+        Raises:
+            ServerStartError: why it did not come up, in a sentence.
+            MissingDependencyError: the bundled server is not installed.
+            ModelFailedError: the model answers, but not with the picture that was exported.
+        """
+        assert self._process is None, "already started"
+        if not self._repository.is_dir():
+            raise ServerStartError(f"{self._repository}: no such folder; sceneloom export writes one")
+        golden = load_golden(self._repository)
+        server = find_bundled_server()
+        sweep_regions()
+        self._choose_ports()
+        try:
+            self._launch(server)
+            self._prove(golden)
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    @property
+    def pid(self) -> int:
+        """Process id of the tritonserver."""
+        assert self._process is not None, "not started"
+        return self._process.pid
+
+    def wait(self, seconds: float | None = None) -> int | None:
+        """Wait for the server to end by itself: its exit code, or None if it still runs after `seconds`."""
+        assert self._process is not None, "not started"
+        try:
+            return self._process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            return None
+
+    def why_it_ended(self) -> str:
+        """One sentence from the end of the server's log."""
+        return explain_failure(list(self._lines))
+
+    def stop(self) -> None:
+        """Stop the server and clean up; requests in flight finish first. Calling it twice is fine."""
+        process, self._process = self._process, None
+        if process is not None:
+            process.send_signal(signal.SIGTERM)
+            try:
+                process.wait(self._settings.stop_timeout + 5)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+        if self._reader is not None:
+            self._reader.join(5)
+        remove_regions(os.getpid())
+        if self._backends is not None:
+            shutil.rmtree(self._backends, ignore_errors=True)
+            self._backends = None
+
+    def _choose_ports(self) -> None:
+        chosen = {}
+        for name in ("http", "grpc", "metrics"):
+            port = getattr(self._settings, f"{name}_port")
+            with socket.socket() as probe:
+                # Without SO_REUSEADDR a port is refused for a minute after a server on it has stopped.
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                try:
+                    probe.bind((HOST, port))
+                except OSError as error:
+                    raise ServerStartError(
+                        f"port {port} for {name} cannot be used ({error.strerror}); choose another with --{name}-port"
+                    ) from None
+                chosen[name] = f"{HOST}:{probe.getsockname()[1]}"
+        self.http, self.grpc, self.metrics = chosen["http"], chosen["grpc"], chosen["metrics"]
+
+    def _launch(self, server: BundledServer) -> None:
+        self._backends = Path(tempfile.mkdtemp(prefix="sceneloom-backends-"))
+        server.write_backend_directory(self._backends)
+        command = [
+            str(server.executable),
+            f"--model-repository={self._repository.resolve()}",
+            f"--backend-directory={self._backends}",
+            f"--backend-config=python,shm-region-prefix-name={region_prefix(os.getpid())}",
+            "--model-control-mode=explicit",
+            f"--load-model={MODEL_NAME}",
+            "--exit-on-error=true",
+            f"--exit-timeout-secs={int(self._settings.stop_timeout)}",
+            "--disable-auto-complete-config",
+            "--allow-gpu-metrics=false",
+        ]
+        for name, address in (("http", self.http), ("grpc", self.grpc), ("metrics", self.metrics)):
+            command += [f"--{name}-address={HOST}", f"--{name}-port={address.split(':')[1]}"]
+        self._process = subprocess.Popen(
+            command,
+            env=server.environment(),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+            start_new_session=True,  # Ctrl-C reaches only us; we stop the server in order
+            preexec_fn=_die_with_parent,
+        )
+        self._reader = threading.Thread(target=self._read_log, args=(self._process,), daemon=True)
+        self._reader.start()
+
+    def _read_log(self, process: subprocess.Popen[str]) -> None:
+        assert process.stdout is not None
+        with process.stdout as stream:
+            for text in stream:
+                line = parse_line(text)
+                self._lines.append(line)
+                self._on_log(line)
+
+    def _prove(self, golden: Golden) -> None:
+        deadline = time.monotonic() + self._settings.start_timeout
+        while True:
+            code = self.wait(0.1)
+            if code is not None:
+                assert self._reader is not None
+                self._reader.join(5)
+                raise ServerStartError(f"the Triton server ended with code {code}: {self.why_it_ended()}")
+            left = deadline - time.monotonic()
+            if left <= 0:
+                raise ServerStartError(f"the model was not ready within {self._settings.start_timeout:g} s")
+            try:
+                timeouts = Timeouts(connect=min(left, 5.0), infer=left)
+                with TritonSynthesizer(self.grpc, timeouts=timeouts) as synthesizer:
+                    self.golden_difference = check_golden(synthesizer, golden)
+                return
+            except (ServerUnavailableError, ModelNotFoundError):
+                continue
+
+
+def _die_with_parent() -> None:
+    """In the child: be terminated if the parent dies without stopping it (kill -9)."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+
+

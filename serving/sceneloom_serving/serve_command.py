@@ -1,0 +1,62 @@
+"""`sceneloom serve`."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import sys
+from pathlib import Path
+from types import FrameType
+from typing import Annotated
+
+from tyro.conf import arg, OmitArgPrefixes, Positional
+
+from sceneloom_serving.embedded import EmbeddedServer, ServerSettings
+from sceneloom_serving.server_log import LogLine
+
+
+class _Stopped(BaseException):
+    """SIGINT or SIGTERM arrived."""
+
+
+def main(
+    repository: Annotated[Path, Positional, arg(metavar="REPOSITORY")],
+    *,
+    settings: Annotated[ServerSettings, OmitArgPrefixes] = ServerSettings(),  # noqa: B008 - frozen
+    verbose: bool = False,
+) -> int:
+    """Serve an exported repository with the bundled Triton server, on 127.0.0.1 only.
+
+    Prints one line that begins with "ready " once the model has answered a real inference with the right picture, then
+    runs until it is interrupted (SIGINT or SIGTERM). For development and machines without a GPU: the bundled server is
+    older than known security fixes; production runs NVIDIA's image.
+
+    Args:
+        repository: folder that sceneloom export wrote.
+        settings: ports and timeouts.
+        verbose: forward the server's whole log instead of warnings and errors.
+    """
+
+    def show(line: LogLine) -> None:
+        if verbose or line.worth_showing:
+            print(f"triton {line.level}: {line.text}", file=sys.stderr, flush=True)
+
+    server = EmbeddedServer(repository, settings, on_log=show)
+    with contextlib.ExitStack() as stack:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            stack.callback(signal.signal, number, signal.signal(number, _stop))
+        try:
+            with server:
+                print(f"ready grpc={server.grpc} http={server.http} metrics={server.metrics}", flush=True)
+                code = server.wait()
+                print(f"sceneloom serve: the server ended with code {code}: {server.why_it_ended()}", file=sys.stderr)
+                return 1
+        except _Stopped:
+            print("stopped", file=sys.stderr)
+            return 0
+
+
+def _stop(number: int, frame: FrameType | None) -> None:
+    for again in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(again, signal.SIG_IGN)  # the server is being stopped; a second signal must not cut that short
+    raise _Stopped

@@ -1,0 +1,64 @@
+"""Triton's log: parsed, shortened for people, and searched for why a server did not start."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+
+_LINE = re.compile(r"([IWEFV])\d{4} [\d:.]+ \d+ [\w.]+:\d+\] ?(.*)", re.DOTALL)
+_LEVELS = {"I": "info", "W": "warning", "E": "error", "F": "error", "V": "verbose"}
+# Notes of a CPU-only server about the GPU and metrics it does not have.
+_EXPECTED = ("cuda", "gpu", "dcgm", "pinned memory", "cache manager", "nvml", "numa")
+
+
+@dataclasses.dataclass(frozen=True)
+class LogLine:
+    """One line of Triton's log."""
+
+    level: str
+    """``error``, ``warning``, ``info``, ``verbose``, or ``output`` for anything else the processes print."""
+    text: str
+    """What it says, without date, process and source file."""
+
+    @property
+    def worth_showing(self) -> bool:
+        """Whether an operator wants to see it without having asked for the whole log."""
+        if self.level == "error":
+            return True
+        if self.level == "warning":
+            return not any(word in self.text.lower() for word in _EXPECTED)
+        return self.level == "output" and bool(self.text) and not self.text.startswith(("+", "|"))
+
+
+def parse_line(line: str) -> LogLine:
+    """Parse one line of the server's standard error."""
+    match = _LINE.fullmatch(line.rstrip())
+    if match is None:
+        return LogLine("output", line.strip())
+    text = match[2]
+    if text.startswith('"') and text.endswith('"') and len(text) > 1:
+        text = text[1:-1].encode().decode("unicode_escape", errors="replace") if "\\" in text else text[1:-1]
+    return LogLine(_LEVELS[match[1]], text)
+
+
+def explain_failure(lines: list[LogLine]) -> str:
+    """One sentence on why the server stopped, from the end of its log."""
+    errors = [line.text for line in lines if line.level == "error"]
+    for text in errors:
+        match = re.search(r"failed to load '([^']+)' version \d+: \w[\w ]*: (.*)", text, re.DOTALL)
+        if match:
+            return f"model {match[1]!r} was refused: {_last_reason(match[2])}"
+    for text in errors:
+        if "Address already in use" in text or "failed to start" in text.lower():
+            return text
+    if errors:
+        return errors[-1]
+    said = [line.text for line in lines if line.level == "output" and line.text]
+    return said[-1] if said else "it said nothing"
+
+
+def _last_reason(text: str) -> str:
+    """A Python traceback ends in the exception; the backend adds the frames below it."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    kept = [line for line in lines if not line.startswith("At:") and not re.match(r"\S+\(\d+\):", line)]
+    return (kept or lines or [text])[0].rstrip(";")

@@ -1,0 +1,1 @@
+"""Training: networks, checkpoints, and the import of published ones."""

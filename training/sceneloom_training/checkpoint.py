@@ -1,0 +1,114 @@
+"""The checkpoint bundle: a folder with `model.safetensors` and `model.json`.
+
+`model.json` holds the architecture, the contract, where the weights come from, and the SHA-256 of the weights file;
+docs/formats.md is the specification. A bundle is written beside its place and renamed into it, so that a reader never
+sees half of one.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+from safetensors import SafetensorError
+
+from sceneloom import __version__
+from sceneloom.contract import Contract
+from sceneloom.errors import CheckpointError, SchemaError
+from sceneloom.hashing import file_hash
+from sceneloom_training.networks import Generator, GeneratorArchitecture, build_generator
+
+WEIGHTS = "model.safetensors"
+DESCRIPTION = "model.json"
+FORMAT = 1
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Checkpoint:
+    """A loaded bundle."""
+
+    generator: Generator
+    """With the bundle's weights, float32, in eval mode, on the CPU."""
+    contract: Contract
+    """What the model takes and gives."""
+    provenance: dict[str, Any]
+    """Where the weights come from, as it was given when the bundle was written."""
+    weights_hash: str
+    """SHA-256 of `model.safetensors`, hexadecimal."""
+
+
+def save_checkpoint(folder: Path, generator: Generator, contract: Contract, provenance: dict[str, Any]) -> None:
+    """Write a bundle; an existing bundle in its place is replaced, anything else there is refused.
+
+    Args:
+        folder: the bundle's folder.
+        generator: its weights are written as they are.
+        contract: what the model takes and gives.
+        provenance: where the weights come from: anything JSON can hold.
+
+    Raises:
+        CheckpointError: `folder` exists and is no bundle, or it cannot be written.
+    """
+    if folder.exists() and not (folder / DESCRIPTION).is_file() and (not folder.is_dir() or any(folder.iterdir())):
+        raise CheckpointError(f"{folder}: exists and is not a checkpoint bundle; choose another place")
+    fresh = folder.with_name(f".{folder.name}.{os.getpid()}.new")
+    old = folder.with_name(f".{folder.name}.{os.getpid()}.old")
+    try:
+        fresh.mkdir(parents=True)
+        safetensors.torch.save_file({k: v.contiguous() for k, v in generator.state_dict().items()}, fresh / WEIGHTS)
+        description = {
+            "format": FORMAT,
+            "sceneloom": __version__,
+            "architecture": generator.architecture.to_json(),
+            "contract": contract.to_json(),
+            "provenance": provenance,
+            "sha256": {WEIGHTS: file_hash(fresh / WEIGHTS)},
+        }
+        (fresh / DESCRIPTION).write_text(json.dumps(description, indent=1) + "\n", "utf-8")
+        if folder.exists():
+            folder.rename(old)
+        fresh.rename(folder)
+    except OSError as error:
+        raise CheckpointError(f"{folder}: cannot be written ({error.strerror or error})") from None
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def load_checkpoint(folder: Path) -> Checkpoint:
+    """Load a bundle and check its weights against the recorded hash.
+
+    Raises:
+        CheckpointError: not a bundle, a file is damaged, or the weights are not those that were saved.
+    """
+    try:
+        description = json.loads((folder / DESCRIPTION).read_text("utf-8"))
+        weights_hash = file_hash(folder / WEIGHTS)
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{folder}: not a checkpoint bundle ({error})") from None
+    if not isinstance(description, dict) or description.get("format") != FORMAT:
+        raise CheckpointError(f"{folder / DESCRIPTION}: not a checkpoint bundle of format {FORMAT}")
+    try:
+        recorded, contract_json = description["sha256"][WEIGHTS], description["contract"]
+        architecture_json, provenance = description["architecture"], dict(description["provenance"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{folder / DESCRIPTION}: {error} is missing or of the wrong kind") from None
+    if recorded != weights_hash:
+        raise CheckpointError(f"{folder / WEIGHTS}: changed or damaged, its SHA-256 is not the one in {DESCRIPTION}")
+    generator = build_generator(GeneratorArchitecture.from_json(architecture_json, source=str(folder / DESCRIPTION)))
+    try:
+        contract = Contract.from_json(contract_json, source=str(folder / DESCRIPTION))
+        generator.load_state_dict(safetensors.torch.load_file(folder / WEIGHTS))
+    except (SchemaError, SafetensorError, RuntimeError) as error:
+        raise CheckpointError(f"{folder}: weights and description do not fit ({str(error)[:300]})") from None
+    return Checkpoint(
+        generator=generator.eval().requires_grad_(False),
+        contract=contract,
+        provenance=provenance,
+        weights_hash=weights_hash,
+    )

@@ -1,0 +1,144 @@
+"""The coarse-to-fine generator (pix2pixHD, section 3.2): a global generator G1 and local enhancers around it.
+
+Every InstanceNorm is without affine parameters, eps 1e-5, and every padding of a convolution that is not strided is by
+reflection, as published. Height and width are multiples of `GeneratorArchitecture.size_multiple`, each at least twice
+that: below it the reflection at the bottleneck has nothing to reflect.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from sceneloom_training.networks.architecture import GeneratorArchitecture
+
+
+class ResidualBlock(nn.Module):
+    """Reflection pad, conv 3, norm, ReLU, reflection pad, conv 3, norm, added to the input."""
+
+    def __init__(self, channels: int) -> None:
+        """Build a block of [N, channels, H, W] -> [N, channels, H, W]."""
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels, channels, 3)
+        self.conv2 = nn.Conv2d(channels, channels, 3)
+        self.pad = nn.ReflectionPad2d(1)
+        self.norm1 = nn.InstanceNorm2d(channels)
+        self.norm2 = nn.InstanceNorm2d(channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Add the block's residual."""
+        y = torch.relu(self.norm1(self.conv1(self.pad(x))))
+        return x + self.norm2(self.conv2(self.pad(y)))
+
+
+def _conv7(inputs: int, outputs: int) -> nn.Sequential:
+    return nn.Sequential(nn.ReflectionPad2d(3), nn.Conv2d(inputs, outputs, 7))
+
+
+def _stem(inputs: int, outputs: int) -> nn.Sequential:
+    return nn.Sequential(*_conv7(inputs, outputs), nn.InstanceNorm2d(outputs), nn.ReLU())
+
+
+def _down(channels: int) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(channels, 2 * channels, 3, stride=2, padding=1), nn.InstanceNorm2d(2 * channels), nn.ReLU()
+    )
+
+
+def _up(channels: int) -> nn.Sequential:
+    conv = nn.ConvTranspose2d(channels, channels // 2, 3, stride=2, padding=1, output_padding=1)
+    return nn.Sequential(conv, nn.InstanceNorm2d(channels // 2), nn.ReLU())
+
+
+class GlobalGenerator(nn.Module):
+    """G1 without its last convolution: [N, inputs, H, W] -> features [N, ngf, H, W]."""
+
+    def __init__(self, inputs: int, ngf: int, downsamplings: int, blocks: int) -> None:
+        """Build the encoder, the residual blocks at ngf * 2**downsamplings channels, and the decoder."""
+        super().__init__()
+        self.stem = _stem(inputs, ngf)
+        self.downs = nn.Sequential(*(_down(ngf * 2**i) for i in range(downsamplings)))
+        self.blocks = nn.Sequential(*(ResidualBlock(ngf * 2**downsamplings) for _ in range(blocks)))
+        self.ups = nn.Sequential(*(_up(ngf * 2**i) for i in range(downsamplings, 0, -1)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Features at the input's resolution."""
+        y: Tensor = self.ups(self.blocks(self.downs(self.stem(x))))
+        return y
+
+
+class LocalEnhancer(nn.Module):
+    """One enhancer without its last convolution; it works at twice the resolution of the features it is given."""
+
+    def __init__(self, inputs: int, ngf: int, blocks: int) -> None:
+        """Build the front end, the residual blocks at 2 * ngf channels, and the upsampling."""
+        super().__init__()
+        self.stem = _stem(inputs, ngf)
+        self.down = _down(ngf)
+        self.blocks = nn.Sequential(*(ResidualBlock(2 * ngf) for _ in range(blocks)))
+        self.up = _up(2 * ngf)
+
+    def forward(self, x: Tensor, coarse: Tensor) -> Tensor:
+        """Refine.
+
+        Args:
+            x: [N, inputs, H, W].
+            coarse: [N, 2 * ngf, H / 2, W / 2], the features of the network inside.
+
+        Returns:
+            [N, ngf, H, W].
+        """
+        y: Tensor = self.up(self.blocks(self.down(self.stem(x)) + coarse))
+        return y
+
+
+class Generator(nn.Module):
+    """The whole generator: image pyramid, global generator, enhancers from coarse to fine, last convolution, tanh."""
+
+    def __init__(self, architecture: GeneratorArchitecture) -> None:
+        """Build the networks with PyTorch's initialisation; `build_generator` applies the published one."""
+        super().__init__()
+        a = architecture
+        self.architecture = a
+        self.global_generator = GlobalGenerator(
+            a.input_channels, a.global_ngf, a.global_downsamplings, a.global_blocks
+        )
+        self.enhancers = nn.ModuleList(
+            LocalEnhancer(a.input_channels, a.global_ngf // 2 ** (n + 1), a.enhancer_blocks) for n in range(a.enhancers)
+        )
+        self.head = _conv7(a.ngf, a.output_channels)
+        self.pool = nn.AvgPool2d(3, stride=2, padding=1, count_include_pad=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Synthesize.
+
+        Args:
+            x: float [N, input_channels, H, W]; one-hot labels, then the boundary map, then the style features.
+
+        Returns:
+            float [N, output_channels, H, W] in [-1, 1].
+        """
+        pyramid = [x]
+        for _ in self.enhancers:
+            pyramid.append(self.pool(pyramid[-1]))
+        features = self.global_generator(pyramid.pop())
+        for enhancer in self.enhancers:
+            features = enhancer(pyramid.pop(), features)
+        return torch.tanh(self.head(features))
+
+
+def build_generator(architecture: GeneratorArchitecture, *, seed: int | None = None) -> Generator:
+    """Build a generator with the published initialisation: convolutions from N(0, 0.02), biases by PyTorch's default.
+
+    Args:
+        architecture: the hyper-parameters.
+        seed: makes the weights repeatable without touching the process's random state; None draws from that state.
+    """
+    with torch.random.fork_rng(devices=[], enabled=seed is not None):
+        if seed is not None:
+            torch.manual_seed(seed)
+        generator = Generator(architecture)
+        for module in generator.modules():
+            if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d)):
+                nn.init.normal_(module.weight, 0.0, 0.02)
+    return generator
