@@ -1,1 +1,1 @@
-
+"""Benchmarks: latency and load, measured honestly."""

@@ -1,7 +1,7 @@
 """SceneLoom: semantic label maps in, photographs out, served through Triton.
 
-This package is the light one: the contract, the readers, the error family, the `Synthesizer` interface, the Triton
-client, dataset rendering and the `sceneloom` command. It never imports torch.
+This package is the light one: the contract, the readers, the error family, the `Synthesizer`
+interface, the Triton client, dataset rendering and the `sceneloom` command. It never imports torch.
 """
 
 __version__ = "0.1.0"

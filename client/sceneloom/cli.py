@@ -1,7 +1,8 @@
 """The `sceneloom` command: finds the subcommand, loads its package, lets it parse its own flags.
 
-Nothing is loaded that does not run: `sceneloom --help` and `sceneloom render` never import torch. Exit codes: 0 all
-well, 1 something failed and was reported, 2 the command line is wrong, 130 interrupted.
+Nothing is loaded that does not run: `sceneloom --help` and `sceneloom render` never import torch.
+Exit codes: 0 all well, 1 something failed and was reported, 2 the command line is wrong, 130
+interrupted.
 """
 
 from __future__ import annotations
@@ -17,9 +18,18 @@ from sceneloom import __version__
 from sceneloom.errors import SceneLoomError
 
 COMMANDS = {
-    "import": ("sceneloom_training.import_command", "turn a published pix2pixHD generator into a checkpoint bundle"),
-    "export": ("sceneloom_export.export_command", "turn a checkpoint bundle into a Triton repository, proven"),
-    "serve": ("sceneloom_serving.serve_command", "serve an exported repository with the bundled Triton server"),
+    "import": (
+        "sceneloom_training.import_command",
+        "turn a published pix2pixHD generator into a checkpoint bundle",
+    ),
+    "export": (
+        "sceneloom_export.export_command",
+        "turn a checkpoint bundle into a Triton repository, proven",
+    ),
+    "serve": (
+        "sceneloom_serving.serve_command",
+        "serve an exported repository with the bundled Triton server",
+    ),
     "render": ("sceneloom.render_command", "render a folder of label maps through a Triton server"),
     "schemas": ("sceneloom.schemas_command", "list the built-in label schemas, or show one"),
 }
@@ -68,7 +78,8 @@ def _help() -> str:
             "",
             *lines,
             "",
-            "sceneloom COMMAND --help shows a command's arguments; sceneloom --version the version.",
+            "sceneloom COMMAND --help shows a command's arguments; sceneloom --version the "
+            "version.",
         ]
     )
 

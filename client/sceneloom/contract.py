@@ -1,7 +1,8 @@
 """The contract: what a model takes and gives, in the form that travels with every artefact.
 
-A checkpoint bundle carries it in `model.json`, a Triton model in `parameters["sceneloom"]` of its configuration, and
-every `Synthesizer` has one. docs/contract.md is the specification of the JSON form.
+A checkpoint bundle carries it in `model.json`, a Triton model in `parameters["sceneloom"]` of its
+configuration, and every `Synthesizer` has one. docs/contract.md is the specification of the JSON
+form.
 """
 
 from __future__ import annotations
@@ -36,7 +37,8 @@ class Contract:
     style_channels: int = 0
     """Features per instance (F of the style table), 0 without an encoder."""
     style_defaults: dict[int, tuple[float, ...]] = dataclasses.field(default_factory=dict)
-    """Label id -> the style vector used when the caller gives none; a label without one gets zeros."""
+    """Label id -> the style vector used when the caller gives none; a label without one gets zeros.
+    """
     size_multiple: int
     """Height and width the network sees are multiples of this."""
     sizes: tuple[tuple[int, int], ...] | None = None
@@ -52,17 +54,23 @@ class Contract:
             raise SchemaError(f"style_channels is {self.style_channels}; it is at least 0")
         for label_id, vector in self.style_defaults.items():
             if len(vector) != self.style_channels:
-                raise SchemaError(f"the default style of label {label_id} has {len(vector)} values, not {self.style_channels}")
+                raise SchemaError(
+                    f"the default style of label {label_id} has {len(vector)} values, not "
+                    f"{self.style_channels}"
+                )
         for height, width in self.sizes or ():
             self._check_network_size(height, width)
 
     @property
     def min_side(self) -> int:
-        """Smallest height and width: below it the reflection padding at the bottleneck has nothing to reflect."""
+        """Smallest height and width: below it the reflection padding at the bottleneck has nothing
+        to reflect.
+        """
         return 2 * self.size_multiple
 
     def network_size(self, height: int, width: int) -> tuple[int, int]:
-        """Size that the network sees for a map of this size: each side rounded up to the next multiple.
+        """Size that the network sees for a map of this size: each side rounded up to the next
+        multiple.
 
         Raises:
             SizeError: the model does not take this size; the text names the nearest that it takes.
@@ -71,7 +79,10 @@ class Contract:
         padded = (-(-height // multiple) * multiple, -(-width // multiple) * multiple)
         if self.sizes is not None:
             if padded not in self.sizes:
-                raise SizeError(f"{_size(height, width)} is not a size this engine was built for; {self._nearest(height, width)}")
+                raise SizeError(
+                    f"{_size(height, width)} is not a size this engine was built for; "
+                    f"{self._nearest(height, width)}"
+                )
             return padded
         if min(padded) < self.min_side:
             raise SizeError(
@@ -87,10 +98,17 @@ class Contract:
             SizeError: it does not.
         """
         if self.network_size(height, width) != (height, width):
-            raise SizeError(f"{_size(height, width)} is not a multiple of {self.size_multiple} on both sides; pad by edge replication")
+            raise SizeError(
+                f"{_size(height, width)} is not a multiple of {self.size_multiple} on both sides; "
+                "pad by edge replication"
+            )
 
     def _check_network_size(self, height: int, width: int) -> None:
-        if height % self.size_multiple or width % self.size_multiple or min(height, width) < self.min_side:
+        if (
+            height % self.size_multiple
+            or width % self.size_multiple
+            or min(height, width) < self.min_side
+        ):
             raise SchemaError(
                 f"{_size(height, width)} cannot be an engine's size: each side is a multiple of "
                 f"{self.size_multiple}, at least {self.min_side}"
@@ -126,12 +144,16 @@ class Contract:
             source: what to call it in an error.
 
         Raises:
-            SchemaError: a key is missing, unknown or out of range, or the format is newer than this client.
+            SchemaError: a key is missing, unknown or out of range, or the format is newer than this
+                client.
         """
         if not isinstance(data, dict):
             raise SchemaError(f"{source}: a contract is a JSON object")
         if data.get("format") != FORMAT:
-            raise SchemaError(f"{source}: contract format {data.get('format')!r}; this version of sceneloom reads format {FORMAT}")
+            raise SchemaError(
+                f"{source}: contract format {data.get('format')!r}; this version of sceneloom "
+                f"reads format {FORMAT}"
+            )
         known = {"format", *(field.name for field in dataclasses.fields(cls))}
         if extra := sorted(set(data) - known):
             raise SchemaError(f"{source}: unknown keys {extra}")
@@ -141,15 +163,21 @@ class Contract:
                 schema=LabelSchema.from_json(data["schema"], source=source),
                 boundaries=bool(data["boundaries"]),
                 style_channels=int(data["style_channels"]),
-                style_defaults={int(k): tuple(map(float, v)) for k, v in data["style_defaults"].items()},
+                style_defaults={
+                    int(k): tuple(map(float, v)) for k, v in data["style_defaults"].items()
+                },
                 size_multiple=int(data["size_multiple"]),
                 sizes=None if sizes == "any" else tuple((int(h), int(w)) for h, w in sizes),
                 bundle_hash=str(data["bundle_hash"]),
             )
         except SchemaError as error:
-            raise SchemaError(str(error) if str(error).startswith(source) else f"{source}: {error}") from None
+            raise SchemaError(
+                str(error) if str(error).startswith(source) else f"{source}: {error}"
+            ) from None
         except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise SchemaError(f"{source}: not a contract ({type(error).__name__}: {error})") from None
+            raise SchemaError(
+                f"{source}: not a contract ({type(error).__name__}: {error})"
+            ) from None
 
     @classmethod
     def loads(cls, text: str, *, source: str = "contract") -> Contract:

@@ -19,14 +19,14 @@
     └── ServingError                     a request was not answered; `retryable` says what to do
         ├── QueueFullError               retryable: back off, then send again
         ├── QueueTimeoutError            retryable: waited in the server's queue for too long
-        ├── DeadlineExceededError        retryable: the client's own deadline passed; the work may still run
-        ├── ServerUnavailableError       retryable: not reachable, starting or stopping
+        ├── DeadlineExceededError        retryable: the client's own deadline passed; the work may
+        still run ├── ServerUnavailableError       retryable: not reachable, starting or stopping
         ├── ModelNotFoundError           the server has no such model
         ├── RequestRejectedError         the server says the request is wrong; never retry
         └── ModelFailedError             the model broke while it ran, or its process died
 
-Foreign errors are mapped to this family in one place each: image decoders in `sceneloom.maps`, gRPC in
-`sceneloom.transport`.
+Foreign errors are mapped to this family in one place each: image decoders in `sceneloom.maps`, gRPC
+in `sceneloom.transport`.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class InputError(SceneLoomError, ValueError):
 
 
 class ImageReadError(InputError):
-    """A file cannot be read or decoded: missing, empty, truncated, damaged or of an unknown format."""
+    """A file cannot be read or decoded: missing, empty, truncated, damaged or unknown."""
 
 
 class ImageTooLargeError(InputError):
@@ -51,7 +51,9 @@ class ImageTooLargeError(InputError):
 
 
 class NotALabelMapError(InputError):
-    """A colour picture, or a lossy file format, was given where class or instance ids were expected."""
+    """A colour picture, or a lossy file format, was given where class or instance ids were
+    expected.
+    """
 
 
 class UnknownLabelError(InputError):

@@ -22,5 +22,6 @@ def require(packages: Iterable[str], *, extra: str, purpose: str) -> None:
     missing = [name for name in packages if importlib.util.find_spec(name) is None]
     if missing:
         raise MissingDependencyError(
-            f"{purpose} needs {', '.join(missing)}, which is not installed: pip install 'sceneloom[{extra}]'"
+            f"{purpose} needs {', '.join(missing)}, which is not installed: pip install "
+            f"'sceneloom[{extra}]'"
         )

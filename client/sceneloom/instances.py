@@ -11,7 +11,8 @@ from sceneloom.errors import TooManyInstancesError
 
 
 def boundary_map(instance_map: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
-    """Instance boundaries: pixels whose id differs from the pixel above, below, left or right (pix2pixHD, section 3.3).
+    """Instance boundaries: pixels whose id differs from the pixel above, below, left or right
+    (pix2pixHD, section 3.3).
 
     Args:
         instance_map: whole numbers [H, W]; compared as they are, never as floats.
@@ -46,5 +47,7 @@ def renumber_instances(
     """
     ids, dense = np.unique(instance_map, return_inverse=True)
     if len(ids) > limit:
-        raise TooManyInstancesError(f"the map has {len(ids)} instances; a styled model takes at most {limit}")
+        raise TooManyInstancesError(
+            f"the map has {len(ids)} instances; a styled model takes at most {limit}"
+        )
     return dense.reshape(instance_map.shape).astype(np.int32), ids.astype(np.int32)

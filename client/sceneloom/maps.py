@@ -1,8 +1,10 @@
-"""Reading label maps and instance maps from files, exactly, or refusing with the reason and the file's name.
+"""Reading label maps and instance maps from files, exactly, or refusing with the reason and the
+file's name.
 
-PNG (8-bit and 16-bit grey, palette as class ids), TIFF (8, 16 and 32 bit) and NumPy's .npy are read. Nothing is
-mended silently: a colour picture, a lossy format, an unknown id or a damaged file is an error of the family in
-`sceneloom.errors`, and the size is checked before the pixels are decoded.
+PNG (8-bit and 16-bit grey, palette as class ids), TIFF (8, 16 and 32 bit) and NumPy's .npy are
+read. Nothing is mended silently: a colour picture, a lossy format, an unknown id or a damaged file
+is an error of the family in `sceneloom.errors`, and the size is checked before the pixels are
+decoded.
 """
 
 from __future__ import annotations
@@ -15,7 +17,12 @@ import numpy as np
 import numpy.typing as npt
 from PIL import ImageFile, PngImagePlugin, TiffImagePlugin
 
-from sceneloom.errors import ImageReadError, ImageTooLargeError, NotALabelMapError, UnknownLabelError
+from sceneloom.errors import (
+    ImageReadError,
+    ImageTooLargeError,
+    NotALabelMapError,
+    UnknownLabelError,
+)
 from sceneloom.schema import LabelSchema
 
 DEFAULT_MAX_PIXELS = 8192 * 8192
@@ -27,8 +34,15 @@ MAP_SUFFIXES = (".png", ".tif", ".tiff", ".npy")
 _PNG = b"\x89PNG\r\n\x1a\n"
 _TIFF = (b"II*\x00", b"MM\x00*")
 _NPY = b"\x93NUMPY"
-_LOSSY = {b"\xff\xd8\xff": "JPEG", b"RIFF": "WebP", b"GIF8": "GIF", b"\xff\x0a": "JPEG XL", b"BM": "BMP"}
-# Grey PNGs below 8 bits: Pillow spreads their values over 0..255, which is right for pictures and wrong for ids.
+_LOSSY = {
+    b"\xff\xd8\xff": "JPEG",
+    b"RIFF": "WebP",
+    b"GIF8": "GIF",
+    b"\xff\x0a": "JPEG XL",
+    b"BM": "BMP",
+}
+# Grey PNGs below 8 bits: Pillow spreads their values over 0..255, which is right for pictures and
+# wrong for ids.
 _PNG_SPREAD = {1: 1, 2: 85, 4: 17}
 
 OnUnknown = Literal["error", "unlabelled"]
@@ -47,8 +61,9 @@ def read_label_map(
     Args:
         source: path of a PNG, TIFF or .npy file, or its bytes.
         schema: the label schema the file follows.
-        unknown: ``"error"`` refuses ids that the schema does not have; ``"unlabelled"`` reads them as its unlabelled
-            id. A 16-bit map with values the schema does not have is refused either way: it is an instance map.
+        unknown: ``"error"`` refuses ids that the schema does not have; ``"unlabelled"`` reads them
+            as its unlabelled id. A 16-bit map with values the schema does not have is refused
+            either way: it is an instance map.
         max_pixels: most pixels (height * width) to decode.
         name: what to call the file in errors; by default its path.
 
@@ -65,16 +80,16 @@ def read_label_map(
     values = _decode(source, name, max_pixels)
     if values.size and (int(values.min()) < 0 or int(values.max()) > np.iinfo(np.uint16).max):
         raise NotALabelMapError(
-            f"{name}: values from {values.min()} to {values.max()} are no label ids (0 to 65535); is this an instance map?"
+            f"{name}: values from {values.min()} to {values.max()} are no label ids (0 to 65535); "
+            "is this an instance map?"
         )
     channels, counts = schema.to_channels(values.astype(np.uint16, copy=False))
     if not counts:
         return channels
     wide = max(counts) > np.iinfo(np.uint8).max
     if unknown == "unlabelled" and schema.unlabelled_channel is not None and not wide:
-        # `to_channels` marks unknown values by 255, which is also a real channel in a schema of 256.
-        unknown_mask = np.isin(values, list(counts))
-        channels[unknown_mask] = schema.unlabelled_channel
+        # By value: `to_channels` marks unknown pixels by 255, which can also be a real channel.
+        channels[np.isin(values, list(counts))] = schema.unlabelled_channel
         return channels
     raise UnknownLabelError(f"{name}: {_describe_unknown(counts, schema, wide)}", counts)
 
@@ -100,7 +115,10 @@ def read_instance_map(
     name = _name(source, name)
     values = _decode(source, name, max_pixels)
     if values.size and (int(values.min()) < 0 or int(values.max()) > np.iinfo(np.int32).max):
-        raise NotALabelMapError(f"{name}: instance ids from {values.min()} to {values.max()}; they must be 0 to 2147483647")
+        raise NotALabelMapError(
+            f"{name}: instance ids from {values.min()} to {values.max()}; they must be 0 to "
+            "2147483647"
+        )
     return values.astype(np.int32, copy=False)
 
 
@@ -121,7 +139,9 @@ def _decode(source: str | Path | bytes, name: str, max_pixels: int) -> npt.NDArr
         return _decode_npy(data, name, max_pixels)
     for magic, kind in _LOSSY.items():
         if data.startswith(magic):
-            raise NotALabelMapError(f"{name}: a {kind} file; label and instance maps are read from PNG, TIFF or .npy")
+            raise NotALabelMapError(
+                f"{name}: a {kind} file; label and instance maps are read from PNG, TIFF or .npy"
+            )
     raise ImageReadError(f"{name}: not a PNG, TIFF or .npy file")
 
 
@@ -136,19 +156,34 @@ def _read_bytes(path: Path, name: str) -> bytes:
 def _decode_pillow(
     plugin: type[ImageFile.ImageFile], data: bytes, name: str, max_pixels: int
 ) -> npt.NDArray[Any]:
-    # The plug-in classes are used instead of Image.open, whose pixel limit is a process-wide global.
+    # Not Image.open: its pixel limit is a global of the whole process.
     try:
         image = plugin(io.BytesIO(data))
     except Exception as error:  # the decoders raise nearly anything on damaged headers
         raise ImageReadError(f"{name}: damaged header ({_reason(error)})") from None
     width, height = image.size
     _check_pixels(height, width, name, max_pixels)
-    if image.mode in ("RGB", "RGBA", "LA", "CMYK", "YCbCr", "LAB", "RGBX", "PA", "La", "RGBa", "HSV"):
+    if image.mode in (
+        "RGB",
+        "RGBA",
+        "LA",
+        "CMYK",
+        "YCbCr",
+        "LAB",
+        "RGBX",
+        "PA",
+        "La",
+        "RGBa",
+        "HSV",
+    ):
         raise NotALabelMapError(
-            f"{name}: a colour picture ({image.mode}), not a map of ids; give the grey or palette file that holds them"
+            f"{name}: a colour picture ({image.mode}), not a map of ids; give the grey or palette "
+            "file that holds them"
         )
     if image.mode not in ("L", "P", "1", "I", "I;16", "I;16B", "I;16L", "I;16N"):
-        raise NotALabelMapError(f"{name}: pixels of kind {image.mode}; ids are 8, 16 or 32-bit whole numbers")
+        raise NotALabelMapError(
+            f"{name}: pixels of kind {image.mode}; ids are 8, 16 or 32-bit whole numbers"
+        )
     try:
         values = np.asarray(image)
         image.load()  # a second call returns at once; the first one is inside asarray
@@ -166,13 +201,17 @@ def _decode_pillow(
 def _decode_npy(data: bytes, name: str, max_pixels: int) -> npt.NDArray[Any]:
     try:
         stream = io.BytesIO(data)
-        version = np.lib.format.read_magic(stream)
-        read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        npy: Any = np.lib.format
+        version_1 = npy.read_magic(stream) == (1, 0)
+        read_header = npy.read_array_header_1_0 if version_1 else npy.read_array_header_2_0
         shape, _, dtype = read_header(stream)
     except Exception as error:
         raise ImageReadError(f"{name}: damaged header ({_reason(error)})") from None
     if len(shape) != 2 or dtype.kind not in "iu":
-        raise NotALabelMapError(f"{name}: an array of {dtype} {list(shape)}; ids are a whole-number array [height, width]")
+        raise NotALabelMapError(
+            f"{name}: an array of {dtype} {list(shape)}; ids are a whole-number array [height, "
+            "width]"
+        )
     _check_pixels(shape[0], shape[1], name, max_pixels)
     try:
         values: npt.NDArray[Any] = np.load(io.BytesIO(data), allow_pickle=False)
@@ -185,7 +224,9 @@ def _check_pixels(height: int, width: int, name: str, max_pixels: int) -> None:
     if height < 1 or width < 1:
         raise ImageReadError(f"{name}: the image is {width}x{height} pixels")
     if height * width > max_pixels:
-        raise ImageTooLargeError(f"{name}: {width}x{height} is {height * width:,} pixels; the limit is {max_pixels:,}")
+        raise ImageTooLargeError(
+            f"{name}: {width}x{height} is {height * width:,} pixels; the limit is {max_pixels:,}"
+        )
 
 
 def _reason(error: Exception) -> str:
@@ -197,11 +238,12 @@ def _describe_unknown(counts: dict[int, int], schema: LabelSchema, wide: bool) -
     listed = ", ".join(f"{value} ({n:,} pixels)" for value, n in worst[:6])
     if len(worst) > 6:
         listed += f" and {len(worst) - 6} more"
-    text = f"unknown label {'id' if len(worst) == 1 else 'ids'} {listed}; {schema.name} has {_ids(schema)}"
+    ids = "id" if len(worst) == 1 else "ids"
+    text = f"unknown label {ids} {listed}; {schema.name} has {_ids(schema)}"
     if wide:
         return text + ". A 16-bit file with such values is usually an instance map"
     if schema.unlabelled is not None:
-        return text + f". To read them as unlabelled ({schema.unlabelled}), say so: unknown labels = unlabelled"
+        return f"{text}. To read them as unlabelled ({schema.unlabelled}): --unknown unlabelled"
     return text
 
 

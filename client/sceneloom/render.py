@@ -1,7 +1,8 @@
-"""Rendering a folder of label maps: read, synthesize with several requests in flight, encode, write.
+"""Rendering a folder of label maps: read, synthesize with several requests in flight, encode,
+write.
 
-A broken map is a `Failed` with its reason, and the others still come out. A picture is written beside its place and
-renamed into it, so that a file that is there is whole.
+A broken map is a `Failed` with its reason, and the others still come out. A picture is written
+beside its place and renamed into it, so that a file that is there is whole.
 """
 
 from __future__ import annotations
@@ -21,12 +22,20 @@ import cv2
 import numpy as np
 
 from sceneloom.errors import ImageReadError, InputError, MissingInputError, SceneLoomError
-from sceneloom.maps import DEFAULT_MAX_PIXELS, MAP_SUFFIXES, OnUnknown, read_instance_map, read_label_map
+from sceneloom.maps import (
+    DEFAULT_MAX_PIXELS,
+    MAP_SUFFIXES,
+    OnUnknown,
+    read_instance_map,
+    read_label_map,
+)
 from sceneloom.padding import Padding
 from sceneloom.synthesizer import Image, Synthesizer
 
 # What publishers append to the name that a label map and its instance map share.
-_KIND = re.compile(r"[_-](labelIds|labelTrainIds|instanceIds|labels?|instances?|inst)$", re.IGNORECASE)
+_KIND = re.compile(
+    r"[_-](labelIds|labelTrainIds|instanceIds|labels?|instances?|inst)$", re.IGNORECASE
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -40,7 +49,9 @@ class RenderSettings:
     quality: int = 95
     """Quality of jpg, 1 to 100."""
     unknown: OnUnknown = "error"
-    """What to do with label ids that the model's schema does not have: refuse the map, or read them as unlabelled."""
+    """What to do with label ids that the model's schema does not have: refuse the map, or read them
+    as unlabelled.
+    """
     max_pixels: int = DEFAULT_MAX_PIXELS
     """Largest map to read, in pixels."""
 
@@ -99,18 +110,20 @@ class Failed:
 def find_pairs(labels: Path, instances: Path | None) -> list[MapPair]:
     """Find label maps and the instance map that belongs to each.
 
-    Files pair up by their path below the two folders, without ending and without what publishers append
-    (``_gtFine_labelIds`` goes with ``_gtFine_instanceIds``).
+    Files pair up by their path below the two folders, without ending and without what publishers
+    append (``_gtFine_labelIds`` goes with ``_gtFine_instanceIds``).
 
     Args:
-        labels: folder of label maps, searched to the bottom. Instance maps that lie beside them are left out.
+        labels: folder of label maps, searched to the bottom. Instance maps that lie beside them are
+            left out.
         instances: folder of instance maps, or None to pair none.
 
     Returns:
         the pairs, ordered by key.
 
     Raises:
-        InputError: a folder does not exist, there are no maps, or two maps would share one picture's name.
+        InputError: a folder does not exist, there are no maps, or two maps would share one
+            picture's name.
     """
     for folder in filter(None, (labels, instances)):
         if not folder.is_dir():
@@ -148,7 +161,8 @@ def render_maps(
     Args:
         synthesizer: must be safe to use from several threads, as `TritonSynthesizer` is.
         pairs: what to render, as `find_pairs` gives it.
-        output: folder for the pictures; made if it is not there. Pictures of equal name are replaced.
+        output: folder for the pictures; made if it is not there. Pictures of equal name are
+            replaced.
         settings: how.
         on_result: called after each map, from the calling thread, in the order they finish.
 
@@ -163,7 +177,9 @@ def render_maps(
     inputs = {path.resolve() for pair in pairs for path in (pair.label, pair.instance) if path}
     targets = [output / f"{pair.key}.{settings.format}" for pair in pairs]
     if clash := next((t for t in targets if t.resolve() in inputs), None):
-        raise InputError(f"{clash}: is one of the maps, and the picture would replace it; choose another folder")
+        raise InputError(
+            f"{clash}: is one of the maps, and the picture would replace it; choose another folder"
+        )
     results: dict[int, Rendered | Failed] = {}
     for index, result in _in_flight(synthesizer, pairs, targets, settings):
         results[index] = result
@@ -172,14 +188,19 @@ def render_maps(
 
 
 def _in_flight(
-    synthesizer: Synthesizer, pairs: Sequence[MapPair], targets: Sequence[Path], settings: RenderSettings
+    synthesizer: Synthesizer,
+    pairs: Sequence[MapPair],
+    targets: Sequence[Path],
+    settings: RenderSettings,
 ) -> Iterator[tuple[int, Rendered | Failed]]:
     running: dict[Future[Rendered | Failed], int] = {}
     waiting = iter(range(len(pairs)))
     with ThreadPoolExecutor(settings.in_flight, thread_name_prefix="sceneloom-render") as pool:
         while True:
             while len(running) < settings.in_flight and (index := next(waiting, None)) is not None:
-                running[pool.submit(_render_one, synthesizer, pairs[index], targets[index], settings)] = index
+                running[
+                    pool.submit(_render_one, synthesizer, pairs[index], targets[index], settings)
+                ] = index
             if not running:
                 return
             done, _ = wait(running, return_when=FIRST_COMPLETED)
@@ -187,7 +208,9 @@ def _in_flight(
                 yield running.pop(future), future.result()
 
 
-def _render_one(synthesizer: Synthesizer, pair: MapPair, target: Path, settings: RenderSettings) -> Rendered | Failed:
+def _render_one(
+    synthesizer: Synthesizer, pair: MapPair, target: Path, settings: RenderSettings
+) -> Rendered | Failed:
     start = time.perf_counter()
     contract = synthesizer.contract
     try:
@@ -197,14 +220,19 @@ def _render_one(synthesizer: Synthesizer, pair: MapPair, target: Path, settings:
         instance_map = None
         if contract.boundaries or contract.style_channels:
             if pair.instance is None:
-                raise MissingInputError(f"{pair.label}: no instance map of this name, and the model wants one")
+                raise MissingInputError(
+                    f"{pair.label}: no instance map of this name, and the model wants one"
+                )
             instance_map = read_instance_map(pair.instance, max_pixels=settings.max_pixels)
         image = synthesizer.synthesize(label_map, instance_map)
         write_image(target, image, quality=settings.quality)
     except (SceneLoomError, OSError) as error:
         return Failed(key=pair.key, error=error)
     except MemoryError:
-        return Failed(key=pair.key, error=ImageReadError(f"{pair.label}: not enough memory for a map of this size"))
+        return Failed(
+            key=pair.key,
+            error=ImageReadError(f"{pair.label}: not enough memory for a map of this size"),
+        )
     height, width = label_map.shape
     network_height, network_width = contract.network_size(height, width)
     return Rendered(
@@ -227,7 +255,9 @@ def write_image(path: Path, image: Image, *, quality: int = 95) -> None:
         OSError: the place cannot be written.
     """
     parameters = [cv2.IMWRITE_JPEG_QUALITY, quality] if path.suffix == ".jpg" else []
-    done, encoded = cv2.imencode(path.suffix, cv2.cvtColor(np.ascontiguousarray(image), cv2.COLOR_RGB2BGR), parameters)
+    done, encoded = cv2.imencode(
+        path.suffix, cv2.cvtColor(np.ascontiguousarray(image), cv2.COLOR_RGB2BGR), parameters
+    )
     assert done
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.part")

@@ -10,7 +10,7 @@ from typing import Annotated
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from tyro.conf import arg, OmitArgPrefixes, Positional
+from tyro.conf import OmitArgPrefixes, Positional, arg
 
 from sceneloom.contract import MODEL_NAME
 from sceneloom.errors import InputError
@@ -32,16 +32,19 @@ def main(
     timeout: float = 120.0,
     settings: Annotated[RenderSettings, OmitArgPrefixes] = RenderSettings(),  # noqa: B008 - frozen
 ) -> int:
-    """Render a folder of label maps through a Triton server; exit code 0 only if every map was rendered.
+    """Render a folder of label maps through a Triton server; exit code 0 only if every map was
+    rendered.
 
     Args:
-        input: folder of the data set, in pix2pixHD's layout (test_label/ and test_inst/) unless --labels and
-            --instances say otherwise.
-        output: folder for the pictures, each named after its label map; pictures of equal name are replaced.
+        input: folder of the data set, in pix2pixHD's layout (test_label/ and test_inst/) unless
+            --labels and --instances say otherwise.
+        output: folder for the pictures, each named after its label map; pictures of equal name are
+            replaced.
         url: HOST:PORT of the server's gRPC port.
         model: name of the served model.
         labels: folder of label maps, inside INPUT or absolute; test_label unless named.
-        instances: folder of instance maps, inside INPUT or absolute; test_inst unless --labels is named.
+        instances: folder of instance maps, inside INPUT or absolute; test_inst unless --labels is
+            named.
         timeout: seconds to wait for one picture.
         settings: how to render.
     """
@@ -99,7 +102,10 @@ def _report(results: list[Rendered | Failed], seconds: float, output: Path) -> i
         print(f"failed: {failure.reason}", file=sys.stderr)
     if len(failed) > _LISTED:
         kinds = Counter(type(failure.error).__name__ for failure in failed)
-        print(f"... {len(failed)} in all: {', '.join(f'{n} {kind}' for kind, n in kinds.items())}", file=sys.stderr)
+        print(
+            f"... {len(failed)} in all: {', '.join(f'{n} {kind}' for kind, n in kinds.items())}",
+            file=sys.stderr,
+        )
     padded = sum(bool(result.padding) for result in rendered)
     print(
         f"rendered {len(rendered)} of {len(results)} maps in {seconds:.1f} s "

@@ -1,7 +1,8 @@
-"""Label schemas: which ids a label map holds, what they mean, and which channel of the network each one is.
+"""Label schemas: which ids a label map holds, what they mean, and which channel of the network each
+one is.
 
-A schema is data, not code: the built-in ones are the JSON files in `schemas/`, and a user's own file has the same
-form::
+A schema is data, not code: the built-in ones are the JSON files in `schemas/`, and a user's own
+file has the same form::
 
     {
       "name": "cells",
@@ -54,9 +55,15 @@ class Label:
     def __post_init__(self) -> None:
         """Check the ranges."""
         if not _is_int(self.id) or not 0 <= self.id <= MAX_FILE_VALUE:
-            raise SchemaError(f"label {self.name!r} has id {self.id!r}; ids are whole numbers from 0 to {MAX_FILE_VALUE}")
+            raise SchemaError(
+                f"label {self.name!r} has id {self.id!r}; ids are whole numbers from 0 to "
+                f"{MAX_FILE_VALUE}"
+            )
         if len(self.colour) != 3 or any(not _is_int(c) or not 0 <= c <= 255 for c in self.colour):
-            raise SchemaError(f"label {self.name!r} has colour {self.colour!r}; a colour is three numbers from 0 to 255")
+            raise SchemaError(
+                f"label {self.name!r} has colour {self.colour!r}; a colour is three numbers from "
+                "0 to 255"
+            )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -66,34 +73,59 @@ class LabelSchema:
     name: str
     """Short name, such as ``cityscapes``."""
     labels: tuple[Label, ...]
-    """The classes; the position is the channel. 1 to 256 of them (255 if `unlabelled` has no channel)."""
+    """The classes; the position is the channel. 1 to 256 of them (255 if `unlabelled` has no
+    channel).
+    """
     unlabelled: int | None = None
-    """File value that means "unlabelled"; if no label has this id, such pixels belong to no channel."""
+    """File value that means "unlabelled"; if no label has this id, such pixels belong to no
+    channel.
+    """
     aliases: Mapping[int, int] = dataclasses.field(default_factory=dict)
     """Further file values that are read as the label of the id they name."""
     instance_divisor: int | None = None
-    """Where instance ids at or above it encode their class as ``id // instance_divisor`` (Cityscapes: 1000)."""
+    """Where instance ids at or above it encode their class as ``id // instance_divisor``
+    (Cityscapes: 1000).
+    """
 
     def __post_init__(self) -> None:
         """Check what the fields mean together."""
         if not self.name or not isinstance(self.name, str):
             raise SchemaError("a label schema needs a name")
         ids = [label.id for label in self.labels]
-        limit = MAX_CHANNELS if self.unlabelled is None or self.unlabelled in ids else MAX_CHANNELS - 1
+        limit = (
+            MAX_CHANNELS if self.unlabelled is None or self.unlabelled in ids else MAX_CHANNELS - 1
+        )
         if not 1 <= len(ids) <= limit:
-            raise SchemaError(f"schema {self.name!r} has {len(ids)} labels; it can have from 1 to {limit}")
+            raise SchemaError(
+                f"schema {self.name!r} has {len(ids)} labels; it can have from 1 to {limit}"
+            )
         if len(set(ids)) != len(ids):
             twice = sorted({i for i in ids if ids.count(i) > 1})
             raise SchemaError(f"schema {self.name!r} has the ids {twice} more than once")
-        if self.unlabelled is not None and (not _is_int(self.unlabelled) or not 0 <= self.unlabelled <= MAX_FILE_VALUE):
-            raise SchemaError(f"schema {self.name!r}: unlabelled is {self.unlabelled!r}, not a file value")
+        if self.unlabelled is not None and (
+            not _is_int(self.unlabelled) or not 0 <= self.unlabelled <= MAX_FILE_VALUE
+        ):
+            raise SchemaError(
+                f"schema {self.name!r}: unlabelled is {self.unlabelled!r}, not a file value"
+            )
         for value, target in self.aliases.items():
             if not 0 <= value <= MAX_FILE_VALUE or value in ids or value == self.unlabelled:
-                raise SchemaError(f"schema {self.name!r}: the alias {value} is already an id, or is not a file value")
+                raise SchemaError(
+                    f"schema {self.name!r}: the alias {value} is already an id, or is not a file "
+                    "value"
+                )
             if target not in ids and target != self.unlabelled:
-                raise SchemaError(f"schema {self.name!r}: the alias {value} names the id {target}, which it does not have")
-        if self.instance_divisor is not None and (not _is_int(self.instance_divisor) or self.instance_divisor < 2):
-            raise SchemaError(f"schema {self.name!r}: instance_divisor is {self.instance_divisor!r}; it is at least 2")
+                raise SchemaError(
+                    f"schema {self.name!r}: the alias {value} names the id {target}, which it "
+                    "does not have"
+                )
+        if self.instance_divisor is not None and (
+            not _is_int(self.instance_divisor) or self.instance_divisor < 2
+        ):
+            raise SchemaError(
+                f"schema {self.name!r}: instance_divisor is {self.instance_divisor!r}; it is at "
+                "least 2"
+            )
 
     @property
     def channels(self) -> int:
@@ -102,7 +134,9 @@ class LabelSchema:
 
     @cached_property
     def table(self) -> npt.NDArray[np.uint16]:
-        """File value -> channel, uint16 [65536]; `NO_CHANNEL` for unlabelled without a channel, 65535 if unknown."""
+        """File value -> channel, uint16 [65536]; `NO_CHANNEL` for unlabelled without a channel,
+        65535 if unknown.
+        """
         table = np.full(MAX_FILE_VALUE + 1, _UNKNOWN, np.uint16)
         for channel, label in enumerate(self.labels):
             table[label.id] = channel
@@ -122,7 +156,9 @@ class LabelSchema:
 
     @property
     def unlabelled_channel(self) -> int | None:
-        """Value that unlabelled pixels have in a channel map (`NO_CHANNEL` if none), or None without such an id."""
+        """Value that unlabelled pixels have in a channel map (`NO_CHANNEL` if none), or None
+        without such an id.
+        """
         return None if self.unlabelled is None else int(self.table[self.unlabelled])
 
     def to_channels(self, values: npt.NDArray[Any]) -> tuple[npt.NDArray[np.uint8], dict[int, int]]:
@@ -132,12 +168,15 @@ class LabelSchema:
             values: uint8 or uint16 [H, W], as in the file.
 
         Returns:
-            channels uint8 [H, W] (unknown values come out as 255), and the unknown values with their pixel counts.
+            channels uint8 [H, W] (unknown values come out as 255), and the unknown values with
+            their pixel counts.
         """
         channels = self.table[values]
         unknown = values[channels == _UNKNOWN]
         found, counts = np.unique(unknown, return_counts=True)
-        return channels.astype(np.uint8), {int(v): int(n) for v, n in zip(found, counts, strict=True)}
+        return channels.astype(np.uint8), {
+            int(v): int(n) for v, n in zip(found, counts, strict=True)
+        }
 
     def colourise(self, label_map: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
         """Paint a channel map (uint8 [H, W]) in the schema's colours: uint8 [H, W, 3], RGB."""
@@ -151,7 +190,11 @@ class LabelSchema:
         """
         if self.instance_divisor is None:
             raise SchemaError(f"instance ids of schema {self.name!r} do not encode their class")
-        return np.where(instance_map >= self.instance_divisor, instance_map // self.instance_divisor, instance_map)
+        return np.where(
+            instance_map >= self.instance_divisor,
+            instance_map // self.instance_divisor,
+            instance_map,
+        )
 
     def to_json(self) -> dict[str, Any]:
         """The schema as a JSON object, the form of the files in `schemas/`."""
@@ -185,7 +228,8 @@ class LabelSchema:
             raise SchemaError(f"{source}: unknown keys {extra}; known are {sorted(known)}")
         try:
             labels = tuple(
-                Label(id=x["id"], name=str(x["name"]), colour=tuple(x["colour"])) for x in data["labels"]
+                Label(id=x["id"], name=str(x["name"]), colour=tuple(x["colour"]))
+                for x in data["labels"]
             )
             return cls(
                 name=data["name"],
@@ -197,7 +241,9 @@ class LabelSchema:
         except SchemaError as error:
             raise SchemaError(f"{source}: {error}") from None
         except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise SchemaError(f"{source}: not a label schema ({type(error).__name__}: {error})") from None
+            raise SchemaError(
+                f"{source}: not a label schema ({type(error).__name__}: {error})"
+            ) from None
 
 
 def _is_int(value: object) -> bool:
@@ -207,7 +253,11 @@ def _is_int(value: object) -> bool:
 def builtin_schemas() -> list[str]:
     """Names of the schemas that come with SceneLoom."""
     folder = resources.files("sceneloom") / "schemas"
-    return sorted(entry.name.removesuffix(".json") for entry in folder.iterdir() if entry.name.endswith(".json"))
+    return sorted(
+        entry.name.removesuffix(".json")
+        for entry in folder.iterdir()
+        if entry.name.endswith(".json")
+    )
 
 
 def load_schema(name_or_path: str | Path) -> LabelSchema:
@@ -218,7 +268,9 @@ def load_schema(name_or_path: str | Path) -> LabelSchema:
         InputError: there is neither a built-in schema nor a file of this name.
     """
     if str(name_or_path) in builtin_schemas():
-        text = (resources.files("sceneloom") / "schemas" / f"{name_or_path}.json").read_text("utf-8")
+        text = (resources.files("sceneloom") / "schemas" / f"{name_or_path}.json").read_text(
+            "utf-8"
+        )
         return LabelSchema.from_json(json.loads(text), source=str(name_or_path))
     path = Path(name_or_path)
     if not path.is_file():

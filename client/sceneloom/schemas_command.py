@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Annotated
 
-from tyro.conf import arg, Positional
+from tyro.conf import Positional, arg
 
 from sceneloom.schema import builtin_schemas, load_schema
 

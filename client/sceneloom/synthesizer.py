@@ -1,7 +1,8 @@
-"""The one interface of every engine: the PyTorch generator, ONNX Runtime and the Triton client are all Synthesizers.
+"""The one interface of every engine: the PyTorch generator, ONNX Runtime and the Triton client are
+all Synthesizers.
 
-A subclass runs one batch of equal sizes (`run_batch`); checking, padding, style tables, grouping by size, splitting
-and keeping order are written here once.
+A subclass runs one batch of equal sizes (`run_batch`); checking, padding, style tables, grouping by
+size, splitting and keeping order are written here once.
 """
 
 from __future__ import annotations
@@ -30,7 +31,9 @@ Image = npt.NDArray[np.uint8]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Request:
-    """One picture's inputs as the network takes them: checked, padded, instances renumbered where styled."""
+    """One picture's inputs as the network takes them: checked, padded, instances renumbered where
+    styled.
+    """
 
     label_map: LabelMap
     """uint8 [H, W] at network size."""
@@ -53,8 +56,10 @@ def prepare(
     Args:
         contract: the model's contract.
         label_map: uint8 [H, W], channels as `read_label_map` returns them.
-        instance_map: whole numbers [H, W]; needed if the model was trained with boundaries or style.
-        style: float [K, F], row k for the k-th smallest instance id; None takes the contract's defaults per label.
+        instance_map: whole numbers [H, W]; needed if the model was trained with boundaries or
+            style.
+        style: float [K, F], row k for the k-th smallest instance id; None takes the contract's
+            defaults per label.
 
     Raises:
         MissingInputError: the model wants an instance map and there is none.
@@ -84,7 +89,9 @@ def prepare(
 
 def _check_label_map(contract: Contract, label_map: npt.NDArray[Any]) -> None:
     if label_map.ndim != 2 or label_map.dtype != np.uint8:
-        raise InputError(f"a label map is uint8 [height, width], not {label_map.dtype} {list(label_map.shape)}")
+        raise InputError(
+            f"a label map is uint8 [height, width], not {label_map.dtype} {list(label_map.shape)}"
+        )
     if label_map.size == 0:
         raise SizeError("the label map has no pixels")
     schema = contract.schema
@@ -95,7 +102,10 @@ def _check_label_map(contract: Contract, label_map: npt.NDArray[Any]) -> None:
     unknown = {int(v): int(counts[v]) for v in np.flatnonzero(counts)}
     if unknown:
         listed = ", ".join(f"{v} ({n:,} pixels)" for v, n in unknown.items())
-        raise UnknownLabelError(f"unknown label {listed}; {schema.name} has channels 0 to {schema.channels - 1}", unknown)
+        raise UnknownLabelError(
+            f"unknown label {listed}; {schema.name} has channels 0 to {schema.channels - 1}",
+            unknown,
+        )
 
 
 def _check_instance_map(
@@ -104,14 +114,20 @@ def _check_instance_map(
     if not contract.boundaries and not contract.style_channels:
         return None
     if instance_map is None:
-        raise MissingInputError("this model was trained with instance maps and needs one beside the label map")
+        raise MissingInputError(
+            "this model was trained with instance maps and needs one beside the label map"
+        )
     if instance_map.ndim != 2 or instance_map.dtype.kind not in "iu":
         raise InputError(
-            f"an instance map is whole numbers [height, width], not {instance_map.dtype} {list(instance_map.shape)}"
+            f"an instance map is whole numbers [height, width], not {instance_map.dtype} "
+            f"{list(instance_map.shape)}"
         )
     if instance_map.shape != label_map.shape:
         (h, w), (ih, iw) = label_map.shape, instance_map.shape
-        raise SizeError(f"the label map is {w}x{h} and the instance map {iw}x{ih} (width x height); they must be equal")
+        raise SizeError(
+            f"the label map is {w}x{h} and the instance map {iw}x{ih} (width x height); they must "
+            "be equal"
+        )
     low, high = int(instance_map.min()), int(instance_map.max())
     if low < 0 or high > np.iinfo(np.int32).max:
         raise InputError(f"instance ids run from {low} to {high}; they must be 0 to 2147483647")
@@ -119,13 +135,22 @@ def _check_instance_map(
 
 
 def _style_table(
-    contract: Contract, label_map: LabelMap, dense: InstanceMap, instances: int, style: npt.NDArray[Any] | None
+    contract: Contract,
+    label_map: LabelMap,
+    dense: InstanceMap,
+    instances: int,
+    style: npt.NDArray[Any] | None,
 ) -> Style:
     table = np.zeros((STYLE_ROWS, contract.style_channels), np.float32)
     if style is not None:
-        if style.ndim != 2 or style.shape[1] != contract.style_channels or not instances <= len(style) <= STYLE_ROWS:
+        if (
+            style.ndim != 2
+            or style.shape[1] != contract.style_channels
+            or not instances <= len(style) <= STYLE_ROWS
+        ):
             raise InputError(
-                f"style is float [{instances} instances, {contract.style_channels}], not {list(style.shape)}"
+                f"style is float [{instances} instances, {contract.style_channels}], not "
+                f"{list(style.shape)}"
             )
         if not np.isfinite(style).all():
             raise InputError("style holds values that are not finite")
@@ -169,7 +194,7 @@ class Synthesizer(abc.ABC):
             uint8 [N, H, W, 3], RGB.
         """
 
-    def close(self) -> None:
+    def close(self) -> None:  # noqa: B027 - most engines have nothing to release
         """Release what the engine holds; calling it twice is fine."""
 
     def __enter__(self) -> Self:
@@ -177,7 +202,10 @@ class Synthesizer(abc.ABC):
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         """Close it."""
         self.close()
@@ -193,7 +221,8 @@ class Synthesizer(abc.ABC):
         Args:
             label_map: uint8 [H, W], channels as `read_label_map` returns them.
             instance_map: whole numbers [H, W]; needed if the contract has boundaries.
-            style: float [K, F], row k for the k-th smallest instance id; None takes the contract's defaults.
+            style: float [K, F], row k for the k-th smallest instance id; None takes the contract's
+                defaults.
 
         Returns:
             uint8 [H, W, 3], RGB.
@@ -212,8 +241,8 @@ class Synthesizer(abc.ABC):
     ) -> list[Image]:
         """Turn several label maps, of any mixture of sizes, into pictures in the same order.
 
-        Maps of equal network size run together, at most `max_batch_size` at once. All inputs are checked before the
-        first one runs.
+        Maps of equal network size run together, at most `max_batch_size` at once. All inputs are
+        checked before the first one runs.
 
         Args:
             label_maps: uint8 [H, W] each.
@@ -231,9 +260,13 @@ class Synthesizer(abc.ABC):
         instance_maps = [None] * count if instance_maps is None else instance_maps
         styles = [None] * count if styles is None else styles
         if len(instance_maps) != count or len(styles) != count:
-            raise InputError(f"{count} label maps with {len(instance_maps)} instance maps and {len(styles)} styles")
+            raise InputError(
+                f"{count} label maps with {len(instance_maps)} instance maps and {len(styles)} "
+                "styles"
+            )
         requests = [
-            prepare(self.contract, *inputs) for inputs in zip(label_maps, instance_maps, styles, strict=True)
+            prepare(self.contract, *inputs)
+            for inputs in zip(label_maps, instance_maps, styles, strict=True)
         ]
         images: list[Image | None] = [None] * count
         for indices in _groups(requests, self.max_batch_size):
@@ -245,13 +278,19 @@ class Synthesizer(abc.ABC):
     def _run_requests(self, batch: Sequence[Request]) -> Image:
         return self.run_batch(
             np.stack([r.label_map for r in batch]),
-            None if batch[0].instance_map is None else np.stack([r.instance_map for r in batch if r.instance_map is not None]),
-            None if batch[0].style is None else np.stack([r.style for r in batch if r.style is not None]),
+            None
+            if batch[0].instance_map is None
+            else np.stack([r.instance_map for r in batch if r.instance_map is not None]),
+            None
+            if batch[0].style is None
+            else np.stack([r.style for r in batch if r.style is not None]),
         )
 
 
 def _groups(requests: Sequence[Request], largest: int) -> Iterator[list[int]]:
-    """Indices of requests that may run together: equal size, at most `largest`, in order of first appearance."""
+    """Indices of requests that may run together: equal size, at most `largest`, in order of first
+    appearance.
+    """
     by_size: dict[tuple[int, ...], list[int]] = {}
     for index, request in enumerate(requests):
         by_size.setdefault(request.label_map.shape, []).append(index)

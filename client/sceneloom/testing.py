@@ -1,8 +1,8 @@
 """For tests of code that uses SceneLoom: a server that is not there.
 
-    contract = Contract(schema=load_schema("cityscapes"), boundaries=True, size_multiple=16)
-    with TritonSynthesizer("fake", transport=FakeTransport(contract)) as synthesizer:
-        ...
+contract = Contract(schema=load_schema("cityscapes"), boundaries=True, size_multiple=16)
+with TritonSynthesizer("fake", transport=FakeTransport(contract)) as synthesizer:
+    ...
 """
 
 from __future__ import annotations
@@ -24,27 +24,39 @@ from sceneloom.contract import (
     STYLE_ROWS,
     Contract,
 )
-from sceneloom.errors import InputError, ModelNotFoundError, RequestRejectedError, ServerUnavailableError, ServingError
+from sceneloom.errors import (
+    InputError,
+    ModelNotFoundError,
+    RequestRejectedError,
+    ServerUnavailableError,
+    ServingError,
+)
 from sceneloom.instances import boundary_map
 from sceneloom.transport import ModelConfig, TensorSpec
 
 
 class FakeTransport:
-    """Answers in memory what a served model would: the label map in its schema's colours, boundaries in white.
+    """Answers in memory what a served model would: the label map in its schema's colours,
+    boundaries in white.
 
-    It checks sizes, dtypes and batch sizes as a server does, records every request, and fails where it is told to.
+    It checks sizes, dtypes and batch sizes as a server does, records every request, and fails where
+    it is told to.
     """
 
     def __init__(
-        self, contract: Contract, *, max_batch_size: int = 1, failures: Iterable[ServingError | None] = ()
+        self,
+        contract: Contract,
+        *,
+        max_batch_size: int = 1,
+        failures: Iterable[ServingError | None] = (),
     ) -> None:
         """Prepare the answers.
 
         Args:
             contract: of the model that it stands for.
             max_batch_size: largest batch it takes.
-            failures: one entry per request, in order: the error to raise, or None to answer; after the last entry it
-                always answers.
+            failures: one entry per request, in order: the error to raise, or None to answer; after
+                the last entry it always answers.
         """
         self.contract = contract
         self.max_batch_size = max_batch_size
@@ -67,7 +79,9 @@ class FakeTransport:
         if self.contract.boundaries or self.contract.style_channels:
             inputs[INPUT_INSTANCES] = TensorSpec(dtype="INT32", dims=(-1, -1))
         if self.contract.style_channels:
-            inputs[INPUT_STYLE] = TensorSpec(dtype="FP32", dims=(STYLE_ROWS, self.contract.style_channels))
+            inputs[INPUT_STYLE] = TensorSpec(
+                dtype="FP32", dims=(STYLE_ROWS, self.contract.style_channels)
+            )
         return ModelConfig(
             parameters={PARAMETER: self.contract.dumps()},
             max_batch_size=self.max_batch_size,
@@ -87,7 +101,9 @@ class FakeTransport:
             raise failure
         label_maps = inputs[INPUT_LABELS]
         if len(label_maps) > self.max_batch_size:
-            raise RequestRejectedError(f"batch of {len(label_maps)}, the largest is {self.max_batch_size}")
+            raise RequestRejectedError(
+                f"batch of {len(label_maps)}, the largest is {self.max_batch_size}"
+            )
         try:
             self.contract.check_exact_size(label_maps.shape[1], label_maps.shape[2])
         except InputError as error:

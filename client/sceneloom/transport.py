@@ -1,6 +1,7 @@
 """How requests reach a Triton server, and the one place where its errors are mapped to SceneLoom's.
 
-`GrpcTransport` is the real one; `sceneloom.testing.FakeTransport` has the same methods and no server.
+`GrpcTransport` is the real one; `sceneloom.testing.FakeTransport` has the same methods and no
+server.
 """
 
 from __future__ import annotations
@@ -40,7 +41,9 @@ class Timeouts:
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
             if not 0 < value < float("inf"):
-                raise ValueError(f"the {field.name} timeout is {value!r}; it is a positive number of seconds")
+                raise ValueError(
+                    f"the {field.name} timeout is {value!r}; it is a positive number of seconds"
+                )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -122,7 +125,10 @@ class GrpcTransport:
         def specs(tensors: Any) -> dict[str, TensorSpec]:
             name = self._grpc.model_config_pb2.DataType.Name
             return {
-                t.name: TensorSpec(dtype=name(t.data_type).removeprefix("TYPE_"), dims=tuple(t.dims)) for t in tensors
+                t.name: TensorSpec(
+                    dtype=name(t.data_type).removeprefix("TYPE_"), dims=tuple(t.dims)
+                )
+                for t in tensors
             }
 
         return ModelConfig(
@@ -157,10 +163,12 @@ class GrpcTransport:
         except self._grpc.InferenceServerException as error:
             raise self._map(error, model) from None
         self._seen_ready = True
-        array = result.as_numpy(output)
-        if array is None:
-            raise ModelFailedError(f"{self._address}: model {model!r} answered without its output {output!r}")
-        return array
+        answer: npt.NDArray[Any] | None = result.as_numpy(output)
+        if answer is None:
+            raise ModelFailedError(
+                f"{self._address}: model {model!r} answered without its output {output!r}"
+            )
+        return answer
 
     def close(self) -> None:
         """Close the connection."""
@@ -170,19 +178,23 @@ class GrpcTransport:
         status = getattr(error, "status", lambda: None)()
         message = getattr(error, "message", lambda: None)() or str(error)
         return map_triton_error(
-            str(status or ""), str(message), where=f"{self._address}, model {model!r}", seen_ready=self._seen_ready
+            str(status or ""),
+            str(message),
+            where=f"{self._address}, model {model!r}",
+            seen_ready=self._seen_ready,
         )
 
 
 def map_triton_error(status: str, message: str, *, where: str, seen_ready: bool) -> ServingError:
-    """Turn Triton's answer into the error family; the cases are those observed on Triton 2.51 (docs/errors.md).
+    """Turn Triton's answer into the error family; the cases are those observed on Triton 2.51
+    (docs/errors.md).
 
     Args:
         status: gRPC status, such as ``StatusCode.UNAVAILABLE``.
         message: the server's text.
         where: server and model, for the message.
-        seen_ready: whether this connection has had an answer from the model: a server that is stopping says
-            "not found" about a model it had a moment ago.
+        seen_ready: whether this connection has had an answer from the model: a server that is
+            stopping says "not found" about a model it had a moment ago.
     """
     code = status.removeprefix("StatusCode.")
     text = f"{where}: {message.strip().splitlines()[0] if message.strip() else code}"
@@ -190,7 +202,9 @@ def map_triton_error(status: str, message: str, *, where: str, seen_ready: bool)
         if "maximum queue size" in message:
             return QueueFullError(f"{where}: the queue is full ({message})")
         if "timeout expired" in message:
-            return QueueTimeoutError(f"{where}: waited in the server's queue for longer than it allows ({message})")
+            return QueueTimeoutError(
+                f"{where}: waited in the server's queue for longer than it allows ({message})"
+            )
         return ServerUnavailableError(f"{text} (not reachable, starting or stopping)")
     if code == "DEADLINE_EXCEEDED":
         return DeadlineExceededError(f"{where}: no answer within the client's deadline")

@@ -1,7 +1,7 @@
 """The Triton server as a Synthesizer.
 
-    with TritonSynthesizer("127.0.0.1:8001") as synthesizer:
-        image = synthesizer.synthesize(read_label_map("map.png", synthesizer.contract.schema))
+with TritonSynthesizer("127.0.0.1:8001") as synthesizer:
+    image = synthesizer.synthesize(read_label_map("map.png", synthesizer.contract.schema))
 """
 
 from __future__ import annotations
@@ -40,7 +40,8 @@ class TritonSynthesizer(Synthesizer):
             url: ``HOST:PORT`` of the server's gRPC port.
             model: name of the model.
             timeouts: how long to wait; finite defaults.
-            transport: connection to use instead of gRPC to `url`, such as `sceneloom.testing.FakeTransport`.
+            transport: connection to use instead of gRPC to `url`, such as
+                `sceneloom.testing.FakeTransport`.
 
         Raises:
             ServerUnavailableError: nothing answers at `url`.
@@ -68,7 +69,9 @@ class TritonSynthesizer(Synthesizer):
         """Largest batch that the server takes in one request."""
         return self._max_batch_size
 
-    def run_batch(self, label_maps: LabelMap, instance_maps: InstanceMap | None, styles: Style | None) -> Image:
+    def run_batch(
+        self, label_maps: LabelMap, instance_maps: InstanceMap | None, styles: Style | None
+    ) -> Image:
         """Send one request; see `Synthesizer.run_batch`.
 
         Raises:
@@ -83,7 +86,8 @@ class TritonSynthesizer(Synthesizer):
         )
         if images.shape != (*label_maps.shape, 3) or images.dtype != "uint8":
             raise ModelFailedError(
-                f"{self._transport.address}: model {self._model!r} answered {images.dtype} {list(images.shape)} "
+                f"{self._transport.address}: model {self._model!r} answered {images.dtype} "
+                f"{list(images.shape)} "
                 f"to label maps {list(label_maps.shape)}"
             )
         return images
@@ -95,7 +99,9 @@ class TritonSynthesizer(Synthesizer):
 
 def _read_contract(config: ModelConfig, where: str) -> Contract:
     if PARAMETER not in config.parameters:
-        raise ModelNotFoundError(f"{where}: carries no contract; it is not a model that sceneloom exported")
+        raise ModelNotFoundError(
+            f"{where}: carries no contract; it is not a model that sceneloom exported"
+        )
     contract = Contract.loads(config.parameters[PARAMETER], source=where)
     wanted = {INPUT_LABELS: TensorSpec(dtype="UINT8", dims=(-1, -1))}
     if contract.boundaries or contract.style_channels:
@@ -107,7 +113,9 @@ def _read_contract(config: ModelConfig, where: str) -> Contract:
     return contract
 
 
-def _check_specs(found: Mapping[str, TensorSpec], wanted: dict[str, TensorSpec], where: str) -> None:
+def _check_specs(
+    found: Mapping[str, TensorSpec], wanted: dict[str, TensorSpec], where: str
+) -> None:
     fits = found.keys() == wanted.keys() and all(
         found[name].dtype == spec.dtype
         and len(found[name].dims) == len(spec.dims)

@@ -1,1 +1,1 @@
-
+"""Export: the served graph as ONNX, its rules, its parity, and the Triton repository."""

@@ -1,4 +1,5 @@
-"""The export bundle: a Triton model repository that is served as it is, with the report of how it was proven.
+"""The export bundle: a Triton model repository that is served as it is, with the report of how it
+was proven.
 
     DIR/report.json                 parity, sizes, versions, hashes
     DIR/golden.npz                  the golden probe
@@ -67,11 +68,13 @@ def export_bundle(
     *,
     sizes: tuple[tuple[int, int], ...] | None = None,
 ) -> Exported:
-    """Export a checkpoint bundle to a Triton repository; nothing is written unless everything passes.
+    """Export a checkpoint bundle to a Triton repository; nothing is written unless everything
+    passes.
 
     Args:
         checkpoint_folder: a checkpoint bundle.
-        repository: the folder to write; an export bundle in its place is replaced, anything else is refused.
+        repository: the folder to write; an export bundle in its place is replaced, anything else is
+            refused.
         settings: batching, queue, warm-up and instances.
         sizes: the (height, width) pairs to serve, or None for any multiple.
 
@@ -81,7 +84,11 @@ def export_bundle(
         ParityError: ONNX Runtime's pictures differ from PyTorch's.
         ExportError: the place is taken by something else or cannot be written.
     """
-    if repository.exists() and not (repository / REPORT).is_file() and (not repository.is_dir() or any(repository.iterdir())):
+    if (
+        repository.exists()
+        and not (repository / REPORT).is_file()
+        and (not repository.is_dir() or any(repository.iterdir()))
+    ):
         raise ExportError(f"{repository}: exists and is not an export bundle; choose another place")
     checkpoint = load_checkpoint(checkpoint_folder)
     contract = dataclasses.replace(checkpoint.contract, sizes=sizes)
@@ -103,8 +110,12 @@ def export_bundle(
     return dataclasses.replace(exported, repository=repository)
 
 
-def _write(folder: Path, checkpoint: Checkpoint, contract: Contract, settings: ServingSettings) -> Exported:
-    shutil.copytree(templates() / MODEL_NAME, folder / MODEL_NAME, ignore=shutil.ignore_patterns("__pycache__"))
+def _write(
+    folder: Path, checkpoint: Checkpoint, contract: Contract, settings: ServingSettings
+) -> Exported:
+    shutil.copytree(
+        templates() / MODEL_NAME, folder / MODEL_NAME, ignore=shutil.ignore_patterns("__pycache__")
+    )
     model = folder / MODEL_NAME / "1" / "model.onnx"
     export_onnx(ServedGenerator(checkpoint.generator, contract).eval(), model)
     norms = sum(isinstance(module, nn.InstanceNorm2d) for module in checkpoint.generator.modules())
@@ -112,10 +123,15 @@ def _write(folder: Path, checkpoint: Checkpoint, contract: Contract, settings: S
 
     reference = TorchSynthesizer(checkpoint.generator, contract)
     engine = OnnxRuntimeSynthesizer(model, max_batch_size=settings.max_batch_size)
-    maps = [draw_probe(contract, height, width, seed) for seed, (height, width) in enumerate(probe_sizes(contract))]
+    maps = [
+        draw_probe(contract, height, width, seed)
+        for seed, (height, width) in enumerate(probe_sizes(contract))
+    ]
     parity = run_parity(reference, engine, maps)
     check_fp32(parity, "ONNX Runtime")
-    save_golden(make_golden(reference, draw_probe(contract, *golden_size(contract), seed=1000)), folder)
+    save_golden(
+        make_golden(reference, draw_probe(contract, *golden_size(contract), seed=1000)), folder
+    )
 
     hashes = {f"{MODEL_NAME}/1/model.onnx": file_hash(model)}
     bundle_hash = hashlib.sha256(json.dumps(hashes, sort_keys=True).encode()).hexdigest()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-from tyro.conf import arg, OmitArgPrefixes, Positional
+from tyro.conf import OmitArgPrefixes, Positional, arg
 
 from sceneloom.extras import require
 from sceneloom_export.settings import ServingSettings, parse_size
@@ -18,15 +18,21 @@ def main(
     sizes: tuple[str, ...] = (),
     settings: Annotated[ServingSettings, OmitArgPrefixes] = ServingSettings(),  # noqa: B008 - frozen
 ) -> int:
-    """Export a checkpoint bundle to a Triton model repository; what differs from PyTorch is not written.
+    """Export a checkpoint bundle to a Triton model repository; what differs from PyTorch is not
+    written.
 
     Args:
         checkpoint: folder of a checkpoint bundle.
-        repository: folder of the Triton repository to write; an older export in its place is replaced.
+        repository: folder of the Triton repository to write; an older export in its place is
+            replaced.
         sizes: sizes to serve as WIDTHxHEIGHT; none means any multiple of the model's.
         settings: how the model is served.
     """
-    require(["torch", "safetensors", "onnx", "onnxscript", "onnxruntime"], extra="export", purpose="exporting a model")
+    require(
+        ["torch", "safetensors", "onnx", "onnxscript", "onnxruntime"],
+        extra="export",
+        purpose="exporting a model",
+    )
     from sceneloom_export.bundle import export_bundle
 
     exported = export_bundle(

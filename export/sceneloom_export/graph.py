@@ -11,7 +11,15 @@ from pathlib import Path
 import onnx
 import torch
 
-from sceneloom.contract import INPUT_INSTANCES, INPUT_LABELS, INPUT_STYLE, OUTPUT_IMAGE, PARAMETER, STYLE_ROWS, Contract
+from sceneloom.contract import (
+    INPUT_INSTANCES,
+    INPUT_LABELS,
+    INPUT_STYLE,
+    OUTPUT_IMAGE,
+    PARAMETER,
+    STYLE_ROWS,
+    Contract,
+)
 from sceneloom.errors import ExportError
 from sceneloom_training.networks import ServedGenerator
 
@@ -59,7 +67,9 @@ def _trace(served: ServedGenerator) -> onnx.ModelProto:
     }
     names = input_names(contract)
     dynamic = torch.export.Dim.DYNAMIC
-    shapes = {n: {0: dynamic} if n == INPUT_STYLE else {0: dynamic, 1: dynamic, 2: dynamic} for n in names}
+    shapes = {
+        n: {0: dynamic} if n == INPUT_STYLE else {0: dynamic, 1: dynamic, 2: dynamic} for n in names
+    }
     with _quiet():
         program = torch.onnx.export(
             served,
@@ -80,7 +90,9 @@ def _trace(served: ServedGenerator) -> onnx.ModelProto:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep the exporter's own notes (torchvision's absence, deprecations inside torch) from the user."""
+    """Keep the exporter's own notes (torchvision's absence, deprecations inside torch) from the
+    user.
+    """
     logger = logging.getLogger("torch.onnx")
     level = logger.level
     logger.setLevel(logging.ERROR)
@@ -97,7 +109,9 @@ def _name_dimensions(model: onnx.ModelProto) -> None:
     labels = next(i for i in model.graph.input if i.name == INPUT_LABELS)
     symbols = [dim.dim_param for dim in labels.type.tensor_type.shape.dim]
     names = dict(zip(symbols, ("batch", "height", "width"), strict=True))
-    del model.graph.value_info[:]  # intermediate shapes are expressions in the old symbols; checkers infer their own
+    del model.graph.value_info[
+        :
+    ]  # intermediate shapes are expressions in the old symbols; checkers infer their own
     for value in [*model.graph.input, *model.graph.output]:
         for axis, dim in enumerate(value.type.tensor_type.shape.dim):
             if dim.dim_param:
@@ -106,7 +120,9 @@ def _name_dimensions(model: onnx.ModelProto) -> None:
 
 
 def _move_shapes(model: onnx.ModelProto) -> None:
-    """Read sizes from the int32 instance map: the only thing an engine may do with UINT8 is to cast it."""
+    """Read sizes from the int32 instance map: the only thing an engine may do with UINT8 is to cast
+    it.
+    """
     for node in model.graph.node:
         if node.op_type == "Shape" and node.input[0] == INPUT_LABELS:
             node.input[0] = INPUT_INSTANCES

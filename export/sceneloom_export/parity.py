@@ -1,4 +1,5 @@
-"""Parity: how far an engine's pictures are from PyTorch's, in grey levels, and the limits that fail an export.
+"""Parity: how far an engine's pictures are from PyTorch's, in grey levels, and the limits that fail
+an export.
 
 The limits are decisions (docs/parity.md), not flags.
 """
@@ -39,10 +40,15 @@ class Parity:
 
     def __str__(self) -> str:
         """One line for people."""
-        return f"max {self.max}, 99.9th percentile {self.p999:g}, mean {self.mean:.4f}, PSNR {self.psnr:.1f} dB"
+        return (
+            f"max {self.max}, 99.9th percentile {self.p999:g}, mean {self.mean:.4f}, "
+            f"PSNR {self.psnr:.1f} dB"
+        )
 
 
-def compare(references: Sequence[npt.NDArray[np.uint8]], candidates: Sequence[npt.NDArray[np.uint8]]) -> Parity:
+def compare(
+    references: Sequence[npt.NDArray[np.uint8]], candidates: Sequence[npt.NDArray[np.uint8]]
+) -> Parity:
     """Compare pictures.
 
     Args:
@@ -52,7 +58,9 @@ def compare(references: Sequence[npt.NDArray[np.uint8]], candidates: Sequence[np
     assert len(references) == len(candidates)
     assert references
     pairs = zip(references, candidates, strict=True)
-    difference = np.concatenate([np.abs(a.astype(np.int16) - b.astype(np.int16)).ravel() for a, b in pairs])
+    difference = np.concatenate(
+        [np.abs(a.astype(np.int16) - b.astype(np.int16)).ravel() for a, b in pairs]
+    )
     mse = float(np.mean(np.square(difference, dtype=np.float64)))
     return Parity(
         max=int(difference.max()),
@@ -62,8 +70,11 @@ def compare(references: Sequence[npt.NDArray[np.uint8]], candidates: Sequence[np
     )
 
 
-def run_parity(reference: Synthesizer, candidate: Synthesizer, requests: Sequence[Request]) -> Parity:
-    """Run both engines over the same requests, singly and, where the candidate takes it, as one batch of two.
+def run_parity(
+    reference: Synthesizer, candidate: Synthesizer, requests: Sequence[Request]
+) -> Parity:
+    """Run both engines over the same requests, singly and, where the candidate takes it, as one
+    batch of two.
 
     Args:
         reference: PyTorch.
@@ -90,11 +101,16 @@ def check_fp32(parity: Parity, engine: str) -> None:
         ParityError: it does.
     """
     if parity.max > FP32_MAX:
-        raise ParityError(f"{engine} differs from PyTorch by up to {parity.max} grey levels, {FP32_MAX} is the limit ({parity})")
+        raise ParityError(
+            f"{engine} differs from PyTorch by up to {parity.max} grey levels, {FP32_MAX} is the "
+            f"limit ({parity})"
+        )
 
 
 def _run(engine: Synthesizer, request: Request, copies: int) -> npt.NDArray[np.uint8]:
     def batch(x: npt.NDArray[Any] | None) -> Any:
         return None if x is None else np.repeat(x[None], copies, 0)
 
-    return engine.run_batch(batch(request.label_map), batch(request.instance_map), batch(request.style))
+    return engine.run_batch(
+        batch(request.label_map), batch(request.instance_map), batch(request.style)
+    )

@@ -1,4 +1,6 @@
-"""Maps drawn to try engines on: any label schema, any size, by seed, with regions, instances and thin structures."""
+"""Maps drawn to try engines on: any label schema, any size, by seed, with regions, instances and
+thin structures.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,9 @@ _LARGEST_INSTANCE_ID = 2**31 - 1
 
 
 def probe_sizes(contract: Contract) -> list[tuple[int, int]]:
-    """The (height, width) pairs to try: those the engine is for, or three of different shape if it takes any."""
+    """The (height, width) pairs to try: those the engine is for, or three of different shape if it
+    takes any.
+    """
     if contract.sizes is not None:
         return list(contract.sizes)
     side = max(contract.min_side, 64 // contract.size_multiple * contract.size_multiple)
@@ -57,24 +61,28 @@ def draw_probe(contract: Contract, height: int, width: int, seed: int) -> Reques
     )
 
 
-def _draw(channels: int, height: int, width: int, rng: np.random.Generator) -> tuple[LabelMap, InstanceMap]:
+def _draw(
+    channels: int, height: int, width: int, rng: np.random.Generator
+) -> tuple[LabelMap, InstanceMap]:
     label_map = np.zeros((height, width), np.uint8)
     instance_map = np.zeros((height, width), np.int32)
     for band, row in enumerate(range(0, height, max(height // 4, 1))):
         label_map[row:] = rng.integers(channels)
         instance_map[row:] = band
-    # Ids far above 2048 and 65,535: an engine that compares them as half or as 16 bits loses boundaries.
+    # Ids far above 2048 and 65,535: an engine that compares them as half or as 16 bits loses
+    # boundaries.
     ids = _LARGEST_INSTANCE_ID - rng.permutation(40)
     for index, instance_id in enumerate(ids):
         shape = np.zeros((height, width), np.uint8)
         x, y = int(rng.integers(width)), int(rng.integers(height))
         w, h = int(rng.integers(2, max(width // 4, 3))), int(rng.integers(2, max(height // 3, 3)))
         if index % 3 == 0:
-            cv2.ellipse(shape, (x, y), (w, h), float(rng.uniform(0, 180)), 0, 360, 1, -1)
+            cv2.ellipse(shape, (x, y), (w, h), float(rng.uniform(0, 180)), 0, 360, (1,), -1)
         elif index % 3 == 1:
-            cv2.rectangle(shape, (x, y), (x + w, y + h), 1, -1)
+            cv2.rectangle(shape, (x, y), (x + w, y + h), (1,), -1)
         else:
-            cv2.line(shape, (x, y), (int(rng.integers(width)), int(rng.integers(height))), 1, 2)
+            end = (int(rng.integers(width)), int(rng.integers(height)))
+            cv2.line(shape, (x, y), end, (1,), 2)
         inside = shape == 1
         label_map[inside] = rng.integers(channels)
         instance_map[inside] = instance_id

@@ -12,7 +12,9 @@ from sceneloom_export.graph import input_names
 from sceneloom_export.settings import ServingSettings
 
 
-def write_config(template: Path, target: Path, contract: Contract, settings: ServingSettings) -> None:
+def write_config(
+    template: Path, target: Path, contract: Contract, settings: ServingSettings
+) -> None:
     """Fill in the template of config.pbtxt.
 
     Args:
@@ -34,7 +36,9 @@ def write_config(template: Path, target: Path, contract: Contract, settings: Ser
         if tensor.name == INPUT_STYLE:
             tensor.dims[:] = [STYLE_ROWS, contract.style_channels]
     config.parameters[PARAMETER].string_value = contract.dumps()
-    config.instance_group.add(count=settings.instances, kind=model_config_pb2.ModelInstanceGroup.KIND_CPU)
+    config.instance_group.add(
+        count=settings.instances, kind=model_config_pb2.ModelInstanceGroup.KIND_CPU
+    )
     batching = config.dynamic_batching
     batching.max_queue_delay_microseconds = settings.queue_delay_us
     policy = batching.default_queue_policy
@@ -45,7 +49,9 @@ def write_config(template: Path, target: Path, contract: Contract, settings: Ser
     target.write_text(text_format.MessageToString(config), "utf-8")
 
 
-def _add_warmup(config: model_config_pb2.ModelConfig, contract: Contract, settings: ServingSettings) -> None:
+def _add_warmup(
+    config: model_config_pb2.ModelConfig, contract: Contract, settings: ServingSettings
+) -> None:
     for height, width in settings.warmup_sizes:
         contract.check_exact_size(height, width)
         sample = config.model_warmup.add(name=f"{width}x{height}", batch_size=1)

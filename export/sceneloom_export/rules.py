@@ -1,8 +1,9 @@
-"""Pre-flight: the rules that every engine we build for imposes on the graph, checked before anything is built.
+"""Pre-flight: the rules that every engine we build for imposes on the graph, checked before
+anything is built.
 
-TensorRT takes UINT8 only as network input or output and casts it only to and from floats, has no UINT16 and lists no
-Clip on INT32 in 8.6 and 10.1; 8.6's parser knows opset 17 and reads 18 where the operators mean the same. docs/graph.md
-gives the reason for each rule.
+TensorRT takes UINT8 only as network input or output and casts it only to and from floats, has no
+UINT16 and lists no Clip on INT32 in 8.6 and 10.1; 8.6's parser knows opset 17 and reads 18 where
+the operators mean the same. docs/graph.md gives the reason for each rule.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ _INPUTS = {
     INPUT_STYLE: (TensorProto.FLOAT, 3),
 }
 _OUTPUTS = {OUTPUT_IMAGE: (TensorProto.UINT8, 4)}
-_FORBIDDEN_TYPES = {
+_FORBIDDEN_TYPES: dict[int, str] = {
     TensorProto.UINT8: "UINT8",
     TensorProto.UINT16: "UINT16",
     TensorProto.INT16: "INT16",
@@ -39,7 +40,8 @@ def check_rules(model: onnx.ModelProto, *, instance_norms: int) -> None:
 
     Args:
         model: the exported model.
-        instance_norms: how many InstanceNorm calls the PyTorch network makes; each must still be one node.
+        instance_norms: how many InstanceNorm calls the PyTorch network makes; each must still be
+            one node.
 
     Raises:
         GraphRuleError: names every rule that is broken, and where.
@@ -58,7 +60,7 @@ def _broken(model: onnx.ModelProto, instance_norms: int) -> Iterator[str]:
     yield from _broken_operators(model, types)
     found = sum(node.op_type == "InstanceNormalization" for node in model.graph.node)
     if found != instance_norms:
-        yield f"{found} InstanceNormalization nodes, the network has {instance_norms}: the exporter took some apart"
+        yield f"{found} InstanceNormalization nodes where the network has {instance_norms}"
 
 
 def _broken_opset(model: onnx.ModelProto) -> Iterator[str]:
@@ -67,7 +69,7 @@ def _broken_opset(model: onnx.ModelProto) -> Iterator[str]:
         yield f"opset {versions.get('')}, it must be {OPSET}"
     used = {node.domain for node in model.graph.node} - {"", "ai.onnx"}
     if used or model.functions:
-        yield f"operators of the domains {sorted(used)} or local functions, which engines do not have"
+        yield f"operators of the domains {sorted(used)}, or local functions"
 
 
 def _broken_signature(model: onnx.ModelProto) -> Iterator[str]:
@@ -80,7 +82,9 @@ def _broken_signature(model: onnx.ModelProto) -> Iterator[str]:
                 yield f"{value.name!r} has the wrong type or rank"
             elif not tensor.shape.dim[0].dim_param:
                 yield f"{value.name!r} has a fixed batch size"
-            elif value.name != INPUT_STYLE and not (tensor.shape.dim[1].dim_param and tensor.shape.dim[2].dim_param):
+            elif value.name != INPUT_STYLE and not (
+                tensor.shape.dim[1].dim_param and tensor.shape.dim[2].dim_param
+            ):
                 yield f"{value.name!r} has a fixed height or width"
     names = {value.name for value in model.graph.input}
     if INPUT_LABELS not in names:
@@ -110,13 +114,20 @@ def _broken_operators(model: onnx.ModelProto, types: dict[str, int]) -> Iterator
             yield f"{node.name or 'OneHot'}: OneHot, use Cast and Equal"
         if node.op_type in ("Clip", "Min", "Max") and types.get(node.input[0]) in _INTEGERS:
             yield f"{node.name or node.op_type}: {node.op_type} on integers, clamp in float"
-        if node.op_type == "Cast" and node.input[0] != INPUT_LABELS and types.get(node.input[0]) == TensorProto.UINT8:
+        if (
+            node.op_type == "Cast"
+            and node.input[0] != INPUT_LABELS
+            and types.get(node.input[0]) == TensorProto.UINT8
+        ):
             yield f"{node.name or 'Cast'}: a second Cast from UINT8"
 
 
 def _types(model: onnx.ModelProto) -> dict[str, int]:
     graph = onnx.shape_inference.infer_shapes(model, strict_mode=True, data_prop=False).graph
-    types = {v.name: v.type.tensor_type.elem_type for v in [*graph.input, *graph.output, *graph.value_info]}
+    types = {
+        v.name: v.type.tensor_type.elem_type
+        for v in [*graph.input, *graph.output, *graph.value_info]
+    }
     return types | {x.name: x.data_type for x in graph.initializer}
 
 

@@ -12,7 +12,9 @@ class ServingSettings:
     """How the exported model is served; written into its config.pbtxt."""
 
     max_batch_size: int = 1
-    """Largest batch of one execution. 1 is the latency profile; on a CPU a larger one gains nothing and takes memory."""
+    """Largest batch of one execution. 1 is the latency profile; on a CPU a larger one gains nothing
+    and takes memory.
+    """
     queue_delay_us: int = 0
     """Microseconds a request may wait for others to join its batch."""
     queue_size: int = 64
@@ -26,7 +28,13 @@ class ServingSettings:
 
     def __post_init__(self) -> None:
         """Check the ranges."""
-        least = {"max_batch_size": 1, "queue_delay_us": 0, "queue_size": 0, "queue_timeout_s": 0, "instances": 1}
+        least = {
+            "max_batch_size": 1,
+            "queue_delay_us": 0,
+            "queue_size": 0,
+            "queue_timeout_s": 0,
+            "instances": 1,
+        }
         for field, low in least.items():
             if not low <= getattr(self, field) < float("inf"):
                 raise SchemaError(f"{field} is {getattr(self, field)}; it is at least {low}")

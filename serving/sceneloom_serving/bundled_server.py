@@ -1,8 +1,9 @@
 """Finding the tritonserver that the `nvidia-pytriton` wheel carries, and what it needs around it.
 
-The wheel holds a real tritonserver (2.51.0) with the Python backend. To serve a repository written by hand it needs a
-backend directory that joins the backend's files with the stub built for this Python, the wheel's libraries and this
-Python's libpython on LD_LIBRARY_PATH, and this environment's `bin` first on PATH, which is how the stub finds packages.
+The wheel holds a real tritonserver (2.51.0) with the Python backend. To serve a repository written
+by hand it needs a backend directory that joins the backend's files with the stub built for this
+Python, the wheel's libraries and this Python's libpython on LD_LIBRARY_PATH, and this environment's
+`bin` first on PATH, which is how the stub finds packages.
 """
 
 from __future__ import annotations
@@ -37,13 +38,18 @@ class BundledServer:
     """LD_LIBRARY_PATH for the server and its stub."""
 
     def write_backend_directory(self, folder: Path) -> None:
-        """Write what `--backend-directory` wants: `folder/python` with the backend's files and the stub."""
+        """Write what `--backend-directory` wants: `folder/python` with the backend's files and the
+        stub.
+        """
         shutil.copytree(self.backend, folder / "python")
         shutil.copy2(self.stub, folder / "python" / _STUB)
 
     def environment(self) -> dict[str, str]:
-        """Environment for the server: this process's, with library path and PATH as the stub needs them."""
-        # sys.prefix, not the executable's folder: a test runner may resolve the link out of the virtual environment.
+        """Environment for the server: this process's, with library path and PATH as the stub needs
+        them.
+        """
+        # sys.prefix, not the executable's folder: a test runner may resolve the link out of the
+        # virtual environment.
         bin_folder = str(Path(sys.prefix) / "bin")
         existing = os.environ.get("LD_LIBRARY_PATH")
         return {
@@ -58,27 +64,34 @@ def find_bundled_server() -> BundledServer:
     """Find the server and check that it can run here.
 
     Raises:
-        ServerStartError: there is no bundled server for this platform or Python, libpython is missing, or numpy is
-            too new for the stub.
+        ServerStartError: there is no bundled server for this platform or Python, libpython is
+            missing, or numpy is too new for the stub.
         MissingDependencyError: nvidia-pytriton is not installed.
     """
     if sys.platform != "linux" or platform.machine() != "x86_64":
         raise ServerStartError(
-            f"there is no bundled Triton server for {platform.system()} on {platform.machine()}; it is for Linux on "
-            "x86-64 only. Run the server in a container or on another machine and name it with --url"
+            f"there is no bundled Triton server for {platform.system()} on {platform.machine()}; "
+            "it is for Linux on "
+            "x86-64 only. Run the server in a container or on another machine and name it with "
+            "--url"
         )
     spec = importlib.util.find_spec("pytriton")
     if spec is None or spec.origin is None:
         raise MissingDependencyError(
-            "the bundled Triton server is in nvidia-pytriton, which is not installed: pip install 'sceneloom[embedded]'"
+            "the bundled Triton server is in nvidia-pytriton, which is not installed: pip install "
+            "'sceneloom[embedded]'"
         )
     package = Path(spec.origin).parent
     root = package / "tritonserver"
     version = f"{sys.version_info.major}.{sys.version_info.minor}"
     stub = root / "python_backend_stubs" / version / _STUB
     if not stub.is_file():
-        built = sorted((p.name for p in stub.parents[1].glob("3.*")), key=lambda v: int(v.split(".")[1]))
-        raise ServerStartError(f"the bundled Triton server has no stub for Python {version}; it has {', '.join(built)}")
+        built = sorted(
+            (p.name for p in stub.parents[1].glob("3.*")), key=lambda v: int(v.split(".")[1])
+        )
+        raise ServerStartError(
+            f"the bundled Triton server has no stub for Python {version}; it has {', '.join(built)}"
+        )
     check_numpy(importlib.metadata.version("numpy"))
     libraries = [package.parent / "nvidia_pytriton.libs", find_libpython().parent]
     return BundledServer(
@@ -97,7 +110,8 @@ def check_numpy(version: str) -> None:
     """
     if int(version.split(".")[0]) >= 2:
         raise ServerStartError(
-            f"numpy {version} is installed, and beside numpy 2 the bundled Triton server returns empty tensors: "
+            f"numpy {version} is installed, and beside numpy 2 the bundled Triton server returns "
+            "empty tensors: "
             "pip install 'sceneloom[embedded]' brings numpy below 2"
         )
 
@@ -110,7 +124,11 @@ def find_libpython() -> Path:
     """
     version = f"{sys.version_info.major}.{sys.version_info.minor}"
     name = f"libpython{version}.so.1.0"
-    folders = [sysconfig.get_config_var("LIBDIR"), sysconfig.get_config_var("LIBPL"), str(Path(sys.base_prefix) / "lib")]
+    folders = [
+        sysconfig.get_config_var("LIBDIR"),
+        sysconfig.get_config_var("LIBPL"),
+        str(Path(sys.base_prefix) / "lib"),
+    ]
     multiarch = sysconfig.get_config_var("MULTIARCH")
     folders += [f"/usr/lib/{multiarch}", f"/lib/{multiarch}"] if multiarch else []
     for folder in filter(None, folders):
@@ -122,6 +140,7 @@ def find_libpython() -> Path:
                 continue
             return path
     raise ServerStartError(
-        f"{name} is missing, which the bundled Triton server's Python stub loads: on Debian and Ubuntu "
+        f"{name} is missing, which the bundled Triton server's Python stub loads: on Debian and "
+        "Ubuntu "
         f"apt-get install libpython{version}; a Python you build yourself needs --enable-shared"
     )

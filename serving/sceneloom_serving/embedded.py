@@ -1,7 +1,8 @@
-"""The embedded server: the bundled tritonserver as a child process, proven by a real inference before it is announced.
+"""The embedded server: the bundled tritonserver as a child process, proven by a real inference
+before it is announced.
 
-For development, demonstrations and machines without a GPU. The bundled server is older than known security fixes, so
-it listens on 127.0.0.1 only; production runs NVIDIA's image (docs/serving.md).
+For development, demonstrations and machines without a GPU. The bundled server is older than known
+security fixes, so it listens on 127.0.0.1 only; production runs NVIDIA's image (docs/serving.md).
 
     sceneloom serve build/demo/repository
 """
@@ -57,7 +58,10 @@ class ServerSettings:
         """Check the ranges."""
         ports = [p for p in (self.http_port, self.grpc_port, self.metrics_port) if p]
         if any(not 0 < port < 65536 for port in ports) or len(set(ports)) != len(ports):
-            raise ValueError(f"ports are three different numbers from 1 to 65535 (or 0 for a free one), not {ports}")
+            raise ValueError(
+                "ports are three different numbers from 1 to 65535 (or 0 for a free one), not "
+                f"{ports}"
+            )
         if not 0 < self.start_timeout < float("inf") or not 0 < self.stop_timeout < float("inf"):
             raise ValueError("start_timeout and stop_timeout are positive numbers of seconds")
 
@@ -105,7 +109,10 @@ class EmbeddedServer:
         return self.start()
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         """Stop the server."""
         self.stop()
@@ -120,7 +127,9 @@ class EmbeddedServer:
         """
         assert self._process is None, "already started"
         if not self._repository.is_dir():
-            raise ServerStartError(f"{self._repository}: no such folder; sceneloom export writes one")
+            raise ServerStartError(
+                f"{self._repository}: no such folder; sceneloom export writes one"
+            )
         golden = load_golden(self._repository)
         server = find_bundled_server()
         sweep_regions()
@@ -140,7 +149,9 @@ class EmbeddedServer:
         return self._process.pid
 
     def wait(self, seconds: float | None = None) -> int | None:
-        """Wait for the server to end by itself: its exit code, or None if it still runs after `seconds`."""
+        """Wait for the server to end by itself: its exit code, or None if it still runs after
+        `seconds`.
+        """
         assert self._process is not None, "not started"
         try:
             return self._process.wait(seconds)
@@ -152,7 +163,7 @@ class EmbeddedServer:
         return explain_failure(list(self._lines))
 
     def stop(self) -> None:
-        """Stop the server and clean up; requests in flight finish first. Calling it twice is fine."""
+        """Stop the server and clean up; requests in flight finish first. Twice is fine."""
         process, self._process = self._process, None
         if process is not None:
             process.send_signal(signal.SIGTERM)
@@ -173,13 +184,15 @@ class EmbeddedServer:
         for name in ("http", "grpc", "metrics"):
             port = getattr(self._settings, f"{name}_port")
             with socket.socket() as probe:
-                # Without SO_REUSEADDR a port is refused for a minute after a server on it has stopped.
+                # Without SO_REUSEADDR a port is refused for a minute after a server on it has
+                # stopped.
                 probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
                 try:
                     probe.bind((HOST, port))
                 except OSError as error:
                     raise ServerStartError(
-                        f"port {port} for {name} cannot be used ({error.strerror}); choose another with --{name}-port"
+                        f"port {port} for {name} cannot be used ({error.strerror}); choose "
+                        f"another with --{name}-port"
                     ) from None
                 chosen[name] = f"{HOST}:{probe.getsockname()[1]}"
         self.http, self.grpc, self.metrics = chosen["http"], chosen["grpc"], chosen["metrics"]
@@ -230,10 +243,14 @@ class EmbeddedServer:
             if code is not None:
                 assert self._reader is not None
                 self._reader.join(5)
-                raise ServerStartError(f"the Triton server ended with code {code}: {self.why_it_ended()}")
+                raise ServerStartError(
+                    f"the Triton server ended with code {code}: {self.why_it_ended()}"
+                )
             left = deadline - time.monotonic()
             if left <= 0:
-                raise ServerStartError(f"the model was not ready within {self._settings.start_timeout:g} s")
+                raise ServerStartError(
+                    f"the model was not ready within {self._settings.start_timeout:g} s"
+                )
             try:
                 timeouts = Timeouts(connect=min(left, 5.0), infer=left)
                 with TritonSynthesizer(self.grpc, timeouts=timeouts) as synthesizer:
@@ -246,5 +263,3 @@ class EmbeddedServer:
 def _die_with_parent() -> None:
     """In the child: be terminated if the parent dies without stopping it (kill -9)."""
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-
-

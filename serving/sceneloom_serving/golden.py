@@ -1,7 +1,8 @@
-"""The golden probe: a real inference whose answer is known, because a server that says "ready" may still be broken.
+"""The golden probe: a real inference whose answer is known, because a server that says "ready" may
+still be broken.
 
-An export bundle holds `golden.npz`: one map, and the means of PyTorch's picture over blocks of 16x16 pixels. A served
-model passes if its own block means are within 2 grey levels.
+An export bundle holds `golden.npz`: one map, and the means of PyTorch's picture over blocks of
+16x16 pixels. A served model passes if its own block means are within 2 grey levels.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ def make_golden(reference: Synthesizer, request: Request) -> Golden:
 
 
 def block_means(image: Image) -> npt.NDArray[np.float32]:
-    """Mean of each whole block of 16x16 pixels: uint8 [H, W, 3] -> float32 [H // 16, W // 16, 3]."""
+    """Mean of each whole 16x16 block: uint8 [H, W, 3] -> float32 [H // 16, W // 16, 3]."""
     rows, columns = image.shape[0] // BLOCK, image.shape[1] // BLOCK
     blocks = image[: rows * BLOCK, : columns * BLOCK].reshape(rows, BLOCK, columns, BLOCK, 3)
     means: npt.NDArray[np.float32] = blocks.mean(axis=(1, 3), dtype=np.float64).astype(np.float32)
@@ -69,7 +70,8 @@ def check_golden(synthesizer: Synthesizer, golden: Golden) -> float:
     difference = float(np.abs(block_means(image) - golden.block_means).max())
     if not difference <= TOLERANCE:
         raise ModelFailedError(
-            f"the served model is not the one that was exported: on the golden map its picture differs by "
+            "the served model is not the one that was exported: on the golden map its picture "
+            "differs by "
             f"{difference:.1f} grey levels, {TOLERANCE:g} is the limit"
         )
     return difference
@@ -89,7 +91,9 @@ def load_golden(folder: Path) -> Golden:
     """
     path = folder / GOLDEN_FILE
     if not path.is_file():
-        raise ServerStartError(f"{folder}: no {GOLDEN_FILE}; this is not a folder that sceneloom export wrote")
+        raise ServerStartError(
+            f"{folder}: no {GOLDEN_FILE}; this is not a folder that sceneloom export wrote"
+        )
     try:
         with np.load(path, allow_pickle=False) as data:
             return Golden(
@@ -102,7 +106,16 @@ def load_golden(folder: Path) -> Golden:
         raise ServerStartError(f"{path}: damaged ({error})") from None
 
 
-def _probe(synthesizer: Synthesizer, label_map: LabelMap, instance_map: InstanceMap | None, style: Style | None) -> Image:
-    batch = [None if x is None else x[None] for x in (label_map, instance_map, style)]
-    assert batch[0] is not None
-    return synthesizer.run_batch(batch[0], batch[1], batch[2])[0]
+def _probe(
+    synthesizer: Synthesizer,
+    label_map: LabelMap,
+    instance_map: InstanceMap | None,
+    style: Style | None,
+) -> Image:
+    images = synthesizer.run_batch(
+        label_map[None],
+        None if instance_map is None else instance_map[None],
+        None if style is None else style[None],
+    )
+    image: Image = images[0]
+    return image

@@ -6,7 +6,14 @@ import importlib.metadata
 import os
 from pathlib import Path
 
-from sceneloom.contract import INPUT_INSTANCES, INPUT_LABELS, INPUT_STYLE, OUTPUT_IMAGE, PARAMETER, Contract
+from sceneloom.contract import (
+    INPUT_INSTANCES,
+    INPUT_LABELS,
+    INPUT_STYLE,
+    OUTPUT_IMAGE,
+    PARAMETER,
+    Contract,
+)
 from sceneloom.errors import ExportError, MissingDependencyError
 from sceneloom.extras import require
 from sceneloom.synthesizer import Image, InstanceMap, LabelMap, Style, Synthesizer
@@ -24,7 +31,8 @@ class OnnxRuntimeSynthesizer(Synthesizer):
             threads: threads for one picture; None takes the CPUs this process may use.
 
         Raises:
-            MissingDependencyError: onnxruntime is not installed, or two builds of it overwrite each other.
+            MissingDependencyError: onnxruntime is not installed, or two builds of it overwrite each
+                other.
             ExportError: the file is not a model that SceneLoom exported.
         """
         require(["onnxruntime"], extra="serve", purpose="running an exported model")
@@ -35,9 +43,13 @@ class OnnxRuntimeSynthesizer(Synthesizer):
         options.intra_op_num_threads = threads or len(os.sched_getaffinity(0))
         options.log_severity_level = 3
         try:
-            self._session = onnxruntime.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
+            self._session = onnxruntime.InferenceSession(
+                str(model), options, providers=["CPUExecutionProvider"]
+            )
         except Exception as error:  # onnxruntime's own classes differ between builds
-            raise ExportError(f"{model}: ONNX Runtime cannot load it ({str(error)[:300]})") from None
+            raise ExportError(
+                f"{model}: ONNX Runtime cannot load it ({str(error)[:300]})"
+            ) from None
         metadata = self._session.get_modelmeta().custom_metadata_map
         if PARAMETER not in metadata:
             raise ExportError(f"{model}: carries no contract; it was not exported by sceneloom")
@@ -54,10 +66,14 @@ class OnnxRuntimeSynthesizer(Synthesizer):
         """Most pictures at once."""
         return self._max_batch_size
 
-    def run_batch(self, label_maps: LabelMap, instance_maps: InstanceMap | None, styles: Style | None) -> Image:
+    def run_batch(
+        self, label_maps: LabelMap, instance_maps: InstanceMap | None, styles: Style | None
+    ) -> Image:
         """Run one batch; see `Synthesizer.run_batch`."""
         feeds = {INPUT_LABELS: label_maps, INPUT_INSTANCES: instance_maps, INPUT_STYLE: styles}
-        image: Image = self._session.run([OUTPUT_IMAGE], {k: v for k, v in feeds.items() if v is not None})[0]
+        image: Image = self._session.run(
+            [OUTPUT_IMAGE], {k: v for k, v in feeds.items() if v is not None}
+        )[0]
         return image
 
 

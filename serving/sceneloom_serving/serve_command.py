@@ -9,7 +9,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Annotated
 
-from tyro.conf import arg, OmitArgPrefixes, Positional
+from tyro.conf import OmitArgPrefixes, Positional, arg
 
 from sceneloom_serving.embedded import EmbeddedServer, ServerSettings
 from sceneloom_serving.server_log import LogLine
@@ -27,9 +27,10 @@ def main(
 ) -> int:
     """Serve an exported repository with the bundled Triton server, on 127.0.0.1 only.
 
-    Prints one line that begins with "ready " once the model has answered a real inference with the right picture, then
-    runs until it is interrupted (SIGINT or SIGTERM). For development and machines without a GPU: the bundled server is
-    older than known security fixes; production runs NVIDIA's image.
+    Prints one line that begins with "ready " once the model has answered a real inference with the
+    right picture, then runs until it is interrupted (SIGINT or SIGTERM). For development and
+    machines without a GPU: the bundled server is older than known security fixes; production runs
+    NVIDIA's image.
 
     Args:
         repository: folder that sceneloom export wrote.
@@ -47,9 +48,15 @@ def main(
             stack.callback(signal.signal, number, signal.signal(number, _stop))
         try:
             with server:
-                print(f"ready grpc={server.grpc} http={server.http} metrics={server.metrics}", flush=True)
+                print(
+                    f"ready grpc={server.grpc} http={server.http} metrics={server.metrics}",
+                    flush=True,
+                )
                 code = server.wait()
-                print(f"sceneloom serve: the server ended with code {code}: {server.why_it_ended()}", file=sys.stderr)
+                print(
+                    f"sceneloom serve: the server ended with code {code}: {server.why_it_ended()}",
+                    file=sys.stderr,
+                )
                 return 1
         except _Stopped:
             print("stopped", file=sys.stderr)
@@ -58,5 +65,7 @@ def main(
 
 def _stop(number: int, frame: FrameType | None) -> None:
     for again in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(again, signal.SIG_IGN)  # the server is being stopped; a second signal must not cut that short
+        signal.signal(
+            again, signal.SIG_IGN
+        )  # the server is being stopped; a second signal must not cut that short
     raise _Stopped

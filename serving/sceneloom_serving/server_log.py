@@ -16,7 +16,9 @@ class LogLine:
     """One line of Triton's log."""
 
     level: str
-    """``error``, ``warning``, ``info``, ``verbose``, or ``output`` for anything else the processes print."""
+    """``error``, ``warning``, ``info``, ``verbose``, or ``output`` for anything else the processes
+    print.
+    """
     text: str
     """What it says, without date, process and source file."""
 
@@ -37,7 +39,11 @@ def parse_line(line: str) -> LogLine:
         return LogLine("output", line.strip())
     text = match[2]
     if text.startswith('"') and text.endswith('"') and len(text) > 1:
-        text = text[1:-1].encode().decode("unicode_escape", errors="replace") if "\\" in text else text[1:-1]
+        text = (
+            text[1:-1].encode().decode("unicode_escape", errors="replace")
+            if "\\" in text
+            else text[1:-1]
+        )
     return LogLine(_LEVELS[match[1]], text)
 
 
@@ -60,5 +66,7 @@ def explain_failure(lines: list[LogLine]) -> str:
 def _last_reason(text: str) -> str:
     """A Python traceback ends in the exception; the backend adds the frames below it."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
-    kept = [line for line in lines if not line.startswith("At:") and not re.match(r"\S+\(\d+\):", line)]
+    kept = [
+        line for line in lines if not line.startswith("At:") and not re.match(r"\S+\(\d+\):", line)
+    ]
     return (kept or lines or [text])[0].rstrip(";")

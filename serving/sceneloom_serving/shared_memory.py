@@ -1,4 +1,6 @@
-"""Shared memory regions of the embedded server: named for the process that owns them, swept if it is gone."""
+"""Shared memory regions of the embedded server: named for the process that owns them, swept if it
+is gone.
+"""
 
 from __future__ import annotations
 

@@ -15,7 +15,9 @@ if TYPE_CHECKING:
 class TorchSynthesizer(Synthesizer):
     """Runs a generator in PyTorch, eager, float32, on the CPU."""
 
-    def __init__(self, generator: Generator, contract: Contract, *, max_batch_size: int = 1) -> None:
+    def __init__(
+        self, generator: Generator, contract: Contract, *, max_batch_size: int = 1
+    ) -> None:
         """Wrap a generator; it is put into eval mode.
 
         Raises:
@@ -38,11 +40,15 @@ class TorchSynthesizer(Synthesizer):
         """Most pictures at once."""
         return self._max_batch_size
 
-    def run_batch(self, label_maps: LabelMap, instance_maps: InstanceMap | None, styles: Style | None) -> Image:
+    def run_batch(
+        self, label_maps: LabelMap, instance_maps: InstanceMap | None, styles: Style | None
+    ) -> Image:
         """Run one batch; see `Synthesizer.run_batch`."""
         import torch
 
-        tensors = [None if x is None else torch.from_numpy(x) for x in (label_maps, instance_maps, styles)]
+        tensors = [
+            None if x is None else torch.from_numpy(x) for x in (label_maps, instance_maps, styles)
+        ]
         with torch.inference_mode():
             image: Image = self._served(*tensors).numpy()
         return image

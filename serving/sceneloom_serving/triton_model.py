@@ -1,7 +1,8 @@
-"""The served model inside Triton's Python backend; `triton_models/synthesis/1/model.py` is a shim over it.
+"""The served model inside Triton's Python backend; `triton_models/synthesis/1/model.py` is a shim
+over it.
 
-Runs inside the backend's stub process only: `triton_python_backend_utils` exists nowhere else. torch is never imported
-here.
+Runs inside the backend's stub process only: `triton_python_backend_utils` exists nowhere else.
+torch is never imported here.
 """
 
 from __future__ import annotations
@@ -14,7 +15,14 @@ from typing import Any
 import numpy as np
 import triton_python_backend_utils as pb_utils
 
-from sceneloom.contract import INPUT_INSTANCES, INPUT_LABELS, INPUT_STYLE, OUTPUT_IMAGE, PARAMETER, Contract
+from sceneloom.contract import (
+    INPUT_INSTANCES,
+    INPUT_LABELS,
+    INPUT_STYLE,
+    OUTPUT_IMAGE,
+    PARAMETER,
+    Contract,
+)
 from sceneloom.errors import SizeError
 from sceneloom_serving.onnx_runtime import OnnxRuntimeSynthesizer
 
@@ -25,9 +33,13 @@ class TritonPythonModel:
     def initialize(self, args: dict[str, str]) -> None:
         """Load `model.onnx` from the version's folder; called once by Triton."""
         config = json.loads(args["model_config"])
-        self._contract = Contract.loads(config["parameters"][PARAMETER]["string_value"], source="config.pbtxt")
+        self._contract = Contract.loads(
+            config["parameters"][PARAMETER]["string_value"], source="config.pbtxt"
+        )
         folder = Path(args["model_repository"]) / args["model_version"]
-        self._engine = OnnxRuntimeSynthesizer(folder / "model.onnx", max_batch_size=max(config["max_batch_size"], 1))
+        self._engine = OnnxRuntimeSynthesizer(
+            folder / "model.onnx", max_batch_size=max(config["max_batch_size"], 1)
+        )
 
     def execute(self, requests: Sequence[Any]) -> list[Any]:
         """Answer a batch of requests; Triton's batcher joins requests of equal size only."""
@@ -50,18 +62,20 @@ class TritonPythonModel:
             return _error(str(error), pb_utils.TritonError.INVALID_ARG)
         instance_maps = _array(request, INPUT_INSTANCES)
         if instance_maps is not None and instance_maps.shape != label_maps.shape:
-            text = f"label_map is {list(label_maps.shape)} and instance_map {list(instance_maps.shape)}; they must be equal"
+            sizes = f"{list(label_maps.shape)} and instance_map {list(instance_maps.shape)}"
+            text = f"label_map is {sizes}; they must be equal"
             return _error(text, pb_utils.TritonError.INVALID_ARG)
         return None
 
     def _inputs(self, request: Any) -> tuple[Any, Any, Any]:
-        return _array(request, INPUT_LABELS), _array(request, INPUT_INSTANCES), _array(request, INPUT_STYLE)
+        return (
+            _array(request, INPUT_LABELS),
+            _array(request, INPUT_INSTANCES),
+            _array(request, INPUT_STYLE),
+        )
 
     def _run(self, inputs: Sequence[tuple[Any, Any, Any]]) -> list[Any]:
-        label_maps, instance_maps, styles = (
-            None if parts[0] is None else parts[0] if len(parts) == 1 else np.concatenate(parts)
-            for parts in zip(*inputs, strict=True)
-        )
+        label_maps, instance_maps, styles = map(_joined, zip(*inputs, strict=True))
         images = self._engine.run_batch(label_maps, instance_maps, styles)
         return np.split(images, np.cumsum([len(part[0]) for part in inputs])[:-1])
 
@@ -69,6 +83,12 @@ class TritonPythonModel:
 def _array(request: Any, name: str) -> Any:
     tensor = pb_utils.get_input_tensor_by_name(request, name)
     return None if tensor is None else tensor.as_numpy()
+
+
+def _joined(parts: Sequence[Any]) -> Any:
+    if parts[0] is None:
+        return None
+    return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
 
 def _error(text: str, code: int) -> Any:

@@ -1,8 +1,8 @@
 """The checkpoint bundle: a folder with `model.safetensors` and `model.json`.
 
-`model.json` holds the architecture, the contract, where the weights come from, and the SHA-256 of the weights file;
-docs/formats.md is the specification. A bundle is written beside its place and renamed into it, so that a reader never
-sees half of one.
+`model.json` holds the architecture, the contract, where the weights come from, and the SHA-256 of
+the weights file; docs/formats.md is the specification. A bundle is written beside its place and
+renamed into it, so that a reader never sees half of one.
 """
 
 from __future__ import annotations
@@ -42,7 +42,9 @@ class Checkpoint:
     """SHA-256 of `model.safetensors`, hexadecimal."""
 
 
-def save_checkpoint(folder: Path, generator: Generator, contract: Contract, provenance: dict[str, Any]) -> None:
+def save_checkpoint(
+    folder: Path, generator: Generator, contract: Contract, provenance: dict[str, Any]
+) -> None:
     """Write a bundle; an existing bundle in its place is replaced, anything else there is refused.
 
     Args:
@@ -54,13 +56,21 @@ def save_checkpoint(folder: Path, generator: Generator, contract: Contract, prov
     Raises:
         CheckpointError: `folder` exists and is no bundle, or it cannot be written.
     """
-    if folder.exists() and not (folder / DESCRIPTION).is_file() and (not folder.is_dir() or any(folder.iterdir())):
-        raise CheckpointError(f"{folder}: exists and is not a checkpoint bundle; choose another place")
+    if (
+        folder.exists()
+        and not (folder / DESCRIPTION).is_file()
+        and (not folder.is_dir() or any(folder.iterdir()))
+    ):
+        raise CheckpointError(
+            f"{folder}: exists and is not a checkpoint bundle; choose another place"
+        )
     fresh = folder.with_name(f".{folder.name}.{os.getpid()}.new")
     old = folder.with_name(f".{folder.name}.{os.getpid()}.old")
     try:
         fresh.mkdir(parents=True)
-        safetensors.torch.save_file({k: v.contiguous() for k, v in generator.state_dict().items()}, fresh / WEIGHTS)
+        safetensors.torch.save_file(
+            {k: v.contiguous() for k, v in generator.state_dict().items()}, fresh / WEIGHTS
+        )
         description = {
             "format": FORMAT,
             "sceneloom": __version__,
@@ -84,7 +94,8 @@ def load_checkpoint(folder: Path) -> Checkpoint:
     """Load a bundle and check its weights against the recorded hash.
 
     Raises:
-        CheckpointError: not a bundle, a file is damaged, or the weights are not those that were saved.
+        CheckpointError: not a bundle, a file is damaged, or the weights are not those that were
+            saved.
     """
     try:
         description = json.loads((folder / DESCRIPTION).read_text("utf-8"))
@@ -97,15 +108,23 @@ def load_checkpoint(folder: Path) -> Checkpoint:
         recorded, contract_json = description["sha256"][WEIGHTS], description["contract"]
         architecture_json, provenance = description["architecture"], dict(description["provenance"])
     except (KeyError, TypeError, ValueError) as error:
-        raise CheckpointError(f"{folder / DESCRIPTION}: {error} is missing or of the wrong kind") from None
+        raise CheckpointError(
+            f"{folder / DESCRIPTION}: {error} is missing or of the wrong kind"
+        ) from None
     if recorded != weights_hash:
-        raise CheckpointError(f"{folder / WEIGHTS}: changed or damaged, its SHA-256 is not the one in {DESCRIPTION}")
-    generator = build_generator(GeneratorArchitecture.from_json(architecture_json, source=str(folder / DESCRIPTION)))
+        raise CheckpointError(
+            f"{folder / WEIGHTS}: changed or damaged, its SHA-256 is not the one in {DESCRIPTION}"
+        )
+    generator = build_generator(
+        GeneratorArchitecture.from_json(architecture_json, source=str(folder / DESCRIPTION))
+    )
     try:
         contract = Contract.from_json(contract_json, source=str(folder / DESCRIPTION))
         generator.load_state_dict(safetensors.torch.load_file(folder / WEIGHTS))
     except (SchemaError, SafetensorError, RuntimeError) as error:
-        raise CheckpointError(f"{folder}: weights and description do not fit ({str(error)[:300]})") from None
+        raise CheckpointError(
+            f"{folder}: weights and description do not fit ({str(error)[:300]})"
+        ) from None
     return Checkpoint(
         generator=generator.eval().requires_grad_(False),
         contract=contract,

@@ -5,20 +5,26 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-from tyro.conf import arg, Positional
+from tyro.conf import Positional, arg
 
 from sceneloom.extras import require
 from sceneloom.hashing import file_hash
 from sceneloom.schema import load_schema
 
 
-def main(checkpoint: Annotated[Path, Positional, arg(metavar="CHECKPOINT")], *, labels: str, out: Path, style_channels: int | None = None) -> int:
+def main(
+    checkpoint: Annotated[Path, Positional, arg(metavar="CHECKPOINT")],
+    *,
+    labels: str,
+    out: Path,
+    style_channels: int | None = None,
+) -> int:
     """Turn a published pix2pixHD generator (latest_net_G.pth) into a checkpoint bundle.
 
     Args:
         checkpoint: the .pth file; only tensors in it are read, nothing in it runs.
-        labels: the label schema it was trained with: a built-in name (sceneloom schemas lists them) or the path of a
-            JSON file.
+        labels: the label schema it was trained with: a built-in name (sceneloom schemas lists them)
+            or the path of a JSON file.
         out: folder of the checkpoint bundle to write.
         style_channels: number of style features, if the number of input channels leaves it open.
     """
@@ -27,18 +33,24 @@ def main(checkpoint: Annotated[Path, Positional, arg(metavar="CHECKPOINT")], *, 
     from sceneloom_training.published import import_published
 
     imported = import_published(checkpoint, load_schema(labels), style_channels=style_channels)
-    provenance = {"imported_from": checkpoint.name, "sha256": file_hash(checkpoint), "notes": list(imported.notes)}
+    provenance = {
+        "imported_from": checkpoint.name,
+        "sha256": file_hash(checkpoint),
+        "notes": list(imported.notes),
+    }
     save_checkpoint(out, imported.generator, imported.contract, provenance)
     a, contract = imported.generator.architecture, imported.contract
     parameters = sum(p.numel() for p in imported.generator.parameters())
     enhancers = f", {a.enhancers} enhancers of {a.enhancer_blocks} blocks" if a.enhancers else ""
     print(
-        f"generator: {parameters / 1e6:.1f} M parameters, ngf {a.ngf}, {a.global_downsamplings} downsamplings, "
+        f"generator: {parameters / 1e6:.1f} M parameters, ngf {a.ngf}, {a.global_downsamplings} "
+        "downsamplings, "
         f"{a.global_blocks} blocks{enhancers}"
     )
     print(
         f"inputs: {contract.schema.channels} labels ({contract.schema.name}), "
-        f"{'boundaries' if contract.boundaries else 'no boundaries'}, {contract.style_channels} style features; "
+        f"{'boundaries' if contract.boundaries else 'no boundaries'}, {contract.style_channels} "
+        "style features; "
         f"sizes are multiples of {contract.size_multiple}"
     )
     for note in imported.notes:

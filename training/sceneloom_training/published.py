@@ -1,8 +1,9 @@
 """Import of published pix2pixHD generators: `latest_net_G.pth` -> a checkpoint bundle.
 
-The published layout numbers the layers of flat `nn.Sequential`s. The global generator is `model` (with its last
-convolution only when there is no enhancer); enhancer n is `model<n>_1` (down) and `model<n>_2` (blocks, up, and the
-last convolution in the last one). The architecture is derived from names and shapes alone::
+The published layout numbers the layers of flat `nn.Sequential`s. The global generator is `model`
+(with its last convolution only when there is no enhancer); enhancer n is `model<n>_1` (down) and
+`model<n>_2` (blocks, up, and the last convolution in the last one). The architecture is derived
+from names and shapes alone::
 
     sceneloom import latest_net_G.pth --labels cityscapes --out checkpoints/streets
 """
@@ -26,7 +27,9 @@ from sceneloom_training.networks import Generator, GeneratorArchitecture, build_
 PUBLISHED_STYLE_CHANNELS = 3
 """Features of the published encoder unless `--feat_num` said otherwise."""
 
-_KEY = re.compile(r"(model(?:\d+_[12])?)\.(\d+)\.(?:conv_block\.(\d+)\.)?(weight|bias|running_mean|running_var|num_batches_tracked)")
+_KEY = re.compile(
+    r"(model(?:\d+_[12])?)\.(\d+)\.(?:conv_block\.(\d+)\.)?(weight|bias|running_mean|running_var|num_batches_tracked)"
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -65,42 +68,59 @@ def load_published(path: Path) -> dict[str, Tensor]:
     except pickle.UnpicklingError as error:
         name = re.search(r"(?:GLOBAL|global|class) ([\w.]+)", str(error))
         what = f" ({name[1]})" if name else ""
-        raise CheckpointError(f"{path}: refused, it holds something other than tensors{what}; nothing in it was run") from None
+        raise CheckpointError(
+            f"{path}: refused, it holds something other than tensors{what}; nothing in it was run"
+        ) from None
     except Exception as error:  # zip, tar, EOF and runtime errors of a damaged file
-        raise CheckpointError(f"{path}: not a readable PyTorch file ({str(error).splitlines()[0][:160]})") from None
+        raise CheckpointError(
+            f"{path}: not a readable PyTorch file ({str(error).splitlines()[0][:160]})"
+        ) from None
     if not isinstance(state, dict) or not state:
-        raise CheckpointError(f"{path}: holds a {type(state).__name__}, not a generator's state dict")
+        raise CheckpointError(
+            f"{path}: holds a {type(state).__name__}, not a generator's state dict"
+        )
     state = {str(k).removeprefix("module."): v for k, v in state.items()}
     if bad := [k for k, v in state.items() if not isinstance(v, Tensor)]:
         raise CheckpointError(f"{path}: not a generator's state dict: {bad[0]!r} is no tensor")
     return {k: v.float() if v.is_floating_point() else v for k, v in state.items()}
 
 
-def import_published(path: Path, schema: LabelSchema, *, style_channels: int | None = None) -> Imported:
+def import_published(
+    path: Path, schema: LabelSchema, *, style_channels: int | None = None
+) -> Imported:
     """Rebuild a published generator and say what it takes.
 
     Args:
         path: `latest_net_G.pth` or `<epoch>_net_G.pth`.
-        schema: the label schema it was trained with; its channel count decides what the remaining input channels are:
-            none left, the boundary map (1), or the boundary map and the published encoder's three style features (4).
+        schema: the label schema it was trained with; its channel count decides what the remaining
+            input channels are: none left, the boundary map (1), or the boundary map and the
+            published encoder's three style features (4).
         style_channels: number of style features, for a model that none of these fits.
 
     Raises:
-        CheckpointError: the file is unsafe or not a published generator, or schema and weights do not fit; the text
-            says exactly what.
+        CheckpointError: the file is unsafe or not a published generator, or schema and weights do
+            not fit; the text says exactly what.
     """
     state = load_published(path)
     architecture, dropped = _derive(state, str(path))
-    boundaries, style = _split_inputs(architecture.input_channels, schema, style_channels, str(path))
+    boundaries, style = _split_inputs(
+        architecture.input_channels, schema, style_channels, str(path)
+    )
     generator = build_generator(architecture).eval()
     _fill(generator, state, str(path))
     notes = []
     if dropped:
-        notes.append(f"left out {dropped} running statistics of InstanceNorm, which the published network never used")
+        notes.append(
+            f"left out {dropped} running statistics of InstanceNorm, which the published network "
+            "never used"
+        )
     if style:
         notes.append(f"{style} style features: give a style table, or cluster styles for defaults")
     contract = Contract(
-        schema=schema, boundaries=boundaries, style_channels=style, size_multiple=architecture.size_multiple
+        schema=schema,
+        boundaries=boundaries,
+        style_channels=style,
+        size_multiple=architecture.size_multiple,
     )
     return Imported(generator=generator, contract=contract, notes=tuple(notes))
 
@@ -109,24 +129,32 @@ def _derive(state: dict[str, Tensor], source: str) -> tuple[GeneratorArchitectur
     """Architecture, and how many running statistics were left out."""
     groups, dropped = _parse(state, source)
     if "model" not in groups:
-        raise CheckpointError(f"{source}: no layers called model.*; this is not a pix2pixHD generator")
+        raise CheckpointError(
+            f"{source}: no layers called model.*; this is not a pix2pixHD generator"
+        )
     numbers = sorted({int(name[5:].split("_")[0]) for name in groups if name != "model"})
     enhancers = len(numbers)
     expected = {f"model{n}_{part}" for n in range(1, enhancers + 1) for part in (1, 2)} | {"model"}
     if set(groups) != expected:
-        raise CheckpointError(f"{source}: layers of the enhancers are missing: {sorted(expected ^ set(groups))}")
+        raise CheckpointError(
+            f"{source}: layers of the enhancers are missing: {sorted(expected ^ set(groups))}"
+        )
     trunk = groups["model"]
     convs = sorted(trunk.plain)
     if not convs or convs[0] != 1:
         raise CheckpointError(f"{source}: model.1, the first convolution, is missing")
     body = len(convs) - (1 if enhancers else 2)
     if body < 0 or body % 2:
-        raise CheckpointError(f"{source}: the global generator has {len(convs)} convolutions outside its blocks; "
-                              "it should have as many up as down")
+        raise CheckpointError(
+            f"{source}: the global generator has {len(convs)} convolutions outside its blocks; "
+            "it should have as many up as down"
+        )
     stem = trunk.plain[1]
     enhancer_blocks = {len(groups[f"model{n}_2"].blocks) for n in numbers}
     if len(enhancer_blocks) > 1:
-        raise CheckpointError(f"{source}: the enhancers have different numbers of blocks: {sorted(enhancer_blocks)}")
+        raise CheckpointError(
+            f"{source}: the enhancers have different numbers of blocks: {sorted(enhancer_blocks)}"
+        )
     last = groups[f"model{enhancers}_2"] if enhancers else trunk
     architecture = GeneratorArchitecture(
         input_channels=stem.shape[1],
@@ -153,7 +181,8 @@ def _parse(state: dict[str, Tensor], source: str) -> tuple[dict[str, _Layers], i
             continue
         if kind == "weight" and tensor.ndim != 4:
             raise CheckpointError(
-                f"{source}: {key!r} is {list(tensor.shape)}, a norm with weights (BatchNorm or an affine InstanceNorm); "
+                f"{source}: {key!r} is {list(tensor.shape)}, a norm with weights (BatchNorm or an "
+                "affine InstanceNorm); "
                 "the published generators have InstanceNorm without"
             )
         layers = groups.setdefault(group, _Layers({}, {}))
@@ -165,7 +194,7 @@ def _parse(state: dict[str, Tensor], source: str) -> tuple[dict[str, _Layers], i
 
 
 def published_names(a: GeneratorArchitecture) -> Iterator[tuple[str, str]]:
-    """Pairs of (our weight name, the published name) for every weight and bias of an architecture."""
+    """Pairs of (our name, published name) for every weight and bias of an architecture."""
     plain = list(_published_trunk(a))
     for n in range(1, a.enhancers + 1):
         plain += _published_enhancer(a, n)
@@ -210,11 +239,13 @@ def _split_inputs(
     """Whether there is a boundary channel, and how many style features."""
     left = channels - schema.channels
     if style_channels is None:
-        # Labels alone, labels and boundary, or both and the published encoder's default of three features.
+        # Labels alone, labels and boundary, or both and the published encoder's default of three
+        # features.
         style_channels = PUBLISHED_STYLE_CHANNELS if left == 1 + PUBLISHED_STYLE_CHANNELS else 0
     if left - style_channels not in (0, 1):
         raise CheckpointError(
-            f"{source}: the network has {channels} input channels; schema {schema.name} explains {schema.channels} by "
+            f"{source}: the network has {channels} input channels; schema {schema.name} explains "
+            f"{schema.channels} by "
             f"its labels, at most 1 is the boundary map and {style_channels} are style features. "
             "Name the label schema it was trained with, or the number of its style features"
         )
@@ -226,15 +257,20 @@ def _fill(generator: Generator, state: dict[str, Tensor], source: str) -> None:
     names = dict(published_names(generator.architecture))
     assert set(names) == set(wanted)
     if missing := [theirs for theirs in names.values() if theirs not in state]:
-        raise CheckpointError(f"{source}: {len(missing)} layers are missing, the first is {missing[0]!r}")
-    left_over = [key for key in state if key not in names.values() and key.endswith((".weight", ".bias"))]
+        raise CheckpointError(
+            f"{source}: {len(missing)} layers are missing, the first is {missing[0]!r}"
+        )
+    left_over = [
+        key for key in state if key not in names.values() and key.endswith((".weight", ".bias"))
+    ]
     if left_over:
         raise CheckpointError(f"{source}: {left_over[0]!r} has no place in this architecture")
     for ours, tensor in wanted.items():
         weights = state[names[ours]]
         if weights.shape != tensor.shape:
             raise CheckpointError(
-                f"{source}: {names[ours]} is {list(weights.shape)}; this architecture needs {list(tensor.shape)}"
+                f"{source}: {names[ours]} is {list(weights.shape)}; this architecture needs "
+                f"{list(tensor.shape)}"
             )
         if not torch.isfinite(weights).all():
             raise CheckpointError(f"{source}: {names[ours]} holds values that are not finite")

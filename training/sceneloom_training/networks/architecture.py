@@ -10,14 +10,20 @@ from sceneloom.errors import CheckpointError
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class GeneratorArchitecture:
-    """Coarse-to-fine generator of pix2pixHD: a global generator and any number of local enhancers around it."""
+    """Coarse-to-fine generator of pix2pixHD: a global generator and any number of local enhancers
+    around it.
+    """
 
     input_channels: int
-    """One-hot labels, then the boundary map if there is one, then the style features if there are any."""
+    """One-hot labels, then the boundary map if there is one, then the style features if there are
+    any.
+    """
     output_channels: int = 3
     """RGB."""
     ngf: int = 64
-    """Filters of the outermost network's first convolution (published: 64 for G1 alone, 32 with one enhancer)."""
+    """Filters of the outermost network's first convolution (published: 64 for G1 alone, 32 with one
+    enhancer).
+    """
     global_downsamplings: int = 4
     """Stride-2 convolutions of the global generator."""
     global_blocks: int = 9
@@ -41,17 +47,22 @@ class GeneratorArchitecture:
         for field, low in least.items():
             value = getattr(self, field)
             if not isinstance(value, int) or isinstance(value, bool) or value < low:
-                raise CheckpointError(f"architecture: {field} is {value!r}; it is a whole number of at least {low}")
+                raise CheckpointError(
+                    f"architecture: {field} is {value!r}; it is a whole number of at least {low}"
+                )
 
     @property
     def global_ngf(self) -> int:
-        """Filters of the global generator's first convolution: each enhancer has half as many as what it encloses."""
+        """Filters of the global generator's first convolution: each enhancer has half as many as
+        what it encloses.
+        """
         return self.ngf * 2**self.enhancers
 
     @property
     def size_multiple(self) -> int:
         """Height and width must be multiples of this."""
-        return int(2 ** (self.global_downsamplings + self.enhancers))
+        downsamplings: int = self.global_downsamplings + self.enhancers
+        return 1 << downsamplings
 
     def to_json(self) -> dict[str, Any]:
         """The hyper-parameters as a JSON object."""

@@ -1,8 +1,10 @@
-"""The coarse-to-fine generator (pix2pixHD, section 3.2): a global generator G1 and local enhancers around it.
+"""The coarse-to-fine generator (pix2pixHD, section 3.2): a global generator G1 and local enhancers
+around it.
 
-Every InstanceNorm is without affine parameters, eps 1e-5, and every padding of a convolution that is not strided is by
-reflection, as published. Height and width are multiples of `GeneratorArchitecture.size_multiple`, each at least twice
-that: below it the reflection at the bottleneck has nothing to reflect.
+Every InstanceNorm is without affine parameters, eps 1e-5, and every padding of a convolution that
+is not strided is by reflection, as published. Height and width are multiples of
+`GeneratorArchitecture.size_multiple`, each at least twice that: below it the reflection at the
+bottleneck has nothing to reflect.
 """
 
 from __future__ import annotations
@@ -28,7 +30,8 @@ class ResidualBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Add the block's residual."""
         y = torch.relu(self.norm1(self.conv1(self.pad(x))))
-        return x + self.norm2(self.conv2(self.pad(y)))
+        residual: Tensor = self.norm2(self.conv2(self.pad(y)))
+        return x + residual
 
 
 def _conv7(inputs: int, outputs: int) -> nn.Sequential:
@@ -41,7 +44,9 @@ def _stem(inputs: int, outputs: int) -> nn.Sequential:
 
 def _down(channels: int) -> nn.Sequential:
     return nn.Sequential(
-        nn.Conv2d(channels, 2 * channels, 3, stride=2, padding=1), nn.InstanceNorm2d(2 * channels), nn.ReLU()
+        nn.Conv2d(channels, 2 * channels, 3, stride=2, padding=1),
+        nn.InstanceNorm2d(2 * channels),
+        nn.ReLU(),
     )
 
 
@@ -54,7 +59,9 @@ class GlobalGenerator(nn.Module):
     """G1 without its last convolution: [N, inputs, H, W] -> features [N, ngf, H, W]."""
 
     def __init__(self, inputs: int, ngf: int, downsamplings: int, blocks: int) -> None:
-        """Build the encoder, the residual blocks at ngf * 2**downsamplings channels, and the decoder."""
+        """Build the encoder, the residual blocks at ngf * 2**downsamplings channels, and the
+        decoder.
+        """
         super().__init__()
         self.stem = _stem(inputs, ngf)
         self.downs = nn.Sequential(*(_down(ngf * 2**i) for i in range(downsamplings)))
@@ -68,7 +75,9 @@ class GlobalGenerator(nn.Module):
 
 
 class LocalEnhancer(nn.Module):
-    """One enhancer without its last convolution; it works at twice the resolution of the features it is given."""
+    """One enhancer without its last convolution; it works at twice the resolution of the features
+    it is given.
+    """
 
     def __init__(self, inputs: int, ngf: int, blocks: int) -> None:
         """Build the front end, the residual blocks at 2 * ngf channels, and the upsampling."""
@@ -93,10 +102,14 @@ class LocalEnhancer(nn.Module):
 
 
 class Generator(nn.Module):
-    """The whole generator: image pyramid, global generator, enhancers from coarse to fine, last convolution, tanh."""
+    """The whole generator: image pyramid, global generator, enhancers from coarse to fine, last
+    convolution, tanh.
+    """
 
     def __init__(self, architecture: GeneratorArchitecture) -> None:
-        """Build the networks with PyTorch's initialisation; `build_generator` applies the published one."""
+        """Build the networks with PyTorch's initialisation; `build_generator` applies the published
+        one.
+        """
         super().__init__()
         a = architecture
         self.architecture = a
@@ -104,7 +117,8 @@ class Generator(nn.Module):
             a.input_channels, a.global_ngf, a.global_downsamplings, a.global_blocks
         )
         self.enhancers = nn.ModuleList(
-            LocalEnhancer(a.input_channels, a.global_ngf // 2 ** (n + 1), a.enhancer_blocks) for n in range(a.enhancers)
+            LocalEnhancer(a.input_channels, a.global_ngf // 2 ** (n + 1), a.enhancer_blocks)
+            for n in range(a.enhancers)
         )
         self.head = _conv7(a.ngf, a.output_channels)
         self.pool = nn.AvgPool2d(3, stride=2, padding=1, count_include_pad=False)
@@ -113,7 +127,8 @@ class Generator(nn.Module):
         """Synthesize.
 
         Args:
-            x: float [N, input_channels, H, W]; one-hot labels, then the boundary map, then the style features.
+            x: float [N, input_channels, H, W]; one-hot labels, then the boundary map, then the
+                style features.
 
         Returns:
             float [N, output_channels, H, W] in [-1, 1].
@@ -128,11 +143,13 @@ class Generator(nn.Module):
 
 
 def build_generator(architecture: GeneratorArchitecture, *, seed: int | None = None) -> Generator:
-    """Build a generator with the published initialisation: convolutions from N(0, 0.02), biases by PyTorch's default.
+    """Build a generator with the published initialisation: convolutions from N(0, 0.02), biases by
+    PyTorch's default.
 
     Args:
         architecture: the hyper-parameters.
-        seed: makes the weights repeatable without touching the process's random state; None draws from that state.
+        seed: makes the weights repeatable without touching the process's random state; None draws
+            from that state.
     """
     with torch.random.fork_rng(devices=[], enabled=seed is not None):
         if seed is not None:

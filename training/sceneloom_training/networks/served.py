@@ -1,8 +1,9 @@
 """The served graph: a generator with everything between the wire and the network around it.
 
-Label map, instance map and style table go in as they travel; a finished RGB picture comes out. The operations are
-chosen for the engines that run the exported graph (docs/graph.md): the label map is cast to float first, boundaries
-compare integer ids, style indices are clamped in float, and the step to uint8 is Clip and Round in float32.
+Label map, instance map and style table go in as they travel; a finished RGB picture comes out. The
+operations are chosen for the engines that run the exported graph (docs/graph.md): the label map is
+cast to float first, boundaries compare integer ids, style indices are clamped in float, and the
+step to uint8 is Clip and Round in float32.
 """
 
 from __future__ import annotations
@@ -30,11 +31,14 @@ class ServedGenerator(nn.Module):
         ids = torch.arange(contract.schema.channels, dtype=torch.float32)
         self.register_buffer("channel_ids", ids.view(1, -1, 1, 1), persistent=False)
 
-    def forward(self, label_map: Tensor, instance_map: Tensor | None = None, style: Tensor | None = None) -> Tensor:
+    def forward(
+        self, label_map: Tensor, instance_map: Tensor | None = None, style: Tensor | None = None
+    ) -> Tensor:
         """Synthesize.
 
         Args:
-            label_map: uint8 [N, H, W], channels; 255 and anything else that is no channel gives an all-zero one-hot.
+            label_map: uint8 [N, H, W], channels; 255 and anything else that is no channel gives an
+                all-zero one-hot.
             instance_map: int32 [N, H, W], if the contract has boundaries or style.
             style: float32 [N, 256, F], if the contract has style.
 
@@ -50,16 +54,18 @@ class ServedGenerator(nn.Module):
             assert instance_map is not None
             assert style is not None
             planes.append(style_planes(instance_map, style))
-        image = self.generator(torch.cat(planes, 1)).to(torch.float32)
+        image: Tensor = self.generator(torch.cat(planes, 1)).to(torch.float32)
         levels = ((image + 1.0) * 127.5).clamp(0.0, 255.0).round()
         return levels.permute(0, 2, 3, 1).to(torch.uint8)
 
 
 def boundary_plane(instance_map: Tensor) -> Tensor:
-    """Instance boundaries: ids that differ from the pixel above, below, left or right (pix2pixHD, section 3.3).
+    """Instance boundaries: ids that differ from the pixel above, below, left or right (pix2pixHD,
+    section 3.3).
 
     Args:
-        instance_map: int32 [N, H, W]; compared as integers: cast to half first, ids above 2048 collide.
+        instance_map: int32 [N, H, W]; compared as integers: cast to half first, ids above 2048
+            collide.
 
     Returns:
         float32 [N, 1, H, W], 1 on boundaries.
@@ -83,7 +89,9 @@ def style_planes(instance_map: Tensor, style: Tensor) -> Tensor:
         float32 [N, F, H, W].
     """
     rows = style.flatten(0, 1)
-    first = torch.arange(style.shape[0], dtype=torch.float32, device=style.device) * float(STYLE_ROWS)
+    first = torch.arange(style.shape[0], dtype=torch.float32, device=style.device) * float(
+        STYLE_ROWS
+    )
     index = instance_map.to(torch.float32).clamp(0.0, STYLE_ROWS - 1.0) + first.view(-1, 1, 1)
     planes = torch.nn.functional.embedding(index.to(torch.int64), rows)
     return planes.permute(0, 3, 1, 2)
