@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from typing import Any
 
 from sceneloom.errors import SchemaError, SizeError
-from sceneloom.schema import LabelSchema
+from sceneloom.schema import LabelSchema, json_key, parse_json
 
 FORMAT = 1
 MODEL_NAME = "synthesis"
@@ -52,12 +53,19 @@ class Contract:
             raise SchemaError(f"size_multiple is {self.size_multiple}; it is at least 1")
         if self.style_channels < 0:
             raise SchemaError(f"style_channels is {self.style_channels}; it is at least 0")
+        ids = {label.id for label in self.schema.labels}
         for label_id, vector in self.style_defaults.items():
-            if len(vector) != self.style_channels:
+            if label_id not in ids:
                 raise SchemaError(
-                    f"the default style of label {label_id} has {len(vector)} values, not "
-                    f"{self.style_channels}"
+                    f"there is a default style of label {label_id}, which the schema does not have"
                 )
+            if len(vector) != self.style_channels or not all(map(math.isfinite, vector)):
+                raise SchemaError(
+                    f"the default style of label {label_id} is {list(vector)}; it is "
+                    f"{self.style_channels} finite numbers"
+                )
+        if self.sizes is not None and not self.sizes:
+            raise SchemaError("sizes is empty; it names at least one size")
         for height, width in self.sizes or ():
             self._check_network_size(height, width)
 
@@ -116,7 +124,7 @@ class Contract:
 
     def _nearest(self, height: int, width: int) -> str:
         sizes = sorted(self.sizes or (), key=lambda s: abs(s[0] - height) + abs(s[1] - width))
-        return f"nearest is {_size(*sizes[0])}" if sizes else "it was built for none"
+        return f"nearest is {_size(*sizes[0])}"
 
     def to_json(self) -> dict[str, Any]:
         """The contract as a JSON object."""
@@ -149,32 +157,37 @@ class Contract:
         """
         if not isinstance(data, dict):
             raise SchemaError(f"{source}: a contract is a JSON object")
-        if data.get("format") != FORMAT:
+        if type(data.get("format")) is not int or data["format"] != FORMAT:
             raise SchemaError(
                 f"{source}: contract format {data.get('format')!r}; this version of sceneloom "
                 f"reads format {FORMAT}"
             )
         known = {"format", *(field.name for field in dataclasses.fields(cls))}
-        if extra := sorted(set(data) - known):
+        if extra := sorted(set(data) - known, key=str):
             raise SchemaError(f"{source}: unknown keys {extra}")
         try:
-            sizes = data["sizes"]
             return cls(
                 schema=LabelSchema.from_json(data["schema"], source=source),
-                boundaries=bool(data["boundaries"]),
-                style_channels=int(data["style_channels"]),
+                boundaries=_typed(data["boundaries"], bool),
+                style_channels=_typed(data["style_channels"], int),
                 style_defaults={
-                    int(k): tuple(map(float, v)) for k, v in data["style_defaults"].items()
+                    json_key(label_id): tuple(float(_typed(x, int, float)) for x in vector)
+                    for label_id, vector in data["style_defaults"].items()
                 },
-                size_multiple=int(data["size_multiple"]),
-                sizes=None if sizes == "any" else tuple((int(h), int(w)) for h, w in sizes),
-                bundle_hash=str(data["bundle_hash"]),
+                size_multiple=_typed(data["size_multiple"], int),
+                sizes=None
+                if data["sizes"] == "any"
+                else tuple(
+                    (_typed(height, int), _typed(width, int))
+                    for height, width in _typed(data["sizes"], list)
+                ),
+                bundle_hash=_typed(data["bundle_hash"], str),
             )
         except SchemaError as error:
             raise SchemaError(
                 str(error) if str(error).startswith(source) else f"{source}: {error}"
             ) from None
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             raise SchemaError(
                 f"{source}: not a contract ({type(error).__name__}: {error})"
             ) from None
@@ -182,11 +195,14 @@ class Contract:
     @classmethod
     def loads(cls, text: str, *, source: str = "contract") -> Contract:
         """Read the one-line form; raises SchemaError like `from_json`."""
-        try:
-            data = json.loads(text)
-        except json.JSONDecodeError as error:
-            raise SchemaError(f"{source}: not readable as JSON ({error})") from None
-        return cls.from_json(data, source=source)
+        return cls.from_json(parse_json(text, source), source=source)
+
+
+def _typed(value: Any, *kinds: type) -> Any:
+    # By exact type: isinstance would take true for the number 1.
+    if type(value) not in kinds:
+        raise TypeError(f"{value!r} where {' or '.join(kind.__name__ for kind in kinds)} belongs")
+    return value
 
 
 def _size(height: int, width: int) -> str:

@@ -19,8 +19,8 @@
     └── ServingError                     a request was not answered; `retryable` says what to do
         ├── QueueFullError               retryable: back off, then send again
         ├── QueueTimeoutError            retryable: waited in the server's queue for too long
-        ├── DeadlineExceededError        retryable: the client's own deadline passed; the work may
-        still run ├── ServerUnavailableError       retryable: not reachable, starting or stopping
+        ├── DeadlineExceededError        retryable: the client's deadline passed; it may still run
+        ├── ServerUnavailableError       retryable: not reachable, starting or stopping
         ├── ModelNotFoundError           the server has no such model
         ├── RequestRejectedError         the server says the request is wrong; never retry
         └── ModelFailedError             the model broke while it ran, or its process died

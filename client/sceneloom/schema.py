@@ -39,6 +39,7 @@ NO_CHANNEL = 255
 """Value in a channel map for pixels that belong to no channel: their one-hot row is all zeros."""
 MAX_FILE_VALUE = 65535
 _UNKNOWN = 65535
+_MAX_INSTANCE = 2**31 - 1
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -59,6 +60,8 @@ class Label:
                 f"label {self.name!r} has id {self.id!r}; ids are whole numbers from 0 to "
                 f"{MAX_FILE_VALUE}"
             )
+        if not self.name or not isinstance(self.name, str):
+            raise SchemaError(f"the label of id {self.id} has the name {self.name!r}; it needs one")
         if len(self.colour) != 3 or any(not _is_int(c) or not 0 <= c <= 255 for c in self.colour):
             raise SchemaError(
                 f"label {self.name!r} has colour {self.colour!r}; a colour is three numbers from "
@@ -109,22 +112,27 @@ class LabelSchema:
                 f"schema {self.name!r}: unlabelled is {self.unlabelled!r}, not a file value"
             )
         for value, target in self.aliases.items():
-            if not 0 <= value <= MAX_FILE_VALUE or value in ids or value == self.unlabelled:
+            if (
+                not _is_int(value)
+                or not 0 <= value <= MAX_FILE_VALUE
+                or value in ids
+                or value == self.unlabelled
+            ):
                 raise SchemaError(
-                    f"schema {self.name!r}: the alias {value} is already an id, or is not a file "
+                    f"schema {self.name!r}: the alias {value!r} is already an id, or is not a file "
                     "value"
                 )
-            if target not in ids and target != self.unlabelled:
+            if not _is_int(target) or (target not in ids and target != self.unlabelled):
                 raise SchemaError(
-                    f"schema {self.name!r}: the alias {value} names the id {target}, which it "
+                    f"schema {self.name!r}: the alias {value} names the id {target!r}, which it "
                     "does not have"
                 )
         if self.instance_divisor is not None and (
-            not _is_int(self.instance_divisor) or self.instance_divisor < 2
+            not _is_int(self.instance_divisor) or not 2 <= self.instance_divisor <= _MAX_INSTANCE
         ):
             raise SchemaError(
-                f"schema {self.name!r}: instance_divisor is {self.instance_divisor!r}; it is at "
-                "least 2"
+                f"schema {self.name!r}: instance_divisor is {self.instance_divisor!r}; it is from "
+                f"2 to {_MAX_INSTANCE}"
             )
 
     @property
@@ -224,18 +232,16 @@ class LabelSchema:
         if not isinstance(data, dict):
             raise SchemaError(f"{source}: a label schema is a JSON object with name and labels")
         known = {"name", "labels", "unlabelled", "aliases", "instance_divisor"}
-        if extra := sorted(set(data) - known):
+        if extra := sorted(set(data) - known, key=str):
             raise SchemaError(f"{source}: unknown keys {extra}; known are {sorted(known)}")
+        if not isinstance(data.get("labels"), list):
+            raise SchemaError(f"{source}: labels is a list of objects with id, name and colour")
         try:
-            labels = tuple(
-                Label(id=x["id"], name=str(x["name"]), colour=tuple(x["colour"]))
-                for x in data["labels"]
-            )
             return cls(
                 name=data["name"],
-                labels=labels,
+                labels=tuple(_label_from_json(entry) for entry in data["labels"]),
                 unlabelled=data.get("unlabelled"),
-                aliases={int(k): int(v) for k, v in data.get("aliases", {}).items()},
+                aliases={json_key(k): v for k, v in data.get("aliases", {}).items()},
                 instance_divisor=data.get("instance_divisor"),
             )
         except SchemaError as error:
@@ -244,6 +250,22 @@ class LabelSchema:
             raise SchemaError(
                 f"{source}: not a label schema ({type(error).__name__}: {error})"
             ) from None
+
+
+def _label_from_json(entry: Any) -> Label:
+    keys = {"id", "name", "colour"}
+    if not isinstance(entry, dict) or set(entry) != keys or not isinstance(entry["colour"], list):
+        raise SchemaError(
+            f"the label {entry!r} is not an object of id, name and colour [red, green, blue]"
+        )
+    return Label(id=entry["id"], name=entry["name"], colour=tuple(entry["colour"]))
+
+
+def json_key(key: str) -> int:
+    """The whole number that a JSON object's key is; raises SchemaError for any other spelling."""
+    if not (key.isascii() and key.isdigit() and len(key) <= 10 and str(int(key)) == key):
+        raise SchemaError(f"the key {key!r} is not a file value")
+    return int(key)
 
 
 def _is_int(value: object) -> bool:
@@ -273,13 +295,27 @@ def load_schema(name_or_path: str | Path) -> LabelSchema:
         )
         return LabelSchema.from_json(json.loads(text), source=str(name_or_path))
     path = Path(name_or_path)
-    if not path.is_file():
+    try:
+        there = path.is_file()
+    except OSError:  # a name that is too long
+        there = False
+    if not there:
         raise InputError(
             f"no label schema {str(name_or_path)!r}: built in are {', '.join(builtin_schemas())}; "
             "a schema of your own is the path of a JSON file"
         )
     try:
-        data = json.loads(path.read_text("utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        text = path.read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
         raise SchemaError(f"{path}: not readable as JSON ({error})") from None
-    return LabelSchema.from_json(data, source=str(path))
+    return LabelSchema.from_json(parse_json(text, str(path)), source=str(path))
+
+
+def parse_json(text: str, source: str) -> Any:
+    """Parse JSON; raises SchemaError that names the source."""
+    try:
+        return json.loads(text)
+    except ValueError as error:  # JSONDecodeError, or a number of thousands of digits
+        raise SchemaError(f"{source}: not readable as JSON ({error})") from None
+    except RecursionError:
+        raise SchemaError(f"{source}: not readable as JSON (nested too deeply)") from None

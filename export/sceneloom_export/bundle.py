@@ -91,6 +91,9 @@ def export_bundle(
     ):
         raise ExportError(f"{repository}: exists and is not an export bundle; choose another place")
     checkpoint = load_checkpoint(checkpoint_folder)
+    outputs = checkpoint.generator.architecture.output_channels
+    if outputs != 3:
+        raise ExportError(f"{checkpoint_folder}: gives {outputs} channels; pictures are RGB")
     contract = dataclasses.replace(checkpoint.contract, sizes=sizes)
     fresh = repository.with_name(f".{repository.name}.{os.getpid()}.new")
     old = repository.with_name(f".{repository.name}.{os.getpid()}.old")

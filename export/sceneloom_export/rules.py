@@ -55,12 +55,16 @@ def _broken(model: onnx.ModelProto, instance_norms: int) -> Iterator[str]:
     yield from _broken_opset(model)
     yield from _broken_signature(model)
     yield from _broken_label_cast(model)
-    types = _types(model)
-    yield from _broken_types(model, types)
-    yield from _broken_operators(model, types)
     found = sum(node.op_type == "InstanceNormalization" for node in model.graph.node)
     if found != instance_norms:
         yield f"{found} InstanceNormalization nodes where the network has {instance_norms}"
+    try:
+        types = _types(model)
+    except onnx.shape_inference.InferenceError as error:
+        yield f"its types cannot be inferred ({str(error).splitlines()[0][:160]})"
+        return
+    yield from _broken_types(model, types)
+    yield from _broken_operators(model, types)
 
 
 def _broken_opset(model: onnx.ModelProto) -> Iterator[str]:

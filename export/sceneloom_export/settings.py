@@ -38,6 +38,8 @@ class ServingSettings:
         for field, low in least.items():
             if not low <= getattr(self, field) < float("inf"):
                 raise SchemaError(f"{field} is {getattr(self, field)}; it is at least {low}")
+        for text in self.warmup:
+            parse_size(text)
 
     @property
     def warmup_sizes(self) -> list[tuple[int, int]]:

@@ -26,7 +26,6 @@ from types import TracebackType
 
 from typing_extensions import Self
 
-from sceneloom.contract import MODEL_NAME
 from sceneloom.errors import ModelNotFoundError, ServerStartError, ServerUnavailableError
 from sceneloom.transport import Timeouts
 from sceneloom.triton_client import TritonSynthesizer
@@ -205,8 +204,7 @@ class EmbeddedServer:
             f"--model-repository={self._repository.resolve()}",
             f"--backend-directory={self._backends}",
             f"--backend-config=python,shm-region-prefix-name={region_prefix(os.getpid())}",
-            "--model-control-mode=explicit",
-            f"--load-model={MODEL_NAME}",
+            "--model-control-mode=none",  # clients can neither load nor unload
             "--exit-on-error=true",
             f"--exit-timeout-secs={int(self._settings.stop_timeout)}",
             "--disable-auto-complete-config",

@@ -125,6 +125,12 @@ def load_checkpoint(folder: Path) -> Checkpoint:
         raise CheckpointError(
             f"{folder}: weights and description do not fit ({str(error)[:300]})"
         ) from None
+    channels = contract.schema.channels + contract.boundaries + contract.style_channels
+    if generator.architecture.input_channels != channels:
+        raise CheckpointError(
+            f"{folder / DESCRIPTION}: the contract adds up to {channels} input channels, "
+            f"the generator has {generator.architecture.input_channels}"
+        )
     return Checkpoint(
         generator=generator.eval().requires_grad_(False),
         contract=contract,

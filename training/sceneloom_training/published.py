@@ -11,8 +11,8 @@ from names and shapes alone::
 from __future__ import annotations
 
 import dataclasses
-import pickle
 import re
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -64,16 +64,19 @@ def load_published(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise CheckpointError(f"{path}: no such file")
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        name = re.search(r"(?:GLOBAL|global|class) ([\w.]+)", str(error))
-        what = f" ({name[1]})" if name else ""
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch warns of pickle protocols that it then refuses
+            state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # pickle, zip, tar, EOF and runtime errors of a damaged file
+        forbidden = re.search(r"(?:GLOBAL|Unsupported class) (\S+)", str(error))
+        if forbidden:
+            raise CheckpointError(
+                f"{path}: refused, it holds {forbidden[1]} where only tensors may be; "
+                "nothing in it was run"
+            ) from None
+        reason = str(error).split("WeightsUnpickler error:")[-1].strip() or type(error).__name__
         raise CheckpointError(
-            f"{path}: refused, it holds something other than tensors{what}; nothing in it was run"
-        ) from None
-    except Exception as error:  # zip, tar, EOF and runtime errors of a damaged file
-        raise CheckpointError(
-            f"{path}: not a readable PyTorch file ({str(error).splitlines()[0][:160]})"
+            f"{path}: not a readable PyTorch file ({reason.splitlines()[0][:120]})"
         ) from None
     if not isinstance(state, dict) or not state:
         raise CheckpointError(

@@ -56,13 +56,12 @@ class GeneratorArchitecture:
         """Filters of the global generator's first convolution: each enhancer has half as many as
         what it encloses.
         """
-        return self.ngf * 2**self.enhancers
+        return self.ngf << self.enhancers
 
     @property
     def size_multiple(self) -> int:
         """Height and width must be multiples of this."""
-        downsamplings: int = self.global_downsamplings + self.enhancers
-        return 1 << downsamplings
+        return 1 << (self.global_downsamplings + self.enhancers)
 
     def to_json(self) -> dict[str, Any]:
         """The hyper-parameters as a JSON object."""

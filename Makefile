@@ -1,0 +1,42 @@
+# make demo and make test do all of their own set-up; a second call does not install again.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+
+.PHONY: help demo test lint unit wheel slow full-size clean
+
+help:  ## list the targets
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## / — /'
+
+$(INSTALLED): pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(None if (3, 10) <= sys.version_info < (3, 13) else "needs Python 3.10, 3.11 or 3.12: make PYTHON=python3.11 ...")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt \
+	  torch -e '.[train,export,serve,embedded,bench,dev]'
+	touch $@
+
+demo: $(INSTALLED)  ## draw streets, export, serve through Triton, render at 2048x1024: build/demo/index.html
+	$(BIN)/python examples/street_demo/demo.py --out build/demo
+
+test: lint unit  ## lint, types and every test that is not slow
+
+lint: $(INSTALLED)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+unit: $(INSTALLED)
+	$(BIN)/python -m pytest -m "not slow and not gpu"
+
+wheel: $(INSTALLED)  ## build the wheel, install it in empty environments, export and serve from it
+	$(BIN)/python tests/wheel/check_wheel.py
+
+slow: $(INSTALLED)  ## the tests that take minutes
+	$(BIN)/python -m pytest -m "slow and not gpu"
+
+full-size: $(INSTALLED)  ## the full-size network at 2048x1024 through Triton, measured: docs/results
+	$(BIN)/python -m sceneloom_bench.full_size --out docs/results
+
+clean:  ## remove everything that was built or installed
+	rm -rf build dist $(VENV)

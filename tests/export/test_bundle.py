@@ -1,0 +1,106 @@
+"""The export bundle as a whole: report, hashes, and nothing written unless everything passed."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from support import wide_generator
+
+from sceneloom.contract import Contract
+from sceneloom.errors import CheckpointError, ExportError, SchemaError
+from sceneloom.hashing import file_hash
+from sceneloom.schema import load_schema
+from sceneloom_export.bundle import Exported, export_bundle
+from sceneloom_serving.golden import block_means, load_golden
+from sceneloom_serving.onnx_runtime import OnnxRuntimeSynthesizer
+from sceneloom_training.checkpoint import save_checkpoint
+from sceneloom_training.networks import GeneratorArchitecture
+
+
+def test_files_report_and_hashes(exported: Exported) -> None:
+    folder = exported.repository
+    files = sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
+    assert files == [
+        "golden.npz",
+        "report.json",
+        "synthesis/1/model.onnx",
+        "synthesis/1/model.py",
+        "synthesis/config.pbtxt",
+    ]
+    report = json.loads((folder / "report.json").read_text())
+    model = folder / "synthesis" / "1" / "model.onnx"
+    assert report["sha256"] == {"synthesis/1/model.onnx": file_hash(model)}
+    assert report["bundle_hash"] == exported.contract.bundle_hash
+    assert len(report["bundle_hash"]) == 64
+    assert report["bytes"]["synthesis/1/model.onnx"] == model.stat().st_size
+    assert report["parity"]["onnxruntime-cpu-fp32"]["max"] <= 1
+    assert len(report["parity"]["onnxruntime-cpu-fp32"]["maps"]) == 3
+    assert report["serving"]["max_batch_size"] == 4
+    assert Contract.from_json(report["contract"]) == exported.contract
+    assert report["checkpoint"]["provenance"] == {"imported_from": "a test"}
+    assert [p.name for p in folder.parent.iterdir()] == [folder.name]
+
+
+def test_golden_is_what_the_engine_answers(exported: Exported) -> None:
+    golden = load_golden(exported.repository)
+    engine = OnnxRuntimeSynthesizer(exported.repository / "synthesis" / "1" / "model.onnx")
+    assert golden.instance_map is not None
+    image = engine.run_batch(golden.label_map[None], golden.instance_map[None], None)[0]
+    assert np.abs(block_means(image) - golden.block_means).max() < 0.1
+    assert golden.block_means.std() > 5
+
+
+def test_fixed_sizes_and_replacing(tmp_path: Path) -> None:
+    architecture = GeneratorArchitecture(
+        input_channels=11, ngf=2, global_downsamplings=1, global_blocks=1
+    )
+    contract = Contract(schema=load_schema("helen"), boundaries=False, size_multiple=2)
+    save_checkpoint(tmp_path / "c", wide_generator(architecture, seed=0), contract, {})
+    first = export_bundle(tmp_path / "c", tmp_path / "r", sizes=((32, 64), (64, 32)))
+    assert first.contract.sizes == ((32, 64), (64, 32))
+    golden = load_golden(tmp_path / "r")
+    assert golden.label_map.shape == (32, 64)
+    report = json.loads((tmp_path / "r" / "report.json").read_text())
+    assert report["parity"]["onnxruntime-cpu-fp32"]["maps"] == ["64x32", "32x64"]
+    save_checkpoint(tmp_path / "c", wide_generator(architecture, seed=1), contract, {})
+    second = export_bundle(tmp_path / "c", tmp_path / "r")
+    assert second.contract.bundle_hash != first.contract.bundle_hash
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["c", "r"]
+
+
+def test_size_that_the_model_cannot_take_leaves_nothing(tmp_path: Path, checkpoint: Path) -> None:
+    with pytest.raises(SchemaError, match="100x100"):
+        export_bundle(checkpoint, tmp_path / "r", sizes=((100, 100),))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_place_that_is_taken(tmp_path: Path, checkpoint: Path) -> None:
+    (tmp_path / "thesis.tex").write_text("important")
+    with pytest.raises(ExportError, match="not an export bundle"):
+        export_bundle(checkpoint, tmp_path)
+    assert [p.name for p in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_place_that_cannot_be_written(tmp_path: Path, checkpoint: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ExportError, match="cannot be written"):
+        export_bundle(checkpoint, tmp_path / "file" / "r")
+
+
+def test_missing_checkpoint(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="not a checkpoint bundle"):
+        export_bundle(tmp_path / "nothing", tmp_path / "r")
+
+
+def test_other_than_rgb_is_refused(
+    tmp_path: Path, small_architecture: GeneratorArchitecture
+) -> None:
+    grey = dataclasses.replace(small_architecture, output_channels=1)
+    contract = Contract(schema=load_schema("cityscapes"), boundaries=True, size_multiple=8)
+    save_checkpoint(tmp_path / "c", wide_generator(grey, seed=0), contract, {})
+    with pytest.raises(ExportError, match="RGB"):
+        export_bundle(tmp_path / "c", tmp_path / "r")

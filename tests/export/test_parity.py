@@ -1,0 +1,120 @@
+"""Parity in grey levels: the figures on hand-made pictures, and an engine that fails."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+from support import wide_generator
+
+from sceneloom.contract import Contract
+from sceneloom.errors import ParityError
+from sceneloom.schema import load_schema
+from sceneloom_export.parity import Parity, check_fp32, compare, run_parity
+from sceneloom_export.probe_maps import draw_probe, golden_size, probe_sizes
+from sceneloom_serving.onnx_runtime import OnnxRuntimeSynthesizer
+from sceneloom_serving.torch_runtime import TorchSynthesizer
+from sceneloom_training.checkpoint import load_checkpoint
+from sceneloom_training.networks import GeneratorArchitecture
+
+CONTRACT = Contract(schema=load_schema("cityscapes"), boundaries=True, size_multiple=8)
+
+
+def test_equal_pictures() -> None:
+    image = np.arange(48, dtype=np.uint8).reshape(4, 4, 3)
+    parity = compare([image], [image])
+    assert parity == Parity(max=0, p999=0.0, mean=0.0, psnr=math.inf)
+    assert parity.to_json()["psnr"] is None
+    assert "max 0" in str(parity)
+
+
+def test_figures_of_a_known_difference() -> None:
+    reference = np.full((100, 100, 1), 100, np.uint8)
+    candidate = reference.copy()
+    candidate[0, :20] = 103  # 20 of 10,000 pixels differ by 3: beyond the 99.9th percentile's 10
+    candidate[1, :5] = 0  # 5 differ by 100
+    parity = compare([reference], [candidate])
+    assert parity.max == 100
+    assert parity.p999 == 3
+    assert parity.mean == pytest.approx((20 * 3 + 5 * 100) / 10_000)
+    mse = (20 * 9 + 5 * 10_000) / 10_000
+    assert parity.psnr == pytest.approx(10 * math.log10(255**2 / mse))
+
+
+def test_differences_do_not_wrap_around() -> None:
+    black, white = np.zeros((2, 2, 3), np.uint8), np.full((2, 2, 3), 255, np.uint8)
+    assert compare([black], [white]).max == compare([white], [black]).max == 255
+
+
+def test_all_pictures_count() -> None:
+    black, grey = np.zeros((2, 2, 3), np.uint8), np.full((2, 2, 3), 7, np.uint8)
+    assert compare([black, black], [black, grey]).max == 7
+    assert compare([black, black], [black, grey]).mean == 3.5
+
+
+@pytest.mark.parametrize(("difference", "fails"), [(0, False), (1, False), (2, True)])
+def test_float32_limit_is_one_level(difference: int, fails: bool) -> None:
+    parity = Parity(max=difference, p999=0, mean=0, psnr=80)
+    if not fails:
+        check_fp32(parity, "engine")
+        return
+    with pytest.raises(ParityError, match="engine differs from PyTorch by up to 2 grey levels"):
+        check_fp32(parity, "engine")
+
+
+def test_engine_with_other_weights_fails(
+    exported: object, small_architecture: GeneratorArchitecture, checkpoint: Path
+) -> None:
+    model = exported.repository / "synthesis" / "1" / "model.onnx"  # type: ignore[attr-defined]
+    engine = OnnxRuntimeSynthesizer(model, max_batch_size=2)
+    maps = [draw_probe(CONTRACT, 32, 48, seed=0)]
+    same = TorchSynthesizer(load_checkpoint(checkpoint).generator, CONTRACT)
+    check_fp32(run_parity(same, engine, maps), "engine")
+    generator = load_checkpoint(checkpoint).generator
+    generator.head[1].weight.mul_(1.05)  # the last convolution: before a norm it would not show
+    nearly = TorchSynthesizer(generator, CONTRACT)
+    with pytest.raises(ParityError):
+        check_fp32(run_parity(nearly, engine, maps), "engine")
+    other = TorchSynthesizer(wide_generator(small_architecture, seed=9), CONTRACT)
+    with pytest.raises(ParityError):
+        check_fp32(run_parity(other, engine, maps), "engine")
+
+
+def test_probe_maps_have_what_engines_get_wrong() -> None:
+    first, again = draw_probe(CONTRACT, 64, 96, seed=1), draw_probe(CONTRACT, 64, 96, seed=1)
+    assert np.array_equal(first.label_map, again.label_map)
+    assert not np.array_equal(first.label_map, draw_probe(CONTRACT, 64, 96, seed=2).label_map)
+    assert first.instance_map is not None
+    assert first.instance_map.max() > 2**31 - 50
+    ids = np.unique(first.instance_map[first.instance_map > 2**24])
+    assert (np.diff(ids) == 1).any()  # neighbours that are one float
+    assert first.label_map.max() < 35
+    assert len(np.unique(first.label_map)) > 5
+
+
+def test_probe_of_a_styled_model_and_of_one_without_instances() -> None:
+    schema = load_schema("helen")
+    styled = Contract(schema=schema, boundaries=True, style_channels=3, size_multiple=4)
+    request = draw_probe(styled, 64, 64, seed=0)
+    assert request.style is not None
+    assert request.style.shape == (256, 3)
+    assert request.instance_map is not None
+    assert request.instance_map.max() < 256
+    plain = Contract(schema=schema, boundaries=False, size_multiple=4)
+    assert draw_probe(plain, 64, 64, seed=0).instance_map is None
+
+
+@pytest.mark.parametrize("multiple", [1, 4, 16, 24, 32, 128])
+def test_probe_sizes_are_sizes_the_model_takes(multiple: int) -> None:
+    contract = Contract(schema=load_schema("helen"), boundaries=False, size_multiple=multiple)
+    for height, width in [*probe_sizes(contract), golden_size(contract)]:
+        assert contract.network_size(height, width) == (height, width)
+    fixed = Contract(
+        schema=contract.schema,
+        boundaries=False,
+        size_multiple=multiple,
+        sizes=((4 * multiple, 6 * multiple),),
+    )
+    assert probe_sizes(fixed) == [golden_size(fixed)] == [(4 * multiple, 6 * multiple)]

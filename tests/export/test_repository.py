@@ -1,0 +1,99 @@
+"""The filled-in config.pbtxt, read back with Triton's own schema."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from google.protobuf import text_format
+from tritonclient.grpc import model_config_pb2
+
+from sceneloom.contract import Contract
+from sceneloom.errors import SchemaError, SizeError
+from sceneloom.schema import load_schema
+from sceneloom_export.repository import write_config
+from sceneloom_export.settings import ServingSettings, parse_size
+from sceneloom_serving import templates
+
+CITYSCAPES = Contract(schema=load_schema("cityscapes"), boundaries=True, size_multiple=32)
+
+
+def written(contract: Contract, settings: ServingSettings, folder: Path) -> Any:
+    target = folder / "config.pbtxt"
+    write_config(templates() / "synthesis" / "config.pbtxt", target, contract, settings)
+    return text_format.Parse(target.read_text(), model_config_pb2.ModelConfig())
+
+
+def test_template_is_valid_and_complete() -> None:
+    text = (templates() / "synthesis" / "config.pbtxt").read_text()
+    config = text_format.Parse(text, model_config_pb2.ModelConfig())
+    assert config.name == "synthesis"
+    assert [tensor.name for tensor in config.input] == ["label_map", "instance_map", "style"]
+    assert (templates() / "synthesis" / "1" / "model.py").is_file()
+
+
+def test_settings_and_contract_are_written(tmp_path: Path) -> None:
+    settings = ServingSettings(
+        max_batch_size=4,
+        queue_delay_us=500,
+        queue_size=7,
+        queue_timeout_s=2.5,
+        instances=2,
+        warmup=("2048x1024", "128x64"),
+    )
+    config = written(CITYSCAPES, settings, tmp_path)
+    assert config.max_batch_size == 4
+    assert config.dynamic_batching.max_queue_delay_microseconds == 500
+    policy = config.dynamic_batching.default_queue_policy
+    assert policy.max_queue_size == 7
+    assert policy.default_timeout_microseconds == 2_500_000
+    assert policy.timeout_action == model_config_pb2.ModelQueuePolicy.REJECT
+    assert config.instance_group[0].count == 2
+    assert config.instance_group[0].kind == model_config_pb2.ModelInstanceGroup.KIND_CPU
+    assert Contract.loads(config.parameters["sceneloom"].string_value) == CITYSCAPES
+    assert [tensor.name for tensor in config.input] == ["label_map", "instance_map"]
+    assert [sample.name for sample in config.model_warmup] == ["2048x1024", "128x64"]
+    assert list(config.model_warmup[0].inputs["label_map"].dims) == [1024, 2048]
+    assert list(config.model_warmup[0].inputs["instance_map"].dims) == [1024, 2048]
+
+
+def test_inputs_follow_the_contract(tmp_path: Path) -> None:
+    plain = Contract(schema=load_schema("helen"), boundaries=False, size_multiple=8)
+    assert [x.name for x in written(plain, ServingSettings(), tmp_path).input] == ["label_map"]
+    styled = Contract(
+        schema=load_schema("helen"), boundaries=True, style_channels=3, size_multiple=8
+    )
+    config = written(styled, ServingSettings(warmup=("64x64",)), tmp_path)
+    assert list(config.input[2].dims) == [256, 3]
+    assert list(config.model_warmup[0].inputs["style"].dims) == [256, 3]
+
+
+def test_warmup_size_that_the_model_does_not_take(tmp_path: Path) -> None:
+    with pytest.raises(SizeError, match="multiple of 32"):
+        written(CITYSCAPES, ServingSettings(warmup=("2050x1024",)), tmp_path)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"max_batch_size": 0},
+        {"queue_delay_us": -1},
+        {"queue_size": -1},
+        {"queue_timeout_s": float("inf")},
+        {"queue_timeout_s": float("nan")},
+        {"instances": 0},
+        {"warmup": ("2048",)},
+    ],
+)
+def test_settings_out_of_range(settings: dict[str, Any]) -> None:
+    with pytest.raises(SchemaError):
+        ServingSettings(**settings)
+
+
+def test_parse_size() -> None:
+    assert parse_size("2048x1024") == (1024, 2048)
+    assert parse_size("64X32") == (32, 64)
+    for text in ("", "x", "64", "64x", "64x-32", "0x32", "64x32x3", "6.4x32", "²x32"):
+        with pytest.raises(SchemaError, match="WIDTHxHEIGHT"):
+            parse_size(text)

@@ -1,0 +1,112 @@
+"""The checkpoint bundle: round trip, tampering, and writing that leaves nothing half done."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from support import wide_generator
+
+from sceneloom.contract import Contract
+from sceneloom.errors import CheckpointError
+from sceneloom.schema import load_schema
+from sceneloom_training.checkpoint import load_checkpoint, save_checkpoint
+from sceneloom_training.networks import Generator, GeneratorArchitecture
+
+CONTRACT = Contract(schema=load_schema("cityscapes"), boundaries=True, size_multiple=8)
+
+
+@pytest.fixture
+def generator(small_architecture: GeneratorArchitecture) -> Generator:
+    return wide_generator(small_architecture, seed=1)
+
+
+def test_round_trip(tmp_path: Path, generator: Generator) -> None:
+    save_checkpoint(tmp_path / "bundle", generator, CONTRACT, {"steps": 7})
+    loaded = load_checkpoint(tmp_path / "bundle")
+    assert loaded.contract == CONTRACT
+    assert loaded.provenance == {"steps": 7}
+    assert loaded.generator.architecture == generator.architecture
+    assert not loaded.generator.training
+    expected = generator.state_dict()
+    assert all(torch.equal(v, expected[k]) for k, v in loaded.generator.state_dict().items())
+    assert [path.name for path in tmp_path.iterdir()] == ["bundle"]
+
+
+def test_replaces_an_older_bundle(tmp_path: Path, generator: Generator) -> None:
+    for steps in (1, 2):
+        save_checkpoint(tmp_path / "bundle", generator, CONTRACT, {"steps": steps})
+    assert load_checkpoint(tmp_path / "bundle").provenance == {"steps": 2}
+    assert [path.name for path in tmp_path.iterdir()] == ["bundle"]
+
+
+def test_refuses_a_place_that_holds_something_else(tmp_path: Path, generator: Generator) -> None:
+    (tmp_path / "thesis.tex").write_text("important")
+    for place in (tmp_path, tmp_path / "thesis.tex"):
+        with pytest.raises(CheckpointError, match="not a checkpoint bundle"):
+            save_checkpoint(place, generator, CONTRACT, {})
+    assert (tmp_path / "thesis.tex").read_text() == "important"
+
+
+def test_failed_write_leaves_the_older_bundle(tmp_path: Path, generator: Generator) -> None:
+    save_checkpoint(tmp_path / "bundle", generator, CONTRACT, {"steps": 1})
+    with pytest.raises(TypeError):
+        save_checkpoint(tmp_path / "bundle", generator, CONTRACT, {"steps": object()})
+    assert load_checkpoint(tmp_path / "bundle").provenance == {"steps": 1}
+    assert [path.name for path in tmp_path.iterdir()] == ["bundle"]
+
+
+def test_place_that_cannot_be_written(tmp_path: Path, generator: Generator) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(CheckpointError, match="cannot be written"):
+        save_checkpoint(tmp_path / "file" / "bundle", generator, CONTRACT, {})
+
+
+def test_changed_weights_are_refused(tmp_path: Path, checkpoint: Path) -> None:
+    shutil.copytree(checkpoint, tmp_path / "bundle")
+    weights = tmp_path / "bundle" / "model.safetensors"
+    data = bytearray(weights.read_bytes())
+    data[-1] ^= 1
+    weights.write_bytes(data)
+    with pytest.raises(CheckpointError, match="SHA-256"):
+        load_checkpoint(tmp_path / "bundle")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"format": 2},
+        {"sha256": {}},
+        {"contract": None},
+        {"architecture": {"input_channels": 36, "ngf": 2, "global_blocks": 1}},
+        {"contract": Contract(schema=load_schema("helen"), boundaries=True, size_multiple=8)},
+        {"architecture": 3},
+        {"provenance": 3},
+    ],
+)
+def test_damaged_description_is_refused(
+    tmp_path: Path, checkpoint: Path, change: dict[str, Any]
+) -> None:
+    shutil.copytree(checkpoint, tmp_path / "bundle")
+    path = tmp_path / "bundle" / "model.json"
+    changed = {**json.loads(path.read_text()), **change}
+    path.write_text(json.dumps(changed, default=Contract.to_json))
+    with pytest.raises(CheckpointError, match="bundle"):
+        load_checkpoint(tmp_path / "bundle")
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{", "3"])
+def test_description_that_is_no_description(tmp_path: Path, checkpoint: Path, text: str) -> None:
+    shutil.copytree(checkpoint, tmp_path / "bundle")
+    (tmp_path / "bundle" / "model.json").write_text(text)
+    with pytest.raises(CheckpointError, match="not a checkpoint bundle"):
+        load_checkpoint(tmp_path / "bundle")
+
+
+def test_folder_that_is_no_bundle(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="not a checkpoint bundle"):
+        load_checkpoint(tmp_path)

@@ -1,0 +1,144 @@
+"""The camera: things in metres become shapes in image heights.
+
+A pinhole camera without roll. Its pitch and yaw are small, so they only move the vanishing point,
+and the street's bend moves each point sideways by a parabola: both keep uprights upright and take
+one multiplication per point, which is what makes a scene of thousands of faces cheap.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+
+from sceneloom_training.scenes.ids import COUNTED
+from sceneloom_training.scenes.scene import Shape
+from sceneloom_training.scenes.solids import Face, Points, Thing
+
+NEAR = 0.6
+"""Metres ahead of the camera at which everything is cut off."""
+HALF_FRAME = 2.0
+"""Widest half frame, in image heights, that shapes are kept for: an aspect ratio of 4:1."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Camera:
+    """Where the camera is and how the street runs before it."""
+
+    focal: float
+    """Focal length in image heights."""
+    height: float
+    """Metres above the road."""
+    horizon: float
+    """Height of the horizon, in image heights from the top edge."""
+    vanishing_x: float
+    """Where the straight street would end, in image heights to the right of the image centre."""
+    bend: float
+    """Curvature of the street in 1/metres, positive to the right."""
+
+    def world(self, points: Points) -> Points:
+        """Street coordinates (t, y, s) to metres right, up and ahead of the camera, [N, 3]."""
+        bent = points.copy()
+        bent[:, 0] += 0.5 * self.bend * np.square(np.maximum(points[:, 2], 0))
+        bent[:, 1] -= self.height
+        return bent
+
+    def image(self, world: Points) -> Points:
+        """Metres [N, 3], all ahead of the camera, to image heights [N, 2]."""
+        scale = self.focal / world[:, 2]
+        return np.column_stack(
+            [self.vanishing_x + world[:, 0] * scale, self.horizon - world[:, 1] * scale]
+        )
+
+
+def take(camera: Camera, things: Sequence[Thing]) -> list[Shape]:
+    """Project the things and keep what can be seen: shapes, back to front.
+
+    `Shape.thing` is the index into `things`, and `Shape.instance` is that same number for counted
+    labels; nothing is hidden by anything else yet.
+    """
+    order = sorted(range(len(things)), key=lambda i: -things[i].order)
+    owners = [i for i in order for _ in things[i].faces]
+    faces = [face for i in order for face in things[i].faces]
+    if not faces:
+        return []
+    starts = np.cumsum([0] + [len(face.points) for face in faces])
+    world = camera.world(np.concatenate([face.points for face in faces]))
+    near = np.minimum.reduceat(world[:, 2], starts[:-1]) < NEAR
+    far = np.maximum.reduceat(world[:, 2], starts[:-1])
+    image = camera.image(np.maximum(world, [-np.inf, -np.inf, NEAR]))
+    low, high = np.minimum.reduceat(image, starts[:-1]), np.maximum.reduceat(image, starts[:-1])
+    outside = (low[:, 0] > HALF_FRAME) | (high[:, 0] < -HALF_FRAME)
+    outside |= (low[:, 1] > 1) | (high[:, 1] < 0)
+    huge = (np.abs(low) > 4).any(axis=1) | (np.abs(high) > 4).any(axis=1)
+    hidden = (_signed_areas(image, starts) <= 0) & ~near
+    shapes = []
+    for i, (owner, face) in enumerate(zip(owners, faces, strict=True)):
+        if (outside[i] and not near[i]) or far[i] <= NEAR or (face.solid and hidden[i]):
+            continue
+        piece = slice(starts[i], starts[i + 1])
+        outline = image[piece]
+        if near[i] or huge[i]:
+            outline = _cut_to_view(camera, world[piece])
+            if len(outline) < 3 or (face.solid and _area(outline) <= 0):
+                continue
+        distance = max(float(world[piece, 2].mean()), NEAR)
+        shapes.append(_shape(face, outline, distance, owner))
+    return shapes
+
+
+def _shape(face: Face, outline: Points, distance: float, owner: int) -> Shape:
+    return Shape(
+        label=face.label,
+        kind=face.kind,
+        outline=outline.astype(np.float32),
+        distance=distance,
+        thing=owner,
+        instance=owner if face.label in COUNTED else None,
+        detail=face.detail,
+    )
+
+
+def _signed_areas(image: Points, starts: np.ndarray[tuple[int], np.dtype[np.int_]]) -> Points:
+    """Twice the signed area of each polygon; positive if its outside is towards the camera."""
+    following = np.arange(1, len(image) + 1)
+    following[starts[1:] - 1] = starts[:-1]
+    x, y = image[:, 0], image[:, 1]
+    cross = x[following] * y - x * y[following]
+    areas: Points = np.add.reduceat(cross, starts[:-1])
+    return areas
+
+
+def _area(outline: Points) -> float:
+    following = np.roll(outline, -1, axis=0)
+    return float((following[:, 0] * outline[:, 1] - outline[:, 0] * following[:, 1]).sum())
+
+
+def _cut_to_view(camera: Camera, world: Points) -> Points:
+    """Cut a polygon at the near plane and a little outside the widest frame: [M, 2], M may be 0.
+
+    Without this, a facade beside the camera would have corners a hundred image heights away.
+    """
+    world = _cut(world, world[:, 2] - NEAR)
+    if len(world) < 3:
+        return np.empty((0, 2))
+    outline = camera.image(world)
+    for axis, low, high in ((0, -HALF_FRAME - 1, HALF_FRAME + 1), (1, -1.0, 2.0)):
+        outline = _cut(outline, outline[:, axis] - low)
+        outline = _cut(outline, high - outline[:, axis])
+    return outline
+
+
+def _cut(points: Points, inside: Points) -> Points:
+    """The part of a polygon where `inside`, given per corner, is not negative (Sutherland and
+    Hodgman's algorithm, one plane).
+    """
+    out = []
+    for i in range(len(points)):
+        a, b = inside[i - 1], inside[i]
+        if (a >= 0) != (b >= 0):
+            out.append(points[i - 1] + (points[i] - points[i - 1]) * (a / (a - b)))
+        if b >= 0:
+            out.append(points[i])
+    return np.array(out) if out else points[:0]

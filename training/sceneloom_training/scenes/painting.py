@@ -1,0 +1,99 @@
+"""Painting a scene's label map and instance map.
+
+::
+
+    from sceneloom_training.scenes import draw_street
+
+    street = draw_street(seed=7, height=1024, width=2048)
+    street.label_map, street.instance_map
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from sceneloom.errors import InputError
+from sceneloom_training.scenes.camera import HALF_FRAME
+from sceneloom_training.scenes.ids import INSTANCE_DIVISOR
+from sceneloom_training.scenes.scene import Scene, Shape
+
+SMALLEST_SIDE = 16
+LARGEST_SIDE = 16384
+_SUBPIXEL_BITS = 6
+
+
+def paint_labels(
+    scene: Scene, height: int, width: int
+) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int32]]:
+    """Paint what each pixel of a scene is, without anti-aliasing.
+
+    Args:
+        scene: what to paint; wider pictures show more to its sides, taller ones are only larger.
+        height: pixels, 16 to 16384.
+        width: pixels, 16 to 16384 and at most four times the height.
+
+    Returns:
+        label map uint8 [H, W] of Cityscapes ids, and instance map int32 [H, W]: ``label * 1000 + n``
+        for counted things (people, riders, vehicles), the label elsewhere.
+
+    Raises:
+        InputError: the size is out of range.
+    """
+    check_size(height, width)
+    # One 16-bit canvas is filled instead of two maps: instance values tell the labels.
+    canvas = np.zeros((height, width), np.uint16)
+    for shape in scene.shapes:
+        if not shape.detail:
+            fill(canvas, shape, shape.value)
+    return _label_of_value()[canvas], canvas.astype(np.int32)
+
+
+def fill(canvas: npt.NDArray[Any], shape: Shape, value: float) -> None:
+    """Set the pixels of `canvas` ([H, W]) within a shape's outline to `value`, in place.
+
+    Pixels that the outline touches count as within, so that thin things never vanish.
+    """
+    height, width = canvas.shape
+    pixels = shape.outline * height + np.float32([width / 2 - 0.5, -0.5])
+    corners = np.rint(pixels * (1 << _SUBPIXEL_BITS)).astype(np.int32)
+    cv2.fillPoly(canvas, [corners], value, cv2.LINE_8, _SUBPIXEL_BITS)
+
+
+def check_size(height: int, width: int) -> None:
+    """Refuse sizes that a scene cannot be painted at.
+
+    Raises:
+        InputError: a side is not a whole number from 16 to 16384, or the width is above four times
+            the height.
+    """
+    for name, side in (("height", height), ("width", width)):
+        if isinstance(side, bool) or not isinstance(side, int | np.integer):
+            raise InputError(f"{name} is {side!r}; it is a whole number of pixels")
+        if not SMALLEST_SIDE <= side <= LARGEST_SIDE:
+            raise InputError(
+                f"{name} is {side} pixels; a scene has from {SMALLEST_SIDE} to {LARGEST_SIDE}"
+            )
+    widest = int(2 * HALF_FRAME * height)
+    if width > widest:
+        raise InputError(
+            f"{width}x{height} is too wide: at height {height} a scene has at most {widest} columns"
+        )
+
+
+def _label_of_value() -> npt.NDArray[np.uint8]:
+    """Instance map value -> label id, uint8 [65536]."""
+    values = np.arange(1 << 16)
+    labels = np.where(values >= INSTANCE_DIVISOR, values // INSTANCE_DIVISOR, values)
+    return np.minimum(labels, 255).astype(np.uint8)
+
+
+def fill_all(canvas: npt.NDArray[Any], shapes: Iterable[Shape], values: Iterable[int]) -> None:
+    """Fill one shape after the other, skipping details."""
+    for shape, value in zip(shapes, values, strict=True):
+        if not shape.detail:
+            fill(canvas, shape, value)

@@ -1,0 +1,64 @@
+"""What is in a scene, as a camera sees it: flat shapes, back to front, at no particular resolution.
+
+A `Scene` knows nothing of pixels. `sceneloom_training.scenes.painting` turns one into a label map
+and an instance map; whatever paints the photograph of the same scene reads the same shapes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import numpy.typing as npt
+
+from sceneloom_training.scenes.ids import COUNTED, INSTANCE_DIVISOR
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Shape:
+    """One flat, evenly labelled piece of a thing, already in perspective."""
+
+    label: int
+    """Cityscapes label id."""
+    kind: str
+    """What it is to a painter of photographs, such as ``car-glass`` or ``facade``."""
+    outline: npt.NDArray[np.float32]
+    """Closed polygon, float32 [N, 2]: x to the right of the image centre, y down from the top edge,
+    both in image heights. The frame is ``|x| <= width / height / 2`` and ``0 <= y <= 1``; outlines
+    reach beyond it.
+    """
+    distance: float
+    """Metres from the camera to the middle of the shape; infinite for the sky."""
+    thing: int
+    """Number shared by the shapes of one thing (a car, a house): what has one colour, one model."""
+    instance: int | None = None
+    """Number of the thing among those of its label, from 0; None where the label is not counted."""
+    detail: bool = False
+    """True for what lies within the thing's own outline (a window in a facade): it never changes
+    the label map.
+    """
+
+    @property
+    def value(self) -> int:
+        """What the instance map holds here."""
+        if self.instance is None:
+            return self.label
+        return self.label * INSTANCE_DIVISOR + self.instance
+
+    def __post_init__(self) -> None:
+        """Check that what is counted has a number, and nothing else has."""
+        assert (self.instance is not None) == (self.label in COUNTED), (self.label, self.instance)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Scene:
+    """A street as one camera sees it."""
+
+    seed: int
+    """What it was built from."""
+    horizon: float
+    """Height of the horizon, in image heights from the top edge."""
+    vanishing_x: float
+    """Where the straight street would end, in image heights to the right of the image centre."""
+    shapes: tuple[Shape, ...]
+    """All shapes, back to front: later ones hide earlier ones."""
