@@ -21,7 +21,9 @@ def wide_generator(architecture: GeneratorArchitecture, seed: int) -> Generator:
     generator = build_generator(architecture, seed=seed).eval().requires_grad_(False)
     noise = torch.Generator().manual_seed(seed)
     for tensor in generator.parameters():
-        tensor.copy_(torch.randn(tensor.shape, generator=noise) * (0.05 if tensor.ndim > 1 else 0.1))
+        tensor.copy_(
+            torch.randn(tensor.shape, generator=noise) * (0.05 if tensor.ndim > 1 else 0.1)
+        )
     return generator
 
 

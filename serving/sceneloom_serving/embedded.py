@@ -10,6 +10,7 @@ security fixes, so it listens on 127.0.0.1 only; production runs NVIDIA's image 
 from __future__ import annotations
 
 import collections
+import contextlib
 import ctypes
 import dataclasses
 import os
@@ -26,6 +27,7 @@ from types import TracebackType
 
 from typing_extensions import Self
 
+from sceneloom.contract import MODEL_NAME
 from sceneloom.errors import ModelNotFoundError, ServerStartError, ServerUnavailableError
 from sceneloom.transport import Timeouts
 from sceneloom.triton_client import TritonSynthesizer
@@ -35,6 +37,7 @@ from sceneloom_serving.server_log import LogLine, explain_failure, parse_line
 from sceneloom_serving.shared_memory import region_prefix, remove_regions, sweep_regions
 
 HOST = "127.0.0.1"
+_FILES = ("config.pbtxt", "1/model.py", "1/model.onnx")
 _PR_SET_PDEATHSIG = 1
 
 
@@ -100,6 +103,8 @@ class EmbeddedServer:
         """``HOST:PORT`` for gRPC, once started."""
         self.metrics = ""
         """``HOST:PORT`` for Prometheus metrics, once started."""
+        self.model_processes: list[int] = []
+        """Process ids of the stubs that run the model, once started."""
         self.golden_difference = float("nan")
         """Largest difference of the golden probe's block means, in grey levels."""
 
@@ -130,6 +135,9 @@ class EmbeddedServer:
                 f"{self._repository}: no such folder; sceneloom export writes one"
             )
         golden = load_golden(self._repository)
+        for name in _FILES:  # Triton waits for ever for a model.py that is not there
+            if not (self._repository / MODEL_NAME / name).is_file():
+                raise ServerStartError(f"{self._repository / MODEL_NAME / name}: missing")
         server = find_bundled_server()
         sweep_regions()
         self._choose_ports()
@@ -157,15 +165,31 @@ class EmbeddedServer:
         except subprocess.TimeoutExpired:
             return None
 
-    def why_it_ended(self) -> str:
-        """One sentence from the end of the server's log."""
-        return explain_failure(list(self._lines))
+    def watch(self) -> str:
+        """Wait until the server, or a process of its model, ends by itself.
+
+        A server whose model process has died goes on saying that it is ready and answers every
+        request with an internal error, so that counts as ended.
+
+        Returns:
+            one sentence on what ended and why.
+        """
+        while (code := self.wait(1.0)) is None:
+            gone = [pid for pid in self.model_processes if not _running(pid)]
+            if gone:
+                return f"the model's process {gone[0]} has died, and the server cannot replace it"
+        return self._how_it_ended(code)
+
+    def _how_it_ended(self, code: int) -> str:
+        return f"the Triton server ended with code {code}: {explain_failure(list(self._lines))}"
 
     def stop(self) -> None:
         """Stop the server and clean up; requests in flight finish first. Twice is fine."""
         process, self._process = self._process, None
         if process is not None:
-            process.send_signal(signal.SIGTERM)
+            # Without its model's process Triton would wait for requests that nobody answers.
+            broken = not all(_running(pid) for pid in self.model_processes)
+            process.send_signal(signal.SIGKILL if broken else signal.SIGTERM)
             try:
                 process.wait(self._settings.stop_timeout + 5)
             except subprocess.TimeoutExpired:
@@ -241,9 +265,7 @@ class EmbeddedServer:
             if code is not None:
                 assert self._reader is not None
                 self._reader.join(5)
-                raise ServerStartError(
-                    f"the Triton server ended with code {code}: {self.why_it_ended()}"
-                )
+                raise ServerStartError(self._how_it_ended(code))
             left = deadline - time.monotonic()
             if left <= 0:
                 raise ServerStartError(
@@ -253,9 +275,27 @@ class EmbeddedServer:
                 timeouts = Timeouts(connect=min(left, 5.0), infer=left)
                 with TritonSynthesizer(self.grpc, timeouts=timeouts) as synthesizer:
                     self.golden_difference = check_golden(synthesizer, golden)
+                self.model_processes = _children(self.pid)
                 return
             except (ServerUnavailableError, ModelNotFoundError):
                 continue
+
+
+def _children(pid: int) -> list[int]:
+    """Child processes of a process: the stubs that run the model."""
+    found: list[int] = []
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        with contextlib.suppress(FileNotFoundError):
+            found += map(int, (task / "children").read_text().split())
+    return found
+
+
+def _running(pid: int) -> bool:
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except FileNotFoundError:
+        return False
+    return state != "Z"
 
 
 def _die_with_parent() -> None:

@@ -95,7 +95,7 @@ def load_golden(folder: Path) -> Golden:
             f"{folder}: no {GOLDEN_FILE}; this is not a folder that sceneloom export wrote"
         )
     try:
-        with np.load(path, allow_pickle=False) as data:
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as data:
             return Golden(
                 label_map=data["label_map"],
                 instance_map=data.get("instance_map"),

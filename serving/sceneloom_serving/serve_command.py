@@ -39,8 +39,9 @@ def main(
     """
 
     def show(line: LogLine) -> None:
-        if verbose or line.worth_showing:
-            print(f"triton {line.level}: {line.text}", file=sys.stderr, flush=True)
+        text = line.text if verbose else line.summary
+        if text:
+            print(f"triton {line.level}: {text}", file=sys.stderr, flush=True)
 
     server = EmbeddedServer(repository, settings, on_log=show)
     with contextlib.ExitStack() as stack:
@@ -52,11 +53,7 @@ def main(
                     f"ready grpc={server.grpc} http={server.http} metrics={server.metrics}",
                     flush=True,
                 )
-                code = server.wait()
-                print(
-                    f"sceneloom serve: the server ended with code {code}: {server.why_it_ended()}",
-                    file=sys.stderr,
-                )
+                print(f"sceneloom serve: {server.watch()}", file=sys.stderr)
                 return 1
         except _Stopped:
             print("stopped", file=sys.stderr)

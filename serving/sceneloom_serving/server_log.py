@@ -7,6 +7,8 @@ import re
 
 _LINE = re.compile(r"([IWEFV])\d{4} [\d:.]+ \d+ [\w.]+:\d+\] ?(.*)", re.DOTALL)
 _LEVELS = {"I": "info", "W": "warning", "E": "error", "F": "error", "V": "verbose"}
+# Tables, the frames below an exception, and the answer to our own signal.
+_NOISE = re.compile(r"[+|]|At:|\S.*\(\d+\): \S+$|Signal \(\d+\) received")
 # Notes of a CPU-only server about the GPU and metrics it does not have.
 _EXPECTED = ("cuda", "gpu", "dcgm", "pinned memory", "cache manager", "nvml", "numa")
 
@@ -23,13 +25,20 @@ class LogLine:
     """What it says, without date, process and source file."""
 
     @property
-    def worth_showing(self) -> bool:
-        """Whether an operator wants to see it without having asked for the whole log."""
-        if self.level == "error":
-            return True
-        if self.level == "warning":
-            return not any(word in self.text.lower() for word in _EXPECTED)
-        return self.level == "output" and bool(self.text) and not self.text.startswith(("+", "|"))
+    def summary(self) -> str | None:
+        """What an operator wants to see who has not asked for the whole log, or None.
+
+        Errors, unexpected warnings, and what the model's process prints; of a traceback its first
+        line.
+        """
+        text = self.text.split("\n")[0].strip()
+        if self.level == "error" and "CudaDriverHelper" not in text:
+            return text
+        if self.level == "warning" and not any(word in text.lower() for word in _EXPECTED):
+            return text
+        if self.level == "output" and text and not _NOISE.match(text):
+            return text
+        return None
 
 
 def parse_line(line: str) -> LogLine:
@@ -38,11 +47,9 @@ def parse_line(line: str) -> LogLine:
     if match is None:
         return LogLine("output", line.strip())
     text = match[2]
-    if text.startswith('"') and text.endswith('"') and len(text) > 1:
-        text = (
-            text[1:-1].encode().decode("unicode_escape", errors="replace")
-            if "\\" in text
-            else text[1:-1]
+    if len(text) > 1 and text.startswith('"') and text.endswith('"'):
+        text = re.sub(
+            r"\\(.)", lambda escape: {"n": "\n", "t": "\t"}.get(escape[1], escape[1]), text[1:-1]
         )
     return LogLine(_LEVELS[match[1]], text)
 

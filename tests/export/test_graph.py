@@ -78,7 +78,9 @@ def test_style_and_batches(small_architecture: GeneratorArchitecture, tmp_path: 
     images = engine.run_batch(label_maps, instance_maps, styles)
     assert compare([expected], [images]).max <= 1
     for i in range(3):  # a row of the table goes to its own picture
-        single = engine.run_batch(label_maps[i : i + 1], instance_maps[i : i + 1], styles[i : i + 1])
+        single = engine.run_batch(
+            label_maps[i : i + 1], instance_maps[i : i + 1], styles[i : i + 1]
+        )
         assert compare([single], [images[i : i + 1]]).max <= 1
 
 

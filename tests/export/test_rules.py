@@ -17,7 +17,7 @@ BHW = ["batch", "height", "width"]
 
 
 def good_model() -> onnx.ModelProto:
-    """Small, and with every part a rule looks at: casts, one InstanceNormalization, Clip in float."""
+    """Small, and with every part that a rule looks at."""
     nodes = [
         helper.make_node("Cast", ["label_map"], ["labels"], to=F),
         helper.make_node("Cast", ["instance_map"], ["instances"], to=F),

@@ -1,0 +1,322 @@
+"""The real tritonserver: proven before it is announced, killed, stopped, overloaded."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import threading
+import time
+import urllib.error
+import urllib.request
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+from support import blocky_maps, free_ports, wide_generator
+
+from sceneloom import TritonSynthesizer
+from sceneloom.contract import Contract
+from sceneloom.errors import (
+    DeadlineExceededError,
+    InputError,
+    ModelFailedError,
+    ModelNotFoundError,
+    QueueFullError,
+    QueueTimeoutError,
+    RequestRejectedError,
+    ServerStartError,
+    ServerUnavailableError,
+)
+from sceneloom.schema import load_schema
+from sceneloom.transport import Timeouts
+from sceneloom_export.bundle import Exported, export_bundle
+from sceneloom_export.parity import compare
+from sceneloom_serving.embedded import EmbeddedServer, ServerSettings
+from sceneloom_serving.onnx_runtime import OnnxRuntimeSynthesizer
+from sceneloom_serving.shared_memory import FOLDER, region_prefix
+from sceneloom_serving.torch_runtime import TorchSynthesizer
+from sceneloom_training.checkpoint import load_checkpoint, save_checkpoint
+from sceneloom_training.networks import GeneratorArchitecture
+
+pytestmark = pytest.mark.triton
+
+SLOW = (1024, 2048)
+"""A size at which one picture of the small model takes about a second."""
+
+
+@pytest.fixture
+def copy(tmp_path: Path, exported: Exported) -> Path:
+    """The exported repository, to be spoilt."""
+    folder = tmp_path / "repository"
+    shutil.copytree(exported.repository, folder)
+    return folder
+
+
+def edit_config(repository: Path, pattern: str, replacement: str) -> None:
+    path = repository / "synthesis" / "config.pbtxt"
+    text, count = re.subn(pattern, replacement, path.read_text())
+    assert count == 1
+    path.write_text(text)
+
+
+def regions() -> list[str]:
+    return [path.name for path in FOLDER.glob(region_prefix(os.getpid()) + "*")]
+
+
+def test_pictures_are_those_of_pytorch_and_onnx_runtime(
+    server: EmbeddedServer, checkpoint: Path, exported: Exported
+) -> None:
+    loaded = load_checkpoint(checkpoint)
+    reference = TorchSynthesizer(loaded.generator, loaded.contract)
+    engine = OnnxRuntimeSynthesizer(exported.repository / "synthesis" / "1" / "model.onnx")
+    maps = [blocky_maps(*size, seed=i) for i, size in enumerate([(64, 96), (32, 40), (61, 97)])]
+    with TritonSynthesizer(server.grpc) as client:
+        assert client.contract == exported.contract
+        assert client.max_batch_size == 4
+        pictures = [client.synthesize(*pair) for pair in maps]
+    for pair, picture in zip(maps, pictures, strict=True):
+        assert picture.shape == (*pair[0].shape, 3)
+        assert compare([reference.synthesize(*pair)], [picture]).max <= 1
+        assert compare([engine.synthesize(*pair)], [picture]).max <= 1
+        assert picture.std() >= 20
+    different = compare([pictures[0][:32, :40]], [pictures[1]])
+    assert different.mean > 5
+
+
+def test_ten_maps_of_three_sizes_equal_ten_single_calls(server: EmbeddedServer) -> None:
+    sizes = [(32, 48), (64, 32), (40, 40)]
+    maps = [blocky_maps(*sizes[i % 3], seed=i) for i in range(10)]
+    with TritonSynthesizer(server.grpc) as client:
+        single = [client.synthesize(*pair) for pair in maps]
+        together = client.synthesize_batch(*zip(*maps, strict=True))
+    assert [image.shape[:2] for image in together] == [pair[0].shape for pair in maps]
+    assert compare(single, together).max <= 1
+    assert len({image.tobytes() for image in together}) == 10
+
+
+def test_many_threads_share_one_client(server: EmbeddedServer) -> None:
+    maps = [blocky_maps(32, 48, seed=i) for i in range(8)]
+    with TritonSynthesizer(server.grpc) as client:
+        expected = [client.synthesize(*pair) for pair in maps]
+        with ThreadPoolExecutor(4) as pool:
+            got = list(pool.map(lambda pair: client.synthesize(*pair), maps))
+    assert compare(expected, got).max <= 1
+
+
+def test_server_refuses_sizes_and_shapes_it_does_not_take(server: EmbeddedServer) -> None:
+    labels, instances = blocky_maps(64, 64, seed=0)
+    with TritonSynthesizer(server.grpc) as client:
+        for crop in (60, 8):
+            with pytest.raises(RequestRejectedError, match=r"multiple of 8|too small"):
+                client.run_batch(labels[None, :, :crop], instances[None, :, :crop], None)
+        with pytest.raises(RequestRejectedError):
+            client.run_batch(labels[None], instances[None, :32], None)
+        with pytest.raises(RequestRejectedError):
+            client.run_batch(labels[None], None, None)
+        with pytest.raises(RequestRejectedError):  # a batch above max_batch_size
+            client.run_batch(np.repeat(labels[None], 5, 0), np.repeat(instances[None], 5, 0), None)
+        assert client.synthesize(labels, instances).shape == (64, 64, 3)  # and it goes on
+
+
+def test_bad_input_is_refused_before_it_is_sent(server: EmbeddedServer) -> None:
+    labels, instances = blocky_maps(64, 64, seed=0)
+    with TritonSynthesizer(server.grpc) as client:
+        before = statistics(server)["success"]["count"]
+        for bad in ((labels, None), (labels, instances[:32]), (labels + np.uint8(200), instances)):
+            with pytest.raises(InputError):
+                client.synthesize(*bad)
+        assert statistics(server)["success"]["count"] == before
+
+
+def statistics(server: EmbeddedServer) -> dict[str, dict[str, int]]:
+    url = f"http://{server.http}/v2/models/synthesis/stats"
+    with urllib.request.urlopen(url, timeout=10) as answer:
+        stats = json.load(answer)["model_stats"][0]["inference_stats"]
+    return dict(stats)
+
+
+def test_all_three_ports_answer(server: EmbeddedServer) -> None:
+    with urllib.request.urlopen(f"http://{server.http}/v2/health/ready", timeout=10) as answer:
+        assert answer.status == 200
+    with urllib.request.urlopen(f"http://{server.metrics}/metrics", timeout=10) as answer:
+        assert b'nv_inference_count{model="synthesis"' in answer.read()
+    assert {address.split(":")[0] for address in (server.http, server.grpc, server.metrics)} == {
+        "127.0.0.1"
+    }
+
+
+def test_unknown_model_and_unload_are_refused(server: EmbeddedServer) -> None:
+    with pytest.raises(ModelNotFoundError):
+        TritonSynthesizer(server.grpc, model="nothing")
+    request = urllib.request.Request(
+        f"http://{server.http}/v2/repository/models/synthesis/unload", data=b"{}", method="POST"
+    )
+    with pytest.raises(urllib.error.HTTPError):
+        urllib.request.urlopen(request, timeout=10)
+    with TritonSynthesizer(server.grpc) as client:
+        assert client.synthesize(*blocky_maps(32, 32, seed=0)).std() > 0
+
+
+def test_golden_probe_refuses_other_weights(
+    tmp_path: Path, copy: Path, small_architecture: GeneratorArchitecture
+) -> None:
+    contract = Contract(schema=load_schema("cityscapes"), boundaries=True, size_multiple=8)
+    save_checkpoint(tmp_path / "c", wide_generator(small_architecture, seed=7), contract, {})
+    export_bundle(tmp_path / "c", tmp_path / "other")
+    shutil.copy(tmp_path / "other/synthesis/1/model.onnx", copy / "synthesis/1/model.onnx")
+    server = EmbeddedServer(copy, free_ports())
+    with pytest.raises(ModelFailedError, match="not the one that was exported"):
+        server.start()
+    assert regions() == []
+
+
+def test_stopping_lets_requests_finish_and_cleans_up(copy: Path) -> None:
+    server = EmbeddedServer(copy, free_ports()).start()
+    assert server.golden_difference <= 2
+    assert regions() != []
+    pid = server.pid
+    with TritonSynthesizer(server.grpc) as client, ThreadPoolExecutor(1) as pool:
+        running = pool.submit(client.synthesize, *blocky_maps(*SLOW, seed=0))
+        wait_until_running(server)
+        server.stop()
+        assert running.result(timeout=30).shape == (*SLOW, 3)
+        with pytest.raises(ServerUnavailableError):
+            client.synthesize(*blocky_maps(32, 32, seed=0))
+    assert not Path(f"/proc/{pid}").exists()
+    assert regions() == []
+    server.stop()  # twice is fine
+
+
+def wait_until_running(server: EmbeddedServer) -> None:
+    """Wait until the model's process is working on a request."""
+    deadline = time.monotonic() + 10
+    while cpu_share(server.model_processes[0]) < 0.3:
+        assert time.monotonic() < deadline, "the request never reached the model"
+
+
+def cpu_share(pid: int, seconds: float = 0.15) -> float:
+    def ticks() -> int:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        return int(fields[11]) + int(fields[12])
+
+    before = ticks()
+    time.sleep(seconds)
+    return (ticks() - before) / os.sysconf("SC_CLK_TCK") / seconds
+
+
+def test_server_killed_in_mid_request(copy: Path) -> None:
+    with EmbeddedServer(copy, free_ports()) as server:
+        with TritonSynthesizer(server.grpc) as client, ThreadPoolExecutor(1) as pool:
+            running = pool.submit(client.synthesize, *blocky_maps(*SLOW, seed=0))
+            wait_until_running(server)
+            os.kill(server.pid, signal.SIGKILL)
+            with pytest.raises(ServerUnavailableError):
+                running.result(timeout=30)
+            with pytest.raises(ServerUnavailableError):
+                client.synthesize(*blocky_maps(32, 32, seed=0))
+        assert "ended with code -9" in server.watch()
+    assert regions() == []
+
+
+def test_model_process_killed_in_mid_request(copy: Path) -> None:
+    with EmbeddedServer(copy, free_ports()) as server:
+        with TritonSynthesizer(server.grpc) as client, ThreadPoolExecutor(1) as pool:
+            running = pool.submit(client.synthesize, *blocky_maps(*SLOW, seed=0))
+            wait_until_running(server)
+            os.kill(server.model_processes[0], signal.SIGKILL)
+            with pytest.raises(ModelFailedError):
+                running.result(timeout=60)
+            with urllib.request.urlopen(f"http://{server.http}/v2/health/ready") as answer:
+                assert answer.status == 200  # the server itself notices nothing
+            with pytest.raises(ModelFailedError):
+                client.synthesize(*blocky_maps(32, 32, seed=0))
+        assert "process" in server.watch()
+
+
+def test_client_deadline(server: EmbeddedServer) -> None:
+    with (
+        TritonSynthesizer(server.grpc, timeouts=Timeouts(infer=0.2)) as client,
+        pytest.raises(DeadlineExceededError),
+    ):
+        client.synthesize(*blocky_maps(*SLOW, seed=0))
+
+
+def test_full_queue_and_queue_timeout(copy: Path) -> None:
+    edit_config(copy, r"max_queue_size: 8", "max_queue_size: 2")
+    edit_config(copy, r"default_timeout_microseconds: \d+", "default_timeout_microseconds: 200000")
+    maps = blocky_maps(512, 1024, seed=0)
+    results: list[object] = []
+
+    def send(client: TritonSynthesizer) -> None:
+        try:
+            results.append(client.synthesize(*maps).shape)
+        except Exception as error:
+            results.append(type(error))
+
+    with EmbeddedServer(copy, free_ports()) as server, TritonSynthesizer(server.grpc) as client:
+        client.synthesize(*maps)
+        threads = [threading.Thread(target=send, args=(client,)) for _ in range(12)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert set(results) <= {(512, 1024, 3), QueueFullError, QueueTimeoutError}
+    assert {(512, 1024, 3), QueueFullError, QueueTimeoutError} == set(results)
+
+
+def test_taken_port_is_named(copy: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        settings = ServerSettings(http_port=0, grpc_port=port, metrics_port=0)
+        with pytest.raises(ServerStartError, match=rf"port {port} for grpc.*--grpc-port"):
+            EmbeddedServer(copy, settings).start()
+
+
+def test_model_that_does_not_load_is_explained(copy: Path) -> None:
+    (copy / "synthesis/1/model.onnx").write_bytes(b"not a model")
+    with pytest.raises(ServerStartError, match=r"'synthesis' was refused.*model\.onnx"):
+        EmbeddedServer(copy, free_ports()).start()
+    assert regions() == []
+
+
+def test_config_that_triton_refuses_is_explained(copy: Path) -> None:
+    edit_config(copy, r"max_batch_size: 4", "max_batch_size: -4")
+    with pytest.raises(ServerStartError, match="max_batch_size"):
+        EmbeddedServer(copy, free_ports()).start()
+
+
+@pytest.mark.parametrize("name", ["config.pbtxt", "1/model.py", "1/model.onnx"])
+def test_missing_file_is_named(copy: Path, name: str) -> None:
+    (copy / "synthesis" / name).unlink()
+    with pytest.raises(ServerStartError, match=f"{name}: missing"):
+        EmbeddedServer(copy, free_ports()).start()
+
+
+def test_folder_that_is_no_export(tmp_path: Path) -> None:
+    with pytest.raises(ServerStartError, match="no such folder"):
+        EmbeddedServer(tmp_path / "nothing").start()
+    with pytest.raises(ServerStartError, match="not a folder that sceneloom export wrote"):
+        EmbeddedServer(tmp_path).start()
+
+
+def test_start_timeout(copy: Path) -> None:
+    slow_start = copy / "synthesis/1/model.py"
+    slow_start.write_text("import time\ntime.sleep(60)\n" + slow_start.read_text())
+    start = time.monotonic()
+    with pytest.raises(ServerStartError, match="not ready within 3 s"):
+        EmbeddedServer(copy, free_ports(start_timeout=3, stop_timeout=1)).start()
+    assert time.monotonic() - start < 30
+    assert regions() == []
+
+
+def test_torch_is_not_imported_in_the_model_process(server: EmbeddedServer) -> None:
+    maps = Path(f"/proc/{server.model_processes[0]}/maps").read_text()
+    assert "onnxruntime" in maps
+    assert "libtorch" not in maps

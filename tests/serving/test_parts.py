@@ -1,0 +1,177 @@
+"""Golden files, shared memory regions, the bundled server's preconditions, runtimes without a
+server.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from support import blocky_maps, wide_generator
+
+from sceneloom.contract import Contract
+from sceneloom.errors import ExportError, ModelFailedError, SchemaError, ServerStartError
+from sceneloom.schema import load_schema
+from sceneloom.synthesizer import prepare
+from sceneloom_export.bundle import Exported
+from sceneloom_serving import templates
+from sceneloom_serving.bundled_server import check_numpy, find_bundled_server, find_libpython
+from sceneloom_serving.embedded import ServerSettings
+from sceneloom_serving.golden import (
+    block_means,
+    check_golden,
+    load_golden,
+    make_golden,
+    save_golden,
+)
+from sceneloom_serving.onnx_runtime import OnnxRuntimeSynthesizer
+from sceneloom_serving.shared_memory import FOLDER, region_prefix, remove_regions, sweep_regions
+from sceneloom_serving.torch_runtime import TorchSynthesizer
+from sceneloom_training.networks import GeneratorArchitecture
+
+CONTRACT = Contract(schema=load_schema("cityscapes"), boundaries=True, size_multiple=8)
+
+
+def test_block_means_of_a_known_picture() -> None:
+    image = np.zeros((33, 48, 3), np.uint8)
+    image[:16, :16] = 100
+    image[:8, 16:32, 1] = 50
+    means = block_means(image)
+    assert means.shape == (2, 3, 3)
+    assert means[0, 0].tolist() == [100, 100, 100]
+    assert means[0, 1].tolist() == [0, 25, 0]
+    assert means[1].max() == 0  # the last row of pixels is no whole block
+
+
+def test_golden_round_trip_and_tolerance(
+    tmp_path: Path, small_architecture: GeneratorArchitecture
+) -> None:
+    generator = wide_generator(small_architecture, seed=1)
+    reference = TorchSynthesizer(generator, CONTRACT)
+    save_golden(make_golden(reference, prepare(CONTRACT, *blocky_maps(64, 64, seed=0))), tmp_path)
+    golden = load_golden(tmp_path)
+    assert golden.style is None
+    assert check_golden(reference, golden) == 0
+    generator.head[1].bias.add_(0.005)  # about half a grey level: within the tolerance
+    assert 0 < check_golden(TorchSynthesizer(generator, CONTRACT), golden) < 2
+    generator.head[1].bias.add_(0.1)
+    with pytest.raises(ModelFailedError, match="2 is the limit"):
+        check_golden(TorchSynthesizer(generator, CONTRACT), golden)
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04 damaged", b"\x93NUMPY"])
+def test_damaged_golden_file(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "golden.npz").write_bytes(content)
+    with pytest.raises(ServerStartError, match=r"golden\.npz: damaged"):
+        load_golden(tmp_path)
+
+
+def test_regions_of_dead_processes_are_swept_and_others_kept() -> None:
+    with subprocess.Popen([sys.executable, "-c", ""]) as process:
+        process.wait()
+    dead = FOLDER / f"{region_prefix(process.pid)}test"
+    alive = FOLDER / f"{region_prefix(os.getpid())}test"
+    foreign = FOLDER / "sceneloom-notapid-test"
+    for path in (dead, alive, foreign):
+        path.write_bytes(b"x")
+    try:
+        assert dead.name in sweep_regions()
+        assert not dead.exists()
+        assert alive.exists()
+        assert foreign.exists()
+        remove_regions(os.getpid())
+        assert not alive.exists()
+    finally:
+        for path in (dead, alive, foreign):
+            path.unlink(missing_ok=True)
+
+
+def test_numpy_2_is_refused() -> None:
+    check_numpy("1.26.4")
+    with pytest.raises(ServerStartError, match=r"numpy 2\.1\.0.*empty tensors.*pip install"):
+        check_numpy("2.1.0")
+
+
+def test_bundled_server_is_found() -> None:
+    server = find_bundled_server()
+    assert server.executable.is_file()
+    assert server.stub.is_file()
+    assert find_libpython().is_file()
+    environment = server.environment()
+    assert environment["PATH"].split(os.pathsep)[0] == str(Path(sys.prefix) / "bin")
+    assert str(find_libpython().parent) in environment["LD_LIBRARY_PATH"]
+
+
+@pytest.mark.parametrize(
+    ("code", "message"),
+    [
+        ("import sys; sys.platform = 'darwin'", "no bundled Triton server for"),
+        ("import platform; platform.machine = lambda: 'aarch64'", "aarch64; it is for Linux"),
+        (
+            "import importlib.util as u; f = u.find_spec; "
+            "u.find_spec = lambda n: None if n == 'pytriton' else f(n)",
+            r"pip install 'sceneloom[embedded]'",
+        ),
+        (
+            "import sysconfig; sysconfig.get_config_var = lambda n: None; "
+            "import sys; sys.base_prefix = '/nowhere'",
+            "apt-get install libpython3",
+        ),
+        (
+            "import sys; sys.version_info = type('V', (), dict(major=3, minor=7))()",
+            "stub for Python 3.7",
+        ),
+    ],
+)
+def test_machine_that_cannot_run_it_is_told_why(code: str, message: str) -> None:
+    # The machine's own facts are changed, in a process of its own; nothing of ours is patched.
+    script = (
+        "from sceneloom_serving.bundled_server import find_bundled_server\n"
+        "from sceneloom.errors import SceneLoomError\n"
+        f"{code}\n"
+        "try:\n    find_bundled_server()\nexcept SceneLoomError as error:\n    print(error)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
+    assert message in done.stdout
+
+
+def test_templates_are_the_checkouts() -> None:
+    assert templates() == Path(__file__).resolve().parents[2] / "triton_models"
+
+
+def test_onnx_file_that_is_not_ours(tmp_path: Path, exported: Exported) -> None:
+    path = tmp_path / "model.onnx"
+    path.write_bytes(b"no protobuf")
+    with pytest.raises(ExportError, match=r"model\.onnx: ONNX Runtime cannot load it"):
+        OnnxRuntimeSynthesizer(path)
+    model = onnx.load(exported.repository / "synthesis" / "1" / "model.onnx")
+    del model.metadata_props[:]
+    onnx.save(model, path)
+    with pytest.raises(ExportError, match="carries no contract"):
+        OnnxRuntimeSynthesizer(path)
+    onnx.helper.set_model_props(model, {"sceneloom": "{}"})
+    onnx.save(model, path)
+    with pytest.raises(SchemaError, match="format"):
+        OnnxRuntimeSynthesizer(path)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"http_port": -1},
+        {"grpc_port": 65536},
+        {"http_port": 8001},
+        {"start_timeout": 0},
+        {"stop_timeout": float("inf")},
+    ],
+)
+def test_server_settings_out_of_range(settings: dict[str, float]) -> None:
+    with pytest.raises(ValueError, match=r"port|timeout"):
+        ServerSettings(**settings)  # type: ignore[arg-type]
