@@ -108,7 +108,9 @@ def test_layer_without_a_place_is_named(state: dict[str, torch.Tensor], tmp_path
 
 def test_wrong_shape_is_named(state: dict[str, torch.Tensor], tmp_path: Path) -> None:
     state["model.10.conv_block.5.weight"] = torch.zeros(4, 32, 3, 3)
-    with pytest.raises(CheckpointError, match=r"model\.10\.conv_block\.5\.weight is \[4, 32, 3, 3\]"):
+    with pytest.raises(
+        CheckpointError, match=r"model\.10\.conv_block\.5\.weight is \[4, 32, 3, 3\]"
+    ):
         import_published(write(state, tmp_path), CITYSCAPES)
 
 
@@ -170,9 +172,7 @@ def test_malicious_pickle_is_refused_and_nothing_runs(
 ) -> None:
     trap = tmp_path / "ran"
     path = tmp_path / "evil.pth"
-    torch.save(
-        {**state, "extra": Touch(trap)}, path, _use_new_zipfile_serialization=not legacy
-    )
+    torch.save({**state, "extra": Touch(trap)}, path, _use_new_zipfile_serialization=not legacy)
     with pytest.raises(CheckpointError, match=r"evil\.pth: refused.*nothing in it was run"):
         import_published(path, CITYSCAPES)
     assert not trap.exists()

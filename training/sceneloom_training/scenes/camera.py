@@ -58,11 +58,9 @@ def take(camera: Camera, things: Sequence[Thing]) -> list[Shape]:
     `Shape.thing` is the index into `things`, and `Shape.instance` is that same number for counted
     labels; nothing is hidden by anything else yet.
     """
-    order = sorted(range(len(things)), key=lambda i: -things[i].order)
-    owners = [i for i in order for _ in things[i].faces]
-    faces = [face for i in order for face in things[i].faces]
-    if not faces:
-        return []
+    owned = [(i, face) for i, thing in enumerate(things) for face in thing.faces]
+    owned.sort(key=lambda x: -(things[x[0]].order if x[1].order is None else x[1].order))
+    faces = [face for _, face in owned]
     starts = np.cumsum([0] + [len(face.points) for face in faces])
     world = camera.world(np.concatenate([face.points for face in faces]))
     near = np.minimum.reduceat(world[:, 2], starts[:-1]) < NEAR
@@ -74,7 +72,7 @@ def take(camera: Camera, things: Sequence[Thing]) -> list[Shape]:
     huge = (np.abs(low) > 4).any(axis=1) | (np.abs(high) > 4).any(axis=1)
     hidden = (_signed_areas(image, starts) <= 0) & ~near
     shapes = []
-    for i, (owner, face) in enumerate(zip(owners, faces, strict=True)):
+    for i, (owner, face) in enumerate(owned):
         if (outside[i] and not near[i]) or far[i] <= NEAR or (face.solid and hidden[i]):
             continue
         piece = slice(starts[i], starts[i + 1])

@@ -10,7 +10,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any
 
 import cv2
@@ -38,8 +37,8 @@ def paint_labels(
         width: pixels, 16 to 16384 and at most four times the height.
 
     Returns:
-        label map uint8 [H, W] of Cityscapes ids, and instance map int32 [H, W]: ``label * 1000 + n``
-        for counted things (people, riders, vehicles), the label elsewhere.
+        label map uint8 [H, W] of Cityscapes ids, and instance map int32 [H, W]:
+        ``label * 1000 + n`` for counted things (people, riders, vehicles), the label elsewhere.
 
     Raises:
         InputError: the size is out of range.
@@ -59,9 +58,9 @@ def fill(canvas: npt.NDArray[Any], shape: Shape, value: float) -> None:
     Pixels that the outline touches count as within, so that thin things never vanish.
     """
     height, width = canvas.shape
-    pixels = shape.outline * height + np.float32([width / 2 - 0.5, -0.5])
+    pixels = shape.outline * height + np.array([width / 2 - 0.5, -0.5], np.float32)
     corners = np.rint(pixels * (1 << _SUBPIXEL_BITS)).astype(np.int32)
-    cv2.fillPoly(canvas, [corners], value, cv2.LINE_8, _SUBPIXEL_BITS)
+    cv2.fillPoly(canvas, [corners], (value,), cv2.LINE_8, _SUBPIXEL_BITS)
 
 
 def check_size(height: int, width: int) -> None:
@@ -90,10 +89,3 @@ def _label_of_value() -> npt.NDArray[np.uint8]:
     values = np.arange(1 << 16)
     labels = np.where(values >= INSTANCE_DIVISOR, values // INSTANCE_DIVISOR, values)
     return np.minimum(labels, 255).astype(np.uint8)
-
-
-def fill_all(canvas: npt.NDArray[Any], shapes: Iterable[Shape], values: Iterable[int]) -> None:
-    """Fill one shape after the other, skipping details."""
-    for shape, value in zip(shapes, values, strict=True):
-        if not shape.detail:
-            fill(canvas, shape, value)

@@ -46,7 +46,7 @@ class Shape:
         return self.label * INSTANCE_DIVISOR + self.instance
 
     def __post_init__(self) -> None:
-        """Check that what is counted has a number, and nothing else has."""
+        """Check that what is counted has a number, and nothing else has one."""
         assert (self.instance is not None) == (self.label in COUNTED), (self.label, self.instance)
 
 

@@ -7,6 +7,7 @@ s metres ahead along the street. The street itself may bend; `camera` sees to th
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Iterable, Sequence
 
 import numpy as np
@@ -29,6 +30,10 @@ class Face:
     """True if it lies within other faces of its thing and does not change the label map."""
     solid: bool = False
     """True for the side of a closed body: seen from behind, it is hidden."""
+    order: float | None = None
+    """Takes the place of the thing's painting order: long things (fences, hedges) come in pieces,
+    some of them before and some behind their neighbours.
+    """
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -91,6 +96,14 @@ def across(
     (t0, t1), (y0, y1) = t, y
     corners = [(t0, y0, s), (t1, y0, s), (t1, y1, s), (t0, y1, s)]
     return Face(label=label, kind=kind, points=np.array(corners, np.float64))
+
+
+def pieces(s: tuple[float, float]) -> list[tuple[float, float]]:
+    """Cut a stretch of the street into pieces that look about equally long from the camera."""
+    low = max(s[0], 0.8)
+    count = max(1, int(np.log(max(s[1] / low, 1.0)) / 0.16) + 1)
+    edges = np.geomspace(low, max(s[1], low + 0.1), count + 1).tolist()
+    return list(itertools.pairwise(edges))
 
 
 def bar(

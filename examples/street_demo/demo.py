@@ -1,0 +1,167 @@
+"""The whole path on this machine: draw streets, build a generator, export it, serve it, render.
+
+Draws 2048x1024 street scenes as label and instance maps, exports a small generator to a Triton
+repository, starts the bundled Triton server, renders the maps through it, and writes a page that
+shows maps and pictures side by side with the seconds that each stage took. The repository stays
+and can be served again. The last line printed is one JSON document.
+
+    make demo
+    python examples/street_demo/demo.py --out build/demo --maps 4
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import shutil
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated
+
+import cv2
+import numpy as np
+import page
+import tyro
+
+from sceneloom import Contract, SceneLoomError, TritonSynthesizer, boundary_map, load_schema
+from sceneloom.render import MapPair, Rendered, RenderSettings, find_pairs, render_maps, write_image
+from sceneloom.schema import LabelSchema
+from sceneloom_export.bundle import export_bundle
+from sceneloom_serving.embedded import EmbeddedServer, ServerSettings
+from sceneloom_training.checkpoint import save_checkpoint
+from sceneloom_training.networks import GeneratorArchitecture, build_generator
+from sceneloom_training.scenes import draw_street
+
+SCHEMA = load_schema("cityscapes")
+ARCHITECTURE = GeneratorArchitecture(
+    input_channels=SCHEMA.channels + 1,
+    ngf=8,
+    global_downsamplings=3,
+    global_blocks=3,
+    enhancers=1,
+    enhancer_blocks=2,
+)
+WEIGHTS = "random weights (seed 0): shapes and boundaries come through, nothing was learnt yet"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DemoSettings:
+    """What to draw and how large."""
+
+    maps: int = 4
+    """Number of streets."""
+    height: int = 1024
+    """Pixels."""
+    width: int = 2048
+    """Pixels."""
+    in_flight: int = 2
+    """Requests under way at once."""
+
+
+class Stages:
+    """Seconds per stage, printed as they pass."""
+
+    def __init__(self) -> None:
+        """Start with none."""
+        self.seconds: dict[str, float] = {}
+
+    @contextlib.contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Time one stage."""
+        print(f"{name} ...", flush=True)
+        start = time.perf_counter()
+        yield
+        self.seconds[name] = round(time.perf_counter() - start, 2)
+        print(f"{name}: {self.seconds[name]:.1f} s", flush=True)
+
+
+def main(
+    out: Annotated[Path, tyro.conf.arg(metavar="DIR")] = Path("build/demo"),
+    settings: Annotated[DemoSettings, tyro.conf.OmitArgPrefixes] = DemoSettings(),
+) -> int:
+    """Run the demo.
+
+    Args:
+        out: folder for everything it writes; an older demo in it is replaced.
+        settings: what to draw and how large.
+    """
+    stages = Stages()
+    data, pictures, repository = out / "data", out / "pictures", out / "repository"
+    for folder in (data, pictures, out / "page"):
+        shutil.rmtree(folder, ignore_errors=True)
+    with stages.stage("draw label and instance maps"):
+        draw_data_set(data, settings)
+    with stages.stage("build a generator"):
+        generator = build_generator(ARCHITECTURE, seed=0).eval()
+        contract = Contract(
+            schema=SCHEMA, boundaries=True, size_multiple=ARCHITECTURE.size_multiple
+        )
+        save_checkpoint(out / "checkpoint", generator, contract, {"weights": WEIGHTS})
+    with stages.stage("export to a Triton repository, parity included"):
+        exported = export_bundle(out / "checkpoint", repository)
+    pairs = find_pairs(data / "test_label", data / "test_inst")
+    with contextlib.ExitStack() as stack:
+        with stages.stage("start Triton and prove it with a real inference"):
+            ports = ServerSettings(http_port=0, grpc_port=0, metrics_port=0)
+            server = stack.enter_context(EmbeddedServer(repository, ports))
+            client = stack.enter_context(TritonSynthesizer(server.grpc))
+        with stages.stage(f"render {len(pairs)} maps at {settings.width}x{settings.height}"):
+            options = RenderSettings(in_flight=settings.in_flight)
+            results = render_maps(client, pairs, pictures, options)
+    failed = [result for result in results if not isinstance(result, Rendered)]
+    for failure in failed:
+        print(f"failed: {failure.reason}", file=sys.stderr)
+    rows = [page_row(pair, pictures, out / "page", SCHEMA) for pair in pairs]
+    page.write(out, rows, stages.seconds, WEIGHTS)
+    report = {
+        "page": str(out / "index.html"),
+        "repository": str(repository),
+        "bundle": exported.contract.bundle_hash,
+        "weights": WEIGHTS,
+        "pictures": len(results) - len(failed),
+        "size": [settings.height, settings.width],
+        "parity": exported.parity.to_json(),
+        "golden_difference": round(server.golden_difference, 3),
+        "seconds": stages.seconds,
+    }
+    print(f"open {out / 'index.html'}; serve it again with: sceneloom serve {repository}")
+    print(json.dumps(report))
+    return 1 if failed else 0
+
+
+def draw_data_set(folder: Path, settings: DemoSettings) -> None:
+    """Write streets in pix2pixHD's layout: test_label/ (8-bit) and test_inst/ (16-bit)."""
+    for kind in ("test_label", "test_inst"):
+        (folder / kind).mkdir(parents=True)
+    for seed in range(settings.maps):
+        street = draw_street(seed, settings.height, settings.width)
+        name = f"street_{seed:03}"
+        cv2.imwrite(str(folder / "test_label" / f"{name}_labelIds.png"), street.label_map)
+        instances = street.instance_map.astype(np.uint16)
+        cv2.imwrite(str(folder / "test_inst" / f"{name}_instanceIds.png"), instances)
+
+
+def page_row(pair: MapPair, pictures: Path, folder: Path, schema: LabelSchema) -> page.Row:
+    """Write what the page shows of one map, and say where it lies."""
+    assert pair.instance is not None
+    label_map = cv2.imread(str(pair.label), cv2.IMREAD_UNCHANGED).astype(np.uint8)
+    instance_map = cv2.imread(str(pair.instance), cv2.IMREAD_UNCHANGED)
+    boundaries = np.where(boundary_map(instance_map), np.uint8(0), np.uint8(255))
+    write_image(folder / f"{pair.key}_labels.png", schema.colourise(label_map))
+    write_image(folder / f"{pair.key}_boundaries.png", np.repeat(boundaries[..., None], 3, 2))
+    return page.Row(
+        name=pair.key,
+        labels=f"page/{pair.key}_labels.png",
+        boundaries=f"page/{pair.key}_boundaries.png",
+        picture=f"{pictures.name}/{pair.key}.png",
+    )
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(tyro.cli(main))
+    except SceneLoomError as error:
+        sys.exit(f"demo: {error}")

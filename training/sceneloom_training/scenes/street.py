@@ -1,0 +1,170 @@
+"""Building a street scene from a seed.
+
+A seed draws a plan, the plan is furnished in metres, the camera turns it into shapes, and what is
+hardly visible is left out. A street that came out closed in (no sky, hardly any road) is drawn
+again, so that every scene is worth looking at.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import numpy.typing as npt
+
+from sceneloom.errors import InputError
+from sceneloom_training.scenes.camera import HALF_FRAME, Camera, take
+from sceneloom_training.scenes.dressing import put_up_furniture, put_up_houses
+from sceneloom_training.scenes.ground import lay_ground
+from sceneloom_training.scenes.ids import (
+    BUILDING,
+    CAR,
+    EGO_VEHICLE,
+    INSTANCE_DIVISOR,
+    ROAD,
+    SKY,
+    VEGETATION,
+)
+from sceneloom_training.scenes.painting import check_size, fill, paint_labels
+from sceneloom_training.scenes.plan import draw_plan
+from sceneloom_training.scenes.scene import Scene, Shape
+from sceneloom_training.scenes.traffic import add_people, fill_lanes, park_vehicles
+
+_DRAFT_SIZE = (256, 512)
+"""Size that a scene is judged at: what shows too few pixels there is left out."""
+_LEAST_PIXELS = 12
+_MOST_ATTEMPTS = 100
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Street:
+    """A drawn street."""
+
+    label_map: npt.NDArray[np.uint8]
+    """Cityscapes label ids, uint8 [H, W]."""
+    instance_map: npt.NDArray[np.int32]
+    """Instances, int32 [H, W]: ``label * 1000 + n`` for counted things, the label elsewhere."""
+
+
+def draw_street(seed: int, height: int = 1024, width: int = 2048) -> Street:
+    """Draw the street of a seed: equal seeds give equal maps, and the same street at any size.
+
+    Args:
+        seed: whole number from 0.
+        height: pixels, 16 to 16384.
+        width: pixels, 16 to 16384 and at most four times the height; the street is composed for
+            twice the height.
+
+    Raises:
+        InputError: the seed is negative or the size is out of range.
+    """
+    check_size(height, width)
+    label_map, instance_map = paint_labels(build_street(seed), height, width)
+    return Street(label_map=label_map, instance_map=instance_map)
+
+
+def build_street(seed: int) -> Scene:
+    """Build the scene of a seed, for painting at any size.
+
+    In a frame twice as wide as high there is always road, sky, a car, and houses or trees.
+
+    Raises:
+        InputError: the seed is not a whole number from 0.
+    """
+    if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or seed < 0:
+        raise InputError(f"seed is {seed!r}; it is a whole number from 0")
+    for attempt in range(_MOST_ATTEMPTS):
+        scene = _attempt(int(seed), attempt)
+        if _is_street(paint_labels(scene, *_DRAFT_SIZE)[0]):
+            return scene
+    raise AssertionError(f"no street in {_MOST_ATTEMPTS} attempts with seed {seed}")
+
+
+def _attempt(seed: int, attempt: int) -> Scene:
+    # A generator for each part: what one part draws does not move the others about.
+    parts = [np.random.default_rng(s) for s in np.random.SeedSequence((seed, attempt)).spawn(8)]
+    plan = draw_plan(parts[0])
+    things = lay_ground(parts[1], plan)
+    things += put_up_houses(parts[2], plan)
+    things += put_up_furniture(parts[3], plan)
+    things += park_vehicles(parts[4], plan)
+    things += fill_lanes(parts[5], plan)
+    things += add_people(parts[6], plan)
+    shapes = [_sky(plan.camera, len(things)), *take(plan.camera, things)]
+    shapes += _bonnet(parts[7], len(things) + 1)
+    return Scene(
+        seed=seed,
+        horizon=plan.camera.horizon,
+        vanishing_x=plan.camera.vanishing_x,
+        shapes=_number(_drop_hidden(shapes)),
+    )
+
+
+def _drop_hidden(shapes: list[Shape]) -> list[Shape]:
+    """Leave out counted things of which next to nothing shows."""
+    canvas = np.zeros(_DRAFT_SIZE, np.int32)
+    for shape in shapes:
+        if not shape.detail:
+            fill(canvas, shape, shape.thing)
+    pixels = np.bincount(canvas.ravel(), minlength=max(s.thing for s in shapes) + 1)
+    return [s for s in shapes if s.instance is None or pixels[s.thing] >= _LEAST_PIXELS]
+
+
+def _number(shapes: list[Shape]) -> tuple[Shape, ...]:
+    """Number the things of each counted label from 0, back to front."""
+    numbers: dict[int, dict[int, int]] = {}
+    out = []
+    for shape in shapes:
+        if shape.instance is not None:
+            of_label = numbers.setdefault(shape.label, {})
+            number = of_label.setdefault(shape.thing, len(of_label))
+            assert number < INSTANCE_DIVISOR, number
+            shape = dataclasses.replace(shape, instance=number)
+        out.append(shape)
+    return tuple(out)
+
+
+def _is_street(label_map: npt.NDArray[np.uint8]) -> bool:
+    """Whether a draft has what every scene must have, in sensible proportions."""
+    share = np.bincount(label_map.ravel(), minlength=256) / label_map.size
+    top = label_map[: label_map.shape[0] // 8] == SKY
+    return bool(
+        0.18 <= share[ROAD] <= 0.5
+        and share[SKY] >= 0.01
+        and top.mean() >= 0.02
+        and share[CAR] >= 0.004
+        and share[BUILDING] + share[VEGETATION] >= 0.1
+    )
+
+
+def _sky(camera: Camera, thing: int) -> Shape:
+    low = camera.horizon + 0.001
+    corners = [(-HALF_FRAME, -0.01), (HALF_FRAME, -0.01), (HALF_FRAME, low), (-HALF_FRAME, low)]
+    return Shape(
+        label=SKY,
+        kind="sky",
+        outline=np.array(corners, np.float32),
+        distance=np.inf,
+        thing=thing,
+    )
+
+
+def _bonnet(rng: np.random.Generator, thing: int) -> list[Shape]:
+    """The camera's own car at the bottom of most frames."""
+    if rng.random() < 0.15:
+        return []
+    rise, drop = float(rng.uniform(0.04, 0.12)), float(rng.uniform(0.015, 0.07))
+    lean = float(rng.uniform(-0.012, 0.012))
+    x = np.linspace(-HALF_FRAME, HALF_FRAME, 65)
+    edge = 1 - rise + drop * np.abs(x) ** 2.2 + lean * x
+    top = np.column_stack([x, np.minimum(edge, 1.02)])
+    corners = np.concatenate([top, [(HALF_FRAME, 1.03), (-HALF_FRAME, 1.03)]])
+    return [
+        Shape(
+            label=EGO_VEHICLE,
+            kind="bonnet",
+            outline=corners.astype(np.float32),
+            distance=1.5,
+            thing=thing,
+        )
+    ]
