@@ -7,14 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from support import free_ports, save_published, wide_generator
+from support import CHECKOUT, free_ports, save_published, wide_generator
 
 if TYPE_CHECKING:
     from sceneloom_export.bundle import Exported
     from sceneloom_serving.embedded import EmbeddedServer
     from sceneloom_training.networks import GeneratorArchitecture
-
-CHECKOUT = Path(__file__).resolve().parents[1]
 
 
 @pytest.fixture(scope="session")

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +14,9 @@ import numpy as np
 if TYPE_CHECKING:
     from sceneloom_serving.embedded import ServerSettings
     from sceneloom_training.networks import Generator, GeneratorArchitecture
+
+CHECKOUT = Path(__file__).resolve().parents[1]
+COMMAND = (sys.executable, "-m", "sceneloom.cli")
 
 
 def wide_generator(architecture: GeneratorArchitecture, seed: int) -> Generator:
@@ -56,3 +63,53 @@ def blocky_maps(
     instances = blocks * 1000 + rng.integers(0, 3, blocks.shape)
     instance_map = np.kron(instances, np.ones((8, 8), int))[:height, :width].astype(np.int32)
     return label_map, instance_map
+
+
+def run_command(
+    *arguments: str | Path, cwd: Path | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Run `sceneloom` in a process of its own, as a user does."""
+    return subprocess.run(
+        [*COMMAND, *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+        cwd=cwd,
+    )
+
+
+class ServeCommand:
+    """`sceneloom serve` in a process of its own, on free ports; ready once it is made."""
+
+    def __init__(self, repository: Path) -> None:
+        ports = ["--http-port", "0", "--grpc-port", "0", "--metrics-port", "0"]
+        self.process = subprocess.Popen(
+            [*COMMAND, "serve", str(repository), *ports],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+        assert self.process.stdout is not None
+        self.ready = self.process.stdout.readline()
+        match = re.fullmatch(
+            r"ready grpc=(127\.0\.0\.1:\d+) http=(127\.0\.0\.1:\d+) metrics=(127\.0\.0\.1:\d+)\n",
+            self.ready,
+        )
+        assert match, self.ready + self.process.communicate()[1]
+        self.grpc = match[1]
+
+    def end(self, number: int) -> tuple[int, str]:
+        """Send a signal; the exit code and what was written to standard error."""
+        os.kill(self.process.pid, number)
+        _, errors = self.process.communicate(timeout=60)
+        return self.process.returncode, errors
+
+    def __enter__(self) -> ServeCommand:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.process.poll() is None:
+            self.process.terminate()
+        self.process.communicate(timeout=60)

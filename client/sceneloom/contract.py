@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import reprlib
 from typing import Any
 
 from sceneloom.errors import SchemaError, SizeError
@@ -159,8 +160,8 @@ class Contract:
             raise SchemaError(f"{source}: a contract is a JSON object")
         if type(data.get("format")) is not int or data["format"] != FORMAT:
             raise SchemaError(
-                f"{source}: contract format {data.get('format')!r}; this version of sceneloom "
-                f"reads format {FORMAT}"
+                f"{source}: contract format {reprlib.repr(data.get('format'))}; this version of "
+                f"sceneloom reads format {FORMAT}"
             )
         known = {"format", *(field.name for field in dataclasses.fields(cls))}
         if extra := sorted(set(data) - known, key=str):
@@ -187,7 +188,14 @@ class Contract:
             raise SchemaError(
                 str(error) if str(error).startswith(source) else f"{source}: {error}"
             ) from None
-        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+        except (
+            KeyError,
+            TypeError,
+            ValueError,
+            AttributeError,
+            OverflowError,
+            RecursionError,
+        ) as error:
             raise SchemaError(
                 f"{source}: not a contract ({type(error).__name__}: {error})"
             ) from None

@@ -10,6 +10,8 @@ decoded.
 from __future__ import annotations
 
 import io
+import stat
+import zlib
 from pathlib import Path
 from typing import Any, Literal
 
@@ -32,7 +34,7 @@ MAP_SUFFIXES = (".png", ".tif", ".tiff", ".npy")
 """File endings that `read_label_map` and `read_instance_map` take."""
 
 _PNG = b"\x89PNG\r\n\x1a\n"
-_TIFF = (b"II*\x00", b"MM\x00*")
+_TIFF = (b"II*\x00", b"MM\x00*", b"II+\x00", b"MM\x00+")
 _NPY = b"\x93NUMPY"
 _LOSSY = {
     b"\xff\xd8\xff": "JPEG",
@@ -41,9 +43,22 @@ _LOSSY = {
     b"\xff\x0a": "JPEG XL",
     b"BM": "BMP",
 }
-# Grey PNGs below 8 bits: Pillow spreads their values over 0..255, which is right for pictures and
+# Grey files below 8 bits: Pillow spreads their values over 0..255, which is right for pictures and
 # wrong for ids.
-_PNG_SPREAD = {1: 1, 2: 85, 4: 17}
+_SPREAD = {2: 85, 4: 17}
+# Interlaced PNGs: first column, first row, step across and step down of the seven passes.
+_ADAM7 = (
+    (0, 0, 8, 8),
+    (4, 0, 8, 8),
+    (0, 4, 4, 8),
+    (2, 0, 4, 4),
+    (0, 2, 2, 4),
+    (1, 0, 2, 2),
+    (0, 1, 1, 2),
+)
+_BLACK_IS_ZERO, _PALETTE = 1, 3
+_SIGNED = 2
+_LOSSY_TIFF = ("jpeg", "tiff_jpeg", "webp")
 
 OnUnknown = Literal["error", "unlabelled"]
 
@@ -62,8 +77,8 @@ def read_label_map(
         source: path of a PNG, TIFF or .npy file, or its bytes.
         schema: the label schema the file follows.
         unknown: ``"error"`` refuses ids that the schema does not have; ``"unlabelled"`` reads them
-            as its unlabelled id. A 16-bit map with values the schema does not have is refused
-            either way: it is an instance map.
+            as its unlabelled id. A map of more than 8 bits with values the schema does not have is
+            refused either way: it is usually an instance map.
         max_pixels: most pixels (height * width) to decode.
         name: what to call the file in errors; by default its path.
 
@@ -86,7 +101,7 @@ def read_label_map(
     channels, counts = schema.to_channels(values.astype(np.uint16, copy=False))
     if not counts:
         return channels
-    wide = max(counts) > np.iinfo(np.uint8).max
+    wide = values.dtype.itemsize > 1
     if unknown == "unlabelled" and schema.unlabelled_channel is not None and not wide:
         # By value: `to_channels` marks unknown pixels by 255, which can also be a real channel.
         channels[np.isin(values, list(counts))] = schema.unlabelled_channel
@@ -128,13 +143,16 @@ def _name(source: str | Path | bytes, name: str | None) -> str:
 
 def _decode(source: str | Path | bytes, name: str, max_pixels: int) -> npt.NDArray[Any]:
     """Integer array [H, W] with the file's own values."""
-    data = source if isinstance(source, bytes) else _read_bytes(Path(source), name)
+    data = source if isinstance(source, bytes) else _read_bytes(Path(source), name, max_pixels)
     if not data:
         raise ImageReadError(f"{name}: the file is empty")
     if data.startswith(_PNG):
-        return _decode_pillow(PngImagePlugin.PngImageFile, data, name, max_pixels)
+        image = _open_pillow(PngImagePlugin.PngImageFile, data, name, max_pixels)
+        _check_png(data, name)
+        return _decode_png(image, data, name)
     if data.startswith(_TIFF):
-        return _decode_pillow(TiffImagePlugin.TiffImageFile, data, name, max_pixels)
+        image = _open_pillow(TiffImagePlugin.TiffImageFile, data, name, max_pixels)
+        return _decode_tiff(image, name)
     if data.startswith(_NPY):
         return _decode_npy(data, name, max_pixels)
     for magic, kind in _LOSSY.items():
@@ -145,22 +163,36 @@ def _decode(source: str | Path | bytes, name: str, max_pixels: int) -> npt.NDArr
     raise ImageReadError(f"{name}: not a PNG, TIFF or .npy file")
 
 
-def _read_bytes(path: Path, name: str) -> bytes:
+def _read_bytes(path: Path, name: str, max_pixels: int) -> bytes:
+    most = 8 * max_pixels + (1 << 20)  # no map takes more than 8 bytes a pixel
     try:
-        return path.read_bytes()
+        status = path.stat()
+        regular = stat.S_ISREG(status.st_mode)  # reading a pipe could wait for ever
+        data = path.read_bytes() if regular and status.st_size <= most else b""
     except (OSError, ValueError) as error:  # ValueError: a path with a null byte
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         raise ImageReadError(f"{name}: cannot be read ({reason})") from None
+    if not regular:
+        raise ImageReadError(f"{name}: cannot be read (not a file)")
+    if status.st_size > most:
+        raise ImageTooLargeError(
+            f"{name}: {status.st_size:,} bytes; a map of {max_pixels:,} pixels, the limit, takes "
+            "less"
+        )
+    return data
 
 
-def _decode_pillow(
+def _open_pillow(
     plugin: type[ImageFile.ImageFile], data: bytes, name: str, max_pixels: int
-) -> npt.NDArray[Any]:
+) -> ImageFile.ImageFile:
+    """The opened image, known to be one map of ids within the limit; no pixel is decoded yet."""
     # Not Image.open: its pixel limit is a global of the whole process.
     try:
         image = plugin(io.BytesIO(data))
     except Exception as error:  # the decoders raise nearly anything on damaged headers
-        raise ImageReadError(f"{name}: damaged header ({_reason(error)})") from None
+        raise ImageReadError(
+            f"{name}: damaged header, or a kind of file that is not read ({_reason(error)})"
+        ) from None
     width, height = image.size
     _check_pixels(height, width, name, max_pixels)
     if image.mode in (
@@ -184,18 +216,98 @@ def _decode_pillow(
         raise NotALabelMapError(
             f"{name}: pixels of kind {image.mode}; ids are 8, 16 or 32-bit whole numbers"
         )
+    if getattr(image, "is_animated", False):
+        raise NotALabelMapError(f"{name}: holds several pictures; give a file that holds one map")
+    return image
+
+
+def _check_png(data: bytes, name: str) -> None:
+    # Pillow does not check the pixels' own checksums, takes a file that stops short of its end, and
+    # leaves rows zero that are not there: of flipped bits in a small file, one in six that it took
+    # came out as other ids.
+    at, kind, pixels = len(_PNG), b"", []
+    while kind != b"IEND":
+        size, kind = int.from_bytes(data[at : at + 4], "big"), data[at + 4 : at + 8]
+        body_end = at + 8 + size
+        if body_end + 4 > len(data):
+            raise ImageReadError(f"{name}: truncated or damaged (it ends before its last chunk)")
+        if zlib.crc32(data[at + 4 : body_end]).to_bytes(4, "big") != data[body_end : body_end + 4]:
+            raise ImageReadError(f"{name}: damaged (checksum of the chunk {kind!r})")
+        if at == len(_PNG) and (kind, size) != (b"IHDR", 13):
+            raise ImageReadError(f"{name}: damaged header (no IHDR)")
+        if kind == b"IDAT":
+            pixels.append(data[at + 8 : body_end])
+        at = body_end + 4
+    wanted = _png_scan_bytes(data)
     try:
+        there = len(zlib.decompressobj().decompress(b"".join(pixels), wanted))
+    except zlib.error as error:
+        raise ImageReadError(f"{name}: damaged ({_reason(error)})") from None
+    if there < wanted:
+        raise ImageReadError(f"{name}: truncated or damaged (rows of pixels are missing)")
+
+
+def _png_scan_bytes(data: bytes) -> int:
+    """Bytes of the unpacked pixels of a PNG with one value per pixel, a filter byte in each row."""
+    width, height = int.from_bytes(data[16:20], "big"), int.from_bytes(data[20:24], "big")
+    bits, interlaced = data[24], data[28]
+    total = 0
+    for x, y, right, down in _ADAM7 if interlaced else ((0, 0, 1, 1),):
+        columns, rows = -(-(width - x) // right), -(-(height - y) // down)
+        if columns > 0 and rows > 0:
+            total += rows * (1 + (columns * bits + 7) // 8)
+    return total
+
+
+def _decode_png(image: ImageFile.ImageFile, data: bytes, name: str) -> npt.NDArray[Any]:
+    values = _load(image, name)
+    bits = data[24]
+    return values // np.uint8(_SPREAD[bits]) if image.mode == "L" and bits in _SPREAD else values
+
+
+def _decode_tiff(image: ImageFile.ImageFile, name: str) -> npt.NDArray[Any]:
+    def tag(number: int) -> Any:
+        value = image.tag_v2.get(number)  # type: ignore[attr-defined]
+        return value[0] if isinstance(value, tuple) and value else value
+
+    if image.info["compression"] in _LOSSY_TIFF:
+        raise NotALabelMapError(
+            f"{name}: a TIFF file with {image.info['compression']} compression, which changes ids; "
+            "save it with LZW, deflate or none"
+        )
+    # Pillow inverts "white is zero" at 8 bits and not at 16; other readers never do.
+    if tag(TiffImagePlugin.PHOTOMETRIC_INTERPRETATION) not in (_BLACK_IS_ZERO, _PALETTE):
+        raise NotALabelMapError(
+            f"{name}: a TIFF file that does not say that 0 is black (photometric interpretation "
+            f"{tag(TiffImagePlugin.PHOTOMETRIC_INTERPRETATION)}); save it as BlackIsZero or palette"
+        )
+    if tag(TiffImagePlugin.SAMPLESPERPIXEL) not in (None, 1):
+        raise NotALabelMapError(f"{name}: several values per pixel, not a map of ids")
+    width, height = image.size
+    extents = [tile[1] or (0, 0, 0, 0) for tile in image.tile]
+    if sum((right - x) * (bottom - y) for x, y, right, bottom in extents) != height * width:
+        raise ImageReadError(f"{name}: damaged (strips of pixels are missing)")
+    bits, kind = tag(TiffImagePlugin.BITSPERSAMPLE), tag(TiffImagePlugin.SAMPLEFORMAT)
+    values = _load(image, name)
+    if image.mode == "L" and bits in _SPREAD:
+        return values // np.uint8(_SPREAD[bits])
+    if image.mode == "L" and kind == _SIGNED:
+        return values.view(np.int8)
+    if image.mode == "I" and kind != _SIGNED:
+        return values.view(np.uint32)
+    return values
+
+
+def _load(image: ImageFile.ImageFile, name: str) -> npt.NDArray[Any]:
+    width, height = image.size
+    try:
+        image.load()
         values = np.asarray(image)
-        image.load()  # a second call returns at once; the first one is inside asarray
     except Exception as error:
         raise ImageReadError(f"{name}: truncated or damaged ({_reason(error)})") from None
     if values.shape != (height, width):
-        raise ImageReadError(f"{name}: truncated or damaged (decoded to {values.shape})")
-    if values.dtype == np.bool_:
-        return values.astype(np.uint8)
-    if image.mode == "L" and plugin is PngImagePlugin.PngImageFile and data[24] in _PNG_SPREAD:
-        return values // np.uint8(_PNG_SPREAD[data[24]])
-    return values
+        raise ImageReadError(f"{name}: truncated or damaged (decoded to {list(values.shape)})")
+    return values.astype(np.uint8) if values.dtype == np.bool_ else values
 
 
 def _decode_npy(data: bytes, name: str, max_pixels: int) -> npt.NDArray[Any]:
@@ -241,10 +353,10 @@ def _describe_unknown(counts: dict[int, int], schema: LabelSchema, wide: bool) -
     ids = "id" if len(worst) == 1 else "ids"
     text = f"unknown label {ids} {listed}; {schema.name} has {_ids(schema)}"
     if wide:
-        return text + ". A 16-bit file with such values is usually an instance map"
+        return f"{text}. A file of more than 8 bits with such values is usually an instance map"
     if schema.unlabelled is not None:
         return f"{text}. To read them as unlabelled ({schema.unlabelled}): --unknown unlabelled"
-    return text
+    return f"{text} and no unlabelled id to read them as"
 
 
 def _ids(schema: LabelSchema) -> str:

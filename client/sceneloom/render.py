@@ -57,10 +57,14 @@ class RenderSettings:
 
     def __post_init__(self) -> None:
         """Check the ranges."""
-        if self.in_flight < 1:
-            raise InputError(f"in_flight is {self.in_flight}; it is at least 1")
+        if not 1 <= self.in_flight <= 256:
+            raise InputError(f"in_flight is {self.in_flight}; it is from 1 to 256")
+        if self.format not in ("png", "jpg"):
+            raise InputError(f"format is {self.format!r}; it is png or jpg")
         if not 1 <= self.quality <= 100:
             raise InputError(f"quality is {self.quality}; it is from 1 to 100")
+        if self.unknown not in ("error", "unlabelled"):
+            raise InputError(f"unknown is {self.unknown!r}; it is error or unlabelled")
         if self.max_pixels < 1:
             raise InputError(f"max_pixels is {self.max_pixels}; it is at least 1")
 
@@ -104,7 +108,11 @@ class Failed:
     def reason(self) -> str:
         """One sentence that begins with the map's name."""
         text = str(self.error) or type(self.error).__name__
-        return text if self.key in text else f"{self.key}: {text}"
+        file = Path(text.split(": ")[0])
+        named = file.suffix.lower() in MAP_SUFFIXES and file.with_suffix("").as_posix().endswith(
+            self.key
+        )
+        return text if named else f"{self.key}: {text}"
 
 
 def find_pairs(labels: Path, instances: Path | None) -> list[MapPair]:
@@ -122,19 +130,13 @@ def find_pairs(labels: Path, instances: Path | None) -> list[MapPair]:
         the pairs, ordered by key.
 
     Raises:
-        InputError: a folder does not exist, there are no maps, or two maps would share one
-            picture's name.
+        InputError: a folder does not exist, there are no maps, two maps would share one picture's
+            name, or two instance maps fit one name.
     """
     for folder in filter(None, (labels, instances)):
         if not folder.is_dir():
             raise InputError(f"{folder}: no such folder")
-    by_stem: dict[str, Path] = {}
-    for path in _map_files(instances) if instances else ():
-        assert instances is not None
-        stem = _stem(path, instances)
-        if labels == instances and not _is_instance_file(path):
-            continue
-        by_stem[stem] = path
+    by_stem = {} if instances is None else _instances_by_stem(labels, instances)
     pairs: dict[str, MapPair] = {}
     for path in _map_files(labels):
         if _is_instance_file(path):
@@ -146,6 +148,19 @@ def find_pairs(labels: Path, instances: Path | None) -> list[MapPair]:
     if not pairs:
         raise InputError(f"{labels}: no label maps ({', '.join(MAP_SUFFIXES)})")
     return [pairs[key] for key in sorted(pairs)]
+
+
+def _instances_by_stem(labels: Path, instances: Path) -> dict[str, Path]:
+    same_folder = labels.resolve() == instances.resolve()
+    by_stem: dict[str, Path] = {}
+    for path in _map_files(instances):
+        if same_folder and not _is_instance_file(path):
+            continue
+        stem = _stem(path, instances)
+        if stem in by_stem:
+            raise InputError(f"{path} and {by_stem[stem]} could both be the instance map of {stem}")
+        by_stem[stem] = path
+    return by_stem
 
 
 def render_maps(
@@ -170,16 +185,24 @@ def render_maps(
         one result per map, in the order of `pairs`.
 
     Raises:
-        InputError: a picture would replace one of the maps.
+        InputError: pictures would lie among the maps, or `output` cannot be a folder; nothing was
+            rendered.
     """
     settings = settings or RenderSettings()
     pairs = list(pairs)
-    inputs = {path.resolve() for pair in pairs for path in (pair.label, pair.instance) if path}
     targets = [output / f"{pair.key}.{settings.format}" for pair in pairs]
-    if clash := next((t for t in targets if t.resolve() in inputs), None):
+    folders = {path.parent for pair in pairs for path in (pair.label, pair.instance) if path}
+    of_maps = {folder.resolve() for folder in folders}
+    if clash := next((f for f in {t.parent for t in targets} if f.resolve() in of_maps), None):
         raise InputError(
-            f"{clash}: is one of the maps, and the picture would replace it; choose another folder"
+            f"{clash}: holds maps, and the pictures would lie among them; choose another folder"
         )
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(
+            f"{output}: cannot be the folder for pictures ({error.strerror})"
+        ) from None
     results: dict[int, Rendered | Failed] = {}
     for index, result in _in_flight(synthesizer, pairs, targets, settings):
         results[index] = result
@@ -252,13 +275,18 @@ def write_image(path: Path, image: Image, *, quality: int = 95) -> None:
         quality: of jpg, 1 to 100.
 
     Raises:
+        InputError: the format cannot hold a picture of this size.
         OSError: the place cannot be written.
     """
     parameters = [cv2.IMWRITE_JPEG_QUALITY, quality] if path.suffix == ".jpg" else []
     done, encoded = cv2.imencode(
         path.suffix, cv2.cvtColor(np.ascontiguousarray(image), cv2.COLOR_RGB2BGR), parameters
     )
-    assert done
+    if not done:
+        raise InputError(
+            f"{path}: a picture of {image.shape[1]}x{image.shape[0]} cannot be written as "
+            f"{path.suffix} (jpg ends at 65500 pixels a side)"
+        )
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.part")
     try:
@@ -272,7 +300,8 @@ def write_image(path: Path, image: Image, *, quality: int = 95) -> None:
 
 def _map_files(folder: Path) -> Iterator[Path]:
     for path in sorted(folder.rglob("*")):
-        if path.suffix.lower() in MAP_SUFFIXES and not path.name.startswith("."):
+        named = path.suffix.lower() in MAP_SUFFIXES and not path.name.startswith(".")
+        if named and not path.is_dir():
             yield path
 
 

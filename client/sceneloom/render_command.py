@@ -51,6 +51,11 @@ def main(
     with TritonSynthesizer(url, model=model, timeouts=Timeouts(infer=timeout)) as synthesizer:
         wants_instances = synthesizer.contract.boundaries or synthesizer.contract.style_channels > 0
         label_folder, instance_folder = _folders(input, labels, instances, wants_instances)
+        if output.resolve().is_relative_to(label_folder.resolve()):
+            raise InputError(
+                f"{output}: lies in the folder of label maps, where the pictures would be taken "
+                "for maps the next time; choose another folder"
+            )
         pairs = find_pairs(label_folder, instance_folder)
         start = time.perf_counter()
         with _progress() as progress:

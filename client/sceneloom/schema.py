@@ -246,7 +246,7 @@ class LabelSchema:
             )
         except SchemaError as error:
             raise SchemaError(f"{source}: {error}") from None
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
             raise SchemaError(
                 f"{source}: not a label schema ({type(error).__name__}: {error})"
             ) from None

@@ -57,7 +57,7 @@ def prepare(
         contract: the model's contract.
         label_map: uint8 [H, W], channels as `read_label_map` returns them.
         instance_map: whole numbers [H, W]; needed if the model was trained with boundaries or
-            style.
+            style, and left out where it was not.
         style: float [K, F], row k for the k-th smallest instance id; None takes the contract's
             defaults per label.
 
@@ -145,15 +145,16 @@ def _style_table(
     if style is not None:
         if (
             style.ndim != 2
+            or style.dtype.kind not in "fiu"
             or style.shape[1] != contract.style_channels
             or not instances <= len(style) <= STYLE_ROWS
         ):
             raise InputError(
                 f"style is float [{instances} instances, {contract.style_channels}], not "
-                f"{list(style.shape)}"
+                f"{style.dtype} {list(style.shape)}"
             )
-        if not np.isfinite(style).all():
-            raise InputError("style holds values that are not finite")
+        if not (np.abs(style) <= np.finfo(np.float32).max).all():
+            raise InputError("style holds values that are not finite float32 numbers")
         table[: len(style)] = style
         return table
     # An instance lies within one label; its first pixel tells which.

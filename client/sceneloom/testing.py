@@ -32,7 +32,7 @@ from sceneloom.errors import (
     ServingError,
 )
 from sceneloom.instances import boundary_map
-from sceneloom.transport import ModelConfig, TensorSpec
+from sceneloom.transport import TRITON_DTYPES, ModelConfig, TensorSpec
 
 
 class FakeTransport:
@@ -75,6 +75,14 @@ class FakeTransport:
     def model_config(self, model: str, *, timeout: float) -> ModelConfig:
         """Configuration of the model `synthesis`; any other name raises ModelNotFoundError."""
         self._check(model)
+        return ModelConfig(
+            parameters={PARAMETER: self.contract.dumps()},
+            max_batch_size=self.max_batch_size,
+            inputs=self._inputs(),
+            outputs={OUTPUT_IMAGE: TensorSpec(dtype="UINT8", dims=(-1, -1, 3))},
+        )
+
+    def _inputs(self) -> dict[str, TensorSpec]:
         inputs = {INPUT_LABELS: TensorSpec(dtype="UINT8", dims=(-1, -1))}
         if self.contract.boundaries or self.contract.style_channels:
             inputs[INPUT_INSTANCES] = TensorSpec(dtype="INT32", dims=(-1, -1))
@@ -82,12 +90,7 @@ class FakeTransport:
             inputs[INPUT_STYLE] = TensorSpec(
                 dtype="FP32", dims=(STYLE_ROWS, self.contract.style_channels)
             )
-        return ModelConfig(
-            parameters={PARAMETER: self.contract.dumps()},
-            max_batch_size=self.max_batch_size,
-            inputs=inputs,
-            outputs={OUTPUT_IMAGE: TensorSpec(dtype="UINT8", dims=(-1, -1, 3))},
-        )
+        return inputs
 
     def infer(
         self, model: str, inputs: Mapping[str, npt.NDArray[Any]], output: str, *, timeout: float
@@ -99,6 +102,7 @@ class FakeTransport:
             failure = self._failures.pop(0) if self._failures else None
         if failure is not None:
             raise failure
+        self._check_inputs(inputs, output)
         label_maps = inputs[INPUT_LABELS]
         if len(label_maps) > self.max_batch_size:
             raise RequestRejectedError(
@@ -113,6 +117,21 @@ class FakeTransport:
             for image, instance_map in zip(images, inputs[INPUT_INSTANCES], strict=True):
                 image[boundary_map(instance_map)] = 255
         return np.ascontiguousarray(images)
+
+    def _check_inputs(self, inputs: Mapping[str, npt.NDArray[Any]], output: str) -> None:
+        specs = self._inputs()
+        if inputs.keys() != specs.keys() or output != OUTPUT_IMAGE:
+            raise RequestRejectedError(
+                f"expected inputs {sorted(specs)} and output {OUTPUT_IMAGE!r}, got "
+                f"{sorted(inputs)} and {output!r}"
+            )
+        for name, spec in specs.items():
+            array = inputs[name]
+            if TRITON_DTYPES.get(array.dtype) != spec.dtype or array.ndim != len(spec.dims) + 1:
+                raise RequestRejectedError(
+                    f"input {name!r} is {array.dtype} {list(array.shape)}; expected {spec.dtype} "
+                    f"{[-1, *spec.dims]}"
+                )
 
     def close(self) -> None:
         """Refuse every later call."""

@@ -7,6 +7,7 @@ server.
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Mapping
 from typing import Any, Protocol
 
@@ -15,6 +16,7 @@ import numpy.typing as npt
 
 from sceneloom.errors import (
     DeadlineExceededError,
+    InputError,
     ModelFailedError,
     ModelNotFoundError,
     QueueFullError,
@@ -24,12 +26,18 @@ from sceneloom.errors import (
     ServingError,
 )
 
-_DTYPES = {np.dtype(np.uint8): "UINT8", np.dtype(np.int32): "INT32", np.dtype(np.float32): "FP32"}
+# gRPC itself takes port 99999 and connects to 34463.
+_ADDRESS = re.compile(r"([\w.-]+|\[[0-9A-Fa-f:.]+\]):[0-9]{1,5}", re.ASCII)
+TRITON_DTYPES = {
+    np.dtype(np.uint8): "UINT8",
+    np.dtype(np.int32): "INT32",
+    np.dtype(np.float32): "FP32",
+}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Timeouts:
-    """How long a client waits, in seconds; all finite."""
+    """How long a client waits, in seconds; all finite, at most a day."""
 
     connect: float = 10.0
     """For the model's configuration, the first call to a server."""
@@ -37,12 +45,14 @@ class Timeouts:
     """For one request: its way there, the server's queue, the network, and the way back."""
 
     def __post_init__(self) -> None:
-        """Check that both are finite and positive."""
+        """Check the ranges."""
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
-            if not 0 < value < float("inf"):
-                raise ValueError(
-                    f"the {field.name} timeout is {value!r}; it is a positive number of seconds"
+            # gRPC counts in 64-bit nanoseconds: above about 9e9 s every call fails at once.
+            if not 0 < value <= 86400:
+                raise InputError(
+                    f"the {field.name} timeout is {value!r}; it is above 0 and at most 86400 "
+                    "seconds"
                 )
 
 
@@ -97,13 +107,22 @@ class GrpcTransport:
 
         Args:
             address: ``HOST:PORT`` of the server's gRPC port.
+
+        Raises:
+            InputError: the address is of another form.
         """
         import tritonclient.grpc
 
+        if not _ADDRESS.fullmatch(address) or not 0 < int(address.rpartition(":")[2]) < 65536:
+            raise InputError(
+                f"{address!r} is not the address of a server: HOST:PORT of its gRPC port, such as "
+                "127.0.0.1:8001"
+            )
         self._grpc = tritonclient.grpc
         self._address = address
         self._client = tritonclient.grpc.InferenceServerClient(address)
         self._seen_ready = False
+        self._closed = False
 
     @property
     def address(self) -> str:
@@ -116,6 +135,7 @@ class GrpcTransport:
         Raises:
             ServingError: by Triton's answer, see `map_triton_error`.
         """
+        self._check_open()
         try:
             config = self._client.get_model_config(model, client_timeout=timeout).config
         except self._grpc.InferenceServerException as error:
@@ -152,9 +172,10 @@ class GrpcTransport:
         Raises:
             ServingError: by Triton's answer, see `map_triton_error`.
         """
+        self._check_open()
         tensors = []
         for name, array in inputs.items():
-            tensor = self._grpc.InferInput(name, list(array.shape), _DTYPES[array.dtype])
+            tensor = self._grpc.InferInput(name, list(array.shape), TRITON_DTYPES[array.dtype])
             tensor.set_data_from_numpy(np.ascontiguousarray(array))
             tensors.append(tensor)
         wanted = [self._grpc.InferRequestedOutput(output)]
@@ -171,8 +192,13 @@ class GrpcTransport:
         return answer
 
     def close(self) -> None:
-        """Close the connection."""
+        """Close the connection; later calls raise ServerUnavailableError."""
+        self._closed = True
         self._client.close()
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise ServerUnavailableError(f"{self._address}: this connection was closed")
 
     def _map(self, error: Exception, model: str) -> ServingError:
         status = getattr(error, "status", lambda: None)()
@@ -212,7 +238,13 @@ def map_triton_error(status: str, message: str, *, where: str, seen_ready: bool)
         if seen_ready:
             return ServerUnavailableError(f"{text} (the server is stopping, or unloaded the model)")
         return ModelNotFoundError(text)
-    if code in ("INVALID_ARGUMENT", "UNIMPLEMENTED", "OUT_OF_RANGE", "FAILED_PRECONDITION"):
+    if code in (
+        "INVALID_ARGUMENT",
+        "UNIMPLEMENTED",
+        "OUT_OF_RANGE",
+        "FAILED_PRECONDITION",
+        "RESOURCE_EXHAUSTED",  # a message above gRPC's limit
+    ):
         return RequestRejectedError(text)
     if code == "CANCELLED":
         return ServerUnavailableError(f"{text} (cancelled)")

@@ -44,6 +44,7 @@ class TritonSynthesizer(Synthesizer):
                 `sceneloom.testing.FakeTransport`.
 
         Raises:
+            InputError: `url` is not HOST:PORT.
             ServerUnavailableError: nothing answers at `url`.
             ModelNotFoundError: the server has no such model, or it is not one of SceneLoom's.
             SchemaError: the model's contract is damaged or newer than this client.
@@ -57,7 +58,7 @@ class TritonSynthesizer(Synthesizer):
         except BaseException:
             self._transport.close()
             raise
-        self._max_batch_size = max(config.max_batch_size, 1)
+        self._max_batch_size = config.max_batch_size
 
     @property
     def contract(self) -> Contract:
@@ -103,6 +104,10 @@ def _read_contract(config: ModelConfig, where: str) -> Contract:
             f"{where}: carries no contract; it is not a model that sceneloom exported"
         )
     contract = Contract.loads(config.parameters[PARAMETER], source=where)
+    if config.max_batch_size < 1:
+        raise ModelNotFoundError(
+            f"{where}: max_batch_size is {config.max_batch_size}; its tensors have no batch axis"
+        )
     wanted = {INPUT_LABELS: TensorSpec(dtype="UINT8", dims=(-1, -1))}
     if contract.boundaries or contract.style_channels:
         wanted[INPUT_INSTANCES] = TensorSpec(dtype="INT32", dims=(-1, -1))

@@ -44,7 +44,8 @@ ARCHITECTURE = GeneratorArchitecture(
     enhancers=1,
     enhancer_blocks=2,
 )
-WEIGHTS = "random weights (seed 0): shapes and boundaries come through, nothing was learnt yet"
+SEED = 6
+WEIGHTS = "random, not trained: shapes and boundaries come through, colours mean nothing"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -95,7 +96,8 @@ def main(
     with stages.stage("draw label and instance maps"):
         draw_data_set(data, settings)
     with stages.stage("build a generator"):
-        generator = build_generator(ARCHITECTURE, seed=0).eval()
+        generator = build_generator(ARCHITECTURE, seed=SEED).eval().requires_grad_(False)
+        generator.head[1].weight *= 4  # untrained features are faint; this gives them contrast
         contract = Contract(
             schema=SCHEMA, boundaries=True, size_multiple=ARCHITECTURE.size_multiple
         )
@@ -153,7 +155,7 @@ def page_row(pair: MapPair, pictures: Path, folder: Path, schema: LabelSchema) -
     write_image(folder / f"{pair.key}_labels.png", schema.colourise(label_map))
     write_image(folder / f"{pair.key}_boundaries.png", np.repeat(boundaries[..., None], 3, 2))
     return page.Row(
-        name=pair.key,
+        name=pair.key.removesuffix("_labelIds"),
         labels=f"page/{pair.key}_labels.png",
         boundaries=f"page/{pair.key}_boundaries.png",
         picture=f"{pictures.name}/{pair.key}.png",

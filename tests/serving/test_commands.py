@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import os
-import re
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,55 +12,18 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from support import blocky_maps
+from support import ServeCommand, blocky_maps, run_command
 
 from sceneloom_export.bundle import Exported
 from sceneloom_serving.shared_memory import FOLDER, region_prefix
 
 pytestmark = pytest.mark.triton
 
-COMMAND = [sys.executable, "-m", "sceneloom.cli"]
-PORTS = ["--http-port", "0", "--grpc-port", "0", "--metrics-port", "0"]
-
-
-def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [*COMMAND, *map(str, arguments)], capture_output=True, text=True, timeout=120, check=False
-    )
-
-
-class Serve:
-    """`sceneloom serve` in a process of its own."""
-
-    def __init__(self, repository: Path) -> None:
-        self.process = subprocess.Popen(
-            [*COMMAND, "serve", str(repository), *PORTS],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            start_new_session=True,
-        )
-        assert self.process.stdout is not None
-        self.ready = self.process.stdout.readline()
-        match = re.fullmatch(
-            r"ready grpc=(127\.0\.0\.1:\d+) http=(127\.0\.0\.1:\d+) metrics=(127\.0\.0\.1:\d+)\n",
-            self.ready,
-        )
-        assert match, self.ready + self.process.communicate()[1]
-        self.grpc = match[1]
-
-    def end(self, number: int) -> tuple[int, str]:
-        os.kill(self.process.pid, number)
-        _, errors = self.process.communicate(timeout=60)
-        return self.process.returncode, errors
-
 
 @pytest.fixture
-def serve(exported: Exported) -> Iterator[Serve]:
-    running = Serve(exported.repository)
-    yield running
-    running.process.kill()
-    running.process.communicate()
+def serve(exported: Exported) -> Iterator[ServeCommand]:
+    with ServeCommand(exported.repository) as running:
+        yield running
 
 
 @pytest.fixture
@@ -84,7 +44,7 @@ def dataset(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_serve_stops_cleanly(exported: Exported, number: int) -> None:
-    serve = Serve(exported.repository)
+    serve = ServeCommand(exported.repository)
     children = Path(f"/proc/{serve.process.pid}/task/{serve.process.pid}/children").read_text()
     code, errors = serve.end(number)
     assert code == 0, errors
@@ -94,7 +54,7 @@ def test_serve_stops_cleanly(exported: Exported, number: int) -> None:
 
 
 def test_killed_serve_takes_the_server_with_it_and_the_next_one_sweeps(exported: Exported) -> None:
-    serve = Serve(exported.repository)
+    serve = ServeCommand(exported.repository)
     pid = serve.process.pid
     children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
     serve.end(signal.SIGKILL)
@@ -102,12 +62,12 @@ def test_killed_serve_takes_the_server_with_it_and_the_next_one_sweeps(exported:
     while any(Path(f"/proc/{child}").exists() for child in children):
         assert time.monotonic() < deadline, "the Triton server outlived its parent"
         time.sleep(0.2)
-    again = Serve(exported.repository)
+    again = ServeCommand(exported.repository)
     assert not list(FOLDER.glob(region_prefix(pid) + "*"))
     assert again.end(signal.SIGTERM)[0] == 0
 
 
-def test_serve_reports_a_server_that_died(exported: Exported, serve: Serve) -> None:
+def test_serve_reports_a_server_that_died(exported: Exported, serve: ServeCommand) -> None:
     pid = serve.process.pid
     child = int(Path(f"/proc/{pid}/task/{pid}/children").read_text().split()[0])
     os.kill(child, signal.SIGKILL)
@@ -116,9 +76,11 @@ def test_serve_reports_a_server_that_died(exported: Exported, serve: Serve) -> N
     assert "the Triton server ended with code -9" in errors
 
 
-def test_render_a_data_set_with_broken_maps(dataset: Path, serve: Serve, tmp_path: Path) -> None:
+def test_render_a_data_set_with_broken_maps(
+    dataset: Path, serve: ServeCommand, tmp_path: Path
+) -> None:
     out = tmp_path / "out"
-    good = run("render", dataset, out, "--url", serve.grpc)
+    good = run_command("render", dataset, out, "--url", serve.grpc)
     assert good.returncode == 0, good.stderr
     assert "rendered 3 of 3 maps" in good.stdout
     assert "1 were padded" in good.stdout
@@ -143,7 +105,9 @@ def test_render_a_data_set_with_broken_maps(dataset: Path, serve: Serve, tmp_pat
         dataset / "test_label/city_0_gtFine_labelIds.png",
         dataset / "test_label/alone_gtFine_labelIds.png",
     )
-    broken = run("render", dataset, tmp_path / "out2", "--url", serve.grpc, "--format", "jpg")
+    broken = run_command(
+        "render", dataset, tmp_path / "out2", "--url", serve.grpc, "--format", "jpg"
+    )
     assert broken.returncode == 1
     assert "rendered 3 of 6 maps" in broken.stdout
     lines = [line for line in broken.stderr.splitlines() if line.startswith("failed: ")]
@@ -152,14 +116,14 @@ def test_render_a_data_set_with_broken_maps(dataset: Path, serve: Serve, tmp_pat
     assert any("empty_gtFine" in line and "empty" in line for line in lines)
     assert any("unknown_gtFine" in line and "99 (7 pixels)" in line for line in lines)
     assert sorted(p.suffix for p in (tmp_path / "out2").iterdir()) == [".jpg"] * 3
-    mended = run(
+    mended = run_command(
         "render", dataset, tmp_path / "out3", "--url", serve.grpc, "--unknown", "unlabelled"
     )
     assert "rendered 4 of 6 maps" in mended.stdout
 
 
 def test_render_without_a_server_is_one_line(dataset: Path, tmp_path: Path) -> None:
-    done = run("render", dataset, tmp_path / "out", "--url", "127.0.0.1:9")
+    done = run_command("render", dataset, tmp_path / "out", "--url", "127.0.0.1:9")
     assert done.returncode == 1
     assert done.stderr.startswith("sceneloom render: 127.0.0.1:9")
     assert "Traceback" not in done.stderr
@@ -167,22 +131,26 @@ def test_render_without_a_server_is_one_line(dataset: Path, tmp_path: Path) -> N
 
 
 def test_import_and_export_commands(published: Path, tmp_path: Path) -> None:
-    wrong = run("import", published, "--labels", "nyu40", "--out", tmp_path / "c")
+    wrong = run_command("import", published, "--labels", "nyu40", "--out", tmp_path / "c")
     assert wrong.returncode == 1
     assert "36 input channels" in wrong.stderr
     assert "Traceback" not in wrong.stderr
     assert not (tmp_path / "c").exists()
-    unknown = run("import", published, "--labels", "cityscape", "--out", tmp_path / "c")
+    unknown = run_command("import", published, "--labels", "cityscape", "--out", tmp_path / "c")
     assert unknown.returncode == 1
     assert "cityscapes19" in unknown.stderr
-    done = run("import", published, "--labels", "cityscapes", "--out", tmp_path / "c")
+    done = run_command("import", published, "--labels", "cityscapes", "--out", tmp_path / "c")
     assert done.returncode == 0, done.stderr
     assert "ngf 4, 2 downsamplings, 2 blocks, 1 enhancers of 1 blocks" in done.stdout
     assert "multiples of 8" in done.stdout
-    refused = run("export", tmp_path / "c", "--repository", tmp_path / "r", "--sizes", "100x100")
+    refused = run_command(
+        "export", tmp_path / "c", "--repository", tmp_path / "r", "--sizes", "100x100"
+    )
     assert refused.returncode == 1
     assert "multiple of 8" in refused.stderr
-    done = run("export", tmp_path / "c", "--repository", tmp_path / "r", "--max-batch-size", "2")
+    done = run_command(
+        "export", tmp_path / "c", "--repository", tmp_path / "r", "--max-batch-size", "2"
+    )
     assert done.returncode == 0, done.stderr
     assert "parity of ONNX Runtime with PyTorch, in grey levels: max" in done.stdout
     assert (tmp_path / "r" / "report.json").is_file()
@@ -190,9 +158,9 @@ def test_import_and_export_commands(published: Path, tmp_path: Path) -> None:
 
 
 def test_every_command_has_help() -> None:
-    overview = run("--help").stdout
+    overview = run_command("--help").stdout
     for name in ("import", "export", "serve", "render", "schemas"):
         assert f"  {name} " in overview
-        shown = run(name, "--help")
+        shown = run_command(name, "--help")
         assert shown.returncode == 0
         assert "usage: sceneloom " + name in shown.stdout

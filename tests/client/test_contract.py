@@ -1,0 +1,198 @@
+"""The contract: literal bytes, round trips, malformed forms, and which sizes a model takes."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sceneloom.contract import Contract
+from sceneloom.errors import SchemaError, SizeError
+from sceneloom.schema import Label, LabelSchema
+
+SCHEMA = LabelSchema(
+    name="two",
+    labels=(Label(id=0, name="off", colour=(0, 0, 0)), Label(id=1, name="on", colour=(9, 8, 7))),
+)
+CONTRACT = Contract(
+    schema=SCHEMA,
+    boundaries=True,
+    style_channels=2,
+    style_defaults={1: (0.5, -1.0)},
+    size_multiple=16,
+    sizes=((64, 128), (512, 1024)),
+    bundle_hash="c0ffee",
+)
+LINE = (
+    '{"format":1,"schema":{"name":"two","labels":[{"id":0,"name":"off","colour":[0,0,0]},'
+    '{"id":1,"name":"on","colour":[9,8,7]}]},"boundaries":true,"style_channels":2,'
+    '"style_defaults":{"1":[0.5,-1.0]},"size_multiple":16,"sizes":[[64,128],[512,1024]],'
+    '"bundle_hash":"c0ffee"}'
+)
+
+
+def test_literal_bytes() -> None:
+    assert CONTRACT.dumps() == LINE
+    assert Contract.loads(LINE) == CONTRACT
+
+
+def test_any_size_on_the_wire() -> None:
+    free = dataclasses.replace(CONTRACT, sizes=None)
+    assert '"sizes":"any"' in free.dumps()
+    assert Contract.loads(free.dumps()) == free
+
+
+@st.composite
+def contracts(draw: st.DrawFn) -> Contract:
+    multiple = draw(st.integers(1, 64))
+    channels = draw(st.integers(0, 4))
+    side = st.integers(2, 40).map(lambda n: n * multiple)
+    floats = st.floats(allow_nan=False, allow_infinity=False)
+    vectors = st.tuples(*[floats] * channels)
+    return Contract(
+        schema=SCHEMA,
+        boundaries=draw(st.booleans()),
+        style_channels=channels,
+        style_defaults=draw(st.dictionaries(st.sampled_from([0, 1]), vectors)),
+        size_multiple=multiple,
+        sizes=draw(st.none() | st.lists(st.tuples(side, side), min_size=1, max_size=4).map(tuple)),
+        bundle_hash=draw(st.text("0123456789abcdef", max_size=64)),
+    )
+
+
+@given(contracts())
+def test_round_trip(contract: Contract) -> None:
+    line = contract.dumps()
+    assert "\n" not in line
+    assert line.isascii()
+    assert Contract.loads(line) == contract
+
+
+@given(contracts(), st.integers(1, 3000), st.integers(1, 3000))
+def test_the_network_size_is_the_next_multiple_or_an_error(
+    contract: Contract, height: int, width: int
+) -> None:
+    try:
+        sides = contract.network_size(height, width)
+    except SizeError:
+        return
+    for side, given_side in zip(sides, (height, width), strict=True):
+        assert side % contract.size_multiple == 0
+        assert 0 <= side - given_side < contract.size_multiple
+        assert side >= 2 * contract.size_multiple
+    assert contract.sizes is None or sides in contract.sizes
+
+
+CHANGES: dict[str, dict[str, Any]] = {
+    "boundaries is a string": {"boundaries": "false"},
+    "boundaries is a number": {"boundaries": 1},
+    "style_channels is a float": {"style_channels": 2.0},
+    "style_channels is a string": {"style_channels": "2"},
+    "style_channels is a bool": {"style_channels": True},
+    "style_channels is negative": {"style_channels": -1},
+    "style_defaults is a list": {"style_defaults": []},
+    "style_defaults is null": {"style_defaults": None},
+    "a default of a word": {"style_defaults": {"on": [0, 0]}},
+    "a default of an unknown label": {"style_defaults": {"2": [0, 0]}},
+    "a default too short": {"style_defaults": {"1": [0]}},
+    "a default that is a number": {"style_defaults": {"1": 0}},
+    "a default of strings": {"style_defaults": {"1": ["0", "0"]}},
+    "a default of bools": {"style_defaults": {"1": [True, True]}},
+    "a default of NaN": {"style_defaults": {"1": [float("nan"), 0]}},
+    "an infinite default": {"style_defaults": {"1": [float("inf"), 0]}},
+    "a default beyond floats": {"style_defaults": {"1": [10**400, 0]}},
+    "size_multiple is 0": {"size_multiple": 0},
+    "size_multiple is a float": {"size_multiple": 16.9},
+    "size_multiple is a string": {"size_multiple": "16"},
+    "size_multiple is infinite": {"size_multiple": float("inf")},
+    "sizes is another word": {"sizes": "all"},
+    "sizes is null": {"sizes": None},
+    "sizes is empty": {"sizes": []},
+    "sizes is an object": {"sizes": {}},
+    "sizes of one side": {"sizes": [[64]]},
+    "sizes of three sides": {"sizes": [[64, 64, 64]]},
+    "sizes of numbers": {"sizes": [64, 128]},
+    "sizes of floats": {"sizes": [[64.0, 128.5]]},
+    "sizes of strings": {"sizes": ["64"]},
+    "a size that is no multiple": {"sizes": [[64, 100]]},
+    "a size that is too small": {"sizes": [[16, 64]]},
+    "bundle_hash is null": {"bundle_hash": None},
+    "schema is a name": {"schema": "cityscapes"},
+    "schema is damaged": {"schema": {"name": "x", "labels": "abc"}},
+    "an unknown key": {"extra": 1},
+    "format 2": {"format": 2},
+    "format is a string": {"format": "1"},
+    "format is true": {"format": True},
+    "format is nested": {"format": [[[[[[[[[[[[]]]]]]]]]]]]},
+}
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES.keys())
+def test_malformed_contracts_are_refused_with_their_source(change: dict[str, Any]) -> None:
+    with pytest.raises(SchemaError, match=r"^server: "):
+        Contract.loads(json.dumps({**json.loads(LINE), **change}), source="server")
+
+
+@pytest.mark.parametrize("key", json.loads(LINE).keys())
+def test_a_missing_key_is_refused(key: str) -> None:
+    data = json.loads(LINE)
+    del data[key]
+    with pytest.raises(SchemaError, match=rf"^server: .*{key}"):
+        Contract.from_json(data, source="server")
+
+
+@pytest.mark.parametrize("text", ["", "{", "null", "[]", '"a"', "9" * 5000, "[" * 200_000, "NaN"])
+def test_text_that_is_no_contract(text: str) -> None:
+    with pytest.raises(SchemaError, match=r"^server: "):
+        Contract.loads(text, source="server")
+
+
+@given(st.integers(0, len(LINE) - 1), st.characters(max_codepoint=126))
+def test_a_changed_character_gives_a_contract_or_a_schema_error(at: int, new: str) -> None:
+    try:
+        contract = Contract.loads(LINE[:at] + new + LINE[at + 1 :])
+    except SchemaError:
+        return
+    assert Contract.loads(contract.dumps()) == contract
+
+
+def test_a_newer_format_says_which_one_this_client_reads() -> None:
+    with pytest.raises(
+        SchemaError, match=r"contract format 2; this version of sceneloom reads f.* 1"
+    ):
+        Contract.loads(LINE.replace('"format":1', '"format":2'))
+
+
+def test_any_size_rounds_up_to_the_multiple() -> None:
+    contract = Contract(schema=SCHEMA, boundaries=False, size_multiple=16)
+    assert contract.min_side == 32
+    assert contract.network_size(1024, 2048) == (1024, 2048)
+    assert contract.network_size(1025, 2033) == (1040, 2048)
+    assert contract.network_size(17, 17) == (32, 32)
+
+
+@pytest.mark.parametrize("size", [(16, 64), (64, 16), (1, 1), (0, 64), (64, 0)])
+def test_a_map_too_small_says_what_is_large_enough(size: tuple[int, int]) -> None:
+    contract = Contract(schema=SCHEMA, boundaries=False, size_multiple=16)
+    with pytest.raises(SizeError, match=r"too small.*more than 16 pixels"):
+        contract.network_size(*size)
+
+
+def test_listed_sizes_take_what_pads_to_them_and_nothing_else() -> None:
+    assert CONTRACT.network_size(64, 128) == (64, 128)
+    assert CONTRACT.network_size(49, 113) == (64, 128)
+    with pytest.raises(SizeError, match=r"120x48 \(width x height\).*nearest is 128x64 "):
+        CONTRACT.network_size(48, 120)
+    with pytest.raises(SizeError, match="nearest is 1024x512 "):
+        CONTRACT.network_size(500, 1000)
+
+
+def test_servers_take_no_size_that_wants_padding() -> None:
+    contract = Contract(schema=SCHEMA, boundaries=False, size_multiple=16)
+    contract.check_exact_size(32, 48)
+    with pytest.raises(SizeError, match=r"47x32 .* is not a multiple of 16"):
+        contract.check_exact_size(32, 47)

@@ -1,0 +1,65 @@
+"""A user's own field, by the commands of examples/README.md."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+from support import CHECKOUT, ServeCommand, run_command, save_published, wide_generator
+
+from sceneloom import TritonSynthesizer, load_schema, read_instance_map, read_label_map
+from sceneloom_serving.torch_runtime import TorchSynthesizer
+from sceneloom_training.checkpoint import load_checkpoint
+from sceneloom_training.networks import GeneratorArchitecture
+
+EXAMPLE = CHECKOUT / "examples" / "microscopy"
+
+
+@pytest.mark.triton
+def test_microscopy_goes_the_whole_way(tmp_path: Path) -> None:
+    data = tmp_path / "cells"
+    subprocess.run(
+        [sys.executable, str(EXAMPLE / "draw_cells.py"), str(data), "--maps", "3", "--size", "200"],
+        check=True,
+        capture_output=True,
+    )
+    architecture = GeneratorArchitecture(
+        input_channels=6, ngf=8, global_downsamplings=2, global_blocks=2
+    )
+    save_published(wide_generator(architecture, seed=3), tmp_path / "latest_net_G.pth")
+    for arguments in (
+        ["schemas", EXAMPLE / "cells.json"],
+        ["import", "latest_net_G.pth", "--labels", EXAMPLE / "cells.json", "--out", "checkpoint"],
+        ["export", "checkpoint", "--repository", "repository"],
+    ):
+        done = run_command(*arguments, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+
+    with ServeCommand(tmp_path / "repository") as serve:
+        render = ["render", data, tmp_path / "out", "--labels", "labels", "--url", serve.grpc]
+        done = run_command(*render, "--instances", "instances")
+        assert done.returncode == 0, done.stderr
+        with TritonSynthesizer(serve.grpc) as client:
+            assert client.contract.schema == load_schema(EXAMPLE / "cells.json")
+
+    checkpoint = load_checkpoint(tmp_path / "checkpoint")
+    reference = TorchSynthesizer(checkpoint.generator, checkpoint.contract)
+    pictures = []
+    for label_file in sorted((data / "labels").iterdir()):
+        with Image.open(label_file) as opened:
+            assert opened.mode == "P"
+        label_map = read_label_map(label_file, checkpoint.contract.schema)
+        assert set(np.unique(label_map)) == {0, 1, 2, 3, 4}
+        instance_map = read_instance_map(data / "instances" / f"{label_file.stem}.tif")
+        assert instance_map.max() > 2**16
+        picture = cv2.imread(str(tmp_path / "out" / label_file.name))[..., ::-1].astype(int)
+        assert np.abs(picture - reference.synthesize(label_map, instance_map)).max() <= 1
+        assert picture.std() >= 20
+        pictures.append(picture)
+    assert len(pictures) == 3
+    assert np.abs(pictures[0] - pictures[1]).mean() > 5

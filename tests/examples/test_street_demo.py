@@ -1,0 +1,48 @@
+"""`make demo`, at a size that takes seconds."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import pytest
+from support import CHECKOUT, ServeCommand, run_command
+
+
+@pytest.mark.triton
+def test_demo_writes_page_pictures_and_a_repository_that_serves_again(tmp_path: Path) -> None:
+    demo = [sys.executable, str(CHECKOUT / "examples" / "street_demo" / "demo.py")]
+    size = ["--maps", "2", "--height", "128", "--width", "256"]
+    done = subprocess.run(
+        [*demo, "--out", str(tmp_path / "demo"), *size],
+        capture_output=True,
+        text=True,
+        timeout=150,
+        check=True,
+    )
+    report = json.loads(done.stdout.splitlines()[-1])
+    assert report["pictures"] == 2
+    assert report["size"] == [128, 256]
+    assert report["parity"]["max"] <= 1
+    assert all(seconds >= 0 for seconds in report["seconds"].values())
+
+    page = (tmp_path / "demo" / "index.html").read_text()
+    assert report["weights"] in page
+    assert all(stage in page for stage in report["seconds"])
+    for number in range(2):
+        name = f"street_{number:03}_labelIds"
+        shown = (f"page/{name}_labels.png", f"page/{name}_boundaries.png", f"pictures/{name}.png")
+        for image in shown:
+            assert image in page
+            assert cv2.imread(str(tmp_path / "demo" / image)).shape == (128, 256, 3)
+
+    with ServeCommand(tmp_path / "demo" / "repository") as serve:
+        again = run_command(
+            "render", tmp_path / "demo" / "data", tmp_path / "again", "--url", serve.grpc
+        )
+        assert again.returncode == 0, again.stderr
+    first = tmp_path / "demo" / "pictures" / "street_000_labelIds.png"
+    assert first.read_bytes() == (tmp_path / "again" / first.name).read_bytes()
