@@ -70,7 +70,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory, checkpoint: Path) -> Expo
 
     folder = tmp_path_factory.mktemp("export") / "repository"
     settings = ServingSettings(max_batch_size=4, queue_size=8, warmup=("64x32",))
-    return export_bundle(checkpoint, folder, settings)
+    return export_bundle(checkpoint, folder, settings, largest=(128, 192))
 
 
 @pytest.fixture(scope="session")

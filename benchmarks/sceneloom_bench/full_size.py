@@ -36,6 +36,7 @@ from sceneloom import TritonSynthesizer, load_schema
 from sceneloom.synthesizer import Synthesizer
 from sceneloom_bench.machine import describe_machine, peak_memory_mib
 from sceneloom_serving.embedded import EmbeddedServer, ServerSettings
+from sceneloom_serving.onnx_runtime import MODEL_FILE
 
 SCHEMA = "cityscapes"
 
@@ -75,26 +76,13 @@ def main(
                 write_random_checkpoint, folder / "latest_net_G.pth", settings
             )
             parameters = written.result()
-        command = [sys.executable, "-m", "sceneloom.cli"]
-        checkpoint, repository = str(folder / "checkpoint"), str(folder / "repository")
-        seconds = {
-            "import": run(
-                [
-                    *command,
-                    "import",
-                    str(folder / "latest_net_G.pth"),
-                    "--labels",
-                    SCHEMA,
-                    "--out",
-                    checkpoint,
-                ],
-                "import",
-                memory,
-            ),
-            "export": run(
-                [*command, "export", checkpoint, "--repository", repository], "export", memory
-            ),
+        weights, checkpoint = str(folder / "latest_net_G.pth"), str(folder / "checkpoint")
+        repository, size = str(folder / "repository"), f"{settings.width}x{settings.height}"
+        commands = {
+            "import": ["import", weights, "--labels", SCHEMA, "--out", checkpoint],
+            "export": ["export", checkpoint, "--repository", repository, "--largest", size],
         }
+        seconds = {name: run(command, name, memory) for name, command in commands.items()}
         report = json.loads((folder / "repository" / "report.json").read_text())
         result = measure(folder, settings, memory)
     result = {
@@ -135,9 +123,9 @@ def write_random_checkpoint(path: Path, settings: FullSizeSettings) -> int:
 
 
 def run(command: Sequence[str], name: str, memory: dict[str, int]) -> float:
-    """Run a command to its end; its seconds, and its peak memory under `name`."""
+    """Run `sceneloom` to its end; its seconds, and its peak memory under `name`."""
     start = time.perf_counter()
-    process = subprocess.Popen(command)
+    process = subprocess.Popen([sys.executable, "-m", "sceneloom.cli", *command])
     _, status, usage = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
@@ -155,7 +143,7 @@ def measure(folder: Path, settings: FullSizeSettings, memory: dict[str, int]) ->
     ]
     maps = [(street.label_map, street.instance_map) for street in streets]
     ports = ServerSettings(http_port=0, grpc_port=0, metrics_port=0, start_timeout=600)
-    model = folder / "repository" / "synthesis" / "1" / "model.onnx"
+    model = folder / "repository" / "synthesis" / "1" / MODEL_FILE
     start = time.perf_counter()
     with EmbeddedServer(folder / "repository", ports) as server:
         ready = time.perf_counter() - start

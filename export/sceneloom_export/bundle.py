@@ -5,7 +5,9 @@ was proven.
     DIR/golden.npz                  the golden probe
     DIR/synthesis/config.pbtxt      with the contract in its parameters
     DIR/synthesis/1/model.py        shim over sceneloom_serving
-    DIR/synthesis/1/model.onnx      the served graph, float32
+    DIR/synthesis/1/model.onnx      the served graph, float32: what other engines are built from
+    DIR/synthesis/1/onnxruntime.onnx  the same for ONNX Runtime, with accurate norms
+    DIR/synthesis/1/weights.bin     the weights of both
 
 The bundle is written beside its place and renamed into it once everything has passed.
 
@@ -19,7 +21,6 @@ import datetime
 import hashlib
 import importlib.metadata
 import json
-import os
 import platform
 import shutil
 from pathlib import Path
@@ -29,24 +30,29 @@ import onnx
 from torch import nn
 
 from sceneloom import __version__
+from sceneloom.artefacts import file_hash, replace_folder
 from sceneloom.contract import MODEL_NAME, Contract
-from sceneloom.errors import ExportError, SceneLoomError
-from sceneloom.hashing import file_hash
-from sceneloom_export.graph import OPSET, export_onnx
-from sceneloom_export.parity import Parity, check_fp32, run_parity
+from sceneloom.errors import ExportError
+from sceneloom.synthesizer import Request
+from sceneloom_export.accurate_norms import write_accurate_norms
+from sceneloom_export.graph import OPSET, WEIGHTS, export_onnx
+from sceneloom_export.parity import Parity, check_fp32, reference_pictures, run_parity
 from sceneloom_export.probe_maps import draw_probe, golden_size, probe_sizes
 from sceneloom_export.repository import write_config
 from sceneloom_export.rules import check_rules
 from sceneloom_export.settings import ServingSettings
 from sceneloom_serving import templates
 from sceneloom_serving.golden import make_golden, save_golden
-from sceneloom_serving.onnx_runtime import OnnxRuntimeSynthesizer
+from sceneloom_serving.onnx_runtime import MODEL_FILE, OnnxRuntimeSynthesizer
 from sceneloom_serving.torch_runtime import TorchSynthesizer
 from sceneloom_training.checkpoint import Checkpoint, load_checkpoint
 from sceneloom_training.networks import ServedGenerator
 
 REPORT = "report.json"
 FORMAT = 1
+GRAPH = "model.onnx"
+GRAPH_ENGINE = "exported graph in onnxruntime-cpu-fp32"
+SERVED_ENGINE = "onnxruntime-cpu-fp32"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -58,7 +64,7 @@ class Exported:
     contract: Contract
     """As it is served, with sizes and the bundle's hash."""
     parity: Parity
-    """ONNX Runtime against PyTorch."""
+    """ONNX Runtime, as it is served, against PyTorch."""
 
 
 def export_bundle(
@@ -67,6 +73,7 @@ def export_bundle(
     settings: ServingSettings | None = None,
     *,
     sizes: tuple[tuple[int, int], ...] | None = None,
+    largest: tuple[int, int] = (1024, 2048),
 ) -> Exported:
     """Export a checkpoint bundle to a Triton repository; nothing is written unless everything
     passes.
@@ -77,6 +84,9 @@ def export_bundle(
             refused.
         settings: batching, queue, warm-up and instances.
         sizes: the (height, width) pairs to serve, or None for any multiple.
+        largest: without `sizes`, the (height, width) that parity is proven at beside small maps,
+            rounded up to the model's multiple. The norms sum over the whole picture, so that small
+            maps alone prove little.
 
     Raises:
         CheckpointError: the checkpoint cannot be read.
@@ -84,59 +94,87 @@ def export_bundle(
         ParityError: ONNX Runtime's pictures differ from PyTorch's.
         ExportError: the place is taken by something else or cannot be written.
     """
-    if (
-        repository.exists()
-        and not (repository / REPORT).is_file()
-        and (not repository.is_dir() or any(repository.iterdir()))
-    ):
-        raise ExportError(f"{repository}: exists and is not an export bundle; choose another place")
     checkpoint = load_checkpoint(checkpoint_folder)
     outputs = checkpoint.generator.architecture.output_channels
     if outputs != 3:
         raise ExportError(f"{checkpoint_folder}: gives {outputs} channels; pictures are RGB")
     contract = dataclasses.replace(checkpoint.contract, sizes=sizes)
-    fresh = repository.with_name(f".{repository.name}.{os.getpid()}.new")
-    old = repository.with_name(f".{repository.name}.{os.getpid()}.old")
-    try:
-        fresh.mkdir(parents=True)
-        exported = _write(fresh, checkpoint, contract, settings or ServingSettings())
-        if repository.exists():
-            repository.rename(old)
-        fresh.rename(repository)
-    except OSError as error:
-        if isinstance(error, SceneLoomError):
-            raise
-        raise ExportError(f"{repository}: cannot be written ({error.strerror or error})") from None
-    finally:
-        shutil.rmtree(fresh, ignore_errors=True)
-        shutil.rmtree(old, ignore_errors=True)
-    return dataclasses.replace(exported, repository=repository)
+    settings = settings or ServingSettings()
+    with replace_folder(
+        repository, marker=REPORT, kind="an export bundle", error=ExportError
+    ) as folder:
+        template = templates() / MODEL_NAME
+        ignore = shutil.ignore_patterns("__pycache__")
+        shutil.copytree(template, folder / MODEL_NAME, ignore=ignore)
+        engines = _write_engines(folder / MODEL_NAME / "1", checkpoint, contract)
+        proof = _prove(folder, checkpoint, contract, settings, largest)
+        served = _describe(folder, checkpoint, contract, settings, proof, engines)
+    return Exported(repository=repository, contract=served, parity=proof[SERVED_ENGINE].parity)
 
 
-def _write(
-    folder: Path, checkpoint: Checkpoint, contract: Contract, settings: ServingSettings
-) -> Exported:
-    shutil.copytree(
-        templates() / MODEL_NAME, folder / MODEL_NAME, ignore=shutil.ignore_patterns("__pycache__")
-    )
-    model = folder / MODEL_NAME / "1" / "model.onnx"
+@dataclasses.dataclass(frozen=True)
+class _Proof:
+    """Parity of one engine, and the maps it was proven on."""
+
+    parity: Parity
+    maps: list[Request]
+
+    def to_json(self) -> dict[str, Any]:
+        sizes = [f"{m.label_map.shape[1]}x{m.label_map.shape[0]}" for m in self.maps]
+        return {**self.parity.to_json(), "maps": sizes}
+
+
+def _write_engines(version: Path, checkpoint: Checkpoint, contract: Contract) -> list[Path]:
+    model = version / GRAPH
     export_onnx(ServedGenerator(checkpoint.generator, contract).eval(), model)
     norms = sum(isinstance(module, nn.InstanceNorm2d) for module in checkpoint.generator.modules())
-    check_rules(onnx.load(model), instance_norms=norms)
+    check_rules(onnx.load(model, load_external_data=False), instance_norms=norms)
+    write_accurate_norms(model, version / MODEL_FILE)
+    return [model, version / MODEL_FILE, version / WEIGHTS]
 
+
+def _prove(
+    folder: Path,
+    checkpoint: Checkpoint,
+    contract: Contract,
+    settings: ServingSettings,
+    largest: tuple[int, int],
+) -> dict[str, _Proof]:
+    """Parity of the exported graph (on small maps, where ONNX Runtime's norms are accurate) and of
+    the engine that is served (on all), and the golden probe.
+    """
     reference = TorchSynthesizer(checkpoint.generator, contract)
-    engine = OnnxRuntimeSynthesizer(model, max_batch_size=settings.max_batch_size)
-    maps = [
-        draw_probe(contract, height, width, seed)
-        for seed, (height, width) in enumerate(probe_sizes(contract))
-    ]
-    parity = run_parity(reference, engine, maps)
-    check_fp32(parity, "ONNX Runtime")
-    save_golden(
-        make_golden(reference, draw_probe(contract, *golden_size(contract), seed=1000)), folder
-    )
+    small, all_sizes = probe_sizes(contract), probe_sizes(contract)
+    if contract.sizes is None:
+        all_sizes.append(contract.network_size(*largest))
+    maps = [draw_probe(contract, *size, seed) for seed, size in enumerate(all_sizes)]
+    pictures = reference_pictures(reference, maps)
+    version = folder / MODEL_NAME / "1"
+    proof = {}
+    for engine, file, count in (
+        (GRAPH_ENGINE, GRAPH, len(small) if contract.sizes is None else 0),
+        (SERVED_ENGINE, MODEL_FILE, len(maps)),
+    ):
+        if count:
+            runtime = OnnxRuntimeSynthesizer(version / file, max_batch_size=settings.max_batch_size)
+            parity = run_parity(pictures[:count], runtime, maps[:count])
+            check_fp32(parity, engine)
+            proof[engine] = _Proof(parity, maps[:count])
+    golden = make_golden(reference, draw_probe(contract, *golden_size(contract), seed=1000))
+    save_golden(golden, folder)
+    return proof
 
-    hashes = {f"{MODEL_NAME}/1/model.onnx": file_hash(model)}
+
+def _describe(
+    folder: Path,
+    checkpoint: Checkpoint,
+    contract: Contract,
+    settings: ServingSettings,
+    proof: dict[str, _Proof],
+    engines: list[Path],
+) -> Contract:
+    """Write config.pbtxt and report.json; the contract as it is served."""
+    hashes = {path.relative_to(folder).as_posix(): file_hash(path) for path in engines}
     bundle_hash = hashlib.sha256(json.dumps(hashes, sort_keys=True).encode()).hexdigest()
     served = dataclasses.replace(contract, bundle_hash=bundle_hash)
     config = folder / MODEL_NAME / "config.pbtxt"
@@ -146,23 +184,18 @@ def _write(
         "created": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         "bundle_hash": bundle_hash,
         "sha256": hashes,
+        "bytes": {path.relative_to(folder).as_posix(): path.stat().st_size for path in engines},
         "checkpoint": {"sha256": checkpoint.weights_hash, "provenance": checkpoint.provenance},
         "architecture": checkpoint.generator.architecture.to_json(),
         "parameters": sum(p.numel() for p in checkpoint.generator.parameters()),
         "contract": served.to_json(),
         "serving": dataclasses.asdict(settings),
         "opset": OPSET,
-        "bytes": {f"{MODEL_NAME}/1/model.onnx": model.stat().st_size},
-        "parity": {
-            "onnxruntime-cpu-fp32": {
-                **parity.to_json(),
-                "maps": [f"{r.label_map.shape[1]}x{r.label_map.shape[0]}" for r in maps],
-            }
-        },
+        "parity": {engine: entry.to_json() for engine, entry in proof.items()},
         "versions": _versions(),
     }
     (folder / REPORT).write_text(json.dumps(report, indent=1) + "\n", "utf-8")
-    return Exported(repository=folder, contract=served, parity=parity)
+    return served
 
 
 def _versions() -> dict[str, Any]:

@@ -16,6 +16,7 @@ def main(
     *,
     repository: Path,
     sizes: tuple[str, ...] = (),
+    largest: str = "2048x1024",
     settings: Annotated[ServingSettings, OmitArgPrefixes] = ServingSettings(),  # noqa: B008 - frozen
 ) -> int:
     """Export a checkpoint bundle to a Triton model repository; what differs from PyTorch is not
@@ -26,6 +27,7 @@ def main(
         repository: folder of the Triton repository to write; an older export in its place is
             replaced.
         sizes: sizes to serve as WIDTHxHEIGHT; none means any multiple of the model's.
+        largest: without --sizes, the size that parity is proven at beside small maps.
         settings: how the model is served.
     """
     require(
@@ -36,7 +38,11 @@ def main(
     from sceneloom_export.bundle import export_bundle
 
     exported = export_bundle(
-        checkpoint, repository, settings, sizes=tuple(parse_size(text) for text in sizes) or None
+        checkpoint,
+        repository,
+        settings,
+        sizes=tuple(parse_size(text) for text in sizes) or None,
+        largest=parse_size(largest),
     )
     print(f"parity of ONNX Runtime with PyTorch, in grey levels: {exported.parity}")
     print(f"wrote {exported.repository} (bundle {exported.contract.bundle_hash[:12]})")

@@ -20,10 +20,11 @@ from sceneloom.contract import (
     STYLE_ROWS,
     Contract,
 )
-from sceneloom.errors import ExportError
 from sceneloom_training.networks import ServedGenerator
 
 OPSET = 18
+WEIGHTS = "weights.bin"
+"""File of the weights, beside the graphs that use them."""
 
 
 def input_names(contract: Contract) -> list[str]:
@@ -37,23 +38,18 @@ def input_names(contract: Contract) -> list[str]:
 
 
 def export_onnx(served: ServedGenerator, path: Path) -> None:
-    """Write the served graph as one ONNX file that carries the contract in its metadata.
+    """Write the served graph; the contract is in its metadata, the weights are in a file beside it.
 
     Args:
         served: the graph in eval mode.
-        path: the file to write; weights are inside it (a protobuf holds at most 2 GB).
-
-    Raises:
-        ExportError: the weights do not fit into one file.
+        path: the ONNX file to write; the weights go to `WEIGHTS` in the same folder, where other
+            graphs of the same model share them.
     """
-    size = sum(p.numel() * p.element_size() for p in served.parameters())
-    if size > 2_000_000_000:
-        raise ExportError(f"the weights are {size / 1e9:.1f} GB; one ONNX file holds at most 2 GB")
     model = _trace(served)
     _name_dimensions(model)
     _move_shapes(model)
     onnx.helper.set_model_props(model, {PARAMETER: served.contract.dumps()})
-    onnx.save(model, path)
+    onnx.save(model, path, save_as_external_data=True, location=WEIGHTS, size_threshold=4096)
     onnx.checker.check_model(str(path), full_check=True)
 
 

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sceneloom.errors import ParityError
-from sceneloom.synthesizer import Request, Synthesizer
+from sceneloom.synthesizer import Image, Request, Synthesizer
 
 FP32_MAX = 1
 """Largest difference of a float32 engine, in grey levels: the two may round a half differently."""
@@ -70,28 +70,31 @@ def compare(
     )
 
 
+def reference_pictures(reference: Synthesizer, requests: Sequence[Request]) -> list[Image]:
+    """What the reference (PyTorch) answers to maps at network size: uint8 [1, H, W, 3] each."""
+    return [_run(reference, request, 1) for request in requests]
+
+
 def run_parity(
-    reference: Synthesizer, candidate: Synthesizer, requests: Sequence[Request]
+    references: Sequence[Image], candidate: Synthesizer, requests: Sequence[Request]
 ) -> Parity:
-    """Run both engines over the same requests, singly and, where the candidate takes it, as one
-    batch of two.
+    """Run an engine over maps; where it takes batches, each map as a batch of two.
 
     Args:
-        reference: PyTorch.
+        references: the pictures of `reference_pictures`.
         candidate: the engine to be judged.
-        requests: maps at network size.
+        requests: the maps they belong to.
 
     Returns:
         the differences over all pictures.
     """
-    references, candidates = [], []
-    for request in requests:
-        copies = 2 if candidate.max_batch_size > 1 else 1
-        expected = _run(reference, request, 1)
-        got = _run(candidate, request, copies)
-        references += [expected] * copies
-        candidates += [got[i : i + 1] for i in range(copies)]
-    return compare(references, candidates)
+    copies = 2 if candidate.max_batch_size > 1 else 1
+    expected, got = [], []
+    for reference, request in zip(references, requests, strict=True):
+        images = _run(candidate, request, copies)
+        expected += [reference] * copies
+        got += [images[i : i + 1] for i in range(copies)]
+    return compare(expected, got)
 
 
 def check_fp32(parity: Parity, engine: str) -> None:
@@ -107,7 +110,7 @@ def check_fp32(parity: Parity, engine: str) -> None:
         )
 
 
-def _run(engine: Synthesizer, request: Request, copies: int) -> npt.NDArray[np.uint8]:
+def _run(engine: Synthesizer, request: Request, copies: int) -> Image:
     def batch(x: npt.NDArray[Any] | None) -> Any:
         return None if x is None else np.repeat(x[None], copies, 0)
 

@@ -33,11 +33,12 @@ from sceneloom.transport import Timeouts
 from sceneloom.triton_client import TritonSynthesizer
 from sceneloom_serving.bundled_server import BundledServer, find_bundled_server
 from sceneloom_serving.golden import Golden, check_golden, load_golden
+from sceneloom_serving.onnx_runtime import MODEL_FILE
 from sceneloom_serving.server_log import LogLine, explain_failure, parse_line
 from sceneloom_serving.shared_memory import region_prefix, remove_regions, sweep_regions
 
 HOST = "127.0.0.1"
-_FILES = ("config.pbtxt", "1/model.py", "1/model.onnx")
+_FILES = ("config.pbtxt", "1/model.py", f"1/{MODEL_FILE}", "1/weights.bin")
 _PR_SET_PDEATHSIG = 1
 
 

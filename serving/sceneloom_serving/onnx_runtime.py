@@ -18,6 +18,9 @@ from sceneloom.errors import ExportError, MissingDependencyError
 from sceneloom.extras import require
 from sceneloom.synthesizer import Image, InstanceMap, LabelMap, Style, Synthesizer
 
+MODEL_FILE = "onnxruntime.onnx"
+"""The graph that ONNX Runtime runs, in a version's folder of an export bundle."""
+
 
 class OnnxRuntimeSynthesizer(Synthesizer):
     """Runs an exported `model.onnx` with ONNX Runtime's CPU provider in float32."""
@@ -26,7 +29,7 @@ class OnnxRuntimeSynthesizer(Synthesizer):
         """Load a model.
 
         Args:
-            model: `model.onnx` of an export bundle; it carries its contract.
+            model: an exported graph, which carries its contract: `MODEL_FILE` of an export bundle.
             max_batch_size: most pictures at once.
             threads: threads for one picture; None takes the CPUs this process may use.
 

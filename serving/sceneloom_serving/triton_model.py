@@ -24,21 +24,21 @@ from sceneloom.contract import (
     Contract,
 )
 from sceneloom.errors import SizeError
-from sceneloom_serving.onnx_runtime import OnnxRuntimeSynthesizer
+from sceneloom_serving.onnx_runtime import MODEL_FILE, OnnxRuntimeSynthesizer
 
 
 class TritonPythonModel:
     """`synthesis`: label map, instance map and style in, picture out, through ONNX Runtime."""
 
     def initialize(self, args: dict[str, str]) -> None:
-        """Load `model.onnx` from the version's folder; called once by Triton."""
+        """Load the graph from the version's folder; called once by Triton."""
         config = json.loads(args["model_config"])
         self._contract = Contract.loads(
             config["parameters"][PARAMETER]["string_value"], source="config.pbtxt"
         )
         folder = Path(args["model_repository"]) / args["model_version"]
         self._engine = OnnxRuntimeSynthesizer(
-            folder / "model.onnx", max_batch_size=max(config["max_batch_size"], 1)
+            folder / MODEL_FILE, max_batch_size=max(config["max_batch_size"], 1)
         )
 
     def execute(self, requests: Sequence[Any]) -> list[Any]:

@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 from support import wide_generator
 
+from sceneloom.artefacts import file_hash
 from sceneloom.contract import Contract
 from sceneloom.errors import CheckpointError, ExportError, SchemaError
-from sceneloom.hashing import file_hash
 from sceneloom.schema import load_schema
 from sceneloom_export.bundle import Exported, export_bundle
 from sceneloom_serving.golden import block_means, load_golden
-from sceneloom_serving.onnx_runtime import OnnxRuntimeSynthesizer
+from sceneloom_serving.onnx_runtime import MODEL_FILE, OnnxRuntimeSynthesizer
 from sceneloom_training.checkpoint import save_checkpoint
 from sceneloom_training.networks import GeneratorArchitecture
 
@@ -29,16 +29,22 @@ def test_files_report_and_hashes(exported: Exported) -> None:
         "report.json",
         "synthesis/1/model.onnx",
         "synthesis/1/model.py",
+        "synthesis/1/onnxruntime.onnx",
+        "synthesis/1/weights.bin",
         "synthesis/config.pbtxt",
     ]
     report = json.loads((folder / "report.json").read_text())
-    model = folder / "synthesis" / "1" / "model.onnx"
-    assert report["sha256"] == {"synthesis/1/model.onnx": file_hash(model)}
+    engines = [f"synthesis/1/{name}" for name in ("model.onnx", "onnxruntime.onnx", "weights.bin")]
+    assert report["sha256"] == {name: file_hash(folder / name) for name in engines}
+    assert report["bytes"] == {name: (folder / name).stat().st_size for name in engines}
     assert report["bundle_hash"] == exported.contract.bundle_hash
     assert len(report["bundle_hash"]) == 64
-    assert report["bytes"]["synthesis/1/model.onnx"] == model.stat().st_size
-    assert report["parity"]["onnxruntime-cpu-fp32"]["max"] <= 1
-    assert len(report["parity"]["onnxruntime-cpu-fp32"]["maps"]) == 3
+    assert {engine: entry["max"] <= 1 for engine, entry in report["parity"].items()} == {
+        "onnxruntime-cpu-fp32": True,
+        "exported graph in onnxruntime-cpu-fp32": True,
+    }
+    assert len(report["parity"]["onnxruntime-cpu-fp32"]["maps"]) == 4
+    assert report["parity"]["onnxruntime-cpu-fp32"]["maps"][-1] == "192x128"
     assert report["serving"]["max_batch_size"] == 4
     assert Contract.from_json(report["contract"]) == exported.contract
     assert report["checkpoint"]["provenance"] == {"imported_from": "a test"}
@@ -47,7 +53,7 @@ def test_files_report_and_hashes(exported: Exported) -> None:
 
 def test_golden_is_what_the_engine_answers(exported: Exported) -> None:
     golden = load_golden(exported.repository)
-    engine = OnnxRuntimeSynthesizer(exported.repository / "synthesis" / "1" / "model.onnx")
+    engine = OnnxRuntimeSynthesizer(exported.repository / "synthesis" / "1" / MODEL_FILE)
     assert golden.instance_map is not None
     image = engine.run_batch(golden.label_map[None], golden.instance_map[None], None)[0]
     assert np.abs(block_means(image) - golden.block_means).max() < 0.1

@@ -6,16 +6,20 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
+from onnx import TensorProto, helper, numpy_helper
 from support import blocky_maps, wide_generator
 from torch import nn
 
 from sceneloom.contract import Contract
 from sceneloom.schema import load_schema
+from sceneloom_export.accurate_norms import write_accurate_norms
+from sceneloom_export.bundle import Exported
 from sceneloom_export.graph import export_onnx
 from sceneloom_export.parity import compare
 from sceneloom_export.rules import check_rules
-from sceneloom_serving.onnx_runtime import OnnxRuntimeSynthesizer
+from sceneloom_serving.onnx_runtime import MODEL_FILE, OnnxRuntimeSynthesizer
 from sceneloom_serving.torch_runtime import TorchSynthesizer
 from sceneloom_training.networks import Generator, GeneratorArchitecture, ServedGenerator
 from sceneloom_training.published import import_published
@@ -25,11 +29,12 @@ def export(generator: Generator, contract: Contract, path: Path) -> OnnxRuntimeS
     export_onnx(ServedGenerator(generator, contract).eval(), path)
     norms = sum(isinstance(module, nn.InstanceNorm2d) for module in generator.modules())
     check_rules(onnx.load(path), instance_norms=norms)
-    return OnnxRuntimeSynthesizer(path, max_batch_size=3)
+    write_accurate_norms(path, path.with_name(MODEL_FILE))
+    return OnnxRuntimeSynthesizer(path.with_name(MODEL_FILE), max_batch_size=3)
 
 
-def test_signature(exported: object) -> None:
-    model = onnx.load(exported.repository / "synthesis" / "1" / "model.onnx")  # type: ignore[attr-defined]
+def test_signature(exported: Exported) -> None:
+    model = onnx.load(exported.repository / "synthesis" / "1" / "model.onnx")
     assert [entry.version for entry in model.opset_import if entry.domain == ""] == [18]
 
     def shape(value: onnx.ValueInfoProto) -> list[str | int]:
@@ -96,3 +101,54 @@ def test_without_boundaries_there_is_one_input(tmp_path: Path) -> None:
     image = engine.synthesize(label_map)
     assert image.shape == (10, 7, 3)
     assert compare([TorchSynthesizer(generator, contract).synthesize(label_map)], [image]).max <= 1
+
+
+def test_norms_in_two_stages_are_accurate_where_the_providers_own_are_not(tmp_path: Path) -> None:
+    """Even regions of 2048x1024 pixels: one float32 sum per channel loses digits."""
+    height, width = 1024, 2048
+    x = np.full((1, 2, height, width), 0.3, np.float32)
+    x[:, :, : height // 3] = -0.1
+    x[:, 1, :, : width // 5] = 2.7
+    expected = instance_norm(x.astype(np.float64))
+    norm = helper.make_node("InstanceNormalization", ["x", "one", "zero"], ["y"], epsilon=1e-5)
+    shape = [1, 2, "height", "width"]
+    graph = helper.make_graph(
+        [norm],
+        "norm",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, shape)],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, shape)],
+        [
+            numpy_helper.from_array(np.ones(2, np.float32), "one"),
+            numpy_helper.from_array(np.zeros(2, np.float32), "zero"),
+        ],
+    )
+    onnx.save(
+        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10),
+        tmp_path / "own.onnx",
+    )
+    write_accurate_norms(tmp_path / "own.onnx", tmp_path / "accurate.onnx")
+    errors = {}
+    for name in ("own", "accurate"):
+        session = onnxruntime.InferenceSession(str(tmp_path / f"{name}.onnx"))
+        errors[name] = np.abs(session.run(None, {"x": x})[0] - expected).max()
+    assert errors["accurate"] < 1e-4
+    assert errors["own"] > 10 * errors["accurate"]
+
+
+def instance_norm(x: np.ndarray) -> np.ndarray:
+    mean, variance = x.mean((2, 3), keepdims=True), x.var((2, 3), keepdims=True)
+    return (x - mean) / np.sqrt(variance + 1e-5)
+
+
+def test_rewritten_graph_has_the_same_function_and_shares_the_weights(exported: Exported) -> None:
+    folder = exported.repository / "synthesis" / "1"
+    assert (folder / MODEL_FILE).stat().st_size < (folder / "weights.bin").stat().st_size
+    graphs = [onnx.load(folder / name).graph for name in ("model.onnx", MODEL_FILE)]
+    counts = [sum(n.op_type == "InstanceNormalization" for n in g.node) for g in graphs]
+    assert counts == [14, 0]
+    maps = blocky_maps(64, 96, seed=0)
+    own, accurate = (
+        OnnxRuntimeSynthesizer(folder / name).synthesize(*maps)
+        for name in ("model.onnx", MODEL_FILE)
+    )
+    assert compare([own], [accurate]).max <= 1

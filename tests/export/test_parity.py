@@ -12,12 +12,19 @@ from support import wide_generator
 from sceneloom.contract import Contract
 from sceneloom.errors import ParityError
 from sceneloom.schema import load_schema
-from sceneloom_export.parity import Parity, check_fp32, compare, run_parity
+from sceneloom_export.bundle import Exported
+from sceneloom_export.parity import (
+    Parity,
+    check_fp32,
+    compare,
+    reference_pictures,
+    run_parity,
+)
 from sceneloom_export.probe_maps import draw_probe, golden_size, probe_sizes
-from sceneloom_serving.onnx_runtime import OnnxRuntimeSynthesizer
+from sceneloom_serving.onnx_runtime import MODEL_FILE, OnnxRuntimeSynthesizer
 from sceneloom_serving.torch_runtime import TorchSynthesizer
 from sceneloom_training.checkpoint import load_checkpoint
-from sceneloom_training.networks import GeneratorArchitecture
+from sceneloom_training.networks import Generator, GeneratorArchitecture
 
 CONTRACT = Contract(schema=load_schema("cityscapes"), boundaries=True, size_multiple=8)
 
@@ -65,21 +72,22 @@ def test_float32_limit_is_one_level(difference: int, fails: bool) -> None:
 
 
 def test_engine_with_other_weights_fails(
-    exported: object, small_architecture: GeneratorArchitecture, checkpoint: Path
+    exported: Exported, small_architecture: GeneratorArchitecture, checkpoint: Path
 ) -> None:
-    model = exported.repository / "synthesis" / "1" / "model.onnx"  # type: ignore[attr-defined]
+    model = exported.repository / "synthesis" / "1" / MODEL_FILE
     engine = OnnxRuntimeSynthesizer(model, max_batch_size=2)
     maps = [draw_probe(CONTRACT, 32, 48, seed=0)]
-    same = TorchSynthesizer(load_checkpoint(checkpoint).generator, CONTRACT)
-    check_fp32(run_parity(same, engine, maps), "engine")
-    generator = load_checkpoint(checkpoint).generator
-    generator.head[1].weight.mul_(1.05)  # the last convolution: before a norm it would not show
-    nearly = TorchSynthesizer(generator, CONTRACT)
-    with pytest.raises(ParityError):
-        check_fp32(run_parity(nearly, engine, maps), "engine")
-    other = TorchSynthesizer(wide_generator(small_architecture, seed=9), CONTRACT)
-    with pytest.raises(ParityError):
-        check_fp32(run_parity(other, engine, maps), "engine")
+
+    def check(generator: Generator) -> None:
+        pictures = reference_pictures(TorchSynthesizer(generator, CONTRACT), maps)
+        check_fp32(run_parity(pictures, engine, maps), "engine")
+
+    check(load_checkpoint(checkpoint).generator)
+    nearly = load_checkpoint(checkpoint).generator
+    nearly.head[1].weight.mul_(1.05)  # the last convolution: before a norm it would not show
+    for generator in (nearly, wide_generator(small_architecture, seed=9)):
+        with pytest.raises(ParityError):
+            check(generator)
 
 
 def test_probe_maps_have_what_engines_get_wrong() -> None:

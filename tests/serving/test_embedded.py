@@ -37,7 +37,7 @@ from sceneloom.transport import Timeouts
 from sceneloom_export.bundle import Exported, export_bundle
 from sceneloom_export.parity import compare
 from sceneloom_serving.embedded import EmbeddedServer, ServerSettings
-from sceneloom_serving.onnx_runtime import OnnxRuntimeSynthesizer
+from sceneloom_serving.onnx_runtime import MODEL_FILE, OnnxRuntimeSynthesizer
 from sceneloom_serving.shared_memory import FOLDER, region_prefix
 from sceneloom_serving.torch_runtime import TorchSynthesizer
 from sceneloom_training.checkpoint import load_checkpoint, save_checkpoint
@@ -73,7 +73,7 @@ def test_pictures_are_those_of_pytorch_and_onnx_runtime(
 ) -> None:
     loaded = load_checkpoint(checkpoint)
     reference = TorchSynthesizer(loaded.generator, loaded.contract)
-    engine = OnnxRuntimeSynthesizer(exported.repository / "synthesis" / "1" / "model.onnx")
+    engine = OnnxRuntimeSynthesizer(exported.repository / "synthesis" / "1" / MODEL_FILE)
     maps = [blocky_maps(*size, seed=i) for i, size in enumerate([(64, 96), (32, 40), (61, 97)])]
     with TritonSynthesizer(server.grpc) as client:
         assert client.contract == exported.contract
@@ -167,8 +167,8 @@ def test_golden_probe_refuses_other_weights(
 ) -> None:
     contract = Contract(schema=load_schema("cityscapes"), boundaries=True, size_multiple=8)
     save_checkpoint(tmp_path / "c", wide_generator(small_architecture, seed=7), contract, {})
-    export_bundle(tmp_path / "c", tmp_path / "other")
-    shutil.copy(tmp_path / "other/synthesis/1/model.onnx", copy / "synthesis/1/model.onnx")
+    other = export_bundle(tmp_path / "c", tmp_path / "other", largest=(64, 64)).repository
+    shutil.copy(other / "synthesis/1/weights.bin", copy / "synthesis/1/weights.bin")
     server = EmbeddedServer(copy, free_ports())
     with pytest.raises(ModelFailedError, match="not the one that was exported"):
         server.start()
@@ -280,8 +280,8 @@ def test_taken_port_is_named(copy: Path) -> None:
 
 
 def test_model_that_does_not_load_is_explained(copy: Path) -> None:
-    (copy / "synthesis/1/model.onnx").write_bytes(b"not a model")
-    with pytest.raises(ServerStartError, match=r"'synthesis' was refused.*model\.onnx"):
+    (copy / "synthesis/1" / MODEL_FILE).write_bytes(b"not a model")
+    with pytest.raises(ServerStartError, match=r"'synthesis' was refused.*onnxruntime\.onnx"):
         EmbeddedServer(copy, free_ports()).start()
     assert regions() == []
 
@@ -292,7 +292,9 @@ def test_config_that_triton_refuses_is_explained(copy: Path) -> None:
         EmbeddedServer(copy, free_ports()).start()
 
 
-@pytest.mark.parametrize("name", ["config.pbtxt", "1/model.py", "1/model.onnx"])
+@pytest.mark.parametrize(
+    "name", ["config.pbtxt", "1/model.py", "1/onnxruntime.onnx", "1/weights.bin"]
+)
 def test_missing_file_is_named(copy: Path, name: str) -> None:
     (copy / "synthesis" / name).unlink()
     with pytest.raises(ServerStartError, match=f"{name}: missing"):

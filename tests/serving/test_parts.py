@@ -29,7 +29,7 @@ from sceneloom_serving.golden import (
     make_golden,
     save_golden,
 )
-from sceneloom_serving.onnx_runtime import OnnxRuntimeSynthesizer
+from sceneloom_serving.onnx_runtime import MODEL_FILE, OnnxRuntimeSynthesizer
 from sceneloom_serving.shared_memory import FOLDER, region_prefix, remove_regions, sweep_regions
 from sceneloom_serving.torch_runtime import TorchSynthesizer
 from sceneloom_training.networks import GeneratorArchitecture
@@ -151,7 +151,7 @@ def test_onnx_file_that_is_not_ours(tmp_path: Path, exported: Exported) -> None:
     path.write_bytes(b"no protobuf")
     with pytest.raises(ExportError, match=r"model\.onnx: ONNX Runtime cannot load it"):
         OnnxRuntimeSynthesizer(path)
-    model = onnx.load(exported.repository / "synthesis" / "1" / "model.onnx")
+    model = onnx.load(exported.repository / "synthesis" / "1" / MODEL_FILE)
     del model.metadata_props[:]
     onnx.save(model, path)
     with pytest.raises(ExportError, match="carries no contract"):

@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +16,9 @@ import safetensors.torch
 from safetensors import SafetensorError
 
 from sceneloom import __version__
+from sceneloom.artefacts import file_hash, replace_folder
 from sceneloom.contract import Contract
 from sceneloom.errors import CheckpointError, SchemaError
-from sceneloom.hashing import file_hash
 from sceneloom_training.networks import Generator, GeneratorArchitecture, build_generator
 
 WEIGHTS = "model.safetensors"
@@ -56,21 +54,11 @@ def save_checkpoint(
     Raises:
         CheckpointError: `folder` exists and is no bundle, or it cannot be written.
     """
-    if (
-        folder.exists()
-        and not (folder / DESCRIPTION).is_file()
-        and (not folder.is_dir() or any(folder.iterdir()))
-    ):
-        raise CheckpointError(
-            f"{folder}: exists and is not a checkpoint bundle; choose another place"
-        )
-    fresh = folder.with_name(f".{folder.name}.{os.getpid()}.new")
-    old = folder.with_name(f".{folder.name}.{os.getpid()}.old")
-    try:
-        fresh.mkdir(parents=True)
-        safetensors.torch.save_file(
-            {k: v.contiguous() for k, v in generator.state_dict().items()}, fresh / WEIGHTS
-        )
+    with replace_folder(
+        folder, marker=DESCRIPTION, kind="a checkpoint bundle", error=CheckpointError
+    ) as fresh:
+        weights = {name: tensor.contiguous() for name, tensor in generator.state_dict().items()}
+        safetensors.torch.save_file(weights, fresh / WEIGHTS)
         description = {
             "format": FORMAT,
             "sceneloom": __version__,
@@ -80,14 +68,6 @@ def save_checkpoint(
             "sha256": {WEIGHTS: file_hash(fresh / WEIGHTS)},
         }
         (fresh / DESCRIPTION).write_text(json.dumps(description, indent=1) + "\n", "utf-8")
-        if folder.exists():
-            folder.rename(old)
-        fresh.rename(folder)
-    except OSError as error:
-        raise CheckpointError(f"{folder}: cannot be written ({error.strerror or error})") from None
-    finally:
-        shutil.rmtree(fresh, ignore_errors=True)
-        shutil.rmtree(old, ignore_errors=True)
 
 
 def load_checkpoint(folder: Path) -> Checkpoint:

@@ -1,0 +1,47 @@
+"""Real Cityscapes maps at 2048x1024 through the real server, each picture within one grey level."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from support import ServeCommand, run_command
+
+from sceneloom import load_schema, read_instance_map, read_label_map
+from sceneloom.render import find_pairs
+from sceneloom_serving.torch_runtime import TorchSynthesizer
+from sceneloom_training.checkpoint import load_checkpoint
+
+
+@pytest.mark.triton
+def test_ten_real_maps(shared: Path, tmp_path: Path) -> None:
+    weights = shared / "reference" / "local_enhancer_1.pth"
+    samples = shared / "data" / "cityscapes_sample"
+    for arguments in (
+        ["import", weights, "--labels", "cityscapes", "--out", tmp_path / "checkpoint"],
+        ["export", tmp_path / "checkpoint", "--repository", tmp_path / "repository"],
+    ):
+        done = run_command(*arguments)
+        assert done.returncode == 0, done.stderr
+    with ServeCommand(tmp_path / "repository") as serve:
+        done = run_command("render", samples, tmp_path / "out", "--url", serve.grpc)
+    assert done.returncode == 0, done.stderr
+    assert "rendered 10 of 10 maps" in done.stdout
+
+    checkpoint = load_checkpoint(tmp_path / "checkpoint")
+    reference = TorchSynthesizer(checkpoint.generator, checkpoint.contract)
+    schema = load_schema("cityscapes")
+    means = []
+    for pair in find_pairs(samples / "test_label", samples / "test_inst"):
+        assert pair.instance is not None
+        maps = read_label_map(pair.label, schema), read_instance_map(pair.instance)
+        assert maps[1].max() > 20_000  # 16 bits, read as such
+        picture = cv2.imread(str(tmp_path / "out" / f"{pair.key}.png"))[..., ::-1]
+        assert picture.shape == (1024, 2048, 3)
+        difference = np.abs(reference.synthesize(*maps).astype(np.int16) - picture)
+        assert difference.max() <= 1
+        assert picture.std() >= 20
+        means.append(tuple(picture.mean((0, 1)).round(3)))
+    assert len(set(means)) == 10
