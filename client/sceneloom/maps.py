@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import io
 import stat
-import zlib
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,6 +24,7 @@ from sceneloom.errors import (
     NotALabelMapError,
     UnknownLabelError,
 )
+from sceneloom.png import SIGNATURE, check_png
 from sceneloom.schema import LabelSchema
 
 DEFAULT_MAX_PIXELS = 8192 * 8192
@@ -33,7 +33,6 @@ DEFAULT_MAX_PIXELS = 8192 * 8192
 MAP_SUFFIXES = (".png", ".tif", ".tiff", ".npy")
 """File endings that `read_label_map` and `read_instance_map` take."""
 
-_PNG = b"\x89PNG\r\n\x1a\n"
 _TIFF = (b"II*\x00", b"MM\x00*", b"II+\x00", b"MM\x00+")
 _NPY = b"\x93NUMPY"
 _LOSSY = {
@@ -46,16 +45,6 @@ _LOSSY = {
 # Grey files below 8 bits: Pillow spreads their values over 0..255, which is right for pictures and
 # wrong for ids.
 _SPREAD = {2: 85, 4: 17}
-# Interlaced PNGs: first column, first row, step across and step down of the seven passes.
-_ADAM7 = (
-    (0, 0, 8, 8),
-    (4, 0, 8, 8),
-    (0, 4, 4, 8),
-    (2, 0, 4, 4),
-    (0, 2, 2, 4),
-    (1, 0, 2, 2),
-    (0, 1, 1, 2),
-)
 _BLACK_IS_ZERO, _PALETTE = 1, 3
 _SIGNED = 2
 _LOSSY_TIFF = ("jpeg", "tiff_jpeg", "webp")
@@ -146,9 +135,9 @@ def _decode(source: str | Path | bytes, name: str, max_pixels: int) -> npt.NDArr
     data = source if isinstance(source, bytes) else _read_bytes(Path(source), name, max_pixels)
     if not data:
         raise ImageReadError(f"{name}: the file is empty")
-    if data.startswith(_PNG):
+    if data.startswith(SIGNATURE):
         image = _open_pillow(PngImagePlugin.PngImageFile, data, name, max_pixels)
-        _check_png(data, name)
+        check_png(data, name)
         return _decode_png(image, data, name)
     if data.startswith(_TIFF):
         image = _open_pillow(TiffImagePlugin.TiffImageFile, data, name, max_pixels)
@@ -219,44 +208,6 @@ def _open_pillow(
     if getattr(image, "is_animated", False):
         raise NotALabelMapError(f"{name}: holds several pictures; give a file that holds one map")
     return image
-
-
-def _check_png(data: bytes, name: str) -> None:
-    # Pillow does not check the pixels' own checksums, takes a file that stops short of its end, and
-    # leaves rows zero that are not there: of flipped bits in a small file, one in six that it took
-    # came out as other ids.
-    at, kind, pixels = len(_PNG), b"", []
-    while kind != b"IEND":
-        size, kind = int.from_bytes(data[at : at + 4], "big"), data[at + 4 : at + 8]
-        body_end = at + 8 + size
-        if body_end + 4 > len(data):
-            raise ImageReadError(f"{name}: truncated or damaged (it ends before its last chunk)")
-        if zlib.crc32(data[at + 4 : body_end]).to_bytes(4, "big") != data[body_end : body_end + 4]:
-            raise ImageReadError(f"{name}: damaged (checksum of the chunk {kind!r})")
-        if at == len(_PNG) and (kind, size) != (b"IHDR", 13):
-            raise ImageReadError(f"{name}: damaged header (no IHDR)")
-        if kind == b"IDAT":
-            pixels.append(data[at + 8 : body_end])
-        at = body_end + 4
-    wanted = _png_scan_bytes(data)
-    try:
-        there = len(zlib.decompressobj().decompress(b"".join(pixels), wanted))
-    except zlib.error as error:
-        raise ImageReadError(f"{name}: damaged ({_reason(error)})") from None
-    if there < wanted:
-        raise ImageReadError(f"{name}: truncated or damaged (rows of pixels are missing)")
-
-
-def _png_scan_bytes(data: bytes) -> int:
-    """Bytes of the unpacked pixels of a PNG with one value per pixel, a filter byte in each row."""
-    width, height = int.from_bytes(data[16:20], "big"), int.from_bytes(data[20:24], "big")
-    bits, interlaced = data[24], data[28]
-    total = 0
-    for x, y, right, down in _ADAM7 if interlaced else ((0, 0, 1, 1),):
-        columns, rows = -(-(width - x) // right), -(-(height - y) // down)
-        if columns > 0 and rows > 0:
-            total += rows * (1 + (columns * bits + 7) // 8)
-    return total
 
 
 def _decode_png(image: ImageFile.ImageFile, data: bytes, name: str) -> npt.NDArray[Any]:

@@ -75,6 +75,13 @@ def find_bundled_server() -> BundledServer:
             "x86-64 only. Run the server in a container or on another machine and name it with "
             "--url"
         )
+    version = f"{sys.version_info.major}.{sys.version_info.minor}"
+    if (sys.version_info.major, sys.version_info.minor) >= (3, 13):
+        raise ServerStartError(
+            "the bundled Triton server needs numpy below 2, which there is not for Python "
+            f"{version}; "
+            "use Python 3.10, 3.11 or 3.12, or run the server elsewhere and name it with --url"
+        )
     spec = importlib.util.find_spec("pytriton")
     if spec is None or spec.origin is None:
         raise MissingDependencyError(
@@ -83,7 +90,6 @@ def find_bundled_server() -> BundledServer:
         )
     package = Path(spec.origin).parent
     root = package / "tritonserver"
-    version = f"{sys.version_info.major}.{sys.version_info.minor}"
     stub = root / "python_backend_stubs" / version / _STUB
     if not stub.is_file():
         built = sorted(

@@ -103,6 +103,18 @@ def test_without_boundaries_there_is_one_input(tmp_path: Path) -> None:
     assert compare([TorchSynthesizer(generator, contract).synthesize(label_map)], [image]).max <= 1
 
 
+def test_channels_enough_for_the_norms_constants_to_lie_among_the_weights(tmp_path: Path) -> None:
+    architecture = GeneratorArchitecture(
+        input_channels=11, ngf=1024, global_downsamplings=0, global_blocks=0
+    )
+    contract = Contract(schema=load_schema("helen"), boundaries=False, size_multiple=1)
+    generator = wide_generator(architecture, seed=0)
+    engine = export(generator, contract, tmp_path / "model.onnx")
+    label_map = blocky_maps(16, 24, seed=0, labels=11)[0]
+    expected = TorchSynthesizer(generator, contract).synthesize(label_map)
+    assert compare([expected], [engine.synthesize(label_map)]).max <= 1
+
+
 def test_norms_in_two_stages_are_accurate_where_the_providers_own_are_not(tmp_path: Path) -> None:
     """Even regions of 2048x1024 pixels: one float32 sum per channel loses digits."""
     height, width = 1024, 2048

@@ -126,6 +126,10 @@ def test_bundled_server_is_found() -> None:
             "import sys; sys.version_info = type('V', (), dict(major=3, minor=7))()",
             "stub for Python 3.7",
         ),
+        (
+            "import sys; sys.version_info = type('V', (), dict(major=3, minor=13))()",
+            "numpy below 2, which there is not for Python 3.13",
+        ),
     ],
 )
 def test_machine_that_cannot_run_it_is_told_why(code: str, message: str) -> None:
