@@ -170,14 +170,16 @@ def _style_table(
 class Synthesizer(abc.ABC):
     """Turns label maps into pictures; use it as a context manager."""
 
-    @property
-    @abc.abstractmethod
-    def contract(self) -> Contract:
-        """What the model takes and gives."""
+    def __init__(self, contract: Contract, max_batch_size: int = 1) -> None:
+        """Keep what every engine has; a subclass calls it once it knows both.
 
-    @property
-    @abc.abstractmethod
-    def max_batch_size(self) -> int:
+        Args:
+            contract: what the model takes and gives.
+            max_batch_size: most pictures that `run_batch` takes at once.
+        """
+        self.contract = contract
+        """What the model takes and gives."""
+        self.max_batch_size = max_batch_size
         """Most pictures that `run_batch` takes at once."""
 
     @abc.abstractmethod

@@ -54,21 +54,11 @@ class TritonSynthesizer(Synthesizer):
         self._transport = transport or GrpcTransport(url)
         try:
             config = self._transport.model_config(model, timeout=self._timeouts.connect)
-            self._contract = _read_contract(config, f"{self._transport.address}, model {model!r}")
+            contract = _read_contract(config, f"{self._transport.address}, model {model!r}")
         except BaseException:
             self._transport.close()
             raise
-        self._max_batch_size = config.max_batch_size
-
-    @property
-    def contract(self) -> Contract:
-        """What the served model takes and gives."""
-        return self._contract
-
-    @property
-    def max_batch_size(self) -> int:
-        """Largest batch that the server takes in one request."""
-        return self._max_batch_size
+        super().__init__(contract, config.max_batch_size)
 
     def run_batch(
         self, label_maps: LabelMap, instance_maps: InstanceMap | None, styles: Style | None
@@ -88,8 +78,7 @@ class TritonSynthesizer(Synthesizer):
         if images.shape != (*label_maps.shape, 3) or images.dtype != "uint8":
             raise ModelFailedError(
                 f"{self._transport.address}: model {self._model!r} answered {images.dtype} "
-                f"{list(images.shape)} "
-                f"to label maps {list(label_maps.shape)}"
+                f"{list(images.shape)} to label maps {list(label_maps.shape)}"
             )
         return images
 

@@ -56,18 +56,7 @@ class OnnxRuntimeSynthesizer(Synthesizer):
         metadata = self._session.get_modelmeta().custom_metadata_map
         if PARAMETER not in metadata:
             raise ExportError(f"{model}: carries no contract; it was not exported by sceneloom")
-        self._contract = Contract.loads(metadata[PARAMETER], source=str(model))
-        self._max_batch_size = max_batch_size
-
-    @property
-    def contract(self) -> Contract:
-        """What the model takes and gives."""
-        return self._contract
-
-    @property
-    def max_batch_size(self) -> int:
-        """Most pictures at once."""
-        return self._max_batch_size
+        super().__init__(Contract.loads(metadata[PARAMETER], source=str(model)), max_batch_size)
 
     def run_batch(
         self, label_maps: LabelMap, instance_maps: InstanceMap | None, styles: Style | None

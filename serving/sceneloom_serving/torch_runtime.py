@@ -27,18 +27,7 @@ class TorchSynthesizer(Synthesizer):
         from sceneloom_training.networks import ServedGenerator
 
         self._served = ServedGenerator(generator, contract).eval()
-        self._contract = contract
-        self._max_batch_size = max_batch_size
-
-    @property
-    def contract(self) -> Contract:
-        """What the model takes and gives."""
-        return self._contract
-
-    @property
-    def max_batch_size(self) -> int:
-        """Most pictures at once."""
-        return self._max_batch_size
+        super().__init__(contract, max_batch_size)
 
     def run_batch(
         self, label_maps: LabelMap, instance_maps: InstanceMap | None, styles: Style | None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -389,12 +390,8 @@ def test_colours_are_not_swapped(tmp_path: Path) -> None:
 class Recording(Synthesizer):
     """Counts how many maps are under way at once."""
 
-    contract = PLAIN
-    max_batch_size = 1
-
     def __init__(self, at_once: int) -> None:
-        import threading
-
+        super().__init__(PLAIN)
         self.barrier = threading.Barrier(at_once, timeout=10)
 
     def run_batch(self, label_maps: Any, instance_maps: Any, styles: Any) -> Any:
