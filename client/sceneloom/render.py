@@ -45,7 +45,7 @@ class RenderSettings:
     in_flight: int = 4
     """Requests that are under way at once, reading and writing included."""
     format: Literal["png", "jpg"] = "png"
-    """png is lossless; jpg is a tenth of the size and faster to write."""
+    """png is lossless; jpg is smaller and faster to write."""
     quality: int = 95
     """Quality of jpg, 1 to 100."""
     unknown: OnUnknown = "error"

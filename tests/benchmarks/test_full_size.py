@@ -27,7 +27,7 @@ def measure(folder: Path, *arguments: str) -> dict[str, Any]:
     return result
 
 
-def check(result: dict[str, Any], pairs: int) -> None:
+def check_result(result: dict[str, Any], pairs: int) -> None:
     assert result["served_against_pytorch"]["max"] <= 1
     assert result["served_against_bare_max"] <= 1
     assert result["served_against_pytorch"]["picture_std"] > 5
@@ -40,14 +40,14 @@ def check(result: dict[str, Any], pairs: int) -> None:
 
 def test_small_network_goes_through_the_same_measurement(tmp_path: Path) -> None:
     small = ["--height", "128", "--width", "256", "--ngf", "2", "--blocks", "1", "--pairs", "2"]
-    check(measure(tmp_path, *small), pairs=2)
+    check_result(measure(tmp_path, *small), pairs=2)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_full_size_network(tmp_path: Path) -> None:
     result = measure(tmp_path, "--pairs", "2")
-    check(result, pairs=2)
+    check_result(result, pairs=2)
     assert result["parameters"] == 182_857_059
 
 

@@ -520,7 +520,7 @@ def test_reading_from_several_threads() -> None:
 # Anything at all ---------------------------------------------------------------------------------
 
 
-def read_both(data: bytes) -> None:
+def check_both(data: bytes) -> None:
     """Only an InputError may come out; warnings are errors here."""
     for read in (
         lambda: read_label_map(data, CITYSCAPES, unknown="unlabelled", max_pixels=1 << 20),
@@ -542,7 +542,7 @@ MAGICS = [b"", b"\x89PNG\r\n\x1a\n", b"II*\0", b"MM\0*", b"II+\0", b"\x93NUMPY\x
 @settings(max_examples=300)
 @given(st.sampled_from(MAGICS), st.binary(max_size=200))
 def test_arbitrary_bytes(magic: bytes, rest: bytes) -> None:
-    read_both(magic + rest)
+    check_both(magic + rest)
 
 
 SEEDS = [
@@ -569,7 +569,7 @@ def test_mutated_files(seed: bytes, edits: list[tuple[int, bytes, int]], length:
     data = seed
     for at, new, dropped in edits:
         data = data[:at] + new + data[at + dropped :]
-    read_both(data[: length + 1] if length % 3 == 0 else data)
+    check_both(data[: length + 1] if length % 3 == 0 else data)
 
 
 @settings(max_examples=300)
@@ -587,7 +587,7 @@ def test_mutated_png_chunks_with_right_checksums(data: st.DataObject) -> None:
     rows = data.draw(st.binary(max_size=400))
     body = data.draw(st.sampled_from([zlib.compress(rows), rows]))
     kind = data.draw(st.sampled_from([b"PLTE", b"tRNS", b"acTL", b"eXIf", b"zTXt", b"fcTL"]))
-    read_both(
+    check_both(
         b"\x89PNG\r\n\x1a\n"
         + chunk(b"IHDR", header)
         + chunk(kind, data.draw(st.binary(max_size=40)))
