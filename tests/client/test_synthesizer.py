@@ -43,7 +43,7 @@ Array = npt.NDArray[Any]
 def maps(height: int, width: int, seed: int = 0) -> tuple[Array, Array]:
     rng = np.random.default_rng(seed)
     label_map = rng.integers(0, 35, (height, width)).astype(np.uint8)
-    return label_map, rng.integers(0, 4, (height, width)).astype(np.int32) + label_map * 1000
+    return label_map, rng.integers(0, 4, (height, width), np.int32) + label_map.astype(np.int32)
 
 
 def fake(contract: Contract, max_batch_size: int = 1) -> tuple[TritonSynthesizer, FakeTransport]:
