@@ -28,6 +28,8 @@ from sceneloom.errors import (
 
 # gRPC itself takes port 99999 and connects to 34463.
 _ADDRESS = re.compile(r"([\w.-]+|\[[0-9A-Fa-f:.]+\]):[0-9]{1,5}", re.ASCII)
+MAX_SECONDS = 86400
+"""Longest that anything waits: a day."""
 TRITON_DTYPES = {
     np.dtype(np.uint8): "UINT8",
     np.dtype(np.int32): "INT32",
@@ -49,9 +51,10 @@ class Timeouts:
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
             # gRPC counts in 64-bit nanoseconds: above about 9e9 s every call fails at once.
-            if not 0 < value <= 86400:
+            if not 0 < value <= MAX_SECONDS:
                 raise InputError(
-                    f"the {field.name} timeout is {value!r}; it is above 0 and at most 86400 "
+                    f"the {field.name} timeout is {value!r}; it is above 0 and at most "
+                    f"{MAX_SECONDS} "
                     "seconds"
                 )
 

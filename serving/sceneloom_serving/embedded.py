@@ -13,7 +13,6 @@ import collections
 import contextlib
 import ctypes
 import dataclasses
-import os
 import shutil
 import signal
 import socket
@@ -28,14 +27,19 @@ from types import TracebackType
 from typing_extensions import Self
 
 from sceneloom.contract import MODEL_NAME
-from sceneloom.errors import ModelNotFoundError, ServerStartError, ServerUnavailableError
-from sceneloom.transport import Timeouts
+from sceneloom.errors import (
+    DeadlineExceededError,
+    ModelNotFoundError,
+    ServerStartError,
+    ServerUnavailableError,
+)
+from sceneloom.transport import MAX_SECONDS, Timeouts
 from sceneloom.triton_client import TritonSynthesizer
 from sceneloom_serving.bundled_server import BundledServer, find_bundled_server
 from sceneloom_serving.golden import Golden, check_golden, load_golden
 from sceneloom_serving.onnx_runtime import MODEL_FILE
 from sceneloom_serving.server_log import LogLine, explain_failure, parse_line
-from sceneloom_serving.shared_memory import region_prefix, remove_regions, sweep_regions
+from sceneloom_serving.shared_memory import new_region_prefix, remove_regions, sweep_regions
 
 HOST = "127.0.0.1"
 _FILES = ("config.pbtxt", "1/model.py", f"1/{MODEL_FILE}", "1/weights.bin")
@@ -65,8 +69,10 @@ class ServerSettings:
                 "ports are three different numbers from 1 to 65535 (or 0 for a free one), not "
                 f"{ports}"
             )
-        if not 0 < self.start_timeout < float("inf") or not 0 < self.stop_timeout < float("inf"):
-            raise ValueError("start_timeout and stop_timeout are positive numbers of seconds")
+        if not 0 < self.start_timeout <= MAX_SECONDS or not 0 < self.stop_timeout <= MAX_SECONDS:
+            raise ValueError(
+                f"start_timeout and stop_timeout are above 0 and at most {MAX_SECONDS:g} seconds"
+            )
 
 
 class EmbeddedServer:
@@ -98,6 +104,7 @@ class EmbeddedServer:
         self._process: subprocess.Popen[str] | None = None
         self._reader: threading.Thread | None = None
         self._backends: Path | None = None
+        self._regions = ""
         self.http = ""
         """``HOST:PORT`` for HTTP, once started."""
         self.grpc = ""
@@ -198,7 +205,8 @@ class EmbeddedServer:
                 process.wait()
         if self._reader is not None:
             self._reader.join(5)
-        remove_regions(os.getpid())
+        if self._regions:
+            remove_regions(self._regions)
         if self._backends is not None:
             shutil.rmtree(self._backends, ignore_errors=True)
             self._backends = None
@@ -224,11 +232,12 @@ class EmbeddedServer:
     def _launch(self, server: BundledServer) -> None:
         self._backends = Path(tempfile.mkdtemp(prefix="sceneloom-backends-"))
         server.write_backend_directory(self._backends)
+        self._regions = new_region_prefix()
         command = [
             str(server.executable),
             f"--model-repository={self._repository.resolve()}",
             f"--backend-directory={self._backends}",
-            f"--backend-config=python,shm-region-prefix-name={region_prefix(os.getpid())}",
+            f"--backend-config=python,shm-region-prefix-name={self._regions}",
             "--model-control-mode=none",  # clients can neither load nor unload
             "--exit-on-error=true",
             f"--exit-timeout-secs={int(self._settings.stop_timeout)}",
@@ -257,7 +266,9 @@ class EmbeddedServer:
             for text in stream:
                 line = parse_line(text)
                 self._lines.append(line)
-                self._on_log(line)
+                # A log that nobody reads any more must not stop the server.
+                with contextlib.suppress(OSError, ValueError):
+                    self._on_log(line)
 
     def _prove(self, golden: Golden) -> None:
         deadline = time.monotonic() + self._settings.start_timeout
@@ -278,7 +289,7 @@ class EmbeddedServer:
                     self.golden_difference = check_golden(synthesizer, golden)
                 self.model_processes = _children(self.pid)
                 return
-            except (ServerUnavailableError, ModelNotFoundError):
+            except (ServerUnavailableError, ModelNotFoundError, DeadlineExceededError):
                 continue
 
 

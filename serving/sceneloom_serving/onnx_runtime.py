@@ -43,7 +43,7 @@ class OnnxRuntimeSynthesizer(Synthesizer):
         import onnxruntime
 
         options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads or len(os.sched_getaffinity(0))
+        options.intra_op_num_threads = threads or _usable_cpus()
         options.log_severity_level = 3
         try:
             self._session = onnxruntime.InferenceSession(
@@ -67,6 +67,11 @@ class OnnxRuntimeSynthesizer(Synthesizer):
             [OUTPUT_IMAGE], {k: v for k, v in feeds.items() if v is not None}
         )[0]
         return image
+
+
+def _usable_cpus() -> int:
+    # Not every system can say which CPUs a process may use.
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _check_single_build() -> None:

@@ -14,9 +14,11 @@ from tyro.conf import OmitArgPrefixes, Positional, arg
 from sceneloom_serving.embedded import EmbeddedServer, ServerSettings
 from sceneloom_serving.server_log import LogLine
 
+_STOP = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
 
 class _Stopped(BaseException):
-    """SIGINT or SIGTERM arrived."""
+    """One of these signals arrived."""
 
 
 def main(
@@ -28,9 +30,9 @@ def main(
     """Serve an exported repository with the bundled Triton server, on 127.0.0.1 only.
 
     Prints one line that begins with "ready " once the model has answered a real inference with the
-    right picture, then runs until it is interrupted (SIGINT or SIGTERM). For development and
-    machines without a GPU: the bundled server is older than known security fixes; production runs
-    NVIDIA's image.
+    right picture, then runs until it is interrupted (SIGINT, SIGTERM or SIGHUP). For development
+    and machines without a GPU: the bundled server is older than known security fixes; production
+    runs NVIDIA's image.
 
     Args:
         repository: folder that sceneloom export wrote.
@@ -45,7 +47,7 @@ def main(
 
     server = EmbeddedServer(repository, settings, on_log=show)
     with contextlib.ExitStack() as stack:
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in _STOP:
             stack.callback(signal.signal, number, signal.signal(number, _stop))
         try:
             with server:
@@ -61,7 +63,7 @@ def main(
 
 
 def _stop(number: int, frame: FrameType | None) -> None:
-    for again in (signal.SIGINT, signal.SIGTERM):
+    for again in _STOP:
         signal.signal(
             again, signal.SIG_IGN
         )  # the server is being stopped; a second signal must not cut that short

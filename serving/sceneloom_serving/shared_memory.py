@@ -5,6 +5,7 @@ is gone.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import re
 from pathlib import Path
@@ -13,14 +14,17 @@ FOLDER = Path("/dev/shm")
 _NAME = re.compile(r"sceneloom-(\d+)-.*")
 
 
-def region_prefix(pid: int) -> str:
-    """Prefix of the regions that belong to a process."""
-    return f"sceneloom-{pid}-"
+_numbers = itertools.count(1)
 
 
-def remove_regions(pid: int) -> None:
-    """Remove the regions of one process."""
-    for path in FOLDER.glob(region_prefix(pid) + "*"):
+def new_region_prefix() -> str:
+    """Prefix for the regions of one server of this process: ``sceneloom-<pid>-<n>-``."""
+    return f"sceneloom-{os.getpid()}-{next(_numbers)}-"
+
+
+def remove_regions(prefix: str) -> None:
+    """Remove the regions of one server."""
+    for path in FOLDER.glob(prefix + "*"):
         with contextlib.suppress(FileNotFoundError):
             path.unlink()
 

@@ -15,7 +15,7 @@ import pytest
 from support import ServeCommand, blocky_maps, run_command
 
 from sceneloom_export.bundle import Exported
-from sceneloom_serving.shared_memory import FOLDER, region_prefix
+from sceneloom_serving.shared_memory import FOLDER
 
 pytestmark = pytest.mark.triton
 
@@ -42,7 +42,7 @@ def dataset(tmp_path: Path) -> Path:
     return root
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_serve_stops_cleanly(exported: Exported, number: int) -> None:
     serve = ServeCommand(exported.repository)
     children = Path(f"/proc/{serve.process.pid}/task/{serve.process.pid}/children").read_text()
@@ -50,7 +50,7 @@ def test_serve_stops_cleanly(exported: Exported, number: int) -> None:
     assert code == 0, errors
     assert errors == "stopped\n"
     assert not any(Path(f"/proc/{pid}").exists() for pid in children.split())
-    assert not list(FOLDER.glob(region_prefix(serve.process.pid) + "*"))
+    assert not list(FOLDER.glob(f"sceneloom-{serve.process.pid}-*"))
 
 
 def test_killed_serve_takes_the_server_with_it_and_the_next_one_sweeps(exported: Exported) -> None:
@@ -63,7 +63,7 @@ def test_killed_serve_takes_the_server_with_it_and_the_next_one_sweeps(exported:
         assert time.monotonic() < deadline, "the Triton server outlived its parent"
         time.sleep(0.2)
     again = ServeCommand(exported.repository)
-    assert not list(FOLDER.glob(region_prefix(pid) + "*"))
+    assert not list(FOLDER.glob(f"sceneloom-{pid}-*"))
     assert again.end(signal.SIGTERM)[0] == 0
 
 

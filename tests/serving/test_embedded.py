@@ -38,7 +38,7 @@ from sceneloom_export.bundle import Exported, export_bundle
 from sceneloom_export.parity import compare
 from sceneloom_serving.embedded import EmbeddedServer, ServerSettings
 from sceneloom_serving.onnx_runtime import MODEL_FILE, OnnxRuntimeSynthesizer
-from sceneloom_serving.shared_memory import FOLDER, region_prefix
+from sceneloom_serving.shared_memory import FOLDER
 from sceneloom_serving.torch_runtime import TorchSynthesizer
 from sceneloom_training.checkpoint import load_checkpoint, save_checkpoint
 from sceneloom_training.networks import GeneratorArchitecture
@@ -64,8 +64,14 @@ def edit_config(repository: Path, pattern: str, replacement: str) -> None:
     path.write_text(text)
 
 
-def regions() -> list[str]:
-    return [path.name for path in FOLDER.glob(region_prefix(os.getpid()) + "*")]
+def regions() -> set[str]:
+    """Shared memory of this process's servers, the one that other tests share included."""
+    return {path.name for path in FOLDER.glob(f"sceneloom-{os.getpid()}-*")}
+
+
+@pytest.fixture
+def before() -> set[str]:
+    return regions()
 
 
 def test_pictures_are_those_of_pytorch_and_onnx_runtime(
@@ -163,7 +169,7 @@ def test_unknown_model_and_unload_are_refused(server: EmbeddedServer) -> None:
 
 
 def test_golden_probe_refuses_other_weights(
-    tmp_path: Path, copy: Path, small_architecture: GeneratorArchitecture
+    tmp_path: Path, copy: Path, small_architecture: GeneratorArchitecture, before: set[str]
 ) -> None:
     contract = Contract(schema=load_schema("cityscapes"), boundaries=True, size_multiple=8)
     save_checkpoint(tmp_path / "c", wide_generator(small_architecture, seed=7), contract, {})
@@ -172,13 +178,13 @@ def test_golden_probe_refuses_other_weights(
     server = EmbeddedServer(copy, free_ports())
     with pytest.raises(ModelFailedError, match="not the one that was exported"):
         server.start()
-    assert regions() == []
+    assert regions() == before
 
 
-def test_stopping_lets_requests_finish_and_cleans_up(copy: Path) -> None:
+def test_stopping_lets_requests_finish_and_cleans_up(copy: Path, before: set[str]) -> None:
     server = EmbeddedServer(copy, free_ports()).start()
     assert server.golden_difference <= 2
-    assert regions() != []
+    assert regions() > before
     pid = server.pid
     with TritonSynthesizer(server.grpc) as client, ThreadPoolExecutor(1) as pool:
         running = pool.submit(client.synthesize, *blocky_maps(*SLOW, seed=0))
@@ -188,7 +194,7 @@ def test_stopping_lets_requests_finish_and_cleans_up(copy: Path) -> None:
         with pytest.raises(ServerUnavailableError):
             client.synthesize(*blocky_maps(32, 32, seed=0))
     assert not Path(f"/proc/{pid}").exists()
-    assert regions() == []
+    assert regions() == before
     server.stop()  # twice is fine
 
 
@@ -209,7 +215,7 @@ def cpu_share(pid: int, seconds: float = 0.15) -> float:
     return (ticks() - before) / os.sysconf("SC_CLK_TCK") / seconds
 
 
-def test_server_killed_in_mid_request(copy: Path) -> None:
+def test_server_killed_in_mid_request(copy: Path, before: set[str]) -> None:
     with EmbeddedServer(copy, free_ports()) as server:
         with TritonSynthesizer(server.grpc) as client, ThreadPoolExecutor(1) as pool:
             running = pool.submit(client.synthesize, *blocky_maps(*SLOW, seed=0))
@@ -220,7 +226,7 @@ def test_server_killed_in_mid_request(copy: Path) -> None:
             with pytest.raises(ServerUnavailableError):
                 client.synthesize(*blocky_maps(32, 32, seed=0))
         assert "ended with code -9" in server.watch()
-    assert regions() == []
+    assert regions() == before
 
 
 def test_model_process_killed_in_mid_request(copy: Path) -> None:
@@ -279,11 +285,11 @@ def test_taken_port_is_named(copy: Path) -> None:
             EmbeddedServer(copy, settings).start()
 
 
-def test_model_that_does_not_load_is_explained(copy: Path) -> None:
+def test_model_that_does_not_load_is_explained(copy: Path, before: set[str]) -> None:
     (copy / "synthesis/1" / MODEL_FILE).write_bytes(b"not a model")
     with pytest.raises(ServerStartError, match=r"'synthesis' was refused.*onnxruntime\.onnx"):
         EmbeddedServer(copy, free_ports()).start()
-    assert regions() == []
+    assert regions() == before
 
 
 def test_config_that_triton_refuses_is_explained(copy: Path) -> None:
@@ -308,14 +314,14 @@ def test_folder_that_is_no_export(tmp_path: Path) -> None:
         EmbeddedServer(tmp_path).start()
 
 
-def test_start_timeout(copy: Path) -> None:
+def test_start_timeout(copy: Path, before: set[str]) -> None:
     slow_start = copy / "synthesis/1/model.py"
     slow_start.write_text("import time\ntime.sleep(60)\n" + slow_start.read_text())
     start = time.monotonic()
     with pytest.raises(ServerStartError, match="not ready within 3 s"):
         EmbeddedServer(copy, free_ports(start_timeout=3, stop_timeout=1)).start()
     assert time.monotonic() - start < 30
-    assert regions() == []
+    assert regions() == before
 
 
 def test_torch_is_not_imported_in_the_model_process(server: EmbeddedServer) -> None:

@@ -30,7 +30,7 @@ from sceneloom_serving.golden import (
     save_golden,
 )
 from sceneloom_serving.onnx_runtime import MODEL_FILE, OnnxRuntimeSynthesizer
-from sceneloom_serving.shared_memory import FOLDER, region_prefix, remove_regions, sweep_regions
+from sceneloom_serving.shared_memory import FOLDER, new_region_prefix, remove_regions, sweep_regions
 from sceneloom_serving.torch_runtime import TorchSynthesizer
 from sceneloom_training.networks import GeneratorArchitecture
 
@@ -74,20 +74,23 @@ def test_damaged_golden_file(tmp_path: Path, content: bytes) -> None:
 def test_regions_of_dead_processes_are_swept_and_others_kept() -> None:
     with subprocess.Popen([sys.executable, "-c", ""]) as process:
         process.wait()
-    dead = FOLDER / f"{region_prefix(process.pid)}test"
-    alive = FOLDER / f"{region_prefix(os.getpid())}test"
+    prefix = new_region_prefix()
+    dead = FOLDER / f"sceneloom-{process.pid}-1-test"
+    alive = FOLDER / f"{prefix}test"
+    other = FOLDER / f"{new_region_prefix()}test"
     foreign = FOLDER / "sceneloom-notapid-test"
-    for path in (dead, alive, foreign):
+    for path in (dead, alive, other, foreign):
         path.write_bytes(b"x")
     try:
         assert dead.name in sweep_regions()
         assert not dead.exists()
         assert alive.exists()
         assert foreign.exists()
-        remove_regions(os.getpid())
+        remove_regions(prefix)
         assert not alive.exists()
+        assert other.exists()  # another server of the same process
     finally:
-        for path in (dead, alive, foreign):
+        for path in (dead, alive, other, foreign):
             path.unlink(missing_ok=True)
 
 
