@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import os
 import shutil
 import sys
 import time
@@ -117,7 +118,9 @@ def main(
     for failure in failed:
         print(f"failed: {failure.reason}", file=sys.stderr)
     rows = [page_row(pair, pictures, out / "page", SCHEMA) for pair in pairs]
-    page.write(out, rows, stages.seconds, WEIGHTS)
+    command = os.path.relpath(Path(sys.prefix) / "bin" / "sceneloom")
+    serve_again = f"{command} serve {repository}"
+    page.write(out, rows, stages.seconds, weights=WEIGHTS, serve_again=serve_again)
     report = {
         "page": str(out / "index.html"),
         "repository": str(repository),
@@ -129,7 +132,7 @@ def main(
         "golden_difference": round(server.golden_difference, 3),
         "seconds": stages.seconds,
     }
-    print(f"open {out / 'index.html'}; serve it again with: sceneloom serve {repository}")
+    print(f"open {out / 'index.html'}; serve it again with: {serve_again}")
     print(json.dumps(report))
     return 1 if failed else 0
 

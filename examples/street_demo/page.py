@@ -39,7 +39,14 @@ class Row:
     """The synthesized picture."""
 
 
-def write(folder: Path, rows: Sequence[Row], seconds: Mapping[str, float], weights: str) -> None:
+def write(
+    folder: Path,
+    rows: Sequence[Row],
+    seconds: Mapping[str, float],
+    *,
+    weights: str,
+    serve_again: str,
+) -> None:
     """Write `index.html`.
 
     Args:
@@ -47,6 +54,7 @@ def write(folder: Path, rows: Sequence[Row], seconds: Mapping[str, float], weigh
         rows: one per map.
         seconds: stage -> seconds.
         weights: which weights made the pictures.
+        serve_again: the command that serves the same model again.
     """
     stages = "".join(
         f"<tr><td>{html.escape(name)}</td><td>{value:.1f}</td></tr>"
@@ -69,7 +77,7 @@ on this machine. Weights: {html.escape(weights)}.</p>
 {stages}
 <tr><th>all</th><th>{total:.1f}</th></tr>
 </table>
-<p>Serve the model again: <code>sceneloom serve {html.escape(str(folder / "repository"))}</code></p>
+<p>Serve the model again: <code>{html.escape(serve_again)}</code></p>
 </html>
 """
     (folder / "index.html").write_text(body, "utf-8")
