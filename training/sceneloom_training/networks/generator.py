@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from sceneloom_training.networks.architecture import GeneratorArchitecture
+from sceneloom_training.networks.layers import conv7, down, stem, up
 
 
 class ResidualBlock(nn.Module):
@@ -34,27 +35,6 @@ class ResidualBlock(nn.Module):
         return x + residual
 
 
-def _conv7(inputs: int, outputs: int) -> nn.Sequential:
-    return nn.Sequential(nn.ReflectionPad2d(3), nn.Conv2d(inputs, outputs, 7))
-
-
-def _stem(inputs: int, outputs: int) -> nn.Sequential:
-    return nn.Sequential(*_conv7(inputs, outputs), nn.InstanceNorm2d(outputs), nn.ReLU())
-
-
-def _down(channels: int) -> nn.Sequential:
-    return nn.Sequential(
-        nn.Conv2d(channels, 2 * channels, 3, stride=2, padding=1),
-        nn.InstanceNorm2d(2 * channels),
-        nn.ReLU(),
-    )
-
-
-def _up(channels: int) -> nn.Sequential:
-    conv = nn.ConvTranspose2d(channels, channels // 2, 3, stride=2, padding=1, output_padding=1)
-    return nn.Sequential(conv, nn.InstanceNorm2d(channels // 2), nn.ReLU())
-
-
 class GlobalGenerator(nn.Module):
     """G1 without its last convolution: [N, inputs, H, W] -> features [N, ngf, H, W]."""
 
@@ -63,10 +43,10 @@ class GlobalGenerator(nn.Module):
         decoder.
         """
         super().__init__()
-        self.stem = _stem(inputs, ngf)
-        self.downs = nn.Sequential(*(_down(ngf * 2**i) for i in range(downsamplings)))
+        self.stem = stem(inputs, ngf)
+        self.downs = nn.Sequential(*(down(ngf * 2**i) for i in range(downsamplings)))
         self.blocks = nn.Sequential(*(ResidualBlock(ngf * 2**downsamplings) for _ in range(blocks)))
-        self.ups = nn.Sequential(*(_up(ngf * 2**i) for i in range(downsamplings, 0, -1)))
+        self.ups = nn.Sequential(*(up(ngf * 2**i) for i in range(downsamplings, 0, -1)))
 
     def forward(self, x: Tensor) -> Tensor:
         """Features at the input's resolution."""
@@ -82,10 +62,10 @@ class LocalEnhancer(nn.Module):
     def __init__(self, inputs: int, ngf: int, blocks: int) -> None:
         """Build the front end, the residual blocks at 2 * ngf channels, and the upsampling."""
         super().__init__()
-        self.stem = _stem(inputs, ngf)
-        self.down = _down(ngf)
+        self.stem = stem(inputs, ngf)
+        self.down = down(ngf)
         self.blocks = nn.Sequential(*(ResidualBlock(2 * ngf) for _ in range(blocks)))
-        self.up = _up(2 * ngf)
+        self.up = up(2 * ngf)
 
     def forward(self, x: Tensor, coarse: Tensor) -> Tensor:
         """Refine.
@@ -120,7 +100,7 @@ class Generator(nn.Module):
             LocalEnhancer(a.input_channels, a.global_ngf // 2 ** (n + 1), a.enhancer_blocks)
             for n in range(a.enhancers)
         )
-        self.head = _conv7(a.ngf, a.output_channels)
+        self.head = conv7(a.ngf, a.output_channels)
         self.pool = nn.AvgPool2d(3, stride=2, padding=1, count_include_pad=False)
 
     def forward(self, x: Tensor) -> Tensor:
