@@ -13,11 +13,10 @@ import collections
 import contextlib
 import ctypes
 import dataclasses
-import shutil
+import os
 import signal
 import socket
 import subprocess
-import tempfile
 import threading
 import time
 from collections.abc import Callable
@@ -37,9 +36,9 @@ from sceneloom.transport import MAX_SECONDS, Timeouts
 from sceneloom.triton_client import TritonSynthesizer
 from sceneloom_serving.bundled_server import BundledServer, find_bundled_server
 from sceneloom_serving.golden import Golden, check_golden, load_golden
+from sceneloom_serving.leftovers import new_folder, new_prefix, remove, sweep
 from sceneloom_serving.onnx_runtime import MODEL_FILE
 from sceneloom_serving.server_log import LogLine, explain_failure, parse_line
-from sceneloom_serving.shared_memory import new_region_prefix, remove_regions, sweep_regions
 
 HOST = "127.0.0.1"
 _FILES = ("config.pbtxt", "1/model.py", f"1/{MODEL_FILE}", "1/weights.bin")
@@ -103,8 +102,7 @@ class EmbeddedServer:
         self._lines: collections.deque[LogLine] = collections.deque(maxlen=2000)
         self._process: subprocess.Popen[str] | None = None
         self._reader: threading.Thread | None = None
-        self._backends: Path | None = None
-        self._regions = ""
+        self._prefix = ""
         self.http = ""
         """``HOST:PORT`` for HTTP, once started."""
         self.grpc = ""
@@ -147,7 +145,7 @@ class EmbeddedServer:
             if not (self._repository / MODEL_NAME / name).is_file():
                 raise ServerStartError(f"{self._repository / MODEL_NAME / name}: missing")
         server = find_bundled_server()
-        sweep_regions()
+        sweep()
         self._choose_ports()
         try:
             self._launch(server)
@@ -203,13 +201,13 @@ class EmbeddedServer:
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
+            # A server that was killed leaves its model's processes behind, in its process group.
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
         if self._reader is not None:
             self._reader.join(5)
-        if self._regions:
-            remove_regions(self._regions)
-        if self._backends is not None:
-            shutil.rmtree(self._backends, ignore_errors=True)
-            self._backends = None
+        if self._prefix:
+            remove(self._prefix)
 
     def _choose_ports(self) -> None:
         chosen = {}
@@ -230,14 +228,14 @@ class EmbeddedServer:
         self.http, self.grpc, self.metrics = chosen["http"], chosen["grpc"], chosen["metrics"]
 
     def _launch(self, server: BundledServer) -> None:
-        self._backends = Path(tempfile.mkdtemp(prefix="sceneloom-backends-"))
-        server.write_backend_directory(self._backends)
-        self._regions = new_region_prefix()
+        self._prefix = new_prefix()
+        backends = new_folder(self._prefix)
+        server.write_backend_directory(backends)
         command = [
             str(server.executable),
             f"--model-repository={self._repository.resolve()}",
-            f"--backend-directory={self._backends}",
-            f"--backend-config=python,shm-region-prefix-name={self._regions}",
+            f"--backend-directory={backends}",
+            f"--backend-config=python,shm-region-prefix-name={self._prefix}",
             "--model-control-mode=none",  # clients can neither load nor unload
             "--exit-on-error=true",
             f"--exit-timeout-secs={int(self._settings.stop_timeout)}",

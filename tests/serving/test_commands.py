@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,7 +16,7 @@ import pytest
 from support import ServeCommand, blocky_maps, run_command
 
 from sceneloom_export.bundle import Exported
-from sceneloom_serving.shared_memory import FOLDER
+from sceneloom_serving.leftovers import SHARED_MEMORY
 
 pytestmark = pytest.mark.triton
 
@@ -45,32 +46,51 @@ def dataset(tmp_path: Path) -> Path:
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_serve_stops_cleanly(exported: Exported, number: int) -> None:
     serve = ServeCommand(exported.repository)
-    children = Path(f"/proc/{serve.process.pid}/task/{serve.process.pid}/children").read_text()
+    (server,) = children(serve.process.pid)
     code, errors = serve.end(number)
     assert code == 0, errors
     assert errors == "stopped\n"
-    assert not any(Path(f"/proc/{pid}").exists() for pid in children.split())
-    assert not list(FOLDER.glob(f"sceneloom-{serve.process.pid}-*"))
+    assert not Path(f"/proc/{server}").exists()
+    assert not list(SHARED_MEMORY.glob(f"sceneloom-{serve.process.pid}-*"))
 
 
-def test_killed_serve_takes_the_server_with_it_and_the_next_one_sweeps(exported: Exported) -> None:
+def children(pid: int) -> list[int]:
+    tasks = Path(f"/proc/{pid}/task").iterdir()
+    return [int(child) for task in tasks for child in (task / "children").read_text().split()]
+
+
+def wait_until_gone(processes: list[int]) -> None:
+    deadline = time.monotonic() + 45
+    while any(Path(f"/proc/{process}").exists() for process in processes):
+        assert time.monotonic() < deadline, "a process outlived its parent"
+        time.sleep(0.2)
+
+
+@pytest.mark.parametrize("server_too", [False, True])
+def test_killed_serve_leaves_no_process_and_the_next_one_sweeps(
+    exported: Exported, server_too: bool
+) -> None:
     serve = ServeCommand(exported.repository)
     pid = serve.process.pid
-    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    serve.end(signal.SIGKILL)
-    deadline = time.monotonic() + 45
-    while any(Path(f"/proc/{child}").exists() for child in children):
-        assert time.monotonic() < deadline, "the Triton server outlived its parent"
-        time.sleep(0.2)
-    again = ServeCommand(exported.repository)
-    assert not list(FOLDER.glob(f"sceneloom-{pid}-*"))
-    assert again.end(signal.SIGTERM)[0] == 0
+    (server,) = children(pid)
+    processes = [server, *children(server)]
+    assert len(processes) == 2
+    os.kill(pid, signal.SIGKILL)
+    if server_too:
+        os.kill(server, signal.SIGKILL)
+    serve.process.communicate(timeout=60)
+    if not server_too:  # the server ends with its parent, in order
+        wait_until_gone(processes)
+    left = [Path(tempfile.gettempdir()), SHARED_MEMORY]
+    assert list(left[0].glob(f"sceneloom-{pid}-*"))
+    assert ServeCommand(exported.repository).end(signal.SIGTERM)[0] == 0
+    wait_until_gone(processes)
+    assert [path for folder in left for path in folder.glob(f"sceneloom-{pid}-*")] == []
 
 
 def test_serve_reports_a_server_that_died(exported: Exported, serve: ServeCommand) -> None:
     pid = serve.process.pid
-    child = int(Path(f"/proc/{pid}/task/{pid}/children").read_text().split()[0])
-    os.kill(child, signal.SIGKILL)
+    os.kill(children(pid)[0], signal.SIGKILL)
     _, errors = serve.process.communicate(timeout=60)
     assert serve.process.returncode == 1
     assert "the Triton server ended with code -9" in errors

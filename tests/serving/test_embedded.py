@@ -37,8 +37,8 @@ from sceneloom.transport import Timeouts
 from sceneloom_export.bundle import Exported, export_bundle
 from sceneloom_export.parity import compare
 from sceneloom_serving.embedded import EmbeddedServer, ServerSettings
+from sceneloom_serving.leftovers import SHARED_MEMORY
 from sceneloom_serving.onnx_runtime import MODEL_FILE, OnnxRuntimeSynthesizer
-from sceneloom_serving.shared_memory import FOLDER
 from sceneloom_serving.torch_runtime import TorchSynthesizer
 from sceneloom_training.checkpoint import load_checkpoint, save_checkpoint
 from sceneloom_training.networks import GeneratorArchitecture
@@ -66,7 +66,7 @@ def edit_config(repository: Path, pattern: str, replacement: str) -> None:
 
 def regions() -> set[str]:
     """Shared memory of this process's servers, the one that other tests share included."""
-    return {path.name for path in FOLDER.glob(f"sceneloom-{os.getpid()}-*")}
+    return {path.name for path in SHARED_MEMORY.glob(f"sceneloom-{os.getpid()}-*")}
 
 
 @pytest.fixture
@@ -215,6 +215,11 @@ def cpu_share(pid: int, seconds: float = 0.15) -> float:
     return (ticks() - before) / os.sysconf("SC_CLK_TCK") / seconds
 
 
+def is_running(pid: int) -> bool:
+    stat = Path(f"/proc/{pid}/stat")
+    return stat.exists() and stat.read_text().rpartition(")")[2].split()[0] != "Z"
+
+
 def test_server_killed_in_mid_request(copy: Path, before: set[str]) -> None:
     with EmbeddedServer(copy, free_ports()) as server:
         with TritonSynthesizer(server.grpc) as client, ThreadPoolExecutor(1) as pool:
@@ -226,7 +231,9 @@ def test_server_killed_in_mid_request(copy: Path, before: set[str]) -> None:
             with pytest.raises(ServerUnavailableError):
                 client.synthesize(*blocky_maps(32, 32, seed=0))
         assert "ended with code -9" in server.watch()
+        model_process = server.model_processes[0]
     assert regions() == before
+    assert not is_running(model_process)  # the stub would outlive its server
 
 
 def test_model_process_killed_in_mid_request(copy: Path) -> None:

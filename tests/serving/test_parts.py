@@ -7,6 +7,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -29,8 +30,8 @@ from sceneloom_serving.golden import (
     make_golden,
     save_golden,
 )
+from sceneloom_serving.leftovers import SHARED_MEMORY, new_folder, new_prefix, remove, sweep
 from sceneloom_serving.onnx_runtime import MODEL_FILE, OnnxRuntimeSynthesizer
-from sceneloom_serving.shared_memory import FOLDER, new_region_prefix, remove_regions, sweep_regions
 from sceneloom_serving.torch_runtime import TorchSynthesizer
 from sceneloom_training.networks import GeneratorArchitecture
 
@@ -71,26 +72,30 @@ def test_damaged_golden_file(tmp_path: Path, content: bytes) -> None:
         load_golden(tmp_path)
 
 
-def test_regions_of_dead_processes_are_swept_and_others_kept() -> None:
+def test_what_dead_processes_left_is_swept_and_the_rest_is_kept() -> None:
     with subprocess.Popen([sys.executable, "-c", ""]) as process:
         process.wait()
-    prefix = new_region_prefix()
-    dead = FOLDER / f"sceneloom-{process.pid}-1-test"
-    alive = FOLDER / f"{prefix}test"
-    other = FOLDER / f"{new_region_prefix()}test"
-    foreign = FOLDER / "sceneloom-notapid-test"
-    for path in (dead, alive, other, foreign):
+    mine, other = new_prefix(), new_prefix()
+    dead = SHARED_MEMORY / f"sceneloom-{process.pid}-1-test"
+    dead_folder = Path(tempfile.gettempdir()) / f"sceneloom-{process.pid}-1-test"
+    alive, alive_other = SHARED_MEMORY / f"{mine}test", SHARED_MEMORY / f"{other}test"
+    alive_folder = new_folder(mine)
+    foreign = SHARED_MEMORY / "sceneloom-notapid-test"
+    files = (dead, alive, alive_other, foreign)
+    for path in files:
         path.write_bytes(b"x")
+    dead_folder.mkdir()
     try:
-        assert dead.name in sweep_regions()
+        assert {dead.name} <= set(sweep())
         assert not dead.exists()
-        assert alive.exists()
-        assert foreign.exists()
-        remove_regions(prefix)
+        assert not dead_folder.exists()
+        assert all(path.exists() for path in (alive, alive_other, alive_folder, foreign))
+        remove(mine)
         assert not alive.exists()
-        assert other.exists()  # another server of the same process
+        assert not alive_folder.exists()
+        assert alive_other.exists()  # another server of the same process
     finally:
-        for path in (dead, alive, other, foreign):
+        for path in files:
             path.unlink(missing_ok=True)
 
 

@@ -1,0 +1,90 @@
+"""What a server has outside its repository: shared memory, a folder of backend files, stubs.
+
+All carry the name ``sceneloom-<pid>-<n>-...`` of the process that owns them. They are removed when
+the server stops, and swept by the next one if their owner was killed before it could.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+import re
+import shutil
+import signal
+import tempfile
+from pathlib import Path
+
+SHARED_MEMORY = Path("/dev/shm")
+_NAME = re.compile(r"sceneloom-(\d+)-.*")
+_numbers = itertools.count(1)
+
+
+def new_prefix() -> str:
+    """Prefix for what belongs to one server of this process."""
+    return f"sceneloom-{os.getpid()}-{next(_numbers)}-"
+
+
+def new_folder(prefix: str) -> Path:
+    """Make a folder of this prefix for temporary files."""
+    return Path(tempfile.mkdtemp(prefix=prefix))
+
+
+def remove(prefix: str) -> None:
+    """Remove what belongs to one server."""
+    for path in _named(prefix):
+        _remove(path)
+
+
+def sweep() -> list[str]:
+    """Remove what belongs to processes that are gone; the names removed."""
+    removed = []
+    for pid, name in _stubs():
+        match = _NAME.fullmatch(name)
+        if match and not _alive(int(match[1])):
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.kill(pid, signal.SIGKILL)
+                removed.append(name)
+    for path in _named("sceneloom-"):
+        match = _NAME.fullmatch(path.name)
+        if match and not _alive(int(match[1])):
+            _remove(path)
+            removed.append(path.name)
+    return removed
+
+
+def _stubs() -> list[tuple[int, str]]:
+    """Processes of Triton's Python backend, and the name of their shared memory: a stub whose
+    server was killed waits in it for ever.
+    """
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            arguments = (process / "cmdline").read_bytes().decode(errors="replace").split("\0")
+            if arguments[0].endswith("triton_python_backend_stub"):
+                names = [a for a in arguments if _NAME.fullmatch(a)]
+                found += [(int(process.name), name) for name in names[:1]]
+    return found
+
+
+def _named(prefix: str) -> list[Path]:
+    folders = {SHARED_MEMORY, Path(tempfile.gettempdir())}
+    return [path for folder in folders for path in folder.glob(prefix + "*")]
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        with contextlib.suppress(FileNotFoundError, PermissionError):
+            path.unlink()
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
