@@ -71,6 +71,7 @@ def take(camera: Camera, things: Sequence[Thing]) -> list[Shape]:
     outside |= (low[:, 1] > 1) | (high[:, 1] < 0)
     huge = (np.abs(low) > 4).any(axis=1) | (np.abs(high) > 4).any(axis=1)
     hidden = (_signed_areas(image, starts) <= 0) & ~near
+    planes = _planes(world, starts)
     shapes = []
     for i, (owner, face) in enumerate(owned):
         if (outside[i] and not near[i]) or far[i] <= NEAR or (face.solid and hidden[i]):
@@ -82,20 +83,36 @@ def take(camera: Camera, things: Sequence[Thing]) -> list[Shape]:
             if len(outline) < 3 or (face.solid and _area(outline) <= 0):
                 continue
         distance = max(float(world[piece, 2].mean()), NEAR)
-        shapes.append(_shape(face, outline, distance, owner))
+        shapes.append(_shape(face, outline, distance, owner, planes[i]))
     return shapes
 
 
-def _shape(face: Face, outline: Points, distance: float, owner: int) -> Shape:
+def _shape(face: Face, outline: Points, distance: float, owner: int, plane: list[float]) -> Shape:
+    a, b, c, d = plane
     return Shape(
         label=face.label,
         kind=face.kind,
         outline=outline.astype(np.float32),
         distance=distance,
         thing=owner,
+        # A plane through the camera is seen edge-on and tells nothing of depth.
+        plane=(a, b, c, d) if d < -0.02 else None,
         instance=owner if face.label in COUNTED else None,
         detail=face.detail,
     )
+
+
+def _planes(world: Points, starts: np.ndarray[tuple[int], np.dtype[np.int_]]) -> list[list[float]]:
+    """The plane (a, b, c, d) of each polygon by Newell's method, as `Shape.plane` describes it."""
+    following = np.arange(1, len(world) + 1)
+    following[starts[1:] - 1] = starts[:-1]
+    normals = np.add.reduceat(np.cross(world, world[following]), starts[:-1])
+    normals /= np.maximum(np.linalg.norm(normals, axis=1, keepdims=True), 1e-9)
+    means = np.add.reduceat(world, starts[:-1]) / np.diff(starts)[:, None]
+    offsets = (normals * means).sum(axis=1)
+    away = np.where(offsets > 0, -1.0, 1.0)
+    planes: list[list[float]] = (np.column_stack([normals, offsets]) * away[:, None]).tolist()
+    return planes
 
 
 def _signed_areas(image: Points, starts: np.ndarray[tuple[int], np.dtype[np.int_]]) -> Points:
@@ -118,17 +135,17 @@ def _cut_to_view(camera: Camera, world: Points) -> Points:
 
     Without this, a facade beside the camera would have corners a hundred image heights away.
     """
-    world = _cut(world, world[:, 2] - NEAR)
+    world = cut(world, world[:, 2] - NEAR)
     if len(world) < 3:
         return np.empty((0, 2))
     outline = camera.image(world)
     for axis, low, high in ((0, -HALF_FRAME - 1, HALF_FRAME + 1), (1, -1.0, 2.0)):
-        outline = _cut(outline, outline[:, axis] - low)
-        outline = _cut(outline, high - outline[:, axis])
+        outline = cut(outline, outline[:, axis] - low)
+        outline = cut(outline, high - outline[:, axis])
     return outline
 
 
-def _cut(points: Points, inside: Points) -> Points:
+def cut(points: Points, inside: Points) -> Points:
     """The part of a polygon where `inside`, given per corner, is not negative (Sutherland and
     Hodgman's algorithm, one plane).
     """

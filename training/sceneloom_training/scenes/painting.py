@@ -23,7 +23,8 @@ from sceneloom_training.scenes.scene import Scene, Shape
 
 SMALLEST_SIDE = 16
 LARGEST_SIDE = 16384
-_SUBPIXEL_BITS = 6
+SUBPIXEL_BITS = 6
+"""Binary digits below the pixel of the corners that `cv2.fillPoly` gets."""
 
 
 def paint_labels(
@@ -58,9 +59,14 @@ def fill(canvas: npt.NDArray[Any], shape: Shape, value: float) -> None:
     Pixels that the outline touches count as within, so that thin things never vanish.
     """
     height, width = canvas.shape
-    pixels = shape.outline * height + np.array([width / 2 - 0.5, -0.5], np.float32)
-    corners = np.rint(pixels * (1 << _SUBPIXEL_BITS)).astype(np.int32)
-    cv2.fillPoly(canvas, [corners], (value,), cv2.LINE_8, _SUBPIXEL_BITS)
+    corners = to_corners(shape.outline, height, width)
+    cv2.fillPoly(canvas, [corners], (value,), cv2.LINE_8, SUBPIXEL_BITS)
+
+
+def to_corners(outline: npt.NDArray[Any], height: int, width: int) -> npt.NDArray[np.int32]:
+    """Outlines in image heights [N, 2] as corners for `cv2.fillPoly`, int32 [N, 2]."""
+    pixels = outline.astype(np.float32) * height + np.array([width / 2 - 0.5, -0.5], np.float32)
+    return np.asarray(np.rint(pixels * (1 << SUBPIXEL_BITS)), np.int32)
 
 
 def check_size(height: int, width: int) -> None:

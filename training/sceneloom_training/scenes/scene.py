@@ -33,6 +33,11 @@ class Shape:
     """Number shared by the shapes of one thing (a car, a house): what has one colour, one model."""
     instance: int | None = None
     """Number of the thing among those of its label, from 0; None where the label is not counted."""
+    plane: tuple[float, float, float, float] | None = None
+    """(a, b, c, d): it lies in the plane ``a X + b Y + c Z = d``, in metres to the right of, above
+    and ahead of the camera; (a, b, c) has length one and points to the camera's side, so d < 0.
+    None faces the camera at `distance`.
+    """
     detail: bool = False
     """True for what lies within the thing's own outline (a window in a facade): it never changes
     the label map.
@@ -60,5 +65,11 @@ class Scene:
     """Height of the horizon, in image heights from the top edge."""
     vanishing_x: float
     """Where the straight street would end, in image heights to the right of the image centre."""
+    focal: float = 1.9
+    """Focal length of the camera, in image heights."""
+    camera_height: float = 1.35
+    """Metres from the road up to the camera."""
+    bend: float = 0.0
+    """Curvature of the street in 1/metres, positive to the right."""
     shapes: tuple[Shape, ...]
     """All shapes, back to front: later ones hide earlier ones."""

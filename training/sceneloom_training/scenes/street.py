@@ -26,6 +26,7 @@ from sceneloom_training.scenes.ids import (
     VEGETATION,
 )
 from sceneloom_training.scenes.painting import check_size, fill, paint_labels
+from sceneloom_training.scenes.photo import paint_photo
 from sceneloom_training.scenes.plan import draw_plan
 from sceneloom_training.scenes.scene import Scene, Shape
 from sceneloom_training.scenes.traffic import add_people, fill_lanes, park_vehicles
@@ -46,6 +47,14 @@ class Street:
     """Instances, int32 [H, W]: ``label * 1000 + n`` for counted things, the label elsewhere."""
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Pair(Street):
+    """A drawn street and its photograph."""
+
+    photo: npt.NDArray[np.uint8]
+    """What a camera might have seen, uint8 [H, W, 3] RGB."""
+
+
 def draw_street(seed: int, height: int = 1024, width: int = 2048) -> Street:
     """Draw the street of a seed: equal seeds give equal maps, and the same street at any size.
 
@@ -61,6 +70,18 @@ def draw_street(seed: int, height: int = 1024, width: int = 2048) -> Street:
     check_size(height, width)
     label_map, instance_map = paint_labels(build_street(seed), height, width)
     return Street(label_map=label_map, instance_map=instance_map)
+
+
+def draw_pair(seed: int, height: int = 1024, width: int = 2048) -> Pair:
+    """Draw the street of a seed together with the photograph that belongs to it.
+
+    Arguments and errors are those of `draw_street`, and so are the maps.
+    """
+    check_size(height, width)
+    scene = build_street(seed)
+    label_map, instance_map = paint_labels(scene, height, width)
+    photo = paint_photo(scene, height, width)
+    return Pair(label_map=label_map, instance_map=instance_map, photo=photo)
 
 
 def build_street(seed: int) -> Scene:
@@ -96,6 +117,9 @@ def _attempt(seed: int, attempt: int) -> Scene:
         seed=seed,
         horizon=plan.camera.horizon,
         vanishing_x=plan.camera.vanishing_x,
+        focal=plan.camera.focal,
+        camera_height=plan.camera.height,
+        bend=plan.camera.bend,
         shapes=_number(_drop_hidden(shapes)),
     )
 

@@ -1,0 +1,140 @@
+"""The textures of surfaces: one atlas of square tiles, made once from a fixed seed.
+
+A tile holds relative brightness around 0 (about -1..1) and repeats without a seam. All tiles lie
+below each other in one image, so that a single `cv2.remap` looks every pixel of a photograph up in
+its own tile.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+Floats = npt.NDArray[np.float32]
+
+TILE = 256
+"""Texels along a side of a tile."""
+PITCH = TILE + 2
+"""Rows from one tile of the atlas to the next: each is followed by its own first two rows."""
+NAMES = (
+    "plain",
+    "smooth",
+    "asphalt",
+    "slabs",
+    "cobbles",
+    "plaster",
+    "brick",
+    "leaves",
+    "grass",
+    "tiles",
+    "slats",
+    "cloth",
+    "ribs",
+)
+
+
+@functools.cache
+def atlas() -> Floats:
+    """All tiles below each other in the order of `NAMES`, float32 [tiles * PITCH, TILE + 2]."""
+    rng = np.random.default_rng(20)
+    makers: dict[str, Callable[[np.random.Generator], npt.NDArray[Any]]] = {
+        "plain": lambda rng: np.zeros((TILE, TILE)),
+        "smooth": lambda rng: fractal(rng, TILE, 1.5),
+        "asphalt": _asphalt,
+        "slabs": functools.partial(_blocks, rows=4, columns=4, tone=0.35, stagger=0.5),
+        "cobbles": functools.partial(_blocks, rows=16, columns=16, tone=0.5, stagger=0.5),
+        "plaster": _plaster,
+        "brick": functools.partial(_blocks, rows=24, columns=8, tone=0.45, stagger=0.5),
+        "leaves": _leaves,
+        "grass": lambda rng: _normal(_white(rng, 0.8, 1.6)) * 0.5 + 0.4 * fractal(rng, TILE, 1.4),
+        "tiles": _roof_tiles,
+        "slats": lambda rng: _slats(rng, 16, 0.78),
+        "cloth": lambda rng: _normal(_white(rng, 8, 14)) * 0.5,
+        "ribs": lambda rng: _slats(rng, 12, 0.92) * 0.6,
+    }
+    tiles = [np.pad(makers[name](rng), (0, 2), mode="wrap") for name in NAMES]
+    return _single(np.concatenate(tiles))
+
+
+def fractal(rng: np.random.Generator, side: int, fall: float) -> Floats:
+    """Seamless cloudy noise of mean 0 and deviation 0.5, float32 [side, side].
+
+    `fall` is the power of the frequency by which amplitudes fall: 1 is rough, 2 is soft.
+    """
+    spectrum = np.fft.rfft2(rng.standard_normal((side, side)))
+    rows, columns = np.fft.fftfreq(side)[:, None], np.fft.rfftfreq(side)[None, :]
+    frequency = np.hypot(rows, columns) * side
+    spectrum *= np.where(frequency > 0, np.maximum(frequency, 1), np.inf) ** -fall
+    return _normal(np.fft.irfft2(spectrum, s=(side, side))) * np.float32(0.5)
+
+
+def _white(rng: np.random.Generator, across: float, along: float) -> Floats:
+    """White noise blurred by `across` and `along` texels."""
+    noise = np.tile(rng.standard_normal((TILE, TILE)).astype(np.float32), (3, 3))
+    blurred = cv2.GaussianBlur(noise, (0, 0), sigmaX=across, sigmaY=along)
+    return _single(blurred[TILE : 2 * TILE, TILE : 2 * TILE])
+
+
+def _normal(values: npt.NDArray[Any]) -> Floats:
+    """The values shifted and stretched to mean 0 and deviation 1."""
+    return _single((values - values.mean()) / values.std())
+
+
+def _asphalt(rng: np.random.Generator) -> Floats:
+    """Grain of two sizes with a few light stones and dark pores."""
+    grain = _normal(_white(rng, 0.6, 0.6))
+    tile = 0.3 * grain + 0.25 * _normal(_white(rng, 2.5, 2.5))
+    return _single(tile + 0.5 * (grain > 2.2) - 0.4 * (grain < -2.2))
+
+
+def _plaster(rng: np.random.Generator) -> Floats:
+    """Fine roughness, cloudy dirt, and faint streaks that rain has left."""
+    streaks = _normal(_white(rng, 2, 40))
+    return _single(0.2 * _normal(_white(rng, 1, 1)) + 0.6 * fractal(rng, TILE, 1.2) + 0.2 * streaks)
+
+
+def _blocks(
+    rng: np.random.Generator, *, rows: int, columns: int, tone: float, stagger: float
+) -> Floats:
+    """Courses of blocks with dark joints; every block has its own tone."""
+    y, x = np.mgrid[0:TILE, 0:TILE] / TILE
+    row = np.floor(y * rows).astype(int)
+    shifted = (x * columns + stagger * (row % 2)) % columns
+    column = shifted.astype(int)
+    tones = rng.normal(0, tone, (rows, columns))
+    joint = max(1.5 / TILE * rows, 0.06), max(1.5 / TILE * columns, 0.03)
+    seam = (y * rows % 1 < joint[0]) | (shifted % 1 < joint[1])
+    tile = np.where(seam, -1.0, tones[row, column] + 0.2) + 0.15 * _white(rng, 0.7, 0.7)
+    return _single(tile)
+
+
+def _leaves(rng: np.random.Generator) -> Floats:
+    """Lumps of foliage: leaves of several sizes, light ones before dark gaps."""
+    tile = 0.55 * fractal(rng, TILE, 1.0) + 0.4 * _normal(_white(rng, 1.3, 1.1))
+    tile += 0.6 * _normal(_white(rng, 7, 6))
+    return _single(np.tanh(0.9 * tile))
+
+
+def _roof_tiles(rng: np.random.Generator) -> Floats:
+    """Rows of tiles, each darker towards its lower edge."""
+    y, x = np.mgrid[0:TILE, 0:TILE] / TILE
+    rows = 20
+    tones = rng.normal(0, 0.25, (rows, 32))
+    tile = 0.5 - (y * rows) % 1 + tones[(y * rows).astype(int), (x * 32).astype(int)]
+    return _single(tile)
+
+
+def _slats(rng: np.random.Generator, count: int, share: float) -> Floats:
+    """Upright boards with dark gaps; boards take `share` of the width."""
+    x = np.arange(TILE) / TILE * count
+    board = np.where(x % 1 < share, rng.normal(0.2, 0.15, count)[x.astype(int)], -1.0)
+    return _single(board[None, :] + 0.1 * _white(rng, 1, 8))
+
+
+def _single(values: npt.NDArray[Any]) -> Floats:
+    return np.asarray(values, np.float32)
