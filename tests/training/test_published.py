@@ -122,6 +122,20 @@ def test_weights_that_are_not_finite_are_named(
         import_published(write(state, tmp_path), CITYSCAPES)
 
 
+def test_weights_that_are_no_floats_are_named(
+    state: dict[str, torch.Tensor], tmp_path: Path
+) -> None:
+    state["model.1.bias"] = state["model.1.bias"].int()
+    with pytest.raises(CheckpointError, match=r"model\.1\.bias is torch\.int32"):
+        import_published(write(state, tmp_path), CITYSCAPES)
+
+
+def test_enhancer_of_blocks_alone(state: dict[str, torch.Tensor], tmp_path: Path) -> None:
+    kept = {k: v for k, v in state.items() if not k.startswith("model1_2.") or "conv_block" in k}
+    with pytest.raises(CheckpointError, match="model1_2 has no convolution"):
+        import_published(write(kept, tmp_path), CITYSCAPES)
+
+
 def test_batch_norm_is_refused_as_such(state: dict[str, torch.Tensor], tmp_path: Path) -> None:
     state["model.2.weight"] = torch.ones(8)
     with pytest.raises(CheckpointError, match="BatchNorm"):

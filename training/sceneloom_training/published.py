@@ -159,6 +159,8 @@ def _derive(state: dict[str, Tensor], source: str) -> tuple[GeneratorArchitectur
             f"{source}: the enhancers have different numbers of blocks: {sorted(enhancer_blocks)}"
         )
     last = groups[f"model{enhancers}_2"] if enhancers else trunk
+    if not last.plain:
+        raise CheckpointError(f"{source}: model{enhancers}_2 has no convolution outside its blocks")
     architecture = GeneratorArchitecture(
         input_channels=stem.shape[1],
         output_channels=last.plain[max(last.plain)].shape[0],
@@ -275,6 +277,8 @@ def _fill(generator: Generator, state: dict[str, Tensor], source: str) -> None:
                 f"{source}: {names[ours]} is {list(weights.shape)}; this architecture needs "
                 f"{list(tensor.shape)}"
             )
+        if not weights.is_floating_point():
+            raise CheckpointError(f"{source}: {names[ours]} is {weights.dtype}, not a float")
         if not torch.isfinite(weights).all():
             raise CheckpointError(f"{source}: {names[ours]} holds values that are not finite")
     generator.load_state_dict({ours: state[theirs] for ours, theirs in names.items()})
