@@ -56,6 +56,16 @@ class FullSizeSettings:
     blocks: int = 9
     """Residual blocks of the global generator; 9 is the published network."""
 
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        if (
+            self.pairs < 1
+            or min(self.height, self.width) < 64
+            or self.height % 32
+            or self.width % 32
+        ):
+            raise ValueError("pairs is at least 1; height and width are multiples of 32 from 64 on")
+
 
 def main(
     out: Annotated[Path, tyro.conf.arg(metavar="DIR")],
@@ -150,7 +160,7 @@ def measure(folder: Path, settings: FullSizeSettings, memory: dict[str, int]) ->
         with TritonSynthesizer(server.grpc) as client, BareRuntime(model) as bare:
             bare.run(*maps[0])
             timed(client, *maps[0])
-            pairs = []
+            pairs, same = [], 0
             for number, pair in enumerate(maps[1:]):
                 if number % 2:  # each side goes first in turn
                     served_seconds, served_image = timed(client, *pair)
@@ -158,7 +168,7 @@ def measure(folder: Path, settings: FullSizeSettings, memory: dict[str, int]) ->
                 if not number % 2:
                     served_seconds, served_image = timed(client, *pair)
                 pairs.append((bare_seconds, served_seconds))
-            same = int(np.abs(bare_image.astype(int) - served_image).max())
+                same = max(same, int(np.abs(bare_image.astype(int) - served_image).max()))
             memory["tritonserver"] = peak_memory_mib(server.pid)
             memory["model process in Triton"] = peak_memory_mib(server.model_processes[0])
             memory["bare runtime"] = peak_memory_mib(bare.pid)
@@ -261,11 +271,10 @@ def table(result: dict[str, Any]) -> str:
             "",
             f"Machine: {machine['cores']} cores of {machine['cpu']} "
             f"({', '.join(machine['cpu_flags'])}), "
-            f"{machine['memory_gib']} GiB, {machine['system']}, Python {machine['python']}, no "
-            "GPU; load "
-            f"average before the run {machine['load_average']}. It is a shared machine: compare "
-            "the two "
-            "sides of this run with each other, not these seconds with another run's.",
+            f"{machine['memory_gib']} GiB, {machine['system']}, Python {machine['python']}, "
+            f"GPUs: {', '.join(machine['gpus']) or 'none'}; load average before the run "
+            f"{machine['load_average']}. Compare the two sides of this run with each other, not "
+            "these seconds with another machine's.",
             "",
             "| | seconds |",
             "|---|---|",

@@ -18,7 +18,7 @@ def describe_machine() -> dict[str, Any]:
         "cpu_flags": [f for f in _flags() if f in ("avx2", "avx512f", "avx512_bf16", "amx_bf16")],
         "cores": len(os.sched_getaffinity(0)),
         "memory_gib": round(_kib("/proc/meminfo", "MemTotal") / 2**20),
-        "gpu": None,
+        "gpus": _gpus(),
         "system": f"{platform.system()} {platform.release()}",
         "python": platform.python_version(),
         "versions": {name: _version(name) for name in _PACKAGES},
@@ -29,6 +29,12 @@ def describe_machine() -> dict[str, Any]:
 def peak_memory_mib(pid: int) -> int:
     """Largest resident memory of a running process so far, in MiB."""
     return _kib(f"/proc/{pid}/status", "VmHWM") // 1024
+
+
+def _gpus() -> list[str]:
+    """Names of the NVIDIA GPUs that the driver knows; empty without a driver."""
+    files = sorted(Path("/proc/driver/nvidia/gpus").glob("*/information"))
+    return [_field(str(file), "Model") or "unknown" for file in files]
 
 
 def _kib(path: str, name: str) -> int:

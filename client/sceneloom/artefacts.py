@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import glob
 import hashlib
+import json
 import os
 import shutil
 from collections.abc import Iterator
@@ -23,14 +25,16 @@ def file_hash(path: Path) -> str:
 
 @contextlib.contextmanager
 def replace_folder(
-    folder: Path, *, marker: str, kind: str, error: type[SceneLoomError]
+    folder: Path, *, marker: str, files: frozenset[str], kind: str, error: type[SceneLoomError]
 ) -> Iterator[Path]:
     """Write a folder beside its place and rename it into it once the block has ended well.
 
     Args:
-        folder: the place. A folder there that holds `marker` is replaced, an empty one too;
-            anything else is refused.
-        marker: file by which the kind is known.
+        folder: the place. Nothing, an empty folder, or an older one of this kind may be there: one
+            that holds `marker`, written by SceneLoom, and nothing but `files`. Anything else is
+            refused.
+        marker: JSON file by which the kind is known; it says ``"sceneloom": VERSION``.
+        files: names of everything that belongs into such a folder.
         kind: what it is called in errors, such as ``a checkpoint bundle``.
         error: class of the errors.
 
@@ -41,21 +45,63 @@ def replace_folder(
         SceneLoomError: of the class `error`: the place is taken by something else, or cannot be
             written.
     """
-    taken = folder.exists() and not (folder.is_dir() and not any(folder.iterdir()))
-    if taken and not (folder / marker).is_file():
-        raise error(f"{folder}: exists and is not {kind}; choose another place")
-    fresh = folder.with_name(f".{folder.name}.{os.getpid()}.new")
-    old = folder.with_name(f".{folder.name}.{os.getpid()}.old")
     try:
+        folder = folder.resolve()
+        if folder == Path.cwd():
+            raise error(f"{folder}: is the current folder; name one inside it")
+        _sweep(folder)
+        if folder.exists() and not _may_be_replaced(folder, marker, files):
+            raise error(f"{folder}: exists and is not {kind}; choose another place")
+        fresh = folder.with_name(f".{folder.name}.{os.getpid()}.new")
         fresh.mkdir(parents=True)
-        yield fresh
-        if folder.exists():
-            folder.rename(old)
-        fresh.rename(folder)
+        try:
+            yield fresh
+            _swap(fresh, folder)
+        finally:
+            shutil.rmtree(fresh, ignore_errors=True)
     except OSError as reason:
         if isinstance(reason, SceneLoomError):
             raise
         raise error(f"{folder}: cannot be written ({reason.strerror or reason})") from None
-    finally:
-        shutil.rmtree(fresh, ignore_errors=True)
-        shutil.rmtree(old, ignore_errors=True)
+
+
+def _may_be_replaced(folder: Path, marker: str, files: frozenset[str]) -> bool:
+    if not folder.is_dir():
+        return False
+    names = {path.name for path in folder.iterdir()}
+    if not names:
+        return True
+    try:
+        description = json.loads((folder / marker).read_text("utf-8"))
+    except (OSError, ValueError):
+        return False
+    return names <= files and isinstance(description, dict) and "sceneloom" in description
+
+
+def _swap(fresh: Path, folder: Path) -> None:
+    old = folder.with_name(f".{folder.name}.{os.getpid()}.old")
+    if folder.exists():
+        folder.rename(old)
+    try:
+        fresh.rename(folder)
+    except OSError:
+        if old.exists():
+            old.rename(folder)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _sweep(folder: Path) -> None:
+    """Clear up after writers of this folder that were killed."""
+    for path in folder.parent.glob(f".{glob.escape(folder.name)}.*"):
+        pid, _, stage = path.name.removeprefix(f".{folder.name}.").partition(".")
+        if not pid.isdecimal() or stage not in ("new", "old") or _alive(int(pid)):
+            continue
+        if stage == "old" and not folder.exists():
+            path.rename(folder)  # killed between the two renames
+        else:
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _alive(pid: int) -> bool:
+    return pid != os.getpid() and Path(f"/proc/{pid}").exists()

@@ -20,6 +20,8 @@ FORMAT = 1
 MODEL_NAME = "synthesis"
 PARAMETER = "sceneloom"
 """Key of the Triton model configuration's `parameters` that holds the contract."""
+MAX_PIXELS_PARAMETER = "max_pixels"
+"""Key of the `parameters` that holds the largest picture the server takes, in pixels."""
 STYLE_ROWS = 256
 """Rows of the style table: the most instances that one map of a styled model can have."""
 INPUT_LABELS = "label_map"

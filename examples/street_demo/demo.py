@@ -28,6 +28,7 @@ import page
 import tyro
 
 from sceneloom import Contract, SceneLoomError, TritonSynthesizer, boundary_map, load_schema
+from sceneloom.errors import InputError
 from sceneloom.render import MapPair, Rendered, RenderSettings, find_pairs, render_maps, write_image
 from sceneloom.schema import LabelSchema
 from sceneloom_export.bundle import export_bundle
@@ -62,6 +63,11 @@ class DemoSettings:
     in_flight: int = 2
     """Requests under way at once."""
 
+    def __post_init__(self) -> None:
+        """Check what the scenes and the renderer do not."""
+        if self.maps < 1:
+            raise InputError(f"maps is {self.maps}; it is at least 1")
+
 
 class Stages:
     """Seconds per stage, printed as they pass."""
@@ -90,6 +96,7 @@ def main(
         out: folder for everything it writes; an older demo in it is replaced.
         settings: what to draw and how large.
     """
+    claim_folder(out)
     stages = Stages()
     data, pictures, repository = out / "data", out / "pictures", out / "repository"
     for folder in (data, pictures, out / "page"):
@@ -135,6 +142,22 @@ def main(
     print(f"open {out / 'index.html'}; serve it again with: {serve_again}")
     print(json.dumps(report))
     return 1 if failed else 0
+
+
+def claim_folder(out: Path) -> None:
+    """Make the demo's folder; one that holds something else is refused, because it is cleared.
+
+    Raises:
+        InputError: it cannot be the demo's folder.
+    """
+    mark = out / ".sceneloom-demo"
+    try:
+        if out.exists() and any(out.iterdir()) and not mark.is_file():
+            raise InputError(f"{out}: holds something other than a demo; choose another folder")
+        out.mkdir(parents=True, exist_ok=True)
+        mark.touch()
+    except OSError as error:
+        raise InputError(f"{out}: cannot be the demo's folder ({error.strerror})") from None
 
 
 def draw_data_set(folder: Path, settings: DemoSettings) -> None:

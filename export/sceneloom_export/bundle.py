@@ -35,14 +35,14 @@ from sceneloom.contract import MODEL_NAME, Contract
 from sceneloom.errors import ExportError
 from sceneloom.synthesizer import Request
 from sceneloom_export.accurate_norms import write_accurate_norms
-from sceneloom_export.graph import OPSET, WEIGHTS, export_onnx
+from sceneloom_export.graph import WEIGHTS, export_onnx
 from sceneloom_export.parity import Parity, check_fp32, reference_pictures, run_parity
 from sceneloom_export.probe_maps import draw_probe, golden_size, probe_sizes
 from sceneloom_export.repository import write_config
-from sceneloom_export.rules import check_rules
+from sceneloom_export.rules import OPSET, check_rules
 from sceneloom_export.settings import ServingSettings
 from sceneloom_serving import templates
-from sceneloom_serving.golden import make_golden, save_golden
+from sceneloom_serving.golden import GOLDEN_FILE, make_golden, save_golden
 from sceneloom_serving.onnx_runtime import MODEL_FILE, OnnxRuntimeSynthesizer
 from sceneloom_serving.torch_runtime import TorchSynthesizer
 from sceneloom_training.checkpoint import Checkpoint, load_checkpoint
@@ -53,6 +53,7 @@ FORMAT = 1
 GRAPH = "model.onnx"
 GRAPH_ENGINE = "exported graph in onnxruntime-cpu-fp32"
 SERVED_ENGINE = "onnxruntime-cpu-fp32"
+_FILES = frozenset({REPORT, GOLDEN_FILE, MODEL_NAME})
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -100,8 +101,15 @@ def export_bundle(
         raise ExportError(f"{checkpoint_folder}: gives {outputs} channels; pictures are RGB")
     contract = dataclasses.replace(checkpoint.contract, sizes=sizes)
     settings = settings or ServingSettings()
+    for size in settings.warmup_sizes:  # before the work, not after it
+        contract.check_exact_size(*size)
+    for height, width in [*(sizes or ()), *settings.warmup_sizes, golden_size(contract)]:
+        if height * width > settings.max_pixels:
+            raise ExportError(f"{width}x{height} is above max_pixels, {settings.max_pixels:,}")
+    if sizes is not None and len(set(sizes)) < len(sizes):
+        raise ExportError("the same size is named twice")
     with replace_folder(
-        repository, marker=REPORT, kind="an export bundle", error=ExportError
+        repository, marker=REPORT, files=_FILES, kind="an export bundle", error=ExportError
     ) as folder:
         template = templates() / MODEL_NAME
         ignore = shutil.ignore_patterns("__pycache__")
@@ -181,6 +189,7 @@ def _describe(
     write_config(config, config, served, settings)
     report = {
         "format": FORMAT,
+        "sceneloom": __version__,
         "created": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         "bundle_hash": bundle_hash,
         "sha256": hashes,

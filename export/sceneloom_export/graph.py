@@ -20,9 +20,9 @@ from sceneloom.contract import (
     STYLE_ROWS,
     Contract,
 )
+from sceneloom_export.rules import OPSET
 from sceneloom_training.networks import ServedGenerator
 
-OPSET = 18
 WEIGHTS = "weights.bin"
 """File of the weights, beside the graphs that use them."""
 

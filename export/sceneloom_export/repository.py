@@ -7,7 +7,13 @@ from pathlib import Path
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
-from sceneloom.contract import INPUT_LABELS, INPUT_STYLE, PARAMETER, STYLE_ROWS, Contract
+from sceneloom.contract import (
+    INPUT_STYLE,
+    MAX_PIXELS_PARAMETER,
+    PARAMETER,
+    STYLE_ROWS,
+    Contract,
+)
 from sceneloom_export.graph import input_names
 from sceneloom_export.settings import ServingSettings
 
@@ -36,6 +42,7 @@ def write_config(
         if tensor.name == INPUT_STYLE:
             tensor.dims[:] = [STYLE_ROWS, contract.style_channels]
     config.parameters[PARAMETER].string_value = contract.dumps()
+    config.parameters[MAX_PIXELS_PARAMETER].string_value = str(settings.max_pixels)
     config.instance_group.add(
         count=settings.instances, kind=model_config_pb2.ModelInstanceGroup.KIND_CPU
     )
@@ -60,4 +67,3 @@ def _add_warmup(
             entry.data_type = tensor.data_type
             entry.zero_data = True
             entry.dims[:] = list(tensor.dims) if tensor.name == INPUT_STYLE else [height, width]
-    assert INPUT_LABELS in {tensor.name for tensor in config.input}

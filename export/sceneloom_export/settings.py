@@ -3,8 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 
 from sceneloom.errors import SchemaError
+
+_SIDE = re.compile(r"[1-9][0-9]{0,4}")
+_RANGES = {
+    "max_batch_size": (1, 1024),
+    "queue_delay_us": (0, 60_000_000),
+    "queue_size": (0, 1_000_000),
+    "queue_timeout_s": (0, 86_400),
+    "instances": (1, 64),
+    "max_pixels": (1, 1 << 32),
+}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -23,21 +34,18 @@ class ServingSettings:
     """Seconds a request may wait before it is refused with "timeout expired". 0 sets no limit."""
     instances: int = 1
     """Copies of the model that run side by side, each with its own memory."""
+    max_pixels: int = 8_388_608
+    """Largest picture that the server takes, in pixels: 4 times 2048x1024. Memory grows with it."""
     warmup: tuple[str, ...] = ()
     """Sizes to run once while loading, as WIDTHxHEIGHT; each must be one that the model takes."""
 
     def __post_init__(self) -> None:
         """Check the ranges."""
-        least = {
-            "max_batch_size": 1,
-            "queue_delay_us": 0,
-            "queue_size": 0,
-            "queue_timeout_s": 0,
-            "instances": 1,
-        }
-        for field, low in least.items():
-            if not low <= getattr(self, field) < float("inf"):
-                raise SchemaError(f"{field} is {getattr(self, field)}; it is at least {low}")
+        for field, (low, high) in _RANGES.items():
+            if not low <= getattr(self, field) <= high:
+                raise SchemaError(
+                    f"{field} is {getattr(self, field)}; it is from {low:,} to {high:,}"
+                )
         for text in self.warmup:
             parse_size(text)
 
@@ -54,6 +62,6 @@ def parse_size(text: str) -> tuple[int, int]:
         SchemaError: it is not of this form.
     """
     parts = text.lower().split("x")
-    if len(parts) != 2 or not all(part.isdecimal() and int(part) > 0 for part in parts):
+    if len(parts) != 2 or not all(_SIDE.fullmatch(x) for x in parts):
         raise SchemaError(f"size {text!r}: write WIDTHxHEIGHT, such as 2048x1024")
     return int(parts[1]), int(parts[0])

@@ -86,7 +86,7 @@ def find_bundled_server() -> BundledServer:
     if spec is None or spec.origin is None:
         raise MissingDependencyError(
             "the bundled Triton server is in nvidia-pytriton, which is not installed: pip install "
-            "'sceneloom[embedded]'"
+            "'sceneloom[serve,embedded]'"
         )
     package = Path(spec.origin).parent
     root = package / "tritonserver"
@@ -118,7 +118,7 @@ def check_numpy(version: str) -> None:
         raise ServerStartError(
             f"numpy {version} is installed, and beside numpy 2 the bundled Triton server returns "
             "empty tensors: "
-            "pip install 'sceneloom[embedded]' brings numpy below 2"
+            "pip install 'sceneloom[serve,embedded]' brings numpy below 2"
         )
 
 

@@ -13,7 +13,9 @@ import collections
 import contextlib
 import ctypes
 import dataclasses
+import math
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -28,7 +30,6 @@ from typing_extensions import Self
 from sceneloom.contract import MODEL_NAME
 from sceneloom.errors import (
     DeadlineExceededError,
-    ModelNotFoundError,
     ServerStartError,
     ServerUnavailableError,
 )
@@ -42,6 +43,7 @@ from sceneloom_serving.server_log import LogLine, explain_failure, parse_line
 
 HOST = "127.0.0.1"
 _FILES = ("config.pbtxt", "1/model.py", f"1/{MODEL_FILE}", "1/weights.bin")
+_PLAIN_PATH = re.compile(r"[\w./-]+", re.ASCII)
 _PR_SET_PDEATHSIG = 1
 
 
@@ -134,6 +136,7 @@ class EmbeddedServer:
             ServerStartError: why it did not come up, in a sentence.
             MissingDependencyError: the bundled server is not installed.
             ModelFailedError: the model answers, but not with the picture that was exported.
+            ModelNotFoundError: its configuration is not one that export writes.
         """
         assert self._process is None, "already started"
         if not self._repository.is_dir():
@@ -142,8 +145,13 @@ class EmbeddedServer:
             )
         golden = load_golden(self._repository)
         for name in _FILES:  # Triton waits for ever for a model.py that is not there
-            if not (self._repository / MODEL_NAME / name).is_file():
-                raise ServerStartError(f"{self._repository / MODEL_NAME / name}: missing")
+            path = self._repository / MODEL_NAME / name
+            try:
+                with path.open("rb"):
+                    pass
+            except OSError as error:
+                missing = "missing" if isinstance(error, FileNotFoundError) else error.strerror
+                raise ServerStartError(f"{path}: {missing}") from None
         server = find_bundled_server()
         sweep()
         self._choose_ports()
@@ -230,15 +238,25 @@ class EmbeddedServer:
     def _launch(self, server: BundledServer) -> None:
         self._prefix = new_prefix()
         backends = new_folder(self._prefix)
+        if not _PLAIN_PATH.fullmatch(str(backends)):
+            raise ServerStartError(
+                f"{backends}: Triton's Python backend hands this path to a shell; point TMPDIR to "
+                "one of letters, digits, '.', '_' and '-'"
+            )
         server.write_backend_directory(backends)
+        # The model's own path may have any name, so Triton sees it under a plain one; and it sees
+        # nothing else that lies in the repository.
+        (backends / "repository").mkdir()
+        model = (self._repository / MODEL_NAME).resolve()
+        (backends / "repository" / MODEL_NAME).symlink_to(model)
         command = [
             str(server.executable),
-            f"--model-repository={self._repository.resolve()}",
+            f"--model-repository={backends / 'repository'}",
             f"--backend-directory={backends}",
             f"--backend-config=python,shm-region-prefix-name={self._prefix}",
             "--model-control-mode=none",  # clients can neither load nor unload
             "--exit-on-error=true",
-            f"--exit-timeout-secs={int(self._settings.stop_timeout)}",
+            f"--exit-timeout-secs={math.ceil(self._settings.stop_timeout)}",
             "--disable-auto-complete-config",
             "--allow-gpu-metrics=false",
         ]
@@ -287,7 +305,7 @@ class EmbeddedServer:
                     self.golden_difference = check_golden(synthesizer, golden)
                 self.model_processes = _children(self.pid)
                 return
-            except (ServerUnavailableError, ModelNotFoundError, DeadlineExceededError):
+            except (ServerUnavailableError, DeadlineExceededError):
                 continue
 
 

@@ -49,9 +49,13 @@ def make_golden(reference: Synthesizer, request: Request) -> Golden:
 
 
 def block_means(image: Image) -> npt.NDArray[np.float32]:
-    """Mean of each whole 16x16 block: uint8 [H, W, 3] -> float32 [H // 16, W // 16, 3]."""
-    rows, columns = image.shape[0] // BLOCK, image.shape[1] // BLOCK
-    blocks = image[: rows * BLOCK, : columns * BLOCK].reshape(rows, BLOCK, columns, BLOCK, 3)
+    """Mean of each whole 16x16 block: uint8 [H, W, 3] -> float32 [H // 16, W // 16, 3].
+
+    A picture that is smaller than a block on one side has blocks of that side.
+    """
+    height, width = min(BLOCK, image.shape[0]), min(BLOCK, image.shape[1])
+    rows, columns = image.shape[0] // height, image.shape[1] // width
+    blocks = image[: rows * height, : columns * width].reshape(rows, height, columns, width, 3)
     means: npt.NDArray[np.float32] = blocks.mean(axis=(1, 3), dtype=np.float64).astype(np.float32)
     return means
 
@@ -90,20 +94,35 @@ def load_golden(folder: Path) -> Golden:
         ServerStartError: the folder is not an export bundle, or the file is damaged.
     """
     path = folder / GOLDEN_FILE
-    if not path.is_file():
-        raise ServerStartError(
-            f"{folder}: no {GOLDEN_FILE}; this is not a folder that sceneloom export wrote"
-        )
     try:
         with path.open("rb") as stream, np.load(stream, allow_pickle=False) as data:
-            return Golden(
-                label_map=data["label_map"],
-                instance_map=data.get("instance_map"),
-                style=data.get("style"),
-                block_means=data["block_means"],
-            )
-    except Exception as error:  # zip, zlib and header errors of a damaged file
+            fields = {name: data[name] for name in data.files}
+        golden = Golden(**{"instance_map": None, "style": None, **fields})
+    except FileNotFoundError:
+        raise ServerStartError(
+            f"{folder}: no {GOLDEN_FILE}; this is not a folder that sceneloom export wrote"
+        ) from None
+    except OSError as error:
+        raise ServerStartError(f"{path}: cannot be read ({error.strerror or error})") from None
+    except Exception as error:  # zip, zlib, header and field errors of a damaged file
         raise ServerStartError(f"{path}: damaged ({error})") from None
+    _check_fields(golden, path)
+    return golden
+
+
+def _check_fields(golden: Golden, path: Path) -> None:
+    size = golden.label_map.shape
+    fits = golden.label_map.dtype == np.uint8 and len(size) == 2 and min(size) > 0
+    if fits:
+        image = np.zeros((*size, 3), np.uint8)
+        means = golden.block_means
+        fits = means.dtype == np.float32 and means.shape == block_means(image).shape
+    if fits and golden.instance_map is not None:
+        fits = golden.instance_map.dtype == np.int32 and golden.instance_map.shape == size
+    if fits and golden.style is not None:
+        fits = golden.style.dtype == np.float32 and golden.style.ndim == 2
+    if not fits:
+        raise ServerStartError(f"{path}: damaged (its arrays are not those that export writes)")
 
 
 def _probe(

@@ -19,6 +19,7 @@ from sceneloom.contract import (
     INPUT_INSTANCES,
     INPUT_LABELS,
     INPUT_STYLE,
+    MAX_PIXELS_PARAMETER,
     OUTPUT_IMAGE,
     PARAMETER,
     Contract,
@@ -36,6 +37,7 @@ class TritonPythonModel:
         self._contract = Contract.loads(
             config["parameters"][PARAMETER]["string_value"], source="config.pbtxt"
         )
+        self._max_pixels = int(config["parameters"][MAX_PIXELS_PARAMETER]["string_value"])
         folder = Path(args["model_repository"]) / args["model_version"]
         self._engine = OnnxRuntimeSynthesizer(
             folder / MODEL_FILE, max_batch_size=max(config["max_batch_size"], 1)
@@ -56,6 +58,10 @@ class TritonPythonModel:
         if request.is_cancelled():
             return _error("the client gave up", pb_utils.TritonError.CANCELLED)
         label_maps = _array(request, INPUT_LABELS)
+        pixels = label_maps.shape[1] * label_maps.shape[2]
+        if pixels > self._max_pixels:
+            text = f"{pixels:,} pixels; this server takes at most {self._max_pixels:,}"
+            return _error(text, pb_utils.TritonError.INVALID_ARG)
         try:
             self._contract.check_exact_size(label_maps.shape[1], label_maps.shape[2])
         except SizeError as error:

@@ -46,3 +46,18 @@ def test_demo_writes_page_pictures_and_a_repository_that_serves_again(tmp_path: 
         assert again.returncode == 0, again.stderr
     first = tmp_path / "demo" / "pictures" / "street_000_labelIds.png"
     assert first.read_bytes() == (tmp_path / "again" / first.name).read_bytes()
+
+
+def test_demo_refuses_a_folder_that_holds_something_else(tmp_path: Path) -> None:
+    demo = [sys.executable, str(CHECKOUT / "examples" / "street_demo" / "demo.py")]
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "mine.txt").write_text("important")
+    for arguments, reason in (
+        (["--out", str(tmp_path)], "holds something other than a demo"),
+        (["--out", str(tmp_path / "data" / "mine.txt")], "cannot be the demo's folder"),
+    ):
+        done = subprocess.run([*demo, *arguments], capture_output=True, text=True, check=False)
+        assert done.returncode == 1
+        assert reason in done.stderr
+        assert "Traceback" not in done.stderr
+    assert (tmp_path / "data" / "mine.txt").read_text() == "important"

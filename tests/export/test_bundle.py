@@ -12,9 +12,10 @@ from support import wide_generator
 
 from sceneloom.artefacts import file_hash
 from sceneloom.contract import Contract
-from sceneloom.errors import CheckpointError, ExportError, SchemaError
+from sceneloom.errors import CheckpointError, ExportError, SchemaError, SizeError
 from sceneloom.schema import load_schema
 from sceneloom_export.bundle import Exported, export_bundle
+from sceneloom_export.settings import ServingSettings
 from sceneloom_serving.golden import block_means, load_golden
 from sceneloom_serving.onnx_runtime import MODEL_FILE, OnnxRuntimeSynthesizer
 from sceneloom_training.checkpoint import save_checkpoint
@@ -81,6 +82,17 @@ def test_fixed_sizes_and_replacing(tmp_path: Path) -> None:
 def test_size_that_the_model_cannot_take_leaves_nothing(tmp_path: Path, checkpoint: Path) -> None:
     with pytest.raises(SchemaError, match="100x100"):
         export_bundle(checkpoint, tmp_path / "r", sizes=((100, 100),))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_wrong_settings_are_refused_before_the_work(tmp_path: Path, checkpoint: Path) -> None:
+    with pytest.raises(SizeError, match="multiple of 8"):
+        export_bundle(checkpoint, tmp_path / "r", ServingSettings(warmup=("63x64",)))
+    with pytest.raises(ExportError, match="twice"):
+        export_bundle(checkpoint, tmp_path / "r", sizes=((32, 32), (32, 32)))
+    with pytest.raises(ExportError, match=r"64x32 is above max_pixels, 1,000"):
+        small = ServingSettings(max_pixels=1000)
+        export_bundle(checkpoint, tmp_path / "r", small, sizes=((32, 64),))
     assert list(tmp_path.iterdir()) == []
 
 

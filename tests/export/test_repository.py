@@ -50,6 +50,7 @@ def test_settings_and_contract_are_written(tmp_path: Path) -> None:
     assert policy.default_timeout_microseconds == 2_500_000
     assert policy.timeout_action == model_config_pb2.ModelQueuePolicy.REJECT
     assert config.instance_group[0].count == 2
+    assert config.parameters["max_pixels"].string_value == "8388608"
     assert config.instance_group[0].kind == model_config_pb2.ModelInstanceGroup.KIND_CPU
     assert Contract.loads(config.parameters["sceneloom"].string_value) == CITYSCAPES
     assert [tensor.name for tensor in config.input] == ["label_map", "instance_map"]
@@ -83,6 +84,11 @@ def test_warmup_size_that_the_model_does_not_take(tmp_path: Path) -> None:
         {"queue_timeout_s": float("inf")},
         {"queue_timeout_s": float("nan")},
         {"instances": 0},
+        {"max_batch_size": 2**31},
+        {"queue_delay_us": 2**64},
+        {"queue_size": 2**33},
+        {"queue_timeout_s": 1e300},
+        {"max_pixels": 0},
         {"warmup": ("2048",)},
     ],
 )
@@ -94,6 +100,17 @@ def test_settings_out_of_range(settings: dict[str, Any]) -> None:
 def test_parse_size() -> None:
     assert parse_size("2048x1024") == (1024, 2048)
     assert parse_size("64X32") == (32, 64)
-    for text in ("", "x", "64", "64x", "64x-32", "0x32", "64x32x3", "6.4x32", "²x32"):
+    for text in (
+        "",
+        "x",
+        "64",
+        "64x",
+        "64x-32",
+        "0x32",
+        "64x32x3",
+        "6.4x32",
+        "²x32",
+        "9" * 5000 + "x8",
+    ):
         with pytest.raises(SchemaError, match="WIDTHxHEIGHT"):
             parse_size(text)

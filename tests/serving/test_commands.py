@@ -161,7 +161,7 @@ def test_import_and_export_commands(published: Path, tmp_path: Path) -> None:
     assert "cityscapes19" in unknown.stderr
     done = run_command("import", published, "--labels", "cityscapes", "--out", tmp_path / "c")
     assert done.returncode == 0, done.stderr
-    assert "ngf 4, 2 downsamplings, 2 blocks, 1 enhancers of 1 blocks" in done.stdout
+    assert "ngf 4, 2 downsamplings, 2 blocks, enhancers: 1, of 1 blocks" in done.stdout
     assert "multiples of 8" in done.stdout
     refused = run_command(
         "export", tmp_path / "c", "--repository", tmp_path / "r", "--sizes", "100x100"

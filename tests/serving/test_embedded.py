@@ -129,6 +129,35 @@ def test_server_refuses_sizes_and_shapes_it_does_not_take(server: EmbeddedServer
         assert client.synthesize(labels, instances).shape == (64, 64, 3)  # and it goes on
 
 
+def test_pictures_above_the_servers_limit_are_refused(copy: Path) -> None:
+    edit_config(copy, r'"8388608"', '"8192"')
+    with EmbeddedServer(copy, free_ports()) as server, TritonSynthesizer(server.grpc) as client:
+        assert client.synthesize(*blocky_maps(64, 64, seed=0)).shape == (64, 64, 3)
+        with pytest.raises(RequestRejectedError, match=r"9,216 pixels.*at most 8,192"):
+            client.synthesize(*blocky_maps(96, 96, seed=0))
+
+
+@pytest.mark.parametrize("name", ["with space", "x$(touch PWNED)", 'it\'s; "quoted" & ünï'])
+def test_repository_of_any_name_is_served_and_never_run(
+    copy: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = copy.with_name(name)
+    copy.rename(place)
+    (place / "notes").mkdir()  # a folder that is no model
+    monkeypatch.chdir(place.parent)
+    with EmbeddedServer(place, free_ports()) as server, TritonSynthesizer(server.grpc) as client:
+        assert client.synthesize(*blocky_maps(32, 32, seed=0)).std() > 0
+    assert sorted(p.name for p in place.parent.iterdir()) == [name]
+
+
+def test_configuration_of_another_model_fails_at_once(copy: Path) -> None:
+    edit_config(copy, r'\\"boundaries\\":true', r'\\"boundaries\\":false')
+    start = time.monotonic()
+    with pytest.raises(ModelNotFoundError, match="its tensors are"):
+        EmbeddedServer(copy, free_ports()).start()
+    assert time.monotonic() - start < 20
+
+
 def test_bad_input_is_refused_before_it_is_sent(server: EmbeddedServer) -> None:
     labels, instances = blocky_maps(64, 64, seed=0)
     with TritonSynthesizer(server.grpc) as client:

@@ -72,6 +72,37 @@ def test_damaged_golden_file(tmp_path: Path, content: bytes) -> None:
         load_golden(tmp_path)
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"label_map": np.zeros((64, 64))},
+        {"label_map": np.zeros((0, 0), np.uint8)},
+        {"label_map": np.zeros(64, np.uint8)},
+        {"instance_map": np.zeros((64, 64), np.int64)},
+        {"instance_map": np.zeros((64, 32), np.int32)},
+        {"block_means": np.zeros((1, 1, 3), np.float32)},
+        {"block_means": np.array("x")},
+        {"surprise": np.zeros(1)},
+    ],
+)
+def test_golden_file_with_other_arrays(tmp_path: Path, change: dict[str, np.ndarray]) -> None:
+    fields = {
+        "label_map": np.zeros((64, 64), np.uint8),
+        "instance_map": np.zeros((64, 64), np.int32),
+        "block_means": np.zeros((4, 4, 3), np.float32),
+    }
+    np.savez(tmp_path / "golden.npz", **fields)
+    assert load_golden(tmp_path).style is None
+    np.savez(tmp_path / "golden.npz", **{**fields, **change})
+    with pytest.raises(ServerStartError, match=r"golden\.npz: damaged"):
+        load_golden(tmp_path)
+
+
+def test_blocks_of_a_picture_smaller_than_one() -> None:
+    image = np.full((8, 40, 3), 7, np.uint8)
+    assert block_means(image).tolist() == np.full((1, 2, 3), 7.0).tolist()
+
+
 def test_what_dead_processes_left_is_swept_and_the_rest_is_kept() -> None:
     with subprocess.Popen([sys.executable, "-c", ""]) as process:
         process.wait()
@@ -123,7 +154,7 @@ def test_bundled_server_is_found() -> None:
         (
             "import importlib.util as u; f = u.find_spec; "
             "u.find_spec = lambda n: None if n == 'pytriton' else f(n)",
-            r"pip install 'sceneloom[embedded]'",
+            r"pip install 'sceneloom[serve,embedded]'",
         ),
         (
             "import sysconfig; sysconfig.get_config_var = lambda n: None; "

@@ -86,6 +86,7 @@ def test_changed_weights_are_refused(tmp_path: Path, checkpoint: Path) -> None:
         {"contract": Contract(schema=load_schema("helen"), boundaries=True, size_multiple=8)},
         {"architecture": 3},
         {"provenance": 3},
+        {"contract": Contract(schema=load_schema("cityscapes"), boundaries=True, size_multiple=12)},
     ],
 )
 def test_damaged_description_is_refused(
@@ -104,6 +105,13 @@ def test_description_that_is_no_description(tmp_path: Path, checkpoint: Path, te
     shutil.copytree(checkpoint, tmp_path / "bundle")
     (tmp_path / "bundle" / "model.json").write_text(text)
     with pytest.raises(CheckpointError, match="not a checkpoint bundle"):
+        load_checkpoint(tmp_path / "bundle")
+
+
+def test_weights_that_are_not_finite_are_refused(tmp_path: Path, generator: Generator) -> None:
+    generator.head[1].bias[1] = torch.nan
+    save_checkpoint(tmp_path / "bundle", generator, CONTRACT, {})
+    with pytest.raises(CheckpointError, match=r"head\.1\.bias hold values that are not finite"):
         load_checkpoint(tmp_path / "bundle")
 
 

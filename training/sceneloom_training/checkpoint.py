@@ -13,13 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import safetensors.torch
+import torch
 from safetensors import SafetensorError
 
 from sceneloom import __version__
 from sceneloom.artefacts import file_hash, replace_folder
 from sceneloom.contract import Contract
 from sceneloom.errors import CheckpointError, SchemaError
-from sceneloom_training.networks import Generator, GeneratorArchitecture, build_generator
+from sceneloom_training.networks import Generator, GeneratorArchitecture, load_weights
 
 WEIGHTS = "model.safetensors"
 DESCRIPTION = "model.json"
@@ -55,7 +56,11 @@ def save_checkpoint(
         CheckpointError: `folder` exists and is no bundle, or it cannot be written.
     """
     with replace_folder(
-        folder, marker=DESCRIPTION, kind="a checkpoint bundle", error=CheckpointError
+        folder,
+        marker=DESCRIPTION,
+        files=frozenset({DESCRIPTION, WEIGHTS}),
+        kind="a checkpoint bundle",
+        error=CheckpointError,
     ) as fresh:
         weights = {name: tensor.contiguous() for name, tensor in generator.state_dict().items()}
         safetensors.torch.save_file(weights, fresh / WEIGHTS)
@@ -95,25 +100,37 @@ def load_checkpoint(folder: Path) -> Checkpoint:
         raise CheckpointError(
             f"{folder / WEIGHTS}: changed or damaged, its SHA-256 is not the one in {DESCRIPTION}"
         )
-    generator = build_generator(
-        GeneratorArchitecture.from_json(architecture_json, source=str(folder / DESCRIPTION))
-    )
+    source = str(folder / DESCRIPTION)
+    architecture = GeneratorArchitecture.from_json(architecture_json, source=source)
     try:
-        contract = Contract.from_json(contract_json, source=str(folder / DESCRIPTION))
-        generator.load_state_dict(safetensors.torch.load_file(folder / WEIGHTS))
+        contract = Contract.from_json(contract_json, source=source)
+        generator = load_weights(architecture, safetensors.torch.load_file(folder / WEIGHTS))
     except (SchemaError, SafetensorError, RuntimeError) as error:
         raise CheckpointError(
             f"{folder}: weights and description do not fit ({str(error)[:300]})"
         ) from None
-    channels = contract.schema.channels + contract.boundaries + contract.style_channels
-    if generator.architecture.input_channels != channels:
-        raise CheckpointError(
-            f"{folder / DESCRIPTION}: the contract adds up to {channels} input channels, "
-            f"the generator has {generator.architecture.input_channels}"
-        )
+    _check_fit(generator, contract, source)
     return Checkpoint(
         generator=generator.eval().requires_grad_(False),
         contract=contract,
         provenance=provenance,
         weights_hash=weights_hash,
     )
+
+
+def _check_fit(generator: Generator, contract: Contract, source: str) -> None:
+    architecture = generator.architecture
+    channels = contract.schema.channels + contract.boundaries + contract.style_channels
+    if architecture.input_channels != channels:
+        raise CheckpointError(
+            f"{source}: the contract adds up to {channels} input channels, "
+            f"the generator has {architecture.input_channels}"
+        )
+    if architecture.size_multiple != contract.size_multiple:
+        raise CheckpointError(
+            f"{source}: the contract's size_multiple is {contract.size_multiple}, "
+            f"the generator's is {architecture.size_multiple}"
+        )
+    for name, tensor in generator.state_dict().items():
+        if not torch.isfinite(tensor).all():
+            raise CheckpointError(f"{source}: the weights {name} hold values that are not finite")

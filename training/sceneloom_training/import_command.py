@@ -41,7 +41,7 @@ def main(
     save_checkpoint(out, imported.generator, imported.contract, provenance)
     a, contract = imported.generator.architecture, imported.contract
     parameters = sum(p.numel() for p in imported.generator.parameters())
-    enhancers = f", {a.enhancers} enhancers of {a.enhancer_blocks} blocks" if a.enhancers else ""
+    enhancers = f", enhancers: {a.enhancers}, of {a.enhancer_blocks} blocks" if a.enhancers else ""
     print(
         f"generator: {parameters / 1e6:.1f} M parameters, ngf {a.ngf}, {a.global_downsamplings} "
         "downsamplings, "

@@ -22,13 +22,13 @@ from torch import Tensor
 from sceneloom.contract import Contract
 from sceneloom.errors import CheckpointError
 from sceneloom.schema import LabelSchema
-from sceneloom_training.networks import Generator, GeneratorArchitecture, build_generator
+from sceneloom_training.networks import Generator, GeneratorArchitecture, load_weights
 
 PUBLISHED_STYLE_CHANNELS = 3
 """Features of the published encoder unless `--feat_num` said otherwise."""
 
 _KEY = re.compile(
-    r"(model(?:\d+_[12])?)\.(\d+)\.(?:conv_block\.(\d+)\.)?(weight|bias|running_mean|running_var|num_batches_tracked)"
+    r"(model(?:\d{1,3}_[12])?)\.(\d{1,5})\.(?:conv_block\.(\d{1,5})\.)?(weight|bias|running_mean|running_var|num_batches_tracked)"
 )
 
 
@@ -82,10 +82,17 @@ def load_published(path: Path) -> dict[str, Tensor]:
         raise CheckpointError(
             f"{path}: holds a {type(state).__name__}, not a generator's state dict"
         )
-    state = {str(k).removeprefix("module."): v for k, v in state.items()}
-    if bad := [k for k, v in state.items() if not isinstance(v, Tensor)]:
-        raise CheckpointError(f"{path}: not a generator's state dict: {bad[0]!r} is no tensor")
-    return {k: v.float() if v.is_floating_point() else v for k, v in state.items()}
+    plain = {str(k).removeprefix("module."): v for k, v in state.items()}
+    if len(plain) < len(state):
+        raise CheckpointError(f"{path}: names layers twice, with and without 'module.'")
+    for name, value in plain.items():
+        if isinstance(value, dict):
+            raise CheckpointError(f"{path}: {name!r} is a dict; give the state dict inside it")
+        if not isinstance(value, Tensor) or value.layout != torch.strided or value.is_quantized:
+            raise CheckpointError(
+                f"{path}: not a generator's state dict: {name!r} is no plain tensor"
+            )
+    return {k: v.float() if v.is_floating_point() else v for k, v in plain.items()}
 
 
 def import_published(
@@ -109,8 +116,7 @@ def import_published(
     boundaries, style = _split_inputs(
         architecture.input_channels, schema, style_channels, str(path)
     )
-    generator = build_generator(architecture).eval()
-    _fill(generator, state, str(path))
+    generator = _rebuild(architecture, state, str(path))
     notes = []
     if dropped:
         notes.append(
@@ -118,7 +124,7 @@ def import_published(
             "never used"
         )
     if style:
-        notes.append(f"{style} style features: give a style table, or cluster styles for defaults")
+        notes.append(f"{style} style features per instance; without a style table they are zero")
     contract = Contract(
         schema=schema,
         boundaries=boundaries,
@@ -139,8 +145,10 @@ def _derive(state: dict[str, Tensor], source: str) -> tuple[GeneratorArchitectur
     enhancers = len(numbers)
     expected = {f"model{n}_{part}" for n in range(1, enhancers + 1) for part in (1, 2)} | {"model"}
     if set(groups) != expected:
+        missing, odd = sorted(expected - set(groups)), sorted(set(groups) - expected)
         raise CheckpointError(
-            f"{source}: layers of the enhancers are missing: {sorted(expected ^ set(groups))}"
+            f"{source}: {enhancers} enhancers need the layers {', '.join(sorted(expected))}; "
+            f"missing: {', '.join(missing) or 'none'}; without a place: {', '.join(odd) or 'none'}"
         )
     trunk = groups["model"]
     convs = sorted(trunk.plain)
@@ -161,16 +169,16 @@ def _derive(state: dict[str, Tensor], source: str) -> tuple[GeneratorArchitectur
     last = groups[f"model{enhancers}_2"] if enhancers else trunk
     if not last.plain:
         raise CheckpointError(f"{source}: model{enhancers}_2 has no convolution outside its blocks")
-    architecture = GeneratorArchitecture(
-        input_channels=stem.shape[1],
-        output_channels=last.plain[max(last.plain)].shape[0],
-        ngf=stem.shape[0] // 2**enhancers,
-        global_downsamplings=body // 2,
-        global_blocks=len(trunk.blocks),
-        enhancers=enhancers,
-        enhancer_blocks=enhancer_blocks.pop() if enhancer_blocks else 3,
-    )
-    return architecture, dropped
+    values = {
+        "input_channels": stem.shape[1],
+        "output_channels": last.plain[max(last.plain)].shape[0],
+        "ngf": stem.shape[0] // 2**enhancers,
+        "global_downsamplings": body // 2,
+        "global_blocks": len(trunk.blocks),
+        "enhancers": enhancers,
+        "enhancer_blocks": enhancer_blocks.pop() if enhancer_blocks else 3,
+    }
+    return GeneratorArchitecture.from_json(values, source=source), dropped
 
 
 def _parse(state: dict[str, Tensor], source: str) -> tuple[dict[str, _Layers], int]:
@@ -247,7 +255,7 @@ def _split_inputs(
         # Labels alone, labels and boundary, or both and the published encoder's default of three
         # features.
         style_channels = PUBLISHED_STYLE_CHANNELS if left == 1 + PUBLISHED_STYLE_CHANNELS else 0
-    if left - style_channels not in (0, 1):
+    if style_channels < 0 or left - style_channels not in (0, 1):
         raise CheckpointError(
             f"{source}: the network has {channels} input channels; schema {schema.name} explains "
             f"{schema.channels} by "
@@ -257,28 +265,30 @@ def _split_inputs(
     return left - style_channels == 1, style_channels
 
 
-def _fill(generator: Generator, state: dict[str, Tensor], source: str) -> None:
-    wanted = generator.state_dict()
-    names = dict(published_names(generator.architecture))
-    assert set(names) == set(wanted)
+def _rebuild(
+    architecture: GeneratorArchitecture, state: dict[str, Tensor], source: str
+) -> Generator:
+    names = dict(published_names(architecture))
     if missing := [theirs for theirs in names.values() if theirs not in state]:
         raise CheckpointError(
             f"{source}: {len(missing)} layers are missing, the first is {missing[0]!r}"
         )
-    left_over = [
-        key for key in state if key not in names.values() and key.endswith((".weight", ".bias"))
-    ]
+    known = set(names.values())
+    left_over = [k for k in state if k not in known and k.endswith((".weight", ".bias"))]
     if left_over:
         raise CheckpointError(f"{source}: {left_over[0]!r} has no place in this architecture")
+    with torch.device("meta"):
+        wanted = Generator(architecture).state_dict()
+    assert set(names) == set(wanted)
     for ours, tensor in wanted.items():
         weights = state[names[ours]]
         if weights.shape != tensor.shape:
             raise CheckpointError(
-                f"{source}: {names[ours]} is {list(weights.shape)}; this architecture needs "
-                f"{list(tensor.shape)}"
+                f"{source}: {names[ours]} is {list(weights.shape)}; "
+                f"this architecture needs {list(tensor.shape)}"
             )
         if not weights.is_floating_point():
             raise CheckpointError(f"{source}: {names[ours]} is {weights.dtype}, not a float")
         if not torch.isfinite(weights).all():
             raise CheckpointError(f"{source}: {names[ours]} holds values that are not finite")
-    generator.load_state_dict({ours: state[theirs] for ours, theirs in names.items()})
+    return load_weights(architecture, {ours: state[theirs] for ours, theirs in names.items()})

@@ -7,6 +7,16 @@ from typing import Any
 
 from sceneloom.errors import CheckpointError
 
+_RANGES = {
+    "input_channels": (1, 4096),
+    "output_channels": (1, 4096),
+    "ngf": (1, 4096),
+    "global_downsamplings": (0, 10),
+    "global_blocks": (0, 1000),
+    "enhancers": (0, 8),
+    "enhancer_blocks": (0, 1000),
+}
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class GeneratorArchitecture:
@@ -35,20 +45,11 @@ class GeneratorArchitecture:
 
     def __post_init__(self) -> None:
         """Check the ranges."""
-        least = {
-            "input_channels": 1,
-            "output_channels": 1,
-            "ngf": 1,
-            "global_downsamplings": 0,
-            "global_blocks": 0,
-            "enhancers": 0,
-            "enhancer_blocks": 0,
-        }
-        for field, low in least.items():
+        for field, (low, high) in _RANGES.items():
             value = getattr(self, field)
-            if not isinstance(value, int) or isinstance(value, bool) or value < low:
+            if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
                 raise CheckpointError(
-                    f"architecture: {field} is {value!r}; it is a whole number of at least {low}"
+                    f"architecture: {field} is {value!r}; it is a whole number from {low} to {high}"
                 )
 
     @property
@@ -78,3 +79,5 @@ class GeneratorArchitecture:
             return cls(**data)
         except TypeError as error:
             raise CheckpointError(f"{source}: not a generator's architecture ({error})") from None
+        except CheckpointError as error:
+            raise CheckpointError(f"{source}: {error}") from None

@@ -122,6 +122,18 @@ class Generator(nn.Module):
         return torch.tanh(self.head(features))
 
 
+def load_weights(architecture: GeneratorArchitecture, weights: dict[str, Tensor]) -> Generator:
+    """Build a generator around given weights, float32, in eval mode; none are drawn.
+
+    Raises:
+        RuntimeError: names or shapes do not fit the architecture.
+    """
+    with torch.device("meta"):
+        generator = Generator(architecture)
+    generator.load_state_dict(weights, assign=True)
+    return generator.float().eval()
+
+
 def build_generator(architecture: GeneratorArchitecture, *, seed: int | None = None) -> Generator:
     """Build a generator with the published initialisation: convolutions from N(0, 0.02), biases by
     PyTorch's default.
