@@ -90,8 +90,8 @@ def test_wrong_settings_are_refused_before_the_work(tmp_path: Path, checkpoint: 
         export_bundle(checkpoint, tmp_path / "r", ServingSettings(warmup=("63x64",)))
     with pytest.raises(ExportError, match="twice"):
         export_bundle(checkpoint, tmp_path / "r", sizes=((32, 32), (32, 32)))
+    small = ServingSettings(max_pixels=1000)
     with pytest.raises(ExportError, match=r"64x32 is above max_pixels, 1,000"):
-        small = ServingSettings(max_pixels=1000)
         export_bundle(checkpoint, tmp_path / "r", small, sizes=((32, 64),))
     assert list(tmp_path.iterdir()) == []
 
