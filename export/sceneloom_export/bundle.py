@@ -101,13 +101,7 @@ def export_bundle(
         raise ExportError(f"{checkpoint_folder}: gives {outputs} channels; pictures are RGB")
     contract = dataclasses.replace(checkpoint.contract, sizes=sizes)
     settings = settings or ServingSettings()
-    for size in settings.warmup_sizes:  # before the work, not after it
-        contract.check_exact_size(*size)
-    for height, width in [*(sizes or ()), *settings.warmup_sizes, golden_size(contract)]:
-        if height * width > settings.max_pixels:
-            raise ExportError(f"{width}x{height} is above max_pixels, {settings.max_pixels:,}")
-    if sizes is not None and len(set(sizes)) < len(sizes):
-        raise ExportError("the same size is named twice")
+    _check_sizes(contract, settings)
     with replace_folder(
         repository, marker=REPORT, files=_FILES, kind="an export bundle", error=ExportError
     ) as folder:
@@ -118,6 +112,18 @@ def export_bundle(
         proof = _prove(folder, checkpoint, contract, settings, largest)
         served = _describe(folder, checkpoint, contract, settings, proof, engines)
     return Exported(repository=repository, contract=served, parity=proof[SERVED_ENGINE].parity)
+
+
+def _check_sizes(contract: Contract, settings: ServingSettings) -> None:
+    """Before the work, not after it."""
+    sizes = contract.sizes or ()
+    if len(set(sizes)) < len(sizes):
+        raise ExportError("the same size is named twice")
+    for size in settings.warmup_sizes:
+        contract.check_exact_size(*size)
+    for height, width in [*sizes, *settings.warmup_sizes, golden_size(contract)]:
+        if height * width > settings.max_pixels:
+            raise ExportError(f"{width}x{height} is above max_pixels, {settings.max_pixels:,}")
 
 
 @dataclasses.dataclass(frozen=True)
