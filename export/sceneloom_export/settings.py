@@ -23,8 +23,8 @@ class ServingSettings:
     """How the exported model is served; written into its config.pbtxt."""
 
     max_batch_size: int = 1
-    """Largest batch of one execution. 1 is the latency profile; on a CPU a larger one gains nothing
-    and takes memory.
+    """Largest batch of one execution. 1 is the latency profile; a larger one takes memory for each
+    picture.
     """
     queue_delay_us: int = 0
     """Microseconds a request may wait for others to join its batch."""

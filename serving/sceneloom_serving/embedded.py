@@ -2,7 +2,7 @@
 before it is announced.
 
 For development, demonstrations and machines without a GPU. The bundled server is older than known
-security fixes, so it listens on 127.0.0.1 only; production runs NVIDIA's image (docs/serving.md).
+security fixes, so it listens on 127.0.0.1 only and is not for production (docs/serving.md).
 
     sceneloom serve build/demo/repository
 """

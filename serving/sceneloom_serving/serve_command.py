@@ -31,8 +31,8 @@ def main(
 
     Prints one line that begins with "ready " once the model has answered a real inference with the
     right picture, then runs until it is interrupted (SIGINT, SIGTERM or SIGHUP). For development
-    and machines without a GPU: the bundled server is older than known security fixes; production
-    runs NVIDIA's image.
+    and machines without a GPU: the bundled server is older than known security fixes, so not for
+    production.
 
     Args:
         repository: folder that sceneloom export wrote.
