@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 _ROWS, _COLUMNS = "norm_rows_axis", "norm_columns_axis"
@@ -33,8 +34,9 @@ def write_accurate_norms(source: Path, target: Path) -> None:
     del model.graph.node[:]
     for number, node in enumerate(nodes):
         if node.op_type == "InstanceNormalization":
-            _check_not_affine(node, model.graph.initializer, source.parent)
-            model.graph.node.extend(_two_stages(node, f"norm{number}", model.graph.initializer))
+            affine = _affine(node, model.graph.initializer, source.parent)
+            steps = _two_stages(node, f"norm{number}", model.graph.initializer, affine)
+            model.graph.node.extend(steps)
         else:
             model.graph.node.append(node)
     for name, axis in ((_ROWS, 2), (_COLUMNS, 3)):
@@ -44,19 +46,30 @@ def write_accurate_norms(source: Path, target: Path) -> None:
     onnx.checker.check_model(str(target), full_check=True)
 
 
-def _check_not_affine(
+def _affine(
     node: onnx.NodeProto, initializers: list[onnx.TensorProto], folder: Path
-) -> None:
-    """pix2pixHD's norms have no affine parameters; the exporter writes ones and zeros."""
-    for name, value in ((node.input[1], 1), (node.input[2], 0)):
-        tensor = next(t for t in initializers if t.name == name)
-        assert np.all(numpy_helper.to_array(tensor, base_dir=str(folder)) == value)
+) -> tuple[NDArray[Any], NDArray[Any]] | None:
+    """Scale and shift, [1, C, 1, 1] each; None where they are the exporter's ones and zeros for a
+    norm without any.
+    """
+    scale, shift = (
+        numpy_helper.to_array(
+            next(t for t in initializers if t.name == name), base_dir=str(folder)
+        ).reshape(1, -1, 1, 1)
+        for name in node.input[1:3]
+    )
+    return None if np.all(scale == 1) and np.all(shift == 0) else (scale, shift)
 
 
 def _two_stages(
-    node: onnx.NodeProto, name: str, initializers: list[onnx.TensorProto]
+    node: onnx.NodeProto,
+    name: str,
+    initializers: list[onnx.TensorProto],
+    affine: tuple[NDArray[Any], NDArray[Any]] | None,
 ) -> Iterator[onnx.NodeProto]:
-    """(x - mean) / sqrt(var + eps), where mean and var are means of the rows' means."""
+    """(x - mean) / sqrt(var + eps), where mean and var are means of the rows' means; then scale and
+    shift, if there are any.
+    """
     x = node.input[0]
     epsilon = next(a.f for a in node.attribute if a.name == "epsilon")
     initializers.append(numpy_helper.from_array(np.array(epsilon, np.float32), f"{name}_epsilon"))
@@ -77,6 +90,12 @@ def _two_stages(
     yield step("Sqrt", ["above_zero"], "deviation")
     yield step("Reciprocal", ["deviation"], "factor")
     last = step("Mul", ["centred", "factor"], "normed")
+    if affine is not None:
+        yield last
+        for kind, values in zip(("scale", "shift"), affine, strict=True):
+            initializers.append(numpy_helper.from_array(values, f"{name}_{kind}"))
+        yield step("Mul", ["normed", "scale"], "scaled")
+        last = step("Add", ["scaled", "shift"], "shifted")
     last.output[0] = node.output[0]
     yield last
 

@@ -9,14 +9,14 @@ from sceneloom.extras import require
 from sceneloom.synthesizer import Image, InstanceMap, LabelMap, Style, Synthesizer
 
 if TYPE_CHECKING:
-    from sceneloom_training.networks import Generator
+    from sceneloom_training.networks import SynthesisNetwork
 
 
 class TorchSynthesizer(Synthesizer):
     """Runs a generator in PyTorch, eager, float32, on the CPU."""
 
     def __init__(
-        self, generator: Generator, contract: Contract, *, max_batch_size: int = 1
+        self, generator: SynthesisNetwork, contract: Contract, *, max_batch_size: int = 1
     ) -> None:
         """Wrap a generator; it is put into eval mode.
 

@@ -291,4 +291,6 @@ def _rebuild(
             raise CheckpointError(f"{source}: {names[ours]} is {weights.dtype}, not a float")
         if not torch.isfinite(weights).all():
             raise CheckpointError(f"{source}: {names[ours]} holds values that are not finite")
-    return load_weights(architecture, {ours: state[theirs] for ours, theirs in names.items()})
+    rebuilt = load_weights(architecture, {ours: state[theirs] for ours, theirs in names.items()})
+    assert isinstance(rebuilt, Generator)
+    return rebuilt

@@ -1,13 +1,35 @@
-"""The networks of pix2pixHD (Wang et al., CVPR 2018), as published."""
+"""The networks of pix2pixHD (Wang et al., CVPR 2018) and of pix2pix (Isola et al., CVPR 2017)."""
 
-from sceneloom_training.networks.architecture import GeneratorArchitecture
-from sceneloom_training.networks.generator import Generator, build_generator, load_weights
+from sceneloom_training.networks.architecture import (
+    Architecture,
+    GeneratorArchitecture,
+    UNetArchitecture,
+    architecture_from_json,
+)
+from sceneloom_training.networks.build import (
+    SynthesisNetwork,
+    build_generator,
+    initialise,
+    load_weights,
+)
+from sceneloom_training.networks.discriminator import MultiscaleDiscriminator
+from sceneloom_training.networks.encoder import FeatureEncoder
+from sceneloom_training.networks.generator import Generator
 from sceneloom_training.networks.served import ServedGenerator
+from sceneloom_training.networks.unet import UNet
 
 __all__ = [
+    "Architecture",
+    "FeatureEncoder",
     "Generator",
     "GeneratorArchitecture",
+    "MultiscaleDiscriminator",
     "ServedGenerator",
+    "SynthesisNetwork",
+    "UNet",
+    "UNetArchitecture",
+    "architecture_from_json",
     "build_generator",
+    "initialise",
     "load_weights",
 ]

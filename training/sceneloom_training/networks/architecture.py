@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import Any, Literal, TypeAlias, TypeVar, get_args
 
 from sceneloom.errors import CheckpointError
+
+PaddingMode = Literal["reflect", "replicate", "zeros"]
+"""What convolutions see beyond the edge: ``reflect`` as published, or what costs engines less."""
 
 _RANGES = {
     "input_channels": (1, 4096),
@@ -15,6 +18,7 @@ _RANGES = {
     "global_blocks": (0, 1000),
     "enhancers": (0, 8),
     "enhancer_blocks": (0, 1000),
+    "downsamplings": (2, 12),
 }
 
 
@@ -42,15 +46,17 @@ class GeneratorArchitecture:
     """Local enhancers stacked around the global generator; each doubles the resolution."""
     enhancer_blocks: int = 3
     """Residual blocks of each enhancer."""
+    padding: PaddingMode = "reflect"
+    """Of every convolution that is not strided."""
 
     def __post_init__(self) -> None:
         """Check the ranges."""
-        for field, (low, high) in _RANGES.items():
-            value = getattr(self, field)
-            if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
-                raise CheckpointError(
-                    f"architecture: {field} is {value!r}; it is a whole number from {low} to {high}"
-                )
+        _check_ranges(self)
+        if self.padding not in get_args(PaddingMode):
+            modes = ", ".join(get_args(PaddingMode))
+            raise CheckpointError(
+                f"architecture: padding is {self.padding!r}; it is one of {modes}"
+            )
 
     @property
     def global_ngf(self) -> int:
@@ -64,9 +70,14 @@ class GeneratorArchitecture:
         """Height and width must be multiples of this."""
         return 1 << (self.global_downsamplings + self.enhancers)
 
+    @property
+    def smallest_side(self) -> int:
+        """Least height and width: the bottleneck needs two pixels to reflect and to normalise."""
+        return 2 * self.size_multiple
+
     def to_json(self) -> dict[str, Any]:
         """The hyper-parameters as a JSON object."""
-        return dataclasses.asdict(self)
+        return {"network": "pix2pixhd", **dataclasses.asdict(self)}
 
     @classmethod
     def from_json(cls, data: Any, *, source: str) -> GeneratorArchitecture:
@@ -75,9 +86,85 @@ class GeneratorArchitecture:
         Raises:
             CheckpointError: a key is missing, unknown or out of range.
         """
-        try:
-            return cls(**data)
-        except TypeError as error:
-            raise CheckpointError(f"{source}: not a generator's architecture ({error})") from None
-        except CheckpointError as error:
-            raise CheckpointError(f"{source}: {error}") from None
+        return _from_json(cls, data, source)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class UNetArchitecture:
+    """U-Net generator of pix2pix."""
+
+    input_channels: int
+    """As for `GeneratorArchitecture`."""
+    output_channels: int = 3
+    """RGB."""
+    ngf: int = 64
+    """Filters of the first convolution; deeper ones have up to eight times as many."""
+    downsamplings: int = 8
+    """Levels: 8 brings 256x256 to a single pixel."""
+    dropout: bool = True
+    """Noise by dropout while training, at the three levels above the innermost."""
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        _check_ranges(self)
+        if not isinstance(self.dropout, bool):
+            raise CheckpointError(f"architecture: dropout is {self.dropout!r}; it is true or false")
+
+    @property
+    def size_multiple(self) -> int:
+        """Height and width must be multiples of this."""
+        return 1 << self.downsamplings
+
+    @property
+    def smallest_side(self) -> int:
+        """Least height and width: the innermost level has no norm and may be one pixel."""
+        return self.size_multiple
+
+    def to_json(self) -> dict[str, Any]:
+        """The hyper-parameters as a JSON object."""
+        return {"network": "unet", **dataclasses.asdict(self)}
+
+
+Architecture: TypeAlias = GeneratorArchitecture | UNetArchitecture
+"""Of any generator that can be trained."""
+
+
+def architecture_from_json(data: Any, *, source: str) -> Architecture:
+    """Read the JSON form of either architecture; without ``network`` it is pix2pixHD's.
+
+    Raises:
+        CheckpointError: a key is missing, unknown or out of range.
+    """
+    network = data.get("network", "pix2pixhd") if isinstance(data, dict) else None
+    if network == "unet":
+        return _from_json(UNetArchitecture, data, source)
+    return _from_json(GeneratorArchitecture, data, source)
+
+
+_A = TypeVar("_A", GeneratorArchitecture, UNetArchitecture)
+
+
+def _from_json(cls: type[_A], data: Any, source: str) -> _A:
+    network = "unet" if cls is UNetArchitecture else "pix2pixhd"
+    try:
+        values = dict(data)
+        if (named := values.pop("network", network)) != network:
+            raise TypeError(f"network is {named!r}")
+        return cls(**values)
+    except (TypeError, ValueError) as error:
+        raise CheckpointError(f"{source}: not a generator's architecture ({error})") from None
+    except CheckpointError as error:
+        raise CheckpointError(f"{source}: {error}") from None
+
+
+def _check_ranges(architecture: Architecture) -> None:
+    for field in dataclasses.fields(architecture):
+        if field.name not in _RANGES:
+            continue
+        low, high = _RANGES[field.name]
+        value = getattr(architecture, field.name)
+        if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
+            raise CheckpointError(
+                f"architecture: {field.name} is {value!r}; it is a whole number from {low} to "
+                f"{high}"
+            )

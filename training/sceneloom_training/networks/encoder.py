@@ -20,6 +20,8 @@ class FeatureEncoder(nn.Module):
             downsamplings: stride-2 convolutions, and as many transposed ones.
         """
         super().__init__()
+        self.settings = {"features": features, "nef": nef, "downsamplings": downsamplings}
+        """What it was built with; `FeatureEncoder(**settings)` builds another."""
         self.stem = stem(3, nef)
         self.downs = nn.Sequential(*(down(nef * 2**i) for i in range(downsamplings)))
         self.ups = nn.Sequential(*(up(nef * 2**i) for i in range(downsamplings, 0, -1)))

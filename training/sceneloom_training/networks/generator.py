@@ -2,9 +2,9 @@
 around it.
 
 Every InstanceNorm is without affine parameters, eps 1e-5, and every padding of a convolution that
-is not strided is by reflection, as published. Height and width are multiples of
-`GeneratorArchitecture.size_multiple`, each at least twice that: below it the reflection at the
-bottleneck has nothing to reflect.
+is not strided is by reflection unless the architecture says otherwise. Height and width are
+multiples of `GeneratorArchitecture.size_multiple`, each at least twice that: below it the
+reflection at the bottleneck has nothing to reflect.
 """
 
 from __future__ import annotations
@@ -12,19 +12,19 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from sceneloom_training.networks.architecture import GeneratorArchitecture
-from sceneloom_training.networks.layers import conv7, down, stem, up
+from sceneloom_training.networks.architecture import GeneratorArchitecture, PaddingMode
+from sceneloom_training.networks.layers import conv7, down, pad, run, stem, up
 
 
 class ResidualBlock(nn.Module):
-    """Reflection pad, conv 3, norm, ReLU, reflection pad, conv 3, norm, added to the input."""
+    """Pad, conv 3, norm, ReLU, pad, conv 3, norm, added to the input."""
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, padding: PaddingMode = "reflect") -> None:
         """Build a block of [N, channels, H, W] -> [N, channels, H, W]."""
         super().__init__()
         self.conv1 = nn.Conv2d(channels, channels, 3)
         self.conv2 = nn.Conv2d(channels, channels, 3)
-        self.pad = nn.ReflectionPad2d(1)
+        self.pad = pad(1, padding)
         self.norm1 = nn.InstanceNorm2d(channels)
         self.norm2 = nn.InstanceNorm2d(channels)
 
@@ -38,20 +38,29 @@ class ResidualBlock(nn.Module):
 class GlobalGenerator(nn.Module):
     """G1 without its last convolution: [N, inputs, H, W] -> features [N, ngf, H, W]."""
 
-    def __init__(self, inputs: int, ngf: int, downsamplings: int, blocks: int) -> None:
+    def __init__(
+        self,
+        inputs: int,
+        ngf: int,
+        downsamplings: int,
+        blocks: int,
+        padding: PaddingMode = "reflect",
+    ) -> None:
         """Build the encoder, the residual blocks at ngf * 2**downsamplings channels, and the
         decoder.
         """
         super().__init__()
-        self.stem = stem(inputs, ngf)
+        widest = ngf * 2**downsamplings
+        self.stem = stem(inputs, ngf, padding)
         self.downs = nn.Sequential(*(down(ngf * 2**i) for i in range(downsamplings)))
-        self.blocks = nn.Sequential(*(ResidualBlock(ngf * 2**downsamplings) for _ in range(blocks)))
+        self.blocks = nn.Sequential(*(ResidualBlock(widest, padding) for _ in range(blocks)))
         self.ups = nn.Sequential(*(up(ngf * 2**i) for i in range(downsamplings, 0, -1)))
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, *, recompute: bool = False) -> Tensor:
         """Features at the input's resolution."""
-        y: Tensor = self.ups(self.blocks(self.downs(self.stem(x))))
-        return y
+        for part in (self.stem, *self.downs, *self.blocks, *self.ups):
+            x = run(part, x, recompute=recompute)
+        return x
 
 
 class LocalEnhancer(nn.Module):
@@ -59,25 +68,30 @@ class LocalEnhancer(nn.Module):
     it is given.
     """
 
-    def __init__(self, inputs: int, ngf: int, blocks: int) -> None:
+    def __init__(
+        self, inputs: int, ngf: int, blocks: int, padding: PaddingMode = "reflect"
+    ) -> None:
         """Build the front end, the residual blocks at 2 * ngf channels, and the upsampling."""
         super().__init__()
-        self.stem = stem(inputs, ngf)
+        self.stem = stem(inputs, ngf, padding)
         self.down = down(ngf)
-        self.blocks = nn.Sequential(*(ResidualBlock(2 * ngf) for _ in range(blocks)))
+        self.blocks = nn.Sequential(*(ResidualBlock(2 * ngf, padding) for _ in range(blocks)))
         self.up = up(2 * ngf)
 
-    def forward(self, x: Tensor, coarse: Tensor) -> Tensor:
+    def forward(self, x: Tensor, coarse: Tensor, *, recompute: bool = False) -> Tensor:
         """Refine.
 
         Args:
             x: [N, inputs, H, W].
             coarse: [N, 2 * ngf, H / 2, W / 2], the features of the network inside.
+            recompute: as for `Generator.recompute`.
 
         Returns:
             [N, ngf, H, W].
         """
-        y: Tensor = self.up(self.blocks(self.down(self.stem(x)) + coarse))
+        y = run(self.down, run(self.stem, x, recompute=recompute), recompute=recompute) + coarse
+        for part in (*self.blocks, self.up):
+            y = run(part, y, recompute=recompute)
         return y
 
 
@@ -93,14 +107,20 @@ class Generator(nn.Module):
         super().__init__()
         a = architecture
         self.architecture = a
+        self.recompute = False
+        """Trade time for memory while training: activations are computed again in the backward
+        pass instead of being kept.
+        """
         self.global_generator = GlobalGenerator(
-            a.input_channels, a.global_ngf, a.global_downsamplings, a.global_blocks
+            a.input_channels, a.global_ngf, a.global_downsamplings, a.global_blocks, a.padding
         )
         self.enhancers = nn.ModuleList(
-            LocalEnhancer(a.input_channels, a.global_ngf // 2 ** (n + 1), a.enhancer_blocks)
+            LocalEnhancer(
+                a.input_channels, a.global_ngf // 2 ** (n + 1), a.enhancer_blocks, a.padding
+            )
             for n in range(a.enhancers)
         )
-        self.head = conv7(a.ngf, a.output_channels)
+        self.head = conv7(a.ngf, a.output_channels, a.padding)
         self.pool = nn.AvgPool2d(3, stride=2, padding=1, count_include_pad=False)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -116,38 +136,7 @@ class Generator(nn.Module):
         pyramid = [x]
         for _ in self.enhancers:
             pyramid.append(self.pool(pyramid[-1]))
-        features = self.global_generator(pyramid.pop())
+        features = self.global_generator(pyramid.pop(), recompute=self.recompute)
         for enhancer in self.enhancers:
-            features = enhancer(pyramid.pop(), features)
+            features = enhancer(pyramid.pop(), features, recompute=self.recompute)
         return torch.tanh(self.head(features))
-
-
-def load_weights(architecture: GeneratorArchitecture, weights: dict[str, Tensor]) -> Generator:
-    """Build a generator around given weights, float32, in eval mode; none are drawn.
-
-    Raises:
-        RuntimeError: names or shapes do not fit the architecture.
-    """
-    with torch.device("meta"):
-        generator = Generator(architecture)
-    generator.load_state_dict(weights, assign=True)
-    return generator.float().eval()
-
-
-def build_generator(architecture: GeneratorArchitecture, *, seed: int | None = None) -> Generator:
-    """Build a generator with the published initialisation: convolutions from N(0, 0.02), biases by
-    PyTorch's default.
-
-    Args:
-        architecture: the hyper-parameters.
-        seed: makes the weights repeatable without touching the process's random state; None draws
-            from that state.
-    """
-    with torch.random.fork_rng(devices=[], enabled=seed is not None):
-        if seed is not None:
-            torch.manual_seed(seed)
-        generator = Generator(architecture)
-        for module in generator.modules():
-            if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d)):
-                nn.init.normal_(module.weight, 0.0, 0.02)
-    return generator

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from sceneloom.contract import STYLE_ROWS, Contract
-from sceneloom_training.networks.generator import Generator
+from sceneloom_training.networks.build import SynthesisNetwork
 
 
 class ServedGenerator(nn.Module):
@@ -20,7 +20,7 @@ class ServedGenerator(nn.Module):
 
     channel_ids: Tensor
 
-    def __init__(self, generator: Generator, contract: Contract) -> None:
+    def __init__(self, generator: SynthesisNetwork, contract: Contract) -> None:
         """Wrap a generator; its input channels must be what the contract adds up to."""
         super().__init__()
         channels = contract.schema.channels + int(contract.boundaries) + contract.style_channels
@@ -45,8 +45,7 @@ class ServedGenerator(nn.Module):
         Returns:
             uint8 [N, H, W, 3], RGB.
         """
-        one_hot = label_map.to(torch.float32).unsqueeze(1) == self.channel_ids
-        planes = [one_hot.to(torch.float32)]
+        planes = [one_hot_planes(label_map, self.channel_ids)]
         if self.contract.boundaries:
             assert instance_map is not None
             planes.append(boundary_plane(instance_map))
@@ -57,6 +56,19 @@ class ServedGenerator(nn.Module):
         image: Tensor = self.generator(torch.cat(planes, 1)).to(torch.float32)
         levels = ((image + 1.0) * 127.5).clamp(0.0, 255.0).round()
         return levels.permute(0, 2, 3, 1).to(torch.uint8)
+
+
+def one_hot_planes(label_map: Tensor, channel_ids: Tensor) -> Tensor:
+    """One plane per channel.
+
+    Args:
+        label_map: uint8 [N, H, W]; a value that is no channel gives zeros.
+        channel_ids: float32 [1, C, 1, 1], 0 to C - 1.
+
+    Returns:
+        float32 [N, C, H, W].
+    """
+    return (label_map.to(torch.float32).unsqueeze(1) == channel_ids).to(torch.float32)
 
 
 def boundary_plane(instance_map: Tensor) -> Tensor:
