@@ -7,10 +7,13 @@
     │   ├── NotALabelMapError            a picture, or a lossy format, where class ids were expected
     │   ├── UnknownLabelError            label ids that the schema does not have
     │   ├── SizeError                    sizes that differ, or that the model does not take
+    │   ├── DataSetError                 a data set's folder is not laid out as its publisher does
     │   ├── MissingInputError            an input that the model wants was not given
     │   └── TooManyInstancesError        more instances than the style table has rows
     ├── SchemaError (also ValueError)    a label schema or contract that is not valid
     ├── CheckpointError                  weights that cannot be read or do not fit
+    ├── TrainingError                    a training run that cannot start or go on
+    │   └── DivergedError                a loss or a weight is no longer a finite number
     ├── ExportError                      a model that cannot be exported
     │   ├── GraphRuleError               the graph breaks a rule of the engines that will run it
     │   └── ParityError                  an engine's pictures differ from PyTorch's
@@ -74,6 +77,12 @@ class SizeError(InputError):
     """Two maps of one picture differ in size, or the model does not take this size."""
 
 
+class DataSetError(InputError):
+    """A data set's folder is not laid out as its publisher does: the text names the file or folder
+    and what was expected.
+    """
+
+
 class MissingInputError(InputError):
     """The model wants an input (instance map, style) that was not given."""
 
@@ -88,6 +97,14 @@ class SchemaError(SceneLoomError, ValueError):
 
 class CheckpointError(SceneLoomError):
     """A checkpoint cannot be read, is unsafe, or does not fit the architecture."""
+
+
+class TrainingError(SceneLoomError):
+    """A training run cannot start or go on; its last checkpoint is as it was."""
+
+
+class DivergedError(TrainingError):
+    """A loss or a weight is no longer a finite number; nothing was saved since."""
 
 
 class ExportError(SceneLoomError):

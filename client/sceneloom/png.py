@@ -12,6 +12,8 @@ import zlib
 from sceneloom.errors import ImageReadError
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
+# Colour type -> values per pixel: grey, RGB, palette, grey and alpha, RGB and alpha.
+_VALUES = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
 # Interlaced PNGs: first column, first row, step across and step down of the seven passes.
 _ADAM7 = (
     (0, 0, 8, 8),
@@ -57,9 +59,9 @@ def check_png(data: bytes, name: str) -> None:
 
 
 def _png_scan_bytes(data: bytes) -> int:
-    """Bytes of the unpacked pixels of a PNG with one value per pixel, a filter byte in each row."""
+    """Bytes of the unpacked pixels of a PNG, a filter byte in each row."""
     width, height = int.from_bytes(data[16:20], "big"), int.from_bytes(data[20:24], "big")
-    bits, interlaced = data[24], data[28]
+    bits, interlaced = data[24] * _VALUES.get(data[25], 1), data[28]
     total = 0
     for x, y, right, down in _ADAM7 if interlaced else ((0, 0, 1, 1),):
         columns, rows = -(-(width - x) // right), -(-(height - y) // down)

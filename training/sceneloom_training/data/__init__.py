@@ -1,0 +1,12 @@
+"""Data sets for training: their publishers' layouts, and the geometry of the published training.
+
+`open_data_set` finds the files of a data set, `DataSet.read` reads one sample, and `Geometry.apply`
+resizes, crops and flips it. Everything here is numpy; torch is not imported.
+"""
+
+from sceneloom_training.data.geometry import Geometry
+from sceneloom_training.data.opening import open_data_set
+from sceneloom_training.data.sample import DataSet, Sample
+from sceneloom_training.data.settings import DataSettings
+
+__all__ = ["DataSet", "DataSettings", "Geometry", "Sample", "open_data_set"]

@@ -1,0 +1,191 @@
+"""Resizing, cropping and flipping of samples: the modes of the published pix2pixHD.
+
+Pictures are resized by Pillow's bicubic filter, label and instance maps by nearest neighbour, all
+to the same positions: a pixel of a map is the one whose centre lies where the picture's pixel has
+its centre. Maps are only indexed, never computed with, so that 31-bit instance ids come out as they
+went in.
+
+Instance boundaries are computed from the instance map that comes out of here, never before: a
+boundary map that is resized loses lines, or makes them thicker, while boundaries of a resized
+instance map are two pixels wide, the width that the network sees when it is served.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Literal, TypeVar, get_args
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from sceneloom.errors import InputError, SizeError
+from sceneloom_training.data.sample import Photo, Sample
+from sceneloom_training.data.sizes import parse_size
+
+Mode = Literal["none", "resize", "resize_and_crop", "crop", "scale_width", "scale_width_and_crop"]
+
+_SIZED: tuple[Mode, ...] = ("resize", "resize_and_crop", "crop", "scale_width_and_crop")
+_CROPPED: tuple[Mode, ...] = ("resize_and_crop", "crop", "scale_width_and_crop")
+_LARGEST_LOAD_SIZE = 32768
+_Size = tuple[int, int]
+_Values = TypeVar("_Values", bound=np.generic)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Geometry:
+    """How samples are brought to the size that the network trains at."""
+
+    mode: Mode = "scale_width"
+    """none: the files' own size. resize: to `size`. resize_and_crop: to a square of `load_size`,
+    then a random window of `size`. crop: a random window of `size`. scale_width: to a width of
+    `load_size`, the height in proportion. scale_width_and_crop: that, then a random window. none
+    and scale_width go to the nearest multiple of what the network takes.
+    """
+    load_size: int = 1024
+    """Pixels: side of the square of resize_and_crop, width of scale_width; the others ignore it."""
+    size: str = ""
+    """WIDTHxHEIGHT: the window of the modes that crop, the exact size of resize; empty otherwise.
+    """
+    flip: bool = True
+    """Mirror left to right, with a chance of one half for each sample."""
+
+    def __post_init__(self) -> None:
+        """Check what the fields mean together."""
+        if self.mode not in get_args(Mode):
+            raise InputError(f"mode is {self.mode!r}; it is one of {', '.join(get_args(Mode))}")
+        if not 1 <= self.load_size <= _LARGEST_LOAD_SIZE:
+            raise InputError(f"load_size is {self.load_size}; it is 1 to {_LARGEST_LOAD_SIZE}")
+        if self.mode not in _SIZED and self.size:
+            raise InputError(f"size is {self.size!r}, which the mode {self.mode} does not use")
+        if self.mode not in _SIZED:
+            return
+        height, width = parse_size(self.size, of=f"size, which the mode {self.mode} needs,")
+        if self.mode == "resize_and_crop" and max(height, width) > self.load_size:
+            raise InputError(
+                f"the window {self.size} does not fit into the square of load_size {self.load_size}"
+            )
+        if self.mode == "scale_width_and_crop" and width > self.load_size:
+            raise InputError(
+                f"the window {self.size} is wider than load_size, which is {self.load_size}"
+            )
+
+    def check_multiple(self, multiple: int) -> None:
+        """Refuse a window or exact size that the network does not take.
+
+        Args:
+            multiple: what both sides must be a multiple of, from 1.
+
+        Raises:
+            InputError: they are not; names the nearest size that is valid.
+        """
+        assert multiple >= 1, multiple
+        if self.mode not in _SIZED:
+            return
+        height, width = parse_size(self.size, of="size")
+        nearest = _nearest(height, multiple), _nearest(width, multiple)
+        if nearest != (height, width):
+            raise InputError(
+                f"size is {self.size}, and the network takes multiples of {multiple}; the nearest "
+                f"is {nearest[1]}x{nearest[0]}"
+            )
+
+    def apply(self, sample: Sample, rng: np.random.Generator, *, multiple: int) -> Sample:
+        """Bring a sample to the training size.
+
+        Args:
+            sample: as a data set gives it, [H, W].
+            rng: draws the window's place, then whether to flip; equal states give equal samples.
+            multiple: what both sides of the result must be a multiple of, from 1.
+
+        Returns:
+            the sample at its new size, [H', W'], with arrays of its own in C order.
+
+        Raises:
+            InputError: the window or exact size is no multiple.
+            SizeError: the window is larger than the sample.
+        """
+        self.check_multiple(multiple)
+        scaled = self._scaled(sample.photo.shape[:2], multiple)
+        rows, columns = self._window(scaled, rng)
+        if self.flip and rng.random() < 0.5:
+            columns = columns[::-1]
+        label_map, instance_map, source = sample.label_map, sample.instance_map, sample.source
+        return Sample(
+            photo=_resample(sample.photo, scaled, rows, columns),
+            label_map=None if label_map is None else _pick(label_map, scaled, rows, columns),
+            instance_map=(
+                None if instance_map is None else _pick(instance_map, scaled, rows, columns)
+            ),
+            source=None if source is None else _resample(source, scaled, rows, columns),
+        )
+
+    def _scaled(self, size: tuple[int, ...], multiple: int) -> _Size:
+        """(height, width) that a sample of the (height, width) `size` is resized to."""
+        height, width = size
+        match self.mode:
+            case "none":
+                return _nearest(height, multiple), _nearest(width, multiple)
+            case "resize":
+                return parse_size(self.size, of="size")
+            case "resize_and_crop":
+                return self.load_size, self.load_size
+            case "scale_width":
+                in_proportion = self.load_size * height / width
+                return _nearest(in_proportion, multiple), _nearest(self.load_size, multiple)
+            case "scale_width_and_crop":
+                return max(1, self.load_size * height // width), self.load_size
+            case "crop":
+                return height, width
+
+    def _window(
+        self, scaled: _Size, rng: np.random.Generator
+    ) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
+        """Rows and columns of the scaled sample to take: a random window, or all of them."""
+        height, width = scaled
+        if self.mode not in _CROPPED:
+            return np.arange(height), np.arange(width)
+        window = parse_size(self.size, of="size")
+        if window[0] > height or window[1] > width:
+            raise SizeError(
+                f"a sample is {width}x{height} where the window of {self.size} is cut from it "
+                f"(mode {self.mode}); choose a smaller window or a larger load_size"
+            )
+        left = int(rng.integers(0, width - window[1], endpoint=True))
+        top = int(rng.integers(0, height - window[0], endpoint=True))
+        return np.arange(top, top + window[0]), np.arange(left, left + window[1])
+
+
+def resize_nearest(values: npt.NDArray[_Values], height: int, width: int) -> npt.NDArray[_Values]:
+    """Resize a map ([H, W]) by nearest neighbour, to the positions that `Geometry` uses."""
+    return _pick(values, (height, width), np.arange(height), np.arange(width))
+
+
+def _nearest(side: float, multiple: int) -> int:
+    """The multiple nearest to a side, at least one; halves go to even ones, as published."""
+    return max(1, round(side / multiple)) * multiple
+
+
+def _pick(
+    values: npt.NDArray[_Values],
+    scaled: _Size,
+    rows: npt.NDArray[np.intp],
+    columns: npt.NDArray[np.intp],
+) -> npt.NDArray[_Values]:
+    """Rows and columns of a map ([H, W]) as if it were resized to `scaled` by nearest neighbour."""
+    height, width = values.shape
+    # In whole numbers, where Pillow's floats can fall to either side of an exact half.
+    y = (2 * rows + 1) * height // (2 * scaled[0])
+    x = (2 * columns + 1) * width // (2 * scaled[1])
+    return np.take(np.take(values, y, axis=0), x, axis=1)
+
+
+def _resample(
+    picture: Photo, scaled: _Size, rows: npt.NDArray[np.intp], columns: npt.NDArray[np.intp]
+) -> Photo:
+    """Rows and columns of a picture ([H, W, 3]) resized to `scaled` by the bicubic filter."""
+    height, width = scaled
+    if picture.shape[:2] != scaled:
+        image = Image.fromarray(picture).resize((width, height), Image.Resampling.BICUBIC)
+        picture = np.asarray(image)
+    return np.take(np.take(picture, rows, axis=0), columns, axis=1)

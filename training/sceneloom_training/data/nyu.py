@@ -1,0 +1,173 @@
+"""NYU depth v2, as published: one HDF5 file, ``nyu_depth_v2_labeled.mat``.
+
+It holds ``images`` [N, 3, W, H], ``labels`` and ``instances`` [N, W, H], transposed against the
+picture as MATLAB writes arrays. Its 894 classes become the 40 of the benchmark by a table that must
+lie beside it (`sceneloom_training.data.nyu_tables`). The file is opened for each sample, which
+takes about a millisecond: an HDF5 file that stays open is not safe in a loader's forked workers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from sceneloom.errors import DataSetError, ImageReadError, UnknownLabelError
+from sceneloom.extras import require
+from sceneloom.maps import OnUnknown
+from sceneloom.schema import LabelSchema
+from sceneloom_training.data.channels import label_channels
+from sceneloom_training.data.folders import check_folder, check_split
+from sceneloom_training.data.nyu_tables import read_classes40, read_split
+from sceneloom_training.data.sample import DataSet, Sample
+
+FILE = "nyu_depth_v2_labeled.mat"
+SPLITS = ("train", "test", "all")
+_ARRAYS = ("images", "labels", "instances")
+_HDF5_ERRORS = (OSError, KeyError, ValueError, RuntimeError)  # what h5py makes of damaged files
+_INSTANCES_PER_CLASS = 256  # instance numbers are 8-bit in the file
+
+
+class NyuDataSet(DataSet):
+    """Samples of the HDF5 file; keys are ``0001`` and so on, the publisher's own numbers."""
+
+    schema: LabelSchema
+
+    def __init__(
+        self,
+        path: Path,
+        numbers: Sequence[int],
+        classes40: npt.NDArray[np.uint8],
+        *,
+        schema: LabelSchema,
+        unknown: OnUnknown,
+        instances: bool,
+    ) -> None:
+        """Take what is in the folder.
+
+        Args:
+            path: the HDF5 file.
+            numbers: the samples, from 1, in order.
+            classes40: class of the file -> class of 40, uint8 [895]; 0 is unlabelled.
+            schema: the label schema of the 40 classes.
+            unknown: what to do with classes that the schema does not have.
+            instances: give instance maps.
+        """
+        self.path = path
+        self.numbers = tuple(numbers)
+        self.keys = tuple(f"{number:04d}" for number in self.numbers)
+        self.classes40 = classes40
+        self.schema = schema
+        self.unknown: OnUnknown = unknown
+        self.has_instances = instances
+
+    def read(self, index: int) -> Sample:
+        """Read one sample; see `DataSet.read`.
+
+        Instance ids are ``class * 256 + number`` with the file's 894 classes: one for each pair of
+        class and number that the file has.
+        """
+        name = f"{self.path}, sample {self.keys[index]}"
+        photo, labels, instances = self._read_arrays(self.numbers[index] - 1, name)
+        if labels.size and int(labels.max()) >= len(self.classes40):
+            most = int(labels.max())
+            raise UnknownLabelError(
+                f"{name}: has the class {most}; the table of 40 classes has 1 to "
+                f"{len(self.classes40) - 1}",
+                {most: int((labels == most).sum())},
+            )
+        label_map = label_channels(
+            self.classes40[labels], self.schema, unknown=self.unknown, name=name
+        )
+        instance_map = None
+        if self.has_instances:
+            instance_map = labels.astype(np.int32) * _INSTANCES_PER_CLASS + instances
+        return Sample(photo=photo, label_map=label_map, instance_map=instance_map)
+
+    def _read_arrays(
+        self, at: int, name: str
+    ) -> tuple[npt.NDArray[np.uint8], npt.NDArray[Any], npt.NDArray[Any]]:
+        """Photograph uint8 [H, W, 3], classes and instance numbers [H, W]."""
+        import h5py
+
+        try:
+            with h5py.File(self.path, "r") as file:
+                photo, labels, instances = (file[key][at] for key in _ARRAYS)
+        except _HDF5_ERRORS as error:
+            raise ImageReadError(f"{name}: truncated or damaged ({error})") from None
+        return (
+            np.ascontiguousarray(photo.transpose(2, 1, 0)),
+            np.ascontiguousarray(labels.T),
+            np.ascontiguousarray(instances.T),
+        )
+
+
+def open_nyu(
+    root: Path, split: str, *, schema: LabelSchema, unknown: OnUnknown, instances: bool
+) -> NyuDataSet:
+    """Open a split.
+
+    Args:
+        root: the folder that holds ``nyu_depth_v2_labeled.mat``, the table of 40 classes and, but
+            for the split ``all``, ``splits.mat``.
+        split: one of `SPLITS`.
+        schema: the label schema of the 40 classes.
+        unknown: what to do with classes that the schema does not have.
+        instances: give instance maps.
+
+    Raises:
+        DataSetError: no such split, or a file is missing or not the publisher's.
+        ImageReadError: the HDF5 file is damaged.
+        MissingDependencyError: h5py or scipy is not installed.
+    """
+    check_split(split, SPLITS, "nyu")
+    check_folder(root, f"the folder that holds {FILE}")
+    require(("h5py", "scipy"), extra="train", purpose="reading NYU depth v2")
+    path = root / FILE
+    count = _count(path)
+    numbers = range(1, count + 1) if split == "all" else read_split(root, split, count)
+    return NyuDataSet(
+        path, numbers, read_classes40(root), schema=schema, unknown=unknown, instances=instances
+    )
+
+
+def _count(path: Path) -> int:
+    """Number of samples in the HDF5 file, whose arrays are known to fit together then."""
+    import h5py
+
+    if not path.is_file():
+        raise DataSetError(f"{path}: no such file; expected the publisher's labelled data set")
+    try:
+        with h5py.File(path, "r") as file:
+            found = {
+                key: (file[key].shape, file[key].dtype)
+                for key in _ARRAYS
+                if isinstance(file.get(key), h5py.Dataset)
+            }
+    except _HDF5_ERRORS as error:
+        raise ImageReadError(f"{path}: truncated, damaged or no HDF5 file ({error})") from None
+    if not _fit(found):
+        there = ", ".join(f"{key} {dtype} {list(shape)}" for key, (shape, dtype) in found.items())
+        raise DataSetError(
+            f"{path}: has {there or 'none of its arrays'}; expected images uint8 [N, 3, W, H], "
+            "labels uint16 [N, W, H] and instances uint8 [N, W, H]"
+        )
+    return int(found["images"][0][0])
+
+
+def _fit(found: Mapping[str, tuple[tuple[int, ...], np.dtype[Any]]]) -> bool:
+    """Whether the arrays (name -> shape and dtype) are those of the publisher's file."""
+    if set(found) != set(_ARRAYS):
+        return False
+    (images, labels, instances), dtypes = zip(*(found[key] for key in _ARRAYS), strict=True)
+    return (
+        len(images) == 4
+        and images[0] > 0
+        and images[1] == 3
+        and labels == instances == (images[0], *images[2:])
+        and dtypes[0] == dtypes[2] == np.uint8
+        and dtypes[1].kind == "u"
+    )
