@@ -56,6 +56,7 @@ def replace_folder(
         fresh.mkdir(parents=True)
         try:
             yield fresh
+            _flush(fresh)
             _swap(fresh, folder)
         finally:
             shutil.rmtree(fresh, ignore_errors=True)
@@ -76,6 +77,16 @@ def _may_be_replaced(folder: Path, marker: str, files: frozenset[str]) -> bool:
     except (OSError, ValueError):
         return False
     return names <= files and isinstance(description, dict) and "sceneloom" in description
+
+
+def _flush(folder: Path) -> None:
+    """Have everything on the disk before the name points to it: also after a power cut."""
+    for path in [*folder.rglob("*"), folder]:
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def _swap(fresh: Path, folder: Path) -> None:

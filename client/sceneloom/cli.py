@@ -23,6 +23,15 @@ COMMANDS = {
         "sceneloom_training.import_command",
         "turn a published pix2pixHD generator into a checkpoint bundle",
     ),
+    "styles": (
+        "sceneloom_training.styles_command",
+        "cluster the styles of photographs into a checkpoint's contract",
+    ),
+    "encode-style": (
+        "sceneloom_training.encode_style_command",
+        "write the styles of a reference photograph to a file",
+    ),
+    "train": ("sceneloom_training.train_command", "train a model, or go on training it"),
     "export": (
         "sceneloom_export.export_command",
         "turn a checkpoint bundle into a Triton repository, proven",
@@ -60,8 +69,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"sceneloom: no command {name!r}{hint}", file=sys.stderr)
         return 2
     try:
-        run = importlib.import_module(COMMANDS[name][0]).main
-        return int(tyro.cli(run, prog=f"sceneloom {name}", args=rest))
+        command = importlib.import_module(COMMANDS[name][0])
+        if hasattr(command, "expand_arguments"):
+            rest = command.expand_arguments(rest)
+        return int(tyro.cli(command.main, prog=f"sceneloom {name}", args=rest))
     except SceneLoomError as error:
         print(f"sceneloom {name}: {error}", file=sys.stderr)
         return 1
@@ -76,7 +87,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _help() -> str:
-    lines = [f"  {name:10}{summary}" for name, (_, summary) in COMMANDS.items()]
+    lines = [f"  {name:14}{summary}" for name, (_, summary) in COMMANDS.items()]
     return "\n".join(
         [
             "usage: sceneloom COMMAND [ARGUMENTS]",

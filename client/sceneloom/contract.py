@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
 import reprlib
 from typing import Any
 
@@ -28,6 +27,7 @@ INPUT_LABELS = "label_map"
 INPUT_INSTANCES = "instance_map"
 INPUT_STYLE = "style"
 OUTPUT_IMAGE = "image"
+_FLOAT32_MAX = 3.4028234663852886e38
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -43,8 +43,18 @@ class Contract:
     style_defaults: dict[int, tuple[float, ...]] = dataclasses.field(default_factory=dict)
     """Label id -> the style vector used when the caller gives none; a label without one gets zeros.
     """
+    style_clusters: dict[int, tuple[tuple[float, ...], ...]] = dataclasses.field(
+        default_factory=dict
+    )
+    """Label id -> the style vectors to choose from: centres of clusters of what the encoder saw in
+    photographs (`sceneloom styles`).
+    """
     size_multiple: int
     """Height and width the network sees are multiples of this."""
+    smallest_side: int | None = None
+    """Least height and width the network takes, a multiple of `size_multiple`; None for twice
+    `size_multiple`.
+    """
     sizes: tuple[tuple[int, int], ...] | None = None
     """The (height, width) pairs an engine was built for, or None for any multiple."""
     bundle_hash: str = ""
@@ -56,28 +66,51 @@ class Contract:
             raise SchemaError(f"size_multiple is {self.size_multiple}; it is at least 1")
         if self.style_channels < 0:
             raise SchemaError(f"style_channels is {self.style_channels}; it is at least 0")
-        ids = {label.id for label in self.schema.labels}
+        side = self.smallest_side
+        if side is not None and (side < self.size_multiple or side % self.size_multiple):
+            raise SchemaError(
+                f"smallest_side is {side}; it is a multiple of size_multiple, {self.size_multiple}"
+            )
         for label_id, vector in self.style_defaults.items():
-            if label_id not in ids:
-                raise SchemaError(
-                    f"there is a default style of label {label_id}, which the schema does not have"
-                )
-            if len(vector) != self.style_channels or not all(map(math.isfinite, vector)):
-                raise SchemaError(
-                    f"the default style of label {label_id} is {list(vector)}; it is "
-                    f"{self.style_channels} finite numbers"
-                )
+            self.check_style(label_id, vector, "default style")
+        for label_id, centres in self.style_clusters.items():
+            if not centres:
+                raise SchemaError(f"label {label_id} has an empty list of style clusters")
+            for centre in centres:
+                self.check_style(label_id, centre, "style cluster")
         if self.sizes is not None and not self.sizes:
             raise SchemaError("sizes is empty; it names at least one size")
         for height, width in self.sizes or ():
             self._check_network_size(height, width)
 
+    def check_style(self, label_id: int, vector: tuple[float, ...], what: str) -> None:
+        """Check a style vector of a label.
+
+        Args:
+            label_id: id of the label it belongs to.
+            vector: the style.
+            what: what to call it in an error, such as ``default style``.
+
+        Raises:
+            SchemaError: the schema has no such label, or the vector is not `style_channels` finite
+                float32 numbers.
+        """
+        if all(label.id != label_id for label in self.schema.labels):
+            raise SchemaError(
+                f"there is a {what} of label {label_id}, which the schema does not have"
+            )
+        if not is_style(vector, self.style_channels):
+            raise SchemaError(
+                f"the {what} of label {label_id} is {reprlib.repr(list(vector))}; it is "
+                f"{self.style_channels} finite numbers"
+            )
+
     @property
     def min_side(self) -> int:
-        """Smallest height and width: below it the reflection padding at the bottleneck has nothing
-        to reflect.
+        """Smallest height and width that the network takes: `smallest_side`, or two multiples,
+        below which reflection padding at the bottleneck has nothing to reflect.
         """
-        return 2 * self.size_multiple
+        return 2 * self.size_multiple if self.smallest_side is None else self.smallest_side
 
     def network_size(self, height: int, width: int) -> tuple[int, int]:
         """Size that the network sees for a map of this size: each side rounded up to the next
@@ -130,14 +163,20 @@ class Contract:
         return f"nearest is {_size(*sizes[0])}"
 
     def to_json(self) -> dict[str, Any]:
-        """The contract as a JSON object."""
+        """The contract as a JSON object; what contracts had from the start is always there,
+        `style_clusters` and `smallest_side` only where they say something.
+        """
+        clusters = {str(k): [list(v) for v in vs] for k, vs in sorted(self.style_clusters.items())}
+        side = self.smallest_side
         return {
             "format": FORMAT,
             "schema": self.schema.to_json(),
             "boundaries": self.boundaries,
             "style_channels": self.style_channels,
             "style_defaults": {str(k): list(v) for k, v in sorted(self.style_defaults.items())},
+            **({"style_clusters": clusters} if clusters else {}),
             "size_multiple": self.size_multiple,
+            **({} if side is None else {"smallest_side": side}),
             "sizes": "any" if self.sizes is None else [list(size) for size in self.sizes],
             "bundle_hash": self.bundle_hash,
         }
@@ -174,10 +213,17 @@ class Contract:
                 boundaries=_typed(data["boundaries"], bool),
                 style_channels=_typed(data["style_channels"], int),
                 style_defaults={
-                    json_key(label_id): tuple(float(_typed(x, int, float)) for x in vector)
+                    json_key(label_id): json_vector(vector)
                     for label_id, vector in data["style_defaults"].items()
                 },
+                style_clusters={
+                    json_key(label_id): tuple(map(json_vector, _typed(centres, list)))
+                    for label_id, centres in data.get("style_clusters", {}).items()
+                },
                 size_multiple=_typed(data["size_multiple"], int),
+                smallest_side=_typed(data["smallest_side"], int)
+                if "smallest_side" in data
+                else None,
                 sizes=None
                 if data["sizes"] == "any"
                 else tuple(
@@ -206,6 +252,18 @@ class Contract:
     def loads(cls, text: str, *, source: str = "contract") -> Contract:
         """Read the one-line form; raises SchemaError like `from_json`."""
         return cls.from_json(parse_json(text, source), source=source)
+
+
+def json_vector(value: Any) -> tuple[float, ...]:
+    """The numbers of a JSON list; raises TypeError for anything else, OverflowError for numbers
+    beyond floats.
+    """
+    return tuple(float(_typed(x, int, float)) for x in _typed(value, list))
+
+
+def is_style(vector: tuple[float, ...], channels: int) -> bool:
+    """Whether a style vector is `channels` finite float32 numbers."""
+    return len(vector) == channels and all(abs(x) <= _FLOAT32_MAX for x in vector)
 
 
 def _typed(value: Any, *kinds: type) -> Any:

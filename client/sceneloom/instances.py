@@ -51,3 +51,21 @@ def renumber_instances(
             f"the map has {len(ids)} instances; a styled model takes at most {limit}"
         )
     return dense.reshape(instance_map.shape).astype(np.int32), ids.astype(np.int32)
+
+
+def instance_channels(
+    label_map: npt.NDArray[np.uint8], instance_map: npt.NDArray[Any]
+) -> tuple[list[int], list[int]]:
+    """Which class each instance is of: that of its first pixel, since an instance lies within one
+    label.
+
+    Args:
+        label_map: uint8 [H, W], channels.
+        instance_map: whole numbers [H, W].
+
+    Returns:
+        the K instance ids in ascending order, and the channel of each (255 where unlabelled has
+        none).
+    """
+    ids, first = np.unique(instance_map, return_index=True)
+    return ids.tolist(), label_map.ravel()[first].tolist()

@@ -30,6 +30,7 @@ from sceneloom.maps import (
     read_label_map,
 )
 from sceneloom.padding import Padding
+from sceneloom.style_choice import ChooseStyle, StyleChoice, style_chooser
 from sceneloom.synthesizer import Image, Synthesizer
 
 # What publishers append to the name that a label map and its instance map share.
@@ -39,7 +40,7 @@ _KIND = re.compile(
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class RenderSettings:
+class RenderSettings(StyleChoice):
     """How to render."""
 
     in_flight: int = 4
@@ -57,6 +58,7 @@ class RenderSettings:
 
     def __post_init__(self) -> None:
         """Check the ranges."""
+        super().__post_init__()
         if not 1 <= self.in_flight <= 256:
             raise InputError(f"in_flight is {self.in_flight}; it is from 1 to 256")
         if self.format not in ("png", "jpg"):
@@ -185,10 +187,12 @@ def render_maps(
         one result per map, in the order of `pairs`.
 
     Raises:
-        InputError: pictures would lie among the maps, or `output` cannot be a folder; nothing was
-            rendered.
+        InputError: pictures would lie among the maps, `output` cannot be a folder, or the model
+            cannot take the style that was chosen; nothing was rendered.
+        SchemaError: the style file for all maps is wrong; nothing was rendered.
     """
     settings = settings or RenderSettings()
+    choose = style_chooser(synthesizer.contract, settings)
     pairs = list(pairs)
     targets = [output / f"{pair.key}.{settings.format}" for pair in pairs]
     folders = {path.parent for pair in pairs for path in (pair.label, pair.instance) if path}
@@ -204,7 +208,7 @@ def render_maps(
             f"{output}: cannot be the folder for pictures ({error.strerror})"
         ) from None
     results: dict[int, Rendered | Failed] = {}
-    for index, result in _in_flight(synthesizer, pairs, targets, settings):
+    for index, result in _in_flight(synthesizer, pairs, targets, settings, choose):
         results[index] = result
         on_result(result)
     return [results[index] for index in range(len(pairs))]
@@ -215,15 +219,15 @@ def _in_flight(
     pairs: Sequence[MapPair],
     targets: Sequence[Path],
     settings: RenderSettings,
+    choose: ChooseStyle,
 ) -> Iterator[tuple[int, Rendered | Failed]]:
     running: dict[Future[Rendered | Failed], int] = {}
     waiting = iter(range(len(pairs)))
     with ThreadPoolExecutor(settings.in_flight, thread_name_prefix="sceneloom-render") as pool:
         while True:
             while len(running) < settings.in_flight and (index := next(waiting, None)) is not None:
-                running[
-                    pool.submit(_render_one, synthesizer, pairs[index], targets[index], settings)
-                ] = index
+                task = (synthesizer, pairs[index], targets[index], settings, choose)
+                running[pool.submit(_render_one, *task)] = index
             if not running:
                 return
             done, _ = wait(running, return_when=FIRST_COMPLETED)
@@ -232,7 +236,11 @@ def _in_flight(
 
 
 def _render_one(
-    synthesizer: Synthesizer, pair: MapPair, target: Path, settings: RenderSettings
+    synthesizer: Synthesizer,
+    pair: MapPair,
+    target: Path,
+    settings: RenderSettings,
+    choose: ChooseStyle,
 ) -> Rendered | Failed:
     start = time.perf_counter()
     contract = synthesizer.contract
@@ -247,7 +255,8 @@ def _render_one(
                     f"{pair.label}: no instance map of this name, and the model wants one"
                 )
             instance_map = read_instance_map(pair.instance, max_pixels=settings.max_pixels)
-        image = synthesizer.synthesize(label_map, instance_map)
+        style = choose(pair.key, label_map, instance_map)
+        image = synthesizer.synthesize(label_map, instance_map, style)
         write_image(target, image, quality=settings.quality)
     except (SceneLoomError, OSError) as error:
         return Failed(key=pair.key, error=error)

@@ -18,10 +18,11 @@ import numpy.typing as npt
 from typing_extensions import Self
 
 from sceneloom.contract import STYLE_ROWS, Contract
-from sceneloom.errors import InputError, MissingInputError, SizeError, UnknownLabelError
+from sceneloom.errors import InputError
+from sceneloom.inputs import check_instance_map, check_label_map
 from sceneloom.instances import renumber_instances
 from sceneloom.padding import Padding
-from sceneloom.schema import NO_CHANNEL
+from sceneloom.style import default_styles
 
 LabelMap = npt.NDArray[np.uint8]
 InstanceMap = npt.NDArray[np.int32]
@@ -68,15 +69,17 @@ def prepare(
         TooManyInstancesError: a styled model and more than 256 instances.
         InputError: wrong dtype or rank, or an input that this model does not take.
     """
-    _check_label_map(contract, label_map)
+    check_label_map(contract, label_map)
     height, width = label_map.shape
     network_height, network_width = contract.network_size(height, width)
     padding = Padding(network_height - height, network_width - width)
-    instances = _check_instance_map(contract, label_map, instance_map)
+    instances = check_instance_map(contract, label_map, instance_map)
     table = None
     if contract.style_channels and instances is not None:
+        if style is None:
+            style = default_styles(contract, label_map, instances)
         instances, ids = renumber_instances(instances, STYLE_ROWS)
-        table = _style_table(contract, label_map, instances, len(ids), style)
+        table = _full_table(contract, len(ids), style)
     elif style is not None:
         raise InputError("this model takes no style: it was trained without an encoder")
     return Request(
@@ -87,83 +90,22 @@ def prepare(
     )
 
 
-def _check_label_map(contract: Contract, label_map: npt.NDArray[Any]) -> None:
-    if label_map.ndim != 2 or label_map.dtype != np.uint8:
+def _full_table(contract: Contract, instances: int, style: npt.NDArray[Any]) -> Style:
+    """The caller's rows, checked, in a table of `STYLE_ROWS`."""
+    if (
+        style.ndim != 2
+        or style.dtype.kind not in "fiu"
+        or style.shape[1] != contract.style_channels
+        or not instances <= len(style) <= STYLE_ROWS
+    ):
         raise InputError(
-            f"a label map is uint8 [height, width], not {label_map.dtype} {list(label_map.shape)}"
+            f"style is float [{instances} instances, {contract.style_channels}], not "
+            f"{style.dtype} {list(style.shape)}"
         )
-    if label_map.size == 0:
-        raise SizeError("the label map has no pixels")
-    schema = contract.schema
-    counts = np.bincount(label_map.ravel(), minlength=256)
-    counts[: schema.channels] = 0
-    if schema.unlabelled_channel == NO_CHANNEL:
-        counts[NO_CHANNEL] = 0
-    unknown = {int(v): int(counts[v]) for v in np.flatnonzero(counts)}
-    if unknown:
-        listed = ", ".join(f"{v} ({n:,} pixels)" for v, n in unknown.items())
-        raise UnknownLabelError(
-            f"unknown label {listed}; {schema.name} has channels 0 to {schema.channels - 1}",
-            unknown,
-        )
-
-
-def _check_instance_map(
-    contract: Contract, label_map: npt.NDArray[Any], instance_map: npt.NDArray[Any] | None
-) -> InstanceMap | None:
-    if not contract.boundaries and not contract.style_channels:
-        return None
-    if instance_map is None:
-        raise MissingInputError(
-            "this model was trained with instance maps and needs one beside the label map"
-        )
-    if instance_map.ndim != 2 or instance_map.dtype.kind not in "iu":
-        raise InputError(
-            f"an instance map is whole numbers [height, width], not {instance_map.dtype} "
-            f"{list(instance_map.shape)}"
-        )
-    if instance_map.shape != label_map.shape:
-        (h, w), (ih, iw) = label_map.shape, instance_map.shape
-        raise SizeError(
-            f"the label map is {w}x{h} and the instance map {iw}x{ih} (width x height); they must "
-            "be equal"
-        )
-    low, high = int(instance_map.min()), int(instance_map.max())
-    if low < 0 or high > np.iinfo(np.int32).max:
-        raise InputError(f"instance ids run from {low} to {high}; they must be 0 to 2147483647")
-    return instance_map.astype(np.int32, copy=False)
-
-
-def _style_table(
-    contract: Contract,
-    label_map: LabelMap,
-    dense: InstanceMap,
-    instances: int,
-    style: npt.NDArray[Any] | None,
-) -> Style:
+    if not (np.abs(style) <= np.finfo(np.float32).max).all():
+        raise InputError("style holds values that are not finite float32 numbers")
     table = np.zeros((STYLE_ROWS, contract.style_channels), np.float32)
-    if style is not None:
-        if (
-            style.ndim != 2
-            or style.dtype.kind not in "fiu"
-            or style.shape[1] != contract.style_channels
-            or not instances <= len(style) <= STYLE_ROWS
-        ):
-            raise InputError(
-                f"style is float [{instances} instances, {contract.style_channels}], not "
-                f"{style.dtype} {list(style.shape)}"
-            )
-        if not (np.abs(style) <= np.finfo(np.float32).max).all():
-            raise InputError("style holds values that are not finite float32 numbers")
-        table[: len(style)] = style
-        return table
-    # An instance lies within one label; its first pixel tells which.
-    _, first = np.unique(dense, return_index=True)
-    for row, channel in enumerate(label_map.ravel()[first]):
-        if channel < contract.schema.channels:
-            default = contract.style_defaults.get(contract.schema.labels[channel].id)
-            if default is not None:
-                table[row] = default
+    table[: len(style)] = style
     return table
 
 

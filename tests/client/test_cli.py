@@ -81,7 +81,8 @@ def test_render_help(capsys: pytest.CaptureFixture[str]) -> None:
     assert caught.value.code == 0
     text = capsys.readouterr().out
     for flag in ("--url", "--model", "--labels", "--instances", "--timeout", "--in-flight",
-                 "--format", "--quality", "--unknown", "--max-pixels"):  # fmt: skip
+                 "--format", "--quality", "--unknown", "--max-pixels",
+                 "--style-seed", "--style-per", "--style-file"):  # fmt: skip
         assert flag in text
 
 
@@ -94,6 +95,9 @@ def test_render_help(capsys: pytest.CaptureFixture[str]) -> None:
         ("--max-pixels", "0"),
         ("--format", "gif"),
         ("--unknown", "maybe"),
+        ("--style-seed", "blue"),
+        ("--style-per", "dataset"),
+        ("--style-seed", "1", "--style-file", "a.json"),
         ("--no-such-flag",),
         ("--timeout", "0"),
         ("--timeout", "nan"),

@@ -27,17 +27,38 @@ CONTRACT = Contract(
     sizes=((64, 128), (512, 1024)),
     bundle_hash="c0ffee",
 )
+CLUSTERED = dataclasses.replace(
+    CONTRACT,
+    style_clusters={1: ((0.25, -0.5), (0.123457, 1e-05)), 0: ((1.0, 0.0),)},
+    smallest_side=16,
+)
 LINE = (
     '{"format":1,"schema":{"name":"two","labels":[{"id":0,"name":"off","colour":[0,0,0]},'
     '{"id":1,"name":"on","colour":[9,8,7]}]},"boundaries":true,"style_channels":2,'
     '"style_defaults":{"1":[0.5,-1.0]},"size_multiple":16,"sizes":[[64,128],[512,1024]],'
     '"bundle_hash":"c0ffee"}'
 )
+CLUSTERED_LINE = LINE.replace(
+    '"size_multiple":16,',
+    '"style_clusters":{"0":[[1.0,0.0]],"1":[[0.25,-0.5],[0.123457,1e-05]]},'
+    '"size_multiple":16,"smallest_side":16,',
+)
 
 
 def test_literal_bytes() -> None:
     assert CONTRACT.dumps() == LINE
     assert Contract.loads(LINE) == CONTRACT
+
+
+def test_literal_bytes_with_clusters_and_a_smallest_side() -> None:
+    assert CLUSTERED.dumps() == CLUSTERED_LINE
+    assert Contract.loads(CLUSTERED_LINE) == CLUSTERED
+
+
+def test_contracts_written_before_there_were_clusters_have_none() -> None:
+    contract = Contract.loads(LINE)
+    assert contract.style_clusters == {}
+    assert contract.smallest_side is None
 
 
 def test_any_size_on_the_wire() -> None:
@@ -50,15 +71,19 @@ def test_any_size_on_the_wire() -> None:
 def contracts(draw: st.DrawFn) -> Contract:
     multiple = draw(st.integers(1, 64))
     channels = draw(st.integers(0, 4))
-    side = st.integers(2, 40).map(lambda n: n * multiple)
-    floats = st.floats(allow_nan=False, allow_infinity=False)
+    smallest = draw(st.none() | st.integers(1, 3))
+    side = st.integers(smallest or 2, 40).map(lambda n: n * multiple)
+    floats = st.floats(allow_nan=False, allow_infinity=False, width=32)
     vectors = st.tuples(*[floats] * channels)
+    centres = st.lists(vectors, min_size=1, max_size=5).map(tuple)
     return Contract(
         schema=SCHEMA,
         boundaries=draw(st.booleans()),
         style_channels=channels,
         style_defaults=draw(st.dictionaries(st.sampled_from([0, 1]), vectors)),
+        style_clusters=draw(st.dictionaries(st.sampled_from([0, 1]), centres)),
         size_multiple=multiple,
+        smallest_side=None if smallest is None else smallest * multiple,
         sizes=draw(st.none() | st.lists(st.tuples(side, side), min_size=1, max_size=4).map(tuple)),
         bundle_hash=draw(st.text("0123456789abcdef", max_size=64)),
     )
@@ -83,7 +108,7 @@ def test_the_network_size_is_the_next_multiple_or_an_error(
     for side, given_side in zip(sides, (height, width), strict=True):
         assert side % contract.size_multiple == 0
         assert 0 <= side - given_side < contract.size_multiple
-        assert side >= 2 * contract.size_multiple
+        assert side >= (contract.smallest_side or 2 * contract.size_multiple)
     assert contract.sizes is None or sides in contract.sizes
 
 
@@ -105,10 +130,27 @@ CHANGES: dict[str, dict[str, Any]] = {
     "a default of NaN": {"style_defaults": {"1": [float("nan"), 0]}},
     "an infinite default": {"style_defaults": {"1": [float("inf"), 0]}},
     "a default beyond floats": {"style_defaults": {"1": [10**400, 0]}},
+    "a default beyond float32": {"style_defaults": {"1": [1e39, 0]}},
+    "style_clusters is a list": {"style_clusters": []},
+    "style_clusters is null": {"style_clusters": None},
+    "clusters of a word": {"style_clusters": {"on": [[0, 0]]}},
+    "clusters of an unknown label": {"style_clusters": {"2": [[0, 0]]}},
+    "clusters without a list": {"style_clusters": {"1": [0, 0]}},
+    "clusters in an object": {"style_clusters": {"1": {"0": [0, 0]}}},
+    "an empty list of clusters": {"style_clusters": {"1": []}},
+    "a cluster too long": {"style_clusters": {"1": [[0, 0], [0, 0, 0]]}},
+    "a cluster of strings": {"style_clusters": {"1": [["0", "0"]]}},
+    "a cluster of NaN": {"style_clusters": {"1": [[0, float("nan")]]}},
     "size_multiple is 0": {"size_multiple": 0},
     "size_multiple is a float": {"size_multiple": 16.9},
     "size_multiple is a string": {"size_multiple": "16"},
     "size_multiple is infinite": {"size_multiple": float("inf")},
+    "smallest_side is null": {"smallest_side": None},
+    "smallest_side is a float": {"smallest_side": 16.0},
+    "smallest_side is 0": {"smallest_side": 0},
+    "smallest_side is negative": {"smallest_side": -16},
+    "smallest_side is no multiple": {"smallest_side": 24},
+    "smallest_side is above a size": {"smallest_side": 80},
     "sizes is another word": {"sizes": "all"},
     "sizes is null": {"sizes": None},
     "sizes is empty": {"sizes": []},
@@ -151,10 +193,10 @@ def test_text_that_is_no_contract(text: str) -> None:
         Contract.loads(text, source="server")
 
 
-@given(st.integers(0, len(LINE) - 1), st.characters(max_codepoint=126))
+@given(st.integers(0, len(CLUSTERED_LINE) - 1), st.characters(max_codepoint=126))
 def test_a_changed_character_gives_a_contract_or_a_schema_error(at: int, new: str) -> None:
     try:
-        contract = Contract.loads(LINE[:at] + new + LINE[at + 1 :])
+        contract = Contract.loads(CLUSTERED_LINE[:at] + new + CLUSTERED_LINE[at + 1 :])
     except SchemaError:
         return
     assert Contract.loads(contract.dumps()) == contract
@@ -180,6 +222,21 @@ def test_a_map_too_small_says_what_is_large_enough(size: tuple[int, int]) -> Non
     contract = Contract(schema=SCHEMA, boundaries=False, size_multiple=16)
     with pytest.raises(SizeError, match=r"too small.*more than 16 pixels"):
         contract.network_size(*size)
+
+
+def test_a_network_without_reflection_takes_one_multiple() -> None:
+    contract = Contract(schema=SCHEMA, boundaries=False, size_multiple=256, smallest_side=256)
+    assert contract.min_side == 256
+    assert contract.network_size(1, 257) == (256, 512)
+    with pytest.raises(SizeError, match=r"too small.*more than 0 pixels"):
+        contract.network_size(0, 256)
+
+
+def test_a_larger_smallest_side() -> None:
+    contract = Contract(schema=SCHEMA, boundaries=False, size_multiple=16, smallest_side=64)
+    assert contract.network_size(49, 64) == (64, 64)
+    with pytest.raises(SizeError, match=r"more than 48 pixels"):
+        contract.network_size(48, 64)
 
 
 def test_listed_sizes_take_what_pads_to_them_and_nothing_else() -> None:

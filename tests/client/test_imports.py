@@ -31,6 +31,8 @@ HEAVY = (
     "onnxruntime",
     "openvino",
     "tensorrt",
+    "sklearn",
+    "scipy",
     "sceneloom_training",
     "sceneloom_export",
     "sceneloom_serving",
@@ -119,6 +121,7 @@ def test_serving_reaches_the_networks_only_in_its_torch_runtime() -> None:
     [
         "import sceneloom",
         "import sceneloom.testing, sceneloom.render",
+        "import sceneloom.style, sceneloom.style_choice",
         "from sceneloom.cli import main; main(['--help'])",
         "from sceneloom.cli import main; main(['schemas'])",
         "from sceneloom.cli import main; main(['no-such-command'])",

@@ -1,0 +1,103 @@
+"""Which style the maps of one run are rendered in: a seed, a style file, or the model's
+defaults.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from sceneloom.contract import Contract
+from sceneloom.errors import InputError, MissingInputError
+from sceneloom.style import (
+    check_has_clusters,
+    check_takes_style,
+    read_styles,
+    styles_by_seed,
+    styles_from_file,
+)
+
+ChooseStyle = Callable[
+    [str, npt.NDArray[Any], npt.NDArray[Any] | None], npt.NDArray[np.float32] | None
+]
+"""Key, label map [H, W] and instance map [H, W] of a picture -> float32 [K, F], or None for the
+defaults.
+"""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class StyleChoice:
+    """The style of the pictures of a model that was trained with an encoder."""
+
+    style_seed: int | None = None
+    """Draw a style for every instance from the clusters of its class; equal seeds give equal
+    pictures. Without seed and file, every class has its default.
+    """
+    style_per: Literal["map", "dataset"] = "map"
+    """With a seed: draw anew for each map, or once for the whole data set, where an instance id
+    looks alike in every map, as the frames of a video want it.
+    """
+    style_file: Path | None = None
+    """Styles of a photograph, as sceneloom encode-style writes them: a file for all maps, or a
+    folder with one for each, named like the picture (KEY.json).
+    """
+
+    def __post_init__(self) -> None:
+        """Check that the choices go together."""
+        if self.style_per not in ("map", "dataset"):
+            raise InputError(f"style_per is {self.style_per!r}; it is map or dataset")
+        if self.style_seed is not None and self.style_file is not None:
+            raise InputError("style_seed and style_file exclude each other; choose one")
+        if self.style_per == "dataset" and self.style_seed is None:
+            raise InputError("style_per is dataset without a style_seed to draw from")
+
+
+def style_chooser(contract: Contract, choice: StyleChoice) -> ChooseStyle:
+    """Prepare the choice for a model; a style file for all maps is read here.
+
+    Args:
+        contract: of the model.
+        choice: seed, file, or neither.
+
+    Returns:
+        the function that gives the style of one map. It raises InputError where a map has no file
+        of its own in the folder, and SchemaError where that file is wrong.
+
+    Raises:
+        InputError: the model takes no style, has no clusters for a seed, or the file is not there.
+        SchemaError: the style file is wrong.
+    """
+    seed, path = choice.style_seed, choice.style_file
+    if seed is not None:
+        check_has_clusters(contract)
+        return lambda key, labels, instances: styles_by_seed(
+            contract, labels, _given(instances), seed, key=key if choice.style_per == "map" else ""
+        )
+    if path is None:
+        return lambda key, labels, instances: None
+    check_takes_style(contract)
+    if not path.is_dir():
+        styles = read_styles(path, contract)
+        return lambda key, labels, instances: styles_from_file(
+            contract, labels, _given(instances), styles
+        )
+    return lambda key, labels, instances: styles_from_file(
+        contract, labels, _given(instances), read_styles(_file_of(path, key), contract)
+    )
+
+
+def _file_of(folder: Path, key: str) -> Path:
+    path = folder / f"{key}.json"
+    if not path.is_file():
+        raise MissingInputError(f"{path}: no such style file, and every map wants its own")
+    return path
+
+
+def _given(instance_map: npt.NDArray[Any] | None) -> npt.NDArray[Any]:
+    assert instance_map is not None  # a styled model's maps are read with their instances
+    return instance_map

@@ -1,0 +1,199 @@
+"""Rendering in a chosen style: what reaches the server, and what is refused before it."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from sceneloom.cli import main
+from sceneloom.contract import Contract
+from sceneloom.errors import InputError, MissingInputError, SchemaError
+from sceneloom.render import Failed, Rendered, RenderSettings, find_pairs, render_maps
+from sceneloom.schema import load_schema
+from sceneloom.style import StyleFile, styles_by_seed, write_styles
+from sceneloom.testing import FakeTransport
+from sceneloom.triton_client import TritonSynthesizer
+
+if TYPE_CHECKING:
+    from conftest import Start
+
+CONTRACT = Contract(
+    schema=load_schema("cityscapes"),
+    boundaries=True,
+    style_channels=2,
+    style_defaults={26: (0.5, -0.5)},
+    style_clusters={26: tuple((i / 8, -i / 8) for i in range(10))},
+    size_multiple=8,
+)
+UNCLUSTERED = dataclasses.replace(CONTRACT, style_clusters={})
+PLAIN = Contract(schema=load_schema("cityscapes"), boundaries=True, size_multiple=8)
+NAMES = ["a", "b", "sub/c"]
+
+Array = npt.NDArray[Any]
+
+
+def cars() -> tuple[Array, Array]:
+    """Twelve cars, 26000 to 26011, and nothing else."""
+    instance_map = np.kron(26000 + np.arange(12).reshape(3, 4), np.ones((8, 8), int))
+    return np.full(instance_map.shape, 26, np.uint8), instance_map.astype(np.uint16)
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    """Three pairs of equal maps under different names."""
+    label_map, instance_map = cars()
+    for name in NAMES:
+        for folder, values in (("test_label", label_map), ("test_inst", instance_map)):
+            path = tmp_path / "data" / folder / f"{name}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            assert cv2.imwrite(str(path), values)
+    return tmp_path / "data"
+
+
+def tables(data: Path, settings: RenderSettings, contract: Contract = CONTRACT) -> dict[str, Array]:
+    """Name -> the style table that reached the server, without the rows that nobody has."""
+    transport = FakeTransport(contract)
+    pairs = find_pairs(data / "test_label", data / "test_inst")
+    with TritonSynthesizer("fake", transport=transport) as synthesizer:
+        settings = dataclasses.replace(settings, in_flight=1)
+        results = render_maps(synthesizer, pairs, data / "out", settings)
+    assert all(isinstance(result, Rendered) for result in results)
+    assert all(request["style"].shape == (1, 256, 2) for request in transport.requests)
+    assert not any(request["style"][0, 12:].any() for request in transport.requests)
+    sent = [request["style"][0, :12] for request in transport.requests]
+    return dict(zip([pair.key for pair in pairs], sent, strict=True))
+
+
+def test_without_a_choice_every_class_has_its_default(data: Path) -> None:
+    for table in tables(data, RenderSettings()).values():
+        assert (table == [0.5, -0.5]).all()
+
+
+def test_a_seed_gives_every_map_a_table_of_its_own_and_always_the_same(data: Path) -> None:
+    first = tables(data, RenderSettings(style_seed=5))
+    again = tables(data, RenderSettings(style_seed=5))
+    other = tables(data, RenderSettings(style_seed=6))
+    assert len({table.tobytes() for table in first.values()}) == 3
+    for key, table in first.items():
+        assert np.array_equal(table, styles_by_seed(CONTRACT, *cars(), 5, key=key))
+        assert np.array_equal(table, again[key])
+        assert not np.array_equal(table, other[key])
+
+
+def test_maps_keep_their_look_when_others_are_left_out(data: Path) -> None:
+    first = tables(data, RenderSettings(style_seed=5))
+    for folder in ("test_label", "test_inst"):
+        (data / folder / "a.png").unlink()
+    rest = tables(data, RenderSettings(style_seed=5))
+    assert {key: table.tolist() for key, table in rest.items()} == {
+        key: first[key].tolist() for key in NAMES[1:]
+    }
+
+
+def test_one_look_for_the_data_set(data: Path) -> None:
+    expected = styles_by_seed(CONTRACT, *cars(), 5)
+    settings = RenderSettings(style_seed=5, style_per="dataset")
+    for table in tables(data, settings).values():
+        assert np.array_equal(table, expected)
+
+
+def test_one_file_for_all_maps(data: Path) -> None:
+    path = data / "styles.json"
+    write_styles(path, StyleFile(instances={26003: (9.0, 8.0)}, labels={26: (1.0, 2.0)}))
+    for contract in (CONTRACT, UNCLUSTERED):
+        for table in tables(data, RenderSettings(style_file=path), contract).values():
+            assert table[3].tolist() == [9.0, 8.0]
+            assert (np.delete(table, 3, 0) == [1.0, 2.0]).all()
+
+
+def test_a_file_for_each_map(data: Path) -> None:
+    for index, name in enumerate(NAMES):
+        write_styles(data / "styles" / f"{name}.json", StyleFile(labels={26: (index, 0.0)}))
+    sent = tables(data, RenderSettings(style_file=data / "styles"))
+    assert [table[:, 0].tolist() for table in sent.values()] == [[0] * 12, [1] * 12, [2] * 12]
+
+
+def test_a_map_whose_file_is_missing_or_wrong_fails_by_name_and_the_others_come_out(
+    data: Path,
+) -> None:
+    write_styles(data / "styles" / "b.json", StyleFile(labels={26: (1.0, 0.0)}))
+    (data / "styles" / "sub").mkdir()
+    (data / "styles" / "sub" / "c.json").write_text("{}")
+    pairs = find_pairs(data / "test_label", data / "test_inst")
+    with TritonSynthesizer("fake", transport=FakeTransport(CONTRACT)) as synthesizer:
+        settings = RenderSettings(style_file=data / "styles")
+        missing, rendered, wrong = render_maps(synthesizer, pairs, data / "out", settings)
+    assert isinstance(missing, Failed)
+    assert isinstance(missing.error, MissingInputError)
+    assert f"{data / 'styles' / 'a.json'}: no such style file" in missing.reason
+    assert isinstance(rendered, Rendered)
+    assert isinstance(wrong, Failed)
+    assert isinstance(wrong.error, SchemaError)
+    assert "c.json: not a style file" in wrong.reason
+
+
+@pytest.mark.parametrize(
+    ("contract", "choice", "reason"),
+    [
+        (PLAIN, {"style_seed": 1}, "takes no style: it was trained without an encoder"),
+        (PLAIN, {"style_file": Path("good.json")}, "takes no style"),
+        (PLAIN, {"style_file": Path()}, "takes no style"),
+        (UNCLUSTERED, {"style_seed": 1}, "no style clusters.*run `sceneloom styles`"),
+        (CONTRACT, {"style_file": Path("none.json")}, r"none\.json: cannot be read"),
+        (CONTRACT, {"style_file": Path("bad.json")}, r"bad\.json: .*label 40"),
+    ],
+)
+def test_a_choice_the_model_cannot_take_is_refused_before_anything_is_rendered(
+    data: Path,
+    contract: Contract,
+    choice: dict[str, Any],
+    reason: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(data)
+    write_styles(Path("good.json"), StyleFile(labels={26: (1.0, 2.0)}))
+    write_styles(Path("bad.json"), StyleFile(labels={40: (1.0, 2.0)}))
+    transport = FakeTransport(contract)
+    pairs = find_pairs(data / "test_label", data / "test_inst")
+    with (
+        TritonSynthesizer("fake", transport=transport) as synthesizer,
+        pytest.raises((InputError, SchemaError), match=reason),
+    ):
+        render_maps(synthesizer, pairs, data / "out", RenderSettings(**choice))
+    assert transport.requests == []
+    assert not (data / "out").exists()
+
+
+@pytest.mark.parametrize(
+    "choice",
+    [
+        {"style_seed": 1, "style_file": Path("a.json")},
+        {"style_per": "dataset"},
+        {"style_per": "dataset", "style_file": Path("a.json")},
+        {"style_per": "frame", "style_seed": 1},
+    ],
+)
+def test_choices_that_do_not_go_together(choice: dict[str, Any]) -> None:
+    with pytest.raises(InputError, match=r"^style_"):
+        RenderSettings(**choice)
+
+
+def test_the_command(data: Path, start_server: Start, capsys: pytest.CaptureFixture[str]) -> None:
+    server = start_server(CONTRACT)
+    arguments = ["render", str(data), str(data / "out"), "--url", server.url]
+    flags = ["--style-seed", "5", "--style-per", "dataset"]
+    assert main([*arguments, *flags]) == 0
+    expected = styles_by_seed(CONTRACT, *cars(), 5)
+    assert len(server.transport.requests) == 3
+    for request in server.transport.requests:
+        assert np.array_equal(request["style"][0, :12], expected)
+    assert main([*arguments, "--style-file", str(data / "none.json")]) == 1
+    assert "none.json: cannot be read" in capsys.readouterr().err
+    assert main(["render", *arguments[1:4], start_server(PLAIN).url, "--style-seed", "5"]) == 1
+    assert "takes no style" in capsys.readouterr().err

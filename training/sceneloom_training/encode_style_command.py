@@ -1,0 +1,56 @@
+"""`sceneloom encode-style`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from tyro.conf import Positional, arg
+
+from sceneloom.extras import require
+from sceneloom.maps import OnUnknown, read_instance_map, read_label_map
+from sceneloom.style import write_styles
+
+
+def main(
+    checkpoint: Annotated[Path, Positional, arg(metavar="CHECKPOINT")],
+    photo: Annotated[Path, Positional, arg(metavar="PHOTO")],
+    *,
+    labels: Annotated[Path, arg(metavar="FILE")],
+    instances: Annotated[Path, arg(metavar="FILE")],
+    out: Annotated[Path, arg(metavar="FILE")],
+    width: int | None = None,
+    unknown: OnUnknown = "error",
+) -> int:
+    """Write the styles of a reference photograph's instances and classes to a style file, which
+    sceneloom render takes.
+
+    Args:
+        checkpoint: folder of a checkpoint bundle that was trained with style features.
+        photo: the photograph, PNG or JPEG.
+        labels: its label map.
+        instances: its instance map.
+        out: the style file to write (.json); an older one is replaced.
+        width: scale the photograph to this width first, the one the model was trained at; without
+            it, it is encoded at its own size.
+        unknown: refuse label ids that the checkpoint's schema does not have, or read them as
+            unlabelled.
+    """
+    require(["torch", "safetensors"], extra="train", purpose="encoding a photograph's style")
+    from sceneloom_training.checkpoint import load_checkpoint
+    from sceneloom_training.data.pictures import read_picture
+    from sceneloom_training.data.sample import Sample, check_same_size
+    from sceneloom_training.styles import encode_sample, reference_styles, style_parts
+
+    encoder, contract = style_parts(load_checkpoint(checkpoint), checkpoint)
+    picture = read_picture(photo)
+    label_map = read_label_map(labels, contract.schema, unknown=unknown)
+    instance_map = read_instance_map(instances)
+    check_same_size(picture, photo, label_map, labels)
+    check_same_size(picture, photo, instance_map, instances)
+    sample = Sample(photo=picture, label_map=label_map, instance_map=instance_map)
+    styles = reference_styles(contract, encode_sample(encoder, contract, sample, width=width))
+    write_styles(out, styles)
+    print(f"{len(styles.instances)} instances of {len(styles.labels)} classes")
+    print(f"wrote {out}")
+    return 0

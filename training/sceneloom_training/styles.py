@@ -1,0 +1,291 @@
+"""What a feature encoder sees in photographs: the style of every instance, and per class the
+clusters of them that a model's contract offers (pix2pixHD, section 3.4).
+
+Method: the mean features of each instance of each photograph; per class, k-means (scikit-learn,
+Lloyd, 10 starts) over the instances that take up enough of their picture, as published.
+
+    sceneloom styles checkpoints/streets --layout cityscapes --root datasets/cityscapes
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections import Counter
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from sceneloom.contract import Contract
+from sceneloom.errors import CheckpointError, InputError, SizeError
+from sceneloom.instances import instance_channels
+from sceneloom.style import StyleFile, round_style
+from sceneloom_training.checkpoint import Checkpoint
+from sceneloom_training.data import DataSet, Geometry, Sample
+from sceneloom_training.networks import FeatureEncoder
+from sceneloom_training.style_settings import ClusterSettings
+
+_STARTS = 10
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class EncodedInstances:
+    """The instances of one picture, or those of one class of many."""
+
+    ids: list[int]
+    """Instance ids, K of them."""
+    channels: list[int]
+    """The class of each; 255 where unlabelled has no channel."""
+    shares: npt.NDArray[np.float64]
+    """float64 [K], the part of its picture that each takes up, 0..1."""
+    features: npt.NDArray[np.float64]
+    """float64 [K, F], mean features of each."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ClassStyles:
+    """The styles of one class."""
+
+    label_id: int
+    """Of the class."""
+    name: str
+    """Of the class."""
+    instances: int
+    """How many were clustered."""
+    clusters: tuple[tuple[float, ...], ...]
+    """Their centres, the one of most instances first."""
+    default: tuple[float, ...]
+    """The centre nearest to the mean of all its instances."""
+
+
+def style_parts(checkpoint: Checkpoint, name: Path) -> tuple[FeatureEncoder, Contract]:
+    """The encoder and the contract of a checkpoint.
+
+    Args:
+        checkpoint: as it was loaded.
+        name: what to call it in an error.
+
+    Raises:
+        CheckpointError: it has none.
+    """
+    if checkpoint.contract is None:
+        raise CheckpointError(f"{name}: takes pictures instead of label maps, and has no styles")
+    if checkpoint.encoder is None:
+        raise CheckpointError(
+            f"{name}: has no feature encoder; only a model trained with style features has one"
+        )
+    return checkpoint.encoder, checkpoint.contract
+
+
+def encode_sample(
+    encoder: FeatureEncoder, contract: Contract, sample: Sample, *, width: int | None = None
+) -> EncodedInstances:
+    """Encode the instances of one photograph, in ascending order of their ids.
+
+    Args:
+        encoder: the features it gives are the contract's style channels; runs where its weights
+            are.
+        contract: of the model.
+        sample: photo uint8 [H, W, 3], label map uint8 [H, W], instance map int32 [H, W].
+        width: scale it to this width first, the height in proportion; both sides go to the nearest
+            multiple of what encoder and generator take either way.
+
+    Raises:
+        SizeError: the photograph is too small for the encoder.
+    """
+    sample = _scaled(encoder, contract, sample, width)
+    assert sample.label_map is not None
+    assert sample.instance_map is not None
+    device = next(encoder.parameters()).device
+    photo = torch.from_numpy(sample.photo).to(device).permute(2, 0, 1).unsqueeze(0)
+    with torch.inference_mode():
+        instances = torch.from_numpy(sample.instance_map).to(device).unsqueeze(0)
+        planes = encoder(photo.to(torch.float32) / 127.5 - 1.0, instances)[0].cpu().numpy()
+    ids, channels = instance_channels(sample.label_map, sample.instance_map)
+    _, first, pixels = np.unique(sample.instance_map, return_index=True, return_counts=True)
+    # An instance has its mean everywhere, so any of its pixels tells.
+    features = planes.reshape(len(planes), -1)[:, first].T.astype(np.float64)
+    shares = pixels / sample.instance_map.size
+    return EncodedInstances(ids=ids, channels=channels, shares=shares, features=features)
+
+
+def _scaled(
+    encoder: FeatureEncoder, contract: Contract, sample: Sample, width: int | None
+) -> Sample:
+    unit = 2 ** int(encoder.settings["downsamplings"])
+    geometry = (
+        Geometry(mode="none", flip=False)
+        if width is None
+        else Geometry(mode="scale_width", load_size=width, flip=False)
+    )
+    multiple = math.lcm(unit, contract.size_multiple)
+    sample = geometry.apply(sample, np.random.default_rng(0), multiple=multiple)
+    h, w = sample.photo.shape[:2]
+    if min(h, w) < max(2 * unit, contract.min_side):
+        raise SizeError(
+            f"a photograph of {w}x{h} (width x height) is too small for this model's encoder; each "
+            f"side is at least {max(2 * unit, contract.min_side)}"
+        )
+    return sample
+
+
+def encode_photographs(
+    encoder: FeatureEncoder,
+    contract: Contract,
+    data: DataSet,
+    settings: ClusterSettings,
+    *,
+    track: Callable[[range], Iterable[int]] = lambda indices: indices,
+) -> dict[int, EncodedInstances]:
+    """Encode all instances of a data set.
+
+    Args:
+        encoder: it is moved to the settings' device.
+        contract: of the model; its label schema must be the data set's.
+        data: has instance maps.
+        settings: width and device.
+        track: passes the indices of the photographs on, to show progress.
+
+    Returns:
+        channel -> its instances of all photographs, in their order.
+
+    Raises:
+        InputError: the data set has no instance maps or another label schema, a file is damaged, or
+            a photograph is too small.
+    """
+    check_data(contract, data)
+    encoder = encoder.to(_torch_device(settings)).eval()
+    encoded = []
+    for index in track(range(len(data))):
+        sample = data.read(index)
+        try:
+            found = encode_sample(encoder, contract, sample, width=settings.width)
+        except SizeError as error:
+            raise SizeError(f"{data.keys[index]}: {error}") from None
+        encoded.append(found)
+    return _by_class(encoded, contract.schema.channels)
+
+
+def _torch_device(settings: ClusterSettings) -> str:
+    there = torch.cuda.is_available()
+    if settings.device == "cuda" and not there:
+        raise InputError("device is cuda, and torch finds no GPU; choose cpu")
+    if settings.device == "auto":
+        return "cuda" if there else "cpu"
+    return settings.device
+
+
+def check_data(contract: Contract, data: DataSet) -> None:
+    """Refuse a data set whose photographs tell nothing about the styles of this model.
+
+    Raises:
+        InputError: it has no instance maps, or its label schema is not the contract's.
+    """
+    if data.schema is None or not data.has_instances:
+        raise InputError(
+            "this data set has no instance maps, and styles belong to instances; connected regions "
+            "are not taken for them"
+        )
+    ours, theirs = contract.schema, data.schema
+    if [label.id for label in ours.labels] != [label.id for label in theirs.labels]:
+        raise InputError(
+            f"the data set's labels are {theirs.name}, the checkpoint's are {ours.name}; name the "
+            "checkpoint's label schema with --labels"
+        )
+
+
+def _by_class(encoded: list[EncodedInstances], channels: int) -> dict[int, EncodedInstances]:
+    ids = [i for found in encoded for i in found.ids]
+    of = np.array([c for found in encoded for c in found.channels])
+    shares = np.concatenate([found.shares for found in encoded])
+    features = np.concatenate([found.features for found in encoded])
+    return {
+        channel: EncodedInstances(
+            ids=[ids[i] for i in np.flatnonzero(of == channel)],
+            channels=[channel] * int((of == channel).sum()),
+            shares=shares[of == channel],
+            features=features[of == channel],
+        )
+        for channel in sorted(set(of.tolist()))
+        if channel < channels
+    }
+
+
+def cluster_styles(
+    contract: Contract, encoded: dict[int, EncodedInstances], settings: ClusterSettings
+) -> list[ClassStyles]:
+    """Cluster the instances of each class.
+
+    Args:
+        contract: of the model.
+        encoded: channel -> its instances, as `encode_photographs` gives them.
+        settings: clusters, smallest share and seed.
+
+    Returns:
+        the styles of each class that has instances, in channel order, rounded to six digits.
+    """
+    styles = []
+    for channel, instances in sorted(encoded.items()):
+        large = instances.shares >= settings.smallest_share
+        vectors = instances.features[large] if large.any() else instances.features
+        centres, default = _cluster(vectors, settings)
+        label = contract.schema.labels[channel]
+        styles.append(
+            ClassStyles(
+                label_id=label.id,
+                name=label.name,
+                instances=len(vectors),
+                clusters=centres,
+                default=default,
+            )
+        )
+    return styles
+
+
+def _cluster(
+    vectors: npt.NDArray[np.float64], settings: ClusterSettings
+) -> tuple[tuple[tuple[float, ...], ...], tuple[float, ...]]:
+    from sklearn.cluster import KMeans
+    from threadpoolctl import threadpool_limits
+
+    count = min(settings.clusters, len(np.unique(vectors, axis=0)))
+    with threadpool_limits(1):  # several threads add up in any order
+        means = KMeans(count, n_init=_STARTS, random_state=settings.seed).fit(vectors)
+    sizes: Counter[tuple[float, ...]] = Counter()
+    for centre, size in zip(means.cluster_centers_, np.bincount(means.labels_), strict=True):
+        sizes[round_style(centre)] += int(size)
+    centres = tuple(sorted(sizes, key=lambda centre: (-sizes[centre], centre)))
+    away = ((np.array(centres) - vectors.mean(0)) ** 2).sum(1)
+    return centres, centres[int(away.argmin())]
+
+
+def with_styles(contract: Contract, styles: list[ClassStyles]) -> Contract:
+    """The contract with these clusters and defaults in place of any it had."""
+    return dataclasses.replace(
+        contract,
+        style_clusters={found.label_id: found.clusters for found in styles},
+        style_defaults={found.label_id: found.default for found in styles},
+    )
+
+
+def reference_styles(contract: Contract, encoded: EncodedInstances) -> StyleFile:
+    """The styles of one photograph: of its instances, and of each class the mean over its pixels.
+
+    Args:
+        contract: of the model.
+        encoded: as `encode_sample` gives it.
+    """
+    channels = np.array(encoded.channels)
+    labels = {}
+    for channel in sorted({c for c in encoded.channels if c < contract.schema.channels}):
+        of = channels == channel
+        mean = np.average(encoded.features[of], axis=0, weights=encoded.shares[of])
+        labels[contract.schema.labels[channel].id] = round_style(mean)
+    instances = {
+        instance: round_style(features)
+        for instance, features in zip(encoded.ids, encoded.features, strict=True)
+    }
+    return StyleFile(instances=instances, labels=labels)
