@@ -247,6 +247,7 @@ def torch_picture(checkpoint_folder: Path, *maps: Any) -> Any:
     from sceneloom_training.checkpoint import load_checkpoint
 
     checkpoint = load_checkpoint(checkpoint_folder)
+    assert checkpoint.contract is not None
     return TorchSynthesizer(checkpoint.generator, checkpoint.contract).synthesize(*maps)
 
 

@@ -96,6 +96,11 @@ def export_bundle(
         ExportError: the place is taken by something else or cannot be written.
     """
     checkpoint = load_checkpoint(checkpoint_folder)
+    if checkpoint.contract is None:
+        raise ExportError(
+            f"{checkpoint_folder}: turns pictures into pictures (label count 0); such a model can "
+            "be trained and evaluated, not served"
+        )
     outputs = checkpoint.generator.architecture.output_channels
     if outputs != 3:
         raise ExportError(f"{checkpoint_folder}: gives {outputs} channels; pictures are RGB")

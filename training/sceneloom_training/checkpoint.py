@@ -1,7 +1,8 @@
-"""The checkpoint bundle: a folder with `model.safetensors` and `model.json`.
+"""The checkpoint bundle: a folder with `model.safetensors` and `model.json`, and with
+`encoder.safetensors` for a model with instance-wise style.
 
 `model.json` holds the architecture, the contract, where the weights come from, and the SHA-256 of
-the weights file; docs/formats.md is the specification. A bundle is written beside its place and
+the weights files; docs/formats.md is the specification. A bundle is written beside its place and
 renamed into it, so that a reader never sees half of one.
 """
 
@@ -15,14 +16,22 @@ from typing import Any
 import safetensors.torch
 import torch
 from safetensors import SafetensorError
+from torch import Tensor, nn
 
 from sceneloom import __version__
 from sceneloom.artefacts import file_hash, replace_folder
 from sceneloom.contract import Contract
 from sceneloom.errors import CheckpointError, SchemaError
-from sceneloom_training.networks import Generator, GeneratorArchitecture, load_weights
+from sceneloom_training.networks import (
+    Architecture,
+    FeatureEncoder,
+    SynthesisNetwork,
+    architecture_from_json,
+    load_weights,
+)
 
 WEIGHTS = "model.safetensors"
+ENCODER_WEIGHTS = "encoder.safetensors"
 DESCRIPTION = "model.json"
 FORMAT = 1
 
@@ -31,10 +40,14 @@ FORMAT = 1
 class Checkpoint:
     """A loaded bundle."""
 
-    generator: Generator
+    generator: SynthesisNetwork
     """With the bundle's weights, float32, in eval mode, on the CPU."""
-    contract: Contract
-    """What the model takes and gives."""
+    contract: Contract | None
+    """What the model takes and gives; None where it takes pictures instead of label maps: such a
+    model is trained and evaluated, not served.
+    """
+    encoder: FeatureEncoder | None
+    """The feature encoder it was trained with, likewise, or None."""
     provenance: dict[str, Any]
     """Where the weights come from, as it was given when the bundle was written."""
     weights_hash: str
@@ -42,15 +55,21 @@ class Checkpoint:
 
 
 def save_checkpoint(
-    folder: Path, generator: Generator, contract: Contract, provenance: dict[str, Any]
+    folder: Path,
+    generator: SynthesisNetwork,
+    contract: Contract | None,
+    provenance: dict[str, Any],
+    *,
+    encoder: FeatureEncoder | None = None,
 ) -> None:
     """Write a bundle; an existing bundle in its place is replaced, anything else there is refused.
 
     Args:
         folder: the bundle's folder.
         generator: its weights are written as they are.
-        contract: what the model takes and gives.
+        contract: what the model takes and gives; None for a model that takes pictures.
         provenance: where the weights come from: anything JSON can hold.
+        encoder: the feature encoder of a model with style.
 
     Raises:
         CheckpointError: `folder` exists and is no bundle, or it cannot be written.
@@ -58,21 +77,31 @@ def save_checkpoint(
     with replace_folder(
         folder,
         marker=DESCRIPTION,
-        files=frozenset({DESCRIPTION, WEIGHTS}),
+        files=frozenset({DESCRIPTION, WEIGHTS, ENCODER_WEIGHTS}),
         kind="a checkpoint bundle",
         error=CheckpointError,
     ) as fresh:
-        weights = {name: tensor.contiguous() for name, tensor in generator.state_dict().items()}
-        safetensors.torch.save_file(weights, fresh / WEIGHTS)
+        networks = {WEIGHTS: generator} | ({ENCODER_WEIGHTS: encoder} if encoder else {})
+        for file, network in networks.items():
+            _save_weights(network, fresh / file)
         description = {
             "format": FORMAT,
             "sceneloom": __version__,
             "architecture": generator.architecture.to_json(),
-            "contract": contract.to_json(),
+            "contract": contract.to_json() if contract else None,
+            **({"encoder": encoder.settings} if encoder else {}),
             "provenance": provenance,
-            "sha256": {WEIGHTS: file_hash(fresh / WEIGHTS)},
+            "sha256": {file: file_hash(fresh / file) for file in networks},
         }
         (fresh / DESCRIPTION).write_text(json.dumps(description, indent=1) + "\n", "utf-8")
+
+
+def _save_weights(network: nn.Module, path: Path) -> None:
+    weights = {name: tensor.contiguous() for name, tensor in network.state_dict().items()}
+    try:
+        safetensors.torch.save_file(weights, path)
+    except SafetensorError as error:  # its writer has errors of its own for a full disk
+        raise OSError(str(error)) from None
 
 
 def load_checkpoint(folder: Path) -> Checkpoint:
@@ -82,44 +111,88 @@ def load_checkpoint(folder: Path) -> Checkpoint:
         CheckpointError: not a bundle, a file is damaged, or the weights are not those that were
             saved.
     """
+    source = str(folder / DESCRIPTION)
+    description = _read_description(folder)
+    try:
+        files = dict(description["sha256"])
+        architecture = architecture_from_json(description["architecture"], source=source)
+        contract_json, provenance = description["contract"], dict(description["provenance"])
+        encoder_json = description.get("encoder")
+        encoder_settings = None if encoder_json is None else dict(encoder_json)
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{source}: {error} is missing or of the wrong kind") from None
+    weights = _load_weights(folder, WEIGHTS, files)
+    try:
+        contract = (
+            None if contract_json is None else Contract.from_json(contract_json, source=source)
+        )
+        generator = load_weights(architecture, weights)
+        encoder = None
+        if encoder_settings is not None:
+            encoder = FeatureEncoder(**encoder_settings)
+            encoder.load_state_dict(_load_weights(folder, ENCODER_WEIGHTS, files))
+    except (SchemaError, RuntimeError, TypeError) as error:
+        raise CheckpointError(
+            f"{folder}: weights and description do not fit ({str(error)[:300]})"
+        ) from None
+    _check_fit(generator, contract, encoder, source)
+    return Checkpoint(
+        generator=generator.eval().requires_grad_(False),
+        contract=contract,
+        encoder=encoder.eval().requires_grad_(False) if encoder else None,
+        provenance=provenance,
+        weights_hash=str(files[WEIGHTS]),
+    )
+
+
+def _read_description(folder: Path) -> dict[str, Any]:
     try:
         description = json.loads((folder / DESCRIPTION).read_text("utf-8"))
-        weights_hash = file_hash(folder / WEIGHTS)
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{folder}: not a checkpoint bundle ({error})") from None
     if not isinstance(description, dict) or description.get("format") != FORMAT:
         raise CheckpointError(f"{folder / DESCRIPTION}: not a checkpoint bundle of format {FORMAT}")
-    try:
-        recorded, contract_json = description["sha256"][WEIGHTS], description["contract"]
-        architecture_json, provenance = description["architecture"], dict(description["provenance"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise CheckpointError(
-            f"{folder / DESCRIPTION}: {error} is missing or of the wrong kind"
-        ) from None
-    if recorded != weights_hash:
-        raise CheckpointError(
-            f"{folder / WEIGHTS}: changed or damaged, its SHA-256 is not the one in {DESCRIPTION}"
-        )
-    source = str(folder / DESCRIPTION)
-    architecture = GeneratorArchitecture.from_json(architecture_json, source=source)
-    try:
-        contract = Contract.from_json(contract_json, source=source)
-        generator = load_weights(architecture, safetensors.torch.load_file(folder / WEIGHTS))
-    except (SchemaError, SafetensorError, RuntimeError) as error:
-        raise CheckpointError(
-            f"{folder}: weights and description do not fit ({str(error)[:300]})"
-        ) from None
-    _check_fit(generator, contract, source)
-    return Checkpoint(
-        generator=generator.eval().requires_grad_(False),
-        contract=contract,
-        provenance=provenance,
-        weights_hash=weights_hash,
-    )
+    return description
 
 
-def _check_fit(generator: Generator, contract: Contract, source: str) -> None:
+def _load_weights(folder: Path, file: str, hashes: dict[str, Any]) -> dict[str, Tensor]:
+    try:
+        if hashes.get(file) != file_hash(folder / file):
+            raise CheckpointError(
+                f"{folder / file}: changed or damaged, its SHA-256 is not the one in {DESCRIPTION}"
+            )
+        return safetensors.torch.load_file(folder / file)
+    except OSError as error:
+        raise CheckpointError(f"{folder}: not a checkpoint bundle ({error})") from None
+    except SafetensorError as error:
+        raise CheckpointError(f"{folder / file}: not readable as weights ({error})") from None
+
+
+def _check_fit(
+    generator: SynthesisNetwork,
+    contract: Contract | None,
+    encoder: FeatureEncoder | None,
+    source: str,
+) -> None:
     architecture = generator.architecture
+    if contract is not None:
+        _check_contract(architecture, contract, encoder, source)
+    elif architecture.input_channels != 3:
+        raise CheckpointError(
+            f"{source}: a bundle without contract takes pictures, three channels; its generator "
+            f"takes {architecture.input_channels}"
+        )
+    for name, tensor in generator.state_dict().items():
+        if not torch.isfinite(tensor).all():
+            raise CheckpointError(f"{source}: the weights {name} hold values that are not finite")
+
+
+def _check_contract(
+    architecture: Architecture,
+    contract: Contract,
+    encoder: FeatureEncoder | None,
+    source: str,
+) -> None:
     channels = contract.schema.channels + contract.boundaries + contract.style_channels
     if architecture.input_channels != channels:
         raise CheckpointError(
@@ -131,6 +204,8 @@ def _check_fit(generator: Generator, contract: Contract, source: str) -> None:
             f"{source}: the contract's size_multiple is {contract.size_multiple}, "
             f"the generator's is {architecture.size_multiple}"
         )
-    for name, tensor in generator.state_dict().items():
-        if not torch.isfinite(tensor).all():
-            raise CheckpointError(f"{source}: the weights {name} hold values that are not finite")
+    if encoder and encoder.settings["features"] != contract.style_channels:
+        raise CheckpointError(
+            f"{source}: the encoder gives {encoder.settings['features']} features, the contract "
+            f"has {contract.style_channels}"
+        )

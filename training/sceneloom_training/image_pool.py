@@ -54,7 +54,7 @@ class ImagePool:
         """Everything that a resumed run needs to go on alike: pictures and random state."""
         return {"images": list(self._images), "random": self._random.get_state()}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on where `state_dict` was taken."""
-        self._images = list(state["images"])
+    def load_state_dict(self, state: dict[str, Any], device: torch.device | str = "cpu") -> None:
+        """Go on where `state_dict` was taken, with the pictures on the given device."""
+        self._images = [image.to(device) for image in state["images"]]
         self._random.set_state(state["random"])

@@ -1,0 +1,121 @@
+"""What a run says of itself: lines for machines, TensorBoard, and a progress bar for people."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from torch import Tensor
+from typing_extensions import Self
+
+from sceneloom.render import write_image
+from sceneloom_training.run_folder import LOG
+
+
+class Journal:
+    """The journal of one run; use it as a context manager."""
+
+    def __init__(self, root: Path, *, done: int, last: int, images_per_step: int) -> None:
+        """Open it.
+
+        Args:
+            root: the run's folder.
+            done: steps that were done before.
+            last: steps in all.
+            images_per_step: over all processes.
+        """
+        from torch.utils.tensorboard import SummaryWriter
+
+        self._root = root
+        self._log = (root / LOG).open("a", encoding="utf-8")
+        self._board = SummaryWriter(
+            str(root / "tensorboard"), purge_step=done + 1 if done else None
+        )
+        self._progress = _bar()
+        self._task = self._progress.add_task("training", total=last, completed=done, said="")
+        self._images_per_step = images_per_step
+        self._sums: dict[str, Tensor] = {}
+        self._steps = 0
+        self._since = time.perf_counter()
+
+    def __enter__(self) -> Self:
+        """Show the bar."""
+        self._progress.start()
+        self._since = time.perf_counter()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Close the files."""
+        self._progress.stop()
+        self._board.close()
+        self._log.close()
+
+    def count(self, step: int, losses: Mapping[str, Tensor]) -> None:
+        """Take note of a step's losses; nothing is written, and a GPU is not waited for."""
+        for name, value in losses.items():
+            self._sums[name] = self._sums[name] + value if name in self._sums else value.clone()
+        self._steps += 1
+        self._progress.update(self._task, completed=step)
+
+    def write(self, step: int, epoch: float, learning_rate: float) -> None:
+        """Write the means since the last entry."""
+        if not self._steps:
+            return
+        means = {name: float(value) / self._steps for name, value in self._sums.items()}
+        seconds = time.perf_counter() - self._since
+        rate = self._steps * self._images_per_step / seconds
+        self.entry(
+            step,
+            {
+                "epoch": round(epoch, 4),
+                "learning_rate": learning_rate,
+                **means,
+                "images_per_second": round(rate, 4),
+            },
+        )
+        self._progress.update(self._task, said=f"{rate:.2f} images/s")
+        self.forget()
+
+    def entry(self, step: int, values: Mapping[str, float]) -> None:
+        """Write one entry: a line of log.jsonl, and TensorBoard's scalars."""
+        self._log.write(json.dumps({"step": step, **values}) + "\n")
+        self._log.flush()
+        for name, value in values.items():
+            self._board.add_scalar(name, value, step)
+
+    def picture(self, step: int, name: str, picture: npt.NDArray[np.uint8]) -> None:
+        """Write a picture (uint8 [H, W, 3]) to pictures/ and to TensorBoard."""
+        write_image(self._root / "pictures" / f"step-{step:09d}-{name}.jpg", picture)
+        self._board.add_image(name, torch.from_numpy(picture), step, dataformats="HWC")
+
+    def forget(self) -> None:
+        """Begin the next entry's means here; what is not training does not count in its rate."""
+        self._sums, self._steps, self._since = {}, 0, time.perf_counter()
+
+    def say(self, text: str) -> None:
+        """Print a line above the progress bar."""
+        self._progress.console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+
+def _bar() -> Progress:
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[said]}"),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+    )

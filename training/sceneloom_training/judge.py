@@ -1,0 +1,94 @@
+"""Looking at what a run has learnt: the same samples each time, by eye and by their colours."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+
+from sceneloom.schema import LabelSchema
+from sceneloom_training.batches import Batch, stack, to_tensors
+from sceneloom_training.colour_error import mean_colour_error
+from sceneloom_training.data import DataSet, Geometry
+from sceneloom_training.objective import Objective, levels
+
+_SHOWN = 4
+_STREAM = 2
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Judged:
+    """One look."""
+
+    strips: dict[str, npt.NDArray[np.uint8]]
+    """Key of the sample -> input, picture and photograph side by side, uint8 [H, 3 W, 3]."""
+    colour_error: float | None
+    """Mean colour error over the held-out samples, in grey levels; None if there are none or they
+    have no labels.
+    """
+
+
+class Judge:
+    """Fixed samples: those that are held out, or else the first ones that are trained on."""
+
+    def __init__(
+        self, data: DataSet, geometry: Geometry, *, held_out: int, multiple: int, seed: int
+    ) -> None:
+        """Read and cut the samples once, without flips.
+
+        Args:
+            data: the data set.
+            geometry: as for training.
+            held_out: samples at the end that are not trained on.
+            multiple: height and width come out as multiples of this.
+            seed: of the crops.
+        """
+        count = len(data)
+        indices = range(count - held_out, count) if held_out else range(min(_SHOWN, count))
+        still = dataclasses.replace(geometry, flip=False)
+        self._schema: LabelSchema | None = data.schema
+        self._held_out = held_out > 0
+        self._samples = {
+            data.keys[i]: to_tensors(
+                still.apply(
+                    data.read(i), np.random.default_rng((_STREAM, seed, i)), multiple=multiple
+                )
+            )
+            for i in indices
+        }
+
+    def look(self, objective: Objective, generator: nn.Module, device: torch.device) -> Judged:
+        """Synthesize the samples.
+
+        Args:
+            objective: knows what the generator is given.
+            generator: the trained one or its moving average; left in the mode it was in.
+            device: where both are.
+        """
+        was_training = generator.training
+        strips: dict[str, npt.NDArray[np.uint8]] = {}
+        errors = []
+        generator.eval()
+        try:
+            for key, sample in self._samples.items():
+                batch = {name: tensor.to(device) for name, tensor in stack([sample]).items()}
+                with torch.no_grad():
+                    picture = levels(objective.synthesize(generator, batch))[0].cpu().numpy()
+                if len(strips) < _SHOWN:
+                    strips[key] = self._strip(sample, picture)
+                if self._held_out and "label_map" in sample:
+                    photo, labels = sample["photo"].numpy(), sample["label_map"].numpy()
+                    errors.append(mean_colour_error(picture, photo, labels))
+        finally:
+            generator.train(was_training)
+        return Judged(strips=strips, colour_error=float(np.mean(errors)) if errors else None)
+
+    def _strip(self, sample: Batch, picture: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+        if self._schema is not None:
+            given = self._schema.colourise(sample["label_map"].numpy())
+        else:
+            given = sample["source"].numpy()
+        return np.concatenate([given, picture, sample["photo"].numpy()], 1)

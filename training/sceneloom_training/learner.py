@@ -1,0 +1,205 @@
+"""What a run trains: the networks, their moving average and their optimizers, a step at a time.
+
+It knows nothing of folders, logs or signals; `sceneloom_training.trainer` does.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from sceneloom_training.batches import Batch
+from sceneloom_training.distributed import World
+from sceneloom_training.networks import Generator, SynthesisNetwork
+from sceneloom_training.objective import Objective
+from sceneloom_training.random_state import random_states, set_random_states
+from sceneloom_training.schedule import Schedule, enclosed_parameters
+from sceneloom_training.settings import TrainSettings
+
+_AUTOCAST = {"bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+class Learner:
+    """The part of one process in the training of an objective."""
+
+    def __init__(
+        self,
+        settings: TrainSettings,
+        objective: Objective,
+        schedule: Schedule,
+        world: World,
+        device: torch.device,
+    ) -> None:
+        """Bring the networks to the device and make their optimizers.
+
+        Args:
+            settings: of the run.
+            objective: the networks, on the CPU, float32; taken over.
+            schedule: learning rate and stages.
+            world: which process of how many this is; all have equal networks.
+            device: where to compute.
+        """
+        self.settings, self.schedule, self.world, self.device = settings, schedule, world, device
+        self.objective = _prepared(objective, settings, device)
+        self.average: SynthesisNetwork | None = None
+        """Moving average of the generator, or None where there is none."""
+        if settings.optimizer.ema:
+            self.average = copy.deepcopy(self.objective.generator).requires_grad_(False)
+        self.optimizers = self._optimizers()
+        self.scaler = torch.amp.GradScaler(
+            device.type, enabled=settings.compute.precision == "float16"
+        )
+        self._model: nn.Module = self.objective
+
+    @property
+    def best(self) -> SynthesisNetwork:
+        """The generator to look at and to export: the average, if there is one."""
+        return self.average or self.objective.generator
+
+    def learning_rate(self, step: int) -> float:
+        """Of a step, counted from 0."""
+        return self.settings.optimizer.learning_rate * self.schedule.factor(step)
+
+    def step(self, step: int, batches: Iterator[Batch]) -> dict[str, Tensor]:
+        """Do one step of both optimizers.
+
+        Args:
+            step: its number, from 0.
+            batches: as many are taken as gradients are accumulated of.
+
+        Returns:
+            the means of this process's losses over the passes.
+        """
+        self.enter_stage(step)
+        losses = self.differentiate(batches)
+        self._update(self.learning_rate(step))
+        return losses
+
+    def enter_stage(self, step: int) -> None:
+        """Fix or free what the outermost enhancer encloses, and wrap the objective for several
+        processes where the answer has changed.
+
+        Args:
+            step: its number, from 0.
+        """
+        generator = self.objective.generator
+        fixed = self.schedule.is_enhancer_only(step)
+        changed = False
+        if isinstance(generator, Generator) and self.schedule.enhancer_only:
+            inner = enclosed_parameters(generator)
+            changed = inner[0].requires_grad == fixed
+            for parameter in inner:
+                parameter.requires_grad_(not fixed)
+        if self.world.size > 1 and (changed or self._model is self.objective):
+            ids = [self.world.local_rank] if self.device.type == "cuda" else None
+            # Buffers (of spectral norm) are equal in all processes without being sent.
+            self._model = DistributedDataParallel(
+                self.objective, device_ids=ids, broadcast_buffers=False
+            )
+
+    def differentiate(self, batches: Iterator[Batch]) -> dict[str, Tensor]:
+        """Leave the gradients of one step, averaged over passes and processes, in the weights.
+
+        Args:
+            batches: as many are taken as gradients are accumulated of.
+
+        Returns:
+            the means of this process's losses over the passes.
+        """
+        accumulate = self.settings.optimizer.accumulate
+        sums: dict[str, Tensor] = {}
+        for number in range(accumulate):
+            batch = {k: x.to(self.device, non_blocking=True) for k, x in next(batches).items()}
+            with self._no_sync(number < accumulate - 1):
+                with self._autocast():
+                    total, losses, _ = self._model(batch)
+                self.scaler.scale(total / accumulate).backward()
+            for name, loss in losses.items():
+                sums[name] = sums.get(name, 0) + loss / accumulate
+        return sums
+
+    def _update(self, learning_rate: float) -> None:
+        for optimizer in self.optimizers:
+            optimizer.param_groups[0]["lr"] = learning_rate
+            self.scaler.step(optimizer)
+            optimizer.zero_grad(set_to_none=True)
+        self.scaler.update()
+        if self.average is not None:
+            ours, theirs = self.average.parameters(), self.objective.generator.parameters()
+            with torch.no_grad():
+                torch._foreach_lerp_(list(ours), list(theirs), 1 - self.settings.optimizer.ema)
+
+    def is_finite(self) -> bool:
+        """Whether every weight, and every moment of the optimizers, is a finite number."""
+        networks = [self.objective] + ([self.average] if self.average else [])
+        values = [x for network in networks for x in network.state_dict().values()]
+        for optimizer in self.optimizers:
+            values += [x for state in optimizer.state.values() for x in state.values()]
+        return all(bool(torch.isfinite(x).all()) for x in values if x.is_floating_point())
+
+    def state(self) -> dict[str, Any]:
+        """Everything that a resumed run needs, of all processes; all must call at the same place.
+
+        Tensors and plain values, for `load_state`.
+        """
+        mine = random_states() | {"pool": self.objective.pool.state_dict()}
+        return {
+            "networks": self.objective.state_dict(),
+            "average": self.average.state_dict() if self.average else None,
+            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
+            "scaler": self.scaler.state_dict(),
+            "ranks": self.world.gather(mine),
+        }
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Go on where `state` was taken."""
+        self.objective.load_state_dict(state["networks"])
+        if self.average is not None:
+            self.average.load_state_dict(state["average"])
+        for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(saved)
+        self.scaler.load_state_dict(state["scaler"])
+        mine = state["ranks"][self.world.rank]
+        self.objective.pool.load_state_dict(mine["pool"], self.device)
+        set_random_states(mine)
+
+    def _optimizers(self) -> list[torch.optim.Adam]:
+        o = self.settings.optimizer
+        groups = [self.objective.generator_parameters(), self.objective.discriminator.parameters()]
+        return [
+            torch.optim.Adam(group, lr=o.learning_rate, betas=(o.beta1, o.beta2), fused=True)
+            for group in map(list, groups)
+        ]
+
+    def _no_sync(self, unfinished: bool) -> AbstractContextManager[None]:
+        if unfinished and isinstance(self._model, DistributedDataParallel):
+            return self._model.no_sync()
+        return contextlib.nullcontext()
+
+    def _autocast(self) -> AbstractContextManager[None]:
+        dtype = _AUTOCAST.get(self.settings.compute.precision)
+        return torch.autocast(self.device.type, dtype=dtype, enabled=dtype is not None)
+
+
+def _prepared(objective: Objective, settings: TrainSettings, device: torch.device) -> Objective:
+    compute = settings.compute
+    if compute.precision == "float64":
+        objective.double()
+        objective.dtype = torch.float64
+    objective.to(device)
+    objective.place_perceptual(device)
+    if compute.channels_last:
+        objective.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    if isinstance(objective.generator, Generator):
+        objective.generator.recompute = compute.recompute
+    if compute.compile:
+        objective.generator.compile()
+        objective.discriminator.compile()
+    return objective

@@ -1,0 +1,210 @@
+"""What a training step minimises: generator, encoder and discriminators in one forward pass.
+
+One sum is differentiated once. The discriminators' loss reaches the discriminators alone, because
+they are shown detached pictures; the generator's losses reach generator and encoder alone, because
+there the discriminators' weights are constants. The published implementation also computes the
+gradient of the generator's loss for the discriminators, and throws it away.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from sceneloom_training.batches import Batch
+from sceneloom_training.image_pool import ImagePool
+from sceneloom_training.losses import discriminator_loss, feature_matching_loss, generator_loss
+from sceneloom_training.networks import (
+    FeatureEncoder,
+    MultiscaleDiscriminator,
+    SynthesisNetwork,
+)
+from sceneloom_training.networks.served import boundary_plane, one_hot_planes
+from sceneloom_training.perceptual import PerceptualLoss
+from sceneloom_training.settings import LossSettings
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Inputs:
+    """Which planes the generator is given."""
+
+    labels: int
+    """Channels of the one-hot label map; 0 takes a picture (three channels) instead."""
+    boundaries: bool
+    """The instance boundaries as one more plane."""
+    style: int
+    """Features of the encoder."""
+
+    @property
+    def condition(self) -> int:
+        """Channels that generator and discriminators both see."""
+        return (self.labels or 3) + self.boundaries
+
+    @property
+    def channels(self) -> int:
+        """Input channels of the generator."""
+        return self.condition + self.style
+
+
+class Objective(nn.Module):
+    """The networks that are trained, and their losses."""
+
+    def __init__(
+        self,
+        inputs: Inputs,
+        generator: SynthesisNetwork,
+        discriminator: MultiscaleDiscriminator,
+        encoder: FeatureEncoder | None,
+        *,
+        loss: LossSettings,
+        perceptual: PerceptualLoss | None,
+        seed: int,
+    ) -> None:
+        """Put them together.
+
+        Args:
+            inputs: what the generator is given; its input channels must add up to it.
+            generator: the generator.
+            discriminator: of `inputs.condition` and three image channels.
+            encoder: if `inputs.style`.
+            loss: modes and weights.
+            perceptual: VGG19, or None for no perceptual loss.
+            seed: of the image pool.
+        """
+        super().__init__()
+        assert generator.architecture.input_channels == inputs.channels
+        assert (encoder is not None) == bool(inputs.style)
+        self.inputs = inputs
+        self.generator, self.discriminator, self.encoder = generator, discriminator, encoder
+        self.loss = loss
+        self._perceptual = [perceptual] if perceptual else []  # in a list: not one of our modules
+        self.pool = ImagePool(loss.pool, seed=seed)
+        self.dtype = torch.float32
+        """Of everything outside autocast."""
+
+    def place_perceptual(self, device: torch.device) -> None:
+        """Bring VGG19 to where the networks are; it is not one of them, so that no checkpoint
+        holds it.
+        """
+        for perceptual in self._perceptual:
+            perceptual.to(device, self.dtype)
+
+    def generator_parameters(self) -> list[nn.Parameter]:
+        """What the generator's losses train: generator and encoder."""
+        encoder = list(self.encoder.parameters()) if self.encoder else []
+        return [*self.generator.parameters(), *encoder]
+
+    def forward(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor], Tensor]:
+        """Run one batch.
+
+        Args:
+            batch: as `sceneloom_training.batches` makes it, on this module's device.
+
+        Returns:
+            the sum to differentiate; each loss on its own, detached; and the pictures, float
+            [N, 3, H, W] in [-1, 1], detached.
+        """
+        condition, photo = self.condition(batch), signed(batch["photo"], self.dtype)
+        fake = self.generator(self._with_style(condition, photo, batch))
+        real_pair, fake_pair = torch.cat([condition, photo], 1), torch.cat([condition, fake], 1)
+        shown = torch.cat([real_pair, self.pool.query(fake_pair).to(real_pair.dtype)])
+        judged = self.discriminator(shown)
+        count = len(photo)
+        real = [[features[:count] for features in scale] for scale in judged]
+        earlier = [[features[count:] for features in scale] for scale in judged]
+        with constant(self.discriminator):
+            judged_fake = self.discriminator(fake_pair)
+        terms = {
+            "discriminator": discriminator_loss(self.loss.gan, real, earlier),
+            "generator_gan": generator_loss(self.loss.gan, judged_fake),
+            **self._likeness(fake, photo, real, judged_fake),
+        }
+        total = torch.stack([term.to(self.dtype) for term in terms.values()]).sum()
+        return total, {name: term.detach() for name, term in terms.items()}, fake.detach()
+
+    def _likeness(
+        self,
+        fake: Tensor,
+        photo: Tensor,
+        real: list[list[Tensor]],
+        judged_fake: list[list[Tensor]],
+    ) -> dict[str, Tensor]:
+        """The losses that want the picture to be like the photograph, those that are on."""
+        terms = {}
+        if weight := self.loss.feature_matching:
+            terms["feature_matching"] = feature_matching_loss(real, judged_fake, weight=weight)
+        if self._perceptual:
+            terms["perceptual"] = self._perceptual[0](fake, photo) * self.loss.perceptual
+        if self.loss.l1:
+            terms["l1"] = functional.l1_loss(fake, photo) * self.loss.l1
+        return terms
+
+    def condition(self, batch: Batch) -> Tensor:
+        """The planes that generator and discriminators both see: float [N, C, H, W]."""
+        if self.inputs.labels:
+            planes = [one_hot_planes(batch["label_map"], self._channel_ids(batch["label_map"]))]
+        else:
+            planes = [signed(batch["source"], self.dtype)]
+        if self.inputs.boundaries:
+            planes.append(boundary_plane(batch["instance_map"]))
+        return torch.cat(planes, 1).to(self.dtype)
+
+    def synthesize(self, generator: nn.Module, batch: Batch) -> Tensor:
+        """Pictures of a batch, float [N, 3, H, W] in [-1, 1], with the photographs' own style.
+
+        Args:
+            generator: the trained one, or its moving average.
+            batch: as for `forward`.
+        """
+        condition, photo = self.condition(batch), signed(batch["photo"], self.dtype)
+        picture: Tensor = generator(self._with_style(condition, photo, batch))
+        return picture
+
+    def _with_style(self, condition: Tensor, photo: Tensor, batch: Batch) -> Tensor:
+        if self.encoder is None:
+            return condition
+        style = self.encoder(photo, batch["instance_map"])
+        return torch.cat([condition, style.to(condition.dtype)], 1)
+
+    def _channel_ids(self, like: Tensor) -> Tensor:
+        ids = torch.arange(self.inputs.labels, dtype=torch.float32, device=like.device)
+        return ids.view(1, -1, 1, 1)
+
+
+def signed(pictures: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Grey levels to the generator's range.
+
+    Args:
+        pictures: uint8 [N, H, W, 3].
+        dtype: of the result.
+
+    Returns:
+        [N, 3, H, W] in [-1, 1].
+    """
+    return pictures.permute(0, 3, 1, 2).to(dtype) / 127.5 - 1.0
+
+
+def levels(pictures: Tensor) -> Tensor:
+    """The generator's range to grey levels, as the served graph does: float [N, 3, H, W] in
+    [-1, 1] to uint8 [N, H, W, 3].
+    """
+    grey = ((pictures.float() + 1.0) * 127.5).clamp(0.0, 255.0).round()
+    return grey.permute(0, 2, 3, 1).to(torch.uint8)
+
+
+@contextlib.contextmanager
+def constant(network: nn.Module) -> Iterator[None]:
+    """Take a network's weights as constants: gradients pass through it and not into it."""
+    wanted = [p for p in network.parameters() if p.requires_grad]
+    for parameter in wanted:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in wanted:
+            parameter.requires_grad_(True)

@@ -1,0 +1,230 @@
+"""The folder of a training run: its checkpoints, its record, and that only one process writes it.
+
+    RUN/run.json                        settings, versions, what was switched off and why
+    RUN/log.jsonl                       one line per entry of the log
+    RUN/checkpoints/step-000001000/     training.pt (everything that a resumed run needs),
+                                        model/ (the checkpoint bundle), state.json (hash, step)
+    RUN/model                           link to the newest checkpoint's bundle
+    RUN/tensorboard/, RUN/pictures/     for people
+
+A checkpoint appears whole or not at all; older ones go once the new one is there.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from sceneloom import __version__
+from sceneloom.artefacts import file_hash, replace_folder
+from sceneloom.contract import Contract
+from sceneloom.errors import CheckpointError, TrainingError
+from sceneloom_training.checkpoint import save_checkpoint
+from sceneloom_training.networks import FeatureEncoder, SynthesisNetwork
+
+FORMAT = 1
+STATE, TRAINING, BUNDLE = "state.json", "training.pt", "model"
+RECORD, LOG = "run.json", "log.jsonl"
+_NAME = re.compile(r"step-(\d{9,})")
+
+
+class RunFolder:
+    """A run's folder."""
+
+    def __init__(self, root: Path) -> None:
+        """Name the folder; nothing is written yet."""
+        self.root = root
+        self.checkpoints = root / "checkpoints"
+
+    @contextlib.contextmanager
+    def claimed(self) -> Iterator[None]:
+        """Make the folder and keep others out of it while the block runs; clear up after a run
+        that was killed.
+
+        Raises:
+            TrainingError: another process trains in it, it holds something else, or it cannot be
+                written.
+        """
+        try:
+            if self.root.exists() and not self._is_ours():
+                raise TrainingError(
+                    f"{self.root}: exists and is not a training run; choose another place"
+                )
+            self.checkpoints.mkdir(parents=True, exist_ok=True)
+            lock = (self.root / ".lock").open("w")
+        except OSError as error:
+            raise TrainingError(f"{self.root}: cannot be written ({error.strerror})") from None
+        with lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                raise TrainingError(f"{self.root}: another process is training in it") from None
+            for left in self.checkpoints.glob(".*"):
+                shutil.rmtree(left, ignore_errors=True)
+            yield
+
+    def _is_ours(self) -> bool:
+        if not self.root.is_dir():
+            return False
+        names = {path.name for path in self.root.iterdir()}
+        return not names - {".lock"} or bool(names & {RECORD, "checkpoints"})
+
+    def steps(self) -> list[int]:
+        """Steps of the checkpoints that are there, in order."""
+        if not self.checkpoints.is_dir():
+            return []
+        matches = (_NAME.fullmatch(path.name) for path in self.checkpoints.iterdir())
+        return sorted(int(match[1]) for match in matches if match)
+
+    def folder(self, step: int) -> Path:
+        """The checkpoint of a step."""
+        return self.checkpoints / f"step-{step:09d}"
+
+    def save(
+        self,
+        step: int,
+        state: dict[str, Any],
+        generator: SynthesisNetwork,
+        contract: Contract | None,
+        provenance: dict[str, Any],
+        encoder: FeatureEncoder | None,
+    ) -> None:
+        """Write the checkpoint of a step.
+
+        Args:
+            step: steps done.
+            state: everything that a resumed run needs; tensors and plain values.
+            generator: for the bundle; so are the others.
+            contract: see `save_checkpoint`.
+            provenance: see `save_checkpoint`.
+            encoder: see `save_checkpoint`.
+
+        Raises:
+            CheckpointError: it cannot be written; the older ones are as they were.
+        """
+        with replace_folder(
+            self.folder(step),
+            marker=STATE,
+            files=frozenset({STATE, TRAINING, BUNDLE}),
+            kind="a checkpoint of a training run",
+            error=CheckpointError,
+        ) as fresh:
+            _save_state(state, fresh / TRAINING)
+            save_checkpoint(fresh / BUNDLE, generator, contract, provenance, encoder=encoder)
+            description = {
+                "format": FORMAT,
+                "sceneloom": __version__,
+                "step": step,
+                "sha256": {TRAINING: file_hash(fresh / TRAINING)},
+            }
+            (fresh / STATE).write_text(json.dumps(description, indent=1) + "\n", "utf-8")
+        self._point_to(step)
+
+    def _point_to(self, step: int) -> None:
+        link = self.root / f".{BUNDLE}.new"
+        link.unlink(missing_ok=True)
+        link.symlink_to(Path("checkpoints") / self.folder(step).name / BUNDLE)
+        link.replace(self.root / BUNDLE)
+
+    def drop_older(self, *, keep: int, keep_every: int) -> None:
+        """Remove checkpoints but the newest.
+
+        Args:
+            keep: how many are kept.
+            keep_every: those at multiples of it are kept as well; 0 is none.
+        """
+        for step in self.steps()[:-keep]:
+            if not keep_every or step % keep_every:
+                # Renamed first: half a folder must not look like a checkpoint.
+                gone = self.folder(step).with_name(f".step-{step}.gone")
+                self.folder(step).rename(gone)
+                shutil.rmtree(gone, ignore_errors=True)
+
+    def load(self, step: int) -> dict[str, Any]:
+        """Read the state of a checkpoint; tensors are on the CPU.
+
+        Raises:
+            CheckpointError: damaged, or written by another version's format.
+        """
+        folder = self.folder(step)
+        try:
+            description = json.loads((folder / STATE).read_text("utf-8"))
+            recorded = description["sha256"][TRAINING]
+            if description["format"] != FORMAT:
+                raise CheckpointError(f"{folder / STATE}: not a checkpoint of format {FORMAT}")
+            whole = recorded == file_hash(folder / TRAINING)
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise CheckpointError(f"{folder}: not a readable checkpoint ({error})") from None
+        if not whole:
+            raise CheckpointError(
+                f"{folder / TRAINING}: changed or damaged, its SHA-256 is not the one in {STATE}; "
+                "remove the folder to go on from an older checkpoint"
+            )
+        try:
+            state = torch.load(folder / TRAINING, map_location="cpu", weights_only=True)
+        except Exception as error:  # pickle, zip and runtime errors
+            reason = (str(error).splitlines() or [type(error).__name__])[0][:120]
+            raise CheckpointError(f"{folder / TRAINING}: not readable ({reason})") from None
+        assert isinstance(state, dict)
+        return state
+
+    def write_record(self, record: dict[str, Any]) -> None:
+        """Write run.json in one step."""
+        self._write(RECORD, json.dumps(record, indent=1) + "\n")
+
+    def read_record(self) -> dict[str, Any] | None:
+        """What run.json says, or None where there is none.
+
+        Raises:
+            TrainingError: it is not readable.
+        """
+        try:
+            record = json.loads((self.root / RECORD).read_text("utf-8"))
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError) as error:
+            raise TrainingError(f"{self.root / RECORD}: not readable ({error})") from None
+        if not isinstance(record, dict):
+            raise TrainingError(f"{self.root / RECORD}: not the record of a training run")
+        return record
+
+    def forget_log_after(self, step: int) -> None:
+        """Drop entries of steps that a resumed run does again, and a line that was cut off."""
+        path = self.root / LOG
+        if not path.is_file():
+            return
+        kept = []
+        for line in path.read_text("utf-8", errors="replace").splitlines():
+            with contextlib.suppress(ValueError, KeyError, TypeError):
+                if json.loads(line)["step"] <= step:
+                    kept.append(line)
+        self._write(LOG, "".join(f"{line}\n" for line in kept))
+
+    def _write(self, name: str, text: str) -> None:
+        part = self.root / f".{name}.new"
+        try:
+            part.write_text(text, "utf-8")
+            part.replace(self.root / name)
+        except OSError as error:
+            raise TrainingError(
+                f"{self.root / name}: cannot be written ({error.strerror})"
+            ) from None
+
+
+def _save_state(state: dict[str, Any], path: Path) -> None:
+    try:
+        with path.open("wb") as stream:
+            torch.save(state, stream)
+            stream.flush()
+            os.fsync(stream.fileno())
+    except RuntimeError as error:  # torch's zip writer hides the system's reason
+        raise OSError(f"disk full, or not writable ({str(error)[:80]})") from None

@@ -1,0 +1,255 @@
+"""Everything a training run is told, as `sceneloom train` takes it from a TOML file and from flags.
+
+Every section is a table of the TOML file and a prefix of the flags: `ngf` of `[generator]` is
+`--generator.ngf`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any, Literal
+
+from sceneloom.errors import InputError
+from sceneloom_training.data import DataSettings, Geometry
+from sceneloom_training.losses import GanMode
+from sceneloom_training.networks.architecture import PaddingMode
+
+Precision = Literal["float32", "bfloat16", "float16", "float64"]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class GeneratorSettings:
+    """The generator."""
+
+    network: Literal["pix2pixhd", "unet"] = "pix2pixhd"
+    """pix2pixHD's coarse-to-fine generator, or pix2pix's U-Net."""
+    ngf: int = 64
+    """Filters of the first convolution; published: 64 for 1024x512, 32 with one enhancer."""
+    global_downsamplings: int = 4
+    """Stride-2 convolutions of the global generator."""
+    global_blocks: int = 9
+    """Residual blocks of the global generator."""
+    enhancers: int = 0
+    """Local enhancers around it; each doubles the resolution."""
+    enhancer_blocks: int = 3
+    """Residual blocks of each enhancer."""
+    padding: PaddingMode = "reflect"
+    """Of convolutions that are not strided: reflect as published; zeros and replicate make cheaper
+    engines.
+    """
+    unet_downsamplings: int = 8
+    """Levels of the U-Net."""
+    dropout: bool = True
+    """Dropout of the U-Net while training."""
+    boundaries: bool = True
+    """Give it the instance boundaries; the data must have instance maps then."""
+    start_from: Path | None = None
+    """Checkpoint bundle whose global generator this one starts from: the 1024x512 generator inside
+    a 2048x1024 one.
+    """
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class StyleSettings:
+    """Instance-wise style (pix2pixHD, section 3.4)."""
+
+    features: int = 0
+    """Numbers per instance that an encoder finds in the photograph; 0 trains without style."""
+    nef: int = 16
+    """Filters of the encoder's first convolution."""
+    downsamplings: int = 4
+    """Stride-2 convolutions of the encoder."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DiscriminatorSettings:
+    """The discriminators."""
+
+    scales: int = 2
+    """PatchGANs on the picture, its half, its quarter, ...; published: 2 at 1024x512, 3 at
+    2048x1024; pix2pix has 1.
+    """
+    ndf: int = 64
+    """Filters of the first convolution."""
+    layers: int = 3
+    """Convolutions with stride 2."""
+    padding: int = 2
+    """Of every convolution: pix2pixHD 2, pix2pix 1."""
+    affine_norm: bool = False
+    """Norms with learnt scale and shift, as in pix2pix."""
+    spectral_norm: bool = False
+    """Normalise weights by their spectral norm instead of features by InstanceNorm."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LossSettings:
+    """The losses and their weights."""
+
+    gan: GanMode = "least_squares"
+    """least_squares (published), hinge, or vanilla (pix2pix)."""
+    feature_matching: float = 10.0
+    """Weight of the feature matching loss; 0 is off."""
+    perceptual: float = 10.0
+    """Weight of the VGG19 perceptual loss, which is on only where vgg names its weights."""
+    vgg: Path | None = None
+    """torchvision's vgg19 weights file; without it the perceptual loss is off, and the run's record
+    says so.
+    """
+    l1: float = 0.0
+    """Weight of the plain L1 loss; pix2pix has 100."""
+    pool: int = 0
+    """Earlier pictures that the discriminators are shown again; published: 0."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class OptimizerSettings:
+    """Adam, batches and averaging."""
+
+    learning_rate: float = 2e-4
+    """Of generator, encoder and discriminators."""
+    beta1: float = 0.5
+    """Adam's first momentum."""
+    beta2: float = 0.999
+    """Adam's second momentum."""
+    batch: int = 1
+    """Pictures per process and forward pass."""
+    accumulate: int = 1
+    """Forward passes whose gradients are averaged for one step."""
+    ema: float = 0.0
+    """Decay of the generator's moving average, which is what is exported then; 0.999 is proven, 0
+    is off.
+    """
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ScheduleSettings:
+    """How long, and how the learning rate falls."""
+
+    epochs: int = 100
+    """With the full learning rate."""
+    decay_epochs: int = 100
+    """After them, with the learning rate falling to zero in a straight line."""
+    enhancer_only_epochs: int = 0
+    """At the start, with the global generator fixed; published: 10 with enhancers=1."""
+    max_steps: int = 0
+    """End after this many steps even so; 0 is no limit. The learning rate does not follow it."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ComputeSettings:
+    """How it is computed."""
+
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """auto takes a GPU if there is one."""
+    precision: Precision = "float32"
+    """Of convolutions: bfloat16 and float16 by autocast (float16 with loss scaling), weights stay
+    float32; float64 computes everything in double, for proofs.
+    """
+    channels_last: bool = True
+    """Keep tensors in the memory order that convolutions prefer."""
+    compile: bool = False
+    """Compile generator and discriminators with torch.compile."""
+    recompute: bool = False
+    """Compute the generator's activations again in the backward pass instead of keeping them: less
+    memory, more time.
+    """
+    workers: int = 2
+    """Processes that load samples; 0 loads in the training process."""
+    cache: int = 0
+    """Samples that each loading process keeps in memory as they were read."""
+    seed: int = 0
+    """Of weights, order of samples, crops and flips."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RecordSettings:
+    """What is kept of a run."""
+
+    checkpoint_every: int = 1000
+    """Steps between checkpoints."""
+    keep: int = 3
+    """Checkpoints that are kept, the newest."""
+    keep_every: int = 0
+    """Checkpoints at multiples of this many steps are kept for good; 0 is none."""
+    log_every: int = 20
+    """Steps between entries in log.jsonl and TensorBoard."""
+    picture_every: int = 500
+    """Steps between pictures in TensorBoard and, with held_out, judgements on unseen samples."""
+    held_out: int = 0
+    """Samples, the last by name, that are not trained on but judged by colour."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainSettings:
+    """A whole training run."""
+
+    data: DataSettings
+    geometry: Geometry = dataclasses.field(default_factory=Geometry)
+    generator: GeneratorSettings = GeneratorSettings()
+    style: StyleSettings = StyleSettings()
+    discriminator: DiscriminatorSettings = DiscriminatorSettings()
+    loss: LossSettings = LossSettings()
+    optimizer: OptimizerSettings = OptimizerSettings()
+    schedule: ScheduleSettings = ScheduleSettings()
+    compute: ComputeSettings = ComputeSettings()
+    record: RecordSettings = RecordSettings()
+
+    def __post_init__(self) -> None:
+        """Check the ranges, and what the sections mean together."""
+        for name, low, high in _RANGES:
+            section, field = name.split(".")
+            value = getattr(getattr(self, section), field)
+            if not low <= value <= high:  # also refuses nan
+                raise InputError(f"{name} is {value}; it is from {low:g} to {high:g}")
+        if not self.schedule.epochs + self.schedule.decay_epochs:
+            raise InputError("schedule.epochs and schedule.decay_epochs are both 0")
+        if self.schedule.enhancer_only_epochs and not self.generator.enhancers:
+            raise InputError(
+                "schedule.enhancer_only_epochs needs generator.enhancers of at least 1"
+            )
+        if self.generator.network == "unet" and self.compute.recompute:
+            raise InputError("compute.recompute is for the pix2pixhd network")
+
+    def to_json(self) -> dict[str, Any]:
+        """All of it as a JSON object, paths as strings."""
+        return {
+            section: {k: str(v) if isinstance(v, Path) else v for k, v in fields.items()}
+            for section, fields in dataclasses.asdict(self).items()
+        }
+
+
+_RANGES = (
+    ("generator.ngf", 1, 4096),
+    ("style.features", 0, 256),
+    ("style.nef", 1, 1024),
+    ("style.downsamplings", 0, 8),
+    ("discriminator.scales", 1, 8),
+    ("discriminator.ndf", 1, 4096),
+    ("discriminator.layers", 1, 8),
+    ("discriminator.padding", 1, 2),
+    ("loss.feature_matching", 0, 1e6),
+    ("loss.perceptual", 0, 1e6),
+    ("loss.l1", 0, 1e6),
+    ("loss.pool", 0, 100_000),
+    ("optimizer.learning_rate", 0, 1),
+    ("optimizer.beta1", 0, 0.999999),
+    ("optimizer.beta2", 0, 0.999999),
+    ("optimizer.batch", 1, 4096),
+    ("optimizer.accumulate", 1, 4096),
+    ("optimizer.ema", 0, 0.999999),
+    ("schedule.epochs", 0, 1_000_000),
+    ("schedule.decay_epochs", 0, 1_000_000),
+    ("schedule.enhancer_only_epochs", 0, 1_000_000),
+    ("schedule.max_steps", 0, 10**12),
+    ("compute.workers", 0, 256),
+    ("compute.cache", 0, 10**9),
+    ("compute.seed", 0, 2**63 - 1),
+    ("record.checkpoint_every", 1, 10**12),
+    ("record.keep", 1, 10**6),
+    ("record.keep_every", 0, 10**12),
+    ("record.log_every", 1, 10**12),
+    ("record.picture_every", 1, 10**12),
+    ("record.held_out", 0, 10**9),
+)
+"""Section and field, least and greatest value."""

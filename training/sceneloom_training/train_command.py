@@ -1,0 +1,101 @@
+"""`sceneloom train`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from tyro.conf import Positional, arg
+
+from sceneloom.errors import InputError
+from sceneloom.extras import require
+from sceneloom_training.settings import TrainSettings
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+if TYPE_CHECKING:
+    from sceneloom_training.trainer import Outcome
+
+
+def main(
+    config: Annotated[Path, Positional, arg(metavar="CONFIG.toml")],
+    *,
+    out: Path,
+    settings: Annotated[TrainSettings, arg(name="")],
+) -> int:
+    """Train a model, or go on training it: the same command continues a run that was stopped or
+    killed.
+
+    Args:
+        config: a TOML file with a table for each section of the flags below; flags overrule it.
+        out: folder of the run; checkpoint bundles are exported from OUT/model.
+        settings: everything else.
+    """
+    require(["torch", "safetensors", "tensorboard"], extra="train", purpose="training a model")
+    from sceneloom_training.trainer import train
+
+    outcome = train(settings, out)
+    print(_summary(outcome))
+    return 0 if outcome.stopped_by is None else 128 + outcome.stopped_by
+
+
+def _summary(outcome: Outcome) -> str:
+    if outcome.stopped_by is None:
+        return f"trained {outcome.step} steps: {outcome.model}"
+    return (
+        f"stopped by signal {outcome.stopped_by} at step {outcome.step} of {outcome.last}, saved; "
+        "the same command goes on"
+    )
+
+
+def expand_arguments(arguments: Sequence[str]) -> list[str]:
+    """Put a configuration file's settings before the user's flags, as flags, so that one parser
+    checks both and the user's win.
+
+    Args:
+        arguments: the command line after the subcommand.
+
+    Raises:
+        InputError: the file cannot be read, or is not such a file.
+    """
+    first = next(iter(arguments), "")
+    if not first or first.startswith("-"):
+        return list(arguments)
+    return [first, *read_flags(Path(first)), *arguments[1:]]
+
+
+def read_flags(path: Path) -> list[str]:
+    """Flags that say what a TOML file says: `ngf = 64` in `[generator]` is `--generator.ngf 64`.
+
+    Raises:
+        InputError: the file cannot be read, or is not such a file.
+    """
+    try:
+        tables = tomllib.loads(path.read_text("utf-8"))
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
+    except ValueError as error:  # TOML and UTF-8 errors
+        raise InputError(f"{path}: not a TOML file ({error})") from None
+    flags: list[str] = []
+    for section, table in tables.items():
+        if not isinstance(table, dict):
+            raise InputError(f"{path}: {section} is not in a table, such as [data] or [generator]")
+        for name, value in table.items():
+            flags += _flag(f"{section}.{name}".replace("_", "-"), value, path)
+    return flags
+
+
+def _flag(name: str, value: Any, path: Path) -> Iterator[str]:
+    if isinstance(value, bool):
+        section, field = name.split(".", 1)
+        yield f"--{name}" if value else f"--{section}.no-{field}"
+    elif isinstance(value, int | float | str):
+        yield f"--{name}"
+        yield str(value)
+    else:
+        raise InputError(f"{path}: {name} is {value!r}; a setting is a number, a text or a boolean")

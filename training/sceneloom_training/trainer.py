@@ -1,0 +1,214 @@
+"""The training loop: steps, checkpoints, and leaving in good order.
+
+A run can be killed at any moment: what was done since its last checkpoint is lost and nothing else,
+and the same command goes on from there. A resumed run on the CPU gives the same bits as one that
+was never stopped.
+
+    sceneloom train training/configs/demo.toml --out runs/demo
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from sceneloom.errors import DivergedError, InputError, TrainingError
+from sceneloom_training.assembly import assemble
+from sceneloom_training.batches import Batch, StepSampler, TrainingSet, load_batches
+from sceneloom_training.data import DataSet, open_data_set
+from sceneloom_training.distributed import World, join_world
+from sceneloom_training.journal import Journal
+from sceneloom_training.judge import Judge
+from sceneloom_training.learner import Learner
+from sceneloom_training.random_state import seed_random_states
+from sceneloom_training.record import check_same_run, make_record
+from sceneloom_training.run_folder import RunFolder
+from sceneloom_training.schedule import Schedule
+from sceneloom_training.settings import TrainSettings
+from sceneloom_training.signals import StopSignals
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """How a run ended."""
+
+    step: int
+    """Steps done in all."""
+    last: int
+    """Steps that the schedule has."""
+    model: Path
+    """The newest checkpoint bundle."""
+    stopped_by: int | None
+    """Number of the signal that stopped it, in whichever process it came, or None."""
+    first: bool
+    """Whether this is the first process of the run, which is the one to tell of it."""
+
+
+def train(settings: TrainSettings, out: Path) -> Outcome:
+    """Train, or go on training.
+
+    Args:
+        settings: of the run.
+        out: the run's folder; checkpoints in it are gone on from.
+
+    Raises:
+        InputError: settings and data do not fit.
+        CheckpointError: a checkpoint cannot be read or written.
+        DivergedError: a loss or a weight is not finite.
+        TrainingError: the folder is taken, belongs to another run, or cannot be written; or another
+            process of the run was lost.
+    """
+    device = _device(settings)
+    with join_world(device) as world, contextlib.ExitStack() as stack:
+        run = RunFolder(out)
+        try:
+            if world.first:
+                stack.enter_context(run.claimed())
+            world.wait()
+            return Trainer(settings, run, world, device).train()
+        except OSError as error:
+            where = error.filename or out
+            raise TrainingError(f"{where}: {error.strerror or error}") from None
+
+
+class Trainer:
+    """One process of a run."""
+
+    def __init__(self, settings: TrainSettings, run: RunFolder, world: World, device: str) -> None:
+        """Read the data's names, build the networks, and load the newest checkpoint if there is
+        one.
+        """
+        self.settings, self.run, self.world = settings, run, world
+        self.device = torch.device(f"cuda:{world.local_rank}" if device == "cuda" else "cpu")
+        data = open_data_set(settings.data)
+        self.images_per_step = settings.optimizer.batch * settings.optimizer.accumulate * world.size
+        count = _count(data, settings, self.images_per_step)
+        self.steps_per_epoch = count // self.images_per_step
+        self.schedule = Schedule.of(settings.schedule, self.steps_per_epoch)
+        steps = run.steps()
+        self.assembled = assemble(
+            _going_on(settings) if steps else settings,
+            data.schema,
+            has_instances=data.has_instances,
+        )
+        self.learner = Learner(
+            settings, self.assembled.objective, self.schedule, world, self.device
+        )
+        self.samples, self.judge = self._samples(data, count)
+        self.record = make_record(
+            settings, self.assembled, world, self.device, samples=len(data), trained=count
+        )
+        self.saved = self.step = self._begin(steps[-1] if steps else None)
+
+    def _samples(self, data: DataSet, count: int) -> tuple[TrainingSet, Judge | None]:
+        s, architecture = self.settings, self.learner.objective.generator.architecture
+        multiple, seed = architecture.size_multiple, s.compute.seed
+        samples = TrainingSet(
+            data,
+            s.geometry,
+            count=count,
+            multiple=multiple,
+            smallest=architecture.smallest_side,
+            seed=seed,
+            cache=s.compute.cache,
+        )
+        if not self.world.first:
+            return samples, None
+        judge = Judge(
+            data, s.geometry, held_out=s.record.held_out, multiple=multiple, seed=seed
+        )
+        return samples, judge
+
+    def _begin(self, newest: int | None) -> int:
+        """Load the newest checkpoint, or seed a new run; the steps that were done."""
+        if newest is None:
+            seed_random_states(self.settings.compute.seed + self.world.rank)
+        else:
+            check_same_run(self.run.read_record(), self.record, self.run.root)
+            self.learner.load_state(self.run.load(newest))
+        if self.world.first:
+            self.run.write_record(self.record)
+            self.run.forget_after(newest or 0)
+        self.world.wait()
+        return newest or 0
+
+    def train(self) -> Outcome:
+        """Run the steps that are left."""
+        torch.backends.cudnn.benchmark = True
+        done, last = self.step, self.schedule.last
+        number = None
+        with contextlib.ExitStack() as stack:
+            stopped = stack.enter_context(StopSignals())
+            # Loading processes are started before the threads of the journal.
+            batches = self._batches(range(done, last))
+            journal = None
+            if self.world.first:
+                journal = stack.enter_context(
+                    Journal(
+                        self.run.root,
+                        done=done,
+                        last=last,
+                        images_per_step=self.images_per_step,
+                    )
+                )
+                self._greet(journal)
+            for step in range(done, last):
+                self._do(step, batches, journal)
+                number = self.world.first_of(stopped.number)
+                if number is not None:
+                    break
+            if self.saved != self.step or not self.run.steps():
+                self._save(journal)
+        return Outcome(
+            step=self.step,
+            last=last,
+            model=self.run.model,
+            stopped_by=number if self.step < last else None,
+            first=self.world.first,
+        )
+
+    def _greet(self, journal: Journal) -> None:
+        if self.step:
+            journal.say(f"going on from step {self.step} of {self.schedule.last}")
+        if self.assembled.perceptual.startswith("off"):
+            journal.say(f"perceptual loss {self.assembled.perceptual}")
+
+    def _batches(self, steps: range) -> Iterator[Batch]:
+        o = self.settings.optimizer
+        sampler = StepSampler(
+            self.samples.count,
+            seed=self.settings.compute.seed,
+            world=self.world,
+            batch=o.batch,
+            accumulate=o.accumulate,
+            steps=steps,
+        )
+        return load_batches(self.samples, sampler, workers=self.settings.compute.workers)
+
+    def _do(self, step: int, batches: Iterator[Batch], journal: Journal | None) -> None:
+        """Do a step, counted from 0, and write what is due after it."""
+        record = self.settings.record
+        losses = self.learner.step(step, batches)
+        self.step = step + 1
+        look = self.step == self.schedule.last or self._due(record.picture_every)
+        log, save = self._due(record.log_every), self._due(record.checkpoint_every)
+        self._check_finite(losses, now=log or save or self.device.type == "cpu")
+        if journal:
+            journal.count(self.step, losses)
+            if log:
+                epoch = self.step / self.steps_per_epoch
+                journal.write(self.step, epoch, self.learner.learning_rate(step))
+            if look:
+                self._look(journal)
+        if save:
+            self._save(journal)
+        if journal and (look or save):
+            journal.forget()
+
+    def _due(self, every: int) -> bool:
+        return self.step % every == 0
