@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: help demo test lint unit wheel slow full-size clean
+.PHONY: help demo test lint unit wheel slow soak full-size clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## / — /'
@@ -27,7 +27,7 @@ lint: $(INSTALLED)
 	$(BIN)/mypy
 
 unit: $(INSTALLED)
-	$(BIN)/python -m pytest -m "not slow and not gpu"
+	$(BIN)/python -m pytest -m "not slow and not gpu and not soak"
 
 wheel: $(INSTALLED)  ## build the wheel, install it in empty environments, export and serve from it
 	$(BIN)/python tests/wheel/check_wheel.py
@@ -35,8 +35,14 @@ wheel: $(INSTALLED)  ## build the wheel, install it in empty environments, expor
 slow: $(INSTALLED)  ## the tests that take minutes
 	$(BIN)/python -m pytest -m "slow and not gpu"
 
+soak: $(INSTALLED)  ## kill training runs at twenty random moments
+	$(BIN)/python -m pytest -m soak -s
+
 full-size: $(INSTALLED)  ## the full-size network at 2048x1024 through Triton, measured: docs/results
 	$(BIN)/python -m sceneloom_bench.full_size --out docs/results
+
+train-speed: $(INSTALLED)  ## the training step beside the published recipe, measured: docs/results
+	$(BIN)/python -m sceneloom_bench.training_step --out docs/results
 
 clean:  ## remove everything that was built or installed
 	rm -rf build dist $(VENV)

@@ -9,6 +9,7 @@ from support import CHECKOUT, run_command
 
 from sceneloom.cli import COMMANDS
 
+FLAG = r"--[a-z][a-z0-9.-]*[a-z0-9]"
 DOCUMENTS = sorted(
     path
     for path in [
@@ -25,9 +26,9 @@ def test_command_reference_names_exactly_the_flags_there_are(command: str) -> No
     text = (CHECKOUT / "docs" / "commands.md").read_text()
     sections = re.split(r"^## sceneloom ", text, flags=re.MULTILINE)[1:]
     (section,) = [s for s in sections if s.split()[0] == command]
-    documented = set(re.findall(r"`(--[a-z-]+)", section))
+    documented = set(re.findall(rf"`({FLAG})", section))
     shown = run_command(command, "--help").stdout
-    assert documented == set(re.findall(r"(?<![\w-])(--[a-z-]+)", shown)) - {"--help"}
+    assert documented == set(re.findall(rf"(?<![\w-])({FLAG})", shown)) - {"--help"}
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda p: p.relative_to(CHECKOUT).as_posix())

@@ -2,7 +2,7 @@
 
 Nothing is loaded that does not run: `sceneloom --help` and `sceneloom render` never import torch.
 Exit codes: 0 all well, 1 something failed and was reported, 2 the command line is wrong, 130
-interrupted.
+interrupted, 143 training stopped by SIGTERM.
 """
 
 from __future__ import annotations

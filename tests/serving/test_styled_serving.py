@@ -1,8 +1,10 @@
-"""Style through the whole path: checkpoint, graph, real tritonserver, client, render."""
+"""Style through the whole path: training, clusters, graph, real tritonserver, client, render."""
 
 from __future__ import annotations
 
 import dataclasses
+import itertools
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,48 +13,69 @@ import numpy as np
 import onnx
 import pytest
 from google.protobuf import text_format
-from support import blocky_maps, free_ports, wide_generator
+from support import blocky_maps, free_ports
 from tritonclient.grpc import model_config_pb2
 
 from sceneloom import TritonSynthesizer
 from sceneloom.cli import main
 from sceneloom.contract import Contract
 from sceneloom.errors import RequestRejectedError
-from sceneloom.schema import load_schema
 from sceneloom.style import StyleFile, styles_by_cluster, styles_by_seed, write_styles
 from sceneloom_export.bundle import Exported, export_bundle
 from sceneloom_export.parity import compare
 from sceneloom_serving.embedded import EmbeddedServer
 from sceneloom_serving.torch_runtime import TorchSynthesizer
-from sceneloom_training.checkpoint import load_checkpoint, save_checkpoint
-from sceneloom_training.networks import FeatureEncoder, GeneratorArchitecture
+from sceneloom_training.checkpoint import load_checkpoint
+from sceneloom_training.scenes import draw_street
 
 pytestmark = pytest.mark.triton
 
-SCHEMA = load_schema("helen")
-CLUSTERS = np.random.default_rng(0).uniform(-1, 1, (10, 4, 3)).round(6)
-CONTRACT = Contract(
-    schema=SCHEMA,
-    boundaries=True,
-    style_channels=3,
-    style_defaults={10: (0.125, -1e-05, 0.5)},
-    style_clusters={
-        label: tuple((float(a), float(b), float(c)) for a, b, c in centres)
-        for label, centres in enumerate(CLUSTERS)
-    },
-    size_multiple=4,
-)
+STREETS = {"layout": "streets", "streets-count": 16, "streets-size": "128x64"}
+TRAINING = """
+[geometry]
+mode = "none"
+[generator]
+ngf = 8
+global_downsamplings = 2
+global_blocks = 2
+[style]
+features = 3
+nef = 8
+downsamplings = 2
+[discriminator]
+ndf = 8
+scales = 1
+[loss]
+l1 = 50
+[optimizer]
+learning_rate = 2e-3
+[schedule]
+epochs = 6
+decay_epochs = 6
+[compute]
+device = "cpu"
+workers = 0
+cache = 16
+[record]
+picture_every = 100000
+[data]
+"""
+HEIGHT, WIDTH = 64, 128
+ROAD, CAR = 7, 26
 
 
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    architecture = GeneratorArchitecture(
-        input_channels=15, ngf=4, global_downsamplings=2, global_blocks=2
-    )
-    folder = tmp_path_factory.mktemp("styled") / "checkpoint"
-    encoder = FeatureEncoder(3, nef=4, downsamplings=2)
-    save_checkpoint(folder, wide_generator(architecture, seed=5), CONTRACT, {}, encoder=encoder)
-    return folder
+    """Trained on 16 streets for as many seconds, and its styles clustered."""
+    folder = tmp_path_factory.mktemp("styled")
+    said = [f"{key.replace('-', '_')} = {json.dumps(value)}" for key, value in STREETS.items()]
+    (folder / "train.toml").write_text(TRAINING + "\n".join(said))
+    assert main(["train", str(folder / "train.toml"), "--out", str(folder / "run")]) == 0
+    flags = [x for key, value in STREETS.items() for x in (f"--{key}", str(value))]
+    checkpoint = folder / "checkpoint"
+    styles = ["styles", str(folder / "run" / "model"), "--out", str(checkpoint), "--clusters", "4"]
+    assert main([*styles, *flags]) == 0
+    return checkpoint
 
 
 @pytest.fixture(scope="module")
@@ -75,20 +98,24 @@ def client(url: str) -> Iterator[TritonSynthesizer]:
 @pytest.fixture(scope="module")
 def reference(bundle: Path) -> TorchSynthesizer:
     loaded = load_checkpoint(bundle)
-    assert loaded.contract == CONTRACT
+    assert loaded.contract is not None
     return TorchSynthesizer(loaded.generator, loaded.contract)
 
 
-def test_clusters_are_in_the_graphs_and_in_the_configuration(styled: Exported) -> None:
+def test_clusters_are_in_the_graphs_and_in_the_configuration(
+    styled: Exported, reference: TorchSynthesizer
+) -> None:
+    contract = reference.contract
+    assert len(contract.style_clusters[CAR]) == 4
     folder = styled.repository / "synthesis"
     for name in ("model.onnx", "onnxruntime.onnx"):
         graph = onnx.load(folder / "1" / name, load_external_data=False)
         [text] = [entry.value for entry in graph.metadata_props if entry.key == "sceneloom"]
-        assert Contract.loads(text) == CONTRACT
+        assert Contract.loads(text) == contract
     config = model_config_pb2.ModelConfig()
     text_format.Parse((folder / "config.pbtxt").read_text(), config)
     served = Contract.loads(config.parameters["sceneloom"].string_value)
-    assert dataclasses.replace(served, bundle_hash="") == CONTRACT
+    assert dataclasses.replace(served, bundle_hash="") == contract
     assert served == styled.contract
 
 
@@ -96,9 +123,9 @@ def test_styled_pictures_are_those_of_pytorch(
     client: TritonSynthesizer, reference: TorchSynthesizer, styled: Exported
 ) -> None:
     assert client.contract == styled.contract
-    maps = blocky_maps(64, 93, seed=1, labels=11)
+    maps = street_maps(93)
     tables = [None, *(styles_by_seed(client.contract, *maps, seed=seed) for seed in (1, 2))]
-    tables.append(styles_by_cluster(client.contract, *maps, {int(maps[1].min()): 3}))
+    tables.append(styles_by_cluster(client.contract, *maps, {int(maps[1].max()): 3}))
     pictures = [client.synthesize(*maps, table) for table in tables]
     for table, picture in zip(tables, pictures, strict=True):
         assert compare([reference.synthesize(*maps, table)], [picture]).max <= 1
@@ -108,7 +135,7 @@ def test_styled_pictures_are_those_of_pytorch(
 
 
 def test_equal_seeds_give_equal_bytes(client: TritonSynthesizer) -> None:
-    maps = blocky_maps(40, 64, seed=2, labels=11)
+    maps = street_maps()
     first, again, other = (
         client.synthesize(*maps, styles_by_seed(client.contract, *maps, seed=seed)).tobytes()
         for seed in (7, 7, 8)
@@ -116,8 +143,48 @@ def test_equal_seeds_give_equal_bytes(client: TritonSynthesizer) -> None:
     assert first == again != other
 
 
+def test_three_seeds_differ_where_there_is_style(
+    client: TritonSynthesizer, reference: TorchSynthesizer
+) -> None:
+    maps = street_maps()
+    tables = [styles_by_seed(client.contract, *maps, seed=seed) for seed in (1, 2, 3)]
+    pictures = [client.synthesize(*maps, table) for table in tables]
+    for table, picture in zip(tables, pictures, strict=True):
+        assert compare([reference.synthesize(*maps, table)], [picture]).max <= 1
+    several = [label for label, found in client.contract.style_clusters.items() if len(found) > 1]
+    inside = np.isin(maps[0], several)
+    assert inside.mean() > 0.5
+    for one, other in itertools.combinations(pictures, 2):
+        assert difference(one, other)[inside].mean() >= 8
+
+
+def test_a_cars_style_changes_that_car(client: TritonSynthesizer) -> None:
+    maps = street_maps()
+    ids, sizes = np.unique(maps[1][maps[0] == CAR], return_counts=True)
+    largest = int(ids[sizes.argmax()])
+    car = maps[1] == largest
+    pictures = [
+        client.synthesize(*maps, styles_by_cluster(client.contract, *maps, {largest: cluster}))
+        for cluster in range(4)
+    ]
+    for one, other in itertools.combinations(pictures, 2):
+        changed = difference(one, other)
+        assert changed[car].mean() >= 3 * changed[~car].mean() > 0
+
+
+def street_maps(width: int = WIDTH) -> tuple[np.ndarray, np.ndarray]:
+    """Label and instance map of a street with a large car, which was not trained on."""
+    street = draw_street(102, HEIGHT, width)
+    return street.label_map, street.instance_map
+
+
+def difference(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """Absolute difference of two pictures in grey levels, mean of the colours, [H, W]."""
+    return np.abs(one.astype(int) - other).mean(2)
+
+
 def test_the_server_refuses_a_table_of_another_shape(client: TritonSynthesizer) -> None:
-    label_map, instance_map = (x[None] for x in blocky_maps(32, 32, seed=0, labels=11))
+    label_map, instance_map = (x[None] for x in blocky_maps(32, 32, seed=0))
     with pytest.raises(RequestRejectedError):
         client.run_batch(label_map, instance_map, np.zeros((1, 255, 3), np.float32))
     with pytest.raises(RequestRejectedError):
@@ -125,12 +192,12 @@ def test_the_server_refuses_a_table_of_another_shape(client: TritonSynthesizer) 
 
 
 def test_render(url: str, tmp_path: Path) -> None:
-    label_map, instance_map = blocky_maps(32, 48, seed=3, labels=11)
+    label_map, instance_map = street_maps()
     for name in ("a", "b"):
         for folder, values in (("test_label", label_map), ("test_inst", instance_map)):
             (tmp_path / folder).mkdir(exist_ok=True)
             cv2.imwrite(str(tmp_path / folder / f"{name}.png"), values.astype(np.uint16))
-    write_styles(tmp_path / "style.json", StyleFile(labels={0: (1.0, 1.0, 1.0)}))
+    write_styles(tmp_path / "style.json", StyleFile(labels={ROAD: (1.0, 1.0, 1.0)}))
     choices = {
         "seed": ["--style-seed", "1"],
         "again": ["--style-seed", "1"],

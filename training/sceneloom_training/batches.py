@@ -7,6 +7,7 @@ whatever the number of loading processes.
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 from functools import lru_cache
 
@@ -15,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from sceneloom.errors import InputError
+from sceneloom.errors import InputError, SizeError
 from sceneloom_training.data import DataSet, Geometry, Sample
 from sceneloom_training.distributed import World
 
@@ -44,6 +45,7 @@ class TrainingSet(Dataset[Batch]):
         *,
         count: int,
         multiple: int,
+        smallest: int,
         seed: int,
         cache: int = 0,
     ) -> None:
@@ -54,18 +56,32 @@ class TrainingSet(Dataset[Batch]):
             geometry: how to resize, crop and flip.
             count: its first samples are trained on.
             multiple: height and width come out as multiples of this.
+            smallest: least height and width that the network takes.
             seed: of crops and flips.
             cache: most samples to keep in memory as they were read.
         """
         self.count = count
         self._geometry, self._multiple, self._seed = geometry, multiple, seed
+        self._smallest = smallest
         self._data, self._cache = data, cache
 
     def __getitem__(self, item: tuple[int, int]) -> Batch:
-        """The sample of an (epoch, index), cut as that epoch draws it; tensors without batch."""
+        """The sample of an (epoch, index), cut as that epoch draws it; tensors without batch.
+
+        Raises:
+            InputError: it cannot be read, or is too small for the network.
+        """
         epoch, index = item
         rng = np.random.default_rng((_CUT, self._seed, epoch, index))
-        return to_tensors(self._geometry.apply(self._read(index), rng, multiple=self._multiple))
+        sample = self._geometry.apply(self._read(index), rng, multiple=self._multiple)
+        height, width = sample.photo.shape[:2]
+        if min(height, width) < self._smallest:
+            raise SizeError(
+                f"{self._data.keys[index]}: comes out as {width}x{height} (width x height), and "
+                f"the network needs {self._smallest} pixels on each side; choose another geometry "
+                "or fewer downsamplings"
+            )
+        return to_tensors(sample)
 
     def _read(self, index: int) -> Sample:
         # Made on first use, in the process that loads: a cache cannot be pickled.
@@ -118,17 +134,50 @@ class StepSampler(Sampler[list[tuple[int, int]]]):
                 yield [(epoch, index) for index in mine[start : start + self._batch]]
 
 
+class _Batches(Dataset["Batch | str"]):
+    """A training set by whole batches; the text of an error in place of one that cannot be read,
+    because an error that leaves a loading process brings its traceback along.
+    """
+
+    def __init__(self, samples: TrainingSet) -> None:
+        self._samples = samples
+
+    def __getitem__(self, items: list[tuple[int, int]]) -> Batch | str:
+        try:
+            return stack([self._samples[item] for item in items])
+        except InputError as error:
+            return str(error)
+
+
 def load_batches(samples: TrainingSet, sampler: StepSampler, *, workers: int) -> Iterator[Batch]:
-    """Batches in the sampler's order; loading processes are started once and end with the last."""
+    """Batches in the sampler's order.
+
+    Args:
+        samples: what to read.
+        sampler: which, in what order.
+        workers: loading processes, which are started at once and end with the last batch; 0 loads
+            in this process.
+
+    Returns:
+        the batches; a sample that cannot be read raises an InputError in its turn.
+    """
     loader = DataLoader(
-        samples,
-        batch_sampler=sampler,
+        _Batches(samples),
+        sampler=sampler,
+        batch_size=None,
         num_workers=workers,
-        collate_fn=stack,
         pin_memory=torch.cuda.is_available(),
-        worker_init_fn=_one_thread if workers else None,
+        worker_init_fn=_prepare_worker if workers else None,
+        generator=torch.Generator(),  # or a resumed run would draw from the process's own
     )
-    return iter(loader)
+    return _checked(iter(loader))
+
+
+def _checked(batches: Iterator[Batch | str]) -> Iterator[Batch]:
+    for batch in batches:
+        if isinstance(batch, str):
+            raise InputError(batch)
+        yield batch
 
 
 def to_tensors(sample: Sample) -> Batch:
@@ -161,5 +210,8 @@ def stack(items: list[Batch]) -> Batch:
     return {name: torch.stack([item[name] for item in items]) for name in items[0]}
 
 
-def _one_thread(worker: int) -> None:
+def _prepare_worker(worker: int) -> None:
     torch.set_num_threads(1)
+    # A service manager signals every process of a run: only the training one is to act on it.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)

@@ -14,6 +14,8 @@ from typing import Any
 import torch
 from torch import distributed
 
+from sceneloom.errors import TrainingError
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class World:
@@ -33,10 +35,11 @@ class World:
 
     def any(self, flag: bool) -> bool:
         """Whether the flag is set in any process; all must ask at the same place."""
-        if self.size == 1:
-            return flag
-        flags = self.gather(flag)
-        return any(flags)
+        return any(self.gather(flag))
+
+    def first_of(self, value: int | None) -> int | None:
+        """The value of the first process that has one; all must ask at the same place."""
+        return next((each for each in self.gather(value) if each is not None), None)
 
     def gather(self, value: Any) -> list[Any]:
         """The values of all processes, by rank; all must call at the same place."""
@@ -63,12 +66,34 @@ def join_world(device: str) -> Iterator[World]:
     if size == 1:
         yield World()
         return
-    world = World(rank=int(os.environ["RANK"]), size=size, local_rank=int(os.environ["LOCAL_RANK"]))
+    try:
+        rank = int(os.environ["RANK"])
+        world = World(rank=rank, size=size, local_rank=int(os.environ["LOCAL_RANK"]))
+    except KeyError as error:
+        raise TrainingError(
+            f"WORLD_SIZE is {size} and {error.args[0]} is not set: start several processes with "
+            "torchrun"
+        ) from None
     if device == "cuda":
         torch.cuda.set_device(world.local_rank)
     # gloo as well: objects travel on the CPU.
-    distributed.init_process_group("gloo" if device == "cpu" else "cpu:gloo,cuda:nccl")
+    with _lost_peers():
+        distributed.init_process_group("gloo" if device == "cpu" else "cpu:gloo,cuda:nccl")
+        try:
+            yield world
+        finally:
+            distributed.destroy_process_group()
+
+
+@contextlib.contextmanager
+def _lost_peers() -> Iterator[None]:
+    """Give the error of a process whose peers ended or are not reached a sentence of ours."""
     try:
-        yield world
-    finally:
-        distributed.destroy_process_group()
+        yield
+    except RuntimeError as error:
+        text = str(error).strip().splitlines() or [""]
+        if isinstance(error, distributed.DistError) or "gloo" in text[0].lower():
+            raise TrainingError(
+                f"another process of this run has ended, or is not reached ({text[0][:160]})"
+            ) from None
+        raise

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 
@@ -17,7 +18,7 @@ from torch import Tensor
 from typing_extensions import Self
 
 from sceneloom.render import write_image
-from sceneloom_training.run_folder import LOG
+from sceneloom_training.run_folder import LOG, PICTURES
 
 
 class Journal:
@@ -36,9 +37,7 @@ class Journal:
 
         self._root = root
         self._log = (root / LOG).open("a", encoding="utf-8")
-        self._board = SummaryWriter(
-            str(root / "tensorboard"), purge_step=done + 1 if done else None
-        )
+        self._board = SummaryWriter(str(root / "tensorboard"), purge_step=done + 1)
         self._progress = _bar()
         self._task = self._progress.add_task("training", total=last, completed=done, said="")
         self._images_per_step = images_per_step
@@ -87,7 +86,7 @@ class Journal:
             },
         )
         self._progress.update(self._task, said=f"{rate:.2f} images/s")
-        self.forget()
+        self._sums, self._steps, self._since = {}, 0, time.perf_counter()
 
     def entry(self, step: int, values: Mapping[str, float]) -> None:
         """Write one entry: a line of log.jsonl, and TensorBoard's scalars."""
@@ -98,12 +97,20 @@ class Journal:
 
     def picture(self, step: int, name: str, picture: npt.NDArray[np.uint8]) -> None:
         """Write a picture (uint8 [H, W, 3]) to pictures/ and to TensorBoard."""
-        write_image(self._root / "pictures" / f"step-{step:09d}-{name}.jpg", picture)
+        write_image(self._root / PICTURES / f"step-{step:09d}-{name}.jpg", picture)
         self._board.add_image(name, torch.from_numpy(picture), step, dataformats="HWC")
 
-    def forget(self) -> None:
-        """Begin the next entry's means here; what is not training does not count in its rate."""
-        self._sums, self._steps, self._since = {}, 0, time.perf_counter()
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """What the block does is not training, and does not count in the rate."""
+        begun = time.perf_counter()
+        yield
+        self._since += time.perf_counter() - begun
+
+    def flush(self) -> None:
+        """Have everything in the files that was said so far."""
+        self._log.flush()
+        self._board.flush()
 
     def say(self, text: str) -> None:
         """Print a line above the progress bar."""

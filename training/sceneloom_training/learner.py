@@ -196,6 +196,7 @@ def _prepared(objective: Objective, settings: TrainSettings, device: torch.devic
     objective.to(device)
     objective.place_perceptual(device)
     if compute.channels_last:
+        objective.memory_format = torch.channels_last
         objective.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     if isinstance(objective.generator, Generator):
         objective.generator.recompute = compute.recompute

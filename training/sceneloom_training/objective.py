@@ -15,6 +15,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.nn.utils import parametrize
 
 from sceneloom_training.batches import Batch
 from sceneloom_training.image_pool import ImagePool
@@ -24,7 +25,8 @@ from sceneloom_training.networks import (
     MultiscaleDiscriminator,
     SynthesisNetwork,
 )
-from sceneloom_training.networks.served import boundary_plane, one_hot_planes
+from sceneloom_training.networks.discriminator import Seen
+from sceneloom_training.networks.served import boundary_plane
 from sceneloom_training.perceptual import PerceptualLoss
 from sceneloom_training.settings import LossSettings
 
@@ -86,6 +88,8 @@ class Objective(nn.Module):
         self.pool = ImagePool(loss.pool, seed=seed)
         self.dtype = torch.float32
         """Of everything outside autocast."""
+        self.memory_format = torch.contiguous_format
+        """Memory order that the networks are given; their weights have it too."""
 
     def place_perceptual(self, device: torch.device) -> None:
         """Bring VGG19 to where the networks are; it is not one of them, so that no checkpoint
@@ -109,16 +113,15 @@ class Objective(nn.Module):
             the sum to differentiate; each loss on its own, detached; and the pictures, float
             [N, 3, H, W] in [-1, 1], detached.
         """
-        condition, photo = self.condition(batch), signed(batch["photo"], self.dtype)
+        condition, photo = self.condition(batch), self._ordered(signed(batch["photo"], self.dtype))
         fake = self.generator(self._with_style(condition, photo, batch))
-        real_pair, fake_pair = torch.cat([condition, photo], 1), torch.cat([condition, fake], 1)
-        shown = torch.cat([real_pair, self.pool.query(fake_pair).to(real_pair.dtype)])
-        judged = self.discriminator(shown)
-        count = len(photo)
-        real = [[features[:count] for features in scale] for scale in judged]
-        earlier = [[features[count:] for features in scale] for scale in judged]
+        with parametrize.cached():  # spectral norm takes one step for both
+            seen = self.discriminator.see(condition)
+            real = self.discriminator(photo, seen)
+            earlier = self.discriminator(*self._shown(condition, fake, seen))
         with constant(self.discriminator):
-            judged_fake = self.discriminator(fake_pair)
+            fixed = [(planes.detach(), weight.detach()) for planes, weight in seen]
+            judged_fake = self.discriminator(fake, fixed)
         terms = {
             "discriminator": discriminator_loss(self.loss.gan, real, earlier),
             "generator_gan": generator_loss(self.loss.gan, judged_fake),
@@ -126,6 +129,18 @@ class Objective(nn.Module):
         }
         total = torch.stack([term.to(self.dtype) for term in terms.values()]).sum()
         return total, {name: term.detach() for name, term in terms.items()}, fake.detach()
+
+    def _shown(
+        self, condition: Tensor, fake: Tensor, seen: list[Seen]
+    ) -> tuple[Tensor, list[Seen]]:
+        """What the discriminators learn is no photograph: these pictures, or earlier ones, which
+        come with their own maps.
+        """
+        if not self.loss.pool:
+            return fake.detach(), seen
+        pair = self.pool.query(torch.cat([condition, fake.to(condition.dtype)], 1))
+        channels = condition.shape[1]
+        return pair[:, channels:], self.discriminator.see(pair[:, :channels])
 
     def _likeness(
         self,
@@ -145,14 +160,29 @@ class Objective(nn.Module):
         return terms
 
     def condition(self, batch: Batch) -> Tensor:
-        """The planes that generator and discriminators both see: float [N, C, H, W]."""
-        if self.inputs.labels:
-            planes = [one_hot_planes(batch["label_map"], self._channel_ids(batch["label_map"]))]
+        """The planes that generator and discriminators both see: float [N, C, H, W].
+
+        Under autocast they have its type: zeros and ones are exact in it, and the convolutions
+        would cast them all the same.
+        """
+        if not self.inputs.labels:
+            planes = [batch["source"].to(self.dtype) / 127.5 - 1.0]
         else:
-            planes = [signed(batch["source"], self.dtype)]
+            ids = torch.arange(self.inputs.labels, device=batch["label_map"].device)
+            planes = [batch["label_map"].unsqueeze(-1) == ids.to(torch.uint8)]
         if self.inputs.boundaries:
-            planes.append(boundary_plane(batch["instance_map"]))
-        return torch.cat(planes, 1).to(self.dtype)
+            planes.append(boundary_plane(batch["instance_map"]).permute(0, 2, 3, 1).bool())
+        joined = torch.cat(planes, -1).to(self._computed(batch["photo"].device))
+        return self._ordered(joined.permute(0, 3, 1, 2))
+
+    def _computed(self, device: torch.device) -> torch.dtype:
+        """Type that convolutions compute in."""
+        if torch.is_autocast_enabled(device.type):
+            return torch.get_autocast_dtype(device.type)
+        return self.dtype
+
+    def _ordered(self, planes: Tensor) -> Tensor:
+        return planes.contiguous(memory_format=self.memory_format)
 
     def synthesize(self, generator: nn.Module, batch: Batch) -> Tensor:
         """Pictures of a batch, float [N, 3, H, W] in [-1, 1], with the photographs' own style.
@@ -161,7 +191,7 @@ class Objective(nn.Module):
             generator: the trained one, or its moving average.
             batch: as for `forward`.
         """
-        condition, photo = self.condition(batch), signed(batch["photo"], self.dtype)
+        condition, photo = self.condition(batch), self._ordered(signed(batch["photo"], self.dtype))
         picture: Tensor = generator(self._with_style(condition, photo, batch))
         return picture
 
@@ -170,10 +200,6 @@ class Objective(nn.Module):
             return condition
         style = self.encoder(photo, batch["instance_map"])
         return torch.cat([condition, style.to(condition.dtype)], 1)
-
-    def _channel_ids(self, like: Tensor) -> Tensor:
-        ids = torch.arange(self.inputs.labels, dtype=torch.float32, device=like.device)
-        return ids.view(1, -1, 1, 1)
 
 
 def signed(pictures: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:

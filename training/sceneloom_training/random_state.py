@@ -9,6 +9,13 @@ import numpy as np
 import torch
 
 
+def seed_random_states(seed: int) -> None:
+    """Begin every random state of the process with a seed, from 0."""
+    torch.manual_seed(seed)
+    np.random.seed(seed % 2**32)
+    random.seed(seed)
+
+
 def random_states() -> dict[str, Any]:
     """States of PyTorch (CPU, current GPU), NumPy and Python, as tensors and plain values."""
     legacy: Any = np.random.get_state(legacy=True)

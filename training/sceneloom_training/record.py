@@ -82,9 +82,12 @@ def check_same_run(before: dict[str, Any] | None, now: dict[str, Any], root: Pat
     Raises:
         TrainingError: there is no record, or what decides networks and samples differs.
     """
-    if before is None or "settings" not in before:
+    if before is None:
         raise TrainingError(f"{root}: has checkpoints and no run.json; choose another place")
-    old, new = _flat(before["settings"]), _flat(now["settings"])
+    try:
+        old, new = _flat(before["settings"]), _flat(now["settings"])
+    except (KeyError, AttributeError):
+        raise TrainingError(f"{root / 'run.json'}: not the record of a training run") from None
     old |= {k: before.get(k) for k in ("processes", "samples", "perceptual_loss")}
     new |= {k: now[k] for k in ("processes", "samples", "perceptual_loss")}
     differ = [

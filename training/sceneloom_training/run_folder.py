@@ -33,8 +33,10 @@ from sceneloom_training.networks import FeatureEncoder, SynthesisNetwork
 
 FORMAT = 1
 STATE, TRAINING, BUNDLE = "state.json", "training.pt", "model"
-RECORD, LOG = "run.json", "log.jsonl"
+RECORD, LOG, PICTURES = "run.json", "log.jsonl", "pictures"
+_LOCK = ".lock"
 _NAME = re.compile(r"step-(\d{9,})")
+_LEFTOVER = re.compile(r"\.step-\d{9,}\.(\d+\.new|\d+\.old|gone)")
 
 
 class RunFolder:
@@ -44,6 +46,8 @@ class RunFolder:
         """Name the folder; nothing is written yet."""
         self.root = root
         self.checkpoints = root / "checkpoints"
+        self.model = root / BUNDLE
+        """The newest checkpoint's bundle: a link."""
 
     @contextlib.contextmanager
     def claimed(self) -> Iterator[None]:
@@ -60,23 +64,33 @@ class RunFolder:
                     f"{self.root}: exists and is not a training run; choose another place"
                 )
             self.checkpoints.mkdir(parents=True, exist_ok=True)
-            lock = (self.root / ".lock").open("w")
+            lock = (self.root / _LOCK).open("w")
         except OSError as error:
             raise TrainingError(f"{self.root}: cannot be written ({error.strerror})") from None
         with lock:
             try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
+                # Not flock: loading processes would inherit that and outlive a killed run.
+                fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except (BlockingIOError, PermissionError):
                 raise TrainingError(f"{self.root}: another process is training in it") from None
-            for left in self.checkpoints.glob(".*"):
-                shutil.rmtree(left, ignore_errors=True)
+            self._sweep()
             yield
 
     def _is_ours(self) -> bool:
         if not self.root.is_dir():
             return False
         names = {path.name for path in self.root.iterdir()}
-        return not names - {".lock"} or bool(names & {RECORD, "checkpoints"})
+        # Those that a run which was killed at once leaves behind have no record yet.
+        return RECORD in names or names <= {_LOCK, "checkpoints", f".{RECORD}.new"}
+
+    def _sweep(self) -> None:
+        for path in self.checkpoints.iterdir():
+            if _LEFTOVER.fullmatch(path.name):
+                shutil.rmtree(path, ignore_errors=True)
+        for name in (RECORD, LOG, BUNDLE):
+            (self.root / f".{name}.new").unlink(missing_ok=True)
+        if steps := self.steps():  # a killed run may not have come to it
+            self._point_to(steps[-1])
 
     def steps(self) -> list[int]:
         """Steps of the checkpoints that are there, in order."""
@@ -133,7 +147,7 @@ class RunFolder:
         link = self.root / f".{BUNDLE}.new"
         link.unlink(missing_ok=True)
         link.symlink_to(Path("checkpoints") / self.folder(step).name / BUNDLE)
-        link.replace(self.root / BUNDLE)
+        link.replace(self.model)
 
     def drop_older(self, *, keep: int, keep_every: int) -> None:
         """Remove checkpoints but the newest.
@@ -145,7 +159,7 @@ class RunFolder:
         for step in self.steps()[:-keep]:
             if not keep_every or step % keep_every:
                 # Renamed first: half a folder must not look like a checkpoint.
-                gone = self.folder(step).with_name(f".step-{step}.gone")
+                gone = self.folder(step).with_name(f".{self.folder(step).name}.gone")
                 self.folder(step).rename(gone)
                 shutil.rmtree(gone, ignore_errors=True)
 
@@ -156,24 +170,31 @@ class RunFolder:
             CheckpointError: damaged, or written by another version's format.
         """
         folder = self.folder(step)
+        older = f"remove {folder} to go on from an older checkpoint"
         try:
             description = json.loads((folder / STATE).read_text("utf-8"))
-            recorded = description["sha256"][TRAINING]
-            if description["format"] != FORMAT:
-                raise CheckpointError(f"{folder / STATE}: not a checkpoint of format {FORMAT}")
-            whole = recorded == file_hash(folder / TRAINING)
+            recorded, written_as = description["sha256"][TRAINING], description["format"]
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise CheckpointError(f"{folder}: not a readable checkpoint ({error})") from None
+            raise CheckpointError(
+                f"{folder / STATE}: not readable ({_said(error)}); {older}"
+            ) from None
+        if written_as != FORMAT:
+            raise CheckpointError(f"{folder / STATE}: not a checkpoint of format {FORMAT}")
+        try:
+            whole = file_hash(folder / TRAINING) == recorded
+        except OSError as error:
+            raise CheckpointError(
+                f"{folder / TRAINING}: not readable ({_said(error)}); {older}"
+            ) from None
         if not whole:
             raise CheckpointError(
                 f"{folder / TRAINING}: changed or damaged, its SHA-256 is not the one in {STATE}; "
-                "remove the folder to go on from an older checkpoint"
+                f"{older}"
             )
         try:
             state = torch.load(folder / TRAINING, map_location="cpu", weights_only=True)
-        except Exception as error:  # pickle, zip and runtime errors
-            reason = (str(error).splitlines() or [type(error).__name__])[0][:120]
-            raise CheckpointError(f"{folder / TRAINING}: not readable ({reason})") from None
+        except Exception as error:  # of pickle, of zip, of the system
+            raise CheckpointError(f"{folder / TRAINING}: not readable ({_said(error)})") from None
         assert isinstance(state, dict)
         return state
 
@@ -197,22 +218,27 @@ class RunFolder:
             raise TrainingError(f"{self.root / RECORD}: not the record of a training run")
         return record
 
-    def forget_log_after(self, step: int) -> None:
-        """Drop entries of steps that a resumed run does again, and a line that was cut off."""
+    def forget_after(self, step: int) -> None:
+        """Drop log entries and pictures of steps that a resumed run does again, and a line that was
+        cut off.
+        """
         path = self.root / LOG
-        if not path.is_file():
-            return
-        kept = []
-        for line in path.read_text("utf-8", errors="replace").splitlines():
-            with contextlib.suppress(ValueError, KeyError, TypeError):
-                if json.loads(line)["step"] <= step:
-                    kept.append(line)
-        self._write(LOG, "".join(f"{line}\n" for line in kept))
+        if path.is_file():
+            lines = path.read_text("utf-8", errors="replace").splitlines()
+            kept = [line for line in lines if _is_entry_up_to(step, line)]
+            self._write(LOG, "".join(f"{line}\n" for line in kept))
+        for picture in (self.root / PICTURES).glob("step-*"):
+            match = re.match(r"step-(\d+)-", picture.name)
+            if match and int(match[1]) > step:
+                picture.unlink()
 
     def _write(self, name: str, text: str) -> None:
         part = self.root / f".{name}.new"
         try:
-            part.write_text(text, "utf-8")
+            with part.open("w", encoding="utf-8") as stream:
+                stream.write(text)
+                stream.flush()
+                os.fsync(stream.fileno())
             part.replace(self.root / name)
         except OSError as error:
             raise TrainingError(
@@ -220,11 +246,21 @@ class RunFolder:
             ) from None
 
 
+def _is_entry_up_to(step: int, line: str) -> bool:
+    try:
+        return bool(json.loads(line)["step"] <= step)
+    except (ValueError, KeyError, TypeError):
+        return False
+
+
+def _said(error: Exception) -> str:
+    """The first line of an error, or its name."""
+    text = error.strerror if isinstance(error, OSError) else str(error)
+    return (text or type(error).__name__).splitlines()[0][:120]
+
+
 def _save_state(state: dict[str, Any], path: Path) -> None:
     try:
-        with path.open("wb") as stream:
-            torch.save(state, stream)
-            stream.flush()
-            os.fsync(stream.fileno())
+        torch.save(state, path)
     except RuntimeError as error:  # torch's zip writer hides the system's reason
         raise OSError(f"disk full, or not writable ({str(error)[:80]})") from None

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Sequence
+from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 from tyro.conf import Positional, arg
 
@@ -40,7 +41,8 @@ def main(
     from sceneloom_training.trainer import train
 
     outcome = train(settings, out)
-    print(_summary(outcome))
+    if outcome.first:
+        print(_summary(outcome))
     return 0 if outcome.stopped_by is None else 128 + outcome.stopped_by
 
 
@@ -63,10 +65,15 @@ def expand_arguments(arguments: Sequence[str]) -> list[str]:
     Raises:
         InputError: the file cannot be read, or is not such a file.
     """
-    first = next(iter(arguments), "")
-    if not first or first.startswith("-"):
+    if not arguments or {"-h", "--help"} & set(arguments):
         return list(arguments)
-    return [first, *read_flags(Path(first)), *arguments[1:]]
+    first, *rest = arguments
+    if first.startswith("-"):
+        raise InputError(
+            f"the configuration file comes before the flags, and {first} is first: sceneloom train "
+            "CONFIG.toml --out DIR"
+        )
+    return [first, *read_flags(Path(first)), *rest]
 
 
 def read_flags(path: Path) -> list[str]:
@@ -94,8 +101,22 @@ def _flag(name: str, value: Any, path: Path) -> Iterator[str]:
     if isinstance(value, bool):
         section, field = name.split(".", 1)
         yield f"--{name}" if value else f"--{section}.no-{field}"
+    elif name in _switches():
+        raise InputError(f"{path}: {name} is {value!r}; it is true or false, without quotes")
     elif isinstance(value, int | float | str):
-        yield f"--{name}"
-        yield str(value)
+        yield f"--{name}={value}"  # one word: a text may begin with a hyphen, or be empty
     else:
         raise InputError(f"{path}: {name} is {value!r}; a setting is a number, a text or a boolean")
+
+
+@cache
+def _switches() -> frozenset[str]:
+    """Settings that are true or false: as flags they take no value, and the parser would call the
+    value an option that it does not know, without the setting's name.
+    """
+    return frozenset(
+        f"{section}.{field}".replace("_", "-")
+        for section, kind in get_type_hints(TrainSettings).items()
+        for field, inner in get_type_hints(kind).items()
+        if inner is bool
+    )

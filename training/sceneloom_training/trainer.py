@@ -13,6 +13,7 @@ import contextlib
 import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -25,6 +26,7 @@ from sceneloom_training.distributed import World, join_world
 from sceneloom_training.journal import Journal
 from sceneloom_training.judge import Judge
 from sceneloom_training.learner import Learner
+from sceneloom_training.memory import keep_freed_memory
 from sceneloom_training.random_state import seed_random_states
 from sceneloom_training.record import check_same_run, make_record
 from sceneloom_training.run_folder import RunFolder
@@ -64,6 +66,8 @@ def train(settings: TrainSettings, out: Path) -> Outcome:
             process of the run was lost.
     """
     device = _device(settings)
+    if device == "cpu":
+        keep_freed_memory()
     with join_world(device) as world, contextlib.ExitStack() as stack:
         run = RunFolder(out)
         try:
@@ -103,6 +107,7 @@ class Trainer:
         self.record = make_record(
             settings, self.assembled, world, self.device, samples=len(data), trained=count
         )
+        self._unchecked: list[Tensor] = []
         self.saved = self.step = self._begin(steps[-1] if steps else None)
 
     def _samples(self, data: DataSet, count: int) -> tuple[TrainingSet, Judge | None]:
@@ -119,9 +124,7 @@ class Trainer:
         )
         if not self.world.first:
             return samples, None
-        judge = Judge(
-            data, s.geometry, held_out=s.record.held_out, multiple=multiple, seed=seed
-        )
+        judge = Judge(data, s.geometry, held_out=s.record.held_out, multiple=multiple, seed=seed)
         return samples, judge
 
     def _begin(self, newest: int | None) -> int:
@@ -195,20 +198,100 @@ class Trainer:
         record = self.settings.record
         losses = self.learner.step(step, batches)
         self.step = step + 1
-        look = self.step == self.schedule.last or self._due(record.picture_every)
         log, save = self._due(record.log_every), self._due(record.checkpoint_every)
-        self._check_finite(losses, now=log or save or self.device.type == "cpu")
+        self._unchecked.append(torch.stack([x.float() for x in losses.values()]).sum())
+        if log or save or self.device.type == "cpu":  # a GPU is not waited for at every step
+            self._check_losses(losses)
         if journal:
             journal.count(self.step, losses)
             if log:
                 epoch = self.step / self.steps_per_epoch
                 journal.write(self.step, epoch, self.learner.learning_rate(step))
-            if look:
+            if self._due(record.picture_every) or self.step == self.schedule.last:
                 self._look(journal)
         if save:
             self._save(journal)
-        if journal and (look or save):
-            journal.forget()
 
     def _due(self, every: int) -> bool:
         return self.step % every == 0
+
+    def _check_losses(self, losses: dict[str, Tensor]) -> None:
+        finite = bool(torch.isfinite(torch.stack(self._unchecked)).all())
+        self._unchecked = []
+        if self.world.any(not finite):
+            values = ", ".join(f"{name} {float(value):g}" for name, value in losses.items())
+            raise DivergedError(
+                f"step {self.step}: a loss is not a finite number ({values}); {self._last_good()}"
+            )
+
+    def _last_good(self) -> str:
+        steps = self.run.steps()
+        if not steps:
+            return "nothing was saved yet"
+        return f"the checkpoint of step {steps[-1]} is as it was: {self.run.folder(steps[-1])}"
+
+    def _look(self, journal: Journal) -> None:
+        assert self.judge is not None
+        with journal.paused():
+            judged = self.judge.look(self.learner.objective, self.learner.best, self.device)
+            for key, strip in judged.strips.items():
+                journal.picture(self.step, key.replace("/", "_"), strip)
+            if judged.colour_error is not None:
+                journal.entry(self.step, {"colour_error": judged.colour_error})
+
+    def _save(self, journal: Journal | None) -> None:
+        """Write a checkpoint; weights that are not finite are never written."""
+        if not self.learner.is_finite():
+            raise DivergedError(
+                f"step {self.step}: weights are not finite numbers; {self._last_good()}"
+            )
+        with journal.paused() if journal else contextlib.nullcontext():
+            state = self.learner.state()
+            if journal:
+                journal.flush()
+                self._write_checkpoint(state)
+            self.world.wait()
+        self.saved = self.step
+
+    def _write_checkpoint(self, state: dict[str, Any]) -> None:
+        provenance = {
+            **self.record,
+            "steps": self.step,
+            "epochs": round(self.step / self.steps_per_epoch, 4),
+        }
+        self.run.save(
+            self.step,
+            state,
+            self.learner.best,
+            self.assembled.contract,
+            provenance,
+            self.learner.objective.encoder,
+        )
+        record = self.settings.record
+        self.run.drop_older(keep=record.keep, keep_every=record.keep_every)
+
+
+def _device(settings: TrainSettings) -> str:
+    wanted = settings.compute.device
+    there = torch.cuda.is_available()
+    if wanted == "cuda" and not there:
+        raise InputError("compute.device is cuda, and PyTorch finds no GPU here: use auto or cpu")
+    return "cuda" if there and wanted != "cpu" else "cpu"
+
+
+def _count(data: DataSet, settings: TrainSettings, per_step: int) -> int:
+    """Samples that are trained on."""
+    count = len(data) - settings.record.held_out
+    if count < per_step:
+        raise InputError(
+            f"{len(data)} samples, {settings.record.held_out} of them held out, are too few for "
+            f"steps of {per_step} (optimizer.batch x accumulate x processes)"
+        )
+    return count
+
+
+def _going_on(settings: TrainSettings) -> TrainSettings:
+    """The settings without the weights to start from, which are not needed again."""
+    return dataclasses.replace(
+        settings, generator=dataclasses.replace(settings.generator, start_from=None)
+    )

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from sceneloom_training.networks.architecture import GeneratorArchitecture, PaddingMode
-from sceneloom_training.networks.layers import conv7, down, pad, run, stem, up
+from sceneloom_training.networks.layers import InstanceNorm, conv7, down, pad, run, stem, up
 
 
 class ResidualBlock(nn.Module):
@@ -25,12 +25,12 @@ class ResidualBlock(nn.Module):
         self.conv1 = nn.Conv2d(channels, channels, 3)
         self.conv2 = nn.Conv2d(channels, channels, 3)
         self.pad = pad(1, padding)
-        self.norm1 = nn.InstanceNorm2d(channels)
-        self.norm2 = nn.InstanceNorm2d(channels)
+        self.norm1 = InstanceNorm(channels)
+        self.norm2 = InstanceNorm(channels)
 
     def forward(self, x: Tensor) -> Tensor:
         """Add the block's residual."""
-        y = torch.relu(self.norm1(self.conv1(self.pad(x))))
+        y = torch.relu_(self.norm1(self.conv1(self.pad(x))))
         residual: Tensor = self.norm2(self.conv2(self.pad(y)))
         return x + residual
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from sceneloom_training.networks.architecture import UNetArchitecture
+from sceneloom_training.networks.layers import InstanceNorm
 
 _DROPOUT_LEVELS = 3
 """Levels above the innermost that drop out, as published for 256x256."""
@@ -64,7 +65,7 @@ class UNet(nn.Module):
 def _down(inputs: int, outputs: int, *, norm: bool, outer: bool) -> nn.Sequential:
     """LeakyReLU 0.2, conv 4 with stride 2, norm: [N, C, H, W] -> [N, outputs, H / 2, W / 2]."""
     activation = [] if outer else [nn.LeakyReLU(0.2)]
-    norms = [nn.InstanceNorm2d(outputs, affine=True)] if norm else []
+    norms = [InstanceNorm(outputs, affine=True)] if norm else []
     return nn.Sequential(*activation, nn.Conv2d(inputs, outputs, 4, stride=2, padding=1), *norms)
 
 
@@ -73,6 +74,6 @@ def _up(inputs: int, outputs: int, *, dropout: bool) -> nn.Sequential:
     return nn.Sequential(
         nn.ReLU(),
         nn.ConvTranspose2d(inputs, outputs, 4, stride=2, padding=1),
-        nn.InstanceNorm2d(outputs, affine=True),
+        InstanceNorm(outputs, affine=True),
         *([nn.Dropout(0.5)] if dropout else []),
     )

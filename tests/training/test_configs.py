@@ -1,0 +1,72 @@
+"""Every committed configuration is loaded and takes one step at a tiny size."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import tomllib
+from support import CHECKOUT
+from trees import WRITERS
+
+from sceneloom import cli
+from sceneloom_training.checkpoint import load_checkpoint
+
+CONFIGS = sorted((CHECKOUT / "training" / "configs").glob("*.toml"))
+TINY = {
+    "--generator.ngf": 2,
+    "--generator.global-blocks": 1,
+    "--generator.unet-downsamplings": 5,
+    "--discriminator.ndf": 2,
+    "--style.nef": 2,
+    "--schedule.max-steps": 1,
+    "--compute.workers": 0,
+    "--compute.device": "cpu",
+    "--record.held-out": 0,
+    "--record.picture-every": 1000,
+}
+SIZES = {
+    "none": {},
+    "resize": {"--geometry.size": "32x32"},
+    "scale_width": {"--geometry.load-size": 64},
+    "resize_and_crop": {"--geometry.size": "32x32", "--geometry.load-size": 36},
+}
+
+
+def test_there_is_one_for_every_use() -> None:
+    assert {path.stem for path in CONFIGS} == {
+        "ade20k",
+        "cityscapes-1024x512",
+        "cityscapes-1024x512-modern",
+        "cityscapes-2048x1024",
+        "cityscapes-2048x1024-modern",
+        "demo",
+        "faces",
+        "nyu",
+        "pix2pix-256",
+    }
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda path: path.stem)
+def test_loads_and_takes_a_step(config: Path, tmp_path: Path) -> None:
+    says = tomllib.loads(config.read_text())
+    flags = {**TINY, **SIZES[says["geometry"]["mode"]], "--out": tmp_path / "run"}
+    if says["data"]["layout"] == "streets":
+        flags |= {"--data.streets-size": "64x32", "--data.streets-count": 1}
+    else:
+        WRITERS[says["data"]["layout"]](tmp_path / "data", 64, 128)
+        flags["--data.root"] = tmp_path / "data"
+    arguments = [str(x) for pair in flags.items() for x in pair]
+    assert cli.main(["train", str(config), *arguments]) == 0
+    record = json.loads((tmp_path / "run" / "run.json").read_text())
+    changed = {name.removeprefix("--").replace("-", "_") for name in flags}
+    for section, fields in says.items():
+        for name, value in fields.items():
+            if f"{section}.{name}" not in changed:
+                assert record["settings"][section][name] == value, (section, name)
+    bundle = load_checkpoint(tmp_path / "run" / "model")
+    assert bundle.provenance["steps"] == 1
+    assert bundle.contract is not None
+    assert bundle.contract.boundaries == says["generator"].get("boundaries", True)
+    assert (bundle.encoder is not None) == (config.stem == "demo")

@@ -1,0 +1,58 @@
+"""What the processes of a distributed test run: module functions, so that they can be sent."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from training_runs import resolved
+
+
+def save_gradients(settings: Mapping[str, Mapping[str, Any]], out: str) -> int:
+    """Compute one step's gradients as the trainer does; each process writes OUT-RANK."""
+    import torch
+
+    from sceneloom_training.assembly import assemble
+    from sceneloom_training.batches import StepSampler, TrainingSet, load_batches
+    from sceneloom_training.data import open_data_set
+    from sceneloom_training.distributed import join_world
+    from sceneloom_training.learner import Learner
+    from sceneloom_training.schedule import Schedule
+
+    told = resolved(settings)
+    data, o = open_data_set(told.data), told.optimizer
+    with join_world("cpu") as world:
+        learner = Learner(
+            told,
+            assemble(told, data.schema, has_instances=data.has_instances).objective,
+            Schedule.of(told.schedule, 1),
+            world,
+            torch.device("cpu"),
+        )
+        samples = TrainingSet(data, told.geometry, count=len(data), multiple=2, smallest=4, seed=0)
+        sampler = StepSampler(
+            len(data),
+            seed=0,
+            world=world,
+            batch=o.batch,
+            accumulate=o.accumulate,
+            steps=range(1),
+        )
+        learner.enter_stage(0)
+        learner.differentiate(load_batches(samples, sampler, workers=0))
+        gradients = {
+            name: parameter.grad
+            for name, parameter in learner.objective.named_parameters()
+            if parameter.grad is not None
+        }
+        torch.save(gradients, f"{out}-{world.rank}")
+    return 0
+
+
+def load_gradients(path: Path) -> dict[str, Any]:
+    """What `save_gradients` wrote."""
+    import torch
+
+    gradients: dict[str, Any] = torch.load(path)
+    return gradients
