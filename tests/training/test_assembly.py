@@ -59,6 +59,13 @@ def test_contract_and_generator_add_up(boundaries: bool, style: int, channels: i
     assert first.in_channels == 11 + boundaries + 3
 
 
+def test_sizes_fit_the_encoder_as_well() -> None:
+    deep = settings(style=StyleSettings(features=2, nef=2, downsamplings=4))
+    assert assemble(deep, SCHEMA, has_instances=True).objective.size_multiple == 16
+    shallow = settings(style=StyleSettings(features=2, nef=2, downsamplings=1))
+    assert assemble(shallow, SCHEMA, has_instances=True).objective.size_multiple == 4
+
+
 def test_pictures_instead_of_labels() -> None:
     no_boundaries = dataclasses.replace(SMALL, boundaries=False)
     made = assemble(settings(generator=no_boundaries), None, has_instances=False)

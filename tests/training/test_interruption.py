@@ -193,8 +193,9 @@ def test_sigkill_loses_no_more_than_the_steps_since_the_last_checkpoint(
         compute={"workers": 1},
     )
     toml = write_toml(tmp_path / "run.toml", settings)
-    begun = time.monotonic()
     whole = Command("train", toml, "--out", tmp_path / "whole", said=tmp_path / "said")
+    whole.wait_for((tmp_path / "whole").exists)
+    begun = time.monotonic()
     assert whole.wait() == 0, whole.errors
     duration = time.monotonic() - begun
     wanted = newest_state(tmp_path / "whole")
@@ -207,7 +208,7 @@ def test_sigkill_loses_no_more_than_the_steps_since_the_last_checkpoint(
     while killed < moments or not finished:
         process = Command("train", toml, "--out", run.root, said=tmp_path / "said")
         if killed < moments:
-            time.sleep(draw.uniform(0, duration))
+            process.process.join(draw.uniform(0, duration))
             code = process.end(signal.SIGKILL)
         else:
             code = process.wait()

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-GanMode = Literal["least_squares", "vanilla", "hinge"]
+from sceneloom_training.modes import GanMode
 
 
 def discriminator_loss(

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import math
 from collections.abc import Iterator
 
 import torch
@@ -90,6 +91,14 @@ class Objective(nn.Module):
         """Of everything outside autocast."""
         self.memory_format = torch.contiguous_format
         """Memory order that the networks are given; their weights have it too."""
+
+    @property
+    def size_multiple(self) -> int:
+        """Height and width must be multiples of this: the encoder's features have to come out at
+        the picture's size, as the generator's do.
+        """
+        encoder = 1 << self.encoder.settings["downsamplings"] if self.encoder else 1
+        return math.lcm(self.generator.architecture.size_multiple, encoder)
 
     def place_perceptual(self, device: torch.device) -> None:
         """Bring VGG19 to where the networks are; it is not one of them, so that no checkpoint

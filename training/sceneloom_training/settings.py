@@ -12,10 +12,7 @@ from typing import Any, Literal
 
 from sceneloom.errors import InputError
 from sceneloom_training.data import DataSettings, Geometry
-from sceneloom_training.losses import GanMode
-from sceneloom_training.networks.architecture import PaddingMode
-
-Precision = Literal["float32", "bfloat16", "float16", "float64"]
+from sceneloom_training.modes import GanMode, PaddingMode, Precision
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

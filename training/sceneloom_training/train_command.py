@@ -14,13 +14,13 @@ from sceneloom.errors import InputError
 from sceneloom.extras import require
 from sceneloom_training.settings import TrainSettings
 
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
-
 if TYPE_CHECKING:
     from sceneloom_training.trainer import Outcome
+
+
+_PACKAGES = ["torch", "safetensors", "tensorboard"]
+if sys.version_info < (3, 11):
+    _PACKAGES.append("tomli")
 
 
 def main(
@@ -37,7 +37,6 @@ def main(
         out: folder of the run; checkpoint bundles are exported from OUT/model.
         settings: everything else.
     """
-    require(["torch", "safetensors", "tensorboard"], extra="train", purpose="training a model")
     from sceneloom_training.trainer import train
 
     outcome = train(settings, out)
@@ -67,6 +66,7 @@ def expand_arguments(arguments: Sequence[str]) -> list[str]:
     """
     if not arguments or {"-h", "--help"} & set(arguments):
         return list(arguments)
+    require(_PACKAGES, extra="train", purpose="training a model")
     first, *rest = arguments
     if first.startswith("-"):
         raise InputError(
@@ -82,6 +82,10 @@ def read_flags(path: Path) -> list[str]:
     Raises:
         InputError: the file cannot be read, or is not such a file.
     """
+    if sys.version_info >= (3, 11):
+        import tomllib
+    else:
+        import tomli as tomllib
     try:
         tables = tomllib.loads(path.read_text("utf-8"))
     except OSError as error:

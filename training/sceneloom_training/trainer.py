@@ -112,7 +112,8 @@ class Trainer:
 
     def _samples(self, data: DataSet, count: int) -> tuple[TrainingSet, Judge | None]:
         s, architecture = self.settings, self.learner.objective.generator.architecture
-        multiple, seed = architecture.size_multiple, s.compute.seed
+        multiple, seed = self.learner.objective.size_multiple, s.compute.seed
+        s.geometry.check_multiple(multiple)
         samples = TrainingSet(
             data,
             s.geometry,

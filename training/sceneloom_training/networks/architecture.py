@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, Literal, TypeAlias, TypeVar, get_args
+from typing import Any, TypeAlias, TypeVar, get_args
 
 from sceneloom.errors import CheckpointError
-
-PaddingMode = Literal["reflect", "replicate", "zeros"]
-"""What convolutions see beyond the edge: ``reflect`` as published, or what costs engines less."""
+from sceneloom_training.modes import PaddingMode
 
 _RANGES = {
     "input_channels": (1, 4096),

@@ -12,7 +12,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from sceneloom_training.networks.architecture import GeneratorArchitecture, PaddingMode
+from sceneloom_training.modes import PaddingMode
+from sceneloom_training.networks.architecture import GeneratorArchitecture
 from sceneloom_training.networks.layers import InstanceNorm, conv7, down, pad, run, stem, up
 
 

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
-from sceneloom_training.networks.architecture import PaddingMode
+from sceneloom_training.modes import PaddingMode
 
 
 class InstanceNorm(nn.InstanceNorm2d):
