@@ -8,9 +8,8 @@ processes run one after the other, because together they would not fit.
 
 The published recipe is in `sceneloom_bench.published_recipe`. What is compared with it is what
 `sceneloom train` does, added up switch by switch. The C library's allocator gives memory back to
-the system after every step, which on a virtual machine can take longer than the step; the trainer
-keeps it. The main ratio leaves that out: both sides keep it there. The other ratio is of the two
-as they are.
+the system after every step and the trainer keeps it. The main ratio leaves that out: both sides
+keep it there. The other ratio is of the two as they are.
 
 Loss curves agree if, for each loss, the means over every WINDOW steps of the two runs differ by at
 most LIMIT of the published run's, or by as much as two published runs do that only see the samples

@@ -12,8 +12,9 @@ def keep_freed_memory() -> bool:
     """Have freed memory kept for the next step instead of being returned to the system.
 
     glibc maps every large tensor anew, and the system clears each of its pages at the first touch:
-    at 512x256 with ngf 16 that is more than 100 MB of pages a step, which takes longer than the
-    arithmetic. It is for the CPU: tensors on a GPU have an allocator of their own.
+    at 512x256 with ngf 16, 100 MB a step and more. How much time that takes depends on the machine:
+    `make train-speed` measures the step both ways. It is for the CPU: tensors on a GPU have an
+    allocator of their own.
 
     Returns:
         whether this process's C library can be told so; nothing has changed if not.
