@@ -58,8 +58,6 @@ class Way:
     """As for `ComputeSettings`."""
     recompute: bool = False
     """As for `ComputeSettings`."""
-    keep: bool = True
-    """Freed memory is kept for the next step (on the CPU)."""
     order: int = 0
     """Seed of the samples' order."""
     learning_rate: float = 2e-4
@@ -167,10 +165,6 @@ class StepProcess:
 def _serve(case: Case, way: Way, arrays: Arrays, device: str, pipe: Connection) -> None:
     import torch
 
-    from sceneloom_training.memory import keep_freed_memory
-
-    if way.keep:
-        keep_freed_memory()
     torch.backends.cudnn.benchmark = True
     step = make_step(case, way, device)
     batches = _endless(

@@ -13,9 +13,9 @@ import torch
 from sceneloom_bench.published_recipe import PublishedRecipe
 from sceneloom_bench.step_process import Case, Way, draw_batches, make_step, train_settings
 from sceneloom_bench.training_step import (
-    KEPT,
     LIMIT,
     OURS,
+    PUBLISHED,
     TrainingStepSettings,
     compare,
     report,
@@ -95,25 +95,25 @@ def test_a_wrong_recipe_is_noticed(batches: list[Any]) -> None:
     published = as_run(losses_of(Way(published=True), batches, 25))
     good = as_run(losses_of(Way(channels_last=True, precision="bfloat16"), batches, 25))
     wrong = as_run(losses_of(Way(learning_rate=2e-3), batches, 25))
-    assert compare({KEPT: published, OURS: good})["curves_agree"]
-    compared = compare({KEPT: published, OURS: wrong})
+    assert compare({PUBLISHED: published, OURS: good})["curves_agree"]
+    compared = compare({PUBLISHED: published, OURS: wrong})
     assert not compared["curves_agree"]
     assert max(compared["curves"][OURS].values()) > LIMIT
 
 
 def test_losses_that_are_not_finite_and_missing_runs_agree_with_nothing() -> None:
     good, broken = as_run({"l1": [1.0, 2.0]}), as_run({"l1": [1.0, None]})
-    assert not compare({KEPT: good, OURS: broken})["curves_agree"]
+    assert not compare({PUBLISHED: good, OURS: broken})["curves_agree"]
     full = {"out_of_memory": True, "peak_memory_mib": 1}
-    assert not compare({KEPT: full, OURS: good})["curves_agree"]
-    assert not compare({KEPT: good, OURS: full})["curves_agree"]
+    assert not compare({PUBLISHED: full, OURS: good})["curves_agree"]
+    assert not compare({PUBLISHED: good, OURS: full})["curves_agree"]
 
 
 def test_report_of_a_tiny_run() -> None:
     small = TrainingStepSettings(
         height=32, width=64, ngf=4, ndf=4, downsamplings=2, blocks=1, samples=2, turns=2, steps=1
     )
-    ways = {KEPT: Way(published=True), OURS: Way(channels_last=True, precision="bfloat16")}
+    ways = {PUBLISHED: Way(published=True), OURS: Way(channels_last=True, precision="bfloat16")}
     result = report(small, "cpu", ways)
     assert json.loads(json.dumps(result)) == result
     case = result["cases"]["64x32"]

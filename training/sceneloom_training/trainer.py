@@ -26,7 +26,6 @@ from sceneloom_training.distributed import World, join_world
 from sceneloom_training.journal import Journal
 from sceneloom_training.judge import Judge
 from sceneloom_training.learner import Learner
-from sceneloom_training.memory import keep_freed_memory
 from sceneloom_training.random_state import seed_random_states
 from sceneloom_training.record import check_same_run, make_record
 from sceneloom_training.run_folder import RunFolder
@@ -66,8 +65,6 @@ def train(settings: TrainSettings, out: Path) -> Outcome:
             process of the run was lost.
     """
     device = _device(settings)
-    if device == "cpu":
-        keep_freed_memory()
     with join_world(device) as world, contextlib.ExitStack() as stack:
         run = RunFolder(out)
         try:
@@ -137,7 +134,7 @@ class Trainer:
             self.learner.load_state(self.run.load(newest))
         if self.world.first:
             self.run.write_record(self.record)
-            self.run.forget_after(newest or 0)
+            self.run.forget_after(-1 if newest is None else newest)
         self.world.wait()
         return newest or 0
 
@@ -177,10 +174,13 @@ class Trainer:
         )
 
     def _greet(self, journal: Journal) -> None:
+        """Say what is to be known at the start."""
         if self.step:
             journal.say(f"going on from step {self.step} of {self.schedule.last}")
         if self.assembled.perceptual.startswith("off"):
             journal.say(f"perceptual loss {self.assembled.perceptual}")
+        if not self.step:
+            self._look(journal)  # what the untrained network gives, to compare with
 
     def _batches(self, steps: range) -> Iterator[Batch]:
         o = self.settings.optimizer
