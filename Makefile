@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: help demo test lint unit wheel slow soak full-size clean
+.PHONY: help demo test lint unit wheel slow soak full-size train-speed train-demo clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## / — /'
@@ -43,6 +43,10 @@ full-size: $(INSTALLED)  ## the full-size network at 2048x1024 through Triton, m
 
 train-speed: $(INSTALLED)  ## the training step beside the published recipe, measured: docs/results
 	$(BIN)/python -m sceneloom_bench.training_step --out docs/results
+
+train-demo: $(INSTALLED)  ## train on procedural streets (a quarter of an hour on two cores): docs/results
+	$(BIN)/sceneloom train training/configs/demo.toml --out runs/demo
+	$(BIN)/python -m sceneloom_bench.training_curves runs/demo --out docs/results --name demo-training
 
 clean:  ## remove everything that was built or installed
 	rm -rf build dist $(VENV)

@@ -6,6 +6,7 @@ import itertools
 
 import pytest
 
+from sceneloom_training.learner import average_decay
 from sceneloom_training.networks import GeneratorArchitecture, build_generator
 from sceneloom_training.schedule import Schedule, enclosed_parameters
 from sceneloom_training.settings import ScheduleSettings
@@ -20,6 +21,13 @@ def test_flat_then_a_straight_line_to_zero() -> None:
     falls = [a - b for a, b in itertools.pairwise(factors[20:])]
     assert falls == pytest.approx([1 / 30] * 30)
     assert factors[50] == 0
+
+
+def test_the_average_begins_with_what_is_learnt() -> None:
+    assert average_decay(0.999, 0) == pytest.approx(0.1)
+    assert average_decay(0.999, 90) == pytest.approx(0.91)
+    assert average_decay(0.999, 10**5) == 0.999
+    assert average_decay(0.5, 90) == 0.5
 
 
 def test_no_decay_and_a_limit() -> None:

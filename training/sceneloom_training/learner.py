@@ -79,7 +79,7 @@ class Learner:
         """
         self.enter_stage(step)
         losses = self.differentiate(batches)
-        self._update(self.learning_rate(step))
+        self._update(step)
         return losses
 
     def enter_stage(self, step: int) -> None:
@@ -125,16 +125,17 @@ class Learner:
                 sums[name] = sums.get(name, 0) + loss / accumulate
         return sums
 
-    def _update(self, learning_rate: float) -> None:
+    def _update(self, step: int) -> None:
         for optimizer in self.optimizers:
-            optimizer.param_groups[0]["lr"] = learning_rate
+            optimizer.param_groups[0]["lr"] = self.learning_rate(step)
             self.scaler.step(optimizer)
             optimizer.zero_grad(set_to_none=True)
         self.scaler.update()
         if self.average is not None:
             ours, theirs = self.average.parameters(), self.objective.generator.parameters()
+            decay = average_decay(self.settings.optimizer.ema, step)
             with torch.no_grad():
-                torch._foreach_lerp_(list(ours), list(theirs), 1 - self.settings.optimizer.ema)
+                torch._foreach_lerp_(list(ours), list(theirs), 1 - decay)
 
     def is_finite(self) -> bool:
         """Whether every weight, and every moment of the optimizers, is a finite number."""
@@ -186,6 +187,15 @@ class Learner:
     def _autocast(self) -> AbstractContextManager[None]:
         dtype = _AUTOCAST.get(self.settings.compute.precision)
         return torch.autocast(self.device.type, dtype=dtype, enabled=dtype is not None)
+
+
+def average_decay(ema: float, step: int) -> float:
+    """Decay of the moving average in a step, counted from 0.
+
+    It grows to `ema` from a tenth, as TensorFlow's ExponentialMovingAverage does with num_updates:
+    else the average of a short run would be mostly the weights that training began with.
+    """
+    return min(ema, (1 + step) / (10 + step))
 
 
 def _prepared(objective: Objective, settings: TrainSettings, device: torch.device) -> Objective:

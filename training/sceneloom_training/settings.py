@@ -115,7 +115,7 @@ class OptimizerSettings:
     """Forward passes whose gradients are averaged for one step."""
     ema: float = 0.0
     """Decay of the generator's moving average, which is what is exported then; 0.999 is proven, 0
-    is off.
+    is off. It is less in the first steps: (1 + step) / (10 + step).
     """
 
 
