@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: help demo test lint unit wheel slow soak full-size train-speed train-demo clean
+.PHONY: help demo test lint unit wheel slow soak gpu full-size train-speed train-demo clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## / — /'
@@ -37,6 +37,9 @@ slow: $(INSTALLED)  ## the tests that take minutes
 
 soak: $(INSTALLED)  ## kill training runs at twenty random moments
 	$(BIN)/python -m pytest -m soak -s
+
+gpu: $(INSTALLED)  ## the tests that need an NVIDIA GPU
+	$(BIN)/python -m pytest -m gpu
 
 full-size: $(INSTALLED)  ## the full-size network at 2048x1024 through Triton, measured: docs/results
 	$(BIN)/python -m sceneloom_bench.full_size --out docs/results

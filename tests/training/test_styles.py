@@ -318,7 +318,7 @@ def test_data_that_says_nothing_about_styles(
 def test_a_device_that_is_not_there(
     bundle: Path, flags: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert "torch finds no GPU" in refused(capsys, "styles", bundle, *flags[:-1], "cuda")
+    assert "PyTorch finds no GPU" in refused(capsys, "styles", bundle, *flags[:-1], "cuda")
 
 
 def test_a_checkpoint_without_an_encoder(

@@ -12,3 +12,6 @@ PaddingMode: TypeAlias = Literal["reflect", "replicate", "zeros"]
 
 Precision: TypeAlias = Literal["float32", "bfloat16", "float16", "float64"]
 """What convolutions compute in while training."""
+
+DeviceChoice: TypeAlias = Literal["auto", "cpu", "cuda"]
+"""``auto`` takes a GPU if there is one."""

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from sceneloom.errors import InputError
 from sceneloom_training.data import DataSettings, Geometry
-from sceneloom_training.modes import GanMode, PaddingMode, Precision
+from sceneloom_training.modes import DeviceChoice, GanMode, PaddingMode, Precision
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -137,7 +137,7 @@ class ScheduleSettings:
 class ComputeSettings:
     """How it is computed."""
 
-    device: Literal["auto", "cpu", "cuda"] = "auto"
+    device: DeviceChoice = "auto"
     """auto takes a GPU if there is one."""
     precision: Precision = "float32"
     """Of convolutions: bfloat16 and float16 by autocast (float16 with loss scaling), weights stay

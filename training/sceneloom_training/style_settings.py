@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Literal
 
 from sceneloom.errors import InputError
+from sceneloom_training.modes import DeviceChoice
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -24,7 +24,7 @@ class ClusterSettings:
     """
     seed: int = 0
     """Of k-means: equal seeds give equal clusters."""
-    device: Literal["auto", "cpu", "cuda"] = "auto"
+    device: DeviceChoice = "auto"
     """Where the encoder runs; auto takes a GPU if there is one."""
 
     def __post_init__(self) -> None:

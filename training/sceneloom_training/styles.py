@@ -25,6 +25,7 @@ from sceneloom.instances import instance_channels
 from sceneloom.style import StyleFile, round_style
 from sceneloom_training.checkpoint import Checkpoint
 from sceneloom_training.data import DataSet, Geometry, Sample
+from sceneloom_training.device import choose_device
 from sceneloom_training.networks import FeatureEncoder
 from sceneloom_training.style_settings import ClusterSettings
 
@@ -157,7 +158,7 @@ def encode_photographs(
             a photograph is too small.
     """
     check_data(contract, data)
-    encoder = encoder.to(_torch_device(settings)).eval()
+    encoder = encoder.to(choose_device(settings.device, "device")).eval()
     encoded = []
     for index in track(range(len(data))):
         sample = data.read(index)
@@ -167,15 +168,6 @@ def encode_photographs(
             raise SizeError(f"{data.keys[index]}: {error}") from None
         encoded.append(found)
     return _by_class(encoded, contract.schema.channels)
-
-
-def _torch_device(settings: ClusterSettings) -> str:
-    there = torch.cuda.is_available()
-    if settings.device == "cuda" and not there:
-        raise InputError("device is cuda, and torch finds no GPU; choose cpu")
-    if settings.device == "auto":
-        return "cuda" if there else "cpu"
-    return settings.device
 
 
 def check_data(contract: Contract, data: DataSet) -> None:

@@ -22,6 +22,7 @@ from sceneloom.errors import DivergedError, InputError, TrainingError
 from sceneloom_training.assembly import assemble
 from sceneloom_training.batches import Batch, StepSampler, TrainingSet, load_batches
 from sceneloom_training.data import DataSet, open_data_set
+from sceneloom_training.device import choose_device
 from sceneloom_training.distributed import World, join_world
 from sceneloom_training.journal import Journal
 from sceneloom_training.judge import Judge
@@ -64,7 +65,7 @@ def train(settings: TrainSettings, out: Path) -> Outcome:
         TrainingError: the folder is taken, belongs to another run, or cannot be written; or another
             process of the run was lost.
     """
-    device = _device(settings)
+    device = choose_device(settings.compute.device, "compute.device")
     with join_world(device) as world, contextlib.ExitStack() as stack:
         run = RunFolder(out)
         try:
@@ -270,14 +271,6 @@ class Trainer:
         )
         record = self.settings.record
         self.run.drop_older(keep=record.keep, keep_every=record.keep_every)
-
-
-def _device(settings: TrainSettings) -> str:
-    wanted = settings.compute.device
-    there = torch.cuda.is_available()
-    if wanted == "cuda" and not there:
-        raise InputError("compute.device is cuda, and PyTorch finds no GPU here: use auto or cpu")
-    return "cuda" if there and wanted != "cpu" else "cpu"
 
 
 def _count(data: DataSet, settings: TrainSettings, per_step: int) -> int:
