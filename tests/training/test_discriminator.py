@@ -95,3 +95,13 @@ def test_any_number_of_scales_and_gradients_everywhere(scales: int) -> None:
     assert judged[0][-1].shape[1] == 1
     sum(scale[-1].square().mean() for scale in judged).backward()
     assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in network.parameters())
+
+
+@pytest.mark.parametrize(("scales", "padding"), [(1, 1), (3, 1), (1, 2), (3, 2), (8, 1)])
+def test_smallest_picture_that_every_scale_can_see(scales: int, padding: int) -> None:
+    network = MultiscaleDiscriminator(3, scales=scales, ndf=2, padding=padding)
+    side = network.smallest_side
+    network(torch.rand(1, 3, side, side))
+    if side > 1:
+        with pytest.raises((RuntimeError, ValueError)):
+            network(torch.rand(1, 3, side - 1, side - 1))

@@ -44,7 +44,7 @@ def test_looking_keeps_no_graph(data: DataSettings, held_out: int) -> None:
     )
     samples = open_data_set(data)
     objective = assemble(settings, samples.schema, has_instances=True).objective
-    judge = Judge(samples, Geometry(mode="none"), held_out=held_out, multiple=4, seed=0)
+    judge = Judge(samples, Geometry(mode="none"), held_out=held_out, multiple=4, smallest=8, seed=0)
     device = torch.device("cpu")
     looks = []
     assert (

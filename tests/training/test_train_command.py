@@ -110,7 +110,7 @@ def test_a_run_leaves_its_settings_its_log_and_pictures_for_tensorboard(
         assert entry.keys() >= {"generator_gan", "feature_matching", "images_per_second"}
         assert entry["images_per_second"] > 0
     judged = [entry for entry in log if "colour_error" in entry]
-    assert [entry["step"] for entry in judged] == [3, 6, 8]
+    assert [entry["step"] for entry in judged] == [0, 3, 6, 8]
     assert all(0 < entry["colour_error"] < 256 for entry in judged)
 
     board = EventAccumulator(str(tmp_path / "run" / "tensorboard")).Reload()
@@ -119,7 +119,7 @@ def test_a_run_leaves_its_settings_its_log_and_pictures_for_tensorboard(
         assert shown == [(e["step"], pytest.approx(e[name], rel=1e-6)) for e in losses]
     assert board.Tags()["images"] == ["4", "5"]  # the samples that are held out
     pictures = board.Images("5")
-    assert [picture.step for picture in pictures] == [3, 6, 8]
+    assert [picture.step for picture in pictures] == [0, 3, 6, 8]
     assert (pictures[0].width, pictures[0].height) == (3 * 16, 16)  # input, picture, photograph
     strip = cv2.imread(str(tmp_path / "run" / "pictures" / "step-000000008-5.jpg"))
     assert strip.shape == (16, 3 * 16, 3)
@@ -234,7 +234,7 @@ def test_a_sample_that_cannot_be_read_is_named_without_a_traceback(
 def test_pictures_that_are_too_small_for_the_network_are_named(
     samples: Path, tmp_path: Path
 ) -> None:
-    with pytest.raises(InputError, match=r"comes out as 16x16.*needs 32 pixels on each side"):
+    with pytest.raises(InputError, match=r"comes out as 16x16.*need 32 pixels on each side"):
         fit(samples, tmp_path, generator={"global_downsamplings": 4})
 
 

@@ -56,7 +56,7 @@ class TrainingSet(Dataset[Batch]):
             geometry: how to resize, crop and flip.
             count: its first samples are trained on.
             multiple: height and width come out as multiples of this.
-            smallest: least height and width that the network takes.
+            smallest: least height and width that the networks take.
             seed: of crops and flips.
             cache: most samples to keep in memory as they were read.
         """
@@ -74,13 +74,7 @@ class TrainingSet(Dataset[Batch]):
         epoch, index = item
         rng = np.random.default_rng((_CUT, self._seed, epoch, index))
         sample = self._geometry.apply(self._read(index), rng, multiple=self._multiple)
-        height, width = sample.photo.shape[:2]
-        if min(height, width) < self._smallest:
-            raise SizeError(
-                f"{self._data.keys[index]}: comes out as {width}x{height} (width x height), and "
-                f"the network needs {self._smallest} pixels on each side; choose another geometry "
-                "or fewer downsamplings"
-            )
+        check_large_enough(sample, self._smallest, self._data.keys[index])
         return to_tensors(sample)
 
     def _read(self, index: int) -> Sample:
@@ -92,6 +86,26 @@ class TrainingSet(Dataset[Batch]):
     def __getstate__(self) -> dict[str, object]:
         """Everything but what was read."""
         return {k: v for k, v in self.__dict__.items() if k != "_cached"}
+
+
+def check_large_enough(sample: Sample, smallest: int, name: str) -> None:
+    """Refuse a sample that the networks cannot see.
+
+    Args:
+        sample: after the geometry.
+        smallest: least height and width.
+        name: what to call it in an error.
+
+    Raises:
+        SizeError: it is smaller.
+    """
+    height, width = sample.photo.shape[:2]
+    if min(height, width) < smallest:
+        raise SizeError(
+            f"{name}: comes out as {width}x{height} (width x height), and the networks need "
+            f"{smallest} pixels on each side; choose another geometry, fewer downsamplings or "
+            "fewer scales of the discriminator"
+        )
 
 
 class StepSampler(Sampler[list[tuple[int, int]]]):

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from sceneloom.schema import LabelSchema
-from sceneloom_training.batches import Batch, stack, to_tensors
+from sceneloom_training.batches import Batch, check_large_enough, stack, to_tensors
 from sceneloom_training.colour_error import mean_colour_error
 from sceneloom_training.data import DataSet, Geometry
 from sceneloom_training.objective import Objective, levels
@@ -35,7 +35,14 @@ class Judge:
     """Fixed samples: those that are held out, or else the first ones that are trained on."""
 
     def __init__(
-        self, data: DataSet, geometry: Geometry, *, held_out: int, multiple: int, seed: int
+        self,
+        data: DataSet,
+        geometry: Geometry,
+        *,
+        held_out: int,
+        multiple: int,
+        smallest: int,
+        seed: int,
     ) -> None:
         """Read and cut the samples once, without flips.
 
@@ -44,21 +51,23 @@ class Judge:
             geometry: as for training.
             held_out: samples at the end that are not trained on.
             multiple: height and width come out as multiples of this.
+            smallest: least height and width that the networks take.
             seed: of the crops.
+
+        Raises:
+            InputError: one cannot be read, or is too small for the networks.
         """
         count = len(data)
         indices = range(count - held_out, count) if held_out else range(min(_SHOWN, count))
         still = dataclasses.replace(geometry, flip=False)
         self._schema: LabelSchema | None = data.schema
         self._held_out = held_out > 0
-        self._samples = {
-            data.keys[i]: to_tensors(
-                still.apply(
-                    data.read(i), np.random.default_rng((_STREAM, seed, i)), multiple=multiple
-                )
-            )
-            for i in indices
-        }
+        self._samples: dict[str, Batch] = {}
+        for i in indices:
+            rng = np.random.default_rng((_STREAM, seed, i))
+            sample = still.apply(data.read(i), rng, multiple=multiple)
+            check_large_enough(sample, smallest, data.keys[i])
+            self._samples[data.keys[i]] = to_tensors(sample)
 
     def look(self, objective: Objective, generator: nn.Module, device: torch.device) -> Judged:
         """Synthesize the samples.

@@ -109,21 +109,31 @@ class Trainer:
         self.saved = self.step = self._begin(steps[-1] if steps else None)
 
     def _samples(self, data: DataSet, count: int) -> tuple[TrainingSet, Judge | None]:
-        s, architecture = self.settings, self.learner.objective.generator.architecture
-        multiple, seed = self.learner.objective.size_multiple, s.compute.seed
+        s, objective = self.settings, self.learner.objective
+        multiple, seed = objective.size_multiple, s.compute.seed
+        smallest = max(
+            objective.generator.architecture.smallest_side, objective.discriminator.smallest_side
+        )
         s.geometry.check_multiple(multiple)
         samples = TrainingSet(
             data,
             s.geometry,
             count=count,
             multiple=multiple,
-            smallest=architecture.smallest_side,
+            smallest=smallest,
             seed=seed,
             cache=s.compute.cache,
         )
         if not self.world.first:
             return samples, None
-        judge = Judge(data, s.geometry, held_out=s.record.held_out, multiple=multiple, seed=seed)
+        judge = Judge(
+            data,
+            s.geometry,
+            held_out=s.record.held_out,
+            multiple=multiple,
+            smallest=smallest,
+            seed=seed,
+        )
         return samples, judge
 
     def _begin(self, newest: int | None) -> int:

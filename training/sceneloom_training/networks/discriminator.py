@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any, TypeAlias
 
 from torch import Tensor, nn
@@ -128,6 +129,27 @@ class MultiscaleDiscriminator(nn.Module):
             for _ in range(scales)
         )
         self.pool = nn.AvgPool2d(3, stride=2, padding=1, count_include_pad=False)
+
+    @property
+    def smallest_side(self) -> int:
+        """Least height and width of a picture that the coarsest scale's last convolution can see,
+        and that leaves every norm two pixels.
+        """
+        return next(side for side in itertools.count(1) if self._takes(side))
+
+    def _takes(self, side: int) -> bool:
+        for _ in self.discriminators[1:]:
+            side = (side - 1) // 2 + 1
+        first: Any = self.discriminators[0]
+        for stage in first.stages:
+            conv = stage[0]
+            side += 2 * conv.padding[0]
+            if side < conv.kernel_size[0]:
+                return False
+            side = (side - conv.kernel_size[0]) // conv.stride[0] + 1
+            if side < 2 and any(isinstance(layer, InstanceNorm) for layer in stage):
+                return False
+        return True
 
     def see(self, condition: Tensor) -> list[Seen]:
         """What each scale's first convolution makes of the condition.
