@@ -149,7 +149,9 @@ def _read_description(folder: Path) -> dict[str, Any]:
     try:
         description = json.loads((folder / DESCRIPTION).read_text("utf-8"))
     except (OSError, ValueError) as error:
-        raise CheckpointError(f"{folder}: not a checkpoint bundle ({error})") from None
+        inside = folder / "model"
+        near = f"; did you mean {inside}?" if (inside / DESCRIPTION).is_file() else ""
+        raise CheckpointError(f"{folder}: not a checkpoint bundle ({error}){near}") from None
     if not isinstance(description, dict) or description.get("format") != FORMAT:
         raise CheckpointError(f"{folder / DESCRIPTION}: not a checkpoint bundle of format {FORMAT}")
     return description

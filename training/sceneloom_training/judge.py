@@ -69,6 +69,12 @@ class Judge:
             check_large_enough(sample, smallest, data.keys[i])
             self._samples[data.keys[i]] = to_tensors(sample)
 
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width that the first sample comes out at."""
+        height, width = next(iter(self._samples.values()))["photo"].shape[:2]
+        return height, width
+
     def look(self, objective: Objective, generator: nn.Module, device: torch.device) -> Judged:
         """Synthesize the samples.
 

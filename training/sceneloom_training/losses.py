@@ -48,6 +48,7 @@ def gan_term(
         target: ``real`` or ``fake``, what the discriminator should say; ``generator``, what the
             generator wants it to say of its own pictures.
     """
+    decision = decision.to(torch.promote_types(decision.dtype, torch.float32))  # means in 32 bits
     wanted = torch.zeros_like(decision) if target == "fake" else torch.ones_like(decision)
     if mode == "least_squares":
         return functional.mse_loss(decision, wanted)

@@ -234,8 +234,13 @@ def levels(pictures: Tensor) -> Tensor:
 
 @contextlib.contextmanager
 def constant(network: nn.Module) -> Iterator[None]:
-    """Take a network's weights as constants: gradients pass through it and not into it."""
-    wanted = [p for p in network.parameters() if p.requires_grad]
+    """Take a network's weights as constants: gradients pass through it and not into it.
+
+    It is in eval mode then, in which spectral norm takes no step: the weights are those of the pass
+    before.
+    """
+    wanted, training = [p for p in network.parameters() if p.requires_grad], network.training
+    network.eval()
     for parameter in wanted:
         parameter.requires_grad_(False)
     try:
@@ -243,3 +248,4 @@ def constant(network: nn.Module) -> Iterator[None]:
     finally:
         for parameter in wanted:
             parameter.requires_grad_(True)
+        network.train(training)

@@ -26,6 +26,8 @@ _FREE = {
     "compute.workers",
     "compute.cache",
     "data.root",
+    "generator.start_from",
+    "loss.vgg",
     *(f"record.{x}" for x in ("checkpoint_every", "keep", "keep_every", "log_every")),
     "record.picture_every",
 }

@@ -74,7 +74,10 @@ class RunFolder:
             except (BlockingIOError, PermissionError):
                 raise TrainingError(f"{self.root}: another process is training in it") from None
             self._sweep()
-            yield
+            try:
+                yield
+            finally:
+                self._leave_nothing_empty()
 
     def _is_ours(self) -> bool:
         if not self.root.is_dir():
@@ -82,6 +85,14 @@ class RunFolder:
         names = {path.name for path in self.root.iterdir()}
         # Those that a run which was killed at once leaves behind have no record yet.
         return RECORD in names or names <= {_LOCK, "checkpoints", f".{RECORD}.new"}
+
+    def _leave_nothing_empty(self) -> None:
+        """Take the folder away again if the run was refused before it began."""
+        if not (self.root / RECORD).exists():
+            with contextlib.suppress(OSError):
+                self.checkpoints.rmdir()
+                (self.root / _LOCK).unlink()
+                self.root.rmdir()
 
     def _sweep(self) -> None:
         for path in self.checkpoints.iterdir():

@@ -190,6 +190,10 @@ class Trainer:
             journal.say(f"going on from step {self.step} of {self.schedule.last}")
         if self.assembled.perceptual.startswith("off"):
             journal.say(f"perceptual loss {self.assembled.perceptual}")
+        assert self.judge is not None
+        height, width = self.judge.size
+        mode = self.settings.geometry.mode
+        journal.say(f"training at {width}x{height} (geometry.mode {mode})")
         if not self.step:
             self._look(journal)  # what the untrained network gives, to compare with
 
@@ -216,7 +220,7 @@ class Trainer:
             self._check_losses(losses)
         if journal:
             journal.count(self.step, losses)
-            if log:
+            if log or self.step == self.schedule.last:
                 epoch = self.step / self.steps_per_epoch
                 journal.write(self.step, epoch, self.learner.learning_rate(step))
             if self._due(record.picture_every) or self.step == self.schedule.last:
