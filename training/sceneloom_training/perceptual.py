@@ -43,10 +43,9 @@ class PerceptualLoss(nn.Module):
             for i, convolution in convolutions.items():
                 kinds = ("weight", "bias")
                 convolution.load_state_dict({k: state[f"features.{i}.{k}"] for k in kinds})
-        except OSError as error:
-            raise CheckpointError(f"{weights}: cannot be read ({error.strerror})") from None
         except Exception as error:  # pickle, zip, key and shape errors of another file
-            reason = (str(error).splitlines() or [type(error).__name__])[0][:120]
+            text = error.strerror if isinstance(error, OSError) else str(error)
+            reason = ((text or "").splitlines() or [type(error).__name__])[0][:120]
             raise CheckpointError(
                 f"{weights}: not readable as torchvision's VGG19 weights ({reason})"
             ) from None
