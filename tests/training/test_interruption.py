@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import re
@@ -100,8 +101,11 @@ def test_a_second_signal_ends_it_at_once(samples: Path, tmp_path: Path) -> None:
     process.wait_for(lambda: (tmp_path / "run" / "log.jsonl").exists())
     time.sleep(0.3)
     begun = time.monotonic()
-    os.kill(process.pid, signal.SIGTERM)
-    time.sleep(0.05)
+    # Python sees signals between its own instructions only: two within one convolution are one.
+    for _ in range(3):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(process.pid, signal.SIGTERM)
+        time.sleep(0.25)
     code = process.end(signal.SIGTERM)
     assert code == -signal.SIGTERM
     assert time.monotonic() - begun < 5

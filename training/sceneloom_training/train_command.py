@@ -14,13 +14,16 @@ from sceneloom.errors import InputError
 from sceneloom.extras import require
 from sceneloom_training.settings import TrainSettings
 
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
 if TYPE_CHECKING:
     from sceneloom_training.trainer import Outcome
 
 
 _PACKAGES = ["torch", "safetensors", "tensorboard"]
-if sys.version_info < (3, 11):
-    _PACKAGES.append("tomli")
 
 
 def main(
@@ -82,10 +85,6 @@ def read_flags(path: Path) -> list[str]:
     Raises:
         InputError: the file cannot be read, or is not such a file.
     """
-    if sys.version_info >= (3, 11):
-        import tomllib
-    else:
-        import tomli as tomllib
     try:
         tables = tomllib.loads(path.read_text("utf-8"))
     except OSError as error:
