@@ -27,7 +27,7 @@ lint: $(INSTALLED)
 	$(BIN)/mypy
 
 unit: $(INSTALLED)
-	$(BIN)/python -m pytest -m "not slow and not gpu and not soak"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile -m "not slow and not gpu and not soak"
 
 wheel: $(INSTALLED)  ## build the wheel, install it in empty environments, export and serve from it
 	$(BIN)/python tests/wheel/check_wheel.py
