@@ -47,7 +47,7 @@ full-size: $(INSTALLED)  ## the full-size network at 2048x1024 through Triton, m
 train-speed: $(INSTALLED)  ## the training step beside the published recipe, measured: docs/results
 	$(BIN)/python -m sceneloom_bench.training_step --out docs/results
 
-train-demo: $(INSTALLED)  ## train on procedural streets (a quarter of an hour on two cores): docs/results
+train-demo: $(INSTALLED)  ## train on procedural streets (some ten minutes on two quiet cores): docs/results
 	$(BIN)/sceneloom train training/configs/demo.toml --out runs/demo
 	$(BIN)/python -m sceneloom_bench.training_curves runs/demo --out docs/results --name demo-training
 
