@@ -32,6 +32,10 @@ COMMANDS = {
         "write the styles of a reference photograph to a file",
     ),
     "train": ("sceneloom_training.train_command", "train a model, or go on training it"),
+    "train-segmenter": (
+        "sceneloom_training.train_segmenter_command",
+        "train a segmentation network to judge pictures with",
+    ),
     "export": (
         "sceneloom_export.export_command",
         "turn a checkpoint bundle into a Triton repository, proven",
@@ -87,7 +91,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _help() -> str:
-    lines = [f"  {name:14}{summary}" for name, (_, summary) in COMMANDS.items()]
+    lines = [f"  {name:16}{summary}" for name, (_, summary) in COMMANDS.items()]
     return "\n".join(
         [
             "usage: sceneloom COMMAND [ARGUMENTS]",

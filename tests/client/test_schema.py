@@ -54,6 +54,7 @@ def schemas(draw: st.DrawFn) -> LabelSchema:
     ("name", "channels"),
     [
         ("cityscapes", 35),
+        ("cityscapes-eval", 19),
         ("cityscapes19", 19),
         ("ade20k", 150),
         ("nyu40", 40),
@@ -72,6 +73,7 @@ def test_the_list_of_builtin_schemas() -> None:
         "ade20k",
         "celebamask",
         "cityscapes",
+        "cityscapes-eval",
         "cityscapes19",
         "helen",
         "nyu40",
@@ -102,6 +104,19 @@ def test_cityscapes19_has_no_channel_for_255() -> None:
     channels, unknown = schema.to_channels(np.array([[18, 255]], np.uint8))
     assert channels.tolist() == [[18, 255]]
     assert unknown == {}
+
+
+def test_cityscapes_eval_is_cityscapes19_on_label_ids() -> None:
+    by_label_id, by_train_id = load_schema("cityscapes-eval"), load_schema("cityscapes19")
+    assert [(x.name, x.colour) for x in by_label_id.labels] == [
+        (x.name, x.colour) for x in by_train_id.labels
+    ]
+    names = {x.name: x.id for x in load_schema("cityscapes").labels}
+    assert all(x.id == names[x.name] for x in by_label_id.labels)
+    channels, unknown = by_label_id.to_channels(np.array([[*range(35), 255]], np.uint8))
+    assert unknown == {}
+    assert sorted(channels[0].tolist()) == [*range(19), *[255] * 17]
+    assert channels[0, [0, 9, 34]].tolist() == [255, 255, 255]
 
 
 def test_literal_json_gives_exactly_this_schema(tmp_path: Path) -> None:

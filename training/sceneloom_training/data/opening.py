@@ -76,12 +76,12 @@ def _schema(settings: DataSettings) -> LabelSchema:
     """
     own = {
         "pix2pixhd": ("cityscapes", *builtin_schemas()),
-        "cityscapes": ("cityscapes", "cityscapes19"),
+        "cityscapes": ("cityscapes", "cityscapes19", "cityscapes-eval"),
         "ade20k": ("ade20k",),
         "nyu": ("nyu40",),
         "celebamask": ("celebamask",),
         "helen": ("helen",),
-        "streets": ("cityscapes",),
+        "streets": ("cityscapes", "cityscapes-eval"),
     }[settings.layout]
     name = settings.labels or own[0]
     if name in builtin_schemas() and name not in own:

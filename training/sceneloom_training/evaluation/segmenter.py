@@ -1,0 +1,262 @@
+"""Segmentation networks as judges: photographs in, channels of a label schema out.
+
+`load_segmenter` takes
+
+- the folder that `sceneloom train-segmenter` writes,
+- a folder of transformers with a semantic segmentation model (``config.json``,
+  ``model.safetensors``) that knows no schema: the caller names it,
+- a Python file of the user's own with a function ``load_segmenter(device)`` that returns a
+  `Segmenter`; the file is run.
+
+Nothing is ever downloaded.
+"""
+
+from __future__ import annotations
+
+import abc
+import importlib.util
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+from torch.nn import functional
+
+from sceneloom.artefacts import file_hash
+from sceneloom.errors import CheckpointError, InputError, SceneLoomError
+from sceneloom.extras import require
+from sceneloom.schema import LabelSchema, load_schema, parse_json
+from sceneloom_training.data.sizes import parse_size
+from sceneloom_training.device import choose_device
+from sceneloom_training.modes import DeviceChoice
+
+MARKER, CONFIG, WEIGHTS = "segmenter.json", "config.json", "model.safetensors"
+FORMAT = 1
+PIXEL_MEAN, PIXEL_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+"""Of ImageNet, for values from 0 to 1: what the published SegFormers are trained with."""
+
+
+class Segmenter(abc.ABC):
+    """Says of every pixel of a photograph which class it is."""
+
+    schema: LabelSchema
+    """What the channels are."""
+    height: int
+    """Height that it was trained at, pixels."""
+    width: int
+    """Width that it was trained at, pixels."""
+    name: str
+    """What to call it beside a figure."""
+    weights_sha256: str
+    """Hash of its weights' file."""
+
+    @abc.abstractmethod
+    def segment(self, photos: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+        """Segment photographs.
+
+        Args:
+            photos: uint8 [N, H, W, 3], RGB, of any size.
+
+        Returns:
+            uint8 [N, H, W], the channel of every pixel; 255 where it has no opinion.
+        """
+
+
+class TransformersSegmenter(Segmenter):
+    """A semantic segmentation model of transformers."""
+
+    def __init__(
+        self,
+        network: nn.Module,
+        schema: LabelSchema,
+        *,
+        height: int,
+        width: int,
+        name: str,
+        weights_sha256: str,
+        mean: tuple[float, ...] = PIXEL_MEAN,
+        std: tuple[float, ...] = PIXEL_STD,
+        device: str = "cpu",
+    ) -> None:
+        """Wrap a network whose output has ``logits`` [N, channels, h, w]; it is put into eval
+        mode.
+        """
+        self.schema, self.height, self.width = schema, height, width
+        self.name, self.weights_sha256 = name, weights_sha256
+        self._network = network.eval().to(device)
+        self._device = torch.device(device)
+        self._mean, self._std = mean, std
+
+    def segment(self, photos: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+        """Segment photographs; see `Segmenter.segment`."""
+        with torch.inference_mode():
+            pixels = to_pixels(torch.from_numpy(photos).to(self._device), self._mean, self._std)
+            found = logits_of(self._network, pixels).argmax(1)
+        channels: npt.NDArray[np.uint8] = found.to(torch.uint8).cpu().numpy()
+        return channels
+
+
+def to_pixels(
+    photos: torch.Tensor, mean: tuple[float, ...] = PIXEL_MEAN, std: tuple[float, ...] = PIXEL_STD
+) -> torch.Tensor:
+    """uint8 [N, H, W, 3] to normalised float32 [N, 3, H, W]."""
+    centre = torch.tensor(mean, device=photos.device).view(1, -1, 1, 1)
+    spread = torch.tensor(std, device=photos.device).view(1, -1, 1, 1)
+    return (photos.permute(0, 3, 1, 2).float() / 255 - centre) / spread
+
+
+def logits_of(network: nn.Module, pixels: torch.Tensor) -> torch.Tensor:
+    """Scores of every class at the size of the pixels, float32 [N, channels, H, W]."""
+    coarse: torch.Tensor = network(pixel_values=pixels).logits
+    size = (pixels.shape[2], pixels.shape[3])
+    return functional.interpolate(coarse.float(), size=size, mode="bilinear", align_corners=False)
+
+
+def load_segmenter(path: Path, *, labels: str = "", device: DeviceChoice = "auto") -> Segmenter:
+    """Load a segmenter.
+
+    Args:
+        path: a folder of `sceneloom train-segmenter` or of transformers, or a Python file; see the
+            top of this file.
+        labels: label schema of a transformers folder that does not name one: a built-in name, or
+            the path of a JSON file.
+        device: where to run it.
+
+    Raises:
+        CheckpointError: nothing of the kind is there, it is damaged, or its classes are not the
+            schema's.
+        InputError: a schema is named for a segmenter that has its own, or is missing.
+        MissingDependencyError: transformers is not installed.
+    """
+    where = choose_device(device, "device")
+    if path.suffix == ".py" and path.is_file():
+        if labels:
+            raise InputError(f"{path}: says itself what its labels are; do not name {labels!r}")
+        return _run_file(path, where)
+    if not (path / CONFIG).is_file() or not (path / WEIGHTS).is_file():
+        raise CheckpointError(
+            f"{path}: is no segmenter; expected a folder with {CONFIG} and {WEIGHTS}, or a .py file"
+        )
+    if (path / MARKER).is_file():
+        if labels:
+            raise InputError(f"{path}: carries its label schema; do not name {labels!r}")
+        return _load_own(path, where)
+    if not labels:
+        raise InputError(
+            f"{path}: carries no label schema; say what its channels are (--segmenter-labels)"
+        )
+    return _load_plain(path, load_schema(labels), where)
+
+
+def _load_own(path: Path, device: str) -> Segmenter:
+    try:
+        said = parse_json((path / MARKER).read_text("utf-8"), str(path / MARKER))
+        schema = LabelSchema.from_json(said["labels"], source=str(path / MARKER))
+        height, width, expected = int(said["height"]), int(said["width"]), said["weights_sha256"]
+        mean, std = tuple(said["pixel_mean"]), tuple(said["pixel_std"])
+        known = said["format"]
+    except (OSError, UnicodeDecodeError, KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{path / MARKER}: is damaged ({error})") from None
+    if known != FORMAT:
+        raise CheckpointError(f"{path / MARKER}: has format {known!r}; this version reads {FORMAT}")
+    found = file_hash(path / WEIGHTS)
+    if found != expected:
+        raise CheckpointError(f"{path / WEIGHTS}: is not the file that {MARKER} names (SHA-256)")
+    network = _load_network(path, schema)
+    return TransformersSegmenter(
+        network,
+        schema,
+        height=height,
+        width=width,
+        name=f"{type(network).__name__} (sceneloom train-segmenter)",
+        weights_sha256=found,
+        mean=mean,
+        std=std,
+        device=device,
+    )
+
+
+def _load_plain(path: Path, schema: LabelSchema, device: str) -> Segmenter:
+    """A published folder: its processor's file says size and normalisation."""
+    processor: dict[str, Any] = {}
+    if (path / "preprocessor_config.json").is_file():
+        try:
+            processor = json.loads((path / "preprocessor_config.json").read_text("utf-8"))
+        except (OSError, ValueError) as error:
+            raise CheckpointError(f"{path / 'preprocessor_config.json'}: {error}") from None
+    size = processor.get("size", 512)
+    height, width = (
+        (size, size) if isinstance(size, int) else (size.get("height", 512), size.get("width", 512))
+    )
+    network = _load_network(path, schema)
+    return TransformersSegmenter(
+        network,
+        schema,
+        height=height,
+        width=width,
+        name=f"{type(network).__name__} ({path.name})",
+        weights_sha256=file_hash(path / WEIGHTS),
+        mean=tuple(processor.get("image_mean", PIXEL_MEAN)),
+        std=tuple(processor.get("image_std", PIXEL_STD)),
+        device=device,
+    )
+
+
+def _load_network(path: Path, schema: LabelSchema) -> nn.Module:
+    require(["transformers"], extra="train", purpose="loading a segmenter")
+    from transformers import AutoModelForSemanticSegmentation
+
+    try:
+        network: nn.Module = AutoModelForSemanticSegmentation.from_pretrained(
+            path, local_files_only=True, use_safetensors=True
+        )
+    except Exception as error:  # transformers raises nearly anything on damaged folders
+        reason = str(error).strip().splitlines() or [type(error).__name__]
+        raise CheckpointError(f"{path}: cannot be loaded ({reason[0]})") from None
+    config: Any = network.config
+    if config.num_labels != schema.channels:
+        raise CheckpointError(
+            f"{path}: tells {config.num_labels} classes apart, and the label schema {schema.name} "
+            f"has {schema.channels}"
+        )
+    return network
+
+
+def _run_file(path: Path, device: str) -> Segmenter:
+    spec = importlib.util.spec_from_file_location(f"sceneloom_segmenter_{path.stem}", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+        segmenter = module.load_segmenter(device)
+    except SceneLoomError:
+        raise
+    except Exception as error:  # the user's own code
+        raise CheckpointError(f"{path}: {type(error).__name__}: {error}") from error
+    if not isinstance(segmenter, Segmenter):
+        raise CheckpointError(
+            f"{path}: load_segmenter gave a {type(segmenter).__name__}, not a "
+            "sceneloom_training.evaluation.segmenter.Segmenter"
+        )
+    return segmenter
+
+
+def check_size(height: int, width: int) -> None:
+    """Refuse a size that a segmenter of four stages cannot see.
+
+    Raises:
+        InputError: a side is shorter than 32 pixels.
+    """
+    if min(height, width) < 32:
+        raise InputError(f"size is {width}x{height}; a segmenter needs 32 pixels on each side")
+
+
+def size_of(text: str) -> tuple[int, int]:
+    """Height and width of a ``WIDTHxHEIGHT``; see `check_size`."""
+    height, width = parse_size(text, of="size")
+    check_size(height, width)
+    return height, width

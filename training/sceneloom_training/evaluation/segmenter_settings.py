@@ -1,0 +1,90 @@
+"""How a segmenter is trained, as `sceneloom train-segmenter` takes it from flags."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from sceneloom.errors import InputError
+from sceneloom_training.data.sizes import parse_size
+from sceneloom_training.modes import DeviceChoice, Precision
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SegmenterSettings:
+    """A SegFormer (Xie et al., NeurIPS 2021) from random weights; the defaults are its B0."""
+
+    size: str = "512x256"
+    """WIDTHxHEIGHT that photographs are resized to, in training and when it judges."""
+    hidden_sizes: tuple[int, int, int, int] = (32, 64, 160, 256)
+    """Channels of the four stages; multiples of 32, 32, 32 and 64 are fast."""
+    depths: tuple[int, int, int, int] = (2, 2, 2, 2)
+    """Transformer blocks of the four stages."""
+    heads: tuple[int, int, int, int] = (1, 2, 5, 8)
+    """Attention heads of the four stages; each divides the stage's channels."""
+    decoder_size: int = 256
+    """Channels of the decoder."""
+    first_stride: int = 4
+    """Pixels per token of the first stage; 2 sees thin things in small pictures."""
+    epochs: int = 160
+    """Passes over the photographs."""
+    batch: int = 8
+    """Pictures per step."""
+    learning_rate: float = 6e-4
+    """Of AdamW after warm-up; it falls to zero in a straight line."""
+    weight_decay: float = 0.01
+    """Of AdamW."""
+    warm_up: float = 0.05
+    """Share of the steps in which the learning rate rises from zero."""
+    precision: Precision = "float32"
+    """bfloat16 is faster where the processor has it; float16 and float64 are not for this."""
+    flip: bool = True
+    """Mirror left to right, with a chance of one half."""
+    workers: int = 2
+    """Processes that load photographs."""
+    cache: int = 0
+    """Photographs that each loading process keeps in memory."""
+    checkpoint_every: int = 500
+    """Steps between checkpoints, from which the same command goes on."""
+    seed: int = 0
+    """Of weights, order and flips."""
+    device: DeviceChoice = "auto"
+    """auto takes a GPU if there is one."""
+
+    def __post_init__(self) -> None:
+        """Check the ranges, and what the fields mean together."""
+        height, width = parse_size(self.size, of="size")
+        if height % 32 or width % 32:
+            raise InputError(f"size is {self.size}; both sides are multiples of 32")
+        for name, low, high in _RANGES:
+            value = getattr(self, name)
+            if not low <= value <= high:  # also refuses nan
+                raise InputError(f"{name} is {value}; it is from {low:g} to {high:g}")
+        if self.first_stride not in (2, 4):
+            raise InputError(f"first_stride is {self.first_stride}; it is 2 or 4")
+        if self.precision not in ("float32", "bfloat16"):
+            raise InputError(f"precision is {self.precision}; it is float32 or bfloat16")
+        if min(*self.hidden_sizes, *self.depths, *self.heads) < 1:
+            raise InputError("hidden_sizes, depths and heads are at least 1")
+        for channels, heads in zip(self.hidden_sizes, self.heads, strict=True):
+            if channels % heads:
+                raise InputError(f"{heads} heads do not divide {channels} channels")
+
+    def to_json(self) -> dict[str, Any]:
+        """All of it as a JSON object."""
+        return dataclasses.asdict(self)
+
+
+_RANGES = (
+    ("decoder_size", 1, 4096),
+    ("epochs", 1, 1_000_000),
+    ("batch", 1, 4096),
+    ("learning_rate", 0, 1),
+    ("weight_decay", 0, 1),
+    ("warm_up", 0, 0.99),
+    ("workers", 0, 256),
+    ("cache", 0, 10**9),
+    ("checkpoint_every", 1, 10**12),
+    ("seed", 0, 2**63 - 1),
+)
+"""Field, least and greatest value."""

@@ -1,0 +1,300 @@
+"""Training of a segmenter on a data set's real photographs: SegFormer from transformers, cross
+entropy, AdamW with warm-up and a straight fall, as published; nothing is downloaded.
+
+    RUN/training.pt     weights, optimizer, random states: from here the same command goes on
+    RUN/log.jsonl       step, loss, pixel accuracy, learning rate
+    RUN/segmenter/      the segmenter, written at the end
+
+A run can be killed at any moment: what was done since its last checkpoint is lost and nothing else.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.progress import track
+from torch import Tensor, nn
+from torch.nn import functional
+
+from sceneloom import __version__
+from sceneloom.artefacts import file_hash, replace_folder
+from sceneloom.errors import CheckpointError, DivergedError, InputError, TrainingError
+from sceneloom.extras import require
+from sceneloom.schema import NO_CHANNEL, LabelSchema
+from sceneloom_training.batches import Batch, StepSampler, TrainingSet, load_batches
+from sceneloom_training.data import DataSettings, Geometry, open_data_set
+from sceneloom_training.data.sizes import parse_size
+from sceneloom_training.device import choose_device
+from sceneloom_training.distributed import World
+from sceneloom_training.evaluation.segmenter import (
+    CONFIG,
+    FORMAT,
+    MARKER,
+    PIXEL_MEAN,
+    PIXEL_STD,
+    WEIGHTS,
+    logits_of,
+    to_pixels,
+)
+from sceneloom_training.evaluation.segmenter_settings import SegmenterSettings
+from sceneloom_training.random_state import (
+    random_states,
+    seed_random_states,
+    set_random_states,
+)
+from sceneloom_training.signals import StopSignals
+
+STATE, LOG, BUNDLE = "training.pt", "log.jsonl", "segmenter"
+_LOG_EVERY = 20
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SegmenterOutcome:
+    """How a run ended."""
+
+    step: int
+    """Steps done in all."""
+    last: int
+    """Steps in all."""
+    segmenter: Path | None
+    """The finished segmenter, or None."""
+    stopped_by: int | None
+    """Number of the signal that stopped it, or None."""
+
+
+def build_segformer(settings: SegmenterSettings, schema: LabelSchema) -> nn.Module:
+    """A SegFormer with random weights; the process's random state decides them.
+
+    Raises:
+        MissingDependencyError: transformers is not installed.
+    """
+    require(["transformers"], extra="train", purpose="training a segmenter")
+    from transformers import SegformerConfig, SegformerForSemanticSegmentation
+
+    config = SegformerConfig(
+        hidden_sizes=list(settings.hidden_sizes),
+        depths=list(settings.depths),
+        num_attention_heads=list(settings.heads),
+        decoder_hidden_size=settings.decoder_size,
+        strides=[settings.first_stride, 2, 2, 2],
+        patch_sizes=[7 if settings.first_stride == 4 else 5, 3, 3, 3],
+        id2label={channel: label.name for channel, label in enumerate(schema.labels)},
+        label2id={label.name: channel for channel, label in enumerate(schema.labels)},
+        semantic_loss_ignore_index=NO_CHANNEL,
+    )
+    network: nn.Module = SegformerForSemanticSegmentation(config)
+    return network
+
+
+def train_segmenter(data: DataSettings, settings: SegmenterSettings, out: Path) -> SegmenterOutcome:
+    """Train a segmenter, or go on training it.
+
+    Args:
+        data: the photographs and their label maps.
+        settings: of network and training.
+        out: folder of the run.
+
+    Raises:
+        InputError: the data set has no label maps, or fewer photographs than a batch.
+        TrainingError: the folder belongs to another run, or cannot be written.
+        DivergedError: the loss is not finite.
+        CheckpointError: a checkpoint is damaged.
+    """
+    run = _Run(data, settings, out)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        return run.train()
+    except OSError as error:
+        raise TrainingError(f"{error.filename or out}: {error.strerror or error}") from None
+
+
+class _Run:
+    """One process of a run."""
+
+    def __init__(self, data: DataSettings, settings: SegmenterSettings, out: Path) -> None:
+        self.settings, self.out = settings, out
+        opened = open_data_set(data)
+        if opened.schema is None:
+            raise InputError("a paired data set has no label maps to train a segmenter on")
+        if len(opened) < settings.batch:
+            raise InputError(f"{len(opened)} photographs are fewer than a batch: {settings.batch}")
+        self.schema = opened.schema
+        self.device = torch.device(choose_device(settings.device, "device"))
+        self.last = settings.epochs * (len(opened) // settings.batch)
+        geometry = Geometry(mode="resize", size=settings.size, flip=settings.flip)
+        self.samples = TrainingSet(
+            opened,
+            geometry,
+            count=len(opened),
+            multiple=32,
+            smallest=32,
+            seed=settings.seed,
+            cache=settings.cache,
+        )
+        fields = {
+            k: str(v) if isinstance(v, Path) else v for k, v in dataclasses.asdict(data).items()
+        }
+        self.record = {"data": fields, "photographs": len(opened), "settings": settings.to_json()}
+        seed_random_states(settings.seed)
+        self.network = build_segformer(settings, self.schema).to(self.device).train()
+        self.optimizer = torch.optim.AdamW(
+            self.network.parameters(), settings.learning_rate, weight_decay=settings.weight_decay
+        )
+        self.step = 0
+
+    def train(self) -> SegmenterOutcome:
+        """Run the steps that are left, and write the segmenter."""
+        self._load()
+        steps = range(self.step, self.last)
+        with StopSignals() as stopped, (self.out / LOG).open("a", encoding="utf-8") as log:
+            for batch in _shown(self._batches(steps), steps, self.last):
+                loss, accuracy = self._learn(batch)
+                self.step += 1
+                if self.step % _LOG_EVERY == 0 or self.step == self.last:
+                    self._note(log, loss, accuracy)
+                if self.step % self.settings.checkpoint_every == 0 and self.step < self.last:
+                    self._save()
+                if stopped.number is not None:
+                    break
+        if self.step < self.last:
+            self._save()
+            return self._outcome(None, stopped.number)
+        self._write_bundle()
+        (self.out / STATE).unlink(missing_ok=True)
+        return self._outcome(self.out / BUNDLE, None)
+
+    def _outcome(self, segmenter: Path | None, stopped_by: int | None) -> SegmenterOutcome:
+        return SegmenterOutcome(
+            step=self.step, last=self.last, segmenter=segmenter, stopped_by=stopped_by
+        )
+
+    def _batches(self, steps: range) -> Iterator[Batch]:
+        sampler = StepSampler(
+            self.samples.count,
+            seed=self.settings.seed,
+            world=World(),
+            batch=self.settings.batch,
+            accumulate=1,
+            steps=steps,
+        )
+        return load_batches(self.samples, sampler, workers=self.settings.workers)
+
+    def _learn(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """One step; the loss and the share of right pixels."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.settings.learning_rate * self._factor()
+        truth = batch["label_map"].to(self.device).long()
+        pixels = to_pixels(batch["photo"].to(self.device))
+        half = self.settings.precision == "bfloat16"
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=half):
+            logits = logits_of(self.network, pixels)
+        loss = functional.cross_entropy(logits, truth, ignore_index=NO_CHANNEL)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        self.optimizer.step()
+        known = truth != NO_CHANNEL
+        right = (logits.detach().argmax(1) == truth)[known]
+        return loss.detach(), right.float().mean()
+
+    def _factor(self) -> float:
+        """What the learning rate is multiplied with in this step."""
+        warm = max(1, round(self.settings.warm_up * self.last))
+        if self.step < warm:
+            return (self.step + 1) / warm
+        return (self.last - self.step) / max(1, self.last - warm)
+
+    def _note(self, log: Any, loss: Tensor, accuracy: Tensor) -> None:
+        value = float(loss)
+        if not torch.isfinite(loss):
+            raise DivergedError(f"step {self.step}: the loss is {value}; try a lower learning rate")
+        rate = self.optimizer.param_groups[0]["lr"]
+        entry = {"step": self.step, "loss": value, "accuracy": float(accuracy), "rate": rate}
+        print(json.dumps(entry), file=log, flush=True)
+
+    def _save(self) -> None:
+        fresh = self.out / f".{STATE}.new"
+        state = {
+            "record": json.dumps(self.record),
+            "step": self.step,
+            "network": self.network.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "random": random_states(),
+        }
+        with fresh.open("wb") as stream:
+            torch.save(state, stream)
+            stream.flush()
+            os.fsync(stream.fileno())
+        fresh.replace(self.out / STATE)
+
+    def _load(self) -> None:
+        """Go on from the checkpoint if there is one."""
+        path = self.out / STATE
+        if (self.out / BUNDLE / MARKER).is_file():
+            raise TrainingError(f"{self.out / BUNDLE}: is finished; choose another place")
+        if not path.is_file():
+            there = {p.name for p in self.out.iterdir()} - {LOG, f".{STATE}.new"}
+            if there:
+                raise TrainingError(f"{self.out}: exists and is not such a run")
+            (self.out / LOG).unlink(missing_ok=True)
+            return
+        try:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+            same = state["record"] == json.dumps(self.record)
+            if same:
+                self.network.load_state_dict(state["network"])
+                self.optimizer.load_state_dict(state["optimizer"])
+                set_random_states(state["random"])
+                self.step = int(state["step"])
+        except Exception as error:  # torch raises nearly anything on damaged files
+            raise CheckpointError(f"{path}: cannot be read ({type(error).__name__})") from None
+        if not same:
+            raise TrainingError(f"{self.out}: was begun with other data or settings")
+        _forget_after(self.out / LOG, self.step)
+
+    def _write_bundle(self) -> None:
+        height, width = parse_size(self.settings.size, of="size")
+        with replace_folder(
+            self.out / BUNDLE,
+            marker=MARKER,
+            files=frozenset({MARKER, CONFIG, WEIGHTS}),
+            kind="a segmenter",
+            error=CheckpointError,
+        ) as fresh:
+            network: Any = self.network
+            network.save_pretrained(fresh)
+            description = {
+                "format": FORMAT,
+                "sceneloom": __version__,
+                "labels": self.schema.to_json(),
+                "height": height,
+                "width": width,
+                "pixel_mean": PIXEL_MEAN,
+                "pixel_std": PIXEL_STD,
+                "provenance": {**self.record, "steps": self.step, "torch": torch.__version__},
+                "weights_sha256": file_hash(fresh / WEIGHTS),
+            }
+            (fresh / MARKER).write_text(json.dumps(description, indent=1) + "\n", "utf-8")
+
+
+def _shown(batches: Iterator[Batch], steps: range, last: int) -> Iterator[Batch]:
+    yield from track(
+        batches, description="training the segmenter", total=last, completed=steps.start
+    )
+
+
+def _forget_after(log: Path, step: int) -> None:
+    """Drop the entries of steps that a killed run did after its last checkpoint."""
+    kept = []
+    with contextlib.suppress(FileNotFoundError):
+        for line in log.read_text("utf-8").splitlines():
+            with contextlib.suppress(ValueError):  # the last line may be half
+                if json.loads(line)["step"] <= step:
+                    kept.append(line)
+        log.write_text("".join(f"{line}\n" for line in kept), "utf-8")
