@@ -14,6 +14,7 @@ Nothing is ever downloaded.
 from __future__ import annotations
 
 import abc
+import copy
 import importlib.util
 import json
 from pathlib import Path
@@ -25,11 +26,11 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from sceneloom.artefacts import file_hash
+from sceneloom import __version__
+from sceneloom.artefacts import file_hash, replace_folder
 from sceneloom.errors import CheckpointError, InputError, SceneLoomError
 from sceneloom.extras import require
 from sceneloom.schema import LabelSchema, load_schema, parse_json
-from sceneloom_training.data.sizes import parse_size
 from sceneloom_training.device import choose_device
 from sceneloom_training.modes import DeviceChoice
 
@@ -93,7 +94,7 @@ class TransformersSegmenter(Segmenter):
     def segment(self, photos: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
         """Segment photographs; see `Segmenter.segment`."""
         with torch.inference_mode():
-            pixels = to_pixels(torch.from_numpy(photos).to(self._device), self._mean, self._std)
+            pixels = to_pixels(torch.tensor(photos, device=self._device), self._mean, self._std)
             found = logits_of(self._network, pixels).argmax(1)
         channels: npt.NDArray[np.uint8] = found.to(torch.uint8).cpu().numpy()
         return channels
@@ -113,6 +114,53 @@ def logits_of(network: nn.Module, pixels: torch.Tensor) -> torch.Tensor:
     coarse: torch.Tensor = network(pixel_values=pixels).logits
     size = (pixels.shape[2], pixels.shape[3])
     return functional.interpolate(coarse.float(), size=size, mode="bilinear", align_corners=False)
+
+
+def save_segmenter(
+    folder: Path,
+    network: nn.Module,
+    schema: LabelSchema,
+    *,
+    height: int,
+    width: int,
+    provenance: dict[str, Any],
+    half: bool = False,
+) -> None:
+    """Write a segmenter; an older one in its place is replaced, anything else there is refused.
+
+    Args:
+        folder: the segmenter's folder.
+        network: a semantic segmentation model of transformers, trained with `to_pixels`.
+        schema: what its channels are.
+        height: that it was trained at, pixels.
+        width: that it was trained at, pixels.
+        provenance: where the weights come from: anything JSON can hold.
+        half: write the weights as float16; the network itself stays as it is.
+
+    Raises:
+        CheckpointError: `folder` is something else, or it cannot be written.
+    """
+    with replace_folder(
+        folder,
+        marker=MARKER,
+        files=frozenset({MARKER, CONFIG, WEIGHTS}),
+        kind="a segmenter",
+        error=CheckpointError,
+    ) as fresh:
+        written: Any = copy.deepcopy(network).half() if half else network
+        written.save_pretrained(fresh)
+        description = {
+            "format": FORMAT,
+            "sceneloom": __version__,
+            "labels": schema.to_json(),
+            "height": height,
+            "width": width,
+            "pixel_mean": PIXEL_MEAN,
+            "pixel_std": PIXEL_STD,
+            "provenance": provenance,
+            "weights_sha256": file_hash(fresh / WEIGHTS),
+        }
+        (fresh / MARKER).write_text(json.dumps(description, indent=1) + "\n", "utf-8")
 
 
 def load_segmenter(path: Path, *, labels: str = "", device: DeviceChoice = "auto") -> Segmenter:
@@ -208,10 +256,13 @@ def _load_plain(path: Path, schema: LabelSchema, device: str) -> Segmenter:
 def _load_network(path: Path, schema: LabelSchema) -> nn.Module:
     require(["transformers"], extra="train", purpose="loading a segmenter")
     from transformers import AutoModelForSemanticSegmentation
+    from transformers.utils.logging import disable_progress_bar
+
+    disable_progress_bar()
 
     try:
         network: nn.Module = AutoModelForSemanticSegmentation.from_pretrained(
-            path, local_files_only=True, use_safetensors=True
+            path, local_files_only=True, use_safetensors=True, dtype=torch.float32
         )
     except Exception as error:  # transformers raises nearly anything on damaged folders
         reason = str(error).strip().splitlines() or [type(error).__name__]
@@ -243,20 +294,3 @@ def _run_file(path: Path, device: str) -> Segmenter:
             "sceneloom_training.evaluation.segmenter.Segmenter"
         )
     return segmenter
-
-
-def check_size(height: int, width: int) -> None:
-    """Refuse a size that a segmenter of four stages cannot see.
-
-    Raises:
-        InputError: a side is shorter than 32 pixels.
-    """
-    if min(height, width) < 32:
-        raise InputError(f"size is {width}x{height}; a segmenter needs 32 pixels on each side")
-
-
-def size_of(text: str) -> tuple[int, int]:
-    """Height and width of a ``WIDTHxHEIGHT``; see `check_size`."""
-    height, width = parse_size(text, of="size")
-    check_size(height, width)
-    return height, width

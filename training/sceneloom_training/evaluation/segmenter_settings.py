@@ -46,6 +46,8 @@ class SegmenterSettings:
     """Photographs that each loading process keeps in memory."""
     checkpoint_every: int = 500
     """Steps between checkpoints, from which the same command goes on."""
+    half: bool = False
+    """Write the weights as float16, in half the space; they are loaded as float32."""
     seed: int = 0
     """Of weights, order and flips."""
     device: DeviceChoice = "auto"

@@ -23,8 +23,6 @@ from rich.progress import track
 from torch import Tensor, nn
 from torch.nn import functional
 
-from sceneloom import __version__
-from sceneloom.artefacts import file_hash, replace_folder
 from sceneloom.errors import CheckpointError, DivergedError, InputError, TrainingError
 from sceneloom.extras import require
 from sceneloom.schema import NO_CHANNEL, LabelSchema
@@ -34,13 +32,9 @@ from sceneloom_training.data.sizes import parse_size
 from sceneloom_training.device import choose_device
 from sceneloom_training.distributed import World
 from sceneloom_training.evaluation.segmenter import (
-    CONFIG,
-    FORMAT,
     MARKER,
-    PIXEL_MEAN,
-    PIXEL_STD,
-    WEIGHTS,
     logits_of,
+    save_segmenter,
     to_pixels,
 )
 from sceneloom_training.evaluation.segmenter_settings import SegmenterSettings
@@ -77,6 +71,9 @@ def build_segformer(settings: SegmenterSettings, schema: LabelSchema) -> nn.Modu
     """
     require(["transformers"], extra="train", purpose="training a segmenter")
     from transformers import SegformerConfig, SegformerForSemanticSegmentation
+    from transformers.utils.logging import disable_progress_bar
+
+    disable_progress_bar()
 
     config = SegformerConfig(
         hidden_sizes=list(settings.hidden_sizes),
@@ -260,27 +257,15 @@ class _Run:
 
     def _write_bundle(self) -> None:
         height, width = parse_size(self.settings.size, of="size")
-        with replace_folder(
+        save_segmenter(
             self.out / BUNDLE,
-            marker=MARKER,
-            files=frozenset({MARKER, CONFIG, WEIGHTS}),
-            kind="a segmenter",
-            error=CheckpointError,
-        ) as fresh:
-            network: Any = self.network
-            network.save_pretrained(fresh)
-            description = {
-                "format": FORMAT,
-                "sceneloom": __version__,
-                "labels": self.schema.to_json(),
-                "height": height,
-                "width": width,
-                "pixel_mean": PIXEL_MEAN,
-                "pixel_std": PIXEL_STD,
-                "provenance": {**self.record, "steps": self.step, "torch": torch.__version__},
-                "weights_sha256": file_hash(fresh / WEIGHTS),
-            }
-            (fresh / MARKER).write_text(json.dumps(description, indent=1) + "\n", "utf-8")
+            self.network,
+            self.schema,
+            height=height,
+            width=width,
+            provenance={**self.record, "steps": self.step, "torch": torch.__version__},
+            half=self.settings.half,
+        )
 
 
 def _shown(batches: Iterator[Batch], steps: range, last: int) -> Iterator[Batch]:

@@ -1,0 +1,249 @@
+"""The method's table in miniature: pix2pixHD (Wang et al., CVPR 2018, section 4.1) on procedural
+streets, judged by re-segmentation beside the oracle.
+
+Paints the streets, trains a segmenter on their photographs, and then trains and evaluates a
+network for every row and seed (`method_table_rows`), with the commands that users have: `sceneloom
+train` and `sceneloom evaluate`. A cell whose evaluation lies in the results is finished and is
+skipped, so that the table can be stopped at any moment and continued another day, on another
+machine too; a row's training goes on from its last checkpoint.
+
+    python -m sceneloom_bench.method_table --out docs/results/method-table
+    make table
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import tyro
+
+from sceneloom.errors import InputError, SceneLoomError, TrainingError
+from sceneloom.render import write_image
+from sceneloom_bench.machine import describe_machine
+from sceneloom_bench.method_table_report import write_report
+from sceneloom_bench.method_table_rows import ROWS, Row, with_perceptual
+from sceneloom_training.checkpoint import load_checkpoint
+from sceneloom_training.data import DataSettings, Geometry, open_data_set
+from sceneloom_training.data.street_files import write_streets
+from sceneloom_training.evaluation.checkpoint_pictures import checkpoint_synthesizer
+from sceneloom_training.scenes.splits import TEST_SEEDS, TRAIN_SEEDS
+
+CHECKOUT = Path(__file__).resolve().parents[2]
+CONFIG = CHECKOUT / "training" / "configs" / "streets-256x128.toml"
+HEIGHT, WIDTH = 256, 512
+"""Size that the streets are painted at, pixels."""
+SHOWN = (0, 1, 2)
+"""Test streets whose pictures are kept of every cell."""
+SEGMENTER_FLAGS = (
+    *("--data.labels", "cityscapes-eval"),
+    *("--size", "256x128"),
+    *("--hidden-sizes", "16", "32", "96", "192"),
+    *("--depths", "1", "1", "2", "2"),
+    *("--heads", "1", "2", "3", "6"),
+    *("--decoder-size", "64"),
+    *("--first-stride", "2"),
+    *("--epochs", "8"),
+    *("--learning-rate", "1e-3"),
+    *("--precision", "bfloat16"),
+    *("--workers", "1"),
+    *("--cache", "1500"),
+    "--half",
+)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Cell:
+    """A row and a seed."""
+
+    row: Row
+    """What is trained."""
+    seed: int
+    """Of weights, order and flips."""
+
+    @property
+    def name(self) -> str:
+        """Name of its files."""
+        return f"{self.row.name}-seed{self.seed}"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TableSettings:
+    """How the table is made."""
+
+    work: Path = Path("runs/table")
+    """Folder for streets, segmenter and training runs."""
+    jobs: int = 2
+    """Cells that are trained side by side; the cores are shared out among them."""
+    rows: tuple[str, ...] = ()
+    """Names of the rows to make; all without it."""
+    segmenter: Path | None = None
+    """A segmenter to judge with; without it, one is trained."""
+    vgg: Path | None = None
+    """torchvision's vgg19 weights file: adds a row with the perceptual loss."""
+
+    def __post_init__(self) -> None:
+        """Check what is asked for."""
+        names = [row.name for row in self.all_rows]
+        for name in self.rows:
+            if name not in names:
+                raise InputError(f"no row {name!r}; there are {', '.join(names)}")
+        if not 1 <= self.jobs <= 64:
+            raise InputError(f"jobs is {self.jobs}; it is from 1 to 64")
+
+    @property
+    def all_rows(self) -> tuple[Row, ...]:
+        """Every row that there is."""
+        return ROWS + (with_perceptual(self.vgg) if self.vgg else ())
+
+    @property
+    def streets(self) -> Path:
+        """Folder of the data set."""
+        return self.work / "streets"
+
+
+def main(
+    *,
+    out: Annotated[Path, tyro.conf.arg(metavar="DIR")],
+    settings: Annotated[TableSettings, tyro.conf.OmitArgPrefixes] = TableSettings(),
+) -> int:
+    """Make the table, or go on making it.
+
+    Args:
+        out: folder of the results: finished cells, and the table of those that are there.
+        settings: how.
+    """
+    for split, seeds in (("train", TRAIN_SEEDS), ("test", TEST_SEEDS)):
+        processes = os.cpu_count() or 1
+        write_streets(
+            settings.streets, split, seeds, height=HEIGHT, width=WIDTH, processes=processes
+        )
+    segmenter = settings.segmenter or train_judge(settings)
+    chosen = [r for r in settings.all_rows if not settings.rows or r.name in settings.rows]
+    for wave in waves(chosen):
+        missing = [cell for cell in wave if not (out / "cells" / cell.name).is_dir()]
+        with ThreadPoolExecutor(settings.jobs) as pool:
+            for _ in pool.map(lambda cell: make_cell(cell, settings, segmenter, out), missing):
+                pass
+    write_report(out, settings.all_rows)
+    print(f"wrote {out / 'README.md'}")
+    return 0
+
+
+def waves(rows: Sequence[Row]) -> list[list[Cell]]:
+    """Cells in the order they are made: those that others start from first, seed by seed."""
+    first = [row for row in rows if not row.starts_from]
+    later = [row for row in rows if row.starts_from]
+    waves = []
+    for part in (first, later):
+        seeds = sorted({seed for row in part for seed in row.seeds})
+        waves.append([Cell(row=r, seed=s) for s in seeds for r in part if s in r.seeds])
+    return waves
+
+
+def train_judge(settings: TableSettings) -> Path:
+    """Train the segmenter, unless it is there."""
+    run = settings.work / "segmenter"
+    if not (run / "segmenter" / "segmenter.json").is_file():
+        data = ("--data.layout", "pix2pixhd", "--data.root", str(settings.streets))
+        _sceneloom(["train-segmenter", "--out", str(run), *data, *SEGMENTER_FLAGS], None)
+    return run / "segmenter"
+
+
+def make_cell(cell: Cell, settings: TableSettings, segmenter: Path, out: Path) -> None:
+    """Train and evaluate one cell; its folder in the results appears whole."""
+    threads = max(1, (os.cpu_count() or 1) // settings.jobs)
+    run = settings.work / "cells" / cell.name
+    print(f"{cell.name}: training", flush=True)
+    _sceneloom(["train", str(CONFIG), "--out", str(run), *_flags(cell, settings)], threads)
+    print(f"{cell.name}: evaluating", flush=True)
+    evaluated = run.with_name(f"{cell.name}-evaluated")
+    data = ("--data.layout", "pix2pixhd", "--data.root", str(settings.streets))
+    judged = ["--segmenter", str(segmenter), "--checkpoint", str(run / "model")]
+    where = ["--out", str(evaluated), "--size", cell.row.size, "--data.split", "test"]
+    _sceneloom(["evaluate", *where, *judged, *data], threads)
+    fresh = out / "cells" / f".{cell.name}.new"
+    shutil.rmtree(fresh, ignore_errors=True)
+    fresh.mkdir(parents=True)
+    for name in ("evaluation.json", "counts.npz"):
+        shutil.copyfile(evaluated / name, fresh / name)
+    (fresh / "training.json").write_text(json.dumps(_training(cell, run), indent=1) + "\n", "utf-8")
+    _save_pictures(run / "model", cell.row.size, settings, fresh)
+    fresh.rename(out / "cells" / cell.name)
+
+
+def _flags(cell: Cell, settings: TableSettings) -> list[str]:
+    flags = ["--data.root", str(settings.streets), "--compute.seed", str(cell.seed)]
+    if cell.row.starts_from:
+        inner = settings.work / "cells" / f"{cell.row.starts_from}-seed{cell.seed}" / "model"
+        flags += ["--generator.start-from", str(inner)]
+    return [*flags, *cell.row.flags]
+
+
+def _training(cell: Cell, run: Path) -> dict[str, Any]:
+    """What was trained, on what, and for how long, from the run's own record and log."""
+    record = json.loads((run / "run.json").read_text("utf-8"))
+    entries = [json.loads(line) for line in (run / "log.jsonl").read_text("utf-8").splitlines()]
+    timed = [entry for entry in entries if "images_per_second" in entry]
+    seconds = before = 0.0
+    for entry in timed:
+        seconds += (entry["step"] - before) / entry["images_per_second"]
+        before = entry["step"]
+    settings = record["settings"]
+    settings["data"]["root"] = Path(settings["data"]["root"]).name
+    settings["generator"]["start_from"] = cell.row.starts_from or None
+    return {
+        "row": cell.row.name,
+        "title": cell.row.title,
+        "seed": cell.seed,
+        "flags": list(cell.row.flags),
+        "steps": int(before),
+        "hours": round(seconds / 3600, 3),
+        "parameters": record["parameters"],
+        "perceptual_loss": record["perceptual_loss"],
+        "settings": settings,
+        "versions": record["versions"],
+        "machine": describe_machine(),
+    }
+
+
+def _save_pictures(model: Path, size: str, settings: TableSettings, folder: Path) -> None:
+    """Pictures of the first few test streets, as JPEG."""
+    checkpoint = load_checkpoint(model)
+    streets = open_data_set(DataSettings(layout="pix2pixhd", root=settings.streets, split="test"))
+    still = Geometry(mode="resize", size=size, flip=False)
+    with checkpoint_synthesizer(checkpoint, model) as synthesizer:
+        for index in SHOWN:
+            sample = still.apply(streets.read(index), np.random.default_rng(0), multiple=1)
+            assert sample.label_map is not None
+            instances = sample.instance_map if synthesizer.contract.boundaries else None
+            picture = synthesizer.synthesize(sample.label_map, instances)
+            write_image(folder / f"{streets.keys[index]}.jpg", picture)
+
+
+def _sceneloom(arguments: list[str], threads: int | None) -> None:
+    """Run a command of SceneLoom in a process of its own."""
+    environment = dict(os.environ)
+    if threads:
+        environment |= {"OMP_NUM_THREADS": str(threads)}
+    command = [sys.executable, "-m", "sceneloom.cli", *arguments]
+    done = subprocess.run(command, env=environment, stdout=subprocess.DEVNULL, check=False)
+    if done.returncode:
+        said = " ".join(["sceneloom", *arguments])
+        raise TrainingError(f"ended with code {done.returncode}: {said}")
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(tyro.cli(main))
+    except SceneLoomError as error:
+        sys.exit(f"method table: {error}")

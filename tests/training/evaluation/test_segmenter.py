@@ -1,0 +1,227 @@
+"""Segmenters: what is loaded by path, and training of one on streets."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import signal
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from sceneloom.cli import main
+from sceneloom.errors import CheckpointError, InputError, SceneLoomError, TrainingError
+from sceneloom.schema import load_schema
+from sceneloom_training.data import DataSettings, open_data_set
+from sceneloom_training.data.street_files import write_streets
+from sceneloom_training.evaluation.segmenter import load_segmenter, save_segmenter
+from sceneloom_training.evaluation.segmenter_settings import SegmenterSettings
+from sceneloom_training.evaluation.segmenter_training import build_segformer, train_segmenter
+
+TINY = SegmenterSettings(
+    size="96x64",
+    hidden_sizes=(16, 16, 32, 32),
+    depths=(1, 1, 1, 1),
+    heads=(1, 1, 2, 2),
+    decoder_size=32,
+    first_stride=2,
+    epochs=2,
+    batch=2,
+    learning_rate=3e-3,
+    workers=0,
+    cache=8,
+    checkpoint_every=2,
+    device="cpu",
+)
+SCHEMA = load_schema("cityscapes-eval")
+
+
+@pytest.fixture(scope="module")
+def streets(tmp_path_factory: pytest.TempPathFactory) -> DataSettings:
+    root = tmp_path_factory.mktemp("streets")
+    write_streets(root, "train", range(8), height=64, width=96)
+    return DataSettings(layout="pix2pixhd", root=root, labels="cityscapes-eval")
+
+
+@pytest.fixture
+def saved(tmp_path: Path) -> Path:
+    torch.manual_seed(0)
+    network = build_segformer(TINY, SCHEMA)
+    save_segmenter(tmp_path / "s", network, SCHEMA, height=64, width=96, provenance={})
+    return tmp_path / "s"
+
+
+def test_it_learns_and_comes_back_as_it_was_trained(streets: DataSettings, tmp_path: Path) -> None:
+    settings = dataclasses.replace(TINY, epochs=40)
+    outcome = train_segmenter(streets, settings, tmp_path / "run")
+    assert outcome.segmenter is not None
+    assert outcome.step == outcome.last == 160
+    entries = [json.loads(x) for x in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+    assert entries[-1]["loss"] < 0.6 * entries[0]["loss"]
+    segmenter = load_segmenter(outcome.segmenter, device="cpu")
+    assert (segmenter.height, segmenter.width) == (64, 96)
+    assert segmenter.schema == SCHEMA
+    data = open_data_set(streets)
+    right = []
+    for i in range(len(data)):
+        sample = data.read(i)
+        assert sample.label_map is not None
+        found = segmenter.segment(sample.photo[None])[0]
+        assert found.dtype == np.uint8
+        right.append((found == sample.label_map)[sample.label_map != 255].mean())
+    assert np.mean(right) > 0.6
+    with pytest.raises(TrainingError, match="is finished"):
+        train_segmenter(streets, settings, tmp_path / "run")
+
+
+def test_a_run_that_was_stopped_goes_on_to_the_same_weights(
+    streets: DataSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = train_segmenter(streets, TINY, tmp_path / "whole")
+    assert whole.segmenter is not None
+    from sceneloom_training.evaluation import segmenter_training
+
+    before = segmenter_training.logits_of
+
+    def stop_in_step_five(network: torch.nn.Module, pixels: torch.Tensor) -> torch.Tensor:
+        calls.append(1)
+        if len(calls) == 5:
+            signal.raise_signal(signal.SIGTERM)
+        return before(network, pixels)
+
+    calls: list[int] = []
+    monkeypatch.setattr(segmenter_training, "logits_of", stop_in_step_five)
+    stopped = train_segmenter(streets, TINY, tmp_path / "run")
+    assert (stopped.step, stopped.stopped_by, stopped.segmenter) == (5, signal.SIGTERM, None)
+    resumed = train_segmenter(streets, TINY, tmp_path / "run")
+    assert resumed.segmenter is not None
+    one, other = (
+        (x / "model.safetensors").read_bytes() for x in (whole.segmenter, resumed.segmenter)
+    )
+    assert one == other
+    assert not (tmp_path / "run" / "training.pt").exists()
+
+
+def test_a_run_of_other_settings_or_of_something_else_is_refused(
+    streets: DataSettings, tmp_path: Path
+) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "training.pt").write_bytes(b"damaged")
+    with pytest.raises(CheckpointError, match=r"training\.pt: cannot be read"):
+        train_segmenter(streets, TINY, tmp_path / "run")
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "thesis.txt").touch()
+    with pytest.raises(TrainingError, match="is not such a run"):
+        train_segmenter(streets, TINY, tmp_path / "other")
+    with pytest.raises(InputError, match="fewer than a batch"):
+        train_segmenter(streets, dataclasses.replace(TINY, batch=9), tmp_path / "new")
+
+
+def test_command(streets: DataSettings, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = ["--data.layout", "pix2pixhd", "--data.root", str(streets.root)]
+    flags = [*("--size", "64x32"), *("--batch", "4"), *("--epochs", "1"), *("--workers", "0")]
+    small = [
+        *("--hidden-sizes", "16", "16", "32", "32"),
+        *("--heads", "1", "1", "2", "2"),
+        "--half",
+    ]
+    out = tmp_path / "run"
+    assert main(["train-segmenter", "--out", str(out), *data, *flags, *small]) == 0
+    assert f"trained 2 steps: {out / 'segmenter'}" in capsys.readouterr().out
+    segmenter = load_segmenter(out / "segmenter", device="cpu")
+    assert segmenter.schema == load_schema("cityscapes")
+    assert segmenter.segment(np.zeros((2, 32, 64, 3), np.uint8)).shape == (2, 32, 64)
+
+
+def test_half_is_half_as_large_and_nearly_the_same(saved: Path, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    network = build_segformer(TINY, SCHEMA)
+    half = tmp_path / "half"
+    save_segmenter(half, network, SCHEMA, height=64, width=96, provenance={}, half=True)
+    assert next(network.parameters()).dtype == torch.float32
+    sizes = [(x / "model.safetensors").stat().st_size for x in (half, saved)]
+    assert sizes[0] < 0.6 * sizes[1]
+    photos = np.random.default_rng(0).integers(0, 256, (1, 64, 96, 3), dtype=np.uint8)
+    one, other = (load_segmenter(x, device="cpu").segment(photos) for x in (half, saved))
+    assert (one == other).mean() > 0.95
+
+
+def test_a_plain_folder_of_transformers_needs_a_schema(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    network = build_segformer(TINY, SCHEMA)
+    network.save_pretrained(tmp_path / "plain")  # type: ignore[operator]
+    with pytest.raises(InputError, match="carries no label schema"):
+        load_segmenter(tmp_path / "plain")
+    with pytest.raises(CheckpointError, match="tells 19 classes apart, .* nyu40 has 40"):
+        load_segmenter(tmp_path / "plain", labels="nyu40")
+    (tmp_path / "plain" / "preprocessor_config.json").write_text(
+        '{"size": {"height": 64, "width": 96}, "image_mean": [0, 0, 0], "image_std": [1, 1, 1]}'
+    )
+    segmenter = load_segmenter(tmp_path / "plain", labels="cityscapes-eval", device="cpu")
+    assert (segmenter.height, segmenter.width) == (64, 96)
+    assert segmenter.segment(np.zeros((1, 64, 96, 3), np.uint8)).shape == (1, 64, 96)
+
+
+def test_a_python_file_of_ones_own(tmp_path: Path) -> None:
+    path = tmp_path / "mine.py"
+    path.write_text(
+        "import numpy as np\n"
+        "from sceneloom.schema import load_schema\n"
+        "from sceneloom_training.evaluation.segmenter import Segmenter\n"
+        "class Mine(Segmenter):\n"
+        "    schema, height, width = load_schema('helen'), 32, 32\n"
+        "    name, weights_sha256 = 'mine', '0' * 64\n"
+        "    def segment(self, photos):\n"
+        "        return (photos[..., 0] > 127).astype(np.uint8)\n"
+        "def load_segmenter(device):\n"
+        "    return Mine()\n"
+    )
+    segmenter = load_segmenter(path)
+    assert segmenter.segment(np.full((1, 4, 4, 3), 200, np.uint8)).tolist() == [[[1] * 4] * 4]
+    with pytest.raises(InputError, match="says itself"):
+        load_segmenter(path, labels="helen")
+    path.write_text("def load_segmenter(device): return 1 / 0")
+    with pytest.raises(CheckpointError, match="ZeroDivisionError"):
+        load_segmenter(path)
+    path.write_text("def load_segmenter(device): return 5")
+    with pytest.raises(CheckpointError, match="gave a int"):
+        load_segmenter(path)
+
+
+def test_damage(saved: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="carries its label schema"):
+        load_segmenter(saved, labels="helen")
+    weights = saved / "model.safetensors"
+    content = weights.read_bytes()
+    weights.write_bytes(content[:-4] + b"\0\0\0\1")
+    with pytest.raises(CheckpointError, match="is not the file that"):
+        load_segmenter(saved)
+    weights.unlink()
+    with pytest.raises(CheckpointError, match="is no segmenter"):
+        load_segmenter(saved)
+    weights.write_bytes(content)
+    (saved / "segmenter.json").write_text("{}")
+    with pytest.raises(CheckpointError, match=r"segmenter\.json: is damaged"):
+        load_segmenter(saved)
+    for nothing in (tmp_path / "missing", tmp_path):
+        with pytest.raises(SceneLoomError, match="is no segmenter"):
+            load_segmenter(nothing)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"size": "100x64"}, "multiples of 32"),
+        ({"size": "big"}, "WIDTHxHEIGHT"),
+        ({"first_stride": 3}, "2 or 4"),
+        ({"heads": (3, 2, 5, 8)}, "3 heads do not divide 32"),
+        ({"precision": "float16"}, "float32 or bfloat16"),
+        ({"learning_rate": float("nan")}, "learning_rate is nan"),
+        ({"depths": (0, 1, 1, 1)}, "at least 1"),
+    ],
+)
+def test_settings_out_of_range(wrong: dict[str, object], said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        SegmenterSettings(**wrong)  # type: ignore[arg-type]
