@@ -10,16 +10,13 @@ import torch
 from torch import nn
 
 from sceneloom.contract import Contract
-from sceneloom.errors import CheckpointError, InputError
+from sceneloom.errors import InputError
 from sceneloom.schema import LabelSchema
-from sceneloom_training.checkpoint import load_checkpoint
 from sceneloom_training.networks import (
     Architecture,
     FeatureEncoder,
-    Generator,
     GeneratorArchitecture,
     MultiscaleDiscriminator,
-    SynthesisNetwork,
     UNetArchitecture,
     build_generator,
     initialise,
@@ -27,6 +24,7 @@ from sceneloom_training.networks import (
 from sceneloom_training.objective import Inputs, Objective
 from sceneloom_training.perceptual import PerceptualLoss
 from sceneloom_training.settings import GeneratorSettings, TrainSettings
+from sceneloom_training.starting import start_discriminator, start_encoder, start_generator
 
 _Network = TypeVar("_Network", bound=nn.Module)
 
@@ -57,14 +55,14 @@ def assemble(
 
     Raises:
         InputError: the settings ask for inputs that the data does not have.
-        CheckpointError: `generator.start_from` or `loss.vgg` cannot be used.
+        CheckpointError: a `start_from` or `loss.vgg` cannot be used.
     """
     inputs = _inputs(settings, schema, has_instances)
     generator = build_generator(
         _architecture(settings.generator, inputs), seed=settings.compute.seed
     )
     if settings.generator.start_from is not None:
-        start_from(generator, settings.generator)
+        start_generator(generator, settings.generator.start_from)
     d, s = settings.discriminator, settings.style
     discriminator = _seeded(
         lambda: MultiscaleDiscriminator(
@@ -78,12 +76,16 @@ def assemble(
         ),
         settings.compute.seed + 1,
     )
+    if d.start_from is not None:
+        start_discriminator(discriminator, d.start_from)
     encoder = None
     if s.features:
         encoder = _seeded(
             lambda: FeatureEncoder(s.features, nef=s.nef, downsamplings=s.downsamplings),
             settings.compute.seed + 2,
         )
+        if settings.generator.start_from is not None:
+            start_encoder(encoder, settings.generator.start_from)
     perceptual, said = _perceptual(settings)
     objective = Objective(
         inputs,
@@ -136,47 +138,6 @@ def _architecture(g: GeneratorSettings, inputs: Inputs) -> Architecture:
         enhancer_blocks=g.enhancer_blocks,
         padding=g.padding,
     )
-
-
-def start_from(generator: SynthesisNetwork, settings: GeneratorSettings) -> None:
-    """Copy the weights of a smaller generator into the one that encloses it: all but its last
-    convolution.
-
-    Raises:
-        CheckpointError: the bundle cannot be read, or its generator does not fit inside.
-    """
-    assert settings.start_from is not None
-    inner = load_checkpoint(settings.start_from).generator
-    if not isinstance(inner, Generator) or not isinstance(generator, Generator):
-        raise CheckpointError(
-            f"{settings.start_from}: only a pix2pixHD generator fits into another"
-        )
-    ours, theirs = generator.architecture, inner.architecture
-    left = ours.enhancers - theirs.enhancers
-    if left < 0:
-        raise CheckpointError(
-            f"{settings.start_from}: has {theirs.enhancers} enhancers, the new generator "
-            f"{ours.enhancers}; it cannot have fewer"
-        )
-    blocks = ours.enhancer_blocks if theirs.enhancers else theirs.enhancer_blocks
-    expected = dataclasses.replace(
-        ours, enhancers=theirs.enhancers, enhancer_blocks=blocks, ngf=ours.ngf << left
-    )
-    if theirs != expected:
-        differ = [
-            f"{field.name} {getattr(theirs, field.name)} instead of {getattr(expected, field.name)}"
-            for field in dataclasses.fields(theirs)
-            if getattr(theirs, field.name) != getattr(expected, field.name)
-        ]
-        raise CheckpointError(
-            f"{settings.start_from}: does not fit inside the new generator ({', '.join(differ)})"
-        )
-    weights = inner.state_dict()
-    if left:
-        weights = {name: w for name, w in weights.items() if not name.startswith("head.")}
-    missing, unexpected = generator.load_state_dict(weights, strict=False)
-    assert not unexpected
-    assert left or not missing
 
 
 def _contract(

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.metadata
 import platform
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import torch
 
@@ -27,6 +28,7 @@ _FREE = {
     "compute.cache",
     "data.root",
     "generator.start_from",
+    "discriminator.start_from",
     "loss.vgg",
     *(f"record.{x}" for x in ("checkpoint_every", "keep", "keep_every", "log_every")),
     "record.picture_every",
@@ -92,6 +94,8 @@ def check_same_run(before: dict[str, Any] | None, now: dict[str, Any], root: Pat
         raise TrainingError(f"{root / 'run.json'}: not the record of a training run") from None
     old |= {k: before.get(k) for k in ("processes", "samples", "perceptual_loss")}
     new |= {k: now[k] for k in ("processes", "samples", "perceptual_loss")}
+    # A run of an older version was begun with what is the default of a setting that came later.
+    old = _defaults() | old
     differ = [
         f"{name} was {old.get(name)!r} and is {new.get(name)!r}"
         for name in sorted(set(old) | set(new))
@@ -109,6 +113,15 @@ def _flat(settings: dict[str, dict[str, Any]]) -> dict[str, Any]:
         f"{section}.{name}": value
         for section, fields in settings.items()
         for name, value in fields.items()
+    }
+
+
+def _defaults() -> dict[str, Any]:
+    return {
+        f"{section}.{field.name}": field.default
+        for section, kind in get_type_hints(TrainSettings).items()
+        for field in dataclasses.fields(kind)
+        if field.default is not dataclasses.MISSING
     }
 
 

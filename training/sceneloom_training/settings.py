@@ -42,8 +42,8 @@ class GeneratorSettings:
     boundaries: bool = True
     """Give it the instance boundaries; the data must have instance maps then."""
     start_from: Path | None = None
-    """Checkpoint bundle whose global generator this one starts from: the 1024x512 generator inside
-    a 2048x1024 one.
+    """Checkpoint bundle whose generator this one starts from: an equal one, or the 1024x512
+    generator inside a 2048x1024 one. Its encoder comes along.
     """
 
 
@@ -77,6 +77,8 @@ class DiscriminatorSettings:
     """Norms with learnt scale and shift, as in pix2pix."""
     spectral_norm: bool = False
     """Normalise weights by their spectral norm instead of features by InstanceNorm."""
+    start_from: Path | None = None
+    """Training run whose discriminators these start from, the coarsest from the coarsest."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -301,5 +301,7 @@ def _count(data: DataSet, settings: TrainSettings, per_step: int) -> int:
 def _going_on(settings: TrainSettings) -> TrainSettings:
     """The settings without the weights to start from, which are not needed again."""
     return dataclasses.replace(
-        settings, generator=dataclasses.replace(settings.generator, start_from=None)
+        settings,
+        generator=dataclasses.replace(settings.generator, start_from=None),
+        discriminator=dataclasses.replace(settings.discriminator, start_from=None),
     )
