@@ -30,6 +30,7 @@ SIZES = {
     "none": {},
     "resize": {"--geometry.size": "32x32"},
     "scale_width": {"--geometry.load-size": 64},
+    "crop": {"--geometry.size": "64x64"},
     "resize_and_crop": {"--geometry.size": "32x32", "--geometry.load-size": 36},
 }
 
@@ -45,6 +46,11 @@ def test_there_is_one_for_every_use() -> None:
         "faces",
         "nyu",
         "pix2pix-256",
+        "street-demo-1-global-512x256",
+        "street-demo-2-global-1024x512",
+        "street-demo-3-crops-of-2048x1024",
+        "street-demo-4-whole-2048x1024",
+        "streets-256x128",
     }
 
 
@@ -69,4 +75,4 @@ def test_loads_and_takes_a_step(config: Path, tmp_path: Path) -> None:
     assert bundle.provenance["steps"] == 1
     assert bundle.contract is not None
     assert bundle.contract.boundaries == says["generator"].get("boundaries", True)
-    assert (bundle.encoder is not None) == (config.stem == "demo")
+    assert (bundle.encoder is not None) == ("style" in says)
