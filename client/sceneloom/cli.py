@@ -36,6 +36,10 @@ COMMANDS = {
         "sceneloom_training.train_segmenter_command",
         "train a segmentation network to judge pictures with",
     ),
+    "evaluate": (
+        "sceneloom_training.evaluate_command",
+        "segment pictures again, and score them beside the real photographs",
+    ),
     "export": (
         "sceneloom_export.export_command",
         "turn a checkpoint bundle into a Triton repository, proven",

@@ -28,6 +28,7 @@ sys.exit(main(sys.argv[1:]))
         ["styles", "none", "--layout", "streets"],
         ["encode-style", "none", "a.png", "--labels", "b", "--instances", "c", "--out", "d.json"],
         ["import", "none.pth", "--labels", "cityscapes", "--out", "none"],
+        ["evaluate", "--out", "none", "--segmenter", "none", "--data.layout", "streets"],
     ],
     ids=lambda arguments: arguments[0],
 )

@@ -256,9 +256,10 @@ def _load_plain(path: Path, schema: LabelSchema, device: str) -> Segmenter:
 def _load_network(path: Path, schema: LabelSchema) -> nn.Module:
     require(["transformers"], extra="train", purpose="loading a segmenter")
     from transformers import AutoModelForSemanticSegmentation
-    from transformers.utils.logging import disable_progress_bar
+    from transformers.utils import logging
 
-    disable_progress_bar()
+    logger: Any = logging  # its functions are not annotated
+    logger.disable_progress_bar()
 
     try:
         network: nn.Module = AutoModelForSemanticSegmentation.from_pretrained(

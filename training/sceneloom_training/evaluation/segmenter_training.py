@@ -71,9 +71,10 @@ def build_segformer(settings: SegmenterSettings, schema: LabelSchema) -> nn.Modu
     """
     require(["transformers"], extra="train", purpose="training a segmenter")
     from transformers import SegformerConfig, SegformerForSemanticSegmentation
-    from transformers.utils.logging import disable_progress_bar
+    from transformers.utils import logging
 
-    disable_progress_bar()
+    logger: Any = logging  # its functions are not annotated
+    logger.disable_progress_bar()
 
     config = SegformerConfig(
         hidden_sizes=list(settings.hidden_sizes),

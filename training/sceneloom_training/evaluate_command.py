@@ -1,0 +1,226 @@
+"""`sceneloom evaluate`."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from rich.console import Console
+from rich.progress import track
+from tyro.conf import OmitArgPrefixes, arg
+
+from sceneloom.contract import MODEL_NAME
+from sceneloom.errors import InputError
+from sceneloom.extras import require
+from sceneloom.schema import LabelSchema
+from sceneloom.style_choice import StyleChoice, style_chooser
+from sceneloom.synthesizer import Synthesizer
+from sceneloom.transport import Timeouts
+from sceneloom.triton_client import TritonSynthesizer
+from sceneloom_training.data import DataSettings, open_data_set
+from sceneloom_training.evaluation.features import FeaturesKind
+from sceneloom_training.evaluation.scores import SCORES
+from sceneloom_training.evaluation.settings import EvaluationSettings
+from sceneloom_training.modes import DeviceChoice
+
+if TYPE_CHECKING:
+    from sceneloom_training.evaluation.evaluate import Evaluation
+    from sceneloom_training.evaluation.sources import PictureSource
+
+_MOST_ROWS = 24  # the page's JPEG ends at 65500 pixels
+
+
+def main(
+    *,
+    out: Annotated[Path, arg(metavar="DIR")],
+    segmenter: Annotated[Path, arg(metavar="PATH")],
+    data: DataSettings,
+    segmenter_labels: Annotated[str, arg(metavar="NAME")] = "",
+    pictures: Annotated[Path | None, arg(metavar="DIR")] = None,
+    checkpoint: Annotated[Path | None, arg(metavar="DIR")] = None,
+    url: Annotated[str | None, arg(metavar="HOST:PORT")] = None,
+    model: str = MODEL_NAME,
+    timeout: float = 120.0,
+    style_seed: int | None = None,
+    features: Annotated[Path | None, arg(metavar="PATH")] = None,
+    features_kind: FeaturesKind = "dinov2",
+    rows: int = 6,
+    device: DeviceChoice = "auto",
+    settings: Annotated[EvaluationSettings, OmitArgPrefixes] = EvaluationSettings(),  # noqa: B008 - frozen
+) -> int:
+    """Segment synthesized pictures and the real photographs alike, and score both against the label
+    maps; without --pictures, --checkpoint or --url, the photographs alone.
+
+    Args:
+        out: folder to write evaluation.json, counts.npz, sheet.png and index.html into.
+        segmenter: the segmentation network: a folder of sceneloom train-segmenter or of
+            transformers, or a Python file that makes one.
+        data: the photographs, with label maps.
+        segmenter_labels: label schema of a segmenter that does not carry one: a built-in name, or
+            the path of a JSON file.
+        pictures: folder of pictures, named like the samples.
+        checkpoint: folder of a checkpoint bundle to render with.
+        url: HOST:PORT of the gRPC port of a Triton server to render with.
+        model: name of the served model.
+        timeout: seconds to wait for one answer of the server.
+        style_seed: draw a style for every instance from its class's clusters, for models with
+            style; without it, every class has its default.
+        features: network for FID and KID; never downloaded. dinov2: a folder of transformers.
+            inception: a file of weights for torch-fidelity.
+        features_kind: which network that is.
+        rows: samples on the sheet, 0 for no sheet.
+        device: where networks run; auto takes a GPU if there is one.
+        settings: how to evaluate.
+    """
+    _check_flags(pictures, checkpoint, url, style_seed, features, rows)
+    require(["torch", "safetensors"], extra="train", purpose="evaluating pictures")
+    from sceneloom_training.device import choose_device
+    from sceneloom_training.evaluation.evaluate import evaluate, schema_of
+    from sceneloom_training.evaluation.features import load_features
+    from sceneloom_training.evaluation.report import (
+        Provenance,
+        evaluation_folder,
+        write_evaluation,
+    )
+    from sceneloom_training.evaluation.segmenter import load_segmenter
+
+    where = choose_device(device, "device")
+    samples = open_data_set(data)
+    schema = schema_of(samples)
+    judge = load_segmenter(segmenter, labels=segmenter_labels, device=device)
+    network = load_features(features, features_kind, device=where) if features else None
+    with contextlib.ExitStack() as stack:
+        source: PictureSource | None = None
+        described: dict[str, Any] = {"kind": "none", "name": "photographs alone"}
+        if pictures is not None:
+            source, described = _folder(pictures)
+        elif checkpoint is not None or url is not None:
+            synthesizer, described = (
+                _checkpoint(checkpoint, where, settings.batch)
+                if checkpoint is not None
+                else _served(url or "", model, timeout)
+            )
+            stack.enter_context(synthesizer)
+            source = _synthesized(synthesizer, schema, style_seed)
+            described["style_seed"] = style_seed
+        fresh = stack.enter_context(evaluation_folder(out))  # refused now, not hours later
+        found = evaluate(
+            samples, judge, source, settings, features=network, rows=rows, track=_progress
+        )
+        provenance = Provenance(
+            segmenter=judge.name,
+            segmenter_sha256=judge.weights_sha256,
+            data=_describe_data(data, schema),
+            source=described,
+        )
+        write_evaluation(fresh, found, provenance)
+    _report(found, described["name"])
+    print(f"wrote {out}: open {out / 'index.html'}")
+    return 0
+
+
+def _check_flags(
+    pictures: Path | None,
+    checkpoint: Path | None,
+    url: str | None,
+    style_seed: int | None,
+    features: Path | None,
+    rows: int,
+) -> None:
+    given = {"--pictures": pictures, "--checkpoint": checkpoint, "--url": url}
+    named = [flag for flag, value in given.items() if value is not None]
+    if len(named) > 1:
+        raise InputError(f"{' and '.join(named)} exclude each other; choose one")
+    if style_seed is not None and checkpoint is None and url is None:
+        raise InputError("--style-seed needs a model to render with: --checkpoint or --url")
+    if features is not None and not named:
+        raise InputError(
+            "--features compares pictures with photographs, and no pictures were named; name them "
+            "with --pictures, --checkpoint or --url"
+        )
+    if not 0 <= rows <= _MOST_ROWS:
+        raise InputError(f"rows is {rows}; it is from 0 to {_MOST_ROWS}")
+
+
+def _folder(folder: Path) -> tuple[PictureSource, dict[str, Any]]:
+    from sceneloom_training.evaluation.sources import FolderPictures
+
+    return FolderPictures(folder), {"kind": "folder", "name": _last(folder)}
+
+
+def _checkpoint(folder: Path, device: str, batch: int) -> tuple[Synthesizer, dict[str, Any]]:
+    from sceneloom_training.checkpoint import load_checkpoint
+    from sceneloom_training.evaluation.checkpoint_pictures import checkpoint_synthesizer
+
+    loaded = load_checkpoint(folder)
+    synthesizer = checkpoint_synthesizer(loaded, folder, device=device, max_batch_size=batch)
+    return synthesizer, {
+        "kind": "checkpoint",
+        "name": _last(folder),
+        "weights_sha256": loaded.weights_hash,
+    }
+
+
+def _served(url: str, model: str, timeout: float) -> tuple[Synthesizer, dict[str, Any]]:
+    synthesizer = TritonSynthesizer(url, model=model, timeouts=Timeouts(infer=timeout))
+    return synthesizer, {
+        "kind": "url",
+        "name": f"{model} at {url}",
+        "bundle_hash": synthesizer.contract.bundle_hash,
+    }
+
+
+def _synthesized(
+    synthesizer: Synthesizer, schema: LabelSchema, style_seed: int | None
+) -> PictureSource:
+    from sceneloom_training.evaluation.sources import SynthesizedPictures
+
+    choose = style_chooser(synthesizer.contract, StyleChoice(style_seed=style_seed))
+    return SynthesizedPictures(synthesizer, schema, choose)
+
+
+def _describe_data(data: DataSettings, schema: LabelSchema) -> dict[str, Any]:
+    described: dict[str, Any] = {
+        "layout": data.layout,
+        "root": None if data.root is None else _last(data.root),
+        "split": data.split,
+        "labels": schema.name,
+    }
+    if data.layout == "streets":
+        described |= {
+            name: getattr(data, name) for name in ("streets_seed", "streets_count", "streets_size")
+        }
+    return described
+
+
+def _last(path: Path) -> str:
+    # Reports are passed on; where things lie on this machine is nobody's business.
+    return path.resolve().name
+
+
+def _progress(batches: Sequence[range]) -> Any:
+    return track(batches, description="evaluating", console=Console(stderr=True))
+
+
+def _report(found: Evaluation, name: str) -> None:
+    oracle, scores, gap = found.oracle_scores, found.scores, found.gap
+    if scores is None:
+        print(f"{len(found.keys)} photographs; no pictures were given: this is the oracle alone")
+    else:
+        print(f"{len(found.keys)} pictures: {name}")
+    print(f"{'per cent':24}" + (f"{'pictures':>26}" if scores else "") + f"{'oracle':>26}", end="")
+    print(f"{'gap':>26}" if scores else "")
+    for field, title in SCORES.items():
+        row = [getattr(s, field) for s in (scores, oracle, gap) if s is not None]
+        print(f"{title:24}" + "".join(f"{_text(value):>26}" for value in row))
+    if found.ignored:
+        print(f"ignored, unknown to the segmenter: {', '.join(found.ignored)}")
+    if found.distances is not None:
+        d = found.distances
+        print(f"FID {d.fid:.3f}, KID {d.kid:.5f} by {d.network}, weights {d.weights_sha256[:12]}")
+
+
+def _text(interval: Any) -> str:
+    return f"{100 * interval.value:.2f} [{100 * interval.low:.2f}, {100 * interval.high:.2f}]"

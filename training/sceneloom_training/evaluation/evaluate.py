@@ -1,0 +1,347 @@
+"""The protocol: segment pictures and the real photographs alike, and compare both with the label
+maps that the pictures were made from (pix2pixHD, section 4.1, Table 1).
+
+    data = open_data_set(DataSettings(layout="pix2pixhd", root=Path("streets"), split="test"))
+    found = evaluate(data, load_segmenter(Path("segmenter")), FolderPictures(Path("pictures")))
+    print(found.scores.mean_iou.value, "of", found.oracle_scores.mean_iou.value)
+
+The scores of the photographs, called the oracle, are what a perfect picture could reach. Samples
+are read, segmented and dropped batch by batch.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from sceneloom.errors import DataSetError, InputError, SizeError
+from sceneloom.schema import LabelSchema
+from sceneloom_training.data import DataSet, Geometry, Sample
+from sceneloom_training.data.geometry import resize_nearest
+from sceneloom_training.data.sample import LabelMap, Photo
+from sceneloom_training.data.sizes import parse_size
+from sceneloom_training.evaluation.classes import truth_table
+from sceneloom_training.evaluation.features import Distances, FeatureNetwork, feature_distances
+from sceneloom_training.evaluation.scores import (
+    ClassCounts,
+    Scores,
+    count_classes,
+    join_counts,
+    score,
+    score_gap,
+)
+from sceneloom_training.evaluation.settings import EvaluationSettings
+from sceneloom_training.evaluation.sources import PictureSource
+
+if TYPE_CHECKING:
+    from sceneloom_training.evaluation.segmenter import Segmenter
+
+Track = Callable[[Sequence[range]], Iterable[range]]
+"""Goes through the batches, and may show how far it is."""
+_Features = npt.NDArray[np.float64]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class SheetRow:
+    """One sample as it is shown; all at the size that was segmented."""
+
+    key: str
+    """Of the sample."""
+    label_map: LabelMap
+    """The truth in the segmenter's channels, uint8 [H, W]."""
+    photo: Photo
+    """uint8 [H, W, 3]."""
+    photo_segmented: LabelMap
+    """uint8 [H, W]."""
+    picture: Photo | None
+    """uint8 [H, W, 3], or None where only the oracle was evaluated."""
+    picture_segmented: LabelMap | None
+    """uint8 [H, W], likewise."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Evaluation:
+    """What was found, for N samples."""
+
+    keys: tuple[str, ...]
+    """Of the samples."""
+    schema: LabelSchema
+    """The segmenter's, which everything is scored in."""
+    ignored: tuple[str, ...]
+    """Classes of the label maps that the segmenter does not have; their pixels are ignored."""
+    rendered_sizes: tuple[tuple[int, int], ...]
+    """(height, width) of the samples and their pictures: all that occur."""
+    segmented_size: tuple[int, int]
+    """(height, width) at which they were segmented and compared."""
+    settings: EvaluationSettings
+    """As they were given."""
+    counts: ClassCounts | None
+    """Of the pictures, or None where only the oracle was evaluated."""
+    oracle: ClassCounts
+    """Of the photographs."""
+    photo_features: _Features | None
+    """Features of the photographs, float64 [N, F], to be given to the next evaluation."""
+    distances: Distances | None
+    """FID and KID between pictures and photographs, where a feature network was given."""
+    rows: tuple[SheetRow, ...]
+    """The first few samples, to be shown."""
+
+    @cached_property
+    def scores(self) -> Scores | None:
+        """Of the pictures."""
+        return None if self.counts is None else score(self.counts, **self._draws)
+
+    @cached_property
+    def oracle_scores(self) -> Scores:
+        """Of the photographs."""
+        return score(self.oracle, **self._draws)
+
+    @cached_property
+    def gap(self) -> Scores | None:
+        """Pictures minus photographs, with paired intervals."""
+        if self.counts is None:
+            return None
+        return score_gap(self.counts, self.oracle, **self._draws)
+
+    @property
+    def _draws(self) -> dict[str, int]:
+        return {"draws": self.settings.bootstrap, "seed": self.settings.bootstrap_seed}
+
+
+@dataclasses.dataclass(kw_only=True)
+class _Found:
+    """What the batches add up to."""
+
+    oracle: list[ClassCounts] = dataclasses.field(default_factory=list)
+    counts: list[ClassCounts] = dataclasses.field(default_factory=list)
+    photo_features: list[_Features] = dataclasses.field(default_factory=list)
+    picture_features: list[_Features] = dataclasses.field(default_factory=list)
+    rows: list[SheetRow] = dataclasses.field(default_factory=list)
+    sizes: set[tuple[int, int]] = dataclasses.field(default_factory=set)
+
+
+def evaluate(
+    data: DataSet,
+    segmenter: Segmenter,
+    source: PictureSource | None = None,
+    settings: EvaluationSettings | None = None,
+    *,
+    features: FeatureNetwork | None = None,
+    oracle: ClassCounts | None = None,
+    photo_features: _Features | None = None,
+    rows: int = 0,
+    track: Track = lambda batches: batches,
+) -> Evaluation:
+    """Evaluate pictures beside the photographs, or the photographs alone.
+
+    Args:
+        data: photographs and label maps, in the schema of the data set's files; classes are
+            brought to the segmenter's by name.
+        segmenter: what segments both.
+        source: the pictures; None evaluates the oracle alone.
+        settings: sizes, how many samples, and the bootstrap.
+        features: network for FID and KID; None computes neither.
+        oracle: the oracle of an earlier evaluation of the same samples at the same sizes with the
+            same segmenter; the photographs are not segmented again.
+        photo_features: likewise, its features of the photographs.
+        rows: how many samples to keep for showing.
+        track: shows progress.
+
+    Raises:
+        DataSetError: a paired data set, or pictures that do not belong to the samples.
+        SizeError: a picture has not its label map's size.
+        InputError: classes have no name in common, a file cannot be read, the oracle is of other
+            samples, no pixel can be scored, or FID is asked of fewer than two pictures.
+        ServingError: a server did not answer.
+    """
+    settings = settings or EvaluationSettings()
+    table, ignored = truth_table(schema_of(data), segmenter.schema)
+    keys = tuple(data.keys[: settings.limit])
+    if features is not None and source is not None and len(keys) < 2:
+        raise InputError("FID and KID need at least two pictures, and one sample is evaluated")
+    if photo_features is not None and len(photo_features) != len(keys):
+        raise InputError(
+            f"features of {len(photo_features)} photographs were given for {len(keys)} samples"
+        )
+    if source is not None:
+        source.check(keys, _sizes(data, len(keys), settings), known=data.keys)
+    size = settings.segmented_size or (segmenter.height, segmenter.width)
+    run = _Run(
+        data=data,
+        segmenter=segmenter,
+        source=source,
+        settings=settings,
+        table=table,
+        size=size,
+        features=features,
+        oracle=oracle,
+        photo_features=photo_features,
+    )
+    found = _Found()
+    starts = range(0, len(keys), settings.batch)
+    for batch in track([range(i, min(i + settings.batch, len(keys))) for i in starts]):
+        run.add_batch(found, batch, rows)
+    photo_features = _joined(found.photo_features) if photo_features is None else photo_features
+    picture_features = _joined(found.picture_features)
+    return Evaluation(
+        keys=keys,
+        schema=segmenter.schema,
+        ignored=tuple(ignored),
+        rendered_sizes=tuple(sorted(found.sizes)),
+        segmented_size=size,
+        settings=settings,
+        counts=join_counts(found.counts) if found.counts else None,
+        oracle=join_counts(found.oracle),
+        photo_features=photo_features,
+        distances=(
+            None
+            if features is None or picture_features is None or photo_features is None
+            else feature_distances(
+                features, photo_features, picture_features, seed=settings.bootstrap_seed
+            )
+        ),
+        rows=tuple(found.rows),
+    )
+
+
+def schema_of(data: DataSet) -> LabelSchema:
+    """The schema of a data set's label maps; raises DataSetError for a paired one, without any."""
+    if data.schema is None:
+        raise DataSetError(
+            "a paired data set has no label maps to compare a segmentation with; evaluate takes "
+            "data sets with label maps"
+        )
+    return data.schema
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Run:
+    """One evaluation's fixed parts, and what is done to each batch."""
+
+    data: DataSet
+    segmenter: Segmenter
+    source: PictureSource | None
+    settings: EvaluationSettings
+    table: npt.NDArray[np.uint8]
+    size: tuple[int, int]
+    features: FeatureNetwork | None
+    oracle: ClassCounts | None
+    photo_features: _Features | None
+
+    def add_batch(self, found: _Found, indices: range, rows: int) -> None:
+        """Read, synthesize, segment and count the samples of a batch; [B, h, w] throughout."""
+        keys = [self.data.keys[i] for i in indices]
+        samples = [_read(self.data, i, self.settings) for i in indices]
+        found.sizes |= {_size(sample.photo) for sample in samples}
+        truth = np.stack([self._truth(sample) for sample in samples])
+        photos = np.stack([resize_picture(sample.photo, *self.size) for sample in samples])
+        shown = max(0, rows - len(found.rows))
+        known = None if self.oracle is None else self.oracle[indices.start : indices.stop]
+        segmented_photos = self._segment(photos if known is None else photos[:shown])
+        found.oracle.append(
+            count_classes(segmented_photos, truth, self.segmenter.schema.channels)
+            if known is None
+            else _checked_oracle(known, truth, self.segmenter.schema.channels)
+        )
+        if self.features is not None and self.photo_features is None:
+            found.photo_features.append(self.features.extract([s.photo for s in samples]))
+        pictures = segmented = None
+        if self.source is not None:
+            pictures, segmented = self._add_pictures(found, keys, samples, truth)
+        found.rows += [
+            SheetRow(
+                key=keys[i],
+                label_map=truth[i],
+                photo=photos[i],
+                photo_segmented=segmented_photos[i],
+                picture=None if pictures is None else pictures[i],
+                picture_segmented=None if segmented is None else segmented[i],
+            )
+            for i in range(min(shown, len(keys)))
+        ]
+
+    def _add_pictures(
+        self, found: _Found, keys: list[str], samples: list[Sample], truth: LabelMap
+    ) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]:
+        assert self.source is not None
+        given = self.source.pictures(keys, samples)
+        for key, picture, sample in zip(keys, given, samples, strict=True):
+            _check_picture(key, picture, sample)
+        pictures = np.stack([resize_picture(picture, *self.size) for picture in given])
+        segmented = self._segment(pictures)
+        found.counts.append(count_classes(segmented, truth, self.segmenter.schema.channels))
+        if self.features is not None:
+            found.picture_features.append(self.features.extract(given))
+        return pictures, segmented
+
+    def _truth(self, sample: Sample) -> LabelMap:
+        assert sample.label_map is not None
+        return resize_nearest(self.table[sample.label_map], *self.size)
+
+    def _segment(self, pictures: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+        if not len(pictures):
+            return np.zeros((0, *self.size), np.uint8)
+        segmented = self.segmenter.segment(pictures)
+        assert segmented.shape == pictures.shape[:3], segmented.shape
+        return segmented
+
+
+def resize_picture(picture: Photo, height: int, width: int) -> Photo:
+    """Resize a picture (uint8 [H, W, 3]) by Pillow's bicubic filter, which averages where it makes
+    smaller; one of this size already comes back as it is.
+    """
+    if picture.shape[:2] == (height, width):
+        return picture
+    return np.asarray(
+        Image.fromarray(picture).resize((width, height), Image.Resampling.BICUBIC), np.uint8
+    )
+
+
+def _read(data: DataSet, index: int, settings: EvaluationSettings) -> Sample:
+    sample = data.read(index)
+    if not settings.size:
+        return sample
+    geometry = Geometry(mode="resize", size=settings.size, flip=False)
+    return geometry.apply(sample, np.random.default_rng(0), multiple=1)
+
+
+def _sizes(data: DataSet, count: int, settings: EvaluationSettings) -> Iterator[tuple[int, int]]:
+    """(height, width) of the first samples; reads them where it has to."""
+    for index in range(count):
+        if settings.size:
+            yield parse_size(settings.size, of="size")
+        else:
+            yield _size(data.read(index).photo)
+
+
+def _checked_oracle(known: ClassCounts, truth: LabelMap, classes: int) -> ClassCounts:
+    # What is true does not depend on any picture: counts of other samples or sizes differ here.
+    if not np.array_equal(count_classes(truth, truth, classes).true, known.true):
+        raise InputError(
+            "the oracle that was given is of other samples, another size or another segmenter"
+        )
+    return known
+
+
+def _check_picture(key: str, picture: Photo, sample: Sample) -> None:
+    if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3:
+        raise InputError(
+            f"{key}: a picture is uint8 [H, W, 3], not {picture.dtype} {list(picture.shape)}"
+        )
+    (height, width), (h, w) = _size(sample.photo), _size(picture)
+    if (height, width) != (h, w):
+        raise SizeError(f"{key}: its picture is {w}x{h} and its label map {width}x{height}")
+
+
+def _size(picture: Photo) -> tuple[int, int]:
+    return picture.shape[0], picture.shape[1]
+
+
+def _joined(parts: list[_Features]) -> _Features | None:
+    return np.concatenate(parts) if parts else None

@@ -1,0 +1,257 @@
+"""FID and KID between pictures and photographs, by a feature network of the user's own.
+
+FID (Heusel et al., 2017) and KID (Bińkowski et al., 2018) are torchmetrics'; they mean nothing
+without the network whose features they compare, so that its name and the SHA-256 of its weights go
+with the numbers. Nothing is ever downloaded.
+"""
+
+from __future__ import annotations
+
+import abc
+import dataclasses
+import importlib
+import json
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from sceneloom.artefacts import file_hash
+from sceneloom.errors import CheckpointError, InputError, MissingDependencyError
+from sceneloom.extras import require
+
+if TYPE_CHECKING:
+    from torch import nn
+
+FeaturesKind = Literal["dinov2", "inception"]
+_DINO_WEIGHTS = "model.safetensors"
+_MEAN, _DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+_SUBSETS, _SUBSET_SIZE = 100, 50
+
+
+class FeatureNetwork(abc.ABC):
+    """Turns pictures into feature vectors."""
+
+    name: str
+    """What to print: which network, which of its features, at what size."""
+    weights_sha256: str
+    """SHA-256 of its weights file, hexadecimal."""
+
+    @abc.abstractmethod
+    def extract(self, pictures: Sequence[npt.NDArray[np.uint8]]) -> npt.NDArray[np.float64]:
+        """Features of pictures.
+
+        Args:
+            pictures: uint8 [H, W, 3] RGB each, of any sizes.
+
+        Returns:
+            float64 [N, F].
+        """
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Distances:
+    """FID and KID, and what they were computed with."""
+
+    fid: float
+    """Fréchet distance of the features."""
+    kid: float
+    """Mean squared maximum mean discrepancy over the subsets, cubic kernel."""
+    kid_deviation: float | None
+    """Standard deviation over the subsets; None where every subset is all of the pictures."""
+    kid_subsets: int
+    """Number of subsets, drawn by seed."""
+    kid_subset_size: int
+    """Pictures in each."""
+    pictures: int
+    """Number of pictures, and of photographs."""
+    network: str
+    """Name of the feature network."""
+    weights_sha256: str
+    """Of its weights."""
+    features: int
+    """Length of a feature vector; FID of fewer pictures than that is biased upwards."""
+
+
+def feature_distances(
+    network: FeatureNetwork,
+    photos: npt.NDArray[np.float64],
+    pictures: npt.NDArray[np.float64],
+    *,
+    seed: int,
+) -> Distances:
+    """Compare the features of pictures with those of photographs.
+
+    Args:
+        network: what gave the features.
+        photos: float64 [N, F].
+        pictures: float64 [N, F].
+        seed: of KID's subsets.
+
+    Raises:
+        InputError: fewer than two pictures.
+        MissingDependencyError: torchmetrics is not installed.
+    """
+    if len(pictures) < 2 or len(photos) < 2:
+        raise InputError(f"FID and KID need at least two pictures; there is {len(pictures)}")
+    require(["torch", "torchmetrics"], extra="train", purpose="FID and KID")
+    import torch
+    from torchmetrics.image.fid import FrechetInceptionDistance
+    from torchmetrics.image.kid import KernelInceptionDistance
+
+    size = min(_SUBSET_SIZE, len(pictures), len(photos))
+    given = torch.nn.Identity()  # the features are there already; both metrics take any network
+    given.num_features = pictures.shape[1]  # type: ignore[assignment]
+    fid = FrechetInceptionDistance(feature=given)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # that it keeps all features
+        kid = KernelInceptionDistance(feature=given, subsets=_SUBSETS, subset_size=size)
+    for metric in (fid, kid):
+        metric.update(torch.tensor(photos), real=True)
+        metric.update(torch.tensor(pictures), real=False)
+    with torch.random.fork_rng(devices=[]):  # KID draws from torch's global generator
+        torch.manual_seed(seed)
+        mean, deviation = kid.compute()
+    return Distances(
+        fid=float(fid.compute()),
+        kid=float(mean),
+        kid_deviation=None if size == len(pictures) == len(photos) else float(deviation),
+        kid_subsets=_SUBSETS,
+        kid_subset_size=size,
+        pictures=len(pictures),
+        network=network.name,
+        weights_sha256=network.weights_sha256,
+        features=pictures.shape[1],
+    )
+
+
+def load_features(path: Path, kind: FeaturesKind, *, device: str = "cpu") -> FeatureNetwork:
+    """Load a feature network from local files.
+
+    Args:
+        path: for dinov2 the folder that transformers' `save_pretrained` writes, for inception the
+            weights file of torch-fidelity's FeatureExtractorInceptionV3.
+        kind: which of the two.
+        device: cpu or cuda.
+
+    Raises:
+        CheckpointError: the files are not there or not of this network.
+        MissingDependencyError: a package is not installed, or does not import here.
+    """
+    return Dinov2Features(path, device) if kind == "dinov2" else InceptionFeatures(path, device)
+
+
+class Dinov2Features(FeatureNetwork):
+    """The normalised class token of DINOv2 (Oquab et al., 2023), as used for FD-DINOv2 (Stein et
+    al., 2023), at the image size of the folder's configuration.
+    """
+
+    def __init__(self, folder: Path, device: str) -> None:
+        """Load it; raises as `load_features`."""
+        require(["torch", "transformers"], extra="train", purpose="DINOv2 features")
+        import torch
+        from transformers import Dinov2Model
+        from transformers.utils import logging
+
+        weights = folder / _DINO_WEIGHTS
+        if _model_type(folder) != "dinov2" or not weights.is_file():
+            raise CheckpointError(
+                f"{folder}: not a DINOv2 folder of transformers (config.json of model_type dinov2, "
+                f"and {_DINO_WEIGHTS})"
+            )
+        quiet: Any = logging
+        before = quiet.get_verbosity()
+        quiet.disable_progress_bar()
+        quiet.set_verbosity_error()  # it reports missing weights as a table; they are refused
+        try:
+            loaded: Any = Dinov2Model.from_pretrained(
+                folder,
+                local_files_only=True,
+                use_safetensors=True,
+                dtype=torch.float32,
+                output_loading_info=True,
+            )
+        except Exception as error:  # transformers raises nearly anything on damaged folders
+            reason = str(error).split("\n")[0][:200]
+            raise CheckpointError(f"{folder}: cannot be loaded as DINOv2 ({reason})") from None
+        finally:
+            quiet.set_verbosity(before)
+        model, loading = loaded
+        if loading["missing_keys"]:
+            raise CheckpointError(f"{weights}: lacks {', '.join(sorted(loading['missing_keys']))}")
+        self._model = model.to(device).eval().requires_grad_(False)
+        self._device = device
+        self._side = int(model.config.image_size)
+        self.name = f"dinov2 {folder.name}, class token at {self._side}x{self._side}"
+        self.weights_sha256 = file_hash(weights)
+
+    def extract(self, pictures: Sequence[npt.NDArray[np.uint8]]) -> npt.NDArray[np.float64]:
+        """Features of pictures, one at a time; see `FeatureNetwork.extract`."""
+        import torch
+
+        mean, deviation = (torch.tensor(v).view(3, 1, 1) for v in (_MEAN, _DEVIATION))
+        found = []
+        with torch.inference_mode():
+            for picture in pictures:
+                image = Image.fromarray(picture).resize((self._side,) * 2, Image.Resampling.BICUBIC)
+                values = torch.from_numpy(np.array(image)).permute(2, 0, 1).to(torch.float32) / 255
+                normalised = ((values - mean) / deviation).unsqueeze(0).to(self._device)
+                found.append(self._model(pixel_values=normalised).pooler_output[0].double().cpu())
+        return torch.stack(found).numpy()
+
+
+def _model_type(folder: Path) -> object:
+    try:
+        configuration = json.loads((folder / "config.json").read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{folder}: not a DINOv2 folder of transformers ({error})") from None
+    return configuration.get("model_type") if isinstance(configuration, dict) else None
+
+
+class InceptionFeatures(FeatureNetwork):
+    """The 2048 features of Inception v3 in TensorFlow's version, as published scores use them; by
+    torch-fidelity.
+    """
+
+    def __init__(self, path: Path, device: str) -> None:
+        """Load it; raises as `load_features`."""
+        if not path.is_file():
+            raise CheckpointError(f"{path}: no such file of Inception weights for torch-fidelity")
+        network = _inception_class()
+        try:
+            model = network("inception-v3-compat", ["2048"], str(path))
+        except (OSError, KeyError, ValueError, RuntimeError) as error:
+            reason = str(error).split("\n")[0][:200]
+            raise CheckpointError(f"{path}: cannot be loaded as Inception v3 ({reason})") from None
+        self._model: nn.Module = model.to(device).eval().requires_grad_(False)
+        self._device = device
+        self.name = "inception v3 (TensorFlow's, torch-fidelity), 2048 features at 299x299"
+        self.weights_sha256 = file_hash(path)
+
+    def extract(self, pictures: Sequence[npt.NDArray[np.uint8]]) -> npt.NDArray[np.float64]:
+        """Features of pictures, one at a time; see `FeatureNetwork.extract`."""
+        import torch
+
+        found = []
+        with torch.inference_mode():
+            for picture in pictures:  # the network itself resizes, as TensorFlow does
+                values = torch.tensor(picture).permute(2, 0, 1)
+                features = self._model(values.unsqueeze(0).to(self._device))[0]
+                found.append(features.reshape(-1).double().cpu())
+        return torch.stack(found).numpy()
+
+
+def _inception_class() -> Any:
+    try:
+        module = importlib.import_module("torch_fidelity.feature_extractor_inceptionv3")
+    except (ImportError, RuntimeError) as error:  # RuntimeError: a torchvision of another torch
+        raise MissingDependencyError(
+            "Inception features need torch-fidelity, which does not import here "
+            f"({str(error).splitlines()[0]}): pip install torch-fidelity, with the torchvision of "
+            "this torch, or choose --features-kind dinov2"
+        ) from None
+    return module.FeatureExtractorInceptionV3

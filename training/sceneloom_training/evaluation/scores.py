@@ -1,0 +1,216 @@
+"""Scores of label maps against the true ones: pixel accuracy and intersection over union, from
+counts per picture and class, with bootstrap intervals over the pictures.
+
+Definitions (Long et al., "Fully convolutional networks", CVPR 2015, section 5): with the sums over
+all pictures of a class's pixels that are true T, predicted P, and both I,
+
+    pixel accuracy   sum I / sum T
+    IoU of a class   I / (T + P - I)
+    mean IoU         mean over the classes that occur in the truth
+    frequency-weighted IoU   sum T * IoU / sum T
+
+Pixels whose truth is 255 are ignored. A prediction that is no class is wrong wherever it stands.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from sceneloom.errors import InputError
+from sceneloom.schema import NO_CHANNEL
+
+LEVEL = 0.95
+"""Of the intervals."""
+
+SCORES = {
+    "pixel_accuracy": "pixel accuracy",
+    "mean_iou": "mean IoU",
+    "frequency_weighted_iou": "frequency-weighted IoU",
+}
+"""Fields of `Scores` that are one number, and what they are called."""
+
+_Counts = npt.NDArray[np.int64]
+_Values = npt.NDArray[np.float64]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class ClassCounts:
+    """Pixels per picture and class, ignored ones left out; int64 [N, C] each."""
+
+    intersection: _Counts
+    """Predicted as the class, and truly of it."""
+    predicted: _Counts
+    """Predicted as the class."""
+    true: _Counts
+    """Truly of the class."""
+
+    def __len__(self) -> int:
+        """Number of pictures."""
+        return len(self.true)
+
+    def __getitem__(self, pictures: slice) -> ClassCounts:
+        """The counts of some of the pictures."""
+        return ClassCounts(
+            intersection=self.intersection[pictures],
+            predicted=self.predicted[pictures],
+            true=self.true[pictures],
+        )
+
+
+def count_classes(
+    predicted: npt.NDArray[np.uint8], true: npt.NDArray[np.uint8], classes: int
+) -> ClassCounts:
+    """Count the pixels of each class in a batch of label maps.
+
+    Args:
+        predicted: uint8 [N, H, W], channels; anything from `classes` on is no class, and wrong.
+        true: uint8 [N, H, W], channels, or 255 for pixels to ignore.
+        classes: number of channels, C.
+    """
+    assert predicted.shape == true.shape, (predicted.shape, true.shape)
+    assert predicted.dtype == true.dtype == np.uint8
+    counted = true != NO_CHANNEL
+    return ClassCounts(
+        intersection=_per_picture(true, counted & (predicted == true), classes),
+        predicted=_per_picture(predicted, counted, classes),
+        true=_per_picture(true, counted, classes),
+    )
+
+
+def _per_picture(
+    maps: npt.NDArray[np.uint8], where: npt.NDArray[np.bool_], classes: int
+) -> _Counts:
+    counts = [np.bincount(m[w], minlength=256)[:classes] for m, w in zip(maps, where, strict=True)]
+    return np.array(counts, np.int64).reshape(len(maps), classes)
+
+
+def join_counts(parts: Sequence[ClassCounts]) -> ClassCounts:
+    """The counts of several batches, in order."""
+    return ClassCounts(
+        intersection=np.concatenate([part.intersection for part in parts]),
+        predicted=np.concatenate([part.predicted for part in parts]),
+        true=np.concatenate([part.true for part in parts]),
+    )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Interval:
+    """A number with its 95 % bootstrap interval; all None where it is not defined."""
+
+    value: float | None
+    """Over all pictures."""
+    low: float | None
+    """2.5th percentile over the draws."""
+    high: float | None
+    """97.5th percentile over the draws."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Scores:
+    """What is reported of one set of label maps, or of the difference between two."""
+
+    pixel_accuracy: Interval
+    """Share of the pixels that are right, 0 to 1."""
+    mean_iou: Interval
+    """Mean over the classes that occur in the truth, 0 to 1."""
+    frequency_weighted_iou: Interval
+    """Mean weighted by how many pixels are truly of each class, 0 to 1."""
+    class_iou: tuple[Interval, ...]
+    """By channel; undefined for classes that do not occur in the truth."""
+
+
+def score(counts: ClassCounts, *, draws: int, seed: int) -> Scores:
+    """Score label maps, with percentile bootstrap intervals over the pictures.
+
+    Args:
+        counts: of N pictures.
+        draws: bootstrap draws, from 1.
+        seed: of the draws; equal seeds give equal intervals.
+
+    Raises:
+        InputError: no pixel is counted.
+    """
+    return _scores(metrics(counts, None), metrics(counts, _weights(len(counts), draws, seed)))
+
+
+def score_gap(first: ClassCounts, second: ClassCounts, *, draws: int, seed: int) -> Scores:
+    """Scores of the first minus those of the second, with paired intervals: each draw takes the
+    same pictures of both.
+
+    Raises:
+        InputError: no pixel is counted.
+    """
+    assert len(first) == len(second)
+    weights = _weights(len(first), draws, seed)
+    return _scores(
+        metrics(first, None) - metrics(second, None),
+        metrics(first, weights) - metrics(second, weights),
+    )
+
+
+def _weights(pictures: int, draws: int, seed: int) -> _Values:
+    """How often each draw takes each picture, [draws, N]."""
+    rng = np.random.default_rng(seed)
+    return rng.multinomial(pictures, np.full(pictures, 1 / pictures), draws).astype(np.float64)
+
+
+def metrics(counts: ClassCounts, weights: _Values | None) -> _Values:
+    """The figures as arrays, for statistics of the caller's own.
+
+    Args:
+        counts: of N pictures.
+        weights: float64 [draws, N], how often each draw takes each picture; None takes each once.
+
+    Returns:
+        float64 [draws, 3 + C]: pixel accuracy, mean IoU, frequency-weighted IoU, and each class's
+        IoU, which is NaN where the class does not occur in the truth that is drawn.
+
+    Raises:
+        InputError: no pixel is counted.
+    """
+    if not counts.true.any():
+        raise InputError("no pixel can be scored: the label maps hold ignored pixels only")
+    if weights is None:
+        weights = np.ones((1, len(counts)))
+    # Sums of pixels are below 2**53, and so exact as floats.
+    both, predicted, true = (
+        weights @ part.astype(np.float64)
+        for part in (counts.intersection, counts.predicted, counts.true)
+    )
+    with np.errstate(invalid="ignore", divide="ignore"):
+        iou = np.where(true > 0, both / (true + predicted - both), np.nan)
+        pixels, present = true.sum(1), (true > 0).sum(1)
+        columns = (
+            both.sum(1) / pixels,
+            np.nansum(iou, 1) / present,
+            np.nansum(true * iou, 1) / pixels,
+        )
+    return np.column_stack([*columns, iou])
+
+
+def _scores(point: _Values, drawn: _Values) -> Scores:
+    tail = (1 - LEVEL) / 2
+    intervals = [
+        _interval(float(value), drawn[:, column][~np.isnan(drawn[:, column])], tail)
+        for column, value in enumerate(point[0])
+    ]
+    accuracy, mean, weighted, *classes = intervals
+    return Scores(
+        pixel_accuracy=accuracy,
+        mean_iou=mean,
+        frequency_weighted_iou=weighted,
+        class_iou=tuple(classes),
+    )
+
+
+def _interval(value: float, drawn: _Values, tail: float) -> Interval:
+    if np.isnan(value):
+        return Interval(value=None, low=None, high=None)
+    if not len(drawn):
+        return Interval(value=value, low=None, high=None)
+    low, high = np.quantile(drawn, [tail, 1 - tail])
+    return Interval(value=value, low=float(low), high=float(high))
