@@ -46,19 +46,19 @@ SHOWN = (0, 1, 2)
 """Test streets whose pictures are kept of every cell."""
 SEGMENTER_FLAGS = (
     *("--data.labels", "cityscapes-eval"),
+    *("--network", "unet"),
+    *("--width", "16"),
     *("--size", "256x128"),
-    *("--hidden-sizes", "16", "32", "96", "192"),
-    *("--depths", "1", "1", "2", "2"),
-    *("--heads", "1", "2", "3", "6"),
-    *("--decoder-size", "64"),
-    *("--first-stride", "2"),
     *("--epochs", "8"),
-    *("--learning-rate", "1e-3"),
+    *("--batch", "4"),
+    *("--learning-rate", "2e-3"),
+    *("--balance", "0.5"),
     *("--precision", "bfloat16"),
     *("--workers", "1"),
     *("--cache", "1500"),
     "--half",
 )
+"""Of the judge: it must see poles of a pixel's width, and learn from 1,500 photographs."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -14,7 +14,6 @@ Nothing is ever downloaded.
 from __future__ import annotations
 
 import abc
-import copy
 import importlib.util
 import json
 from pathlib import Path
@@ -22,16 +21,24 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import safetensors.torch
 import torch
+from safetensors import SafetensorError
 from torch import nn
-from torch.nn import functional
 
 from sceneloom import __version__
 from sceneloom.artefacts import file_hash, replace_folder
-from sceneloom.errors import CheckpointError, InputError, SceneLoomError
-from sceneloom.extras import require
+from sceneloom.errors import CheckpointError, InputError, MissingDependencyError, SceneLoomError
 from sceneloom.schema import LabelSchema, load_schema, parse_json
+from sceneloom_training.data.sizes import parse_size
 from sceneloom_training.device import choose_device
+from sceneloom_training.evaluation.segmentation_networks import (
+    build_segformer,
+    build_unet,
+    load_transformers,
+    logits_of,
+)
+from sceneloom_training.evaluation.segmenter_settings import SegmenterSettings
 from sceneloom_training.modes import DeviceChoice
 
 MARKER, CONFIG, WEIGHTS = "segmenter.json", "config.json", "model.safetensors"
@@ -66,8 +73,8 @@ class Segmenter(abc.ABC):
         """
 
 
-class TransformersSegmenter(Segmenter):
-    """A semantic segmentation model of transformers."""
+class NetworkSegmenter(Segmenter):
+    """A segmentation network in PyTorch."""
 
     def __init__(
         self,
@@ -82,9 +89,7 @@ class TransformersSegmenter(Segmenter):
         std: tuple[float, ...] = PIXEL_STD,
         device: str = "cpu",
     ) -> None:
-        """Wrap a network whose output has ``logits`` [N, channels, h, w]; it is put into eval
-        mode.
-        """
+        """Wrap a network that `logits_of` takes; it is put into eval mode."""
         self.schema, self.height, self.width = schema, height, width
         self.name, self.weights_sha256 = name, weights_sha256
         self._network = network.eval().to(device)
@@ -109,49 +114,56 @@ def to_pixels(
     return (photos.permute(0, 3, 1, 2).float() / 255 - centre) / spread
 
 
-def logits_of(network: nn.Module, pixels: torch.Tensor) -> torch.Tensor:
-    """Scores of every class at the size of the pixels, float32 [N, channels, H, W]."""
-    coarse: torch.Tensor = network(pixel_values=pixels).logits
-    size = (pixels.shape[2], pixels.shape[3])
-    return functional.interpolate(coarse.float(), size=size, mode="bilinear", align_corners=False)
+def build_network(kind: str, schema: LabelSchema, *, width: int) -> nn.Module:
+    """A network with random weights; the process's random state decides them.
+
+    Args:
+        kind: ``segformer`` or ``unet``.
+        schema: what it tells apart.
+        width: channels of its first stage.
+
+    Raises:
+        MissingDependencyError: the library that it is of is not installed.
+    """
+    return (build_unet if kind == "unet" else build_segformer)(schema, width=width)
 
 
 def save_segmenter(
     folder: Path,
     network: nn.Module,
     schema: LabelSchema,
-    *,
-    height: int,
-    width: int,
+    settings: SegmenterSettings,
     provenance: dict[str, Any],
-    half: bool = False,
 ) -> None:
     """Write a segmenter; an older one in its place is replaced, anything else there is refused.
 
     Args:
         folder: the segmenter's folder.
-        network: a semantic segmentation model of transformers, trained with `to_pixels`.
+        network: as `build_network` gives it, trained with `to_pixels`; left as it is.
         schema: what its channels are.
-        height: that it was trained at, pixels.
-        width: that it was trained at, pixels.
+        settings: which network, at what size, and whether to write float16.
         provenance: where the weights come from: anything JSON can hold.
-        half: write the weights as float16; the network itself stays as it is.
 
     Raises:
         CheckpointError: `folder` is something else, or it cannot be written.
     """
+    height, width = parse_size(settings.size, of="size")
     with replace_folder(
         folder,
         marker=MARKER,
-        files=frozenset({MARKER, CONFIG, WEIGHTS}),
+        files=frozenset({MARKER, WEIGHTS}),
         kind="a segmenter",
         error=CheckpointError,
     ) as fresh:
-        written: Any = copy.deepcopy(network).half() if half else network
-        written.save_pretrained(fresh)
+        weights = {
+            name: (x.half() if settings.half and x.is_floating_point() else x).cpu().contiguous()
+            for name, x in network.state_dict().items()
+        }
+        _write(weights, fresh / WEIGHTS)
         description = {
             "format": FORMAT,
             "sceneloom": __version__,
+            "network": {"kind": settings.network, "width": settings.width},
             "labels": schema.to_json(),
             "height": height,
             "width": width,
@@ -161,6 +173,13 @@ def save_segmenter(
             "weights_sha256": file_hash(fresh / WEIGHTS),
         }
         (fresh / MARKER).write_text(json.dumps(description, indent=1) + "\n", "utf-8")
+
+
+def _write(weights: dict[str, torch.Tensor], path: Path) -> None:
+    try:
+        safetensors.torch.save_file(weights, path)
+    except SafetensorError as error:  # its writer has errors of its own for a full disk
+        raise OSError(str(error)) from None
 
 
 def load_segmenter(path: Path, *, labels: str = "", device: DeviceChoice = "auto") -> Segmenter:
@@ -184,11 +203,13 @@ def load_segmenter(path: Path, *, labels: str = "", device: DeviceChoice = "auto
         if labels:
             raise InputError(f"{path}: says itself what its labels are; do not name {labels!r}")
         return _run_file(path, where)
-    if not (path / CONFIG).is_file() or not (path / WEIGHTS).is_file():
+    known = MARKER if (path / MARKER).is_file() else CONFIG
+    if not (path / known).is_file() or not (path / WEIGHTS).is_file():
         raise CheckpointError(
-            f"{path}: is no segmenter; expected a folder with {CONFIG} and {WEIGHTS}, or a .py file"
+            f"{path}: is no segmenter; expected a folder with {WEIGHTS} and {MARKER} or {CONFIG}, "
+            "or a .py file"
         )
-    if (path / MARKER).is_file():
+    if known == MARKER:
         if labels:
             raise InputError(f"{path}: carries its label schema; do not name {labels!r}")
         return _load_own(path, where)
@@ -205,6 +226,7 @@ def _load_own(path: Path, device: str) -> Segmenter:
         schema = LabelSchema.from_json(said["labels"], source=str(path / MARKER))
         height, width, expected = int(said["height"]), int(said["width"]), said["weights_sha256"]
         mean, std = tuple(said["pixel_mean"]), tuple(said["pixel_std"])
+        kind, channels = str(said["network"]["kind"]), int(said["network"]["width"])
         known = said["format"]
     except (OSError, UnicodeDecodeError, KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{path / MARKER}: is damaged ({error})") from None
@@ -213,8 +235,13 @@ def _load_own(path: Path, device: str) -> Segmenter:
     found = file_hash(path / WEIGHTS)
     if found != expected:
         raise CheckpointError(f"{path / WEIGHTS}: is not the file that {MARKER} names (SHA-256)")
-    network = _load_network(path, schema)
-    return TransformersSegmenter(
+    network = build_network(kind, schema, width=channels)
+    try:
+        network.load_state_dict(safetensors.torch.load_file(path / WEIGHTS))
+    except (OSError, RuntimeError, SafetensorError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise CheckpointError(f"{path / WEIGHTS}: cannot be loaded ({reason})") from None
+    return NetworkSegmenter(
         network,
         schema,
         height=height,
@@ -240,7 +267,7 @@ def _load_plain(path: Path, schema: LabelSchema, device: str) -> Segmenter:
         (size, size) if isinstance(size, int) else (size.get("height", 512), size.get("width", 512))
     )
     network = _load_network(path, schema)
-    return TransformersSegmenter(
+    return NetworkSegmenter(
         network,
         schema,
         height=height,
@@ -254,17 +281,10 @@ def _load_plain(path: Path, schema: LabelSchema, device: str) -> Segmenter:
 
 
 def _load_network(path: Path, schema: LabelSchema) -> nn.Module:
-    require(["transformers"], extra="train", purpose="loading a segmenter")
-    from transformers import AutoModelForSemanticSegmentation
-    from transformers.utils import logging
-
-    logger: Any = logging  # its functions are not annotated
-    logger.disable_progress_bar()
-
     try:
-        network: nn.Module = AutoModelForSemanticSegmentation.from_pretrained(
-            path, local_files_only=True, use_safetensors=True, dtype=torch.float32
-        )
+        network = load_transformers(path)
+    except MissingDependencyError:
+        raise
     except Exception as error:  # transformers raises nearly anything on damaged folders
         reason = str(error).strip().splitlines() or [type(error).__name__]
         raise CheckpointError(f"{path}: cannot be loaded ({reason[0]})") from None

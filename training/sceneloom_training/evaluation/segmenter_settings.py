@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import Any, Literal
 
 from sceneloom.errors import InputError
 from sceneloom_training.data.sizes import parse_size
@@ -12,20 +12,17 @@ from sceneloom_training.modes import DeviceChoice, Precision
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SegmenterSettings:
-    """A SegFormer (Xie et al., NeurIPS 2021) from random weights; the defaults are its B0."""
+    """A segmentation network from random weights, and its training."""
 
+    network: Literal["segformer", "unet"] = "segformer"
+    """SegFormer (Xie et al., NeurIPS 2021; from transformers), for many photographs and long
+    training, or a convolutional U-Net (Ronneberger et al., MICCAI 2015; from MONAI), which learns
+    small things in small pictures from few.
+    """
     size: str = "512x256"
     """WIDTHxHEIGHT that photographs are resized to, in training and when it judges."""
-    hidden_sizes: tuple[int, int, int, int] = (32, 64, 160, 256)
-    """Channels of the four stages; multiples of 32, 32, 32 and 64 are fast."""
-    depths: tuple[int, int, int, int] = (2, 2, 2, 2)
-    """Transformer blocks of the four stages."""
-    heads: tuple[int, int, int, int] = (1, 2, 5, 8)
-    """Attention heads of the four stages; each divides the stage's channels."""
-    decoder_size: int = 256
-    """Channels of the decoder."""
-    first_stride: int = 4
-    """Pixels per token of the first stage; 2 sees thin things in small pictures."""
+    width: int = 32
+    """Channels of the first stage; 32 gives SegFormer's B0 and MONAI's usual U-Net."""
     epochs: int = 160
     """Passes over the photographs."""
     batch: int = 8
@@ -36,6 +33,10 @@ class SegmenterSettings:
     """Of AdamW."""
     warm_up: float = 0.05
     """Share of the steps in which the learning rate rises from zero."""
+    balance: float = 0.0
+    """Weight of a class in the loss: its share of the pixels to the power of minus this. 0 weighs
+    all pixels alike, 0.5 lets rare classes be learnt in a short training.
+    """
     precision: Precision = "float32"
     """bfloat16 is faster where the processor has it; float16 and float64 are not for this."""
     flip: bool = True
@@ -62,15 +63,12 @@ class SegmenterSettings:
             value = getattr(self, name)
             if not low <= value <= high:  # also refuses nan
                 raise InputError(f"{name} is {value}; it is from {low:g} to {high:g}")
-        if self.first_stride not in (2, 4):
-            raise InputError(f"first_stride is {self.first_stride}; it is 2 or 4")
+        if self.network not in ("segformer", "unet"):
+            raise InputError(f"network is {self.network}; it is segformer or unet")
+        if self.network == "segformer" and self.width % 8:
+            raise InputError(f"width is {self.width}; a SegFormer takes multiples of 8")
         if self.precision not in ("float32", "bfloat16"):
             raise InputError(f"precision is {self.precision}; it is float32 or bfloat16")
-        if min(*self.hidden_sizes, *self.depths, *self.heads) < 1:
-            raise InputError("hidden_sizes, depths and heads are at least 1")
-        for channels, heads in zip(self.hidden_sizes, self.heads, strict=True):
-            if channels % heads:
-                raise InputError(f"{heads} heads do not divide {channels} channels")
 
     def to_json(self) -> dict[str, Any]:
         """All of it as a JSON object."""
@@ -78,12 +76,13 @@ class SegmenterSettings:
 
 
 _RANGES = (
-    ("decoder_size", 1, 4096),
+    ("width", 1, 1024),
     ("epochs", 1, 1_000_000),
     ("batch", 1, 4096),
     ("learning_rate", 0, 1),
     ("weight_decay", 0, 1),
     ("warm_up", 0, 0.99),
+    ("balance", 0, 1),
     ("workers", 0, 256),
     ("cache", 0, 10**9),
     ("checkpoint_every", 1, 10**12),

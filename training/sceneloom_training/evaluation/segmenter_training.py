@@ -1,5 +1,5 @@
-"""Training of a segmenter on a data set's real photographs: SegFormer from transformers, cross
-entropy, AdamW with warm-up and a straight fall, as published; nothing is downloaded.
+"""Training of a segmenter on a data set's real photographs: cross entropy, AdamW with warm-up and a
+straight fall, from random weights; nothing is downloaded.
 
     RUN/training.pt     weights, optimizer, random states: from here the same command goes on
     RUN/log.jsonl       step, loss, pixel accuracy, learning rate
@@ -18,22 +18,23 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from rich.progress import track
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
 from sceneloom.errors import CheckpointError, DivergedError, InputError, TrainingError
-from sceneloom.extras import require
-from sceneloom.schema import NO_CHANNEL, LabelSchema
+from sceneloom.schema import NO_CHANNEL
 from sceneloom_training.batches import Batch, StepSampler, TrainingSet, load_batches
-from sceneloom_training.data import DataSettings, Geometry, open_data_set
-from sceneloom_training.data.sizes import parse_size
+from sceneloom_training.data import DataSet, DataSettings, Geometry, Sample, open_data_set
 from sceneloom_training.device import choose_device
 from sceneloom_training.distributed import World
+from sceneloom_training.evaluation.segmentation_networks import logits_of
 from sceneloom_training.evaluation.segmenter import (
     MARKER,
-    logits_of,
+    build_network,
     save_segmenter,
     to_pixels,
 )
@@ -47,6 +48,8 @@ from sceneloom_training.signals import StopSignals
 
 STATE, LOG, BUNDLE = "training.pt", "log.jsonl", "segmenter"
 _LOG_EVERY = 20
+_LEAST_SHARE = 1e-4
+"""Of the pixels: rarer classes weigh no more than one of this share."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -61,34 +64,6 @@ class SegmenterOutcome:
     """The finished segmenter, or None."""
     stopped_by: int | None
     """Number of the signal that stopped it, or None."""
-
-
-def build_segformer(settings: SegmenterSettings, schema: LabelSchema) -> nn.Module:
-    """A SegFormer with random weights; the process's random state decides them.
-
-    Raises:
-        MissingDependencyError: transformers is not installed.
-    """
-    require(["transformers"], extra="train", purpose="training a segmenter")
-    from transformers import SegformerConfig, SegformerForSemanticSegmentation
-    from transformers.utils import logging
-
-    logger: Any = logging  # its functions are not annotated
-    logger.disable_progress_bar()
-
-    config = SegformerConfig(
-        hidden_sizes=list(settings.hidden_sizes),
-        depths=list(settings.depths),
-        num_attention_heads=list(settings.heads),
-        decoder_hidden_size=settings.decoder_size,
-        strides=[settings.first_stride, 2, 2, 2],
-        patch_sizes=[7 if settings.first_stride == 4 else 5, 3, 3, 3],
-        id2label={channel: label.name for channel, label in enumerate(schema.labels)},
-        label2id={label.name: channel for channel, label in enumerate(schema.labels)},
-        semantic_loss_ignore_index=NO_CHANNEL,
-    )
-    network: nn.Module = SegformerForSemanticSegmentation(config)
-    return network
 
 
 def train_segmenter(data: DataSettings, settings: SegmenterSettings, out: Path) -> SegmenterOutcome:
@@ -141,11 +116,25 @@ class _Run:
         }
         self.record = {"data": fields, "photographs": len(opened), "settings": settings.to_json()}
         seed_random_states(settings.seed)
-        self.network = build_segformer(settings, self.schema).to(self.device).train()
+        network = build_network(settings.network, self.schema, width=settings.width)
+        self.network = network.to(self.device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
+        self.class_weights = self._class_weights(opened)
         self.optimizer = torch.optim.AdamW(
             self.network.parameters(), settings.learning_rate, weight_decay=settings.weight_decay
         )
         self.step = 0
+
+    def _class_weights(self, data: DataSet) -> Tensor | None:
+        """Of each channel, mean 1 over the pixels; None where all pixels weigh the same."""
+        if not self.settings.balance:
+            return None
+        counts = np.zeros(256)
+        for index in range(len(data)):
+            counts += np.bincount(_label_map(data.read(index)).ravel(), minlength=256)
+        share = counts[: self.schema.channels] / counts[: self.schema.channels].sum()
+        weights = np.where(share > 0, np.maximum(share, _LEAST_SHARE) ** -self.settings.balance, 0)
+        weights /= (weights * share).sum()
+        return torch.tensor(weights, dtype=torch.float32, device=self.device)
 
     def train(self) -> SegmenterOutcome:
         """Run the steps that are left, and write the segmenter."""
@@ -193,7 +182,9 @@ class _Run:
         half = self.settings.precision == "bfloat16"
         with torch.autocast(self.device.type, torch.bfloat16, enabled=half):
             logits = logits_of(self.network, pixels)
-        loss = functional.cross_entropy(logits, truth, ignore_index=NO_CHANNEL)
+        loss = functional.cross_entropy(
+            logits, truth, weight=self.class_weights, ignore_index=NO_CHANNEL
+        )
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         self.optimizer.step()
@@ -257,16 +248,18 @@ class _Run:
         _forget_after(self.out / LOG, self.step)
 
     def _write_bundle(self) -> None:
-        height, width = parse_size(self.settings.size, of="size")
         save_segmenter(
             self.out / BUNDLE,
             self.network,
             self.schema,
-            height=height,
-            width=width,
+            self.settings,
             provenance={**self.record, "steps": self.step, "torch": torch.__version__},
-            half=self.settings.half,
         )
+
+
+def _label_map(sample: Sample) -> npt.NDArray[np.uint8]:
+    assert sample.label_map is not None  # paired data sets were refused
+    return sample.label_map
 
 
 def _shown(batches: Iterator[Batch], steps: range, last: int) -> Iterator[Batch]:
