@@ -66,18 +66,18 @@ def read_counts(folder: Path, of: str) -> ClassCounts:
         )
 
 
-def compute(counts: Sequence[ClassCounts], seed: int = _SEED) -> Figures:
+def compute(counts: Sequence[ClassCounts], row: int = 0) -> Figures:
     """Figures of one row.
 
     Args:
         counts: of each of its seeds, over the same pictures.
-        seed: of the draws; rows that are compared have the same.
+        row: its number. All rows draw the same pictures, and each its own seeds: one row's networks
+            have nothing to do with another's.
     """
     pictures = len(counts[0])
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(_SEED)
     weights = rng.multinomial(pictures, np.full(pictures, 1 / pictures), _DRAWS).astype(np.float64)
-    # A stream of its own: rows with other numbers of seeds still draw the same pictures.
-    chosen = np.random.default_rng((seed, 1)).multinomial(
+    chosen = np.random.default_rng((_SEED, 1, row)).multinomial(
         len(counts), np.full(len(counts), 1 / len(counts)), _DRAWS
     )
     of_seeds = np.stack([metrics(c, weights)[:, :3] for c in counts])  # [seeds, draws, 3]
@@ -92,8 +92,8 @@ def write_report(out: Path, rows: Sequence[Row]) -> None:
     if not cells:
         return
     figures = {
-        name: compute([read_counts(f, "pictures") for f in folders])
-        for name, folders in cells.items()
+        name: compute([read_counts(f, "pictures") for f in folders], row)
+        for row, (name, folders) in enumerate(cells.items())
     }
     anyone = next(iter(cells.values()))[0]
     figures["oracle"] = compute([read_counts(anyone, "oracle")])
