@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: help demo test lint unit wheel slow soak gpu full-size train-speed train-demo clean
+.PHONY: help demo test lint unit wheel slow soak gpu full-size train-speed train-demo table demo-weights clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## / — /'
@@ -50,6 +50,12 @@ train-speed: $(INSTALLED)  ## the training step beside the published recipe, mea
 train-demo: $(INSTALLED)  ## train on procedural streets (some ten minutes on two quiet cores): docs/results
 	$(BIN)/sceneloom train training/configs/demo.toml --out runs/demo
 	$(BIN)/python -m sceneloom_bench.training_curves runs/demo --out docs/results --name demo-training
+
+table: $(INSTALLED)  ## the method's table on procedural streets (hours; goes on where it was): docs/results/method-table
+	$(BIN)/python -m sceneloom_bench.method_table --out docs/results/method-table
+
+demo-weights: $(INSTALLED)  ## train the demo's weights (hours; goes on where it was): examples/street_demo/generator
+	$(BIN)/python -m sceneloom_bench.demo_weights
 
 clean:  ## remove everything that was built or installed
 	rm -rf build dist $(VENV)

@@ -17,7 +17,6 @@ import dataclasses
 import json
 import os
 import shutil
-import subprocess
 import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -27,8 +26,9 @@ from typing import Annotated, Any
 import numpy as np
 import tyro
 
-from sceneloom.errors import InputError, SceneLoomError, TrainingError
+from sceneloom.errors import InputError, SceneLoomError
 from sceneloom.render import write_image
+from sceneloom_bench.commands import CHECKOUT, run_sceneloom
 from sceneloom_bench.machine import describe_machine
 from sceneloom_bench.method_table_report import write_report
 from sceneloom_bench.method_table_rows import ROWS, Row, with_perceptual
@@ -38,7 +38,6 @@ from sceneloom_training.data.street_files import write_streets
 from sceneloom_training.evaluation.checkpoint_pictures import checkpoint_synthesizer
 from sceneloom_training.scenes.splits import TEST_SEEDS, TRAIN_SEEDS
 
-CHECKOUT = Path(__file__).resolve().parents[2]
 CONFIG = CHECKOUT / "training" / "configs" / "streets-256x128.toml"
 HEIGHT, WIDTH = 256, 512
 """Size that the streets are painted at, pixels."""
@@ -155,7 +154,7 @@ def train_judge(settings: TableSettings) -> Path:
     run = settings.work / "segmenter"
     if not (run / "segmenter" / "segmenter.json").is_file():
         data = ("--data.layout", "pix2pixhd", "--data.root", str(settings.streets))
-        _sceneloom(["train-segmenter", "--out", str(run), *data, *SEGMENTER_FLAGS], None)
+        run_sceneloom("train-segmenter", "--out", str(run), *data, *SEGMENTER_FLAGS)
     return run / "segmenter"
 
 
@@ -164,13 +163,14 @@ def make_cell(cell: Cell, settings: TableSettings, segmenter: Path, out: Path) -
     threads = max(1, (os.cpu_count() or 1) // settings.jobs)
     run = settings.work / "cells" / cell.name
     print(f"{cell.name}: training", flush=True)
-    _sceneloom(["train", str(CONFIG), "--out", str(run), *_flags(cell, settings)], threads)
+    training = ["train", str(CONFIG), "--out", str(run), *_flags(cell, settings)]
+    run_sceneloom(*training, threads=threads, quiet=True)
     print(f"{cell.name}: evaluating", flush=True)
     evaluated = run.with_name(f"{cell.name}-evaluated")
     data = ("--data.layout", "pix2pixhd", "--data.root", str(settings.streets))
     judged = ["--segmenter", str(segmenter), "--checkpoint", str(run / "model")]
     where = ["--out", str(evaluated), "--size", cell.row.size, "--data.split", "test"]
-    _sceneloom(["evaluate", *where, *judged, *data], threads)
+    run_sceneloom("evaluate", *where, *judged, *data, threads=threads, quiet=True)
     fresh = out / "cells" / f".{cell.name}.new"
     shutil.rmtree(fresh, ignore_errors=True)
     fresh.mkdir(parents=True)
@@ -228,18 +228,6 @@ def _save_pictures(model: Path, size: str, settings: TableSettings, folder: Path
             instances = sample.instance_map if synthesizer.contract.boundaries else None
             picture = synthesizer.synthesize(sample.label_map, instances)
             write_image(folder / f"{streets.keys[index]}.jpg", picture)
-
-
-def _sceneloom(arguments: list[str], threads: int | None) -> None:
-    """Run a command of SceneLoom in a process of its own."""
-    environment = dict(os.environ)
-    if threads:
-        environment |= {"OMP_NUM_THREADS": str(threads)}
-    command = [sys.executable, "-m", "sceneloom.cli", *arguments]
-    done = subprocess.run(command, env=environment, stdout=subprocess.DEVNULL, check=False)
-    if done.returncode:
-        said = " ".join(["sceneloom", *arguments])
-        raise TrainingError(f"ended with code {done.returncode}: {said}")
 
 
 if __name__ == "__main__":

@@ -37,6 +37,16 @@ def test_round_trip(tmp_path: Path, generator: Generator) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["bundle"]
 
 
+def test_half_the_space(tmp_path: Path, generator: Generator) -> None:
+    for name, half in (("whole", False), ("half", True)):
+        save_checkpoint(tmp_path / name, generator, CONTRACT, {}, half=half)
+    sizes = [(tmp_path / n / "model.safetensors").stat().st_size for n in ("half", "whole")]
+    assert sizes[0] < 0.55 * sizes[1]
+    for key, tensor in load_checkpoint(tmp_path / "half").generator.state_dict().items():
+        assert tensor.dtype == torch.float32
+        assert torch.equal(tensor, generator.state_dict()[key].half().float())
+
+
 def test_replaces_an_older_bundle(tmp_path: Path, generator: Generator) -> None:
     for steps in (1, 2):
         save_checkpoint(tmp_path / "bundle", generator, CONTRACT, {"steps": steps})

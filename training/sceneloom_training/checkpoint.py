@@ -61,6 +61,7 @@ def save_checkpoint(
     provenance: dict[str, Any],
     *,
     encoder: FeatureEncoder | None = None,
+    half: bool = False,
 ) -> None:
     """Write a bundle; an existing bundle in its place is replaced, anything else there is refused.
 
@@ -70,6 +71,7 @@ def save_checkpoint(
         contract: what the model takes and gives; None for a model that takes pictures.
         provenance: where the weights come from: anything JSON can hold.
         encoder: the feature encoder of a model with style.
+        half: write float16, in half the space; it is loaded as float32.
 
     Raises:
         CheckpointError: `folder` exists and is no bundle, or it cannot be written.
@@ -83,7 +85,7 @@ def save_checkpoint(
     ) as fresh:
         networks = {WEIGHTS: generator} | ({ENCODER_WEIGHTS: encoder} if encoder else {})
         for file, network in networks.items():
-            _save_weights(network, fresh / file)
+            _save_weights(network, fresh / file, half=half)
         description = {
             "format": FORMAT,
             "sceneloom": __version__,
@@ -96,8 +98,11 @@ def save_checkpoint(
         (fresh / DESCRIPTION).write_text(json.dumps(description, indent=1) + "\n", "utf-8")
 
 
-def _save_weights(network: nn.Module, path: Path) -> None:
-    weights = {name: tensor.contiguous() for name, tensor in network.state_dict().items()}
+def _save_weights(network: nn.Module, path: Path, *, half: bool) -> None:
+    weights = {
+        name: (tensor.half() if half and tensor.is_floating_point() else tensor).contiguous()
+        for name, tensor in network.state_dict().items()
+    }
     try:
         safetensors.torch.save_file(weights, path)
     except SafetensorError as error:  # its writer has errors of its own for a full disk
