@@ -126,6 +126,7 @@ def main(
         write_streets(
             settings.streets, split, seeds, height=HEIGHT, width=WIDTH, processes=processes
         )
+    save_streets(settings, out)
     segmenter = settings.segmenter or train_judge(settings)
     chosen = [r for r in settings.all_rows if not settings.rows or r.name in settings.rows]
     for wave in waves(chosen):
@@ -147,6 +148,20 @@ def waves(rows: Sequence[Row]) -> list[list[Cell]]:
         seeds = sorted({seed for row in part for seed in row.seeds})
         waves.append([Cell(row=r, seed=s) for s in seeds for r in part if s in r.seeds])
     return waves
+
+
+def save_streets(settings: TableSettings, out: Path) -> None:
+    """Label maps and photographs of the test streets that are shown, as JPEG."""
+    streets = open_data_set(DataSettings(layout="pix2pixhd", root=settings.streets, split="test"))
+    assert streets.schema is not None
+    for kind in ("label-maps", "photographs"):
+        (out / "streets" / kind).mkdir(parents=True, exist_ok=True)
+    for index in SHOWN:
+        sample, name = streets.read(index), f"{streets.keys[index]}.jpg"
+        assert sample.label_map is not None
+        colours = streets.schema.colourise(sample.label_map)
+        write_image(out / "streets" / "label-maps" / name, colours)
+        write_image(out / "streets" / "photographs" / name, sample.photo)
 
 
 def train_judge(settings: TableSettings) -> Path:
