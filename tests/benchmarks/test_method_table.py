@@ -11,6 +11,7 @@ import pytest
 import tyro
 
 from sceneloom.errors import InputError
+from sceneloom.schema import load_schema
 from sceneloom_bench.method_table import CONFIG, SEGMENTER_FLAGS, TableSettings, waves
 from sceneloom_bench.method_table_report import compute, read_counts, write_report
 from sceneloom_bench.method_table_rows import BASELINE, PUBLISHED, ROWS, Row, with_perceptual
@@ -44,8 +45,12 @@ def test_rows_differ_in_what_their_titles_say() -> None:
 
 
 def test_the_judge_is_flags_that_train_segmenter_takes() -> None:
-    flags = [x for x in SEGMENTER_FLAGS if not x.startswith("--data.")]
-    flags.remove("cityscapes-eval")
+    at = SEGMENTER_FLAGS.index("--data.labels")
+    schema = load_schema(SEGMENTER_FLAGS[at + 1])
+    every = {label.id: label for label in load_schema("cityscapes-eval").labels}
+    assert all(every[label.id] == label for label in schema.labels)
+    assert schema.channels == 15
+    flags = [*SEGMENTER_FLAGS[:at], *SEGMENTER_FLAGS[at + 2 :]]
     settings = tyro.cli(SegmenterSettings, args=flags)
     assert (settings.size, settings.half) == ("256x128", True)
 
