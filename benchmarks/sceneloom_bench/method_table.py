@@ -18,20 +18,29 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
+import numpy.typing as npt
 import tyro
 
 from sceneloom.errors import InputError, SceneLoomError
 from sceneloom.render import write_image
+from sceneloom.schema import load_schema
 from sceneloom_bench.commands import CHECKOUT, run_sceneloom
 from sceneloom_bench.machine import describe_machine
 from sceneloom_bench.method_table_report import write_report
-from sceneloom_bench.method_table_rows import ROWS, Row, with_perceptual
+from sceneloom_bench.method_table_rows import (
+    CONTROL,
+    PUBLISHED,
+    ROWS,
+    Row,
+    find_row,
+    with_perceptual,
+)
 from sceneloom_training.checkpoint import load_checkpoint
 from sceneloom_training.data import DataSettings, Geometry, open_data_set
 from sceneloom_training.data.street_files import write_streets
@@ -39,12 +48,14 @@ from sceneloom_training.evaluation.checkpoint_pictures import checkpoint_synthes
 from sceneloom_training.scenes.splits import TEST_SEEDS, TRAIN_SEEDS
 
 CONFIG = CHECKOUT / "training" / "configs" / "streets-256x128.toml"
+CLASSES = CHECKOUT / "training" / "configs" / "street-classes.json"
+SEGMENTER = CHECKOUT / "examples" / "street_demo" / "segmenter"
 HEIGHT, WIDTH = 256, 512
 """Size that the streets are painted at, pixels."""
 SHOWN = (0, 1, 2)
 """Test streets whose pictures are kept of every cell."""
 SEGMENTER_FLAGS = (
-    *("--data.labels", str(CHECKOUT / "training" / "configs" / "street-classes.json")),
+    *("--data.labels", str(CLASSES)),
     *("--network", "unet"),
     *("--width", "16"),
     *("--size", "256x128"),
@@ -90,8 +101,10 @@ class TableSettings:
     """Cells that are trained side by side; the cores are shared out among them."""
     rows: tuple[str, ...] = ()
     """Names of the rows to make; all without it."""
-    segmenter: Path | None = None
-    """A segmenter to judge with; without it, one is trained."""
+    new_judge: bool = False
+    """Train a judge, instead of taking the one in examples/street_demo/segmenter, by which the
+    committed cells were judged; figures of two judges do not go into one table.
+    """
     vgg: Path | None = None
     """torchvision's vgg19 weights file: adds a row with the perceptual loss."""
 
@@ -107,7 +120,7 @@ class TableSettings:
     @property
     def all_rows(self) -> tuple[Row, ...]:
         """Every row that there is."""
-        return ROWS + (with_perceptual(self.vgg) if self.vgg else ())
+        return (*ROWS, *(with_perceptual(self.vgg) if self.vgg else ()), CONTROL)
 
     @property
     def streets(self) -> Path:
@@ -132,7 +145,7 @@ def main(
             settings.streets, split, seeds, height=HEIGHT, width=WIDTH, processes=processes
         )
     save_streets(settings, out)
-    segmenter = settings.segmenter or train_judge(settings)
+    segmenter = train_judge(settings) if settings.new_judge else SEGMENTER
     chosen = [r for r in settings.all_rows if not settings.rows or r.name in settings.rows]
     for wave in waves(chosen):
         missing = [cell for cell in wave if not (out / "cells" / cell.name).is_dir()]
@@ -146,8 +159,8 @@ def main(
 
 def waves(rows: Sequence[Row]) -> list[list[Cell]]:
     """Cells in the order they are made: those that others start from first, seed by seed."""
-    first = [row for row in rows if not row.starts_from]
-    later = [row for row in rows if row.starts_from]
+    first = [row for row in rows if not row.starts_from and row != CONTROL]
+    later = [row for row in rows if row.starts_from or row == CONTROL]
     waves = []
     for part in (first, later):
         seeds = sorted({seed for row in part for seed in row.seeds})
@@ -181,24 +194,91 @@ def train_judge(settings: TableSettings) -> Path:
 def make_cell(cell: Cell, settings: TableSettings, segmenter: Path, out: Path) -> None:
     """Train and evaluate one cell; its folder in the results appears whole."""
     threads = max(1, (os.cpu_count() or 1) // settings.jobs)
-    run = settings.work / "cells" / cell.name
     print(f"{cell.name}: training", flush=True)
-    training = ["train", str(CONFIG), "--out", str(run), *_flags(cell, settings)]
-    run_sceneloom(*training, threads=threads, quiet=True)
+    run = train_cell(cell, settings, threads)
     print(f"{cell.name}: evaluating", flush=True)
-    evaluated = run.with_name(f"{cell.name}-evaluated")
+    judged = ["--checkpoint", str(run / "model")]
+    if cell.row == CONTROL:
+        judged = ["--pictures", str(draw_wrong_pictures(run / "model", settings))]
+    evaluated = settings.work / "evaluated" / cell.name
+    where = ["--out", str(evaluated), "--size", cell.row.size, "--segmenter", str(segmenter)]
     data = ("--data.layout", "pix2pixhd", "--data.root", str(settings.streets))
-    judged = ["--segmenter", str(segmenter), "--checkpoint", str(run / "model")]
-    where = ["--out", str(evaluated), "--size", cell.row.size, "--data.split", "test"]
-    run_sceneloom("evaluate", *where, *judged, *data, threads=threads, quiet=True)
+    test = ("--data.split", "test")
+    run_sceneloom("evaluate", *where, *judged, *data, *test, threads=threads, quiet=True)
     fresh = out / "cells" / f".{cell.name}.new"
     shutil.rmtree(fresh, ignore_errors=True)
     fresh.mkdir(parents=True)
     for name in ("evaluation.json", "counts.npz"):
         shutil.copyfile(evaluated / name, fresh / name)
     (fresh / "training.json").write_text(json.dumps(_training(cell, run), indent=1) + "\n", "utf-8")
-    _save_pictures(run / "model", cell.row.size, settings, fresh)
+    shuffle = cell.row == CONTROL
+    for key, picture in draw_pictures(run / "model", cell.row.size, settings, SHOWN, shuffle):
+        write_image(fresh / f"{key}.jpg", picture)
     fresh.rename(out / "cells" / cell.name)
+
+
+def train_cell(cell: Cell, settings: TableSettings, threads: int) -> Path:
+    """Train a cell, or go on, and what it starts from before; the run's folder."""
+    row = find_row(settings.all_rows, PUBLISHED) if cell.row == CONTROL else cell.row
+    cell = Cell(row=row, seed=cell.seed)
+    run = settings.work / "cells" / cell.name
+    if row.starts_from:
+        inner = Cell(row=find_row(settings.all_rows, row.starts_from), seed=cell.seed)
+        train_cell(inner, settings, threads)
+    training = ["train", str(CONFIG), "--out", str(run), *_flags(cell, settings)]
+    run_sceneloom(*training, threads=threads, quiet=True)
+    return run
+
+
+def draw_wrong_pictures(model: Path, settings: TableSettings) -> Path:
+    """Pictures of every test street, from maps whose classes were shuffled; their folder."""
+    folder = settings.work / "control"
+    folder.mkdir(exist_ok=True)
+    everyone = range(len(TEST_SEEDS))
+    for key, picture in draw_pictures(model, CONTROL.size, settings, everyone, True):
+        write_image(folder / f"{key}.png", picture)
+    return folder
+
+
+def draw_pictures(
+    model: Path, size: str, settings: TableSettings, indices: Iterable[int], shuffle: bool
+) -> Iterator[tuple[str, npt.NDArray[np.uint8]]]:
+    """Keys and pictures (uint8 [H, W, 3]) of test streets.
+
+    Args:
+        model: checkpoint bundle.
+        size: WIDTHxHEIGHT to render at.
+        settings: where the streets are.
+        indices: which.
+        shuffle: make every class another one before.
+    """
+    checkpoint = load_checkpoint(model)
+    streets = open_data_set(DataSettings(layout="pix2pixhd", root=settings.streets, split="test"))
+    still = Geometry(mode="resize", size=size, flip=False)
+    with checkpoint_synthesizer(checkpoint, model) as synthesizer:
+        table = wrong_classes(synthesizer.contract.schema.channels)
+        for index in indices:
+            sample = still.apply(streets.read(index), np.random.default_rng(0), multiple=1)
+            assert sample.label_map is not None
+            label_map = table[sample.label_map] if shuffle else sample.label_map
+            instances = sample.instance_map if synthesizer.contract.boundaries else None
+            yield streets.keys[index], synthesizer.synthesize(label_map, instances)
+
+
+def wrong_classes(channels: int) -> npt.NDArray[np.uint8]:
+    """A table from every class of the streets to another one, and from no channel to itself; uint8
+    [256].
+    """
+    schema = load_schema(CLASSES)
+    mine = {label.name for label in load_schema("cityscapes").labels} & {
+        label.name for label in schema.labels
+    }
+    ids = np.array([x.id for x in load_schema("cityscapes").labels if x.name in mine], np.uint8)
+    assert ids.max() < channels
+    table = np.arange(256, dtype=np.uint8)
+    # Half the list further: no class stays, and neighbours in meaning are neighbours in the list.
+    table[ids] = np.roll(ids, len(ids) // 2)
+    return table
 
 
 def _flags(cell: Cell, settings: TableSettings) -> list[str]:
@@ -225,29 +305,15 @@ def _training(cell: Cell, run: Path) -> dict[str, Any]:
         "row": cell.row.name,
         "title": cell.row.title,
         "seed": cell.seed,
-        "flags": list(cell.row.flags),
-        "steps": int(before),
-        "hours": round(seconds / 3600, 3),
+        "flags": None if cell.row == CONTROL else list(cell.row.flags),
+        "steps": 0 if cell.row == CONTROL else int(before),
+        "hours": 0.0 if cell.row == CONTROL else round(seconds / 3600, 3),
         "parameters": record["parameters"],
         "perceptual_loss": record["perceptual_loss"],
         "settings": settings,
         "versions": record["versions"],
         "machine": describe_machine(),
     }
-
-
-def _save_pictures(model: Path, size: str, settings: TableSettings, folder: Path) -> None:
-    """Pictures of the first few test streets, as JPEG."""
-    checkpoint = load_checkpoint(model)
-    streets = open_data_set(DataSettings(layout="pix2pixhd", root=settings.streets, split="test"))
-    still = Geometry(mode="resize", size=size, flip=False)
-    with checkpoint_synthesizer(checkpoint, model) as synthesizer:
-        for index in SHOWN:
-            sample = still.apply(streets.read(index), np.random.default_rng(0), multiple=1)
-            assert sample.label_map is not None
-            instances = sample.instance_map if synthesizer.contract.boundaries else None
-            picture = synthesizer.synthesize(sample.label_map, instances)
-            write_image(folder / f"{streets.keys[index]}.jpg", picture)
 
 
 if __name__ == "__main__":

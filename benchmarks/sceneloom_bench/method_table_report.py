@@ -17,7 +17,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from sceneloom_bench.method_table_rows import BASELINE, PUBLISHED, Row
+from sceneloom_bench.method_table_rows import BASELINE, CONTROL, PUBLISHED, Row
 from sceneloom_training.evaluation.scores import ClassCounts, metrics
 
 _DRAWS, _SEED = 2000, 0
@@ -86,6 +86,14 @@ def compute(counts: Sequence[ClassCounts], row: int = 0) -> Figures:
     return Figures(values=per_seed.mean(0), draws=draws, per_seed=per_seed)
 
 
+def chance(counts: ClassCounts) -> float:
+    """Mean IoU of predictions that are as frequent as these and know nothing of the truth."""
+    true, predicted = (x.sum(0) / counts.true.sum() for x in (counts.true, counts.predicted))
+    both = true * predicted
+    there = true > 0
+    return float((both[there] / (true + predicted - both)[there]).mean())
+
+
 def write_report(out: Path, rows: Sequence[Row]) -> None:
     """Write README.md, table.json and pictures.jpg of the cells that are there."""
     cells = read_cells(out, rows)
@@ -104,7 +112,8 @@ def write_report(out: Path, rows: Sequence[Row]) -> None:
     judged = json.loads((anyone / "evaluation.json").read_text("utf-8"))
     _check_one_judge(cells, judged)
     titles = {row.name: row.title for row in rows} | {"oracle": "real photographs (oracle)"}
-    report = _to_json(figures, trained, judged, titles)
+    chances = {name: chance(read_counts(f[0], "pictures")) for name, f in cells.items()}
+    report = _to_json(figures, trained, judged, titles, chances)
     text = json.dumps(report, indent=1, allow_nan=False)
     (out / "table.json").write_text(text + "\n", "utf-8")
     shown = _stack_pictures(out, cells)
@@ -125,12 +134,14 @@ def _to_json(
     trained: Mapping[str, list[dict[str, Any]]],
     judged: dict[str, Any],
     titles: Mapping[str, str],
+    chances: Mapping[str, float],
 ) -> dict[str, Any]:
     return {
         "segmenter": judged["segmenter"],
         "segmented_size": judged["segmented_size"],
         "test_pictures": judged["data"]["pictures"],
         "draws": _DRAWS,
+        "chance_mean_IoU": {name: round(value, 4) for name, value in chances.items()},
         "rows": [
             {
                 "name": name,
@@ -277,4 +288,12 @@ def _verdict(report: dict[str, Any]) -> str:
         said = "pix2pixHD and pix2pix cannot be told apart"
     oracle = report["differences"]["oracle"]
     above = "above" if oracle["low"] > 0 else "not above"
-    return f"{said}; the oracle is {above} pix2pixHD outside the interval."
+    said = f"{said}; the oracle is {above} pix2pixHD outside the interval."
+    control = [row for row in report["rows"] if row["name"] == CONTROL.name]
+    if control:
+        chance = 100 * report["chance_mean_IoU"][CONTROL.name]
+        said += (
+            f" The control's mean IoU is {100 * control[0]['mean_IoU']['value']:.1f}; predictions "
+            f"as frequent as its own that knew nothing of the maps would have {chance:.1f}."
+        )
+    return said

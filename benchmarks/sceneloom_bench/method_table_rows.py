@@ -91,6 +91,14 @@ ROWS = (
 )
 
 
+CONTROL = Row(
+    name="control",
+    title="control: pix2pixHD's pictures of maps whose classes were shuffled",
+    seeds=(0,),
+)
+"""Not trained: what a wrong model scores, to be near chance."""
+
+
 def with_perceptual(vgg: Path) -> tuple[Row, ...]:
     """The rows that are added where a VGG19 weights file is at hand."""
     flags = ("--loss.vgg", str(vgg), "--loss.perceptual", "10")

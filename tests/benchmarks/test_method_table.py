@@ -12,9 +12,22 @@ import tyro
 
 from sceneloom.errors import InputError
 from sceneloom.schema import load_schema
-from sceneloom_bench.method_table import CONFIG, SEGMENTER_FLAGS, TableSettings, waves
-from sceneloom_bench.method_table_report import compute, read_counts, write_report
-from sceneloom_bench.method_table_rows import BASELINE, PUBLISHED, ROWS, Row, with_perceptual
+from sceneloom_bench.method_table import (
+    CONFIG,
+    SEGMENTER_FLAGS,
+    TableSettings,
+    waves,
+    wrong_classes,
+)
+from sceneloom_bench.method_table_report import chance, compute, read_counts, write_report
+from sceneloom_bench.method_table_rows import (
+    BASELINE,
+    CONTROL,
+    PUBLISHED,
+    ROWS,
+    Row,
+    with_perceptual,
+)
 from sceneloom_training.evaluation.scores import ClassCounts, count_classes, score
 from sceneloom_training.evaluation.segmenter_settings import SegmenterSettings
 from sceneloom_training.settings import TrainSettings
@@ -56,16 +69,33 @@ def test_the_judge_is_flags_that_train_segmenter_takes() -> None:
 
 
 def test_what_others_start_from_comes_first() -> None:
-    first, later = waves(ROWS)
+    first, later = waves([*ROWS, CONTROL])
     assert {cell.row.starts_from for cell in first} == {""}
     done = {cell.name for cell in first}
-    assert all(f"{cell.row.starts_from}-seed{cell.seed}" in done for cell in later)
+    for cell in later:
+        assert f"{cell.row.starts_from or PUBLISHED}-seed{cell.seed}" in done
     assert sum(cell.row.name == PUBLISHED for cell in first) == 2
 
 
 def test_unknown_rows_are_refused() -> None:
     with pytest.raises(InputError, match="no row 'gan'; there are pix2pix"):
         TableSettings(rows=("gan",))
+
+
+def test_the_control_makes_every_class_another() -> None:
+    table = wrong_classes(35)
+    ids = [x.id for x in load_schema(CONFIG.with_name("street-classes.json")).labels]
+    assert sorted(table[ids]) == sorted(ids)
+    assert (table[ids] != ids).all()
+    assert table[255] == 255
+
+
+def test_chance_is_what_guesses_score() -> None:
+    rng = np.random.default_rng(5)
+    true = rng.choice(4, (20, 64, 64), p=[0.7, 0.2, 0.1, 0]).astype(np.uint8)
+    guess = rng.choice(4, true.shape, p=[0.4, 0.4, 0.1, 0.1]).astype(np.uint8)
+    counts = count_classes(guess, true, 4)
+    assert chance(counts) == pytest.approx(compute([counts]).values[1], abs=2e-3)
 
 
 def random_counts(seed: int, right: float) -> ClassCounts:
