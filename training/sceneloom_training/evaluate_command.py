@@ -117,7 +117,7 @@ def main(
         )
         write_evaluation(fresh, found, provenance)
     _report(found, described["name"])
-    print(f"wrote {out}: open {out / 'index.html'}")
+    print(_printable(f"wrote {out}: open {out / 'index.html'}"))
     return 0
 
 
@@ -197,7 +197,12 @@ def _describe_data(data: DataSettings, schema: LabelSchema) -> dict[str, Any]:
 
 def _last(path: Path) -> str:
     # Reports are passed on; where things lie on this machine is nobody's business.
-    return path.resolve().name
+    return _printable(path.resolve().name)
+
+
+def _printable(text: object) -> str:
+    # Names of files need not be UTF-8; what is printed and written has to.
+    return str(text).encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def _progress(batches: Sequence[range]) -> Any:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +17,9 @@ from trees import write_paired
 
 from sceneloom.artefacts import file_hash
 from sceneloom.cli import main
+from sceneloom.schema import load_schema
+from sceneloom_training.evaluation.segmenter import build_network, save_segmenter
+from sceneloom_training.evaluation.segmenter_settings import SegmenterSettings
 
 if TYPE_CHECKING:
     from sceneloom_serving.embedded import EmbeddedServer
@@ -236,3 +241,58 @@ def test_a_paired_data_set(run: Any, tmp_path: Path) -> None:
     code, _, errors = run(*flags)
     assert code == 1
     assert "a paired data set has no label maps" in errors
+
+
+def test_names_need_not_be_utf8(run: Any, streets: Path, tmp_path: Path) -> None:
+    pictures = tmp_path / os.fsdecode(b"p\xff")
+    shutil.copytree(streets / "test_img", pictures)
+    code, output, _ = run("--pictures", pictures, out=tmp_path / os.fsdecode(b"o\xff"))
+    assert code == 0
+    output.encode("utf-8")
+    report = strict(tmp_path / os.fsdecode(b"o\xff") / "evaluation.json")
+    assert report["source"]["name"] == r"p\udcff"
+
+
+def test_the_sheet_of_tall_pictures_fits_the_page(run: Any, tmp_path: Path) -> None:
+    flags = ("--segment-size", "8x16384", "--rows", "5", "--batch", "1")
+    assert run(*flags)[0] == 0
+    with Image.open(tmp_path / "out" / "sheet.png") as sheet:
+        assert sheet.size == (8 + 3 * (1 + 8), 32 + 5 * (2048 + 8))
+
+
+def test_a_network_that_does_not_take_the_size(run: Any, tmp_path: Path) -> None:
+    schema = load_schema("cityscapes19")
+    settings = SegmenterSettings(network="unet", width=8, size="128x64")
+    network = build_network("unet", schema, width=8)
+    save_segmenter(tmp_path / "judge", network, schema, settings, provenance={})
+    code, _, error = run("--segmenter", tmp_path / "judge", "--segment-size", "8x8")
+    assert code == 1
+    assert "cannot segment pictures of 8x8, which --segment-size changes" in error
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("body", "reason"),
+    [
+        ("1 / 0", "mine: cannot segment pictures of .*ZeroDivisionError: division by zero"),
+        ("None", "mine: gave .*NoneType.* for 4 pictures; expected uint8 .4, 64, 128."),
+        ("photos[..., 0] > 9", "mine: gave bool .4, 64, 128. for 4 pictures"),
+        ("photos[:1, ..., 0]", "mine: gave uint8 .1, 64, 128. for 4 pictures"),
+    ],
+)
+def test_a_segmenter_that_does_not_do_as_it_should(
+    body: str, reason: str, run: Any, tmp_path: Path
+) -> None:
+    path = tmp_path / "mine.py"
+    path.write_text(
+        "from sceneloom.schema import load_schema\n"
+        "from sceneloom_training.evaluation.segmenter import Segmenter\n"
+        "class Mine(Segmenter):\n"
+        "    schema, height, width = load_schema('cityscapes19'), 64, 128\n"
+        "    name, weights_sha256 = 'mine', '0' * 64\n"
+        f"    def segment(self, photos): return {body}\n"
+        "def load_segmenter(device): return Mine()\n"
+    )
+    code, _, error = run("--segmenter", path)
+    assert code == 1
+    assert re.search(reason, error)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -167,6 +168,20 @@ def test_weights_of_another_size_or_with_gaps_are_refused(tmp_path: Path, dinov2
     (tmp_path / "config.json").write_text(json.dumps({**configuration, "hidden_size": 32}))
     with pytest.raises(CheckpointError, match="cannot be loaded as DINOv2"):
         load_features(tmp_path, "dinov2")
+
+
+def test_an_image_size_of_two_numbers_is_refused(tmp_path: Path, dinov2: Path) -> None:
+    shutil.copytree(dinov2, tmp_path / "two")
+    path = tmp_path / "two" / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "image_size": [28, 28]}))
+    with pytest.raises(CheckpointError, match=r"config\.json: image_size is .*28, 28"):
+        load_features(tmp_path / "two", "dinov2")
+
+
+def test_features_that_are_not_finite_are_refused(network: FeatureNetwork) -> None:
+    features = np.random.default_rng(0).normal(size=(4, 3))
+    with pytest.raises(InputError, match="not finite"):
+        feature_distances(network, features, np.where(features > 0, np.nan, features), seed=0)
 
 
 # Inception ---------------------------------------------------------------------------------------

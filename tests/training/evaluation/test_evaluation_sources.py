@@ -107,3 +107,11 @@ def test_long_lists_are_cut() -> None:
     names = [f"k{i}" for i in range(23)]
     assert listed(names).endswith("k19 and 3 more")
     assert listed(names[:20]).endswith("k19")
+
+
+def test_pictures_in_subfolders_are_named_with_them(run: Run, folder: Path) -> None:
+    (folder / "sub").mkdir()
+    path = folder / "street_000071.png"
+    path.rename(folder / "sub" / path.name)
+    with pytest.raises(DataSetError, match=r"of no sample: sub/street_000071\.png$"):
+        run()

@@ -4,21 +4,26 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import multiprocessing
+import shutil
 import signal
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from sceneloom.cli import main
 from sceneloom.errors import CheckpointError, InputError, SceneLoomError, TrainingError
 from sceneloom.schema import load_schema
 from sceneloom_training.data import DataSettings, open_data_set
 from sceneloom_training.data.street_files import write_streets
+from sceneloom_training.evaluation import segmenter_training
 from sceneloom_training.evaluation.segmenter import build_network, load_segmenter, save_segmenter
 from sceneloom_training.evaluation.segmenter_settings import SegmenterSettings
-from sceneloom_training.evaluation.segmenter_training import train_segmenter
+from sceneloom_training.evaluation.segmenter_training import _claimed, train_segmenter
 
 TINY = SegmenterSettings(
     network="unet",
@@ -81,8 +86,6 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_weights(
 ) -> None:
     whole = train_segmenter(streets, TINY, tmp_path / "whole")
     assert whole.segmenter is not None
-    from sceneloom_training.evaluation import segmenter_training
-
     before = segmenter_training.logits_of
 
     def stop_in_step_five(network: torch.nn.Module, pixels: torch.Tensor) -> torch.Tensor:
@@ -117,6 +120,64 @@ def test_a_run_of_other_settings_or_of_something_else_is_refused(
         train_segmenter(streets, TINY, tmp_path / "other")
     with pytest.raises(InputError, match="fewer than a batch"):
         train_segmenter(streets, dataclasses.replace(TINY, batch=9), tmp_path / "new")
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "log.jsonl").write_text("mine")
+    with pytest.raises(TrainingError, match="is not such a run"):
+        train_segmenter(streets, TINY, tmp_path / "mine")
+    assert [x.read_text() for x in (tmp_path / "mine").iterdir()] == ["mine"]
+
+
+def test_two_processes_do_not_train_in_one_folder(streets: DataSettings, tmp_path: Path) -> None:
+    processes = multiprocessing.get_context("spawn")
+    claimed, done = processes.Event(), processes.Event()
+    other = processes.Process(target=_claim, args=(tmp_path / "run", claimed, done))
+    other.start()
+    try:
+        assert claimed.wait(60)
+        with pytest.raises(TrainingError, match="another process is training in it"):
+            train_segmenter(streets, TINY, tmp_path / "run")
+    finally:
+        done.set()
+        other.join(60)
+    assert train_segmenter(streets, TINY, tmp_path / "run").segmenter is not None
+
+
+def _claim(folder: Path, claimed: Any, done: Any) -> None:
+    with _claimed(folder):
+        claimed.set()
+        done.wait(60)
+
+
+def test_a_run_that_was_killed_before_its_first_checkpoint_begins_again(
+    streets: DataSettings, tmp_path: Path
+) -> None:
+    (tmp_path / "run" / ".segmenter.99999999.new").mkdir(parents=True)
+    for name in (".lock", "log.jsonl", ".training.pt.new"):
+        (tmp_path / "run" / name).touch()
+    assert train_segmenter(streets, TINY, tmp_path / "run").segmenter is not None
+
+
+def test_label_maps_to_learn_nothing_from(
+    streets: DataSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(segmenter_training, "_LOG_EVERY", 1)
+    assert streets.root is not None
+    root = shutil.copytree(streets.root, tmp_path / "streets")
+    first, *others = sorted((root / "train_label").iterdir())
+    ignored = Image.fromarray(np.zeros((64, 96), np.uint8))
+    ignored.save(first)
+    data = dataclasses.replace(streets, root=root)
+    one = train_segmenter(data, dataclasses.replace(TINY, batch=1), tmp_path / "one")
+    assert one.segmenter is not None
+    lines = (tmp_path / "one" / "log.jsonl").read_text().splitlines()
+    assert [json.loads(line)["loss"] == 0 for line in lines].count(True) == 2  # once an epoch
+    for path in others:
+        ignored.save(path)
+    for balance in (0.0, 0.5):
+        settings = dataclasses.replace(TINY, balance=balance)
+        with pytest.raises(InputError, match="ignored pixels only"):
+            train_segmenter(data, settings, tmp_path / "all")
+    assert not (tmp_path / "all").exists()
 
 
 def test_command(streets: DataSettings, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -185,6 +246,91 @@ def test_a_python_file_of_ones_own(tmp_path: Path) -> None:
     path.write_text("def load_segmenter(device): return 5")
     with pytest.raises(CheckpointError, match="gave a int"):
         load_segmenter(path)
+    path.write_text("raise SystemExit(7)")
+    with pytest.raises(CheckpointError, match="SystemExit: 7"):
+        load_segmenter(path)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [("schema = 'helen'", "schema is 'helen'"), ("del name", "name is None")]
+    + [(f"height = {x}", f"height is {x}") for x in ("0", "'64'")],
+)
+def test_a_python_file_whose_segmenter_is_incomplete(
+    change: str, said: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "mine.py"
+    path.write_text(
+        "from sceneloom.schema import load_schema\n"
+        "from sceneloom_training.evaluation.segmenter import Segmenter\n"
+        "class Mine(Segmenter):\n"
+        "    schema, height, width = load_schema('helen'), 32, 32\n"
+        "    name, weights_sha256 = 'mine', '0' * 64\n"
+        f"    {change}\n"
+        "    def segment(self, photos): ...\n"
+        "def load_segmenter(device):\n"
+        "    return Mine()\n"
+    )
+    with pytest.raises(CheckpointError, match=said):
+        load_segmenter(path)
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"height": 0}, "size is '96x0'"),
+        ({"height": None}, "size is '96xNone'"),
+        ({"network": {"kind": "vgg", "width": 8}}, "network is vgg"),
+        ({"network": {"kind": "unet", "width": -8}}, "width is -8"),
+        ({"network": {"kind": "unet", "width": 16}}, "size mismatch"),
+        ({"pixel_mean": [0.5]}, "three numbers each"),
+        ({"pixel_std": [0, 0, 0]}, "above 0"),
+        ({"pixel_std": "abc"}, "damaged"),
+    ],
+)
+def test_a_description_that_cannot_be(changed: dict[str, object], said: str, saved: Path) -> None:
+    path = saved / "segmenter.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changed}))
+    with pytest.raises(CheckpointError, match=said):
+        load_segmenter(saved)
+
+
+@pytest.mark.parametrize(
+    "processor",
+    [
+        [],
+        *({"size": size} for size in (0, None, "64", [64, 64], {"height": 64.5})),
+        *({"image_mean": mean} for mean in (0.5, [0.5], ["a", "b", "c"])),
+    ],
+)
+def test_a_plain_folder_with_a_damaged_processor(processor: object, tmp_path: Path) -> None:
+    network("segformer").save_pretrained(tmp_path)  # type: ignore[operator]
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(processor))
+    with pytest.raises(CheckpointError, match=r"preprocessor_config\.json: is damaged"):
+        load_segmenter(tmp_path, labels="cityscapes-eval")
+
+
+def test_a_plain_folder_is_segmented_at_its_shortest_edge(tmp_path: Path) -> None:
+    network("segformer").save_pretrained(tmp_path)  # type: ignore[operator]
+    (tmp_path / "preprocessor_config.json").write_text('{"size": {"shortest_edge": 64}}')
+    segmenter = load_segmenter(tmp_path, labels="cityscapes-eval", device="cpu")
+    assert (segmenter.height, segmenter.width) == (64, 64)
+
+
+def test_weights_that_are_missing_are_not_random(tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    network("segformer").save_pretrained(tmp_path)  # type: ignore[operator]
+    weights = load_file(tmp_path / "model.safetensors")
+    kept = {name: x for name, x in weights.items() if not name.startswith("decode_head.classifier")}
+    save_file(kept, tmp_path / "model.safetensors", {"format": "pt"})
+    with pytest.raises(CheckpointError, match=r"lack decode_head\.classifier\.bias \(2 in all\)"):
+        load_segmenter(tmp_path, labels="cityscapes-eval")
+    save_file(weights, tmp_path / "model.safetensors", {"format": "pt"})
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "decoder_hidden_size": 16}))
+    with pytest.raises(CheckpointError, match=r"of other shapes than config\.json says: decode_"):
+        load_segmenter(tmp_path, labels="cityscapes-eval")
 
 
 def test_damage(saved: Path, tmp_path: Path) -> None:
@@ -212,6 +358,7 @@ def test_damage(saved: Path, tmp_path: Path) -> None:
     [
         ({"size": "100x64"}, "multiples of 32"),
         ({"size": "big"}, "WIDTHxHEIGHT"),
+        ({"size": "96000x96000"}, "at most 67,108,864 pixels"),
         ({"network": "vgg"}, "segformer or unet"),
         ({"width": 12}, "multiples of 8"),
         ({"precision": "float16"}, "float32 or bfloat16"),

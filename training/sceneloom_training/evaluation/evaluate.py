@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from sceneloom.errors import DataSetError, InputError, SizeError
+from sceneloom.errors import DataSetError, InputError, SceneLoomError, SizeError
 from sceneloom.schema import LabelSchema
 from sceneloom_training.data import DataSet, Geometry, Sample
 from sceneloom_training.data.geometry import resize_nearest
@@ -157,7 +157,8 @@ def evaluate(
         DataSetError: a paired data set, or pictures that do not belong to the samples.
         SizeError: a picture has not its label map's size.
         InputError: classes have no name in common, a file cannot be read, the oracle is of other
-            samples, no pixel can be scored, or FID is asked of fewer than two pictures.
+            samples, no pixel can be scored, the segmenter does not take the size or breaks, or FID
+            is asked of fewer than two pictures.
         ServingError: a server did not answer.
     """
     settings = settings or EvaluationSettings()
@@ -287,8 +288,23 @@ class _Run:
     def _segment(self, pictures: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
         if not len(pictures):
             return np.zeros((0, *self.size), np.uint8)
-        segmented = self.segmenter.segment(pictures)
-        assert segmented.shape == pictures.shape[:3], segmented.shape
+        judge, (height, width) = self.segmenter.name, self.size
+        try:
+            segmented = self.segmenter.segment(pictures)
+        except SceneLoomError:
+            raise
+        except Exception as error:  # the user's own code, and sizes that a network does not take
+            reason = (str(error).strip().splitlines() or [""])[0]
+            raise InputError(
+                f"{judge}: cannot segment pictures of {width}x{height}, which --segment-size "
+                f"changes ({type(error).__name__}: {reason})"
+            ) from error
+        found = (getattr(segmented, "dtype", type(segmented)), np.shape(segmented))
+        if found != (np.uint8, pictures.shape[:3]):
+            raise InputError(
+                f"{judge}: gave {found[0]} {list(found[1])} for {len(pictures)} pictures; expected "
+                f"uint8 {list(pictures.shape[:3])}"
+            )
         return segmented
 
 

@@ -93,11 +93,15 @@ def feature_distances(
         seed: of KID's subsets.
 
     Raises:
-        InputError: fewer than two pictures.
+        InputError: fewer than two pictures, or features that are not finite.
         MissingDependencyError: torchmetrics is not installed.
     """
     if len(pictures) < 2 or len(photos) < 2:
         raise InputError(f"FID and KID need at least two pictures; there is {len(pictures)}")
+    if not (np.isfinite(photos).all() and np.isfinite(pictures).all()):
+        raise InputError(
+            f"{network.name}: gives features that are not finite numbers; its weights are damaged"
+        )
     require(["torch", "torchmetrics"], extra="train", purpose="FID and KID")
     import torch
     from torchmetrics.image.fid import FrechetInceptionDistance
@@ -174,6 +178,7 @@ class Dinov2Features(FeatureNetwork):
                 use_safetensors=True,
                 dtype=torch.float32,
                 output_loading_info=True,
+                ignore_mismatched_sizes=True,  # refused below, by name
             )
         except Exception as error:  # transformers raises nearly anything on damaged folders
             reason = str(error).split("\n")[0][:200]
@@ -181,11 +186,21 @@ class Dinov2Features(FeatureNetwork):
         finally:
             quiet.set_verbosity(before)
         model, loading = loaded
-        if loading["missing_keys"]:
-            raise CheckpointError(f"{weights}: lacks {', '.join(sorted(loading['missing_keys']))}")
+        if other := sorted(name for name, *_ in loading["mismatched_keys"]):
+            raise CheckpointError(
+                f"{folder}: cannot be loaded as DINOv2 (weights are of other shapes than "
+                f"config.json says: {other[0]}, {len(other)} in all)"
+            )
+        if missing := sorted(loading["missing_keys"]):
+            raise CheckpointError(f"{weights}: lacks {missing[0]} ({len(missing)} in all)")
+        if not isinstance(model.config.image_size, int):
+            raise CheckpointError(
+                f"{folder / 'config.json'}: image_size is {model.config.image_size}; expected one "
+                "number"
+            )
         self._model = model.to(device).eval().requires_grad_(False)
         self._device = device
-        self._side = int(model.config.image_size)
+        self._side = model.config.image_size
         self.name = f"dinov2 {folder.name}, class token at {self._side}x{self._side}"
         self.weights_sha256 = file_hash(weights)
 

@@ -16,7 +16,7 @@ _STYLE = """
 :root { color-scheme: light dark; --ink: #2f6f9f; }
 body { font: 16px/1.5 system-ui, sans-serif; margin: 2rem auto; padding: 0 1.5rem;
        max-width: 90rem; }
-h1 { font-size: 1.6rem; margin-bottom: 0; }
+h1 { font-size: 1.6rem; margin-bottom: 0; overflow-wrap: anywhere; }
 h2 { font-size: 1.15rem; margin-top: 2.5rem; }
 p { max-width: 50rem; }
 img { width: 100%; height: auto; display: block; border-radius: 4px; background: #8884; }
@@ -63,7 +63,7 @@ def write_page(path: Path, report: dict[str, Any], sheet: Image.Image | None) ->
 {_protocol(report)}
 </html>
 """
-    path.write_text(body, "utf-8")
+    path.write_text(body, "utf-8", errors="backslashreplace")  # names that are not UTF-8
 
 
 def _lead(report: dict[str, Any]) -> str:

@@ -65,7 +65,7 @@ def write_evaluation(folder: Path, found: Evaluation, provenance: Provenance) ->
         sheet.save(folder / SHEET)
     write_page(folder / PAGE, report, sheet)
     text = json.dumps(report, indent=1, allow_nan=False, ensure_ascii=False)
-    (folder / REPORT).write_text(text + "\n", "utf-8")
+    (folder / REPORT).write_text(text + "\n", "utf-8", errors="backslashreplace")
 
 
 def to_json(found: Evaluation, provenance: Provenance) -> dict[str, Any]:

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from sceneloom.errors import CheckpointError
 from sceneloom.extras import require
 from sceneloom.schema import NO_CHANNEL, LabelSchema
 
@@ -47,7 +48,8 @@ def load_transformers(path: Path) -> nn.Module:
 
     Raises:
         MissingDependencyError: transformers is not installed.
-        Exception: nearly anything, on damaged folders.
+        CheckpointError: weights are missing or of other shapes, which would be random.
+        Exception: nearly anything else, on damaged folders.
     """
     require(["transformers"], extra="train", purpose="loading a segmenter")
     from transformers import AutoModelForSemanticSegmentation
@@ -55,10 +57,28 @@ def load_transformers(path: Path) -> nn.Module:
 
     logger: Any = logging
     logger.disable_progress_bar()
-    network: nn.Module = AutoModelForSemanticSegmentation.from_pretrained(
-        path, local_files_only=True, use_safetensors=True, dtype=torch.float32
-    )
-    return network
+    before = logger.get_verbosity()
+    logger.set_verbosity_error()  # it reports missing weights as a table; they are refused
+    try:
+        loaded: Any = AutoModelForSemanticSegmentation.from_pretrained(
+            path,
+            local_files_only=True,
+            use_safetensors=True,
+            dtype=torch.float32,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # refused below, by name
+        )
+    finally:
+        logger.set_verbosity(before)
+    network, loading = loaded
+    if missing := sorted(loading["missing_keys"]):
+        raise CheckpointError(f"{path}: its weights lack {missing[0]} ({len(missing)} in all)")
+    if other := sorted(name for name, *_ in loading["mismatched_keys"]):
+        raise CheckpointError(
+            f"{path}: its weights are of other shapes than config.json says: {other[0]} "
+            f"({len(other)} in all)"
+        )
+    return network  # type: ignore[no-any-return]
 
 
 def build_unet(schema: LabelSchema, *, width: int) -> nn.Module:

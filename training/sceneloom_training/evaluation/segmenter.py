@@ -16,6 +16,7 @@ from __future__ import annotations
 import abc
 import importlib.util
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ from torch import nn
 
 from sceneloom import __version__
 from sceneloom.artefacts import file_hash, replace_folder
-from sceneloom.errors import CheckpointError, InputError, MissingDependencyError, SceneLoomError
+from sceneloom.errors import CheckpointError, InputError, SceneLoomError, SchemaError
 from sceneloom.schema import LabelSchema, load_schema, parse_json
 from sceneloom_training.data.sizes import parse_size
 from sceneloom_training.device import choose_device
@@ -42,6 +43,7 @@ from sceneloom_training.evaluation.segmenter_settings import SegmenterSettings
 from sceneloom_training.modes import DeviceChoice
 
 MARKER, CONFIG, WEIGHTS = "segmenter.json", "config.json", "model.safetensors"
+PROCESSOR = "preprocessor_config.json"
 FORMAT = 1
 PIXEL_MEAN, PIXEL_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """Of ImageNet, for values from 0 to 1: what the published SegFormers are trained with."""
@@ -224,10 +226,15 @@ def _load_own(path: Path, device: str) -> Segmenter:
     try:
         said = parse_json((path / MARKER).read_text("utf-8"), str(path / MARKER))
         schema = LabelSchema.from_json(said["labels"], source=str(path / MARKER))
-        height, width, expected = int(said["height"]), int(said["width"]), said["weights_sha256"]
-        mean, std = tuple(said["pixel_mean"]), tuple(said["pixel_std"])
-        kind, channels = str(said["network"]["kind"]), int(said["network"]["width"])
-        known = said["format"]
+        expected, known = said["weights_sha256"], said["format"]
+        mean, std = _normalisation(said["pixel_mean"], said["pixel_std"])
+        settings = SegmenterSettings(  # checks their ranges
+            network=said["network"]["kind"],
+            width=said["network"]["width"],
+            size=f"{said['width']}x{said['height']}",
+        )
+    except SchemaError as error:  # names the file itself
+        raise CheckpointError(str(error)) from None
     except (OSError, UnicodeDecodeError, KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{path / MARKER}: is damaged ({error})") from None
     if known != FORMAT:
@@ -235,12 +242,13 @@ def _load_own(path: Path, device: str) -> Segmenter:
     found = file_hash(path / WEIGHTS)
     if found != expected:
         raise CheckpointError(f"{path / WEIGHTS}: is not the file that {MARKER} names (SHA-256)")
-    network = build_network(kind, schema, width=channels)
+    network = build_network(settings.network, schema, width=settings.width)
     try:
         network.load_state_dict(safetensors.torch.load_file(path / WEIGHTS))
     except (OSError, RuntimeError, SafetensorError) as error:
-        reason = str(error).strip().splitlines()[0]
+        reason = " ".join(str(error).split())[:200]
         raise CheckpointError(f"{path / WEIGHTS}: cannot be loaded ({reason})") from None
+    height, width = parse_size(settings.size, of="size")
     return NetworkSegmenter(
         network,
         schema,
@@ -256,16 +264,23 @@ def _load_own(path: Path, device: str) -> Segmenter:
 
 def _load_plain(path: Path, schema: LabelSchema, device: str) -> Segmenter:
     """A published folder: its processor's file says size and normalisation."""
-    processor: dict[str, Any] = {}
-    if (path / "preprocessor_config.json").is_file():
-        try:
-            processor = json.loads((path / "preprocessor_config.json").read_text("utf-8"))
-        except (OSError, ValueError) as error:
-            raise CheckpointError(f"{path / 'preprocessor_config.json'}: {error}") from None
-    size = processor.get("size", 512)
-    height, width = (
-        (size, size) if isinstance(size, int) else (size.get("height", 512), size.get("width", 512))
-    )
+    try:
+        said: Any = {}
+        if (path / PROCESSOR).is_file():
+            said = json.loads((path / PROCESSOR).read_text("utf-8"))
+        size = said.get("size", 512)
+        sides: Any = (size, size)
+        if isinstance(size, dict):
+            edge = size.get("shortest_edge", 512)
+            sides = (size.get("width", edge), size.get("height", edge))
+        if not all(isinstance(side, int) for side in sides):
+            raise ValueError(f"size is {size!r}; expected whole numbers")
+        height, width = parse_size(f"{sides[0]}x{sides[1]}", of="size")
+        mean, std = _normalisation(
+            said.get("image_mean", PIXEL_MEAN), said.get("image_std", PIXEL_STD)
+        )
+    except (OSError, AttributeError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{path / PROCESSOR}: is damaged ({error})") from None
     network = _load_network(path, schema)
     return NetworkSegmenter(
         network,
@@ -274,16 +289,26 @@ def _load_plain(path: Path, schema: LabelSchema, device: str) -> Segmenter:
         width=width,
         name=f"{type(network).__name__} ({path.name})",
         weights_sha256=file_hash(path / WEIGHTS),
-        mean=tuple(processor.get("image_mean", PIXEL_MEAN)),
-        std=tuple(processor.get("image_std", PIXEL_STD)),
+        mean=mean,
+        std=std,
         device=device,
     )
+
+
+def _normalisation(mean: Any, std: Any) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Both as three numbers each; raises TypeError or ValueError."""
+    centre, spread = (tuple(float(x) for x in values) for values in (mean, std))
+    if (len(centre), len(spread)) != (3, 3) or not all(map(math.isfinite, centre + spread)):
+        raise ValueError(f"normalisation by {mean} and {std}; expected three numbers each")
+    if min(spread) <= 0:
+        raise ValueError(f"normalisation by {std}; expected numbers above 0")
+    return centre, spread
 
 
 def _load_network(path: Path, schema: LabelSchema) -> nn.Module:
     try:
         network = load_transformers(path)
-    except MissingDependencyError:
+    except SceneLoomError:
         raise
     except Exception as error:  # transformers raises nearly anything on damaged folders
         reason = str(error).strip().splitlines() or [type(error).__name__]
@@ -307,11 +332,29 @@ def _run_file(path: Path, device: str) -> Segmenter:
         segmenter = module.load_segmenter(device)
     except SceneLoomError:
         raise
-    except Exception as error:  # the user's own code
-        raise CheckpointError(f"{path}: {type(error).__name__}: {error}") from error
+    except (Exception, SystemExit) as error:  # the user's own code
+        reason = (str(error).strip().splitlines() or [""])[0]
+        raise CheckpointError(f"{path}: {type(error).__name__}: {reason}") from error
     if not isinstance(segmenter, Segmenter):
         raise CheckpointError(
             f"{path}: load_segmenter gave a {type(segmenter).__name__}, not a "
             "sceneloom_training.evaluation.segmenter.Segmenter"
         )
+    for name, kind in _ATTRIBUTES.items():
+        value = getattr(segmenter, name, None)
+        if not isinstance(value, kind) or (kind is int and value < 1):
+            raise CheckpointError(
+                f"{path}: the segmenter's {name} is {value!r}; expected {kind.__name__}"
+                + (" from 1" if kind is int else "")
+            )
     return segmenter
+
+
+_ATTRIBUTES: dict[str, Any] = {
+    "schema": LabelSchema,
+    "height": int,
+    "width": int,
+    "name": str,
+    "weights_sha256": str,
+}
+"""What a `Segmenter` has, and of which type."""

@@ -6,6 +6,7 @@ import dataclasses
 from typing import Any, Literal
 
 from sceneloom.errors import InputError
+from sceneloom.maps import DEFAULT_MAX_PIXELS
 from sceneloom_training.data.sizes import parse_size
 from sceneloom_training.modes import DeviceChoice, Precision
 
@@ -57,6 +58,8 @@ class SegmenterSettings:
     def __post_init__(self) -> None:
         """Check the ranges, and what the fields mean together."""
         height, width = parse_size(self.size, of="size")
+        if height * width > DEFAULT_MAX_PIXELS:
+            raise InputError(f"size is {self.size}; it is at most {DEFAULT_MAX_PIXELS:,} pixels")
         if height % 32 or width % 32:
             raise InputError(f"size is {self.size}; both sides are multiples of 32")
         for name, low, high in _RANGES:

@@ -4,6 +4,7 @@ straight fall, from random weights; nothing is downloaded.
     RUN/training.pt     weights, optimizer, random states: from here the same command goes on
     RUN/log.jsonl       step, loss, pixel accuracy, learning rate
     RUN/segmenter/      the segmenter, written at the end
+    RUN/.lock           only one process writes the others
 
 A run can be killed at any moment: what was done since its last checkpoint is lost and nothing else.
 """
@@ -12,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import fcntl
 import json
 import os
 from collections.abc import Iterator
@@ -47,6 +49,7 @@ from sceneloom_training.random_state import (
 from sceneloom_training.signals import StopSignals
 
 STATE, LOG, BUNDLE = "training.pt", "log.jsonl", "segmenter"
+_LOCK = ".lock"
 _LOG_EVERY = 20
 _LEAST_SHARE = 1e-4
 """Of the pixels: rarer classes weigh no more than one of this share."""
@@ -75,17 +78,42 @@ def train_segmenter(data: DataSettings, settings: SegmenterSettings, out: Path) 
         out: folder of the run.
 
     Raises:
-        InputError: the data set has no label maps, or fewer photographs than a batch.
-        TrainingError: the folder belongs to another run, or cannot be written.
+        InputError: the data set has no label maps, none with a class that is told apart, or fewer
+            photographs than a batch.
+        TrainingError: the folder belongs to another run or another process, or cannot be written.
         DivergedError: the loss is not finite.
         CheckpointError: a checkpoint is damaged.
     """
     run = _Run(data, settings, out)
     try:
-        out.mkdir(parents=True, exist_ok=True)
-        return run.train()
+        with _claimed(out):
+            return run.train()
     except OSError as error:
         raise TrainingError(f"{error.filename or out}: {error.strerror or error}") from None
+
+
+@contextlib.contextmanager
+def _claimed(out: Path) -> Iterator[None]:
+    """Make the folder and keep others out of it while the block runs."""
+    out.mkdir(parents=True, exist_ok=True)
+    if not _is_ours(out):
+        raise TrainingError(f"{out}: exists and is not such a run; choose another place")
+    with (out / _LOCK).open("w") as lock:
+        try:
+            # Not flock: loading processes would inherit that and outlive a killed run.
+            fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError):
+            raise TrainingError(f"{out}: another process is training in it") from None
+        yield
+
+
+def _is_ours(out: Path) -> bool:
+    names = {path.name for path in out.iterdir()}
+    if not names or STATE in names or (out / BUNDLE / MARKER).is_file():
+        return True
+    # What runs leave that were killed before their first checkpoint, or writing the segmenter.
+    ours = {_LOCK, LOG, f".{STATE}.new"}
+    return _LOCK in names and all(name in ours or name.startswith(f".{BUNDLE}.") for name in names)
 
 
 class _Run:
@@ -98,6 +126,10 @@ class _Run:
             raise InputError("a paired data set has no label maps to train a segmenter on")
         if len(opened) < settings.batch:
             raise InputError(f"{len(opened)} photographs are fewer than a batch: {settings.batch}")
+        if not any(_holds_classes(_label_map(opened.read(i))) for i in range(len(opened))):
+            raise InputError(
+                "the label maps hold ignored pixels only; name the right schema with --data.labels"
+            )
         self.schema = opened.schema
         self.device = torch.device(choose_device(settings.device, "device"))
         self.last = settings.epochs * (len(opened) // settings.batch)
@@ -174,9 +206,13 @@ class _Run:
         return load_batches(self.samples, sampler, workers=self.settings.workers)
 
     def _learn(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """One step; the loss and the share of right pixels."""
+        """One step; the loss and the share of right pixels. A batch without any pixel to learn from
+        changes nothing, and counts as right.
+        """
         for group in self.optimizer.param_groups:
             group["lr"] = self.settings.learning_rate * self._factor()
+        if not _holds_classes(batch["label_map"].numpy()):
+            return torch.zeros(()), torch.ones(())
         truth = batch["label_map"].to(self.device).long()
         pixels = to_pixels(batch["photo"].to(self.device))
         half = self.settings.precision == "bfloat16"
@@ -217,7 +253,11 @@ class _Run:
             "random": random_states(),
         }
         with fresh.open("wb") as stream:
-            torch.save(state, stream)
+            try:
+                torch.save(state, stream)
+            except RuntimeError as error:  # torch's zip writer hides the system's reason
+                fresh.unlink(missing_ok=True)
+                raise OSError(f"disk full, or not writable ({str(error)[:80]})") from None
             stream.flush()
             os.fsync(stream.fileno())
         fresh.replace(self.out / STATE)
@@ -228,9 +268,6 @@ class _Run:
         if (self.out / BUNDLE / MARKER).is_file():
             raise TrainingError(f"{self.out / BUNDLE}: is finished; choose another place")
         if not path.is_file():
-            there = {p.name for p in self.out.iterdir()} - {LOG, f".{STATE}.new"}
-            if there:
-                raise TrainingError(f"{self.out}: exists and is not such a run")
             (self.out / LOG).unlink(missing_ok=True)
             return
         try:
@@ -242,9 +279,13 @@ class _Run:
                 set_random_states(state["random"])
                 self.step = int(state["step"])
         except Exception as error:  # torch raises nearly anything on damaged files
-            raise CheckpointError(f"{path}: cannot be read ({type(error).__name__})") from None
+            raise CheckpointError(
+                f"{path}: cannot be read ({type(error).__name__}); remove it to begin again"
+            ) from None
         if not same:
-            raise TrainingError(f"{self.out}: was begun with other data or settings")
+            raise TrainingError(
+                f"{self.out}: was begun with other data or settings; choose another place"
+            )
         _forget_after(self.out / LOG, self.step)
 
     def _write_bundle(self) -> None:
@@ -260,6 +301,10 @@ class _Run:
 def _label_map(sample: Sample) -> npt.NDArray[np.uint8]:
     assert sample.label_map is not None  # paired data sets were refused
     return sample.label_map
+
+
+def _holds_classes(label_maps: npt.NDArray[np.uint8]) -> bool:
+    return bool((label_maps != NO_CHANNEL).any())
 
 
 def _shown(batches: Iterator[Batch], steps: range, last: int) -> Iterator[Batch]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 from sceneloom.errors import InputError
+from sceneloom.maps import DEFAULT_MAX_PIXELS
 from sceneloom_training.data.sizes import parse_size
 
 
@@ -33,7 +34,11 @@ class EvaluationSettings:
         """Check the ranges."""
         for name in ("size", "segment_size"):
             if text := getattr(self, name):
-                parse_size(text, of=name)
+                height, width = parse_size(text, of=name)
+                if height * width > DEFAULT_MAX_PIXELS:
+                    raise InputError(
+                        f"{name} is {text}; it is at most {DEFAULT_MAX_PIXELS:,} pixels"
+                    )
         if self.limit is not None and self.limit < 1:
             raise InputError(f"limit is {self.limit}; it is at least 1")
         if not 1 <= self.batch <= 1024:

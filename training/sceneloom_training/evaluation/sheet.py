@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw, ImageFont
 from sceneloom.schema import LabelSchema
 from sceneloom_training.evaluation.evaluate import SheetRow
 
-_WIDEST = 512
+_WIDEST, _HIGHEST = 512, 2048
 _GAP, _HEAD = 8, 32
 _PAPER, _INK = (250, 250, 250), (60, 60, 60)
 
@@ -26,10 +26,10 @@ def draw_sheet(rows: Sequence[SheetRow], schema: LabelSchema) -> Image.Image:
         schema: the segmenter's, whose colours label maps are painted in.
 
     Returns:
-        an RGB picture, whose cells are at most 512 pixels wide.
+        an RGB picture, whose cells are at most 512 pixels wide and 2048 high.
     """
     height, width = rows[0].label_map.shape
-    scale = min(1.0, _WIDEST / width)
+    scale = min(1.0, _WIDEST / width, _HIGHEST / height)
     cell = (max(1, round(width * scale)), max(1, round(height * scale)))
     headings = [heading for heading, _, _ in _cells(rows[0], schema)]
     size = (

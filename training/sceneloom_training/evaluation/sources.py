@@ -112,7 +112,11 @@ class FolderPictures(PictureSource):
         check_folder(folder, "the pictures to evaluate")
         self.folder = folder
         self._files = dict(
-            not_empty(find_files(folder, PICTURE_SUFFIXES), folder, f"pictures: {PICTURE_SUFFIXES}")
+            not_empty(
+                find_files(folder, PICTURE_SUFFIXES),
+                folder,
+                f"pictures: {', '.join(PICTURE_SUFFIXES)}",
+            )
         )
 
     def check(
@@ -128,7 +132,7 @@ class FolderPictures(PictureSource):
         """
         samples = set(known)
         missing = [key for key in keys if key not in self._files]
-        surplus = [path.name for key, path in self._files.items() if key not in samples]
+        surplus = [self._name(key) for key in self._files if key not in samples]
         if missing:
             raise DataSetError(
                 f"{self.folder}: holds no picture of {listed(missing)}"
@@ -143,13 +147,16 @@ class FolderPictures(PictureSource):
             found = read_picture(self._files[key]).shape
             if found[:2] != (height, width):
                 other.append(
-                    f"{self._files[key].name} is {found[1]}x{found[0]} instead of {width}x{height}"
+                    f"{self._name(key)} is {found[1]}x{found[0]} instead of {width}x{height}"
                 )
         if other:
             raise SizeError(
                 f"{self.folder}: pictures of another size than their label maps (set by --size): "
                 f"{listed(other)}"
             )
+
+    def _name(self, key: str) -> str:
+        return self._files[key].relative_to(self.folder).as_posix()
 
     def pictures(self, keys: Sequence[str], samples: Sequence[Sample]) -> Sequence[Photo]:
         """Read; see `PictureSource.pictures`."""
