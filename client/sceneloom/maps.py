@@ -306,7 +306,10 @@ def _describe_unknown(counts: dict[int, int], schema: LabelSchema, wide: bool) -
     if wide:
         return f"{text}. A file of more than 8 bits with such values is usually an instance map"
     if schema.unlabelled is not None:
-        return f"{text}. To read them as unlabelled ({schema.unlabelled}): --unknown unlabelled"
+        return (
+            f"{text}. To read them as unlabelled ({schema.unlabelled}): --unknown unlabelled, or "
+            "--data.unknown unlabelled where a data set is read"
+        )
     return f"{text} and no unlabelled id to read them as"
 
 
