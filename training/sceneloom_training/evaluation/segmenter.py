@@ -111,9 +111,18 @@ def to_pixels(
     photos: torch.Tensor, mean: tuple[float, ...] = PIXEL_MEAN, std: tuple[float, ...] = PIXEL_STD
 ) -> torch.Tensor:
     """uint8 [N, H, W, 3] to normalised float32 [N, 3, H, W]."""
-    centre = torch.tensor(mean, device=photos.device).view(1, -1, 1, 1)
-    spread = torch.tensor(std, device=photos.device).view(1, -1, 1, 1)
-    return (photos.permute(0, 3, 1, 2).float() / 255 - centre) / spread
+    return normalise(photos.permute(0, 3, 1, 2).float() / 255, mean, std)
+
+
+def normalise(
+    pictures: torch.Tensor,
+    mean: tuple[float, ...] = PIXEL_MEAN,
+    std: tuple[float, ...] = PIXEL_STD,
+) -> torch.Tensor:
+    """Values from 0 to 1 to what networks take; float32 [N, 3, H, W] both."""
+    centre = torch.tensor(mean, device=pictures.device).view(1, -1, 1, 1)
+    spread = torch.tensor(std, device=pictures.device).view(1, -1, 1, 1)
+    return (pictures - centre) / spread
 
 
 def build_network(kind: str, schema: LabelSchema, *, width: int) -> nn.Module:

@@ -42,6 +42,10 @@ class SegmenterSettings:
     """bfloat16 is faster where the processor has it; float16 and float64 are not for this."""
     flip: bool = True
     """Mirror left to right, with a chance of one half."""
+    photometric: bool = True
+    """Vary light, colours, grain and sharpness at random: a judge is to see what a picture shows,
+    however it is drawn.
+    """
     workers: int = 2
     """Processes that load photographs."""
     cache: int = 0

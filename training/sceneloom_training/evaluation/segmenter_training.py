@@ -33,12 +33,13 @@ from sceneloom_training.batches import Batch, StepSampler, TrainingSet, load_bat
 from sceneloom_training.data import DataSet, DataSettings, Geometry, Sample, open_data_set
 from sceneloom_training.device import choose_device
 from sceneloom_training.distributed import World
+from sceneloom_training.evaluation.photometric import distort
 from sceneloom_training.evaluation.segmentation_networks import logits_of
 from sceneloom_training.evaluation.segmenter import (
     MARKER,
     build_network,
+    normalise,
     save_segmenter,
-    to_pixels,
 )
 from sceneloom_training.evaluation.segmenter_settings import SegmenterSettings
 from sceneloom_training.random_state import (
@@ -214,7 +215,8 @@ class _Run:
         if not _holds_classes(batch["label_map"].numpy()):
             return torch.zeros(()), torch.ones(())
         truth = batch["label_map"].to(self.device).long()
-        pixels = to_pixels(batch["photo"].to(self.device))
+        photos = batch["photo"].to(self.device).permute(0, 3, 1, 2).float() / 255
+        pixels = normalise(distort(photos) if self.settings.photometric else photos)
         half = self.settings.precision == "bfloat16"
         with torch.autocast(self.device.type, torch.bfloat16, enabled=half):
             logits = logits_of(self.network, pixels)
