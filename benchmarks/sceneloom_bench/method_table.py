@@ -102,8 +102,8 @@ class TableSettings:
     rows: tuple[str, ...] = ()
     """Names of the rows to make; all without it."""
     new_judge: bool = False
-    """Train a judge, instead of taking the one in examples/street_demo/segmenter, by which the
-    committed cells were judged; figures of two judges do not go into one table.
+    """Train a judge, instead of taking the one in examples/street_demo/segmenter if it is there, by
+    which the committed cells were judged; figures of two judges do not go into one table.
     """
     vgg: Path | None = None
     """torchvision's vgg19 weights file: adds a row with the perceptual loss."""
@@ -145,7 +145,8 @@ def main(
             settings.streets, split, seeds, height=HEIGHT, width=WIDTH, processes=processes
         )
     save_streets(settings, out)
-    segmenter = train_judge(settings) if settings.new_judge else SEGMENTER
+    shipped = SEGMENTER.is_dir() and not settings.new_judge
+    segmenter = SEGMENTER if shipped else train_judge(settings)
     chosen = [r for r in settings.all_rows if not settings.rows or r.name in settings.rows]
     for wave in waves(chosen):
         missing = [cell for cell in wave if not (out / "cells" / cell.name).is_dir()]
