@@ -157,9 +157,9 @@ class Dinov2Features(FeatureNetwork):
     def __init__(self, folder: Path, device: str) -> None:
         """Load it; raises as `load_features`."""
         require(["torch", "transformers"], extra="train", purpose="DINOv2 features")
-        import torch
         from transformers import Dinov2Model
-        from transformers.utils import logging
+
+        from sceneloom_training.evaluation.transformers_folder import load_quietly
 
         weights = folder / _DINO_WEIGHTS
         if _model_type(folder) != "dinov2" or not weights.is_file():
@@ -167,25 +167,11 @@ class Dinov2Features(FeatureNetwork):
                 f"{folder}: not a DINOv2 folder of transformers (config.json of model_type dinov2, "
                 f"and {_DINO_WEIGHTS})"
             )
-        quiet: Any = logging
-        before = quiet.get_verbosity()
-        quiet.disable_progress_bar()
-        quiet.set_verbosity_error()  # it reports missing weights as a table; they are refused
         try:
-            loaded: Any = Dinov2Model.from_pretrained(
-                folder,
-                local_files_only=True,
-                use_safetensors=True,
-                dtype=torch.float32,
-                output_loading_info=True,
-                ignore_mismatched_sizes=True,  # refused below, by name
-            )
+            model, loading = load_quietly(Dinov2Model, folder)
         except Exception as error:  # transformers raises nearly anything on damaged folders
             reason = str(error).split("\n")[0][:200]
             raise CheckpointError(f"{folder}: cannot be loaded as DINOv2 ({reason})") from None
-        finally:
-            quiet.set_verbosity(before)
-        model, loading = loaded
         if other := sorted(name for name, *_ in loading["mismatched_keys"]):
             raise CheckpointError(
                 f"{folder}: cannot be loaded as DINOv2 (weights are of other shapes than "

@@ -12,6 +12,7 @@ from torch.nn import functional
 from sceneloom.errors import CheckpointError
 from sceneloom.extras import require
 from sceneloom.schema import NO_CHANNEL, LabelSchema
+from sceneloom_training.evaluation.transformers_folder import load_quietly
 
 _B0 = (32, 64, 160, 256)
 """Channels of the stages of SegFormer's B0 (Xie et al., 2021, Table 6)."""
@@ -53,24 +54,8 @@ def load_transformers(path: Path) -> nn.Module:
     """
     require(["transformers"], extra="train", purpose="loading a segmenter")
     from transformers import AutoModelForSemanticSegmentation
-    from transformers.utils import logging
 
-    logger: Any = logging
-    logger.disable_progress_bar()
-    before = logger.get_verbosity()
-    logger.set_verbosity_error()  # it reports missing weights as a table; they are refused
-    try:
-        loaded: Any = AutoModelForSemanticSegmentation.from_pretrained(
-            path,
-            local_files_only=True,
-            use_safetensors=True,
-            dtype=torch.float32,
-            output_loading_info=True,
-            ignore_mismatched_sizes=True,  # refused below, by name
-        )
-    finally:
-        logger.set_verbosity(before)
-    network, loading = loaded
+    network, loading = load_quietly(AutoModelForSemanticSegmentation, path)
     if missing := sorted(loading["missing_keys"]):
         raise CheckpointError(f"{path}: its weights lack {missing[0]} ({len(missing)} in all)")
     if other := sorted(name for name, *_ in loading["mismatched_keys"]):
