@@ -1,5 +1,5 @@
-"""The demo's weights: painted streets, three stages of training, styles, a bundle small enough for
-the repository, and its evaluation.
+"""The demo's weights: painted streets, three stages of training, styles, and a bundle small enough
+for the repository.
 
 Everything is a command that users have, run one after the other; what is finished is skipped, and
 a stage that was stopped goes on from its last checkpoint.
@@ -64,7 +64,7 @@ def main(settings: DemoWeightsSettings) -> int:
 
 
 def pack(work: Path, streets: Path) -> None:
-    """Cluster the styles, write the small bundle, and evaluate exactly that."""
+    """Cluster the styles, and write the small bundle."""
     data = ("--layout", "pix2pixhd", "--root", str(streets))
     styled = work / "styled"
     model = work / str(len(STAGES)) / "model"
