@@ -6,7 +6,6 @@ import contextlib
 import os
 import shutil
 import signal
-import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -64,7 +63,8 @@ def children(pid: int) -> list[int]:
 
 
 def wait_until_gone(processes: list[int]) -> None:
-    deadline = time.monotonic() + 45
+    # Triton waits 30 seconds for a model process that another server's sweep has ended meanwhile.
+    deadline = time.monotonic() + 120
     while any(Path(f"/proc/{process}").exists() for process in processes):
         assert time.monotonic() < deadline, "a process outlived its parent"
         time.sleep(0.2)
@@ -72,8 +72,13 @@ def wait_until_gone(processes: list[int]) -> None:
 
 @pytest.mark.parametrize("server_too", [False, True])
 def test_killed_serve_leaves_no_process_and_the_next_one_sweeps(
-    exported: Exported, server_too: bool
+    exported: Exported,
+    server_too: bool,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    # A folder of its own for temporary files: any other server that is made meanwhile sweeps too.
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
     serve = ServeCommand(exported.repository)
     pid = serve.process.pid
     (server,) = children(pid)
@@ -85,10 +90,10 @@ def test_killed_serve_leaves_no_process_and_the_next_one_sweeps(
     serve.process.communicate(timeout=60)
     if not server_too:  # the server ends with its parent, in order
         wait_until_gone(processes)
-    left = [Path(tempfile.gettempdir()), SHARED_MEMORY]
-    assert list(left[0].glob(f"sceneloom-{pid}-*"))
+    assert list(tmp_path.glob(f"sceneloom-{pid}-*"))
     assert ServeCommand(exported.repository).end(signal.SIGTERM)[0] == 0
     wait_until_gone(processes)
+    left = [tmp_path, SHARED_MEMORY]
     assert [path for folder in left for path in folder.glob(f"sceneloom-{pid}-*")] == []
 
 

@@ -103,12 +103,16 @@ def test_blocks_of_a_picture_smaller_than_one() -> None:
     assert block_means(image).tolist() == np.full((1, 2, 3), 7.0).tolist()
 
 
-def test_what_dead_processes_left_is_swept_and_the_rest_is_kept() -> None:
+def test_what_dead_processes_left_is_swept_and_the_rest_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A folder of its own for temporary files: any server that is made meanwhile sweeps too.
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     with subprocess.Popen([sys.executable, "-c", ""]) as process:
         process.wait()
     mine, other = new_prefix(), new_prefix()
     dead = SHARED_MEMORY / f"sceneloom-{process.pid}-1-test"
-    dead_folder = Path(tempfile.gettempdir()) / f"sceneloom-{process.pid}-1-test"
+    dead_folder = tmp_path / f"sceneloom-{process.pid}-1-test"
     alive, alive_other = SHARED_MEMORY / f"{mine}test", SHARED_MEMORY / f"{other}test"
     alive_folder = new_folder(mine)
     foreign = SHARED_MEMORY / "sceneloom-notapid-test"
