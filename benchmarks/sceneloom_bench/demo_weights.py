@@ -1,4 +1,4 @@
-"""The demo's weights: painted streets, three stages of training, styles, and a bundle small enough
+"""The demo's weights: painted streets, four stages of training, styles, and a bundle small enough
 for the repository.
 
 Everything is a command that users have, run one after the other; what is finished is skipped, and
@@ -25,8 +25,9 @@ from sceneloom_training.scenes.splits import DEMO_SEEDS, TEST_SEEDS, TRAIN_SEEDS
 
 STAGES = (
     "street-demo-1-whole-512x256",
-    "street-demo-2-crops-of-2048x1024",
-    "street-demo-3-whole-2048x1024",
+    "street-demo-2-whole-1024x512",
+    "street-demo-3-crops-of-2048x1024",
+    "street-demo-4-whole-2048x1024",
 )
 """Configurations in training/configs."""
 EXAMPLE = CHECKOUT / "examples" / "street_demo"

@@ -59,7 +59,7 @@ SEGMENTER_FLAGS = (
     *("--network", "unet"),
     *("--width", "16"),
     *("--size", "256x128"),
-    *("--epochs", "10"),
+    *("--epochs", "14"),
     *("--batch", "4"),
     *("--learning-rate", "2e-3"),
     *("--balance", "0.5"),

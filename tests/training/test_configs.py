@@ -47,8 +47,9 @@ def test_there_is_one_for_every_use() -> None:
         "nyu",
         "pix2pix-256",
         "street-demo-1-whole-512x256",
-        "street-demo-2-crops-of-2048x1024",
-        "street-demo-3-whole-2048x1024",
+        "street-demo-2-whole-1024x512",
+        "street-demo-3-crops-of-2048x1024",
+        "street-demo-4-whole-2048x1024",
         "streets-256x128",
     }
 

@@ -1,0 +1,98 @@
+"""The drivers of the method's table and of the demo's weights, from painting to the last file, with
+networks and streets so small that their pictures mean nothing.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import cv2
+import pytest
+from support import CHECKOUT
+
+from sceneloom import cli
+from sceneloom_bench import demo_weights, method_table
+from sceneloom_bench.demo_weights import DemoWeightsSettings
+from sceneloom_bench.method_table import TableSettings
+from sceneloom_bench.method_table_rows import CONTROL, PUBLISHED, Row
+from sceneloom_training.checkpoint import load_checkpoint
+from sceneloom_training.data import street_files
+
+TINY = (
+    *("--generator.global-blocks", "1"),
+    *("--discriminator.ndf", "2"),
+    *("--schedule.max-steps", "1"),
+    *("--compute.workers", "0"),
+    *("--compute.device", "cpu"),
+    *("--record.held-out", "0"),
+)
+TINY_SEGMENTER = ("--width", "8", "--epochs", "1", "--workers", "0", "--device", "cpu")
+
+
+def write_small_streets(
+    folder: Path, split: str, seeds: Sequence[int], *, height: int, width: int, processes: int
+) -> None:
+    assert width == 2 * height
+    assert processes >= 1
+    street_files.write_streets(folder, split, seeds[:4], height=128, width=256, processes=1)
+
+
+@pytest.fixture
+def commands(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
+    """Commands run in this process, small ones; what was run."""
+    run: list[list[str]] = []
+
+    def here(*arguments: str, threads: int | None = None, quiet: bool = False) -> None:
+        small = {"train": TINY, "train-segmenter": TINY_SEGMENTER}.get(arguments[0], ())
+        if "crop" in Path(arguments[1]).name:
+            small += ("--geometry.size", "64x64")
+        run.append([*arguments, *small])
+        assert cli.main(run[-1]) == 0
+
+    for driver in (method_table, demo_weights):
+        monkeypatch.setattr(driver, "run_sceneloom", here)
+        monkeypatch.setattr(driver, "write_streets", write_small_streets)
+    return run
+
+
+def test_the_table_from_nothing_and_again(
+    commands: list[list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    row = Row(name=PUBLISHED, title="tiny", flags=("--generator.ngf", "2"), seeds=(0,))
+    monkeypatch.setattr(method_table, "ROWS", (row,))
+    monkeypatch.setattr(method_table, "TEST_SEEDS", method_table.TEST_SEEDS[:4])
+    settings = TableSettings(work=tmp_path / "work", jobs=1, new_judge=True)
+    out = tmp_path / "out"
+    assert method_table.main(out=out, settings=settings) == 0
+    assert [c[0] for c in commands] == ["train-segmenter", *["train", "evaluate"] * 2]
+    table = json.loads((out / "table.json").read_text())
+    assert [found["name"] for found in table["rows"]] == [PUBLISHED, CONTROL.name, "oracle"]
+    record = json.loads((out / "cells" / f"{PUBLISHED}-seed0" / "training.json").read_text())
+    assert (record["steps"], record["settings"]["data"]["root"]) == (1, "streets")
+    assert str(tmp_path) not in "".join(p.read_text() for p in out.rglob("*.json"))
+    pictures = [cv2.imread(str(p)) for p in sorted((out / "cells").glob("*/street_*.jpg"))]
+    assert [picture.shape for picture in pictures] == [(128, 256, 3)] * 6
+    commands.clear()
+    assert method_table.main(out=out, settings=settings) == 0  # nothing is left to do
+    assert commands == []
+
+
+def test_the_demo_weights_from_nothing(
+    commands: list[list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(demo_weights, "BUNDLE", tmp_path / "generator")
+    work = tmp_path / "work"
+    settings = DemoWeightsSettings(work=work, small=tmp_path / "small")
+    assert demo_weights.main(settings) == 0
+    trained = [c for c in commands if c[0] == "train"]
+    configs = [Path(c[1]) for c in trained]
+    assert configs == sorted((CHECKOUT / "training" / "configs").glob("street-demo-*.toml"))
+    for number, command in enumerate(trained[1:], 1):
+        assert str(work / str(number) / "model") in command
+    bundle = load_checkpoint(tmp_path / "generator")
+    assert bundle.contract.style_clusters
+    assert bundle.encoder is None  # its features are the clusters; training needs it, serving not
+    assert [stage["steps"] for stage in bundle.provenance["stages"]] == [1] * len(configs)
+    assert str(tmp_path) not in (tmp_path / "generator" / "model.json").read_text()
