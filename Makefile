@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: help demo test lint unit wheel slow soak gpu full-size train-speed train-demo table demo-weights clean
+.PHONY: help demo test lint unit wheel slow soak gpu full-size train-speed train-demo table demo-weights demo-evaluation clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## / — /'
@@ -56,6 +56,9 @@ table: $(INSTALLED)  ## the method's table on procedural streets (hours; goes on
 
 demo-weights: $(INSTALLED)  ## train the demo's weights (hours; goes on where it was): examples/street_demo/generator
 	$(BIN)/python -m sceneloom_bench.demo_weights
+
+demo-evaluation: $(INSTALLED)  ## evaluate the demo's weights at 2048x1024: docs/results/demo-weights
+	$(BIN)/python -m sceneloom_bench.demo_evaluation --out docs/results/demo-weights
 
 clean:  ## remove everything that was built or installed
 	rm -rf build dist $(VENV)

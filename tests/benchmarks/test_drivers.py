@@ -13,7 +13,8 @@ import pytest
 from support import CHECKOUT
 
 from sceneloom import cli
-from sceneloom_bench import demo_weights, method_table
+from sceneloom_bench import demo_evaluation, demo_weights, method_table
+from sceneloom_bench.demo_evaluation import STYLES, DemoEvaluationSettings
 from sceneloom_bench.demo_weights import DemoWeightsSettings
 from sceneloom_bench.method_table import TableSettings
 from sceneloom_bench.method_table_rows import CONTROL, PUBLISHED, Row
@@ -51,7 +52,7 @@ def commands(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
         run.append([*arguments, *small])
         assert cli.main(run[-1]) == 0
 
-    for driver in (method_table, demo_weights):
+    for driver in (method_table, demo_weights, demo_evaluation):
         monkeypatch.setattr(driver, "run_sceneloom", here)
         monkeypatch.setattr(driver, "write_streets", write_small_streets)
     return run
@@ -79,7 +80,7 @@ def test_the_table_from_nothing_and_again(
     assert commands == []
 
 
-def test_the_demo_weights_from_nothing(
+def test_the_demo_weights_and_their_evaluation_from_nothing(
     commands: list[list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(demo_weights, "BUNDLE", tmp_path / "generator")
@@ -96,3 +97,21 @@ def test_the_demo_weights_from_nothing(
     assert bundle.encoder is None  # its features are the clusters; training needs it, serving not
     assert [stage["steps"] for stage in bundle.provenance["stages"]] == [1] * len(configs)
     assert str(tmp_path) not in (tmp_path / "generator" / "model.json").read_text()
+
+    commands.clear()
+    monkeypatch.setattr(demo_evaluation, "TESTED", 4)
+    monkeypatch.setattr(demo_evaluation, "HEIGHT", 128)
+    monkeypatch.setattr(demo_evaluation, "WIDTH", 256)
+    judge = CHECKOUT / "tests" / "colour_segmenter.py"
+    settings = DemoEvaluationSettings(work=work, checkpoint=tmp_path / "generator", segmenter=judge)
+    assert demo_evaluation.main(out=tmp_path / "out", settings=settings) == 0
+    assert [command[0] for command in commands] == ["evaluate"] * len(STYLES)
+    said = {p.stem: json.loads(p.read_text()) for p in (tmp_path / "out").glob("*.json")}
+    assert {name: one["source"]["style_seed"] for name, one in said.items()} == STYLES
+    text = (tmp_path / "out" / "README.md").read_text()
+    score = 100 * said["style-seed-2"]["scores"]["pictures"]["mean_iou"]["value"]
+    gap = score - 100 * said["default"]["scores"]["pictures"]["mean_iou"]["value"]
+    (row,) = [line for line in text.splitlines() if line.startswith("| style seed 2")]
+    assert f"| {score:.1f} (" in row
+    assert f"| {gap:+.1f} (" in row
+    assert said["default"]["source"]["weights_sha256"] in text
