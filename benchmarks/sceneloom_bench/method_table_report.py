@@ -17,7 +17,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from sceneloom_bench.method_table_rows import BASELINE, CONTROL, PUBLISHED, Row
+from sceneloom_bench.method_table_rows import BASELINE, CONTROL, PUBLISHED, WHOLE, Row
 from sceneloom_training.evaluation.scores import ClassCounts, metrics
 
 _DRAWS, _SEED = 2000, 0
@@ -162,32 +162,42 @@ def _to_json(
             }
             for name, f in figures.items()
         ],
-        "differences": _differences(figures),
+        "differences": {
+            name: _difference(other, figures[PUBLISHED], 1)
+            for name, other in figures.items()
+            if name != PUBLISHED and PUBLISHED in figures
+        },
+        "above_pix2pix": {
+            name: {
+                column.replace(" ", "_"): _difference(figures[name], figures[BASELINE], k)
+                for k, column in enumerate(_COLUMNS[:2])
+            }
+            for name in (PUBLISHED, WHOLE, "oracle")
+            if name in figures and BASELINE in figures
+        },
         "perceptual_loss": any(
             not cell["perceptual_loss"].startswith("off")
             for cells in trained.values()
             for cell in cells
         ),
+        "l1": min(_l1(cell) for cells in trained.values() for cell in cells),
         "machine": next(iter(trained.values()))[0]["machine"],
     }
 
 
-def _differences(figures: Mapping[str, Figures]) -> dict[str, dict[str, float]]:
-    """Mean IoU of every row minus that of the published one, paired, with its interval."""
-    if PUBLISHED not in figures:
-        return {}
-    base = figures[PUBLISHED]
-    found = {}
-    for name, other in figures.items():
-        if name == PUBLISHED:
-            continue
-        low, high = np.quantile(other.draws[:, 1] - base.draws[:, 1], [0.025, 0.975])
-        found[name] = {
-            "value": round(float(other.values[1] - base.values[1]), 4),
-            "low": round(float(low), 4),
-            "high": round(float(high), 4),
-        }
-    return found
+def _l1(cell: Mapping[str, Any]) -> float:
+    """Weight of the L1 term that a cell was trained with."""
+    return float(cell["settings"]["loss"]["l1"])
+
+
+def _difference(first: Figures, second: Figures, column: int) -> dict[str, float]:
+    """A column of the first minus that of the second, paired, with its interval."""
+    low, high = np.quantile(first.draws[:, column] - second.draws[:, column], [0.025, 0.975])
+    return {
+        "value": round(float(first.values[column] - second.values[column]), 4),
+        "low": round(float(low), 4),
+        "high": round(float(high), 4),
+    }
 
 
 def _stack_pictures(out: Path, cells: Mapping[str, list[Path]]) -> list[str]:
@@ -215,6 +225,8 @@ def _stack_pictures(out: Path, cells: Mapping[str, list[Path]]) -> list[str]:
 def _describe(report: dict[str, Any], shown: Sequence[str], titles: Mapping[str, str]) -> str:
     machine, segmenter = report["machine"], report["segmenter"]
     vgg = "" if report["perceptual_loss"] else ", without the perceptual loss"
+    if report["l1"] and not report["perceptual_loss"]:
+        vgg += f" (L1 of weight {report['l1']:g} in its place)"
     lines = [
         f"# The method's table in miniature: procedural streets{vgg}",
         "",
@@ -276,24 +288,41 @@ def _percent(entry: dict[str, float], *, sign: bool = False) -> str:
 
 
 def _verdict(report: dict[str, Any]) -> str:
-    """Whether the order is the paper's, in a sentence that follows from the figures."""
-    difference = report["differences"].get(BASELINE)
-    if difference is None:
-        return f"Not both of {PUBLISHED} and {BASELINE} are finished."
-    if difference["high"] < 0:
-        said = "As in the paper, pix2pixHD is above pix2pix outside the interval"
-    elif difference["low"] > 0:
-        said = "Other than in the paper, pix2pix is above pix2pixHD outside the interval"
-    else:
-        said = "pix2pixHD and pix2pix cannot be told apart"
-    oracle = report["differences"]["oracle"]
-    above = "above" if oracle["low"] > 0 else "not above"
-    said = f"{said}; the oracle is {above} pix2pixHD outside the interval."
+    """Whether the order is the paper's, in sentences that follow from the figures."""
+    compared = report["above_pix2pix"]
+    if BASELINE not in {row["name"] for row in report["rows"]} or len(compared) < 2:
+        return f"Not both of {BASELINE} and a row of pix2pixHD are finished."
+    titles = {row["name"]: row["title"] for row in report["rows"]}
+    said = [
+        f"**{titles[name]}**: {_place(found['mean_IoU'], 'mean IoU')}; "
+        f"{_place(found['pixel_accuracy'], 'pixel accuracy')}."
+        for name, found in compared.items()
+        if name != "oracle"
+    ]
+    best = max(
+        (row for row in report["rows"] if row["name"] != "oracle"),
+        key=lambda row: float(row["mean_IoU"]["value"]),
+    )
+    oracle = next(row for row in report["rows"] if row["name"] == "oracle")
+    apart = oracle["mean_IoU"]["low"] > best["mean_IoU"]["high"]
+    said.append(
+        f"The oracle's interval is {'above' if apart else 'not above'} that of every other row."
+    )
     control = [row for row in report["rows"] if row["name"] == CONTROL.name]
     if control:
         chance = 100 * report["chance_mean_IoU"][CONTROL.name]
-        said += (
-            f" The control's mean IoU is {100 * control[0]['mean_IoU']['value']:.1f}; predictions "
+        said.append(
+            f"The control's mean IoU is {100 * control[0]['mean_IoU']['value']:.1f}; predictions "
             f"as frequent as its own that knew nothing of the maps would have {chance:.1f}."
         )
-    return said
+    return " ".join(said)
+
+
+def _place(difference: dict[str, float], what: str) -> str:
+    """Above pix2pix, below it, or neither, and by how many points with which interval."""
+    where = "not to be told from"
+    if difference["low"] > 0:
+        where = "above"
+    elif difference["high"] < 0:
+        where = "below"
+    return f"{what} {where} pix2pix's ({_percent(difference, sign=True)} points)"

@@ -31,6 +31,8 @@ class Row:
 
 PUBLISHED = "three-discriminators"
 """The row that the others are compared with: pix2pixHD's global generator as published."""
+WHOLE = "coarse-to-fine"
+"""The whole method: global generator and enhancer."""
 BASELINE = "pix2pix"
 
 ROWS = (
@@ -54,7 +56,7 @@ ROWS = (
         title="G1, one discriminator",
         flags=("--discriminator.scales", "1"),
     ),
-    Row(name=PUBLISHED, title="G1, three discriminators (pix2pixHD)"),
+    Row(name=PUBLISHED, title="G1, three discriminators (pix2pixHD's global generator)"),
     Row(
         name="no-feature-matching",
         title="G1, three discriminators, no feature matching",
@@ -76,8 +78,8 @@ ROWS = (
         ),
     ),
     Row(
-        name="coarse-to-fine",
-        title="G1+G2 at 512x256 (pix2pixHD)",
+        name=WHOLE,
+        title="G1+G2 at 512x256, three discriminators (pix2pixHD)",
         flags=(
             *("--generator.enhancers", "1"),
             *("--generator.ngf", "8"),

@@ -132,6 +132,7 @@ def write_cell(folder: Path, row: Row, seed: int, right: float) -> None:
     (folder / "evaluation.json").write_text(json.dumps(said))
     training = {"hours": 0.1, "steps": 3000, "parameters": {"generator": 5}, "seed": seed}
     training |= {"flags": list(row.flags), "perceptual_loss": "off: none"}
+    training["settings"] = {"loss": {"l1": 100.0}}
     training["machine"] = {
         "cores": 2,
         "cpu": "a processor",
@@ -154,7 +155,10 @@ def test_report_of_what_is_finished(tmp_path: Path) -> None:
     assert table["differences"][BASELINE]["high"] < 0 < table["differences"]["oracle"]["low"]
     text = (tmp_path / "README.md").read_text()
     assert "without the perceptual loss" in text
-    assert "As in the paper, pix2pixHD is above pix2pix outside the interval; the oracle is" in text
+    assert "without the perceptual loss (L1 of weight 100 in its place)" in text
+    points = 100 * table["above_pix2pix"][PUBLISHED]["mean_IoU"]["value"]
+    assert f"mean IoU above pix2pix's ({points:+.1f} (" in text
+    assert "The oracle's interval is above that of every other row." in text
     folder = tmp_path / "cells" / f"{BASELINE}-seed0"
     assert read_counts(folder, "pictures").true.shape == (30, 4)
     assert cv2.imread(str(tmp_path / "pictures.jpg")).shape == (3 * 128, 256, 3)
