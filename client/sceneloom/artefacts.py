@@ -56,6 +56,7 @@ def replace_folder(
         fresh.mkdir(parents=True)
         try:
             yield fresh
+            _share(fresh)
             _flush(fresh)
             _swap(fresh, folder)
         finally:
@@ -77,6 +78,16 @@ def _may_be_replaced(folder: Path, marker: str, files: frozenset[str]) -> bool:
     except (OSError, ValueError):
         return False
     return names <= files and isinstance(description, dict) and "sceneloom" in description
+
+
+def _share(folder: Path) -> None:
+    """Give files the permissions that the process gives any new one: writers of weights make them
+    their owner's alone, and a server often runs as somebody else.
+    """
+    mode = folder.stat().st_mode & 0o666
+    for path in folder.rglob("*"):
+        if path.is_file():
+            path.chmod(mode)
 
 
 def _flush(folder: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,16 @@ def test_round_trip(tmp_path: Path, generator: Generator) -> None:
     expected = generator.state_dict()
     assert all(torch.equal(v, expected[k]) for k, v in loaded.generator.state_dict().items())
     assert [path.name for path in tmp_path.iterdir()] == ["bundle"]
+
+
+def test_files_have_the_permissions_of_any_new_file(tmp_path: Path, generator: Generator) -> None:
+    before = os.umask(0o027)
+    try:
+        save_checkpoint(tmp_path / "bundle", generator, CONTRACT, {})
+    finally:
+        os.umask(before)
+    modes = {p.name: oct(p.stat().st_mode & 0o777) for p in (tmp_path / "bundle").iterdir()}
+    assert modes == {"model.json": "0o640", "model.safetensors": "0o640"}
 
 
 def test_half_the_space(tmp_path: Path, generator: Generator) -> None:
