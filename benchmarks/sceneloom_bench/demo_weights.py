@@ -32,7 +32,7 @@ STAGES = (
 """Configurations in training/configs."""
 EXAMPLE = CHECKOUT / "examples" / "street_demo"
 BUNDLE, SEGMENTER = EXAMPLE / "generator", EXAMPLE / "segmenter"
-CLUSTERS, TESTED = 6, 50
+CLUSTERS, TESTED = 6, 24
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
