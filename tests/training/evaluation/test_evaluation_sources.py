@@ -49,6 +49,15 @@ def test_what_publishers_append_is_left_out(run: Run, folder: Path, ending: str)
     assert found.scores == found.oracle_scores
 
 
+def test_the_folder_that_pix2pixhd_writes(run: Run, folder: Path) -> None:
+    for path in list(folder.iterdir()):
+        stem = f"{path.stem}_gtFine_labelIds"
+        Image.new("RGB", (64, 32)).save(folder / f"{stem}_input_label.jpg")
+        path.rename(path.with_stem(f"{stem}_synthesized_image"))
+    found = run()
+    assert found.scores == found.oracle_scores
+
+
 def test_missing_pictures_are_listed_in_one_error(run: Run, folder: Path) -> None:
     (folder / "street_000071.png").unlink()
     (folder / "street_000074.png").rename(folder / "other.png")

@@ -33,6 +33,11 @@ def check_split(split: str, valid: Sequence[str], layout: str) -> None:
         raise DataSetError(f"{layout} has no split {split!r}; it has {', '.join(valid)}")
 
 
+def sample_name(name: str) -> str:
+    """The name of a sample: that of one of its files without what publishers append."""
+    return _KIND.sub("", name)
+
+
 def find_files(
     folder: Path, suffixes: Sequence[str], *, ending: str | None = None
 ) -> dict[str, Path]:
@@ -61,7 +66,7 @@ def find_files(
                 continue
             if ending is not None and not stem.endswith(ending):
                 continue
-            stem = _KIND.sub("", stem) if ending is None else stem.removesuffix(ending)
+            stem = sample_name(stem) if ending is None else stem.removesuffix(ending)
             key = stem if below == "." else f"{below}/{stem}"
             path = Path(parent, name)
             if key in found:

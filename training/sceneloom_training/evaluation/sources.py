@@ -14,12 +14,13 @@ from sceneloom.errors import DataSetError, InputError, MissingInputError, SizeEr
 from sceneloom.schema import LabelSchema
 from sceneloom.style_choice import ChooseStyle
 from sceneloom.synthesizer import Synthesizer
-from sceneloom_training.data.folders import check_folder, find_files, not_empty
+from sceneloom_training.data.folders import check_folder, find_files, not_empty, sample_name
 from sceneloom_training.data.pictures import PICTURE_SUFFIXES, read_picture
 from sceneloom_training.data.sample import Photo, Sample
 from sceneloom_training.evaluation.classes import input_table
 
 _LISTED = 20
+_SYNTHESIZED = "_synthesized_image"  # beside them lie *_input_label
 
 
 class PictureSource(abc.ABC):
@@ -104,20 +105,19 @@ class FolderPictures(PictureSource):
 
         Args:
             folder: PNG or JPEG files, named like the samples, with or without what publishers
-                append (`sceneloom_training.data.folders`); searched to the bottom.
+                append (`sceneloom_training.data.folders`); searched to the bottom. In a folder
+                that pix2pixHD's ``test.py`` wrote, those named ``*_synthesized_image`` alone.
 
         Raises:
             DataSetError: no such folder, no pictures in it, or two of one sample.
         """
         check_folder(folder, "the pictures to evaluate")
         self.folder = folder
-        self._files = dict(
-            not_empty(
-                find_files(folder, PICTURE_SUFFIXES),
-                folder,
-                f"pictures: {', '.join(PICTURE_SUFFIXES)}",
-            )
-        )
+        files = {
+            sample_name(name): path
+            for name, path in find_files(folder, PICTURE_SUFFIXES, ending=_SYNTHESIZED).items()
+        } or find_files(folder, PICTURE_SUFFIXES)
+        self._files = dict(not_empty(files, folder, f"pictures: {', '.join(PICTURE_SUFFIXES)}"))
 
     def check(
         self, keys: Sequence[str], sizes: Iterable[tuple[int, int]], *, known: Sequence[str]
