@@ -35,6 +35,19 @@ WHOLE = "coarse-to-fine"
 """The whole method: global generator and enhancer."""
 BASELINE = "pix2pix"
 
+_MODERN = (
+    *("--loss.gan", "hinge"),
+    "--discriminator.spectral-norm",
+    *("--optimizer.ema", "0.999"),
+    *("--generator.padding", "zeros"),
+)
+_ENHANCED = (
+    *("--generator.enhancers", "1"),
+    *("--generator.ngf", "8"),
+    *("--geometry.size", "512x256"),
+    *("--schedule.enhancer-only-epochs", "1"),
+)
+
 ROWS = (
     Row(
         name=BASELINE,
@@ -70,24 +83,22 @@ ROWS = (
     Row(
         name="modern",
         title="G1, modernised: hinge, spectral norm, EMA, zero padding",
-        flags=(
-            *("--loss.gan", "hinge"),
-            "--discriminator.spectral-norm",
-            *("--optimizer.ema", "0.999"),
-            *("--generator.padding", "zeros"),
-        ),
+        flags=_MODERN,
     ),
     Row(
         name=WHOLE,
         title="G1+G2 at 512x256, three discriminators (pix2pixHD)",
-        flags=(
-            *("--generator.enhancers", "1"),
-            *("--generator.ngf", "8"),
-            *("--geometry.size", "512x256"),
-            *("--schedule.enhancer-only-epochs", "1"),
-        ),
+        flags=_ENHANCED,
         seeds=(0,),
         starts_from=PUBLISHED,
+        size="512x256",
+    ),
+    Row(
+        name="coarse-to-fine-modern",
+        title="G1+G2 at 512x256, modernised",
+        flags=(*_ENHANCED, *_MODERN),
+        seeds=(0,),
+        starts_from="modern",
         size="512x256",
     ),
 )
@@ -103,7 +114,7 @@ CONTROL = Row(
 
 def with_perceptual(vgg: Path) -> tuple[Row, ...]:
     """The rows that are added where a VGG19 weights file is at hand."""
-    flags = ("--loss.vgg", str(vgg), "--loss.perceptual", "10")
+    flags = ("--loss.vgg", str(vgg), "--loss.perceptual", "10", "--loss.l1", "0")
     return (
         Row(
             name="perceptual",

@@ -54,7 +54,11 @@ def test_rows_differ_in_what_their_titles_say() -> None:
     assert found[PUBLISHED].discriminator.scales == 3
     assert found["no-feature-matching"].loss.feature_matching == 0
     assert not found["no-boundary"].generator.boundaries
-    assert found["coarse-to-fine"].generator.ngf * 2 == found[PUBLISHED].generator.ngf
+    for name, inside in (("coarse-to-fine", PUBLISHED), ("coarse-to-fine-modern", "modern")):
+        outer, inner = found[name], found[inside]
+        assert outer.generator.ngf * 2 == inner.generator.ngf
+        assert outer.generator.padding == inner.generator.padding
+        assert outer.loss == inner.loss
 
 
 def test_the_judge_is_flags_that_train_segmenter_takes() -> None:
