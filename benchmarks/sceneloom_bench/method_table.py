@@ -35,6 +35,8 @@ from sceneloom_bench.machine import describe_machine
 from sceneloom_bench.method_table_report import write_report
 from sceneloom_bench.method_table_rows import (
     CONTROL,
+    CONTROLS,
+    OTHER_STREETS,
     PUBLISHED,
     ROWS,
     Row,
@@ -120,7 +122,7 @@ class TableSettings:
     @property
     def all_rows(self) -> tuple[Row, ...]:
         """Every row that there is."""
-        return (*ROWS, *(with_perceptual(self.vgg) if self.vgg else ()), CONTROL)
+        return (*ROWS, *(with_perceptual(self.vgg) if self.vgg else ()), *CONTROLS)
 
     @property
     def streets(self) -> Path:
@@ -160,8 +162,8 @@ def main(
 
 def waves(rows: Sequence[Row]) -> list[list[Cell]]:
     """Cells in the order they are made: those that others start from first, seed by seed."""
-    first = [row for row in rows if not row.starts_from and row != CONTROL]
-    later = [row for row in rows if row.starts_from or row == CONTROL]
+    first = [row for row in rows if not row.starts_from and row not in CONTROLS]
+    later = [row for row in rows if row.starts_from or row in CONTROLS]
     waves = []
     for part in (first, later):
         seeds = sorted({seed for row in part for seed in row.seeds})
@@ -199,8 +201,8 @@ def make_cell(cell: Cell, settings: TableSettings, segmenter: Path, out: Path) -
     run = train_cell(cell, settings, threads)
     print(f"{cell.name}: evaluating", flush=True)
     judged = ["--checkpoint", str(run / "model")]
-    if cell.row == CONTROL:
-        judged = ["--pictures", str(draw_wrong_pictures(run / "model", settings))]
+    if cell.row in CONTROLS:
+        judged = ["--pictures", str(draw_wrong_pictures(cell.row, run / "model", settings))]
     evaluated = settings.work / "evaluated" / cell.name
     where = ["--out", str(evaluated), "--size", cell.row.size, "--segmenter", str(segmenter)]
     data = ("--data.layout", "pix2pixhd", "--data.root", str(settings.streets))
@@ -212,15 +214,14 @@ def make_cell(cell: Cell, settings: TableSettings, segmenter: Path, out: Path) -
     for name in ("evaluation.json", "counts.npz"):
         shutil.copyfile(evaluated / name, fresh / name)
     (fresh / "training.json").write_text(json.dumps(_training(cell, run), indent=1) + "\n", "utf-8")
-    shuffle = cell.row == CONTROL
-    for key, picture in draw_pictures(run / "model", cell.row.size, settings, SHOWN, shuffle):
+    for key, picture in _draw(cell.row, run / "model", settings, SHOWN):
         write_image(fresh / f"{key}.jpg", picture)
     fresh.rename(out / "cells" / cell.name)
 
 
 def train_cell(cell: Cell, settings: TableSettings, threads: int) -> Path:
     """Train a cell, or go on, and what it starts from before; the run's folder."""
-    row = find_row(settings.all_rows, PUBLISHED) if cell.row == CONTROL else cell.row
+    row = find_row(settings.all_rows, PUBLISHED) if cell.row in CONTROLS else cell.row
     cell = Cell(row=row, seed=cell.seed)
     run = settings.work / "cells" / cell.name
     if row.starts_from:
@@ -231,14 +232,39 @@ def train_cell(cell: Cell, settings: TableSettings, threads: int) -> Path:
     return run
 
 
-def draw_wrong_pictures(model: Path, settings: TableSettings) -> Path:
-    """Pictures of every test street, from maps whose classes were shuffled; their folder."""
-    folder = settings.work / "control"
+def draw_wrong_pictures(row: Row, model: Path, settings: TableSettings) -> Path:
+    """A picture for every test street that is not of it; their folder.
+
+    Args:
+        row: one of the controls.
+        model: checkpoint bundle that is made to draw other classes.
+        settings: where the streets are.
+    """
+    folder = settings.work / row.name
     folder.mkdir(exist_ok=True)
-    everyone = range(len(TEST_SEEDS))
-    for key, picture in draw_pictures(model, CONTROL.size, settings, everyone, True):
+    for key, picture in _draw(row, model, settings, range(len(TEST_SEEDS))):
         write_image(folder / f"{key}.png", picture)
     return folder
+
+
+def _draw(
+    row: Row, model: Path, settings: TableSettings, indices: Iterable[int]
+) -> Iterator[tuple[str, npt.NDArray[np.uint8]]]:
+    if row != OTHER_STREETS:
+        return draw_pictures(model, row.size, settings, indices, row == CONTROL)
+    return photographs_of_others(row.size, settings, indices)
+
+
+def photographs_of_others(
+    size: str, settings: TableSettings, indices: Iterable[int]
+) -> Iterator[tuple[str, npt.NDArray[np.uint8]]]:
+    """Keys of test streets, each with the photograph of the street after it."""
+    streets = open_data_set(DataSettings(layout="pix2pixhd", root=settings.streets, split="test"))
+    still = Geometry(mode="resize", size=size, flip=False)
+    for index in indices:
+        other = streets.read((index + 1) % len(streets.keys))
+        sample = still.apply(other, np.random.default_rng(0), multiple=1)
+        yield streets.keys[index], sample.photo
 
 
 def draw_pictures(
@@ -306,9 +332,9 @@ def _training(cell: Cell, run: Path) -> dict[str, Any]:
         "row": cell.row.name,
         "title": cell.row.title,
         "seed": cell.seed,
-        "flags": None if cell.row == CONTROL else list(cell.row.flags),
-        "steps": 0 if cell.row == CONTROL else int(before),
-        "hours": 0.0 if cell.row == CONTROL else round(seconds / 3600, 3),
+        "flags": None if cell.row in CONTROLS else list(cell.row.flags),
+        "steps": 0 if cell.row in CONTROLS else int(before),
+        "hours": 0.0 if cell.row in CONTROLS else round(seconds / 3600, 3),
         "parameters": record["parameters"],
         "perceptual_loss": record["perceptual_loss"],
         "settings": settings,

@@ -17,7 +17,14 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from sceneloom_bench.method_table_rows import BASELINE, CONTROL, PUBLISHED, WHOLE, Row
+from sceneloom_bench.method_table_rows import (
+    BASELINE,
+    CONTROL,
+    OTHER_STREETS,
+    PUBLISHED,
+    WHOLE,
+    Row,
+)
 from sceneloom_training.evaluation.scores import ClassCounts, metrics
 
 _DRAWS, _SEED = 2000, 0
@@ -308,13 +315,19 @@ def _verdict(report: dict[str, Any]) -> str:
     said.append(
         f"The oracle's interval is {'above' if apart else 'not above'} that of every other row."
     )
-    control = [row for row in report["rows"] if row["name"] == CONTROL.name]
-    if control:
+    score = {row["name"]: 100 * row["mean_IoU"]["value"] for row in report["rows"]}
+    if CONTROL.name in score:
         chance = 100 * report["chance_mean_IoU"][CONTROL.name]
         said.append(
-            f"The control's mean IoU is {100 * control[0]['mean_IoU']['value']:.1f}; predictions "
-            f"as frequent as its own that knew nothing of the maps would have {chance:.1f}."
+            f"The control's mean IoU is {score[CONTROL.name]:.1f}; predictions as frequent as its "
+            f"own that knew nothing of the maps would have {chance:.1f}"
         )
+        if OTHER_STREETS.name in score:
+            said[-1] += (
+                f", and real photographs of other streets have {score[OTHER_STREETS.name]:.1f}: "
+                "streets are laid out alike, and the judge knows it"
+            )
+        said[-1] += "."
     return " ".join(said)
 
 

@@ -110,6 +110,13 @@ CONTROL = Row(
     seeds=(0,),
 )
 """Not trained: what a wrong model scores, to be near chance."""
+OTHER_STREETS = Row(
+    name="other-streets",
+    title="control: real photographs of other streets",
+    seeds=(0,),
+)
+"""Not trained: chance for a judge that knows how streets are laid out, whatever it is shown."""
+CONTROLS = (CONTROL, OTHER_STREETS)
 
 
 def with_perceptual(vgg: Path) -> tuple[Row, ...]:

@@ -17,7 +17,7 @@ from sceneloom_bench import demo_evaluation, demo_weights, method_table
 from sceneloom_bench.demo_evaluation import STYLES, DemoEvaluationSettings
 from sceneloom_bench.demo_weights import DemoWeightsSettings
 from sceneloom_bench.method_table import TableSettings
-from sceneloom_bench.method_table_rows import CONTROL, PUBLISHED, Row
+from sceneloom_bench.method_table_rows import CONTROL, OTHER_STREETS, PUBLISHED, Row
 from sceneloom_training.checkpoint import load_checkpoint
 from sceneloom_training.data import street_files
 
@@ -67,14 +67,15 @@ def test_the_table_from_nothing_and_again(
     settings = TableSettings(work=tmp_path / "work", jobs=1, new_judge=True)
     out = tmp_path / "out"
     assert method_table.main(out=out, settings=settings) == 0
-    assert [c[0] for c in commands] == ["train-segmenter", *["train", "evaluate"] * 2]
+    assert [c[0] for c in commands] == ["train-segmenter", *["train", "evaluate"] * 3]
     table = json.loads((out / "table.json").read_text())
-    assert [found["name"] for found in table["rows"]] == [PUBLISHED, CONTROL.name, "oracle"]
+    names = [PUBLISHED, CONTROL.name, OTHER_STREETS.name, "oracle"]
+    assert [found["name"] for found in table["rows"]] == names
     record = json.loads((out / "cells" / f"{PUBLISHED}-seed0" / "training.json").read_text())
     assert (record["steps"], record["settings"]["data"]["root"]) == (1, "streets")
     assert str(tmp_path) not in "".join(p.read_text() for p in out.rglob("*.json"))
     pictures = [cv2.imread(str(p)) for p in sorted((out / "cells").glob("*/street_*.jpg"))]
-    assert [picture.shape for picture in pictures] == [(128, 256, 3)] * 6
+    assert [picture.shape for picture in pictures] == [(128, 256, 3)] * 9
     commands.clear()
     assert method_table.main(out=out, settings=settings) == 0  # nothing is left to do
     assert commands == []

@@ -22,7 +22,7 @@ from sceneloom_bench.method_table import (
 from sceneloom_bench.method_table_report import chance, compute, read_counts, write_report
 from sceneloom_bench.method_table_rows import (
     BASELINE,
-    CONTROL,
+    CONTROLS,
     PUBLISHED,
     ROWS,
     Row,
@@ -73,7 +73,7 @@ def test_the_judge_is_flags_that_train_segmenter_takes() -> None:
 
 
 def test_what_others_start_from_comes_first() -> None:
-    first, later = waves([*ROWS, CONTROL])
+    first, later = waves([*ROWS, *CONTROLS])
     assert {cell.row.starts_from for cell in first} == {""}
     done = {cell.name for cell in first}
     for cell in later:
