@@ -23,6 +23,7 @@ from sceneloom_bench.method_table_rows import (
     OTHER_STREETS,
     PUBLISHED,
     WHOLE,
+    WHOLE_MODERN,
     Row,
 )
 from sceneloom_training.evaluation.scores import ClassCounts, metrics
@@ -179,7 +180,7 @@ def _to_json(
                 column.replace(" ", "_"): _difference(figures[name], figures[BASELINE], k)
                 for k, column in enumerate(_COLUMNS[:2])
             }
-            for name in (PUBLISHED, WHOLE, "oracle")
+            for name in (PUBLISHED, WHOLE, WHOLE_MODERN, "oracle")
             if name in figures and BASELINE in figures
         },
         "perceptual_loss": any(

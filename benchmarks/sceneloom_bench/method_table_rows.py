@@ -33,6 +33,8 @@ PUBLISHED = "three-discriminators"
 """The row that the others are compared with: pix2pixHD's global generator as published."""
 WHOLE = "coarse-to-fine"
 """The whole method: global generator and enhancer."""
+WHOLE_MODERN = "coarse-to-fine-modern"
+"""The whole method with what later work has proven."""
 BASELINE = "pix2pix"
 
 _MODERN = (
@@ -94,8 +96,8 @@ ROWS = (
         size="512x256",
     ),
     Row(
-        name="coarse-to-fine-modern",
-        title="G1+G2 at 512x256, modernised",
+        name=WHOLE_MODERN,
+        title="G1+G2 at 512x256, modernised (pix2pixHD with later work's upgrades)",
         flags=(*_ENHANCED, *_MODERN),
         seeds=(0,),
         starts_from="modern",
