@@ -1,9 +1,9 @@
-"""The whole path on this machine: draw streets, build a generator, export it, serve it, render.
+"""The whole path on this machine: draw streets, export a trained generator, serve it, render.
 
-Draws 2048x1024 street scenes as label and instance maps, exports a small generator to a Triton
-repository, starts the bundled Triton server, renders the maps through it, and writes a page that
-shows maps and pictures side by side with the seconds that each stage took. The repository stays
-and can be served again. The last line printed is one JSON document.
+Draws 2048x1024 street scenes that the generator was not trained on as label and instance maps,
+exports the generator to a Triton repository, starts the bundled Triton server, renders the maps
+through it, and writes a page that shows maps and pictures with the seconds that each stage took.
+The repository stays and can be served again. The last line printed is one JSON document.
 
     make demo
     python examples/street_demo/demo.py --out build/demo --maps 4
@@ -27,27 +27,21 @@ import numpy as np
 import page
 import tyro
 
-from sceneloom import Contract, SceneLoomError, TritonSynthesizer, boundary_map, load_schema
+from sceneloom import SceneLoomError, TritonSynthesizer, boundary_map, load_schema
 from sceneloom.errors import InputError
 from sceneloom.render import MapPair, Rendered, RenderSettings, find_pairs, render_maps, write_image
 from sceneloom.schema import LabelSchema
 from sceneloom_export.bundle import export_bundle
 from sceneloom_serving.embedded import EmbeddedServer, ServerSettings
-from sceneloom_training.checkpoint import save_checkpoint
-from sceneloom_training.networks import GeneratorArchitecture, build_generator
-from sceneloom_training.scenes import draw_street
+from sceneloom_training.scenes import draw_pair
+from sceneloom_training.scenes.splits import TEST_SEEDS
 
 SCHEMA = load_schema("cityscapes")
-ARCHITECTURE = GeneratorArchitecture(
-    input_channels=SCHEMA.channels + 1,
-    ngf=8,
-    global_downsamplings=3,
-    global_blocks=3,
-    enhancers=1,
-    enhancer_blocks=2,
-)
-SEED = 6
-WEIGHTS = "random, not trained: shapes and boundaries come through, colours mean nothing"
+GENERATOR = Path(__file__).resolve().parent / "generator"
+"""The checkpoint bundle; MODEL_CARD.md beside it says what it was trained on."""
+WEIGHTS = "trained on procedural streets only (examples/street_demo/MODEL_CARD.md)"
+LOOKS = (1, 2, 3)
+"""Style seeds that the first street is shown in; the other pictures have the first of them."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -65,8 +59,8 @@ class DemoSettings:
 
     def __post_init__(self) -> None:
         """Check what the scenes and the renderer do not."""
-        if self.maps < 1:
-            raise InputError(f"maps is {self.maps}; it is at least 1")
+        if not 1 <= self.maps <= len(TEST_SEEDS):
+            raise InputError(f"maps is {self.maps}; it is from 1 to {len(TEST_SEEDS)}")
 
 
 class Stages:
@@ -99,19 +93,12 @@ def main(
     claim_folder(out)
     stages = Stages()
     data, pictures, repository = out / "data", out / "pictures", out / "repository"
-    for folder in (data, pictures, out / "page"):
+    for folder in (data, pictures, out / "page", out / "looks"):
         shutil.rmtree(folder, ignore_errors=True)
     with stages.stage("draw label and instance maps"):
         draw_data_set(data, settings)
-    with stages.stage("build a generator"):
-        generator = build_generator(ARCHITECTURE, seed=SEED).eval().requires_grad_(False)
-        generator.head[1].weight *= 4  # untrained features are faint; this gives them contrast
-        contract = Contract(
-            schema=SCHEMA, boundaries=True, size_multiple=ARCHITECTURE.size_multiple
-        )
-        save_checkpoint(out / "checkpoint", generator, contract, {"weights": WEIGHTS})
     with stages.stage("export to a Triton repository, parity included"):
-        exported = export_bundle(out / "checkpoint", repository)
+        exported = export_bundle(GENERATOR, repository)
     pairs = find_pairs(data / "test_label", data / "test_inst")
     with contextlib.ExitStack() as stack:
         with stages.stage("start Triton and prove it with a real inference"):
@@ -119,21 +106,26 @@ def main(
             server = stack.enter_context(EmbeddedServer(repository, ports))
             client = stack.enter_context(TritonSynthesizer(server.grpc))
         with stages.stage(f"render {len(pairs)} maps at {settings.width}x{settings.height}"):
-            options = RenderSettings(in_flight=settings.in_flight)
+            options = RenderSettings(in_flight=settings.in_flight, style_seed=LOOKS[0])
             results = render_maps(client, pairs, pictures, options)
+        with stages.stage(f"render one street in {len(LOOKS)} styles"):
+            for seed in LOOKS:
+                options = RenderSettings(style_seed=seed)
+                results += render_maps(client, pairs[:1], out / "looks" / str(seed), options)
     failed = [result for result in results if not isinstance(result, Rendered)]
     for failure in failed:
         print(f"failed: {failure.reason}", file=sys.stderr)
     rows = [page_row(pair, pictures, out / "page", SCHEMA) for pair in pairs]
+    looks = [f"looks/{seed}/{pairs[0].key}.png" for seed in LOOKS]
     command = os.path.relpath(Path(sys.prefix) / "bin" / "sceneloom")
     serve_again = f"{command} serve {repository}"
-    page.write(out, rows, stages.seconds, weights=WEIGHTS, serve_again=serve_again)
+    page.write(out, rows, looks, stages.seconds, weights=WEIGHTS, serve_again=serve_again)
     report = {
         "page": str(out / "index.html"),
         "repository": str(repository),
         "bundle": exported.contract.bundle_hash,
         "weights": WEIGHTS,
-        "pictures": len(results) - len(failed),
+        "pictures": len(pairs) - sum(r in failed for r in results[: len(pairs)]),
         "size": [settings.height, settings.width],
         "parity": exported.parity.to_json(),
         "golden_difference": round(server.golden_difference, 3),
@@ -161,15 +153,18 @@ def claim_folder(out: Path) -> None:
 
 
 def draw_data_set(folder: Path, settings: DemoSettings) -> None:
-    """Write streets in pix2pixHD's layout: test_label/ (8-bit) and test_inst/ (16-bit)."""
-    for kind in ("test_label", "test_inst"):
+    """Write streets that were not trained on in pix2pixHD's layout: test_label/ (8-bit) and
+    test_inst/ (16-bit), and what the painter of the streets makes of them: test_img/.
+    """
+    for kind in ("test_label", "test_inst", "test_img"):
         (folder / kind).mkdir(parents=True)
-    for seed in range(settings.maps):
-        street = draw_street(seed, settings.height, settings.width)
-        name = f"street_{seed:03}"
+    for number, seed in enumerate(TEST_SEEDS[: settings.maps]):
+        street = draw_pair(seed, settings.height, settings.width)
+        name = f"street_{number:03}"
         cv2.imwrite(str(folder / "test_label" / f"{name}_labelIds.png"), street.label_map)
         instances = street.instance_map.astype(np.uint16)
         cv2.imwrite(str(folder / "test_inst" / f"{name}_instanceIds.png"), instances)
+        write_image(folder / "test_img" / f"{name}.png", street.photo)
 
 
 def page_row(pair: MapPair, pictures: Path, folder: Path, schema: LabelSchema) -> page.Row:
@@ -180,11 +175,13 @@ def page_row(pair: MapPair, pictures: Path, folder: Path, schema: LabelSchema) -
     boundaries = np.where(boundary_map(instance_map), np.uint8(0), np.uint8(255))
     write_image(folder / f"{pair.key}_labels.png", schema.colourise(label_map))
     write_image(folder / f"{pair.key}_boundaries.png", np.repeat(boundaries[..., None], 3, 2))
+    name = pair.key.removesuffix("_labelIds")
     return page.Row(
-        name=pair.key.removesuffix("_labelIds"),
+        name=name,
         labels=f"page/{pair.key}_labels.png",
         boundaries=f"page/{pair.key}_boundaries.png",
         picture=f"{pictures.name}/{pair.key}.png",
+        painted=f"data/test_img/{name}.png",
     )
 
 

@@ -13,7 +13,7 @@ body { font: 16px/1.5 system-ui, sans-serif; margin: 2rem auto; padding: 0 1.5re
        max-width: 120rem; }
 h1 { font-size: 1.6rem; margin-bottom: 0; }
 p { max-width: 50rem; }
-.row { display: grid; grid-template-columns: repeat(3, 1fr); gap: .75rem; margin: 1.5rem 0; }
+.row { display: grid; grid-template-columns: repeat(3, 1fr); gap: .75rem; margin: .75rem 0 2.5rem; }
 figure { margin: 0; }
 img { width: 100%; height: auto; display: block; border-radius: 4px; background: #8884; }
 figcaption { font-size: .85rem; opacity: .75; padding-top: .25rem; }
@@ -37,11 +37,14 @@ class Row:
     """The instance boundaries, black on white."""
     picture: str
     """The synthesized picture."""
+    painted: str
+    """What the painter of the training streets makes of the same street."""
 
 
 def write(
     folder: Path,
     rows: Sequence[Row],
+    looks: Sequence[str],
     seconds: Mapping[str, float],
     *,
     weights: str,
@@ -52,6 +55,7 @@ def write(
     Args:
         folder: where; the rows' paths are relative to it.
         rows: one per map.
+        looks: the first map's pictures in several styles.
         seconds: stage -> seconds.
         weights: which weights made the pictures.
         serve_again: the command that serves the same model again.
@@ -61,6 +65,7 @@ def write(
         for name, value in seconds.items()
     )
     total = sum(seconds.values())
+    styles = "".join(_figure(path, f"style seed {n}") for n, path in enumerate(looks, 1))
     body = f"""<!doctype html>
 <html lang="en">
 <meta charset="utf-8">
@@ -68,9 +73,15 @@ def write(
 <title>SceneLoom: label maps in, pictures out</title>
 <style>{_STYLE}</style>
 <h1>Label maps in, pictures out</h1>
-<p>Street scenes drawn by SceneLoom, rendered by a generator through a real Triton Inference Server
-on this machine. Weights: {html.escape(weights)}.</p>
+<p>Every large picture is synthesized from the label map and the instance boundaries under it, by a
+generator that a real Triton Inference Server runs on this machine. Weights: {html.escape(weights)};
+these streets were not among them. The third small picture is what the painter of the training
+streets makes of the same street, in a light of its own.</p>
 {"".join(_row(row) for row in rows)}
+<h2>One street, {len(looks)} styles</h2>
+<p>The style of every class and of every car is drawn from the clusters that travel with the model:
+<code>sceneloom render --style-seed</code>.</p>
+<div class="row">{styles}</div>
 <h2>Seconds per stage</h2>
 <table>
 <tr><th>stage</th><th>seconds</th></tr>
@@ -84,18 +95,18 @@ on this machine. Weights: {html.escape(weights)}.</p>
 
 
 def _row(row: Row) -> str:
-    figures = (
-        ("label map", row.labels),
-        ("instance boundaries", row.boundaries),
-        ("picture", row.picture),
+    small = (
+        (row.labels, "label map"),
+        (row.boundaries, "instance boundaries"),
+        (row.painted, "painted"),
     )
-    name = html.escape(row.name)
+    figures = "".join(_figure(path, f"{row.name}: {what}") for path, what in small)
+    return f'{_figure(row.picture, f"{row.name}: synthesized")}<div class="row">{figures}</div>\n'
+
+
+def _figure(path: str, caption: str) -> str:
+    path, caption = html.escape(path), html.escape(caption)
     return (
-        '<div class="row">'
-        + "".join(
-            f'<figure><a href="{html.escape(path)}"><img src="{html.escape(path)}" loading="lazy" '
-            f'alt="{name}: {what}"></a><figcaption>{name}: {what}</figcaption></figure>'
-            for what, path in figures
-        )
-        + "</div>\n"
+        f'<figure><a href="{path}"><img src="{path}" loading="lazy" alt="{caption}"></a>'
+        f"<figcaption>{caption}</figcaption></figure>"
     )

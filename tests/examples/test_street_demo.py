@@ -34,18 +34,23 @@ def test_demo_writes_page_pictures_and_a_repository_that_serves_again(tmp_path: 
     assert all(stage in page for stage in report["seconds"])
     for number in range(2):
         name = f"street_{number:03}_labelIds"
-        shown = (f"page/{name}_labels.png", f"page/{name}_boundaries.png", f"pictures/{name}.png")
+        painted = f"data/test_img/street_{number:03}.png"
+        maps = (f"page/{name}_labels.png", f"page/{name}_boundaries.png")
+        shown = (*maps, painted, f"pictures/{name}.png")
         for image in shown:
             assert image in page
             assert cv2.imread(str(tmp_path / "demo" / image)).shape == (128, 256, 3)
+    looks = [f"looks/{seed}/street_000_labelIds.png" for seed in (1, 2, 3)]
+    assert all(look in page for look in looks)
+    assert len({(tmp_path / "demo" / look).read_bytes() for look in looks}) == 3
 
     with ServeCommand(tmp_path / "demo" / "repository") as serve:
-        again = run_command(
-            "render", tmp_path / "demo" / "data", tmp_path / "again", "--url", serve.grpc
-        )
+        arguments = ("--url", serve.grpc, "--style-seed", "1")
+        data, out = tmp_path / "demo" / "data", tmp_path / "again"
+        again = run_command("render", data, out, *arguments)
         assert again.returncode == 0, again.stderr
     first = tmp_path / "demo" / "pictures" / "street_000_labelIds.png"
-    assert first.read_bytes() == (tmp_path / "again" / first.name).read_bytes()
+    assert first.read_bytes() == (out / first.name).read_bytes()
 
 
 def test_demo_refuses_a_folder_that_holds_something_else(tmp_path: Path) -> None:
