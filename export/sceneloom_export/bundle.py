@@ -36,7 +36,6 @@ from sceneloom.errors import ExportError
 from sceneloom.synthesizer import Request
 from sceneloom_export.accurate_norms import write_accurate_norms
 from sceneloom_export.graph import WEIGHTS, export_onnx
-from sceneloom_export.parity import Parity, check_fp32, reference_pictures, run_parity
 from sceneloom_export.probe_maps import draw_probe, golden_size, probe_sizes
 from sceneloom_export.repository import write_config
 from sceneloom_export.rules import OPSET, check_rules
@@ -44,6 +43,7 @@ from sceneloom_export.settings import ServingSettings
 from sceneloom_serving import templates
 from sceneloom_serving.golden import GOLDEN_FILE, make_golden, save_golden
 from sceneloom_serving.onnx_runtime import MODEL_FILE, OnnxRuntimeSynthesizer
+from sceneloom_serving.parity import Parity, check_parity, reference_pictures, run_parity
 from sceneloom_serving.torch_runtime import TorchSynthesizer
 from sceneloom_training.checkpoint import Checkpoint, load_checkpoint
 from sceneloom_training.networks import ServedGenerator
@@ -177,7 +177,7 @@ def _prove(
         if count:
             runtime = OnnxRuntimeSynthesizer(version / file, max_batch_size=settings.max_batch_size)
             parity = run_parity(pictures[:count], runtime, maps[:count])
-            check_fp32(parity, engine)
+            check_parity(parity, "fp32", engine)
             proof[engine] = _Proof(parity, maps[:count])
     golden = make_golden(reference, draw_probe(contract, *golden_size(contract), seed=1000))
     save_golden(golden, folder)

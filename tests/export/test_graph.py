@@ -17,9 +17,9 @@ from sceneloom.schema import load_schema
 from sceneloom_export.accurate_norms import write_accurate_norms
 from sceneloom_export.bundle import Exported
 from sceneloom_export.graph import export_onnx
-from sceneloom_export.parity import compare
 from sceneloom_export.rules import check_rules
 from sceneloom_serving.onnx_runtime import MODEL_FILE, OnnxRuntimeSynthesizer
+from sceneloom_serving.parity import compare
 from sceneloom_serving.torch_runtime import TorchSynthesizer
 from sceneloom_training.networks import Generator, GeneratorArchitecture, ServedGenerator
 from sceneloom_training.published import import_published

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from pathlib import Path
 
 import numpy as np
@@ -13,15 +14,15 @@ from sceneloom.contract import Contract
 from sceneloom.errors import ParityError
 from sceneloom.schema import load_schema
 from sceneloom_export.bundle import Exported
-from sceneloom_export.parity import (
+from sceneloom_export.probe_maps import draw_probe, golden_size, probe_sizes
+from sceneloom_serving.onnx_runtime import MODEL_FILE, OnnxRuntimeSynthesizer
+from sceneloom_serving.parity import (
     Parity,
-    check_fp32,
+    check_parity,
     compare,
     reference_pictures,
     run_parity,
 )
-from sceneloom_export.probe_maps import draw_probe, golden_size, probe_sizes
-from sceneloom_serving.onnx_runtime import MODEL_FILE, OnnxRuntimeSynthesizer
 from sceneloom_serving.torch_runtime import TorchSynthesizer
 from sceneloom_training.checkpoint import load_checkpoint
 from sceneloom_training.networks import Generator, GeneratorArchitecture
@@ -65,10 +66,31 @@ def test_all_pictures_count() -> None:
 def test_float32_limit_is_one_level(difference: int, fails: bool) -> None:
     parity = Parity(max=difference, p999=0, mean=0, psnr=80)
     if not fails:
-        check_fp32(parity, "engine")
+        check_parity(parity, "fp32", "engine")
         return
     with pytest.raises(ParityError, match="engine differs from PyTorch by up to 2 grey levels"):
-        check_fp32(parity, "engine")
+        check_parity(parity, "fp32", "engine")
+
+
+@pytest.mark.parametrize(
+    ("precision", "p999", "psnr", "broken"),
+    [
+        ("fp16", 2, 45, ""),
+        ("fp16", 3, 50, "3 at the 99.9th percentile, 2 is the limit"),
+        ("fp16", 2, 44.9, "a PSNR of 44.9 dB, 45 is the limit"),
+        ("bf16", 10, 40, ""),
+        ("bf16", 11, 39, "11 at the 99.9th percentile, 10 is the limit; by a PSNR of 39.0 dB"),
+        ("int8", 90, 35, ""),
+        ("int8", 0, math.nan, "a PSNR of nan dB"),
+    ],
+)
+def test_limits_of_the_precisions(precision: str, p999: float, psnr: float, broken: str) -> None:
+    parity = Parity(max=200, p999=p999, mean=0, psnr=psnr)
+    if not broken:
+        check_parity(parity, precision, "engine")
+        return
+    with pytest.raises(ParityError, match=re.escape(broken)):
+        check_parity(parity, precision, "engine")
 
 
 def test_engine_with_other_weights_fails(
@@ -80,7 +102,7 @@ def test_engine_with_other_weights_fails(
 
     def check(generator: Generator) -> None:
         pictures = reference_pictures(TorchSynthesizer(generator, CONTRACT), maps)
-        check_fp32(run_parity(pictures, engine, maps), "engine")
+        check_parity(run_parity(pictures, engine, maps), "fp32", "engine")
 
     check(load_checkpoint(checkpoint).generator)
     nearly = load_checkpoint(checkpoint).generator

@@ -1,5 +1,5 @@
-"""Parity: how far an engine's pictures are from PyTorch's, in grey levels, and the limits that fail
-an export.
+"""Parity: how far an engine's pictures are from PyTorch's, in grey levels, and the limits that an
+engine of each precision must keep to be served.
 
 The limits are decisions (docs/parity.md), not flags.
 """
@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -17,8 +17,8 @@ import numpy.typing as npt
 from sceneloom.errors import ParityError
 from sceneloom.synthesizer import Image, Request, Synthesizer
 
-FP32_MAX = 1
-"""Largest difference of a float32 engine, in grey levels: the two may round a half differently."""
+Precision = Literal["fp32", "fp16", "bf16", "int8"]
+"""What an engine computes its convolutions in."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -44,6 +44,27 @@ class Parity:
             f"max {self.max}, 99.9th percentile {self.p999:g}, mean {self.mean:.4f}, "
             f"PSNR {self.psnr:.1f} dB"
         )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Limits:
+    """What an engine's pictures may differ by; None is no limit."""
+
+    max: int | None = None
+    """Largest difference, grey levels."""
+    p999: float | None = None
+    """99.9th percentile of the differences, grey levels."""
+    psnr: float | None = None
+    """Least peak signal-to-noise ratio, dB."""
+
+
+LIMITS: dict[Precision, Limits] = {
+    "fp32": Limits(max=1),
+    "fp16": Limits(p999=2, psnr=45),
+    "bf16": Limits(p999=10, psnr=40),
+    "int8": Limits(psnr=35),
+}
+"""One grey level is what rounding a half differently gives."""
 
 
 def compare(
@@ -97,17 +118,27 @@ def run_parity(
     return compare(expected, got)
 
 
-def check_fp32(parity: Parity, engine: str) -> None:
-    """Fail an export whose float32 engine differs by more than `FP32_MAX`.
+def check_parity(parity: Parity, precision: Precision, engine: str) -> None:
+    """Refuse an engine that differs by more than the limits of its precision.
+
+    Args:
+        parity: its differences from PyTorch in float32.
+        precision: whose limits hold.
+        engine: what to call it in an error.
 
     Raises:
-        ParityError: it does.
+        ParityError: names every limit that is not kept.
     """
-    if parity.max > FP32_MAX:
-        raise ParityError(
-            f"{engine} differs from PyTorch by up to {parity.max} grey levels, {FP32_MAX} is the "
-            f"limit ({parity})"
-        )
+    limits = LIMITS[precision]
+    broken = []
+    if limits.max is not None and parity.max > limits.max:
+        broken.append(f"up to {parity.max} grey levels, {limits.max} is the limit")
+    if limits.p999 is not None and not parity.p999 <= limits.p999:
+        broken.append(f"{parity.p999:g} at the 99.9th percentile, {limits.p999:g} is the limit")
+    if limits.psnr is not None and not parity.psnr >= limits.psnr:
+        broken.append(f"a PSNR of {parity.psnr:.1f} dB, {limits.psnr:g} is the limit")
+    if broken:
+        raise ParityError(f"{engine} differs from PyTorch by {'; by '.join(broken)} ({parity})")
 
 
 def _run(engine: Synthesizer, request: Request, copies: int) -> Image:
