@@ -4,6 +4,7 @@ was proven.
     DIR/report.json                 parity, sizes, versions, hashes
     DIR/golden.npz                  the golden probe
     DIR/synthesis/config.pbtxt      with the contract in its parameters
+    DIR/synthesis/configs/*.pbtxt   variants for production
     DIR/synthesis/1/model.py        shim over sceneloom_serving
     DIR/synthesis/1/model.onnx      the served graph, float32: what other engines are built from
     DIR/synthesis/1/onnxruntime.onnx  the same for ONNX Runtime, with accurate norms
@@ -37,7 +38,7 @@ from sceneloom.synthesizer import Request
 from sceneloom_export.accurate_norms import write_accurate_norms
 from sceneloom_export.graph import WEIGHTS, export_onnx
 from sceneloom_export.probe_maps import draw_probe, golden_size, probe_sizes
-from sceneloom_export.repository import write_config
+from sceneloom_export.repository import write_configs
 from sceneloom_export.rules import OPSET, check_rules
 from sceneloom_export.settings import ServingSettings
 from sceneloom_serving import templates
@@ -115,7 +116,7 @@ def export_bundle(
         shutil.copytree(template, folder / MODEL_NAME, ignore=ignore)
         engines = _write_engines(folder / MODEL_NAME / "1", checkpoint, contract)
         proof = _prove(folder, checkpoint, contract, settings, largest)
-        served = _describe(folder, checkpoint, contract, settings, proof, engines)
+        served = _describe(folder, checkpoint, contract, settings, proof, engines, largest)
     return Exported(repository=repository, contract=served, parity=proof[SERVED_ENGINE].parity)
 
 
@@ -191,19 +192,19 @@ def _describe(
     settings: ServingSettings,
     proof: dict[str, _Proof],
     engines: list[Path],
+    largest: tuple[int, int],
 ) -> Contract:
-    """Write config.pbtxt and report.json; the contract as it is served."""
+    """Write the configurations and report.json; the contract as it is served."""
     hashes = {path.relative_to(folder).as_posix(): file_hash(path) for path in engines}
     bundle_hash = hashlib.sha256(json.dumps(hashes, sort_keys=True).encode()).hexdigest()
     served = dataclasses.replace(contract, bundle_hash=bundle_hash)
-    config = folder / MODEL_NAME / "config.pbtxt"
-    write_config(config, config, served, settings)
+    write_configs(folder / MODEL_NAME, served, settings, largest=largest)
     report = {
         "format": FORMAT,
         "sceneloom": __version__,
         "created": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         "bundle_hash": bundle_hash,
-        "sha256": hashes,
+        "sha256": {**hashes, **_other_hashes(folder, set(hashes))},
         "bytes": {path.relative_to(folder).as_posix(): path.stat().st_size for path in engines},
         "checkpoint": {"sha256": checkpoint.weights_hash, "provenance": checkpoint.provenance},
         "architecture": checkpoint.generator.architecture.to_json(),
@@ -216,6 +217,13 @@ def _describe(
     }
     (folder / REPORT).write_text(json.dumps(report, indent=1) + "\n", "utf-8")
     return served
+
+
+def _other_hashes(folder: Path, known: set[str]) -> dict[str, str]:
+    """Of everything else that is served: configurations, model.py, the golden probe."""
+    paths = [path for path in sorted(folder.rglob("*")) if path.is_file()]
+    names = {path.relative_to(folder).as_posix(): path for path in paths}
+    return {name: file_hash(path) for name, path in names.items() if name not in known}
 
 
 def _versions() -> dict[str, Any]:
