@@ -57,8 +57,9 @@ def instance_means(features: Tensor, instance_map: Tensor) -> tuple[Tensor, Tens
         means [K, F] of the features' dtype, and index int64 [N, H, W]: the row of each pixel.
     """
     pictures = torch.arange(len(instance_map), device=instance_map.device).view(-1, 1, 1)
-    pairs = torch.stack([pictures.expand_as(instance_map), instance_map.long()], -1)
-    rows, index = torch.unique(pairs.flatten(0, 2), dim=0, return_inverse=True)
+    # One number for each pair: unique rows would be sorted by one comparison at a time.
+    pairs = (pictures << 32) + instance_map.long()
+    rows, index = torch.unique(pairs.flatten(), return_inverse=True)
     # Summed in double: an instance can have a million pixels.
     flat = features.permute(0, 2, 3, 1).flatten(0, 2).double()
     sums = flat.new_zeros(len(rows), flat.shape[1]).index_add(0, index, flat)
