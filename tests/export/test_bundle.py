@@ -21,6 +21,8 @@ from sceneloom_serving.onnx_runtime import MODEL_FILE, OnnxRuntimeSynthesizer
 from sceneloom_training.checkpoint import save_checkpoint
 from sceneloom_training.networks import GeneratorArchitecture
 
+VARIANTS = ("embedded", "onnxruntime-tensorrt", "onnxruntime", "tensorrt-throughput", "tensorrt")
+
 
 def test_files_report_and_hashes(exported: Exported) -> None:
     folder = exported.repository
@@ -34,10 +36,12 @@ def test_files_report_and_hashes(exported: Exported) -> None:
         "synthesis/1/onnxruntime.onnx",
         "synthesis/1/weights.bin",
         "synthesis/config.pbtxt",
+        *(f"synthesis/configs/{name}.pbtxt" for name in VARIANTS),
     ]
     report = json.loads((folder / "report.json").read_text())
     engines = [f"synthesis/1/{name}" for name in ("model.onnx", "onnxruntime.onnx", "weights.bin")]
-    assert report["sha256"] == {name: file_hash(folder / name) for name in engines}
+    hashed = [file for file in files if file != "report.json"]
+    assert report["sha256"] == {name: file_hash(folder / name) for name in hashed}
     assert report["bytes"] == {name: (folder / name).stat().st_size for name in engines}
     assert report["bundle_hash"] == exported.contract.bundle_hash
     assert len(report["bundle_hash"]) == 64
