@@ -1,7 +1,9 @@
 """What a server has outside its repository: shared memory, a folder of backend files, stubs.
 
-All carry the name ``sceneloom-<pid>-<n>-...`` of the process that owns them. They are removed when
-the server stops, and swept by the next one if their owner was killed before it could.
+All carry the name ``sceneloom-<pid>-<n>-<namespace>-...`` of the process that owns them. They are
+removed when the server stops, and swept by the next one if their owner was killed before it could.
+Containers can share /dev/shm without sharing process ids: the same number is another process
+there, so only what carries our own pid namespace is swept.
 """
 
 from __future__ import annotations
@@ -16,13 +18,14 @@ import tempfile
 from pathlib import Path
 
 SHARED_MEMORY = Path("/dev/shm")
-_NAME = re.compile(r"sceneloom-(\d+)-.*")
+_NAMESPACE_LINK = Path("/proc/self/ns/pid")
+_NAME = re.compile(r"sceneloom-(\d+)-\d+-(\d+)-.*")
 _numbers = itertools.count(1)
 
 
 def new_prefix() -> str:
     """Prefix for what belongs to one server of this process."""
-    return f"sceneloom-{os.getpid()}-{next(_numbers)}-"
+    return f"sceneloom-{os.getpid()}-{next(_numbers)}-{_namespace()}-"
 
 
 def new_folder(prefix: str) -> Path:
@@ -40,17 +43,29 @@ def sweep() -> list[str]:
     """Remove what belongs to processes that are gone; the names removed."""
     removed = []
     for pid, name in _stubs():
-        match = _NAME.fullmatch(name)
-        if match and not _alive(int(match[1])):
+        if _ownerless(name):
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.kill(pid, signal.SIGKILL)
                 removed.append(name)
     for path in _named("sceneloom-"):
-        match = _NAME.fullmatch(path.name)
-        if match and not _alive(int(match[1])):
+        if _ownerless(path.name):
             _remove(path)
             removed.append(path.name)
     return removed
+
+
+def _ownerless(name: str) -> bool:
+    """Whether this is the name of something whose owner ran among our own processes and is gone."""
+    match = _NAME.fullmatch(name)
+    return match is not None and int(match[2]) == _namespace() and not _alive(int(match[1]))
+
+
+def _namespace() -> int:
+    """Number of the pid namespace that this process is in; 0 where the system does not tell."""
+    try:
+        return _NAMESPACE_LINK.stat().st_ino
+    except OSError:
+        return 0
 
 
 def _stubs() -> list[tuple[int, str]]:

@@ -111,12 +111,15 @@ def test_what_dead_processes_left_is_swept_and_the_rest_is_kept(
     with subprocess.Popen([sys.executable, "-c", ""]) as process:
         process.wait()
     mine, other = new_prefix(), new_prefix()
-    dead = SHARED_MEMORY / f"sceneloom-{process.pid}-1-test"
-    dead_folder = tmp_path / f"sceneloom-{process.pid}-1-test"
+    namespace = mine.split("-")[3]
+    dead = SHARED_MEMORY / f"sceneloom-{process.pid}-1-{namespace}-test"
+    dead_folder = tmp_path / f"sceneloom-{process.pid}-1-{namespace}-test"
+    # Of a container that shares /dev/shm with us: no process of ours ever had that number there.
+    elsewhere = SHARED_MEMORY / f"sceneloom-{process.pid}-1-{int(namespace) + 1}-test"
     alive, alive_other = SHARED_MEMORY / f"{mine}test", SHARED_MEMORY / f"{other}test"
     alive_folder = new_folder(mine)
     foreign = SHARED_MEMORY / "sceneloom-notapid-test"
-    files = (dead, alive, alive_other, foreign)
+    files = (dead, alive, alive_other, foreign, elsewhere)
     for path in files:
         path.write_bytes(b"x")
     dead_folder.mkdir()
@@ -124,7 +127,8 @@ def test_what_dead_processes_left_is_swept_and_the_rest_is_kept(
         assert {dead.name} <= set(sweep())
         assert not dead.exists()
         assert not dead_folder.exists()
-        assert all(path.exists() for path in (alive, alive_other, alive_folder, foreign))
+        kept = (alive, alive_other, alive_folder, foreign, elsewhere)
+        assert all(path.exists() for path in kept)
         remove(mine)
         assert not alive.exists()
         assert not alive_folder.exists()
@@ -132,6 +136,17 @@ def test_what_dead_processes_left_is_swept_and_the_rest_is_kept(
     finally:
         for path in files:
             path.unlink(missing_ok=True)
+
+
+def test_another_pid_namespace_gives_other_names() -> None:
+    code = "from sceneloom_serving.leftovers import new_prefix; print(new_prefix())"
+    command = ["unshare", "--user", "--map-root-user", "--pid", "--fork", "--mount-proc"]
+    inside = subprocess.run(
+        [*command, sys.executable, "-c", code], capture_output=True, text=True, check=False
+    )
+    if inside.returncode:
+        pytest.skip(f"this machine lets nobody make a pid namespace: {inside.stderr.strip()}")
+    assert new_prefix().split("-")[3] not in ("0", inside.stdout.split("-")[3])
 
 
 def test_numpy_2_is_refused() -> None:
