@@ -48,6 +48,14 @@ COMMANDS = {
         "sceneloom_serving.serve_command",
         "serve an exported repository with the bundled Triton server",
     ),
+    "verify": (
+        "sceneloom_serving.verify_command",
+        "check that a repository still is what export wrote",
+    ),
+    "probe": (
+        "sceneloom_serving.probe_command",
+        "prove a running server with one inference whose answer is known",
+    ),
     "render": ("sceneloom.render_command", "render a folder of label maps through a Triton server"),
     "schemas": ("sceneloom.schemas_command", "list the built-in label schemas, or show one"),
 }

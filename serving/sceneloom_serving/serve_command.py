@@ -13,6 +13,7 @@ from tyro.conf import OmitArgPrefixes, Positional, arg
 
 from sceneloom_serving.embedded import EmbeddedServer, ServerSettings
 from sceneloom_serving.server_log import LogLine
+from sceneloom_serving.verify import verify_repository
 
 _STOP = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -29,7 +30,7 @@ def main(
 ) -> int:
     """Serve an exported repository with the bundled Triton server, on 127.0.0.1 only.
 
-    Prints one line that begins with "ready " once the model has answered a real inference with the
+    First checks that its files are what was exported. Prints one line that begins with "ready " once the model has answered a real inference with the
     right picture, then runs until it is interrupted (SIGINT, SIGTERM or SIGHUP). For development
     and machines without a GPU: the bundled server is older than known security fixes, so not for
     production.
@@ -45,6 +46,7 @@ def main(
         if text:
             print(f"triton {line.level}: {text}", file=sys.stderr, flush=True)
 
+    verify_repository(repository)
     server = EmbeddedServer(repository, settings, on_log=show)
     with contextlib.ExitStack() as stack:
         for number in _STOP:

@@ -1,0 +1,82 @@
+"""`sceneloom probe`: the health check of a server."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Annotated
+
+from tyro.conf import Positional, arg
+
+from sceneloom.contract import MODEL_NAME, Contract
+from sceneloom.errors import ModelFailedError, ServerStartError, SizeError
+from sceneloom.transport import Timeouts
+from sceneloom.triton_client import TritonSynthesizer
+from sceneloom_serving.golden import Golden, block_means, check_golden, load_golden
+from sceneloom_serving.references import load_references
+from sceneloom_serving.verify import bundle_hash
+
+
+def main(
+    repository: Annotated[Path, Positional, arg(metavar="REPOSITORY")],
+    *,
+    url: str = "127.0.0.1:8001",
+    model: str = MODEL_NAME,
+    timeout: float = 10.0,
+) -> int:
+    """Prove a running server with one real inference whose answer is known.
+
+    A server goes on saying that it is ready after its model has died; this does not. Prints one
+    line; the exit code is 0 if the picture is the one that was exported, else 1. Needs the base
+    install only.
+
+    Args:
+        repository: folder that sceneloom export wrote, the one that is served.
+        url: HOST:PORT of the server's gRPC port.
+        model: name of the served model.
+        timeout: seconds to wait for the answer.
+    """
+    start = time.perf_counter()
+    timeouts = Timeouts(connect=timeout, infer=timeout)
+    with TritonSynthesizer(url, model=model, timeouts=timeouts) as synthesizer:
+        expected = bundle_hash(repository)
+        if synthesizer.contract.bundle_hash != expected:
+            raise ModelFailedError(
+                f"{url}: serves bundle {synthesizer.contract.bundle_hash[:12]}, not "
+                f"{expected[:12]} of {repository}"
+            )
+        difference = check_golden(synthesizer, golden_for(repository, synthesizer.contract))
+    seconds = time.perf_counter() - start
+    print(f"{url}: right, {difference:.2f} grey levels from what was exported, {seconds:.3f} s")
+    return 0
+
+
+def golden_for(repository: Path, contract: Contract) -> Golden:
+    """The golden map, or for an engine of fixed sizes the reference map of such a size.
+
+    Raises:
+        ServerStartError: the bundle has none of a size that the engine takes, or is damaged.
+    """
+    golden = load_golden(repository)
+    if _takes(contract, golden):
+        return golden
+    references = load_references(repository)
+    for request, pictures in zip(references.requests, references.pictures, strict=True):
+        golden = Golden(
+            label_map=request.label_map,
+            instance_map=request.instance_map,
+            style=request.style,
+            block_means=block_means(pictures[0]),
+        )
+        if _takes(contract, golden):
+            return golden
+    raise ServerStartError(f"{repository}: has no reference picture of a size that is served")
+
+
+def _takes(contract: Contract, golden: Golden) -> bool:
+    height, width = golden.label_map.shape
+    try:
+        contract.check_exact_size(height, width)
+    except SizeError:
+        return False
+    return True

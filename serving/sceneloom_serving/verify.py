@@ -1,0 +1,201 @@
+"""Verification: whether a repository still is what export wrote, before a server loads it.
+
+Everything that a server reads decides what it runs: weights, configurations, the Python model, and
+TensorRT plans, which are executable code. `report.json` holds the SHA-256 of every file that export
+wrote; a plan, which is built later on the machine that serves it, has its own beside it, in
+`model.plan.json`. Light: it needs the base install only, and runs inside NVIDIA's images.
+
+    sceneloom verify build/streets --variant tensorrt
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from google.protobuf import text_format
+from tritonclient.grpc import model_config_pb2
+
+from sceneloom.artefacts import file_hash
+from sceneloom.contract import MODEL_NAME, PARAMETER, Contract
+from sceneloom.errors import PlanRefusedError, ServerStartError
+from sceneloom_serving.golden import GOLDEN_FILE, load_golden
+from sceneloom_serving.plan_record import read_record, record_path
+
+REPORT_FILE = "report.json"
+PLAN_SUFFIX = ".plan"
+_HASH = re.compile(r"[0-9a-f]{64}")
+_VARIANT = re.compile(r"[\w.-]+", re.ASCII)
+_CODE = (".py", ".so")
+
+
+def verify_repository(repository: Path, variant: str | None = None) -> int:
+    """Check every file of an export bundle against its recorded hash.
+
+    Args:
+        repository: an export bundle, as `sceneloom export` writes it, and perhaps with plans that
+            `sceneloom engine` has built since.
+        variant: name of a configuration in `synthesis/configs/` that is to be served; the file it
+            loads must be there too.
+
+    Returns:
+        how many files were hashed.
+
+    Raises:
+        ServerStartError: one sentence that names the first file that is missing, unknown or
+            changed.
+        PlanRefusedError: the same for a plan.
+    """
+    if not repository.is_dir():
+        raise ServerStartError(f"{repository}: no such folder; sceneloom export writes one")
+    hashes = _recorded_hashes(repository)
+    for name, recorded in hashes.items():
+        if _hash(repository / name) != recorded:
+            raise ServerStartError(
+                f"{repository / name}: is not the file that was exported (its SHA-256 is not the "
+                f"one in {REPORT_FILE}); export again"
+            )
+    _refuse_unknown(repository, hashes)
+    load_golden(repository)
+    plans = sorted((repository / MODEL_NAME).rglob(f"*{PLAN_SUFFIX}"))
+    for plan in plans:
+        _check_plan(plan, hashes)
+    if variant is not None:
+        _check_variant(repository, variant, hashes)
+    return len(hashes) + len(plans)
+
+
+def bundle_hash(repository: Path) -> str:
+    """The hash by which a served model's contract names the export it belongs to.
+
+    Raises:
+        ServerStartError: there is no readable report.
+    """
+    return str(_read_object(repository / REPORT_FILE).get("bundle_hash"))
+
+
+def _recorded_hashes(repository: Path) -> dict[str, str]:
+    path = repository / REPORT_FILE
+    hashes = _read_object(path).get("sha256")
+    if not isinstance(hashes, dict) or not all(map(_is_entry, hashes.items())):
+        raise ServerStartError(f"{path}: damaged (its sha256 is not a table of files and hashes)")
+    for name in (GOLDEN_FILE, f"{MODEL_NAME}/config.pbtxt"):
+        if name not in hashes:
+            raise ServerStartError(
+                f"{path}: has no hash of {name}; an older version wrote it, export again"
+            )
+    return hashes
+
+
+def _read_object(path: Path) -> dict[str, Any]:
+    try:
+        data = json.loads(path.read_text("utf-8"))
+    except FileNotFoundError:
+        raise ServerStartError(f"{path}: missing") from None
+    except OSError as error:
+        raise ServerStartError(f"{path}: cannot be read ({error.strerror or error})") from None
+    except ValueError as error:
+        raise ServerStartError(f"{path}: damaged ({error})") from None
+    if not isinstance(data, dict):
+        raise ServerStartError(f"{path}: damaged (it is not a JSON object)")
+    return data
+
+
+def _is_entry(entry: tuple[str, Any]) -> bool:
+    name, recorded = entry
+    path = PurePosixPath(name)
+    inside = bool(path.parts) and not path.is_absolute() and ".." not in path.parts
+    return inside and isinstance(recorded, str) and _HASH.fullmatch(recorded) is not None
+
+
+def _hash(path: Path) -> str:
+    try:
+        return file_hash(path)
+    except FileNotFoundError:
+        raise ServerStartError(f"{path}: missing") from None
+    except OSError as error:
+        raise ServerStartError(f"{path}: cannot be read ({error.strerror or error})") from None
+
+
+def _refuse_unknown(repository: Path, hashes: Mapping[str, str]) -> None:
+    """Refuse what a server would load although export did not write it: another configuration,
+    version or model, and code.
+    """
+    models = [path for path in repository.iterdir() if path.is_dir() and path.name != MODEL_NAME]
+    versions = [path for path in (repository / MODEL_NAME).iterdir() if path.name.isdecimal()]
+    known = {PurePosixPath(name).parts[1] for name in hashes if name.startswith(f"{MODEL_NAME}/")}
+    strange = [path for path in versions if path.name not in known]
+    strange += [path for path in models if (path / "config.pbtxt").exists() or _versions(path)]
+    for path in (repository / MODEL_NAME).rglob("*"):
+        loaded = path.suffix in _CODE or path.suffix == ".pbtxt"
+        if loaded and path.relative_to(repository).as_posix() not in hashes:
+            strange.append(path)
+    if strange:
+        raise ServerStartError(
+            f"{sorted(strange)[0]}: was not exported, and a server would load it; remove it"
+        )
+
+
+def _versions(model: Path) -> list[Path]:
+    return [path for path in model.iterdir() if path.name.isdecimal()]
+
+
+def _check_plan(plan: Path, hashes: Mapping[str, str]) -> None:
+    record = read_record(plan)
+    if record.plan_sha256 != _hash(plan):
+        raise PlanRefusedError(
+            f"{plan}: is not the plan that {record_path(plan).name} describes; build it again with "
+            "sceneloom engine"
+        )
+    sources = _hashes_in(record.graph)
+    if not sources or not sources <= set(hashes.values()):
+        raise PlanRefusedError(
+            f"{plan}: was built from another graph than those of this export; build it again with "
+            "sceneloom engine"
+        )
+
+
+def _hashes_in(value: Any) -> set[str]:
+    if isinstance(value, dict):
+        return set().union(*map(_hashes_in, value.values()))
+    return {value} if isinstance(value, str) and _HASH.fullmatch(value) else set()
+
+
+def _check_variant(repository: Path, variant: str, hashes: Mapping[str, str]) -> None:
+    """A server that does not find the configuration silently takes config.pbtxt instead."""
+    name = f"{MODEL_NAME}/configs/{variant}.pbtxt"
+    if not _VARIANT.fullmatch(variant) or name not in hashes:
+        folder = f"{MODEL_NAME}/configs/"
+        there = [PurePosixPath(file).stem for file in hashes if file.startswith(folder)]
+        raise ServerStartError(
+            f"{repository}: has no variant {variant!r}; it has {', '.join(sorted(there))}"
+        )
+    config = text_format.Parse(
+        (repository / name).read_text("utf-8"), model_config_pb2.ModelConfig()
+    )
+    file = repository / MODEL_NAME / "1" / (config.default_model_filename or "model.py")
+    if not file.is_file():
+        hint = "; sceneloom engine builds it" if file.suffix == PLAN_SUFFIX else ""
+        raise ServerStartError(f"{file}: missing, and variant {variant!r} loads it{hint}")
+    if file.suffix == PLAN_SUFFIX:
+        _check_profiles(file, config, variant)
+
+
+def _check_profiles(plan: Path, config: Any, variant: str) -> None:
+    """A variant's optimisation profiles, one for each of its sizes in their order, must be in the
+    plan and take its batches.
+    """
+    profiles = read_record(plan).profiles
+    contract = Contract.loads(config.parameters[PARAMETER].string_value, source=variant)
+    wanted = zip(config.instance_group[0].profile, contract.sizes or (), strict=True)
+    for index, size in wanted:
+        number = int(index)
+        if number >= len(profiles) or not profiles[number].takes(config.max_batch_size, *size):
+            there = ", ".join(f"{i} is {profile}" for i, profile in enumerate(profiles))
+            raise PlanRefusedError(
+                f"{plan}: variant {variant!r} wants {config.max_batch_size}@{size[1]}x{size[0]} as "
+                f"its optimisation profile {number}, and of its profiles {there}"
+            )

@@ -1,0 +1,29 @@
+"""`sceneloom verify`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from tyro.conf import Positional, arg
+
+from sceneloom_serving.verify import verify_repository
+
+
+def main(
+    repository: Annotated[Path, Positional, arg(metavar="REPOSITORY")],
+    *,
+    variant: str | None = None,
+) -> int:
+    """Check that a repository still is what export wrote, and its plans what engine built.
+
+    Compares the SHA-256 of every file with report.json, and of every plan with the record beside
+    it. Needs the base install only.
+
+    Args:
+        repository: folder that sceneloom export wrote.
+        variant: configuration that is to be served, such as tensorrt; what it loads must be there.
+    """
+    count = verify_repository(repository, variant)
+    print(f"{repository}: all {count} files are what was exported")
+    return 0

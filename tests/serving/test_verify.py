@@ -1,0 +1,261 @@
+"""Verification: an untouched export passes, and every way of touching it is named."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from support import run_command
+
+from sceneloom.artefacts import file_hash
+from sceneloom.contract import Contract
+from sceneloom.errors import PlanRefusedError, SceneLoomError, ServerStartError
+from sceneloom.schema import load_schema
+from sceneloom_export.bundle import Exported
+from sceneloom_export.repository import write_configs
+from sceneloom_export.settings import ServingSettings
+from sceneloom_serving import templates
+from sceneloom_serving.plan_record import Machine, PlanRecord, write_record
+from sceneloom_serving.profiles import Profile
+from sceneloom_serving.verify import verify_repository
+
+CONTRACT = Contract(schema=load_schema("cityscapes"), boundaries=True, size_multiple=8)
+SIZE = (128, 192)
+
+
+@pytest.fixture
+def repository(tmp_path: Path) -> Path:
+    """A bundle as export writes it, with a few bytes for graphs and weights."""
+    folder = tmp_path / "repository"
+    model = folder / "synthesis"
+    shutil.copytree(templates() / "synthesis", model, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("model.onnx", "onnxruntime.onnx", "weights.bin"):
+        (model / "1" / name).write_bytes(name.encode())
+    write_configs(model, CONTRACT, ServingSettings(), largest=SIZE)
+    maps = {"label_map": np.zeros((64, 64), np.uint8), "instance_map": np.zeros((64, 64), np.int32)}
+    np.savez(folder / "golden.npz", **maps, block_means=np.zeros((4, 4, 3), np.float32))
+    paths = [path for path in folder.rglob("*") if path.is_file()]
+    hashes = {path.relative_to(folder).as_posix(): file_hash(path) for path in paths}
+    report = {"sceneloom": "0", "bundle_hash": "ab", "sha256": hashes}
+    (folder / "report.json").write_text(json.dumps(report))
+    return folder
+
+
+def add_plan(repository: Path, **changes: Any) -> Path:
+    """A plan of a few bytes with its record, for batch 1 and for up to 4."""
+    version = repository / "synthesis" / "1"
+    plan = version / "model.plan"
+    plan.write_bytes(b"plan")
+    height, width = ((side, side, side) for side in SIZE)
+    values: dict[str, Any] = {
+        "plan_sha256": file_hash(plan),
+        "graph": {"file": "model.onnx", "sha256": file_hash(version / "model.onnx")},
+        "machine": Machine(
+            tensorrt="10.16.1",
+            cuda_runtime="13.1",
+            driver="580.1",
+            gpu="a GPU",
+            compute_capability="9.0",
+        ),
+        "builder": "python",
+        "precision": "fp16",
+        "norms": "native",
+        "profiles": (
+            Profile(batch=(1, 1, 1), height=height, width=width),
+            Profile(batch=(1, 2, 4), height=height, width=width),
+        ),
+        "version_compatible": False,
+        "hardware": "none",
+        "settings": {},
+        "parity": None,
+        "parity_missing": "a test",
+        "latency": None,
+        "contract": CONTRACT,
+        "sceneloom": "0",
+        "created": "2026-11-25T00:00:00+00:00",
+    }
+    write_record(plan, PlanRecord(**{**values, **changes}))
+    return plan
+
+
+def refusal(repository: Path, variant: str | None = None) -> str:
+    with pytest.raises(SceneLoomError) as caught:
+        verify_repository(repository, variant)
+    return str(caught.value)
+
+
+def test_a_real_export_passes(exported: Exported) -> None:
+    assert verify_repository(exported.repository, "embedded") >= 11
+    assert "sceneloom engine builds it" in refusal(exported.repository, "tensorrt")
+
+
+@pytest.mark.parametrize("variant", [None, "embedded", "onnxruntime", "onnxruntime-tensorrt"])
+def test_untouched(repository: Path, variant: str | None) -> None:
+    assert verify_repository(repository, variant) == 11
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "golden.npz",
+        "synthesis/config.pbtxt",
+        "synthesis/configs/tensorrt.pbtxt",
+        "synthesis/1/model.py",
+        "synthesis/1/weights.bin",
+    ],
+)
+def test_one_changed_byte_or_a_missing_file_is_named(repository: Path, name: str) -> None:
+    path = repository / name
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    assert refusal(repository).startswith(f"{path}: is not the file that was exported")
+    path.unlink()
+    assert refusal(repository) == f"{path}: missing"
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "synthesis/2/model.onnx",  # Triton serves the latest version
+        "synthesis/configs/other.pbtxt",
+        "synthesis/1/helper.py",
+        "synthesis/1/plugin.so",
+        "another/config.pbtxt",
+        "another/1/model.onnx",
+    ],
+)
+def test_what_a_server_would_load_beside_it_is_refused(repository: Path, name: str) -> None:
+    path = repository / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(b"")
+    assert "was not exported, and a server would load it" in refusal(repository)
+
+
+def test_what_no_server_loads_is_left_alone(repository: Path) -> None:
+    (repository / "notes").mkdir()
+    (repository / "notes" / "a.txt").write_text("")
+    (repository / "synthesis" / "1" / "__pycache__").mkdir()
+    (repository / "synthesis" / "1" / "__pycache__" / "model.cpython-311.pyc").write_bytes(b"")
+    (repository / "synthesis" / "1" / "timing.cache").write_bytes(b"")
+    assert verify_repository(repository) == 11
+
+
+Change = Callable[[dict[str, Any]], object]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda report: report.pop("sha256"), "not a table of files and hashes"),
+        (lambda report: report["sha256"].update({"../x": "0" * 64}), "not a table of files"),
+        (lambda report: report["sha256"].update({"/x": "0" * 64}), "not a table of files"),
+        (lambda report: report["sha256"].update({"x": "0"}), "not a table of files"),
+        (lambda report: report["sha256"].update({"": "0" * 64}), "not a table of files"),
+        (lambda report: report["sha256"].pop("golden.npz"), "no hash of golden.npz; an older"),
+        (lambda report: report["sha256"].pop("synthesis/config.pbtxt"), "no hash of synthesis/con"),
+    ],
+)
+def test_damaged_report(repository: Path, change: Change, message: str) -> None:
+    path = repository / "report.json"
+    report = json.loads(path.read_text())
+    change(report)
+    path.write_text(json.dumps(report))
+    assert refusal(repository).startswith(f"{path}: ")
+    assert message in refusal(repository)
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{", "\ud800"])
+def test_unreadable_report(repository: Path, content: str) -> None:
+    (repository / "report.json").write_bytes(content.encode("utf-8", "surrogatepass"))
+    assert f"{repository / 'report.json'}: damaged" in refusal(repository)
+
+
+def test_no_export_at_all(tmp_path: Path) -> None:
+    assert "report.json: missing" in refusal(tmp_path)
+    assert "no such folder" in refusal(tmp_path / "nothing")
+
+
+def test_plan_and_its_record(repository: Path) -> None:
+    plan = add_plan(repository)
+    for variant in (None, "tensorrt", "tensorrt-throughput"):
+        assert verify_repository(repository, variant) == 12
+    plan.write_bytes(b"plam")
+    assert refusal(repository) == (
+        f"{plan}: is not the plan that model.plan.json describes; build it again with sceneloom "
+        "engine"
+    )
+    plan.with_name("model.plan.json").unlink()
+    with pytest.raises(PlanRefusedError, match="has no record"):
+        verify_repository(repository)
+
+
+def test_plan_of_another_graph(repository: Path) -> None:
+    for graph in ({"file": "model.onnx", "sha256": "0" * 64}, {}):
+        add_plan(repository, graph=graph)
+        assert "was built from another graph" in refusal(repository)
+
+
+def test_plan_without_the_variants_profile(repository: Path) -> None:
+    side = (64, 64, 64)
+    add_plan(repository, profiles=(Profile(batch=(1, 1, 1), height=side, width=side),))
+    assert "wants 1@192x128 as its optimisation profile 0" in refusal(repository, "tensorrt")
+    throughput = refusal(repository, "tensorrt-throughput")
+    assert "wants 4@192x128 as its optimisation profile 1" in throughput
+    assert "0 is 1@64x64" in throughput
+
+
+def test_unknown_variant_names_those_there_are(repository: Path) -> None:
+    for name in ("tensorflow", "../config", "", "a b"):
+        assert "embedded, onnxruntime, onnxruntime-tensorrt, tensorrt, tensorrt-throughput" in (
+            refusal(repository, name)
+        )
+
+
+def test_command(repository: Path) -> None:
+    done = run_command("verify", repository, "--variant", "embedded")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == f"{repository}: all 11 files are what was exported\n"
+    (repository / "synthesis" / "1" / "weights.bin").write_bytes(b"")
+    done = run_command("verify", repository)
+    assert done.returncode == 1
+    assert re.fullmatch(r"sceneloom verify: \S+weights\.bin: is not the file.*\n", done.stderr)
+
+
+def test_serve_verifies_before_it_starts(repository: Path) -> None:
+    (repository / "synthesis" / "1" / "model.py").write_text("raise SystemExit")
+    done = run_command("serve", repository)
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"sceneloom serve: {repository}/synthesis/1/model.py: is not")
+
+
+def test_it_needs_the_base_install_only(repository: Path) -> None:
+    code = (
+        "import sys; from sceneloom.cli import main; code = main(sys.argv[1:]); "
+        "heavy = {'torch', 'onnx', 'onnxruntime', 'openvino', 'tensorrt'}; "
+        "print(code, heavy & set(sys.modules))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, "verify", str(repository)],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.splitlines()[-1] == "0 set()"
+
+
+def test_damaged_golden_file_with_its_hash(repository: Path) -> None:
+    (repository / "golden.npz").write_bytes(b"PK")
+    report = json.loads((repository / "report.json").read_text())
+    report["sha256"]["golden.npz"] = file_hash(repository / "golden.npz")
+    (repository / "report.json").write_text(json.dumps(report))
+    with pytest.raises(ServerStartError, match=r"golden\.npz: damaged"):
+        verify_repository(repository)
