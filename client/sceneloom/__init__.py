@@ -2,17 +2,38 @@
 
 This package is the light one: the contract, the readers, the error family, the `Synthesizer`
 interface, the Triton client, dataset rendering and the `sceneloom` command. It never imports torch.
+A name is loaded when it is first used: TensorRT plans are built and run where there is NumPy and
+TensorRT, and neither OpenCV nor Pillow.
 """
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from sceneloom.contract import Contract
+    from sceneloom.errors import InputError, SceneLoomError, ServingError
+    from sceneloom.instances import boundary_map
+    from sceneloom.maps import read_instance_map, read_label_map
+    from sceneloom.schema import LabelSchema, load_schema
+    from sceneloom.synthesizer import Synthesizer
+    from sceneloom.triton_client import TritonSynthesizer
 
 __version__ = "0.1.0"
 
-from sceneloom.contract import Contract
-from sceneloom.errors import InputError, SceneLoomError, ServingError
-from sceneloom.instances import boundary_map
-from sceneloom.maps import read_instance_map, read_label_map
-from sceneloom.schema import LabelSchema, load_schema
-from sceneloom.synthesizer import Synthesizer
-from sceneloom.triton_client import TritonSynthesizer
+_MODULES = {
+    "Contract": "contract",
+    "InputError": "errors",
+    "LabelSchema": "schema",
+    "SceneLoomError": "errors",
+    "ServingError": "errors",
+    "Synthesizer": "synthesizer",
+    "TritonSynthesizer": "triton_client",
+    "boundary_map": "instances",
+    "load_schema": "schema",
+    "read_instance_map": "maps",
+    "read_label_map": "maps",
+}
+"""Public name -> the module that has it."""
 
 __all__ = [
     "Contract",
@@ -27,3 +48,13 @@ __all__ = [
     "read_instance_map",
     "read_label_map",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_MODULES})

@@ -17,6 +17,8 @@
     ├── ExportError                      a model that cannot be exported
     │   ├── GraphRuleError               the graph breaks a rule of the engines that will run it
     │   └── ParityError                  an engine's pictures differ from PyTorch's
+    ├── EngineError                      an engine that this machine cannot build, load or run
+    │   └── PlanRefusedError             a TensorRT plan that is not what its record says
     ├── MissingDependencyError           an optional package is not installed (also ImportError)
     ├── ServerStartError                 the bundled server did not come up
     └── ServingError                     a request was not answered; `retryable` says what to do
@@ -117,6 +119,14 @@ class GraphRuleError(ExportError):
 
 class ParityError(ExportError):
     """An engine's pictures differ from PyTorch's by more than the limit."""
+
+
+class EngineError(SceneLoomError):
+    """An engine cannot be built, loaded or run on this machine."""
+
+
+class PlanRefusedError(EngineError):
+    """A TensorRT plan is not what its record says, or not for this machine; it was not loaded."""
 
 
 class MissingDependencyError(SceneLoomError, ImportError):

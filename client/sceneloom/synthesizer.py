@@ -11,11 +11,10 @@ import abc
 import dataclasses
 from collections.abc import Iterator, Sequence
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-from typing_extensions import Self
 
 from sceneloom.contract import STYLE_ROWS, Contract
 from sceneloom.errors import InputError
@@ -23,6 +22,9 @@ from sceneloom.inputs import check_instance_map, check_label_map
 from sceneloom.instances import renumber_instances
 from sceneloom.padding import Padding
 from sceneloom.style import default_styles
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 LabelMap = npt.NDArray[np.uint8]
 InstanceMap = npt.NDArray[np.int32]

@@ -1,0 +1,81 @@
+"""The graph as TensorRT 8.6 takes it: every InstanceNormalization as GroupNormalization with as
+many groups as channels, and the steps that must stay in float32 known by their names.
+
+8.6's Python parser gives InstanceNormalization to a plugin that needs cuDNN 8, and has no flag
+against it; GroupNormalization becomes TensorRT's own layer. The two are the same function when a
+group is one channel. 8.6 has no strongly typed networks: it is told per layer what must not become
+half, and its parser names a layer after its node. So the nodes that must stay float32 are named
+with `FLOAT32` in front: the norms; what comes after the last convolution; and what leads from an
+input to a comparison, an index or a shape, where half would change which label or which row is
+meant.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import onnx
+from onnx import TensorProto, helper
+
+from sceneloom_export.tensorrt_settings import FLOAT32
+
+_INTEGERS = (TensorProto.INT32, TensorProto.INT64)
+
+
+def write_group_norms(source: Path, target: Path) -> None:
+    """Rewrite a graph; the weights stay in the file that both share.
+
+    Args:
+        source: the exported graph, with its weights in a file beside it.
+        target: the graph to write, in the same folder.
+    """
+    assert source.parent == target.parent
+    model = onnx.load(source, load_external_data=False)
+    exact = _must_stay_float32(model)
+    channels = {tensor.name: tensor.dims[0] for tensor in model.graph.initializer if tensor.dims}
+    for number, node in enumerate(model.graph.node):
+        if number in exact:
+            node.name = f"{FLOAT32}{number}_{node.op_type}"
+        if node.op_type == "InstanceNormalization":
+            node.op_type = "GroupNormalization"
+            node.attribute.append(helper.make_attribute("num_groups", channels[node.input[1]]))
+    # Not given to ONNX's checker, which calls opset 18's GroupNormalization deprecated: 21 has a
+    # scale per channel instead of per group, the same thing here. 8.6 knows 18's only.
+    onnx.save(model, target)
+
+
+def _must_stay_float32(model: onnx.ModelProto) -> set[int]:
+    """Numbers of the nodes that give float32 and must go on doing so."""
+    nodes = list(model.graph.node)
+    graph = onnx.shape_inference.infer_shapes(model, strict_mode=True).graph
+    types = {v.name: v.type.tensor_type.elem_type for v in [*graph.value_info, *graph.output]}
+    convolutions = {i for i, node in enumerate(nodes) if node.op_type in ("Conv", "ConvTranspose")}
+    before = _reached(nodes, convolutions, forwards=False)
+    after = _reached(nodes, convolutions, forwards=True) - before
+    asked = {
+        i
+        for i, node in enumerate(nodes)
+        if node.op_type == "Equal"
+        or (node.op_type == "Cast" and types[node.output[0]] in _INTEGERS)
+    }
+    norms = {i for i, node in enumerate(nodes) if node.op_type == "InstanceNormalization"}
+    exact = norms | (after - convolutions) | _reached(nodes, asked, forwards=False)
+    return {i for i in exact if types[nodes[i].output[0]] == TensorProto.FLOAT}
+
+
+def _reached(nodes: list[onnx.NodeProto], start: set[int], *, forwards: bool) -> set[int]:
+    """Numbers of the nodes that the given ones lead to, or come from; nodes are in the order in
+    which they run.
+    """
+    order = range(len(nodes)) if forwards else reversed(range(len(nodes)))
+    names: set[str] = set()
+    reached = set()
+    for i in order:
+        comes, goes = nodes[i].input, nodes[i].output
+        if not forwards:
+            comes, goes = goes, comes
+        if not names.isdisjoint(comes):
+            reached.add(i)
+        if i in reached or i in start:
+            names.update(goes)
+    return reached

@@ -1,0 +1,258 @@
+"""TensorRT as a Synthesizer: a plan on an NVIDIA GPU, without torch.
+
+Everything that a picture needs is allocated before the first one: pinned host and GPU memory at
+each profile's largest shape, and a CUDA graph that uploads, computes and downloads. The Python
+interface used here (tensors by name, enqueueV3) is the same in TensorRT 8.6, 10 and 11;
+tests/export/test_tensorrt_bindings.py holds it against the real bindings of each.
+"""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from sceneloom.contract import INPUT_INSTANCES, INPUT_LABELS, INPUT_STYLE, OUTPUT_IMAGE
+from sceneloom.errors import EngineError, SizeError
+from sceneloom.synthesizer import Image, InstanceMap, LabelMap, Style, Synthesizer
+from sceneloom_serving.device_buffers import Stream, TensorBuffer
+from sceneloom_serving.gpu_machine import checked, load_cuda, load_tensorrt, this_machine
+from sceneloom_serving.plan_record import PlanRecord, verified_plan
+from sceneloom_serving.profiles import Profile, choose_profile, input_shapes
+
+_DTYPES: dict[str, tuple[str, npt.DTypeLike]] = {
+    INPUT_LABELS: ("UINT8", np.uint8),
+    INPUT_INSTANCES: ("INT32", np.int32),
+    INPUT_STYLE: ("FLOAT", np.float32),
+    OUTPUT_IMAGE: ("UINT8", np.uint8),
+}
+"""Tensor -> its type in TensorRT and in NumPy."""
+Inputs = dict[str, npt.NDArray[Any]]
+
+
+class TensorRTSynthesizer(Synthesizer):
+    """Runs the plan that `sceneloom engine` built."""
+
+    def __init__(self, plan: Path, *, device: int = 0, cuda_graphs: bool = True) -> None:
+        """Load a plan, once its hash and this machine are those of its record.
+
+        Args:
+            plan: the plan, with its record beside it.
+            device: CUDA's number of the GPU.
+            cuda_graphs: run captured graphs where the plan can be captured.
+
+        Raises:
+            MissingDependencyError: tensorrt or cuda-python is not installed.
+            PlanRefusedError: the plan is not what its record says, or not for this machine.
+            EngineError: there is no GPU, or TensorRT cannot load the plan.
+        """
+        self._executions: dict[int, Execution] = {}
+        record, blob = verified_plan(plan, this_machine(device))
+        checked(load_cuda().cudaSetDevice(device), f"choosing GPU {device}")
+        self._device, self._cuda_graphs = device, cuda_graphs
+        self.record = record
+        """What the plan was built from and how it was proven."""
+        self._runtime, self._engine = _deserialize(blob, record, str(plan))
+        _check_tensors(self._engine, record, str(plan))
+        self._stream = Stream()
+        self._lock = threading.Lock()
+        super().__init__(record.served_contract, max(p.batch[2] for p in record.profiles))
+
+    def run_batch(
+        self, label_maps: LabelMap, instance_maps: InstanceMap | None, styles: Style | None
+    ) -> Image:
+        """Run one batch; see `Synthesizer.run_batch`. What no profile takes at once is split.
+
+        Raises:
+            SizeError: no profile of the plan takes the size.
+            EngineError: the GPU reports a failure.
+        """
+        named = (
+            (INPUT_LABELS, label_maps),
+            (INPUT_INSTANCES, instance_maps),
+            (INPUT_STYLE, styles),
+        )
+        inputs = {name: array for name, array in named if array is not None}
+        batch, height, width = label_maps.shape
+        images = np.empty((batch, height, width, 3), np.uint8)
+        done = 0
+        with self._lock:
+            # The current GPU is a thread's own, and this may be another thread than the last.
+            checked(load_cuda().cudaSetDevice(self._device), f"choosing GPU {self._device}")
+            while done < batch:
+                index, count = self._choose(batch - done, height, width)
+                part = {name: array[done : done + count] for name, array in inputs.items()}
+                self._execution(index).run(part, images[done : done + count])
+                done += count
+        return images
+
+    def _choose(self, batch: int, height: int, width: int) -> tuple[int, int]:
+        chosen = choose_profile(self.record.profiles, batch, height, width)
+        if chosen is None:
+            profiles = ", ".join(map(str, self.record.profiles))
+            raise SizeError(
+                f"a batch of {batch} at {width}x{height} (width x height) is outside the plan's "
+                f"profiles: {profiles}"
+            )
+        return chosen
+
+    def _execution(self, index: int) -> Execution:
+        if index not in self._executions:
+            self._executions[index] = Execution(
+                self._engine, index, self.record, self._stream, self._cuda_graphs
+            )
+        return self._executions[index]
+
+    @property
+    def captured(self) -> bool:
+        """Whether the last picture of every profile in use came from a CUDA graph."""
+        used = self._executions.values()
+        return bool(used) and all(execution.captured for execution in used)
+
+    def close(self) -> None:
+        """Release the GPU's memory; calling it twice is fine."""
+        for execution in self._executions.values():
+            execution.close()
+        if self._executions:
+            self._executions.clear()
+        if self._engine is not None:
+            self._stream.free()
+            # TensorRT wants the engine gone before the runtime that made it.
+            self._engine = None
+            self._runtime = None
+
+
+class Execution:
+    """One profile of a plan, with its own context, memory and CUDA graph."""
+
+    def __init__(
+        self, engine: Any, index: int, record: PlanRecord, stream: Stream, cuda_graphs: bool
+    ) -> None:
+        """Allocate everything that the profile's largest shape needs.
+
+        Raises:
+            EngineError: the GPU has not enough memory.
+        """
+        profile: Profile = record.profiles[index]
+        self._stream, self._cuda_graphs = stream, cuda_graphs
+        self._shapes: dict[str, tuple[int, ...]] = {}
+        self._graph: Any = None
+        self._buffers: dict[str, TensorBuffer] = {}
+        self._context = engine.create_execution_context()
+        if self._context is None:
+            raise EngineError(f"the GPU has not enough memory for the plan's profile {profile}")
+        if not self._context.set_optimization_profile_async(index, stream.handle):
+            raise EngineError(f"TensorRT refuses profile {index} of the plan, {profile}")
+        stream.wait()
+        largest = profile.shapes(record.contract, "most")
+        largest[OUTPUT_IMAGE] = (*largest[INPUT_LABELS], 3)
+        for name, shape in largest.items():
+            self._buffers[name] = TensorBuffer(shape, _DTYPES[name][1])
+            self._context.set_tensor_address(name, self._buffers[name].device)
+
+    @property
+    def captured(self) -> bool:
+        """Whether the current shape runs as a CUDA graph."""
+        return self._graph is not None
+
+    def run(self, inputs: Inputs, image: Image) -> None:
+        """Run one batch that the profile takes.
+
+        Args:
+            inputs: by name, in the contract's types.
+            image: uint8 [N, H, W, 3], which is filled in.
+        """
+        shapes: dict[str, tuple[int, ...]] = {name: array.shape for name, array in inputs.items()}
+        shapes[OUTPUT_IMAGE] = image.shape
+        for name, array in inputs.items():
+            np.copyto(self._buffers[name].host(array.shape), array, casting="no")
+        if shapes != self._shapes:
+            self._set_shapes(shapes)
+        elif self._graph is not None:
+            self._stream.launch(self._graph)
+        else:
+            self._enqueue()
+        self._stream.wait()
+        np.copyto(image, self._buffers[OUTPUT_IMAGE].host(image.shape))
+
+    def _set_shapes(self, shapes: dict[str, tuple[int, ...]]) -> None:
+        """Run once in the new shapes, and capture a graph for the times after it.
+
+        A graph belongs to the shapes that its context had, so that a context has one at most. The
+        run before it lets TensorRT do what a change of shape leaves to the next enqueue.
+        """
+        self._discard_graph()
+        self._shapes = {}
+        for name, shape in shapes.items():
+            if name != OUTPUT_IMAGE and not self._context.set_input_shape(name, shape):
+                raise EngineError(f"TensorRT refuses shape {list(shape)} of {name}")
+        given = tuple(self._context.get_tensor_shape(OUTPUT_IMAGE))
+        if given != shapes[OUTPUT_IMAGE]:
+            raise EngineError(
+                f"the plan gives pictures of shape {list(given)}, not {list(shapes[OUTPUT_IMAGE])}"
+            )
+        self._shapes = shapes
+        self._enqueue()
+        if self._cuda_graphs:
+            self._stream.wait()
+            self._graph = self._stream.capture(self._enqueue)
+
+    def _enqueue(self) -> None:
+        """Upload, compute, download, in the stream's order."""
+        for name, shape in self._shapes.items():
+            if name != OUTPUT_IMAGE:
+                self._buffers[name].upload(shape, self._stream.stream)
+        if not self._context.execute_async_v3(self._stream.handle):
+            raise EngineError("TensorRT could not run the plan")
+        self._buffers[OUTPUT_IMAGE].download(self._shapes[OUTPUT_IMAGE], self._stream.stream)
+
+    def _discard_graph(self) -> None:
+        if self._graph is not None:
+            self._stream.discard(self._graph)
+            self._graph = None
+
+    def close(self) -> None:
+        """Release everything."""
+        self._discard_graph()
+        self._context = None
+        for buffer in self._buffers.values():
+            buffer.free()
+        self._buffers.clear()
+
+
+def _deserialize(blob: bytes, record: PlanRecord, source: str) -> tuple[Any, Any]:
+    """Load a verified plan into TensorRT: the runtime, which must outlive the engine, and the
+    engine.
+    """
+    trt = load_tensorrt()
+    logger = trt.Logger(trt.Logger.ERROR)
+    if record.norms == "plugin":
+        trt.init_libnvinfer_plugins(logger, "")
+    runtime = trt.Runtime(logger)
+    # A version-compatible plan brings its runtime along as host code. Its hash has been checked.
+    runtime.engine_host_code_allowed = record.version_compatible
+    engine = runtime.deserialize_cuda_engine(blob)
+    if engine is None:
+        raise EngineError(f"{source}: TensorRT {trt.__version__} cannot load it")
+    return runtime, engine
+
+
+def _check_tensors(engine: Any, record: PlanRecord, source: str) -> None:
+    """The plan's tensors must be the contract's."""
+    trt = load_tensorrt()
+    expected = {*input_shapes(record.contract, 1, 1, 1), OUTPUT_IMAGE}
+    names = {engine.get_tensor_name(i) for i in range(engine.num_io_tensors)}
+    if names != expected:
+        raise EngineError(f"{source}: has tensors {sorted(names)}, not {sorted(expected)}")
+    for name in expected:
+        kind = getattr(trt.DataType, _DTYPES[name][0])
+        if engine.get_tensor_dtype(name) != kind:
+            raise EngineError(f"{source}: {name} is not {_DTYPES[name][0]}")
+    if engine.num_optimization_profiles != len(record.profiles):
+        raise EngineError(
+            f"{source}: has {engine.num_optimization_profiles} profiles, its record names "
+            f"{len(record.profiles)}"
+        )

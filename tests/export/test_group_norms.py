@@ -1,0 +1,118 @@
+"""The graph for TensorRT 8.6: the same pictures without an InstanceNormalization, and the steps
+that must stay float32 named.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import onnx
+import pytest
+from support import blocky_maps, wide_generator
+
+from sceneloom.contract import Contract
+from sceneloom.schema import load_schema
+from sceneloom_export.bundle import Exported
+from sceneloom_export.graph import export_onnx
+from sceneloom_export.group_norms import write_group_norms
+from sceneloom_export.tensorrt_settings import FLOAT32
+from sceneloom_serving.onnx_runtime import OnnxRuntimeSynthesizer
+from sceneloom_serving.parity import compare
+from sceneloom_serving.torch_runtime import TorchSynthesizer
+from sceneloom_training.networks import GeneratorArchitecture, ServedGenerator
+
+
+@pytest.fixture(scope="module")
+def styled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A rewritten graph with boundaries, styles and an enhancer, beside the one it came from."""
+    architecture = GeneratorArchitecture(
+        input_channels=39,
+        ngf=4,
+        global_downsamplings=2,
+        global_blocks=1,
+        enhancers=1,
+        enhancer_blocks=1,
+    )
+    contract = Contract(
+        schema=load_schema("cityscapes"), boundaries=True, style_channels=3, size_multiple=8
+    )
+    folder = tmp_path_factory.mktemp("styled")
+    served = ServedGenerator(wide_generator(architecture, seed=1), contract).eval()
+    export_onnx(served, folder / "model.onnx")
+    write_group_norms(folder / "model.onnx", folder / "group_norms.onnx")
+    return folder / "group_norms.onnx"
+
+
+def operators(path: Path) -> list[str]:
+    return [node.op_type for node in onnx.load(path, load_external_data=False).graph.node]
+
+
+def test_every_norm_is_rewritten_and_nothing_else(styled: Path) -> None:
+    before, after = operators(styled.with_name("model.onnx")), operators(styled)
+    assert before.count("InstanceNormalization") == 12
+    names = {"InstanceNormalization": "GroupNormalization"}
+    assert after == [names.get(kind, kind) for kind in before]
+    assert styled.stat().st_size < 2 * styled.with_name("model.onnx").stat().st_size
+    assert sorted(path.name for path in styled.parent.iterdir()) == [
+        "group_norms.onnx",
+        "model.onnx",
+        "weights.bin",
+    ]
+
+
+def test_pictures_differ_by_at_most_one_level(exported: Exported, tmp_path: Path) -> None:
+    for name in ("model.onnx", "weights.bin"):
+        source = exported.repository / "synthesis" / "1" / name
+        (tmp_path / name).write_bytes(source.read_bytes())
+    write_group_norms(tmp_path / "model.onnx", tmp_path / "group_norms.onnx")
+    maps = blocky_maps(64, 96, seed=3)
+    pictures = [
+        OnnxRuntimeSynthesizer(tmp_path / name).synthesize(*maps)
+        for name in ("model.onnx", "group_norms.onnx")
+    ]
+    assert compare(pictures[:1], pictures[1:]).max <= 1
+    assert pictures[0].std() > 20
+
+
+def test_valid_in_the_opset_whose_checker_knows_the_operator(styled: Path) -> None:
+    """Opset 21's scale is per channel, 18's per group: with one channel a group they are one."""
+    model = onnx.load(styled, load_external_data=False)
+    assert [entry.version for entry in model.opset_import] == [18]
+    model.opset_import[0].version = 21
+    later = styled.with_name("later.onnx")
+    onnx.save(model, later)
+    onnx.checker.check_model(str(later), full_check=True)
+    later.unlink()
+
+
+def test_what_must_stay_float32_is_named(styled: Path) -> None:
+    graph = onnx.load(styled, load_external_data=False).graph
+    named = [node for node in graph.node if node.name.startswith(FLOAT32)]
+    assert len({node.name for node in named}) == len(named)
+    kinds = [node.op_type for node in named]
+    assert kinds.count("GroupNormalization") == 12
+    # The last step, from the last convolution to the picture's cast.
+    assert kinds[-6:] == ["Tanh", "Add", "Mul", "Clip", "Round", "Transpose"]
+    # Labels, and the rows of the style table: half cannot tell row 2,049 from 2,048.
+    asked = kinds[: kinds.index("GroupNormalization")]
+    assert asked[:2] == ["Cast", "Unsqueeze"]
+    assert {"Range", "Mul", "Add", "Clip"} <= set(asked)
+    assert not {"Conv", "ConvTranspose", "AveragePool", "Pad", "Relu", "Concat"} & set(kinds)
+
+
+def test_reference(styled: Path) -> None:
+    """Styled, in a batch, against PyTorch."""
+    engine = OnnxRuntimeSynthesizer(styled, max_batch_size=2)
+    architecture = GeneratorArchitecture(
+        input_channels=39,
+        ngf=4,
+        global_downsamplings=2,
+        global_blocks=1,
+        enhancers=1,
+        enhancer_blocks=1,
+    )
+    reference = TorchSynthesizer(wide_generator(architecture, seed=1), engine.contract)
+    maps = [blocky_maps(32, 48, seed=i) for i in range(2)]
+    labels, instances = zip(*maps, strict=True)
+    expected = reference.synthesize_batch(labels, instances)
+    assert compare(expected, engine.synthesize_batch(labels, instances)).max <= 1
