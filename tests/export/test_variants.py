@@ -1,0 +1,236 @@
+"""The variants for production: parsed with Triton's own schema, and held against the rules that
+Triton, its backends and our client check when they load them.
+
+The wheel's server has the Python backend alone, so `embedded` is loaded for real in
+tests/serving/test_variants_served.py, and the others are held against the rules here.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from google.protobuf import text_format
+from support import blocky_maps
+from tritonclient.grpc import model_config_pb2
+
+from sceneloom import TritonSynthesizer
+from sceneloom.contract import Contract
+from sceneloom.errors import SizeError
+from sceneloom.schema import load_schema
+from sceneloom.testing import FakeTransport
+from sceneloom.transport import ModelConfig, TensorSpec
+from sceneloom_export.repository import write_configs
+from sceneloom_export.settings import ServingSettings
+from sceneloom_serving import templates
+
+PLAIN = Contract(schema=load_schema("helen"), boundaries=False, size_multiple=8)
+STYLED = Contract(
+    schema=load_schema("cityscapes"), boundaries=True, style_channels=3, size_multiple=32
+)
+TWO_SIZES = dataclasses.replace(STYLED, sizes=((1024, 2048), (512, 1024)))
+VARIANTS = {
+    "embedded": "python",
+    "onnxruntime": "onnxruntime",
+    "onnxruntime-tensorrt": "onnxruntime",
+    "tensorrt": "tensorrt",
+    "tensorrt-throughput": "tensorrt",
+}
+FIXED = ("onnxruntime-tensorrt", "tensorrt", "tensorrt-throughput")
+SETTINGS = ServingSettings(
+    max_batch_size=2, queue_delay_us=300, queue_size=9, queue_timeout_s=1.5, instances=3
+)
+Config = Any
+
+
+def write(
+    folder: Path, contract: Contract, settings: ServingSettings = SETTINGS, half: bool = False
+) -> dict[str, Config]:
+    """Every configuration of an export, read back; `config` is the default one."""
+    model = folder / "synthesis"
+    shutil.copytree(templates() / "synthesis", model, ignore=shutil.ignore_patterns("__pycache__"))
+    if half:
+        (model / "1" / "fp16.onnx").write_bytes(b"")
+    write_configs(model, contract, settings, largest=(1024, 2048))
+    found = {path.stem: path for path in (model / "configs").iterdir()}
+    assert found.keys() == VARIANTS.keys()
+    # Parse refuses fields that Triton's schema does not have.
+    return {
+        name: text_format.Parse(path.read_text("utf-8"), model_config_pb2.ModelConfig())
+        for name, path in {"config": model / "config.pbtxt", **found}.items()
+    }
+
+
+@pytest.fixture(params=[PLAIN, STYLED, TWO_SIZES], ids=["plain", "styled", "two sizes"])
+def contract(request: pytest.FixtureRequest) -> Contract:
+    return request.param
+
+
+@pytest.fixture
+def configs(tmp_path: Path, contract: Contract) -> dict[str, Config]:
+    return write(tmp_path, contract)
+
+
+def test_templates_are_valid_on_their_own() -> None:
+    paths = sorted((templates() / "synthesis" / "configs").glob("*.pbtxt"))
+    assert {path.stem for path in paths} == VARIANTS.keys() - {"embedded"}
+    for path in paths:
+        config = text_format.Parse(path.read_text("utf-8"), model_config_pb2.ModelConfig())
+        assert config.backend == VARIANTS[path.stem]
+
+
+def test_the_default_is_the_embedded_variant(configs: dict[str, Config]) -> None:
+    assert configs["config"] == configs["embedded"]
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_what_triton_demands_of_every_configuration(configs: dict[str, Config], name: str) -> None:
+    config = configs[name]
+    assert (config.name, config.backend, config.platform) == ("synthesis", VARIANTS[name], "")
+    assert config.max_batch_size >= 1
+    gpu = model_config_pb2.ModelInstanceGroup.KIND_GPU
+    cpu = model_config_pb2.ModelInstanceGroup.KIND_CPU
+    (group,) = config.instance_group
+    assert (group.kind, group.count) == (cpu if name == "embedded" else gpu, 3)
+    assert not group.gpus  # which there are is the container's business
+    for tensor in [*config.input, *config.output]:
+        assert all(dim == -1 or dim > 0 for dim in tensor.dims)
+        assert tensor.data_type != model_config_pb2.TYPE_INVALID
+    policy = config.dynamic_batching.default_queue_policy
+    assert policy.max_queue_size == 9
+    assert policy.default_timeout_microseconds == 1_500_000
+    assert policy.timeout_action == model_config_pb2.ModelQueuePolicy.REJECT
+    # A cache and a constant input would give a benchmark false figures.
+    assert not config.response_cache.enable
+    # 2.51 rejects this.
+    assert not config.HasField("model_metrics")
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_warm_up_fits_the_inputs(configs: dict[str, Config], name: str) -> None:
+    config = configs[name]
+    assert len({sample.name for sample in config.model_warmup}) == len(config.model_warmup)
+    inputs = {tensor.name: tensor for tensor in config.input}
+    for sample in config.model_warmup:
+        assert 1 <= sample.batch_size <= config.max_batch_size
+        assert sample.inputs.keys() == inputs.keys()
+        for key, entry in sample.inputs.items():
+            assert entry.data_type == inputs[key].data_type
+            assert entry.WhichOneof("input_data_type") == "zero_data"
+            wanted = inputs[key].dims
+            assert all(w in (-1, e) for w, e in zip(wanted, entry.dims, strict=True))
+    if name in FIXED:
+        batches = {sample.batch_size for sample in config.model_warmup}
+        assert batches == {1, config.max_batch_size}
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_our_client_accepts_each(configs: dict[str, Config], name: str, contract: Contract) -> None:
+    with TritonSynthesizer("fake", transport=Served(configs[name])) as client:
+        served = client.contract
+        assert client.max_batch_size == configs[name].max_batch_size
+    sizes = contract.sizes or ((1024, 2048),)
+    assert served == (dataclasses.replace(contract, sizes=sizes) if name in FIXED else contract)
+
+
+class Served(FakeTransport):
+    """A server with this configuration."""
+
+    def __init__(self, config: Config) -> None:
+        super().__init__(Contract.loads(config.parameters["sceneloom"].string_value))
+        self._config = config
+
+    def model_config(self, model: str, *, timeout: float) -> ModelConfig:
+        def specs(tensors: Any) -> dict[str, TensorSpec]:
+            name = model_config_pb2.DataType.Name
+            return {
+                t.name: TensorSpec(dtype=name(t.data_type)[5:], dims=tuple(t.dims)) for t in tensors
+            }
+
+        return ModelConfig(
+            parameters={k: v.string_value for k, v in self._config.parameters.items()},
+            max_batch_size=self._config.max_batch_size,
+            inputs=specs(self._config.input),
+            outputs=specs(self._config.output),
+        )
+
+
+@pytest.mark.parametrize("name", ["tensorrt", "tensorrt-throughput"])
+def test_plan(configs: dict[str, Config], name: str, contract: Contract) -> None:
+    config = configs[name]
+    sizes = contract.sizes or ((1024, 2048),)
+    batch, delay = {"tensorrt": (1, 0), "tensorrt-throughput": (4, 2000)}[name]
+    assert config.default_model_filename == "model.plan"
+    assert config.max_batch_size == batch
+    assert config.dynamic_batching.max_queue_delay_microseconds == delay
+    first = 0 if batch == 1 else len(sizes)
+    profiles = [str(first + number) for number in range(len(sizes))]
+    assert list(config.instance_group[0].profile) == profiles
+    cuda = config.optimization.cuda
+    assert cuda.graphs
+    specs = [
+        (spec.batch_size, {key: list(shape.dim) for key, shape in spec.input.items()})
+        for spec in cuda.graph_spec
+    ]
+    assert [count for count, _ in specs] == [*range(1, batch + 1)] * len(sizes)
+    for (_, shapes), size in zip(specs[::batch], sizes, strict=True):
+        assert shapes.keys() == {tensor.name for tensor in config.input}
+        assert shapes["label_map"] == list(size)
+        assert shapes.get("style", [256, 3]) == [256, 3]
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_a_single_fixed_size_stands_in_the_dims(tmp_path: Path, name: str) -> None:
+    one = write(tmp_path / "one", STYLED)[name]
+    fixed = [1024, 2048] if name in FIXED else [-1, -1]
+    assert list(one.input[0].dims) == list(one.input[1].dims) == fixed
+    assert list(one.input[2].dims) == [256, 3]
+    assert list(one.output[0].dims) == [*fixed, 3]
+    several = write(tmp_path / "several", TWO_SIZES)[name]
+    assert list(several.input[0].dims) == [-1, -1]
+    assert list(several.output[0].dims) == [-1, -1, 3]
+
+
+def test_onnx_runtime_takes_the_half_precision_graph_where_there_is_one(tmp_path: Path) -> None:
+    for half, file in ((False, "onnxruntime.onnx"), (True, "fp16.onnx")):
+        configs = write(tmp_path / file, PLAIN, half=half)
+        for name in ("onnxruntime", "onnxruntime-tensorrt"):
+            assert configs[name].default_model_filename == file
+
+
+def test_onnx_runtime_leaves_batching_to_the_export(configs: dict[str, Config]) -> None:
+    assert configs["onnxruntime"].max_batch_size == 2
+    assert configs["onnxruntime"].dynamic_batching.max_queue_delay_microseconds == 300
+    (cuda,) = accelerators(configs["onnxruntime"])
+    assert (cuda.name, cuda.parameters["cudnn_conv_algo_search"]) == ("cuda", "HEURISTIC")
+
+
+def test_onnx_runtimes_tensorrt_builds_for_fixed_sizes_and_keeps_its_engine(
+    tmp_path: Path,
+) -> None:
+    (tensorrt,) = accelerators(write(tmp_path, TWO_SIZES)["onnxruntime-tensorrt"])
+    assert tensorrt.name == "tensorrt"
+    assert tensorrt.parameters["trt_engine_cache_enable"] == "1"
+    assert tensorrt.parameters["trt_engine_cache_path"] == "/var/cache/sceneloom"
+    assert "precision_mode" not in tensorrt.parameters
+    shapes = "label_map:1x{0},instance_map:1x{0},style:1x256x3"
+    assert tensorrt.parameters["trt_profile_min_shapes"] == shapes.format("512x1024")
+    assert tensorrt.parameters["trt_profile_opt_shapes"] == shapes.format("1024x2048")
+    assert tensorrt.parameters["trt_profile_max_shapes"] == shapes.format("1024x2048")
+
+
+def accelerators(config: Config) -> list[Any]:
+    return list(config.optimization.execution_accelerators.gpu_execution_accelerator)
+
+
+def test_client_pads_nothing_to_an_engines_size(tmp_path: Path) -> None:
+    config = write(tmp_path, PLAIN)["tensorrt"]
+    label_map, _ = blocky_maps(512, 512, seed=0, labels=11)
+    with (
+        TritonSynthesizer("fake", transport=Served(config)) as client,
+        pytest.raises(SizeError, match="nearest is 2048x1024"),
+    ):
+        client.synthesize(label_map)
