@@ -1,0 +1,239 @@
+"""The container's entrypoint, run for real: first in front of a tritonserver that only says how it
+was called, then in front of the one that nvidia-pytriton carries.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from support import CHECKOUT, run_command
+
+from sceneloom_export.bundle import Exported
+from sceneloom_serving.bundled_server import find_bundled_server
+
+ENTRYPOINT = CHECKOUT / "deploy" / "entrypoint.sh"
+SECRET = re.compile(r"(?<=:sceneloom-admin=)[0-9a-f]{64}")
+
+
+class Container:
+    """What the entrypoint finds around it: a PATH with a `tritonserver` in front, and variables."""
+
+    def __init__(self, folder: Path, repository: Path) -> None:
+        self.bin = folder / "bin"
+        self.bin.mkdir()
+        self.environment = {
+            "PATH": os.pathsep.join([str(self.bin), str(Path(sys.executable).parent), os.defpath]),
+            "TMPDIR": str(folder),
+            "SCENELOOM_REPOSITORY": str(repository),
+            "SCENELOOM_VARIANT": "embedded",
+        }
+
+    def write_server(self, script: str) -> None:
+        path = self.bin / "tritonserver"
+        path.write_text(f"#!/bin/sh\n{script}\n")
+        path.chmod(0o755)
+
+    def run(self, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [str(ENTRYPOINT), *arguments],
+            env={**self.environment, **variables},
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+
+
+@pytest.fixture
+def container(tmp_path: Path, exported: Exported) -> Container:
+    """With a tritonserver that prints its process id and its arguments, one to a line."""
+    made = Container(tmp_path, exported.repository)
+    made.write_server('echo "pid $$"; printf "%s\\n" "$@"')
+    return made
+
+
+def test_verifies_then_becomes_tritonserver(container: Container, exported: Exported) -> None:
+    done = container.run("--log-verbose=1")
+    assert done.returncode == 0, done.stderr
+    verified, _, *arguments = done.stdout.splitlines()
+    assert verified.endswith("files are what was exported")
+    assert arguments[-1] == "--log-verbose=1"
+    served = Path(arguments[0].removeprefix("--model-repository="))
+    assert [path.name for path in served.iterdir()] == ["synthesis"]
+    assert (served / "synthesis").resolve() == exported.repository / "synthesis"
+    assert arguments[1:7] == [
+        "--model-config-name=embedded",
+        "--model-control-mode=none",
+        "--disable-auto-complete-config",
+        "--exit-on-error=true",
+        "--strict-readiness=true",
+        "--exit-timeout-secs=30",
+    ]
+
+
+def test_apis_are_closed_with_a_secret_that_is_new_each_time(container: Container) -> None:
+    secrets = set()
+    for variables in ({}, {"SCENELOOM_SHARED_MEMORY": "on"}):
+        lines = container.run(**variables).stdout.splitlines()
+        closed = [line for line in lines if "restricted" in line]
+        apis = "model-repository,trace,logging" + ("" if variables else ",shared-memory")
+        assert [SECRET.sub("", line) for line in closed] == [
+            f"--http-restricted-api={apis}:sceneloom-admin=",
+            f"--grpc-restricted-protocol={apis}:sceneloom-admin=",
+        ]
+        secrets |= {SECRET.findall(line)[0] for line in closed}
+    assert len(secrets) == 2
+    lines = container.run(SCENELOOM_ADMIN_KEY="known").stdout.splitlines()
+    assert sum(line.endswith(":sceneloom-admin=known") for line in lines) == 2
+
+
+def test_it_is_the_same_process(container: Container) -> None:
+    process = subprocess.Popen(
+        [str(ENTRYPOINT)], env=container.environment, stdout=subprocess.PIPE, text=True
+    )
+    output, _ = process.communicate(timeout=60)
+    assert f"pid {process.pid}" in output.splitlines()
+
+
+def test_nothing_starts_if_a_file_was_changed(container: Container, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(container.environment["SCENELOOM_REPOSITORY"], copy)
+    (copy / "synthesis" / "1" / "model.py").write_text("")
+    done = container.run(SCENELOOM_REPOSITORY=str(copy))
+    assert done.returncode == 1
+    assert done.stdout == ""
+    assert re.fullmatch(r"sceneloom verify: \S+/model\.py: is not the file.*\n", done.stderr)
+
+
+@pytest.mark.parametrize("variant", ["tensorrt", "unknown"])
+def test_nothing_starts_without_what_the_variant_loads(container: Container, variant: str) -> None:
+    done = container.run(SCENELOOM_VARIANT=variant)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "model.plan: missing" in done.stderr or "has no variant 'unknown'" in done.stderr
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@pytest.fixture
+def bundled(container: Container, tmp_path: Path) -> Container:
+    """With the real tritonserver of the wheel."""
+    server = find_bundled_server()
+    server.write_backend_directory(tmp_path / "backends")
+    environment = server.environment()
+    container.environment["LD_LIBRARY_PATH"] = environment["LD_LIBRARY_PATH"]
+    container.write_server(
+        f'exec "{server.executable}" "--backend-directory={tmp_path / "backends"}" '
+        '--allow-gpu-metrics=false "$@"'
+    )
+    return container
+
+
+@pytest.fixture
+def running(bundled: Container) -> Iterator[tuple[subprocess.Popen[str], str, str]]:
+    """The process, and HOST:PORT of gRPC and HTTP, once the probe is right."""
+    grpc, http = free_port(), free_port()
+    ports = [f"--grpc-port={grpc}", f"--http-port={http}", "--allow-metrics=false"]
+    addresses = ["--grpc-address=127.0.0.1", "--http-address=127.0.0.1"]
+    environment = {**bundled.environment, "SCENELOOM_ADMIN_KEY": "known"}
+    process = subprocess.Popen(
+        [str(ENTRYPOINT), *ports, *addresses],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    url = f"127.0.0.1:{grpc}"
+    deadline = time.monotonic() + 90
+    while run_command("probe", environment["SCENELOOM_REPOSITORY"], "--url", url).returncode:
+        if process.poll() is not None or time.monotonic() > deadline:
+            process.kill()
+            pytest.fail(process.communicate()[0][-3000:])
+    yield process, url, f"127.0.0.1:{http}"
+    if process.poll() is None:
+        process.kill()
+    process.communicate(timeout=60)
+
+
+def status(http: str, path: str, key: str | None = None) -> int:
+    headers = {"sceneloom-admin": key} if key else {}
+    request = urllib.request.Request(f"http://{http}/v2/{path}", data=b"{}", headers=headers)
+    try:
+        with urllib.request.urlopen(request, timeout=10) as answer:
+            return int(answer.status)
+    except urllib.error.HTTPError as error:
+        return error.code
+
+
+@pytest.mark.triton
+def test_the_real_server_behind_it(running: tuple[subprocess.Popen[str], str, str]) -> None:
+    process, _, http = running
+    with urllib.request.urlopen(f"http://{http}/v2/models/synthesis/config", timeout=10) as answer:
+        assert json.load(answer)["backend"] == "python"
+    assert status(http, "repository/index") == 403
+    assert status(http, "repository/index", "wrong") == 403
+    assert status(http, "repository/index", "known") == 200
+    assert status(http, "repository/models/synthesis/unload", "known") >= 400  # control mode none
+    shared = "systemsharedmemory/region/x/register"
+    assert status(http, shared) == 403
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(60) == 0
+
+
+@pytest.mark.triton
+@pytest.mark.parametrize(
+    ("variant", "backend"),
+    [
+        ("tensorrt", "tensorrt"),
+        ("tensorrt-throughput", "tensorrt"),
+        ("onnxruntime", "onnxruntime"),
+        ("onnxruntime-tensorrt", "onnxruntime"),
+    ],
+)
+def test_the_real_server_takes_the_other_variants_up_to_their_backend(
+    bundled: Container, exported: Exported, variant: str, backend: str
+) -> None:
+    assert [path.name for path in find_bundled_server().backend.parent.iterdir()] == ["python"]
+    # Not through the entrypoint, which asks for the plan.
+    done = subprocess.run(
+        [
+            "tritonserver",
+            f"--model-repository={link_to(bundled, exported.repository)}",
+            f"--model-config-name={variant}",
+            "--disable-auto-complete-config",
+            "--allow-http=false",
+            "--allow-metrics=false",
+            f"--grpc-port={free_port()}",
+            "--exit-timeout-secs=1",
+        ],
+        env=bundled.environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert f"unable to find backend library for backend '{backend}'" in done.stdout + done.stderr
+
+
+def link_to(container: Container, repository: Path) -> Path:
+    folder = container.bin.parent / "linked"
+    folder.mkdir()
+    (folder / "synthesis").symlink_to(repository / "synthesis")
+    return folder

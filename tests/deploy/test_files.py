@@ -1,0 +1,146 @@
+"""The deployment's files: valid by the Compose specification, hadolint and shellcheck, and in step
+with each other. No Docker engine is needed, and none was at hand where they were written.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from support import CHECKOUT
+
+from sceneloom.cli import COMMANDS
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+COMPOSE = ("docker-compose.yml", "docker-compose.cpu.yml")
+BIN = Path(sys.executable).parent
+DOCKERFILE = CHECKOUT / "deploy" / "Dockerfile"
+
+
+def check(*command: str | Path) -> None:
+    done = subprocess.run(
+        list(map(str, command)), capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def compose(name: str) -> dict[str, Any]:
+    """A compose file with the defaults of its variables."""
+    text = (CHECKOUT / name).read_text()
+    text = re.sub(r"\$\{\w+:-([^}]*)\}", r"\1", text)
+    text = re.sub(r"\$\{SCENELOOM_REPOSITORY:\?[^}]*\}", "/repository", text)
+    assert "$" not in re.sub(r"#.*", "", text)
+    data: dict[str, Any] = yaml.safe_load(text)
+    return data
+
+
+@pytest.mark.parametrize("name", COMPOSE)
+def test_compose_files_follow_the_specification(name: str, tmp_path: Path) -> None:
+    if importlib.util.find_spec("check_jsonschema") is None:
+        pytest.skip("check-jsonschema, which carries the Compose specification, needs Python 3.11")
+    validator = [BIN / "check-jsonschema", "--builtin-schema", "vendor.compose-spec"]
+    check(*validator, CHECKOUT / name)
+    resolved = tmp_path / "resolved.json"
+    resolved.write_text(json.dumps(compose(name)))
+    check(*validator, resolved)
+    broken = compose(name)
+    broken["services"]["triton"]["shm_sise"] = "2gb"
+    resolved.write_text(json.dumps(broken))
+    with pytest.raises(AssertionError, match="shm_sise"):
+        check(*validator, resolved)
+
+
+def test_dockerfile_and_entrypoint_pass_the_linters() -> None:
+    check(BIN / "hadolint", DOCKERFILE)
+    check(BIN / "shellcheck", CHECKOUT / "deploy" / "entrypoint.sh")
+
+
+@pytest.mark.parametrize("name", COMPOSE)
+def test_every_service_runs_with_as_little_as_it_needs(name: str) -> None:
+    for service in compose(name)["services"].values():
+        assert service["user"] == "1000:1000"
+        assert service["read_only"] is True
+        assert service["cap_drop"] == ["ALL"]
+        assert service["security_opt"] == ["no-new-privileges:true"]
+        assert "privileged" not in service
+
+
+@pytest.mark.parametrize("name", COMPOSE)
+def test_the_server_of_each(name: str) -> None:
+    triton = compose(name)["services"]["triton"]
+    assert triton["restart"] == "unless-stopped"
+    assert triton["ipc"] == "shareable"
+    assert int(triton["shm_size"].removesuffix("gb")) >= 1
+    assert all(port.startswith("127.0.0.1:") for port in triton["ports"])
+    models = [v for v in triton["volumes"] if isinstance(v, dict) and v["target"] == "/models"]
+    assert [volume["read_only"] for volume in models] == [True]
+    program, command, repository, *flags = triton["healthcheck"]["test"][1:]
+    assert (program, repository) == ("sceneloom", "/models")
+    assert command in COMMANDS
+    # The probe must give up before Docker ends it, or there would be no line that says why.
+    seconds = float(flags[flags.index("--timeout") + 1])
+    assert seconds < int(triton["healthcheck"]["timeout"].removesuffix("s"))
+    # Triton lets requests finish for 30 s; Docker must not cut that short.
+    assert int(triton["stop_grace_period"].removesuffix("s")) > 30
+
+
+def test_the_plan_is_built_by_the_image_that_serves_it() -> None:
+    services = compose("docker-compose.yml")["services"]
+    engine, triton = services["engine"], services["triton"]
+    assert engine["image"] == triton["image"]
+    assert engine["build"] == triton["build"] == {"context": ".", "dockerfile": "deploy/Dockerfile"}
+    assert triton["depends_on"] == {"engine": {"condition": "service_completed_successfully"}}
+    assert engine["restart"] == "no"
+    for service in (engine, triton):
+        (device,) = service["deploy"]["resources"]["reservations"]["devices"]
+        assert device == {"driver": "nvidia", "count": 1, "capabilities": ["gpu"]}
+
+
+def test_the_cpu_host_needs_no_gpu_and_no_engine() -> None:
+    services = compose("docker-compose.cpu.yml")["services"]
+    assert services.keys() == {"triton"}
+    assert "deploy" not in services["triton"]
+    assert services["triton"]["environment"]["SCENELOOM_VARIANT"] == "embedded"
+    assert services["triton"]["build"]["args"] == {"EXTRAS": "[serve]"}
+
+
+def test_the_image_is_named_in_one_place_and_is_of_2026() -> None:
+    files = [*(CHECKOUT / "deploy").iterdir(), *(CHECKOUT / name for name in COMPOSE)]
+    named = {path.name: re.findall(r"tritonserver:(\S+)", path.read_text()) for path in files}
+    tags = {name: found for name, found in named.items() if found}
+    assert list(tags) == ["Dockerfile"]
+    assert re.fullmatch(r"26\.\d\d-py3", *tags["Dockerfile"])
+
+
+def test_health_check_of_the_image_is_that_of_the_compose_files() -> None:
+    text = DOCKERFILE.read_text()
+    [image] = re.findall(r"HEALTHCHECK .*\\\n\s+CMD (\[.*\])", text)
+    for name in COMPOSE:
+        test = compose(name)["services"]["triton"]["healthcheck"]["test"]
+        assert test == ["CMD", *json.loads(image)]
+
+
+def test_the_build_context_holds_what_the_wheel_is_built_from() -> None:
+    ignore = (CHECKOUT / "deploy" / "Dockerfile.dockerignore").read_text().splitlines()
+    assert "*" in ignore
+    kept = [line[1:] for line in ignore if line.startswith("!")]
+    assert all((CHECKOUT / path).exists() for path in kept)
+    project = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())
+    wheel = project["tool"]["hatch"]["build"]["targets"]["wheel"]
+    needed = [*wheel["packages"], *wheel["force-include"], project["project"]["readme"]]
+    needed += [*project["project"]["license-files"], "pyproject.toml"]
+    needed += re.findall(r"source=([\w./]+),target", DOCKERFILE.read_text().replace("/wheels", ""))
+    needed += re.findall(r"^COPY (?:--\S+ )*(deploy/\S+)", DOCKERFILE.read_text(), re.MULTILINE)
+    inside = [any(Path(path).is_relative_to(keep) for keep in kept) for path in needed]
+    assert all(inside), [path for path, found in zip(needed, inside, strict=True) if not found]
