@@ -60,7 +60,7 @@ def verify_repository(repository: Path, variant: str | None = None) -> int:
             )
     _refuse_unknown(repository, hashes)
     load_golden(repository)
-    plans = sorted((repository / MODEL_NAME).rglob(f"*{PLAN_SUFFIX}"))
+    plans = sorted((repository / MODEL_NAME).glob(f"*/*{PLAN_SUFFIX}"))
     for plan in plans:
         _check_plan(plan, hashes)
     if variant is not None:
@@ -190,12 +190,14 @@ def _check_profiles(plan: Path, config: Any, variant: str) -> None:
     """
     profiles = read_record(plan).profiles
     contract = Contract.loads(config.parameters[PARAMETER].string_value, source=variant)
-    wanted = zip(config.instance_group[0].profile, contract.sizes or (), strict=True)
-    for index, size in wanted:
+    sizes = contract.sizes or ()
+    for index, size in zip(config.instance_group[0].profile, sizes, strict=True):
         number = int(index)
         if number >= len(profiles) or not profiles[number].takes(config.max_batch_size, *size):
-            there = ", ".join(f"{i} is {profile}" for i, profile in enumerate(profiles))
+            single = [f"{width}x{height}" for height, width in sizes]
+            batches = [f"1:{config.max_batch_size}:{config.max_batch_size}@{s}" for s in single]
+            wanted = single if config.max_batch_size == 1 else single + batches
             raise PlanRefusedError(
-                f"{plan}: variant {variant!r} wants {config.max_batch_size}@{size[1]}x{size[0]} as "
-                f"its optimisation profile {number}, and of its profiles {there}"
+                f"{plan}: its optimisation profiles are {', '.join(map(str, profiles))}, and "
+                f"variant {variant!r} needs others: sceneloom engine --profiles {' '.join(wanted)}"
             )

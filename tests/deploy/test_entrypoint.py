@@ -25,6 +25,7 @@ from sceneloom_export.bundle import Exported
 from sceneloom_serving.bundled_server import find_bundled_server
 
 ENTRYPOINT = CHECKOUT / "deploy" / "entrypoint.sh"
+ENGINE = CHECKOUT / "deploy" / "engine.sh"
 SECRET = re.compile(r"(?<=:sceneloom-admin=)[0-9a-f]{64}")
 
 
@@ -46,9 +47,11 @@ class Container:
         path.write_text(f"#!/bin/sh\n{script}\n")
         path.chmod(0o755)
 
-    def run(self, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    def run(
+        self, *arguments: str, script: Path = ENTRYPOINT, **variables: str
+    ) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            [str(ENTRYPOINT), *arguments],
+            [str(script), *arguments],
             env={**self.environment, **variables},
             capture_output=True,
             text=True,
@@ -123,6 +126,26 @@ def test_nothing_starts_without_what_the_variant_loads(container: Container, var
     done = container.run(SCENELOOM_VARIANT=variant)
     assert (done.returncode, done.stdout) == (1, "")
     assert "model.plan: missing" in done.stderr or "has no variant 'unknown'" in done.stderr
+
+
+def test_engine_step_has_nothing_to_do_for_a_variant_without_a_plan(container: Container) -> None:
+    done = container.run(script=ENGINE, SCENELOOM_VARIANT="onnxruntime")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.endswith("there is no plan to build\n")
+
+
+def test_engine_step_builds_the_plan_that_is_not_there(container: Container) -> None:
+    real = shutil.which("sceneloom", path=container.environment["PATH"])
+    stand_in = container.bin / "sceneloom"
+    stand_in.write_text(
+        f'#!/bin/sh\nif [ "$1" = engine ]; then echo "$@"; else exec "{real}" "$@"; fi\n'
+    )
+    stand_in.chmod(0o755)
+    done = container.run("--norms", "native", script=ENGINE, SCENELOOM_VARIANT="tensorrt")
+    repository = container.environment["SCENELOOM_REPOSITORY"]
+    assert done.returncode == 0, done.stderr
+    assert "model.plan: missing" in done.stderr
+    assert done.stdout == f"engine {repository}/synthesis/1/model.onnx --norms native\n"
 
 
 def free_port() -> int:

@@ -61,9 +61,9 @@ def test_compose_files_follow_the_specification(name: str, tmp_path: Path) -> No
         check(*validator, resolved)
 
 
-def test_dockerfile_and_entrypoint_pass_the_linters() -> None:
+def test_dockerfile_and_scripts_pass_the_linters() -> None:
     check(BIN / "hadolint", DOCKERFILE)
-    check(BIN / "shellcheck", CHECKOUT / "deploy" / "entrypoint.sh")
+    check(BIN / "shellcheck", *(CHECKOUT / "deploy").glob("*.sh"))
 
 
 @pytest.mark.parametrize("name", COMPOSE)
@@ -102,6 +102,7 @@ def test_the_plan_is_built_by_the_image_that_serves_it() -> None:
     assert engine["build"] == triton["build"] == {"context": ".", "dockerfile": "deploy/Dockerfile"}
     assert triton["depends_on"] == {"engine": {"condition": "service_completed_successfully"}}
     assert engine["restart"] == "no"
+    assert engine["environment"]["SCENELOOM_VARIANT"] == "tensorrt"
     for service in (engine, triton):
         (device,) = service["deploy"]["resources"]["reservations"]["devices"]
         assert device == {"driver": "nvidia", "count": 1, "capabilities": ["gpu"]}

@@ -207,10 +207,18 @@ def test_plan_of_another_graph(repository: Path) -> None:
 def test_plan_without_the_variants_profile(repository: Path) -> None:
     side = (64, 64, 64)
     add_plan(repository, profiles=(Profile(batch=(1, 1, 1), height=side, width=side),))
-    assert "wants 1@192x128 as its optimisation profile 0" in refusal(repository, "tensorrt")
+    latency = refusal(repository, "tensorrt")
+    assert "its optimisation profiles are 1@64x64, and variant 'tensorrt' needs others" in latency
+    assert latency.endswith(": sceneloom engine --profiles 192x128")
     throughput = refusal(repository, "tensorrt-throughput")
-    assert "wants 4@192x128 as its optimisation profile 1" in throughput
-    assert "0 is 1@64x64" in throughput
+    assert throughput.endswith(": sceneloom engine --profiles 192x128 1:4:4@192x128")
+
+
+def test_what_a_killed_build_left_is_no_plan(repository: Path) -> None:
+    left = repository / "synthesis" / "1" / ".model.plan.abc" / "native" / "model.plan"
+    left.parent.mkdir(parents=True)
+    left.write_bytes(b"half a plan")
+    assert verify_repository(repository) == 11
 
 
 def test_unknown_variant_names_those_there_are(repository: Path) -> None:
