@@ -15,6 +15,7 @@ DOCUMENTS = sorted(
     for path in [
         *CHECKOUT.glob("*.md"),
         *CHECKOUT.glob("docs/**/*.md"),
+        *CHECKOUT.glob("deploy/*.md"),
         *CHECKOUT.glob("examples/**/*.md"),
     ]
     if ".venv" not in path.parts
