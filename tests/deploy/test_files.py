@@ -66,6 +66,13 @@ def test_dockerfile_and_scripts_pass_the_linters() -> None:
     check(BIN / "shellcheck", *(CHECKOUT / "deploy").glob("*.sh"))
 
 
+def test_scripts_and_health_checks_call_commands_there_are() -> None:
+    texts = [path.read_text() for path in (CHECKOUT / "deploy").glob("*.sh")]
+    called = set(re.findall(r"^(?:if |exec )?sceneloom (\w+)", "\n".join(texts), re.MULTILINE))
+    assert called == {"verify", "engine"}
+    assert called | {"probe"} <= COMMANDS.keys()
+
+
 @pytest.mark.parametrize("name", COMPOSE)
 def test_every_service_runs_with_as_little_as_it_needs(name: str) -> None:
     for service in compose(name)["services"].values():
