@@ -51,6 +51,7 @@ command = [str(Path(sys.executable).parent / "sceneloom")]
 for arguments in (
     ["import", "latest_net_G.pth", "--labels", "cityscapes", "--out", "checkpoint"],
     ["export", "checkpoint", "--repository", "repository"],
+    ["verify", "repository", "--variant", "embedded"],
 ):
     subprocess.run([*command, *arguments], check=True)
 ports = ServerSettings(http_port=0, grpc_port=0, metrics_port=0)
@@ -73,7 +74,8 @@ def main() -> None:
         install(python, folder, str(wheel))
         run(python, "-I", "-c", LIGHT, cwd=folder)
         run(folder / "venv" / "bin" / "sceneloom", "--help", cwd=folder)
-        run(folder / "venv" / "bin" / "sceneloom", "render", "--help", cwd=folder)
+        for name in ("render", "verify", "probe"):
+            run(folder / "venv" / "bin" / "sceneloom", name, "--help", cwd=folder)
         install(python, folder, f"{wheel}[train,export,serve,embedded]")
         run(python, "-I", "-c", WHOLE, cwd=folder)
     print("the wheel works")
