@@ -44,6 +44,10 @@ COMMANDS = {
         "sceneloom_export.export_command",
         "turn a checkpoint bundle into a Triton repository, proven",
     ),
+    "engine": (
+        "sceneloom_export.engine_command",
+        "build a TensorRT plan for this machine's GPU, proven",
+    ),
     "serve": (
         "sceneloom_serving.serve_command",
         "serve an exported repository with the bundled Triton server",

@@ -18,6 +18,11 @@ FLOAT32 = "float32/"
 """What the names of nodes begin with that must stay float32 where an engine computes in half; only
 `group_norms.onnx` has such names.
 """
+GRAPH = "model.onnx"
+GROUP_NORMS = "group_norms.onnx"
+FP16_GRAPH = "fp16.onnx"
+WEIGHTS = {GRAPH: "weights.bin", GROUP_NORMS: "weights.bin", FP16_GRAPH: "weights-fp16.bin"}
+"""Graph in a version's folder of an export bundle -> the file of its weights."""
 DEFAULT_SIZE = "2048x1024"
 Norms = Literal["fastest", "native", "plugin"]
 _LARGEST_BATCH = 1024

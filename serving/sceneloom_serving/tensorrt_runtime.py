@@ -23,13 +23,12 @@ from sceneloom_serving.gpu_machine import checked, load_cuda, load_tensorrt, thi
 from sceneloom_serving.plan_record import PlanRecord, verified_plan
 from sceneloom_serving.profiles import Profile, choose_profile, input_shapes
 
-_DTYPES: dict[str, tuple[str, npt.DTypeLike]] = {
-    INPUT_LABELS: ("UINT8", np.uint8),
-    INPUT_INSTANCES: ("INT32", np.int32),
-    INPUT_STYLE: ("FLOAT", np.float32),
-    OUTPUT_IMAGE: ("UINT8", np.uint8),
+_DTYPES: dict[str, npt.DTypeLike] = {
+    INPUT_LABELS: np.uint8,
+    INPUT_INSTANCES: np.int32,
+    INPUT_STYLE: np.float32,
+    OUTPUT_IMAGE: np.uint8,
 }
-"""Tensor -> its type in TensorRT and in NumPy."""
 Inputs = dict[str, npt.NDArray[Any]]
 
 
@@ -150,8 +149,9 @@ class Execution:
         largest = profile.shapes(record.contract, "most")
         largest[OUTPUT_IMAGE] = (*largest[INPUT_LABELS], 3)
         for name, shape in largest.items():
-            self._buffers[name] = TensorBuffer(shape, _DTYPES[name][1])
-            self._context.set_tensor_address(name, self._buffers[name].device)
+            self._buffers[name] = TensorBuffer(shape, _DTYPES[name])
+            if not self._context.set_tensor_address(name, self._buffers[name].device):
+                raise EngineError(f"TensorRT refuses the memory of {name}")
 
     @property
     def captured(self) -> bool:
@@ -243,14 +243,19 @@ def _deserialize(blob: bytes, record: PlanRecord, source: str) -> tuple[Any, Any
 def _check_tensors(engine: Any, record: PlanRecord, source: str) -> None:
     """The plan's tensors must be the contract's."""
     trt = load_tensorrt()
+    kinds = {
+        INPUT_LABELS: trt.DataType.UINT8,
+        INPUT_INSTANCES: trt.DataType.INT32,
+        INPUT_STYLE: trt.DataType.FLOAT,
+        OUTPUT_IMAGE: trt.DataType.UINT8,
+    }
     expected = {*input_shapes(record.contract, 1, 1, 1), OUTPUT_IMAGE}
     names = {engine.get_tensor_name(i) for i in range(engine.num_io_tensors)}
     if names != expected:
         raise EngineError(f"{source}: has tensors {sorted(names)}, not {sorted(expected)}")
     for name in expected:
-        kind = getattr(trt.DataType, _DTYPES[name][0])
-        if engine.get_tensor_dtype(name) != kind:
-            raise EngineError(f"{source}: {name} is not {_DTYPES[name][0]}")
+        if engine.get_tensor_dtype(name) != kinds[name]:
+            raise EngineError(f"{source}: {name} is not of type {kinds[name]}")
     if engine.num_optimization_profiles != len(record.profiles):
         raise EngineError(
             f"{source}: has {engine.num_optimization_profiles} profiles, its record names "

@@ -1,0 +1,326 @@
+"""`sceneloom engine` from the graph to the proven plan and its record, on a GPU that is not there.
+
+The fake TensorRT runs the graph with ONNX Runtime: choosing graphs and norms, proving, timing,
+recording and refusing are what is tested here, not TensorRT.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import stat
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from gpu_worlds import fake_gpu, run_engine, run_python, write_engine_bundle
+
+from sceneloom.artefacts import file_hash
+from sceneloom_export.tensorrt_settings import FLOAT32
+from sceneloom_export.trtexec_build import float32_names, parse_latency, parse_version
+from sceneloom_serving.plan_record import read_record
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("engine") / "bundle"
+    write_engine_bundle(folder)
+    return folder
+
+
+@pytest.fixture
+def model(bundle: Path, tmp_path: Path) -> Path:
+    """model.onnx of a bundle that the test may change."""
+    shutil.copytree(bundle, tmp_path / "bundle")
+    return tmp_path / "bundle" / "synthesis" / "1" / "model.onnx"
+
+
+def plan_of(model: Path) -> dict[str, Any]:
+    """What the fake TensorRT was told."""
+    plan: dict[str, Any] = json.loads(model.with_name("model.plan").read_text())
+    return plan
+
+
+def names(model: Path) -> list[str]:
+    return sorted(path.name for path in model.parent.iterdir())
+
+
+SIZE = ("--profiles", "96x64")
+LOAD = """
+import sys
+from pathlib import Path
+from sceneloom.errors import PlanRefusedError
+from sceneloom_serving.tensorrt_runtime import TensorRTSynthesizer
+try:
+    print("loaded", TensorRTSynthesizer(Path(sys.argv[1])).contract.sizes)
+except PlanRefusedError as error:
+    print("refused:", error)
+"""
+
+
+def test_strongly_typed_builds_both_norms_and_keeps_one(model: Path) -> None:
+    done = run_engine(model, *SIZE, "--precision", "fp32", environment=fake_gpu())
+    assert done.returncode == 0, done.stderr
+    assert "TensorRT 10.16.1 on Fake GPU, from model.onnx: fp32" in done.stdout
+    assert "norms native: built" in done.stdout
+    assert "norms plugin: built" in done.stdout
+    record = read_record(model.with_name("model.plan"))
+    assert record.norms in ("native", "plugin")
+    assert plan_of(model)["norms"] == record.norms
+    assert plan_of(model)["flags"] == 2  # STRONGLY_TYPED
+    assert plan_of(model)["set"] == []  # neither FP16 nor TF32
+    assert record.plan_sha256 == file_hash(model.with_name("model.plan"))
+    assert record.graph == {
+        "file": "model.onnx",
+        "sha256": file_hash(model),
+        "weights": "weights.bin",
+        "weights_sha256": file_hash(model.with_name("weights.bin")),
+    }
+    assert record.machine.gpu == "Fake GPU"
+    assert record.machine.tensorrt == "10.16.1"
+    assert record.machine.cuda_runtime == "12.9"
+    assert record.parity is not None
+    assert record.parity["max"] <= 1
+    assert record.latency is not None
+    assert record.latency["count"] == 3
+    assert record.latency["cuda_graph"] is True
+    assert record.latency["size"] == [64, 96]
+    assert record.served_contract.sizes == ((64, 96),)
+    assert names(model) == [
+        "group_norms.onnx",
+        "model.onnx",
+        "model.plan",
+        "model.plan.json",
+        "weights.bin",
+    ]
+
+
+def test_half_takes_its_own_graph(model: Path) -> None:
+    done = run_engine(model, *SIZE, environment=fake_gpu())
+    assert done.returncode == 1
+    assert "fp16.onnx: is missing" in done.stderr
+    assert "--precision fp16" in done.stderr
+    shutil.copy(model, model.with_name("fp16.onnx"))
+    done = run_engine(model, *SIZE, environment=fake_gpu())
+    assert done.returncode == 0, done.stderr
+    assert "from fp16.onnx: fp16" in done.stdout
+    record = read_record(model.with_name("model.plan"))
+    assert (record.precision, record.graph["file"]) == ("fp16", "fp16.onnx")
+
+
+def test_a_plan_that_differs_from_pytorch_is_not_kept(model: Path) -> None:
+    flags = (*SIZE, "--precision", "fp32")
+    done = run_engine(model, *flags, environment=fake_gpu(FAKE_WRONG_NORMS="native"))
+    assert done.returncode == 0, done.stderr
+    assert "norms native: not kept: TensorRT 10.16.1 differs from PyTorch by" in done.stdout
+    assert read_record(model.with_name("model.plan")).norms == "plugin"
+    before = names(model), file_hash(model.with_name("model.plan"))
+    done = run_engine(
+        model, *flags, "--norms", "native", environment=fake_gpu(FAKE_WRONG_NORMS="native")
+    )
+    assert done.returncode == 1
+    assert "differs from PyTorch by" in done.stderr
+    assert (names(model), file_hash(model.with_name("model.plan"))) == before
+
+
+def test_norms_that_cannot_be_built_leave_the_others(model: Path) -> None:
+    flags = (*SIZE, "--precision", "fp32")
+    done = run_engine(model, *flags, environment=fake_gpu(FAKE_FAILING_NORMS="plugin"))
+    assert done.returncode == 0, done.stderr
+    assert "norms plugin: not kept" in done.stdout
+    assert "could not find any implementation" in done.stdout
+    assert read_record(model.with_name("model.plan")).norms == "native"
+
+
+def test_compatible_plans_take_the_native_norms_only(model: Path) -> None:
+    flags = (*SIZE, "--precision", "fp32", "--version-compatible")
+    done = run_engine(model, *flags, environment=fake_gpu())
+    assert done.returncode == 0, done.stderr
+    assert "plugin" not in done.stdout
+    assert plan_of(model)["set"] == ["VERSION_COMPATIBLE"]
+    loaded = run_python(
+        LOAD, model.with_name("model.plan"), environment=fake_gpu(FAKE_TENSORRT="10.17.0")
+    )
+    assert loaded.startswith("loaded")
+
+
+def test_eleven_has_no_flags_for_types(model: Path) -> None:
+    environment = fake_gpu(FAKE_TENSORRT="11.4.0.106")
+    done = run_engine(model, *SIZE, "--precision", "fp32", environment=environment)
+    assert done.returncode == 0, done.stderr
+    assert plan_of(model)["flags"] == 0
+
+
+def test_a_changed_byte_another_card_and_another_version_are_refused(model: Path) -> None:
+    done = run_engine(model, *SIZE, "--precision", "fp32", environment=fake_gpu())
+    assert done.returncode == 0, done.stderr
+    plan = model.with_name("model.plan")
+    assert run_python(LOAD, plan, environment=fake_gpu()) == "loaded ((64, 96),)\n"
+    other = run_python(LOAD, plan, environment=fake_gpu(FAKE_GPU="Another GPU"))
+    assert "was built for Fake GPU (compute capability 9.0), this is Another GPU" in other
+    later = run_python(LOAD, plan, environment=fake_gpu(FAKE_TENSORRT="10.16.2.1"))
+    assert "was built for TensorRT 10.16.1, this is 10.16.2" in later
+    blob = bytearray(plan.read_bytes())
+    blob[-2] ^= 1
+    plan.write_bytes(blob)
+    assert "refused: " in (changed := run_python(LOAD, plan, environment=fake_gpu()))
+    assert "executable code, so it is not loaded" in changed
+
+
+def test_what_is_refused_before_the_work(model: Path, tmp_path: Path) -> None:
+    fp32 = ("--precision", "fp32")
+    done = run_engine(model, *fp32, environment=fake_gpu())
+    assert done.returncode == 1
+    assert "no reference picture of a size that 1@2048x1024 takes" in done.stderr
+    done = run_engine(model, *fp32, "--profiles", "90x64", environment=fake_gpu())
+    assert "not a multiple of 4" in done.stderr
+    done = run_engine(model, *SIZE, environment=fake_gpu(FAKE_TENSORRT="10.3.0"))
+    assert "TensorRT 10.3.0: plans are built with 8.6, 10.12 or newer, and 11" in done.stderr
+    environment = fake_gpu(FAKE_TENSORRT="8.6.0")
+    done = run_engine(model, *SIZE, "--hardware", "same-capability", environment=environment)
+    assert "8.6 builds no plans for one compute capability" in done.stderr
+    done = run_engine(tmp_path / "none.onnx", *SIZE, environment=fake_gpu())
+    assert "there is no such file" in done.stderr
+    model.write_bytes(model.read_bytes() + b"\0")
+    done = run_engine(model, *SIZE, *fp32, environment=fake_gpu())
+    assert "model.onnx: is not the file that" in done.stderr
+    (model.parents[2] / "report.json").unlink()
+    done = run_engine(model, *SIZE, *fp32, environment=fake_gpu())
+    assert "no report.json" in done.stderr
+    assert "model.plan" not in names(model)
+
+
+def test_unproven_plans_say_so(model: Path) -> None:
+    flags = ("--precision", "fp32", "--profiles", "32x32", "--unproven")
+    done = run_engine(model, *flags, environment=fake_gpu())
+    assert done.returncode == 0, done.stderr
+    record = read_record(model.with_name("model.plan"))
+    assert record.parity is None
+    assert record.parity_missing == "no reference picture of a size that the plan takes"
+
+
+def test_without_a_gpu_one_sentence(model: Path) -> None:
+    environment = fake_gpu()
+    del environment["FAKE_GPU"]
+    done = run_engine(model, *SIZE, environment=environment)
+    assert done.returncode == 1
+    assert done.stdout == ""
+    assert done.stderr == (
+        "sceneloom engine: this machine has no NVIDIA GPU that CUDA can use "
+        "(cudaErrorInsufficientDriver); TensorRT plans are built and run where the GPU is\n"
+    )
+
+
+def test_without_tensorrt_and_trtexec(model: Path) -> None:
+    environment = {**os.environ, "PATH": str(Path(sys.executable).parent)}
+    done = run_engine(model, *SIZE, environment=environment)
+    assert done.returncode == 1
+    assert done.stderr.count("\n") == 1
+    assert "pip install 'sceneloom[gpu]'" in done.stderr
+
+
+TRTEXEC = """#!/bin/sh
+echo '&&&& RUNNING TensorRT.trtexec [TensorRT {version}] [b11] # trtexec'
+for argument in "$@"; do
+  echo "$argument" >> {log}
+  case "$argument" in
+    --saveEngine=*) printf plan > "${{argument#*=}}" ;;
+    --pluginInstanceNorm) slower=1 ;;
+  esac
+done
+echo "[I] Timing trace has 40 queries over 0.3 s"
+echo "[I] Latency: min = 4.1 ms, max = 6.2 ms, mean = 4.9 ms, median = ${{slower:+9}}4.5 ms, \
+percentile(90%) = 5 ms, percentile(95%) = 5.5 ms, percentile(99%) = 6.1 ms"
+echo "[I] Enqueue Time: min = 0.1 ms, max = 1 ms, median = 1 ms, percentile(99%) = 1 ms"
+echo "[I] GPU Compute Time: min = 3 ms, max = 3 ms, median = 3 ms, percentile(99%) = 3 ms"
+"""
+SMI = """#!/bin/sh
+echo 'NVIDIA L4, 8.9, 570.86.15'
+"""
+
+
+def tools(folder: Path, version: str) -> dict[str, str]:
+    """An environment whose PATH has a trtexec and an nvidia-smi that answer as the real ones do."""
+    folder.mkdir()
+    texts = {"trtexec": TRTEXEC.format(version=version, log=folder / "log"), "nvidia-smi": SMI}
+    for name, text in texts.items():
+        (folder / name).write_text(text)
+        (folder / name).chmod((folder / name).stat().st_mode | stat.S_IXUSR)
+    return {**os.environ, "PATH": f"{folder}:{os.environ['PATH']}"}
+
+
+def test_trtexec_where_only_that_is_there(model: Path, tmp_path: Path) -> None:
+    environment = tools(tmp_path / "tools", "v101601")
+    shutil.copy(model, model.with_name("fp16.onnx"))
+    flags = ("--profiles", "96x64", "1:2:4@96x64", "--workspace-gib", "2")
+    done = run_engine(model, *flags, environment=environment)
+    assert done.returncode == 0, done.stderr
+    record = read_record(model.with_name("model.plan"))
+    assert model.with_name("model.plan").read_bytes() == b"plan"
+    assert (record.builder, record.norms) == ("trtexec", "native")
+    assert record.machine.gpu == "NVIDIA L4"
+    assert record.machine.tensorrt == "10.16.1"
+    assert record.machine.driver == "570.86.15"
+    assert record.parity is None
+    assert "through the server" in (record.parity_missing or "")
+    assert record.latency == {
+        "p50_ms": 4.5,
+        "p99_ms": 6.1,
+        "count": 40,
+        "measured_by": "trtexec",
+    }
+    lines = (tmp_path / "tools" / "log").read_text().splitlines()
+    line = lines[lines.index("--help") + 1 : lines.index("--pluginInstanceNorm")]
+    assert f"--onnx={model.with_name('fp16.onnx')}" in line
+    profile = line.index("--profile=1")
+    assert line[profile + 1 : profile + 4] == [
+        "--minShapes=label_map:1x64x96,instance_map:1x64x96",
+        "--optShapes=label_map:2x64x96,instance_map:2x64x96",
+        "--maxShapes=label_map:4x64x96,instance_map:4x64x96",
+    ]
+    assert {"--stronglyTyped", "--noTF32", "--memPoolSize=workspace:2048"} <= set(line)
+    assert not {"--fp16", "--skipInference"} & set(line)
+
+
+def test_trtexec_of_8_6_names_the_layers(model: Path, tmp_path: Path) -> None:
+    environment = tools(tmp_path / "tools", "v8601")
+    done = run_engine(model, *SIZE, environment=environment)
+    assert done.returncode == 0, done.stderr
+    line = (tmp_path / "tools" / "log").read_text().splitlines()
+    assert {"--fp16", "--precisionConstraints=obey"} <= set(line)
+    (precisions,) = [a for a in line if a.startswith("--layerPrecisions=")]
+    layers = precisions.removeprefix("--layerPrecisions=").split(",")
+    assert layers == [f"{name}:fp32" for name in float32_names(model.with_name("group_norms.onnx"))]
+    assert sum(name.startswith(FLOAT32) for name in layers) == len(layers) > 8
+    assert "--stronglyTyped" not in line
+    done = run_engine(model, *SIZE, "--profiles", "96x64", "64x64", environment=environment)
+    assert "one profile only" in done.stderr
+
+
+def test_trtexec_that_fails(model: Path, tmp_path: Path) -> None:
+    environment = tools(tmp_path / "tools", "v101601")
+    lines = ["#!/bin/sh", "echo '[TensorRT v101601]'", "test $1 = --help && exit 0"]
+    text = "\n".join([*lines, "echo '[E] Error 4: no'", "exit 1"])
+    (tmp_path / "tools" / "trtexec").write_text(text)
+    done = run_engine(model, *SIZE, "--precision", "fp32", environment=environment)
+    assert done.returncode == 1
+    assert "trtexec: failed ([E] Error 4: no)" in done.stderr
+    assert "model.plan" not in names(model)
+
+
+@pytest.mark.parametrize(
+    ("text", "version"), [("v8601", "8.6.1"), ("v101601", "10.16.1"), ("v110400", "11.4.0")]
+)
+def test_versions_as_trtexec_writes_them(text: str, version: str) -> None:
+    assert parse_version(f"&&&& RUNNING TensorRT.trtexec [TensorRT {text}] [b1]", "t") == version
+
+
+def test_what_trtexec_does_not_say() -> None:
+    from sceneloom.errors import EngineError
+
+    with pytest.raises(EngineError, match="which TensorRT"):
+        parse_version("hello", "trtexec")
+    with pytest.raises(EngineError, match="how fast"):
+        parse_latency("PASSED", "trtexec")
