@@ -30,10 +30,10 @@ def main(
 ) -> int:
     """Serve an exported repository with the bundled Triton server, on 127.0.0.1 only.
 
-    First checks that its files are what was exported. Prints one line that begins with "ready " once the model has answered a real inference with the
-    right picture, then runs until it is interrupted (SIGINT, SIGTERM or SIGHUP). For development
-    and machines without a GPU: the bundled server is older than known security fixes, so not for
-    production.
+    First checks that its files are what was exported. Prints one line that begins with "ready "
+    once the model has answered a real inference with the right picture, then runs until it is
+    interrupted (SIGINT, SIGTERM or SIGHUP). For development and machines without a GPU: the bundled
+    server is older than known security fixes, so not for production.
 
     Args:
         repository: folder that sceneloom export wrote.
