@@ -8,14 +8,18 @@ half, and its parser names a layer after its node. So the nodes that must stay f
 with `FLOAT32` in front: the norms; what comes after the last convolution; and what leads from an
 input to a comparison, an index or a shape, where half would change which label or which row is
 meant.
+
+Its parser counts up to a number that is known at run time in integers only, so Range (the pictures
+of a batch, for the style table's rows) counts in integers and is cast.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import onnx
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 
 from sceneloom_export.tensorrt_settings import FLOAT32
 
@@ -31,6 +35,7 @@ def write_group_norms(source: Path, target: Path) -> None:
     """
     assert source.parent == target.parent
     model = onnx.load(source, load_external_data=False)
+    _count_in_integers(model)
     exact = _must_stay_float32(model)
     channels = {tensor.name: tensor.dims[0] for tensor in model.graph.initializer if tensor.dims}
     for number, node in enumerate(model.graph.node):
@@ -42,6 +47,33 @@ def write_group_norms(source: Path, target: Path) -> None:
     # Not given to ONNX's checker, which calls opset 18's GroupNormalization deprecated: 21 has a
     # scale per channel instead of per group, the same thing here. 8.6 knows 18's only.
     onnx.save(model, target)
+
+
+def _count_in_integers(model: onnx.ModelProto) -> None:
+    """Range(0.0, float(n), 1.0) becomes float(Range(0, n, 1))."""
+    makers = {node.output[0]: node for node in model.graph.node}
+    values = {tensor.name: tensor for tensor in model.graph.initializer}
+    nodes: list[onnx.NodeProto] = []
+    for node in model.graph.node:
+        nodes.append(node)
+        limit = makers.get(node.input[1]) if node.op_type == "Range" else None
+        if limit is None or limit.op_type != "Cast":
+            continue
+        ends = (node.input[0], node.input[2])
+        if any(name not in values or values[name].data_type != TensorProto.FLOAT for name in ends):
+            continue
+        wanted = node.output[0]
+        names = [f"{wanted}_start", limit.input[0], f"{wanted}_step"]
+        for name, end in zip(names[::2], ends, strict=True):
+            whole = numpy_helper.to_array(values[end]).astype(np.int64)
+            model.graph.initializer.append(numpy_helper.from_array(whole, name))
+        node.input[:], node.output[:] = names, [f"{wanted}_integers"]
+        cast = helper.make_node("Cast", [node.output[0]], [wanted], to=TensorProto.FLOAT)
+        nodes.append(cast)
+        if not any(limit.output[0] in other.input for other in model.graph.node):
+            nodes.remove(limit)
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
 
 
 def _must_stay_float32(model: onnx.ModelProto) -> set[int]:
