@@ -66,7 +66,7 @@ class _Job:
     settings: EngineSettings
     machine: Machine
     trtexec: str | None
-    references: References | None
+    references: References
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -125,7 +125,8 @@ def _prepare(model: Path, settings: EngineSettings, unproven: bool, show: Show) 
         raise EngineError(f"{model}: there is no such file; name model.onnx of an export bundle")
     bundle = model.resolve().parents[2]
     report, contract = _read_report(bundle)
-    profiles = chosen_profiles(settings, contract)
+    references = load_references(bundle)
+    profiles = chosen_profiles(settings, contract, references.sizes[-1])
     trtexec = _builder()
     if trtexec is None:
         machine = this_machine(settings.device)
@@ -135,8 +136,8 @@ def _prepare(model: Path, settings: EngineSettings, unproven: bool, show: Show) 
     graph = _graph(model, machine.tensorrt, settings.precision)
     _check_hashes(report, bundle, graph)
     show(f"TensorRT {machine.tensorrt} on {machine.gpu}, from {graph.name}: {settings.precision}")
-    references = None if trtexec else _fitting(load_references(bundle), profiles)
-    if references is not None and not references.requests and not unproven:
+    references = _fitting(references, profiles)
+    if trtexec is None and not references.requests and not unproven:
         raise EngineError(
             f"{bundle}: has no reference picture of a size that {', '.join(map(str, profiles))} "
             "takes: export with --sizes or --largest of that size, or build with --unproven"
@@ -198,7 +199,7 @@ def _graph(model: Path, version: str, precision: str) -> Path:
     if generation(version) == 8:
         name, flag = GROUP_NORMS, ""
     else:
-        name, flag = (FP16_GRAPH, " --precision fp16") if precision == "fp16" else (GRAPH, "")
+        name, flag = (FP16_GRAPH, " --precisions fp16") if precision == "fp16" else (GRAPH, "")
     graph = model.with_name(name)
     if not graph.is_file():
         raise EngineError(
@@ -260,7 +261,6 @@ def _by_python(job: _Job, path: Path, norms: str) -> PlanRecord:
     record = _describe(job, path, norms)
     write_record(path, record)
     with TensorRTSynthesizer(path, device=job.settings.device) as engine:
-        assert job.references is not None
         parity = _parity(engine, job) if job.references.requests else None
         latency = time_engine(engine, job.profiles[0], job.settings.timed_runs)
     return dataclasses.replace(
@@ -284,7 +284,6 @@ def _by_trtexec(job: _Job, path: Path, norms: str) -> PlanRecord:
 
 
 def _parity(engine: TensorRTSynthesizer, job: _Job) -> Parity:
-    assert job.references is not None
     parity = run_parity(job.references.pictures, engine, job.references.requests)
     check_parity(parity, job.settings.precision, f"TensorRT {job.machine.tensorrt}")
     return parity

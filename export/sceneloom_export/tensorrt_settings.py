@@ -23,7 +23,6 @@ GROUP_NORMS = "group_norms.onnx"
 FP16_GRAPH = "fp16.onnx"
 WEIGHTS = {GRAPH: "weights.bin", GROUP_NORMS: "weights.bin", FP16_GRAPH: "weights-fp16.bin"}
 """Graph in a version's folder of an export bundle -> the file of its weights."""
-DEFAULT_SIZE = "2048x1024"
 Norms = Literal["fastest", "native", "plugin"]
 _LARGEST_BATCH = 1024
 
@@ -39,7 +38,7 @@ class EngineSettings:
     profiles: tuple[str, ...] = ()
     """Ranges of batch and size as BATCH@SIZE, each one value or LEAST:TUNED:MOST, such as
     1:4:4@2048x1024; without BATCH@ a batch of 1. None means one profile per size of the bundle, or
-    2048x1024 if it takes any.
+    the largest size that its parity was proven at if it takes any.
     """
     norms: Norms = "fastest"
     """InstanceNormalization on TensorRT 10 and 11: its native layer, its plugin, or build both and
@@ -118,8 +117,15 @@ def _three(part: str, text: str) -> list[str]:
     return values
 
 
-def chosen_profiles(settings: EngineSettings, contract: Contract) -> tuple[Profile, ...]:
+def chosen_profiles(
+    settings: EngineSettings, contract: Contract, proven: tuple[int, int]
+) -> tuple[Profile, ...]:
     """The profiles to build, checked against what the model takes.
+
+    Args:
+        settings: may name them.
+        contract: the bundle's.
+        proven: the largest (height, width) of its reference pictures.
 
     Raises:
         SizeError: the model does not take a profile's size.
@@ -127,8 +133,7 @@ def chosen_profiles(settings: EngineSettings, contract: Contract) -> tuple[Profi
     """
     texts = settings.profiles
     if not texts:
-        sizes = [f"{width}x{height}" for height, width in contract.sizes or ()]
-        texts = tuple(sizes) or (DEFAULT_SIZE,)
+        texts = tuple(f"{width}x{height}" for height, width in contract.sizes or (proven,))
     profiles = tuple(parse_profile(text) for text in texts)
     if len(set(profiles)) < len(profiles):
         raise SchemaError("the same profile is named twice")

@@ -54,7 +54,8 @@ class TensorRTSynthesizer(Synthesizer):
         self._device, self._cuda_graphs = device, cuda_graphs
         self.record = record
         """What the plan was built from and how it was proven."""
-        self._runtime, self._engine = _deserialize(blob, record, str(plan))
+        self._logger = _logger()
+        self._runtime, self._engine = _deserialize(blob, record, self._logger, str(plan))
         _check_tensors(self._engine, record, str(plan))
         self._stream = Stream()
         self._lock = threading.Lock()
@@ -223,12 +224,16 @@ class Execution:
         self._buffers.clear()
 
 
-def _deserialize(blob: bytes, record: PlanRecord, source: str) -> tuple[Any, Any]:
-    """Load a verified plan into TensorRT: the runtime, which must outlive the engine, and the
-    engine.
+def _logger() -> Any:
+    trt = load_tensorrt()
+    return trt.Logger(trt.Logger.ERROR)
+
+
+def _deserialize(blob: bytes, record: PlanRecord, logger: Any, source: str) -> tuple[Any, Any]:
+    """Load a verified plan into TensorRT: the runtime, which must outlive the engine and be
+    outlived by its logger, and the engine.
     """
     trt = load_tensorrt()
-    logger = trt.Logger(trt.Logger.ERROR)
     if record.norms == "plugin":
         trt.init_libnvinfer_plugins(logger, "")
     runtime = trt.Runtime(logger)

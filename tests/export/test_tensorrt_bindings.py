@@ -104,6 +104,7 @@ from sceneloom.errors import EngineError
 from sceneloom.schema import load_schema
 from sceneloom_export import engine, tensorrt_build
 from sceneloom_export.tensorrt_settings import EngineSettings
+from sceneloom_serving.device_buffers import Stream, TensorBuffer
 from sceneloom_serving.gpu_machine import this_machine
 assert trt.__version__.startswith("8.6")
 assert tensorrt_build.network_flags(trt, 8) == 1
@@ -115,6 +116,11 @@ assert logger.errors == ["no kernel"]
 flags = trt.BuilderFlag.FP16, trt.BuilderFlag.TF32, trt.BuilderFlag.OBEY_PRECISION_CONSTRAINTS
 assert all(isinstance(int(flag), int) for flag in flags)
 assert tensorrt_build.norm_choices(trt.__version__, EngineSettings()) == ["group"]
+for make in (Stream, lambda: TensorBuffer((2, 3), "uint8")):
+    try:
+        make().free()
+    except EngineError as error:
+        assert "cudaErrorInsufficientDriver" in str(error), error
 heavy = {{"torch", "onnx", "cv2", "PIL", "tyro", "tritonclient", "typing_extensions"}}
 assert not heavy & set(sys.modules), heavy & set(sys.modules)
 try:

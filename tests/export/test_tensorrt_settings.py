@@ -17,6 +17,10 @@ from sceneloom_serving.profiles import Profile, choose_profile
 CONTRACT = Contract(schema=load_schema("cityscapes"), boundaries=True, size_multiple=32)
 
 
+def chosen(settings: EngineSettings, contract: Contract) -> tuple[Profile, ...]:
+    return chosen_profiles(settings, contract, (1024, 2048))
+
+
 def test_forms() -> None:
     fixed = parse_profile("2048x1024")
     assert fixed == Profile(batch=(1, 1, 1), height=(1024,) * 3, width=(2048,) * 3)
@@ -81,19 +85,17 @@ def test_settings_out_of_range(settings: dict[str, Any]) -> None:
 def test_defaults_and_what_the_model_takes() -> None:
     import dataclasses
 
-    assert chosen_profiles(EngineSettings(), CONTRACT) == (parse_profile("2048x1024"),)
+    assert chosen(EngineSettings(), CONTRACT) == (parse_profile("2048x1024"),)
     fixed = dataclasses.replace(CONTRACT, sizes=((64, 128), (128, 64)))
-    assert [p.fixed_size for p in chosen_profiles(EngineSettings(), fixed)] == list(
-        fixed.sizes or ()
-    )
+    assert [p.fixed_size for p in chosen(EngineSettings(), fixed)] == list(fixed.sizes or ())
     with pytest.raises(SizeError, match="multiple of 32"):
-        chosen_profiles(EngineSettings(profiles=("100x64",)), CONTRACT)
+        chosen(EngineSettings(profiles=("100x64",)), CONTRACT)
     with pytest.raises(SizeError, match="too small"):
-        chosen_profiles(EngineSettings(profiles=("32x64:64x64:64x64",)), CONTRACT)
+        chosen(EngineSettings(profiles=("32x64:64x64:64x64",)), CONTRACT)
     with pytest.raises(SizeError, match="nearest"):
-        chosen_profiles(EngineSettings(profiles=("256x256",)), fixed)
+        chosen(EngineSettings(profiles=("256x256",)), fixed)
     with pytest.raises(SchemaError, match="twice"):
-        chosen_profiles(EngineSettings(profiles=("64x64", "1@64x64")), CONTRACT)
+        chosen(EngineSettings(profiles=("64x64", "1@64x64")), CONTRACT)
 
 
 def test_shapes_of_the_inputs() -> None:
