@@ -21,8 +21,8 @@ import tyro
 from sceneloom.errors import SceneLoomError
 from sceneloom_bench.commands import run_sceneloom
 from sceneloom_bench.demo_weights import BUNDLE, SEGMENTER, TESTED
-from sceneloom_bench.machine import describe_machine
 from sceneloom_bench.method_table_report import read_counts
+from sceneloom_serving.machine import describe_machine
 from sceneloom_training.data.street_files import write_streets
 from sceneloom_training.evaluation.scores import Interval, score_gap
 from sceneloom_training.scenes.splits import TEST_SEEDS

@@ -34,8 +34,8 @@ import tyro
 
 from sceneloom import TritonSynthesizer, load_schema
 from sceneloom.synthesizer import Synthesizer
-from sceneloom_bench.machine import describe_machine, peak_memory_mib
 from sceneloom_serving.embedded import EmbeddedServer, ServerSettings
+from sceneloom_serving.machine import describe_machine, peak_memory_mib
 from sceneloom_serving.onnx_runtime import MODEL_FILE
 
 SCHEMA = "cityscapes"

@@ -31,7 +31,6 @@ from sceneloom.errors import InputError, SceneLoomError
 from sceneloom.render import write_image
 from sceneloom.schema import load_schema
 from sceneloom_bench.commands import CHECKOUT, run_sceneloom
-from sceneloom_bench.machine import describe_machine
 from sceneloom_bench.method_table_report import write_report
 from sceneloom_bench.method_table_rows import (
     CONTROL,
@@ -43,6 +42,7 @@ from sceneloom_bench.method_table_rows import (
     find_row,
     with_perceptual,
 )
+from sceneloom_serving.machine import describe_machine
 from sceneloom_training.checkpoint import load_checkpoint
 from sceneloom_training.data import DataSettings, Geometry, open_data_set
 from sceneloom_training.data.street_files import write_streets

@@ -34,8 +34,8 @@ from typing import Annotated, Any
 import numpy as np
 import tyro
 
-from sceneloom_bench.machine import describe_machine
 from sceneloom_bench.step_process import Arrays, Case, StepProcess, Way, draw_batches
+from sceneloom_serving.machine import describe_machine
 
 WINDOW = 20
 """Steps of a running mean of a loss."""

@@ -48,6 +48,10 @@ COMMANDS = {
         "sceneloom_export.engine_command",
         "build a TensorRT plan for this machine's GPU, proven",
     ),
+    "runtimes": (
+        "sceneloom_serving.runtimes_command",
+        "list the engines, and why one cannot run on this machine",
+    ),
     "serve": (
         "sceneloom_serving.serve_command",
         "serve an exported repository with the bundled Triton server",

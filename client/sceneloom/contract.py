@@ -21,6 +21,8 @@ PARAMETER = "sceneloom"
 """Key of the Triton model configuration's `parameters` that holds the contract."""
 MAX_PIXELS_PARAMETER = "max_pixels"
 """Key of the `parameters` that holds the largest picture the server takes, in pixels."""
+ENGINE_PARAMETER = "engine"
+"""Key of the `parameters` that names the engine of the Python backend."""
 STYLE_ROWS = 256
 """Rows of the style table: the most instances that one map of a styled model can have."""
 INPUT_LABELS = "label_map"

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from sceneloom.contract import (
+    ENGINE_PARAMETER,
     INPUT_INSTANCES,
     INPUT_LABELS,
     INPUT_STYLE,
@@ -59,6 +60,8 @@ class TritonSynthesizer(Synthesizer):
             self._transport.close()
             raise
         super().__init__(contract, config.max_batch_size)
+        self.engine = config.parameters.get(ENGINE_PARAMETER, "")
+        """What runs the model, such as ``openvino-fp32``; empty where Triton's own backend does."""
 
     def run_batch(
         self, label_maps: LabelMap, instance_maps: InstanceMap | None, styles: Style | None

@@ -3,12 +3,16 @@ was proven.
 
     DIR/report.json                 parity, sizes, versions, hashes
     DIR/golden.npz                  the golden probe
+    DIR/references.npz              maps, and PyTorch's pictures of them
     DIR/synthesis/config.pbtxt      with the contract in its parameters
     DIR/synthesis/configs/*.pbtxt   variants for production
     DIR/synthesis/1/model.py        shim over sceneloom_serving
     DIR/synthesis/1/model.onnx      the served graph, float32: what other engines are built from
-    DIR/synthesis/1/onnxruntime.onnx  the same for ONNX Runtime, with accurate norms
-    DIR/synthesis/1/weights.bin     the weights of both
+    DIR/synthesis/1/onnxruntime.onnx  the same with accurate norms, for engines on the CPU
+    DIR/synthesis/1/group_norms.onnx  the same for TensorRT 8.6
+    DIR/synthesis/1/weights.bin     the weights of all three
+    DIR/synthesis/1/fp16.onnx, weights-fp16.bin   in half, for engines on GPUs
+    DIR/synthesis/1/int8.onnx, weights-int8.bin   quantised, if asked for
 
 The bundle is written beside its place and renamed into it once everything has passed.
 
@@ -33,28 +37,42 @@ from torch import nn
 from sceneloom import __version__
 from sceneloom.artefacts import file_hash, replace_folder
 from sceneloom.contract import MODEL_NAME, Contract
-from sceneloom.errors import ExportError
+from sceneloom.errors import ExportError, ParityError
 from sceneloom.synthesizer import Request
 from sceneloom_export.accurate_norms import write_accurate_norms
-from sceneloom_export.graph import WEIGHTS, export_onnx
+from sceneloom_export.graph import WEIGHTS_FP16, export_onnx
+from sceneloom_export.group_norms import write_group_norms
 from sceneloom_export.probe_maps import draw_probe, golden_size, probe_sizes
+from sceneloom_export.proof import (
+    Judged,
+    check_graph,
+    judge_quantised,
+    judge_rounded,
+    make_references,
+)
+from sceneloom_export.proof_maps import calibration_maps, read_own_maps, reference_maps
+from sceneloom_export.quantise import WEIGHTS_INT8, quantise
 from sceneloom_export.repository import write_configs
 from sceneloom_export.rules import OPSET, check_rules
-from sceneloom_export.settings import ServingSettings
+from sceneloom_export.settings import ExportSettings, ServingSettings
+from sceneloom_export.tensorrt_settings import GROUP_NORMS
 from sceneloom_serving import templates
+from sceneloom_serving.choice import Measured, fastest, measure_engines, remember
+from sceneloom_serving.engines import ENGINES, FP16_FILE, GRAPH_FILE, INT8_FILE
 from sceneloom_serving.golden import GOLDEN_FILE, make_golden, save_golden
-from sceneloom_serving.onnx_runtime import MODEL_FILE, OnnxRuntimeSynthesizer
-from sceneloom_serving.parity import Parity, check_parity, reference_pictures, run_parity
+from sceneloom_serving.machine import engine_machine
+from sceneloom_serving.onnx_runtime import MODEL_FILE
+from sceneloom_serving.parity import Parity, Precision
+from sceneloom_serving.references import REFERENCES_FILE, References, save_references
 from sceneloom_serving.torch_runtime import TorchSynthesizer
 from sceneloom_training.checkpoint import Checkpoint, load_checkpoint
-from sceneloom_training.networks import ServedGenerator
+from sceneloom_training.networks import HalfGenerator, ServedGenerator
 
 REPORT = "report.json"
 FORMAT = 1
-GRAPH = "model.onnx"
-GRAPH_ENGINE = "exported graph in onnxruntime-cpu-fp32"
-SERVED_ENGINE = "onnxruntime-cpu-fp32"
-_FILES = frozenset({REPORT, GOLDEN_FILE, MODEL_NAME})
+GRAPH_ENGINE = "exported graph in ONNX Runtime"
+_FILES = frozenset({REPORT, GOLDEN_FILE, REFERENCES_FILE, MODEL_NAME})
+_MOST_OWN_MAPS = 8
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -65,8 +83,19 @@ class Exported:
     """The bundle."""
     contract: Contract
     """As it is served, with sizes and the bundle's hash."""
-    parity: Parity
-    """ONNX Runtime, as it is served, against PyTorch."""
+    engine: str
+    """The engine that serves by default: the fastest of those that passed, on this machine."""
+    judged: list[Judged]
+    """The precisions other than float32."""
+    measured: list[Measured]
+    """Every engine, as it did on this machine."""
+
+    @property
+    def parity(self) -> Parity:
+        """Of the engine that serves by default."""
+        parity = next(m.parity for m in self.measured if m.engine == self.engine)
+        assert parity is not None
+        return parity
 
 
 def export_bundle(
@@ -76,9 +105,10 @@ def export_bundle(
     *,
     sizes: tuple[tuple[int, int], ...] | None = None,
     largest: tuple[int, int] = (1024, 2048),
+    export: ExportSettings | None = None,
 ) -> Exported:
-    """Export a checkpoint bundle to a Triton repository; nothing is written unless everything
-    passes.
+    """Export a checkpoint bundle to a Triton repository; nothing is written unless float32 passes,
+    and of the other precisions only what does.
 
     Args:
         checkpoint_folder: a checkpoint bundle.
@@ -89,11 +119,13 @@ def export_bundle(
         largest: without `sizes`, the (height, width) that parity is proven at beside small maps,
             rounded up to the model's multiple. The norms sum over the whole picture, so that small
             maps alone prove little.
+        export: precisions, and maps to prove them on.
 
     Raises:
         CheckpointError: the checkpoint cannot be read.
         GraphRuleError: the graph breaks a rule of the engines.
-        ParityError: ONNX Runtime's pictures differ from PyTorch's.
+        ParityError: a float32 engine's pictures differ from PyTorch's.
+        InputError: the maps cannot be read.
         ExportError: the place is taken by something else or cannot be written.
     """
     checkpoint = load_checkpoint(checkpoint_folder)
@@ -106,83 +138,125 @@ def export_bundle(
     if outputs != 3:
         raise ExportError(f"{checkpoint_folder}: gives {outputs} channels; pictures are RGB")
     contract = dataclasses.replace(checkpoint.contract, sizes=sizes)
-    settings = settings or ServingSettings()
-    _check_sizes(contract, settings)
+    settings, export = settings or ServingSettings(), export or ExportSettings()
+    _check_sizes(contract, settings, largest)
+    own = [] if export.maps is None else read_own_maps(contract, export.maps, _MOST_OWN_MAPS)
     with replace_folder(
         repository, marker=REPORT, files=_FILES, kind="an export bundle", error=ExportError
     ) as folder:
         template = templates() / MODEL_NAME
         ignore = shutil.ignore_patterns("__pycache__")
         shutil.copytree(template, folder / MODEL_NAME, ignore=ignore)
-        engines = _write_engines(folder / MODEL_NAME / "1", checkpoint, contract)
-        proof = _prove(folder, checkpoint, contract, settings, largest)
-        served = _describe(folder, checkpoint, contract, settings, proof, engines, largest)
-    return Exported(repository=repository, contract=served, parity=proof[SERVED_ENGINE].parity)
+        version = folder / MODEL_NAME / "1"
+        references = make_references(
+            checkpoint.generator, contract, reference_maps(contract, largest, own)
+        )
+        save_references(references, folder)
+        graph_parity = _write_float32(version, checkpoint, contract, references)
+        judged = _write_others(version, checkpoint, contract, references, export, own)
+        golden = draw_probe(contract, *golden_size(contract), seed=1000)
+        save_golden(make_golden(TorchSynthesizer(checkpoint.generator, contract), golden), folder)
+        measured = measure_engines(
+            version, references, max_batch_size=settings.max_batch_size, without=_left_out(judged)
+        )
+        _check_measured(measured)
+        proof = _Proof(graph_parity, references, judged, measured, fastest(measured))
+        served = _describe(folder, checkpoint, contract, settings, proof, largest)
+    remember(served.bundle_hash, measured)
+    return Exported(
+        repository=repository,
+        contract=served,
+        engine=proof.engine,
+        judged=judged,
+        measured=measured,
+    )
 
 
-def _check_sizes(contract: Contract, settings: ServingSettings) -> None:
+def _check_sizes(contract: Contract, settings: ServingSettings, largest: tuple[int, int]) -> None:
     """Before the work, not after it."""
     sizes = contract.sizes or ()
     if len(set(sizes)) < len(sizes):
         raise ExportError("the same size is named twice")
     for size in settings.warmup_sizes:
         contract.check_exact_size(*size)
-    for height, width in [*sizes, *settings.warmup_sizes, golden_size(contract)]:
+    proven = [] if sizes else [contract.network_size(*largest)]
+    for height, width in [*sizes, *proven, *settings.warmup_sizes, golden_size(contract)]:
         if height * width > settings.max_pixels:
             raise ExportError(f"{width}x{height} is above max_pixels, {settings.max_pixels:,}")
 
 
 @dataclasses.dataclass(frozen=True)
 class _Proof:
-    """Parity of one engine, and the maps it was proven on."""
+    """What an export has shown."""
 
-    parity: Parity
-    maps: list[Request]
+    graph_parity: Parity | None
+    references: References
+    judged: list[Judged]
+    measured: list[Measured]
+    engine: str
 
     def to_json(self) -> dict[str, Any]:
-        sizes = [f"{m.label_map.shape[1]}x{m.label_map.shape[0]}" for m in self.maps]
-        return {**self.parity.to_json(), "maps": sizes}
+        graph = None if self.graph_parity is None else self.graph_parity.to_json()
+        return {
+            "engine": self.engine,
+            "maps": [f"{width}x{height}" for height, width in self.references.sizes],
+            "graph": {GRAPH_ENGINE: graph},
+            "engines": {m.engine: m.to_json() for m in self.measured},
+            "precisions": {j.precision: j.to_json() for j in self.judged},
+        }
 
 
-def _write_engines(version: Path, checkpoint: Checkpoint, contract: Contract) -> list[Path]:
-    model = version / GRAPH
+def _write_float32(
+    version: Path, checkpoint: Checkpoint, contract: Contract, references: References
+) -> Parity | None:
+    model = version / GRAPH_FILE
     export_onnx(ServedGenerator(checkpoint.generator, contract).eval(), model)
     norms = sum(isinstance(module, nn.InstanceNorm2d) for module in checkpoint.generator.modules())
     check_rules(onnx.load(model, load_external_data=False), instance_norms=norms)
     write_accurate_norms(model, version / MODEL_FILE)
-    return [model, version / MODEL_FILE, version / WEIGHTS]
+    write_group_norms(model, version / GROUP_NORMS)
+    small = len(probe_sizes(contract)) if contract.sizes is None else 0
+    return check_graph(model, "fp32", references, small)
 
 
-def _prove(
-    folder: Path,
+def _write_others(
+    version: Path,
     checkpoint: Checkpoint,
     contract: Contract,
-    settings: ServingSettings,
-    largest: tuple[int, int],
-) -> dict[str, _Proof]:
-    """Parity of the exported graph (on small maps, where ONNX Runtime's norms are accurate) and of
-    the engine that is served (on all), and the golden probe.
-    """
-    reference = TorchSynthesizer(checkpoint.generator, contract)
-    small, all_sizes = probe_sizes(contract), probe_sizes(contract)
-    if contract.sizes is None:
-        all_sizes.append(contract.network_size(*largest))
-    maps = [draw_probe(contract, *size, seed) for seed, size in enumerate(all_sizes)]
-    pictures = reference_pictures(reference, maps)
-    version = folder / MODEL_NAME / "1"
-    proof = {}
-    for engine, file, count in (
-        (GRAPH_ENGINE, GRAPH, len(small) if contract.sizes is None else 0),
-        (SERVED_ENGINE, MODEL_FILE, len(maps)),
-    ):
-        if count:
-            runtime = OnnxRuntimeSynthesizer(version / file, max_batch_size=settings.max_batch_size)
-            parity = run_parity(pictures[:count], runtime, maps[:count])
-            check_parity(parity, "fp32", engine)
-            proof[engine] = _Proof(parity, maps[:count])
-    golden = make_golden(reference, draw_probe(contract, *golden_size(contract), seed=1000))
-    save_golden(golden, folder)
-    return proof
+    references: References,
+    export: ExportSettings,
+    own: list[Request],
+) -> list[Judged]:
+    """The other precisions: judged first, written if they pass."""
+    generator, judged = checkpoint.generator, []
+    for precision in ("fp16", "bf16"):
+        if precision in export.precision:
+            judged.append(judge_rounded(generator, contract, precision, references))
+    if any(j.precision == "fp16" and j.reason is None for j in judged):
+        half = version / FP16_FILE
+        served = ServedGenerator(HalfGenerator(generator).eval(), contract).eval()
+        export_onnx(served, half, weights=WEIGHTS_FP16)
+        small = len(probe_sizes(contract)) if contract.sizes is None else 0
+        check_graph(half, "fp16", references, small)
+    if "int8" in export.precision:
+        quantise(version / MODEL_FILE, version / INT8_FILE, calibration_maps(contract, own))
+        found = judge_quantised(version / INT8_FILE, references)
+        judged.append(found)
+        if found.reason is not None:
+            (version / INT8_FILE).unlink()
+            (version / WEIGHTS_INT8).unlink()
+    return judged
+
+
+def _left_out(judged: list[Judged]) -> dict[Precision, str]:
+    return {j.precision: j.reason for j in judged if j.reason is not None}
+
+
+def _check_measured(measured: list[Measured]) -> None:
+    """A float32 engine that ran here and differs is a broken graph, whatever the others say."""
+    for one in measured:
+        if ENGINES[one.engine].precision == "fp32" and one.parity is not None and one.reason:
+            raise ParityError(one.reason)
 
 
 def _describe(
@@ -190,15 +264,16 @@ def _describe(
     checkpoint: Checkpoint,
     contract: Contract,
     settings: ServingSettings,
-    proof: dict[str, _Proof],
-    engines: list[Path],
+    proof: _Proof,
     largest: tuple[int, int],
 ) -> Contract:
     """Write the configurations and report.json; the contract as it is served."""
+    version = folder / MODEL_NAME / "1"
+    engines = sorted(path for path in version.iterdir() if path.suffix in (".onnx", ".bin"))
     hashes = {path.relative_to(folder).as_posix(): file_hash(path) for path in engines}
     bundle_hash = hashlib.sha256(json.dumps(hashes, sort_keys=True).encode()).hexdigest()
     served = dataclasses.replace(contract, bundle_hash=bundle_hash)
-    write_configs(folder / MODEL_NAME, served, settings, largest=largest)
+    write_configs(folder / MODEL_NAME, served, settings, largest=largest, engine=proof.engine)
     report = {
         "format": FORMAT,
         "sceneloom": __version__,
@@ -212,7 +287,8 @@ def _describe(
         "contract": served.to_json(),
         "serving": dataclasses.asdict(settings),
         "opset": OPSET,
-        "parity": {engine: entry.to_json() for engine, entry in proof.items()},
+        "proof": proof.to_json(),
+        "machine": engine_machine(),
         "versions": _versions(),
     }
     (folder / REPORT).write_text(json.dumps(report, indent=1) + "\n", "utf-8")

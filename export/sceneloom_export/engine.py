@@ -199,7 +199,7 @@ def _graph(model: Path, version: str, precision: str) -> Path:
     if generation(version) == 8:
         name, flag = GROUP_NORMS, ""
     else:
-        name, flag = (FP16_GRAPH, " --precisions fp16") if precision == "fp16" else (GRAPH, "")
+        name, flag = (FP16_GRAPH, " --precision fp16") if precision == "fp16" else (GRAPH, "")
     graph = model.with_name(name)
     if not graph.is_file():
         raise EngineError(

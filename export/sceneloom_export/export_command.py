@@ -8,7 +8,7 @@ from typing import Annotated
 from tyro.conf import OmitArgPrefixes, Positional, arg
 
 from sceneloom.extras import require
-from sceneloom_export.settings import ServingSettings, parse_size
+from sceneloom_export.settings import ExportSettings, ServingSettings, parse_size
 
 
 def main(
@@ -17,6 +17,7 @@ def main(
     repository: Path,
     sizes: tuple[str, ...] = (),
     largest: str = "2048x1024",
+    export: Annotated[ExportSettings, OmitArgPrefixes] = ExportSettings(),  # noqa: B008 - frozen
     settings: Annotated[ServingSettings, OmitArgPrefixes] = ServingSettings(),  # noqa: B008 - frozen
 ) -> int:
     """Export a checkpoint bundle to a Triton model repository; what differs from PyTorch is not
@@ -28,6 +29,7 @@ def main(
             replaced.
         sizes: sizes to serve as WIDTHxHEIGHT; none means any multiple of the model's.
         largest: without --sizes, the size that parity is proven at beside small maps.
+        export: precisions, and maps to prove them on.
         settings: how the model is served.
     """
     require(
@@ -43,8 +45,15 @@ def main(
         settings,
         sizes=tuple(parse_size(text) for text in sizes) or None,
         largest=parse_size(largest),
+        export=export,
     )
-    print(f"parity of ONNX Runtime with PyTorch, in grey levels: {exported.parity}")
+    print("differences from PyTorch in float32, in grey levels, rounded as the precision rounds:")
+    for judged in exported.judged:
+        print(f"  {judged}")
+    print("engines on this machine:")
+    for measured in exported.measured:
+        print(f"  {measured}")
+    print(f"serves by default: {exported.engine}")
     print(f"wrote {exported.repository} (bundle {exported.contract.bundle_hash[:12]})")
     print(f"next: sceneloom serve {exported.repository}")
     return 0

@@ -25,6 +25,8 @@ from sceneloom_training.networks import ServedGenerator
 
 WEIGHTS = "weights.bin"
 """File of the weights, beside the graphs that use them."""
+WEIGHTS_FP16 = "weights-fp16.bin"
+"""The same in half."""
 
 
 def input_names(contract: Contract) -> list[str]:
@@ -37,19 +39,20 @@ def input_names(contract: Contract) -> list[str]:
     return names
 
 
-def export_onnx(served: ServedGenerator, path: Path) -> None:
+def export_onnx(served: ServedGenerator, path: Path, *, weights: str = WEIGHTS) -> None:
     """Write the served graph; the contract is in its metadata, the weights are in a file beside it.
 
     Args:
-        served: the graph in eval mode.
-        path: the ONNX file to write; the weights go to `WEIGHTS` in the same folder, where other
-            graphs of the same model share them.
+        served: the graph in eval mode, float32 or around a `HalfGenerator`.
+        path: the ONNX file to write.
+        weights: the file of the weights, in the same folder; graphs of the same model and precision
+            share it.
     """
     model = _trace(served)
     _name_dimensions(model)
     _move_shapes(model)
     onnx.helper.set_model_props(model, {PARAMETER: served.contract.dumps()})
-    onnx.save(model, path, save_as_external_data=True, location=WEIGHTS, size_threshold=4096)
+    onnx.save(model, path, save_as_external_data=True, location=weights, size_threshold=4096)
     onnx.checker.check_model(str(path), full_check=True)
 
 
@@ -66,7 +69,7 @@ def _trace(served: ServedGenerator) -> onnx.ModelProto:
     shapes = {
         n: {0: dynamic} if n == INPUT_STYLE else {0: dynamic, 1: dynamic, 2: dynamic} for n in names
     }
-    with _quiet():
+    with _quiet(), torch.no_grad():
         program = torch.onnx.export(
             served,
             tuple(examples[n] for n in names),

@@ -21,6 +21,7 @@ from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
 from sceneloom.contract import (
+    ENGINE_PARAMETER,
     INPUT_STYLE,
     MAX_PIXELS_PARAMETER,
     PARAMETER,
@@ -29,6 +30,7 @@ from sceneloom.contract import (
 )
 from sceneloom_export.graph import input_names
 from sceneloom_export.settings import ServingSettings
+from sceneloom_serving.engines import FP16_FILE
 from sceneloom_serving.onnx_runtime import MODEL_FILE
 
 Size = tuple[int, int]
@@ -36,13 +38,11 @@ Size = tuple[int, int]
 Config = Any
 """A `ModelConfig` of Triton's protobuf schema, which has no types."""
 EMBEDDED = "embedded"
-FP16_FILE = "fp16.onnx"
-"""The half-precision graph, in a version's folder of an export bundle that has one."""
 _TENSORRT_ACCELERATOR = "tensorrt"
 
 
 def write_configs(
-    folder: Path, contract: Contract, settings: ServingSettings, *, largest: Size
+    folder: Path, contract: Contract, settings: ServingSettings, *, largest: Size, engine: str
 ) -> None:
     """Fill in every template of a model's folder where it lies.
 
@@ -52,6 +52,7 @@ def write_configs(
         settings: batching, queue, warm-up and instances.
         largest: without sizes in the contract, the (height, width) of the variants that are built
             for fixed ones.
+        engine: what the Python backend runs.
 
     Raises:
         SizeError: a warm-up size that the model does not take.
@@ -65,12 +66,12 @@ def write_configs(
             half = folder / "1" / FP16_FILE
             config.default_model_filename = half.name if half.is_file() else MODEL_FILE
         _write(config, path)
-    write_config(template, template, contract, settings)
+    write_config(template, template, contract, settings, engine=engine)
     (folder / "configs" / f"{EMBEDDED}.pbtxt").write_bytes(template.read_bytes())
 
 
 def write_config(
-    template: Path, target: Path, contract: Contract, settings: ServingSettings
+    template: Path, target: Path, contract: Contract, settings: ServingSettings, *, engine: str
 ) -> None:
     """Fill in the template of config.pbtxt.
 
@@ -79,11 +80,13 @@ def write_config(
         target: the file to write.
         contract: goes into `parameters`; decides which inputs there are.
         settings: batching, queue, warm-up and instances.
+        engine: what the Python backend runs.
 
     Raises:
         SizeError: a warm-up size that the model does not take.
     """
     config = _parse(template)
+    config.parameters[ENGINE_PARAMETER].string_value = engine
     config.max_batch_size = settings.max_batch_size
     config.dynamic_batching.max_queue_delay_microseconds = settings.queue_delay_us
     config.instance_group.add(kind=model_config_pb2.ModelInstanceGroup.KIND_CPU)

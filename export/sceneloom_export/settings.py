@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from pathlib import Path
+from typing import Literal
 
 from sceneloom.errors import SchemaError
 
@@ -53,6 +55,20 @@ class ServingSettings:
     def warmup_sizes(self) -> list[tuple[int, int]]:
         """The (height, width) pairs of `warmup`."""
         return [parse_size(text) for text in self.warmup]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ExportSettings:
+    """What is exported, and on what it is proven."""
+
+    precision: tuple[Literal["fp32", "fp16", "bf16", "int8"], ...] = ("fp32", "fp16", "bf16")
+    """Precisions to prove and, where they pass, to write. float32 always is one of them; int8 is
+    calibrated on maps and takes longer.
+    """
+    maps: Path | None = None
+    """Folder of your own label and instance maps, to be proven and calibrated on beside drawn ones;
+    the first eight are used.
+    """
 
 
 def parse_size(text: str) -> tuple[int, int]:

@@ -25,9 +25,11 @@ from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 
+from google.protobuf import text_format
+from tritonclient.grpc import model_config_pb2
 from typing_extensions import Self
 
-from sceneloom.contract import MODEL_NAME
+from sceneloom.contract import ENGINE_PARAMETER, MODEL_NAME
 from sceneloom.errors import (
     DeadlineExceededError,
     ServerStartError,
@@ -89,6 +91,7 @@ class EmbeddedServer:
         repository: Path,
         settings: ServerSettings | None = None,
         *,
+        engine: str | None = None,
         on_log: Callable[[LogLine], None] = lambda line: None,
     ) -> None:
         """Prepare a server; nothing runs before `start`.
@@ -96,11 +99,14 @@ class EmbeddedServer:
         Args:
             repository: an export bundle, as `sceneloom export` writes it.
             settings: ports and timeouts; by default ports 8000 to 8002.
+            engine: what runs the model, one of `sceneloom_serving.engines.ENGINES`; None takes the
+                one that export found to be the fastest.
             on_log: called with every line of the server's log, from a thread.
         """
         self._repository = repository
         self._settings = settings or ServerSettings()
         self._on_log = on_log
+        self._engine = engine
         self._lines: collections.deque[LogLine] = collections.deque(maxlen=2000)
         self._process: subprocess.Popen[str] | None = None
         self._reader: threading.Thread | None = None
@@ -244,11 +250,7 @@ class EmbeddedServer:
                 "one of letters, digits, '.', '_' and '-'"
             )
         server.write_backend_directory(backends)
-        # The model's own path may have any name, so Triton sees it under a plain one; and it sees
-        # nothing else that lies in the repository.
-        (backends / "repository").mkdir()
-        model = (self._repository / MODEL_NAME).resolve()
-        (backends / "repository" / MODEL_NAME).symlink_to(model)
+        self._link_model(backends / "repository" / MODEL_NAME)
         command = [
             str(server.executable),
             f"--model-repository={backends / 'repository'}",
@@ -276,6 +278,20 @@ class EmbeddedServer:
         self._reader = threading.Thread(target=self._read_log, args=(self._process,), daemon=True)
         self._reader.start()
 
+    def _link_model(self, folder: Path) -> None:
+        """Lay out the model as Triton sees it: under a plain name, whatever the repository's own
+        is, with nothing else that lies there, and with the engine that was asked for.
+        """
+        folder.mkdir(parents=True)
+        model = (self._repository / MODEL_NAME).resolve()
+        (folder / "1").symlink_to(model / "1")
+        config = text_format.Parse(
+            (model / "config.pbtxt").read_text("utf-8"), model_config_pb2.ModelConfig()
+        )
+        if self._engine is not None:
+            config.parameters[ENGINE_PARAMETER].string_value = self._engine
+        (folder / "config.pbtxt").write_text(text_format.MessageToString(config), "utf-8")
+
     def _read_log(self, process: subprocess.Popen[str]) -> None:
         assert process.stdout is not None
         with process.stdout as stream:
@@ -302,7 +318,7 @@ class EmbeddedServer:
             try:
                 timeouts = Timeouts(connect=min(left, 5.0), infer=left)
                 with TritonSynthesizer(self.grpc, timeouts=timeouts) as synthesizer:
-                    self.golden_difference = check_golden(synthesizer, golden)
+                    self.golden_difference = check_golden(synthesizer, golden, synthesizer.engine)
                 self.model_processes = _children(self.pid)
                 return
             except (ServerUnavailableError, DeadlineExceededError):

@@ -1,10 +1,14 @@
-"""ONNX Runtime as a Synthesizer, on the CPU."""
+"""ONNX Runtime as a Synthesizer: on the CPU, on CUDA, or with TensorRT on CUDA."""
 
 from __future__ import annotations
 
 import importlib.metadata
 import os
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, Literal
+
+import numpy.typing as npt
 
 from sceneloom.contract import (
     INPUT_INSTANCES,
@@ -14,63 +18,139 @@ from sceneloom.contract import (
     PARAMETER,
     Contract,
 )
-from sceneloom.errors import ExportError, MissingDependencyError
+from sceneloom.errors import EngineError, ExportError, MissingDependencyError
 from sceneloom.extras import require
 from sceneloom.synthesizer import Image, InstanceMap, LabelMap, Style, Synthesizer
 
 MODEL_FILE = "onnxruntime.onnx"
-"""The graph that ONNX Runtime runs, in a version's folder of an export bundle."""
+"""The graph with accurate norms, which engines on the CPU run, in a version's folder of an export
+bundle.
+"""
+Provider = Literal["cpu", "cuda", "tensorrt"]
+_PROVIDERS: dict[Provider, str] = {
+    "cpu": "CPUExecutionProvider",
+    "cuda": "CUDAExecutionProvider",
+    "tensorrt": "TensorrtExecutionProvider",
+}
 
 
 class OnnxRuntimeSynthesizer(Synthesizer):
-    """Runs an exported `model.onnx` with ONNX Runtime's CPU provider in float32."""
+    """Runs an exported graph with ONNX Runtime, in the precision that the graph says."""
 
-    def __init__(self, model: Path, *, max_batch_size: int = 1, threads: int | None = None) -> None:
+    def __init__(
+        self,
+        model: Path,
+        *,
+        provider: Provider = "cpu",
+        max_batch_size: int = 1,
+        threads: int | None = None,
+        engine_cache: Path | None = None,
+    ) -> None:
         """Load a model.
 
         Args:
-            model: an exported graph, which carries its contract: `MODEL_FILE` of an export bundle.
+            model: an exported graph, which carries its contract: `MODEL_FILE` of an export bundle,
+                on a GPU also `fp16.onnx`.
+            provider: cpu; cuda, where inputs and output are bound to memory of the GPU; or tensorrt
+                on top of it, which builds an engine at the first picture of each size.
             max_batch_size: most pictures at once.
-            threads: threads for one picture; None takes the CPUs this process may use.
+            threads: threads for one picture on the CPU; None takes the CPUs this process may use.
+            engine_cache: folder where the tensorrt provider keeps its engines; without it they are
+                built anew in every process.
 
         Raises:
             MissingDependencyError: onnxruntime is not installed, or two builds of it overwrite each
                 other.
+            EngineError: this build or machine does not have the provider.
             ExportError: the file is not a model that SceneLoom exported.
         """
         require(["onnxruntime"], extra="serve", purpose="running an exported model")
         _check_single_build()
         import onnxruntime
 
+        check_provider(provider)
         options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads or _usable_cpus()
+        options.intra_op_num_threads = threads or usable_cpus()
         options.log_severity_level = 3
         try:
             self._session = onnxruntime.InferenceSession(
-                str(model), options, providers=["CPUExecutionProvider"]
+                str(model), options, providers=_provider_options(provider, engine_cache)
             )
         except Exception as error:  # onnxruntime's own classes differ between builds
             raise ExportError(
                 f"{model}: ONNX Runtime cannot load it ({str(error)[:300]})"
             ) from None
+        if self._session.get_providers()[0] != _PROVIDERS[provider]:
+            raise EngineError(
+                f"ONNX Runtime cannot use its {provider} provider here and would run on the CPU"
+            )
         metadata = self._session.get_modelmeta().custom_metadata_map
         if PARAMETER not in metadata:
             raise ExportError(f"{model}: carries no contract; it was not exported by sceneloom")
         super().__init__(Contract.loads(metadata[PARAMETER], source=str(model)), max_batch_size)
+        self._on_gpu = provider != "cpu"
 
     def run_batch(
         self, label_maps: LabelMap, instance_maps: InstanceMap | None, styles: Style | None
     ) -> Image:
         """Run one batch; see `Synthesizer.run_batch`."""
-        feeds = {INPUT_LABELS: label_maps, INPUT_INSTANCES: instance_maps, INPUT_STYLE: styles}
-        image: Image = self._session.run(
-            [OUTPUT_IMAGE], {k: v for k, v in feeds.items() if v is not None}
-        )[0]
+        named = {INPUT_LABELS: label_maps, INPUT_INSTANCES: instance_maps, INPUT_STYLE: styles}
+        feeds = {name: array for name, array in named.items() if array is not None}
+        image: Image = (
+            self._run_bound(feeds) if self._on_gpu else self._session.run([OUTPUT_IMAGE], feeds)[0]
+        )
         return image
 
+    def _run_bound(self, feeds: dict[str, npt.NDArray[Any]]) -> Any:
+        """Uploads are made on the provider's own stream, and the picture is brought back once."""
+        import onnxruntime
 
-def _usable_cpus() -> int:
-    # Not every system can say which CPUs a process may use.
+        binding = self._session.io_binding()
+        for name, array in feeds.items():
+            binding.bind_ortvalue_input(
+                name, onnxruntime.OrtValue.ortvalue_from_numpy(array, "cuda", 0)
+            )
+        binding.bind_output(OUTPUT_IMAGE, "cuda", 0)
+        self._session.run_with_iobinding(binding)
+        return binding.copy_outputs_to_cpu()[0]
+
+
+def check_provider(provider: Provider) -> None:
+    """Check that the installed ONNX Runtime was built with a provider.
+
+    Raises:
+        MissingDependencyError: onnxruntime is not installed.
+        EngineError: it was not.
+    """
+    require(["onnxruntime"], extra="serve", purpose="running an exported model")
+    import onnxruntime
+
+    if _PROVIDERS[provider] not in onnxruntime.get_available_providers():
+        raise EngineError(
+            f"this build of ONNX Runtime has no {provider} provider: pip uninstall -y onnxruntime, "
+            "then pip install onnxruntime-gpu"
+        )
+
+
+def _provider_options(provider: Provider, cache: Path | None) -> Sequence[Any]:
+    cuda = ("CUDAExecutionProvider", {"device_id": 0})
+    if provider == "cpu":
+        return ["CPUExecutionProvider"]
+    if provider == "cuda":
+        return [cuda]
+    kept = {} if cache is None else {"trt_engine_cache_path": str(cache)}
+    options = {
+        "device_id": 0,
+        "trt_engine_cache_enable": cache is not None,
+        "trt_timing_cache_enable": cache is not None,
+        **kept,
+    }
+    return [("TensorrtExecutionProvider", options), cuda]
+
+
+def usable_cpus() -> int:
+    """How many CPUs this process may use."""
+    # Not every system can say which.
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 

@@ -45,7 +45,8 @@ def main(
                 f"{url}: serves bundle {synthesizer.contract.bundle_hash[:12]}, not "
                 f"{expected[:12]} of {repository}"
             )
-        difference = check_golden(synthesizer, golden_for(repository, synthesizer.contract))
+        golden = golden_for(repository, synthesizer.contract)
+        difference = check_golden(synthesizer, golden, synthesizer.engine)
     seconds = time.perf_counter() - start
     print(f"{url}: right, {difference:.2f} grey levels from what was exported, {seconds:.3f} s")
     return 0

@@ -11,9 +11,13 @@ from typing import Annotated
 
 from tyro.conf import OmitArgPrefixes, Positional, arg
 
+from sceneloom.contract import MODEL_NAME
+from sceneloom.errors import EngineError
+from sceneloom_serving.choice import choose_engine, precisions_left_out
 from sceneloom_serving.embedded import EmbeddedServer, ServerSettings
+from sceneloom_serving.engines import get_engine, unavailable
 from sceneloom_serving.server_log import LogLine
-from sceneloom_serving.verify import verify_repository
+from sceneloom_serving.verify import bundle_hash, verify_repository
 
 _STOP = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -26,6 +30,7 @@ def main(
     repository: Annotated[Path, Positional, arg(metavar="REPOSITORY")],
     *,
     settings: Annotated[ServerSettings, OmitArgPrefixes] = ServerSettings(),  # noqa: B008 - frozen
+    engine: str = "auto",
     verbose: bool = False,
 ) -> int:
     """Serve an exported repository with the bundled Triton server, on 127.0.0.1 only.
@@ -38,6 +43,8 @@ def main(
     Args:
         repository: folder that sceneloom export wrote.
         settings: ports and timeouts.
+        engine: what runs the model, as sceneloom runtimes lists them; auto takes the fastest whose
+            pictures are within its limits on this machine, found once and remembered.
         verbose: forward the server's whole log instead of warnings and errors.
     """
 
@@ -47,7 +54,8 @@ def main(
             print(f"triton {line.level}: {text}", file=sys.stderr, flush=True)
 
     verify_repository(repository)
-    server = EmbeddedServer(repository, settings, on_log=show)
+    chosen = _choose(repository, engine)
+    server = EmbeddedServer(repository, settings, engine=chosen, on_log=show)
     with contextlib.ExitStack() as stack:
         for number in _STOP:
             stack.callback(signal.signal, number, signal.signal(number, _stop))
@@ -62,6 +70,20 @@ def main(
         except _Stopped:
             print("stopped", file=sys.stderr)
             return 0
+
+
+def _choose(repository: Path, engine: str) -> str:
+    if engine == "auto":
+        return choose_engine(
+            repository,
+            bundle_hash(repository),
+            say=lambda line: print(line, file=sys.stderr, flush=True),
+        )
+    reason = unavailable(get_engine(engine), repository / MODEL_NAME / "1")
+    refused = precisions_left_out(repository).get(get_engine(engine).precision)
+    if reason or refused:
+        raise EngineError(f"{engine}: {reason or refused}")
+    return engine
 
 
 def _stop(number: int, frame: FrameType | None) -> None:

@@ -1,32 +1,59 @@
-"""PyTorch as a Synthesizer: the reference that every other engine is compared with."""
+"""PyTorch as a Synthesizer: the reference that every other engine is compared with, and what a user
+would run otherwise.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Literal
 
 from sceneloom.contract import Contract
+from sceneloom.errors import EngineError
 from sceneloom.extras import require
 from sceneloom.synthesizer import Image, InstanceMap, LabelMap, Style, Synthesizer
 
 if TYPE_CHECKING:
     from sceneloom_training.networks import SynthesisNetwork
 
+TorchPrecision = Literal["fp32", "fp16", "bf16"]
+
 
 class TorchSynthesizer(Synthesizer):
-    """Runs a generator in PyTorch, eager, float32, on the CPU."""
+    """Runs a generator in PyTorch: without further arguments eager, float32, on the CPU."""
 
     def __init__(
-        self, generator: SynthesisNetwork, contract: Contract, *, max_batch_size: int = 1
+        self,
+        generator: SynthesisNetwork,
+        contract: Contract,
+        *,
+        max_batch_size: int = 1,
+        device: Literal["cpu", "cuda"] = "cpu",
+        precision: TorchPrecision = "fp32",
+        channels_last: bool = False,
+        compiled: bool = False,
     ) -> None:
         """Wrap a generator; it is put into eval mode.
 
+        Args:
+            generator: float32; on a GPU or in another memory order a copy of it runs.
+            contract: of the model.
+            max_batch_size: most pictures at once.
+            device: where it runs.
+            precision: of weights and convolutions; norms and the last step are float32.
+            channels_last: memory order of pictures and weights.
+            compiled: by torch.compile, at the first picture of each size.
+
         Raises:
             MissingDependencyError: torch is not installed.
+            EngineError: there is no GPU.
         """
         require(["torch"], extra="train", purpose="running a checkpoint in PyTorch")
-        from sceneloom_training.networks import ServedGenerator
+        import torch
 
-        self._served = ServedGenerator(generator, contract).eval()
+        if device == "cuda" and not torch.cuda.is_available():
+            raise EngineError("PyTorch sees no GPU on this machine")
+        network = _prepared(generator, contract, device, precision, channels_last)
+        self._device = torch.device(device)
+        self._served: Any = torch.compile(network) if compiled else network
         super().__init__(contract, max_batch_size)
 
     def run_batch(
@@ -36,8 +63,34 @@ class TorchSynthesizer(Synthesizer):
         import torch
 
         tensors = [
-            None if x is None else torch.from_numpy(x) for x in (label_maps, instance_maps, styles)
+            None if x is None else torch.from_numpy(x).to(self._device)
+            for x in (label_maps, instance_maps, styles)
         ]
         with torch.inference_mode():
-            image: Image = self._served(*tensors).numpy()
+            image: Image = self._served(*tensors).cpu().numpy()
         return image
+
+
+def _prepared(
+    generator: SynthesisNetwork,
+    contract: Contract,
+    device: str,
+    precision: TorchPrecision,
+    channels_last: bool,
+) -> Any:
+    import copy
+
+    import torch
+
+    from sceneloom_training.networks import HalfGenerator, ServedGenerator
+
+    network: Any = generator
+    if precision != "fp32":
+        dtype = torch.float16 if precision == "fp16" else torch.bfloat16
+        network = HalfGenerator(generator, dtype)
+    elif device != "cpu" or channels_last:
+        network = copy.deepcopy(generator)
+    network = network.to(device)
+    if channels_last:
+        network = network.to(memory_format=torch.channels_last)
+    return ServedGenerator(network, contract).to(device).eval()

@@ -16,6 +16,7 @@ import numpy as np
 import triton_python_backend_utils as pb_utils
 
 from sceneloom.contract import (
+    ENGINE_PARAMETER,
     INPUT_INSTANCES,
     INPUT_LABELS,
     INPUT_STYLE,
@@ -25,22 +26,26 @@ from sceneloom.contract import (
     Contract,
 )
 from sceneloom.errors import SizeError
-from sceneloom_serving.onnx_runtime import MODEL_FILE, OnnxRuntimeSynthesizer
+from sceneloom_serving.engines import open_engine
 
 
 class TritonPythonModel:
-    """`synthesis`: label map, instance map and style in, picture out, through ONNX Runtime."""
+    """`synthesis`: label map, instance map and style in, picture out, through the engine that the
+    configuration names.
+    """
 
     def initialize(self, args: dict[str, str]) -> None:
-        """Load the graph from the version's folder; called once by Triton."""
+        """Load the engine from the version's folder; called once by Triton."""
         config = json.loads(args["model_config"])
         self._contract = Contract.loads(
             config["parameters"][PARAMETER]["string_value"], source="config.pbtxt"
         )
         self._max_pixels = int(config["parameters"][MAX_PIXELS_PARAMETER]["string_value"])
         folder = Path(args["model_repository"]) / args["model_version"]
-        self._engine = OnnxRuntimeSynthesizer(
-            folder / MODEL_FILE, max_batch_size=max(config["max_batch_size"], 1)
+        self._engine = open_engine(
+            config["parameters"][ENGINE_PARAMETER]["string_value"],
+            folder,
+            max_batch_size=max(config["max_batch_size"], 1),
         )
 
     def execute(self, requests: Sequence[Any]) -> list[Any]:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from sceneloom_bench.machine import describe_machine, peak_memory_mib
+from sceneloom_serving.machine import describe_machine, peak_memory_mib
 
 pytestmark = pytest.mark.triton
 

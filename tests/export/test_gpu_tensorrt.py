@@ -50,7 +50,7 @@ def export(folder: Path, architecture: GeneratorArchitecture, *flags: str) -> Pa
     save_published(wide_generator(architecture, seed=1), folder / "latest_net_G.pth")
     for arguments in (
         ("import", "latest_net_G.pth", "--labels", "cityscapes", "--out", "checkpoint"),
-        ("export", "checkpoint", "--repository", "bundle", "--precisions", "fp16", *flags),
+        ("export", "checkpoint", "--repository", "bundle", "--precision", "fp16", *flags),
     ):
         subprocess.run([*COMMAND, *arguments], cwd=folder, check=True, timeout=3600)
     return folder / "bundle" / "synthesis" / "1" / "model.onnx"

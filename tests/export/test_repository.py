@@ -21,7 +21,13 @@ CITYSCAPES = Contract(schema=load_schema("cityscapes"), boundaries=True, size_mu
 
 def written(contract: Contract, settings: ServingSettings, folder: Path) -> Any:
     target = folder / "config.pbtxt"
-    write_config(templates() / "synthesis" / "config.pbtxt", target, contract, settings)
+    write_config(
+        templates() / "synthesis" / "config.pbtxt",
+        target,
+        contract,
+        settings,
+        engine="onnxruntime-fp32",
+    )
     return text_format.Parse(target.read_text(), model_config_pb2.ModelConfig())
 
 

@@ -54,7 +54,7 @@ def write(
     shutil.copytree(templates() / "synthesis", model, ignore=shutil.ignore_patterns("__pycache__"))
     if half:
         (model / "1" / "fp16.onnx").write_bytes(b"")
-    write_configs(model, contract, settings, largest=(1024, 2048))
+    write_configs(model, contract, settings, largest=(1024, 2048), engine="onnxruntime-fp32")
     found = {path.stem: path for path in (model / "configs").iterdir()}
     assert found.keys() == VARIANTS.keys()
     # Parse refuses fields that Triton's schema does not have.

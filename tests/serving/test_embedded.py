@@ -35,10 +35,10 @@ from sceneloom.errors import (
 from sceneloom.schema import load_schema
 from sceneloom.transport import Timeouts
 from sceneloom_export.bundle import Exported, export_bundle
-from sceneloom_serving.parity import compare
 from sceneloom_serving.embedded import EmbeddedServer, ServerSettings
 from sceneloom_serving.leftovers import SHARED_MEMORY
 from sceneloom_serving.onnx_runtime import MODEL_FILE, OnnxRuntimeSynthesizer
+from sceneloom_serving.parity import compare
 from sceneloom_serving.torch_runtime import TorchSynthesizer
 from sceneloom_training.checkpoint import load_checkpoint, save_checkpoint
 from sceneloom_training.networks import GeneratorArchitecture

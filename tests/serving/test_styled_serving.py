@@ -22,8 +22,8 @@ from sceneloom.contract import Contract
 from sceneloom.errors import RequestRejectedError
 from sceneloom.style import StyleFile, styles_by_cluster, styles_by_seed, write_styles
 from sceneloom_export.bundle import Exported, export_bundle
-from sceneloom_serving.parity import compare
 from sceneloom_serving.embedded import EmbeddedServer
+from sceneloom_serving.parity import compare
 from sceneloom_serving.torch_runtime import TorchSynthesizer
 from sceneloom_training.checkpoint import load_checkpoint
 from sceneloom_training.scenes import draw_street

@@ -39,7 +39,7 @@ def repository(tmp_path: Path) -> Path:
     shutil.copytree(templates() / "synthesis", model, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("model.onnx", "onnxruntime.onnx", "weights.bin"):
         (model / "1" / name).write_bytes(name.encode())
-    write_configs(model, CONTRACT, ServingSettings(), largest=SIZE)
+    write_configs(model, CONTRACT, ServingSettings(), largest=SIZE, engine="openvino-fp32")
     maps = {"label_map": np.zeros((64, 64), np.uint8), "instance_map": np.zeros((64, 64), np.int32)}
     np.savez(folder / "golden.npz", **maps, block_means=np.zeros((4, 4, 3), np.float32))
     paths = [path for path in folder.rglob("*") if path.is_file()]

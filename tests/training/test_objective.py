@@ -168,19 +168,3 @@ def test_grey_levels_and_back() -> None:
     assert torch.equal(levels(signed(photo)), photo)
     assert signed(photo).min() == -1
     assert signed(photo).max() == 1
-
-
-def test_style_noise_is_one_draw_for_each_instance_and_only_while_training() -> None:
-    torch.manual_seed(0)
-    encoder = FeatureEncoder(2, nef=2, downsamplings=1)
-    photo = torch.rand(1, 3, 16, 16)
-    instances = torch.arange(4, dtype=torch.int32).repeat_interleave(64).view(1, 16, 16)
-    moved = (encoder(photo, instances, 0.5) - encoder(photo, instances)).detach()
-    rows = moved.permute(0, 2, 3, 1).reshape(4, 64, 2)
-    assert (rows - rows[:, :1]).abs().max() < 1e-6
-    assert len(rows[:, 0].unique(dim=0)) == 4
-    ours, data = objective(style=2), batch()
-    before = ours(data)[2]
-    ours.style_noise = 0.5
-    assert not torch.equal(ours(data)[2], before)
-    assert torch.equal(ours.synthesize(ours.generator, data), before)

@@ -34,7 +34,7 @@ STEPS = 6
 PARTS: Mapping[str, Any] = {
     "optimizer": {"accumulate": 2, "ema": 0.9},
     "loss": {"pool": 3},
-    "style": {"features": 2, "nef": 2, "downsamplings": 1, "noise": 0.5},
+    "style": {"features": 2, "nef": 2, "downsamplings": 1},
     "schedule": {"epochs": 1, "decay_epochs": 1},
 }
 NETWORKS: Mapping[str, Mapping[str, Any]] = {

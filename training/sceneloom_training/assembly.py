@@ -95,7 +95,6 @@ def assemble(
         loss=settings.loss,
         perceptual=perceptual,
         seed=settings.compute.seed,
-        style_noise=s.noise,
     )
     generator_contract = _contract(generator.architecture, inputs, schema)
     return Assembled(objective=objective, contract=generator_contract, perceptual=said)

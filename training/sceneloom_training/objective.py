@@ -67,7 +67,6 @@ class Objective(nn.Module):
         loss: LossSettings,
         perceptual: PerceptualLoss | None,
         seed: int,
-        style_noise: float = 0.0,
     ) -> None:
         """Put them together.
 
@@ -79,14 +78,13 @@ class Objective(nn.Module):
             loss: modes and weights.
             perceptual: VGG19, or None for no perceptual loss.
             seed: of the image pool.
-            style_noise: deviation of the noise on the encoder's features.
         """
         super().__init__()
         assert generator.architecture.input_channels == inputs.channels
         assert (encoder is not None) == bool(inputs.style)
         self.inputs = inputs
         self.generator, self.discriminator, self.encoder = generator, discriminator, encoder
-        self.loss, self.style_noise = loss, style_noise
+        self.loss = loss
         self._perceptual = [perceptual] if perceptual else []  # in a list: not one of our modules
         self.pool = ImagePool(loss.pool, seed=seed)
         self.dtype = torch.float32
@@ -125,7 +123,7 @@ class Objective(nn.Module):
             [N, 3, H, W] in [-1, 1], detached.
         """
         condition, photo = self.condition(batch), self._ordered(signed(batch["photo"], self.dtype))
-        fake = self.generator(self._with_style(condition, photo, batch, noise=self.style_noise))
+        fake = self.generator(self._with_style(condition, photo, batch))
         with parametrize.cached():  # spectral norm takes one step for both
             seen = self.discriminator.see(condition)
             real = self.discriminator(photo, seen)
@@ -206,12 +204,10 @@ class Objective(nn.Module):
         picture: Tensor = generator(self._with_style(condition, photo, batch))
         return picture
 
-    def _with_style(
-        self, condition: Tensor, photo: Tensor, batch: Batch, *, noise: float = 0.0
-    ) -> Tensor:
+    def _with_style(self, condition: Tensor, photo: Tensor, batch: Batch) -> Tensor:
         if self.encoder is None:
             return condition
-        style = self.encoder(photo, batch["instance_map"], noise)
+        style = self.encoder(photo, batch["instance_map"])
         return torch.cat([condition, style.to(condition.dtype)], 1)
 
 

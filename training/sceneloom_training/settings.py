@@ -57,11 +57,6 @@ class StyleSettings:
     """Filters of the encoder's first convolution."""
     downsamplings: int = 4
     """Stride-2 convolutions of the encoder."""
-    noise: float = 0.0
-    """Deviation of the noise added to every instance's features while training, which lie in
-    [-1, 1]. The encoder then keeps looks apart that differ, and the generator takes any near one,
-    in any company: drawn styles are never those of one photograph. Published: 0.
-    """
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -237,7 +232,6 @@ _RANGES = (
     ("style.features", 0, 256),
     ("style.nef", 1, 1024),
     ("style.downsamplings", 0, 8),
-    ("style.noise", 0, 10),
     ("discriminator.scales", 1, 8),
     ("discriminator.ndf", 1, 4096),
     ("discriminator.layers", 1, 8),

@@ -15,6 +15,7 @@ from sceneloom_training.networks.build import (
 from sceneloom_training.networks.discriminator import MultiscaleDiscriminator
 from sceneloom_training.networks.encoder import FeatureEncoder
 from sceneloom_training.networks.generator import Generator
+from sceneloom_training.networks.half import HalfGenerator
 from sceneloom_training.networks.served import ServedGenerator
 from sceneloom_training.networks.unet import UNet
 
@@ -23,6 +24,7 @@ __all__ = [
     "FeatureEncoder",
     "Generator",
     "GeneratorArchitecture",
+    "HalfGenerator",
     "MultiscaleDiscriminator",
     "ServedGenerator",
     "SynthesisNetwork",

@@ -27,22 +27,18 @@ class FeatureEncoder(nn.Module):
         self.ups = nn.Sequential(*(up(nef * 2**i) for i in range(downsamplings, 0, -1)))
         self.head = conv7(nef, features)
 
-    def forward(self, image: Tensor, instance_map: Tensor, noise: float = 0.0) -> Tensor:
+    def forward(self, image: Tensor, instance_map: Tensor) -> Tensor:
         """Encode.
 
         Args:
             image: float [N, 3, H, W] in [-1, 1].
             instance_map: whole numbers [N, H, W].
-            noise: deviation of the normal noise that is added to each instance's features.
 
         Returns:
-            float [N, features, H, W], in [-1, 1] but for the noise: each instance has its mean
-            everywhere.
+            float [N, features, H, W] in [-1, 1]: each instance has its mean everywhere.
         """
         features = torch.tanh(self.head(self.ups(self.downs(self.stem(image)))))
         means, index = instance_means(features, instance_map)
-        if noise:
-            means = means + noise * torch.randn_like(means)
         return means[index].permute(0, 3, 1, 2)
 
 

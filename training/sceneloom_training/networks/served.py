@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from sceneloom.contract import STYLE_ROWS, Contract
 from sceneloom_training.networks.build import SynthesisNetwork
+from sceneloom_training.networks.half import HalfGenerator
 
 
 class ServedGenerator(nn.Module):
@@ -20,7 +21,7 @@ class ServedGenerator(nn.Module):
 
     channel_ids: Tensor
 
-    def __init__(self, generator: SynthesisNetwork, contract: Contract) -> None:
+    def __init__(self, generator: SynthesisNetwork | HalfGenerator, contract: Contract) -> None:
         """Wrap a generator; its input channels must be what the contract adds up to."""
         super().__init__()
         channels = contract.schema.channels + int(contract.boundaries) + contract.style_channels

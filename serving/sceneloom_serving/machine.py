@@ -8,14 +8,16 @@ import platform
 from pathlib import Path
 from typing import Any
 
-_PACKAGES = ("torch", "onnx", "onnxruntime", "numpy", "tritonclient", "nvidia-pytriton")
+_PACKAGES = ("torch", "onnx", "onnxruntime", "openvino", "numpy", "tritonclient", "nvidia-pytriton")
+_FLAGS = ("avx2", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8")
+_ENGINE_PACKAGES = ("onnxruntime", "onnxruntime-gpu", "openvino", "tensorrt")
 
 
 def describe_machine() -> dict[str, Any]:
     """Processor, cores this process may use, memory in GiB, system, versions, and load now."""
     return {
         "cpu": _field("/proc/cpuinfo", "model name") or platform.processor(),
-        "cpu_flags": [f for f in _flags() if f in ("avx2", "avx512f", "avx512_bf16", "amx_bf16")],
+        "cpu_flags": [f for f in _flags() if f in _FLAGS],
         "cores": len(os.sched_getaffinity(0)),
         "memory_gib": round(_kib("/proc/meminfo", "MemTotal") / 2**20),
         "gpus": _gpus(),
@@ -24,6 +26,16 @@ def describe_machine() -> dict[str, Any]:
         "versions": {name: _version(name) for name in _PACKAGES},
         "load_average": round(os.getloadavg()[0], 2),
     }
+
+
+def engine_machine() -> dict[str, Any]:
+    """What decides which engine is the fastest here: processor, cores, GPUs, and the runtimes'
+    versions; equal facts, equal choice.
+    """
+    facts = describe_machine()
+    kept = ("cpu", "cpu_flags", "cores", "gpus")
+    versions = {name: _version(name) for name in _ENGINE_PACKAGES}
+    return {**{key: facts[key] for key in kept}, "versions": versions}
 
 
 def peak_memory_mib(pid: int) -> int:

@@ -1,0 +1,91 @@
+"""The maps that an export is proven and calibrated on: drawn ones, and the user's own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from sceneloom.contract import Contract
+from sceneloom.errors import SizeError
+from sceneloom.maps import read_instance_map, read_label_map
+from sceneloom.render import MapPair, find_pairs
+from sceneloom.synthesizer import Request, prepare
+from sceneloom_export.probe_maps import draw_probe, probe_sizes
+from sceneloom_training.scenes import draw_street
+
+CALIBRATION_MAPS = 8
+_CALIBRATION_SIZE = (256, 512)
+_STREET_SEED = 3_000_000
+"""Far from every street that anything was trained or tested on."""
+
+
+def reference_maps(
+    contract: Contract, largest: tuple[int, int], own: list[Request]
+) -> list[Request]:
+    """The maps that parity is proven on, the largest last.
+
+    Args:
+        contract: of the model, with the sizes it is served at.
+        largest: the (height, width) to prove it at, where the contract takes any size.
+        own: the user's, in front of the last.
+
+    Returns:
+        shapes of every kind at small sizes, or at all that the contract names; then one map at the
+        largest: a street where the schema is Cityscapes', whose large even regions are what
+        inaccurate norms fail on.
+    """
+    sizes = probe_sizes(contract)
+    last = max(sizes, key=lambda s: s[0] * s[1])
+    if contract.sizes is None:
+        last = contract.network_size(*largest)
+    probes = [draw_probe(contract, *size, seed) for seed, size in enumerate(sizes)]
+    return [*probes, *own, _draw(contract, last, len(sizes))]
+
+
+def calibration_maps(contract: Contract, own: list[Request]) -> list[Request]:
+    """The maps that ranges of int8 are found on: the user's own, or else drawn ones."""
+    if own:
+        return own[:CALIBRATION_MAPS]
+    side = 2 * contract.min_side
+    size = contract.network_size(max(_CALIBRATION_SIZE[0], side), max(_CALIBRATION_SIZE[1], side))
+    return [_draw(contract, size, 100 + number) for number in range(CALIBRATION_MAPS)]
+
+
+def read_own_maps(contract: Contract, folder: Path, most: int) -> list[Request]:
+    """Read the first maps of a folder, in `test_label` and `test_inst` or side by side.
+
+    Args:
+        contract: of the model.
+        folder: as `sceneloom render` takes it.
+        most: how many are read.
+
+    Raises:
+        InputError: there are none, or one is broken.
+        SizeError: one has to be padded; parity is measured on whole pictures.
+    """
+    labels, instances = folder / "test_label", folder / "test_inst"
+    pairs = find_pairs(
+        labels if labels.is_dir() else folder, instances if instances.is_dir() else folder
+    )
+    return list(_read(contract, pairs[:most]))
+
+
+def _read(contract: Contract, pairs: list[MapPair]) -> Iterator[Request]:
+    for pair in pairs:
+        label_map = read_label_map(pair.label, contract.schema)
+        needs = contract.boundaries or contract.style_channels
+        instance_map = read_instance_map(pair.instance) if needs and pair.instance else None
+        request = prepare(contract, label_map, instance_map)
+        if request.padding:
+            raise SizeError(
+                f"{pair.label}: is no multiple of {contract.size_multiple} on each side"
+            )
+        yield request
+
+
+def _draw(contract: Contract, size: tuple[int, int], seed: int) -> Request:
+    if contract.schema.name != "cityscapes":
+        return draw_probe(contract, *size, seed)
+    street = draw_street(_STREET_SEED + seed, *size)
+    needs = contract.boundaries or contract.style_channels
+    return prepare(contract, street.label_map, street.instance_map if needs else None)

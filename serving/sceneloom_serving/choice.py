@@ -1,0 +1,209 @@
+"""Which engine of a bundle serves: the fastest whose pictures are within the limits of its
+precision, on this machine.
+
+Every engine that can run here renders the bundle's reference maps; what differs from PyTorch's
+pictures by more than its limits is out, the others are timed at the largest map. The choice is
+remembered with the facts of the machine, and made anew where they or the bundle differ.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from sceneloom import __version__
+from sceneloom.contract import MODEL_NAME
+from sceneloom.errors import EngineError, ParityError, SceneLoomError
+from sceneloom.synthesizer import Request, Synthesizer
+from sceneloom_serving.engines import ENGINES, Engine, open_engine, unavailable
+from sceneloom_serving.machine import engine_machine
+from sceneloom_serving.parity import Parity, Precision, check_parity, run_parity
+from sceneloom_serving.references import References, load_references
+from sceneloom_serving.verify import REPORT_FILE
+
+ROUNDS = 3
+"""Timed pictures of each engine, after those of its parity."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Measured:
+    """One engine, tried on this machine."""
+
+    engine: str
+    """Its name."""
+    parity: Parity | None = None
+    """Against PyTorch in float32, over all reference maps; None if it did not run."""
+    seconds: float | None = None
+    """Median time of one picture of the largest map; None if it did not run or did not pass."""
+    reason: str | None = None
+    """Why it may not serve; None if it may."""
+
+    def to_json(self) -> dict[str, Any]:
+        """As a JSON object."""
+        return {
+            "parity": None if self.parity is None else self.parity.to_json(),
+            "seconds": self.seconds,
+            "reason": self.reason,
+        }
+
+    def __str__(self) -> str:
+        """One line for people."""
+        took = "" if self.seconds is None else f"{self.seconds:.3g} s a picture; "
+        return f"{self.engine}: {took}{self.reason or self.parity}"
+
+
+def measure_engines(
+    version: Path,
+    references: References,
+    *,
+    max_batch_size: int = 1,
+    without: Mapping[Precision, str] = MappingProxyType({}),
+) -> list[Measured]:
+    """Try every engine of a bundle, one after the other.
+
+    Args:
+        version: a version's folder of an export bundle.
+        references: maps, and the pictures they must give.
+        max_batch_size: most pictures at once.
+        without: precisions that are not tried, and why.
+    """
+    return [
+        Measured(engine=engine.name, reason=without[engine.precision])
+        if engine.precision in without
+        else _measure(engine, version, references, max_batch_size)
+        for engine in ENGINES.values()
+    ]
+
+
+def _measure(
+    engine: Engine, version: Path, references: References, max_batch_size: int
+) -> Measured:
+    reason = unavailable(engine, version)
+    if reason is not None:
+        return Measured(engine=engine.name, reason=reason)
+    try:
+        with open_engine(engine.name, version, max_batch_size=max_batch_size) as synthesizer:
+            parity = run_parity(references.pictures, synthesizer, references.requests)
+            try:
+                check_parity(parity, engine.precision, engine.name)
+            except ParityError as error:
+                return Measured(engine=engine.name, parity=parity, reason=str(error))
+            seconds = _time(synthesizer, references.requests[-1])
+            return Measured(engine=engine.name, parity=parity, seconds=seconds)
+    except SceneLoomError as error:
+        return Measured(engine=engine.name, reason=str(error))
+
+
+def _time(synthesizer: Synthesizer, request: Request) -> float:
+    arrays = (request.label_map, request.instance_map, request.style)
+    batch = [None if array is None else array[None] for array in arrays]
+    taken = []
+    for _ in range(ROUNDS):
+        start = time.perf_counter()
+        synthesizer.run_batch(*batch)  # type: ignore[arg-type]
+        taken.append(time.perf_counter() - start)
+    return statistics.median(taken)
+
+
+def fastest(measured: Sequence[Measured]) -> str:
+    """The engine that serves.
+
+    Raises:
+        EngineError: none may; the text says why of each.
+    """
+    may = [m for m in measured if m.seconds is not None]
+    if not may:
+        reasons = "; ".join(f"{m.engine}: {m.reason}" for m in measured)
+        raise EngineError(f"no engine of this bundle can serve here: {reasons}")
+    return min(may, key=lambda m: m.seconds or 0.0).engine
+
+
+def choose_engine(
+    repository: Path, bundle_hash: str, *, say: Callable[[str], None] = lambda line: None
+) -> str:
+    """The engine for a bundle on this machine, remembered or measured now.
+
+    Args:
+        repository: an export bundle.
+        bundle_hash: of its contract.
+        say: is told what is measured, line by line.
+
+    Returns:
+        its name.
+
+    Raises:
+        ServerStartError: the bundle has no reference pictures.
+        EngineError: no engine can serve here.
+    """
+    known = recall(bundle_hash)
+    if known is not None:
+        return known
+    say("trying the engines of this bundle on this machine, once")
+    references = load_references(repository)
+    measured = measure_engines(
+        repository / MODEL_NAME / "1", references, without=precisions_left_out(repository)
+    )
+    for one in measured:
+        say(str(one))
+    return remember(bundle_hash, measured)
+
+
+def precisions_left_out(repository: Path) -> dict[Precision, str]:
+    """What the export's judge has refused, and why; nothing where there is no readable report."""
+    try:
+        report = json.loads((repository / REPORT_FILE).read_text("utf-8"))
+        judged = report["proof"]["precisions"]
+        return {
+            precision: found["reason"] for precision, found in judged.items() if found["reason"]
+        }
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return {}
+
+
+def remember(bundle_hash: str, measured: Sequence[Measured]) -> str:
+    """Keep what was measured for this bundle and machine; the engine that serves."""
+    chosen, machine = fastest(measured), engine_machine()
+    path = _memory(bundle_hash, machine)
+    content = {
+        "sceneloom": __version__,
+        "bundle_hash": bundle_hash,
+        "machine": machine,
+        "engine": chosen,
+        "measured": {m.engine: m.to_json() for m in measured},
+    }
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part.write_text(json.dumps(content, indent=1) + "\n", "utf-8")
+        part.replace(path)
+    except OSError:  # a home that cannot be written costs a measurement at every start
+        part.unlink(missing_ok=True)
+    return chosen
+
+
+def recall(bundle_hash: str) -> str | None:
+    """The engine that was chosen for this bundle on a machine like this; None if none was."""
+    machine = engine_machine()
+    try:
+        content = json.loads(_memory(bundle_hash, machine).read_text("utf-8"))
+    except (OSError, ValueError):
+        return None
+    fits = isinstance(content, dict) and content.get("machine") == machine
+    engine = content.get("engine") if fits else None
+    # What an engine needs may have been removed since.
+    return engine if engine in ENGINES and unavailable(ENGINES[engine]) is None else None
+
+
+def _memory(bundle_hash: str, machine: dict[str, Any]) -> Path:
+    base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+    facts = json.dumps(machine, sort_keys=True).encode()
+    name = f"{bundle_hash[:16]}-{hashlib.sha256(facts).hexdigest()[:16]}.json"
+    return Path(base) / "sceneloom" / "engines" / name

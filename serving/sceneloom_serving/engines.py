@@ -1,0 +1,172 @@
+"""The engines of an export bundle: which there are, why one cannot run on this machine, and opening
+one. docs/runtimes.md describes them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+
+from sceneloom.errors import EngineError, SceneLoomError
+from sceneloom.extras import require
+from sceneloom.synthesizer import Synthesizer
+from sceneloom_serving.gpu_machine import this_machine
+from sceneloom_serving.onnx_runtime import (
+    MODEL_FILE,
+    OnnxRuntimeSynthesizer,
+    Provider,
+    check_provider,
+)
+from sceneloom_serving.openvino_runtime import OpenVinoSynthesizer, computes_bfloat16
+from sceneloom_serving.parity import Precision
+from sceneloom_serving.tensorrt_runtime import TensorRTSynthesizer
+
+GRAPH_FILE, FP16_FILE, INT8_FILE, PLAN_FILE = "model.onnx", "fp16.onnx", "int8.onnx", "model.plan"
+"""In a version's folder of an export bundle: the graph in float32, in half, quantised, and the plan
+that `sceneloom engine` builds.
+"""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Engine:
+    """A way to run an exported model."""
+
+    name: str
+    """RUNTIME-PRECISION."""
+    precision: Precision
+    """Whose limits its pictures must keep."""
+    file: str
+    """What it runs, in a version's folder of an export bundle."""
+    make_file: str
+    """The command that makes the file, where export does not make it by itself."""
+    gpu: bool
+    """Whether it runs on an NVIDIA GPU."""
+    check: Callable[[], None]
+    """Raises a SceneLoomError where this machine cannot run it."""
+    open: Callable[[Path, int], Synthesizer]
+    """File and largest batch -> the running engine."""
+
+
+def _onnx_runtime(precision: Precision, file: str, provider: Provider) -> Engine:
+    where = "" if provider == "cpu" else f"-{provider}"
+    return Engine(
+        name=f"onnxruntime{where}-{precision}",
+        precision=precision,
+        file=file,
+        make_file=f"sceneloom export --precision {precision}",
+        gpu=provider != "cpu",
+        check=lambda: _check_onnx_runtime(provider),
+        open=lambda path, batch: OnnxRuntimeSynthesizer(
+            path, provider=provider, max_batch_size=batch
+        ),
+    )
+
+
+def _openvino(precision: Precision, file: str) -> Engine:
+    return Engine(
+        name=f"openvino-{precision}",
+        precision=precision,
+        file=file,
+        make_file=f"sceneloom export --precision {precision}",
+        gpu=False,
+        check=lambda: _check_openvino(precision),
+        open=lambda path, batch: OpenVinoSynthesizer(
+            path, precision=precision, max_batch_size=batch
+        ),
+    )
+
+
+ENGINES = {
+    engine.name: engine
+    for engine in (
+        _onnx_runtime("fp32", MODEL_FILE, "cpu"),
+        _openvino("fp32", MODEL_FILE),
+        _openvino("bf16", MODEL_FILE),
+        _openvino("int8", INT8_FILE),
+        _onnx_runtime("fp32", GRAPH_FILE, "cuda"),
+        _onnx_runtime("fp16", FP16_FILE, "cuda"),
+        _onnx_runtime("fp16", FP16_FILE, "tensorrt"),
+        Engine(
+            name="tensorrt-fp16",
+            precision="fp16",
+            file=PLAN_FILE,
+            make_file="sceneloom engine",
+            gpu=True,
+            check=lambda: _check_tensorrt(),
+            open=lambda path, batch: TensorRTSynthesizer(path),
+        ),
+    )
+}
+"""Name -> engine, the plainest first."""
+
+
+def get_engine(name: str) -> Engine:
+    """The engine of a name.
+
+    Raises:
+        EngineError: there is none.
+    """
+    if name not in ENGINES:
+        raise EngineError(f"no engine {name!r}; there are {', '.join(ENGINES)}")
+    return ENGINES[name]
+
+
+def unavailable(engine: Engine, version: Path | None = None) -> str | None:
+    """Why an engine cannot run here; None if it can.
+
+    Args:
+        engine: one of `ENGINES`.
+        version: a version's folder of an export bundle; None asks for the machine alone.
+    """
+    try:
+        engine.check()
+    except SceneLoomError as error:
+        return str(error)
+    if version is not None and not (version / engine.file).is_file():
+        return f"the bundle has no {engine.file}: {engine.make_file}"
+    return None
+
+
+def open_engine(name: str, version: Path, *, max_batch_size: int = 1) -> Synthesizer:
+    """Load an engine.
+
+    Args:
+        name: of the engine.
+        version: a version's folder of an export bundle.
+        max_batch_size: most pictures at once, where the engine itself does not say it.
+
+    Raises:
+        EngineError: there is no such engine, or it cannot run here; the text says why.
+    """
+    engine = get_engine(name)
+    reason = unavailable(engine, version)
+    if reason is not None:
+        raise EngineError(f"{name}: {reason}")
+    return engine.open(version / engine.file, max_batch_size)
+
+
+def _check_onnx_runtime(provider: Provider) -> None:
+    check_provider(provider)
+    if provider != "cpu":
+        require(["cuda"], extra="gpu", purpose="looking for a GPU")
+        _check_gpu()
+
+
+def _check_openvino(precision: Precision) -> None:
+    require(["openvino"], extra="serve", purpose="running a model with OpenVINO")
+    if precision == "bf16" and not computes_bfloat16():
+        raise EngineError("this CPU computes no bfloat16 (it has neither AVX-512 BF16 nor AMX)")
+
+
+def _check_tensorrt() -> None:
+    require(["tensorrt", "cuda"], extra="gpu", purpose="running a TensorRT plan")
+    this_machine()
+
+
+def _check_gpu() -> None:
+    from sceneloom_serving.gpu_machine import load_cuda
+
+    status, count = load_cuda().cudaGetDeviceCount()
+    if int(status) != 0 or not count:
+        raise EngineError("this machine has no NVIDIA GPU that CUDA can use")

@@ -1,0 +1,109 @@
+"""OpenVINO as a Synthesizer, on the CPU.
+
+The precision is always set: OpenVINO's default on CPUs with bfloat16 is bfloat16. One stream with
+all the threads that this process may use is the latency profile.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from sceneloom.contract import (
+    INPUT_INSTANCES,
+    INPUT_LABELS,
+    INPUT_STYLE,
+    PARAMETER,
+    Contract,
+)
+from sceneloom.errors import EngineError
+from sceneloom.extras import require
+from sceneloom.synthesizer import Image, InstanceMap, LabelMap, Style, Synthesizer
+from sceneloom_serving.onnx_runtime import usable_cpus
+from sceneloom_serving.parity import Precision
+
+_HINTS: dict[Precision, str] = {"fp32": "f32", "bf16": "bf16", "int8": "f32"}
+"""What is computed where the graph does not say it; an int8 graph says it by its Q/DQ nodes."""
+_EXACT_IDS = 1 << 24
+
+
+class OpenVinoSynthesizer(Synthesizer):
+    """Runs an exported graph with OpenVINO's CPU plugin."""
+
+    def __init__(
+        self,
+        model: Path,
+        *,
+        precision: Precision = "fp32",
+        max_batch_size: int = 1,
+        threads: int | None = None,
+    ) -> None:
+        """Load and compile a graph.
+
+        Args:
+            model: an exported graph with accurate norms (`onnxruntime.onnx` of an export bundle),
+                or its int8 form.
+            precision: fp32, bf16, or int8 for a graph with Q/DQ nodes.
+            max_batch_size: most pictures at once.
+            threads: threads for one picture; None takes the CPUs this process may use.
+
+        Raises:
+            MissingDependencyError: openvino is not installed.
+            EngineError: the file is not a graph that SceneLoom exported, or this CPU does not
+                compute the precision.
+        """
+        require(["openvino"], extra="serve", purpose="running a model with OpenVINO")
+        import openvino
+
+        core = openvino.Core()
+        if precision == "bf16" and not computes_bfloat16():
+            raise EngineError("this CPU computes no bfloat16; OpenVINO would run float32 instead")
+        try:
+            graph = core.read_model(model)
+            compiled = core.compile_model(
+                graph,
+                "CPU",
+                {
+                    "INFERENCE_PRECISION_HINT": _HINTS[precision],
+                    "PERFORMANCE_HINT": "LATENCY",
+                    "NUM_STREAMS": 1,
+                    "INFERENCE_NUM_THREADS": threads or usable_cpus(),
+                },
+            )
+        except RuntimeError as error:
+            raise EngineError(f"{model}: OpenVINO cannot load it ({str(error)[:300]})") from None
+        metadata = ["framework", PARAMETER]
+        if not graph.has_rt_info(metadata):
+            raise EngineError(f"{model}: carries no contract; it was not exported by sceneloom")
+        contract = Contract.loads(graph.get_rt_info(metadata).astype(str), source=str(model))
+        super().__init__(contract, max_batch_size)
+        self._request = compiled.create_infer_request()
+
+    def run_batch(
+        self, label_maps: LabelMap, instance_maps: InstanceMap | None, styles: Style | None
+    ) -> Image:
+        """Run one batch; see `Synthesizer.run_batch`."""
+        if instance_maps is not None:
+            instance_maps = _exact_in_float(instance_maps)
+        feeds = {INPUT_LABELS: label_maps, INPUT_INSTANCES: instance_maps, INPUT_STYLE: styles}
+        results = self._request.infer({k: v for k, v in feeds.items() if v is not None})
+        image: Image = results[0].copy()  # the next call writes into the same memory
+        return image
+
+
+def computes_bfloat16() -> bool:
+    """Whether OpenVINO computes bfloat16 on this CPU (AVX-512 BF16, or AMX)."""
+    import openvino
+
+    return "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+
+
+def _exact_in_float(instance_maps: InstanceMap) -> InstanceMap:
+    """OpenVINO compares int32 as float32, in which ids above 2^24 collide and boundaries vanish:
+    such maps are renumbered, which changes no boundary.
+    """
+    if instance_maps.min() >= -_EXACT_IDS and instance_maps.max() <= _EXACT_IDS:
+        return instance_maps
+    _, dense = np.unique(instance_maps, return_inverse=True)
+    return dense.reshape(instance_maps.shape).astype(np.int32)

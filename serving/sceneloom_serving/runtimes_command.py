@@ -1,0 +1,73 @@
+"""`sceneloom runtimes`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+from tyro.conf import Positional, arg
+
+from sceneloom.contract import MODEL_NAME
+from sceneloom_serving.choice import (
+    Measured,
+    fastest,
+    measure_engines,
+    precisions_left_out,
+    recall,
+    remember,
+)
+from sceneloom_serving.engines import ENGINES, unavailable
+from sceneloom_serving.references import load_references
+from sceneloom_serving.verify import bundle_hash, verify_repository
+
+
+def main(
+    repository: Annotated[Path | None, Positional, arg(metavar="REPOSITORY")] = None,
+    *,
+    measure: bool = False,
+    json_lines: bool = False,
+) -> int:
+    """List the engines: which can run on this machine, and why not for the others.
+
+    Args:
+        repository: folder that sceneloom export wrote; also says which engines it has, and which
+            one serve takes here.
+        measure: render the repository's reference maps with every engine that can run: difference
+            from PyTorch, and time. The fastest within its limits is remembered.
+        json_lines: one JSON object per engine instead of a table.
+    """
+    version = None if repository is None else repository / MODEL_NAME / "1"
+    if repository is not None and version is not None:
+        verify_repository(repository)
+    if measure and repository is not None and version is not None:
+        found = measure_engines(
+            version, load_references(repository), without=precisions_left_out(repository)
+        )
+        chosen: str | None = fastest(found)
+        remember(bundle_hash(repository), found)
+    else:
+        left_out = {} if repository is None else precisions_left_out(repository)
+        found = [
+            Measured(engine=name, reason=left_out.get(one.precision) or unavailable(one, version))
+            for name, one in ENGINES.items()
+        ]
+        chosen = None if repository is None else recall(bundle_hash(repository))
+    for one in found:
+        print(_json(one, chosen) if json_lines else _line(one, chosen))
+    return 0
+
+
+def _line(one: Measured, chosen: str | None) -> str:
+    mark = "*" if one.engine == chosen else " "
+    name = f"{mark} {one.engine:26}"
+    if one.reason is not None:
+        return f"{name} no: {one.reason}"
+    if one.seconds is None:
+        return f"{name} yes"
+    return f"{name} yes: {one.seconds:.3g} s a picture; {one.parity}"
+
+
+def _json(one: Measured, chosen: str | None) -> str:
+    known = {"engine": one.engine, "runs": one.reason is None, "chosen": one.engine == chosen}
+    return json.dumps({**known, **one.to_json()})
