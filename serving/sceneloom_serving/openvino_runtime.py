@@ -7,6 +7,7 @@ all the threads that this process may use is the latency profile.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -15,6 +16,7 @@ from sceneloom.contract import (
     INPUT_LABELS,
     INPUT_STYLE,
     PARAMETER,
+    STYLE_ROWS,
     Contract,
 )
 from sceneloom.errors import EngineError
@@ -22,6 +24,7 @@ from sceneloom.extras import require
 from sceneloom.synthesizer import Image, InstanceMap, LabelMap, Style, Synthesizer
 from sceneloom_serving.onnx_runtime import usable_cpus
 from sceneloom_serving.parity import Precision
+from sceneloom_serving.present_classes import present_classes, shorten
 
 _HINTS: dict[Precision, str] = {"fp32": "f32", "bf16": "bf16", "int8": "f32"}
 """What is computed where the graph does not say it; an int8 graph says it by its Q/DQ nodes."""
@@ -38,6 +41,7 @@ class OpenVinoSynthesizer(Synthesizer):
         precision: Precision = "fp32",
         max_batch_size: int = 1,
         threads: int | None = None,
+        absent_classes: bool = False,
     ) -> None:
         """Load and compile a graph.
 
@@ -47,6 +51,8 @@ class OpenVinoSynthesizer(Synthesizer):
             precision: fp32, bf16, or int8 for a graph with Q/DQ nodes.
             max_batch_size: most pictures at once.
             threads: threads for one picture; None takes the CPUs this process may use.
+            absent_classes: compute the planes of classes that do not occur, too, which changes
+                nothing but the time (`present_classes`); for measurements.
 
         Raises:
             MissingDependencyError: openvino is not installed.
@@ -59,26 +65,38 @@ class OpenVinoSynthesizer(Synthesizer):
         core = openvino.Core()
         if precision == "bf16" and not computes_bfloat16():
             raise EngineError("this CPU computes no bfloat16; OpenVINO would run float32 instead")
-        try:
-            graph = core.read_model(model)
-            compiled = core.compile_model(
-                graph,
-                "CPU",
-                {
-                    "INFERENCE_PRECISION_HINT": _HINTS[precision],
-                    "PERFORMANCE_HINT": "LATENCY",
-                    "NUM_STREAMS": 1,
-                    "INFERENCE_NUM_THREADS": threads or usable_cpus(),
-                },
-            )
-        except RuntimeError as error:
-            raise EngineError(f"{model}: OpenVINO cannot load it ({str(error)[:300]})") from None
+        self._model, self._core = model, core
+        self._options = {
+            "INFERENCE_PRECISION_HINT": _HINTS[precision],
+            "PERFORMANCE_HINT": "LATENCY",
+            "NUM_STREAMS": 1,
+            "INFERENCE_NUM_THREADS": threads or usable_cpus(),
+        }
+        graph = self._read()
         metadata = ["framework", PARAMETER]
         if not graph.has_rt_info(metadata):
             raise EngineError(f"{model}: carries no contract; it was not exported by sceneloom")
         contract = Contract.loads(graph.get_rt_info(metadata).astype(str), source=str(model))
         super().__init__(contract, max_batch_size)
-        self._request = compiled.create_infer_request()
+        channels = contract.schema.channels
+        self._room = None if absent_classes else shorten(graph, channels)
+        self._request = self._compile(graph)
+        self._whole: Any = None
+
+    def _read(self) -> Any:
+        try:
+            return self._core.read_model(self._model)
+        except RuntimeError as error:
+            raise self._cannot_load(error) from None
+
+    def _compile(self, graph: Any) -> Any:
+        try:
+            return self._core.compile_model(graph, "CPU", self._options).create_infer_request()
+        except RuntimeError as error:
+            raise self._cannot_load(error) from None
+
+    def _cannot_load(self, error: RuntimeError) -> EngineError:
+        return EngineError(f"{self._model}: OpenVINO cannot load it ({str(error)[:300]})")
 
     def run_batch(
         self, label_maps: LabelMap, instance_maps: InstanceMap | None, styles: Style | None
@@ -87,9 +105,21 @@ class OpenVinoSynthesizer(Synthesizer):
         if instance_maps is not None:
             instance_maps = _exact_in_float(instance_maps)
         feeds = {INPUT_LABELS: label_maps, INPUT_INSTANCES: instance_maps, INPUT_STYLE: styles}
-        results = self._request.infer({k: v for k, v in feeds.items() if v is not None})
-        image: Image = results[0].copy()  # the next call writes into the same memory
-        return image
+        inputs: dict[str, Any] = {k: v for k, v in feeds.items() if v is not None}
+        request, present = self._request_for(label_maps)
+        image: Image = request.infer(inputs | present)[0]
+        return image.copy()  # the next call writes into the same memory
+
+    def _request_for(self, label_maps: LabelMap) -> tuple[Any, dict[str, Any]]:
+        """What runs these maps, and its inputs beside them."""
+        if self._room is None:
+            return self._request, {}
+        present = present_classes(label_maps, self.contract.schema.channels, self._room)
+        if present is not None:
+            return self._request, present
+        if self._whole is None:  # maps of so many classes are rare: loaded when the first one comes
+            self._whole = self._compile(self._read())
+        return self._whole, {}
 
 
 def computes_bfloat16() -> bool:
@@ -101,9 +131,13 @@ def computes_bfloat16() -> bool:
 
 def _exact_in_float(instance_maps: InstanceMap) -> InstanceMap:
     """OpenVINO compares int32 as float32, in which ids above 2^24 collide and boundaries vanish:
-    such maps are renumbered, which changes no boundary.
+    such maps are renumbered, which changes no boundary. 0 to 255 are rows of a style table, and
+    stay; negative ids stay negative.
     """
     if instance_maps.min() >= -_EXACT_IDS and instance_maps.max() <= _EXACT_IDS:
         return instance_maps
-    _, dense = np.unique(instance_maps, return_inverse=True)
-    return dense.reshape(instance_maps.shape).astype(np.int32)
+    rows = np.arange(STYLE_ROWS, dtype=np.int32)
+    ids, dense = np.unique(np.concatenate([rows, instance_maps.ravel()]), return_inverse=True)
+    dense = dense.ravel()[STYLE_ROWS:] - np.searchsorted(ids, 0)
+    renumbered: InstanceMap = dense.reshape(instance_maps.shape).astype(np.int32)
+    return renumbered
