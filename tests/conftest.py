@@ -15,6 +15,14 @@ if TYPE_CHECKING:
     from sceneloom_training.networks import GeneratorArchitecture
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _caches(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Choices of engines are remembered in the tests' own folder, in child processes too."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
 @pytest.fixture(scope="session")
 def shared() -> Path:
     """Reference outputs and real samples beside the checkout; users do not have them."""
@@ -75,8 +83,8 @@ def exported(tmp_path_factory: pytest.TempPathFactory, checkpoint: Path) -> Expo
 
 @pytest.fixture(scope="session")
 def server(exported: Exported) -> Iterator[EmbeddedServer]:
-    """A real tritonserver that serves `exported` on free ports."""
+    """A real tritonserver that serves `exported` on free ports, in float32 on every machine."""
     from sceneloom_serving.embedded import EmbeddedServer
 
-    with EmbeddedServer(exported.repository, free_ports()) as running:
+    with EmbeddedServer(exported.repository, free_ports(), engine="openvino-fp32") as running:
         yield running

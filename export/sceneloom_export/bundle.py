@@ -52,6 +52,7 @@ from sceneloom_export.proof import (
 )
 from sceneloom_export.proof_maps import calibration_maps, read_own_maps, reference_maps
 from sceneloom_export.quantise import WEIGHTS_INT8, quantise
+from sceneloom_export.recognition import Recognition
 from sceneloom_export.repository import write_configs
 from sceneloom_export.rules import OPSET, check_rules
 from sceneloom_export.settings import ExportSettings, ServingSettings
@@ -162,7 +163,7 @@ def export_bundle(
         _check_measured(measured)
         proof = _Proof(graph_parity, references, judged, measured, fastest(measured))
         served = _describe(folder, checkpoint, contract, settings, proof, largest)
-    remember(served.bundle_hash, measured)
+    remember(served.bundle_hash, measured, repository / MODEL_NAME / "1")
     return Exported(
         repository=repository,
         contract=served,
@@ -229,9 +230,13 @@ def _write_others(
 ) -> list[Judged]:
     """The other precisions: judged first, written if they pass."""
     generator, judged = checkpoint.generator, []
+    scenes = references.requests[-len(own) - 1 :]
+    recognition = (
+        None if export.segmenter is None else Recognition(export.segmenter, contract.schema, scenes)
+    )
     for precision in ("fp16", "bf16"):
         if precision in export.precision:
-            judged.append(judge_rounded(generator, contract, precision, references))
+            judged.append(judge_rounded(generator, contract, precision, references, recognition))
     if any(j.precision == "fp16" and j.reason is None for j in judged):
         half = version / FP16_FILE
         served = ServedGenerator(HalfGenerator(generator).eval(), contract).eval()
@@ -240,7 +245,7 @@ def _write_others(
         check_graph(half, "fp16", references, small)
     if "int8" in export.precision:
         quantise(version / MODEL_FILE, version / INT8_FILE, calibration_maps(contract, own))
-        found = judge_quantised(version / INT8_FILE, references)
+        found = judge_quantised(version / INT8_FILE, references, recognition)
         judged.append(found)
         if found.reason is not None:
             (version / INT8_FILE).unlink()

@@ -37,6 +37,8 @@ def main(
         extra="export",
         purpose="exporting a model",
     )
+    if "int8" in export.precision:
+        require(["openvino"], extra="serve", purpose="proving int8")
     from sceneloom_export.bundle import export_bundle
 
     exported = export_bundle(

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from sceneloom.contract import Contract
-from sceneloom.errors import SizeError
+from sceneloom.errors import InputError, SizeError
 from sceneloom.maps import read_instance_map, read_label_map
 from sceneloom.render import MapPair, find_pairs
 from sceneloom.synthesizer import Request, prepare
@@ -60,7 +60,7 @@ def read_own_maps(contract: Contract, folder: Path, most: int) -> list[Request]:
         most: how many are read.
 
     Raises:
-        InputError: there are none, or one is broken.
+        InputError: there are none, or one is broken; the text names its file.
         SizeError: one has to be padded; parity is measured on whole pictures.
     """
     labels, instances = folder / "test_label", folder / "test_inst"
@@ -75,7 +75,10 @@ def _read(contract: Contract, pairs: list[MapPair]) -> Iterator[Request]:
         label_map = read_label_map(pair.label, contract.schema)
         needs = contract.boundaries or contract.style_channels
         instance_map = read_instance_map(pair.instance) if needs and pair.instance else None
-        request = prepare(contract, label_map, instance_map)
+        try:
+            request = prepare(contract, label_map, instance_map)
+        except InputError as error:
+            raise InputError(f"{pair.label}: {error}") from None
         if request.padding:
             raise SizeError(
                 f"{pair.label}: is no multiple of {contract.size_multiple} on each side"

@@ -153,9 +153,10 @@ def check_half_range(largest: Mapping[str, float]) -> None:
     """
     broken = {n: v for n, v in largest.items() if math.isnan(v) or v > HALF_LIMIT}
     if broken:
+        ordered = sorted(broken.items(), key=lambda item: item[0] == _BETWEEN)
         shown = ", ".join(
             f"{name} ({'not finite' if math.isnan(value) else f'{value:,.0f}'})"
-            for name, value in list(broken.items())[:5]
+            for name, value in ordered[:5]
         )
         raise ParityError(
             f"float16 would overflow: {len(broken)} layers reach more than {HALF_LIMIT:,.0f}, in "

@@ -3,11 +3,13 @@ precision, on this machine.
 
 Every engine that can run here renders the bundle's reference maps; what differs from PyTorch's
 pictures by more than its limits is out, the others are timed at the largest map. The choice is
-remembered with the facts of the machine, and made anew where they or the bundle differ.
+remembered with the facts of the machine and the engines that there were, and made anew where they
+or the bundle differ.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -23,7 +25,7 @@ from sceneloom import __version__
 from sceneloom.contract import MODEL_NAME
 from sceneloom.errors import EngineError, ParityError, SceneLoomError
 from sceneloom.synthesizer import Request, Synthesizer
-from sceneloom_serving.engines import ENGINES, Engine, open_engine, unavailable
+from sceneloom_serving.engines import ENGINES, Engine, unavailable
 from sceneloom_serving.machine import engine_machine
 from sceneloom_serving.parity import Parity, Precision, check_parity, run_parity
 from sceneloom_serving.references import References, load_references
@@ -66,6 +68,7 @@ def measure_engines(
     *,
     max_batch_size: int = 1,
     without: Mapping[Precision, str] = MappingProxyType({}),
+    engines: Mapping[str, Engine] = ENGINES,
 ) -> list[Measured]:
     """Try every engine of a bundle, one after the other.
 
@@ -74,12 +77,13 @@ def measure_engines(
         references: maps, and the pictures they must give.
         max_batch_size: most pictures at once.
         without: precisions that are not tried, and why.
+        engines: those that there are.
     """
     return [
         Measured(engine=engine.name, reason=without[engine.precision])
         if engine.precision in without
         else _measure(engine, version, references, max_batch_size)
-        for engine in ENGINES.values()
+        for engine in engines.values()
     ]
 
 
@@ -90,7 +94,7 @@ def _measure(
     if reason is not None:
         return Measured(engine=engine.name, reason=reason)
     try:
-        with open_engine(engine.name, version, max_batch_size=max_batch_size) as synthesizer:
+        with engine.open(version / engine.file, max_batch_size) as synthesizer:
             parity = run_parity(references.pictures, synthesizer, references.requests)
             try:
                 check_parity(parity, engine.precision, engine.name)
@@ -127,7 +131,11 @@ def fastest(measured: Sequence[Measured]) -> str:
 
 
 def choose_engine(
-    repository: Path, bundle_hash: str, *, say: Callable[[str], None] = lambda line: None
+    repository: Path,
+    bundle_hash: str,
+    *,
+    say: Callable[[str], None] = lambda line: None,
+    engines: Mapping[str, Engine] = ENGINES,
 ) -> str:
     """The engine for a bundle on this machine, remembered or measured now.
 
@@ -135,6 +143,7 @@ def choose_engine(
         repository: an export bundle.
         bundle_hash: of its contract.
         say: is told what is measured, line by line.
+        engines: those that there are.
 
     Returns:
         its name.
@@ -143,17 +152,17 @@ def choose_engine(
         ServerStartError: the bundle has no reference pictures.
         EngineError: no engine can serve here.
     """
-    known = recall(bundle_hash)
+    version = repository / MODEL_NAME / "1"
+    known = recall(bundle_hash, version, engines)
     if known is not None:
         return known
     say("trying the engines of this bundle on this machine, once")
     references = load_references(repository)
-    measured = measure_engines(
-        repository / MODEL_NAME / "1", references, without=precisions_left_out(repository)
-    )
+    without = precisions_left_out(repository)
+    measured = measure_engines(version, references, without=without, engines=engines)
     for one in measured:
         say(str(one))
-    return remember(bundle_hash, measured)
+    return remember(bundle_hash, measured, version, engines)
 
 
 def precisions_left_out(repository: Path) -> dict[Precision, str]:
@@ -168,38 +177,62 @@ def precisions_left_out(repository: Path) -> dict[Precision, str]:
         return {}
 
 
-def remember(bundle_hash: str, measured: Sequence[Measured]) -> str:
-    """Keep what was measured for this bundle and machine; the engine that serves."""
-    chosen, machine = fastest(measured), engine_machine()
-    path = _memory(bundle_hash, machine)
+def remember(
+    bundle_hash: str,
+    measured: Sequence[Measured],
+    version: Path,
+    engines: Mapping[str, Engine] = ENGINES,
+) -> str:
+    """Keep what was measured for this bundle and machine; the engine that serves.
+
+    Args:
+        bundle_hash: of the bundle's contract.
+        measured: of `measure_engines`.
+        version: a version's folder of the bundle.
+        engines: those that there are.
+    """
+    chosen, facts = fastest(measured), _facts(version, engines)
     content = {
-        "sceneloom": __version__,
+        **facts,
         "bundle_hash": bundle_hash,
-        "machine": machine,
         "engine": chosen,
         "measured": {m.engine: m.to_json() for m in measured},
     }
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
+    # A home that cannot be written, or that there is none of, costs a measurement at every start.
+    with contextlib.suppress(OSError, RuntimeError):
+        path = _memory(bundle_hash, facts["machine"])
         path.parent.mkdir(parents=True, exist_ok=True)
+        part = path.with_name(f".{path.name}.{os.getpid()}.part")
         part.write_text(json.dumps(content, indent=1) + "\n", "utf-8")
         part.replace(path)
-    except OSError:  # a home that cannot be written costs a measurement at every start
-        part.unlink(missing_ok=True)
     return chosen
 
 
-def recall(bundle_hash: str) -> str | None:
-    """The engine that was chosen for this bundle on a machine like this; None if none was."""
-    machine = engine_machine()
+def recall(bundle_hash: str, version: Path, engines: Mapping[str, Engine] = ENGINES) -> str | None:
+    """The engine that was chosen for this bundle on a machine like this, out of the engines that
+    can run now; None if none was.
+
+    Args:
+        bundle_hash: of the bundle's contract.
+        version: a version's folder of the bundle.
+        engines: those that there are.
+    """
+    facts = _facts(version, engines)
     try:
-        content = json.loads(_memory(bundle_hash, machine).read_text("utf-8"))
-    except (OSError, ValueError):
+        content = json.loads(_memory(bundle_hash, facts["machine"]).read_text("utf-8"))
+    except (OSError, ValueError, RuntimeError):
         return None
-    fits = isinstance(content, dict) and content.get("machine") == machine
+    fits = isinstance(content, dict) and all(content.get(key) == facts[key] for key in facts)
     engine = content.get("engine") if fits else None
-    # What an engine needs may have been removed since.
-    return engine if engine in ENGINES and unavailable(ENGINES[engine]) is None else None
+    return engine if isinstance(engine, str) and engine in facts["available"] else None
+
+
+def _facts(version: Path, engines: Mapping[str, Engine]) -> dict[str, Any]:
+    """What a choice holds for. Runtimes are installed and removed, and `sceneloom engine` adds
+    plans to a bundle, so that the engines that can run are part of it.
+    """
+    available = [name for name, one in engines.items() if unavailable(one, version) is None]
+    return {"sceneloom": __version__, "machine": engine_machine(), "available": available}
 
 
 def _memory(bundle_hash: str, machine: dict[str, Any]) -> Path:

@@ -64,11 +64,9 @@ class OnnxRuntimeSynthesizer(Synthesizer):
             EngineError: this build or machine does not have the provider.
             ExportError: the file is not a model that SceneLoom exported.
         """
-        require(["onnxruntime"], extra="serve", purpose="running an exported model")
-        _check_single_build()
+        check_provider(provider)
         import onnxruntime
 
-        check_provider(provider)
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads or usable_cpus()
         options.log_severity_level = 3
@@ -119,10 +117,12 @@ def check_provider(provider: Provider) -> None:
     """Check that the installed ONNX Runtime was built with a provider.
 
     Raises:
-        MissingDependencyError: onnxruntime is not installed.
+        MissingDependencyError: onnxruntime is not installed, or two builds of it overwrite each
+            other.
         EngineError: it was not.
     """
     require(["onnxruntime"], extra="serve", purpose="running an exported model")
+    _check_single_build()
     import onnxruntime
 
     if _PROVIDERS[provider] not in onnxruntime.get_available_providers():
@@ -133,7 +133,8 @@ def check_provider(provider: Provider) -> None:
 
 
 def _provider_options(provider: Provider, cache: Path | None) -> Sequence[Any]:
-    cuda = ("CUDAExecutionProvider", {"device_id": 0})
+    # What is float32 is float32: TF32 is that provider's default on newer GPUs.
+    cuda = ("CUDAExecutionProvider", {"device_id": 0, "use_tf32": 0})
     if provider == "cpu":
         return ["CPUExecutionProvider"]
     if provider == "cuda":

@@ -9,6 +9,7 @@ from typing import Annotated
 from tyro.conf import Positional, arg
 
 from sceneloom.contract import MODEL_NAME
+from sceneloom.errors import InputError
 from sceneloom_serving.choice import (
     Measured,
     fastest,
@@ -37,6 +38,8 @@ def main(
             from PyTorch, and time. The fastest within its limits is remembered.
         json_lines: one JSON object per engine instead of a table.
     """
+    if measure and repository is None:
+        raise InputError("--measure renders a repository's maps: name the repository")
     version = None if repository is None else repository / MODEL_NAME / "1"
     if repository is not None and version is not None:
         verify_repository(repository)
@@ -45,14 +48,14 @@ def main(
             version, load_references(repository), without=precisions_left_out(repository)
         )
         chosen: str | None = fastest(found)
-        remember(bundle_hash(repository), found)
+        remember(bundle_hash(repository), found, version)
     else:
         left_out = {} if repository is None else precisions_left_out(repository)
         found = [
             Measured(engine=name, reason=left_out.get(one.precision) or unavailable(one, version))
             for name, one in ENGINES.items()
         ]
-        chosen = None if repository is None else recall(bundle_hash(repository))
+        chosen = None if version is None else recall(bundle_hash(version.parents[1]), version)
     for one in found:
         print(_json(one, chosen) if json_lines else _line(one, chosen))
     return 0

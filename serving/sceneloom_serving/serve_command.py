@@ -79,10 +79,12 @@ def _choose(repository: Path, engine: str) -> str:
             bundle_hash(repository),
             say=lambda line: print(line, file=sys.stderr, flush=True),
         )
-    reason = unavailable(get_engine(engine), repository / MODEL_NAME / "1")
-    refused = precisions_left_out(repository).get(get_engine(engine).precision)
-    if reason or refused:
-        raise EngineError(f"{engine}: {reason or refused}")
+    found = get_engine(engine)
+    # Export's judge comes first: what it refused, it did not write.
+    refused = precisions_left_out(repository).get(found.precision)
+    reason = refused or unavailable(found, repository / MODEL_NAME / "1")
+    if reason:
+        raise EngineError(f"{engine}: {reason}")
     return engine
 
 

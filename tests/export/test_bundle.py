@@ -15,12 +15,17 @@ from sceneloom.contract import Contract
 from sceneloom.errors import CheckpointError, ExportError, SchemaError, SizeError
 from sceneloom.schema import load_schema
 from sceneloom_export.bundle import Exported, export_bundle
-from sceneloom_export.settings import ServingSettings
+from sceneloom_export.settings import ExportSettings, ServingSettings
+from sceneloom_serving.engines import ENGINES, FP16_FILE
 from sceneloom_serving.golden import block_means, load_golden
 from sceneloom_serving.onnx_runtime import MODEL_FILE, OnnxRuntimeSynthesizer
-from sceneloom_training.checkpoint import save_checkpoint
+from sceneloom_serving.parity import run_parity
+from sceneloom_serving.references import load_references
+from sceneloom_serving.torch_runtime import TorchSynthesizer
+from sceneloom_training.checkpoint import load_checkpoint, save_checkpoint
 from sceneloom_training.networks import GeneratorArchitecture
 
+FP32 = ExportSettings(precision=("fp32",))
 VARIANTS = ("embedded", "onnxruntime-tensorrt", "onnxruntime", "tensorrt-throughput", "tensorrt")
 
 
@@ -30,31 +35,62 @@ def test_files_report_and_hashes(exported: Exported) -> None:
     files = [file for file in files if "__pycache__" not in file]  # a server may have run it
     assert files == [
         "golden.npz",
+        "references.npz",
         "report.json",
+        "synthesis/1/fp16.onnx",
+        "synthesis/1/group_norms.onnx",
         "synthesis/1/model.onnx",
         "synthesis/1/model.py",
         "synthesis/1/onnxruntime.onnx",
+        "synthesis/1/weights-fp16.bin",
         "synthesis/1/weights.bin",
         "synthesis/config.pbtxt",
         *(f"synthesis/configs/{name}.pbtxt" for name in VARIANTS),
     ]
     report = json.loads((folder / "report.json").read_text())
-    engines = [f"synthesis/1/{name}" for name in ("model.onnx", "onnxruntime.onnx", "weights.bin")]
+    engines = [file for file in files if file.endswith((".onnx", ".bin"))]
     hashed = [file for file in files if file != "report.json"]
     assert report["sha256"] == {name: file_hash(folder / name) for name in hashed}
     assert report["bytes"] == {name: (folder / name).stat().st_size for name in engines}
     assert report["bundle_hash"] == exported.contract.bundle_hash
     assert len(report["bundle_hash"]) == 64
-    assert {engine: entry["max"] <= 1 for engine, entry in report["parity"].items()} == {
-        "onnxruntime-cpu-fp32": True,
-        "exported graph in onnxruntime-cpu-fp32": True,
-    }
-    assert len(report["parity"]["onnxruntime-cpu-fp32"]["maps"]) == 4
-    assert report["parity"]["onnxruntime-cpu-fp32"]["maps"][-1] == "192x128"
     assert report["serving"]["max_batch_size"] == 4
     assert Contract.from_json(report["contract"]) == exported.contract
     assert report["checkpoint"]["provenance"] == {"imported_from": "a test"}
     assert [p.name for p in folder.parent.iterdir()] == [folder.name]
+
+
+def test_report_says_how_every_engine_and_precision_did(exported: Exported) -> None:
+    proof = json.loads((exported.repository / "report.json").read_text())["proof"]
+    assert proof["maps"] == ["64x64", "192x128", "136x192", "192x128"]
+    (graph,) = proof["graph"].values()
+    assert graph["max"] <= 1
+    assert proof["engines"].keys() == ENGINES.keys()
+    assert exported.engine == proof["engine"]
+    times = {n: found["seconds"] for n, found in proof["engines"].items() if found["seconds"]}
+    assert times.keys() >= {"onnxruntime-fp32", "openvino-fp32"}
+    assert proof["engine"] == min(times, key=lambda name: times[name])
+    for name in ("onnxruntime-fp32", "openvino-fp32"):
+        assert proof["engines"][name]["parity"]["max"] <= 1
+        assert proof["engines"][name]["reason"] is None
+    int8 = proof["engines"]["openvino-int8"]
+    assert int8["parity"] is None
+    assert "export --precision int8" in int8["reason"]
+    assert proof["precisions"].keys() == {"fp16", "bf16"}
+    for found in proof["precisions"].values():
+        assert found["reason"] is None
+        assert found["parity"]["psnr"] >= 40
+        assert 0 < found["largest"]["head.1"] < 16_000
+    assert exported.parity.to_json() == proof["engines"][exported.engine]["parity"]
+
+
+def test_reference_pictures_travel_with_the_bundle(exported: Exported, checkpoint: Path) -> None:
+    references = load_references(exported.repository)
+    assert references.sizes == [(64, 64), (128, 192), (192, 136), (128, 192)]
+    loaded = load_checkpoint(checkpoint)
+    assert loaded.contract is not None
+    reference = TorchSynthesizer(loaded.generator, loaded.contract)
+    assert run_parity(references.pictures, reference, references.requests).max == 0
 
 
 def test_golden_is_what_the_engine_answers(exported: Exported) -> None:
@@ -72,14 +108,19 @@ def test_fixed_sizes_and_replacing(tmp_path: Path) -> None:
     )
     contract = Contract(schema=load_schema("helen"), boundaries=False, size_multiple=2)
     save_checkpoint(tmp_path / "c", wide_generator(architecture, seed=0), contract, {})
-    first = export_bundle(tmp_path / "c", tmp_path / "r", sizes=((32, 64), (64, 32)))
+    first = export_bundle(tmp_path / "c", tmp_path / "r", sizes=((32, 64), (64, 32)), export=FP32)
     assert first.contract.sizes == ((32, 64), (64, 32))
     golden = load_golden(tmp_path / "r")
     assert golden.label_map.shape == (32, 64)
-    report = json.loads((tmp_path / "r" / "report.json").read_text())
-    assert report["parity"]["onnxruntime-cpu-fp32"]["maps"] == ["64x32", "32x64"]
+    proof = json.loads((tmp_path / "r" / "report.json").read_text())["proof"]
+    assert proof["maps"] == ["64x32", "32x64", "64x32"]
+    assert proof["precisions"] == {}
+    assert not (tmp_path / "r" / "synthesis" / "1" / FP16_FILE).exists()
+    assert FP16_FILE in proof["engines"]["onnxruntime-cuda-fp16"]["reason"] or (
+        "provider" in proof["engines"]["onnxruntime-cuda-fp16"]["reason"]
+    )
     save_checkpoint(tmp_path / "c", wide_generator(architecture, seed=1), contract, {})
-    second = export_bundle(tmp_path / "c", tmp_path / "r")
+    second = export_bundle(tmp_path / "c", tmp_path / "r", largest=(64, 64), export=FP32)
     assert second.contract.bundle_hash != first.contract.bundle_hash
     assert sorted(p.name for p in tmp_path.iterdir()) == ["c", "r"]
 
@@ -112,6 +153,12 @@ def test_place_that_cannot_be_written(tmp_path: Path, checkpoint: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(ExportError, match="cannot be written"):
         export_bundle(checkpoint, tmp_path / "file" / "r")
+
+
+def test_precision_that_there_is_not_is_refused() -> None:
+    assert ExportSettings(precision=()).precision == ()
+    with pytest.raises(SchemaError, match="no precision 'fp8'; there are fp32, fp16, bf16, int8"):
+        ExportSettings(precision=("fp32", "fp8"))  # type: ignore[arg-type]
 
 
 def test_missing_checkpoint(tmp_path: Path) -> None:
