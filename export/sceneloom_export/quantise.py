@@ -47,7 +47,7 @@ def quantise(source: Path, target: Path, maps: Sequence[Request]) -> None:
             use_external_data_format=True,
         )
     model = onnx.load(target)
-    target.with_name(f"{target.name}.data").unlink()
+    target.with_name(f"{target.name}.data").unlink(missing_ok=True)
     onnx.save(model, target, save_as_external_data=True, location=WEIGHTS_INT8, size_threshold=4096)
 
 
