@@ -1,0 +1,113 @@
+"""Maps of one's own, to be proven and calibrated on: read, limited, and refused by name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from support import blocky_maps, run_command
+
+from sceneloom.contract import Contract
+from sceneloom.errors import InputError, SizeError, UnknownLabelError
+from sceneloom.schema import load_schema
+from sceneloom_export.proof_maps import CALIBRATION_MAPS, calibration_maps, read_own_maps
+
+CONTRACT = Contract(schema=load_schema("cityscapes"), boundaries=True, size_multiple=8)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Three pairs in pix2pixHD's layout."""
+    for name in ("test_label", "test_inst"):
+        (tmp_path / "maps" / name).mkdir(parents=True)
+    for i in range(3):
+        write(tmp_path / "maps", f"city_{i}", *blocky_maps(64, 96, seed=i))
+    return tmp_path / "maps"
+
+
+def write(folder: Path, name: str, labels: np.ndarray, instances: np.ndarray) -> None:
+    cv2.imwrite(str(folder / "test_label" / f"{name}_labelIds.png"), labels)
+    image = instances.astype(np.uint16)
+    cv2.imwrite(str(folder / "test_inst" / f"{name}_instanceIds.png"), image)
+
+
+def test_first_maps_are_read_in_order(folder: Path) -> None:
+    requests = read_own_maps(CONTRACT, folder, 2)
+    assert len(requests) == 2
+    for i, request in enumerate(requests):
+        labels, instances = blocky_maps(64, 96, seed=i)
+        assert np.array_equal(request.label_map, labels)
+        assert request.instance_map is not None
+        assert np.array_equal(request.instance_map, instances)
+    assert len(read_own_maps(CONTRACT, folder, 8)) == 3
+
+
+def test_maps_side_by_side_and_models_without_instances(folder: Path) -> None:
+    plain = Contract(schema=CONTRACT.schema, boundaries=False, size_multiple=8)
+    found = read_own_maps(plain, folder / "test_label", 8)
+    assert [request.instance_map for request in found] == [None] * 3
+
+
+def test_int8_is_calibrated_on_ones_own_maps_or_on_drawn_ones(folder: Path) -> None:
+    own = read_own_maps(CONTRACT, folder, 8)
+    assert calibration_maps(CONTRACT, own) == own
+    assert len(calibration_maps(CONTRACT, own * 4)) == CALIBRATION_MAPS
+    drawn = calibration_maps(CONTRACT, [])
+    assert len(drawn) == CALIBRATION_MAPS
+    assert {request.label_map.shape for request in drawn} == {(256, 512)}
+    assert len({request.label_map.tobytes() for request in drawn}) == CALIBRATION_MAPS
+
+
+def test_real_maps(shared: Path) -> None:
+    requests = read_own_maps(CONTRACT, shared / "data" / "cityscapes_sample", 2)
+    assert [request.label_map.shape for request in requests] == [(1024, 2048)] * 2
+    for request in requests:
+        assert request.instance_map is not None
+        assert request.instance_map.max() > 20_000
+        assert len(np.unique(request.label_map)) > 5
+
+
+def test_broken_maps_are_named(folder: Path) -> None:
+    labels, instances = blocky_maps(64, 96, seed=0)
+    write(folder, "a_odd", labels[:60], instances[:60])
+    with pytest.raises(SizeError, match=r"a_odd_labelIds\.png: is no multiple of 8"):
+        read_own_maps(CONTRACT, folder, 8)
+    write(folder, "a_odd", labels, instances[:32])
+    with pytest.raises(InputError, match=r"a_odd_labelIds\.png: the label map is 96x64 and the"):
+        read_own_maps(CONTRACT, folder, 8)
+    (folder / "test_inst" / "a_odd_instanceIds.png").unlink()
+    with pytest.raises(InputError, match=r"a_odd_labelIds\.png: .* needs one beside"):
+        read_own_maps(CONTRACT, folder, 8)
+    labels[0, :7] = 99
+    write(folder, "a_odd", labels, instances)
+    with pytest.raises(UnknownLabelError, match=r"a_odd_labelIds\.png.*99 \(7 pixels\)"):
+        read_own_maps(CONTRACT, folder, 8)
+    (folder / "test_label" / "a_odd_labelIds.png").write_bytes(b"")
+    with pytest.raises(InputError, match=r"a_odd_labelIds\.png.*empty"):
+        read_own_maps(CONTRACT, folder, 8)
+
+
+def test_folder_that_is_not_there_or_empty_is_named(checkpoint: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="nothing: no such folder"):
+        read_own_maps(CONTRACT, tmp_path / "nothing", 8)
+    with pytest.raises(InputError, match="no label maps"):
+        read_own_maps(CONTRACT, tmp_path, 8)
+    target = tmp_path / "repository"
+    export = ["export", checkpoint, "--repository", target, "--maps", tmp_path / "nothing"]
+    done = run_command(*export)
+    assert done.returncode == 1
+    assert "nothing: no such folder" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_precision_that_there_is_not_is_refused_by_the_command(
+    checkpoint: Path, tmp_path: Path
+) -> None:
+    export = ["export", checkpoint, "--repository", tmp_path / "repository", "--precision", "fp8"]
+    done = run_command(*export)
+    assert done.returncode == 2
+    assert "fp8" in done.stderr + done.stdout
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,325 @@
+"""Which engine serves: measured with hand-written engines, remembered, and measured anew."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from sceneloom.contract import Contract
+from sceneloom.errors import EngineError, ServerStartError
+from sceneloom.padding import Padding
+from sceneloom.schema import load_schema
+from sceneloom.synthesizer import Image, InstanceMap, LabelMap, Request, Style, Synthesizer
+from sceneloom_serving.choice import choose_engine, fastest, measure_engines, recall
+from sceneloom_serving.engines import ENGINES, Engine, get_engine, open_engine, unavailable
+from sceneloom_serving.parity import Precision
+from sceneloom_serving.references import References, load_references, save_references
+
+CONTRACT = Contract(schema=load_schema("helen"), boundaries=False, size_multiple=2)
+HASH = "ab" * 32
+
+
+class Painter(Synthesizer):
+    """Paints the picture that the references have, and is as wrong and as slow as it is told."""
+
+    def __init__(self, error: int, seconds: float, batch: int) -> None:
+        super().__init__(CONTRACT, batch)
+        self._error, self._seconds = error, seconds
+
+    def run_batch(
+        self, label_maps: LabelMap, instance_maps: InstanceMap | None, styles: Style | None
+    ) -> Image:
+        time.sleep(self._seconds)
+        return picture(label_maps) + np.uint8(self._error)
+
+
+def picture(label_maps: LabelMap) -> Image:
+    image: Image = np.repeat(label_maps[..., None] * np.uint8(20), 3, 3)
+    return image
+
+
+class Bundle:
+    """An export bundle with as much of it as choosing needs, and engines that are told what to
+    do.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.version = folder / "synthesis" / "1"
+        self.version.mkdir(parents=True)
+        (self.version / "model").write_bytes(b"")
+        rng = np.random.default_rng(0)
+        maps = [rng.integers(0, 11, size, np.uint8) for size in ((8, 8), (16, 24))]
+        requests = [
+            Request(label_map=x, instance_map=None, style=None, padding=Padding()) for x in maps
+        ]
+        pictures = [picture(x[None]) for x in maps]
+        save_references(References(requests=requests, pictures=pictures), folder)
+        self.opened: list[tuple[str, int]] = []
+        self.engines: dict[str, Engine] = {}
+        self.said: list[str] = []
+
+    def add(
+        self,
+        name: str,
+        *,
+        precision: Precision = "fp32",
+        error: int = 0,
+        seconds: float = 0.0,
+        file: str = "model",
+        check: Callable[[], None] = lambda: None,
+    ) -> Bundle:
+        def opened(path: Path, batch: int) -> Synthesizer:
+            assert path == self.version / file
+            self.opened.append((name, batch))
+            return Painter(error, seconds, batch)
+
+        self.engines[name] = Engine(
+            name=name,
+            precision=precision,
+            file=file,
+            make_file="make it",
+            gpu=False,
+            check=check,
+            open=opened,
+        )
+        return self
+
+    def choose(self) -> str:
+        return choose_engine(self.folder, HASH, say=self.said.append, engines=self.engines)
+
+    @property
+    def names(self) -> list[str]:
+        """Engines that were opened so far."""
+        return [name for name, _ in self.opened]
+
+
+def refuse() -> None:
+    raise EngineError("this machine has no abacus")
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "sceneloom" / "engines"
+
+
+@pytest.fixture
+def bundle(tmp_path: Path, cache: Path) -> Bundle:
+    return Bundle(tmp_path / "repository")
+
+
+@pytest.fixture
+def both(bundle: Bundle) -> Bundle:
+    return bundle.add("slow", seconds=0.02).add("fast")
+
+
+def test_the_fastest_that_passes_is_chosen(bundle: Bundle) -> None:
+    bundle.add("slow", seconds=0.03).add("quick", seconds=0.01).add("wrong", error=2)
+    bundle.add("wrong in half", precision="fp16", error=3).add("nowhere", check=refuse)
+    assert bundle.choose() == "quick"
+    assert bundle.said[0].startswith("trying the engines")
+    said = {line.split(":")[0]: line for line in bundle.said[1:]}
+    assert said.keys() == bundle.engines.keys()
+    assert "s a picture; max 0" in said["slow"]
+    assert "up to 2 grey levels, 1 is the limit" in said["wrong"]
+    assert "3 at the 99.9th percentile" in said["wrong in half"]
+    assert said["nowhere"] == "nowhere: this machine has no abacus"
+    assert "nowhere" not in bundle.names
+
+
+def test_limits_are_those_of_the_precision(bundle: Bundle) -> None:
+    bundle.add("full", seconds=0.01).add("half", precision="fp16", error=1)
+    assert bundle.choose() == "half"
+    with pytest.raises(EngineError, match="no engine 'half'; there are"):
+        get_engine("half")  # only `engines` has it
+
+
+def test_none_that_passes_is_an_error_with_every_reason(bundle: Bundle, cache: Path) -> None:
+    bundle.add("wrong", error=9).add("nowhere", check=refuse).add("fileless", file="model.plan")
+    with pytest.raises(EngineError) as caught:
+        bundle.choose()
+    for part in ("wrong differs from PyTorch", "no abacus", "the bundle has no model.plan: make"):
+        assert part in str(caught.value)
+    assert not cache.exists()
+
+
+def test_batches_are_proven_where_they_will_be_served(bundle: Bundle) -> None:
+    bundle.add("one")
+    measured = measure_engines(
+        bundle.version, load_references(bundle.folder), max_batch_size=4, engines=bundle.engines
+    )
+    assert bundle.opened == [("one", 4)]
+    assert fastest(measured) == "one"
+    assert measured[0].parity is not None
+    assert measured[0].to_json()["parity"]["max"] == 0
+
+
+def test_choice_is_remembered(both: Bundle, cache: Path) -> None:
+    assert both.choose() == "fast"
+    assert both.names == ["slow", "fast"]
+    assert both.choose() == "fast"
+    assert both.names == ["slow", "fast"]
+    assert recall(HASH, both.version, both.engines) == "fast"
+    assert recall("cd" * 32, both.version, both.engines) is None  # another bundle
+    (file,) = cache.iterdir()
+    content = json.loads(file.read_text())
+    assert content["bundle_hash"] == HASH
+    assert content["machine"]["cores"] == len(os.sched_getaffinity(0))
+    assert content["available"] == ["slow", "fast"]
+    assert content["measured"]["slow"]["seconds"] >= 0.02
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda content: b"",
+        lambda content: b"{",
+        lambda content: b"\xff\xfe\x00",
+        lambda content: b"[]",
+        lambda content: b"null",
+        lambda content: json.dumps({**content, "engine": ["fast"]}).encode(),
+        lambda content: json.dumps({**content, "engine": "turbo"}).encode(),
+        lambda content: json.dumps({**content, "engine": None}).encode(),
+        lambda content: json.dumps({**content, "sceneloom": "0.0.1"}).encode(),
+        lambda content: json.dumps({**content, "available": []}).encode(),
+        lambda content: json.dumps(
+            {**content, "machine": {**content["machine"], "cpu": "another"}}
+        ).encode(),
+        lambda content: json.dumps({"engine": "fast"}).encode(),
+    ],
+)
+def test_damaged_or_foreign_memory_means_measuring_anew(
+    both: Bundle, cache: Path, damage: Callable[[dict[str, Any]], bytes]
+) -> None:
+    both.choose()
+    (file,) = cache.iterdir()
+    good = json.loads(file.read_text())
+    file.write_bytes(damage(good))
+    assert recall(HASH, both.version, both.engines) is None
+    assert both.choose() == "fast"
+    assert both.names == ["slow", "fast"] * 2
+    assert json.loads(file.read_text())["engine"] == "fast"  # and it is mended
+    assert [path.name for path in cache.iterdir()] == [file.name]
+
+
+def test_other_cores_are_another_machine(both: Bundle, cache: Path) -> None:
+    cores = os.sched_getaffinity(0)
+    if len(cores) < 2:
+        pytest.skip("needs two cores")
+    both.choose()
+    os.sched_setaffinity(0, {min(cores)})
+    try:
+        assert both.choose() == "fast"
+    finally:
+        os.sched_setaffinity(0, cores)
+    assert both.names == ["slow", "fast"] * 2
+    assert len(list(cache.iterdir())) == 2
+
+
+def test_runtime_that_was_removed_or_came_means_measuring_anew(both: Bundle) -> None:
+    assert both.choose() == "fast"
+    both.add("fast", check=refuse)
+    assert both.choose() == "slow"
+    both.add("faster", file="model.plan").add("slow", seconds=0.05)
+    count = len(both.opened)
+    assert both.choose() == "slow"
+    assert len(both.opened) == count  # there is no plan
+    (both.version / "model.plan").write_bytes(b"")
+    assert both.choose() == "faster"
+    (both.version / "model.plan").unlink()
+    assert both.choose() == "slow"
+
+
+def test_cache_that_cannot_be_written_is_no_error(
+    both: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("")
+    for place in (tmp_path / "file", tmp_path / "file" / "below", "/proc/sceneloom"):
+        monkeypatch.setenv("XDG_CACHE_HOME", str(place))
+        assert both.choose() == "fast"
+        assert recall(HASH, both.version, both.engines) is None
+
+
+def test_home_that_there_is_not_is_no_error(both: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A user of a number alone, as in containers, has none."""
+
+    def home() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setattr(Path, "home", home)
+    assert both.choose() == "fast"
+    assert recall(HASH, both.version, both.engines) is None
+
+
+def test_precisions_that_the_judge_refused_are_not_tried(both: Bundle) -> None:
+    both.add("half", precision="fp16")
+    proof = {"precisions": {"fp16": {"reason": "float16 would overflow"}, "bf16": {"reason": None}}}
+    (both.folder / "report.json").write_text(json.dumps({"proof": proof}))
+    assert both.choose() in ("fast", "slow")
+    assert "half" not in both.names
+    assert "half: float16 would overflow" in both.said
+
+
+@pytest.mark.parametrize("report", ["", "[]", '{"proof": 1}', '{"proof": {"precisions": []}}'])
+def test_unreadable_report_leaves_nothing_out(both: Bundle, report: str) -> None:
+    (both.folder / "report.json").write_text(report)
+    assert both.choose() == "fast"
+
+
+def test_bundle_without_reference_pictures(both: Bundle) -> None:
+    (both.folder / "references.npz").write_bytes(b"PK\x03\x04")
+    with pytest.raises(ServerStartError, match=r"references\.npz: damaged"):
+        both.choose()
+    (both.folder / "references.npz").unlink()
+    with pytest.raises(ServerStartError, match=r"no references\.npz"):
+        both.choose()
+
+
+def test_unknown_engine_is_named_beside_those_there_are(tmp_path: Path) -> None:
+    with pytest.raises(EngineError, match="no engine 'openvino'; there are onnxruntime-fp32, "):
+        open_engine("openvino", tmp_path)
+
+
+def test_engine_whose_file_is_missing_names_what_makes_it(tmp_path: Path) -> None:
+    int8 = ENGINES["openvino-int8"]
+    reason = "the bundle has no int8.onnx: sceneloom export --precision int8"
+    assert unavailable(int8, tmp_path) == reason
+    assert unavailable(int8) is None
+    with pytest.raises(EngineError, match=f"openvino-int8: {reason}"):
+        open_engine("openvino-int8", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "without", "line"),
+    [
+        ("openvino-fp32", "openvino", "pip install 'sceneloom[serve]'"),
+        ("openvino-bf16", "openvino", "pip install 'sceneloom[serve]'"),
+        ("onnxruntime-fp32", "onnxruntime", "pip install 'sceneloom[serve]'"),
+        ("tensorrt-fp16", "tensorrt", "pip install 'sceneloom[gpu]'"),
+        ("onnxruntime-cuda-fp16", "onnxruntime", "pip install"),
+    ],
+)
+def test_engine_whose_package_is_missing_names_the_pip_line(
+    name: str, without: str, line: str
+) -> None:
+    # In a process of its own, in which one package is not there.
+    code = (
+        "import importlib.util as u; f = u.find_spec\n"
+        f"u.find_spec = lambda n: None if n == {without!r} else f(n)\n"
+        "from sceneloom_serving.engines import ENGINES, unavailable\n"
+        f"print(unavailable(ENGINES[{name!r}]))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert without in done.stdout
+    assert line in done.stdout
