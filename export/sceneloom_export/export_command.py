@@ -54,8 +54,9 @@ def main(
         print(f"  {judged}")
     print("engines on this machine:")
     for measured in exported.measured:
-        print(f"  {measured}")
-    print(f"serves by default: {exported.engine}")
+        if measured.parity is not None:
+            print(f"  {measured}")
+    print(f"serves by default: {exported.engine}; sceneloom runtimes says why not the others")
     print(f"wrote {exported.repository} (bundle {exported.contract.bundle_hash[:12]})")
     print(f"next: sceneloom serve {exported.repository}")
     return 0

@@ -10,7 +10,8 @@ import torch
 
 from sceneloom.contract import Contract
 from sceneloom.errors import ParityError
-from sceneloom.synthesizer import Request
+from sceneloom.synthesizer import Image, Request
+from sceneloom_export.recognition import Recognition
 from sceneloom_export.rounding import RoundedSynthesizer, check_half_range
 from sceneloom_serving.onnx_runtime import OnnxRuntimeSynthesizer
 from sceneloom_serving.openvino_runtime import OpenVinoSynthesizer
@@ -18,6 +19,7 @@ from sceneloom_serving.parity import (
     Parity,
     Precision,
     check_parity,
+    compare,
     reference_pictures,
     run_parity,
 )
@@ -36,6 +38,8 @@ class Judged:
     """The precision."""
     parity: Parity
     """Of PyTorch's graph with every tensor rounded, or of the quantised graph's engine."""
+    lost: float | None = None
+    """Points of mean IoU that it costs, where a segmenter was given and the limits were kept."""
     largest: dict[str, float] = dataclasses.field(default_factory=dict)
     """Layer -> largest absolute value before rounding."""
     reason: str | None = None
@@ -44,13 +48,19 @@ class Judged:
     def to_json(self) -> dict[str, Any]:
         """As a JSON object; a layer that was not finite is null."""
         largest = {n: v if v == v else None for n, v in self.largest.items()}
-        return {"parity": self.parity.to_json(), "largest": largest, "reason": self.reason}
+        return {
+            "parity": self.parity.to_json(),
+            "lost_mean_iou": self.lost,
+            "largest": largest,
+            "reason": self.reason,
+        }
 
     def __str__(self) -> str:
         """One line for people."""
         if self.reason is not None:
             return f"{self.precision} left out: {self.reason}"
-        return f"{self.precision}: {self.parity}"
+        lost = "" if self.lost is None else f"; loses {self.lost:.1f} points of mean IoU"
+        return f"{self.precision}: {self.parity}{lost}"
 
 
 def make_references(
@@ -62,7 +72,11 @@ def make_references(
 
 
 def judge_rounded(
-    generator: SynthesisNetwork, contract: Contract, precision: Precision, references: References
+    generator: SynthesisNetwork,
+    contract: Contract,
+    precision: Precision,
+    references: References,
+    recognition: Recognition | None = None,
 ) -> Judged:
     """Run PyTorch's graph with every tensor rounded, and hold it against the limits.
 
@@ -71,17 +85,55 @@ def judge_rounded(
         contract: of the model.
         precision: fp16 or bf16.
         references: maps, and the pictures they must give.
+        recognition: a segmenter that looks at the pictures of bf16 too.
     """
     rounded = RoundedSynthesizer(generator, contract, _DTYPES[precision])
-    parity = run_parity(references.pictures, rounded, references.requests)
-    reason = None
-    try:
-        if precision == "fp16":
+    pictures = reference_pictures(rounded, references.requests)
+    seen = recognition if precision == "bf16" else None
+    judged = _judge(
+        f"PyTorch's graph rounded to {precision}", precision, references, pictures, seen
+    )
+    judged = dataclasses.replace(judged, largest=rounded.largest)
+    if precision == "fp16":
+        try:
             check_half_range(rounded.largest)
-        check_parity(parity, precision, f"PyTorch's graph rounded to {precision}")
+        except ParityError as error:  # it explains whatever else is wrong
+            return dataclasses.replace(judged, reason=str(error))
+    return judged
+
+
+def judge_quantised(
+    graph: Path, references: References, recognition: Recognition | None = None
+) -> Judged:
+    """Run the quantised graph in OpenVINO, which computes it in int8, and hold it against the
+    limits.
+
+    Args:
+        graph: with Q/DQ nodes.
+        references: maps, and the pictures they must give.
+        recognition: a segmenter that looks at the pictures too.
+    """
+    with OpenVinoSynthesizer(graph, precision="int8") as engine:
+        pictures = reference_pictures(engine, references.requests)
+    return _judge(graph.name, "int8", references, pictures, recognition)
+
+
+def _judge(
+    name: str,
+    precision: Precision,
+    references: References,
+    pictures: list[Image],
+    recognition: Recognition | None,
+) -> Judged:
+    parity, lost, reason = compare(references.pictures, pictures), None, None
+    try:
+        check_parity(parity, precision, name)
+        if recognition is not None:
+            count = recognition.pictures
+            lost = recognition.check(references.pictures[-count:], pictures[-count:], precision)
     except ParityError as error:
         reason = str(error)
-    return Judged(precision=precision, parity=parity, largest=rounded.largest, reason=reason)
+    return Judged(precision=precision, parity=parity, lost=lost, reason=reason)
 
 
 def check_graph(
@@ -106,17 +158,3 @@ def check_graph(
     parity = run_parity(references.pictures[:count], runtime, references.requests[:count])
     check_parity(parity, precision, f"{graph.name} in ONNX Runtime")
     return parity
-
-
-def judge_quantised(graph: Path, references: References) -> Judged:
-    """Run the quantised graph in OpenVINO, which computes it in int8, and hold it against the
-    limits.
-    """
-    with OpenVinoSynthesizer(graph, precision="int8") as engine:
-        parity = run_parity(references.pictures, engine, references.requests)
-    reason = None
-    try:
-        check_parity(parity, "int8", graph.name)
-    except ParityError as error:
-        reason = str(error)
-    return Judged(precision="int8", parity=parity, reason=reason)

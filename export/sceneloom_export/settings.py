@@ -71,8 +71,8 @@ class ExportSettings:
     the first eight are used.
     """
     segmenter: Path | None = None
-    """Segmenter, as evaluate takes it, that looks at the pictures of bf16 and int8: of your maps, or
-    of a drawn street. They may lose one point of mean IoU.
+    """Segmenter, as evaluate takes it, that looks at the pictures of bf16 and int8: those of your
+    maps and of a drawn street. They may lose one point of mean IoU.
     """
 
     def __post_init__(self) -> None:
