@@ -82,10 +82,10 @@ def run_command(
 class ServeCommand:
     """`sceneloom serve` in a process of its own, on free ports; ready once it is made."""
 
-    def __init__(self, repository: Path) -> None:
+    def __init__(self, repository: Path, *flags: str) -> None:
         ports = ["--http-port", "0", "--grpc-port", "0", "--metrics-port", "0"]
         self.process = subprocess.Popen(
-            [*COMMAND, "serve", str(repository), *ports],
+            [*COMMAND, "serve", str(repository), *ports, *flags],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,

@@ -39,6 +39,8 @@ from sceneloom_serving.machine import describe_machine, peak_memory_mib
 from sceneloom_serving.onnx_runtime import MODEL_FILE
 
 SCHEMA = "cityscapes"
+ENGINE = "onnxruntime-fp32"
+"""What runs on both sides, whichever engine would be the fastest."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -90,7 +92,10 @@ def main(
         repository, size = str(folder / "repository"), f"{settings.width}x{settings.height}"
         commands = {
             "import": ["import", weights, "--labels", SCHEMA, "--out", checkpoint],
-            "export": ["export", checkpoint, "--repository", repository, "--largest", size],
+            "export": [
+                *("export", checkpoint, "--repository", repository),
+                *("--largest", size, "--precision", "fp32"),
+            ],
         }
         seconds = {name: run(command, name, memory) for name, command in commands.items()}
         report = json.loads((folder / "repository" / "report.json").read_text())
@@ -103,7 +108,7 @@ def main(
         "parameters": parameters,
         "bundle_hash": report["bundle_hash"],
         "seconds": {**seconds, **result.pop("seconds")},
-        "export_parity": report["parity"]["onnxruntime-cpu-fp32"],
+        "export_parity": report["proof"]["engines"][ENGINE]["parity"],
         **result,
         "peak_memory_mib": memory,
     }
@@ -155,7 +160,7 @@ def measure(folder: Path, settings: FullSizeSettings, memory: dict[str, int]) ->
     ports = ServerSettings(http_port=0, grpc_port=0, metrics_port=0, start_timeout=600)
     model = folder / "repository" / "synthesis" / "1" / MODEL_FILE
     start = time.perf_counter()
-    with EmbeddedServer(folder / "repository", ports) as server:
+    with EmbeddedServer(folder / "repository", ports, engine=ENGINE) as server:
         ready = time.perf_counter() - start
         with TritonSynthesizer(server.grpc) as client, BareRuntime(model) as bare:
             bare.run(*maps[0])

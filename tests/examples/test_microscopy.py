@@ -35,12 +35,12 @@ def test_microscopy_goes_the_whole_way(tmp_path: Path) -> None:
     for arguments in (
         ["schemas", EXAMPLE / "cells.json"],
         ["import", "latest_net_G.pth", "--labels", EXAMPLE / "cells.json", "--out", "checkpoint"],
-        ["export", "checkpoint", "--repository", "repository"],
+        ["export", "checkpoint", "--repository", "repository", "--precision", "fp32"],
     ):
         done = run_command(*arguments, cwd=tmp_path)
         assert done.returncode == 0, done.stderr
 
-    with ServeCommand(tmp_path / "repository") as serve:
+    with ServeCommand(tmp_path / "repository", "--engine", "openvino-fp32") as serve:
         render = ["render", data, tmp_path / "out", "--labels", "labels", "--url", serve.grpc]
         done = run_command(*render, "--instances", "instances")
         assert done.returncode == 0, done.stderr

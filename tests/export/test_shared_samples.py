@@ -14,6 +14,8 @@ from sceneloom.render import find_pairs
 from sceneloom_serving.torch_runtime import TorchSynthesizer
 from sceneloom_training.checkpoint import load_checkpoint
 
+FP32 = ("--precision", "fp32")
+
 
 @pytest.mark.triton
 def test_ten_real_maps(shared: Path, tmp_path: Path) -> None:
@@ -21,11 +23,11 @@ def test_ten_real_maps(shared: Path, tmp_path: Path) -> None:
     samples = shared / "data" / "cityscapes_sample"
     for arguments in (
         ["import", weights, "--labels", "cityscapes", "--out", tmp_path / "checkpoint"],
-        ["export", tmp_path / "checkpoint", "--repository", tmp_path / "repository"],
+        ["export", tmp_path / "checkpoint", "--repository", tmp_path / "repository", *FP32],
     ):
         done = run_command(*arguments)
         assert done.returncode == 0, done.stderr
-    with ServeCommand(tmp_path / "repository") as serve:
+    with ServeCommand(tmp_path / "repository", "--engine", "openvino-fp32") as serve:
         done = run_command("render", samples, tmp_path / "out", "--url", serve.grpc)
     assert done.returncode == 0, done.stderr
     assert "rendered 10 of 10 maps" in done.stdout

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import shutil
 import signal
@@ -177,18 +178,24 @@ def test_import_and_export_commands(published: Path, tmp_path: Path) -> None:
     )
     assert refused.returncode == 1
     assert "multiple of 8" in refused.stderr
-    done = run_command(
-        "export", tmp_path / "c", "--repository", tmp_path / "r", "--max-batch-size", "2"
-    )
+    flags = ("--max-batch-size", "2", "--largest", "256x128")
+    done = run_command("export", tmp_path / "c", "--repository", tmp_path / "r", *flags)
     assert done.returncode == 0, done.stderr
-    assert "parity of ONNX Runtime with PyTorch, in grey levels: max" in done.stdout
-    assert (tmp_path / "r" / "report.json").is_file()
+    lines = done.stdout.splitlines()
+    report = json.loads((tmp_path / "r" / "report.json").read_text())
+    assert lines[0].startswith("differences from PyTorch in float32, in grey levels")
+    for precision, limit in (("fp16", 45), ("bf16", 40)):
+        (line,) = [line for line in lines if line.startswith(f"  {precision}: max ")]
+        assert float(line.split("PSNR ")[1].split(" dB")[0]) >= limit
+    (line,) = [line for line in lines if line.startswith("  onnxruntime-fp32: ")]
+    assert "s a picture; max " in line
+    assert f"serves by default: {report['proof']['engine']}" in lines
     assert done.stderr == ""
 
 
 def test_every_command_has_help() -> None:
     overview = run_command("--help").stdout
-    for name in ("import", "export", "serve", "render", "schemas"):
+    for name in ("import", "export", "runtimes", "serve", "render", "schemas"):
         assert f"  {name} " in overview
         shown = run_command(name, "--help")
         assert shown.returncode == 0

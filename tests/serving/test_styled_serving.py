@@ -22,6 +22,7 @@ from sceneloom.contract import Contract
 from sceneloom.errors import RequestRejectedError
 from sceneloom.style import StyleFile, styles_by_cluster, styles_by_seed, write_styles
 from sceneloom_export.bundle import Exported, export_bundle
+from sceneloom_export.settings import ExportSettings
 from sceneloom_serving.embedded import EmbeddedServer
 from sceneloom_serving.parity import compare
 from sceneloom_serving.torch_runtime import TorchSynthesizer
@@ -80,12 +81,13 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def styled(bundle: Path) -> Exported:
-    return export_bundle(bundle, bundle.parent / "repository", largest=(96, 128))
+    fp32 = ExportSettings(precision=("fp32",))
+    return export_bundle(bundle, bundle.parent / "repository", largest=(96, 128), export=fp32)
 
 
 @pytest.fixture(scope="module")
 def url(styled: Exported) -> Iterator[str]:
-    with EmbeddedServer(styled.repository, free_ports()) as server:
+    with EmbeddedServer(styled.repository, free_ports(), engine="openvino-fp32") as server:
         yield server.grpc
 
 

@@ -52,12 +52,14 @@ for arguments in (
     ["import", "latest_net_G.pth", "--labels", "cityscapes", "--out", "checkpoint"],
     ["export", "checkpoint", "--repository", "repository"],
     ["verify", "repository", "--variant", "embedded"],
+    ["runtimes", "repository"],
 ):
     subprocess.run([*command, *arguments], check=True)
 ports = ServerSettings(http_port=0, grpc_port=0, metrics_port=0)
 with EmbeddedServer(Path("repository"), ports) as server, TritonSynthesizer(server.grpc) as client:
     request = draw_probe(client.contract, 64, 128, seed=0)
     image = client.synthesize(request.label_map, request.instance_map)
+    assert client.engine, "the configuration names no engine"
 assert image.shape == (64, 128, 3) and image.std() > 0
 print("served from", sceneloom_serving.templates().name, "inside the wheel's package")
 """

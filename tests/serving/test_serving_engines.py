@@ -1,0 +1,169 @@
+"""Engines as a user chooses them: `serve --engine`, `sceneloom runtimes`, and the same pictures."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support import ServeCommand, blocky_maps, free_ports, run_command
+
+from sceneloom import TritonSynthesizer
+from sceneloom.errors import ServerStartError
+from sceneloom_export.bundle import Exported
+from sceneloom_serving.embedded import EmbeddedServer
+from sceneloom_serving.engines import ENGINES, unavailable
+from sceneloom_serving.parity import compare
+
+pytestmark = pytest.mark.triton
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where nothing is remembered yet."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "sceneloom" / "engines"
+
+
+@pytest.fixture(scope="module")
+def onnxruntime_server(exported: Exported) -> Iterator[EmbeddedServer]:
+    with EmbeddedServer(exported.repository, free_ports(), engine="onnxruntime-fp32") as server:
+        yield server
+
+
+def test_engines_give_the_same_pictures_and_the_client_sees_which_runs(
+    server: EmbeddedServer, onnxruntime_server: EmbeddedServer, exported: Exported
+) -> None:
+    maps = [blocky_maps(*size, seed=i) for i, size in enumerate([(64, 96), (61, 97), (64, 96)])]
+    pictures = []
+    for address, name in (
+        (server.grpc, "openvino-fp32"),
+        (onnxruntime_server.grpc, "onnxruntime-fp32"),
+    ):
+        with TritonSynthesizer(address) as client:
+            assert client.engine == name
+            assert client.contract == exported.contract
+            pictures.append(client.synthesize_batch(*zip(*maps, strict=True)))
+    assert compare(pictures[0], pictures[1]).max <= 1
+    assert pictures[0][0].std() > 20
+
+
+def test_serve_takes_the_engine_that_is_asked_for(exported: Exported) -> None:
+    with ServeCommand(exported.repository, "--engine", "onnxruntime-fp32") as serve:
+        with TritonSynthesizer(serve.grpc) as client:
+            assert client.engine == "onnxruntime-fp32"
+        assert serve.end(signal.SIGTERM) == (0, "stopped\n")
+
+
+def test_auto_measures_once_and_remembers(exported: Exported, cache: Path) -> None:
+    with ServeCommand(exported.repository) as serve:
+        with TritonSynthesizer(serve.grpc) as client:
+            first = client.engine
+        code, errors = serve.end(signal.SIGTERM)
+    assert code == 0
+    assert "trying the engines of this bundle on this machine, once" in errors
+    assert re.search(r"^onnxruntime-fp32: .* s a picture; max [01],", errors, re.MULTILINE)
+    (file,) = cache.iterdir()
+    remembered = json.loads(file.read_text())
+    assert remembered["engine"] == first
+    assert remembered["bundle_hash"] == exported.contract.bundle_hash
+    other = next(x for x in ("openvino-fp32", "onnxruntime-fp32") if x != first)
+    file.write_text(json.dumps({**remembered, "engine": other}))
+    with ServeCommand(exported.repository) as serve:
+        with TritonSynthesizer(serve.grpc) as client:
+            assert client.engine == other
+        assert serve.end(signal.SIGTERM) == (0, "stopped\n")
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("openvino", "no engine 'openvino'; there are onnxruntime-fp32, openvino-fp32"),
+        ("openvino-int8", "the bundle has no int8.onnx: sceneloom export --precision int8"),
+        ("tensorrt-fp16", "tensorrt-fp16: "),
+    ],
+)
+def test_serve_refuses_an_engine_that_cannot_run(
+    exported: Exported, name: str, reason: str
+) -> None:
+    done = run_command("serve", exported.repository, "--engine", name)
+    assert done.returncode == 1
+    assert done.stdout == ""
+    assert done.stderr.startswith("sceneloom serve: ")
+    assert reason in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_engine_that_does_not_load_in_the_server_is_explained(exported: Exported) -> None:
+    server = EmbeddedServer(exported.repository, free_ports(), engine="openvino-int8")
+    with pytest.raises(ServerStartError, match=r"openvino-int8: the bundle has no int8\.onnx"):
+        server.start()
+
+
+def table(*arguments: str | Path) -> dict[str, str]:
+    done = run_command("runtimes", *arguments)
+    assert (done.returncode, done.stderr) == (0, "")
+    return {line[2:].split()[0]: line for line in done.stdout.splitlines()}
+
+
+def test_runtimes_of_this_machine(cache: Path) -> None:
+    lines = table()
+    assert lines.keys() == ENGINES.keys()
+    for name, line in lines.items():
+        reason = unavailable(ENGINES[name])
+        assert line == f"  {name:26} {'yes' if reason is None else f'no: {reason}'}"
+    assert lines["onnxruntime-fp32"].endswith(" yes")
+    assert not cache.exists()
+
+
+def test_runtimes_of_a_bundle_measured(exported: Exported, cache: Path) -> None:
+    before = table(exported.repository)
+    assert before["openvino-fp32"].endswith(" yes")
+    assert "the bundle has no int8.onnx" in before["openvino-int8"]
+    assert not any(line.startswith("*") for line in before.values())
+    measured = table(exported.repository, "--measure")
+    assert re.search(r"yes: \d\S* s a picture; max [01],", measured["openvino-fp32"])
+    (chosen,) = [name for name, line in measured.items() if line.startswith("* ")]
+    (file,) = cache.iterdir()
+    assert json.loads(file.read_text())["engine"] == chosen
+    after = table(exported.repository)
+    assert [name for name, line in after.items() if line.startswith("* ")] == [chosen]
+
+
+def test_runtimes_for_programs(exported: Exported, cache: Path) -> None:
+    def documents(*flags: str) -> list[dict[str, Any]]:
+        done = run_command("runtimes", exported.repository, "--json-lines", *flags)
+        assert (done.returncode, done.stderr) == (0, "")
+        return [json.loads(line) for line in done.stdout.splitlines()]
+
+    plain = documents()
+    assert [one["engine"] for one in plain] == list(ENGINES)
+    assert not any(one["chosen"] for one in plain)
+    measured = {one["engine"]: one for one in documents("--measure")}
+    assert sum(one["chosen"] for one in measured.values()) == 1
+    for name, one in measured.items():
+        assert one["runs"] == (one["reason"] is None)
+        assert one["runs"] == (one["seconds"] is not None), name
+    assert measured["openvino-fp32"]["parity"]["max"] <= 1
+    assert measured["openvino-int8"]["parity"] is None
+
+
+def test_runtimes_refuses_what_it_cannot_do(exported: Exported, tmp_path: Path) -> None:
+    done = run_command("runtimes", "--measure")
+    assert done.returncode == 1
+    assert "name the repository" in done.stderr
+    done = run_command("runtimes", tmp_path)
+    assert done.returncode == 1
+    assert str(tmp_path) in done.stderr
+    copy = tmp_path / "copy"
+    shutil.copytree(exported.repository, copy)
+    weights = copy / "synthesis" / "1" / "weights.bin"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"\x00x")
+    done = run_command("runtimes", copy, "--measure")
+    assert done.returncode == 1
+    assert "weights.bin" in done.stderr
