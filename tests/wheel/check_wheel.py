@@ -29,7 +29,7 @@ print("sceneloom", sceneloom.__version__, "from", sceneloom.__file__)
 """
 
 WHOLE = """
-import subprocess, sys, sysconfig
+import os, subprocess, sys, sysconfig
 from pathlib import Path
 import torch
 import sceneloom, sceneloom_serving
@@ -39,6 +39,7 @@ from sceneloom_serving.embedded import EmbeddedServer, ServerSettings
 from sceneloom_training.networks import GeneratorArchitecture, build_generator
 from sceneloom_training.published import published_names
 
+os.environ["XDG_CACHE_HOME"] = str(Path("cache").resolve())
 site = Path(sysconfig.get_paths()["purelib"])
 assert sceneloom_serving.templates().is_relative_to(site), sceneloom_serving.templates()
 architecture = GeneratorArchitecture(
