@@ -1,6 +1,6 @@
 #!/bin/sh
-# Builds the TensorRT plan that the variant loads, inside the image that serves it; with the plan in its place, or with a
-# variant that loads none, there is nothing to do.
+# Builds the TensorRT plan that the variant loads, inside the image that serves it. Where the plan that is there still fits
+# the graph, the image and the GPU, or the variant loads none, there is nothing to do.
 #
 #   SCENELOOM_REPOSITORY  folder that sceneloom export wrote; /models
 #   SCENELOOM_VARIANT     as for the server; tensorrt
@@ -11,8 +11,7 @@ set -eu
 repository=${SCENELOOM_REPOSITORY:-/models}
 variant=${SCENELOOM_VARIANT:-tensorrt}
 
-if sceneloom verify "$repository" --variant "$variant"; then
-    echo "there is no plan to build"
-    exit 0
-fi
-exec sceneloom engine "$repository/synthesis/1/model.onnx" "$@"
+case $variant in
+tensorrt | tensorrt-*) exec sceneloom engine "$repository/synthesis/1/model.onnx" --keep "$@" ;;
+*) echo "the variant $variant loads no plan" ;;
+esac

@@ -24,7 +24,12 @@ from typing import Any
 from sceneloom import __version__
 from sceneloom.artefacts import file_hash
 from sceneloom.contract import Contract
-from sceneloom.errors import EngineError, MissingDependencyError, ParityError
+from sceneloom.errors import (
+    EngineError,
+    MissingDependencyError,
+    ParityError,
+    PlanRefusedError,
+)
 from sceneloom_export.engine_timing import time_engine
 from sceneloom_export.tensorrt_build import build_plan, generation, norm_choices
 from sceneloom_export.tensorrt_settings import (
@@ -43,7 +48,13 @@ from sceneloom_export.trtexec_build import (
 )
 from sceneloom_serving.gpu_machine import has_python_module, machine_without_python, this_machine
 from sceneloom_serving.parity import Parity, check_parity, run_parity
-from sceneloom_serving.plan_record import PLAN_FILE, Machine, PlanRecord, write_record
+from sceneloom_serving.plan_record import (
+    PLAN_FILE,
+    Machine,
+    PlanRecord,
+    verified_plan,
+    write_record,
+)
 from sceneloom_serving.profiles import Profile
 from sceneloom_serving.references import References, load_references
 from sceneloom_serving.tensorrt_runtime import TensorRTSynthesizer
@@ -88,6 +99,7 @@ def build_engine(
     *,
     plan: Path | None = None,
     unproven: bool = False,
+    keep: bool = False,
     show: Show = print,
 ) -> PlanRecord:
     """Build the fastest plan that keeps the limits of its precision; minutes.
@@ -98,6 +110,8 @@ def build_engine(
         settings: precision, profiles and the builder's.
         plan: the file to write, with its record beside it; None is `PLAN_FILE` beside the model.
         unproven: build although no reference picture has a size that the plan takes.
+        keep: build nothing where the plan that is there was built of the same graph with the same
+            settings and may be loaded on this machine.
         show: told what happens, a line at a time.
 
     Returns:
@@ -112,6 +126,15 @@ def build_engine(
     settings = settings or EngineSettings()
     plan = plan or model.with_name(PLAN_FILE)
     job = _prepare(model, settings, unproven, show)
+    if keep and plan.is_file():
+        try:
+            record, _ = verified_plan(plan, job.machine)
+            if _same_build(record, _describe(job, plan, record.norms)):
+                show(f"{plan} fits this machine and these settings: nothing to build")
+                return record
+            show(f"{plan} was built of another graph or with other settings: building anew")
+        except PlanRefusedError as error:
+            show(f"building anew: {error}")
     with tempfile.TemporaryDirectory(prefix=f".{plan.name}.", dir=plan.parent) as folder:
         kept = _fastest(job, Path(folder), show)
         kept.path.replace(plan)
@@ -227,6 +250,12 @@ def _fitting(references: References, profiles: tuple[Profile, ...]) -> Reference
         requests=[r for r, fit in zip(references.requests, fits, strict=True) if fit],
         pictures=[p for p, fit in zip(references.pictures, fits, strict=True) if fit],
     )
+
+
+def _same_build(one: PlanRecord, other: PlanRecord) -> bool:
+    same = ("graph", "builder", "precision", "profiles", "version_compatible", "hardware")
+    told = ("settings", "contract")
+    return all(getattr(one, name) == getattr(other, name) for name in same + told)
 
 
 def _fastest(job: _Job, folder: Path, show: Show) -> _Candidate:

@@ -16,6 +16,7 @@ def main(
     *,
     plan: Path | None = None,
     unproven: bool = False,
+    keep: bool = False,
     settings: Annotated[EngineSettings, OmitArgPrefixes] = EngineSettings(),  # noqa: B008 - frozen
 ) -> int:
     """Build a TensorRT plan on the GPU of this machine; what differs from PyTorch is not kept.
@@ -29,7 +30,9 @@ def main(
             TensorRT needs is taken from beside it.
         plan: file to write; model.plan beside the model unless given.
         unproven: build although no reference picture has a size that the plan takes.
+        keep: build nothing where the plan that is there still fits: same graph, same settings, and
+            a machine that may load it.
         settings: precision, profiles and the builder's.
     """
-    build_engine(model, settings, plan=plan, unproven=unproven)
+    build_engine(model, settings, plan=plan, unproven=unproven, keep=keep)
     return 0

@@ -324,3 +324,21 @@ def test_what_trtexec_does_not_say() -> None:
         parse_version("hello", "trtexec")
     with pytest.raises(EngineError, match="how fast"):
         parse_latency("PASSED", "trtexec")
+
+
+def test_a_plan_that_fits_is_kept(model: Path) -> None:
+    flags = (*SIZE, "--precision", "fp32", "--keep")
+
+    def build(*more: str, **gpu: str) -> str:
+        done = run_engine(model, *flags, *more, environment=fake_gpu(**gpu))
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    assert "nothing to build" not in build()
+    assert "fits this machine and these settings: nothing to build" in build()
+    assert "building anew: " in build(FAKE_GPU="Another GPU")
+    assert "nothing to build" in build(FAKE_GPU="Another GPU")
+    assert "with other settings: building anew" in build("--builder-level", "2")
+    plan = model.with_name("model.plan")
+    plan.write_bytes(plan.read_bytes() + b" ")
+    assert "its SHA-256 is" in build("--builder-level", "2")
