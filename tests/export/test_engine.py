@@ -336,9 +336,9 @@ def test_a_plan_that_fits_is_kept(model: Path) -> None:
 
     assert "nothing to build" not in build()
     assert "fits this machine and these settings: nothing to build" in build()
-    assert "building anew: " in build(FAKE_GPU="Another GPU")
-    assert "nothing to build" in build(FAKE_GPU="Another GPU")
     assert "with other settings: building anew" in build("--builder-level", "2")
+    assert "nothing to build" in build("--builder-level", "2")
+    assert "this is Another GPU" in build("--builder-level", "2", FAKE_GPU="Another GPU")
     plan = model.with_name("model.plan")
     plan.write_bytes(plan.read_bytes() + b" ")
-    assert "its SHA-256 is" in build("--builder-level", "2")
+    assert "its SHA-256 is" in build("--builder-level", "2", FAKE_GPU="Another GPU")
