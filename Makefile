@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: help demo test lint unit wheel slow soak gpu full-size train-speed train-demo table demo-weights demo-evaluation clean
+.PHONY: help demo test lint unit wheel slow soak gpu full-size cpu-engines gpu-engines train-speed train-demo table demo-weights demo-evaluation clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## / — /'
@@ -43,6 +43,12 @@ gpu: $(INSTALLED)  ## the tests that need an NVIDIA GPU
 
 full-size: $(INSTALLED)  ## the full-size network at 2048x1024 through Triton, measured: docs/results
 	$(BIN)/python -m sceneloom_bench.full_size --out docs/results
+
+cpu-engines: $(INSTALLED)  ## every engine of this CPU beside PyTorch eager, in turn, measured: docs/results
+	$(BIN)/python -m sceneloom_bench.cpu_engines --out docs/results
+
+gpu-engines: $(INSTALLED)  ## every engine of an NVIDIA GPU, TensorRT built here, measured: docs/results
+	$(BIN)/python -m sceneloom_bench.gpu_engines --out docs/results
 
 train-speed: $(INSTALLED)  ## the training step beside the published recipe, measured: docs/results
 	$(BIN)/python -m sceneloom_bench.training_step --out docs/results
