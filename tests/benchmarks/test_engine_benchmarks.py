@@ -1,4 +1,4 @@
-"""The benchmarks of engines: what they make of times and pictures, and that they end in a sentence."""
+"""The benchmarks of engines: what they make of times and pictures, and how they end."""
 
 from __future__ import annotations
 
