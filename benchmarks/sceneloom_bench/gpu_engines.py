@@ -236,8 +236,8 @@ def describe(result: Mapping[str, Any]) -> str:
 {size}, batch 1, weights: {settings["checkpoint"]}. TensorRT {gpu["tensorrt"]}, CUDA
 {gpu["cuda_runtime"]}, driver {gpu["driver"]}; norms of the plan: {plan["norms"]}.
 {settings["blocks"]} blocks of {settings["pictures"]} pictures in turn, from maps on the host to
-pictures on the host. The card reaches {peak["fp16"]:.0f} TFLOP/s in a float16 matrix product and {peak["fp32"]:.0f} in a
-float32 one, measured after the run.
+pictures on the host. The card reaches {peak["fp16"]:.0f} TFLOP/s in a float16 matrix product and
+{peak["fp32"]:.0f} in a float32 one, measured after the run.
 
 | engine | p50 ms | p99 ms | times faster than PyTorch eager | share of float16 | difference |
 |---|---|---|---|---|---|
