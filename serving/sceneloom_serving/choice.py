@@ -26,7 +26,7 @@ from sceneloom.contract import MODEL_NAME
 from sceneloom.errors import EngineError, ParityError, SceneLoomError
 from sceneloom.synthesizer import Request, Synthesizer
 from sceneloom_serving.engines import ENGINES, Engine, unavailable
-from sceneloom_serving.machine import engine_machine
+from sceneloom_serving.machine import cache_folder, engine_machine
 from sceneloom_serving.parity import Parity, Precision, check_parity, run_parity
 from sceneloom_serving.references import References, load_references
 from sceneloom_serving.verify import REPORT_FILE
@@ -236,7 +236,6 @@ def _facts(version: Path, engines: Mapping[str, Engine]) -> dict[str, Any]:
 
 
 def _memory(bundle_hash: str, machine: dict[str, Any]) -> Path:
-    base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
     facts = json.dumps(machine, sort_keys=True).encode()
     name = f"{bundle_hash[:16]}-{hashlib.sha256(facts).hexdigest()[:16]}.json"
-    return Path(base) / "sceneloom" / "engines" / name
+    return cache_folder() / "engines" / name

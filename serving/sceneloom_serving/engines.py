@@ -12,6 +12,7 @@ from sceneloom.errors import EngineError, SceneLoomError
 from sceneloom.extras import require
 from sceneloom.synthesizer import Synthesizer
 from sceneloom_serving.gpu_machine import this_machine
+from sceneloom_serving.machine import cache_folder
 from sceneloom_serving.onnx_runtime import (
     MODEL_FILE,
     OnnxRuntimeSynthesizer,
@@ -58,7 +59,10 @@ def _onnx_runtime(precision: Precision, file: str, provider: Provider) -> Engine
         gpu=provider != "cpu",
         check=lambda: _check_onnx_runtime(provider),
         open=lambda path, batch: OnnxRuntimeSynthesizer(
-            path, provider=provider, max_batch_size=batch
+            path,
+            provider=provider,
+            max_batch_size=batch,
+            engine_cache=cache_folder() / "onnxruntime-tensorrt",
         ),
     )
 

@@ -38,6 +38,12 @@ def engine_machine() -> dict[str, Any]:
     return {**{key: facts[key] for key in kept}, "versions": versions}
 
 
+def cache_folder() -> Path:
+    """Where what was found out on this machine is kept: XDG_CACHE_HOME/sceneloom."""
+    base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+    return Path(base) / "sceneloom"
+
+
 def peak_memory_mib(pid: int) -> int:
     """Largest resident memory of a running process so far, in MiB."""
     return _kib(f"/proc/{pid}/status", "VmHWM") // 1024
