@@ -78,13 +78,15 @@ def _two_stages(
         names = [i if i in (x, _ROWS, _COLUMNS) else f"{name}_{i}" for i in inputs]
         return helper.make_node(kind, names, [f"{name}_{output}"], **attributes)
 
-    yield step("ReduceMean", [x, _COLUMNS], "row_means", keepdims=1)
-    yield step("ReduceMean", ["row_means", _ROWS], "mean", keepdims=1)
+    yield step("Shape", [x], "shape", start=3, end=4)
+    yield step("Cast", ["shape"], "width", to=TensorProto.FLOAT)
+    # Sums, then means: OpenVINO makes one of two reductions of one kind.
+    yield step("ReduceSum", [x, _COLUMNS], "row_sums", keepdims=1)
+    yield step("ReduceMean", ["row_sums", _ROWS], "sums", keepdims=1)
+    yield step("Div", ["sums", "width"], "mean")
     yield step("Sub", [x, "mean"], "centred")
     yield step("ReduceSumSquare", ["centred", _COLUMNS], "row_squares", keepdims=1)
     yield step("ReduceMean", ["row_squares", _ROWS], "squares", keepdims=1)
-    yield step("Shape", [x], "shape", start=3, end=4)
-    yield step("Cast", ["shape"], "width", to=TensorProto.FLOAT)
     yield step("Div", ["squares", "width"], "variance")
     yield step("Add", ["variance", "epsilon"], "above_zero")
     yield step("Sqrt", ["above_zero"], "deviation")
