@@ -73,7 +73,7 @@ def run_command(
         [*COMMAND, *map(str, arguments)],
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=170,
         check=False,
         cwd=cwd,
     )

@@ -98,7 +98,8 @@ def main(
     with stages.stage("draw label and instance maps"):
         draw_data_set(data, settings)
     with stages.stage("export to a Triton repository, parity included"):
-        exported = export_bundle(GENERATOR, repository)
+        size = (settings.height, settings.width)
+        exported = export_bundle(GENERATOR, repository, largest=size)
     pairs = find_pairs(data / "test_label", data / "test_inst")
     with contextlib.ExitStack() as stack:
         with stages.stage("start Triton and prove it with a real inference"):

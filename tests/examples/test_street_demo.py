@@ -13,6 +13,7 @@ from support import CHECKOUT, ServeCommand, run_command
 
 
 @pytest.mark.triton
+@pytest.mark.timeout(400)
 def test_demo_writes_page_pictures_and_a_repository_that_serves_again(tmp_path: Path) -> None:
     demo = [sys.executable, str(CHECKOUT / "examples" / "street_demo" / "demo.py")]
     size = ["--maps", "2", "--height", "128", "--width", "256"]
@@ -20,7 +21,7 @@ def test_demo_writes_page_pictures_and_a_repository_that_serves_again(tmp_path: 
         [*demo, "--out", str(tmp_path / "demo"), *size],
         capture_output=True,
         text=True,
-        timeout=150,
+        timeout=300,
         check=True,
     )
     report = json.loads(done.stdout.splitlines()[-1])

@@ -14,16 +14,17 @@ from sceneloom.render import find_pairs
 from sceneloom_serving.torch_runtime import TorchSynthesizer
 from sceneloom_training.checkpoint import load_checkpoint
 
-FP32 = ("--precision", "fp32")
+QUICK = ("--precision", "fp32", "--largest", "256x128")  # the ten maps prove it at full size
 
 
 @pytest.mark.triton
+@pytest.mark.timeout(400)
 def test_ten_real_maps(shared: Path, tmp_path: Path) -> None:
     weights = shared / "reference" / "local_enhancer_1.pth"
     samples = shared / "data" / "cityscapes_sample"
     for arguments in (
         ["import", weights, "--labels", "cityscapes", "--out", tmp_path / "checkpoint"],
-        ["export", tmp_path / "checkpoint", "--repository", tmp_path / "repository", *FP32],
+        ["export", tmp_path / "checkpoint", "--repository", tmp_path / "repository", *QUICK],
     ):
         done = run_command(*arguments)
         assert done.returncode == 0, done.stderr

@@ -127,7 +127,9 @@ def test_styled_pictures_are_those_of_pytorch(
     assert client.contract == styled.contract
     maps = street_maps(93)
     tables = [None, *(styles_by_seed(client.contract, *maps, seed=seed) for seed in (1, 2))]
-    tables.append(styles_by_cluster(client.contract, *maps, {int(maps[1].max()): 3}))
+    centres = np.array(client.contract.style_clusters[CAR])
+    far = np.linalg.norm(centres - client.contract.style_defaults[CAR], axis=1).argmax()
+    tables.append(styles_by_cluster(client.contract, *maps, {largest_car(*maps): int(far)}))
     pictures = [client.synthesize(*maps, table) for table in tables]
     for table, picture in zip(tables, pictures, strict=True):
         assert compare([reference.synthesize(*maps, table)], [picture]).max <= 1
@@ -162,8 +164,7 @@ def test_three_seeds_differ_where_there_is_style(
 
 def test_a_cars_style_changes_that_car(client: TritonSynthesizer) -> None:
     maps = street_maps()
-    ids, sizes = np.unique(maps[1][maps[0] == CAR], return_counts=True)
-    largest = int(ids[sizes.argmax()])
+    largest = largest_car(*maps)
     car = maps[1] == largest
     pictures = [
         client.synthesize(*maps, styles_by_cluster(client.contract, *maps, {largest: cluster}))
@@ -172,6 +173,12 @@ def test_a_cars_style_changes_that_car(client: TritonSynthesizer) -> None:
     for one, other in itertools.combinations(pictures, 2):
         changed = difference(one, other)
         assert changed[car].mean() >= 3 * changed[~car].mean() > 0
+
+
+def largest_car(label_map: np.ndarray, instance_map: np.ndarray) -> int:
+    """Its instance id."""
+    ids, sizes = np.unique(instance_map[label_map == CAR], return_counts=True)
+    return int(ids[sizes.argmax()])
 
 
 def street_maps(width: int = WIDTH) -> tuple[np.ndarray, np.ndarray]:
