@@ -4,7 +4,12 @@ server.
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
+
+# Since 1.29 ONNX Runtime's wheels report every session that is opened, with names and hashes of the
+# model, unless this is set before it is imported.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 
 def templates() -> Path:

@@ -237,3 +237,14 @@ def test_onnx_file_that_is_not_ours(tmp_path: Path, exported: Exported) -> None:
 def test_server_settings_out_of_range(settings: dict[str, float]) -> None:
     with pytest.raises(ValueError, match=r"port|timeout"):
         ServerSettings(**settings)  # type: ignore[arg-type]
+
+
+def test_onnx_runtime_reports_to_nobody(exported: Exported, tmp_path: Path) -> None:
+    model = exported.repository / "synthesis" / "1" / MODEL_FILE
+    quiet = ("CI", "ORT_DISABLE_TELEMETRY", "ORT_RUNNING_UNIT_TESTS")
+    environment = {name: value for name, value in os.environ.items() if name not in quiet}
+
+    code = "import sceneloom_serving, sys, onnxruntime; onnxruntime.InferenceSession(sys.argv[1])"
+    run = [sys.executable, "-c", code, str(model)]
+    subprocess.run(run, env={**environment, "XDG_CACHE_HOME": str(tmp_path)}, check=True)
+    assert list(tmp_path.iterdir()) == []  # where it keeps a device's id and what it will send
