@@ -34,7 +34,8 @@ class Recognition:
             requests: scenes that look like what the segmenter was trained on.
 
         Raises:
-            InputError: the segmenter cannot be loaded, or has no class in common with the schema.
+            CheckpointError: the segmenter cannot be loaded.
+            InputError: it has no class in common with the schema.
         """
         self._segmenter = load_segmenter(segmenter)
         table, _ = truth_table(schema, self._segmenter.schema)

@@ -6,6 +6,7 @@ all the threads that this process may use is the latency profile.
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,7 @@ _EXACT_IDS = 1 << 24
 
 
 class OpenVinoSynthesizer(Synthesizer):
-    """Runs an exported graph with OpenVINO's CPU plugin."""
+    """Runs an exported graph with OpenVINO's CPU plugin; threads take turns."""
 
     def __init__(
         self,
@@ -81,6 +82,7 @@ class OpenVinoSynthesizer(Synthesizer):
         channels = contract.schema.channels
         self._room = None if absent_classes else shorten(graph, channels)
         self._request = self._compile(graph)
+        self._lock = threading.Lock()  # a request of OpenVINO's refuses a second caller
         self._whole: Any = None
 
     def _read(self) -> Any:
@@ -106,9 +108,10 @@ class OpenVinoSynthesizer(Synthesizer):
             instance_maps = _exact_in_float(instance_maps)
         feeds = {INPUT_LABELS: label_maps, INPUT_INSTANCES: instance_maps, INPUT_STYLE: styles}
         inputs: dict[str, Any] = {k: v for k, v in feeds.items() if v is not None}
-        request, present = self._request_for(label_maps)
-        image: Image = request.infer(inputs | present)[0]
-        return image.copy()  # the next call writes into the same memory
+        with self._lock:
+            request, present = self._request_for(label_maps)
+            image: Image = request.infer(inputs | present)[0]
+            return image.copy()  # the next call writes into the same memory
 
     def _request_for(self, label_maps: LabelMap) -> tuple[Any, dict[str, Any]]:
         """What runs these maps, and its inputs beside them."""

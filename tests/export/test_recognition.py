@@ -9,7 +9,7 @@ import pytest
 from support import CHECKOUT
 
 from sceneloom.contract import Contract
-from sceneloom.errors import InputError, ParityError
+from sceneloom.errors import CheckpointError, InputError, ParityError
 from sceneloom.schema import load_schema
 from sceneloom.synthesizer import Image, Request, prepare
 from sceneloom_export.recognition import Recognition
@@ -59,5 +59,5 @@ def test_a_segmenter_of_other_classes_is_refused(
 
 
 def test_a_segmenter_that_is_not_there(streets: tuple[list[Request], list[Image]]) -> None:
-    with pytest.raises(InputError, match="nothing"):
+    with pytest.raises(CheckpointError, match="nothing: is no segmenter"):
         Recognition(Path("nothing"), CONTRACT.schema, streets[0])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -51,6 +52,15 @@ def test_a_batch_has_the_classes_of_all_its_maps(graph: Path) -> None:
         both = short.synthesize_batch([first[0], second[0]], [first[1], second[1]])
     for one, other in zip(alone, both, strict=True):
         assert np.abs(one.astype(int) - other).max() <= 1
+
+
+def test_threads_take_turns(graph: Path) -> None:
+    pairs = [maps(classes, classes) for classes in (3, 9, 20, CHANNELS)]
+    with OpenVinoSynthesizer(graph) as short, ThreadPoolExecutor(4) as pool:
+        alone = [short.synthesize(*pair) for pair in pairs]
+        together = list(pool.map(lambda pair: short.synthesize(*pair), pairs * 3))
+    for one, other in zip(alone * 3, together, strict=True):
+        assert np.array_equal(one, other)
 
 
 def test_unlabelled_pixels_are_no_class() -> None:
