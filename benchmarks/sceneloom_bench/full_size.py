@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
+import functools
 import json
 import os
 import statistics
@@ -24,8 +25,7 @@ import tempfile
 import time
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import Pipe, get_context
-from multiprocessing.connection import Connection
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -33,10 +33,10 @@ import numpy as np
 import tyro
 
 from sceneloom import TritonSynthesizer, load_schema
-from sceneloom.synthesizer import Synthesizer
+from sceneloom_bench.engine_process import EngineProcess, timed
 from sceneloom_serving.embedded import EmbeddedServer, ServerSettings
 from sceneloom_serving.machine import describe_machine, peak_memory_mib
-from sceneloom_serving.onnx_runtime import MODEL_FILE
+from sceneloom_serving.onnx_runtime import MODEL_FILE, OnnxRuntimeSynthesizer
 
 SCHEMA = "cityscapes"
 ENGINE = "onnxruntime-fp32"
@@ -162,7 +162,10 @@ def measure(folder: Path, settings: FullSizeSettings, memory: dict[str, int]) ->
     start = time.perf_counter()
     with EmbeddedServer(folder / "repository", ports, engine=ENGINE) as server:
         ready = time.perf_counter() - start
-        with TritonSynthesizer(server.grpc) as client, BareRuntime(model) as bare:
+        with (
+            TritonSynthesizer(server.grpc) as client,
+            EngineProcess(functools.partial(OnnxRuntimeSynthesizer, model)) as bare,
+        ):
             bare.run(*maps[0])
             timed(client, *maps[0])
             pairs, same = [], 0
@@ -176,7 +179,7 @@ def measure(folder: Path, settings: FullSizeSettings, memory: dict[str, int]) ->
                 same = max(same, int(np.abs(bare_image.astype(int) - served_image).max()))
             memory["tritonserver"] = peak_memory_mib(server.pid)
             memory["model process in Triton"] = peak_memory_mib(server.model_processes[0])
-            memory["bare runtime"] = peak_memory_mib(bare.pid)
+            memory["bare runtime"] = bare.peak_memory_mib
             memory["client"] = peak_memory_mib(os.getpid())
     reference = torch_picture(folder / "checkpoint", *maps[-1])
     difference = np.abs(reference.astype(int) - served_image)
@@ -198,52 +201,6 @@ def measure(folder: Path, settings: FullSizeSettings, memory: dict[str, int]) ->
             "picture_std": round(float(served_image.std()), 1),
         },
     }
-
-
-def timed(synthesizer: Synthesizer, *maps: Any) -> tuple[float, Any]:
-    """Seconds of one picture, and the picture."""
-    start = time.perf_counter()
-    image = synthesizer.synthesize(*maps)
-    return time.perf_counter() - start, image
-
-
-class BareRuntime:
-    """ONNX Runtime in a process of its own, with nothing between it and the maps but a pipe."""
-
-    def __init__(self, model: Path) -> None:
-        """Start the process; it loads the model at once."""
-        self._pipe, theirs = Pipe()
-        self._process = get_context("spawn").Process(target=_bare, args=(model, theirs))
-        self._process.start()
-
-    @property
-    def pid(self) -> int:
-        """Process id."""
-        assert self._process.pid is not None
-        return self._process.pid
-
-    def run(self, *maps: Any) -> tuple[float, Any]:
-        """Seconds of one picture, measured inside the process, and the picture."""
-        self._pipe.send(maps)
-        answer: tuple[float, Any] = self._pipe.recv()
-        return answer
-
-    def __enter__(self) -> BareRuntime:
-        """Return itself."""
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """End the process."""
-        self._pipe.send(None)
-        self._process.join()
-
-
-def _bare(model: Path, pipe: Connection) -> None:
-    from sceneloom_serving.onnx_runtime import OnnxRuntimeSynthesizer
-
-    engine = OnnxRuntimeSynthesizer(model)
-    while (maps := pipe.recv()) is not None:
-        pipe.send(timed(engine, *maps))
 
 
 def torch_picture(checkpoint_folder: Path, *maps: Any) -> Any:
