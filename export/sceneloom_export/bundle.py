@@ -74,6 +74,8 @@ FORMAT = 1
 GRAPH_ENGINE = "exported graph in ONNX Runtime"
 _FILES = frozenset({REPORT, GOLDEN_FILE, REFERENCES_FILE, MODEL_NAME})
 _MOST_OWN_MAPS = 8
+GOLDEN_CLASSES = 16
+"""Most classes of the golden map: as many as streets have, so that it runs what they run."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -140,8 +142,10 @@ def export_bundle(
         raise ExportError(f"{checkpoint_folder}: gives {outputs} channels; pictures are RGB")
     contract = dataclasses.replace(checkpoint.contract, sizes=sizes)
     settings, export = settings or ServingSettings(), export or ExportSettings()
-    _check_sizes(contract, settings, largest)
     own = [] if export.maps is None else read_own_maps(contract, export.maps, _MOST_OWN_MAPS)
+    _check_sizes(contract, settings, largest, own)
+    maps = reference_maps(contract, largest, own)
+    recognition = _recognition(export, contract, maps[-len(own) - 1 :])
     with replace_folder(
         repository, marker=REPORT, files=_FILES, kind="an export bundle", error=ExportError
     ) as folder:
@@ -149,19 +153,18 @@ def export_bundle(
         ignore = shutil.ignore_patterns("__pycache__")
         shutil.copytree(template, folder / MODEL_NAME, ignore=ignore)
         version = folder / MODEL_NAME / "1"
-        references = make_references(
-            checkpoint.generator, contract, reference_maps(contract, largest, own)
-        )
+        references = make_references(checkpoint.generator, contract, maps)
         save_references(references, folder)
         graph_parity = _write_float32(version, checkpoint, contract, references)
-        judged = _write_others(version, checkpoint, contract, references, export, own)
-        golden = draw_probe(contract, *golden_size(contract), seed=1000)
+        judged = _write_others(version, checkpoint, contract, references, export, own, recognition)
+        left_out = _left_out(judged, export)
+        golden = draw_probe(contract, *golden_size(contract), seed=1000, classes=GOLDEN_CLASSES)
         save_golden(make_golden(TorchSynthesizer(checkpoint.generator, contract), golden), folder)
         measured = measure_engines(
-            version, references, max_batch_size=settings.max_batch_size, without=_left_out(judged)
+            version, references, max_batch_size=settings.max_batch_size, without=left_out
         )
         _check_measured(measured)
-        proof = _Proof(graph_parity, references, judged, measured, fastest(measured))
+        proof = _Proof(graph_parity, references, judged, measured, fastest(measured), left_out)
         served = _describe(folder, checkpoint, contract, settings, proof, largest)
     remember(served.bundle_hash, measured, repository / MODEL_NAME / "1")
     return Exported(
@@ -173,7 +176,9 @@ def export_bundle(
     )
 
 
-def _check_sizes(contract: Contract, settings: ServingSettings, largest: tuple[int, int]) -> None:
+def _check_sizes(
+    contract: Contract, settings: ServingSettings, largest: tuple[int, int], own: list[Request]
+) -> None:
     """Before the work, not after it."""
     sizes = contract.sizes or ()
     if len(set(sizes)) < len(sizes):
@@ -181,9 +186,21 @@ def _check_sizes(contract: Contract, settings: ServingSettings, largest: tuple[i
     for size in settings.warmup_sizes:
         contract.check_exact_size(*size)
     proven = [] if sizes else [contract.network_size(*largest)]
+    proven += [(m.label_map.shape[0], m.label_map.shape[1]) for m in own]
     for height, width in [*sizes, *proven, *settings.warmup_sizes, golden_size(contract)]:
         if height * width > settings.max_pixels:
             raise ExportError(f"{width}x{height} is above max_pixels, {settings.max_pixels:,}")
+
+
+def _recognition(
+    export: ExportSettings, contract: Contract, scenes: list[Request]
+) -> Recognition | None:
+    """Before the work: a segmenter that cannot be loaded is said at once."""
+    if export.segmenter is None:
+        return None
+    if not {"bf16", "int8"} & set(export.precision):
+        raise ExportError("a segmenter looks at bf16 and int8, and neither is among the precisions")
+    return Recognition(export.segmenter, contract.schema, scenes)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -195,6 +212,7 @@ class _Proof:
     judged: list[Judged]
     measured: list[Measured]
     engine: str
+    left_out: dict[Precision, str]
 
     def to_json(self) -> dict[str, Any]:
         graph = None if self.graph_parity is None else self.graph_parity.to_json()
@@ -204,6 +222,7 @@ class _Proof:
             "graph": {GRAPH_ENGINE: graph},
             "engines": {m.engine: m.to_json() for m in self.measured},
             "precisions": {j.precision: j.to_json() for j in self.judged},
+            "left_out": self.left_out,
         }
 
 
@@ -227,13 +246,10 @@ def _write_others(
     references: References,
     export: ExportSettings,
     own: list[Request],
+    recognition: Recognition | None,
 ) -> list[Judged]:
     """The other precisions: judged first, written if they pass."""
     generator, judged = checkpoint.generator, []
-    scenes = references.requests[-len(own) - 1 :]
-    recognition = (
-        None if export.segmenter is None else Recognition(export.segmenter, contract.schema, scenes)
-    )
     for precision in ("fp16", "bf16"):
         if precision in export.precision:
             judged.append(judge_rounded(generator, contract, precision, references, recognition))
@@ -253,8 +269,13 @@ def _write_others(
     return judged
 
 
-def _left_out(judged: list[Judged]) -> dict[Precision, str]:
-    return {j.precision: j.reason for j in judged if j.reason is not None}
+def _left_out(judged: list[Judged], export: ExportSettings) -> dict[Precision, str]:
+    """What may not serve: what was refused, and bfloat16 unless it was asked for, because it has no
+    file of its own.
+    """
+    refused = {j.precision: j.reason for j in judged if j.reason is not None}
+    unasked = "nobody asked for it: sceneloom export --precision bf16"
+    return refused if "bf16" in export.precision else {"bf16": unasked, **refused}
 
 
 def _check_measured(measured: list[Measured]) -> None:

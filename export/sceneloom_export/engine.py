@@ -124,6 +124,8 @@ def build_engine(
         ParityError: no plan keeps the limits; none was kept.
     """
     settings = settings or EngineSettings()
+    if not model.name:
+        raise EngineError(f"{model}: is a folder; name model.onnx of an export bundle")
     plan = plan or model.with_name(PLAN_FILE)
     job = _prepare(model, settings, unproven, show)
     if keep and plan.is_file():
@@ -146,6 +148,8 @@ def build_engine(
 def _prepare(model: Path, settings: EngineSettings, unproven: bool, show: Show) -> _Job:
     if not model.is_file():
         raise EngineError(f"{model}: there is no such file; name model.onnx of an export bundle")
+    if len(model.resolve().parents) < 3:
+        raise EngineError(f"{model}: lies in no export bundle; name DIR/synthesis/1/model.onnx")
     bundle = model.resolve().parents[2]
     report, contract = _read_report(bundle)
     references = load_references(bundle)

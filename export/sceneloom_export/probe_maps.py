@@ -37,7 +37,9 @@ def golden_size(contract: Contract) -> tuple[int, int]:
     return height, 2 * height
 
 
-def draw_probe(contract: Contract, height: int, width: int, seed: int) -> Request:
+def draw_probe(
+    contract: Contract, height: int, width: int, seed: int, *, classes: int | None = None
+) -> Request:
     """Draw one map: bands of labels, then ellipses, boxes and lines, each an instance of its own.
 
     Args:
@@ -45,9 +47,14 @@ def draw_probe(contract: Contract, height: int, width: int, seed: int) -> Reques
         height: pixels, a multiple of the contract's.
         width: likewise.
         seed: equal seeds give equal maps.
+        classes: most labels that occur, out of all of the schema; None is no limit.
     """
     rng = np.random.default_rng(seed)
-    label_map, instance_map = _draw(contract.schema.channels, height, width, rng)
+    channels = contract.schema.channels
+    label_map, instance_map = _draw(channels, height, width, rng)
+    if classes is not None and classes < channels:
+        chosen = rng.permutation(channels)[:classes].astype(np.uint8)
+        label_map = chosen[label_map % classes]
     style = None
     if contract.style_channels:
         instance_map, _ = renumber_instances(instance_map, STYLE_ROWS)

@@ -22,13 +22,14 @@ from types import MappingProxyType
 from typing import Any
 
 from sceneloom import __version__
+from sceneloom.artefacts import file_hash
 from sceneloom.contract import MODEL_NAME
 from sceneloom.errors import EngineError, ParityError, SceneLoomError
 from sceneloom.synthesizer import Request, Synthesizer
 from sceneloom_serving.engines import ENGINES, Engine, unavailable
 from sceneloom_serving.machine import cache_folder, engine_machine
 from sceneloom_serving.parity import Parity, Precision, check_parity, run_parity
-from sceneloom_serving.references import References, load_references
+from sceneloom_serving.references import REFERENCES_FILE, References, load_references
 from sceneloom_serving.verify import REPORT_FILE
 
 ROUNDS = 3
@@ -153,12 +154,12 @@ def choose_engine(
         EngineError: no engine can serve here.
     """
     version = repository / MODEL_NAME / "1"
+    without = precisions_left_out(repository)
     known = recall(bundle_hash, version, engines)
-    if known is not None:
+    if known is not None and engines[known].precision not in without:
         return known
     say("trying the engines of this bundle on this machine, once")
     references = load_references(repository)
-    without = precisions_left_out(repository)
     measured = measure_engines(version, references, without=without, engines=engines)
     for one in measured:
         say(str(one))
@@ -166,13 +167,12 @@ def choose_engine(
 
 
 def precisions_left_out(repository: Path) -> dict[Precision, str]:
-    """What the export's judge has refused, and why; nothing where there is no readable report."""
+    """What export has left out and why: its judge refused it, or nobody asked for it. Nothing where
+    there is no readable report.
+    """
     try:
         report = json.loads((repository / REPORT_FILE).read_text("utf-8"))
-        judged = report["proof"]["precisions"]
-        return {
-            precision: found["reason"] for precision, found in judged.items() if found["reason"]
-        }
+        return {name: str(reason) for name, reason in report["proof"]["left_out"].items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return {}
 
@@ -229,10 +229,18 @@ def recall(bundle_hash: str, version: Path, engines: Mapping[str, Engine] = ENGI
 
 def _facts(version: Path, engines: Mapping[str, Engine]) -> dict[str, Any]:
     """What a choice holds for. Runtimes are installed and removed, and `sceneloom engine` adds
-    plans to a bundle, so that the engines that can run are part of it.
+    plans to a bundle, so that the engines that can run are part of it; and so are the pictures that
+    they were held against, because the same graphs may be proven at another size.
     """
+    references = version.parents[1] / REFERENCES_FILE
+    proven = file_hash(references) if references.is_file() else None
     available = [name for name, one in engines.items() if unavailable(one, version) is None]
-    return {"sceneloom": __version__, "machine": engine_machine(), "available": available}
+    return {
+        "sceneloom": __version__,
+        "machine": engine_machine(),
+        "available": available,
+        "references": proven,
+    }
 
 
 def _memory(bundle_hash: str, machine: dict[str, Any]) -> Path:

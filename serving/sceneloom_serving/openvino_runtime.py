@@ -80,7 +80,9 @@ class OpenVinoSynthesizer(Synthesizer):
         contract = Contract.loads(graph.get_rt_info(metadata).astype(str), source=str(model))
         super().__init__(contract, max_batch_size)
         channels = contract.schema.channels
+        whole = graph.clone()  # what is read here is what runs, whatever the file is later
         self._room = None if absent_classes else shorten(graph, channels)
+        self._graph = None if self._room is None else whole
         self._request = self._compile(graph)
         self._lock = threading.Lock()  # a request of OpenVINO's refuses a second caller
         self._whole: Any = None
@@ -121,7 +123,7 @@ class OpenVinoSynthesizer(Synthesizer):
         if present is not None:
             return self._request, present
         if self._whole is None:  # maps of so many classes are rare: loaded when the first one comes
-            self._whole = self._compile(self._read())
+            self._whole = self._compile(self._graph)
         return self._whole, {}
 
 

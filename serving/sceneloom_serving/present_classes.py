@@ -38,10 +38,10 @@ def shorten(model: Any, channels: int) -> int | None:
     one_hot = _one_hot(model, channels)
     if one_hot is None:
         return None
-    equal, concat = one_hot
-    others = concat.get_output_partial_shape(0)[1].get_length() - channels
+    equal, planes = one_hot
+    others = planes.get_output_partial_shape(0)[1].get_length() - channels
     room: int = PLANES - others
-    convolutions = _convolutions(concat)
+    convolutions = _convolutions(planes)
     if not 0 < room < channels or not convolutions:
         return None
     from openvino import Type, opset13
@@ -88,21 +88,21 @@ def present_classes(
 
 
 def _one_hot(model: Any, channels: int) -> tuple[Any, Any] | None:
-    """The comparison that makes the one-hot, and the concatenation that makes the network's input
-    of it, if the graph begins as ours does.
+    """The comparison that makes the one-hot, and the network's input: the one-hot itself, or its
+    concatenation with boundary and style. None if the graph begins otherwise.
     """
     node = next(
         (p for p in model.get_parameters() if INPUT_LABELS in p.output(0).get_names()), None
     )
     path = []
-    for kind in ("Convert", "Unsqueeze", "Equal", "Convert", "Concat"):
+    for kind in ("Convert", "Unsqueeze", "Equal", "Convert"):
         node = None if node is None else _only_user(node, kind)
         path.append(node)
-    equal, concat = path[2], path[-1]
-    if equal is None or concat is None:
+    equal, planes = path[2], path[-1]
+    if equal is None or planes is None:
         return None
     fits = list(equal.input_value(1).get_shape()) == [1, channels, 1, 1]
-    return (equal, concat) if fits else None
+    return (equal, _only_user(planes, "Concat") or planes) if fits else None
 
 
 def _only_user(node: Any, kind: str) -> Any:
@@ -110,11 +110,11 @@ def _only_user(node: Any, kind: str) -> Any:
     return users[0] if len(users) == 1 and users[0].get_type_name() == kind else None
 
 
-def _convolutions(concat: Any) -> list[Any]:
+def _convolutions(planes: Any) -> list[Any]:
     """The convolutions that see the network's input, or what padding and pooling make of it; none
     if anything else does.
     """
-    found, look = [], [concat]
+    found, look = [], [planes]
     while look:
         for target in look.pop().output(0).get_target_inputs():
             node = target.get_node()

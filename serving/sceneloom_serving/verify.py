@@ -29,7 +29,7 @@ REPORT_FILE = "report.json"
 PLAN_SUFFIX = ".plan"
 _HASH = re.compile(r"[0-9a-f]{64}")
 _VARIANT = re.compile(r"[\w.-]+", re.ASCII)
-_CODE = (".py", ".so")
+_CODE = (".py", ".pyc", ".so")
 
 
 def verify_repository(repository: Path, variant: str | None = None) -> int:
@@ -74,7 +74,11 @@ def bundle_hash(repository: Path) -> str:
     Raises:
         ServerStartError: there is no readable report.
     """
-    return str(_read_object(repository / REPORT_FILE).get("bundle_hash"))
+    path = repository / REPORT_FILE
+    found = str(_read_object(path).get("bundle_hash"))
+    if not _HASH.fullmatch(found):
+        raise ServerStartError(f"{path}: damaged (its bundle_hash is no hash)")
+    return found
 
 
 def _recorded_hashes(repository: Path) -> dict[str, str]:
@@ -97,7 +101,7 @@ def _read_object(path: Path) -> dict[str, Any]:
         raise ServerStartError(f"{path}: missing") from None
     except OSError as error:
         raise ServerStartError(f"{path}: cannot be read ({error.strerror or error})") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ServerStartError(f"{path}: damaged ({error})") from None
     if not isinstance(data, dict):
         raise ServerStartError(f"{path}: damaged (it is not a JSON object)")

@@ -264,14 +264,33 @@ def test_home_that_there_is_not_is_no_error(both: Bundle, monkeypatch: pytest.Mo
 
 def test_precisions_that_the_judge_refused_are_not_tried(both: Bundle) -> None:
     both.add("half", precision="fp16")
-    proof = {"precisions": {"fp16": {"reason": "float16 would overflow"}, "bf16": {"reason": None}}}
+    proof = {"left_out": {"fp16": "float16 would overflow"}}
     (both.folder / "report.json").write_text(json.dumps({"proof": proof}))
     assert both.choose() in ("fast", "slow")
     assert "half" not in both.names
     assert "half: float16 would overflow" in both.said
 
 
-@pytest.mark.parametrize("report", ["", "[]", '{"proof": 1}', '{"proof": {"precisions": []}}'])
+def test_a_choice_that_is_refused_since_is_made_anew(both: Bundle) -> None:
+    assert both.choose() == "fast"
+    proof = {"left_out": {"fp32": "differs"}}
+    (both.folder / "report.json").write_text(json.dumps({"proof": proof}))
+    with pytest.raises(EngineError, match="fast: differs"):
+        both.choose()
+
+
+def test_other_reference_pictures_are_measured_anew(both: Bundle) -> None:
+    assert both.choose() == "fast"
+    tried = len(both.said)
+    both.choose()
+    assert len(both.said) == tried  # remembered
+    arrays = dict(np.load(both.folder / "references.npz"))
+    np.savez(both.folder / "references.npz", **arrays)  # the same pictures in other bytes
+    both.choose()
+    assert len(both.said) > tried
+
+
+@pytest.mark.parametrize("report", ["", "[]", '{"proof": 1}', '{"proof": {"left_out": []}}'])
 def test_unreadable_report_leaves_nothing_out(both: Bundle, report: str) -> None:
     (both.folder / "report.json").write_text(report)
     assert both.choose() == "fast"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -9,11 +10,16 @@ import numpy as np
 import numpy.typing as npt
 import openvino
 import pytest
+from support import wide_generator
 
+from sceneloom.contract import Contract
+from sceneloom.schema import load_schema
 from sceneloom_export.bundle import Exported
+from sceneloom_export.graph import export_onnx
 from sceneloom_serving.onnx_runtime import MODEL_FILE
 from sceneloom_serving.openvino_runtime import OpenVinoSynthesizer
 from sceneloom_serving.present_classes import IDS, ROWS, present_classes, shorten
+from sceneloom_training.networks import GeneratorArchitecture, ServedGenerator
 
 CHANNELS = 35
 ROOM = 23
@@ -43,6 +49,20 @@ def test_pictures_are_the_same(graph: Path, classes: int) -> None:
         for seed in range(2):
             pair = maps(classes, seed)
             assert np.array_equal(short.synthesize(*pair), whole.synthesize(*pair))
+
+
+def test_the_whole_graph_is_the_one_that_was_opened(graph: Path, tmp_path: Path) -> None:
+    for path in graph.parent.iterdir():
+        if path.suffix in (".onnx", ".bin"):
+            shutil.copy(path, tmp_path)
+    pair = maps(CHANNELS, 0)
+    with (
+        OpenVinoSynthesizer(graph, absent_classes=True) as whole,
+        OpenVinoSynthesizer(tmp_path / graph.name) as short,
+    ):
+        for path in tmp_path.iterdir():
+            path.unlink()
+        assert np.array_equal(short.synthesize(*pair), whole.synthesize(*pair))
 
 
 def test_a_batch_has_the_classes_of_all_its_maps(graph: Path) -> None:
@@ -98,3 +118,21 @@ def test_graphs_that_begin_otherwise_are_left_alone(graph: Path) -> None:
     few = openvino.Core().read_model(graph)
     assert shorten(few, CHANNELS) == ROOM
     assert shorten(few, CHANNELS) is None  # its comparison has no 35 channels any more
+
+
+def test_a_model_of_labels_alone(tmp_path: Path) -> None:
+    architecture = GeneratorArchitecture(
+        input_channels=150, ngf=4, global_downsamplings=2, global_blocks=1
+    )
+    contract = Contract(schema=load_schema("ade20k"), boundaries=False, size_multiple=4)
+    served = ServedGenerator(wide_generator(architecture, seed=1), contract).eval()
+    export_onnx(served, tmp_path / "model.onnx")
+    model = openvino.Core().read_model(tmp_path / "model.onnx")
+    assert shorten(model, 150) == 24
+    label_map = np.arange(150, dtype=np.uint8).repeat(24).reshape(60, 60)
+    with (
+        OpenVinoSynthesizer(tmp_path / "model.onnx") as short,
+        OpenVinoSynthesizer(tmp_path / "model.onnx", absent_classes=True) as whole,
+    ):
+        for part in (label_map, label_map % 20):
+            assert np.array_equal(short.synthesize(part), whole.synthesize(part))
