@@ -4,6 +4,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
+# In two runs: a process that has had every engine and every data set in it is a large one.
+TESTS := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile -m "not slow and not gpu and not soak"
+
 .PHONY: help demo test lint unit wheel slow soak gpu full-size cpu-engines gpu-engines train-speed train-demo table demo-weights demo-evaluation clean
 
 help:  ## list the targets
@@ -27,7 +30,8 @@ lint: $(INSTALLED)
 	$(BIN)/mypy
 
 unit: $(INSTALLED)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile -m "not slow and not gpu and not soak"
+	$(TESTS) tests/training tests/benchmarks tests/examples
+	$(TESTS) tests/client tests/export tests/serving tests/deploy tests/test_docs.py
 
 wheel: $(INSTALLED)  ## build the wheel, install it in empty environments, export and serve from it
 	$(BIN)/python tests/wheel/check_wheel.py

@@ -57,7 +57,6 @@ class BundledServer:
             "PATH": os.pathsep.join([bin_folder, os.environ.get("PATH", os.defpath)]),
             "LD_LIBRARY_PATH": self.library_path + (os.pathsep + existing if existing else ""),
             "PYTHONUNBUFFERED": "1",
-            "PYTHONDONTWRITEBYTECODE": "1",  # nothing is added to the repository
         }
 
 

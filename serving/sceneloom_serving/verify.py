@@ -29,7 +29,7 @@ REPORT_FILE = "report.json"
 PLAN_SUFFIX = ".plan"
 _HASH = re.compile(r"[0-9a-f]{64}")
 _VARIANT = re.compile(r"[\w.-]+", re.ASCII)
-_CODE = (".py", ".pyc", ".so")
+_CODE = (".py", ".so")
 
 
 def verify_repository(repository: Path, variant: str | None = None) -> int:
