@@ -131,16 +131,8 @@ def export_bundle(
         InputError: the maps cannot be read.
         ExportError: the place is taken by something else or cannot be written.
     """
-    checkpoint = load_checkpoint(checkpoint_folder)
-    if checkpoint.contract is None:
-        raise ExportError(
-            f"{checkpoint_folder}: turns pictures into pictures (label count 0); such a model can "
-            "be trained and evaluated, not served"
-        )
-    outputs = checkpoint.generator.architecture.output_channels
-    if outputs != 3:
-        raise ExportError(f"{checkpoint_folder}: gives {outputs} channels; pictures are RGB")
-    contract = dataclasses.replace(checkpoint.contract, sizes=sizes)
+    checkpoint, trained = _load(checkpoint_folder)
+    contract = dataclasses.replace(trained, sizes=sizes)
     settings, export = settings or ServingSettings(), export or ExportSettings()
     own = [] if export.maps is None else read_own_maps(contract, export.maps, _MOST_OWN_MAPS)
     _check_sizes(contract, settings, largest, own)
@@ -174,6 +166,19 @@ def export_bundle(
         judged=judged,
         measured=measured,
     )
+
+
+def _load(folder: Path) -> tuple[Checkpoint, Contract]:
+    checkpoint = load_checkpoint(folder)
+    if checkpoint.contract is None:
+        raise ExportError(
+            f"{folder}: turns pictures into pictures (label count 0); such a model can be trained "
+            "and evaluated, not served"
+        )
+    outputs = checkpoint.generator.architecture.output_channels
+    if outputs != 3:
+        raise ExportError(f"{folder}: gives {outputs} channels; pictures are RGB")
+    return checkpoint, checkpoint.contract
 
 
 def _check_sizes(
