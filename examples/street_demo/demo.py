@@ -32,6 +32,7 @@ from sceneloom.errors import InputError
 from sceneloom.render import MapPair, Rendered, RenderSettings, find_pairs, render_maps, write_image
 from sceneloom.schema import LabelSchema
 from sceneloom_export.bundle import export_bundle
+from sceneloom_export.settings import ExportSettings
 from sceneloom_serving.embedded import EmbeddedServer, ServerSettings
 from sceneloom_training.scenes import draw_pair
 from sceneloom_training.scenes.splits import TEST_SEEDS
@@ -99,7 +100,9 @@ def main(
         draw_data_set(data, settings)
     with stages.stage("export to a Triton repository, parity included"):
         size = (settings.height, settings.width)
-        exported = export_bundle(GENERATOR, repository, largest=size)
+        # float32 alone: quick, and the same pictures on every machine.
+        float32 = ExportSettings(precision=("fp32",))
+        exported = export_bundle(GENERATOR, repository, largest=size, export=float32)
     pairs = find_pairs(data / "test_label", data / "test_inst")
     with contextlib.ExitStack() as stack:
         with stages.stage("start Triton and prove it with a real inference"):
