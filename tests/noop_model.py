@@ -1,0 +1,274 @@
+"""A model that draws nothing, behind the real tritonserver: for tests of clients and for measuring
+what a client alone can do.
+
+It is called `synthesis` and has the served model's signature and contract: ``label_map`` UINT8
+[N, H, W] and ``instance_map`` INT32 [N, H, W] in, ``image`` UINT8 [N, H, W, 3] out. The picture's
+channels are the label map, and the low and the second byte of the instance map, so that
+`noop_picture` knows each of its bytes. Sizes that the contract does not take are refused as the
+served model refuses them.
+
+    repository = write_noop_repository(tmp_path / "repository", delay_seconds=0.1, queue_size=4)
+    with NoopServer(repository) as server, TritonSynthesizer(server.grpc) as client:
+        ...
+        server.kill()      # SIGKILL
+        server.start()     # again, on the same ports
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from google.protobuf import text_format
+from tritonclient.grpc import model_config_pb2
+from typing_extensions import Self
+
+from sceneloom.contract import (
+    INPUT_INSTANCES,
+    INPUT_LABELS,
+    MODEL_NAME,
+    OUTPUT_IMAGE,
+    PARAMETER,
+    Contract,
+)
+from sceneloom.schema import load_schema
+
+HOST = "127.0.0.1"
+NOOP_CONTRACT = Contract(schema=load_schema("cityscapes"), boundaries=True, size_multiple=8)
+_MODEL = '''"""Stacks label map, low and second byte of the instance map."""
+
+import time
+
+import cv2
+import numpy as np
+import triton_python_backend_utils as pb_utils
+
+cv2.setNumThreads(1)
+DELAY_SECONDS = {delay_seconds!r}
+DELAY_PER_PICTURE = {delay_per_picture!r}
+MULTIPLE = {multiple!r}
+SMALLEST = {smallest!r}
+
+
+def array(request, name):
+    return np.ascontiguousarray(pb_utils.get_input_tensor_by_name(request, name).as_numpy())
+
+
+def answer(request):
+    label_maps, instance_maps = array(request, "label_map"), array(request, "instance_map")
+    n, height, width = label_maps.shape
+    if height % MULTIPLE or width % MULTIPLE or min(height, width) < SMALLEST:
+        return refusal(f"{{width}}x{{height}} is not a multiple of {{MULTIPLE}} on both sides")
+    if instance_maps.shape != label_maps.shape:
+        return refusal("label_map and instance_map must be equal in size")
+    images = np.empty((n, height, width, 3), np.uint8)
+    parts = [
+        label_maps.reshape(n * height, width, 1),
+        instance_maps.view(np.uint8).reshape(n * height, width, 4),
+    ]
+    cv2.mixChannels(parts, [images.reshape(n * height, width, 3)], [0, 0, 1, 1, 2, 2])
+    return pb_utils.InferenceResponse([pb_utils.Tensor("image", images)])
+
+
+def refusal(text):
+    return pb_utils.InferenceResponse(
+        error=pb_utils.TritonError(text, pb_utils.TritonError.INVALID_ARG)
+    )
+
+
+class TritonPythonModel:
+    def execute(self, requests):
+        responses = [answer(request) for request in requests]
+        delay = DELAY_SECONDS + DELAY_PER_PICTURE * sum(
+            len(array(request, "label_map")) for request in requests
+        )
+        if delay:
+            time.sleep(delay)
+        return responses
+'''
+
+
+def write_noop_repository(
+    folder: Path,
+    *,
+    contract: Contract = NOOP_CONTRACT,
+    max_batch_size: int = 8,
+    dynamic_batching: bool = False,
+    queue_size: int = 0,
+    queue_timeout_seconds: float = 0,
+    delay_seconds: float = 0,
+    delay_per_picture: float = 0,
+) -> Path:
+    """Write a model repository with the one model.
+
+    Args:
+        folder: where; it is made.
+        contract: what the model says of itself; with boundaries and without a style.
+        max_batch_size: largest batch of a request.
+        dynamic_batching: whether the server joins requests of equal size; with `queue_size` and
+            `queue_timeout_seconds` it always does, since the queue is the batcher's.
+        queue_size: requests that may wait before the server refuses more; 0 for any number.
+        queue_timeout_seconds: longest that a request may wait; 0 for ever.
+        delay_seconds: what an execution takes, whatever its batch.
+        delay_per_picture: what each picture of an execution takes on top.
+
+    Returns:
+        `folder`.
+    """
+    assert contract.boundaries
+    assert not contract.style_channels
+    config = model_config_pb2.ModelConfig(
+        name=MODEL_NAME, backend="python", max_batch_size=max_batch_size
+    )
+    uint8, int32 = model_config_pb2.TYPE_UINT8, model_config_pb2.TYPE_INT32
+    config.input.add(name=INPUT_LABELS, data_type=uint8, dims=[-1, -1])
+    config.input.add(name=INPUT_INSTANCES, data_type=int32, dims=[-1, -1])
+    config.output.add(name=OUTPUT_IMAGE, data_type=uint8, dims=[-1, -1, 3])
+    config.parameters[PARAMETER].string_value = contract.dumps()
+    config.instance_group.add(count=1, kind=model_config_pb2.ModelInstanceGroup.KIND_CPU)
+    if dynamic_batching or queue_size or queue_timeout_seconds:
+        policy = config.dynamic_batching.default_queue_policy
+        policy.max_queue_size = queue_size
+        policy.default_timeout_microseconds = round(queue_timeout_seconds * 1e6)
+        config.dynamic_batching.preserve_ordering = False
+    code = _MODEL.format(
+        delay_seconds=delay_seconds,
+        delay_per_picture=delay_per_picture,
+        multiple=contract.size_multiple,
+        smallest=contract.min_side,
+    )
+    write_model(folder, config, code)
+    return folder
+
+
+def write_model(folder: Path, config: Any, code: str) -> None:
+    """Write one model of the Python backend into a repository, beside those that are there."""
+    (folder / config.name / "1").mkdir(parents=True)
+    (folder / config.name / "config.pbtxt").write_text(text_format.MessageToString(config), "utf-8")
+    (folder / config.name / "1" / "model.py").write_text(code, "utf-8")
+
+
+def noop_picture(label_map: npt.NDArray[Any], instance_map: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """The picture that the model gives for these maps, single or in a batch."""
+    channels = [label_map, instance_map & 255, (instance_map >> 8) & 255]
+    return np.stack(channels, -1).astype(np.uint8)
+
+
+class NoopServer:
+    """The bundled tritonserver on a repository, on the same ports each time it is started."""
+
+    def __init__(self, repository: Path, *, start_timeout: float = 60) -> None:
+        """Choose free ports; nothing runs before `start`.
+
+        Args:
+            repository: from `write_noop_repository`.
+            start_timeout: seconds until every model must be ready.
+        """
+        self._repository = repository
+        self._start_timeout = start_timeout
+        self._process: subprocess.Popen[bytes] | None = None
+        self._prefix = ""
+        self.grpc, self.http, self.metrics = _free_addresses(3)
+        """``HOST:PORT`` of each protocol."""
+
+    @property
+    def pid(self) -> int:
+        """Process id of the running server."""
+        assert self._process is not None, "not started"
+        return self._process.pid
+
+    def start(self) -> Self:
+        """Start the server and wait until it is ready; returns itself."""
+        from sceneloom_serving.bundled_server import find_bundled_server
+        from sceneloom_serving.leftovers import new_folder, new_prefix
+
+        assert self._process is None, "already started"
+        server = find_bundled_server()
+        self._prefix = new_prefix()
+        backends = new_folder(self._prefix)
+        server.write_backend_directory(backends)
+        command = [
+            str(server.executable),
+            f"--model-repository={self._repository}",
+            f"--backend-directory={backends}",
+            f"--backend-config=python,shm-region-prefix-name={self._prefix}",
+            "--disable-auto-complete-config",
+            "--allow-gpu-metrics=false",
+            "--exit-timeout-secs=10",
+        ]
+        for name in ("grpc", "http", "metrics"):
+            port = getattr(self, name).split(":")[1]
+            command += [f"--{name}-address={HOST}", f"--{name}-port={port}"]
+        self._log = backends / "log.txt"
+        with self._log.open("wb") as log:
+            self._process = subprocess.Popen(
+                command, env=server.environment(), stdout=log, stderr=log, start_new_session=True
+            )
+        self._wait_until_ready()
+        return self
+
+    def _wait_until_ready(self) -> None:
+        assert self._process is not None
+        deadline = time.monotonic() + self._start_timeout
+        while True:
+            with contextlib.suppress(OSError, urllib.error.URLError):
+                url = f"http://{self.http}/v2/health/ready"
+                with urllib.request.urlopen(url, timeout=5) as answer:
+                    if answer.status == 200:
+                        return
+            ended = self._process.poll() is not None
+            if ended or time.monotonic() > deadline:
+                log = self._log.read_text(errors="replace")
+                self.kill()
+                raise AssertionError(f"the server {'ended' if ended else 'is not ready'}:\n{log}")
+            time.sleep(0.05)
+
+    def stop(self) -> None:
+        """Stop the server in order: requests in flight finish first. Twice is fine."""
+        self._end(signal.SIGTERM)
+
+    def kill(self) -> None:
+        """Kill the server with SIGKILL, and the processes of its models. Twice is fine."""
+        self._end(signal.SIGKILL)
+
+    def _end(self, number: int) -> None:
+        from sceneloom_serving.leftovers import remove
+
+        process, self._process = self._process, None
+        if process is None:
+            return
+        process.send_signal(number)
+        try:
+            process.wait(20)
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+            remove(self._prefix)
+
+    def __enter__(self) -> Self:
+        """Start the server."""
+        return self.start()
+
+    def __exit__(self, *_: object) -> None:
+        """Kill the server: to stop it in order takes two seconds."""
+        self.kill()
+
+
+def _free_addresses(count: int) -> list[str]:
+    sockets = [socket.create_server((HOST, 0)) for _ in range(count)]
+    try:
+        return [f"{HOST}:{each.getsockname()[1]}" for each in sockets]
+    finally:
+        for each in sockets:
+            each.close()
