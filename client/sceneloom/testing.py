@@ -48,6 +48,7 @@ class FakeTransport:
         contract: Contract,
         *,
         max_batch_size: int = 1,
+        dynamic_batching: bool = False,
         failures: Iterable[ServingError | None] = (),
     ) -> None:
         """Prepare the answers.
@@ -55,11 +56,13 @@ class FakeTransport:
         Args:
             contract: of the model that it stands for.
             max_batch_size: largest batch it takes.
+            dynamic_batching: whether it says that it joins requests.
             failures: one entry per request, in order: the error to raise, or None to answer; after
                 the last entry it always answers.
         """
         self.contract = contract
         self.max_batch_size = max_batch_size
+        self.dynamic_batching = dynamic_batching
         self.requests: list[dict[str, npt.NDArray[Any]]] = []
         """The inputs of every request so far, failed ones included."""
         self.closed = False
@@ -72,6 +75,16 @@ class FakeTransport:
         """Always ``fake``."""
         return "fake"
 
+    @property
+    def kind(self) -> str:
+        """Always ``fake``."""
+        return "fake"
+
+    @property
+    def why(self) -> str:
+        """Always the same sentence."""
+        return "it is a fake for tests"
+
     def model_config(self, model: str, *, timeout: float) -> ModelConfig:
         """Configuration of the model `synthesis`; any other name raises ModelNotFoundError."""
         self._check(model)
@@ -80,6 +93,8 @@ class FakeTransport:
             max_batch_size=self.max_batch_size,
             inputs=self._inputs(),
             outputs={OUTPUT_IMAGE: TensorSpec(dtype="UINT8", dims=(-1, -1, 3))},
+            version="1",
+            dynamic_batching=self.dynamic_batching,
         )
 
     def _inputs(self) -> dict[str, TensorSpec]:

@@ -1,14 +1,15 @@
-"""How requests reach a Triton server, and the one place where its errors are mapped to SceneLoom's.
+"""What the client asks of a connection to a Triton server, and the one place where a server's
+errors are mapped to SceneLoom's.
 
-`GrpcTransport` is the real one; `sceneloom.testing.FakeTransport` has the same methods and no
-server.
+The connections are in `grpc_transport`, `shared_memory_transport` and `http_transport`; `connect`
+chooses among them, and `sceneloom.testing.FakeTransport` has the same methods and no server.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Protocol
 
 import numpy as np
@@ -26,14 +27,28 @@ from sceneloom.errors import (
     ServingError,
 )
 
-# gRPC itself takes port 99999 and connects to 34463.
 _ADDRESS = re.compile(r"([\w.-]+|\[[0-9A-Fa-f:.]+\]):[0-9]{1,5}", re.ASCII)
 MAX_SECONDS = 86400
 """Longest that anything waits: a day."""
-TRITON_DTYPES = {
+TRITON_DTYPES: dict[np.dtype[Any], str] = {
     np.dtype(np.uint8): "UINT8",
     np.dtype(np.int32): "INT32",
     np.dtype(np.float32): "FP32",
+    np.dtype(np.object_): "BYTES",
+}
+"""What tensors consist of; BYTES is an array of Python's `bytes`."""
+NUMPY_DTYPES = {name: dtype for dtype, name in TRITON_DTYPES.items()}
+_STATUS_OF_HTTP = {
+    404: "NOT_FOUND",
+    408: "DEADLINE_EXCEEDED",
+    413: "RESOURCE_EXHAUSTED",
+    429: "UNAVAILABLE",
+    499: "CANCELLED",
+    500: "INTERNAL",
+    501: "UNIMPLEMENTED",
+    502: "UNAVAILABLE",
+    503: "UNAVAILABLE",
+    504: "DEADLINE_EXCEEDED",
 }
 
 
@@ -81,6 +96,10 @@ class ModelConfig:
     """Name -> type."""
     outputs: Mapping[str, TensorSpec]
     """Name -> type."""
+    version: str
+    """The version that the server serves, the latest where there are several; empty for none."""
+    dynamic_batching: bool
+    """Whether the server joins requests of equal size into one execution."""
 
 
 class Transport(Protocol):
@@ -90,76 +109,16 @@ class Transport(Protocol):
     def address(self) -> str:
         """Where it leads, for error messages."""
 
-    def model_config(self, model: str, *, timeout: float) -> ModelConfig:
-        """Read a model's configuration; raises a ServingError."""
-
-    def infer(
-        self, model: str, inputs: Mapping[str, npt.NDArray[Any]], output: str, *, timeout: float
-    ) -> npt.NDArray[Any]:
-        """Send one request and wait for its output; raises a ServingError."""
-
-    def close(self) -> None:
-        """Close the connection; calling it twice is fine."""
-
-
-class GrpcTransport:
-    """gRPC to a Triton server; safe to use from several threads."""
-
-    def __init__(self, address: str) -> None:
-        """Prepare a connection; the first call opens it.
-
-        Args:
-            address: ``HOST:PORT`` of the server's gRPC port.
-
-        Raises:
-            InputError: the address is of another form.
-        """
-        import tritonclient.grpc
-
-        if not _ADDRESS.fullmatch(address) or not 0 < int(address.rpartition(":")[2]) < 65536:
-            raise InputError(
-                f"{address!r} is not the address of a server: HOST:PORT of its gRPC port, such as "
-                "127.0.0.1:8001"
-            )
-        self._grpc = tritonclient.grpc
-        self._address = address
-        self._client = tritonclient.grpc.InferenceServerClient(address)
-        self._seen_ready = False
-        self._closed = False
+    @property
+    def kind(self) -> str:
+        """How tensors travel: ``grpc``, ``grpc-shm`` (shared memory) or ``http``."""
 
     @property
-    def address(self) -> str:
-        """``HOST:PORT``."""
-        return self._address
+    def why(self) -> str:
+        """Why they travel so, in one sentence."""
 
     def model_config(self, model: str, *, timeout: float) -> ModelConfig:
-        """Read a model's configuration.
-
-        Raises:
-            ServingError: by Triton's answer, see `map_triton_error`.
-        """
-        self._check_open()
-        try:
-            config = self._client.get_model_config(model, client_timeout=timeout).config
-        except self._grpc.InferenceServerException as error:
-            raise self._map(error, model) from None
-        self._seen_ready = True
-
-        def specs(tensors: Any) -> dict[str, TensorSpec]:
-            name = self._grpc.model_config_pb2.DataType.Name
-            return {
-                t.name: TensorSpec(
-                    dtype=name(t.data_type).removeprefix("TYPE_"), dims=tuple(t.dims)
-                )
-                for t in tensors
-            }
-
-        return ModelConfig(
-            parameters={key: value.string_value for key, value in config.parameters.items()},
-            max_batch_size=config.max_batch_size,
-            inputs=specs(config.input),
-            outputs=specs(config.output),
-        )
+        """Read a model's configuration; raises a ServingError."""
 
     def infer(
         self, model: str, inputs: Mapping[str, npt.NDArray[Any]], output: str, *, timeout: float
@@ -167,54 +126,51 @@ class GrpcTransport:
         """Send one request and wait for its output.
 
         Args:
-            model: the model's name.
-            inputs: name -> uint8, int32 or float32 array with the batch axis.
+            model: the model's name; one connection may ask several models.
+            inputs: name -> uint8, int32 or float32 array, or an object array of `bytes`, with the
+                batch axis.
             output: name of the output.
             timeout: seconds.
 
+        Returns:
+            the output, of the same kinds; nothing else will write to it. It may be read-only.
+
         Raises:
-            ServingError: by Triton's answer, see `map_triton_error`.
+            ServingError: by the server's answer, see `map_triton_error`.
         """
-        self._check_open()
-        tensors = []
-        for name, array in inputs.items():
-            tensor = self._grpc.InferInput(name, list(array.shape), TRITON_DTYPES[array.dtype])
-            tensor.set_data_from_numpy(np.ascontiguousarray(array))
-            tensors.append(tensor)
-        wanted = [self._grpc.InferRequestedOutput(output)]
-        try:
-            result = self._client.infer(model, tensors, outputs=wanted, client_timeout=timeout)
-        except self._grpc.InferenceServerException as error:
-            raise self._map(error, model) from None
-        self._seen_ready = True
-        try:
-            answer: npt.NDArray[Any] | None = result.as_numpy(output)
-        except ValueError:  # fewer or more bytes than its shape says
-            answer = None
-        if answer is None:
-            raise ModelFailedError(
-                f"{self._address}: model {model!r} answered without a whole output {output!r}"
-            )
-        return answer
 
     def close(self) -> None:
-        """Close the connection; later calls raise ServerUnavailableError."""
-        self._closed = True
-        self._client.close()
+        """Close the connection; calling it twice is fine."""
 
-    def _check_open(self) -> None:
-        if self._closed:
-            raise ServerUnavailableError(f"{self._address}: this connection was closed")
 
-    def _map(self, error: Exception, model: str) -> ServingError:
-        status = getattr(error, "status", lambda: None)()
-        message = getattr(error, "message", lambda: None)() or str(error)
-        return map_triton_error(
-            str(status or ""),
-            str(message),
-            where=f"{self._address}, model {model!r}",
-            seen_ready=self._seen_ready,
-        )
+def server_address(url: str, scheme: str) -> str:
+    """``HOST:PORT`` of a server's URL.
+
+    Args:
+        url: ``SCHEME://HOST:PORT``, or ``HOST:PORT`` alone where the scheme is ``grpc``.
+        scheme: ``grpc`` or ``http``.
+
+    Raises:
+        InputError: it is of another form, or of another scheme.
+    """
+    address = url.removeprefix(f"{scheme}://")
+    well_formed = _ADDRESS.fullmatch(address) and (address != url or scheme == "grpc")
+    # gRPC itself takes port 99999 and connects to 34463.
+    if not well_formed or not 0 < int(address.rpartition(":")[2]) < 65536:
+        example = "127.0.0.1:8001" if scheme == "grpc" else "http://127.0.0.1:8000"
+        form = "HOST:PORT of its gRPC port" if scheme == "grpc" else "http://HOST:PORT"
+        raise InputError(f"{url!r} is not the address of a server: {form}, such as {example}")
+    return address
+
+
+def status_of_http(code: int) -> str:
+    """The gRPC status that says what an HTTP status says."""
+    return _STATUS_OF_HTTP.get(code, "INVALID_ARGUMENT" if 400 <= code < 500 else "UNKNOWN")
+
+
+def served_version(versions: Iterable[str]) -> str:
+    """The version that answers requests which name none: the latest."""
+    return max(versions, key=int, default="")
 
 
 def map_triton_error(status: str, message: str, *, where: str, seen_ready: bool) -> ServingError:
@@ -222,7 +178,7 @@ def map_triton_error(status: str, message: str, *, where: str, seen_ready: bool)
     (docs/errors.md).
 
     Args:
-        status: gRPC status, such as ``StatusCode.UNAVAILABLE``.
+        status: gRPC status, such as ``StatusCode.UNAVAILABLE``; `status_of_http` gives it for HTTP.
         message: the server's text.
         where: server and model, for the message.
         seen_ready: whether this connection has had an answer from the model: a server that is
@@ -241,6 +197,8 @@ def map_triton_error(status: str, message: str, *, where: str, seen_ready: bool)
     if code == "DEADLINE_EXCEEDED":
         return DeadlineExceededError(f"{where}: no answer within the client's deadline")
     if code == "NOT_FOUND":
+        if "shared memory region" in message:
+            return ServerUnavailableError(f"{text} (the server was restarted)")
         if seen_ready:
             return ServerUnavailableError(f"{text} (the server is stopping, or unloaded the model)")
         return ModelNotFoundError(text)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from sceneloom.connect import TransportChoice, connect
 from sceneloom.contract import (
     ENGINE_PARAMETER,
     INPUT_INSTANCES,
@@ -21,7 +22,7 @@ from sceneloom.contract import (
 )
 from sceneloom.errors import ModelFailedError, ModelNotFoundError
 from sceneloom.synthesizer import Image, InstanceMap, LabelMap, Style, Synthesizer
-from sceneloom.transport import GrpcTransport, ModelConfig, TensorSpec, Timeouts, Transport
+from sceneloom.transport import ModelConfig, TensorSpec, Timeouts, Transport
 
 
 class TritonSynthesizer(Synthesizer):
@@ -33,26 +34,33 @@ class TritonSynthesizer(Synthesizer):
         *,
         model: str = MODEL_NAME,
         timeouts: Timeouts | None = None,
-        transport: Transport | None = None,
+        transport: Transport | TransportChoice | None = None,
     ) -> None:
         """Connect, read the model's contract and check that this client can talk to it.
 
         Args:
-            url: ``HOST:PORT`` of the server's gRPC port.
+            url: ``HOST:PORT`` or ``grpc://HOST:PORT`` of the server's gRPC port, or
+                ``http://HOST:PORT`` of its HTTP port.
             model: name of the model.
             timeouts: how long to wait; finite defaults.
-            transport: connection to use instead of gRPC to `url`, such as
-                `sceneloom.testing.FakeTransport`.
+            transport: how tensors travel, see `sceneloom.connect.connect`, or a connection to use
+                instead of one to `url`, such as `sceneloom.testing.FakeTransport`. By default they
+                travel in messages: a client of few pictures would not earn back the two that prove
+                shared memory.
 
         Raises:
-            InputError: `url` is not HOST:PORT.
+            InputError: `url` is of another form, or does not fit `transport`.
             ServerUnavailableError: nothing answers at `url`.
             ModelNotFoundError: the server has no such model, or it is not one of SceneLoom's.
             SchemaError: the model's contract is damaged or newer than this client.
         """
         self._timeouts = timeouts or Timeouts()
         self._model = model
-        self._transport = transport or GrpcTransport(url)
+        if transport is None:
+            transport = "http" if url.startswith("http://") else "grpc"
+        if isinstance(transport, str):
+            transport = connect(url, transport=transport, model=model, timeouts=self._timeouts)
+        self._transport = transport
         try:
             config = self._transport.model_config(model, timeout=self._timeouts.connect)
             contract = _read_contract(config, f"{self._transport.address}, model {model!r}")
@@ -60,8 +68,15 @@ class TritonSynthesizer(Synthesizer):
             self._transport.close()
             raise
         super().__init__(contract, config.max_batch_size)
+        self.version = config.version
+        """The version of the model that answers."""
         self.engine = config.parameters.get(ENGINE_PARAMETER, "")
         """What runs the model, such as ``openvino-fp32``; empty where Triton's own backend does."""
+
+    @property
+    def transport(self) -> Transport:
+        """The connection; its `kind` and `why` say how tensors travel."""
+        return self._transport
 
     def run_batch(
         self, label_maps: LabelMap, instance_maps: InstanceMap | None, styles: Style | None

@@ -42,7 +42,7 @@ NUMPY = {triton: dtype for dtype, triton in TRITON_DTYPES.items()}
 
 
 class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[misc]
-    """The two calls that the client makes."""
+    """The three calls that the client makes."""
 
     def __init__(self, transport: FakeTransport) -> None:
         self.transport = transport
@@ -53,12 +53,18 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore
         except ServingError as error:
             context.abort(*STATUS[type(error)])
         out = model_config_pb2.ModelConfig(max_batch_size=config.max_batch_size)
+        if config.dynamic_batching:
+            out.dynamic_batching.SetInParent()
         for key, value in config.parameters.items():
             out.parameters[key].string_value = value
         for specs, tensors in ((config.inputs, out.input), (config.outputs, out.output)):
             for name, spec in specs.items():
                 tensors.add(name=name, data_type=f"TYPE_{spec.dtype}", dims=spec.dims)
         return service_pb2.ModelConfigResponse(config=out)
+
+    def ModelMetadata(self, request: Any, context: Any) -> Any:
+        version = self.transport.model_config(request.name, timeout=1).version
+        return service_pb2.ModelMetadataResponse(name=request.name, versions=[version])
 
     def ModelInfer(self, request: Any, context: Any) -> Any:
         arrays = {

@@ -22,7 +22,8 @@ from sceneloom.errors import (
     ServerUnavailableError,
     ServingError,
 )
-from sceneloom.transport import GrpcTransport, Timeouts, map_triton_error
+from sceneloom.grpc_transport import GrpcTransport
+from sceneloom.transport import Timeouts, map_triton_error
 from sceneloom.triton_client import TritonSynthesizer
 
 STOPPING = "Request for unknown model: 'synthesis' has no available versions"

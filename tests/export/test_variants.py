@@ -155,6 +155,8 @@ class Served(FakeTransport):
             max_batch_size=self._config.max_batch_size,
             inputs=specs(self._config.input),
             outputs=specs(self._config.output),
+            version="1",
+            dynamic_batching=self._config.HasField("dynamic_batching"),
         )
 
 

@@ -1,0 +1,147 @@
+"""gRPC: tensors travel in the messages."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from sceneloom.errors import ModelFailedError, ServerUnavailableError, ServingError
+from sceneloom.transport import (
+    TRITON_DTYPES,
+    ModelConfig,
+    TensorSpec,
+    map_triton_error,
+    served_version,
+    server_address,
+)
+
+# What tritonclient sets when nothing is given; and a server that was away is tried again after
+# two seconds at most, where gRPC would wait for up to two minutes.
+_OPTIONS = [
+    ("grpc.max_send_message_length", 2**31 - 1),
+    ("grpc.max_receive_message_length", 2**31 - 1),
+    ("grpc.initial_reconnect_backoff_ms", 200),
+    ("grpc.max_reconnect_backoff_ms", 2000),
+]
+
+
+class GrpcTransport:
+    """gRPC to a Triton server; safe to use from several threads."""
+
+    def __init__(self, url: str, *, why: str = "gRPC was asked for") -> None:
+        """Prepare a connection; the first call opens it.
+
+        Args:
+            url: ``HOST:PORT`` of the server's gRPC port, or ``grpc://HOST:PORT``.
+            why: why this is the way, for `why`.
+
+        Raises:
+            InputError: the address is of another form.
+        """
+        import tritonclient.grpc
+
+        self._address = server_address(url, "grpc")
+        self._grpc = tritonclient.grpc
+        self._client = tritonclient.grpc.InferenceServerClient(self._address, channel_args=_OPTIONS)
+        self._why = why
+        self._ready: set[str] = set()
+        self._closed = False
+
+    @property
+    def address(self) -> str:
+        """``HOST:PORT``."""
+        return self._address
+
+    @property
+    def kind(self) -> str:
+        """``grpc``."""
+        return "grpc"
+
+    @property
+    def why(self) -> str:
+        """Why tensors travel so, in one sentence."""
+        return self._why
+
+    def model_config(self, model: str, *, timeout: float) -> ModelConfig:
+        """Read a model's configuration; see `sceneloom.transport.Transport.model_config`."""
+        self._check_open()
+        deadline = time.monotonic() + timeout
+        try:
+            config = self._client.get_model_config(model, client_timeout=timeout).config
+            left = max(deadline - time.monotonic(), 0.001)
+            versions = self._client.get_model_metadata(model, client_timeout=left).versions
+        except self._grpc.InferenceServerException as error:
+            raise self._map(error, model) from None
+        self._ready.add(model)
+        return ModelConfig(
+            parameters={key: value.string_value for key, value in config.parameters.items()},
+            max_batch_size=config.max_batch_size,
+            inputs=self._specs(config.input),
+            outputs=self._specs(config.output),
+            version=served_version(versions),
+            dynamic_batching=config.HasField("dynamic_batching"),
+        )
+
+    def _specs(self, tensors: Any) -> dict[str, TensorSpec]:
+        names = {
+            v: k.removeprefix("TYPE_") for k, v in self._grpc.model_config_pb2.DataType.items()
+        }
+        names[self._grpc.model_config_pb2.TYPE_STRING] = "BYTES"
+        return {t.name: TensorSpec(dtype=names[t.data_type], dims=tuple(t.dims)) for t in tensors}
+
+    def infer(
+        self, model: str, inputs: Mapping[str, npt.NDArray[Any]], output: str, *, timeout: float
+    ) -> npt.NDArray[Any]:
+        """Send one request and wait for its output; see `sceneloom.transport.Transport.infer`."""
+        self._check_open()
+        tensors = []
+        for name, array in inputs.items():
+            tensor = self._grpc.InferInput(name, list(array.shape), TRITON_DTYPES[array.dtype])
+            tensor.set_data_from_numpy(np.ascontiguousarray(array))
+            tensors.append(tensor)
+        wanted = self._grpc.InferRequestedOutput(output)
+        try:
+            result = self._send(model, tensors, wanted, timeout)
+        except self._grpc.InferenceServerException as error:
+            raise self._map(error, model) from None
+        return self._output(result, model, output)
+
+    def _send(self, model: str, tensors: Sequence[Any], wanted: Any, timeout: float) -> Any:
+        result = self._client.infer(model, tensors, outputs=[wanted], client_timeout=timeout)
+        self._ready.add(model)
+        return result
+
+    def _output(self, result: Any, model: str, output: str) -> npt.NDArray[Any]:
+        try:
+            answer: npt.NDArray[Any] | None = result.as_numpy(output)
+        except ValueError:  # fewer or more bytes than its shape says
+            answer = None
+        if answer is None:
+            raise self._no_output(model, output)
+        return answer
+
+    def _no_output(self, model: str, output: str) -> ModelFailedError:
+        return ModelFailedError(
+            f"{self._address}: model {model!r} answered without a whole output {output!r}"
+        )
+
+    def close(self) -> None:
+        """Close the connection; later calls raise ServerUnavailableError."""
+        self._closed = True
+        self._client.close()
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise ServerUnavailableError(f"{self._address}: this connection was closed")
+
+    def _map(self, error: Any, model: str) -> ServingError:
+        return map_triton_error(
+            str(error.status() or ""),
+            str(error.message() or error),
+            where=f"{self._address}, model {model!r}",
+            seen_ready=model in self._ready,
+        )
