@@ -218,11 +218,19 @@ class Synthesizer(abc.ABC):
         images: list[Image | None] = [None] * count
         for indices in _groups(requests, self.max_batch_size):
             batch = [requests[i] for i in indices]
-            for i, image in zip(indices, self._run_requests(batch), strict=True):
+            for i, image in zip(indices, self.run_requests(batch), strict=True):
                 images[i] = requests[i].padding.crop(image)
         return [image for image in images if image is not None]
 
-    def _run_requests(self, batch: Sequence[Request]) -> Image:
+    def run_requests(self, batch: Sequence[Request]) -> Image:
+        """Run requests that `prepare` made, as one batch.
+
+        Args:
+            batch: of equal size, at most `max_batch_size`.
+
+        Returns:
+            uint8 [N, H, W, 3], RGB, at network size: not cropped.
+        """
         return self.run_batch(
             np.stack([r.label_map for r in batch]),
             None

@@ -1,0 +1,149 @@
+"""From the bytes of a map to a request: reading, hashing, decoding, checking."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import time
+
+from sceneloom.contract import Contract
+from sceneloom.errors import ImageReadError, MissingInputError
+from sceneloom.maps import read_instance_map, read_label_map
+from sceneloom.png import SIGNATURE
+from sceneloom.rendering.interfaces import MapItem
+from sceneloom.rendering.settings import RenderSettings
+from sceneloom.style_choice import ChooseStyle
+from sceneloom.synthesizer import Request, Style, prepare
+
+_SLACK_BYTES = 1 << 20
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Loaded:
+    """A map whose bytes have been read."""
+
+    item: MapItem
+    """Where it came from."""
+    label: bytes
+    """The label map's file."""
+    instance: bytes | None
+    """The instance map's file, or None where the model takes none."""
+    input_hash: str
+    """SHA-256 over all that was read for this picture."""
+    size: tuple[int, int]
+    """(height, width) as the file's header says, (0, 0) where it is no PNG."""
+    started: float
+    """When reading began, by `time.perf_counter`."""
+
+    @property
+    def bytes(self) -> int:
+        """Memory that it holds."""
+        return len(self.label) + len(self.instance or b"")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Prepared:
+    """A map that is ready to be sent."""
+
+    loaded: Loaded
+    """Its files."""
+    request: Request
+    """The network's inputs."""
+    style: Style | None
+    """float32 [K, F], the rows of its instances, or None for the defaults."""
+    height: int
+    """Of the map, in pixels."""
+    width: int
+    """Of the map, in pixels."""
+
+
+class Loader:
+    """Reads and decodes the maps of a run; safe to use from several threads."""
+
+    def __init__(self, contract: Contract, settings: RenderSettings, choose: ChooseStyle) -> None:
+        """Keep what all maps have in common.
+
+        Args:
+            contract: of the model.
+            settings: limits and what to do with unknown ids.
+            choose: gives the style of a map.
+        """
+        self._contract = contract
+        self._settings = settings
+        self._choose = choose
+        self._wants_instances = contract.boundaries or contract.style_channels > 0
+
+    def load(self, item: MapItem) -> Loaded:
+        """Read a map's files.
+
+        Raises:
+            InputError: one cannot be read or is too large, or there is no instance map and the
+                model wants one.
+        """
+        started = time.perf_counter()
+        most = 8 * self._settings.max_pixels + _SLACK_BYTES  # no map takes more a pixel
+        label, instance = item.label.read(most), None
+        if self._wants_instances:
+            if item.instance is None:
+                raise MissingInputError(
+                    f"{item.label.name}: no instance map of this name, and the model wants one"
+                )
+            instance = item.instance.read(most)
+        digest = hashlib.sha256()
+        for part in (label, instance, self._style_bytes(item.key)):
+            digest.update(b"-" if part is None else b"%d:" % len(part))
+            digest.update(part or b"")
+        return Loaded(
+            item=item,
+            label=label,
+            instance=instance,
+            input_hash=digest.hexdigest(),
+            size=_header_size(label),
+            started=started,
+        )
+
+    def prepare(self, loaded: Loaded) -> Prepared:
+        """Decode and check a map.
+
+        Raises:
+            InputError: it does not fit the contract; the text names the file.
+            SchemaError: its style file is wrong.
+        """
+        item, settings = loaded.item, self._settings
+        try:
+            label_map = read_label_map(
+                loaded.label,
+                self._contract.schema,
+                unknown=settings.unknown,
+                max_pixels=settings.max_pixels,
+                name=item.label.name,
+            )
+            instance_map = None
+            if loaded.instance is not None:
+                assert item.instance is not None
+                instance_map = read_instance_map(
+                    loaded.instance, max_pixels=settings.max_pixels, name=item.instance.name
+                )
+            style = self._choose(item.key, label_map, instance_map)
+            request = prepare(self._contract, label_map, instance_map, style)
+        except MemoryError:
+            raise ImageReadError(
+                f"{item.label.name}: not enough memory for a map of this size"
+            ) from None
+        height, width = label_map.shape
+        return Prepared(loaded=loaded, request=request, style=style, height=height, width=width)
+
+    def _style_bytes(self, key: str) -> bytes | None:
+        folder = self._settings.style_file
+        if folder is None or not folder.is_dir():
+            return None
+        try:
+            return (folder / f"{key}.json").read_bytes()
+        except OSError:
+            return None  # choosing the style says what is wrong
+
+
+def _header_size(data: bytes) -> tuple[int, int]:
+    if not data.startswith(SIGNATURE) or len(data) < 24:
+        return (0, 0)
+    return int.from_bytes(data[20:24], "big"), int.from_bytes(data[16:20], "big")

@@ -1,0 +1,94 @@
+"""Which requests are sent again, when, and how many in all (docs/rendering.md has the table).
+
+Waits grow exponentially with full jitter; a budget keeps the retries of a whole run below a part of
+its requests, so that a server in trouble is not buried by them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import random
+
+from sceneloom.errors import InputError, ModelFailedError, ServerUnavailableError, ServingError
+
+_EXPONENT_LIMIT = 30
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RetryPolicy:
+    """How often and how fast a picture is asked for again."""
+
+    attempts: int = 10
+    """Most requests for one picture, those that met a server that was away not counted: while no
+    server answers, everything waits.
+    """
+    model_attempts: int = 3
+    """Most requests for one picture that the model fails at."""
+    first_wait: float = 0.1
+    """Longest wait before the second request, in seconds; it doubles each time."""
+    longest_wait: float = 5.0
+    """Longest wait, in seconds."""
+    budget: float = 0.5
+    """Retries per request of the whole run, beyond one a second."""
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        if not 1 <= self.attempts <= 1000 or not 1 <= self.model_attempts <= 1000:
+            raise InputError("attempts are from 1 to 1000")
+        if not 0 < self.first_wait <= self.longest_wait <= 3600:
+            raise InputError("waits are above 0 and at most 3600 seconds, the first the shortest")
+        if not 0 <= self.budget <= 10:
+            raise InputError(f"budget is {self.budget}; it is from 0 to 10")
+
+    def again(self, error: ServingError, failures: list[ServingError]) -> bool:
+        """Whether a picture is asked for again.
+
+        Args:
+            error: what the last request for it met.
+            failures: what all its requests met, the last included.
+        """
+        if isinstance(error, ServerUnavailableError):
+            return True
+        if isinstance(error, ModelFailedError):
+            return sum(isinstance(e, ModelFailedError) for e in failures) < self.model_attempts
+        counted = sum(not isinstance(e, ServerUnavailableError) for e in failures)
+        return error.retryable and counted < self.attempts
+
+    def wait(self, failures: int) -> float:
+        """Seconds to wait after this many failures, drawn anew each time."""
+        longest = self.first_wait * 2.0 ** min(failures - 1, _EXPONENT_LIMIT)
+        return random.uniform(0, min(longest, self.longest_wait))
+
+
+class RetryBudget:
+    """How many retries the run may still send: each request earns a part of one, and time earns one
+    a second, so that a run never stands still for want of budget.
+    """
+
+    def __init__(self, earned: float, *, most: float = 100.0, per_second: float = 1.0) -> None:
+        """Begin with some retries in hand.
+
+        Args:
+            earned: retries that each first request earns.
+            most: that can be in hand.
+            per_second: earned by time.
+        """
+        self._earned, self._most, self._per_second = earned, most, per_second
+        self._left = min(10.0, most)
+        self._seen: float | None = None
+
+    def earn(self) -> None:
+        """Report a first request."""
+        self._left = min(self._most, self._left + self._earned)
+
+    def spend(self, now: float) -> float:
+        """Take a retry; returns the seconds to wait until it is paid for.
+
+        Args:
+            now: a clock's reading, in seconds.
+        """
+        if self._seen is not None:
+            self._left = min(self._most, self._left + (now - self._seen) * self._per_second)
+        self._seen = now
+        self._left -= 1
+        return max(0.0, -self._left / self._per_second)

@@ -1,0 +1,256 @@
+"""A rendering run that is going on: iterate it, with `for` or with `async for`.
+
+with synthesizer.render("datasets/cityscapes") as run:
+    for result in run:
+        ...
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from sceneloom.contract import Contract
+from sceneloom.rendering.interfaces import Sink, Source
+from sceneloom.rendering.listener import Levels, Listener
+from sceneloom.rendering.loading import Loader
+from sceneloom.rendering.manifest import Manifest, Origin
+from sceneloom.rendering.pipeline import Pipeline
+from sceneloom.rendering.results import Result
+from sceneloom.rendering.servers import Address, Server, Servers
+from sceneloom.rendering.settings import RenderSettings
+from sceneloom.rendering.store import Store
+from sceneloom.style_choice import style_chooser
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+_WAITING_RESULTS = 256
+_WAITING_PICTURES = 4  # they are whole pictures
+_SPARE_THREADS = 2
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What a run does."""
+
+    source: Callable[[Contract], Source]
+    """Opens the data set, once the model's contract is known."""
+    addresses: Sequence[Address]
+    """The servers."""
+    settings: RenderSettings
+    """How."""
+    sink: Sink | None = None
+    """Where the pictures go; without it they are in the results."""
+    manifest: Path | None = None
+    """The manifest's file, with a sink."""
+    listeners: tuple[Listener, ...] = ()
+    """Hear what happens."""
+
+
+class RenderRun(Iterator[Result], AsyncIterator[Result]):
+    """The results of a run, in the order they finish; it begins when the first one is asked for.
+
+    Use it as a context manager: leaving it ends the run, and what is under way is dropped.
+    """
+
+    def __init__(self, plan: Plan) -> None:
+        """Prepare; nothing happens yet."""
+        self._plan = plan
+        self._thread: threading.Thread | None = None
+        self._begun = threading.Event()
+        self._loop: asyncio.AbstractEventLoop
+        self._results: asyncio.Queue[Result | None]
+        self._main: asyncio.Task[None]
+        self._pipeline: Pipeline | None = None
+        self._error: BaseException | None = None
+        self._stop_asked = self._over = False
+
+    def __iter__(self) -> RenderRun:
+        """The run itself."""
+        return self
+
+    def __next__(self) -> Result:
+        """Wait for the next result.
+
+        Raises:
+            ServerUnavailableError: no server answered for longer than the run's patience.
+            OSError: the place of the pictures is full or gone.
+            SceneLoomError: the run cannot begin, or its source cannot be read on.
+        """
+        self._begin()
+        if not self._over:
+            result = asyncio.run_coroutine_threadsafe(self._results.get(), self._loop).result()
+            if result is not None:
+                return result
+            self._end()
+        raise StopIteration
+
+    def __aiter__(self) -> RenderRun:
+        """The run itself."""
+        return self
+
+    async def __anext__(self) -> Result:
+        """Wait for the next result; raises as `__next__` does."""
+        self._begin()
+        if not self._over:
+            asked = asyncio.run_coroutine_threadsafe(self._results.get(), self._loop)
+            result = await asyncio.wrap_future(asked)
+            if result is not None:
+                return result
+            self._end()
+        raise StopAsyncIteration
+
+    def stop(self) -> None:
+        """Take no further map; what is under way is finished, and its results still come. Safe to
+        call from a signal handler and from any thread.
+        """
+        self._stop_asked = True
+        if self._pipeline is not None and not self._over:
+            self._loop.call_soon_threadsafe(self._pipeline.stop)
+
+    def levels(self) -> Levels:
+        """How full the parts of the pipeline are."""
+        return self._pipeline.levels() if self._pipeline is not None else Levels()
+
+    def close(self) -> None:
+        """End the run; what is under way is dropped. Calling it twice is fine."""
+        if self._thread is None or self._over:
+            self._over = True
+            return
+        self._over = True
+        self._loop.call_soon_threadsafe(self._main.cancel)
+        self._thread.join()
+
+    def __enter__(self) -> Self:
+        """Return the run itself."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Close it."""
+        self.close()
+
+    async def __aenter__(self) -> Self:
+        """Return the run itself."""
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Close it."""
+        await asyncio.get_running_loop().run_in_executor(None, self.close)
+
+    def _begin(self) -> None:
+        if self._thread is None:
+            self._thread = threading.Thread(
+                target=asyncio.run, args=(self._work(),), name="sceneloom-render", daemon=True
+            )
+            self._thread.start()
+        self._begun.wait()
+
+    def _end(self) -> None:
+        assert self._thread is not None
+        self._over = True
+        self._thread.join()
+        if self._error is not None:
+            raise self._error
+
+    async def _work(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._results = asyncio.Queue(
+            _WAITING_PICTURES if self._plan.sink is None else _WAITING_RESULTS
+        )
+        task = asyncio.current_task()
+        assert task is not None
+        self._main = task
+        self._begun.set()
+        try:
+            await self._render(self._plan)
+        except asyncio.CancelledError:
+            return
+        except Exception as error:
+            self._error = error
+        await self._results.put(None)
+
+    async def _render(self, plan: Plan) -> None:
+        most = plan.settings.in_flight or plan.settings.most_in_flight
+        threads = len(plan.addresses) * most + _SPARE_THREADS
+        requests = ThreadPoolExecutor(threads, "sceneloom-request")
+        servers = Servers(
+            plan.addresses,
+            requests,
+            patience=plan.settings.patience,
+            on_change=lambda server: _tell(plan.listeners, server),
+        )
+        manifest = None
+        try:
+            connection = await servers.open()
+            source, loader, settled = await self._loop.run_in_executor(
+                None, _prepare, plan, connection
+            )
+            store, manifest = settled or (None, None)
+            pipeline = Pipeline(
+                source,
+                servers,
+                loader,
+                plan.settings,
+                requests=requests,
+                results=self._results,
+                store=store,
+                batch=connection.batch,
+                listeners=plan.listeners,
+            )
+            self._pipeline = pipeline
+            if self._stop_asked:
+                pipeline.stop()
+            await pipeline.run()
+        finally:
+            await servers.close()
+            requests.shutdown(cancel_futures=True)
+            if manifest is not None:
+                manifest.close()
+
+
+def _prepare(plan: Plan, connection: Any) -> tuple[Source, Loader, tuple[Store, Manifest] | None]:
+    """What needs the model's contract; files are opened here."""
+    contract: Contract = connection.contract
+    settings = plan.settings
+    loader = Loader(contract, settings, style_chooser(contract, settings))
+    source = plan.source(contract)
+    if plan.sink is None:
+        return source, loader, None
+    assert plan.manifest is not None
+    styled = contract.style_channels > 0
+    origin = Origin(
+        model=connection.model,
+        model_version=connection.version,
+        bundle_hash=contract.bundle_hash,
+        parameters=settings.parameters(styled=styled),
+    )
+    manifest = Manifest(plan.manifest)
+    try:
+        style = settings.style_words() if styled else ""
+        store = Store(plan.sink, manifest, origin, settings, style)
+    except BaseException:
+        manifest.close()
+        raise
+    return source, loader, (store, manifest)
+
+
+def _tell(listeners: Sequence[Listener], server: Server) -> None:
+    for listener in listeners:
+        listener.on_server(server)

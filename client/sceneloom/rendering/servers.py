@@ -1,0 +1,327 @@
+"""The servers that answer the requests of one run: which is asked next, and what happens when one
+goes away.
+
+Each server has a window of requests in flight. One that cannot be reached, or whose model breaks,
+gets nothing until a new connection to it has answered a real request; the others go on. While none
+answers everything waits, up to the run's patience. All of this is called from one event loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import random
+import time
+from collections import deque
+from collections.abc import Callable, Hashable, Sequence
+from concurrent.futures import Executor
+from typing import Any, Protocol
+
+from sceneloom.contract import Contract
+from sceneloom.errors import (
+    InputError,
+    ModelFailedError,
+    SceneLoomError,
+    ServerUnavailableError,
+    ServingError,
+)
+from sceneloom.rendering.window import AdaptiveWindow
+
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.25, 5.0
+
+
+class Connection(Protocol):
+    """An open connection to a server, or an engine in this process."""
+
+    contract: Contract
+    """Of its model."""
+
+    def prove(self) -> None:
+        """Have a real request answered; raises a SceneLoomError where it is not."""
+
+    def close(self) -> None:
+        """Close it."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Address:
+    """A server that can be connected to."""
+
+    name: str
+    """For messages, such as its URL."""
+    connect: Callable[[], Any]
+    """Opens a `Connection`; raises ServerUnavailableError where nothing answers."""
+    window: Callable[[Any], AdaptiveWindow]
+    """Makes the window of a connection."""
+
+
+class _Link:
+    """A connection that is closed once nobody uses it any more."""
+
+    def __init__(self, connection: Any) -> None:
+        self.connection = connection
+        self.users = 0
+        self.retired = False
+
+
+class Server:
+    """One server: its connection, its window, and whether it is away."""
+
+    def __init__(self, address: Address) -> None:
+        """Begin without a connection."""
+        self.name = address.name
+        """For messages."""
+        self.address = address
+        """How to connect to it."""
+        self.link: _Link | None = None
+        """The connection, or None before the first."""
+        self.window: AdaptiveWindow | None = None
+        """How many requests may be in flight to it."""
+        self.in_flight = 0
+        """Requests that are."""
+        self.away_since: float | None = None
+        """When it went away, by `time.monotonic`; None while it is there."""
+
+    def has_room(self) -> bool:
+        """Whether another request may be sent to it now."""
+        there = self.window is not None and self.away_since is None
+        return there and self.window is not None and self.in_flight < self.window.limit
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Lease:
+    """A request's place in a server's window."""
+
+    server: Server
+    """Which server."""
+    link: _Link
+    """The connection to send over."""
+
+    @property
+    def connection(self) -> Any:
+        """The connection to send over."""
+        return self.link.connection
+
+
+class Servers:
+    """All servers of a run."""
+
+    def __init__(
+        self,
+        addresses: Sequence[Address],
+        pool: Executor,
+        *,
+        patience: float,
+        on_change: Callable[[Server], None] = lambda server: None,
+    ) -> None:
+        """Prepare; `open` connects.
+
+        Args:
+            addresses: at least one.
+            pool: runs what blocks.
+            patience: seconds for which no server may answer before the run is given up.
+            on_change: called when a server goes away or comes back.
+        """
+        self.all = [Server(address) for address in addresses]
+        """The servers, in the order given."""
+        self._pool = pool
+        self._patience = patience
+        self._on_change = on_change
+        self._waiting: deque[asyncio.Future[Lease]] = deque()
+        self._reviving: set[asyncio.Task[None]] = set()
+        self._lost: ServingError | None = None
+        self._turn = 0
+
+    async def open(self) -> Any:
+        """Connect to every server; one that is away is tried again later.
+
+        Returns:
+            a connection; all have its contract.
+
+        Raises:
+            ServerUnavailableError: none answers.
+            InputError: two serve different models.
+            SceneLoomError: one serves nothing that this client can talk to.
+        """
+        tries = await asyncio.gather(
+            *(self._run(server.address.connect) for server in self.all), return_exceptions=True
+        )
+        opened: list[tuple[Server, Any]] = []
+        errors: list[BaseException] = []
+        for server, found in zip(self.all, tries, strict=True):
+            if isinstance(found, BaseException):
+                errors.append(found)
+            else:
+                opened.append((server, found))
+                self._attach(server, found)
+        wrong = next((e for e in errors if not isinstance(e, ServerUnavailableError)), None)
+        if wrong is not None or not opened:
+            raise wrong or errors[0]
+        first = opened[0][1]
+        for server, connection in opened[1:]:
+            _check_same(first.contract, connection.contract, server.name)
+        self._contract = first.contract
+        for server in self.all:
+            if server.link is None:
+                self._leave(server)
+        return first
+
+    async def lease(self) -> Lease:
+        """Wait for a place in a server's window.
+
+        Raises:
+            ServerUnavailableError: no server has answered for as long as the run's patience lasts.
+        """
+        if self._lost is not None:
+            raise self._lost
+        if not self._waiting and (server := self._next()):
+            return self._take(server)
+        future: asyncio.Future[Lease] = asyncio.get_running_loop().create_future()
+        self._waiting.append(future)
+        try:
+            return await future
+        except asyncio.CancelledError:
+            if future.done() and not future.cancelled() and future.exception() is None:
+                self._drop(future.result())
+            raise
+
+    def answered(self, lease: Lease, seconds: float, kind: Hashable) -> None:
+        """Give a place back after an answer."""
+        assert lease.server.window is not None
+        lease.server.window.answered(seconds, kind)
+        self._drop(lease)
+
+    def failed(self, lease: Lease, error: Exception) -> None:
+        """Give a place back after a failure; the server is away if the error says so."""
+        server = lease.server
+        assert server.window is not None
+        if isinstance(error, (ServerUnavailableError, ModelFailedError)):
+            if lease.link is server.link and server.away_since is None:
+                self._leave(server)
+        elif isinstance(error, ServingError) and error.retryable:
+            server.window.rejected()
+        self._drop(lease)
+
+    def in_flight(self) -> int:
+        """Requests that are in flight to all servers."""
+        return sum(server.in_flight for server in self.all)
+
+    def limit(self) -> int:
+        """Requests that may be in flight now to all servers that are there."""
+        return sum(s.window.limit for s in self.all if s.window and s.away_since is None)
+
+    async def close(self) -> None:
+        """Stop trying servers that are away, and close all connections."""
+        for task in self._reviving:
+            task.cancel()
+        await asyncio.gather(*self._reviving, return_exceptions=True)
+        links = [server.link for server in self.all if server.link is not None]
+        for server in self.all:
+            server.link = None
+        # Requests that are still under way end with it.
+        await asyncio.gather(*(self._run(link.connection.close) for link in links))
+
+    def _next(self) -> Server | None:
+        """The server with the most room for its window; equal ones take turns."""
+        free = [server for server in self.all if server.has_room()]
+        if not free:
+            return None
+        self._turn += 1
+        shift = self._turn % len(free)
+        return min(free[shift:] + free[:shift], key=_fullness)
+
+    def _take(self, server: Server) -> Lease:
+        assert server.link is not None
+        server.in_flight += 1
+        server.link.users += 1
+        return Lease(server=server, link=server.link)
+
+    def _drop(self, lease: Lease) -> None:
+        lease.server.in_flight -= 1
+        lease.link.users -= 1
+        if lease.link.retired and not lease.link.users:
+            self._pool.submit(lease.link.connection.close)
+        self._wake()
+
+    def _wake(self) -> None:
+        while self._waiting and (server := self._next()):
+            future = self._waiting.popleft()
+            if not future.done():
+                future.set_result(self._take(server))
+
+    def _attach(self, server: Server, connection: Any) -> None:
+        server.link = _Link(connection)
+        if server.window is None:
+            server.window = server.address.window(connection)
+        server.away_since = None
+
+    def _leave(self, server: Server) -> None:
+        server.away_since = time.monotonic()
+        self._on_change(server)
+        task = asyncio.get_running_loop().create_task(self._revive(server))
+        self._reviving.add(task)
+        task.add_done_callback(self._reviving.discard)
+
+    async def _revive(self, server: Server) -> None:
+        pause = _FIRST_PAUSE
+        while True:
+            await asyncio.sleep(pause * random.uniform(0.5, 1))
+            pause = min(2 * pause, _LONGEST_PAUSE)
+            try:
+                connection = await self._run(self._connect_again, server)
+            except SceneLoomError as error:
+                self._give_up_if_late(server, error)
+                if self._lost is not None:
+                    return
+                continue
+            old = server.link
+            self._attach(server, connection)
+            self._on_change(server)
+            if old is not None:
+                await self._retire(old)
+            self._wake()
+            return
+
+    def _connect_again(self, server: Server) -> Any:
+        connection = server.address.connect()
+        try:
+            _check_same(self._contract, connection.contract, server.name)
+            connection.prove()
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    def _give_up_if_late(self, server: Server, error: SceneLoomError) -> None:
+        away = [s.away_since for s in self.all if s.away_since is not None]
+        if len(away) < len(self.all) or time.monotonic() - max(away) < self._patience:
+            return
+        self._lost = ServerUnavailableError(
+            f"no server has answered for {self._patience:g} s (the last to be tried: {error})"
+        )
+        while self._waiting:
+            future = self._waiting.popleft()
+            if not future.done():
+                future.set_exception(self._lost)
+
+    async def _retire(self, link: _Link) -> None:
+        link.retired = True
+        if not link.users:
+            await self._run(link.connection.close)
+
+    async def _run(self, function: Callable[..., Any], *values: Any) -> Any:
+        return await asyncio.get_running_loop().run_in_executor(self._pool, function, *values)
+
+
+def _fullness(server: Server) -> float:
+    assert server.window is not None
+    return server.in_flight / server.window.limit
+
+
+def _check_same(first: Contract, other: Contract, name: str) -> None:
+    if first != other:
+        raise InputError(
+            f"{name}: serves another model than the run began with (bundle "
+            f"{other.bundle_hash[:12] or 'without hash'} instead of "
+            f"{first.bundle_hash[:12] or 'one without hash'}); its pictures would not match"
+        )
