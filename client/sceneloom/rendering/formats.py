@@ -159,7 +159,7 @@ def _encode_webp(image: Image, quality: int, lossless: bool) -> bytes:
 
 
 def _jxl() -> Any:
-    require(("pylibjxl",), extra="datasets", purpose="JPEG XL")
+    require(("pylibjxl",), extra="datasets", purpose="JPEG XL (from Python 3.11 on)")
     import pylibjxl
 
     return pylibjxl
