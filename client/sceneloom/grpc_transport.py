@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -118,7 +119,7 @@ class GrpcTransport:
     def _output(self, result: Any, model: str, output: str) -> npt.NDArray[Any]:
         try:
             answer: npt.NDArray[Any] | None = result.as_numpy(output)
-        except ValueError:  # fewer or more bytes than its shape says
+        except (ValueError, struct.error):  # fewer or more bytes than its shape says
             answer = None
         if answer is None:
             raise self._no_output(model, output)

@@ -83,7 +83,7 @@ class HttpConnection:
             OSError: see `exchange`.
         """
         answer, read = self._read_from(), bytearray()
-        while True:
+        while not answer.isclosed():
             self._socket.settimeout(self._left())
             piece = answer.read(_PIECE)
             if not piece:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import math
+import struct
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -35,7 +36,7 @@ from sceneloom.transport import (
 
 _HEADER_LENGTH = "Inference-Header-Content-Length"
 _LONGEST_JSON = 1 << 24
-_WRONG_JSON = (KeyError, TypeError, ValueError, AttributeError, OverflowError)
+_WRONG = (KeyError, TypeError, ValueError, AttributeError, OverflowError, struct.error)
 
 
 class HttpTransport:
@@ -86,7 +87,7 @@ class HttpTransport:
             metadata = connection.read(_LONGEST_JSON)
         try:
             return _model_config(json.loads(config), json.loads(metadata))
-        except _WRONG_JSON as error:
+        except _WRONG as error:
             raise ModelFailedError(
                 f"{self._url}: the configuration of model {model!r} is not one "
                 f"({type(error).__name__}: {error})"
@@ -102,7 +103,7 @@ class HttpTransport:
         with self._exchange("POST", model, "/infer", deadline, headers, parts) as connection:
             try:
                 return _read_output(connection, output)
-            except _WRONG_JSON:
+            except _WRONG:
                 raise ModelFailedError(
                     f"{self._url}: model {model!r} answered without a whole output {output!r}"
                 ) from None
@@ -197,7 +198,7 @@ def _request(inputs: Mapping[str, npt.NDArray[Any]], output: str) -> list[bytes 
 
 
 def _read_output(connection: HttpConnection, output: str) -> npt.NDArray[Any]:
-    """The one output of an answer; raises one of `_WRONG_JSON` where the answer is not whole."""
+    """The one output of an answer; raises one of `_WRONG` where the answer is not whole."""
     from tritonclient.utils import deserialize_bytes_tensor
 
     length = int(connection.header(_HEADER_LENGTH))
@@ -229,7 +230,7 @@ def _bytes_of(array: npt.NDArray[Any]) -> memoryview:
 def _error_text(connection: HttpConnection) -> str:
     """What an answer that is an error says."""
     text = connection.read(_LONGEST_JSON).decode(errors="replace")
-    with contextlib.suppress(*_WRONG_JSON):
+    with contextlib.suppress(*_WRONG):
         return str(json.loads(text)["error"])
     return f"HTTP status {connection.status} {text}".strip()
 
