@@ -55,7 +55,6 @@ class TritonSynthesizer(Synthesizer):
             SchemaError: the model's contract is damaged or newer than this client.
         """
         self._timeouts = timeouts or Timeouts()
-        self._model = model
         if transport is None:
             transport = "http" if url.startswith("http://") else "grpc"
         if isinstance(transport, str):
@@ -68,6 +67,10 @@ class TritonSynthesizer(Synthesizer):
             self._transport.close()
             raise
         super().__init__(contract, config.max_batch_size)
+        self.model = model
+        """Name of the model."""
+        self.dynamic_batching = config.dynamic_batching
+        """Whether the server joins requests of equal size."""
         self.version = config.version
         """The version of the model that answers."""
         self.engine = config.parameters.get(ENGINE_PARAMETER, "")
@@ -88,14 +91,14 @@ class TritonSynthesizer(Synthesizer):
         """
         feeds = {INPUT_LABELS: label_maps, INPUT_INSTANCES: instance_maps, INPUT_STYLE: styles}
         images = self._transport.infer(
-            self._model,
+            self.model,
             {name: array for name, array in feeds.items() if array is not None},
             OUTPUT_IMAGE,
             timeout=self._timeouts.infer,
         )
         if images.shape != (*label_maps.shape, 3) or images.dtype != "uint8":
             raise ModelFailedError(
-                f"{self._transport.address}: model {self._model!r} answered {images.dtype} "
+                f"{self._transport.address}: model {self.model!r} answered {images.dtype} "
                 f"{list(images.shape)} to label maps {list(label_maps.shape)}"
             )
         return images

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Protocol
 
 import numpy as np
 
@@ -31,29 +32,56 @@ class Answer:
         return encode_picture(self.image, settings.format, quality=settings.quality)
 
 
-class RawConnection:
-    """Arrays to a `Synthesizer`: a Triton server, or an engine in this process."""
+class Connection(Protocol):
+    """An open connection to a server, or an engine in this process; `send` is called from several
+    threads.
+    """
 
-    def __init__(self, synthesizer: Synthesizer, *, batch: int = 1, joined: int = 1) -> None:
-        """Take over a synthesizer; it is closed with the connection.
+    contract: Contract
+    """Of the model."""
+    model: str
+    """Its name."""
+    version: str
+    """The version of it that is served; empty for an engine in this process."""
+    batch: int
+    """Most maps that one request is made of."""
+    joined: int
+    """Most requests that the server makes one batch of."""
 
-        Args:
-            synthesizer: safe to use from several threads.
-            batch: most maps that one request is made of.
-            joined: most requests that the server makes one batch of.
-        """
-        self.synthesizer = synthesizer
-        """Runs the requests."""
+    def choose_way(self, prepared: Prepared) -> None:
+        """Settle, with the first map of the run, what is to be found out by trying."""
+
+    def send(self, batch: Sequence[Prepared]) -> list[Answer]:
+        """Have maps of one size rendered; raises a ServingError."""
+
+    def prove(self) -> None:
+        """Have a real request answered; raises a ServingError where it is not."""
+
+    def close(self) -> None:
+        """Close it."""
+
+
+class EngineConnection:
+    """A synthesizer that the caller owns, mostly an engine in this process; closing the connection
+    leaves it open.
+    """
+
+    def __init__(self, synthesizer: Synthesizer) -> None:
+        """Use a synthesizer that is safe to use from several threads."""
+        self._synthesizer = synthesizer
+        self.batch = 1
+        """Most maps that one request is made of."""
+        self.joined = 1
+        """Most requests that the server makes one batch of."""
         self.contract: Contract = synthesizer.contract
         """Of the model."""
-        self.batch = batch
-        """Most maps that one request is made of."""
-        self.joined = joined
-        """Most requests that the server makes one batch of."""
         self.model: str = getattr(synthesizer, "model", "")
-        """Name of the model."""
+        """Name of the model; empty for an engine in this process."""
         self.version: str = getattr(synthesizer, "version", "")
         """The version that is served; empty for an engine in this process."""
+
+    def choose_way(self, prepared: Prepared) -> None:
+        """There is one way only."""
 
     def send(self, batch: Sequence[Prepared]) -> list[Answer]:
         """Have maps of one size rendered.
@@ -61,33 +89,38 @@ class RawConnection:
         Raises:
             ServingError: the server did not answer with pictures.
         """
-        images = self.synthesizer.run_requests([prepared.request for prepared in batch])
-        return [
-            Answer(image=prepared.request.padding.crop(image))
-            for prepared, image in zip(batch, images, strict=True)
-        ]
+        return send_raw(self._synthesizer, batch)
 
     def prove(self) -> None:
-        """Have the smallest map rendered: a model's process can be dead while its server says that
-        the model is ready.
+        """Have the smallest map rendered.
 
         Raises:
             ServingError: no picture came back.
         """
-        label_map, instance_map = smallest_map(self.contract)
-        self.synthesizer.synthesize(label_map, instance_map)
+        render_smallest(self._synthesizer)
 
     def close(self) -> None:
-        """Close the synthesizer."""
-        self.synthesizer.close()
+        """Leave the synthesizer open."""
 
 
-def smallest_map(contract: Contract) -> tuple[Image, Image | None]:
-    """A map of one class and one instance, of the smallest size that the model takes.
+def send_raw(synthesizer: Synthesizer, batch: Sequence[Prepared]) -> list[Answer]:
+    """Have maps of one size rendered from arrays; raises a ServingError."""
+    images = synthesizer.run_requests([prepared.request for prepared in batch])
+    return [
+        Answer(image=prepared.request.padding.crop(image))
+        for prepared, image in zip(batch, images, strict=True)
+    ]
 
-    Returns:
-        uint8 [H, W] and int32 [H, W], the second None where the model takes none.
+
+def render_smallest(synthesizer: Synthesizer) -> None:
+    """Have a map of one class and one instance rendered, of the smallest size that the model takes:
+    a model's process can be dead while its server says that the model is ready.
+
+    Raises:
+        ServingError: no picture came back.
     """
+    contract = synthesizer.contract
     size = min(contract.sizes or ((contract.min_side, contract.min_side),))
     wants_instances = contract.boundaries or contract.style_channels > 0
-    return np.zeros(size, np.uint8), np.zeros(size, np.int32) if wants_instances else None
+    instance_map = np.zeros(size, np.int32) if wants_instances else None
+    synthesizer.synthesize(np.zeros(size, np.uint8), instance_map)

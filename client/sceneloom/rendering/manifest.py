@@ -286,7 +286,7 @@ def _has_surrogates(value: Any) -> bool:
 
 
 def _row(values: tuple[Any, ...]) -> Row:
-    data = dict(
+    data: dict[str, Any] = dict(
         zip(
             _COLUMNS,
             (v.decode("utf-8", "surrogateescape") if isinstance(v, bytes) else v for v in values),

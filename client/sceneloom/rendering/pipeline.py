@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import threading
 import time
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from sceneloom.errors import InputError, SceneLoomError, ServingError
-from sceneloom.rendering.connections import Answer
+from sceneloom.rendering.connections import Answer, Connection
 from sceneloom.rendering.interfaces import MapItem, Source
 from sceneloom.rendering.listener import Levels, Listener
 from sceneloom.rendering.loading import Loaded, Loader, Prepared
@@ -29,6 +30,8 @@ from sceneloom.rendering.store import Store, place_is_gone
 _CHUNK = 16
 _SHELF_BYTES = 128 << 20
 _READERS = 4
+# A request of 8 pictures at 2048x1024 takes three times as long as 8 requests.
+_REQUEST_BYTES = 4 << 20
 
 
 class Pipeline:
@@ -74,6 +77,8 @@ class Pipeline:
         self._lower = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
         self._reading = self._active = self._pausing = 0
+        self._choosing = threading.Lock()
+        self._way_chosen = False
         self._stopping = False
         self._broken: Exception | None = None
 
@@ -139,17 +144,21 @@ class Pipeline:
             chunk, error = await self._in(self._lister, _take, items, _CHUNK)
             for item in chunk:
                 await self._room.acquire()
-                while self._shelf.bytes > _SHELF_BYTES and not self._stopping:
-                    self._lower.clear()
-                    await self._lower.wait()
-                if self._stopping:
+                if not await self._is_shelf_low():
                     return
                 self._reading += 1
                 self._spawn(self._load(item))
-            if error is not None:
-                raise error
+            if error is not None:  # what came before it is rendered
+                self._broken = self._broken or error
             if len(chunk) < _CHUNK:
                 return
+
+    async def _is_shelf_low(self) -> bool:
+        """Wait until little memory is held; False where the run stops."""
+        while self._shelf.bytes > _SHELF_BYTES and not self._stopping:
+            self._lower.clear()
+            await self._lower.wait()
+        return not self._stopping
 
     async def _load(self, item: MapItem) -> None:
         try:
@@ -176,12 +185,17 @@ class Pipeline:
     def _pump(self) -> None:
         """Start work on the next maps, as long as there is room for their pixels."""
         while len(self._shelf) and self._active < self._most_active():
-            taken = self._shelf.take(self._batch)
+            taken = self._shelf.take(self._most_of)
             self._lower.set()
             for _ in taken:
                 self._room.release()
             self._active += len(taken)
             self._spawn(self._work(taken))
+
+    def _most_of(self, size: tuple[int, int]) -> int:
+        """Maps of a size that make one request: few enough for their pictures to stay small."""
+        picture = 3 * size[0] * size[1]
+        return min(self._batch, max(1, _REQUEST_BYTES // picture)) if picture else 1
 
     def _most_active(self) -> int:
         return self._servers.limit() * self._batch + 2 * self._threads + 1
@@ -212,7 +226,7 @@ class Pipeline:
                 self._budget.earn()
             start = time.perf_counter()
             try:
-                answers = await self._in(self._requests, lease.connection.send, maps)
+                answers = await self._in(self._requests, self._send, lease.connection, maps)
             except ServingError as error:
                 self._servers.failed(lease, error)
                 failures.append(error)
@@ -236,6 +250,13 @@ class Pipeline:
         attempts = len(failures) + 1
         done = (self._keep(*pair, attempts) for pair in zip(maps, answers, strict=True))
         await asyncio.gather(*done)
+
+    def _send(self, connection: Connection, maps: list[Prepared]) -> list[Answer]:
+        with self._choosing:  # the others wait for the first map, which decides for all
+            if not self._way_chosen:
+                connection.choose_way(maps[0])
+                self._way_chosen = True
+        return connection.send(maps)
 
     async def _pause(self, failures: list[ServingError]) -> bool:
         """Wait before the next try; False where there is none."""
@@ -343,7 +364,8 @@ def _take(items: Iterator[MapItem], count: int) -> tuple[list[MapItem], Exceptio
     """The next items, and the error that ended them early."""
     taken: list[MapItem] = []
     try:
-        taken.extend(itertools.islice(items, count))
-    except Exception as error:  # of the source; what came before it is rendered
+        for item in itertools.islice(items, count):
+            taken.append(item)
+    except Exception as error:
         return taken, error
     return taken, None

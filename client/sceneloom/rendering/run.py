@@ -8,15 +8,17 @@ with synthesizer.render("datasets/cityscapes") as run:
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from sceneloom.contract import Contract
+from sceneloom.rendering.connections import Connection
 from sceneloom.rendering.interfaces import Sink, Source
 from sceneloom.rendering.listener import Levels, Listener
 from sceneloom.rendering.loading import Loader
@@ -68,6 +70,7 @@ class RenderRun(Iterator[Result], AsyncIterator[Result]):
         self._loop: asyncio.AbstractEventLoop
         self._results: asyncio.Queue[Result | None]
         self._main: asyncio.Task[None]
+        self._taken: asyncio.Event
         self._pipeline: Pipeline | None = None
         self._error: BaseException | None = None
         self._stop_asked = self._over = False
@@ -165,6 +168,7 @@ class RenderRun(Iterator[Result], AsyncIterator[Result]):
     def _end(self) -> None:
         assert self._thread is not None
         self._over = True
+        self._loop.call_soon_threadsafe(self._taken.set)
         self._thread.join()
         if self._error is not None:
             raise self._error
@@ -174,6 +178,7 @@ class RenderRun(Iterator[Result], AsyncIterator[Result]):
         self._results = asyncio.Queue(
             _WAITING_PICTURES if self._plan.sink is None else _WAITING_RESULTS
         )
+        self._taken = asyncio.Event()
         task = asyncio.current_task()
         assert task is not None
         self._main = task
@@ -184,7 +189,9 @@ class RenderRun(Iterator[Result], AsyncIterator[Result]):
             return
         except Exception as error:
             self._error = error
-        await self._results.put(None)
+        with contextlib.suppress(asyncio.CancelledError):
+            await self._results.put(None)
+            await self._taken.wait()  # the loop has to live until then
 
     async def _render(self, plan: Plan) -> None:
         most = plan.settings.in_flight or plan.settings.most_in_flight
@@ -225,10 +232,11 @@ class RenderRun(Iterator[Result], AsyncIterator[Result]):
                 manifest.close()
 
 
-def _prepare(plan: Plan, connection: Any) -> tuple[Source, Loader, tuple[Store, Manifest] | None]:
+def _prepare(
+    plan: Plan, connection: Connection
+) -> tuple[Source, Loader, tuple[Store, Manifest] | None]:
     """What needs the model's contract; files are opened here."""
-    contract: Contract = connection.contract
-    settings = plan.settings
+    contract, settings = connection.contract, plan.settings
     loader = Loader(contract, settings, style_chooser(contract, settings))
     source = plan.source(contract)
     if plan.sink is None:

@@ -15,7 +15,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import Executor
-from typing import Any, Protocol
+from typing import TypeVar
 
 from sceneloom.contract import Contract
 from sceneloom.errors import (
@@ -25,22 +25,11 @@ from sceneloom.errors import (
     ServerUnavailableError,
     ServingError,
 )
+from sceneloom.rendering.connections import Connection
 from sceneloom.rendering.window import AdaptiveWindow
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.25, 5.0
-
-
-class Connection(Protocol):
-    """An open connection to a server, or an engine in this process."""
-
-    contract: Contract
-    """Of its model."""
-
-    def prove(self) -> None:
-        """Have a real request answered; raises a SceneLoomError where it is not."""
-
-    def close(self) -> None:
-        """Close it."""
+_T = TypeVar("_T")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -49,16 +38,16 @@ class Address:
 
     name: str
     """For messages, such as its URL."""
-    connect: Callable[[], Any]
-    """Opens a `Connection`; raises ServerUnavailableError where nothing answers."""
-    window: Callable[[Any], AdaptiveWindow]
+    connect: Callable[[], Connection]
+    """Opens one; raises ServerUnavailableError where nothing answers."""
+    window: Callable[[Connection], AdaptiveWindow]
     """Makes the window of a connection."""
 
 
 class _Link:
     """A connection that is closed once nobody uses it any more."""
 
-    def __init__(self, connection: Any) -> None:
+    def __init__(self, connection: Connection) -> None:
         self.connection = connection
         self.users = 0
         self.retired = False
@@ -98,7 +87,7 @@ class Lease:
     """The connection to send over."""
 
     @property
-    def connection(self) -> Any:
+    def connection(self) -> Connection:
         """The connection to send over."""
         return self.link.connection
 
@@ -132,7 +121,7 @@ class Servers:
         self._lost: ServingError | None = None
         self._turn = 0
 
-    async def open(self) -> Any:
+    async def open(self) -> Connection:
         """Connect to every server; one that is away is tried again later.
 
         Returns:
@@ -146,7 +135,7 @@ class Servers:
         tries = await asyncio.gather(
             *(self._run(server.address.connect) for server in self.all), return_exceptions=True
         )
-        opened: list[tuple[Server, Any]] = []
+        opened: list[tuple[Server, Connection]] = []
         errors: list[BaseException] = []
         for server, found in zip(self.all, tries, strict=True):
             if isinstance(found, BaseException):
@@ -249,7 +238,7 @@ class Servers:
             if not future.done():
                 future.set_result(self._take(server))
 
-    def _attach(self, server: Server, connection: Any) -> None:
+    def _attach(self, server: Server, connection: Connection) -> None:
         server.link = _Link(connection)
         if server.window is None:
             server.window = server.address.window(connection)
@@ -282,7 +271,7 @@ class Servers:
             self._wake()
             return
 
-    def _connect_again(self, server: Server) -> Any:
+    def _connect_again(self, server: Server) -> Connection:
         connection = server.address.connect()
         try:
             _check_same(self._contract, connection.contract, server.name)
@@ -309,7 +298,7 @@ class Servers:
         if not link.users:
             await self._run(link.connection.close)
 
-    async def _run(self, function: Callable[..., Any], *values: Any) -> Any:
+    async def _run(self, function: Callable[..., _T], *values: object) -> _T:
         return await asyncio.get_running_loop().run_in_executor(self._pool, function, *values)
 
 

@@ -101,7 +101,7 @@ class RenderSettings(StyleChoice):
 
     def parameters(self, *, styled: bool) -> str:
         """What decides a picture's bytes beside map and model, as JSON."""
-        words = {"format": self.format, "unknown": self.unknown}
+        words: dict[str, str] = {"format": self.format, "unknown": self.unknown}
         if self.format in ("jpg", "webp"):
             words["quality"] = str(self.quality)
         if styled:

@@ -8,6 +8,7 @@ that has waited longest. The shelf is bounded by its user, so no size waits for 
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 
 from sceneloom.rendering.loading import Loaded
 
@@ -31,13 +32,17 @@ class Shelf:
         self._by_size.setdefault(loaded.size, deque()).append(loaded)
         self.bytes += loaded.bytes
 
-    def take(self, most: int = 1) -> list[Loaded]:
-        """Take up to `most` maps of one size; the shelf must not be empty."""
+    def take(self, most: Callable[[tuple[int, int]], int] = lambda size: 1) -> list[Loaded]:
+        """Take maps of one size; the shelf must not be empty.
+
+        Args:
+            most: (height, width) -> how many of that size at most.
+        """
         if self._current not in self._by_size:
             self._current = next(iter(self._by_size))
         assert self._current is not None
         queue = self._by_size[self._current]
-        taken = [queue.popleft() for _ in range(min(most, len(queue)))]
+        taken = [queue.popleft() for _ in range(min(most(self._current), len(queue)))]
         if not queue:
             del self._by_size[self._current]
         self.bytes -= sum(loaded.bytes for loaded in taken)

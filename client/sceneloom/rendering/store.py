@@ -37,7 +37,7 @@ def place_is_gone(error: OSError) -> bool:
 
 
 class Store:
-    """Where the pictures of a run go, and what is known of them; safe to use from several threads."""
+    """Where the pictures of a run go, and what is known of them; thread-safe."""
 
     def __init__(
         self, sink: Sink, manifest: Manifest, origin: Origin, settings: RenderSettings, style: str

@@ -1,4 +1,4 @@
-"""The manifest: rows survive kills, two runs do not share one, and nothing else is taken for one."""
+"""The manifest: rows survive kills, two runs never share one, nothing else is taken for one."""
 
 from __future__ import annotations
 

@@ -1,0 +1,210 @@
+"""Connections of a run to Triton servers: how tensors travel, raw or as encoded files, singly or in
+batches.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Literal, cast, get_args
+
+from sceneloom.connect import TransportChoice
+from sceneloom.contract import MODEL_NAME, Contract
+from sceneloom.encoded import EncodedClient, EncodedFormat
+from sceneloom.errors import InputError, ModelNotFoundError
+from sceneloom.link import measure_link
+from sceneloom.png import SIGNATURE
+from sceneloom.png_maps import instance_map_png, label_map_png
+from sceneloom.rendering.connections import Answer, Connection, render_smallest, send_raw
+from sceneloom.rendering.loading import Prepared
+from sceneloom.rendering.servers import Address
+from sceneloom.rendering.settings import RenderSettings
+from sceneloom.rendering.window import AdaptiveWindow
+from sceneloom.transport import Timeouts
+from sceneloom.triton_client import TritonSynthesizer
+
+PathChoice = Literal["auto", "raw", "encoded"]
+_SHARED_MEMORY = "grpc-shm"
+
+
+@dataclasses.dataclass
+class Way:
+    """Which way the pictures of a run go, the same to all of its servers."""
+
+    encoded: bool = False
+    """Whether files travel instead of arrays."""
+    why: str = "not measured yet"
+    """One sentence."""
+
+
+class TritonConnection:
+    """An open connection to a Triton server."""
+
+    def __init__(
+        self, synthesizer: TritonSynthesizer, settings: RenderSettings, way: Way, path: PathChoice
+    ) -> None:
+        """Take over a synthesizer; it is closed with the connection.
+
+        Args:
+            synthesizer: the raw path.
+            settings: format, quality and what to do with unknown ids.
+            way: of the run; looked at with every request.
+            path: what was asked for: with ``raw`` the encoded path is not looked for, with
+                ``encoded`` there has to be one.
+
+        Raises:
+            ModelNotFoundError: the encoded path was asked for, and the server does not have it.
+        """
+        self._settings, self._way, self._path = settings, way, path
+        self.synthesizer = synthesizer
+        """The raw path."""
+        self.contract: Contract = synthesizer.contract
+        """Of the model."""
+        self.model, self.version = synthesizer.model, synthesizer.version
+        """Name and version of the model."""
+        most = synthesizer.max_batch_size
+        self.batch = 1 if synthesizer.dynamic_batching else most
+        """Most maps that one request is made of: where the server joins requests, single ones are
+        as good and wait for nobody.
+        """
+        self.joined = most if synthesizer.dynamic_batching else 1
+        """Most requests that the server makes one batch of."""
+        self._encoded: EncodedClient | None = None
+        if path == "raw":
+            return
+        try:
+            self._encoded = EncodedClient(synthesizer.transport)
+        except ModelNotFoundError:
+            if path == "encoded":
+                raise
+
+    def send(self, batch: Sequence[Prepared]) -> list[Answer]:
+        """Have maps of one size rendered.
+
+        Raises:
+            ServingError: the server did not answer with pictures.
+        """
+        if self._encoded is None or not self._way.encoded:
+            return send_raw(self.synthesizer, batch)
+        return [Answer(encoded=self._send_files(self._encoded, one)) for one in batch]
+
+    def choose_way(self, prepared: Prepared) -> None:
+        """Measure both ways with a map of the run, and choose for all servers, where the choice was
+        left open.
+
+        Raises:
+            ServingError: the server did not answer with a picture.
+        """
+        format = self._settings.format
+        if self._path != "auto":
+            return
+        if self.synthesizer.transport.kind == _SHARED_MEMORY:
+            self._way.why = "raw: tensors go through shared memory"
+        elif self._encoded is None:
+            self._way.why = "raw: the server has no encoded path"
+        elif format not in get_args(EncodedFormat):
+            self._way.why = f"raw: the encoded path does not give {format}"
+        else:
+            label, instance = _files(self.contract, prepared)
+            times = measure_link(
+                self.synthesizer,
+                self._encoded,
+                label,
+                instance,
+                prepared.style,
+                format=cast(EncodedFormat, format),
+                quality=self._settings.quality,
+                unknown=self._settings.unknown,
+            )
+            self._way.encoded = times.path == "encoded"
+            self._way.why = (
+                f"{times.path}: a picture took {times.raw:.3f} s raw and {times.encoded:.3f} s "
+                "encoded"
+            )
+
+    def prove(self) -> None:
+        """Have the smallest map rendered.
+
+        Raises:
+            ServingError: no picture came back.
+        """
+        render_smallest(self.synthesizer)
+
+    def close(self) -> None:
+        """Close the connection."""
+        self.synthesizer.close()
+
+    def _send_files(self, encoded: EncodedClient, prepared: Prepared) -> bytes:
+        label, instance = _files(self.contract, prepared)
+        return encoded.synthesize(
+            label,
+            instance,
+            prepared.style,
+            format=cast(EncodedFormat, self._settings.format),
+            quality=self._settings.quality,
+            unknown=self._settings.unknown,
+        )
+
+
+def triton_address(
+    url: str,
+    settings: RenderSettings,
+    way: Way,
+    *,
+    model: str = MODEL_NAME,
+    timeouts: Timeouts | None = None,
+    transport: TransportChoice = "auto",
+    path: PathChoice = "auto",
+) -> Address:
+    """A Triton server as a run connects to it.
+
+    Args:
+        url: of its gRPC or HTTP port.
+        settings: of the run.
+        way: of the run, shared by its servers.
+        model: name of the model.
+        timeouts: how long to wait.
+        transport: how tensors travel.
+        path: raw, encoded, or what the link makes the faster one.
+
+    Raises:
+        InputError: the encoded path cannot give this format.
+    """
+    if path == "encoded":
+        if settings.format not in get_args(EncodedFormat):
+            raise InputError(
+                f"the encoded path does not give {settings.format}; it gives "
+                f"{', '.join(get_args(EncodedFormat))}"
+            )
+        way.encoded, way.why = True, "encoded: as asked"
+    elif path == "raw":
+        way.why = "raw: as asked"
+
+    def connect() -> TritonConnection:
+        synthesizer = TritonSynthesizer(url, model=model, timeouts=timeouts, transport=transport)
+        try:
+            return TritonConnection(synthesizer, settings, way, path)
+        except BaseException:
+            synthesizer.close()
+            raise
+
+    def window(connection: Connection) -> AdaptiveWindow:
+        return AdaptiveWindow(
+            largest=settings.most_in_flight, fixed=settings.in_flight, batch=connection.joined
+        )
+
+    return Address(name=url, connect=connect, window=window)
+
+
+def _files(contract: Contract, prepared: Prepared) -> tuple[bytes, bytes | None]:
+    """The map's own files where they are PNG; others are written as PNG."""
+    loaded, request = prepared.loaded, prepared.request
+    height, width = prepared.height, prepared.width
+    label, instance = loaded.label, loaded.instance
+    label_map = request.label_map[:height, :width]
+    if not label.startswith(SIGNATURE):
+        label = label_map_png(contract, label_map)
+    if instance is not None and not instance.startswith(SIGNATURE):
+        assert request.instance_map is not None
+        instance = instance_map_png(contract, label_map, request.instance_map[:height, :width])
+    return label, instance
