@@ -3,6 +3,7 @@
 #
 #   SCENELOOM_REPOSITORY     folder that sceneloom export wrote; /models
 #   SCENELOOM_VARIANT        tensorrt, tensorrt-throughput, onnxruntime, onnxruntime-tensorrt or embedded; tensorrt
+#   SCENELOOM_ENCODED        on also serves the encoded path, in two Python processes around the same model; off
 #   SCENELOOM_SHARED_MEMORY  on lets clients register shared memory; off
 #   SCENELOOM_ADMIN_KEY      opens the restricted APIs to who sends it; without it nobody can
 #
@@ -14,9 +15,19 @@ variant=${SCENELOOM_VARIANT:-tensorrt}
 
 sceneloom verify "$repository" --variant "$variant"
 
-# Triton takes every folder of its repository for a model and stops at one that is none, so it sees the model alone.
+# Triton takes every folder of its repository for a model and stops at one that is none, so it sees the models alone.
+models=synthesis
+if [ "${SCENELOOM_ENCODED:-off}" = on ]; then
+    models="synthesis synthesis_decode synthesis_encode synthesis_encoded"
+fi
 served=$(mktemp -d)
-ln -s "$(realpath "$repository")/synthesis" "$served/synthesis"
+for name in $models; do
+    if [ ! -d "$repository/$name" ]; then
+        echo "$repository/$name: missing; an older version exported it, export again" >&2
+        exit 1
+    fi
+    ln -s "$(realpath "$repository")/$name" "$served/$name"
+done
 
 # What clients of a picture service have no use for. Triton closes an API by asking for a header; a random value that
 # nobody is told closes it to everybody.

@@ -13,6 +13,7 @@ was proven.
     DIR/synthesis/1/weights.bin     the weights of all three
     DIR/synthesis/1/fp16.onnx, weights-fp16.bin   in half, for engines on GPUs
     DIR/synthesis/1/int8.onnx, weights-int8.bin   quantised, if asked for
+    DIR/synthesis_*/                the encoded path around it, for clients across a network
 
 The bundle is written beside its place and renamed into it once everything has passed.
 
@@ -37,9 +38,11 @@ from torch import nn
 from sceneloom import __version__
 from sceneloom.artefacts import file_hash, replace_folder
 from sceneloom.contract import MODEL_NAME, Contract
+from sceneloom.encoded import ENCODED_MODELS
 from sceneloom.errors import ExportError, ParityError
 from sceneloom.synthesizer import Request
 from sceneloom_export.accurate_norms import write_accurate_norms
+from sceneloom_export.encoded_models import write_encoded_models
 from sceneloom_export.graph import WEIGHTS_FP16, export_onnx
 from sceneloom_export.group_norms import write_group_norms
 from sceneloom_export.probe_maps import draw_probe, golden_size, probe_sizes
@@ -72,7 +75,7 @@ from sceneloom_training.networks import HalfGenerator, ServedGenerator
 REPORT = "report.json"
 FORMAT = 1
 GRAPH_ENGINE = "exported graph in ONNX Runtime"
-_FILES = frozenset({REPORT, GOLDEN_FILE, REFERENCES_FILE, MODEL_NAME})
+_FILES = frozenset({REPORT, GOLDEN_FILE, REFERENCES_FILE, MODEL_NAME, *ENCODED_MODELS})
 _MOST_OWN_MAPS = 8
 GOLDEN_CLASSES = 16
 """Most classes of the golden map: as many as streets have, so that it runs what they run."""
@@ -305,6 +308,7 @@ def _describe(
     bundle_hash = hashlib.sha256(json.dumps(hashes, sort_keys=True).encode()).hexdigest()
     served = dataclasses.replace(contract, bundle_hash=bundle_hash)
     write_configs(folder / MODEL_NAME, served, settings, largest=largest, engine=proof.engine)
+    write_encoded_models(folder, settings)
     report = {
         "format": FORMAT,
         "sceneloom": __version__,

@@ -25,11 +25,8 @@ from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 
-from google.protobuf import text_format
-from tritonclient.grpc import model_config_pb2
 from typing_extensions import Self
 
-from sceneloom.contract import ENGINE_PARAMETER, MODEL_NAME
 from sceneloom.errors import (
     DeadlineExceededError,
     ServerStartError,
@@ -38,13 +35,13 @@ from sceneloom.errors import (
 from sceneloom.transport import MAX_SECONDS, Timeouts
 from sceneloom.triton_client import TritonSynthesizer
 from sceneloom_serving.bundled_server import BundledServer, find_bundled_server
+from sceneloom_serving.encoded_probe import check_encoded_path
 from sceneloom_serving.golden import Golden, check_golden, load_golden
 from sceneloom_serving.leftovers import new_folder, new_prefix, remove, sweep
-from sceneloom_serving.onnx_runtime import MODEL_FILE
+from sceneloom_serving.served_folder import check_files, lay_out
 from sceneloom_serving.server_log import LogLine, explain_failure, parse_line
 
 HOST = "127.0.0.1"
-_FILES = ("config.pbtxt", "1/model.py", f"1/{MODEL_FILE}", "1/weights.bin")
 _PLAIN_PATH = re.compile(r"[\w./-]+", re.ASCII)
 _PR_SET_PDEATHSIG = 1
 
@@ -92,6 +89,7 @@ class EmbeddedServer:
         settings: ServerSettings | None = None,
         *,
         engine: str | None = None,
+        encoded: bool = False,
         on_log: Callable[[LogLine], None] = lambda line: None,
     ) -> None:
         """Prepare a server; nothing runs before `start`.
@@ -101,12 +99,14 @@ class EmbeddedServer:
             settings: ports and timeouts; by default ports 8000 to 8002.
             engine: what runs the model, one of `sceneloom_serving.engines.ENGINES`; None takes the
                 one that export found to be the fastest.
+            encoded: also serve the encoded path, `synthesis_encoded`.
             on_log: called with every line of the server's log, from a thread.
         """
         self._repository = repository
         self._settings = settings or ServerSettings()
         self._on_log = on_log
         self._engine = engine
+        self._encoded = encoded
         self._lines: collections.deque[LogLine] = collections.deque(maxlen=2000)
         self._process: subprocess.Popen[str] | None = None
         self._reader: threading.Thread | None = None
@@ -150,14 +150,7 @@ class EmbeddedServer:
                 f"{self._repository}: no such folder; sceneloom export writes one"
             )
         golden = load_golden(self._repository)
-        for name in _FILES:  # Triton waits for ever for a model.py that is not there
-            path = self._repository / MODEL_NAME / name
-            try:
-                with path.open("rb"):
-                    pass
-            except OSError as error:
-                missing = "missing" if isinstance(error, FileNotFoundError) else error.strerror
-                raise ServerStartError(f"{path}: {missing}") from None
+        check_files(self._repository, encoded=self._encoded)
         server = find_bundled_server()
         sweep()
         self._choose_ports()
@@ -250,7 +243,12 @@ class EmbeddedServer:
                 "one of letters, digits, '.', '_' and '-'"
             )
         server.write_backend_directory(backends)
-        self._link_model(backends / "repository" / MODEL_NAME)
+        lay_out(
+            self._repository,
+            backends / "repository",
+            engine=self._engine,
+            encoded=self._encoded,
+        )
         command = [
             str(server.executable),
             f"--model-repository={backends / 'repository'}",
@@ -277,20 +275,6 @@ class EmbeddedServer:
         )
         self._reader = threading.Thread(target=self._read_log, args=(self._process,), daemon=True)
         self._reader.start()
-
-    def _link_model(self, folder: Path) -> None:
-        """Lay out the model as Triton sees it: under a plain name, whatever the repository's own
-        is, with nothing else that lies there, and with the engine that was asked for.
-        """
-        folder.mkdir(parents=True)
-        model = (self._repository / MODEL_NAME).resolve()
-        (folder / "1").symlink_to(model / "1")
-        config = text_format.Parse(
-            (model / "config.pbtxt").read_text("utf-8"), model_config_pb2.ModelConfig()
-        )
-        if self._engine is not None:
-            config.parameters[ENGINE_PARAMETER].string_value = self._engine
-        (folder / "config.pbtxt").write_text(text_format.MessageToString(config), "utf-8")
 
     def _read_log(self, process: subprocess.Popen[str]) -> None:
         assert process.stdout is not None
@@ -319,6 +303,9 @@ class EmbeddedServer:
                 timeouts = Timeouts(connect=min(left, 5.0), infer=left)
                 with TritonSynthesizer(self.grpc, timeouts=timeouts) as synthesizer:
                     self.golden_difference = check_golden(synthesizer, golden, synthesizer.engine)
+                    engine = synthesizer.engine
+                if self._encoded:
+                    check_encoded_path(self.grpc, golden, engine, timeouts)
                 self.model_processes = _children(self.pid)
                 return
             except (ServerUnavailableError, DeadlineExceededError):

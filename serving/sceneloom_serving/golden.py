@@ -79,6 +79,23 @@ def check_golden(synthesizer: Synthesizer, golden: Golden, engine: str = "") -> 
         ServingError: there was no picture.
     """
     image = _probe(synthesizer, golden.label_map, golden.instance_map, golden.style)
+    return check_picture(image, golden, engine)
+
+
+def check_picture(image: Image, golden: Golden, engine: str = "") -> float:
+    """Compare a picture of the golden map with the one that was exported.
+
+    Args:
+        image: uint8 [H, W, 3], RGB.
+        golden: of the bundle that is served.
+        engine: its name, which ends in the precision; without one, float32's tolerance holds.
+
+    Returns:
+        the largest difference of a block's mean, in grey levels.
+
+    Raises:
+        ModelFailedError: it differs by more than the tolerance.
+    """
     difference = float(np.abs(block_means(image) - golden.block_means).max())
     tolerance = _TOLERANCES.get(engine.rpartition("-")[2], TOLERANCE)
     if not difference <= tolerance:

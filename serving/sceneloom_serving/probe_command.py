@@ -9,9 +9,10 @@ from typing import Annotated
 from tyro.conf import Positional, arg
 
 from sceneloom.contract import MODEL_NAME, Contract
-from sceneloom.errors import ModelFailedError, ServerStartError, SizeError
+from sceneloom.errors import ModelFailedError, ModelNotFoundError, ServerStartError, SizeError
 from sceneloom.transport import Timeouts
 from sceneloom.triton_client import TritonSynthesizer
+from sceneloom_serving.encoded_probe import check_encoded_path
 from sceneloom_serving.golden import Golden, block_means, check_golden, load_golden
 from sceneloom_serving.references import load_references
 from sceneloom_serving.verify import bundle_hash
@@ -26,9 +27,9 @@ def main(
 ) -> int:
     """Prove a running server with one real inference whose answer is known.
 
-    A server goes on saying that it is ready after its model has died; this does not. Prints one
-    line; the exit code is 0 if the picture is the one that was exported, else 1. Needs the base
-    install only.
+    A server goes on saying that it is ready after its model has died; this does not. Where the
+    server has the encoded path, that is proven with a second one. Prints one line; the exit code is
+    0 if the picture is the one that was exported, else 1. Needs the base install only.
 
     Args:
         repository: folder that sceneloom export wrote, the one that is served.
@@ -47,9 +48,23 @@ def main(
             )
         golden = golden_for(repository, synthesizer.contract)
         difference = check_golden(synthesizer, golden, synthesizer.engine)
+        left = max(timeout - (time.perf_counter() - start), 0.1)
+        both = _check_encoded(url, golden, synthesizer.engine, left)
     seconds = time.perf_counter() - start
-    print(f"{url}: right, {difference:.2f} grey levels from what was exported, {seconds:.3f} s")
+    ways = ", raw and encoded" if both else ""
+    print(
+        f"{url}: right, {difference:.2f} grey levels from what was exported{ways}, {seconds:.3f} s"
+    )
     return 0
+
+
+def _check_encoded(url: str, golden: Golden, engine: str, seconds: float) -> bool:
+    """Whether the server has the encoded path, which then is right, too."""
+    try:
+        check_encoded_path(url, golden, engine, Timeouts(connect=seconds, infer=seconds))
+    except ModelNotFoundError:
+        return False
+    return True
 
 
 def golden_for(repository: Path, contract: Contract) -> Golden:

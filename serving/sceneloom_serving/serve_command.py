@@ -31,6 +31,7 @@ def main(
     *,
     settings: Annotated[ServerSettings, OmitArgPrefixes] = ServerSettings(),  # noqa: B008 - frozen
     engine: str = "auto",
+    encoded: bool = False,
     verbose: bool = False,
 ) -> int:
     """Serve an exported repository with the bundled Triton server, on 127.0.0.1 only.
@@ -45,6 +46,8 @@ def main(
         settings: ports and timeouts.
         engine: what runs the model, as sceneloom runtimes lists them; auto takes the fastest whose
             pictures are within its limits on this machine, found once and remembered.
+        encoded: also serve the encoded path, PNG maps in and encoded pictures out, for clients
+            across a network.
         verbose: forward the server's whole log instead of warnings and errors.
     """
 
@@ -55,7 +58,7 @@ def main(
 
     verify_repository(repository)
     chosen = _choose(repository, engine)
-    server = EmbeddedServer(repository, settings, engine=chosen, on_log=show)
+    server = EmbeddedServer(repository, settings, engine=chosen, encoded=encoded, on_log=show)
     with contextlib.ExitStack() as stack:
         for number in _STOP:
             stack.callback(signal.signal, number, signal.signal(number, _stop))

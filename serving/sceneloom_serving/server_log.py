@@ -11,6 +11,7 @@ _LEVELS = {"I": "info", "W": "warning", "E": "error", "F": "error", "V": "verbos
 _NOISE = re.compile(r"[+|]|At:|\S.*\(\d+\): \S+$|Signal \(\d+\) received")
 # Notes of a CPU-only server about the GPU and metrics it does not have.
 _EXPECTED = ("cuda", "gpu", "dcgm", "pinned memory", "cache manager", "nvml", "numa")
+_EXPECTED_ERRORS = ("CudaDriverHelper", "unable to create stream")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,7 +33,7 @@ class LogLine:
         line.
         """
         text = self.text.split("\n")[0].strip()
-        if self.level == "error" and "CudaDriverHelper" not in text:
+        if self.level == "error" and not any(words in text for words in _EXPECTED_ERRORS):
             return text
         if self.level == "warning" and not any(word in text.lower() for word in _EXPECTED):
             return text

@@ -128,23 +128,22 @@ def _refuse_unknown(repository: Path, hashes: Mapping[str, str]) -> None:
     """Refuse what a server would load although export did not write it: another configuration,
     version or model, and code.
     """
-    models = [path for path in repository.iterdir() if path.is_dir() and path.name != MODEL_NAME]
-    versions = [path for path in (repository / MODEL_NAME).iterdir() if path.name.isdecimal()]
-    known = {PurePosixPath(name).parts[1] for name in hashes if name.startswith(f"{MODEL_NAME}/")}
-    strange = [path for path in versions if path.name not in known]
-    strange += [path for path in models if (path / "config.pbtxt").exists() or _versions(path)]
-    for path in (repository / MODEL_NAME).rglob("*"):
-        loaded = path.suffix in _CODE or path.suffix == ".pbtxt"
-        if loaded and path.relative_to(repository).as_posix() not in hashes:
-            strange.append(path)
+    written = {PurePosixPath(name).parts for name in hashes}
+    models = {parts[0] for parts in written if len(parts) > 1}
+    versions = {parts[:2] for parts in written if len(parts) > 2}
+    strange = []
+    for folder in (path for path in repository.iterdir() if path.is_dir()):
+        for path in folder.iterdir():
+            if path.name.isdecimal() and (folder.name, path.name) not in versions:
+                strange.append(path)
+        for path in folder.rglob("*") if folder.name in models else folder.glob("config.pbtxt"):
+            loaded = path.suffix in _CODE or path.suffix == ".pbtxt"
+            if loaded and path.relative_to(repository).as_posix() not in hashes:
+                strange.append(path)
     if strange:
         raise ServerStartError(
             f"{sorted(strange)[0]}: was not exported, and a server would load it; remove it"
         )
-
-
-def _versions(model: Path) -> list[Path]:
-    return [path for path in model.iterdir() if path.name.isdecimal()]
 
 
 def _check_plan(plan: Path, hashes: Mapping[str, str]) -> None:

@@ -87,6 +87,33 @@ def test_verifies_then_becomes_tritonserver(container: Container, exported: Expo
     ]
 
 
+def test_the_encoded_path_is_served_if_it_is_asked_for(
+    container: Container, exported: Exported, tmp_path: Path
+) -> None:
+    done = container.run(SCENELOOM_ENCODED="on")
+    assert done.returncode == 0, done.stderr
+    [served] = re.findall("--model-repository=(.*)", done.stdout)
+    models = {path.name: path.resolve() for path in Path(served).iterdir()}
+    names = ("synthesis", "synthesis_decode", "synthesis_encode", "synthesis_encoded")
+    assert models == {name: exported.repository / name for name in names}
+    older = tmp_path / "older"
+    older.mkdir()
+    for path in exported.repository.iterdir():
+        if path.name == "synthesis" or path.is_file():
+            (older / path.name).symlink_to(path)
+    report = json.loads((older / "report.json").read_text())
+    ours = {k: v for k, v in report["sha256"].items() if not k.startswith("synthesis_")}
+    (older / "report.json").unlink()
+    (older / "report.json").write_text(json.dumps({**report, "sha256": ours}))
+    assert container.run(SCENELOOM_REPOSITORY=str(older)).returncode == 0
+    done = container.run(SCENELOOM_REPOSITORY=str(older), SCENELOOM_ENCODED="on")
+    assert (done.returncode, "tritonserver" in done.stdout) == (1, False)
+    assert (
+        done.stderr
+        == f"{older}/synthesis_decode: missing; an older version exported it, export again\n"
+    )
+
+
 def test_apis_are_closed_with_a_secret_that_is_new_each_time(container: Container) -> None:
     secrets = set()
     for variables in ({}, {"SCENELOOM_SHARED_MEMORY": "on"}):
@@ -173,7 +200,8 @@ def running(bundled: Container) -> Iterator[tuple[subprocess.Popen[str], str, st
     grpc, http = free_port(), free_port()
     ports = [f"--grpc-port={grpc}", f"--http-port={http}", "--allow-metrics=false"]
     addresses = ["--grpc-address=127.0.0.1", "--http-address=127.0.0.1"]
-    environment = {**bundled.environment, "SCENELOOM_ADMIN_KEY": "known"}
+    known = {"SCENELOOM_ADMIN_KEY": "known", "SCENELOOM_ENCODED": "on"}
+    environment = {**bundled.environment, **known}
     process = subprocess.Popen(
         [str(ENTRYPOINT), *ports, *addresses],
         env=environment,
@@ -204,10 +232,17 @@ def status(http: str, path: str, key: str | None = None) -> int:
 
 
 @pytest.mark.triton
-def test_the_real_server_behind_it(running: tuple[subprocess.Popen[str], str, str]) -> None:
-    process, _, http = running
+def test_the_real_server_behind_it(
+    running: tuple[subprocess.Popen[str], str, str], exported: Exported
+) -> None:
+    process, url, http = running
     with urllib.request.urlopen(f"http://{http}/v2/models/synthesis/config", timeout=10) as answer:
         assert json.load(answer)["backend"] == "python"
+    ensemble = f"http://{http}/v2/models/synthesis_encoded/config"
+    with urllib.request.urlopen(ensemble, timeout=10) as answer:
+        assert json.load(answer)["platform"] == "ensemble"
+    done = run_command("probe", exported.repository, "--url", url)
+    assert "raw and encoded" in done.stdout
     assert status(http, "repository/index") == 403
     assert status(http, "repository/index", "wrong") == 403
     assert status(http, "repository/index", "known") == 200

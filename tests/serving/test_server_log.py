@@ -42,6 +42,7 @@ def test_parse(line: str, expected: LogLine) -> None:
     [
         (LogLine("error", FAILED), FAILED.split("\n")[0]),
         (LogLine("error", "CudaDriverHelper has not been initialized."), None),
+        (LogLine("error", "unable to create stream for synthesis_encoded: CUDA driver"), None),
         (LogLine("warning", "CUDA driver version is insufficient"), None),
         (LogLine("warning", "request was rejected"), "request was rejected"),
         (LogLine("info", "loading: synthesis:1"), None),

@@ -20,6 +20,7 @@ from sceneloom.contract import Contract
 from sceneloom.errors import PlanRefusedError, SceneLoomError, ServerStartError
 from sceneloom.schema import load_schema
 from sceneloom_export.bundle import Exported
+from sceneloom_export.encoded_models import write_encoded_models
 from sceneloom_export.repository import write_configs
 from sceneloom_export.settings import ServingSettings
 from sceneloom_serving import templates
@@ -29,6 +30,7 @@ from sceneloom_serving.verify import verify_repository
 
 CONTRACT = Contract(schema=load_schema("cityscapes"), boundaries=True, size_multiple=8)
 SIZE = (128, 192)
+FILES = 27
 
 
 @pytest.fixture
@@ -40,6 +42,7 @@ def repository(tmp_path: Path) -> Path:
     for name in ("model.onnx", "onnxruntime.onnx", "weights.bin"):
         (model / "1" / name).write_bytes(name.encode())
     write_configs(model, CONTRACT, ServingSettings(), largest=SIZE, engine="openvino-fp32")
+    write_encoded_models(folder, ServingSettings())
     maps = {"label_map": np.zeros((64, 64), np.uint8), "instance_map": np.zeros((64, 64), np.int32)}
     np.savez(folder / "golden.npz", **maps, block_means=np.zeros((4, 4, 3), np.float32))
     paths = [path for path in folder.rglob("*") if path.is_file()]
@@ -93,13 +96,13 @@ def refusal(repository: Path, variant: str | None = None) -> str:
 
 
 def test_a_real_export_passes(exported: Exported) -> None:
-    assert verify_repository(exported.repository, "embedded") >= 11
+    assert verify_repository(exported.repository, "embedded") >= FILES
     assert "sceneloom engine builds it" in refusal(exported.repository, "tensorrt")
 
 
 @pytest.mark.parametrize("variant", [None, "embedded", "onnxruntime", "onnxruntime-tensorrt"])
 def test_untouched(repository: Path, variant: str | None) -> None:
-    assert verify_repository(repository, variant) == 11
+    assert verify_repository(repository, variant) == FILES
 
 
 @pytest.mark.parametrize(
@@ -110,6 +113,9 @@ def test_untouched(repository: Path, variant: str | None) -> None:
         "synthesis/configs/tensorrt.pbtxt",
         "synthesis/1/model.py",
         "synthesis/1/weights.bin",
+        "synthesis_decode/1/model.py",
+        "synthesis_encoded/config.pbtxt",
+        "synthesis_encoded/1/README",
     ],
 )
 def test_one_changed_byte_or_a_missing_file_is_named(repository: Path, name: str) -> None:
@@ -129,6 +135,9 @@ def test_one_changed_byte_or_a_missing_file_is_named(repository: Path, name: str
         "synthesis/configs/other.pbtxt",
         "synthesis/1/helper.py",
         "synthesis/1/plugin.so",
+        "synthesis_decode/2/model.py",
+        "synthesis_encode/1/helper.py",
+        "synthesis_encoded/configs/other.pbtxt",
         "another/config.pbtxt",
         "another/1/model.onnx",
     ],
@@ -146,7 +155,7 @@ def test_what_no_server_loads_is_left_alone(repository: Path) -> None:
     (repository / "synthesis" / "1" / "__pycache__").mkdir()
     (repository / "synthesis" / "1" / "__pycache__" / "model.cpython-311.pyc").write_bytes(b"")
     (repository / "synthesis" / "1" / "timing.cache").write_bytes(b"")
-    assert verify_repository(repository) == 11
+    assert verify_repository(repository) == FILES
 
 
 Change = Callable[[dict[str, Any]], object]
@@ -187,7 +196,7 @@ def test_no_export_at_all(tmp_path: Path) -> None:
 def test_plan_and_its_record(repository: Path) -> None:
     plan = add_plan(repository)
     for variant in (None, "tensorrt", "tensorrt-throughput"):
-        assert verify_repository(repository, variant) == 12
+        assert verify_repository(repository, variant) == FILES + 1
     plan.write_bytes(b"plam")
     assert refusal(repository) == (
         f"{plan}: is not the plan that model.plan.json describes; build it again with sceneloom "
@@ -218,7 +227,7 @@ def test_what_a_killed_build_left_is_no_plan(repository: Path) -> None:
     left = repository / "synthesis" / "1" / ".model.plan.abc" / "native" / "model.plan"
     left.parent.mkdir(parents=True)
     left.write_bytes(b"half a plan")
-    assert verify_repository(repository) == 11
+    assert verify_repository(repository) == FILES
 
 
 def test_unknown_variant_names_those_there_are(repository: Path) -> None:
@@ -231,7 +240,7 @@ def test_unknown_variant_names_those_there_are(repository: Path) -> None:
 def test_command(repository: Path) -> None:
     done = run_command("verify", repository, "--variant", "embedded")
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout == f"{repository}: all 11 files are what was exported\n"
+    assert done.stdout == f"{repository}: all {FILES} files are what was exported\n"
     (repository / "synthesis" / "1" / "weights.bin").write_bytes(b"")
     done = run_command("verify", repository)
     assert done.returncode == 1

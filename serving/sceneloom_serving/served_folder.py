@@ -1,0 +1,74 @@
+"""The folder that the embedded server sees: the models of an export bundle under plain names,
+whatever the bundle's own is, nothing else that lies there, and the engine that was asked for.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from google.protobuf import text_format
+from tritonclient.grpc import model_config_pb2
+
+from sceneloom.contract import ENGINE_PARAMETER, MODEL_NAME
+from sceneloom.encoded import DECODE_MODEL, ENCODE_MODEL, ENCODED_MODEL, ENCODED_MODELS
+from sceneloom.errors import ServerStartError
+from sceneloom_serving.onnx_runtime import MODEL_FILE
+
+_FILES = tuple(
+    f"{MODEL_NAME}/{name}"
+    for name in ("config.pbtxt", "1/model.py", f"1/{MODEL_FILE}", "1/weights.bin")
+)
+_ENCODED_FILES = (
+    f"{ENCODED_MODEL}/config.pbtxt",
+    *(
+        f"{m}/{name}"
+        for m in (DECODE_MODEL, ENCODE_MODEL)
+        for name in ("config.pbtxt", "1/model.py")
+    ),
+)
+
+
+def check_files(repository: Path, *, encoded: bool) -> None:
+    """Check that what the server loads is there: Triton waits for ever for a model.py that is not.
+
+    Args:
+        repository: an export bundle.
+        encoded: whether the encoded path is wanted.
+
+    Raises:
+        ServerStartError: a file is missing or cannot be read.
+    """
+    for name in (*_FILES, *(_ENCODED_FILES if encoded else ())):
+        path = repository / name
+        try:
+            with path.open("rb"):
+                pass
+        except OSError as error:
+            missing = "missing" if isinstance(error, FileNotFoundError) else error.strerror
+            hint = "; an older version exported it, export again" if name in _ENCODED_FILES else ""
+            raise ServerStartError(f"{path}: {missing}{hint}") from None
+
+
+def lay_out(repository: Path, folder: Path, *, engine: str | None, encoded: bool) -> None:
+    """Make the folder.
+
+    Args:
+        repository: an export bundle.
+        folder: where; it does not exist yet.
+        engine: what is to run the model, or None for the one in its configuration.
+        encoded: whether the encoded path is wanted.
+    """
+    for model in (MODEL_NAME, *(ENCODED_MODELS if encoded else ())):
+        (folder / model).mkdir(parents=True)
+        source = (repository / model).resolve()
+        (folder / model / "1").symlink_to(source / "1")
+        (folder / model / "config.pbtxt").symlink_to(source / "config.pbtxt")
+    if engine is not None:
+        _set_engine(folder / MODEL_NAME / "config.pbtxt", engine)
+
+
+def _set_engine(path: Path, engine: str) -> None:
+    config = text_format.Parse(path.read_text("utf-8"), model_config_pb2.ModelConfig())
+    config.parameters[ENGINE_PARAMETER].string_value = engine
+    path.unlink()  # the link, not the bundle's file
+    path.write_text(text_format.MessageToString(config), "utf-8")
