@@ -4,6 +4,7 @@ server once.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import threading
@@ -56,11 +57,14 @@ class RegionPool:
                 self._free.remove(region)
                 self._taken.append(region)
                 return region
-            outgrown = [self._free.pop()] if self._free else []
+            outgrown = sorted(self._free, key=lambda region: region.size)[:1]
+            self._free = [region for region in self._free if region not in outgrown]
             to_unregister, self._retired = outgrown + self._retired, []
         for region in outgrown:
             region.remove()
-        self._unregister(to_unregister)
+        in_use = self._unregister(to_unregister)
+        with self._lock:
+            self._retired += in_use
         region = Region(f"{self._prefix}{next(self._numbers)}", size)
         with self._lock:
             self._taken.append(region)
@@ -75,15 +79,15 @@ class RegionPool:
         """
         if region.registered:
             return
+        region.registered = True  # it may be even where the answer is lost
         try:
             region.register(self._client, timeout)
         except self._answer_is_error as error:
             if error.status() in _SERVER_IS_AWAY:
                 raise
-            # A call whose answer was lost may have been heard.
-            if error.status() != "StatusCode.ALREADY_EXISTS":
+            region.registered = error.status() == "StatusCode.ALREADY_EXISTS"
+            if not region.registered:
                 raise RegionRefusedError(error.message()) from None
-        region.registered = True
 
     def give_back(self, region: Region) -> None:
         """Let others use a region whose request was answered."""
@@ -106,42 +110,44 @@ class RegionPool:
         Only for a server that is known to be on this machine: elsewhere other processes have these
         process ids.
         """
-        try:
-            answer = self._client.get_system_shared_memory_status(
-                client_timeout=_HOUSEKEEPING_SECONDS
-            )
+        seconds = _HOUSEKEEPING_SECONDS
+        with contextlib.suppress(self._answer_is_error):
+            answer = self._client.get_system_shared_memory_status(client_timeout=seconds)
             for name in filter(is_ownerless_region, answer.regions):
-                self._client.unregister_system_shared_memory(
-                    name, client_timeout=_HOUSEKEEPING_SECONDS
-                )
-        except self._answer_is_error:
-            pass  # the next client's turn
+                with contextlib.suppress(self._answer_is_error):  # a request still uses it
+                    self._client.unregister_system_shared_memory(name, client_timeout=seconds)
 
     def close(self) -> None:
-        """Remove every region, and unregister those that the server does not use."""
+        """Remove every region, and unregister those that the server does not use; it is given a
+        moment to be done with them.
+        """
         with self._lock:
             self._closed = True
             regions = [*self._free, *self._taken, *self._retired]
             self._free, self._retired = [], []
         for region in regions:
             region.remove()
-        if os.getpid() == self._owner:
-            self._unregister(regions)
+        if os.getpid() != self._owner:
+            return  # a forked child; its parent goes on
+        deadline = time.monotonic() + _HOUSEKEEPING_SECONDS
+        while (regions := self._unregister(regions)) and time.monotonic() < deadline:
+            time.sleep(0.02)
 
-    def _unregister(self, regions: list[Region]) -> None:
-        """Unregister regions; those that the server still uses, or that it could not be told about,
-        are kept for later.
+    def _unregister(self, regions: list[Region]) -> list[Region]:
+        """Unregister regions; those that the server still uses, which it may for a moment after it
+        has answered.
         """
+        in_use = []
         deadline = time.monotonic() + _HOUSEKEEPING_SECONDS
         for region in regions:
-            if not region.registered:
-                continue
             left = deadline - time.monotonic()
+            if not region.registered or left <= 0:
+                continue
             try:
-                if left <= 0:
-                    raise self._answer_is_error("no time is left")
                 self._client.unregister_system_shared_memory(region.name, client_timeout=left)
                 region.registered = False
-            except self._answer_is_error:
-                with self._lock:
-                    self._retired.append(region)
+            except self._answer_is_error as error:
+                if error.status() in _SERVER_IS_AWAY:
+                    break  # and what it had registered with it
+                in_use.append(region)
+        return in_use
