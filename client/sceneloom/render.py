@@ -10,16 +10,12 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
-import re
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from pathlib import Path
-from typing import Literal
-
-import cv2
-import numpy as np
+from typing import Any, Literal
 
 from sceneloom.errors import ImageReadError, InputError, MissingInputError, SceneLoomError
 from sceneloom.maps import (
@@ -30,13 +26,10 @@ from sceneloom.maps import (
     read_label_map,
 )
 from sceneloom.padding import Padding
+from sceneloom.rendering.folder_source import pair_folders
+from sceneloom.rendering.formats import encode_picture
 from sceneloom.style_choice import ChooseStyle, StyleChoice, style_chooser
 from sceneloom.synthesizer import Image, Synthesizer
-
-# What publishers append to the name that a label map and its instance map share.
-_KIND = re.compile(
-    r"[_-](labelIds|labelTrainIds|instanceIds|labels?|instances?|inst)$", re.IGNORECASE
-)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -135,34 +128,15 @@ def find_pairs(labels: Path, instances: Path | None) -> list[MapPair]:
         InputError: a folder does not exist, there are no maps, two maps would share one picture's
             name, or two instance maps fit one name.
     """
-    for folder in filter(None, (labels, instances)):
-        if not folder.is_dir():
-            raise InputError(f"{folder}: no such folder")
-    by_stem = {} if instances is None else _instances_by_stem(labels, instances)
-    pairs: dict[str, MapPair] = {}
-    for path in _map_files(labels):
-        if _is_instance_file(path):
-            continue
-        key = path.relative_to(labels).with_suffix("").as_posix()
-        if key in pairs:
-            raise InputError(f"{path} and {pairs[key].label} would share one picture's name")
-        pairs[key] = MapPair(key=key, label=path, instance=by_stem.get(_stem(path, labels)))
-    if not pairs:
-        raise InputError(f"{labels}: no label maps ({', '.join(MAP_SUFFIXES)})")
-    return [pairs[key] for key in sorted(pairs)]
-
-
-def _instances_by_stem(labels: Path, instances: Path) -> dict[str, Path]:
-    same_folder = labels.resolve() == instances.resolve()
-    by_stem: dict[str, Path] = {}
-    for path in _map_files(instances):
-        if same_folder and not _is_instance_file(path):
-            continue
-        stem = _stem(path, instances)
-        if stem in by_stem:
-            raise InputError(f"{path} and {by_stem[stem]} could both be the instance map of {stem}")
-        by_stem[stem] = path
-    return by_stem
+    pairs = pair_folders(str(labels), None if instances is None else str(instances))
+    return [
+        MapPair(
+            key=key,
+            label=labels / label,
+            instance=None if instance is None or instances is None else instances / instance,
+        )
+        for key, label, instance in pairs
+    ]
 
 
 def render_maps(
@@ -287,36 +261,17 @@ def write_image(path: Path, image: Image, *, quality: int = 95) -> None:
         InputError: the format cannot hold a picture of this size.
         OSError: the place cannot be written.
     """
-    parameters = [cv2.IMWRITE_JPEG_QUALITY, quality] if path.suffix == ".jpg" else []
-    done, encoded = cv2.imencode(
-        path.suffix, cv2.cvtColor(np.ascontiguousarray(image), cv2.COLOR_RGB2BGR), parameters
-    )
-    if not done:
-        raise InputError(
-            f"{path}: a picture of {image.shape[1]}x{image.shape[0]} cannot be written as "
-            f"{path.suffix} (jpg ends at 65500 pixels a side)"
-        )
+    format: Any = path.suffix.removeprefix(".")
+    try:
+        encoded = encode_picture(image, format, quality=quality)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.part")
     try:
-        part.write_bytes(encoded.tobytes())
+        part.write_bytes(encoded)
         part.replace(path)
     except OSError as error:
         with contextlib.suppress(OSError):
             part.unlink()
         raise OSError(error.errno, error.strerror, str(path)) from None
-
-
-def _map_files(folder: Path) -> Iterator[Path]:
-    for path in sorted(folder.rglob("*")):
-        named = path.suffix.lower() in MAP_SUFFIXES and not path.name.startswith(".")
-        if named and not path.is_dir():
-            yield path
-
-
-def _stem(path: Path, folder: Path) -> str:
-    return _KIND.sub("", path.relative_to(folder).with_suffix("").as_posix())
-
-
-def _is_instance_file(path: Path) -> bool:
-    return re.search(r"[_-](instanceIds|instances?|inst)$", path.stem, re.IGNORECASE) is not None

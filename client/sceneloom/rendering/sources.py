@@ -1,0 +1,201 @@
+"""Opens a data set of maps by its place: folder, zip file, tar shards or Parquet, local or remote.
+
+    source = open_source("s3://bucket/shards/maps-{000000..000099}.tar", wants_instances=True)
+
+docs/rendering-formats.md says how each is laid out.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Protocol
+
+from sceneloom.errors import InputError
+from sceneloom.rendering.folder_source import FolderSource
+from sceneloom.rendering.interfaces import MapItem, Source
+from sceneloom.rendering.keys import shard_of
+from sceneloom.rendering.parquet_source import ParquetSource
+from sceneloom.rendering.places import (
+    file_names,
+    folder_names,
+    is_folder,
+    join,
+    last_part,
+    parent,
+    reason_of,
+)
+from sceneloom.rendering.tar_source import TarSource
+from sceneloom.rendering.zip_source import ZipSource
+
+# pix2pixHD's layout.
+_LABEL_FOLDER, _INSTANCE_FOLDER = "test_label", "test_inst"
+_COMPRESSED_TAR = re.compile(r"\.(tgz|tbz2?|txz|tar\.(gz|bz2|xz|zst))$", re.IGNORECASE)
+_RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
+_MOST_FILES = 1_000_000
+
+
+class DataSet(Source, Protocol):
+    """A source that knows where its maps lie."""
+
+    def holds(self, place: str) -> bool:
+        """Whether pictures at this place would lie among the maps, or be taken for maps the next
+        time.
+        """
+
+
+def open_source(
+    place: str,
+    *,
+    labels: str | None = None,
+    instances: str | None = None,
+    wants_instances: bool = False,
+) -> DataSet:
+    """Open a data set of maps.
+
+    Args:
+        place: a path or URL: of a folder of maps; of a zip file; of a tar file, or several by
+            ``maps-{000000..000099}.tar``, or a folder of them; of a Parquet file, likewise.
+        labels: where the label maps are: the folder inside a folder or zip file (or absolute, for a
+            folder), what stands between key and ending of a tar file's members, or the column of a
+            Parquet file. By default test_label, as pix2pixHD has it, or ``label``.
+        instances: where the instance maps are, likewise; by default test_inst or ``instance``.
+        wants_instances: whether instance maps are looked for at all.
+
+    Raises:
+        InputError: there is nothing of that name, no map in it, or it is ambiguous which map
+            belongs where; the text names the file.
+        MissingDependencyError: a package is not installed that this place needs.
+    """
+    ending = re.sub(r".*\.", "", place.lower())
+    if _COMPRESSED_TAR.search(place):
+        raise InputError(
+            f"{place}: a compressed tar file, in which nothing can be found without unpacking all "
+            "of it; maps are compressed already: give the .tar"
+        )
+    if ending == "zip":
+        return ZipSource(place, *_folders(labels, instances, wants_instances))
+    if ending in ("tar", "parquet"):
+        return _sharded(place, _existing(place), labels, instances, wants_instances)
+    return _open_folder(place, labels, instances, wants_instances)
+
+
+def _folders(
+    labels: str | None, instances: str | None, wants_instances: bool
+) -> tuple[str, str | None]:
+    """The two folders; which of them are named goes by `sceneloom render`'s flags."""
+    if not wants_instances:
+        return labels or _LABEL_FOLDER, None
+    if instances is None and labels is not None:
+        raise InputError("this model wants instance maps: name their folder with --instances")
+    return labels or _LABEL_FOLDER, instances or _INSTANCE_FOLDER
+
+
+def _open_folder(
+    place: str, labels: str | None, instances: str | None, wants_instances: bool
+) -> DataSet:
+    try:
+        if not is_folder(place):
+            raise InputError(f"{place}: no such folder")
+        label_folder = join(place, labels or _LABEL_FOLDER)
+        if not is_folder(label_folder):
+            names = [name for name in file_names(place) if not name.startswith(".")]
+            shards = [name for name in names if name.lower().endswith((".tar", ".parquet"))]
+            if shards:
+                files = [join(place, name) for name in shards]
+                return _sharded(place, files, labels, instances, wants_instances)
+            there = ", ".join(folder_names(place)[:8])
+            raise InputError(
+                f"{label_folder}: no such folder; name the folder of label maps with --labels"
+                + (f" ({place} holds {there})" if there else " (. for the folder itself)")
+            )
+    except OSError as error:
+        raise InputError(f"{place}: cannot be read ({reason_of(error)})") from None
+    _, instance_folder = _folders(labels, instances, wants_instances)
+    return FolderSource(
+        label_folder, None if instance_folder is None else join(place, instance_folder)
+    )
+
+
+def _sharded(
+    place: str, files: list[str], labels: str | None, instances: str | None, wants_instances: bool
+) -> DataSet:
+    kinds = {file.rpartition(".")[2].lower() for file in files}
+    if len(kinds) > 1:
+        raise InputError(f"{place}: holds tar files and Parquet files; give one kind")
+    opener = TarSource if kinds == {"tar"} else ParquetSource
+    instance = (instances or "instance") if wants_instances else None
+    return opener(place, files, label=labels or "label", instance=instance)
+
+
+def _existing(place: str) -> list[str]:
+    """The files of a pattern, all of which must be there."""
+    files = list(_expand(place))
+    there: dict[str, set[str]] = {}
+    for file in files:
+        folder = parent(file)
+        if folder not in there:
+            try:
+                there[folder] = set(file_names(folder)) if is_folder(folder) else set()
+            except OSError as error:
+                raise InputError(f"{file}: cannot be read ({reason_of(error)})") from None
+        if last_part(file) not in there[folder]:
+            raise InputError(f"{file}: no such file")
+    return files
+
+
+def _expand(place: str) -> Iterator[str]:
+    """``a-{08..10}.tar`` as its names; several ranges multiply."""
+    match = _RANGE.search(place)
+    if match is None:
+        if "{" in place:
+            raise InputError(f"{place}: a pattern is written {{000000..000099}}")
+        yield place
+        return
+    first, last = int(match[1]), int(match[2])
+    if not 0 <= last - first < _MOST_FILES:
+        raise InputError(f"{place}: {match[0]} does not count up, or counts too far")
+    for number in range(first, last + 1):
+        middle = str(number).zfill(len(match[1]))
+        yield from _expand(place[: match.start()] + middle + place[match.end() :])
+
+
+class ShardedSource:
+    """The maps of a source that belong to one of several shards, by their keys alone: every machine
+    reads the whole list, and no two take the same map.
+    """
+
+    def __init__(self, source: DataSet, index: int, shards: int) -> None:
+        """Choose a shard.
+
+        Args:
+            source: all maps.
+            index: which shard, from 0.
+            shards: how many there are.
+
+        Raises:
+            InputError: `index` is not below `shards`, or below zero.
+        """
+        if not 0 <= index < shards:
+            raise InputError(f"shard {index}/{shards}: shards are numbered 0 to {shards - 1}")
+        self._source, self._index, self._shards = source, index, shards
+        self._count: int | None = None
+
+    @property
+    def name(self) -> str:
+        """The source's, and which shard."""
+        return f"{self._source.name} (shard {self._index}/{self._shards})"
+
+    def count(self) -> int:
+        """How many maps are in this shard; all keys are gone through the first time."""
+        if self._count is None:
+            self._count = sum(1 for _ in self)
+        return self._count
+
+    def __iter__(self) -> Iterator[MapItem]:
+        """The maps of this shard, in the source's order."""
+        return (i for i in self._source if shard_of(i.key, self._shards) == self._index)
+
+    def holds(self, place: str) -> bool:
+        """See `DataSet`."""
+        return self._source.holds(place)

@@ -1,0 +1,145 @@
+"""Maps in tar files, as WebDataset has them: ``KEY.label.png`` and ``KEY.instance.png``.
+
+The members of a key lie beside each other. Only headers are read to find the maps; each map is
+then read from where it lies. Items come in the order of the shards, not of their keys.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Iterator, Sequence
+
+from sceneloom.errors import ImageReadError, InputError
+from sceneloom.maps import MAP_SUFFIXES
+from sceneloom.rendering.interfaces import MapFile, MapItem
+from sceneloom.rendering.keys import fault_of_key
+from sceneloom.rendering.map_files import BrokenFile, FilePart, broken_item
+from sceneloom.rendering.places import last_part, lies_in, open_binary, parent, reason_of
+from sceneloom.rendering.tar_members import Member, tar_members
+
+_ENDINGS = "|".join(re.escape(suffix) for suffix in MAP_SUFFIXES)
+
+
+class TarSource:
+    """The maps of tar shards, in the order in which they lie there.
+
+    A shard that is damaged gives an item that says so when it is read, after the maps that could be
+    found in it.
+    """
+
+    def __init__(
+        self, name: str, shards: Sequence[str], *, label: str = "label", instance: str | None
+    ) -> None:
+        """Keep the names; nothing is read.
+
+        Args:
+            name: what to call the source in messages.
+            shards: paths or URLs of the tar files.
+            label: what stands between key and ending of a label map.
+            instance: what stands there in an instance map, or None to pair none.
+        """
+        self._name = name
+        self._shards = tuple(shards)
+        self._label, self._instance = label, instance
+        self._count: int | None = None
+        kinds = "|".join(re.escape(kind) for kind in (label, instance) if kind is not None)
+        self._map = re.compile(rf"(.*)\.({kinds})(?:{_ENDINGS})", re.IGNORECASE | re.DOTALL)
+
+    @property
+    def name(self) -> str:
+        """What was given as the place."""
+        return self._name
+
+    def count(self) -> int:
+        """How many maps there are: the headers of all shards are read the first time.
+
+        Raises:
+            InputError: as iterating does.
+        """
+        if self._count is None:
+            self._count = sum(1 for _ in self)
+        return self._count
+
+    def __iter__(self) -> Iterator[MapItem]:
+        """The maps, shard by shard.
+
+        Raises:
+            InputError: two maps have one key, or there are none.
+        """
+        seen: set[str] = set()
+        number = 0
+        for shard in self._shards:
+            for found in self._groups(shard):
+                if found.fault is None and found.key in seen:
+                    raise InputError(
+                        f"{shard}: maps with the key {found.key} come twice; a key names one "
+                        "picture, and its members lie beside each other"
+                    )
+                seen.add(found.key)
+                if found.label is None and found.fault is None:
+                    continue  # an instance map that belongs to nothing
+                number += 1
+                yield found.item(shard, number)
+        if not number:
+            raise InputError(f"{self._name}: no files KEY.{self._label}.png in it")
+
+    def holds(self, place: str) -> bool:
+        """Whether shards of pictures there would lie among the shards of maps."""
+        return any(
+            lies_in(place, parent(shard)) and lies_in(shard, place) for shard in self._shards
+        )
+
+    def _groups(self, shard: str) -> Iterator[_Group]:
+        """The maps of a shard, grouped by key; at last what is wrong with it, if anything is."""
+        group: _Group | None = None
+        fault = None
+        try:
+            with open_binary(shard) as stream:
+                for member in tar_members(stream, shard):
+                    match = self._map.fullmatch(member.name)
+                    if match is None or last_part(member.name).startswith("."):
+                        continue
+                    if group is None or group.key != match[1]:
+                        if group is not None:
+                            yield group
+                        group = _Group(match[1])
+                    group.add(shard, member, is_label=match[2].lower() == self._label.lower())
+        except ImageReadError as error:
+            fault = str(error).removeprefix(f"{shard}: ")
+        except OSError as error:
+            fault = f"cannot be read ({reason_of(error)})"
+        if group is not None:
+            yield group
+        if fault:
+            yield _Group("", fault)
+
+
+@dataclasses.dataclass
+class _Group:
+    """The maps of one key, or what is wrong with a shard."""
+
+    key: str
+    fault: str | None = None
+    label: MapFile | None = None
+    instance: MapFile | None = None
+
+    def add(self, shard: str, member: Member, *, is_label: bool) -> None:
+        if (self.label if is_label else self.instance) is not None:
+            raise InputError(f"{shard}: {member.name} is a second map of the key {self.key}")
+        file: MapFile = FilePart(shard, member.name, member.start, member.size)
+        if not member.is_file:
+            file = BrokenFile(file.name, "a folder, link or device, not a file")
+        if is_label:
+            self.label = file
+        else:
+            self.instance = file
+
+    def item(self, shard: str, number: int) -> MapItem:
+        if self.fault is not None:
+            return broken_item(shard, number, shard, self.fault)
+        if fault := fault_of_key(self.key):
+            name = f"{shard}/{self.key!r}"
+            return broken_item(shard, number, name, f"cannot name a picture ({fault})")
+        assert self.label is not None
+        return MapItem(key=self.key, label=self.label, instance=self.instance)

@@ -1,0 +1,201 @@
+"""Maps in a zip file, laid out in it as in folders."""
+
+from __future__ import annotations
+
+import dataclasses
+import struct
+import zipfile
+import zlib
+from collections.abc import Iterator, Mapping
+
+from sceneloom.errors import ImageReadError, InputError
+from sceneloom.maps import MAP_SUFFIXES
+from sceneloom.rendering.interfaces import MapItem
+from sceneloom.rendering.keys import fault_of_key
+from sceneloom.rendering.map_files import broken_item, check_size
+from sceneloom.rendering.pairing import is_map_name, pair_names
+from sceneloom.rendering.places import lies_in, open_binary, read_range, reason_of
+
+_STORED, _DEFLATED = zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED
+_LOCAL_HEADER = struct.Struct("<4s22xHH")  # signature, lengths of the name and of the extra field
+_ENCRYPTED = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class ZippedFile:
+    """A map in a zip file; found by the numbers of the archive's directory, which is read once."""
+
+    archive: str
+    """Path or URL of the zip file."""
+    member: str
+    """Its name in there."""
+    header: int
+    """Where its header begins."""
+    packed: int
+    """Bytes it takes in the archive."""
+    size: int
+    """Bytes it takes unpacked, as the directory says."""
+    checksum: int
+    """CRC-32 of the unpacked bytes."""
+    method: int
+    """How it is compressed."""
+    flags: int
+    """Of the directory; bit 0 says that it is encrypted."""
+
+    @property
+    def name(self) -> str:
+        """The archive and its name there."""
+        return f"{self.archive}/{self.member}"
+
+    def read(self, max_bytes: int) -> bytes:
+        """Unpack it; see `MapFile`. No more than `max_bytes` come out, whatever the archive says of
+        its size.
+        """
+        check_size(self.name, self.size, max_bytes)
+        check_size(self.name, self.packed, max_bytes + (max_bytes >> 10) + 1024)
+        if self.flags & _ENCRYPTED:
+            raise ImageReadError(f"{self.name}: encrypted")
+        if self.method not in (_STORED, _DEFLATED):
+            raise ImageReadError(
+                f"{self.name}: compressed by method {self.method}; deflated and stored files are "
+                "read"
+            )
+        try:
+            data = self._unpack(self._packed_bytes())
+        except OSError as error:
+            raise ImageReadError(f"{self.name}: cannot be read ({reason_of(error)})") from None
+        except zlib.error as error:
+            raise ImageReadError(f"{self.name}: damaged ({error})") from None
+        if len(data) != self.size or zlib.crc32(data) != self.checksum:
+            raise ImageReadError(f"{self.name}: truncated or damaged (checksum)")
+        return data
+
+    def _packed_bytes(self) -> bytes:
+        header = read_range(self.archive, self.header, _LOCAL_HEADER.size)
+        if len(header) < _LOCAL_HEADER.size:
+            raise ImageReadError(f"{self.name}: truncated (the archive ends before it)")
+        signature, name, extra = _LOCAL_HEADER.unpack(header)
+        if signature != b"PK\x03\x04":
+            raise ImageReadError(f"{self.name}: damaged (no header where it should be)")
+        start = self.header + _LOCAL_HEADER.size + name + extra
+        packed = read_range(self.archive, start, self.packed)
+        if len(packed) < self.packed:
+            raise ImageReadError(f"{self.name}: truncated (the archive ends inside it)")
+        return packed
+
+    def _unpack(self, packed: bytes) -> bytes:
+        if self.method == _STORED:
+            return packed
+        return zlib.decompressobj(-zlib.MAX_WBITS).decompress(packed, self.size + 1)
+
+
+class ZipSource:
+    """The label maps of a folder in a zip file, and the instance maps that pair with them, in key
+    order.
+    """
+
+    def __init__(self, archive: str, labels: str, instances: str | None) -> None:
+        """Read the archive's directory.
+
+        Args:
+            archive: path or URL.
+            labels: folder of label maps in it, ``.`` for all of it.
+            instances: folder of instance maps in it, or None to pair none.
+
+        Raises:
+            InputError: it cannot be read, has no such folder or no maps in it, two maps would share
+                one picture's name, or two instance maps fit one name.
+            MissingDependencyError: the package for such URLs is not installed.
+        """
+        self._archive = archive
+        members = _members(archive)
+        label_files = _below(members, labels, archive)
+        instance_files = {} if instances is None else _below(members, instances, archive)
+        pairs = pair_names(
+            sorted(label_files),
+            None if instances is None else sorted(instance_files),
+            together=instances is not None and _inner(labels) == _inner(instances),
+            place_of_label=lambda name: label_files[name].name,
+            place_of_instance=lambda name: instance_files[name].name,
+        )
+        if not pairs:
+            raise InputError(f"{archive}/{labels}: no label maps ({', '.join(MAP_SUFFIXES)})")
+        self._items = [
+            (key, label_files[label], None if instance is None else instance_files[instance])
+            for key, label, instance in pairs
+        ]
+
+    @property
+    def name(self) -> str:
+        """The archive."""
+        return self._archive
+
+    def count(self) -> int:
+        """How many label maps there are."""
+        return len(self._items)
+
+    def __iter__(self) -> Iterator[MapItem]:
+        """The maps, in key order."""
+        for number, (key, label, instance) in enumerate(self._items):
+            if fault := fault_of_key(key):
+                name = f"{self._archive}/{label.member!r}"
+                yield broken_item(self._archive, number, name, f"cannot name a picture ({fault})")
+            else:
+                yield MapItem(key=key, label=label, instance=instance)
+
+    def holds(self, place: str) -> bool:
+        """Whether pictures there would be taken for maps, or lie among them."""
+        return lies_in(place, self._archive)
+
+
+def _members(archive: str) -> dict[str, ZippedFile]:
+    """The maps that the archive's directory lists, by their names."""
+    try:
+        with open_binary(archive) as stream, zipfile.ZipFile(stream) as opened:
+            infos = opened.infolist()
+    except FileNotFoundError:
+        raise InputError(f"{archive}: no such file") from None
+    except (zipfile.BadZipFile, EOFError, ValueError, NotImplementedError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"{archive}: truncated, damaged or no zip file ({error})") from None
+    except OSError as error:
+        raise InputError(f"{archive}: cannot be read ({reason_of(error)})") from None
+    members: dict[str, ZippedFile] = {}
+    for info in infos:
+        name = info.filename.removeprefix("./")
+        if info.is_dir() or not is_map_name(name):
+            continue
+        if name in members:
+            raise InputError(f"{archive}: two files in it are called {name}")
+        members[name] = ZippedFile(
+            archive=archive,
+            member=name,
+            header=info.header_offset,
+            packed=info.compress_size,
+            size=info.file_size,
+            checksum=info.CRC,
+            method=info.compress_type,
+            flags=info.flag_bits,
+        )
+    return members
+
+
+def _inner(folder: str) -> str:
+    """The folder as names in the archive begin with it: empty, or with a slash behind it."""
+    parts = [part for part in folder.split("/") if part not in ("", ".")]
+    return "".join(f"{part}/" for part in parts)
+
+
+def _below(members: Mapping[str, ZippedFile], folder: str, archive: str) -> dict[str, ZippedFile]:
+    """The members in a folder, by their names in it."""
+    prefix = _inner(folder)
+    found = {n.removeprefix(prefix): file for n, file in members.items() if n.startswith(prefix)}
+    if not found and prefix:
+        top = sorted({name.partition("/")[0] for name in members if "/" in name})
+        raise InputError(
+            f"{archive}/{prefix[:-1]}: no maps in a folder of this name; name the folders in the "
+            "archive with --labels and --instances"
+            + (f" (it holds {', '.join(top[:8])})" if top else " (. for all of it)")
+        )
+    return found
