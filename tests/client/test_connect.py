@@ -158,6 +158,18 @@ def test_shared_memory_that_is_not(start_server: Start, options: dict[str, Any],
     assert re.search(why, transport.why)
 
 
+def test_memory_that_nobody_wrote_to_is_no_black_picture(start_server: Start) -> None:
+    labels = tuple(dataclasses.replace(label, colour=(0, 0, 0)) for label in CONTRACT.schema.labels)
+    schema = dataclasses.replace(CONTRACT.schema, labels=labels)
+    black = dataclasses.replace(CONTRACT, schema=schema, boundaries=False)
+    for writes_ours, kind in ((False, "grpc"), (True, "grpc-shm")):
+        server = start_server(black, servicer=with_memory(writes_ours=writes_ours))
+        transport = connect(server.url)
+        assert not transport.infer("synthesis", random_inputs(black), "image", timeout=5).any()
+        assert transport.kind == kind
+        transport.close()
+
+
 def test_a_server_without_shared_memory(start_server: Start) -> None:
     transport = connect(start_server(CONTRACT).url)
     assert transport.kind == "grpc"

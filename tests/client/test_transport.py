@@ -23,7 +23,8 @@ from sceneloom.errors import (
     ServingError,
 )
 from sceneloom.grpc_transport import GrpcTransport
-from sceneloom.transport import Timeouts, map_triton_error
+from sceneloom.http_transport import HttpTransport
+from sceneloom.transport import Timeouts, map_triton_error, served_version, status_of_http
 from sceneloom.triton_client import TritonSynthesizer
 
 STOPPING = "Request for unknown model: 'synthesis' has no available versions"
@@ -45,6 +46,7 @@ ANSWERS: list[tuple[str, str, bool, type[ServingError], bool]] = [
     ("UNIMPLEMENTED", "unsupported", True, RequestRejectedError, False),
     ("RESOURCE_EXHAUSTED", "Received message larger than max", True, RequestRejectedError, False),
     ("UNKNOWN", "what?", True, ModelFailedError, False),
+    ("NOT_FOUND", "Unable to find shared memory region: 'x'", False, ServerUnavailableError, True),
     ("", "", True, ModelFailedError, False),
 ]
 
@@ -106,9 +108,24 @@ def test_addresses_of_another_form_are_refused(address: str) -> None:
 
 @pytest.mark.parametrize("address", ["localhost:8001", "10.0.0.1:1", "[::1]:65535", "a-b.c_d:80"])
 def test_addresses(address: str) -> None:
-    transport = GrpcTransport(address)
-    assert transport.address == address
-    transport.close()
+    for url in (address, f"grpc://{address}"):
+        transport = GrpcTransport(url)
+        assert transport.address == address
+        transport.close()
+    http = HttpTransport(f"http://{address}")
+    assert http.address == f"http://{address}"
+    http.close()
+
+
+def test_the_version_that_answers_is_the_latest() -> None:
+    assert served_version(["1", "10", "9"]) == "10"
+    assert served_version([]) == ""
+
+
+def test_http_says_the_same_in_its_own_numbers() -> None:
+    statuses = {404: "NOT_FOUND", 503: "UNAVAILABLE", 500: "INTERNAL", 400: "INVALID_ARGUMENT"}
+    assert {code: status_of_http(code) for code in statuses} == statuses
+    assert (status_of_http(418), status_of_http(302)) == ("INVALID_ARGUMENT", "UNKNOWN")
 
 
 @pytest.fixture

@@ -64,6 +64,8 @@ def test_the_contract_is_read_once() -> None:
     timeouts = Timeouts(connect=3, infer=7)
     with TritonSynthesizer("fake", transport=transport, timeouts=timeouts) as synthesizer:
         assert synthesizer.contract == CONTRACT
+        assert synthesizer.version == "1"
+        assert (synthesizer.transport, synthesizer.transport.kind) == (transport, "fake")
         for _ in range(3):
             image = synthesizer.synthesize(LABEL_MAP, INSTANCE_MAP)
             assert (image == load_schema("cityscapes").labels[7].colour).all()
