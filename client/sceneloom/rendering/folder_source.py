@@ -65,7 +65,11 @@ class FolderSource:
 
     def holds(self, place: str) -> bool:
         """Whether pictures there would be taken for maps, or lie among them."""
-        return any(lies_in(place, f) for f in (self._labels, self._instances) if f is not None)
+        of_maps = [folder for folder in (self._labels, self._instances) if folder is not None]
+        folders = {""}
+        if any(lies_in(folder, place) for folder in of_maps):  # some pictures may end up there
+            folders |= {key.rpartition("/")[0] for key, _, _ in self._pairs}
+        return any(lies_in(join(place, f), held) for f in folders for held in of_maps)
 
 
 def pair_folders(labels: str, instances: str | None) -> Sequence[NamePair]:

@@ -49,7 +49,17 @@ class Source(Protocol):
         """How many maps it has."""
 
     def __iter__(self) -> Iterator[MapItem]:
-        """The maps in the order of their keys, each key once; nothing is held but names."""
+        """The maps, each key once; nothing is held but names.
+
+        Folders and zip files give them in the order of their keys, shards in the order in which
+        they lie there; it is best to read them in about this order.
+
+        Something that cannot be a map (a damaged shard, a name that would leave the output folder)
+        is an item whose label map cannot be read.
+
+        Raises:
+            InputError: two maps have one key, or there are none.
+        """
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -93,18 +103,23 @@ class Sink(Protocol):
             the pictures that are in their place now: this one, or all those of a shard.
 
         Raises:
-            OSError: the place cannot be written; nothing half-written is left.
+            InputError: the key cannot name a picture.
+            OSError: the place cannot be written; nothing half-written is left, this picture was not
+                taken, and those before it that have not come back are still held.
         """
 
     def finish(self) -> list[Stored]:
         """Put what is still held in its place, and return it; nothing is put afterwards.
 
         Raises:
-            OSError: the place cannot be written.
+            OSError: the place cannot be written; the pictures that have not come back are in no
+                place.
         """
 
     def read(self, output: str) -> bytes | None:
-        """The picture of this name as it lies there, or None where there is none."""
+        """The picture of this name as it lies there, or None where there is none; works without
+        `open`.
+        """
 
     def close(self) -> None:
         """Drop what is held; calling it twice is fine."""

@@ -160,8 +160,8 @@ class _Column:
         self._rows, unpacked = _extent(file.metadata.row_group(self._group), self._column)
         if unpacked > (max_bytes + _BUFFER) * self._rows:
             raise ImageTooLargeError(
-                f"{name}: the {self._rows} rows of its group unpack to {unpacked:,} bytes; a map within "
-                f"the limit on pixels takes at most {max_bytes:,}"
+                f"{name}: the {self._rows} rows of its group unpack to {unpacked:,} bytes; a map "
+                f"within the limit on pixels takes at most {max_bytes:,}"
             )
         self._batches = file.iter_batches(
             batch_size=max(1, min(self._most_rows, _BATCH_BYTES * self._rows // max(unpacked, 1))),
@@ -180,3 +180,10 @@ def _extent(group: Any, column: str) -> tuple[int, int]:
 
 def _line(error: Exception) -> str:
     return str(error).split("\n")[0][:200] or type(error).__name__
+
+
+def forget(place: str) -> None:
+    """Drop what is kept of a file that is replaced."""
+    with _columns_lock:
+        for key in [key for key in _columns if key[1] == place]:
+            del _columns[key]

@@ -1,0 +1,121 @@
+"""Pictures as files in a folder, of this machine or remote: ``a/b.png`` for the key ``a/b``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable
+from pathlib import Path
+
+from sceneloom.errors import InputError
+from sceneloom.rendering.formats import Format
+from sceneloom.rendering.interfaces import Stored
+from sceneloom.rendering.keys import check_key, fault_of_key
+from sceneloom.rendering.parts import new_part, sweep, write_whole
+from sceneloom.rendering.places import (
+    filesystem,
+    is_remote,
+    join,
+    local_path,
+    named_errors,
+    parent,
+    reason_of,
+)
+
+
+class FolderSink:
+    """A file for each picture; it is in its place when `put` returns.
+
+    Local files are written beside their place and renamed into it. Remote ones are put in one
+    request each, which object stores show whole or not at all.
+    """
+
+    def __init__(self, place: str, format: Format) -> None:
+        """Keep the place; nothing is written.
+
+        Args:
+            place: path or URL of the folder.
+            format: of the pictures; the ending of their names.
+        """
+        self._place, self._format = place, format
+
+    @property
+    def name(self) -> str:
+        """The folder."""
+        return self._place
+
+    def open(self, is_known: Callable[[str], bool]) -> None:
+        """Make the folder, and sweep what killed processes were writing; see `Sink`."""
+        make_folder(self._place)
+        if not is_remote(self._place):
+            sweep(local_path(self._place), deep=True)
+
+    def put(self, key: str, data: bytes, tag: Hashable) -> list[Stored]:
+        """Write a picture; see `Sink`.
+
+        Raises:
+            InputError: the key cannot name a file.
+            OSError: the place cannot be written; nothing half-written is left.
+        """
+        check_key(key)
+        output = f"{key}.{self._format}"
+        place = join(self._place, output)
+        if is_remote(place):
+            _upload(place, data)
+        else:
+            write_whole(Path(place), data)
+        return [Stored(tag=tag, output=output)]
+
+    def finish(self) -> list[Stored]:
+        """Nothing is held."""
+        return []
+
+    def read(self, output: str) -> bytes | None:
+        """The picture's file, or None where it is not there or cannot be read."""
+        if fault_of_key(output):
+            return None
+        place = join(self._place, output)
+        try:
+            if not is_remote(place):
+                return Path(place).read_bytes()
+            with named_errors(place):
+                fs, path = filesystem(place)
+                return bytes(fs.cat_file(path))
+        except OSError:
+            return None
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+
+def make_folder(place: str) -> None:
+    """Make a folder for pictures, and see whether it can be written to.
+
+    Raises:
+        InputError: it cannot.
+        MissingDependencyError: the package for such URLs is not installed.
+    """
+    try:
+        if is_remote(place):
+            with named_errors(place):
+                fs, path = filesystem(place)
+                if fs.isfile(path):
+                    raise InputError(f"{place}: cannot be the folder for pictures (a file)")
+            return
+        folder = local_path(place)
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = new_part(folder)
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise InputError(
+            f"{place}: cannot be the folder for pictures ({reason_of(error)})"
+        ) from None
+
+
+def _upload(place: str, data: bytes) -> None:
+    with named_errors(place):
+        fs, path = filesystem(place)
+        try:
+            fs.pipe_file(path, data)
+        except FileNotFoundError:  # of a store that has real folders
+            fs.makedirs(parent(path), exist_ok=True)
+            fs.pipe_file(path, data)
