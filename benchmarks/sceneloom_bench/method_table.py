@@ -28,7 +28,7 @@ import numpy.typing as npt
 import tyro
 
 from sceneloom.errors import InputError, SceneLoomError
-from sceneloom.render import write_image
+from sceneloom.pictures import write_image
 from sceneloom.schema import load_schema
 from sceneloom_bench.commands import CHECKOUT, run_sceneloom
 from sceneloom_bench.method_table_report import write_report

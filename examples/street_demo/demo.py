@@ -29,8 +29,13 @@ import tyro
 
 from sceneloom import SceneLoomError, TritonSynthesizer, boundary_map, load_schema
 from sceneloom.errors import InputError
-from sceneloom.render import MapPair, Rendered, RenderSettings, find_pairs, render_maps, write_image
+from sceneloom.map_pairs import MapPair, find_pairs
+from sceneloom.maps import read_instance_map, read_label_map
+from sceneloom.pictures import write_image
+from sceneloom.rendering.results import Failed
+from sceneloom.rendering.settings import RenderSettings
 from sceneloom.schema import LabelSchema
+from sceneloom.style import styles_by_seed
 from sceneloom_export.bundle import export_bundle
 from sceneloom_export.settings import ExportSettings
 from sceneloom_serving.embedded import EmbeddedServer, ServerSettings
@@ -111,12 +116,11 @@ def main(
             client = stack.enter_context(TritonSynthesizer(server.grpc))
         with stages.stage(f"render {len(pairs)} maps at {settings.width}x{settings.height}"):
             options = RenderSettings(in_flight=settings.in_flight, style_seed=LOOKS[0])
-            results = render_maps(client, pairs, pictures, options)
+            results = list(client.render(data, pictures, settings=options))
         with stages.stage(f"render one street in {len(LOOKS)} styles"):
             for seed in LOOKS:
-                options = RenderSettings(style_seed=seed)
-                results += render_maps(client, pairs[:1], out / "looks" / str(seed), options)
-    failed = [result for result in results if not isinstance(result, Rendered)]
+                render_look(client, pairs[0], seed, out / "looks" / str(seed))
+    failed = [result for result in results if isinstance(result, Failed)]
     for failure in failed:
         print(f"failed: {failure.reason}", file=sys.stderr)
     rows = [page_row(pair, pictures, out / "page", SCHEMA) for pair in pairs]
@@ -129,7 +133,7 @@ def main(
         "repository": str(repository),
         "bundle": exported.contract.bundle_hash,
         "weights": WEIGHTS,
-        "pictures": len(pairs) - sum(r in failed for r in results[: len(pairs)]),
+        "pictures": len(results) - len(failed),
         "size": [settings.height, settings.width],
         "parity": exported.parity.to_json(),
         "golden_difference": round(server.golden_difference, 3),
@@ -169,6 +173,15 @@ def draw_data_set(folder: Path, settings: DemoSettings) -> None:
         instances = street.instance_map.astype(np.uint16)
         cv2.imwrite(str(folder / "test_inst" / f"{name}_instanceIds.png"), instances)
         write_image(folder / "test_img" / f"{name}.png", street.photo)
+
+
+def render_look(client: TritonSynthesizer, pair: MapPair, seed: int, folder: Path) -> None:
+    """Render one street in a style of its own, as `sceneloom render --style-seed` does."""
+    assert pair.instance is not None
+    label_map = read_label_map(pair.label, client.contract.schema)
+    instance_map = read_instance_map(pair.instance)
+    style = styles_by_seed(client.contract, label_map, instance_map, seed, key=pair.key)
+    write_image(folder / f"{pair.key}.png", client.synthesize(label_map, instance_map, style))
 
 
 def page_row(pair: MapPair, pictures: Path, folder: Path, schema: LabelSchema) -> page.Row:

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from sceneloom.contract import Contract
 from sceneloom.errors import InputError, SizeError
+from sceneloom.map_pairs import MapPair, find_pairs
 from sceneloom.maps import read_instance_map, read_label_map
-from sceneloom.render import MapPair, find_pairs
 from sceneloom.synthesizer import Request, prepare
 from sceneloom_export.probe_maps import draw_probe, probe_sizes
 from sceneloom_training.scenes import draw_street

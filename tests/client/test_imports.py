@@ -120,7 +120,7 @@ def test_serving_reaches_the_networks_only_in_its_torch_runtime() -> None:
     "code",
     [
         "import sceneloom",
-        "import sceneloom.testing, sceneloom.render",
+        "import sceneloom.testing, sceneloom.render_command",
         "import sceneloom.style, sceneloom.style_choice",
         "from sceneloom.cli import main; main(['--help'])",
         "from sceneloom.cli import main; main(['schemas'])",

@@ -19,7 +19,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
-from noop_model import NoopServer, noop_picture, write_model, write_noop_repository
 from tritonclient.grpc import InferenceServerClient, model_config_pb2
 
 from sceneloom.connect import connect
@@ -34,6 +33,7 @@ from sceneloom.errors import (
 from sceneloom.owned_names import SHARED_MEMORY
 from sceneloom.transport import Transport
 from sceneloom.triton_client import TritonSynthesizer
+from sceneloom_bench.noop_server import NoopServer, noop_picture, write_model, write_noop_repository
 
 pytestmark = pytest.mark.triton
 

@@ -14,7 +14,6 @@ import cv2
 import numpy as np
 import pytest
 import tritonclient.grpc
-from noop_model import NoopServer, write_model
 from support import blocky_maps, free_ports, run_command
 from tritonclient.grpc import model_config_pb2
 
@@ -28,9 +27,12 @@ from sceneloom.errors import (
     ServerStartError,
 )
 from sceneloom.grpc_transport import GrpcTransport
+from sceneloom.http_transport import HttpTransport
 from sceneloom.png_maps import instance_map_png, label_map_png
 from sceneloom.rendering.formats import decode_picture, encode_picture
 from sceneloom.schema import load_schema
+from sceneloom.shared_memory_transport import SharedMemoryTransport
+from sceneloom_bench.noop_server import NoopServer, write_model
 from sceneloom_export.bundle import Exported
 from sceneloom_export.encoded_models import write_encoded_models
 from sceneloom_export.settings import ServingSettings
@@ -206,7 +208,7 @@ def test_a_bundle_without_it(tmp_path: Path, exported: Exported) -> None:
 
 
 @pytest.fixture(scope="module")
-def styled_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def styled_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NoopServer]:
     """A styled model of one fixed size, as a native backend has it, with a queue of two."""
     folder = tmp_path_factory.mktemp("styled") / "repository"
     config = model_config_pb2.ModelConfig(name="synthesis", backend="python", max_batch_size=1)
@@ -221,7 +223,30 @@ def styled_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     write_model(folder, config, STYLE_PAINTER)
     write_encoded_models(folder, ServingSettings())
     with NoopServer(folder) as server:
-        yield server.grpc
+        yield server
+
+
+@pytest.fixture(scope="module")
+def styled_url(styled_server: NoopServer) -> str:
+    return styled_server.grpc
+
+
+def test_every_transport_carries_it(styled_server: NoopServer) -> None:
+    maps = blocky_maps(64, 96, seed=8)
+    files = files_of(STYLED, maps)
+    rows = np.full((len(np.unique(maps[1])), 3), 50)
+    transports = (
+        GrpcTransport(styled_server.grpc),
+        SharedMemoryTransport(styled_server.grpc),
+        HttpTransport(f"http://{styled_server.http}"),
+    )
+    for style in (None, rows):
+        pictures = {EncodedClient(each).synthesize(*files, style) for each in transports}
+        assert len(pictures) == 1
+    with pytest.raises(RequestRejectedError, match="label_map: the file is empty"):
+        EncodedClient(transports[-1]).synthesize(b"", files[1])
+    for each in transports:
+        each.close()
 
 
 def test_style_is_that_of_the_raw_path(styled_url: str) -> None:

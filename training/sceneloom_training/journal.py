@@ -17,7 +17,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import Tensor
 from typing_extensions import Self
 
-from sceneloom.render import write_image
+from sceneloom.pictures import write_image
 from sceneloom_training.run_folder import LOG, PICTURES
 
 

@@ -18,6 +18,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 
 from sceneloom.contract import Contract
+from sceneloom.errors import SceneLoomError
 from sceneloom.rendering.connections import Connection
 from sceneloom.rendering.interfaces import Sink, Source
 from sceneloom.rendering.listener import Levels, Listener
@@ -74,6 +75,8 @@ class RenderRun(Iterator[Result], AsyncIterator[Result]):
         self._pipeline: Pipeline | None = None
         self._error: BaseException | None = None
         self._stop_asked = self._over = False
+        self.count: int | None = None
+        """How many maps the data set has, once that is known."""
 
     def __iter__(self) -> RenderRun:
         """The run itself."""
@@ -210,6 +213,7 @@ class RenderRun(Iterator[Result], AsyncIterator[Result]):
                 None, _prepare, plan, connection
             )
             store, manifest = settled or (None, None)
+            counting = self._loop.run_in_executor(None, self._count, source)
             pipeline = Pipeline(
                 source,
                 servers,
@@ -225,11 +229,16 @@ class RenderRun(Iterator[Result], AsyncIterator[Result]):
             if self._stop_asked:
                 pipeline.stop()
             await pipeline.run()
+            await counting
         finally:
             await servers.close()
             requests.shutdown(cancel_futures=True)
             if manifest is not None:
                 manifest.close()
+
+    def _count(self, source: Source) -> None:
+        with contextlib.suppress(SceneLoomError):  # reading it says what is wrong
+            self.count = source.count()
 
 
 def _prepare(

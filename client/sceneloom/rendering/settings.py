@@ -6,15 +6,13 @@ import dataclasses
 import hashlib
 import json
 import os
-from typing import Literal
 
 from sceneloom.errors import InputError
 from sceneloom.maps import DEFAULT_MAX_PIXELS, OnUnknown
+from sceneloom.rendering.formats import FORMATS, Format
 from sceneloom.rendering.retry import RetryPolicy
 from sceneloom.style_choice import StyleChoice
 
-Format = Literal["png", "jpg", "webp", "jxl"]
-FORMATS: tuple[Format, ...] = ("png", "jpg", "webp", "jxl")
 _MAX_IN_FLIGHT = 256
 _MAX_SECONDS = 7 * 86400
 

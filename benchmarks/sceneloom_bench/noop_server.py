@@ -161,7 +161,8 @@ def write_model(folder: Path, config: Any, code: str) -> None:
 def noop_picture(label_map: npt.NDArray[Any], instance_map: npt.NDArray[Any]) -> npt.NDArray[Any]:
     """The picture that the model gives for these maps, single or in a batch."""
     channels = [label_map, instance_map & 255, (instance_map >> 8) & 255]
-    return np.stack(channels, -1).astype(np.uint8)
+    picture: npt.NDArray[Any] = np.stack(channels, -1).astype(np.uint8)
+    return picture
 
 
 class NoopServer:
