@@ -16,7 +16,7 @@ from sceneloom.rendering.places import (
     join,
     local_path,
     named_errors,
-    parent,
+    put_remote,
     reason_of,
 )
 
@@ -59,7 +59,7 @@ class FolderSink:
         output = f"{key}.{self._format}"
         place = join(self._place, output)
         if is_remote(place):
-            _upload(place, data)
+            put_remote(place, lambda fs, path: fs.pipe_file(path, data))
         else:
             write_whole(Path(place), data)
         return [Stored(tag=tag, output=output)]
@@ -109,13 +109,3 @@ def make_folder(place: str) -> None:
         raise InputError(
             f"{place}: cannot be the folder for pictures ({reason_of(error)})"
         ) from None
-
-
-def _upload(place: str, data: bytes) -> None:
-    with named_errors(place):
-        fs, path = filesystem(place)
-        try:
-            fs.pipe_file(path, data)
-        except FileNotFoundError:  # of a store that has real folders
-            fs.makedirs(parent(path), exist_ok=True)
-            fs.pipe_file(path, data)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, cast
 
@@ -174,3 +174,23 @@ def read_range(place: str, start: int, size: int) -> bytes:
     with named_errors(place):
         fs, path = filesystem(place)
         return bytes(fs.cat_file(path, start=start, end=start + size)) if size else b""
+
+
+def put_remote(place: str, put: Callable[[Any, str], object]) -> None:
+    """Put a file into a remote place.
+
+    Args:
+        place: the file's URL.
+        put: does it, with a file system and the path in it; done again where a store has real
+            folders and the file's has to be made first.
+
+    Raises:
+        OSError: it cannot be put there.
+    """
+    with named_errors(place):
+        fs, path = filesystem(place)
+        try:
+            put(fs, path)
+        except FileNotFoundError:
+            fs.makedirs(parent(path), exist_ok=True)
+            put(fs, path)

@@ -27,6 +27,7 @@ from sceneloom.rendering.places import (
     join,
     local_path,
     named_errors,
+    put_remote,
     reason_of,
 )
 from sceneloom.rendering.tar_part import TarPart
@@ -265,9 +266,7 @@ class ShardSink:
         if not is_remote(place):
             publish(part, local_path(place))
             return
-        with named_errors(place):
-            fs, path = filesystem(place)
-            fs.put_file(str(part), path)
+        put_remote(place, lambda fs, path: fs.put_file(str(part), path))
         remove_part(part)
 
     def _parts_folder(self) -> Path:

@@ -9,12 +9,10 @@ import shutil
 import struct
 import tarfile
 import zipfile
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import fsspec
 import numpy as np
 import pyarrow
 import pyarrow.parquet
@@ -61,16 +59,6 @@ def results(source: Source) -> dict[str, bytes | str]:
         except InputError as error:
             out[item.key] = str(error)
     return out
-
-
-@pytest.fixture
-def memory() -> Iterator[Any]:
-    """An empty remote store, of this process."""
-    fs = fsspec.filesystem("memory")
-    fs.store.clear()
-    fs.pseudo_dirs[:] = [""]
-    yield fs
-    fs.store.clear()
 
 
 def upload(fs: Any, folder: Path, name: str) -> None:
