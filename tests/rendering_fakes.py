@@ -7,6 +7,7 @@ import errno
 import os
 import threading
 from collections.abc import Callable, Hashable, Iterator
+from pathlib import Path
 from typing import Any
 
 import cv2
@@ -15,8 +16,12 @@ import numpy.typing as npt
 
 from sceneloom.errors import ImageReadError, ImageTooLargeError
 from sceneloom.rendering.interfaces import MapItem, Stored
+from sceneloom.rendering.retry import RetryPolicy
+from sceneloom.rendering.settings import RenderSettings
+from sceneloom.synthesizer import Synthesizer
 
 Array = npt.NDArray[Any]
+QUICK = RetryPolicy(first_wait=0.001, longest_wait=0.01)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,3 +126,28 @@ class DictSink:
 
     def close(self) -> None:
         self.held = []
+
+
+def render_folders(
+    synthesizer: Synthesizer,
+    labels: Path,
+    instances: Path | None,
+    output: Path,
+    settings: RenderSettings | None = None,
+) -> list[Any]:
+    """Render folders of maps into a folder; the results in the order of their keys."""
+    run = synthesizer.render(
+        labels.parent,
+        output,
+        labels=str(labels),
+        instances=None if instances is None else str(instances),
+        settings=settings or RenderSettings(retry=QUICK),
+    )
+    with run:
+        return sorted(run, key=lambda result: result.key)
+
+
+def pictures_below(folder: Path) -> list[str]:
+    """Files below a folder of pictures, the manifest's left out."""
+    names = (p.relative_to(folder).as_posix() for p in folder.rglob("*") if not p.is_dir())
+    return sorted(name for name in names if "manifest." not in name)

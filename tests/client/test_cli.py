@@ -14,7 +14,7 @@ import pytest
 import sceneloom
 from sceneloom.cli import COMMANDS, main
 from sceneloom.contract import Contract
-from sceneloom.errors import ModelFailedError, QueueFullError
+from sceneloom.errors import QueueFullError, RequestRejectedError
 from sceneloom.schema import load_schema
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ def run(*arguments: object) -> subprocess.CompletedProcess[str]:
 
 
 def names(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.iterdir())
+    return sorted(path.name for path in folder.iterdir() if "manifest." not in path.name)
 
 
 def test_help_lists_every_command(capsys: pytest.CaptureFixture[str]) -> None:
@@ -145,7 +145,8 @@ def test_render(data: Path, start_server: Start, capsys: pytest.CaptureFixture[s
     assert cv2.imread(str(output / "2_label.png")).shape == (40, 40, 3)
     text = capsys.readouterr().out
     assert text.startswith("rendered 3 of 3 maps in ")
-    assert text.endswith(f" to {output}; 1 were padded to the model's next size and cropped back\n")
+    assert f" to {output}; 1 were padded to the model's next size and cropped back\n" in text
+    assert text.endswith(f"manifest: {output / 'manifest.sqlite'}\n")
 
 
 def test_render_in_a_process_of_its_own(data: Path, start_server: Start) -> None:
@@ -176,10 +177,10 @@ def test_named_folders(data: Path, start_server: Start) -> None:
         (PLAIN, ["data", "out", "--labels", "masks"], "holds test_inst, test_label)"),
         (BOUNDARIES, ["data", "out", "--labels", "test_label"], "with --instances"),
         (BOUNDARIES, ["data", "out", "--instances", "ids"], "ids: no such folder"),
-        (PLAIN, ["data", "data/test_label"], "lies in the folder of label maps"),
-        (PLAIN, ["data", "data/test_label/new"], "lies in the folder of label maps"),
+        (PLAIN, ["data", "data/test_label"], "holds maps, and the pictures would"),
+        (PLAIN, ["data", "data/test_label/new"], "holds maps, and the pictures would"),
         (BOUNDARIES, ["data", "data/test_inst"], "holds maps, and the pictures would"),
-        (PLAIN, ["data", "data/test_label/0_label.png"], "lies in the folder of label maps"),
+        (PLAIN, ["data", "data/test_label/0_label.png"], "holds maps, and the pictures would"),
         (PLAIN, ["data", "file"], "file: cannot be the folder for pictures"),
         (PLAIN, ["data", "out", "--model", "other"], "Request for unknown model"),
     ],
@@ -208,15 +209,18 @@ def test_one_line_says_what_is_wrong_and_nothing_is_written(
 def test_a_server_that_fails(
     data: Path, start_server: Start, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    server = start_server(PLAIN, failures=[QueueFullError("x"), None, ModelFailedError("broken")])
+    failures = [QueueFullError("x"), RequestRejectedError("broken")]
+    server = start_server(PLAIN, failures=failures)
     arguments = ["--url", server.url, "--in-flight", "1"]
     assert main(["render", str(data), str(data / "out"), *arguments]) == 1
     out, err = capsys.readouterr()
-    assert "failed: 0_label: " in err
-    assert "the queue is full" in err
-    assert "failed: 2_label: " in err
-    assert "broken" in err
+    assert err.count("failed: ") == 1
+    assert "wrong request" in err
+    assert out.startswith("rendered 2 of 3 maps")
+    assert main(["render", str(data), str(data / "out"), *arguments]) == 0
+    out, _ = capsys.readouterr()
     assert out.startswith("rendered 1 of 3 maps")
+    assert "; 2 were there already" in out
 
 
 def test_many_failures_are_counted_by_kind(

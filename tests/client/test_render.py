@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 from PIL import Image
+from rendering_fakes import pictures_below, render_folders
 
 from sceneloom.contract import Contract
 from sceneloom.errors import (
@@ -21,19 +22,17 @@ from sceneloom.errors import (
     ModelFailedError,
     NotALabelMapError,
     QueueFullError,
+    RequestRejectedError,
     SizeError,
     UnknownLabelError,
 )
 from sceneloom.instances import boundary_map
+from sceneloom.map_pairs import find_pairs
 from sceneloom.padding import Padding
-from sceneloom.render import (
-    Failed,
-    Rendered,
-    RenderSettings,
-    find_pairs,
-    render_maps,
-    write_image,
-)
+from sceneloom.pictures import write_image
+from sceneloom.rendering.results import Failed, Rendered
+from sceneloom.rendering.retry import RetryPolicy
+from sceneloom.rendering.settings import RenderSettings
 from sceneloom.schema import load_schema
 from sceneloom.synthesizer import Synthesizer
 from sceneloom.testing import FakeTransport
@@ -186,34 +185,29 @@ def test_png_pictures_are_exact(tmp_path: Path, in_flight: int) -> None:
         write_pair(labels, instances, f"{n}_labelIds.png", f"{n}_instanceIds.png", seed=i)
         for i, n in enumerate(names)
     ]
-    seen: list[Rendered | Failed] = []
+    settings = RenderSettings(in_flight=in_flight)
     with fake() as synthesizer:
-        results = render_maps(
-            synthesizer,
-            find_pairs(labels, instances),
-            output,
-            RenderSettings(in_flight=in_flight),
-            on_result=seen.append,
-        )
+        results = render_folders(synthesizer, labels, instances, output, settings)
     assert [result.key for result in results] == [f"{name}_labelIds" for name in names]
-    assert sorted(result.key for result in seen) == [result.key for result in results]
     for result, maps in zip(results, drawn, strict=True):
         assert isinstance(result, Rendered)
-        assert result.output == output / f"{result.key}.png"
+        assert result.output == f"{result.key}.png"
         assert result.padding == Padding()
         assert result.seconds > 0
-        assert np.array_equal(read_rgb(result.output), picture(*maps))
-    assert files_below(output) == sorted(f"{name}_labelIds.png" for name in names)
+        assert np.array_equal(read_rgb(output / result.output), picture(*maps))
+    assert pictures_below(output) == sorted(f"{name}_labelIds.png" for name in names)
 
 
 def test_padding_is_recorded_and_cropped(tmp_path: Path) -> None:
     labels, instances = tmp_path / "labels", tmp_path / "instances"
     label_map, instance_map = write_pair(labels, instances, "a.png", "a.png", size=(45, 50))
     with fake() as synthesizer:
-        [result] = render_maps(synthesizer, find_pairs(labels, instances), tmp_path / "out")
+        [result] = render_folders(synthesizer, labels, instances, tmp_path / "out")
     assert isinstance(result, Rendered)
     assert result.padding == Padding(bottom=3, right=14)
-    assert np.array_equal(read_rgb(result.output), picture(label_map, instance_map))
+    assert np.array_equal(
+        read_rgb(tmp_path / "out" / result.output), picture(label_map, instance_map)
+    )
 
 
 def test_jpg(tmp_path: Path) -> None:
@@ -226,8 +220,8 @@ def test_jpg(tmp_path: Path) -> None:
         output = tmp_path / f"out{quality}"
         settings = RenderSettings(format="jpg", quality=quality)
         with fake(PLAIN) as synthesizer:
-            render_maps(synthesizer, find_pairs(labels, None), output, settings)
-        assert files_below(output) == ["a.jpg", "noise.jpg"]
+            render_folders(synthesizer, labels, None, output, settings)
+        assert pictures_below(output) == ["a.jpg", "noise.jpg"]
         sizes[quality] = (output / "noise.jpg").stat().st_size
         difference = read_rgb(output / "a.jpg").astype(int) - CITYSCAPES.palette[7]
         assert abs(difference).max() <= 3
@@ -241,9 +235,9 @@ def test_pictures_of_equal_name_are_replaced(tmp_path: Path) -> None:
     (output / "a.png").write_bytes(b"old")
     (output / "other.txt").write_text("stays")
     with fake(PLAIN) as synthesizer:
-        render_maps(synthesizer, find_pairs(labels, None), output)
+        render_folders(synthesizer, labels, None, output)
     assert read_rgb(output / "a.png").shape == (32, 48, 3)
-    assert files_below(output) == ["a.png", "other.txt"]
+    assert pictures_below(output) == ["a.png", "other.txt"]
 
 
 def test_maps_with_unknown_ids_on_request(tmp_path: Path) -> None:
@@ -251,16 +245,14 @@ def test_maps_with_unknown_ids_on_request(tmp_path: Path) -> None:
     labels.mkdir()
     cv2.imwrite(str(labels / "a.png"), np.full((32, 48), 255, np.uint8))
     with fake(PLAIN) as synthesizer:
-        pairs = find_pairs(labels, None)
-        [refused] = render_maps(synthesizer, pairs, tmp_path / "out")
-        [taken] = render_maps(
-            synthesizer, pairs, tmp_path / "out", RenderSettings(unknown="unlabelled")
-        )
+        output, taking = tmp_path / "out", RenderSettings(unknown="unlabelled")
+        [refused] = render_folders(synthesizer, labels, None, output)
+        [taken] = render_folders(synthesizer, labels, None, output, taking)
     assert isinstance(refused, Failed)
     assert isinstance(refused.error, UnknownLabelError)
     assert "a.png: unknown label id 255 (1,536 pixels)" in refused.reason
     assert isinstance(taken, Rendered)
-    assert not read_rgb(taken.output).any()
+    assert not read_rgb(tmp_path / "out" / taken.output).any()
 
 
 # Failures ----------------------------------------------------------------------------------------
@@ -277,7 +269,7 @@ def test_broken_maps_are_named_and_the_others_come_out(tmp_path: Path) -> None:
     cv2.imwrite(str(instances / "sizes.png"), np.zeros((32, 47), np.uint16))
     write_pair(labels, tmp_path / "rest", "alone.png", "alone.png")
     with fake() as synthesizer:
-        results = render_maps(synthesizer, find_pairs(labels, instances), output)
+        results = render_folders(synthesizer, labels, instances, output)
     failed = {result.key: result for result in results if isinstance(result, Failed)}
     assert {key: type(result.error) for key, result in failed.items()} == {
         "alone": MissingInputError,
@@ -292,7 +284,7 @@ def test_broken_maps_are_named_and_the_others_come_out(tmp_path: Path) -> None:
     assert failed["cut"].reason.startswith(f"{labels / 'cut.png'}: truncated or damaged")
     assert failed["small"].reason.startswith("small: 16x16")
     assert failed["sizes"].reason.startswith("sizes: the label map is 48x32")
-    assert files_below(output) == ["good1.png", "zz.png"]
+    assert pictures_below(output) == ["good1.png", "zz.png"]
 
 
 def test_a_broken_instance_map_is_named(tmp_path: Path) -> None:
@@ -300,7 +292,7 @@ def test_a_broken_instance_map_is_named(tmp_path: Path) -> None:
     write_pair(labels, instances, "a.png", "a.png")
     (instances / "a.png").write_bytes(b"")
     with fake() as synthesizer:
-        [result] = render_maps(synthesizer, find_pairs(labels, instances), tmp_path / "out")
+        [result] = render_folders(synthesizer, labels, instances, tmp_path / "out")
     assert isinstance(result, Failed)
     assert result.reason == f"{instances / 'a.png'}: the file is empty"
 
@@ -309,18 +301,15 @@ def test_answers_that_fail_concern_one_map(tmp_path: Path) -> None:
     labels, output = tmp_path / "labels", tmp_path / "out"
     for name in "abcd":
         write_pair(labels, tmp_path / "rest", f"{name}.png", f"{name}.png")
-    failures = [None, QueueFullError("full"), ModelFailedError("broken")]
+    broken = ModelFailedError("broken")
+    failures = [None, QueueFullError("full"), None, RequestRejectedError("wrong"), broken]
+    retry = RetryPolicy(first_wait=0.001, longest_wait=0.01, model_attempts=1)
+    settings = RenderSettings(in_flight=1, workers=1, retry=retry)
     with fake(PLAIN, failures=failures) as synthesizer:
-        results = render_maps(
-            synthesizer, find_pairs(labels, None), output, RenderSettings(in_flight=1)
-        )
-    assert [getattr(result, "reason", "fine") for result in results] == [
-        "fine",
-        "b: full",
-        "c: broken",
-        "fine",
-    ]
-    assert files_below(output) == ["a.png", "d.png"]
+        results = render_folders(synthesizer, labels, None, output, settings)
+    reasons = sorted(result.reason[3:] for result in results if isinstance(result, Failed))
+    assert reasons == ["broken", "wrong"]
+    assert len(pictures_below(output)) == 2
 
 
 @pytest.mark.parametrize("where", ["labels", "instances", "parent"])
@@ -328,17 +317,14 @@ def test_pictures_never_lie_among_the_maps(tmp_path: Path, where: str) -> None:
     root = tmp_path / "data"
     labels, instances = root / "labels", root / "instances"
     write_pair(labels, instances, "a.tif", "a.tif")
-    pairs = find_pairs(labels, instances)
     output = {"labels": labels, "instances": instances / ".." / "instances", "parent": root}[where]
-    if where == "parent":
-        pairs = find_pairs(root, None)
     before = files_below(tmp_path)
     transport = FakeTransport(CONTRACT)
     with (
         TritonSynthesizer("fake", transport=transport) as synthesizer,
         pytest.raises(InputError, match="holds maps, and the pictures would lie among them"),
     ):
-        render_maps(synthesizer, pairs, output)
+        render_folders(synthesizer, root if where == "parent" else labels, instances, output)
     assert files_below(tmp_path) == before
     assert transport.requests == []
 
@@ -351,7 +337,7 @@ def test_an_output_folder_that_is_a_file(tmp_path: Path) -> None:
     with TritonSynthesizer("fake", transport=transport) as synthesizer:
         for output in (tmp_path / "file", tmp_path / "file" / "below"):
             with pytest.raises(InputError, match=r"file.*: cannot be the folder for pictures"):
-                render_maps(synthesizer, find_pairs(labels, None), output)
+                render_folders(synthesizer, labels, None, output)
     assert transport.requests == []
     assert (tmp_path / "file").read_text() == "mine"
 
@@ -364,11 +350,11 @@ def test_a_place_that_cannot_be_written_leaves_nothing_behind(tmp_path: Path) ->
     (output / "b.png" / "kept").write_text("kept")
     (output / "sub").write_text("a file where a folder should go")
     with fake(PLAIN) as synthesizer:
-        results = render_maps(synthesizer, find_pairs(labels, None), output)
+        results = render_folders(synthesizer, labels, None, output)
     assert [type(result) for result in results] == [Failed, Rendered, Failed]
     assert str(output / "b.png") in results[0].reason  # type: ignore[union-attr]
     assert str(output / "sub") in results[2].reason  # type: ignore[union-attr]
-    assert files_below(output) == ["b.png/kept", "c.png", "sub"]
+    assert pictures_below(output) == ["b.png/kept", "c.png", "sub"]
 
 
 def test_a_picture_too_wide_for_jpg(tmp_path: Path) -> None:
@@ -403,8 +389,8 @@ def test_several_maps_are_in_flight(tmp_path: Path) -> None:
     labels = tmp_path / "labels"
     for i in range(6):
         write_pair(labels, tmp_path / "rest", f"{i}.png", f"{i}.png", seed=i)
-    results = render_maps(
-        Recording(3), find_pairs(labels, None), tmp_path / "out", RenderSettings(in_flight=3)
+    results = render_folders(
+        Recording(3), labels, None, tmp_path / "out", RenderSettings(in_flight=3)
     )
     assert all(isinstance(result, Rendered) for result in results)
 

@@ -10,11 +10,13 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 import pytest
+from rendering_fakes import render_folders
 
 from sceneloom.cli import main
 from sceneloom.contract import Contract
 from sceneloom.errors import InputError, MissingInputError, SchemaError
-from sceneloom.render import Failed, Rendered, RenderSettings, find_pairs, render_maps
+from sceneloom.rendering.results import Failed, Rendered
+from sceneloom.rendering.settings import RenderSettings
 from sceneloom.schema import load_schema
 from sceneloom.style import StyleFile, styles_by_seed, write_styles
 from sceneloom.testing import FakeTransport
@@ -56,18 +58,23 @@ def data(tmp_path: Path) -> Path:
     return tmp_path / "data"
 
 
+def new_folder(data: Path) -> Path:
+    """A folder for pictures that holds none: what is there already is not made again."""
+    return data / f"out{sum(path.name.startswith('out') for path in data.iterdir())}"
+
+
 def tables(data: Path, settings: RenderSettings, contract: Contract = CONTRACT) -> dict[str, Array]:
     """Name -> the style table that reached the server, without the rows that nobody has."""
     transport = FakeTransport(contract)
-    pairs = find_pairs(data / "test_label", data / "test_inst")
     with TritonSynthesizer("fake", transport=transport) as synthesizer:
-        settings = dataclasses.replace(settings, in_flight=1)
-        results = render_maps(synthesizer, pairs, data / "out", settings)
+        settings = dataclasses.replace(settings, in_flight=1, workers=1, look_ahead=1)
+        folders = (data / "test_label", data / "test_inst")
+        results = render_folders(synthesizer, *folders, new_folder(data), settings)
     assert all(isinstance(result, Rendered) for result in results)
     assert all(request["style"].shape == (1, 256, 2) for request in transport.requests)
     assert not any(request["style"][0, 12:].any() for request in transport.requests)
     sent = [request["style"][0, :12] for request in transport.requests]
-    return dict(zip([pair.key for pair in pairs], sent, strict=True))
+    return dict(zip([result.key for result in results], sent, strict=True))
 
 
 def test_without_a_choice_every_class_has_its_default(data: Path) -> None:
@@ -125,10 +132,11 @@ def test_a_map_whose_file_is_missing_or_wrong_fails_by_name_and_the_others_come_
     write_styles(data / "styles" / "b.json", StyleFile(labels={26: (1.0, 0.0)}))
     (data / "styles" / "sub").mkdir()
     (data / "styles" / "sub" / "c.json").write_text("{}")
-    pairs = find_pairs(data / "test_label", data / "test_inst")
     with TritonSynthesizer("fake", transport=FakeTransport(CONTRACT)) as synthesizer:
         settings = RenderSettings(style_file=data / "styles")
-        missing, rendered, wrong = render_maps(synthesizer, pairs, data / "out", settings)
+        missing, rendered, wrong = render_folders(
+            synthesizer, data / "test_label", data / "test_inst", data / "out", settings
+        )
     assert isinstance(missing, Failed)
     assert isinstance(missing.error, MissingInputError)
     assert f"{data / 'styles' / 'a.json'}: no such style file" in missing.reason
@@ -160,12 +168,12 @@ def test_a_choice_the_model_cannot_take_is_refused_before_anything_is_rendered(
     write_styles(Path("good.json"), StyleFile(labels={26: (1.0, 2.0)}))
     write_styles(Path("bad.json"), StyleFile(labels={40: (1.0, 2.0)}))
     transport = FakeTransport(contract)
-    pairs = find_pairs(data / "test_label", data / "test_inst")
+    settings = RenderSettings(**choice)
     with (
         TritonSynthesizer("fake", transport=transport) as synthesizer,
         pytest.raises((InputError, SchemaError), match=reason),
     ):
-        render_maps(synthesizer, pairs, data / "out", RenderSettings(**choice))
+        render_folders(synthesizer, data / "test_label", data / "test_inst", data / "out", settings)
     assert transport.requests == []
     assert not (data / "out").exists()
 

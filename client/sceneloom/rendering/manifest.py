@@ -215,7 +215,10 @@ def _hold(path: Path) -> sqlite3.Connection:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise InputError(f"{path}: cannot be the manifest ({error.strerror})") from None
+        raise InputError(
+            f"{path.parent}: cannot be the folder for pictures and their manifest "
+            f"({error.strerror})"
+        ) from None
     lock = path.with_name(f".{path.name}.lock")
     held = None
     try:

@@ -66,6 +66,7 @@ class ProgressBar(Listener):
         self._show()
 
     def _show(self) -> None:
+        self._progress.start()
         rate = self._made / (time.perf_counter() - self._start)
         words = f"{rate:.2f} maps/s, {self._levels().in_flight} in flight"
         if self._retries:
@@ -75,9 +76,8 @@ class ProgressBar(Listener):
         self._progress.update(self._task, completed=self._done, total=self._total(), words=words)
 
     def __enter__(self) -> Self:
-        """Show it."""
+        """Return the line; it is shown once something has happened."""
         self._start = time.perf_counter()
-        self._progress.start()
         return self
 
     def __exit__(
@@ -87,4 +87,5 @@ class ProgressBar(Listener):
         trace: TracebackType | None,
     ) -> None:
         """Leave its last state."""
-        self._progress.stop()
+        if self._progress.live.is_started:
+            self._progress.stop()

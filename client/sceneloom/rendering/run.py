@@ -234,7 +234,7 @@ class RenderRun(Iterator[Result], AsyncIterator[Result]):
             await servers.close()
             requests.shutdown(cancel_futures=True)
             if manifest is not None:
-                manifest.close()
+                await self._loop.run_in_executor(None, _close, manifest)
 
     def _count(self, source: Source) -> None:
         with contextlib.suppress(SceneLoomError):  # reading it says what is wrong
@@ -266,6 +266,13 @@ def _prepare(
         manifest.close()
         raise
     return source, loader, (store, manifest)
+
+
+def _close(manifest: Manifest) -> None:
+    """Leave the rows as JSON Lines beside the manifest, and close it."""
+    with contextlib.suppress(OSError):  # a full disk has been said already
+        manifest.export(manifest.path.with_suffix(".jsonl"))
+    manifest.close()
 
 
 def _tell(listeners: Sequence[Listener], server: Server) -> None:

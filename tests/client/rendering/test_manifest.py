@@ -131,7 +131,7 @@ def test_refuses_what_is_no_manifest(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="not a manifest of format 1"):
         Manifest(tmp_path / "other.sqlite")
     (tmp_path / "file").touch()
-    with pytest.raises(InputError, match="cannot be the manifest"):
+    with pytest.raises(InputError, match="file: cannot be the folder for pictures and their man"):
         Manifest(tmp_path / "file" / "m.sqlite")
     with pytest.raises(InputError, match="cannot be the manifest"):
         Manifest(tmp_path)
