@@ -116,20 +116,28 @@ class ShardSink:
         """Make the folder, and take from its shards what the manifest does not know; see `Sink`.
 
         Raises:
-            InputError: it cannot be a place for pictures, or holds a shard that is damaged or that
-                another program has written.
+            InputError: it cannot be a place for pictures, holds a shard that is damaged or that
+                another program has written, or the manifest knows nothing of several shards.
         """
         make_folder(self._place)
         sweep(self._parts_folder(), deep=False)
         try:
             # All are looked at before the first is changed.
-            listed = {n: self._shards.members(self._at(n)) for n in self._numbers()}
+            listed = {n: set(self._shards.members(self._at(n))) for n in self._numbers()}
+            known = {
+                number: {m for m in members if is_known(f"{self._shard_name(number)}#{m}")}
+                for number, members in listed.items()
+            }
+            # A killed run leaves one such shard; several are another manifest's.
+            if len(listed) > 1 and not any(known.values()):
+                raise InputError(
+                    f"{self._place}: holds {len(listed)} shards of pictures of which this manifest "
+                    "knows nothing; name their manifest, or remove them"
+                )
             for number, members in listed.items():
                 self._next = max(self._next, number + 1)
-                name = self._shard_name(number)
-                known = {member for member in members if is_known(f"{name}#{member}")}
-                self._keep(number, set(members), known)
-                self._shard_of.update({self._shards.key_of(m): number for m in known})
+                self._keep(number, members, known[number])
+                self._shard_of.update({self._shards.key_of(m): number for m in known[number]})
         except ImageReadError as error:
             raise InputError(
                 f"{error}; move the file away, and its pictures are made again"

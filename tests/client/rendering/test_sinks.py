@@ -181,6 +181,17 @@ def test_numbers_go_on(tmp_path: Path, container: Container) -> None:
 
 
 @pytest.mark.parametrize("container", SHARDS)
+def test_another_manifests_shards_are_left_alone(tmp_path: Path, container: Container) -> None:
+    put_all(opened(tmp_path, container, pictures=1), ["a", "b"])
+    with pytest.raises(InputError, match="2 shards of pictures of which this manifest knows noth"):
+        opened(tmp_path, container, NOTHING)
+    assert sorted(pictures_in(tmp_path)) == ["a", "b"]
+    (tmp_path / f"shard-000000.{container}").unlink()
+    opened(tmp_path, container, NOTHING)  # killed before the first shard had its rows
+    assert names(tmp_path) == []
+
+
+@pytest.mark.parametrize("container", SHARDS)
 @pytest.mark.parametrize("remote", [False, True])
 def test_what_the_manifest_does_not_know_is_removed(
     tmp_path: Path, memory: Any, container: Container, remote: bool
