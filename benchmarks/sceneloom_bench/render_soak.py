@@ -73,7 +73,6 @@ def main(
         out: folder of the results.
         settings: how much, and how often.
     """
-    before = leftovers()
     with tempfile.TemporaryDirectory(prefix="sceneloom-soak-") as folder:
         killed = render_and_kill(Path(folder), settings)
         steady = watch_memory(Path(folder), settings) if settings.steady_maps else {}
@@ -82,7 +81,6 @@ def main(
         "settings": dataclasses.asdict(settings),
         "killed": killed,
         "steady": steady,
-        "left_in_shared_memory": sorted(leftovers() - before),
     }
     name = f"render-soak-{time.strftime('%Y-%m-%d')}"
     out.mkdir(parents=True, exist_ok=True)
@@ -113,18 +111,21 @@ def render_and_kill(folder: Path, settings: SoakSettings) -> dict[str, Any]:
         folder / "repository", delay_per_picture=settings.picture_seconds, dynamic_batching=True
     )
     started, kills = time.perf_counter(), {"client": 0, "server": 0}
+    pids = set()
     with NoopServer(repository) as server:
         client = Client(maps, pictures, server.grpc, settings.container)
         for done, what in moments:
             if not client.wait_until(done):
                 break
             kills[what] += 1
+            pids |= {client.process.pid, server.pid}
             if what == "client":
                 client.kill()
                 client = Client(maps, pictures, server.grpc, settings.container)
             else:
                 server.kill()
                 server.start()
+        pids |= {client.process.pid, server.pid}
         code = client.wait()
     if code != 0:
         raise SceneLoomError(f"the client ended with code {code}: {client.said()}")
@@ -132,6 +133,7 @@ def render_and_kill(folder: Path, settings: SoakSettings) -> dict[str, Any]:
         "client_kills": kills["client"],
         "server_kills": kills["server"],
         "seconds": round(time.perf_counter() - started, 1),
+        "left_in_shared_memory": leftovers(pids),
         **compare(maps, pictures, settings.container),
     }
 
@@ -299,9 +301,10 @@ def write_maps(folder: Path, count: int) -> None:
         cv2.imwrite(f"{name}_instanceIds.png", instances.astype(np.uint16))
 
 
-def leftovers() -> set[str]:
-    """What lies in shared memory under SceneLoom's names."""
-    return {path.name for path in _SHARED_MEMORY.glob("sceneloom*")}
+def leftovers(pids: set[int]) -> list[str]:
+    """What processes of these numbers have left in shared memory."""
+    names = [path.name for path in _SHARED_MEMORY.glob("sceneloom-*")]
+    return sorted(name for name in names if name.split("-")[1] in map(str, pids))
 
 
 def describe(found: dict[str, Any]) -> str:
@@ -317,7 +320,6 @@ def describe(found: dict[str, Any]) -> str:
         "|---|---|",
         *_table(killed, "killed"),
         *_table(steady, "one long run"),
-        f"| left in /dev/shm | {len(found['left_in_shared_memory'])} files |",
         "",
         "Every picture was compared with the one its map must give, every row's hash with its "
         "file's; the run fails otherwise.",
