@@ -12,8 +12,6 @@ import contextlib
 import dataclasses
 import signal
 import sys
-import time
-from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Literal
@@ -22,23 +20,22 @@ from tyro.conf import OmitArgPrefixes, Positional, arg
 
 from sceneloom.connect import TransportChoice
 from sceneloom.contract import MODEL_NAME
-from sceneloom.errors import InputError, ServerUnavailableError
-from sceneloom.rendering.check import Damage, check_pictures
+from sceneloom.errors import ServerUnavailableError
+from sceneloom.rendering.check import rendered_pictures
 from sceneloom.rendering.dataset import Maps, Pictures, TritonServers, make_plan
-from sceneloom.rendering.dry_run import DryRun, dry_run
+from sceneloom.rendering.dry_run import dry_run
 from sceneloom.rendering.listener import Levels, Listener
 from sceneloom.rendering.log_lines import LogLines
-from sceneloom.rendering.manifest import Manifest
 from sceneloom.rendering.metrics import Metrics, serve_metrics
 from sceneloom.rendering.progress import ProgressBar
-from sceneloom.rendering.results import Failed, Rendered, Result, Skipped
 from sceneloom.rendering.run import Plan, RenderRun
 from sceneloom.rendering.settings import RenderSettings
 from sceneloom.rendering.sinks import Container, ShardSettings
+from sceneloom.rendering.summary import Tally, report_check, report_dry_run
 from sceneloom.rendering.triton import PathChoice, Way
+from sceneloom.rendering.video import write_video
 from sceneloom.transport import Timeouts
 
-_LISTED = 20
 SERVER_GONE, PLACE_GONE = 3, 4
 
 
@@ -76,6 +73,10 @@ class RenderFlags:
     """Check every map and estimate the time; write nothing."""
     verify: bool = False
     """Hash the pictures that the manifest has, and compare; render nothing."""
+    video: Annotated[Path | None, arg(metavar="FILE")] = None
+    """When every map has its picture, make a video of them in the order of their names: an .mp4."""
+    fps: float = 25.0
+    """Pictures per second of the video."""
     metrics_port: Annotated[int | None, arg(metavar="PORT")] = None
     """Serve Prometheus metrics at this port while rendering."""
     metrics_host: str = "127.0.0.1"
@@ -119,15 +120,15 @@ def main(
     way = Way()
     plan = make_plan(maps, pictures, servers.addresses(settings, way), settings)
     if flags.verify:
-        return _verify(plan)
+        return report_check(plan)
     if flags.dry_run:
-        return _report_dry_run(dry_run(plan))
+        return report_dry_run(dry_run(plan))
     return _render(plan, flags, output, way)
 
 
 def _render(plan: Plan, flags: RenderFlags, output: str, way: Way) -> int:
     """Render, show how it goes, and say how it ended."""
-    tally = _Tally()
+    tally = Tally()
     run: RenderRun | None = None
 
     def levels() -> Levels:
@@ -160,10 +161,14 @@ def _render(plan: Plan, flags: RenderFlags, output: str, way: Way) -> int:
                 raise
             ended = error
     tally.print(output, plan, way, show_failures=flags.log != "json")
-    return _exit_code(tally, ended, stopped)
+    code = _exit_code(tally, ended, stopped)
+    if flags.video is not None and code == 0:
+        write_video(flags.video, rendered_pictures(plan), flags.fps)
+        print(f"video: {flags.video}")
+    return code
 
 
-def _exit_code(tally: _Tally, ended: Exception | None, stopped: list[int]) -> int:
+def _exit_code(tally: Tally, ended: Exception | None, stopped: list[int]) -> int:
     if ended is not None:
         print(f"stopped: {ended}; the same command goes on where it was", file=sys.stderr)
         return SERVER_GONE if isinstance(ended, ServerUnavailableError) else PLACE_GONE
@@ -193,92 +198,3 @@ def _draining(run: RenderRun) -> Iterator[list[int]]:
     finally:
         for number, handler in zip(numbers, before, strict=True):
             signal.signal(number, handler)
-
-
-class _Tally(Listener):
-    """What the summary says."""
-
-    def __init__(self) -> None:
-        self.failed = 0
-        self.results = 0
-        self._first: list[Failed] = []
-        self._kinds: Counter[str] = Counter()
-        self._rendered = self._skipped = self._padded = self._attempts = 0
-        self._start = time.perf_counter()
-
-    def on_result(self, result: Result) -> None:
-        self.results += 1
-        if isinstance(result, Failed):
-            self.failed += 1
-            self._kinds[type(result.error).__name__] += 1
-            if len(self._first) < _LISTED:
-                self._first.append(result)
-        elif isinstance(result, Skipped):
-            self._skipped += 1
-        elif isinstance(result, Rendered):
-            self._rendered += 1
-            self._padded += bool(result.padding)
-            self._attempts += result.attempts
-
-    def print(self, output: str, plan: Plan, way: Way, *, show_failures: bool) -> None:
-        if show_failures:
-            _list_failures(self._first, self._kinds)
-        seconds = time.perf_counter() - self._start
-        print(
-            f"rendered {self._rendered} of {self.results} maps in {seconds:.1f} s "
-            f"({self._rendered / seconds:.2f} maps/s) to {output}"
-            + (f"; {self._skipped} were there already" if self._skipped else "")
-            + (
-                f"; {self._padded} were padded to the model's next size and cropped back"
-                if self._padded
-                else ""
-            )
-        )
-        print(f"way: {way.why}; manifest: {plan.manifest}")
-
-
-def _list_failures(failures: list[Failed], kinds: Counter[str]) -> None:
-    for failure in failures:
-        print(f"failed: {failure.reason}", file=sys.stderr)
-    if kinds.total() > len(failures):
-        listed = ", ".join(f"{n} {kind}" for kind, n in kinds.items())
-        print(f"... {kinds.total()} in all: {listed}", file=sys.stderr)
-
-
-def _report_dry_run(found: DryRun) -> int:
-    print(f"{found.maps} maps, of which {sum(found.sizes.values())} can be rendered")
-    for (height, width), count in sorted(found.sizes.items(), key=lambda item: -item[1])[:_LISTED]:
-        print(f"  {count} of {width}x{height} (width x height)")
-    if found.padded:
-        print(f"{found.padded} would be padded to the model's next size and cropped back")
-    for kind, count in sorted(found.problems.items()):
-        print(f"  {count} {kind}")
-    _list_failures(found.failed[:_LISTED], Counter(found.problems))
-    if found.seconds is not None:
-        print(
-            f"one picture takes {found.seconds_per_picture:.3f} s; one after the other, all would "
-            f"take {found.seconds:.0f} s, with several in flight less"
-        )
-    return 1 if found.problems else 0
-
-
-def _verify(plan: Plan) -> int:
-    assert plan.manifest is not None
-    assert plan.sink is not None
-    if not plan.manifest.is_file():
-        raise InputError(f"{plan.manifest}: no such manifest; nothing was rendered there")
-    good, damaged = 0, 0
-    with Manifest(plan.manifest) as manifest:
-        for found in check_pictures(manifest, plan.sink, threads=plan.settings.threads):
-            if isinstance(found, Damage):
-                damaged += 1
-                if damaged <= _LISTED:
-                    print(f"damaged: {found.reason}", file=sys.stderr)
-            else:
-                good += 1
-        failed = manifest.counts().get("failed", 0)
-    print(
-        f"{good} pictures are as they were written, {damaged} are not"
-        + (f"; {failed} maps have no picture" if failed else "")
-    )
-    return 1 if damaged or failed else 0

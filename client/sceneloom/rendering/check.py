@@ -8,8 +8,12 @@ import itertools
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
+from sceneloom.errors import InputError
+from sceneloom.rendering.formats import decode_picture
 from sceneloom.rendering.interfaces import Sink
 from sceneloom.rendering.manifest import Manifest, Row
+from sceneloom.rendering.run import Plan
+from sceneloom.synthesizer import Image
 
 _CHUNK = 64
 
@@ -52,3 +56,26 @@ def check_pictures(manifest: Manifest, sink: Sink, *, threads: int) -> Iterator[
     with ThreadPoolExecutor(threads) as pool:
         while chunk := list(itertools.islice(rows, _CHUNK)):
             yield from pool.map(check, chunk)
+
+
+def rendered_pictures(plan: Plan) -> Iterator[Image]:
+    """The pictures that are in their place, decoded, in the order of their keys.
+
+    Args:
+        plan: of a run that has ended; its manifest is only read.
+
+    Yields:
+        uint8 [H, W, 3], RGB.
+
+    Raises:
+        InputError: one is not there any more.
+    """
+    assert plan.manifest is not None
+    assert plan.sink is not None
+    with Manifest(plan.manifest) as manifest:
+        for row in manifest.rows():
+            if row.status == "done":
+                data = plan.sink.read(row.output)
+                if data is None:
+                    raise InputError(f"{row.output}: is not there any more")
+                yield decode_picture(data, name=row.output)

@@ -33,8 +33,10 @@ class Way:
 
     encoded: bool = False
     """Whether files travel instead of arrays."""
-    why: str = "not measured yet"
-    """One sentence."""
+    why: str = ""
+    """One sentence that says so."""
+    transport: str = ""
+    """One sentence about how tensors travel to the server that was connected to last."""
 
 
 class TritonConnection:
@@ -69,6 +71,7 @@ class TritonConnection:
         """
         self.joined = most if synthesizer.dynamic_batching else 1
         """Most requests that the server makes one batch of."""
+        way.transport = f"{synthesizer.transport.kind}: {synthesizer.transport.why}"
         self._encoded: EncodedClient | None = None
         if path == "raw":
             return
