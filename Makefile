@@ -7,7 +7,7 @@ INSTALLED := $(VENV)/.installed
 # In two runs: a process that has had every engine and every data set in it is a large one.
 TESTS := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile -m "not slow and not gpu and not soak"
 
-.PHONY: help demo test lint unit wheel slow soak gpu full-size cpu-engines gpu-engines train-speed train-demo table demo-weights demo-evaluation clean
+.PHONY: help demo test lint unit wheel slow soak render-ceiling gpu full-size cpu-engines gpu-engines train-speed train-demo table demo-weights demo-evaluation clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## / — /'
@@ -39,8 +39,12 @@ wheel: $(INSTALLED)  ## build the wheel, install it in empty environments, expor
 slow: $(INSTALLED)  ## the tests that take minutes
 	$(BIN)/python -m pytest -m "slow and not gpu"
 
-soak: $(INSTALLED)  ## kill training runs at twenty random moments
+soak: $(INSTALLED)  ## kill training runs, and rendering and its server, at many moments: docs/results
 	$(BIN)/python -m pytest -m soak -s
+	$(BIN)/python -m sceneloom_bench.render_soak --out docs/results
+
+render-ceiling: $(INSTALLED)  ## what the client can do at 2048x1024, beside bare loops, measured: docs/results
+	$(BIN)/python -m sceneloom_bench.render_ceiling --out docs/results
 
 gpu: $(INSTALLED)  ## the tests that need an NVIDIA GPU
 	$(BIN)/python -m pytest -m gpu
