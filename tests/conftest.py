@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from support import CHECKOUT, free_ports, save_published, wide_generator
+from support import CHECKOUT, free_ports, make_once, save_published, wide_generator
 
 if TYPE_CHECKING:
     from sceneloom_export.bundle import Exported
@@ -15,11 +16,18 @@ if TYPE_CHECKING:
     from sceneloom_training.networks import GeneratorArchitecture
 
 
+@pytest.fixture(scope="session")
+def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of all workers of this run: what takes long to make is made once, in it."""
+    own = tmp_path_factory.getbasetemp()
+    return own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
+
+
 @pytest.fixture(scope="session", autouse=True)
-def _caches(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+def _caches(run_folder: Path) -> Iterator[None]:
     """Choices of engines are remembered in the tests' own folder, in child processes too."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        patch.setenv("XDG_CACHE_HOME", str(run_folder / "cache"))
         yield
 
 
@@ -48,37 +56,56 @@ def small_architecture() -> GeneratorArchitecture:
 
 
 @pytest.fixture(scope="session")
-def published(
-    tmp_path_factory: pytest.TempPathFactory, small_architecture: GeneratorArchitecture
-) -> Path:
+def published(run_folder: Path, small_architecture: GeneratorArchitecture) -> Path:
     """A `latest_net_G.pth` in the published layout."""
-    path = tmp_path_factory.mktemp("published") / "latest_net_G.pth"
-    save_published(wide_generator(small_architecture, seed=1), path)
-    return path
+
+    def make(folder: Path) -> Path:
+        path = folder / "latest_net_G.pth"
+        save_published(wide_generator(small_architecture, seed=1), path)
+        return path
+
+    return make_once(run_folder / "published", make)
 
 
 @pytest.fixture(scope="session")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory, published: Path) -> Path:
+def checkpoint(run_folder: Path, published: Path) -> Path:
     """The checkpoint bundle imported from `published`."""
-    from sceneloom.schema import load_schema
-    from sceneloom_training.checkpoint import save_checkpoint
-    from sceneloom_training.published import import_published
 
-    imported = import_published(published, load_schema("cityscapes"))
-    folder = tmp_path_factory.mktemp("checkpoint") / "bundle"
-    save_checkpoint(folder, imported.generator, imported.contract, {"imported_from": "a test"})
-    return folder
+    def make(folder: Path) -> Path:
+        from sceneloom.schema import load_schema
+        from sceneloom_training.checkpoint import save_checkpoint
+        from sceneloom_training.published import import_published
+
+        imported = import_published(published, load_schema("cityscapes"))
+        bundle, provenance = folder / "bundle", {"imported_from": "a test"}
+        save_checkpoint(bundle, imported.generator, imported.contract, provenance)
+        return bundle
+
+    return make_once(run_folder / "checkpoint", make)
 
 
 @pytest.fixture(scope="session")
-def exported(tmp_path_factory: pytest.TempPathFactory, checkpoint: Path) -> Exported:
-    """The Triton repository exported from `checkpoint`, with batches of up to 4."""
-    from sceneloom_export.bundle import export_bundle
-    from sceneloom_export.settings import ServingSettings
+def exported(run_folder: Path, checkpoint: Path) -> Exported:
+    """The Triton repository exported from `checkpoint`, with batches of up to 4, to be read only:
+    all workers share it.
+    """
 
-    folder = tmp_path_factory.mktemp("export") / "repository"
-    settings = ServingSettings(max_batch_size=4, queue_size=8, warmup=("64x32",))
-    return export_bundle(checkpoint, folder, settings, largest=(128, 192))
+    def make(folder: Path) -> Exported:
+        from sceneloom_export.bundle import export_bundle
+        from sceneloom_export.settings import ServingSettings
+
+        settings = ServingSettings(max_batch_size=4, queue_size=8, warmup=("64x32",))
+        return export_bundle(checkpoint, folder / "repository", settings, largest=(128, 192))
+
+    return make_once(run_folder / "export", make)
+
+
+@pytest.fixture(scope="session")
+def engine_bundle(run_folder: Path) -> Path:
+    """What `sceneloom engine` reads of an export bundle, to be copied: all workers share it."""
+    from gpu_worlds import write_engine_bundle
+
+    return make_once(run_folder / "engine", lambda folder: write_engine_bundle(folder / "bundle"))
 
 
 @pytest.fixture(scope="session")

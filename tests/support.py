@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
+import pickle
 import re
+import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
@@ -17,6 +21,27 @@ if TYPE_CHECKING:
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 COMMAND = (sys.executable, "-m", "sceneloom.cli")
+Made = TypeVar("Made")
+
+
+def make_once(folder: Path, make: Callable[[Path], Made]) -> Made:
+    """What `make` returns for a folder: the first of a run's workers calls it, the others wait and
+    only read what is in the folder.
+    """
+    result = folder.with_suffix(".pickle")
+    with folder.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not result.is_file():
+            folder.mkdir(exist_ok=True)
+            made = make(folder)
+            result.write_bytes(pickle.dumps(made))
+        found: Made = pickle.loads(result.read_bytes())
+        return found
+
+
+def copy_export(repository: Path, folder: Path) -> None:
+    """Copy an export bundle that servers run, without what Python writes beside model.py then."""
+    shutil.copytree(repository, folder, ignore=shutil.ignore_patterns("__pycache__"))
 
 
 def wide_generator(architecture: GeneratorArchitecture, seed: int) -> Generator:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from gpu_worlds import fake_gpu, run_engine, run_python, write_engine_bundle
+from gpu_worlds import fake_gpu, run_engine, run_python
 
 from sceneloom.artefacts import file_hash
 from sceneloom_export.tensorrt_settings import FLOAT32
@@ -23,17 +23,10 @@ from sceneloom_export.trtexec_build import float32_names, parse_latency, parse_v
 from sceneloom_serving.plan_record import read_record
 
 
-@pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("engine") / "bundle"
-    write_engine_bundle(folder)
-    return folder
-
-
 @pytest.fixture
-def model(bundle: Path, tmp_path: Path) -> Path:
+def model(engine_bundle: Path, tmp_path: Path) -> Path:
     """model.onnx of a bundle that the test may change."""
-    shutil.copytree(bundle, tmp_path / "bundle")
+    shutil.copytree(engine_bundle, tmp_path / "bundle")
     return tmp_path / "bundle" / "synthesis" / "1" / "model.onnx"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +31,10 @@ from sceneloom_training.published import import_published
 
 def export(generator: Generator, contract: Contract, path: Path) -> OnnxRuntimeSynthesizer:
     export_onnx(ServedGenerator(generator, contract).eval(), path)
+    return checked(generator, path)
+
+
+def checked(generator: Generator, path: Path) -> OnnxRuntimeSynthesizer:
     norms = sum(isinstance(module, nn.InstanceNorm2d) for module in generator.modules())
     check_rules(onnx.load(path), instance_norms=norms)
     write_accurate_norms(path, path.with_name(MODEL_FILE))
@@ -70,17 +75,14 @@ def test_reference_generators_give_the_same_pictures(
     assert compare(images[:1], [other]).mean > 5  # different maps give different pictures
 
 
-def test_style_and_batches(small_architecture: GeneratorArchitecture, tmp_path: Path) -> None:
-    contract = Contract(
-        schema=load_schema("celebamask"), boundaries=True, style_channels=16, size_multiple=8
-    )
-    generator = wide_generator(small_architecture, seed=3)
-    engine = export(generator, contract, tmp_path / "model.onnx")
+def test_style_and_batches(styled_graph: Path, styled_generator: Generator, tmp_path: Path) -> None:
+    graph = shutil.copytree(styled_graph, tmp_path / "graph") / "model.onnx"
+    engine = checked(styled_generator, graph)
     rng = np.random.default_rng(0)
-    label_maps = rng.integers(0, 19, (3, 32, 40), np.uint8)
+    label_maps = rng.integers(0, 35, (3, 32, 40), np.uint8)
     instance_maps = rng.integers(0, 256, (3, 32, 40), np.int32)
-    styles = rng.normal(size=(3, 256, 16)).astype(np.float32)
-    expected = TorchSynthesizer(generator, contract, max_batch_size=3).run_batch(
+    styles = rng.normal(size=(3, 256, 3)).astype(np.float32)
+    expected = TorchSynthesizer(styled_generator, engine.contract, max_batch_size=3).run_batch(
         label_maps, instance_maps, styles
     )
     images = engine.run_batch(label_maps, instance_maps, styles)

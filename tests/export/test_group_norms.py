@@ -4,41 +4,27 @@ that must stay float32 named.
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import onnx
 import pytest
-from support import blocky_maps, wide_generator
+from support import blocky_maps
 
-from sceneloom.contract import Contract
-from sceneloom.schema import load_schema
 from sceneloom_export.bundle import Exported
-from sceneloom_export.graph import export_onnx
 from sceneloom_export.group_norms import write_group_norms
 from sceneloom_export.tensorrt_settings import FLOAT32
 from sceneloom_serving.onnx_runtime import OnnxRuntimeSynthesizer
 from sceneloom_serving.parity import compare
 from sceneloom_serving.torch_runtime import TorchSynthesizer
-from sceneloom_training.networks import GeneratorArchitecture, ServedGenerator
+from sceneloom_training.networks import Generator
 
 
 @pytest.fixture(scope="module")
-def styled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def styled(styled_graph: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A rewritten graph with boundaries, styles and an enhancer, beside the one it came from."""
-    architecture = GeneratorArchitecture(
-        input_channels=39,
-        ngf=4,
-        global_downsamplings=2,
-        global_blocks=1,
-        enhancers=1,
-        enhancer_blocks=1,
-    )
-    contract = Contract(
-        schema=load_schema("cityscapes"), boundaries=True, style_channels=3, size_multiple=8
-    )
-    folder = tmp_path_factory.mktemp("styled")
-    served = ServedGenerator(wide_generator(architecture, seed=1), contract).eval()
-    export_onnx(served, folder / "model.onnx")
+    folder = tmp_path_factory.mktemp("styled") / "graphs"
+    shutil.copytree(styled_graph, folder)
     write_group_norms(folder / "model.onnx", folder / "group_norms.onnx")
     return folder / "group_norms.onnx"
 
@@ -108,18 +94,10 @@ def test_what_must_stay_float32_is_named(styled: Path) -> None:
     assert not {"Conv", "ConvTranspose", "AveragePool", "Pad", "Relu", "Concat"} & set(kinds)
 
 
-def test_reference(styled: Path) -> None:
+def test_reference(styled: Path, styled_generator: Generator) -> None:
     """Styled, in a batch, against PyTorch."""
     engine = OnnxRuntimeSynthesizer(styled, max_batch_size=2)
-    architecture = GeneratorArchitecture(
-        input_channels=39,
-        ngf=4,
-        global_downsamplings=2,
-        global_blocks=1,
-        enhancers=1,
-        enhancer_blocks=1,
-    )
-    reference = TorchSynthesizer(wide_generator(architecture, seed=1), engine.contract)
+    reference = TorchSynthesizer(styled_generator, engine.contract)
     maps = [blocky_maps(32, 48, seed=i) for i in range(2)]
     labels, instances = zip(*maps, strict=True)
     expected = reference.synthesize_batch(labels, instances)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
 import signal
 import socket
 import threading
@@ -17,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from support import blocky_maps, free_ports
+from support import blocky_maps, copy_export, free_ports
 
 from sceneloom import TritonSynthesizer
 from sceneloom.errors import (
@@ -50,7 +49,7 @@ SLOW = (1024, 2048)
 def copy(tmp_path: Path, exported: Exported) -> Path:
     """The exported repository, to be spoilt."""
     folder = tmp_path / "repository"
-    shutil.copytree(exported.repository, folder)
+    copy_export(exported.repository, folder)
     return folder
 
 

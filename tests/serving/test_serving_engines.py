@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from support import ServeCommand, blocky_maps, free_ports, run_command
+from support import ServeCommand, blocky_maps, copy_export, free_ports, run_command
 
 from sceneloom import TritonSynthesizer
 from sceneloom.errors import ServerStartError
@@ -161,7 +160,7 @@ def test_runtimes_refuses_what_it_cannot_do(exported: Exported, tmp_path: Path) 
     assert done.returncode == 1
     assert str(tmp_path) in done.stderr
     copy = tmp_path / "copy"
-    shutil.copytree(exported.repository, copy)
+    copy_export(exported.repository, copy)
     weights = copy / "synthesis" / "1" / "weights.bin"
     weights.write_bytes(weights.read_bytes()[:-1] + b"\x00x")
     done = run_command("runtimes", copy, "--measure")

@@ -7,10 +7,11 @@ the right shape.
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
-from gpu_worlds import fake_gpu, run_engine, run_python, write_engine_bundle
+from gpu_worlds import fake_gpu, run_engine, run_python
 
 PRELUDE = """
 import sys
@@ -43,9 +44,10 @@ def same(count, height, width):
 
 
 @pytest.fixture(scope="module")
-def plan(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def plan(tmp_path_factory: pytest.TempPathFactory, engine_bundle: Path) -> Path:
     """Profiles: 96x64 alone, batches of it, and a range of smaller sizes."""
-    model = write_engine_bundle(tmp_path_factory.mktemp("runtime") / "bundle")
+    folder = shutil.copytree(engine_bundle, tmp_path_factory.mktemp("runtime") / "bundle")
+    model = folder / "synthesis" / "1" / "model.onnx"
     profiles = ("--profiles", "96x64", "2:3:3@96x64", "1:2:2@16x16:32x32:64x48")
     done = run_engine(model, "--precision", "fp32", *profiles, environment=fake_gpu())
     assert done.returncode == 0, done.stderr
