@@ -61,19 +61,30 @@ class Store:
         self._style = style
         sink.open(manifest.is_known)
 
-    def skip(self, loaded: Loaded) -> Skipped | None:
-        """The picture that is there already: same input, model and parameters, and its file still
-        has the hash of the manifest; None where it has to be made.
+    def found(self, key: str, input_hash: str | None = None) -> Row | None:
+        """The row of a picture that is there as it was written, by this run's model and parameters;
+        None where it has to be made.
+
+        Args:
+            key: of its map.
+            input_hash: what its map has to have been; None for whatever it was.
         """
-        row = self._manifest.row(loaded.item.key)
-        if row is None or row.status != "done":
+        row = self._manifest.row(key)
+        if row is None or row.status != "done" or row.origin != self._origin:
             return None
-        if row.input_hash != loaded.input_hash or row.origin != self._origin:
+        if input_hash is not None and row.input_hash != input_hash:
             return None
         data = self._sink.read(row.output)
         if data is None or hashlib.sha256(data).hexdigest() != row.output_hash:
             return None
-        return Skipped(key=row.key, output=row.output)
+        return row
+
+    def skip(self, loaded: Loaded) -> Skipped | None:
+        """The picture that is there already: same input, model and parameters, and its file still
+        has the hash of the manifest; None where it has to be made.
+        """
+        row = self.found(loaded.item.key, loaded.input_hash)
+        return None if row is None else Skipped(key=row.key, output=row.output)
 
     def put(self, prepared: Prepared, answer: Answer, attempts: int) -> list[Rendered]:
         """Encode a picture and put it in its place.
@@ -86,23 +97,22 @@ class Store:
             OSError: the place cannot be written.
         """
         data = answer.encode(self._settings)
-        loaded, padding = prepared.loaded, prepared.request.padding
-        row = Row(
-            key=loaded.item.key,
-            input_hash=loaded.input_hash,
-            origin=self._origin,
-            status="done",
-            attempts=attempts,
-            milliseconds=1000 * (time.perf_counter() - loaded.started),
-            finished=time.time(),
-            output_hash=hashlib.sha256(data).hexdigest(),
-            output_bytes=len(data),
-            height=prepared.height,
-            width=prepared.width,
-            padding_bottom=padding.bottom,
-            padding_right=padding.right,
-            style=self._style,
-        )
+        row = picture_row(prepared, data, attempts, origin=self._origin, style=self._style)
+        return self.keep(row, data)
+
+    def keep(self, row: Row, data: bytes) -> list[Rendered]:
+        """Put an encoded picture in its place.
+
+        Args:
+            row: of it, but for its output.
+            data: the encoded picture.
+
+        Returns:
+            the pictures that are there now: this one, those of a finished shard, or none.
+
+        Raises:
+            OSError: the place cannot be written.
+        """
         return self._settle(self._sink.put(row.key, data, row))
 
     def fail(
@@ -114,22 +124,16 @@ class Store:
             OSError: the manifest cannot be written.
         """
         failed = Failed(key=item.key, error=error, attempts=len(failures))
-        self._manifest.record(
-            [
-                Row(
-                    key=item.key,
-                    input_hash=input_hash,
-                    origin=self._origin,
-                    status="failed",
-                    attempts=len(failures),
-                    milliseconds=0.0,
-                    finished=time.time(),
-                    error_kind=type(error).__name__,
-                    error=failed.reason,
-                )
-            ]
-        )
+        self.keep_failure(failure_row(failed, origin=self._origin, input_hash=input_hash))
         return failed
+
+    def keep_failure(self, row: Row) -> None:
+        """Write down a map that gave no picture.
+
+        Raises:
+            OSError: the manifest cannot be written.
+        """
+        self._manifest.record([row])
 
     def finish(self) -> list[Rendered]:
         """Put what a shard still holds in its place.
@@ -157,3 +161,55 @@ class Store:
             )
             for row in rows
         ]
+
+
+def picture_row(
+    prepared: Prepared, data: bytes, attempts: int, *, origin: Origin, style: str
+) -> Row:
+    """The row of an encoded picture that has no place yet.
+
+    Args:
+        prepared: its map.
+        data: the encoded picture.
+        attempts: requests that were sent for it.
+        origin: what made it.
+        style: how its style was chosen, as JSON; empty for a model without style.
+    """
+    loaded, padding = prepared.loaded, prepared.request.padding
+    return Row(
+        key=loaded.item.key,
+        input_hash=loaded.input_hash,
+        origin=origin,
+        status="done",
+        attempts=attempts,
+        milliseconds=1000 * (time.perf_counter() - loaded.started),
+        finished=time.time(),
+        output_hash=hashlib.sha256(data).hexdigest(),
+        output_bytes=len(data),
+        height=prepared.height,
+        width=prepared.width,
+        padding_bottom=padding.bottom,
+        padding_right=padding.right,
+        style=style,
+    )
+
+
+def failure_row(failed: Failed, *, origin: Origin, input_hash: str) -> Row:
+    """The row of a map that gave no picture.
+
+    Args:
+        failed: which, and why.
+        origin: what should have made it.
+        input_hash: of the map's bytes; empty where they could not be read.
+    """
+    return Row(
+        key=failed.key,
+        input_hash=input_hash,
+        origin=origin,
+        status="failed",
+        attempts=failed.attempts,
+        milliseconds=0.0,
+        finished=time.time(),
+        error_kind=type(failed.error).__name__,
+        error=failed.reason,
+    )

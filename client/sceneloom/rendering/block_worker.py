@@ -1,0 +1,269 @@
+"""Renders blocks of maps for another process, which writes the pictures: what runs on every machine
+under `--engine ray`.
+
+A worker has its own connections and runs the same pipeline as a run in one process, a block at a
+time, or a few side by side.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import functools
+import os
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from sceneloom.errors import InputError, SceneLoomError, ServerUnavailableError, ServingError
+from sceneloom.rendering.blocks import Answered, Given, Made, Outcome, Unchanged, Unmade, Work
+from sceneloom.rendering.connections import Answer, Connection
+from sceneloom.rendering.interfaces import MapItem
+from sceneloom.rendering.listener import Levels, Listener
+from sceneloom.rendering.loading import Loaded, Loader, Prepared
+from sceneloom.rendering.pipeline import Pipeline
+from sceneloom.rendering.results import Failed, Rendered, Skipped
+from sceneloom.rendering.servers import Address, Servers
+from sceneloom.rendering.settings import RenderSettings
+from sceneloom.rendering.store import Store, failure_row, picture_row
+from sceneloom.rendering.triton import Way
+from sceneloom.style_choice import style_chooser
+
+_PAUSE = 1.0
+_SPARE_THREADS = 2
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Opened:
+    """What a worker has once it is connected."""
+
+    servers: Servers
+    loader: Loader
+    batch: int
+
+
+class BlockWorker:
+    """Renders blocks, all of them in one event loop."""
+
+    def __init__(self, work: Work) -> None:
+        """Prepare; the first block connects.
+
+        Args:
+            work: what all blocks have in common.
+        """
+        self._work = work
+        self._style_folder = tempfile.TemporaryDirectory(prefix="sceneloom-style-")
+        self._settings = self._localised(work)
+        self._way = Way()
+        self._way_chosen = False
+        self._choosing = threading.Lock()
+        most = work.settings.in_flight or work.settings.most_in_flight
+        self._requests = ThreadPoolExecutor(
+            len(work.servers.urls) * most + _SPARE_THREADS, "sceneloom-request"
+        )
+        self._opening: asyncio.Task[_Opened] | None = None
+
+    async def render(self, block: Sequence[Given]) -> Answered:
+        """Render a block; several may be under way at once."""
+        store, heard = BlockStore(self._work, self._settings, block), _Heard()
+        error: SceneLoomError | None = None
+        try:
+            if self._opening is None:
+                self._opening = asyncio.get_running_loop().create_task(self._open())
+            await self._run(block, await self._opening, store, heard)
+        except SceneLoomError as met:
+            error = met
+        return Answered(
+            outcomes=store.outcomes,
+            requests=heard.requests,
+            retries=heard.retries,
+            worker=os.getpid(),
+            levels=heard.most,
+            way=dataclasses.replace(self._way),
+            error=error,
+        )
+
+    async def close(self) -> None:
+        """Close the connections."""
+        opening, self._opening = self._opening, None
+        if opening is not None:
+            opening.cancel()
+            with contextlib.suppress(asyncio.CancelledError, SceneLoomError):
+                await (await opening).servers.close()
+        self._requests.shutdown(cancel_futures=True)
+        self._style_folder.cleanup()
+
+    def _localised(self, work: Work) -> RenderSettings:
+        """The settings, with the style file as this machine has it."""
+        if work.style_file is None:
+            return work.settings
+        path = Path(self._style_folder.name) / "style.json"
+        path.write_bytes(work.style_file)
+        return dataclasses.replace(work.settings, style_file=path)
+
+    async def _open(self) -> _Opened:
+        """Connect, which a server that is away may delay by as long as a run waits for one."""
+        patience = self._settings.patience
+        addresses = [
+            dataclasses.replace(address, connect=functools.partial(self._connect, address))
+            for address in self._work.servers.addresses(self._settings, self._way)
+        ]
+        servers = Servers(addresses, self._requests, patience=patience)
+        deadline = time.monotonic() + patience
+        while True:
+            try:
+                connection = await servers.open()
+                break
+            except ServerUnavailableError:
+                if time.monotonic() > deadline:
+                    raise
+                await asyncio.sleep(_PAUSE)
+        contract, settings = connection.contract, self._settings
+        if contract != self._work.contract:
+            await servers.close()
+            raise InputError(
+                f"{', '.join(self._work.servers.urls)}: serves another model than the run began "
+                "with; its pictures would not match"
+            )
+        return _Opened(
+            servers=servers,
+            loader=Loader(contract, settings, style_chooser(contract, settings)),
+            batch=connection.batch,
+        )
+
+    def _connect(self, address: Address) -> Connection:
+        return _SettledConnection(address.connect(), self)
+
+    async def _run(
+        self, block: Sequence[Given], opened: _Opened, store: BlockStore, heard: _Heard
+    ) -> None:
+        heard.pipeline = Pipeline(
+            _Block(block),
+            opened.servers,
+            opened.loader,
+            self._settings,
+            requests=self._requests,
+            results=asyncio.Queue(),  # the store has them too
+            store=store,
+            batch=opened.batch,
+            listeners=(heard,),
+        )
+        await heard.pipeline.run()
+
+    def choose_way(self, connection: Connection, prepared: Prepared) -> None:
+        """Settle the way once: every block is a run of its own, which would measure it again."""
+        with self._choosing:
+            if not self._way_chosen:
+                connection.choose_way(prepared)
+                self._way_chosen = True
+
+
+class BlockStore(Store):
+    """Takes the pictures of a block instead of a place and a manifest, which another process
+    has.
+    """
+
+    def __init__(self, work: Work, settings: RenderSettings, block: Sequence[Given]) -> None:
+        """Begin with nothing.
+
+        Args:
+            work: what the rows say of a picture's origin.
+            settings: format and quality.
+            block: says what is there already.
+        """
+        self._work, self._encoding = work, settings
+        self._known = {given.item.key: given.known for given in block}
+        self.outcomes: dict[str, Outcome] = {}
+        """Key -> what became of its map."""
+
+    def skip(self, loaded: Loaded) -> Skipped | None:
+        """Whether the map is what it was when its picture was made; see `Store`."""
+        key = loaded.item.key
+        if self._known.get(key) != loaded.input_hash:
+            return None
+        self.outcomes[key] = Unchanged(key=key)
+        return Skipped(key=key, output="")
+
+    def put(self, prepared: Prepared, answer: Answer, attempts: int) -> list[Rendered]:
+        """Encode a picture and hold it; see `Store`."""
+        data, work = answer.encode(self._encoding), self._work
+        row = picture_row(prepared, data, attempts, origin=work.origin, style=work.style)
+        self.outcomes[row.key] = Made(row=row, data=data)
+        return []
+
+    def fail(
+        self, item: MapItem, error: Exception, *, input_hash: str, failures: Sequence[ServingError]
+    ) -> Failed:
+        """Hold the reason; see `Store`."""
+        failed = Failed(key=item.key, error=error, attempts=len(failures))
+        row = failure_row(failed, origin=self._work.origin, input_hash=input_hash)
+        self.outcomes[item.key] = Unmade(row=row, error=error)
+        return failed
+
+    def finish(self) -> list[Rendered]:
+        """Nothing is held back."""
+        return []
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+
+class _Block:
+    """A block as the source of a pipeline."""
+
+    name = "a block"
+
+    def __init__(self, block: Sequence[Given]) -> None:
+        self._block = block
+
+    def count(self) -> int:
+        return len(self._block)
+
+    def __iter__(self) -> Iterator[MapItem]:
+        return (given.item for given in self._block)
+
+
+class _Heard(Listener):
+    """Holds what listeners in the other process shall hear."""
+
+    def __init__(self) -> None:
+        self.requests: list[tuple[float, int, int]] = []
+        self.retries: list[ServingError] = []
+        self.most = Levels()
+        self.pipeline: Pipeline | None = None
+
+    def on_answer(self, seconds: float, sent: int, received: int) -> None:
+        self.requests.append((seconds, sent, received))
+        assert self.pipeline is not None
+        levels = self.pipeline.levels()
+        if levels.in_flight >= self.most.in_flight:
+            self.most = levels
+
+    def on_retry(self, error: ServingError) -> None:
+        self.retries.append(error)
+
+
+class _SettledConnection:
+    """A connection whose way is settled once for a worker."""
+
+    def __init__(self, connection: Connection, worker: BlockWorker) -> None:
+        self._connection, self._worker = connection, worker
+        self.contract, self.model = connection.contract, connection.model
+        self.version = connection.version
+        self.batch, self.joined = connection.batch, connection.joined
+
+    def choose_way(self, prepared: Prepared) -> None:
+        self._worker.choose_way(self._connection, prepared)
+
+    def send(self, batch: Sequence[Prepared]) -> list[Answer]:
+        return self._connection.send(batch)
+
+    def prove(self) -> None:
+        self._connection.prove()
+
+    def close(self) -> None:
+        self._connection.close()
