@@ -114,7 +114,7 @@ def test_render_a_data_set_with_broken_maps(
     assert good.returncode == 0, good.stderr
     assert "rendered 3 of 3 maps" in good.stdout
     assert "1 were padded" in good.stdout
-    assert sorted(p.name for p in out.iterdir()) == [
+    assert sorted(p.name for p in out.glob("*.png")) == [
         f"city_{i}_gtFine_labelIds.png" for i in range(3)
     ]
     assert cv2.imread(str(out / "city_2_gtFine_labelIds.png")).shape == (45, 70, 3)
@@ -145,7 +145,7 @@ def test_render_a_data_set_with_broken_maps(
     assert any("alone_gtFine" in line and "instance map" in line for line in lines)
     assert any("empty_gtFine" in line and "empty" in line for line in lines)
     assert any("unknown_gtFine" in line and "99 (7 pixels)" in line for line in lines)
-    assert sorted(p.suffix for p in (tmp_path / "out2").iterdir()) == [".jpg"] * 3
+    assert len(list((tmp_path / "out2").glob("*.jpg"))) == 3
     mended = run_command(
         "render", dataset, tmp_path / "out3", "--url", serve.grpc, "--unknown", "unlabelled"
     )

@@ -1,0 +1,203 @@
+"""Runs against the real server: batches, the encoded path, failover, and one data set in every
+form.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from map_sets import WRITERS, small_maps
+
+from sceneloom.errors import InputError, ModelNotFoundError
+from sceneloom.rendering.dataset import Maps, Pictures, TritonServers, make_plan
+from sceneloom.rendering.formats import FORMATS
+from sceneloom.rendering.listener import Listener
+from sceneloom.rendering.results import Rendered, Result
+from sceneloom.rendering.retry import RetryPolicy
+from sceneloom.rendering.run import RenderRun
+from sceneloom.rendering.settings import RenderSettings
+from sceneloom.rendering.sinks import Container, open_sink
+from sceneloom.rendering.triton import Way
+from sceneloom_bench.noop_server import NoopServer, write_noop_repository
+from sceneloom_export.encoded_models import write_encoded_models
+from sceneloom_export.settings import ServingSettings
+
+pytestmark = pytest.mark.triton
+
+QUICK = RetryPolicy(first_wait=0.01, longest_wait=0.1)
+SETTINGS = RenderSettings(retry=QUICK)
+
+
+class Requests(Listener):
+    """Counts answers."""
+
+    def __init__(self) -> None:
+        self.answers = 0
+
+    def on_answer(self, seconds: float, sent: int, received: int) -> None:
+        self.answers += 1
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NoopServer]:
+    """With the encoded path, joining requests."""
+    repository = write_noop_repository(
+        tmp_path_factory.mktemp("joining") / "repository", dynamic_batching=True
+    )
+    write_encoded_models(repository, ServingSettings())
+    with NoopServer(repository) as running:
+        yield running
+
+
+def render(
+    maps: Any,
+    output: Path,
+    servers: TritonServers,
+    *listeners: Listener,
+    settings: RenderSettings = SETTINGS,
+    container: Container = "folder",
+    way: Way | None = None,
+) -> list[Result]:
+    way = way or Way()
+    plan = make_plan(
+        Maps(place=maps),
+        Pictures(place=str(output), container=container),
+        servers.addresses(settings, way),
+        settings,
+        listeners,
+    )
+    with RenderRun(plan) as run:
+        results = sorted(run, key=lambda result: result.key)
+    assert {type(result) for result in results} == {Rendered}
+    return results
+
+
+def pictures(results: list[Result], output: Path, container: Container = "folder") -> list[Any]:
+    sink = open_sink(str(output), "png", container=container)
+    return [(r.key, sink.read(r.output)) for r in results if isinstance(r, Rendered)]
+
+
+def test_one_data_set_in_every_form_gives_the_same_bytes(
+    tmp_path: Path, server: NoopServer
+) -> None:
+    maps, servers = small_maps(9), TritonServers(urls=[server.grpc])
+    found = {}
+    for name, write in WRITERS.items():
+        place = write(tmp_path / "maps" / name, maps)
+        output = tmp_path / name
+        found[name] = pictures(render(place, output, servers), output)
+    containers: list[Container] = ["tar", "parquet"]
+    folder = WRITERS["folder"](tmp_path / "maps" / "again", maps)
+    for container in containers:
+        output = tmp_path / f"to-{container}"
+        results = render(folder, output, servers, container=container)
+        found[f"to {container}"] = pictures(results, output, container)
+    first = found["folder"]
+    assert len(first) == 9
+    assert all(data for _, data in first)
+    for name, one in found.items():
+        assert one == first, name
+
+
+@pytest.mark.parametrize("transport", ["grpc", "grpc-shm", "http"])
+@pytest.mark.parametrize("path", ["raw", "encoded"])
+def test_every_way_gives_the_same_bytes(
+    tmp_path: Path, server: NoopServer, transport: Any, path: Any
+) -> None:
+    maps = WRITERS["folder"](tmp_path / "maps", small_maps(5, height=30, width=44))
+    url = f"http://{server.http}" if transport == "http" else server.grpc
+    way, requests = Way(), Requests()
+    servers = TritonServers(urls=[url], transport=transport, path=path)
+    found = pictures(render(maps, tmp_path / "a", servers, requests, way=way), tmp_path / "a")
+    plain = TritonServers(urls=[server.grpc], transport="grpc", path="raw")
+    assert found == pictures(render(maps, tmp_path / "b", plain), tmp_path / "b")
+    assert way.encoded == (path == "encoded")
+    assert way.transport.startswith(f"{transport}: ")
+    assert requests.answers == 5
+
+
+def test_auto_measures_the_link_once_and_says_so(tmp_path: Path, server: NoopServer) -> None:
+    maps = WRITERS["folder"](tmp_path / "maps", small_maps(6))
+    way = Way()
+    servers = TritonServers(urls=[server.grpc], transport="grpc", path="auto")
+    render(maps, tmp_path / "out", servers, way=way)
+    assert "a picture took" in way.why
+    shared = Way()
+    servers = TritonServers(urls=[server.grpc], transport="grpc-shm", path="auto")
+    render(maps, tmp_path / "shared", servers, way=shared)
+    assert shared.why == "raw: tensors go through shared memory"
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_every_format(tmp_path: Path, server: NoopServer, format: Any) -> None:
+    maps = WRITERS["folder"](tmp_path / "maps", small_maps(2))
+    settings = RenderSettings(format=format, retry=QUICK)
+    results = render(maps, tmp_path / "out", TritonServers(urls=[server.grpc]), settings=settings)
+    assert [Path(r.output).suffix for r in results if isinstance(r, Rendered)] == [f".{format}"] * 2
+
+
+def test_the_encoded_path_does_not_give_every_format(server: NoopServer) -> None:
+    settings = RenderSettings(format="jxl")
+    servers = TritonServers(urls=[server.grpc], path="encoded")
+    with pytest.raises(InputError, match="the encoded path does not give jxl"):
+        servers.addresses(settings, Way())
+
+
+@pytest.fixture(scope="module")
+def plain_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NoopServer]:
+    """Does not join requests, takes batches of 4, and has no encoded path."""
+    repository = write_noop_repository(
+        tmp_path_factory.mktemp("plain") / "repository", max_batch_size=4
+    )
+    with NoopServer(repository) as running:
+        yield running
+
+
+def test_batches_where_the_server_does_not_join_requests(
+    tmp_path: Path, server: NoopServer, plain_server: NoopServer
+) -> None:
+    maps = WRITERS["folder"](tmp_path / "maps", small_maps(40))
+    batches, singles = Requests(), Requests()
+    plain, joining = (TritonServers(urls=[s.grpc]) for s in (plain_server, server))
+    found = pictures(render(maps, tmp_path / "a", plain, batches), tmp_path / "a")
+    assert found == pictures(render(maps, tmp_path / "b", joining, singles), tmp_path / "b")
+    assert singles.answers == 40
+    assert 10 <= batches.answers < 35
+
+
+def test_a_server_without_the_encoded_path_says_so(
+    tmp_path: Path, plain_server: NoopServer
+) -> None:
+    maps = WRITERS["folder"](tmp_path / "maps", small_maps(1))
+    servers = TritonServers(urls=[plain_server.grpc], path="encoded")
+    with pytest.raises(ModelNotFoundError, match="sceneloom serve --encoded"):
+        render(maps, tmp_path / "out", servers)
+
+
+def test_one_of_two_servers_dies(tmp_path: Path, server: NoopServer) -> None:
+    maps = WRITERS["folder"](tmp_path / "maps", small_maps(60))
+    repository = write_noop_repository(
+        tmp_path / "repository", dynamic_batching=True, delay_per_picture=0.01
+    )
+    other = NoopServer(repository)
+    away: list[str] = []
+
+    class Killing(Listener):
+        answers = 0
+
+        def on_answer(self, seconds: float, sent: int, received: int) -> None:
+            self.answers += 1
+            if self.answers == 10:
+                other.kill()
+
+        def on_server(self, one: Any) -> None:
+            away.append(one.name)
+
+    with other:
+        servers = TritonServers(urls=[server.grpc, other.grpc])
+        results = render(maps, tmp_path / "out", servers, Killing())
+    assert len(results) == 60
+    assert set(away) <= {other.grpc}
