@@ -1,8 +1,9 @@
 """The `sceneloom` command: finds the subcommand, loads its package, lets it parse its own flags.
 
 Nothing is loaded that does not run: `sceneloom --help` and `sceneloom render` never import torch.
-Exit codes: 0 all well, 1 something failed and was reported, 2 the command line is wrong, 130
-interrupted, 143 training stopped by SIGTERM.
+Exit codes: 0 all well, 1 something failed and was reported, 2 the command line is wrong, 3 and 4
+rendering lost its servers or its place (`sceneloom.render_command`), 130 interrupted, 143 training
+or rendering stopped by SIGTERM.
 """
 
 from __future__ import annotations

@@ -30,8 +30,10 @@
         ├── RequestRejectedError         the server says the request is wrong; never retry
         └── ModelFailedError             the model broke while it ran, or its process died
 
-Foreign errors are mapped to this family in one place each: image decoders in `sceneloom.maps`, gRPC
-in `sceneloom.transport`.
+Foreign errors are mapped to this family in one place each: decoders of maps in `sceneloom.maps`, of
+pictures in `sceneloom.rendering.formats`; a server's answers, over gRPC and HTTP, in
+`sceneloom.transport`. Places that cannot be read or written are OSErrors, remote ones too
+(`sceneloom.rendering.places`).
 """
 
 from __future__ import annotations
