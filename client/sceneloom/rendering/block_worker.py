@@ -77,15 +77,23 @@ class BlockWorker:
             await self._run(block, await self._opening, store, heard)
         except SceneLoomError as met:
             error = met
-        return Answered(
-            outcomes=store.outcomes,
-            requests=heard.requests,
-            retries=heard.retries,
-            worker=os.getpid(),
-            levels=heard.most,
-            way=dataclasses.replace(self._way),
-            error=error,
-        )
+        return self._answer(store, heard, error)
+
+    def give_up(self, block: Sequence[Given], deaths: int) -> Answered:
+        """Answer a block that ends the process that renders it.
+
+        Args:
+            block: the maps.
+            deaths: how many processes there were.
+        """
+        store = BlockStore(self._work, self._settings, block)
+        for item in (given.item for given in block):
+            error = SceneLoomError(
+                f"{item.label.name}: {deaths} processes died at it, or at one of the "
+                f"{len(block)} maps that they were given together"
+            )
+            store.fail(item, error, input_hash="", failures=())
+        return self._answer(store, _Heard(), None)
 
     async def close(self) -> None:
         """Close the connections."""
@@ -137,6 +145,17 @@ class BlockWorker:
 
     def _connect(self, address: Address) -> Connection:
         return _SettledConnection(address.connect(), self)
+
+    def _answer(self, store: BlockStore, heard: _Heard, error: SceneLoomError | None) -> Answered:
+        return Answered(
+            outcomes=store.outcomes,
+            requests=heard.requests,
+            retries=heard.retries,
+            worker=os.getpid(),
+            levels=heard.most,
+            way=dataclasses.replace(self._way),
+            error=error,
+        )
 
     async def _run(
         self, block: Sequence[Given], opened: _Opened, store: BlockStore, heard: _Heard

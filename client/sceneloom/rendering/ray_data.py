@@ -12,6 +12,7 @@ import contextlib
 import logging
 import os
 import pickle
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
@@ -27,7 +28,7 @@ from sceneloom.rendering.blocks import Answered, Given, Work
 
 _AT_ONCE = 2  # blocks in an actor: while one ends, the next keeps the server busy
 _WAITING = 2  # blocks that wait at an actor; with fewer Ray Data adds no actors
-_TRIES = 5  # of a block whose actor dies
+_TRIES = 5  # of a block whose actor dies; Ray would go on for ever
 _CLOSE_SECONDS = 10
 _NUMBER, _BLOCK = "number", "block"
 _SCHEMA = pa.schema([(_NUMBER, pa.int64()), (_BLOCK, pa.large_binary())])
@@ -65,7 +66,6 @@ class Stream:
                 ),
                 fn_constructor_args=(pickle.dumps(work), self._queue),
                 num_cpus=cpus,
-                ray_remote_args_fn=lambda: {"max_task_retries": _TRIES},
             )
 
     def put(self, number: int, block: Sequence[Given] | None) -> None:
@@ -110,6 +110,7 @@ class _Queue:
         self._blocks: dict[int, bytes | None] = {}
         self._count = 0
         self._stopped = False
+        self._tries: Counter[int] = Counter()
         self._changed = asyncio.Condition()
 
     async def put(self, number: int, block: bytes | None) -> None:
@@ -126,12 +127,15 @@ class _Queue:
 
     async def drop(self, number: int) -> None:
         self._blocks.pop(number, None)
+        self._tries.pop(number, None)
 
     async def stop(self) -> None:
         self._stopped = True
 
-    async def stopped(self) -> bool:
-        return self._stopped
+    async def begin(self, number: int) -> int:
+        """Which try at a block this is, from 1; 0 where the run stops."""
+        self._tries[number] += 1
+        return 0 if self._stopped else self._tries[number]
 
 
 class _QueueSource(Datasource):
@@ -175,9 +179,14 @@ class _Actor:
         self._loop = asyncio.get_running_loop()
         if not table.num_rows or not (data := table[_BLOCK][0].as_buffer()):
             return table
-        stopped = await asyncio.to_thread(ray.get, self._queue.stopped.remote())
-        answered = await self._worker.render([] if stopped else pickle.loads(data))
-        return _row(table[_NUMBER][0].as_py(), pickle.dumps(answered, pickle.HIGHEST_PROTOCOL))
+        number: int = table[_NUMBER][0].as_py()
+        block: list[Given] = pickle.loads(data)
+        tries: Any = await asyncio.to_thread(ray.get, self._queue.begin.remote(number))
+        if tries > _TRIES:
+            answered = self._worker.give_up(block, _TRIES)
+        else:
+            answered = await self._worker.render(block if tries else [])
+        return _row(number, pickle.dumps(answered, pickle.HIGHEST_PROTOCOL))
 
     def __del__(self) -> None:
         """Ray Data drops it at the end of the run, while its loop still runs."""

@@ -172,6 +172,18 @@ def test_another_model_than_the_run_began_with_is_refused(
     assert "another model" in str(answered.error)
 
 
+def test_maps_that_end_every_process_are_named() -> None:
+    block = given(street_maps(2).items)
+    worker = BlockWorker(work("127.0.0.1:1"))
+    answered = worker.give_up(block, 5)
+    asyncio.run(worker.close())
+    outcome = answered.outcomes["0001"]
+    assert isinstance(outcome, Unmade)
+    assert outcome.row.error == (
+        "0001.png: 5 processes died at it, or at one of the 2 maps that they were given together"
+    )
+
+
 class ListTaker:
     """Blocks in a list."""
 

@@ -1,0 +1,224 @@
+"""Rendering with Ray, started on this machine, against the real tritonserver with a model that
+draws nothing.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+from map_sets import as_png, small_maps, write_folder
+
+from sceneloom.errors import InputError, MissingDependencyError, ServerUnavailableError
+from sceneloom.owned_names import SHARED_MEMORY
+from sceneloom.rendering.dataset import Maps, Pictures, TritonServers, make_plan
+from sceneloom.rendering.listener import Listener
+from sceneloom.rendering.manifest import Manifest, Row
+from sceneloom.rendering.ray_cluster import RaySettings, ray_started
+from sceneloom.rendering.ray_engine import RayRun
+from sceneloom.rendering.results import Failed, Rendered, Result, Skipped
+from sceneloom.rendering.run import Plan, RenderRun
+from sceneloom.rendering.settings import RenderSettings
+from sceneloom.rendering.sinks import Container, ShardSettings
+from sceneloom.rendering.triton import Way
+from sceneloom_bench.noop_server import NoopServer, write_noop_repository
+
+pytestmark = [
+    pytest.mark.triton,
+    # Ray copies its own settings, and warns of those that it will drop.
+    pytest.mark.filterwarnings("ignore:.* is deprecated:DeprecationWarning:ray.data.context"),
+]
+
+RAY = RaySettings(actors=2, maps_per_block=4, object_store=128)
+
+
+@pytest.fixture(scope="module")
+def _ray() -> Iterator[None]:
+    before = client_regions()
+    with ray_started(RAY) as workers:
+        yield
+        workers |= {process.pid for process in actors()}
+    assert client_regions() <= before
+
+
+def client_regions() -> set[Path]:
+    """What clients, whoever's they are, have in shared memory."""
+    return set(SHARED_MEMORY.glob("sceneloom-*-client-*"))
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NoopServer]:
+    repository = write_noop_repository(
+        tmp_path_factory.mktemp("noop") / "repository", delay_seconds=0.01
+    )
+    with NoopServer(repository) as running:
+        yield running
+
+
+class Setup:
+    """A data set, a server, and a place for pictures."""
+
+    def __init__(self, folder: Path, url: str, count: int) -> None:
+        self.maps, self.place = folder / "maps", folder / "pictures"
+        self.servers = TritonServers(urls=[url])
+        write_folder(self.maps, small_maps(count))
+
+    def plan(
+        self,
+        place: Path | None = None,
+        container: Container = "folder",
+        listeners: tuple[Listener, ...] = (),
+        **settings: float,
+    ) -> Plan:
+        how = RenderSettings(**settings)  # type: ignore[arg-type]
+        pictures = Pictures(
+            place=str(place or self.place),
+            container=container,
+            shards=ShardSettings(pictures=6),
+        )
+        addresses = self.servers.addresses(how, Way())
+        return make_plan(Maps(place=str(self.maps)), pictures, addresses, how, listeners)
+
+    def run(self, plan: Plan) -> RayRun:
+        return RayRun(plan, self.servers, RAY)
+
+    def pictures(self, place: Path | None = None) -> dict[str, bytes]:
+        found = (place or self.place).rglob("*.png")
+        return {str(path.relative_to(place or self.place)): path.read_bytes() for path in found}
+
+    def rows(self, place: Path | None = None) -> dict[str, Row]:
+        with Manifest((place or self.place) / "manifest.sqlite") as manifest:
+            return {row.key: row for row in manifest.rows()}
+
+
+def by_kind(results: list[Result]) -> Counter[str]:
+    return Counter(type(result).__name__ for result in results)
+
+
+def actors() -> list[psutil.Process]:
+    """The processes of the actors that render."""
+    found = psutil.Process().children(recursive=True)
+    return [process for process in found if "MapWorker" in " ".join(process.cmdline())]
+
+
+class Counting(Listener):
+    """Counts what it hears."""
+
+    def __init__(self) -> None:
+        self.results = self.requests = 0
+
+    def on_result(self, result: Result) -> None:
+        self.results += 1
+
+    def on_answer(self, seconds: float, sent: int, received: int) -> None:
+        self.requests += 1
+
+
+@pytest.mark.usefixtures("_ray")
+def test_ray_gives_what_threads_give_although_it_is_stopped_and_an_actor_is_killed(
+    tmp_path: Path, server: NoopServer
+) -> None:
+    setup, threads = Setup(tmp_path, server.grpc, 90), tmp_path / "threads"
+    wrong = np.full((32, 48), 77, np.uint8)
+    for folder in ("test_label", "test_inst"):
+        (setup.maps / folder / "unknown.png").write_bytes(as_png(wrong))
+        (setup.maps / folder / "zut.png").write_bytes(as_png(wrong)[:60])
+    expected = list(RenderRun(setup.plan(threads)))
+    assert by_kind(expected) == {"Rendered": 90, "Failed": 2}
+
+    stopped: list[Result] = []
+    with setup.run(setup.plan(in_flight=1)) as run:
+        for result in run:
+            stopped.append(result)
+            run.stop()
+    done = {result.key for result in stopped if isinstance(result, Rendered)}
+    assert 1 <= len(done) <= 48  # what two actors can have been given
+
+    rest, heard, killed = [], Counting(), False
+    with setup.run(setup.plan(in_flight=1, listeners=(heard,))) as run:
+        for result in run:
+            rest.append(result)
+            if not killed and len(rest) > len(done):
+                actors()[0].kill()
+                killed = True
+        assert run.count == 92
+        assert run.levels().window >= 1
+    assert killed
+    assert by_kind(rest) == {"Skipped": len(done), "Rendered": 90 - len(done), "Failed": 2}
+    assert {result.key for result in rest if isinstance(result, Skipped)} == done
+    assert len({result.key for result in rest}) == heard.results == 92
+    assert heard.requests == 90 - len(done)
+
+    assert setup.pictures() == setup.pictures(threads)
+    assert len(setup.pictures()) == 90
+    assert reasons(rest) == reasons(expected)
+    rows, rows_of_threads = setup.rows(), setup.rows(threads)
+    assert rows.keys() == rows_of_threads.keys()
+    for key, row in rows_of_threads.items():
+        assert (rows[key].input_hash, rows[key].output_hash) == (row.input_hash, row.output_hash)
+        assert (rows[key].origin, rows[key].error) == (row.origin, row.error)
+
+
+def reasons(results: list[Result]) -> dict[str, tuple[type, str]]:
+    return {r.key: (type(r.error), r.reason) for r in results if isinstance(r, Failed)}
+
+
+@pytest.mark.usefixtures("_ray")
+def test_what_was_deleted_or_changed_since_is_made_again(
+    tmp_path: Path, server: NoopServer
+) -> None:
+    setup = Setup(tmp_path, server.grpc, 20)
+    assert by_kind(list(RenderRun(setup.plan(container="tar")))) == {"Rendered": 20}
+    rows = setup.rows()
+    changed = "bonn/v1.1"
+    label = setup.maps / "test_label" / f"{changed}.png"
+    label.write_bytes(as_png(np.full((32, 48), 7, np.uint8)))
+    shard = rows["000002"].output.split("#")[0]
+    (setup.place / shard).unlink()
+    gone = {key for key, row in rows.items() if row.output.startswith(shard)}
+    assert 1 <= len(gone) <= 6
+    with setup.run(setup.plan(container="tar")) as run:
+        again = list(run)
+    made = {r.key for r in again if isinstance(r, Rendered)}
+    assert made == gone | {changed}
+    assert by_kind(again) == {"Rendered": len(made), "Skipped": 20 - len(made)}
+    assert all(r.output == rows[r.key].output for r in again if isinstance(r, Skipped))
+    assert by_kind(list(RenderRun(setup.plan(container="tar")))) == {"Skipped": 20}
+
+
+@pytest.mark.usefixtures("_ray")
+def test_a_server_that_goes_for_good_ends_the_run_with_what_was_made(
+    tmp_path: Path, server: NoopServer
+) -> None:
+    setup = Setup(tmp_path, server.grpc, 100)
+    got: list[Result] = []
+    with setup.run(setup.plan(in_flight=1, patience=1.0)) as run:
+        got.append(next(run))
+        server.kill()
+        with pytest.raises(ServerUnavailableError, match=r"no server has answered for 1 s"):
+            got.extend(run)
+    server.start()
+    assert by_kind(got).keys() == {"Rendered"}
+    assert len(got) < 100
+    assert {row.key for row in setup.rows().values()} == {result.key for result in got}
+
+
+def test_a_place_for_pictures_is_wanted(tmp_path: Path) -> None:
+    setup = Setup(tmp_path, "127.0.0.1:1", 1)
+    plan = make_plan(Maps(place=str(setup.maps)), None, [], RenderSettings())
+    with pytest.raises(InputError, match="needs a place"):
+        setup.run(plan)
+
+
+def test_without_ray_the_error_names_the_extra(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    setup = Setup(tmp_path, "127.0.0.1:1", 1)
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(MissingDependencyError, match=r"pip install 'sceneloom\[ray\]'"):
+        setup.run(setup.plan())
