@@ -124,11 +124,12 @@ def test_the_cpu_host_needs_no_gpu_and_no_engine() -> None:
 
 
 def test_the_image_is_named_in_one_place_and_is_of_2026() -> None:
-    files = [*(CHECKOUT / "deploy").iterdir(), *(CHECKOUT / name for name in COMPOSE)]
-    named = {path.name: re.findall(r"tritonserver:(\S+)", path.read_text()) for path in files}
+    files = [*(CHECKOUT / "deploy").rglob("*"), *(CHECKOUT / name for name in COMPOSE)]
+    texts = {str(path.relative_to(CHECKOUT)): path.read_text() for path in files if path.is_file()}
+    named = {name: re.findall(r"tritonserver:(\S+)", text) for name, text in texts.items()}
     tags = {name: found for name, found in named.items() if found}
-    assert list(tags) == ["Dockerfile"]
-    assert re.fullmatch(r"26\.\d\d-py3", *tags["Dockerfile"])
+    assert list(tags) == ["deploy/Dockerfile"]
+    assert re.fullmatch(r"26\.\d\d-py3", *tags["deploy/Dockerfile"])
 
 
 def test_health_check_of_the_image_is_that_of_the_compose_files() -> None:
