@@ -12,7 +12,7 @@ import contextlib
 import dataclasses
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -20,7 +20,7 @@ from tyro.conf import OmitArgPrefixes, Positional, arg
 
 from sceneloom.connect import TransportChoice
 from sceneloom.contract import MODEL_NAME
-from sceneloom.errors import ServerUnavailableError
+from sceneloom.errors import SceneLoomError, ServerUnavailableError
 from sceneloom.rendering.check import rendered_pictures
 from sceneloom.rendering.dataset import Maps, Pictures, TritonServers, make_plan
 from sceneloom.rendering.dry_run import dry_run
@@ -28,12 +28,14 @@ from sceneloom.rendering.listener import Levels, Listener
 from sceneloom.rendering.log_lines import LogLines
 from sceneloom.rendering.metrics import Metrics, serve_metrics
 from sceneloom.rendering.progress import ProgressBar
+from sceneloom.rendering.ray_cluster import RaySettings
+from sceneloom.rendering.ray_engine import RayRun
 from sceneloom.rendering.run import Plan, RenderRun
 from sceneloom.rendering.settings import RenderSettings
 from sceneloom.rendering.sinks import Container, ShardSettings
 from sceneloom.rendering.summary import Tally, report_check, report_dry_run
 from sceneloom.rendering.triton import PathChoice, Way
-from sceneloom.rendering.video import write_video
+from sceneloom.rendering.video import check_video, write_video
 from sceneloom.transport import Timeouts
 
 SERVER_GONE, PLACE_GONE = 3, 4
@@ -73,6 +75,10 @@ class RenderFlags:
     """Check every map and estimate the time; write nothing."""
     verify: bool = False
     """Hash the pictures that the manifest has, and compare; render nothing."""
+    engine: Literal["threads", "ray"] = "threads"
+    """What decodes and encodes: threads of this process, or Ray's actors, here or on a cluster
+    (--ray.address).
+    """
     video: Annotated[Path | None, arg(metavar="FILE")] = None
     """When every map has its picture, make a video of them in the order of their names: an .mp4."""
     fps: float = 25.0
@@ -91,6 +97,7 @@ def main(
     *,
     flags: Annotated[RenderFlags, OmitArgPrefixes] = RenderFlags(),
     shards: ShardSettings = ShardSettings(),  # noqa: B008 - frozen
+    ray: RaySettings = RaySettings(),  # noqa: B008 - frozen
     settings: Annotated[RenderSettings, OmitArgPrefixes] = RenderSettings(),  # noqa: B008 - frozen
 ) -> int:
     """Render a data set of label maps through Triton servers; what is there already, from the same
@@ -104,6 +111,7 @@ def main(
             of equal name are replaced.
         flags: where to, by whom, and what to show.
         shards: how large shards become.
+        ray: how a run is spread with --engine ray.
         settings: how to render.
     """
     maps = Maps(place=input, labels=flags.labels, instances=flags.instances, shard=flags.shard)
@@ -117,19 +125,35 @@ def main(
         transport=flags.transport,
         path=flags.path,
     )
+    if flags.video is not None:
+        check_video(flags.video, flags.fps)
     way = Way()
     plan = make_plan(maps, pictures, servers.addresses(settings, way), settings)
     if flags.verify:
         return report_check(plan)
     if flags.dry_run:
         return report_dry_run(dry_run(plan))
-    return _render(plan, flags, output, way)
+
+    def begin(plan: Plan) -> RenderRun | RayRun:
+        return RayRun(plan, servers, ray, way) if flags.engine == "ray" else RenderRun(plan)
+
+    code = _render(plan, begin, flags, output, way)
+    if flags.video is not None and code == 0:
+        write_video(flags.video, rendered_pictures(plan), flags.fps)
+        print(f"video: {flags.video}")
+    return code
 
 
-def _render(plan: Plan, flags: RenderFlags, output: str, way: Way) -> int:
+def _render(
+    plan: Plan,
+    begin: Callable[[Plan], RenderRun | RayRun],
+    flags: RenderFlags,
+    output: str,
+    way: Way,
+) -> int:
     """Render, show how it goes, and say how it ended."""
-    tally = Tally()
-    run: RenderRun | None = None
+    tally, log = Tally(), LogLines() if flags.log == "json" else None
+    run: RenderRun | RayRun | None = None
 
     def levels() -> Levels:
         return run.levels() if run is not None else Levels()
@@ -139,47 +163,65 @@ def _render(plan: Plan, flags: RenderFlags, output: str, way: Way) -> int:
 
     with contextlib.ExitStack() as stack:
         listeners: list[Listener] = [tally]
+        if log is not None:
+            listeners.append(log)
         if flags.metrics_port is not None:
-            metrics = Metrics(levels)
-            port = stack.enter_context(
-                serve_metrics(metrics, flags.metrics_port, host=flags.metrics_host)
-            )
-            print(f"metrics at http://{flags.metrics_host}:{port}/metrics", file=sys.stderr)
-            listeners.append(metrics)
-        if flags.log == "json":
-            listeners.append(LogLines())
-        elif flags.log == "progress":
+            listeners.append(_show_metrics(stack, flags, levels, log))
+        if flags.log == "progress":
             listeners.append(stack.enter_context(ProgressBar(count, levels)))
-        run = stack.enter_context(RenderRun(dataclasses.replace(plan, listeners=tuple(listeners))))
-        stopped = stack.enter_context(_draining(run))
+        run = begin(dataclasses.replace(plan, listeners=tuple(listeners)))
+        stack.enter_context(run)
+        signals = stack.enter_context(_draining(run))
         ended: Exception | None = None
         try:
             for _ in run:
                 pass
-        except (ServerUnavailableError, OSError) as error:
-            if not tally.results:
+        except (SceneLoomError, OSError) as error:
+            if not run.rendering:
                 raise
             ended = error
-    tally.print(output, plan, way, show_failures=flags.log != "json")
-    code = _exit_code(tally, ended, stopped)
-    if flags.video is not None and code == 0:
-        write_video(flags.video, rendered_pictures(plan), flags.fps)
-        print(f"video: {flags.video}")
-    return code
+    tally.print(output, plan, way, show_failures=log is None)
+    return _exit_code(tally, ended, signals, log)
 
 
-def _exit_code(tally: Tally, ended: Exception | None, stopped: list[int]) -> int:
+def _show_metrics(
+    stack: contextlib.ExitStack,
+    flags: RenderFlags,
+    levels: Callable[[], Levels],
+    log: LogLines | None,
+) -> Metrics:
+    assert flags.metrics_port is not None
+    metrics = Metrics(levels)
+    port = stack.enter_context(serve_metrics(metrics, flags.metrics_port, host=flags.metrics_host))
+    _say(log, "metrics", f"metrics at http://{flags.metrics_host}:{port}/metrics")
+    return metrics
+
+
+def _exit_code(
+    tally: Tally, ended: Exception | None, signals: list[int], log: LogLines | None
+) -> int:
+    goes_on = "the same command goes on where it was"
     if ended is not None:
-        print(f"stopped: {ended}; the same command goes on where it was", file=sys.stderr)
-        return SERVER_GONE if isinstance(ended, ServerUnavailableError) else PLACE_GONE
-    if stopped:
-        print("stopped as asked; the same command goes on where it was", file=sys.stderr)
-        return 128 + stopped[0]
+        _say(log, "stopped", f"stopped: {ended}; {goes_on}")
+        if isinstance(ended, ServerUnavailableError):
+            return SERVER_GONE
+        return PLACE_GONE if isinstance(ended, OSError) else 1
+    if signals:
+        _say(log, "stopped", f"stopped as asked; {goes_on}")
+        return 128 + signals[0]
     return 1 if tally.failed else 0
 
 
+def _say(log: LogLines | None, event: str, text: str) -> None:
+    """Say something on stderr, as a JSON line where all others are."""
+    if log is None:
+        print(text, file=sys.stderr)
+    else:
+        log.write(event, reason=text)
+
+
 @contextlib.contextmanager
-def _draining(run: RenderRun) -> Iterator[list[int]]:
+def _draining(run: RenderRun | RayRun) -> Iterator[list[int]]:
     """The first SIGINT or SIGTERM lets what is under way finish, the second one does not; yields
     the signals that came.
     """

@@ -53,6 +53,12 @@ class Request:
     padding: Padding
     """What was added to the caller's map, to be cropped from the picture."""
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of its tensors."""
+        parts = (self.label_map, self.instance_map, self.style)
+        return sum(part.nbytes for part in parts if part is not None)
+
 
 def prepare(
     contract: Contract,

@@ -54,14 +54,15 @@ class TritonSynthesizer(Synthesizer):
             ModelNotFoundError: the server has no such model, or it is not one of SceneLoom's.
             SchemaError: the model's contract is damaged or newer than this client.
         """
-        self._timeouts = timeouts or Timeouts()
+        self.timeouts = timeouts or Timeouts()
+        """How long it waits."""
         if transport is None:
             transport = "http" if url.startswith("http://") else "grpc"
         if isinstance(transport, str):
-            transport = connect(url, transport=transport, model=model, timeouts=self._timeouts)
+            transport = connect(url, transport=transport, model=model, timeouts=self.timeouts)
         self._transport = transport
         try:
-            config = self._transport.model_config(model, timeout=self._timeouts.connect)
+            config = self._transport.model_config(model, timeout=self.timeouts.connect)
             contract = _read_contract(config, f"{self._transport.address}, model {model!r}")
         except BaseException:
             self._transport.close()
@@ -94,7 +95,7 @@ class TritonSynthesizer(Synthesizer):
             self.model,
             {name: array for name, array in feeds.items() if array is not None},
             OUTPUT_IMAGE,
-            timeout=self._timeouts.infer,
+            timeout=self.timeouts.infer,
         )
         if images.shape != (*label_maps.shape, 3) or images.dtype != "uint8":
             raise ModelFailedError(

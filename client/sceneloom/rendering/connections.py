@@ -9,10 +9,10 @@ from typing import Protocol
 import numpy as np
 
 from sceneloom.contract import Contract
-from sceneloom.rendering.formats import encode_picture
+from sceneloom.rendering.formats import decode_picture, encode_picture
 from sceneloom.rendering.loading import Prepared
 from sceneloom.rendering.settings import RenderSettings
-from sceneloom.synthesizer import Image, Synthesizer
+from sceneloom.synthesizer import Image, InstanceMap, LabelMap, Synthesizer
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -23,6 +23,20 @@ class Answer:
     """uint8 [H, W, 3], RGB, cropped to the map's size."""
     encoded: bytes | None = None
     """The picture as the server encoded it, in the format that was asked for."""
+    sent: int = 0
+    """Bytes of the request's tensors."""
+
+    @property
+    def received(self) -> int:
+        """Bytes of the answer's tensor."""
+        return len(self.encoded or b"") if self.image is None else self.image.nbytes
+
+    def decode(self) -> Image:
+        """The picture, uint8 [H, W, 3], RGB."""
+        if self.image is not None:
+            return self.image
+        assert self.encoded is not None
+        return decode_picture(self.encoded)
 
     def encode(self, settings: RenderSettings) -> bytes:
         """The encoded picture."""
@@ -107,7 +121,7 @@ def send_raw(synthesizer: Synthesizer, batch: Sequence[Prepared]) -> list[Answer
     """Have maps of one size rendered from arrays; raises a ServingError."""
     images = synthesizer.run_requests([prepared.request for prepared in batch])
     return [
-        Answer(image=prepared.request.padding.crop(image))
+        Answer(image=prepared.request.padding.crop(image), sent=prepared.request.nbytes)
         for prepared, image in zip(batch, images, strict=True)
     ]
 
@@ -119,8 +133,15 @@ def render_smallest(synthesizer: Synthesizer) -> None:
     Raises:
         ServingError: no picture came back.
     """
-    contract = synthesizer.contract
+    synthesizer.synthesize(*smallest_map(synthesizer.contract))
+
+
+def smallest_map(contract: Contract) -> tuple[LabelMap, InstanceMap | None]:
+    """A map of one class and one instance, of the smallest size that a model takes.
+
+    Returns:
+        uint8 [H, W] and int32 [H, W], the second None where the model takes none.
+    """
     size = min(contract.sizes or ((contract.min_side, contract.min_side),))
     wants_instances = contract.boundaries or contract.style_channels > 0
-    instance_map = np.zeros(size, np.int32) if wants_instances else None
-    synthesizer.synthesize(np.zeros(size, np.uint8), instance_map)
+    return np.zeros(size, np.uint8), np.zeros(size, np.int32) if wants_instances else None

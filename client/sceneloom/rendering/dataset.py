@@ -12,6 +12,7 @@ from sceneloom.connect import TransportChoice
 from sceneloom.contract import MODEL_NAME, Contract
 from sceneloom.errors import InputError
 from sceneloom.rendering.connections import Connection, EngineConnection
+from sceneloom.rendering.formats import check_format
 from sceneloom.rendering.interfaces import Source
 from sceneloom.rendering.listener import Listener
 from sceneloom.rendering.manifest import FILE_NAME
@@ -197,6 +198,7 @@ def make_plan(
             settings=settings,
             listeners=listeners,
         )
+    check_format(settings.format)
     part = maps.part
     sink = open_sink(
         pictures.place,

@@ -158,6 +158,12 @@ def _encode_webp(image: Image, quality: int, lossless: bool) -> bytes:
     return out.getvalue()
 
 
+def check_format(format: Format) -> None:
+    """Check that pictures of a format can be written here; raises MissingDependencyError."""
+    if format == "jxl":
+        _jxl()
+
+
 def _jxl() -> Any:
     require(("pylibjxl",), extra="datasets", purpose="JPEG XL (from Python 3.11 on)")
     import pylibjxl

@@ -51,4 +51,4 @@ class Listener:
         """A request failed and will be sent again."""
 
     def on_server(self, server: Server) -> None:
-        """A server went away or came back; `away_since` says which."""
+        """A server is there at first, went away or came back; `away_since` says which."""

@@ -57,6 +57,6 @@ class LogLines(Listener):
         self.write("retry", kind=type(error).__name__, reason=str(error))
 
     def on_server(self, server: Server) -> None:
-        """``server away`` or ``server back``."""
-        state = "server back" if server.away_since is None else "server away"
+        """``server there`` or ``server away``."""
+        state = "server there" if server.away_since is None else "server away"
         self.write(state, server=server.name)

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import sqlite3
 import threading
 from collections.abc import Iterable, Iterator
@@ -20,6 +19,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal
 
 from sceneloom.errors import InputError
+from sceneloom.rendering.parts import new_part, sweep
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -170,7 +170,7 @@ class Manifest:
         Raises:
             OSError: the place cannot be written.
         """
-        part = path.with_name(f".{path.name}.{os.getpid()}.part")
+        part = new_part(path.parent)
         count = 0
         try:
             with part.open("w", encoding="utf-8") as file:
@@ -212,8 +212,11 @@ class Manifest:
 
 def _hold(path: Path) -> sqlite3.Connection:
     """Hold the lock file beside a manifest: two runs into one place would undo each other."""
+    if path.suffix == ".jsonl":
+        raise InputError(f"{path}: the rows as JSON Lines go there; choose another name")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        sweep(path.parent, deep=False)
     except OSError as error:
         raise InputError(
             f"{path.parent}: cannot be the folder for pictures and their manifest "

@@ -237,7 +237,7 @@ class Pipeline:
                 seconds = time.perf_counter() - start
                 kind = (maps[0].request.label_map.shape, len(maps))
                 self._servers.answered(lease, seconds, kind)
-                self._heard(seconds, maps, answers)
+                self._heard(seconds, answers)
                 break
             self._pump()
             if len(maps) > 1 and not failures[-1].retryable:
@@ -276,10 +276,9 @@ class Pipeline:
     async def _keep(self, prepared: Prepared, answer: Answer, attempts: int) -> None:
         loaded = prepared.loaded
         if self._store is None:
-            assert answer.image is not None
             picture = Picture(
                 key=loaded.item.key,
-                image=answer.image,
+                image=answer.decode(),
                 padding=prepared.request.padding,
                 seconds=time.perf_counter() - loaded.started,
                 attempts=attempts,
@@ -322,11 +321,9 @@ class Pipeline:
             listener.on_result(result)
         await self._results.put(result)
 
-    def _heard(self, seconds: float, maps: Sequence[Prepared], answers: Sequence[Answer]) -> None:
-        sent = sum(_request_bytes(prepared) for prepared in maps)
-        received = sum(
-            len(a.encoded or b"") if a.image is None else a.image.nbytes for a in answers
-        )
+    def _heard(self, seconds: float, answers: Sequence[Answer]) -> None:
+        sent = sum(answer.sent for answer in answers)
+        received = sum(answer.received for answer in answers)
         for listener in self._listeners:
             listener.on_answer(seconds, sent, received)
 
@@ -351,13 +348,6 @@ class Pipeline:
         self, pool: ThreadPoolExecutor, function: Callable[..., Any], *values: Any
     ) -> Any:
         return await asyncio.get_running_loop().run_in_executor(pool, function, *values)
-
-
-def _request_bytes(prepared: Prepared) -> int:
-    """Bytes of a request's tensors."""
-    request = prepared.request
-    parts = (request.label_map, request.instance_map, request.style)
-    return sum(part.nbytes for part in parts if part is not None)
 
 
 def _take(items: Iterator[MapItem], count: int) -> tuple[list[MapItem], Exception | None]:

@@ -117,6 +117,19 @@ def is_folder(place: str) -> bool:
         return bool(fs.isdir(path))
 
 
+def is_file(place: str) -> bool:
+    """Whether there is a file of this name.
+
+    Raises:
+        OSError: the store cannot be asked.
+    """
+    if not is_remote(place):
+        return local_path(place).is_file()
+    with named_errors(place):
+        fs, path = filesystem(place)
+        return bool(fs.isfile(path))
+
+
 def file_names(folder: str, *, deep: bool = False) -> list[str]:
     """Names of the files in a folder, to the bottom if `deep`, relative to it, in order.
 

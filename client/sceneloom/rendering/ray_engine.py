@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import threading
 from collections.abc import Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -80,6 +81,8 @@ class RayRun(Iterator[Result]):
         self._feeder: BlockFeeder | None = None
         self.count: int | None = None
         """How many maps the data set has, once that is known."""
+        self.rendering = False
+        """Whether servers, data set, place and Ray were fine to begin."""
 
     def __iter__(self) -> RayRun:
         """The run itself."""
@@ -142,7 +145,10 @@ class RayRun(Iterator[Result]):
             pool = stack.enter_context(
                 ThreadPoolExecutor(self._plan.settings.threads, "sceneloom-write")
             )
-            counting = pool.submit(self._count, begun.source)
+            # Listing a remote data set may take long; nothing waits for it.
+            threading.Thread(
+                target=self._count, args=(begun.source,), name="sceneloom-count", daemon=True
+            ).start()
             feeder = BlockFeeder(
                 begun.source,
                 begun.store,
@@ -156,11 +162,11 @@ class RayRun(Iterator[Result]):
             if self._stop_asked:
                 feeder.stop()
             feeder.start()
+            self.rendering = True
             for result in self._collect(stream, feeder, begun.store, pool):
                 for listener in self._plan.listeners:
                     listener.on_result(result)
                 yield result
-            counting.result()
             if self._broken is not None:
                 raise self._broken
 
@@ -212,7 +218,7 @@ class RayRun(Iterator[Result]):
         self.stop()
 
     def _count(self, source: Source) -> None:
-        with contextlib.suppress(SceneLoomError):  # reading it says what is wrong
+        with contextlib.suppress(SceneLoomError, OSError):  # reading it says what is wrong
             self.count = source.count()
 
 

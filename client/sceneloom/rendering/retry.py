@@ -19,11 +19,13 @@ class RetryPolicy:
     """How often and how fast a picture is asked for again."""
 
     attempts: int = 10
-    """Most requests for one picture, those that met a server that was away not counted: while no
-    server answers, everything waits.
-    """
+    """Most requests for one picture that a busy server did not answer."""
     model_attempts: int = 3
     """Most requests for one picture that the model fails at."""
+    server_attempts: int = 10
+    """Most requests for one picture that end with the server's going away: a map may be what kills
+    it. While no server is there, everything waits, which uses up nothing.
+    """
     first_wait: float = 0.1
     """Longest wait before the second request, in seconds; it doubles each time."""
     longest_wait: float = 5.0
@@ -33,7 +35,8 @@ class RetryPolicy:
 
     def __post_init__(self) -> None:
         """Check the ranges."""
-        if not 1 <= self.attempts <= 1000 or not 1 <= self.model_attempts <= 1000:
+        numbers = (self.attempts, self.model_attempts, self.server_attempts)
+        if not 1 <= min(numbers) <= max(numbers) <= 1000:
             raise InputError("attempts are from 1 to 1000")
         if not 0 < self.first_wait <= self.longest_wait <= 3600:
             raise InputError("waits are above 0 and at most 3600 seconds, the first the shortest")
@@ -47,12 +50,13 @@ class RetryPolicy:
             error: what the last request for it met.
             failures: what all its requests met, the last included.
         """
+        away = sum(isinstance(e, ServerUnavailableError) for e in failures)
+        broken = sum(isinstance(e, ModelFailedError) for e in failures)
         if isinstance(error, ServerUnavailableError):
-            return True
+            return away < self.server_attempts
         if isinstance(error, ModelFailedError):
-            return sum(isinstance(e, ModelFailedError) for e in failures) < self.model_attempts
-        counted = sum(not isinstance(e, ServerUnavailableError) for e in failures)
-        return error.retryable and counted < self.attempts
+            return broken < self.model_attempts
+        return error.retryable and len(failures) - away - broken < self.attempts
 
     def wait(self, failures: int) -> float:
         """Seconds to wait after this many failures, drawn anew each time."""

@@ -75,6 +75,8 @@ class RenderRun(Iterator[Result], AsyncIterator[Result]):
         self._pipeline: Pipeline | None = None
         self._error: BaseException | None = None
         self._stop_asked = self._over = False
+        self.rendering = False
+        """Whether the servers, the data set and the place of the pictures were fine to begin."""
         self.count: int | None = None
         """How many maps the data set has, once that is known."""
 
@@ -213,7 +215,10 @@ class RenderRun(Iterator[Result], AsyncIterator[Result]):
                 None, _prepare, plan, connection
             )
             store, manifest = settled or (None, None)
-            counting = self._loop.run_in_executor(None, self._count, source)
+            # Listing a remote data set may take long; nothing waits for it.
+            threading.Thread(
+                target=self._count, args=(source,), name="sceneloom-count", daemon=True
+            ).start()
             pipeline = Pipeline(
                 source,
                 servers,
@@ -226,10 +231,10 @@ class RenderRun(Iterator[Result], AsyncIterator[Result]):
                 listeners=plan.listeners,
             )
             self._pipeline = pipeline
+            self.rendering = True
             if self._stop_asked:
                 pipeline.stop()
             await pipeline.run()
-            await counting
         finally:
             await servers.close()
             requests.shutdown(cancel_futures=True)
@@ -237,7 +242,7 @@ class RenderRun(Iterator[Result], AsyncIterator[Result]):
                 await self._loop.run_in_executor(None, _close, manifest)
 
     def _count(self, source: Source) -> None:
-        with contextlib.suppress(SceneLoomError):  # reading it says what is wrong
+        with contextlib.suppress(SceneLoomError, OSError):  # reading it says what is wrong
             self.count = source.count()
 
 

@@ -19,6 +19,7 @@ from typing import TypeVar
 
 from sceneloom.contract import Contract
 from sceneloom.errors import (
+    DeadlineExceededError,
     InputError,
     ModelFailedError,
     SceneLoomError,
@@ -109,7 +110,7 @@ class Servers:
             addresses: at least one.
             pool: runs what blocks.
             patience: seconds for which no server may answer before the run is given up.
-            on_change: called when a server goes away or comes back.
+            on_change: called for each server at first, and when one goes away or comes back.
         """
         self.all = [Server(address) for address in addresses]
         """The servers, in the order given."""
@@ -143,7 +144,8 @@ class Servers:
             else:
                 opened.append((server, found))
                 self._attach(server, found)
-        wrong = next((e for e in errors if not isinstance(e, ServerUnavailableError)), None)
+        late = (ServerUnavailableError, DeadlineExceededError)
+        wrong = next((e for e in errors if not isinstance(e, late)), None)
         if wrong is not None or not opened:
             raise wrong or errors[0]
         first = opened[0][1]
@@ -153,6 +155,8 @@ class Servers:
         for server in self.all:
             if server.link is None:
                 self._leave(server)
+            else:
+                self._on_change(server)
         return first
 
     async def lease(self) -> Lease:

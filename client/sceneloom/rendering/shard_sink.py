@@ -23,6 +23,7 @@ from sceneloom.rendering.parts import new_part, publish, remove_part, sweep
 from sceneloom.rendering.places import (
     file_names,
     filesystem,
+    is_file,
     is_remote,
     join,
     local_path,
@@ -106,6 +107,8 @@ class ShardSink:
         self._replaced: defaultdict[int, set[str]] = defaultdict(set)
         self._lists: OrderedDict[str, dict[str, tuple[int, int]]] = OrderedDict()
         self._lists_lock = threading.Lock()
+        self._is_known: Callable[[str], bool] = lambda output: False
+        self._unsettled: dict[int, str] = {}  # shards whose rows may not be written -> an output
 
     @property
     def name(self) -> str:
@@ -117,9 +120,10 @@ class ShardSink:
 
         Raises:
             InputError: it cannot be a place for pictures, holds a shard that is damaged or that
-                another program has written, or the manifest knows nothing of several shards.
+                another program or another manifest's run has written.
         """
         make_folder(self._place)
+        self._is_known = is_known
         sweep(self._parts_folder(), deep=False)
         try:
             # All are looked at before the first is changed.
@@ -128,15 +132,17 @@ class ShardSink:
                 number: {m for m in members if is_known(f"{self._shard_name(number)}#{m}")}
                 for number, members in listed.items()
             }
-            # A killed run leaves one such shard; several are another manifest's.
-            if len(listed) > 1 and not any(known.values()):
+            # A manifest that knows some of them knows why it does not know the others.
+            foreign = [n for n in listed if not self._is_unsettled(n)]
+            if foreign and not any(known.values()):
                 raise InputError(
-                    f"{self._place}: holds {len(listed)} shards of pictures of which this manifest "
-                    "knows nothing; name their manifest, or remove them"
+                    f"{self._at(foreign[0])}: a shard of pictures of which this manifest knows "
+                    "nothing; name their manifest, or remove them"
                 )
             for number, members in listed.items():
                 self._next = max(self._next, number + 1)
                 self._keep(number, members, known[number])
+                self._settle(number)
                 self._shard_of.update({self._shards.key_of(m): number for m in known[number]})
         except ImageReadError as error:
             raise InputError(
@@ -210,6 +216,7 @@ class ShardSink:
         """Drop what is held; see `Sink`."""
         with self._lock:
             self._drop()
+            self._settle_known()
 
     def _complete(self) -> None:
         """Put the part in its place as a shard."""
@@ -219,6 +226,8 @@ class ShardSink:
         packed: Path | None = None
         try:
             packed = self._shards.pack(self._part, lambda: new_part(self._parts_folder()))
+            self._settle_known()
+            _put_mark(self._mark(self._next))
             self._publish(packed, place)
         except OSError as error:
             if packed is not None and packed != self._part.path:
@@ -230,8 +239,30 @@ class ShardSink:
             self._shard_of[key] = self._next
             output = f"{name}#{self._shards.member_of(key)}"
             self._stored.append(Stored(tag=tag, output=output))
+            self._unsettled[self._next] = output
         self._next += 1
         self._drop()
+
+    def _mark(self, number: int) -> str:
+        """Lies beside a shard until its pictures have their rows: a shard without rows and without
+        mark is another manifest's.
+        """
+        return join(self._place, f".{self._shard_name(number)}.unsettled")
+
+    def _is_unsettled(self, number: int) -> bool:
+        return is_file(self._mark(number))
+
+    def _settle(self, number: int) -> None:
+        if self._is_unsettled(number):
+            _remove(self._mark(number))
+
+    def _settle_known(self) -> None:
+        """Remove the marks of shards that have their rows by now."""
+        with contextlib.suppress(OSError):  # a mark that is left says nothing about a known shard
+            for number, output in list(self._unsettled.items()):
+                if self._is_known(output):
+                    self._settle(number)
+                    del self._unsettled[number]
 
     def _take_stored(self) -> list[Stored]:
         stored, self._stored = self._stored, []
@@ -293,6 +324,13 @@ class ShardSink:
 
     def _at(self, number: int) -> str:
         return join(self._place, self._shard_name(number))
+
+
+def _put_mark(place: str) -> None:
+    if not is_remote(place):
+        local_path(place).touch()
+        return
+    put_remote(place, lambda fs, path: fs.pipe_file(path, b""))
 
 
 def _remove(place: str) -> None:

@@ -10,12 +10,18 @@ from typing import Literal, cast, get_args
 
 from sceneloom.connect import TransportChoice
 from sceneloom.contract import MODEL_NAME, Contract
-from sceneloom.encoded import EncodedClient, EncodedFormat
-from sceneloom.errors import InputError, ModelNotFoundError
+from sceneloom.encoded import ENCODED_MODEL, EncodedClient, EncodedFormat
+from sceneloom.errors import InputError, ModelNotFoundError, RequestRejectedError
 from sceneloom.link import measure_link
 from sceneloom.png import SIGNATURE
 from sceneloom.png_maps import instance_map_png, label_map_png
-from sceneloom.rendering.connections import Answer, Connection, render_smallest, send_raw
+from sceneloom.rendering.connections import (
+    Answer,
+    Connection,
+    render_smallest,
+    send_raw,
+    smallest_map,
+)
 from sceneloom.rendering.loading import Prepared
 from sceneloom.rendering.servers import Address
 from sceneloom.rendering.settings import RenderSettings
@@ -25,6 +31,7 @@ from sceneloom.triton_client import TritonSynthesizer
 
 PathChoice = Literal["auto", "raw", "encoded"]
 _SHARED_MEMORY = "grpc-shm"
+_ENCODED_SUFFIX = ENCODED_MODEL.removeprefix(MODEL_NAME)
 
 
 @dataclasses.dataclass
@@ -76,7 +83,16 @@ class TritonConnection:
         if path == "raw":
             return
         try:
-            self._encoded = EncodedClient(synthesizer.transport)
+            encoded = EncodedClient(
+                synthesizer.transport,
+                model=f"{synthesizer.model}{_ENCODED_SUFFIX}",
+                timeouts=synthesizer.timeouts,
+            )
+            if encoded.contract != self.contract:
+                raise ModelNotFoundError(
+                    f"{synthesizer.transport.address}: its encoded path is another model's"
+                )
+            self._encoded = encoded
         except ModelNotFoundError:
             if path == "encoded":
                 raise
@@ -89,7 +105,7 @@ class TritonConnection:
         """
         if self._encoded is None or not self._way.encoded:
             return send_raw(self.synthesizer, batch)
-        return [Answer(encoded=self._send_files(self._encoded, one)) for one in batch]
+        return [self._send_files(self._encoded, one) for one in batch]
 
     def choose_way(self, prepared: Prepared) -> None:
         """Measure both ways with a map of the run, and choose for all servers, where the choice was
@@ -108,22 +124,10 @@ class TritonConnection:
         elif format not in get_args(EncodedFormat):
             self._way.why = f"raw: the encoded path does not give {format}"
         else:
-            label, instance = _files(self.contract, prepared)
-            times = measure_link(
-                self.synthesizer,
-                self._encoded,
-                label,
-                instance,
-                prepared.style,
-                format=cast(EncodedFormat, format),
-                quality=self._settings.quality,
-                unknown=self._settings.unknown,
-            )
-            self._way.encoded = times.path == "encoded"
-            self._way.why = (
-                f"{times.path}: a picture took {times.raw:.3f} s raw and {times.encoded:.3f} s "
-                "encoded"
-            )
+            try:
+                self._measure(self._encoded, prepared)
+            except (InputError, RequestRejectedError) as error:
+                self._way.why = f"raw: the first map cannot go the encoded path ({error})"
 
     def prove(self) -> None:
         """Have the smallest map rendered.
@@ -132,14 +136,23 @@ class TritonConnection:
             ServingError: no picture came back.
         """
         render_smallest(self.synthesizer)
+        if self._encoded is not None and self._way.encoded:
+            label_map, instance_map = smallest_map(self.contract)
+            label = label_map_png(self.contract, label_map)
+            instance = None
+            if instance_map is not None:
+                instance = instance_map_png(self.contract, label_map, instance_map)
+            self._encoded.synthesize(label, instance)
 
     def close(self) -> None:
         """Close the connection."""
         self.synthesizer.close()
 
-    def _send_files(self, encoded: EncodedClient, prepared: Prepared) -> bytes:
+    def _measure(self, encoded: EncodedClient, prepared: Prepared) -> None:
         label, instance = _files(self.contract, prepared)
-        return encoded.synthesize(
+        times = measure_link(
+            self.synthesizer,
+            encoded,
             label,
             instance,
             prepared.style,
@@ -147,6 +160,22 @@ class TritonConnection:
             quality=self._settings.quality,
             unknown=self._settings.unknown,
         )
+        self._way.encoded = times.path == "encoded"
+        self._way.why = (
+            f"{times.path}: a picture took {times.raw:.3f} s raw and {times.encoded:.3f} s encoded"
+        )
+
+    def _send_files(self, encoded: EncodedClient, prepared: Prepared) -> Answer:
+        label, instance = _files(self.contract, prepared)
+        picture = encoded.synthesize(
+            label,
+            instance,
+            prepared.style,
+            format=cast(EncodedFormat, self._settings.format),
+            quality=self._settings.quality,
+            unknown=self._settings.unknown,
+        )
+        return Answer(encoded=picture, sent=len(label) + len(instance or b""))
 
 
 def triton_address(

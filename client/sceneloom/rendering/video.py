@@ -43,11 +43,7 @@ def write_video(path: Path, pictures: Iterable[Image], fps: float) -> None:
         MissingDependencyError: the extra ``datasets`` is not installed.
         OSError: the place cannot be written; nothing is left there.
     """
-    if path.suffix.lower() != ".mp4":
-        raise InputError(f"{path}: a video is written as .mp4")
-    if not 0 < fps <= _MOST_FPS:
-        raise InputError(f"fps is {fps}; it is above 0 and at most {_MOST_FPS}")
-    require(("av",), extra="datasets", purpose="Video")
+    check_video(path, fps)
     import av
 
     frames = _equal_frames(path, pictures)
@@ -70,6 +66,20 @@ def write_video(path: Path, pictures: Iterable[Image], fps: float) -> None:
     finally:
         if part is not None:
             remove_part(part)
+
+
+def check_video(path: Path, fps: float) -> None:
+    """Check what can be known of a video before there are pictures.
+
+    Raises:
+        InputError: it is to be another kind of file, or `fps` is out of its range.
+        MissingDependencyError: the extra ``datasets`` is not installed.
+    """
+    if path.suffix.lower() != ".mp4":
+        raise InputError(f"{path}: a video is written as .mp4")
+    if not 0 < fps <= _MOST_FPS:
+        raise InputError(f"fps is {fps}; it is above 0 and at most {_MOST_FPS}")
+    require(("av",), extra="datasets", purpose="Video")
 
 
 def _encode(part: Path, first: Image, rest: Iterator[Image], fps: Fraction) -> None:

@@ -37,12 +37,14 @@ def test_a_wrong_request_is_never_sent_again(kind: type[ServingError]) -> None:
     assert not RetryPolicy().again(error, [error])
 
 
-def test_a_server_that_is_away_does_not_use_attempts_up() -> None:
-    away: list[ServingError] = [ServerUnavailableError("away") for _ in range(50)]
-    assert RetryPolicy(attempts=2).again(away[-1], away)
+def test_each_kind_of_failure_has_attempts_of_its_own() -> None:
+    policy = RetryPolicy(attempts=2, server_attempts=5)
+    away: list[ServingError] = [ServerUnavailableError("away") for _ in range(4)]
+    assert policy.again(away[-1], away)
     full = QueueFullError("full")
-    assert RetryPolicy(attempts=2).again(full, [*away, full])
-    assert not RetryPolicy(attempts=2).again(full, [*away, full, full])
+    assert policy.again(full, [*away, full])
+    assert not policy.again(full, [*away, full, full])
+    assert not policy.again(away[-1], [*away, full, away[-1]])
 
 
 def test_a_model_that_breaks_gets_few_tries() -> None:

@@ -269,7 +269,7 @@ def test_a_server_that_goes_away_comes_back_and_nothing_is_lost(tmp_path: Path) 
     )
     assert by_kind(results) == {"Rendered": 25}
     assert changes.count(False) >= 2
-    assert changes.count(True) == changes.count(False)
+    assert changes.count(True) == changes.count(False) + 1  # it was there at first
 
 
 def test_the_other_server_takes_over(tmp_path: Path) -> None:
@@ -383,16 +383,15 @@ def test_what_is_held_is_bounded() -> None:
 def test_the_window_finds_a_server_that_works_on_one_at_a_time() -> None:
     turn = threading.Lock()
 
-    class Serial(SlowTransport):
-        def infer(self, *args: Any, **more: Any) -> Any:
-            with turn:
-                time.sleep(0.01)
-            return super().infer(*args, **more)
+    def work() -> None:
+        with turn:
+            time.sleep(0.01)
 
-    transport = Serial(CONTRACT)
+    transport = SlowTransport(CONTRACT)
+    transport.on_infer = work
     results = list(run(street_maps(150), transport))
     assert by_kind(results) == {"Picture": 150}
-    assert 2 <= transport.most <= 12
+    assert 2 <= transport.most <= 16
 
 
 def test_errors_at_the_start_are_raised_by_the_first_step(tmp_path: Path) -> None:

@@ -110,7 +110,7 @@ def test_log_lines_are_json(tmp_path: Path) -> None:
         "failed": 2,
         "retry": 1,
         "server away": 1,
-        "server back": 1,
+        "server there": 2,
     }
     failed = next(e for e in events if e["event"] == "failed" and e["key"] == "x")
     assert failed["kind"] == "UnknownLabelError"
