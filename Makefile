@@ -4,10 +4,14 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-# In two runs: a process that has had every engine and every data set in it is a large one.
-TESTS := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile -m "not slow and not gpu and not soak"
+# In two runs: a process that has had every engine and every data set in it is a large one. The second has every test
+# that needs an export, so that it is made once.
+TESTS := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile -m "not slow and not gpu and not soak and not demo"
 
-.PHONY: help demo test lint unit wheel slow soak render-ceiling gpu full-size cpu-engines gpu-engines train-speed train-demo table demo-weights demo-evaluation clean
+# pip compiles none of the packages: most of their modules are never imported, and the others are compiled when they are.
+unexport PYTHONDONTWRITEBYTECODE
+
+.PHONY: help demo demo-check test lint unit wheel slow soak render-ceiling gpu full-size cpu-engines gpu-engines train-speed train-demo table demo-weights demo-evaluation clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## / — /'
@@ -15,12 +19,16 @@ help:  ## list the targets
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(None if (3, 10) <= sys.version_info < (3, 13) else "needs Python 3.10, 3.11 or 3.12: make PYTHON=python3.11 ...")'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt \
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --upgrade pip
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile -c constraints.txt \
 	  torch -e '.[train,export,serve,embedded,datasets,ray,bench,dev]'
 	touch $@
 
 demo: $(INSTALLED)  ## draw streets, export, serve through Triton, render at 2048x1024: build/demo/index.html
 	$(BIN)/python examples/street_demo/demo.py --out build/demo
+
+demo-check: $(INSTALLED)  ## look at what make demo wrote, and serve it again
+	$(BIN)/python -m pytest tests/examples -m demo
 
 test: lint unit  ## lint, types and every test that is not slow
 
@@ -30,8 +38,8 @@ lint: $(INSTALLED)
 	$(BIN)/mypy
 
 unit: $(INSTALLED)
-	$(TESTS) tests/training tests/benchmarks tests/examples
-	$(TESTS) tests/client tests/export tests/serving tests/deploy tests/test_docs.py
+	$(TESTS) tests/training tests/client tests/test_docs.py --ignore tests/training/evaluation/test_evaluate_command.py
+	$(TESTS) tests/export tests/serving tests/deploy tests/benchmarks tests/examples tests/training/evaluation/test_evaluate_command.py
 
 wheel: $(INSTALLED)  ## build the wheel, install it in empty environments, export and serve from it
 	$(BIN)/python tests/wheel/check_wheel.py

@@ -3,7 +3,8 @@
 Draws 2048x1024 street scenes that the generator was not trained on as label and instance maps,
 exports the generator to a Triton repository, starts the bundled Triton server, renders the maps
 through it, and writes a page that shows maps and pictures with the seconds that each stage took.
-The repository stays and can be served again. The last line printed is one JSON document.
+The repository stays and can be served again. The last line printed is one JSON document, which is
+written to report.json, too.
 
     make demo
     python examples/street_demo/demo.py --out build/demo --maps 4
@@ -140,6 +141,7 @@ def main(
         "seconds": stages.seconds,
     }
     print(f"open {out / 'index.html'}; serve it again with: {serve_again}")
+    (out / "report.json").write_text(json.dumps(report) + "\n")
     print(json.dumps(report))
     return 1 if failed else 0
 

@@ -1,68 +1,97 @@
-"""`make demo`, at a size that takes seconds."""
+"""What `make demo` wrote, by `make demo-check`; and the same at a size that takes a minute."""
 
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import cv2
 import pytest
 from support import CHECKOUT, ServeCommand, run_command
 
+COMMAND = (sys.executable, str(CHECKOUT / "examples" / "street_demo" / "demo.py"))
 
-@pytest.mark.triton
-@pytest.mark.timeout(400)
-def test_demo_writes_page_pictures_and_a_repository_that_serves_again(tmp_path: Path) -> None:
-    demo = [sys.executable, str(CHECKOUT / "examples" / "street_demo" / "demo.py")]
-    size = ["--maps", "2", "--height", "128", "--width", "256"]
-    done = subprocess.run(
-        [*demo, "--out", str(tmp_path / "demo"), *size],
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=True,
-    )
-    report = json.loads(done.stdout.splitlines()[-1])
-    assert report["pictures"] == 2
-    assert report["size"] == [128, 256]
+
+def check_demo(folder: Path, pictures: int, height: int, width: int, again: Path) -> dict[str, Any]:
+    """Page, pictures, and a repository that serves again; the demo's report.
+
+    Args:
+        folder: what the demo wrote.
+        pictures: streets.
+        height: pixels.
+        width: pixels.
+        again: an empty folder.
+    """
+    report: dict[str, Any] = json.loads((folder / "report.json").read_text())
+    assert report["pictures"] == pictures
+    assert report["size"] == [height, width]
     assert report["parity"]["psnr"] is None or report["parity"]["psnr"] >= 35
     assert all(seconds >= 0 for seconds in report["seconds"].values())
 
-    page = (tmp_path / "demo" / "index.html").read_text()
+    page = (folder / "index.html").read_text()
     assert report["weights"] in page
     assert all(stage in page for stage in report["seconds"])
-    for number in range(2):
+    for number in range(pictures):
         name = f"street_{number:03}_labelIds"
         painted = f"data/test_img/street_{number:03}.png"
         maps = (f"page/{name}_labels.png", f"page/{name}_boundaries.png")
         shown = (*maps, painted, f"pictures/{name}.png")
         for image in shown:
             assert image in page
-            assert cv2.imread(str(tmp_path / "demo" / image)).shape == (128, 256, 3)
+            assert cv2.imread(str(folder / image)).shape == (height, width, 3)
     looks = [f"looks/{seed}/street_000_labelIds.png" for seed in (1, 2, 3)]
     assert all(look in page for look in looks)
-    assert len({(tmp_path / "demo" / look).read_bytes() for look in looks}) == 3
+    assert len({(folder / look).read_bytes() for look in looks}) == 3
 
-    with ServeCommand(tmp_path / "demo" / "repository") as serve:
+    first = "street_000_labelIds.png"
+    for kind, name in (("test_label", first), ("test_inst", "street_000_instanceIds.png")):
+        (again / "data" / kind).mkdir(parents=True)
+        shutil.copy(folder / "data" / kind / name, again / "data" / kind)
+    proof = json.loads((folder / "repository" / "report.json").read_text())["proof"]
+    with ServeCommand(folder / "repository", "--engine", proof["engine"]) as serve:
         arguments = ("--url", serve.grpc, "--style-seed", "1")
-        data, out = tmp_path / "demo" / "data", tmp_path / "again"
-        again = run_command("render", data, out, *arguments)
-        assert again.returncode == 0, again.stderr
-    first = tmp_path / "demo" / "pictures" / "street_000_labelIds.png"
-    assert first.read_bytes() == (out / first.name).read_bytes()
+        done = run_command("render", again / "data", again / "pictures", *arguments)
+        assert done.returncode == 0, done.stderr
+    assert (folder / "pictures" / first).read_bytes() == (again / "pictures" / first).read_bytes()
+    return report
+
+
+@pytest.mark.demo
+@pytest.mark.triton
+def test_what_make_demo_wrote(tmp_path: Path) -> None:
+    folder = CHECKOUT / "build" / "demo"
+    assert (folder / "report.json").is_file(), "make demo writes it"
+    check_demo(folder, 4, 1024, 2048, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.triton
+@pytest.mark.timeout(400)
+def test_demo_of_another_size(tmp_path: Path) -> None:
+    folder, size = tmp_path / "demo", ("--maps", "2", "--height", "128", "--width", "256")
+    done = subprocess.run(
+        [*COMMAND, "--out", str(folder), *size],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=True,
+    )
+    report = check_demo(folder, 2, 128, 256, tmp_path / "again")
+    assert json.loads(done.stdout.splitlines()[-1]) == report
 
 
 def test_demo_refuses_a_folder_that_holds_something_else(tmp_path: Path) -> None:
-    demo = [sys.executable, str(CHECKOUT / "examples" / "street_demo" / "demo.py")]
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "mine.txt").write_text("important")
     for arguments, reason in (
         (["--out", str(tmp_path)], "holds something other than a demo"),
         (["--out", str(tmp_path / "data" / "mine.txt")], "cannot be the demo's folder"),
     ):
-        done = subprocess.run([*demo, *arguments], capture_output=True, text=True, check=False)
+        done = subprocess.run([*COMMAND, *arguments], capture_output=True, text=True, check=False)
         assert done.returncode == 1
         assert reason in done.stderr
         assert "Traceback" not in done.stderr

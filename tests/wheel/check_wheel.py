@@ -51,7 +51,7 @@ torch.save({names[name]: tensor for name, tensor in state.items()}, "latest_net_
 command = [str(Path(sys.executable).parent / "sceneloom")]
 for arguments in (
     ["import", "latest_net_G.pth", "--labels", "cityscapes", "--out", "checkpoint"],
-    ["export", "checkpoint", "--repository", "repository"],
+    ["export", "checkpoint", "--repository", "repository", "--largest", "256x128"],
     ["verify", "repository", "--variant", "embedded"],
     ["runtimes", "repository"],
 ):
@@ -72,7 +72,7 @@ def main() -> None:
         # By way of the sdist, as an index does.
         run(sys.executable, "-m", "build", "--outdir", folder / "dist", CHECKOUT, cwd=folder)
         (wheel,) = (folder / "dist").glob("*.whl")
-        run(sys.executable, "-m", "venv", folder / "venv", cwd=folder)
+        run(sys.executable, "-m", "venv", "--without-pip", folder / "venv", cwd=folder)
         python = folder / "venv" / "bin" / "python"
         install(python, folder, str(wheel))
         run(python, "-I", "-c", LIGHT, cwd=folder)
@@ -85,8 +85,10 @@ def main() -> None:
 
 
 def install(python: Path, folder: Path, what: str) -> None:
-    pip = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-    run(*pip, "-c", CHECKOUT / "constraints.txt", what, cwd=folder)
+    """Install into the environment of `python`, which holds nothing else, with this one's pip."""
+    pip = [sys.executable, "-m", "pip", "--python", python, "install", "--no-compile"]
+    quiet = ["--quiet", "--disable-pip-version-check"]
+    run(*pip, *quiet, "-c", CHECKOUT / "constraints.txt", what, cwd=folder)
 
 
 def run(*command: str | Path, cwd: Path) -> None:
