@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 import os
 import pickle
@@ -28,7 +29,7 @@ from sceneloom.rendering.blocks import Answered, Given, Made, Unchanged, Unmade,
 from sceneloom.rendering.dataset import TritonServers
 from sceneloom.rendering.formats import decode_picture
 from sceneloom.rendering.interfaces import MapItem
-from sceneloom.rendering.manifest import Manifest, Origin
+from sceneloom.rendering.manifest import Manifest, Origin, Row
 from sceneloom.rendering.ray_cluster import RaySettings
 from sceneloom.rendering.retry import RetryPolicy
 from sceneloom.rendering.settings import RenderSettings
@@ -221,6 +222,32 @@ def test_a_source_that_breaks_off_gives_what_it_had(store: Store) -> None:
     assert [len(block) for block in taker.blocks if block is not None] == [4, 2]
     assert "ends before its end" in str(feeding.error)
     feeding.close()
+
+
+def test_a_picture_that_is_not_as_it_was_is_not_known(tmp_path: Path) -> None:
+    sink, taker = DictSink(), ListTaker()
+    with Manifest(tmp_path / "manifest.sqlite") as manifest:
+        store = Store(sink, manifest, ORIGIN, SETTINGS, "")
+        for key in ("0000", "0001", "0002"):
+            row = Row(
+                key=key,
+                input_hash=f"hash of {key}",
+                origin=ORIGIN,
+                status="done",
+                attempts=1,
+                milliseconds=1.0,
+                finished=0.0,
+                output_hash=hashlib.sha256(key.encode()).hexdigest(),
+            )
+            store.keep(row, key.encode())
+        del sink.pictures["0000"]
+        sink.pictures["0001"] += b"damaged"
+        feeding = feeder(street_maps(4), store, taker)
+        feeding.start()
+        wait_for(lambda: bool(taker.blocks) and taker.blocks[-1] is None)
+        feeding.close()
+    [block] = [block for block in taker.blocks if block is not None]
+    assert [one.known for one in block] == ["", "", "hash of 0002", ""]
 
 
 def test_no_more_blocks_are_on_their_way_than_were_asked_for(store: Store) -> None:

@@ -39,16 +39,12 @@ RAY = RaySettings(actors=2, maps_per_block=4, object_store=128)
 
 @pytest.fixture(scope="module")
 def _ray() -> Iterator[None]:
-    before = client_regions()
     with ray_started(RAY) as workers:
         yield
-        workers |= {process.pid for process in actors()}
-    assert client_regions() <= before
-
-
-def client_regions() -> set[Path]:
-    """What clients, whoever's they are, have in shared memory."""
-    return set(SHARED_MEMORY.glob("sceneloom-*-client-*"))
+        ours = {process.pid for process in psutil.Process().children(recursive=True)}
+        workers |= ours
+    left = [path for pid in ours for path in SHARED_MEMORY.glob(f"sceneloom-{pid}-*-client-*")]
+    assert left == []
 
 
 @pytest.fixture(scope="module")
@@ -77,9 +73,7 @@ class Setup:
     ) -> Plan:
         how = RenderSettings(**settings)  # type: ignore[arg-type]
         pictures = Pictures(
-            place=str(place or self.place),
-            container=container,
-            shards=ShardSettings(pictures=6),
+            place=str(place or self.place), container=container, shards=ShardSettings(pictures=6)
         )
         addresses = self.servers.addresses(how, Way())
         return make_plan(Maps(place=str(self.maps)), pictures, addresses, how, listeners)
@@ -137,13 +131,17 @@ def test_ray_gives_what_threads_give_although_it_is_stopped_and_an_actor_is_kill
             stopped.append(result)
             run.stop()
     done = {result.key for result in stopped if isinstance(result, Rendered)}
-    assert 1 <= len(done) <= 48  # what two actors can have been given
+    assert 4 <= len(done) <= 48  # from a block to what two actors can have been given
+    deleted, damaged, *_ = done
+    (setup.place / f"{deleted}.png").unlink()
+    (setup.place / f"{damaged}.png").write_bytes(b"damaged")
+    done -= {deleted, damaged}
 
     rest, heard, killed = [], Counting(), False
     with setup.run(setup.plan(in_flight=1, listeners=(heard,))) as run:
         for result in run:
             rest.append(result)
-            if not killed and len(rest) > len(done):
+            if not killed and len(rest) > len(done) + 2:
                 actors()[0].kill()
                 killed = True
         assert run.count == 92
@@ -169,35 +167,12 @@ def reasons(results: list[Result]) -> dict[str, tuple[type, str]]:
 
 
 @pytest.mark.usefixtures("_ray")
-def test_what_was_deleted_or_changed_since_is_made_again(
-    tmp_path: Path, server: NoopServer
-) -> None:
-    setup = Setup(tmp_path, server.grpc, 20)
-    assert by_kind(list(RenderRun(setup.plan(container="tar")))) == {"Rendered": 20}
-    rows = setup.rows()
-    changed = "bonn/v1.1"
-    label = setup.maps / "test_label" / f"{changed}.png"
-    label.write_bytes(as_png(np.full((32, 48), 7, np.uint8)))
-    shard = rows["000002"].output.split("#")[0]
-    (setup.place / shard).unlink()
-    gone = {key for key, row in rows.items() if row.output.startswith(shard)}
-    assert 1 <= len(gone) <= 6
-    with setup.run(setup.plan(container="tar")) as run:
-        again = list(run)
-    made = {r.key for r in again if isinstance(r, Rendered)}
-    assert made == gone | {changed}
-    assert by_kind(again) == {"Rendered": len(made), "Skipped": 20 - len(made)}
-    assert all(r.output == rows[r.key].output for r in again if isinstance(r, Skipped))
-    assert by_kind(list(RenderRun(setup.plan(container="tar")))) == {"Skipped": 20}
-
-
-@pytest.mark.usefixtures("_ray")
 def test_a_server_that_goes_for_good_ends_the_run_with_what_was_made(
     tmp_path: Path, server: NoopServer
 ) -> None:
     setup = Setup(tmp_path, server.grpc, 100)
     got: list[Result] = []
-    with setup.run(setup.plan(in_flight=1, patience=1.0)) as run:
+    with setup.run(setup.plan(container="tar", in_flight=1, patience=1.0)) as run:
         got.append(next(run))
         server.kill()
         with pytest.raises(ServerUnavailableError, match=r"no server has answered for 1 s"):
@@ -205,7 +180,9 @@ def test_a_server_that_goes_for_good_ends_the_run_with_what_was_made(
     server.start()
     assert by_kind(got).keys() == {"Rendered"}
     assert len(got) < 100
-    assert {row.key for row in setup.rows().values()} == {result.key for result in got}
+    rows = setup.rows()
+    assert rows.keys() == {result.key for result in got}
+    assert all(".tar#" in row.output for row in rows.values())
 
 
 def test_a_place_for_pictures_is_wanted(tmp_path: Path) -> None:
