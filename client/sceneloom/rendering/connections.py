@@ -59,8 +59,6 @@ class Connection(Protocol):
     """The version of it that is served; empty for an engine in this process."""
     batch: int
     """Most maps that one request is made of."""
-    joined: int
-    """Most requests that the server makes one batch of."""
 
     def choose_way(self, prepared: Prepared) -> None:
         """Settle, with the first map of the run, what is to be found out by trying."""
@@ -85,8 +83,6 @@ class EngineConnection:
         self._synthesizer = synthesizer
         self.batch = 1
         """Most maps that one request is made of."""
-        self.joined = 1
-        """Most requests that the server makes one batch of."""
         self.contract: Contract = synthesizer.contract
         """Of the model."""
         self.model: str = getattr(synthesizer, "model", "")

@@ -76,8 +76,6 @@ class TritonConnection:
         """Most maps that one request is made of: where the server joins requests, single ones are
         as good and wait for nobody.
         """
-        self.joined = most if synthesizer.dynamic_batching else 1
-        """Most requests that the server makes one batch of."""
         way.transport = f"{synthesizer.transport.kind}: {synthesizer.transport.why}"
         self._encoded: EncodedClient | None = None
         if path == "raw":
@@ -221,9 +219,7 @@ def triton_address(
             raise
 
     def window(connection: Connection) -> AdaptiveWindow:
-        return AdaptiveWindow(
-            largest=settings.most_in_flight, fixed=settings.in_flight, batch=connection.joined
-        )
+        return AdaptiveWindow(largest=settings.most_in_flight, fixed=settings.in_flight)
 
     return Address(name=url, connect=connect, window=window)
 

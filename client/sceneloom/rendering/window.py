@@ -1,9 +1,10 @@
 """How many requests are in flight to one server: additive increase, multiplicative decrease.
 
 The estimate of the requests that only wait is that of TCP Vegas (Brakmo and Peterson, 1995):
-in flight * (1 - fastest / measured latency). Below a few the window grows by one, above it shrinks;
-a rejection halves it. More than the server can use is worse than useless: with 16 in flight Triton
-answered fewer requests a second than with one.
+in flight * (1 - fastest / measured latency). Below a few the window grows, above it shrinks; a
+rejection halves it. Now and then it tries to be larger, and stays so if that brings more answers a
+second, as from a server that joins requests. More than the server can use is worse than useless:
+with 16 in flight Triton answered fewer requests a second than with one.
 """
 
 from __future__ import annotations
@@ -14,36 +15,39 @@ from collections.abc import Hashable
 from sceneloom.errors import InputError
 
 _EPOCHS_BETWEEN_PROBES = 64
+_EPOCHS_BETWEEN_TRIALS = 12
 _SMALLEST_EPOCH = 2
+_FEW_WAIT, _MANY_WAIT = 1.0, 3.0
 _SHRINK_REJECTED, _SHRINK_SLOW = 0.5, 0.8
+_TRIAL_GROWTH, _WORTH_IT = 1.5, 1.1
 
 
 class AdaptiveWindow:
     """The number of requests that may be in flight; the caller keeps to it and reports answers."""
 
-    def __init__(self, *, largest: int = 32, fixed: int | None = None, batch: int = 1) -> None:
+    def __init__(self, *, largest: int = 32, fixed: int | None = None) -> None:
         """Begin with one request.
 
         Args:
             largest: never more than this.
             fixed: always this many, whatever happens.
-            batch: how many requests the server joins: as many again may wait.
 
         Raises:
             InputError: a number is below 1.
         """
-        if min(largest, fixed or 1, batch) < 1:
+        if min(largest, fixed or 1) < 1 or fixed == 0:
             raise InputError("a window of requests in flight holds at least 1")
         self.limit = fixed or 1
         """Requests that may be in flight now."""
         self._largest = largest
         self._fixed = fixed is not None
-        self._wanted = (2 * batch, 4 * batch)  # requests that wait at the server
-        self._doubling = True
         self._fastest: dict[Hashable, float] = {}
         self._samples: list[float] = []
         self._kind: Hashable = None
         self._epochs = 0
+        self._until_trial = 2
+        self._trial: tuple[int, float] | None = None  # limit and answers a second before it
+        self._proven = 0  # a limit that a trial has shown to be of use
         self._after_probe = 0
         self._ignored = 0
 
@@ -74,7 +78,8 @@ class AdaptiveWindow:
         if self._ignored:
             self._ignored -= 1
             return
-        self._doubling = False
+        self._trial, self._proven = None, 0
+        self._until_trial = _EPOCHS_BETWEEN_TRIALS
         self._resize(int(self.limit * _SHRINK_REJECTED))
         self._samples = []
 
@@ -83,23 +88,38 @@ class AdaptiveWindow:
         if self._after_probe:
             self._resize(self._after_probe)
             self._after_probe = 0
-            return
-        if self._epochs % _EPOCHS_BETWEEN_PROBES == 0 and self.limit > 1:
+        elif self._trial is not None:
+            self._judge(*self._trial, latency)
+        elif self._epochs % _EPOCHS_BETWEEN_PROBES == 0 and self.limit > 1:
             # A server that has become slower or faster shows its own speed with nobody waiting.
-            self._after_probe, self._fastest = self.limit, {}
+            self._after_probe, self._fastest, self._proven = self.limit, {}, 0
             self._resize(1)
-            return
-        waiting = self.limit * (1 - self._fastest[kind] / latency)
-        low, high = self._wanted
-        if waiting < low:
-            self._resize(2 * self.limit if self._doubling else self.limit + 1)
         else:
-            self._doubling = False
-            if waiting > high:
-                self._resize(int(self.limit * _SHRINK_SLOW))
+            self._adapt(self.limit * (1 - self._fastest[kind] / latency), latency)
+
+    def _adapt(self, waiting: float, latency: float) -> None:
+        if waiting < _FEW_WAIT / 2:
+            self._resize(2 * self.limit)
+        elif waiting < _FEW_WAIT:
+            self._resize(self.limit + 1)
+        elif waiting > _MANY_WAIT and self.limit > self._proven:
+            self._resize(int(self.limit * _SHRINK_SLOW))
+        elif self._until_trial:
+            self._until_trial -= 1
+        elif self.limit < self._largest:
+            self._trial = self.limit, self.limit / latency
+            self._resize(max(self.limit + 1, int(self.limit * _TRIAL_GROWTH)))
+
+    def _judge(self, limit_before: int, rate_before: float, latency: float) -> None:
+        self._trial = None
+        if self.limit / latency >= rate_before * _WORTH_IT:
+            self._proven, self._until_trial = self.limit, 0
+        else:
+            self._until_trial = _EPOCHS_BETWEEN_TRIALS
+            self._resize(limit_before)
 
     def _resize(self, limit: int) -> None:
         limit = max(1, min(limit, self._largest))
-        if limit < self.limit:
-            self._ignored = self.limit
+        if limit != self.limit:
+            self._ignored = self.limit  # answers to what was sent before
         self.limit = limit
