@@ -18,6 +18,7 @@ from sceneloom_training.checkpoint import load_checkpoint
 from sceneloom_training.networks import GeneratorArchitecture
 
 EXAMPLE = CHECKOUT / "examples" / "microscopy"
+QUICK = ("--precision", "fp32", "--largest", "256x256")  # the cells' own size is 200x200
 
 
 @pytest.mark.triton
@@ -35,7 +36,7 @@ def test_microscopy_goes_the_whole_way(tmp_path: Path) -> None:
     for arguments in (
         ["schemas", EXAMPLE / "cells.json"],
         ["import", "latest_net_G.pth", "--labels", EXAMPLE / "cells.json", "--out", "checkpoint"],
-        ["export", "checkpoint", "--repository", "repository", "--precision", "fp32"],
+        ["export", "checkpoint", "--repository", "repository", *QUICK],
     ):
         done = run_command(*arguments, cwd=tmp_path)
         assert done.returncode == 0, done.stderr

@@ -112,7 +112,7 @@ def test_golden_is_what_the_engine_answers(exported: Exported) -> None:
 
 def test_fixed_sizes_and_replacing(tmp_path: Path) -> None:
     architecture = GeneratorArchitecture(
-        input_channels=11, ngf=2, global_downsamplings=1, global_blocks=1
+        input_channels=11, ngf=2, global_downsamplings=1, global_blocks=0
     )
     contract = Contract(schema=load_schema("helen"), boundaries=False, size_multiple=2)
     save_checkpoint(tmp_path / "c", wide_generator(architecture, seed=0), contract, {})

@@ -96,7 +96,7 @@ def test_style_and_batches(styled_graph: Path, styled_generator: Generator, tmp_
 
 def test_without_boundaries_there_is_one_input(tmp_path: Path) -> None:
     architecture = GeneratorArchitecture(
-        input_channels=11, ngf=3, global_downsamplings=1, global_blocks=1
+        input_channels=11, ngf=3, global_downsamplings=1, global_blocks=0
     )
     contract = Contract(schema=load_schema("helen"), boundaries=False, size_multiple=2)
     generator = wide_generator(architecture, seed=0)

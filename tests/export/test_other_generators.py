@@ -21,9 +21,9 @@ from sceneloom_training.networks import (
 
 SCHEMA = load_schema("helen")
 ZEROS = GeneratorArchitecture(
-    input_channels=12, ngf=4, global_downsamplings=2, global_blocks=1, padding="zeros"
+    input_channels=12, ngf=4, global_downsamplings=1, global_blocks=1, padding="zeros"
 )
-UNET = UNetArchitecture(input_channels=12, ngf=4, downsamplings=4)
+UNET = UNetArchitecture(input_channels=12, ngf=4, downsamplings=3)
 
 
 @pytest.mark.parametrize("architecture", [ZEROS, UNET], ids=["zeros", "unet"])

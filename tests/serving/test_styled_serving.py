@@ -51,8 +51,8 @@ l1 = 50
 [optimizer]
 learning_rate = 2e-3
 [schedule]
-epochs = 6
-decay_epochs = 6
+epochs = 4
+decay_epochs = 4
 [compute]
 device = "cpu"
 workers = 0
