@@ -273,7 +273,7 @@ class _SettledConnection:
         self._connection, self._worker = connection, worker
         self.contract, self.model = connection.contract, connection.model
         self.version = connection.version
-        self.batch, self.joined = connection.batch, connection.joined
+        self.batch = connection.batch
 
     def choose_way(self, prepared: Prepared) -> None:
         self._worker.choose_way(self._connection, prepared)

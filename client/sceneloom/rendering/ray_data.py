@@ -12,7 +12,6 @@ import contextlib
 import logging
 import os
 import pickle
-from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
@@ -23,6 +22,7 @@ from ray.data.block import BlockMetadata
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from sceneloom.errors import SceneLoomError
+from sceneloom.rendering.block_queue import BlockQueue
 from sceneloom.rendering.block_worker import BlockWorker
 from sceneloom.rendering.blocks import Answered, Given, Work
 
@@ -49,7 +49,7 @@ class Stream:
             cpus: cores for each.
         """
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-        queue: Any = ray.remote(_Queue)
+        queue: Any = ray.remote(BlockQueue)
         self._queue = queue.options(num_cpus=0, scheduling_strategy=here).remote()
         with DataContext.current(_context()):
             self._dataset = ray.data.read_datasource(
@@ -99,43 +99,6 @@ class Stream:
     def close(self) -> None:
         """Give up what is under way."""
         ray.kill(self._queue)
-
-
-class _Queue:
-    """An actor that hands the driver's blocks to the read task. It holds each until it has its
-    answer: a read task that dies begins again at the first one.
-    """
-
-    def __init__(self) -> None:
-        self._blocks: dict[int, bytes | None] = {}
-        self._count = 0
-        self._stopped = False
-        self._tries: Counter[int] = Counter()
-        self._changed = asyncio.Condition()
-
-    async def put(self, number: int, block: bytes | None) -> None:
-        async with self._changed:
-            self._blocks[number] = block
-            self._count = number + 1
-            self._changed.notify_all()
-
-    async def get(self, number: int) -> bytes | None:
-        """A block, once it is there; None at the end, nothing for a block that was answered."""
-        async with self._changed:
-            await self._changed.wait_for(lambda: number < self._count)
-        return self._blocks.get(number, b"")
-
-    async def drop(self, number: int) -> None:
-        self._blocks.pop(number, None)
-        self._tries.pop(number, None)
-
-    async def stop(self) -> None:
-        self._stopped = True
-
-    async def begin(self, number: int) -> int:
-        """Which try at a block this is, from 1; 0 where the run stops."""
-        self._tries[number] += 1
-        return 0 if self._stopped else self._tries[number]
 
 
 class _QueueSource(Datasource):
@@ -205,9 +168,14 @@ def _told(batches: Iterable[pa.Table]) -> Iterator[pa.Table]:
         except StopIteration:
             return
         except Exception as error:
-            reason = str(error).strip().splitlines() or [type(error).__name__]
-            raise SceneLoomError(f"Ray gave up: {reason[-1]}") from error
+            raise SceneLoomError(f"Ray gave up: {_reason(error)}") from error
         yield table
+
+
+def _reason(error: Exception) -> str:
+    """The first exception's own line, out of the tracebacks that Ray puts around it."""
+    first = str(error).split("\n\nThe above exception")[0].strip()
+    return first.splitlines()[-1].strip() if first else type(error).__name__
 
 
 def _row(number: int, data: bytes) -> pa.Table:

@@ -78,6 +78,7 @@ class RayRun(Iterator[Result]):
         self._broken: Exception | None = None
         self._levels: dict[int, Levels] = {}
         self._workers: set[int] = set()
+        self._actors = 1
         self._feeder: BlockFeeder | None = None
         self.count: int | None = None
         """How many maps the data set has, once that is known."""
@@ -134,13 +135,13 @@ class RayRun(Iterator[Result]):
 
     def _render(self) -> Generator[Result, None, None]:
         with contextlib.ExitStack() as stack:
-            begun = _begin(self._plan, self._servers)
+            begun = _begin(self._plan, self._servers, self._settings.cpus)
             stack.callback(begun.close)
             self._workers = stack.enter_context(ray_started(self._settings))
             from sceneloom.rendering.ray_data import BLOCKS_PER_ACTOR, Stream
 
-            actors = most_actors(self._settings)
-            stream = Stream(begun.work, actors=actors, cpus=self._settings.cpus)
+            self._actors = most_actors(self._settings)
+            stream = Stream(begun.work, actors=self._actors, cpus=self._settings.cpus)
             stack.callback(stream.close)
             pool = stack.enter_context(
                 ThreadPoolExecutor(self._plan.settings.threads, "sceneloom-write")
@@ -154,7 +155,7 @@ class RayRun(Iterator[Result]):
                 begun.store,
                 stream,
                 maps_per_block=self._settings.maps_per_block,
-                most_blocks=BLOCKS_PER_ACTOR * actors + _SPARE_BLOCKS,
+                most_blocks=BLOCKS_PER_ACTOR * self._actors + _SPARE_BLOCKS,
                 threads=self._plan.settings.threads,
             )
             stack.callback(feeder.close)
@@ -202,7 +203,10 @@ class RayRun(Iterator[Result]):
     def _hear(self, answered: Answered) -> None:
         """Tell the listeners what an actor heard, and remember what it said of itself."""
         self._workers.add(answered.worker)
+        self._levels.pop(answered.worker, None)
         self._levels[answered.worker] = answered.levels
+        for gone in list(self._levels)[: -self._actors]:  # there are no more actors than that
+            del self._levels[gone]
         if answered.requests:
             self._way.why, self._way.transport = answered.way.why, answered.way.transport
         for listener in self._plan.listeners:
@@ -239,7 +243,7 @@ class _Begun:
         self.manifest.close()
 
 
-def _begin(plan: Plan, servers: TritonServers) -> _Begun:
+def _begin(plan: Plan, servers: TritonServers, cpus: int) -> _Begun:
     """Ask the servers for the contract, and open source, place and manifest."""
     contract, model, version = _ask(plan)
     settings, styled = plan.settings, contract.style_channels > 0
@@ -255,7 +259,7 @@ def _begin(plan: Plan, servers: TritonServers) -> _Begun:
     file = settings.style_file
     work = Work(
         servers=servers,
-        settings=settings,
+        settings=dataclasses.replace(settings, workers=settings.workers or cpus),
         contract=contract,
         origin=origin,
         style=style,

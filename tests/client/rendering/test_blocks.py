@@ -24,6 +24,7 @@ from sceneloom.errors import (
     UnknownLabelError,
 )
 from sceneloom.rendering.block_feeder import BlockFeeder
+from sceneloom.rendering.block_queue import BlockQueue
 from sceneloom.rendering.block_worker import BlockWorker
 from sceneloom.rendering.blocks import Answered, Given, Made, Unchanged, Unmade, Work
 from sceneloom.rendering.dataset import TritonServers
@@ -265,6 +266,25 @@ def test_no_more_blocks_are_on_their_way_than_were_asked_for(store: Store) -> No
     feeding.close()
     assert taker.blocks[-1] is None
     assert len(taker.blocks) == 5
+
+
+def test_the_queue_holds_a_block_until_it_is_answered() -> None:
+    async def use() -> None:
+        queue = BlockQueue()
+        early = asyncio.create_task(queue.get(1))
+        await queue.put(0, b"first")
+        await asyncio.sleep(0)
+        assert not early.done()
+        await queue.put(1, b"second")
+        assert await early == b"second"
+        assert [await queue.begin(0), await queue.begin(0), await queue.begin(1)] == [1, 2, 1]
+        await queue.drop(0)
+        await queue.put(2, None)
+        assert [await queue.get(number) for number in range(3)] == [b"", b"second", None]
+        await queue.stop()
+        assert await queue.begin(1) == 0
+
+    asyncio.run(use())
 
 
 @pytest.mark.parametrize(
