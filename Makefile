@@ -5,8 +5,10 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
 # In two runs: a process that has had every engine and every data set in it is a large one. The second has every test
-# that needs an export, so that it is made once.
-TESTS := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile -m "not slow and not gpu and not soak and not demo"
+# that needs an export, so that it is made once. Files are taken in this order, so that none of the long ones is last.
+TESTS := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder \
+  -m "not slow and not gpu and not soak and not demo"
+EVALUATE := tests/training/evaluation/test_evaluate_command.py
 
 # pip compiles none of the packages: most of their modules are never imported, and the others are compiled when they are.
 unexport PYTHONDONTWRITEBYTECODE
@@ -38,8 +40,8 @@ lint: $(INSTALLED)
 	$(BIN)/mypy
 
 unit: $(INSTALLED)
-	$(TESTS) tests/training tests/client tests/test_docs.py --ignore tests/training/evaluation/test_evaluate_command.py
-	$(TESTS) tests/export tests/serving tests/deploy tests/benchmarks tests/examples tests/training/evaluation/test_evaluate_command.py
+	$(TESTS) --ignore $(EVALUATE) tests/training tests/client tests/test_docs.py
+	$(TESTS) tests/benchmarks tests/examples $(EVALUATE) tests/export tests/serving tests/deploy
 
 wheel: $(INSTALLED)  ## build the wheel, install it in empty environments, export and serve from it
 	$(BIN)/python tests/wheel/check_wheel.py
