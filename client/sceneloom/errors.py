@@ -31,7 +31,7 @@
         └── ModelFailedError             the model broke while it ran, or its process died
 
 Foreign errors are mapped to this family in one place each: decoders of maps in `sceneloom.maps`, of
-pictures in `sceneloom.rendering.formats`; a server's answers, over gRPC and HTTP, in
+pictures in `sceneloom.rendering.writing.formats`; a server's answers, over gRPC and HTTP, in
 `sceneloom.transport`. Places that cannot be read or written are OSErrors, remote ones too
 (`sceneloom.rendering.places`).
 """

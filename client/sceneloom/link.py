@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from sceneloom.encoded import EncodedClient, EncodedFormat
 from sceneloom.maps import OnUnknown, read_instance_map, read_label_map
-from sceneloom.rendering.formats import encode_picture
+from sceneloom.rendering.writing.formats import encode_picture
 
 if TYPE_CHECKING:
     from sceneloom.synthesizer import Synthesizer

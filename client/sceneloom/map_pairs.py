@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
-from sceneloom.rendering.folder_source import pair_folders
+from sceneloom.rendering.reading.folder_source import pair_folders
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from sceneloom.errors import InputError
-from sceneloom.rendering.formats import FORMATS, encode_picture
-from sceneloom.rendering.parts import write_whole
+from sceneloom.rendering.writing.formats import FORMATS, encode_picture
+from sceneloom.rendering.writing.parts import write_whole
 from sceneloom.synthesizer import Image
 
 

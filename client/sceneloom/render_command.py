@@ -1,7 +1,7 @@
 """`sceneloom render`: flags, progress, signals, summary and exit code around `sceneloom.rendering`.
 
 Exit codes: 0 every map has its picture; 1 some gave none, or the run could not begin; 2 the command
-line is wrong; 3 no server answered any more; 4 the place of the pictures is full or gone; 130 and
+line is wrong; 3 no server answers; 4 the place of the pictures is full or gone; 130 and
 143 stopped by SIGINT and SIGTERM after what was under way. After 3, 4, 130 and 143, and after a
 kill, the same command goes on where it was.
 """
@@ -22,20 +22,20 @@ from sceneloom.connect import TransportChoice
 from sceneloom.contract import MODEL_NAME
 from sceneloom.errors import SceneLoomError, ServerUnavailableError
 from sceneloom.rendering.check import rendered_pictures
+from sceneloom.rendering.cluster.ray_cluster import RaySettings
+from sceneloom.rendering.cluster.ray_engine import RayRun
 from sceneloom.rendering.dataset import Maps, Pictures, TritonServers, make_plan
 from sceneloom.rendering.dry_run import dry_run
-from sceneloom.rendering.listener import Levels, Listener
-from sceneloom.rendering.log_lines import LogLines
-from sceneloom.rendering.metrics import Metrics, serve_metrics
-from sceneloom.rendering.progress import ProgressBar
-from sceneloom.rendering.ray_cluster import RaySettings
-from sceneloom.rendering.ray_engine import RayRun
 from sceneloom.rendering.run import Plan, RenderRun
 from sceneloom.rendering.settings import RenderSettings
-from sceneloom.rendering.sinks import Container, ShardSettings
-from sceneloom.rendering.summary import Tally, report_check, report_dry_run
 from sceneloom.rendering.triton import PathChoice, Way
-from sceneloom.rendering.video import check_video, write_video
+from sceneloom.rendering.watching.listener import Levels, Listener
+from sceneloom.rendering.watching.log_lines import LogLines
+from sceneloom.rendering.watching.metrics import Metrics, serve_metrics
+from sceneloom.rendering.watching.progress import ProgressBar
+from sceneloom.rendering.watching.summary import Tally, report_check, report_dry_run
+from sceneloom.rendering.writing.sinks import Container, ShardSettings
+from sceneloom.rendering.writing.video import check_video, write_video
 from sceneloom.transport import Timeouts
 
 SERVER_GONE, PLACE_GONE = 3, 4
@@ -178,7 +178,10 @@ def _render(
                 pass
         except (SceneLoomError, OSError) as error:
             if not run.rendering:
-                raise
+                if not isinstance(error, ServerUnavailableError):
+                    raise
+                _say(log, "stopped", f"sceneloom render: {error}")
+                return SERVER_GONE
             ended = error
     tally.print(output, plan, way, show_failures=log is None)
     return _exit_code(tally, ended, signals, log)

@@ -15,7 +15,7 @@ from sceneloom.encoded import INPUT_UNKNOWN, read_format
 from sceneloom.errors import ImageReadError, ImageTooLargeError, InputError
 from sceneloom.maps import read_instance_map, read_label_map
 from sceneloom.png import SIGNATURE
-from sceneloom.rendering.formats import encode_picture
+from sceneloom.rendering.writing.formats import encode_picture
 from sceneloom.synthesizer import Image, Request, prepare
 
 _BYTES_PER_PIXEL = 8  # no map of ids takes more, packed or not

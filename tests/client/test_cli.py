@@ -130,7 +130,7 @@ def test_a_wrong_setting_in_a_process_of_its_own() -> None:
 
 def test_no_server_in_a_process_of_its_own(tmp_path: Path) -> None:
     done = run("render", tmp_path, tmp_path / "out", "--url", "127.0.0.1:1")
-    assert done.returncode == 1
+    assert done.returncode == 3
     [line] = done.stderr.splitlines()
     assert line.startswith("sceneloom render: 127.0.0.1:1, model 'synthesis': ")
     assert "not reachable" in line

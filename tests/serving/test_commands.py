@@ -155,7 +155,7 @@ def test_render_a_data_set_with_broken_maps(
 
 def test_render_without_a_server_is_one_line(dataset: Path, tmp_path: Path) -> None:
     done = run_command("render", dataset, tmp_path / "out", "--url", "127.0.0.1:9")
-    assert done.returncode == 1
+    assert done.returncode == 3
     assert done.stderr.startswith("sceneloom render: 127.0.0.1:9")
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "out").exists()

@@ -23,7 +23,7 @@ from sceneloom.errors import (
     UnknownLabelError,
 )
 from sceneloom.png_maps import instance_map_png, label_map_png
-from sceneloom.rendering.formats import encode_picture
+from sceneloom.rendering.writing.formats import encode_picture
 from sceneloom.schema import load_schema
 from sceneloom.synthesizer import Request, prepare
 from sceneloom_serving.encoded_path import decode_request, encode_image

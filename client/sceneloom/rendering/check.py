@@ -9,10 +9,10 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 from sceneloom.errors import InputError
-from sceneloom.rendering.formats import decode_picture
 from sceneloom.rendering.interfaces import Sink
 from sceneloom.rendering.manifest import Manifest, Row
 from sceneloom.rendering.run import Plan
+from sceneloom.rendering.writing.formats import decode_picture
 from sceneloom.synthesizer import Image
 
 _CHUNK = 64

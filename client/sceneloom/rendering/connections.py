@@ -9,9 +9,9 @@ from typing import Protocol
 import numpy as np
 
 from sceneloom.contract import Contract
-from sceneloom.rendering.formats import decode_picture, encode_picture
 from sceneloom.rendering.loading import Prepared
 from sceneloom.rendering.settings import RenderSettings
+from sceneloom.rendering.writing.formats import decode_picture, encode_picture
 from sceneloom.synthesizer import Image, InstanceMap, LabelMap, Synthesizer
 
 

@@ -12,17 +12,17 @@ from sceneloom.connect import TransportChoice
 from sceneloom.contract import MODEL_NAME, Contract
 from sceneloom.errors import InputError
 from sceneloom.rendering.connections import Connection, EngineConnection
-from sceneloom.rendering.formats import check_format
 from sceneloom.rendering.interfaces import Source
-from sceneloom.rendering.listener import Listener
 from sceneloom.rendering.manifest import FILE_NAME
+from sceneloom.rendering.reading.sources import DataSet, ShardedSource, open_source
 from sceneloom.rendering.run import Plan
 from sceneloom.rendering.servers import Address
 from sceneloom.rendering.settings import RenderSettings
-from sceneloom.rendering.sinks import Container, ShardSettings, open_sink
-from sceneloom.rendering.sources import DataSet, ShardedSource, open_source
 from sceneloom.rendering.triton import PathChoice, Way, triton_address
+from sceneloom.rendering.watching.listener import Listener
 from sceneloom.rendering.window import AdaptiveWindow
+from sceneloom.rendering.writing.formats import check_format
+from sceneloom.rendering.writing.sinks import Container, ShardSettings, open_sink
 from sceneloom.transport import Timeouts
 
 if TYPE_CHECKING:

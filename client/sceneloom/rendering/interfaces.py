@@ -1,6 +1,6 @@
 """What a data set is read from and written to: the two interfaces between which the pipeline runs.
 
-Sources are in `sources.py`, sinks in `sinks.py`; anything with these methods takes their place.
+Sources are in `reading/`, sinks in `writing/`; anything with these methods takes their place.
 """
 
 from __future__ import annotations

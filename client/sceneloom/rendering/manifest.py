@@ -19,7 +19,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal
 
 from sceneloom.errors import InputError
-from sceneloom.rendering.parts import new_part, sweep
+from sceneloom.rendering.writing.parts import new_part, sweep
 
 if TYPE_CHECKING:
     from typing_extensions import Self

@@ -18,7 +18,6 @@ from typing import Any
 from sceneloom.errors import InputError, SceneLoomError, ServingError
 from sceneloom.rendering.connections import Answer, Connection
 from sceneloom.rendering.interfaces import MapItem, Source
-from sceneloom.rendering.listener import Levels, Listener
 from sceneloom.rendering.loading import Loaded, Loader, Prepared
 from sceneloom.rendering.results import Failed, Picture, Rendered, Result, Skipped
 from sceneloom.rendering.retry import RetryBudget
@@ -26,6 +25,7 @@ from sceneloom.rendering.servers import Servers
 from sceneloom.rendering.settings import RenderSettings
 from sceneloom.rendering.shelf import Shelf
 from sceneloom.rendering.store import Store, place_is_gone
+from sceneloom.rendering.watching.listener import Levels, Listener
 
 _CHUNK = 16
 _SHELF_BYTES = 128 << 20

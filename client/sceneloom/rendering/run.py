@@ -21,7 +21,6 @@ from sceneloom.contract import Contract
 from sceneloom.errors import SceneLoomError
 from sceneloom.rendering.connections import Connection
 from sceneloom.rendering.interfaces import Sink, Source
-from sceneloom.rendering.listener import Levels, Listener
 from sceneloom.rendering.loading import Loader
 from sceneloom.rendering.manifest import Manifest, Origin
 from sceneloom.rendering.pipeline import Pipeline
@@ -29,6 +28,7 @@ from sceneloom.rendering.results import Result
 from sceneloom.rendering.servers import Address, Server, Servers
 from sceneloom.rendering.settings import RenderSettings
 from sceneloom.rendering.store import Store
+from sceneloom.rendering.watching.listener import Levels, Listener
 from sceneloom.style_choice import style_chooser
 
 if TYPE_CHECKING:

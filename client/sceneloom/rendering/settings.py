@@ -9,8 +9,8 @@ import os
 
 from sceneloom.errors import InputError
 from sceneloom.maps import DEFAULT_MAX_PIXELS, OnUnknown
-from sceneloom.rendering.formats import FORMATS, Format
 from sceneloom.rendering.retry import RetryPolicy
+from sceneloom.rendering.writing.formats import FORMATS, Format
 from sceneloom.style_choice import StyleChoice
 
 _MAX_IN_FLIGHT = 256

@@ -22,10 +22,10 @@ from sceneloom.errors import (
     NotALabelMapError,
 )
 from sceneloom.png import SIGNATURE
-from sceneloom.rendering.formats import decode_picture
 from sceneloom.rendering.manifest import FILE_NAME, Manifest
 from sceneloom.rendering.results import Failed, Rendered, Skipped
 from sceneloom.rendering.settings import RenderSettings
+from sceneloom.rendering.writing.formats import decode_picture
 from sceneloom.schema import load_schema
 from sceneloom.testing import FakeTransport
 from sceneloom.triton_client import TritonSynthesizer

@@ -23,18 +23,18 @@ from sceneloom.errors import (
     ServerUnavailableError,
     UnknownLabelError,
 )
-from sceneloom.rendering.block_feeder import BlockFeeder
-from sceneloom.rendering.block_queue import BlockQueue
-from sceneloom.rendering.block_worker import BlockWorker
-from sceneloom.rendering.blocks import Answered, Given, Made, Unchanged, Unmade, Work
+from sceneloom.rendering.cluster.block_feeder import BlockFeeder
+from sceneloom.rendering.cluster.block_queue import BlockQueue
+from sceneloom.rendering.cluster.block_worker import BlockWorker
+from sceneloom.rendering.cluster.blocks import Answered, Given, Made, Unchanged, Unmade, Work
+from sceneloom.rendering.cluster.ray_cluster import RaySettings
 from sceneloom.rendering.dataset import TritonServers
-from sceneloom.rendering.formats import decode_picture
 from sceneloom.rendering.interfaces import MapItem
 from sceneloom.rendering.manifest import Manifest, Origin, Row
-from sceneloom.rendering.ray_cluster import RaySettings
 from sceneloom.rendering.retry import RetryPolicy
 from sceneloom.rendering.settings import RenderSettings
 from sceneloom.rendering.store import Store
+from sceneloom.rendering.writing.formats import decode_picture
 from sceneloom.schema import load_schema
 from sceneloom.testing import FakeTransport
 from sceneloom.triton_client import TritonSynthesizer

@@ -16,16 +16,16 @@ from map_sets import as_png, small_maps, write_folder
 
 from sceneloom.errors import InputError, MissingDependencyError, ServerUnavailableError
 from sceneloom.owned_names import SHARED_MEMORY
+from sceneloom.rendering.cluster.ray_cluster import RaySettings, ray_started
+from sceneloom.rendering.cluster.ray_engine import RayRun
 from sceneloom.rendering.dataset import Maps, Pictures, TritonServers, make_plan
-from sceneloom.rendering.listener import Listener
 from sceneloom.rendering.manifest import Manifest, Row
-from sceneloom.rendering.ray_cluster import RaySettings, ray_started
-from sceneloom.rendering.ray_engine import RayRun
 from sceneloom.rendering.results import Failed, Rendered, Result, Skipped
 from sceneloom.rendering.run import Plan, RenderRun
 from sceneloom.rendering.settings import RenderSettings
-from sceneloom.rendering.sinks import Container, ShardSettings
 from sceneloom.rendering.triton import Way
+from sceneloom.rendering.watching.listener import Listener
+from sceneloom.rendering.writing.sinks import Container, ShardSettings
 from sceneloom_bench.noop_server import NoopServer, write_noop_repository
 
 pytestmark = [

@@ -23,16 +23,16 @@ from sceneloom.errors import (
     ServerUnavailableError,
 )
 from sceneloom.rendering.connections import Connection, EngineConnection
-from sceneloom.rendering.formats import decode_picture
 from sceneloom.rendering.interfaces import MapItem
-from sceneloom.rendering.listener import Listener
 from sceneloom.rendering.manifest import Manifest
 from sceneloom.rendering.results import Failed, Picture, Rendered, Result, Skipped
 from sceneloom.rendering.retry import RetryPolicy
 from sceneloom.rendering.run import Plan, RenderRun
 from sceneloom.rendering.servers import Address
 from sceneloom.rendering.settings import RenderSettings
+from sceneloom.rendering.watching.listener import Listener
 from sceneloom.rendering.window import AdaptiveWindow
+from sceneloom.rendering.writing.formats import decode_picture
 from sceneloom.schema import load_schema
 from sceneloom.testing import FakeTransport
 from sceneloom.triton_client import TritonSynthesizer

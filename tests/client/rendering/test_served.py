@@ -13,14 +13,14 @@ from map_sets import WRITERS, small_maps
 
 from sceneloom.errors import InputError, ModelNotFoundError
 from sceneloom.rendering.dataset import Maps, Pictures, TritonServers, make_plan
-from sceneloom.rendering.formats import FORMATS
-from sceneloom.rendering.listener import Listener
 from sceneloom.rendering.results import Rendered, Result
 from sceneloom.rendering.retry import RetryPolicy
 from sceneloom.rendering.run import RenderRun
 from sceneloom.rendering.settings import RenderSettings
-from sceneloom.rendering.sinks import Container, open_sink
 from sceneloom.rendering.triton import Way
+from sceneloom.rendering.watching.listener import Listener
+from sceneloom.rendering.writing.formats import FORMATS
+from sceneloom.rendering.writing.sinks import Container, open_sink
 from sceneloom_bench.noop_server import NoopServer, write_noop_repository
 from sceneloom_export.encoded_models import write_encoded_models
 from sceneloom_export.settings import ServingSettings

@@ -23,8 +23,8 @@ from map_sets import add_to_tar
 
 from sceneloom.errors import InputError, MissingDependencyError
 from sceneloom.rendering.interfaces import Sink, Stored
-from sceneloom.rendering.parts import new_part, sweep
-from sceneloom.rendering.sinks import Container, ShardSettings, open_sink
+from sceneloom.rendering.writing.parts import new_part, sweep
+from sceneloom.rendering.writing.sinks import Container, ShardSettings, open_sink
 
 CONTAINERS: tuple[Container, ...] = get_args(Container)
 SHARDS: tuple[Container, ...] = ("tar", "parquet")
@@ -303,7 +303,7 @@ def test_shards_of_others_and_damaged_ones_are_left_alone(
 
 KILLED = """
 import os, sys
-from sceneloom.rendering.sinks import ShardSettings, open_sink
+from sceneloom.rendering.writing.sinks import ShardSettings, open_sink
 place, container = sys.argv[1:]
 sink = open_sink(place, "png", container=container, shards=ShardSettings(pictures=3))
 sink.open(lambda output: True)

@@ -15,14 +15,14 @@ from sceneloom.errors import InputError, QueueFullError, ServerUnavailableError
 from sceneloom.rendering.check import Damage, check_pictures
 from sceneloom.rendering.connections import EngineConnection
 from sceneloom.rendering.dry_run import dry_run
-from sceneloom.rendering.listener import Levels, Listener
-from sceneloom.rendering.log_lines import LogLines
 from sceneloom.rendering.manifest import Manifest
-from sceneloom.rendering.metrics import Metrics, serve_metrics
 from sceneloom.rendering.retry import RetryPolicy
 from sceneloom.rendering.run import Plan, RenderRun
 from sceneloom.rendering.servers import Address
 from sceneloom.rendering.settings import RenderSettings
+from sceneloom.rendering.watching.listener import Levels, Listener
+from sceneloom.rendering.watching.log_lines import LogLines
+from sceneloom.rendering.watching.metrics import Metrics, serve_metrics
 from sceneloom.rendering.window import AdaptiveWindow
 from sceneloom.schema import load_schema
 from sceneloom.testing import FakeTransport

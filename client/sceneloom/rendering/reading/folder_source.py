@@ -9,8 +9,6 @@ from sceneloom.errors import InputError
 from sceneloom.maps import MAP_SUFFIXES
 from sceneloom.rendering.interfaces import MapItem
 from sceneloom.rendering.keys import fault_of_key
-from sceneloom.rendering.map_files import LocalFile, RemoteFile, broken_item
-from sceneloom.rendering.pairing import NamePair, pair_names
 from sceneloom.rendering.places import (
     file_names,
     is_folder,
@@ -20,6 +18,8 @@ from sceneloom.rendering.places import (
     local_path,
     reason_of,
 )
+from sceneloom.rendering.reading.map_files import LocalFile, RemoteFile, broken_item
+from sceneloom.rendering.reading.pairing import NamePair, pair_names
 
 
 class FolderSource:

@@ -20,24 +20,24 @@ from typing import TYPE_CHECKING
 from sceneloom.contract import Contract
 from sceneloom.errors import InputError, SceneLoomError
 from sceneloom.extras import require
-from sceneloom.rendering.block_feeder import BlockFeeder
-from sceneloom.rendering.blocks import Answered, Made, Outcome, Unchanged, Work
+from sceneloom.rendering.cluster.block_feeder import BlockFeeder
+from sceneloom.rendering.cluster.blocks import Answered, Made, Outcome, Unchanged, Work
+from sceneloom.rendering.cluster.ray_cluster import RaySettings, most_actors, ray_started
 from sceneloom.rendering.dataset import TritonServers
 from sceneloom.rendering.interfaces import Source
-from sceneloom.rendering.listener import Levels
 from sceneloom.rendering.manifest import Manifest, Origin, Row
-from sceneloom.rendering.ray_cluster import RaySettings, most_actors, ray_started
 from sceneloom.rendering.results import Failed, Result, Skipped
 from sceneloom.rendering.run import Plan
 from sceneloom.rendering.servers import Servers
 from sceneloom.rendering.store import Store, failure_row, place_is_gone
 from sceneloom.rendering.triton import Way
+from sceneloom.rendering.watching.listener import Levels
 from sceneloom.style_choice import style_chooser
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-    from sceneloom.rendering.ray_data import Stream
+    from sceneloom.rendering.cluster.ray_data import Stream
 
 _SPARE_BLOCKS = 4
 
@@ -138,7 +138,7 @@ class RayRun(Iterator[Result]):
             begun = _begin(self._plan, self._servers, self._settings.cpus)
             stack.callback(begun.close)
             self._workers = stack.enter_context(ray_started(self._settings))
-            from sceneloom.rendering.ray_data import BLOCKS_PER_ACTOR, Stream
+            from sceneloom.rendering.cluster.ray_data import BLOCKS_PER_ACTOR, Stream
 
             self._actors = most_actors(self._settings)
             stream = Stream(begun.work, actors=self._actors, cpus=self._settings.cpus)

@@ -20,10 +20,17 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from sceneloom.errors import InputError, SceneLoomError, ServerUnavailableError, ServingError
-from sceneloom.rendering.blocks import Answered, Given, Made, Outcome, Unchanged, Unmade, Work
+from sceneloom.rendering.cluster.blocks import (
+    Answered,
+    Given,
+    Made,
+    Outcome,
+    Unchanged,
+    Unmade,
+    Work,
+)
 from sceneloom.rendering.connections import Answer, Connection
 from sceneloom.rendering.interfaces import MapItem
-from sceneloom.rendering.listener import Levels, Listener
 from sceneloom.rendering.loading import Loaded, Loader, Prepared
 from sceneloom.rendering.pipeline import Pipeline
 from sceneloom.rendering.results import Failed, Rendered, Skipped
@@ -31,6 +38,7 @@ from sceneloom.rendering.servers import Address, Servers
 from sceneloom.rendering.settings import RenderSettings
 from sceneloom.rendering.store import Store, failure_row, picture_row
 from sceneloom.rendering.triton import Way
+from sceneloom.rendering.watching.listener import Levels, Listener
 from sceneloom.style_choice import style_chooser
 
 _PAUSE = 1.0

@@ -8,9 +8,9 @@ import time
 from typing import Any, TextIO
 
 from sceneloom.errors import ServingError
-from sceneloom.rendering.listener import Listener
 from sceneloom.rendering.results import Failed, Rendered, Result, Skipped
 from sceneloom.rendering.servers import Server
+from sceneloom.rendering.watching.listener import Listener
 
 
 class LogLines(Listener):

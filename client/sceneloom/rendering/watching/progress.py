@@ -13,8 +13,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from sceneloom.errors import ServingError
-from sceneloom.rendering.listener import Levels, Listener
 from sceneloom.rendering.results import Result, Skipped
+from sceneloom.rendering.watching.listener import Levels, Listener
 
 if TYPE_CHECKING:
     from typing_extensions import Self

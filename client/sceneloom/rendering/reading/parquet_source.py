@@ -13,9 +13,9 @@ from typing import Any
 from sceneloom.errors import ImageReadError, InputError
 from sceneloom.rendering.interfaces import MapItem
 from sceneloom.rendering.keys import fault_of_key
-from sceneloom.rendering.map_files import broken_item
-from sceneloom.rendering.parquet_cells import open_parquet, read_cell
 from sceneloom.rendering.places import lies_in, parent
+from sceneloom.rendering.reading.map_files import broken_item
+from sceneloom.rendering.reading.parquet_cells import open_parquet, read_cell
 
 _KEYS_AT_ONCE = 4096
 

@@ -22,9 +22,9 @@ from ray.data.block import BlockMetadata
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from sceneloom.errors import SceneLoomError
-from sceneloom.rendering.block_queue import BlockQueue
-from sceneloom.rendering.block_worker import BlockWorker
-from sceneloom.rendering.blocks import Answered, Given, Work
+from sceneloom.rendering.cluster.block_queue import BlockQueue
+from sceneloom.rendering.cluster.block_worker import BlockWorker
+from sceneloom.rendering.cluster.blocks import Answered, Given, Work
 
 _AT_ONCE = 2  # blocks in an actor: while one ends, the next keeps the server busy
 _WAITING = 2  # blocks that wait at an actor; with fewer Ray Data adds no actors

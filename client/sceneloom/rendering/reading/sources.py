@@ -12,10 +12,8 @@ from collections.abc import Iterator
 from typing import Protocol
 
 from sceneloom.errors import InputError
-from sceneloom.rendering.folder_source import FolderSource
 from sceneloom.rendering.interfaces import MapItem, Source
 from sceneloom.rendering.keys import shard_of
-from sceneloom.rendering.parquet_source import ParquetSource
 from sceneloom.rendering.places import (
     file_names,
     folder_names,
@@ -25,8 +23,10 @@ from sceneloom.rendering.places import (
     parent,
     reason_of,
 )
-from sceneloom.rendering.tar_source import TarSource
-from sceneloom.rendering.zip_source import ZipSource
+from sceneloom.rendering.reading.folder_source import FolderSource
+from sceneloom.rendering.reading.parquet_source import ParquetSource
+from sceneloom.rendering.reading.tar_source import TarSource
+from sceneloom.rendering.reading.zip_source import ZipSource
 
 # pix2pixHD's layout.
 _LABEL_FOLDER, _INSTANCE_FOLDER = "test_label", "test_inst"

@@ -11,13 +11,13 @@ import dataclasses
 from typing import Literal
 
 from sceneloom.errors import InputError
-from sceneloom.rendering.folder_sink import FolderSink
-from sceneloom.rendering.formats import Format
 from sceneloom.rendering.interfaces import Sink
-from sceneloom.rendering.parquet_shards import ParquetShards
 from sceneloom.rendering.places import filesystem, is_remote
-from sceneloom.rendering.shard_sink import ShardSink
-from sceneloom.rendering.tar_shards import TarShards
+from sceneloom.rendering.writing.folder_sink import FolderSink
+from sceneloom.rendering.writing.formats import Format
+from sceneloom.rendering.writing.parquet_shards import ParquetShards
+from sceneloom.rendering.writing.shard_sink import ShardSink
+from sceneloom.rendering.writing.tar_shards import TarShards
 
 Container = Literal["folder", "tar", "parquet"]
 """A file for each picture, or shards."""

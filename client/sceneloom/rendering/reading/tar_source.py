@@ -14,9 +14,9 @@ from sceneloom.errors import ImageReadError, InputError
 from sceneloom.maps import MAP_SUFFIXES
 from sceneloom.rendering.interfaces import MapFile, MapItem
 from sceneloom.rendering.keys import fault_of_key
-from sceneloom.rendering.map_files import BrokenFile, FilePart, broken_item
 from sceneloom.rendering.places import last_part, lies_in, open_binary, parent, reason_of
-from sceneloom.rendering.tar_members import Member, tar_members
+from sceneloom.rendering.reading.map_files import BrokenFile, FilePart, broken_item
+from sceneloom.rendering.reading.tar_members import Member, tar_members
 
 _ENDINGS = "|".join(re.escape(suffix) for suffix in MAP_SUFFIXES)
 

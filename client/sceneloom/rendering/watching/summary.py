@@ -10,11 +10,11 @@ from collections.abc import Sequence
 from sceneloom.errors import InputError
 from sceneloom.rendering.check import Damage, check_pictures
 from sceneloom.rendering.dry_run import DryRun
-from sceneloom.rendering.listener import Listener
 from sceneloom.rendering.manifest import Manifest
 from sceneloom.rendering.results import Failed, Rendered, Result, Skipped
 from sceneloom.rendering.run import Plan
 from sceneloom.rendering.triton import Way
+from sceneloom.rendering.watching.listener import Listener
 
 _LISTED = 20
 

@@ -6,10 +6,8 @@ from collections.abc import Callable, Hashable
 from pathlib import Path
 
 from sceneloom.errors import InputError
-from sceneloom.rendering.formats import Format
 from sceneloom.rendering.interfaces import Stored
 from sceneloom.rendering.keys import check_key, fault_of_key
-from sceneloom.rendering.parts import new_part, sweep, write_whole
 from sceneloom.rendering.places import (
     filesystem,
     is_remote,
@@ -19,6 +17,8 @@ from sceneloom.rendering.places import (
     put_remote,
     reason_of,
 )
+from sceneloom.rendering.writing.formats import Format
+from sceneloom.rendering.writing.parts import new_part, sweep, write_whole
 
 
 class FolderSink:

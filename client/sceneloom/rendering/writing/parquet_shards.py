@@ -13,10 +13,10 @@ from typing import Any
 
 from sceneloom.errors import InputError
 from sceneloom.extras import require
-from sceneloom.rendering.formats import Format
-from sceneloom.rendering.parquet_cells import forget, open_parquet, read_cell
-from sceneloom.rendering.parts import remove_part
-from sceneloom.rendering.tar_part import TarPart
+from sceneloom.rendering.reading.parquet_cells import forget, open_parquet, read_cell
+from sceneloom.rendering.writing.formats import Format
+from sceneloom.rendering.writing.parts import remove_part
+from sceneloom.rendering.writing.tar_part import TarPart
 
 _MARK = {"sceneloom": "pictures"}
 _GROUP_BYTES, _GROUP_ROWS = 16 << 20, 100

@@ -17,7 +17,7 @@ import numpy as np
 
 from sceneloom.errors import InputError
 from sceneloom.extras import require
-from sceneloom.rendering.parts import new_part, publish, remove_part
+from sceneloom.rendering.writing.parts import new_part, publish, remove_part
 from sceneloom.synthesizer import Image
 
 # The first is in the wheels of PyAV; the others are for builds without it.

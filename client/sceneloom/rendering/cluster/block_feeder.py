@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol
 
-from sceneloom.rendering.blocks import Given
+from sceneloom.rendering.cluster.blocks import Given
 from sceneloom.rendering.interfaces import MapItem, Source
 from sceneloom.rendering.manifest import Row
 from sceneloom.rendering.store import Store

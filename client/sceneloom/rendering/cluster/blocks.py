@@ -12,10 +12,10 @@ from sceneloom.contract import Contract
 from sceneloom.errors import SceneLoomError, ServingError, UnknownLabelError
 from sceneloom.rendering.dataset import TritonServers
 from sceneloom.rendering.interfaces import MapItem
-from sceneloom.rendering.listener import Levels
 from sceneloom.rendering.manifest import Origin, Row
 from sceneloom.rendering.settings import RenderSettings
 from sceneloom.rendering.triton import Way
+from sceneloom.rendering.watching.listener import Levels
 
 # An exception is pickled as its class and its `args`, and this one wants more.
 copyreg.pickle(UnknownLabelError, lambda error: (UnknownLabelError, (str(error), error.counts)))
