@@ -1,5 +1,5 @@
-"""Rendering whole data sets: maps are read, rendered by servers, and written as pictures; a manifest
-knows what is done.
+"""Rendering whole data sets: maps are read, rendered by servers and written as pictures, and a
+manifest knows what is done.
 
     reading/    data sets of maps            run.py        a run that is iterated; begin here
     writing/    places for pictures          pipeline.py   what happens to a map, in order
