@@ -59,7 +59,7 @@ def saved(tmp_path: Path) -> Path:
 
 
 def test_it_learns_and_comes_back_as_it_was_trained(streets: DataSettings, tmp_path: Path) -> None:
-    settings = dataclasses.replace(TINY, epochs=40, balance=0.2)
+    settings = dataclasses.replace(TINY, epochs=40, balance=0.2, checkpoint_every=80)
     outcome = train_segmenter(streets, settings, tmp_path / "run")
     assert outcome.segmenter is not None
     assert outcome.step == outcome.last == 160
