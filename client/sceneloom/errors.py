@@ -26,6 +26,7 @@
         ├── QueueTimeoutError            retryable: waited in the server's queue for too long
         ├── DeadlineExceededError        retryable: the client's deadline passed; it may still run
         ├── ServerUnavailableError       retryable: not reachable, starting or stopping
+        │   └── ConnectionClosedError    not retryable: its owner has closed the connection
         ├── ModelNotFoundError           the server has no such model
         ├── RequestRejectedError         the server says the request is wrong; never retry
         └── ModelFailedError             the model broke while it ran, or its process died
@@ -168,6 +169,12 @@ class ServerUnavailableError(ServingError):
     """The server is not reachable, or it is starting or stopping."""
 
     retryable = True
+
+
+class ConnectionClosedError(ServerUnavailableError):
+    """The connection was closed on this side; it does not come back."""
+
+    retryable = False
 
 
 class ModelNotFoundError(ServingError):

@@ -10,7 +10,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from sceneloom.errors import ModelFailedError, ServerUnavailableError, ServingError
+from sceneloom.errors import (
+    ConnectionClosedError,
+    ModelFailedError,
+    ServingError,
+)
 from sceneloom.transport import (
     TRITON_DTYPES,
     ModelConfig,
@@ -137,7 +141,7 @@ class GrpcTransport:
 
     def _check_open(self) -> None:
         if self._closed:
-            raise ServerUnavailableError(f"{self._address}: this connection was closed")
+            raise ConnectionClosedError(f"{self._address}: this connection was closed")
 
     def _map(self, error: Any, model: str) -> ServingError:
         return map_triton_error(

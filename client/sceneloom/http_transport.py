@@ -21,7 +21,11 @@ from urllib.parse import quote
 import numpy as np
 import numpy.typing as npt
 
-from sceneloom.errors import ModelFailedError, ServerUnavailableError, ServingError
+from sceneloom.errors import (
+    ConnectionClosedError,
+    ModelFailedError,
+    ServingError,
+)
 from sceneloom.http_connection import HttpConnection
 from sceneloom.transport import (
     NUMPY_DTYPES,
@@ -152,7 +156,7 @@ class HttpTransport:
     def _take(self) -> HttpConnection:
         with self._lock:
             if self._closed:
-                raise ServerUnavailableError(f"{self._url}: this connection was closed")
+                raise ConnectionClosedError(f"{self._url}: this connection was closed")
             while self._idle:
                 connection = self._idle.pop()
                 if connection.is_reusable():

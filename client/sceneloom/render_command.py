@@ -20,7 +20,7 @@ from tyro.conf import OmitArgPrefixes, Positional, arg
 
 from sceneloom.connect import TransportChoice
 from sceneloom.contract import MODEL_NAME
-from sceneloom.errors import SceneLoomError, ServerUnavailableError
+from sceneloom.errors import InputError, SceneLoomError, ServerUnavailableError
 from sceneloom.rendering.check import rendered_pictures
 from sceneloom.rendering.cluster.ray_cluster import RaySettings
 from sceneloom.rendering.cluster.ray_engine import RayRun
@@ -114,7 +114,37 @@ def main(
         ray: how a run is spread with --engine ray.
         settings: how to render.
     """
-    maps = Maps(place=input, labels=flags.labels, instances=flags.instances, shard=flags.shard)
+    try:
+        servers, way, plan = _plan(input, output, flags, shards, settings)
+    except InputError as error:
+        print(f"sceneloom render: {error}", file=sys.stderr)
+        return 2
+    if flags.verify:
+        return report_check(plan)
+    if flags.dry_run:
+        return report_dry_run(dry_run(plan))
+
+    def begin(plan: Plan) -> RenderRun | RayRun:
+        return RayRun(plan, servers, ray, way) if flags.engine == "ray" else RenderRun(plan)
+
+    code = _render(plan, begin, flags, output, way)
+    if flags.video is not None and code == 0:
+        write_video(flags.video, rendered_pictures(plan), flags.fps)
+        print(f"video: {flags.video}")
+    return code
+
+
+def _plan(
+    maps_place: str,
+    output: str,
+    flags: RenderFlags,
+    shards: ShardSettings,
+    settings: RenderSettings,
+) -> tuple[TritonServers, Way, Plan]:
+    """What the command line asks for; raises InputError where it makes no sense."""
+    if flags.verify and (flags.dry_run or flags.video is not None):
+        raise InputError("--verify only looks at pictures; leave --dry-run and --video out")
+    maps = Maps(place=maps_place, labels=flags.labels, instances=flags.instances, shard=flags.shard)
     pictures = Pictures(
         place=output, container=flags.container, shards=shards, manifest=flags.manifest
     )
@@ -129,19 +159,7 @@ def main(
         check_video(flags.video, flags.fps)
     way = Way()
     plan = make_plan(maps, pictures, servers.addresses(settings, way), settings)
-    if flags.verify:
-        return report_check(plan)
-    if flags.dry_run:
-        return report_dry_run(dry_run(plan))
-
-    def begin(plan: Plan) -> RenderRun | RayRun:
-        return RayRun(plan, servers, ray, way) if flags.engine == "ray" else RenderRun(plan)
-
-    code = _render(plan, begin, flags, output, way)
-    if flags.video is not None and code == 0:
-        write_video(flags.video, rendered_pictures(plan), flags.fps)
-        print(f"video: {flags.video}")
-    return code
+    return servers, way, plan
 
 
 def _render(
@@ -204,11 +222,12 @@ def _exit_code(
     tally: Tally, ended: Exception | None, signals: list[int], log: LogLines | None
 ) -> int:
     goes_on = "the same command goes on where it was"
-    if ended is not None:
+    if isinstance(ended, (ServerUnavailableError, OSError)):
         _say(log, "stopped", f"stopped: {ended}; {goes_on}")
-        if isinstance(ended, ServerUnavailableError):
-            return SERVER_GONE
-        return PLACE_GONE if isinstance(ended, OSError) else 1
+        return PLACE_GONE if isinstance(ended, OSError) else SERVER_GONE
+    if ended is not None:
+        _say(log, "stopped", f"stopped: {ended}")
+        return 1
     if signals:
         _say(log, "stopped", f"stopped as asked; {goes_on}")
         return 128 + signals[0]

@@ -25,10 +25,10 @@ from sceneloom.contract import (
     Contract,
 )
 from sceneloom.errors import (
+    ConnectionClosedError,
     InputError,
     ModelNotFoundError,
     RequestRejectedError,
-    ServerUnavailableError,
     ServingError,
 )
 from sceneloom.instances import boundary_map
@@ -154,6 +154,6 @@ class FakeTransport:
 
     def _check(self, model: str) -> None:
         if self.closed:
-            raise ServerUnavailableError("fake: closed")
+            raise ConnectionClosedError("fake: closed")
         if model != MODEL_NAME:
             raise ModelNotFoundError(f"fake: has no model {model!r}")

@@ -185,6 +185,7 @@ def map_triton_error(status: str, message: str, *, where: str, seen_ready: bool)
             stopping says "not found" about a model it had a moment ago.
     """
     code = status.removeprefix("StatusCode.")
+    message = "".join(c if c.isprintable() or c == "\n" else "?" for c in message)
     text = f"{where}: {message.strip().splitlines()[0] if message.strip() else code}"
     if code == "UNAVAILABLE":
         if "maximum queue size" in message:

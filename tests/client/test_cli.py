@@ -105,6 +105,11 @@ def test_render_help(capsys: pytest.CaptureFixture[str]) -> None:
         ("--url", "localhost"),
         ("--url", "localhost:99999"),
         ("--url", ""),
+        ("--url", "a:1", "a:1"),
+        ("--shard", "3/3"),
+        ("--video", "v.txt"),
+        ("--verify", "--dry-run"),
+        ("--manifest", "m.jsonl"),
     ],
 )
 def test_settings_out_of_range(
@@ -119,6 +124,12 @@ def test_settings_out_of_range(
     assert flags[0] in err or flags[0][2:].replace("-", "_") in err or flags[-1] in err
     assert "Traceback" not in out + err
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("places", [("", "out"), ("maps", "")])
+def test_empty_places(places: tuple[str, str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["render", *places, "--url", "127.0.0.1:1"]) == 2
+    assert "is empty; . is the folder you are in" in capsys.readouterr().err
 
 
 def test_a_wrong_setting_in_a_process_of_its_own() -> None:

@@ -23,12 +23,12 @@ from sceneloom.rendering.watching.listener import Listener
 from sceneloom.rendering.window import AdaptiveWindow
 from sceneloom.rendering.writing.formats import check_format
 from sceneloom.rendering.writing.sinks import Container, ShardSettings, open_sink
-from sceneloom.transport import Timeouts
+from sceneloom.transport import Timeouts, server_address
 
 if TYPE_CHECKING:
     from sceneloom.synthesizer import Synthesizer
 
-_SHARD = re.compile(r"(\d{1,9})/(\d{1,9})")
+_SHARD = re.compile(r"([0-9]{1,9})/([0-9]{1,9})")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -105,6 +105,11 @@ class Pictures:
             InputError: the pictures go to a remote place, and no file was named.
         """
         if self.manifest is not None:
+            if self.manifest.suffix == ".jsonl":
+                raise InputError(
+                    f"{self.manifest}: a manifest is not JSON Lines; its rows are written as such "
+                    "beside it"
+                )
             return self.manifest
         if "://" in self.place:
             raise InputError(
@@ -142,8 +147,12 @@ class TritonServers:
         Raises:
             InputError: none or one twice, or they cannot give this format.
         """
-        if not self.urls or len(set(self.urls)) < len(self.urls):
-            raise InputError("name at least one server, each once")
+        if not self.urls:
+            raise InputError("name at least one server")
+        if twice := [url for url in self.urls if self.urls.count(url) > 1]:
+            raise InputError(f"{twice[0]}: the same server twice")
+        for url in self.urls:
+            server_address(url, "http" if url.startswith("http://") else "grpc")
         return [
             triton_address(
                 url,
@@ -191,6 +200,8 @@ def make_plan(
         InputError: a place is of a wrong form.
         MissingDependencyError: a package is not installed that a place or format needs.
     """
+    if maps.place == "":
+        raise InputError("the place of the maps is empty; . is the folder you are in")
     if pictures is None:
         return Plan(
             source=lambda contract: maps.open(contract, None),
@@ -198,6 +209,8 @@ def make_plan(
             settings=settings,
             listeners=listeners,
         )
+    if not pictures.place:
+        raise InputError("the place for the pictures is empty; . is the folder you are in")
     check_format(settings.format)
     part = maps.part
     sink = open_sink(

@@ -212,8 +212,6 @@ class Manifest:
 
 def _hold(path: Path) -> sqlite3.Connection:
     """Hold the lock file beside a manifest: two runs into one place would undo each other."""
-    if path.suffix == ".jsonl":
-        raise InputError(f"{path}: the rows as JSON Lines go there; choose another name")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         sweep(path.parent, deep=False)
@@ -252,6 +250,9 @@ def _open(path: Path) -> sqlite3.Connection:
                 f"{path}: not a manifest of format {FORMAT}, which this version of sceneloom "
                 "reads; choose another place"
             )
+        (sound,) = database.execute("pragma quick_check(1)").fetchone()
+        if sound != "ok":
+            raise InputError(f"{path}: the manifest is damaged ({sound}); move it away")
         database.execute("pragma journal_mode = wal")
         database.execute("pragma synchronous = normal")  # a killed process loses nothing
         with database:

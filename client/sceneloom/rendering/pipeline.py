@@ -117,6 +117,7 @@ class Pipeline:
             if self._store is not None:
                 await self._finish(self._store)
         except BaseException:
+            self.stop()
             for task in self._tasks:
                 task.cancel()
             await asyncio.gather(*self._tasks, return_exceptions=True)

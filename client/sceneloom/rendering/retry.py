@@ -9,7 +9,13 @@ from __future__ import annotations
 import dataclasses
 import random
 
-from sceneloom.errors import InputError, ModelFailedError, ServerUnavailableError, ServingError
+from sceneloom.errors import (
+    ConnectionClosedError,
+    InputError,
+    ModelFailedError,
+    ServerUnavailableError,
+    ServingError,
+)
 
 _EXPONENT_LIMIT = 30
 
@@ -50,6 +56,8 @@ class RetryPolicy:
             error: what the last request for it met.
             failures: what all its requests met, the last included.
         """
+        if isinstance(error, ConnectionClosedError):
+            return True  # waiting for a server says at once that there will be none
         away = sum(isinstance(e, ServerUnavailableError) for e in failures)
         broken = sum(isinstance(e, ModelFailedError) for e in failures)
         if isinstance(error, ServerUnavailableError):

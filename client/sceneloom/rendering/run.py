@@ -8,6 +8,7 @@ with synthesizer.render("datasets/cityscapes") as run:
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import contextlib
 import dataclasses
 import threading
@@ -18,7 +19,6 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 
 from sceneloom.contract import Contract
-from sceneloom.errors import SceneLoomError
 from sceneloom.rendering.connections import Connection
 from sceneloom.rendering.interfaces import Sink, Source
 from sceneloom.rendering.loading import Loader
@@ -60,7 +60,8 @@ class Plan:
 class RenderRun(Iterator[Result], AsyncIterator[Result]):
     """The results of a run, in the order they finish; it begins when the first one is asked for.
 
-    Use it as a context manager: leaving it ends the run, and what is under way is dropped.
+    Use it as a context manager: leaving it ends the run, and what is under way is dropped. A loop
+    that is left early without that leaves the run waiting, with its place, until the process ends.
     """
 
     def __init__(self, plan: Plan) -> None:
@@ -94,7 +95,11 @@ class RenderRun(Iterator[Result], AsyncIterator[Result]):
         """
         self._begin()
         if not self._over:
-            result = asyncio.run_coroutine_threadsafe(self._results.get(), self._loop).result()
+            asked = asyncio.run_coroutine_threadsafe(self._results.get(), self._loop)
+            try:
+                result = asked.result()
+            except concurrent.futures.CancelledError:  # another consumer has had the end
+                raise StopIteration from None
             if result is not None:
                 return result
             self._end()
@@ -109,7 +114,12 @@ class RenderRun(Iterator[Result], AsyncIterator[Result]):
         self._begin()
         if not self._over:
             asked = asyncio.run_coroutine_threadsafe(self._results.get(), self._loop)
-            result = await asyncio.wrap_future(asked)
+            try:
+                result = await asyncio.wrap_future(asked)
+            except asyncio.CancelledError:
+                if self._is_over() and asked.cancelled():  # another consumer has had the end
+                    raise StopAsyncIteration from None
+                raise
             if result is not None:
                 return result
             self._end()
@@ -161,6 +171,9 @@ class RenderRun(Iterator[Result], AsyncIterator[Result]):
     ) -> None:
         """Close it."""
         await asyncio.get_running_loop().run_in_executor(None, self.close)
+
+    def _is_over(self) -> bool:
+        return self._over
 
     def _begin(self) -> None:
         if self._thread is None:
@@ -242,7 +255,7 @@ class RenderRun(Iterator[Result], AsyncIterator[Result]):
                 await self._loop.run_in_executor(None, _close, manifest)
 
     def _count(self, source: Source) -> None:
-        with contextlib.suppress(SceneLoomError, OSError):  # reading it says what is wrong
+        with contextlib.suppress(Exception):  # reading it says what is wrong
             self.count = source.count()
 
 

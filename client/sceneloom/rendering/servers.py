@@ -19,6 +19,7 @@ from typing import TypeVar
 
 from sceneloom.contract import Contract
 from sceneloom.errors import (
+    ConnectionClosedError,
     DeadlineExceededError,
     InputError,
     ModelFailedError,
@@ -262,6 +263,9 @@ class Servers:
             pause = min(2 * pause, _LONGEST_PAUSE)
             try:
                 connection = await self._run(self._connect_again, server)
+            except ConnectionClosedError as error:
+                self._give_up(error)
+                return
             except SceneLoomError as error:
                 self._give_up_if_late(server, error)
                 if self._lost is not None:
@@ -289,9 +293,15 @@ class Servers:
         away = [s.away_since for s in self.all if s.away_since is not None]
         if len(away) < len(self.all) or time.monotonic() - max(away) < self._patience:
             return
-        self._lost = ServerUnavailableError(
-            f"no server has answered for {self._patience:g} s (the last to be tried: {error})"
+        self._give_up(
+            ServerUnavailableError(
+                f"no server has answered for {self._patience:g} s (the last to be tried: {error})"
+            )
         )
+
+    def _give_up(self, error: ServingError) -> None:
+        """End the run: whoever waits for a place, now or later, gets the error."""
+        self._lost = error
         while self._waiting:
             future = self._waiting.popleft()
             if not future.done():

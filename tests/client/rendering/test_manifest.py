@@ -119,6 +119,17 @@ def test_one_run_at_a_time(tmp_path: Path) -> None:
     Manifest(path).close()
 
 
+def test_refuses_a_manifest_whose_pages_are_damaged(tmp_path: Path) -> None:
+    path = tmp_path / "m.sqlite"
+    with Manifest(path) as manifest:
+        manifest.record(map(row, (f"{n:04d}" for n in range(500))))
+    data = bytearray(path.read_bytes())
+    data[4096:8192] = os.urandom(4096)
+    path.write_bytes(data)
+    with pytest.raises(InputError, match=r"m\.sqlite: (the manifest is damaged|cannot be the man)"):
+        Manifest(path)
+
+
 def test_refuses_what_is_no_manifest(tmp_path: Path) -> None:
     text = tmp_path / "text"
     text.write_text("not a database, but long enough to be looked at" * 100)

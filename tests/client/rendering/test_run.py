@@ -16,6 +16,7 @@ from rendering_fakes import BytesFile, DictSink, ListSource, item, map_pair, str
 
 from sceneloom.contract import Contract
 from sceneloom.errors import (
+    ConnectionClosedError,
     InputError,
     ModelFailedError,
     QueueFullError,
@@ -362,6 +363,29 @@ def test_leaving_a_run_ends_it(tmp_path: Path) -> None:
     Manifest(manifest).close()  # nobody holds it any more
     names = [t.name for t in threading.enumerate()]
     assert not [name for name in names if name.startswith("sceneloom-")]
+
+
+def test_a_synthesizer_that_is_closed_ends_the_run_at_once(tmp_path: Path) -> None:
+    with TritonSynthesizer("fake", transport=FakeTransport(CONTRACT)) as synthesizer:
+        running = synthesizer.render(street_maps(50))
+        got = [next(running)]
+        synthesizer.close()
+        started = time.monotonic()
+        with pytest.raises(ConnectionClosedError):
+            got.extend(running)
+    assert time.monotonic() - started < 5  # the patience is 300 s
+
+
+def test_several_consumers_share_the_results() -> None:
+    running = run(street_maps(40), SlowTransport(CONTRACT, 0.005))
+    got: list[Result] = []
+    threads = [threading.Thread(target=lambda: got.extend(running)) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(20)
+    assert by_kind(got) == {"Picture": 40}
+    assert len({result.key for result in got}) == 40
 
 
 def test_what_is_held_is_bounded() -> None:
