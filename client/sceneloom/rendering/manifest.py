@@ -9,6 +9,7 @@ is never there before its picture is. A picture of which the row is missing is r
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import sqlite3
@@ -181,6 +182,12 @@ class Manifest:
         finally:
             part.unlink(missing_ok=True)
         return count
+
+    def finish(self) -> None:
+        """Leave the rows as JSON Lines beside the manifest, and close it."""
+        with contextlib.suppress(OSError):  # a full disk has been said already
+            self.export(self.path.with_suffix(".jsonl"))
+        self.close()
 
     def close(self) -> None:
         """Close the file and let others have it; calling it twice is fine."""

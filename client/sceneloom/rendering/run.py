@@ -252,7 +252,7 @@ class RenderRun(Iterator[Result], AsyncIterator[Result]):
             await servers.close()
             requests.shutdown(cancel_futures=True)
             if manifest is not None:
-                await self._loop.run_in_executor(None, _close, manifest)
+                await self._loop.run_in_executor(None, manifest.finish)
 
     def _count(self, source: Source) -> None:
         with contextlib.suppress(Exception):  # reading it says what is wrong
@@ -268,29 +268,37 @@ def _prepare(
     source = plan.source(contract)
     if plan.sink is None:
         return source, loader, None
+    return source, loader, open_store(plan, contract, connection.model, connection.version)
+
+
+def open_store(plan: Plan, contract: Contract, model: str, version: str) -> tuple[Store, Manifest]:
+    """Open the place of a plan's pictures, and its manifest.
+
+    Args:
+        plan: with a sink and a manifest.
+        contract: of the model.
+        model: its name.
+        version: the version that is served.
+
+    Raises:
+        InputError: this cannot be a place for pictures, or the manifest is damaged or another's.
+    """
+    assert plan.sink is not None
     assert plan.manifest is not None
-    styled = contract.style_channels > 0
+    settings, styled = plan.settings, contract.style_channels > 0
     origin = Origin(
-        model=connection.model,
-        model_version=connection.version,
+        model=model,
+        model_version=version,
         bundle_hash=contract.bundle_hash,
         parameters=settings.parameters(styled=styled),
     )
     manifest = Manifest(plan.manifest)
     try:
         style = settings.style_words() if styled else ""
-        store = Store(plan.sink, manifest, origin, settings, style)
+        return Store(plan.sink, manifest, origin, settings, style), manifest
     except BaseException:
         manifest.close()
         raise
-    return source, loader, (store, manifest)
-
-
-def _close(manifest: Manifest) -> None:
-    """Leave the rows as JSON Lines beside the manifest, and close it."""
-    with contextlib.suppress(OSError):  # a full disk has been said already
-        manifest.export(manifest.path.with_suffix(".jsonl"))
-    manifest.close()
 
 
 def _tell(listeners: Sequence[Listener], server: Server) -> None:

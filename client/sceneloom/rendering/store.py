@@ -56,9 +56,11 @@ class Store:
         """
         self._sink = sink
         self._manifest = manifest
-        self._origin = origin
+        self.origin = origin
+        """What makes the pictures of this run."""
         self._settings = settings
-        self._style = style
+        self.style = style
+        """How the style is chosen, as JSON."""
         sink.open(manifest.is_known)
 
     def found(self, key: str, input_hash: str | None = None) -> Row | None:
@@ -70,7 +72,7 @@ class Store:
             input_hash: what its map has to have been; None for whatever it was.
         """
         row = self._manifest.row(key)
-        if row is None or row.status != "done" or row.origin != self._origin:
+        if row is None or row.status != "done" or row.origin != self.origin:
             return None
         if input_hash is not None and row.input_hash != input_hash:
             return None
@@ -97,7 +99,7 @@ class Store:
             OSError: the place cannot be written.
         """
         data = answer.encode(self._settings)
-        row = picture_row(prepared, data, attempts, origin=self._origin, style=self._style)
+        row = picture_row(prepared, data, attempts, origin=self.origin, style=self.style)
         return self.keep(row, data)
 
     def keep(self, row: Row, data: bytes) -> list[Rendered]:
@@ -124,7 +126,7 @@ class Store:
             OSError: the manifest cannot be written.
         """
         failed = Failed(key=item.key, error=error, attempts=len(failures))
-        self.keep_failure(failure_row(failed, origin=self._origin, input_hash=input_hash))
+        self.keep_failure(failure_row(failed, origin=self.origin, input_hash=input_hash))
         return failed
 
     def keep_failure(self, row: Row) -> None:

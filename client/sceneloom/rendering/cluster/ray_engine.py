@@ -25,9 +25,9 @@ from sceneloom.rendering.cluster.blocks import Answered, Made, Outcome, Unchange
 from sceneloom.rendering.cluster.ray_cluster import RaySettings, most_actors, ray_started
 from sceneloom.rendering.dataset import TritonServers
 from sceneloom.rendering.interfaces import Source
-from sceneloom.rendering.manifest import Manifest, Origin, Row
+from sceneloom.rendering.manifest import Manifest, Row
 from sceneloom.rendering.results import Failed, Result, Skipped
-from sceneloom.rendering.run import Plan
+from sceneloom.rendering.run import Plan, open_store
 from sceneloom.rendering.servers import Servers
 from sceneloom.rendering.store import Store, failure_row, place_is_gone
 from sceneloom.rendering.triton import Way
@@ -238,42 +238,27 @@ class _Begun:
     def close(self) -> None:
         """Close the place and the manifest, and leave its rows as JSON Lines beside it."""
         self.store.close()
-        with contextlib.suppress(OSError):  # a full disk has been said already
-            self.manifest.export(self.manifest.path.with_suffix(".jsonl"))
-        self.manifest.close()
+        self.manifest.finish()
 
 
 def _begin(plan: Plan, servers: TritonServers, cpus: int) -> _Begun:
     """Ask the servers for the contract, and open source, place and manifest."""
     contract, model, version = _ask(plan)
-    settings, styled = plan.settings, contract.style_channels > 0
+    settings = plan.settings
     style_chooser(contract, settings)  # says what is wrong with a style file
     source = plan.source(contract)
-    origin = Origin(
-        model=model,
-        model_version=version,
-        bundle_hash=contract.bundle_hash,
-        parameters=settings.parameters(styled=styled),
-    )
-    style = settings.style_words() if styled else ""
     file = settings.style_file
+    style_file = file.read_bytes() if file is not None and file.is_file() else None
+    store, manifest = open_store(plan, contract, model, version)
     work = Work(
         servers=servers,
         settings=dataclasses.replace(settings, workers=settings.workers or cpus),
         contract=contract,
-        origin=origin,
-        style=style,
-        style_file=file.read_bytes() if file is not None and file.is_file() else None,
+        origin=store.origin,
+        style=store.style,
+        style_file=style_file,
         folder=str(Path.cwd()),
     )
-    assert plan.sink is not None
-    assert plan.manifest is not None
-    manifest = Manifest(plan.manifest)
-    try:
-        store = Store(plan.sink, manifest, origin, settings, style)
-    except BaseException:
-        manifest.close()
-        raise
     return _Begun(source=source, manifest=manifest, store=store, work=work)
 
 
