@@ -65,7 +65,10 @@ COMMANDS = {
         "sceneloom_serving.probe_command",
         "prove a running server with one inference whose answer is known",
     ),
-    "render": ("sceneloom.render_command", "render a folder of label maps through a Triton server"),
+    "render": (
+        "sceneloom.render_command",
+        "render a data set of label maps through Triton servers",
+    ),
     "schemas": ("sceneloom.schemas_command", "list the built-in label schemas, or show one"),
 }
 """Subcommand -> the module whose `main` it runs, and one line of help."""
