@@ -69,6 +69,7 @@ COMMANDS = {
         "sceneloom.render_command",
         "render a data set of label maps through Triton servers",
     ),
+    "bench": ("sceneloom_bench.bench_command", "measure engines, servers and rendering"),
     "schemas": ("sceneloom.schemas_command", "list the built-in label schemas, or show one"),
 }
 """Subcommand -> the module whose `main` it runs, and one line of help."""
@@ -98,6 +99,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     try:
         command = importlib.import_module(COMMANDS[name][0])
+        if hasattr(command, "run"):  # it has commands of its own
+            return int(command.run(rest))
         if hasattr(command, "expand_arguments"):
             rest = command.expand_arguments(rest)
         return int(tyro.cli(command.main, prog=f"sceneloom {name}", args=rest))

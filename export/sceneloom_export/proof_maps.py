@@ -39,7 +39,7 @@ def reference_maps(
     if contract.sizes is None:
         last = contract.network_size(*largest)
     probes = [draw_probe(contract, *size, seed) for seed, size in enumerate(sizes)]
-    return [*probes, *own, _draw(contract, last, len(sizes))]
+    return [*probes, *own, draw_map(contract, last, len(sizes))]
 
 
 def calibration_maps(contract: Contract, own: list[Request]) -> list[Request]:
@@ -48,7 +48,7 @@ def calibration_maps(contract: Contract, own: list[Request]) -> list[Request]:
         return own[:CALIBRATION_MAPS]
     side = 2 * contract.min_side
     size = contract.network_size(max(_CALIBRATION_SIZE[0], side), max(_CALIBRATION_SIZE[1], side))
-    return [_draw(contract, size, 100 + number) for number in range(CALIBRATION_MAPS)]
+    return [draw_map(contract, size, 100 + number) for number in range(CALIBRATION_MAPS)]
 
 
 def read_own_maps(contract: Contract, folder: Path, most: int) -> list[Request]:
@@ -86,7 +86,14 @@ def _read(contract: Contract, pairs: list[MapPair]) -> Iterator[Request]:
         yield request
 
 
-def _draw(contract: Contract, size: tuple[int, int], seed: int) -> Request:
+def draw_map(contract: Contract, size: tuple[int, int], seed: int) -> Request:
+    """Draw a map that nothing was trained on: a street where the schema is Cityscapes'.
+
+    Args:
+        contract: of the model.
+        size: (height, width), as the network takes it.
+        seed: equal seeds draw equal maps.
+    """
     if contract.schema.name != "cityscapes":
         return draw_probe(contract, *size, seed)
     street = draw_street(_STREET_SEED + seed, *size)

@@ -1,0 +1,84 @@
+"""`sceneloom bench NAME ...`: one benchmark, each with flags of its own."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import sys
+from collections.abc import Sequence
+
+import tyro
+
+from sceneloom.extras import require
+
+BENCHMARKS = {
+    "engine": (
+        "sceneloom_bench.engine.engine_command",
+        "every engine of this machine beside its peers, in turn",
+    ),
+    "server": (
+        "sceneloom_bench.load.server_command",
+        "a Triton server under closed and open loops of requests",
+    ),
+    "mlperf": (
+        "sceneloom_bench.mlperf.mlperf_command",
+        "a Triton server under MLPerf's LoadGen",
+    ),
+    "perf-analyzer": (
+        "sceneloom_bench.perf_analyzer.perf_analyzer_command",
+        "a second opinion: Triton's perf_analyzer beside our closed loop",
+    ),
+    "render": (
+        "sceneloom_bench.render_command",
+        "a data set rendered from end to end",
+    ),
+    "compare": (
+        "sceneloom_bench.reports.compare_command",
+        "two reports, with a verdict where their intervals separate",
+    ),
+    "page": (
+        "sceneloom_bench.reports.page_command",
+        "tables, plots and a page from the reports of a folder",
+    ),
+    "suite": (
+        "sceneloom_bench.suite_command",
+        "all of them on this machine, and the page: benchmarks/results",
+    ),
+}
+"""Benchmark -> the module whose `main` it runs, and one line of help."""
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run a benchmark.
+
+    Args:
+        arguments: the command line after ``sceneloom bench``.
+
+    Returns:
+        the exit code.
+    """
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(_help())
+        return 0 if arguments else 2
+    name, *rest = arguments
+    if name not in BENCHMARKS:
+        near = difflib.get_close_matches(name, BENCHMARKS, 1)
+        hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(BENCHMARKS)}"
+        print(f"sceneloom bench: no benchmark {name!r}; {hint}", file=sys.stderr)
+        return 2
+    require(("psutil", "matplotlib"), extra="bench", purpose="sceneloom bench")
+    benchmark = importlib.import_module(BENCHMARKS[name][0])
+    return int(tyro.cli(benchmark.main, prog=f"sceneloom bench {name}", args=list(rest)))
+
+
+def _help() -> str:
+    lines = [f"  {name:16}{summary}" for name, (_, summary) in BENCHMARKS.items()]
+    return "\n".join(
+        [
+            "usage: sceneloom bench BENCHMARK [ARGUMENTS]",
+            "",
+            *lines,
+            "",
+            "sceneloom bench BENCHMARK --help shows its arguments.",
+        ]
+    )

@@ -1,0 +1,64 @@
+"""The maps that benchmarks send: another one every time, equal in every run, checked and prepared
+before anything is timed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from sceneloom.contract import Contract
+from sceneloom.errors import SizeError
+from sceneloom.synthesizer import Request
+from sceneloom_export.proof_maps import draw_map, read_own_maps
+
+_SEED = 10_000
+"""Added to a map's number: apart from the maps that exports are proven on."""
+
+
+def bench_maps(
+    contract: Contract, size: tuple[int, int], count: int, folder: Path | None = None
+) -> list[Request]:
+    """Maps for a benchmark.
+
+    Args:
+        contract: of the model; the schema decides what is drawn, streets for Cityscapes'.
+        size: (height, width) of drawn maps.
+        count: how many; of a folder's maps, at most so many.
+        folder: maps to use in place of drawn ones, as `sceneloom render` takes them.
+
+    Raises:
+        SizeError: the model does not take maps of this size without padding.
+        InputError: the folder has none, or a broken one.
+    """
+    if folder is not None:
+        return read_own_maps(contract, folder, count)
+    if contract.network_size(*size) != size:
+        height, width = contract.network_size(*size)
+        raise SizeError(
+            f"the model does not take {size[1]}x{size[0]} without padding; the next is "
+            f"{width}x{height}"
+        )
+    return [draw_map(contract, size, _SEED + number) for number in range(count)]
+
+
+def batches(maps: Sequence[Request], batch: int) -> Iterator[list[Request]]:
+    """Batches of the maps in turn, without end: no two that follow each other are equal where there
+    are more maps than one batch takes.
+    """
+    turning = itertools.cycle(maps)
+    while True:
+        yield list(itertools.islice(turning, batch))
+
+
+def inputs_hash(maps: Sequence[Request]) -> str:
+    """SHA-256 of all tensors, for `Report.subject`: equal hashes, equal inputs."""
+    digest = hashlib.sha256()
+    for request in maps:
+        for array in (request.label_map, request.instance_map, request.style):
+            if array is not None:
+                digest.update(f"{array.dtype}{array.shape}".encode())
+                digest.update(array.tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,1 @@
+"""What every benchmark writes, and what is made of it: tables, plots, pages, comparisons."""

@@ -1,0 +1,147 @@
+"""Figures from samples: percentiles and ratios with intervals that assume no distribution.
+
+Intervals of percentiles and medians are between order statistics (Conover, Practical Nonparametric
+Statistics, 3.2): where too few values were measured for 95 % there is no end, and the figure says
+so, rather than an interval that is too narrow.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from sceneloom_bench.reports.report import Better, Figure
+
+CONFIDENCE = 0.95
+PERCENTILES = (50, 90, 99)
+
+
+def percentile(values: Sequence[float], percent: float) -> float:
+    """The nearest-rank percentile: the smallest value that `percent` of all do not exceed."""
+    ordered = sorted(values)
+    return ordered[max(math.ceil(percent / 100 * len(ordered)), 1) - 1]
+
+
+def percentile_figure(
+    values: Sequence[float],
+    percent: float,
+    *,
+    unit: str,
+    better: Better = "lower",
+    scale: float = 1,
+) -> Figure:
+    """A percentile with its interval between order statistics, for values that are independent.
+
+    Args:
+        values: at least one.
+        percent: 0 to 100.
+        unit: of the result.
+        better: as in `Figure`.
+        scale: what values are multiplied with, such as 1000 for milliseconds from seconds.
+    """
+    ordered, n, p = sorted(values), len(values), percent / 100
+    below = _binomial_cdf(n, p)
+    tail = (1 - CONFIDENCE) / 2
+    # With r of n values at most the quantile, r ~ Binomial(n, p): the r-th smallest is a lower end
+    # if P(X < r) <= tail, an upper end if P(X >= r) <= tail.
+    lows = [r for r in range(1, n + 1) if below[r - 1] <= tail]
+    highs = [r for r in range(1, n + 1) if 1 - below[r - 1] <= tail]
+    return Figure(
+        value=scale * percentile(ordered, percent),
+        unit=unit,
+        better=better,
+        low=scale * ordered[lows[-1] - 1] if lows else None,
+        high=scale * ordered[highs[0] - 1] if highs else None,
+    )
+
+
+def median_figure(values: Sequence[float], *, unit: str, better: Better = "neither") -> Figure:
+    """The median of per-round values (ratios, differences) with its interval; from fewer than six
+    rounds there is none at 95 %.
+    """
+    found = percentile_figure(values, 50, unit=unit, better=better)
+    middle = float(np.median(values))
+    return Figure(value=middle, unit=unit, better=better, low=found.low, high=found.high)
+
+
+def ratio_figure(
+    slower: Sequence[Sequence[float]],
+    faster: Sequence[Sequence[float]],
+    *,
+    better: Better = "higher",
+) -> Figure:
+    """How many times as long one takes as the other: the ratio of medians within each round, and
+    the median over the rounds, so that a machine that drifts does not decide.
+
+    Args:
+        slower: seconds by round.
+        faster: seconds by round, measured in turn with `slower`; as many rounds.
+        better: as in `Figure`.
+    """
+    ratios = [
+        float(np.median(a)) / float(np.median(b)) for a, b in zip(slower, faster, strict=True)
+    ]
+    return median_figure(ratios, unit="x", better=better)
+
+
+def latency_figures(samples: Sequence[Sequence[float]]) -> dict[str, Figure]:
+    """p50, p90, p99 and max, in milliseconds, of seconds in blocks."""
+    values = [value for block in samples for value in block]
+    figures = {f"p{p}": percentile_figure(values, p, unit="ms", scale=1000) for p in PERCENTILES}
+    return {**figures, "max": Figure(value=1000 * max(values), unit="ms", better="lower")}
+
+
+def rate_figure(samples: Sequence[Sequence[float]], pictures: int = 1) -> Figure:
+    """Pictures per second of one at a time, from seconds in blocks: all pictures over all seconds,
+    with the interval of the blocks' medians.
+
+    Args:
+        samples: seconds of each request, by block.
+        pictures: in a request.
+    """
+    rates = [pictures * len(block) / sum(block) for block in samples]
+    interval = median_figure(rates, unit="1/s")
+    seconds = sum(sum(block) for block in samples)
+    value = pictures * sum(map(len, samples)) / seconds
+    low, high = interval.low, interval.high
+    return Figure(
+        value=value,
+        unit="1/s",
+        better="higher",
+        low=None if low is None else min(low, value),
+        high=None if high is None else max(high, value),
+    )
+
+
+def separate(a: Figure, b: Figure) -> bool:
+    """Whether two figures' intervals are known and do not touch."""
+    ends = (a.low, a.high, b.low, b.high)
+    if any(end is None for end in ends):
+        return False
+    a_low, a_high, b_low, b_high = (float(end) for end in ends if end is not None)
+    return a_high < b_low or b_high < a_low
+
+
+def within(figure: Figure, limits: Mapping[str, Any]) -> bool:
+    """Whether a figure may lie within ``least`` and ``most``: it does not only if its whole
+    interval is outside.
+    """
+    low = figure.value if figure.low is None else figure.low
+    high = figure.value if figure.high is None else figure.high
+    return bool(high >= limits.get("least", -math.inf) and low <= limits.get("most", math.inf))
+
+
+def _binomial_cdf(n: int, p: float) -> list[float]:
+    """P(X <= k) for k of 0 to n."""
+    logs = [
+        math.lgamma(n + 1)
+        - math.lgamma(k + 1)
+        - math.lgamma(n - k + 1)
+        + k * math.log(p)
+        + (n - k) * math.log1p(-p)
+        for k in range(n + 1)
+    ]
+    return [float(min(total, 1.0)) for total in np.cumsum(np.exp(logs))]

@@ -1,0 +1,69 @@
+"""The server that a benchmark asks: one that runs somewhere, or an export bundle that is served
+here for as long as the benchmark runs.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Iterator
+from pathlib import Path
+
+from sceneloom.contract import MODEL_NAME
+from sceneloom.errors import InputError
+from sceneloom_serving.embedded import EmbeddedServer, ServerSettings
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ServedSettings:
+    """Which server is measured: `url`, or `repository`."""
+
+    url: str | None = None
+    """``HOST:PORT`` of a running server's gRPC port."""
+    http: str | None = None
+    """``HOST:PORT`` of its HTTP port, where that is to be measured, too."""
+    repository: Path | None = None
+    """An export bundle to serve with the bundled Triton while the benchmark runs."""
+    engine: str | None = None
+    """Of the repository; the fastest unless named."""
+    model: str = MODEL_NAME
+    """Name of the served model."""
+
+    def __post_init__(self) -> None:
+        """Check that one server is named."""
+        if (self.url is None) == (self.repository is None):
+            raise InputError("name a server with --url or an export bundle with --repository")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Served:
+    """A server that answers."""
+
+    grpc: str
+    """``HOST:PORT``."""
+    http: str | None
+    """``HOST:PORT``; None where it was not named."""
+    embedded: EmbeddedServer | None
+    """The server, where it was started here."""
+
+
+@contextlib.contextmanager
+def served(settings: ServedSettings, *, encoded: bool = False) -> Iterator[Served]:
+    """The server of the settings, started where it does not run.
+
+    Args:
+        settings: which.
+        encoded: whether one that is started here serves the encoded path, too.
+
+    Raises:
+        ServerStartError: it did not come up; the text says why.
+    """
+    if settings.url is not None:
+        yield Served(grpc=settings.url, http=settings.http, embedded=None)
+        return
+    assert settings.repository is not None
+    ports = ServerSettings(http_port=0, grpc_port=0, metrics_port=0, start_timeout=900)
+    with EmbeddedServer(
+        settings.repository, ports, engine=settings.engine, encoded=encoded
+    ) as server:
+        yield Served(grpc=server.grpc, http=server.http, embedded=server)
