@@ -1,0 +1,76 @@
+"""Plots: which a report has, that something is on them, and that equal reports give equal bytes."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import cv2
+import pytest
+from bench_reports import all_reports, engine_report, report_of, server_report
+
+from sceneloom_bench.reports.plot_frame import series_of
+from sceneloom_bench.reports.plots import draw_latency_over_rate, draw_waterfall, plots_of
+from sceneloom_bench.reports.report import Figure, Measurement, Report
+
+PLOTS = {
+    "engine": ["waterfall"],
+    "server": ["latency-over-rate", "throughput", "server-time", "percentiles"],
+    "mlperf": [],
+    "perf-analyzer": ["throughput", "server-time"],
+    "render": [],
+}
+
+
+@pytest.mark.parametrize("report", all_reports().values(), ids=lambda r: r.kind)
+def test_a_report_has_the_plots_that_it_has_figures_for(report: Report, tmp_path: Path) -> None:
+    plots = plots_of(report)
+    assert [plot.name for plot in plots] == PLOTS[report.kind]
+    for plot in plots:
+        plot.draw(tmp_path / "plot.png")
+        picture = cv2.imread(str(tmp_path / "plot.png"))
+        assert 1000 < picture.shape[1] < 2200
+        assert (picture < 250).any(2).mean() > 0.02
+        assert (picture[:3] == 255).all()  # nothing is cut off at the edges
+        assert (picture[:, -3:] == 255).all()
+
+
+def test_equal_reports_give_equal_bytes(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        (plot,) = plots_of(engine_report())
+        plot.draw(tmp_path / f"{name}.png")
+    assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
+
+
+def test_every_batch_has_its_own_bars() -> None:
+    names = [plot.name for plot in plots_of(engine_report(batches=(1, 8)))]
+    assert names == ["waterfall-batch-1", "waterfall-batch-8"]
+
+
+def test_series_are_told_apart_by_what_differs() -> None:
+    report = server_report()
+    opened = [m for m in report.measurements if m.load["mode"] == "open"]
+    assert list(series_of(opened, ["rate"])) == ["constant arrivals", "Poisson arrivals"]
+    closed = [m for m in report.measurements if m.load["mode"] == "closed"]
+    assert list(series_of(closed, ["in_flight"])) == ["gRPC", "gRPC with shared memory", "HTTP"]
+    assert list(series_of(closed[:5], ["in_flight"])) == [""]
+
+
+@pytest.mark.parametrize("name", ["$x^2_{", "<b>", "名前", "a" * 60])
+@pytest.mark.filterwarnings("ignore:Glyph")
+def test_any_name_can_be_drawn(name: str, tmp_path: Path) -> None:
+    bars = [
+        Measurement(name=name, figures={"p50": Figure(value=12, unit="ms")}),
+        Measurement(name="other", figures={"p50": Figure(value=0, unit="ms")}),
+    ]
+    draw_waterfall(report_of("engine", "t", bars), bars, tmp_path / "plot.png")
+    assert cv2.imread(str(tmp_path / "plot.png")).std() > 5
+
+
+def test_one_point_without_an_interval_is_a_plot(tmp_path: Path) -> None:
+    report = server_report()
+    (one, *_) = (m for m in report.measurements if m.load["mode"] == "open")
+    bare = {n: dataclasses.replace(f, low=None, high=None) for n, f in one.figures.items()}
+    one = dataclasses.replace(one, figures={"p99": bare["p99"]})
+    draw_latency_over_rate(report, [one], tmp_path / "plot.png")
+    assert cv2.imread(str(tmp_path / "plot.png")).std() > 5
