@@ -13,7 +13,7 @@ EVALUATE := tests/training/evaluation/test_evaluate_command.py
 # pip compiles none of the packages: most of their modules are never imported, and the others are compiled when they are.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help demo demo-check test lint unit wheel slow soak render-ceiling gpu full-size cpu-engines gpu-engines train-speed train-demo table demo-weights demo-evaluation clean
+.PHONY: help demo demo-check test lint unit wheel slow soak render-ceiling gpu bench-engine train-speed train-demo table demo-weights demo-evaluation clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## / — /'
@@ -59,14 +59,9 @@ render-ceiling: $(INSTALLED)  ## what the client can do at 2048x1024, beside bar
 gpu: $(INSTALLED)  ## the tests that need an NVIDIA GPU
 	$(BIN)/python -m pytest -m gpu
 
-full-size: $(INSTALLED)  ## the full-size network at 2048x1024 through Triton, measured: docs/results
-	$(BIN)/python -m sceneloom_bench.full_size --out docs/results
-
-cpu-engines: $(INSTALLED)  ## every engine of this CPU beside PyTorch eager, in turn, measured: docs/results
-	$(BIN)/python -m sceneloom_bench.cpu_engines --out docs/results
-
-gpu-engines: $(INSTALLED)  ## every engine of an NVIDIA GPU, TensorRT built here, measured: docs/results
-	$(BIN)/python -m sceneloom_bench.gpu_engines --out docs/results
+bench-engine: $(INSTALLED)  ## every engine of this machine beside PyTorch, in turn, at 2048x1024: benchmarks/results
+	$(BIN)/sceneloom bench engine --out benchmarks/results/$$($(BIN)/python -c \
+	  'from sceneloom_bench.reports.environment import hardware_name; print(hardware_name())')-$$(date +%F)
 
 train-speed: $(INSTALLED)  ## the training step beside the published recipe, measured: docs/results
 	$(BIN)/python -m sceneloom_bench.training_step --out docs/results

@@ -8,12 +8,14 @@ import hashlib
 import itertools
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 from sceneloom.contract import Contract
 from sceneloom.errors import SizeError
 from sceneloom.synthesizer import Request
 from sceneloom_export.proof_maps import draw_map, read_own_maps
 
+_T = TypeVar("_T")
 _SEED = 10_000
 """Added to a map's number: apart from the maps that exports are proven on."""
 
@@ -44,9 +46,9 @@ def bench_maps(
     return [draw_map(contract, size, _SEED + number) for number in range(count)]
 
 
-def batches(maps: Sequence[Request], batch: int) -> Iterator[list[Request]]:
-    """Batches of the maps in turn, without end: no two that follow each other are equal where there
-    are more maps than one batch takes.
+def batches(maps: Sequence[_T], batch: int) -> Iterator[list[_T]]:
+    """Batches of the maps, or of their numbers, in turn, without end: no two that follow each other
+    are equal where there are more maps than one batch takes.
     """
     turning = itertools.cycle(maps)
     while True:

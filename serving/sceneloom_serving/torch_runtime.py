@@ -53,7 +53,9 @@ class TorchSynthesizer(Synthesizer):
             raise EngineError("PyTorch sees no GPU on this machine")
         network = _prepared(generator, contract, device, precision, channels_last)
         self._device = torch.device(device)
-        self._served: Any = torch.compile(network) if compiled else network
+        # Not dynamic: else the second size would be compiled for all sizes, which is slower.
+        self.network: Any = torch.compile(network, dynamic=False) if compiled else network
+        """What runs: maps on the device in, pictures on the device out."""
         super().__init__(contract, max_batch_size)
 
     def run_batch(
@@ -67,7 +69,7 @@ class TorchSynthesizer(Synthesizer):
             for x in (label_maps, instance_maps, styles)
         ]
         with torch.inference_mode():
-            image: Image = self._served(*tensors).cpu().numpy()
+            image: Image = self.network(*tensors).cpu().numpy()
         return image
 
 

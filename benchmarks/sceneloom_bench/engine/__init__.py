@@ -1,0 +1,1 @@
+"""`sceneloom bench engine`: every engine of this machine beside its peers, in turn."""

@@ -1,0 +1,96 @@
+"""The export bundle that engines are measured with, made by the product's own code.
+
+Functions here load torch, onnx and TensorRT: they are called in a process of their own.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+
+from sceneloom.artefacts import file_hash
+from sceneloom.contract import MODEL_NAME
+from sceneloom.extras import require
+from sceneloom_bench.reports.report import say
+from sceneloom_export.settings import ExportPrecision, ExportSettings, ServingSettings
+from sceneloom_export.tensorrt_settings import EngineSettings
+from sceneloom_serving.engines import GRAPH_FILE, INT8_FILE
+from sceneloom_serving.onnx_runtime import MODEL_FILE
+from sceneloom_serving.parity import Precision
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Bundle:
+    """What an export wrote."""
+
+    repository: Path
+    """The bundle."""
+    engine: str
+    """The engine that serves by default."""
+    sha256: str
+    """Of all its engines' files."""
+    left_out: dict[Precision, str]
+    """Precisions that export refuses to serve, and why."""
+
+    @property
+    def version(self) -> Path:
+        """The folder of the engines' files."""
+        return self.repository / MODEL_NAME / "1"
+
+    def file_hashes(self) -> dict[str, str]:
+        """SHA-256 of every file that an engine reads, by name."""
+        kept = (".onnx", ".bin", ".plan")
+        return {p.name: file_hash(p) for p in sorted(self.version.iterdir()) if p.suffix in kept}
+
+
+def make_bundle(
+    checkpoint: Path,
+    repository: Path,
+    *,
+    size: tuple[int, int],
+    precisions: Sequence[ExportPrecision],
+    largest_batch: int,
+) -> Bundle:
+    """Export a checkpoint. What is quantised is kept even where it is not fit to serve: its speed
+    is of interest all the same.
+
+    Raises:
+        MissingDependencyError: what export needs is not installed.
+        SceneLoomError: the export failed; the text says why.
+    """
+    packages = ("torch", "safetensors", "onnx", "onnxscript", "onnxruntime")
+    require(packages, extra="export", purpose="exporting a model")
+    from sceneloom_export.bundle import export_bundle
+    from sceneloom_export.proof_maps import calibration_maps
+    from sceneloom_export.quantise import quantise
+
+    exported = export_bundle(
+        checkpoint,
+        repository,
+        ServingSettings(max_batch_size=largest_batch),
+        largest=size,
+        export=ExportSettings(precision=tuple(precisions)),
+    )
+    bundle = Bundle(
+        repository=repository,
+        engine=exported.engine,
+        sha256=exported.contract.bundle_hash,
+        left_out={j.precision: j.reason for j in exported.judged if j.reason},
+    )
+    if "int8" in bundle.left_out:
+        version, maps = bundle.version, calibration_maps(exported.contract, [])
+        quantise(version / MODEL_FILE, version / INT8_FILE, maps)
+    return bundle
+
+
+def build_plan(version: Path, size: tuple[int, int], batches: Sequence[int]) -> None:
+    """Build the TensorRT plan of a bundle, with a profile for each batch.
+
+    Raises:
+        SceneLoomError: it cannot be built here; the text says why.
+    """
+    from sceneloom_export.engine import build_engine
+
+    profiles = tuple(f"{batch}@{size[1]}x{size[0]}" for batch in batches)
+    build_engine(version / GRAPH_FILE, EngineSettings(profiles=profiles), show=say)

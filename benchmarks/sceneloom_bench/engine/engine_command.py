@@ -1,0 +1,47 @@
+"""`sceneloom bench engine`: every engine of this machine beside PyTorch eager, in turn.
+
+The published 2048x1024 network with random weights, or any checkpoint, is exported by the product's
+own code. Each engine is loaded in a process of its own; then all render the same maps in turn,
+other ones every time, in an order that rotates. A ratio is the median over the rounds of the ratio
+within a round, so that a machine that drifts does not decide; the first round is warm-up and not
+counted. A time is from maps on the host to pictures on the host.
+
+    sceneloom bench engine --out benchmarks/results/here
+    sceneloom bench engine --out /tmp/bench --checkpoint examples/street_demo/generator \\
+      --size 256x128 --engines onnxruntime-fp32 openvino-fp32
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from sceneloom_bench.engine.measure import measure
+from sceneloom_bench.engine.settings import EngineBenchSettings
+from sceneloom_bench.reports.report import write_report
+
+__all__ = ["EngineBenchSettings", "main", "measure"]
+_DEFAULTS = EngineBenchSettings()
+
+
+def main(
+    *,
+    out: Annotated[Path, tyro.conf.arg(metavar="DIR")],
+    settings: Annotated[EngineBenchSettings, tyro.conf.OmitArgPrefixes] = _DEFAULTS,
+) -> int:
+    """Measure, write DIR/engine.json, and print the report as a table and as a last line of JSON.
+
+    Args:
+        out: folder for the report.
+        settings: what is measured.
+    """
+    from sceneloom_bench.reports.tables import describe
+
+    report = measure(settings)
+    write_report(report, out, f"engine-{settings.name}" if settings.name else "engine")
+    print(describe(report))
+    print(json.dumps(report.to_json(), allow_nan=False))
+    return 0
