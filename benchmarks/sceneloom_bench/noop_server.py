@@ -108,6 +108,7 @@ def write_noop_repository(
     queue_timeout_seconds: float = 0,
     delay_seconds: float = 0,
     delay_per_picture: float = 0,
+    response_cache: bool = False,
 ) -> Path:
     """Write a model repository with the one model.
 
@@ -121,6 +122,7 @@ def write_noop_repository(
         queue_timeout_seconds: longest that a request may wait; 0 for ever.
         delay_seconds: what an execution takes, whatever its batch.
         delay_per_picture: what each picture of an execution takes on top.
+        response_cache: whether the server may answer from its cache, where it has one.
 
     Returns:
         `folder`.
@@ -141,6 +143,7 @@ def write_noop_repository(
         policy.max_queue_size = queue_size
         policy.default_timeout_microseconds = round(queue_timeout_seconds * 1e6)
         config.dynamic_batching.preserve_ordering = False
+    config.response_cache.enable = response_cache
     code = _MODEL.format(
         delay_seconds=delay_seconds,
         delay_per_picture=delay_per_picture,
@@ -168,14 +171,18 @@ def noop_picture(label_map: npt.NDArray[Any], instance_map: npt.NDArray[Any]) ->
 class NoopServer:
     """The bundled tritonserver on a repository, on the same ports each time it is started."""
 
-    def __init__(self, repository: Path, *, start_timeout: float = 60) -> None:
+    def __init__(
+        self, repository: Path, *, start_timeout: float = 60, cache_bytes: int = 0
+    ) -> None:
         """Choose free ports; nothing runs before `start`.
 
         Args:
             repository: from `write_noop_repository`.
             start_timeout: seconds until every model must be ready.
+            cache_bytes: of the server's response cache; 0 for none.
         """
         self._repository = repository
+        self._cache_bytes = cache_bytes
         self._start_timeout = start_timeout
         self._process: subprocess.Popen[bytes] | None = None
         self._prefix = ""
@@ -210,6 +217,11 @@ class NoopServer:
         for name in ("grpc", "http", "metrics"):
             port = getattr(self, name).split(":")[1]
             command += [f"--{name}-address={HOST}", f"--{name}-port={port}"]
+        if self._cache_bytes:
+            command += [
+                f"--cache-directory={server.executable.parents[1] / 'caches'}",
+                f"--cache-config=local,size={self._cache_bytes}",
+            ]
         self._log = backends / "log.txt"
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(

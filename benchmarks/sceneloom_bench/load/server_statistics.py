@@ -1,0 +1,226 @@
+"""What a Triton server counts of itself: queue, compute, batches and cache hits of one load, as the
+difference of its statistics before and after.
+
+Triton counts nanoseconds since its start per model; the means of a load are differences over the
+requests in between, so warm-up does not leak in as long as it has ended. An answer may be there
+before it is counted: statistics are read until two readings agree.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Mapping, Sequence
+from typing import Any
+from urllib.parse import quote
+
+from sceneloom.errors import SceneLoomError, ServerUnavailableError
+from sceneloom.transport import map_triton_error
+from sceneloom_bench.reports.report import Figure
+
+PARTS = {
+    "queue": "queue",
+    "compute_input": "compute_input",
+    "compute": "compute_infer",
+    "compute_output": "compute_output",
+}
+"""Figure -> Triton's name of it."""
+_TIMEOUT = 10.0
+_SETTLE = 0.05
+_SETTLE_READINGS = 20
+_CACHE_METRIC = "nv_cache_num_hits_per_model"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Counters:
+    """What one model has counted, since the server's start or between two readings."""
+
+    requests: int
+    """Answered."""
+    failed: int
+    """Refused or broken."""
+    pictures: int
+    """Of all batches."""
+    executions: int
+    """Batches run."""
+    cache_hits: int
+    """Requests answered from the response cache."""
+    nanoseconds: Mapping[str, int]
+    """``total`` and the keys of `PARTS` -> sum over the requests."""
+
+    def since(self, earlier: Counters) -> Counters:
+        """What came after an earlier reading."""
+        return Counters(
+            requests=self.requests - earlier.requests,
+            failed=self.failed - earlier.failed,
+            pictures=self.pictures - earlier.pictures,
+            executions=self.executions - earlier.executions,
+            cache_hits=self.cache_hits - earlier.cache_hits,
+            nanoseconds={k: v - earlier.nanoseconds[k] for k, v in self.nanoseconds.items()},
+        )
+
+    def mean_ms(self, part: str) -> float:
+        """Milliseconds of a request, ``total`` or a key of `PARTS`."""
+        return self.nanoseconds[part] / max(self.requests, 1) / 1e6
+
+    def figures(self) -> dict[str, Figure]:
+        """Mean milliseconds of a request in each part of the server."""
+        return {part: Figure(value=self.mean_ms(part), unit="ms", better="lower") for part in PARTS}
+
+    def to_json(self) -> dict[str, Any]:
+        """For a measurement's `extra`."""
+        return {
+            "requests": self.requests,
+            "failed": self.failed,
+            "executions": self.executions,
+            "mean_batch": round(self.pictures / max(self.executions, 1), 3),
+            "total_ms": round(self.mean_ms("total"), 4),
+            **{f"{part}_ms": round(self.mean_ms(part), 4) for part in PARTS},
+        }
+
+
+class ServerView:
+    """Reads a server's statistics and configuration, over gRPC or HTTP."""
+
+    def __init__(self, url: str, metrics: str | None = None) -> None:
+        """Prepare; nothing is read yet.
+
+        Args:
+            url: ``HOST:PORT`` of its gRPC port, or ``http://HOST:PORT``.
+            metrics: ``HOST:PORT`` of its Prometheus metrics, where they are to be read too.
+        """
+        self._url = url
+        self._metrics = metrics
+        self._client: Any = None
+        if not url.startswith("http://"):
+            import tritonclient.grpc
+
+            self._client = tritonclient.grpc.InferenceServerClient(url.removeprefix("grpc://"))
+
+    def close(self) -> None:
+        """Close the connection."""
+        if self._client is not None:
+            self._client.close()
+
+    def counters(self, models: Sequence[str]) -> dict[str, Counters]:
+        """What each model has counted, once two readings agree (or after a second, where others
+        ask the server, too).
+
+        Raises:
+            ServingError: the server does not answer, or has no such model.
+        """
+        last = [self._read(model) for model in models]
+        for _ in range(_SETTLE_READINGS):
+            time.sleep(_SETTLE)
+            now = [self._read(model) for model in models]
+            if now == last:
+                break
+            last = now
+        return dict(zip(models, last, strict=True))
+
+    def cache_hits(self) -> int | None:
+        """Cache hits of all models, from the metrics; None where they are not named."""
+        if self._metrics is None:
+            return None
+        text = _get(f"http://{self._metrics}/metrics").decode("utf-8", "replace")
+        return sum(
+            int(float(line.rpartition(" ")[2]))
+            for line in text.splitlines()
+            if line.startswith(_CACHE_METRIC)
+        )
+
+    def describe(self, model: str) -> dict[str, Any]:
+        """Name and version of the server, and what of the model's configuration decides speed."""
+        server = self._ask("metadata", "")
+        config = self._ask("config", model)
+        groups = [
+            {"count": int(group.get("count", 1)), "kind": group.get("kind", "KIND_AUTO")}
+            for group in config.get("instance_group", [])
+        ]
+        return {
+            "server": {key: server.get(key) for key in ("name", "version")},
+            "model": {
+                "name": model,
+                "backend": config.get("backend") or config.get("platform", ""),
+                "max_batch_size": int(config.get("max_batch_size", 0)),
+                "dynamic_batching": config.get("dynamic_batching"),
+                "instance_groups": groups,
+                "response_cache": bool(config.get("response_cache", {}).get("enable")),
+            },
+        }
+
+    def _read(self, model: str) -> Counters:
+        versions = self._ask("statistics", model).get("model_stats", [])
+        sums = [v.get("inference_stats", {}) for v in versions]
+
+        def total(name: str, key: str) -> int:
+            return sum(int(stats.get(name, {}).get(key, 0)) for stats in sums)
+
+        return Counters(
+            requests=total("success", "count"),
+            failed=total("fail", "count"),
+            pictures=sum(int(v.get("inference_count", 0)) for v in versions),
+            executions=sum(int(v.get("execution_count", 0)) for v in versions),
+            cache_hits=total("cache_hit", "count"),
+            nanoseconds={
+                "total": total("success", "ns"),
+                **{part: total(theirs, "ns") for part, theirs in PARTS.items()},
+            },
+        )
+
+    def _ask(self, what: str, model: str) -> dict[str, Any]:
+        """``metadata``, ``config`` or ``statistics``, in the JSON that both protocols have."""
+        name = quote(model, safe="")
+        if self._client is None:
+            path = {"metadata": "", "config": f"/models/{name}/config"}
+            path["statistics"] = f"/models/{name}/stats"
+            answer: dict[str, Any] = json.loads(_get(f"{self._url}/v2{path[what]}"))
+            return answer
+        from tritonclient.utils import InferenceServerException
+
+        try:
+            if what == "metadata":
+                answer = self._client.get_server_metadata(as_json=True, client_timeout=_TIMEOUT)
+            elif what == "config":
+                answer = self._client.get_model_config(
+                    model, as_json=True, client_timeout=_TIMEOUT
+                )["config"]
+            else:
+                answer = self._client.get_inference_statistics(
+                    model, as_json=True, client_timeout=_TIMEOUT
+                )
+        except InferenceServerException as error:
+            status, text = str(error.status() or ""), str(error.message() or error)
+            where = f"{self._url}, model {model!r}"
+            raise map_triton_error(status, text, where=where, seen_ready=False) from None
+        return answer
+
+
+def check_cache(counted: Mapping[str, Counters], metric_hits: int | None) -> None:
+    """Refuse a load of which anything was answered from the server's cache.
+
+    Args:
+        counted: model -> what it counted in the load.
+        metric_hits: what the metrics counted, where there are metrics.
+
+    Raises:
+        SceneLoomError: there were cache hits.
+    """
+    hits = max(metric_hits or 0, *(counters.cache_hits for counters in counted.values()))
+    if hits > 0:
+        raise SceneLoomError(
+            f"{hits} requests of this load were answered from the server's response cache, so its "
+            "figures say nothing of the model: serve it without response_cache"
+        )
+
+
+def _get(url: str) -> bytes:
+    try:
+        with urllib.request.urlopen(url, timeout=_TIMEOUT) as answer:
+            body: bytes = answer.read()
+            return body
+    except (OSError, urllib.error.URLError) as error:
+        raise ServerUnavailableError(f"{url}: {getattr(error, 'reason', error)}") from None
