@@ -8,9 +8,11 @@ import contextlib
 import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from sceneloom.contract import MODEL_NAME
 from sceneloom.errors import InputError
+from sceneloom_bench.reports.report import flags_of
 from sceneloom_serving.embedded import EmbeddedServer, ServerSettings
 
 
@@ -67,3 +69,12 @@ def served(settings: ServedSettings, *, encoded: bool = False) -> Iterator[Serve
         settings.repository, ports, engine=settings.engine, encoded=encoded
     ) as server:
         yield Served(grpc=server.grpc, http=server.http, embedded=server)
+
+
+def served_flags(settings: Any) -> dict[str, Any]:
+    """Settings with a field ``server`` of `ServedSettings`, for `Report.settings`: flat as flags
+    are, and without addresses.
+    """
+    flags = flags_of(settings)
+    named = {**flags.pop("server"), **flags}
+    return named | {name: "HOST:PORT" for name in ("url", "http") if named[name] is not None}
