@@ -121,11 +121,19 @@ def engine_report(
                     load={"batch": batch},
                     figures=figures,
                     samples=samples,
-                    marks=["not served: its pictures differ from PyTorch's (PSNR 26.3 dB)"]
+                    marks=["never served: its pictures differ from PyTorch's (PSNR 26.3 dB)"]
                     if name.endswith("int8")
                     else [],
                 )
             )
+    for when in ("before", "after"):
+        measurements.append(
+            Measurement(
+                name="matrix product float32",
+                load={"mode": "peak", "when": when},
+                figures={"tflops": Figure(value=0.14, unit="TFLOP/s", better="higher")},
+            )
+        )
     return report_of(
         "engine",
         "Engines at 2048x1024, batch 1",
@@ -134,6 +142,7 @@ def engine_report(
         settings={"size": "2048x1024", "rounds": 8, "engines": [], "checkpoint": "generator"},
         environment=environment,
         baseline="torch-fp32",
+        extra={"not_measured": "tensorrt-fp16: there is no GPU", "cannot_run": {"a": "b"}},
         marks=["not a quiet machine: 31% of its cores were used before the run"],
     )
 
@@ -150,8 +159,8 @@ def server_report(
             rate = n / np.mean(samples)
             measurements.append(
                 Measurement(
-                    name="demo",
-                    load={"mode": "closed", "transport": transport, "batch": 1, "in_flight": n},
+                    name="closed loop",
+                    load={"mode": "closed", "in_flight": n, "transport": transport, "batch": 1},
                     figures={
                         **latency_figures(samples),
                         "rate": Figure(
@@ -173,19 +182,27 @@ def server_report(
             samples = seconds_around(latency, seed=rate, each=40, spread=rate / 32)
             measurements.append(
                 Measurement(
-                    name="demo",
+                    name="open loop",
                     load={
                         "mode": "open",
-                        "transport": transports[0],
-                        "batch": 1,
                         "arrivals": arrivals,
                         "rate": rate,
+                        "transport": transports[0],
+                        "batch": 1,
                     },
-                    figures=latency_figures(samples),
+                    figures=latency_figures(samples) | breakdown(latency, 1),
                     marks=["the planned rate was not reached"] if rate == 31 else [],
                     extra={"percentiles": curve(samples)},
                 )
             )
+    highest = Figure(value=26.5, unit="1/s", better="higher", low=26.5, high=27.8)
+    measurements.append(
+        Measurement(
+            name="highest rate within the p99 bound",
+            load={"mode": "open", "arrivals": "poisson", "transport": "grpc", "batch": 1},
+            figures={"rate": highest},
+        )
+    )
     return report_of("server", "The demo's model behind Triton at 512x256", measurements)
 
 
@@ -196,6 +213,7 @@ def breakdown(latency: float, in_flight: int) -> dict[str, Figure]:
         "compute_input": 0.0012,
         "compute": 0.055,
         "compute_output": 0.0021,
+        "transfer": 0.0042,
     }
     return {
         name: Figure(value=1000 * seconds, unit="ms", better="lower")

@@ -118,7 +118,8 @@ def series_of(
     series: dict[str, list[Measurement]] = {}
     for m in measurements:
         load = load_text({key: m.load[key] for key in keys if key in m.load})
-        series.setdefault(", ".join(filter(None, (m.name if several else "", load))), []).append(m)
+        own = several and m.name != load_text({"mode": m.load.get("mode", "")})
+        series.setdefault(", ".join(filter(None, (m.name if own else "", load))), []).append(m)
     return series
 
 

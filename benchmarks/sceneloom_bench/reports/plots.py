@@ -24,7 +24,7 @@ from sceneloom_bench.reports.plot_frame import (
     style,
 )
 from sceneloom_bench.reports.report import Measurement, Report
-from sceneloom_bench.reports.tables import BREAKDOWN
+from sceneloom_bench.reports.tables import BREAKDOWN, BREAKDOWN_TITLE
 from sceneloom_bench.reports.wording import (
     duration,
     figure_title,
@@ -40,6 +40,8 @@ if TYPE_CHECKING:
 _PERCENTS = (50.0, 90.0, 99.0, 99.9, 99.99)
 
 
+_PARTS = ("#56b4e9", "#e69f00", "#0072b2", "#009e73", "#b0b5bb")
+_NOT_SERVED = ("not served", "never served", "outside the limits of its precision")
 _BANDS = "bands are intervals, an arrow is an upper end that is not known"
 
 
@@ -58,9 +60,10 @@ class Plot:
 def plots_of(report: Report) -> list[Plot]:
     """The plots that can be drawn of a report."""
     opened = [m for m in _with_load(report, "rate") if _has(m, "p50", "p90", "p99")]
-    flying = [m for m in _with_load(report, "in_flight") if "rate" in m.figures]
-    own = [m for m in report.measurements if set(BREAKDOWN) & set(m.figures)]
+    flying = [m for m in _with_load(report, "in_flight") if _has(m, "rate")]
+    own = _closed_if_any([m for m in report.measurements if _has(m, *BREAKDOWN)])
     curves = [m for m in report.measurements if m.extra.get("percentiles")]
+    curves = [m for m in curves if m.load.get("mode") == "open"] or curves
     found = []
     if report.kind == "engine":
         for group, bars in _by_load(report).items():
@@ -71,12 +74,12 @@ def plots_of(report: Report) -> list[Plot]:
     if report.kind == "server" and opened:
         says = f"Latency over the planned rate: p50, p90 and p99; {_BANDS}"
         found.append(_plot("latency-over-rate", says, draw_latency_over_rate, report, opened))
-    if flying:
+    if report.kind != "mlperf" and len({m.load["in_flight"] for m in flying}) > 1:
         says = f"Throughput and p50 over the number of requests in flight; {_BANDS}"
         found.append(_plot("throughput", says, draw_throughput, report, flying))
     if own:
-        says = "Where the mean request's time goes in the server"
-        found.append(_plot("server-time", says, draw_server_time, report, own))
+        says = BREAKDOWN_TITLE.capitalize()
+        found.append(_plot("request-time", says, draw_request_time, report, own))
     if curves:
         says = "Latency by percentile"
         found.append(_plot("percentiles", says, draw_percentiles, report, curves))
@@ -104,7 +107,7 @@ def draw_latency_over_rate(report: Report, measurements: Sequence[Measurement], 
     with style():
         series = series_of(measurements, ["rate", "mode"])
         what = "Latency over planned rate, open loop"
-        paper, panels = panels_of(report, what, series, columns=3, share_x=True)
+        paper, panels = panels_of(report, what, series, columns=2, share_x=True)
         drawn = [
             f.value
             for m in measurements
@@ -118,7 +121,8 @@ def draw_latency_over_rate(report: Report, measurements: Sequence[Measurement], 
             axes.set_xlim(left=0)
             plain_log(axes.yaxis, drawn)
             axes.set_xlabel("planned requests per second")
-        panels[0].set_ylabel("latency from the planned moment, ms")
+        for axes in panels[::2]:
+            axes.set_ylabel("latency from the planned moment, ms")
         panels[0].legend(loc="upper left", reverse=True)
         save(paper, path)
 
@@ -208,7 +212,7 @@ def _bar(axes: Axes, report: Report, measurement: Measurement, y: int, scale: fl
 
 
 def _served(measurement: Measurement) -> bool:
-    return not any("not served" in mark for mark in measurement.marks)
+    return not any(words in mark for mark in measurement.marks for words in _NOT_SERVED)
 
 
 def _times_faster(axes: Axes, report: Report, measurements: Sequence[Measurement]) -> None:
@@ -237,8 +241,8 @@ def _times_faster(axes: Axes, report: Report, measurements: Sequence[Measurement
     )
 
 
-def draw_server_time(report: Report, measurements: Sequence[Measurement], path: Path) -> None:
-    """The server's own mean per request, stacked: queue, input, compute, output.
+def draw_request_time(report: Report, measurements: Sequence[Measurement], path: Path) -> None:
+    """The mean request in parts, stacked: the server's own account, and the way to it and back.
 
     Args:
         report: what they are of.
@@ -246,8 +250,8 @@ def draw_server_time(report: Report, measurements: Sequence[Measurement], path: 
         path: the PNG file to write.
     """
     with style():
-        what = "Where the mean request's time goes in the server"
-        paper = new_paper(9.5, 1.7 + 0.27 * len(measurements), report, what)
+        height = 1.7 + 0.27 * len(measurements)
+        paper = new_paper(9.5, height, report, BREAKDOWN_TITLE.capitalize())
         axes = paper.subplots()
         lefts = [0.0] * len(measurements)
         for number, name in enumerate(BREAKDOWN):
@@ -257,7 +261,7 @@ def draw_server_time(report: Report, measurements: Sequence[Measurement], path: 
                 values,
                 left=lefts,
                 height=0.68,
-                color=("#56b4e9", "#e69f00", "#0072b2", "#009e73")[number],
+                color=_PARTS[number],
                 label=figure_title(name),
             )
             lefts = [left + value for left, value in zip(lefts, values, strict=True)]
@@ -271,7 +275,9 @@ def draw_server_time(report: Report, measurements: Sequence[Measurement], path: 
         axes.grid(visible=False, axis="y")
         axes.tick_params(axis="y", length=0)
         axes.set_xlabel("mean per request, ms")
-        paper.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=4)
+        paper.legend(
+            *axes.get_legend_handles_labels(), loc="outside lower center", ncols=len(BREAKDOWN)
+        )
         save(paper, path)
 
 
@@ -321,6 +327,11 @@ def _curves(axes: Axes, measurements: Sequence[Measurement]) -> None:
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{100 - 100 / x:.10g} %"))
     axes.legend(loc="upper left", bbox_to_anchor=(1, 1.03), fontsize=8, reverse=True)
+
+
+def _closed_if_any(measurements: Sequence[Measurement]) -> list[Measurement]:
+    closed = [m for m in measurements if m.load.get("mode") == "closed"]
+    return closed or list(measurements)
 
 
 def _with_load(report: Report, key: str) -> list[Measurement]:

@@ -18,7 +18,6 @@ from sceneloom_bench.reports.wording import (
     load_text,
     load_title,
     load_value,
-    load_words,
     machine_line,
     say,
     subject_line,
@@ -29,8 +28,9 @@ from sceneloom_bench.reports.wording import (
     with_unit,
 )
 
-BREAKDOWN = ("queue", "compute_input", "compute", "compute_output")
-"""The server's own account of a request: a table of its own, or the first would be too wide."""
+BREAKDOWN = ("queue", "compute_input", "compute", "compute_output", "transfer")
+"""Where the mean request's time goes: a table of its own, or the first would be too wide."""
+BREAKDOWN_TITLE = "where the mean request's time goes"
 LEGEND = (
     "In brackets: the interval in which a figure lies with 95 % confidence. `at least`: too little "
     "was measured for an upper end. No brackets: no interval is known."
@@ -87,7 +87,7 @@ def describe(report: Report) -> str:
     lines += [f"- {name}: {escaped(line)}" for name, line in said.facts]
     if said.marks:
         lines += ["", "**Read this first:**", ""]
-        lines += [f"- **{escaped(mark)}**" for mark in said.marks]
+        lines += [f"- {escaped(mark)}" for mark in said.marks]
     for table in said.tables:
         lines += ["", *markdown_table(table)]
     lines += ["", LEGEND]
@@ -138,21 +138,22 @@ def row_marks(measurements: Sequence[Measurement]) -> list[tuple[str, str]]:
 
 
 def _name(measurement: Measurement, leave_out: Sequence[str]) -> str:
-    load = load_text(measurement.load, leave_out)
+    mode = load_text({"mode": measurement.load.get("mode", "")})
+    load = load_text(
+        measurement.load, [*leave_out, *(["mode"] if mode == measurement.name else [])]
+    )
     return f"{measurement.name} ({load})" if load else measurement.name
 
 
 def tables_of(report: Report) -> list[Table]:
-    """A table per way of loading, and one more for the server's own account of it."""
-    groups: dict[tuple[str, ...], list[Measurement]] = {}
+    """A table per way of loading, and one more for where a request's time goes."""
+    groups: dict[str, list[Measurement]] = {}
     for measurement in report.measurements:
-        group = tuple(load_words(k, v) for k, v in measurement.load.items() if k in _GROUPS)
-        groups.setdefault(group, []).append(measurement)
+        groups.setdefault(_group(report, measurement), []).append(measurement)
     titled = len(groups) > 1 or report.kind in ("server", "mlperf")
     tables = []
-    for said, measurements in groups.items():
-        title = ", ".join(said)
-        title = title[:1].upper() + title[1:] if titled else ""
+    for group, measurements in groups.items():
+        title = group[:1].upper() + group[1:] if titled else ""
         names = _figure_names(measurements)
         main = [name for name in names if name not in BREAKDOWN]
         parts = [name for name in BREAKDOWN if name in names]
@@ -160,10 +161,19 @@ def tables_of(report: Report) -> list[Table]:
             tables.append(_table(measurements, main, title, report.baseline))
         if parts:
             having = [m for m in measurements if set(parts) & set(m.figures)]
-            own = "the server's own mean per request"
-            own = f"{title}: {own}" if title else own.capitalize()
+            own = f"{title}: {BREAKDOWN_TITLE}" if title else BREAKDOWN_TITLE.capitalize()
             tables.append(_table(having, parts, own, report.baseline))
     return tables
+
+
+def _group(report: Report, measurement: Measurement) -> str:
+    """Words that all measurements of a table share. Open loops of different names answer different
+    questions, and stand apart.
+    """
+    load = measurement.load
+    words = load_text({key: load[key] for key in _GROUPS if key in load})
+    apart = report.kind == "server" and load.get("mode") == "open" and measurement.name != words
+    return f"{words}: {measurement.name}" if apart else words
 
 
 def _figure_names(measurements: Sequence[Measurement]) -> list[str]:
@@ -182,7 +192,8 @@ def _table(
     named = len(all_names) > 1 or not keys
     load = {k: v for k, v in measurements[0].load.items() if k not in (*varying(measurements),)}
     load = {k: v for k, v in load.items() if k not in _GROUPS}
-    constant = [*([] if named else all_names), *([load_text(load)] if load else [])]
+    said = [] if named else [n for n in all_names if n.lower() not in title.lower()]
+    constant = [*said, *([load_text(load)] if load else [])]
     one_unit = {name: _one_unit(measurements, name) for name in names}
     rows = []
     for m in measurements:
@@ -220,7 +231,7 @@ def _heading(name: str, example: Figure | None, baseline: str | None) -> str:
     unit = (
         "" if example is None or example.unit == "x" or title == "pictures/s" else unit_of(example)
     )
-    return f"{title}, {unit.replace('/s', '1/s')}" if unit else title
+    return f"{title}, {'1/s' if unit == '/s' else unit}" if unit else title
 
 
 def _cell(

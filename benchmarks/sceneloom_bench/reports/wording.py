@@ -15,8 +15,10 @@ FIGURE_TITLES = {
     "times_faster": "times faster",
     "peak_memory": "peak memory",
     "overhead_ratio": "overhead, times as long",
-    "compute_input": "compute input",
-    "compute_output": "compute output",
+    "tflops": "arithmetic",
+    "gbs": "copied",
+    "device": "p50 on the device",
+    "difference": "largest difference, grey levels",
     "idle": "server idle",
     "peak_share": "share of measured peak",
 }

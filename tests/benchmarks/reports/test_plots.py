@@ -15,9 +15,9 @@ from sceneloom_bench.reports.report import Figure, Measurement, Report
 
 PLOTS = {
     "engine": ["waterfall"],
-    "server": ["latency-over-rate", "throughput", "server-time", "percentiles"],
+    "server": ["latency-over-rate", "throughput", "request-time", "percentiles"],
     "mlperf": [],
-    "perf-analyzer": ["throughput", "server-time"],
+    "perf-analyzer": ["throughput", "request-time"],
     "render": [],
 }
 
@@ -49,7 +49,7 @@ def test_every_batch_has_its_own_bars() -> None:
 
 def test_series_are_told_apart_by_what_differs() -> None:
     report = server_report()
-    opened = [m for m in report.measurements if m.load["mode"] == "open"]
+    opened = [m for m in report.measurements if m.name == "open loop"]
     assert list(series_of(opened, ["rate"])) == ["constant arrivals", "Poisson arrivals"]
     closed = [m for m in report.measurements if m.load["mode"] == "closed"]
     assert list(series_of(closed, ["in_flight"])) == ["gRPC", "gRPC with shared memory", "HTTP"]
