@@ -43,6 +43,16 @@ def histogram_of(seconds: Sequence[float]) -> Any:
     return histogram
 
 
+def percentile_ms(histogram: Any, percent: float) -> float:
+    """A nearest-rank percentile of a histogram in milliseconds.
+
+    HdrHistogram itself rounds the rank to the nearest, so of few values its p99 can be one too low.
+    """
+    count = histogram.get_total_count()
+    rank = max(math.ceil(percent / 100 * count), 1)
+    return float(histogram.get_value_at_percentile(100 * rank / count) / 1000)
+
+
 def blocks_of(values: Sequence[float]) -> list[list[float]]:
     """The values in order, in ten blocks of equal count, of at least two each; in fewer where there
     are too few.
@@ -63,14 +73,12 @@ def load_figures(load: Load, pictures: int) -> dict[str, Figure]:
     histogram = histogram_of(latencies)
     figures = {
         f"p{p}": _around(
-            histogram.get_value_at_percentile(p) / 1000,
+            percentile_ms(histogram, p),
             percentile_figure(latencies, p, unit="ms", scale=1000),
         )
         for p in PERCENTILES
     }
-    medians = [
-        histogram_of(block).get_value_at_percentile(50) / 1000 for block in blocks_of(latencies)
-    ]
+    medians = [percentile_ms(histogram_of(block), 50) for block in blocks_of(latencies)]
     of_blocks = median_figure(medians, unit="ms", better="lower")
     figures["p50"] = _around(figures["p50"].value, of_blocks)
     figures["max"] = Figure(value=1000 * max(latencies), unit="ms", better="lower")
@@ -85,7 +93,7 @@ def load_figures(load: Load, pictures: int) -> dict[str, Figure]:
 def latency_extra(load: Load) -> dict[str, Any]:
     """Percentiles and the histogram itself, in HdrHistogram's base64, for others to merge."""
     histogram = histogram_of(load.latencies)
-    percentiles = [[p, histogram.get_value_at_percentile(p) / 1000] for p in LISTED]
+    percentiles = [[p, percentile_ms(histogram, p)] for p in LISTED]
     return {"percentiles": percentiles, "histogram": histogram.encode().decode("ascii")}
 
 
