@@ -9,11 +9,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from sceneloom_bench.reports.report import Figure, Measurement
 from sceneloom_bench.reports.statistics import median_figure
 from sceneloom_serving.onnx_runtime import usable_cpus
+
+if TYPE_CHECKING:
+    import torch
 
 Device = Literal["cpu", "cuda"]
 PRODUCT = "matrix product"
@@ -29,32 +32,45 @@ def measure_peaks(
 
     Args:
         device: where.
-        side: of the square matrices; None takes 2048 on up to four CPUs, 4096 on
-            more, 8192 on a GPU.
-        copied_mib: size of the array that is copied; None takes 512 MiB on a CPU, 2048 on a GPU.
+        side: of the square matrices; None takes what keeps the device busy for a while.
+        copied_mib: size of the array that is copied; None takes one far above the caches.
 
     Returns:
         name -> FLOP per second of each run, and bytes per second of each copy.
     """
     import torch
 
-    torch.set_num_threads(usable_cpus())
+    cpus = usable_cpus()
+    torch.set_num_threads(cpus)
     torch.backends.cuda.matmul.allow_tf32 = False
-    side = side or (8192 if device == "cuda" else 2048 if usable_cpus() <= 4 else 4096)
+    side = side or (
+        8192 if device == "cuda" else 1024 if cpus == 1 else 2048 if cpus <= 4 else 4096
+    )
     mib = copied_mib or {"cpu": 512, "cuda": 2048}[device]
-    wait = torch.cuda.synchronize if device == "cuda" else lambda: None
-    found = {}
-    dtypes = {"float32": torch.float32, "float16": torch.float16}
-    for name in ("float32", "float16") if device == "cuda" else ("float32",):
-        a = torch.randn(side, side, device=device, dtype=dtypes[name])
-        b, out = torch.randn_like(a), torch.empty_like(a)
-        seconds = _timed(lambda a=a, b=b, out=out: torch.mm(a, b, out=out), wait)  # type: ignore[misc]
-        found[f"{PRODUCT} {name}"] = [2 * side**3 / one for one in seconds]
+    dtypes = {"float32": torch.float32}
+    if device == "cuda":
+        dtypes["float16"] = torch.float16
+    found = {f"{PRODUCT} {name}": _products(device, dtypes[name], side) for name in dtypes}
+    found[COPY] = _copies(device, mib)
+    if device == "cuda":
+        torch.cuda.empty_cache()  # engines need the memory
+    return found
+
+
+def _products(device: Device, dtype: torch.dtype, side: int) -> list[float]:
+    import torch
+
+    a = torch.randn(side, side, device=device, dtype=dtype)
+    b, out = torch.randn_like(a), torch.empty_like(a)
+    return [2 * side**3 / one for one in _timed(lambda: torch.mm(a, b, out=out), device)]
+
+
+def _copies(device: Device, mib: int) -> list[float]:
+    import torch
+
     source = torch.ones(mib << 18, dtype=torch.float32, device=device)
     target = torch.empty_like(source)
-    seconds = _timed(lambda: target.copy_(source), wait)
-    found[COPY] = [copied_bytes(mib) / one for one in seconds]
-    return found
+    return [copied_bytes(mib) / one for one in _timed(lambda: target.copy_(source), device)]
 
 
 def copied_bytes(mib: int) -> int:
@@ -90,13 +106,18 @@ def _figure(runs: list[float], scale: float, unit: str) -> Figure:
     return median_figure([run / scale for run in runs], unit=unit, better="higher")
 
 
-def _timed(work: Callable[[], object], wait: Callable[[], None]) -> list[float]:
+def _timed(work: Callable[[], object], device: Device) -> list[float]:
+    import torch
+
+    def done() -> float:
+        if device == "cuda":
+            torch.cuda.synchronize()
+        return time.perf_counter()
+
     work()
-    wait()
     seconds = []
     for _ in range(RUNS):
-        start = time.perf_counter()
+        start = done()
         work()
-        wait()
-        seconds.append(time.perf_counter() - start)
+        seconds.append(done() - start)
     return seconds

@@ -1,0 +1,141 @@
+"""`sceneloom bench engine` from its settings to a report, with networks that draw nothing much."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from sceneloom import cli
+from sceneloom.errors import EngineError
+from sceneloom.synthesizer import Synthesizer
+from sceneloom_bench.bench_inputs import bench_maps
+from sceneloom_bench.engine.aside import Aside
+from sceneloom_bench.engine.bundle import Bundle
+from sceneloom_bench.engine.contenders import SERVED, Contender, contenders
+from sceneloom_bench.engine.engine_command import EngineBenchSettings
+from sceneloom_bench.engine.measure import Prepared, take_turns
+from sceneloom_bench.engine.subject import read_subject
+from sceneloom_bench.reports.report import read_report
+from sceneloom_export.bundle import Exported
+from sceneloom_serving.engines import ENGINES
+
+SIZE = (64, 128)
+
+
+@pytest.fixture(autouse=True)
+def _one_cpu() -> Iterator[None]:
+    """Two threads that wait for each other on a machine at work take many times as long."""
+    allowed = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(allowed)})
+    yield
+    os.sched_setaffinity(0, allowed)
+
+
+def open_nothing() -> Synthesizer:
+    raise EngineError("there is no such thing")
+
+
+def test_pytorch_alone_from_the_command_line_to_the_report(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    small = ["--ngf", "4", "--blocks", "1", "--size", "128x64", "--rounds", "2", "--maps", "2"]
+    chosen = ["--engines", "torch-fp32", "tensorrt-fp16", "--name", "small"]
+    arguments = ["bench", "engine", "--out", str(tmp_path), *small, *chosen]
+    assert cli.main(arguments) == 0
+    shown = capsys.readouterr()
+    report = read_report(tmp_path / "engine-small.json")
+    assert json.loads(shown.out.splitlines()[-1]) == report.to_json()
+    assert "round 2 of 2" in shown.err
+    assert (report.kind, report.baseline) == ("engine", "torch-fp32")
+    eager = report.named("torch-fp32", batch=1)
+    assert [len(block) for block in eager.samples] == [1, 1]
+    assert eager.figures["p50"].value > 0
+    assert eager.figures["peak_memory"].value > 50
+    assert 0 < eager.figures["peak_share"].value < 1.5
+    for name in ("matrix product float32", "memory copy"):
+        for when in ("before", "after"):
+            assert report.named(name, when=when).figures
+    assert report.subject["weights"] == "random"
+    assert report.subject["bundle_sha256"] is None
+    assert report.subject["gflop"] > 0
+    if not ENGINES["tensorrt-fp16"].gpu or not Path("/proc/driver/nvidia/version").is_file():
+        assert "tensorrt" in report.extra["cannot_run"]["tensorrt-fp16"]
+    assert SERVED in report.extra["cannot_run"]
+    assert str(tmp_path) not in json.dumps(report.to_json())
+
+
+@pytest.mark.triton
+def test_an_engine_and_its_server_in_turn(checkpoint: Path, exported: Exported) -> None:
+    settings = EngineBenchSettings(size="128x64", batch=(1, 2), rounds=2, maps=2)
+    bundle = Bundle(
+        repository=exported.repository,
+        engine="openvino-fp32",
+        sha256=exported.contract.bundle_hash,
+        left_out={},
+    )
+    names = ["torch-fp32", "openvino-fp32"]
+    found, cannot = contenders(names, "cpu", checkpoint, bundle, 2)
+    assert cannot == {}
+    gone = Contender(name="openvino-int8", precision="int8", how="not", open=open_nothing)
+    single = contenders(["torch-fp32"], "cpu", checkpoint, bundle, 1)[0][0]
+    single = dataclasses.replace(single, name="single")
+    prepared = Prepared(
+        device="cpu",
+        subject=read_subject(checkpoint, SIZE, random=False),
+        maps=bench_maps(exported.contract, SIZE, settings.needed_maps("cpu")),
+        bundle=bundle,
+        contenders=[*found, gone, single],
+    )
+    with Aside() as aside:
+        rows, cannot = take_turns(settings, prepared, aside)
+    assert [(row.name, row.batch) for row in rows] == [
+        *((name, 1) for name in (*names, "single", SERVED)),
+        *((name, 2) for name in (*names, SERVED)),
+    ]
+    assert cannot == {
+        "openvino-int8": "there is no such thing",
+        "single, batch 2": "takes at most 1 pictures at once",
+    }
+    for row in rows:
+        assert len(row.taken.seconds) == 2
+        assert row.memory_mib["peak_memory"] > 10
+        assert (row.parity is None) == (row.name == "torch-fp32")
+        assert row.parity is None or row.parity.max <= 1
+        assert (row.bare is None) == (row.name != SERVED)
+
+
+def test_without_the_baseline_there_is_no_measurement(checkpoint: Path) -> None:
+    settings = EngineBenchSettings(size="128x64", served=False)
+    prepared = Prepared(
+        device="cpu",
+        subject=read_subject(checkpoint, SIZE, random=False),
+        maps=[],
+        bundle=None,
+        contenders=[
+            Contender(name="torch-fp32", precision="fp32", how="not", open=open_nothing),
+        ],
+    )
+    with Aside() as aside, pytest.raises(EngineError, match="the baseline, torch-fp32: there is"):
+        take_turns(settings, prepared, aside)
+
+
+@pytest.mark.slow
+@pytest.mark.triton
+@pytest.mark.timeout(900)
+def test_everything_from_export_to_the_report(tmp_path: Path) -> None:
+    small = ["--ngf", "4", "--blocks", "1", "--size", "128x64", "--rounds", "2", "--maps", "2"]
+    assert cli.main(["bench", "engine", "--out", str(tmp_path), *small]) == 0
+    report = read_report(tmp_path / "engine.json")
+    wanted = {"torch-fp32", "onnxruntime-fp32", "openvino-fp32", "openvino-int8", SERVED}
+    assert wanted <= {m.name for m in report.measurements}
+    compiled = "torch-fp32-compiled"
+    assert compiled in {m.name for m in report.measurements} | set(report.extra["cannot_run"])
+    assert report.named("openvino-fp32").figures["difference"].value <= 1
+    assert report.named(SERVED).figures["overhead_ratio"].value > 0
+    assert report.extra["engine_files_sha256"]["onnxruntime.onnx"]
+    assert len(report.subject["bundle_sha256"]) == 64
