@@ -1,7 +1,7 @@
 """A server that stands still for a second, once, seen by an open and by a closed loop.
 
-The tritonserver and its model's process are stopped (SIGSTOP) in the middle of a load and go on a
-second later; the model draws nothing and takes some milliseconds. Everybody who would have come in
+The tritonserver is stopped (SIGSTOP) in the middle of a load and goes on a second later; the model
+draws nothing and takes some milliseconds. Everybody who would have come in
 that second waits, and the open loop's p99 says so. The closed loop sends nothing meanwhile: two
 slow answers of hundreds, and its p99 hides the second (coordinated omission).
 
@@ -96,13 +96,15 @@ class StallingConnection(TensorConnection):
         return send
 
     def _stall(self) -> None:
-        group = self._server.pid  # its model's process is in the group, too
+        # Not the model's process: after a second without its sign of life the server would take it
+        # for dead as soon as both go on, and crash.
+        server = self._server.pid
         self.stalls += 1
-        os.killpg(group, signal.SIGSTOP)
+        os.kill(server, signal.SIGSTOP)
         try:
             time.sleep(self._seconds)
         finally:
-            os.killpg(group, signal.SIGCONT)
+            os.kill(server, signal.SIGCONT)
 
 
 def main(
