@@ -123,6 +123,12 @@ def series_of(
     return series
 
 
+def row_labels(measurements: Sequence[Measurement]) -> list[str]:
+    """What tells each measurement from the others; its name where nothing does."""
+    named = {id(m): label for label, found in series_of(measurements, []).items() for m in found}
+    return [named[id(m)] or m.name for m in measurements]
+
+
 def quantity(load: Mapping[str, object], key: str) -> float | None:
     """A load's value where it is a number."""
     value = load.get(key)

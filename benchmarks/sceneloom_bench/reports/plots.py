@@ -5,6 +5,7 @@ flight, a bar per optimisation, percentile curves, and where a request's time go
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,6 +20,7 @@ from sceneloom_bench.reports.plot_frame import (
     panels_of,
     plain_log,
     quantity,
+    row_labels,
     save,
     series_of,
     style,
@@ -61,13 +63,14 @@ def plots_of(report: Report) -> list[Plot]:
     """The plots that can be drawn of a report."""
     opened = [m for m in _with_load(report, "rate") if _has(m, "p50", "p90", "p99")]
     flying = [m for m in _with_load(report, "in_flight") if _has(m, "rate")]
-    own = _closed_if_any([m for m in report.measurements if _has(m, *BREAKDOWN)])
+    own = [m for m in report.measurements if _has(m, *BREAKDOWN)]
+    own = [m for m in own if m.load.get("mode") == "closed"] or own
     curves = [m for m in report.measurements if m.extra.get("percentiles")]
     curves = [m for m in curves if m.load.get("mode") == "open"] or curves
     found = []
     if report.kind == "engine":
         for group, bars in _by_load(report).items():
-            name = f"waterfall-{group.replace(' ', '-')}" if group else "waterfall"
+            name = "-".join(re.findall(r"[A-Za-z0-9.]+", f"waterfall {group}"))
             says = ", ".join(filter(None, ("A bar per engine in the table's order", group)))
             says += "; black lines are intervals, hatched engines are never served"
             found.append(_plot(name, says, draw_waterfall, report, bars))
@@ -270,7 +273,7 @@ def draw_request_time(report: Report, measurements: Sequence[Measurement], path:
                 duration(total), (total, y), (5, 0), textcoords="offset points", va="center"
             )
         axes.margins(x=0.1)
-        axes.set_yticks(range(len(measurements)), _row_labels(measurements))
+        axes.set_yticks(range(len(measurements)), row_labels(measurements))
         axes.invert_yaxis()
         axes.grid(visible=False, axis="y")
         axes.tick_params(axis="y", length=0)
@@ -279,11 +282,6 @@ def draw_request_time(report: Report, measurements: Sequence[Measurement], path:
             *axes.get_legend_handles_labels(), loc="outside lower center", ncols=len(BREAKDOWN)
         )
         save(paper, path)
-
-
-def _row_labels(measurements: Sequence[Measurement]) -> list[str]:
-    named = {id(m): label for label, found in series_of(measurements, []).items() for m in found}
-    return [named[id(m)] or m.name for m in measurements]
 
 
 def draw_percentiles(report: Report, measurements: Sequence[Measurement], path: Path) -> None:
@@ -312,7 +310,7 @@ def _curves(axes: Axes, measurements: Sequence[Measurement]) -> None:
     import matplotlib as mpl
     from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
-    labels = _row_labels(measurements)
+    labels = row_labels(measurements)
     colours = mpl.colormaps["cividis"]
     for number, (m, label) in enumerate(zip(measurements, labels, strict=True)):
         points = [(100 / (100 - p), v) for p, v in m.extra["percentiles"] if p < 100 and v > 0]
@@ -327,11 +325,6 @@ def _curves(axes: Axes, measurements: Sequence[Measurement]) -> None:
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{100 - 100 / x:.10g} %"))
     axes.legend(loc="upper left", bbox_to_anchor=(1, 1.03), fontsize=8, reverse=True)
-
-
-def _closed_if_any(measurements: Sequence[Measurement]) -> list[Measurement]:
-    closed = [m for m in measurements if m.load.get("mode") == "closed"]
-    return closed or list(measurements)
 
 
 def _with_load(report: Report, key: str) -> list[Measurement]:

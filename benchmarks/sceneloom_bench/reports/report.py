@@ -13,7 +13,7 @@ import json
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from sceneloom.errors import InputError
 
@@ -135,7 +135,7 @@ def read_report(path: Path) -> Report:
         InputError: the file is not there, or is no report of this form; the text says why.
     """
     try:
-        document = json.loads(path.read_text("utf-8"))
+        document = json.loads(path.read_text("utf-8"), parse_constant=_refuse_constant)
     except OSError as error:
         raise InputError(f"{path}: {error.strerror or error}") from None
     except ValueError as error:
@@ -145,13 +145,27 @@ def read_report(path: Path) -> Report:
         raise InputError(f"{path}: not a report of {SCHEMA} (its schema is {said!r})")
     try:
         measurements = [
-            Measurement(**{**m, "figures": {n: Figure(**f) for n, f in m["figures"].items()}})
+            Measurement(**{**m, "figures": {n: _read_figure(f) for n, f in m["figures"].items()}})
             for m in document["measurements"]
         ]
         fields = {k: v for k, v in document.items() if k != "schema"}
+        if fields["kind"] not in get_args(Kind):
+            raise TypeError(f"there is no kind {fields['kind']!r}")
         return Report(**{**fields, "measurements": measurements})
     except (AttributeError, KeyError, TypeError) as error:
         raise InputError(f"{path}: not a whole report of {SCHEMA}: {error}") from None
+
+
+def _read_figure(document: Mapping[str, Any]) -> Figure:
+    figure = Figure(**document)
+    for number in (figure.value, figure.low or 0.0, figure.high or 0.0):
+        if not isinstance(number, int | float):
+            raise TypeError(f"{number!r} is no number")
+    return figure
+
+
+def _refuse_constant(name: str) -> float:
+    raise ValueError(f"{name} is no number of JSON")
 
 
 def flags_of(settings: Any) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from sceneloom_bench.reports.wording import (
     machine_line,
     say,
     subject_line,
+    title_of,
     unit_of,
     value_of,
     varying,
@@ -35,7 +36,8 @@ LEGEND = (
     "In brackets: the interval in which a figure lies with 95 % confidence. `at least`: too little "
     "was measured for an upper end. No brackets: no interval is known."
 )
-_ORDER = ("p50", "p90", "p99", "max", "rate", "times_faster", "overhead", "overhead_ratio")
+_ORDER = ("times_faster", "overhead", "overhead_ratio", "p50", "p90", "p99", "max", "rate")
+"""Ratios first: they hold where seconds are one machine's at one hour."""
 _LAST = ("peak_memory",)
 _GROUPS = ("mode", "scenario")
 _LOAD_ORDER = ("transport", "batch", "arrivals", "rate", "in_flight")
@@ -132,17 +134,9 @@ def row_marks(measurements: Sequence[Measurement]) -> list[tuple[str, str]]:
             having.setdefault(mark, []).append(measurement)
     shared = set(measurements[0].load if measurements else ()) - set(varying(measurements))
     return [
-        ("; ".join(_name(m, sorted(shared)) for m in marked), mark)
+        ("; ".join(title_of(m, sorted(shared)) for m in marked), mark)
         for mark, marked in having.items()
     ]
-
-
-def _name(measurement: Measurement, leave_out: Sequence[str]) -> str:
-    mode = load_text({"mode": measurement.load.get("mode", "")})
-    load = load_text(
-        measurement.load, [*leave_out, *(["mode"] if mode == measurement.name else [])]
-    )
-    return f"{measurement.name} ({load})" if load else measurement.name
 
 
 def tables_of(report: Report) -> list[Table]:

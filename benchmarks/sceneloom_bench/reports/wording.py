@@ -128,6 +128,14 @@ def load_text(load: Mapping[str, object], leave_out: Sequence[str] = ()) -> str:
     return ", ".join(load_words(k, v) for k, v in load.items() if k not in leave_out)
 
 
+def title_of(measurement: Measurement, leave_out: Sequence[str] = ()) -> str:
+    """A measurement and its load: ``closed loop (4 in flight, gRPC)``."""
+    mode = load_text({"mode": measurement.load.get("mode", "")})
+    said = [*leave_out, *(["mode"] if mode == measurement.name else [])]
+    load = load_text(measurement.load, said)
+    return f"{measurement.name} ({load})" if load else measurement.name
+
+
 def varying(measurements: Sequence[Measurement]) -> list[str]:
     """The load's keys whose values are not the same in all measurements, in their order."""
     keys = list(dict.fromkeys(key for m in measurements for key in m.load))
