@@ -33,6 +33,7 @@ _ON_A_GPU = "On a machine with an NVIDIA GPU, this measures all of it there:"
 _TITLE = "Benchmarks of SceneLoom"
 _STYLE = Path(__file__).with_name("page.css")
 _OUT = "build/bench"
+_MADE_BY = "Made by (paths without their folders):"
 
 
 def write_page(folder: Path, reports: Mapping[str, Report]) -> list[Path]:
@@ -110,7 +111,7 @@ def markdown_page(reports: Mapping[str, Report], plots: Mapping[str, Sequence[Pl
         lines += [describe(report)]
         for plot in plots[stem]:
             lines += [f"![{escaped(plot.says)}]({quote(file_of(stem, plot))})", ""]
-        lines += ["Made by:", "", "```bash", _one_line(command_of(report)), "```", ""]
+        lines += [_MADE_BY, "", "```bash", _one_line(command_of(report)), "```", ""]
         lines += [f"All of it: [{escaped(stem)}.json]({quote(stem)}.json)", ""]
     return "\n".join(lines)
 
@@ -174,11 +175,12 @@ def _section(stem: str, report: Report, plots: Sequence[Plot]) -> str:
         _marks(said),
         *(_plot(stem, plot) for plot in plots),
         *map(_table, said.tables),
-        _row_marks(said),
+        _sentences("Marks", said.row_marks),
+        _sentences("Not measured", said.left_out),
         "<h3>On what, and how</h3>",
         "<dl>" + "".join(f"<dt>{escape(n)}</dt><dd>{escape(v)}</dd>" for n, v in said.facts),
         f'<dt>Report</dt><dd><a href="{file}">{escape(stem)}.json</a></dd></dl>',
-        "<p>Made by:</p>",
+        f"<p>{_MADE_BY}</p>",
         f"<pre><code>{escape(command_of(report))}</code></pre>",
         "</section>",
     ]
@@ -192,13 +194,11 @@ def _marks(said: Description) -> str:
     return f'<div class="notice"><strong>Read this first</strong><ul>{items}</ul></div>'
 
 
-def _row_marks(said: Description) -> str:
-    if not said.row_marks:
+def _sentences(heading: str, found: Sequence[tuple[str, str]]) -> str:
+    if not found:
         return ""
-    items = "".join(
-        f"<li><b>{escape(name)}</b>: {escape(mark)}</li>" for name, mark in said.row_marks
-    )
-    return f'<h3>Marks</h3>\n<ul class="marks">{items}</ul>'
+    items = "".join(f"<li><b>{escape(name)}</b>: {escape(says)}</li>" for name, says in found)
+    return f'<h3>{heading}</h3>\n<ul class="marks">{items}</ul>'
 
 
 def _plot(stem: str, plot: Plot) -> str:

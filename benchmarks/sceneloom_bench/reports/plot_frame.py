@@ -76,14 +76,13 @@ def panels_of(
     series: dict[str, list[Measurement]],
     *,
     columns: int,
-    share_x: bool = False,
 ) -> tuple[Paper, list[Axes]]:
     """A sheet with a panel per series, titled with it, so many beside each other."""
     columns = min(len(series), columns)
     rows = -(-len(series) // columns)
     width = 7.5 if columns == 1 else 1.4 + 4.3 * columns
     paper = new_paper(width, 0.9 + 3.5 * rows, report, what)
-    grid = paper.subplots(rows, columns, squeeze=False, sharey=True, sharex=share_x)
+    grid = paper.subplots(rows, columns, squeeze=False, sharey=True)
     panels = list(grid.flat)
     for unused in panels[len(series) :]:
         unused.remove()

@@ -110,18 +110,19 @@ def draw_latency_over_rate(report: Report, measurements: Sequence[Measurement], 
     with style():
         series = series_of(measurements, ["rate", "mode"])
         what = "Latency over planned rate, open loop"
-        paper, panels = panels_of(report, what, series, columns=2, share_x=True)
+        paper, panels = panels_of(report, what, series, columns=2)
         drawn = [
             f.value
             for m in measurements
             for n, f in m.figures.items()
             if n in ("p50", "p90", "p99")
         ]
+        fastest = max(quantity(m.load, "rate") or 1 for m in measurements)
         for axes, found in zip(panels, series.values(), strict=True):
             for number, name in enumerate(("p50", "p90", "p99")):
                 figure_line(axes, found, "rate", name, number=number, label=name)
             axes.set_yscale("log")
-            axes.set_xlim(left=0)
+            axes.set_xlim(0, 1.05 * fastest)
             plain_log(axes.yaxis, drawn)
             axes.set_xlabel("planned requests per second")
         for axes in panels[::2]:
@@ -172,8 +173,9 @@ def draw_waterfall(report: Report, measurements: Sequence[Measurement], path: Pa
         what = ", ".join(filter(None, ("Engines", group)))
         paper = new_paper(9.5, 1.6 + 0.42 * len(measurements), report, what)
         axes = paper.subplots()
-        slowest = max(m.figures["p50"].value for m in measurements)
-        scale, unit = (0.001, "s") if slowest >= 1000 else (1.0, "ms")
+        medians = [m.figures["p50"] for m in measurements]
+        scale, unit = (0.001, "s") if max(f.value for f in medians) >= 1000 else (1.0, "ms")
+        longest = max(f.value if f.high is None else max(f.value, f.high) for f in medians)
         for y, m in enumerate(measurements):
             _bar(axes, report, m, y, scale)
         names = [m.name if _served(m) else f"{m.name} (not served)" for m in measurements]
@@ -182,7 +184,7 @@ def draw_waterfall(report: Report, measurements: Sequence[Measurement], path: Pa
         axes.grid(visible=False, axis="y")
         axes.tick_params(axis="y", length=0)
         axes.spines["left"].set_visible(False)
-        axes.set_xlim(0, 1.14 * scale * slowest)
+        axes.set_xlim(0, 1.14 * scale * longest)
         axes.set_xlabel(f"median latency, {unit}")
         _times_faster(axes, report, measurements)
         save(paper, path)
@@ -223,8 +225,10 @@ def _times_faster(axes: Axes, report: Report, measurements: Sequence[Measurement
     labels = []
     for m in measurements:
         figure = m.figures.get("times_faster")
-        if figure is None:
-            labels.append("the baseline" if m.name == report.baseline else "")
+        if m.name == report.baseline:
+            labels.append("the baseline")
+        elif figure is None:
+            labels.append("")
         else:
             interval = interval_of(figure)
             labels.append(f"{value_of(figure)}x" + (f" ({interval})" if interval else ""))

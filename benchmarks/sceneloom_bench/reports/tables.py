@@ -80,6 +80,8 @@ class Description:
     tables: Sequence[Table]
     row_marks: Sequence[tuple[str, str]]
     """Which measurement, and what must be known of it."""
+    left_out: Sequence[tuple[str, str]]
+    """What could not be measured, and why."""
 
 
 def describe(report: Report) -> str:
@@ -93,9 +95,10 @@ def describe(report: Report) -> str:
     for table in said.tables:
         lines += ["", *markdown_table(table)]
     lines += ["", LEGEND]
-    if said.row_marks:
-        lines += ["", "Marks:", ""]
-        lines += [f"- {escaped(name)}: {escaped(mark)}" for name, mark in said.row_marks]
+    for heading, found in (("Marks", said.row_marks), ("Not measured", said.left_out)):
+        if found:
+            lines += ["", f"{heading}:", ""]
+            lines += [f"- {escaped(name)}: {escaped(mark)}" for name, mark in found]
     return "\n".join(lines) + "\n"
 
 
@@ -107,10 +110,11 @@ def description(report: Report) -> Description:
         ("Versions", versions_line(report)),
         ("Date", f"{report.date}, measured for {_seconds(report)}"),
     ]
+    left_out = report.extra.get("cannot_run")
     facts += [
         (key.replace("_", " ").capitalize(), say(value))
         for key, value in report.extra.items()
-        if isinstance(value, str | int | float)
+        if isinstance(value, str | int | float) and key != "not_measured"
     ]
     return Description(
         title=report.title,
@@ -118,6 +122,7 @@ def description(report: Report) -> Description:
         marks=list(report.marks),
         tables=tables_of(report),
         row_marks=row_marks(report.measurements),
+        left_out=[(k, str(v)) for k, v in left_out.items()] if isinstance(left_out, dict) else [],
     )
 
 
@@ -153,7 +158,7 @@ def tables_of(report: Report) -> list[Table]:
         parts = [name for name in BREAKDOWN if name in names]
         if main or not parts:
             tables.append(_table(measurements, main, title, report.baseline))
-        if parts:
+        if parts and not any(_stands_apart(report, m) for m in measurements):
             having = [m for m in measurements if set(parts) & set(m.figures)]
             own = f"{title}: {BREAKDOWN_TITLE}" if title else BREAKDOWN_TITLE.capitalize()
             tables.append(_table(having, parts, own, report.baseline))
@@ -166,8 +171,13 @@ def _group(report: Report, measurement: Measurement) -> str:
     """
     load = measurement.load
     words = load_text({key: load[key] for key in _GROUPS if key in load})
-    apart = report.kind == "server" and load.get("mode") == "open" and measurement.name != words
-    return f"{words}: {measurement.name}" if apart else words
+    return f"{words}: {measurement.name}" if _stands_apart(report, measurement) else words
+
+
+def _stands_apart(report: Report, measurement: Measurement) -> bool:
+    mode = measurement.load.get("mode")
+    named = measurement.name != load_text({"mode": mode or ""})
+    return report.kind == "server" and mode == "open" and named
 
 
 def _figure_names(measurements: Sequence[Measurement]) -> list[str]:
@@ -183,11 +193,11 @@ def _table(
     keys = [key for key in varying(measurements) if key not in _GROUPS]
     keys.sort(key=lambda k: _LOAD_ORDER.index(k) if k in _LOAD_ORDER else -1)
     all_names = {m.name for m in measurements}
-    named = len(all_names) > 1 or not keys
+    in_title = all(name.lower() in title.lower() for name in all_names)
+    named = len(all_names) > 1 or (not keys and not in_title)
     load = {k: v for k, v in measurements[0].load.items() if k not in (*varying(measurements),)}
     load = {k: v for k, v in load.items() if k not in _GROUPS}
-    said = [] if named else [n for n in all_names if n.lower() not in title.lower()]
-    constant = [*said, *([load_text(load)] if load else [])]
+    constant = [*([] if named or in_title else all_names), *([load_text(load)] if load else [])]
     one_unit = {name: _one_unit(measurements, name) for name in names}
     rows = []
     for m in measurements:

@@ -5,6 +5,7 @@ and comparisons.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -179,7 +180,8 @@ def hardware_of(report: Report) -> str:
 
 def shortened(key: str, value: object) -> str:
     """A subject's value, hashes at twelve digits."""
-    return str(value)[:_HASH_DIGITS] if "sha256" in key else say(value)
+    hashed = "sha256" in key or re.fullmatch("[0-9a-f]{32,}", str(value))
+    return str(value)[:_HASH_DIGITS] if hashed else say(value)
 
 
 def subject_line(report: Report) -> str:

@@ -74,3 +74,36 @@ def test_one_point_without_an_interval_is_a_plot(tmp_path: Path) -> None:
     one = dataclasses.replace(one, figures={"p99": bare["p99"]})
     draw_latency_over_rate(report, [one], tmp_path / "plot.png")
     assert cv2.imread(str(tmp_path / "plot.png")).std() > 5
+
+
+@pytest.mark.parametrize("rates", [(1, 100), (100, 1)])
+def test_no_panel_hides_a_rate_of_its_own(rates: tuple[float, float], tmp_path: Path) -> None:
+    measurements = [
+        Measurement(
+            name="open loop",
+            load={"mode": "open", "rate": rate, "transport": transport},
+            figures={"p99": Figure(value=50, unit="ms")},
+        )
+        for rate, transport in zip(rates, ("grpc", "http"), strict=True)
+    ]
+    draw_latency_over_rate(server_report(), measurements, tmp_path / "plot.png")
+    picture = cv2.imread(str(tmp_path / "plot.png"))
+    green = (abs(picture.astype(int) - (0x73, 0x9E, 0x00)) < 20).all(2)[200:]
+    middle = picture.shape[1] // 2
+    assert green[:, :middle].any()
+    assert green[:, middle:].any()
+    lows = [column for half in (0, middle) for column in [green[:, half : half + middle].any(0)]]
+    first, second = (column.nonzero()[0].mean() for column in lows)
+    assert (first < second) == (rates[0] < rates[1])
+
+
+def test_a_bar_whose_interval_is_long_has_its_label(tmp_path: Path) -> None:
+    def ends_at(high: float) -> int:
+        bars = [
+            Measurement(name="a", figures={"p50": Figure(value=9, unit="ms", low=8, high=high)})
+        ]
+        draw_waterfall(report_of("engine", "t", bars), bars, tmp_path / "plot.png")
+        bar = (cv2.imread(str(tmp_path / "plot.png")) == (0xB2, 0x72, 0x00)).all(2).any(0)
+        return int(bar.nonzero()[0].max())
+
+    assert ends_at(90) < 0.4 * ends_at(9.1)

@@ -57,6 +57,7 @@ def test_what_was_measured_on_what_is_said() -> None:
         "torch 2.13.0+cpu",
         "- not a quiet machine: 31% of its cores",
         "never served: its pictures differ",
+        "Not measured:\n\n- tensorrt-fp16: there is no GPU",
     ):
         assert said in text
 
@@ -71,6 +72,7 @@ def test_columns_are_what_varies_and_the_rest_is_said_once() -> None:
     assert own.headings[2:5] == ["queue, ms", "compute input, ms", "compute, ms"]
     assert opened.constant == "gRPC, batch 1"
     assert highest.title == "Open loop: highest rate within the p99 bound"
+    assert highest.headings == ["pictures/s"]
     assert opened.headings[:2] == ["arrivals", "planned rate, 1/s"]
     assert [t.title for t in tables_of(mlperf_report())] == ["SingleStream", "Server", "Offline"]
     (render,) = tables_of(render_report())
