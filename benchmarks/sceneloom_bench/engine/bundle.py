@@ -84,8 +84,16 @@ def make_bundle(
     return bundle
 
 
-def build_plan(version: Path, size: tuple[int, int], batches: Sequence[int]) -> None:
+def build_plan(
+    version: Path, size: tuple[int, int], batches: Sequence[int], *, timed_runs: int = 100
+) -> None:
     """Build the TensorRT plan of a bundle, with a profile for each batch.
+
+    Args:
+        version: the folder of the bundle's graphs.
+        size: (height, width).
+        batches: pictures at once.
+        timed_runs: pictures that the choice between its norms is made on.
 
     Raises:
         SceneLoomError: it cannot be built here; the text says why.
@@ -93,4 +101,5 @@ def build_plan(version: Path, size: tuple[int, int], batches: Sequence[int]) -> 
     from sceneloom_export.engine import build_engine
 
     profiles = tuple(f"{batch}@{size[1]}x{size[0]}" for batch in batches)
-    build_engine(version / GRAPH_FILE, EngineSettings(profiles=profiles), show=say)
+    settings = EngineSettings(profiles=profiles, timed_runs=timed_runs)
+    build_engine(version / GRAPH_FILE, settings, show=say)

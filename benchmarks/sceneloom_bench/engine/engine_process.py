@@ -155,5 +155,5 @@ def _plain(error: Exception) -> Exception:
     """An error that can be sent: those of runtimes often cannot."""
     if isinstance(error, SceneLoomError):
         return EngineError(str(error))
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return EngineError(f"{type(error).__name__}: {' '.join(lines)[:300]}".rstrip(": "))
+    first = " ".join(str(error).strip().split("\n\n")[0].split())  # then comes advice
+    return EngineError(f"{type(error).__name__}: {first[:300]}".rstrip(": "))

@@ -1,0 +1,42 @@
+"""The TensorRT plan of a benchmark, built with a profile for each batch, on a GPU that is not there
+(`tests/fake_gpu`).
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+from gpu_worlds import fake_gpu, run_python
+
+from sceneloom_export.bundle import Exported
+
+CODE = """
+import json, sys
+from pathlib import Path
+from sceneloom_bench.engine.bundle import build_plan
+from sceneloom_bench.engine.turns import Turns
+from sceneloom_bench.bench_inputs import bench_maps
+from sceneloom_serving.engines import open_engine
+
+version = Path(sys.argv[1])
+build_plan(version, (128, 192), [1, 2], timed_runs=3)
+with open_engine("tensorrt-fp16", version, max_batch_size=2) as engine:
+    turns = Turns(engine)
+    turns.hold(bench_maps(engine.contract, (128, 192), 3))
+    turn = turns.turn([[0], [1, 2]], frozenset({2}))
+    profiles = [str(profile) for profile in engine.record.profiles]
+    print(json.dumps([profiles, engine.max_batch_size, len(turn.seconds), turn.pictures[2].shape]))
+"""
+
+
+def test_a_profile_for_each_batch(exported: Exported, tmp_path: Path) -> None:
+    version = shutil.copytree(exported.repository, tmp_path / "bundle") / "synthesis" / "1"
+    said = run_python(CODE, version, environment=fake_gpu())
+    assert json.loads(said.splitlines()[-1]) == [
+        ["1@192x128", "2@192x128"],
+        2,
+        2,
+        [128, 192, 3],
+    ]
