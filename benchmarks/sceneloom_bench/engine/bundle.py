@@ -15,7 +15,7 @@ from sceneloom.extras import require
 from sceneloom_bench.reports.report import say
 from sceneloom_export.settings import ExportPrecision, ExportSettings, ServingSettings
 from sceneloom_export.tensorrt_settings import EngineSettings
-from sceneloom_serving.engines import GRAPH_FILE, INT8_FILE
+from sceneloom_serving.engines import GRAPH_FILE, INT8_FILE, Engine
 from sceneloom_serving.onnx_runtime import MODEL_FILE
 from sceneloom_serving.parity import Precision
 
@@ -32,16 +32,25 @@ class Bundle:
     """Of all its engines' files."""
     left_out: dict[Precision, str]
     """Precisions that export refuses to serve, and why."""
+    refused: Path | None = None
+    """Folder of what is measured all the same; it is no part of the bundle."""
 
     @property
     def version(self) -> Path:
         """The folder of the engines' files."""
         return self.repository / MODEL_NAME / "1"
 
+    def folder_of(self, engine: Engine) -> Path:
+        """The folder of an engine's file."""
+        if self.refused is not None and (self.refused / engine.file).is_file():
+            return self.refused
+        return self.version
+
     def file_hashes(self) -> dict[str, str]:
         """SHA-256 of every file that an engine reads, by name."""
-        kept = (".onnx", ".bin", ".plan")
-        return {p.name: file_hash(p) for p in sorted(self.version.iterdir()) if p.suffix in kept}
+        folders = [self.version, *([self.refused] if self.refused is not None else [])]
+        files = [file for folder in folders for file in sorted(folder.iterdir())]
+        return {f.name: file_hash(f) for f in files if f.suffix in (".onnx", ".bin", ".plan")}
 
 
 def make_bundle(
@@ -51,9 +60,18 @@ def make_bundle(
     size: tuple[int, int],
     precisions: Sequence[ExportPrecision],
     largest_batch: int,
+    refused: Path,
 ) -> Bundle:
-    """Export a checkpoint. What is quantised is kept even where it is not fit to serve: its speed
-    is of interest all the same.
+    """Export a checkpoint, and quantise it even where that is not fit to serve: its speed is of
+    interest all the same.
+
+    Args:
+        checkpoint: the checkpoint bundle.
+        repository: the export bundle to write.
+        size: (height, width) that it is proven at.
+        precisions: to export.
+        largest_batch: most pictures at once.
+        refused: folder for a quantised graph that the bundle may not have.
 
     Raises:
         MissingDependencyError: what export needs is not installed.
@@ -78,10 +96,12 @@ def make_bundle(
         sha256=exported.contract.bundle_hash,
         left_out={j.precision: j.reason for j in exported.judged if j.reason},
     )
-    if "int8" in bundle.left_out:
-        version, maps = bundle.version, calibration_maps(exported.contract, [])
-        quantise(version / MODEL_FILE, version / INT8_FILE, maps)
-    return bundle
+    if "int8" not in bundle.left_out:
+        return bundle
+    refused.mkdir()
+    maps = calibration_maps(exported.contract, [])
+    quantise(bundle.version / MODEL_FILE, refused / INT8_FILE, maps)
+    return dataclasses.replace(bundle, refused=refused)
 
 
 def build_plan(

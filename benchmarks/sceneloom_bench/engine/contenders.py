@@ -133,7 +133,8 @@ def contenders(
             )
         elif bundle is not None:
             engine = ENGINES["openvino-fp32" if name == ALL_CLASSES else name]
-            reason = unavailable(engine, bundle.version)
+            folder = bundle.folder_of(engine)
+            reason = unavailable(engine, folder)
             if reason is not None:
                 cannot[name] = bundle.left_out.get(engine.precision, reason)
                 continue
@@ -142,7 +143,7 @@ def contenders(
                     name=name,
                     precision=engine.precision,
                     how=f"{engine.file} in {name}",
-                    open=_opened(name, bundle.version, largest_batch),
+                    open=_opened(name, folder, largest_batch),
                 )
             )
     return found, cannot

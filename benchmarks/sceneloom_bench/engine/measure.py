@@ -268,19 +268,22 @@ def _bundle(
     settings: EngineBenchSettings, names: Sequence[str], checkpoint: Path, folder: Path
 ) -> tuple[Bundle | None, str | None]:
     """The export, or why there is none."""
-    precisions = needed_precisions(names)
+    precisions = needed_precisions(names) or (["fp32"] if settings.keep else [])
     if not precisions:
         return None, None
+    repository = settings.keep or folder / "repository"
+    repository.parent.mkdir(parents=True, exist_ok=True)
     say(f"exporting {', '.join(precisions)}")
     try:
         with Aside() as exporter:
             bundle = exporter.call(
                 make_bundle,
                 checkpoint,
-                folder / "repository",
+                repository,
                 size=settings.height_width,
                 precisions=precisions,
                 largest_batch=settings.batches[-1],
+                refused=folder / "refused",
             )
     except SceneLoomError as error:
         return None, f"there is no bundle for it: {error}"

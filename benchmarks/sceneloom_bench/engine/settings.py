@@ -46,6 +46,8 @@ class EngineBenchSettings:
     """Different maps, which the pictures take in turn."""
     served: bool = True
     """Also measure the default engine through the bundled Triton server."""
+    keep: Path | None = None
+    """Folder for the export bundle; without it, it is removed at the end."""
     name: str | None = None
     """Added to the report's file name."""
 

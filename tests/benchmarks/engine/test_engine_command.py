@@ -129,7 +129,8 @@ def test_without_the_baseline_there_is_no_measurement(checkpoint: Path) -> None:
 @pytest.mark.timeout(900)
 def test_everything_from_export_to_the_report(tmp_path: Path) -> None:
     small = ["--ngf", "4", "--blocks", "1", "--size", "128x64", "--rounds", "2", "--maps", "2"]
-    assert cli.main(["bench", "engine", "--out", str(tmp_path), *small]) == 0
+    kept = tmp_path / "exports" / "bundle"
+    assert cli.main(["bench", "engine", "--out", str(tmp_path), *small, "--keep", str(kept)]) == 0
     report = read_report(tmp_path / "engine.json")
     wanted = {"torch-fp32", "onnxruntime-fp32", "openvino-fp32", "openvino-int8", SERVED}
     assert wanted <= {m.name for m in report.measurements}
@@ -138,4 +139,6 @@ def test_everything_from_export_to_the_report(tmp_path: Path) -> None:
     assert report.named("openvino-fp32").figures["difference"].value <= 1
     assert report.named(SERVED).figures["overhead_ratio"].value > 0
     assert report.extra["engine_files_sha256"]["onnxruntime.onnx"]
+    assert report.extra["engine_files_sha256"]["int8.onnx"]
     assert len(report.subject["bundle_sha256"]) == 64
+    assert cli.main(["verify", str(kept)]) == 0
