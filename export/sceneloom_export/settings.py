@@ -31,10 +31,14 @@ class ServingSettings:
     """
     queue_delay_us: int = 0
     """Microseconds a request may wait for others to join its batch."""
-    queue_size: int = 64
-    """Requests that may wait; one more is refused with "queue full". 0 sets no limit."""
-    queue_timeout_s: float = 120.0
-    """Seconds a request may wait before it is refused with "timeout expired". 0 sets no limit."""
+    queue_size: int = 0
+    """Requests that may wait; one more is refused with "queue full". 0 sets no limit: with one,
+    Triton lets requests wait for half a second now and then though nothing runs (docs/serving.md).
+    """
+    queue_timeout_s: float = 0.0
+    """Seconds a request may wait before it is refused with "timeout expired". 0 sets no limit; with
+    one, Triton does the same.
+    """
     instances: int = 1
     """Copies of the model that run side by side, each with its own memory."""
     max_pixels: int = 8_388_608

@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from support import blocky_maps, copy_export, free_ports
+from tritonclient.grpc import InferenceServerClient
 
 from sceneloom import TritonSynthesizer
 from sceneloom.errors import (
@@ -280,9 +281,27 @@ def test_client_deadline(server: EmbeddedServer) -> None:
         client.synthesize(*blocky_maps(*SLOW, seed=0))
 
 
+def test_nothing_waits_for_a_model_that_is_free(exported: Exported) -> None:
+    """With any limit of the queue, one request in six waits for half a second."""
+    with (
+        EmbeddedServer(exported.repository, free_ports(), engine="openvino-fp32") as server,
+        InferenceServerClient(server.grpc) as asked,
+        TritonSynthesizer(server.grpc) as client,
+    ):
+        before = asked.get_inference_statistics("synthesis").model_stats[0].inference_stats
+        for number in range(60):
+            client.synthesize(*blocky_maps(64, 64, seed=number))
+        after = asked.get_inference_statistics("synthesis").model_stats[0].inference_stats
+    assert after.queue.count - before.queue.count == 60
+    waited, computed = (
+        getattr(after, name).ns - getattr(before, name).ns for name in ("queue", "compute_infer")
+    )
+    assert waited < computed
+
+
 def test_full_queue_and_queue_timeout(copy: Path) -> None:
-    edit_config(copy, r"max_queue_size: 8", "max_queue_size: 2")
-    edit_config(copy, r"default_timeout_microseconds: \d+", "default_timeout_microseconds: 200000")
+    limits = "default_queue_policy { max_queue_size: 2 default_timeout_microseconds: 200000 }"
+    edit_config(copy, r"default_queue_policy \{\s*\}", limits)
     maps = blocky_maps(512, 1024, seed=0)
     results: list[object] = []
 
