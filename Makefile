@@ -13,7 +13,7 @@ EVALUATE := tests/training/evaluation/test_evaluate_command.py
 # pip compiles none of the packages: most of their modules are never imported, and the others are compiled when they are.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help demo demo-check test lint unit wheel slow soak render-ceiling gpu bench-engine train-speed train-demo table demo-weights demo-evaluation clean
+.PHONY: help demo demo-check test lint unit wheel slow soak render-ceiling gpu bench bench-engine bench-check perf-analyzer train-speed train-demo table demo-weights demo-evaluation clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## / — /'
@@ -59,9 +59,17 @@ render-ceiling: $(INSTALLED)  ## what the client can do at 2048x1024, beside bar
 gpu: $(INSTALLED)  ## the tests that need an NVIDIA GPU
 	$(BIN)/python -m pytest -m gpu
 
-bench-engine: $(INSTALLED)  ## every engine of this machine beside PyTorch, in turn, at 2048x1024: benchmarks/results
-	$(BIN)/sceneloom bench engine --out benchmarks/results/$$($(BIN)/python -c \
-	  'from sceneloom_bench.reports.environment import hardware_name; print(hardware_name())')-$$(date +%F)
+bench: $(INSTALLED)  ## every benchmark on this machine, on its GPU if it has one (about an hour on two cores; goes on where it was): benchmarks/results
+	$(BIN)/sceneloom bench suite
+
+bench-engine: $(INSTALLED)  ## of them, every engine beside PyTorch, in turn, at 2048x1024
+	$(BIN)/sceneloom bench suite --only engine
+
+bench-check: $(INSTALLED)  ## ratios that must hold on every machine, measured in one run: benchmarks/regression_limits.json
+	$(BIN)/python -m sceneloom_bench.regression --out build/bench-check
+
+perf-analyzer: $(INSTALLED)  ## get Triton's perf_analyzer, for make bench: build/perf_analyzer
+	$(BIN)/python -m sceneloom_bench.perf_analyzer.fetch --out build/perf_analyzer
 
 train-speed: $(INSTALLED)  ## the training step beside the published recipe, measured: docs/results
 	$(BIN)/python -m sceneloom_bench.training_step --out docs/results

@@ -20,6 +20,10 @@ BENCHMARKS = {
         "sceneloom_bench.load.server_command",
         "a Triton server under closed and open loops of requests",
     ),
+    "stall": (
+        "sceneloom_bench.load.stall",
+        "a server that stands still for a second, seen by an open and by a closed loop",
+    ),
     "mlperf": (
         "sceneloom_bench.mlperf.mlperf_command",
         "a Triton server under MLPerf's LoadGen",

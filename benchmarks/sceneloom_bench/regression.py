@@ -1,0 +1,134 @@
+"""The regression check: ratios that must hold on every machine, measured in one run.
+
+A small network (the demo's, at 256x128) by PyTorch, ONNX Runtime, OpenVINO and Triton in turn, and
+a data set against a server of known speed. No absolute time is looked at. A figure fails only if
+its whole interval lies outside its limit in benchmarks/regression_limits.json, so that a busy
+machine, whose intervals are wide, does not fail by chance.
+
+    python -m sceneloom_bench.regression --out build/bench-check
+    make bench-check
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+from sceneloom.errors import SceneLoomError
+from sceneloom_bench.commands import CHECKOUT
+from sceneloom_bench.engine import engine_command
+from sceneloom_bench.engine.settings import EngineBenchSettings
+from sceneloom_bench.noop_server import NoopServer, write_noop_repository
+from sceneloom_bench.render_command import RenderBenchSettings
+from sceneloom_bench.render_command import measure as measure_rendering
+from sceneloom_bench.reports.report import Figure, Report, write_report
+from sceneloom_bench.reports.statistics import within
+from sceneloom_bench.served import ServedSettings
+
+LIMITS = CHECKOUT / "benchmarks" / "regression_limits.json"
+DEMO = CHECKOUT / "examples" / "street_demo" / "generator"
+SERVER_SECONDS = 0.03
+"""What a picture takes the server that data sets are rendered through."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Limit:
+    """What a figure must keep."""
+
+    report: str
+    """Kind of the report that it is in."""
+    measurement: str
+    """Name of the measurement."""
+    figure: str
+    """Name of the figure."""
+    why: str
+    """What has become worse if it does not hold."""
+    least: float | None = None
+    """It is not below."""
+    most: float | None = None
+    """It is not above."""
+
+
+def main(*, out: Annotated[Path, tyro.conf.arg(metavar="DIR")], limits: Path = LIMITS) -> int:
+    """Measure, write the reports, and say what keeps its limit and what does not.
+
+    Args:
+        out: folder of the reports.
+        limits: JSON file of the limits.
+    """
+    reports: dict[str, Report] = {report.kind: report for report in measure()}
+    for kind, report in reports.items():
+        write_report(report, out, kind)
+    failed = judge(reports, read_limits(limits))
+    return 1 if failed else 0
+
+
+def measure() -> list[Report]:
+    """The two measurements."""
+    engines = EngineBenchSettings(
+        checkpoint=DEMO,
+        size="256x128",
+        engines=("onnxruntime-fp32", "openvino-fp32"),
+        rounds=8,
+        pictures=5,
+    )
+    rendered = []
+    with contextlib.ExitStack() as stack:
+        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="sceneloom-check-"))
+        repository = write_noop_repository(
+            Path(folder) / "repository", dynamic_batching=True, delay_per_picture=SERVER_SECONDS
+        )
+        server = stack.enter_context(NoopServer(repository))
+        settings = RenderBenchSettings(
+            server=ServedSettings(url=server.grpc), size="512x256", count=64, formats=("jpg",)
+        )
+        rendered.append(measure_rendering(settings))
+    return [engine_command.measure(engines), *rendered]
+
+
+def read_limits(path: Path) -> list[Limit]:
+    """The limits, as they are committed."""
+    return [Limit(**entry) for entry in json.loads(path.read_text("utf-8"))]
+
+
+def judge(reports: Mapping[str, Report], limits: Sequence[Limit]) -> list[Limit]:
+    """Print each figure beside its limit; the limits that are not kept."""
+    failed = []
+    for limit in limits:
+        figure = reports[limit.report].named(limit.measurement).figures[limit.figure]
+        kept = within(figure, _ends(limit))
+        print(f"{'kept' if kept else 'NOT KEPT'}: {_words(limit, figure)}")
+        if not kept:
+            failed.append(limit)
+    return failed
+
+
+def _ends(limit: Limit) -> dict[str, Any]:
+    ends = {"least": limit.least, "most": limit.most}
+    return {name: end for name, end in ends.items() if end is not None}
+
+
+def _words(limit: Limit, figure: Figure) -> str:
+    interval = (
+        ""
+        if figure.low is None or figure.high is None
+        else (f" ({figure.low:.3g} to {figure.high:.3g})")
+    )
+    ends = ", ".join(f"{name} {end:g}" for name, end in _ends(limit).items())
+    said = f"{limit.measurement}, {limit.figure} {figure.value:.3g}{interval}, limit: {ends}"
+    return f"{said}: {limit.why}"
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(tyro.cli(main))
+    except SceneLoomError as error:
+        sys.exit(f"regression check: {error}")

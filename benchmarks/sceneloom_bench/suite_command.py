@@ -1,0 +1,244 @@
+"""`sceneloom bench suite`: every benchmark on this machine, and the page of what they found.
+
+Each one is a command of its own, printed before it runs, so that any of them can be repeated alone.
+What lies in the folder already is not measured again: the suite can be stopped at any moment and
+gone on with by the same command.
+
+    sceneloom bench suite
+    make bench
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import shlex
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from sceneloom.errors import InputError
+from sceneloom_bench.commands import CHECKOUT
+from sceneloom_bench.perf_analyzer.binary import find_perf_analyzer
+from sceneloom_bench.reports.environment import gpu_details, hardware_name
+from sceneloom_bench.reports.report import read_report, say
+from sceneloom_export.settings import parse_size
+
+SCENELOOM = (sys.executable, "-m", "sceneloom.cli")
+DEMO = CHECKOUT / "examples" / "street_demo" / "generator"
+THROUGH_TRITON = "through Triton"
+_BOUND = 5
+"""The server's p99 bound, in latencies of a picture alone."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SuiteSettings:
+    """What is measured; sizes follow the hardware."""
+
+    size: str = "2048x1024"
+    """Of the full-size network, WIDTHxHEIGHT."""
+    demo_size: str | None = None
+    """Of the demo's model, which servers are measured with: 512x256 on a CPU and 2048x1024 on a GPU
+    unless given.
+    """
+    batch: tuple[int, ...] = ()
+    """Of engines: 1 on a CPU, and 1, 2, 4, 8 on a GPU unless given."""
+    only: tuple[str, ...] = ()
+    """Names of the benchmarks to run; all without it."""
+    url: str | None = None
+    """``HOST:PORT`` of a running server of the demo's model, in place of the bundled Triton."""
+    seconds: float = 60.0
+    """Of each of LoadGen's runs of the demo's model, and a sixth of it of each load of the server's
+    closed and open loops.
+    """
+    work: Path = Path("build/bench")
+    """Folder of the export bundles."""
+    ngf: int = 32
+    """Filters of the full-size network; 32 is the published one."""
+    blocks: int = 9
+    """Its residual blocks; 9 is the published one."""
+
+    def __post_init__(self) -> None:
+        """Check names and sizes."""
+        for size in filter(None, (self.size, self.demo_size)):
+            parse_size(size)
+        for name in self.only:
+            if name not in STEPS:
+                raise InputError(f"no benchmark {name!r}; there are {', '.join(STEPS)}")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Place:
+    """What the steps share."""
+
+    settings: SuiteSettings
+    """What is measured."""
+    out: Path
+    """Folder of the reports."""
+    gpu: bool
+    """Whether this machine has one."""
+
+    @property
+    def demo_size(self) -> str:
+        """Of the demo's model."""
+        return self.settings.demo_size or ("2048x1024" if self.gpu else "512x256")
+
+    @property
+    def batch(self) -> list[str]:
+        """Of engines."""
+        return list(map(str, self.settings.batch or ((1, 2, 4, 8) if self.gpu else (1,))))
+
+    @property
+    def server(self) -> list[str]:
+        """The server of the demo's model, as flags."""
+        if self.settings.url is not None:
+            return ["--url", self.settings.url]
+        return ["--repository", str(self.settings.work / "demo")]
+
+
+Step = Callable[[Place], list[str]]
+"""The arguments of `sceneloom bench` that measure it."""
+
+
+def engine(place: Place) -> list[str]:
+    """Every engine, with the full-size network."""
+    given = place.settings
+    network = ("--ngf", str(given.ngf), "--blocks", str(given.blocks))
+    keep = ("--keep", str(given.work / "full-size"))
+    return ["engine", "--size", given.size, *network, *keep, "--batch", *place.batch]
+
+
+def mlperf_full_size(place: Place) -> list[str]:
+    """LoadGen's single stream through Triton, with the full-size network."""
+    repository = ("--repository", str(place.settings.work / "full-size"))
+    return [
+        *("mlperf", "--name", "full-size", *repository, "--size", place.settings.size),
+        *("--scenario", "SingleStream"),
+    ]
+
+
+def engine_demo(place: Place) -> list[str]:
+    """Every engine, with the demo's model."""
+    keep = ("--keep", str(place.settings.work / "demo"), "--pictures", "10")
+    batch = place.batch if len(place.batch) > 1 else ["1", "4"]
+    return [
+        *("engine", "--name", "demo", "--checkpoint", str(DEMO), "--size", place.demo_size),
+        *(*keep, "--batch", *batch),
+    ]
+
+
+def server(place: Place) -> list[str]:
+    """Closed and open loops, overhead, and the highest rate within a p99 bound."""
+    found = read_report(place.out / "engine-demo.json")
+    rows = [m for m in found.measurements if m.name == THROUGH_TRITON]
+    alone = (rows or list(found.measurements))[0].figures["p50"].value
+    seconds = place.settings.seconds / 6
+    return [
+        *("server", *place.server, "--size", place.demo_size, "--seconds", f"{seconds:g}"),
+        *("--batches", "1", *([] if place.settings.url else ["4"])),
+        *("--p99-bound-ms", f"{_BOUND * alone:.3g}"),
+    ]
+
+
+def mlperf_demo(place: Place) -> list[str]:
+    """LoadGen's three scenarios, with the demo's model, Server at 70 % of capacity."""
+    return [
+        *("mlperf", "--name", "demo", *place.server, "--size", place.demo_size),
+        *("--seconds", f"{place.settings.seconds:g}", "--share-of-capacity", "0.7"),
+    ]
+
+
+def mlperf_overload(place: Place) -> list[str]:
+    """LoadGen's Server at 130 % of capacity: its verdict is to be INVALID."""
+    return [
+        *("mlperf", "--name", "overload", *place.server, "--size", place.demo_size),
+        *("--scenario", "Server", "--seconds", f"{place.settings.seconds:g}"),
+        *("--share-of-capacity", "1.3"),
+    ]
+
+
+def perf_analyzer(place: Place) -> list[str]:
+    """Triton's own load generator beside ours."""
+    return ["perf-analyzer", *place.server, "--size", place.demo_size]
+
+
+def render(place: Place) -> list[str]:
+    """A data set from end to end."""
+    return ["render", *place.server, "--size", place.demo_size]
+
+
+def stall(place: Place) -> list[str]:
+    """A server that stands still for a second, in open and closed loops."""
+    return ["stall"]
+
+
+STEPS: dict[str, Step] = {
+    "engine": engine,
+    "mlperf-full-size": mlperf_full_size,
+    "engine-demo": engine_demo,
+    "server": server,
+    "mlperf-demo": mlperf_demo,
+    "mlperf-overload": mlperf_overload,
+    "perf-analyzer": perf_analyzer,
+    "render": render,
+    "server-stall": stall,
+}
+"""Name of the report's file -> what makes it, in the order of running."""
+
+
+def main(
+    *,
+    out: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None,
+    settings: Annotated[SuiteSettings, tyro.conf.OmitArgPrefixes] = SuiteSettings(),
+) -> int:
+    """Run every benchmark that has no report in DIR yet, and write DIR/index.html.
+
+    Args:
+        out: folder of the reports; benchmarks/results/HARDWARE-DATE unless given.
+        settings: what is measured.
+    """
+    if out is None:
+        out = CHECKOUT / "benchmarks" / "results" / f"{hardware_name()}-{datetime.date.today()}"
+    out.mkdir(parents=True, exist_ok=True)
+    failed = list(run_steps(Place(settings=settings, out=out, gpu=bool(gpu_details()))))
+    page = _run(["page", str(out)])
+    print(f"wrote {out / 'index.html'}")
+    for name, reason in failed:
+        print(f"not measured: {name}: {reason}", file=sys.stderr)
+    return 1 if failed or page else 0
+
+
+def run_steps(place: Place) -> Iterator[tuple[str, str]]:
+    """Run what is missing; the names of steps that failed, each with the reason."""
+    for name, step in STEPS.items():
+        if place.settings.only and name not in place.settings.only:
+            continue
+        if (place.out / f"{name}.json").is_file():
+            say(f"{name}: measured already")
+            continue
+        if name == "perf-analyzer" and find_perf_analyzer() is None:
+            yield name, "perf_analyzer is not here: make perf-analyzer"
+            continue
+        try:
+            arguments = step(place)
+        except InputError as error:
+            yield name, str(error)
+            continue
+        code = _run([*arguments, "--out", str(place.out)])
+        if code:
+            yield name, f"ended with code {code}"
+
+
+def _run(arguments: Sequence[str]) -> int:
+    """Run a benchmark in a process of its own; its table goes to this one's output."""
+    say(f"sceneloom bench {shlex.join(arguments)}")
+    command = [*SCENELOOM, "bench", *arguments]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
+    lines = done.stdout.splitlines()
+    kept = [line for line in lines if not line.startswith('{"schema"')]
+    print("\n".join(kept), flush=True)
+    return done.returncode
