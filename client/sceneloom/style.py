@@ -17,7 +17,7 @@ import os
 import reprlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -31,6 +31,8 @@ from sceneloom.schema import json_key, parse_json
 
 FORMAT = 1
 _MAX_INSTANCE = 2**31 - 1
+StyleOf = Literal["things", "all"]
+"""What a seed draws styles for: instances of countable classes, or every instance."""
 _Choose = Callable[[int, int | None], tuple[float, ...] | None]
 """Instance id and label id (None where unlabelled has no channel) -> style, or None for the
 default.
@@ -60,11 +62,16 @@ def styles_by_seed(
     seed: int,
     *,
     key: str = "",
+    of: StyleOf = "things",
 ) -> npt.NDArray[np.float32]:
-    """Draw one of its class's clusters for every instance, each with the same chance.
+    """Draw one of its class's clusters for each instance, all with the same chance.
 
     The draw depends on seed, key and instance id alone: an instance keeps its look when others come
     or go, on every machine. A class without clusters takes its default.
+
+    Things are the instances of countable classes: those whose id is the schema's `instance_divisor`
+    or above. The rest is stuff, such as road and sky. A schema without a divisor does not tell them
+    apart: every instance is drawn for.
 
     Args:
         contract: of a styled model with clusters.
@@ -72,6 +79,7 @@ def styles_by_seed(
         instance_map: whole numbers [H, W].
         seed: any whole number.
         key: a further part of the seed, such as the map's name.
+        of: things, where stuff has its class's default; or all. Things are drawn alike for both.
 
     Returns:
         float32 [K, F], row k for the k-th smallest instance id.
@@ -80,8 +88,12 @@ def styles_by_seed(
         InputError: the model takes no style or has no clusters, or a map does not fit the contract.
     """
     check_has_clusters(contract)
+    divisor = contract.schema.instance_divisor
+    least = 0 if of == "all" or divisor is None else divisor
 
     def choose(instance: int, label: int | None) -> tuple[float, ...] | None:
+        if instance < least:
+            return None
         centres = () if label is None else contract.style_clusters.get(label, ())
         return centres[_draw(f"{seed}/{instance}/{key}", len(centres))] if centres else None
 

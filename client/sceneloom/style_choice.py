@@ -15,6 +15,7 @@ import numpy.typing as npt
 from sceneloom.contract import Contract
 from sceneloom.errors import InputError, MissingInputError
 from sceneloom.style import (
+    StyleOf,
     check_has_clusters,
     check_takes_style,
     read_styles,
@@ -35,8 +36,13 @@ class StyleChoice:
     """The style of the pictures of a model that was trained with an encoder."""
 
     style_seed: int | None = None
-    """Draw a style for every instance from the clusters of its class; equal seeds give equal
+    """Draw styles for instances from the clusters of their classes; equal seeds give equal
     pictures. Without seed and file, every class has its default.
+    """
+    style_of: StyleOf = "things"
+    """With a seed: draw for things, the instances of countable classes (ids at or above the
+    schema's instance_divisor; without one, every instance), and leave all else its class's default;
+    or for all instances, which costs more of what recognition finds.
     """
     style_per: Literal["map", "dataset"] = "map"
     """With a seed: draw anew for each map, or once for the whole data set, where an instance id
@@ -49,10 +55,14 @@ class StyleChoice:
 
     def __post_init__(self) -> None:
         """Check that the choices go together."""
+        if self.style_of not in ("things", "all"):
+            raise InputError(f"style_of is {self.style_of!r}; it is things or all")
         if self.style_per not in ("map", "dataset"):
             raise InputError(f"style_per is {self.style_per!r}; it is map or dataset")
         if self.style_seed is not None and self.style_file is not None:
             raise InputError("style_seed and style_file exclude each other; choose one")
+        if self.style_of == "all" and self.style_seed is None:
+            raise InputError("style_of is all without a style_seed to draw from")
         if self.style_per == "dataset" and self.style_seed is None:
             raise InputError("style_per is dataset without a style_seed to draw from")
 
@@ -75,8 +85,9 @@ def style_chooser(contract: Contract, choice: StyleChoice) -> ChooseStyle:
     seed, path = choice.style_seed, choice.style_file
     if seed is not None:
         check_has_clusters(contract)
+        per_map, of = choice.style_per == "map", choice.style_of
         return lambda key, labels, instances: styles_by_seed(
-            contract, labels, _given(instances), seed, key=key if choice.style_per == "map" else ""
+            contract, labels, _given(instances), seed, key=key if per_map else "", of=of
         )
     if path is None:
         return lambda key, labels, instances: None

@@ -82,7 +82,7 @@ def test_render_help(capsys: pytest.CaptureFixture[str]) -> None:
     text = capsys.readouterr().out
     for flag in ("--url", "--model", "--labels", "--instances", "--timeout", "--in-flight",
                  "--format", "--quality", "--unknown", "--max-pixels",
-                 "--style-seed", "--style-per", "--style-file"):  # fmt: skip
+                 "--style-seed", "--style-of", "--style-per", "--style-file"):  # fmt: skip
         assert flag in text
 
 
@@ -96,6 +96,8 @@ def test_render_help(capsys: pytest.CaptureFixture[str]) -> None:
         ("--format", "gif"),
         ("--unknown", "maybe"),
         ("--style-seed", "blue"),
+        ("--style-of", "all"),
+        ("--style-of", "stuff", "--style-seed", "1"),
         ("--style-per", "dataset"),
         ("--style-seed", "1", "--style-file", "a.json"),
         ("--no-such-flag",),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,7 @@ from rendering_fakes import render_folders
 from sceneloom.cli import main
 from sceneloom.contract import Contract
 from sceneloom.errors import InputError, MissingInputError, SchemaError
+from sceneloom.rendering.manifest import Manifest
 from sceneloom.rendering.results import Failed, Rendered
 from sceneloom.rendering.settings import RenderSettings
 from sceneloom.schema import load_schema
@@ -110,6 +112,54 @@ def test_one_look_for_the_data_set(data: Path) -> None:
         assert np.array_equal(table, expected)
 
 
+ROAD = dataclasses.replace(
+    CONTRACT,
+    style_defaults={26: (0.5, -0.5), 7: (3.0, 3.0)},
+    style_clusters={**CONTRACT.style_clusters, 7: ((1.0, 1.0), (5.0, 5.0))},
+)
+
+
+@pytest.fixture
+def road(data: Path) -> Path:
+    """The maps with one car less, and road in its place, which is row 0."""
+    label_map, instance_map = cars()
+    label_map[:8, :8] = instance_map[:8, :8] = 7
+    for name in NAMES:
+        assert cv2.imwrite(str(data / "test_label" / f"{name}.png"), label_map)
+        assert cv2.imwrite(str(data / "test_inst" / f"{name}.png"), instance_map)
+    return data
+
+
+def test_a_seed_is_for_things_unless_all_is_said(road: Path) -> None:
+    things = tables(road, RenderSettings(style_seed=5), ROAD)
+    every = tables(road, RenderSettings(style_seed=5, style_of="all"), ROAD)
+    for key, table in things.items():
+        assert table[0].tolist() == [3.0, 3.0]
+        assert every[key][0].tolist() in ([1.0, 1.0], [5.0, 5.0])
+        assert np.array_equal(table[1:], every[key][1:])
+        assert not (table[1:] == [0.5, -0.5]).all()
+
+
+def test_what_is_drawn_for_is_part_of_what_a_picture_is(road: Path) -> None:
+    """The pictures are made again when it changes, and only then."""
+    asked = []
+    for style_of in ("things", "things", "all", "all", "things"):
+        transport = FakeTransport(ROAD)
+        settings = RenderSettings(style_seed=5, style_of=style_of)  # type: ignore[arg-type]
+        with TritonSynthesizer("fake", transport=transport) as synthesizer:
+            folders = (road / "test_label", road / "test_inst")
+            results = render_folders(synthesizer, *folders, road / "out", settings)
+        assert {result.key for result in results} == set(NAMES)
+        asked.append(len(transport.requests))
+        with Manifest(road / "out" / "manifest.sqlite") as manifest:
+            row = manifest.row("a")
+        assert row is not None
+        style = {"seed": 5, "of": style_of, "per": "map"}
+        assert json.loads(row.style) == style
+        assert json.loads(json.loads(row.origin.parameters)["style"]) == style
+    assert asked == [3, 0, 3, 0, 3]
+
+
 def test_one_file_for_all_maps(data: Path) -> None:
     path = data / "styles.json"
     write_styles(path, StyleFile(instances={26003: (9.0, 8.0)}, labels={26: (1.0, 2.0)}))
@@ -185,6 +235,9 @@ def test_a_choice_the_model_cannot_take_is_refused_before_anything_is_rendered(
         {"style_per": "dataset"},
         {"style_per": "dataset", "style_file": Path("a.json")},
         {"style_per": "frame", "style_seed": 1},
+        {"style_of": "all"},
+        {"style_of": "all", "style_file": Path("a.json")},
+        {"style_of": "stuff", "style_seed": 1},
     ],
 )
 def test_choices_that_do_not_go_together(choice: dict[str, Any]) -> None:

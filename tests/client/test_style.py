@@ -18,6 +18,7 @@ from sceneloom.errors import InputError, MissingInputError, SchemaError, SizeErr
 from sceneloom.schema import load_schema
 from sceneloom.style import (
     StyleFile,
+    StyleOf,
     read_styles,
     round_style,
     styles_by_cluster,
@@ -64,7 +65,7 @@ def rows(table: Array, instance_map: Array) -> dict[int, tuple[float, ...]]:
 
 def test_a_seed_draws_clusters_of_the_class_and_leaves_others_their_default() -> None:
     maps = street(26001, 26000, 26002)
-    table = styles_by_seed(STYLED, *maps, seed=3)
+    table = styles_by_seed(STYLED, *maps, seed=3, of="all")
     assert table.shape == (6, 2)
     assert table.dtype == np.float32
     drawn = rows(table, maps[1])
@@ -76,18 +77,52 @@ def test_a_seed_draws_clusters_of_the_class_and_leaves_others_their_default() ->
 
 def test_the_draw_is_the_same_on_every_machine() -> None:
     maps = street(26000, 26001, 26002, 26003)
-    assert styles_by_seed(STYLED, *maps, seed=7)[:, 0].tolist() == [200, 7, 0, 0, 2, 6, 6]
-    keyed = styles_by_seed(STYLED, *maps, seed=7, key="a")
+    table = styles_by_seed(STYLED, *maps, seed=7, of="all")
+    assert table[:, 0].tolist() == [200, 7, 0, 0, 2, 6, 6]
+    keyed = styles_by_seed(STYLED, *maps, seed=7, key="a", of="all")
     assert keyed[:, 0].tolist() == [100, 7, 0, 5, 2, 4, 5]
 
 
-@given(st.integers(), st.sets(st.integers(26000, 26020), min_size=1), st.text(max_size=5))
+DEFAULTED = dataclasses.replace(STYLED, style_defaults={**STYLED.style_defaults, 7: (150.0, 150.0)})
+
+
+def test_stuff_keeps_its_default_unless_all_is_drawn_for() -> None:
+    maps = street(26, 999, 1000, 26000, 26001, 26002)  # 26: cars that were not told apart
+    things = rows(styles_by_seed(DEFAULTED, *maps, seed=1), maps[1])
+    every = rows(styles_by_seed(DEFAULTED, *maps, seed=1, of="all"), maps[1])
+    assert things[7] == (150.0, 150.0)
+    assert every[7] in ROADS
+    for stuff in (26, 999):
+        assert things[stuff] == (0.5, -0.5)
+        assert every[stuff] in CARS
+    for car in (1000, 26000, 26001, 26002):
+        assert things[car] == every[car]
+        assert things[car] in CARS
+    assert things[11] == every[11] == (7.0, 7.0)
+    named = styles_by_seed(DEFAULTED, *maps, seed=1, of="things")
+    assert rows(named, maps[1]) == things
+
+
+def test_a_schema_without_a_divisor_has_all_drawn_for() -> None:
+    schema = dataclasses.replace(DEFAULTED.schema, instance_divisor=None)
+    contract, maps = dataclasses.replace(DEFAULTED, schema=schema), street(26, 26000)
+    every = styles_by_seed(DEFAULTED, *maps, seed=1, of="all")
+    for of in ("things", "all"):
+        assert np.array_equal(styles_by_seed(contract, *maps, seed=1, of=of), every)
+
+
+@given(
+    st.integers(),
+    st.sets(st.integers(26000, 26020), min_size=1),
+    st.text(max_size=5),
+    st.sampled_from(("things", "all")),
+)
 def test_an_instance_keeps_its_look_when_others_come_or_go(
-    seed: int, others: set[int], key: str
+    seed: int, others: set[int], key: str, of: StyleOf
 ) -> None:
     alone, crowd = street(26007), street(26007, *others - {26007})
-    first = rows(styles_by_seed(STYLED, *alone, seed, key=key), alone[1])
-    second = rows(styles_by_seed(STYLED, *crowd, seed, key=key), crowd[1])
+    first = rows(styles_by_seed(STYLED, *alone, seed, key=key, of=of), alone[1])
+    second = rows(styles_by_seed(STYLED, *crowd, seed, key=key, of=of), crowd[1])
     assert first.items() <= second.items()
 
 
@@ -127,7 +162,8 @@ def test_unlabelled_pixels_without_a_channel() -> None:
     label_map = np.full((16, 16), 255, np.uint8)
     label_map[0] = 18
     instance_map = label_map.astype(np.int32)
-    assert styles_by_seed(contract, label_map, instance_map, 0).tolist() == [[4.0], [0.0]]
+    table = styles_by_seed(contract, label_map, instance_map, 0, of="all")
+    assert table.tolist() == [[4.0], [0.0]]
     of_instance = StyleFile(instances={255: (9.0,)})
     assert styles_from_file(contract, label_map, instance_map, of_instance).tolist() == [[0], [9]]
     with pytest.raises(InputError, match="instance 255: no cluster 0; its class has no clusters"):

@@ -126,7 +126,8 @@ def test_styled_pictures_are_those_of_pytorch(
 ) -> None:
     assert client.contract == styled.contract
     maps = street_maps(93)
-    tables = [None, *(styles_by_seed(client.contract, *maps, seed=seed) for seed in (1, 2))]
+    drawn = (styles_by_seed(client.contract, *maps, seed=seed, of="all") for seed in (1, 2))
+    tables = [None, *drawn]
     centres = np.array(client.contract.style_clusters[CAR])
     far = np.linalg.norm(centres - client.contract.style_defaults[CAR], axis=1).argmax()
     tables.append(styles_by_cluster(client.contract, *maps, {largest_car(*maps): int(far)}))
@@ -141,7 +142,9 @@ def test_styled_pictures_are_those_of_pytorch(
 def test_equal_seeds_give_equal_bytes(client: TritonSynthesizer) -> None:
     maps = street_maps()
     first, again, other = (
-        client.synthesize(*maps, styles_by_seed(client.contract, *maps, seed=seed)).tobytes()
+        client.synthesize(
+            *maps, styles_by_seed(client.contract, *maps, seed=seed, of="all")
+        ).tobytes()
         for seed in (7, 7, 8)
     )
     assert first == again != other
@@ -151,7 +154,7 @@ def test_three_seeds_differ_where_there_is_style(
     client: TritonSynthesizer, reference: TorchSynthesizer
 ) -> None:
     maps = street_maps()
-    tables = [styles_by_seed(client.contract, *maps, seed=seed) for seed in (1, 2, 3)]
+    tables = [styles_by_seed(client.contract, *maps, seed=seed, of="all") for seed in (1, 2, 3)]
     pictures = [client.synthesize(*maps, table) for table in tables]
     for table, picture in zip(tables, pictures, strict=True):
         assert compare([reference.synthesize(*maps, table)], [picture]).max <= 1
@@ -211,6 +214,7 @@ def test_render(url: str, tmp_path: Path) -> None:
         "seed": ["--style-seed", "1"],
         "again": ["--style-seed", "1"],
         "other": ["--style-seed", "2"],
+        "all": ["--style-seed", "1", "--style-of", "all"],
         "dataset": ["--style-seed", "1", "--style-per", "dataset"],
         "file": ["--style-file", str(tmp_path / "style.json")],
         "default": [],
@@ -222,7 +226,8 @@ def test_render(url: str, tmp_path: Path) -> None:
         pictures[name] = [(out / f"{key}.png").read_bytes() for key in "ab"]
     assert pictures["seed"] == pictures["again"]
     assert pictures["seed"] != pictures["other"]
+    assert pictures["seed"] != pictures["all"]
     assert pictures["seed"][0] != pictures["seed"][1]
     for name in ("dataset", "file", "default"):
         assert pictures[name][0] == pictures[name][1]
-    assert len({picture for both in pictures.values() for picture in both}) == 7
+    assert len({picture for both in pictures.values() for picture in both}) == 9

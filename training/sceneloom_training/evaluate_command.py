@@ -15,6 +15,7 @@ from sceneloom.contract import MODEL_NAME
 from sceneloom.errors import InputError
 from sceneloom.extras import require
 from sceneloom.schema import LabelSchema
+from sceneloom.style import StyleOf
 from sceneloom.style_choice import StyleChoice, style_chooser
 from sceneloom.synthesizer import Synthesizer
 from sceneloom.transport import Timeouts
@@ -44,6 +45,7 @@ def main(
     model: str = MODEL_NAME,
     timeout: float = 120.0,
     style_seed: int | None = None,
+    style_of: StyleOf = "things",
     features: Annotated[Path | None, arg(metavar="PATH")] = None,
     features_kind: FeaturesKind = "dinov2",
     rows: int = 6,
@@ -65,8 +67,9 @@ def main(
         url: HOST:PORT of the gRPC port of a Triton server to render with.
         model: name of the served model.
         timeout: seconds to wait for one answer of the server.
-        style_seed: draw a style for every instance from its class's clusters, for models with
+        style_seed: draw styles for instances from the clusters of their classes, for models with
             style; without it, every class has its default.
+        style_of: with a seed, draw for the instances of countable classes, or for all.
         features: network for FID and KID; never downloaded. dinov2: a folder of transformers.
             inception: a file of weights for torch-fidelity.
         features_kind: which network that is.
@@ -74,6 +77,7 @@ def main(
         device: where networks run; auto takes a GPU if there is one.
         settings: how to evaluate.
     """
+    style = StyleChoice(style_seed=style_seed, style_of=style_of)
     _check_flags(pictures, checkpoint, url, style_seed, features, rows)
     require(["torch", "safetensors"], extra="train", purpose="evaluating pictures")
     from sceneloom_training.device import choose_device
@@ -103,8 +107,9 @@ def main(
                 else _served(url or "", model, timeout)
             )
             stack.enter_context(synthesizer)
-            source = _synthesized(synthesizer, schema, style_seed)
+            source = _synthesized(synthesizer, schema, style)
             described["style_seed"] = style_seed
+            described["style_of"] = None if style_seed is None else style_of
         fresh = stack.enter_context(evaluation_folder(out))  # refused now, not hours later
         found = evaluate(
             samples, judge, source, settings, features=network, rows=rows, track=_progress
@@ -173,11 +178,11 @@ def _served(url: str, model: str, timeout: float) -> tuple[Synthesizer, dict[str
 
 
 def _synthesized(
-    synthesizer: Synthesizer, schema: LabelSchema, style_seed: int | None
+    synthesizer: Synthesizer, schema: LabelSchema, style: StyleChoice
 ) -> PictureSource:
     from sceneloom_training.evaluation.sources import SynthesizedPictures
 
-    choose = style_chooser(synthesizer.contract, StyleChoice(style_seed=style_seed))
+    choose = style_chooser(synthesizer.contract, style)
     return SynthesizedPictures(synthesizer, schema, choose)
 
 

@@ -2,7 +2,8 @@
 clusters of them that a model's contract offers (pix2pixHD, section 3.4).
 
 Method: the mean features of each instance of each photograph; per class, k-means (scikit-learn,
-Lloyd, 10 starts) over the instances that take up enough of their picture, as published.
+Lloyd, 10 starts) over the instances that take up enough of their picture, as published. The default
+of a class is the mean of these instances.
 
     sceneloom styles checkpoints/streets --layout cityscapes --root datasets/cityscapes
 """
@@ -59,7 +60,7 @@ class ClassStyles:
     clusters: tuple[tuple[float, ...], ...]
     """Their centres, the one of most instances first."""
     default: tuple[float, ...]
-    """The centre nearest to the mean of all its instances."""
+    """The mean of the instances that were clustered."""
 
 
 def style_parts(checkpoint: Checkpoint, name: Path) -> tuple[FeatureEncoder, Contract]:
@@ -250,8 +251,7 @@ def _cluster(
     for centre, size in zip(means.cluster_centers_, np.bincount(means.labels_), strict=True):
         sizes[round_style(centre)] += int(size)
     centres = tuple(sorted(sizes, key=lambda centre: (-sizes[centre], centre)))
-    away = ((np.array(centres) - vectors.mean(0)) ** 2).sum(1)
-    return centres, centres[int(away.argmin())]
+    return centres, round_style(vectors.mean(0))
 
 
 def with_styles(contract: Contract, styles: list[ClassStyles]) -> Contract:

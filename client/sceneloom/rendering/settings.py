@@ -86,7 +86,8 @@ class RenderSettings(StyleChoice):
             InputError: the style file cannot be read.
         """
         if self.style_seed is not None:
-            return json.dumps({"seed": self.style_seed, "per": self.style_per})
+            words = {"seed": self.style_seed, "of": self.style_of, "per": self.style_per}
+            return json.dumps(words)
         if self.style_file is None:
             return json.dumps("default")
         if self.style_file.is_dir():

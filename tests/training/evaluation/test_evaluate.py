@@ -16,7 +16,7 @@ from trees import write_paired
 from sceneloom.contract import Contract
 from sceneloom.errors import CheckpointError, DataSetError, InputError, MissingInputError, SizeError
 from sceneloom.schema import Label, LabelSchema, load_schema
-from sceneloom.style import styles_by_seed
+from sceneloom.style import StyleOf, styles_by_seed
 from sceneloom.style_choice import StyleChoice, style_chooser
 from sceneloom.testing import FakeTransport
 from sceneloom.triton_client import TritonSynthesizer
@@ -231,19 +231,21 @@ def test_a_model_that_wants_instances_has_to_get_them(
             evaluate(open_data_set(settings), judge, source, FEW)
 
 
+@pytest.mark.parametrize(("of", "road"), [("things", 9.0), ("all", 5.0)])
 def test_a_styled_model_is_given_the_styles_of_the_seed(
-    street_data: DataSet, judge: ColourSegmenter
+    of: StyleOf, road: float, street_data: DataSet, judge: ColourSegmenter
 ) -> None:
     contract = Contract(
         schema=CITYSCAPES,
         boundaries=True,
         style_channels=2,
-        style_clusters={26: tuple((i / 8, -i / 8) for i in range(8))},
+        style_defaults={7: (9.0, 9.0)},
+        style_clusters={26: tuple((i / 8, -i / 8) for i in range(8)), 7: ((5.0, 5.0),)},
         size_multiple=8,
     )
     transport = FakeTransport(contract)
     with TritonSynthesizer("fake", transport=transport) as synthesizer:
-        choose = style_chooser(contract, StyleChoice(style_seed=4))
+        choose = style_chooser(contract, StyleChoice(style_seed=4, style_of=of))
         source = SynthesizedPictures(synthesizer, CITYSCAPES, choose)
         evaluate(street_data, judge, source, dataclasses.replace(FEW, limit=2))
     for index, request in enumerate(transport.requests):
@@ -252,10 +254,12 @@ def test_a_styled_model_is_given_the_styles_of_the_seed(
         assert sample.instance_map is not None
         # As `sceneloom render --style-seed 4` draws it for the map of this name.
         expected = styles_by_seed(
-            contract, sample.label_map, sample.instance_map, 4, key=street_data.keys[index]
+            contract, sample.label_map, sample.instance_map, 4, key=street_data.keys[index], of=of
         )
         assert np.array_equal(request["style"][0, : len(expected)], expected)
-        assert np.abs(expected).max() > 0
+        ids = np.unique(sample.instance_map)
+        assert expected[ids == 7].tolist() == [[road, road]]
+        assert np.abs(expected[ids >= 26000]).max() > 0
 
 
 def test_a_checkpoint_renders_what_it_renders_elsewhere(

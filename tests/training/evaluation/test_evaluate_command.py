@@ -124,10 +124,21 @@ def test_a_checkpoint(run: Any, checkpoint: Path, tmp_path: Path) -> None:
         "name": "bundle",
         "weights_sha256": file_hash(checkpoint / "model.safetensors"),
         "style_seed": None,
+        "style_of": None,
     }
     assert report["rendered_sizes"] == ["64x32"]
     assert report["scores"]["gap"]["pixel_accuracy"]["value"] < 0
     assert output.startswith("2 pictures: bundle\n")
+
+
+@pytest.mark.parametrize("of", ["things", "all"])
+def test_the_record_says_what_was_drawn_for(of: str, run: Any, tmp_path: Path) -> None:
+    styled = CHECKOUT / "examples" / "street_demo" / "generator"
+    flags = ("--limit", "1", "--size", "256x128", "--style-seed", "3", "--style-of", of)
+    code, _, errors = run("--checkpoint", styled, *flags)
+    assert code == 0, errors
+    source = strict(tmp_path / "out" / "evaluation.json")["source"]
+    assert (source["style_seed"], source["style_of"]) == (3, of)
 
 
 def test_without_pictures_the_oracle_alone(run: Any, tmp_path: Path) -> None:
@@ -208,6 +219,7 @@ def test_a_run_that_fails_leaves_nothing(run: Any, streets: Path, tmp_path: Path
     [
         (("--pictures", "a", "--url", "b:1"), "--pictures and --url exclude each other"),
         (("--style-seed", "3"), "--style-seed needs a model to render with"),
+        (("--pictures", "a", "--style-of", "all"), "style_of is all without a style_seed"),
         (("--rows", "-1"), "rows is -1"),
         (("--pictures", "nowhere"), "nowhere: no such folder"),
         (("--checkpoint", "nowhere"), "nowhere: not a checkpoint bundle"),
