@@ -13,7 +13,7 @@ EVALUATE := tests/training/evaluation/test_evaluate_command.py
 # pip compiles none of the packages: most of their modules are never imported, and the others are compiled when they are.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help demo demo-check test lint unit wheel slow soak render-ceiling gpu bench bench-engine bench-check perf-analyzer train-speed train-demo table demo-weights demo-evaluation clean
+.PHONY: help demo demo-check test lint unit wheel slow soak render-ceiling gpu bench bench-engine bench-check perf-analyzer train-speed train-demo table styled-model demo-weights demo-evaluation clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## / — /'
@@ -80,6 +80,9 @@ train-demo: $(INSTALLED)  ## train on procedural streets (some ten minutes on tw
 
 table: $(INSTALLED)  ## the method's table on procedural streets (hours; goes on where it was): docs/results/method-table
 	$(BIN)/python -m sceneloom_bench.method_table --out docs/results/method-table
+
+styled-model: $(INSTALLED)  ## train a styled model on procedural streets, and see what drawn styles lose: docs/results/styled-model
+	$(BIN)/python -m sceneloom_bench.styled_model --out docs/results/styled-model
 
 demo-weights: $(INSTALLED)  ## train the demo's weights (hours; goes on where it was): examples/street_demo/generator
 	$(BIN)/python -m sceneloom_bench.demo_weights

@@ -74,13 +74,20 @@ def main(
     out.mkdir(parents=True, exist_ok=True)
     for name, folder in folders.items():
         shutil.copyfile(folder / "evaluation.json", out / f"{name}.json")
-    (out / "README.md").write_text(describe(folders), "utf-8")
+    title, again = "The demo's weights, evaluated", "make demo-evaluation"
+    (out / "README.md").write_text(describe(folders, title=title, again=again), "utf-8")
     print(f"wrote {out / 'README.md'}")
     return 0
 
 
-def describe(folders: Mapping[str, Path]) -> str:
-    """The table in Markdown, of evaluations by name; what the styles lose is paired by street."""
+def describe(folders: Mapping[str, Path], *, title: str, again: str) -> str:
+    """The table in Markdown, of evaluations by name; what the styles lose is paired by street.
+
+    Args:
+        folders: name -> folder of an evaluation; ``default`` is what the others are compared with.
+        title: of the page.
+        again: the command that makes it.
+    """
     said: dict[str, dict[str, Any]] = {
         name: json.loads((folder / "evaluation.json").read_text("utf-8"))
         for name, folder in folders.items()
@@ -99,13 +106,13 @@ def describe(folders: Mapping[str, Path]) -> str:
     judge = first["segmenter"]
     rendered = ", ".join(first["rendered_sizes"])
     classes = [_class_row(c) for c in first["classes"] if c["pictures"]["value"] is not None]
-    return f"""# The demo's weights, evaluated
+    return f"""# {title}
 
 {first["data"]["pictures"]} procedural test streets, rendered at {rendered} and segmented at
 {first["segmented_size"]} by the judge of the method's table ({judge["name"]}, SHA-256
 `{judge["weights_sha256"]}`). Weights: SHA-256 `{first["source"]["weights_sha256"]}`.
 95 % bootstrap intervals over the streets; the last column is the style's mean IoU minus the
-default's, on the same streets. {on}. Again: `make demo-evaluation`.
+default's, on the same streets. {on}. Again: `{again}`.
 
 | pictures | pixel accuracy | mean IoU | frequency-weighted IoU | against default |
 |---|---|---|---|---|

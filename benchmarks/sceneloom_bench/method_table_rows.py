@@ -37,12 +37,13 @@ WHOLE_MODERN = "coarse-to-fine-modern"
 """The whole method with what later work has proven."""
 BASELINE = "pix2pix"
 
-_MODERN = (
+MODERN = (
     *("--loss.gan", "hinge"),
     "--discriminator.spectral-norm",
     *("--optimizer.ema", "0.999"),
     *("--generator.padding", "zeros"),
 )
+"""What later work has proven."""
 _ENHANCED = (
     *("--generator.enhancers", "1"),
     *("--generator.ngf", "8"),
@@ -85,7 +86,7 @@ ROWS = (
     Row(
         name="modern",
         title="G1, modernised: hinge, spectral norm, EMA, zero padding",
-        flags=_MODERN,
+        flags=MODERN,
     ),
     Row(
         name=WHOLE,
@@ -98,7 +99,7 @@ ROWS = (
     Row(
         name=WHOLE_MODERN,
         title="G1+G2 at 512x256, modernised (pix2pixHD with later work's upgrades)",
-        flags=(*_ENHANCED, *_MODERN),
+        flags=(*_ENHANCED, *MODERN),
         seeds=(0,),
         starts_from="modern",
         size="512x256",

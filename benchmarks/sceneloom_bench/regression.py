@@ -103,7 +103,13 @@ def judge(reports: Mapping[str, Report], limits: Sequence[Limit]) -> list[Limit]
     """Print each figure beside its limit; the limits that are not kept."""
     failed = []
     for limit in limits:
-        figure = reports[limit.report].named(limit.measurement).figures[limit.figure]
+        try:
+            figure = reports[limit.report].named(limit.measurement).figures[limit.figure]
+        except KeyError:
+            reason = reports[limit.report].extra.get("not_measured") or "no such figure"
+            print(f"NOT KEPT: {limit.measurement}, {limit.figure}: not measured: {reason}")
+            failed.append(limit)
+            continue
         kept = within(figure, _ends(limit))
         print(f"{'kept' if kept else 'NOT KEPT'}: {_words(limit, figure)}")
         if not kept:

@@ -9,10 +9,12 @@ says itself of its executions; the rest of a run's time it waited for the client
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -32,10 +34,11 @@ from sceneloom.rendering.writing.formats import Format
 from sceneloom.synthesizer import Request
 from sceneloom_bench.bench_inputs import bench_maps, inputs_hash
 from sceneloom_bench.busy_server import BusyTime
+from sceneloom_bench.load.server_statistics import ServerView, check_cache
 from sceneloom_bench.reports.environment import Environment
-from sceneloom_bench.reports.report import Figure, Measurement, Report, flags_of, say, write_report
+from sceneloom_bench.reports.report import Figure, Measurement, Report, say, write_report
 from sceneloom_bench.reports.statistics import median_figure
-from sceneloom_bench.served import Served, ServedSettings, served
+from sceneloom_bench.served import Served, ServedSettings, elsewhere, served, served_flags
 from sceneloom_export.settings import parse_size
 
 
@@ -104,12 +107,12 @@ def measure(settings: RenderBenchSettings) -> Report:
         folder = Path(name)
         with TritonSynthesizer(server.grpc, model=settings.server.model) as client:
             contract, engine = client.contract, client.engine
-        height, width = parse_size(settings.size)
-        drawn = bench_maps(contract, (height, width), settings.count, settings.maps)
+        drawn = bench_maps(contract, parse_size(settings.size), settings.count, settings.maps)
+        height, width = drawn[0].label_map.shape
         write_maps(contract, drawn, folder / "maps")
         _render(server, settings, folder, settings.formats[0], warm_up=True)
         runs: dict[Format, list[dict[str, float]]] = {one: [] for one in settings.formats}
-        with Environment() as environment:
+        with Environment() as environment, no_cache_hits(server.grpc, settings.server.model):
             for number in range(settings.rounds):
                 for format in settings.formats:
                     runs[format].append(_render(server, settings, folder, format))
@@ -117,7 +120,7 @@ def measure(settings: RenderBenchSettings) -> Report:
                     say(f"round {number + 1}, {format}: {rate:.2f} pictures/s")
     return Report(
         kind="render",
-        title=f"{len(drawn)} maps of {settings.size} rendered from end to end",
+        title=f"{len(drawn)} maps of {width}x{height} rendered from end to end",
         subject={
             "height": height,
             "width": width,
@@ -125,9 +128,9 @@ def measure(settings: RenderBenchSettings) -> Report:
             "bundle_sha256": contract.bundle_hash,
             "inputs_sha256": inputs_hash(drawn),
         },
-        settings=flags_of(settings),
+        settings=served_flags(settings),
         environment=environment.to_json(),
-        marks=environment.marks(),
+        marks=[*environment.marks(), *elsewhere(settings.server)],
         measurements=[_measurement(f, found, len(drawn)) for f, found in runs.items()],
     )
 
@@ -143,6 +146,15 @@ def write_maps(contract: Contract, maps: list[Request], folder: Path) -> None:
         if request.instance_map is not None:
             instances = instance_map_png(contract, request.label_map, request.instance_map)
             (folder / "test_inst" / name).write_bytes(instances)
+
+
+@contextlib.contextmanager
+def no_cache_hits(url: str, model: str) -> Iterator[None]:
+    """Refuse what was measured meanwhile if anything was answered from the server's cache."""
+    with contextlib.closing(ServerView(url)) as view:
+        before = view.counters([model])[model]
+        yield
+        check_cache({model: view.counters([model])[model].since(before)}, None)
 
 
 def _render(

@@ -12,8 +12,10 @@ from typing import Any
 
 from sceneloom.contract import MODEL_NAME
 from sceneloom.errors import InputError
-from sceneloom_bench.reports.report import flags_of
+from sceneloom_bench.reports.report import flags_of, say
+from sceneloom_serving.choice import choose_engine
 from sceneloom_serving.embedded import EmbeddedServer, ServerSettings
+from sceneloom_serving.verify import bundle_hash
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -64,10 +66,11 @@ def served(settings: ServedSettings, *, encoded: bool = False) -> Iterator[Serve
         yield Served(grpc=settings.url, http=settings.http, embedded=None)
         return
     assert settings.repository is not None
+    repository, engine = settings.repository, settings.engine
+    # As `sceneloom serve` does: the configuration's engine is the fastest where it was exported.
+    engine = engine or choose_engine(repository, bundle_hash(repository), say=say)
     ports = ServerSettings(http_port=0, grpc_port=0, metrics_port=0, start_timeout=900)
-    with EmbeddedServer(
-        settings.repository, ports, engine=settings.engine, encoded=encoded
-    ) as server:
+    with EmbeddedServer(repository, ports, engine=engine, encoded=encoded) as server:
         yield Served(grpc=server.grpc, http=server.http, embedded=server)
 
 
@@ -78,3 +81,13 @@ def served_flags(settings: Any) -> dict[str, Any]:
     flags = flags_of(settings)
     named = {**flags.pop("server"), **flags}
     return named | {name: "HOST:PORT" for name in ("url", "http") if named[name] is not None}
+
+
+def elsewhere(settings: ServedSettings) -> list[str]:
+    """A mark if the server is not on this machine, so that its environment is another."""
+    if settings.url is None:
+        return []
+    host = settings.url.split("://")[-1].rpartition(":")[0]
+    if host in ("127.0.0.1", "localhost", "[::1]"):
+        return []
+    return ["the server ran elsewhere: versions, hardware and clocks are of the machine that asked"]

@@ -13,11 +13,12 @@ import pytest
 from support import CHECKOUT
 
 from sceneloom import cli
-from sceneloom_bench import demo_evaluation, demo_weights, method_table
+from sceneloom_bench import demo_evaluation, demo_weights, method_table, styled_model
 from sceneloom_bench.demo_evaluation import STYLES, DemoEvaluationSettings
 from sceneloom_bench.demo_weights import DemoWeightsSettings
 from sceneloom_bench.method_table import TableSettings
 from sceneloom_bench.method_table_rows import CONTROL, OTHER_STREETS, PUBLISHED, Row
+from sceneloom_bench.styled_model import StyledModelSettings
 from sceneloom_training.checkpoint import load_checkpoint
 from sceneloom_training.data import street_files
 
@@ -53,7 +54,7 @@ def commands(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
         run.append([*arguments, *small])
         assert cli.main(run[-1]) == 0
 
-    for driver in (method_table, demo_weights, demo_evaluation):
+    for driver in (method_table, demo_weights, demo_evaluation, styled_model):
         monkeypatch.setattr(driver, "run_sceneloom", here)
         monkeypatch.setattr(driver, "write_streets", write_small_streets)
     return run
@@ -119,3 +120,25 @@ def test_the_demo_weights_and_their_evaluation_from_nothing(
     assert f"| {score:.1f} (" in row
     assert f"| {gap:+.1f} (" in row
     assert said["default"]["source"]["weights_sha256"] in text
+
+
+def test_the_styled_model_from_nothing(
+    commands: list[list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = ("default", "style-seed-1-of-all")
+    styles = {name: styled_model.STYLES[name] for name in kept}
+    monkeypatch.setattr(styled_model, "STYLES", styles)
+    judge = CHECKOUT / "tests" / "colour_segmenter.py"
+    settings = StyledModelSettings(
+        streets=tmp_path / "streets", work=tmp_path / "work", segmenter=judge
+    )
+    assert styled_model.main(out=tmp_path / "out", settings=settings) == 0
+    assert [command[0] for command in commands] == ["train", "styles", "evaluate", "evaluate"]
+    said = {p.stem: json.loads(p.read_text()) for p in (tmp_path / "out").glob("*.json")}
+    sources = {
+        name: (s["source"]["style_seed"], s["source"]["style_of"]) for name, s in said.items()
+    }
+    assert sources == {"default": (None, None), "style-seed-1-of-all": (1, "all")}
+    text = (tmp_path / "out" / "README.md").read_text()
+    assert "| style seed 1 of all | " in text
+    assert "make styled-model" in text

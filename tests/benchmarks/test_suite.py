@@ -1,0 +1,90 @@
+"""The suite's commands in step with the benchmarks, and what it skips."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from pathlib import Path
+
+import pytest
+from bench_reports import engine_report, mlperf_report
+from support import run_command
+
+from sceneloom.errors import InputError
+from sceneloom_bench.reports.report import write_report
+from sceneloom_bench.suite_command import (
+    STEPS,
+    Place,
+    SuiteSettings,
+    choose_folder,
+    run_steps,
+    unexpected,
+)
+
+FLAG = r"--[a-z][a-z0-9.-]*[a-z0-9]"
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Place:
+    """A folder in which the engines have been measured."""
+    write_report(engine_report(), tmp_path, "engine-demo")
+    return Place(settings=SuiteSettings(work=tmp_path / "work"), out=tmp_path, gpu=False)
+
+
+def test_every_step_names_flags_that_there_are_and_its_own_file(place: Place) -> None:
+    for name, step in STEPS.items():
+        benchmark, *flags = step(place)
+        shown = run_command("bench", benchmark, "--help").stdout
+        known = set(re.findall(rf"(?<![\w-])({FLAG})", shown))
+        assert {flag for flag in flags if flag.startswith("--")} <= known, name
+        added = flags[flags.index("--name") + 1] if "--name" in flags else ""
+        stem = (
+            "server-stall" if benchmark == "stall" else "-".join(filter(None, (benchmark, added)))
+        )
+        assert stem == name
+
+
+def test_a_gpu_is_measured_at_full_size_in_batches(place: Place) -> None:
+    on_gpu = Place(settings=place.settings, out=place.out, gpu=True)
+    assert STEPS["engine"](on_gpu)[-5:] == ["--batch", "1", "2", "4", "8"]
+    assert "2048x1024" in STEPS["server"](on_gpu)
+    assert "256x128" in STEPS["server"](place)
+
+
+def test_what_was_measured_is_not_measured_again(
+    place: Place, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = SuiteSettings(only=("engine-demo",))
+    assert list(run_steps(Place(settings=settings, out=place.out, gpu=False))) == []
+    assert "engine-demo: measured already" in capsys.readouterr().err
+
+
+def test_a_step_that_another_one_must_precede_says_so(tmp_path: Path) -> None:
+    settings = SuiteSettings(only=("server",))
+    ((name, reason),) = run_steps(Place(settings=settings, out=tmp_path, gpu=False))
+    assert name == "server"
+    assert "engine-demo.json" in reason
+
+
+def test_it_goes_on_in_the_folder_that_is_not_finished(tmp_path: Path) -> None:
+    old, new = tmp_path / "a-card-2026-01-01", tmp_path / "a-card-2026-01-02"
+    for folder in (old, new, tmp_path / "a-card-two-2027-01-01"):
+        folder.mkdir()
+    assert choose_folder(tmp_path, "a-card") == new
+    for name in STEPS:
+        (new / f"{name}.json").write_text("{}")
+    assert choose_folder(tmp_path, "a-card") not in (old, new)
+
+
+def test_a_verdict_that_was_not_expected_is_said(tmp_path: Path) -> None:
+    report = mlperf_report()
+    for name, valid in (("mlperf-demo", False), ("mlperf-overload", True)):
+        wrong = dataclasses.replace(report.measurements[0], name="Server", extra={"valid": valid})
+        write_report(dataclasses.replace(report, measurements=[wrong]), tmp_path, name)
+        assert "not expected" in unexpected(name, tmp_path)
+    assert unexpected("render", tmp_path) == ""
+
+
+def test_unknown_steps_are_refused() -> None:
+    with pytest.raises(InputError, match="no benchmark 'engines'"):
+        SuiteSettings(only=("engines",))
