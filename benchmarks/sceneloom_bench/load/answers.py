@@ -19,6 +19,21 @@ Send = Callable[[int], object]
 """Sends the request of a number and returns once its picture is in memory; raises ServingError."""
 
 
+class LoadFailedError(SceneLoomError):
+    """A load that came to nothing: too many requests in a row failed, or all did."""
+
+    def __init__(self, what: str, last: ServingError | None) -> None:
+        """Say it.
+
+        Args:
+            what: happened.
+            last: the last failure.
+        """
+        super().__init__(f"{what}, the last one so: {last}")
+        self.mark = f"{what}, the last one with {type(last).__name__}"
+        """For a report: without the server's own words, which may name addresses and folders."""
+
+
 class Sent(NamedTuple):
     """One request."""
 
@@ -100,7 +115,7 @@ class Recorder:
             the requests, in the order in which they were planned.
 
         Raises:
-            SceneLoomError: too many requests in a row failed, or something else went wrong.
+            LoadFailedError: too many requests in a row failed, or all.
         """
         ready = threading.Barrier(threads + 1)
 
@@ -119,11 +134,9 @@ class Recorder:
                 self.stopped.set()
                 raise
         if self.stopped.is_set():
-            raise SceneLoomError(
-                f"{self._most_failures} requests in a row failed, the last one so: {self._last}"
-            )
+            raise LoadFailedError(f"{self._most_failures} requests in a row failed", self._last)
         if all(one.failure for one in self._sent):
-            raise SceneLoomError(f"no request was answered; the last one so: {self._last}")
+            raise LoadFailedError("all requests failed", self._last)
         return sorted(self._sent)
 
     def now(self) -> float:

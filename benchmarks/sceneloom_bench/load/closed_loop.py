@@ -24,7 +24,7 @@ def run_closed(
         most_failures: so many failures in a row end it.
 
     Raises:
-        SceneLoomError: they did.
+        LoadFailedError: they did, or all failed.
     """
     recorder = Recorder(send, most_failures)
     numbers = itertools.count()

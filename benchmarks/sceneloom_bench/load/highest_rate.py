@@ -1,14 +1,16 @@
 """The highest rate at which Poisson arrivals still keep a bound on p99, by bisection.
 
-Each probe sends the same pattern of arrivals, stretched to its rate, so that chance is the same for
-all. A probe needs 459 requests, so that with 99 % confidence the largest of them is not below the
-true p99 (0.99^459 < 0.01).
+Each probe draws its arrivals from the same seed, stretched to its rate, so that chance is much the
+same for all. A rate keeps the bound if the upper end of its p99's interval does, taken as if
+requests were independent. A probe needs 459 of them, so that with 99 % confidence the largest is
+not below the true p99 (0.99^459 < 0.01); of so many the upper end is the largest.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
+from sceneloom_bench.load.answers import LoadFailedError
 from sceneloom_bench.load.driver import Driver
 from sceneloom_bench.reports.report import Figure, Measurement
 
@@ -51,35 +53,30 @@ def find_highest_rate(
     Args:
         driver: sends the requests.
         best: requests per second of the closed loop.
-        bound_ms: what p99 must not exceed; a request that failed is never answered.
+        bound_ms: what p99's upper end must not exceed; a request that failed is never answered.
         requests: of each probe, at least.
         seed: of the arrivals.
 
     Returns:
-        the result, whose rate has the interval from the last rate that kept the bound to the first
-        that did not; then each probe.
+        the result, the last rate that kept the bound, with the first that did not in its marks and
+        its `extra`: one search has no interval; then each probe.
     """
-    probes = []
+    probes: list[Measurement] = []
+    marks: list[str] = []
 
     def keeps(rate: float) -> bool:
-        probe, p99 = driver.open("poisson", rate, seed, name=PROBE, requests=requests)
+        try:
+            probe, p99 = driver.open("poisson", rate, seed, name=PROBE, requests=requests)
+        except LoadFailedError as error:
+            marks.append(f"{rate:g} requests per second do not keep it: {error.mark}")
+            return False
         probes.append(probe)
         return p99 <= bound_ms
 
     rounded = [float(f"{share * best:.3g}") for share in (_LOWEST, _HIGHEST)]
     low, high = bisect(keeps, *rounded)
-    marks = []
-    if low is None:
-        marks.append(f"even {high:g} requests per second do not keep a p99 of {bound_ms:g} ms")
-    if high is None:
-        marks.append(f"{low:g} requests per second keep it; no higher rate was tried")
-    figure = Figure(
-        value=driver.batch * (low or 0.0),
-        unit="1/s",
-        better="higher",
-        low=None if low is None else driver.batch * low,
-        high=None if high is None else driver.batch * high,
-    )
+    marks.append(_bracket(low, high, bound_ms))
+    kept, not_kept = (None if rate is None else driver.batch * rate for rate in (low, high))
     result = Measurement(
         name=RESULT,
         load={
@@ -88,8 +85,26 @@ def find_highest_rate(
             "transport": driver.transport,
             "batch": driver.batch,
         },
-        figures={"rate": figure},
+        figures={"rate": Figure(value=kept or 0.0, unit="1/s", better="higher")},
         marks=marks,
-        extra={"p99_bound_ms": bound_ms, "probes": len(probes)},
+        extra={
+            "p99_bound_ms": bound_ms,
+            "probes": len(probes),
+            "kept_rate": kept,
+            "not_kept_rate": not_kept,
+        },
     )
     return [result, *probes]
+
+
+def _bracket(low: float | None, high: float | None, bound_ms: float) -> str:
+    """Between which rates the search ended, in words."""
+    bound = f"a p99 of {bound_ms:g} ms"
+    if low is None:
+        return f"even {high:g} requests per second do not keep {bound}"
+    if high is None:
+        return f"{low:g} requests per second keep {bound}; no higher rate was tried"
+    return (
+        f"{low:g} requests per second keep {bound} and {high:g} do not, by the upper end of p99 of "
+        "one probe each: where the search ended, no interval"
+    )

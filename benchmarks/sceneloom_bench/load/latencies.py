@@ -1,15 +1,15 @@
 """Figures of a load: percentiles from an HdrHistogram, rates, and intervals that a queue allows.
 
 Latencies of requests that queue behind each other are not independent: within one busy stretch all
-are long. So the intervals of p50 and of the rate are of the medians of blocks, stretches of a load
-that follow each other, of which six at least are needed. p99 has too few values in a block: its
-interval, and that of p90, are between order statistics as if requests were independent, which is
-too narrow where a server is near its limit; `INTERVALS_MARK` says so in every report.
+are long, and an interval between order statistics would be too narrow. So intervals are of blocks,
+stretches of a load that follow each other: between order statistics of the blocks' percentiles and
+rates, of which six at least are needed. A block's percentile counts only if five of its values are
+above it, so p50 takes 60 answers, p90 300 and p99 3000: of fewer there is no interval, and
+`compare` judges nothing by it. `INTERVALS_MARK` says so in every report.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 import math
 from collections.abc import Sequence
@@ -19,16 +19,25 @@ from hdrh.histogram import HdrHistogram
 
 from sceneloom_bench.load.answers import Load
 from sceneloom_bench.reports.report import Figure
-from sceneloom_bench.reports.statistics import PERCENTILES, median_figure, percentile_figure
+from sceneloom_bench.reports.statistics import (
+    BEYOND,
+    PERCENTILES,
+    around,
+    median_figure,
+    percentile_figure,
+)
 
 BLOCKS = 10
 MOST_SAMPLES = 5000
 """Of more requests, a report keeps the histogram only."""
 LISTED = (10, 25, 50, 75, 90, 95, 99, 99.9, 100)
 INTERVALS_MARK = (
-    "intervals of p50 and rate are of ten stretches of a load; those of p90 and p99 take requests "
-    "to be independent, and are too narrow where a server is near its limit"
+    "intervals under load are of six to ten stretches of it, since requests in a queue are not "
+    "independent; p50 has one from 60 answers on, p90 from 300, p99 from 3000. Overhead "
+    "is of pictures one at a time, in rounds that are taken to be independent"
 )
+LEAST_BLOCKS = 6
+"""Of fewer a median has no interval at 95 %."""
 _LONGEST_US = 3_600_000_000
 _DIGITS = 3
 
@@ -53,11 +62,11 @@ def percentile_ms(histogram: Any, percent: float) -> float:
     return float(histogram.get_value_at_percentile(100 * rank / count) / 1000)
 
 
-def blocks_of(values: Sequence[float]) -> list[list[float]]:
-    """The values in order, in ten blocks of equal count, of at least two each; in fewer where there
-    are too few.
+def blocks_of(values: Sequence[float], least: int = 2) -> list[list[float]]:
+    """The values in order, in ten blocks of equal count, of at least `least` each; in fewer where
+    there are too few.
     """
-    count = max(min(BLOCKS, len(values) // 2), 1)
+    count = max(min(BLOCKS, len(values) // least), 1)
     ends = [round(number * len(values) / count) for number in range(count + 1)]
     return [list(values[a:b]) for a, b in itertools.pairwise(ends)]
 
@@ -70,17 +79,7 @@ def load_figures(load: Load, pictures: int) -> dict[str, Figure]:
         pictures: in a request.
     """
     latencies = load.latencies
-    histogram = histogram_of(latencies)
-    figures = {
-        f"p{p}": _around(
-            percentile_ms(histogram, p),
-            percentile_figure(latencies, p, unit="ms", scale=1000),
-        )
-        for p in PERCENTILES
-    }
-    medians = [percentile_ms(histogram_of(block), 50) for block in blocks_of(latencies)]
-    of_blocks = median_figure(medians, unit="ms", better="lower")
-    figures["p50"] = _around(figures["p50"].value, of_blocks)
+    figures = {f"p{p}": _percentile(latencies, p) for p in PERCENTILES}
     figures["max"] = Figure(value=1000 * max(latencies), unit="ms", better="lower")
     figures["rate"] = _rate(load, pictures)
     failed = sum(load.failures.values())
@@ -105,13 +104,24 @@ def samples_of(load: Load) -> list[list[float]]:
     return [[round(value, 6) for value in block] for block in blocks_of(latencies)]
 
 
-def p99_with_failures_ms(load: Load) -> float:
-    """The p99 of all requests, where one that failed is never answered: infinite if more than one
-    in a hundred failed.
+def p99_upper_end_ms(load: Load) -> float:
+    """The upper end of p99's interval, as if requests were independent, or the largest of too few;
+    a request that failed is never answered, so a single one can make it infinite.
     """
-    values = sorted([*load.latencies, *[math.inf] * sum(load.failures.values())])
-    value = values[math.ceil(0.99 * len(values)) - 1]
-    return 1000 * value
+    values = [*load.latencies, *[math.inf] * sum(load.failures.values())]
+    high = percentile_figure(values, 99, unit="s").high
+    return 1000 * (max(values) if high is None else high)
+
+
+def _percentile(seconds: Sequence[float], percent: float) -> Figure:
+    """A percentile in milliseconds, with the interval of the blocks' where it has one."""
+    value = percentile_ms(histogram_of(seconds), percent)
+    least = math.ceil(100 * BEYOND / (100 - percent))
+    blocks = blocks_of(seconds, least)
+    if len(blocks) < LEAST_BLOCKS:
+        return Figure(value=value, unit="ms", better="lower")
+    found = [percentile_ms(histogram_of(block), percent) for block in blocks]
+    return around(value, median_figure(found, unit="ms", better="lower"))
 
 
 def _rate(load: Load, pictures: int) -> Figure:
@@ -129,15 +139,4 @@ def _rate(load: Load, pictures: int) -> Figure:
         for count, start, end in zip(counts, [0.0, *ends], ends, strict=False)
     ]
     value = pictures * len(kept) / max(kept[-1], 1e-9)
-    return _around(value, median_figure(rates, unit="1/s", better="higher"))
-
-
-def _around(value: float, figure: Figure) -> Figure:
-    """A figure with this value; its interval, where it has ends, holds it."""
-    low, high = figure.low, figure.high
-    return dataclasses.replace(
-        figure,
-        value=value,
-        low=None if low is None else min(low, value),
-        high=None if high is None else max(high, value),
-    )
+    return around(value, median_figure(rates, unit="1/s", better="higher"))

@@ -29,7 +29,7 @@ def run_open(
         most_failures: so many failures in a row end it.
 
     Raises:
-        SceneLoomError: they did.
+        LoadFailedError: they did, or all failed.
     """
     recorder = Recorder(send, most_failures)
     numbers = itertools.count()

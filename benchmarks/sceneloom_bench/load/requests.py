@@ -8,6 +8,7 @@ product's own do.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import itertools
 import math
@@ -15,8 +16,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal, Protocol
 
 from sceneloom import TritonSynthesizer
-from sceneloom.contract import MODEL_NAME
-from sceneloom.encoded import ENCODED_MODELS, EncodedClient, EncodedFormat
+from sceneloom.encoded import ENCODED_MODEL, ENCODED_MODELS, EncodedClient, EncodedFormat
 from sceneloom.errors import InputError, ModelNotFoundError
 from sceneloom.grpc_transport import GrpcTransport
 from sceneloom.http_transport import HttpTransport
@@ -25,6 +25,7 @@ from sceneloom.synthesizer import Request
 from sceneloom.transport import Timeouts, Transport
 from sceneloom_bench.bench_inputs import batches
 from sceneloom_bench.load.answers import Send
+from sceneloom_bench.load.server_statistics import ServerView
 from sceneloom_bench.served import Served
 
 TransportName = Literal["grpc", "grpc-shm", "http", "encoded"]
@@ -77,8 +78,7 @@ class TensorConnection:
         Raises:
             InputError: the maps of a batch differ in size.
         """
-        if batch > 1 and len({request.label_map.shape for request in maps}) > 1:
-            raise InputError("the maps differ in size, so they cannot be sent in batches")
+        check_sizes(maps, batch)
         client = self.client
         joined = [_joined(one) for one in _different(maps, batch)]
 
@@ -100,12 +100,21 @@ class TensorConnection:
 class EncodedConnection:
     """PNG files of maps, and the picture's file back."""
 
-    models = (ENCODED_MODELS[0], MODEL_NAME, *ENCODED_MODELS[1:])
     largest_batch = 1
 
-    def __init__(self, transport: Transport, client: EncodedClient, format: EncodedFormat) -> None:
-        """Use a client; its transport is closed with this."""
+    def __init__(
+        self, transport: Transport, client: EncodedClient, format: EncodedFormat, drawing: str
+    ) -> None:
+        """Use a client; its transport is closed with this.
+
+        Args:
+            transport: of the client.
+            client: of the ensemble.
+            format: of the pictures.
+            drawing: the ensemble's step that draws.
+        """
         self._transport, self._client, self._format = transport, client, format
+        self.models = (ENCODED_MODEL, drawing, *ENCODED_MODELS[1:])
 
     def sender(self, maps: Sequence[Request], batch: int) -> Send:
         """Encode the maps; see `Connection.sender`."""
@@ -174,6 +183,56 @@ def open_connections(
     return Opened(connections=connections, left_out=left_out)
 
 
+def fitting_batches(
+    connections: Mapping[TransportName, Connection], batches: Sequence[int]
+) -> tuple[list[tuple[TransportName, int]], list[str]]:
+    """Each way with each batch that it takes, and a sentence for each that it does not.
+
+    Raises:
+        InputError: there is none that any takes.
+    """
+    fitting: list[tuple[TransportName, int]] = []
+    too_large: list[str] = []
+    for transport, connection in connections.items():
+        for batch in batches:
+            if batch <= connection.largest_batch:
+                fitting.append((transport, batch))
+                continue
+            too_large.append(
+                f"{transport} in batches of {batch} left out: a request takes "
+                f"{connection.largest_batch} at most"
+            )
+    if not fitting:
+        raise InputError("; ".join(too_large))
+    return fitting, too_large
+
+
+def check_maps(maps: Sequence[Request], batches: Sequence[int]) -> None:
+    """Refuse maps that make no different requests: as many as a batch takes are the same request
+    for ever.
+
+    Raises:
+        InputError: there are too few, or they differ in size.
+    """
+    largest = max(batches)
+    if len(maps) <= largest:
+        raise InputError(
+            f"{len(maps)} different maps cannot make different requests of {largest}: it takes "
+            f"{largest + 1} at least (--different-maps, and as many in the folder of --maps)"
+        )
+    check_sizes(maps, largest)
+
+
+def check_sizes(maps: Sequence[Request], batch: int) -> None:
+    """Refuse maps that cannot be joined.
+
+    Raises:
+        InputError: they differ in size, and more than one is in a batch.
+    """
+    if batch > 1 and len({request.label_map.shape for request in maps}) > 1:
+        raise InputError("the maps differ in size, so they cannot be sent in batches")
+
+
 def close_all(connections: Mapping[TransportName, Connection]) -> None:
     """Close them."""
     for connection in connections.values():
@@ -195,7 +254,9 @@ def _connect(
             HttpTransport(server.grpc) if by_http_only else GrpcTransport(server.grpc)
         )
         try:
-            return EncodedConnection(transport, EncodedClient(transport, timeouts=timeouts), format)
+            client = EncodedClient(transport, timeouts=timeouts)
+            _check_draws(server, model)
+            return EncodedConnection(transport, client, format, model)
         except BaseException:
             transport.close()
             raise
@@ -204,6 +265,14 @@ def _connect(
     return TensorConnection(
         TritonSynthesizer(server.grpc, model=model, timeouts=timeouts, transport=name)
     )
+
+
+def _check_draws(server: Served, model: str) -> None:
+    """Refuse an encoded path around another model than the one that is measured."""
+    with contextlib.closing(ServerView(server.grpc)) as view:
+        steps = view.ensemble_steps(ENCODED_MODEL)
+    if model not in steps:
+        raise InputError(f"{ENCODED_MODEL} on the server runs {', '.join(steps)}, not {model}")
 
 
 def _different(maps: Sequence[Request], batch: int) -> list[list[Request]]:
@@ -233,6 +302,8 @@ def _files(client: EncodedClient, request: Request) -> tuple[bytes, bytes | None
 
 
 def _without_address(text: str, server: Served) -> str:
-    for address in filter(None, (server.http, server.grpc)):
-        text = text.replace(f"http://{address}", "the server").replace(address, "the server")
+    for url in filter(None, (server.http, server.grpc)):
+        address = url.split("://")[-1]
+        for form in (f"http://{address}", f"grpc://{address}", address):
+            text = text.replace(form, "the server")
     return text

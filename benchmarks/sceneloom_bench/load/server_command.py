@@ -1,7 +1,7 @@
 """`sceneloom bench server`: a Triton server under closed and open loops of requests.
 
-Every way to the server in turn: a closed loop for each number of requests in flight, then open
-loops at shares of the best rate that the closed ones reached. Another map every request, all
+One way to the server after the other: a closed loop for each number of requests in flight, then
+open loops at shares of the best rate that the closed ones reached. Another map every request, all
 prepared before; warm-up before each load; the server's own queue and compute times around it.
 
     sceneloom bench server --repository build/demo/repository --size 512x256 --out build/bench
@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -26,21 +27,30 @@ from sceneloom.errors import InputError
 from sceneloom.synthesizer import Request
 from sceneloom_bench.bench_inputs import bench_maps, inputs_hash
 from sceneloom_bench.load.driver import Driver, Length
-from sceneloom_bench.load.highest_rate import P99_REQUESTS, find_highest_rate
+from sceneloom_bench.load.highest_rate import P99_REQUESTS, RESULT, find_highest_rate
+from sceneloom_bench.load.kept import Kept
 from sceneloom_bench.load.latencies import INTERVALS_MARK
 from sceneloom_bench.load.overhead import measure_overhead
 from sceneloom_bench.load.requests import (
+    Opened,
     TensorConnection,
     TransportName,
+    check_maps,
     close_all,
+    fitting_batches,
     open_connections,
 )
 from sceneloom_bench.load.schedule import Arrivals, rounded_rate
 from sceneloom_bench.load.server_statistics import ServerView
 from sceneloom_bench.reports.environment import Environment
 from sceneloom_bench.reports.report import Measurement, Report, write_report
-from sceneloom_bench.served import Served, ServedSettings, served, served_flags
+from sceneloom_bench.served import Served, ServedSettings, elsewhere, served, served_flags
 from sceneloom_export.settings import parse_size
+
+ORDER_MARK = (
+    "transports, batches and numbers in flight ran one after the other, not in turn: a machine "
+    "that drifts is part of every difference between them, and small ones are not to be trusted"
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -56,7 +66,7 @@ class ServerBenchSettings:
     maps: Path | None = None
     """Folder of maps to send in place of drawn ones."""
     different_maps: int = 16
-    """Maps that take turns."""
+    """Maps that take turns; more than a request takes."""
     transports: tuple[TransportName, ...] = ("grpc", "grpc-shm", "http", "encoded")
     """Ways to the server."""
     encoded_format: EncodedFormat = "png"
@@ -84,7 +94,7 @@ class ServerBenchSettings:
     most_in_flight: int = 256
     """Workers of an open loop."""
     most_failures: int = 100
-    """So many requests that fail in a row end the run."""
+    """So many requests that fail in a row end a load, which is then left out and marked."""
     timeout: float = 120
     """Seconds that a request may take."""
     overhead_rounds: int = 40
@@ -157,7 +167,8 @@ def measure(settings: ServerBenchSettings) -> Report:
     """Run all loads.
 
     Raises:
-        SceneLoomError: there is no server, it answered from its cache, or requests went on failing.
+        InputError: the maps make no different requests, or the server takes none of the batches.
+        SceneLoomError: there is no server, it answered from its cache, or every load failed.
     """
     with contextlib.ExitStack() as stack:
         server = stack.enter_context(served(settings.server, encoded=_serves_encoded(settings)))
@@ -165,11 +176,12 @@ def measure(settings: ServerBenchSettings) -> Report:
         maps = bench_maps(
             front.contract, parse_size(settings.size), settings.different_maps, settings.maps
         )
+        check_maps(maps, settings.batches)
         metrics = server.embedded.metrics if server.embedded else settings.metrics
         view = stack.enter_context(contextlib.closing(ServerView(server.grpc, metrics)))
+        described = view.describe(settings.server.model)
         with Environment() as environment:
             measured, marks = _measure_all(settings, server, maps, view)
-        described = view.describe(settings.server.model)
     height, width = maps[0].label_map.shape
     return Report(
         kind="server",
@@ -184,7 +196,13 @@ def measure(settings: ServerBenchSettings) -> Report:
         settings={**served_flags(settings), "metrics": settings.metrics and "HOST:PORT"},
         environment=environment.to_json(),
         measurements=measured,
-        marks=[*environment.marks(), *_elsewhere(server), *marks, INTERVALS_MARK],
+        marks=[
+            *environment.marks(),
+            *elsewhere(settings.server),
+            *marks,
+            ORDER_MARK,
+            INTERVALS_MARK,
+        ],
         extra=described,
     )
 
@@ -200,47 +218,80 @@ def _measure_all(
         timeout=settings.timeout,
         format=settings.encoded_format,
     )
-    marks, measured = list(opened.left_out), []
-    first: tuple[Driver, float] | None = None
     try:
-        for transport, connection in opened.connections.items():
-            for batch in settings.batches:
-                if batch > connection.largest_batch:
-                    marks.append(
-                        f"{transport} in batches of {batch} left out: a request takes "
-                        f"{connection.largest_batch} at most"
-                    )
-                    continue
-                driver = Driver(transport, connection, maps, batch, view, settings.length)
-                loads, best = run_loads(driver, settings)
-                measured += loads
-                first = first or (driver, best)
-        tensors: dict[str, TritonSynthesizer] = {
-            name: connection.client
-            for name, connection in opened.connections.items()
-            if isinstance(connection, TensorConnection)
-        }
-        measured += _overhead(settings, tensors, maps)
-        if settings.p99_bound_ms is not None and first is not None:
-            driver, best = first
-            measured += find_highest_rate(
-                driver, best, settings.p99_bound_ms, settings.p99_requests, settings.seed
-            )
+        return _measure_opened(settings, opened, maps, view)
     finally:
         close_all(opened.connections)
-    return measured, marks
 
 
-def run_loads(driver: Driver, settings: ServerBenchSettings) -> tuple[list[Measurement], float]:
-    """The closed loops, then the open ones; with the best rate of requests of the closed ones."""
-    measured = [driver.closed(in_flight) for in_flight in settings.in_flight]
-    best = max(one.figures["rate"].value for one in measured) / driver.batch
+def _measure_opened(
+    settings: ServerBenchSettings, opened: Opened, maps: Sequence[Request], view: ServerView
+) -> tuple[list[Measurement], list[str]]:
+    """Every load on each way, and what was left out."""
+    fitting, too_large = fitting_batches(opened.connections, settings.batches)
+    kept = Kept(marks=[*opened.left_out, *too_large])
+    first: tuple[Driver, float] | None = None
+    for transport, batch in fitting:
+        connection = opened.connections[transport]
+        driver = Driver(transport, connection, maps, batch, view, settings.length)
+        best = run_loads(driver, settings, kept)
+        if first is None and best is not None:
+            first = driver, best
+    if kept.failed and not kept.measured:
+        raise kept.failed
+    tensors: dict[str, TritonSynthesizer] = {
+        name: connection.client
+        for name, connection in opened.connections.items()
+        if isinstance(connection, TensorConnection)
+    }
+    kept.run_all("overhead", lambda: _overhead(settings, tensors, maps))
+    if settings.p99_bound_ms is not None:
+        _find_highest_rate(settings, settings.p99_bound_ms, first, kept)
+    return kept.measured, kept.marks
+
+
+def run_loads(driver: Driver, settings: ServerBenchSettings, kept: Kept) -> float | None:
+    """The closed loops, then the open ones.
+
+    Args:
+        driver: sends the requests.
+        settings: which loads.
+        kept: where they are added.
+
+    Returns:
+        the best rate of requests of the closed loops; None if all failed.
+    """
+    way = f"{driver.transport}, batch {driver.batch}"
+    reached: list[float] = []
+    for count in settings.in_flight:
+        closed = kept.run(f"{way}, {count} in flight", functools.partial(driver.closed, count))
+        reached += [one.figures["rate"].value / driver.batch for one in closed]
+    best = max(reached, default=None)
     if settings.open:
-        rates = settings.rates or [rounded_rate(share * best) for share in settings.shares]
+        shares = [] if best is None else [rounded_rate(s * best) for s in settings.shares]
         for arrivals in settings.arrivals:
-            for rate in rates:
-                measured.append(driver.open(arrivals, rate, settings.seed)[0])
-    return measured, best
+            for rate in settings.rates or shares:
+                what = f"{way}, {arrivals} at {rate:g}/s"
+                kept.run(what, functools.partial(_open, driver, arrivals, rate, settings.seed))
+    return best
+
+
+def _open(driver: Driver, arrivals: Arrivals, rate: float, seed: int) -> Measurement:
+    return driver.open(arrivals, rate, seed)[0]
+
+
+def _find_highest_rate(
+    settings: ServerBenchSettings, bound_ms: float, first: tuple[Driver, float] | None, kept: Kept
+) -> None:
+    """On the first way of which a closed loop was measured."""
+    if first is None:
+        kept.marks.append(f"{RESULT} left out: no closed loop says where to search")
+        return
+    driver, best = first
+    kept.run_all(
+        RESULT,
+        lambda: find_highest_rate(driver, best, bound_ms, settings.p99_requests, settings.seed),
+    )
 
 
 def _overhead(
@@ -265,14 +316,6 @@ def _serves_encoded(settings: ServerBenchSettings) -> bool:
         and repository is not None
         and (repository / ENCODED_MODEL / "config.pbtxt").is_file()
     )
-
-
-def _elsewhere(server: Served) -> list[str]:
-    """A sentence if the server is not on this machine, so that its environment is another."""
-    host = server.grpc.removeprefix("http://").removeprefix("grpc://").rpartition(":")[0]
-    if host in ("127.0.0.1", "localhost", "[::1]"):
-        return []
-    return ["the server ran elsewhere: versions, hardware and clocks are of the machine that asked"]
 
 
 def _spoken(described: Mapping[str, Any]) -> str:

@@ -152,6 +152,15 @@ class ServerView:
             },
         }
 
+    def ensemble_steps(self, model: str) -> list[str]:
+        """The models that an ensemble runs, in its configuration's order; none for another model.
+
+        Raises:
+            ServingError: the server does not answer, or has no such model.
+        """
+        scheduling = self._ask("config", model).get("ensemble_scheduling") or {}
+        return [step["model_name"] for step in scheduling.get("step", [])]
+
     def _read(self, model: str) -> Counters:
         versions = self._ask("statistics", model).get("model_stats", [])
         sums = [v.get("inference_stats", {}) for v in versions]

@@ -11,23 +11,25 @@ from hdrh.histogram import HdrHistogram
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sceneloom.errors import ModelFailedError, QueueFullError, SceneLoomError
-from sceneloom_bench.load.answers import Load, Sent
+from sceneloom.errors import EngineError, ModelFailedError, QueueFullError, SceneLoomError
+from sceneloom_bench.load.answers import Load, LoadFailedError, Sent
 from sceneloom_bench.load.closed_loop import run_closed
 from sceneloom_bench.load.driver import load_marks
 from sceneloom_bench.load.highest_rate import RESOLUTION, bisect
+from sceneloom_bench.load.kept import Kept
 from sceneloom_bench.load.latencies import (
     blocks_of,
     histogram_of,
     latency_extra,
     load_figures,
-    p99_with_failures_ms,
+    p99_upper_end_ms,
     percentile_ms,
     samples_of,
 )
 from sceneloom_bench.load.open_loop import run_open
 from sceneloom_bench.load.schedule import count_for, plan_arrivals, rounded_rate
-from sceneloom_bench.reports.statistics import percentile
+from sceneloom_bench.reports.report import Figure, Measurement
+from sceneloom_bench.reports.statistics import percentile, percentile_figure
 
 
 @given(st.floats(0.1, 1000), st.integers(2, 500), st.integers(0, 2**32 - 1))
@@ -39,7 +41,7 @@ def test_arrivals_are_in_order_and_poisson_ones_of_one_seed_are_stretched(
     assert np.allclose(np.diff(constant), 1 / rate)
     poisson = plan_arrivals("poisson", rate, count, seed)
     assert len(poisson) == count
-    assert (np.diff([0, *poisson]) >= 0).all()
+    assert (np.diff([0, *poisson, count / rate * (1 + 1e-9)]) >= 0).all()
     assert np.allclose(poisson, np.array(plan_arrivals("poisson", 1, count, seed)) / rate)
 
 
@@ -48,9 +50,9 @@ def test_arrivals_are_in_order_and_poisson_ones_of_one_seed_are_stretched(
 def test_poisson_gaps_have_the_mean_and_the_spread_of_exponential_ones(
     rate: float, seed: int
 ) -> None:
-    gaps = np.diff([0, *plan_arrivals("poisson", rate, 10_000, seed)]) * rate
-    assert abs(gaps.mean() - 1) < 0.06  # six standard errors
-    assert abs(gaps.std() - 1) < 0.12
+    gaps = np.diff([0, *plan_arrivals("poisson", rate, 10_000, seed), 10_000 / rate]) * rate
+    assert gaps.sum() == pytest.approx(10_000)  # so the rate is exact
+    assert abs(gaps.std() - 1) < 0.12  # more than six standard errors
 
 
 def test_counts_and_rates() -> None:
@@ -119,7 +121,7 @@ def test_failures_are_counted_and_are_not_in_the_latencies() -> None:
         "6 of 20 requests failed (1 ModelFailedError, 5 QueueFullError); latencies are of the "
         "others"
     ]
-    assert p99_with_failures_ms(load) == float("inf")
+    assert p99_upper_end_ms(load) == float("inf")
 
 
 @pytest.mark.parametrize("mode", ["open", "closed"])
@@ -134,8 +136,11 @@ def test_too_many_failures_in_a_row_end_a_load(mode: str) -> None:
         return run_open(send, plan_arrivals("constant", 100, 6000, 0), most_failures=10)
 
     start = time.perf_counter()
-    with pytest.raises(SceneLoomError, match="10 requests in a row failed, the last one so: it is"):
+    with pytest.raises(
+        LoadFailedError, match="10 requests in a row failed, the last one so: it is"
+    ) as failed:
         load()
+    assert failed.value.mark == "10 requests in a row failed, the last one with QueueFullError"
     assert time.perf_counter() - start < 30
 
 
@@ -153,8 +158,27 @@ def test_a_load_without_an_answer_is_an_error() -> None:
     def send(number: int) -> None:
         raise QueueFullError("it is full")
 
-    with pytest.raises(SceneLoomError, match="no request was answered"):
+    with pytest.raises(LoadFailedError, match="all requests failed, the last one so: it is full"):
         run_closed(send, in_flight=1, seconds=0, requests=3)
+
+
+def test_what_fails_takes_nothing_else_with_it() -> None:
+    def fail(error: SceneLoomError) -> Measurement:
+        raise error
+
+    kept = Kept()
+    one = Measurement(name="one", figures={})
+    assert kept.run("one", lambda: one) == [one]
+    assert kept.run("two", lambda: fail(LoadFailedError("all failed", QueueFullError("h:1")))) == []
+    assert kept.run("three", lambda: fail(EngineError("/a/folder"))) == []
+    assert kept.measured == [one]
+    assert isinstance(kept.failed, LoadFailedError)
+    assert kept.marks == [
+        "two left out: all failed, the last one with QueueFullError",
+        "three left out: EngineError",
+    ]
+    with pytest.raises(SceneLoomError, match="from the cache"):
+        kept.run("four", lambda: fail(SceneLoomError("from the cache")))
 
 
 def test_a_generator_that_is_late_says_so() -> None:
@@ -177,7 +201,8 @@ def test_figures_of_a_load() -> None:
     figures = load_figures(load, 4)
     assert figures["p50"].value == pytest.approx(2, rel=1e-3)
     assert (figures["p50"].low, figures["p50"].high) == pytest.approx((2, 2), rel=1e-3)
-    assert figures["p99"].high is not None
+    assert figures["p90"].high is not None
+    assert figures["p99"].low is figures["p99"].high is None
     assert figures["max"].value == pytest.approx(1000)
     assert figures["rate"].value == pytest.approx(400, rel=1e-2)
     assert figures["rate"].low is not None
@@ -187,6 +212,42 @@ def test_figures_of_a_load() -> None:
     merged.add(HdrHistogram.decode(extra["histogram"]))
     assert merged.get_total_count() == 2000
     assert dict(extra["percentiles"])[100] == pytest.approx(1000, rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("answers", "known"), [(59, []), (60, ["p50"]), (300, ["p50", "p90"]), (3000, ["p99"])]
+)
+def test_intervals_are_of_blocks_that_have_a_tail(answers: int, known: list[str]) -> None:
+    load = Load(requests=[Sent(k, k, k + 0.01, False, "") for k in range(answers)])
+    figures = load_figures(load, 1)
+    for name in ("p50", "p90", "p99"):
+        told = name in known or "p99" in known
+        assert (figures[name].low is not None) == (figures[name].high is not None) == told, name
+
+
+def test_intervals_of_a_queue_are_wider_than_those_of_independent_requests() -> None:
+    rng = np.random.default_rng(3)
+    busy = np.repeat(rng.exponential(size=60), 100)  # a hundred after each other are alike
+    values = busy * rng.uniform(0.9, 1.1, len(busy))
+    load = Load(requests=[Sent(k, k, k + v, False, "") for k, v in enumerate(values)])
+    alone = percentile_figure(list(values), 90, unit="ms", scale=1000)
+    assert width(load_figures(load, 1)["p90"]) > 3 * width(alone)
+
+
+def width(figure: Figure) -> float:
+    assert figure.low is not None
+    assert figure.high is not None
+    return figure.high - figure.low
+
+
+def test_the_upper_end_of_p99_is_the_largest_of_few() -> None:
+    def upper(count: int) -> float:
+        return p99_upper_end_ms(
+            Load(requests=[Sent(0, 0, 0.001 * (k + 1), False, "") for k in range(count)])
+        )
+
+    assert [upper(count) for count in (20, 100, 459)] == pytest.approx([20, 100, 459])
+    assert 1980 < upper(2000) < 2000
 
 
 def test_the_end_of_a_closed_loop_is_not_in_its_rate() -> None:

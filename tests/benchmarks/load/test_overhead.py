@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from sceneloom_serving.embedded import EmbeddedServer
 
 
-def test_turns_rotate_and_differences_are_found() -> None:
+def test_turns_are_drawn_and_differences_are_found() -> None:
     maps = bench_maps(NOOP_CONTRACT, (64, 64), 2)
     asked: list[str] = []
 
@@ -29,10 +29,16 @@ def test_turns_rotate_and_differences_are_found() -> None:
         return run
 
     runners = {BARE: runner("bare", 7), "grpc": runner("grpc", 7), "http": runner("http", 3)}
-    seconds, differences = take_turns(runners, maps, rounds=6)
-    assert {name: len(found) for name, found in seconds.items()} == dict.fromkeys(runners, 6)
+    seconds, differences = take_turns(runners, maps, rounds=60)
+    assert {name: len(found) for name, found in seconds.items()} == dict.fromkeys(runners, 60)
     assert differences == {BARE: 0, "grpc": 0, "http": 4}
-    assert asked[:6] == ["bare", "grpc", "http", "grpc", "http", "bare"]
+    rounds = [tuple(asked[at : at + 3]) for at in range(0, len(asked), 3)]
+    assert all(sorted(one) == ["bare", "grpc", "http"] for one in rounds)
+    assert len(set(rounds)) == 6
+    first = asked.copy()
+    asked.clear()
+    take_turns(runners, maps, rounds=60)
+    assert asked == first
 
 
 @pytest.mark.triton

@@ -10,22 +10,33 @@ import contextlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
+from support import free_ports
 
-from sceneloom import cli
+from sceneloom import TritonSynthesizer, cli
 from sceneloom.errors import InputError, SceneLoomError
 from sceneloom.synthesizer import Request
 from sceneloom_bench.bench_inputs import bench_maps
 from sceneloom_bench.load.driver import Driver, Length
 from sceneloom_bench.load.highest_rate import PROBE, RESULT, find_highest_rate
-from sceneloom_bench.load.requests import TransportName, close_all, open_connections
-from sceneloom_bench.load.server_command import ServerBenchSettings
+from sceneloom_bench.load.requests import (
+    TransportName,
+    check_maps,
+    close_all,
+    fitting_batches,
+    open_connections,
+)
+from sceneloom_bench.load.server_command import ORDER_MARK, ServerBenchSettings, measure
 from sceneloom_bench.load.server_statistics import ServerView
 from sceneloom_bench.noop_server import NOOP_CONTRACT, NoopServer, write_noop_repository
 from sceneloom_bench.reports.report import Measurement, read_report
 from sceneloom_bench.served import Served, ServedSettings
+
+if TYPE_CHECKING:
+    from sceneloom_export.bundle import Exported
 
 pytestmark = pytest.mark.triton
 DELAY = 0.02
@@ -99,6 +110,36 @@ def test_the_servers_own_breakdown(noop: NoopServer, maps: list[Request]) -> Non
     assert parts <= counted["total_ms"] * 1.01
     mean = 1000 * np.mean([value for block in measured.samples for value in block])
     assert figures["transfer"] == pytest.approx(mean - counted["total_ms"], abs=0.1)
+    assert "steps" not in figures
+    assert parts + figures["transfer"] == pytest.approx(mean, rel=0.1)
+
+
+def test_the_breakdown_of_the_encoded_path_adds_up(exported: Exported) -> None:
+    from sceneloom_serving.embedded import EmbeddedServer
+
+    with EmbeddedServer(
+        exported.repository, free_ports(), engine="openvino-fp32", encoded=True
+    ) as running:
+        server = Served(grpc=running.grpc, http=running.http, embedded=None)
+        with TritonSynthesizer(running.grpc) as client:
+            small = bench_maps(client.contract, (64, 64), 3)
+        with pytest.raises(InputError, match=r"on the server runs .*synthesis.*, not another"):
+            open_connections(server, "another", ("encoded",))
+        opened = open_connections(server, "synthesis", ("encoded",))
+        view = ServerView(running.grpc)
+        try:
+            length = Length(seconds=0, requests=12, warm_up=2)
+            connection = opened.connections["encoded"]
+            measured = Driver("encoded", connection, small, 1, view, length).closed(2)
+        finally:
+            view.close()
+            close_all(opened.connections)
+    names = ("queue", "compute_input", "compute", "compute_output", "steps", "transfer")
+    parts = {name: measured.figures[name].value for name in names}
+    mean = 1000 * np.mean([value for block in measured.samples for value in block])
+    assert sum(parts.values()) == pytest.approx(mean, rel=1e-3)
+    assert parts["compute"] > 0
+    assert parts["steps"] > 0
 
 
 def test_batches_are_counted_in_pictures(noop: NoopServer, maps: list[Request]) -> None:
@@ -115,10 +156,15 @@ def test_the_highest_rate_lies_between_its_probes(noop: NoopServer, maps: list[R
     assert result.name == RESULT
     assert {probe.name for probe in probes} == {PROBE}
     figure = result.figures["rate"]
-    assert figure.low is not None
-    kept = [p.load["rate"] for p in probes if p.figures["p99"].value <= 1000 * 4 * DELAY]
-    assert figure.value == figure.low == max(kept)
-    assert figure.high is None or figure.high > figure.low
+    kept = [p.load["rate"] for p in probes if p.figures["max"].value <= 1000 * 4 * DELAY]
+    assert figure.value == result.extra["kept_rate"] == max(kept)
+    assert figure.low is figure.high is None  # where a search ended is no interval
+    (mark,) = result.marks
+    if result.extra["not_kept_rate"] is None:
+        assert "no higher rate was tried" in mark
+    else:
+        assert result.extra["not_kept_rate"] > figure.value
+        assert mark.startswith(f"{max(kept):g} requests per second keep a p99 of 80 ms and")
 
 
 def test_http_and_grpc_say_the_same_of_the_server(noop: NoopServer) -> None:
@@ -139,7 +185,7 @@ def test_the_command_from_end_to_end(
 ) -> None:
     arguments = [
         *("--url", noop.grpc, "--http", noop.http, "--metrics", noop.metrics),
-        *("--size", "128x64", "--different-maps", "3", "--batches", "1", "8"),
+        *("--size", "128x64", "--different-maps", "9", "--batches", "1", "8"),
         *("--in-flight", "2", "--shares", "0.5", "--seconds", "0", "--requests", "12"),
         *("--arrivals", "poisson", "--warm-up", "2", "--name", "test", "--out", str(tmp_path)),
     ]
@@ -154,11 +200,57 @@ def test_the_command_from_end_to_end(
     said = " ".join(report.marks)
     assert "encoded left out: the server, model 'synthesis_encoded'" in said
     assert "grpc-shm in batches of 8 left out: a request takes 4 at most" in said
+    assert ORDER_MARK in report.marks
     assert report.extra["server"]["version"]
     text = (tmp_path / "server-test.json").read_text()
     assert noop.grpc.split(":")[1] not in text
     assert noop.http.split(":")[1] not in text
     assert str(tmp_path) not in text
+
+
+def test_loads_that_fail_are_marks_and_the_others_stay(tmp_path: Path) -> None:
+    repository = write_noop_repository(tmp_path / "r", delay_seconds=DELAY, queue_size=1)
+    with NoopServer(repository) as server:
+        settings = ServerBenchSettings(
+            server=ServedSettings(url=server.grpc),
+            size="128x64",
+            transports=("grpc",),
+            in_flight=(1,),
+            rates=(0.5 / DELAY, 100 / DELAY),
+            arrivals=("constant",),
+            seconds=0,
+            requests=60,
+            warm_up=2,
+            most_failures=5,
+        )
+        report = measure(settings)
+    assert [one.load["mode"] for one in report.measurements] == ["closed", "open"]
+    (mark,) = [mark for mark in report.marks if "left out" in mark]
+    assert mark == (
+        "grpc, batch 1, constant at 5000/s left out: 5 requests in a row failed, the last one "
+        "with QueueFullError"
+    )
+
+
+def test_batches_that_no_way_takes_are_refused(noop: NoopServer) -> None:
+    server = Served(grpc=noop.grpc, http=noop.http, embedded=None)
+    opened = open_connections(server, "synthesis", ("grpc", "http"))
+    try:
+        assert fitting_batches(opened.connections, (4,)) == ([("grpc", 4), ("http", 4)], [])
+        with pytest.raises(InputError, match="http in batches of 5 left out: a request takes 4"):
+            fitting_batches(opened.connections, (5, 8))
+    finally:
+        close_all(opened.connections)
+
+
+def test_maps_that_make_one_request_for_ever_are_refused(maps: list[Request]) -> None:
+    check_maps(maps, (1, 3))
+    with pytest.raises(InputError, match=r"it takes 5 at least \(--different-maps"):
+        check_maps(maps, (1, 4))
+    other = bench_maps(NOOP_CONTRACT, (64, 64), 1)
+    check_maps([*maps, *other], (1,))
+    with pytest.raises(InputError, match="differ in size"):
+        check_maps([*maps, *other], (2,))
 
 
 def test_failed_requests_are_counted(tmp_path: Path, maps: list[Request]) -> None:
