@@ -63,6 +63,7 @@ def report_of(
     *,
     size: tuple[int, int] = (256, 512),
     settings: Mapping[str, Any] | None = None,
+    subject: Mapping[str, Any] | None = None,
     **fields: Any,
 ) -> Report:
     """A report about the demo's model, measured on a small CPU unless `environment` says more."""
@@ -77,8 +78,9 @@ def report_of(
             "engine": "openvino-fp32",
             "bundle_sha256": _HASH,
             "inputs_sha256": _HASH[::-1],
+            **(subject or {}),
         },
-        settings=settings or {"size": f"{size[1]}x{size[0]}", "repository": "demo", "warm_up": 3},
+        settings=settings or {"size": f"{size[1]}x{size[0]}", "repository": "demo", "name": ""},
         measurements=measurements,
         date="2026-11-26T08:15:00+00:00",
         **{"environment": CPU, **fields},
@@ -91,6 +93,11 @@ def seconds_around(
     """Latencies around a value, in blocks, skewed as real ones are."""
     rng = np.random.default_rng(seed)
     return (center * (1 + rng.gamma(2, spread / 2, (blocks, each)))).tolist()
+
+
+def pooled_figures(samples: list[list[float]]) -> dict[str, Figure]:
+    """Percentiles of values that are independent."""
+    return latency_figures([[value] for block in samples for value in block])
 
 
 def engine_report(
@@ -140,6 +147,7 @@ def engine_report(
         measurements,
         size=(1024, 2048),
         settings={"size": "2048x1024", "rounds": 8, "engines": [], "checkpoint": "generator"},
+        subject={"device": "cuda" if environment.get("gpus") else "cpu"},
         environment=environment,
         baseline="torch-fp32",
         extra={
@@ -165,7 +173,7 @@ def server_report(
                     name="closed loop",
                     load={"mode": "closed", "in_flight": n, "transport": transport, "batch": 1},
                     figures={
-                        **latency_figures(samples),
+                        **pooled_figures(samples),
                         "rate": Figure(
                             value=rate,
                             unit="1/s",
@@ -193,7 +201,7 @@ def server_report(
                         "transport": transports[0],
                         "batch": 1,
                     },
-                    figures=latency_figures(samples) | breakdown(latency, 1),
+                    figures=pooled_figures(samples) | breakdown(latency, 1),
                     marks=["the planned rate was not reached"] if rate == 31 else [],
                     extra={"percentiles": curve(samples)},
                 )
@@ -234,7 +242,7 @@ def curve(samples: list[list[float]]) -> list[list[float]]:
 def mlperf_report() -> Report:
     """MLPerf's scenarios."""
     samples = seconds_around(0.064, seed=7, each=60)
-    single = latency_figures(samples)
+    single = pooled_figures(samples)
     return report_of(
         "mlperf",
         "MLPerf LoadGen on the demo's model at 512x256",
@@ -271,7 +279,7 @@ def perf_analyzer_report() -> Report:
     for n in (1, 2, 4):
         for way, name in enumerate(("sceneloom", "perf_analyzer")):
             samples = seconds_around((0.062 + 0.001 * way) * max(1, n / 2), seed=n, each=40)
-            figures = latency_figures(samples)
+            figures = pooled_figures(samples)
             figures["rate"] = Figure(value=n / np.mean(samples), unit="1/s", better="higher")
             if name == "perf_analyzer":
                 figures = {

@@ -57,6 +57,30 @@ def test_figures_of_latency_are_milliseconds() -> None:
     assert (rate.value, rate.low, rate.high) == pytest.approx((20, 20, 20))
 
 
+def test_a_round_is_one_value_where_a_machine_drifts() -> None:
+    def figures(rounds: int, each: int) -> dict[str, Figure]:
+        return latency_figures([[0.1 + 0.01 * number] * each for number in range(rounds)])
+
+    for each, known in ((2, 1), (49, 1), (50, 2), (499, 2), (500, 3)):
+        found = list(figures(8, each).values())[:3]
+        assert [figure.low is not None for figure in found] == [True] * known + [False] * (
+            3 - known
+        )
+        for figure in found[:known]:
+            assert (figure.low, figure.high) == pytest.approx((100, 170))
+    assert figures(8, 50)["p50"].value == pytest.approx(130)  # of all values
+    assert figures(5, 500)["p50"].low is None
+
+
+def test_rounds_of_one_value_are_values() -> None:
+    values = np.random.default_rng(0).exponential(size=400).tolist()
+    found = latency_figures([[value] for value in values])
+    for percent in (50, 90, 99):
+        expected = percentile_figure(values, percent, unit="ms", scale=1000)
+        assert found[f"p{percent}"] == expected
+        assert expected.high is not None
+
+
 def test_verdicts_need_intervals_that_do_not_touch() -> None:
     def figure(low: float | None, high: float | None) -> Figure:
         return Figure(value=1, unit="x", low=low, high=high)

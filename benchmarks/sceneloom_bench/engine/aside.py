@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import signal
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import TimeoutError as NotDone
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context
 from typing import ParamSpec, TypeVar
@@ -14,27 +18,43 @@ from sceneloom.errors import EngineError
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
+LONGEST = 3600.0
+"""Seconds that a process may take to answer: far above what any does that still works."""
 
 
 class Aside:
     """One process that calls functions; use it as a context manager."""
 
-    def __init__(self) -> None:
-        """The process starts with the first call."""
+    def __init__(self, longest: float = LONGEST) -> None:
+        """The process starts with the first call.
+
+        Args:
+            longest: seconds that a call may take.
+        """
         self._pool = ProcessPoolExecutor(1, mp_context=get_context("spawn"))
+        self._longest = longest
 
     def call(self, function: Callable[_P, _R], *args: _P.args, **kwargs: _P.kwargs) -> _R:
         """Call a picklable function there, and wait for what it returns.
 
         Raises:
-            EngineError: the process died.
+            EngineError: the process died, or did not return in time.
         """
         try:
-            return self._pool.submit(function, *args, **kwargs).result()
+            pid = self._pool.submit(os.getpid).result(LONGEST)
+            called = self._pool.submit(function, *args, **kwargs)
+            with contextlib.suppress(NotDone):
+                return called.result(self._longest)
+            if called.done():  # it returned at the last moment, or its own time ran out
+                return called.result()
+            os.kill(pid, signal.SIGKILL)  # or the end of this would wait for it
         except BrokenProcessPool:
             raise EngineError(
                 f"the process of {function.__name__} died, as one does that runs out of memory"
             ) from None
+        raise EngineError(
+            f"the process of {function.__name__} did not return within {self._longest:g} s"
+        )
 
     def __enter__(self) -> Self:
         """Return itself."""

@@ -27,7 +27,7 @@ class Bundle:
     repository: Path
     """The bundle."""
     engine: str
-    """The engine that serves by default."""
+    """The engine that serves."""
     sha256: str
     """Of all its engines' files."""
     left_out: dict[Precision, str]
@@ -61,6 +61,7 @@ def make_bundle(
     precisions: Sequence[ExportPrecision],
     largest_batch: int,
     refused: Path,
+    only_size: bool = False,
 ) -> Bundle:
     """Export a checkpoint, and quantise it even where that is not fit to serve: its speed is of
     interest all the same.
@@ -72,6 +73,8 @@ def make_bundle(
         precisions: to export.
         largest_batch: most pictures at once.
         refused: folder for a quantised graph that the bundle may not have.
+        only_size: serve no other size, as a TensorRT plan of that size wants it: one that cannot
+            render the small maps of a bundle for any size is never chosen to serve.
 
     Raises:
         MissingDependencyError: what export needs is not installed.
@@ -87,6 +90,7 @@ def make_bundle(
         checkpoint,
         repository,
         ServingSettings(max_batch_size=largest_batch),
+        sizes=(size,) if only_size else None,
         largest=size,
         export=ExportSettings(precision=tuple(precisions)),
     )
@@ -123,3 +127,16 @@ def build_plan(
     profiles = tuple(f"{batch}@{size[1]}x{size[0]}" for batch in batches)
     settings = EngineSettings(profiles=profiles, timed_runs=timed_runs)
     build_engine(version / GRAPH_FILE, settings, show=say)
+
+
+def choose_served(bundle: Bundle) -> Bundle:
+    """The bundle with the engine that serves now: a plan that was built after the export is one
+    more to choose from.
+
+    Raises:
+        SceneLoomError: no engine can serve here; the text says why.
+    """
+    from sceneloom_serving.choice import choose_engine
+
+    engine = choose_engine(bundle.repository, bundle.sha256, say=say)
+    return dataclasses.replace(bundle, engine=engine)

@@ -2,9 +2,9 @@
 
 The published 2048x1024 network with random weights, or any checkpoint, is exported by the product's
 own code. Each engine is loaded in a process of its own; then all render the same maps in turn,
-other ones every time, in an order that rotates. A ratio is the median over the rounds of the ratio
-within a round, so that a machine that drifts does not decide; the first round is warm-up and not
-counted. A time is from maps on the host to pictures on the host.
+other ones every time, in an order that changes from round to round. A ratio is the median over the
+rounds of the ratio within a round, so that a machine that drifts does not decide; the first round
+is warm-up and not counted. A time is from maps on the host to pictures on the host.
 
     sceneloom bench engine --out benchmarks/results/here
     sceneloom bench engine --out /tmp/bench --checkpoint examples/street_demo/generator \\

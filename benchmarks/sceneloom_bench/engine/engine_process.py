@@ -16,6 +16,7 @@ from typing import Any
 
 from sceneloom.errors import EngineError, SceneLoomError
 from sceneloom.synthesizer import Request, Synthesizer
+from sceneloom_bench.engine.aside import LONGEST
 from sceneloom_bench.engine.turns import Turn, Turns
 from sceneloom_serving.machine import peak_memory_mib
 
@@ -26,12 +27,14 @@ _STOP_SECONDS = 10.0
 class EngineProcess:
     """Use it as a context manager."""
 
-    def __init__(self, open_engine: Callable[[], Synthesizer]) -> None:
+    def __init__(self, open_engine: Callable[[], Synthesizer], *, longest: float = LONGEST) -> None:
         """Start the process; it loads the engine at once.
 
         Args:
             open_engine: a picklable function that returns the engine, called in the process.
+            longest: seconds that loading may take, and each batch.
         """
+        self._longest = longest
         self._pipe, theirs = Pipe()
         self._process = get_context("spawn").Process(target=_serve, args=(open_engine, theirs))
         self._process.start()
@@ -45,10 +48,10 @@ class EngineProcess:
             most pictures that it takes at once.
 
         Raises:
-            EngineError: it cannot be loaded, or its process has died.
+            EngineError: it cannot be loaded, takes too long, or its process has died.
         """
         if self._largest is None:
-            self._largest = self._receive()
+            self._largest = self._receive(self._longest)
         return self._largest
 
     def hold(self, requests: Sequence[Request]) -> None:
@@ -63,9 +66,9 @@ class EngineProcess:
         """Render batches of the maps that it holds, one after another; see `Turns.turn`.
 
         Raises:
-            EngineError: the engine failed, or its process died.
+            EngineError: the engine failed, took too long, or its process died.
         """
-        return self._ask("turn", batches, show)  # type: ignore[no-any-return]
+        return self._ask("turn", batches, show, batches=len(batches))  # type: ignore[no-any-return]
 
     def run(self, *maps: Any) -> tuple[float, Any]:
         """Seconds of one picture, checks of its maps included, measured inside the process, and the
@@ -105,16 +108,19 @@ class EngineProcess:
             self._process.join()
         self._pipe.close()
 
-    def _ask(self, what: str, *arguments: Any) -> Any:
+    def _ask(self, what: str, *arguments: Any, batches: int = 1) -> Any:
         self.ready()
         try:
             self._pipe.send((what, arguments))
         except OSError:
             raise self._died() from None
-        return self._receive()
+        return self._receive(max(batches, 1) * self._longest)
 
-    def _receive(self) -> Any:
+    def _receive(self, seconds: float) -> Any:
         try:
+            if not self._pipe.poll(seconds):
+                self._process.kill()  # it would go on beside those that are measured
+                raise EngineError(f"its process did not answer within {seconds:g} s")
             answer = self._pipe.recv()
         except (EOFError, OSError):
             raise self._died() from None
@@ -153,7 +159,12 @@ def _serve(open_engine: Callable[[], Synthesizer], pipe: Connection) -> None:
 
 def _plain(error: Exception) -> Exception:
     """An error that can be sent: those of runtimes often cannot."""
+    return EngineError(reason_of(error))
+
+
+def reason_of(error: Exception) -> str:
+    """What an error says, in one line: those of runtimes go on with advice."""
     if isinstance(error, SceneLoomError):
-        return EngineError(str(error))
-    first = " ".join(str(error).strip().split("\n\n")[0].split())  # then comes advice
-    return EngineError(f"{type(error).__name__}: {first[:300]}".rstrip(": "))
+        return str(error)
+    first = " ".join(str(error).strip().split("\n\n")[0].split())
+    return f"{type(error).__name__}: {first[:300]}".rstrip(": ")

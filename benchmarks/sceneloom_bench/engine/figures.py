@@ -12,7 +12,6 @@ from sceneloom_bench.reports.report import Figure, Measurement
 from sceneloom_bench.reports.statistics import (
     latency_figures,
     median_figure,
-    percentile_figure,
     rate_figure,
     ratio_figure,
 )
@@ -75,9 +74,8 @@ def engine_measurement(row: Row, arithmetic: Arithmetic) -> Measurement:
         marks.append(f"the baseline could not run a batch of {row.batch}: no ratio, no parity")
     if row.bare is not None:
         figures |= _served_figures(taken, row.bare)
-    device = [value for block in taken.device_seconds for value in block]
-    if device:
-        figures["device"] = percentile_figure(device, 50, unit="ms", scale=1000)
+    if any(taken.device_seconds):
+        figures["device"] = latency_figures(taken.device_seconds)["p50"]
     figures |= _arithmetic_figures(figures["p50"], row, arithmetic)
     if row.parity is not None:
         figures["difference"] = Figure(value=row.parity.max, unit="1", better="lower")

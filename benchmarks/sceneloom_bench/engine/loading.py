@@ -86,7 +86,11 @@ def load_all(
 
 
 def load_served(
-    bundle: Bundle, bare: Sequence[str], maps: Sequence[Request], stack: contextlib.ExitStack
+    bundle: Bundle,
+    bare: Sequence[str],
+    maps: Sequence[Request],
+    stack: contextlib.ExitStack,
+    gpu_used: Callable[[], float],
 ) -> Loaded:
     """Serve the bundle's default engine with the bundled Triton.
 
@@ -95,6 +99,7 @@ def load_served(
         bare: the engines that are measured beside it.
         maps: that its client holds.
         stack: stops the server.
+        gpu_used: MiB of the GPU's memory in use.
 
     Raises:
         EngineError: the default engine is not among the bare ones.
@@ -103,6 +108,7 @@ def load_served(
     if bundle.engine not in bare:
         raise EngineError(f"the default engine, {bundle.engine}, is not measured beside it")
     say(f"starting Triton with {bundle.engine}")
+    before = gpu_used()
     settings = ServedSettings(repository=bundle.repository, engine=bundle.engine)
     running = stack.enter_context(served(settings))
     client = stack.enter_context(TritonSynthesizer(running.grpc))
@@ -117,4 +123,5 @@ def load_served(
         largest=client.max_batch_size,
         peak_memory=functools.partial(peak_memory_mib, running.embedded.model_processes[0]),
         bare=bundle.engine,
+        gpu_mib=gpu_used() - before,
     )

@@ -12,7 +12,7 @@ from sceneloom.errors import EngineError, SceneLoomError
 from sceneloom.synthesizer import Request
 from sceneloom_bench.bench_inputs import bench_maps, inputs_hash
 from sceneloom_bench.engine.aside import Aside
-from sceneloom_bench.engine.bundle import Bundle, build_plan, make_bundle
+from sceneloom_bench.engine.bundle import Bundle, build_plan, choose_served, make_bundle
 from sceneloom_bench.engine.contenders import (
     PLAN,
     SERVED,
@@ -22,6 +22,7 @@ from sceneloom_bench.engine.contenders import (
     needed_precisions,
     needs_bundle,
 )
+from sceneloom_bench.engine.engine_process import reason_of
 from sceneloom_bench.engine.figures import (
     Arithmetic,
     Row,
@@ -108,6 +109,7 @@ def measure(settings: EngineBenchSettings) -> Report:
             "width": width,
             "parameters": subject.parameters,
             "weights": subject.weights,
+            "device": prepared.device,
             "gflop": round(subject.gflop, 3),
             "bundle_sha256": None if bundle is None else bundle.sha256,
             "inputs_sha256": inputs_hash(prepared.maps),
@@ -151,11 +153,9 @@ def prepare(
     if reason is not None:
         cannot |= {name: reason for name in names if needs_bundle([name])}
     if bundle is not None and PLAN in names:
-        try:
-            with Aside() as builder:
-                builder.call(build_plan, bundle.version, size, settings.batches)
-        except SceneLoomError as error:
-            cannot[PLAN] = str(error)
+        bundle, reason = _with_plan(settings, bundle)
+        if reason is not None:
+            cannot[PLAN] = reason
             names.remove(PLAN)
     largest = settings.batches[-1]
     found, missing = contenders(names, device, checkpoint, bundle, largest)
@@ -179,7 +179,9 @@ def take_turns(
             try:
                 if prepared.bundle is None:
                     raise EngineError("no engine is measured that a server could run")
-                loaded[SERVED] = load_served(prepared.bundle, list(loaded), prepared.maps, stack)
+                loaded[SERVED] = load_served(
+                    prepared.bundle, list(loaded), prepared.maps, stack, gpu_used
+                )
             except SceneLoomError as error:
                 cannot[SERVED] = str(error)
         if EAGER in cannot:
@@ -284,7 +286,22 @@ def _bundle(
                 precisions=precisions,
                 largest_batch=settings.batches[-1],
                 refused=folder / "refused",
+                only_size=PLAN in names,
             )
-    except SceneLoomError as error:
-        return None, f"there is no bundle for it: {error}"
+    except Exception as error:  # of torch or onnx, too: PyTorch is measured all the same
+        return None, f"there is no bundle for it: {reason_of(error)}"
     return bundle, None
+
+
+def _with_plan(settings: EngineBenchSettings, bundle: Bundle) -> tuple[Bundle, str | None]:
+    """The bundle with a TensorRT plan and the engine that serves then, or why there is no plan."""
+    with Aside() as builder:
+        try:
+            builder.call(build_plan, bundle.version, settings.height_width, settings.batches)
+        except Exception as error:  # of TensorRT, too
+            return bundle, reason_of(error)
+        try:
+            return builder.call(choose_served, bundle), None
+        except SceneLoomError as error:
+            say(f"{bundle.engine} serves, as before the plan: {error}")
+            return bundle, None

@@ -1,5 +1,7 @@
-"""Engines in turn: a round gives each one a turn on the same maps, in an order that rotates, so
-that a machine that drifts does not decide a ratio taken within a round.
+"""Engines in turn: a round gives each one a turn on the same maps, so that a machine that drifts
+does not decide a ratio taken within a round. The order changes from round to round, drawn by a
+seed: one that rotates would leave everybody the same neighbour in front, whose heat and caches are
+then part of every turn.
 """
 
 from __future__ import annotations
@@ -7,6 +9,8 @@ from __future__ import annotations
 import dataclasses
 import itertools
 from collections.abc import Callable, Mapping
+
+import numpy as np
 
 from sceneloom.errors import SceneLoomError
 from sceneloom.synthesizer import Image
@@ -54,11 +58,11 @@ def run_rounds(
     taken = {name: Taken() for name in runners}
     failed: dict[str, str] = {}
     numbers = batches(range(maps), batch)
+    random = np.random.default_rng(0)
     for number in range(rounds + 1):
         work = list(itertools.islice(numbers, turn))
         names, said = list(taken), []
-        first = number % len(names) if names else 0
-        for name in names[first:] + names[:first]:
+        for name in [names[place] for place in random.permutation(len(names))]:
             of_all = frozenset(itertools.chain.from_iterable(work))
             before = gpu_used() if not number else 0.0
             try:

@@ -47,7 +47,9 @@ class EngineBenchSettings:
     served: bool = True
     """Also measure the default engine through the bundled Triton server."""
     keep: Path | None = None
-    """Folder for the export bundle; without it, it is removed at the end."""
+    """Folder for the export bundle; without it, it is removed at the end. Where a TensorRT plan is
+    measured, the bundle serves the measured size only.
+    """
     name: str | None = None
     """Added to the report's file name."""
 

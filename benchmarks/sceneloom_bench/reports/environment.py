@@ -1,4 +1,4 @@
-"""What a benchmark ran on: machine, versions, clocks and their governor, load before and after."""
+"""What a benchmark ran on: machine, versions, and before and after it the load, clocks and GPUs."""
 
 from __future__ import annotations
 
@@ -23,7 +23,9 @@ _PACKAGES = (
     "grpcio",
 )
 BUSY_SHARE = 0.1
-"""Above this share of the machine's cores used by others at the start, a run is marked."""
+"""A run is marked if others use more than this share of the machine's cores, or of a GPU's time, at
+its start.
+"""
 
 
 class Environment:
@@ -38,9 +40,10 @@ class Environment:
         """Look at the machine before anything runs: takes a second."""
         self._machine = describe_machine()
         self._busy = psutil.cpu_percent(interval=1) / 100
-        self._before = {
+        self._before: dict[str, Any] = {
             "load_average": self._machine.pop("load_average"),
             "clocks_mhz": clocks_mhz(),
+            "gpus": gpu_details(),
         }
         self._start = time.monotonic()
         self._after: dict[str, Any] = {}
@@ -53,7 +56,12 @@ class Environment:
         trace: TracebackType | None,
     ) -> None:
         """Look at it again."""
-        self._after = {"load_average": round(os.getloadavg()[0], 2), "clocks_mhz": clocks_mhz()}
+        gpus = gpu_details()  # first: their clocks fall
+        self._after = {
+            "load_average": round(os.getloadavg()[0], 2),
+            "clocks_mhz": clocks_mhz(),
+            "gpus": gpus,
+        }
         self._seconds = time.monotonic() - self._start
 
     def to_json(self) -> dict[str, Any]:
@@ -62,7 +70,7 @@ class Environment:
         return {
             **self._machine,
             "versions": {name: version for name, version in versions.items() if version},
-            "gpu_details": gpu_details(),
+            "gpu_details": self._before["gpus"],
             "governor": governor(),
             "busy_before": round(self._busy, 3),
             "before": self._before,
@@ -71,10 +79,20 @@ class Environment:
         }
 
     def marks(self) -> list[str]:
-        """A sentence if the machine was not idle before the run."""
-        if self._busy <= BUSY_SHARE:
-            return []
-        return [f"not a quiet machine: {self._busy:.0%} of its cores were used before the run"]
+        """A sentence for the machine and for each GPU that was not idle before the run."""
+        marks = []
+        if self._busy > BUSY_SHARE:
+            marks.append(
+                f"not a quiet machine: {self._busy:.0%} of its cores were used before the run"
+            )
+        for number, gpu in enumerate(self._before["gpus"]):
+            used = _percent(gpu.get("utilization.gpu", ""))
+            if used > 100 * BUSY_SHARE:
+                marks.append(
+                    f"not a quiet GPU: {gpu.get('name', 'GPU')} (number {number}) was at work for "
+                    f"{used:.0f}% of the time before the run"
+                )
+        return marks
 
 
 def governor() -> str | None:
@@ -89,8 +107,8 @@ def clocks_mhz() -> list[float]:
 
 
 def gpu_details() -> list[dict[str, str]]:
-    """Name, driver, clocks, power and temperature of each NVIDIA GPU, from nvidia-smi; empty
-    without one.
+    """Name, driver, clocks, power limit, temperature and use of each NVIDIA GPU, as nvidia-smi says
+    now; empty without one.
     """
     import shutil
     import subprocess
@@ -100,6 +118,7 @@ def gpu_details() -> list[dict[str, str]]:
     fields = (
         *("name", "driver_version", "clocks.sm", "clocks.max.sm", "clocks.mem", "power.limit"),
         *("temperature.gpu", "memory.total", "persistence_mode", "mig.mode.current"),
+        "utilization.gpu",
     )
     command = ["nvidia-smi", f"--query-gpu={','.join(fields)}", "--format=csv,noheader"]
     try:
@@ -108,6 +127,12 @@ def gpu_details() -> list[dict[str, str]]:
         return []
     rows = done.stdout.splitlines() if done.returncode == 0 else []
     return [dict(zip(fields, map(str.strip, row.split(",")), strict=False)) for row in rows]
+
+
+def _percent(text: str) -> float:
+    """Of ``37 %``; 0 where it is not said, as on a GPU that is divided."""
+    number = text.removesuffix("%").strip()
+    return float(number) if number.isdecimal() else 0.0
 
 
 def hardware_name() -> str:

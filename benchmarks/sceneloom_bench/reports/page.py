@@ -34,6 +34,13 @@ _TITLE = "Benchmarks of SceneLoom"
 _STYLE = Path(__file__).with_name("page.css")
 _OUT = "build/bench"
 _MADE_BY = "Made by (paths without their folders):"
+_PROGRAMS = {
+    "server-stall": ("sceneloom", "bench", "stall"),
+    "perf-analyzer-stalled": ("python", "-m", "sceneloom_bench.perf_analyzer.stalled"),
+}
+"""Name of the report's file -> what writes it, where that is not ``sceneloom bench KIND``."""
+_ELSEWHERE = "the server ran elsewhere"
+"""What the mark of a report begins with whose server was on another machine."""
 
 
 def write_page(folder: Path, reports: Mapping[str, Report]) -> list[Path]:
@@ -64,9 +71,14 @@ def file_of(stem: str, plot: Plot) -> str:
     return f"{stem}-{plot.name}.png"
 
 
-def command_of(report: Report) -> str:
-    """The command line that measures it again, with every setting that has a value."""
-    words = ["sceneloom", "bench", report.kind, "--out", _OUT]
+def command_of(stem: str, report: Report) -> str:
+    """The command line that measures it again, with every setting that has a value.
+
+    Args:
+        stem: name of its file without the ending.
+        report: what was measured.
+    """
+    words = [*_PROGRAMS.get(stem, ("sceneloom", "bench", report.kind)), "--out", _OUT]
     for name, value in _flat(report.settings):
         flag = f"--{name.replace('_', '-')}"
         if isinstance(value, bool):
@@ -86,8 +98,14 @@ def _flat(settings: Mapping[str, Any]) -> list[tuple[str, Any]]:
 
 
 def on_a_gpu(reports: Sequence[Report]) -> bool:
-    """Whether any of them was measured on a machine with a GPU."""
-    return any(gpus_of(report) for report in reports)
+    """Whether any of them measured a GPU, and not just a machine that has one."""
+    return any(_ran_on_a_gpu(report) for report in reports)
+
+
+def _ran_on_a_gpu(report: Report) -> bool:
+    if report.kind == "engine":
+        return report.subject.get("device") == "cuda"
+    return bool(gpus_of(report)) and not any(m.startswith(_ELSEWHERE) for m in report.marks)
 
 
 def _where(reports: Mapping[str, Report]) -> str:
@@ -111,7 +129,7 @@ def markdown_page(reports: Mapping[str, Report], plots: Mapping[str, Sequence[Pl
         lines += [describe(report)]
         for plot in plots[stem]:
             lines += [f"![{escaped(plot.says)}]({quote(file_of(stem, plot))})", ""]
-        lines += [_MADE_BY, "", "```bash", _one_line(command_of(report)), "```", ""]
+        lines += [_MADE_BY, "", "```bash", _one_line(command_of(stem, report)), "```", ""]
         lines += [f"All of it: [{escaped(stem)}.json]({quote(stem)}.json)", ""]
     return "\n".join(lines)
 
@@ -181,7 +199,7 @@ def _section(stem: str, report: Report, plots: Sequence[Plot]) -> str:
         "<dl>" + "".join(f"<dt>{escape(n)}</dt><dd>{escape(v)}</dd>" for n, v in said.facts),
         f'<dt>Report</dt><dd><a href="{file}">{escape(stem)}.json</a></dd></dl>',
         f"<p>{_MADE_BY}</p>",
-        f"<pre><code>{escape(command_of(report))}</code></pre>",
+        f"<pre><code>{escape(command_of(stem, report))}</code></pre>",
         "</section>",
     ]
     return "\n".join(part for part in parts if part)

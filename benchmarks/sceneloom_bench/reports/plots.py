@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 _PERCENTS = (50.0, 90.0, 99.0, 99.9, 99.99)
 
 
-_PARTS = ("#56b4e9", "#e69f00", "#0072b2", "#009e73", "#b0b5bb")
+_PARTS = ("#56b4e9", "#e69f00", "#0072b2", "#009e73", "#cc79a7", "#b0b5bb")
 _NOT_SERVED = ("not served", "never served", "outside the limits of its precision")
 _BANDS = "bands are intervals, an arrow is an upper end that is not known"
 
@@ -261,14 +261,15 @@ def draw_request_time(report: Report, measurements: Sequence[Measurement], path:
         paper = new_paper(9.5, height, report, BREAKDOWN_TITLE.capitalize())
         axes = paper.subplots()
         lefts = [0.0] * len(measurements)
-        for number, name in enumerate(BREAKDOWN):
+        parts = [name for name in BREAKDOWN if any(name in m.figures for m in measurements)]
+        for name in parts:
             values = [m.figures[name].value if name in m.figures else 0 for m in measurements]
             axes.barh(
                 range(len(measurements)),
                 values,
                 left=lefts,
                 height=0.68,
-                color=_PARTS[number],
+                color=_PARTS[BREAKDOWN.index(name)],
                 label=figure_title(name),
             )
             lefts = [left + value for left, value in zip(lefts, values, strict=True)]
@@ -283,7 +284,7 @@ def draw_request_time(report: Report, measurements: Sequence[Measurement], path:
         axes.tick_params(axis="y", length=0)
         axes.set_xlabel("mean per request, ms")
         paper.legend(
-            *axes.get_legend_handles_labels(), loc="outside lower center", ncols=len(BREAKDOWN)
+            *axes.get_legend_handles_labels(), loc="outside lower center", ncols=len(parts)
         )
         save(paper, path)
 

@@ -7,6 +7,7 @@ so, rather than an interval that is too narrow.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -17,6 +18,8 @@ from sceneloom_bench.reports.report import Better, Figure
 
 CONFIDENCE = 0.95
 PERCENTILES = (50, 90, 99)
+BEYOND = 5
+"""So many values of a block are at least beyond its p90 or p99, or it is not the block's."""
 
 
 def percentile(values: Sequence[float], percent: float) -> float:
@@ -88,10 +91,28 @@ def ratio_figure(
 
 
 def latency_figures(samples: Sequence[Sequence[float]]) -> dict[str, Figure]:
-    """p50, p90, p99 and max, in milliseconds, of seconds in blocks."""
-    values = [value for block in samples for value in block]
-    figures = {f"p{p}": percentile_figure(values, p, unit="ms", scale=1000) for p in PERCENTILES}
-    return {**figures, "max": Figure(value=1000 * max(values), unit="ms", better="lower")}
+    """p50, p90, p99 and max, in milliseconds, of seconds in blocks.
+
+    On a machine that drifts, values of one block are alike, so that what is independent is a block:
+    values are percentiles of all, and intervals are of the blocks' own medians and percentiles. A
+    block that is too short for a p90 or p99 has none, and neither has the figure an interval then.
+    Blocks of one value each are independent values.
+    """
+    blocks = [block for block in samples if block]
+    figures = {f"p{p}": _of_blocks(blocks, p) for p in PERCENTILES}
+    slowest = max(value for block in blocks for value in block)
+    return {**figures, "max": Figure(value=1000 * slowest, unit="ms", better="lower")}
+
+
+def _of_blocks(blocks: Sequence[Sequence[float]], percent: int) -> Figure:
+    values = [value for block in blocks for value in block]
+    figure = percentile_figure(values, percent, unit="ms", scale=1000)
+    if len(values) == len(blocks):
+        return figure
+    if percent != 50 and min(map(len, blocks)) * (100 - percent) < 100 * BEYOND:
+        return dataclasses.replace(figure, low=None, high=None)
+    found = [1000 * float(np.percentile(block, percent)) for block in blocks]
+    return around(figure.value, median_figure(found, unit="ms", better="lower"))
 
 
 def rate_figure(samples: Sequence[Sequence[float]], pictures: int = 1) -> Figure:
@@ -103,14 +124,18 @@ def rate_figure(samples: Sequence[Sequence[float]], pictures: int = 1) -> Figure
         pictures: in a request.
     """
     rates = [pictures * len(block) / sum(block) for block in samples]
-    interval = median_figure(rates, unit="1/s")
+    interval = median_figure(rates, unit="1/s", better="higher")
     seconds = sum(sum(block) for block in samples)
     value = pictures * sum(map(len, samples)) / seconds
-    low, high = interval.low, interval.high
-    return Figure(
+    return around(value, interval)
+
+
+def around(value: float, figure: Figure) -> Figure:
+    """A figure with this value; its interval, where it has ends, holds it."""
+    low, high = figure.low, figure.high
+    return dataclasses.replace(
+        figure,
         value=value,
-        unit="1/s",
-        better="higher",
         low=None if low is None else min(low, value),
         high=None if high is None else max(high, value),
     )

@@ -29,7 +29,7 @@ from sceneloom_bench.reports.wording import (
     with_unit,
 )
 
-BREAKDOWN = ("queue", "compute_input", "compute", "compute_output", "transfer")
+BREAKDOWN = ("queue", "compute_input", "compute", "compute_output", "steps", "transfer")
 """Where the mean request's time goes: a table of its own, or the first would be too wide."""
 BREAKDOWN_TITLE = "where the mean request's time goes"
 LEGEND = (

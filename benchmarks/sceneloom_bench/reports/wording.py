@@ -21,6 +21,7 @@ FIGURE_TITLES = {
     "device": "p50 on the device",
     "difference": "largest difference, grey levels",
     "idle": "server idle",
+    "steps": "encoded path's own steps",
     "peak_share": "share of measured peak",
 }
 """What is written for a figure's name, where its underscores alone would not do."""
@@ -211,7 +212,7 @@ def machine_line(report: Report) -> str:
         f"{machine.get('cores', '?')} cores of {machine.get('cpu', 'an unknown CPU')}"
         + (f" ({flags})" if flags else ""),
         f"{machine.get('memory_gib', '?')} GiB",
-        *map(_gpu, machine.get("gpu_details") or []),
+        *_gpus(machine.get("gpu_details") or [], after.get("gpus") or []),
     ]
     if not gpus_of(report):
         said.append("no GPU")
@@ -235,12 +236,23 @@ def versions_line(report: Report) -> str:
     return ", ".join([*said, *(f"{name} {version}" for name, version in versions.items())])
 
 
-def _gpu(details: Mapping[str, Any]) -> str:
+def _gpus(before: Sequence[Mapping[str, Any]], after: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Each GPU as it was before the run and, where that is known, after it."""
+    later = [_known(details) for details in after] if len(after) == len(before) else []
+    later = later or [{}] * len(before)
+    return [_gpu(_known(details), then) for details, then in zip(before, later, strict=True)]
+
+
+def _known(details: Mapping[str, Any]) -> dict[str, str]:
     known = {k: str(v) for k, v in details.items() if v and "N/A" not in str(v)}
     if "temperature.gpu" in known:
         known["temperature.gpu"] += " °C"
+    return known
+
+
+def _gpu(known: Mapping[str, str], after: Mapping[str, str]) -> str:
     said = [
-        f"{words} {known[key]}"
+        f"{words} {_moved(known[key], after.get(key))}"
         for key, words in (
             ("driver_version", "driver"),
             ("memory.total", "memory"),
@@ -248,6 +260,7 @@ def _gpu(details: Mapping[str, Any]) -> str:
             ("clocks.max.sm", "at most"),
             ("clocks.mem", "memory clock"),
             ("power.limit", "power limit"),
+            ("utilization.gpu", "used"),
             ("temperature.gpu", "at"),
             ("persistence_mode", "persistence"),
             ("mig.mode.current", "MIG"),
@@ -255,6 +268,10 @@ def _gpu(details: Mapping[str, Any]) -> str:
         if key in known
     ]
     return f"{known.get('name', 'GPU')} ({', '.join(said)})" if said else known.get("name", "GPU")
+
+
+def _moved(before: str, after: str | None) -> str:
+    return before if after in (None, before) else f"{before} before and {after} after"
 
 
 def _clocks(moment: Mapping[str, Any]) -> str:

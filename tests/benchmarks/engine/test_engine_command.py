@@ -18,7 +18,7 @@ from sceneloom_bench.engine.aside import Aside
 from sceneloom_bench.engine.bundle import Bundle
 from sceneloom_bench.engine.contenders import SERVED, Contender, contenders
 from sceneloom_bench.engine.engine_command import EngineBenchSettings
-from sceneloom_bench.engine.measure import Prepared, take_turns
+from sceneloom_bench.engine.measure import Prepared, prepare, take_turns
 from sceneloom_bench.engine.subject import read_subject
 from sceneloom_bench.reports.report import read_report
 from sceneloom_export.bundle import Exported
@@ -61,6 +61,7 @@ def test_pytorch_alone_from_the_command_line_to_the_report(
         for when in ("before", "after"):
             assert report.named(name, when=when).figures
     assert report.subject["weights"] == "random"
+    assert report.subject["device"] in ("cpu", "cuda")
     assert report.subject["bundle_sha256"] is None
     assert report.subject["gflop"] > 0
     if not ENGINES["tensorrt-fp16"].gpu or not Path("/proc/driver/nvidia/version").is_file():
@@ -107,6 +108,25 @@ def test_an_engine_and_its_server_in_turn(checkpoint: Path, exported: Exported) 
         assert (row.parity is None) == (row.name == "torch-fp32")
         assert row.parity is None or row.parity.max <= 1
         assert (row.bare is None) == (row.name != SERVED)
+
+
+def test_an_export_that_fails_in_any_way_leaves_pytorch(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "modules").mkdir()
+    broken = 'raise RuntimeError("this module is broken\\n\\nadvice")\n'
+    (tmp_path / "modules" / "onnx.py").write_text(broken)
+    monkeypatch.syspath_prepend(tmp_path / "modules")
+    chosen = ("onnxruntime-fp32",)
+    settings = EngineBenchSettings(
+        checkpoint=checkpoint, size="128x64", device="cpu", engines=chosen, rounds=1, maps=2
+    )
+    with Aside() as aside:
+        prepared, cannot = prepare(settings, tmp_path, aside)
+    assert [one.name for one in prepared.contenders] == ["torch-fp32"]
+    assert cannot == {
+        "onnxruntime-fp32": "there is no bundle for it: RuntimeError: this module is broken"
+    }
 
 
 def test_without_the_baseline_there_is_no_measurement(checkpoint: Path) -> None:

@@ -59,6 +59,15 @@ def test_an_error_that_cannot_be_sent_is_a_sentence() -> None:
             process.turn([[0]])
 
 
+def test_an_answer_that_does_not_come_is_a_sentence_and_no_hang() -> None:
+    said = r"^its process did not answer within 0\.01 s$"
+    with (
+        EngineProcess(open_flat, longest=0.01) as process,
+        pytest.raises(EngineError, match=said),
+    ):
+        process.ready()
+
+
 def test_a_process_that_is_killed_is_a_sentence_and_no_hang() -> None:
     with EngineProcess(open_flat) as process:
         process.hold([flat_request(20)])

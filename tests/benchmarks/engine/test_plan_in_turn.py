@@ -1,5 +1,5 @@
-"""The TensorRT plan of a benchmark, built with a profile for each batch, on a GPU that is not there
-(`tests/fake_gpu`).
+"""The TensorRT plan of a benchmark, built with a profile for each batch and then among those that
+may serve, on a GPU that is not there (`tests/fake_gpu`).
 """
 
 from __future__ import annotations
@@ -29,6 +29,27 @@ with open_engine("tensorrt-fp16", version, max_batch_size=2) as engine:
     profiles = [str(profile) for profile in engine.record.profiles]
     print(json.dumps([profiles, engine.max_batch_size, len(turn.seconds), turn.pictures[2].shape]))
 """
+CHOICE = """
+import contextlib, sys
+from pathlib import Path
+from sceneloom_bench.engine.bundle import build_plan, choose_served, make_bundle
+
+checkpoint, folder = map(Path, sys.argv[1:])
+bundle = make_bundle(
+    checkpoint, folder / "bundle", size=(64, 96), precisions=["fp32", "fp16"], largest_batch=2,
+    refused=folder / "refused", only_size=True,
+)
+build_plan(bundle.version, (64, 96), [1, 2], timed_runs=3)
+with contextlib.redirect_stderr(sys.stdout):
+    print(choose_served(bundle).engine)
+"""
+
+
+def test_a_plan_that_was_built_after_the_export_may_serve(checkpoint: Path, tmp_path: Path) -> None:
+    said = run_python(CHOICE, checkpoint, tmp_path, environment=fake_gpu()).splitlines()
+    (plan,) = (line for line in said if line.startswith("tensorrt-fp16: "))
+    assert "s a picture" in plan
+    assert said[-1] in ("tensorrt-fp16", "onnxruntime-fp32", "openvino-fp32")
 
 
 def test_a_profile_for_each_batch(exported: Exported, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 import numpy as np
@@ -54,11 +55,23 @@ class FakeRunner:
         )
 
 
-def test_order_rotates_and_maps_are_the_same_within_a_round() -> None:
+def test_everybody_has_every_neighbour_and_the_order_is_the_same_in_every_run() -> None:
+    runs = []
+    for _ in range(2):
+        calls: Calls = []
+        run_rounds({n: FakeRunner(n, 1.0, calls) for n in "abcd"}, 5, batch=1, rounds=23, turn=1)
+        names = [name for name, _ in calls]
+        runs.append(["".join(names[start : start + 4]) for start in range(0, 96, 4)])
+    orders, again = runs
+    assert orders == again
+    assert {"".join(sorted(order)) for order in orders} == {"abcd"}
+    assert len({pair for order in orders for pair in itertools.pairwise(order)}) == 12
+
+
+def test_maps_are_the_same_within_a_round_and_others_in_the_next() -> None:
     calls: Calls = []
     runners = {name: FakeRunner(name, 1.0, calls) for name in "abc"}
     taken, failed = run_rounds(runners, 5, batch=2, rounds=2, turn=2)
-    assert [name for name, _ in calls] == list("abcbcacab")
     assert [work for name, work in calls if name == "a"] == [
         [[0, 1], [2, 3]],
         [[4, 0], [1, 2]],
@@ -82,10 +95,10 @@ def test_what_fails_is_left_out_with_its_reason() -> None:
 
 
 def test_memory_of_the_gpu_is_what_the_warm_up_took() -> None:
-    used = iter([100.0, 130.0, 130.0, 190.0])
-    runners = {name: FakeRunner(name, 1.0, []) for name in "ab"}
+    used, calls = iter([100.0, 130.0, 130.0, 190.0]), Calls()
+    runners = {name: FakeRunner(name, 1.0, calls) for name in "ab"}
     taken, _ = run_rounds(runners, 3, batch=1, rounds=2, turn=1, gpu_used=lambda: next(used))
-    assert {name: one.grown_mib for name, one in taken.items()} == {"a": 30.0, "b": 60.0}
+    assert [taken[name].grown_mib for name, _ in calls[:2]] == [30.0, 60.0]
 
 
 def measured(
@@ -137,8 +150,10 @@ def test_shares_of_the_peak_are_of_the_models_operations() -> None:
     assert found.figures["tflops"].value == pytest.approx(5)
     assert found.figures["peak_share"].value == pytest.approx(0.5)
     share = found.figures["peak_share"]
-    # From the largest value to the smallest: the middle of twelve is between the third and tenth.
-    assert (share.low, share.high) == (pytest.approx(0.5 * 4 / 6), pytest.approx(0.5 * 4 / 3))
+    # From the slowest round to the fastest: six rounds are six values, however many pictures.
+    assert (share.low, share.high) == (pytest.approx(0.5 * 4 / 7), pytest.approx(0.5 * 4 / 2))
+    for name in ("p90", "p99"):  # of two pictures in a round
+        assert (found.figures[name].low, found.figures[name].high) == (None, None)
     assert found.figures["device"].value == pytest.approx(50)
     pictures = 2 * 12 / sum(2 * 0.1 * n for n in range(2, 8))
     assert found.figures["rate"].value == pytest.approx(pictures)

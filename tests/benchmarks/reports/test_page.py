@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import json
+import shlex
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any, get_type_hints
 
 import pytest
 from bench_reports import GPU, all_reports, engine_report, render_report, report_of, server_report
@@ -14,15 +17,32 @@ from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
 from sceneloom.errors import InputError
+from sceneloom_bench.bench_command import BENCHMARKS
+from sceneloom_bench.engine.settings import EngineBenchSettings
+from sceneloom_bench.load.server_command import ServerBenchSettings
+from sceneloom_bench.load.stall import StallSettings
+from sceneloom_bench.mlperf.mlperf_command import MlperfSettings
+from sceneloom_bench.perf_analyzer.perf_analyzer_command import PerfAnalyzerSettings
+from sceneloom_bench.perf_analyzer.stalled import StalledSettings
+from sceneloom_bench.render_command import RenderBenchSettings
 from sceneloom_bench.reports.page import (
     NOT_ON_A_GPU,
     command_of,
     html_page,
     markdown_page,
+    on_a_gpu,
     write_page,
 )
 from sceneloom_bench.reports.page_command import main, read_reports
-from sceneloom_bench.reports.report import Figure, Measurement, Report, write_report
+from sceneloom_bench.reports.report import (
+    Figure,
+    Kind,
+    Measurement,
+    Report,
+    flags_of,
+    write_report,
+)
+from sceneloom_bench.served import ServedSettings, elsewhere, served_flags
 
 
 class Reader(HTMLParser):
@@ -172,6 +192,18 @@ def test_whether_a_gpu_was_measured_is_said() -> None:
         assert NOT_ON_A_GPU not in write(cpu | {"b": gpu["a"]}, {"a": [], "b": []})
 
 
+def test_a_machine_that_has_a_gpu_has_not_measured_it() -> None:
+    told = [
+        report_of("engine", "t", [], environment=GPU, subject=s) for s in ({}, {"device": "cpu"})
+    ]
+    server = report_of("server", "t", [], environment=GPU)
+    far = dataclasses.replace(server, marks=elsewhere(ServedSettings(url="gpu1:8001")))
+    assert on_a_gpu([engine_report(environment=GPU)])
+    assert not on_a_gpu(told)
+    assert on_a_gpu([far, server])
+    assert not on_a_gpu([far])
+
+
 def test_the_command_has_every_setting_that_has_a_value() -> None:
     settings = {
         "server": {"url": "HOST:PORT", "repository": None, "model": "a b"},
@@ -183,10 +215,58 @@ def test_the_command_has_every_setting_that_has_a_value() -> None:
         "name": "",
     }
     report = report_of("server", "t", [], settings=settings)
-    assert command_of(report) == (
+    assert command_of("server-it", report) == (
         "sceneloom bench server --out build/bench --url HOST:PORT --model 'a b' --batches 1 2 "
         "--no-open --served --warm-up 0"
     )
+
+
+DEMO = ServedSettings(repository=Path("build/demo"))
+RESOLVED: dict[str, tuple[Kind, type, dict[str, Any]]] = {
+    "engine": ("engine", EngineBenchSettings, flags_of(EngineBenchSettings())),
+    "server-batches": (
+        "server",
+        ServerBenchSettings,
+        served_flags(ServerBenchSettings(server=DEMO)),
+    ),
+    "server-stall": ("server", StallSettings, flags_of(StallSettings())),
+    "mlperf-demo": ("mlperf", MlperfSettings, served_flags(MlperfSettings(server=DEMO))),
+    "perf-analyzer": (
+        "perf-analyzer",
+        PerfAnalyzerSettings,
+        served_flags(PerfAnalyzerSettings(server=DEMO)),
+    ),
+    "perf-analyzer-stalled": ("perf-analyzer", StalledSettings, flags_of(StalledSettings())),
+    "render": ("render", RenderBenchSettings, served_flags(RenderBenchSettings(server=DEMO))),
+}
+"""Name of a file -> its kind, the settings that its command has, and those of a report."""
+
+
+def flags_in(settings: type) -> set[str]:
+    """Of a command with these settings."""
+    found: set[str] = set()
+    for name, form in get_type_hints(settings).items():
+        nested = isinstance(form, type) and dataclasses.is_dataclass(form)
+        found |= flags_in(form) if nested else {f"--{name.replace('_', '-')}"}
+    return found
+
+
+@pytest.mark.parametrize("stem", RESOLVED)
+def test_the_command_has_flags_that_there_are(stem: str) -> None:
+    kind, form, settings = RESOLVED[stem]
+    reports = [report_of(kind, "t", [], settings=settings)]
+    reports += [REPORTS[stem]] if stem in REPORTS else []
+    for report in reports:
+        words = shlex.split(command_of(stem, report))
+        flags = {word.replace("--no-", "--") for word in words if word.startswith("--")}
+        assert flags > {"--out"}
+        assert flags <= flags_in(form) | {"--out"}
+        if words[0] == "sceneloom":
+            assert words[1] == "bench"
+            module = importlib.import_module(BENCHMARKS[words[2]][0])
+            assert getattr(module, form.__name__) is form
+        else:
+            assert words[:3] == ["python", "-m", form.__module__]
 
 
 @given(st.text(), st.text())

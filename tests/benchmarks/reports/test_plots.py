@@ -76,6 +76,25 @@ def test_one_point_without_an_interval_is_a_plot(tmp_path: Path) -> None:
     assert cv2.imread(str(tmp_path / "plot.png")).std() > 5
 
 
+def test_the_encoded_paths_own_steps_are_part_of_a_request(tmp_path: Path) -> None:
+    def has_steps(report: Report) -> bool:
+        (plot,) = (plot for plot in plots_of(report) if plot.name == "request-time")
+        plot.draw(tmp_path / "plot.png")
+        picture = cv2.imread(str(tmp_path / "plot.png"))
+        return bool((picture == (0xA7, 0x79, 0xCC)).all(2).any())
+
+    report = server_report(transports=("grpc", "encoded"))
+    steps = {"steps": Figure(value=31, unit="ms", better="lower")}
+    measurements = [
+        dataclasses.replace(m, figures={**m.figures, **steps})
+        if m.load.get("transport") == "encoded"
+        else m
+        for m in report.measurements
+    ]
+    assert not has_steps(report)
+    assert has_steps(dataclasses.replace(report, measurements=measurements))
+
+
 @pytest.mark.parametrize("rates", [(1, 100), (100, 1)])
 def test_no_panel_hides_a_rate_of_its_own(rates: tuple[float, float], tmp_path: Path) -> None:
     measurements = [

@@ -84,6 +84,17 @@ def test_columns_are_what_varies_and_the_rest_is_said_once() -> None:
     assert str(engine.rows[0][2]) == "1 (the baseline)"
 
 
+def test_the_encoded_paths_own_steps_stand_before_the_way_back() -> None:
+    report = server_report(transports=("grpc",))
+    steps = {"steps": Figure(value=31, unit="ms", better="lower")}
+    first, *others = report.measurements
+    first = dataclasses.replace(first, figures={**first.figures, **steps})
+    own = tables_of(dataclasses.replace(report, measurements=[first, *others]))[1]
+    said = ["compute output, ms", "encoded path's own steps, ms", "transfer, ms"]
+    assert own.headings[-3:] == said
+    assert [str(row[-2]) for row in own.rows] == ["31.0", "", "", "", ""]
+
+
 @pytest.mark.parametrize(
     ("figure", "text"),
     [
