@@ -1,13 +1,15 @@
 """One run of LoadGen, in a process of its own: it cannot be run twice at once, cannot be stopped,
 and where it breaks it takes its process with it.
 
-    python -m sceneloom_bench.mlperf.loadgen_process FOLDER < plan.json
+    python -m sceneloom_bench.mlperf.loadgen_process FOLDER PARENT < plan.json
 
-writes LoadGen's logs and ``outcome.json`` into FOLDER. `run_loadgen` starts it and reads both.
+writes LoadGen's logs and ``outcome.json`` into FOLDER, and dies with the process of the number
+PARENT, which started it. `run_loadgen` does, and reads both.
 """
 
 from __future__ import annotations
 
+import ctypes
 import dataclasses
 import json
 import os
@@ -36,6 +38,11 @@ _HEADROOM = 2.0
 """LoadGen draws a single stream's queries before it starts, as many as the expected latency lets
 fit; it is told half of what was measured, so that they do not run out.
 """
+_PATIENCE = 10.0
+"""A run may take so many times what it would if its requests came one after the other."""
+_START = 600.0
+"""Seconds to import, connect, and prepare the maps."""
+_PR_SET_PDEATHSIG = 1
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -92,25 +99,44 @@ class Outcome:
     """From the first query to the end, in seconds."""
 
 
-def run_loadgen(plan: Plan) -> Outcome:
+def longest(plan: Plan) -> float:
+    """Seconds after which a run is given up: far more than any that gets on."""
+    asked = max(plan.queries, plan.rate * plan.seconds)
+    expected = plan.seconds + asked * plan.expected_seconds
+    return min(_START + _PATIENCE * expected, MAX_SECONDS)
+
+
+def run_loadgen(plan: Plan, *, within: float | None = None) -> Outcome:
     """Run LoadGen in a child process and wait for its end.
+
+    Args:
+        plan: the run.
+        within: seconds until it is given up; `longest` unless given.
 
     Raises:
         MissingDependencyError: LoadGen is not installed.
-        ServingError: the child broke; the text is the last that it said.
+        ServingError: the child broke, and the text is the last that it said; or it was given up.
         InputError: LoadGen's summary has no verdict.
     """
     require(("mlperf_loadgen",), extra="bench", purpose="sceneloom bench mlperf")
+    within = longest(plan) if within is None else within
+    module = [sys.executable, "-m", "sceneloom_bench.mlperf.loadgen_process"]
     with tempfile.TemporaryDirectory(prefix="sceneloom-loadgen-") as folder:
-        done = subprocess.run(
-            [sys.executable, "-m", "sceneloom_bench.mlperf.loadgen_process", folder],
-            input=json.dumps(dataclasses.asdict(plan)),
-            text=True,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            timeout=MAX_SECONDS,
-            check=False,
-        )
+        try:
+            done = subprocess.run(
+                [*module, folder, str(os.getpid())],
+                input=json.dumps(dataclasses.asdict(plan)),
+                text=True,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                timeout=within,
+                check=False,
+            )
+        except subprocess.TimeoutExpired:
+            raise ServingError(
+                f"LoadGen's {plan.scenario} did not end within {within:g} s: the server answers "
+                "far more slowly than before the run, or not at all"
+            ) from None
         written = Path(folder) / "outcome.json"
         if done.returncode or not written.is_file():
             said = done.stdout.strip().splitlines() or ["nothing"]
@@ -121,6 +147,7 @@ def run_loadgen(plan: Plan) -> Outcome:
 
 def main(arguments: Sequence[str]) -> int:
     """Run the plan on standard input; see the module."""
+    _die_with(int(arguments[1]))
     # LoadGen waits outside of Python, where KeyboardInterrupt would not be seen.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     folder = Path(arguments[0])
@@ -134,6 +161,13 @@ def main(arguments: Sequence[str]) -> int:
     outcome["first_error"] = outcome["first_error"].replace(client.transport.address, "the server")
     (folder / "outcome.json").write_text(json.dumps(outcome), "utf-8")
     return 0
+
+
+def _die_with(parent: int) -> None:
+    """Be killed when the parent is (kill -9), or end now if that has happened already."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        sys.exit("the process that asked for this run is gone")
 
 
 def _run(plan: Plan, client: TritonSynthesizer, folder: Path) -> dict[str, Any]:

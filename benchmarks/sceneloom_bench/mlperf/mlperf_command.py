@@ -9,8 +9,10 @@ only passes queries on and keeps what it wrote. Every scenario runs in a process
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -20,16 +22,17 @@ from sceneloom.connect import TransportChoice
 from sceneloom.errors import InputError
 from sceneloom.extras import require
 from sceneloom.synthesizer import Request
-from sceneloom.transport import MAX_SECONDS, Timeouts
+from sceneloom.transport import MAX_SECONDS, Timeouts, server_address
 from sceneloom.triton_client import TritonSynthesizer
 from sceneloom_bench.bench_inputs import bench_maps, inputs_hash
+from sceneloom_bench.load.server_statistics import ServerView, check_cache
 from sceneloom_bench.mlperf.loadgen_process import Plan, run_loadgen
 from sceneloom_bench.mlperf.measurement import measurement
-from sceneloom_bench.mlperf.probe import capacity, single_seconds
+from sceneloom_bench.mlperf.probe import capacity, highest_capacity, single_seconds
 from sceneloom_bench.mlperf.rules import SECONDS, Scenario
 from sceneloom_bench.reports.environment import Environment
 from sceneloom_bench.reports.report import Measurement, Report, say, write_report
-from sceneloom_bench.served import Served, ServedSettings, served, served_flags
+from sceneloom_bench.served import Served, ServedSettings, elsewhere, served, served_flags
 from sceneloom_export.settings import parse_size
 
 _QUERIES: dict[Scenario, int] = {"SingleStream": 64, "Server": 459, "Offline": 64}
@@ -39,6 +42,8 @@ _OFFLINE_MARGIN = 1.5
 """Offline's query is drawn for this many times the measured rate, so that a run that is faster than
 the closed loop before it is long enough.
 """
+_MOST_IN_FLIGHT = 64
+_FEWEST_MAPS = 2
 UNVERIFIED = (
     "not an MLPerf result: LoadGen's load and verdict on a network that is none of its benchmarks, "
     "not verified by MLCommons"
@@ -70,20 +75,22 @@ class MlperfSettings:
     target_rate: float | None = None
     """Queries per second of Server; without it, a share of the capacity."""
     share_of_capacity: float = 0.7
-    """What share of the pictures per second that a short closed loop reached Server asks for."""
+    """What share of the pictures per second that short closed loops reached Server asks for."""
     latency_bound_ms: float | None = None
     """Server's bound on the 99th percentile; 10 times the latency of a request alone unless given.
     """
     batch: int | None = None
     """Most samples of one request of Offline; the model's largest batch unless given."""
     in_flight: int = 4
-    """Requests at once of Offline, and of the closed loop that measures the capacity."""
+    """Requests at once of Offline, and of the first of the closed loops that measure the capacity;
+    the next have twice as many, until the rate rises by less than 5 %.
+    """
     workers: int = 64
-    """Requests at once of Server at most; a bundle's queue holds 64 unless it was exported with
-    another.
+    """Requests at once of Server at most; what comes above waits in the client, and its latency
+    counts on.
     """
     probe_seconds: float = 3.0
-    """How long the single latency and the capacity are measured, each."""
+    """How long the single latency and each of those closed loops are measured."""
     timeout: float = 3600.0
     """Longest that a request may take, in seconds."""
     name: str = ""
@@ -93,7 +100,9 @@ class MlperfSettings:
         """Check the ranges."""
         if not self.scenario or len(set(self.scenario)) < len(self.scenario):
             raise InputError("name each scenario once, and at least one")
-        for field in ("different_maps", "queries", "batch", "in_flight", "workers"):
+        if self.different_maps < _FEWEST_MAPS:  # with one, a cache on the way would answer
+            raise InputError(f"different_maps is {self.different_maps}; it is at least 2")
+        for field in ("queries", "batch", "in_flight", "workers"):
             value = getattr(self, field)
             if value is not None and value < 1:
                 raise InputError(f"{field} is {value}; it is at least 1")
@@ -145,11 +154,15 @@ def measure(settings: MlperfSettings) -> Report:
 
     Raises:
         MissingDependencyError: LoadGen is not installed.
-        SceneLoomError: there is no server, or LoadGen broke.
+        SceneLoomError: there is no server, it answered from its cache, or LoadGen broke.
     """
     require(("mlperf_loadgen",), extra="bench", purpose="sceneloom bench mlperf")
     size = parse_size(settings.size)
-    with served(settings.server) as server, Environment() as environment:
+    with contextlib.ExitStack() as stack:
+        server = stack.enter_context(served(settings.server))
+        environment = stack.enter_context(Environment())
+        metrics = server.embedded.metrics if server.embedded else None
+        view = stack.enter_context(contextlib.closing(ServerView(server.grpc, metrics)))
         address = _address(server, settings.transport)
         with _connect(settings, address) as client:
             contract, engine, kind = client.contract, client.engine, client.transport.kind
@@ -157,20 +170,21 @@ def measure(settings: MlperfSettings) -> Report:
             if batch > client.max_batch_size:
                 raise InputError(f"the model takes at most {client.max_batch_size} in one request")
             maps = bench_maps(contract, size, settings.different_maps, settings.maps)
-            inputs = inputs_hash(maps)
-            targets = _probe(settings, client, maps, batch)
+            _check_maps(settings, maps, batch)
+            inputs, (height, width) = inputs_hash(maps), maps[0].label_map.shape
+            targets = _probe(settings, client, view, maps, batch)
         del maps
         measurements = []
         for scenario in settings.scenario:
             say(f"LoadGen, {scenario}: at least {settings.seconds:g} s")
             plan = _plan(settings, scenario, address, targets, batch)
-            measurements.append(_run(plan, kind, targets.said[scenario]))
+            measurements.append(_run(plan, kind, targets.said[scenario], view))
     return Report(
         kind="mlperf",
-        title=f"MLPerf LoadGen at {settings.size}: {', '.join(settings.scenario)}",
+        title=f"MLPerf LoadGen at {width}x{height}: {', '.join(settings.scenario)}",
         subject={
-            "height": size[0],
-            "width": size[1],
+            "height": height,
+            "width": width,
             "engine": engine,
             "bundle_sha256": contract.bundle_hash,
             "inputs_sha256": inputs,
@@ -178,17 +192,29 @@ def measure(settings: MlperfSettings) -> Report:
         settings=served_flags(settings),
         environment=environment.to_json(),
         measurements=measurements,
-        marks=[UNVERIFIED, *environment.marks()],
+        marks=[UNVERIFIED, *environment.marks(), *elsewhere(settings.server)],
         extra={"single_ms": round(1000 * targets.single_seconds, 3)},
     )
+
+
+def _check_maps(settings: MlperfSettings, maps: Sequence[Request], batch: int) -> None:
+    """Refuse maps of which a cache on the way could answer requests."""
+    if len(maps) < _FEWEST_MAPS:
+        raise InputError(f"{settings.maps} has {len(maps)} map; the sample library needs two")
+    if "Offline" in settings.scenario and len(maps) <= batch:
+        raise InputError(
+            f"Offline in batches of {batch} needs more different maps than a batch holds, not "
+            f"{len(maps)}: give it more with --different-maps, or a smaller --batch"
+        )
 
 
 def _address(server: Served, transport: TransportChoice) -> str:
     if transport != "http":
         return server.grpc
-    if server.http is None:
+    url = server.grpc if server.grpc.startswith("http://") else server.http
+    if url is None:
         raise InputError("--transport http needs the server's HTTP port: --http HOST:PORT")
-    return f"http://{server.http}"
+    return f"http://{server_address(url if '://' in url else f'http://{url}', 'http')}"
 
 
 def _connect(settings: MlperfSettings, address: str) -> TritonSynthesizer:
@@ -201,7 +227,11 @@ def _connect(settings: MlperfSettings, address: str) -> TritonSynthesizer:
 
 
 def _probe(
-    settings: MlperfSettings, client: TritonSynthesizer, maps: list[Request], batch: int
+    settings: MlperfSettings,
+    client: TritonSynthesizer,
+    view: ServerView,
+    maps: Sequence[Request],
+    batch: int,
 ) -> _Targets:
     """Measure what targets are made from, as far as they are not given."""
     single = single_seconds(client, maps, settings.probe_seconds)
@@ -210,16 +240,16 @@ def _probe(
     said: dict[Scenario, list[str]] = {scenario: [] for scenario in settings.scenario}
     loop, wait = settings.in_flight, settings.probe_seconds
     if "Offline" in settings.scenario:
-        most = capacity(client, maps, in_flight=loop, batch=batch, seconds=wait)
-        rates["Offline"] = _OFFLINE_MARGIN * most
+        offline = capacity(client, maps, in_flight=loop, batch=batch, seconds=wait)
+        rates["Offline"] = _OFFLINE_MARGIN * offline
     bound = settings.latency_bound_ms
     if "Server" in settings.scenario:
         if settings.target_rate is None:
-            most = capacity(client, maps, in_flight=loop, batch=1, seconds=wait)
-            rates["Server"] = settings.share_of_capacity * most
+            most = _most_in_flight(client, view)
+            found = highest_capacity(client, maps, first=loop, most=most, seconds=wait)
+            rates["Server"] = settings.share_of_capacity * found.rate
             said["Server"].append(
-                f"asked for {rates['Server']:.4g}/s: {settings.share_of_capacity:.0%} of "
-                f"{most:.4g}/s, which a closed loop of {loop} requests reached just before"
+                f"asked for {rates['Server']:.4g}/s: {settings.share_of_capacity:.0%} of {found}"
             )
         else:
             rates["Server"] = settings.target_rate
@@ -234,6 +264,14 @@ def _probe(
         bound_ms=_BOUND * 1000 * single if bound is None else bound,
         said=said,
     )
+
+
+def _most_in_flight(client: TritonSynthesizer, view: ServerView) -> int:
+    """Requests with which the server has a second batch for each of its instances."""
+    groups = view.describe(client.model)["model"]["instance_groups"]
+    instances: int = max(sum(group["count"] for group in groups), 1)
+    joined = client.max_batch_size if client.dynamic_batching else 1
+    return min(2 * instances * joined, _MOST_IN_FLIGHT)
 
 
 def _plan(
@@ -259,7 +297,12 @@ def _plan(
     )
 
 
-def _run(plan: Plan, transport: str, said: list[str]) -> Measurement:
-    found = measurement(plan, run_loadgen(plan), transport, said)
+def _run(plan: Plan, transport: str, said: list[str], view: ServerView) -> Measurement:
+    before, hits = view.counters([plan.model]), view.cache_hits()
+    outcome = run_loadgen(plan)
+    after, now = view.counters([plan.model]), view.cache_hits()
+    counted = {plan.model: after[plan.model].since(before[plan.model])}
+    check_cache(counted, None if now is None or hits is None else now - hits)
+    found = measurement(plan, outcome, transport, said)
     say(f"LoadGen, {plan.scenario}: {found.marks[0]}")
     return found

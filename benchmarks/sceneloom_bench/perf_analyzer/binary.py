@@ -45,7 +45,7 @@ class Target:
     """What it asks."""
 
     address: str
-    """``HOST:PORT`` of the protocol."""
+    """``HOST:PORT`` of the protocol, without a scheme."""
     model: str
     """Name of the served model."""
     way: Way
@@ -56,6 +56,8 @@ class Target:
     """Of the inputs."""
     timeout: float
     """Seconds that a run may take."""
+    warm_up: int = 0
+    """Requests in front of a load, not counted; one for each thread at least."""
 
 
 def find_perf_analyzer(named: Path | None = None) -> Path | None:
@@ -114,7 +116,7 @@ def run_closed(program: Program, target: Target, *, in_flight: int, requests: in
         ServingError: it failed; the text is what it said.
     """
     load = ["--concurrency-range", str(in_flight), "--max-threads", str(max(in_flight, 16))]
-    return _run(program, target, load, requests)
+    return _run(program, target, load, requests, in_flight)
 
 
 def run_open(
@@ -141,16 +143,21 @@ def run_open(
         ServingError: it failed; the text is what it said.
     """
     load = ["--request-rate-range", f"{rate:g}", "--request-distribution", arrivals]
-    return _run(program, target, [*load, "--max-threads", str(threads)], requests)
+    return _run(program, target, [*load, "--max-threads", str(threads)], requests, threads)
 
 
-def _run(program: Program, target: Target, load: Sequence[str], requests: int) -> Opinion:
+def _run(
+    program: Program, target: Target, load: Sequence[str], requests: int, threads: int
+) -> Opinion:
     pixels = target.largest_pixels
     with tempfile.TemporaryDirectory(prefix="sceneloom-perf-analyzer-") as name:
         table, export = Path(name) / "figures.csv", Path(name) / "export.json"
         flags = ["-m", target.model, "-u", target.address, "--input-data", str(target.inputs)]
         flags += ["-i", "http" if target.way == "http" else "grpc", *load]
         flags += ["--request-count", str(requests), "-f", str(table), "--verbose-csv"]
+        if target.warm_up:
+            # They are divided among its threads, and each needs one.
+            flags += ["--warmup-request-count", str(max(target.warm_up, threads))]
         small = requests * pixels * _EXPORT_BYTES_PER_PIXEL <= _MOST_EXPORT_BYTES
         if target.way == "grpc-shm":
             flags += ["--shared-memory", "system", "--output-shared-memory-size", str(3 * pixels)]

@@ -21,6 +21,7 @@ _SERVER = {
 }
 _MOMENTS = re.compile(rb'"timestamp":(\d+)|"response_timestamps":\[(\d*)')
 _DELAYED = re.compile(r"([\d.]+)% of the requests were delayed")
+_TOTAL = re.compile(r"Avg request latency: (\d+) usec \(overhead")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -29,7 +30,7 @@ class Opinion:
 
     milliseconds: Mapping[str, float]
     """``p50``, ``p90``, ``p99``, ``mean`` of latency from the actual send, and the server's own
-    means: ``queue``, ``compute_input``, ``compute``, ``compute_output``.
+    means: ``total`` and its parts ``queue``, ``compute_input``, ``compute``, ``compute_output``.
     """
     delayed: float
     """Share of an open loop's requests that it sent late."""
@@ -44,12 +45,13 @@ class Opinion:
         return [(done - sent) / 1e9 for sent, done in self.moments]
 
     def figures(self) -> dict[str, Figure]:
-        """In the words of all reports; ``rate`` only where there are moments, since perf_analyzer
+        """In the words of all reports: ``transfer`` is what the mean latency has beyond the
+        server's ``total``; ``rate`` is there only where there are moments, since perf_analyzer
         divides a run's requests by whole seconds.
         """
         spent = self.milliseconds
-        transfer = spent["mean"] - sum(spent[name] for name in _SERVER)
-        named = {name: value for name, value in spent.items() if name != "mean"}
+        transfer = spent["mean"] - spent["total"]
+        named = {name: value for name, value in spent.items() if name not in ("mean", "total")}
         found = {
             name: Figure(value=value, unit="ms", better="lower")
             for name, value in {**named, "transfer": transfer}.items()
@@ -70,7 +72,7 @@ def read_opinion(said: str, table: Path, export: Path | None) -> Opinion:
         export: its profile export.
 
     Raises:
-        ServingError: a file is of another form.
+        ServingError: a file, or what it printed, is of another form.
     """
     with table.open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
@@ -81,6 +83,10 @@ def read_opinion(said: str, table: Path, export: Path | None) -> Opinion:
         milliseconds = {name: float(rows[0][column]) / 1000 for name, column in names.items()}
     except (KeyError, ValueError) as error:
         raise ServingError(f"perf_analyzer's table is of another form: {error}") from None
+    total = _TOTAL.search(said)
+    if total is None:
+        raise ServingError("perf_analyzer did not say what the server counted")
+    milliseconds["total"] = int(total[1]) / 1000
     delayed = _DELAYED.search(said)
     return Opinion(
         milliseconds=milliseconds,

@@ -23,7 +23,7 @@ import tyro
 from sceneloom import TritonSynthesizer
 from sceneloom.errors import InputError
 from sceneloom.synthesizer import Request
-from sceneloom.transport import Timeouts
+from sceneloom.transport import Timeouts, server_address
 from sceneloom_bench.bench_inputs import bench_maps, inputs_hash
 from sceneloom_bench.load.driver import Driver, Length
 from sceneloom_bench.load.requests import Connection, close_all, open_connections
@@ -41,7 +41,7 @@ from sceneloom_bench.perf_analyzer.inputs import write_inputs
 from sceneloom_bench.perf_analyzer.pairs import Load, Rounds, explain
 from sceneloom_bench.reports.environment import Environment
 from sceneloom_bench.reports.report import Measurement, Report, say, write_report
-from sceneloom_bench.served import Served, ServedSettings, served, served_flags
+from sceneloom_bench.served import Served, ServedSettings, elsewhere, served, served_flags
 from sceneloom_export.settings import parse_size
 
 
@@ -78,7 +78,9 @@ class PerfAnalyzerSettings:
     it.
     """
     warm_up: int = 16
-    """Requests in front of each of our loads, not counted."""
+    """Requests in front of each load of both, not counted; perf_analyzer sends one for each of its
+    threads at least.
+    """
     rounds: int = 6
     """In which both take turns; intervals need six."""
     timeout: float = 3600
@@ -156,7 +158,7 @@ def measure(settings: PerfAnalyzerSettings) -> Report:
         settings=served_flags(settings),
         environment=environment.to_json(),
         measurements=measured,
-        marks=[*environment.marks(), *marks, *explain(measured)],
+        marks=[*environment.marks(), *elsewhere(settings.server), *marks, *explain(measured)],
         extra={"perf_analyzer": program.version},
     )
 
@@ -180,12 +182,13 @@ def _measure(
                 if connection is None:
                     continue
                 target = Target(
-                    address=str(server.http if way == "http" else server.grpc),
+                    address=_address(server, way),
                     model=model,
                     way=way,
                     inputs=inputs,
                     largest_pixels=max(request.label_map.size for request in maps),
                     timeout=settings.timeout,
+                    warm_up=settings.warm_up,
                 )
                 driver = Driver(way, connection, maps, 1, view, length)
                 both = _Both(settings=settings, program=program, target=target, driver=driver)
@@ -193,6 +196,14 @@ def _measure(
         finally:
             close_all(opened.connections)
     return measured, list(opened.left_out)
+
+
+def _address(server: Served, way: Way) -> str:
+    """``HOST:PORT``, as perf_analyzer takes it for all protocols."""
+    if way != "http":
+        return server_address(server.grpc, "grpc")
+    url = server.grpc if server.grpc.startswith("http://") else str(server.http)
+    return server_address(url if "://" in url else f"http://{url}", "http")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

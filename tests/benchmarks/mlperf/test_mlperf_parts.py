@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
+import os
+import subprocess
 import sys
 import threading
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -14,7 +18,9 @@ from sceneloom.errors import InputError, MissingDependencyError, QueueFullError
 from sceneloom.synthesizer import Request
 from sceneloom.testing import FakeTransport
 from sceneloom_bench.bench_inputs import bench_maps
+from sceneloom_bench.mlperf.loadgen_process import Plan, longest
 from sceneloom_bench.mlperf.mlperf_command import MlperfSettings, measure
+from sceneloom_bench.mlperf.probe import highest_capacity
 from sceneloom_bench.mlperf.rules import below_minimum
 from sceneloom_bench.mlperf.summary import Summary, parse_summary
 from sceneloom_bench.mlperf.system_under_test import SystemUnderTest
@@ -163,6 +169,7 @@ def test_without_loadgen_the_error_names_the_extra(monkeypatch: pytest.MonkeyPat
         ({"scenario": ()}, "at least one"),
         ({"scenario": ("Server", "Server")}, "once"),
         ({"queries": 0}, "queries is 0"),
+        ({"different_maps": 1}, "different_maps is 1"),
         ({"target_rate": 0.0}, "target_rate is 0"),
         ({"seconds": -1.0}, "seconds is -1"),
         ({"timeout": 0.0}, "timeout"),
@@ -176,3 +183,114 @@ def test_settings_are_checked(settings: dict[str, object], reason: str) -> None:
 def test_reports_name_no_address() -> None:
     flags = served_flags(MlperfSettings(server=NOWHERE, maps=Path("/somewhere/maps")))
     assert (flags["url"], flags["http"], flags["maps"]) == ("HOST:PORT", None, "maps")
+
+
+class Sleeping:
+    """Takes a while for a request, and does some at once."""
+
+    def __init__(self, at_once: int) -> None:
+        self._free = threading.Semaphore(at_once)
+
+    def run_requests(self, requests: Sequence[Request]) -> None:
+        with self._free:
+            time.sleep(0.02)
+
+
+def test_the_capacity_is_looked_for_until_it_rises_no_more() -> None:
+    def look(at_once: int, first: int, most: int) -> tuple[Sequence[int], int, str]:
+        found = highest_capacity(
+            Sleeping(at_once),  # type: ignore[arg-type]
+            library(),
+            first=first,
+            most=most,
+            seconds=0.3,
+        )
+        return found.tried, found.in_flight, str(found)
+
+    tried, best, said = look(8, first=2, most=64)
+    assert list(tried[:4]) == [2, 4, 8, 16]
+    assert 8 <= best < 64
+    assert said.endswith(f"the best of {', '.join(map(str, tried))} in flight")
+    assert list(look(64, first=4, most=6)[0]) == [4, 6]
+    tried, best, said = look(64, first=4, most=2)
+    assert (list(tried), best) == ([4], 4)
+    assert said.endswith("/s, which a closed loop of 4 requests reached just before")
+
+
+PLAN = Plan(
+    scenario="SingleStream",
+    address="127.0.0.1:1",
+    model="synthesis",
+    transport="grpc",
+    timeout=10,
+    size=(64, 128),
+    maps=None,
+    different_maps=2,
+    queries=64,
+    seconds=100,
+    expected_seconds=2,
+    rate=0.5,
+    latency_bound_ms=1,
+    workers=1,
+    batch=1,
+)
+
+
+def test_a_run_is_given_up_long_after_it_should_have_ended() -> None:
+    # 64 queries of 2 s are longer than the 100 s that were asked for.
+    assert longest(PLAN) == 600 + 10 * (100 + 64 * 2)
+    overload = dataclasses.replace(PLAN, scenario="Server", rate=30)
+    assert longest(overload) == 600 + 10 * (100 + 3000 * 2)
+
+
+def until(holds: Callable[[], bool]) -> bool:
+    deadline = time.monotonic() + 30
+    while not holds() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return holds()
+
+
+def ended(pid: int) -> bool:
+    status = Path(f"/proc/{pid}/status")
+    return not status.exists() or "State:\tZ" in status.read_text()
+
+
+def waits_for_its_plan(pid: int) -> bool:
+    """Whether it has given SIGINT back to the system, which Python takes at its start."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    caught = int(status.partition("SigCgt:\t")[2].split()[0], 16)
+    return "numpy" in Path(f"/proc/{pid}/maps").read_text() and not caught & 2
+
+
+def test_loadgens_process_dies_with_the_one_that_started_it(tmp_path: Path) -> None:
+    module = "sceneloom_bench.mlperf.loadgen_process"
+    # Standard input stays open, so that the plan is waited for.
+    script = (
+        "import os, subprocess, sys, time\n"
+        f"arguments = [sys.executable, '-m', {module!r}, {str(tmp_path)!r}, str(os.getpid())]\n"
+        "print(subprocess.Popen(arguments).pid, flush=True)\n"
+        "time.sleep(60)\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as parent:
+        assert parent.stdout is not None
+        child = int(parent.stdout.readline())
+        assert until(lambda: waits_for_its_plan(child))
+        parent.kill()
+        parent.wait()
+        assert until(lambda: ended(child))
+
+
+def test_loadgens_process_does_not_begin_without_it(tmp_path: Path) -> None:
+    module = "sceneloom_bench.mlperf.loadgen_process"
+    done = subprocess.run(
+        [sys.executable, "-m", module, str(tmp_path), str(os.getpid() + 1)],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert done.stderr.strip() == "the process that asked for this run is gone"

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from sceneloom.errors import InputError, ServingError
+from sceneloom.errors import InputError, SceneLoomError, ServingError
+from sceneloom.png_maps import instance_map_png, label_map_png
+from sceneloom.synthesizer import Request
+from sceneloom_bench.bench_inputs import bench_maps
 from sceneloom_bench.mlperf.loadgen_process import Plan, run_loadgen
 from sceneloom_bench.mlperf.mlperf_command import MlperfSettings, main, measure
-from sceneloom_bench.noop_server import NoopServer, write_noop_repository
+from sceneloom_bench.noop_server import NOOP_CONTRACT, NoopServer, write_noop_repository
 from sceneloom_bench.reports.report import read_report
 from sceneloom_bench.served import ServedSettings
 
@@ -31,7 +35,7 @@ def noop_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NoopServer
 def settings_for(server: NoopServer, **changes: object) -> MlperfSettings:
     fields: dict[str, object] = {
         "size": "128x64",
-        "different_maps": 4,
+        "different_maps": 9,
         "seconds": 0.2,
         "probe_seconds": 0.5,
         **changes,
@@ -127,3 +131,56 @@ def test_a_run_without_a_server_says_so(noop_server: NoopServer) -> None:
     )
     with pytest.raises(ServingError, match=r"LoadGen's process ended with 1: .*127\.0\.0\.1:1"):
         run_loadgen(plan)
+    with pytest.raises(ServingError, match=r"LoadGen's SingleStream did not end within 0\.01 s"):
+        run_loadgen(plan, within=0.01)
+
+
+def test_an_answer_from_the_cache_is_an_error(tmp_path: Path) -> None:
+    repository = write_noop_repository(tmp_path / "noop", response_cache=True)
+    with NoopServer(repository, cache_bytes=1 << 24) as server:
+        chosen = settings_for(server, scenario=("SingleStream",), different_maps=2)
+        with pytest.raises(SceneLoomError, match=r"\d+ requests .* the server's response cache"):
+            measure(chosen)
+
+
+def test_maps_that_a_cache_could_answer_are_refused(
+    noop_server: NoopServer, tmp_path: Path
+) -> None:
+    with pytest.raises(InputError, match=r"batches of 8 needs more different maps .* not 8"):
+        measure(settings_for(noop_server, scenario=("Offline",), different_maps=8))
+    maps = bench_maps(NOOP_CONTRACT, (64, 64), 2)
+    for folder in ("test_label", "test_inst"):
+        (tmp_path / folder).mkdir()
+    chosen = settings_for(noop_server, scenario=("SingleStream",), maps=tmp_path)
+    write_map(tmp_path, "one.png", maps[0])
+    with pytest.raises(InputError, match="has 1 map; the sample library needs two"):
+        measure(chosen)
+    write_map(tmp_path, "two.png", maps[1])
+    report = measure(chosen)
+    assert report.title.startswith("MLPerf LoadGen at 64x64: ")  # not of the size of drawn ones
+    assert (report.subject["height"], report.subject["width"]) == (64, 64)
+
+
+def write_map(folder: Path, name: str, request: Request) -> None:
+    labels, instances = request.label_map, request.instance_map
+    assert instances is not None
+    (folder / "test_label" / name).write_bytes(label_map_png(NOOP_CONTRACT, labels))
+    (folder / "test_inst" / name).write_bytes(instance_map_png(NOOP_CONTRACT, labels, instances))
+
+
+def test_a_batching_servers_capacity_over_http_by_its_whole_address(tmp_path: Path) -> None:
+    repository = write_noop_repository(
+        tmp_path / "noop", delay_seconds=SECONDS, dynamic_batching=True
+    )
+    with NoopServer(repository) as server:
+        for named in (
+            ServedSettings(url=server.grpc, http=f"http://{server.http}"),
+            ServedSettings(url=f"http://{server.http}"),
+        ):
+            chosen = dataclasses.replace(
+                settings_for(server, scenario=("Server",), transport="http", queries=50),
+                server=named,
+            )
+            (found,) = measure(chosen).measurements
+            assert found.load["transport"] == "http"
+            assert any("the best of 4, 8" in mark for mark in found.marks), found.marks

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from pathlib import Path
 
 import pytest
 
+from sceneloom.contract import MODEL_NAME
 from sceneloom.errors import MissingDependencyError
-from sceneloom_bench.noop_server import NoopServer, write_noop_repository
-from sceneloom_bench.perf_analyzer.binary import find_program
+from sceneloom_bench.bench_inputs import bench_maps
+from sceneloom_bench.load.server_statistics import ServerView
+from sceneloom_bench.noop_server import NOOP_CONTRACT, NoopServer, write_noop_repository
+from sceneloom_bench.perf_analyzer.binary import Target, find_program, run_closed
+from sceneloom_bench.perf_analyzer.inputs import write_inputs
 from sceneloom_bench.perf_analyzer.perf_analyzer_command import PerfAnalyzerSettings, main
 from sceneloom_bench.perf_analyzer.stalled import StalledSettings, measure
 from sceneloom_bench.reports.report import read_report
@@ -29,7 +34,7 @@ def _program() -> None:
 def test_both_tools_in_turn(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with NoopServer(write_noop_repository(tmp_path / "noop", delay_seconds=0.008)) as server:
         settings = PerfAnalyzerSettings(
-            server=ServedSettings(url=server.grpc, http=server.http),
+            server=ServedSettings(url=f"grpc://{server.grpc}", http=f"http://{server.http}"),
             size="128x64",
             transports=("grpc", "grpc-shm", "http"),
             in_flight=(1, 3),
@@ -59,6 +64,27 @@ def test_both_tools_in_turn(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
         )
         assert "sent_late" in theirs.figures
     assert server.grpc not in (tmp_path / "perf-analyzer.json").read_text()
+
+
+def test_warm_up_is_sent_and_not_counted(tmp_path: Path) -> None:
+    inputs = write_inputs(bench_maps(NOOP_CONTRACT, (64, 128), 4), tmp_path / "inputs.json")
+    with NoopServer(write_noop_repository(tmp_path / "noop", delay_seconds=0.008)) as server:
+        target = Target(
+            address=server.grpc,
+            model=MODEL_NAME,
+            way="grpc",
+            inputs=inputs,
+            largest_pixels=64 * 128,
+            timeout=60,
+            warm_up=16,
+        )
+        with contextlib.closing(ServerView(server.grpc)) as view:
+            for in_flight, sent in ((3, 40 + 16), (20, 40 + 20)):
+                before = view.counters([MODEL_NAME])[MODEL_NAME]
+                found = run_closed(find_program(), target, in_flight=in_flight, requests=40)
+                after = view.counters([MODEL_NAME])[MODEL_NAME]
+                assert len(found.moments) == 40
+                assert after.since(before).requests == sent
 
 
 @pytest.mark.timeout(400)
