@@ -18,7 +18,7 @@ P99_REQUESTS = 459
 RESOLUTION = 0.05
 """How near to each other the rate that keeps the bound and the one that does not are in the end."""
 PROBE, RESULT = "probe of the p99 bound", "highest rate within the p99 bound"
-_LOWEST, _HIGHEST = 0.1, 1.05
+_LOWEST, _HIGHEST = 0.25, 1.05
 
 
 def bisect(
@@ -48,7 +48,7 @@ def bisect(
 def find_highest_rate(
     driver: Driver, best: float, bound_ms: float, requests: int, seed: int
 ) -> list[Measurement]:
-    """Search between a tenth of what the closed loop reached and 5 % more than that.
+    """Search between a quarter of what the closed loop reached and 5 % more than that.
 
     Args:
         driver: sends the requests.
