@@ -155,8 +155,9 @@ def _run(
         flags = ["-m", target.model, "-u", target.address, "--input-data", str(target.inputs)]
         flags += ["-i", "http" if target.way == "http" else "grpc", *load]
         flags += ["--request-count", str(requests), "-f", str(table), "--verbose-csv"]
-        if target.warm_up:
-            # They are divided among its threads, and each needs one.
+        if target.warm_up and "--request-rate-range" not in load:
+            # They are divided among its threads, and each needs one. In an open loop the program
+            # was seen to wait for ever after them.
             flags += ["--warmup-request-count", str(max(target.warm_up, threads))]
         small = requests * pixels * _EXPORT_BYTES_PER_PIXEL <= _MOST_EXPORT_BYTES
         if target.way == "grpc-shm":
