@@ -64,7 +64,7 @@ def main(
     write_streets(streets, "test", seeds, height=HEIGHT, width=WIDTH, processes=processes)
     folders = {name: settings.work / "evaluated" / name for name in STYLES}
     for name, seed in STYLES.items():
-        style = () if seed is None else ("--style-seed", str(seed))
+        style = () if seed is None else ("--style-seed", str(seed), "--style-of", "all")
         run_sceneloom(
             *("evaluate", "--out", str(folders[name]), "--size", f"{WIDTH}x{HEIGHT}"),
             *("--checkpoint", str(settings.checkpoint), "--segmenter", str(settings.segmenter)),

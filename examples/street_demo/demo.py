@@ -116,7 +116,9 @@ def main(
             server = stack.enter_context(EmbeddedServer(repository, ports))
             client = stack.enter_context(TritonSynthesizer(server.grpc))
         with stages.stage(f"render {len(pairs)} maps at {settings.width}x{settings.height}"):
-            options = RenderSettings(in_flight=settings.in_flight, style_seed=LOOKS[0])
+            options = RenderSettings(
+                in_flight=settings.in_flight, style_seed=LOOKS[0], style_of="all"
+            )
             results = list(client.render(data, pictures, settings=options))
         with stages.stage(f"render one street in {len(LOOKS)} styles"):
             for seed in LOOKS:
@@ -182,7 +184,7 @@ def render_look(client: TritonSynthesizer, pair: MapPair, seed: int, folder: Pat
     assert pair.instance is not None
     label_map = read_label_map(pair.label, client.contract.schema)
     instance_map = read_instance_map(pair.instance)
-    style = styles_by_seed(client.contract, label_map, instance_map, seed, key=pair.key)
+    style = styles_by_seed(client.contract, label_map, instance_map, seed, key=pair.key, of="all")
     write_image(folder / f"{pair.key}.png", client.synthesize(label_map, instance_map, style))
 
 

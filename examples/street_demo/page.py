@@ -79,8 +79,7 @@ these streets were not among them. The third small picture is what the painter o
 streets makes of the same street, in a light of its own.</p>
 {"".join(_row(row) for row in rows)}
 <h2>One street, {len(looks)} styles</h2>
-<p>The style of every vehicle and person is drawn from the clusters that travel with the model, and
-the rest has its default:
+<p>The style of every class and of every car is drawn from the clusters that travel with the model:
 <code>sceneloom render --style-seed</code>.</p>
 <div class="row">{styles}</div>
 <h2>Seconds per stage</h2>
