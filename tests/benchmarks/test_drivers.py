@@ -111,7 +111,7 @@ def test_the_demo_weights_and_their_evaluation_from_nothing(
     assert [command[0] for command in commands] == ["evaluate"] * len(STYLES)
     said = {p.stem: json.loads(p.read_text()) for p in (tmp_path / "out").glob("*.json")}
     assert {name: one["source"]["style_seed"] for name, one in said.items()} == STYLES
-    drawn_for = {name: seed and "things" for name, seed in STYLES.items()}
+    drawn_for = {name: seed and "all" for name, seed in STYLES.items()}
     assert {name: one["source"]["style_of"] for name, one in said.items()} == drawn_for
     text = (tmp_path / "out" / "README.md").read_text()
     score = 100 * said["style-seed-2"]["scores"]["pictures"]["mean_iou"]["value"]

@@ -56,7 +56,7 @@ def check_demo(folder: Path, pictures: int, height: int, width: int, again: Path
         shutil.copy(folder / "data" / kind / name, again / "data" / kind)
     proof = json.loads((folder / "repository" / "report.json").read_text())["proof"]
     with ServeCommand(folder / "repository", "--engine", proof["engine"]) as serve:
-        arguments = ("--url", serve.grpc, "--style-seed", "1")
+        arguments = ("--url", serve.grpc, "--style-seed", "1", "--style-of", "all")
         done = run_command("render", again / "data", again / "pictures", *arguments)
         assert done.returncode == 0, done.stderr
     assert (folder / "pictures" / first).read_bytes() == (again / "pictures" / first).read_bytes()
