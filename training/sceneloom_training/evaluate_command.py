@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from sceneloom_training.evaluation.evaluate import Evaluation
     from sceneloom_training.evaluation.sources import PictureSource
 
+_Described = dict[str, Any]
+"""What the report says of where something comes from."""
 _MOST_ROWS = 24  # the page's JPEG ends at 65500 pixels
 
 
@@ -95,22 +97,11 @@ def main(
     schema = schema_of(samples)
     judge = load_segmenter(segmenter, labels=segmenter_labels, device=device)
     network = load_features(features, features_kind, device=where) if features else None
-    with contextlib.ExitStack() as stack:
-        source: PictureSource | None = None
-        described: dict[str, Any] = {"kind": "none", "name": "photographs alone"}
-        if pictures is not None:
-            source, described = _folder(pictures)
-        elif checkpoint is not None or url is not None:
-            synthesizer, described = (
-                _checkpoint(checkpoint, where, settings.batch)
-                if checkpoint is not None
-                else _served(url or "", model, timeout)
-            )
-            stack.enter_context(synthesizer)
-            source = _synthesized(synthesizer, schema, style)
-            described["style_seed"] = style_seed
-            described["style_of"] = None if style_seed is None else style_of
-        fresh = stack.enter_context(evaluation_folder(out))  # refused now, not hours later
+    rendering = _synthesizer(checkpoint, url, model, timeout, where, settings.batch)
+    with (
+        _source(pictures, rendering, schema, style) as (source, described),
+        evaluation_folder(out) as fresh,  # refused now, not hours later
+    ):
         found = evaluate(
             samples, judge, source, settings, features=network, rows=rows, track=_progress
         )
@@ -149,13 +140,16 @@ def _check_flags(
         raise InputError(f"rows is {rows}; it is from 0 to {_MOST_ROWS}")
 
 
-def _folder(folder: Path) -> tuple[PictureSource, dict[str, Any]]:
-    from sceneloom_training.evaluation.sources import FolderPictures
+def _synthesizer(
+    checkpoint: Path | None, url: str | None, model: str, timeout: float, device: str, batch: int
+) -> tuple[Synthesizer, _Described] | None:
+    """The model to render with; None where none was named."""
+    if checkpoint is not None:
+        return _checkpoint(checkpoint, device, batch)
+    return None if url is None else _served(url, model, timeout)
 
-    return FolderPictures(folder), {"kind": "folder", "name": _last(folder)}
 
-
-def _checkpoint(folder: Path, device: str, batch: int) -> tuple[Synthesizer, dict[str, Any]]:
+def _checkpoint(folder: Path, device: str, batch: int) -> tuple[Synthesizer, _Described]:
     from sceneloom_training.checkpoint import load_checkpoint
     from sceneloom_training.evaluation.checkpoint_pictures import checkpoint_synthesizer
 
@@ -168,7 +162,7 @@ def _checkpoint(folder: Path, device: str, batch: int) -> tuple[Synthesizer, dic
     }
 
 
-def _served(url: str, model: str, timeout: float) -> tuple[Synthesizer, dict[str, Any]]:
+def _served(url: str, model: str, timeout: float) -> tuple[Synthesizer, _Described]:
     synthesizer = TritonSynthesizer(url, model=model, timeouts=Timeouts(infer=timeout))
     return synthesizer, {
         "kind": "url",
@@ -177,17 +171,33 @@ def _served(url: str, model: str, timeout: float) -> tuple[Synthesizer, dict[str
     }
 
 
-def _synthesized(
-    synthesizer: Synthesizer, schema: LabelSchema, style: StyleChoice
-) -> PictureSource:
-    from sceneloom_training.evaluation.sources import SynthesizedPictures
+@contextlib.contextmanager
+def _source(
+    folder: Path | None,
+    rendering: tuple[Synthesizer, _Described] | None,
+    schema: LabelSchema,
+    style: StyleChoice,
+) -> Iterator[tuple[PictureSource | None, _Described]]:
+    """The pictures to evaluate, from a folder or a model, which is closed at the end; None where
+    the photographs are evaluated alone.
+    """
+    from sceneloom_training.evaluation.sources import FolderPictures, SynthesizedPictures
 
-    choose = style_chooser(synthesizer.contract, style)
-    return SynthesizedPictures(synthesizer, schema, choose)
+    if folder is not None:
+        yield FolderPictures(folder), {"kind": "folder", "name": _last(folder)}
+    elif rendering is None:
+        yield None, {"kind": "none", "name": "photographs alone"}
+    else:
+        synthesizer, described = rendering
+        with synthesizer:
+            choose = style_chooser(synthesizer.contract, style)
+            described["style_seed"] = style.style_seed
+            described["style_of"] = None if style.style_seed is None else style.style_of
+            yield SynthesizedPictures(synthesizer, schema, choose), described
 
 
-def _describe_data(data: DataSettings, schema: LabelSchema) -> dict[str, Any]:
-    described: dict[str, Any] = {
+def _describe_data(data: DataSettings, schema: LabelSchema) -> _Described:
+    described: _Described = {
         "layout": data.layout,
         "root": None if data.root is None else _last(data.root),
         "split": data.split,

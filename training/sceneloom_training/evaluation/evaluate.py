@@ -164,12 +164,8 @@ def evaluate(
     settings = settings or EvaluationSettings()
     table, ignored = truth_table(schema_of(data), segmenter.schema)
     keys = tuple(data.keys[: settings.limit])
-    if features is not None and source is not None and len(keys) < 2:
-        raise InputError("FID and KID need at least two pictures, and one sample is evaluated")
-    if photo_features is not None and len(photo_features) != len(keys):
-        raise InputError(
-            f"features of {len(photo_features)} photographs were given for {len(keys)} samples"
-        )
+    compared = features is not None and source is not None
+    _check_features(len(keys), compared=compared, photo_features=photo_features)
     if source is not None:
         source.check(keys, _sizes(data, len(keys), settings), known=data.keys)
     size = settings.segmented_size or (segmenter.height, segmenter.width)
@@ -185,30 +181,9 @@ def evaluate(
         photo_features=photo_features,
     )
     found = _Found()
-    starts = range(0, len(keys), settings.batch)
-    for batch in track([range(i, min(i + settings.batch, len(keys))) for i in starts]):
+    for batch in track(_batches(len(keys), settings.batch)):
         run.add_batch(found, batch, rows)
-    photo_features = _joined(found.photo_features) if photo_features is None else photo_features
-    picture_features = _joined(found.picture_features)
-    return Evaluation(
-        keys=keys,
-        schema=segmenter.schema,
-        ignored=tuple(ignored),
-        rendered_sizes=tuple(sorted(found.sizes)),
-        segmented_size=size,
-        settings=settings,
-        counts=join_counts(found.counts) if found.counts else None,
-        oracle=join_counts(found.oracle),
-        photo_features=photo_features,
-        distances=(
-            None
-            if features is None or picture_features is None or photo_features is None
-            else feature_distances(
-                features, photo_features, picture_features, seed=settings.bootstrap_seed
-            )
-        ),
-        rows=tuple(found.rows),
-    )
+    return run.evaluation(found, keys, ignored)
 
 
 def schema_of(data: DataSet) -> LabelSchema:
@@ -223,7 +198,7 @@ def schema_of(data: DataSet) -> LabelSchema:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _Run:
-    """One evaluation's fixed parts, and what is done to each batch."""
+    """One evaluation's fixed parts, what is done to each batch, and what all of them make."""
 
     data: DataSet
     segmenter: Segmenter
@@ -266,6 +241,30 @@ class _Run:
             )
             for i in range(min(shown, len(keys)))
         ]
+
+    def evaluation(self, found: _Found, keys: Sequence[str], ignored: Sequence[str]) -> Evaluation:
+        """Join what the batches added, and compare the features."""
+        photo_features = self.photo_features
+        if photo_features is None:
+            photo_features = _joined(found.photo_features)
+        return Evaluation(
+            keys=tuple(keys),
+            schema=self.segmenter.schema,
+            ignored=tuple(ignored),
+            rendered_sizes=tuple(sorted(found.sizes)),
+            segmented_size=self.size,
+            settings=self.settings,
+            counts=join_counts(found.counts) if found.counts else None,
+            oracle=join_counts(found.oracle),
+            photo_features=photo_features,
+            distances=self._distances(photo_features, _joined(found.picture_features)),
+            rows=tuple(found.rows),
+        )
+
+    def _distances(self, photos: _Features | None, pictures: _Features | None) -> Distances | None:
+        if self.features is None or photos is None or pictures is None:
+            return None
+        return feature_distances(self.features, photos, pictures, seed=self.settings.bootstrap_seed)
 
     def _add_pictures(
         self, found: _Found, keys: list[str], samples: list[Sample], truth: LabelMap
@@ -317,6 +316,19 @@ def resize_picture(picture: Photo, height: int, width: int) -> Photo:
     return np.asarray(
         Image.fromarray(picture).resize((width, height), Image.Resampling.BICUBIC), np.uint8
     )
+
+
+def _check_features(samples: int, *, compared: bool, photo_features: _Features | None) -> None:
+    if compared and samples < 2:
+        raise InputError("FID and KID need at least two pictures, and one sample is evaluated")
+    if photo_features is not None and len(photo_features) != samples:
+        raise InputError(
+            f"features of {len(photo_features)} photographs were given for {samples} samples"
+        )
+
+
+def _batches(samples: int, batch: int) -> list[range]:
+    return [range(i, min(i + batch, samples)) for i in range(0, samples, batch)]
 
 
 def _read(data: DataSet, index: int, settings: EvaluationSettings) -> Sample:
