@@ -10,16 +10,11 @@ slow answers of hundreds, and its p99 hides the second (coordinated omission).
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import json
-import os
-import signal
 import sys
-import tempfile
 import threading
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -28,18 +23,18 @@ import tyro
 from sceneloom import TritonSynthesizer
 from sceneloom.errors import InputError, SceneLoomError
 from sceneloom.synthesizer import Request
-from sceneloom_bench.bench_inputs import bench_maps, inputs_hash
 from sceneloom_bench.load.answers import Send
-from sceneloom_bench.load.driver import Driver, Length
 from sceneloom_bench.load.requests import TensorConnection
-from sceneloom_bench.load.server_statistics import ServerView
-from sceneloom_bench.noop_server import NOOP_CONTRACT, NoopServer, write_noop_repository
+from sceneloom_bench.noop_server import NoopServer
 from sceneloom_bench.reports.environment import Environment
 from sceneloom_bench.reports.report import Figure, Measurement, Report, flags_of, say, write_report
-
-SIZE = (64, 128)
-_MAPS = 8
-_WARM_UP = 16
+from sceneloom_bench.stalled_server import (
+    driving,
+    slow_server,
+    small_maps,
+    stand_still,
+    subject_of,
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -96,15 +91,8 @@ class StallingConnection(TensorConnection):
         return send
 
     def _stall(self) -> None:
-        # Not the model's process: after a second without its sign of life the server would take it
-        # for dead as soon as both go on, and crash.
-        server = self._server.pid
         self.stalls += 1
-        os.kill(server, signal.SIGSTOP)
-        try:
-            time.sleep(self._seconds)
-        finally:
-            os.kill(server, signal.SIGCONT)
+        stand_still(self._server, self._seconds)
 
 
 def main(
@@ -133,10 +121,10 @@ def measure(settings: StallSettings) -> Report:
     Raises:
         SceneLoomError: requests went on failing.
     """
-    maps = bench_maps(NOOP_CONTRACT, SIZE, _MAPS)
+    maps = small_maps()
     measured: list[Measurement] = []
     raised: dict[str, list[float]] = {"open": [], "closed": []}
-    with noop_server(settings) as server, Environment() as environment:
+    with slow_server(settings.delay_seconds) as server, Environment() as environment:
         for run in range(1, settings.runs + 1):
             for mode, figures in raised.items():
                 pair = [_load(server, maps, settings, mode, run, stalled=s) for s in (False, True)]
@@ -148,29 +136,13 @@ def measure(settings: StallSettings) -> Report:
         kind="server",
         title=f"a server that stands still for {settings.stall_seconds:g} s, once, in open and "
         "closed loops",
-        subject={
-            "height": SIZE[0],
-            "width": SIZE[1],
-            "engine": f"a model that draws nothing and takes {settings.delay_seconds:g} s",
-            "inputs_sha256": inputs_hash(maps),
-        },
+        subject=subject_of(maps, settings.delay_seconds),
         settings=flags_of(settings),
         environment=environment.to_json(),
         measurements=measured,
         marks=environment.marks(),
         extra={"raised_p99_ms": raised},
     )
-
-
-@contextlib.contextmanager
-def noop_server(settings: StallSettings) -> Iterator[NoopServer]:
-    """The server that is stalled."""
-    with tempfile.TemporaryDirectory(prefix="sceneloom-stall-") as folder:
-        repository = write_noop_repository(
-            Path(folder) / "repository", delay_seconds=settings.delay_seconds
-        )
-        with NoopServer(repository) as server:
-            yield server
 
 
 def _load(
@@ -184,16 +156,11 @@ def _load(
 ) -> Measurement:
     """One load, in the middle of which the server stands still or does not."""
     at = settings.requests // 2 if stalled else -1
-    client = TritonSynthesizer(server.grpc)
-    length = Length(seconds=0, requests=settings.requests, warm_up=_WARM_UP)
+    connection = StallingConnection(
+        TritonSynthesizer(server.grpc), server, at, settings.stall_seconds
+    )
     name = f"run {run}, {'stalled' if stalled else 'undisturbed'}"
-    with (
-        contextlib.closing(
-            StallingConnection(client, server, at, settings.stall_seconds)
-        ) as connection,
-        contextlib.closing(ServerView(server.grpc)) as view,
-    ):
-        driver = Driver("grpc", connection, maps, 1, view, length)
+    with driving(server, connection, maps, settings.requests) as driver:
         if mode == "closed":
             measured = driver.closed(settings.in_flight, name=name)
         else:

@@ -13,12 +13,9 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
-import os
-import signal
 import sys
 import tempfile
 import threading
-import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated
@@ -28,22 +25,25 @@ import tyro
 from sceneloom import TritonSynthesizer
 from sceneloom.contract import MODEL_NAME
 from sceneloom.errors import InputError, SceneLoomError
-from sceneloom_bench.bench_inputs import bench_maps, inputs_hash
-from sceneloom_bench.load.driver import Driver, Length
+from sceneloom_bench.load.driver import Driver
 from sceneloom_bench.load.requests import TensorConnection
-from sceneloom_bench.load.server_statistics import ServerView
-from sceneloom_bench.noop_server import NOOP_CONTRACT, NoopServer, write_noop_repository
+from sceneloom_bench.noop_server import NoopServer
 from sceneloom_bench.perf_analyzer.binary import Program, Target, find_program, run_open
 from sceneloom_bench.perf_analyzer.inputs import write_inputs
 from sceneloom_bench.perf_analyzer.pairs import PERF_ANALYZER, SCENELOOM, Load, medians
 from sceneloom_bench.reports.environment import Environment
 from sceneloom_bench.reports.report import Figure, Measurement, Report, flags_of, say, write_report
 from sceneloom_bench.reports.statistics import median_figure
+from sceneloom_bench.stalled_server import (
+    SIZE,
+    driving,
+    slow_server,
+    small_maps,
+    stand_still,
+    subject_of,
+)
 
-SIZE = (64, 128)
-_MAPS = 8
 _DELAY = 0.004
-_WARM_UP = 16
 _DEFAULT_THREADS = 4
 
 
@@ -104,32 +104,30 @@ def measure(settings: StalledSettings) -> Report:
         ServingError: requests failed.
     """
     program = find_program(settings.perf_analyzer)
-    maps = bench_maps(NOOP_CONTRACT, SIZE, _MAPS)
-    with tempfile.TemporaryDirectory(prefix="sceneloom-stalled-") as name:
-        folder = Path(name)
-        write_inputs(maps, folder / "inputs.json")
-        repository = write_noop_repository(folder / "repository", delay_seconds=_DELAY)
-        with NoopServer(repository) as server, _driver(server, settings) as driver:
-            many = settings.many_threads
-            tools: dict[str, Asked] = {
-                PERF_ANALYZER: _perf_analyzer(program, server, folder, settings, _DEFAULT_THREADS),
-                f"{PERF_ANALYZER}, {many} threads": _perf_analyzer(
-                    program, server, folder, settings, many
-                ),
-                SCENELOOM: _ours(server, driver, settings),
-            }
-            with Environment() as environment:
-                measured = _take_turns(tools, settings)
+    maps = small_maps()
+    with (
+        tempfile.TemporaryDirectory(prefix="sceneloom-stalled-") as folder,
+        slow_server(_DELAY) as server,
+        driving(
+            server, TensorConnection(TritonSynthesizer(server.grpc)), maps, settings.requests
+        ) as driver,
+    ):
+        inputs = write_inputs(maps, Path(folder) / "inputs.json")
+        many = settings.many_threads
+        tools: dict[str, Asked] = {
+            PERF_ANALYZER: _perf_analyzer(program, server, inputs, settings, _DEFAULT_THREADS),
+            f"{PERF_ANALYZER}, {many} threads": _perf_analyzer(
+                program, server, inputs, settings, many
+            ),
+            SCENELOOM: _ours(server, driver, settings),
+        }
+        with Environment() as environment:
+            measured = _take_turns(tools, settings)
     return Report(
         kind="perf-analyzer",
         title=f"a server that stands still for {settings.stall_seconds:g} s, once, under the open "
         f"loops of perf_analyzer {program.version} and of SceneLoom",
-        subject={
-            "height": SIZE[0],
-            "width": SIZE[1],
-            "engine": f"a model that draws nothing and takes {_DELAY:g} s",
-            "inputs_sha256": inputs_hash(maps),
-        },
+        subject=subject_of(maps, _DELAY),
         settings=flags_of(settings),
         environment=environment.to_json(),
         measurements=measured,
@@ -173,17 +171,6 @@ def _take_turns(tools: Mapping[str, Asked], settings: StalledSettings) -> list[M
     return measured
 
 
-@contextlib.contextmanager
-def _driver(server: NoopServer, settings: StalledSettings) -> Iterator[Driver]:
-    length = Length(seconds=0, requests=settings.requests, warm_up=_WARM_UP)
-    maps = bench_maps(NOOP_CONTRACT, SIZE, _MAPS)
-    with (
-        contextlib.closing(TensorConnection(TritonSynthesizer(server.grpc))) as connection,
-        contextlib.closing(ServerView(server.grpc)) as view,
-    ):
-        yield Driver("grpc", connection, maps, 1, view, length)
-
-
 def _ours(server: NoopServer, driver: Driver, settings: StalledSettings) -> Asked:
     def ask(stalled: bool) -> Mapping[str, Figure]:
         with _stall(server, settings) if stalled else contextlib.nullcontext():
@@ -193,13 +180,13 @@ def _ours(server: NoopServer, driver: Driver, settings: StalledSettings) -> Aske
 
 
 def _perf_analyzer(
-    program: Program, server: NoopServer, folder: Path, settings: StalledSettings, threads: int
+    program: Program, server: NoopServer, inputs: Path, settings: StalledSettings, threads: int
 ) -> Asked:
     target = Target(
         address=server.grpc,
         model=MODEL_NAME,
         way="grpc",
-        inputs=folder / "inputs.json",
+        inputs=inputs,
         largest_pixels=SIZE[0] * SIZE[1],
         timeout=600,
     )
@@ -223,14 +210,8 @@ def _perf_analyzer(
 @contextlib.contextmanager
 def _stall(server: NoopServer, settings: StalledSettings) -> Iterator[None]:
     """Let the server stand still in the middle of what is done meanwhile."""
-
-    def stop() -> None:
-        # Not the model's process: without a sign of life from it the server takes it for dead.
-        os.kill(server.pid, signal.SIGSTOP)
-        time.sleep(settings.stall_seconds)
-        os.kill(server.pid, signal.SIGCONT)
-
-    timer = threading.Timer(settings.requests / settings.rate / 2, stop)
+    middle = settings.requests / settings.rate / 2
+    timer = threading.Timer(middle, stand_still, (server, settings.stall_seconds))
     timer.start()
     try:
         yield
