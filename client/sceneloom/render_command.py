@@ -26,7 +26,7 @@ from sceneloom.rendering.cluster.ray_cluster import RaySettings
 from sceneloom.rendering.cluster.ray_engine import RayRun
 from sceneloom.rendering.dataset import Maps, Pictures, TritonServers, make_plan
 from sceneloom.rendering.dry_run import dry_run
-from sceneloom.rendering.run import Plan, RenderRun
+from sceneloom.rendering.run import Plan, RenderRun, Run
 from sceneloom.rendering.settings import RenderSettings
 from sceneloom.rendering.triton import PathChoice, Way
 from sceneloom.rendering.watching.listener import Levels, Listener
@@ -124,7 +124,7 @@ def main(
     if flags.dry_run:
         return report_dry_run(dry_run(plan))
 
-    def begin(plan: Plan) -> RenderRun | RayRun:
+    def begin(plan: Plan) -> Run:
         return RayRun(plan, servers, ray, way) if flags.engine == "ray" else RenderRun(plan)
 
     code = _render(plan, begin, flags, output, way)
@@ -164,14 +164,14 @@ def _plan(
 
 def _render(
     plan: Plan,
-    begin: Callable[[Plan], RenderRun | RayRun],
+    begin: Callable[[Plan], Run],
     flags: RenderFlags,
     output: str,
     way: Way,
 ) -> int:
     """Render, show how it goes, and say how it ended."""
     tally, log = Tally(), LogLines() if flags.log == "json" else None
-    run: RenderRun | RayRun | None = None
+    run: Run | None = None
 
     def levels() -> Levels:
         return run.levels() if run is not None else Levels()
@@ -243,7 +243,7 @@ def _say(log: LogLines | None, event: str, text: str) -> None:
 
 
 @contextlib.contextmanager
-def _draining(run: RenderRun | RayRun) -> Iterator[list[int]]:
+def _draining(run: Run) -> Iterator[list[int]]:
     """The first SIGINT or SIGTERM lets what is under way finish, the second one does not; yields
     the signals that came.
     """

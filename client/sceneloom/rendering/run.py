@@ -7,13 +7,13 @@ with synthesizer.render("datasets/cityscapes") as run:
 
 from __future__ import annotations
 
+import abc
 import asyncio
 import concurrent.futures
 import contextlib
 import dataclasses
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
@@ -25,7 +25,7 @@ from sceneloom.rendering.loading import Loader
 from sceneloom.rendering.manifest import Manifest, Origin
 from sceneloom.rendering.pipeline import Pipeline
 from sceneloom.rendering.results import Result
-from sceneloom.rendering.servers import Address, Server, Servers
+from sceneloom.rendering.servers import Address, Server, Servers, request_threads
 from sceneloom.rendering.settings import RenderSettings
 from sceneloom.rendering.store import Store
 from sceneloom.rendering.watching.listener import Levels, Listener
@@ -36,7 +36,6 @@ if TYPE_CHECKING:
 
 _WAITING_RESULTS = 256
 _WAITING_PICTURES = 4  # they are whole pictures
-_SPARE_THREADS = 2
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -57,16 +56,68 @@ class Plan:
     """Hear what happens."""
 
 
-class RenderRun(Iterator[Result], AsyncIterator[Result]):
+class Run(Iterator[Result]):
     """The results of a run, in the order they finish; it begins when the first one is asked for.
 
-    Use it as a context manager: leaving it ends the run, and what is under way is dropped. A loop
-    that is left early without that leaves the run waiting, with its place, until the process ends.
+    Use it as a context manager: leaving it ends the run, and what is under way is dropped.
     """
 
     def __init__(self, plan: Plan) -> None:
         """Prepare; nothing happens yet."""
         self._plan = plan
+        self._stop_asked = False
+        self.rendering = False
+        """Whether all that it needs was fine to begin: servers, data set, the pictures' place."""
+        self.count: int | None = None
+        """How many maps the data set has, once that is known."""
+
+    @abc.abstractmethod
+    def stop(self) -> None:
+        """Take no further map; what is under way is finished, and its results still come. Safe to
+        call from a signal handler and from any thread.
+        """
+
+    @abc.abstractmethod
+    def levels(self) -> Levels:
+        """How full the parts of the pipeline are."""
+
+    @abc.abstractmethod
+    def close(self) -> None:
+        """End the run; what is under way is dropped. Calling it twice is fine."""
+
+    def __enter__(self) -> Self:
+        """Return the run itself."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Close it."""
+        self.close()
+
+    def _count_aside(self, source: Source) -> None:
+        """Begin to count the maps; listing a remote data set may take long, and nothing waits."""
+
+        def count() -> None:
+            with contextlib.suppress(Exception):  # reading it says what is wrong
+                self.count = source.count()
+
+        threading.Thread(target=count, name="sceneloom-count", daemon=True).start()
+
+
+class RenderRun(Run, AsyncIterator[Result]):
+    """A run in this process, for `for` and for `async for`.
+
+    A loop that is left early, and not in a with block, leaves the run waiting, with its place,
+    until the process ends.
+    """
+
+    def __init__(self, plan: Plan) -> None:
+        """Prepare; nothing happens yet."""
+        super().__init__(plan)
         self._thread: threading.Thread | None = None
         self._begun = threading.Event()
         self._loop: asyncio.AbstractEventLoop
@@ -75,15 +126,7 @@ class RenderRun(Iterator[Result], AsyncIterator[Result]):
         self._taken: asyncio.Event
         self._pipeline: Pipeline | None = None
         self._error: BaseException | None = None
-        self._stop_asked = self._over = False
-        self.rendering = False
-        """Whether the servers, the data set and the place of the pictures were fine to begin."""
-        self.count: int | None = None
-        """How many maps the data set has, once that is known."""
-
-    def __iter__(self) -> RenderRun:
-        """The run itself."""
-        return self
+        self._over = False
 
     def __next__(self) -> Result:
         """Wait for the next result.
@@ -105,10 +148,6 @@ class RenderRun(Iterator[Result], AsyncIterator[Result]):
             self._end()
         raise StopIteration
 
-    def __aiter__(self) -> RenderRun:
-        """The run itself."""
-        return self
-
     async def __anext__(self) -> Result:
         """Wait for the next result; raises as `__next__` does."""
         self._begin()
@@ -126,9 +165,7 @@ class RenderRun(Iterator[Result], AsyncIterator[Result]):
         raise StopAsyncIteration
 
     def stop(self) -> None:
-        """Take no further map; what is under way is finished, and its results still come. Safe to
-        call from a signal handler and from any thread.
-        """
+        """Take no further map; see `Run.stop`."""
         self._stop_asked = True
         if self._pipeline is not None and not self._over:
             self._loop.call_soon_threadsafe(self._pipeline.stop)
@@ -145,19 +182,6 @@ class RenderRun(Iterator[Result], AsyncIterator[Result]):
         self._over = True
         self._loop.call_soon_threadsafe(self._main.cancel)
         self._thread.join()
-
-    def __enter__(self) -> Self:
-        """Return the run itself."""
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        """Close it."""
-        self.close()
 
     async def __aenter__(self) -> Self:
         """Return the run itself."""
@@ -212,9 +236,7 @@ class RenderRun(Iterator[Result], AsyncIterator[Result]):
             await self._taken.wait()  # the loop has to live until then
 
     async def _render(self, plan: Plan) -> None:
-        most = plan.settings.in_flight or plan.settings.most_in_flight
-        threads = len(plan.addresses) * most + _SPARE_THREADS
-        requests = ThreadPoolExecutor(threads, "sceneloom-request")
+        requests = request_threads(len(plan.addresses), plan.settings)
         servers = Servers(
             plan.addresses,
             requests,
@@ -228,10 +250,7 @@ class RenderRun(Iterator[Result], AsyncIterator[Result]):
                 None, _prepare, plan, connection
             )
             store, manifest = settled or (None, None)
-            # Listing a remote data set may take long; nothing waits for it.
-            threading.Thread(
-                target=self._count, args=(source,), name="sceneloom-count", daemon=True
-            ).start()
+            self._count_aside(source)
             pipeline = Pipeline(
                 source,
                 servers,
@@ -253,10 +272,6 @@ class RenderRun(Iterator[Result], AsyncIterator[Result]):
             requests.shutdown(cancel_futures=True)
             if manifest is not None:
                 await self._loop.run_in_executor(None, manifest.finish)
-
-    def _count(self, source: Source) -> None:
-        with contextlib.suppress(Exception):  # reading it says what is wrong
-            self.count = source.count()
 
 
 def _prepare(

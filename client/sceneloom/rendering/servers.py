@@ -14,7 +14,7 @@ import random
 import time
 from collections import deque
 from collections.abc import Callable, Hashable, Sequence
-from concurrent.futures import Executor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from typing import TypeVar
 
 from sceneloom.contract import Contract
@@ -28,9 +28,11 @@ from sceneloom.errors import (
     ServingError,
 )
 from sceneloom.rendering.connections import Connection
+from sceneloom.rendering.settings import RenderSettings
 from sceneloom.rendering.window import AdaptiveWindow
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.25, 5.0
+_SPARE_THREADS = 2
 _T = TypeVar("_T")
 
 
@@ -44,6 +46,14 @@ class Address:
     """Opens one; raises ServerUnavailableError where nothing answers."""
     window: Callable[[Connection], AdaptiveWindow]
     """Makes the window of a connection."""
+
+
+def request_threads(servers: int, settings: RenderSettings) -> ThreadPoolExecutor:
+    """Threads for as many requests as may be in flight to so many servers, and a few for
+    connections that are opened meanwhile.
+    """
+    most = settings.in_flight or settings.most_in_flight
+    return ThreadPoolExecutor(servers * most + _SPARE_THREADS, "sceneloom-request")
 
 
 class _Link:

@@ -16,7 +16,6 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from sceneloom.errors import InputError, SceneLoomError, ServerUnavailableError, ServingError
@@ -34,7 +33,7 @@ from sceneloom.rendering.interfaces import MapItem
 from sceneloom.rendering.loading import Loaded, Loader, Prepared
 from sceneloom.rendering.pipeline import Pipeline
 from sceneloom.rendering.results import Failed, Rendered, Skipped
-from sceneloom.rendering.servers import Address, Servers
+from sceneloom.rendering.servers import Address, Servers, request_threads
 from sceneloom.rendering.settings import RenderSettings
 from sceneloom.rendering.store import Store, failure_row, picture_row
 from sceneloom.rendering.triton import Way
@@ -42,7 +41,6 @@ from sceneloom.rendering.watching.listener import Levels, Listener
 from sceneloom.style_choice import style_chooser
 
 _PAUSE = 1.0
-_SPARE_THREADS = 2
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -69,10 +67,7 @@ class BlockWorker:
         self._way = Way()
         self._way_chosen = False
         self._choosing = threading.Lock()
-        most = work.settings.in_flight or work.settings.most_in_flight
-        self._requests = ThreadPoolExecutor(
-            len(work.servers.urls) * most + _SPARE_THREADS, "sceneloom-request"
-        )
+        self._requests = request_threads(len(work.servers.urls), work.settings)
         self._opening: asyncio.Task[_Opened] | None = None
 
     async def render(self, block: Sequence[Given]) -> Answered:

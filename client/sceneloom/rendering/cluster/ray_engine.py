@@ -10,15 +10,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
-import threading
 from collections.abc import Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING
 
 from sceneloom.contract import Contract
-from sceneloom.errors import InputError, SceneLoomError
+from sceneloom.errors import InputError
 from sceneloom.extras import require
 from sceneloom.rendering.cluster.block_feeder import BlockFeeder
 from sceneloom.rendering.cluster.blocks import Answered, Made, Outcome, Unchanged, Work
@@ -27,7 +25,7 @@ from sceneloom.rendering.dataset import TritonServers
 from sceneloom.rendering.interfaces import Source
 from sceneloom.rendering.manifest import Manifest, Row
 from sceneloom.rendering.results import Failed, Result, Skipped
-from sceneloom.rendering.run import Plan, open_store
+from sceneloom.rendering.run import Plan, Run, open_store
 from sceneloom.rendering.servers import Servers
 from sceneloom.rendering.store import Store, failure_row, place_is_gone
 from sceneloom.rendering.triton import Way
@@ -35,18 +33,13 @@ from sceneloom.rendering.watching.listener import Levels
 from sceneloom.style_choice import style_chooser
 
 if TYPE_CHECKING:
-    from typing_extensions import Self
-
     from sceneloom.rendering.cluster.ray_data import Stream
 
 _SPARE_BLOCKS = 4
 
 
-class RayRun(Iterator[Result]):
-    """The results of a run, in the order they finish; it begins when the first one is asked for.
-
-    Use it as a context manager: leaving it ends the run, and what is under way is dropped.
-    """
+class RayRun(Run):
+    """A run whose maps Ray actors render."""
 
     def __init__(
         self,
@@ -70,24 +63,16 @@ class RayRun(Iterator[Result]):
         require(("ray", "pandas", "pyarrow"), extra="ray", purpose="rendering with Ray")
         if plan.sink is None or plan.manifest is None:
             raise InputError("rendering with Ray needs a place for the pictures")
-        self._plan, self._servers = plan, servers
+        super().__init__(plan)
+        self._servers = servers
         self._settings = settings or RaySettings()
         self._way = way or Way()
         self._results = self._render()
-        self._stop_asked = False
         self._broken: Exception | None = None
         self._levels: dict[int, Levels] = {}
         self._workers: set[int] = set()
         self._actors = 1
         self._feeder: BlockFeeder | None = None
-        self.count: int | None = None
-        """How many maps the data set has, once that is known."""
-        self.rendering = False
-        """Whether servers, data set, place and Ray were fine to begin."""
-
-    def __iter__(self) -> RayRun:
-        """The run itself."""
-        return self
 
     def __next__(self) -> Result:
         """Wait for the next result.
@@ -120,19 +105,6 @@ class RayRun(Iterator[Result]):
         """End the run; what is under way is dropped. Calling it twice is fine."""
         self._results.close()
 
-    def __enter__(self) -> Self:
-        """Return the run itself."""
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        """Close it."""
-        self.close()
-
     def _render(self) -> Generator[Result, None, None]:
         with contextlib.ExitStack() as stack:
             begun = _begin(self._plan, self._servers, self._settings.cpus)
@@ -146,10 +118,7 @@ class RayRun(Iterator[Result]):
             pool = stack.enter_context(
                 ThreadPoolExecutor(self._plan.settings.threads, "sceneloom-write")
             )
-            # Listing a remote data set may take long; nothing waits for it.
-            threading.Thread(
-                target=self._count, args=(begun.source,), name="sceneloom-count", daemon=True
-            ).start()
+            self._count_aside(begun.source)
             feeder = BlockFeeder(
                 begun.source,
                 begun.store,
@@ -220,10 +189,6 @@ class RayRun(Iterator[Result]):
         if self._broken is None:
             self._broken = error
         self.stop()
-
-    def _count(self, source: Source) -> None:
-        with contextlib.suppress(SceneLoomError, OSError):  # reading it says what is wrong
-            self.count = source.count()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
