@@ -217,29 +217,10 @@ def test_the_capacity_is_looked_for_until_it_rises_no_more() -> None:
     assert said.endswith("/s, which a closed loop of 4 requests reached just before")
 
 
-PLAN = Plan(
-    scenario="SingleStream",
-    address="127.0.0.1:1",
-    model="synthesis",
-    transport="grpc",
-    timeout=10,
-    size=(64, 128),
-    maps=None,
-    different_maps=2,
-    queries=64,
-    seconds=100,
-    expected_seconds=2,
-    rate=0.5,
-    latency_bound_ms=1,
-    workers=1,
-    batch=1,
-)
-
-
-def test_a_run_is_given_up_long_after_it_should_have_ended() -> None:
+def test_a_run_is_given_up_long_after_it_should_have_ended(plan: Plan) -> None:
     # 64 queries of 2 s are longer than the 100 s that were asked for.
-    assert longest(PLAN) == 600 + 10 * (100 + 64 * 2)
-    overload = dataclasses.replace(PLAN, scenario="Server", rate=30)
+    assert longest(plan) == 600 + 10 * (100 + 64 * 2)
+    overload = dataclasses.replace(plan, scenario="Server", rate=30)
     assert longest(overload) == 600 + 10 * (100 + 3000 * 2)
 
 

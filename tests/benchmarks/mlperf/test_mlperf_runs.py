@@ -109,26 +109,10 @@ def test_failed_requests_void_a_run_that_loadgen_finds_valid(tmp_path: Path) -> 
     assert found.marks[1].startswith("LoadGen: ")
 
 
-def test_a_run_without_a_server_says_so(noop_server: NoopServer) -> None:
+def test_a_run_without_a_server_says_so(noop_server: NoopServer, plan: Plan) -> None:
     with pytest.raises(InputError, match="at most 8"):
         measure(settings_for(noop_server, batch=9))
-    plan = Plan(
-        scenario="SingleStream",
-        address="127.0.0.1:1",
-        model="synthesis",
-        transport="grpc",
-        timeout=10,
-        size=(64, 128),
-        maps=None,
-        different_maps=2,
-        queries=1,
-        seconds=0,
-        expected_seconds=1,
-        rate=1,
-        latency_bound_ms=1,
-        workers=1,
-        batch=1,
-    )
+    plan = dataclasses.replace(plan, queries=1, seconds=0, expected_seconds=1, rate=1)
     with pytest.raises(ServingError, match=r"LoadGen's process ended with 1: .*127\.0\.0\.1:1"):
         run_loadgen(plan)
     with pytest.raises(ServingError, match=r"LoadGen's SingleStream did not end within 0\.01 s"):
