@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
+import re
 from pathlib import Path
 from typing import Annotated
 
 from tyro.conf import Positional, arg
 
 from sceneloom.errors import InputError
-from sceneloom_bench.reports.report import SCHEMA, Report, read_report, say
+from sceneloom_bench.reports.report import SCHEMA, Report, read_document, read_report, say
 
 
 def main(folder: Annotated[Path, Positional, arg(metavar="DIR")]) -> int:
@@ -41,6 +41,9 @@ def read_reports(folder: Path) -> tuple[dict[str, Report], list[Path]]:
     files = sorted(path for path in folder.glob("*.json") if path.is_file())
     others = [path for path in files if not _says_report(path)]
     reports = {path.stem: read_report(path) for path in files if path not in others}
+    for name in reports:
+        if not name.isprintable():  # bytes that are no text, or line ends
+            raise InputError(f"{folder}: a page cannot name {name!a}.json; rename it")
     if not reports:
         raise InputError(
             f"{folder}: holds no report; sceneloom bench engine --out {folder} makes one"
@@ -50,9 +53,11 @@ def read_reports(folder: Path) -> tuple[dict[str, Report], list[Path]]:
 
 def _says_report(path: Path) -> bool:
     """Whether a file calls itself a report, whole or not."""
+    name = SCHEMA.split("/")[0]
     try:
-        document = json.loads(path.read_text("utf-8"))
-    except ValueError:
-        return False
+        document = read_document(path)
+    except InputError:
+        with path.open("rb") as file:  # one that was cut off still begins as a report does
+            return bool(re.match(rf'\s*{{\s*"schema"\s*:\s*"{name}/'.encode(), file.read(200)))
     said = document.get("schema") if isinstance(document, dict) else None
-    return isinstance(said, str) and said.split("/")[0] == SCHEMA.split("/")[0]
+    return isinstance(said, str) and said.split("/")[0] == name

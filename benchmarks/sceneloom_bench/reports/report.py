@@ -13,12 +13,14 @@ import json
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 from sceneloom.errors import InputError
+from sceneloom_bench.reports.form import check_form
 
 SCHEMA = "sceneloom-bench/1"
-SCHEMA_FILE = Path(__file__).with_name("schema.json")
+MOST_BYTES = 64 << 20
+"""A file above it is not read: reports keep histograms in place of many samples."""
 Kind = Literal["engine", "server", "mlperf", "render", "perf-analyzer"]
 Better = Literal["lower", "higher", "neither"]
 
@@ -134,34 +136,53 @@ def read_report(path: Path) -> Report:
     Raises:
         InputError: the file is not there, or is no report of this form; the text says why.
     """
-    try:
-        document = json.loads(path.read_text("utf-8"), parse_constant=_refuse_constant)
-    except OSError as error:
-        raise InputError(f"{path}: {error.strerror or error}") from None
-    except ValueError as error:
-        raise InputError(f"{path}: not JSON: {error}") from None
+    document = read_document(path)
     if not isinstance(document, dict) or document.get("schema") != SCHEMA:
         said = document.get("schema") if isinstance(document, dict) else None
         raise InputError(f"{path}: not a report of {SCHEMA} (its schema is {said!r})")
     try:
+        check_form(document)
         measurements = [
-            Measurement(**{**m, "figures": {n: _read_figure(f) for n, f in m["figures"].items()}})
+            Measurement(**{**m, "figures": _read_figures(m["figures"])})
             for m in document["measurements"]
         ]
-        fields = {k: v for k, v in document.items() if k != "schema"}
-        if fields["kind"] not in get_args(Kind):
-            raise TypeError(f"there is no kind {fields['kind']!r}")
-        return Report(**{**fields, "measurements": measurements})
-    except (AttributeError, KeyError, TypeError) as error:
+    except ValueError as error:
         raise InputError(f"{path}: not a whole report of {SCHEMA}: {error}") from None
+    fields = {k: v for k, v in document.items() if k != "schema"}
+    return Report(**{**fields, "measurements": measurements})
 
 
-def _read_figure(document: Mapping[str, Any]) -> Figure:
-    figure = Figure(**document)
-    for number in (figure.value, figure.low or 0.0, figure.high or 0.0):
-        if not isinstance(number, int | float):
-            raise TypeError(f"{number!r} is no number")
-    return figure
+def read_document(path: Path) -> Any:
+    """Read a JSON file of the size that reports have.
+
+    Raises:
+        InputError: it is not there, is no JSON, or is larger than any report.
+    """
+    try:
+        with path.open("rb") as file:
+            text = file.read(MOST_BYTES + 1)
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror or error}") from None
+    if len(text) > MOST_BYTES:
+        raise InputError(f"{path}: larger than {MOST_BYTES >> 20} MiB, which no report is")
+    try:
+        return json.loads(text.decode("utf-8"), parse_constant=_refuse_constant)
+    except RecursionError:
+        raise InputError(f"{path}: lists in lists, deeper than in any report") from None
+    except ValueError as error:
+        raise InputError(f"{path}: not JSON: {error}") from None
+
+
+def _read_figures(document: Mapping[str, Any]) -> dict[str, Figure]:
+    figures = {name: Figure(**one) for name, one in document.items()}
+    for name, figure in figures.items():
+        low = figure.value if figure.low is None else figure.low
+        high = figure.value if figure.high is None else figure.high
+        if not low <= figure.value <= high:
+            raise ValueError(
+                f"{name}'s interval, {low:g} to {high:g}, does not hold {figure.value:g}"
+            )
+    return figures
 
 
 def _refuse_constant(name: str) -> float:

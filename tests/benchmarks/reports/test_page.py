@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import json
+import os
 import shlex
 from html.parser import HTMLParser
 from pathlib import Path
@@ -147,6 +148,7 @@ def test_other_files_are_left_alone_and_named(
     [
         ('{"schema": "sceneloom-bench/1"}', "not a whole report"),
         ('{"schema": "sceneloom-bench/2"}', "not a report of sceneloom-bench/1"),
+        ('{\n "schema": "sceneloom-bench/1",\n "kind', "not JSON"),  # cut off
     ],
 )
 def test_a_broken_report_is_not_left_out_silently(tmp_path: Path, text: str, says: str) -> None:
@@ -160,8 +162,8 @@ def test_a_broken_report_is_not_left_out_silently(tmp_path: Path, text: str, say
 @pytest.mark.parametrize(
     ("break_it", "says"),
     [
-        ({"kind": "gpu"}, "no kind 'gpu'"),
-        ({"value": "12 ms"}, "'12 ms' is no number"),
+        ({"kind": "gpu"}, "kind is 'gpu', which is none of engine, server"),
+        ({"value": "12 ms"}, r"\[0\]\.figures\.rate\.value is '12 ms', which is no number"),
         ({"value": float("nan")}, "NaN is no number"),
     ],
 )
@@ -174,6 +176,12 @@ def test_reports_with_other_values_are_refused(
     (tmp_path / "render.json").write_text(json.dumps(document))
     with pytest.raises(InputError, match=says):
         read_reports(tmp_path)
+
+
+def test_a_name_that_no_page_can_hold_is_refused(tmp_path: Path) -> None:
+    write_report(render_report(), tmp_path, os.fsdecode(b"caf\xe9"))
+    with pytest.raises(InputError, match=r"cannot name 'caf.*; rename it"):
+        main(tmp_path)
 
 
 def test_a_folder_without_reports_is_refused(tmp_path: Path) -> None:

@@ -11,9 +11,11 @@ from typing import Any, get_args, get_type_hints
 import pytest
 from bench_reports import GPU, all_reports, engine_report, report_of
 
+from sceneloom.errors import InputError
 from sceneloom_bench.reports.environment import Environment
+from sceneloom_bench.reports.form import SCHEMA_FILE
 from sceneloom_bench.reports.report import (
-    SCHEMA_FILE,
+    MOST_BYTES,
     Figure,
     Measurement,
     Report,
@@ -59,6 +61,11 @@ def test_every_field_of_the_code_is_described(form: type) -> None:
             assert properties[field]["enum"] == list(get_args(get_type_hints(form)[field]))
 
 
+def p50(document: dict[str, Any]) -> dict[str, Any]:
+    figure: dict[str, Any] = first(document)["figures"]["p50"]
+    return figure
+
+
 def first(document: dict[str, Any]) -> dict[str, Any]:
     measurement: dict[str, Any] = document["measurements"][0]
     return measurement
@@ -79,13 +86,77 @@ BROKEN: dict[str, Callable[[dict[str, Any]], object]] = {
     "a batch of none": lambda d: first(d)["load"].update(batch=0),
     "samples without blocks": lambda d: first(d).update(samples=[1.0, 2.0]),
     "a mark that is no sentence": lambda d: first(d).update(marks=[7]),
+    "no title": lambda d: d.update(title=None),
+    "a title of nothing": lambda d: d.update(title=""),
+    "subjects in a list": lambda d: d.update(subject=[]),
+    "a date of another form": lambda d: d.update(date="yesterday"),
+    "half a processor": lambda d: d["environment"].update(cores=0.5),
+    "a figure's name with capitals": lambda d: first(d)["figures"].update(P50=p50(d)),
+    "a percentile without its latency": lambda d: first(d)["extra"].update(percentiles=[[50]]),
+    "a percentile beyond all": lambda d: first(d)["extra"].update(percentiles=[[101, 3]]),
+    "a latency of nothing": lambda d: first(d)["extra"].update(percentiles=[[50, 0]]),
 }
+UNMEASURED: dict[str, Callable[[dict[str, Any]], object]] = {
+    "a number that overflows": lambda d: p50(d).update(value=1e308, low=None, high=None),
+    "digits without end": lambda d: d["environment"].update(seconds=10**400),
+    "an interval that lies elsewhere": lambda d: p50(d).update(value=3, low=1, high=2),
+    "an interval upside down": lambda d: p50(d).update(value=3, low=4, high=2),
+    "half a character": lambda d: d.update(title="\ud800"),
+    "a command to the terminal": lambda d: d.update(title="\x1b[2Jall gone"),
+    "lists in lists": lambda d: d["extra"].update(deep=nested(400)),
+}
+"""What JSON Schema lets pass."""
+
+
+def nested(depth: int) -> list[Any]:
+    return [nested(depth - 1)] if depth else []
 
 
 @pytest.mark.parametrize("break_it", BROKEN.values(), ids=BROKEN.keys())
-def test_a_broken_report_is_refused(schema: Any, break_it: Callable[[Any], object]) -> None:
+def test_a_broken_report_is_refused(
+    schema: Any, break_it: Callable[[Any], object], tmp_path: Path
+) -> None:
     document = json.loads(json.dumps(engine_report().to_json()))
     schema.validate(document)
     break_it(document)
     with pytest.raises(jsonschema.ValidationError):
         schema.validate(document)
+    refuse(document, tmp_path)
+
+
+@pytest.mark.parametrize("break_it", UNMEASURED.values(), ids=UNMEASURED.keys())
+def test_what_nothing_can_be_made_of_is_refused(
+    break_it: Callable[[Any], object], tmp_path: Path
+) -> None:
+    document = json.loads(json.dumps(engine_report().to_json()))
+    break_it(document)
+    refuse(document, tmp_path)
+
+
+def refuse(document: Any, folder: Path) -> None:
+    path = folder / "broken.json"
+    path.write_text(json.dumps(document))
+    with pytest.raises(InputError, match=r"broken\.json: not a (whole )?report"):
+        read_report(path)
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (b"[" * 100_000, "deeper"),
+        (b"\xff\xfe{}", "not JSON"),
+        (b"", "not JSON"),
+        (b" " * (MOST_BYTES + 1), "larger than 64 MiB"),
+    ],
+)
+def test_a_file_of_another_kind_is_refused(tmp_path: Path, content: bytes, says: str) -> None:
+    path = tmp_path / "other.json"
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=says):
+        read_report(path)
+
+
+def test_committed_reports_are_whole() -> None:
+    results = Path(__file__).parents[3] / "benchmarks" / "results"
+    found = [read_report(path) for path in results.glob("*/*.json")]
+    assert len(found) > 5
