@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from torch import nn
+from training_runs import resolved, small
 
 from sceneloom.errors import CheckpointError
+from sceneloom_training.checkpoint import load_checkpoint
 from sceneloom_training.networks import (
     GeneratorArchitecture,
     MultiscaleDiscriminator,
+    UNetArchitecture,
+    balance_phases,
     build_generator,
     initialise,
 )
+from sceneloom_training.trainer import train
 
 SMALL = {
     "input_channels": 5,
@@ -40,6 +47,51 @@ def test_padding_changes_the_edge_and_no_name(padding: str) -> None:
 def test_unknown_padding() -> None:
     with pytest.raises(CheckpointError, match="padding is 'mirror'"):
         GeneratorArchitecture(**SMALL, padding="mirror")
+
+
+def grid_of(convolution: nn.ConvTranspose2d) -> float:
+    """Largest difference between neighbours that an even surface comes out with, away from the
+    edge, as a share of what comes out.
+    """
+    with torch.inference_mode():
+        out = convolution(torch.ones(1, convolution.in_channels, 12, 12))[..., 6:-6, 6:-6]
+    steps = max(out.diff(dim=-1).abs().max().item(), out.diff(dim=-2).abs().max().item())
+    return steps / out.abs().max().item()
+
+
+@pytest.mark.parametrize(
+    "architecture", [GeneratorArchitecture(**SMALL), UNetArchitecture(input_channels=5, ngf=4)]
+)
+def test_balanced_phases_leave_no_grid_on_even_surfaces(
+    architecture: GeneratorArchitecture | UNetArchitecture,
+) -> None:
+    network = build_generator(architecture, seed=1)
+    ups = [m for m in network.modules() if isinstance(m, nn.ConvTranspose2d)]
+    assert min(grid_of(m) for m in ups) > 0.1
+    before = [m.weight.clone() for m in ups]
+    balance_phases(network)
+    assert max(grid_of(m) for m in ups) < 1e-5
+    for module, drawn in zip(ups, before, strict=True):
+        assert module.weight.mean((-2, -1)).allclose(drawn.mean((-2, -1)), atol=1e-7)
+    once = [m.weight.clone() for m in ups]
+    balance_phases(network)
+    assert all(m.weight.allclose(w, atol=1e-7) for m, w in zip(ups, once, strict=True))
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_training_keeps_the_phases_balanced(samples: Path, tmp_path: Path) -> None:
+    for balanced in (False, True):
+        run = tmp_path / str(balanced)
+        sections = {
+            "generator": {"ngf": 4, "balanced_upsampling": balanced},
+            "optimizer": {"learning_rate": 1e-2, "ema": 0.5},
+            "schedule": {"max_steps": 3},
+        }
+        train(resolved(small(samples, **sections)), run)
+        exported = load_checkpoint(run / "model").generator
+        ups = [m for m in exported.modules() if isinstance(m, nn.ConvTranspose2d)]
+        grids = [grid_of(module) for module in ups]
+        assert (max(grids) < 1e-5) if balanced else (min(grids) > 0.1)
 
 
 def test_recomputed_activations_give_equal_gradients_and_less_memory() -> None:

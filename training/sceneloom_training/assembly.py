@@ -18,6 +18,7 @@ from sceneloom_training.networks import (
     GeneratorArchitecture,
     MultiscaleDiscriminator,
     UNetArchitecture,
+    balance_phases,
     build_generator,
     initialise,
 )
@@ -63,6 +64,8 @@ def assemble(
     )
     if settings.generator.start_from is not None:
         start_generator(generator, settings.generator.start_from)
+    if settings.generator.balanced_upsampling:
+        balance_phases(generator)
     d, s = settings.discriminator, settings.style
     discriminator = _seeded(
         lambda: MultiscaleDiscriminator(

@@ -17,7 +17,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from sceneloom_training.batches import Batch
 from sceneloom_training.distributed import World
-from sceneloom_training.networks import Generator, SynthesisNetwork
+from sceneloom_training.networks import Generator, SynthesisNetwork, balance_phases
 from sceneloom_training.objective import Objective
 from sceneloom_training.random_state import random_states, set_random_states
 from sceneloom_training.schedule import Schedule, enclosed_parameters
@@ -131,6 +131,8 @@ class Learner:
             self.scaler.step(optimizer)
             optimizer.zero_grad(set_to_none=True)
         self.scaler.update()
+        if self.settings.generator.balanced_upsampling:
+            balance_phases(self.objective.generator)
         if self.average is not None:
             ours, theirs = self.average.parameters(), self.objective.generator.parameters()
             decay = average_decay(self.settings.optimizer.ema, step)

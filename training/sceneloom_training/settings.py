@@ -35,6 +35,10 @@ class GeneratorSettings:
     """Of convolutions that are not strided: reflect as published; zeros and replicate make cheaper
     engines.
     """
+    balanced_upsampling: bool = False
+    """Keep the transposed convolutions free of checkerboards, from the first step on; the network
+    that is exported is no other for it.
+    """
     unet_downsamplings: int = 8
     """Levels of the U-Net."""
     dropout: bool = True

@@ -16,6 +16,7 @@ from sceneloom_training.networks.discriminator import MultiscaleDiscriminator
 from sceneloom_training.networks.encoder import FeatureEncoder
 from sceneloom_training.networks.generator import Generator
 from sceneloom_training.networks.half import HalfGenerator
+from sceneloom_training.networks.phases import balance_phases
 from sceneloom_training.networks.served import ServedGenerator
 from sceneloom_training.networks.unet import UNet
 
@@ -31,6 +32,7 @@ __all__ = [
     "UNet",
     "UNetArchitecture",
     "architecture_from_json",
+    "balance_phases",
     "build_generator",
     "initialise",
     "load_weights",
