@@ -10,11 +10,16 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TypeVar
 
+import psutil
+
 from sceneloom.contract import Contract
 from sceneloom.errors import SizeError
+from sceneloom.maps import DEFAULT_MAX_PIXELS
 from sceneloom.synthesizer import Request
 from sceneloom_export.proof_maps import draw_map, read_own_maps
 
+_BYTES_PER_PIXEL = 5
+"""Of a label map and an instance map."""
 _T = TypeVar("_T")
 _SEED = 10_000
 """Added to a map's number: apart from the maps that exports are proven on."""
@@ -32,7 +37,8 @@ def bench_maps(
         folder: maps to use in place of drawn ones, as `sceneloom render` takes them.
 
     Raises:
-        SizeError: the model does not take maps of this size without padding.
+        SizeError: the model does not take maps of this size without padding, or there is no memory
+            for so many.
         InputError: the folder has none, or a broken one.
     """
     if folder is not None:
@@ -43,7 +49,21 @@ def bench_maps(
             f"the model does not take {size[1]}x{size[0]} without padding; the next is "
             f"{width}x{height}"
         )
+    _check_room(size, count)
     return [draw_map(contract, size, _SEED + number) for number in range(count)]
+
+
+def _check_room(size: tuple[int, int], count: int) -> None:
+    """Refuse maps that nothing would take, or that this machine has no memory for."""
+    pixels, text = size[0] * size[1], f"{size[1]}x{size[0]}"
+    if pixels > DEFAULT_MAX_PIXELS:
+        raise SizeError(f"{text} is {pixels:,} pixels; a map has at most {DEFAULT_MAX_PIXELS:,}")
+    needed, free = count * pixels * _BYTES_PER_PIXEL, psutil.virtual_memory().available
+    if needed > free:
+        raise SizeError(
+            f"{count} maps of {text} take {needed / 2**30:.1f} GiB, and {free / 2**30:.1f} GiB "
+            "are free"
+        )
 
 
 def batches(maps: Sequence[_T], batch: int) -> Iterator[list[_T]]:

@@ -23,7 +23,7 @@ import tyro
 from sceneloom import TritonSynthesizer
 from sceneloom.connect import TransportChoice
 from sceneloom.contract import Contract
-from sceneloom.errors import InputError, ServingError
+from sceneloom.errors import ServingError
 from sceneloom.png_maps import instance_map_png, label_map_png
 from sceneloom.rendering.dataset import Maps, Pictures, TritonServers, make_plan
 from sceneloom.rendering.results import Rendered
@@ -35,6 +35,15 @@ from sceneloom.synthesizer import Request
 from sceneloom_bench.bench_inputs import bench_maps, inputs_hash
 from sceneloom_bench.busy_server import BusyTime
 from sceneloom_bench.load.server_statistics import ServerView, check_cache
+from sceneloom_bench.ranges import (
+    MOST_MAPS,
+    MOST_ROUNDS,
+    MOST_THREADS,
+    check_different,
+    check_name,
+    check_out,
+    check_ranges,
+)
 from sceneloom_bench.reports.environment import Environment
 from sceneloom_bench.reports.report import Figure, Measurement, Report, say, write_report
 from sceneloom_bench.reports.statistics import median_figure
@@ -67,11 +76,11 @@ class RenderBenchSettings:
 
     def __post_init__(self) -> None:
         """Check the ranges."""
-        for field in ("count", "rounds"):
-            if getattr(self, field) < 1:
-                raise InputError(f"{field} is {getattr(self, field)}; it is at least 1")
-        if not self.formats:
-            raise InputError("name at least one format")
+        parse_size(self.size)
+        check_name(self.name)
+        check_different(self, "formats")
+        in_flight = {"in_flight": (1, MOST_THREADS)}
+        check_ranges(self, {"count": (1, MOST_MAPS), "rounds": (1, MOST_ROUNDS), **in_flight})
 
 
 def main(
@@ -87,8 +96,10 @@ def main(
     """
     from sceneloom_bench.reports.tables import describe
 
+    stem = "-".join(filter(None, ("render", settings.name)))
+    check_out(out, stem)
     report = measure(settings)
-    write_report(report, out, "-".join(filter(None, ("render", settings.name))))
+    write_report(report, out, stem)
     print(describe(report))
     print(json.dumps(report.to_json()))
     return 0

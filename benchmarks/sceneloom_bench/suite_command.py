@@ -22,9 +22,11 @@ from typing import Annotated
 import tyro
 
 from sceneloom.errors import InputError
+from sceneloom.transport import MAX_SECONDS
 from sceneloom_bench.commands import CHECKOUT
 from sceneloom_bench.load.highest_rate import P99_REQUESTS
 from sceneloom_bench.perf_analyzer.binary import find_perf_analyzer
+from sceneloom_bench.ranges import MOST_BATCH, check_out, check_ranges
 from sceneloom_bench.reports.environment import gpu_details, hardware_name
 from sceneloom_bench.reports.report import read_report, say
 from sceneloom_export.settings import parse_size
@@ -38,6 +40,14 @@ _LOADGEN_BOUND = 30
 """LoadGen's, which lets no query of 459 be late: above the pauses of a machine that others use, and
 far below what a queue grows to in half a minute at 130 %.
 """
+
+
+_RANGES = {
+    "batch": (1, MOST_BATCH),
+    "seconds": (1, MAX_SECONDS),
+    "ngf": (1, 1024),
+    "blocks": (1, 100),
+}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -69,6 +79,7 @@ class SuiteSettings:
 
     def __post_init__(self) -> None:
         """Check names and sizes."""
+        check_ranges(self, _RANGES)
         for size in filter(None, (self.size, self.demo_size)):
             parse_size(size)
         for name in self.only:
@@ -239,6 +250,7 @@ def main(
         settings: what is measured.
     """
     out = out or choose_folder(CHECKOUT / "benchmarks" / "results", hardware_name())
+    check_out(out, "engine")
     out.mkdir(parents=True, exist_ok=True)
     failed = list(run_steps(Place(settings=settings, out=out, gpu=bool(gpu_details()))))
     page = _run(["page", str(out)])

@@ -21,6 +21,7 @@ import tyro
 
 from sceneloom_bench.engine.measure import measure
 from sceneloom_bench.engine.settings import EngineBenchSettings
+from sceneloom_bench.ranges import check_out
 from sceneloom_bench.reports.report import write_report
 
 __all__ = ["EngineBenchSettings", "main", "measure"]
@@ -40,8 +41,10 @@ def main(
     """
     from sceneloom_bench.reports.tables import describe
 
+    stem = f"engine-{settings.name}" if settings.name else "engine"
+    check_out(out, stem)
     report = measure(settings)
-    write_report(report, out, f"engine-{settings.name}" if settings.name else "engine")
+    write_report(report, out, stem)
     print(describe(report))
     print(json.dumps(report.to_json(), allow_nan=False))
     return 0

@@ -3,16 +3,29 @@
 from __future__ import annotations
 
 import dataclasses
-import re
 from pathlib import Path
 from typing import Literal
 
 from sceneloom.errors import InputError
 from sceneloom_bench.engine.contenders import check_names
 from sceneloom_bench.engine.peaks import Device
+from sceneloom_bench.ranges import (
+    MOST_BATCH,
+    MOST_MAPS,
+    MOST_ROUNDS,
+    check_name,
+    check_ranges,
+)
 from sceneloom_export.settings import parse_size
 
-_NAME = re.compile(r"[a-z0-9][a-z0-9.-]*")
+_RANGES = {
+    "ngf": (1, 1024),
+    "blocks": (1, 100),
+    "batch": (1, MOST_BATCH),
+    "rounds": (1, MOST_ROUNDS),
+    "pictures": (1, MOST_ROUNDS),
+    "maps": (2, MOST_MAPS),
+}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -57,15 +70,10 @@ class EngineBenchSettings:
         """Check the ranges and names."""
         parse_size(self.size)
         check_names(self.engines)
-        least = {"ngf": 1, "blocks": 1, "rounds": 1, "pictures": 1, "maps": 2}
-        for field, low in least.items():
-            value = getattr(self, field)
-            if value is not None and value < low:
-                raise InputError(f"{field} is {value}; it is at least {low}")
-        if not self.batch or not all(1 <= batch <= 1024 for batch in self.batch):
-            raise InputError(f"batch is {list(self.batch)}; each is from 1 to 1,024")
-        if self.name is not None and not _NAME.fullmatch(self.name):
-            raise InputError(f"name {self.name!r}: write small letters, digits, dots and hyphens")
+        check_ranges(self, _RANGES)
+        if not self.batch:
+            raise InputError("batch is empty: name one at least")
+        check_name(self.name)
 
     @property
     def batches(self) -> list[int]:

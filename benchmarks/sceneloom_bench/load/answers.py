@@ -124,7 +124,11 @@ class Recorder:
             work()
 
         with ThreadPoolExecutor(threads) as pool:
-            begun = [pool.submit(begin) for _ in range(threads)]
+            try:
+                begun = [pool.submit(begin) for _ in range(threads)]
+            except RuntimeError as error:
+                ready.abort()  # or those that have begun would wait for ever
+                raise SceneLoomError(f"{threads} requests at once: {error}") from None
             self._start = time.perf_counter() + lead_in
             ready.wait()
             try:

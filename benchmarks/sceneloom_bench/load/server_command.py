@@ -25,6 +25,7 @@ from sceneloom.contract import MODEL_NAME
 from sceneloom.encoded import ENCODED_MODEL, EncodedFormat
 from sceneloom.errors import InputError
 from sceneloom.synthesizer import Request
+from sceneloom.transport import MAX_SECONDS, Timeouts
 from sceneloom_bench.bench_inputs import bench_maps, inputs_hash
 from sceneloom_bench.load.driver import Driver, Length
 from sceneloom_bench.load.highest_rate import P99_REQUESTS, RESULT, find_highest_rate
@@ -42,6 +43,18 @@ from sceneloom_bench.load.requests import (
 )
 from sceneloom_bench.load.schedule import Arrivals, rounded_rate
 from sceneloom_bench.load.server_statistics import ServerView
+from sceneloom_bench.ranges import (
+    ABOVE_0,
+    MOST_BATCH,
+    MOST_MAPS,
+    MOST_REQUESTS,
+    MOST_ROUNDS,
+    MOST_THREADS,
+    check_different,
+    check_name,
+    check_out,
+    check_ranges,
+)
 from sceneloom_bench.reports.environment import Environment
 from sceneloom_bench.reports.report import Measurement, Report, write_report
 from sceneloom_bench.served import Served, ServedSettings, elsewhere, served, served_flags
@@ -51,6 +64,24 @@ ORDER_MARK = (
     "transports, batches and numbers in flight ran one after the other, not in turn: a machine "
     "that drifts is part of every difference between them, and small ones are not to be trusted"
 )
+
+
+_RANGES = {
+    "different_maps": (2, MOST_MAPS),  # with one, a cache on the way would answer
+    "batches": (1, MOST_BATCH),
+    "in_flight": (1, MOST_THREADS),
+    "rates": (0.001, 100_000),
+    "shares": (ABOVE_0, 10),
+    "seed": (0, 2**63),
+    "seconds": (0, MAX_SECONDS),
+    "requests": (2, MOST_REQUESTS),
+    "warm_up": (1, MOST_REQUESTS),
+    "most_in_flight": (1, MOST_THREADS),
+    "most_failures": (1, MOST_REQUESTS),
+    "overhead_rounds": (0, MOST_ROUNDS),
+    "p99_bound_ms": (ABOVE_0, 1000 * MAX_SECONDS),
+    "p99_requests": (1, MOST_REQUESTS),
+}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -111,30 +142,18 @@ class ServerBenchSettings:
     def __post_init__(self) -> None:
         """Check the ranges."""
         parse_size(self.size)
-        for field in ("transports", "batches", "in_flight"):
-            values = getattr(self, field)
-            if not values or len(set(values)) != len(values):
-                raise InputError(f"{field} are one or several different values, not {values}")
-        if self.open and not (self.arrivals and (self.rates or self.shares)):
-            raise InputError("open loops need arrivals, and rates or shares")
-        least = {
-            "different_maps": 2,  # with one, a cache on the way would answer
-            "requests": 2,
-            "warm_up": 1,
-            "most_in_flight": 1,
-            "most_failures": 1,
-            "p99_requests": 1,
-            "overhead_rounds": 0,
-            "seconds": 0,
-        }
-        for field, low in least.items():
-            if getattr(self, field) < low:
-                raise InputError(f"{field} is {getattr(self, field)}; it is at least {low}")
-        for field in ("batches", "in_flight", "rates", "shares"):
-            if not all(value > 0 for value in getattr(self, field)):
-                raise InputError(f"{field} are above 0, not {getattr(self, field)}")
-        if self.p99_bound_ms is not None and self.p99_bound_ms <= 0:
-            raise InputError(f"p99_bound_ms is {self.p99_bound_ms}; it is above 0")
+        Timeouts(infer=self.timeout)
+        check_name(self.name)
+        check_different(self, "transports", "batches", "in_flight")
+        if self.open:
+            check_different(self, "arrivals", "rates" if self.rates else "shares")
+        check_ranges(self, _RANGES)
+        planned = max(self.rates, default=0) * self.seconds
+        if planned > MOST_REQUESTS:
+            raise InputError(
+                f"rates of {max(self.rates):g} for {self.seconds:g} s plan {planned:g} requests; "
+                f"a load has at most {MOST_REQUESTS:,}"
+            )
 
     @property
     def length(self) -> Length:
@@ -156,8 +175,10 @@ def main(
     """
     from sceneloom_bench.reports.tables import describe
 
+    stem = "-".join(filter(None, ("server", settings.name)))
+    check_out(out, stem)
     report = measure(settings)
-    write_report(report, out, "-".join(filter(None, ("server", settings.name))))
+    write_report(report, out, stem)
     print(describe(report))
     print(json.dumps(report.to_json()))
     return 0
@@ -269,8 +290,9 @@ def run_loads(driver: Driver, settings: ServerBenchSettings, kept: Kept) -> floa
     best = max(reached, default=None)
     if settings.open:
         shares = [] if best is None else [rounded_rate(s * best) for s in settings.shares]
+        rates = settings.rates or tuple(dict.fromkeys(shares))  # two may be one, rounded
         for arrivals in settings.arrivals:
-            for rate in settings.rates or shares:
+            for rate in rates:
                 what = f"{way}, {arrivals} at {rate:g}/s"
                 kept.run(what, functools.partial(_open, driver, arrivals, rate, settings.seed))
     return best

@@ -9,9 +9,9 @@ before it is counted: statistics are read until two readings agree.
 from __future__ import annotations
 
 import dataclasses
+import http.client
 import json
 import time
-import urllib.error
 import urllib.request
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -231,5 +231,7 @@ def _get(url: str) -> bytes:
         with urllib.request.urlopen(url, timeout=_TIMEOUT) as answer:
             body: bytes = answer.read()
             return body
-    except (OSError, urllib.error.URLError) as error:
+    except http.client.HTTPException as error:
+        raise ServerUnavailableError(f"{url}: does not speak HTTP ({type(error).__name__})") from None
+    except OSError as error:
         raise ServerUnavailableError(f"{url}: {getattr(error, 'reason', error)}") from None

@@ -30,6 +30,16 @@ from sceneloom_bench.mlperf.loadgen_process import Plan, run_loadgen
 from sceneloom_bench.mlperf.measurement import measurement
 from sceneloom_bench.mlperf.probe import capacity, highest_capacity, single_seconds
 from sceneloom_bench.mlperf.rules import SECONDS, Scenario
+from sceneloom_bench.ranges import (
+    ABOVE_0,
+    MOST_BATCH,
+    MOST_MAPS,
+    MOST_REQUESTS,
+    MOST_THREADS,
+    check_name,
+    check_out,
+    check_ranges,
+)
 from sceneloom_bench.reports.environment import Environment
 from sceneloom_bench.reports.report import Measurement, Report, say, write_report
 from sceneloom_bench.served import Served, ServedSettings, elsewhere, served, served_flags
@@ -48,6 +58,20 @@ UNVERIFIED = (
     "not an MLPerf result: LoadGen's load and verdict on a network that is none of its benchmarks, "
     "not verified by MLCommons"
 )
+
+
+_RANGES = {
+    "different_maps": (_FEWEST_MAPS, MOST_MAPS),  # with one, a cache on the way would answer
+    "queries": (1, MOST_REQUESTS),
+    "seconds": (0, MAX_SECONDS),
+    "target_rate": (0.001, 100_000),
+    "share_of_capacity": (ABOVE_0, 10),
+    "latency_bound_ms": (ABOVE_0, 1000 * MAX_SECONDS),
+    "batch": (1, MOST_BATCH),
+    "in_flight": (1, MOST_THREADS),
+    "workers": (1, MOST_THREADS),
+    "probe_seconds": (ABOVE_0, MAX_SECONDS),
+}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -100,18 +124,9 @@ class MlperfSettings:
         """Check the ranges."""
         if not self.scenario or len(set(self.scenario)) < len(self.scenario):
             raise InputError("name each scenario once, and at least one")
-        if self.different_maps < _FEWEST_MAPS:  # with one, a cache on the way would answer
-            raise InputError(f"different_maps is {self.different_maps}; it is at least 2")
-        for field in ("queries", "batch", "in_flight", "workers"):
-            value = getattr(self, field)
-            if value is not None and value < 1:
-                raise InputError(f"{field} is {value}; it is at least 1")
-        for field in ("target_rate", "share_of_capacity", "latency_bound_ms", "probe_seconds"):
-            value = getattr(self, field)
-            if value is not None and not 0 < value < float("inf"):
-                raise InputError(f"{field} is {value}; it is above 0")
-        if not 0 <= self.seconds <= MAX_SECONDS:
-            raise InputError(f"seconds is {self.seconds}; it is 0 to {MAX_SECONDS}")
+        parse_size(self.size)
+        check_name(self.name)
+        check_ranges(self, _RANGES)
         Timeouts(infer=self.timeout)
 
 
@@ -139,8 +154,10 @@ def main(
     """
     from sceneloom_bench.reports.tables import describe
 
+    stem = "-".join(filter(None, ("mlperf", settings.name)))
+    check_out(out, stem)
     report = measure(settings)
-    write_report(report, out, "-".join(filter(None, ("mlperf", settings.name))))
+    write_report(report, out, stem)
     for one in report.measurements:
         stem = "-".join(filter(None, ("mlperf", one.name, settings.name, "summary")))
         (out / f"{stem}.txt").write_text(one.extra["summary"], "utf-8")

@@ -21,7 +21,6 @@ from typing import Annotated
 import tyro
 
 from sceneloom import TritonSynthesizer
-from sceneloom.errors import InputError
 from sceneloom.synthesizer import Request
 from sceneloom.transport import Timeouts, server_address
 from sceneloom_bench.bench_inputs import bench_maps, inputs_hash
@@ -39,10 +38,32 @@ from sceneloom_bench.perf_analyzer.binary import (
 )
 from sceneloom_bench.perf_analyzer.inputs import write_inputs
 from sceneloom_bench.perf_analyzer.pairs import Load, Rounds, explain
+from sceneloom_bench.ranges import (
+    ABOVE_0,
+    MOST_MAPS,
+    MOST_REQUESTS,
+    MOST_ROUNDS,
+    MOST_THREADS,
+    check_different,
+    check_name,
+    check_out,
+    check_ranges,
+)
 from sceneloom_bench.reports.environment import Environment
 from sceneloom_bench.reports.report import Measurement, Report, say, write_report
 from sceneloom_bench.served import Served, ServedSettings, elsewhere, served, served_flags
 from sceneloom_export.settings import parse_size
+
+_RANGES = {
+    "different_maps": (2, MOST_MAPS),
+    "in_flight": (1, MOST_THREADS),
+    "rate": (0.001, 100_000),
+    "share": (ABOVE_0, 10),
+    "threads": (1, MOST_THREADS),
+    "requests": (2, MOST_REQUESTS),
+    "warm_up": (1, MOST_REQUESTS),
+    "rounds": (1, MOST_ROUNDS),
+}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -92,20 +113,9 @@ class PerfAnalyzerSettings:
         """Check the ranges."""
         parse_size(self.size)
         Timeouts(infer=self.timeout)
-        for field in ("transports", "in_flight", "arrivals"):
-            values = getattr(self, field)
-            if not values or len(set(values)) != len(values):
-                raise InputError(f"{field} are one or several different values, not {values}")
-        least = {"different_maps": 2, "requests": 2, "warm_up": 1, "rounds": 1, "threads": 1}
-        for field, low in least.items():
-            if getattr(self, field) < low:
-                raise InputError(f"{field} is {getattr(self, field)}; it is at least {low}")
-        if min(self.in_flight) < 1:
-            raise InputError(f"in_flight are at least 1, not {self.in_flight}")
-        for field in ("rate", "share"):
-            value = getattr(self, field)
-            if value is not None and not 0 < value < float("inf"):
-                raise InputError(f"{field} is {value}; it is above 0")
+        check_name(self.name)
+        check_different(self, "transports", "in_flight", "arrivals")
+        check_ranges(self, _RANGES)
 
 
 def main(
@@ -122,8 +132,10 @@ def main(
     """
     from sceneloom_bench.reports.tables import describe
 
+    stem = "-".join(filter(None, ("perf-analyzer", settings.name)))
+    check_out(out, stem)
     report = measure(settings)
-    write_report(report, out, "-".join(filter(None, ("perf-analyzer", settings.name))))
+    write_report(report, out, stem)
     print(describe(report))
     print(json.dumps(report.to_json()))
     return 0

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -292,11 +293,29 @@ def test_a_server_without_any_of_the_ways_is_refused(noop: NoopServer) -> None:
         ("in_flight", (2, 2)),
         ("batches", (0,)),
         ("rates", (-1.0,)),
+        ("rates", (3.0, 3.0)),
+        ("rates", (math.inf,)),
+        ("rates", (1e-300,)),
+        ("rates", (90_000.0,)),
+        ("shares", ()),
+        ("shares", (0.5, 0.5)),
+        ("shares", (math.inf,)),
+        ("arrivals", ("constant", "constant")),
+        ("in_flight", (1_000_000,)),
+        ("most_in_flight", 10**9),
+        ("seconds", math.nan),
+        ("seconds", math.inf),
+        ("timeout", math.nan),
+        ("seed", -1),
         ("p99_bound_ms", 0),
+        ("p99_bound_ms", math.nan),
+        ("p99_bound_ms", math.inf),
+        ("name", "a/b"),
         ("size", "512"),
     ],
 )
 def test_settings_that_cannot_be_are_refused(field: str, value: object) -> None:
     server = ServedSettings(url="127.0.0.1:1")
+    seconds = {"seconds": 1000} if field == "rates" else {}  # too many for so long
     with pytest.raises(SceneLoomError):
-        ServerBenchSettings(server=server, **{field: value})  # type: ignore[arg-type]
+        ServerBenchSettings(server=server, **{field: value, **seconds})  # type: ignore[arg-type]

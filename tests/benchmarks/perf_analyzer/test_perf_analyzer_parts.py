@@ -210,7 +210,7 @@ def test_requests_that_were_sent_late_are_named() -> None:
     ("settings", "reason"),
     [
         ({"transports": ()}, "transports"),
-        ({"in_flight": (0,)}, "in_flight are at least 1"),
+        ({"in_flight": (0,)}, "in_flight is 0"),
         ({"rounds": 0}, "rounds is 0"),
         ({"rate": 0.0}, "rate is 0"),
         ({"size": "big"}, "WIDTHxHEIGHT"),
