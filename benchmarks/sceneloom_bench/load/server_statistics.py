@@ -232,6 +232,7 @@ def _get(url: str) -> bytes:
             body: bytes = answer.read()
             return body
     except http.client.HTTPException as error:
-        raise ServerUnavailableError(f"{url}: does not speak HTTP ({type(error).__name__})") from None
+        said = f"{url}: does not speak HTTP ({type(error).__name__})"
+        raise ServerUnavailableError(said) from None
     except OSError as error:
         raise ServerUnavailableError(f"{url}: {getattr(error, 'reason', error)}") from None
