@@ -1,11 +1,18 @@
-"""`sceneloom bench NAME ...`: one benchmark, each with flags of its own."""
+"""`sceneloom bench NAME ...`: one benchmark, each with flags of its own.
+
+SIGTERM and SIGHUP end it as Ctrl-C does: servers and engines that it started are stopped, and what
+it left in /tmp and /dev/shm is removed. The exit code is 143 and 129 then.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import importlib
+import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from types import FrameType
 
 import tyro
 
@@ -71,8 +78,45 @@ def run(arguments: Sequence[str]) -> int:
         print(f"sceneloom bench: no benchmark {name!r}; {hint}", file=sys.stderr)
         return 2
     require(("psutil", "matplotlib"), extra="bench", purpose="sceneloom bench")
-    benchmark = importlib.import_module(BENCHMARKS[name][0])
-    return int(tyro.cli(benchmark.main, prog=f"sceneloom bench {name}", args=list(rest)))
+    try:
+        with stoppable():
+            benchmark = importlib.import_module(BENCHMARKS[name][0])
+            return int(tyro.cli(benchmark.main, prog=f"sceneloom bench {name}", args=list(rest)))
+    except StoppedError as stopped:
+        return 128 + stopped.number
+
+
+class StoppedError(KeyboardInterrupt):
+    """A signal asked for the end."""
+
+    def __init__(self, number: int) -> None:
+        """Say which.
+
+        Args:
+            number: of the signal.
+        """
+        super().__init__(signal.Signals(number).name)
+        self.number = number
+
+
+@contextlib.contextmanager
+def stoppable() -> Iterator[None]:
+    """Raise `StoppedError` at the first SIGTERM or SIGHUP; the next ones are ignored, since what
+    was started is being stopped.
+    """
+    numbers = (signal.SIGTERM, signal.SIGHUP)
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        for each in numbers:
+            signal.signal(each, signal.SIG_IGN)
+        raise StoppedError(number)
+
+    before = {number: signal.signal(number, stop) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _help() -> str:

@@ -50,6 +50,9 @@ _RANGES = {
 }
 
 
+_STOP_SECONDS = 60
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SuiteSettings:
     """What is measured; sizes follow the hardware."""
@@ -308,8 +311,21 @@ def _run(arguments: Sequence[str]) -> int:
     """Run a benchmark in a process of its own; its table goes to this one's output."""
     say(f"sceneloom bench {shlex.join(arguments)}")
     command = [*SCENELOOM, "bench", *arguments]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
-    lines = done.stdout.splitlines()
-    kept = [line for line in lines if not line.startswith('{"schema"')]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as running:
+        try:
+            said, _ = running.communicate()
+        except BaseException:
+            _stop(running)
+            raise
+    kept = [line for line in said.splitlines() if not line.startswith('{"schema"')]
     print("\n".join(kept), flush=True)
-    return done.returncode
+    return running.returncode
+
+
+def _stop(running: subprocess.Popen[str]) -> None:
+    """End a benchmark with what it has started: killed, it would leave a server behind."""
+    running.terminate()
+    try:
+        running.wait(_STOP_SECONDS)
+    except subprocess.TimeoutExpired:
+        running.kill()

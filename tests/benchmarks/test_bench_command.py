@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import signal
+from pathlib import Path
 
 import pytest
 from support import CHECKOUT, run_command
@@ -34,3 +36,25 @@ def test_a_misspelt_benchmark_is_answered_with_the_nearest(
 ) -> None:
     assert run(["engines"]) == 2
     assert "did you mean 'engine'?" in capsys.readouterr().err
+
+
+def test_sigterm_ends_a_benchmark_as_ctrl_c_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "terminated_bench.py").write_text(
+        "import os, signal, time\n"
+        "def main() -> int:\n"
+        "    try:\n"
+        "        os.kill(os.getpid(), signal.SIGTERM)\n"
+        "        time.sleep(30)\n"
+        "    finally:\n"
+        "        os.kill(os.getpid(), signal.SIGTERM)  # one more while things are put in order\n"
+        "        open(os.environ['TIDIED'], 'w').close()\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("TIDIED", str(tmp_path / "tidied"))
+    monkeypatch.setitem(BENCHMARKS, "page", ("terminated_bench", ""))
+    before = signal.getsignal(signal.SIGTERM)
+    assert run(["page"]) == 128 + signal.SIGTERM
+    assert (tmp_path / "tidied").exists()
+    assert signal.getsignal(signal.SIGTERM) == before

@@ -44,6 +44,7 @@ NOWHERE = ServedSettings(url="127.0.0.1:1")
         (lambda: EngineBenchSettings(ngf=10**9), "ngf is 1000000000; it is at most 1024"),
         (lambda: EngineBenchSettings(rounds=10**9), "at most 100000"),
         (lambda: EngineBenchSettings(batch=()), "batch is empty"),
+        (lambda: EngineBenchSettings(keep=Path(__file__)), "a file, where the bundle's folder"),
         (lambda: SuiteSettings(seconds=math.nan), "seconds is nan"),
         (lambda: SuiteSettings(batch=(1, 0)), "batch is 0; it is at least 1"),
     ],

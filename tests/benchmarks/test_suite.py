@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import re
+import signal
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,7 @@ from bench_reports import engine_report, mlperf_report
 from support import run_command
 
 from sceneloom.errors import InputError
+from sceneloom_bench import suite_command
 from sceneloom_bench.reports.report import write_report
 from sceneloom_bench.suite_command import (
     STEPS,
@@ -88,3 +91,27 @@ def test_a_verdict_that_was_not_expected_is_said(tmp_path: Path) -> None:
 def test_unknown_steps_are_refused() -> None:
     with pytest.raises(InputError, match="no benchmark 'engines'"):
         SuiteSettings(only=("engines",))
+
+
+def test_an_interrupted_suite_lets_its_benchmark_put_things_in_order(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script = tmp_path / "bench.py"
+    script.write_text(
+        "import os, signal, sys, time\n"
+        "def stop(*_):\n"
+        f"    open({str(tmp_path / 'tidied')!r}, 'w').close()\n"
+        "    sys.exit(143)\n"
+        "signal.signal(signal.SIGTERM, stop)\n"
+        "os.kill(os.getppid(), signal.SIGALRM)\n"
+        "time.sleep(60)\n"
+    )
+    monkeypatch.setattr(suite_command, "SCENELOOM", (sys.executable, str(script)))
+    place = Place(settings=SuiteSettings(only=("server-stall",)), out=tmp_path, gpu=False)
+    before = signal.signal(signal.SIGALRM, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            list(run_steps(place))
+    finally:
+        signal.signal(signal.SIGALRM, before)
+    assert (tmp_path / "tidied").exists()

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import signal
+import sys
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures import TimeoutError as NotDone
@@ -18,6 +20,7 @@ from sceneloom.errors import EngineError
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
+_PR_SET_PDEATHSIG = 1
 LONGEST = 3600.0
 """Seconds that a process may take to answer: far above what any does that still works."""
 
@@ -31,8 +34,11 @@ class Aside:
         Args:
             longest: seconds that a call may take.
         """
-        self._pool = ProcessPoolExecutor(1, mp_context=get_context("spawn"))
+        self._pool = ProcessPoolExecutor(
+            1, mp_context=get_context("spawn"), initializer=_belong_to, initargs=(os.getpid(),)
+        )
         self._longest = longest
+        self._pid: int | None = None
 
     def call(self, function: Callable[_P, _R], *args: _P.args, **kwargs: _P.kwargs) -> _R:
         """Call a picklable function there, and wait for what it returns.
@@ -41,7 +47,7 @@ class Aside:
             EngineError: the process died, or did not return in time.
         """
         try:
-            pid = self._pool.submit(os.getpid).result(LONGEST)
+            pid = self._pid = self._pool.submit(os.getpid).result(LONGEST)
             called = self._pool.submit(function, *args, **kwargs)
             with contextlib.suppress(NotDone):
                 return called.result(self._longest)
@@ -49,6 +55,7 @@ class Aside:
                 return called.result()
             os.kill(pid, signal.SIGKILL)  # or the end of this would wait for it
         except BrokenProcessPool:
+            self._pid = None
             raise EngineError(
                 f"the process of {function.__name__} died, as one does that runs out of memory"
             ) from None
@@ -60,6 +67,20 @@ class Aside:
         """Return itself."""
         return self
 
-    def __exit__(self, *_: object) -> None:
-        """End the process."""
+    def __exit__(self, kind: object, *_: object) -> None:
+        """End the process, at once if the block was left by an error: a call may last for long."""
+        if kind is not None and self._pid is not None:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self._pid, signal.SIGKILL)
         self._pool.shutdown(cancel_futures=True)
+
+
+def _belong_to(parent: int) -> None:
+    """Leave Ctrl-C to the process that started this one, and die with it: killed, it tells nobody,
+    and this one would wait for work for ever.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        os._exit(1)

@@ -139,6 +139,7 @@ class EngineProcess:
 
 
 def _serve(open_engine: Callable[[], Synthesizer], pipe: Connection) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # whoever asks ends this, too
     try:
         with open_engine() as engine:
             pipe.send(engine.max_batch_size)
@@ -151,10 +152,11 @@ def _serve(open_engine: Callable[[], Synthesizer], pipe: Connection) -> None:
             while (asked := pipe.recv()) is not None:
                 what, arguments = asked
                 pipe.send(known[what](*arguments))
-    except EOFError:
+    except (EOFError, BrokenPipeError):
         pass  # whoever asked has gone
     except Exception as error:  # whoever waits for a picture is told why there is none
-        pipe.send(_plain(error))
+        with contextlib.suppress(BrokenPipeError):
+            pipe.send(_plain(error))
 
 
 def _plain(error: Exception) -> Exception:

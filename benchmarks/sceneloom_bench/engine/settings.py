@@ -74,6 +74,8 @@ class EngineBenchSettings:
         if not self.batch:
             raise InputError("batch is empty: name one at least")
         check_name(self.name)
+        if self.keep is not None and self.keep.is_file():
+            raise InputError(f"keep is {self.keep}: a file, where the bundle's folder is to be")
 
     @property
     def batches(self) -> list[int]:
