@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import Any
 
 from tritonclient.grpc import InferenceServerClient
+from tritonclient.utils import InferenceServerException
 
-from sceneloom.transport import server_address
+from sceneloom.errors import ServingError
+from sceneloom.transport import map_triton_error, server_address
+from sceneloom_bench.load.server_statistics import STARTED_ANEW
 
 _BETWEEN_READINGS = 0.05
 _LONGEST_WAIT = 5.0
@@ -22,18 +26,28 @@ class BusyTime:
         Args:
             url: ``HOST:PORT`` of its gRPC port.
             model: whose executions count.
+
+        Raises:
+            ServingError: it does not answer.
         """
         self._client = InferenceServerClient(server_address(url, "grpc"))
         self._model = model
-        config = self._client.get_model_config(model).config
+        self._where = f"{url}, model {model!r}"
+        config = self._ask(self._client.get_model_config).config
         self.instances = sum(_instances(group) for group in config.instance_group) or 1
         """Executions that it can run at once."""
         self._before = self._settled()
 
     def seconds(self) -> float:
-        """Of all instances together, since the object was made; the connection is closed then."""
+        """Of all instances together, since the object was made; the connection is closed then.
+
+        Raises:
+            ServingError: it does not answer, or was started anew.
+        """
         nanoseconds = self._settled() - self._before
         self._client.close()
+        if nanoseconds < 0:
+            raise ServingError(STARTED_ANEW)
         return nanoseconds / 1e9
 
     def _settled(self) -> int:
@@ -49,8 +63,15 @@ class BusyTime:
 
     def _nanoseconds(self) -> int:
         """Of executions, not of requests: those that share one are counted once."""
-        statistics = self._client.get_inference_statistics(self._model).model_stats
+        statistics = self._ask(self._client.get_inference_statistics).model_stats
         return sum(_of(batch) for version in statistics for batch in version.batch_stats)
+
+    def _ask(self, method: Callable[..., Any]) -> Any:
+        try:
+            return method(self._model, client_timeout=_LONGEST_WAIT)
+        except InferenceServerException as error:
+            status, text = str(error.status() or ""), str(error.message() or error)
+            raise map_triton_error(status, text, where=self._where, seen_ready=False) from None
 
 
 def _instances(group: Any) -> int:

@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from sceneloom.errors import InputError
+from sceneloom.errors import InputError, ServingError
+from sceneloom_bench.busy_server import BusyTime
+from sceneloom_bench.load.server_statistics import Counters
 from sceneloom_bench.noop_server import NoopServer, write_noop_repository
 from sceneloom_bench.render_command import RenderBenchSettings, main, measure
 from sceneloom_bench.reports.report import read_report
@@ -61,3 +63,18 @@ def test_settings_are_checked() -> None:
         ServedSettings()
     with pytest.raises(InputError, match="count is 0"):
         RenderBenchSettings(server=ServedSettings(url="a:1"), count=0)
+
+
+def test_a_server_that_is_gone_or_new_is_a_sentence() -> None:
+    with pytest.raises(ServingError, match=r"127\.0\.0\.1:1, model 'synthesis'"):
+        BusyTime("127.0.0.1:1", "synthesis")
+    parts = dict.fromkeys(("total", "queue"), 0)
+    more, fewer = (
+        Counters(
+            requests=count, failed=0, pictures=count, executions=1, cache_hits=0, nanoseconds=parts
+        )
+        for count in (7, 3)
+    )
+    assert more.since(fewer).requests == 4
+    with pytest.raises(ServingError, match="started anew while it was measured"):
+        fewer.since(more)

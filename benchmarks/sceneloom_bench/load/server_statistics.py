@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import quote
 
-from sceneloom.errors import SceneLoomError, ServerUnavailableError
+from sceneloom.errors import SceneLoomError, ServerUnavailableError, ServingError
 from sceneloom.transport import map_triton_error
 from sceneloom_bench.reports.report import Figure
 
@@ -28,6 +28,9 @@ PARTS = {
     "compute_output": "compute_output",
 }
 """Figure -> Triton's name of it."""
+STARTED_ANEW = (
+    "the server was started anew while it was measured, so that its statistics say nothing of it"
+)
 _TIMEOUT = 10.0
 _SETTLE = 0.05
 _SETTLE_READINGS = 20
@@ -52,7 +55,13 @@ class Counters:
     """``total`` and the keys of `PARTS` -> sum over the requests."""
 
     def since(self, earlier: Counters) -> Counters:
-        """What came after an earlier reading."""
+        """What came after an earlier reading.
+
+        Raises:
+            ServingError: less than then was counted: the server has been started anew in between.
+        """
+        if self.requests < earlier.requests or self.failed < earlier.failed:
+            raise ServingError(STARTED_ANEW)
         return Counters(
             requests=self.requests - earlier.requests,
             failed=self.failed - earlier.failed,
