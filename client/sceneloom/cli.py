@@ -2,8 +2,8 @@
 
 Nothing is loaded that does not run: `sceneloom --help` and `sceneloom render` never import torch.
 Exit codes: 0 all well, 1 something failed and was reported, 2 the command line is wrong, 3 and 4
-rendering lost its servers or its place (`sceneloom.render_command`), 130 interrupted, 143 training
-or rendering stopped by SIGTERM.
+rendering lost its servers or its place (`sceneloom.render_command`), 130 interrupted, 143 training,
+rendering or a benchmark stopped by SIGTERM, 129 a benchmark stopped by SIGHUP.
 """
 
 from __future__ import annotations

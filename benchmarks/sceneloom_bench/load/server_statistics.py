@@ -145,10 +145,7 @@ class ServerView:
         """Name and version of the server, and what of the model's configuration decides speed."""
         server = self._ask("metadata", "")
         config = self._ask("config", model)
-        groups = [
-            {"count": int(group.get("count", 1)), "kind": group.get("kind", "KIND_AUTO")}
-            for group in config.get("instance_group", [])
-        ]
+        groups = [_instance_group(group) for group in config.get("instance_group", [])]
         return {
             "server": {key: server.get(key) for key in ("name", "version")},
             "model": {
@@ -233,6 +230,12 @@ def check_cache(counted: Mapping[str, Counters], metric_hits: int | None) -> Non
             f"{hits} requests of this load were answered from the server's response cache, so its "
             "figures say nothing of the model: serve it without response_cache"
         )
+
+
+def _instance_group(group: Mapping[str, Any]) -> dict[str, Any]:
+    """A group of the configuration: its kind, and its instances on all of its GPUs together."""
+    count = int(group.get("count", 1)) * max(len(group.get("gpus", [])), 1)
+    return {"count": count, "kind": group.get("kind", "KIND_AUTO")}
 
 
 def _get(url: str) -> bytes:

@@ -26,6 +26,7 @@ from sceneloom.synthesizer import Request
 from sceneloom_bench.load.answers import Send
 from sceneloom_bench.load.requests import TensorConnection
 from sceneloom_bench.noop_server import NoopServer
+from sceneloom_bench.ranges import MOST_REQUESTS, MOST_ROUNDS, MOST_THREADS, check_out, check_ranges
 from sceneloom_bench.reports.environment import Environment
 from sceneloom_bench.reports.report import Figure, Measurement, Report, flags_of, say, write_report
 from sceneloom_bench.stalled_server import (
@@ -35,6 +36,15 @@ from sceneloom_bench.stalled_server import (
     stand_still,
     subject_of,
 )
+
+_NAME = "server-stall"
+_RANGES = {
+    "runs": (1, MOST_ROUNDS),
+    "in_flight": (1, MOST_THREADS),
+    "requests": (100, MOST_REQUESTS),
+    "stall_seconds": (0, 60),
+    "delay_seconds": (0, 60),
+}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -56,8 +66,7 @@ class StallSettings:
 
     def __post_init__(self) -> None:
         """Check the ranges."""
-        if self.runs < 1 or self.in_flight < 1 or self.requests < 100:
-            raise InputError("runs and in_flight are at least 1, requests at least 100")
+        check_ranges(self, _RANGES)
         if not 0 < self.rate < 1 / max(self.delay_seconds, 1e-9):
             raise InputError(f"a model of {self.delay_seconds:g} s cannot answer {self.rate:g}/s")
 
@@ -108,8 +117,9 @@ def main(
     """
     from sceneloom_bench.reports.tables import describe
 
+    check_out(out, _NAME)
     report = measure(settings)
-    write_report(report, out, "server-stall")
+    write_report(report, out, _NAME)
     print(describe(report))
     print(json.dumps(report.to_json()))
     return 0

@@ -31,6 +31,7 @@ from sceneloom_bench.noop_server import NoopServer
 from sceneloom_bench.perf_analyzer.binary import Program, Target, find_program, run_open
 from sceneloom_bench.perf_analyzer.inputs import write_inputs
 from sceneloom_bench.perf_analyzer.pairs import PERF_ANALYZER, SCENELOOM, Load, medians
+from sceneloom_bench.ranges import MOST_REQUESTS, MOST_ROUNDS, MOST_THREADS, check_out, check_ranges
 from sceneloom_bench.reports.environment import Environment
 from sceneloom_bench.reports.report import Figure, Measurement, Report, flags_of, say, write_report
 from sceneloom_bench.reports.statistics import median_figure
@@ -45,6 +46,13 @@ from sceneloom_bench.stalled_server import (
 
 _DELAY = 0.004
 _DEFAULT_THREADS = 4
+_NAME = "perf-analyzer-stalled"
+_RANGES = {
+    "runs": (1, MOST_ROUNDS),
+    "requests": (2, MOST_REQUESTS),
+    "stall_seconds": (0, 60),
+    "many_threads": (1, MOST_THREADS),
+}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -66,8 +74,7 @@ class StalledSettings:
 
     def __post_init__(self) -> None:
         """Check the ranges."""
-        if self.runs < 1 or self.requests < 2 or self.many_threads < 1:
-            raise InputError("runs and many_threads are at least 1, requests at least 2")
+        check_ranges(self, _RANGES)
         if not 0 < self.rate < 1 / _DELAY:
             raise InputError(f"a model of {_DELAY:g} s cannot answer {self.rate:g}/s")
 
@@ -89,8 +96,9 @@ def main(
     """
     from sceneloom_bench.reports.tables import describe
 
+    check_out(out, _NAME)
     report = measure(settings)
-    write_report(report, out, "perf-analyzer-stalled")
+    write_report(report, out, _NAME)
     print(describe(report))
     print(json.dumps(report.to_json()))
     return 0

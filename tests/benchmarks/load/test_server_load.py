@@ -181,6 +181,17 @@ def test_http_and_grpc_say_the_same_of_the_server(noop: NoopServer) -> None:
     assert described["model"]["max_batch_size"] == 4
 
 
+def test_instances_are_those_of_all_gpus_of_a_group(
+    noop: NoopServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    groups = [{"count": 2, "kind": "KIND_GPU", "gpus": [0, 1, 2]}, {"kind": "KIND_CPU"}]
+    with contextlib.closing(ServerView(noop.grpc)) as view:
+        config = view._ask("config", "synthesis") | {"instance_group": groups}
+        monkeypatch.setattr(view, "_ask", lambda what, model: config)
+        described = view.describe("synthesis")["model"]["instance_groups"]
+    assert described == [{"count": 6, "kind": "KIND_GPU"}, {"count": 1, "kind": "KIND_CPU"}]
+
+
 def test_the_command_from_end_to_end(
     noop: NoopServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

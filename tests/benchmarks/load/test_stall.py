@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
+from sceneloom.errors import InputError
 from sceneloom_bench.load.stall import StallSettings, measure
 from sceneloom_bench.reports.report import Report
 
@@ -20,6 +23,23 @@ def check(report: Report, runs: int) -> None:
         assert measured.extra["seconds"] <= 60
         assert measured.extra["failures"] == {}
         assert (measured.figures["max"].value >= 900) == ("stalled" in measured.name)
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"runs": 0}, "runs is 0; it is at least 1"),
+        ({"requests": 99}, "requests is 99; it is at least 100"),
+        ({"in_flight": 10**6}, "in_flight is 1000000; it is at most 1024"),
+        ({"stall_seconds": float("nan")}, "stall_seconds is nan; it is at least 0"),
+        ({"delay_seconds": float("inf")}, "delay_seconds is inf; it is at most 60"),
+        ({"rate": float("nan")}, "cannot answer nan/s"),
+        ({"rate": 300}, "a model of 0.004 s cannot answer 300/s"),
+    ],
+)
+def test_settings_that_no_run_could_end_well_with(settings: dict[str, Any], said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        StallSettings(**settings)
 
 
 def test_one_run() -> None:
