@@ -6,6 +6,7 @@ import json
 import os
 from pathlib import Path
 
+import jsonschema
 import pytest
 from bench_reports import report_of
 
@@ -53,7 +54,6 @@ def test_clocks_are_those_before_and_after_a_run(
     said = "SM clock 345 MHz before and 1980 MHz after, at most 1980 MHz"
     assert line.count(said) == 2
     assert "used 37 % before and 99 % after, at 34 °C" in line
-    jsonschema = pytest.importorskip("jsonschema")
     schema = json.loads(SCHEMA_FILE.read_text("utf-8"))
     report = report_of("engine", "t", [], environment=document)
     jsonschema.Draft202012Validator(schema).validate(json.loads(json.dumps(report.to_json())))

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
+import jsonschema
 import pytest
 from bench_reports import GPU, all_reports, engine_report, report_of
 
@@ -22,8 +23,6 @@ from sceneloom_bench.reports.report import (
     read_report,
     write_report,
 )
-
-jsonschema = pytest.importorskip("jsonschema")
 
 
 @pytest.fixture(scope="module")
