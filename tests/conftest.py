@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import hypothesis
 import pytest
 from support import CHECKOUT, free_ports, make_once, save_published, wide_generator
 
@@ -14,6 +15,12 @@ if TYPE_CHECKING:
     from sceneloom_export.bundle import Exported
     from sceneloom_serving.embedded import EmbeddedServer
     from sceneloom_training.networks import GeneratorArchitecture
+
+# How long one example takes says something of the machine only, which others use too.
+hypothesis.settings.register_profile(
+    "busy", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("busy")
 
 
 @pytest.fixture(scope="session")
