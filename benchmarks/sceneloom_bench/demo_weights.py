@@ -1,4 +1,4 @@
-"""The demo's weights: painted streets, four stages of training, styles, and a bundle small enough
+"""The demo's weights: painted streets, six stages of training, styles, and a bundle small enough
 for the repository.
 
 Everything is a command that users have, run one after the other; what is finished is skipped, and
@@ -28,6 +28,8 @@ STAGES = (
     "street-demo-2-whole-1024x512",
     "street-demo-3-crops-of-2048x1024",
     "street-demo-4-whole-2048x1024",
+    "street-demo-5-balanced-crops-of-2048x1024",
+    "street-demo-6-balanced-whole-2048x1024",
 )
 """Configurations in training/configs."""
 EXAMPLE = CHECKOUT / "examples" / "street_demo"
@@ -84,7 +86,14 @@ def pack(work: Path, streets: Path) -> None:
         "device": stages[-1]["device"],
         "versions": stages[-1]["versions"],
     }
-    save_checkpoint(BUNDLE, trained.generator, trained.contract, provenance, half=True)
+    save_checkpoint(
+        BUNDLE,
+        trained.generator,
+        trained.contract,
+        provenance,
+        encoder=trained.encoder,
+        half=True,
+    )
     print(f"wrote {BUNDLE}")
 
 

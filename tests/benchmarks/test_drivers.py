@@ -97,7 +97,7 @@ def test_the_demo_weights_and_their_evaluation_from_nothing(
         assert str(work / str(number) / "model") in command
     bundle = load_checkpoint(tmp_path / "generator")
     assert bundle.contract.style_clusters
-    assert bundle.encoder is None  # its features are the clusters; training needs it, serving not
+    assert bundle.encoder is not None  # for the style of a photograph
     assert [stage["steps"] for stage in bundle.provenance["stages"]] == [1] * len(configs)
     assert str(tmp_path) not in (tmp_path / "generator" / "model.json").read_text()
 
