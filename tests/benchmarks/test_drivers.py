@@ -49,7 +49,7 @@ def commands(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
 
     def here(*arguments: str, threads: int | None = None, quiet: bool = False) -> None:
         small = {"train": TINY, "train-segmenter": TINY_SEGMENTER}.get(arguments[0], ())
-        if "crop" in Path(arguments[1]).name:
+        if any(part in Path(arguments[1]).name for part in ("crop", "whole-1024x512")):
             small += ("--geometry.size", "64x64")
         run.append([*arguments, *small])
         assert cli.main(run[-1]) == 0
