@@ -71,13 +71,25 @@ def main(
             *("--data.layout", "pix2pixhd", "--data.root", str(streets), "--data.split", "test"),
             *style,
         )
+    title, again = "The demo's weights, evaluated", "make demo-evaluation"
+    write_results(out, folders, title=title, again=again)
+    return 0
+
+
+def write_results(out: Path, folders: Mapping[str, Path], *, title: str, again: str) -> None:
+    """Write what was found, and the table of it.
+
+    Args:
+        out: folder of the results, made if it is missing.
+        folders: as for `describe`.
+        title: of the table's page.
+        again: the command that makes it.
+    """
     out.mkdir(parents=True, exist_ok=True)
     for name, folder in folders.items():
         shutil.copyfile(folder / "evaluation.json", out / f"{name}.json")
-    title, again = "The demo's weights, evaluated", "make demo-evaluation"
     (out / "README.md").write_text(describe(folders, title=title, again=again), "utf-8")
     print(f"wrote {out / 'README.md'}")
-    return 0
 
 
 def describe(folders: Mapping[str, Path], *, title: str, again: str) -> str:

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import shutil
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -22,7 +21,7 @@ import tyro
 
 from sceneloom.errors import SceneLoomError
 from sceneloom_bench.commands import run_sceneloom
-from sceneloom_bench.demo_evaluation import describe
+from sceneloom_bench.demo_evaluation import write_results
 from sceneloom_bench.demo_weights import SEGMENTER
 from sceneloom_bench.method_table import CONFIG, HEIGHT, WIDTH
 from sceneloom_bench.method_table_rows import MODERN
@@ -88,12 +87,8 @@ def main(
             *("--checkpoint", str(clustered), "--segmenter", str(settings.segmenter)),
             *("--data.layout", "pix2pixhd", *streets, "--data.split", "test", *flags),
         )
-    out.mkdir(parents=True, exist_ok=True)
-    for name, folder in folders.items():
-        shutil.copyfile(folder / "evaluation.json", out / f"{name}.json")
     title, again = "A styled model in default and drawn styles", "make styled-model"
-    (out / "README.md").write_text(describe(folders, title=title, again=again), "utf-8")
-    print(f"wrote {out / 'README.md'}")
+    write_results(out, folders, title=title, again=again)
     return 0
 
 
