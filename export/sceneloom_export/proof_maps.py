@@ -15,6 +15,8 @@ from sceneloom_training.scenes import draw_street
 
 CALIBRATION_MAPS = 8
 _CALIBRATION_SIZE = (256, 512)
+_OF_STREETS = {"cityscapes": False, "cityscapes-markings": True}
+"""Schemas that streets are drawn in, and whether they tell lane markings from the road."""
 _STREET_SEED = 3_000_000
 """Far from every street that anything was trained or tested on."""
 
@@ -94,8 +96,9 @@ def draw_map(contract: Contract, size: tuple[int, int], seed: int) -> Request:
         size: (height, width), as the network takes it.
         seed: equal seeds draw equal maps.
     """
-    if contract.schema.name != "cityscapes":
+    if contract.schema.name not in _OF_STREETS:
         return draw_probe(contract, *size, seed)
-    street = draw_street(_STREET_SEED + seed, *size)
+    markings = _OF_STREETS[contract.schema.name]
+    street = draw_street(_STREET_SEED + seed, *size, markings=markings)
     needs = contract.boundaries or contract.style_channels
     return prepare(contract, street.label_map, street.instance_map if needs else None)

@@ -55,6 +55,7 @@ def schemas(draw: st.DrawFn) -> LabelSchema:
     [
         ("cityscapes", 35),
         ("cityscapes-eval", 19),
+        ("cityscapes-markings", 36),
         ("cityscapes19", 19),
         ("ade20k", 150),
         ("nyu40", 40),
@@ -74,6 +75,7 @@ def test_the_list_of_builtin_schemas() -> None:
         "celebamask",
         "cityscapes",
         "cityscapes-eval",
+        "cityscapes-markings",
         "cityscapes19",
         "helen",
         "nyu40",

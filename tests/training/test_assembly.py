@@ -11,9 +11,9 @@ from support import wide_generator
 
 from sceneloom.contract import Contract
 from sceneloom.errors import CheckpointError, InputError
-from sceneloom.schema import load_schema
+from sceneloom.schema import Label, load_schema
 from sceneloom_training.assembly import assemble
-from sceneloom_training.checkpoint import save_checkpoint
+from sceneloom_training.checkpoint import load_checkpoint, save_checkpoint
 from sceneloom_training.data import DataSettings
 from sceneloom_training.networks import GeneratorArchitecture
 from sceneloom_training.settings import (
@@ -89,7 +89,7 @@ def test_equal_seeds_give_equal_networks() -> None:
     assert all(torch.equal(first[k], second[k]) for k in first)
 
 
-def bundle(tmp_path: Path, **changes: int) -> Path:
+def bundle(tmp_path: Path, *, style_channels: int = 0, **changes: int) -> Path:
     architecture = GeneratorArchitecture(
         **{
             "input_channels": 12,
@@ -99,7 +99,12 @@ def bundle(tmp_path: Path, **changes: int) -> Path:
             **changes,
         }
     )
-    contract = Contract(schema=SCHEMA, boundaries=True, size_multiple=architecture.size_multiple)
+    contract = Contract(
+        schema=SCHEMA,
+        boundaries=True,
+        style_channels=style_channels,
+        size_multiple=architecture.size_multiple,
+    )
     save_checkpoint(tmp_path / "inner", wide_generator(architecture, seed=9), contract, {})
     return tmp_path / "inner"
 
@@ -130,6 +135,36 @@ def test_goes_on_with_an_equal_generator(tmp_path: Path) -> None:
         GeneratorArchitecture(input_channels=12, ngf=4, global_downsamplings=2, global_blocks=1), 9
     )
     assert all(torch.equal(made.state_dict()[k], v) for k, v in expected.state_dict().items())
+
+
+def test_more_labels_leave_what_is_seen_in_the_old_ones(tmp_path: Path) -> None:
+    """One label more, in the middle: pictures of maps without it are the old generator's."""
+    bundle_of = {"ngf": 4, "input_channels": 15}
+    old = bundle(tmp_path, style_channels=3, **bundle_of)
+    fresh = Label(id=99, name="ring", colour=(1, 2, 3))
+    labels = (*SCHEMA.labels[:4], fresh, *SCHEMA.labels[4:])
+    schema = dataclasses.replace(SCHEMA, name="helen-and-more", labels=labels)
+    styled = StyleSettings(features=3, nef=2, downsamplings=1)
+    further = settings(generator=dataclasses.replace(SMALL, start_from=old), style=styled)
+    made = assemble(further, schema, has_instances=True).objective.generator.eval()
+    x = torch.rand(1, 15, 16, 16)
+    wider = torch.cat([x[:, :4], torch.zeros(1, 1, 16, 16), x[:, 4:]], 1)
+    with torch.inference_mode():
+        expected = load_checkpoint(old).generator(x)
+        assert torch.allclose(made(wider), expected, atol=1e-6)
+        wider[:, 4, 4:9, 4:9] = 1
+        assert not torch.allclose(made(wider), expected, atol=1e-3)
+
+
+def test_fewer_or_other_labels_do_not_fit(tmp_path: Path) -> None:
+    old = bundle(tmp_path, ngf=4)
+    start = settings(generator=dataclasses.replace(SMALL, start_from=old))
+    others = [Label(id=90 + n, name=f"other {n}", colour=(0, 0, 0)) for n in range(2)]
+    for labels in (SCHEMA.labels[:-1], (*SCHEMA.labels[1:], *others)):
+        schema = dataclasses.replace(SCHEMA, name="other", labels=labels, unlabelled=None)
+        said = f"input_channels 12 instead of {len(labels) + 1}"
+        with pytest.raises(CheckpointError, match=said):
+            assemble(start, schema, has_instances=True)
 
 
 @pytest.mark.parametrize(

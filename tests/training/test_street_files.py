@@ -27,6 +27,27 @@ def test_what_is_written_is_what_is_painted(tmp_path: Path) -> None:
         assert np.array_equal(sample.instance_map, pair.instance_map)
 
 
+def test_streets_with_markings(tmp_path: Path) -> None:
+    write_streets(tmp_path, "train", [3], height=96, width=192, markings=True)
+    labels = "cityscapes-markings"
+    written = open_data_set(DataSettings(layout="pix2pixhd", root=tmp_path, labels=labels)).read(0)
+    painted = open_data_set(
+        DataSettings(
+            layout="streets",
+            labels=labels,
+            streets_seed=3,
+            streets_count=1,
+            streets_size="192x96",
+        )
+    ).read(0)
+    pair = draw_pair(3, 96, 192, markings=True)
+    assert (pair.label_map == 35).any()
+    for sample in (written, painted):
+        assert sample.label_map is not None
+        assert np.array_equal(sample.label_map, pair.label_map)
+        assert np.array_equal(sample.photo, draw_pair(3, 96, 192).photo)
+
+
 def test_a_call_that_was_stopped_goes_on(tmp_path: Path) -> None:
     assert write_streets(tmp_path, "val", range(3), height=32, width=64) == 3
     (tmp_path / "val_img" / "street_000001.png").unlink()

@@ -63,7 +63,7 @@ def assemble(
         _architecture(settings.generator, inputs), seed=settings.compute.seed
     )
     if settings.generator.start_from is not None:
-        start_generator(generator, settings.generator.start_from)
+        start_generator(generator, settings.generator.start_from, schema)
     if settings.generator.balanced_upsampling:
         balance_phases(generator)
     d, s = settings.discriminator, settings.style

@@ -7,7 +7,12 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
+import torch
+from torch import Tensor
+
+from sceneloom.contract import Contract
 from sceneloom.errors import CheckpointError
+from sceneloom.schema import LabelSchema
 from sceneloom_training.checkpoint import load_checkpoint
 from sceneloom_training.networks import (
     FeatureEncoder,
@@ -17,22 +22,29 @@ from sceneloom_training.networks import (
 )
 from sceneloom_training.run_folder import RunFolder
 
+_STEM = "stem.1.weight"
+"""Ends the name of every convolution that sees the input planes."""
 _OWN = "discriminator."
 _SCALE = "discriminators."
 
 
-def start_generator(generator: SynthesisNetwork, bundle: Path) -> None:
+def start_generator(
+    generator: SynthesisNetwork, bundle: Path, schema: LabelSchema | None = None
+) -> None:
     """Copy the weights of an equal generator, or those of a smaller one into the one that encloses
-    it: all but its last convolution.
+    it: all but its last convolution. Where the new one knows more labels, theirs find their planes
+    by name, and what is seen in the others' begins as it was drawn.
 
     Args:
         generator: is changed.
         bundle: checkpoint bundle.
+        schema: of the new generator's label maps; None for a paired data set.
 
     Raises:
         CheckpointError: the bundle cannot be read, or its generator does not fit inside.
     """
-    inner = load_checkpoint(bundle).generator
+    read = load_checkpoint(bundle)
+    inner = read.generator
     if not isinstance(inner, Generator) or not isinstance(generator, Generator):
         raise CheckpointError(f"{bundle}: only a pix2pixHD generator fits into another")
     ours, theirs = generator.architecture, inner.architecture
@@ -46,6 +58,9 @@ def start_generator(generator: SynthesisNetwork, bundle: Path) -> None:
     expected = dataclasses.replace(
         ours, enhancers=theirs.enhancers, enhancer_blocks=blocks, ngf=ours.ngf << left
     )
+    planes = _planes_of_labels(read.contract, schema)
+    if planes is not None and planes[-1] + 1 == ours.input_channels:
+        expected = dataclasses.replace(expected, input_channels=theirs.input_channels)
     if theirs != expected:
         differ = [
             f"{field.name} {getattr(theirs, field.name)} instead of {getattr(expected, field.name)}"
@@ -58,9 +73,31 @@ def start_generator(generator: SynthesisNetwork, bundle: Path) -> None:
     weights = inner.state_dict()
     if left:
         weights = {name: w for name, w in weights.items() if not name.startswith("head.")}
+    if planes is not None:
+        drawn = generator.state_dict()
+        for name in [name for name in weights if name.endswith(_STEM)]:
+            weights[name] = _spread(weights[name], drawn[name], planes)
     missing, unexpected = generator.load_state_dict(weights, strict=False)
     assert not unexpected
     assert left or not missing
+
+
+def _planes_of_labels(theirs: Contract | None, schema: LabelSchema | None) -> list[int] | None:
+    """Where each of their input planes is among ours, if our labels are theirs and more."""
+    if theirs is None or schema is None:
+        return None
+    ours = [label.name for label in schema.labels]
+    names = [label.name for label in theirs.schema.labels]
+    if len(ours) <= len(names) or not set(names) <= set(ours):
+        return None
+    others = int(theirs.boundaries) + theirs.style_channels
+    return [*map(ours.index, names), *range(len(ours), len(ours) + others)]
+
+
+def _spread(weight: Tensor, drawn: Tensor, planes: list[int]) -> Tensor:
+    spread = drawn.clone()
+    spread[:, torch.tensor(planes)] = weight.to(drawn)
+    return spread
 
 
 def start_encoder(encoder: FeatureEncoder, bundle: Path) -> None:

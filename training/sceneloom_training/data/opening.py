@@ -81,7 +81,7 @@ def _schema(settings: DataSettings) -> LabelSchema:
         "nyu": ("nyu40",),
         "celebamask": ("celebamask",),
         "helen": ("helen",),
-        "streets": ("cityscapes", "cityscapes-eval"),
+        "streets": ("cityscapes", "cityscapes-eval", "cityscapes-markings"),
     }[settings.layout]
     name = settings.labels or own[0]
     if name in builtin_schemas() and name not in own:

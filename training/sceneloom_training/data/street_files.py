@@ -30,7 +30,14 @@ _CHUNK = 8
 
 
 def write_streets(
-    root: Path, split: str, seeds: Sequence[int], *, height: int, width: int, processes: int = 1
+    root: Path,
+    split: str,
+    seeds: Sequence[int],
+    *,
+    height: int,
+    width: int,
+    processes: int = 1,
+    markings: bool = False,
 ) -> int:
     """Write ``<split>_label``, ``<split>_inst`` and ``<split>_img`` below a folder.
 
@@ -44,6 +51,8 @@ def write_streets(
         height: pixels, 16 to 16384.
         width: pixels, 16 to 16384 and at most four times the height.
         processes: that paint side by side, from 1.
+        markings: as for `sceneloom_training.scenes.draw_street`; streets that are there stay as
+            they are.
 
     Returns:
         number of streets that were painted; the others were there.
@@ -59,7 +68,7 @@ def write_streets(
         for kind in ("label", "inst", "img"):
             (root / f"{split}_{kind}").mkdir(parents=True, exist_ok=True)
         missing = [seed for seed in seeds if not _path(root, split, "img", seed).is_file()]
-        paint = partial(_write, root, split, height, width)
+        paint = partial(_write, root, split, height, width, markings)
         for _ in _everywhere(paint, missing, min(processes, len(missing))):
             pass
     except OSError as error:
@@ -76,9 +85,9 @@ def _everywhere(paint: partial[None], seeds: Sequence[int], processes: int) -> I
         return list(pool.map(paint, seeds, chunksize=_CHUNK))
 
 
-def _write(root: Path, split: str, height: int, width: int, seed: int) -> None:
+def _write(root: Path, split: str, height: int, width: int, markings: bool, seed: int) -> None:
     cv2.setNumThreads(1)
-    pair = draw_pair(seed, height, width)
+    pair = draw_pair(seed, height, width, markings=markings)
     _save(_path(root, split, "label", seed), pair.label_map)
     _save(_path(root, split, "inst", seed), pair.instance_map.astype(np.uint16))
     _save(_path(root, split, "img", seed), np.ascontiguousarray(pair.photo[..., ::-1]))

@@ -16,6 +16,7 @@ from sceneloom.schema import LabelSchema
 from sceneloom_training.data.channels import label_channels
 from sceneloom_training.data.sample import DataSet, Sample
 from sceneloom_training.scenes import draw_pair
+from sceneloom_training.scenes.ids import LANE_MARKING
 from sceneloom_training.scenes.painting import check_size
 
 
@@ -43,7 +44,8 @@ class StreetDataSet(DataSet):
             count: number of streets, from 1.
             height: pixels, 16 to 16384.
             width: pixels, 16 to 16384 and at most four times the height.
-            schema: a schema of Cityscapes' label ids, which the streets are painted in.
+            schema: a schema of Cityscapes' label ids, which the streets are painted in; with
+                lane markings if it has an id for them.
             unknown: what to do with painted ids that the schema does not have.
             instances: give instance maps.
 
@@ -67,7 +69,8 @@ class StreetDataSet(DataSet):
 
     def read(self, index: int) -> Sample:
         """Paint one street and its photograph; see `DataSet.read`."""
-        pair = draw_pair(self.seeds[index], self.height, self.width)
+        markings = any(label.id == LANE_MARKING for label in self.schema.labels)
+        pair = draw_pair(self.seeds[index], self.height, self.width, markings=markings)
         label_map = label_channels(
             pair.label_map, self.schema, unknown=self.unknown, name=self.keys[index]
         )

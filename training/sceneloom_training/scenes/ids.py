@@ -25,6 +25,10 @@ TRUCK = 27
 BUS = 28
 MOTORCYCLE = 32
 BICYCLE = 33
+LANE_MARKING = 35
+"""White lines and pedestrian crossings where they are told apart from the road: not one of
+Cityscapes', but of ``cityscapes-markings``.
+"""
 
 COUNTED = frozenset({PERSON, RIDER, CAR, TRUCK, BUS, MOTORCYCLE, BICYCLE})
 """Labels whose things are numbered one by one in the instance map."""

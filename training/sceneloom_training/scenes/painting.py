@@ -18,9 +18,11 @@ import numpy.typing as npt
 
 from sceneloom.errors import InputError
 from sceneloom_training.scenes.camera import HALF_FRAME
-from sceneloom_training.scenes.ids import INSTANCE_DIVISOR
+from sceneloom_training.scenes.ids import INSTANCE_DIVISOR, LANE_MARKING
 from sceneloom_training.scenes.scene import Scene, Shape
 
+MARKINGS = ("lane-line", "zebra")
+"""Kinds of details that are painted on the road."""
 SMALLEST_SIDE = 16
 LARGEST_SIDE = 16384
 SUBPIXEL_BITS = 6
@@ -28,7 +30,7 @@ SUBPIXEL_BITS = 6
 
 
 def paint_labels(
-    scene: Scene, height: int, width: int
+    scene: Scene, height: int, width: int, *, markings: bool = False
 ) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int32]]:
     """Paint what each pixel of a scene is, without anti-aliasing.
 
@@ -36,9 +38,11 @@ def paint_labels(
         scene: what to paint; wider pictures show more to its sides, taller ones are only larger.
         height: pixels, 16 to 16384.
         width: pixels, 16 to 16384 and at most four times the height.
+        markings: tell what is painted on the road from the road.
 
     Returns:
-        label map uint8 [H, W] of Cityscapes ids, and instance map int32 [H, W]:
+        label map uint8 [H, W] of Cityscapes ids, with `LANE_MARKING` if asked; and instance map
+        int32 [H, W]:
         ``label * 1000 + n`` for counted things (people, riders, vehicles), the label elsewhere.
 
     Raises:
@@ -50,6 +54,8 @@ def paint_labels(
     for shape in scene.shapes:
         if not shape.detail:
             fill(canvas, shape, shape.value)
+        elif markings and shape.kind in MARKINGS:
+            fill(canvas, shape, LANE_MARKING)
     return _label_of_value()[canvas], canvas.astype(np.int32)
 
 
