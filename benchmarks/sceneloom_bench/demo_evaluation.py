@@ -20,7 +20,7 @@ import tyro
 
 from sceneloom.errors import SceneLoomError
 from sceneloom_bench.commands import run_sceneloom
-from sceneloom_bench.demo_weights import BUNDLE, SEGMENTER, TESTED
+from sceneloom_bench.demo_weights import BUNDLE, SCHEMA, SEGMENTER, TESTED
 from sceneloom_bench.method_table_report import read_counts
 from sceneloom_serving.machine import describe_machine
 from sceneloom_training.data.street_files import write_streets
@@ -59,9 +59,16 @@ def main(
         out: folder of the results.
         settings: how.
     """
-    streets = settings.work / "streets"
-    seeds, processes = TEST_SEEDS[:TESTED], os.cpu_count() or 1
-    write_streets(streets, "test", seeds, height=HEIGHT, width=WIDTH, processes=processes)
+    streets = settings.work / "marked"
+    write_streets(
+        streets,
+        "test",
+        TEST_SEEDS[:TESTED],
+        height=HEIGHT,
+        width=WIDTH,
+        processes=os.cpu_count() or 1,
+        markings=True,
+    )
     folders = {name: settings.work / "evaluated" / name for name in STYLES}
     for name, seed in STYLES.items():
         style = () if seed is None else ("--style-seed", str(seed), "--style-of", "all")
@@ -69,6 +76,7 @@ def main(
             *("evaluate", "--out", str(folders[name]), "--size", f"{WIDTH}x{HEIGHT}"),
             *("--checkpoint", str(settings.checkpoint), "--segmenter", str(settings.segmenter)),
             *("--data.layout", "pix2pixhd", "--data.root", str(streets), "--data.split", "test"),
+            *("--data.labels", SCHEMA),
             *style,
         )
     title, again = "The demo's weights, evaluated", "make demo-evaluation"

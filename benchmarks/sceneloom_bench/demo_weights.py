@@ -1,4 +1,4 @@
-"""The demo's weights: painted streets, six stages of training, styles, and a bundle small enough
+"""The demo's weights: painted streets, eight stages of training, styles, and a bundle small enough
 for the repository.
 
 Everything is a command that users have, run one after the other; what is finished is skipped, and
@@ -21,7 +21,7 @@ from sceneloom.errors import SceneLoomError
 from sceneloom_bench.commands import CHECKOUT, run_sceneloom
 from sceneloom_training.checkpoint import load_checkpoint, save_checkpoint
 from sceneloom_training.data.street_files import write_streets
-from sceneloom_training.scenes.splits import DEMO_SEEDS, TEST_SEEDS, TRAIN_SEEDS
+from sceneloom_training.scenes.splits import DEMO_SEEDS, TRAIN_SEEDS
 
 STAGES = (
     "street-demo-1-whole-512x256",
@@ -30,8 +30,13 @@ STAGES = (
     "street-demo-4-whole-2048x1024",
     "street-demo-5-balanced-crops-of-2048x1024",
     "street-demo-6-balanced-whole-2048x1024",
+    "street-demo-7-markings-crops-of-2048x1024",
+    "street-demo-8-markings-whole-2048x1024",
 )
 """Configurations in training/configs."""
+FIRST_WITH_MARKINGS = 7
+"""Stage from which on the maps tell what is painted on the road from the road."""
+SCHEMA = "cityscapes-markings"
 EXAMPLE = CHECKOUT / "examples" / "street_demo"
 BUNDLE, SEGMENTER = EXAMPLE / "generator", EXAMPLE / "segmenter"
 CLUSTERS, TESTED = 6, 24
@@ -50,25 +55,35 @@ class DemoWeightsSettings:
 def main(settings: DemoWeightsSettings) -> int:
     """Train, or go on training, and write examples/street_demo/generator."""
     work, processes = settings.work, os.cpu_count() or 1
-    large = work / "streets"
+    large, marked = work / "streets", work / "marked"
     write_streets(settings.small, "train", TRAIN_SEEDS, height=256, width=512, processes=processes)
-    for split, seeds in (("train", DEMO_SEEDS), ("test", TEST_SEEDS[:TESTED])):
-        write_streets(large, split, seeds, height=1024, width=2048, processes=processes)
+    for folder in (large, marked):
+        write_streets(
+            folder,
+            "train",
+            DEMO_SEEDS,
+            height=1024,
+            width=2048,
+            processes=processes,
+            markings=folder == marked,
+        )
     for number, name in enumerate(STAGES, 1):
         run, before = work / str(number), work / str(number - 1)
-        data = settings.small if number == 1 else large
+        whole = large if number < FIRST_WITH_MARKINGS else marked
+        data = settings.small if number == 1 else whole
         flags = ["--out", str(run), "--data.root", str(data)]
         if number > 1:
             flags += ["--generator.start-from", str(before / "model")]
+        if number > 1 and number != FIRST_WITH_MARKINGS:  # they see a plane more from there on
             flags += ["--discriminator.start-from", str(before)]
         run_sceneloom("train", str(CHECKOUT / "training" / "configs" / f"{name}.toml"), *flags)
-    pack(work, large)
+    pack(work, marked)
     return 0
 
 
 def pack(work: Path, streets: Path) -> None:
     """Cluster the styles, and write the small bundle."""
-    data = ("--layout", "pix2pixhd", "--root", str(streets))
+    data = ("--layout", "pix2pixhd", "--root", str(streets), "--labels", SCHEMA)
     styled = work / "styled"
     model = work / str(len(STAGES)) / "model"
     run_sceneloom("styles", str(model), "--out", str(styled), "--clusters", str(CLUSTERS), *data)

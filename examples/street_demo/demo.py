@@ -43,7 +43,7 @@ from sceneloom_serving.embedded import EmbeddedServer, ServerSettings
 from sceneloom_training.scenes import draw_pair
 from sceneloom_training.scenes.splits import TEST_SEEDS
 
-SCHEMA = load_schema("cityscapes")
+SCHEMA = load_schema("cityscapes-markings")
 GENERATOR = Path(__file__).resolve().parent / "generator"
 """The checkpoint bundle; MODEL_CARD.md beside it says what it was trained on."""
 WEIGHTS = "trained on procedural streets only (examples/street_demo/MODEL_CARD.md)"
@@ -171,7 +171,7 @@ def draw_data_set(folder: Path, settings: DemoSettings) -> None:
     for kind in ("test_label", "test_inst", "test_img"):
         (folder / kind).mkdir(parents=True)
     for number, seed in enumerate(TEST_SEEDS[: settings.maps]):
-        street = draw_pair(seed, settings.height, settings.width)
+        street = draw_pair(seed, settings.height, settings.width, markings=True)
         name = f"street_{number:03}"
         cv2.imwrite(str(folder / "test_label" / f"{name}_labelIds.png"), street.label_map)
         instances = street.instance_map.astype(np.uint16)

@@ -35,11 +35,21 @@ TINY_SEGMENTER = ("--width", "8", "--epochs", "1", "--workers", "0", "--device",
 
 
 def write_small_streets(
-    folder: Path, split: str, seeds: Sequence[int], *, height: int, width: int, processes: int
+    folder: Path,
+    split: str,
+    seeds: Sequence[int],
+    *,
+    height: int,
+    width: int,
+    processes: int,
+    markings: bool = False,
 ) -> None:
     assert width == 2 * height
     assert processes >= 1
-    street_files.write_streets(folder, split, seeds[:4], height=128, width=256, processes=1)
+    assert markings == (folder.name == "marked")
+    street_files.write_streets(
+        folder, split, seeds[:4], height=128, width=256, processes=1, markings=markings
+    )
 
 
 @pytest.fixture
@@ -95,6 +105,8 @@ def test_the_demo_weights_and_their_evaluation_from_nothing(
     assert configs == sorted((CHECKOUT / "training" / "configs").glob("street-demo-*.toml"))
     for number, command in enumerate(trained[1:], 1):
         assert str(work / str(number) / "model") in command
+        root = command[command.index("--data.root") + 1]
+        assert root == str(work / ("marked" if "markings" in configs[number].name else "streets"))
     bundle = load_checkpoint(tmp_path / "generator")
     assert bundle.contract.style_clusters
     assert bundle.encoder is not None  # for the style of a photograph

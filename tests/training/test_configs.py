@@ -52,6 +52,8 @@ def test_there_is_one_for_every_use() -> None:
         "street-demo-4-whole-2048x1024",
         "street-demo-5-balanced-crops-of-2048x1024",
         "street-demo-6-balanced-whole-2048x1024",
+        "street-demo-7-markings-crops-of-2048x1024",
+        "street-demo-8-markings-whole-2048x1024",
         "streets-256x128",
     }
 

@@ -79,7 +79,7 @@ def test_settings_that_do_not_fit_together(changes: dict[str, Any], reason: str)
 def test_streets_are_painted_in_cityscapes_ids_only(labels: str) -> None:
     with pytest.raises(
         InputError,
-        match="not those of streets; it takes cityscapes or cityscapes-eval, or the path",
+        match="not those of streets; it takes cityscapes or cityscapes-eval or cityscapes-markings",
     ):
         open_data_set(dataclasses.replace(STREETS, labels=labels))
     with pytest.raises(InputError, match="no label schema 'nowhere'"):
