@@ -156,11 +156,24 @@ def test_more_labels_leave_what_is_seen_in_the_old_ones(tmp_path: Path) -> None:
         assert not torch.allclose(made(wider), expected, atol=1e-3)
 
 
+def test_more_labels_and_other_planes_do_not_fit(tmp_path: Path) -> None:
+    fresh = Label(id=99, name="ring", colour=(1, 2, 3))
+    schema = dataclasses.replace(SCHEMA, name="more", labels=(*SCHEMA.labels, fresh))
+    start = dataclasses.replace(SMALL, start_from=bundle(tmp_path, ngf=4), boundaries=False)
+    with pytest.raises(CheckpointError, match="boundaries and style features as it has"):
+        assemble(settings(generator=start), schema, has_instances=True)
+
+
 def test_fewer_or_other_labels_do_not_fit(tmp_path: Path) -> None:
     old = bundle(tmp_path, ngf=4)
     start = settings(generator=dataclasses.replace(SMALL, start_from=old))
     others = [Label(id=90 + n, name=f"other {n}", colour=(0, 0, 0)) for n in range(2)]
-    for labels in (SCHEMA.labels[:-1], (*SCHEMA.labels[1:], *others)):
+    twice = dataclasses.replace(others[1], name="other 0")
+    for labels in (
+        SCHEMA.labels[:-1],
+        (*SCHEMA.labels[1:], *others),
+        (*SCHEMA.labels, others[0], twice),
+    ):
         schema = dataclasses.replace(SCHEMA, name="other", labels=labels, unlabelled=None)
         said = f"input_channels 12 instead of {len(labels) + 1}"
         with pytest.raises(CheckpointError, match=said):

@@ -59,7 +59,12 @@ def start_generator(
         ours, enhancers=theirs.enhancers, enhancer_blocks=blocks, ngf=ours.ngf << left
     )
     planes = _planes_of_labels(read.contract, schema)
-    if planes is not None and planes[-1] + 1 == ours.input_channels:
+    if planes is not None:
+        if planes[-1] + 1 != ours.input_channels:
+            raise CheckpointError(
+                f"{bundle}: knows fewer labels than the new generator, which then has to have "
+                "boundaries and style features as it has"
+            )
         expected = dataclasses.replace(expected, input_channels=theirs.input_channels)
     if theirs != expected:
         differ = [
@@ -88,7 +93,7 @@ def _planes_of_labels(theirs: Contract | None, schema: LabelSchema | None) -> li
         return None
     ours = [label.name for label in schema.labels]
     names = [label.name for label in theirs.schema.labels]
-    if len(ours) <= len(names) or not set(names) <= set(ours):
+    if len(ours) <= len(names) or not set(names) <= set(ours) or len(set(ours)) < len(ours):
         return None
     others = int(theirs.boundaries) + theirs.style_channels
     return [*map(ours.index, names), *range(len(ours), len(ours) + others)]
