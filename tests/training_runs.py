@@ -7,9 +7,11 @@ else (`multiprocessing`'s fork server); each then runs `sceneloom`'s own `main`.
 from __future__ import annotations
 
 import contextlib
+import faulthandler
 import json
 import multiprocessing
 import os
+import signal
 import socket
 import sys
 import time
@@ -172,6 +174,8 @@ class Forked:
         self.process.join(seconds)
         code = self.process.exitcode
         if code is None:
+            os.kill(self.pid, signal.SIGABRT)  # faulthandler says where it stands
+            self.process.join(10)
             self.process.kill()
             raise AssertionError(f"still running after {seconds} s: {self.errors}")
         return code
@@ -231,6 +235,7 @@ def _call(
     for kind, stream in (("out", sys.stdout), ("err", sys.stderr)):
         descriptor = os.open(f"{said}.{kind}", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         os.dup2(descriptor, stream.fileno())
+    faulthandler.enable()
     os.environ.update(environment)
     # As in a process of the user's; a process of the fork server would ask that for its own.
     multiprocessing.set_start_method("fork", force=True)
