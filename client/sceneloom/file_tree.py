@@ -1,0 +1,80 @@
+"""The files of a folder, searched to the bottom, and what a reader of a data set leaves out.
+
+Links to folders are followed; hidden files and folders (names that begin with a dot) are left out.
+Nothing is left out silently: a reader returns what it leaves out as `LeftOut`, for the summary of
+its command.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+HIDDEN = "hidden"
+"""Reason of a file or folder whose name begins with a dot."""
+_NAMED = 5
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, order=True)
+class LeftOut:
+    """A file or folder that a data set does not take."""
+
+    reason: str
+    """Why, in words that can stand behind a count: "hidden", "of a kind that is not read"."""
+    name: str
+    """Its path, with slashes."""
+
+
+def list_files(folder: str | Path) -> tuple[list[str], list[LeftOut]]:
+    """List the files below a folder.
+
+    Args:
+        folder: where to search, to the bottom; links to folders are followed, but not into a
+            folder that holds the link.
+
+    Returns:
+        names relative to `folder`, with slashes, sorted; links that lead nowhere are among them, so
+        that reading them fails by name. And what is left out: hidden files, hidden folders (one
+        entry for all they hold), links in a circle.
+
+    Raises:
+        OSError: a folder cannot be read.
+    """
+    files: list[str] = []
+    left_out: list[LeftOut] = []
+    status = Path(folder).stat()
+    # (path, prefix of the names in it, identity of it and of the folders around it)
+    pending = [(os.fspath(folder), "", ((status.st_dev, status.st_ino),))]
+    while pending:
+        path, prefix, around = pending.pop()
+        with os.scandir(path) as entries:
+            for entry in entries:
+                name = prefix + entry.name
+                is_folder = entry.is_dir()
+                if entry.name.startswith("."):
+                    left_out.append(LeftOut(reason=HIDDEN, name=name + "/" * is_folder))
+                elif not is_folder:
+                    files.append(name)
+                else:
+                    status = Path(entry.path).stat()
+                    identity = (status.st_dev, status.st_ino)
+                    if identity in around:
+                        reason = "a link to a folder around it"
+                        left_out.append(LeftOut(reason=reason, name=name + "/"))
+                    else:
+                        pending.append((entry.path, name + "/", (*around, identity)))
+    return sorted(files), sorted(left_out)
+
+
+def describe(left_out: Iterable[LeftOut]) -> list[str]:
+    """Lines for a summary, one for each reason: how many entries, and the first names."""
+    by_reason: dict[str, list[str]] = {}
+    for one in sorted(left_out):
+        by_reason.setdefault(one.reason, []).append(one.name)
+    lines = []
+    for reason, names in by_reason.items():
+        named = ", ".join(names[:_NAMED]) + (", ..." if len(names) > _NAMED else "")
+        lines.append(f"left out: {len(names)} {reason} ({named})")
+    return lines
