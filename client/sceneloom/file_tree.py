@@ -46,7 +46,9 @@ def list_files(folder: str | Path) -> tuple[list[str], list[LeftOut]]:
     left_out: list[LeftOut] = []
     status = Path(folder).stat()
     # (path, prefix of the names in it, identity of it and of the folders around it)
-    pending = [(os.fspath(folder), "", ((status.st_dev, status.st_ino),))]
+    pending: list[tuple[str, str, tuple[tuple[int, int], ...]]] = [
+        (os.fspath(folder), "", ((status.st_dev, status.st_ino),))
+    ]
     while pending:
         path, prefix, around = pending.pop()
         with os.scandir(path) as entries:
