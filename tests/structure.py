@@ -3,8 +3,9 @@
     python tests/structure.py            # of the checkout
     python tests/structure.py ../other   # of another checkout
 
-Product code is everything in Python outside tests/, examples/ and benchmarks/experiments/. A private
-function is "named once" if its file holds its name twice: in the definition and in one use. Code lines are lines without comments, docstrings and blank lines.
+Product code is everything in Python outside tests/, examples/ and benchmarks/experiments/. A
+private function is "named once" if its file holds its name twice: in the definition and in one use.
+Code lines are lines without comments, docstrings and blank lines.
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ class Module:
 
 
 def read_modules(checkout: Path = CHECKOUT) -> dict[str, Module]:
-    """Every module of the product by its dotted name, templates of the Triton repository included."""
+    """Every module of the product by its dotted name, those of the Triton repository included."""
     found = {}
     for folder in (*PACKAGE_FOLDERS, "triton_models"):
         for path in sorted((checkout / folder).rglob("*.py")):
@@ -66,8 +67,8 @@ def read_modules(checkout: Path = CHECKOUT) -> dict[str, Module]:
 def imports(module: Module, modules: Mapping[str, Module]) -> set[str]:
     """Modules of the product that a module's import statements name, wherever they stand.
 
-    ``from package import name`` is the module ``package.name`` if there is one, else ``package``. The
-    packages around an imported module are not counted: Python runs them, but no statement needs
+    ``from package import name`` is the module ``package.name`` if there is one, else ``package``.
+    The packages around an imported module are not counted: Python runs them, but no statement needs
     anything of them.
     """
     found = set()
@@ -110,7 +111,7 @@ def circles(graph: Mapping[str, set[str]]) -> list[set[str]]:
 
 
 def named_once(modules: Mapping[str, Module]) -> list[str]:
-    """Private functions that their file names once besides the definition, as ``path:line name``."""
+    """Private functions that their file uses once, as ``path:line name``."""
     found = []
     for module in modules.values():
         words = Counter(re.findall(r"\b_[A-Za-z]\w*", module.text))
@@ -160,7 +161,8 @@ def report(checkout: Path) -> Iterator[str]:
     sizes = [(code_lines(module, f), module, f) for module, f in functions]
     long = [f"{m.path}:{f.lineno} {f.name} ({size})" for size, m, f in sizes if size > 80]
     found = circles(graph)
-    yield f"files {len(modules)}, lines {sum(lines)}, median file {statistics.median(lines):.0f} lines"
+    median = statistics.median(lines)
+    yield f"files {len(modules)}, lines {sum(lines)}, median file {median:.0f} lines"
     for folder in PACKAGE_FOLDERS:
         own = [m.lines for m in modules.values() if m.path.parts[0] == folder]
         if own:
