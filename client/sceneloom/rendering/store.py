@@ -28,6 +28,11 @@ _PLACE_IS_GONE = {
     errno.EIO,
     errno.EMFILE,
     errno.ENFILE,
+    errno.ESTALE,
+    errno.ENOTCONN,
+    errno.ENODEV,
+    errno.ENXIO,
+    errno.EHOSTDOWN,
 }
 
 
@@ -138,12 +143,15 @@ class Store:
         self._manifest.record([row])
 
     def finish(self) -> list[Rendered]:
-        """Put what a shard still holds in its place.
+        """Put what a shard still holds in its place, and see that place and manifest are still
+        those that were opened.
 
         Raises:
-            OSError: the place cannot be written.
+            OSError: the place cannot be written, or was removed or moved.
         """
-        return self._settle(self._sink.finish())
+        finished = self._settle(self._sink.finish())
+        self._manifest.check_place()
+        return finished
 
     def close(self) -> None:
         """Drop what is held."""
