@@ -13,12 +13,15 @@ import numpy.typing as npt
 from sceneloom.errors import (
     ConnectionClosedError,
     ModelFailedError,
+    ModelNotFoundError,
+    ServerUnavailableError,
     ServingError,
 )
 from sceneloom.transport import (
     TRITON_DTYPES,
     ModelConfig,
     TensorSpec,
+    explain_not_found,
     map_triton_error,
     served_version,
     server_address,
@@ -80,7 +83,10 @@ class GrpcTransport:
             left = max(deadline - time.monotonic(), 0.001)
             versions = self._client.get_model_metadata(model, client_timeout=left).versions
         except self._grpc.InferenceServerException as error:
-            raise self._map(error, model) from None
+            mapped = self._map(error, model)
+            if isinstance(mapped, ModelNotFoundError):
+                mapped = explain_not_found(mapped, model, self._index(model, deadline))
+            raise mapped from None
         self._ready.add(model)
         return ModelConfig(
             parameters={key: value.string_value for key, value in config.parameters.items()},
@@ -90,6 +96,21 @@ class GrpcTransport:
             version=served_version(versions),
             dynamic_batching=config.HasField("dynamic_batching"),
         )
+
+    def _index(self, model: str, deadline: float) -> dict[str, str]:
+        """The models of the server's repository -> state and reason; empty where it does not say.
+
+        Raises:
+            ServerUnavailableError: it is stopping.
+        """
+        left = max(deadline - time.monotonic(), 0.001)
+        try:
+            models = self._client.get_model_repository_index(client_timeout=left).models
+        except self._grpc.InferenceServerException as error:
+            if isinstance(mapped := self._map(error, model), ServerUnavailableError):
+                raise mapped from None
+            return {}
+        return {one.name: " ".join((one.state, one.reason)).strip() for one in models}
 
     def _specs(self, tensors: Any) -> dict[str, TensorSpec]:
         names = {

@@ -200,7 +200,7 @@ def map_triton_error(status: str, message: str, *, where: str, seen_ready: bool)
     if code == "NOT_FOUND":
         if "shared memory region" in message:
             return ServerUnavailableError(f"{text} (the server was restarted)")
-        if seen_ready:
+        if seen_ready or "has no available versions" in message:  # it knows the name
             return ServerUnavailableError(f"{text} (the server is stopping, or unloaded the model)")
         return ModelNotFoundError(text)
     if code in (
@@ -214,3 +214,21 @@ def map_triton_error(status: str, message: str, *, where: str, seen_ready: bool)
     if code == "CANCELLED":
         return ServerUnavailableError(f"{text} (cancelled)")
     return ModelFailedError(text)
+
+
+def explain_not_found(
+    error: ModelNotFoundError, model: str, index: Mapping[str, str]
+) -> ServingError:
+    """Say of a model that a server did not find whether it may come, or which models there are.
+
+    Args:
+        error: what the server's answer was mapped to.
+        model: the name that was asked for.
+        index: what the server's repository has: name -> its state, and the reason for it.
+    """
+    if model in index:
+        state = f": {index[model]}" if index[model] else ""
+        return ServerUnavailableError(f"{error} (the server has it, but does not serve it{state})")
+    if not index:
+        return error
+    return ModelNotFoundError(f"{error}; the server has {', '.join(sorted(index))}")

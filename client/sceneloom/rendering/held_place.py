@@ -1,11 +1,26 @@
-"""Whether a folder or a file is still the one that a run began with: others may remove or move it."""
+"""Whether a folder or a file is still the one that a run began with."""
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 
 from sceneloom.rendering.places import reason_of
+
+_MAY_PASS = {
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EIO,
+    errno.ENOMEM,
+    errno.EMFILE,
+    errno.ENFILE,
+    errno.ESTALE,
+    errno.ENOTCONN,
+    errno.ENODEV,
+    errno.ENXIO,
+    errno.EHOSTDOWN,
+}
 
 
 class HeldPlace:
@@ -52,6 +67,22 @@ class HeldPlace:
 def gone(name: Path | str) -> OSError:
     """The error of a folder or file that vanished; it has no number, since no call failed."""
     return OSError(f"{name}: was removed or moved while the run was on")
+
+
+def reason_against(folder: Path, error: OSError) -> str:
+    """Why a folder cannot be made or written to, without its name."""
+    if isinstance(error, (FileExistsError, NotADirectoryError)):
+        for part in (folder, *folder.parents):
+            if part.is_symlink() and not part.exists():
+                return f"{part} is a link that leads nowhere"
+            if part.exists() and not part.is_dir():
+                return f"{part} is not a folder"
+    return reason_of(error)
+
+
+def may_pass(error: OSError) -> bool:
+    """Whether the reason why a place cannot be used may be gone at the next try: full, or away."""
+    return error.errno in _MAY_PASS
 
 
 def _identity(found: os.stat_result) -> tuple[int, int]:

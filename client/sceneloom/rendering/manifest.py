@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import quote
 
 from sceneloom.errors import InputError
-from sceneloom.rendering.held_place import HeldPlace
+from sceneloom.rendering.held_place import HeldPlace, may_pass, reason_against
 from sceneloom.rendering.writing.parts import new_part, remove_part, sweep
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ FORMAT = 1
 FILE_NAME = "manifest.sqlite"
 Status = Literal["done", "failed"]
 _BUSY_SECONDS = 30
-_ELSEWHERE = "--manifest FILE names one on another disk"
+_ELSEWHERE = "--manifest FILE puts it on another disk"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -254,10 +254,11 @@ def _hold(path: Path) -> sqlite3.Connection:
         path.parent.mkdir(parents=True, exist_ok=True)
         sweep(path.parent, deep=False)
     except OSError as error:
-        raise InputError(
+        reason = (
             f"{path.parent}: cannot be the folder for pictures and their manifest "
-            f"({error.strerror})"
-        ) from None
+            f"({reason_against(path.parent, error)})"
+        )
+        raise (OSError(reason) if may_pass(error) else InputError(reason)) from None
     if path.is_dir():
         raise InputError(f"{path}: cannot be the manifest (a folder); name a file")
     lock = path.with_name(f".{path.name}.lock")
@@ -273,7 +274,7 @@ def _hold(path: Path) -> sqlite3.Connection:
             raise InputError(
                 f"{path}: another run is writing it; wait for that one, or choose another place"
             ) from None
-        reason = "its file system has no locks" if "locked" in str(error) else error
+        reason = "its file system has no locks" if "locked" in str(error) else str(error)
         raise InputError(f"{path}: cannot be the manifest ({reason}); {_ELSEWHERE}") from None
     return held
 
@@ -309,18 +310,22 @@ def _open(path: Path) -> tuple[sqlite3.Connection, bool]:
 
     Raises:
         InputError: it is no manifest, or cannot be opened in either way.
+        OSError: the disk is full.
     """
     is_new = not path.exists()
     try:
         return _open_as(path, alone=False), False
-    except sqlite3.OperationalError:
+    except sqlite3.OperationalError as error:
+        if "locked" in str(error):
+            raise InputError(f"{path}: another program is writing it ({error})") from None
         beside = [path.with_name(path.name + ending) for ending in ("-wal", "-shm")]
         try:
             database = _open_as(path, alone=True)
-        except sqlite3.Error as error:
+        except sqlite3.Error as met:
             for made in (path, *beside) if is_new else ():
                 remove_part(made)
-            raise InputError(f"{path}: cannot be the manifest ({error}); {_ELSEWHERE}") from None
+            reason = f"{path}: cannot be the manifest ({met}); {_ELSEWHERE}"
+            raise (OSError(reason) if "is full" in str(met) else InputError(reason)) from None
         remove_part(beside[1])  # the first try's
         return database, True
     except sqlite3.Error as error:

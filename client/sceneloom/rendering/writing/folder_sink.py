@@ -6,7 +6,7 @@ from collections.abc import Callable, Hashable
 from pathlib import Path
 
 from sceneloom.errors import InputError
-from sceneloom.rendering.held_place import HeldPlace, gone
+from sceneloom.rendering.held_place import HeldPlace, gone, may_pass, reason_against
 from sceneloom.rendering.interfaces import Stored
 from sceneloom.rendering.keys import check_key, fault_of_key
 from sceneloom.rendering.places import (
@@ -126,6 +126,7 @@ def make_folder(place: str) -> None:
 
     Raises:
         InputError: it cannot.
+        OSError: it is full or cannot be reached, which may change.
         MissingDependencyError: the package for such URLs is not installed.
     """
     try:
@@ -141,6 +142,6 @@ def make_folder(place: str) -> None:
         probe.touch()
         probe.unlink()
     except OSError as error:
-        raise InputError(
-            f"{place}: cannot be the folder for pictures ({reason_of(error)})"
-        ) from None
+        against = reason_of(error) if is_remote(place) else reason_against(local_path(place), error)
+        reason = f"{place}: cannot be the folder for pictures ({against})"
+        raise (OSError(reason) if may_pass(error) else InputError(reason)) from None

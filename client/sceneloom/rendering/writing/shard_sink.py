@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Protocol
 
 from sceneloom.errors import ImageReadError, InputError, SceneLoomError
-from sceneloom.rendering.held_place import HeldPlace, gone
+from sceneloom.rendering.held_place import HeldPlace, gone, may_pass
 from sceneloom.rendering.interfaces import Stored
 from sceneloom.rendering.keys import check_key
 from sceneloom.rendering.places import (
@@ -153,9 +153,8 @@ class ShardSink:
                 f"{error}; move the file away, and its pictures are made again"
             ) from None
         except OSError as error:
-            raise InputError(
-                f"{self._place}: cannot be the folder for pictures ({reason_of(error)})"
-            ) from None
+            reason = f"{self._place}: cannot be the folder for pictures ({reason_of(error)})"
+            raise (OSError(reason) if may_pass(error) else InputError(reason)) from None
 
     def put(self, key: str, data: bytes, tag: Hashable) -> list[Stored]:
         """Collect a picture; see `Sink`.
