@@ -12,11 +12,13 @@ import numpy.typing as npt
 
 from sceneloom.errors import (
     ConnectionClosedError,
+    DeadlineExceededError,
     ModelFailedError,
     ModelNotFoundError,
     ServerUnavailableError,
     ServingError,
 )
+from sceneloom.grpc_proxy import proxy_options, proxy_words
 from sceneloom.transport import (
     TRITON_DTYPES,
     ModelConfig,
@@ -37,6 +39,11 @@ _OPTIONS = [
 ]
 
 
+def channel_options(address: str) -> list[tuple[str, int]]:
+    """Options of a gRPC channel to ``HOST:PORT``."""
+    return [*_OPTIONS, *proxy_options(address)]
+
+
 class GrpcTransport:
     """gRPC to a Triton server; safe to use from several threads."""
 
@@ -54,7 +61,9 @@ class GrpcTransport:
 
         self._address = server_address(url, "grpc")
         self._grpc = tritonclient.grpc
-        self._client = tritonclient.grpc.InferenceServerClient(self._address, channel_args=_OPTIONS)
+        self._client = tritonclient.grpc.InferenceServerClient(
+            self._address, channel_args=channel_options(self._address)
+        )
         self._why = why
         self._ready: set[str] = set()
         self._closed = False
@@ -165,9 +174,12 @@ class GrpcTransport:
             raise ConnectionClosedError(f"{self._address}: this connection was closed")
 
     def _map(self, error: Any, model: str) -> ServingError:
-        return map_triton_error(
+        mapped = map_triton_error(
             str(error.status() or ""),
             str(error.message() or error),
             where=f"{self._address}, model {model!r}",
             seen_ready=model in self._ready,
         )
+        if isinstance(mapped, (ServerUnavailableError, DeadlineExceededError)):
+            return type(mapped)(f"{mapped}{proxy_words(self._address)}")
+        return mapped

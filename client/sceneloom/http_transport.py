@@ -61,8 +61,9 @@ class HttpTransport:
         Raises:
             InputError: the address is of another form.
         """
-        host, _, port = server_address(url, "http").rpartition(":")
-        self._url = url
+        address = server_address(url, "http")
+        host, _, port = address.rpartition(":")
+        self._url = f"http://{address}"
         self._host, self._port = host.strip("[]"), int(port)
         self._why = why
         self._idle: list[HttpConnection] = []
