@@ -7,7 +7,7 @@ import hashlib
 import time
 
 from sceneloom.contract import Contract
-from sceneloom.errors import ImageReadError, MissingInputError
+from sceneloom.errors import MissingInputError, OutOfResourcesError
 from sceneloom.maps import read_instance_map, read_label_map
 from sceneloom.png import SIGNATURE
 from sceneloom.rendering.interfaces import MapItem
@@ -108,6 +108,7 @@ class Loader:
         Raises:
             InputError: it does not fit the contract; the text names the file.
             SchemaError: its style file is wrong.
+            OutOfResourcesError: there is not enough memory for it.
         """
         item, settings = loaded.item, self._settings
         try:
@@ -127,7 +128,7 @@ class Loader:
             style = self._choose(item.key, label_map, instance_map)
             request = prepare(self._contract, label_map, instance_map, style)
         except MemoryError:
-            raise ImageReadError(
+            raise OutOfResourcesError(
                 f"{item.label.name}: not enough memory for a map of this size"
             ) from None
         height, width = label_map.shape

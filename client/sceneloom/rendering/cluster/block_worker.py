@@ -18,7 +18,13 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from sceneloom.errors import InputError, SceneLoomError, ServerUnavailableError, ServingError
+from sceneloom.errors import (
+    InputError,
+    SceneLoomError,
+    ServerUnavailableError,
+    ServingError,
+    out_of_resources,
+)
 from sceneloom.rendering.cluster.blocks import (
     Answered,
     Given,
@@ -80,6 +86,10 @@ class BlockWorker:
             await self._run(block, await self._opening, store, heard)
         except SceneLoomError as met:
             error = met
+        except (MemoryError, RuntimeError) as met:
+            error = out_of_resources(met)
+            if error is None:
+                raise
         return self._answer(store, heard, error)
 
     def give_up(self, block: Sequence[Given], deaths: int) -> Answered:
