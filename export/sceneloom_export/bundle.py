@@ -53,7 +53,12 @@ from sceneloom_export.proof import (
     judge_rounded,
     make_references,
 )
-from sceneloom_export.proof_maps import calibration_maps, read_own_maps, reference_maps
+from sceneloom_export.proof_maps import (
+    OwnMaps,
+    calibration_maps,
+    read_own_maps,
+    reference_maps,
+)
 from sceneloom_export.quantise import WEIGHTS_INT8, quantise
 from sceneloom_export.recognition import Recognition
 from sceneloom_export.repository import write_configs
@@ -95,6 +100,8 @@ class Exported:
     """The precisions other than float32."""
     measured: list[Measured]
     """Every engine, as it did on this machine."""
+    own_maps: OwnMaps | None
+    """The user's maps that it was proven on."""
 
     @property
     def parity(self) -> Parity:
@@ -137,7 +144,10 @@ def export_bundle(
     checkpoint, trained = _load(checkpoint_folder)
     contract = dataclasses.replace(trained, sizes=sizes)
     settings, export = settings or ServingSettings(), export or ExportSettings()
-    own = [] if export.maps is None else read_own_maps(contract, export.maps, _MOST_OWN_MAPS)
+    own_maps = None
+    if export.maps is not None:
+        own_maps = read_own_maps(contract, export.maps, _MOST_OWN_MAPS)
+    own = [] if own_maps is None else own_maps.requests
     _check_sizes(contract, settings, largest, own)
     maps = reference_maps(contract, largest, own)
     recognition = _recognition(export, contract, maps[-len(own) - 1 :])
@@ -168,6 +178,7 @@ def export_bundle(
         engine=proof.engine,
         judged=judged,
         measured=measured,
+        own_maps=own_maps,
     )
 
 

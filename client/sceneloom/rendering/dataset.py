@@ -61,6 +61,7 @@ class Maps:
             labels=self.labels,
             instances=self.instances,
             wants_instances=contract.boundaries or contract.style_channels > 0,
+            training_ids=contract.schema.has_training_ids,
         )
         if output is not None and source.holds(output):
             raise InputError(

@@ -19,6 +19,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from sceneloom.errors import InputError, SceneLoomError, ServerUnavailableError, ServingError
+from sceneloom.file_tree import LeftOut
 from sceneloom.rendering.cluster.blocks import (
     Answered,
     Given,
@@ -244,6 +245,9 @@ class _Block:
 
     def count(self) -> int:
         return len(self._block)
+
+    def left_out(self) -> Sequence[LeftOut]:
+        return ()
 
     def __iter__(self) -> Iterator[MapItem]:
         return (given.item for given in self._block)
