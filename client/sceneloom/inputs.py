@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sceneloom.contract import Contract
+from sceneloom.counted import counted
 from sceneloom.errors import InputError, MissingInputError, SizeError, UnknownLabelError
 from sceneloom.schema import NO_CHANNEL
 
@@ -37,7 +38,7 @@ def check_label_map(contract: Contract, label_map: npt.NDArray[Any]) -> None:
         counts[NO_CHANNEL] = 0
     unknown = {int(v): int(counts[v]) for v in np.flatnonzero(counts)}
     if unknown:
-        listed = ", ".join(f"{v} ({n:,} pixels)" for v, n in unknown.items())
+        listed = ", ".join(f"{v} ({counted(n, 'pixel')})" for v, n in unknown.items())
         raise UnknownLabelError(
             f"unknown label {listed}; {schema.name} has channels 0 to {schema.channels - 1}",
             unknown,

@@ -21,6 +21,7 @@ from tyro.conf import OmitArgPrefixes, Positional, arg
 from sceneloom.connect import TransportChoice
 from sceneloom.contract import MODEL_NAME
 from sceneloom.errors import InputError, SceneLoomError, ServerUnavailableError
+from sceneloom.printable import printable
 from sceneloom.rendering.check import rendered_pictures
 from sceneloom.rendering.cluster.ray_cluster import RaySettings
 from sceneloom.rendering.cluster.ray_engine import RayRun
@@ -117,7 +118,7 @@ def main(
     try:
         servers, way, plan = _plan(input, output, flags, shards, settings)
     except InputError as error:
-        print(f"sceneloom render: {error}", file=sys.stderr)
+        print(f"sceneloom render: {printable(error)}", file=sys.stderr)
         return 2
     if flags.verify:
         return report_check(plan)
@@ -130,7 +131,7 @@ def main(
     code = _render(plan, begin, flags, output, way)
     if flags.video is not None and code == 0:
         write_video(flags.video, rendered_pictures(plan), flags.fps)
-        print(f"video: {flags.video}")
+        print(f"video: {printable(flags.video)}")
     return code
 
 
@@ -201,8 +202,12 @@ def _render(
                 _say(log, "stopped", f"sceneloom render: {error}")
                 return SERVER_GONE
             ended = error
-    tally.print(output, plan, way, show_failures=log is None)
-    return _exit_code(tally, ended, signals, log)
+    left_out = run.left_out()
+    tally.print(output, plan, way, left_out, show_failures=log is None)
+    code = _exit_code(tally, ended, signals, log)
+    if log is not None:
+        log.write("summary", code=code, **tally.to_json(output, plan, left_out))
+    return code
 
 
 def _show_metrics(
@@ -237,7 +242,7 @@ def _exit_code(
 def _say(log: LogLines | None, event: str, text: str) -> None:
     """Say something on stderr, as a JSON line where all others are."""
     if log is None:
-        print(text, file=sys.stderr)
+        print(printable(text), file=sys.stderr)
     else:
         log.write(event, reason=text)
 

@@ -147,9 +147,7 @@ def _sharded(
         raise InputError(f"{place}: holds tar files and Parquet files; give one kind")
     opener = TarSource if kinds == {"tar"} else ParquetSource
     instance = (instances or "instance") if wants_instances else None
-    return opener(
-        place, files, label=labels or "label", instance=instance, left_out=left_out
-    )
+    return opener(place, files, label=labels or "label", instance=instance, left_out=left_out)
 
 
 def _existing(place: str) -> list[str]:
