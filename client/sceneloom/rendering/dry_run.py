@@ -69,6 +69,7 @@ def dry_run(plan: Plan) -> DryRun:
         source = plan.source(connection.contract)
         for item, found in _check_all(loader, plan, source):
             seen.add(item, found)
+        loader.check_styles_used()
         frequent = max(seen.sizes, key=lambda size: seen.sizes[size], default=None)
         seconds = None
         if frequent is not None:

@@ -274,6 +274,8 @@ class RenderRun(Run, AsyncIterator[Result]):
             if self._stop_asked:
                 pipeline.stop()
             await pipeline.run()
+            if not self._stop_asked:
+                loader.check_styles_used()
         finally:
             await servers.close()
             requests.shutdown(cancel_futures=True)
