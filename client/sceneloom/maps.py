@@ -24,6 +24,7 @@ from sceneloom.errors import (
     ImageTooLargeError,
     NotALabelMapError,
     UnknownLabelError,
+    first_line,
 )
 from sceneloom.png import SIGNATURE, check_png_rows, png_pixels
 from sceneloom.schema import LabelSchema
@@ -186,7 +187,7 @@ def _open_pillow(
         image = plugin(io.BytesIO(data))
     except Exception as error:  # the decoders raise nearly anything on damaged headers
         raise ImageReadError(
-            f"{name}: damaged header, or a kind of file that is not read ({_reason(error)})"
+            f"{name}: damaged header, or a kind of file that is not read ({first_line(error)})"
         ) from None
     width, height = image.size
     _check_pixels(height, width, name, max_pixels)
@@ -261,7 +262,7 @@ def _load(image: ImageFile.ImageFile, name: str) -> npt.NDArray[Any]:
         image.load()
         values = np.asarray(image)
     except Exception as error:
-        raise ImageReadError(f"{name}: truncated or damaged ({_reason(error)})") from None
+        raise ImageReadError(f"{name}: truncated or damaged ({first_line(error)})") from None
     if values.shape != (height, width):
         raise ImageReadError(f"{name}: truncated or damaged (decoded to {list(values.shape)})")
     return values.astype(np.uint8) if values.dtype == np.bool_ else values
@@ -275,7 +276,7 @@ def _decode_npy(data: bytes, name: str, max_pixels: int) -> npt.NDArray[Any]:
         read_header = npy.read_array_header_1_0 if version_1 else npy.read_array_header_2_0
         shape, _, dtype = read_header(stream)
     except Exception as error:
-        raise ImageReadError(f"{name}: damaged header ({_reason(error)})") from None
+        raise ImageReadError(f"{name}: damaged header ({first_line(error)})") from None
     if len(shape) != 2 or dtype.kind not in "iu":
         raise NotALabelMapError(
             f"{name}: an array of {dtype} {list(shape)}; ids are a whole-number array [height, "
@@ -285,7 +286,7 @@ def _decode_npy(data: bytes, name: str, max_pixels: int) -> npt.NDArray[Any]:
     try:
         values: npt.NDArray[Any] = np.load(io.BytesIO(data), allow_pickle=False)
     except Exception as error:
-        raise ImageReadError(f"{name}: truncated or damaged ({_reason(error)})") from None
+        raise ImageReadError(f"{name}: truncated or damaged ({first_line(error)})") from None
     return values
 
 
@@ -296,10 +297,6 @@ def _check_pixels(height: int, width: int, name: str, max_pixels: int) -> None:
         raise ImageTooLargeError(
             f"{name}: {width}x{height} is {height * width:,} pixels; the limit is {max_pixels:,}"
         )
-
-
-def _reason(error: Exception) -> str:
-    return str(error).split("\n")[0][:200] or type(error).__name__
 
 
 def _describe_unknown(counts: dict[int, int], schema: LabelSchema, wide: bool) -> str:

@@ -150,10 +150,13 @@ class TritonServers:
         """
         if not self.urls:
             raise InputError("name at least one server")
-        if twice := [url for url in self.urls if self.urls.count(url) > 1]:
-            raise InputError(f"{twice[0]}: the same server twice")
+        places = []
         for url in self.urls:
-            server_address(url, "http" if url.startswith("http://") else "grpc")
+            scheme = "http" if url.startswith("http://") else "grpc"
+            place = (scheme, server_address(url, scheme))
+            if place in places:
+                raise InputError(f"{url}: the same server twice")
+            places.append(place)
         return [
             triton_address(
                 url,

@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator
 
 from sceneloom.contract import Contract
-from sceneloom.errors import ImageReadError, InputError, MissingInputError
+from sceneloom.errors import InputError, MissingInputError, OutOfResourcesError
 from sceneloom.maps import read_instance_map, read_label_map
 from sceneloom.png import SIGNATURE
 from sceneloom.rendering.interfaces import MapItem
@@ -115,6 +115,7 @@ class Loader:
         Raises:
             InputError: it does not fit the contract; the text names the file.
             SchemaError: its style file is wrong.
+            OutOfResourcesError: there is not enough memory for it.
         """
         item, settings = loaded.item, self._settings
         with self._lock:
@@ -137,7 +138,7 @@ class Loader:
                 style = self._choose(item.key, label_map, instance_map)
                 request = prepare(self._contract, label_map, instance_map, style)
         except MemoryError:
-            raise ImageReadError(
+            raise OutOfResourcesError(
                 f"{item.label.name}: not enough memory for a map of this size"
             ) from None
         height, width = label_map.shape

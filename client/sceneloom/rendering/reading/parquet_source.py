@@ -10,7 +10,7 @@ import dataclasses
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from sceneloom.errors import ImageReadError, InputError
+from sceneloom.errors import ImageReadError, InputError, first_line
 from sceneloom.file_tree import LeftOut
 from sceneloom.rendering.interfaces import MapItem
 from sceneloom.rendering.keys import fault_of_key
@@ -179,7 +179,7 @@ def _keys(file: Any, place: str, group: int, column: str) -> Iterator[Any]:
         except StopIteration:
             return
         except Exception as error:  # Arrow raises ValueErrors, OSErrors and its own
-            raise ImageReadError(f"{place}: damaged ({error})") from None
+            raise ImageReadError(f"{place}: damaged ({first_line(error)})") from None
         yield from keys
 
 

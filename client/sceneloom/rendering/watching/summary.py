@@ -152,10 +152,8 @@ def report_check(plan: Plan) -> int:
     """
     assert plan.manifest is not None
     assert plan.sink is not None
-    if not plan.manifest.is_file():
-        raise InputError(f"{plan.manifest}: no such manifest; nothing was rendered there")
     good, damaged = 0, 0
-    with Manifest(plan.manifest) as manifest:
+    with Manifest(plan.manifest, to_read=True) as manifest:
         for found in check_pictures(manifest, plan.sink, threads=plan.settings.threads):
             if isinstance(found, Damage):
                 damaged += 1
@@ -163,7 +161,10 @@ def report_check(plan: Plan) -> int:
                     print(f"damaged: {found.reason}", file=sys.stderr)
             else:
                 good += 1
-        failed = manifest.counts().get("failed", 0)
+        counts = manifest.counts()
+    if not counts:
+        raise InputError(f"{plan.manifest}: knows no map; nothing was rendered with it")
+    failed = counts.get("failed", 0)
     print(
         f"{good} pictures are as they were written, {damaged} are not"
         + (f"; {failed} maps have no picture" if failed else "")
