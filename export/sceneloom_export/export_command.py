@@ -64,6 +64,6 @@ def main(
         if measured.parity is not None:
             print(f"  {measured}")
     print(f"serves by default: {exported.engine}; sceneloom runtimes says why not the others")
-    print(f"wrote {exported.repository} (bundle {exported.contract.bundle_hash[:12]})")
-    print(f"next: sceneloom serve {exported.repository}")
+    print(f"wrote {printable(exported.repository)} (bundle {exported.contract.bundle_hash[:12]})")
+    print(f"next: sceneloom serve {printable(exported.repository)}")
     return 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import sys
 import time
@@ -13,9 +14,9 @@ from sceneloom.counted import counted
 from sceneloom.errors import InputError
 from sceneloom.file_tree import LeftOut, describe
 from sceneloom.printable import printable
-from sceneloom.rendering.check import Damage, check_pictures
+from sceneloom.rendering.check import Damage, check_pictures, merged_rows
 from sceneloom.rendering.dry_run import DryRun
-from sceneloom.rendering.manifest import Manifest
+from sceneloom.rendering.manifest import LISTING, Manifest, write_listing
 from sceneloom.rendering.results import Failed, Rendered, Result, Skipped
 from sceneloom.rendering.run import Plan
 from sceneloom.rendering.triton import Way
@@ -124,6 +125,10 @@ def _were(count: int) -> str:
     return "was" if count == 1 else "were"
 
 
+def _have(count: int) -> str:
+    return "has" if count == 1 else "have"
+
+
 def report_dry_run(found: DryRun) -> int:
     """Print what a dry run found; returns the exit code."""
     print(f"{counted(found.maps, 'map')}, of which {sum(found.sizes.values())} can be rendered")
@@ -144,29 +149,48 @@ def report_dry_run(found: DryRun) -> int:
     return 1 if found.problems else 0
 
 
-def report_check(plan: Plan) -> int:
-    """Check the pictures of a plan's place and print what is damaged; returns the exit code.
+def report_check(plans: Sequence[Plan]) -> int:
+    """Check the pictures of a place and print what is damaged; returns the exit code.
+
+    The rows of several manifests are left beside them as one listing, ``manifest.jsonl``.
+
+    Args:
+        plans: of the runs that made them: one, or one for each part of a data set.
 
     Raises:
-        InputError: there is no manifest.
+        InputError: there is no manifest, or it knows no map.
+        OSError: the listing cannot be written.
     """
-    assert plan.manifest is not None
-    assert plan.sink is not None
-    good, damaged = 0, 0
-    with Manifest(plan.manifest, to_read=True) as manifest:
-        for found in check_pictures(manifest, plan.sink, threads=plan.settings.threads):
+    good, failed, damaged = 0, 0, 0
+    with contextlib.ExitStack() as opened:
+        manifests = []
+        for plan in plans:
+            assert plan.manifest is not None
+            assert plan.sink is not None
+            manifests.append(
+                (opened.enter_context(Manifest(plan.manifest, to_read=True)), plan.sink)
+            )
+        threads = plans[0].settings.threads
+        for found in check_pictures(merged_rows(manifests), threads=threads):
             if isinstance(found, Damage):
                 damaged += 1
                 if damaged <= _LISTED:
-                    print(f"damaged: {found.reason}", file=sys.stderr)
-            else:
+                    print(f"damaged: {printable(found.reason)}", file=sys.stderr)
+            elif found.status == "done":
                 good += 1
-        counts = manifest.counts()
-    if not counts:
-        raise InputError(f"{plan.manifest}: knows no map; nothing was rendered with it")
-    failed = counts.get("failed", 0)
+            else:
+                failed += 1
+        listing = manifests[0][0].path.with_name(LISTING)
+        if len(manifests) > 1:
+            write_listing((row for row, _ in merged_rows(manifests)), listing)
+    if not good + damaged + failed:
+        place = printable(manifests[0][0].path)
+        raise InputError(f"{place}: knows no map; nothing was rendered with it")
     print(
-        f"{good} pictures are as they were written, {damaged} are not"
-        + (f"; {failed} maps have no picture" if failed else "")
+        f"{counted(good, 'picture')} {'is as it was' if good == 1 else 'are as they were'} "
+        f"written, {damaged} {'is' if damaged == 1 else 'are'} not"
+        + (f"; {counted(failed, 'map')} {_have(failed)} no picture" if failed else "")
     )
+    if len(manifests) > 1:
+        print(f"{counted(len(manifests), 'manifest')}, as one: {printable(listing)}")
     return 1 if damaged or failed else 0
