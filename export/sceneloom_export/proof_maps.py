@@ -10,7 +10,7 @@ from sceneloom.contract import Contract
 from sceneloom.errors import InputError, SizeError
 from sceneloom.file_tree import LeftOut
 from sceneloom.map_pairs import MapPair, pair_maps
-from sceneloom.maps import read_instance_map, read_label_map
+from sceneloom.maps import OnUnknown, read_instance_map, read_label_map
 from sceneloom.synthesizer import Request, prepare
 from sceneloom_export.probe_maps import draw_probe, probe_sizes
 from sceneloom_training.scenes import draw_street
@@ -67,13 +67,16 @@ class OwnMaps:
     """What else lies in it."""
 
 
-def read_own_maps(contract: Contract, folder: Path, most: int) -> OwnMaps:
+def read_own_maps(
+    contract: Contract, folder: Path, most: int, *, unknown: OnUnknown = "error"
+) -> OwnMaps:
     """Read the first maps of a folder, in `test_label` and `test_inst` or side by side.
 
     Args:
         contract: of the model.
         folder: as `sceneloom render` takes it.
         most: how many are read.
+        unknown: what to do with label ids that the schema does not have.
 
     Raises:
         InputError: there are none, or one is broken; the text names its file.
@@ -85,13 +88,15 @@ def read_own_maps(contract: Contract, folder: Path, most: int) -> OwnMaps:
         instances if instances.is_dir() else folder,
         training_ids=contract.schema.has_training_ids,
     )
-    requests = list(_read(contract, pairs[:most]))
+    requests = list(_read(contract, pairs[:most], unknown))
     return OwnMaps(requests=requests, found=len(pairs), left_out=left_out)
 
 
-def _read(contract: Contract, pairs: list[MapPair]) -> Iterator[Request]:
+def _read(
+    contract: Contract, pairs: list[MapPair], unknown: OnUnknown
+) -> Iterator[Request]:
     for pair in pairs:
-        label_map = read_label_map(pair.label, contract.schema)
+        label_map = read_label_map(pair.label, contract.schema, unknown=unknown)
         needs = contract.boundaries or contract.style_channels
         instance_map = read_instance_map(pair.instance) if needs and pair.instance else None
         try:

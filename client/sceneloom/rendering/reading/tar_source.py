@@ -99,7 +99,8 @@ class TarSource:
                 seen.add(found.key)
                 if found.label is None and found.fault is None:
                     assert found.instance is not None
-                    left_out.add("without a label map", found.instance.name)
+                    name = found.instance.name.removeprefix(f"{shard}/")
+                    left_out.add("without a label map", f"{last_part(shard)}/{name}")
                     continue
                 number += 1
                 yield found.item(shard, number)
