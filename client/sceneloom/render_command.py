@@ -14,7 +14,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from tyro.conf import OmitArgPrefixes, Positional, arg
 
@@ -28,10 +28,17 @@ from sceneloom.errors import (
     ServingError,
     out_of_resources,
 )
+from sceneloom.printable import printable
 from sceneloom.rendering.check import rendered_pictures
 from sceneloom.rendering.cluster.ray_cluster import RaySettings
 from sceneloom.rendering.cluster.ray_engine import RayRun
-from sceneloom.rendering.dataset import Maps, Pictures, TritonServers, make_plan
+from sceneloom.rendering.dataset import (
+    Maps,
+    Pictures,
+    TritonServers,
+    make_plan,
+    shards_of_manifests,
+)
 from sceneloom.rendering.dry_run import dry_run
 from sceneloom.rendering.results import Failed
 from sceneloom.rendering.run import Plan, RenderRun, Run
@@ -84,7 +91,9 @@ class RenderFlags:
     dry_run: bool = False
     """Check every map and estimate the time; write nothing."""
     verify: bool = False
-    """Hash the pictures that the manifest has, and compare; render nothing."""
+    """Hash the pictures that the manifest has, or those of all shards, and compare; render
+    nothing.
+    """
     engine: Literal["threads", "ray"] = "threads"
     """What decodes and encodes: threads of this process, or Ray's actors, here or on a cluster
     (--ray.address).
@@ -127,7 +136,7 @@ def main(
     try:
         servers, way, plan = _plan(input, output, flags, shards, settings)
     except InputError as error:
-        print(f"sceneloom render: {error}", file=sys.stderr)
+        print(f"sceneloom render: {printable(error)}", file=sys.stderr)
         return 2
 
     def begin(plan: Plan) -> Run:
@@ -135,7 +144,7 @@ def main(
 
     try:
         if flags.verify:
-            return report_check(plan)
+            return report_check(_plans_to_check(plan, input, output, flags, shards, settings))
         if flags.dry_run:
             return report_dry_run(dry_run(plan))
         code = _render(plan, begin, flags, output, way)
@@ -143,11 +152,11 @@ def main(
         met = out_of_resources(error) or error
         if (passing := _passing(met)) is None:
             raise
-        print(f"sceneloom render: {met}", file=sys.stderr)
+        print(f"sceneloom render: {printable(met)}", file=sys.stderr)
         return passing
     if flags.video is not None and code == 0:
         write_video(flags.video, rendered_pictures(plan), flags.fps)
-        print(f"video: {flags.video}")
+        print(f"video: {printable(flags.video)}")
     return code
 
 
@@ -192,6 +201,23 @@ def _plan(
     return servers, way, plan
 
 
+def _plans_to_check(
+    plan: Plan,
+    maps_place: str,
+    output: str,
+    flags: RenderFlags,
+    shards: ShardSettings,
+    settings: RenderSettings,
+) -> list[Plan]:
+    """The plan itself, or one for each part of a data set that left a manifest in OUTPUT."""
+    if flags.shard or flags.manifest is not None:
+        return [plan]
+    return [
+        _plan(maps_place, output, dataclasses.replace(flags, shard=shard), shards, settings)[2]
+        for shard in shards_of_manifests(output)
+    ] or [plan]
+
+
 def _render(
     plan: Plan,
     begin: Callable[[Plan], Run],
@@ -227,13 +253,22 @@ def _render(
                     ended = result.error
         except (SceneLoomError, OSError) as error:
             if not run.rendering:
-                if (passing := _passing(error)) is None:
+                if (passing := _passing(error)) is None and log is None:
                     raise
                 _say(log, "stopped", f"sceneloom render: {error}")
-                return passing
+                return _logged(log, passing or 1, tally.to_json(output, plan, ()))
             ended = error
-    tally.print(output, plan, way, show_failures=log is None)
-    return _exit_code(tally, ended, signals, log)
+    left_out = run.left_out()
+    tally.print(output, plan, way, left_out, show_failures=log is None)
+    code = _exit_code(tally, ended, signals, log)
+    return _logged(log, code, tally.to_json(output, plan, left_out))
+
+
+def _logged(log: LogLines | None, code: int, summary: dict[str, Any]) -> int:
+    """End a log with the run's summary; returns the exit code."""
+    if log is not None:
+        log.write("summary", code=code, **summary)
+    return code
 
 
 def _show_metrics(
@@ -267,7 +302,7 @@ def _exit_code(
 def _say(log: LogLines | None, event: str, text: str) -> None:
     """Say something on stderr, as a JSON line where all others are."""
     if log is None:
-        print(text, file=sys.stderr)
+        print(printable(text), file=sys.stderr)
     else:
         log.write(event, reason=text)
 

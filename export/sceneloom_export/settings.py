@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from sceneloom.errors import SchemaError
+from sceneloom.maps import OnUnknown
 
 ExportPrecision = Literal["fp32", "fp16", "bf16", "int8"]
 _SIDE = re.compile(r"[1-9][0-9]{0,4}")
@@ -73,6 +74,10 @@ class ExportSettings:
     maps: Path | None = None
     """Folder of your own label and instance maps, to be proven and calibrated on beside drawn ones;
     the first eight are used.
+    """
+    unknown: OnUnknown = "error"
+    """What to do with label ids of your maps that the schema does not have: refuse the map, or read
+    them as unlabelled.
     """
     segmenter: Path | None = None
     """Segmenter, as evaluate takes it, that looks at the pictures of bf16 and int8: those of your

@@ -10,6 +10,7 @@ from tyro.conf import Positional, arg
 
 from sceneloom.contract import MODEL_NAME, Contract
 from sceneloom.errors import ModelFailedError, ModelNotFoundError, ServerStartError, SizeError
+from sceneloom.printable import printable
 from sceneloom.transport import Timeouts
 from sceneloom.triton_client import TritonSynthesizer
 from sceneloom_serving.encoded_probe import check_encoded_path
@@ -53,7 +54,8 @@ def main(
     seconds = time.perf_counter() - start
     ways = ", raw and encoded" if both else ""
     print(
-        f"{url}: right, {difference:.2f} grey levels from what was exported{ways}, {seconds:.3f} s"
+        f"{printable(url)}: right, {difference:.2f} grey levels from what was exported{ways}, "
+        f"{seconds:.3f} s"
     )
     return 0
 

@@ -10,6 +10,7 @@ from tyro.conf import Positional, arg
 
 from sceneloom.contract import MODEL_NAME
 from sceneloom.errors import InputError
+from sceneloom.printable import printable
 from sceneloom_serving.choice import (
     Measured,
     fastest,
@@ -57,7 +58,7 @@ def main(
         ]
         chosen = None if version is None else recall(bundle_hash(version.parents[1]), version)
     for one in found:
-        print(_json(one, chosen) if json_lines else _line(one, chosen))
+        print(_json(one, chosen) if json_lines else printable(_line(one, chosen)))
     return 0
 
 

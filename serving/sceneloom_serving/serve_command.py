@@ -13,6 +13,7 @@ from tyro.conf import OmitArgPrefixes, Positional, arg
 
 from sceneloom.contract import MODEL_NAME
 from sceneloom.errors import EngineError
+from sceneloom.printable import printable
 from sceneloom_serving.choice import choose_engine, precisions_left_out
 from sceneloom_serving.embedded import EmbeddedServer, ServerSettings
 from sceneloom_serving.engines import get_engine, unavailable
@@ -54,7 +55,7 @@ def main(
     def show(line: LogLine) -> None:
         text = line.text if verbose else line.summary
         if text:
-            print(f"triton {line.level}: {text}", file=sys.stderr, flush=True)
+            print(f"triton {line.level}: {printable(text)}", file=sys.stderr, flush=True)
 
     verify_repository(repository)
     chosen = _choose(repository, engine)
@@ -68,7 +69,7 @@ def main(
                     f"ready grpc={server.grpc} http={server.http} metrics={server.metrics}",
                     flush=True,
                 )
-                print(f"sceneloom serve: {server.watch()}", file=sys.stderr)
+                print(f"sceneloom serve: {printable(server.watch())}", file=sys.stderr)
                 return 1
         except _Stopped:
             print("stopped", file=sys.stderr)
@@ -80,7 +81,7 @@ def _choose(repository: Path, engine: str) -> str:
         return choose_engine(
             repository,
             bundle_hash(repository),
-            say=lambda line: print(line, file=sys.stderr, flush=True),
+            say=lambda line: print(printable(line), file=sys.stderr, flush=True),
         )
     found = get_engine(engine)
     # Export's judge comes first: what it refused, it did not write.

@@ -140,6 +140,8 @@ def test_size_that_the_model_cannot_take_leaves_nothing(tmp_path: Path, checkpoi
 
 
 def test_wrong_settings_are_refused_before_the_work(tmp_path: Path, checkpoint: Path) -> None:
+    with pytest.raises(SizeError, match=r"largest is 513x256 .* multiple of 8 .* next is 520x256"):
+        export_bundle(checkpoint, tmp_path / "r", largest=(256, 513))
     with pytest.raises(SizeError, match="multiple of 8"):
         export_bundle(checkpoint, tmp_path / "r", ServingSettings(warmup=("63x64",)))
     with pytest.raises(ExportError, match="twice"):

@@ -9,6 +9,7 @@ from tyro.conf import Positional, arg
 
 from sceneloom.extras import require
 from sceneloom.maps import OnUnknown, read_instance_map, read_label_map
+from sceneloom.printable import printable
 from sceneloom.style import write_styles
 
 
@@ -52,5 +53,5 @@ def main(
     styles = reference_styles(contract, encode_sample(encoder, contract, sample, width=width))
     write_styles(out, styles)
     print(f"{len(styles.instances)} instances of {len(styles.labels)} classes")
-    print(f"wrote {out}")
+    print(f"wrote {printable(out)}")
     return 0

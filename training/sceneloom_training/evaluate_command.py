@@ -14,6 +14,7 @@ from tyro.conf import OmitArgPrefixes, arg
 from sceneloom.contract import MODEL_NAME
 from sceneloom.errors import InputError
 from sceneloom.extras import require
+from sceneloom.printable import printable
 from sceneloom.schema import LabelSchema
 from sceneloom.style import StyleOf
 from sceneloom.style_choice import StyleChoice, style_chooser
@@ -113,7 +114,7 @@ def main(
         )
         write_evaluation(fresh, found, provenance)
     _report(found, described["name"])
-    print(_printable(f"wrote {out}: open {out / 'index.html'}"))
+    print(printable(f"wrote {out}: open {out / 'index.html'}"))
     return 0
 
 
@@ -212,12 +213,7 @@ def _describe_data(data: DataSettings, schema: LabelSchema) -> _Described:
 
 def _last(path: Path) -> str:
     # Reports are passed on; where things lie on this machine is nobody's business.
-    return _printable(path.resolve().name)
-
-
-def _printable(text: object) -> str:
-    # Names of files need not be UTF-8; what is printed and written has to.
-    return str(text).encode("utf-8", "backslashreplace").decode("utf-8")
+    return printable(path.resolve().name)
 
 
 def _progress(batches: Sequence[range]) -> Any:
@@ -229,14 +225,14 @@ def _report(found: Evaluation, name: str) -> None:
     if scores is None:
         print(f"{len(found.keys)} photographs; no pictures were given: this is the oracle alone")
     else:
-        print(f"{len(found.keys)} pictures: {name}")
+        print(f"{len(found.keys)} pictures: {printable(name)}")
     print(f"{'per cent':24}" + (f"{'pictures':>26}" if scores else "") + f"{'oracle':>26}", end="")
     print(f"{'gap':>26}" if scores else "")
     for field, title in SCORES.items():
         row = [getattr(s, field) for s in (scores, oracle, gap) if s is not None]
         print(f"{title:24}" + "".join(f"{_text(value):>26}" for value in row))
     if found.ignored:
-        print(f"ignored, unknown to the segmenter: {', '.join(found.ignored)}")
+        print(f"ignored, unknown to the segmenter: {printable(', '.join(found.ignored))}")
     if found.distances is not None:
         d = found.distances
         print(f"FID {d.fid:.3f}, KID {d.kid:.5f} by {d.network}, weights {d.weights_sha256[:12]}")

@@ -9,6 +9,7 @@ from tyro.conf import Positional, arg
 
 from sceneloom.artefacts import file_hash
 from sceneloom.extras import require
+from sceneloom.printable import printable
 from sceneloom.schema import load_schema
 
 
@@ -48,12 +49,12 @@ def main(
         f"{a.global_blocks} blocks{enhancers}"
     )
     print(
-        f"inputs: {contract.schema.channels} labels ({contract.schema.name}), "
+        f"inputs: {contract.schema.channels} labels ({printable(contract.schema.name)}), "
         f"{'boundaries' if contract.boundaries else 'no boundaries'}, {contract.style_channels} "
         "style features; "
         f"sizes are multiples of {contract.size_multiple}"
     )
     for note in imported.notes:
-        print(f"note: {note}")
-    print(f"wrote {out}")
+        print(f"note: {printable(note)}")
+    print(f"wrote {printable(out)}")
     return 0

@@ -11,6 +11,7 @@ from rich.progress import track
 from tyro.conf import OmitArgPrefixes, Positional, arg
 
 from sceneloom.extras import require
+from sceneloom.printable import printable
 from sceneloom_training.data import DataSettings, open_data_set
 from sceneloom_training.style_settings import ClusterSettings
 
@@ -62,8 +63,8 @@ def main(
         encoder=encoder.cpu(),
     )
     _report(styles)
-    print(f"wrote {out or checkpoint}")
-    print(f"next: sceneloom export {out or checkpoint} --repository DIR")
+    print(f"wrote {printable(out or checkpoint)}")
+    print(f"next: sceneloom export {printable(out or checkpoint)} --repository DIR")
     return 0
 
 
@@ -79,4 +80,4 @@ def _json(settings: Any) -> dict[str, Any]:
 def _report(styles: list[ClassStyles]) -> None:
     print(f"{'class':24}{'instances':>10}{'clusters':>10}")
     for found in styles:
-        print(f"{found.name:24}{found.instances:>10}{len(found.clusters):>10}")
+        print(f"{printable(found.name):24}{found.instances:>10}{len(found.clusters):>10}")

@@ -12,6 +12,7 @@ from tyro.conf import Positional, arg
 
 from sceneloom.errors import InputError
 from sceneloom.extras import require
+from sceneloom.printable import printable
 from sceneloom_training.settings import TrainSettings
 
 if sys.version_info >= (3, 11):
@@ -50,7 +51,7 @@ def main(
 
 def _summary(outcome: Outcome) -> str:
     if outcome.stopped_by is None:
-        return f"trained {outcome.step} steps: {outcome.model}"
+        return f"trained {outcome.step} steps: {printable(outcome.model)}"
     return (
         f"stopped by signal {outcome.stopped_by} at step {outcome.step} of {outcome.last}, saved; "
         "the same command goes on"

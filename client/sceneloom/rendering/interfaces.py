@@ -6,8 +6,10 @@ Sources are in `reading/`, sinks in `writing/`; anything with these methods take
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from typing import Any, Protocol
+
+from sceneloom.file_tree import LeftOut
 
 
 class MapFile(Protocol):
@@ -47,6 +49,11 @@ class Source(Protocol):
 
     def count(self) -> int:
         """How many maps it has."""
+
+    def left_out(self) -> Sequence[LeftOut]:
+        """What lies in its place and is not taken, and why; shards that have not been gone through
+        to their end may hold more.
+        """
 
     def __iter__(self) -> Iterator[MapItem]:
         """The maps, each key once; nothing is held but names.

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 FORMAT = 1
 FILE_NAME = "manifest.sqlite"
+LISTING = "manifest.jsonl"
 Status = Literal["done", "failed"]
 _BUSY_SECONDS = 30
 _ELSEWHERE = "--manifest FILE puts it on another disk"
@@ -201,17 +202,7 @@ class Manifest:
         Raises:
             OSError: the place cannot be written.
         """
-        part = new_part(path.parent)
-        count = 0
-        try:
-            with part.open("w", encoding="utf-8") as file:
-                for row in self.rows():
-                    file.write(json.dumps(row.to_json(), sort_keys=True) + "\n")
-                    count += 1
-            part.replace(path)
-        finally:
-            part.unlink(missing_ok=True)
-        return count
+        return write_listing(self.rows(), path)
 
     def finish(self) -> None:
         """Leave the rows as JSON Lines beside the manifest, and close it."""
@@ -248,6 +239,25 @@ class Manifest:
                 tuple(map(_storable, values)),
             ).fetchall()
         return [_row(values) for values in found]
+
+
+def write_listing(rows: Iterable[Row], path: Path) -> int:
+    """Write rows as JSON Lines, in one step; returns how many.
+
+    Raises:
+        OSError: the place cannot be written.
+    """
+    part = new_part(path.parent)
+    count = 0
+    try:
+        with part.open("w", encoding="utf-8") as file:
+            for row in rows:
+                file.write(json.dumps(row.to_json(), sort_keys=True) + "\n")
+                count += 1
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+    return count
 
 
 def _hold(path: Path) -> sqlite3.Connection:

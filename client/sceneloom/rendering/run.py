@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 
 from sceneloom.contract import Contract
 from sceneloom.errors import out_of_resources
+from sceneloom.file_tree import LeftOut
 from sceneloom.rendering.connections import Connection
 from sceneloom.rendering.interfaces import Sink, Source
 from sceneloom.rendering.loading import Loader
@@ -71,6 +72,11 @@ class Run(Iterator[Result]):
         """Whether all that it needs was fine to begin: servers, data set, the pictures' place."""
         self.count: int | None = None
         """How many maps the data set has, once that is known."""
+        self._source: Source | None = None
+
+    def left_out(self) -> Sequence[LeftOut]:
+        """What the data set leaves out, as far as it has been gone through."""
+        return () if self._source is None else self._source.left_out()
 
     @abc.abstractmethod
     def stop(self) -> None:
@@ -101,6 +107,7 @@ class Run(Iterator[Result]):
 
     def _count_aside(self, source: Source) -> None:
         """Begin to count the maps; listing a remote data set may take long, and nothing waits."""
+        self._source = source
 
         def count() -> None:
             with contextlib.suppress(Exception):  # reading it says what is wrong
@@ -283,6 +290,8 @@ class RenderRun(Run, AsyncIterator[Result]):
             if self._stop_asked:
                 pipeline.stop()
             await pipeline.run()
+            if not self._stop_asked:
+                loader.check_styles_used()
         finally:
             try:
                 await servers.close()

@@ -25,6 +25,7 @@ from sceneloom.errors import (
     ServingError,
     out_of_resources,
 )
+from sceneloom.file_tree import LeftOut
 from sceneloom.rendering.cluster.blocks import (
     Answered,
     Given,
@@ -254,6 +255,9 @@ class _Block:
 
     def count(self) -> int:
         return len(self._block)
+
+    def left_out(self) -> Sequence[LeftOut]:
+        return ()
 
     def __iter__(self) -> Iterator[MapItem]:
         return (given.item for given in self._block)
