@@ -27,6 +27,7 @@ from sceneloom.errors import (
     ServingError,
 )
 from sceneloom.http_connection import HttpConnection
+from sceneloom.json_text import parse_json
 from sceneloom.transport import (
     NUMPY_DTYPES,
     TRITON_DTYPES,
@@ -90,7 +91,7 @@ class HttpTransport:
         with self._exchange("GET", model, "", deadline) as connection:
             metadata = connection.read(_LONGEST_JSON)
         try:
-            return _model_config(json.loads(config), json.loads(metadata))
+            return _model_config(parse_json(config), parse_json(metadata))
         except _WRONG as error:
             raise ModelFailedError(
                 f"{self._url}: the configuration of model {model!r} is not one "
@@ -210,7 +211,7 @@ def _read_output(connection: HttpConnection, output: str) -> npt.NDArray[Any]:
         raise ValueError("a header of such a length")
     header = bytearray(length)
     connection.read_into(memoryview(header))
-    (described,) = json.loads(header)["outputs"]
+    (described,) = parse_json(header)["outputs"]
     shape, size = described["shape"], described["parameters"]["binary_data_size"]
     if described["name"] != output:
         raise KeyError(output)
@@ -235,7 +236,7 @@ def _error_text(connection: HttpConnection) -> str:
     """What an answer that is an error says."""
     text = connection.read(_LONGEST_JSON).decode(errors="replace")
     with contextlib.suppress(*_WRONG):
-        return str(json.loads(text)["error"])
+        return str(parse_json(text)["error"])
     return f"HTTP status {connection.status} {text}".strip()
 
 

@@ -22,6 +22,8 @@ from sceneloom import __version__
 from sceneloom.artefacts import file_hash, replace_folder
 from sceneloom.contract import Contract
 from sceneloom.errors import CheckpointError, SchemaError
+from sceneloom.json_text import parse_json
+from sceneloom.reasons import one_line
 from sceneloom_training.networks import (
     Architecture,
     FeatureEncoder,
@@ -138,7 +140,7 @@ def load_checkpoint(folder: Path) -> Checkpoint:
             encoder.load_state_dict(_load_weights(folder, ENCODER_WEIGHTS, files))
     except (SchemaError, RuntimeError, TypeError) as error:
         raise CheckpointError(
-            f"{folder}: weights and description do not fit ({str(error)[:300]})"
+            f"{folder}: weights and description do not fit ({one_line(str(error))})"
         ) from None
     _check_fit(generator, contract, encoder, source)
     return Checkpoint(
@@ -152,7 +154,7 @@ def load_checkpoint(folder: Path) -> Checkpoint:
 
 def _read_description(folder: Path) -> dict[str, Any]:
     try:
-        description = json.loads((folder / DESCRIPTION).read_text("utf-8"))
+        description = parse_json((folder / DESCRIPTION).read_text("utf-8"))
     except (OSError, ValueError) as error:
         inside = folder / "model"
         near = f"; did you mean {inside}?" if (inside / DESCRIPTION).is_file() else ""

@@ -15,6 +15,7 @@ import torch
 from torch import distributed
 
 from sceneloom.errors import TrainingError
+from sceneloom.reasons import reason
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -94,6 +95,6 @@ def _lost_peers() -> Iterator[None]:
         text = str(error).strip().splitlines() or [""]
         if isinstance(error, distributed.DistError) or "gloo" in text[0].lower():
             raise TrainingError(
-                f"another process of this run has ended, or is not reached ({text[0][:160]})"
+                f"another process of this run has ended, or is not reached ({reason(error)})"
             ) from None
         raise

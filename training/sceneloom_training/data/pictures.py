@@ -19,6 +19,7 @@ from PIL import ImageFile, JpegImagePlugin, PngImagePlugin
 from sceneloom.errors import ImageReadError, ImageTooLargeError
 from sceneloom.maps import DEFAULT_MAX_PIXELS
 from sceneloom.png import SIGNATURE, check_png
+from sceneloom.reasons import reason
 
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg")
 """File endings that `read_picture` takes, in lower case."""
@@ -75,7 +76,7 @@ def _read_bytes(path: Path, max_pixels: int) -> bytes:
         regular = stat.S_ISREG(status.st_mode)  # reading a pipe could wait for ever
         data = path.read_bytes() if regular and status.st_size <= most else b""
     except (OSError, ValueError) as error:  # ValueError: a path with a null byte
-        raise ImageReadError(f"{path}: cannot be read ({_reason(error)})") from None
+        raise ImageReadError(f"{path}: cannot be read ({reason(error)})") from None
     if not regular:
         raise ImageReadError(f"{path}: cannot be read (not a file)")
     if status.st_size > most:
@@ -103,7 +104,7 @@ def _decode(data: bytes, path: Path, max_pixels: int) -> npt.NDArray[np.uint8]:
     try:
         values = np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
     except Exception as error:  # the decoders raise nearly anything on damaged files
-        raise ImageReadError(f"{path}: truncated or damaged ({_reason(error)})") from None
+        raise ImageReadError(f"{path}: truncated or damaged ({reason(error)})") from None
     if values.shape != (height, width, 3):
         raise ImageReadError(f"{path}: truncated or damaged (decoded to {list(values.shape)})")
     return values
@@ -125,7 +126,7 @@ def _open(data: bytes, path: Path) -> ImageFile.ImageFile:
         return plugin(io.BytesIO(data))
     except Exception as error:
         raise ImageReadError(
-            f"{path}: damaged header, or a kind of file that is not read ({_reason(error)})"
+            f"{path}: damaged header, or a kind of file that is not read ({reason(error)})"
         ) from None
 
 
@@ -154,9 +155,3 @@ def _check_png_kind(data: bytes, path: Path) -> None:
         raise ImageReadError(f"{path}: a {bits}-bit {kind} PNG; {_WANTED}")
     if b"acTL" in data[: data.find(b"IDAT")]:
         raise ImageReadError(f"{path}: an animated PNG; give a file that holds one picture")
-
-
-def _reason(error: Exception) -> str:
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror
-    return str(error).split("\n")[0][:200] or type(error).__name__

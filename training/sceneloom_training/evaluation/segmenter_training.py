@@ -28,6 +28,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from sceneloom.errors import CheckpointError, DivergedError, InputError, TrainingError
+from sceneloom.json_text import parse_json
+from sceneloom.reasons import reason
 from sceneloom.schema import NO_CHANNEL
 from sceneloom_training.batches import Batch, StepSampler, TrainingSet, load_batches
 from sceneloom_training.data import DataSet, DataSettings, Geometry, Sample, open_data_set
@@ -259,7 +261,7 @@ class _Run:
                 torch.save(state, stream)
             except RuntimeError as error:  # torch's zip writer hides the system's reason
                 fresh.unlink(missing_ok=True)
-                raise OSError(f"disk full, or not writable ({str(error)[:80]})") from None
+                raise OSError(f"disk full, or not writable ({reason(error)})") from None
             stream.flush()
             os.fsync(stream.fileno())
         fresh.replace(self.out / STATE)
@@ -321,6 +323,6 @@ def _forget_after(log: Path, step: int) -> None:
     with contextlib.suppress(FileNotFoundError):
         for line in log.read_text("utf-8").splitlines():
             with contextlib.suppress(ValueError):  # the last line may be half
-                if json.loads(line)["step"] <= step:
+                if parse_json(line)["step"] <= step:
                     kept.append(line)
         log.write_text("".join(f"{line}\n" for line in kept), "utf-8")
