@@ -13,7 +13,7 @@ MOST_LEVELS = 100
 """Levels of arrays and objects within one another; no file of SceneLoom has ten."""
 
 
-def parse_json(text: str | bytes, **options: Any) -> Any:
+def parse_json(text: str | bytes | bytearray, **options: Any) -> Any:
     """Parse JSON.
 
     Args:

@@ -15,7 +15,8 @@ def one_line(text: str, *, most: int = MOST) -> str:
             its first word stays whole however long.
     """
     words = text.split()
-    kept, length = [], -1
+    kept: list[str] = []
+    length = -1
     for word in words:
         length += 1 + len(word)
         if kept and length > most:

@@ -17,6 +17,7 @@ import fcntl
 import json
 import os
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +28,15 @@ from rich.progress import track
 from torch import Tensor
 from torch.nn import functional
 
-from sceneloom.errors import CheckpointError, DivergedError, InputError, TrainingError
+from sceneloom.errors import (
+    CheckpointError,
+    DivergedError,
+    InputError,
+    SceneLoomError,
+    TrainingError,
+)
 from sceneloom.json_text import parse_json
+from sceneloom.machine_limits import is_out_of_memory
 from sceneloom.reasons import reason
 from sceneloom.schema import NO_CHANNEL
 from sceneloom_training.batches import Batch, StepSampler, TrainingSet, load_batches
@@ -87,12 +95,20 @@ def train_segmenter(data: DataSettings, settings: SegmenterSettings, out: Path) 
         DivergedError: the loss is not finite.
         CheckpointError: a checkpoint is damaged.
     """
-    run = _Run(data, settings, out)
     try:
+        run = _Run(data, settings, out)
         with _claimed(out):
             return run.train()
     except OSError as error:
         raise TrainingError(f"{error.filename or out}: {error.strerror or error}") from None
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise TrainingError(
+            f"memory was not enough at {settings.size} with batch {settings.batch} and width "
+            f"{settings.width} ({reason(error)}); smaller ones need less, and the last checkpoint "
+            "is as it was"
+        ) from None
 
 
 @contextlib.contextmanager
@@ -175,16 +191,21 @@ class _Run:
         """Run the steps that are left, and write the segmenter."""
         self._load()
         steps = range(self.step, self.last)
-        with StopSignals() as stopped, (self.out / LOG).open("a", encoding="utf-8") as log:
-            for batch in _shown(self._batches(steps), steps, self.last):
+        with (
+            StopSignals() as stopped,
+            self._batches(steps) as batches,
+            (self.out / LOG).open("a", encoding="utf-8") as log,
+        ):
+            for _ in _shown(steps, self.last):
+                batch = self._wait_for_batch(batches, stopped)
+                if batch is None:
+                    break
                 loss, accuracy = self._learn(batch)
                 self.step += 1
                 if self.step % _LOG_EVERY == 0 or self.step == self.last:
                     self._note(log, loss, accuracy)
                 if self.step % self.settings.checkpoint_every == 0 and self.step < self.last:
                     self._save()
-                if stopped.number is not None:
-                    break
         if self.step < self.last:
             self._save()
             return self._outcome(None, stopped.number)
@@ -192,12 +213,29 @@ class _Run:
         (self.out / STATE).unlink(missing_ok=True)
         return self._outcome(self.out / BUNDLE, None)
 
+    def _wait_for_batch(self, batches: Iterator[Batch], stopped: StopSignals) -> Batch | None:
+        """The batch of a step; None where a signal came first. A batch that cannot be had ends the
+        run after a checkpoint of the steps that were done.
+        """
+        try:
+            return stopped.unless_stopped(lambda: next(batches))
+        except Exception as error:
+            if not self.step:
+                raise
+            self._save()
+            if not isinstance(error, SceneLoomError):
+                raise
+            raise type(error)(
+                f"{error}; the {self.step} steps before are saved, and the same command goes on "
+                "from there"
+            ) from None
+
     def _outcome(self, segmenter: Path | None, stopped_by: int | None) -> SegmenterOutcome:
         return SegmenterOutcome(
             step=self.step, last=self.last, segmenter=segmenter, stopped_by=stopped_by
         )
 
-    def _batches(self, steps: range) -> Iterator[Batch]:
+    def _batches(self, steps: range) -> AbstractContextManager[Iterator[Batch]]:
         sampler = StepSampler(
             self.samples.count,
             seed=self.settings.seed,
@@ -311,10 +349,8 @@ def _holds_classes(label_maps: npt.NDArray[np.uint8]) -> bool:
     return bool((label_maps != NO_CHANNEL).any())
 
 
-def _shown(batches: Iterator[Batch], steps: range, last: int) -> Iterator[Batch]:
-    yield from track(
-        batches, description="training the segmenter", total=last, completed=steps.start
-    )
+def _shown(steps: range, last: int) -> Iterator[int]:
+    yield from track(steps, description="training the segmenter", total=last, completed=steps.start)
 
 
 def _forget_after(log: Path, step: int) -> None:
