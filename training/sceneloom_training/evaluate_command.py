@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -20,7 +21,8 @@ from sceneloom.style_choice import StyleChoice, style_chooser
 from sceneloom.synthesizer import Synthesizer
 from sceneloom.transport import Timeouts
 from sceneloom.triton_client import TritonSynthesizer
-from sceneloom_training.data import DataSettings, open_data_set
+from sceneloom_training.data import DataSettings, examine, open_data_set
+from sceneloom_training.data.examining import describe_left_out
 from sceneloom_training.evaluation.features import FeaturesKind
 from sceneloom_training.evaluation.scores import SCORES
 from sceneloom_training.evaluation.settings import EvaluationSettings
@@ -95,6 +97,7 @@ def main(
     where = choose_device(device, "device")
     samples = open_data_set(data)
     schema = schema_of(samples)
+    _say(examine(samples, data.root))
     judge = load_segmenter(segmenter, labels=segmenter_labels, device=device)
     network = load_features(features, features_kind, device=where) if features else None
     rendering = _synthesizer(checkpoint, url, model, timeout, where, settings.batch)
@@ -184,7 +187,9 @@ def _source(
     from sceneloom_training.evaluation.sources import FolderPictures, SynthesizedPictures
 
     if folder is not None:
-        yield FolderPictures(folder), {"kind": "folder", "name": _last(folder)}
+        found = FolderPictures(folder)
+        _say(describe_left_out(found.left_out, folder))
+        yield found, {"kind": "folder", "name": _last(folder)}
     elif rendering is None:
         yield None, {"kind": "none", "name": "photographs alone"}
     else:
@@ -218,6 +223,11 @@ def _last(path: Path) -> str:
 def _printable(text: object) -> str:
     # Names of files need not be UTF-8; what is printed and written has to.
     return str(text).encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def _say(notes: Sequence[str]) -> None:
+    for note in notes:
+        print(_printable(note), file=sys.stderr)
 
 
 def _progress(batches: Sequence[range]) -> Any:

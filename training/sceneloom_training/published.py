@@ -11,8 +11,14 @@ from names and shapes alone::
 from __future__ import annotations
 
 import dataclasses
+import itertools
+import lzma
 import re
+import shlex
+import tarfile
 import warnings
+import zipfile
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,11 +27,14 @@ from torch import Tensor
 
 from sceneloom.contract import Contract
 from sceneloom.errors import CheckpointError
+from sceneloom.reasons import one_line
 from sceneloom.schema import LabelSchema
 from sceneloom_training.networks import Generator, GeneratorArchitecture, load_weights
 
 PUBLISHED_STYLE_CHANNELS = 3
 """Features of the published encoder unless `--feat_num` said otherwise."""
+
+_LISTED = 8
 
 _KEY = re.compile(
     r"(model(?:\d{1,3}_[12])?)\.(\d{1,5})\.(?:conv_block\.(\d{1,5})\.)?(weight|bias|running_mean|running_var|num_batches_tracked)"
@@ -74,9 +83,10 @@ def load_published(path: Path) -> dict[str, Tensor]:
                 f"{path}: refused, it holds {forbidden[1]} where only tensors may be; "
                 "nothing in it was run"
             ) from None
-        reason = str(error).split("WeightsUnpickler error:")[-1].strip() or type(error).__name__
+        said = str(error).split("WeightsUnpickler error:")[-1].strip() or type(error).__name__
         raise CheckpointError(
-            f"{path}: not a readable PyTorch file ({reason.splitlines()[0][:120]})"
+            _in_an_archive(path)
+            or f"{path}: not a readable PyTorch file ({one_line(said.splitlines()[0])})"
         ) from None
     if not isinstance(state, dict) or not state:
         raise CheckpointError(
@@ -92,7 +102,50 @@ def load_published(path: Path) -> dict[str, Tensor]:
             raise CheckpointError(
                 f"{path}: not a generator's state dict: {name!r} is no plain tensor"
             )
+        if _stored_values(value) < value.numel():
+            raise CheckpointError(
+                f"{path}: {name!r} is {list(value.shape)}, and the file holds only "
+                f"{_stored_values(value)} of its values: they are repeated. Save it again with "
+                "tensor.contiguous()"
+            )
     return {k: v.float() if v.is_floating_point() else v for k, v in plain.items()}
+
+
+def _stored_values(tensor: Tensor) -> int:
+    """Values in memory: a few bytes can stand for gigabytes, and become them in a copy."""
+    return tensor.untyped_storage().nbytes() // tensor.element_size()
+
+
+def _in_an_archive(path: Path) -> str | None:
+    """The sentence for PyTorch's format of before 2017, and for archives around a checkpoint."""
+    try:
+        with tarfile.open(path) as archive:
+            names = list(itertools.islice((member.name for member in archive), _LISTED))
+        kind, unpack = "tar", f"tar -xf {shlex.quote(str(path))}"
+    except (tarfile.TarError, OSError, EOFError, zlib.error, lzma.LZMAError):
+        try:
+            with zipfile.ZipFile(path) as zipped:
+                names = zipped.namelist()[:_LISTED]
+        except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):
+            return None
+        if any(name.endswith("data.pkl") for name in names):
+            return None
+        kind, unpack = "zip", f"unzip {shlex.quote(str(path))}"
+    if {"storages", "tensors", "pickle"} <= set(names):
+        again = (
+            "import sys, torch; torch.save(torch.load(sys.argv[1], map_location='cpu', "
+            "weights_only=False), sys.argv[2])"
+        )
+        fresh = path.with_name(f"{path.stem}-new.pth")
+        return (
+            f"{path}: in PyTorch's format of before 2017, which is read only by running what is in "
+            "it; where you trust the file, save it again once: "
+            f'python -c "{again}" {shlex.quote(str(path))} {shlex.quote(str(fresh))}'
+        )
+    return (
+        f"{path}: a {kind} archive ({', '.join(names) or 'empty'}), not a checkpoint; unpack it "
+        f"({unpack}) and give the file inside it"
+    )
 
 
 def import_published(
@@ -113,11 +166,26 @@ def import_published(
     """
     state = load_published(path)
     architecture, dropped = _derive(state, str(path))
+    notes = []
+    if architecture.output_channels == 1:
+        # The same weights three times give the same values three times: grey, as RGB.
+        architecture = dataclasses.replace(architecture, output_channels=3)
+        head = dict(published_names(architecture))["head.1.weight"].removesuffix(".weight")
+        for kind in ("weight", "bias"):
+            state[f"{head}.{kind}"] = state[f"{head}.{kind}"].repeat_interleave(3, 0)
+        notes.append(
+            "gives grey pictures, one channel; its last convolution was repeated, so that the "
+            "bundle gives them as RGB"
+        )
+    elif architecture.output_channels != 3:
+        raise CheckpointError(
+            f"{path}: gives {architecture.output_channels} channels; a generator of pictures gives "
+            "3 (RGB) or 1 (grey)"
+        )
     boundaries, style = _split_inputs(
         architecture.input_channels, schema, style_channels, str(path)
     )
     generator = _rebuild(architecture, state, str(path))
-    notes = []
     if dropped:
         notes.append(
             f"left out {dropped} running statistics of InstanceNorm, which the published network "

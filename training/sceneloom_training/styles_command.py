@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,7 +12,7 @@ from rich.progress import track
 from tyro.conf import OmitArgPrefixes, Positional, arg
 
 from sceneloom.extras import require
-from sceneloom_training.data import DataSettings, open_data_set
+from sceneloom_training.data import DataSettings, examine, open_data_set
 from sceneloom_training.style_settings import ClusterSettings
 
 if TYPE_CHECKING:
@@ -47,6 +48,8 @@ def main(
     loaded = load_checkpoint(checkpoint)
     encoder, contract = style_parts(loaded, checkpoint)
     photographs = open_data_set(data)
+    for note in examine(photographs, data.root):
+        print(note, file=sys.stderr)
     encoded = encode_photographs(encoder, contract, photographs, settings, track=_progress)
     styles = cluster_styles(contract, encoded, settings)
     record = {

@@ -25,7 +25,7 @@ from sceneloom.machine_limits import is_out_of_memory
 from sceneloom.reasons import reason
 from sceneloom_training.assembly import assemble
 from sceneloom_training.batches import Batch, StepSampler, TrainingSet, load_batches
-from sceneloom_training.data import DataSet, open_data_set
+from sceneloom_training.data import DataSet, examine, open_data_set
 from sceneloom_training.device import choose_device
 from sceneloom_training.distributed import World, join_world
 from sceneloom_training.journal import Journal
@@ -97,6 +97,8 @@ class Trainer:
         self.settings, self.run, self.world = settings, run, world
         self.device = torch.device(f"cuda:{world.local_rank}" if device == "cuda" else "cpu")
         data = open_data_set(settings.data)
+        # What is wrong with the files is told before a network is built, by the first process.
+        self.notes = examine(data, settings.data.root) if world.first else []
         self.images_per_step = settings.optimizer.batch * settings.optimizer.accumulate * world.size
         count = _count(data, settings, self.images_per_step)
         self.steps_per_epoch = count // self.images_per_step
@@ -222,6 +224,8 @@ class Trainer:
 
     def _greet(self, journal: Journal) -> None:
         """Say what is to be known at the start."""
+        for note in self.notes:
+            journal.say(note)
         if self.step:
             journal.say(f"going on from step {self.step} of {self.schedule.last}")
         if self.assembled.perceptual.startswith("off"):

@@ -16,6 +16,7 @@ import dataclasses
 import fcntl
 import json
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -40,7 +41,7 @@ from sceneloom.machine_limits import is_out_of_memory
 from sceneloom.reasons import reason
 from sceneloom.schema import NO_CHANNEL
 from sceneloom_training.batches import Batch, StepSampler, TrainingSet, load_batches
-from sceneloom_training.data import DataSet, DataSettings, Geometry, Sample, open_data_set
+from sceneloom_training.data import DataSet, DataSettings, Geometry, Sample, examine, open_data_set
 from sceneloom_training.device import choose_device
 from sceneloom_training.distributed import World
 from sceneloom_training.evaluation.photometric import distort
@@ -145,6 +146,8 @@ class _Run:
             raise InputError("a paired data set has no label maps to train a segmenter on")
         if len(opened) < settings.batch:
             raise InputError(f"{len(opened)} photographs are fewer than a batch: {settings.batch}")
+        for note in examine(opened, data.root):
+            print(note, file=sys.stderr)
         if not any(_holds_classes(_label_map(opened.read(i))) for i in range(len(opened))):
             raise InputError(
                 "the label maps hold ignored pixels only; name the right schema with --data.labels"
