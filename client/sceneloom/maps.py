@@ -25,7 +25,6 @@ from sceneloom.errors import (
     UnknownLabelError,
 )
 from sceneloom.png import SIGNATURE, check_png
-from sceneloom.reasons import reason
 from sceneloom.schema import LabelSchema
 
 DEFAULT_MAX_PIXELS = 8192 * 8192
@@ -294,7 +293,7 @@ def _check_pixels(height: int, width: int, name: str, max_pixels: int) -> None:
 
 
 def _reason(error: Exception) -> str:
-    return reason(error)
+    return str(error).split("\n")[0][:200] or type(error).__name__
 
 
 def _describe_unknown(counts: dict[int, int], schema: LabelSchema, wide: bool) -> str:

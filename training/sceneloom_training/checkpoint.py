@@ -156,12 +156,28 @@ def _read_description(folder: Path) -> dict[str, Any]:
     try:
         description = parse_json((folder / DESCRIPTION).read_text("utf-8"))
     except (OSError, ValueError) as error:
-        inside = folder / "model"
-        near = f"; did you mean {inside}?" if (inside / DESCRIPTION).is_file() else ""
-        raise CheckpointError(f"{folder}: not a checkpoint bundle ({error}){near}") from None
+        raise CheckpointError(_not_a_bundle(folder, error)) from None
     if not isinstance(description, dict) or description.get("format") != FORMAT:
         raise CheckpointError(f"{folder / DESCRIPTION}: not a checkpoint bundle of format {FORMAT}")
     return description
+
+
+def _not_a_bundle(folder: Path, error: Exception) -> str:
+    """The sentence for anything else than a bundle, with what to do instead."""
+    published = sorted(folder.glob("*net_G.pth")) if folder.is_dir() else []
+    if folder.is_file() and folder.name in (WEIGHTS, ENCODER_WEIGHTS, DESCRIPTION):
+        return f"{folder}: a part of a checkpoint bundle; name its folder, {folder.parent}"
+    if folder.is_file() or published:
+        file = folder if folder.is_file() else published[-1]
+        return (
+            f"{folder}: not a checkpoint bundle; a published generator is imported first: "
+            f"sceneloom import {file} --labels NAME --out DIR, and DIR is the bundle"
+        )
+    if (folder / "report.json").is_file():
+        return f"{folder}: the repository of an export; name the checkpoint bundle it was made from"
+    inside = folder / "model"
+    near = f"; did you mean {inside}?" if (inside / DESCRIPTION).is_file() else ""
+    return f"{folder}: not a checkpoint bundle ({error}){near}"
 
 
 def _load_weights(folder: Path, file: str, hashes: dict[str, Any]) -> dict[str, Tensor]:

@@ -17,6 +17,7 @@ from torch.nn import functional
 from sceneloom.artefacts import file_hash
 from sceneloom.errors import CheckpointError
 from sceneloom.reasons import reason
+from sceneloom_training.torch_files import load_tensors
 
 LAYER_WEIGHTS = (1 / 32, 1 / 16, 1 / 8, 1 / 4, 1.0)
 """For relu1_1, relu2_1, relu3_1, relu4_1 and relu5_1."""
@@ -40,7 +41,7 @@ class PerceptualLoss(nn.Module):
         self.layers = nn.ModuleList(_layers())
         convolutions = {i: x for i, x in enumerate(self.layers) if isinstance(x, nn.Conv2d)}
         try:
-            state = torch.load(weights, map_location="cpu", weights_only=True)
+            state = load_tensors(weights)
             for i, convolution in convolutions.items():
                 kinds = ("weight", "bias")
                 convolution.load_state_dict({k: state[f"features.{i}.{k}"] for k in kinds})

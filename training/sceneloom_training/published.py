@@ -16,7 +16,6 @@ import lzma
 import re
 import shlex
 import tarfile
-import warnings
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -30,6 +29,7 @@ from sceneloom.errors import CheckpointError
 from sceneloom.reasons import one_line
 from sceneloom.schema import LabelSchema
 from sceneloom_training.networks import Generator, GeneratorArchitecture, load_weights
+from sceneloom_training.torch_files import load_tensors
 
 PUBLISHED_STYLE_CHANNELS = 3
 """Features of the published encoder unless `--feat_num` said otherwise."""
@@ -73,9 +73,7 @@ def load_published(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise CheckpointError(f"{path}: no such file")
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch warns of pickle protocols that it then refuses
-            state = torch.load(path, map_location="cpu", weights_only=True)
+        state = load_tensors(path)
     except Exception as error:  # pickle, zip, tar, EOF and runtime errors of a damaged file
         forbidden = re.search(r"(?:GLOBAL|Unsupported class) (\S+)", str(error))
         if forbidden:
@@ -102,18 +100,7 @@ def load_published(path: Path) -> dict[str, Tensor]:
             raise CheckpointError(
                 f"{path}: not a generator's state dict: {name!r} is no plain tensor"
             )
-        if _stored_values(value) < value.numel():
-            raise CheckpointError(
-                f"{path}: {name!r} is {list(value.shape)}, and the file holds only "
-                f"{_stored_values(value)} of its values: they are repeated. Save it again with "
-                "tensor.contiguous()"
-            )
     return {k: v.float() if v.is_floating_point() else v for k, v in plain.items()}
-
-
-def _stored_values(tensor: Tensor) -> int:
-    """Values in memory: a few bytes can stand for gigabytes, and become them in a copy."""
-    return tensor.untyped_storage().nbytes() // tensor.element_size()
 
 
 def _in_an_archive(path: Path) -> str | None:
@@ -142,9 +129,10 @@ def _in_an_archive(path: Path) -> str | None:
             "it; where you trust the file, save it again once: "
             f'python -c "{again}" {shlex.quote(str(path))} {shlex.quote(str(fresh))}'
         )
+    held = ", ".join(map(ascii, names)) or "nothing"
     return (
-        f"{path}: a {kind} archive ({', '.join(names) or 'empty'}), not a checkpoint; unpack it "
-        f"({unpack}) and give the file inside it"
+        f"{path}: a {kind} archive that holds {held}, not a checkpoint; unpack it ({unpack}) and "
+        "give the file inside it"
     )
 
 
@@ -172,7 +160,9 @@ def import_published(
         architecture = dataclasses.replace(architecture, output_channels=3)
         head = dict(published_names(architecture))["head.1.weight"].removesuffix(".weight")
         for kind in ("weight", "bias"):
-            state[f"{head}.{kind}"] = state[f"{head}.{kind}"].repeat_interleave(3, 0)
+            name = f"{head}.{kind}"
+            if name in state and state[name].ndim:
+                state[name] = state[name].repeat_interleave(3, 0)
         notes.append(
             "gives grey pictures, one channel; its last convolution was repeated, so that the "
             "bundle gives them as RGB"

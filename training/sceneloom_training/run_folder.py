@@ -32,6 +32,7 @@ from sceneloom.json_text import parse_json
 from sceneloom.reasons import reason
 from sceneloom_training.checkpoint import save_checkpoint
 from sceneloom_training.networks import FeatureEncoder, SynthesisNetwork
+from sceneloom_training.torch_files import load_tensors
 
 FORMAT = 1
 STATE, TRAINING, BUNDLE = "state.json", "training.pt", "model"
@@ -205,7 +206,7 @@ class RunFolder:
                 f"{older}"
             )
         try:
-            state = torch.load(folder / TRAINING, map_location="cpu", weights_only=True)
+            state = load_tensors(folder / TRAINING)
         except Exception as error:  # of pickle, of zip, of the system
             raise CheckpointError(f"{folder / TRAINING}: not readable ({reason(error)})") from None
         assert isinstance(state, dict)

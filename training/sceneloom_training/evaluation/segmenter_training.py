@@ -59,6 +59,7 @@ from sceneloom_training.random_state import (
     set_random_states,
 )
 from sceneloom_training.signals import StopSignals
+from sceneloom_training.torch_files import load_tensors
 
 STATE, LOG, BUNDLE = "training.pt", "log.jsonl", "segmenter"
 _LOCK = ".lock"
@@ -316,7 +317,7 @@ class _Run:
             (self.out / LOG).unlink(missing_ok=True)
             return
         try:
-            state = torch.load(path, map_location="cpu", weights_only=True)
+            state = load_tensors(path)
             same = state["record"] == json.dumps(self.record)
             if same:
                 self.network.load_state_dict(state["network"])

@@ -15,7 +15,6 @@ from typing import Any
 
 from sceneloom.errors import ImageReadError, ImageTooLargeError
 from sceneloom.extras import require
-from sceneloom.reasons import reason
 from sceneloom.rendering.places import is_remote, local_path, open_binary, reason_of
 
 _KEPT_COLUMNS = 4  # of a process: two columns of two row groups
@@ -180,7 +179,7 @@ def _extent(group: Any, column: str) -> tuple[int, int]:
 
 
 def _line(error: Exception) -> str:
-    return reason(error)
+    return str(error).split("\n")[0][:200] or type(error).__name__
 
 
 def forget(place: str) -> None:
