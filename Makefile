@@ -7,13 +7,13 @@ INSTALLED := $(VENV)/.installed
 # In two runs: a process that has had every engine and every data set in it is a large one. The second has every test
 # that needs an export, so that it is made once. Files are taken in this order, so that none of the long ones is last.
 TESTS := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder \
-  -m "not slow and not gpu and not soak and not demo"
+  -m "not slow and not gpu and not soak and not demo and not cases"
 EVALUATE := tests/training/evaluation/test_evaluate_command.py
 
 # pip compiles none of the packages: most of their modules are never imported, and the others are compiled when they are.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help demo demo-check test lint unit wheel slow soak render-ceiling gpu bench bench-engine bench-check perf-analyzer train-speed train-demo table styled-model demo-weights demo-evaluation clean
+.PHONY: help demo demo-check test lint unit cases wheel slow soak render-ceiling gpu bench bench-engine bench-check perf-analyzer train-speed train-demo table styled-model demo-weights demo-evaluation clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## / — /'
@@ -40,14 +40,17 @@ lint: $(INSTALLED)
 	$(BIN)/mypy
 
 unit: $(INSTALLED)
-	$(TESTS) --ignore $(EVALUATE) tests/training tests/client tests/test_docs.py
+	$(TESTS) --ignore $(EVALUATE) tests/training tests/client tests/test_docs.py tests/test_damaged_files.py
 	$(TESTS) tests/benchmarks tests/examples $(EVALUATE) tests/export tests/serving tests/deploy
+
+cases: $(INSTALLED)  ## inputs and situations that failed before, of ../shared/cases where that is there
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m cases tests/test_cases.py
 
 wheel: $(INSTALLED)  ## build the wheel, install it in empty environments, export and serve from it
 	$(BIN)/python tests/wheel/check_wheel.py
 
 slow: $(INSTALLED)  ## the tests that take minutes
-	$(BIN)/python -m pytest -m "slow and not gpu"
+	$(BIN)/python -m pytest -m "slow and not gpu and not cases"
 
 soak: $(INSTALLED)  ## kill training runs, and rendering and its server, at many moments: docs/results
 	$(BIN)/python -m pytest -m soak -s

@@ -42,7 +42,7 @@ def bench_maps(
         InputError: the folder has none, or a broken one.
     """
     if folder is not None:
-        return read_own_maps(contract, folder, count)
+        return read_own_maps(contract, folder, count).requests
     if contract.network_size(*size) != size:
         height, width = contract.network_size(*size)
         raise SizeError(

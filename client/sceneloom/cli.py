@@ -20,6 +20,7 @@ import tyro
 from sceneloom import __version__
 from sceneloom.errors import SceneLoomError
 from sceneloom.machine_limits import limit_reached
+from sceneloom.printable import printable
 
 COMMANDS = {
     "import": (
@@ -97,7 +98,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if name not in COMMANDS:
         near = difflib.get_close_matches(name, COMMANDS, 1)
         hint = f"; did you mean {near[0]!r}?" if near else f"; there are {', '.join(COMMANDS)}"
-        print(f"sceneloom: no command {name!r}{hint}", file=sys.stderr)
+        print(f"sceneloom: no command {printable(repr(name))}{hint}", file=sys.stderr)
         return 2
     try:
         command = importlib.import_module(COMMANDS[name][0])
@@ -107,7 +108,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             rest = command.expand_arguments(rest)
         return int(tyro.cli(command.main, prog=f"sceneloom {name}", args=rest))
     except SceneLoomError as error:
-        print(f"sceneloom {name}: {error}", file=sys.stderr)
+        print(f"sceneloom {name}: {printable(error)}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         return 130
@@ -122,7 +123,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 f"{type(error).__name__}, a fault of SceneLoom's or of a library's; please "
                 "report it with the lines above"
             )
-        print(f"sceneloom {name}: {limit or error}", file=sys.stderr)
+        print(f"sceneloom {name}: {printable(limit or error)}", file=sys.stderr)
         return 1
 
 

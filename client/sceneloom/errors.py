@@ -20,6 +20,7 @@
     │   └── ParityError                  an engine's pictures differ from PyTorch's
     ├── EngineError                      an engine that this machine cannot build, load or run
     │   └── PlanRefusedError             a TensorRT plan that is not what its record says
+    ├── OutOfResourcesError              this machine has no memory, or no thread, left
     ├── MissingDependencyError           an optional package is not installed (also ImportError)
     ├── ServerStartError                 the bundled server did not come up
     └── ServingError                     a request was not answered; `retryable` says what to do
@@ -41,6 +42,9 @@ pictures in `sceneloom.rendering.writing.formats`; a server's answers, over gRPC
 from __future__ import annotations
 
 from typing import ClassVar
+
+_LONGEST_LINE = 300
+_OPENCV_NO_MEMORY = -4
 
 
 class SceneLoomError(Exception):
@@ -137,6 +141,10 @@ class PlanRefusedError(EngineError):
     """A TensorRT plan is not what its record says, or not for this machine; it was not loaded."""
 
 
+class OutOfResourcesError(SceneLoomError):
+    """This machine has no memory, or no thread, left; later the same may succeed."""
+
+
 class MissingDependencyError(SceneLoomError, ImportError):
     """An optional package is not installed; the text names the extra and the pip line."""
 
@@ -192,3 +200,36 @@ class RequestRejectedError(ServingError):
 
 class ModelFailedError(ServingError):
     """The model broke while it ran, or its process has died; readiness may still say true."""
+
+
+def out_of_resources(error: BaseException) -> OutOfResourcesError | None:
+    """The error of a machine whose memory or threads are used up, where that is what it was."""
+    if isinstance(error, OutOfResourcesError):
+        return error
+    code = getattr(error, "code", None) if type(error).__module__.startswith("cv2") else None
+    if isinstance(error, MemoryError) or code == _OPENCV_NO_MEMORY:
+        return OutOfResourcesError(
+            "this machine, or this process's limit, has not enough memory; fewer --workers, a "
+            "smaller --look-ahead or --most-in-flight needs less"
+        )
+    if isinstance(error, RuntimeError) and "start new thread" in str(error):
+        return OutOfResourcesError(
+            "this machine, or this user's limit, has no thread left (can't start new thread); "
+            "fewer --workers or a smaller --most-in-flight needs less"
+        )
+    return None
+
+
+def first_line(error: Exception) -> str:
+    """The first line of another program's error, which ends at a word where it is long.
+
+    Raises:
+        MemoryError: it is one, which says nothing about what was read.
+    """
+    if isinstance(error, MemoryError):
+        raise error
+    line = (str(error).strip().splitlines() or [""])[0] or type(error).__name__
+    if len(line) <= _LONGEST_LINE:
+        return line
+    words = line[: _LONGEST_LINE + 1].rpartition(" ")[0]
+    return f"{words or line[:_LONGEST_LINE]} ..."

@@ -12,13 +12,18 @@ import numpy.typing as npt
 
 from sceneloom.errors import (
     ConnectionClosedError,
+    DeadlineExceededError,
     ModelFailedError,
+    ModelNotFoundError,
+    ServerUnavailableError,
     ServingError,
 )
+from sceneloom.grpc_proxy import proxy_options, proxy_words
 from sceneloom.transport import (
     TRITON_DTYPES,
     ModelConfig,
     TensorSpec,
+    explain_not_found,
     map_triton_error,
     served_version,
     server_address,
@@ -32,6 +37,11 @@ _OPTIONS = [
     ("grpc.initial_reconnect_backoff_ms", 200),
     ("grpc.max_reconnect_backoff_ms", 2000),
 ]
+
+
+def channel_options(address: str) -> list[tuple[str, int]]:
+    """Options of a gRPC channel to ``HOST:PORT``."""
+    return [*_OPTIONS, *proxy_options(address)]
 
 
 class GrpcTransport:
@@ -51,7 +61,9 @@ class GrpcTransport:
 
         self._address = server_address(url, "grpc")
         self._grpc = tritonclient.grpc
-        self._client = tritonclient.grpc.InferenceServerClient(self._address, channel_args=_OPTIONS)
+        self._client = tritonclient.grpc.InferenceServerClient(
+            self._address, channel_args=channel_options(self._address)
+        )
         self._why = why
         self._ready: set[str] = set()
         self._closed = False
@@ -80,7 +92,10 @@ class GrpcTransport:
             left = max(deadline - time.monotonic(), 0.001)
             versions = self._client.get_model_metadata(model, client_timeout=left).versions
         except self._grpc.InferenceServerException as error:
-            raise self._map(error, model) from None
+            mapped = self._map(error, model)
+            if isinstance(mapped, ModelNotFoundError):
+                mapped = explain_not_found(mapped, model, self._index(model, deadline))
+            raise mapped from None
         self._ready.add(model)
         return ModelConfig(
             parameters={key: value.string_value for key, value in config.parameters.items()},
@@ -90,6 +105,21 @@ class GrpcTransport:
             version=served_version(versions),
             dynamic_batching=config.HasField("dynamic_batching"),
         )
+
+    def _index(self, model: str, deadline: float) -> dict[str, str]:
+        """The models of the server's repository -> state and reason; empty where it does not say.
+
+        Raises:
+            ServerUnavailableError: it is stopping.
+        """
+        left = max(deadline - time.monotonic(), 0.001)
+        try:
+            models = self._client.get_model_repository_index(client_timeout=left).models
+        except self._grpc.InferenceServerException as error:
+            if isinstance(mapped := self._map(error, model), ServerUnavailableError):
+                raise mapped from None
+            return {}
+        return {one.name: " ".join((one.state, one.reason)).strip() for one in models}
 
     def _specs(self, tensors: Any) -> dict[str, TensorSpec]:
         names = {
@@ -144,9 +174,12 @@ class GrpcTransport:
             raise ConnectionClosedError(f"{self._address}: this connection was closed")
 
     def _map(self, error: Any, model: str) -> ServingError:
-        return map_triton_error(
+        mapped = map_triton_error(
             str(error.status() or ""),
             str(error.message() or error),
             where=f"{self._address}, model {model!r}",
             seen_ready=model in self._ready,
         )
+        if isinstance(mapped, (ServerUnavailableError, DeadlineExceededError)):
+            return type(mapped)(f"{mapped}{proxy_words(self._address)}")
+        return mapped

@@ -24,6 +24,8 @@ import numpy.typing as npt
 from sceneloom.errors import (
     ConnectionClosedError,
     ModelFailedError,
+    ModelNotFoundError,
+    ServerUnavailableError,
     ServingError,
 )
 from sceneloom.http_connection import HttpConnection
@@ -33,6 +35,7 @@ from sceneloom.transport import (
     TRITON_DTYPES,
     ModelConfig,
     TensorSpec,
+    explain_not_found,
     map_triton_error,
     served_version,
     server_address,
@@ -59,8 +62,9 @@ class HttpTransport:
         Raises:
             InputError: the address is of another form.
         """
-        host, _, port = server_address(url, "http").rpartition(":")
-        self._url = url
+        address = server_address(url, "http")
+        host, _, port = address.rpartition(":")
+        self._url = f"http://{address}"
         self._host, self._port = host.strip("[]"), int(port)
         self._why = why
         self._idle: list[HttpConnection] = []
@@ -86,10 +90,15 @@ class HttpTransport:
     def model_config(self, model: str, *, timeout: float) -> ModelConfig:
         """Read a model's configuration; see `sceneloom.transport.Transport.model_config`."""
         deadline = time.monotonic() + timeout
-        with self._exchange("GET", model, "/config", deadline) as connection:
-            config = connection.read(_LONGEST_JSON)
-        with self._exchange("GET", model, "", deadline) as connection:
-            metadata = connection.read(_LONGEST_JSON)
+        of_model = f"/v2/models/{quote(model, safe='')}"
+        try:
+            with self._exchange("GET", model, f"{of_model}/config", deadline) as connection:
+                config = connection.read(_LONGEST_JSON)
+            with self._exchange("GET", model, of_model, deadline) as connection:
+                metadata = connection.read(_LONGEST_JSON)
+        except ModelNotFoundError as error:
+            raise explain_not_found(error, model, self._index(model, deadline)) from None
+        self._ready.add(model)
         try:
             return _model_config(parse_json(config), parse_json(metadata))
         except _WRONG as error:
@@ -105,13 +114,34 @@ class HttpTransport:
         deadline = time.monotonic() + timeout
         parts = _request(inputs, output)
         headers = {_HEADER_LENGTH: str(len(parts[0])), "Content-Type": "application/octet-stream"}
-        with self._exchange("POST", model, "/infer", deadline, headers, parts) as connection:
+        path = f"/v2/models/{quote(model, safe='')}/infer"
+        with self._exchange("POST", model, path, deadline, headers, parts) as connection:
+            self._ready.add(model)
             try:
                 return _read_output(connection, output)
             except _WRONG:
                 raise ModelFailedError(
                     f"{self._url}: model {model!r} answered without a whole output {output!r}"
                 ) from None
+
+    def _index(self, model: str, deadline: float) -> dict[str, str]:
+        """The models of the server's repository -> state and reason; empty where it does not say.
+
+        Raises:
+            ServerUnavailableError: it is stopping.
+        """
+        try:
+            path = "/v2/repository/index"
+            with self._exchange("POST", model, path, deadline, {}, [b"{}"]) as connection:
+                models = parse_json(connection.read(_LONGEST_JSON))
+            return {
+                str(one["name"]): f"{one.get('state', '')} {one.get('reason', '')}".strip()
+                for one in models
+            }
+        except ServerUnavailableError:
+            raise
+        except (ServingError, *_WRONG):
+            return {}
 
     def close(self) -> None:
         """Close the connections; later calls raise ServerUnavailableError."""
@@ -136,11 +166,9 @@ class HttpTransport:
         """
         connection = self._take()
         try:
-            path = f"/v2/models/{quote(model, safe='')}{path}"
             connection.exchange(method, path, headers or {}, parts, deadline)
             if connection.status != 200:
                 raise self._map(status_of_http(connection.status), _error_text(connection), model)
-            self._ready.add(model)
             yield connection
         except TimeoutError:
             connection.close()

@@ -28,7 +28,12 @@ def one_line(text: str, *, most: int = MOST) -> str:
 def reason(error: BaseException, *, most: int = MOST) -> str:
     """Why an error of another library came: the system's own words, else its first line, else the
     name of its kind.
+
+    Raises:
+        MemoryError: it is one, which says nothing of what was read.
     """
+    if isinstance(error, MemoryError):
+        raise error
     text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
     lines = [line for line in text.splitlines() if line.strip()]
     return one_line(lines[0], most=most) if lines else type(error).__name__

@@ -140,6 +140,16 @@ class LabelSchema:
         """Number of one-hot channels of a network trained with this schema."""
         return len(self.labels)
 
+    @property
+    def has_training_ids(self) -> bool:
+        """Whether its ids are numbered for training, as in Cityscapes' labelTrainIds: from 0 on
+        without a gap, and unlabelled pixels belong to no label.
+        """
+        ids = [label.id for label in self.labels]
+        return sorted(ids) == list(range(len(ids))) and (
+            self.unlabelled is not None and self.unlabelled not in ids
+        )
+
     @cached_property
     def table(self) -> npt.NDArray[np.uint16]:
         """File value -> channel, uint16 [65536]; `NO_CHANNEL` for unlabelled without a channel,

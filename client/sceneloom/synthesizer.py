@@ -73,8 +73,8 @@ def prepare(
         label_map: uint8 [H, W], channels as `read_label_map` returns them.
         instance_map: whole numbers [H, W]; needed if the model was trained with boundaries or
             style, and left out where it was not.
-        style: float [K, F], row k for the k-th smallest instance id; None takes the contract's
-            defaults per label.
+        style: float [K, F], row k for the k-th smallest of K instance ids, or the whole table of
+            256 rows; None takes the contract's defaults per label.
 
     Raises:
         MissingInputError: the model wants an instance map and there is none.
@@ -110,7 +110,7 @@ def _full_table(contract: Contract, instances: int, style: npt.NDArray[Any]) -> 
         style.ndim != 2
         or style.dtype.kind not in "fiu"
         or style.shape[1] != contract.style_channels
-        or not instances <= len(style) <= STYLE_ROWS
+        or len(style) not in (instances, STYLE_ROWS)  # as many, or a table that is full already
     ):
         raise InputError(
             f"style is float [{instances} instances, {contract.style_channels}], not "

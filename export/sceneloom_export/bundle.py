@@ -39,7 +39,7 @@ from sceneloom import __version__
 from sceneloom.artefacts import file_hash, replace_folder
 from sceneloom.contract import MODEL_NAME, Contract
 from sceneloom.encoded import ENCODED_MODELS
-from sceneloom.errors import ExportError, ParityError
+from sceneloom.errors import ExportError, ParityError, SizeError
 from sceneloom.synthesizer import Request
 from sceneloom_export.accurate_norms import write_accurate_norms
 from sceneloom_export.encoded_models import write_encoded_models
@@ -53,7 +53,12 @@ from sceneloom_export.proof import (
     judge_rounded,
     make_references,
 )
-from sceneloom_export.proof_maps import calibration_maps, read_own_maps, reference_maps
+from sceneloom_export.proof_maps import (
+    OwnMaps,
+    calibration_maps,
+    read_own_maps,
+    reference_maps,
+)
 from sceneloom_export.quantise import WEIGHTS_INT8, quantise
 from sceneloom_export.recognition import Recognition
 from sceneloom_export.repository import write_configs
@@ -95,6 +100,8 @@ class Exported:
     """The precisions other than float32."""
     measured: list[Measured]
     """Every engine, as it did on this machine."""
+    own_maps: OwnMaps | None
+    """The user's maps that it was proven on."""
 
     @property
     def parity(self) -> Parity:
@@ -123,7 +130,7 @@ def export_bundle(
         settings: batching, queue, warm-up and instances.
         sizes: the (height, width) pairs to serve, or None for any multiple.
         largest: without `sizes`, the (height, width) that parity is proven at beside small maps,
-            rounded up to the model's multiple. The norms sum over the whole picture, so that small
+            multiples of the model's. The norms sum over the whole picture, so that small
             maps alone prove little.
         export: precisions, and maps to prove them on.
 
@@ -132,12 +139,16 @@ def export_bundle(
         GraphRuleError: the graph breaks a rule of the engines.
         ParityError: a float32 engine's pictures differ from PyTorch's.
         InputError: the maps cannot be read.
+        SizeError: `largest` is no multiple.
         ExportError: the place is taken by something else or cannot be written.
     """
     checkpoint, trained = _load(checkpoint_folder)
     contract = dataclasses.replace(trained, sizes=sizes)
     settings, export = settings or ServingSettings(), export or ExportSettings()
-    own = [] if export.maps is None else read_own_maps(contract, export.maps, _MOST_OWN_MAPS)
+    own_maps = None
+    if export.maps is not None:
+        own_maps = read_own_maps(contract, export.maps, _MOST_OWN_MAPS)
+    own = [] if own_maps is None else own_maps.requests
     _check_sizes(contract, settings, largest, own)
     maps = reference_maps(contract, largest, own)
     recognition = _recognition(export, contract, maps[-len(own) - 1 :])
@@ -168,6 +179,7 @@ def export_bundle(
         engine=proof.engine,
         judged=judged,
         measured=measured,
+        own_maps=own_maps,
     )
 
 
@@ -193,11 +205,22 @@ def _check_sizes(
         raise ExportError("the same size is named twice")
     for size in settings.warmup_sizes:
         contract.check_exact_size(*size)
-    proven = [] if sizes else [contract.network_size(*largest)]
+    proven = [] if sizes else [_whole_size(contract, largest)]
     proven += [(m.label_map.shape[0], m.label_map.shape[1]) for m in own]
     for height, width in [*sizes, *proven, *settings.warmup_sizes, golden_size(contract)]:
         if height * width > settings.max_pixels:
             raise ExportError(f"{width}x{height} is above max_pixels, {settings.max_pixels:,}")
+
+
+def _whole_size(contract: Contract, largest: tuple[int, int]) -> tuple[int, int]:
+    """The size to prove the model at, refused where the network would see another one."""
+    height, width = contract.network_size(*largest)
+    if (height, width) != largest:
+        raise SizeError(
+            f"largest is {largest[1]}x{largest[0]} (width x height); each side is a multiple of "
+            f"{contract.size_multiple} for this model, the next is {width}x{height}"
+        )
+    return height, width
 
 
 def _recognition(

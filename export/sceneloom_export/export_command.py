@@ -8,6 +8,8 @@ from typing import Annotated
 from tyro.conf import OmitArgPrefixes, Positional, arg
 
 from sceneloom.extras import require
+from sceneloom.file_tree import describe
+from sceneloom.printable import printable
 from sceneloom_export.settings import ExportSettings, ServingSettings, parse_size
 
 
@@ -49,6 +51,11 @@ def main(
         largest=parse_size(largest),
         export=export,
     )
+    if exported.own_maps is not None:
+        own = exported.own_maps
+        print(f"proven on {len(own.requests)} of {own.found} maps of {printable(export.maps)}")
+        for line in describe(own.left_out):
+            print(line)
     print("differences from PyTorch in float32, in grey levels, rounded as the precision rounds:")
     for judged in exported.judged:
         print(f"  {judged}")

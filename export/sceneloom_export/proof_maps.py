@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import dataclasses
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from sceneloom.contract import Contract
 from sceneloom.errors import InputError, SizeError
-from sceneloom.map_pairs import MapPair, find_pairs
+from sceneloom.file_tree import LeftOut
+from sceneloom.map_pairs import MapPair, pair_maps
 from sceneloom.maps import read_instance_map, read_label_map
 from sceneloom.synthesizer import Request, prepare
 from sceneloom_export.probe_maps import draw_probe, probe_sizes
@@ -53,7 +55,19 @@ def calibration_maps(contract: Contract, own: list[Request]) -> list[Request]:
     return [draw_map(contract, size, 100 + number) for number in range(CALIBRATION_MAPS)]
 
 
-def read_own_maps(contract: Contract, folder: Path, most: int) -> list[Request]:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class OwnMaps:
+    """The first maps of a user's folder."""
+
+    requests: list[Request]
+    """As the network takes them."""
+    found: int
+    """How many maps the folder has."""
+    left_out: Sequence[LeftOut]
+    """What else lies in it."""
+
+
+def read_own_maps(contract: Contract, folder: Path, most: int) -> OwnMaps:
     """Read the first maps of a folder, in `test_label` and `test_inst` or side by side.
 
     Args:
@@ -66,10 +80,13 @@ def read_own_maps(contract: Contract, folder: Path, most: int) -> list[Request]:
         SizeError: one has to be padded; parity is measured on whole pictures.
     """
     labels, instances = folder / "test_label", folder / "test_inst"
-    pairs = find_pairs(
-        labels if labels.is_dir() else folder, instances if instances.is_dir() else folder
+    pairs, left_out = pair_maps(
+        labels if labels.is_dir() else folder,
+        instances if instances.is_dir() else folder,
+        training_ids=contract.schema.has_training_ids,
     )
-    return list(_read(contract, pairs[:most]))
+    requests = list(_read(contract, pairs[:most]))
+    return OwnMaps(requests=requests, found=len(pairs), left_out=left_out)
 
 
 def _read(contract: Contract, pairs: list[MapPair]) -> Iterator[Request]:

@@ -34,24 +34,24 @@ def write(folder: Path, name: str, labels: np.ndarray, instances: np.ndarray) ->
 
 
 def test_first_maps_are_read_in_order(folder: Path) -> None:
-    requests = read_own_maps(CONTRACT, folder, 2)
+    requests = read_own_maps(CONTRACT, folder, 2).requests
     assert len(requests) == 2
     for i, request in enumerate(requests):
         labels, instances = blocky_maps(64, 96, seed=i)
         assert np.array_equal(request.label_map, labels)
         assert request.instance_map is not None
         assert np.array_equal(request.instance_map, instances)
-    assert len(read_own_maps(CONTRACT, folder, 8)) == 3
+    assert len(read_own_maps(CONTRACT, folder, 8).requests) == 3
 
 
 def test_maps_side_by_side_and_models_without_instances(folder: Path) -> None:
     plain = Contract(schema=CONTRACT.schema, boundaries=False, size_multiple=8)
-    found = read_own_maps(plain, folder / "test_label", 8)
+    found = read_own_maps(plain, folder / "test_label", 8).requests
     assert [request.instance_map for request in found] == [None] * 3
 
 
 def test_int8_is_calibrated_on_ones_own_maps_or_on_drawn_ones(folder: Path) -> None:
-    own = read_own_maps(CONTRACT, folder, 8)
+    own = read_own_maps(CONTRACT, folder, 8).requests
     assert calibration_maps(CONTRACT, own) == own
     assert len(calibration_maps(CONTRACT, own * 4)) == CALIBRATION_MAPS
     drawn = calibration_maps(CONTRACT, [])
@@ -61,7 +61,7 @@ def test_int8_is_calibrated_on_ones_own_maps_or_on_drawn_ones(folder: Path) -> N
 
 
 def test_real_maps(shared: Path) -> None:
-    requests = read_own_maps(CONTRACT, shared / "data" / "cityscapes_sample", 2)
+    requests = read_own_maps(CONTRACT, shared / "data" / "cityscapes_sample", 2).requests
     assert [request.label_map.shape for request in requests] == [(1024, 2048)] * 2
     for request in requests:
         assert request.instance_map is not None

@@ -17,8 +17,9 @@ from typing import Any
 from urllib.parse import quote
 
 from sceneloom.errors import SceneLoomError, ServerUnavailableError, ServingError
+from sceneloom.grpc_transport import channel_options
 from sceneloom.json_text import parse_json
-from sceneloom.transport import map_triton_error
+from sceneloom.transport import map_triton_error, server_address
 from sceneloom_bench.reports.report import Figure
 
 PARTS = {
@@ -32,6 +33,7 @@ STARTED_ANEW = (
     "the server was started anew while it was measured, so that its statistics say nothing of it"
 )
 _TIMEOUT = 10.0
+_WITHOUT_PROXY = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 _SETTLE = 0.05
 _SETTLE_READINGS = 20
 _CACHE_METRIC = "nv_cache_num_hits_per_model"
@@ -101,13 +103,17 @@ class ServerView:
             url: ``HOST:PORT`` of its gRPC port, or ``http://HOST:PORT``.
             metrics: ``HOST:PORT`` of its Prometheus metrics, where they are to be read too.
         """
-        self._url = url
+        scheme = "http" if url.startswith("http://") else "grpc"
+        address = server_address(url, scheme)
+        self._url = f"http://{address}" if scheme == "http" else url
         self._metrics = metrics
         self._client: Any = None
-        if not url.startswith("http://"):
+        if scheme == "grpc":
             import tritonclient.grpc
 
-            self._client = tritonclient.grpc.InferenceServerClient(url.removeprefix("grpc://"))
+            self._client = tritonclient.grpc.InferenceServerClient(
+                address, channel_args=channel_options(address)
+            )
 
     def close(self) -> None:
         """Close the connection."""
@@ -240,7 +246,7 @@ def _instance_group(group: Mapping[str, Any]) -> dict[str, Any]:
 
 def _get(url: str) -> bytes:
     try:
-        with urllib.request.urlopen(url, timeout=_TIMEOUT) as answer:
+        with _WITHOUT_PROXY.open(url, timeout=_TIMEOUT) as answer:
             body: bytes = answer.read()
             return body
     except http.client.HTTPException as error:

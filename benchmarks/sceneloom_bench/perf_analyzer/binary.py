@@ -13,7 +13,7 @@ import os
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -178,12 +178,17 @@ def _run(
 def _start(
     command: Sequence[str], libraries: Path | None, timeout: float
 ) -> subprocess.CompletedProcess[str]:
-    """Run it with its libraries on its path, and on nobody else's."""
-    environment: Mapping[str, str] = os.environ
+    """Run it with its libraries on its path, and on nobody else's; no proxy on the way to this
+    machine.
+    """
+    environment = dict(os.environ)
+    for name in ("no_proxy", "no_grpc_proxy"):
+        reached = environment.get(name) or environment.get("NO_PROXY")
+        environment[name] = ",".join(filter(None, (reached, "127.0.0.1", "localhost", "::1")))
     if libraries is not None:
         before = os.environ.get("LD_LIBRARY_PATH")
         joined = os.pathsep.join(filter(None, (str(libraries), before)))
-        environment = {**os.environ, "LD_LIBRARY_PATH": joined}
+        environment["LD_LIBRARY_PATH"] = joined
     return subprocess.run(
         command,
         env=environment,

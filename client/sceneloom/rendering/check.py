@@ -72,7 +72,7 @@ def rendered_pictures(plan: Plan) -> Iterator[Image]:
     """
     assert plan.manifest is not None
     assert plan.sink is not None
-    with Manifest(plan.manifest) as manifest:
+    with Manifest(plan.manifest, to_read=True) as manifest:
         for row in manifest.rows():
             if row.status == "done":
                 data = plan.sink.read(row.output)

@@ -61,6 +61,7 @@ class Maps:
             labels=self.labels,
             instances=self.instances,
             wants_instances=contract.boundaries or contract.style_channels > 0,
+            training_ids=contract.schema.has_training_ids,
         )
         if output is not None and source.holds(output):
             raise InputError(
@@ -149,10 +150,13 @@ class TritonServers:
         """
         if not self.urls:
             raise InputError("name at least one server")
-        if twice := [url for url in self.urls if self.urls.count(url) > 1]:
-            raise InputError(f"{twice[0]}: the same server twice")
+        places = []
         for url in self.urls:
-            server_address(url, "http" if url.startswith("http://") else "grpc")
+            scheme = "http" if url.startswith("http://") else "grpc"
+            place = (scheme, server_address(url, scheme))
+            if place in places:
+                raise InputError(f"{url}: the same server twice")
+            places.append(place)
         return [
             triton_address(
                 url,

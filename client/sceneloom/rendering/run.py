@@ -19,6 +19,8 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 
 from sceneloom.contract import Contract
+from sceneloom.errors import out_of_resources
+from sceneloom.file_tree import LeftOut
 from sceneloom.rendering.connections import Connection
 from sceneloom.rendering.interfaces import Sink, Source
 from sceneloom.rendering.loading import Loader
@@ -70,6 +72,11 @@ class Run(Iterator[Result]):
         """Whether all that it needs was fine to begin: servers, data set, the pictures' place."""
         self.count: int | None = None
         """How many maps the data set has, once that is known."""
+        self._source: Source | None = None
+
+    def left_out(self) -> Sequence[LeftOut]:
+        """What the data set leaves out, as far as it has been gone through."""
+        return () if self._source is None else self._source.left_out()
 
     @abc.abstractmethod
     def stop(self) -> None:
@@ -100,6 +107,7 @@ class Run(Iterator[Result]):
 
     def _count_aside(self, source: Source) -> None:
         """Begin to count the maps; listing a remote data set may take long, and nothing waits."""
+        self._source = source
 
         def count() -> None:
             with contextlib.suppress(Exception):  # reading it says what is wrong
@@ -126,6 +134,7 @@ class RenderRun(Run, AsyncIterator[Result]):
         self._taken: asyncio.Event
         self._pipeline: Pipeline | None = None
         self._error: BaseException | None = None
+        self._stillborn: Exception | None = None  # why its thread has no event loop
         self._over = False
 
     def __next__(self) -> Result:
@@ -134,6 +143,7 @@ class RenderRun(Run, AsyncIterator[Result]):
         Raises:
             ServerUnavailableError: no server answered for longer than the run's patience.
             OSError: the place of the pictures is full or gone.
+            OutOfResourcesError: this machine has no memory, or no thread, left.
             SceneLoomError: the run cannot begin, or its source cannot be read on.
         """
         self._begin()
@@ -201,11 +211,16 @@ class RenderRun(Run, AsyncIterator[Result]):
 
     def _begin(self) -> None:
         if self._thread is None:
-            self._thread = threading.Thread(
-                target=asyncio.run, args=(self._work(),), name="sceneloom-render", daemon=True
-            )
-            self._thread.start()
+            thread = threading.Thread(target=self._live, name="sceneloom-render", daemon=True)
+            try:
+                thread.start()
+            except RuntimeError as error:
+                raise out_of_resources(error) or error from None
+            self._thread = thread
         self._begun.wait()
+        if self._stillborn is not None:
+            self._over = True
+            raise self._stillborn
 
     def _end(self) -> None:
         assert self._thread is not None
@@ -214,6 +229,14 @@ class RenderRun(Run, AsyncIterator[Result]):
         self._thread.join()
         if self._error is not None:
             raise self._error
+
+    def _live(self) -> None:
+        try:
+            asyncio.run(self._work())
+        except Exception as error:  # no loop: files, memory; after the run's end nobody asks
+            self._stillborn = out_of_resources(error) or error
+        finally:
+            self._begun.set()
 
     async def _work(self) -> None:
         self._loop = asyncio.get_running_loop()
@@ -230,7 +253,7 @@ class RenderRun(Run, AsyncIterator[Result]):
         except asyncio.CancelledError:
             return
         except Exception as error:
-            self._error = error
+            self._error = out_of_resources(error) or error
         with contextlib.suppress(asyncio.CancelledError):
             await self._results.put(None)
             await self._taken.wait()  # the loop has to live until then
@@ -267,11 +290,15 @@ class RenderRun(Run, AsyncIterator[Result]):
             if self._stop_asked:
                 pipeline.stop()
             await pipeline.run()
+            if not self._stop_asked:
+                loader.check_styles_used()
         finally:
-            await servers.close()
-            requests.shutdown(cancel_futures=True)
-            if manifest is not None:
-                await self._loop.run_in_executor(None, manifest.finish)
+            try:
+                await servers.close()
+            finally:
+                requests.shutdown(cancel_futures=True)
+                if manifest is not None:
+                    await self._loop.run_in_executor(None, manifest.finish)
 
 
 def _prepare(

@@ -14,26 +14,18 @@ from collections.abc import Iterable, Sequence
 from sceneloom.errors import ServingError
 from sceneloom.padding import Padding
 from sceneloom.rendering.connections import Answer
+from sceneloom.rendering.held_place import may_pass
 from sceneloom.rendering.interfaces import MapItem, Sink, Stored
 from sceneloom.rendering.loading import Loaded, Prepared
 from sceneloom.rendering.manifest import Manifest, Origin, Row
 from sceneloom.rendering.results import Failed, Rendered, Skipped
 from sceneloom.rendering.settings import RenderSettings
 
-_PLACE_IS_GONE = {
-    None,  # the manifest's own
-    errno.ENOSPC,
-    errno.EDQUOT,
-    errno.EROFS,
-    errno.EIO,
-    errno.EMFILE,
-    errno.ENFILE,
-}
-
 
 def place_is_gone(error: OSError) -> bool:
     """Whether no further picture can be written, as on a full disk: the run stops then."""
-    return error.errno in _PLACE_IS_GONE
+    # Without a number it is the manifest's own, or a place that was removed or moved.
+    return error.errno in (None, errno.EROFS) or may_pass(error)
 
 
 class Store:
@@ -138,12 +130,15 @@ class Store:
         self._manifest.record([row])
 
     def finish(self) -> list[Rendered]:
-        """Put what a shard still holds in its place.
+        """Put what a shard still holds in its place, and see that place and manifest are still
+        those that were opened.
 
         Raises:
-            OSError: the place cannot be written.
+            OSError: the place cannot be written, or was removed or moved.
         """
-        return self._settle(self._sink.finish())
+        finished = self._settle(self._sink.finish())
+        self._manifest.check_place()
+        return finished
 
     def close(self) -> None:
         """Drop what is held."""

@@ -11,7 +11,12 @@ from typing import Literal, cast, get_args
 from sceneloom.connect import TransportChoice
 from sceneloom.contract import MODEL_NAME, Contract
 from sceneloom.encoded import ENCODED_MODEL, EncodedClient, EncodedFormat
-from sceneloom.errors import InputError, ModelNotFoundError, RequestRejectedError
+from sceneloom.errors import (
+    InputError,
+    ModelNotFoundError,
+    RequestRejectedError,
+    ServerUnavailableError,
+)
 from sceneloom.link import measure_link
 from sceneloom.png import SIGNATURE
 from sceneloom.png_maps import instance_map_png, label_map_png
@@ -91,7 +96,7 @@ class TritonConnection:
                     f"{synthesizer.transport.address}: its encoded path is another model's"
                 )
             self._encoded = encoded
-        except ModelNotFoundError:
+        except (ModelNotFoundError, ServerUnavailableError):  # not there, or not loaded
             if path == "encoded":
                 raise
 

@@ -18,7 +18,14 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from sceneloom.errors import InputError, SceneLoomError, ServerUnavailableError, ServingError
+from sceneloom.errors import (
+    InputError,
+    SceneLoomError,
+    ServerUnavailableError,
+    ServingError,
+    out_of_resources,
+)
+from sceneloom.file_tree import LeftOut
 from sceneloom.rendering.cluster.blocks import (
     Answered,
     Given,
@@ -80,6 +87,10 @@ class BlockWorker:
             await self._run(block, await self._opening, store, heard)
         except SceneLoomError as met:
             error = met
+        except (MemoryError, RuntimeError) as met:
+            error = out_of_resources(met)
+            if error is None:
+                raise
         return self._answer(store, heard, error)
 
     def give_up(self, block: Sequence[Given], deaths: int) -> Answered:
@@ -244,6 +255,9 @@ class _Block:
 
     def count(self) -> int:
         return len(self._block)
+
+    def left_out(self) -> Sequence[LeftOut]:
+        return ()
 
     def __iter__(self) -> Iterator[MapItem]:
         return (given.item for given in self._block)

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sceneloom.contract import Contract
-from sceneloom.errors import InputError
+from sceneloom.errors import InputError, out_of_resources
 from sceneloom.extras import require
 from sceneloom.rendering.cluster.block_feeder import BlockFeeder
 from sceneloom.rendering.cluster.blocks import Answered, Made, Outcome, Unchanged, Work
@@ -80,9 +80,13 @@ class RayRun(Run):
         Raises:
             ServerUnavailableError: no server answered for longer than the run's patience.
             OSError: the place of the pictures is full or gone.
+            OutOfResourcesError: a machine has no memory, or no thread, left.
             SceneLoomError: the run cannot begin, its source cannot be read on, or Ray gave up.
         """
-        return next(self._results)
+        try:
+            return next(self._results)
+        except (MemoryError, RuntimeError) as error:
+            raise out_of_resources(error) or error from None
 
     def stop(self) -> None:
         """Give no further map to an actor; what they have is finished, and its results still come.

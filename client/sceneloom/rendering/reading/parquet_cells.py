@@ -13,7 +13,7 @@ from collections import OrderedDict, deque
 from collections.abc import Iterator
 from typing import Any
 
-from sceneloom.errors import ImageReadError, ImageTooLargeError
+from sceneloom.errors import ImageReadError, ImageTooLargeError, OutOfResourcesError, first_line
 from sceneloom.extras import require
 from sceneloom.rendering.places import is_remote, local_path, open_binary, reason_of
 
@@ -47,7 +47,7 @@ def open_parquet(place: str) -> tuple[Any, Any]:
     except Exception as error:  # Arrow raises ValueErrors, OSErrors and its own
         stream.close()
         raise ImageReadError(
-            f"{place}: truncated, damaged or no Parquet file ({_line(error)})"
+            f"{place}: truncated, damaged or no Parquet file ({first_line(error)})"
         ) from None
     return stream, file
 
@@ -73,9 +73,9 @@ def read_cell(place: str, group: int, row: int, column: str, name: str, max_byte
     except (ImageReadError, ImageTooLargeError):
         raise
     except MemoryError:
-        raise ImageReadError(f"{name}: not enough memory to read it") from None
+        raise OutOfResourcesError(f"{name}: not enough memory to read it") from None
     except Exception as error:
-        raise ImageReadError(f"{name}: damaged ({_line(error)})") from None
+        raise ImageReadError(f"{name}: damaged ({first_line(error)})") from None
 
 
 _columns: OrderedDict[tuple[int, str, int, str], _Column] = OrderedDict()
@@ -135,7 +135,7 @@ class _Column:
                 rows = next(self._batches).column(0)
             except Exception as error:
                 if self._most_rows == 1:
-                    self._damage, self._batches = (self._next, _line(error)), None
+                    self._damage, self._batches = (self._next, first_line(error)), None
                     self._kept.clear()
                     raise
                 self._most_rows = 1  # to have the rows before the damage
@@ -176,10 +176,6 @@ def _extent(group: Any, column: str) -> tuple[int, int]:
     chunks = (group.column(number) for number in range(group.num_columns))
     unpacked = (c.total_uncompressed_size for c in chunks if c.path_in_schema == column)
     return group.num_rows, sum(unpacked)
-
-
-def _line(error: Exception) -> str:
-    return str(error).split("\n")[0][:200] or type(error).__name__
 
 
 def forget(place: str) -> None:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 import time
 from collections import Counter
 from collections.abc import Sequence
+from typing import Any
 
+from sceneloom.counted import counted
 from sceneloom.errors import InputError
+from sceneloom.file_tree import LeftOut, describe
+from sceneloom.printable import printable
 from sceneloom.rendering.check import Damage, check_pictures
 from sceneloom.rendering.dry_run import DryRun
 from sceneloom.rendering.manifest import Manifest
@@ -48,51 +53,88 @@ class Tally(Listener):
             self._padded += bool(result.padding)
             self._attempts += result.attempts
 
-    def print(self, output: str, plan: Plan, way: Way, *, show_failures: bool) -> None:
+    def print(
+        self,
+        output: str,
+        plan: Plan,
+        way: Way,
+        left_out: Sequence[LeftOut],
+        *,
+        show_failures: bool,
+    ) -> None:
         """Print the summary, and to stderr the first maps that failed.
 
         Args:
             output: the place of the pictures.
             plan: of the run.
             way: how they went.
+            left_out: what the data set leaves out.
             show_failures: whether failures are listed.
         """
         if show_failures:
             list_failures(self._first, self._kinds)
         seconds = time.perf_counter() - self._start
-        print(
-            f"rendered {self._rendered} of {self.results} maps in {seconds:.1f} s "
-            f"({self._rendered / seconds:.2f} maps/s) to {output}"
-            + (f"; {self._skipped} were there already" if self._skipped else "")
-            + (
-                f"; {self._padded} were padded to the model's next size and cropped back"
-                if self._padded
-                else ""
+        if self._skipped and self._skipped == self.results:
+            done = f"nothing to do: {self._skipped} of {self.results} are there, in {output}"
+        else:
+            done = (
+                f"rendered {self._rendered} of {counted(self.results, 'map')} in {seconds:.1f} s "
+                f"({self._rendered / seconds:.2f} maps/s) to {output}"
             )
-        )
-        for words in (way.transport, way.why, f"manifest: {plan.manifest}"):
+            if self._skipped:
+                done += f"; {self._skipped} {_were(self._skipped)} there already"
+            if self._padded:
+                done += (
+                    f"; {self._padded} {_were(self._padded)} padded to the model's next size and "
+                    "cropped back"
+                )
+        for words in (done, way.transport, way.why, f"manifest: {plan.manifest}"):
             if words:
-                print(words)
+                print(printable(words))
+        for line in describe(left_out):
+            print(line)
+
+    def to_json(self, output: str, plan: Plan, left_out: Sequence[LeftOut]) -> dict[str, Any]:
+        """The summary as JSON values, for the last line of a log; arguments as of `print`."""
+        return {
+            "maps": self.results,
+            "rendered": self._rendered,
+            "skipped": self._skipped,
+            "failed": self.failed,
+            "padded": self._padded,
+            "requests": self._attempts,
+            "seconds": round(time.perf_counter() - self._start, 3),
+            "failures": dict(self._kinds),
+            "left_out": [dataclasses.asdict(one) for one in left_out],
+            "output": output,
+            "manifest": str(plan.manifest),
+        }
 
 
 def list_failures(failures: Sequence[Failed], kinds: Counter[str]) -> None:
     """Print the first failures to stderr, and how many there are of each class of error."""
     for failure in failures:
-        print(f"failed: {failure.reason}", file=sys.stderr)
+        print(f"failed: {printable(failure.reason)}", file=sys.stderr)
     if kinds.total() > len(failures):
         listed = ", ".join(f"{n} {kind}" for kind, n in kinds.items())
         print(f"... {kinds.total()} in all: {listed}", file=sys.stderr)
 
 
+def _were(count: int) -> str:
+    return "was" if count == 1 else "were"
+
+
 def report_dry_run(found: DryRun) -> int:
     """Print what a dry run found; returns the exit code."""
-    print(f"{found.maps} maps, of which {sum(found.sizes.values())} can be rendered")
+    print(f"{counted(found.maps, 'map')}, of which {sum(found.sizes.values())} can be rendered")
     for (height, width), count in sorted(found.sizes.items(), key=lambda item: -item[1])[:_LISTED]:
         print(f"  {count} of {width}x{height} (width x height)")
     if found.padded:
         print(f"{found.padded} would be padded to the model's next size and cropped back")
     for kind, count in sorted(found.problems.items()):
         print(f"  {count} {kind}")
+    for line in describe(found.left_out):
+        print(line)
     list_failures(found.failed[:_LISTED], Counter(found.problems))
     if found.seconds is not None:
         print(
@@ -110,10 +152,8 @@ def report_check(plan: Plan) -> int:
     """
     assert plan.manifest is not None
     assert plan.sink is not None
-    if not plan.manifest.is_file():
-        raise InputError(f"{plan.manifest}: no such manifest; nothing was rendered there")
     good, damaged = 0, 0
-    with Manifest(plan.manifest) as manifest:
+    with Manifest(plan.manifest, to_read=True) as manifest:
         for found in check_pictures(manifest, plan.sink, threads=plan.settings.threads):
             if isinstance(found, Damage):
                 damaged += 1
@@ -121,7 +161,10 @@ def report_check(plan: Plan) -> int:
                     print(f"damaged: {found.reason}", file=sys.stderr)
             else:
                 good += 1
-        failed = manifest.counts().get("failed", 0)
+        counts = manifest.counts()
+    if not counts:
+        raise InputError(f"{plan.manifest}: knows no map; nothing was rendered with it")
+    failed = counts.get("failed", 0)
     print(
         f"{good} pictures are as they were written, {damaged} are not"
         + (f"; {failed} maps have no picture" if failed else "")

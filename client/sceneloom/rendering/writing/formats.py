@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image as Pillow
 from PIL import ImageFile, JpegImagePlugin, PngImagePlugin, WebPImagePlugin
 
-from sceneloom.errors import ImageReadError, ImageTooLargeError, InputError
+from sceneloom.errors import ImageReadError, ImageTooLargeError, InputError, first_line
 from sceneloom.extras import require
 from sceneloom.maps import DEFAULT_MAX_PIXELS
 from sceneloom.png import SIGNATURE, check_png
@@ -109,7 +109,7 @@ def decode_picture(
     try:
         width, height = plugin(io.BytesIO(data)).size
     except Exception as error:  # the decoders raise nearly anything on damaged headers
-        raise ImageReadError(f"{name}: damaged header ({error})") from None
+        raise ImageReadError(f"{name}: damaged header ({first_line(error)})") from None
     _check_pixels(height, width, max_pixels, name)
     if plugin is PngImagePlugin.PngImageFile:
         check_png(data, name)
