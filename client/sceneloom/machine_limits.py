@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 
-from sceneloom.reasons import reason
+from sceneloom.reasons import one_line
 
 _MEMORY = re.compile(
     r"out of memory|not enough memory|insufficient memory|allocate memory|bad_?alloc"
@@ -32,11 +32,15 @@ def is_out_of_memory(error: BaseException) -> bool:
 def limit_reached(error: BaseException) -> str | None:
     """A sentence for an error that says that the machine has not enough; None for all others."""
     if is_out_of_memory(error):
-        said = "" if not str(error) else f" ({reason(error)})"
-        return f"memory was not enough{said}"
+        return f"memory was not enough ({said(error)})"
     if isinstance(error, RuntimeError | OSError) and _THREADS.search(str(error)):
         return (
-            f"no further thread or process can be started ({reason(error)}); the limit is that of "
+            f"no further thread or process can be started ({said(error)}); the limit is that of "
             "ulimit -u, or of the container's pids"
         )
     return None
+
+
+def said(error: BaseException) -> str:
+    """The error's own words in one line, or the name of its kind."""
+    return one_line(str(error)) or type(error).__name__

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from sceneloom import __version__
 from sceneloom.artefacts import file_hash, replace_folder
 from sceneloom.contract import Contract
+from sceneloom.counted import counted
 from sceneloom.errors import CheckpointError, SchemaError
 from sceneloom.json_text import parse_json
 from sceneloom.reasons import one_line
@@ -221,7 +222,7 @@ def _check_contract(
     channels = contract.schema.channels + contract.boundaries + contract.style_channels
     if architecture.input_channels != channels:
         raise CheckpointError(
-            f"{source}: the contract adds up to {channels} input channels, "
+            f"{source}: the contract adds up to {counted(channels, 'input channel')}, "
             f"the generator has {architecture.input_channels}"
         )
     if architecture.size_multiple != contract.size_multiple:
@@ -231,6 +232,6 @@ def _check_contract(
         )
     if encoder and encoder.settings["features"] != contract.style_channels:
         raise CheckpointError(
-            f"{source}: the encoder gives {encoder.settings['features']} features, the contract "
-            f"has {contract.style_channels}"
+            f"{source}: the encoder gives {counted(encoder.settings['features'], 'feature')}, "
+            f"the contract has {contract.style_channels}"
         )

@@ -13,6 +13,7 @@ from rich.progress import track
 from tyro.conf import OmitArgPrefixes, arg
 
 from sceneloom.contract import MODEL_NAME
+from sceneloom.counted import counted
 from sceneloom.errors import InputError
 from sceneloom.extras import require
 from sceneloom.schema import LabelSchema
@@ -237,9 +238,12 @@ def _progress(batches: Sequence[range]) -> Any:
 def _report(found: Evaluation, name: str) -> None:
     oracle, scores, gap = found.oracle_scores, found.scores, found.gap
     if scores is None:
-        print(f"{len(found.keys)} photographs; no pictures were given: this is the oracle alone")
+        print(
+            f"{counted(len(found.keys), 'photograph')}; no pictures were given: this is the oracle "
+            "alone"
+        )
     else:
-        print(f"{len(found.keys)} pictures: {name}")
+        print(f"{counted(len(found.keys), 'picture')}: {name}")
     print(f"{'per cent':24}" + (f"{'pictures':>26}" if scores else "") + f"{'oracle':>26}", end="")
     print(f"{'gap':>26}" if scores else "")
     for field, title in SCORES.items():

@@ -18,7 +18,7 @@ from multiprocessing.connection import Connection
 from typing import Any, Generic, TypeVar
 
 from sceneloom.errors import InputError, SceneLoomError, TrainingError
-from sceneloom.machine_limits import is_out_of_memory
+from sceneloom.machine_limits import is_out_of_memory, said
 from sceneloom.reasons import reason
 
 _Item = TypeVar("_Item")
@@ -169,6 +169,6 @@ def _serve(
                 answer = (_REFUSED, str(error))
             except Exception as error:
                 kind = _NO_MEMORY if is_out_of_memory(error) else _FAULT
-                said = reason(error) if kind == _NO_MEMORY else traceback.format_exc()
-                answer = (kind, said)
+                text = said(error) if kind == _NO_MEMORY else traceback.format_exc()
+                answer = (kind, text)
             answers.send(answer)

@@ -25,6 +25,7 @@ import torch
 from torch import Tensor
 
 from sceneloom.contract import Contract
+from sceneloom.counted import counted
 from sceneloom.errors import CheckpointError
 from sceneloom.reasons import one_line
 from sceneloom.schema import LabelSchema
@@ -169,8 +170,8 @@ def import_published(
         )
     elif architecture.output_channels != 3:
         raise CheckpointError(
-            f"{path}: gives {architecture.output_channels} channels; a generator of pictures gives "
-            "3 (RGB) or 1 (grey)"
+            f"{path}: gives {counted(architecture.output_channels, 'channel')}; a generator of "
+            "pictures gives 3 (RGB) or 1 (grey)"
         )
     boundaries, style = _split_inputs(
         architecture.input_channels, schema, style_channels, str(path)
@@ -178,11 +179,13 @@ def import_published(
     generator = _rebuild(architecture, state, str(path))
     if dropped:
         notes.append(
-            f"left out {dropped} running statistics of InstanceNorm, which the published network "
-            "never used"
+            f"left out {counted(dropped, 'running statistic')} of InstanceNorm, which the published "
+            "network never used"
         )
     if style:
-        notes.append(f"{style} style features per instance; without a style table they are zero")
+        notes.append(
+            f"{counted(style, 'style feature')} per instance; without a style table they are zero"
+        )
     contract = Contract(
         schema=schema,
         boundaries=boundaries,
@@ -215,8 +218,8 @@ def _derive(state: dict[str, Tensor], source: str) -> tuple[GeneratorArchitectur
     body = len(convs) - (1 if enhancers else 2)
     if body < 0 or body % 2:
         raise CheckpointError(
-            f"{source}: the global generator has {len(convs)} convolutions outside its blocks; "
-            "it should have as many up as down"
+            f"{source}: the global generator has {counted(len(convs), 'convolution')} outside its "
+            "blocks; it should have as many up as down"
         )
     stem = trunk.plain[1]
     enhancer_blocks = {len(groups[f"model{n}_2"].blocks) for n in numbers}
@@ -315,9 +318,8 @@ def _split_inputs(
         style_channels = PUBLISHED_STYLE_CHANNELS if left == 1 + PUBLISHED_STYLE_CHANNELS else 0
     if style_channels < 0 or left - style_channels not in (0, 1):
         raise CheckpointError(
-            f"{source}: the network has {channels} input channels; schema {schema.name} explains "
-            f"{schema.channels} by "
-            f"its labels, at most 1 is the boundary map and {style_channels} are style features. "
+            f"{source}: the network has {counted(channels, 'input channel')}; schema "
+            f"{schema.name} explains {schema.channels} by its labels, at most 1 is the boundary map and {style_channels} are style features. "
             "Name the label schema it was trained with, or the number of its style features"
         )
     return left - style_channels == 1, style_channels

@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 from tyro.conf import Positional, arg
 
+from sceneloom.counted import counted
 from sceneloom.errors import InputError, LostPeerError
 from sceneloom.extras import require
+from sceneloom.printable import printable
 from sceneloom_training.settings import TrainSettings
 
 if sys.version_info >= (3, 11):
@@ -46,7 +48,7 @@ def main(
     try:
         outcome = train(settings, out)
     except LostPeerError as error:
-        print(f"sceneloom train: {error}", file=sys.stderr)
+        print(f"sceneloom train: {printable(error)}", file=sys.stderr)
         for stream in (sys.stdout, sys.stderr):
             stream.flush()
         # Threads of gloo and NCCL can wait for the lost process when the interpreter ends, for
@@ -59,7 +61,7 @@ def main(
 
 def _summary(outcome: Outcome) -> str:
     if outcome.stopped_by is None:
-        return f"trained {outcome.step} steps: {outcome.model}"
+        return f"trained {counted(outcome.step, 'step')}: {outcome.model}"
     return (
         f"stopped by signal {outcome.stopped_by} at step {outcome.step} of {outcome.last}, saved; "
         "the same command goes on"

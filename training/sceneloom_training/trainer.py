@@ -20,9 +20,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sceneloom.counted import counted
 from sceneloom.errors import DivergedError, InputError, SceneLoomError, TrainingError
-from sceneloom.machine_limits import is_out_of_memory
-from sceneloom.reasons import reason
+from sceneloom.machine_limits import is_out_of_memory, said
 from sceneloom_training.assembly import assemble
 from sceneloom_training.batches import Batch, StepSampler, TrainingSet, load_batches
 from sceneloom_training.data import DataSet, examine, open_data_set
@@ -218,7 +218,7 @@ class Trainer:
         if not isinstance(error, SceneLoomError) or not self.step:
             return error
         return type(error)(
-            f"{error}; the {self.step} steps before are saved, and the same command goes on from "
+            f"{error}; the run is saved at step {self.step}, and the same command goes on from "
             "there"
         )
 
@@ -332,8 +332,8 @@ def _count(data: DataSet, settings: TrainSettings, per_step: int) -> int:
     count = len(data) - settings.record.held_out
     if count < per_step:
         raise InputError(
-            f"{len(data)} samples, {settings.record.held_out} of them held out, are too few for "
-            f"steps of {per_step} (optimizer.batch x accumulate x processes)"
+            f"{counted(len(data), 'sample')}, {settings.record.held_out} of them held out, are too few "
+            f"for steps of {per_step} (optimizer.batch x accumulate x processes)"
         )
     return count
 
@@ -346,7 +346,7 @@ def _not_enough_memory(
     left = f"the checkpoint of step {steps[-1]} is as it was" if steps else "nothing was saved yet"
     return (
         f"memory was not enough {size}with optimizer.batch {s.optimizer.batch} and generator.ngf "
-        f"{s.generator.ngf} ({reason(error)}); less is needed at a smaller size ([geometry]), with "
+        f"{s.generator.ngf} ({said(error)}); less is needed at a smaller size ([geometry]), with "
         "smaller values of these, with --compute.recompute and with --compute.precision bfloat16; "
         f"{left}"
     )

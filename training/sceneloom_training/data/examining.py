@@ -14,6 +14,7 @@ from pathlib import Path
 
 from sceneloom.errors import DataSetError, ImageReadError
 from sceneloom.file_tree import LeftOut, describe
+from sceneloom.printable import printable
 from sceneloom_training.data.headers import read_header
 from sceneloom_training.data.sample import DataSet, size_difference
 
@@ -86,10 +87,12 @@ def _listed(problems: Sequence[str]) -> str:
 def _describe_turned(photos: Sequence[Path]) -> list[str]:
     if not photos:
         return []
-    names = ", ".join(path.name for path in photos[:3]) + (", ..." if len(photos) > 3 else "")
+    names = ", ".join(printable(path.name) for path in photos[:3]) + (
+        ", ..." if len(photos) > 3 else ""
+    )
     have = "photograph has" if len(photos) == 1 else "photographs have"
     return [
-        f"{len(photos)} {have} an EXIF orientation other than 1 ({names}), which is not applied: "
+        f"{len(photos):,} {have} an EXIF orientation other than 1 ({names}), which is not applied: "
         "label maps are taken to lie on the pixels as they are stored. If yours were drawn on the "
         "turned pictures, turn the photographs first: mogrify -auto-orient FILES, or exiftran -ai"
     ]

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from sceneloom.errors import DataSetError
-from sceneloom.file_tree import LeftOut, describe, list_files
+from sceneloom.file_tree import OTHER_KIND, LeftOut, describe, list_files
 from sceneloom.reasons import reason
 
 # What publishers append to the name that the files of one sample share.
@@ -18,9 +18,6 @@ _KIND = re.compile(
     r"[_-](labelIds|labelTrainIds|instanceIds|labels?|instances?|inst|leftImg8bit|img|images?)$",
     re.IGNORECASE,
 )
-
-OTHER_KIND = "of kinds that are not read"
-"""Reason of a file whose ending is none of those that are taken."""
 
 
 def check_folder(folder: Path, expected: str) -> Path:

@@ -188,6 +188,8 @@ def _check_png_kind(data: bytes, path: Path) -> None:
         raise ImageReadError(f"{path}: truncated or damaged (no whole header)")
     bits, kind = data[_PNG_BITS], _PNG_KINDS.get(data[_PNG_KIND], "unknown")
     if bits != 8 or kind not in ("grey", "RGB"):
-        raise ImageReadError(f"{path}: a {bits}-bit {kind} PNG; {_WANTED}")
+        raise ImageReadError(
+            f"{path}: {'an' if bits == 8 else 'a'} {bits}-bit {kind} PNG; {_WANTED}"
+        )
     if b"acTL" in data[: data.find(b"IDAT")]:
         raise ImageReadError(f"{path}: an animated PNG; give a file that holds one picture")

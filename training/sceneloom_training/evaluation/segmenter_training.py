@@ -29,6 +29,7 @@ from rich.progress import track
 from torch import Tensor
 from torch.nn import functional
 
+from sceneloom.counted import counted
 from sceneloom.errors import (
     CheckpointError,
     DivergedError,
@@ -37,7 +38,7 @@ from sceneloom.errors import (
     TrainingError,
 )
 from sceneloom.json_text import parse_json
-from sceneloom.machine_limits import is_out_of_memory
+from sceneloom.machine_limits import is_out_of_memory, said
 from sceneloom.reasons import reason
 from sceneloom.schema import NO_CHANNEL
 from sceneloom_training.batches import Batch, StepSampler, TrainingSet, load_batches
@@ -108,7 +109,7 @@ def train_segmenter(data: DataSettings, settings: SegmenterSettings, out: Path) 
             raise
         raise TrainingError(
             f"memory was not enough at {settings.size} with batch {settings.batch} and width "
-            f"{settings.width} ({reason(error)}); smaller ones need less, and the last checkpoint "
+            f"{settings.width} ({said(error)}); smaller ones need less, and the last checkpoint "
             "is as it was"
         ) from None
 
@@ -146,7 +147,10 @@ class _Run:
         if opened.schema is None:
             raise InputError("a paired data set has no label maps to train a segmenter on")
         if len(opened) < settings.batch:
-            raise InputError(f"{len(opened)} photographs are fewer than a batch: {settings.batch}")
+            raise InputError(
+                f"{counted(len(opened), 'photograph')} for a batch of {settings.batch}: there are "
+                "too few"
+            )
         for note in examine(opened, data.root):
             print(note, file=sys.stderr)
         if not any(_holds_classes(_label_map(opened.read(i))) for i in range(len(opened))):
@@ -230,8 +234,8 @@ class _Run:
             if not isinstance(error, SceneLoomError):
                 raise
             raise type(error)(
-                f"{error}; the {self.step} steps before are saved, and the same command goes on "
-                "from there"
+                f"{error}; the run is saved at step {self.step}, and the same command goes on from "
+                "there"
             ) from None
 
     def _outcome(self, segmenter: Path | None, stopped_by: int | None) -> SegmenterOutcome:
