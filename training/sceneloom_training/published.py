@@ -179,8 +179,8 @@ def import_published(
     generator = _rebuild(architecture, state, str(path))
     if dropped:
         notes.append(
-            f"left out {counted(dropped, 'running statistic')} of InstanceNorm, which the published "
-            "network never used"
+            f"left out {counted(dropped, 'running statistic')} of InstanceNorm, which the "
+            "published network never used"
         )
     if style:
         notes.append(
@@ -319,7 +319,8 @@ def _split_inputs(
     if style_channels < 0 or left - style_channels not in (0, 1):
         raise CheckpointError(
             f"{source}: the network has {counted(channels, 'input channel')}; schema "
-            f"{schema.name} explains {schema.channels} by its labels, at most 1 is the boundary map and {style_channels} are style features. "
+            f"{schema.name} explains {schema.channels} by its labels, at most 1 is the "
+            f"boundary map and {style_channels} are style features. "
             "Name the label schema it was trained with, or the number of its style features"
         )
     return left - style_channels == 1, style_channels

@@ -332,8 +332,8 @@ def _count(data: DataSet, settings: TrainSettings, per_step: int) -> int:
     count = len(data) - settings.record.held_out
     if count < per_step:
         raise InputError(
-            f"{counted(len(data), 'sample')}, {settings.record.held_out} of them held out, are too few "
-            f"for steps of {per_step} (optimizer.batch x accumulate x processes)"
+            f"{counted(len(data), 'sample')}, {settings.record.held_out} of them held out, are "
+            f"too few for steps of {per_step} (optimizer.batch x accumulate x processes)"
         )
     return count
 
