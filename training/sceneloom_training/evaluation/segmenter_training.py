@@ -148,8 +148,7 @@ class _Run:
             raise InputError("a paired data set has no label maps to train a segmenter on")
         if len(opened) < settings.batch:
             raise InputError(
-                f"{counted(len(opened), 'photograph')} for a batch of {settings.batch}: there are "
-                "too few"
+                f"{counted(len(opened), 'photograph')}, fewer than a batch: {settings.batch}"
             )
         for note in examine(opened, data.root):
             print(note, file=sys.stderr)
