@@ -8,7 +8,6 @@ oracle, in the default style and in three drawn ones.
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 import shutil
 import sys
@@ -19,6 +18,7 @@ from typing import Annotated, Any
 import tyro
 
 from sceneloom.errors import SceneLoomError
+from sceneloom.json_text import parse_json
 from sceneloom_bench.commands import run_sceneloom
 from sceneloom_bench.demo_weights import BUNDLE, SCHEMA, SEGMENTER, TESTED
 from sceneloom_bench.method_table_report import read_counts
@@ -109,7 +109,7 @@ def describe(folders: Mapping[str, Path], *, title: str, again: str) -> str:
         again: the command that makes it.
     """
     said: dict[str, dict[str, Any]] = {
-        name: json.loads((folder / "evaluation.json").read_text("utf-8"))
+        name: parse_json((folder / "evaluation.json").read_text("utf-8"))
         for name, folder in folders.items()
     }
     first, counts = said["default"], read_counts(folders["default"], "pictures")

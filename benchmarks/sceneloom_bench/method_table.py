@@ -28,6 +28,7 @@ import numpy.typing as npt
 import tyro
 
 from sceneloom.errors import InputError, SceneLoomError
+from sceneloom.json_text import parse_json
 from sceneloom.pictures import write_image
 from sceneloom.schema import load_schema
 from sceneloom_bench.commands import CHECKOUT, run_sceneloom
@@ -318,8 +319,8 @@ def _flags(cell: Cell, settings: TableSettings) -> list[str]:
 
 def _training(cell: Cell, run: Path) -> dict[str, Any]:
     """What was trained, on what, and for how long, from the run's own record and log."""
-    record = json.loads((run / "run.json").read_text("utf-8"))
-    entries = [json.loads(line) for line in (run / "log.jsonl").read_text("utf-8").splitlines()]
+    record = parse_json((run / "run.json").read_text("utf-8"))
+    entries = [parse_json(line) for line in (run / "log.jsonl").read_text("utf-8").splitlines()]
     timed = [entry for entry in entries if "images_per_second" in entry]
     seconds = before = 0.0
     for entry in timed:

@@ -17,6 +17,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from sceneloom.json_text import parse_json
 from sceneloom_bench.method_table_rows import (
     BASELINE,
     CONTROL,
@@ -114,10 +115,10 @@ def write_report(out: Path, rows: Sequence[Row]) -> None:
     anyone = next(iter(cells.values()))[0]
     figures["oracle"] = compute([read_counts(anyone, "oracle")])
     trained = {
-        name: [json.loads((f / "training.json").read_text("utf-8")) for f in folders]
+        name: [parse_json((f / "training.json").read_text("utf-8")) for f in folders]
         for name, folders in cells.items()
     }
-    judged = json.loads((anyone / "evaluation.json").read_text("utf-8"))
+    judged = parse_json((anyone / "evaluation.json").read_text("utf-8"))
     _check_one_judge(cells, judged)
     titles = {row.name: row.title for row in rows} | {"oracle": "real photographs (oracle)"}
     chances = {name: chance(read_counts(f[0], "pictures")) for name, f in cells.items()}
@@ -132,7 +133,7 @@ def _check_one_judge(cells: Mapping[str, list[Path]], judged: dict[str, Any]) ->
     """Figures of different segmenters or test sets never stand in one table."""
     for folders in cells.values():
         for folder in folders:
-            other = json.loads((folder / "evaluation.json").read_text("utf-8"))
+            other = parse_json((folder / "evaluation.json").read_text("utf-8"))
             for key in ("segmenter", "segmented_size"):
                 assert other[key] == judged[key], f"{folder.name} was judged by another segmenter"
 

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -23,6 +22,7 @@ from typing import Annotated, Any
 import tyro
 
 from sceneloom.errors import SceneLoomError
+from sceneloom.json_text import parse_json
 from sceneloom_bench.commands import CHECKOUT
 from sceneloom_bench.engine import engine_command
 from sceneloom_bench.engine.settings import EngineBenchSettings
@@ -96,7 +96,7 @@ def measure() -> list[Report]:
 
 def read_limits(path: Path) -> list[Limit]:
     """The limits, as they are committed."""
-    return [Limit(**entry) for entry in json.loads(path.read_text("utf-8"))]
+    return [Limit(**entry) for entry in parse_json(path.read_text("utf-8"))]
 
 
 def judge(reports: Mapping[str, Report], limits: Sequence[Limit]) -> list[Limit]:

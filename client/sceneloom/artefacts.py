@@ -5,13 +5,13 @@ from __future__ import annotations
 import contextlib
 import glob
 import hashlib
-import json
 import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 from sceneloom.errors import SceneLoomError
+from sceneloom.json_text import parse_json
 
 
 def file_hash(path: Path) -> str:
@@ -74,7 +74,7 @@ def _may_be_replaced(folder: Path, marker: str, files: frozenset[str]) -> bool:
     if not names:
         return True
     try:
-        description = json.loads((folder / marker).read_text("utf-8"))
+        description = parse_json((folder / marker).read_text("utf-8"))
     except (OSError, ValueError):
         return False
     return names <= files and isinstance(description, dict) and "sceneloom" in description

@@ -12,12 +12,14 @@ import difflib
 import importlib
 import os
 import sys
+import traceback
 from collections.abc import Sequence
 
 import tyro
 
 from sceneloom import __version__
 from sceneloom.errors import SceneLoomError
+from sceneloom.machine_limits import limit_reached
 from sceneloom.printable import printable
 
 COMMANDS = {
@@ -113,8 +115,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # whoever read our output has gone
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    except OSError as error:
-        print(f"sceneloom {name}: {printable(error)}", file=sys.stderr)
+    except Exception as error:
+        limit = limit_reached(error)
+        if limit is None and not isinstance(error, OSError):
+            traceback.print_exc()
+            limit = (
+                f"{type(error).__name__}, a fault of SceneLoom's or of a library's; please "
+                "report it with the lines above"
+            )
+        print(f"sceneloom {name}: {printable(limit or error)}", file=sys.stderr)
         return 1
 
 

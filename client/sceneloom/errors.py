@@ -13,7 +13,8 @@
     ├── SchemaError (also ValueError)    a label schema or contract that is not valid
     ├── CheckpointError                  weights that cannot be read or do not fit
     ├── TrainingError                    a training run that cannot start or go on
-    │   └── DivergedError                a loss or a weight is no longer a finite number
+    │   ├── DivergedError                a loss or a weight is no longer a finite number
+    │   └── LostPeerError                another process of the run has ended, or is not reached
     ├── ExportError                      a model that cannot be exported
     │   ├── GraphRuleError               the graph breaks a rule of the engines that will run it
     │   └── ParityError                  an engine's pictures differ from PyTorch's
@@ -114,6 +115,10 @@ class TrainingError(SceneLoomError):
 
 class DivergedError(TrainingError):
     """A loss or a weight is no longer a finite number; nothing was saved since."""
+
+
+class LostPeerError(TrainingError):
+    """Another process of the run has ended, or is not reached."""
 
 
 class ExportError(SceneLoomError):

@@ -29,6 +29,7 @@ from sceneloom.errors import (
     ServingError,
 )
 from sceneloom.http_connection import HttpConnection
+from sceneloom.json_text import parse_json
 from sceneloom.transport import (
     NUMPY_DTYPES,
     TRITON_DTYPES,
@@ -99,7 +100,7 @@ class HttpTransport:
             raise explain_not_found(error, model, self._index(model, deadline)) from None
         self._ready.add(model)
         try:
-            return _model_config(json.loads(config), json.loads(metadata))
+            return _model_config(parse_json(config), parse_json(metadata))
         except _WRONG as error:
             raise ModelFailedError(
                 f"{self._url}: the configuration of model {model!r} is not one "
@@ -132,7 +133,7 @@ class HttpTransport:
         try:
             path = "/v2/repository/index"
             with self._exchange("POST", model, path, deadline, {}, [b"{}"]) as connection:
-                models = json.loads(connection.read(_LONGEST_JSON))
+                models = parse_json(connection.read(_LONGEST_JSON))
             return {
                 str(one["name"]): f"{one.get('state', '')} {one.get('reason', '')}".strip()
                 for one in models
@@ -238,7 +239,7 @@ def _read_output(connection: HttpConnection, output: str) -> npt.NDArray[Any]:
         raise ValueError("a header of such a length")
     header = bytearray(length)
     connection.read_into(memoryview(header))
-    (described,) = json.loads(header)["outputs"]
+    (described,) = parse_json(header)["outputs"]
     shape, size = described["shape"], described["parameters"]["binary_data_size"]
     if described["name"] != output:
         raise KeyError(output)
@@ -263,7 +264,7 @@ def _error_text(connection: HttpConnection) -> str:
     """What an answer that is an error says."""
     text = connection.read(_LONGEST_JSON).decode(errors="replace")
     with contextlib.suppress(*_WRONG):
-        return str(json.loads(text)["error"])
+        return str(parse_json(text)["error"])
     return f"HTTP status {connection.status} {text}".strip()
 
 

@@ -38,6 +38,7 @@ from torch import nn
 from sceneloom import __version__
 from sceneloom.artefacts import file_hash, replace_folder
 from sceneloom.contract import MODEL_NAME, Contract
+from sceneloom.counted import counted
 from sceneloom.encoded import ENCODED_MODELS
 from sceneloom.errors import ExportError, ParityError, SizeError
 from sceneloom.synthesizer import Request
@@ -194,7 +195,7 @@ def _load(folder: Path) -> tuple[Checkpoint, Contract]:
         )
     outputs = checkpoint.generator.architecture.output_channels
     if outputs != 3:
-        raise ExportError(f"{folder}: gives {outputs} channels; pictures are RGB")
+        raise ExportError(f"{folder}: gives {counted(outputs, 'channel')}; pictures are RGB")
     return checkpoint, checkpoint.contract
 
 

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
-import json
 import tempfile
 import time
 from collections.abc import Callable
@@ -30,6 +29,7 @@ from sceneloom.errors import (
     ParityError,
     PlanRefusedError,
 )
+from sceneloom.json_text import parse_json
 from sceneloom_export.engine_timing import time_engine
 from sceneloom_export.tensorrt_build import build_plan, generation, norm_choices
 from sceneloom_export.tensorrt_settings import (
@@ -183,7 +183,7 @@ def _prepare(model: Path, settings: EngineSettings, unproven: bool, show: Show) 
 def _read_report(bundle: Path) -> tuple[dict[str, Any], Contract]:
     path = bundle / _REPORT
     try:
-        report = json.loads(path.read_text("utf-8"))
+        report = parse_json(path.read_text("utf-8"))
         contract = report["contract"]
     except FileNotFoundError:
         raise EngineError(

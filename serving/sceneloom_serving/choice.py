@@ -25,6 +25,7 @@ from sceneloom import __version__
 from sceneloom.artefacts import file_hash
 from sceneloom.contract import MODEL_NAME
 from sceneloom.errors import EngineError, ParityError, SceneLoomError
+from sceneloom.json_text import parse_json
 from sceneloom.synthesizer import Request, Synthesizer
 from sceneloom_serving.engines import ENGINES, Engine, unavailable
 from sceneloom_serving.machine import cache_folder, engine_machine
@@ -171,7 +172,7 @@ def precisions_left_out(repository: Path) -> dict[Precision, str]:
     there is no readable report.
     """
     try:
-        report = json.loads((repository / REPORT_FILE).read_text("utf-8"))
+        report = parse_json((repository / REPORT_FILE).read_text("utf-8"))
         return {name: str(reason) for name, reason in report["proof"]["left_out"].items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return {}
@@ -219,7 +220,7 @@ def recall(bundle_hash: str, version: Path, engines: Mapping[str, Engine] = ENGI
     """
     facts = _facts(version, engines)
     try:
-        content = json.loads(_memory(bundle_hash, facts["machine"]).read_text("utf-8"))
+        content = parse_json(_memory(bundle_hash, facts["machine"]).read_text("utf-8"))
     except (OSError, ValueError, RuntimeError):
         return None
     fits = isinstance(content, dict) and all(content.get(key) == facts[key] for key in facts)

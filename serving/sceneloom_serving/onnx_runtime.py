@@ -20,6 +20,7 @@ from sceneloom.contract import (
 )
 from sceneloom.errors import EngineError, ExportError, MissingDependencyError
 from sceneloom.extras import require
+from sceneloom.reasons import one_line
 from sceneloom.synthesizer import Image, InstanceMap, LabelMap, Style, Synthesizer
 
 MODEL_FILE = "onnxruntime.onnx"
@@ -76,7 +77,7 @@ class OnnxRuntimeSynthesizer(Synthesizer):
             )
         except Exception as error:  # onnxruntime's own classes differ between builds
             raise ExportError(
-                f"{model}: ONNX Runtime cannot load it ({str(error)[:300]})"
+                f"{model}: ONNX Runtime cannot load it ({one_line(str(error))})"
             ) from None
         if self._session.get_providers()[0] != _PROVIDERS[provider]:
             raise EngineError(

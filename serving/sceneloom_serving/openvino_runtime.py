@@ -22,6 +22,7 @@ from sceneloom.contract import (
 )
 from sceneloom.errors import EngineError
 from sceneloom.extras import require
+from sceneloom.reasons import one_line
 from sceneloom.synthesizer import Image, InstanceMap, LabelMap, Style, Synthesizer
 from sceneloom_serving.onnx_runtime import usable_cpus
 from sceneloom_serving.parity import Precision
@@ -100,7 +101,7 @@ class OpenVinoSynthesizer(Synthesizer):
             raise self._cannot_load(error) from None
 
     def _cannot_load(self, error: RuntimeError) -> EngineError:
-        return EngineError(f"{self._model}: OpenVINO cannot load it ({str(error)[:300]})")
+        return EngineError(f"{self._model}: OpenVINO cannot load it ({one_line(str(error))})")
 
     def run_batch(
         self, label_maps: LabelMap, instance_maps: InstanceMap | None, styles: Style | None

@@ -10,7 +10,6 @@ wrote; a plan, which is built later on the machine that serves it, has its own b
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
@@ -22,6 +21,7 @@ from tritonclient.grpc import model_config_pb2
 from sceneloom.artefacts import file_hash
 from sceneloom.contract import MODEL_NAME, PARAMETER, Contract
 from sceneloom.errors import PlanRefusedError, ServerStartError
+from sceneloom.json_text import parse_json
 from sceneloom_serving.golden import GOLDEN_FILE, load_golden
 from sceneloom_serving.plan_record import read_record, record_path
 
@@ -96,12 +96,12 @@ def _recorded_hashes(repository: Path) -> dict[str, str]:
 
 def _read_object(path: Path) -> dict[str, Any]:
     try:
-        data = json.loads(path.read_text("utf-8"))
+        data = parse_json(path.read_text("utf-8"))
     except FileNotFoundError:
         raise ServerStartError(f"{path}: missing") from None
     except OSError as error:
         raise ServerStartError(f"{path}: cannot be read ({error.strerror or error})") from None
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise ServerStartError(f"{path}: damaged ({error})") from None
     if not isinstance(data, dict):
         raise ServerStartError(f"{path}: damaged (it is not a JSON object)")

@@ -7,6 +7,7 @@ from typing import Annotated
 
 from tyro.conf import Positional, arg
 
+from sceneloom.counted import counted
 from sceneloom.extras import require
 from sceneloom.maps import OnUnknown, read_instance_map, read_label_map
 from sceneloom.printable import printable
@@ -52,6 +53,9 @@ def main(
     sample = Sample(photo=picture, label_map=label_map, instance_map=instance_map)
     styles = reference_styles(contract, encode_sample(encoder, contract, sample, width=width))
     write_styles(out, styles)
-    print(f"{len(styles.instances)} instances of {len(styles.labels)} classes")
+    print(
+        f"{counted(len(styles.instances), 'instance')} of {len(styles.labels)} "
+        + ("class" if len(styles.labels) == 1 else "classes")
+    )
     print(f"wrote {printable(out)}")
     return 0

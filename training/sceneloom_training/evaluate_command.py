@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -12,6 +13,7 @@ from rich.progress import track
 from tyro.conf import OmitArgPrefixes, arg
 
 from sceneloom.contract import MODEL_NAME
+from sceneloom.counted import counted
 from sceneloom.errors import InputError
 from sceneloom.extras import require
 from sceneloom.printable import printable
@@ -21,7 +23,8 @@ from sceneloom.style_choice import StyleChoice, style_chooser
 from sceneloom.synthesizer import Synthesizer
 from sceneloom.transport import Timeouts
 from sceneloom.triton_client import TritonSynthesizer
-from sceneloom_training.data import DataSettings, open_data_set
+from sceneloom_training.data import DataSettings, examine, open_data_set
+from sceneloom_training.data.examining import describe_left_out
 from sceneloom_training.evaluation.features import FeaturesKind
 from sceneloom_training.evaluation.scores import SCORES
 from sceneloom_training.evaluation.settings import EvaluationSettings
@@ -96,6 +99,7 @@ def main(
     where = choose_device(device, "device")
     samples = open_data_set(data)
     schema = schema_of(samples)
+    _say(examine(samples, data.root))
     judge = load_segmenter(segmenter, labels=segmenter_labels, device=device)
     network = load_features(features, features_kind, device=where) if features else None
     rendering = _synthesizer(checkpoint, url, model, timeout, where, settings.batch)
@@ -185,7 +189,9 @@ def _source(
     from sceneloom_training.evaluation.sources import FolderPictures, SynthesizedPictures
 
     if folder is not None:
-        yield FolderPictures(folder), {"kind": "folder", "name": _last(folder)}
+        found = FolderPictures(folder)
+        _say(describe_left_out(found.left_out, folder))
+        yield found, {"kind": "folder", "name": _last(folder)}
     elif rendering is None:
         yield None, {"kind": "none", "name": "photographs alone"}
     else:
@@ -216,6 +222,11 @@ def _last(path: Path) -> str:
     return printable(path.resolve().name)
 
 
+def _say(notes: Sequence[str]) -> None:
+    for note in notes:
+        print(printable(note), file=sys.stderr)
+
+
 def _progress(batches: Sequence[range]) -> Any:
     return track(batches, description="evaluating", console=Console(stderr=True))
 
@@ -223,9 +234,12 @@ def _progress(batches: Sequence[range]) -> Any:
 def _report(found: Evaluation, name: str) -> None:
     oracle, scores, gap = found.oracle_scores, found.scores, found.gap
     if scores is None:
-        print(f"{len(found.keys)} photographs; no pictures were given: this is the oracle alone")
+        print(
+            f"{counted(len(found.keys), 'photograph')}; no pictures were given: this is the oracle "
+            "alone"
+        )
     else:
-        print(f"{len(found.keys)} pictures: {printable(name)}")
+        print(f"{counted(len(found.keys), 'picture')}: {printable(name)}")
     print(f"{'per cent':24}" + (f"{'pictures':>26}" if scores else "") + f"{'oracle':>26}", end="")
     print(f"{'gap':>26}" if scores else "")
     for field, title in SCORES.items():

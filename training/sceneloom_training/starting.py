@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from sceneloom.contract import Contract
+from sceneloom.counted import counted
 from sceneloom.errors import CheckpointError
 from sceneloom.schema import LabelSchema
 from sceneloom_training.checkpoint import load_checkpoint
@@ -51,7 +52,7 @@ def start_generator(
     left = ours.enhancers - theirs.enhancers
     if left < 0:
         raise CheckpointError(
-            f"{bundle}: has {theirs.enhancers} enhancers, the new generator "
+            f"{bundle}: has {counted(theirs.enhancers, 'enhancer')}, the new generator "
             f"{ours.enhancers}; it cannot have fewer"
         )
     blocks = ours.enhancer_blocks if theirs.enhancers else theirs.enhancer_blocks

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,7 +13,7 @@ from tyro.conf import OmitArgPrefixes, Positional, arg
 
 from sceneloom.extras import require
 from sceneloom.printable import printable
-from sceneloom_training.data import DataSettings, open_data_set
+from sceneloom_training.data import DataSettings, examine, open_data_set
 from sceneloom_training.style_settings import ClusterSettings
 
 if TYPE_CHECKING:
@@ -48,6 +49,8 @@ def main(
     loaded = load_checkpoint(checkpoint)
     encoder, contract = style_parts(loaded, checkpoint)
     photographs = open_data_set(data)
+    for note in examine(photographs, data.root):
+        print(note, file=sys.stderr)
     encoded = encode_photographs(encoder, contract, photographs, settings, track=_progress)
     styles = cluster_styles(contract, encoded, settings)
     record = {

@@ -7,6 +7,7 @@ from typing import Annotated
 
 from tyro.conf import OmitArgPrefixes
 
+from sceneloom.counted import counted
 from sceneloom.extras import require
 from sceneloom.printable import printable
 from sceneloom_training.data import DataSettings
@@ -37,5 +38,5 @@ def main(
             "saved; the same command goes on"
         )
         return 128 + outcome.stopped_by
-    print(f"trained {outcome.step} steps: {printable(outcome.segmenter)}")
+    print(f"trained {counted(outcome.step, 'step')}: {printable(outcome.segmenter)}")
     return 0

@@ -15,6 +15,7 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 from sceneloom.errors import EngineError, SceneLoomError
+from sceneloom.reasons import one_line
 from sceneloom.synthesizer import Request, Synthesizer
 from sceneloom_bench.engine.aside import LONGEST
 from sceneloom_bench.engine.turns import Turn, Turns
@@ -168,5 +169,5 @@ def reason_of(error: Exception) -> str:
     """What an error says, in one line: those of runtimes go on with advice."""
     if isinstance(error, SceneLoomError):
         return str(error)
-    first = " ".join(str(error).strip().split("\n\n")[0].split())
-    return f"{type(error).__name__}: {first[:300]}".rstrip(": ")
+    first = one_line(str(error).strip().split("\n\n")[0])
+    return f"{type(error).__name__}: {first}".rstrip(": ")

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import dataclasses
 import http.client
-import json
 import time
 import urllib.request
 from collections.abc import Mapping, Sequence
@@ -19,6 +18,7 @@ from urllib.parse import quote
 
 from sceneloom.errors import SceneLoomError, ServerUnavailableError, ServingError
 from sceneloom.grpc_transport import channel_options
+from sceneloom.json_text import parse_json
 from sceneloom.transport import map_triton_error, server_address
 from sceneloom_bench.reports.report import Figure
 
@@ -198,7 +198,7 @@ class ServerView:
         if self._client is None:
             path = {"metadata": "", "config": f"/models/{name}/config"}
             path["statistics"] = f"/models/{name}/stats"
-            answer: dict[str, Any] = json.loads(_get(f"{self._url}/v2{path[what]}"))
+            answer: dict[str, Any] = parse_json(_get(f"{self._url}/v2{path[what]}"))
             return answer
         from tritonclient.utils import InferenceServerException
 

@@ -25,6 +25,7 @@ from typing import Any
 from sceneloom.connect import TransportChoice
 from sceneloom.errors import ServingError
 from sceneloom.extras import require
+from sceneloom.json_text import parse_json
 from sceneloom.synthesizer import Request
 from sceneloom.transport import MAX_SECONDS, Timeouts
 from sceneloom.triton_client import TritonSynthesizer
@@ -142,7 +143,7 @@ def run_loadgen(plan: Plan, *, within: float | None = None) -> Outcome:
             said = done.stdout.strip().splitlines() or ["nothing"]
             raise ServingError(f"LoadGen's process ended with {done.returncode}: {said[-1]}")
         summary = parse_summary((Path(folder) / f"{_PREFIX}summary.txt").read_text("utf-8"))
-        return Outcome(summary=summary, **json.loads(written.read_text("utf-8")))
+        return Outcome(summary=summary, **parse_json(written.read_text("utf-8")))
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from sceneloom.extras import require
+from sceneloom.reasons import one_line
 
 SCHEMA_FILE = Path(__file__).with_name("schema.json")
 LARGEST = 1e30
@@ -40,7 +41,7 @@ def _against_schema(document: Any) -> str | None:
     error = best_match(_validator().iter_errors(document))
     if error is None:
         return None
-    said = error.message if len(error.message) <= _LONGEST else f"{error.message[:_LONGEST]}..."
+    said = one_line(error.message, most=_LONGEST)
     place = error.json_path.removeprefix("$").removeprefix(".")
     return f"{place}: {said}" if place else said
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from sceneloom.errors import InputError
+from sceneloom.json_text import parse_json
 from sceneloom_bench.reports.form import check_form
 
 SCHEMA = "sceneloom-bench/1"
@@ -166,9 +167,7 @@ def read_document(path: Path) -> Any:
     if len(text) > MOST_BYTES:
         raise InputError(f"{path}: larger than {MOST_BYTES >> 20} MiB, which no report is")
     try:
-        return json.loads(text.decode("utf-8"), parse_constant=_refuse_constant)
-    except RecursionError:
-        raise InputError(f"{path}: lists in lists, deeper than in any report") from None
+        return parse_json(text.decode("utf-8"), parse_constant=_refuse_constant)
     except ValueError as error:
         raise InputError(f"{path}: not JSON: {error}") from None
 

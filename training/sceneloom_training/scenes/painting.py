@@ -16,6 +16,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from sceneloom.counted import counted
 from sceneloom.errors import InputError
 from sceneloom_training.scenes.camera import HALF_FRAME
 from sceneloom_training.scenes.ids import INSTANCE_DIVISOR, LANE_MARKING
@@ -87,7 +88,8 @@ def check_size(height: int, width: int) -> None:
             raise InputError(f"{name} is {side!r}; it is a whole number of pixels")
         if not SMALLEST_SIDE <= side <= LARGEST_SIDE:
             raise InputError(
-                f"{name} is {side} pixels; a scene has from {SMALLEST_SIDE} to {LARGEST_SIDE}"
+                f"{name} is {counted(side, 'pixel')}; a scene has from {SMALLEST_SIDE} to "
+                f"{LARGEST_SIDE}"
             )
     widest = int(2 * HALF_FRAME * height)
     if width > widest:
