@@ -12,6 +12,7 @@ import json
 import reprlib
 from typing import Any
 
+from sceneloom.counted import counted
 from sceneloom.errors import SchemaError, SizeError
 from sceneloom.schema import LabelSchema, json_key, parse_json
 
@@ -133,7 +134,7 @@ class Contract:
         if min(padded) < self.min_side:
             raise SizeError(
                 f"{_size(height, width)} is too small for this model; "
-                f"each side must be more than {self.min_side - multiple} pixels"
+                f"each side must be more than {counted(self.min_side - multiple, 'pixel')}"
             )
         return padded
 

@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sceneloom.contract import STYLE_ROWS, Contract
+from sceneloom.counted import counted
 from sceneloom.errors import InputError
 from sceneloom.inputs import check_instance_map, check_label_map
 from sceneloom.instances import renumber_instances
@@ -113,7 +114,7 @@ def _full_table(contract: Contract, instances: int, style: npt.NDArray[Any]) -> 
         or len(style) not in (instances, STYLE_ROWS)  # as many, or a table that is full already
     ):
         raise InputError(
-            f"style is float [{instances} instances, {contract.style_channels}], not "
+            f"style is float [{counted(instances, 'instance')}, {contract.style_channels}], not "
             f"{style.dtype} {list(style.shape)}"
         )
     if not (np.abs(style) <= np.finfo(np.float32).max).all():

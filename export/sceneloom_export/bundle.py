@@ -148,9 +148,7 @@ def export_bundle(
     settings, export = settings or ServingSettings(), export or ExportSettings()
     own_maps = None
     if export.maps is not None:
-        own_maps = read_own_maps(
-            contract, export.maps, _MOST_OWN_MAPS, unknown=export.unknown
-        )
+        own_maps = read_own_maps(contract, export.maps, _MOST_OWN_MAPS, unknown=export.unknown)
     own = [] if own_maps is None else own_maps.requests
     _check_sizes(contract, settings, largest, own)
     maps = reference_maps(contract, largest, own)

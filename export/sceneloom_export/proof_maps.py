@@ -92,9 +92,7 @@ def read_own_maps(
     return OwnMaps(requests=requests, found=len(pairs), left_out=left_out)
 
 
-def _read(
-    contract: Contract, pairs: list[MapPair], unknown: OnUnknown
-) -> Iterator[Request]:
+def _read(contract: Contract, pairs: list[MapPair], unknown: OnUnknown) -> Iterator[Request]:
     for pair in pairs:
         label_map = read_label_map(pair.label, contract.schema, unknown=unknown)
         needs = contract.boundaries or contract.style_channels

@@ -49,6 +49,8 @@ def test_what_is_left_out_is_told(folder: Path) -> None:
     """Cityscapes as published: label ids are taken, and the rest is named."""
     for path in sorted(folder.rglob("*.png")):
         path.rename(folder / path.name)
+    for name in ("test_label", "test_inst"):
+        (folder / name).rmdir()
     for i in range(3):
         cv2.imwrite(str(folder / f"city_{i}_color.png"), np.zeros((64, 96, 3), np.uint8))
         (folder / f"city_{i}_polygons.json").write_text("{}")

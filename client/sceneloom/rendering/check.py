@@ -9,6 +9,7 @@ import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
+from sceneloom.counted import counted
 from sceneloom.errors import InputError
 from sceneloom.rendering.interfaces import Sink
 from sceneloom.rendering.manifest import Manifest, Row
@@ -52,8 +53,10 @@ def check_pictures(rows: Iterable[tuple[Row, Sink]], *, threads: int) -> Iterato
             return Damage(key=row.key, output=row.output, reason=f"{row.output}: is not there")
         if hashlib.sha256(data).hexdigest() == row.output_hash:
             return row
-        size = "" if len(data) == row.output_bytes else f", {len(data)} bytes"
-        reason = f"{row.output}: was changed (written with {row.output_bytes} bytes{size})"
+        size = "" if len(data) == row.output_bytes else f", {counted(len(data), 'byte')}"
+        reason = (
+            f"{row.output}: was changed (written with {counted(row.output_bytes, 'byte')}{size})"
+        )
         return Damage(key=row.key, output=row.output, reason=reason)
 
     pairs = iter(rows)

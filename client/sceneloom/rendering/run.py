@@ -127,6 +127,7 @@ class RenderRun(Run, AsyncIterator[Result]):
         """Prepare; nothing happens yet."""
         super().__init__(plan)
         self._thread: threading.Thread | None = None
+        self._beginning = threading.Lock()
         self._begun = threading.Event()
         self._loop: asyncio.AbstractEventLoop
         self._results: asyncio.Queue[Result | None]
@@ -210,13 +211,14 @@ class RenderRun(Run, AsyncIterator[Result]):
         return self._over
 
     def _begin(self) -> None:
-        if self._thread is None:
-            thread = threading.Thread(target=self._live, name="sceneloom-render", daemon=True)
-            try:
-                thread.start()
-            except RuntimeError as error:
-                raise out_of_resources(error) or error from None
-            self._thread = thread
+        with self._beginning:  # several threads may ask for the first result
+            if self._thread is None:
+                thread = threading.Thread(target=self._live, name="sceneloom-render", daemon=True)
+                try:
+                    thread.start()
+                except RuntimeError as error:
+                    raise out_of_resources(error) or error from None
+                self._thread = thread
         self._begun.wait()
         if self._stillborn is not None:
             self._over = True

@@ -118,6 +118,13 @@ def test_the_kind_that_is_there_is_taken(
     assert [pair.key for pair in pairs] == [f"gtFine/{frame}_{label}" for frame in FRAMES]
 
 
+def test_names_that_are_a_kind_and_nothing_else(tmp_path: Path) -> None:
+    touch(tmp_path, "inst.png", "sub_inst/label.png", "color.png", "LABELIDS.PNG", "a_label.b.png")
+    pairs, left_out = pair_maps(tmp_path, tmp_path)
+    keys = ["LABELIDS", "a_label.b", "color", "inst", "sub_inst/label"]
+    assert ([pair.key for pair in pairs], left_out) == (keys, [])
+
+
 def test_which_schemas_have_training_ids() -> None:
     names = ("cityscapes", "cityscapes-eval", "cityscapes-markings", "cityscapes19", "nyu40")
     assert [n for n in names if load_schema(n).has_training_ids] == ["cityscapes19"]

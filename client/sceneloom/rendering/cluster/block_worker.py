@@ -18,6 +18,7 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from sceneloom.counted import counted
 from sceneloom.errors import (
     InputError,
     SceneLoomError,
@@ -104,7 +105,7 @@ class BlockWorker:
         for item in (given.item for given in block):
             error = SceneLoomError(
                 f"{item.label.name}: {deaths} processes died at it, or at one of the "
-                f"{len(block)} maps that they were given together"
+                f"{counted(len(block), 'map')} that they were given together"
             )
             store.fail(item, error, input_hash="", failures=())
         return self._answer(store, _Heard(), None)

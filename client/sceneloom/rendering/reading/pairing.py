@@ -10,26 +10,22 @@ training ids.
 from __future__ import annotations
 
 import dataclasses
-import re
 from collections.abc import Callable, Iterable, Sequence
-from pathlib import PurePosixPath
 from typing import NamedTuple
 
 from sceneloom.errors import InputError
 from sceneloom.file_tree import OTHER_KIND, LeftOut
 from sceneloom.maps import MAP_SUFFIXES
 
-# What publishers append to the name that a label map and its instance map share.
-_KIND = re.compile(
-    r"[_-](labelIds|labelTrainIds|instanceIds|instanceTrainIds|labels?|instances?|inst)$",
-    re.IGNORECASE,
-)
-_INSTANCE = re.compile(r"[_-](instanceIds|instanceTrainIds|instances?|inst)$", re.IGNORECASE)
+# What publishers append to the name that a label map and its instance map share, in lower case.
+_INSTANCE = frozenset({"instanceids", "instancetrainids", "instances", "instance", "inst"})
+_KIND = _INSTANCE | {"labelids", "labeltrainids", "labels", "label"}
 # The kinds of Cityscapes that have a map's ending.
-_PUBLISHED = re.compile(
-    r"[_-](labelIds|labelTrainIds|instanceIds|instanceTrainIds|color|leftImg8bit|rightImg8bit|"
-    r"disparity)$",
-    re.IGNORECASE,
+_PUBLISHED = frozenset(
+    {
+        *("labelids", "labeltrainids", "instanceids", "instancetrainids", "color"),
+        *("leftimg8bit", "rightimg8bit", "disparity"),
+    }
 )
 # The kind that a schema wants first, for label ids and for training ids.
 _LABEL_KINDS = (("labelIds", "labelTrainIds"), ("labelTrainIds", "labelIds"))
@@ -113,12 +109,12 @@ def pair_names(
 
 def is_map_name(name: str) -> bool:
     """Whether a file of this name is read as a map, by its ending."""
-    return PurePosixPath(name).suffix.lower() in MAP_SUFFIXES
+    return name[len(_without_ending(name)) :].lower() in MAP_SUFFIXES
 
 
 def is_instance_name(name: str) -> bool:
     """Whether a map is named like an instance map."""
-    return _INSTANCE.search(_without_ending(name)) is not None
+    return _kind(_without_ending(name)) in _INSTANCE
 
 
 def _paired(
@@ -170,8 +166,8 @@ def _of_one_kind(names: Sequence[str], kinds: tuple[str, str]) -> tuple[list[str
 
 
 def _published_kind(name: str) -> str:
-    match = _PUBLISHED.search(_without_ending(name))
-    return "" if match is None else match[1].lower()
+    kind = _kind(_without_ending(name))
+    return kind if kind in _PUBLISHED else ""
 
 
 def _split(
@@ -190,8 +186,19 @@ def _halve(names: Iterable[str], chosen: Callable[[str], bool]) -> tuple[list[st
 
 
 def _without_ending(name: str) -> str:
-    return name[: len(name) - len(PurePosixPath(name).suffix)]
+    """As `PurePath` has it, in a tenth of the time: there may be millions of names."""
+    start = name.rfind("/") + 1
+    dot = name.rfind(".", start)
+    return name[:dot] if start < dot < len(name) - 1 else name
+
+
+def _kind(key: str) -> str:
+    """What follows the last underscore or hyphen of a name without ending, in lower case."""
+    at = max(key.rfind("_"), key.rfind("-"))
+    return "" if at < 0 else key[at + 1 :].lower()
 
 
 def _stem(name: str) -> str:
-    return _KIND.sub("", _without_ending(name))
+    key = _without_ending(name)
+    kind = _kind(key)
+    return key[: -len(kind) - 1] if kind in _KIND else key

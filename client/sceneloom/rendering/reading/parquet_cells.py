@@ -13,6 +13,7 @@ from collections import OrderedDict, deque
 from collections.abc import Iterator
 from typing import Any
 
+from sceneloom.counted import counted
 from sceneloom.errors import ImageReadError, ImageTooLargeError, OutOfResourcesError, first_line
 from sceneloom.extras import require
 from sceneloom.rendering.places import is_remote, local_path, open_binary, reason_of
@@ -160,8 +161,8 @@ class _Column:
         self._rows, unpacked = _extent(file.metadata.row_group(self._group), self._column)
         if unpacked > (max_bytes + _BUFFER) * self._rows:
             raise ImageTooLargeError(
-                f"{name}: the {self._rows} rows of its group unpack to {unpacked:,} bytes; a map "
-                f"within the limit on pixels takes at most {max_bytes:,}"
+                f"{name}: {counted(self._rows, 'row')} of its group unpack to {unpacked:,} bytes; "
+                f"a map within the limit on pixels takes at most {max_bytes:,}"
             )
         self._batches = file.iter_batches(
             batch_size=max(1, min(self._most_rows, _BATCH_BYTES * self._rows // max(unpacked, 1))),
