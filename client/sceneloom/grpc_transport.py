@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import struct
 import time
 from collections.abc import Mapping, Sequence
@@ -32,6 +33,8 @@ _OPTIONS = [
     ("grpc.initial_reconnect_backoff_ms", 200),
     ("grpc.max_reconnect_backoff_ms", 2000),
 ]
+_LOOPBACK = re.compile(r"127\.|localhost:|\[::1\]:")
+_NO_PROXY = [("grpc.enable_http_proxy", 0)]
 
 
 class GrpcTransport:
@@ -51,7 +54,9 @@ class GrpcTransport:
 
         self._address = server_address(url, "grpc")
         self._grpc = tritonclient.grpc
-        self._client = tritonclient.grpc.InferenceServerClient(self._address, channel_args=_OPTIONS)
+        # A server of this machine is reached without the proxy of http_proxy and its like.
+        options = _OPTIONS + _NO_PROXY * bool(_LOOPBACK.match(self._address))
+        self._client = tritonclient.grpc.InferenceServerClient(self._address, channel_args=options)
         self._why = why
         self._ready: set[str] = set()
         self._closed = False
@@ -114,6 +119,17 @@ class GrpcTransport:
         except self._grpc.InferenceServerException as error:
             raise self._map(error, model) from None
         return self._output(result, model, output)
+
+    def answered(self, model: str, *, timeout: float) -> int:
+        """How many requests a model has answered with success since it was loaded; raises a
+        ServingError.
+        """
+        self._check_open()
+        try:
+            found = self._client.get_inference_statistics(model, client_timeout=timeout)
+        except self._grpc.InferenceServerException as error:
+            raise self._map(error, model) from None
+        return sum(int(one.inference_stats.success.count) for one in found.model_stats)
 
     def _send(self, model: str, tensors: Sequence[Any], wanted: Any, timeout: float) -> Any:
         result = self._client.infer(model, tensors, outputs=[wanted], client_timeout=timeout)
