@@ -73,7 +73,7 @@ class ServerSettings:
     stop_timeout: float = 30.0
     """Seconds that requests in flight have to finish when the server stops."""
     probe_every: float = 30.0
-    """Seconds between golden probes of the running server."""
+    """Seconds between golden probes of the running server, and for the answer to one."""
 
     def __post_init__(self) -> None:
         """Check the ranges."""

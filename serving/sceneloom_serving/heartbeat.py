@@ -20,39 +20,8 @@ from sceneloom_serving.golden import Golden, check_golden
 
 _TRIES = 3
 """Probes in a row that fail before a server counts as broken."""
-_SECONDS = 30.0
-"""For the answer to one probe."""
 _PAUSE = 1.0
 """Seconds from a probe that failed to the next."""
-
-
-def check_server(url: str, golden: Golden, *, seconds: float = _SECONDS) -> float | None:
-    """Probe a running server once.
-
-    Args:
-        url: ``HOST:PORT`` of its gRPC port.
-        golden: of the bundle that it serves.
-        seconds: for the answer.
-
-    Returns:
-        the largest difference of a block's mean, in grey levels; None if the server has answered
-        others meanwhile, but not the probe.
-
-    Raises:
-        ModelFailedError: the picture is not the one that was exported.
-        ServingError: there was no picture, and nobody else got one.
-    """
-    timeouts = Timeouts(connect=min(seconds, 10.0), infer=seconds)
-    transport = GrpcTransport(url)
-    with TritonSynthesizer(url, timeouts=timeouts, transport=transport) as synthesizer:
-        before = transport.answered(synthesizer.model, timeout=timeouts.connect)
-        try:
-            return check_golden(synthesizer, golden, synthesizer.engine)
-        except DeadlineExceededError:
-            after = transport.answered(synthesizer.model, timeout=timeouts.connect)
-            if after == before:
-                raise
-            return None
 
 
 class Heartbeat:
@@ -64,7 +33,7 @@ class Heartbeat:
         Args:
             url: ``HOST:PORT`` of the server's gRPC port.
             golden: of the bundle that it serves.
-            every: seconds between probes.
+            every: seconds between probes, and for the answer to one.
         """
         self._url, self._golden, self._every = url, golden, every
         self._done = threading.Event()
@@ -89,10 +58,21 @@ class Heartbeat:
         failed, pause = 0, self._every
         while not self._done.wait(pause):
             try:
-                check_server(self._url, self._golden)
+                self._probe()
                 failed, pause = 0, self._every
             except SceneLoomError as error:
                 failed, pause = failed + 1, min(_PAUSE, self._every)
                 if failed == _TRIES:
                     self.failure = str(error)
                     return
+
+    def _probe(self) -> None:
+        timeouts = Timeouts(infer=self._every)
+        transport = GrpcTransport(self._url)
+        with TritonSynthesizer(self._url, timeouts=timeouts, transport=transport) as synthesizer:
+            answers = transport.answered(synthesizer.model, timeout=timeouts.connect)
+            try:
+                check_golden(synthesizer, self._golden, synthesizer.engine)
+            except DeadlineExceededError:
+                if transport.answered(synthesizer.model, timeout=timeouts.connect) == answers:
+                    raise
