@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from pathlib import Path
 from typing import Annotated
@@ -11,6 +12,7 @@ from tyro.conf import Positional, arg
 from sceneloom.contract import MODEL_NAME, Contract
 from sceneloom.errors import (
     DeadlineExceededError,
+    InputError,
     ModelFailedError,
     ModelNotFoundError,
     ServerStartError,
@@ -46,10 +48,14 @@ def main(
         timeout: seconds to wait for the answer.
     """
     start = time.perf_counter()
-    timeouts = Timeouts(connect=timeout, infer=timeout)
-    transport = GrpcTransport(url)
+    try:
+        timeouts = Timeouts(connect=timeout, infer=timeout)
+        transport = GrpcTransport(url)
+    except InputError as error:
+        print(f"sceneloom probe: {error}", file=sys.stderr)
+        return 2
+    expected = bundle_hash(repository)
     with TritonSynthesizer(url, model=model, timeouts=timeouts, transport=transport) as synthesizer:
-        expected = bundle_hash(repository)
         if synthesizer.contract.bundle_hash != expected:
             raise ModelFailedError(
                 f"{url}: serves bundle {synthesizer.contract.bundle_hash[:12]}, not "

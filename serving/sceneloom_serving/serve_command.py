@@ -15,7 +15,7 @@ from sceneloom.contract import MODEL_NAME
 from sceneloom.errors import EngineError
 from sceneloom_serving.choice import choose_engine, precisions_left_out
 from sceneloom_serving.embedded import EmbeddedServer, ServerSettings
-from sceneloom_serving.engines import get_engine, unavailable
+from sceneloom_serving.engines import ENGINES, get_engine, unavailable
 from sceneloom_serving.server_log import LogLine
 from sceneloom_serving.supervision import keep_up
 from sceneloom_serving.verify import bundle_hash, verify_repository
@@ -62,6 +62,9 @@ def main(
     def say(text: str) -> None:
         print(f"sceneloom serve: {text}", file=sys.stderr, flush=True)
 
+    if engine != "auto" and engine not in ENGINES:
+        say(f"no engine {engine!r}; there are auto, {', '.join(ENGINES)}")
+        return 2
     verify_repository(repository)
     chosen = _choose(repository, engine)
     server = EmbeddedServer(repository, settings, engine=chosen, encoded=encoded, on_log=show)

@@ -101,7 +101,9 @@ def _read_object(path: Path) -> dict[str, Any]:
         _check_kind(path)
         data = json.loads(path.read_text("utf-8"))
     except FileNotFoundError:
-        raise ServerStartError(f"{path}: missing") from None
+        raise ServerStartError(
+            f"{path}: missing; {path.parent} is not a folder that sceneloom export wrote"
+        ) from None
     except OSError as error:
         raise ServerStartError(f"{path}: cannot be read ({error.strerror or error})") from None
     except (ValueError, RecursionError) as error:
