@@ -97,6 +97,8 @@ def explain_failure(lines: list[LogLine]) -> str:
         for line in lines
         if line.level == "error" and not any(words in line.text for words in _EXPECTED_ERRORS)
     ]
+    if any("Unable to initialize shared memory" in text for text in errors):
+        return "the model's process needs shared memory, and /dev/shm is full, small or read-only"
     for text in errors:
         match = re.search(r"failed to load '([^']+)' version \d+: \w[\w ]*: (.*)", text, re.DOTALL)
         if match:
