@@ -145,6 +145,17 @@ class GrpcTransport:
             raise self._map(error, model) from None
         return self._output(result, model, output)
 
+    def answered(self, model: str, *, timeout: float) -> int:
+        """How many requests a model has answered with success since it was loaded; raises a
+        ServingError.
+        """
+        self._check_open()
+        try:
+            found = self._client.get_inference_statistics(model, client_timeout=timeout)
+        except self._grpc.InferenceServerException as error:
+            raise self._map(error, model) from None
+        return sum(int(one.inference_stats.success.count) for one in found.model_stats)
+
     def _send(self, model: str, tensors: Sequence[Any], wanted: Any, timeout: float) -> Any:
         result = self._client.infer(model, tensors, outputs=[wanted], client_timeout=timeout)
         self._ready.add(model)

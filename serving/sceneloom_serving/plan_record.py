@@ -137,7 +137,7 @@ def read_record(plan: Path) -> PlanRecord:
         raise PlanRefusedError(
             f"{plan}: has no record ({path.name}) beside it; build it with sceneloom engine"
         ) from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise PlanRefusedError(f"{path}: cannot be read ({error})") from None
     if not isinstance(data, dict) or data.pop("format", None) != FORMAT:
         raise PlanRefusedError(f"{path}: is not a record of format {FORMAT}; build the plan anew")

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Annotated
 
 from tyro.conf import Positional, arg
 
 from sceneloom.contract import MODEL_NAME
-from sceneloom.errors import InputError
 from sceneloom.printable import printable
 from sceneloom_serving.choice import (
     Measured,
@@ -40,7 +40,9 @@ def main(
         json_lines: one JSON object per engine instead of a table.
     """
     if measure and repository is None:
-        raise InputError("--measure renders a repository's maps: name the repository")
+        text = "--measure renders the maps of a repository, and none is named"
+        print(f"sceneloom runtimes: {text}", file=sys.stderr)
+        return 2
     version = None if repository is None else repository / MODEL_NAME / "1"
     if repository is not None and version is not None:
         verify_repository(repository)

@@ -16,8 +16,9 @@ from sceneloom.errors import EngineError
 from sceneloom.printable import printable
 from sceneloom_serving.choice import choose_engine, precisions_left_out
 from sceneloom_serving.embedded import EmbeddedServer, ServerSettings
-from sceneloom_serving.engines import get_engine, unavailable
+from sceneloom_serving.engines import ENGINES, get_engine, unavailable
 from sceneloom_serving.server_log import LogLine
+from sceneloom_serving.supervision import keep_up
 from sceneloom_serving.verify import bundle_hash, verify_repository
 
 _STOP = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -38,9 +39,11 @@ def main(
     """Serve an exported repository with the bundled Triton server, on 127.0.0.1 only.
 
     First checks that its files are what was exported. Prints one line that begins with "ready "
-    once the model has answered a real inference with the right picture, then runs until it is
-    interrupted (SIGINT, SIGTERM or SIGHUP). For development and machines without a GPU: the bundled
-    server is older than known security fixes, so not for production.
+    once the model has answered a real inference with the right picture, and again after each
+    restart: a server that ends, or no longer gives that picture, is started again on the same
+    ports. Runs until it is interrupted (SIGINT, SIGTERM or SIGHUP). For development and
+    machines without a GPU: the bundled server is older than known security fixes, so not for
+    production.
 
     Args:
         repository: folder that sceneloom export wrote.
@@ -57,6 +60,12 @@ def main(
         if text:
             print(f"triton {line.level}: {printable(text)}", file=sys.stderr, flush=True)
 
+    def say(text: str) -> None:
+        print(f"sceneloom serve: {printable(text)}", file=sys.stderr, flush=True)
+
+    if engine != "auto" and engine not in ENGINES:
+        say(f"no engine {engine!r}; there are auto, {', '.join(ENGINES)}")
+        return 2
     verify_repository(repository)
     chosen = _choose(repository, engine)
     server = EmbeddedServer(repository, settings, engine=chosen, encoded=encoded, on_log=show)
@@ -65,11 +74,16 @@ def main(
             stack.callback(signal.signal, number, signal.signal(number, _stop))
         try:
             with server:
-                print(
-                    f"ready grpc={server.grpc} http={server.http} metrics={server.metrics}",
-                    flush=True,
+                reason = keep_up(
+                    server,
+                    check=lambda: verify_repository(repository),
+                    on_ready=lambda: print(
+                        f"ready grpc={server.grpc} http={server.http} metrics={server.metrics}",
+                        flush=True,
+                    ),
+                    say=say,
                 )
-                print(f"sceneloom serve: {printable(server.watch())}", file=sys.stderr)
+                say(reason)
                 return 1
         except _Stopped:
             print("stopped", file=sys.stderr)

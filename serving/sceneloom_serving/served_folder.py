@@ -59,10 +59,13 @@ def lay_out(repository: Path, folder: Path, *, engine: str | None, encoded: bool
         encoded: whether the encoded path is wanted.
     """
     for model in (MODEL_NAME, *(ENCODED_MODELS if encoded else ())):
-        (folder / model).mkdir(parents=True)
+        # Each file alone: Triton's Python backend writes bytecode beside model.py, which would
+        # stay in the bundle, and runs bytecode that lies there.
+        (folder / model / "1").mkdir(parents=True)
         source = (repository / model).resolve()
-        (folder / model / "1").symlink_to(source / "1")
-        (folder / model / "config.pbtxt").symlink_to(source / "config.pbtxt")
+        for name in ("config.pbtxt", *(f"1/{file.name}" for file in (source / "1").iterdir())):
+            if (source / name).is_file() and not name.endswith(".pyc"):
+                (folder / model / name).symlink_to(source / name)
     if engine is not None:
         _set_engine(folder / MODEL_NAME / "config.pbtxt", engine)
 

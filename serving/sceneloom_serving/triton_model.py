@@ -41,7 +41,7 @@ class TritonPythonModel:
             config["parameters"][PARAMETER]["string_value"], source="config.pbtxt"
         )
         self._max_pixels = int(config["parameters"][MAX_PIXELS_PARAMETER]["string_value"])
-        folder = Path(args["model_repository"]) / args["model_version"]
+        folder = _bundle_folder(Path(args["model_repository"]) / args["model_version"])
         self._engine = open_engine(
             config["parameters"][ENGINE_PARAMETER]["string_value"],
             folder,
@@ -89,6 +89,14 @@ class TritonPythonModel:
         label_maps, instance_maps, styles = map(_joined, zip(*inputs, strict=True))
         images = self._engine.run_batch(label_maps, instance_maps, styles)
         return np.split(images, np.cumsum([len(part[0]) for part in inputs])[:-1])
+
+
+def _bundle_folder(served: Path) -> Path:
+    """The version's folder in the bundle, where the served one holds links to its files: engines
+    read a graph's weights from beside the graph alone.
+    """
+    model = served / "model.py"
+    return model.readlink().parent if model.is_symlink() else served
 
 
 def _array(request: Any, name: str) -> Any:

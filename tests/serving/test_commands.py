@@ -99,14 +99,6 @@ def test_killed_serve_leaves_no_process_and_the_next_one_sweeps(
     assert [path for folder in left for path in folder.glob(f"sceneloom-{pid}-*")] == []
 
 
-def test_serve_reports_a_server_that_died(exported: Exported, serve: ServeCommand) -> None:
-    pid = serve.process.pid
-    os.kill(children(pid)[0], signal.SIGKILL)
-    _, errors = serve.process.communicate(timeout=60)
-    assert serve.process.returncode == 1
-    assert "the Triton server ended with code -9" in errors
-
-
 def test_render_a_data_set_with_broken_maps(
     dataset: Path, serve: ServeCommand, tmp_path: Path
 ) -> None:

@@ -80,18 +80,18 @@ def test_auto_measures_once_and_remembers(exported: Exported, cache: Path) -> No
 
 
 @pytest.mark.parametrize(
-    ("name", "reason"),
+    ("name", "code", "reason"),
     [
-        ("openvino", "no engine 'openvino'; there are onnxruntime-fp32, openvino-fp32"),
-        ("openvino-int8", "the bundle has no int8.onnx: sceneloom export --precision int8"),
-        ("tensorrt-fp16", "tensorrt-fp16: "),
+        ("openvino", 2, "no engine 'openvino'; there are auto, onnxruntime-fp32, openvino-fp32"),
+        ("openvino-int8", 1, "the bundle has no int8.onnx: sceneloom export --precision int8"),
+        ("tensorrt-fp16", 1, "tensorrt-fp16: "),
     ],
 )
 def test_serve_refuses_an_engine_that_cannot_run(
-    exported: Exported, name: str, reason: str
+    exported: Exported, name: str, code: int, reason: str
 ) -> None:
     done = run_command("serve", exported.repository, "--engine", name)
-    assert done.returncode == 1
+    assert done.returncode == code
     assert done.stdout == ""
     assert done.stderr.startswith("sceneloom serve: ")
     assert reason in done.stderr
@@ -154,8 +154,8 @@ def test_runtimes_for_programs(exported: Exported, cache: Path) -> None:
 
 def test_runtimes_refuses_what_it_cannot_do(exported: Exported, tmp_path: Path) -> None:
     done = run_command("runtimes", "--measure")
-    assert done.returncode == 1
-    assert "name the repository" in done.stderr
+    assert done.returncode == 2
+    assert "none is named" in done.stderr
     done = run_command("runtimes", tmp_path)
     assert done.returncode == 1
     assert str(tmp_path) in done.stderr
