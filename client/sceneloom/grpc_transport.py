@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from sceneloom.contract import ENGINE_PARAMETER
 from sceneloom.errors import (
     ConnectionClosedError,
     ModelFailedError,
@@ -54,6 +55,7 @@ class GrpcTransport:
         self._client = tritonclient.grpc.InferenceServerClient(self._address, channel_args=_OPTIONS)
         self._why = why
         self._ready: set[str] = set()
+        self._engines: dict[str, str] = {}
         self._closed = False
 
     @property
@@ -82,8 +84,10 @@ class GrpcTransport:
         except self._grpc.InferenceServerException as error:
             raise self._map(error, model) from None
         self._ready.add(model)
+        parameters = {key: value.string_value for key, value in config.parameters.items()}
+        self._engines[model] = parameters.get(ENGINE_PARAMETER, "")
         return ModelConfig(
-            parameters={key: value.string_value for key, value in config.parameters.items()},
+            parameters=parameters,
             max_batch_size=config.max_batch_size,
             inputs=self._specs(config.input),
             outputs=self._specs(config.output),
@@ -116,7 +120,14 @@ class GrpcTransport:
         return self._output(result, model, output)
 
     def _send(self, model: str, tensors: Sequence[Any], wanted: Any, timeout: float) -> Any:
-        result = self._client.infer(model, tensors, outputs=[wanted], client_timeout=timeout)
+        engine = self._engines.get(model)
+        result = self._client.infer(
+            model,
+            tensors,
+            outputs=[wanted],
+            client_timeout=timeout,
+            parameters={ENGINE_PARAMETER: engine} if engine else None,
+        )
         self._ready.add(model)
         return result
 

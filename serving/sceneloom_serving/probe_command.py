@@ -52,8 +52,10 @@ def main(
         both = _check_encoded(url, golden, synthesizer.engine, left)
     seconds = time.perf_counter() - start
     ways = ", raw and encoded" if both else ""
+    by = f" by {synthesizer.engine} ({synthesizer.precision})" if synthesizer.engine else ""
     print(
-        f"{url}: right, {difference:.2f} grey levels from what was exported{ways}, {seconds:.3f} s"
+        f"{url}: right, {difference:.2f} grey levels from what was exported{by}{ways}, "
+        f"{seconds:.3f} s"
     )
     return 0
 

@@ -25,7 +25,8 @@ from sceneloom.rendering.writing.parts import new_part, sweep
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-FORMAT = 1
+FORMAT = 2
+_NEW_IN_FORMAT_2 = ("engine", "precision")
 FILE_NAME = "manifest.sqlite"
 Status = Literal["done", "failed"]
 _BUSY_SECONDS = 30
@@ -79,6 +80,10 @@ class Row:
     """Columns that were added and cropped off."""
     style: str = ""
     """How the style was chosen, as JSON; empty for a model without style."""
+    engine: str = ""
+    """What made the picture, such as openvino-fp32; empty where the server did not say it."""
+    precision: str = ""
+    """What its convolutions were computed in, such as fp32; likewise."""
     error_kind: str = ""
     """Class of the error."""
     error: str = ""
@@ -252,7 +257,7 @@ def _open(path: Path) -> sqlite3.Connection:
         )
         (version,) = database.execute("pragma user_version").fetchone()
         (tables,) = database.execute("select count(*) from sqlite_master").fetchone()
-        if version != FORMAT and (version or tables):
+        if version not in (1, FORMAT) and (version or tables):
             raise InputError(
                 f"{path}: not a manifest of format {FORMAT}, which this version of sceneloom "
                 "reads; choose another place"
@@ -264,6 +269,8 @@ def _open(path: Path) -> sqlite3.Connection:
         database.execute("pragma synchronous = normal")  # a killed process loses nothing
         with database:
             database.execute(_table())
+            if version == 1:
+                _add_columns(database)
             database.execute("create index if not exists by_output on pictures (output)")
             database.execute(f"pragma user_version = {FORMAT}")
     except sqlite3.Error as error:
@@ -275,6 +282,14 @@ def _open(path: Path) -> sqlite3.Connection:
             database.close()
         raise
     return database
+
+
+def _add_columns(database: sqlite3.Connection) -> None:
+    """What format 2 has and format 1 has not, empty in every row."""
+    there = {name for _, name, *_ in database.execute("pragma table_info(pictures)")}
+    for name in _NEW_IN_FORMAT_2:
+        if name not in there:
+            database.execute(f"alter table pictures add column {name} text not null default ''")
 
 
 def _table() -> str:

@@ -30,6 +30,7 @@ class Tally(Listener):
         """Maps that are done with."""
         self._first: list[Failed] = []
         self._kinds: Counter[str] = Counter()
+        self._engines: Counter[str] = Counter()
         self._rendered = self._skipped = self._padded = self._attempts = 0
         self._start = time.perf_counter()
 
@@ -47,6 +48,7 @@ class Tally(Listener):
             self._rendered += 1
             self._padded += bool(result.padding)
             self._attempts += result.attempts
+            self._engines[result.engine] += 1
 
     def print(self, output: str, plan: Plan, way: Way, *, show_failures: bool) -> None:
         """Print the summary, and to stderr the first maps that failed.
@@ -70,9 +72,16 @@ class Tally(Listener):
                 else ""
             )
         )
-        for words in (way.transport, way.why, f"manifest: {plan.manifest}"):
-            if words:
-                print(words)
+        words = (way.transport, way.why, self._engine_words(way), f"manifest: {plan.manifest}")
+        for line in words:
+            if line:
+                print(line)
+
+    def _engine_words(self, way: Way) -> str:
+        if len(self._engines) < 2:
+            return way.engine
+        counts = (f"{count} {engine or 'unknown'}" for engine, count in self._engines.items())
+        return f"pictures by engine: {', '.join(counts)}"
 
 
 def list_failures(failures: Sequence[Failed], kinds: Counter[str]) -> None:
