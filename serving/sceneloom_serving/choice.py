@@ -41,7 +41,7 @@ from sceneloom_serving.ranking import first_of_the_fastest
 from sceneloom_serving.references import REFERENCES_FILE, References, load_references
 from sceneloom_serving.verify import REPORT_FILE
 
-_LEAST_ROUNDS, _MOST_ROUNDS, _ROUNDS_SECONDS = 5, 15, 2.0
+_LEAST_ROUNDS, _MOST_ROUNDS, _ROUNDS_SECONDS = 5, 15, 1.0
 _TURN_PICTURES, _TURN_SECONDS = 3, 0.05
 """In its turn an engine renders a few pictures where they take little, and the quickest counts: the
 first one meets threads of the engine before it that are still awake.

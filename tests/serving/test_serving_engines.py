@@ -65,7 +65,7 @@ def test_auto_measures_once_and_remembers(exported: Exported, cache: Path) -> No
             first = client.engine
         code, errors = serve.end(signal.SIGTERM)
     assert code == 0
-    assert "trying the engines of this bundle on this machine, once" in errors
+    assert "trying the exact engines of this bundle on this machine, once" in errors
     assert re.search(r"^onnxruntime-fp32: .* s a picture; max [01],", errors, re.MULTILINE)
     (file,) = cache.iterdir()
     remembered = json.loads(file.read_text())
@@ -82,8 +82,8 @@ def test_auto_measures_once_and_remembers(exported: Exported, cache: Path) -> No
 @pytest.mark.parametrize(
     ("name", "reason"),
     [
-        ("openvino", "no engine 'openvino'; there are onnxruntime-fp32, openvino-fp32"),
-        ("openvino-int8", "the bundle has no int8.onnx: sceneloom export --precision int8"),
+        ("openvino", "no engine 'openvino'; there are openvino-fp32, onnxruntime-fp32"),
+        ("openvino-int8", "the bundle has no int8.onnx: sceneloom export --precision fast"),
         ("tensorrt-fp16", "tensorrt-fp16: "),
     ],
 )
@@ -104,6 +104,11 @@ def test_engine_that_does_not_load_in_the_server_is_explained(exported: Exported
         server.start()
 
 
+def read(file: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(file.read_text())
+    return found
+
+
 def table(*arguments: str | Path) -> dict[str, str]:
     done = run_command("runtimes", *arguments)
     assert (done.returncode, done.stderr) == (0, "")
@@ -115,7 +120,8 @@ def test_runtimes_of_this_machine(cache: Path) -> None:
     assert lines.keys() == ENGINES.keys()
     for name, line in lines.items():
         reason = unavailable(ENGINES[name])
-        assert line == f"  {name:26} {'yes' if reason is None else f'no: {reason}'}"
+        named = f"  {name:26} {ENGINES[name].precision}"
+        assert line == f"{named} {'yes' if reason is None else f'no: {reason}'}"
     assert lines["onnxruntime-fp32"].endswith(" yes")
     assert not cache.exists()
 
@@ -128,8 +134,9 @@ def test_runtimes_of_a_bundle_measured(exported: Exported, cache: Path) -> None:
     measured = table(exported.repository, "--measure")
     assert re.search(r"yes: \d\S* s a picture; max [01],", measured["openvino-fp32"])
     (chosen,) = [name for name, line in measured.items() if line.startswith("* ")]
-    (file,) = cache.iterdir()
-    assert json.loads(file.read_text())["engine"] == chosen
+    kept = {found["precision"]: found for found in map(read, cache.iterdir())}
+    assert kept.keys() == {"exact", "fast"}
+    assert kept["exact"]["engine"] == kept["fast"]["engine"] == chosen  # nothing fast is proven
     after = table(exported.repository)
     assert [name for name, line in after.items() if line.startswith("* ")] == [chosen]
 
@@ -145,6 +152,8 @@ def test_runtimes_for_programs(exported: Exported, cache: Path) -> None:
     assert not any(one["chosen"] for one in plain)
     measured = {one["engine"]: one for one in documents("--measure")}
     assert sum(one["chosen"] for one in measured.values()) == 1
+    assert sum(one["chosen_fast"] for one in measured.values()) == 1
+    assert {one["precision"] for one in measured.values()} == {"fp32", "fp16", "bf16", "int8"}
     for name, one in measured.items():
         assert one["runs"] == (one["reason"] is None)
         assert one["runs"] == (one["seconds"] is not None), name
