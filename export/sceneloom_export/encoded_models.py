@@ -70,7 +70,8 @@ def _filled(template: Config, served: Config, settings: ServingSettings) -> Conf
     config.CopyFrom(template)
     text = served.parameters[PARAMETER].string_value
     config.parameters[PARAMETER].string_value = text
-    if config.name == ENCODED_MODEL:  # a request names the engine that its client knows
+    if config.name == ENCODED_MODEL and ENGINE_PARAMETER in served.parameters:
+        # A request names the engine that its client knows.
         engine = served.parameters[ENGINE_PARAMETER].string_value
         config.parameters[ENGINE_PARAMETER].string_value = engine
     inputs = {tensor.name for tensor in served.input}

@@ -259,7 +259,7 @@ def _open(path: Path) -> sqlite3.Connection:
         (tables,) = database.execute("select count(*) from sqlite_master").fetchone()
         if version not in (1, FORMAT) and (version or tables):
             raise InputError(
-                f"{path}: not a manifest of format {FORMAT}, which this version of sceneloom "
+                f"{path}: not a manifest of format 1 to {FORMAT}, which this version of sceneloom "
                 "reads; choose another place"
             )
         (sound,) = database.execute("pragma quick_check(1)").fetchone()
