@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import signal
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,13 @@ import pytest
 from support import ServeCommand, blocky_maps, copy_export, free_ports, run_command
 
 from sceneloom import TritonSynthesizer
-from sceneloom.errors import ServerStartError
+from sceneloom.encoded import EncodedClient
+from sceneloom.errors import ServerStartError, ServerUnavailableError
+from sceneloom.png_maps import instance_map_png, label_map_png
 from sceneloom_export.bundle import Exported
-from sceneloom_serving.embedded import EmbeddedServer
+from sceneloom_serving.embedded import EmbeddedServer, ServerSettings
 from sceneloom_serving.engines import ENGINES, unavailable
+from sceneloom_serving.golden import load_golden
 from sceneloom_serving.parity import compare
 
 pytestmark = pytest.mark.triton
@@ -175,3 +179,46 @@ def test_runtimes_refuses_what_it_cannot_do(exported: Exported, tmp_path: Path) 
     done = run_command("runtimes", copy, "--measure")
     assert done.returncode == 1
     assert "weights.bin" in done.stderr
+
+
+def test_server_that_was_restarted_with_another_engine_answers_no_old_client(
+    exported: Exported,
+) -> None:
+    """A client that was idle meanwhile notices no restart: pictures would be called what they are
+    not.
+    """
+    ports = ServerSettings(http_port=free_port(), grpc_port=free_port(), metrics_port=free_port())
+    golden = load_golden(exported.repository)
+    inputs = (golden.label_map, golden.instance_map)
+    with EmbeddedServer(exported.repository, ports, engine="openvino-fp32", encoded=True) as first:
+        clients = [TritonSynthesizer(first.grpc), TritonSynthesizer(f"http://{first.http}")]
+        encoded = EncodedClient(clients[0].transport)
+        for client in clients:
+            client.synthesize(*inputs)
+        assert (first.engine, clients[0].precision) == ("openvino-fp32", "fp32")
+        assert first.difference.startswith("max ")
+        assert (
+            clients[1].fast
+            == first.fast
+            == "bf16, int8: not proven: sceneloom export " + ("--precision fast")
+        )
+    changed = "runs onnxruntime-fp32, and the request is for openvino-fp32"
+    with EmbeddedServer(exported.repository, ports, engine="onnxruntime-fp32", encoded=True):
+        for client in clients:
+            with pytest.raises(ServerUnavailableError, match=changed):
+                client.synthesize(*inputs)
+        assert golden.instance_map is not None
+        label = label_map_png(encoded.contract, golden.label_map)
+        instance = instance_map_png(encoded.contract, golden.label_map, golden.instance_map)
+        with pytest.raises(ServerUnavailableError, match=changed):
+            encoded.synthesize(label, instance)
+        with TritonSynthesizer(clients[0].transport.address) as again:
+            again.synthesize(*inputs)
+    for client in clients:
+        client.close()
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
