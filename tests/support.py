@@ -118,7 +118,8 @@ class ServeCommand:
         )
         self.ready = self.wait_until_ready()
         match = re.fullmatch(
-            r"ready grpc=(127\.0\.0\.1:\d+) http=(127\.0\.0\.1:\d+) metrics=(127\.0\.0\.1:\d+)\n",
+            r"ready grpc=(127\.0\.0\.1:\d+) http=(127\.0\.0\.1:\d+) metrics=(127\.0\.0\.1:\d+) "
+            r'engine=(\S+) precision=(\S+) difference="([^"]+)" fast="([^"]+)"\n',
             self.ready,
         )
         assert match, self.ready + self.process.communicate()[1]

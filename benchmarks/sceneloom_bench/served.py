@@ -29,7 +29,7 @@ class ServedSettings:
     repository: Path | None = None
     """An export bundle to serve with the bundled Triton while the benchmark runs."""
     engine: str | None = None
-    """Of the repository; the fastest unless named."""
+    """Of the repository; the fastest exact one unless named."""
     model: str = MODEL_NAME
     """Name of the served model."""
 

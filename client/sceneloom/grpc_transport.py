@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from sceneloom.contract import ENGINE_PARAMETER
 from sceneloom.errors import (
     ConnectionClosedError,
     DeadlineExceededError,
@@ -66,6 +67,7 @@ class GrpcTransport:
         )
         self._why = why
         self._ready: set[str] = set()
+        self._engines: dict[str, str] = {}
         self._closed = False
 
     @property
@@ -97,8 +99,10 @@ class GrpcTransport:
                 mapped = explain_not_found(mapped, model, self._index(model, deadline))
             raise mapped from None
         self._ready.add(model)
+        parameters = {key: value.string_value for key, value in config.parameters.items()}
+        self._engines[model] = parameters.get(ENGINE_PARAMETER, "")
         return ModelConfig(
-            parameters={key: value.string_value for key, value in config.parameters.items()},
+            parameters=parameters,
             max_batch_size=config.max_batch_size,
             inputs=self._specs(config.input),
             outputs=self._specs(config.output),
@@ -157,7 +161,14 @@ class GrpcTransport:
         return sum(int(one.inference_stats.success.count) for one in found.model_stats)
 
     def _send(self, model: str, tensors: Sequence[Any], wanted: Any, timeout: float) -> Any:
-        result = self._client.infer(model, tensors, outputs=[wanted], client_timeout=timeout)
+        engine = self._engines.get(model)
+        result = self._client.infer(
+            model,
+            tensors,
+            outputs=[wanted],
+            client_timeout=timeout,
+            parameters={ENGINE_PARAMETER: engine} if engine else None,
+        )
         self._ready.add(model)
         return result
 

@@ -21,6 +21,7 @@ from urllib.parse import quote
 import numpy as np
 import numpy.typing as npt
 
+from sceneloom.contract import ENGINE_PARAMETER
 from sceneloom.errors import (
     ConnectionClosedError,
     ModelFailedError,
@@ -70,6 +71,7 @@ class HttpTransport:
         self._idle: list[HttpConnection] = []
         self._lock = threading.Lock()
         self._ready: set[str] = set()
+        self._engines: dict[str, str] = {}
         self._closed = False
 
     @property
@@ -100,7 +102,9 @@ class HttpTransport:
             raise explain_not_found(error, model, self._index(model, deadline)) from None
         self._ready.add(model)
         try:
-            return _model_config(parse_json(config), parse_json(metadata))
+            found = _model_config(parse_json(config), parse_json(metadata))
+            self._engines[model] = found.parameters.get(ENGINE_PARAMETER, "")
+            return found
         except _WRONG as error:
             raise ModelFailedError(
                 f"{self._url}: the configuration of model {model!r} is not one "
@@ -112,7 +116,7 @@ class HttpTransport:
     ) -> npt.NDArray[Any]:
         """Send one request and wait for its output; see `sceneloom.transport.Transport.infer`."""
         deadline = time.monotonic() + timeout
-        parts = _request(inputs, output)
+        parts = _request(inputs, output, self._engines.get(model))
         headers = {_HEADER_LENGTH: str(len(parts[0])), "Content-Type": "application/octet-stream"}
         path = f"/v2/models/{quote(model, safe='')}/infer"
         with self._exchange("POST", model, path, deadline, headers, parts) as connection:
@@ -205,7 +209,9 @@ class HttpTransport:
         return map_triton_error(status, message, where=where, seen_ready=model in self._ready)
 
 
-def _request(inputs: Mapping[str, npt.NDArray[Any]], output: str) -> list[bytes | memoryview]:
+def _request(
+    inputs: Mapping[str, npt.NDArray[Any]], output: str, engine: str | None = None
+) -> list[bytes | memoryview]:
     """The body of a request: its JSON header, then each input's bytes."""
     from tritonclient.utils import serialize_byte_tensor
 
@@ -227,7 +233,10 @@ def _request(inputs: Mapping[str, npt.NDArray[Any]], output: str) -> list[bytes 
             }
         )
     wanted = [{"name": output, "parameters": {"binary_data": True}}]
-    return [json.dumps({"inputs": described, "outputs": wanted}).encode(), *parts]
+    header: dict[str, Any] = {"inputs": described, "outputs": wanted}
+    if engine:
+        header["parameters"] = {ENGINE_PARAMETER: engine}
+    return [json.dumps(header).encode(), *parts]
 
 
 def _read_output(connection: HttpConnection, output: str) -> npt.NDArray[Any]:

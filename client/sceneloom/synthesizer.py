@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from sceneloom.contract import STYLE_ROWS, Contract
+from sceneloom.contract import STYLE_ROWS, Contract, precision_of
 from sceneloom.counted import counted
 from sceneloom.errors import InputError
 from sceneloom.inputs import check_instance_map, check_label_map
@@ -138,6 +138,15 @@ class Synthesizer(abc.ABC):
         """What the model takes and gives."""
         self.max_batch_size = max_batch_size
         """Most pictures that `run_batch` takes at once."""
+        self.engine = ""
+        """What runs the model, as RUNTIME-PRECISION: ``openvino-fp32``; empty where unknown."""
+
+    @property
+    def precision(self) -> str:
+        """What convolutions are computed in: ``fp32``, ``fp16``, ``bf16``, ``int8``; empty where
+        unknown.
+        """
+        return precision_of(self.engine)
 
     @abc.abstractmethod
     def run_batch(

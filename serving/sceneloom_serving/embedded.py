@@ -114,7 +114,7 @@ class EmbeddedServer:
             repository: an export bundle, as `sceneloom export` writes it.
             settings: ports and timeouts; by default ports 8000 to 8002.
             engine: what runs the model, one of `sceneloom_serving.engines.ENGINES`; None takes the
-                one that export found to be the fastest.
+                one that export chose.
             encoded: also serve the encoded path, `synthesis_encoded`.
             on_log: called with every line of the server's log, from a thread.
         """
@@ -138,6 +138,12 @@ class EmbeddedServer:
         """Process ids of the stubs that run the model, once started."""
         self.golden_difference = float("nan")
         """Largest difference of the golden probe's block means, in grey levels."""
+        self.engine = ""
+        """What runs the model, once started."""
+        self.difference = ""
+        """How far its pictures are from PyTorch's, in words, once started."""
+        self.fast = ""
+        """What `--precision fast` would bring, in words, once started."""
 
     def __enter__(self) -> Self:
         """Start the server."""
@@ -338,9 +344,10 @@ class EmbeddedServer:
                 timeouts = Timeouts(connect=min(left, 5.0), infer=left)
                 with TritonSynthesizer(self.grpc, timeouts=timeouts) as synthesizer:
                     self.golden_difference = check_golden(synthesizer, golden, synthesizer.engine)
-                    engine = synthesizer.engine
+                    self.engine = synthesizer.engine
+                    self.difference, self.fast = synthesizer.difference, synthesizer.fast
                 if self._encoded:
-                    check_encoded_path(self.grpc, golden, engine, timeouts)
+                    check_encoded_path(self.grpc, golden, self.engine, timeouts)
                 self.model_processes = _children(self.pid)
                 return
             except (ServerUnavailableError, DeadlineExceededError):

@@ -28,6 +28,8 @@ MODEL_FILE = "onnxruntime.onnx"
 bundle.
 """
 Provider = Literal["cpu", "cuda", "tensorrt"]
+_PRECISIONS = {"fp16.onnx": "fp16", "int8.onnx": "int8"}
+"""Of the graphs of an export bundle that are not float32."""
 _PROVIDERS: dict[Provider, str] = {
     "cpu": "CPUExecutionProvider",
     "cuda": "CUDAExecutionProvider",
@@ -87,6 +89,8 @@ class OnnxRuntimeSynthesizer(Synthesizer):
         if PARAMETER not in metadata:
             raise ExportError(f"{model}: carries no contract; it was not exported by sceneloom")
         super().__init__(Contract.loads(metadata[PARAMETER], source=str(model)), max_batch_size)
+        where = "" if provider == "cpu" else f"-{provider}"
+        self.engine = f"onnxruntime{where}-{_PRECISIONS.get(model.name, 'fp32')}"
         self._on_gpu = provider != "cpu"
 
     def run_batch(

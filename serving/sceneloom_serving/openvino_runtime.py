@@ -80,6 +80,7 @@ class OpenVinoSynthesizer(Synthesizer):
             raise EngineError(f"{model}: carries no contract; it was not exported by sceneloom")
         contract = Contract.loads(graph.get_rt_info(metadata).astype(str), source=str(model))
         super().__init__(contract, max_batch_size)
+        self.engine = f"openvino-{precision}"
         channels = contract.schema.channels
         whole = graph.clone()  # what is read here is what runs, whatever the file is later
         self._room = None if absent_classes else shorten(graph, channels)

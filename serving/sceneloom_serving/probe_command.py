@@ -76,8 +76,9 @@ def main(
             return 0
     seconds = time.perf_counter() - start
     ways = ", raw and encoded" if both else ""
+    by = f" by {synthesizer.engine} ({synthesizer.precision})" if synthesizer.engine else ""
     print(
-        f"{printable(url)}: right, {difference:.2f} grey levels from what was exported{ways}, "
+        f"{printable(url)}: right, {difference:.2f} grey levels from what was exported{by}{ways}, "
         f"{seconds:.3f} s"
     )
     return 0

@@ -42,8 +42,9 @@ class TritonPythonModel:
         )
         self._max_pixels = int(config["parameters"][MAX_PIXELS_PARAMETER]["string_value"])
         folder = _bundle_folder(Path(args["model_repository"]) / args["model_version"])
+        self._name = config["parameters"][ENGINE_PARAMETER]["string_value"]
         self._engine = open_engine(
-            config["parameters"][ENGINE_PARAMETER]["string_value"],
+            self._name,
             folder,
             max_batch_size=max(config["max_batch_size"], 1),
         )
@@ -62,6 +63,11 @@ class TritonPythonModel:
         """The error response to a request that must not run, or None."""
         if request.is_cancelled():
             return _error("the client gave up", pb_utils.TritonError.CANCELLED)
+        wanted = json.loads(request.parameters() or "{}").get(ENGINE_PARAMETER, self._name)
+        if wanted != self._name:
+            # Its client read the configuration of the server that ran here before.
+            text = f"this server runs {self._name}, and the request is for {wanted}"
+            return _error(text, pb_utils.TritonError.UNAVAILABLE)
         label_maps = _array(request, INPUT_LABELS)
         pixels = label_maps.shape[1] * label_maps.shape[2]
         if pixels > self._max_pixels:

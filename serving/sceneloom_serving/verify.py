@@ -20,7 +20,13 @@ from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
 from sceneloom.artefacts import file_hash
-from sceneloom.contract import MODEL_NAME, PARAMETER, Contract
+from sceneloom.contract import (
+    ENGINE_PARAMETER,
+    MODEL_NAME,
+    PARAMETER,
+    Contract,
+    precision_of,
+)
 from sceneloom.errors import PlanRefusedError, ServerStartError
 from sceneloom.json_text import parse_json
 from sceneloom_serving.golden import GOLDEN_FILE, load_golden
@@ -224,14 +230,23 @@ def _check_variant(repository: Path, variant: str, hashes: Mapping[str, str]) ->
         hint = "; sceneloom engine builds it" if file.suffix == PLAN_SUFFIX else ""
         raise ServerStartError(f"{file}: missing, and variant {variant!r} loads it{hint}")
     if file.suffix == PLAN_SUFFIX:
-        _check_profiles(file, config, variant)
+        _check_plan_of_variant(file, config, variant)
 
 
-def _check_profiles(plan: Path, config: Any, variant: str) -> None:
-    """A variant's optimisation profiles, one for each of its sizes in their order, must be in the
-    plan and take its batches.
+def _check_plan_of_variant(plan: Path, config: Any, variant: str) -> None:
+    """A plan must be of its variant's precision, so that its pictures are called what they are. The
+    variant's optimisation profiles, one for each of its sizes in their order, must be in it and
+    take its batches.
     """
-    profiles = read_record(plan).profiles
+    record = read_record(plan)
+    profiles = record.profiles
+    engine = config.parameters[ENGINE_PARAMETER].string_value
+    if engine and precision_of(engine) != record.precision:
+        raise PlanRefusedError(
+            f"{plan}: is of {record.precision}, and variant {variant!r} says {engine}: build it "
+            f"with sceneloom engine --precision {precision_of(engine)}, or export again with "
+            f"--precision {'exact' if record.precision == 'fp16' else record.precision}"
+        )
     contract = Contract.loads(config.parameters[PARAMETER].string_value, source=variant)
     sizes = contract.sizes or ()
     for index, size in zip(config.instance_group[0].profile, sizes, strict=True):

@@ -77,17 +77,21 @@ def test_report_says_how_every_engine_and_precision_did(exported: Exported) -> N
     assert exported.engine == proof["engine"]
     times = {n: found["seconds"] for n, found in proof["engines"].items() if found["seconds"]}
     assert times.keys() >= {"onnxruntime-fp32", "openvino-fp32"}
-    assert proof["engine"] == min(times, key=lambda name: times[name])
+    assert times[proof["engine"]] <= 1.05 * min(times.values())
+    assert proof["engine"].endswith("-fp32")
     for name in ("onnxruntime-fp32", "openvino-fp32"):
         assert proof["engines"][name]["parity"]["max"] <= 1
         assert proof["engines"][name]["reason"] is None
     int8 = proof["engines"]["openvino-int8"]
     assert int8["parity"] is None
-    assert "export --precision int8" in int8["reason"]
-    assert proof["precisions"].keys() == {"fp16", "bf16"}
+    assert "export --precision fast" in int8["reason"]
+    assert proof["engines"]["openvino-bf16"]["reason"] == (
+        "not proven: sceneloom export --precision fast"
+    )
+    assert proof["precisions"].keys() == {"fp16"}
     for found in proof["precisions"].values():
         assert found["reason"] is None
-        assert found["parity"]["psnr"] >= 40
+        assert found["parity"]["psnr"] >= 45
         assert 0 < found["largest"]["head.1"] < 16_000
     assert exported.parity.to_json() == proof["engines"][exported.engine]["parity"]
 

@@ -164,6 +164,8 @@ def _checkpoint(folder: Path, device: str, batch: int) -> tuple[Synthesizer, _De
         "kind": "checkpoint",
         "name": _last(folder),
         "weights_sha256": loaded.weights_hash,
+        "engine": synthesizer.engine,
+        "precision": synthesizer.precision,
     }
 
 
@@ -173,6 +175,8 @@ def _served(url: str, model: str, timeout: float) -> tuple[Synthesizer, _Describ
         "kind": "url",
         "name": f"{model} at {url}",
         "bundle_hash": synthesizer.contract.bundle_hash,
+        "engine": synthesizer.engine,
+        "precision": synthesizer.precision,
     }
 
 

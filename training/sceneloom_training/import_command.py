@@ -52,7 +52,8 @@ def main(
         f"{counted(a.global_blocks, 'block')}{enhancers}"
     )
     print(
-        f"inputs: {counted(contract.schema.channels, 'label')} ({printable(contract.schema.name)}), "
+        f"inputs: {counted(contract.schema.channels, 'label')} "
+        f"({printable(contract.schema.name)}), "
         f"{'boundaries' if contract.boundaries else 'no boundaries'}, "
         f"{counted(contract.style_channels, 'style feature')}; "
         f"sizes are multiples of {contract.size_multiple}"

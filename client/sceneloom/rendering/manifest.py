@@ -30,7 +30,8 @@ from sceneloom.rendering.writing.parts import new_part, remove_part, sweep
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-FORMAT = 1
+FORMAT = 2
+_NEW_IN_FORMAT_2 = ("engine", "precision")
 FILE_NAME = "manifest.sqlite"
 LISTING = "manifest.jsonl"
 Status = Literal["done", "failed"]
@@ -86,6 +87,10 @@ class Row:
     """Columns that were added and cropped off."""
     style: str = ""
     """How the style was chosen, as JSON; empty for a model without style."""
+    engine: str = ""
+    """What made the picture, such as openvino-fp32; empty where the server did not say it."""
+    precision: str = ""
+    """What its convolutions were computed in, such as fp32; likewise."""
     error_kind: str = ""
     """Class of the error."""
     error: str = ""
@@ -361,7 +366,11 @@ def _open_unwritable(path: Path) -> sqlite3.Connection:
         database = sqlite3.connect(address, uri=True, check_same_thread=False)
         with contextlib.ExitStack() as opened:
             opened.callback(database.close)
-            _check_format(path, database)
+            if _check_format(path, database) == 1:  # its columns cannot be added here
+                added = ", ".join(f"'' as {name}" for name in _NEW_IN_FORMAT_2)
+                database.execute(
+                    f"create temp view pictures as select *, {added} from main.pictures"
+                )
             opened.pop_all()
     except sqlite3.Error as error:
         raise InputError(f"{path}: cannot be read as a manifest ({error})") from None
@@ -376,28 +385,44 @@ def _open_as(path: Path, *, alone: bool) -> sqlite3.Connection:
         opened.callback(database.close)
         if alone:
             database.execute("pragma locking_mode = exclusive")
-        _check_format(path, database)
+        version = _check_format(path, database)
         database.execute("pragma journal_mode = wal")
         database.execute("pragma synchronous = normal")  # a killed process loses nothing
         with database:
             database.execute(_table())
+            if version == 1:
+                _add_columns(database)
             database.execute("create index if not exists by_output on pictures (output)")
             database.execute(f"pragma user_version = {FORMAT}")
         opened.pop_all()
     return database
 
 
-def _check_format(path: Path, database: sqlite3.Connection) -> None:
+def _check_format(path: Path, database: sqlite3.Connection) -> int:
+    """The format of a manifest that is sound; 0 of a new one.
+
+    Raises:
+        InputError: it is of another format, or damaged.
+    """
     (version,) = database.execute("pragma user_version").fetchone()
     (tables,) = database.execute("select count(*) from sqlite_master").fetchone()
-    if version != FORMAT and (version or tables):
+    if version not in (1, FORMAT) and (version or tables):
         raise InputError(
-            f"{path}: not a manifest of format {FORMAT}, which this version of sceneloom "
+            f"{path}: not a manifest of format 1 to {FORMAT}, which this version of sceneloom "
             "reads; choose another place"
         )
     (sound,) = database.execute("pragma quick_check(1)").fetchone()
     if sound != "ok":
         raise InputError(f"{path}: the manifest is damaged ({sound}); move it away")
+    return int(version)
+
+
+def _add_columns(database: sqlite3.Connection) -> None:
+    """What format 2 has and format 1 has not, empty in every row."""
+    there = {name for _, name, *_ in database.execute("pragma table_info(pictures)")}
+    for name in _NEW_IN_FORMAT_2:
+        if name not in there:
+            database.execute(f"alter table pictures add column {name} text not null default ''")
 
 
 def _table() -> str:

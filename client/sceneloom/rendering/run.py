@@ -18,7 +18,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-from sceneloom.contract import Contract
+from sceneloom.contract import Contract, precision_of
 from sceneloom.errors import out_of_resources
 from sceneloom.file_tree import LeftOut
 from sceneloom.rendering.connections import Connection
@@ -266,13 +266,14 @@ class RenderRun(Run, AsyncIterator[Result]):
             plan.addresses,
             requests,
             patience=plan.settings.patience,
+            mix_precisions=plan.settings.mix_precisions,
             on_change=lambda server: _tell(plan.listeners, server),
         )
         manifest = None
         try:
             connection = await servers.open()
             source, loader, settled = await self._loop.run_in_executor(
-                None, _prepare, plan, connection
+                None, _prepare, plan, connection, servers.engine
             )
             store, manifest = settled or (None, None)
             self._count_aside(source)
@@ -304,7 +305,7 @@ class RenderRun(Run, AsyncIterator[Result]):
 
 
 def _prepare(
-    plan: Plan, connection: Connection
+    plan: Plan, connection: Connection, engine: str
 ) -> tuple[Source, Loader, tuple[Store, Manifest] | None]:
     """What needs the model's contract; files are opened here."""
     contract, settings = connection.contract, plan.settings
@@ -312,10 +313,13 @@ def _prepare(
     source = plan.source(contract)
     if plan.sink is None:
         return source, loader, None
-    return source, loader, open_store(plan, contract, connection.model, connection.version)
+    store = open_store(plan, contract, connection.model, connection.version, engine)
+    return source, loader, store
 
 
-def open_store(plan: Plan, contract: Contract, model: str, version: str) -> tuple[Store, Manifest]:
+def open_store(
+    plan: Plan, contract: Contract, model: str, version: str, engine: str
+) -> tuple[Store, Manifest]:
     """Open the place of a plan's pictures, and its manifest.
 
     Args:
@@ -323,6 +327,7 @@ def open_store(plan: Plan, contract: Contract, model: str, version: str) -> tupl
         contract: of the model.
         model: its name.
         version: the version that is served.
+        engine: what runs it; empty where unknown.
 
     Raises:
         InputError: this cannot be a place for pictures, or the manifest is damaged or another's.
@@ -339,7 +344,8 @@ def open_store(plan: Plan, contract: Contract, model: str, version: str) -> tupl
     manifest = Manifest(plan.manifest)
     try:
         style = settings.style_words() if styled else ""
-        return Store(plan.sink, manifest, origin, settings, style), manifest
+        precision = precision_of(engine)
+        return Store(plan.sink, manifest, origin, settings, style, precision), manifest
     except BaseException:
         manifest.close()
         raise

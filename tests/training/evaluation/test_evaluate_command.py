@@ -184,6 +184,8 @@ def test_a_server(run: Any, server: EmbeddedServer, checkpoint: Path, tmp_path: 
     served = strict(tmp_path / "out" / "evaluation.json")
     assert served["source"]["kind"] == "url"
     assert len(served["source"]["bundle_hash"]) == 64
+    assert served["source"]["engine"] == "openvino-fp32"
+    assert served["source"]["precision"] == "fp32"
     run("--checkpoint", checkpoint, "--limit", "3", out=tmp_path / "here")
     here = strict(tmp_path / "here" / "evaluation.json")
     for field, score in served["scores"]["pictures"].items():

@@ -135,7 +135,13 @@ class BlockWorker:
             dataclasses.replace(address, connect=functools.partial(self._connect, address))
             for address in self._work.servers.addresses(self._settings, self._way)
         ]
-        servers = Servers(addresses, self._requests, patience=patience)
+        servers = Servers(
+            addresses,
+            self._requests,
+            patience=patience,
+            mix_precisions=self._settings.mix_precisions,
+            engine=self._work.engine,
+        )
         deadline = time.monotonic() + patience
         while True:
             try:
@@ -225,7 +231,14 @@ class BlockStore(Store):
     def put(self, prepared: Prepared, answer: Answer, attempts: int) -> list[Rendered]:
         """Encode a picture and hold it; see `Store`."""
         data, work = answer.encode(self._encoding), self._work
-        row = picture_row(prepared, data, attempts, origin=work.origin, style=work.style)
+        row = picture_row(
+            prepared,
+            data,
+            attempts,
+            origin=work.origin,
+            style=work.style,
+            engine=answer.engine,
+        )
         self.outcomes[row.key] = Made(row=row, data=data)
         return []
 
@@ -290,7 +303,7 @@ class _SettledConnection:
     def __init__(self, connection: Connection, worker: BlockWorker) -> None:
         self._connection, self._worker = connection, worker
         self.contract, self.model = connection.contract, connection.model
-        self.version = connection.version
+        self.version, self.engine = connection.version, connection.engine
         self.batch = connection.batch
 
     def choose_way(self, prepared: Prepared) -> None:

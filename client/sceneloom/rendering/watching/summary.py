@@ -36,6 +36,7 @@ class Tally(Listener):
         """Maps that are done with."""
         self._first: list[Failed] = []
         self._kinds: Counter[str] = Counter()
+        self._engines: Counter[str] = Counter()
         self._rendered = self._skipped = self._padded = self._attempts = 0
         self._start = time.perf_counter()
 
@@ -53,6 +54,7 @@ class Tally(Listener):
             self._rendered += 1
             self._padded += bool(result.padding)
             self._attempts += result.attempts
+            self._engines[result.engine] += 1
 
     def print(
         self,
@@ -89,7 +91,8 @@ class Tally(Listener):
                     f"; {self._padded} {_were(self._padded)} padded to the model's next size and "
                     "cropped back"
                 )
-        for words in (done, way.transport, way.why, f"manifest: {plan.manifest}"):
+        manifest = f"manifest: {plan.manifest}"
+        for words in (done, way.transport, way.why, self._engine_words(way), manifest):
             if words:
                 print(printable(words))
         for line in describe(left_out):
@@ -106,10 +109,17 @@ class Tally(Listener):
             "requests": self._attempts,
             "seconds": round(time.perf_counter() - self._start, 3),
             "failures": dict(self._kinds),
+            "engines": dict(self._engines),
             "left_out": [dataclasses.asdict(one) for one in left_out],
             "output": output,
             "manifest": str(plan.manifest),
         }
+
+    def _engine_words(self, way: Way) -> str:
+        if len(self._engines) < 2:
+            return way.engine
+        counts = (f"{count} {engine or 'unknown'}" for engine, count in self._engines.items())
+        return f"pictures by engine: {', '.join(counts)}"
 
 
 def list_failures(failures: Sequence[Failed], kinds: Counter[str]) -> None:
