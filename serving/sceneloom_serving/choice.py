@@ -238,8 +238,8 @@ def precisions_left_out(repository: Path) -> dict[Precision, str]:
 def _proof(repository: Path) -> dict[str, Any]:
     """What export wrote down of its proof; empty where there is no readable report."""
     try:
-        proof = json.loads((repository / REPORT_FILE).read_text("utf-8"))["proof"]
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        proof = parse_json((repository / REPORT_FILE).read_text("utf-8"))["proof"]
+    except (OSError, ValueError, KeyError, TypeError):
         return {}
     return proof if isinstance(proof, dict) else {}
 
