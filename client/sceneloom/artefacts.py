@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from sceneloom.errors import SceneLoomError
+from sceneloom.held_place import HeldPlace
 
 
 def file_hash(path: Path) -> str:
@@ -54,12 +55,15 @@ def replace_folder(
             raise error(f"{folder}: exists and is not {kind}; choose another place")
         fresh = folder.with_name(f".{folder.name}.{os.getpid()}.new")
         fresh.mkdir(parents=True)
+        held = HeldPlace(fresh)
         try:
             yield fresh
+            held.check()  # writers may have made it again, without what was in it
             _share(fresh)
             _flush(fresh)
             _swap(fresh, folder)
         finally:
+            held.close()
             shutil.rmtree(fresh, ignore_errors=True)
     except OSError as reason:
         if isinstance(reason, SceneLoomError):

@@ -28,6 +28,7 @@ from sceneloom import __version__
 from sceneloom.artefacts import file_hash, replace_folder
 from sceneloom.contract import Contract
 from sceneloom.errors import CheckpointError, TrainingError
+from sceneloom.held_place import HeldPlace
 from sceneloom_training.checkpoint import save_checkpoint
 from sceneloom_training.networks import FeatureEncoder, SynthesisNetwork
 
@@ -48,6 +49,7 @@ class RunFolder:
         self.checkpoints = root / "checkpoints"
         self.model = root / BUNDLE
         """The newest checkpoint's bundle: a link."""
+        self._held: HeldPlace | None = None
 
     @contextlib.contextmanager
     def claimed(self) -> Iterator[None]:
@@ -74,9 +76,11 @@ class RunFolder:
             except (BlockingIOError, PermissionError):
                 raise TrainingError(f"{self.root}: another process is training in it") from None
             self._sweep()
+            self._held = HeldPlace(self.root)
             try:
                 yield
             finally:
+                self._held.close()
                 self._leave_nothing_empty()
 
     def _is_ours(self) -> bool:
@@ -135,7 +139,9 @@ class RunFolder:
 
         Raises:
             CheckpointError: it cannot be written; the older ones are as they were.
+            TrainingError: the run's folder was removed or moved.
         """
+        self._check()  # or else a folder without record and log would be made
         with replace_folder(
             self.folder(step),
             marker=STATE,
@@ -152,7 +158,17 @@ class RunFolder:
                 "sha256": {TRAINING: file_hash(fresh / TRAINING)},
             }
             (fresh / STATE).write_text(json.dumps(description, indent=1) + "\n", "utf-8")
+        self._check()
         self._point_to(step)
+
+    def _check(self) -> None:
+        """See whether the claimed folder is still there."""
+        if self._held is None:
+            return
+        try:
+            self._held.check()
+        except OSError as error:
+            raise TrainingError(f"{error}; what was trained since is lost") from None
 
     def _point_to(self, step: int) -> None:
         link = self.root / f".{BUNDLE}.new"

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import quote
 
 from sceneloom.errors import InputError
-from sceneloom.rendering.held_place import HeldPlace, may_pass, reason_against
+from sceneloom.held_place import HeldPlace, may_pass, reason_against
 from sceneloom.rendering.writing.parts import new_part, remove_part, sweep
 
 if TYPE_CHECKING:
@@ -124,6 +124,8 @@ class Manifest:
         with contextlib.ExitStack() as opened:
             if to_read and not path.is_file():
                 raise InputError(f"{path}: no such manifest; nothing was rendered there")
+            if to_read and not path.stat().st_size:
+                raise InputError(f"{path}: is empty; nothing was rendered with it")
             if to_read and not os.access(path.parent, os.W_OK):
                 self._database, self._alone = _open_unwritable(path), False
             else:
@@ -263,14 +265,18 @@ def _hold(path: Path) -> sqlite3.Connection:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         sweep(path.parent, deep=False)
+        probe = new_part(path.parent)  # SQLite's own errors do not say read-only
+        probe.touch()
+        probe.unlink()
     except OSError as error:
         reason = (
             f"{path.parent}: cannot be the folder for pictures and their manifest "
             f"({reason_against(path.parent, error)})"
         )
         raise (OSError(reason) if may_pass(error) else InputError(reason)) from None
-    if path.is_dir():
-        raise InputError(f"{path}: cannot be the manifest (a folder); name a file")
+    if path.exists() and not path.is_file():
+        kind = "a folder" if path.is_dir() else "not a file"
+        raise InputError(f"{path}: cannot be the manifest ({kind}); name a file")
     lock = path.with_name(f".{path.name}.lock")
     held = None
     try:

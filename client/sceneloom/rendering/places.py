@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import os
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
@@ -59,7 +60,9 @@ def lies_in(place: str, folder: str) -> bool:
     """Whether a place is this folder or inside it, links followed."""
     if is_remote(place) or is_remote(folder):
         return (place.rstrip("/") + "/").startswith(folder.rstrip("/") + "/")
-    return local_path(place).resolve().is_relative_to(local_path(folder).resolve())
+    # Not Path.resolve, which raises a RuntimeError at links in a circle.
+    inner, outer = (os.path.realpath(local_path(one)) for one in (place, folder))
+    return Path(inner).is_relative_to(outer)
 
 
 def filesystem(place: str) -> tuple[Any, str]:

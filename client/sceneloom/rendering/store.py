@@ -12,9 +12,9 @@ import time
 from collections.abc import Iterable, Sequence
 
 from sceneloom.errors import ServingError
+from sceneloom.held_place import may_pass
 from sceneloom.padding import Padding
 from sceneloom.rendering.connections import Answer
-from sceneloom.rendering.held_place import may_pass
 from sceneloom.rendering.interfaces import MapItem, Sink, Stored
 from sceneloom.rendering.loading import Loaded, Prepared
 from sceneloom.rendering.manifest import Manifest, Origin, Row

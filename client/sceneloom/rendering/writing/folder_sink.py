@@ -6,7 +6,7 @@ from collections.abc import Callable, Hashable
 from pathlib import Path
 
 from sceneloom.errors import InputError
-from sceneloom.rendering.held_place import HeldPlace, gone, may_pass, reason_against
+from sceneloom.held_place import HeldPlace, gone, may_pass, reason_against
 from sceneloom.rendering.interfaces import Stored
 from sceneloom.rendering.keys import check_key, fault_of_key
 from sceneloom.rendering.places import (

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Protocol
 
 from sceneloom.errors import ImageReadError, InputError, SceneLoomError
-from sceneloom.rendering.held_place import HeldPlace, gone, may_pass
+from sceneloom.held_place import HeldPlace, gone, may_pass
 from sceneloom.rendering.interfaces import Stored
 from sceneloom.rendering.keys import check_key
 from sceneloom.rendering.places import (

@@ -1,12 +1,10 @@
-"""Whether a folder or a file is still the one that a run began with."""
+"""Whether a folder or a file is still the one that a run began with; why one cannot be used."""
 
 from __future__ import annotations
 
 import errno
 import os
 from pathlib import Path
-
-from sceneloom.rendering.places import reason_of
 
 _MAY_PASS = {
     errno.ENOSPC,
@@ -52,7 +50,7 @@ class HeldPlace:
             same = False
         except OSError as error:
             raise OSError(
-                f"{self._name}: cannot be reached any more ({reason_of(error)})"
+                f"{self._name}: cannot be reached any more ({error.strerror or str(error)})"
             ) from None
         if not same:
             raise gone(self._name)
@@ -77,7 +75,7 @@ def reason_against(folder: Path, error: OSError) -> str:
                 return f"{part} is a link that leads nowhere"
             if part.exists() and not part.is_dir():
                 return f"{part} is not a folder"
-    return reason_of(error)
+    return error.strerror or str(error)
 
 
 def may_pass(error: OSError) -> bool:
