@@ -12,6 +12,9 @@ from sceneloom.errors import DataSetError
 from sceneloom.file_tree import OTHER_KIND, LeftOut, describe, list_files
 from sceneloom.reasons import reason
 
+OTHER_NAME = "of a name that is not looked for"
+"""Reason of a file that does not end as those of its folder do: Cityscapes' ``_color.png``."""
+
 # What publishers append to the name that the files of one sample share.
 _KIND = re.compile(
     r"([_-]gt(Fine|Coarse))?"
@@ -79,7 +82,7 @@ def find_files(folder: Path, suffixes: Sequence[str], *, ending: str | None = No
             others.append(LeftOut(reason=OTHER_KIND, name=prefix + name))
             continue
         if ending is not None and not key.endswith(ending):
-            others.append(LeftOut(reason=f"not named *{ending}", name=prefix + name))
+            others.append(LeftOut(reason=OTHER_NAME, name=prefix + name))
             continue
         below, slash, stem = key.rpartition("/")
         stem = sample_name(stem) if ending is None else stem.removesuffix(ending)

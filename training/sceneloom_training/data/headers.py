@@ -27,6 +27,7 @@ _FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 """JPEG's markers that are followed by the size."""
 _STANDALONE = frozenset(range(0xD0, 0xD9)) | {0x01}
 _ORIENTATION = 0x0112
+_MOST_CHUNKS, _MOST_EXIF = 1000, 1 << 16
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -68,7 +69,7 @@ def _read(file: BinaryIO) -> Header | None:
     if not start:
         raise ValueError("the file is empty")
     if start.startswith(SIGNATURE):
-        return Header(width=_number(start[16:20]), height=_number(start[20:24]))
+        return _read_png(file, start)
     if start.startswith(_JPEG):
         return _read_jpeg(file)
     file.seek(0)
@@ -92,6 +93,24 @@ def _read(file: BinaryIO) -> Header | None:
         orientation = _orientation(image.info.get("exif", b"").removeprefix(_EXIF))
         return Header(height=image.size[1], width=image.size[0], orientation=orientation)
     return None
+
+
+def _read_png(file: BinaryIO, start: bytes) -> Header:
+    if len(start) < 24 or start[12:16] != b"IHDR":
+        raise ValueError("no size")
+    at, orientation = 8, 1
+    for _ in range(_MOST_CHUNKS):  # before the pixels
+        file.seek(at)
+        chunk = file.read(8)
+        length = _number(chunk[:4])
+        if chunk[4:] == b"eXIf":
+            orientation = _orientation(file.read(min(length, _MOST_EXIF)))
+        if chunk[4:] in (b"IDAT", b"eXIf", b""):
+            break
+        at += 12 + length
+    return Header(
+        width=_number(start[16:20]), height=_number(start[20:24]), orientation=orientation
+    )
 
 
 def _read_jpeg(file: BinaryIO) -> Header:
