@@ -11,7 +11,7 @@ from sceneloom.map_pairs import MapPair, find_pairs
 from sceneloom.maps import read_instance_map, read_label_map
 from sceneloom.synthesizer import Request, prepare
 from sceneloom_export.probe_maps import draw_probe, probe_sizes
-from sceneloom_training.scenes import draw_street
+from sceneloom_streets import draw_street
 
 CALIBRATION_MAPS = 8
 _CALIBRATION_SIZE = (256, 512)

@@ -14,6 +14,7 @@ from structure import circles, imports, read_modules
 CHECKOUT = Path(__file__).resolve().parents[2]
 FOLDERS = {
     "sceneloom": "client",
+    "sceneloom_streets": "streets",
     "sceneloom_training": "training",
     "sceneloom_export": "export",
     "sceneloom_serving": "serving",
@@ -21,9 +22,15 @@ FOLDERS = {
 }
 MAY_IMPORT = {
     "sceneloom": set(),
-    "sceneloom_training": {"sceneloom"},
+    "sceneloom_streets": {"sceneloom"},
+    "sceneloom_training": {"sceneloom", "sceneloom_streets"},
     "sceneloom_serving": {"sceneloom"},
-    "sceneloom_export": {"sceneloom", "sceneloom_training", "sceneloom_serving"},
+    "sceneloom_export": {
+        "sceneloom",
+        "sceneloom_streets",
+        "sceneloom_training",
+        "sceneloom_serving",
+    },
     "sceneloom_bench": set(FOLDERS),
 }
 HEAVY = (
@@ -34,6 +41,7 @@ HEAVY = (
     "tensorrt",
     "sklearn",
     "scipy",
+    "sceneloom_streets",
     "sceneloom_training",
     "sceneloom_export",
     "sceneloom_serving",
@@ -130,6 +138,19 @@ def test_serving_reaches_the_networks_only_in_its_torch_runtime() -> None:
         if imported(ast.walk(tree)) & {"sceneloom_training", "torch"}
     ]
     assert users == ["serving/sceneloom_serving/torch_runtime.py"]
+
+
+def test_the_street_painter_needs_numpy_opencv_and_the_errors_alone() -> None:
+    modules = read_modules()
+    painter = {
+        name: module for name, module in modules.items() if module.path.parts[0] == "streets"
+    }
+    assert "sceneloom_streets" in painter
+    of_the_product = set().union(*(imports(module, modules) for module in painter.values()))
+    assert of_the_product - set(painter) == {"sceneloom.errors"}
+    named = set().union(*(imported(ast.walk(module.tree)) for module in painter.values()))
+    others = named - set(sys.stdlib_module_names) - {"sceneloom", "sceneloom_streets"}
+    assert others == {"numpy", "cv2"}
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@
 
 ::
 
-    from sceneloom_training.scenes import draw_street
+    from sceneloom_streets import draw_street
 
     street = draw_street(seed=7, height=1024, width=2048)
     street.label_map, street.instance_map
@@ -17,14 +17,14 @@ import numpy as np
 import numpy.typing as npt
 
 from sceneloom.errors import InputError
-from sceneloom_training.scenes.camera import HALF_FRAME
-from sceneloom_training.scenes.ids import INSTANCE_DIVISOR, LANE_MARKING
-from sceneloom_training.scenes.scene import Scene, Shape
+from sceneloom_streets.camera import HALF_FRAME
+from sceneloom_streets.ids import INSTANCE_DIVISOR, LANE_MARKING
+from sceneloom_streets.scene import Scene, Shape
 
 MARKINGS = ("lane-line", "zebra")
 """Kinds of details that are painted on the road."""
-SMALLEST_SIDE = 16
-LARGEST_SIDE = 16384
+MIN_SIDE = 16
+MAX_SIDE = 16384
 SUBPIXEL_BITS = 6
 """Binary digits below the pixel of the corners that `cv2.fillPoly` gets."""
 
@@ -56,7 +56,9 @@ def paint_labels(
             fill(canvas, shape, shape.value)
         elif markings and shape.kind in MARKINGS:
             fill(canvas, shape, LANE_MARKING)
-    return _label_of_value()[canvas], canvas.astype(np.int32)
+    values = np.arange(1 << 16)
+    labels = np.where(values >= INSTANCE_DIVISOR, values // INSTANCE_DIVISOR, values)
+    return np.minimum(labels, 255).astype(np.uint8)[canvas], canvas.astype(np.int32)
 
 
 def fill(canvas: npt.NDArray[Any], shape: Shape, value: float) -> None:
@@ -85,19 +87,10 @@ def check_size(height: int, width: int) -> None:
     for name, side in (("height", height), ("width", width)):
         if isinstance(side, bool) or not isinstance(side, int | np.integer):
             raise InputError(f"{name} is {side!r}; it is a whole number of pixels")
-        if not SMALLEST_SIDE <= side <= LARGEST_SIDE:
-            raise InputError(
-                f"{name} is {side} pixels; a scene has from {SMALLEST_SIDE} to {LARGEST_SIDE}"
-            )
+        if not MIN_SIDE <= side <= MAX_SIDE:
+            raise InputError(f"{name} is {side} pixels; a scene has from {MIN_SIDE} to {MAX_SIDE}")
     widest = int(2 * HALF_FRAME * height)
     if width > widest:
         raise InputError(
             f"{width}x{height} is too wide: at height {height} a scene has at most {widest} columns"
         )
-
-
-def _label_of_value() -> npt.NDArray[np.uint8]:
-    """Instance map value -> label id, uint8 [65536]."""
-    values = np.arange(1 << 16)
-    labels = np.where(values >= INSTANCE_DIVISOR, values // INSTANCE_DIVISOR, values)
-    return np.minimum(labels, 255).astype(np.uint8)

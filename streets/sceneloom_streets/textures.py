@@ -8,7 +8,6 @@ its own tile.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
 from typing import Any
 
 import cv2
@@ -42,23 +41,32 @@ NAMES = (
 def atlas() -> Floats:
     """All tiles below each other in the order of `NAMES`, float32 [tiles * PITCH, TILE + 2]."""
     rng = np.random.default_rng(20)
-    makers: dict[str, Callable[[np.random.Generator], npt.NDArray[Any]]] = {
-        "plain": lambda rng: np.zeros((TILE, TILE)),
-        "smooth": lambda rng: fractal(rng, TILE, 1.5),
-        "asphalt": _asphalt,
-        "slabs": functools.partial(_blocks, rows=4, columns=4, tone=0.35, stagger=0.5),
-        "cobbles": functools.partial(_blocks, rows=16, columns=16, tone=0.5, stagger=0.5),
-        "plaster": _plaster,
-        "brick": functools.partial(_blocks, rows=24, columns=8, tone=0.45, stagger=0.5),
-        "leaves": _leaves,
-        "grass": lambda rng: _normal(_white(rng, 0.8, 1.6)) * 0.5 + 0.4 * fractal(rng, TILE, 1.4),
-        "tiles": _roof_tiles,
-        "slats": lambda rng: _slats(rng, 16, 0.78),
-        "cloth": lambda rng: _normal(_white(rng, 8, 14)) * 0.5,
-        "ribs": lambda rng: _slats(rng, 12, 0.92) * 0.6,
-    }
-    tiles = [np.pad(makers[name](rng), (0, 2), mode="wrap") for name in NAMES]
-    return _single(np.concatenate(tiles))
+    y, x = np.mgrid[0:TILE, 0:TILE] / TILE
+    tiles: dict[str, npt.NDArray[Any]] = {"plain": np.zeros((TILE, TILE))}
+    tiles["smooth"] = fractal(rng, TILE, 1.5)
+    # Grain of two sizes with a few light stones and dark pores.
+    grain = _normal(_white(rng, 0.6, 0.6))
+    stones = 0.3 * grain + 0.25 * _normal(_white(rng, 2.5, 2.5))
+    tiles["asphalt"] = _single(stones + 0.5 * (grain > 2.2) - 0.4 * (grain < -2.2))
+    tiles["slabs"] = _blocks(rng, rows=4, columns=4, tone=0.35, stagger=0.5)
+    tiles["cobbles"] = _blocks(rng, rows=16, columns=16, tone=0.5, stagger=0.5)
+    # Streaks that rain has left, fine roughness, and cloudy dirt.
+    streaks = _normal(_white(rng, 2, 40))
+    rough = 0.2 * _normal(_white(rng, 1, 1))
+    tiles["plaster"] = _single(rough + 0.6 * fractal(rng, TILE, 1.2) + 0.2 * streaks)
+    tiles["brick"] = _blocks(rng, rows=24, columns=8, tone=0.45, stagger=0.5)
+    # Leaves of several sizes, light ones before dark gaps.
+    leaves = 0.55 * fractal(rng, TILE, 1.0) + 0.4 * _normal(_white(rng, 1.3, 1.1))
+    leaves += 0.6 * _normal(_white(rng, 7, 6))
+    tiles["leaves"] = _single(np.tanh(0.9 * leaves))
+    tiles["grass"] = _normal(_white(rng, 0.8, 1.6)) * 0.5 + 0.4 * fractal(rng, TILE, 1.4)
+    # Rows of roof tiles, each darker towards its lower edge.
+    tones = rng.normal(0, 0.25, (20, 32))
+    tiles["tiles"] = 0.5 - (y * 20) % 1 + tones[(y * 20).astype(int), (x * 32).astype(int)]
+    tiles["slats"] = _slats(rng, 16, 0.78)
+    tiles["cloth"] = _normal(_white(rng, 8, 14)) * 0.5
+    tiles["ribs"] = _slats(rng, 12, 0.92) * 0.6
+    return _single(np.concatenate([np.pad(tiles[name], (0, 2), mode="wrap") for name in NAMES]))
 
 
 def fractal(rng: np.random.Generator, side: int, fall: float) -> Floats:
@@ -85,19 +93,6 @@ def _normal(values: npt.NDArray[Any]) -> Floats:
     return _single((values - values.mean()) / values.std())
 
 
-def _asphalt(rng: np.random.Generator) -> Floats:
-    """Grain of two sizes with a few light stones and dark pores."""
-    grain = _normal(_white(rng, 0.6, 0.6))
-    tile = 0.3 * grain + 0.25 * _normal(_white(rng, 2.5, 2.5))
-    return _single(tile + 0.5 * (grain > 2.2) - 0.4 * (grain < -2.2))
-
-
-def _plaster(rng: np.random.Generator) -> Floats:
-    """Fine roughness, cloudy dirt, and faint streaks that rain has left."""
-    streaks = _normal(_white(rng, 2, 40))
-    return _single(0.2 * _normal(_white(rng, 1, 1)) + 0.6 * fractal(rng, TILE, 1.2) + 0.2 * streaks)
-
-
 def _blocks(
     rng: np.random.Generator, *, rows: int, columns: int, tone: float, stagger: float
 ) -> Floats:
@@ -110,22 +105,6 @@ def _blocks(
     joint = max(1.5 / TILE * rows, 0.06), max(1.5 / TILE * columns, 0.03)
     seam = (y * rows % 1 < joint[0]) | (shifted % 1 < joint[1])
     tile = np.where(seam, -1.0, tones[row, column] + 0.2) + 0.15 * _white(rng, 0.7, 0.7)
-    return _single(tile)
-
-
-def _leaves(rng: np.random.Generator) -> Floats:
-    """Lumps of foliage: leaves of several sizes, light ones before dark gaps."""
-    tile = 0.55 * fractal(rng, TILE, 1.0) + 0.4 * _normal(_white(rng, 1.3, 1.1))
-    tile += 0.6 * _normal(_white(rng, 7, 6))
-    return _single(np.tanh(0.9 * tile))
-
-
-def _roof_tiles(rng: np.random.Generator) -> Floats:
-    """Rows of tiles, each darker towards its lower edge."""
-    y, x = np.mgrid[0:TILE, 0:TILE] / TILE
-    rows = 20
-    tones = rng.normal(0, 0.25, (rows, 32))
-    tile = 0.5 - (y * rows) % 1 + tones[(y * rows).astype(int), (x * 32).astype(int)]
     return _single(tile)
 
 

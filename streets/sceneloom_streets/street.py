@@ -13,10 +13,9 @@ import numpy as np
 import numpy.typing as npt
 
 from sceneloom.errors import InputError
-from sceneloom_training.scenes.camera import HALF_FRAME, Camera, take
-from sceneloom_training.scenes.dressing import put_up_furniture, put_up_houses
-from sceneloom_training.scenes.ground import lay_ground
-from sceneloom_training.scenes.ids import (
+from sceneloom_streets.camera import HALF_FRAME, project
+from sceneloom_streets.ground import lay_ground
+from sceneloom_streets.ids import (
     BUILDING,
     CAR,
     EGO_VEHICLE,
@@ -25,16 +24,17 @@ from sceneloom_training.scenes.ids import (
     SKY,
     VEGETATION,
 )
-from sceneloom_training.scenes.painting import check_size, fill, paint_labels
-from sceneloom_training.scenes.photo import paint_photo
-from sceneloom_training.scenes.plan import draw_plan
-from sceneloom_training.scenes.scene import Scene, Shape
-from sceneloom_training.scenes.traffic import add_people, fill_lanes, park_vehicles
+from sceneloom_streets.painting import check_size, fill, paint_labels
+from sceneloom_streets.photo import paint_photo
+from sceneloom_streets.plan import draw_plan
+from sceneloom_streets.roadside import add_furniture, add_houses
+from sceneloom_streets.scene import Scene, Shape
+from sceneloom_streets.traffic import add_people, fill_lanes, park_vehicles
 
 _DRAFT_SIZE = (256, 512)
 """Size that a scene is judged at: what shows too few pixels there is left out."""
-_LEAST_PIXELS = 12
-_MOST_ATTEMPTS = 100
+_MIN_PIXELS = 12
+_MAX_ATTEMPTS = 100
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -99,25 +99,53 @@ def build_street(seed: int) -> Scene:
     """
     if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or seed < 0:
         raise InputError(f"seed is {seed!r}; it is a whole number from 0")
-    for attempt in range(_MOST_ATTEMPTS):
+    for attempt in range(_MAX_ATTEMPTS):
         scene = _attempt(int(seed), attempt)
-        if _is_street(paint_labels(scene, *_DRAFT_SIZE)[0]):
+        draft = paint_labels(scene, *_DRAFT_SIZE)[0]
+        share = np.bincount(draft.ravel(), minlength=256) / draft.size
+        if (
+            0.18 <= share[ROAD] <= 0.5
+            and share[SKY] >= 0.01
+            and (draft[: draft.shape[0] // 8] == SKY).mean() >= 0.02
+            and share[CAR] >= 0.004
+            and share[BUILDING] + share[VEGETATION] >= 0.1
+        ):
             return scene
-    raise AssertionError(f"no street in {_MOST_ATTEMPTS} attempts with seed {seed}")
+    raise AssertionError(f"no street in {_MAX_ATTEMPTS} attempts with seed {seed}")
 
 
 def _attempt(seed: int, attempt: int) -> Scene:
+    """A scene that may turn out closed in."""
     # A generator for each part: what one part draws does not move the others about.
     parts = [np.random.default_rng(s) for s in np.random.SeedSequence((seed, attempt)).spawn(8)]
     plan = draw_plan(parts[0])
     things = lay_ground(parts[1], plan)
-    things += put_up_houses(parts[2], plan)
-    things += put_up_furniture(parts[3], plan)
+    things += add_houses(parts[2], plan)
+    things += add_furniture(parts[3], plan)
     things += park_vehicles(parts[4], plan)
     things += fill_lanes(parts[5], plan)
     things += add_people(parts[6], plan)
-    shapes = [_sky(plan.camera, len(things)), *take(plan.camera, things)]
+    low = plan.camera.horizon + 0.001
+    corners = [(-HALF_FRAME, -0.01), (HALF_FRAME, -0.01), (HALF_FRAME, low), (-HALF_FRAME, low)]
+    outline = np.array(corners, np.float32)
+    sky = Shape(label=SKY, kind="sky", outline=outline, distance=np.inf, thing=len(things))
+    shapes = [sky, *project(plan.camera, things)]
     shapes += _bonnet(parts[7], len(things) + 1)
+    # Counted things of which next to nothing shows are left out.
+    canvas = np.zeros(_DRAFT_SIZE, np.int32)
+    for shape in shapes:
+        if not shape.detail:
+            fill(canvas, shape, shape.thing)
+    pixels = np.bincount(canvas.ravel(), minlength=max(s.thing for s in shapes) + 1)
+    shapes = [s for s in shapes if s.instance is None or pixels[s.thing] >= _MIN_PIXELS]
+    # The others are numbered from 0 for each label, back to front.
+    numbers: dict[int, dict[int, int]] = {}
+    for i, shape in enumerate(shapes):
+        if shape.instance is not None:
+            of_label = numbers.setdefault(shape.label, {})
+            number = of_label.setdefault(shape.thing, len(of_label))
+            assert number < INSTANCE_DIVISOR, number
+            shapes[i] = dataclasses.replace(shape, instance=number)
     return Scene(
         seed=seed,
         horizon=plan.camera.horizon,
@@ -125,56 +153,7 @@ def _attempt(seed: int, attempt: int) -> Scene:
         focal=plan.camera.focal,
         camera_height=plan.camera.height,
         bend=plan.camera.bend,
-        shapes=_number(_drop_hidden(shapes)),
-    )
-
-
-def _drop_hidden(shapes: list[Shape]) -> list[Shape]:
-    """Leave out counted things of which next to nothing shows."""
-    canvas = np.zeros(_DRAFT_SIZE, np.int32)
-    for shape in shapes:
-        if not shape.detail:
-            fill(canvas, shape, shape.thing)
-    pixels = np.bincount(canvas.ravel(), minlength=max(s.thing for s in shapes) + 1)
-    return [s for s in shapes if s.instance is None or pixels[s.thing] >= _LEAST_PIXELS]
-
-
-def _number(shapes: list[Shape]) -> tuple[Shape, ...]:
-    """Number the things of each counted label from 0, back to front."""
-    numbers: dict[int, dict[int, int]] = {}
-    out = []
-    for shape in shapes:
-        if shape.instance is not None:
-            of_label = numbers.setdefault(shape.label, {})
-            number = of_label.setdefault(shape.thing, len(of_label))
-            assert number < INSTANCE_DIVISOR, number
-            shape = dataclasses.replace(shape, instance=number)
-        out.append(shape)
-    return tuple(out)
-
-
-def _is_street(label_map: npt.NDArray[np.uint8]) -> bool:
-    """Whether a draft has what every scene must have, in sensible proportions."""
-    share = np.bincount(label_map.ravel(), minlength=256) / label_map.size
-    top = label_map[: label_map.shape[0] // 8] == SKY
-    return bool(
-        0.18 <= share[ROAD] <= 0.5
-        and share[SKY] >= 0.01
-        and top.mean() >= 0.02
-        and share[CAR] >= 0.004
-        and share[BUILDING] + share[VEGETATION] >= 0.1
-    )
-
-
-def _sky(camera: Camera, thing: int) -> Shape:
-    low = camera.horizon + 0.001
-    corners = [(-HALF_FRAME, -0.01), (HALF_FRAME, -0.01), (HALF_FRAME, low), (-HALF_FRAME, low)]
-    return Shape(
-        label=SKY,
-        kind="sky",
-        outline=np.array(corners, np.float32),
-        distance=np.inf,
-        thing=thing,
+        shapes=tuple(shapes),
     )
 
 

@@ -6,9 +6,9 @@ import dataclasses
 
 import numpy as np
 
-from sceneloom_training.scenes.greenery import blob
-from sceneloom_training.scenes.ids import BUILDING, VEGETATION
-from sceneloom_training.scenes.solids import Face, Points, Thing, across, along, bar, upright
+from sceneloom_streets.greenery import blob
+from sceneloom_streets.ids import BUILDING, VEGETATION
+from sceneloom_streets.solids import Face, Points, Thing, across, along, bar, upright
 
 STOREY = 3.1
 _WINDOWS_UNTIL = 90.0
@@ -108,14 +108,27 @@ def raise_house(rng: np.random.Generator, house: House) -> Thing:
     faces: list[Face] = []
     if house.ridge:
         middle, top = (house.front + back) / 2, house.eaves + house.ridge
-        faces.append(_roof(house, middle, top))
+        slope = [
+            (house.front, house.eaves, house.near),
+            (house.front, house.eaves, house.far),
+            (middle, top, house.far),
+            (middle, top, house.near),
+        ]
+        faces.append(Face(label=BUILDING, kind="roof", points=np.array(slope)))
         gable = [(house.front, house.eaves), (back, house.eaves), (middle, top)]
         faces.append(upright(BUILDING, "gable", gable, t=0.0, s=house.near))
     faces.append(
         across(BUILDING, "end-wall", s=house.near, t=(house.front, back), y=(0.0, house.eaves))
     )
     faces.append(along(BUILDING, "facade", t=house.front, s=ends, y=(0.0, house.eaves)))
-    faces += _on_the_roof(rng, house, back)
+    # Chimneys, dormers or lift housings break the line of the eaves.
+    for _ in range(int(rng.integers(0, 4))):
+        s = float(rng.uniform(house.near + 0.5, house.far - 0.5))
+        t = house.front + (back - house.front) * float(rng.uniform(0.1, 0.6))
+        wide, tall = float(rng.uniform(0.6, 2.2)), float(rng.uniform(0.8, 1.8))
+        base = house.eaves - 0.2
+        outline = bar((0, base), (0, base + house.ridge * 0.8 + tall), wide)
+        faces.append(upright(BUILDING, "roof-box", outline, t=t, s=s))
     if house.near < _WINDOWS_UNTIL:
         start, end = np.array([house.front, 0, house.near]), np.array([house.front, 0, house.far])
         faces += openings(rng, start, end, house.eaves)
@@ -215,26 +228,3 @@ def _eaves(rng: np.random.Generator, quarter: Quarter) -> float:
     """Metres up to the eaves of one house."""
     storeys = max(1, round(float(rng.normal(quarter.storeys, quarter.spread))))
     return storeys * STOREY + float(rng.uniform(0.3, 1.2))
-
-
-def _roof(house: House, middle: float, top: float) -> Face:
-    corners = [
-        (house.front, house.eaves, house.near),
-        (house.front, house.eaves, house.far),
-        (middle, top, house.far),
-        (middle, top, house.near),
-    ]
-    return Face(label=BUILDING, kind="roof", points=np.array(corners))
-
-
-def _on_the_roof(rng: np.random.Generator, house: House, back: float) -> list[Face]:
-    """Chimneys, dormers or lift housings: what breaks the line of the eaves."""
-    faces = []
-    for _ in range(int(rng.integers(0, 4))):
-        s = float(rng.uniform(house.near + 0.5, house.far - 0.5))
-        t = house.front + (back - house.front) * float(rng.uniform(0.1, 0.6))
-        wide, tall = float(rng.uniform(0.6, 2.2)), float(rng.uniform(0.8, 1.8))
-        base = house.eaves - 0.2
-        outline = bar((0, base), (0, base + house.ridge * 0.8 + tall), wide)
-        faces.append(upright(BUILDING, "roof-box", outline, t=t, s=s))
-    return faces

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -10,7 +11,15 @@ import pytest
 
 from sceneloom.errors import InputError
 from sceneloom.schema import load_schema
-from sceneloom_training.scenes import Scene, Shape, build_street, draw_street, ids, paint_labels
+from sceneloom_streets import (
+    Scene,
+    Shape,
+    build_street,
+    draw_pair,
+    draw_street,
+    ids,
+    paint_labels,
+)
 
 SEEDS = range(20)
 HEIGHT, WIDTH = 256, 512
@@ -57,6 +66,19 @@ def test_the_same_seed_draws_the_same_street() -> None:
     first, again = draw_street(3, HEIGHT, WIDTH), draw_street(3, HEIGHT, WIDTH)
     assert first.label_map.tobytes() == again.label_map.tobytes()
     assert first.instance_map.tobytes() == again.instance_map.tobytes()
+
+
+def test_a_seed_is_the_street_of_earlier_versions() -> None:
+    """Networks were trained and tested on the streets of seeds."""
+    with np.load(Path(__file__).with_name("earlier_streets.npz")) as earlier:
+        seeds, photos = earlier["seeds"].tolist(), earlier["photos"]
+        label_maps, instance_maps = earlier["label_maps"], earlier["instance_maps"]
+    for i, seed in enumerate(seeds):
+        pair = draw_pair(seed, 64, 128, markings=True)
+        # Sines and exponentials differ in their last bits from machine to machine.
+        assert (pair.label_map == label_maps[i]).mean() > 0.999
+        assert (pair.instance_map == instance_maps[i]).mean() > 0.999
+        assert np.abs(pair.photo.astype(int) - photos[i]).mean() < 0.5
 
 
 def test_drawing_is_building_and_painting(maps: list[tuple[np.ndarray, np.ndarray]]) -> None:

@@ -8,9 +8,9 @@ import dataclasses
 
 import numpy as np
 
-from sceneloom_training.scenes.buildings import Quarter
-from sceneloom_training.scenes.camera import Camera
-from sceneloom_training.scenes.ids import PARKING, ROAD
+from sceneloom_streets.buildings import Quarter
+from sceneloom_streets.camera import Camera
+from sceneloom_streets.ids import PARKING, ROAD
 
 LANE = 3.3
 
@@ -88,6 +88,13 @@ class Plan:
         """Left, then right."""
         return self.left, self.right
 
+    def keeps_free(self, s: float, margin: float = 3.0) -> bool:
+        """True within a pedestrian crossing, or `margin` metres around a side street."""
+        if self.zebra is not None and self.zebra - 1.5 < s < self.zebra + 4.5:
+            return True
+        crossing = self.crossing
+        return crossing is not None and crossing[0] - margin < s < crossing[1] + margin
+
 
 def draw_plan(rng: np.random.Generator) -> Plan:
     """Draw a street: narrow or wide, dense or green, straight or bent."""
@@ -103,27 +110,30 @@ def draw_plan(rng: np.random.Generator) -> Plan:
     zebra = crossing[0] - 4.5 if crossing else None
     if zebra is None and rng.random() < 0.25:
         zebra = float(rng.uniform(10, 35))
+    bend = float(rng.normal(0, 1 / 650)) if rng.random() < 0.55 else 0.0
     return Plan(
-        camera=_draw_camera(rng),
+        camera=Camera(
+            focal=float(rng.uniform(1.65, 2.2)),
+            height=float(rng.uniform(1.25, 1.5)),
+            horizon=float(rng.uniform(0.38, 0.46)),
+            vanishing_x=float(np.clip(rng.normal(0, 0.09), -0.25, 0.25)),
+            bend=float(np.clip(bend, -1 / 350, 1 / 350)),
+        ),
         left=_draw_side(rng, -1, left_edge, green, park == -1),
         right=_draw_side(rng, 1, right_edge, green, park == 1),
         oncoming=oncoming,
-        quarter=_draw_quarter(rng, green),
+        quarter=Quarter(
+            storeys=float(rng.uniform(2.6, 6.6)) - 1.6 * green,
+            spread=float(rng.uniform(0.3, 1.3)),
+            frontage=(float(rng.uniform(6, 10)), float(rng.uniform(12, 28))),
+            setback=float(rng.choice([0.0, 0.8, 2.5])),
+            gaps=0.02 + 0.4 * green * float(rng.random()),
+            pitched=float(rng.random()),
+        ),
         length=float(rng.uniform(90, 260)),
         crossing=crossing,
         zebra=zebra,
         traffic=float(rng.uniform(14, 60)),
-    )
-
-
-def _draw_camera(rng: np.random.Generator) -> Camera:
-    bend = float(rng.normal(0, 1 / 650)) if rng.random() < 0.55 else 0.0
-    return Camera(
-        focal=float(rng.uniform(1.65, 2.2)),
-        height=float(rng.uniform(1.25, 1.5)),
-        horizon=float(rng.uniform(0.38, 0.46)),
-        vanishing_x=float(np.clip(rng.normal(0, 0.09), -0.25, 0.25)),
-        bend=float(np.clip(bend, -1 / 350, 1 / 350)),
     )
 
 
@@ -147,15 +157,4 @@ def _draw_side(
         park=park,
         trees=float(rng.uniform(7, 26)) if rng.random() < 0.35 + 0.5 * green else np.inf,
         people=float(rng.exponential(3.5)),
-    )
-
-
-def _draw_quarter(rng: np.random.Generator, green: float) -> Quarter:
-    return Quarter(
-        storeys=float(rng.uniform(2.6, 6.6)) - 1.6 * green,
-        spread=float(rng.uniform(0.3, 1.3)),
-        frontage=(float(rng.uniform(6, 10)), float(rng.uniform(12, 28))),
-        setback=float(rng.choice([0.0, 0.8, 2.5])),
-        gaps=0.02 + 0.4 * green * float(rng.random()),
-        pitched=float(rng.random()),
     )

@@ -1,6 +1,6 @@
 """What is in a scene, as a camera sees it: flat shapes, back to front, at no particular resolution.
 
-A `Scene` knows nothing of pixels. `sceneloom_training.scenes.painting` turns one into a label map
+A `Scene` knows nothing of pixels. `sceneloom_streets.painting` turns one into a label map
 and an instance map; whatever paints the photograph of the same scene reads the same shapes.
 """
 
@@ -11,7 +11,7 @@ import dataclasses
 import numpy as np
 import numpy.typing as npt
 
-from sceneloom_training.scenes.ids import COUNTED, INSTANCE_DIVISOR
+from sceneloom_streets.ids import COUNTED, INSTANCE_DIVISOR
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True, eq=False)
