@@ -1,8 +1,8 @@
 """The camera: polygons in metres become shapes in image heights.
 
-A pinhole camera without roll. Its pitch and yaw are small, so they only move the vanishing point,
-and the street's bend moves each point sideways by a parabola: both keep uprights upright and take
-one multiplication per point, which is what makes a scene of thousands of faces cheap.
+A pinhole camera without roll. Pitch and yaw are small, so they only move the vanishing point; the
+street's bend moves each point sideways by a parabola. Both keep uprights upright and take one
+multiplication per point, so that a scene of thousands of faces is cheap.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def project(camera: Camera, things: Sequence[Thing]) -> list[Shape]:
     """The visible faces of the things as shapes, back to front.
 
     `Shape.thing` is the index into `things`, and so is `Shape.instance` for counted labels. Faces
-    that others cover are still among them.
+    behind others are included.
     """
     owned = [(i, face) for i, thing in enumerate(things) for face in thing.faces]
     owned.sort(key=lambda x: -(things[x[0]].order if x[1].order is None else x[1].order))

@@ -53,7 +53,7 @@ def hedge(
     label: int = VEGETATION,
     kind: str = "hedge",
 ) -> Thing:
-    """A wall of leaves along the street at the offset `t`; its top varies by `ragged` (0..1)."""
+    """A wall of leaves along the street at `t`; its top varies by `ragged` (0..1)."""
     # Even steps in 1/s are even steps in the image.
     steps = max(8, min(160, int(260 * (1 / max(s[0], 1.5) - 1 / s[1])) + 8))
     at = 1 / np.linspace(1 / s[0], 1 / s[1], steps)

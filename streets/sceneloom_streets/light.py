@@ -24,7 +24,7 @@ _SIDE = 512
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Light:
-    """What shines on a scene; colours are linear float32 [3] RGB."""
+    """Sun, sky and exposure of a scene; colours are linear float32 [3] RGB."""
 
     to_sun: Floats
     """Unit vector towards the sun (right, up, ahead)."""
@@ -41,9 +41,9 @@ class Light:
     cover: float
     """Share of the sky under clouds, 0..1."""
     haze: float
-    """Share of a surface's light that is lost per metre."""
+    """Share of a surface's light lost per metre."""
     lamps: float
-    """How much lamps and lit windows stand out, 0 by day to 1 at dusk."""
+    """Brightness of lamps and lit windows, 0 by day to 1 at dusk."""
     exposure: Floats
     """Gain of each channel: exposure and white balance."""
 
@@ -102,8 +102,8 @@ def draw_light(rng: np.random.Generator) -> Light:
     )
 
 
-def fall(light: Light, normals: Floats, rounded: Floats) -> tuple[Floats, Floats]:
-    """Light on surfaces.
+def irradiance(light: Light, normals: Floats, rounded: Floats) -> tuple[Floats, Floats]:
+    """Light that falls on surfaces.
 
     Args:
         light: the scene's light.
@@ -122,13 +122,13 @@ def fall(light: Light, normals: Floats, rounded: Floats) -> tuple[Floats, Floats
 
 
 def mirrored_sky(light: Light, rays: Floats, normals: Floats, tilts: Floats) -> Floats:
-    """What flat mirrors show of sky and street, linear float32 [N, 3].
+    """Light that flat mirrors reflect from sky and street, linear float32 [N, 3].
 
     Args:
         light: the scene's light.
         rays: unit vectors from the camera to the mirrors, [N, 3].
         normals: unit vectors of the mirrors, [N, 3].
-        tilts: how far each leans out of its plane, about -0.5..0.5, [N].
+        tilts: lean of each mirror out of its plane, about -0.5..0.5, [N].
     """
     into = (rays * normals).sum(axis=1, keepdims=True)
     mirrored = rays - 2 * into * normals
@@ -158,7 +158,7 @@ def paint_sky(
     Args:
         scene: the street, for its camera.
         light: the weather.
-        rng: where the clouds are.
+        rng: source of the clouds' positions.
         height: pixels of the whole picture.
         width: pixels.
 
@@ -187,8 +187,8 @@ def paint_sky(
     # Clouds on a level ceiling.
     ahead = 150 / (np.maximum(rise, 0) + 0.12)
     shift = rng.uniform(0, _SIDE, 4)
-    density = _looked_up(ahead * right * 0.55 + shift[0], ahead + 0 * right + shift[1])
-    density += 0.35 * _looked_up(ahead * right * 2 + shift[2], ahead * 3.3 + 0 * right + shift[3])
+    density = _sample(ahead * right * 0.55 + shift[0], ahead + 0 * right + shift[1])
+    density += 0.35 * _sample(ahead * right * 2 + shift[2], ahead * 3.3 + 0 * right + shift[3])
     edge = 1.3 - 2.7 * light.cover
     soft = 0.35 + 0.9 * light.cover**2
     # Clouds thin out into the haze over the horizon, and are darkest where they are thickest.
@@ -202,11 +202,11 @@ def paint_sky(
     return np.asarray(sky[:, :width], np.float32)
 
 
-def _looked_up(u: Floats, v: Floats) -> Floats:
-    """The ceiling at positions in texels, repeated as needed."""
+def _sample(u: Floats, v: Floats) -> Floats:
+    """The clouds at positions in texels; the texture repeats."""
     return np.asarray(
         cv2.remap(
-            _ceiling(),
+            _cloud_texture(),
             (u % _SIDE).astype(np.float32),
             (v % _SIDE).astype(np.float32),
             cv2.INTER_LINEAR,
@@ -217,6 +217,6 @@ def _looked_up(u: Floats, v: Floats) -> Floats:
 
 
 @functools.cache
-def _ceiling() -> Floats:
+def _cloud_texture() -> Floats:
     """Seamless clouds, float32 [512, 512] of mean 0 and deviation 1."""
     return fractal(np.random.default_rng(21), _SIDE, 1.55) * np.float32(2)

@@ -1,12 +1,4 @@
-"""Painting a scene's label map and instance map.
-
-::
-
-    from sceneloom_streets import draw_street
-
-    street = draw_street(seed=7, height=1024, width=2048)
-    street.label_map, street.instance_map
-"""
+"""Label map and instance map of a scene, painted at any size."""
 
 from __future__ import annotations
 
@@ -26,24 +18,23 @@ MARKINGS = ("lane-line", "zebra")
 MIN_SIDE = 16
 MAX_SIDE = 16384
 SUBPIXEL_BITS = 6
-"""Binary digits below the pixel of the corners that `cv2.fillPoly` gets."""
+"""Fractional bits of the corners for `cv2.fillPoly`."""
 
 
 def paint_labels(
     scene: Scene, height: int, width: int, *, markings: bool = False
 ) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int32]]:
-    """Paint what each pixel of a scene is, without anti-aliasing.
+    """Paint a scene's label map and instance map, without anti-aliasing.
 
     Args:
-        scene: what to paint; wider pictures show more to its sides, taller ones are only larger.
+        scene: wider pictures show more to its sides, taller ones are only larger.
         height: pixels, 16 to 16384.
         width: pixels, 16 to 16384 and at most four times the height.
-        markings: tell what is painted on the road from the road.
+        markings: label lane lines and zebra crossings as `LANE_MARKING`.
 
     Returns:
-        label map uint8 [H, W] of Cityscapes ids, with `LANE_MARKING` if asked; and instance map
-        int32 [H, W]:
-        ``label * 1000 + n`` for counted things (people, riders, vehicles), the label elsewhere.
+        label map uint8 [H, W] of Cityscapes ids; and instance map int32 [H, W], ``label * 1000 +
+        n`` for counted things (people, riders, vehicles), the label elsewhere.
 
     Raises:
         InputError: the size is out of range.
@@ -78,7 +69,7 @@ def to_corners(outline: npt.NDArray[Any], height: int, width: int) -> npt.NDArra
 
 
 def check_size(height: int, width: int) -> None:
-    """Refuse sizes that a scene cannot be painted at.
+    """Refuse a size out of the painter's range.
 
     Raises:
         InputError: a side is not a whole number from 16 to 16384, or the width is above four times

@@ -1,10 +1,10 @@
-"""Patches, the polygons of a photograph, and a table of what each is made of and how it is lit.
+"""Patches, the polygons of a photograph, and a table of their materials and light.
 
 A shape becomes one patch of its material and further ones within it: a window gets its frame and
 panes, a traffic light its lamps, a head its hair. Patches keep their shape's place in the order;
 the painter cuts off what reaches beyond their thing, so that the label map is unaffected.
-`Surfaces` has a row per patch of everything that is the same all over it; `shading` looks the rows
-up at every pixel.
+`Surfaces` has a row for each patch of all that is constant over it; `shading` looks the rows up at
+every pixel.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sceneloom_streets.camera import cut
-from sceneloom_streets.light import Light, fall, mirrored_sky
+from sceneloom_streets.light import Light, irradiance, mirrored_sky
 from sceneloom_streets.materials import MATERIALS, VEHICLES, material_name, reflectance
 from sceneloom_streets.scene import Scene, Shape
 from sceneloom_streets.shadows import (
@@ -82,7 +82,7 @@ class Surfaces:
     colour: Floats
     """Linear light [N, 3] that the middle of the patch sends to the camera."""
     nearness: Floats
-    """[N, 3]: coefficients of a ray (right, up, 1) that give 1 / metres ahead."""
+    """[N, 3]: coefficients of a ray (right, up, 1) for 1 / metres ahead."""
     along: Floats
     """[N, 2]: texels per metre to the right and ahead, for the texture's column."""
     up: Floats
@@ -92,24 +92,24 @@ class Surfaces:
     grain: Floats
     """Strength of the texture."""
     fine: Floats
-    """How fast the texture fades where pixels are coarser than its texels."""
+    """Fading of the texture where pixels are coarser than its texels."""
     dirt: Floats
     """Strength of cloudy differences."""
     shade: Floats
-    """[N, 3]: coefficients of (x, y, 1) in image heights that give a factor of brightness."""
+    """[N, 3]: coefficients of (x, y, 1) in image heights for a factor of brightness."""
     sheen: Floats
     """Brightness of the light on painted bodywork, 0 on all else."""
     ground: Floats
     """1 where shadows fall on level ground, else 0."""
     shadow_line: Floats
-    """Metres above the road up to which a front lies in the shadow of the houses across."""
+    """Metres above the road: height of the shadow on a front of the houses across."""
     unlit: Floats
-    """Share of a patch's light that is left without the sun."""
+    """Share of a patch's light without the sun."""
     in_ambient: Floats
-    """[3]: share of the light of level ground that is left in the shadow of the sun."""
+    """[3]: share of the light of level ground without the sun."""
 
 
-def draws_of(scene: Scene, rng: np.random.Generator) -> tuple[Draws, Draws]:
+def random_numbers(scene: Scene, rng: np.random.Generator) -> tuple[Draws, Draws]:
     """Random numbers 0..1 of a scene: [things, DRAWS] and [shapes, DRAWS], at any size the same."""
     things = 1 + max(shape.thing for shape in scene.shapes)
     return rng.random((things, DRAWS)), rng.random((len(scene.shapes), DRAWS))
@@ -138,7 +138,7 @@ def patches_of(scene: Scene, draws: Draws, *, height: int, lamps: float) -> Iter
         pieces: list[Piece] = []
         if shape.kind == "road" and not paved:
             paved = True
-            pieces = list(_mended(scene, draws[i]))
+            pieces = list(_road_repairs(scene, draws[i]))
         elif large[i]:
             pieces = [
                 *_round_pieces(name, shape.outline, draws[i]),
@@ -150,7 +150,7 @@ def patches_of(scene: Scene, draws: Draws, *, height: int, lamps: float) -> Iter
 
 
 def _square_pieces(name: str, shape: Shape, draws: Draws, lamps: float) -> Iterator[Piece]:
-    """What lies within a shape of four corners."""
+    """Further patches within a shape of four corners."""
     outline = shape.outline
     if len(outline) != 4:
         return
@@ -202,7 +202,7 @@ def _square_pieces(name: str, shape: Shape, draws: Draws, lamps: float) -> Itera
 
 
 def _round_pieces(name: str, outline: Floats, draws: Draws) -> Iterator[Piece]:
-    """What lies within a shape of any number of corners."""
+    """Further patches within a shape of any number of corners."""
     low, high = outline.min(axis=0), outline.max(axis=0)
     wide, tall = high - low
     corners = len(outline)
@@ -255,7 +255,7 @@ def _round_pieces(name: str, outline: Floats, draws: Draws) -> Iterator[Piece]:
             yield "poster", quad(np.array([a, d, c, b]), 0.15, 0.8, 0.25, 0.5 + 0.4 * draws[2])
 
 
-def _mended(scene: Scene, draws: Draws) -> Iterator[Piece]:
+def _road_repairs(scene: Scene, draws: Draws) -> Iterator[Piece]:
     """Rectangles of newer or older asphalt along the street, and covers of manholes."""
     rng = np.random.default_rng(int(draws[0] * 2**32))
     for _ in range(int(rng.integers(0, 9))):
@@ -307,12 +307,12 @@ def _scaled(outline: Floats, share: float | Floats) -> npt.NDArray[Any]:
 def tabulate(
     scene: Scene, light: Light, patches: Sequence[Patch], draws: tuple[Draws, Draws]
 ) -> Surfaces:
-    """Work out the rows of all patches.
+    """The rows of all patches.
 
     Args:
         scene: the street.
-        light: what shines on it.
-        patches: all that is painted, back to front.
+        light: its light.
+        patches: all of the scene, back to front.
         draws: random numbers of things and of shapes.
     """
     shapes = [scene.shapes[patch.shape] for patch in patches]
@@ -327,7 +327,7 @@ def tabulate(
     points = np.concatenate([patch.outline for patch in patches])
     low, high = np.minimum.reduceat(points, starts), np.maximum.reduceat(points, starts)
     boxes = np.column_stack([low, high]).astype(np.float32)
-    sky, sun = fall(light, normals, _COLUMNS["rounded"][rows])
+    sky, sun = irradiance(light, normals, _COLUMNS["rounded"][rows])
     sunny = light.sun.max() > _FAINT
     shaded = shaded_shares(scene, light.to_sun) if sunny else {}
     lines = shadow_lines(scene, light.to_sun) if sunny else {}
@@ -352,7 +352,9 @@ def tabulate(
     glow = _COLUMNS["glow"][rows]
     glow = np.where(glow < 0, -glow * light.lamps, glow * (0.7 + 0.5 * light.lamps))
     colour += albedo * glow.astype(np.float32)[:, None] / light.exposure
-    level_sky, level_sun = fall(light, np.array([[0, 1, 0]], np.float32), np.zeros(1, np.float32))
+    level_sky, level_sun = irradiance(
+        light, np.array([[0, 1, 0]], np.float32), np.zeros(1, np.float32)
+    )
     # Texels per metre along the two directions of each surface.
     a, b, c = normals.T
     flat = np.abs(b) > 0.9

@@ -1,14 +1,7 @@
-"""Painting the photograph that belongs to a scene.
+"""Photograph of a scene, by deferred shading.
 
-A canvas of patch numbers is filled back to front, exactly as the label map is; tables say what each
-patch is made of and how it is lit; every pixel then looks its row up (deferred shading).
-
-::
-
-    from sceneloom_streets import draw_pair
-
-    pair = draw_pair(seed=7, height=1024, width=2048)
-    pair.photo, pair.label_map, pair.instance_map
+A canvas of patch numbers is filled back to front, exactly as the label map is. A table has the
+material and the light of each patch, and every pixel looks its row up.
 """
 
 from __future__ import annotations
@@ -21,7 +14,7 @@ import numpy.typing as npt
 
 from sceneloom_streets.light import Light, draw_light, paint_sky
 from sceneloom_streets.painting import SUBPIXEL_BITS, check_size, to_corners
-from sceneloom_streets.patches import draws_of, patches_of, tabulate
+from sceneloom_streets.patches import patches_of, random_numbers, tabulate
 from sceneloom_streets.scene import Scene
 from sceneloom_streets.shading import shade
 from sceneloom_streets.shadows import ground_shadows
@@ -29,20 +22,20 @@ from sceneloom_streets.shadows import ground_shadows
 Floats = npt.NDArray[np.float32]
 
 _STREAM = 0x9407
-"""Keeps a photograph's random numbers apart from those that its street was built with."""
+"""Part of the photograph's random seed: its numbers are independent of the street's."""
 _WHITE = 3.0
-"""Linear light, after exposure, at which a pixel is clipped."""
+"""Linear light, after exposure, of a clipped pixel."""
 _LEVELS = 4096
 
 
 def paint_photo(scene: Scene, height: int, width: int) -> npt.NDArray[np.uint8]:
     """Paint a scene as a camera might have seen it.
 
-    Time of day, weather and every thing's colours follow from `scene.seed`. What a pixel shows is
-    what `paint_labels` says it is at the same size.
+    Time of day, weather and every thing's colours follow from `scene.seed`. Every pixel shows the
+    label that `paint_labels` gives it at the same size.
 
     Args:
-        scene: what to paint.
+        scene: the street.
         height: pixels, 16 to 16384.
         width: pixels, 16 to 16384 and at most four times the height.
 
@@ -56,7 +49,7 @@ def paint_photo(scene: Scene, height: int, width: int) -> npt.NDArray[np.uint8]:
     streams = np.random.SeedSequence((scene.seed, _STREAM)).spawn(4)
     for_light, for_things, for_sky, for_lens = (np.random.default_rng(s) for s in streams)
     light = draw_light(for_light)
-    draws = draws_of(scene, for_things)
+    draws = random_numbers(scene, for_things)
     patches = list(patches_of(scene, draws[1], height=height, lamps=light.lamps))
     # The number of the patch that each pixel shows.
     assert len(patches) < 1 << 16, len(patches)
@@ -83,12 +76,12 @@ def paint_photo(scene: Scene, height: int, width: int) -> npt.NDArray[np.uint8]:
 
 
 def develop(linear: Floats, light: Light, rng: np.random.Generator) -> npt.NDArray[np.uint8]:
-    """Take the photograph.
+    """Expose linear light: bloom, softness, vignette, sensor noise, and display values.
 
     Args:
         linear: light of each pixel, float32 [H, W, 3] from 0; changed in place.
-        light: its exposure, white balance, and how far lamps stand out.
-        rng: sensor noise, and how far the lens is soft and dark at the corners.
+        light: exposure, white balance, and brightness of lamps.
+        rng: source of the noise and of the lens's faults.
 
     Returns:
         display values, uint8 [H, W, 3] RGB.
@@ -114,11 +107,11 @@ def develop(linear: Floats, light: Light, rng: np.random.Generator) -> npt.NDArr
     linear *= (falloff * np.float32((_LEVELS - 1) / _WHITE))[..., None]
     linear += (grain * np.float32(0.15 * (_LEVELS - 1) / _WHITE))[..., None]
     np.clip(linear, 0, _LEVELS - 1, out=linear)
-    return np.asarray(_curve()[linear.astype(np.uint16)])
+    return np.asarray(_tone_curve()[linear.astype(np.uint16)])
 
 
 @functools.cache
-def _curve() -> npt.NDArray[np.uint8]:
+def _tone_curve() -> npt.NDArray[np.uint8]:
     """Display value of each level: a soft shoulder for highlights, gamma, and contrast."""
     light = np.arange(_LEVELS) / (_LEVELS - 1) * _WHITE
     shoulder = light * (1 + light / _WHITE**2) / (1 + light)

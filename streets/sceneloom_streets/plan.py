@@ -1,5 +1,6 @@
-"""What a street is like before anything stands on it: the camera, the widths of its strips, and
-how much of everything there is. All lengths in metres.
+"""Plan of a street: the camera, the widths of its strips, and the density of everything on it.
+
+All lengths are in metres.
 """
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ import dataclasses
 
 import numpy as np
 
-from sceneloom_streets.buildings import Quarter
+from sceneloom_streets.buildings import District
 from sceneloom_streets.camera import Camera
 from sceneloom_streets.ids import PARKING, ROAD
 
@@ -26,11 +27,11 @@ class Side:
     parking: float
     """Width of the parking strip; 0 is none."""
     parking_label: int
-    """Label of the parking strip: parking, or road where nothing marks it."""
+    """Label of the parking strip: parking, or road without markings."""
     slanted: bool
     """True if cars are parked across the strip rather than along it."""
     parked: float
-    """Share of the parking strip that is taken, 0..1."""
+    """Occupied share of the parking strip, 0..1."""
     verge: float
     """Width of a green strip between kerb and pavement; 0 is none."""
     pavement: float
@@ -65,19 +66,19 @@ class Plan:
     """One street."""
 
     camera: Camera
-    """Where it is seen from, and its bend."""
+    """The camera, and the street's bend."""
     left: Side
     """The side of the oncoming traffic."""
     right: Side
     """The near side: traffic keeps right."""
     oncoming: int
     """Number of oncoming lanes; 0 is a one-way street."""
-    quarter: Quarter
-    """What its houses are like."""
+    district: District
+    """Range of sizes and forms of its houses."""
     length: float
-    """Metres ahead to where the street is closed by the skyline."""
+    """Metres ahead of the skyline, the end of the street."""
     crossing: tuple[float, float] | None
-    """Metres ahead where a side street starts and ends."""
+    """Metres ahead of the start and the end of a side street."""
     zebra: float | None
     """Metres ahead of a pedestrian crossing."""
     traffic: float
@@ -122,7 +123,7 @@ def draw_plan(rng: np.random.Generator) -> Plan:
         left=_draw_side(rng, -1, left_edge, green, park == -1),
         right=_draw_side(rng, 1, right_edge, green, park == 1),
         oncoming=oncoming,
-        quarter=Quarter(
+        district=District(
             storeys=float(rng.uniform(2.6, 6.6)) - 1.6 * green,
             spread=float(rng.uniform(0.3, 1.3)),
             frontage=(float(rng.uniform(6, 10)), float(rng.uniform(12, 28))),

@@ -1,7 +1,7 @@
 """The roadside: rows of houses, gardens, trees and street furniture.
 
-`add_houses` and `add_furniture` place what the other functions here, `buildings` and `greenery`
-make. All lengths are in metres.
+`add_houses` and `add_furniture` place the things that the other functions here, `buildings` and
+`greenery` build. All lengths are in metres.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ from sceneloom_streets.solids import Face, Thing, along, bar, disc, pieces, upri
 
 Outline = list[tuple[float, float]]
 _HORIZON = 1e5
-"""Painting order of what is behind everything but the ground."""
+"""Painting order behind everything but the ground."""
 
 
 def add_houses(rng: np.random.Generator, plan: Plan) -> list[Thing]:
-    """Houses on both sides, what fills the gaps between them, side streets, and the skyline."""
+    """Houses on both sides, hedges and walls in their gaps, side streets, and the skyline."""
     things = skyline(
         rng, s=plan.length, tallest=float(rng.uniform(7, 20)), green=float(rng.random())
     )
@@ -56,7 +56,7 @@ def add_houses(rng: np.random.Generator, plan: Plan) -> list[Thing]:
         line = side.sign * side.building_line
         row = (float(rng.uniform(-8, 2)), plan.length)
         crossing = (plan.crossing[0] - 2, plan.crossing[1] + 2) if plan.crossing else None
-        houses, gaps = house_row(rng, plan.quarter, line=line, s=row, crossing=crossing)
+        houses, gaps = house_row(rng, plan.district, line=line, s=row, crossing=crossing)
         things += [raise_house(rng, house) for house in houses]
         for start, end in gaps:
             start = max(start, 1.0)
@@ -75,7 +75,7 @@ def add_houses(rng: np.random.Generator, plan: Plan) -> list[Thing]:
         if crossing:
             corner = max(abs(h.front) + h.depth for h in houses)
             things += cross_row(
-                rng, plan.quarter, line=side.sign * corner, s=crossing[1], until=side.sign * 110
+                rng, plan.district, line=side.sign * corner, s=crossing[1], until=side.sign * 110
             )
         if side.yard:
             things += _front_gardens(rng, plan, side)
@@ -90,17 +90,17 @@ def add_furniture(rng: np.random.Generator, plan: Plan) -> list[Thing]:
         if np.isfinite(side.trees):
             tall = float(rng.uniform(5, 11))
             t = side.sign * (side.kerb + (min(side.verge / 2, 1.0) if side.verge else 0.8))
-            for s in _every(rng, side.trees, plan, first=7.0):
+            for s in _regular_positions(rng, side.trees, plan, first=7.0):
                 if rng.random() < 0.85:
                     things.append(tree(rng, t=t, s=s, tall=tall * float(rng.uniform(0.75, 1.2))))
         if rng.random() < 0.7:
             gap, tall = float(rng.uniform(16, 34)), float(rng.uniform(5, 9))
-            for s in _every(rng, gap, plan):
+            for s in _regular_positions(rng, gap, plan):
                 things.append(lamp(rng, t=kerb, s=s, tall=tall, towards=-side.sign))
         for _ in range(int(rng.poisson(2.2))):
-            things.append(sign(rng, t=kerb, s=_somewhere(rng, plan, 8, 70)))
+            things.append(sign(rng, t=kerb, s=_random_position(rng, plan, 8, 70)))
         if rng.random() < 0.12:
-            things.append(signpost(rng, t=kerb * 1.1, s=_somewhere(rng, plan, 18, 60)))
+            things.append(signpost(rng, t=kerb * 1.1, s=_random_position(rng, plan, 18, 60)))
         if rng.random() < 0.2:
             start = float(rng.uniform(5, 20))
             row = (start, start + float(rng.uniform(6, 25)))
@@ -114,7 +114,7 @@ def add_furniture(rng: np.random.Generator, plan: Plan) -> list[Thing]:
                 things.append(rail)
         for _ in range(int(rng.poisson(1.6))):
             t = side.sign * float(rng.uniform(side.kerb + 0.7, side.property_line))
-            things.append(clutter(rng, t=t, s=_somewhere(rng, plan, 9, 60)))
+            things.append(clutter(rng, t=t, s=_random_position(rng, plan, 9, 60)))
     # Traffic lights at the side street or the pedestrian crossing.
     if plan.zebra is not None and rng.random() >= 0.35:
         for s in [plan.zebra - 0.6] + ([plan.crossing[1] + 1] if plan.crossing else []):
@@ -175,14 +175,16 @@ def _plant_park(rng: np.random.Generator, plan: Plan, side: Side) -> list[Thing]
     return things
 
 
-def _every(rng: np.random.Generator, gap: float, plan: Plan, first: float = 5.0) -> list[float]:
+def _regular_positions(
+    rng: np.random.Generator, gap: float, plan: Plan, first: float = 5.0
+) -> list[float]:
     """Positions about `gap` apart along the street, without side streets and crossings."""
     at = np.arange(first + float(rng.uniform(0, gap)), min(plan.length, 150), gap)
     moved = (at + rng.normal(0, 0.06 * gap, len(at))).tolist()
     return [s for s in moved if not plan.keeps_free(s)]
 
 
-def _somewhere(rng: np.random.Generator, plan: Plan, low: float, high: float) -> float:
+def _random_position(rng: np.random.Generator, plan: Plan, low: float, high: float) -> float:
     """A random position along the street, denser near than far, outside crossings."""
     s = float(low * (high / low) ** rng.random())
     if plan.keeps_free(s) and plan.zebra is not None:
@@ -257,7 +259,7 @@ def bollards(*, t: float, s: tuple[float, float], gap: float) -> list[Thing]:
 
 
 def clutter(rng: np.random.Generator, *, t: float, s: float) -> Thing:
-    """Something fixed that has no class of its own: a bin, a cabinet, an advertising column."""
+    """A fixed thing without a class of its own: a bin, a cabinet, an advertising column."""
     kind = str(rng.choice(["bin", "cabinet", "column", "bench"], p=[0.45, 0.35, 0.06, 0.14]))
     wide, tall = {"bin": (0.6, 1.05), "cabinet": (1.0, 1.25), "column": (1.25, 2.9)}.get(
         kind, (1.6, 0.8)

@@ -15,9 +15,7 @@ Floats = npt.NDArray[np.float32]
 Index = npt.NDArray[np.intp]
 
 _DIRT_SCALE = np.float32(0.16), np.float32(0.06)
-"""Size of the smooth tile's texels against the texture's, along a row and up a column: dirt runs
-down walls and along the street.
-"""
+"""Scale of dirt against the texture, along a row and up a column: it runs down walls."""
 _NEAREST, _FURTHEST = 0.5, 2000.0
 
 
@@ -32,7 +30,7 @@ def shade(
 
     Args:
         scene: the street, for its camera.
-        light: what shines on it.
+        light: its light.
         surfaces: tables, a row for each patch.
         index: row of each pixel, [H, W].
         shadows: of the sun, and of contact, float32 [H, W] from 0 (light) to 1.
@@ -99,7 +97,7 @@ def _linear(table: Floats, index: Index, x: Floats, y: Floats) -> Floats:
 def _texture(
     scene: Scene, surfaces: Surfaces, index: Index, right: Floats, rise: Floats, ahead: Floats
 ) -> Floats:
-    """A factor of brightness around 1: texture and dirt, fading where pixels become coarser."""
+    """Texture and dirt as a factor around 1 that fades where pixels are coarser than texels."""
     height = index.shape[0]
     per_ahead = surfaces.up[:, 1].take(index)
     per_up = surfaces.up[:, 0].take(index)
@@ -123,15 +121,15 @@ def _texture(
     grain = surfaces.grain.take(index)
     grain /= coarse
     smooth = np.float32(NAMES.index("smooth") * PITCH)
-    factor = _looked_up(column * _DIRT_SCALE[0], row * _DIRT_SCALE[1], smooth)
+    factor = _sample(column * _DIRT_SCALE[0], row * _DIRT_SCALE[1], smooth)
     factor *= surfaces.dirt.take(index)
-    grain *= _looked_up(column, row, surfaces.layer.take(index))
+    grain *= _sample(column, row, surfaces.layer.take(index))
     factor += grain
     factor += 1
     return factor
 
 
-def _looked_up(column: Floats, row: Floats, layer: Floats | np.float32) -> Floats:
+def _sample(column: Floats, row: Floats, layer: Floats | np.float32) -> Floats:
     """The atlas at positions in texels within the tiles that start at the rows `layer`."""
     column -= np.floor(column * np.float32(1 / TILE)) * np.float32(TILE)
     row -= np.floor(row * np.float32(1 / TILE)) * np.float32(TILE)

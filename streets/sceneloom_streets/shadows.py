@@ -67,7 +67,7 @@ def ground_shadows(scene: Scene, to_sun: Floats, height: int, width: int) -> tup
     shapes = [shape for shape in scene.shapes if _casts(shape)]
     world, starts = to_world(scene, shapes)
     cast = np.zeros((rows, columns), np.uint8)
-    fallen = _slid(_turned(shapes, world, starts, to_sun), to_sun, scene.camera_height)
+    fallen = _cast_on_road(_facing_sun(shapes, world, starts, to_sun), to_sun, scene.camera_height)
     _fill(cast, scene, fallen, starts, width / step)
     near, far = np.zeros_like(cast), np.zeros_like(cast)
     for canvas, low, high in ((near, 0.0, _NEAR_BY), (far, _NEAR_BY, _FURTHEST / 2)):
@@ -109,7 +109,7 @@ def shaded_shares(scene: Scene, to_sun: Floats) -> dict[int, float]:
         return {}
     world, starts = to_world(scene, casting)
     canvas = np.zeros((rows, columns), np.uint8)
-    fallen = _slid(_turned(casting, world, starts, to_sun), to_sun, scene.camera_height)
+    fallen = _cast_on_road(_facing_sun(casting, world, starts, to_sun), to_sun, scene.camera_height)
     _fill(canvas, scene, fallen, starts, columns)
     canvas = np.asarray(cv2.blur(canvas, (9, 5)), np.uint8)
     sums: dict[int, tuple[float, int]] = {}
@@ -191,13 +191,13 @@ def to_world(scene: Scene, shapes: Sequence[Shape]) -> tuple[Points, Starts]:
 
 
 def _casts(shape: Shape) -> bool:
-    """Whether a shape throws a shadow that can matter."""
+    """Whether a shape is upright and near enough to cast a shadow."""
     upright = shape.label not in GROUND_LABELS and shape.label not in (ids.SKY, ids.EGO_VEHICLE)
     near = shape.distance < _FURTHEST and not shape.kind.startswith("far-")
     return upright and near and not shape.detail
 
 
-def _turned(shapes: Sequence[Shape], world: Points, starts: Starts, to_sun: Floats) -> Points:
+def _facing_sun(shapes: Sequence[Shape], world: Points, starts: Starts, to_sun: Floats) -> Points:
     """The corners, with each cut-out turned about the upright axis of its thing to face the sun."""
     axes: dict[int, float] = {}
     middles = np.empty(len(shapes))
@@ -218,7 +218,7 @@ def _turned(shapes: Sequence[Shape], world: Points, starts: Starts, to_sun: Floa
     return out
 
 
-def _slid(world: Points, to_sun: Floats, camera_height: float) -> Points:
+def _cast_on_road(world: Points, to_sun: Floats, camera_height: float) -> Points:
     """Points slid along the light down to the road."""
     tall = np.maximum(world[:, 1] + camera_height, 0)
     out: Points = world - (tall / float(to_sun[1]))[:, None] * to_sun.astype(np.float64)

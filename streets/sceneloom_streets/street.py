@@ -1,8 +1,7 @@
-"""Building a street scene from a seed.
+"""The street of a seed.
 
-A seed draws a plan, the plan is furnished in metres, the camera turns it into shapes, and what is
-hardly visible is left out. A street that came out closed in (no sky, hardly any road) is drawn
-again, so that every scene is worth looking at.
+A seed draws a plan, the plan is furnished in metres, the camera projects it to shapes, and hardly
+visible things are left out. A closed-in street (no sky, hardly any road) is drawn again.
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ from sceneloom_streets.scene import Scene, Shape
 from sceneloom_streets.traffic import add_people, fill_lanes, park_vehicles
 
 _DRAFT_SIZE = (256, 512)
-"""Size that a scene is judged at: what shows too few pixels there is left out."""
+"""Height and width at which a scene is checked and things of too few pixels are left out."""
 _MIN_PIXELS = 12
 _MAX_ATTEMPTS = 100
 
@@ -42,7 +41,7 @@ class Street:
     """A drawn street."""
 
     label_map: npt.NDArray[np.uint8]
-    """Cityscapes label ids, uint8 [H, W]; 35 is lane marking, where it is told apart."""
+    """Cityscapes label ids, uint8 [H, W]; with markings also 35, lane marking."""
     instance_map: npt.NDArray[np.int32]
     """Instances, int32 [H, W]: ``label * 1000 + n`` for counted things, the label elsewhere."""
 
@@ -52,7 +51,7 @@ class Pair(Street):
     """A drawn street and its photograph."""
 
     photo: npt.NDArray[np.uint8]
-    """What a camera might have seen, uint8 [H, W, 3] RGB."""
+    """Photograph, uint8 [H, W, 3] RGB."""
 
 
 def draw_street(
@@ -65,8 +64,8 @@ def draw_street(
         height: pixels, 16 to 16384.
         width: pixels, 16 to 16384 and at most four times the height; the street is composed for
             twice the height.
-        markings: label what is painted on the road as lane marking, id 35, which Cityscapes does
-            not have (schema ``cityscapes-markings``).
+        markings: label lane lines and zebra crossings as lane marking, id 35 (schema
+            ``cityscapes-markings``).
 
     Raises:
         InputError: the seed is negative or the size is out of range.
@@ -78,7 +77,7 @@ def draw_street(
 
 
 def draw_pair(seed: int, height: int = 1024, width: int = 2048, *, markings: bool = False) -> Pair:
-    """Draw the street of a seed together with the photograph that belongs to it.
+    """Draw the street of a seed and its photograph.
 
     Arguments and errors are those of `draw_street`, and so are the maps.
     """

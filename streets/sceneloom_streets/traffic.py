@@ -1,4 +1,4 @@
-"""What moves or is parked: vehicles in lanes and along kerbs, people and riders."""
+"""Traffic: vehicles in lanes and along kerbs, people and riders."""
 
 from __future__ import annotations
 
