@@ -141,16 +141,19 @@ def test_serving_reaches_the_networks_only_in_its_torch_runtime() -> None:
 
 
 def test_the_street_painter_needs_numpy_opencv_and_the_errors_alone() -> None:
-    modules = read_modules()
-    painter = {
-        name: module for name, module in modules.items() if module.path.parts[0] == "streets"
+    nodes = [node for _, tree in sources("sceneloom_streets") for node in ast.walk(tree)]
+    named = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
+    named |= {node.module or "" for node in nodes if isinstance(node, ast.ImportFrom)}
+    own = {name for name in named if name.split(".")[0] == "sceneloom_streets"}
+    assert named - own - set(sys.stdlib_module_names) - {
+        "collections.abc",
+        "concurrent.futures",
+    } == {
+        "cv2",
+        "numpy",
+        "numpy.typing",
+        "sceneloom.errors",
     }
-    assert "sceneloom_streets" in painter
-    of_the_product = set().union(*(imports(module, modules) for module in painter.values()))
-    assert of_the_product - set(painter) == {"sceneloom.errors"}
-    named = set().union(*(imported(ast.walk(module.tree)) for module in painter.values()))
-    others = named - set(sys.stdlib_module_names) - {"sceneloom", "sceneloom_streets"}
-    assert others == {"numpy", "cv2"}
 
 
 @pytest.mark.parametrize(
