@@ -23,9 +23,8 @@ from sceneloom_bench.commands import run_sceneloom
 from sceneloom_bench.demo_weights import BUNDLE, SCHEMA, SEGMENTER, TESTED
 from sceneloom_bench.method_table_report import read_counts
 from sceneloom_serving.machine import describe_machine
-from sceneloom_training.data.street_files import write_streets
+from sceneloom_streets.dataset import TEST_SEEDS, write_streets
 from sceneloom_training.evaluation.scores import Interval, score_gap
-from sceneloom_training.scenes.splits import TEST_SEEDS
 
 STYLES = {"default": None, "style-seed-1": 1, "style-seed-2": 2, "style-seed-3": 3}
 """Names of the evaluations, and their style seeds."""

@@ -19,9 +19,8 @@ import tyro
 
 from sceneloom.errors import SceneLoomError
 from sceneloom_bench.commands import CHECKOUT, run_sceneloom
+from sceneloom_streets.dataset import DEMO_SEEDS, TRAIN_SEEDS, write_streets
 from sceneloom_training.checkpoint import load_checkpoint, save_checkpoint
-from sceneloom_training.data.street_files import write_streets
-from sceneloom_training.scenes.splits import DEMO_SEEDS, TRAIN_SEEDS
 
 STAGES = (
     "street-demo-1-whole-512x256",

@@ -44,11 +44,10 @@ from sceneloom_bench.method_table_rows import (
     with_perceptual,
 )
 from sceneloom_serving.machine import describe_machine
+from sceneloom_streets.dataset import TEST_SEEDS, TRAIN_SEEDS, write_streets
 from sceneloom_training.checkpoint import load_checkpoint
 from sceneloom_training.data import DataSettings, Geometry, open_data_set
-from sceneloom_training.data.street_files import write_streets
 from sceneloom_training.evaluation.checkpoint_pictures import checkpoint_synthesizer
-from sceneloom_training.scenes.splits import TEST_SEEDS, TRAIN_SEEDS
 
 CONFIG = CHECKOUT / "training" / "configs" / "streets-256x128.toml"
 CLASSES = CHECKOUT / "training" / "configs" / "street-classes.json"

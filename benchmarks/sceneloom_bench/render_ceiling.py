@@ -40,7 +40,7 @@ from sceneloom.synthesizer import prepare
 from sceneloom.triton_client import TritonSynthesizer
 from sceneloom_bench.noop_server import NOOP_CONTRACT, NoopServer, write_noop_repository
 from sceneloom_serving.machine import describe_machine
-from sceneloom_training.scenes import draw_street
+from sceneloom_streets import draw_street
 
 HEIGHT, WIDTH = 1024, 2048
 TRANSPORTS: tuple[TransportChoice, ...] = ("grpc-shm", "grpc", "http")

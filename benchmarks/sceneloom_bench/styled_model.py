@@ -25,8 +25,7 @@ from sceneloom_bench.demo_evaluation import write_results
 from sceneloom_bench.demo_weights import SEGMENTER
 from sceneloom_bench.method_table import CONFIG, HEIGHT, WIDTH
 from sceneloom_bench.method_table_rows import MODERN
-from sceneloom_training.data.street_files import write_streets
-from sceneloom_training.scenes.splits import TEST_SEEDS, TRAIN_SEEDS
+from sceneloom_streets.dataset import TEST_SEEDS, TRAIN_SEEDS, write_streets
 
 SIZE = "256x128"
 STYLED = (

@@ -14,7 +14,7 @@ from sceneloom.maps import OnUnknown, read_instance_map, read_label_map
 from sceneloom.synthesizer import Request, prepare
 from sceneloom_export.map_kinds import draw_kinds
 from sceneloom_export.probe_maps import draw_probe, probe_sizes
-from sceneloom_training.scenes import draw_street
+from sceneloom_streets import draw_street
 
 CALIBRATION_MAPS = 8
 _CALIBRATION_SIZE = _MODERATE_SIZE = (256, 512)

@@ -19,8 +19,8 @@ from sceneloom_bench.demo_weights import DemoWeightsSettings
 from sceneloom_bench.method_table import TableSettings
 from sceneloom_bench.method_table_rows import CONTROL, OTHER_STREETS, PUBLISHED, Row
 from sceneloom_bench.styled_model import StyledModelSettings
+from sceneloom_streets import dataset
 from sceneloom_training.checkpoint import load_checkpoint
-from sceneloom_training.data import street_files
 
 TINY = (
     *("--generator.global-blocks", "1"),
@@ -47,7 +47,7 @@ def write_small_streets(
     assert width == 2 * height
     assert processes >= 1
     assert markings == (folder.name == "marked")
-    street_files.write_streets(
+    dataset.write_streets(
         folder, split, seeds[:4], height=128, width=256, processes=1, markings=markings
     )
 

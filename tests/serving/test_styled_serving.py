@@ -26,8 +26,8 @@ from sceneloom_export.settings import ExportSettings
 from sceneloom_serving.embedded import EmbeddedServer
 from sceneloom_serving.parity import compare
 from sceneloom_serving.torch_runtime import TorchSynthesizer
+from sceneloom_streets import draw_street
 from sceneloom_training.checkpoint import load_checkpoint
-from sceneloom_training.scenes import draw_street
 
 pytestmark = pytest.mark.triton
 

@@ -23,8 +23,8 @@ from PIL import Image
 from sceneloom.cli import main
 from sceneloom.errors import CheckpointError, InputError, SceneLoomError, TrainingError
 from sceneloom.schema import load_schema
+from sceneloom_streets.dataset import write_streets
 from sceneloom_training.data import DataSettings, open_data_set
-from sceneloom_training.data.street_files import write_streets
 from sceneloom_training.evaluation import segmenter_training
 from sceneloom_training.evaluation.segmenter import build_network, load_segmenter, save_segmenter
 from sceneloom_training.evaluation.segmenter_settings import SegmenterSettings

@@ -1,8 +1,7 @@
-"""What everything in a street is made of: a palette and a texture for each kind of shape.
+"""Materials: a palette and a texture for each kind of shape.
 
-Palettes are display colours (0..255) as a painter would mix them; `reflectance` makes linear ones.
-A thing draws where it is within its palette once, so that its parts agree and it differs from its
-neighbours.
+Palettes are display colours (0..255); `reflectance` makes linear ones. A thing draws its place
+within a palette once, so that its parts agree and it differs from its neighbours.
 """
 
 from __future__ import annotations
@@ -17,23 +16,23 @@ Colour = tuple[int, int, int]
 Floats = npt.NDArray[np.float32]
 
 VEHICLES = ("hatchback", "saloon", "estate", "crossover", "van", "bus", "truck")
-"""First parts of the kinds of vehicles; the second part (body, glass) says what it is made of."""
+"""First parts of the kinds of vehicles; the second part (body, glass) is the material."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Material:
-    """How the shapes of a kind look."""
+    """Colour, texture and light of a kind of shape."""
 
     palette: tuple[Colour, ...]
     """Display colours; a thing has one of them, a little changed."""
     vary: float = 0.12
-    """How far brightness and tint stray from the palette, as a share."""
+    """Deviation of brightness and tint from the palette, as a share."""
     uneven: float = 0.0
-    """How far single patches of a thing differ in brightness, as a share."""
+    """Difference in brightness between the patches of a thing, as a share."""
     by: str = "thing"
-    """What agrees in colour: "scene", "thing", or only the single "shape"."""
+    """Unit of one colour: "scene", "thing" or "shape"."""
     draw: int = 0
-    """Which of its draws (0..7) a thing looks the palette up with: equal draws, equal colours."""
+    """Index (0..7) of the thing's random number that selects from the palette."""
     texture: str = "plain"
     """Name of its tile in the atlas."""
     tile: float = 2.0
@@ -41,19 +40,17 @@ class Material:
     grain: float = 0.0
     """Strength of the texture."""
     fine: float = 0.2
-    """How fast the texture fades where pixels are coarser than its texels; 0 never."""
+    """Fading of the texture where pixels are coarser than its texels; 0 is none."""
     dirt: float = 0.06
     """Strength of wide, cloudy differences."""
     rounded: float = 0.0
     """0 for flat surfaces to 1 for bodies like trunks, lit from more sides than one."""
     top: float = 0.0
-    """How much lighter the upper edge is than the lower one, as a share."""
+    """Brightness of the upper edge above that of the lower one, as a share."""
     gloss: float = 0.0
     """Share of the sky that the surface mirrors."""
     glow: float = 0.0
-    """Light of its own, in terms of its colour; where negative, only as far as the scene's lamps
-    stand out (`Light.lamps`).
-    """
+    """Emitted light as a factor of its colour; negative: its magnitude times `Light.lamps`."""
 
 
 _GREYS: tuple[Colour, ...] = ((228, 228, 226), (168, 170, 172), (96, 99, 103), (38, 39, 41))
@@ -325,7 +322,7 @@ def material_name(kind: str, label: int) -> str:
     """Key into `MATERIALS` for a shape's kind and label.
 
     Raises:
-        KeyError: the kind is unknown; there is no colour for everything else.
+        KeyError: the kind is unknown; no material is a default.
     """
     name = _OF_LABEL.get((kind, label)) or _SAME.get(kind, kind)
     first, _, part = name.partition("-")

@@ -1,7 +1,7 @@
-"""Scene parts in metres: faces and things in street coordinates, and the few ways to make faces.
+"""Faces and things in street coordinates, and constructors of faces.
 
 Street coordinates are (t, y, s): t metres to the right of the camera, y metres above the road,
-s metres ahead along the street. The street itself may bend; `camera` sees to that.
+s metres ahead along the street. The street itself may bend: `camera` maps it to straight metres.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class Face:
     label: int
     """Cityscapes label id."""
     kind: str
-    """What it is to a painter of photographs."""
+    """Key to the material."""
     points: Points
     """Corners (t, y, s) in metres, float64 [N, 3]."""
     detail: bool = False
@@ -31,8 +31,8 @@ class Face:
     solid: bool = False
     """True for the side of a closed body: seen from behind, it is hidden."""
     order: float | None = None
-    """Takes the place of the thing's painting order: long things (fences, hedges) come in pieces,
-    some of them before and some behind their neighbours.
+    """Painting order in place of the thing's: long things (fences, hedges) have pieces before and
+    pieces behind their neighbours.
     """
 
 
@@ -41,9 +41,8 @@ class Thing:
     """Faces that belong together and are painted in one go."""
 
     order: float
-    """Metres ahead that decide who hides whom: things are painted from large to small. For what
-    runs along the street (a facade, a hedge) it is the far end, so that what stands before it
-    comes later.
+    """Painting order, from large to small: metres ahead. For things along the street (a facade, a
+    hedge) it is the far end, so that things before them are painted later.
     """
     faces: tuple[Face, ...]
     """In painting order."""

@@ -1,4 +1,4 @@
-"""Cityscapes label ids that the street scenes use, as in `sceneloom/schemas/cityscapes.json`."""
+"""Cityscapes label ids of the street scenes, as in `sceneloom/schemas/cityscapes.json`."""
 
 from __future__ import annotations
 
@@ -26,11 +26,9 @@ BUS = 28
 MOTORCYCLE = 32
 BICYCLE = 33
 LANE_MARKING = 35
-"""White lines and pedestrian crossings where they are told apart from the road: not one of
-Cityscapes', but of ``cityscapes-markings``.
-"""
+"""White lines and pedestrian crossings: of ``cityscapes-markings``, not of Cityscapes."""
 
 COUNTED = frozenset({PERSON, RIDER, CAR, TRUCK, BUS, MOTORCYCLE, BICYCLE})
-"""Labels whose things are numbered one by one in the instance map."""
+"""Labels whose things have numbers of their own in the instance map."""
 INSTANCE_DIVISOR = 1000
 """An instance's value in the instance map is ``label * INSTANCE_DIVISOR + n``."""

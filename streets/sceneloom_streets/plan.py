@@ -1,5 +1,6 @@
-"""What a street is like before anything stands on it: the camera, the widths of its strips, and
-how much of everything there is. All lengths in metres.
+"""Plan of a street: the camera, the widths of its strips, and the density of everything on it.
+
+All lengths are in metres.
 """
 
 from __future__ import annotations
@@ -8,9 +9,9 @@ import dataclasses
 
 import numpy as np
 
-from sceneloom_training.scenes.buildings import Quarter
-from sceneloom_training.scenes.camera import Camera
-from sceneloom_training.scenes.ids import PARKING, ROAD
+from sceneloom_streets.buildings import District
+from sceneloom_streets.camera import Camera
+from sceneloom_streets.ids import PARKING, ROAD
 
 LANE = 3.3
 
@@ -26,11 +27,11 @@ class Side:
     parking: float
     """Width of the parking strip; 0 is none."""
     parking_label: int
-    """Label of the parking strip: parking, or road where nothing marks it."""
+    """Label of the parking strip: parking, or road without markings."""
     slanted: bool
     """True if cars are parked across the strip rather than along it."""
     parked: float
-    """Share of the parking strip that is taken, 0..1."""
+    """Occupied share of the parking strip, 0..1."""
     verge: float
     """Width of a green strip between kerb and pavement; 0 is none."""
     pavement: float
@@ -65,19 +66,19 @@ class Plan:
     """One street."""
 
     camera: Camera
-    """Where it is seen from, and its bend."""
+    """The camera, and the street's bend."""
     left: Side
     """The side of the oncoming traffic."""
     right: Side
     """The near side: traffic keeps right."""
     oncoming: int
     """Number of oncoming lanes; 0 is a one-way street."""
-    quarter: Quarter
-    """What its houses are like."""
+    district: District
+    """Range of sizes and forms of its houses."""
     length: float
-    """Metres ahead to where the street is closed by the skyline."""
+    """Metres ahead of the skyline, the end of the street."""
     crossing: tuple[float, float] | None
-    """Metres ahead where a side street starts and ends."""
+    """Metres ahead of the start and the end of a side street."""
     zebra: float | None
     """Metres ahead of a pedestrian crossing."""
     traffic: float
@@ -87,6 +88,13 @@ class Plan:
     def sides(self) -> tuple[Side, Side]:
         """Left, then right."""
         return self.left, self.right
+
+    def keeps_free(self, s: float, margin: float = 3.0) -> bool:
+        """True within a pedestrian crossing, or `margin` metres around a side street."""
+        if self.zebra is not None and self.zebra - 1.5 < s < self.zebra + 4.5:
+            return True
+        crossing = self.crossing
+        return crossing is not None and crossing[0] - margin < s < crossing[1] + margin
 
 
 def draw_plan(rng: np.random.Generator) -> Plan:
@@ -103,27 +111,30 @@ def draw_plan(rng: np.random.Generator) -> Plan:
     zebra = crossing[0] - 4.5 if crossing else None
     if zebra is None and rng.random() < 0.25:
         zebra = float(rng.uniform(10, 35))
+    bend = float(rng.normal(0, 1 / 650)) if rng.random() < 0.55 else 0.0
     return Plan(
-        camera=_draw_camera(rng),
+        camera=Camera(
+            focal=float(rng.uniform(1.65, 2.2)),
+            height=float(rng.uniform(1.25, 1.5)),
+            horizon=float(rng.uniform(0.38, 0.46)),
+            vanishing_x=float(np.clip(rng.normal(0, 0.09), -0.25, 0.25)),
+            bend=float(np.clip(bend, -1 / 350, 1 / 350)),
+        ),
         left=_draw_side(rng, -1, left_edge, green, park == -1),
         right=_draw_side(rng, 1, right_edge, green, park == 1),
         oncoming=oncoming,
-        quarter=_draw_quarter(rng, green),
+        district=District(
+            storeys=float(rng.uniform(2.6, 6.6)) - 1.6 * green,
+            spread=float(rng.uniform(0.3, 1.3)),
+            frontage=(float(rng.uniform(6, 10)), float(rng.uniform(12, 28))),
+            setback=float(rng.choice([0.0, 0.8, 2.5])),
+            gaps=0.02 + 0.4 * green * float(rng.random()),
+            pitched=float(rng.random()),
+        ),
         length=float(rng.uniform(90, 260)),
         crossing=crossing,
         zebra=zebra,
         traffic=float(rng.uniform(14, 60)),
-    )
-
-
-def _draw_camera(rng: np.random.Generator) -> Camera:
-    bend = float(rng.normal(0, 1 / 650)) if rng.random() < 0.55 else 0.0
-    return Camera(
-        focal=float(rng.uniform(1.65, 2.2)),
-        height=float(rng.uniform(1.25, 1.5)),
-        horizon=float(rng.uniform(0.38, 0.46)),
-        vanishing_x=float(np.clip(rng.normal(0, 0.09), -0.25, 0.25)),
-        bend=float(np.clip(bend, -1 / 350, 1 / 350)),
     )
 
 
@@ -147,15 +158,4 @@ def _draw_side(
         park=park,
         trees=float(rng.uniform(7, 26)) if rng.random() < 0.35 + 0.5 * green else np.inf,
         people=float(rng.exponential(3.5)),
-    )
-
-
-def _draw_quarter(rng: np.random.Generator, green: float) -> Quarter:
-    return Quarter(
-        storeys=float(rng.uniform(2.6, 6.6)) - 1.6 * green,
-        spread=float(rng.uniform(0.3, 1.3)),
-        frontage=(float(rng.uniform(6, 10)), float(rng.uniform(12, 28))),
-        setback=float(rng.choice([0.0, 0.8, 2.5])),
-        gaps=0.02 + 0.4 * green * float(rng.random()),
-        pitched=float(rng.random()),
     )

@@ -1,7 +1,6 @@
-"""What is in a scene, as a camera sees it: flat shapes, back to front, at no particular resolution.
+"""A scene as a camera sees it: flat shapes, back to front, without a resolution.
 
-A `Scene` knows nothing of pixels. `sceneloom_training.scenes.painting` turns one into a label map
-and an instance map; whatever paints the photograph of the same scene reads the same shapes.
+`painting` makes the maps of a scene and `photo` its photograph, both from the same shapes.
 """
 
 from __future__ import annotations
@@ -11,7 +10,7 @@ import dataclasses
 import numpy as np
 import numpy.typing as npt
 
-from sceneloom_training.scenes.ids import COUNTED, INSTANCE_DIVISOR
+from sceneloom_streets.ids import COUNTED, INSTANCE_DIVISOR
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -21,7 +20,7 @@ class Shape:
     label: int
     """Cityscapes label id."""
     kind: str
-    """What it is to a painter of photographs, such as ``car-glass`` or ``facade``."""
+    """Key to the material, such as ``car-glass`` or ``facade``."""
     outline: npt.NDArray[np.float32]
     """Closed polygon, float32 [N, 2]: x to the right of the image centre, y down from the top edge,
     both in image heights. The frame is ``|x| <= width / height / 2`` and ``0 <= y <= 1``; outlines
@@ -30,7 +29,7 @@ class Shape:
     distance: float
     """Metres from the camera to the middle of the shape; infinite for the sky."""
     thing: int
-    """Number shared by the shapes of one thing (a car, a house): what has one colour, one model."""
+    """Number of the thing (a car, a house) that the shape is a part of."""
     instance: int | None = None
     """Number of the thing among those of its label, from 0; None where the label is not counted."""
     plane: tuple[float, float, float, float] | None = None
@@ -39,19 +38,17 @@ class Shape:
     None faces the camera at `distance`.
     """
     detail: bool = False
-    """True for what lies within the thing's own outline (a window in a facade): it never changes
-    the label map.
-    """
+    """True within the thing's own outline (a window in a facade): the label map ignores it."""
 
     @property
     def value(self) -> int:
-        """What the instance map holds here."""
+        """Value in the instance map."""
         if self.instance is None:
             return self.label
         return self.label * INSTANCE_DIVISOR + self.instance
 
     def __post_init__(self) -> None:
-        """Check that what is counted has a number, and nothing else has one."""
+        """Check that counted labels, and no others, have an instance."""
         assert (self.instance is not None) == (self.label in COUNTED), (self.label, self.instance)
 
 
@@ -60,11 +57,11 @@ class Scene:
     """A street as one camera sees it."""
 
     seed: int
-    """What it was built from."""
+    """Seed of the street."""
     horizon: float
     """Height of the horizon, in image heights from the top edge."""
     vanishing_x: float
-    """Where the straight street would end, in image heights to the right of the image centre."""
+    """Vanishing point of the straight street, in image heights to the right of the image centre."""
     focal: float = 1.9
     """Focal length of the camera, in image heights."""
     camera_height: float = 1.35

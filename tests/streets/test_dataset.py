@@ -8,10 +8,9 @@ import numpy as np
 import pytest
 
 from sceneloom.errors import DataSetError, InputError
+from sceneloom_streets import draw_pair
+from sceneloom_streets.dataset import TEST_SEEDS, TRAIN_SEEDS, write_streets
 from sceneloom_training.data import DataSettings, open_data_set
-from sceneloom_training.data.street_files import write_streets
-from sceneloom_training.scenes import draw_pair
-from sceneloom_training.scenes.splits import TEST_SEEDS, TRAIN_SEEDS
 
 
 def test_what_is_written_is_what_is_painted(tmp_path: Path) -> None:

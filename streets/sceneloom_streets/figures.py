@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from sceneloom_training.scenes.ids import BICYCLE, MOTORCYCLE, PERSON, RIDER
-from sceneloom_training.scenes.solids import Face, Points, Thing, bar, disc, upright
+from sceneloom_streets.ids import BICYCLE, MOTORCYCLE, PERSON, RIDER
+from sceneloom_streets.solids import Face, Points, Thing, bar, disc, upright
 
 
 def pedestrian(rng: np.random.Generator, *, t: float, s: float, ground: float = 0.0) -> Thing:
@@ -20,13 +20,17 @@ def pedestrian(rng: np.random.Generator, *, t: float, s: float, ground: float = 
         ("person-shoes", _foot(-0.05 - stride, stride)),
         ("person-shoes", _foot(0.05 + stride, stride)),
         ("person-torso", _torso(hem, 0.84)),
-        *_arms(rng),
+    ]
+    for side in (-1, 1):
+        hand = side * float(rng.uniform(0.12, 0.2)), float(rng.uniform(0.42, 0.6))
+        parts.append(("person-arm", bar((side * 0.115, 0.81), hand, 0.06, 0.045)))
+    parts += [
         ("person-head", bar((0, 0.8), (0, 0.9), 0.06)),
         ("person-head", disc((stride * 0.1, 0.93), 0.052, 0.07, corners=12)),
     ]
     if rng.random() < 0.3:
-        side = float(rng.choice([-0.16, 0.16]))
-        parts.append(("person-bag", bar((side, 0.42), (side, 0.27), 0.14, 0.17)))
+        bag = float(rng.choice([-0.16, 0.16]))
+        parts.append(("person-bag", bar((bag, 0.42), (bag, 0.27), 0.14, 0.17)))
     faces = []
     for kind, outline in parts:
         u_y = np.array(outline) * [broad, tall] + [0, ground]
@@ -38,15 +42,34 @@ def cyclist(rng: np.random.Generator, *, t: float, s: float, sideways: bool) -> 
     """A rider on a bicycle, seen from the side or from behind: two things, bicycle first."""
     flip = float(rng.choice([-1.0, 1.0]))
     if sideways:
-        return [
-            bicycle(rng, t=t, s=s, turn=0.0, flip=flip),
-            _placed(RIDER, _rider_from_side(rng), t, s, 0.0, 0.0, flip),
+        mount = bicycle(rng, t=t, s=s, turn=0.0, flip=flip)
+        lean = float(rng.uniform(0.1, 0.32))
+        neck = (-0.22 + lean, 1.48)
+        pedal = float(rng.uniform(0.18, 0.55))
+        knee = (0.14, 0.55 + pedal * 0.6)
+        rider = [
+            ("rider-torso", bar((-0.2, 0.9), neck, 0.26, 0.32)),
+            ("rider-legs", bar((-0.2, 0.95), knee, 0.19, 0.14)),
+            ("rider-legs", bar(knee, (0.02, pedal - 0.02), 0.14, 0.09)),
+            ("rider-shoes", bar((-0.04, pedal - 0.03), (0.18, pedal - 0.03), 0.08)),
+            ("rider-arm", bar((neck[0], 1.4), (0.36, 1.04), 0.1, 0.08)),
+            ("rider-head", disc((neck[0] + 0.06, 1.65), 0.11, 0.14, corners=12)),
         ]
+        return [mount, _placed(RIDER, rider, t, s, 0.0, 0.0, flip)]
     wheel = [("bicycle-wheel", bar((0, 0), (0, 0.68), 0.075))]
     wheel += [("bicycle-frame", bar((-0.3, 1.03), (0.3, 1.03), 0.05))]
+    low = float(rng.uniform(0.12, 0.4))
+    rider = [
+        ("rider-legs", bar((-0.1, 0.95), (-0.13, low), 0.17, 0.1)),
+        ("rider-legs", bar((0.1, 0.95), (0.13, 0.52 - low), 0.17, 0.1)),
+        ("rider-torso", [(x * 1.75, y * 1.72) for x, y in _torso(0.5, 0.85)]),
+        ("rider-arm", bar((-0.21, 1.38), (-0.29, 1.05), 0.1, 0.08)),
+        ("rider-arm", bar((0.21, 1.38), (0.29, 1.05), 0.1, 0.08)),
+        ("rider-head", disc((0.0, 1.62), 0.1, 0.14, corners=12)),
+    ]
     return [
         _placed(BICYCLE, wheel, t, s, 0.0, 0.0, flip),
-        _placed(RIDER, _rider_from_behind(rng), t, s, 0.0, 0.0, flip),
+        _placed(RIDER, rider, t, s, 0.0, 0.0, flip),
     ]
 
 
@@ -119,41 +142,6 @@ def _torso(hem: float, shoulders: float) -> list[tuple[float, float]]:
     ]
 
 
-def _arms(rng: np.random.Generator) -> list[tuple[str, list[tuple[float, float]]]]:
-    arms = []
-    for side in (-1, 1):
-        hand = side * float(rng.uniform(0.12, 0.2)), float(rng.uniform(0.42, 0.6))
-        arms.append(("person-arm", bar((side * 0.115, 0.81), hand, 0.06, 0.045)))
-    return arms
-
-
 def _foot(x: float, stride: float) -> list[tuple[float, float]]:
     toe = 0.05 if stride >= 0 else -0.05
     return [(x - 0.025, 0), (x + 0.025 + toe, 0), (x + 0.03, 0.035), (x - 0.03, 0.035)]
-
-
-def _rider_from_side(rng: np.random.Generator) -> list[tuple[str, list[tuple[float, float]]]]:
-    lean = float(rng.uniform(0.1, 0.32))
-    neck = (-0.22 + lean, 1.48)
-    pedal = float(rng.uniform(0.18, 0.55))
-    knee = (0.14, 0.55 + pedal * 0.6)
-    return [
-        ("rider-torso", bar((-0.2, 0.9), neck, 0.26, 0.32)),
-        ("rider-legs", bar((-0.2, 0.95), knee, 0.19, 0.14)),
-        ("rider-legs", bar(knee, (0.02, pedal - 0.02), 0.14, 0.09)),
-        ("rider-shoes", bar((-0.04, pedal - 0.03), (0.18, pedal - 0.03), 0.08)),
-        ("rider-arm", bar((neck[0], 1.4), (0.36, 1.04), 0.1, 0.08)),
-        ("rider-head", disc((neck[0] + 0.06, 1.65), 0.11, 0.14, corners=12)),
-    ]
-
-
-def _rider_from_behind(rng: np.random.Generator) -> list[tuple[str, list[tuple[float, float]]]]:
-    low = float(rng.uniform(0.12, 0.4))
-    return [
-        ("rider-legs", bar((-0.1, 0.95), (-0.13, low), 0.17, 0.1)),
-        ("rider-legs", bar((0.1, 0.95), (0.13, 0.52 - low), 0.17, 0.1)),
-        ("rider-torso", [(x * 1.75, y * 1.72) for x, y in _torso(0.5, 0.85)]),
-        ("rider-arm", bar((-0.21, 1.38), (-0.29, 1.05), 0.1, 0.08)),
-        ("rider-arm", bar((0.21, 1.38), (0.29, 1.05), 0.1, 0.08)),
-        ("rider-head", disc((0.0, 1.62), 0.1, 0.14, corners=12)),
-    ]

@@ -6,8 +6,8 @@ import itertools
 
 import numpy as np
 
-from sceneloom_training.scenes.ids import VEGETATION
-from sceneloom_training.scenes.solids import Face, Points, Thing, bar, upright
+from sceneloom_streets.ids import VEGETATION
+from sceneloom_streets.solids import Face, Points, Thing, bar, upright
 
 
 def tree(rng: np.random.Generator, *, t: float, s: float, tall: float) -> Thing:
@@ -53,12 +53,18 @@ def hedge(
     label: int = VEGETATION,
     kind: str = "hedge",
 ) -> Thing:
-    """A wall of leaves along the street at the offset `t`; its top varies by `ragged` (0..1)."""
+    """A wall of leaves along the street at `t`; its top varies by `ragged` (0..1)."""
     # Even steps in 1/s are even steps in the image.
     steps = max(8, min(160, int(260 * (1 / max(s[0], 1.5) - 1 / s[1])) + 8))
     at = 1 / np.linspace(1 / s[0], 1 / s[1], steps)
     cuts = np.append(np.arange(0, steps - 1, 6), steps - 1)
-    top = tall * (1 + ragged * (0.6 * _waves(rng, at / 9.0) + 0.4 * rng.uniform(-1, 1, steps)))
+    # Smooth noise within about -1..1: waves of 9 metres and their octaves.
+    waves = np.zeros_like(at)
+    for octave in range(4):
+        phase = float(rng.uniform(0, 2 * np.pi))
+        waves += 0.6**octave * np.sin(2 * np.pi * 1.9**octave * (at / 9.0) + phase)
+    waves /= 2
+    top = tall * (1 + ragged * (0.6 * waves + 0.4 * rng.uniform(-1, 1, steps)))
     low = np.column_stack([np.full(steps, t), np.zeros(steps), at])
     high = np.column_stack([np.full(steps, t), np.maximum(top, 0.2), at])
     faces = []
@@ -81,12 +87,3 @@ def blob(
     return np.column_stack(
         [centre[0] + reach * radius * np.cos(angles), centre[1] + half * radius * np.sin(angles)]
     )
-
-
-def _waves(rng: np.random.Generator, at: Points) -> Points:
-    """Smooth noise within about -1..1, at positions in units of its longest wave."""
-    total = np.zeros_like(at)
-    for octave in range(4):
-        phase = float(rng.uniform(0, 2 * np.pi))
-        total += 0.6**octave * np.sin(2 * np.pi * 1.9**octave * at + phase)
-    return total / 2

@@ -1,8 +1,7 @@
-"""Building a street scene from a seed.
+"""The street of a seed.
 
-A seed draws a plan, the plan is furnished in metres, the camera turns it into shapes, and what is
-hardly visible is left out. A street that came out closed in (no sky, hardly any road) is drawn
-again, so that every scene is worth looking at.
+A seed draws a plan, the plan is furnished in metres, the camera projects it to shapes, and hardly
+visible things are left out. A closed-in street (no sky, hardly any road) is drawn again.
 """
 
 from __future__ import annotations
@@ -13,10 +12,9 @@ import numpy as np
 import numpy.typing as npt
 
 from sceneloom.errors import InputError
-from sceneloom_training.scenes.camera import HALF_FRAME, Camera, take
-from sceneloom_training.scenes.dressing import put_up_furniture, put_up_houses
-from sceneloom_training.scenes.ground import lay_ground
-from sceneloom_training.scenes.ids import (
+from sceneloom_streets.camera import HALF_FRAME, project
+from sceneloom_streets.ground import lay_ground
+from sceneloom_streets.ids import (
     BUILDING,
     CAR,
     EGO_VEHICLE,
@@ -25,16 +23,17 @@ from sceneloom_training.scenes.ids import (
     SKY,
     VEGETATION,
 )
-from sceneloom_training.scenes.painting import check_size, fill, paint_labels
-from sceneloom_training.scenes.photo import paint_photo
-from sceneloom_training.scenes.plan import draw_plan
-from sceneloom_training.scenes.scene import Scene, Shape
-from sceneloom_training.scenes.traffic import add_people, fill_lanes, park_vehicles
+from sceneloom_streets.painting import check_size, fill, paint_labels
+from sceneloom_streets.photo import paint_photo
+from sceneloom_streets.plan import draw_plan
+from sceneloom_streets.roadside import add_furniture, add_houses
+from sceneloom_streets.scene import Scene, Shape
+from sceneloom_streets.traffic import add_people, fill_lanes, park_vehicles
 
 _DRAFT_SIZE = (256, 512)
-"""Size that a scene is judged at: what shows too few pixels there is left out."""
-_LEAST_PIXELS = 12
-_MOST_ATTEMPTS = 100
+"""Height and width at which a scene is checked and things of too few pixels are left out."""
+_MIN_PIXELS = 12
+_MAX_ATTEMPTS = 100
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -42,7 +41,7 @@ class Street:
     """A drawn street."""
 
     label_map: npt.NDArray[np.uint8]
-    """Cityscapes label ids, uint8 [H, W]; 35 is lane marking, where it is told apart."""
+    """Cityscapes label ids, uint8 [H, W]; with markings also 35, lane marking."""
     instance_map: npt.NDArray[np.int32]
     """Instances, int32 [H, W]: ``label * 1000 + n`` for counted things, the label elsewhere."""
 
@@ -52,7 +51,7 @@ class Pair(Street):
     """A drawn street and its photograph."""
 
     photo: npt.NDArray[np.uint8]
-    """What a camera might have seen, uint8 [H, W, 3] RGB."""
+    """Photograph, uint8 [H, W, 3] RGB."""
 
 
 def draw_street(
@@ -65,8 +64,8 @@ def draw_street(
         height: pixels, 16 to 16384.
         width: pixels, 16 to 16384 and at most four times the height; the street is composed for
             twice the height.
-        markings: label what is painted on the road as lane marking, id 35, which Cityscapes does
-            not have (schema ``cityscapes-markings``).
+        markings: label lane lines and zebra crossings as lane marking, id 35 (schema
+            ``cityscapes-markings``).
 
     Raises:
         InputError: the seed is negative or the size is out of range.
@@ -78,7 +77,7 @@ def draw_street(
 
 
 def draw_pair(seed: int, height: int = 1024, width: int = 2048, *, markings: bool = False) -> Pair:
-    """Draw the street of a seed together with the photograph that belongs to it.
+    """Draw the street of a seed and its photograph.
 
     Arguments and errors are those of `draw_street`, and so are the maps.
     """
@@ -99,25 +98,53 @@ def build_street(seed: int) -> Scene:
     """
     if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or seed < 0:
         raise InputError(f"seed is {seed!r}; it is a whole number from 0")
-    for attempt in range(_MOST_ATTEMPTS):
+    for attempt in range(_MAX_ATTEMPTS):
         scene = _attempt(int(seed), attempt)
-        if _is_street(paint_labels(scene, *_DRAFT_SIZE)[0]):
+        draft = paint_labels(scene, *_DRAFT_SIZE)[0]
+        share = np.bincount(draft.ravel(), minlength=256) / draft.size
+        if (
+            0.18 <= share[ROAD] <= 0.5
+            and share[SKY] >= 0.01
+            and (draft[: draft.shape[0] // 8] == SKY).mean() >= 0.02
+            and share[CAR] >= 0.004
+            and share[BUILDING] + share[VEGETATION] >= 0.1
+        ):
             return scene
-    raise AssertionError(f"no street in {_MOST_ATTEMPTS} attempts with seed {seed}")
+    raise AssertionError(f"no street in {_MAX_ATTEMPTS} attempts with seed {seed}")
 
 
 def _attempt(seed: int, attempt: int) -> Scene:
+    """A scene that may turn out closed in."""
     # A generator for each part: what one part draws does not move the others about.
     parts = [np.random.default_rng(s) for s in np.random.SeedSequence((seed, attempt)).spawn(8)]
     plan = draw_plan(parts[0])
     things = lay_ground(parts[1], plan)
-    things += put_up_houses(parts[2], plan)
-    things += put_up_furniture(parts[3], plan)
+    things += add_houses(parts[2], plan)
+    things += add_furniture(parts[3], plan)
     things += park_vehicles(parts[4], plan)
     things += fill_lanes(parts[5], plan)
     things += add_people(parts[6], plan)
-    shapes = [_sky(plan.camera, len(things)), *take(plan.camera, things)]
+    low = plan.camera.horizon + 0.001
+    corners = [(-HALF_FRAME, -0.01), (HALF_FRAME, -0.01), (HALF_FRAME, low), (-HALF_FRAME, low)]
+    outline = np.array(corners, np.float32)
+    sky = Shape(label=SKY, kind="sky", outline=outline, distance=np.inf, thing=len(things))
+    shapes = [sky, *project(plan.camera, things)]
     shapes += _bonnet(parts[7], len(things) + 1)
+    # Counted things of which next to nothing shows are left out.
+    canvas = np.zeros(_DRAFT_SIZE, np.int32)
+    for shape in shapes:
+        if not shape.detail:
+            fill(canvas, shape, shape.thing)
+    pixels = np.bincount(canvas.ravel(), minlength=max(s.thing for s in shapes) + 1)
+    shapes = [s for s in shapes if s.instance is None or pixels[s.thing] >= _MIN_PIXELS]
+    # The others are numbered from 0 for each label, back to front.
+    numbers: dict[int, dict[int, int]] = {}
+    for i, shape in enumerate(shapes):
+        if shape.instance is not None:
+            of_label = numbers.setdefault(shape.label, {})
+            number = of_label.setdefault(shape.thing, len(of_label))
+            assert number < INSTANCE_DIVISOR, number
+            shapes[i] = dataclasses.replace(shape, instance=number)
     return Scene(
         seed=seed,
         horizon=plan.camera.horizon,
@@ -125,56 +152,7 @@ def _attempt(seed: int, attempt: int) -> Scene:
         focal=plan.camera.focal,
         camera_height=plan.camera.height,
         bend=plan.camera.bend,
-        shapes=_number(_drop_hidden(shapes)),
-    )
-
-
-def _drop_hidden(shapes: list[Shape]) -> list[Shape]:
-    """Leave out counted things of which next to nothing shows."""
-    canvas = np.zeros(_DRAFT_SIZE, np.int32)
-    for shape in shapes:
-        if not shape.detail:
-            fill(canvas, shape, shape.thing)
-    pixels = np.bincount(canvas.ravel(), minlength=max(s.thing for s in shapes) + 1)
-    return [s for s in shapes if s.instance is None or pixels[s.thing] >= _LEAST_PIXELS]
-
-
-def _number(shapes: list[Shape]) -> tuple[Shape, ...]:
-    """Number the things of each counted label from 0, back to front."""
-    numbers: dict[int, dict[int, int]] = {}
-    out = []
-    for shape in shapes:
-        if shape.instance is not None:
-            of_label = numbers.setdefault(shape.label, {})
-            number = of_label.setdefault(shape.thing, len(of_label))
-            assert number < INSTANCE_DIVISOR, number
-            shape = dataclasses.replace(shape, instance=number)
-        out.append(shape)
-    return tuple(out)
-
-
-def _is_street(label_map: npt.NDArray[np.uint8]) -> bool:
-    """Whether a draft has what every scene must have, in sensible proportions."""
-    share = np.bincount(label_map.ravel(), minlength=256) / label_map.size
-    top = label_map[: label_map.shape[0] // 8] == SKY
-    return bool(
-        0.18 <= share[ROAD] <= 0.5
-        and share[SKY] >= 0.01
-        and top.mean() >= 0.02
-        and share[CAR] >= 0.004
-        and share[BUILDING] + share[VEGETATION] >= 0.1
-    )
-
-
-def _sky(camera: Camera, thing: int) -> Shape:
-    low = camera.horizon + 0.001
-    corners = [(-HALF_FRAME, -0.01), (HALF_FRAME, -0.01), (HALF_FRAME, low), (-HALF_FRAME, low)]
-    return Shape(
-        label=SKY,
-        kind="sky",
-        outline=np.array(corners, np.float32),
-        distance=np.inf,
-        thing=thing,
+        shapes=tuple(shapes),
     )
 
 

@@ -1,12 +1,4 @@
-"""Painting a scene's label map and instance map.
-
-::
-
-    from sceneloom_training.scenes import draw_street
-
-    street = draw_street(seed=7, height=1024, width=2048)
-    street.label_map, street.instance_map
-"""
+"""Label map and instance map of a scene, painted at any size."""
 
 from __future__ import annotations
 
@@ -16,35 +8,33 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from sceneloom.counted import counted
 from sceneloom.errors import InputError
-from sceneloom_training.scenes.camera import HALF_FRAME
-from sceneloom_training.scenes.ids import INSTANCE_DIVISOR, LANE_MARKING
-from sceneloom_training.scenes.scene import Scene, Shape
+from sceneloom_streets.camera import HALF_FRAME
+from sceneloom_streets.ids import INSTANCE_DIVISOR, LANE_MARKING
+from sceneloom_streets.scene import Scene, Shape
 
 MARKINGS = ("lane-line", "zebra")
 """Kinds of details that are painted on the road."""
-SMALLEST_SIDE = 16
-LARGEST_SIDE = 16384
+MIN_SIDE = 16
+MAX_SIDE = 16384
 SUBPIXEL_BITS = 6
-"""Binary digits below the pixel of the corners that `cv2.fillPoly` gets."""
+"""Fractional bits of the corners for `cv2.fillPoly`."""
 
 
 def paint_labels(
     scene: Scene, height: int, width: int, *, markings: bool = False
 ) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int32]]:
-    """Paint what each pixel of a scene is, without anti-aliasing.
+    """Paint a scene's label map and instance map, without anti-aliasing.
 
     Args:
-        scene: what to paint; wider pictures show more to its sides, taller ones are only larger.
+        scene: wider pictures show more to its sides, taller ones are only larger.
         height: pixels, 16 to 16384.
         width: pixels, 16 to 16384 and at most four times the height.
-        markings: tell what is painted on the road from the road.
+        markings: label lane lines and zebra crossings as `LANE_MARKING`.
 
     Returns:
-        label map uint8 [H, W] of Cityscapes ids, with `LANE_MARKING` if asked; and instance map
-        int32 [H, W]:
-        ``label * 1000 + n`` for counted things (people, riders, vehicles), the label elsewhere.
+        label map uint8 [H, W] of Cityscapes ids; and instance map int32 [H, W], ``label * 1000 +
+        n`` for counted things (people, riders, vehicles), the label elsewhere.
 
     Raises:
         InputError: the size is out of range.
@@ -57,7 +47,9 @@ def paint_labels(
             fill(canvas, shape, shape.value)
         elif markings and shape.kind in MARKINGS:
             fill(canvas, shape, LANE_MARKING)
-    return _label_of_value()[canvas], canvas.astype(np.int32)
+    values = np.arange(1 << 16)
+    labels = np.where(values >= INSTANCE_DIVISOR, values // INSTANCE_DIVISOR, values)
+    return np.minimum(labels, 255).astype(np.uint8)[canvas], canvas.astype(np.int32)
 
 
 def fill(canvas: npt.NDArray[Any], shape: Shape, value: float) -> None:
@@ -77,7 +69,7 @@ def to_corners(outline: npt.NDArray[Any], height: int, width: int) -> npt.NDArra
 
 
 def check_size(height: int, width: int) -> None:
-    """Refuse sizes that a scene cannot be painted at.
+    """Refuse a size out of the painter's range.
 
     Raises:
         InputError: a side is not a whole number from 16 to 16384, or the width is above four times
@@ -86,20 +78,12 @@ def check_size(height: int, width: int) -> None:
     for name, side in (("height", height), ("width", width)):
         if isinstance(side, bool) or not isinstance(side, int | np.integer):
             raise InputError(f"{name} is {side!r}; it is a whole number of pixels")
-        if not SMALLEST_SIDE <= side <= LARGEST_SIDE:
+        if not MIN_SIDE <= side <= MAX_SIDE:
             raise InputError(
-                f"{name} is {counted(side, 'pixel')}; a scene has from {SMALLEST_SIDE} to "
-                f"{LARGEST_SIDE}"
+                f"{name} is {side}; a scene has {MIN_SIDE} to {MAX_SIDE} pixels a side"
             )
     widest = int(2 * HALF_FRAME * height)
     if width > widest:
         raise InputError(
             f"{width}x{height} is too wide: at height {height} a scene has at most {widest} columns"
         )
-
-
-def _label_of_value() -> npt.NDArray[np.uint8]:
-    """Instance map value -> label id, uint8 [65536]."""
-    values = np.arange(1 << 16)
-    labels = np.where(values >= INSTANCE_DIVISOR, values // INSTANCE_DIVISOR, values)
-    return np.minimum(labels, 255).astype(np.uint8)

@@ -9,10 +9,9 @@ from __future__ import annotations
 import dataclasses
 
 import numpy as np
-import numpy.typing as npt
 
-from sceneloom_training.scenes.ids import BUS, CAR, TRUCK
-from sceneloom_training.scenes.solids import Face, Points, Thing
+from sceneloom_streets.ids import BUS, CAR, TRUCK
+from sceneloom_streets.solids import Face, Thing
 
 Ring = tuple[float, float, float, float]
 """Height in metres before stretching, then rear end, front end and half width as fractions of the
@@ -155,14 +154,25 @@ def vehicle(rng: np.random.Generator, kind: str, *, t: float, s: float, yaw: flo
     if body is _CARGO:
         panels += _loft(_CAB, length, width, _CAB.height[1])
     under, discs = _wheels(body, length, width)
-
-    top = discs + _lamps(body, length, width)
-    faces, distances = _place([*under, *panels, *top], t, s, yaw)
+    faces = [*under, *panels, *discs, *_lamps(body, length, width)]
+    # The vehicle's own metres (right, up, forward) are turned and put on the street.
+    points = np.concatenate([face.points for face in faces])
+    ends = np.cumsum([len(face.points) for face in faces])
+    starts = [0, *ends[:-1].tolist()]
+    right, forward = points[:, 0].copy(), points[:, 2].copy()
+    cos, sin = float(np.cos(yaw)), float(np.sin(yaw))
+    points[:, 0] = t + right * cos + forward * sin
+    points[:, 2] = s - right * sin + forward * cos
+    distances = np.add.reduceat(points[:, 2], starts) / np.diff(ends, prepend=0)
+    placed = [
+        dataclasses.replace(face, points=points[a:b])
+        for face, a, b in zip(faces, starts, ends.tolist(), strict=True)
+    ]
     # Far panels first: a closed body that is not convex (a bonnet before a cabin) hides itself.
     middle = range(len(under), len(under) + len(panels))
     order = [*range(len(under)), *sorted(middle, key=lambda i: -distances[i])]
     order += range(len(under) + len(panels), len(faces))
-    return Thing(order=s, faces=tuple(faces[i] for i in order))
+    return Thing(order=s, faces=tuple(placed[i] for i in order))
 
 
 def half_extent(kind: str, yaw: float) -> float:
@@ -171,32 +181,25 @@ def half_extent(kind: str, yaw: float) -> float:
     return 0.5 * (length * abs(float(np.cos(yaw))) + 2.5 * abs(float(np.sin(yaw))))
 
 
-def _place(
-    faces: list[Face], t: float, s: float, yaw: float
-) -> tuple[list[Face], npt.NDArray[np.float64]]:
-    """Turn a vehicle's own metres (right, up, forward) and put them on the street.
-
-    Returns the faces there, and how far ahead the middle of each is.
-    """
-    points = np.concatenate([face.points for face in faces])
-    ends = np.cumsum([len(face.points) for face in faces])
-    right, forward = points[:, 0].copy(), points[:, 2].copy()
-    cos, sin = float(np.cos(yaw)), float(np.sin(yaw))
-    points[:, 0] = t + right * cos + forward * sin
-    points[:, 2] = s - right * sin + forward * cos
-    starts = [0, *ends[:-1].tolist()]
-    placed = [
-        Face(label=f.label, kind=f.kind, points=points[a:b], detail=f.detail, solid=f.solid)
-        for f, a, b in zip(faces, starts, ends.tolist(), strict=True)
-    ]
-    return placed, np.add.reduceat(points[:, 2], starts) / np.diff(ends, prepend=0)
-
-
 def _loft(body: Body, length: float, width: float, height: float) -> list[Face]:
+    """Panels of a body; lengths in metres."""
     top = body.rings[-1][0]
     rings = []
     for y, rear, front, half in body.rings:
-        rings.append(_ring(y * height / top, rear * length, front * length, half * width))
+        y, rear, front, half = y * height / top, rear * length, front * length, half * width
+        cut = min(0.28, 0.3 * half, 0.3 * (front - rear))
+        # Corners (right, forward), anticlockwise as seen from above.
+        plan = [
+            (half - cut, rear),
+            (half, rear + cut * 0.6),
+            (half, front - cut),
+            (half - cut * 1.2, front),
+            (-half + cut * 1.2, front),
+            (-half, front - cut),
+            (-half, rear + cut * 0.6),
+            (-half + cut, rear),
+        ]
+        rings.append(np.array([(x, y, z) for x, z in plan]))
     faces = []
     for kind, lower, upper in zip(body.slabs, rings, rings[1:], strict=False):
         for i in range(8):
@@ -206,22 +209,6 @@ def _loft(body: Body, length: float, width: float, height: float) -> list[Face]:
             faces.append(Face(label=body.label, kind=kind_of, points=quad, solid=True))
     faces.append(Face(label=body.label, kind=f"{body.name}-roof", points=rings[-1], solid=True))
     return faces
-
-
-def _ring(y: float, rear: float, front: float, half: float) -> Points:
-    """Eight corners (right, up, forward), anticlockwise as seen from above."""
-    cut = min(0.28, 0.3 * half, 0.3 * (front - rear))
-    plan = [
-        (half - cut, rear),
-        (half, rear + cut * 0.6),
-        (half, front - cut),
-        (half - cut * 1.2, front),
-        (-half + cut * 1.2, front),
-        (-half, front - cut),
-        (-half, rear + cut * 0.6),
-        (-half + cut, rear),
-    ]
-    return np.array([(x, y, z) for x, z in plan])
 
 
 def _wheels(body: Body, length: float, width: float) -> tuple[list[Face], list[Face]]:
@@ -238,18 +225,14 @@ def _wheels(body: Body, length: float, width: float) -> tuple[list[Face], list[F
                 kind = f"{body.name}-wheel"
                 faces.append(Face(label=body.label, kind=kind, points=rim, solid=x == outer))
             for end in (-0.5, 0.5):
-                under.append(_tread(body, inner, outer, axle * length + end * body.wheel))
+                # What shows of the tyre below a bumper. Half a radius before or behind the axle,
+                # the rim is this high.
+                low, top = 0.134 * body.wheel, 1.7 * body.wheel
+                z = axle * length + end * body.wheel
+                tread = [(inner, low, z), (outer, low, z), (outer, top, z), (inner, top, z)]
+                kind, points = f"{body.name}-tyre", np.array(tread)
+                under.append(Face(label=body.label, kind=kind, points=points))
     return under, discs
-
-
-def _tread(body: Body, inner: float, outer: float, forward: float) -> Face:
-    """The tyre as seen from before or behind: what shows of a wheel below a bumper."""
-    # Half a radius before or behind the axle, the rim is this high.
-    low, top = 0.134 * body.wheel, 1.7 * body.wheel
-    points = np.array(
-        [(inner, low, forward), (outer, low, forward), (outer, top, forward), (inner, top, forward)]
-    )
-    return Face(label=body.label, kind=f"{body.name}-tyre", points=points)
 
 
 def _lamps(body: Body, length: float, width: float) -> list[Face]:

@@ -1,4 +1,4 @@
-"""Shadows on the ground: those that the sun casts, and the dark that gathers under things.
+"""Shadows on the ground, on house fronts and under things.
 
 Every upright shape is put back into metres by its plane, slid along the light down to the road,
 and projected again. Shadows fall on the level of the road; the kerb's few centimetres do not show.
@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 
-from sceneloom_training.scenes import ids
-from sceneloom_training.scenes.camera import NEAR, cut
-from sceneloom_training.scenes.scene import Scene, Shape
+from sceneloom_streets import ids
+from sceneloom_streets.camera import NEAR, cut
+from sceneloom_streets.scene import Scene, Shape
 
 Floats = npt.NDArray[np.float32]
 Points = npt.NDArray[np.float64]
@@ -30,11 +31,23 @@ _TOUCHING = VEHICLE_LABELS | _TURNED | _BUILT | {ids.BICYCLE, ids.MOTORCYCLE, id
 _TALL = frozenset({ids.BUILDING, ids.VEGETATION})
 _SHADED = _TOUCHING - _TALL
 _SHADE_SIZE = (256, 1024)
-"""Size at which `in_shade` looks, whatever the picture's."""
+"""Height and width of the raster of `shaded_shares`, at any size of the picture."""
 _FURTHEST = 120.0
 _FEET = 0.55
 """Metres over the road below which a thing darkens the ground."""
 _NEAR_BY = 14.0
+_REACH = 20.0
+"""Metres along the street within which a house across it casts its shadow on a front."""
+
+
+class _Front(NamedTuple):
+    thing: int
+    across: float
+    """Metres to the right of the camera."""
+    ahead: float
+    """Metres ahead of the camera, of its middle."""
+    eaves: float
+    """Metres above the road."""
 
 
 def ground_shadows(scene: Scene, to_sun: Floats, height: int, width: int) -> tuple[Floats, Floats]:
@@ -54,14 +67,23 @@ def ground_shadows(scene: Scene, to_sun: Floats, height: int, width: int) -> tup
     shapes = [shape for shape in scene.shapes if _casts(shape)]
     world, starts = to_world(scene, shapes)
     cast = np.zeros((rows, columns), np.uint8)
-    fallen = _slid(_turned(shapes, world, starts, to_sun), to_sun, scene.camera_height)
+    fallen = _cast_on_road(_facing_sun(shapes, world, starts, to_sun), to_sun, scene.camera_height)
     _fill(cast, scene, fallen, starts, width / step)
     near, far = np.zeros_like(cast), np.zeros_like(cast)
     for canvas, low, high in ((near, 0.0, _NEAR_BY), (far, _NEAR_BY, _FURTHEST / 2)):
-        chosen = [
-            i for i, s in enumerate(shapes) if s.label in _TOUCHING and low <= s.distance < high
-        ]
-        _fill(canvas, scene, *_footprints(scene, shapes, world, starts, chosen), width / step)
+        # The footprints: all of a vehicle, the feet and posts of the others.
+        parts = []
+        for i, shape in enumerate(shapes):
+            if shape.label in _TOUCHING and low <= shape.distance < high:
+                part = world[starts[i] : starts[i + 1]]
+                if shape.label not in VEHICLE_LABELS:
+                    part = part[part[:, 1] < _FEET - scene.camera_height]
+                if len(part) >= 2:
+                    parts.append(part)
+        points = np.concatenate(parts) if parts else np.empty((0, 3))
+        points[:, 1] = -scene.camera_height
+        ends = np.cumsum([0, *(len(part) for part in parts)])
+        _fill(canvas, scene, points, ends, width / step)
     soft = _blurred(cast, 0.0016 * height / step)
     contact = np.maximum(
         _blurred(near, 0.009 * height / step), _blurred(far, 0.003 * height / step)
@@ -75,11 +97,11 @@ def ground_shadows(scene: Scene, to_sun: Floats, height: int, width: int) -> tup
     return soft, contact
 
 
-def in_shade(scene: Scene, to_sun: Floats) -> dict[int, float]:
-    """How much of the sun houses and trees take from vehicles, people and street furniture.
+def shaded_shares(scene: Scene, to_sun: Floats) -> dict[int, float]:
+    """Share of the sun that houses and trees take from vehicles, people and street furniture.
 
     Returns:
-        for each thing that stands in the picture, 0 (all sun) to 1 (none).
+        0 (all sun) to 1 (none) for each thing that stands in the picture.
     """
     rows, columns = _SHADE_SIZE
     casting = [s for s in scene.shapes if _casts(s) and s.label in _TALL]
@@ -87,7 +109,7 @@ def in_shade(scene: Scene, to_sun: Floats) -> dict[int, float]:
         return {}
     world, starts = to_world(scene, casting)
     canvas = np.zeros((rows, columns), np.uint8)
-    fallen = _slid(_turned(casting, world, starts, to_sun), to_sun, scene.camera_height)
+    fallen = _cast_on_road(_facing_sun(casting, world, starts, to_sun), to_sun, scene.camera_height)
     _fill(canvas, scene, fallen, starts, columns)
     canvas = np.asarray(cv2.blur(canvas, (9, 5)), np.uint8)
     sums: dict[int, tuple[float, int]] = {}
@@ -101,6 +123,50 @@ def in_shade(scene: Scene, to_sun: Floats) -> dict[int, float]:
             total, count = sums.get(shape.thing, (0.0, 0))
             sums[shape.thing] = total + float(canvas[row, column]) / 255, count + 1
     return {thing: total / count for thing, (total, count) in sums.items()}
+
+
+def shadow_lines(scene: Scene, to_sun: Floats) -> dict[int, float]:
+    """Height up to which the row of houses across the street shades each house's front.
+
+    Args:
+        scene: the street.
+        to_sun: unit vector towards the sun (right, up, ahead).
+
+    Returns:
+        metres above the road for each thing that is a house lit from across the street.
+    """
+    shapes = [s for s in scene.shapes if s.kind == "facade" and is_front(s) and s.distance < 90]
+    world, starts = to_world(scene, shapes)
+    fronts = []
+    for i, shape in enumerate(shapes):
+        corners = world[starts[i] : starts[i + 1]]
+        eaves = float(corners[:, 1].max()) + scene.camera_height
+        across, ahead = float(corners[:, 0].mean()), float(corners[:, 2].mean())
+        fronts.append(_Front(shape.thing, across, ahead, min(eaves, 40.0)))
+    side = float(np.sign(to_sun[0]))
+    casting = [front for front in fronts if np.sign(front.across) == side]
+    flat = abs(float(to_sun[0]))
+    if flat < 0.05 or not casting:
+        return {}
+    lines = {}
+    for front in fronts:
+        if np.sign(front.across) == side:
+            continue
+        # Where the ray from this front to the sun crosses the other row, by each of its houses.
+        hits = [
+            (abs(front.ahead + abs(c.across - front.across) * to_sun[2] / flat - c.ahead), c)
+            for c in casting
+        ]
+        gap, opposite = min(hits, key=lambda hit: hit[0])
+        if gap < _REACH:
+            drop = abs(opposite.across - front.across) / flat * float(to_sun[1])
+            lines[front.thing] = opposite.eaves - drop
+    return {thing: line for thing, line in lines.items() if line > 0}
+
+
+def is_front(shape: Shape) -> bool:
+    """Whether a shape is part of a house's upright side along the street."""
+    return shape.label == ids.BUILDING and shape.plane is not None and abs(shape.plane[0]) > 0.7
 
 
 def to_world(scene: Scene, shapes: Sequence[Shape]) -> tuple[Points, Starts]:
@@ -125,13 +191,13 @@ def to_world(scene: Scene, shapes: Sequence[Shape]) -> tuple[Points, Starts]:
 
 
 def _casts(shape: Shape) -> bool:
-    """Whether a shape throws a shadow that can matter."""
+    """Whether a shape is upright and near enough to cast a shadow."""
     upright = shape.label not in GROUND_LABELS and shape.label not in (ids.SKY, ids.EGO_VEHICLE)
     near = shape.distance < _FURTHEST and not shape.kind.startswith("far-")
     return upright and near and not shape.detail
 
 
-def _turned(shapes: Sequence[Shape], world: Points, starts: Starts, to_sun: Floats) -> Points:
+def _facing_sun(shapes: Sequence[Shape], world: Points, starts: Starts, to_sun: Floats) -> Points:
     """The corners, with each cut-out turned about the upright axis of its thing to face the sun."""
     axes: dict[int, float] = {}
     middles = np.empty(len(shapes))
@@ -152,24 +218,7 @@ def _turned(shapes: Sequence[Shape], world: Points, starts: Starts, to_sun: Floa
     return out
 
 
-def _footprints(
-    scene: Scene, shapes: Sequence[Shape], world: Points, starts: Starts, chosen: Sequence[int]
-) -> tuple[Points, Starts]:
-    """What of the chosen shapes is close over the ground: all of a vehicle, feet, posts."""
-    parts = []
-    for i in chosen:
-        part = world[starts[i] : starts[i + 1]]
-        if shapes[i].label not in VEHICLE_LABELS:
-            part = part[part[:, 1] < _FEET - scene.camera_height]
-        if len(part) >= 2:
-            parts.append(part)
-    ends = np.cumsum([0, *(len(part) for part in parts)])
-    points = np.concatenate(parts) if parts else np.empty((0, 3))
-    points[:, 1] = -scene.camera_height
-    return points, ends
-
-
-def _slid(world: Points, to_sun: Floats, camera_height: float) -> Points:
+def _cast_on_road(world: Points, to_sun: Floats, camera_height: float) -> Points:
     """Points slid along the light down to the road."""
     tall = np.maximum(world[:, 1] + camera_height, 0)
     out: Points = world - (tall / float(to_sun[1]))[:, None] * to_sun.astype(np.float64)

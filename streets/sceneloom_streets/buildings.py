@@ -1,4 +1,4 @@
-"""Rows of houses: facades, end walls, roofs and windows, and the skyline at the street's end."""
+"""Rows of houses: facades, end walls, roofs, windows, and the skyline at the street's end."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ import dataclasses
 
 import numpy as np
 
-from sceneloom_training.scenes.greenery import blob
-from sceneloom_training.scenes.ids import BUILDING, VEGETATION
-from sceneloom_training.scenes.solids import Face, Points, Thing, across, along, bar, upright
+from sceneloom_streets.greenery import blob
+from sceneloom_streets.ids import BUILDING, VEGETATION
+from sceneloom_streets.solids import Face, Points, Thing, across, along, bar, upright
 
 STOREY = 3.1
 _WINDOWS_UNTIL = 90.0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Quarter:
-    """What the houses of one scene have in common."""
+class District:
+    """Range of sizes and forms of the houses of one scene."""
 
     storeys: float
     """Mean number of storeys."""
@@ -34,7 +34,7 @@ class Quarter:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class House:
-    """One house of a row; `along the street` means ahead of the camera."""
+    """One house of a row along the street."""
 
     front: float
     """Signed metres from the camera's line to the facade: negative on the left."""
@@ -52,7 +52,7 @@ class House:
 
 def house_row(
     rng: np.random.Generator,
-    quarter: Quarter,
+    district: District,
     *,
     line: float,
     s: tuple[float, float],
@@ -61,11 +61,11 @@ def house_row(
     """Fill one side of the street with houses.
 
     Args:
-        rng: what draws them.
-        quarter: what they have in common.
+        rng: source of the houses' sizes.
+        district: their range of sizes and forms.
         line: signed metres from the camera's line to the building line.
-        s: metres ahead where the row starts and ends.
-        crossing: metres ahead where a side street starts and ends, kept free.
+        s: metres ahead of the start and the end of the row.
+        crossing: metres ahead of the start and the end of a side street, kept free.
 
     Returns:
         the houses, near to far, and the gaps between them (start, end).
@@ -75,24 +75,24 @@ def house_row(
     gaps: list[tuple[float, float]] = []
     at = s[0]
     while at < s[1]:
-        wide = float(rng.uniform(*quarter.frontage))
-        if rng.random() < quarter.gaps:
+        wide = float(rng.uniform(*district.frontage))
+        if rng.random() < district.gaps:
             gap = float(rng.uniform(2.0, 11.0))
             gaps.append((at, at + gap))
             at += gap
         if crossing and at < crossing[1] and at + wide > crossing[0]:
-            if crossing[0] - at < quarter.frontage[0] * 0.6:
+            if crossing[0] - at < district.frontage[0] * 0.6:
                 at = max(at, crossing[1])
             else:
                 wide = crossing[0] - at
-        pitched = rng.random() < quarter.pitched
+        pitched = rng.random() < district.pitched
         houses.append(
             House(
-                front=line + side * quarter.setback * float(rng.random()) ** 2,
+                front=line + side * district.setback * float(rng.random()) ** 2,
                 near=at,
                 far=at + wide,
                 depth=float(rng.uniform(9, 14)),
-                eaves=_eaves(rng, quarter),
+                eaves=_eaves(rng, district),
                 ridge=float(rng.uniform(2.0, 4.2)) if pitched else 0.0,
             )
         )
@@ -101,21 +101,34 @@ def house_row(
 
 
 def raise_house(rng: np.random.Generator, house: House) -> Thing:
-    """The faces of a house that can be seen from the street."""
+    """The faces of a house that are visible from the street."""
     side = float(np.sign(house.front))
     back = house.front + side * house.depth
     ends = (house.near, house.far)
     faces: list[Face] = []
     if house.ridge:
         middle, top = (house.front + back) / 2, house.eaves + house.ridge
-        faces.append(_roof(house, middle, top))
+        slope = [
+            (house.front, house.eaves, house.near),
+            (house.front, house.eaves, house.far),
+            (middle, top, house.far),
+            (middle, top, house.near),
+        ]
+        faces.append(Face(label=BUILDING, kind="roof", points=np.array(slope)))
         gable = [(house.front, house.eaves), (back, house.eaves), (middle, top)]
         faces.append(upright(BUILDING, "gable", gable, t=0.0, s=house.near))
     faces.append(
         across(BUILDING, "end-wall", s=house.near, t=(house.front, back), y=(0.0, house.eaves))
     )
     faces.append(along(BUILDING, "facade", t=house.front, s=ends, y=(0.0, house.eaves)))
-    faces += _on_the_roof(rng, house, back)
+    # Chimneys, dormers or lift housings break the line of the eaves.
+    for _ in range(int(rng.integers(0, 4))):
+        s = float(rng.uniform(house.near + 0.5, house.far - 0.5))
+        t = house.front + (back - house.front) * float(rng.uniform(0.1, 0.6))
+        wide, tall = float(rng.uniform(0.6, 2.2)), float(rng.uniform(0.8, 1.8))
+        base = house.eaves - 0.2
+        outline = bar((0, base), (0, base + house.ridge * 0.8 + tall), wide)
+        faces.append(upright(BUILDING, "roof-box", outline, t=t, s=s))
     if house.near < _WINDOWS_UNTIL:
         start, end = np.array([house.front, 0, house.near]), np.array([house.front, 0, house.far])
         faces += openings(rng, start, end, house.eaves)
@@ -123,22 +136,22 @@ def raise_house(rng: np.random.Generator, house: House) -> Thing:
 
 
 def cross_row(
-    rng: np.random.Generator, quarter: Quarter, *, line: float, s: float, until: float
+    rng: np.random.Generator, district: District, *, line: float, s: float, until: float
 ) -> list[Thing]:
-    """Houses along a side street, on its far side at `s`: they face the camera.
+    """Houses on the far side of a side street at `s`; they face the camera.
 
-    `line` and `until` are signed metres from the camera's line to where the row starts and ends.
+    The row runs from `line` to `until`, signed metres from the camera's line.
     """
     side = float(np.sign(line))
     things = []
     at = abs(line)
     while at < abs(until):
-        wide = float(rng.uniform(*quarter.frontage))
-        eaves = _eaves(rng, quarter)
-        front = s + quarter.setback * float(rng.random()) ** 2
+        wide = float(rng.uniform(*district.frontage))
+        eaves = _eaves(rng, district)
+        front = s + district.setback * float(rng.random()) ** 2
         t = (side * at, side * (at + wide))
         faces = [across(BUILDING, "facade", s=front, t=t, y=(0.0, eaves))]
-        if rng.random() < quarter.pitched:
+        if rng.random() < district.pitched:
             top = eaves + float(rng.uniform(2.0, 4.0))
             ridge = [(t[0], eaves), (t[1], eaves), (t[1] - side, top), (t[0] + side, top)]
             faces.insert(0, upright(BUILDING, "roof", ridge, t=0.0, s=front + 4))
@@ -187,7 +200,7 @@ def openings(rng: np.random.Generator, start: Points, end: Points, eaves: float)
 
 
 def skyline(rng: np.random.Generator, *, s: float, tallest: float, green: float) -> list[Thing]:
-    """What closes the street at the distance `s`: far houses and trees, up to `tallest` metres.
+    """Far houses and trees at the distance `s`, up to `tallest` metres high.
 
     `green` is the share of trees, 0..1.
     """
@@ -211,30 +224,7 @@ def skyline(rng: np.random.Generator, *, s: float, tallest: float, green: float)
     return things
 
 
-def _eaves(rng: np.random.Generator, quarter: Quarter) -> float:
+def _eaves(rng: np.random.Generator, district: District) -> float:
     """Metres up to the eaves of one house."""
-    storeys = max(1, round(float(rng.normal(quarter.storeys, quarter.spread))))
+    storeys = max(1, round(float(rng.normal(district.storeys, district.spread))))
     return storeys * STOREY + float(rng.uniform(0.3, 1.2))
-
-
-def _roof(house: House, middle: float, top: float) -> Face:
-    corners = [
-        (house.front, house.eaves, house.near),
-        (house.front, house.eaves, house.far),
-        (middle, top, house.far),
-        (middle, top, house.near),
-    ]
-    return Face(label=BUILDING, kind="roof", points=np.array(corners))
-
-
-def _on_the_roof(rng: np.random.Generator, house: House, back: float) -> list[Face]:
-    """Chimneys, dormers or lift housings: what breaks the line of the eaves."""
-    faces = []
-    for _ in range(int(rng.integers(0, 4))):
-        s = float(rng.uniform(house.near + 0.5, house.far - 0.5))
-        t = house.front + (back - house.front) * float(rng.uniform(0.1, 0.6))
-        wide, tall = float(rng.uniform(0.6, 2.2)), float(rng.uniform(0.8, 1.8))
-        base = house.eaves - 0.2
-        outline = bar((0, base), (0, base + house.ridge * 0.8 + tall), wide)
-        faces.append(upright(BUILDING, "roof-box", outline, t=t, s=s))
-    return faces

@@ -1,8 +1,8 @@
-"""The camera: things in metres become shapes in image heights.
+"""The camera: polygons in metres become shapes in image heights.
 
-A pinhole camera without roll. Its pitch and yaw are small, so they only move the vanishing point,
-and the street's bend moves each point sideways by a parabola: both keep uprights upright and take
-one multiplication per point, which is what makes a scene of thousands of faces cheap.
+A pinhole camera without roll. Pitch and yaw are small, so they only move the vanishing point; the
+street's bend moves each point sideways by a parabola. Both keep uprights upright and take one
+multiplication per point, so that a scene of thousands of faces is cheap.
 """
 
 from __future__ import annotations
@@ -12,19 +12,19 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from sceneloom_training.scenes.ids import COUNTED
-from sceneloom_training.scenes.scene import Shape
-from sceneloom_training.scenes.solids import Face, Points, Thing
+from sceneloom_streets.ids import COUNTED
+from sceneloom_streets.scene import Shape
+from sceneloom_streets.solids import Points, Thing
 
 NEAR = 0.6
-"""Metres ahead of the camera at which everything is cut off."""
+"""Near plane in metres: nothing closer is shown."""
 HALF_FRAME = 2.0
 """Widest half frame, in image heights, that shapes are kept for: an aspect ratio of 4:1."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Camera:
-    """Where the camera is and how the street runs before it."""
+    """Position of the camera and course of the street before it."""
 
     focal: float
     """Focal length in image heights."""
@@ -33,7 +33,7 @@ class Camera:
     horizon: float
     """Height of the horizon, in image heights from the top edge."""
     vanishing_x: float
-    """Where the straight street would end, in image heights to the right of the image centre."""
+    """Vanishing point of the straight street, in image heights to the right of the image centre."""
     bend: float
     """Curvature of the street in 1/metres, positive to the right."""
 
@@ -52,16 +52,18 @@ class Camera:
         )
 
 
-def take(camera: Camera, things: Sequence[Thing]) -> list[Shape]:
-    """Project the things and keep what can be seen: shapes, back to front.
+def project(camera: Camera, things: Sequence[Thing]) -> list[Shape]:
+    """The visible faces of the things as shapes, back to front.
 
-    `Shape.thing` is the index into `things`, and `Shape.instance` is that same number for counted
-    labels; nothing is hidden by anything else yet.
+    `Shape.thing` is the index into `things`, and so is `Shape.instance` for counted labels. Faces
+    behind others are included.
     """
     owned = [(i, face) for i, thing in enumerate(things) for face in thing.faces]
     owned.sort(key=lambda x: -(things[x[0]].order if x[1].order is None else x[1].order))
     faces = [face for _, face in owned]
     starts = np.cumsum([0] + [len(face.points) for face in faces])
+    following = np.arange(1, starts[-1] + 1)
+    following[starts[1:] - 1] = starts[:-1]
     world = camera.world(np.concatenate([face.points for face in faces]))
     near = np.minimum.reduceat(world[:, 2], starts[:-1]) < NEAR
     far = np.maximum.reduceat(world[:, 2], starts[:-1])
@@ -70,8 +72,17 @@ def take(camera: Camera, things: Sequence[Thing]) -> list[Shape]:
     outside = (low[:, 0] > HALF_FRAME) | (high[:, 0] < -HALF_FRAME)
     outside |= (low[:, 1] > 1) | (high[:, 1] < 0)
     huge = (np.abs(low) > 4).any(axis=1) | (np.abs(high) > 4).any(axis=1)
-    hidden = (_signed_areas(image, starts) <= 0) & ~near
-    planes = _planes(world, starts)
+    # Twice the signed area of each polygon: positive if its outside faces the camera.
+    x, y = image[:, 0], image[:, 1]
+    areas = np.add.reduceat(x[following] * y - x * y[following], starts[:-1])
+    hidden = (areas <= 0) & ~near
+    # The plane (a, b, c, d) of each polygon by Newell's method.
+    normals = np.add.reduceat(np.cross(world, world[following]), starts[:-1])
+    normals /= np.maximum(np.linalg.norm(normals, axis=1, keepdims=True), 1e-9)
+    means = np.add.reduceat(world, starts[:-1]) / np.diff(starts)[:, None]
+    offsets = (normals * means).sum(axis=1)
+    away = np.where(offsets > 0, -1.0, 1.0)
+    planes = (np.column_stack([normals, offsets]) * away[:, None]).tolist()
     shapes = []
     for i, (owner, face) in enumerate(owned):
         if (outside[i] and not near[i]) or far[i] <= NEAR or (face.solid and hidden[i]):
@@ -80,54 +91,24 @@ def take(camera: Camera, things: Sequence[Thing]) -> list[Shape]:
         outline = image[piece]
         if near[i] or huge[i]:
             outline = _cut_to_view(camera, world[piece])
-            if len(outline) < 3 or (face.solid and _area(outline) <= 0):
+            (x, y), (next_x, next_y) = outline.T, np.roll(outline, -1, axis=0).T
+            if len(outline) < 3 or (face.solid and (next_x * y - x * next_y).sum() <= 0):
                 continue
-        distance = max(float(world[piece, 2].mean()), NEAR)
-        shapes.append(_shape(face, outline, distance, owner, planes[i]))
+        a, b, c, d = planes[i]
+        shapes.append(
+            Shape(
+                label=face.label,
+                kind=face.kind,
+                outline=outline.astype(np.float32),
+                distance=max(float(world[piece, 2].mean()), NEAR),
+                thing=owner,
+                # A plane through the camera is seen edge-on and tells nothing of depth.
+                plane=(a, b, c, d) if d < -0.02 else None,
+                instance=owner if face.label in COUNTED else None,
+                detail=face.detail,
+            )
+        )
     return shapes
-
-
-def _shape(face: Face, outline: Points, distance: float, owner: int, plane: list[float]) -> Shape:
-    a, b, c, d = plane
-    return Shape(
-        label=face.label,
-        kind=face.kind,
-        outline=outline.astype(np.float32),
-        distance=distance,
-        thing=owner,
-        # A plane through the camera is seen edge-on and tells nothing of depth.
-        plane=(a, b, c, d) if d < -0.02 else None,
-        instance=owner if face.label in COUNTED else None,
-        detail=face.detail,
-    )
-
-
-def _planes(world: Points, starts: np.ndarray[tuple[int], np.dtype[np.int_]]) -> list[list[float]]:
-    """The plane (a, b, c, d) of each polygon by Newell's method, as `Shape.plane` describes it."""
-    following = np.arange(1, len(world) + 1)
-    following[starts[1:] - 1] = starts[:-1]
-    normals = np.add.reduceat(np.cross(world, world[following]), starts[:-1])
-    normals /= np.maximum(np.linalg.norm(normals, axis=1, keepdims=True), 1e-9)
-    means = np.add.reduceat(world, starts[:-1]) / np.diff(starts)[:, None]
-    offsets = (normals * means).sum(axis=1)
-    away = np.where(offsets > 0, -1.0, 1.0)
-    planes: list[list[float]] = (np.column_stack([normals, offsets]) * away[:, None]).tolist()
-    return planes
-
-
-def _signed_areas(image: Points, starts: np.ndarray[tuple[int], np.dtype[np.int_]]) -> Points:
-    """Twice the signed area of each polygon; positive if its outside is towards the camera."""
-    following = np.arange(1, len(image) + 1)
-    following[starts[1:] - 1] = starts[:-1]
-    x, y = image[:, 0], image[:, 1]
-    cross = x[following] * y - x * y[following]
-    areas: Points = np.add.reduceat(cross, starts[:-1])
-    return areas
-
-
-def _area(outline: Points) -> float:
-    following = np.roll(outline, -1, axis=0)
-    return float((following[:, 0] * outline[:, 1] - outline[:, 0] * following[:, 1]).sum())
 
 
 def _cut_to_view(camera: Camera, world: Points) -> Points:
@@ -146,9 +127,7 @@ def _cut_to_view(camera: Camera, world: Points) -> Points:
 
 
 def cut(points: Points, inside: Points) -> Points:
-    """The part of a polygon where `inside`, given per corner, is not negative (Sutherland and
-    Hodgman's algorithm, one plane).
-    """
+    """The part of a polygon with `inside`, a number per corner, from 0 up (Sutherland-Hodgman)."""
     out = []
     for i in range(len(points)):
         a, b = inside[i - 1], inside[i]

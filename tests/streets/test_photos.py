@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from sceneloom.errors import InputError
-from sceneloom_training.scenes import (
+from sceneloom_streets import (
     Pair,
     Scene,
     Shape,
@@ -19,17 +19,16 @@ from sceneloom_training.scenes import (
     ids,
     paint_photo,
 )
-from sceneloom_training.scenes.canyon import shadow_lines
-from sceneloom_training.scenes.dressing import put_up_furniture, put_up_houses
-from sceneloom_training.scenes.figures import cyclist, motorcycle
-from sceneloom_training.scenes.ground import lay_ground
-from sceneloom_training.scenes.light import draw_light
-from sceneloom_training.scenes.materials import MATERIALS, material_name
-from sceneloom_training.scenes.plan import draw_plan
-from sceneloom_training.scenes.shadows import ground_shadows
-from sceneloom_training.scenes.textures import NAMES
-from sceneloom_training.scenes.traffic import add_people, fill_lanes, park_vehicles
-from sceneloom_training.scenes.vehicles import vehicle
+from sceneloom_streets.figures import cyclist, motorcycle
+from sceneloom_streets.ground import lay_ground
+from sceneloom_streets.light import draw_light
+from sceneloom_streets.materials import MATERIALS, material_name
+from sceneloom_streets.plan import draw_plan
+from sceneloom_streets.roadside import add_furniture, add_houses
+from sceneloom_streets.shadows import ground_shadows, shadow_lines
+from sceneloom_streets.textures import NAMES
+from sceneloom_streets.traffic import add_people, fill_lanes, park_vehicles
+from sceneloom_streets.vehicles import vehicle
 
 SEEDS = range(10)
 HEIGHT, WIDTH = 256, 512
@@ -215,7 +214,7 @@ def test_every_kind_has_a_material() -> None:
     for seed in range(8):
         rng = np.random.default_rng(seed)
         plan = draw_plan(rng)
-        things = [*lay_ground(rng, plan), *put_up_houses(rng, plan), *put_up_furniture(rng, plan)]
+        things = [*lay_ground(rng, plan), *add_houses(rng, plan), *add_furniture(rng, plan)]
         things += [*park_vehicles(rng, plan), *fill_lanes(rng, plan), *add_people(rng, plan)]
         kinds |= {(face.kind, face.label) for thing in things for face in thing.faces}
     rng = np.random.default_rng(0)
