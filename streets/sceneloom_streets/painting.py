@@ -80,7 +80,7 @@ def check_size(height: int, width: int) -> None:
             raise InputError(f"{name} is {side!r}; it is a whole number of pixels")
         if not MIN_SIDE <= side <= MAX_SIDE:
             raise InputError(
-                f"{name} is {side}; a scene has {MIN_SIDE} to {MAX_SIDE} pixels a side"
+                f"{name} is {side}; a scene has {MIN_SIDE} to {MAX_SIDE} pixels"
             )
     widest = int(2 * HALF_FRAME * height)
     if width > widest:
