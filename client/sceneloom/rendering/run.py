@@ -205,11 +205,12 @@ class RenderRun(Run, AsyncIterator[Result]):
     def _begin(self) -> None:
         if self._thread is None:
             thread = threading.Thread(target=self._live, name="sceneloom-render", daemon=True)
+            self._thread = thread  # before it starts: several consumers may begin together
             try:
                 thread.start()
             except RuntimeError as error:
+                self._thread = None
                 raise out_of_resources(error) or error from None
-            self._thread = thread
         self._begun.wait()
         if self._stillborn is not None:
             self._over = True
