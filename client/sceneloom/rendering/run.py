@@ -127,7 +127,7 @@ class RenderRun(Run, AsyncIterator[Result]):
         self._taken: asyncio.Event
         self._pipeline: Pipeline | None = None
         self._error: BaseException | None = None
-        self._stillborn: Exception | None = None  # why its thread has no event loop
+        self._stillborn: Exception | None = None  # why it has no thread or no event loop
         self._over = False
 
     def __next__(self) -> Result:
@@ -203,14 +203,14 @@ class RenderRun(Run, AsyncIterator[Result]):
         return self._over
 
     def _begin(self) -> None:
-        if self._thread is None:
+        if self._thread is None and self._stillborn is None:
             thread = threading.Thread(target=self._live, name="sceneloom-render", daemon=True)
             self._thread = thread  # before it starts: several consumers may begin together
             try:
                 thread.start()
             except RuntimeError as error:
-                self._thread = None
-                raise out_of_resources(error) or error from None
+                self._thread, self._stillborn = None, out_of_resources(error) or error
+                self._begun.set()
         self._begun.wait()
         if self._stillborn is not None:
             self._over = True
