@@ -135,7 +135,7 @@ class RenderRun(Run, AsyncIterator[Result]):
         self._taken: asyncio.Event
         self._pipeline: Pipeline | None = None
         self._error: BaseException | None = None
-        self._stillborn: Exception | None = None  # why its thread has no event loop
+        self._stillborn: Exception | None = None  # why it has no thread or no event loop
         self._over = False
 
     def __next__(self) -> Result:
@@ -211,14 +211,15 @@ class RenderRun(Run, AsyncIterator[Result]):
         return self._over
 
     def _begin(self) -> None:
-        with self._beginning:  # several threads may ask for the first result
-            if self._thread is None:
+        with self._beginning:  # several consumers may begin together
+            if self._thread is None and self._stillborn is None:
                 thread = threading.Thread(target=self._live, name="sceneloom-render", daemon=True)
                 try:
                     thread.start()
+                    self._thread = thread
                 except RuntimeError as error:
-                    raise out_of_resources(error) or error from None
-                self._thread = thread
+                    self._stillborn = out_of_resources(error) or error
+                    self._begun.set()
         self._begun.wait()
         if self._stillborn is not None:
             self._over = True
