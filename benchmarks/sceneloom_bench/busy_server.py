@@ -10,6 +10,7 @@ from tritonclient.grpc import InferenceServerClient
 from tritonclient.utils import InferenceServerException
 
 from sceneloom.errors import ServingError
+from sceneloom.grpc_transport import channel_options
 from sceneloom.transport import map_triton_error, server_address
 from sceneloom_bench.load.server_statistics import STARTED_ANEW
 
@@ -30,7 +31,8 @@ class BusyTime:
         Raises:
             ServingError: it does not answer.
         """
-        self._client = InferenceServerClient(server_address(url, "grpc"))
+        address = server_address(url, "grpc")
+        self._client = InferenceServerClient(address, channel_args=channel_options(address))
         self._model = model
         self._where = f"{url}, model {model!r}"
         config = self._ask(self._client.get_model_config).config

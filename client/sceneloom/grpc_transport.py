@@ -34,7 +34,13 @@ _OPTIONS = [
     ("grpc.max_reconnect_backoff_ms", 2000),
 ]
 _LOOPBACK = re.compile(r"127\.|localhost:|\[::1\]:")
-_NO_PROXY = [("grpc.enable_http_proxy", 0)]
+
+
+def channel_options(address: str) -> list[tuple[str, int]]:
+    """Options of a gRPC channel to ``HOST:PORT``: a server of this machine is reached without the
+    proxy of http_proxy and its like.
+    """
+    return [*_OPTIONS, *[("grpc.enable_http_proxy", 0)] * bool(_LOOPBACK.match(address))]
 
 
 class GrpcTransport:
@@ -54,9 +60,9 @@ class GrpcTransport:
 
         self._address = server_address(url, "grpc")
         self._grpc = tritonclient.grpc
-        # A server of this machine is reached without the proxy of http_proxy and its like.
-        options = _OPTIONS + _NO_PROXY * bool(_LOOPBACK.match(self._address))
-        self._client = tritonclient.grpc.InferenceServerClient(self._address, channel_args=options)
+        self._client = tritonclient.grpc.InferenceServerClient(
+            self._address, channel_args=channel_options(self._address)
+        )
         self._why = why
         self._ready: set[str] = set()
         self._closed = False

@@ -18,6 +18,7 @@ from typing import Any
 from urllib.parse import quote
 
 from sceneloom.errors import SceneLoomError, ServerUnavailableError, ServingError
+from sceneloom.grpc_transport import channel_options
 from sceneloom.transport import map_triton_error
 from sceneloom_bench.reports.report import Figure
 
@@ -107,7 +108,10 @@ class ServerView:
         if not url.startswith("http://"):
             import tritonclient.grpc
 
-            self._client = tritonclient.grpc.InferenceServerClient(url.removeprefix("grpc://"))
+            address = url.removeprefix("grpc://")
+            self._client = tritonclient.grpc.InferenceServerClient(
+                address, channel_args=channel_options(address)
+            )
 
     def close(self) -> None:
         """Close the connection."""
