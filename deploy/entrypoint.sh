@@ -68,14 +68,19 @@ server=$!
 
 end_if_it_fails() {
     late=$(($(date +%s) + ${SCENELOOM_START_SECONDS:-600}))
-    pause=${SCENELOOM_PROBE_SECONDS:-30}
+    every=${SCENELOOM_PROBE_SECONDS:-30}
+    soon=$((every < 5 ? every : 5))
+    pause=$soon
     started=
     failed=0
     while [ "$failed" -lt 3 ]; do
         sleep "$pause" >/dev/null 2>&1
+        pause=$soon
         if said=$(sceneloom probe "$repository" --url "${SCENELOOM_PROBE_URL:-127.0.0.1:8001}" --timeout 25 2>&1); then
+            [ -n "$started" ] || echo "$said"
             started=yes
             failed=0
+            pause=$every
         elif [ -n "$started" ] || [ "$(date +%s)" -ge "$late" ]; then
             failed=$((failed + 1))
         fi

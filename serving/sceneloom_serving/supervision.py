@@ -41,18 +41,18 @@ def keep_up(
     on_ready()
     early, started, reason = 0, time.monotonic(), server.watch()
     while True:
-        early = early + 1 if time.monotonic() - started < _SHORT else 1
-        if early > len(waits):
-            return f"{reason}; this was early end {early} in a row, so it is not started again"
-        wait = waits[early - 1]
-        say(f"{reason}; starting it again" + (f" in {wait:g} s" if wait else ""))
-        time.sleep(wait)
-        started = time.monotonic()
-        try:
-            check()
-            server.restart()
-        except SceneLoomError as error:
-            reason = str(error)
-            continue
+        early = 1 if time.monotonic() - started >= _SHORT else early + 1
+        while True:
+            if early > len(waits):
+                return f"{reason}; this was early end {early} in a row, so it is not started again"
+            wait = waits[early - 1]
+            say(f"{reason}; starting it again" + (f" in {wait:g} s" if wait else ""))
+            time.sleep(wait)
+            try:
+                check()
+                server.restart()
+                break
+            except (SceneLoomError, OSError) as error:
+                early, reason = early + 1, str(error)
         on_ready()
         started, reason = time.monotonic(), server.watch()

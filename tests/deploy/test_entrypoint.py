@@ -285,7 +285,9 @@ def test_the_real_server_behind_it(
 def test_a_container_whose_model_has_died_ends(
     running: tuple[subprocess.Popen[str], str, str],
 ) -> None:
-    process, _, http = running
+    process, url, http = running
+    assert process.stdout is not None
+    assert any(line.startswith(f"{url}: right") for line in process.stdout)  # it has seen it alive
     models = []
     for path in Path("/proc").glob("[0-9]*/stat"):
         with contextlib.suppress(OSError):  # a process that has just ended

@@ -251,6 +251,14 @@ def test_onnx_runtime_reports_to_nobody(exported: Exported, tmp_path: Path) -> N
     assert list(tmp_path.iterdir()) == []  # where it keeps a device's id and what it will send
 
 
+def test_nothing_that_runs_is_copied_for_the_server(tmp_path: Path) -> None:
+    """A folder for temporary files may be mounted noexec, and a fresh copy may be busy."""
+    find_bundled_server().write_backend_directory(tmp_path)
+    files = list((tmp_path / "python").iterdir())
+    assert {"libtriton_python.so", "triton_python_backend_stub"} < {file.name for file in files}
+    assert all(file.is_symlink() and file.is_file() for file in files)
+
+
 def test_openvino_reports_to_nobody_and_writes_no_id(exported: Exported, tmp_path: Path) -> None:
     """Its package for reports opens a connection when openvino is imported: to the proxy here."""
     model = exported.repository / "synthesis" / "1" / MODEL_FILE

@@ -210,6 +210,18 @@ def test_a_killed_model_answers_with_an_error_until_the_restart(exported: Export
         assert picture(address).std() > 0
 
 
+@pytest.mark.triton
+def test_a_server_of_this_machine_is_reached_without_the_proxy_of_the_shell(
+    exported: Exported, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("http_proxy", "https_proxy", "grpc_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")  # nothing listens there
+    monkeypatch.delenv("no_proxy", raising=False)
+    settings = free_ports(start_timeout=60)
+    with EmbeddedServer(exported.repository, settings, engine="openvino-fp32") as server:
+        assert picture(server.grpc).std() > 0
+
+
 def test_named_ports_come_first_and_no_two_are_one() -> None:
     taken = HeldPorts({"one": 0})
     port = int(taken.addresses["one"].split(":")[1])
