@@ -5,6 +5,7 @@ Each ends by itself, with a sentence, and leaves no process behind.
 
 from __future__ import annotations
 
+import json
 import resource
 import signal
 import time
@@ -13,10 +14,23 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
+import torch
 from PIL import Image
-from training_runs import Command, Forked, command, small, steps_logged, write_samples, write_toml
+from training_runs import (
+    Command,
+    Forked,
+    command,
+    resolved,
+    small,
+    steps_logged,
+    write_samples,
+    write_toml,
+)
 
+from sceneloom.artefacts import file_hash
+from sceneloom.errors import CheckpointError, InputError
 from sceneloom_training.run_folder import RunFolder
+from sceneloom_training.trainer import train
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -140,3 +154,31 @@ def test_all_samples_that_do_not_fit_are_told_before_the_first_step(tmp_path: Pa
     for words in ("1.png is 32x16 and", "2.png is 16x32;", "4.png: damaged header (the file is "):
         assert words in process.errors
     assert not (tmp_path / "run").exists()
+
+
+def test_an_unknown_id_in_the_middle_ends_it_likewise_where_the_run_itself_loads(
+    tmp_path: Path,
+) -> None:
+    samples = write_samples(tmp_path / "samples", 6)
+    Image.fromarray(np.full((32, 32), 200, np.uint8)).save(samples / "train_label" / "5.png")
+    settings = resolved(small(samples, compute={"workers": 0, "seed": 1}))
+    with pytest.raises(InputError, match=r"5\.png: unknown label.*the run is saved at step 5"):
+        train(settings, tmp_path / "run")
+    assert RunFolder(tmp_path / "run").steps()[-1] == 5
+
+
+@pytest.mark.parametrize("part", ["networks", "optimizers", "ranks"])
+def test_a_checkpoint_that_lacks_something_is_named(
+    samples: Path, tmp_path: Path, part: str
+) -> None:
+    settings = resolved(small(samples, schedule={"max_steps": 2}))
+    train(settings, tmp_path / "run")
+    folder = RunFolder(tmp_path / "run").folder(2)
+    state = torch.load(folder / "training.pt", weights_only=True)
+    torch.save({name: value for name, value in state.items() if name != part}, folder / "new")
+    (folder / "new").replace(folder / "training.pt")
+    description = json.loads((folder / "state.json").read_text())
+    description["sha256"]["training.pt"] = file_hash(folder / "training.pt")
+    (folder / "state.json").write_text(json.dumps(description))
+    with pytest.raises(CheckpointError, match=f"does not hold what this run needs.*{part}"):
+        train(settings, tmp_path / "run")

@@ -225,7 +225,8 @@ class RunFolder:
             state = load_tensors(folder / TRAINING)
         except Exception as error:  # of pickle, of zip, of the system
             raise CheckpointError(f"{folder / TRAINING}: not readable ({reason(error)})") from None
-        assert isinstance(state, dict)
+        if not isinstance(state, dict):
+            raise CheckpointError(f"{folder / TRAINING}: not the state of a training run; {older}")
         return state
 
     def write_record(self, record: dict[str, Any]) -> None:

@@ -21,8 +21,15 @@ import torch
 from torch import Tensor
 
 from sceneloom.counted import counted
-from sceneloom.errors import DivergedError, InputError, SceneLoomError, TrainingError
+from sceneloom.errors import (
+    CheckpointError,
+    DivergedError,
+    InputError,
+    SceneLoomError,
+    TrainingError,
+)
 from sceneloom.machine_limits import is_out_of_memory, said
+from sceneloom.reasons import reason
 from sceneloom_training.assembly import assemble
 from sceneloom_training.batches import Batch, StepSampler, TrainingSet, load_batches
 from sceneloom_training.data import DataSet, examine, open_data_set
@@ -33,7 +40,7 @@ from sceneloom_training.judge import Judge
 from sceneloom_training.learner import Learner
 from sceneloom_training.random_state import seed_random_states
 from sceneloom_training.record import check_same_run, make_record
-from sceneloom_training.run_folder import RunFolder
+from sceneloom_training.run_folder import TRAINING, RunFolder
 from sceneloom_training.schedule import Schedule
 from sceneloom_training.settings import TrainSettings
 from sceneloom_training.signals import StopSignals
@@ -153,7 +160,17 @@ class Trainer:
             seed_random_states(self.settings.compute.seed + self.world.rank)
         else:
             check_same_run(self.run.read_record(), self.record, self.run.root)
-            self.learner.load_state(self.run.load(newest))
+            state = self.run.load(newest)
+            try:
+                self.learner.load_state(state)
+            except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+                if is_out_of_memory(error):
+                    raise
+                folder = self.run.folder(newest)
+                raise CheckpointError(
+                    f"{folder / TRAINING}: does not hold what this run needs ({reason(error)}); "
+                    f"remove {folder} to go on from an older checkpoint"
+                ) from None
         if self.world.first:
             self.run.write_record(self.record)
             self.run.forget_after(-1 if newest is None else newest)
@@ -217,7 +234,8 @@ class Trainer:
             self._save(journal)
         if not isinstance(error, SceneLoomError) or not self.step:
             return error
-        return type(error)(
+        kind = InputError if isinstance(error, InputError) else TrainingError
+        return kind(
             f"{error}; the run is saved at step {self.step}, and the same command goes on from "
             "there"
         )

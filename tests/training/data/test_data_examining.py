@@ -73,7 +73,7 @@ def test_a_folder_of_pictures_names_what_it_leaves_out(tmp_path: Path, save, pho
     save(tmp_path / "a_input_label.png", photo())
     save(tmp_path / ".hidden.png", photo())
     reasons = {each.reason for each in FolderPictures(tmp_path).left_out}
-    assert reasons == {"hidden", "not named *_synthesized_image"}
+    assert reasons == {"hidden", "of a name that is not looked for"}
 
 
 def test_publishers_other_files_are_named_too(tmp_path: Path, save, photo) -> None:
@@ -126,10 +126,7 @@ def test_an_orientation_is_told(tmp_path: Path, save, photo, orientation: int) -
         with pytest.raises((DataSetError, ImageReadError, ValueError)) as caught:
             refuse()
         assert "a.jpg is 6x8 and" in str(caught.value)
-        assert (
-            "a.jpg has the EXIF orientation 6, which is not applied and would swap its sides"
-            in (str(caught.value))
-        )
+        assert "a.jpg has the EXIF orientation 6, which is not applied" in str(caught.value)
 
 
 @pytest.mark.parametrize("kind", ["png", "jpg", "bmp", "tif", "webp", "npy"])
@@ -140,7 +137,7 @@ def test_headers_say_the_size(tmp_path: Path, photo, kind: str) -> None:
     else:
         Image.fromarray(photo()).save(path)
     assert read_header(path) == Header(height=6, width=8)
-    if kind in {"jpg", "tif", "webp"}:
+    if kind in {"png", "jpg", "tif", "webp"}:
         Image.fromarray(photo()).save(path, exif=exif(8))
         assert read_header(path) == Header(height=6, width=8, orientation=8)
     (tmp_path / "a.gif").write_bytes(b"GIF89a")

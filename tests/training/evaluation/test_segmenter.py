@@ -384,6 +384,7 @@ def meanwhile(act: Callable[[list[psutil.Process]], None]) -> threading.Thread:
     def wait() -> None:
         loaders: list[psutil.Process] = []
         while len(loaders) < 2:
+            time.sleep(0.02)
             loaders = [child for child in here.children() if child.pid not in before]
         time.sleep(0.3)
         act(loaders)

@@ -232,7 +232,8 @@ class _Run:
             self._save()
             if not isinstance(error, SceneLoomError):
                 raise
-            raise type(error)(
+            kind = InputError if isinstance(error, InputError) else TrainingError
+            raise kind(
                 f"{error}; the run is saved at step {self.step}, and the same command goes on from "
                 "there"
             ) from None
