@@ -79,9 +79,7 @@ def check_size(height: int, width: int) -> None:
         if isinstance(side, bool) or not isinstance(side, int | np.integer):
             raise InputError(f"{name} is {side!r}; it is a whole number of pixels")
         if not MIN_SIDE <= side <= MAX_SIDE:
-            raise InputError(
-                f"{name} is {side}; a scene has {MIN_SIDE} to {MAX_SIDE} pixels"
-            )
+            raise InputError(f"{name} is {side}; a scene has {MIN_SIDE} to {MAX_SIDE} pixels")
     widest = int(2 * HALF_FRAME * height)
     if width > widest:
         raise InputError(

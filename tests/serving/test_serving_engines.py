@@ -86,7 +86,7 @@ def test_auto_measures_once_and_remembers(exported: Exported, cache: Path) -> No
 @pytest.mark.parametrize(
     ("name", "code", "reason"),
     [
-        ("openvino", 2, "no engine 'openvino'; there are auto, openvino-fp32, onnxruntime-fp32"),
+        ("openvino", 2, "no engine 'openvino'; there are auto, onnxruntime-fp32, openvino-fp32"),
         ("openvino-int8", 1, "the bundle has no int8.onnx: sceneloom export --precision fast"),
         ("tensorrt-fp16", 1, "tensorrt-fp16: "),
     ],
@@ -187,7 +187,8 @@ def test_server_that_was_restarted_with_another_engine_answers_no_old_client(
     """A client that was idle meanwhile notices no restart: pictures would be called what they are
     not.
     """
-    ports = ServerSettings(http_port=free_port(), grpc_port=free_port(), metrics_port=free_port())
+    free = {f"{name}_port": free_port() for name in ("http", "grpc", "metrics")}
+    ports = ServerSettings(**free, stop_timeout=1)
     golden = load_golden(exported.repository)
     inputs = (golden.label_map, golden.instance_map)
     with EmbeddedServer(exported.repository, ports, engine="openvino-fp32", encoded=True) as first:

@@ -70,7 +70,7 @@ def add_plan(repository: Path, **changes: Any) -> Path:
             compute_capability="9.0",
         ),
         "builder": "python",
-        "precision": "fp16",
+        "precision": "fp32",  # as the variants say where there is no fp16.onnx
         "norms": "native",
         "profiles": (
             Profile(batch=(1, 1, 1), height=height, width=width),
@@ -269,6 +269,16 @@ def test_plan_of_another_graph(repository: Path) -> None:
     for graph in ({"file": "model.onnx", "sha256": "0" * 64}, {}):
         add_plan(repository, graph=graph)
         assert "was built from another graph" in refusal(repository)
+
+
+def test_plan_of_another_precision_than_its_variant_says(repository: Path) -> None:
+    """Its pictures would be called float32's."""
+    add_plan(repository, precision="fp16")
+    assert verify_repository(repository) == FILES + 1
+    for variant in ("tensorrt", "tensorrt-throughput"):
+        said = refusal(repository, variant)
+        assert f"is of fp16, and variant {variant!r} says tensorrt-fp32" in said
+        assert "sceneloom engine --precision fp32" in said
 
 
 def test_plan_without_the_variants_profile(repository: Path) -> None:
