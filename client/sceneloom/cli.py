@@ -19,8 +19,8 @@ import tyro
 
 from sceneloom import __version__
 from sceneloom.errors import SceneLoomError
-from sceneloom.machine_limits import limit_reached
-from sceneloom.printable import printable
+from sceneloom.machine_limits import out_of_resources
+from sceneloom.text import printable
 
 COMMANDS = {
     "import": (
@@ -116,14 +116,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except Exception as error:
-        limit = limit_reached(error)
-        if limit is None and not isinstance(error, OSError):
+        words: object = out_of_resources(error) or error
+        if words is error and not isinstance(error, OSError):
             traceback.print_exc()
-            limit = (
+            words = (
                 f"{type(error).__name__}, a fault of SceneLoom's or of a library's; please "
                 "report it with the lines above"
             )
-        print(f"sceneloom {name}: {printable(limit or error)}", file=sys.stderr)
+        print(f"sceneloom {name}: {printable(words)}", file=sys.stderr)
         return 1
 
 

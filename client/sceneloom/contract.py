@@ -12,9 +12,9 @@ import json
 import reprlib
 from typing import Any
 
-from sceneloom.counted import counted
 from sceneloom.errors import SchemaError, SizeError
 from sceneloom.schema import LabelSchema, json_key, parse_json
+from sceneloom.text import counted
 
 FORMAT = 1
 MODEL_NAME = "synthesis"

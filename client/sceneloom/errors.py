@@ -43,9 +43,6 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-_LONGEST_LINE = 300
-_OPENCV_NO_MEMORY = -4
-
 
 class SceneLoomError(Exception):
     """Base of every error raised on purpose; its text is one sentence meant for the user."""
@@ -200,36 +197,3 @@ class RequestRejectedError(ServingError):
 
 class ModelFailedError(ServingError):
     """The model broke while it ran, or its process has died; readiness may still say true."""
-
-
-def out_of_resources(error: BaseException) -> OutOfResourcesError | None:
-    """The error of a machine whose memory or threads are used up, where that is what it was."""
-    if isinstance(error, OutOfResourcesError):
-        return error
-    code = getattr(error, "code", None) if type(error).__module__.startswith("cv2") else None
-    if isinstance(error, MemoryError) or code == _OPENCV_NO_MEMORY:
-        return OutOfResourcesError(
-            "this machine, or this process's limit, has not enough memory; fewer --workers, a "
-            "smaller --look-ahead or --most-in-flight needs less"
-        )
-    if isinstance(error, RuntimeError) and "start new thread" in str(error):
-        return OutOfResourcesError(
-            "this machine, or this user's limit, has no thread left (can't start new thread); "
-            "fewer --workers or a smaller --most-in-flight needs less"
-        )
-    return None
-
-
-def first_line(error: Exception) -> str:
-    """The first line of another program's error, which ends at a word where it is long.
-
-    Raises:
-        MemoryError: it is one, which says nothing about what was read.
-    """
-    if isinstance(error, MemoryError):
-        raise error
-    line = (str(error).strip().splitlines() or [""])[0] or type(error).__name__
-    if len(line) <= _LONGEST_LINE:
-        return line
-    words = line[: _LONGEST_LINE + 1].rpartition(" ")[0]
-    return f"{words or line[:_LONGEST_LINE]} ..."

@@ -12,7 +12,7 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
-from sceneloom.printable import printable
+from sceneloom.text import printable
 
 HIDDEN = "hidden"
 """Reason of a file or folder whose name begins with a dot."""

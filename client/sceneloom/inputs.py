@@ -8,9 +8,9 @@ import numpy as np
 import numpy.typing as npt
 
 from sceneloom.contract import Contract
-from sceneloom.counted import counted
 from sceneloom.errors import InputError, MissingInputError, SizeError, UnknownLabelError
 from sceneloom.schema import NO_CHANNEL
+from sceneloom.text import counted
 
 
 def check_label_map(contract: Contract, label_map: npt.NDArray[Any]) -> None:

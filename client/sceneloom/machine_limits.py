@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import re
 
-from sceneloom.reasons import one_line
+from sceneloom.errors import OutOfResourcesError
+from sceneloom.text import one_line
 
 _MEMORY = re.compile(
     r"out of memory|not enough memory|insufficient memory|allocate memory|bad_?alloc"
@@ -29,12 +30,14 @@ def is_out_of_memory(error: BaseException) -> bool:
     return bool(_MEMORY.search(f"{type(error).__name__} {error}"))
 
 
-def limit_reached(error: BaseException) -> str | None:
-    """A sentence for an error that says that the machine has not enough; None for all others."""
+def out_of_resources(error: BaseException) -> OutOfResourcesError | None:
+    """The error for one that says that the machine has not enough; None for all others."""
+    if isinstance(error, OutOfResourcesError):
+        return error
     if is_out_of_memory(error):
-        return f"memory was not enough ({said(error)})"
+        return OutOfResourcesError(f"memory was not enough ({said(error)})")
     if isinstance(error, RuntimeError | OSError) and _THREADS.search(str(error)):
-        return (
+        return OutOfResourcesError(
             f"no further thread or process can be started ({said(error)}); the limit is that of "
             "ulimit -u, or of the container's pids"
         )

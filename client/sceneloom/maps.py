@@ -18,16 +18,15 @@ import numpy as np
 import numpy.typing as npt
 from PIL import ImageFile, PngImagePlugin, TiffImagePlugin
 
-from sceneloom.counted import counted
 from sceneloom.errors import (
     ImageReadError,
     ImageTooLargeError,
     NotALabelMapError,
     UnknownLabelError,
-    first_line,
 )
 from sceneloom.png import SIGNATURE, check_png_rows, png_pixels
 from sceneloom.schema import LabelSchema
+from sceneloom.text import counted, reason
 
 DEFAULT_MAX_PIXELS = 8192 * 8192
 """Pixel limit unless the caller names another: 32 times 2048x1024."""
@@ -187,7 +186,7 @@ def _open_pillow(
         image = plugin(io.BytesIO(data))
     except Exception as error:  # the decoders raise nearly anything on damaged headers
         raise ImageReadError(
-            f"{name}: damaged header, or a kind of file that is not read ({first_line(error)})"
+            f"{name}: damaged header, or a kind of file that is not read ({reason(error)})"
         ) from None
     width, height = image.size
     _check_pixels(height, width, name, max_pixels)
@@ -262,7 +261,7 @@ def _load(image: ImageFile.ImageFile, name: str) -> npt.NDArray[Any]:
         image.load()
         values = np.asarray(image)
     except Exception as error:
-        raise ImageReadError(f"{name}: truncated or damaged ({first_line(error)})") from None
+        raise ImageReadError(f"{name}: truncated or damaged ({reason(error)})") from None
     if values.shape != (height, width):
         raise ImageReadError(f"{name}: truncated or damaged (decoded to {list(values.shape)})")
     return values.astype(np.uint8) if values.dtype == np.bool_ else values
@@ -276,7 +275,7 @@ def _decode_npy(data: bytes, name: str, max_pixels: int) -> npt.NDArray[Any]:
         read_header = npy.read_array_header_1_0 if version_1 else npy.read_array_header_2_0
         shape, _, dtype = read_header(stream)
     except Exception as error:
-        raise ImageReadError(f"{name}: damaged header ({first_line(error)})") from None
+        raise ImageReadError(f"{name}: damaged header ({reason(error)})") from None
     if len(shape) != 2 or dtype.kind not in "iu":
         raise NotALabelMapError(
             f"{name}: an array of {dtype} {list(shape)}; ids are a whole-number array [height, "
@@ -286,7 +285,7 @@ def _decode_npy(data: bytes, name: str, max_pixels: int) -> npt.NDArray[Any]:
     try:
         values: npt.NDArray[Any] = np.load(io.BytesIO(data), allow_pickle=False)
     except Exception as error:
-        raise ImageReadError(f"{name}: truncated or damaged ({first_line(error)})") from None
+        raise ImageReadError(f"{name}: truncated or damaged ({reason(error)})") from None
     return values
 
 

@@ -26,9 +26,8 @@ from sceneloom.errors import (
     SceneLoomError,
     ServerUnavailableError,
     ServingError,
-    out_of_resources,
 )
-from sceneloom.printable import printable
+from sceneloom.machine_limits import out_of_resources
 from sceneloom.rendering.check import rendered_pictures
 from sceneloom.rendering.cluster.ray_cluster import RaySettings
 from sceneloom.rendering.cluster.ray_engine import RayRun
@@ -52,6 +51,7 @@ from sceneloom.rendering.watching.progress import ProgressBar
 from sceneloom.rendering.watching.summary import Tally, report_check, report_dry_run
 from sceneloom.rendering.writing.sinks import Container, ShardSettings
 from sceneloom.rendering.writing.video import check_video, write_video
+from sceneloom.text import printable
 from sceneloom.transport import Timeouts
 
 SERVER_GONE, PLACE_GONE = 3, 4

@@ -17,12 +17,12 @@ import numpy as np
 import numpy.typing as npt
 
 from sceneloom.contract import STYLE_ROWS, Contract, precision_of
-from sceneloom.counted import counted
 from sceneloom.errors import InputError
 from sceneloom.inputs import check_instance_map, check_label_map
 from sceneloom.instances import renumber_instances
 from sceneloom.padding import Padding
 from sceneloom.style import default_styles
+from sceneloom.text import counted
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -15,7 +15,7 @@ from onnx import TensorProto
 
 from sceneloom.contract import INPUT_INSTANCES, INPUT_LABELS, INPUT_STYLE, OUTPUT_IMAGE
 from sceneloom.errors import GraphRuleError
-from sceneloom.reasons import reason
+from sceneloom.text import reason
 
 OPSET = 18
 _INPUTS = {

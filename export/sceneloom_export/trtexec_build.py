@@ -17,7 +17,7 @@ from typing import Any
 
 from sceneloom.contract import Contract
 from sceneloom.errors import EngineError
-from sceneloom.reasons import one_line
+from sceneloom.text import one_line
 from sceneloom_export.tensorrt_build import generation
 from sceneloom_export.tensorrt_settings import FLOAT32, EngineSettings
 from sceneloom_serving.profiles import Profile

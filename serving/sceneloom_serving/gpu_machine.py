@@ -15,7 +15,7 @@ from typing import Any
 
 from sceneloom.errors import EngineError
 from sceneloom.extras import require
-from sceneloom.reasons import one_line
+from sceneloom.text import one_line
 from sceneloom_serving.plan_record import Machine
 
 _DRIVER = Path("/proc/driver/nvidia/version")

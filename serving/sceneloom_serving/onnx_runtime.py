@@ -20,8 +20,8 @@ from sceneloom.contract import (
 )
 from sceneloom.errors import EngineError, ExportError, MissingDependencyError
 from sceneloom.extras import require
-from sceneloom.reasons import one_line
 from sceneloom.synthesizer import Image, InstanceMap, LabelMap, Style, Synthesizer
+from sceneloom.text import one_line
 
 MODEL_FILE = "onnxruntime.onnx"
 """The graph with accurate norms, which engines on the CPU run, in a version's folder of an export

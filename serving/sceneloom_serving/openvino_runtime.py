@@ -22,8 +22,8 @@ from sceneloom.contract import (
 )
 from sceneloom.errors import EngineError
 from sceneloom.extras import require
-from sceneloom.reasons import one_line
 from sceneloom.synthesizer import Image, InstanceMap, LabelMap, Style, Synthesizer
+from sceneloom.text import one_line
 from sceneloom_serving.onnx_runtime import usable_cpus
 from sceneloom_serving.parity import Precision
 from sceneloom_serving.present_classes import present_classes, shorten

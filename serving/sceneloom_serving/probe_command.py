@@ -19,7 +19,7 @@ from sceneloom.errors import (
     SizeError,
 )
 from sceneloom.grpc_transport import GrpcTransport
-from sceneloom.printable import printable
+from sceneloom.text import printable
 from sceneloom.transport import Timeouts
 from sceneloom.triton_client import TritonSynthesizer
 from sceneloom_serving.encoded_probe import check_encoded_path

@@ -11,7 +11,7 @@ from typing import Annotated
 from tyro.conf import Positional, arg
 
 from sceneloom.contract import MODEL_NAME
-from sceneloom.printable import printable
+from sceneloom.text import printable
 from sceneloom_serving.choice import (
     Measured,
     fastest,

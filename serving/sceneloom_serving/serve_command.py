@@ -13,7 +13,7 @@ from tyro.conf import OmitArgPrefixes, Positional, arg
 
 from sceneloom.contract import MODEL_NAME, precision_of
 from sceneloom.errors import EngineError
-from sceneloom.printable import printable
+from sceneloom.text import printable
 from sceneloom_serving.choice import choose_engine, precisions_left_out
 from sceneloom_serving.embedded import EmbeddedServer, ServerSettings
 from sceneloom_serving.engines import ENGINES, get_engine, unavailable

@@ -7,7 +7,7 @@ from typing import Annotated
 
 from tyro.conf import Positional, arg
 
-from sceneloom.printable import printable
+from sceneloom.text import printable
 from sceneloom_serving.verify import verify_repository
 
 

@@ -16,11 +16,10 @@ from hypothesis import strategies as st
 
 from sceneloom.cli import main
 from sceneloom.contract import Contract
-from sceneloom.counted import counted
 from sceneloom.errors import RequestRejectedError
-from sceneloom.printable import printable
 from sceneloom.rendering.manifest import Manifest
 from sceneloom.schema import load_schema
+from sceneloom.text import counted, printable
 
 if TYPE_CHECKING:
     from conftest import Start

@@ -21,10 +21,9 @@ from torch import Tensor, nn
 from sceneloom import __version__
 from sceneloom.artefacts import file_hash, replace_folder
 from sceneloom.contract import Contract
-from sceneloom.counted import counted
 from sceneloom.errors import CheckpointError, SchemaError
 from sceneloom.json_text import parse_json
-from sceneloom.reasons import one_line
+from sceneloom.text import counted, one_line
 from sceneloom_training.networks import (
     Architecture,
     FeatureEncoder,

@@ -15,7 +15,7 @@ import torch
 from torch import distributed
 
 from sceneloom.errors import LostPeerError, TrainingError
-from sceneloom.reasons import reason
+from sceneloom.text import reason
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

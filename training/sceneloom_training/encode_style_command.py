@@ -7,11 +7,10 @@ from typing import Annotated
 
 from tyro.conf import Positional, arg
 
-from sceneloom.counted import counted
 from sceneloom.extras import require
 from sceneloom.maps import OnUnknown, read_instance_map, read_label_map
-from sceneloom.printable import printable
 from sceneloom.style import write_styles
+from sceneloom.text import counted, printable
 
 
 def main(

@@ -8,10 +8,9 @@ from typing import Annotated
 from tyro.conf import Positional, arg
 
 from sceneloom.artefacts import file_hash
-from sceneloom.counted import counted
 from sceneloom.extras import require
-from sceneloom.printable import printable
 from sceneloom.schema import load_schema
+from sceneloom.text import counted, printable
 
 
 def main(

@@ -18,7 +18,7 @@ from torch import Tensor
 from typing_extensions import Self
 
 from sceneloom.pictures import write_image
-from sceneloom.printable import printable
+from sceneloom.text import printable
 from sceneloom_training.run_folder import LOG, PICTURES
 
 

@@ -22,7 +22,7 @@ from typing import Any, Generic, TypeVar
 
 from sceneloom.errors import InputError, SceneLoomError, TrainingError
 from sceneloom.machine_limits import is_out_of_memory, said
-from sceneloom.reasons import reason
+from sceneloom.text import reason
 
 _Item = TypeVar("_Item")
 _Made = TypeVar("_Made")

@@ -16,7 +16,7 @@ from torch.nn import functional
 
 from sceneloom.artefacts import file_hash
 from sceneloom.errors import CheckpointError
-from sceneloom.reasons import reason
+from sceneloom.text import reason
 from sceneloom_training.torch_files import load_tensors
 
 LAYER_WEIGHTS = (1 / 32, 1 / 16, 1 / 8, 1 / 4, 1.0)

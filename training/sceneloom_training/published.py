@@ -25,10 +25,9 @@ import torch
 from torch import Tensor
 
 from sceneloom.contract import Contract
-from sceneloom.counted import counted
 from sceneloom.errors import CheckpointError
-from sceneloom.reasons import one_line
 from sceneloom.schema import LabelSchema
+from sceneloom.text import counted, one_line
 from sceneloom_training.networks import Generator, GeneratorArchitecture, load_weights
 from sceneloom_training.torch_files import load_tensors
 

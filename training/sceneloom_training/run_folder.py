@@ -30,7 +30,7 @@ from sceneloom.contract import Contract
 from sceneloom.errors import CheckpointError, TrainingError
 from sceneloom.held_place import HeldPlace
 from sceneloom.json_text import parse_json
-from sceneloom.reasons import reason
+from sceneloom.text import reason
 from sceneloom_training.checkpoint import save_checkpoint
 from sceneloom_training.networks import FeatureEncoder, SynthesisNetwork
 from sceneloom_training.torch_files import load_tensors

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from sceneloom.contract import Contract
-from sceneloom.counted import counted
 from sceneloom.errors import CheckpointError
 from sceneloom.schema import LabelSchema
+from sceneloom.text import counted
 from sceneloom_training.checkpoint import load_checkpoint
 from sceneloom_training.networks import (
     FeatureEncoder,

@@ -11,10 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 from tyro.conf import Positional, arg
 
-from sceneloom.counted import counted
 from sceneloom.errors import InputError, LostPeerError
 from sceneloom.extras import require
-from sceneloom.printable import printable
+from sceneloom.text import counted, printable
 from sceneloom_training.settings import TrainSettings
 
 if sys.version_info >= (3, 11):

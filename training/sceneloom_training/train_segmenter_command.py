@@ -7,9 +7,8 @@ from typing import Annotated
 
 from tyro.conf import OmitArgPrefixes
 
-from sceneloom.counted import counted
 from sceneloom.extras import require
-from sceneloom.printable import printable
+from sceneloom.text import counted, printable
 from sceneloom_training.data import DataSettings
 from sceneloom_training.evaluation.segmenter_settings import SegmenterSettings
 

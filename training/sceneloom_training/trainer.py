@@ -20,7 +20,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sceneloom.counted import counted
 from sceneloom.errors import (
     CheckpointError,
     DivergedError,
@@ -29,7 +28,7 @@ from sceneloom.errors import (
     TrainingError,
 )
 from sceneloom.machine_limits import is_out_of_memory, said
-from sceneloom.reasons import reason
+from sceneloom.text import counted, reason
 from sceneloom_training.assembly import assemble
 from sceneloom_training.batches import Batch, StepSampler, TrainingSet, load_batches
 from sceneloom_training.data import DataSet, examine, open_data_set

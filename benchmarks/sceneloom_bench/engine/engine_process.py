@@ -15,8 +15,8 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 from sceneloom.errors import EngineError, SceneLoomError
-from sceneloom.reasons import one_line
 from sceneloom.synthesizer import Request, Synthesizer
+from sceneloom.text import one_line
 from sceneloom_bench.engine.aside import LONGEST
 from sceneloom_bench.engine.turns import Turn, Turns
 from sceneloom_serving.machine import peak_memory_mib

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from sceneloom.extras import require
-from sceneloom.reasons import one_line
+from sceneloom.text import one_line
 
 SCHEMA_FILE = Path(__file__).with_name("schema.json")
 LARGEST = 1e30

@@ -9,13 +9,13 @@ import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
-from sceneloom.counted import counted
 from sceneloom.errors import InputError
 from sceneloom.rendering.interfaces import Sink
 from sceneloom.rendering.manifest import Manifest, Row
 from sceneloom.rendering.run import Plan
 from sceneloom.rendering.writing.formats import decode_picture
 from sceneloom.synthesizer import Image
+from sceneloom.text import counted
 
 _CHUNK = 64
 

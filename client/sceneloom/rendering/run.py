@@ -19,8 +19,8 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 
 from sceneloom.contract import Contract, precision_of
-from sceneloom.errors import out_of_resources
 from sceneloom.file_tree import LeftOut
+from sceneloom.machine_limits import out_of_resources
 from sceneloom.rendering.connections import Connection
 from sceneloom.rendering.interfaces import Sink, Source
 from sceneloom.rendering.loading import Loader

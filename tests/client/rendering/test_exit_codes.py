@@ -17,7 +17,8 @@ from rendering_fakes import DictSink, ListSource, map_pair, png, street_maps
 
 from sceneloom.cli import main
 from sceneloom.contract import Contract
-from sceneloom.errors import OutOfResourcesError, first_line, out_of_resources
+from sceneloom.errors import OutOfResourcesError
+from sceneloom.machine_limits import out_of_resources
 from sceneloom.rendering.dataset import engine_address
 from sceneloom.rendering.interfaces import Stored
 from sceneloom.rendering.loading import Loader
@@ -25,6 +26,7 @@ from sceneloom.rendering.run import Plan, RenderRun
 from sceneloom.rendering.settings import RenderSettings
 from sceneloom.schema import load_schema
 from sceneloom.testing import FakeTransport
+from sceneloom.text import reason
 from sceneloom.triton_client import TritonSynthesizer
 
 CONTRACT = Contract(schema=load_schema("cityscapes"), boundaries=True, size_multiple=8)
@@ -128,7 +130,7 @@ def test_threads_that_cannot_be_started_are_4(
         timeout=100,
     )
     assert done.returncode == 4
-    assert "no thread left" in done.stderr
+    assert "no further thread" in done.stderr
     assert "Traceback" not in done.stderr
 
 
@@ -150,8 +152,8 @@ class FullSource(ListSource):
 @pytest.mark.parametrize(
     ("sink", "source", "said"),
     [
-        (FullSink(), street_maps(20), "not enough memory"),
-        (DictSink(), FullSource(street_maps(30).items), "no thread left"),
+        (FullSink(), street_maps(20), "memory was not enough"),
+        (DictSink(), FullSource(street_maps(30).items), "no further thread"),
     ],
 )
 def test_a_machine_that_is_full_ends_the_run(
@@ -177,13 +179,13 @@ def test_a_map_without_memory_for_it_is_not_called_damaged() -> None:
     with pytest.raises(OutOfResourcesError, match=r"0000\.png: not enough memory"):
         loader.prepare(loader.load(street_maps(1).items[0]))
     with pytest.raises(MemoryError):
-        first_line(MemoryError())
+        reason(MemoryError())
     assert out_of_resources(RuntimeError("something else")) is None
 
 
 def test_another_programs_error_ends_at_a_word() -> None:
-    assert first_line(ValueError("one\ntwo")) == "one"
-    assert first_line(ValueError()) == "ValueError"
-    short = first_line(ValueError("word " * 100))
+    assert reason(ValueError("one\ntwo")) == "one"
+    assert reason(ValueError()) == "ValueError"
+    short = reason(ValueError("word " * 100))
     assert len(short) <= 304
     assert short.endswith("word ...")

@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from sceneloom.counted import counted
 from sceneloom.errors import UnknownLabelError
 from sceneloom.maps import OnUnknown
 from sceneloom.schema import LabelSchema
+from sceneloom.text import counted
 from sceneloom_training.data.sample import LabelMap
 
 

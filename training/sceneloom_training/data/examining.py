@@ -14,7 +14,7 @@ from pathlib import Path
 
 from sceneloom.errors import DataSetError, ImageReadError
 from sceneloom.file_tree import LeftOut, describe
-from sceneloom.printable import printable
+from sceneloom.text import printable
 from sceneloom_training.data.headers import read_header
 from sceneloom_training.data.sample import DataSet, size_difference
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from sceneloom.errors import DataSetError
 from sceneloom.file_tree import OTHER_KIND, LeftOut, describe, list_files
-from sceneloom.reasons import reason
+from sceneloom.text import reason
 
 OTHER_NAME = "of a name that is not looked for"
 """Reason of a file that does not end as those of its folder do: Cityscapes' ``_color.png``."""

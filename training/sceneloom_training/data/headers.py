@@ -17,7 +17,7 @@ from PIL import BmpImagePlugin, TiffImagePlugin, WebPImagePlugin
 
 from sceneloom.errors import ImageReadError
 from sceneloom.png import SIGNATURE
-from sceneloom.reasons import reason
+from sceneloom.text import reason
 
 _JPEG, _BMP, _RIFF, _NPY = b"\xff\xd8", b"BM", b"RIFF", b"\x93NUMPY"
 _TIFF = (b"II*\x00", b"MM\x00*", b"II+\x00", b"MM\x00+")

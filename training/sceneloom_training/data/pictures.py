@@ -28,7 +28,7 @@ from PIL import (
 from sceneloom.errors import ImageReadError, ImageTooLargeError
 from sceneloom.maps import DEFAULT_MAX_PIXELS
 from sceneloom.png import SIGNATURE, check_png
-from sceneloom.reasons import reason
+from sceneloom.text import reason
 
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 """File endings that `read_picture` takes, in lower case."""

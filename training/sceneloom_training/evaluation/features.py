@@ -23,7 +23,7 @@ from sceneloom.artefacts import file_hash
 from sceneloom.errors import CheckpointError, InputError, MissingDependencyError
 from sceneloom.extras import require
 from sceneloom.json_text import parse_json
-from sceneloom.reasons import reason
+from sceneloom.text import reason
 
 if TYPE_CHECKING:
     from torch import nn

@@ -30,8 +30,8 @@ from torch import nn
 from sceneloom import __version__, json_text
 from sceneloom.artefacts import file_hash, replace_folder
 from sceneloom.errors import CheckpointError, InputError, SceneLoomError, SchemaError
-from sceneloom.reasons import one_line
 from sceneloom.schema import LabelSchema, load_schema, parse_json
+from sceneloom.text import one_line
 from sceneloom_training.data.sizes import parse_size
 from sceneloom_training.device import choose_device
 from sceneloom_training.evaluation.segmentation_networks import (

@@ -29,7 +29,6 @@ from rich.progress import track
 from torch import Tensor
 from torch.nn import functional
 
-from sceneloom.counted import counted
 from sceneloom.errors import (
     CheckpointError,
     DivergedError,
@@ -39,8 +38,8 @@ from sceneloom.errors import (
 )
 from sceneloom.json_text import parse_json
 from sceneloom.machine_limits import is_out_of_memory, said
-from sceneloom.reasons import reason
 from sceneloom.schema import NO_CHANNEL
+from sceneloom.text import counted, reason
 from sceneloom_training.batches import Batch, StepSampler, TrainingSet, load_batches
 from sceneloom_training.data import DataSet, DataSettings, Geometry, Sample, examine, open_data_set
 from sceneloom_training.device import choose_device

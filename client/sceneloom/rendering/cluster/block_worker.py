@@ -18,15 +18,14 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from sceneloom.counted import counted
 from sceneloom.errors import (
     InputError,
     SceneLoomError,
     ServerUnavailableError,
     ServingError,
-    out_of_resources,
 )
 from sceneloom.file_tree import LeftOut
+from sceneloom.machine_limits import out_of_resources
 from sceneloom.rendering.cluster.blocks import (
     Answered,
     Given,
@@ -47,6 +46,7 @@ from sceneloom.rendering.store import Store, failure_row, picture_row
 from sceneloom.rendering.triton import Way
 from sceneloom.rendering.watching.listener import Levels, Listener
 from sceneloom.style_choice import style_chooser
+from sceneloom.text import counted
 
 _PAUSE = 1.0
 

@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sceneloom.contract import Contract
-from sceneloom.errors import InputError, out_of_resources
+from sceneloom.errors import InputError
 from sceneloom.extras import require
+from sceneloom.machine_limits import out_of_resources
 from sceneloom.rendering.cluster.block_feeder import BlockFeeder
 from sceneloom.rendering.cluster.blocks import Answered, Made, Outcome, Unchanged, Work
 from sceneloom.rendering.cluster.ray_cluster import RaySettings, most_actors, ray_started

@@ -13,10 +13,10 @@ from collections import OrderedDict, deque
 from collections.abc import Iterator
 from typing import Any
 
-from sceneloom.counted import counted
-from sceneloom.errors import ImageReadError, ImageTooLargeError, OutOfResourcesError, first_line
+from sceneloom.errors import ImageReadError, ImageTooLargeError, OutOfResourcesError
 from sceneloom.extras import require
 from sceneloom.rendering.places import is_remote, local_path, open_binary, reason_of
+from sceneloom.text import counted, reason
 
 _KEPT_COLUMNS = 4  # of a process: two columns of two row groups
 _KEPT_BYTES = 64 << 20  # of a column
@@ -48,7 +48,7 @@ def open_parquet(place: str) -> tuple[Any, Any]:
     except Exception as error:  # Arrow raises ValueErrors, OSErrors and its own
         stream.close()
         raise ImageReadError(
-            f"{place}: truncated, damaged or no Parquet file ({first_line(error)})"
+            f"{place}: truncated, damaged or no Parquet file ({reason(error)})"
         ) from None
     return stream, file
 
@@ -76,7 +76,7 @@ def read_cell(place: str, group: int, row: int, column: str, name: str, max_byte
     except MemoryError:
         raise OutOfResourcesError(f"{name}: not enough memory to read it") from None
     except Exception as error:
-        raise ImageReadError(f"{name}: damaged ({first_line(error)})") from None
+        raise ImageReadError(f"{name}: damaged ({reason(error)})") from None
 
 
 _columns: OrderedDict[tuple[int, str, int, str], _Column] = OrderedDict()
@@ -136,7 +136,7 @@ class _Column:
                 rows = next(self._batches).column(0)
             except Exception as error:
                 if self._most_rows == 1:
-                    self._damage, self._batches = (self._next, first_line(error)), None
+                    self._damage, self._batches = (self._next, reason(error)), None
                     self._kept.clear()
                     raise
                 self._most_rows = 1  # to have the rows before the damage

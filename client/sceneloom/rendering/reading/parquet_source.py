@@ -10,13 +10,14 @@ import dataclasses
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from sceneloom.errors import ImageReadError, InputError, first_line
+from sceneloom.errors import ImageReadError, InputError
 from sceneloom.file_tree import LeftOut
 from sceneloom.rendering.interfaces import MapItem
 from sceneloom.rendering.keys import fault_of_key
 from sceneloom.rendering.places import lies_in, parent
 from sceneloom.rendering.reading.map_files import broken_item
 from sceneloom.rendering.reading.parquet_cells import open_parquet, read_cell
+from sceneloom.text import reason
 
 _KEYS_AT_ONCE = 4096
 
@@ -179,7 +180,7 @@ def _keys(file: Any, place: str, group: int, column: str) -> Iterator[Any]:
         except StopIteration:
             return
         except Exception as error:  # Arrow raises ValueErrors, OSErrors and its own
-            raise ImageReadError(f"{place}: damaged ({first_line(error)})") from None
+            raise ImageReadError(f"{place}: damaged ({reason(error)})") from None
         yield from keys
 
 

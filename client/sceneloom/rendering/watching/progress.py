@@ -13,9 +13,9 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from sceneloom.errors import ServingError
-from sceneloom.printable import printable
 from sceneloom.rendering.results import Result, Skipped
 from sceneloom.rendering.watching.listener import Levels, Listener
+from sceneloom.text import printable
 
 if TYPE_CHECKING:
     from typing_extensions import Self

@@ -10,10 +10,8 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from sceneloom.counted import counted
 from sceneloom.errors import InputError
 from sceneloom.file_tree import LeftOut, describe
-from sceneloom.printable import printable
 from sceneloom.rendering.check import Damage, check_pictures, merged_rows
 from sceneloom.rendering.dry_run import DryRun
 from sceneloom.rendering.manifest import LISTING, Manifest, write_listing
@@ -21,6 +19,7 @@ from sceneloom.rendering.results import Failed, Rendered, Result, Skipped
 from sceneloom.rendering.run import Plan
 from sceneloom.rendering.triton import Way
 from sceneloom.rendering.watching.listener import Listener
+from sceneloom.text import counted, printable
 
 _LISTED = 20
 

@@ -6,8 +6,8 @@ import errno
 
 import pytest
 
-from sceneloom.machine_limits import is_out_of_memory, limit_reached
-from sceneloom.reasons import one_line, reason
+from sceneloom.machine_limits import is_out_of_memory, out_of_resources
+from sceneloom.text import one_line, reason
 
 
 def test_a_long_text_ends_at_a_word() -> None:
@@ -32,8 +32,7 @@ def test_a_machine_that_has_not_enough() -> None:
     allocator = RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9")
     for error in (MemoryError(), allocator, RuntimeError("CUDA out of memory. Tried to allocate")):
         assert is_out_of_memory(error)
-        assert "memory was not enough" in str(limit_reached(error))
-    threads = limit_reached(RuntimeError("can't start new thread"))
-    assert threads is not None
-    assert "no further thread or process can be started" in threads
-    assert limit_reached(RuntimeError("mat1 and mat2 shapes cannot be multiplied")) is None
+        assert "memory was not enough" in str(out_of_resources(error))
+    threads = out_of_resources(RuntimeError("can't start new thread"))
+    assert "no further thread or process can be started" in str(threads)
+    assert out_of_resources(RuntimeError("mat1 and mat2 shapes cannot be multiplied")) is None
