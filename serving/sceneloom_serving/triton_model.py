@@ -82,6 +82,10 @@ class TritonPythonModel:
             sizes = f"{list(label_maps.shape)} and instance_map {list(instance_maps.shape)}"
             text = f"label_map is {sizes}; they must be equal"
             return _error(text, pb_utils.TritonError.INVALID_ARG)
+        style = _array(request, INPUT_STYLE)
+        if style is not None and not np.isfinite(style).all():
+            text = "style has values that are not finite numbers"
+            return _error(text, pb_utils.TritonError.INVALID_ARG)
         return None
 
     def _inputs(self, request: Any) -> tuple[Any, Any, Any]:

@@ -24,6 +24,7 @@ from support import CHECKOUT, run_command
 
 from sceneloom_export.bundle import Exported
 from sceneloom_serving.bundled_server import find_bundled_server
+from sceneloom_serving.leftovers import new_prefix, remove
 
 ENTRYPOINT = CHECKOUT / "deploy" / "entrypoint.sh"
 ENGINE = CHECKOUT / "deploy" / "engine.sh"
@@ -205,17 +206,19 @@ def free_port() -> int:
 
 
 @pytest.fixture
-def bundled(container: Container, tmp_path: Path) -> Container:
+def bundled(container: Container, tmp_path: Path) -> Iterator[Container]:
     """With the real tritonserver of the wheel."""
+    prefix = new_prefix()
     server = find_bundled_server()
     server.write_backend_directory(tmp_path / "backends")
     environment = server.environment()
     container.environment["LD_LIBRARY_PATH"] = environment["LD_LIBRARY_PATH"]
     container.write_server(
         f'exec "{server.executable}" "--backend-directory={tmp_path / "backends"}" '
-        '--allow-gpu-metrics=false "$@"'
+        f'--backend-config=python,shm-region-prefix-name={prefix} --allow-gpu-metrics=false "$@"'
     )
-    return container
+    yield container
+    remove(prefix)  # a server that is killed leaves its shared memory
 
 
 @pytest.fixture

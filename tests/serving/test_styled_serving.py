@@ -203,6 +203,16 @@ def test_the_server_refuses_a_table_of_another_shape(client: TritonSynthesizer) 
         client.run_batch(label_map, instance_map, None)
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_the_server_refuses_a_style_that_is_no_number(
+    client: TritonSynthesizer, value: float
+) -> None:
+    label_map, instance_map = (x[None] for x in blocky_maps(32, 32, seed=0))
+    shape = (1, 256, client.contract.style_channels)
+    with pytest.raises(RequestRejectedError, match="not finite numbers"):
+        client.run_batch(label_map, instance_map, np.full(shape, value, np.float32))
+
+
 def test_render(url: str, tmp_path: Path) -> None:
     label_map, instance_map = street_maps()
     for name in ("a", "b"):
