@@ -285,7 +285,7 @@ def _fastest(job: _Job, folder: Path, show: Show) -> _Candidate:
         show(f"norms {norms}: built in {time.monotonic() - started:.0f} s; {_figures(record)}")
     if not candidates:
         raise failures[0]
-    return candidates[first_of_the_fastest({n: c.median for n, c in enumerate(candidates)})]
+    return candidates[first_of_the_fastest({n: [c.median] for n, c in enumerate(candidates)})]
 
 
 def _by_python(job: _Job, path: Path, norms: str) -> PlanRecord:

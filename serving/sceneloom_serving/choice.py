@@ -42,7 +42,7 @@ from sceneloom_serving.ranking import first_of_the_fastest
 from sceneloom_serving.references import REFERENCES_FILE, References, load_references
 from sceneloom_serving.verify import REPORT_FILE
 
-_LEAST_ROUNDS, _MOST_ROUNDS, _ROUNDS_SECONDS = 5, 15, 1.0
+_LEAST_ROUNDS, _MOST_ROUNDS, _ROUNDS_SECONDS = 5, 20, 1.5
 _TURN_PICTURES, _TURN_SECONDS = 3, 0.05
 """In its turn an engine renders a few pictures where they take little, and the quickest counts: the
 first one meets threads of the engine before it that are still awake.
@@ -61,6 +61,8 @@ class Measured:
     """Median time of one picture of the largest map; None if it did not run or did not pass."""
     reason: str | None = None
     """Why it may not serve; None if it may."""
+    rounds: tuple[float, ...] = ()
+    """Its time in each round."""
 
     def to_json(self) -> dict[str, Any]:
         """As a JSON object."""
@@ -111,7 +113,9 @@ def measure_engines(
             if isinstance(taken, SceneLoomError):
                 measured[name] = Measured(engine=name, reason=str(taken))
             else:
-                measured[name] = dataclasses.replace(measured[name], seconds=taken)
+                measured[name] = dataclasses.replace(
+                    measured[name], seconds=statistics.median(taken), rounds=tuple(taken)
+                )
     return list(measured.values())
 
 
@@ -137,10 +141,10 @@ def _prove(
 
 def _time_in_turn(
     engines: Mapping[str, Synthesizer], request: Request
-) -> dict[str, float | SceneLoomError]:
-    """Median seconds of one picture by each engine; what drifts meanwhile meets all alike."""
+) -> dict[str, list[float] | SceneLoomError]:
+    """Seconds of one picture in each round; what drifts meanwhile meets all engines alike."""
     turns: dict[str, list[float]] = {name: [] for name in engines}
-    failed: dict[str, float | SceneLoomError] = {}
+    failed: dict[str, list[float] | SceneLoomError] = {}
     start = time.perf_counter()
     for number in range(_MOST_ROUNDS):
         if number >= _LEAST_ROUNDS and time.perf_counter() - start > _ROUNDS_SECONDS:
@@ -150,7 +154,7 @@ def _time_in_turn(
                 turns[name].append(_turn(engines[name], request))
             except SceneLoomError as error:
                 failed[name] = error
-    return {**{name: statistics.median(t) for name, t in turns.items() if t}, **failed}
+    return {**turns, **failed}
 
 
 def _turn(synthesizer: Synthesizer, request: Request) -> float:
@@ -181,7 +185,7 @@ def fastest(
         EngineError: none may; the text says why of each.
     """
     of_class = [m for m in measured if engines[m.engine].precision in CLASSES[precision]]
-    may = {m.engine: m.seconds for m in of_class if m.seconds is not None}
+    may = {m.engine: m.rounds for m in of_class if m.seconds is not None}
     if not may:
         reasons = "; ".join(f"{m.engine}: {m.reason}" for m in of_class)
         raise EngineError(f"no engine of this bundle can serve here: {reasons}")

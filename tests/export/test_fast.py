@@ -128,6 +128,7 @@ def test_serve_is_exact_unless_fast_is_asked_for(
         assert f"engine={quickest} " in serve.ready
 
 
+@pytest.mark.slow  # wants a machine that does little else
 def test_ten_choices_by_real_engines_are_the_same(
     fast: Exported, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -219,9 +219,12 @@ def test_nothing_fast_that_is_faster(proven: Bundle) -> None:
 
 
 def test_equally_fast_engines_are_taken_in_a_fixed_order() -> None:
-    assert first_of_the_fastest({"first": 1.04, "second": 1.0, "third": 1.0}) == "first"
-    assert first_of_the_fastest({"first": 1.06, "second": 1.04, "third": 1.0}) == "second"
-    assert first_of_the_fastest({"only": 0.0}) == "only"
+    assert first_of_the_fastest({"first": [1.04], "second": [1.0], "third": [1.0]}) == "first"
+    assert first_of_the_fastest({"first": [1.06], "second": [1.04], "third": [1.0]}) == "second"
+    assert first_of_the_fastest({"only": [0.0]}) == "only"
+    assert first_of_the_fastest({"first": [1.2] * 10, "second": [1.0] * 9 + [2.0]}) == "second"
+    unclear = {"first": [1.2] * 10, "second": [1.0] * 8 + [2.0] * 2}
+    assert first_of_the_fastest(unclear) == "first"
 
 
 def test_ten_choices_between_equally_fast_engines_are_the_same(
