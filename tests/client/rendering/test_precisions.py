@@ -194,4 +194,4 @@ def test_the_command_says_which_engine_made_the_pictures(
     assert both.returncode == 1
     assert f"{full} has openvino-fp32, {brain} has openvino-bf16" in both.stderr
     again = run_command(*command, *flags, full)
-    assert "rendered 1 of 1 maps" in again.stdout
+    assert "rendered 1 of 1 map in" in again.stdout
