@@ -64,7 +64,9 @@ class TritonSynthesizer(Synthesizer):
         """How long it waits."""
         if transport is None:
             transport = "http" if scheme_of(url) == "http" else "grpc"
-        if isinstance(transport, str) or not hasattr(transport, "infer"):
+        if not hasattr(transport, "infer"):  # a Transport
+            check_kind(transport, str, "the name of a transport, or a connection,")
+        if isinstance(transport, str):
             transport = connect(url, transport=transport, model=model, timeouts=self.timeouts)
         self._transport = transport
         try:

@@ -247,7 +247,7 @@ def test_an_address_is_a_text(url: Any) -> None:
         ({"model": None}, "NoneType where the name of the model"),
         ({"timeouts": 5.0}, "float where an object of Timeouts"),
         ({"timeouts": {}}, "dict where an object of Timeouts"),
-        ({"transport": 5}, "5 is not a way to reach a server"),
+        ({"transport": 5}, "int where the name of a transport"),
     ],
 )
 def test_arguments_of_another_type_are_named(named: Any, said: str) -> None:
