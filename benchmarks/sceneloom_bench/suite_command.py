@@ -1,8 +1,7 @@
 """`sceneloom bench suite`: every benchmark on this machine, and the page of what they found.
 
 Each one is a command of its own, printed before it runs, so that any of them can be repeated alone.
-What lies in the folder already is not measured again: the suite can be stopped at any moment and
-gone on with by the same command.
+A report that lies in the folder is not measured again: the same command resumes a stopped suite.
 
     sceneloom bench suite
     make bench
@@ -23,34 +22,28 @@ import tyro
 
 from sceneloom.errors import InputError
 from sceneloom.transport import MAX_SECONDS
-from sceneloom_bench.commands import CHECKOUT
-from sceneloom_bench.load.highest_rate import P99_REQUESTS
-from sceneloom_bench.perf_analyzer.binary import find_perf_analyzer
-from sceneloom_bench.ranges import MOST_BATCH, check_out, check_ranges
+from sceneloom_bench.harness import CHECKOUT, DEMO, MOST_BATCH, check_out, check_ranges
+from sceneloom_bench.load import P99_REQUESTS
 from sceneloom_bench.reports.environment import gpu_details, hardware_name
 from sceneloom_bench.reports.report import read_report, say
 from sceneloom_export.settings import parse_size
 
 SCENELOOM = (sys.executable, "-m", "sceneloom.cli")
-DEMO = CHECKOUT / "examples" / "street_demo" / "generator"
+STALLS = CHECKOUT / "benchmarks" / "experiments" / "stalls.py"
 THROUGH_TRITON = "through Triton"
 _BOUND = 5
 """The server's p99 bound, in latencies of a picture alone."""
 _LOADGEN_BOUND = 30
 """LoadGen's, which lets no query of 459 be late: above the pauses of a machine that others use, and
-far below what a queue grows to in half a minute at 130 %.
+far below the queue of half a minute at 130 %.
 """
-
-
+_STOP_SECONDS = 60
 _RANGES = {
     "batch": (1, MOST_BATCH),
     "seconds": (1, MAX_SECONDS),
     "ngf": (1, 1024),
     "blocks": (1, 100),
 }
-
-
-_STOP_SECONDS = 60
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -81,7 +74,6 @@ class SuiteSettings:
     """Its residual blocks; 9 is the published one."""
 
     def __post_init__(self) -> None:
-        """Check names and sizes."""
         check_ranges(self, _RANGES)
         for size in filter(None, (self.size, self.demo_size)):
             parse_size(size)
@@ -95,16 +87,8 @@ class Place:
     """What the steps share."""
 
     settings: SuiteSettings
-    """What is measured."""
     out: Path
-    """Folder of the reports."""
     gpu: bool
-    """Whether this machine has one."""
-
-    @property
-    def demo_size(self) -> str:
-        """Of the demo's model."""
-        return self.settings.demo_size or ("2048x1024" if self.gpu else "256x128")
 
     @property
     def batch(self) -> list[str]:
@@ -112,26 +96,33 @@ class Place:
         return list(map(str, self.settings.batch or ((1, 2, 4, 8) if self.gpu else (1,))))
 
     @property
-    def load_seconds(self) -> str:
-        """Of each load of the server's loops."""
-        return f"{self.settings.seconds / 6:g}"
-
-    def alone_ms(self) -> float:
-        """What a picture of the demo's model takes through the server, alone.
-
-        Raises:
-            InputError: its engines have not been measured yet.
-        """
-        found = read_report(self.out / "engine-demo.json")
-        rows = [m for m in found.measurements if m.name == THROUGH_TRITON]
-        return (rows or list(found.measurements))[0].figures["p50"].value
+    def size(self) -> list[str]:
+        """Of the demo's model, as flags."""
+        size = self.settings.demo_size or ("2048x1024" if self.gpu else "256x128")
+        return ["--size", size]
 
     @property
     def server(self) -> list[str]:
-        """The server of the demo's model, as flags."""
+        """The server of the demo's model and the size of its maps, as flags."""
         if self.settings.url is not None:
-            return ["--url", self.settings.url]
-        return ["--repository", str(self.settings.work / "demo")]
+            return ["--url", self.settings.url, *self.size]
+        return ["--repository", str(self.settings.work / "demo"), *self.size]
+
+    @property
+    def load_seconds(self) -> list[str]:
+        """Of each load of the server's loops, as flags."""
+        return ["--seconds", f"{self.settings.seconds / 6:g}"]
+
+    def bound(self, flag: str, times: float) -> list[str]:
+        """A bound of so many latencies of a picture alone, through the server, as flags.
+
+        Raises:
+            InputError: the engines of the demo's model have not been measured yet.
+        """
+        found = read_report(self.out / "engine-demo.json")
+        rows = [m for m in found.measurements if m.name == THROUGH_TRITON]
+        alone = (rows or list(found.measurements))[0].figures["p50"].value
+        return [flag, f"{times * alone:.3g}"]
 
 
 Step = Callable[[Place], list[str]]
@@ -149,76 +140,48 @@ def engine(place: Place) -> list[str]:
 def mlperf_full_size(place: Place) -> list[str]:
     """LoadGen's single stream through Triton, with the full-size network."""
     repository = ("--repository", str(place.settings.work / "full-size"))
-    return [
-        *("mlperf", "--name", "full-size", *repository, "--size", place.settings.size),
-        *("--scenario", "SingleStream"),
-    ]
+    size, scenario = ("--size", place.settings.size), ("--scenario", "SingleStream")
+    return ["mlperf", "--name", "full-size", *repository, *size, *scenario]
 
 
 def engine_demo(place: Place) -> list[str]:
     """Every engine, with the demo's model."""
     keep = ("--keep", str(place.settings.work / "demo"), "--pictures", "10")
     batch = place.batch if len(place.batch) > 1 else ["1", "4"]
-    return [
-        *("engine", "--name", "demo", "--checkpoint", str(DEMO), "--size", place.demo_size),
-        *(*keep, "--batch", *batch),
-    ]
+    demo = ("--name", "demo", "--checkpoint", str(DEMO))
+    return ["engine", *demo, *place.size, *keep, "--batch", *batch]
 
 
 def server(place: Place) -> list[str]:
     """Closed and open loops, overhead, and the highest rate within a p99 bound."""
-    return [
-        *("server", *place.server, "--size", place.demo_size, "--seconds", place.load_seconds),
-        *("--requests", str(P99_REQUESTS), "--shares", "0.5", "0.8"),
-        *("--p99-bound-ms", f"{_BOUND * place.alone_ms():.3g}"),
-    ]
+    bound = place.bound("--p99-bound-ms", _BOUND)
+    requests = ("--requests", str(P99_REQUESTS), "--shares", "0.5", "0.8")
+    return ["server", *place.server, *place.load_seconds, *requests, *bound]
 
 
 def server_batches(place: Place) -> list[str]:
     """Requests of several maps, in closed loops."""
     return [
-        *("server", "--name", "batches", *place.server, "--size", place.demo_size),
+        *("server", "--name", "batches", *place.server),
         *("--batches", *(["2", "4", "8"] if place.gpu else ["2", "4"])),
         *("--transports", "grpc", "grpc-shm", "--no-open"),
-        *("--seconds", place.load_seconds, "--overhead-rounds", "0"),
+        *(*place.load_seconds, "--overhead-rounds", "0"),
     ]
 
 
 def mlperf_demo(place: Place) -> list[str]:
     """LoadGen's three scenarios, with the demo's model, Server at 70 % of capacity."""
-    return [
-        *("mlperf", "--name", "demo", *place.server, "--size", place.demo_size),
-        *("--seconds", f"{place.settings.seconds:g}", "--share-of-capacity", "0.7"),
-        *("--latency-bound-ms", f"{_LOADGEN_BOUND * place.alone_ms():.3g}"),
-    ]
+    seconds = ("--seconds", f"{place.settings.seconds:g}", "--share-of-capacity", "0.7")
+    bound = place.bound("--latency-bound-ms", _LOADGEN_BOUND)
+    return ["mlperf", "--name", "demo", *place.server, *seconds, *bound]
 
 
 def mlperf_overload(place: Place) -> list[str]:
     """LoadGen's Server at 130 % of capacity: its verdict is to be INVALID."""
-    return [
-        *("mlperf", "--name", "overload", *place.server, "--size", place.demo_size),
-        *("--scenario", "Server", "--seconds", f"{place.settings.seconds:g}"),
-        *("--share-of-capacity", "1.3"),
-        *("--latency-bound-ms", f"{_LOADGEN_BOUND * place.alone_ms():.3g}"),
-    ]
-
-
-def perf_analyzer(place: Place) -> list[str]:
-    """Triton's own load generator beside ours."""
-    return [
-        *("perf-analyzer", *place.server, "--size", place.demo_size, "--transports", "grpc"),
-        *("--in-flight", "1", "4", "--requests", "100"),
-    ]
-
-
-def render(place: Place) -> list[str]:
-    """A data set from end to end."""
-    return ["render", *place.server, "--size", place.demo_size]
-
-
-def stall(place: Place) -> list[str]:
-    """A server that stands still for a second, in open and closed loops."""
-    return ["stall"]
+    seconds = ("--seconds", f"{place.settings.seconds:g}", "--share-of-capacity", "1.3")
+    bound = place.bound("--latency-bound-ms", _LOADGEN_BOUND)
+    scenario = ("--scenario", "Server")
+    return ["mlperf", "--name", "overload", *place.server, *scenario, *seconds, *bound]
 
 
 STEPS: dict[str, Step] = {
@@ -229,11 +192,10 @@ STEPS: dict[str, Step] = {
     "server-batches": server_batches,
     "mlperf-demo": mlperf_demo,
     "mlperf-overload": mlperf_overload,
-    "perf-analyzer": perf_analyzer,
-    "render": render,
-    "server-stall": stall,
+    "render": lambda place: ["render", *place.server],
+    "server-stall": lambda place: ["stall"],
 }
-"""Name of the report's file -> what makes it, in the order of running."""
+"""Name of the report's file -> its step, in the order of running."""
 
 
 VERDICTS = {"mlperf-demo": True, "mlperf-overload": False}
@@ -264,7 +226,7 @@ def main(
 
 
 def choose_folder(results: Path, hardware: str) -> Path:
-    """Where to go on: the newest folder of this hardware that lacks a report, or else today's."""
+    """The newest folder of this hardware, if it lacks a report, or else today's."""
     newest = max(results.glob(f"{hardware}-????-??-??"), default=None)
     if newest is not None and not all((newest / f"{name}.json").is_file() for name in STEPS):
         return newest
@@ -272,15 +234,12 @@ def choose_folder(results: Path, hardware: str) -> Path:
 
 
 def run_steps(place: Place) -> Iterator[tuple[str, str]]:
-    """Run what is missing; the names of steps that failed, each with the reason."""
+    """Run the steps without a report; yields the names of failed ones, each with the reason."""
     for name, step in STEPS.items():
         if place.settings.only and name not in place.settings.only:
             continue
         if (place.out / f"{name}.json").is_file():
             say(f"{name}: measured already")
-            continue
-        if name == "perf-analyzer" and find_perf_analyzer() is None:
-            yield name, "perf_analyzer is not here: make perf-analyzer"
             continue
         try:
             arguments = step(place)
@@ -294,8 +253,8 @@ def run_steps(place: Place) -> Iterator[tuple[str, str]]:
 
 
 def unexpected(name: str, out: Path) -> str:
-    """What a verdict of LoadGen says that it should not, or empty: at 70 % of its capacity a server
-    keeps the bound, at 130 % it does not.
+    """A sentence if LoadGen's verdict is not the expected one: at 70 % of its capacity a server
+    keeps the bound, at 130 % it does not. Empty if it is.
     """
     if name not in VERDICTS:
         return ""
@@ -309,23 +268,22 @@ def unexpected(name: str, out: Path) -> str:
 
 def _run(arguments: Sequence[str]) -> int:
     """Run a benchmark in a process of its own; its table goes to this one's output."""
-    say(f"sceneloom bench {shlex.join(arguments)}")
     command = [*SCENELOOM, "bench", *arguments]
+    if arguments[0] == "stall":
+        command = [sys.executable, str(STALLS), *arguments[1:]]
+        say(f"python {STALLS.relative_to(CHECKOUT)} {shlex.join(arguments[1:])}")
+    else:
+        say(f"sceneloom bench {shlex.join(arguments)}")
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as running:
         try:
             said, _ = running.communicate()
         except BaseException:
-            _stop(running)
+            running.terminate()  # killed, it would leave a server behind
+            try:
+                running.wait(_STOP_SECONDS)
+            except subprocess.TimeoutExpired:
+                running.kill()
             raise
     kept = [line for line in said.splitlines() if not line.startswith('{"schema"')]
     print("\n".join(kept), flush=True)
     return running.returncode
-
-
-def _stop(running: subprocess.Popen[str]) -> None:
-    """End a benchmark with what it has started: killed, it would leave a server behind."""
-    running.terminate()
-    try:
-        running.wait(_STOP_SECONDS)
-    except subprocess.TimeoutExpired:
-        running.kill()

@@ -14,9 +14,9 @@ from bench_reports import GPU, all_reports, engine_report, report_of
 
 from sceneloom.errors import InputError
 from sceneloom_bench.reports.environment import Environment
-from sceneloom_bench.reports.form import SCHEMA_FILE
 from sceneloom_bench.reports.report import (
     MOST_BYTES,
+    SCHEMA_FILE,
     Figure,
     Measurement,
     Report,
