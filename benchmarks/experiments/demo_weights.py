@@ -187,12 +187,8 @@ def write_results(out: Path, folders: Mapping[str, Path], *, title: str, again: 
 
 
 def describe(folders: Mapping[str, Path], *, title: str, again: str) -> str:
-    """The table in Markdown; differences from the evaluation ``default`` are paired by street.
-
-    Args:
-        folders: name -> folder of an evaluation.
-        title: of the page.
-        again: the command that makes it.
+    """The table in Markdown, from name -> folder of an evaluation; differences from ``default`` are
+    paired by street.
     """
     said: dict[str, dict[str, Any]] = {
         name: json.loads((folder / "evaluation.json").read_text("utf-8"))

@@ -44,26 +44,24 @@ from sceneloom_training.evaluation.checkpoint_pictures import checkpoint_synthes
 from sceneloom_training.evaluation.scores import ClassCounts, metrics
 from sceneloom_training.scenes.splits import TEST_SEEDS, TRAIN_SEEDS
 
+
+def flags_of(text: str) -> tuple[str, ...]:
+    """The words of a command line."""
+    return tuple(text.split())
+
+
 CONFIG = CHECKOUT / "training" / "configs" / "streets-256x128.toml"
 CLASSES = CHECKOUT / "training" / "configs" / "street-classes.json"
 SEGMENTER = CHECKOUT / "examples" / "street_demo" / "segmenter"
 HEIGHT, WIDTH = 256, 512
-"""Size that the streets are painted at, pixels."""
+"""Of the painted streets."""
 SHOWN = (0, 1, 2)
 """Test streets whose pictures are kept of every cell."""
 SEGMENTER_FLAGS = (
     *("--data.labels", str(CLASSES)),
-    *("--network", "unet"),
-    *("--width", "16"),
-    *("--size", "256x128"),
-    *("--epochs", "14"),
-    *("--batch", "4"),
-    *("--learning-rate", "2e-3"),
-    *("--balance", "0.5"),
-    *("--precision", "bfloat16"),
-    *("--workers", "1"),
-    *("--cache", "1500"),
-    "--half",
+    *flags_of("--network unet --width 16 --size 256x128 --epochs 14 --batch 4"),
+    *flags_of("--learning-rate 2e-3 --balance 0.5 --precision bfloat16 --workers 1"),
+    *flags_of("--cache 1500 --half"),
 )
 """Of the judge: it must see poles of a pixel's width, and learn from 1,500 photographs.
 
@@ -81,9 +79,8 @@ class Row:
     """One row of the table."""
 
     name: str
-    """Short name, which its files have."""
+    """Of its files."""
     title: str
-    """What the table calls it."""
     flags: tuple[str, ...] = ()
     """Added to the command line of the base."""
     seeds: tuple[int, ...] = (0, 1)
@@ -102,51 +99,39 @@ WHOLE_MODERN = "coarse-to-fine-modern"
 """The whole method with what later work has proven."""
 BASELINE = "pix2pix"
 
-MODERN = (
-    *("--loss.gan", "hinge"),
-    "--discriminator.spectral-norm",
-    *("--optimizer.ema", "0.999"),
-    *("--generator.padding", "zeros"),
+MODERN = flags_of(
+    "--loss.gan hinge --discriminator.spectral-norm --optimizer.ema 0.999 --generator.padding zeros"
 )
 """What later work has proven."""
-_ENHANCED = (
-    *("--generator.enhancers", "1"),
-    *("--generator.ngf", "8"),
-    *("--geometry.size", "512x256"),
-    *("--schedule.enhancer-only-epochs", "1"),
+_ENHANCED = flags_of(
+    "--generator.enhancers 1 --generator.ngf 8 --geometry.size 512x256"
+    " --schedule.enhancer-only-epochs 1"
 )
-
 ROWS = (
     Row(
         name=BASELINE,
         title="pix2pix: U-Net, one PatchGAN, L1",
-        flags=(
-            *("--generator.network", "unet"),
-            *("--generator.unet-downsamplings", "7"),
-            "--generator.no-boundaries",
-            *("--discriminator.scales", "1"),
-            *("--discriminator.padding", "1"),
-            "--discriminator.affine-norm",
-            *("--loss.gan", "vanilla"),
-            *("--loss.feature-matching", "0"),
-            *("--loss.l1", "100"),
+        flags=flags_of(
+            "--generator.network unet --generator.unet-downsamplings 7 --generator.no-boundaries"
+            " --discriminator.scales 1 --discriminator.padding 1 --discriminator.affine-norm"
+            " --loss.gan vanilla --loss.feature-matching 0 --loss.l1 100"
         ),
     ),
     Row(
         name="one-discriminator",
         title="G1, one discriminator",
-        flags=("--discriminator.scales", "1"),
+        flags=flags_of("--discriminator.scales 1"),
     ),
     Row(name=PUBLISHED, title="G1, three discriminators (pix2pixHD's global generator)"),
     Row(
         name="no-feature-matching",
         title="G1, three discriminators, no feature matching",
-        flags=("--loss.feature-matching", "0"),
+        flags=flags_of("--loss.feature-matching 0"),
     ),
     Row(
         name="no-boundary",
         title="G1, three discriminators, no boundary channel",
-        flags=("--generator.no-boundaries",),
+        flags=flags_of("--generator.no-boundaries"),
     ),
     Row(
         name="modern",
@@ -170,8 +155,6 @@ ROWS = (
         size="512x256",
     ),
 )
-
-
 CONTROL = Row(
     name="control",
     title="control: pix2pixHD's pictures of maps whose classes were shuffled",
@@ -188,15 +171,10 @@ CONTROLS = (CONTROL, OTHER_STREETS)
 
 
 def with_perceptual(vgg: Path) -> tuple[Row, ...]:
-    """The rows that are added where a VGG19 weights file is at hand."""
+    """The row of a VGG19 weights file."""
     flags = ("--loss.vgg", str(vgg), "--loss.perceptual", "10", "--loss.l1", "0")
-    return (
-        Row(
-            name="perceptual",
-            title="G1, three discriminators, perceptual loss (pix2pixHD)",
-            flags=flags,
-        ),
-    )
+    title = "G1, three discriminators, perceptual loss (pix2pixHD)"
+    return (Row(name="perceptual", title=title, flags=flags),)
 
 
 def find_row(rows: Sequence[Row], name: str) -> Row:
@@ -209,13 +187,12 @@ class Cell:
     """A row and a seed."""
 
     row: Row
-    """What is trained."""
     seed: int
     """Of weights, order and flips."""
 
     @property
     def name(self) -> str:
-        """Name of its files."""
+        """Of its files."""
         return f"{self.row.name}-seed{self.seed}"
 
 
@@ -237,7 +214,6 @@ class TableSettings:
     """torchvision's vgg19 weights file: adds a row with the perceptual loss."""
 
     def __post_init__(self) -> None:
-        """Check what is asked for."""
         names = [row.name for row in self.all_rows]
         for name in self.rows:
             if name not in names:
@@ -382,13 +358,7 @@ def train_cell(cell: Cell, settings: TableSettings, threads: int) -> Path:
 
 
 def draw_wrong_pictures(row: Row, model: Path, settings: TableSettings) -> Path:
-    """A picture for every test street that is not of it; their folder.
-
-    Args:
-        row: one of the controls.
-        model: checkpoint bundle that is made to draw other classes.
-        settings: where the streets are.
-    """
+    """A picture for every test street that is not of it, as a control draws them; their folder."""
     folder = settings.work / row.name
     folder.mkdir(exist_ok=True)
     for key, picture in draw_row(row, model, settings, range(len(TEST_SEEDS))):
@@ -420,14 +390,8 @@ def photographs_of_others(
 def draw_pictures(
     model: Path, size: str, settings: TableSettings, indices: Iterable[int], shuffle: bool
 ) -> Iterator[tuple[str, npt.NDArray[np.uint8]]]:
-    """Keys and pictures (uint8 [H, W, 3]) of test streets.
-
-    Args:
-        model: checkpoint bundle.
-        size: WIDTHxHEIGHT to render at.
-        settings: where the streets are.
-        indices: which.
-        shuffle: make every class another one before.
+    """Keys and pictures (uint8 [H, W, 3]) of test streets; with `shuffle` every class is another
+    one before.
     """
     checkpoint = load_checkpoint(model)
     streets = open_data_set(DataSettings(layout="pix2pixhd", root=settings.streets, split="test"))
@@ -527,12 +491,10 @@ def read_counts(folder: Path, of: str) -> ClassCounts:
 
 
 def compute(counts: Sequence[ClassCounts], row: int = 0) -> Figures:
-    """Figures of one row.
+    """Figures of one row, from the counts of each of its seeds, over the same pictures.
 
-    Args:
-        counts: of each of its seeds, over the same pictures.
-        row: its number. All rows draw the same pictures, and each its own seeds: one row's networks
-            have nothing to do with another's.
+    All rows draw the same pictures, and each (by its number) its own seeds: one row's networks have
+    nothing to do with another's.
     """
     pictures = len(counts[0])
     rng = np.random.default_rng(_SEED)

@@ -87,13 +87,8 @@ class StallingConnection(TensorConnection):
     """A connection to a server that stands still once its `at`-th request is sent."""
 
     def __init__(self, client: TritonSynthesizer, server: NoopServer, at: int, seconds: float):
-        """Stop nothing yet.
-
-        Args:
-            client: of the server; it is closed with this.
-            server: it stands still.
-            at: number of the request; warm-up must not reach it.
-            seconds: how long it stands still.
+        """Stop nothing yet: request number `at`, which warm-up must not reach, stops the server.
+        The client is closed with this.
         """
         super().__init__(client)
         self._server, self._at, self._seconds = server, at, seconds

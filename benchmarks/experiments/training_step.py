@@ -510,14 +510,8 @@ class PublishedRecipe:
         learning_rate: float = 2e-4,
         feature_matching: float = 10.0,
     ) -> None:
-        """Take the networks over.
-
-        Args:
-            generator: of `labels` and one boundary channel.
-            discriminator: of those and three image channels.
-            labels: channels of the one-hot label map.
-            learning_rate: of both optimizers.
-            feature_matching: weight of that loss.
+        """Take the networks over: a generator of `labels` and a boundary channel, and
+        discriminators of those and three image channels.
         """
         self.generator, self.discriminator = generator, discriminator
         for network in (generator, discriminator):
@@ -567,13 +561,7 @@ class PublishedRecipe:
 
 
 def encode(batch: Batch, labels: int, dtype: torch.dtype) -> Tensor:
-    """One-hot labels and boundaries, [N, labels + 1, H, W], as published: scatter and compare.
-
-    Args:
-        batch: `label_map` and `instance_map`.
-        labels: channels; every label id is below it.
-        dtype: of the result.
-    """
+    """One-hot labels and boundaries, [N, labels + 1, H, W], as published: scatter and compare."""
     ids = batch["label_map"].long().unsqueeze(1)
     n, _, height, width = ids.shape
     planes = torch.zeros(n, labels, height, width, dtype=dtype, device=ids.device)
