@@ -58,15 +58,10 @@ class Counters:
                 "the server was started anew while it was measured, so that its statistics say "
                 "nothing of it"
             )
-        return Counters(
-            requests=self.requests - earlier.requests,
-            failed=self.failed - earlier.failed,
-            pictures=self.pictures - earlier.pictures,
-            executions=self.executions - earlier.executions,
-            cache_hits=self.cache_hits - earlier.cache_hits,
-            nanoseconds={k: v - earlier.nanoseconds[k] for k, v in self.nanoseconds.items()},
-            busy_nanoseconds=self.busy_nanoseconds - earlier.busy_nanoseconds,
-        )
+        own, before = vars(self), vars(earlier)
+        less = {k: own[k] - before[k] for k in own if k != "nanoseconds"}
+        parts = {k: v - earlier.nanoseconds[k] for k, v in self.nanoseconds.items()}
+        return Counters(**less, nanoseconds=parts)
 
     def mean_ms(self, part: str) -> float:
         """Milliseconds of a request, ``total`` or a key of `PARTS`."""

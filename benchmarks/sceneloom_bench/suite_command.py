@@ -14,7 +14,7 @@ import datetime
 import shlex
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -31,12 +31,6 @@ from sceneloom_export.settings import parse_size
 SCENELOOM = (sys.executable, "-m", "sceneloom.cli")
 STALLS = CHECKOUT / "benchmarks" / "experiments" / "stalls.py"
 THROUGH_TRITON = "through Triton"
-_BOUND = 5
-"""The server's p99 bound, in latencies of a picture alone."""
-_LOADGEN_BOUND = 30
-"""LoadGen's, which lets no query of 459 be late: above the pauses of a machine that others use, and
-far below the queue of half a minute at 130 %.
-"""
 _STOP_SECONDS = 60
 _RANGES = {
     "batch": (1, MOST_BATCH),
@@ -84,118 +78,64 @@ class SuiteSettings:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Place:
-    """What the steps share."""
+    """What the steps share: the values of their words in braces."""
 
     settings: SuiteSettings
     out: Path
+    """Folder of the reports."""
     gpu: bool
 
-    @property
-    def batch(self) -> list[str]:
-        """Of engines."""
-        return list(map(str, self.settings.batch or ((1, 2, 4, 8) if self.gpu else (1,))))
-
-    @property
-    def size(self) -> list[str]:
-        """Of the demo's model, as flags."""
-        size = self.settings.demo_size or ("2048x1024" if self.gpu else "256x128")
-        return ["--size", size]
-
-    @property
-    def server(self) -> list[str]:
-        """The server of the demo's model and the size of its maps, as flags."""
-        if self.settings.url is not None:
-            return ["--url", self.settings.url, *self.size]
-        return ["--repository", str(self.settings.work / "demo"), *self.size]
-
-    @property
-    def load_seconds(self) -> list[str]:
-        """Of each load of the server's loops, as flags."""
-        return ["--seconds", f"{self.settings.seconds / 6:g}"]
-
-    def bound(self, flag: str, times: float) -> list[str]:
-        """A bound of so many latencies of a picture alone, through the server, as flags.
+    def arguments(self, name: str) -> list[str]:
+        """The words behind `sceneloom bench` that measure a step.
 
         Raises:
-            InputError: the engines of the demo's model have not been measured yet.
+            InputError: an earlier step has no report yet.
         """
-        found = read_report(self.out / "engine-demo.json")
-        rows = [m for m in found.measurements if m.name == THROUGH_TRITON]
-        alone = (rows or list(found.measurements))[0].figures["p50"].value
-        return [flag, f"{times * alone:.3g}"]
+        return shlex.split(STEPS[name].format_map(self))
+
+    def __getitem__(self, word: str) -> str:
+        given, batch = self.settings, self.settings.batch or ((1, 2, 4, 8) if self.gpu else (1,))
+        demo_batch = batch if len(batch) > 1 else (1, 4)
+        own_server = f"--repository {shlex.quote(str(given.work / 'demo'))}"
+        if word.startswith("latencies_"):  # of a picture of the demo's model alone, in milliseconds
+            found = read_report(self.out / "engine-demo.json").measurements
+            rows = [m for m in found if m.name == THROUGH_TRITON] or list(found)
+            return f"{int(word.split('_')[1]) * rows[0].figures['p50'].value:.3g}"
+        return {
+            "batch": " ".join(map(str, batch)),
+            "demo": shlex.quote(str(DEMO)),
+            "demo_batch": " ".join(map(str, demo_batch)),
+            "demo_size": given.demo_size or ("2048x1024" if self.gpu else "256x128"),
+            "load_batch": "2 4 8" if self.gpu else "2 4",
+            "load_seconds": f"{given.seconds / 6:g}",
+            "network": f"--ngf {given.ngf} --blocks {given.blocks}",
+            "seconds": f"{given.seconds:g}",
+            "server": own_server if given.url is None else f"--url {shlex.quote(given.url)}",
+            "size": given.size,
+            "work": shlex.quote(str(given.work)),
+        }[word]
 
 
-Step = Callable[[Place], list[str]]
-"""The arguments of `sceneloom bench` that measure it."""
-
-
-def engine(place: Place) -> list[str]:
-    """Every engine, with the full-size network."""
-    given = place.settings
-    network = ("--ngf", str(given.ngf), "--blocks", str(given.blocks))
-    keep = ("--keep", str(given.work / "full-size"))
-    return ["engine", "--size", given.size, *network, *keep, "--batch", *place.batch]
-
-
-def mlperf_full_size(place: Place) -> list[str]:
-    """LoadGen's single stream through Triton, with the full-size network."""
-    repository = ("--repository", str(place.settings.work / "full-size"))
-    size, scenario = ("--size", place.settings.size), ("--scenario", "SingleStream")
-    return ["mlperf", "--name", "full-size", *repository, *size, *scenario]
-
-
-def engine_demo(place: Place) -> list[str]:
-    """Every engine, with the demo's model."""
-    keep = ("--keep", str(place.settings.work / "demo"), "--pictures", "10")
-    batch = place.batch if len(place.batch) > 1 else ["1", "4"]
-    demo = ("--name", "demo", "--checkpoint", str(DEMO))
-    return ["engine", *demo, *place.size, *keep, "--batch", *batch]
-
-
-def server(place: Place) -> list[str]:
-    """Closed and open loops, overhead, and the highest rate within a p99 bound."""
-    bound = place.bound("--p99-bound-ms", _BOUND)
-    requests = ("--requests", str(P99_REQUESTS), "--shares", "0.5", "0.8")
-    return ["server", *place.server, *place.load_seconds, *requests, *bound]
-
-
-def server_batches(place: Place) -> list[str]:
-    """Requests of several maps, in closed loops."""
-    return [
-        *("server", "--name", "batches", *place.server),
-        *("--batches", *(["2", "4", "8"] if place.gpu else ["2", "4"])),
-        *("--transports", "grpc", "grpc-shm", "--no-open"),
-        *(*place.load_seconds, "--overhead-rounds", "0"),
-    ]
-
-
-def mlperf_demo(place: Place) -> list[str]:
-    """LoadGen's three scenarios, with the demo's model, Server at 70 % of capacity."""
-    seconds = ("--seconds", f"{place.settings.seconds:g}", "--share-of-capacity", "0.7")
-    bound = place.bound("--latency-bound-ms", _LOADGEN_BOUND)
-    return ["mlperf", "--name", "demo", *place.server, *seconds, *bound]
-
-
-def mlperf_overload(place: Place) -> list[str]:
-    """LoadGen's Server at 130 % of capacity: its verdict is to be INVALID."""
-    seconds = ("--seconds", f"{place.settings.seconds:g}", "--share-of-capacity", "1.3")
-    bound = place.bound("--latency-bound-ms", _LOADGEN_BOUND)
-    scenario = ("--scenario", "Server")
-    return ["mlperf", "--name", "overload", *place.server, *scenario, *seconds, *bound]
-
-
-STEPS: dict[str, Step] = {
-    "engine": engine,
-    "mlperf-full-size": mlperf_full_size,
-    "engine-demo": engine_demo,
-    "server": server,
-    "server-batches": server_batches,
-    "mlperf-demo": mlperf_demo,
-    "mlperf-overload": mlperf_overload,
-    "render": lambda place: ["render", *place.server],
-    "server-stall": lambda place: ["stall"],
+STEPS = {
+    "engine": "engine --size {size} {network} --keep {work}/full-size --batch {batch}",
+    "mlperf-full-size": "mlperf --name full-size --repository {work}/full-size --size {size}"
+    " --scenario SingleStream",
+    "engine-demo": "engine --name demo --checkpoint {demo} --size {demo_size} --keep {work}/demo"
+    " --pictures 10 --batch {demo_batch}",
+    "server": "server {server} --size {demo_size} --seconds {load_seconds}"
+    f" --requests {P99_REQUESTS} --shares 0.5 0.8 --p99-bound-ms {{latencies_5}}",
+    "server-batches": "server --name batches {server} --size {demo_size} --batches {load_batch}"
+    " --transports grpc grpc-shm --no-open --seconds {load_seconds} --overhead-rounds 0",
+    # LoadGen lets no query of 459 be late. A bound of 30 latencies is above the pauses of a machine
+    # that others use, and far below the queue of half a minute at 130 %.
+    "mlperf-demo": "mlperf --name demo {server} --size {demo_size} --seconds {seconds}"
+    " --share-of-capacity 0.7 --latency-bound-ms {latencies_30}",
+    "mlperf-overload": "mlperf --name overload {server} --size {demo_size} --scenario Server"
+    " --seconds {seconds} --share-of-capacity 1.3 --latency-bound-ms {latencies_30}",
+    "render": "render {server} --size {demo_size}",
+    "server-stall": "stall",
 }
-"""Name of the report's file -> its step, in the order of running."""
+"""Name of the report's file -> the words behind `sceneloom bench`, in the order of running."""
 
 
 VERDICTS = {"mlperf-demo": True, "mlperf-overload": False}
@@ -235,14 +175,14 @@ def choose_folder(results: Path, hardware: str) -> Path:
 
 def run_steps(place: Place) -> Iterator[tuple[str, str]]:
     """Run the steps without a report; yields the names of failed ones, each with the reason."""
-    for name, step in STEPS.items():
+    for name in STEPS:
         if place.settings.only and name not in place.settings.only:
             continue
         if (place.out / f"{name}.json").is_file():
             say(f"{name}: measured already")
             continue
         try:
-            arguments = step(place)
+            arguments = place.arguments(name)
         except InputError as error:
             yield name, str(error)
             continue

@@ -36,8 +36,8 @@ def place(tmp_path: Path) -> Place:
 
 
 def test_every_step_names_flags_that_there_are_and_its_own_file(place: Place) -> None:
-    for name, step in STEPS.items():
-        benchmark, *flags = step(place)
+    for name in STEPS:
+        benchmark, *flags = place.arguments(name)
         if benchmark == "stall":
             assert flags == []
             assert STALLS.is_file()
@@ -51,9 +51,9 @@ def test_every_step_names_flags_that_there_are_and_its_own_file(place: Place) ->
 
 def test_a_gpu_is_measured_at_full_size_in_batches(place: Place) -> None:
     on_gpu = Place(settings=place.settings, out=place.out, gpu=True)
-    assert STEPS["engine"](on_gpu)[-5:] == ["--batch", "1", "2", "4", "8"]
-    assert "2048x1024" in STEPS["server"](on_gpu)
-    assert "256x128" in STEPS["server"](place)
+    assert on_gpu.arguments("engine")[-5:] == ["--batch", "1", "2", "4", "8"]
+    assert "2048x1024" in on_gpu.arguments("server")
+    assert "256x128" in place.arguments("server")
 
 
 def test_what_was_measured_is_not_measured_again(
