@@ -68,7 +68,7 @@ class DemoWeightsSettings:
 def make(
     settings: Annotated[DemoWeightsSettings, tyro.conf.OmitArgPrefixes] = DemoWeightsSettings(),
 ) -> int:
-    """Train, or go on training, and write examples/street_demo/generator."""
+    """Train, or resume training, and write examples/street_demo/generator."""
     work, processes = settings.work, os.cpu_count() or 1
     large, marked = work / "streets", work / "marked"
     write_streets(settings.small, "train", TRAIN_SEEDS, height=256, width=512, processes=processes)
@@ -129,7 +129,7 @@ def pack(work: Path, streets: Path) -> None:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DemoEvaluationSettings:
-    """What is evaluated, and where the work lies."""
+    """The model, and folders of the work."""
 
     work: Path = Path("runs/demo-weights")
     """Folder for the large streets and the evaluations with their sheets and pages."""

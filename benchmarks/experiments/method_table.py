@@ -102,7 +102,7 @@ BASELINE = "pix2pix"
 MODERN = flags_of(
     "--loss.gan hinge --discriminator.spectral-norm --optimizer.ema 0.999 --generator.padding zeros"
 )
-"""What later work has proven."""
+"""Upgrades that later work has proven."""
 _ENHANCED = flags_of(
     "--generator.enhancers 1 --generator.ngf 8 --geometry.size 512x256"
     " --schedule.enhancer-only-epochs 1"
@@ -237,7 +237,7 @@ def main(
     out: Annotated[Path, tyro.conf.arg(metavar="DIR")],
     settings: Annotated[TableSettings, tyro.conf.OmitArgPrefixes] = TableSettings(),
 ) -> int:
-    """Make the table, or go on making it.
+    """Make the table, or resume it.
 
     Args:
         out: folder of the results: finished cells, and the table of those that are there.
@@ -341,7 +341,7 @@ def make_cell(cell: Cell, settings: TableSettings, segmenter: Path, out: Path) -
 
 
 def train_cell(cell: Cell, settings: TableSettings, threads: int) -> Path:
-    """Train a cell, or go on, and what it starts from before; the run's folder."""
+    """Train a cell, or resume it, after the cell that it starts from; the run's folder."""
     row = find_row(settings.all_rows, PUBLISHED) if cell.row in CONTROLS else cell.row
     cell = Cell(row=row, seed=cell.seed)
     run = settings.work / "cells" / cell.name
@@ -423,7 +423,7 @@ def wrong_classes(channels: int) -> npt.NDArray[np.uint8]:
 
 
 def training_record(cell: Cell, run: Path) -> dict[str, Any]:
-    """What was trained, on what, and for how long, from the run's own record and log."""
+    """Settings, machine and hours of a training, from the run's own record and log."""
     record = json.loads((run / "run.json").read_text("utf-8"))
     entries = [json.loads(line) for line in (run / "log.jsonl").read_text("utf-8").splitlines()]
     timed = [entry for entry in entries if "images_per_second" in entry]

@@ -1,4 +1,4 @@
-"""What rendering can do, and what it withstands, against a model that draws nothing.
+"""Ceiling and soak of rendering, against a model that draws nothing.
 
 Ceiling: pictures per second at 2048x1024. Whole runs of `RenderRun` take turns with a bare loop (a
 pool of N threads, each of which reads, decodes, asks, encodes and writes one map after the other,
@@ -85,7 +85,7 @@ class CeilingSettings:
     windows: tuple[int, ...] = (2, 4)
     """Threads of the bare loop."""
     server_seconds: float = 0.05
-    """What a picture takes the slow server, which stands for a real one."""
+    """Of a picture on the slow server, which stands for a real one."""
     height: int = HEIGHT
     """Of the maps."""
     width: int = WIDTH
@@ -315,9 +315,9 @@ class SoakSettings:
     steady_maps: int = 10_000
     """Maps of the run whose memory is watched; 0 leaves it out."""
     picture_seconds: float = 0.01
-    """What the model takes for a picture."""
+    """Of a picture in the model."""
     container: Container = "folder"
-    """What the pictures are written to."""
+    """Form of the pictures' data set."""
     seed: int = 0
     """Of the moments."""
 
@@ -553,7 +553,7 @@ def write_small_maps(folder: Path, count: int) -> None:
 
 
 def leftovers(pids: set[int]) -> list[str]:
-    """What processes of these numbers have left in shared memory."""
+    """Shared memory regions that processes of these numbers have left."""
     names = [path.name for path in _SHARED_MEMORY.glob("sceneloom-*")]
     return sorted(name for name in names if name.split("-")[1] in map(str, pids))
 

@@ -75,7 +75,7 @@ class StallSettings:
     stall_seconds: float = 1
     """How long the server stands still, once in each stalled load."""
     delay_seconds: float = 0.004
-    """What the model takes."""
+    """Of a picture in the model."""
 
     def __post_init__(self) -> None:
         check_ranges(self, _RANGES)

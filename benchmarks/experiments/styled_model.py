@@ -1,4 +1,4 @@
-"""A styled model at 256x128, and what its pictures lose when seeds draw the styles.
+"""A styled model at 256x128, and the loss of its pictures when seeds draw the styles.
 
 The modernised row of the method's table with an instance-wise style encoder: trained on the table's
 streets, its styles clustered on their photographs, judged by the table's segmenter on the 200 test
@@ -60,7 +60,7 @@ def main(
     out: Annotated[Path, tyro.conf.arg(metavar="DIR")],
     settings: Annotated[StyledModelSettings, tyro.conf.OmitArgPrefixes] = StyledModelSettings(),
 ) -> int:
-    """Train the model, or go on, and evaluate it.
+    """Train the model, or resume it, and evaluate it.
 
     Args:
         out: folder of the results.

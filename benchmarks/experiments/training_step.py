@@ -75,7 +75,7 @@ Arrays = list[dict[str, Any]]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Case:
-    """What is trained."""
+    """A network and its streets."""
 
     height: int
     width: int
@@ -141,7 +141,7 @@ GPU_VARIANTS = {
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TrainingStepSettings:
-    """What to measure; sizes and widths are for the CPU, on a GPU they are the published ones."""
+    """Sizes and widths are for the CPU; on a GPU they are the published ones."""
 
     height: int = 256
     """Pixels."""

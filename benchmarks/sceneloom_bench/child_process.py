@@ -114,7 +114,7 @@ class ChildProcess:
     def _receive(self, seconds: float) -> Any:
         try:
             if not self._pipe.poll(seconds):
-                self._process.kill()  # it would go on beside the processes that are measured
+                self._process.kill()  # it would disturb the measured processes
                 raise AnswerTimeoutError(f"its process did not answer within {seconds:g} s")
             answer = self._pipe.recv()
         except (EOFError, OSError):
@@ -134,7 +134,7 @@ class ChildProcess:
 
 
 def reason_of(error: Exception) -> str:
-    """An error in one line: those of runtimes go on with advice."""
+    """An error in one line: those of runtimes end in advice."""
     if isinstance(error, SceneLoomError):
         return str(error)
     first = " ".join(str(error).strip().split("\n\n")[0].split())

@@ -120,7 +120,7 @@ def gpu_used_mib() -> float:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Bundle:
-    """What an export wrote."""
+    """An export bundle, with its engine and refusals."""
 
     repository: Path
     engine: str

@@ -78,7 +78,7 @@ _RANGES = {
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class EngineBenchSettings:
-    """What is measured."""
+    """Engines, maps and rounds."""
 
     checkpoint: Path | None = None
     """Checkpoint bundle of a model that takes label maps; without one, the published network with
@@ -94,7 +94,7 @@ class EngineBenchSettings:
     """Where PyTorch runs, and which engines are beside it: auto is the GPU where PyTorch sees one.
     """
     engines: tuple[str, ...] = ()
-    """What is measured beside PyTorch eager, such as openvino-fp32; all unless named."""
+    """Measured beside PyTorch eager, such as openvino-fp32; all unless named."""
     batch: tuple[int, ...] = (1,)
     """Pictures at once; an engine that does not take so many is left out there."""
     rounds: int = 6
@@ -157,7 +157,7 @@ class Prepared:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class EngineRow:
-    """What was measured of one engine at one batch."""
+    """Timings of one engine at one batch."""
 
     name: str
     batch: int

@@ -125,7 +125,7 @@ class Plan:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """What a run gave."""
+    """Result of a run."""
 
     summary: Summary
     seconds: list[float]

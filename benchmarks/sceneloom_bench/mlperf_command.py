@@ -97,7 +97,7 @@ class MlperfSettings:
     target_rate: float | None = None
     """Queries per second of Server; without it, a share of the capacity."""
     share_of_capacity: float = 0.7
-    """What share of the pictures per second that short closed loops reached Server asks for."""
+    """Server's rate, as a share of the pictures per second of short closed loops."""
     latency_bound_ms: float | None = None
     """Server's bound on the 99th percentile; 10 times the latency of a request alone unless given.
     """
@@ -112,7 +112,7 @@ class MlperfSettings:
     counts on.
     """
     probe_seconds: float = 3.0
-    """How long the single latency and each of those closed loops are measured."""
+    """Seconds in which the single latency, and each of those closed loops, is measured."""
     timeout: float = 3600.0
     """Longest that a request may take, in seconds."""
     name: str = ""

@@ -1,4 +1,4 @@
-"""What this machine can do: a large matrix product, and a copy of memory, both by PyTorch with all
+"""Peaks of this machine: a large matrix product, and a copy of memory, both by PyTorch with all
 the threads that engines may use.
 
 The copy is STREAM's: arrays far larger than the caches, and bytes read and written both counted.

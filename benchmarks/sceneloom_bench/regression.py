@@ -45,7 +45,7 @@ class Limit:
     measurement: str
     figure: str
     why: str
-    """What has become worse if it does not hold."""
+    """The fault that a broken limit points to."""
     least: float | None = None
     most: float | None = None
 

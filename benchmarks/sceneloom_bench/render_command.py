@@ -38,7 +38,7 @@ from sceneloom_export.settings import parse_size
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RenderBenchSettings:
-    """What is rendered, and how often."""
+    """Server, maps and formats."""
 
     server: Annotated[harness.ServedSettings, tyro.conf.OmitArgPrefixes]
     """Which server."""

@@ -103,7 +103,7 @@ class ServerBenchSettings:
     shares: tuple[float, ...] = (0.5, 0.7, 0.9)
     """Rates of the open loops, as shares of the closed loops' best."""
     arrivals: tuple[Arrivals, ...] = ("constant", "poisson")
-    """How the open loops' requests are spread."""
+    """Spread of the open loops' requests."""
     seed: int = 0
     """Of Poisson arrivals."""
     seconds: float = 10
@@ -219,7 +219,7 @@ def measure(settings: ServerBenchSettings) -> Report:
 
 @dataclasses.dataclass(kw_only=True)
 class Kept:
-    """What was measured, and marks for what was not: a failing part takes nothing else with it."""
+    """Measurements, and marks for failed ones: a failing part takes nothing else with it."""
 
     measured: list[Measurement] = dataclasses.field(default_factory=list)
     marks: list[str] = dataclasses.field(default_factory=list)

@@ -1,4 +1,4 @@
-"""What a Triton server counts of itself: queue, compute, batches and cache hits of one load, as the
+"""A Triton server's own statistics: queue, compute, batches and cache hits of one load, as the
 difference of its statistics before and after.
 
 Triton counts nanoseconds since its start per model. An answer may be there before it is counted:
@@ -34,7 +34,7 @@ _SETTLE_READINGS = 20
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Counters:
-    """What one model has counted, since the server's start or between two readings."""
+    """Counts of one model, since the server's start or between two readings."""
 
     requests: int
     failed: int
@@ -48,7 +48,7 @@ class Counters:
     """Sum over the executions of all instances: requests that share one count once."""
 
     def since(self, earlier: Counters) -> Counters:
-        """What came after an earlier reading.
+        """Counts since an earlier reading.
 
         Raises:
             ServingError: the server has been started anew in between.
@@ -110,7 +110,7 @@ class ServerView:
             self._client.close()
 
     def counters(self, models: Sequence[str]) -> dict[str, Counters]:
-        """What each model has counted, once two readings agree; others may ask the server, too, so
+        """Counts of each model, once two readings agree; others may ask the server, too, so
         after a second at the latest.
         """
         last = [self._read(model) for model in models]
@@ -222,7 +222,7 @@ class Watch:
         self._before, self._hits = view.counters(models), view.cache_hits()
 
     def counted(self) -> dict[str, Counters]:
-        """What each model counted since then.
+        """Counts of each model since then.
 
         Raises:
             SceneLoomError: anything was answered from the server's cache.

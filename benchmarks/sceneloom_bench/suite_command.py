@@ -42,7 +42,7 @@ _RANGES = {
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SuiteSettings:
-    """What is measured; sizes follow the hardware."""
+    """Sizes follow the hardware unless given."""
 
     size: str = "2048x1024"
     """Of the full-size network, WIDTHxHEIGHT."""
@@ -78,7 +78,7 @@ class SuiteSettings:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Place:
-    """What the steps share: the values of their words in braces."""
+    """Values of the words in braces of the steps."""
 
     settings: SuiteSettings
     out: Path

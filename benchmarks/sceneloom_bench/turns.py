@@ -36,7 +36,7 @@ def rounds_in_turn(names: Collection[str], rounds: int) -> Iterator[tuple[int, l
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Round:
-    """What an engine gave in one turn."""
+    """Result of an engine's turn."""
 
     seconds: list[float]
     """Of each batch, maps on the host to pictures on the host."""
@@ -149,7 +149,7 @@ class EngineProcess(ChildProcess):
 
 @dataclasses.dataclass(kw_only=True)
 class Timings:
-    """What one engine took, by round, without the warm-up."""
+    """Seconds of one engine, by round, without the warm-up."""
 
     seconds: list[list[float]] = dataclasses.field(default_factory=list)
     device_seconds: list[list[float]] = dataclasses.field(default_factory=list)
@@ -173,7 +173,7 @@ def run_rounds(
     not counted. `gpu_used` is in MiB.
 
     Returns:
-        what each engine took, and why each failed one did; a failed one is not in the first.
+        timings of each engine, and why each failed one did; a failed one is not in the first.
     """
     taken = {name: Timings() for name in runners}
     failed: dict[str, str] = {}

@@ -192,7 +192,7 @@ def compare(a: Report, b: Report, *, other_inputs: bool = False) -> Comparison:
 
 
 def differences_of(a: Report, b: Report) -> list[Difference]:
-    """What the two ran on and with that is not equal: inputs, machine, versions, settings."""
+    """Unequal facts of the two: inputs, machine, versions, settings."""
     found: dict[str, tuple[str, str]] = {}
     for key in dict.fromkeys([*_INPUTS, *a.subject, *b.subject]):
         found[key.replace("_sha256", "")] = _of(a.subject, key), _of(b.subject, key)

@@ -381,7 +381,7 @@ def series_of(
 
 
 def row_labels(measurements: Sequence[Measurement]) -> list[str]:
-    """What tells each measurement from the others; its name where nothing does."""
+    """The part of each measurement in which it differs from the others, or else its name."""
     named = {id(m): label for label, found in series_of(measurements, []).items() for m in found}
     return [named[id(m)] or m.name for m in measurements]
 

@@ -45,7 +45,7 @@ class Figure:
     ``share`` from 0 to 1, or ``1`` for counts.
     """
     better: Better = "neither"
-    """Whether less or more of it is better; what is neither is not judged."""
+    """Whether less or more of it is better; neither is not judged."""
     low: float | None = None
     """Lower end of the interval; None where too little was measured for one."""
     high: float | None = None
@@ -207,7 +207,7 @@ def _validator() -> Any:
 
 
 def _unfit(value: Any, place: str, depth: int = 0) -> Iterator[str]:
-    """What a schema cannot say: numbers that cannot be measured, texts that cannot be shown
+    """Faults that no schema describes: numbers that cannot be measured, texts that cannot be shown
     (surrogates, commands to a terminal), and lists too deep to read.
     """
     if depth > _DEEPEST:
