@@ -1,11 +1,16 @@
 #!/bin/sh
-# Verifies the repository, then becomes tritonserver with the variant that was asked for.
+# Verifies the repository, runs tritonserver with the variant that was asked for, and ends it once it no longer gives the
+# golden picture: restart policies act on containers that end, and a server whose model has died goes on saying that it is
+# ready.
 #
 #   SCENELOOM_REPOSITORY     folder that sceneloom export wrote; /models
 #   SCENELOOM_VARIANT        tensorrt, tensorrt-throughput, onnxruntime, onnxruntime-tensorrt or embedded; tensorrt
 #   SCENELOOM_ENCODED        on also serves the encoded path, in two Python processes around the same model; off
 #   SCENELOOM_SHARED_MEMORY  on lets clients register shared memory; off
 #   SCENELOOM_ADMIN_KEY      opens the restricted APIs to who sends it; without it nobody can
+#   SCENELOOM_START_SECONDS  until the first probe must be right; 600
+#   SCENELOOM_PROBE_SECONDS  between two probes; three in a row that fail end the server; 30
+#   SCENELOOM_PROBE_URL      HOST:PORT of the gRPC port that is probed; 127.0.0.1:8001
 #
 # Arguments go to tritonserver.
 set -eu
@@ -15,7 +20,9 @@ variant=${SCENELOOM_VARIANT:-tensorrt}
 
 sceneloom verify "$repository" --variant "$variant"
 
-# Triton takes every folder of its repository for a model and stops at one that is none, so it sees the models alone.
+# Triton takes every folder of its repository for a model and stops at one that is none, so it sees the models alone. Where
+# Python runs a model, each of its files is linked alone: Triton writes bytecode beside model.py, and would run bytecode
+# that lies there. Engines of Triton's own look for a graph's weights in the folder that the graph lies in.
 models=synthesis
 if [ "${SCENELOOM_ENCODED:-off}" = on ]; then
     models="synthesis synthesis_decode synthesis_encode synthesis_encoded"
@@ -26,7 +33,16 @@ for name in $models; do
         echo "$repository/$name: missing; an older version exported it, export again" >&2
         exit 1
     fi
-    ln -s "$(realpath "$repository")/$name" "$served/$name"
+    source=$(realpath "$repository/$name")
+    mkdir "$served/$name"
+    ln -s "$source/config.pbtxt" "$served/$name/"
+    [ ! -d "$source/configs" ] || ln -s "$source/configs" "$served/$name/"
+    if [ "$name" = synthesis ] && [ "$variant" != embedded ]; then
+        ln -s "$source/1" "$served/$name/"
+    else
+        mkdir "$served/$name/1"
+        ln -s "$source/1"/* "$served/$name/1/"
+    fi
 done
 
 # What clients of a picture service have no use for. Triton closes an API by asking for a header; a random value that
@@ -37,7 +53,7 @@ if [ "${SCENELOOM_SHARED_MEMORY:-off}" != on ]; then
 fi
 key=${SCENELOOM_ADMIN_KEY:-$(head -c 32 /dev/urandom | sha256sum | cut -c 1-64)}
 
-exec tritonserver \
+tritonserver \
     "--model-repository=$served" \
     "--model-config-name=$variant" \
     --model-control-mode=none \
@@ -47,4 +63,42 @@ exec tritonserver \
     --exit-timeout-secs=30 \
     "--http-restricted-api=$restricted:sceneloom-admin=$key" \
     "--grpc-restricted-protocol=$restricted:sceneloom-admin=$key" \
-    "$@"
+    "$@" &
+server=$!
+
+end_if_it_fails() {
+    late=$(($(date +%s) + ${SCENELOOM_START_SECONDS:-600}))
+    every=${SCENELOOM_PROBE_SECONDS:-30}
+    soon=$((every < 5 ? every : 5))
+    pause=$soon
+    started=
+    failed=0
+    while [ "$failed" -lt 3 ]; do
+        sleep "$pause" >/dev/null 2>&1
+        pause=$soon
+        if said=$(sceneloom probe "$repository" --url "${SCENELOOM_PROBE_URL:-127.0.0.1:8001}" --timeout 25 2>&1); then
+            [ -n "$started" ] || echo "$said"
+            started=yes
+            failed=0
+            pause=$every
+        elif [ -n "$started" ] || [ "$(date +%s)" -ge "$late" ]; then
+            failed=$((failed + 1))
+        fi
+    done
+    echo "$said; the server is ended after $failed probes that failed" >&2
+    # Triton would wait for requests that nobody answers.
+    kill -KILL "$server"
+}
+end_if_it_fails &
+watcher=$!
+trap 'kill "$watcher" "$server" 2>/dev/null' TERM INT HUP
+
+code=0
+wait "$server" || code=$?
+# A signal ends a wait before the server has ended.
+while kill -0 "$server" 2>/dev/null; do
+    code=0
+    wait "$server" || code=$?
+done
+kill "$watcher" 2>/dev/null || true
+exit "$code"

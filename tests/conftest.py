@@ -11,6 +11,8 @@ import hypothesis
 import pytest
 from support import CHECKOUT, free_ports, make_once, save_published, wide_generator
 
+import sceneloom_serving  # noqa: F401 - before a test imports openvino: no reports of its use
+
 if TYPE_CHECKING:
     from sceneloom_export.bundle import Exported
     from sceneloom_serving.embedded import EmbeddedServer

@@ -13,6 +13,7 @@ import grpc
 import numpy as np
 from tritonclient.grpc import model_config_pb2, service_pb2, service_pb2_grpc
 
+from sceneloom.contract import MODEL_NAME
 from sceneloom.errors import (
     ModelNotFoundError,
     QueueFullError,
@@ -33,7 +34,7 @@ NUMPY = {triton: dtype for dtype, triton in TRITON_DTYPES.items()}
 
 
 class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[misc]
-    """The three calls that the client makes."""
+    """The calls that the client makes."""
 
     def __init__(self, transport: FakeTransport) -> None:
         self.transport = transport
@@ -56,6 +57,11 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore
     def ModelMetadata(self, request: Any, context: Any) -> Any:
         version = self.transport.model_config(request.name, timeout=1).version
         return service_pb2.ModelMetadataResponse(name=request.name, versions=[version])
+
+    def RepositoryIndex(self, request: Any, context: Any) -> Any:
+        answer = service_pb2.RepositoryIndexResponse()
+        answer.models.add(name=MODEL_NAME, state="READY")
+        return answer
 
     def ModelInfer(self, request: Any, context: Any) -> Any:
         arrays = {

@@ -6,7 +6,7 @@ import dataclasses
 import errno
 import os
 import threading
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sceneloom.errors import ImageReadError, ImageTooLargeError
+from sceneloom.file_tree import OTHER_KIND, LeftOut
 from sceneloom.rendering.interfaces import MapItem, Stored
 from sceneloom.rendering.retry import RetryPolicy
 from sceneloom.rendering.settings import RenderSettings
@@ -74,6 +75,9 @@ class ListSource:
 
     def count(self) -> int:
         return len(self.items)
+
+    def left_out(self) -> Sequence[LeftOut]:
+        return [LeftOut(reason=OTHER_KIND, name="notes.txt")]
 
     def __iter__(self) -> Iterator[MapItem]:
         for number, one in enumerate(self.items):

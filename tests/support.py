@@ -116,14 +116,29 @@ class ServeCommand:
             text=True,
             start_new_session=True,
         )
-        assert self.process.stdout is not None
-        self.ready = self.process.stdout.readline()
+        self.ready = self.wait_until_ready()
         match = re.fullmatch(
-            r"ready grpc=(127\.0\.0\.1:\d+) http=(127\.0\.0\.1:\d+) metrics=(127\.0\.0\.1:\d+)\n",
+            r"ready grpc=(127\.0\.0\.1:\d+) http=(127\.0\.0\.1:\d+) metrics=(127\.0\.0\.1:\d+) "
+            r'engine=(\S+) precision=(\S+) difference="([^"]+)" fast="([^"]+)"\n',
             self.ready,
         )
         assert match, self.ready + self.process.communicate()[1]
-        self.grpc = match[1]
+        self.grpc, self.http = match[1], match[2]
+
+    def wait_until_ready(self) -> str:
+        """The next line on standard output: one at the start, one after each restart."""
+        assert self.process.stdout is not None
+        return self.process.stdout.readline()
+
+    def errors_until(self, pattern: str) -> str:
+        """Lines on standard error, up to the first in which the pattern is."""
+        assert self.process.stderr is not None
+        lines = ""
+        for line in self.process.stderr:
+            lines += line
+            if re.search(pattern, line):
+                return lines
+        raise AssertionError(f"{pattern} is not in {lines}")
 
     def end(self, number: int) -> tuple[int, str]:
         """Send a signal; the exit code and what was written to standard error."""

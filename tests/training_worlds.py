@@ -40,7 +40,8 @@ def save_gradients(settings: Mapping[str, Mapping[str, Any]], out: str) -> int:
             steps=range(1),
         )
         learner.enter_stage(0)
-        learner.differentiate(load_batches(samples, sampler, workers=0))
+        with load_batches(samples, sampler, workers=0) as batches:
+            learner.differentiate(batches)
         gradients = {
             name: parameter.grad
             for name, parameter in learner.objective.named_parameters()

@@ -13,7 +13,6 @@ skipped, and a stopped stage resumes from its last checkpoint. Evaluated: their 
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 import shutil
 import sys
@@ -25,13 +24,13 @@ import tyro
 
 from method_table import SEGMENTER, read_counts, run_sceneloom
 from sceneloom.errors import SceneLoomError
+from sceneloom.json_text import parse_json
 from sceneloom_bench.harness import CHECKOUT
 from sceneloom_bench.harness import DEMO as BUNDLE
 from sceneloom_serving.machine import describe_machine
+from sceneloom_streets.dataset import DEMO_SEEDS, TEST_SEEDS, TRAIN_SEEDS, write_streets
 from sceneloom_training.checkpoint import load_checkpoint, save_checkpoint
-from sceneloom_training.data.street_files import write_streets
 from sceneloom_training.evaluation.scores import score_gap
-from sceneloom_training.scenes.splits import DEMO_SEEDS, TEST_SEEDS, TRAIN_SEEDS
 
 STAGES = (
     "street-demo-1-whole-512x256",
@@ -191,7 +190,7 @@ def describe(folders: Mapping[str, Path], *, title: str, again: str) -> str:
     paired by street.
     """
     said: dict[str, dict[str, Any]] = {
-        name: json.loads((folder / "evaluation.json").read_text("utf-8"))
+        name: parse_json((folder / "evaluation.json").read_text("utf-8"))
         for name, folder in folders.items()
     }
     first, counts = said["default"], read_counts(folders["default"], "pictures")

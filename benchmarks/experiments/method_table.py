@@ -33,16 +33,16 @@ import numpy.typing as npt
 import tyro
 
 from sceneloom.errors import InputError, SceneLoomError, TrainingError
+from sceneloom.json_text import parse_json
 from sceneloom.pictures import write_image
 from sceneloom.schema import load_schema
 from sceneloom_bench.harness import CHECKOUT
 from sceneloom_serving.machine import describe_machine
+from sceneloom_streets.dataset import TEST_SEEDS, TRAIN_SEEDS, write_streets
 from sceneloom_training.checkpoint import load_checkpoint
 from sceneloom_training.data import DataSettings, Geometry, open_data_set
-from sceneloom_training.data.street_files import write_streets
 from sceneloom_training.evaluation.checkpoint_pictures import checkpoint_synthesizer
 from sceneloom_training.evaluation.scores import ClassCounts, metrics
-from sceneloom_training.scenes.splits import TEST_SEEDS, TRAIN_SEEDS
 
 
 def flags_of(text: str) -> tuple[str, ...]:
@@ -424,8 +424,8 @@ def wrong_classes(channels: int) -> npt.NDArray[np.uint8]:
 
 def training_record(cell: Cell, run: Path) -> dict[str, Any]:
     """Settings, machine and hours of a training, from the run's own record and log."""
-    record = json.loads((run / "run.json").read_text("utf-8"))
-    entries = [json.loads(line) for line in (run / "log.jsonl").read_text("utf-8").splitlines()]
+    record = parse_json((run / "run.json").read_text("utf-8"))
+    entries = [parse_json(line) for line in (run / "log.jsonl").read_text("utf-8").splitlines()]
     timed = [entry for entry in entries if "images_per_second" in entry]
     seconds = before = 0.0
     for entry in timed:
@@ -528,12 +528,12 @@ def write_report(out: Path, rows: Sequence[Row]) -> None:
     anyone = next(iter(cells.values()))[0]
     figures["oracle"] = compute([read_counts(anyone, "oracle")])
     trained = {
-        name: [json.loads((f / "training.json").read_text("utf-8")) for f in folders]
+        name: [parse_json((f / "training.json").read_text("utf-8")) for f in folders]
         for name, folders in cells.items()
     }
-    judged = json.loads((anyone / "evaluation.json").read_text("utf-8"))
+    judged = parse_json((anyone / "evaluation.json").read_text("utf-8"))
     for folder in [folder for folders in cells.values() for folder in folders]:
-        other = json.loads((folder / "evaluation.json").read_text("utf-8"))
+        other = parse_json((folder / "evaluation.json").read_text("utf-8"))
         for key in ("segmenter", "segmented_size"):
             assert other[key] == judged[key], f"{folder.name} was judged by another segmenter"
     titles = {row.name: row.title for row in rows} | {"oracle": "real photographs (oracle)"}

@@ -60,7 +60,7 @@ from sceneloom_bench.noop_server import (
 )
 from sceneloom_bench.turns import rounds_in_turn
 from sceneloom_serving.machine import describe_machine
-from sceneloom_training.scenes import draw_street
+from sceneloom_streets import draw_street
 
 HEIGHT, WIDTH = 1024, 2048
 TRANSPORTS: tuple[TransportChoice, ...] = ("grpc-shm", "grpc", "http")

@@ -22,8 +22,7 @@ import tyro
 from demo_weights import write_results
 from method_table import CONFIG, HEIGHT, MODERN, SEGMENTER, WIDTH, run_sceneloom
 from sceneloom.errors import SceneLoomError
-from sceneloom_training.data.street_files import write_streets
-from sceneloom_training.scenes.splits import TEST_SEEDS, TRAIN_SEEDS
+from sceneloom_streets.dataset import TEST_SEEDS, TRAIN_SEEDS, write_streets
 
 SIZE = "256x128"
 STYLED = (

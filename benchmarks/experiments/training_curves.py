@@ -11,7 +11,6 @@ data, parameters and machine in Markdown.
 from __future__ import annotations
 
 import datetime
-import json
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -20,6 +19,7 @@ import cv2
 import numpy as np
 import tyro
 
+from sceneloom.json_text import parse_json
 from sceneloom_serving.machine import describe_machine
 
 _NOT_LOSSES = {"step", "epoch", "learning_rate", "images_per_second", "colour_error"}
@@ -40,12 +40,12 @@ def main(
         out: folder for the result.
         name: beginning of the files' names.
     """
-    entries = [json.loads(line) for line in (run / "log.jsonl").read_text("utf-8").splitlines()]
+    entries = [parse_json(line) for line in (run / "log.jsonl").read_text("utf-8").splitlines()]
     stem = f"{name}-{datetime.date.today().isoformat()}"
     out.mkdir(parents=True, exist_ok=True)
     draw_curves(entries, out / f"{stem}.png")
     steps = stack_pictures(run / "pictures", out / f"{stem}.jpg")
-    record = json.loads((run / "run.json").read_text("utf-8"))
+    record = parse_json((run / "run.json").read_text("utf-8"))
     (out / f"{stem}.md").write_text(describe(stem, record, entries, steps), "utf-8")
     print(f"wrote {out / stem}.md, .png and .jpg")
     return 0

@@ -23,6 +23,7 @@ from typing import Any, ParamSpec, TypeVar, cast
 from typing_extensions import Self
 
 from sceneloom.errors import EngineError, SceneLoomError
+from sceneloom.text import one_line
 from sceneloom_serving.machine import peak_memory_mib
 
 _P = ParamSpec("_P")
@@ -137,8 +138,8 @@ def reason_of(error: Exception) -> str:
     """An error in one line: those of runtimes end in advice."""
     if isinstance(error, SceneLoomError):
         return str(error)
-    first = " ".join(str(error).strip().split("\n\n")[0].split())
-    return f"{type(error).__name__}: {first[:300]}".rstrip(": ")
+    first = one_line(str(error).strip().split("\n\n")[0])
+    return f"{type(error).__name__}: {first}".rstrip(": ")
 
 
 def _serve(opens: Opens, pipe: Connection, parent: int) -> None:

@@ -135,7 +135,7 @@ def bench_maps(
         InputError: the folder has no map, or a broken one.
     """
     if folder is not None:
-        return read_own_maps(contract, folder, count)
+        return read_own_maps(contract, folder, count).requests
     text = f"{size[1]}x{size[0]}"
     if contract.network_size(*size) != size:
         height, width = contract.network_size(*size)
@@ -207,7 +207,7 @@ class ServedSettings:
     repository: Path | None = None
     """An export bundle to serve with the bundled Triton while the benchmark runs."""
     engine: str | None = None
-    """Of the repository; the fastest unless named."""
+    """Of the repository; the fastest exact one unless named."""
     model: str = MODEL_NAME
     """Name of the served model."""
 

@@ -44,6 +44,7 @@ from sceneloom.contract import (
 from sceneloom.schema import load_schema
 
 HOST = "127.0.0.1"
+_WITHOUT_PROXY = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 NOOP_CONTRACT = Contract(schema=load_schema("cityscapes"), boundaries=True, size_multiple=8)
 _MODEL = '''"""Stacks label map, low and second byte of the instance map."""
 
@@ -225,7 +226,7 @@ class NoopServer:
         while True:
             with contextlib.suppress(OSError, urllib.error.URLError):
                 url = f"http://{self.http}/v2/health/ready"
-                with urllib.request.urlopen(url, timeout=5) as answer:
+                with _WITHOUT_PROXY.open(url, timeout=5) as answer:
                     if answer.status == 200:
                         return self
             ended = self._process.poll() is not None

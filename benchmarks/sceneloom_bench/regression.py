@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -23,6 +22,7 @@ from typing import Annotated
 import tyro
 
 from sceneloom.errors import SceneLoomError
+from sceneloom.json_text import parse_json
 from sceneloom_bench.engine_measure import EngineBenchSettings
 from sceneloom_bench.engine_measure import measure as measure_engines
 from sceneloom_bench.harness import CHECKOUT, DEMO, ServedSettings
@@ -88,7 +88,7 @@ def measure() -> list[Report]:
 
 def read_limits(path: Path) -> list[Limit]:
     """The limits, as they are committed."""
-    return [Limit(**entry) for entry in json.loads(path.read_text("utf-8"))]
+    return [Limit(**entry) for entry in parse_json(path.read_text("utf-8"))]
 
 
 def judge(reports: Mapping[str, Report], limits: Sequence[Limit]) -> list[Limit]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 import http.client
-import json
 import time
 import urllib.request
 from collections.abc import Mapping, Sequence
@@ -17,7 +16,9 @@ from typing import Any
 from urllib.parse import quote
 
 from sceneloom.errors import SceneLoomError, ServerUnavailableError, ServingError
-from sceneloom.transport import map_triton_error
+from sceneloom.grpc_transport import channel_options
+from sceneloom.json_text import parse_json
+from sceneloom.transport import map_triton_error, server_address
 from sceneloom_bench.reports.report import Figure
 
 PARTS = {
@@ -28,6 +29,7 @@ PARTS = {
 }
 """Figure -> Triton's name of it."""
 _TIMEOUT = 10.0
+_WITHOUT_PROXY = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 _SETTLE_SECONDS = 0.05
 _SETTLE_READINGS = 20
 
@@ -96,13 +98,17 @@ class ServerView:
             url: ``HOST:PORT`` of its gRPC port, or ``http://HOST:PORT``.
             metrics: ``HOST:PORT`` of its Prometheus metrics, where they are to be read too.
         """
-        self._url = url
+        scheme = "http" if url.startswith("http://") else "grpc"
+        address = server_address(url, scheme)
+        self._url = f"http://{address}" if scheme == "http" else url
         self._metrics = metrics
         self._client: Any = None
-        if not url.startswith("http://"):
+        if scheme == "grpc":
             import tritonclient.grpc
 
-            self._client = tritonclient.grpc.InferenceServerClient(url.removeprefix("grpc://"))
+            self._client = tritonclient.grpc.InferenceServerClient(
+                address, channel_args=channel_options(address)
+            )
 
     def close(self) -> None:
         """Close the connection."""
@@ -194,7 +200,7 @@ class ServerView:
             name = quote(model, safe="")
             path = {"metadata": "", "config": f"/models/{name}/config"}
             path["statistics"] = f"/models/{name}/stats"
-            answer: dict[str, Any] = json.loads(_get(f"{self._url}/v2{path[what]}"))
+            answer: dict[str, Any] = parse_json(_get(f"{self._url}/v2{path[what]}"))
             return answer
         from tritonclient.utils import InferenceServerException
 
@@ -241,7 +247,7 @@ class Watch:
 
 def _get(url: str) -> bytes:
     try:
-        with urllib.request.urlopen(url, timeout=_TIMEOUT) as answer:
+        with _WITHOUT_PROXY.open(url, timeout=_TIMEOUT) as answer:
             body: bytes = answer.read()
             return body
     except http.client.HTTPException as error:

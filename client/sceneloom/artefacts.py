@@ -5,13 +5,14 @@ from __future__ import annotations
 import contextlib
 import glob
 import hashlib
-import json
 import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 from sceneloom.errors import SceneLoomError
+from sceneloom.held_place import HeldPlace
+from sceneloom.json_text import parse_json
 
 
 def file_hash(path: Path) -> str:
@@ -54,12 +55,15 @@ def replace_folder(
             raise error(f"{folder}: exists and is not {kind}; choose another place")
         fresh = folder.with_name(f".{folder.name}.{os.getpid()}.new")
         fresh.mkdir(parents=True)
+        held = HeldPlace(fresh)
         try:
             yield fresh
+            held.check()  # writers may have made it again, without what was in it
             _share(fresh)
             _flush(fresh)
             _swap(fresh, folder)
         finally:
+            held.close()
             shutil.rmtree(fresh, ignore_errors=True)
     except OSError as reason:
         if isinstance(reason, SceneLoomError):
@@ -74,7 +78,7 @@ def _may_be_replaced(folder: Path, marker: str, files: frozenset[str]) -> bool:
     if not names:
         return True
     try:
-        description = json.loads((folder / marker).read_text("utf-8"))
+        description = parse_json((folder / marker).read_text("utf-8"))
     except (OSError, ValueError):
         return False
     return names <= files and isinstance(description, dict) and "sceneloom" in description

@@ -12,12 +12,15 @@ import difflib
 import importlib
 import os
 import sys
+import traceback
 from collections.abc import Sequence
 
 import tyro
 
 from sceneloom import __version__
 from sceneloom.errors import SceneLoomError
+from sceneloom.machine_limits import out_of_resources
+from sceneloom.text import printable
 
 COMMANDS = {
     "import": (
@@ -95,7 +98,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if name not in COMMANDS:
         near = difflib.get_close_matches(name, COMMANDS, 1)
         hint = f"; did you mean {near[0]!r}?" if near else f"; there are {', '.join(COMMANDS)}"
-        print(f"sceneloom: no command {name!r}{hint}", file=sys.stderr)
+        print(f"sceneloom: no command {printable(repr(name))}{hint}", file=sys.stderr)
         return 2
     try:
         command = importlib.import_module(COMMANDS[name][0])
@@ -105,15 +108,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
             rest = command.expand_arguments(rest)
         return int(tyro.cli(command.main, prog=f"sceneloom {name}", args=rest))
     except SceneLoomError as error:
-        print(f"sceneloom {name}: {error}", file=sys.stderr)
+        print(f"sceneloom {name}: {printable(error)}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:  # whoever read our output has gone
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    except OSError as error:
-        print(f"sceneloom {name}: {error}", file=sys.stderr)
+    except Exception as error:
+        words: object = out_of_resources(error) or error
+        if words is error and not isinstance(error, OSError):
+            traceback.print_exc()
+            words = (
+                f"{type(error).__name__}, a fault of SceneLoom's or of a library's; please "
+                "report it with the lines above"
+            )
+        print(f"sceneloom {name}: {printable(words)}", file=sys.stderr)
         return 1
 
 

@@ -14,6 +14,7 @@ from typing import Any
 
 from sceneloom.errors import SchemaError, SizeError
 from sceneloom.schema import LabelSchema, json_key, parse_json
+from sceneloom.text import counted
 
 FORMAT = 1
 MODEL_NAME = "synthesis"
@@ -22,7 +23,11 @@ PARAMETER = "sceneloom"
 MAX_PIXELS_PARAMETER = "max_pixels"
 """Key of the `parameters` that holds the largest picture the server takes, in pixels."""
 ENGINE_PARAMETER = "engine"
-"""Key of the `parameters` that names the engine of the Python backend."""
+"""Key of the `parameters` that names the engine, as RUNTIME-PRECISION."""
+DIFFERENCE_PARAMETER = "difference"
+"""Key of the `parameters` that says how far the engine's pictures are from PyTorch's."""
+FAST_PARAMETER = "fast"
+"""Key of the `parameters` that says what `--precision fast` would bring."""
 STYLE_ROWS = 256
 """Rows of the style table: the most instances that one map of a styled model can have."""
 INPUT_LABELS = "label_map"
@@ -30,6 +35,13 @@ INPUT_INSTANCES = "instance_map"
 INPUT_STYLE = "style"
 OUTPUT_IMAGE = "image"
 _FLOAT32_MAX = 3.4028234663852886e38
+
+
+def precision_of(engine: str) -> str:
+    """The precision in an engine's name, such as ``fp32`` of ``openvino-fp32``; empty where the
+    name is empty.
+    """
+    return engine.rpartition("-")[2]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -133,7 +145,7 @@ class Contract:
         if min(padded) < self.min_side:
             raise SizeError(
                 f"{_size(height, width)} is too small for this model; "
-                f"each side must be more than {self.min_side - multiple} pixels"
+                f"each side must be more than {counted(self.min_side - multiple, 'pixel')}"
             )
         return padded
 

@@ -13,12 +13,14 @@
     ├── SchemaError (also ValueError)    a label schema or contract that is not valid
     ├── CheckpointError                  weights that cannot be read or do not fit
     ├── TrainingError                    a training run that cannot start or go on
-    │   └── DivergedError                a loss or a weight is no longer a finite number
+    │   ├── DivergedError                a loss or a weight is no longer a finite number
+    │   └── LostPeerError                another process of the run has ended, or is not reached
     ├── ExportError                      a model that cannot be exported
     │   ├── GraphRuleError               the graph breaks a rule of the engines that will run it
     │   └── ParityError                  an engine's pictures differ from PyTorch's
     ├── EngineError                      an engine that this machine cannot build, load or run
     │   └── PlanRefusedError             a TensorRT plan that is not what its record says
+    ├── OutOfResourcesError              this machine has no memory, or no thread, left
     ├── MissingDependencyError           an optional package is not installed (also ImportError)
     ├── ServerStartError                 the bundled server did not come up
     └── ServingError                     a request was not answered; `retryable` says what to do
@@ -112,6 +114,10 @@ class DivergedError(TrainingError):
     """A loss or a weight is no longer a finite number; nothing was saved since."""
 
 
+class LostPeerError(TrainingError):
+    """Another process of the run has ended, or is not reached."""
+
+
 class ExportError(SceneLoomError):
     """A model cannot be exported."""
 
@@ -130,6 +136,10 @@ class EngineError(SceneLoomError):
 
 class PlanRefusedError(EngineError):
     """A TensorRT plan is not what its record says, or not for this machine; it was not loaded."""
+
+
+class OutOfResourcesError(SceneLoomError):
+    """This machine has no memory, or no thread, left; later the same may succeed."""
 
 
 class MissingDependencyError(SceneLoomError, ImportError):

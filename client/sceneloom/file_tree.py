@@ -12,9 +12,14 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
+from sceneloom.text import printable
+
 HIDDEN = "hidden"
 """Reason of a file or folder whose name begins with a dot."""
-_NAMED = 5
+OTHER_KIND = "of a kind that is not read"
+"""Reason of a file whose ending no reader knows."""
+NAMED = 5
+"""Names that a summary gives for each reason."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, order=True)
@@ -25,6 +30,8 @@ class LeftOut:
     """Why, in words that can stand behind a count: "hidden", "of a kind that is not read"."""
     name: str
     """Its path, with slashes."""
+    count: int = 1
+    """How many there are, this one the first: archives of millions are not named one by one."""
 
 
 def list_files(folder: str | Path) -> tuple[list[str], list[LeftOut]]:
@@ -70,13 +77,42 @@ def list_files(folder: str | Path) -> tuple[list[str], list[LeftOut]]:
     return sorted(files), sorted(left_out)
 
 
+def split_hidden(names: Iterable[str]) -> tuple[list[str], list[LeftOut]]:
+    """Tell hidden names from the others, where no folder can be searched: in stores and archives.
+
+    Args:
+        names: paths with slashes.
+
+    Returns:
+        the others, in their order; and what is hidden, one entry for all that a hidden folder
+        holds.
+    """
+    others: list[str] = []
+    hidden: set[str] = set()
+    for name in names:
+        parts = name.split("/")
+        first = next((n for n, part in enumerate(parts) if is_hidden(part)), None)
+        if first is None:
+            others.append(name)
+        else:
+            hidden.add("/".join(parts[: first + 1]) + "/" * (first + 1 < len(parts)))
+    return others, [LeftOut(reason=HIDDEN, name=name) for name in sorted(hidden)]
+
+
+def is_hidden(part: str) -> bool:
+    """Whether a file or folder of this name is hidden; ``..`` is not, it is refused elsewhere."""
+    return part.startswith(".") and part not in (".", "..")
+
+
 def describe(left_out: Iterable[LeftOut]) -> list[str]:
     """Lines for a summary, one for each reason: how many entries, and the first names."""
-    by_reason: dict[str, list[str]] = {}
+    by_reason: dict[str, list[LeftOut]] = {}
     for one in sorted(left_out):
-        by_reason.setdefault(one.reason, []).append(one.name)
+        by_reason.setdefault(one.reason, []).append(one)
     lines = []
-    for reason, names in by_reason.items():
-        named = ", ".join(names[:_NAMED]) + (", ..." if len(names) > _NAMED else "")
-        lines.append(f"left out: {len(names)} {reason} ({named})")
+    for reason, entries in by_reason.items():
+        count = sum(one.count for one in entries)
+        named = ", ".join(printable(one.name) for one in entries[:NAMED])
+        more = ", ..." if count > min(NAMED, len(entries)) else ""
+        lines.append(f"left out: {count:,} {reason} ({named}{more})")
     return lines

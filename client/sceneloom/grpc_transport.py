@@ -10,15 +10,21 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from sceneloom.contract import ENGINE_PARAMETER
 from sceneloom.errors import (
     ConnectionClosedError,
+    DeadlineExceededError,
     ModelFailedError,
+    ModelNotFoundError,
+    ServerUnavailableError,
     ServingError,
 )
+from sceneloom.grpc_proxy import proxy_options, proxy_words
 from sceneloom.transport import (
     TRITON_DTYPES,
     ModelConfig,
     TensorSpec,
+    explain_not_found,
     map_triton_error,
     served_version,
     server_address,
@@ -32,6 +38,11 @@ _OPTIONS = [
     ("grpc.initial_reconnect_backoff_ms", 200),
     ("grpc.max_reconnect_backoff_ms", 2000),
 ]
+
+
+def channel_options(address: str) -> list[tuple[str, int]]:
+    """Options of a gRPC channel to ``HOST:PORT``."""
+    return [*_OPTIONS, *proxy_options(address)]
 
 
 class GrpcTransport:
@@ -51,9 +62,12 @@ class GrpcTransport:
 
         self._address = server_address(url, "grpc")
         self._grpc = tritonclient.grpc
-        self._client = tritonclient.grpc.InferenceServerClient(self._address, channel_args=_OPTIONS)
+        self._client = tritonclient.grpc.InferenceServerClient(
+            self._address, channel_args=channel_options(self._address)
+        )
         self._why = why
         self._ready: set[str] = set()
+        self._engines: dict[str, str] = {}
         self._closed = False
 
     @property
@@ -80,16 +94,36 @@ class GrpcTransport:
             left = max(deadline - time.monotonic(), 0.001)
             versions = self._client.get_model_metadata(model, client_timeout=left).versions
         except self._grpc.InferenceServerException as error:
-            raise self._map(error, model) from None
+            mapped = self._map(error, model)
+            if isinstance(mapped, ModelNotFoundError):
+                mapped = explain_not_found(mapped, model, self._index(model, deadline))
+            raise mapped from None
         self._ready.add(model)
+        parameters = {key: value.string_value for key, value in config.parameters.items()}
+        self._engines[model] = parameters.get(ENGINE_PARAMETER, "")
         return ModelConfig(
-            parameters={key: value.string_value for key, value in config.parameters.items()},
+            parameters=parameters,
             max_batch_size=config.max_batch_size,
             inputs=self._specs(config.input),
             outputs=self._specs(config.output),
             version=served_version(versions),
             dynamic_batching=config.HasField("dynamic_batching"),
         )
+
+    def _index(self, model: str, deadline: float) -> dict[str, str]:
+        """The models of the server's repository -> state and reason; empty where it does not say.
+
+        Raises:
+            ServerUnavailableError: it is stopping.
+        """
+        left = max(deadline - time.monotonic(), 0.001)
+        try:
+            models = self._client.get_model_repository_index(client_timeout=left).models
+        except self._grpc.InferenceServerException as error:
+            if isinstance(mapped := self._map(error, model), ServerUnavailableError):
+                raise mapped from None
+            return {}
+        return {one.name: " ".join((one.state, one.reason)).strip() for one in models}
 
     def _specs(self, tensors: Any) -> dict[str, TensorSpec]:
         names = {
@@ -115,8 +149,26 @@ class GrpcTransport:
             raise self._map(error, model) from None
         return self._output(result, model, output)
 
+    def answered(self, model: str, *, timeout: float) -> int:
+        """How many requests a model has answered with success since it was loaded; raises a
+        ServingError.
+        """
+        self._check_open()
+        try:
+            found = self._client.get_inference_statistics(model, client_timeout=timeout)
+        except self._grpc.InferenceServerException as error:
+            raise self._map(error, model) from None
+        return sum(int(one.inference_stats.success.count) for one in found.model_stats)
+
     def _send(self, model: str, tensors: Sequence[Any], wanted: Any, timeout: float) -> Any:
-        result = self._client.infer(model, tensors, outputs=[wanted], client_timeout=timeout)
+        engine = self._engines.get(model)
+        result = self._client.infer(
+            model,
+            tensors,
+            outputs=[wanted],
+            client_timeout=timeout,
+            parameters={ENGINE_PARAMETER: engine} if engine else None,
+        )
         self._ready.add(model)
         return result
 
@@ -144,9 +196,12 @@ class GrpcTransport:
             raise ConnectionClosedError(f"{self._address}: this connection was closed")
 
     def _map(self, error: Any, model: str) -> ServingError:
-        return map_triton_error(
+        mapped = map_triton_error(
             str(error.status() or ""),
             str(error.message() or error),
             where=f"{self._address}, model {model!r}",
             seen_ready=model in self._ready,
         )
+        if isinstance(mapped, (ServerUnavailableError, DeadlineExceededError)):
+            return type(mapped)(f"{mapped}{proxy_words(self._address)}")
+        return mapped

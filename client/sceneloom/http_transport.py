@@ -21,17 +21,22 @@ from urllib.parse import quote
 import numpy as np
 import numpy.typing as npt
 
+from sceneloom.contract import ENGINE_PARAMETER
 from sceneloom.errors import (
     ConnectionClosedError,
     ModelFailedError,
+    ModelNotFoundError,
+    ServerUnavailableError,
     ServingError,
 )
 from sceneloom.http_connection import HttpConnection
+from sceneloom.json_text import parse_json
 from sceneloom.transport import (
     NUMPY_DTYPES,
     TRITON_DTYPES,
     ModelConfig,
     TensorSpec,
+    explain_not_found,
     map_triton_error,
     served_version,
     server_address,
@@ -58,13 +63,15 @@ class HttpTransport:
         Raises:
             InputError: the address is of another form.
         """
-        host, _, port = server_address(url, "http").rpartition(":")
-        self._url = url
+        address = server_address(url, "http")
+        host, _, port = address.rpartition(":")
+        self._url = f"http://{address}"
         self._host, self._port = host.strip("[]"), int(port)
         self._why = why
         self._idle: list[HttpConnection] = []
         self._lock = threading.Lock()
         self._ready: set[str] = set()
+        self._engines: dict[str, str] = {}
         self._closed = False
 
     @property
@@ -85,12 +92,19 @@ class HttpTransport:
     def model_config(self, model: str, *, timeout: float) -> ModelConfig:
         """Read a model's configuration; see `sceneloom.transport.Transport.model_config`."""
         deadline = time.monotonic() + timeout
-        with self._exchange("GET", model, "/config", deadline) as connection:
-            config = connection.read(_LONGEST_JSON)
-        with self._exchange("GET", model, "", deadline) as connection:
-            metadata = connection.read(_LONGEST_JSON)
+        of_model = f"/v2/models/{quote(model, safe='')}"
         try:
-            return _model_config(json.loads(config), json.loads(metadata))
+            with self._exchange("GET", model, f"{of_model}/config", deadline) as connection:
+                config = connection.read(_LONGEST_JSON)
+            with self._exchange("GET", model, of_model, deadline) as connection:
+                metadata = connection.read(_LONGEST_JSON)
+        except ModelNotFoundError as error:
+            raise explain_not_found(error, model, self._index(model, deadline)) from None
+        self._ready.add(model)
+        try:
+            found = _model_config(parse_json(config), parse_json(metadata))
+            self._engines[model] = found.parameters.get(ENGINE_PARAMETER, "")
+            return found
         except _WRONG as error:
             raise ModelFailedError(
                 f"{self._url}: the configuration of model {model!r} is not one "
@@ -102,15 +116,36 @@ class HttpTransport:
     ) -> npt.NDArray[Any]:
         """Send one request and wait for its output; see `sceneloom.transport.Transport.infer`."""
         deadline = time.monotonic() + timeout
-        parts = _request(inputs, output)
+        parts = _request(inputs, output, self._engines.get(model))
         headers = {_HEADER_LENGTH: str(len(parts[0])), "Content-Type": "application/octet-stream"}
-        with self._exchange("POST", model, "/infer", deadline, headers, parts) as connection:
+        path = f"/v2/models/{quote(model, safe='')}/infer"
+        with self._exchange("POST", model, path, deadline, headers, parts) as connection:
+            self._ready.add(model)
             try:
                 return _read_output(connection, output)
             except _WRONG:
                 raise ModelFailedError(
                     f"{self._url}: model {model!r} answered without a whole output {output!r}"
                 ) from None
+
+    def _index(self, model: str, deadline: float) -> dict[str, str]:
+        """The models of the server's repository -> state and reason; empty where it does not say.
+
+        Raises:
+            ServerUnavailableError: it is stopping.
+        """
+        try:
+            path = "/v2/repository/index"
+            with self._exchange("POST", model, path, deadline, {}, [b"{}"]) as connection:
+                models = parse_json(connection.read(_LONGEST_JSON))
+            return {
+                str(one["name"]): f"{one.get('state', '')} {one.get('reason', '')}".strip()
+                for one in models
+            }
+        except ServerUnavailableError:
+            raise
+        except (ServingError, *_WRONG):
+            return {}
 
     def close(self) -> None:
         """Close the connections; later calls raise ServerUnavailableError."""
@@ -135,11 +170,9 @@ class HttpTransport:
         """
         connection = self._take()
         try:
-            path = f"/v2/models/{quote(model, safe='')}{path}"
             connection.exchange(method, path, headers or {}, parts, deadline)
             if connection.status != 200:
                 raise self._map(status_of_http(connection.status), _error_text(connection), model)
-            self._ready.add(model)
             yield connection
         except TimeoutError:
             connection.close()
@@ -176,7 +209,9 @@ class HttpTransport:
         return map_triton_error(status, message, where=where, seen_ready=model in self._ready)
 
 
-def _request(inputs: Mapping[str, npt.NDArray[Any]], output: str) -> list[bytes | memoryview]:
+def _request(
+    inputs: Mapping[str, npt.NDArray[Any]], output: str, engine: str | None = None
+) -> list[bytes | memoryview]:
     """The body of a request: its JSON header, then each input's bytes."""
     from tritonclient.utils import serialize_byte_tensor
 
@@ -198,7 +233,10 @@ def _request(inputs: Mapping[str, npt.NDArray[Any]], output: str) -> list[bytes 
             }
         )
     wanted = [{"name": output, "parameters": {"binary_data": True}}]
-    return [json.dumps({"inputs": described, "outputs": wanted}).encode(), *parts]
+    header: dict[str, Any] = {"inputs": described, "outputs": wanted}
+    if engine:
+        header["parameters"] = {ENGINE_PARAMETER: engine}
+    return [json.dumps(header).encode(), *parts]
 
 
 def _read_output(connection: HttpConnection, output: str) -> npt.NDArray[Any]:
@@ -210,7 +248,7 @@ def _read_output(connection: HttpConnection, output: str) -> npt.NDArray[Any]:
         raise ValueError("a header of such a length")
     header = bytearray(length)
     connection.read_into(memoryview(header))
-    (described,) = json.loads(header)["outputs"]
+    (described,) = parse_json(header)["outputs"]
     shape, size = described["shape"], described["parameters"]["binary_data_size"]
     if described["name"] != output:
         raise KeyError(output)
@@ -235,7 +273,7 @@ def _error_text(connection: HttpConnection) -> str:
     """What an answer that is an error says."""
     text = connection.read(_LONGEST_JSON).decode(errors="replace")
     with contextlib.suppress(*_WRONG):
-        return str(json.loads(text)["error"])
+        return str(parse_json(text)["error"])
     return f"HTTP status {connection.status} {text}".strip()
 
 

@@ -10,6 +10,7 @@ import numpy.typing as npt
 from sceneloom.contract import Contract
 from sceneloom.errors import InputError, MissingInputError, SizeError, UnknownLabelError
 from sceneloom.schema import NO_CHANNEL
+from sceneloom.text import counted
 
 
 def check_label_map(contract: Contract, label_map: npt.NDArray[Any]) -> None:
@@ -24,6 +25,7 @@ def check_label_map(contract: Contract, label_map: npt.NDArray[Any]) -> None:
         SizeError: no pixels.
         UnknownLabelError: values that are no channel of the schema.
     """
+    _check_kinds(contract, label_map, "label map")
     if label_map.ndim != 2 or label_map.dtype != np.uint8:
         raise InputError(
             f"a label map is uint8 [height, width], not {label_map.dtype} {list(label_map.shape)}"
@@ -37,7 +39,7 @@ def check_label_map(contract: Contract, label_map: npt.NDArray[Any]) -> None:
         counts[NO_CHANNEL] = 0
     unknown = {int(v): int(counts[v]) for v in np.flatnonzero(counts)}
     if unknown:
-        listed = ", ".join(f"{v} ({n:,} pixels)" for v, n in unknown.items())
+        listed = ", ".join(f"{v} ({counted(n, 'pixel')})" for v, n in unknown.items())
         raise UnknownLabelError(
             f"unknown label {listed}; {schema.name} has channels 0 to {schema.channels - 1}",
             unknown,
@@ -68,6 +70,7 @@ def check_instance_map(
         raise MissingInputError(
             "this model was trained with instance maps and needs one beside the label map"
         )
+    _check_kinds(contract, instance_map, "instance map")
     if instance_map.ndim != 2 or instance_map.dtype.kind not in "iu":
         raise InputError(
             f"an instance map is whole numbers [height, width], not {instance_map.dtype} "
@@ -83,3 +86,17 @@ def check_instance_map(
     if low < 0 or high > np.iinfo(np.int32).max:
         raise InputError(f"instance ids run from {low} to {high}; they must be 0 to 2147483647")
     return instance_map.astype(np.int32, copy=False)
+
+
+def check_contract(contract: object) -> None:
+    """Raise InputError for what is no contract, such as arguments in another order."""
+    if not isinstance(contract, Contract):
+        raise InputError(f"a value of {type(contract).__name__} where the model's contract belongs")
+
+
+def _check_kinds(contract: object, values: object, name: str) -> None:
+    check_contract(contract)
+    if not isinstance(values, np.ndarray):
+        raise InputError(
+            f"a value of {type(values).__name__} where the array of the {name} belongs"
+        )

@@ -24,8 +24,9 @@ from sceneloom.errors import (
     NotALabelMapError,
     UnknownLabelError,
 )
-from sceneloom.png import SIGNATURE, check_png
+from sceneloom.png import SIGNATURE, check_png_rows, png_pixels
 from sceneloom.schema import LabelSchema
+from sceneloom.text import counted, reason
 
 DEFAULT_MAX_PIXELS = 8192 * 8192
 """Pixel limit unless the caller names another: 32 times 2048x1024."""
@@ -66,8 +67,8 @@ def read_label_map(
         source: path of a PNG, TIFF or .npy file, or its bytes.
         schema: the label schema the file follows.
         unknown: ``"error"`` refuses ids that the schema does not have; ``"unlabelled"`` reads them
-            as its unlabelled id. A map of more than 8 bits with values the schema does not have is
-            refused either way: it is usually an instance map.
+            as its unlabelled id, whatever the file's kind and bits. Values above 255, and above
+            all ids of the schema, are refused either way: such a file is usually an instance map.
         max_pixels: most pixels (height * width) to decode.
         name: what to call the file in errors; by default its path.
 
@@ -83,14 +84,15 @@ def read_label_map(
     name = _name(source, name)
     values = _decode(source, name, max_pixels)
     if values.size and (int(values.min()) < 0 or int(values.max()) > np.iinfo(np.uint16).max):
+        hint = "save pixels without a label as 255" if values.min() < 0 else "an instance map?"
         raise NotALabelMapError(
             f"{name}: values from {values.min()} to {values.max()} are no label ids (0 to 65535); "
-            "is this an instance map?"
+            f"{hint}"
         )
     channels, counts = schema.to_channels(values.astype(np.uint16, copy=False))
     if not counts:
         return channels
-    wide = values.dtype.itemsize > 1
+    wide = max(counts) > max(np.iinfo(np.uint8).max, *(label.id for label in schema.labels))
     if unknown == "unlabelled" and schema.unlabelled_channel is not None and not wide:
         # By value: `to_channels` marks unknown pixels by 255, which can also be a real channel.
         channels[np.isin(values, list(counts))] = schema.unlabelled_channel
@@ -136,8 +138,12 @@ def _decode(source: str | Path | bytes, name: str, max_pixels: int) -> npt.NDArr
     if not data:
         raise ImageReadError(f"{name}: the file is empty")
     if data.startswith(SIGNATURE):
+        if data[12:16] == b"IHDR" and len(data) >= 24:
+            height, width = (int.from_bytes(data[at : at + 4], "big") for at in (20, 16))
+            _check_pixels(height, width, name, max_pixels)
+        pixels = png_pixels(data, name)
         image = _open_pillow(PngImagePlugin.PngImageFile, data, name, max_pixels)
-        check_png(data, name)
+        check_png_rows(data, pixels, name)
         return _decode_png(image, data, name)
     if data.startswith(_TIFF):
         image = _open_pillow(TiffImagePlugin.TiffImageFile, data, name, max_pixels)
@@ -180,7 +186,7 @@ def _open_pillow(
         image = plugin(io.BytesIO(data))
     except Exception as error:  # the decoders raise nearly anything on damaged headers
         raise ImageReadError(
-            f"{name}: damaged header, or a kind of file that is not read ({_reason(error)})"
+            f"{name}: damaged header, or a kind of file that is not read ({reason(error)})"
         ) from None
     width, height = image.size
     _check_pixels(height, width, name, max_pixels)
@@ -255,7 +261,7 @@ def _load(image: ImageFile.ImageFile, name: str) -> npt.NDArray[Any]:
         image.load()
         values = np.asarray(image)
     except Exception as error:
-        raise ImageReadError(f"{name}: truncated or damaged ({_reason(error)})") from None
+        raise ImageReadError(f"{name}: truncated or damaged ({reason(error)})") from None
     if values.shape != (height, width):
         raise ImageReadError(f"{name}: truncated or damaged (decoded to {list(values.shape)})")
     return values.astype(np.uint8) if values.dtype == np.bool_ else values
@@ -269,7 +275,7 @@ def _decode_npy(data: bytes, name: str, max_pixels: int) -> npt.NDArray[Any]:
         read_header = npy.read_array_header_1_0 if version_1 else npy.read_array_header_2_0
         shape, _, dtype = read_header(stream)
     except Exception as error:
-        raise ImageReadError(f"{name}: damaged header ({_reason(error)})") from None
+        raise ImageReadError(f"{name}: damaged header ({reason(error)})") from None
     if len(shape) != 2 or dtype.kind not in "iu":
         raise NotALabelMapError(
             f"{name}: an array of {dtype} {list(shape)}; ids are a whole-number array [height, "
@@ -279,7 +285,7 @@ def _decode_npy(data: bytes, name: str, max_pixels: int) -> npt.NDArray[Any]:
     try:
         values: npt.NDArray[Any] = np.load(io.BytesIO(data), allow_pickle=False)
     except Exception as error:
-        raise ImageReadError(f"{name}: truncated or damaged ({_reason(error)})") from None
+        raise ImageReadError(f"{name}: truncated or damaged ({reason(error)})") from None
     return values
 
 
@@ -292,19 +298,18 @@ def _check_pixels(height: int, width: int, name: str, max_pixels: int) -> None:
         )
 
 
-def _reason(error: Exception) -> str:
-    return str(error).split("\n")[0][:200] or type(error).__name__
-
-
 def _describe_unknown(counts: dict[int, int], schema: LabelSchema, wide: bool) -> str:
     worst = sorted(counts.items(), key=lambda item: -item[1])
-    listed = ", ".join(f"{value} ({n:,} pixels)" for value, n in worst[:6])
+    listed = ", ".join(f"{value} ({counted(n, 'pixel')})" for value, n in worst[:6])
     if len(worst) > 6:
         listed += f" and {len(worst) - 6} more"
     ids = "id" if len(worst) == 1 else "ids"
     text = f"unknown label {ids} {listed}; {schema.name} has {_ids(schema)}"
     if wide:
-        return f"{text}. A file of more than 8 bits with such values is usually an instance map"
+        return (
+            f"{text}. A file with values above 255 is usually an instance map; they are never read "
+            "as unlabelled"
+        )
     if schema.unlabelled is not None:
         return (
             f"{text}. To read them as unlabelled ({schema.unlabelled}): --unknown unlabelled, or "

@@ -14,6 +14,10 @@ from sceneloom.errors import ImageReadError
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 # Colour type -> values per pixel: grey, RGB, palette, grey and alpha, RGB and alpha.
 _VALUES = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
+_COLOUR_TYPE, _PALETTE = 25, 3
+_CRITICAL = (b"IHDR", b"PLTE", b"IDAT", b"IEND")
+_ANCILLARY = 0x20  # bit of a kind's first letter: a decoder may pass it over
+_MOST_CHUNKS = 1000
 # Interlaced PNGs: first column, first row, step across and step down of the seven passes.
 _ADAM7 = (
     (0, 0, 8, 8),
@@ -27,35 +31,89 @@ _ADAM7 = (
 
 
 def check_png(data: bytes, name: str) -> None:
-    """Check that a PNG's chunks, checksums and rows of pixels are all there.
+    """Check that a PNG's chunks, checksums and rows of pixels are all there, once and in order.
 
     Args:
         data: the file; its size is known to be within the caller's limit.
         name: what to call it in errors.
 
     Raises:
-        ImageReadError: it is truncated or damaged.
+        ImageReadError: it is truncated, damaged or malformed.
     """
-    at, kind, pixels = len(SIGNATURE), b"", []
+    check_png_rows(data, png_pixels(data, name), name)
+
+
+def png_pixels(data: bytes, name: str) -> bytes:
+    """The packed pixels of a PNG whose chunks are checked: decoders take what is malformed, each
+    in its own way.
+
+    Args:
+        data: the file.
+        name: what to call it in errors.
+
+    Raises:
+        ImageReadError: it is truncated, or a chunk is damaged, unknown and not to be passed over,
+            there twice, or out of its place.
+    """
+    at, kind, pixels, others = len(SIGNATURE), b"", [], 0
+    ended: set[bytes] = set()  # kinds of which no further chunk may come
     while kind != b"IEND":
-        size, kind = int.from_bytes(data[at : at + 4], "big"), data[at + 4 : at + 8]
+        before, size, kind = kind, int.from_bytes(data[at : at + 4], "big"), data[at + 4 : at + 8]
         body_end = at + 8 + size
         if body_end + 4 > len(data):
             raise ImageReadError(f"{name}: truncated or damaged (it ends before its last chunk)")
         if zlib.crc32(data[at + 4 : body_end]).to_bytes(4, "big") != data[body_end : body_end + 4]:
             raise ImageReadError(f"{name}: damaged (checksum of the chunk {kind!r})")
-        if at == len(SIGNATURE) and (kind, size) != (b"IHDR", 13):
-            raise ImageReadError(f"{name}: damaged header (no IHDR)")
+        if not before:
+            _check_header(data, name)
+        elif kind in ended:
+            raise ImageReadError(
+                f"{name}: malformed (a second chunk {kind!r}, or out of its place)"
+            )
+        elif not kind.isalpha() or (kind not in _CRITICAL and kind[0] & _ANCILLARY == 0):
+            raise ImageReadError(f"{name}: malformed (the unknown chunk {kind!r}, which matters)")
+        if before == b"IDAT" and kind != b"IDAT":
+            ended.add(b"IDAT")
+        if kind in (b"IHDR", b"PLTE", b"tRNS"):
+            ended.add(kind)
         if kind == b"IDAT":
+            if data[_COLOUR_TYPE] == _PALETTE and b"PLTE" not in ended:
+                raise ImageReadError(f"{name}: malformed (no palette before its pixels)")
+            ended |= {b"PLTE", b"tRNS"}
             pixels.append(data[at + 8 : body_end])
+        others += kind != b"IDAT" or not size
+        if others > _MOST_CHUNKS:
+            raise ImageReadError(f"{name}: malformed (over {_MOST_CHUNKS:,} chunks without pixels)")
         at = body_end + 4
+    return b"".join(pixels)
+
+
+def check_png_rows(data: bytes, pixels: bytes, name: str) -> None:
+    """Check that all rows of pixels are there.
+
+    Args:
+        data: the file; its number of pixels is known to be within the caller's limit.
+        pixels: as `png_pixels` gives them.
+        name: what to call it in errors.
+
+    Raises:
+        ImageReadError: rows are missing or damaged.
+    """
     wanted = _png_scan_bytes(data)
     try:
-        there = len(zlib.decompressobj().decompress(b"".join(pixels), wanted))
+        there = len(zlib.decompressobj().decompress(pixels, wanted))
     except zlib.error as error:
         raise ImageReadError(f"{name}: damaged ({error})") from None
     if there < wanted:
         raise ImageReadError(f"{name}: truncated or damaged (rows of pixels are missing)")
+
+
+def _check_header(data: bytes, name: str) -> None:
+    """The first chunk: IHDR, with the one way of packing and one of the two orders of rows."""
+    if data[8:16] != b"\0\0\0\x0dIHDR":
+        raise ImageReadError(f"{name}: damaged header (no IHDR)")
+    if data[26:28] != b"\0\0" or data[28] > 1:
+        raise ImageReadError(f"{name}: damaged header (unknown packing or order of rows)")
 
 
 def _png_scan_bytes(data: bytes) -> int:

@@ -1,9 +1,9 @@
 """`sceneloom render`: flags, progress, signals, summary and exit code around `sceneloom.rendering`.
 
 Exit codes: 0 every map has its picture; 1 some gave none, or the run could not begin; 2 the command
-line is wrong; 3 no server answers; 4 the place of the pictures is full or gone; 130 and
-143 stopped by SIGINT and SIGTERM after what was under way. After 3, 4, 130 and 143, and after a
-kill, the same command goes on where it was.
+line is wrong; 3 no server answers; 4 the place of the pictures is full or gone, or this machine has
+no memory or no thread left; 130 and 143 stopped by SIGINT and SIGTERM after what was under way.
+After 3, 4, 130 and 143, and after a kill, the same command goes on where it was.
 """
 
 from __future__ import annotations
@@ -14,20 +14,35 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from tyro.conf import OmitArgPrefixes, Positional, arg
 
 from sceneloom.connect import TransportChoice
 from sceneloom.contract import MODEL_NAME
-from sceneloom.errors import InputError, SceneLoomError, ServerUnavailableError
+from sceneloom.errors import (
+    InputError,
+    OutOfResourcesError,
+    SceneLoomError,
+    ServerUnavailableError,
+    ServingError,
+)
+from sceneloom.machine_limits import out_of_resources
 from sceneloom.rendering.check import rendered_pictures
 from sceneloom.rendering.cluster.ray_cluster import RaySettings
 from sceneloom.rendering.cluster.ray_engine import RayRun
-from sceneloom.rendering.dataset import Maps, Pictures, TritonServers, make_plan
+from sceneloom.rendering.dataset import (
+    Maps,
+    Pictures,
+    TritonServers,
+    make_plan,
+    shards_of_manifests,
+)
 from sceneloom.rendering.dry_run import dry_run
+from sceneloom.rendering.results import Failed
 from sceneloom.rendering.run import Plan, RenderRun, Run
 from sceneloom.rendering.settings import RenderSettings
+from sceneloom.rendering.store import place_is_gone
 from sceneloom.rendering.triton import PathChoice, Way
 from sceneloom.rendering.watching.listener import Levels, Listener
 from sceneloom.rendering.watching.log_lines import LogLines
@@ -36,9 +51,11 @@ from sceneloom.rendering.watching.progress import ProgressBar
 from sceneloom.rendering.watching.summary import Tally, report_check, report_dry_run
 from sceneloom.rendering.writing.sinks import Container, ShardSettings
 from sceneloom.rendering.writing.video import check_video, write_video
+from sceneloom.text import printable
 from sceneloom.transport import Timeouts
 
 SERVER_GONE, PLACE_GONE = 3, 4
+_GOES_ON = "the same command goes on where it was"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -74,7 +91,9 @@ class RenderFlags:
     dry_run: bool = False
     """Check every map and estimate the time; write nothing."""
     verify: bool = False
-    """Hash the pictures that the manifest has, and compare; render nothing."""
+    """Hash the pictures that the manifest has, or those of all shards, and compare; render
+    nothing.
+    """
     engine: Literal["threads", "ray"] = "threads"
     """What decodes and encodes: threads of this process, or Ray's actors, here or on a cluster
     (--ray.address).
@@ -117,21 +136,41 @@ def main(
     try:
         servers, way, plan = _plan(input, output, flags, shards, settings)
     except InputError as error:
-        print(f"sceneloom render: {error}", file=sys.stderr)
+        print(f"sceneloom render: {printable(error)}", file=sys.stderr)
         return 2
-    if flags.verify:
-        return report_check(plan)
-    if flags.dry_run:
-        return report_dry_run(dry_run(plan))
 
     def begin(plan: Plan) -> Run:
         return RayRun(plan, servers, ray, way) if flags.engine == "ray" else RenderRun(plan)
 
-    code = _render(plan, begin, flags, output, way)
+    try:
+        if flags.verify:
+            return report_check(_plans_to_check(plan, input, output, flags, shards, settings))
+        if flags.dry_run:
+            return report_dry_run(dry_run(plan))
+        code = _render(plan, begin, flags, output, way)
+    except (SceneLoomError, OSError, MemoryError, RuntimeError) as error:
+        met = out_of_resources(error) or error
+        if (passing := _passing(met)) is None:
+            raise
+        print(f"sceneloom render: {printable(met)}", file=sys.stderr)
+        return passing
     if flags.video is not None and code == 0:
         write_video(flags.video, rendered_pictures(plan), flags.fps)
-        print(f"video: {flags.video}")
+        print(f"video: {printable(flags.video)}")
     return code
+
+
+def _passing(error: BaseException) -> int | None:
+    """The exit code of an error that the same command may not meet again; None for all others."""
+    if isinstance(error, ServerUnavailableError):
+        return SERVER_GONE
+    if isinstance(error, ServingError) and error.retryable:
+        return SERVER_GONE
+    if isinstance(error, OutOfResourcesError):
+        return PLACE_GONE
+    if isinstance(error, SceneLoomError) or not isinstance(error, OSError):
+        return None
+    return PLACE_GONE if place_is_gone(error) else None
 
 
 def _plan(
@@ -160,6 +199,23 @@ def _plan(
     way = Way()
     plan = make_plan(maps, pictures, servers.addresses(settings, way), settings)
     return servers, way, plan
+
+
+def _plans_to_check(
+    plan: Plan,
+    maps_place: str,
+    output: str,
+    flags: RenderFlags,
+    shards: ShardSettings,
+    settings: RenderSettings,
+) -> list[Plan]:
+    """The plan itself, or one for each part of a data set that left a manifest in OUTPUT."""
+    if flags.shard or flags.manifest is not None:
+        return [plan]
+    return [
+        _plan(maps_place, output, dataclasses.replace(flags, shard=shard), shards, settings)[2]
+        for shard in shards_of_manifests(output)
+    ] or [plan]
 
 
 def _render(
@@ -192,17 +248,27 @@ def _render(
         signals = stack.enter_context(_draining(run))
         ended: Exception | None = None
         try:
-            for _ in run:
-                pass
+            for result in run:
+                if isinstance(result, Failed) and isinstance(result.error, OutOfResourcesError):
+                    ended = result.error
         except (SceneLoomError, OSError) as error:
             if not run.rendering:
-                if not isinstance(error, ServerUnavailableError):
+                if (passing := _passing(error)) is None and log is None:
                     raise
                 _say(log, "stopped", f"sceneloom render: {error}")
-                return SERVER_GONE
+                return _logged(log, passing or 1, tally.to_json(output, plan, ()))
             ended = error
-    tally.print(output, plan, way, show_failures=log is None)
-    return _exit_code(tally, ended, signals, log)
+    left_out = run.left_out()
+    tally.print(output, plan, way, left_out, show_failures=log is None)
+    code = _exit_code(tally, ended, signals, log)
+    return _logged(log, code, tally.to_json(output, plan, left_out))
+
+
+def _logged(log: LogLines | None, code: int, summary: dict[str, Any]) -> int:
+    """End a log with the run's summary; returns the exit code."""
+    if log is not None:
+        log.write("summary", code=code, **summary)
+    return code
 
 
 def _show_metrics(
@@ -221,15 +287,14 @@ def _show_metrics(
 def _exit_code(
     tally: Tally, ended: Exception | None, signals: list[int], log: LogLines | None
 ) -> int:
-    goes_on = "the same command goes on where it was"
-    if isinstance(ended, (ServerUnavailableError, OSError)):
-        _say(log, "stopped", f"stopped: {ended}; {goes_on}")
-        return PLACE_GONE if isinstance(ended, OSError) else SERVER_GONE
+    if isinstance(ended, (ServerUnavailableError, OutOfResourcesError, OSError)):
+        _say(log, "stopped", f"stopped: {ended}; {_GOES_ON}")
+        return SERVER_GONE if isinstance(ended, ServerUnavailableError) else PLACE_GONE
     if ended is not None:
         _say(log, "stopped", f"stopped: {ended}")
         return 1
     if signals:
-        _say(log, "stopped", f"stopped as asked; {goes_on}")
+        _say(log, "stopped", f"stopped as asked; {_GOES_ON}")
         return 128 + signals[0]
     return 1 if tally.failed else 0
 
@@ -237,7 +302,7 @@ def _exit_code(
 def _say(log: LogLines | None, event: str, text: str) -> None:
     """Say something on stderr, as a JSON line where all others are."""
     if log is None:
-        print(text, file=sys.stderr)
+        print(printable(text), file=sys.stderr)
     else:
         log.write(event, reason=text)
 

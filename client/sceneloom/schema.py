@@ -22,7 +22,6 @@ The position in `labels` is the channel; `id` is the value in the files. `unlabe
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Mapping
 from functools import cached_property
 from importlib import resources
@@ -32,6 +31,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from sceneloom import json_text
 from sceneloom.errors import InputError, SchemaError
 
 MAX_CHANNELS = 256
@@ -139,6 +139,16 @@ class LabelSchema:
     def channels(self) -> int:
         """Number of one-hot channels of a network trained with this schema."""
         return len(self.labels)
+
+    @property
+    def has_training_ids(self) -> bool:
+        """Whether its ids are numbered for training, as in Cityscapes' labelTrainIds: from 0 on
+        without a gap, and unlabelled pixels belong to no label.
+        """
+        ids = [label.id for label in self.labels]
+        return sorted(ids) == list(range(len(ids))) and (
+            self.unlabelled is not None and self.unlabelled not in ids
+        )
 
     @cached_property
     def table(self) -> npt.NDArray[np.uint16]:
@@ -293,7 +303,7 @@ def load_schema(name_or_path: str | Path) -> LabelSchema:
         text = (resources.files("sceneloom") / "schemas" / f"{name_or_path}.json").read_text(
             "utf-8"
         )
-        return LabelSchema.from_json(json.loads(text), source=str(name_or_path))
+        return LabelSchema.from_json(parse_json(text, str(name_or_path)), source=str(name_or_path))
     path = Path(name_or_path)
     try:
         there = path.is_file()
@@ -314,8 +324,6 @@ def load_schema(name_or_path: str | Path) -> LabelSchema:
 def parse_json(text: str, source: str) -> Any:
     """Parse JSON; raises SchemaError that names the source."""
     try:
-        return json.loads(text)
-    except ValueError as error:  # JSONDecodeError, or a number of thousands of digits
+        return json_text.parse_json(text)
+    except ValueError as error:
         raise SchemaError(f"{source}: not readable as JSON ({error})") from None
-    except RecursionError:
-        raise SchemaError(f"{source}: not readable as JSON (nested too deeply)") from None

@@ -19,8 +19,9 @@ def main(name: Annotated[str | None, Positional, arg(metavar="NAME")] = None) ->
     if name is not None:
         print(json.dumps(load_schema(name).to_json(), indent=1))
         return 0
+    width = max(map(len, builtin_schemas()))
     for builtin in builtin_schemas():
         schema = load_schema(builtin)
         unlabelled = "none" if schema.unlabelled is None else schema.unlabelled
-        print(f"{builtin:14}{schema.channels:4} labels, unlabelled: {unlabelled}")
+        print(f"{builtin:{width}}  {schema.channels:3} labels, unlabelled: {unlabelled}")
     return 0

@@ -25,7 +25,7 @@ import numpy.typing as npt
 from sceneloom import __version__
 from sceneloom.contract import Contract, is_style, json_vector
 from sceneloom.errors import InputError, SceneLoomError, SchemaError
-from sceneloom.inputs import check_instance_map, check_label_map
+from sceneloom.inputs import check_contract, check_instance_map, check_label_map
 from sceneloom.instances import instance_channels
 from sceneloom.schema import json_key, parse_json
 
@@ -46,12 +46,18 @@ def default_styles(
 
     Args:
         contract: of a styled model.
-        label_map: uint8 [H, W], channels; not checked here.
-        instance_map: int32 [H, W]; not checked here.
+        label_map: uint8 [H, W], channels; its values are not checked here.
+        instance_map: int32 [H, W]; its values are not checked here.
 
     Returns:
         float32 [K, F], row k for the k-th smallest instance id.
+
+    Raises:
+        InputError: the model takes no style, or the arguments come in another order.
     """
+    check_takes_style(contract)
+    if label_map.dtype != np.uint8:
+        raise InputError(f"a label map is uint8, not {label_map.dtype}; is it the instance map?")
     return _table(contract, label_map, instance_map, lambda instance, label: None)
 
 
@@ -88,6 +94,10 @@ def styles_by_seed(
         InputError: the model takes no style or has no clusters, or a map does not fit the contract.
     """
     check_has_clusters(contract)
+    if not isinstance(seed, int):
+        raise InputError(
+            f"a value of {type(seed).__name__} where the seed, a whole number, belongs"
+        )
     divisor = contract.schema.instance_divisor
     least = 0 if of == "all" or divisor is None else divisor
 
@@ -128,6 +138,10 @@ def styles_by_cluster(
             instance is not in the map, or its class does not have the cluster.
     """
     check_has_clusters(contract)
+    if not isinstance(clusters, Mapping):
+        raise InputError(
+            f"a value of {type(clusters).__name__} where instance id -> cluster belongs"
+        )
     missing = dict(clusters)
 
     def choose(instance: int, label: int | None) -> tuple[float, ...] | None:
@@ -176,6 +190,8 @@ def styles_from_file(
     Raises:
         InputError: the model takes no style, or a map does not fit the contract.
     """
+    if not isinstance(styles, StyleFile):
+        raise InputError(f"a value of {type(styles).__name__} where a StyleFile belongs")
 
     def choose(instance: int, label: int | None) -> tuple[float, ...] | None:
         of_class = None if label is None else styles.labels.get(label)
@@ -243,6 +259,8 @@ def write_styles(path: Path, styles: StyleFile) -> None:
         InputError: `path` does not end in .json; it may be the photograph itself.
         OSError: the place cannot be written.
     """
+    if not isinstance(styles, StyleFile):
+        raise InputError(f"a value of {type(styles).__name__} where a StyleFile belongs")
     if path.suffix != ".json":
         raise InputError(f"{path}: a style file ends in .json")
     data = {
@@ -270,7 +288,8 @@ def round_style(vector: npt.ArrayLike) -> tuple[float, ...]:
 
 
 def check_takes_style(contract: Contract) -> None:
-    """Raise InputError if the model takes no style."""
+    """Raise InputError if the model takes no style, or the argument is no contract."""
+    check_contract(contract)
     if not contract.style_channels:
         raise InputError("this model takes no style: it was trained without an encoder")
 

@@ -15,6 +15,7 @@ import numpy.typing as npt
 from sceneloom.contract import Contract
 from sceneloom.errors import InputError, MissingInputError
 from sceneloom.style import (
+    StyleFile,
     StyleOf,
     check_has_clusters,
     check_takes_style,
@@ -76,7 +77,8 @@ def style_chooser(contract: Contract, choice: StyleChoice) -> ChooseStyle:
 
     Returns:
         the function that gives the style of one map. It raises InputError where a map has no file
-        of its own in the folder, and SchemaError where that file is wrong.
+        of its own in the folder, or not the instances that its file is about, and SchemaError where
+        that file is wrong.
 
     Raises:
         InputError: the model takes no style, has no clusters for a seed, or the file is not there.
@@ -93,13 +95,66 @@ def style_chooser(contract: Contract, choice: StyleChoice) -> ChooseStyle:
         return lambda key, labels, instances: None
     check_takes_style(contract)
     if not path.is_dir():
-        styles = read_styles(path, contract)
-        return lambda key, labels, instances: styles_from_file(
-            contract, labels, _given(instances), styles
-        )
-    return lambda key, labels, instances: styles_from_file(
-        contract, labels, _given(instances), read_styles(_file_of(path, key), contract)
-    )
+        return OneStyleFile(contract, path)
+
+    def choose(
+        key: str, labels: npt.NDArray[Any], instances: npt.NDArray[Any] | None
+    ) -> npt.NDArray[np.float32]:
+        file = _file_of(path, key)
+        styles = read_styles(file, contract)
+        table = styles_from_file(contract, labels, _given(instances), styles)
+        if missing := named_instances(styles).difference(np.unique(_given(instances)).tolist()):
+            raise InputError(f"{file}: {key} has no instances {_listed(missing)}")
+        return table
+
+    return choose
+
+
+class OneStyleFile:
+    """Gives every map of a run the style of one file, and remembers which of the instances that it
+    names no map has had.
+    """
+
+    def __init__(self, contract: Contract, path: Path) -> None:
+        """Read the file.
+
+        Raises:
+            InputError: it is not there.
+            SchemaError: it is wrong.
+        """
+        self._contract, self._path = contract, path
+        self._styles = read_styles(path, contract)
+        self._missing = named_instances(self._styles)
+
+    def __call__(
+        self, key: str, labels: npt.NDArray[Any], instances: npt.NDArray[Any] | None
+    ) -> npt.NDArray[np.float32]:
+        """The style of one map; see `ChooseStyle`. Safe to call from several threads."""
+        table = styles_from_file(self._contract, labels, _given(instances), self._styles)
+        if self._missing:
+            self._missing.difference_update(np.unique(_given(instances)).tolist())
+        return table
+
+    def check_used(self) -> None:
+        """Check, after all maps, that each of its instances was in one.
+
+        Raises:
+            InputError: some are in no map.
+        """
+        if self._missing:
+            raise InputError(f"{self._path}: no map has the instances {_listed(self._missing)}")
+
+
+def named_instances(styles: StyleFile) -> set[int]:
+    """The instances that a style file is about: all that it names, or none where it has styles of
+    classes too, as a reference photograph's, which is meant for other maps.
+    """
+    return set() if styles.labels else set(styles.instances)
+
+
+def _listed(instances: set[int]) -> str:
+    named = sorted(instances)
+    return ", ".join(map(str, named[:6])) + (", ..." if len(named) > 6 else "")
 
 
 def _file_of(folder: Path, key: str) -> Path:

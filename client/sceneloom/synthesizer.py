@@ -16,12 +16,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from sceneloom.contract import STYLE_ROWS, Contract
+from sceneloom.contract import STYLE_ROWS, Contract, precision_of
 from sceneloom.errors import InputError
 from sceneloom.inputs import check_instance_map, check_label_map
 from sceneloom.instances import renumber_instances
 from sceneloom.padding import Padding
 from sceneloom.style import default_styles
+from sceneloom.text import counted
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -73,8 +74,8 @@ def prepare(
         label_map: uint8 [H, W], channels as `read_label_map` returns them.
         instance_map: whole numbers [H, W]; needed if the model was trained with boundaries or
             style, and left out where it was not.
-        style: float [K, F], row k for the k-th smallest instance id; None takes the contract's
-            defaults per label.
+        style: float [K, F], row k for the k-th smallest of K instance ids, or the whole table of
+            256 rows; None takes the contract's defaults per label.
 
     Raises:
         MissingInputError: the model wants an instance map and there is none.
@@ -110,10 +111,10 @@ def _full_table(contract: Contract, instances: int, style: npt.NDArray[Any]) -> 
         style.ndim != 2
         or style.dtype.kind not in "fiu"
         or style.shape[1] != contract.style_channels
-        or not instances <= len(style) <= STYLE_ROWS
+        or len(style) not in (instances, STYLE_ROWS)  # as many, or a table that is full already
     ):
         raise InputError(
-            f"style is float [{instances} instances, {contract.style_channels}], not "
+            f"style is float [{counted(instances, 'instance')}, {contract.style_channels}], not "
             f"{style.dtype} {list(style.shape)}"
         )
     if not (np.abs(style) <= np.finfo(np.float32).max).all():
@@ -137,6 +138,15 @@ class Synthesizer(abc.ABC):
         """What the model takes and gives."""
         self.max_batch_size = max_batch_size
         """Most pictures that `run_batch` takes at once."""
+        self.engine = ""
+        """What runs the model, as RUNTIME-PRECISION: ``openvino-fp32``; empty where unknown."""
+
+    @property
+    def precision(self) -> str:
+        """What convolutions are computed in: ``fp32``, ``fp16``, ``bf16``, ``int8``; empty where
+        unknown.
+        """
+        return precision_of(self.engine)
 
     @abc.abstractmethod
     def run_batch(

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sceneloom.contract import (
+    ENGINE_PARAMETER,
     INPUT_INSTANCES,
     INPUT_LABELS,
     INPUT_STYLE,
@@ -49,6 +50,7 @@ class FakeTransport:
         *,
         max_batch_size: int = 1,
         dynamic_batching: bool = False,
+        engine: str = "",
         failures: Iterable[ServingError | None] = (),
     ) -> None:
         """Prepare the answers.
@@ -57,12 +59,14 @@ class FakeTransport:
             contract: of the model that it stands for.
             max_batch_size: largest batch it takes.
             dynamic_batching: whether it says that it joins requests.
+            engine: what it says that it runs, such as ``openvino-fp32``; empty for nothing.
             failures: one entry per request, in order: the error to raise, or None to answer; after
                 the last entry it always answers.
         """
         self.contract = contract
         self.max_batch_size = max_batch_size
         self.dynamic_batching = dynamic_batching
+        self.engine = engine
         self.requests: list[dict[str, npt.NDArray[Any]]] = []
         """The inputs of every request so far, failed ones included."""
         self.closed = False
@@ -89,7 +93,10 @@ class FakeTransport:
         """Configuration of the model `synthesis`; any other name raises ModelNotFoundError."""
         self._check(model)
         return ModelConfig(
-            parameters={PARAMETER: self.contract.dumps()},
+            parameters={
+                PARAMETER: self.contract.dumps(),
+                **({ENGINE_PARAMETER: self.engine} if self.engine else {}),
+            },
             max_batch_size=self.max_batch_size,
             inputs=self._inputs(),
             outputs={OUTPUT_IMAGE: TensorSpec(dtype="UINT8", dims=(-1, -1, 3))},

@@ -147,20 +147,61 @@ def server_address(url: str, scheme: str) -> str:
     """``HOST:PORT`` of a server's URL.
 
     Args:
-        url: ``SCHEME://HOST:PORT``, or ``HOST:PORT`` alone where the scheme is ``grpc``.
+        url: ``SCHEME://HOST:PORT``, or ``HOST:PORT`` alone where the scheme is ``grpc``; a slash at
+            its end is left out.
         scheme: ``grpc`` or ``http``.
 
     Raises:
         InputError: it is of another form, or of another scheme.
     """
-    address = url.removeprefix(f"{scheme}://")
-    well_formed = _ADDRESS.fullmatch(address) and (address != url or scheme == "grpc")
+    address = url.removeprefix(f"{scheme}://").removesuffix("/")
+    well_formed = _ADDRESS.fullmatch(address) and (url.startswith("http://") or scheme == "grpc")
     # gRPC itself takes port 99999 and connects to 34463.
-    if not well_formed or not 0 < int(address.rpartition(":")[2]) < 65536:
-        example = "127.0.0.1:8001" if scheme == "grpc" else "http://127.0.0.1:8000"
-        form = "HOST:PORT of its gRPC port" if scheme == "grpc" else "http://HOST:PORT"
-        raise InputError(f"{url!r} is not the address of a server: {form}, such as {example}")
-    return address
+    if well_formed and 0 < int(address.rpartition(":")[2]) < 65536:
+        return address
+    shown = re.sub(r"(^|//)[^/@]*@", r"\1...@", url)  # a password is not repeated
+    form = "HOST:PORT of its gRPC port, such as 127.0.0.1:8001"
+    if scheme == "http" or url.lower().startswith("http"):
+        form = "http://HOST:PORT, such as http://127.0.0.1:8000"
+    fault = _fault(url, scheme)
+    raise InputError(
+        f"{shown!r} is not the address of a server: {form}" + (f"; {fault}" if fault else "")
+    )
+
+
+def _fault(url: str, scheme: str) -> str:
+    """What is wrong with an address, as far as that is clear."""
+    named, separator, rest = url.partition("://")
+    kind, rest = (named.lower(), rest) if separator else ("", url)
+    host, _, path = rest.partition("/")
+    if not url:
+        return "it is empty"
+    if any(c.isspace() or not c.isprintable() for c in url):
+        return "it has a space or an unprintable character"
+    if kind in ("https", "grpcs"):
+        return (
+            f"TLS ({kind}://) is not supported: name the server's own port, or a port of this "
+            "machine where a tunnel (ssh -L, stunnel) adds TLS"
+        )
+    if kind not in ("", "http", "grpc"):
+        return f"{kind}:// is no way to reach it"
+    if "@" in host:
+        return "a user or password is not supported"
+    if path or "?" in rest or "#" in rest:
+        return (
+            "a path is not supported: name the server itself, or have the proxy in front of it "
+            "pass /v2 on"
+        )
+    if host.count(":") > 1 and not host.startswith("["):
+        return "an IPv6 address stands in brackets, as in [::1]:8001"
+    port = host.rpartition("]")[2].rpartition(":")[2] if ":" in host.rpartition("]")[2] else ""
+    if not port:
+        return "it names no port"
+    if port.isascii() and port.isdigit() and not 0 < int(port) < 65536:
+        return f"port {port} is none, they are from 1 to 65535"
+    if kind and named != kind:
+        return f"{kind}:// is written in small letters"
+    return f"it is one of {kind}://" if kind and kind != scheme else ""
 
 
 def status_of_http(code: int) -> str:
@@ -200,7 +241,7 @@ def map_triton_error(status: str, message: str, *, where: str, seen_ready: bool)
     if code == "NOT_FOUND":
         if "shared memory region" in message:
             return ServerUnavailableError(f"{text} (the server was restarted)")
-        if seen_ready:
+        if seen_ready or "has no available versions" in message:  # it knows the name
             return ServerUnavailableError(f"{text} (the server is stopping, or unloaded the model)")
         return ModelNotFoundError(text)
     if code in (
@@ -214,3 +255,21 @@ def map_triton_error(status: str, message: str, *, where: str, seen_ready: bool)
     if code == "CANCELLED":
         return ServerUnavailableError(f"{text} (cancelled)")
     return ModelFailedError(text)
+
+
+def explain_not_found(
+    error: ModelNotFoundError, model: str, index: Mapping[str, str]
+) -> ServingError:
+    """Say of a model that a server did not find whether it may come, or which models there are.
+
+    Args:
+        error: what the server's answer was mapped to.
+        model: the name that was asked for.
+        index: what the server's repository has: name -> its state, and the reason for it.
+    """
+    if model in index:
+        state = f": {index[model]}" if index[model] else ""
+        return ServerUnavailableError(f"{error} (the server has it, but does not serve it{state})")
+    if not index:
+        return error
+    return ModelNotFoundError(f"{error}; the server has {', '.join(sorted(index))}")

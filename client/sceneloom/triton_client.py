@@ -10,7 +10,9 @@ from collections.abc import Mapping
 
 from sceneloom.connect import TransportChoice, connect
 from sceneloom.contract import (
+    DIFFERENCE_PARAMETER,
     ENGINE_PARAMETER,
+    FAST_PARAMETER,
     INPUT_INSTANCES,
     INPUT_LABELS,
     INPUT_STYLE,
@@ -75,7 +77,12 @@ class TritonSynthesizer(Synthesizer):
         self.version = config.version
         """The version of the model that answers."""
         self.engine = config.parameters.get(ENGINE_PARAMETER, "")
-        """What runs the model, such as ``openvino-fp32``; empty where Triton's own backend does."""
+        self.difference = config.parameters.get(DIFFERENCE_PARAMETER, "")
+        """How far its pictures are from PyTorch's, in words; empty where the server does not say
+        it.
+        """
+        self.fast = config.parameters.get(FAST_PARAMETER, "")
+        """What `sceneloom serve --precision fast` would bring, in words; likewise."""
 
     @property
     def transport(self) -> Transport:

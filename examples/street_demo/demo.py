@@ -40,8 +40,8 @@ from sceneloom.style import styles_by_seed
 from sceneloom_export.bundle import export_bundle
 from sceneloom_export.settings import ExportSettings
 from sceneloom_serving.embedded import EmbeddedServer, ServerSettings
-from sceneloom_training.scenes import draw_pair
-from sceneloom_training.scenes.splits import TEST_SEEDS
+from sceneloom_streets import draw_pair
+from sceneloom_streets.dataset import TEST_SEEDS
 
 SCHEMA = load_schema("cityscapes-markings")
 GENERATOR = Path(__file__).resolve().parent / "generator"

@@ -37,10 +37,11 @@ from torch import nn
 
 from sceneloom import __version__
 from sceneloom.artefacts import file_hash, replace_folder
-from sceneloom.contract import MODEL_NAME, Contract
+from sceneloom.contract import DIFFERENCE_PARAMETER, FAST_PARAMETER, MODEL_NAME, Contract
 from sceneloom.encoded import ENCODED_MODELS
-from sceneloom.errors import ExportError, ParityError
+from sceneloom.errors import ExportError, ParityError, SizeError
 from sceneloom.synthesizer import Request
+from sceneloom.text import counted
 from sceneloom_export.accurate_norms import write_accurate_norms
 from sceneloom_export.encoded_models import write_encoded_models
 from sceneloom_export.graph import WEIGHTS_FP16, export_onnx
@@ -53,7 +54,12 @@ from sceneloom_export.proof import (
     judge_rounded,
     make_references,
 )
-from sceneloom_export.proof_maps import calibration_maps, read_own_maps, reference_maps
+from sceneloom_export.proof_maps import (
+    OwnMaps,
+    calibration_maps,
+    read_own_maps,
+    reference_maps,
+)
 from sceneloom_export.quantise import WEIGHTS_INT8, quantise
 from sceneloom_export.recognition import Recognition
 from sceneloom_export.repository import write_configs
@@ -61,12 +67,19 @@ from sceneloom_export.rules import OPSET, check_rules
 from sceneloom_export.settings import ExportSettings, ServingSettings
 from sceneloom_export.tensorrt_settings import GROUP_NORMS
 from sceneloom_serving import templates
-from sceneloom_serving.choice import Measured, fastest, measure_engines, remember
+from sceneloom_serving.choice import (
+    Known,
+    Measured,
+    fastest,
+    known_of,
+    measure_engines,
+    remember,
+)
 from sceneloom_serving.engines import ENGINES, FP16_FILE, GRAPH_FILE, INT8_FILE
 from sceneloom_serving.golden import GOLDEN_FILE, make_golden, save_golden
 from sceneloom_serving.machine import engine_machine
 from sceneloom_serving.onnx_runtime import MODEL_FILE
-from sceneloom_serving.parity import Parity, Precision
+from sceneloom_serving.parity import Parity, Precision, PrecisionClass
 from sceneloom_serving.references import REFERENCES_FILE, References, save_references
 from sceneloom_serving.torch_runtime import TorchSynthesizer
 from sceneloom_training.checkpoint import Checkpoint, load_checkpoint
@@ -90,11 +103,15 @@ class Exported:
     contract: Contract
     """As it is served, with sizes and the bundle's hash."""
     engine: str
-    """The engine that serves by default: the fastest of those that passed, on this machine."""
+    """The engine that serves by default: of those that passed the fastest on this machine."""
     judged: list[Judged]
     """The precisions other than float32."""
     measured: list[Measured]
     """Every engine, as it did on this machine."""
+    own_maps: OwnMaps | None
+    """The user's maps that it was proven on."""
+    known: Known
+    """What is known of the engine that serves, in words."""
 
     @property
     def parity(self) -> Parity:
@@ -123,7 +140,7 @@ def export_bundle(
         settings: batching, queue, warm-up and instances.
         sizes: the (height, width) pairs to serve, or None for any multiple.
         largest: without `sizes`, the (height, width) that parity is proven at beside small maps,
-            rounded up to the model's multiple. The norms sum over the whole picture, so that small
+            multiples of the model's. The norms sum over the whole picture, so that small
             maps alone prove little.
         export: precisions, and maps to prove them on.
 
@@ -132,14 +149,19 @@ def export_bundle(
         GraphRuleError: the graph breaks a rule of the engines.
         ParityError: a float32 engine's pictures differ from PyTorch's.
         InputError: the maps cannot be read.
+        SizeError: `largest` is no multiple.
         ExportError: the place is taken by something else or cannot be written.
     """
     checkpoint, trained = _load(checkpoint_folder)
     contract = dataclasses.replace(trained, sizes=sizes)
     settings, export = settings or ServingSettings(), export or ExportSettings()
-    own = [] if export.maps is None else read_own_maps(contract, export.maps, _MOST_OWN_MAPS)
+    own_maps = None
+    if export.maps is not None:
+        own_maps = read_own_maps(contract, export.maps, _MOST_OWN_MAPS, unknown=export.unknown)
+    own = [] if own_maps is None else own_maps.requests
     _check_sizes(contract, settings, largest, own)
-    maps = reference_maps(contract, largest, own)
+    proves_fast = bool({"bf16", "int8"} & set(export.precisions))
+    maps = reference_maps(contract, largest, own, kinds=proves_fast)
     recognition = _recognition(export, contract, maps[-len(own) - 1 :])
     with replace_folder(
         repository, marker=REPORT, files=_FILES, kind="an export bundle", error=ExportError
@@ -159,15 +181,21 @@ def export_bundle(
             version, references, max_batch_size=settings.max_batch_size, without=left_out
         )
         _check_measured(measured)
-        proof = _Proof(graph_parity, references, judged, measured, fastest(measured), left_out)
+        engine = fastest(measured, export.served)
+        known = known_of(engine, measured, version, left_out)
+        proof = _Proof(graph_parity, references, judged, measured, engine, known, left_out)
         served = _describe(folder, checkpoint, contract, settings, proof, largest)
-    remember(served.bundle_hash, measured, repository / MODEL_NAME / "1")
+    classes: tuple[PrecisionClass, ...] = ("exact", "fast") if proves_fast else ("exact",)
+    for kind in classes:
+        remember(served.bundle_hash, measured, repository / MODEL_NAME / "1", precision=kind)
     return Exported(
         repository=repository,
         contract=served,
         engine=proof.engine,
         judged=judged,
         measured=measured,
+        own_maps=own_maps,
+        known=known,
     )
 
 
@@ -180,7 +208,7 @@ def _load(folder: Path) -> tuple[Checkpoint, Contract]:
         )
     outputs = checkpoint.generator.architecture.output_channels
     if outputs != 3:
-        raise ExportError(f"{folder}: gives {outputs} channels; pictures are RGB")
+        raise ExportError(f"{folder}: gives {counted(outputs, 'channel')}; pictures are RGB")
     return checkpoint, checkpoint.contract
 
 
@@ -193,11 +221,22 @@ def _check_sizes(
         raise ExportError("the same size is named twice")
     for size in settings.warmup_sizes:
         contract.check_exact_size(*size)
-    proven = [] if sizes else [contract.network_size(*largest)]
+    proven = [] if sizes else [_whole_size(contract, largest)]
     proven += [(m.label_map.shape[0], m.label_map.shape[1]) for m in own]
     for height, width in [*sizes, *proven, *settings.warmup_sizes, golden_size(contract)]:
         if height * width > settings.max_pixels:
             raise ExportError(f"{width}x{height} is above max_pixels, {settings.max_pixels:,}")
+
+
+def _whole_size(contract: Contract, largest: tuple[int, int]) -> tuple[int, int]:
+    """The size to prove the model at, refused where the network would see another one."""
+    height, width = contract.network_size(*largest)
+    if (height, width) != largest:
+        raise SizeError(
+            f"largest is {largest[1]}x{largest[0]} (width x height); each side is a multiple of "
+            f"{contract.size_multiple} for this model, the next is {width}x{height}"
+        )
+    return height, width
 
 
 def _recognition(
@@ -206,7 +245,7 @@ def _recognition(
     """Before the work: a segmenter that cannot be loaded is said at once."""
     if export.segmenter is None:
         return None
-    if not {"bf16", "int8"} & set(export.precision):
+    if not {"bf16", "int8"} & set(export.precisions):
         raise ExportError("a segmenter looks at bf16 and int8, and neither is among the precisions")
     return Recognition(export.segmenter, contract.schema, scenes)
 
@@ -220,6 +259,7 @@ class _Proof:
     judged: list[Judged]
     measured: list[Measured]
     engine: str
+    known: Known
     left_out: dict[Precision, str]
 
     def to_json(self) -> dict[str, Any]:
@@ -259,7 +299,7 @@ def _write_others(
     """The other precisions: judged first, written if they pass."""
     generator, judged = checkpoint.generator, []
     for precision in ("fp16", "bf16"):
-        if precision in export.precision:
+        if precision in export.precisions:
             judged.append(judge_rounded(generator, contract, precision, references, recognition))
     if any(j.precision == "fp16" and j.reason is None for j in judged):
         half = version / FP16_FILE
@@ -267,7 +307,7 @@ def _write_others(
         export_onnx(served, half, weights=WEIGHTS_FP16)
         small = len(probe_sizes(contract)) if contract.sizes is None else 0
         check_graph(half, "fp16", references, small)
-    if "int8" in export.precision:
+    if "int8" in export.precisions:
         quantise(version / MODEL_FILE, version / INT8_FILE, calibration_maps(contract, own))
         found = judge_quantised(version / INT8_FILE, references, recognition)
         judged.append(found)
@@ -279,11 +319,11 @@ def _write_others(
 
 def _left_out(judged: list[Judged], export: ExportSettings) -> dict[Precision, str]:
     """What may not serve: what was refused, and bfloat16 unless it was asked for, because it has no
-    file of its own.
+    file of its own that could be missing.
     """
     refused = {j.precision: j.reason for j in judged if j.reason is not None}
-    unasked = "nobody asked for it: sceneloom export --precision bf16"
-    return refused if "bf16" in export.precision else {"bf16": unasked, **refused}
+    unasked = "not proven: sceneloom export --precision fast"
+    return refused if "bf16" in export.precisions else {"bf16": unasked, **refused}
 
 
 def _check_measured(measured: list[Measured]) -> None:
@@ -307,7 +347,14 @@ def _describe(
     hashes = {path.relative_to(folder).as_posix(): file_hash(path) for path in engines}
     bundle_hash = hashlib.sha256(json.dumps(hashes, sort_keys=True).encode()).hexdigest()
     served = dataclasses.replace(contract, bundle_hash=bundle_hash)
-    write_configs(folder / MODEL_NAME, served, settings, largest=largest, engine=proof.engine)
+    write_configs(
+        folder / MODEL_NAME,
+        served,
+        settings,
+        largest=largest,
+        engine=proof.engine,
+        known={DIFFERENCE_PARAMETER: proof.known.difference, FAST_PARAMETER: proof.known.fast},
+    )
     write_encoded_models(folder, settings)
     report = {
         "format": FORMAT,

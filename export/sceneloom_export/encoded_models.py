@@ -20,6 +20,7 @@ from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
 from sceneloom.contract import (
+    ENGINE_PARAMETER,
     INPUT_INSTANCES,
     INPUT_STYLE,
     MAX_PIXELS_PARAMETER,
@@ -69,6 +70,10 @@ def _filled(template: Config, served: Config, settings: ServingSettings) -> Conf
     config.CopyFrom(template)
     text = served.parameters[PARAMETER].string_value
     config.parameters[PARAMETER].string_value = text
+    if config.name == ENCODED_MODEL and ENGINE_PARAMETER in served.parameters:
+        # A request names the engine that its client knows.
+        engine = served.parameters[ENGINE_PARAMETER].string_value
+        config.parameters[ENGINE_PARAMETER].string_value = engine
     inputs = {tensor.name for tensor in served.input}
     for name, tensors in _OWN_TENSORS.items():
         if name not in inputs:

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
-import json
 import tempfile
 import time
 from collections.abc import Callable
@@ -30,6 +29,7 @@ from sceneloom.errors import (
     ParityError,
     PlanRefusedError,
 )
+from sceneloom.json_text import parse_json
 from sceneloom_export.engine_timing import time_engine
 from sceneloom_export.tensorrt_build import build_plan, generation, norm_choices
 from sceneloom_export.tensorrt_settings import (
@@ -56,6 +56,7 @@ from sceneloom_serving.plan_record import (
     write_record,
 )
 from sceneloom_serving.profiles import Profile
+from sceneloom_serving.ranking import first_of_the_fastest
 from sceneloom_serving.references import References, load_references
 from sceneloom_serving.tensorrt_runtime import TensorRTSynthesizer
 
@@ -183,7 +184,7 @@ def _prepare(model: Path, settings: EngineSettings, unproven: bool, show: Show) 
 def _read_report(bundle: Path) -> tuple[dict[str, Any], Contract]:
     path = bundle / _REPORT
     try:
-        report = json.loads(path.read_text("utf-8"))
+        report = parse_json(path.read_text("utf-8"))
         contract = report["contract"]
     except FileNotFoundError:
         raise EngineError(
@@ -226,7 +227,7 @@ def _graph(model: Path, version: str, precision: str) -> Path:
     if generation(version) == 8:
         name, flag = GROUP_NORMS, ""
     else:
-        name, flag = (FP16_GRAPH, " --precision fp16") if precision == "fp16" else (GRAPH, "")
+        name, flag = (FP16_GRAPH, " --precision exact") if precision == "fp16" else (GRAPH, "")
     graph = model.with_name(name)
     if not graph.is_file():
         raise EngineError(
@@ -263,7 +264,7 @@ def _same_build(one: PlanRecord, other: PlanRecord) -> bool:
 
 
 def _fastest(job: _Job, folder: Path, show: Show) -> _Candidate:
-    """Build every choice of norms; the fastest that passes.
+    """Build every choice of norms; the fastest that passes, of equally fast ones the first.
 
     Raises:
         EngineError, ParityError: none passes; the first one's reason.
@@ -284,7 +285,7 @@ def _fastest(job: _Job, folder: Path, show: Show) -> _Candidate:
         show(f"norms {norms}: built in {time.monotonic() - started:.0f} s; {_figures(record)}")
     if not candidates:
         raise failures[0]
-    return min(candidates, key=lambda candidate: candidate.median)
+    return candidates[first_of_the_fastest({n: [c.median] for n, c in enumerate(candidates)})]
 
 
 def _by_python(job: _Job, path: Path, norms: str) -> PlanRecord:

@@ -7,7 +7,10 @@ from typing import Annotated
 
 from tyro.conf import OmitArgPrefixes, Positional, arg
 
+from sceneloom.contract import precision_of
 from sceneloom.extras import require
+from sceneloom.file_tree import describe
+from sceneloom.text import printable
 from sceneloom_export.settings import ExportSettings, ServingSettings, parse_size
 
 
@@ -37,7 +40,7 @@ def main(
         extra="export",
         purpose="exporting a model",
     )
-    if "int8" in export.precision:
+    if "int8" in export.precisions:
         require(["openvino"], extra="serve", purpose="proving int8")
     from sceneloom_export.bundle import export_bundle
 
@@ -49,6 +52,11 @@ def main(
         largest=parse_size(largest),
         export=export,
     )
+    if exported.own_maps is not None:
+        own = exported.own_maps
+        print(f"proven on {len(own.requests)} of {own.found} maps of {printable(export.maps)}")
+        for line in describe(own.left_out):
+            print(line)
     print("differences from PyTorch in float32, in grey levels, rounded as the precision rounds:")
     for judged in exported.judged:
         print(f"  {judged}")
@@ -56,7 +64,12 @@ def main(
     for measured in exported.measured:
         if measured.parity is not None:
             print(f"  {measured}")
-    print(f"serves by default: {exported.engine}; sceneloom runtimes says why not the others")
-    print(f"wrote {exported.repository} (bundle {exported.contract.bundle_hash[:12]})")
-    print(f"next: sceneloom serve {exported.repository}")
+    known = exported.known
+    print(
+        f"serves by default: {exported.engine} ({precision_of(exported.engine)}), differs from "
+        f"PyTorch by {known.difference}"
+    )
+    print(f"--precision fast: {known.fast}")
+    print(f"wrote {printable(exported.repository)} (bundle {exported.contract.bundle_hash[:12]})")
+    print(f"next: sceneloom serve {printable(exported.repository)}")
     return 0

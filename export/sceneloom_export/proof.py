@@ -19,6 +19,7 @@ from sceneloom_serving.parity import (
     Parity,
     Precision,
     check_parity,
+    check_proof,
     compare,
     reference_pictures,
     run_parity,
@@ -127,7 +128,7 @@ def _judge(
 ) -> Judged:
     parity, lost, reason = compare(references.pictures, pictures), None, None
     try:
-        check_parity(parity, precision, name)
+        check_proof(parity, precision, name, len(references.requests))
         if recognition is not None:
             count = recognition.pictures
             lost = recognition.check(references.pictures[-count:], pictures[-count:], precision)

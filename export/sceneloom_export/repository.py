@@ -13,8 +13,9 @@ tritonserver's `--model-config-name` chooses from (docs/serving.md):
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from google.protobuf import text_format
@@ -38,11 +39,24 @@ Size = tuple[int, int]
 Config = Any
 """A `ModelConfig` of Triton's protobuf schema, which has no types."""
 EMBEDDED = "embedded"
+_RUNTIMES = {
+    "tensorrt": "tensorrt",
+    "tensorrt-throughput": "tensorrt",
+    "onnxruntime": "onnxruntime-cuda",
+    "onnxruntime-tensorrt": "onnxruntime-tensorrt",
+}
+"""Variant -> the runtime in its engine's name."""
 _TENSORRT_ACCELERATOR = "tensorrt"
 
 
 def write_configs(
-    folder: Path, contract: Contract, settings: ServingSettings, *, largest: Size, engine: str
+    folder: Path,
+    contract: Contract,
+    settings: ServingSettings,
+    *,
+    largest: Size,
+    engine: str,
+    known: Mapping[str, str] = MappingProxyType({}),
 ) -> None:
     """Fill in every template of a model's folder where it lies.
 
@@ -53,6 +67,7 @@ def write_configs(
         largest: without sizes in the contract, the (height, width) of the variants that are built
             for fixed ones.
         engine: what the Python backend runs.
+        known: further `parameters` of the Python backend's configuration.
 
     Raises:
         SizeError: a warm-up size that the model does not take.
@@ -62,16 +77,24 @@ def write_configs(
     sizes = contract.sizes or (contract.network_size(*largest),)
     for path in sorted((folder / "configs").glob("*.pbtxt")):
         config = _variant(base, _parse(path), contract, settings, sizes)
+        half = (folder / "1" / FP16_FILE).is_file()
         if config.backend == "onnxruntime":
-            half = folder / "1" / FP16_FILE
-            config.default_model_filename = half.name if half.is_file() else MODEL_FILE
+            config.default_model_filename = FP16_FILE if half else MODEL_FILE
+        runtime = _RUNTIMES[path.stem]
+        config.parameters[ENGINE_PARAMETER].string_value = f"{runtime}-{'fp16' if half else 'fp32'}"
         _write(config, path)
-    write_config(template, template, contract, settings, engine=engine)
+    write_config(template, template, contract, settings, engine=engine, known=known)
     (folder / "configs" / f"{EMBEDDED}.pbtxt").write_bytes(template.read_bytes())
 
 
 def write_config(
-    template: Path, target: Path, contract: Contract, settings: ServingSettings, *, engine: str
+    template: Path,
+    target: Path,
+    contract: Contract,
+    settings: ServingSettings,
+    *,
+    engine: str,
+    known: Mapping[str, str] = MappingProxyType({}),
 ) -> None:
     """Fill in the template of config.pbtxt.
 
@@ -81,12 +104,14 @@ def write_config(
         contract: goes into `parameters`; decides which inputs there are.
         settings: batching, queue, warm-up and instances.
         engine: what the Python backend runs.
+        known: further `parameters`.
 
     Raises:
         SizeError: a warm-up size that the model does not take.
     """
     config = _parse(template)
-    config.parameters[ENGINE_PARAMETER].string_value = engine
+    for name, value in {ENGINE_PARAMETER: engine, **known}.items():
+        config.parameters[name].string_value = value
     config.max_batch_size = settings.max_batch_size
     config.dynamic_batching.max_queue_delay_microseconds = settings.queue_delay_us
     config.instance_group.add(kind=model_config_pb2.ModelInstanceGroup.KIND_CPU)

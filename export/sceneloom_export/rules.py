@@ -15,6 +15,7 @@ from onnx import TensorProto
 
 from sceneloom.contract import INPUT_INSTANCES, INPUT_LABELS, INPUT_STYLE, OUTPUT_IMAGE
 from sceneloom.errors import GraphRuleError
+from sceneloom.text import reason
 
 OPSET = 18
 _INPUTS = {
@@ -61,7 +62,7 @@ def _broken(model: onnx.ModelProto, instance_norms: int) -> Iterator[str]:
     try:
         types = _types(model)
     except onnx.shape_inference.InferenceError as error:
-        yield f"its types cannot be inferred ({str(error).splitlines()[0][:160]})"
+        yield f"its types cannot be inferred ({reason(error)})"
         return
     yield from _broken_types(model, types)
     yield from _broken_operators(model, types)

@@ -8,8 +8,11 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from sceneloom.errors import SchemaError
+from sceneloom.maps import OnUnknown
+from sceneloom_serving.parity import CLASSES, Precision, PrecisionClass
 
-ExportPrecision = Literal["fp32", "fp16", "bf16", "int8"]
+ExportPrecision = Literal["exact", "fast", "fp32", "fp16", "bf16", "int8"]
+"""A class of precisions, or one of them."""
 _SIDE = re.compile(r"[1-9][0-9]{0,4}")
 _RANGES = {
     "max_batch_size": (1, 1024),
@@ -66,13 +69,18 @@ class ServingSettings:
 class ExportSettings:
     """What is exported, and on what it is proven."""
 
-    precision: tuple[ExportPrecision, ...] = ("fp32", "fp16", "bf16")
-    """Precisions to prove and, where they pass, to write. float32 always is one of them; int8 is
-    calibrated on maps and takes longer.
+    precision: tuple[ExportPrecision, ...] = ("exact",)
+    """What to prove and, where it passes, to write: exact is fp32 and fp16; fast also bf16 and
+    int8, and names the fastest of all in config.pbtxt. Or the precisions themselves: fp32 always is
+    one of them; int8 is calibrated on maps and takes longer.
     """
     maps: Path | None = None
     """Folder of your own label and instance maps, to be proven and calibrated on beside drawn ones;
     the first eight are used.
+    """
+    unknown: OnUnknown = "error"
+    """What to do with label ids of your maps that the schema does not have: refuse the map, or read
+    them as unlabelled.
     """
     segmenter: Path | None = None
     """Segmenter, as evaluate takes it, that looks at the pictures of bf16 and int8: those of your
@@ -85,6 +93,20 @@ class ExportSettings:
         for name in self.precision:
             if name not in known:
                 raise SchemaError(f"no precision {name!r}; there are {', '.join(known)}")
+
+    @property
+    def precisions(self) -> tuple[Precision, ...]:
+        """The precisions that are meant, float32 first."""
+        named = {"fp32", *self.precision}
+        for name in get_args(PrecisionClass):
+            if name in named:
+                named |= set(CLASSES[name])
+        return tuple(precision for precision in CLASSES["fast"] if precision in named)
+
+    @property
+    def served(self) -> PrecisionClass:
+        """The class that the engine in config.pbtxt is taken from."""
+        return "fast" if "fast" in self.precision else "exact"
 
 
 def parse_size(text: str) -> tuple[int, int]:

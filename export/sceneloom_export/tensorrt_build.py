@@ -19,6 +19,7 @@ from typing import Any
 
 from sceneloom.contract import Contract
 from sceneloom.errors import EngineError
+from sceneloom.text import one_line
 from sceneloom_export.tensorrt_settings import FLOAT32, EngineSettings
 from sceneloom_serving.gpu_machine import checked, load_cuda, load_tensorrt
 from sceneloom_serving.profiles import Profile
@@ -82,7 +83,9 @@ def build_plan(
         _choose_norms(trt, parser, norms)
     if not parser.parse_from_file(str(graph)):
         reasons = "; ".join(str(parser.get_error(i)) for i in range(parser.num_errors))
-        raise EngineError(f"{graph}: TensorRT {trt.__version__} cannot parse it ({reasons[:600]})")
+        raise EngineError(
+            f"{graph}: TensorRT {trt.__version__} cannot parse it ({one_line(reasons, most=600)})"
+        )
     config = builder.create_builder_config()
     _configure(trt, config, settings)
     if generation_ == 8:
@@ -92,7 +95,7 @@ def build_plan(
     _load_timing_cache(config, settings.timing_cache)
     serialized = builder.build_serialized_network(network, config)
     if serialized is None:
-        reasons = "; ".join(logger.errors)[:600] or "it gives no reason"
+        reasons = one_line("; ".join(logger.errors), most=600) or "it gives no reason"
         raise EngineError(f"{graph}: TensorRT {trt.__version__} cannot build it ({reasons})")
     _save_timing_cache(config, settings.timing_cache)
     return bytes(serialized)

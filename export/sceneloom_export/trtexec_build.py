@@ -17,6 +17,7 @@ from typing import Any
 
 from sceneloom.contract import Contract
 from sceneloom.errors import EngineError
+from sceneloom.text import one_line
 from sceneloom_export.tensorrt_build import generation
 from sceneloom_export.tensorrt_settings import FLOAT32, EngineSettings
 from sceneloom_serving.profiles import Profile
@@ -67,7 +68,9 @@ def parse_version(output: str, tool: str) -> str:
     """
     found = re.search(r"\[TensorRT v(\d{4,6})\]", output)
     if found is None:
-        raise EngineError(f"{tool}: does not say which TensorRT it belongs to ({output[:200]!r})")
+        raise EngineError(
+            f"{tool}: does not say which TensorRT it belongs to ({one_line(output)!r})"
+        )
     number = int(found[1])
     # Before 10, versions had one digit for the minor and two for the patch.
     major, minor, patch = (
@@ -171,7 +174,7 @@ def run_trtexec(line: list[str]) -> Latency:
         raise EngineError(f"{line[0]}: did not end within {_BUILD_TIMEOUT_S // 3600} h") from None
     if done.returncode:
         errors = [text for text in done.stdout.splitlines() if "[E]" in text] or [done.stdout]
-        raise EngineError(f"{line[0]}: failed ({' '.join(errors[:3])[:600]})")
+        raise EngineError(f"{line[0]}: failed ({one_line(' '.join(errors[:3]), most=600)})")
     return parse_latency(done.stdout, line[0])
 
 

@@ -5,11 +5,16 @@ server.
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 
-# Since 1.29 ONNX Runtime's wheels report every session that is opened, with names and hashes of the
-# model, unless this is set before it is imported.
+# Runtimes report their use to their publishers unless they are told not to before they are
+# imported. ONNX Runtime's wheels, since 1.29, report every session that is opened, with names and
+# hashes of the model.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+# OpenVINO heeds a file in the user's home only; without this package it uses a stub of its own.
+# The entry leaves the choice of a process that has imported the package before as it is.
+sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
 
 
 def templates() -> Path:

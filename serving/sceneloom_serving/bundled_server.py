@@ -14,7 +14,6 @@ import importlib.metadata
 import importlib.util
 import os
 import platform
-import shutil
 import sys
 import sysconfig
 from pathlib import Path
@@ -40,9 +39,13 @@ class BundledServer:
     def write_backend_directory(self, folder: Path) -> None:
         """Write what `--backend-directory` wants: `folder/python` with the backend's files and the
         stub.
+
+        Links, not copies: a file that was just written cannot be run while another process has it
+        open ("Text file busy"), and a folder for temporary files may be mounted noexec.
         """
-        shutil.copytree(self.backend, folder / "python")
-        shutil.copy2(self.stub, folder / "python" / _STUB)
+        (folder / "python").mkdir(parents=True)
+        for file in (*self.backend.iterdir(), self.stub):
+            (folder / "python" / file.name).symlink_to(file)
 
     def environment(self) -> dict[str, str]:
         """Environment for the server: this process's, with library path and PATH as the stub needs

@@ -17,7 +17,6 @@ import math
 import os
 import re
 import signal
-import socket
 import subprocess
 import threading
 import time
@@ -37,13 +36,26 @@ from sceneloom.triton_client import TritonSynthesizer
 from sceneloom_serving.bundled_server import BundledServer, find_bundled_server
 from sceneloom_serving.encoded_probe import check_encoded_path
 from sceneloom_serving.golden import Golden, check_golden, load_golden
+from sceneloom_serving.heartbeat import Heartbeat
+from sceneloom_serving.held_ports import HOST, HeldPorts
 from sceneloom_serving.leftovers import new_folder, new_prefix, remove, sweep
 from sceneloom_serving.served_folder import check_files, lay_out
-from sceneloom_serving.server_log import LogLine, explain_failure, parse_line
+from sceneloom_serving.server_log import (
+    USAGE,
+    LogLine,
+    explain_end,
+    last_words,
+    parse_line,
+    stub_refusal,
+)
 
-HOST = "127.0.0.1"
+_PORTS = ("http", "grpc", "metrics")
 _PLAIN_PATH = re.compile(r"[\w./-]+", re.ASCII)
 _PR_SET_PDEATHSIG = 1
+_GRACE = 1.5
+"""Seconds that Triton has to answer the request that ended its model's process: it notices within
+one.
+"""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -60,6 +72,8 @@ class ServerSettings:
     """Seconds until the model must have answered the golden probe."""
     stop_timeout: float = 30.0
     """Seconds that requests in flight have to finish when the server stops."""
+    probe_every: float = 30.0
+    """Seconds between golden probes of the running server, and for the answer to one."""
 
     def __post_init__(self) -> None:
         """Check the ranges."""
@@ -69,9 +83,11 @@ class ServerSettings:
                 "ports are three different numbers from 1 to 65535 (or 0 for a free one), not "
                 f"{ports}"
             )
-        if not 0 < self.start_timeout <= MAX_SECONDS or not 0 < self.stop_timeout <= MAX_SECONDS:
+        seconds = (self.start_timeout, self.stop_timeout, self.probe_every)
+        if not all(0 < value <= MAX_SECONDS for value in seconds):
             raise ValueError(
-                f"start_timeout and stop_timeout are above 0 and at most {MAX_SECONDS:g} seconds"
+                "start_timeout, stop_timeout and probe_every are above 0 and at most "
+                f"{MAX_SECONDS:g} seconds"
             )
 
 
@@ -98,7 +114,7 @@ class EmbeddedServer:
             repository: an export bundle, as `sceneloom export` writes it.
             settings: ports and timeouts; by default ports 8000 to 8002.
             engine: what runs the model, one of `sceneloom_serving.engines.ENGINES`; None takes the
-                one that export found to be the fastest.
+                one that export chose.
             encoded: also serve the encoded path, `synthesis_encoded`.
             on_log: called with every line of the server's log, from a thread.
         """
@@ -111,6 +127,7 @@ class EmbeddedServer:
         self._process: subprocess.Popen[str] | None = None
         self._reader: threading.Thread | None = None
         self._prefix = ""
+        self._ports: HeldPorts | None = None
         self.http = ""
         """``HOST:PORT`` for HTTP, once started."""
         self.grpc = ""
@@ -121,6 +138,12 @@ class EmbeddedServer:
         """Process ids of the stubs that run the model, once started."""
         self.golden_difference = float("nan")
         """Largest difference of the golden probe's block means, in grey levels."""
+        self.engine = ""
+        """What runs the model, once started."""
+        self.difference = ""
+        """How far its pictures are from PyTorch's, in words, once started."""
+        self.fast = ""
+        """What `--precision fast` would bring, in words, once started."""
 
     def __enter__(self) -> Self:
         """Start the server."""
@@ -145,22 +168,37 @@ class EmbeddedServer:
             ModelNotFoundError: its configuration is not one that export writes.
         """
         assert self._process is None, "already started"
-        if not self._repository.is_dir():
-            raise ServerStartError(
-                f"{self._repository}: no such folder; sceneloom export writes one"
-            )
-        golden = load_golden(self._repository)
-        check_files(self._repository, encoded=self._encoded)
-        server = find_bundled_server()
-        sweep()
-        self._choose_ports()
         try:
-            self._launch(server)
-            self._prove(golden)
+            self._bring_up()
         except BaseException:
             self.stop()
             raise
         return self
+
+    def restart(self) -> None:
+        """End the server, without waiting for requests, and start it again on the same ports.
+
+        Raises:
+            SceneLoomError: as `start`; `restart` may be called again.
+        """
+        self._end_processes(at_once=True)
+        self._bring_up()
+
+    def _bring_up(self) -> None:
+        if not self._repository.is_dir():
+            raise ServerStartError(
+                f"{self._repository}: no such folder; sceneloom export writes one"
+            )
+        self._golden = load_golden(self._repository)
+        check_files(self._repository, encoded=self._encoded)
+        server = find_bundled_server()
+        sweep()
+        if self._ports is None:
+            ports = {name: getattr(self._settings, f"{name}_port") for name in _PORTS}
+            self._ports = HeldPorts(ports)
+            self.http, self.grpc, self.metrics = (self._ports.addresses[name] for name in _PORTS)
+        self._launch(server)
+        self._prove(self._golden)
 
     @property
     def pid(self) -> int:
@@ -179,7 +217,8 @@ class EmbeddedServer:
             return None
 
     def watch(self) -> str:
-        """Wait until the server, or a process of its model, ends by itself.
+        """Wait until the server, or a process of its model, ends by itself, or no longer gives the
+        golden picture.
 
         A server whose model process has died goes on saying that it is ready and answers every
         request with an internal error, so that counts as ended.
@@ -187,22 +226,36 @@ class EmbeddedServer:
         Returns:
             one sentence on what ended and why.
         """
-        while (code := self.wait(1.0)) is None:
-            gone = [pid for pid in self.model_processes if not _running(pid)]
-            if gone:
-                return f"the model's process {gone[0]} has died, and the server cannot replace it"
+        with Heartbeat(self.grpc, self._golden, every=self._settings.probe_every) as heartbeat:
+            while (code := self.wait(0.1)) is None:
+                gone = [pid for pid in self.model_processes if not _running(pid)]
+                if gone:
+                    self.wait(_GRACE)
+                    return f"the model's process has ended{last_words(list(self._lines))}"
+                if heartbeat.failure is not None:
+                    return f"the server no longer gives the golden picture: {heartbeat.failure}"
         return self._how_it_ended(code)
 
     def _how_it_ended(self, code: int) -> str:
-        return f"the Triton server ended with code {code}: {explain_failure(list(self._lines))}"
+        assert self._reader is not None
+        self._reader.join(5)
+        return explain_end(code, list(self._lines))
 
     def stop(self) -> None:
         """Stop the server and clean up; requests in flight finish first. Twice is fine."""
-        process, self._process = self._process, None
+        self._end_processes(at_once=False)
+        if self._ports is not None:
+            self._ports.release()
+            self._ports = None
+
+    def _end_processes(self, *, at_once: bool) -> None:
+        process = self._process
         if process is not None:
-            # Without its model's process Triton would wait for requests that nobody answers.
-            broken = not all(_running(pid) for pid in self.model_processes)
-            process.send_signal(signal.SIGKILL if broken else signal.SIGTERM)
+            # Before its proof nobody relies on it, and without its model's process Triton would
+            # wait for requests that nobody answers.
+            whole = self.model_processes and all(map(_running, self.model_processes))
+            in_order = whole and not at_once
+            process.send_signal(signal.SIGTERM if in_order else signal.SIGKILL)
             try:
                 process.wait(self._settings.stop_timeout + 5)
             except subprocess.TimeoutExpired:
@@ -211,28 +264,11 @@ class EmbeddedServer:
             # A server that was killed leaves its model's processes behind, in its process group.
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
+            self._process, self.model_processes = None, []
         if self._reader is not None:
             self._reader.join(5)
         if self._prefix:
             remove(self._prefix)
-
-    def _choose_ports(self) -> None:
-        chosen = {}
-        for name in ("http", "grpc", "metrics"):
-            port = getattr(self._settings, f"{name}_port")
-            with socket.socket() as probe:
-                # Without SO_REUSEADDR a port is refused for a minute after a server on it has
-                # stopped.
-                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                try:
-                    probe.bind((HOST, port))
-                except OSError as error:
-                    raise ServerStartError(
-                        f"port {port} for {name} cannot be used ({error.strerror}); choose "
-                        f"another with --{name}-port"
-                    ) from None
-                chosen[name] = f"{HOST}:{probe.getsockname()[1]}"
-        self.http, self.grpc, self.metrics = chosen["http"], chosen["grpc"], chosen["metrics"]
 
     def _launch(self, server: BundledServer) -> None:
         self._prefix = new_prefix()
@@ -249,6 +285,7 @@ class EmbeddedServer:
             engine=self._engine,
             encoded=self._encoded,
         )
+        self._lines.clear()
         command = [
             str(server.executable),
             f"--model-repository={backends / 'repository'}",
@@ -280,6 +317,9 @@ class EmbeddedServer:
         assert process.stdout is not None
         with process.stdout as stream:
             for text in stream:
+                if text.startswith(USAGE):
+                    collections.deque(stream, maxlen=0)  # its flags are ours, not the user's
+                    return
                 line = parse_line(text)
                 self._lines.append(line)
                 # A log that nobody reads any more must not stop the server.
@@ -291,9 +331,10 @@ class EmbeddedServer:
         while True:
             code = self.wait(0.1)
             if code is not None:
-                assert self._reader is not None
-                self._reader.join(5)
                 raise ServerStartError(self._how_it_ended(code))
+            refused = next(filter(None, map(stub_refusal, list(self._lines))), None)
+            if refused is not None:  # Triton would wait for it
+                raise ServerStartError(f"the model's process cannot be started: {refused}")
             left = deadline - time.monotonic()
             if left <= 0:
                 raise ServerStartError(
@@ -303,9 +344,10 @@ class EmbeddedServer:
                 timeouts = Timeouts(connect=min(left, 5.0), infer=left)
                 with TritonSynthesizer(self.grpc, timeouts=timeouts) as synthesizer:
                     self.golden_difference = check_golden(synthesizer, golden, synthesizer.engine)
-                    engine = synthesizer.engine
+                    self.engine = synthesizer.engine
+                    self.difference, self.fast = synthesizer.difference, synthesizer.fast
                 if self._encoded:
-                    check_encoded_path(self.grpc, golden, engine, timeouts)
+                    check_encoded_path(self.grpc, golden, self.engine, timeouts)
                 self.model_processes = _children(self.pid)
                 return
             except (ServerUnavailableError, DeadlineExceededError):

@@ -8,7 +8,7 @@ import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 
-from sceneloom.errors import EngineError, SceneLoomError
+from sceneloom.errors import EngineError, PlanRefusedError, SceneLoomError
 from sceneloom.extras import require
 from sceneloom.synthesizer import Synthesizer
 from sceneloom_serving.gpu_machine import this_machine
@@ -21,6 +21,7 @@ from sceneloom_serving.onnx_runtime import (
 )
 from sceneloom_serving.openvino_runtime import OpenVinoSynthesizer, computes_bfloat16
 from sceneloom_serving.parity import Precision
+from sceneloom_serving.plan_record import read_record
 from sceneloom_serving.tensorrt_runtime import TensorRTSynthesizer
 
 GRAPH_FILE, FP16_FILE, INT8_FILE, PLAN_FILE = "model.onnx", "fp16.onnx", "int8.onnx", "model.plan"
@@ -55,7 +56,7 @@ def _onnx_runtime(precision: Precision, file: str, provider: Provider) -> Engine
         name=f"onnxruntime{where}-{precision}",
         precision=precision,
         file=file,
-        make_file=f"sceneloom export --precision {precision}",
+        make_file="sceneloom export --precision exact",
         gpu=provider != "cpu",
         check=lambda: _check_onnx_runtime(provider),
         open=lambda path, batch: OnnxRuntimeSynthesizer(
@@ -72,7 +73,7 @@ def _openvino(precision: Precision, file: str) -> Engine:
         name=f"openvino-{precision}",
         precision=precision,
         file=file,
-        make_file=f"sceneloom export --precision {precision}",
+        make_file=f"sceneloom export --precision {'exact' if precision == 'fp32' else 'fast'}",
         gpu=False,
         check=lambda: _check_openvino(precision),
         open=lambda path, batch: OpenVinoSynthesizer(
@@ -129,7 +130,17 @@ def unavailable(engine: Engine, version: Path | None = None) -> str | None:
         return str(error)
     if version is not None and not (version / engine.file).is_file():
         return f"the bundle has no {engine.file}: {engine.make_file}"
+    if version is not None and engine.file == PLAN_FILE:
+        return _plan_of_another_precision(version / PLAN_FILE, engine.precision)
     return None
+
+
+def _plan_of_another_precision(plan: Path, precision: Precision) -> str | None:
+    try:
+        built = read_record(plan).precision
+    except PlanRefusedError:
+        return None  # opening it says what is wrong
+    return None if built == precision else f"{plan.name} is of {built}, not of {precision}"
 
 
 def open_engine(name: str, version: Path, *, max_batch_size: int = 1) -> Synthesizer:

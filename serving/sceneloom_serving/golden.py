@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from sceneloom.contract import precision_of
 from sceneloom.errors import ModelFailedError, ServerStartError
 from sceneloom.synthesizer import Image, InstanceMap, LabelMap, Request, Style, Synthesizer
 
@@ -97,7 +98,7 @@ def check_picture(image: Image, golden: Golden, engine: str = "") -> float:
         ModelFailedError: it differs by more than the tolerance.
     """
     difference = float(np.abs(block_means(image) - golden.block_means).max())
-    tolerance = _TOLERANCES.get(engine.rpartition("-")[2], TOLERANCE)
+    tolerance = _TOLERANCES.get(precision_of(engine), TOLERANCE)
     if not difference <= tolerance:
         raise ModelFailedError(
             "the served model is not the one that was exported: on the golden map its picture "

@@ -15,6 +15,7 @@ from typing import Any
 
 from sceneloom.errors import EngineError
 from sceneloom.extras import require
+from sceneloom.text import one_line
 from sceneloom_serving.plan_record import Machine
 
 _DRIVER = Path("/proc/driver/nvidia/version")
@@ -123,7 +124,7 @@ def machine_without_python(tensorrt: str, device: int = 0) -> Machine:
     fields = [field.strip() for field in done.stdout.strip().split(",")]
     if done.returncode or len(fields) != 3:
         raise EngineError(
-            f"nvidia-smi names no GPU {device} ({(done.stdout + done.stderr).strip()[:200]})"
+            f"nvidia-smi names no GPU {device} ({one_line(done.stdout + done.stderr)})"
         )
     gpu, capability, driver = fields
     return Machine(

@@ -21,12 +21,15 @@ from sceneloom.contract import (
 from sceneloom.errors import EngineError, ExportError, MissingDependencyError
 from sceneloom.extras import require
 from sceneloom.synthesizer import Image, InstanceMap, LabelMap, Style, Synthesizer
+from sceneloom.text import one_line
 
 MODEL_FILE = "onnxruntime.onnx"
 """The graph with accurate norms, which engines on the CPU run, in a version's folder of an export
 bundle.
 """
 Provider = Literal["cpu", "cuda", "tensorrt"]
+_PRECISIONS = {"fp16.onnx": "fp16", "int8.onnx": "int8"}
+"""Of the graphs of an export bundle that are not float32."""
 _PROVIDERS: dict[Provider, str] = {
     "cpu": "CPUExecutionProvider",
     "cuda": "CUDAExecutionProvider",
@@ -76,7 +79,7 @@ class OnnxRuntimeSynthesizer(Synthesizer):
             )
         except Exception as error:  # onnxruntime's own classes differ between builds
             raise ExportError(
-                f"{model}: ONNX Runtime cannot load it ({str(error)[:300]})"
+                f"{model}: ONNX Runtime cannot load it ({one_line(str(error))})"
             ) from None
         if self._session.get_providers()[0] != _PROVIDERS[provider]:
             raise EngineError(
@@ -86,6 +89,8 @@ class OnnxRuntimeSynthesizer(Synthesizer):
         if PARAMETER not in metadata:
             raise ExportError(f"{model}: carries no contract; it was not exported by sceneloom")
         super().__init__(Contract.loads(metadata[PARAMETER], source=str(model)), max_batch_size)
+        where = "" if provider == "cpu" else f"-{provider}"
+        self.engine = f"onnxruntime{where}-{_PRECISIONS.get(model.name, 'fp32')}"
         self._on_gpu = provider != "cpu"
 
     def run_batch(

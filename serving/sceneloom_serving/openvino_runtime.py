@@ -23,6 +23,7 @@ from sceneloom.contract import (
 from sceneloom.errors import EngineError
 from sceneloom.extras import require
 from sceneloom.synthesizer import Image, InstanceMap, LabelMap, Style, Synthesizer
+from sceneloom.text import one_line
 from sceneloom_serving.onnx_runtime import usable_cpus
 from sceneloom_serving.parity import Precision
 from sceneloom_serving.present_classes import present_classes, shorten
@@ -79,6 +80,7 @@ class OpenVinoSynthesizer(Synthesizer):
             raise EngineError(f"{model}: carries no contract; it was not exported by sceneloom")
         contract = Contract.loads(graph.get_rt_info(metadata).astype(str), source=str(model))
         super().__init__(contract, max_batch_size)
+        self.engine = f"openvino-{precision}"
         channels = contract.schema.channels
         whole = graph.clone()  # what is read here is what runs, whatever the file is later
         self._room = None if absent_classes else shorten(graph, channels)
@@ -100,7 +102,7 @@ class OpenVinoSynthesizer(Synthesizer):
             raise self._cannot_load(error) from None
 
     def _cannot_load(self, error: RuntimeError) -> EngineError:
-        return EngineError(f"{self._model}: OpenVINO cannot load it ({str(error)[:300]})")
+        return EngineError(f"{self._model}: OpenVINO cannot load it ({one_line(str(error))})")
 
     def run_batch(
         self, label_maps: LabelMap, instance_maps: InstanceMap | None, styles: Style | None

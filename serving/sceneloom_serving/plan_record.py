@@ -19,6 +19,7 @@ from typing import Any, Literal
 
 from sceneloom.contract import Contract
 from sceneloom.errors import PlanRefusedError, SchemaError
+from sceneloom.json_text import parse_json
 from sceneloom_serving.profiles import Profile
 
 FORMAT = 1
@@ -131,12 +132,12 @@ def read_record(plan: Path) -> PlanRecord:
     """
     path = record_path(plan)
     try:
-        data = json.loads(path.read_text("utf-8"))
+        data = parse_json(path.read_text("utf-8"))
     except FileNotFoundError:
         raise PlanRefusedError(
             f"{plan}: has no record ({path.name}) beside it; build it with sceneloom engine"
         ) from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise PlanRefusedError(f"{path}: cannot be read ({error})") from None
     if not isinstance(data, dict) or data.pop("format", None) != FORMAT:
         raise PlanRefusedError(f"{path}: is not a record of format {FORMAT}; build the plan anew")

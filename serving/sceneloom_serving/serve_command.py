@@ -11,12 +11,15 @@ from typing import Annotated
 
 from tyro.conf import OmitArgPrefixes, Positional, arg
 
-from sceneloom.contract import MODEL_NAME
+from sceneloom.contract import MODEL_NAME, precision_of
 from sceneloom.errors import EngineError
+from sceneloom.text import printable
 from sceneloom_serving.choice import choose_engine, precisions_left_out
 from sceneloom_serving.embedded import EmbeddedServer, ServerSettings
-from sceneloom_serving.engines import get_engine, unavailable
+from sceneloom_serving.engines import ENGINES, get_engine, unavailable
+from sceneloom_serving.parity import PrecisionClass
 from sceneloom_serving.server_log import LogLine
+from sceneloom_serving.supervision import keep_up
 from sceneloom_serving.verify import bundle_hash, verify_repository
 
 _STOP = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -30,6 +33,7 @@ def main(
     repository: Annotated[Path, Positional, arg(metavar="REPOSITORY")],
     *,
     settings: Annotated[ServerSettings, OmitArgPrefixes] = ServerSettings(),  # noqa: B008 - frozen
+    precision: PrecisionClass = "exact",
     engine: str = "auto",
     encoded: bool = False,
     verbose: bool = False,
@@ -37,15 +41,20 @@ def main(
     """Serve an exported repository with the bundled Triton server, on 127.0.0.1 only.
 
     First checks that its files are what was exported. Prints one line that begins with "ready "
-    once the model has answered a real inference with the right picture, then runs until it is
-    interrupted (SIGINT, SIGTERM or SIGHUP). For development and machines without a GPU: the bundled
-    server is older than known security fixes, so not for production.
+    once the model has answered a real inference with the right picture, and again after each
+    restart: a server that ends, or no longer gives that picture, is started again on the same
+    ports. Runs until it is interrupted (SIGINT, SIGTERM or SIGHUP). For development and
+    machines without a GPU: the bundled server is older than known security fixes, so not for
+    production.
 
     Args:
         repository: folder that sceneloom export wrote.
         settings: ports and timeouts.
-        engine: what runs the model, as sceneloom runtimes lists them; auto takes the fastest whose
-            pictures are within its limits on this machine, found once and remembered.
+        precision: exact serves float32 on CPUs and half on GPUs; fast also bfloat16 and int8 that
+            export and this machine have proven.
+        engine: what runs the model, as sceneloom runtimes lists them; auto takes the fastest of
+            that precision whose pictures are within its limits on this machine, found once and
+            remembered.
         encoded: also serve the encoded path, PNG maps in and encoded pictures out, for clients
             across a network.
         verbose: forward the server's whole log instead of warnings and errors.
@@ -54,33 +63,51 @@ def main(
     def show(line: LogLine) -> None:
         text = line.text if verbose else line.summary
         if text:
-            print(f"triton {line.level}: {text}", file=sys.stderr, flush=True)
+            print(f"triton {line.level}: {printable(text)}", file=sys.stderr, flush=True)
 
+    def say(text: str) -> None:
+        print(f"sceneloom serve: {printable(text)}", file=sys.stderr, flush=True)
+
+    if engine != "auto" and engine not in ENGINES:
+        say(f"no engine {engine!r}; there are auto, {', '.join(ENGINES)}")
+        return 2
     verify_repository(repository)
-    chosen = _choose(repository, engine)
+    chosen = _choose(repository, engine, precision)
     server = EmbeddedServer(repository, settings, engine=chosen, encoded=encoded, on_log=show)
     with contextlib.ExitStack() as stack:
         for number in _STOP:
             stack.callback(signal.signal, number, signal.signal(number, _stop))
         try:
             with server:
-                print(
-                    f"ready grpc={server.grpc} http={server.http} metrics={server.metrics}",
-                    flush=True,
+                reason = keep_up(
+                    server,
+                    check=lambda: verify_repository(repository),
+                    on_ready=lambda: print(_ready(server), flush=True),
+                    say=say,
                 )
-                print(f"sceneloom serve: {server.watch()}", file=sys.stderr)
+                say(reason)
                 return 1
         except _Stopped:
             print("stopped", file=sys.stderr)
             return 0
 
 
-def _choose(repository: Path, engine: str) -> str:
+def _ready(server: EmbeddedServer) -> str:
+    """The line that says where the server is and what serves."""
+    return (
+        f"ready grpc={server.grpc} http={server.http} metrics={server.metrics} "
+        f"engine={server.engine} precision={precision_of(server.engine)} "
+        f'difference="{server.difference}" fast="{server.fast}"'
+    )
+
+
+def _choose(repository: Path, engine: str, precision: PrecisionClass) -> str:
     if engine == "auto":
         return choose_engine(
             repository,
             bundle_hash(repository),
-            say=lambda line: print(line, file=sys.stderr, flush=True),
+            precision=precision,
+            say=lambda line: print(printable(line), file=sys.stderr, flush=True),
         )
     found = get_engine(engine)
     # Export's judge comes first: what it refused, it did not write.

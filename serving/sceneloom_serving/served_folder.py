@@ -4,15 +4,23 @@ whatever the bundle's own is, nothing else that lies there, and the engine that 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
-from sceneloom.contract import ENGINE_PARAMETER, MODEL_NAME
+from sceneloom.contract import (
+    DIFFERENCE_PARAMETER,
+    ENGINE_PARAMETER,
+    FAST_PARAMETER,
+    MODEL_NAME,
+)
 from sceneloom.encoded import DECODE_MODEL, ENCODE_MODEL, ENCODED_MODEL, ENCODED_MODELS
 from sceneloom.errors import ServerStartError
+from sceneloom_serving.choice import what_is_known
 from sceneloom_serving.onnx_runtime import MODEL_FILE
+from sceneloom_serving.verify import bundle_hash
 
 _FILES = tuple(
     f"{MODEL_NAME}/{name}"
@@ -59,16 +67,27 @@ def lay_out(repository: Path, folder: Path, *, engine: str | None, encoded: bool
         encoded: whether the encoded path is wanted.
     """
     for model in (MODEL_NAME, *(ENCODED_MODELS if encoded else ())):
-        (folder / model).mkdir(parents=True)
+        # Each file alone: Triton's Python backend writes bytecode beside model.py, which would
+        # stay in the bundle, and runs bytecode that lies there.
+        (folder / model / "1").mkdir(parents=True)
         source = (repository / model).resolve()
-        (folder / model / "1").symlink_to(source / "1")
-        (folder / model / "config.pbtxt").symlink_to(source / "config.pbtxt")
+        for name in ("config.pbtxt", *(f"1/{file.name}" for file in (source / "1").iterdir())):
+            if (source / name).is_file() and not name.endswith(".pyc"):
+                (folder / model / name).symlink_to(source / name)
     if engine is not None:
-        _set_engine(folder / MODEL_NAME / "config.pbtxt", engine)
+        known = what_is_known(repository, bundle_hash(repository), engine)
+        values = {
+            ENGINE_PARAMETER: engine,
+            DIFFERENCE_PARAMETER: known.difference,
+            FAST_PARAMETER: known.fast,
+        }
+        for model in (MODEL_NAME, ENCODED_MODEL) if encoded else (MODEL_NAME,):
+            _set_parameters(folder / model / "config.pbtxt", values)
 
 
-def _set_engine(path: Path, engine: str) -> None:
+def _set_parameters(path: Path, values: Mapping[str, str]) -> None:
     config = text_format.Parse(path.read_text("utf-8"), model_config_pb2.ModelConfig())
-    config.parameters[ENGINE_PARAMETER].string_value = engine
+    for name, value in values.items():
+        config.parameters[name].string_value = value
     path.unlink()  # the link, not the bundle's file
     path.write_text(text_format.MessageToString(config), "utf-8")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+import signal
 
 _LINE = re.compile(r"([IWEFV])\d{4} [\d:.]+ \d+ [\w.]+:\d+\] ?(.*)", re.DOTALL)
 _LEVELS = {"I": "info", "W": "warning", "E": "error", "F": "error", "V": "verbose"}
@@ -11,6 +12,10 @@ _LEVELS = {"I": "info", "W": "warning", "E": "error", "F": "error", "V": "verbos
 _NOISE = re.compile(r"[+|]|At:|\S.*\(\d+\): \S+$|Signal \(\d+\) received")
 # Notes of a CPU-only server about the GPU and metrics it does not have.
 _EXPECTED = ("cuda", "gpu", "dcgm", "pinned memory", "cache manager", "nvml", "numa")
+USAGE = "Usage: tritonserver"
+"""Begins the text that Triton prints, to its end, where it takes a flag for wrong."""
+_LAST_WORDS = re.compile(r"Signal \((\d+)\) received|what\(\): *(.+)")
+_STUB_REFUSED = re.compile(r"sh: .*triton_python_backend_stub: (.+)")
 _EXPECTED_ERRORS = ("CudaDriverHelper", "unable to create stream")
 
 
@@ -55,9 +60,45 @@ def parse_line(line: str) -> LogLine:
     return LogLine(_LEVELS[match[1]], text)
 
 
+def explain_end(code: int, lines: list[LogLine]) -> str:
+    """One sentence on how the server ended.
+
+    Args:
+        code: its exit code, negative for a signal.
+        lines: its log.
+    """
+    if code < 0:
+        return f"the Triton server was ended by {_signal(-code)}"
+    return f"the Triton server ended with code {code}: {explain_failure(lines)}"
+
+
+def last_words(lines: list[LogLine]) -> str:
+    """What the model's process said of its end, in brackets; empty where it said nothing.
+
+    Args:
+        lines: the server's log.
+    """
+    for line in reversed(lines):
+        if line.level == "output" and (match := _LAST_WORDS.match(line.text)):
+            return f" ({_signal(int(match[1])) if match[1] else match[2]})"
+    return ""
+
+
+def stub_refusal(line: LogLine) -> str | None:
+    """Why the shell could not start the model's process, if this line says so."""
+    match = _STUB_REFUSED.search(line.text) if line.level == "output" else None
+    return match[1] if match else None
+
+
 def explain_failure(lines: list[LogLine]) -> str:
     """One sentence on why the server stopped, from the end of its log."""
-    errors = [line.text for line in lines if line.level == "error"]
+    errors = [
+        line.text
+        for line in lines
+        if line.level == "error" and not any(words in line.text for words in _EXPECTED_ERRORS)
+    ]
+    if any("Unable to initialize shared memory" in text for text in errors):
+        return "the model's process needs shared memory, and /dev/shm is full, small or read-only"
     for text in errors:
         match = re.search(r"failed to load '([^']+)' version \d+: \w[\w ]*: (.*)", text, re.DOTALL)
         if match:
@@ -68,7 +109,14 @@ def explain_failure(lines: list[LogLine]) -> str:
     if errors:
         return errors[-1]
     said = [line.text for line in lines if line.level == "output" and line.text]
-    return said[-1] if said else "it said nothing"
+    return said[-1] if said else "no output"
+
+
+def _signal(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
 
 
 def _last_reason(text: str) -> str:

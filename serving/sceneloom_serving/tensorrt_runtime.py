@@ -60,6 +60,7 @@ class TensorRTSynthesizer(Synthesizer):
         self._stream = Stream()
         self._lock = threading.Lock()
         super().__init__(record.served_contract, max(p.batch[2] for p in record.profiles))
+        self.engine = f"tensorrt-{record.precision}"
 
     def run_batch(
         self, label_maps: LabelMap, instance_maps: InstanceMap | None, styles: Style | None

@@ -57,6 +57,7 @@ class TorchSynthesizer(Synthesizer):
         self.network: Any = torch.compile(network, dynamic=False) if compiled else network
         """What runs: maps on the device in, pictures on the device out."""
         super().__init__(contract, max_batch_size)
+        self.engine = f"torch-{precision}"
 
     def run_batch(
         self, label_maps: LabelMap, instance_maps: InstanceMap | None, styles: Style | None

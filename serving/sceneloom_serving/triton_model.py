@@ -41,9 +41,10 @@ class TritonPythonModel:
             config["parameters"][PARAMETER]["string_value"], source="config.pbtxt"
         )
         self._max_pixels = int(config["parameters"][MAX_PIXELS_PARAMETER]["string_value"])
-        folder = Path(args["model_repository"]) / args["model_version"]
+        folder = _bundle_folder(Path(args["model_repository"]) / args["model_version"])
+        self._name = config["parameters"][ENGINE_PARAMETER]["string_value"]
         self._engine = open_engine(
-            config["parameters"][ENGINE_PARAMETER]["string_value"],
+            self._name,
             folder,
             max_batch_size=max(config["max_batch_size"], 1),
         )
@@ -62,6 +63,11 @@ class TritonPythonModel:
         """The error response to a request that must not run, or None."""
         if request.is_cancelled():
             return _error("the client gave up", pb_utils.TritonError.CANCELLED)
+        wanted = json.loads(request.parameters() or "{}").get(ENGINE_PARAMETER, self._name)
+        if wanted != self._name:
+            # Its client read the configuration of the server that ran here before.
+            text = f"this server runs {self._name}, and the request is for {wanted}"
+            return _error(text, pb_utils.TritonError.UNAVAILABLE)
         label_maps = _array(request, INPUT_LABELS)
         pixels = label_maps.shape[1] * label_maps.shape[2]
         if pixels > self._max_pixels:
@@ -76,6 +82,10 @@ class TritonPythonModel:
             sizes = f"{list(label_maps.shape)} and instance_map {list(instance_maps.shape)}"
             text = f"label_map is {sizes}; they must be equal"
             return _error(text, pb_utils.TritonError.INVALID_ARG)
+        style = _array(request, INPUT_STYLE)
+        if style is not None and not np.isfinite(style).all():
+            text = "style has values that are not finite numbers"
+            return _error(text, pb_utils.TritonError.INVALID_ARG)
         return None
 
     def _inputs(self, request: Any) -> tuple[Any, Any, Any]:
@@ -89,6 +99,14 @@ class TritonPythonModel:
         label_maps, instance_maps, styles = map(_joined, zip(*inputs, strict=True))
         images = self._engine.run_batch(label_maps, instance_maps, styles)
         return np.split(images, np.cumsum([len(part[0]) for part in inputs])[:-1])
+
+
+def _bundle_folder(served: Path) -> Path:
+    """The version's folder in the bundle, where the served one holds links to its files: engines
+    read a graph's weights from beside the graph alone.
+    """
+    model = served / "model.py"
+    return model.readlink().parent if model.is_symlink() else served
 
 
 def _array(request: Any, name: str) -> Any:

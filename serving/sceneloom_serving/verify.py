@@ -10,9 +10,9 @@ wrote; a plan, which is built later on the machine that serves it, has its own b
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Mapping
+import stat
+from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -20,8 +20,15 @@ from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
 from sceneloom.artefacts import file_hash
-from sceneloom.contract import MODEL_NAME, PARAMETER, Contract
+from sceneloom.contract import (
+    ENGINE_PARAMETER,
+    MODEL_NAME,
+    PARAMETER,
+    Contract,
+    precision_of,
+)
 from sceneloom.errors import PlanRefusedError, ServerStartError
+from sceneloom.json_text import parse_json
 from sceneloom_serving.golden import GOLDEN_FILE, load_golden
 from sceneloom_serving.plan_record import read_record, record_path
 
@@ -29,7 +36,8 @@ REPORT_FILE = "report.json"
 PLAN_SUFFIX = ".plan"
 _HASH = re.compile(r"[0-9a-f]{64}")
 _VARIANT = re.compile(r"[\w.-]+", re.ASCII)
-_CODE = (".py", ".so")
+_UNFINISHED = re.compile(r"\.[^/]*\.plan\..+")
+"""What a build of a plan works in, and leaves where it is killed. A server opens no such name."""
 
 
 def verify_repository(repository: Path, variant: str | None = None) -> int:
@@ -52,13 +60,13 @@ def verify_repository(repository: Path, variant: str | None = None) -> int:
     if not repository.is_dir():
         raise ServerStartError(f"{repository}: no such folder; sceneloom export writes one")
     hashes = _recorded_hashes(repository)
+    _refuse_unknown(repository, hashes)
     for name, recorded in hashes.items():
         if _hash(repository / name) != recorded:
             raise ServerStartError(
                 f"{repository / name}: is not the file that was exported (its SHA-256 is not the "
                 f"one in {REPORT_FILE}); export again"
             )
-    _refuse_unknown(repository, hashes)
     load_golden(repository)
     plans = sorted((repository / MODEL_NAME).glob(f"*/*{PLAN_SUFFIX}"))
     for plan in plans:
@@ -96,12 +104,15 @@ def _recorded_hashes(repository: Path) -> dict[str, str]:
 
 def _read_object(path: Path) -> dict[str, Any]:
     try:
-        data = json.loads(path.read_text("utf-8"))
+        _check_kind(path)
+        data = parse_json(path.read_text("utf-8"))
     except FileNotFoundError:
-        raise ServerStartError(f"{path}: missing") from None
+        raise ServerStartError(
+            f"{path}: missing; {path.parent} is not a folder that sceneloom export wrote"
+        ) from None
     except OSError as error:
         raise ServerStartError(f"{path}: cannot be read ({error.strerror or error})") from None
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise ServerStartError(f"{path}: damaged ({error})") from None
     if not isinstance(data, dict):
         raise ServerStartError(f"{path}: damaged (it is not a JSON object)")
@@ -117,6 +128,7 @@ def _is_entry(entry: tuple[str, Any]) -> bool:
 
 def _hash(path: Path) -> str:
     try:
+        _check_kind(path)
         return file_hash(path)
     except FileNotFoundError:
         raise ServerStartError(f"{path}: missing") from None
@@ -124,26 +136,60 @@ def _hash(path: Path) -> str:
         raise ServerStartError(f"{path}: cannot be read ({error.strerror or error})") from None
 
 
+def _check_kind(path: Path) -> None:
+    """Refuse a pipe, a device or a folder: reading one may never end."""
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise ServerStartError(f"{path}: is not a regular file; export again")
+
+
 def _refuse_unknown(repository: Path, hashes: Mapping[str, str]) -> None:
-    """Refuse what a server would load although export did not write it: another configuration,
-    version or model, and code.
+    """Refuse what export did not write: in a model's folder everything, because Python imports what
+    lies beside model.py, bytecode included, and Triton prefers a stub and shared libraries that lie
+    there; elsewhere what makes a folder a model.
     """
-    written = {PurePosixPath(name).parts for name in hashes}
-    models = {parts[0] for parts in written if len(parts) > 1}
-    versions = {parts[:2] for parts in written if len(parts) > 2}
-    strange = []
-    for folder in (path for path in repository.iterdir() if path.is_dir()):
-        for path in folder.iterdir():
-            if path.name.isdecimal() and (folder.name, path.name) not in versions:
-                strange.append(path)
-        for path in folder.rglob("*") if folder.name in models else folder.glob("config.pbtxt"):
-            loaded = path.suffix in _CODE or path.suffix == ".pbtxt"
-            if loaded and path.relative_to(repository).as_posix() not in hashes:
-                strange.append(path)
-    if strange:
-        raise ServerStartError(
-            f"{sorted(strange)[0]}: was not exported, and a server would load it; remove it"
-        )
+    files = {PurePosixPath(name).parts for name in hashes}
+    known = {parts[:depth] for parts in files for depth in range(1, len(parts) + 1)}
+    models = {parts[0] for parts in files if len(parts) > 1}
+    for folder in sorted(path for path in repository.iterdir() if path.is_dir()):
+        if folder.name not in models:
+            for path in folder.iterdir():
+                if path.name == "config.pbtxt" or path.name.isdecimal():
+                    raise _unknown(path)
+            continue
+        for path in _entries(folder):
+            parts = path.relative_to(repository).parts
+            if path.is_symlink() and path.is_dir():
+                raise ServerStartError(
+                    f"{path}: is a link to a folder, which a server would follow; remove it"
+                )
+            if parts not in known and not _belongs_to_a_plan(path, folder.name):
+                raise _unknown(path)
+            if path.exists() and not path.is_dir():
+                _check_kind(path)
+
+
+def _entries(folder: Path) -> Iterator[Path]:
+    """What is in a folder, to the bottom; each folder comes before what is in it."""
+    for path in sorted(folder.iterdir()):
+        if not _UNFINISHED.fullmatch(path.name):
+            yield path
+            if path.is_dir():
+                yield from _entries(path)
+
+
+def _belongs_to_a_plan(path: Path, model: str) -> bool:
+    if model != MODEL_NAME or not path.parent.name.isdecimal():
+        return False
+    if path.suffix == PLAN_SUFFIX:
+        return True
+    plan = path.with_suffix("")
+    return path.suffix == ".json" and plan.suffix == PLAN_SUFFIX and plan.is_file()
+
+
+def _unknown(path: Path) -> ServerStartError:
+    return ServerStartError(
+        f"{path}: was not exported, and a server may load it; remove it or move it elsewhere"
+    )
 
 
 def _check_plan(plan: Path, hashes: Mapping[str, str]) -> None:
@@ -184,14 +230,23 @@ def _check_variant(repository: Path, variant: str, hashes: Mapping[str, str]) ->
         hint = "; sceneloom engine builds it" if file.suffix == PLAN_SUFFIX else ""
         raise ServerStartError(f"{file}: missing, and variant {variant!r} loads it{hint}")
     if file.suffix == PLAN_SUFFIX:
-        _check_profiles(file, config, variant)
+        _check_plan_of_variant(file, config, variant)
 
 
-def _check_profiles(plan: Path, config: Any, variant: str) -> None:
-    """A variant's optimisation profiles, one for each of its sizes in their order, must be in the
-    plan and take its batches.
+def _check_plan_of_variant(plan: Path, config: Any, variant: str) -> None:
+    """A plan must be of its variant's precision, so that its pictures are called what they are. The
+    variant's optimisation profiles, one for each of its sizes in their order, must be in it and
+    take its batches.
     """
-    profiles = read_record(plan).profiles
+    record = read_record(plan)
+    profiles = record.profiles
+    engine = config.parameters[ENGINE_PARAMETER].string_value
+    if engine and precision_of(engine) != record.precision:
+        raise PlanRefusedError(
+            f"{plan}: is of {record.precision}, and variant {variant!r} says {engine}: build it "
+            f"with sceneloom engine --precision {precision_of(engine)}, or export again with "
+            f"--precision {'exact' if record.precision == 'fp16' else record.precision}"
+        )
     contract = Contract.loads(config.parameters[PARAMETER].string_value, source=variant)
     sizes = contract.sizes or ()
     for index, size in zip(config.instance_group[0].profile, sizes, strict=True):

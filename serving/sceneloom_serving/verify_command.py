@@ -7,6 +7,7 @@ from typing import Annotated
 
 from tyro.conf import Positional, arg
 
+from sceneloom.text import printable
 from sceneloom_serving.verify import verify_repository
 
 
@@ -25,5 +26,5 @@ def main(
         variant: configuration that is to be served, such as tensorrt; what it loads must be there.
     """
     count = verify_repository(repository, variant)
-    print(f"{repository}: all {count} files are what was exported")
+    print(f"{printable(repository)}: all {count} files are what was exported")
     return 0

@@ -18,8 +18,8 @@ import styled_model
 from demo_weights import STYLES, DemoEvaluationSettings, DemoWeightsSettings
 from method_table import CONTROL, OTHER_STREETS, PUBLISHED, Row, TableSettings
 from sceneloom import cli
+from sceneloom_streets import dataset
 from sceneloom_training.checkpoint import load_checkpoint
-from sceneloom_training.data import street_files
 from styled_model import StyledModelSettings
 
 TINY = (
@@ -47,7 +47,7 @@ def write_small_streets(
     assert width == 2 * height
     assert processes >= 1
     assert markings == (folder.name == "marked")
-    street_files.write_streets(
+    dataset.write_streets(
         folder, split, seeds[:4], height=128, width=256, processes=1, markings=markings
     )
 

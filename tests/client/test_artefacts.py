@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -64,6 +65,17 @@ def test_failure_keeps_the_older_one(tmp_path: Path) -> None:
         write(tmp_path / "place", "new", then=fail)
     assert (tmp_path / "place" / "data").read_text() == "old"
     assert [p.name for p in tmp_path.iterdir()] == ["place"]
+
+
+def test_what_was_removed_while_it_was_written_is_not_announced(tmp_path: Path) -> None:
+    def lose() -> None:
+        (fresh,) = tmp_path.glob(".place.*.new")
+        shutil.rmtree(fresh)
+        fresh.mkdir()  # as a writer does that makes missing folders
+
+    with pytest.raises(ExportError, match=r"place.*was removed or moved while the run was on"):
+        write(tmp_path / "place", "new", then=lose)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_link_is_followed(tmp_path: Path) -> None:

@@ -158,7 +158,7 @@ def test_render(data: Path, start_server: Start, capsys: pytest.CaptureFixture[s
     assert cv2.imread(str(output / "2_label.png")).shape == (40, 40, 3)
     text = capsys.readouterr().out
     assert text.startswith("rendered 3 of 3 maps in ")
-    assert f" to {output}; 1 were padded to the model's next size and cropped back\n" in text
+    assert f" to {output}; 1 was padded to the model's next size and cropped back\n" in text
     assert text.endswith(f"manifest: {output / 'manifest.sqlite'}\n")
 
 
@@ -251,7 +251,9 @@ def test_many_failures_are_counted_by_kind(
 
 def test_schemas(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["schemas"]) == 0
-    assert "cityscapes      35 labels, unlabelled: 0\n" in capsys.readouterr().out
+    lines = capsys.readouterr().out.splitlines()
+    assert "cityscapes            35 labels, unlabelled: 0" in lines
+    assert len({line.index(" labels") for line in lines}) == 1
     assert main(["schemas", "no-such"]) == 1
     assert capsys.readouterr().err.startswith("sceneloom schemas: no label schema 'no-such'")
 
@@ -263,3 +265,35 @@ def test_a_schema_printed_can_be_read_again(
     path = tmp_path / "mine.json"
     path.write_text(capsys.readouterr().out)
     assert load_schema(path) == load_schema("nyu40")
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (MemoryError(), "sceneloom schemas: memory was not enough (MemoryError)\n"),
+        (
+            RuntimeError("can't start new thread"),
+            "sceneloom schemas: no further thread or process can be started (can't start new "
+            "thread); the limit is that of ulimit -u, or of the container's pids\n",
+        ),
+        (OSError(28, "No space left on device"), "[Errno 28] No space left on device\n"),
+        (
+            ZeroDivisionError("division by zero"),
+            "ZeroDivisionError: division by zero\nsceneloom schemas: ZeroDivisionError, a fault of "
+            "SceneLoom's or of a library's; please report it with the lines above\n",
+        ),
+    ],
+)
+def test_any_other_error_ends_with_a_sentence(
+    error: Exception,
+    said: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fail(*arguments: object) -> int:
+        raise error
+
+    monkeypatch.setattr("sceneloom.schemas_command.main", fail)
+    monkeypatch.setattr("tyro.cli", lambda function, **options: function())
+    assert main(["schemas"]) == 1
+    assert capsys.readouterr().err.endswith(said)

@@ -353,7 +353,26 @@ def test_a_configuration_that_is_none(serve: Serve, config: bytes) -> None:
     transport.close()
 
 
-@pytest.mark.parametrize("url", ["127.0.0.1:8000", "http://x", "https://x:1", "http://x:1/", ""])
+@pytest.mark.parametrize("url", ["127.0.0.1:8000", "http://x", "https://x:1", "http://x:1//", ""])
 def test_addresses_of_another_form(url: str) -> None:
     with pytest.raises(InputError, match="http://HOST:PORT"):
         HttpTransport(url)
+
+
+def test_a_model_that_is_not_found_is_looked_for_in_the_repository(serve: Serve) -> None:
+    unknown = refusal("404 Not Found", "Request for unknown model: 'm' is not found")
+    index = answer(b'[{"name": "other", "state": "READY"}]')
+    away = answer(b'[{"name": "m", "state": "UNAVAILABLE", "reason": "unloaded"}]')
+    stopping = refusal("503 Service Unavailable", "Server not ready")
+    refused = refusal("403 Forbidden", "not allowed")
+    server, transport = serve(unknown, index, unknown, away, unknown, stopping, unknown, refused)
+    with pytest.raises(ModelNotFoundError, match="is not found; the server has other"):
+        transport.model_config("m", timeout=5)
+    assert server.requests[1].startswith(b"POST /v2/repository/index HTTP/1.1")
+    with pytest.raises(ServerUnavailableError, match="does not serve it: UNAVAILABLE unloaded"):
+        transport.model_config("m", timeout=5)
+    with pytest.raises(ServerUnavailableError, match="Server not ready"):
+        transport.model_config("m", timeout=5)
+    with pytest.raises(ModelNotFoundError, match=r"is not found$"):
+        transport.model_config("m", timeout=5)
+    transport.close()

@@ -14,6 +14,7 @@ from structure import circles, imports, read_modules
 CHECKOUT = Path(__file__).resolve().parents[2]
 FOLDERS = {
     "sceneloom": "client",
+    "sceneloom_streets": "streets",
     "sceneloom_training": "training",
     "sceneloom_export": "export",
     "sceneloom_serving": "serving",
@@ -21,9 +22,15 @@ FOLDERS = {
 }
 MAY_IMPORT = {
     "sceneloom": set(),
-    "sceneloom_training": {"sceneloom"},
+    "sceneloom_streets": {"sceneloom"},
+    "sceneloom_training": {"sceneloom", "sceneloom_streets"},
     "sceneloom_serving": {"sceneloom"},
-    "sceneloom_export": {"sceneloom", "sceneloom_training", "sceneloom_serving"},
+    "sceneloom_export": {
+        "sceneloom",
+        "sceneloom_streets",
+        "sceneloom_training",
+        "sceneloom_serving",
+    },
     "sceneloom_bench": set(FOLDERS),
 }
 HEAVY = (
@@ -34,6 +41,7 @@ HEAVY = (
     "tensorrt",
     "sklearn",
     "scipy",
+    "sceneloom_streets",
     "sceneloom_training",
     "sceneloom_export",
     "sceneloom_serving",
@@ -142,6 +150,22 @@ def test_serving_reaches_the_networks_only_in_its_torch_runtime() -> None:
         if imported(ast.walk(tree)) & {"sceneloom_training", "torch"}
     ]
     assert users == ["serving/sceneloom_serving/torch_runtime.py"]
+
+
+def test_the_street_painter_needs_numpy_opencv_and_the_errors_alone() -> None:
+    nodes = [node for _, tree in sources("sceneloom_streets") for node in ast.walk(tree)]
+    named = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
+    named |= {node.module or "" for node in nodes if isinstance(node, ast.ImportFrom)}
+    own = {name for name in named if name.split(".")[0] == "sceneloom_streets"}
+    assert named - own - set(sys.stdlib_module_names) - {
+        "collections.abc",
+        "concurrent.futures",
+    } == {
+        "cv2",
+        "numpy",
+        "numpy.typing",
+        "sceneloom.errors",
+    }
 
 
 @pytest.mark.parametrize(

@@ -252,7 +252,7 @@ def test_unknown_ids_are_named_with_their_counts(tmp_path: Path) -> None:
 def test_a_schema_without_unlabelled_says_so() -> None:
     schema = LabelSchema(name="one", labels=(Label(id=0, name="a", colour=(0, 0, 0)),))
     for unknown in ("error", "unlabelled"):
-        with pytest.raises(UnknownLabelError, match=r"1 \(1 pixels\).*and no unlabelled id"):
+        with pytest.raises(UnknownLabelError, match=r"1 \(1 pixel\).*and no unlabelled id"):
             read_label_map(png(np.array([[0, 1]], np.uint8), 8), schema, unknown=unknown)  # type: ignore[arg-type]
 
 
@@ -276,7 +276,7 @@ def test_channel_255_is_not_taken_for_unknown() -> None:
     labels = tuple(Label(id=i + 1, name=str(i), colour=(0, 0, 0)) for i in range(256))
     schema = LabelSchema(name="shifted", labels=labels, unlabelled=9)
     data = npy(np.array([[256, 0, 9]], np.uint16))
-    with pytest.raises(UnknownLabelError, match=r"id 0 \(1 pixels\)"):
+    with pytest.raises(UnknownLabelError, match=r"id 0 \(1 pixel\)"):
         read_label_map(data, schema)
     known = npy(np.array([[256, 1]], np.uint16))
     assert read_label_map(known, schema, unknown="unlabelled").tolist() == [[255, 0]]
@@ -288,16 +288,47 @@ def test_channel_255_is_not_taken_for_unknown() -> None:
     assert read_label_map(last, top, unknown="unlabelled").tolist() == [[255, 7]]
 
 
-@pytest.mark.parametrize("unknown", ["error", "unlabelled"])
-@pytest.mark.parametrize(
-    "values", [[[7, 26001]], [[7, 40]]], ids=["cityscapes instances", "small instances"]
+MAKERS = pytest.mark.parametrize(
+    "make", [lambda v: png(v, 16), tiff, npy], ids=["png", "tiff", "npy"]
 )
-@pytest.mark.parametrize("make", [lambda v: png(v, 16), tiff, npy], ids=["png", "tiff", "npy"])
-def test_instance_like_values_are_refused_either_way(
-    make: Any, values: list[list[int]], unknown: Any
-) -> None:
-    with pytest.raises(UnknownLabelError, match=r"a\.png: .* is usually an instance map"):
-        read_label_map(make(np.array(values, np.uint16)), CITYSCAPES, unknown=unknown, name="a.png")
+
+
+@MAKERS
+@pytest.mark.parametrize("dtype", [np.uint16, np.int32, np.int64])
+def test_unknown_ids_as_unlabelled_in_files_of_more_than_8_bits(make: Any, dtype: Any) -> None:
+    if make is not npy and dtype != np.uint16:
+        pytest.skip("the same file")
+    data = make(np.array([[7, 255, 35]], dtype))
+    assert read_label_map(data, CITYSCAPES, unknown="unlabelled").tolist() == [[7, 0, 0]]
+    with pytest.raises(
+        UnknownLabelError, match=r"To read them as unlabelled .*--unknown unlabelled"
+    ):
+        read_label_map(data, CITYSCAPES)
+
+
+@pytest.mark.parametrize("unknown", ["error", "unlabelled"])
+@MAKERS
+def test_instance_like_values_are_refused_either_way(make: Any, unknown: Any) -> None:
+    reason = r"a\.png: .* is usually an instance map; they are never read as unlabelled"
+    with pytest.raises(UnknownLabelError, match=reason):
+        read_label_map(
+            make(np.array([[7, 26001]], np.uint16)), CITYSCAPES, unknown=unknown, name="a.png"
+        )
+
+
+def test_a_schema_of_large_ids_has_large_unknown_ids() -> None:
+    labels = (Label(id=1, name="a", colour=(0, 0, 0)), Label(id=9000, name="b", colour=(0, 0, 0)))
+    schema = LabelSchema(name="large", labels=labels, unlabelled=1)
+    data = png(np.array([[9000, 300, 1]], np.uint16), 16)
+    assert read_label_map(data, schema, unknown="unlabelled").tolist() == [[1, 0, 0]]
+
+
+def test_negative_ids_are_refused_with_what_to_do() -> None:
+    data = npy(np.array([[7, -1]], np.int64))
+    with pytest.raises(
+        NotALabelMapError, match=r"from -1 to 7 .*; save pixels without a label as 255"
+    ):
+        read_label_map(data, CITYSCAPES, unknown="unlabelled")
 
 
 # What is no label map ----------------------------------------------------------------------------

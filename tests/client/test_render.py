@@ -282,8 +282,8 @@ def test_broken_maps_are_named_and_the_others_come_out(tmp_path: Path) -> None:
         f"{labels / 'alone.png'}: no instance map of this name, and the model wants one"
     )
     assert failed["cut"].reason.startswith(f"{labels / 'cut.png'}: truncated or damaged")
-    assert failed["small"].reason.startswith("small: 16x16")
-    assert failed["sizes"].reason.startswith("sizes: the label map is 48x32")
+    assert failed["small"].reason.startswith(f"{labels / 'small.png'}: 16x16")
+    assert failed["sizes"].reason.startswith(f"{labels / 'sizes.png'}: the label map is 48x32")
     assert pictures_below(output) == ["good1.png", "zz.png"]
 
 

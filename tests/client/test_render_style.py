@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 from rendering_fakes import render_folders
+from support import run_command
 
 from sceneloom.cli import main
 from sceneloom.contract import Contract
@@ -194,6 +196,40 @@ def test_a_map_whose_file_is_missing_or_wrong_fails_by_name_and_the_others_come_
     assert isinstance(wrong, Failed)
     assert isinstance(wrong.error, SchemaError)
     assert "c.json: not a style file" in wrong.reason
+
+
+def test_a_file_about_instances_that_its_map_does_not_have(data: Path) -> None:
+    for name in NAMES:
+        styles = StyleFile(
+            instances={26003: (1.0, 1.0), **({7: (1.0, 1.0)} if name == "b" else {})}
+        )
+        write_styles(data / "styles" / f"{name}.json", styles)
+    with TritonSynthesizer("fake", transport=FakeTransport(CONTRACT)) as synthesizer:
+        folders = (data / "test_label", data / "test_inst", data / "out")
+        settings = RenderSettings(style_file=data / "styles")
+        first, failed, last = render_folders(synthesizer, *folders, settings)
+    assert isinstance(first, Rendered)
+    assert isinstance(last, Rendered)
+    assert isinstance(failed, Failed)
+    assert failed.reason == f"b: {data / 'styles' / 'b.json'}: b has no instances 7"
+
+
+def test_one_file_about_instances_that_no_map_has(data: Path, start_server: Start) -> None:
+    path = data / "styles.json"
+    write_styles(path, StyleFile(instances={26003: (9.0, 8.0), 26099: (1.0, 2.0), 5: (1.0, 2.0)}))
+    reason = r"styles\.json: no map has the instances 5, 26099"
+    for more in ([], ["--dry-run"]):
+        out = str(new_folder(data))
+        command = ["render", str(data), out, "--url", start_server(CONTRACT).url]
+        done = run_command(*command, "--style-file", path, *more)
+        assert done.returncode == 1
+        assert re.search(reason, done.stderr), done.stderr
+    # What is there already was not looked at.
+    command = ["render", str(data), str(data / "out0"), "--url", start_server(CONTRACT).url]
+    assert run_command(*command, "--style-file", path).returncode == 0
+    write_styles(path, StyleFile(instances={26099: (1.0, 2.0)}, labels={26: (1.0, 2.0)}))
+    command[2] = str(new_folder(data))
+    assert run_command(*command, "--style-file", path).returncode == 0
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,7 @@ from sceneloom.schema import load_schema
 from sceneloom.style import (
     StyleFile,
     StyleOf,
+    default_styles,
     read_styles,
     round_style,
     styles_by_cluster,
@@ -237,6 +238,39 @@ def test_maps_that_do_not_fit(label_map: Any, instance_map: Any, error: type[Exc
     for choose in choices(STYLED, label_map, instance_map):
         with pytest.raises(error):
             choose()
+
+
+def test_arguments_in_another_order() -> None:
+    label_map, instance_map = street(26001)
+    wrong: list[Any] = [
+        lambda: styles_by_seed(label_map, instance_map, STYLED, 7),  # type: ignore[arg-type]
+        lambda: styles_by_seed(STYLED, instance_map, label_map, 7),
+        lambda: styles_by_seed(STYLED, 7, label_map, instance_map),  # type: ignore[arg-type]
+        lambda: styles_by_seed(STYLED, label_map, 7, instance_map),  # type: ignore[arg-type]
+        lambda: styles_by_seed(STYLED, label_map, instance_map, "7"),  # type: ignore[arg-type]
+        lambda: styles_by_cluster(STYLED, {}, label_map, instance_map),  # type: ignore[arg-type]
+        lambda: styles_by_cluster(STYLED, label_map, instance_map, 3),  # type: ignore[arg-type]
+        lambda: styles_from_file(STYLED, label_map, instance_map, Path("a.json")),  # type: ignore[arg-type]
+        lambda: styles_from_file(StyleFile(), label_map, instance_map, STYLED),  # type: ignore[arg-type]
+        lambda: default_styles(label_map, instance_map, STYLED),  # type: ignore[arg-type]
+        lambda: default_styles(STYLED, instance_map, label_map),
+        lambda: read_styles(STYLED, Path("a.json")),  # type: ignore[arg-type]
+        lambda: write_styles(StyleFile(), Path("a.json")),  # type: ignore[arg-type]
+        lambda: prepare(label_map, STYLED),  # type: ignore[arg-type]
+        lambda: prepare(STYLED, label_map.tolist(), instance_map),
+        lambda: prepare(STYLED, instance_map, label_map),
+    ]
+    for call in wrong:
+        with pytest.raises(InputError, match=r"belongs|is uint8"):
+            call()
+
+
+def test_a_table_of_more_instances_than_the_map_has() -> None:
+    maps = street(26001)
+    with pytest.raises(
+        InputError, match=r"style is float \[4 instances, 2\], not float32 \[5, 2\]"
+    ):
+        prepare(STYLED, *maps, np.zeros((5, 2), np.float32))
 
 
 # Style files -------------------------------------------------------------------------------------

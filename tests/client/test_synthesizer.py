@@ -188,7 +188,7 @@ def test_unknown_channels_are_counted() -> None:
     label_map = np.zeros((16, 16), np.uint8)
     label_map[0, :3] = 35
     label_map[1, 0] = 255
-    with pytest.raises(UnknownLabelError, match=r"35 \(3 pixels\), 255 \(1 pixels\)") as caught:
+    with pytest.raises(UnknownLabelError, match=r"35 \(3 pixels\), 255 \(1 pixel\)") as caught:
         prepare(PLAIN, label_map)
     assert caught.value.counts == {35: 3, 255: 1}
 

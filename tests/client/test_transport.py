@@ -24,7 +24,13 @@ from sceneloom.errors import (
 )
 from sceneloom.grpc_transport import GrpcTransport
 from sceneloom.http_transport import HttpTransport
-from sceneloom.transport import Timeouts, map_triton_error, served_version, status_of_http
+from sceneloom.transport import (
+    Timeouts,
+    map_triton_error,
+    served_version,
+    server_address,
+    status_of_http,
+)
 from sceneloom.triton_client import TritonSynthesizer
 
 STOPPING = "Request for unknown model: 'synthesis' has no available versions"
@@ -36,7 +42,8 @@ ANSWERS: list[tuple[str, str, bool, type[ServingError], bool]] = [
     ("UNAVAILABLE", "Request timeout expired", True, QueueTimeoutError, True),
     ("DEADLINE_EXCEEDED", "Deadline Exceeded", True, DeadlineExceededError, True),
     ("NOT_FOUND", STOPPING, True, ServerUnavailableError, True),
-    ("NOT_FOUND", STOPPING, False, ModelNotFoundError, False),
+    ("NOT_FOUND", STOPPING, False, ServerUnavailableError, True),
+    ("NOT_FOUND", "Request for unknown model: 'x' is not found", False, ModelNotFoundError, False),
     ("INVALID_ARGUMENT", "inference input data-type is 'INT32'", True, RequestRejectedError, False),
     ("INVALID_ARGUMENT", "unexpected shape for input", False, RequestRejectedError, False),
     ("INTERNAL", "Stub process 'synthesis_0_0' is not healthy.", True, ModelFailedError, False),
@@ -106,15 +113,41 @@ def test_addresses_of_another_form_are_refused(address: str) -> None:
         GrpcTransport(address)
 
 
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        ("https://host:8000", r"TLS \(https://\) is not supported: name the server's own port"),
+        ("grpcs://host:8001", r"TLS \(grpcs://\) is not supported"),
+        ("http://host:8000/triton", "http://HOST:PORT.*a path is not supported"),
+        ("http://host:8000/?a=b", "a path is not supported"),
+        ("http://host", "http://HOST:PORT, such as http://127.0.0.1:8000; it names no port"),
+        ("host", "HOST:PORT of its gRPC port, such as 127.0.0.1:8001; it names no port"),
+        ("[::1]", "it names no port"),
+        ("::1:8001", r"an IPv6 address stands in brackets, as in \[::1\]:8001"),
+        ("host:99999", "port 99999 is none, they are from 1 to 65535"),
+        (" host:8001", "it has a space"),
+        ("", "it is empty"),
+        ("HTTP://host:8000", "http:// is written in small letters"),
+        ("unix:///run/triton", "unix:// is no way to reach it"),
+        ("http://bob:secret@host:8000", r"'http://\.\.\.@host:8000' .* a user or password"),
+    ],
+)
+def test_the_fault_of_an_address_is_said(url: str, said: str) -> None:
+    with pytest.raises(InputError, match=said) as caught:
+        server_address(url, "http" if url.startswith("http://") else "grpc")
+    assert "secret" not in str(caught.value)
+
+
 @pytest.mark.parametrize("address", ["localhost:8001", "10.0.0.1:1", "[::1]:65535", "a-b.c_d:80"])
 def test_addresses(address: str) -> None:
-    for url in (address, f"grpc://{address}"):
+    for url in (address, f"grpc://{address}", f"grpc://{address}/"):
         transport = GrpcTransport(url)
         assert transport.address == address
         transport.close()
-    http = HttpTransport(f"http://{address}")
-    assert http.address == f"http://{address}"
-    http.close()
+    for url in (f"http://{address}", f"http://{address}/"):
+        http = HttpTransport(url)
+        assert http.address == f"http://{address}"
+        http.close()
 
 
 def test_the_version_that_answers_is_the_latest() -> None:

@@ -4,6 +4,7 @@ was called, then in front of the one that nvidia-pytriton carries.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -23,6 +24,7 @@ from support import CHECKOUT, run_command
 
 from sceneloom_export.bundle import Exported
 from sceneloom_serving.bundled_server import find_bundled_server
+from sceneloom_serving.leftovers import new_prefix, remove
 
 ENTRYPOINT = CHECKOUT / "deploy" / "entrypoint.sh"
 ENGINE = CHECKOUT / "deploy" / "engine.sh"
@@ -62,21 +64,22 @@ class Container:
 
 @pytest.fixture
 def container(tmp_path: Path, exported: Exported) -> Container:
-    """With a tritonserver that prints its process id and its arguments, one to a line."""
+    """With a tritonserver that prints its arguments, one to a line."""
     made = Container(tmp_path, exported.repository)
-    made.write_server('echo "pid $$"; printf "%s\\n" "$@"')
+    made.write_server('printf "%s\\n" "$@"')
     return made
 
 
-def test_verifies_then_becomes_tritonserver(container: Container, exported: Exported) -> None:
+def test_verifies_then_runs_tritonserver(container: Container, exported: Exported) -> None:
     done = container.run("--log-verbose=1")
     assert done.returncode == 0, done.stderr
-    verified, _, *arguments = done.stdout.splitlines()
+    verified, *arguments = done.stdout.splitlines()
     assert verified.endswith("files are what was exported")
     assert arguments[-1] == "--log-verbose=1"
     served = Path(arguments[0].removeprefix("--model-repository="))
     assert [path.name for path in served.iterdir()] == ["synthesis"]
-    assert (served / "synthesis").resolve() == exported.repository / "synthesis"
+    assert laid_out(served / "synthesis") == exported_files(exported.repository / "synthesis")
+    assert not (served / "synthesis" / "1").is_symlink()  # bytecode that Triton writes stays in it
     assert arguments[1:7] == [
         "--model-config-name=embedded",
         "--model-control-mode=none",
@@ -87,15 +90,30 @@ def test_verifies_then_becomes_tritonserver(container: Container, exported: Expo
     ]
 
 
+def laid_out(folder: Path) -> dict[str, Path]:
+    """Name -> the file that is read under it."""
+    found = {}
+    for root, _, files in os.walk(folder, followlinks=True):
+        for path in (Path(root, name) for name in files):
+            found[path.relative_to(folder).as_posix()] = path.resolve()
+    return found
+
+
+def exported_files(folder: Path) -> dict[str, Path]:
+    return {path.relative_to(folder).as_posix(): path for path in folder.rglob("*.*")}
+
+
 def test_the_encoded_path_is_served_if_it_is_asked_for(
     container: Container, exported: Exported, tmp_path: Path
 ) -> None:
     done = container.run(SCENELOOM_ENCODED="on")
     assert done.returncode == 0, done.stderr
     [served] = re.findall("--model-repository=(.*)", done.stdout)
-    models = {path.name: path.resolve() for path in Path(served).iterdir()}
     names = ("synthesis", "synthesis_decode", "synthesis_encode", "synthesis_encoded")
-    assert models == {name: exported.repository / name for name in names}
+    assert sorted(path.name for path in Path(served).iterdir()) == sorted(names)
+    for name in names:
+        files = exported_files(exported.repository / name)
+        assert files.items() <= laid_out(Path(served, name)).items()
     older = tmp_path / "older"
     older.mkdir()
     for path in exported.repository.iterdir():
@@ -130,12 +148,19 @@ def test_apis_are_closed_with_a_secret_that_is_new_each_time(container: Containe
     assert sum(line.endswith(":sceneloom-admin=known") for line in lines) == 2
 
 
-def test_it_is_the_same_process(container: Container) -> None:
+def test_exit_code_and_signals_are_those_of_the_server(container: Container) -> None:
+    container.write_server("exit 3")
+    assert container.run().returncode == 3
+    container.write_server('trap "echo asked; exit 7" TERM; echo up; while :; do sleep 0.1; done')
     process = subprocess.Popen(
         [str(ENTRYPOINT)], env=container.environment, stdout=subprocess.PIPE, text=True
     )
-    output, _ = process.communicate(timeout=60)
-    assert f"pid {process.pid}" in output.splitlines()
+    assert process.stdout is not None
+    while process.stdout.readline() not in ("up\n", ""):
+        pass
+    process.send_signal(signal.SIGTERM)
+    assert process.communicate(timeout=30)[0] == "asked\n"
+    assert process.returncode == 7
 
 
 def test_nothing_starts_if_a_file_was_changed(container: Container, tmp_path: Path) -> None:
@@ -181,17 +206,19 @@ def free_port() -> int:
 
 
 @pytest.fixture
-def bundled(container: Container, tmp_path: Path) -> Container:
+def bundled(container: Container, tmp_path: Path) -> Iterator[Container]:
     """With the real tritonserver of the wheel."""
+    prefix = new_prefix()
     server = find_bundled_server()
     server.write_backend_directory(tmp_path / "backends")
     environment = server.environment()
     container.environment["LD_LIBRARY_PATH"] = environment["LD_LIBRARY_PATH"]
     container.write_server(
         f'exec "{server.executable}" "--backend-directory={tmp_path / "backends"}" '
-        '--allow-gpu-metrics=false "$@"'
+        f'--backend-config=python,shm-region-prefix-name={prefix} --allow-gpu-metrics=false "$@"'
     )
-    return container
+    yield container
+    remove(prefix)  # a server that is killed leaves its shared memory
 
 
 @pytest.fixture
@@ -200,24 +227,27 @@ def running(bundled: Container) -> Iterator[tuple[subprocess.Popen[str], str, st
     grpc, http = free_port(), free_port()
     ports = [f"--grpc-port={grpc}", f"--http-port={http}", "--allow-metrics=false"]
     addresses = ["--grpc-address=127.0.0.1", "--http-address=127.0.0.1"]
+    url = f"127.0.0.1:{grpc}"
     known = {"SCENELOOM_ADMIN_KEY": "known", "SCENELOOM_ENCODED": "on"}
-    environment = {**bundled.environment, **known}
+    probes = {"SCENELOOM_PROBE_URL": url, "SCENELOOM_PROBE_SECONDS": "1"}
+    environment = {**bundled.environment, **known, **probes}
     process = subprocess.Popen(
         [str(ENTRYPOINT), *ports, *addresses],
         env=environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
+        start_new_session=True,
     )
-    url = f"127.0.0.1:{grpc}"
     deadline = time.monotonic() + 90
     while run_command("probe", environment["SCENELOOM_REPOSITORY"], "--url", url).returncode:
         if process.poll() is not None or time.monotonic() > deadline:
             process.kill()
             pytest.fail(process.communicate()[0][-3000:])
     yield process, url, f"127.0.0.1:{http}"
-    if process.poll() is None:
-        process.kill()
+    # What a container's end ends, the model's processes included.
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
     process.communicate(timeout=60)
 
 
@@ -251,6 +281,30 @@ def test_the_real_server_behind_it(
     assert status(http, shared) == 403
     process.send_signal(signal.SIGTERM)
     assert process.wait(60) == 0
+    assert not list(exported.repository.rglob("__pycache__"))
+
+
+@pytest.mark.triton
+def test_a_container_whose_model_has_died_ends(
+    running: tuple[subprocess.Popen[str], str, str],
+) -> None:
+    process, url, http = running
+    assert process.stdout is not None
+    assert any(line.startswith(f"{url}: right") for line in process.stdout)  # it has seen it alive
+    models = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):  # a process that has just ended
+            pid, stat = int(path.parent.name), path.read_text()
+            if os.getpgid(pid) == process.pid and "(triton_python" in stat:
+                models.append(pid)
+    assert len(models) == 3
+    for model in models:
+        os.kill(model, signal.SIGKILL)
+    with urllib.request.urlopen(f"http://{http}/v2/health/ready", timeout=10) as answer:
+        assert answer.status == 200  # the server itself notices nothing
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 128 + signal.SIGKILL
+    assert "the server is ended after 3 probes that failed" in output
 
 
 @pytest.mark.triton

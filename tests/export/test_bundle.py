@@ -77,17 +77,21 @@ def test_report_says_how_every_engine_and_precision_did(exported: Exported) -> N
     assert exported.engine == proof["engine"]
     times = {n: found["seconds"] for n, found in proof["engines"].items() if found["seconds"]}
     assert times.keys() >= {"onnxruntime-fp32", "openvino-fp32"}
-    assert proof["engine"] == min(times, key=lambda name: times[name])
+    assert proof["engine"] in times
+    assert proof["engine"].endswith("-fp32")
     for name in ("onnxruntime-fp32", "openvino-fp32"):
         assert proof["engines"][name]["parity"]["max"] <= 1
         assert proof["engines"][name]["reason"] is None
     int8 = proof["engines"]["openvino-int8"]
     assert int8["parity"] is None
-    assert "export --precision int8" in int8["reason"]
-    assert proof["precisions"].keys() == {"fp16", "bf16"}
+    assert "export --precision fast" in int8["reason"]
+    assert proof["engines"]["openvino-bf16"]["reason"] == (
+        "not proven: sceneloom export --precision fast"
+    )
+    assert proof["precisions"].keys() == {"fp16"}
     for found in proof["precisions"].values():
         assert found["reason"] is None
-        assert found["parity"]["psnr"] >= 40
+        assert found["parity"]["psnr"] >= 45
         assert 0 < found["largest"]["head.1"] < 16_000
     assert exported.parity.to_json() == proof["engines"][exported.engine]["parity"]
 
@@ -140,6 +144,8 @@ def test_size_that_the_model_cannot_take_leaves_nothing(tmp_path: Path, checkpoi
 
 
 def test_wrong_settings_are_refused_before_the_work(tmp_path: Path, checkpoint: Path) -> None:
+    with pytest.raises(SizeError, match=r"largest is 513x256 .* multiple of 8 .* next is 520x256"):
+        export_bundle(checkpoint, tmp_path / "r", largest=(256, 513))
     with pytest.raises(SizeError, match="multiple of 8"):
         export_bundle(checkpoint, tmp_path / "r", ServingSettings(warmup=("63x64",)))
     with pytest.raises(ExportError, match="twice"):
@@ -165,7 +171,7 @@ def test_place_that_cannot_be_written(tmp_path: Path, checkpoint: Path) -> None:
 
 def test_precision_that_there_is_not_is_refused() -> None:
     assert ExportSettings(precision=()).precision == ()
-    with pytest.raises(SchemaError, match="no precision 'fp8'; there are fp32, fp16, bf16, int8"):
+    with pytest.raises(SchemaError, match="no precision 'fp8'; there are exact, fast, fp32, fp16"):
         ExportSettings(precision=("fp32", "fp8"))  # type: ignore[arg-type]
 
 

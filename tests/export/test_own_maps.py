@@ -11,6 +11,7 @@ from support import blocky_maps, run_command
 
 from sceneloom.contract import Contract
 from sceneloom.errors import InputError, SizeError, UnknownLabelError
+from sceneloom.file_tree import describe
 from sceneloom.schema import load_schema
 from sceneloom_export.proof_maps import CALIBRATION_MAPS, calibration_maps, read_own_maps
 
@@ -34,24 +35,53 @@ def write(folder: Path, name: str, labels: np.ndarray, instances: np.ndarray) ->
 
 
 def test_first_maps_are_read_in_order(folder: Path) -> None:
-    requests = read_own_maps(CONTRACT, folder, 2)
+    requests = read_own_maps(CONTRACT, folder, 2).requests
     assert len(requests) == 2
     for i, request in enumerate(requests):
         labels, instances = blocky_maps(64, 96, seed=i)
         assert np.array_equal(request.label_map, labels)
         assert request.instance_map is not None
         assert np.array_equal(request.instance_map, instances)
-    assert len(read_own_maps(CONTRACT, folder, 8)) == 3
+    assert len(read_own_maps(CONTRACT, folder, 8).requests) == 3
+
+
+def test_what_is_left_out_is_told(folder: Path) -> None:
+    """Cityscapes as published: label ids are taken, and the rest is named."""
+    for path in sorted(folder.rglob("*.png")):
+        path.rename(folder / path.name)
+    for name in ("test_label", "test_inst"):
+        (folder / name).rmdir()
+    for i in range(3):
+        cv2.imwrite(str(folder / f"city_{i}_color.png"), np.zeros((64, 96, 3), np.uint8))
+        (folder / f"city_{i}_polygons.json").write_text("{}")
+    found = read_own_maps(CONTRACT, folder, 2)
+    assert (len(found.requests), found.found) == (2, 3)
+    assert describe(found.left_out) == [
+        "left out: 3 of a kind that is not read (maps/city_0_polygons.json, "
+        "maps/city_1_polygons.json, maps/city_2_polygons.json)",
+        "left out: 3 of another kind than _labelIds (maps/city_0_color.png, maps/city_1_color.png, "
+        "maps/city_2_color.png)",
+    ]
+
+
+def test_unknown_ids_as_unlabelled(folder: Path) -> None:
+    labels, instances = blocky_maps(64, 96, seed=0)
+    labels[0, :7] = 255
+    write(folder, "a", labels, instances)
+    with pytest.raises(UnknownLabelError, match="--unknown unlabelled"):
+        read_own_maps(CONTRACT, folder, 1)
+    [request] = read_own_maps(CONTRACT, folder, 1, unknown="unlabelled").requests
+    assert not request.label_map[0, :7].any()
 
 
 def test_maps_side_by_side_and_models_without_instances(folder: Path) -> None:
     plain = Contract(schema=CONTRACT.schema, boundaries=False, size_multiple=8)
-    found = read_own_maps(plain, folder / "test_label", 8)
+    found = read_own_maps(plain, folder / "test_label", 8).requests
     assert [request.instance_map for request in found] == [None] * 3
 
 
 def test_int8_is_calibrated_on_ones_own_maps_or_on_drawn_ones(folder: Path) -> None:
-    own = read_own_maps(CONTRACT, folder, 8)
+    own = read_own_maps(CONTRACT, folder, 8).requests
     assert calibration_maps(CONTRACT, own) == own
     assert len(calibration_maps(CONTRACT, own * 4)) == CALIBRATION_MAPS
     drawn = calibration_maps(CONTRACT, [])
@@ -61,7 +91,7 @@ def test_int8_is_calibrated_on_ones_own_maps_or_on_drawn_ones(folder: Path) -> N
 
 
 def test_real_maps(shared: Path) -> None:
-    requests = read_own_maps(CONTRACT, shared / "data" / "cityscapes_sample", 2)
+    requests = read_own_maps(CONTRACT, shared / "data" / "cityscapes_sample", 2).requests
     assert [request.label_map.shape for request in requests] == [(1024, 2048)] * 2
     for request in requests:
         assert request.instance_map is not None

@@ -18,7 +18,9 @@ from sceneloom_export.probe_maps import draw_probe, golden_size, probe_sizes
 from sceneloom_serving.onnx_runtime import MODEL_FILE, OnnxRuntimeSynthesizer
 from sceneloom_serving.parity import (
     Parity,
+    Precision,
     check_parity,
+    check_proof,
     compare,
     reference_pictures,
     run_parity,
@@ -78,9 +80,10 @@ def test_float32_limit_is_one_level(difference: int, fails: bool) -> None:
         ("fp16", 2, 45, ""),
         ("fp16", 3, 50, "3 at the 99.9th percentile, 2 is the limit"),
         ("fp16", 2, 44.9, "a PSNR of 44.9 dB, 45 is the limit"),
-        ("bf16", 10, 40, ""),
-        ("bf16", 11, 39, "11 at the 99.9th percentile, 10 is the limit; by a PSNR of 39.0 dB"),
-        ("int8", 90, 35, ""),
+        ("bf16", 4, 48, ""),
+        ("bf16", 5, 47, "5 at the 99.9th percentile, 4 is the limit; by a PSNR of 47.0 dB, 48 is"),
+        ("int8", 6, 42, ""),
+        ("int8", 7, 41, "7 at the 99.9th percentile, 6 is the limit; by a PSNR of 41.0 dB, 42 is"),
         ("int8", 0, math.nan, "a PSNR of nan dB"),
     ],
 )
@@ -91,6 +94,38 @@ def test_limits_of_the_precisions(precision: str, p999: float, psnr: float, brok
         return
     with pytest.raises(ParityError, match=re.escape(broken)):
         check_parity(parity, precision, "engine")
+
+
+@pytest.mark.parametrize(
+    ("precision", "p999", "psnr", "maps", "broken"),
+    [
+        ("fp16", 2, 45, 1, ""),
+        ("bf16", 3, 50.5, 8, ""),
+        ("bf16", 4, 50.4, 8, "4 at the 99.9th percentile, 3 is the limit; by a PSNR of 50.4 dB"),
+        ("bf16", 0, 99, 7, "bf16 is proven on 8 maps at least, and this bundle has 7: sceneloom"),
+        ("int8", 4, 44, 8, ""),
+        ("int8", 5, 43.9, 8, "5 at the 99.9th percentile, 4 is the limit; by a PSNR of 43.9 dB"),
+    ],
+)
+def test_fast_precisions_are_proven_with_a_margin(
+    precision: Precision, p999: float, psnr: float, maps: int, broken: str
+) -> None:
+    parity = Parity(max=9, p999=p999, mean=0, psnr=psnr)
+    if not broken:
+        check_proof(parity, precision, "engine", maps)
+        return
+    with pytest.raises(ParityError, match=re.escape(broken)):
+        check_proof(parity, precision, "engine", maps)
+
+
+def test_one_bad_picture_is_not_lost_among_good_ones() -> None:
+    black = np.zeros((100, 100, 3), np.uint8)
+    bad = black.copy()
+    bad[:1] = 12
+    found = compare([black] * 100, [black] * 99 + [bad])
+    assert found.p999 == 12
+    assert found.psnr == compare([black], [bad]).psnr
+    assert found.mean == pytest.approx(12 / 100 / 100)
 
 
 def test_engine_with_other_weights_fails(

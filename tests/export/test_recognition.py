@@ -13,7 +13,7 @@ from sceneloom.errors import CheckpointError, InputError, ParityError
 from sceneloom.schema import load_schema
 from sceneloom.synthesizer import Image, Request, prepare
 from sceneloom_export.recognition import Recognition
-from sceneloom_training.scenes import draw_pair
+from sceneloom_streets import draw_pair
 
 SEGMENTER = CHECKOUT / "examples" / "street_demo" / "segmenter"
 CONTRACT = Contract(schema=load_schema("cityscapes"), boundaries=True, size_multiple=8)

@@ -203,6 +203,22 @@ def test_onnx_runtime_takes_the_half_precision_graph_where_there_is_one(tmp_path
             assert configs[name].default_model_filename == file
 
 
+def test_every_variant_names_its_engine(tmp_path: Path) -> None:
+    for precision in ("fp32", "fp16"):
+        configs = write(tmp_path / precision, PLAIN, half=precision == "fp16")
+        named = {name: one.parameters["engine"].string_value for name, one in configs.items()}
+        assert named == {
+            "config": "onnxruntime-fp32",  # what it was told
+            "embedded": "onnxruntime-fp32",
+            "onnxruntime": f"onnxruntime-cuda-{precision}",
+            "onnxruntime-tensorrt": f"onnxruntime-tensorrt-{precision}",
+            "tensorrt": f"tensorrt-{precision}",
+            "tensorrt-throughput": f"tensorrt-{precision}",
+        }
+        with TritonSynthesizer("fake", transport=Served(configs["tensorrt"])) as client:
+            assert (client.engine, client.precision) == (f"tensorrt-{precision}", precision)
+
+
 def test_onnx_runtime_leaves_batching_to_the_export(configs: dict[str, Config]) -> None:
     assert configs["onnxruntime"].max_batch_size == 2
     assert configs["onnxruntime"].dynamic_batching.max_queue_delay_microseconds == 300

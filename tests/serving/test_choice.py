@@ -19,9 +19,17 @@ from sceneloom.errors import EngineError, ServerStartError
 from sceneloom.padding import Padding
 from sceneloom.schema import load_schema
 from sceneloom.synthesizer import Image, InstanceMap, LabelMap, Request, Style, Synthesizer
-from sceneloom_serving.choice import choose_engine, fastest, measure_engines, recall
+from sceneloom_serving.choice import (
+    Known,
+    choose_engine,
+    fastest,
+    measure_engines,
+    recall,
+    what_is_known,
+)
 from sceneloom_serving.engines import ENGINES, Engine, get_engine, open_engine, unavailable
-from sceneloom_serving.parity import Precision
+from sceneloom_serving.parity import Precision, PrecisionClass
+from sceneloom_serving.ranking import first_of_the_fastest
 from sceneloom_serving.references import References, load_references, save_references
 
 CONTRACT = Contract(schema=load_schema("helen"), boundaries=False, size_multiple=2)
@@ -31,15 +39,18 @@ HASH = "ab" * 32
 class Painter(Synthesizer):
     """Paints the picture that the references have, and is as wrong and as slow as it is told."""
 
-    def __init__(self, error: int, seconds: float, batch: int) -> None:
+    def __init__(self, error: int, seconds: float, batch: int, drift: list[float]) -> None:
         super().__init__(CONTRACT, batch)
-        self._error, self._seconds = error, seconds
+        self._error, self._seconds, self._drift = error, seconds, drift
 
     def run_batch(
         self, label_maps: LabelMap, instance_maps: InstanceMap | None, styles: Style | None
     ) -> Image:
-        time.sleep(self._seconds)
-        return picture(label_maps) + np.uint8(self._error)
+        time.sleep(self._seconds * self._drift[0])
+        self._drift[0] *= self._drift[1]
+        image = picture(label_maps)
+        image.reshape(-1)[::50] += np.uint8(self._error)
+        return image
 
 
 def picture(label_maps: LabelMap) -> Image:
@@ -52,17 +63,20 @@ class Bundle:
     do.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, maps: int = 2) -> None:
         self.folder = folder
+        self.drift = [1.0, 1.0]
+        """Times the engines' seconds now, and what each picture multiplies it by."""
         self.version = folder / "synthesis" / "1"
         self.version.mkdir(parents=True)
         (self.version / "model").write_bytes(b"")
         rng = np.random.default_rng(0)
-        maps = [rng.integers(0, 11, size, np.uint8) for size in ((8, 8), (16, 24))]
+        sizes = [(8, 8)] * (maps - 1) + [(16, 24)]
+        drawn = [rng.integers(0, 11, size, np.uint8) for size in sizes]
         requests = [
-            Request(label_map=x, instance_map=None, style=None, padding=Padding()) for x in maps
+            Request(label_map=x, instance_map=None, style=None, padding=Padding()) for x in drawn
         ]
-        pictures = [picture(x[None]) for x in maps]
+        pictures = [picture(x[None]) for x in drawn]
         save_references(References(requests=requests, pictures=pictures), folder)
         self.opened: list[tuple[str, int]] = []
         self.engines: dict[str, Engine] = {}
@@ -81,7 +95,7 @@ class Bundle:
         def opened(path: Path, batch: int) -> Synthesizer:
             assert path == self.version / file
             self.opened.append((name, batch))
-            return Painter(error, seconds, batch)
+            return Painter(error, seconds, batch, self.drift)
 
         self.engines[name] = Engine(
             name=name,
@@ -94,8 +108,13 @@ class Bundle:
         )
         return self
 
-    def choose(self) -> str:
-        return choose_engine(self.folder, HASH, say=self.said.append, engines=self.engines)
+    def choose(self, precision: PrecisionClass = "exact") -> str:
+        return choose_engine(
+            self.folder, HASH, precision=precision, say=self.said.append, engines=self.engines
+        )
+
+    def known(self, engine: str) -> Known:
+        return what_is_known(self.folder, HASH, engine, self.engines)
 
     @property
     def names(self) -> list[str]:
@@ -127,7 +146,7 @@ def test_the_fastest_that_passes_is_chosen(bundle: Bundle) -> None:
     bundle.add("slow", seconds=0.03).add("quick", seconds=0.01).add("wrong", error=2)
     bundle.add("wrong in half", precision="fp16", error=3).add("nowhere", check=refuse)
     assert bundle.choose() == "quick"
-    assert bundle.said[0].startswith("trying the engines")
+    assert bundle.said[0].startswith("trying the exact engines")
     said = {line.split(":")[0]: line for line in bundle.said[1:]}
     assert said.keys() == bundle.engines.keys()
     assert "s a picture; max 0" in said["slow"]
@@ -142,6 +161,92 @@ def test_limits_are_those_of_the_precision(bundle: Bundle) -> None:
     assert bundle.choose() == "half"
     with pytest.raises(EngineError, match="no engine 'half'; there are"):
         get_engine("half")  # only `engines` has it
+
+
+@pytest.fixture
+def proven(tmp_path: Path, cache: Path) -> Bundle:
+    """With as many reference maps as a fast precision is proven on."""
+    bundle = Bundle(tmp_path / "proven", maps=8)
+    return bundle.add("full", seconds=0.01).add("brain", precision="bf16", error=3)
+
+
+def test_what_is_fast_serves_only_if_it_is_asked_for(proven: Bundle) -> None:
+    assert proven.choose() == "full"
+    assert proven.names == ["full"]  # what cannot be chosen is not measured
+    assert proven.choose("fast") == "brain"
+    assert proven.choose() == "full"  # each is remembered
+    assert len(proven.opened) == 3
+
+
+def test_what_is_fast_is_proven_with_a_margin_on_enough_maps(
+    proven: Bundle, bundle: Bundle
+) -> None:
+    proven.add("brain", precision="bf16", error=4)  # within its limit, not its proof
+    assert proven.choose("fast") == "full"
+    assert "brain differs from PyTorch by 4 at the 99.9th percentile, 3 is" in proven.said[-1]
+    bundle.add("full", seconds=0.01).add("brain", precision="bf16")
+    assert bundle.choose("fast") == "full"
+    assert "brain: bf16 is proven on 8 maps at least, and this bundle has 2" in bundle.said[-1]
+
+
+def test_what_is_known_of_the_engine_that_serves(proven: Bundle) -> None:
+    nothing = proven.known("full")
+    assert nothing.difference == "not measured"
+    assert nothing.fast == "not measured here (sceneloom runtimes REPOSITORY --measure)"
+    proven.choose()
+    assert proven.known("full").difference.startswith("max 0, 99.9th percentile 0")
+    proven.choose("fast")
+    fast = proven.known("full").fast
+    assert fast.startswith("brain, ")
+    assert "times as fast, differs by max 3, 99.9th percentile 3" in fast
+    brain = proven.known("brain")
+    assert brain.fast == "serves"
+    assert brain.difference.startswith("max 3")
+    proof = {
+        "left_out": {"bf16": "overflows"},
+        "engines": {"other": {"parity": {"max": 1, "p999": 0, "mean": 0, "psnr": None}}},
+    }
+    (proven.folder / "report.json").write_text(json.dumps({"proof": proof}))
+    assert proven.known("full").fast == "bf16: overflows"
+    proven.add("other")
+    assert proven.known("other").difference.endswith(" at export")
+
+
+def test_nothing_fast_that_is_faster(proven: Bundle) -> None:
+    proven.add("full").add("brain", precision="bf16", seconds=0.02)
+    assert proven.choose("fast") == "full"
+    assert proven.known("full").fast == "nothing: no fast engine is faster here"
+
+
+def test_equally_fast_engines_are_taken_in_a_fixed_order() -> None:
+    assert first_of_the_fastest({"first": [1.04], "second": [1.0], "third": [1.0]}) == "first"
+    assert first_of_the_fastest({"first": [1.06], "second": [1.04], "third": [1.0]}) == "second"
+    assert first_of_the_fastest({"only": [0.0]}) == "only"
+    assert first_of_the_fastest({"first": [1.2] * 10, "second": [1.0] * 9 + [2.0]}) == "second"
+    unclear = {"first": [1.2] * 10, "second": [1.0] * 8 + [2.0] * 2}
+    assert first_of_the_fastest(unclear) == "first"
+
+
+def test_ten_choices_between_equally_fast_engines_are_the_same(
+    bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle.add("first", seconds=0.004).add("second", seconds=0.00404)
+    chosen = set()
+    for number in range(10):
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / str(number)))
+        chosen.add(bundle.choose())
+    assert chosen == {"second"}
+
+
+def test_of_equally_fast_engines_the_most_exact_serves(proven: Bundle) -> None:
+    proven.add("full", seconds=0.00404).add("brain", precision="bf16", seconds=0.004)
+    assert proven.choose("fast") == "full"
+
+
+def test_a_machine_that_gets_slower_does_not_decide(bundle: Bundle) -> None:
+    bundle.add("slower", seconds=0.005).add("quicker", seconds=0.003)
+    bundle.drift[1] = 1.02  # one after the other, the second would be the slower one
+    assert bundle.choose() == "quicker"
 
 
 def test_none_that_passes_is_an_error_with_every_reason(bundle: Bundle, cache: Path) -> None:
@@ -159,7 +264,7 @@ def test_batches_are_proven_where_they_will_be_served(bundle: Bundle) -> None:
         bundle.version, load_references(bundle.folder), max_batch_size=4, engines=bundle.engines
     )
     assert bundle.opened == [("one", 4)]
-    assert fastest(measured) == "one"
+    assert fastest(measured, engines=bundle.engines) == "one"
     assert measured[0].parity is not None
     assert measured[0].to_json()["parity"]["max"] == 0
 
@@ -174,6 +279,7 @@ def test_choice_is_remembered(both: Bundle, cache: Path) -> None:
     (file,) = cache.iterdir()
     content = json.loads(file.read_text())
     assert content["bundle_hash"] == HASH
+    assert content["precision"] == "exact"
     assert content["machine"]["cores"] == len(os.sched_getaffinity(0))
     assert content["available"] == ["slow", "fast"]
     assert content["measured"]["slow"]["seconds"] >= 0.02
@@ -312,7 +418,7 @@ def test_unknown_engine_is_named_beside_those_there_are(tmp_path: Path) -> None:
 
 def test_engine_whose_file_is_missing_names_what_makes_it(tmp_path: Path) -> None:
     int8 = ENGINES["openvino-int8"]
-    reason = "the bundle has no int8.onnx: sceneloom export --precision int8"
+    reason = "the bundle has no int8.onnx: sceneloom export --precision fast"
     assert unavailable(int8, tmp_path) == reason
     assert unavailable(int8) is None
     with pytest.raises(EngineError, match=f"openvino-int8: {reason}"):

@@ -99,14 +99,6 @@ def test_killed_serve_leaves_no_process_and_the_next_one_sweeps(
     assert [path for folder in left for path in folder.glob(f"sceneloom-{pid}-*")] == []
 
 
-def test_serve_reports_a_server_that_died(exported: Exported, serve: ServeCommand) -> None:
-    pid = serve.process.pid
-    os.kill(children(pid)[0], signal.SIGKILL)
-    _, errors = serve.process.communicate(timeout=60)
-    assert serve.process.returncode == 1
-    assert "the Triton server ended with code -9" in errors
-
-
 def test_render_a_data_set_with_broken_maps(
     dataset: Path, serve: ServeCommand, tmp_path: Path
 ) -> None:
@@ -187,13 +179,15 @@ def test_import_and_export_commands(
     lines = done.stdout.splitlines()
     report = json.loads((tmp_path / "r" / "report.json").read_text())
     assert lines[0].startswith("differences from PyTorch in float32, in grey levels")
-    (line,) = [line for line in lines if line.startswith("  bf16: max ")]
-    assert float(line.split("PSNR ")[1].split(" dB")[0]) >= 40
+    (line,) = [line for line in lines if line.startswith("  bf16 left out: ")]  # random weights
+    assert "at the 99.9th percentile, 3 is the limit" in line
     assert not any("fp16:" in line for line in lines)
     (line,) = [line for line in lines if line.startswith("  onnxruntime-fp32: ")]
     assert "s a picture; max " in line
     (line,) = [line for line in lines if line.startswith("serves by default: ")]
     assert report["proof"]["engine"] in line
+    assert "(fp32), differs from PyTorch by max " in line
+    assert any(line.startswith("--precision fast: ") for line in lines)
     assert done.stderr == ""
 
 

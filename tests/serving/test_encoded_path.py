@@ -72,7 +72,7 @@ def test_files_give_what_the_client_would_have_sent() -> None:
     assert_equal(decode(), prepare(CONTRACT, LABELS, INSTANCES))
     assert decode().padding.crop(decode().label_map).shape == (61, 90)
     assert_equal(decode(STYLED), prepare(STYLED, LABELS, INSTANCES))
-    none, some = np.zeros((0, 3), np.float32), np.ones((200, 3), np.float32)
+    none, some = np.zeros((0, 3), np.float32), np.ones((256, 3), np.float32)
     assert_equal(decode(STYLED, style_rows=none), prepare(STYLED, LABELS, INSTANCES))
     assert_equal(decode(STYLED, style_rows=some), prepare(STYLED, LABELS, INSTANCES, some))
 
@@ -145,7 +145,7 @@ def test_inputs_that_the_contract_refuses() -> None:
     with pytest.raises(InputError, match="style is float"):
         decode(STYLED, style_rows=np.zeros((1, 3), np.float32))
     with pytest.raises(InputError, match="not finite"):
-        decode(STYLED, style_rows=np.full((200, 3), np.nan, np.float32))
+        decode(STYLED, style_rows=np.full((256, 3), np.nan, np.float32))
 
 
 @pytest.mark.parametrize(("words", "quality"), [("png", 100), ("jpg:95", 95), ("webp:80", 80)])

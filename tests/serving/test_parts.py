@@ -5,6 +5,7 @@ server.
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
 import tempfile
@@ -248,3 +249,36 @@ def test_onnx_runtime_reports_to_nobody(exported: Exported, tmp_path: Path) -> N
     run = [sys.executable, "-c", code, str(model)]
     subprocess.run(run, env={**environment, "XDG_CACHE_HOME": str(tmp_path)}, check=True)
     assert list(tmp_path.iterdir()) == []  # where it keeps a device's id and what it will send
+
+
+def test_nothing_that_runs_is_copied_for_the_server(tmp_path: Path) -> None:
+    """A folder for temporary files may be mounted noexec, and a fresh copy may be busy."""
+    find_bundled_server().write_backend_directory(tmp_path)
+    files = list((tmp_path / "python").iterdir())
+    assert {"libtriton_python.so", "triton_python_backend_stub"} < {file.name for file in files}
+    assert all(file.is_symlink() and file.is_file() for file in files)
+
+
+def test_openvino_reports_to_nobody_and_writes_no_id(exported: Exported, tmp_path: Path) -> None:
+    """Its package for reports opens a connection when openvino is imported: to the proxy here."""
+    model = exported.repository / "synthesis" / "1" / MODEL_FILE
+    code = (
+        "import sys, sceneloom_serving.openvino_runtime as o; from pathlib import Path; "
+        "o.OpenVinoSynthesizer(Path(sys.argv[1])); import openvino, time; time.sleep(1)"
+    )
+    with socket.create_server(("127.0.0.1", 0)) as proxy:
+        environment = {name: value for name, value in os.environ.items() if name != "CI"}
+        environment["https_proxy"] = f"http://127.0.0.1:{proxy.getsockname()[1]}"
+        run = [sys.executable, "-c", code, str(model)]
+        subprocess.run(run, env={**environment, "HOME": str(tmp_path)}, check=True)
+        proxy.settimeout(0.1)
+        with pytest.raises(TimeoutError):
+            proxy.accept()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_process_that_has_imported_openvinos_reports_keeps_them() -> None:
+    code = "import openvino_telemetry as t, sceneloom_serving; import openvino_telemetry; print(t)"
+    run = [sys.executable, "-c", code]
+    done = subprocess.run(run, capture_output=True, text=True, check=True)
+    assert "openvino_telemetry" in done.stdout

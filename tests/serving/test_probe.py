@@ -63,8 +63,8 @@ def test_a_server_that_answers_another_picture(server: EmbeddedServer, copy: Pat
     assert "its picture differs by" in done.stderr
 
 
-def test_no_server_is_one_line(tmp_path: Path) -> None:
-    done = run_command("probe", tmp_path, "--url", "127.0.0.1:9", "--timeout", "2")
+def test_no_server_is_one_line(copy: Path) -> None:
+    done = run_command("probe", copy, "--url", "127.0.0.1:9", "--timeout", "2")
     assert done.returncode == 1
     assert done.stderr.startswith("sceneloom probe: 127.0.0.1:9")
     assert done.stderr.count("\n") == 1

@@ -4,7 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from sceneloom_serving.server_log import LogLine, explain_failure, parse_line
+from sceneloom_serving.server_log import (
+    LogLine,
+    explain_end,
+    explain_failure,
+    last_words,
+    parse_line,
+    stub_refusal,
+)
 
 FAILED = (
     "failed to load 'synthesis' version 1: Internal: ExportError: model.onnx: cannot load it\n\n"
@@ -78,9 +85,53 @@ def test_summary(line: LogLine, shown: str | None) -> None:
             [LogLine("output", "error while loading shared libraries: libx.so")],
             "error while loading shared libraries: libx.so",
         ),
-        ([LogLine("output", "")], "it said nothing"),
-        ([], "it said nothing"),
+        (
+            [LogLine("error", "CudaDriverHelper has not been initialized.")],
+            "no output",
+        ),
+        (
+            [
+                LogLine(
+                    "error",
+                    "failed to load 'synthesis' version 1: Internal: Unable to initialize shared "
+                    "memory key 'sceneloom-1' to requested size (1048576 bytes).",
+                )
+            ],
+            "the model's process needs shared memory, and /dev/shm is full, small or read-only",
+        ),
+        ([LogLine("output", "")], "no output"),
+        ([], "no output"),
     ],
 )
 def test_explanation(lines: list[LogLine], reason: str) -> None:
     assert explain_failure(lines) == reason
+
+
+def test_an_end_names_its_signal_and_not_what_a_server_without_a_gpu_says() -> None:
+    noise = [LogLine("error", "CudaDriverHelper has not been initialized.")]
+    assert explain_end(-11, noise) == "the Triton server was ended by SIGSEGV"
+    assert explain_end(-64, noise) == "the Triton server was ended by SIGRTMAX"
+    assert explain_end(-50, noise) == "the Triton server was ended by signal 50"
+    assert explain_end(1, [*noise, LogLine("error", "no room")]) == (
+        "the Triton server ended with code 1: no room"
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("what():  ValueError: negative dimensions are not allowed", " (ValueError: negative"),
+        ("Signal (11) received.", " (SIGSEGV)"),
+        ("printed by the model", ""),
+    ],
+)
+def test_what_the_models_process_said_of_its_end(text: str, words: str) -> None:
+    assert last_words([LogLine("output", text), LogLine("info", "later")]).startswith(words)
+    assert bool(last_words([LogLine("output", text)])) == bool(words)
+
+
+def test_a_stub_that_the_shell_cannot_start_is_found_in_the_log() -> None:
+    busy = "sh: 1: exec: /tmp/sceneloom-1/python/triton_python_backend_stub: Text file busy"
+    assert stub_refusal(parse_line(busy)) == "Text file busy"
+    assert stub_refusal(parse_line(busy.replace("Text file busy", "not found"))) == "not found"
+    assert stub_refusal(parse_line("printed by the model")) is None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import signal
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,13 @@ import pytest
 from support import ServeCommand, blocky_maps, copy_export, free_ports, run_command
 
 from sceneloom import TritonSynthesizer
-from sceneloom.errors import ServerStartError
+from sceneloom.encoded import EncodedClient
+from sceneloom.errors import ServerStartError, ServerUnavailableError
+from sceneloom.png_maps import instance_map_png, label_map_png
 from sceneloom_export.bundle import Exported
-from sceneloom_serving.embedded import EmbeddedServer
+from sceneloom_serving.embedded import EmbeddedServer, ServerSettings
 from sceneloom_serving.engines import ENGINES, unavailable
+from sceneloom_serving.golden import load_golden
 from sceneloom_serving.parity import compare
 
 pytestmark = pytest.mark.triton
@@ -65,7 +69,7 @@ def test_auto_measures_once_and_remembers(exported: Exported, cache: Path) -> No
             first = client.engine
         code, errors = serve.end(signal.SIGTERM)
     assert code == 0
-    assert "trying the engines of this bundle on this machine, once" in errors
+    assert "trying the exact engines of this bundle on this machine, once" in errors
     assert re.search(r"^onnxruntime-fp32: .* s a picture; max [01],", errors, re.MULTILINE)
     (file,) = cache.iterdir()
     remembered = json.loads(file.read_text())
@@ -80,18 +84,18 @@ def test_auto_measures_once_and_remembers(exported: Exported, cache: Path) -> No
 
 
 @pytest.mark.parametrize(
-    ("name", "reason"),
+    ("name", "code", "reason"),
     [
-        ("openvino", "no engine 'openvino'; there are onnxruntime-fp32, openvino-fp32"),
-        ("openvino-int8", "the bundle has no int8.onnx: sceneloom export --precision int8"),
-        ("tensorrt-fp16", "tensorrt-fp16: "),
+        ("openvino", 2, "no engine 'openvino'; there are auto, onnxruntime-fp32, openvino-fp32"),
+        ("openvino-int8", 1, "the bundle has no int8.onnx: sceneloom export --precision fast"),
+        ("tensorrt-fp16", 1, "tensorrt-fp16: "),
     ],
 )
 def test_serve_refuses_an_engine_that_cannot_run(
-    exported: Exported, name: str, reason: str
+    exported: Exported, name: str, code: int, reason: str
 ) -> None:
     done = run_command("serve", exported.repository, "--engine", name)
-    assert done.returncode == 1
+    assert done.returncode == code
     assert done.stdout == ""
     assert done.stderr.startswith("sceneloom serve: ")
     assert reason in done.stderr
@@ -102,6 +106,11 @@ def test_engine_that_does_not_load_in_the_server_is_explained(exported: Exported
     server = EmbeddedServer(exported.repository, free_ports(), engine="openvino-int8")
     with pytest.raises(ServerStartError, match=r"openvino-int8: the bundle has no int8\.onnx"):
         server.start()
+
+
+def read(file: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(file.read_text())
+    return found
 
 
 def table(*arguments: str | Path) -> dict[str, str]:
@@ -115,7 +124,8 @@ def test_runtimes_of_this_machine(cache: Path) -> None:
     assert lines.keys() == ENGINES.keys()
     for name, line in lines.items():
         reason = unavailable(ENGINES[name])
-        assert line == f"  {name:26} {'yes' if reason is None else f'no: {reason}'}"
+        named = f"  {name:26} {ENGINES[name].precision}"
+        assert line == f"{named} {'yes' if reason is None else f'no: {reason}'}"
     assert lines["onnxruntime-fp32"].endswith(" yes")
     assert not cache.exists()
 
@@ -128,8 +138,9 @@ def test_runtimes_of_a_bundle_measured(exported: Exported, cache: Path) -> None:
     measured = table(exported.repository, "--measure")
     assert re.search(r"yes: \d\S* s a picture; max [01],", measured["openvino-fp32"])
     (chosen,) = [name for name, line in measured.items() if line.startswith("* ")]
-    (file,) = cache.iterdir()
-    assert json.loads(file.read_text())["engine"] == chosen
+    kept = {found["precision"]: found for found in map(read, cache.iterdir())}
+    assert kept.keys() == {"exact", "fast"}
+    assert kept["exact"]["engine"] == kept["fast"]["engine"] == chosen  # nothing fast is proven
     after = table(exported.repository)
     assert [name for name, line in after.items() if line.startswith("* ")] == [chosen]
 
@@ -145,6 +156,8 @@ def test_runtimes_for_programs(exported: Exported, cache: Path) -> None:
     assert not any(one["chosen"] for one in plain)
     measured = {one["engine"]: one for one in documents("--measure")}
     assert sum(one["chosen"] for one in measured.values()) == 1
+    assert sum(one["chosen_fast"] for one in measured.values()) == 1
+    assert {one["precision"] for one in measured.values()} == {"fp32", "fp16", "bf16", "int8"}
     for name, one in measured.items():
         assert one["runs"] == (one["reason"] is None)
         assert one["runs"] == (one["seconds"] is not None), name
@@ -154,8 +167,8 @@ def test_runtimes_for_programs(exported: Exported, cache: Path) -> None:
 
 def test_runtimes_refuses_what_it_cannot_do(exported: Exported, tmp_path: Path) -> None:
     done = run_command("runtimes", "--measure")
-    assert done.returncode == 1
-    assert "name the repository" in done.stderr
+    assert done.returncode == 2
+    assert "none is named" in done.stderr
     done = run_command("runtimes", tmp_path)
     assert done.returncode == 1
     assert str(tmp_path) in done.stderr
@@ -166,3 +179,47 @@ def test_runtimes_refuses_what_it_cannot_do(exported: Exported, tmp_path: Path) 
     done = run_command("runtimes", copy, "--measure")
     assert done.returncode == 1
     assert "weights.bin" in done.stderr
+
+
+def test_server_that_was_restarted_with_another_engine_answers_no_old_client(
+    exported: Exported,
+) -> None:
+    """A client that was idle meanwhile notices no restart: pictures would be called what they are
+    not.
+    """
+    free = {f"{name}_port": free_port() for name in ("http", "grpc", "metrics")}
+    ports = ServerSettings(**free, stop_timeout=1)
+    golden = load_golden(exported.repository)
+    inputs = (golden.label_map, golden.instance_map)
+    with EmbeddedServer(exported.repository, ports, engine="openvino-fp32", encoded=True) as first:
+        clients = [TritonSynthesizer(first.grpc), TritonSynthesizer(f"http://{first.http}")]
+        encoded = EncodedClient(clients[0].transport)
+        for client in clients:
+            client.synthesize(*inputs)
+        assert (first.engine, clients[0].precision) == ("openvino-fp32", "fp32")
+        assert first.difference.startswith("max ")
+        assert (
+            clients[1].fast
+            == first.fast
+            == "bf16, int8: not proven: sceneloom export " + ("--precision fast")
+        )
+    changed = "runs onnxruntime-fp32, and the request is for openvino-fp32"
+    with EmbeddedServer(exported.repository, ports, engine="onnxruntime-fp32", encoded=True):
+        for client in clients:
+            with pytest.raises(ServerUnavailableError, match=changed):
+                client.synthesize(*inputs)
+        assert golden.instance_map is not None
+        label = label_map_png(encoded.contract, golden.label_map)
+        instance = instance_map_png(encoded.contract, golden.label_map, golden.instance_map)
+        with pytest.raises(ServerUnavailableError, match=changed):
+            encoded.synthesize(label, instance)
+        with TritonSynthesizer(clients[0].transport.address) as again:
+            again.synthesize(*inputs)
+    for client in clients:
+        client.close()
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

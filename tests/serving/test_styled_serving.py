@@ -26,8 +26,8 @@ from sceneloom_export.settings import ExportSettings
 from sceneloom_serving.embedded import EmbeddedServer
 from sceneloom_serving.parity import compare
 from sceneloom_serving.torch_runtime import TorchSynthesizer
+from sceneloom_streets import draw_street
 from sceneloom_training.checkpoint import load_checkpoint
-from sceneloom_training.scenes import draw_street
 
 pytestmark = pytest.mark.triton
 
@@ -201,6 +201,16 @@ def test_the_server_refuses_a_table_of_another_shape(client: TritonSynthesizer) 
         client.run_batch(label_map, instance_map, np.zeros((1, 255, 3), np.float32))
     with pytest.raises(RequestRejectedError):
         client.run_batch(label_map, instance_map, None)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_the_server_refuses_a_style_that_is_no_number(
+    client: TritonSynthesizer, value: float
+) -> None:
+    label_map, instance_map = (x[None] for x in blocky_maps(32, 32, seed=0))
+    shape = (1, 256, client.contract.style_channels)
+    with pytest.raises(RequestRejectedError, match="not finite numbers"):
+        client.run_batch(label_map, instance_map, np.full(shape, value, np.float32))
 
 
 def test_render(url: str, tmp_path: Path) -> None:

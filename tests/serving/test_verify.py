@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -69,7 +70,7 @@ def add_plan(repository: Path, **changes: Any) -> Path:
             compute_capability="9.0",
         ),
         "builder": "python",
-        "precision": "fp16",
+        "precision": "fp32",  # as the variants say where there is no fp16.onnx
         "norms": "native",
         "profiles": (
             Profile(batch=(1, 1, 1), height=height, width=width),
@@ -133,10 +134,23 @@ def test_one_changed_byte_or_a_missing_file_is_named(repository: Path, name: str
     [
         "synthesis/2/model.onnx",  # Triton serves the latest version
         "synthesis/configs/other.pbtxt",
+        "synthesis/triton_python_backend_stub",  # runs instead of the backend's own
         "synthesis/1/helper.py",
         "synthesis/1/plugin.so",
+        "synthesis/1/__init__.pyc",
+        "synthesis/1/model/__init__.pyc",  # Python prefers the package to model.py
+        "synthesis/1/numpy/__init__.py",
+        "synthesis/1/model.cpython-311-x86_64-linux-gnu.so",
+        "synthesis/1/__pycache__/model.cpython-311.pyc",
+        "synthesis/1/timing.cache",
+        "synthesis/1/model.plan.json",  # of no plan
+        "synthesis/1/.hidden",
+        "synthesis/1/sub/model.plan",
+        "synthesis/model.plan",
         "synthesis_decode/2/model.py",
+        "synthesis_decode/1/model.plan",
         "synthesis_encode/1/helper.py",
+        "synthesis_encode/1/__pycache__/model.cpython-311.pyc",
         "synthesis_encoded/configs/other.pbtxt",
         "another/config.pbtxt",
         "another/1/model.onnx",
@@ -146,15 +160,59 @@ def test_what_a_server_would_load_beside_it_is_refused(repository: Path, name: s
     path = repository / name
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(b"")
-    assert "was not exported, and a server would load it" in refusal(repository)
+    assert "was not exported, and a server may load it" in refusal(repository)
+
+
+@pytest.mark.parametrize("name", ["synthesis/1/model", "synthesis/linked", "synthesis/configs"])
+def test_a_linked_folder_in_a_model_is_refused(repository: Path, name: str, tmp_path: Path) -> None:
+    path = repository / name
+    if path.is_dir():
+        path.rename(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere").mkdir(exist_ok=True)
+    path.symlink_to(tmp_path / "elsewhere")
+    assert refusal(repository).startswith(f"{path}: is a link to a folder")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "report.json",
+        "golden.npz",
+        "synthesis/1/weights.bin",
+        "synthesis/1/model.plan",
+        "synthesis/1/model.plan.json",
+    ],
+)
+def test_a_pipe_is_refused_and_not_waited_for(repository: Path, name: str) -> None:
+    add_plan(repository)
+    path = repository / name
+    path.unlink()
+    os.mkfifo(path)
+    done = run_command("verify", repository)
+    assert done.returncode == 1
+    assert f"{path}: is not a regular file" in done.stderr
+
+
+def test_a_linked_file_and_a_linked_model_are_what_they_lead_to(
+    repository: Path, tmp_path: Path
+) -> None:
+    weights = repository / "synthesis" / "1" / "weights.bin"
+    weights.rename(tmp_path / "weights")
+    weights.symlink_to(tmp_path / "weights")
+    (repository / "synthesis").rename(tmp_path / "model")
+    (repository / "synthesis").symlink_to(tmp_path / "model")
+    assert verify_repository(repository, "embedded") == FILES
+    (tmp_path / "model" / "1" / "helper.py").write_text("")
+    assert "helper.py: was not exported" in refusal(repository)
+    (tmp_path / "model" / "1" / "helper.py").unlink()
+    (tmp_path / "weights").write_bytes(b"other")
+    assert "weights.bin: is not the file that was exported" in refusal(repository)
 
 
 def test_what_no_server_loads_is_left_alone(repository: Path) -> None:
     (repository / "notes").mkdir()
     (repository / "notes" / "a.txt").write_text("")
-    (repository / "synthesis" / "1" / "__pycache__").mkdir()
-    (repository / "synthesis" / "1" / "__pycache__" / "model.cpython-311.pyc").write_bytes(b"")
-    (repository / "synthesis" / "1" / "timing.cache").write_bytes(b"")
+    (repository / "README").write_text("")
     assert verify_repository(repository) == FILES
 
 
@@ -211,6 +269,16 @@ def test_plan_of_another_graph(repository: Path) -> None:
     for graph in ({"file": "model.onnx", "sha256": "0" * 64}, {}):
         add_plan(repository, graph=graph)
         assert "was built from another graph" in refusal(repository)
+
+
+def test_plan_of_another_precision_than_its_variant_says(repository: Path) -> None:
+    """Its pictures would be called float32's."""
+    add_plan(repository, precision="fp16")
+    assert verify_repository(repository) == FILES + 1
+    for variant in ("tensorrt", "tensorrt-throughput"):
+        said = refusal(repository, variant)
+        assert f"is of fp16, and variant {variant!r} says tensorrt-fp32" in said
+        assert "sceneloom engine --precision fp32" in said
 
 
 def test_plan_without_the_variants_profile(repository: Path) -> None:

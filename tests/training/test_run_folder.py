@@ -80,6 +80,18 @@ def test_the_link_leads_to_the_newest_bundle_also_where_the_folder_is_moved(run:
     assert load_checkpoint(moved / "model").provenance == {"steps": 2}
 
 
+def test_a_folder_that_is_moved_while_its_run_is_on_gets_no_twin(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path / "run")
+    with run.claimed():
+        run.write_record({"settings": {}})
+        save(run, 1)
+        moved = run.root.rename(tmp_path / "moved")
+        with pytest.raises(TrainingError, match="run: was removed or moved while the run was on"):
+            save(run, 2)
+    assert [path.name for path in tmp_path.iterdir()] == ["moved"]
+    assert RunFolder(moved).steps() == [1]
+
+
 def test_everything_is_on_the_disk_before_its_name_is_there(
     run: RunFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,8 +1,8 @@
 """Build the wheel and prove that it works where there is no checkout.
 
-First in an environment that has the wheel alone: `sceneloom` imports, its command answers, torch is
-neither loaded nor installed. Then with the extras: a generator is imported, exported and served
-from the wheel's own templates, and a map is rendered through it.
+First in an environment that has the wheel alone: `sceneloom` imports, its command answers, a street
+is painted, torch is neither loaded nor installed. Then with the extras: a generator is imported,
+exported and served from the wheel's own templates, and a map is rendered through it.
 
     make wheel
 """
@@ -22,6 +22,8 @@ import sceneloom
 from sceneloom import Contract, TritonSynthesizer, load_schema, read_label_map
 from sceneloom.schema import builtin_schemas
 assert [load_schema(name).channels for name in builtin_schemas()]
+from sceneloom_streets import draw_street
+assert draw_street(7, 64, 128).label_map.shape == (64, 128)
 heavy = {"torch", "onnx", "onnxruntime"}
 assert not heavy & set(sys.modules), heavy & set(sys.modules)
 assert not any(importlib.util.find_spec(name) for name in heavy), "the base install brings them"

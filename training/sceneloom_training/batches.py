@@ -7,18 +7,20 @@ whatever the number of loading processes.
 
 from __future__ import annotations
 
-import signal
+import contextlib
 from collections.abc import Iterator
-from functools import lru_cache
+from functools import lru_cache, partial
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
 
 from sceneloom.errors import InputError, SizeError
 from sceneloom_training.data import DataSet, Geometry, Sample
 from sceneloom_training.distributed import World
+from sceneloom_training.loading import loading
 
 Batch = dict[str, Tensor]
 """`photo` uint8 [N, H, W, 3]; `label_map` uint8 [N, H, W]; `instance_map` int32 [N, H, W]; `source`
@@ -35,7 +37,7 @@ def epoch_order(seed: int, epoch: int, count: int) -> list[int]:
     return order
 
 
-class TrainingSet(Dataset[Batch]):
+class TrainingSet:
     """A data set as the training sees it: an item is named by its epoch and its index."""
 
     def __init__(
@@ -77,6 +79,14 @@ class TrainingSet(Dataset[Batch]):
         check_large_enough(sample, self._smallest, self._data.keys[index])
         return to_tensors(sample)
 
+    def batch(self, items: list[tuple[int, int]]) -> Batch:
+        """The samples of several items, side by side; raises as each of them, and as `stack`."""
+        return stack([self[item] for item in items])
+
+    def arrays(self, items: list[tuple[int, int]]) -> dict[str, npt.NDArray[Any]]:
+        """A batch as arrays: torch sends its tensors between processes through /dev/shm."""
+        return {name: tensor.numpy() for name, tensor in self.batch(items).items()}
+
     def _read(self, index: int) -> Sample:
         # Made on first use, in the process that loads: a cache cannot be pickled.
         if "_cached" not in self.__dict__:
@@ -108,7 +118,7 @@ def check_large_enough(sample: Sample, smallest: int, name: str) -> None:
         )
 
 
-class StepSampler(Sampler[list[tuple[int, int]]]):
+class StepSampler:
     """The items of each forward pass of one process, from a step on to the last."""
 
     def __init__(
@@ -148,50 +158,39 @@ class StepSampler(Sampler[list[tuple[int, int]]]):
                 yield [(epoch, index) for index in mine[start : start + self._batch]]
 
 
-class _Batches(Dataset["Batch | str"]):
-    """A training set by whole batches; the text of an error in place of one that cannot be read,
-    because an error that leaves a loading process brings its traceback along.
-    """
-
-    def __init__(self, samples: TrainingSet) -> None:
-        self._samples = samples
-
-    def __getitem__(self, items: list[tuple[int, int]]) -> Batch | str:
-        try:
-            return stack([self._samples[item] for item in items])
-        except InputError as error:
-            return str(error)
-
-
-def load_batches(samples: TrainingSet, sampler: StepSampler, *, workers: int) -> Iterator[Batch]:
+@contextlib.contextmanager
+def load_batches(
+    samples: TrainingSet, sampler: StepSampler, *, workers: int
+) -> Iterator[Iterator[Batch]]:
     """Batches in the sampler's order.
 
     Args:
         samples: what to read.
         sampler: which, in what order.
-        workers: loading processes, which are started at once and end with the last batch; 0 loads
-            in this process.
+        workers: loading processes, which are started at once and end with the block; 0 loads in
+            this process.
 
     Returns:
         the batches; a sample that cannot be read raises an InputError in its turn.
+
+    Raises:
+        TrainingError: loading processes cannot be started, or one was lost.
+        MemoryError: memory was not enough to load.
     """
-    loader = DataLoader(
-        _Batches(samples),
-        sampler=sampler,
-        batch_size=None,
-        num_workers=workers,
-        pin_memory=torch.cuda.is_available(),
-        worker_init_fn=_prepare_worker if workers else None,
-        generator=torch.Generator(),  # or a resumed run would draw from the process's own
-    )
-    return _checked(iter(loader))
+    if not workers:
+        yield map(samples.batch, sampler)
+        return
+    with loading(
+        samples.arrays, sampler, workers=workers, prepare=partial(torch.set_num_threads, 1)
+    ) as loaded:
+        yield map(_from_arrays, loaded)
 
 
-def _checked(batches: Iterator[Batch | str]) -> Iterator[Batch]:
-    for batch in batches:
-        if isinstance(batch, str):
-            raise InputError(batch)
-        yield batch
+def _from_arrays(arrays: dict[str, npt.NDArray[Any]]) -> Batch:
+    tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
+    if torch.cuda.is_available():
+        return {name: tensor.pin_memory() for name, tensor in tensors.items()}
+    return tensors
 
 
 def to_tensors(sample: Sample) -> Batch:
@@ -222,10 +221,3 @@ def stack(items: list[Batch]) -> Batch:
             "geometry with a fixed size, or optimizer.batch 1"
         )
     return {name: torch.stack([item[name] for item in items]) for name in items[0]}
-
-
-def _prepare_worker(worker: int) -> None:
-    torch.set_num_threads(1)
-    # A service manager signals every process of a run: only the training one is to act on it.
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, signal.SIG_IGN)

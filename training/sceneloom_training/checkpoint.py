@@ -22,6 +22,8 @@ from sceneloom import __version__
 from sceneloom.artefacts import file_hash, replace_folder
 from sceneloom.contract import Contract
 from sceneloom.errors import CheckpointError, SchemaError
+from sceneloom.json_text import parse_json
+from sceneloom.text import counted, one_line
 from sceneloom_training.networks import (
     Architecture,
     FeatureEncoder,
@@ -138,7 +140,7 @@ def load_checkpoint(folder: Path) -> Checkpoint:
             encoder.load_state_dict(_load_weights(folder, ENCODER_WEIGHTS, files))
     except (SchemaError, RuntimeError, TypeError) as error:
         raise CheckpointError(
-            f"{folder}: weights and description do not fit ({str(error)[:300]})"
+            f"{folder}: weights and description do not fit ({one_line(str(error))})"
         ) from None
     _check_fit(generator, contract, encoder, source)
     return Checkpoint(
@@ -152,14 +154,30 @@ def load_checkpoint(folder: Path) -> Checkpoint:
 
 def _read_description(folder: Path) -> dict[str, Any]:
     try:
-        description = json.loads((folder / DESCRIPTION).read_text("utf-8"))
+        description = parse_json((folder / DESCRIPTION).read_text("utf-8"))
     except (OSError, ValueError) as error:
-        inside = folder / "model"
-        near = f"; did you mean {inside}?" if (inside / DESCRIPTION).is_file() else ""
-        raise CheckpointError(f"{folder}: not a checkpoint bundle ({error}){near}") from None
+        raise CheckpointError(_not_a_bundle(folder, error)) from None
     if not isinstance(description, dict) or description.get("format") != FORMAT:
         raise CheckpointError(f"{folder / DESCRIPTION}: not a checkpoint bundle of format {FORMAT}")
     return description
+
+
+def _not_a_bundle(folder: Path, error: Exception) -> str:
+    """The sentence for anything else than a bundle, with what to do instead."""
+    published = sorted(folder.glob("*net_G.pth")) if folder.is_dir() else []
+    if folder.is_file() and folder.name in (WEIGHTS, ENCODER_WEIGHTS, DESCRIPTION):
+        return f"{folder}: a part of a checkpoint bundle; name its folder, {folder.parent}"
+    if folder.is_file() or published:
+        file = folder if folder.is_file() else published[-1]
+        return (
+            f"{folder}: not a checkpoint bundle; a published generator is imported first: "
+            f"sceneloom import {file} --labels NAME --out DIR, and DIR is the bundle"
+        )
+    if (folder / "report.json").is_file():
+        return f"{folder}: the repository of an export; name the checkpoint bundle it was made from"
+    inside = folder / "model"
+    near = f"; did you mean {inside}?" if (inside / DESCRIPTION).is_file() else ""
+    return f"{folder}: not a checkpoint bundle ({error}){near}"
 
 
 def _load_weights(folder: Path, file: str, hashes: dict[str, Any]) -> dict[str, Tensor]:
@@ -203,7 +221,7 @@ def _check_contract(
     channels = contract.schema.channels + contract.boundaries + contract.style_channels
     if architecture.input_channels != channels:
         raise CheckpointError(
-            f"{source}: the contract adds up to {channels} input channels, "
+            f"{source}: the contract adds up to {counted(channels, 'input channel')}, "
             f"the generator has {architecture.input_channels}"
         )
     if architecture.size_multiple != contract.size_multiple:
@@ -213,6 +231,6 @@ def _check_contract(
         )
     if encoder and encoder.settings["features"] != contract.style_channels:
         raise CheckpointError(
-            f"{source}: the encoder gives {encoder.settings['features']} features, the contract "
-            f"has {contract.style_channels}"
+            f"{source}: the encoder gives {counted(encoder.settings['features'], 'feature')}, "
+            f"the contract has {contract.style_channels}"
         )

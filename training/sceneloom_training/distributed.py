@@ -14,7 +14,8 @@ from typing import Any
 import torch
 from torch import distributed
 
-from sceneloom.errors import TrainingError
+from sceneloom.errors import LostPeerError, TrainingError
+from sceneloom.text import reason
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -93,7 +94,7 @@ def _lost_peers() -> Iterator[None]:
     except RuntimeError as error:
         text = str(error).strip().splitlines() or [""]
         if isinstance(error, distributed.DistError) or "gloo" in text[0].lower():
-            raise TrainingError(
-                f"another process of this run has ended, or is not reached ({text[0][:160]})"
+            raise LostPeerError(
+                f"another process of this run has ended, or is not reached ({reason(error)})"
             ) from None
         raise

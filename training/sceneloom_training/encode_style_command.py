@@ -10,6 +10,7 @@ from tyro.conf import Positional, arg
 from sceneloom.extras import require
 from sceneloom.maps import OnUnknown, read_instance_map, read_label_map
 from sceneloom.style import write_styles
+from sceneloom.text import counted, printable
 
 
 def main(
@@ -51,6 +52,9 @@ def main(
     sample = Sample(photo=picture, label_map=label_map, instance_map=instance_map)
     styles = reference_styles(contract, encode_sample(encoder, contract, sample, width=width))
     write_styles(out, styles)
-    print(f"{len(styles.instances)} instances of {len(styles.labels)} classes")
-    print(f"wrote {out}")
+    print(
+        f"{counted(len(styles.instances), 'instance')} of {len(styles.labels)} "
+        + ("class" if len(styles.labels) == 1 else "classes")
+    )
+    print(f"wrote {printable(out)}")
     return 0

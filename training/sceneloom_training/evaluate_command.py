@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -18,9 +19,11 @@ from sceneloom.schema import LabelSchema
 from sceneloom.style import StyleOf
 from sceneloom.style_choice import StyleChoice, style_chooser
 from sceneloom.synthesizer import Synthesizer
+from sceneloom.text import counted, printable
 from sceneloom.transport import Timeouts
 from sceneloom.triton_client import TritonSynthesizer
-from sceneloom_training.data import DataSettings, open_data_set
+from sceneloom_training.data import DataSettings, examine, open_data_set
+from sceneloom_training.data.examining import describe_left_out
 from sceneloom_training.evaluation.features import FeaturesKind
 from sceneloom_training.evaluation.scores import SCORES
 from sceneloom_training.evaluation.settings import EvaluationSettings
@@ -95,6 +98,7 @@ def main(
     where = choose_device(device, "device")
     samples = open_data_set(data)
     schema = schema_of(samples)
+    _say(examine(samples, data.root))
     judge = load_segmenter(segmenter, labels=segmenter_labels, device=device)
     network = load_features(features, features_kind, device=where) if features else None
     rendering = _synthesizer(checkpoint, url, model, timeout, where, settings.batch)
@@ -113,7 +117,7 @@ def main(
         )
         write_evaluation(fresh, found, provenance)
     _report(found, described["name"])
-    print(_printable(f"wrote {out}: open {out / 'index.html'}"))
+    print(printable(f"wrote {out}: open {out / 'index.html'}"))
     return 0
 
 
@@ -159,6 +163,8 @@ def _checkpoint(folder: Path, device: str, batch: int) -> tuple[Synthesizer, _De
         "kind": "checkpoint",
         "name": _last(folder),
         "weights_sha256": loaded.weights_hash,
+        "engine": synthesizer.engine,
+        "precision": synthesizer.precision,
     }
 
 
@@ -168,6 +174,8 @@ def _served(url: str, model: str, timeout: float) -> tuple[Synthesizer, _Describ
         "kind": "url",
         "name": f"{model} at {url}",
         "bundle_hash": synthesizer.contract.bundle_hash,
+        "engine": synthesizer.engine,
+        "precision": synthesizer.precision,
     }
 
 
@@ -184,7 +192,9 @@ def _source(
     from sceneloom_training.evaluation.sources import FolderPictures, SynthesizedPictures
 
     if folder is not None:
-        yield FolderPictures(folder), {"kind": "folder", "name": _last(folder)}
+        found = FolderPictures(folder)
+        _say(describe_left_out(found.left_out, folder))
+        yield found, {"kind": "folder", "name": _last(folder)}
     elif rendering is None:
         yield None, {"kind": "none", "name": "photographs alone"}
     else:
@@ -212,12 +222,12 @@ def _describe_data(data: DataSettings, schema: LabelSchema) -> _Described:
 
 def _last(path: Path) -> str:
     # Reports are passed on; where things lie on this machine is nobody's business.
-    return _printable(path.resolve().name)
+    return printable(path.resolve().name)
 
 
-def _printable(text: object) -> str:
-    # Names of files need not be UTF-8; what is printed and written has to.
-    return str(text).encode("utf-8", "backslashreplace").decode("utf-8")
+def _say(notes: Sequence[str]) -> None:
+    for note in notes:
+        print(printable(note), file=sys.stderr)
 
 
 def _progress(batches: Sequence[range]) -> Any:
@@ -227,16 +237,19 @@ def _progress(batches: Sequence[range]) -> Any:
 def _report(found: Evaluation, name: str) -> None:
     oracle, scores, gap = found.oracle_scores, found.scores, found.gap
     if scores is None:
-        print(f"{len(found.keys)} photographs; no pictures were given: this is the oracle alone")
+        print(
+            f"{counted(len(found.keys), 'photograph')}; no pictures were given: this is the oracle "
+            "alone"
+        )
     else:
-        print(f"{len(found.keys)} pictures: {name}")
+        print(f"{counted(len(found.keys), 'picture')}: {printable(name)}")
     print(f"{'per cent':24}" + (f"{'pictures':>26}" if scores else "") + f"{'oracle':>26}", end="")
     print(f"{'gap':>26}" if scores else "")
     for field, title in SCORES.items():
         row = [getattr(s, field) for s in (scores, oracle, gap) if s is not None]
         print(f"{title:24}" + "".join(f"{_text(value):>26}" for value in row))
     if found.ignored:
-        print(f"ignored, unknown to the segmenter: {', '.join(found.ignored)}")
+        print(f"ignored, unknown to the segmenter: {printable(', '.join(found.ignored))}")
     if found.distances is not None:
         d = found.distances
         print(f"FID {d.fid:.3f}, KID {d.kid:.5f} by {d.network}, weights {d.weights_sha256[:12]}")

@@ -10,6 +10,7 @@ from tyro.conf import Positional, arg
 from sceneloom.artefacts import file_hash
 from sceneloom.extras import require
 from sceneloom.schema import load_schema
+from sceneloom.text import counted, printable
 
 
 def main(
@@ -41,19 +42,22 @@ def main(
     save_checkpoint(out, imported.generator, imported.contract, provenance)
     a, contract = imported.generator.architecture, imported.contract
     parameters = sum(p.numel() for p in imported.generator.parameters())
-    enhancers = f", enhancers: {a.enhancers}, of {a.enhancer_blocks} blocks" if a.enhancers else ""
+    enhancers = ""
+    if a.enhancers:
+        enhancers = f", enhancers: {a.enhancers}, of {counted(a.enhancer_blocks, 'block')}"
     print(
-        f"generator: {parameters / 1e6:.1f} M parameters, ngf {a.ngf}, {a.global_downsamplings} "
-        "downsamplings, "
-        f"{a.global_blocks} blocks{enhancers}"
+        f"generator: {parameters / 1e6:.1f} M parameters, ngf {a.ngf}, "
+        f"{counted(a.global_downsamplings, 'downsampling')}, "
+        f"{counted(a.global_blocks, 'block')}{enhancers}"
     )
     print(
-        f"inputs: {contract.schema.channels} labels ({contract.schema.name}), "
-        f"{'boundaries' if contract.boundaries else 'no boundaries'}, {contract.style_channels} "
-        "style features; "
+        f"inputs: {counted(contract.schema.channels, 'label')} "
+        f"({printable(contract.schema.name)}), "
+        f"{'boundaries' if contract.boundaries else 'no boundaries'}, "
+        f"{counted(contract.style_channels, 'style feature')}; "
         f"sizes are multiples of {contract.size_multiple}"
     )
     for note in imported.notes:
-        print(f"note: {note}")
-    print(f"wrote {out}")
+        print(f"note: {printable(note)}")
+    print(f"wrote {printable(out)}")
     return 0

@@ -18,6 +18,7 @@ from torch import Tensor
 from typing_extensions import Self
 
 from sceneloom.pictures import write_image
+from sceneloom.text import printable
 from sceneloom_training.run_folder import LOG, PICTURES
 
 
@@ -114,7 +115,7 @@ class Journal:
 
     def say(self, text: str) -> None:
         """Print a line above the progress bar."""
-        self._progress.console.print(text, highlight=False, markup=False, soft_wrap=True)
+        self._progress.console.print(printable(text), highlight=False, markup=False, soft_wrap=True)
 
 
 def _bar() -> Progress:

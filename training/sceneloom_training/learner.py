@@ -9,6 +9,7 @@ import contextlib
 import copy
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
+from inspect import signature
 from typing import Any
 
 import torch
@@ -99,10 +100,13 @@ class Learner:
                 parameter.requires_grad_(not fixed)
         if self.world.size > 1 and (changed or self._model is self.objective):
             ids = [self.world.local_rank] if self.device.type == "cuda" else None
-            # Buffers (of spectral norm) are equal in all processes without being sent.
-            self._model = DistributedDataParallel(
-                self.objective, device_ids=ids, broadcast_buffers=False
-            )
+            # Buffers (of spectral norm) are equal in all processes without being sent. torch 2.13
+            # renames the flag and warns of its older name.
+            renamed = "forward_sync_buffers" in signature(DistributedDataParallel).parameters
+            flag: dict[str, Any] = {
+                "forward_sync_buffers" if renamed else "broadcast_buffers": False
+            }
+            self._model = DistributedDataParallel(self.objective, device_ids=ids, **flag)
 
     def differentiate(self, batches: Iterator[Batch]) -> dict[str, Tensor]:
         """Leave the gradients of one step, averaged over passes and processes, in the weights.

@@ -16,6 +16,8 @@ from torch.nn import functional
 
 from sceneloom.artefacts import file_hash
 from sceneloom.errors import CheckpointError
+from sceneloom.text import reason
+from sceneloom_training.torch_files import load_tensors
 
 LAYER_WEIGHTS = (1 / 32, 1 / 16, 1 / 8, 1 / 4, 1.0)
 """For relu1_1, relu2_1, relu3_1, relu4_1 and relu5_1."""
@@ -39,15 +41,13 @@ class PerceptualLoss(nn.Module):
         self.layers = nn.ModuleList(_layers())
         convolutions = {i: x for i, x in enumerate(self.layers) if isinstance(x, nn.Conv2d)}
         try:
-            state = torch.load(weights, map_location="cpu", weights_only=True)
+            state = load_tensors(weights)
             for i, convolution in convolutions.items():
                 kinds = ("weight", "bias")
                 convolution.load_state_dict({k: state[f"features.{i}.{k}"] for k in kinds})
         except Exception as error:  # pickle, zip, key and shape errors of another file
-            text = error.strerror if isinstance(error, OSError) else str(error)
-            reason = ((text or "").splitlines() or [type(error).__name__])[0][:120]
             raise CheckpointError(
-                f"{weights}: not readable as torchvision's VGG19 weights ({reason})"
+                f"{weights}: not readable as torchvision's VGG19 weights ({reason(error)})"
             ) from None
         self.requires_grad_(False)
         self.weights_hash = file_hash(weights)

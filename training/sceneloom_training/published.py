@@ -11,8 +11,13 @@ from names and shapes alone::
 from __future__ import annotations
 
 import dataclasses
+import itertools
+import lzma
 import re
-import warnings
+import shlex
+import tarfile
+import zipfile
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -22,10 +27,14 @@ from torch import Tensor
 from sceneloom.contract import Contract
 from sceneloom.errors import CheckpointError
 from sceneloom.schema import LabelSchema
+from sceneloom.text import counted, one_line
 from sceneloom_training.networks import Generator, GeneratorArchitecture, load_weights
+from sceneloom_training.torch_files import load_tensors
 
 PUBLISHED_STYLE_CHANNELS = 3
 """Features of the published encoder unless `--feat_num` said otherwise."""
+
+_LISTED = 8
 
 _KEY = re.compile(
     r"(model(?:\d{1,3}_[12])?)\.(\d{1,5})\.(?:conv_block\.(\d{1,5})\.)?(weight|bias|running_mean|running_var|num_batches_tracked)"
@@ -64,9 +73,7 @@ def load_published(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise CheckpointError(f"{path}: no such file")
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch warns of pickle protocols that it then refuses
-            state = torch.load(path, map_location="cpu", weights_only=True)
+        state = load_tensors(path)
     except Exception as error:  # pickle, zip, tar, EOF and runtime errors of a damaged file
         forbidden = re.search(r"(?:GLOBAL|Unsupported class) (\S+)", str(error))
         if forbidden:
@@ -74,9 +81,10 @@ def load_published(path: Path) -> dict[str, Tensor]:
                 f"{path}: refused, it holds {forbidden[1]} where only tensors may be; "
                 "nothing in it was run"
             ) from None
-        reason = str(error).split("WeightsUnpickler error:")[-1].strip() or type(error).__name__
+        said = str(error).split("WeightsUnpickler error:")[-1].strip() or type(error).__name__
         raise CheckpointError(
-            f"{path}: not a readable PyTorch file ({reason.splitlines()[0][:120]})"
+            _in_an_archive(path)
+            or f"{path}: not a readable PyTorch file ({one_line(said.splitlines()[0])})"
         ) from None
     if not isinstance(state, dict) or not state:
         raise CheckpointError(
@@ -93,6 +101,39 @@ def load_published(path: Path) -> dict[str, Tensor]:
                 f"{path}: not a generator's state dict: {name!r} is no plain tensor"
             )
     return {k: v.float() if v.is_floating_point() else v for k, v in plain.items()}
+
+
+def _in_an_archive(path: Path) -> str | None:
+    """The sentence for PyTorch's format of before 2017, and for archives around a checkpoint."""
+    try:
+        with tarfile.open(path) as archive:
+            names = list(itertools.islice((member.name for member in archive), _LISTED))
+        kind, unpack = "tar", f"tar -xf {shlex.quote(str(path))}"
+    except (tarfile.TarError, OSError, EOFError, zlib.error, lzma.LZMAError):
+        try:
+            with zipfile.ZipFile(path) as zipped:
+                names = zipped.namelist()[:_LISTED]
+        except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):
+            return None
+        if any(name.endswith("data.pkl") for name in names):
+            return None
+        kind, unpack = "zip", f"unzip {shlex.quote(str(path))}"
+    if {"storages", "tensors", "pickle"} <= set(names):
+        again = (
+            "import sys, torch; torch.save(torch.load(sys.argv[1], map_location='cpu', "
+            "weights_only=False), sys.argv[2])"
+        )
+        fresh = path.with_name(f"{path.stem}-new.pth")
+        return (
+            f"{path}: in PyTorch's format of before 2017, which is read only by running what is in "
+            "it; where you trust the file, save it again once: "
+            f'python -c "{again}" {shlex.quote(str(path))} {shlex.quote(str(fresh))}'
+        )
+    held = ", ".join(map(ascii, names)) or "nothing"
+    return (
+        f"{path}: a {kind} archive that holds {held}, not a checkpoint; unpack it ({unpack}) and "
+        "give the file inside it"
+    )
 
 
 def import_published(
@@ -113,18 +154,37 @@ def import_published(
     """
     state = load_published(path)
     architecture, dropped = _derive(state, str(path))
+    notes = []
+    if architecture.output_channels == 1:
+        # The same weights three times give the same values three times: grey, as RGB.
+        architecture = dataclasses.replace(architecture, output_channels=3)
+        head = dict(published_names(architecture))["head.1.weight"].removesuffix(".weight")
+        for kind in ("weight", "bias"):
+            name = f"{head}.{kind}"
+            if name in state and state[name].ndim:
+                state[name] = state[name].repeat_interleave(3, 0)
+        notes.append(
+            "gives grey pictures, one channel; its last convolution was repeated, so that the "
+            "bundle gives them as RGB"
+        )
+    elif architecture.output_channels != 3:
+        raise CheckpointError(
+            f"{path}: gives {counted(architecture.output_channels, 'channel')}; a generator of "
+            "pictures gives 3 (RGB) or 1 (grey)"
+        )
     boundaries, style = _split_inputs(
         architecture.input_channels, schema, style_channels, str(path)
     )
     generator = _rebuild(architecture, state, str(path))
-    notes = []
     if dropped:
         notes.append(
-            f"left out {dropped} running statistics of InstanceNorm, which the published network "
-            "never used"
+            f"left out {counted(dropped, 'running statistic')} of InstanceNorm, which the "
+            "published network never used"
         )
     if style:
-        notes.append(f"{style} style features per instance; without a style table they are zero")
+        notes.append(
+            f"{counted(style, 'style feature')} per instance; without a style table they are zero"
+        )
     contract = Contract(
         schema=schema,
         boundaries=boundaries,
@@ -157,8 +217,8 @@ def _derive(state: dict[str, Tensor], source: str) -> tuple[GeneratorArchitectur
     body = len(convs) - (1 if enhancers else 2)
     if body < 0 or body % 2:
         raise CheckpointError(
-            f"{source}: the global generator has {len(convs)} convolutions outside its blocks; "
-            "it should have as many up as down"
+            f"{source}: the global generator has {counted(len(convs), 'convolution')} outside its "
+            "blocks; it should have as many up as down"
         )
     stem = trunk.plain[1]
     enhancer_blocks = {len(groups[f"model{n}_2"].blocks) for n in numbers}
@@ -257,9 +317,9 @@ def _split_inputs(
         style_channels = PUBLISHED_STYLE_CHANNELS if left == 1 + PUBLISHED_STYLE_CHANNELS else 0
     if style_channels < 0 or left - style_channels not in (0, 1):
         raise CheckpointError(
-            f"{source}: the network has {channels} input channels; schema {schema.name} explains "
-            f"{schema.channels} by "
-            f"its labels, at most 1 is the boundary map and {style_channels} are style features. "
+            f"{source}: the network has {counted(channels, 'input channel')}; schema "
+            f"{schema.name} explains {schema.channels} by its labels, at most 1 is the "
+            f"boundary map and {style_channels} are style features. "
             "Name the label schema it was trained with, or the number of its style features"
         )
     return left - style_channels == 1, style_channels

@@ -28,8 +28,12 @@ from sceneloom import __version__
 from sceneloom.artefacts import file_hash, replace_folder
 from sceneloom.contract import Contract
 from sceneloom.errors import CheckpointError, TrainingError
+from sceneloom.held_place import HeldPlace
+from sceneloom.json_text import parse_json
+from sceneloom.text import reason
 from sceneloom_training.checkpoint import save_checkpoint
 from sceneloom_training.networks import FeatureEncoder, SynthesisNetwork
+from sceneloom_training.torch_files import load_tensors
 
 FORMAT = 1
 STATE, TRAINING, BUNDLE = "state.json", "training.pt", "model"
@@ -48,6 +52,7 @@ class RunFolder:
         self.checkpoints = root / "checkpoints"
         self.model = root / BUNDLE
         """The newest checkpoint's bundle: a link."""
+        self._held: HeldPlace | None = None
 
     @contextlib.contextmanager
     def claimed(self) -> Iterator[None]:
@@ -74,9 +79,11 @@ class RunFolder:
             except (BlockingIOError, PermissionError):
                 raise TrainingError(f"{self.root}: another process is training in it") from None
             self._sweep()
+            self._held = HeldPlace(self.root)
             try:
                 yield
             finally:
+                self._held.close()
                 self._leave_nothing_empty()
 
     def _is_ours(self) -> bool:
@@ -135,7 +142,9 @@ class RunFolder:
 
         Raises:
             CheckpointError: it cannot be written; the older ones are as they were.
+            TrainingError: the run's folder was removed or moved.
         """
+        self._check()  # or else a folder without record and log would be made
         with replace_folder(
             self.folder(step),
             marker=STATE,
@@ -152,7 +161,17 @@ class RunFolder:
                 "sha256": {TRAINING: file_hash(fresh / TRAINING)},
             }
             (fresh / STATE).write_text(json.dumps(description, indent=1) + "\n", "utf-8")
+        self._check()
         self._point_to(step)
+
+    def _check(self) -> None:
+        """See whether the claimed folder is still there."""
+        if self._held is None:
+            return
+        try:
+            self._held.check()
+        except OSError as error:
+            raise TrainingError(f"{error}; what was trained since is lost") from None
 
     def _point_to(self, step: int) -> None:
         link = self.root / f".{BUNDLE}.new"
@@ -183,11 +202,11 @@ class RunFolder:
         folder = self.folder(step)
         older = f"remove {folder} to go on from an older checkpoint"
         try:
-            description = json.loads((folder / STATE).read_text("utf-8"))
+            description = parse_json((folder / STATE).read_text("utf-8"))
             recorded, written_as = description["sha256"][TRAINING], description["format"]
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise CheckpointError(
-                f"{folder / STATE}: not readable ({_said(error)}); {older}"
+                f"{folder / STATE}: not readable ({reason(error)}); {older}"
             ) from None
         if written_as != FORMAT:
             raise CheckpointError(f"{folder / STATE}: not a checkpoint of format {FORMAT}")
@@ -195,7 +214,7 @@ class RunFolder:
             whole = file_hash(folder / TRAINING) == recorded
         except OSError as error:
             raise CheckpointError(
-                f"{folder / TRAINING}: not readable ({_said(error)}); {older}"
+                f"{folder / TRAINING}: not readable ({reason(error)}); {older}"
             ) from None
         if not whole:
             raise CheckpointError(
@@ -203,10 +222,11 @@ class RunFolder:
                 f"{older}"
             )
         try:
-            state = torch.load(folder / TRAINING, map_location="cpu", weights_only=True)
+            state = load_tensors(folder / TRAINING)
         except Exception as error:  # of pickle, of zip, of the system
-            raise CheckpointError(f"{folder / TRAINING}: not readable ({_said(error)})") from None
-        assert isinstance(state, dict)
+            raise CheckpointError(f"{folder / TRAINING}: not readable ({reason(error)})") from None
+        if not isinstance(state, dict):
+            raise CheckpointError(f"{folder / TRAINING}: not the state of a training run; {older}")
         return state
 
     def write_record(self, record: dict[str, Any]) -> None:
@@ -220,7 +240,7 @@ class RunFolder:
             TrainingError: it is not readable.
         """
         try:
-            record = json.loads((self.root / RECORD).read_text("utf-8"))
+            record = parse_json((self.root / RECORD).read_text("utf-8"))
         except FileNotFoundError:
             return None
         except (OSError, ValueError) as error:
@@ -259,19 +279,13 @@ class RunFolder:
 
 def _is_entry_up_to(step: int, line: str) -> bool:
     try:
-        return bool(json.loads(line)["step"] <= step)
+        return bool(parse_json(line)["step"] <= step)
     except (ValueError, KeyError, TypeError):
         return False
-
-
-def _said(error: Exception) -> str:
-    """The first line of an error, or its name."""
-    text = error.strerror if isinstance(error, OSError) else str(error)
-    return (text or type(error).__name__).splitlines()[0][:120]
 
 
 def _save_state(state: dict[str, Any], path: Path) -> None:
     try:
         torch.save(state, path)
     except RuntimeError as error:  # torch's zip writer hides the system's reason
-        raise OSError(f"disk full, or not writable ({str(error)[:80]})") from None
+        raise OSError(f"disk full, or not writable ({reason(error)})") from None

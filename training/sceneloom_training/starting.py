@@ -13,6 +13,7 @@ from torch import Tensor
 from sceneloom.contract import Contract
 from sceneloom.errors import CheckpointError
 from sceneloom.schema import LabelSchema
+from sceneloom.text import counted
 from sceneloom_training.checkpoint import load_checkpoint
 from sceneloom_training.networks import (
     FeatureEncoder,
@@ -51,7 +52,7 @@ def start_generator(
     left = ours.enhancers - theirs.enhancers
     if left < 0:
         raise CheckpointError(
-            f"{bundle}: has {theirs.enhancers} enhancers, the new generator "
+            f"{bundle}: has {counted(theirs.enhancers, 'enhancer')}, the new generator "
             f"{ours.enhancers}; it cannot have fewer"
         )
     blocks = ours.enhancer_blocks if theirs.enhancers else theirs.enhancer_blocks

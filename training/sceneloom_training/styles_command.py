@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,7 +12,8 @@ from rich.progress import track
 from tyro.conf import OmitArgPrefixes, Positional, arg
 
 from sceneloom.extras import require
-from sceneloom_training.data import DataSettings, open_data_set
+from sceneloom.text import printable
+from sceneloom_training.data import DataSettings, examine, open_data_set
 from sceneloom_training.style_settings import ClusterSettings
 
 if TYPE_CHECKING:
@@ -47,6 +49,8 @@ def main(
     loaded = load_checkpoint(checkpoint)
     encoder, contract = style_parts(loaded, checkpoint)
     photographs = open_data_set(data)
+    for note in examine(photographs, data.root):
+        print(note, file=sys.stderr)
     encoded = encode_photographs(encoder, contract, photographs, settings, track=_progress)
     styles = cluster_styles(contract, encoded, settings)
     record = {
@@ -62,8 +66,8 @@ def main(
         encoder=encoder.cpu(),
     )
     _report(styles)
-    print(f"wrote {out or checkpoint}")
-    print(f"next: sceneloom export {out or checkpoint} --repository DIR")
+    print(f"wrote {printable(out or checkpoint)}")
+    print(f"next: sceneloom export {printable(out or checkpoint)} --repository DIR")
     return 0
 
 
@@ -79,4 +83,4 @@ def _json(settings: Any) -> dict[str, Any]:
 def _report(styles: list[ClassStyles]) -> None:
     print(f"{'class':24}{'instances':>10}{'clusters':>10}")
     for found in styles:
-        print(f"{found.name:24}{found.instances:>10}{len(found.clusters):>10}")
+        print(f"{printable(found.name):24}{found.instances:>10}{len(found.clusters):>10}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from functools import cache
@@ -10,8 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 from tyro.conf import Positional, arg
 
-from sceneloom.errors import InputError
+from sceneloom.errors import InputError, LostPeerError
 from sceneloom.extras import require
+from sceneloom.text import counted, printable
 from sceneloom_training.settings import TrainSettings
 
 if sys.version_info >= (3, 11):
@@ -42,7 +44,15 @@ def main(
     """
     from sceneloom_training.trainer import train
 
-    outcome = train(settings, out)
+    try:
+        outcome = train(settings, out)
+    except LostPeerError as error:
+        print(f"sceneloom train: {printable(error)}", file=sys.stderr)
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()
+        # Threads of gloo and NCCL can wait for the lost process when the interpreter ends, for
+        # ever; all files are closed.
+        os._exit(1)
     if outcome.first:
         print(_summary(outcome))
     return 0 if outcome.stopped_by is None else 128 + outcome.stopped_by
@@ -50,7 +60,7 @@ def main(
 
 def _summary(outcome: Outcome) -> str:
     if outcome.stopped_by is None:
-        return f"trained {outcome.step} steps: {outcome.model}"
+        return f"trained {counted(outcome.step, 'step')}: {printable(outcome.model)}"
     return (
         f"stopped by signal {outcome.stopped_by} at step {outcome.step} of {outcome.last}, saved; "
         "the same command goes on"
@@ -91,6 +101,8 @@ def read_flags(path: Path) -> list[str]:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from None
     except ValueError as error:  # TOML and UTF-8 errors
         raise InputError(f"{path}: not a TOML file ({error})") from None
+    except RecursionError:
+        raise InputError(f"{path}: arrays and tables are nested too deeply") from None
     flags: list[str] = []
     for section, table in tables.items():
         if not isinstance(table, dict):

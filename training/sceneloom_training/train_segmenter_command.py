@@ -8,6 +8,7 @@ from typing import Annotated
 from tyro.conf import OmitArgPrefixes
 
 from sceneloom.extras import require
+from sceneloom.text import counted, printable
 from sceneloom_training.data import DataSettings
 from sceneloom_training.evaluation.segmenter_settings import SegmenterSettings
 
@@ -36,5 +37,5 @@ def main(
             "saved; the same command goes on"
         )
         return 128 + outcome.stopped_by
-    print(f"trained {outcome.step} steps: {outcome.segmenter}")
+    print(f"trained {counted(outcome.step, 'step')}: {printable(outcome.segmenter)}")
     return 0

@@ -11,17 +11,27 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import itertools
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from sceneloom.errors import DivergedError, InputError, TrainingError
+from sceneloom.errors import (
+    CheckpointError,
+    DivergedError,
+    InputError,
+    SceneLoomError,
+    TrainingError,
+)
+from sceneloom.machine_limits import is_out_of_memory, said
+from sceneloom.text import counted, reason
 from sceneloom_training.assembly import assemble
 from sceneloom_training.batches import Batch, StepSampler, TrainingSet, load_batches
-from sceneloom_training.data import DataSet, open_data_set
+from sceneloom_training.data import DataSet, examine, open_data_set
 from sceneloom_training.device import choose_device
 from sceneloom_training.distributed import World, join_world
 from sceneloom_training.journal import Journal
@@ -29,7 +39,7 @@ from sceneloom_training.judge import Judge
 from sceneloom_training.learner import Learner
 from sceneloom_training.random_state import seed_random_states
 from sceneloom_training.record import check_same_run, make_record
-from sceneloom_training.run_folder import RunFolder
+from sceneloom_training.run_folder import TRAINING, RunFolder
 from sceneloom_training.schedule import Schedule
 from sceneloom_training.settings import TrainSettings
 from sceneloom_training.signals import StopSignals
@@ -67,15 +77,20 @@ def train(settings: TrainSettings, out: Path) -> Outcome:
     """
     device = choose_device(settings.compute.device, "compute.device")
     with join_world(device) as world, contextlib.ExitStack() as stack:
-        run = RunFolder(out)
+        run, trainer = RunFolder(out), None
         try:
             if world.first:
                 stack.enter_context(run.claimed())
             world.wait()
-            return Trainer(settings, run, world, device).train()
+            trainer = Trainer(settings, run, world, device)
+            return trainer.train()
         except OSError as error:
             where = error.filename or out
             raise TrainingError(f"{where}: {error.strerror or error}") from None
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
+            raise TrainingError(_not_enough_memory(error, settings, run, trainer)) from None
 
 
 class Trainer:
@@ -88,6 +103,8 @@ class Trainer:
         self.settings, self.run, self.world = settings, run, world
         self.device = torch.device(f"cuda:{world.local_rank}" if device == "cuda" else "cpu")
         data = open_data_set(settings.data)
+        # What is wrong with the files is told before a network is built, by the first process.
+        self.notes = examine(data, settings.data.root) if world.first else []
         self.images_per_step = settings.optimizer.batch * settings.optimizer.accumulate * world.size
         count = _count(data, settings, self.images_per_step)
         self.steps_per_epoch = count // self.images_per_step
@@ -142,7 +159,17 @@ class Trainer:
             seed_random_states(self.settings.compute.seed + self.world.rank)
         else:
             check_same_run(self.run.read_record(), self.record, self.run.root)
-            self.learner.load_state(self.run.load(newest))
+            state = self.run.load(newest)
+            try:
+                self.learner.load_state(state)
+            except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+                if is_out_of_memory(error):
+                    raise
+                folder = self.run.folder(newest)
+                raise CheckpointError(
+                    f"{folder / TRAINING}: does not hold what this run needs ({reason(error)}); "
+                    f"remove {folder} to go on from an older checkpoint"
+                ) from None
         if self.world.first:
             self.run.write_record(self.record)
             self.run.forget_after(-1 if newest is None else newest)
@@ -157,7 +184,7 @@ class Trainer:
         with contextlib.ExitStack() as stack:
             stopped = stack.enter_context(StopSignals())
             # Loading processes are started before the threads of the journal.
-            batches = self._batches(range(done, last))
+            batches = stack.enter_context(self._batches(range(done, last)))
             journal = None
             if self.world.first:
                 journal = stack.enter_context(
@@ -170,10 +197,15 @@ class Trainer:
                 )
                 self._greet(journal)
             for step in range(done, last):
-                self._do(step, batches, journal)
-                number = self.world.first_of(stopped.number)
+                ready, failed = self._wait_for_batches(batches, stopped)
+                told = self.world.gather((stopped.number, failed and str(failed)))
+                number = next((number for number, _ in told if number is not None), None)
+                problem = next((text for _, text in told if text is not None), None)
+                if problem is not None:
+                    raise self._saved_before(failed or TrainingError(problem), journal)
                 if number is not None:
                     break
+                self._do(step, ready, journal)
             if self.saved != self.step or not self.run.steps():
                 self._save(journal)
         return Outcome(
@@ -184,8 +216,33 @@ class Trainer:
             first=self.world.first,
         )
 
+    def _wait_for_batches(
+        self, batches: Iterator[Batch], stopped: StopSignals
+    ) -> tuple[list[Batch], Exception | None]:
+        """The batches of a step, or why there are none; neither where a signal came first."""
+        wanted = self.settings.optimizer.accumulate
+        try:
+            ready = stopped.unless_stopped(lambda: list(itertools.islice(batches, wanted)))
+        except Exception as error:  # all processes have to hear of it, whatever it is
+            return [], error
+        return ready or [], None
+
+    def _saved_before(self, error: Exception, journal: Journal | None) -> Exception:
+        """The error that ends the run, after a checkpoint of the steps that were done."""
+        if self.saved != self.step:
+            self._save(journal)
+        if not isinstance(error, SceneLoomError) or not self.step:
+            return error
+        kind = InputError if isinstance(error, InputError) else TrainingError
+        return kind(
+            f"{error}; the run is saved at step {self.step}, and the same command goes on from "
+            "there"
+        )
+
     def _greet(self, journal: Journal) -> None:
         """Say what is to be known at the start."""
+        for note in self.notes:
+            journal.say(note)
         if self.step:
             journal.say(f"going on from step {self.step} of {self.schedule.last}")
         if self.assembled.perceptual.startswith("off"):
@@ -197,7 +254,7 @@ class Trainer:
         if not self.step:
             self._look(journal)  # what the untrained network gives, to compare with
 
-    def _batches(self, steps: range) -> Iterator[Batch]:
+    def _batches(self, steps: range) -> AbstractContextManager[Iterator[Batch]]:
         o = self.settings.optimizer
         sampler = StepSampler(
             self.samples.count,
@@ -209,10 +266,10 @@ class Trainer:
         )
         return load_batches(self.samples, sampler, workers=self.settings.compute.workers)
 
-    def _do(self, step: int, batches: Iterator[Batch], journal: Journal | None) -> None:
+    def _do(self, step: int, batches: list[Batch], journal: Journal | None) -> None:
         """Do a step, counted from 0, and write what is due after it."""
         record = self.settings.record
-        losses = self.learner.step(step, batches)
+        losses = self.learner.step(step, iter(batches))
         self.step = step + 1
         log, save = self._due(record.log_every), self._due(record.checkpoint_every)
         self._unchecked.append(torch.stack([x.float() for x in losses.values()]).sum())
@@ -292,10 +349,24 @@ def _count(data: DataSet, settings: TrainSettings, per_step: int) -> int:
     count = len(data) - settings.record.held_out
     if count < per_step:
         raise InputError(
-            f"{len(data)} samples, {settings.record.held_out} of them held out, are too few for "
-            f"steps of {per_step} (optimizer.batch x accumulate x processes)"
+            f"{counted(len(data), 'sample')}, {settings.record.held_out} of them held out, are "
+            f"too few for steps of {per_step} (optimizer.batch x accumulate x processes)"
         )
     return count
+
+
+def _not_enough_memory(
+    error: Exception, settings: TrainSettings, run: RunFolder, trainer: Trainer | None
+) -> str:
+    s, steps, judge = settings, run.steps(), trainer and trainer.judge
+    size = f"at {judge.size[1]}x{judge.size[0]} " if judge else ""
+    left = f"the checkpoint of step {steps[-1]} is as it was" if steps else "nothing was saved yet"
+    return (
+        f"memory was not enough {size}with optimizer.batch {s.optimizer.batch} and generator.ngf "
+        f"{s.generator.ngf} ({said(error)}); less is needed at a smaller size ([geometry]), with "
+        "smaller values of these, with --compute.recompute and with --compute.precision bfloat16; "
+        f"{left}"
+    )
 
 
 def _going_on(settings: TrainSettings) -> TrainSettings:

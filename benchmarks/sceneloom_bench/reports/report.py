@@ -19,7 +19,9 @@ from typing import Any, Literal
 
 from sceneloom.errors import InputError
 from sceneloom.extras import require
+from sceneloom.json_text import parse_json
 from sceneloom.rendering.writing.parts import write_whole
+from sceneloom.text import one_line
 
 SCHEMA = "sceneloom-bench/1"
 SCHEMA_FILE = Path(__file__).with_name("schema.json")
@@ -164,9 +166,7 @@ def read_document(path: Path) -> Any:
     if len(text) > MOST_BYTES:
         raise InputError(f"{path}: larger than {MOST_BYTES >> 20} MiB, which no report is")
     try:
-        return json.loads(text.decode("utf-8"), parse_constant=refuse)
-    except RecursionError:
-        raise InputError(f"{path}: lists in lists, deeper than in any report") from None
+        return parse_json(text.decode("utf-8"), parse_constant=refuse)
     except ValueError as error:
         raise InputError(f"{path}: not JSON: {error}") from None
 
@@ -193,8 +193,7 @@ def _check_form(document: Any) -> None:
         raise ValueError(wrong)
     error = best_match(_validator().iter_errors(document))
     if error is not None:
-        said = error.message
-        said = said if len(said) <= _LONGEST else f"{said[:_LONGEST]}..."
+        said = one_line(error.message, most=_LONGEST)
         place = error.json_path.removeprefix("$").removeprefix(".")
         raise ValueError(f"{place}: {said}" if place else said)
 

@@ -25,6 +25,8 @@ class Answer:
     """The picture as the server encoded it, in the format that was asked for."""
     sent: int = 0
     """Bytes of the request's tensors."""
+    engine: str = ""
+    """What made it, as RUNTIME-PRECISION; empty where unknown."""
 
     @property
     def received(self) -> int:
@@ -57,6 +59,8 @@ class Connection(Protocol):
     """Its name."""
     version: str
     """The version of it that is served; empty for an engine in this process."""
+    engine: str
+    """What runs it, as RUNTIME-PRECISION; empty where unknown."""
     batch: int
     """Most maps that one request is made of."""
 
@@ -89,6 +93,8 @@ class EngineConnection:
         """Name of the model; empty for an engine in this process."""
         self.version: str = getattr(synthesizer, "version", "")
         """The version that is served; empty for an engine in this process."""
+        self.engine: str = synthesizer.engine
+        """What runs it, as RUNTIME-PRECISION; empty where unknown."""
 
     def choose_way(self, prepared: Prepared) -> None:
         """There is one way only."""
@@ -117,7 +123,11 @@ def send_raw(synthesizer: Synthesizer, batch: Sequence[Prepared]) -> list[Answer
     """Have maps of one size rendered from arrays; raises a ServingError."""
     images = synthesizer.run_requests([prepared.request for prepared in batch])
     return [
-        Answer(image=prepared.request.padding.crop(image), sent=prepared.request.nbytes)
+        Answer(
+            image=prepared.request.padding.crop(image),
+            sent=prepared.request.nbytes,
+            engine=synthesizer.engine,
+        )
         for prepared, image in zip(batch, images, strict=True)
     ]
 

@@ -28,6 +28,7 @@ from sceneloom.transport import Timeouts, server_address
 if TYPE_CHECKING:
     from sceneloom.synthesizer import Synthesizer
 
+_LISTED = 8
 _SHARD = re.compile(r"([0-9]{1,9})/([0-9]{1,9})")
 
 
@@ -61,6 +62,7 @@ class Maps:
             labels=self.labels,
             instances=self.instances,
             wants_instances=contract.boundaries or contract.style_channels > 0,
+            training_ids=contract.schema.has_training_ids,
         )
         if output is not None and source.holds(output):
             raise InputError(
@@ -126,6 +128,37 @@ def part_name(name: str, part: tuple[int, int] | None) -> str:
     return f"{stem}-{part[0]:05d}-of-{part[1]:05d}{dot}{ending}"
 
 
+def shards_of_manifests(output: str) -> list[str]:
+    """The parts of a data set that have a manifest in a folder of pictures.
+
+    Args:
+        output: path of the folder.
+
+    Returns:
+        ``3/16`` for each part and an empty text for a run of all maps, as `Maps.shard` has them, in
+        order.
+
+    Raises:
+        InputError: parts are missing, and there is no manifest of all maps.
+    """
+    folder = Path(output)
+    there = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+    stem, dot, ending = FILE_NAME.partition(".")
+    pattern = re.compile(rf"{stem}-(\d{{5,9}})-of-(\d{{5,9}}){re.escape(dot + ending)}")
+    parts = sorted((int(m[2]), int(m[1])) for m in map(pattern.fullmatch, there) if m)
+    if FILE_NAME in there:
+        return ["", *(f"{index}/{count}" for count, index in parts)]
+    for count in {count for count, _ in parts}:
+        missing = [f"{n}/{count}" for n in range(count) if (count, n) not in parts]
+        if missing:
+            more = ", ..." if len(missing) > _LISTED else ""
+            raise InputError(
+                f"{output}: no manifest of the shards {', '.join(missing[:_LISTED])}{more}; render "
+                "them, or check one with --shard"
+            )
+    return [f"{index}/{count}" for count, index in parts]
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TritonServers:
     """Which servers render, and how they are reached."""
@@ -149,10 +182,13 @@ class TritonServers:
         """
         if not self.urls:
             raise InputError("name at least one server")
-        if twice := [url for url in self.urls if self.urls.count(url) > 1]:
-            raise InputError(f"{twice[0]}: the same server twice")
+        places = []
         for url in self.urls:
-            server_address(url, "http" if url.startswith("http://") else "grpc")
+            scheme = "http" if url.startswith("http://") else "grpc"
+            place = (scheme, server_address(url, scheme))
+            if place in places:
+                raise InputError(f"{url}: the same server twice")
+            places.append(place)
         return [
             triton_address(
                 url,

@@ -8,14 +8,14 @@ import dataclasses
 import itertools
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
-from sceneloom.contract import Contract
 from sceneloom.errors import SceneLoomError
+from sceneloom.file_tree import LeftOut
 from sceneloom.rendering.connections import Connection
-from sceneloom.rendering.interfaces import MapItem
+from sceneloom.rendering.interfaces import MapItem, Source
 from sceneloom.rendering.loading import Loader, Prepared
 from sceneloom.rendering.results import Failed
 from sceneloom.rendering.run import Plan
@@ -39,6 +39,8 @@ class DryRun:
     """The first thousand maps that would give no picture, and why."""
     padded: int
     """Good maps that would be padded, and their pictures cropped."""
+    left_out: Sequence[LeftOut]
+    """What the data set leaves out."""
     seconds_per_picture: float | None
     """What the probe took at the most frequent size; None without a good map."""
 
@@ -64,8 +66,10 @@ def dry_run(plan: Plan) -> DryRun:
         choose = style_chooser(connection.contract, plan.settings)
         loader = Loader(connection.contract, plan.settings, choose)
         seen = _Seen()
-        for item, found in _check_all(loader, plan, connection.contract):
+        source = plan.source(connection.contract)
+        for item, found in _check_all(loader, plan, source):
             seen.add(item, found)
+        loader.check_styles_used()
         frequent = max(seen.sizes, key=lambda size: seen.sizes[size], default=None)
         seconds = None
         if frequent is not None:
@@ -77,6 +81,7 @@ def dry_run(plan: Plan) -> DryRun:
             problems=dict(seen.problems),
             failed=seen.failed,
             padded=seen.padded,
+            left_out=source.left_out(),
             seconds_per_picture=seconds,
         )
     finally:
@@ -106,9 +111,9 @@ class _Seen:
 
 
 def _check_all(
-    loader: Loader, plan: Plan, contract: Contract
+    loader: Loader, plan: Plan, source: Source
 ) -> Iterator[tuple[MapItem, tuple[tuple[int, int], bool] | Failed]]:
-    items = iter(plan.source(contract))
+    items = iter(source)
     with ThreadPoolExecutor(plan.settings.threads) as pool:
         while chunk := list(itertools.islice(items, _CHUNK)):
             yield from zip(chunk, pool.map(partial(_check, loader), chunk), strict=True)

@@ -6,8 +6,10 @@ Sources are in `reading/`, sinks in `writing/`; anything with these methods take
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from typing import Any, Protocol
+
+from sceneloom.file_tree import LeftOut
 
 
 class MapFile(Protocol):
@@ -48,6 +50,11 @@ class Source(Protocol):
     def count(self) -> int:
         """How many maps it has."""
 
+    def left_out(self) -> Sequence[LeftOut]:
+        """What lies in its place and is not taken, and why; shards that have not been gone through
+        to their end may hold more.
+        """
+
     def __iter__(self) -> Iterator[MapItem]:
         """The maps, each key once; nothing is held but names.
 
@@ -83,7 +90,8 @@ class Sink(Protocol):
         """Make the place ready, and remove what killed runs left there.
 
         Args:
-            is_known: whether the manifest has an output of this name. A sink whose unit is a shard
+            is_known: whether the manifest has an output of this name; raises OSError where the
+                manifest is gone. A sink whose unit is a shard
                 removes pictures that it does not know from its shards; a folder leaves other files
                 alone.
 
@@ -104,16 +112,17 @@ class Sink(Protocol):
 
         Raises:
             InputError: the key cannot name a picture.
-            OSError: the place cannot be written; nothing half-written is left, this picture was not
-                taken, and those before it that have not come back are still held.
+            OSError: the place cannot be written, or is not the one that was opened; nothing
+                half-written is left, this picture was not taken, and those before it that have not
+                come back are still held.
         """
 
     def finish(self) -> list[Stored]:
         """Put what is still held in its place, and return it; nothing is put afterwards.
 
         Raises:
-            OSError: the place cannot be written; the pictures that have not come back are in no
-                place.
+            OSError: the place cannot be written, or it or something in it was removed meanwhile;
+                the pictures that have not come back are in no place.
         """
 
     def read(self, output: str) -> bytes | None:

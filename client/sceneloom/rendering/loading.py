@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
+import threading
 import time
+from collections.abc import Iterator
 
 from sceneloom.contract import Contract
-from sceneloom.errors import ImageReadError, MissingInputError
+from sceneloom.errors import InputError, MissingInputError, OutOfResourcesError
 from sceneloom.maps import read_instance_map, read_label_map
 from sceneloom.png import SIGNATURE
 from sceneloom.rendering.interfaces import MapItem
 from sceneloom.rendering.settings import RenderSettings
-from sceneloom.style_choice import ChooseStyle
+from sceneloom.style_choice import ChooseStyle, OneStyleFile
 from sceneloom.synthesizer import Request, Style, prepare
 
 _SLACK_BYTES = 1 << 20
@@ -72,6 +75,8 @@ class Loader:
         self._settings = settings
         self._choose = choose
         self._wants_instances = contract.boundaries or contract.style_channels > 0
+        self._lock = threading.Lock()
+        self._loaded = self._prepared = 0
 
     def load(self, item: MapItem) -> Loaded:
         """Read a map's files.
@@ -89,6 +94,8 @@ class Loader:
                     f"{item.label.name}: no instance map of this name, and the model wants one"
                 )
             instance = item.instance.read(most)
+        with self._lock:
+            self._loaded += 1
         digest = hashlib.sha256()
         for part in (label, instance, self._style_bytes(item.key)):
             digest.update(b"-" if part is None else b"%d:" % len(part))
@@ -108,8 +115,11 @@ class Loader:
         Raises:
             InputError: it does not fit the contract; the text names the file.
             SchemaError: its style file is wrong.
+            OutOfResourcesError: there is not enough memory for it.
         """
         item, settings = loaded.item, self._settings
+        with self._lock:
+            self._prepared += 1
         try:
             label_map = read_label_map(
                 loaded.label,
@@ -124,14 +134,36 @@ class Loader:
                 instance_map = read_instance_map(
                     loaded.instance, max_pixels=settings.max_pixels, name=item.instance.name
                 )
-            style = self._choose(item.key, label_map, instance_map)
-            request = prepare(self._contract, label_map, instance_map, style)
+            with self._named(item):
+                style = self._choose(item.key, label_map, instance_map)
+                request = prepare(self._contract, label_map, instance_map, style)
         except MemoryError:
-            raise ImageReadError(
+            raise OutOfResourcesError(
                 f"{item.label.name}: not enough memory for a map of this size"
             ) from None
         height, width = label_map.shape
         return Prepared(loaded=loaded, request=request, style=style, height=height, width=width)
+
+    def check_styles_used(self) -> None:
+        """Check, after all maps, that a style file's instances were in one of them; nothing is
+        known of maps that were skipped.
+
+        Raises:
+            InputError: some are in no map.
+        """
+        if isinstance(self._choose, OneStyleFile) and 0 < self._loaded <= self._prepared:
+            self._choose.check_used()
+
+    @contextlib.contextmanager
+    def _named(self, item: MapItem) -> Iterator[None]:
+        """Have what does not fit named by its file, unless the style's is named already."""
+        try:
+            yield
+        except InputError as error:
+            style_file = self._settings.style_file
+            if style_file is None or not str(error).startswith(str(style_file)):
+                error.args = (f"{item.label.name}: {error}",)
+            raise
 
     def _style_bytes(self, key: str) -> bytes | None:
         folder = self._settings.style_file

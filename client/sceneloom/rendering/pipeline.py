@@ -283,6 +283,7 @@ class Pipeline:
                 padding=prepared.request.padding,
                 seconds=time.perf_counter() - loaded.started,
                 attempts=attempts,
+                engine=answer.engine,
             )
             await self._report(picture)
             return

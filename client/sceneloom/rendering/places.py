@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import os
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
@@ -14,6 +15,7 @@ from typing import IO, Any, cast
 
 from sceneloom.errors import InputError, MissingDependencyError
 from sceneloom.extras import require
+from sceneloom.file_tree import LeftOut, list_files, split_hidden
 
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 _PACKAGES = {"s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "az": "adlfs"}
@@ -58,7 +60,9 @@ def lies_in(place: str, folder: str) -> bool:
     """Whether a place is this folder or inside it, links followed."""
     if is_remote(place) or is_remote(folder):
         return (place.rstrip("/") + "/").startswith(folder.rstrip("/") + "/")
-    return local_path(place).resolve().is_relative_to(local_path(folder).resolve())
+    # Not Path.resolve, which raises a RuntimeError at links in a circle.
+    inner, outer = (os.path.realpath(local_path(one)) for one in (place, folder))
+    return Path(inner).is_relative_to(outer)
 
 
 def filesystem(place: str) -> tuple[Any, str]:
@@ -130,16 +134,35 @@ def is_file(place: str) -> bool:
         return bool(fs.isfile(path))
 
 
-def file_names(folder: str, *, deep: bool = False) -> list[str]:
-    """Names of the files in a folder, to the bottom if `deep`, relative to it, in order.
+def file_names(folder: str) -> list[str]:
+    """Names of the files that lie in a folder, in order.
 
     Raises:
         OSError: the folder cannot be read.
     """
     if not is_remote(folder):
-        root = local_path(folder)
-        found = root.rglob("*") if deep else root.iterdir()
-        return sorted(path.relative_to(root).as_posix() for path in found if not path.is_dir())
+        return sorted(path.name for path in local_path(folder).iterdir() if not path.is_dir())
+    return _found(folder, deep=False)
+
+
+def list_places(folder: str) -> tuple[list[str], list[LeftOut]]:
+    """List the files below a folder, to the bottom.
+
+    Args:
+        folder: a path or a URL.
+
+    Returns:
+        names relative to it, with slashes, in order; and what is left out, as `list_files` says.
+
+    Raises:
+        OSError: the folder cannot be read.
+    """
+    if not is_remote(folder):
+        return list_files(local_path(folder))
+    return split_hidden(_found(folder, deep=True))
+
+
+def _found(folder: str, *, deep: bool) -> list[str]:
     with named_errors(folder):
         fs, path = filesystem(folder)
         prefix = path.rstrip("/") + "/"

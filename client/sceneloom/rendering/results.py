@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from pathlib import PurePosixPath
 
+from sceneloom.contract import precision_of
 from sceneloom.maps import MAP_SUFFIXES
 from sceneloom.padding import Padding
 from sceneloom.synthesizer import Image
@@ -26,6 +27,13 @@ class Rendered:
     """Requests that were sent for it."""
     bytes: int
     """Size of the encoded picture."""
+    engine: str = ""
+    """What made it, such as ``openvino-fp32``; empty where the server does not say it."""
+
+    @property
+    def precision(self) -> str:
+        """What convolutions were computed in, such as ``fp32``; empty where unknown."""
+        return precision_of(self.engine)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -42,6 +50,13 @@ class Picture:
     """From reading the map to the picture."""
     attempts: int
     """Requests that were sent for it."""
+    engine: str = ""
+    """What made it, such as ``openvino-fp32``; empty where unknown."""
+
+    @property
+    def precision(self) -> str:
+        """What convolutions were computed in, such as ``fp32``; empty where unknown."""
+        return precision_of(self.engine)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -52,6 +67,8 @@ class Skipped:
     """Of the map."""
     output: str
     """Where the picture lies."""
+    engine: str = ""
+    """What made it; empty where the manifest does not say it."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

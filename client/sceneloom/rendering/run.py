@@ -18,7 +18,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-from sceneloom.contract import Contract
+from sceneloom.contract import Contract, precision_of
+from sceneloom.file_tree import LeftOut
+from sceneloom.machine_limits import out_of_resources
 from sceneloom.rendering.connections import Connection
 from sceneloom.rendering.interfaces import Sink, Source
 from sceneloom.rendering.loading import Loader
@@ -70,6 +72,11 @@ class Run(Iterator[Result]):
         """Whether all that it needs was fine to begin: servers, data set, the pictures' place."""
         self.count: int | None = None
         """How many maps the data set has, once that is known."""
+        self._source: Source | None = None
+
+    def left_out(self) -> Sequence[LeftOut]:
+        """What the data set leaves out, as far as it has been gone through."""
+        return () if self._source is None else self._source.left_out()
 
     @abc.abstractmethod
     def stop(self) -> None:
@@ -100,6 +107,7 @@ class Run(Iterator[Result]):
 
     def _count_aside(self, source: Source) -> None:
         """Begin to count the maps; listing a remote data set may take long, and nothing waits."""
+        self._source = source
 
         def count() -> None:
             with contextlib.suppress(Exception):  # reading it says what is wrong
@@ -119,6 +127,7 @@ class RenderRun(Run, AsyncIterator[Result]):
         """Prepare; nothing happens yet."""
         super().__init__(plan)
         self._thread: threading.Thread | None = None
+        self._beginning = threading.Lock()
         self._begun = threading.Event()
         self._loop: asyncio.AbstractEventLoop
         self._results: asyncio.Queue[Result | None]
@@ -126,6 +135,7 @@ class RenderRun(Run, AsyncIterator[Result]):
         self._taken: asyncio.Event
         self._pipeline: Pipeline | None = None
         self._error: BaseException | None = None
+        self._stillborn: Exception | None = None  # why it has no thread or no event loop
         self._over = False
 
     def __next__(self) -> Result:
@@ -134,6 +144,7 @@ class RenderRun(Run, AsyncIterator[Result]):
         Raises:
             ServerUnavailableError: no server answered for longer than the run's patience.
             OSError: the place of the pictures is full or gone.
+            OutOfResourcesError: this machine has no memory, or no thread, left.
             SceneLoomError: the run cannot begin, or its source cannot be read on.
         """
         self._begin()
@@ -200,12 +211,19 @@ class RenderRun(Run, AsyncIterator[Result]):
         return self._over
 
     def _begin(self) -> None:
-        if self._thread is None:
-            self._thread = threading.Thread(
-                target=asyncio.run, args=(self._work(),), name="sceneloom-render", daemon=True
-            )
-            self._thread.start()
+        with self._beginning:  # several consumers may begin together
+            if self._thread is None and self._stillborn is None:
+                thread = threading.Thread(target=self._live, name="sceneloom-render", daemon=True)
+                try:
+                    thread.start()
+                    self._thread = thread
+                except RuntimeError as error:
+                    self._stillborn = out_of_resources(error) or error
+                    self._begun.set()
         self._begun.wait()
+        if self._stillborn is not None:
+            self._over = True
+            raise self._stillborn
 
     def _end(self) -> None:
         assert self._thread is not None
@@ -214,6 +232,14 @@ class RenderRun(Run, AsyncIterator[Result]):
         self._thread.join()
         if self._error is not None:
             raise self._error
+
+    def _live(self) -> None:
+        try:
+            asyncio.run(self._work())
+        except Exception as error:  # no loop: files, memory; after the run's end nobody asks
+            self._stillborn = out_of_resources(error) or error
+        finally:
+            self._begun.set()
 
     async def _work(self) -> None:
         self._loop = asyncio.get_running_loop()
@@ -230,7 +256,7 @@ class RenderRun(Run, AsyncIterator[Result]):
         except asyncio.CancelledError:
             return
         except Exception as error:
-            self._error = error
+            self._error = out_of_resources(error) or error
         with contextlib.suppress(asyncio.CancelledError):
             await self._results.put(None)
             await self._taken.wait()  # the loop has to live until then
@@ -241,13 +267,14 @@ class RenderRun(Run, AsyncIterator[Result]):
             plan.addresses,
             requests,
             patience=plan.settings.patience,
+            mix_precisions=plan.settings.mix_precisions,
             on_change=lambda server: _tell(plan.listeners, server),
         )
         manifest = None
         try:
             connection = await servers.open()
             source, loader, settled = await self._loop.run_in_executor(
-                None, _prepare, plan, connection
+                None, _prepare, plan, connection, servers.engine
             )
             store, manifest = settled or (None, None)
             self._count_aside(source)
@@ -267,15 +294,19 @@ class RenderRun(Run, AsyncIterator[Result]):
             if self._stop_asked:
                 pipeline.stop()
             await pipeline.run()
+            if not self._stop_asked:
+                loader.check_styles_used()
         finally:
-            await servers.close()
-            requests.shutdown(cancel_futures=True)
-            if manifest is not None:
-                await self._loop.run_in_executor(None, manifest.finish)
+            try:
+                await servers.close()
+            finally:
+                requests.shutdown(cancel_futures=True)
+                if manifest is not None:
+                    await self._loop.run_in_executor(None, manifest.finish)
 
 
 def _prepare(
-    plan: Plan, connection: Connection
+    plan: Plan, connection: Connection, engine: str
 ) -> tuple[Source, Loader, tuple[Store, Manifest] | None]:
     """What needs the model's contract; files are opened here."""
     contract, settings = connection.contract, plan.settings
@@ -283,10 +314,13 @@ def _prepare(
     source = plan.source(contract)
     if plan.sink is None:
         return source, loader, None
-    return source, loader, open_store(plan, contract, connection.model, connection.version)
+    store = open_store(plan, contract, connection.model, connection.version, engine)
+    return source, loader, store
 
 
-def open_store(plan: Plan, contract: Contract, model: str, version: str) -> tuple[Store, Manifest]:
+def open_store(
+    plan: Plan, contract: Contract, model: str, version: str, engine: str
+) -> tuple[Store, Manifest]:
     """Open the place of a plan's pictures, and its manifest.
 
     Args:
@@ -294,6 +328,7 @@ def open_store(plan: Plan, contract: Contract, model: str, version: str) -> tupl
         contract: of the model.
         model: its name.
         version: the version that is served.
+        engine: what runs it; empty where unknown.
 
     Raises:
         InputError: this cannot be a place for pictures, or the manifest is damaged or another's.
@@ -310,7 +345,8 @@ def open_store(plan: Plan, contract: Contract, model: str, version: str) -> tupl
     manifest = Manifest(plan.manifest)
     try:
         style = settings.style_words() if styled else ""
-        return Store(plan.sink, manifest, origin, settings, style), manifest
+        precision = precision_of(engine)
+        return Store(plan.sink, manifest, origin, settings, style, precision), manifest
     except BaseException:
         manifest.close()
         raise

@@ -17,7 +17,7 @@ from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from typing import TypeVar
 
-from sceneloom.contract import Contract
+from sceneloom.contract import Contract, precision_of
 from sceneloom.errors import (
     ConnectionClosedError,
     DeadlineExceededError,
@@ -113,6 +113,8 @@ class Servers:
         pool: Executor,
         *,
         patience: float,
+        mix_precisions: bool = False,
+        engine: str = "",
         on_change: Callable[[Server], None] = lambda server: None,
     ) -> None:
         """Prepare; `open` connects.
@@ -121,12 +123,17 @@ class Servers:
             addresses: at least one.
             pool: runs what blocks.
             patience: seconds for which no server may answer before the run is given up.
+            mix_precisions: whether servers of different precision may work together.
+            engine: that the run began with elsewhere; empty where it begins here.
             on_change: called for each server at first, and when one goes away or comes back.
         """
         self.all = [Server(address) for address in addresses]
         """The servers, in the order given."""
         self._pool = pool
         self._patience = patience
+        self._mix_precisions = mix_precisions
+        self.engine = engine
+        """What runs the model of the first server that says it, once opened; empty for none."""
         self._on_change = on_change
         self._waiting: deque[asyncio.Future[Lease]] = deque()
         self._reviving: set[asyncio.Task[None]] = set()
@@ -141,7 +148,7 @@ class Servers:
 
         Raises:
             ServerUnavailableError: none answers.
-            InputError: two serve different models.
+            InputError: two serve different models, or in different precisions.
             SceneLoomError: one serves nothing that this client can talk to.
         """
         tries = await asyncio.gather(
@@ -163,6 +170,9 @@ class Servers:
         for server, connection in opened[1:]:
             _check_same(first.contract, connection.contract, server.name)
         self._contract = first.contract
+        engines = [(server.name, connection.engine) for server, connection in opened]
+        self._check_precisions([("the run", self.engine), *engines])
+        self.engine = next((e for e in (self.engine, *(e for _, e in engines)) if e), "")
         for server in self.all:
             if server.link is None:
                 self._leave(server)
@@ -293,11 +303,23 @@ class Servers:
         connection = server.address.connect()
         try:
             _check_same(self._contract, connection.contract, server.name)
+            self._check_precisions([("the run", self.engine), (server.name, connection.engine)])
             connection.prove()
         except BaseException:
             connection.close()
             raise
         return connection
+
+    def _check_precisions(self, engines: Sequence[tuple[str, str]]) -> None:
+        """Refuse servers of different precision; one that does not say it goes with any."""
+        said = [(name, engine) for name, engine in engines if engine]
+        if self._mix_precisions or len({precision_of(engine) for _, engine in said}) < 2:
+            return
+        listed = ", ".join(f"{name} has {engine}" for name, engine in said)
+        raise InputError(
+            f"the servers are of different precision ({listed}), and their pictures would differ; "
+            "name servers of one precision, or --mix-precisions"
+        )
 
     def _give_up_if_late(self, server: Server, error: SceneLoomError) -> None:
         away = [s.away_since for s in self.all if s.away_since is not None]

@@ -33,6 +33,10 @@ class RenderSettings(StyleChoice):
     """
     max_pixels: int = DEFAULT_MAX_PIXELS
     """Largest map to read, in pixels."""
+    mix_precisions: bool = False
+    """Let servers of different precision work together, and keep pictures that another precision
+    made; otherwise those are made again.
+    """
     in_flight: int | None = None
     """Requests in flight to each server; without it their number follows what the server can use
     (docs/rendering.md).

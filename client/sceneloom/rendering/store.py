@@ -11,7 +11,9 @@ import hashlib
 import time
 from collections.abc import Iterable, Sequence
 
+from sceneloom.contract import precision_of
 from sceneloom.errors import ServingError
+from sceneloom.held_place import may_pass
 from sceneloom.padding import Padding
 from sceneloom.rendering.connections import Answer
 from sceneloom.rendering.interfaces import MapItem, Sink, Stored
@@ -20,27 +22,24 @@ from sceneloom.rendering.manifest import Manifest, Origin, Row
 from sceneloom.rendering.results import Failed, Rendered, Skipped
 from sceneloom.rendering.settings import RenderSettings
 
-_PLACE_IS_GONE = {
-    None,  # the manifest's own
-    errno.ENOSPC,
-    errno.EDQUOT,
-    errno.EROFS,
-    errno.EIO,
-    errno.EMFILE,
-    errno.ENFILE,
-}
-
 
 def place_is_gone(error: OSError) -> bool:
     """Whether no further picture can be written, as on a full disk: the run stops then."""
-    return error.errno in _PLACE_IS_GONE
+    # Without a number it is the manifest's own, or a place that was removed or moved.
+    return error.errno in (None, errno.EROFS) or may_pass(error)
 
 
 class Store:
     """Where the pictures of a run go, and what is known of them; thread-safe."""
 
     def __init__(
-        self, sink: Sink, manifest: Manifest, origin: Origin, settings: RenderSettings, style: str
+        self,
+        sink: Sink,
+        manifest: Manifest,
+        origin: Origin,
+        settings: RenderSettings,
+        style: str,
+        precision: str = "",
     ) -> None:
         """Make the sink's place ready.
 
@@ -50,6 +49,8 @@ class Store:
             origin: what makes the pictures of this run.
             settings: format and quality.
             style: how the style is chosen, as JSON; empty for a model without style.
+            precision: of the run; pictures that another one made are made again. Empty for
+                whichever.
 
         Raises:
             InputError: this cannot be a place for pictures.
@@ -61,11 +62,12 @@ class Store:
         self._settings = settings
         self.style = style
         """How the style is chosen, as JSON."""
+        self._precision = "" if settings.mix_precisions else precision
         sink.open(manifest.is_known)
 
     def found(self, key: str, input_hash: str | None = None) -> Row | None:
-        """The row of a picture that is there as it was written, by this run's model and parameters;
-        None where it has to be made.
+        """The row of a picture that is there as it was written, by this run's model, parameters and
+        precision; None where it has to be made.
 
         Args:
             key: of its map.
@@ -75,6 +77,8 @@ class Store:
         if row is None or row.status != "done" or row.origin != self.origin:
             return None
         if input_hash is not None and row.input_hash != input_hash:
+            return None
+        if self._precision and row.precision not in ("", self._precision):
             return None
         data = self._sink.read(row.output)
         if data is None or hashlib.sha256(data).hexdigest() != row.output_hash:
@@ -86,7 +90,9 @@ class Store:
         has the hash of the manifest; None where it has to be made.
         """
         row = self.found(loaded.item.key, loaded.input_hash)
-        return None if row is None else Skipped(key=row.key, output=row.output)
+        if row is None:
+            return None
+        return Skipped(key=row.key, output=row.output, engine=row.engine)
 
     def put(self, prepared: Prepared, answer: Answer, attempts: int) -> list[Rendered]:
         """Encode a picture and put it in its place.
@@ -99,7 +105,9 @@ class Store:
             OSError: the place cannot be written.
         """
         data = answer.encode(self._settings)
-        row = picture_row(prepared, data, attempts, origin=self.origin, style=self.style)
+        row = picture_row(
+            prepared, data, attempts, origin=self.origin, style=self.style, engine=answer.engine
+        )
         return self.keep(row, data)
 
     def keep(self, row: Row, data: bytes) -> list[Rendered]:
@@ -138,12 +146,15 @@ class Store:
         self._manifest.record([row])
 
     def finish(self) -> list[Rendered]:
-        """Put what a shard still holds in its place.
+        """Put what a shard still holds in its place, and see that place and manifest are still
+        those that were opened.
 
         Raises:
-            OSError: the place cannot be written.
+            OSError: the place cannot be written, or was removed or moved.
         """
-        return self._settle(self._sink.finish())
+        finished = self._settle(self._sink.finish())
+        self._manifest.check_place()
+        return finished
 
     def close(self) -> None:
         """Drop what is held."""
@@ -160,13 +171,20 @@ class Store:
                 seconds=row.milliseconds / 1000,
                 attempts=row.attempts,
                 bytes=row.output_bytes,
+                engine=row.engine,
             )
             for row in rows
         ]
 
 
 def picture_row(
-    prepared: Prepared, data: bytes, attempts: int, *, origin: Origin, style: str
+    prepared: Prepared,
+    data: bytes,
+    attempts: int,
+    *,
+    origin: Origin,
+    style: str,
+    engine: str,
 ) -> Row:
     """The row of an encoded picture that has no place yet.
 
@@ -176,6 +194,7 @@ def picture_row(
         attempts: requests that were sent for it.
         origin: what made it.
         style: how its style was chosen, as JSON; empty for a model without style.
+        engine: that rendered it; empty where unknown.
     """
     loaded, padding = prepared.loaded, prepared.request.padding
     return Row(
@@ -193,6 +212,8 @@ def picture_row(
         padding_bottom=padding.bottom,
         padding_right=padding.right,
         style=style,
+        engine=engine,
+        precision=precision_of(engine),
     )
 
 

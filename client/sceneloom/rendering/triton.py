@@ -11,7 +11,12 @@ from typing import Literal, cast, get_args
 from sceneloom.connect import TransportChoice
 from sceneloom.contract import MODEL_NAME, Contract
 from sceneloom.encoded import ENCODED_MODEL, EncodedClient, EncodedFormat
-from sceneloom.errors import InputError, ModelNotFoundError, RequestRejectedError
+from sceneloom.errors import (
+    InputError,
+    ModelNotFoundError,
+    RequestRejectedError,
+    ServerUnavailableError,
+)
 from sceneloom.link import measure_link
 from sceneloom.png import SIGNATURE
 from sceneloom.png_maps import instance_map_png, label_map_png
@@ -44,6 +49,8 @@ class Way:
     """One sentence that says so."""
     transport: str = ""
     """One sentence about how tensors travel to the server that was connected to last."""
+    engine: str = ""
+    """One sentence about the engine of that server; empty where it does not say which."""
 
 
 class TritonConnection:
@@ -71,12 +78,15 @@ class TritonConnection:
         """Of the model."""
         self.model, self.version = synthesizer.model, synthesizer.version
         """Name and version of the model."""
+        self.engine = synthesizer.engine
+        """What runs it, as RUNTIME-PRECISION; empty where the server does not say it."""
         most = synthesizer.max_batch_size
         self.batch = 1 if synthesizer.dynamic_batching else most
         """Most maps that one request is made of: where the server joins requests, single ones are
         as good and wait for nobody.
         """
         way.transport = f"{synthesizer.transport.kind}: {synthesizer.transport.why}"
+        way.engine = _engine_words(synthesizer)
         self._encoded: EncodedClient | None = None
         if path == "raw":
             return
@@ -91,7 +101,7 @@ class TritonConnection:
                     f"{synthesizer.transport.address}: its encoded path is another model's"
                 )
             self._encoded = encoded
-        except ModelNotFoundError:
+        except (ModelNotFoundError, ServerUnavailableError):  # not there, or not loaded
             if path == "encoded":
                 raise
 
@@ -173,7 +183,19 @@ class TritonConnection:
             quality=self._settings.quality,
             unknown=self._settings.unknown,
         )
-        return Answer(encoded=picture, sent=len(label) + len(instance or b""))
+        sent = len(label) + len(instance or b"")
+        return Answer(encoded=picture, sent=sent, engine=self.engine)
+
+
+def _engine_words(synthesizer: TritonSynthesizer) -> str:
+    if not synthesizer.engine:
+        return ""
+    difference = synthesizer.difference or "not said by the server"
+    fast = synthesizer.fast or "not said by the server"
+    return (
+        f"engine: {synthesizer.engine} ({synthesizer.precision}); difference from PyTorch: "
+        f"{difference}; --precision fast: {fast}"
+    )
 
 
 def triton_address(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import hashlib
 import json
 import os
@@ -50,6 +51,7 @@ def work(*urls: str, **changes: Any) -> Work:
         "settings": SETTINGS,
         "contract": CONTRACT,
         "origin": ORIGIN,
+        "engine": "",
         "style": "",
         "style_file": None,
         "folder": str(Path.cwd()),
@@ -90,6 +92,23 @@ def test_blocks_side_by_side_give_the_pictures(start_server: Callable[..., Any])
             expected = synthesizer.synthesize(*map_pair(number))
             assert np.array_equal(decode_picture(made.data), expected)
             assert (made.row.status, made.row.origin, made.row.attempts) == ("done", ORIGIN, 1)
+
+
+def test_rows_name_the_engine_and_another_precision_is_refused(
+    start_server: Callable[..., Any],
+) -> None:
+    server = start_server(CONTRACT, engine="openvino-bf16")
+    items = street_maps(1).items
+    [answered] = render(work(server.url), given(items))
+    made = answered.outcomes["0000"]
+    assert (made.row.engine, made.row.precision) == ("openvino-bf16", "bf16")  # type: ignore[union-attr]
+    assert answered.way.engine.startswith("engine: openvino-bf16 (bf16)")
+    [refused] = render(work(server.url, engine="openvino-fp32"), given(items))
+    assert refused.outcomes == {}
+    assert f"the run has openvino-fp32, {server.url} has openvino-bf16" in str(refused.error)
+    mixing = dataclasses.replace(SETTINGS, mix_precisions=True)
+    [mixed] = render(work(server.url, engine="openvino-fp32", settings=mixing), given(items))
+    assert isinstance(mixed.outcomes["0000"], Made)
 
 
 def test_what_is_there_is_not_rendered_again(start_server: Callable[..., Any]) -> None:

@@ -146,3 +146,48 @@ def test_refuses_what_is_no_manifest(tmp_path: Path) -> None:
         Manifest(tmp_path / "file" / "m.sqlite")
     with pytest.raises(InputError, match="cannot be the manifest"):
         Manifest(tmp_path)
+
+
+def test_where_files_cannot_be_mapped_one_process_has_it_alone(tmp_path: Path) -> None:
+    path = tmp_path / "m.sqlite"
+    (tmp_path / "m.sqlite-shm").mkdir()  # SQLite cannot open its shared memory
+    for key in ("a", "b"):
+        with Manifest(path) as manifest:
+            manifest.record([row(key)])
+            assert manifest.is_known(f"{key}.png")
+    (tmp_path / "m.sqlite-shm").rmdir()
+    looked = sqlite3.connect(path)
+    assert looked.execute("select key from pictures").fetchall() == [("a",), ("b",)]
+    looked.close()
+    with Manifest(path, to_read=True) as manifest:
+        assert manifest.counts() == {"done": 2}
+
+
+def test_a_manifest_that_cannot_be_made_leaves_nothing(tmp_path: Path) -> None:
+    for ending in ("-shm", "-wal", "-journal"):
+        (tmp_path / f"m.sqlite{ending}").mkdir()
+    with pytest.raises(InputError, match=r"m\.sqlite: cannot be the manifest .*--manifest FILE"):
+        Manifest(tmp_path / "m.sqlite")
+    assert not (tmp_path / "m.sqlite").exists()
+
+
+def test_what_is_only_read_has_to_be_there(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"m\.sqlite: no such manifest"):
+        Manifest(tmp_path / "m.sqlite", to_read=True)
+    (tmp_path / "m.sqlite").touch()
+    with pytest.raises(InputError, match=r"m\.sqlite: is empty"):
+        Manifest(tmp_path / "m.sqlite", to_read=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["m.sqlite"]
+
+
+def test_places_that_are_no_files(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(InputError, match=r"pipe: cannot be the manifest \(not a file\)"):
+        Manifest(tmp_path / "pipe")
+    (tmp_path / "link").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(InputError, match=r"link is a link that leads nowhere"):
+        Manifest(tmp_path / "link" / "m.sqlite")
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match=r"file is not a folder"):
+        Manifest(tmp_path / "file" / "m.sqlite")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "link", "pipe"]

@@ -15,6 +15,7 @@ import pytest
 from map_sets import as_png, small_maps, write_folder
 
 from sceneloom.errors import InputError, MissingDependencyError, ServerUnavailableError
+from sceneloom.file_tree import describe
 from sceneloom.owned_names import SHARED_MEMORY
 from sceneloom.rendering.cluster.ray_cluster import RaySettings, ray_started
 from sceneloom.rendering.cluster.ray_engine import RayRun
@@ -122,6 +123,7 @@ def test_ray_gives_what_threads_give_although_it_is_stopped_and_an_actor_is_kill
     for folder in ("test_label", "test_inst"):
         (setup.maps / folder / "unknown.png").write_bytes(as_png(wrong))
         (setup.maps / folder / "zut.png").write_bytes(as_png(wrong)[:60])
+    (setup.maps / "test_label" / "notes.txt").write_text("x")
     expected = list(RenderRun(setup.plan(threads)))
     assert by_kind(expected) == {"Rendered": 90, "Failed": 2}
 
@@ -145,6 +147,9 @@ def test_ray_gives_what_threads_give_although_it_is_stopped_and_an_actor_is_kill
                 actors()[0].kill()
                 killed = True
         assert run.count == 92
+        assert describe(run.left_out()) == [
+            "left out: 1 of a kind that is not read (test_label/notes.txt)"
+        ]
         assert run.levels().window >= 1
     assert killed
     assert by_kind(rest) == {"Skipped": len(done), "Rendered": 90 - len(done), "Failed": 2}

@@ -12,7 +12,8 @@ from rendering_fakes import DictSink, ListSource, item, map_pair, street_maps
 
 from sceneloom.contract import Contract
 from sceneloom.errors import InputError, QueueFullError, ServerUnavailableError
-from sceneloom.rendering.check import Damage, check_pictures
+from sceneloom.file_tree import OTHER_KIND, LeftOut
+from sceneloom.rendering.check import Damage, check_pictures, merged_rows
 from sceneloom.rendering.connections import EngineConnection
 from sceneloom.rendering.dry_run import dry_run
 from sceneloom.rendering.manifest import Manifest
@@ -148,9 +149,38 @@ def test_pictures_that_changed_are_named(tmp_path: Path) -> None:
     del sink.pictures["0003"]
     sink.pictures["0066"] += b"x"
     with Manifest(tmp_path / "m") as manifest:
-        found = list(check_pictures(manifest, sink, threads=2))
+        found = list(check_pictures(merged_rows([(manifest, sink)]), threads=2))
     damaged = {one.key: one.reason for one in found if isinstance(one, Damage)}
     assert sorted(damaged) == ["0003", "0066"]
     assert damaged["0003"] == "0003: is not there"
     assert "was changed" in damaged["0066"]
     assert len(found) == 70
+
+
+def test_several_manifests_are_seen_as_one(tmp_path: Path) -> None:
+    """In the order of the keys, also of names that are not UTF-8; of two rows the last one."""
+    keys = ["a", "b\udcff", "b", "\U0001f600", "\uffff"]
+    manifests = []
+    for number in range(3):
+        source = ListSource([item(key, *map_pair(7 * number)) for key in keys[number:] or keys])
+        asked = plan(source, FakeTransport(CONTRACT), tmp_path / f"{number}.sqlite")
+        list(RenderRun(asked))
+        assert isinstance(asked.sink, DictSink)
+        manifests.append((Manifest(tmp_path / f"{number}.sqlite"), asked.sink))
+    found = list(merged_rows(manifests))
+    assert sorted(row.key for row, _ in found) == sorted(keys)
+    last = {key: min(number, 2) for number, key in enumerate(keys)}
+    assert {row.key: [s for _, s in manifests].index(sink) for row, sink in found} == last
+    assert not any(isinstance(one, Damage) for one in check_pictures(found, threads=2))
+    for manifest, _ in manifests:
+        manifest.close()
+
+
+def test_a_run_and_a_dry_run_know_what_is_left_out(tmp_path: Path) -> None:
+    left_out = [LeftOut(reason=OTHER_KIND, name="notes.txt")]
+    asked = plan(street_maps(2), FakeTransport(CONTRACT), tmp_path / "m")
+    assert dry_run(asked).left_out == left_out
+    with RenderRun(asked) as run:
+        assert run.left_out() == ()  # not begun
+        list(run)
+        assert run.left_out() == left_out

@@ -97,7 +97,7 @@ def test_sizes_damage_and_unknown_ids(root: Path, save, tmp_path: Path) -> None:
     ]
     schema = tmp_path / "own.json"
     schema.write_text(json.dumps({"name": "own", "labels": labels, "unlabelled": 0}))
-    with pytest.raises(UnknownLabelError, match=rf"{KEYS[0]}: label ids 10 \(1 pixels\)"):
+    with pytest.raises(UnknownLabelError, match=rf"{KEYS[0]}: label ids 10 \(1 pixel\)"):
         open_data_set(settings(root, labels=str(schema))).read(0)
     mended = open_data_set(settings(root, labels=str(schema), unknown="unlabelled")).read(0)
     assert mended.label_map.max() == 1

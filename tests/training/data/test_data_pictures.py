@@ -151,7 +151,7 @@ def test_no_file_no_picture_and_too_many_pixels(tmp_path: Path, save, photo) -> 
     with pytest.raises(ImageReadError, match="not a file"):
         read_picture(tmp_path)
     (tmp_path / "text.png").write_text("not a picture")
-    with pytest.raises(ImageReadError, match=r"text\.png: not a PNG or JPEG file"):
+    with pytest.raises(ImageReadError, match=r"text\.png: not a PNG, JPEG, BMP, TIFF or WebP file"):
         read_picture(tmp_path / "text.png")
     with pytest.raises(ImageTooLargeError, match="8x6 is 48 pixels; the limit is 47"):
         read_picture(save(tmp_path / "a.png", photo(6, 8)), max_pixels=47)

@@ -8,8 +8,8 @@ import pytest
 from colour_segmenter import ColourSegmenter
 
 from sceneloom.schema import load_schema
+from sceneloom_streets.dataset import write_streets
 from sceneloom_training.data import DataSet, DataSettings, open_data_set
-from sceneloom_training.data.street_files import write_streets
 
 
 @pytest.fixture(scope="session")

@@ -5,12 +5,17 @@ from __future__ import annotations
 import dataclasses
 import json
 import multiprocessing
+import os
 import shutil
 import signal
+import threading
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 import torch
 from PIL import Image
@@ -18,8 +23,8 @@ from PIL import Image
 from sceneloom.cli import main
 from sceneloom.errors import CheckpointError, InputError, SceneLoomError, TrainingError
 from sceneloom.schema import load_schema
+from sceneloom_streets.dataset import write_streets
 from sceneloom_training.data import DataSettings, open_data_set
-from sceneloom_training.data.street_files import write_streets
 from sceneloom_training.evaluation import segmenter_training
 from sceneloom_training.evaluation.segmenter import build_network, load_segmenter, save_segmenter
 from sceneloom_training.evaluation.segmenter_settings import SegmenterSettings
@@ -369,3 +374,56 @@ def test_damage(saved: Path, tmp_path: Path) -> None:
 def test_settings_out_of_range(wrong: dict[str, object], said: str) -> None:
     with pytest.raises(InputError, match=said):
         SegmenterSettings(**wrong)  # type: ignore[arg-type]
+
+
+def meanwhile(act: Callable[[list[psutil.Process]], None]) -> threading.Thread:
+    """Do something with the loading processes once they are there."""
+    here = psutil.Process()
+    before = {child.pid for child in here.children()}
+
+    def wait() -> None:
+        loaders: list[psutil.Process] = []
+        while len(loaders) < 2:
+            time.sleep(0.02)
+            loaders = [child for child in here.children() if child.pid not in before]
+        time.sleep(0.3)
+        act(loaders)
+
+    thread = threading.Thread(target=wait)
+    thread.start()
+    return thread
+
+
+def test_a_loading_process_that_is_lost_ends_it(streets: DataSettings, tmp_path: Path) -> None:
+    settings = dataclasses.replace(TINY, epochs=10_000, workers=2)
+    thread = meanwhile(lambda loaders: loaders[0].kill())
+    with pytest.raises(TrainingError, match=r"a loading process was lost \(killed by signal 9\)"):
+        train_segmenter(streets, settings, tmp_path / "run")
+    thread.join()
+
+
+def test_a_signal_ends_the_wait_for_a_batch(streets: DataSettings, tmp_path: Path) -> None:
+    settings = dataclasses.replace(TINY, epochs=10_000, workers=2)
+
+    def stall(loaders: list[psutil.Process]) -> None:
+        for loader in loaders:
+            loader.suspend()
+        time.sleep(0.5)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    thread = meanwhile(stall)
+    outcome = train_segmenter(streets, settings, tmp_path / "run")
+    thread.join()
+    assert outcome.stopped_by == signal.SIGTERM
+    assert (tmp_path / "run" / "training.pt").is_file()
+
+
+def test_too_little_memory_is_a_sentence(
+    streets: DataSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_memory(network: torch.nn.Module, pixels: torch.Tensor) -> torch.Tensor:
+        return torch.empty(1 << 40)
+
+    monkeypatch.setattr(segmenter_training, "logits_of", no_memory)
+    with pytest.raises(TrainingError, match="memory was not enough at 96x64 with batch 2"):
+        train_segmenter(streets, TINY, tmp_path / "run")

@@ -21,7 +21,7 @@ from sceneloom_training.data.folders import (
 )
 from sceneloom_training.data.pictures import PICTURE_SUFFIXES, read_picture
 from sceneloom_training.data.sample import InstanceMap, LabelMap, check_same_size
-from sceneloom_training.data.triples import Triple, TripleDataSet
+from sceneloom_training.data.triples import TripleDataSet
 
 FOLDERS = {"train": "training", "val": "validation"}
 """Split -> name of its folders."""
@@ -65,15 +65,11 @@ def open_ade20k(
     label_folder = check_folder(root / "annotations" / FOLDERS[split], "label maps")
     instance_folder = root / "annotations_instance" / FOLDERS[split]
     photos = find_files(photo_folder, PICTURE_SUFFIXES, ending="")
-    not_empty(photos, photo_folder, "ADE_train_00000001.jpg and so on")
+    not_empty(photos, "ADE_train_00000001.jpg and so on")
     labels = find_files(label_folder, _PNG, ending="")
-    check_partners(photos, labels, photo_folder, label_folder)
-    found = {}
+    check_partners(photos, labels)
+    found = None
     if instances and instance_folder.is_dir():
         found = find_files(instance_folder, _PNG, ending="")
-        check_partners(photos, found, photo_folder, instance_folder)
-    files = [
-        Triple(photo=photo, label=labels[key], instance=found.get(key))
-        for key, photo in photos.items()
-    ]
-    return Ade20kDataSet(list(photos), files, schema=schema, unknown=unknown)
+        check_partners(photos, found)
+    return Ade20kDataSet.of(photos, labels, found, schema=schema, unknown=unknown)

@@ -20,11 +20,14 @@ from sceneloom.maps import OnUnknown
 from sceneloom.schema import LabelSchema
 from sceneloom_training.data.channels import label_channels
 from sceneloom_training.data.folders import (
+    Found,
     check_folder,
     check_split,
     find_files,
     not_empty,
+    of_another_kind,
     read_lines,
+    unused,
 )
 from sceneloom_training.data.geometry import resize_nearest
 from sceneloom_training.data.pictures import read_mask, read_picture
@@ -62,6 +65,10 @@ class CelebAMaskDataSet(DataSet):
         self.schema = schema
         self.unknown: OnUnknown = unknown
 
+    def files_of_one_size(self, index: int) -> tuple[Path, ...]:
+        """The photograph alone: masks are of half its size; see `DataSet.files_of_one_size`."""
+        return (self.photos[index],)
+
     def read(self, index: int) -> Sample:
         """Read one face; see `DataSet.read`."""
         photo = read_picture(self.photos[index])
@@ -95,23 +102,27 @@ def open_celebamask(
     check_folder(root, "the folder CelebAMask-HQ")
     photo_folder = check_folder(root / "CelebA-HQ-img", "photographs")
     mask_folder = check_folder(root / "CelebAMask-HQ-mask-anno", "masks")
-    photos = {
-        _number(path): path for path in find_files(photo_folder, (".jpg",), ending="").values()
-    }
-    not_empty({str(number): path for number, path in photos.items()}, photo_folder, "0.jpg, 1.jpg")
-    parts = _find_parts(mask_folder)
+    found = not_empty(find_files(photo_folder, (".jpg",), ending=""), "0.jpg, 1.jpg")
+    photos = {_number(path): path for path in found.files.values()}
+    masks = find_files(mask_folder, (".png",), ending="")
+    parts = _by_part(masks)
     for number in sorted(set(photos) ^ set(parts)):
         file = photos.get(number) or next(iter(parts[number].values()))
         folder = mask_folder if number in photos else photo_folder
-        raise DataSetError(f"{file}: has no partner; expected a file of {number} in {folder}")
+        other = "" if number in photos else of_another_kind(str(number), found)
+        raise DataSetError(
+            f"{file}: has no partner; expected a file of {number} in {folder}{other}"
+        )
     numbers = sorted(photos) if split == "all" else _of_split(root, split, sorted(photos))
-    return CelebAMaskDataSet(
+    data = CelebAMaskDataSet(
         [photos[number] for number in numbers],
         [parts[number] for number in numbers],
         [f"{number:05d}" for number in numbers],
         schema=schema,
         unknown=unknown,
     )
+    data.left_out = unused(found, masks)
+    return data
 
 
 def _number(photo: Path) -> int:
@@ -120,10 +131,10 @@ def _number(photo: Path) -> int:
     return int(photo.stem)
 
 
-def _find_parts(folder: Path) -> dict[int, dict[int, Path]]:
+def _by_part(masks: Found) -> dict[int, dict[int, Path]]:
     """Number of the photograph -> label id -> mask."""
     found: dict[int, dict[int, Path]] = {}
-    for path in find_files(folder, (".png",), ending="").values():
+    for path in masks.files.values():
         match = re.fullmatch("([0-9]{5})_([a-z_]+)", path.stem)
         if match is None or match[2] not in PARTS:
             raise DataSetError(

@@ -10,6 +10,7 @@ import numpy.typing as npt
 from sceneloom.errors import UnknownLabelError
 from sceneloom.maps import OnUnknown
 from sceneloom.schema import LabelSchema
+from sceneloom.text import counted
 from sceneloom_training.data.sample import LabelMap
 
 
@@ -38,7 +39,9 @@ def label_channels(
         # By value: `to_channels` marks unknown pixels by 255, which can also be a real channel.
         channels[np.isin(values, list(counts))] = schema.unlabelled_channel
         return channels
-    listed = ", ".join(f"{value} ({n:,} pixels)" for value, n in sorted(counts.items())[:6])
+    listed = ", ".join(
+        f"{value} ({counted(n, 'pixel')})" for value, n in sorted(counts.items())[:6]
+    )
     way_out = (
         f"to read them as unlabelled ({schema.unlabelled}): unknown = unlabelled"
         if schema.unlabelled is not None

@@ -13,13 +13,14 @@ from pathlib import Path
 from sceneloom.maps import OnUnknown
 from sceneloom.schema import LabelSchema
 from sceneloom_training.data.folders import (
+    Found,
     check_folder,
     check_partners,
     check_split,
     find_files,
     not_empty,
 )
-from sceneloom_training.data.triples import Triple, TripleDataSet
+from sceneloom_training.data.triples import TripleDataSet
 
 SPLITS = ("train", "val", "test")
 _PNG = (".png",)
@@ -47,24 +48,21 @@ def open_cityscapes(
     )
     map_folder = check_folder(root / "gtFine" / split, "label maps (gtFine_trainvaltest)")
     photos = find_files(photo_folder, _PNG, ending="_leftImg8bit")
-    not_empty(photos, photo_folder, "<city>/<city>_<sequence>_<frame>_leftImg8bit.png")
+    not_empty(photos, "<city>/<city>_<sequence>_<frame>_leftImg8bit.png")
     labels = _find_maps(
         map_folder, "labelTrainIds" if schema.name == "cityscapes19" else "labelIds"
     )
-    check_partners(photos, labels, photo_folder, map_folder)
-    found = _find_maps(map_folder, "instanceIds") if instances else {}
+    check_partners(photos, labels)
+    found = None
     if instances:
-        check_partners(photos, found, photo_folder, map_folder)
-    files = [
-        Triple(photo=photo, label=labels[key], instance=found.get(key))
-        for key, photo in photos.items()
-    ]
-    return TripleDataSet(list(photos), files, schema=schema, unknown=unknown)
+        found = _find_maps(map_folder, "instanceIds")
+        check_partners(photos, found)
+    return TripleDataSet.of(photos, labels, found, schema=schema, unknown=unknown)
 
 
-def _find_maps(folder: Path, kind: str) -> dict[str, Path]:
+def _find_maps(folder: Path, kind: str) -> Found:
     ending = f"_gtFine_{kind}"
     found = find_files(folder, _PNG, ending=ending)
     made = "; csCreateTrainIdLabelImgs makes them" if kind == "labelTrainIds" else ""
-    not_empty(found, folder, f"<city>/<city>_<sequence>_<frame>{ending}.png{made}")
+    not_empty(found, f"<city>/<city>_<sequence>_<frame>{ending}.png{made}")
     return found

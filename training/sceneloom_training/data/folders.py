@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TypeVar
 
 from sceneloom.errors import DataSetError
+from sceneloom.file_tree import OTHER_KIND, LeftOut, describe, list_files
+from sceneloom.text import reason
+
+OTHER_NAME = "of a name that is not looked for"
+"""Reason of a file that does not end as those of its folder do: Cityscapes' ``_color.png``."""
 
 # What publishers append to the name that the files of one sample share.
 _KIND = re.compile(
@@ -16,8 +21,6 @@ _KIND = re.compile(
     r"[_-](labelIds|labelTrainIds|instanceIds|labels?|instances?|inst|leftImg8bit|img|images?)$",
     re.IGNORECASE,
 )
-
-_Of = TypeVar("_Of")
 
 
 def check_folder(folder: Path, expected: str) -> Path:
@@ -38,65 +41,109 @@ def sample_name(name: str) -> str:
     return _KIND.sub("", name)
 
 
-def find_files(
-    folder: Path, suffixes: Sequence[str], *, ending: str | None = None
-) -> dict[str, Path]:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Found:
+    """The files of a folder that belong to samples."""
+
+    folder: Path
+    """Where they were searched."""
+    files: dict[str, Path]
+    """Sample's name (path below `folder`, with forward slashes) -> file, sorted by name."""
+    suffixes: tuple[str, ...]
+    """File endings that were taken, in lower case."""
+    left_out: tuple[LeftOut, ...]
+    """What else is there; names are paths that begin with `folder`."""
+
+
+def find_files(folder: Path, suffixes: Sequence[str], *, ending: str | None = None) -> Found:
     """Find the files of a folder, searched to the bottom, by the name of their sample.
 
     Args:
-        folder: where to search; hidden files are left out.
+        folder: where to search (`sceneloom.file_tree`).
         suffixes: file endings to take, in lower case.
         ending: take only names that end with it, and strip it (``_leftImg8bit``, or nothing); None
             takes all names and strips what publishers append.
 
-    Returns:
-        sample's name (path below `folder`, with forward slashes) -> file, sorted by name.
-
     Raises:
-        DataSetError: two files are of one sample.
+        DataSetError: two files are of one sample, or a folder cannot be read.
     """
+    try:
+        names, left_out = list_files(folder)
+    except OSError as error:
+        raise DataSetError(
+            f"{error.filename or folder}: cannot be read ({reason(error)})"
+        ) from None
+    prefix = os.path.join(folder, "")  # noqa: PTH118 - strings: CelebAMask-HQ has 390,000 masks
+    others = []
     found: dict[str, Path] = {}
-    # Strings, not the Path objects of rglob: CelebAMask-HQ has some 390,000 masks.
-    for parent, folders, names in os.walk(folder):
-        folders.sort()
-        below = os.path.relpath(parent, folder).replace(os.sep, "/")
-        for name in sorted(names):
-            stem, suffix = os.path.splitext(name)  # noqa: PTH122
-            if suffix.lower() not in suffixes or name.startswith("."):
-                continue
-            if ending is not None and not stem.endswith(ending):
-                continue
-            stem = sample_name(stem) if ending is None else stem.removesuffix(ending)
-            key = stem if below == "." else f"{below}/{stem}"
-            path = Path(parent, name)
-            if key in found:
-                raise DataSetError(f"{path} and {found[key]} would both be of the sample {key}")
-            found[key] = path
-    return dict(sorted(found.items()))
+    for name in names:
+        key, suffix = os.path.splitext(name)  # noqa: PTH122
+        if suffix.lower() not in suffixes:
+            others.append(LeftOut(reason=OTHER_KIND, name=prefix + name))
+            continue
+        if ending is not None and not key.endswith(ending):
+            others.append(LeftOut(reason=OTHER_NAME, name=prefix + name))
+            continue
+        below, slash, stem = key.rpartition("/")
+        stem = sample_name(stem) if ending is None else stem.removesuffix(ending)
+        key = below + slash + stem
+        if key in found:
+            raise DataSetError(f"{prefix}{name} and {found[key]} would both be of the sample {key}")
+        found[key] = Path(prefix + name)
+    hidden = [dataclasses.replace(each, name=prefix + each.name) for each in left_out]
+    return Found(
+        folder=folder,
+        files=dict(sorted(found.items())),
+        suffixes=tuple(suffixes),
+        left_out=tuple(hidden + others),
+    )
 
 
-def check_partners(
-    first: Mapping[str, Path], second: Mapping[str, Path], first_in: Path, second_in: Path
-) -> None:
+def check_partners(first: Found, second: Found) -> None:
     """Refuse files without a partner of the same sample in the other folder.
 
     Raises:
-        DataSetError: names the first such file, and how many more there are.
+        DataSetError: names the first such file, what is there in its partner's place, and how many
+            more there are.
     """
-    for here, there, folder in ((first, second, second_in), (second, first, first_in)):
-        alone = [key for key in here if key not in there]
+    for here, there in ((first, second), (second, first)):
+        alone = [key for key in here.files if key not in there.files]
         if alone:
             more = f" ({len(alone) - 1} more like it)" if len(alone) > 1 else ""
             raise DataSetError(
-                f"{here[alone[0]]}: has no partner; expected a file of {alone[0]} in {folder}{more}"
+                f"{here.files[alone[0]]}: has no partner; expected a file of {alone[0]} in "
+                f"{there.folder}{of_another_kind(alone[0], there)}{more}"
             )
 
 
-def not_empty(found: Mapping[str, _Of], folder: Path, expected: str) -> Mapping[str, _Of]:
+def of_another_kind(key: str, found: Found) -> str:
+    """Words on a sample's file that is not of the kinds that are read; empty where none is."""
+    for other in found.left_out:
+        path = Path(other.name)
+        below = path.relative_to(found.folder).with_suffix("").as_posix()
+        if other.reason == OTHER_KIND and key in (below, sample_name(below)):
+            return f", where {path.name} is none of the kinds that are read: " + ", ".join(
+                found.suffixes
+            )
+    return ""
+
+
+def not_empty(found: Found, expected: str) -> Found:
     """What was found; raises DataSetError that says what was expected if that is nothing."""
-    if not found:
-        raise DataSetError(f"{folder}: holds none of the files that were expected ({expected})")
+    if not found.files:
+        others = describe(found.left_out)
+        raise DataSetError(
+            f"{found.folder}: holds none of the files that were expected ({expected})"
+            + "".join(f"; {line}" for line in others)
+        )
     return found
+
+
+def unused(*searches: Found) -> tuple[LeftOut, ...]:
+    """What several searches of a data set's folders left out, and none of them took; each once."""
+    taken = {str(path) for found in searches for path in found.files.values()}
+    others = {each.name: each for found in searches for each in found.left_out}
+    return tuple(each for name, each in sorted(others.items()) if name not in taken)
 
 
 def read_lines(path: Path, why: str) -> list[str]:

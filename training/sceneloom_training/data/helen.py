@@ -8,7 +8,7 @@ publisher's lists ``exemplars.txt`` (train), ``tuning.txt`` and ``testing.txt``,
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +22,9 @@ from sceneloom_training.data.folders import (
     check_split,
     find_files,
     not_empty,
+    of_another_kind,
     read_lines,
+    unused,
 )
 from sceneloom_training.data.pictures import read_mask, read_picture
 from sceneloom_training.data.sample import DataSet, LabelMap, Photo, Sample, check_same_size
@@ -39,20 +41,29 @@ class HelenDataSet(DataSet):
     has_instances = False
 
     def __init__(
-        self, root: Path, keys: Sequence[str], *, schema: LabelSchema, unknown: OnUnknown
+        self,
+        keys: Sequence[str],
+        photos: Mapping[str, Path],
+        masks: Mapping[str, Sequence[Path]],
+        *,
+        schema: LabelSchema,
+        unknown: OnUnknown,
     ) -> None:
-        """Take the ids, sorted, of the faces below `root`."""
-        self.root = root
+        """Take the ids, sorted, and photograph and masks of each."""
         self.keys = tuple(keys)
+        self.photos = [photos[key] for key in keys]
+        self.masks = [tuple(masks[key]) for key in keys]
         self.schema = schema
         self.unknown: OnUnknown = unknown
 
+    def files_of_one_size(self, index: int) -> tuple[Path, ...]:
+        """See `DataSet.files_of_one_size`."""
+        return self.photos[index], *self.masks[index]
+
     def read(self, index: int) -> Sample:
         """Read one face; see `DataSet.read`."""
-        key = self.keys[index]
-        path = _photo(self.root, key)
+        path, masks = self.photos[index], self.masks[index]
         photo = read_picture(path)
-        masks = _masks(self.root, key)
         ids = _strongest(masks, photo, path)
         label_map = label_channels(
             ids, self.schema, unknown=self.unknown, name=str(masks[0].parent)
@@ -76,21 +87,26 @@ def open_helen(root: Path, split: str, *, schema: LabelSchema, unknown: OnUnknow
     check_folder(root, "the folder that holds images and labels")
     folder = check_folder(root / "images", "photographs")
     check_folder(root / "labels", "a folder of masks for each photograph")
-    photos = not_empty(find_files(folder, (".jpg",), ending=""), folder, "<id>.jpg")
-    keys = sorted(photos) if split == "all" else _listed(root, split)
+    photos = not_empty(find_files(folder, (".jpg",), ending=""), "<id>.jpg")
+    masks = find_files(root / "labels", (".png",), ending="")
+    keys = sorted(photos.files) if split == "all" else _listed(root, split)
+    of_face: dict[str, list[Path]] = {}
     for key in keys:
-        for path in (_photo(root, key), *_masks(root, key)):
-            if not path.is_file():
-                raise DataSetError(f"{path}: no such file; {split} has the face {key}")
-    return HelenDataSet(root, keys, schema=schema, unknown=unknown)
-
-
-def _photo(root: Path, key: str) -> Path:
-    return root / "images" / f"{key}.jpg"
-
-
-def _masks(root: Path, key: str) -> list[Path]:
-    return [root / "labels" / key / f"{key}_lbl{number:02d}.png" for number in range(CLASSES)]
+        if key not in photos.files:
+            raise DataSetError(
+                f"{folder / key}.jpg: no such file; {split} has the face {key}"
+                f"{of_another_kind(key, photos)}"
+            )
+        names = [f"{key}/{key}_lbl{number:02d}" for number in range(CLASSES)]
+        for name in names:
+            if name not in masks.files:
+                raise DataSetError(
+                    f"{root / 'labels' / name}.png: no such file; {split} has the face {key}"
+                )
+        of_face[key] = [masks.files[name] for name in names]
+    data = HelenDataSet(keys, photos.files, of_face, schema=schema, unknown=unknown)
+    data.left_out = unused(photos, masks)
+    return data
 
 
 def _listed(root: Path, split: str) -> list[str]:

@@ -6,11 +6,17 @@ names below the two folders; endings may differ.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 
 from sceneloom.errors import DataSetError
-from sceneloom_training.data.folders import check_folder, check_partners, find_files, not_empty
+from sceneloom_training.data.folders import (
+    Found,
+    check_folder,
+    check_partners,
+    find_files,
+    not_empty,
+    unused,
+)
 from sceneloom_training.data.pictures import PICTURE_SUFFIXES, read_picture
 from sceneloom_training.data.sample import DataSet, Sample, check_same_size
 
@@ -21,10 +27,16 @@ class PairedDataSet(DataSet):
     schema = None
     has_instances = False
 
-    def __init__(self, sources: Mapping[str, Path], photos: Mapping[str, Path]) -> None:
-        """Take the files of each sample by its name; both have the same names, sorted."""
-        self.keys = tuple(sources)
-        self.files = tuple((sources[key], photos[key]) for key in self.keys)
+    def __init__(self, sources: Found, photos: Found) -> None:
+        """Take the files of each sample by its name; both have the same names."""
+        self.keys = tuple(sources.files)
+        self.files = tuple((sources.files[key], photos.files[key]) for key in self.keys)
+        self.left_out = unused(sources, photos)
+
+    def files_of_one_size(self, index: int) -> tuple[Path, ...]:
+        """See `DataSet.files_of_one_size`."""
+        source, photo = self.files[index]
+        return photo, source
 
     def read(self, index: int) -> Sample:
         """Read one pair; see `DataSet.read`."""
@@ -52,7 +64,7 @@ def open_paired(root: Path, split: str) -> PairedDataSet:
         raise DataSetError(f"{source_folder}: no such folder of input pictures; {has}")
     check_folder(photo_folder, "the photographs that belong to the input pictures")
     sources = find_files(source_folder, PICTURE_SUFFIXES, ending="")
-    not_empty(sources, source_folder, f"pictures: {', '.join(PICTURE_SUFFIXES)}")
+    not_empty(sources, f"pictures: {', '.join(PICTURE_SUFFIXES)}")
     photos = find_files(photo_folder, PICTURE_SUFFIXES, ending="")
-    check_partners(sources, photos, source_folder, photo_folder)
+    check_partners(sources, photos)
     return PairedDataSet(sources, photos)

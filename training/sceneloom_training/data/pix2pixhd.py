@@ -16,7 +16,7 @@ from sceneloom.maps import MAP_SUFFIXES, OnUnknown
 from sceneloom.schema import LabelSchema
 from sceneloom_training.data.folders import check_folder, check_partners, find_files, not_empty
 from sceneloom_training.data.pictures import PICTURE_SUFFIXES
-from sceneloom_training.data.triples import Triple, TripleDataSet
+from sceneloom_training.data.triples import TripleDataSet
 
 
 def open_pix2pixhd(
@@ -39,15 +39,14 @@ def open_pix2pixhd(
     label_folder, photo_folder = root / f"{split}_label", root / f"{split}_img"
     check_folder(photo_folder, "the photographs that belong to the label maps")
     labels = find_files(label_folder, MAP_SUFFIXES)
-    not_empty(labels, label_folder, f"label maps: {', '.join(MAP_SUFFIXES)}")
+    not_empty(labels, f"label maps: {', '.join(MAP_SUFFIXES)}")
     photos = find_files(photo_folder, PICTURE_SUFFIXES)
-    check_partners(labels, photos, label_folder, photo_folder)
-    found = _find_instances(root / f"{split}_inst", labels, label_folder) if instances else {}
-    files = [
-        Triple(photo=photos[key], label=label, instance=found.get(key))
-        for key, label in labels.items()
-    ]
-    return TripleDataSet(list(labels), files, schema=schema, unknown=unknown)
+    check_partners(labels, photos)
+    found = None
+    if instances and (root / f"{split}_inst").is_dir():
+        found = find_files(root / f"{split}_inst", MAP_SUFFIXES)
+        check_partners(labels, found)
+    return TripleDataSet.of(photos, labels, found, schema=schema, unknown=unknown)
 
 
 def _check_split(root: Path, split: str) -> None:
@@ -57,11 +56,3 @@ def _check_split(root: Path, split: str) -> None:
     there = sorted(p.name.removesuffix(ending) for p in root.glob(f"*{ending}") if p.is_dir())
     has = f"the splits there are {', '.join(there)}" if there else "no <split>_label is there"
     raise DataSetError(f"{root / f'{split}{ending}'}: no such folder of label maps; {has}")
-
-
-def _find_instances(folder: Path, labels: dict[str, Path], label_folder: Path) -> dict[str, Path]:
-    if not folder.is_dir():
-        return {}
-    found = find_files(folder, MAP_SUFFIXES)
-    check_partners(labels, found, label_folder, folder)
-    return found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+import contextlib
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,8 +11,10 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from sceneloom.errors import SizeError
+from sceneloom.errors import ImageReadError, SizeError
+from sceneloom.file_tree import LeftOut
 from sceneloom.schema import LabelSchema
+from sceneloom_training.data.headers import read_header
 
 Photo = npt.NDArray[np.uint8]
 LabelMap = npt.NDArray[np.uint8]
@@ -53,10 +56,21 @@ class DataSet(abc.ABC):
     """Whether the samples have instance maps: all of them or none."""
     keys: Sequence[str]
     """Name of every sample, sorted, unique."""
+    left_out: Sequence[LeftOut] = ()
+    """What lies in the data set's folders and is of no sample; names are paths."""
 
     def __len__(self) -> int:
         """Number of samples."""
         return len(self.keys)
+
+    def files_of_one_size(self, index: int) -> tuple[Path, ...]:
+        """The photograph of a sample, and its other files that have to be of the photograph's size;
+        none where photographs are not files.
+
+        Args:
+            index: position in `keys`.
+        """
+        return ()
 
     @abc.abstractmethod
     def read(self, index: int) -> Sample:
@@ -96,7 +110,23 @@ def check_same_size(
     """
     (h1, w1), (h2, w2) = first.shape[:2], second.shape[:2]
     if (h1, w1) != (h2, w2):
-        raise SizeError(
-            f"{first_name} is {w1}x{h1} and {second_name} is {w2}x{h2}; a sample's files have one "
-            "size"
-        )
+        raise SizeError(size_difference(first_name, (h1, w1), second_name, (h2, w2)))
+
+
+def size_difference(
+    first: str | Path, first_hw: tuple[int, int], second: str | Path, second_hw: tuple[int, int]
+) -> str:
+    """The sentence for two files of one sample whose sizes, (height, width), differ."""
+    (h1, w1), (h2, w2) = first_hw, second_hw
+    said = f"{first} is {w1}x{h1} and {second} is {w2}x{h2}; a sample's files have one size"
+    if (h1, w1) == (w2, h2):
+        for path in filter(lambda name: isinstance(name, Path), (first, second)):
+            with contextlib.suppress(ImageReadError):
+                header = read_header(Path(path))
+                if header is not None and header.orientation > 4:  # the quarter turns
+                    said += (
+                        f". {path} has the EXIF orientation {header.orientation}, which is not "
+                        "applied and would swap its sides: turn it (mogrify -auto-orient, or "
+                        "exiftran -ai)"
+                    )
+    return said

@@ -1,7 +1,7 @@
 """Procedural streets as a data set: painted when they are read, at the size that is wanted.
 
 Nothing is kept: a street is the same each time it is painted, and a pass over the data set costs
-the painting (`sceneloom_training.scenes`).
+the painting (`sceneloom_streets`).
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ import numpy as np
 from sceneloom.errors import InputError
 from sceneloom.maps import OnUnknown
 from sceneloom.schema import LabelSchema
+from sceneloom_streets import draw_pair
+from sceneloom_streets.ids import LANE_MARKING
+from sceneloom_streets.painting import check_size
 from sceneloom_training.data.channels import label_channels
 from sceneloom_training.data.sample import DataSet, Sample
-from sceneloom_training.scenes import draw_pair
-from sceneloom_training.scenes.ids import LANE_MARKING
-from sceneloom_training.scenes.painting import check_size
 
 
 class StreetDataSet(DataSet):

@@ -6,8 +6,11 @@ import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
+from typing_extensions import Self
+
 from sceneloom.maps import OnUnknown, read_instance_map, read_label_map
 from sceneloom.schema import LabelSchema
+from sceneloom_training.data.folders import Found, unused
 from sceneloom_training.data.pictures import read_picture
 from sceneloom_training.data.sample import (
     DataSet,
@@ -23,7 +26,7 @@ class Triple:
     """The files of one sample."""
 
     photo: Path
-    """PNG or JPEG."""
+    """As `sceneloom_training.data.pictures` reads it."""
     label: Path
     """Label map, as `sceneloom.maps` reads it."""
     instance: Path | None
@@ -58,6 +61,42 @@ class TripleDataSet(DataSet):
         self.schema = schema
         self.unknown: OnUnknown = unknown
         self.has_instances = files[0].instance is not None
+
+    @classmethod
+    def of(
+        cls,
+        photos: Found,
+        labels: Found,
+        instances: Found | None,
+        *,
+        schema: LabelSchema,
+        unknown: OnUnknown,
+    ) -> Self:
+        """The data set of files that were found; all belong to the same samples.
+
+        Args:
+            photos: photographs.
+            labels: label maps.
+            instances: instance maps, or None where there are none.
+            schema: the label schema the label maps follow.
+            unknown: what to do with label ids that the schema does not have.
+        """
+        files = [
+            Triple(
+                photo=photo,
+                label=labels.files[key],
+                instance=None if instances is None else instances.files[key],
+            )
+            for key, photo in photos.files.items()
+        ]
+        data = cls(list(photos.files), files, schema=schema, unknown=unknown)
+        data.left_out = unused(photos, labels, *([] if instances is None else [instances]))
+        return data
+
+    def files_of_one_size(self, index: int) -> tuple[Path, ...]:
+        """See `DataSet.files_of_one_size`."""
+        files = self.files[index]
+        return tuple(f for f in (files.photo, files.label, files.instance) if f is not None)
 
     def read(self, index: int) -> Sample:
         """Read one sample; see `DataSet.read`."""

@@ -10,7 +10,6 @@ from __future__ import annotations
 import abc
 import dataclasses
 import importlib
-import json
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,6 +22,8 @@ from PIL import Image
 from sceneloom.artefacts import file_hash
 from sceneloom.errors import CheckpointError, InputError, MissingDependencyError
 from sceneloom.extras import require
+from sceneloom.json_text import parse_json
+from sceneloom.text import reason
 
 if TYPE_CHECKING:
     from torch import nn
@@ -170,8 +171,9 @@ class Dinov2Features(FeatureNetwork):
         try:
             model, loading = load_quietly(Dinov2Model, folder)
         except Exception as error:  # transformers raises nearly anything on damaged folders
-            reason = str(error).split("\n")[0][:200]
-            raise CheckpointError(f"{folder}: cannot be loaded as DINOv2 ({reason})") from None
+            raise CheckpointError(
+                f"{folder}: cannot be loaded as DINOv2 ({reason(error)})"
+            ) from None
         if other := sorted(name for name, *_ in loading["mismatched_keys"]):
             raise CheckpointError(
                 f"{folder}: cannot be loaded as DINOv2 (weights are of other shapes than "
@@ -207,7 +209,7 @@ class Dinov2Features(FeatureNetwork):
 
 def _model_type(folder: Path) -> object:
     try:
-        configuration = json.loads((folder / "config.json").read_text("utf-8"))
+        configuration = parse_json((folder / "config.json").read_text("utf-8"))
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{folder}: not a DINOv2 folder of transformers ({error})") from None
     return configuration.get("model_type") if isinstance(configuration, dict) else None
@@ -226,8 +228,9 @@ class InceptionFeatures(FeatureNetwork):
         try:
             model = network("inception-v3-compat", ["2048"], str(path))
         except (OSError, KeyError, ValueError, RuntimeError) as error:
-            reason = str(error).split("\n")[0][:200]
-            raise CheckpointError(f"{path}: cannot be loaded as Inception v3 ({reason})") from None
+            raise CheckpointError(
+                f"{path}: cannot be loaded as Inception v3 ({reason(error)})"
+            ) from None
         self._model: nn.Module = model.to(device).eval().requires_grad_(False)
         self._device = device
         self.name = "inception v3 (TensorFlow's, torch-fidelity), 2048 features at 299x299"
@@ -252,7 +255,7 @@ def _inception_class() -> Any:
     except (ImportError, RuntimeError) as error:  # RuntimeError: a torchvision of another torch
         raise MissingDependencyError(
             "Inception features need torch-fidelity, which does not import here "
-            f"({str(error).splitlines()[0]}): pip install torch-fidelity, with the torchvision of "
+            f"({reason(error)}): pip install torch-fidelity, with the torchvision of "
             "this torch, or choose --features-kind dinov2"
         ) from None
     return module.FeatureExtractorInceptionV3

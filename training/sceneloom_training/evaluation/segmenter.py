@@ -27,10 +27,11 @@ import torch
 from safetensors import SafetensorError
 from torch import nn
 
-from sceneloom import __version__
+from sceneloom import __version__, json_text
 from sceneloom.artefacts import file_hash, replace_folder
 from sceneloom.errors import CheckpointError, InputError, SceneLoomError, SchemaError
 from sceneloom.schema import LabelSchema, load_schema, parse_json
+from sceneloom.text import one_line
 from sceneloom_training.data.sizes import parse_size
 from sceneloom_training.device import choose_device
 from sceneloom_training.evaluation.segmentation_networks import (
@@ -255,8 +256,9 @@ def _load_own(path: Path, device: str) -> Segmenter:
     try:
         network.load_state_dict(safetensors.torch.load_file(path / WEIGHTS))
     except (OSError, RuntimeError, SafetensorError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise CheckpointError(f"{path / WEIGHTS}: cannot be loaded ({reason})") from None
+        raise CheckpointError(
+            f"{path / WEIGHTS}: cannot be loaded ({one_line(str(error))})"
+        ) from None
     height, width = parse_size(settings.size, of="size")
     return NetworkSegmenter(
         network,
@@ -276,7 +278,7 @@ def _load_plain(path: Path, schema: LabelSchema, device: str) -> Segmenter:
     try:
         said: Any = {}
         if (path / PROCESSOR).is_file():
-            said = json.loads((path / PROCESSOR).read_text("utf-8"))
+            said = json_text.parse_json((path / PROCESSOR).read_text("utf-8"))
         size = said.get("size", 512)
         sides: Any = (size, size)
         if isinstance(size, dict):

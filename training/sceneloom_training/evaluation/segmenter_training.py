@@ -16,7 +16,9 @@ import dataclasses
 import fcntl
 import json
 import os
+import sys
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -27,10 +29,19 @@ from rich.progress import track
 from torch import Tensor
 from torch.nn import functional
 
-from sceneloom.errors import CheckpointError, DivergedError, InputError, TrainingError
+from sceneloom.errors import (
+    CheckpointError,
+    DivergedError,
+    InputError,
+    SceneLoomError,
+    TrainingError,
+)
+from sceneloom.json_text import parse_json
+from sceneloom.machine_limits import is_out_of_memory, said
 from sceneloom.schema import NO_CHANNEL
+from sceneloom.text import counted, reason
 from sceneloom_training.batches import Batch, StepSampler, TrainingSet, load_batches
-from sceneloom_training.data import DataSet, DataSettings, Geometry, Sample, open_data_set
+from sceneloom_training.data import DataSet, DataSettings, Geometry, Sample, examine, open_data_set
 from sceneloom_training.device import choose_device
 from sceneloom_training.distributed import World
 from sceneloom_training.evaluation.photometric import distort
@@ -48,6 +59,7 @@ from sceneloom_training.random_state import (
     set_random_states,
 )
 from sceneloom_training.signals import StopSignals
+from sceneloom_training.torch_files import load_tensors
 
 STATE, LOG, BUNDLE = "training.pt", "log.jsonl", "segmenter"
 _LOCK = ".lock"
@@ -85,12 +97,20 @@ def train_segmenter(data: DataSettings, settings: SegmenterSettings, out: Path) 
         DivergedError: the loss is not finite.
         CheckpointError: a checkpoint is damaged.
     """
-    run = _Run(data, settings, out)
     try:
+        run = _Run(data, settings, out)
         with _claimed(out):
             return run.train()
     except OSError as error:
         raise TrainingError(f"{error.filename or out}: {error.strerror or error}") from None
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise TrainingError(
+            f"memory was not enough at {settings.size} with batch {settings.batch} and width "
+            f"{settings.width} ({said(error)}); smaller ones need less, and the last checkpoint "
+            "is as it was"
+        ) from None
 
 
 @contextlib.contextmanager
@@ -126,7 +146,11 @@ class _Run:
         if opened.schema is None:
             raise InputError("a paired data set has no label maps to train a segmenter on")
         if len(opened) < settings.batch:
-            raise InputError(f"{len(opened)} photographs are fewer than a batch: {settings.batch}")
+            raise InputError(
+                f"{counted(len(opened), 'photograph')}, fewer than a batch: {settings.batch}"
+            )
+        for note in examine(opened, data.root):
+            print(note, file=sys.stderr)
         if not any(_holds_classes(_label_map(opened.read(i))) for i in range(len(opened))):
             raise InputError(
                 "the label maps hold ignored pixels only; name the right schema with --data.labels"
@@ -173,16 +197,21 @@ class _Run:
         """Run the steps that are left, and write the segmenter."""
         self._load()
         steps = range(self.step, self.last)
-        with StopSignals() as stopped, (self.out / LOG).open("a", encoding="utf-8") as log:
-            for batch in _shown(self._batches(steps), steps, self.last):
+        with (
+            StopSignals() as stopped,
+            self._batches(steps) as batches,
+            (self.out / LOG).open("a", encoding="utf-8") as log,
+        ):
+            for _ in _shown(steps, self.last):
+                batch = self._wait_for_batch(batches, stopped)
+                if batch is None:
+                    break
                 loss, accuracy = self._learn(batch)
                 self.step += 1
                 if self.step % _LOG_EVERY == 0 or self.step == self.last:
                     self._note(log, loss, accuracy)
                 if self.step % self.settings.checkpoint_every == 0 and self.step < self.last:
                     self._save()
-                if stopped.number is not None:
-                    break
         if self.step < self.last:
             self._save()
             return self._outcome(None, stopped.number)
@@ -190,12 +219,30 @@ class _Run:
         (self.out / STATE).unlink(missing_ok=True)
         return self._outcome(self.out / BUNDLE, None)
 
+    def _wait_for_batch(self, batches: Iterator[Batch], stopped: StopSignals) -> Batch | None:
+        """The batch of a step; None where a signal came first. A batch that cannot be had ends the
+        run after a checkpoint of the steps that were done.
+        """
+        try:
+            return stopped.unless_stopped(lambda: next(batches))
+        except Exception as error:
+            if not self.step:
+                raise
+            self._save()
+            if not isinstance(error, SceneLoomError):
+                raise
+            kind = InputError if isinstance(error, InputError) else TrainingError
+            raise kind(
+                f"{error}; the run is saved at step {self.step}, and the same command goes on from "
+                "there"
+            ) from None
+
     def _outcome(self, segmenter: Path | None, stopped_by: int | None) -> SegmenterOutcome:
         return SegmenterOutcome(
             step=self.step, last=self.last, segmenter=segmenter, stopped_by=stopped_by
         )
 
-    def _batches(self, steps: range) -> Iterator[Batch]:
+    def _batches(self, steps: range) -> AbstractContextManager[Iterator[Batch]]:
         sampler = StepSampler(
             self.samples.count,
             seed=self.settings.seed,
@@ -259,7 +306,7 @@ class _Run:
                 torch.save(state, stream)
             except RuntimeError as error:  # torch's zip writer hides the system's reason
                 fresh.unlink(missing_ok=True)
-                raise OSError(f"disk full, or not writable ({str(error)[:80]})") from None
+                raise OSError(f"disk full, or not writable ({reason(error)})") from None
             stream.flush()
             os.fsync(stream.fileno())
         fresh.replace(self.out / STATE)
@@ -273,7 +320,7 @@ class _Run:
             (self.out / LOG).unlink(missing_ok=True)
             return
         try:
-            state = torch.load(path, map_location="cpu", weights_only=True)
+            state = load_tensors(path)
             same = state["record"] == json.dumps(self.record)
             if same:
                 self.network.load_state_dict(state["network"])
@@ -309,10 +356,8 @@ def _holds_classes(label_maps: npt.NDArray[np.uint8]) -> bool:
     return bool((label_maps != NO_CHANNEL).any())
 
 
-def _shown(batches: Iterator[Batch], steps: range, last: int) -> Iterator[Batch]:
-    yield from track(
-        batches, description="training the segmenter", total=last, completed=steps.start
-    )
+def _shown(steps: range, last: int) -> Iterator[int]:
+    yield from track(steps, description="training the segmenter", total=last, completed=steps.start)
 
 
 def _forget_after(log: Path, step: int) -> None:
@@ -321,6 +366,6 @@ def _forget_after(log: Path, step: int) -> None:
     with contextlib.suppress(FileNotFoundError):
         for line in log.read_text("utf-8").splitlines():
             with contextlib.suppress(ValueError):  # the last line may be half
-                if json.loads(line)["step"] <= step:
+                if parse_json(line)["step"] <= step:
                     kept.append(line)
         log.write_text("".join(f"{line}\n" for line in kept), "utf-8")

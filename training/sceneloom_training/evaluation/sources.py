@@ -104,7 +104,7 @@ class FolderPictures(PictureSource):
         """Find the files.
 
         Args:
-            folder: PNG or JPEG files, named like the samples, with or without what publishers
+            folder: pictures, named like the samples, with or without what publishers
                 append (`sceneloom_training.data.folders`); searched to the bottom. In a folder
                 that pix2pixHD's ``test.py`` wrote, those named ``*_synthesized_image`` alone.
 
@@ -113,11 +113,14 @@ class FolderPictures(PictureSource):
         """
         check_folder(folder, "the pictures to evaluate")
         self.folder = folder
-        files = {
-            sample_name(name): path
-            for name, path in find_files(folder, PICTURE_SUFFIXES, ending=_SYNTHESIZED).items()
-        } or find_files(folder, PICTURE_SUFFIXES)
-        self._files = dict(not_empty(files, folder, f"pictures: {', '.join(PICTURE_SUFFIXES)}"))
+        found = find_files(folder, PICTURE_SUFFIXES, ending=_SYNTHESIZED)
+        if found.files:
+            self._files = {sample_name(name): path for name, path in found.files.items()}
+        else:
+            found = find_files(folder, PICTURE_SUFFIXES)
+            not_empty(found, f"pictures: {', '.join(PICTURE_SUFFIXES)}")
+            self._files = found.files
+        self.left_out = found.left_out
 
     def check(
         self, keys: Sequence[str], sizes: Iterable[tuple[int, int]], *, known: Sequence[str]

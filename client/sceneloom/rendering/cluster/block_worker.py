@@ -18,7 +18,14 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from sceneloom.errors import InputError, SceneLoomError, ServerUnavailableError, ServingError
+from sceneloom.errors import (
+    InputError,
+    SceneLoomError,
+    ServerUnavailableError,
+    ServingError,
+)
+from sceneloom.file_tree import LeftOut
+from sceneloom.machine_limits import out_of_resources
 from sceneloom.rendering.cluster.blocks import (
     Answered,
     Given,
@@ -39,6 +46,7 @@ from sceneloom.rendering.store import Store, failure_row, picture_row
 from sceneloom.rendering.triton import Way
 from sceneloom.rendering.watching.listener import Levels, Listener
 from sceneloom.style_choice import style_chooser
+from sceneloom.text import counted
 
 _PAUSE = 1.0
 
@@ -80,6 +88,10 @@ class BlockWorker:
             await self._run(block, await self._opening, store, heard)
         except SceneLoomError as met:
             error = met
+        except (MemoryError, RuntimeError) as met:
+            error = out_of_resources(met)
+            if error is None:
+                raise
         return self._answer(store, heard, error)
 
     def give_up(self, block: Sequence[Given], deaths: int) -> Answered:
@@ -93,7 +105,7 @@ class BlockWorker:
         for item in (given.item for given in block):
             error = SceneLoomError(
                 f"{item.label.name}: {deaths} processes died at it, or at one of the "
-                f"{len(block)} maps that they were given together"
+                f"{counted(len(block), 'map')} that they were given together"
             )
             store.fail(item, error, input_hash="", failures=())
         return self._answer(store, _Heard(), None)
@@ -123,7 +135,13 @@ class BlockWorker:
             dataclasses.replace(address, connect=functools.partial(self._connect, address))
             for address in self._work.servers.addresses(self._settings, self._way)
         ]
-        servers = Servers(addresses, self._requests, patience=patience)
+        servers = Servers(
+            addresses,
+            self._requests,
+            patience=patience,
+            mix_precisions=self._settings.mix_precisions,
+            engine=self._work.engine,
+        )
         deadline = time.monotonic() + patience
         while True:
             try:
@@ -213,7 +231,14 @@ class BlockStore(Store):
     def put(self, prepared: Prepared, answer: Answer, attempts: int) -> list[Rendered]:
         """Encode a picture and hold it; see `Store`."""
         data, work = answer.encode(self._encoding), self._work
-        row = picture_row(prepared, data, attempts, origin=work.origin, style=work.style)
+        row = picture_row(
+            prepared,
+            data,
+            attempts,
+            origin=work.origin,
+            style=work.style,
+            engine=answer.engine,
+        )
         self.outcomes[row.key] = Made(row=row, data=data)
         return []
 
@@ -245,6 +270,9 @@ class _Block:
     def count(self) -> int:
         return len(self._block)
 
+    def left_out(self) -> Sequence[LeftOut]:
+        return ()
+
     def __iter__(self) -> Iterator[MapItem]:
         return (given.item for given in self._block)
 
@@ -275,7 +303,7 @@ class _SettledConnection:
     def __init__(self, connection: Connection, worker: BlockWorker) -> None:
         self._connection, self._worker = connection, worker
         self.contract, self.model = connection.contract, connection.model
-        self.version = connection.version
+        self.version, self.engine = connection.version, connection.engine
         self.batch = connection.batch
 
     def choose_way(self, prepared: Prepared) -> None:

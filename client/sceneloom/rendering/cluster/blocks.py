@@ -33,6 +33,8 @@ class Work:
     """Of the model that the run began with."""
     origin: Origin
     """What the manifest says of each picture."""
+    engine: str
+    """What ran the model where the run began; empty where unknown."""
     style: str
     """How the style is chosen, as the manifest says it."""
     style_file: bytes | None

@@ -22,6 +22,7 @@ from ray.data.block import BlockMetadata
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from sceneloom.errors import SceneLoomError
+from sceneloom.machine_limits import out_of_resources
 from sceneloom.rendering.cluster.block_queue import BlockQueue
 from sceneloom.rendering.cluster.block_worker import BlockWorker
 from sceneloom.rendering.cluster.blocks import Answered, Given, Work
@@ -168,7 +169,8 @@ def _told(batches: Iterable[pa.Table]) -> Iterator[pa.Table]:
         except StopIteration:
             return
         except Exception as error:
-            raise SceneLoomError(f"Ray gave up: {_reason(error)}") from error
+            gave_up = SceneLoomError(f"Ray gave up: {_reason(error)}")
+            raise out_of_resources(error) or gave_up from error
         yield table
 
 

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 from sceneloom.contract import Contract
 from sceneloom.errors import InputError
 from sceneloom.extras import require
+from sceneloom.machine_limits import out_of_resources
 from sceneloom.rendering.cluster.block_feeder import BlockFeeder
 from sceneloom.rendering.cluster.blocks import Answered, Made, Outcome, Unchanged, Work
 from sceneloom.rendering.cluster.ray_cluster import RaySettings, most_actors, ray_started
@@ -80,9 +81,13 @@ class RayRun(Run):
         Raises:
             ServerUnavailableError: no server answered for longer than the run's patience.
             OSError: the place of the pictures is full or gone.
+            OutOfResourcesError: a machine has no memory, or no thread, left.
             SceneLoomError: the run cannot begin, its source cannot be read on, or Ray gave up.
         """
-        return next(self._results)
+        try:
+            return next(self._results)
+        except (MemoryError, RuntimeError) as error:
+            raise out_of_resources(error) or error from None
 
     def stop(self) -> None:
         """Give no further map to an actor; what they have is finished, and its results still come.
@@ -178,6 +183,7 @@ class RayRun(Run):
             del self._levels[gone]
         if answered.requests:
             self._way.why, self._way.transport = answered.way.why, answered.way.transport
+            self._way.engine = answered.way.engine
         for listener in self._plan.listeners:
             for seconds, sent, received in answered.requests:
                 listener.on_answer(seconds, sent, received)
@@ -208,18 +214,19 @@ class _Begun:
 
 def _begin(plan: Plan, servers: TritonServers, cpus: int) -> _Begun:
     """Ask the servers for the contract, and open source, place and manifest."""
-    contract, model, version = _ask(plan)
+    contract, model, version, engine = _ask(plan)
     settings = plan.settings
     style_chooser(contract, settings)  # says what is wrong with a style file
     source = plan.source(contract)
     file = settings.style_file
     style_file = file.read_bytes() if file is not None and file.is_file() else None
-    store, manifest = open_store(plan, contract, model, version)
+    store, manifest = open_store(plan, contract, model, version, engine)
     work = Work(
         servers=servers,
         settings=dataclasses.replace(settings, workers=settings.workers or cpus),
         contract=contract,
         origin=store.origin,
+        engine=engine,
         style=store.style,
         style_file=style_file,
         folder=str(Path.cwd()),
@@ -227,15 +234,22 @@ def _begin(plan: Plan, servers: TritonServers, cpus: int) -> _Begun:
     return _Begun(source=source, manifest=manifest, store=store, work=work)
 
 
-def _ask(plan: Plan) -> tuple[Contract, str, str]:
-    """The contract that the servers agree on, and name and version of the model."""
+def _ask(plan: Plan) -> tuple[Contract, str, str, str]:
+    """The contract that the servers agree on, name and version of the model, and its engine."""
+    settings = plan.settings
 
-    async def ask() -> tuple[Contract, str, str]:
+    async def ask() -> tuple[Contract, str, str, str]:
         with ThreadPoolExecutor(len(plan.addresses), "sceneloom-request") as pool:
-            servers = Servers(plan.addresses, pool, patience=plan.settings.patience)
+            servers = Servers(
+                plan.addresses,
+                pool,
+                patience=settings.patience,
+                mix_precisions=settings.mix_precisions,
+            )
             try:
                 connection = await servers.open()
-                return connection.contract, connection.model, connection.version
+                model, version = connection.model, connection.version
+                return connection.contract, model, version, servers.engine
             finally:
                 await servers.close()
 
@@ -250,7 +264,7 @@ def _keep(
     if isinstance(outcome, Unchanged):
         known = block[outcome.key]
         assert known is not None
-        return [Skipped(key=known.key, output=known.output)], None
+        return [Skipped(key=known.key, output=known.output, engine=known.engine)], None
     try:
         if isinstance(outcome, Made):
             return list(store.keep(outcome.row, outcome.data)), None

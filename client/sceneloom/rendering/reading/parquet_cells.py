@@ -13,9 +13,10 @@ from collections import OrderedDict, deque
 from collections.abc import Iterator
 from typing import Any
 
-from sceneloom.errors import ImageReadError, ImageTooLargeError
+from sceneloom.errors import ImageReadError, ImageTooLargeError, OutOfResourcesError
 from sceneloom.extras import require
 from sceneloom.rendering.places import is_remote, local_path, open_binary, reason_of
+from sceneloom.text import counted, reason
 
 _KEPT_COLUMNS = 4  # of a process: two columns of two row groups
 _KEPT_BYTES = 64 << 20  # of a column
@@ -47,7 +48,7 @@ def open_parquet(place: str) -> tuple[Any, Any]:
     except Exception as error:  # Arrow raises ValueErrors, OSErrors and its own
         stream.close()
         raise ImageReadError(
-            f"{place}: truncated, damaged or no Parquet file ({_line(error)})"
+            f"{place}: truncated, damaged or no Parquet file ({reason(error)})"
         ) from None
     return stream, file
 
@@ -73,9 +74,9 @@ def read_cell(place: str, group: int, row: int, column: str, name: str, max_byte
     except (ImageReadError, ImageTooLargeError):
         raise
     except MemoryError:
-        raise ImageReadError(f"{name}: not enough memory to read it") from None
+        raise OutOfResourcesError(f"{name}: not enough memory to read it") from None
     except Exception as error:
-        raise ImageReadError(f"{name}: damaged ({_line(error)})") from None
+        raise ImageReadError(f"{name}: damaged ({reason(error)})") from None
 
 
 _columns: OrderedDict[tuple[int, str, int, str], _Column] = OrderedDict()
@@ -135,7 +136,7 @@ class _Column:
                 rows = next(self._batches).column(0)
             except Exception as error:
                 if self._most_rows == 1:
-                    self._damage, self._batches = (self._next, _line(error)), None
+                    self._damage, self._batches = (self._next, reason(error)), None
                     self._kept.clear()
                     raise
                 self._most_rows = 1  # to have the rows before the damage
@@ -160,8 +161,8 @@ class _Column:
         self._rows, unpacked = _extent(file.metadata.row_group(self._group), self._column)
         if unpacked > (max_bytes + _BUFFER) * self._rows:
             raise ImageTooLargeError(
-                f"{name}: the {self._rows} rows of its group unpack to {unpacked:,} bytes; a map "
-                f"within the limit on pixels takes at most {max_bytes:,}"
+                f"{name}: {counted(self._rows, 'row')} of its group unpack to {unpacked:,} bytes; "
+                f"a map within the limit on pixels takes at most {max_bytes:,}"
             )
         self._batches = file.iter_batches(
             batch_size=max(1, min(self._most_rows, _BATCH_BYTES * self._rows // max(unpacked, 1))),
@@ -176,10 +177,6 @@ def _extent(group: Any, column: str) -> tuple[int, int]:
     chunks = (group.column(number) for number in range(group.num_columns))
     unpacked = (c.total_uncompressed_size for c in chunks if c.path_in_schema == column)
     return group.num_rows, sum(unpacked)
-
-
-def _line(error: Exception) -> str:
-    return str(error).split("\n")[0][:200] or type(error).__name__
 
 
 def forget(place: str) -> None:

@@ -11,11 +11,13 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from sceneloom.errors import ImageReadError, InputError
+from sceneloom.file_tree import LeftOut
 from sceneloom.rendering.interfaces import MapItem
 from sceneloom.rendering.keys import fault_of_key
 from sceneloom.rendering.places import lies_in, parent
 from sceneloom.rendering.reading.map_files import broken_item
 from sceneloom.rendering.reading.parquet_cells import open_parquet, read_cell
+from sceneloom.text import reason
 
 _KEYS_AT_ONCE = 4096
 
@@ -59,6 +61,7 @@ class ParquetSource:
         label: str = "label",
         instance: str | None,
         key: str = "key",
+        left_out: Sequence[LeftOut] = (),
     ) -> None:
         """Keep the names; nothing is read.
 
@@ -68,10 +71,13 @@ class ParquetSource:
             label: column of label maps.
             instance: column of instance maps, or None to pair none.
             key: column of keys.
+            left_out: what lies beside the files.
         """
         self._name = name
         self._files = tuple(files)
         self._key, self._label, self._instance = key, label, instance
+        self._beside = tuple(left_out)
+        self._other_columns: dict[str, None] = {}
 
     @property
     def name(self) -> str:
@@ -85,6 +91,13 @@ class ParquetSource:
             InputError: as iterating does.
         """
         return sum(1 for _ in self)
+
+    def left_out(self) -> Sequence[LeftOut]:
+        """What lies beside the files, and the columns that are not read, as far as the files have
+        been opened.
+        """
+        columns = [LeftOut(reason="not a column that is read", name=c) for c in self._other_columns]
+        return [*self._beside, *columns]
 
     def __iter__(self) -> Iterator[MapItem]:
         """The maps, file by file.
@@ -124,6 +137,8 @@ class ParquetSource:
                 for column in (self._label, self._instance)
             ]
             self._check_keys(schema, place)
+            read = (self._key, self._label, self._instance)
+            self._other_columns |= dict.fromkeys(n for n in schema.names if n not in read)
             for group in range(file.num_row_groups):
                 for row, key in enumerate(_keys(file, place, group, self._key)):
                     number += 1
@@ -165,7 +180,7 @@ def _keys(file: Any, place: str, group: int, column: str) -> Iterator[Any]:
         except StopIteration:
             return
         except Exception as error:  # Arrow raises ValueErrors, OSErrors and its own
-            raise ImageReadError(f"{place}: damaged ({error})") from None
+            raise ImageReadError(f"{place}: damaged ({reason(error)})") from None
         yield from keys
 
 

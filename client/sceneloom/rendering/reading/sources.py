@@ -8,10 +8,11 @@ docs/rendering-formats.md says how each is laid out.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Protocol
 
 from sceneloom.errors import InputError
+from sceneloom.file_tree import OTHER_KIND, LeftOut, split_hidden
 from sceneloom.rendering.interfaces import MapItem, Source
 from sceneloom.rendering.keys import shard_of
 from sceneloom.rendering.places import (
@@ -50,6 +51,7 @@ def open_source(
     labels: str | None = None,
     instances: str | None = None,
     wants_instances: bool = False,
+    training_ids: bool = False,
 ) -> DataSet:
     """Open a data set of maps.
 
@@ -61,6 +63,8 @@ def open_source(
             Parquet file. By default test_label, as pix2pixHD has it, or ``label``.
         instances: where the instance maps are, likewise; by default test_inst or ``instance``.
         wants_instances: whether instance maps are looked for at all.
+        training_ids: label maps hold training ids: where label ids and training ids lie side by
+            side, as Cityscapes publishes them, the latter are taken.
 
     Raises:
         InputError: there is nothing of that name, no map in it, or it is ambiguous which map
@@ -74,10 +78,11 @@ def open_source(
             "of it; maps are compressed already: give the .tar"
         )
     if ending == "zip":
-        return ZipSource(place, *_folders(labels, instances, wants_instances))
+        folders = _folders(labels, instances, wants_instances)
+        return ZipSource(place, *folders, training_ids=training_ids)
     if ending in ("tar", "parquet"):
         return _sharded(place, _existing(place), labels, instances, wants_instances)
-    return _open_folder(place, labels, instances, wants_instances)
+    return _open_folder(place, labels, instances, wants_instances, training_ids)
 
 
 def _folders(
@@ -92,18 +97,28 @@ def _folders(
 
 
 def _open_folder(
-    place: str, labels: str | None, instances: str | None, wants_instances: bool
+    place: str,
+    labels: str | None,
+    instances: str | None,
+    wants_instances: bool,
+    training_ids: bool,
 ) -> DataSet:
     try:
         if not is_folder(place):
             raise InputError(f"{place}: no such folder")
         label_folder = join(place, labels or _LABEL_FOLDER)
         if not is_folder(label_folder):
-            names = [name for name in file_names(place) if not name.startswith(".")]
+            names, left_out = split_hidden(file_names(place))
             shards = [name for name in names if name.lower().endswith((".tar", ".parquet"))]
             if shards:
+                others = sorted(set(names) - set(shards))
+                left_out += [LeftOut(reason=OTHER_KIND, name=name) for name in others]
+                left_out += [
+                    LeftOut(reason="in a folder among the shards", name=f"{name}/")
+                    for name in folder_names(place)
+                ]
                 files = [join(place, name) for name in shards]
-                return _sharded(place, files, labels, instances, wants_instances)
+                return _sharded(place, files, labels, instances, wants_instances, left_out)
             there = ", ".join(folder_names(place)[:8])
             raise InputError(
                 f"{label_folder}: no such folder; name the folder of label maps with --labels"
@@ -113,19 +128,26 @@ def _open_folder(
         raise InputError(f"{place}: cannot be read ({reason_of(error)})") from None
     _, instance_folder = _folders(labels, instances, wants_instances)
     return FolderSource(
-        label_folder, None if instance_folder is None else join(place, instance_folder)
+        label_folder,
+        None if instance_folder is None else join(place, instance_folder),
+        training_ids=training_ids,
     )
 
 
 def _sharded(
-    place: str, files: list[str], labels: str | None, instances: str | None, wants_instances: bool
+    place: str,
+    files: list[str],
+    labels: str | None,
+    instances: str | None,
+    wants_instances: bool,
+    left_out: Sequence[LeftOut] = (),
 ) -> DataSet:
     kinds = {file.rpartition(".")[2].lower() for file in files}
     if len(kinds) > 1:
         raise InputError(f"{place}: holds tar files and Parquet files; give one kind")
     opener = TarSource if kinds == {"tar"} else ParquetSource
     instance = (instances or "instance") if wants_instances else None
-    return opener(place, files, label=labels or "label", instance=instance)
+    return opener(place, files, label=labels or "label", instance=instance, left_out=left_out)
 
 
 def _existing(place: str) -> list[str]:
@@ -195,6 +217,10 @@ class ShardedSource:
     def __iter__(self) -> Iterator[MapItem]:
         """The maps of this shard, in the source's order."""
         return (i for i in self._source if shard_of(i.key, self._shards) == self._index)
+
+    def left_out(self) -> Sequence[LeftOut]:
+        """What the source leaves out: what is no map belongs to no shard."""
+        return self._source.left_out()
 
     def holds(self, place: str) -> bool:
         """See `DataSet`."""

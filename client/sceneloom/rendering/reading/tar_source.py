@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from collections import Counter
 from collections.abc import Iterator, Sequence
 
 from sceneloom.errors import ImageReadError, InputError
+from sceneloom.file_tree import HIDDEN, NAMED, LeftOut, is_hidden
 from sceneloom.maps import MAP_SUFFIXES
 from sceneloom.rendering.interfaces import MapFile, MapItem
 from sceneloom.rendering.keys import fault_of_key
@@ -29,7 +31,13 @@ class TarSource:
     """
 
     def __init__(
-        self, name: str, shards: Sequence[str], *, label: str = "label", instance: str | None
+        self,
+        name: str,
+        shards: Sequence[str],
+        *,
+        label: str = "label",
+        instance: str | None,
+        left_out: Sequence[LeftOut] = (),
     ) -> None:
         """Keep the names; nothing is read.
 
@@ -38,12 +46,17 @@ class TarSource:
             shards: paths or URLs of the tar files.
             label: what stands between key and ending of a label map.
             instance: what stands there in an instance map, or None to pair none.
+            left_out: what lies beside the shards.
         """
         self._name = name
         self._shards = tuple(shards)
         self._label, self._instance = label, instance
         self._count: int | None = None
+        self._beside = tuple(left_out)
+        self._members_left_out = LeftOutMembers()
         kinds = "|".join(re.escape(kind) for kind in (label, instance) if kind is not None)
+        names = " or ".join(f"KEY.{kind}.png" for kind in (label, instance) if kind is not None)
+        self._other = f"not called {names}"
         self._map = re.compile(rf"(.*)\.({kinds})(?:{_ENDINGS})", re.IGNORECASE | re.DOTALL)
 
     @property
@@ -61,6 +74,12 @@ class TarSource:
             self._count = sum(1 for _ in self)
         return self._count
 
+    def left_out(self) -> Sequence[LeftOut]:
+        """What lies beside the shards, and the members that are no maps or belong to none, as far
+        as the shards have been read.
+        """
+        return [*self._beside, *self._members_left_out.entries()]
+
     def __iter__(self) -> Iterator[MapItem]:
         """The maps, shard by shard.
 
@@ -69,8 +88,9 @@ class TarSource:
         """
         seen: set[str] = set()
         number = 0
+        left_out = LeftOutMembers()
         for shard in self._shards:
-            for found in self._groups(shard):
+            for found in self._groups(shard, left_out):
                 if found.fault is None and found.key in seen:
                     raise InputError(
                         f"{shard}: maps with the key {found.key} come twice; a key names one "
@@ -78,9 +98,14 @@ class TarSource:
                     )
                 seen.add(found.key)
                 if found.label is None and found.fault is None:
-                    continue  # an instance map that belongs to nothing
+                    assert found.instance is not None
+                    name = found.instance.name.removeprefix(f"{shard}/")
+                    left_out.add("without a label map", f"{last_part(shard)}/{name}")
+                    continue
                 number += 1
                 yield found.item(shard, number)
+            if left_out.count > self._members_left_out.count:  # what another pass has not come to
+                self._members_left_out = left_out
         if not number:
             raise InputError(f"{self._name}: no files KEY.{self._label}.png in it")
 
@@ -90,7 +115,7 @@ class TarSource:
             lies_in(place, parent(shard)) and lies_in(shard, place) for shard in self._shards
         )
 
-    def _groups(self, shard: str) -> Iterator[_Group]:
+    def _groups(self, shard: str, left_out: LeftOutMembers) -> Iterator[_Group]:
         """The maps of a shard, grouped by key; at last what is wrong with it, if anything is."""
         group: _Group | None = None
         fault = None
@@ -98,7 +123,11 @@ class TarSource:
             with open_binary(shard) as stream:
                 for member in tar_members(stream, shard):
                     match = self._map.fullmatch(member.name)
-                    if match is None or last_part(member.name).startswith("."):
+                    hidden = any(map(is_hidden, member.name.split("/")))
+                    if match is None or hidden:
+                        if not member.is_folder:
+                            reason = HIDDEN if hidden else self._other
+                            left_out.add(reason, f"{last_part(shard)}/{member.name}")
                         continue
                     if group is None or group.key != match[1]:
                         if group is not None:
@@ -113,6 +142,37 @@ class TarSource:
             yield group
         if fault:
             yield _Group("", fault)
+
+
+class LeftOutMembers:
+    """Counts what archives hold besides maps; of each reason the first names are kept."""
+
+    def __init__(self) -> None:
+        """Begin at zero."""
+        self.count = 0
+        """How many there are."""
+        self._counts: Counter[str] = Counter()
+        self._names: dict[str, list[str]] = {}
+
+    def add(self, reason: str, name: str) -> None:
+        """One more."""
+        self.count += 1
+        self._counts[reason] += 1
+        names = self._names.setdefault(reason, [])
+        if len(names) < NAMED:
+            names.append(name)
+
+    def entries(self) -> list[LeftOut]:
+        """As `LeftOut`; the last one of a reason stands for those that are not named."""
+        return [
+            LeftOut(reason=reason, name=name, count=count)
+            for reason, names in self._names.items()
+            for name, count in zip(
+                names,
+                [*[1] * (len(names) - 1), self._counts[reason] - len(names) + 1],
+                strict=True,
+            )
+        ]
 
 
 @dataclasses.dataclass

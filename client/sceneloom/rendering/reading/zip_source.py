@@ -6,9 +6,10 @@ import dataclasses
 import struct
 import zipfile
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from sceneloom.errors import ImageReadError, InputError
+from sceneloom.file_tree import LeftOut, describe, split_hidden
 from sceneloom.maps import MAP_SUFFIXES
 from sceneloom.rendering.interfaces import MapItem
 from sceneloom.rendering.keys import fault_of_key
@@ -94,13 +95,16 @@ class ZipSource:
     order.
     """
 
-    def __init__(self, archive: str, labels: str, instances: str | None) -> None:
+    def __init__(
+        self, archive: str, labels: str, instances: str | None, *, training_ids: bool = False
+    ) -> None:
         """Read the archive's directory.
 
         Args:
             archive: path or URL.
             labels: folder of label maps in it, ``.`` for all of it.
             instances: folder of instance maps in it, or None to pair none.
+            training_ids: label maps hold training ids.
 
         Raises:
             InputError: it cannot be read, has no such folder or no maps in it, two maps would share
@@ -111,18 +115,31 @@ class ZipSource:
         members = _members(archive)
         label_files = _below(members, labels, archive)
         instance_files = {} if instances is None else _below(members, instances, archive)
-        pairs = pair_names(
-            sorted(label_files),
-            None if instances is None else sorted(instance_files),
-            together=instances is not None and _inner(labels) == _inner(instances),
+        inner_labels, inner_instances = _inner(labels), _inner(instances or "")
+        together = instances is not None and inner_labels == inner_instances
+        if instances is not None and not together:  # one may lie in the other
+            label_files = _outside(label_files, inner_instances)
+            instance_files = _outside(instance_files, inner_labels)
+        label_names, left_out = _visible(label_files)
+        instance_names, others = _visible({} if together else instance_files)
+        left_out += others
+        pairing = pair_names(
+            label_names,
+            None if instances is None else instance_names,
+            together=together,
+            training_ids=training_ids,
             place_of_label=lambda name: label_files[name].name,
             place_of_instance=lambda name: instance_files[name].name,
         )
-        if not pairs:
-            raise InputError(f"{archive}/{labels}: no label maps ({', '.join(MAP_SUFFIXES)})")
+        left_out += _named(pairing.labels_left_out, label_files)
+        left_out += _named(pairing.instances_left_out, instance_files)
+        if not pairing.pairs:
+            reason = f"{archive}/{labels}: no label maps ({', '.join(MAP_SUFFIXES)})"
+            raise InputError("; ".join([reason, *describe(left_out)]))
+        self._left_out = left_out
         self._items = [
             (key, label_files[label], None if instance is None else instance_files[instance])
-            for key, label, instance in pairs
+            for key, label, instance in pairing.pairs
         ]
 
     @property
@@ -133,6 +150,10 @@ class ZipSource:
     def count(self) -> int:
         """How many label maps there are."""
         return len(self._items)
+
+    def left_out(self) -> Sequence[LeftOut]:
+        """What lies in the two folders and is in no pair."""
+        return self._left_out
 
     def __iter__(self) -> Iterator[MapItem]:
         """The maps, in key order."""
@@ -149,7 +170,7 @@ class ZipSource:
 
 
 def _members(archive: str) -> dict[str, ZippedFile]:
-    """The maps that the archive's directory lists, by their names."""
+    """The files that the archive's directory lists, by their names."""
     try:
         with open_binary(archive) as stream, zipfile.ZipFile(stream) as opened:
             infos = opened.infolist()
@@ -164,9 +185,9 @@ def _members(archive: str) -> dict[str, ZippedFile]:
     members: dict[str, ZippedFile] = {}
     for info in infos:
         name = info.filename.removeprefix("./")
-        if info.is_dir() or not is_map_name(name):
+        if info.is_dir():
             continue
-        if name in members:
+        if name in members and is_map_name(name):
             raise InputError(f"{archive}: two files in it are called {name}")
         members[name] = ZippedFile(
             archive=archive,
@@ -191,7 +212,7 @@ def _below(members: Mapping[str, ZippedFile], folder: str, archive: str) -> dict
     """The members in a folder, by their names in it."""
     prefix = _inner(folder)
     found = {n.removeprefix(prefix): file for n, file in members.items() if n.startswith(prefix)}
-    if not found and prefix:
+    if not any(map(is_map_name, found)) and prefix:
         top = sorted({name.partition("/")[0] for name in members if "/" in name})
         raise InputError(
             f"{archive}/{prefix[:-1]}: no maps in a folder of this name; name the folders in the "
@@ -199,3 +220,20 @@ def _below(members: Mapping[str, ZippedFile], folder: str, archive: str) -> dict
             + (f" (it holds {', '.join(top[:8])})" if top else " (. for all of it)")
         )
     return found
+
+
+def _outside(files: dict[str, ZippedFile], inner: str) -> dict[str, ZippedFile]:
+    """The files that do not lie in an inner folder."""
+    return {n: f for n, f in files.items() if not inner or not f.member.startswith(inner)}
+
+
+def _visible(files: Mapping[str, ZippedFile]) -> tuple[list[str], list[LeftOut]]:
+    """The names that are not hidden, in order, and what is."""
+    names, hidden = split_hidden(sorted(files))
+    folder = next((f.member.removesuffix(n) for n, f in files.items()), "")
+    return names, [dataclasses.replace(one, name=folder + one.name) for one in hidden]
+
+
+def _named(left_out: Iterable[LeftOut], files: Mapping[str, ZippedFile]) -> list[LeftOut]:
+    """By their names in the archive."""
+    return [dataclasses.replace(one, name=files[one.name].member) for one in left_out]

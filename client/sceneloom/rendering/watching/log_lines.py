@@ -50,6 +50,8 @@ class LogLines(Listener):
                 seconds=round(result.seconds, 4),
                 attempts=result.attempts,
                 bytes=result.bytes,
+                engine=result.engine,
+                precision=result.precision,
             )
 
     def on_retry(self, error: ServingError) -> None:

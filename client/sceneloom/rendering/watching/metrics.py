@@ -6,6 +6,7 @@ curl http://127.0.0.1:9200/metrics
 from __future__ import annotations
 
 import contextlib
+import errno
 from collections.abc import Callable, Iterator
 from functools import partial
 
@@ -124,7 +125,9 @@ def serve_metrics(metrics: Metrics, port: int, *, host: str = "127.0.0.1") -> It
     try:
         server, thread = start_http_server(port, addr=host, registry=metrics.registry)
     except OSError as error:
-        raise InputError(f"metrics cannot be served at {host}:{port} ({error.strerror})") from None
+        reason = error.strerror or str(error)
+        free = "; --metrics-port 0 takes a free one" if error.errno == errno.EADDRINUSE else ""
+        raise InputError(f"metrics cannot be served at {host}:{port} ({reason}){free}") from None
     try:
         yield int(server.server_port)
     finally:

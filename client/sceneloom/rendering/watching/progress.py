@@ -15,6 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from sceneloom.errors import ServingError
 from sceneloom.rendering.results import Result, Skipped
 from sceneloom.rendering.watching.listener import Levels, Listener
+from sceneloom.text import printable
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -40,7 +41,7 @@ class ProgressBar(Listener):
             TextColumn("{task.description}"),
             BarColumn(),
             MofNCompleteColumn(),
-            TextColumn("{task.fields[words]}"),
+            TextColumn("{task.fields[words]}", markup=False),
             TimeRemainingColumn(),
             console=Console(stderr=True),
         )
@@ -70,9 +71,9 @@ class ProgressBar(Listener):
         rate = self._made / (time.perf_counter() - self._start)
         words = f"{rate:.2f} maps/s, {self._levels().in_flight} in flight"
         if self._retries:
-            words += f", {self._retries} retries"
+            words += f", {self._retries} {'retry' if self._retries == 1 else 'retries'}"
         if self._away:
-            words += f", waiting for {', '.join(sorted(self._away))}"
+            words += f", waiting for {printable(', '.join(sorted(self._away)))}"
         self._progress.update(self._task, completed=self._done, total=self._total(), words=words)
 
     def __enter__(self) -> Self:

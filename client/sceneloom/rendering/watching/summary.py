@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import sys
 import time
 from collections import Counter
 from collections.abc import Sequence
+from typing import Any
 
 from sceneloom.errors import InputError
-from sceneloom.rendering.check import Damage, check_pictures
+from sceneloom.file_tree import LeftOut, describe
+from sceneloom.rendering.check import Damage, check_pictures, merged_rows
 from sceneloom.rendering.dry_run import DryRun
-from sceneloom.rendering.manifest import Manifest
+from sceneloom.rendering.manifest import LISTING, Manifest, write_listing
 from sceneloom.rendering.results import Failed, Rendered, Result, Skipped
 from sceneloom.rendering.run import Plan
 from sceneloom.rendering.triton import Way
 from sceneloom.rendering.watching.listener import Listener
+from sceneloom.text import counted, printable
 
 _LISTED = 20
 
@@ -30,6 +35,7 @@ class Tally(Listener):
         """Maps that are done with."""
         self._first: list[Failed] = []
         self._kinds: Counter[str] = Counter()
+        self._engines: Counter[str] = Counter()
         self._rendered = self._skipped = self._padded = self._attempts = 0
         self._start = time.perf_counter()
 
@@ -47,52 +53,102 @@ class Tally(Listener):
             self._rendered += 1
             self._padded += bool(result.padding)
             self._attempts += result.attempts
+            self._engines[result.engine] += 1
 
-    def print(self, output: str, plan: Plan, way: Way, *, show_failures: bool) -> None:
+    def print(
+        self,
+        output: str,
+        plan: Plan,
+        way: Way,
+        left_out: Sequence[LeftOut],
+        *,
+        show_failures: bool,
+    ) -> None:
         """Print the summary, and to stderr the first maps that failed.
 
         Args:
             output: the place of the pictures.
             plan: of the run.
             way: how they went.
+            left_out: what the data set leaves out.
             show_failures: whether failures are listed.
         """
         if show_failures:
             list_failures(self._first, self._kinds)
         seconds = time.perf_counter() - self._start
-        print(
-            f"rendered {self._rendered} of {self.results} maps in {seconds:.1f} s "
-            f"({self._rendered / seconds:.2f} maps/s) to {output}"
-            + (f"; {self._skipped} were there already" if self._skipped else "")
-            + (
-                f"; {self._padded} were padded to the model's next size and cropped back"
-                if self._padded
-                else ""
+        if self._skipped and self._skipped == self.results:
+            done = f"nothing to do: {self._skipped} of {self.results} are there, in {output}"
+        else:
+            done = (
+                f"rendered {self._rendered} of {counted(self.results, 'map')} in {seconds:.1f} s "
+                f"({self._rendered / seconds:.2f} maps/s) to {output}"
             )
-        )
-        for words in (way.transport, way.why, f"manifest: {plan.manifest}"):
+            if self._skipped:
+                done += f"; {self._skipped} {_were(self._skipped)} there already"
+            if self._padded:
+                done += (
+                    f"; {self._padded} {_were(self._padded)} padded to the model's next size and "
+                    "cropped back"
+                )
+        manifest = f"manifest: {plan.manifest}"
+        for words in (done, way.transport, way.why, self._engine_words(way), manifest):
             if words:
-                print(words)
+                print(printable(words))
+        for line in describe(left_out):
+            print(line)
+
+    def to_json(self, output: str, plan: Plan, left_out: Sequence[LeftOut]) -> dict[str, Any]:
+        """The summary as JSON values, for the last line of a log; arguments as of `print`."""
+        return {
+            "maps": self.results,
+            "rendered": self._rendered,
+            "skipped": self._skipped,
+            "failed": self.failed,
+            "padded": self._padded,
+            "requests": self._attempts,
+            "seconds": round(time.perf_counter() - self._start, 3),
+            "failures": dict(self._kinds),
+            "engines": dict(self._engines),
+            "left_out": [dataclasses.asdict(one) for one in left_out],
+            "output": output,
+            "manifest": str(plan.manifest),
+        }
+
+    def _engine_words(self, way: Way) -> str:
+        if len(self._engines) < 2:
+            return way.engine
+        counts = (f"{count} {engine or 'unknown'}" for engine, count in self._engines.items())
+        return f"pictures by engine: {', '.join(counts)}"
 
 
 def list_failures(failures: Sequence[Failed], kinds: Counter[str]) -> None:
     """Print the first failures to stderr, and how many there are of each class of error."""
     for failure in failures:
-        print(f"failed: {failure.reason}", file=sys.stderr)
+        print(f"failed: {printable(failure.reason)}", file=sys.stderr)
     if kinds.total() > len(failures):
         listed = ", ".join(f"{n} {kind}" for kind, n in kinds.items())
         print(f"... {kinds.total()} in all: {listed}", file=sys.stderr)
 
 
+def _were(count: int) -> str:
+    return "was" if count == 1 else "were"
+
+
+def _have(count: int) -> str:
+    return "has" if count == 1 else "have"
+
+
 def report_dry_run(found: DryRun) -> int:
     """Print what a dry run found; returns the exit code."""
-    print(f"{found.maps} maps, of which {sum(found.sizes.values())} can be rendered")
+    print(f"{counted(found.maps, 'map')}, of which {sum(found.sizes.values())} can be rendered")
     for (height, width), count in sorted(found.sizes.items(), key=lambda item: -item[1])[:_LISTED]:
         print(f"  {count} of {width}x{height} (width x height)")
     if found.padded:
         print(f"{found.padded} would be padded to the model's next size and cropped back")
     for kind, count in sorted(found.problems.items()):
         print(f"  {count} {kind}")
+    for line in describe(found.left_out):
+        print(line)
     list_failures(found.failed[:_LISTED], Counter(found.problems))
     if found.seconds is not None:
         print(
@@ -102,28 +158,48 @@ def report_dry_run(found: DryRun) -> int:
     return 1 if found.problems else 0
 
 
-def report_check(plan: Plan) -> int:
-    """Check the pictures of a plan's place and print what is damaged; returns the exit code.
+def report_check(plans: Sequence[Plan]) -> int:
+    """Check the pictures of a place and print what is damaged; returns the exit code.
+
+    The rows of several manifests are left beside them as one listing, ``manifest.jsonl``.
+
+    Args:
+        plans: of the runs that made them: one, or one for each part of a data set.
 
     Raises:
-        InputError: there is no manifest.
+        InputError: there is no manifest, or it knows no map.
+        OSError: the listing cannot be written.
     """
-    assert plan.manifest is not None
-    assert plan.sink is not None
-    if not plan.manifest.is_file():
-        raise InputError(f"{plan.manifest}: no such manifest; nothing was rendered there")
-    good, damaged = 0, 0
-    with Manifest(plan.manifest) as manifest:
-        for found in check_pictures(manifest, plan.sink, threads=plan.settings.threads):
+    good, failed, damaged = 0, 0, 0
+    with contextlib.ExitStack() as opened:
+        manifests = []
+        for plan in plans:
+            assert plan.manifest is not None
+            assert plan.sink is not None
+            manifests.append(
+                (opened.enter_context(Manifest(plan.manifest, to_read=True)), plan.sink)
+            )
+        threads = plans[0].settings.threads
+        for found in check_pictures(merged_rows(manifests), threads=threads):
             if isinstance(found, Damage):
                 damaged += 1
                 if damaged <= _LISTED:
-                    print(f"damaged: {found.reason}", file=sys.stderr)
-            else:
+                    print(f"damaged: {printable(found.reason)}", file=sys.stderr)
+            elif found.status == "done":
                 good += 1
-        failed = manifest.counts().get("failed", 0)
+            else:
+                failed += 1
+        listing = manifests[0][0].path.with_name(LISTING)
+        if len(manifests) > 1:
+            write_listing((row for row, _ in merged_rows(manifests)), listing)
+    if not good + damaged + failed:
+        place = printable(manifests[0][0].path)
+        raise InputError(f"{place}: knows no map; nothing was rendered with it")
     print(
-        f"{good} pictures are as they were written, {damaged} are not"
-        + (f"; {failed} maps have no picture" if failed else "")
+        f"{counted(good, 'picture')} {'is as it was' if good == 1 else 'are as they were'} "
+        f"written, {damaged} {'is' if damaged == 1 else 'are'} not"
+        + (f"; {counted(failed, 'map')} {_have(failed)} no picture" if failed else "")
     )
+    if len(manifests) > 1:
+        print(f"{counted(len(manifests), 'manifest')}, as one: {printable(listing)}")
     return 1 if damaged or failed else 0

@@ -6,19 +6,24 @@ from collections.abc import Callable, Hashable
 from pathlib import Path
 
 from sceneloom.errors import InputError
+from sceneloom.held_place import HeldPlace, gone, may_pass, reason_against
 from sceneloom.rendering.interfaces import Stored
 from sceneloom.rendering.keys import check_key, fault_of_key
 from sceneloom.rendering.places import (
     filesystem,
+    is_file,
     is_remote,
     join,
     local_path,
     named_errors,
+    parent,
     put_remote,
     reason_of,
 )
 from sceneloom.rendering.writing.formats import Format
 from sceneloom.rendering.writing.parts import new_part, sweep, write_whole
+
+_MOST_FOLDERS = 10_000
 
 
 class FolderSink:
@@ -36,6 +41,8 @@ class FolderSink:
             format: of the pictures; the ending of their names.
         """
         self._place, self._format = place, format
+        self._held: HeldPlace | None = None
+        self._first_of: dict[str, str] = {}  # folder -> the first picture that was put there
 
     @property
     def name(self) -> str:
@@ -47,13 +54,15 @@ class FolderSink:
         make_folder(self._place)
         if not is_remote(self._place):
             sweep(local_path(self._place), deep=True)
+            self._held = HeldPlace(local_path(self._place))
 
     def put(self, key: str, data: bytes, tag: Hashable) -> list[Stored]:
         """Write a picture; see `Sink`.
 
         Raises:
             InputError: the key cannot name a file.
-            OSError: the place cannot be written; nothing half-written is left.
+            OSError: the place cannot be written, or was removed or moved; nothing half-written is
+                left.
         """
         check_key(key)
         output = f"{key}.{self._format}"
@@ -61,11 +70,28 @@ class FolderSink:
         if is_remote(place):
             put_remote(place, lambda fs, path: fs.pipe_file(path, data))
         else:
-            write_whole(Path(place), data)
+            self._check()  # or else the folder would be made again
+            try:
+                write_whole(Path(place), data)
+            except OSError:
+                self._check()
+                raise
+            self._check()
+        folder = parent(place)
+        if folder not in self._first_of and len(self._first_of) < self._most_folders():
+            self._first_of[folder] = place
         return [Stored(tag=tag, output=output)]
 
     def finish(self) -> list[Stored]:
-        """Nothing is held."""
+        """Nothing is held back; see `Sink`.
+
+        Raises:
+            OSError: the folder, or one in it that this run wrote to, was removed or moved.
+        """
+        self._check()
+        for folder, first in list(self._first_of.items()):
+            if not is_file(first):
+                raise gone(folder)
         return []
 
     def read(self, output: str) -> bytes | None:
@@ -83,7 +109,16 @@ class FolderSink:
             return None
 
     def close(self) -> None:
-        """Nothing is held."""
+        """Let go of the folder."""
+        if self._held is not None:
+            self._held.close()
+
+    def _check(self) -> None:
+        if self._held is not None:
+            self._held.check()
+
+    def _most_folders(self) -> int:
+        return 1 if is_remote(self._place) else _MOST_FOLDERS  # there, each question is a request
 
 
 def make_folder(place: str) -> None:
@@ -91,6 +126,7 @@ def make_folder(place: str) -> None:
 
     Raises:
         InputError: it cannot.
+        OSError: it is full or cannot be reached, which may change.
         MissingDependencyError: the package for such URLs is not installed.
     """
     try:
@@ -106,6 +142,6 @@ def make_folder(place: str) -> None:
         probe.touch()
         probe.unlink()
     except OSError as error:
-        raise InputError(
-            f"{place}: cannot be the folder for pictures ({reason_of(error)})"
-        ) from None
+        against = reason_of(error) if is_remote(place) else reason_against(local_path(place), error)
+        reason = f"{place}: cannot be the folder for pictures ({against})"
+        raise (OSError(reason) if may_pass(error) else InputError(reason)) from None

@@ -20,6 +20,7 @@ from sceneloom.extras import require
 from sceneloom.maps import DEFAULT_MAX_PIXELS
 from sceneloom.png import SIGNATURE, check_png
 from sceneloom.synthesizer import Image
+from sceneloom.text import reason
 
 Format = Literal["png", "jpg", "webp", "jxl"]
 """Formats of pictures, by the ending of their files."""
@@ -109,7 +110,7 @@ def decode_picture(
     try:
         width, height = plugin(io.BytesIO(data)).size
     except Exception as error:  # the decoders raise nearly anything on damaged headers
-        raise ImageReadError(f"{name}: damaged header ({error})") from None
+        raise ImageReadError(f"{name}: damaged header ({reason(error)})") from None
     _check_pixels(height, width, max_pixels, name)
     if plugin is PngImagePlugin.PngImageFile:
         check_png(data, name)

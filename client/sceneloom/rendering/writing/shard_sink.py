@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Protocol
 
 from sceneloom.errors import ImageReadError, InputError, SceneLoomError
+from sceneloom.held_place import HeldPlace, gone, may_pass
 from sceneloom.rendering.interfaces import Stored
 from sceneloom.rendering.keys import check_key
 from sceneloom.rendering.places import (
@@ -109,6 +110,7 @@ class ShardSink:
         self._lists_lock = threading.Lock()
         self._is_known: Callable[[str], bool] = lambda output: False
         self._unsettled: dict[int, str] = {}  # shards whose rows may not be written -> an output
+        self._held: HeldPlace | None = None
 
     @property
     def name(self) -> str:
@@ -144,14 +146,15 @@ class ShardSink:
                 self._keep(number, members, known[number])
                 self._settle(number)
                 self._shard_of.update({self._shards.key_of(m): number for m in known[number]})
+            if not is_remote(self._place):
+                self._held = HeldPlace(local_path(self._place))
         except ImageReadError as error:
             raise InputError(
                 f"{error}; move the file away, and its pictures are made again"
             ) from None
         except OSError as error:
-            raise InputError(
-                f"{self._place}: cannot be the folder for pictures ({reason_of(error)})"
-            ) from None
+            reason = f"{self._place}: cannot be the folder for pictures ({reason_of(error)})"
+            raise (OSError(reason) if may_pass(error) else InputError(reason)) from None
 
     def put(self, key: str, data: bytes, tag: Hashable) -> list[Stored]:
         """Collect a picture; see `Sink`.
@@ -166,6 +169,7 @@ class ShardSink:
         """
         check_key(key)
         with self._lock:
+            self._check()
             if key in self._tags:  # two pictures of one key never share a shard
                 self._complete()
             try:
@@ -173,6 +177,7 @@ class ShardSink:
                     self._part = TarPart(new_part(self._parts_folder()))
                 self._part.add(self._shards.member_of(key), data)
             except OSError as error:
+                self._check()
                 raise OSError(error.errno, error.strerror, self._at(self._next)) from None
             self._tags[key] = tag
             if len(self._tags) >= self._most_pictures or self._part.size >= self._most_bytes:
@@ -187,8 +192,17 @@ class ShardSink:
     def finish(self) -> list[Stored]:
         """Complete the last shard, and take older pictures of equal key out of the others; see
         `Sink`.
+
+        Raises:
+            OSError: the last shard cannot be written, or the folder or a shard of this run was
+                removed or moved.
         """
         with self._lock:
+            self._check()
+            there = sorted(set(self._shard_of.values()))
+            for number in there[:1] if is_remote(self._place) else there:
+                if not is_file(self._at(number)):
+                    raise gone(self._at(number))
             self._complete()
             for number, keys in self._replaced.items():
                 # What cannot be removed now is removed when the place is opened the next time.
@@ -216,7 +230,13 @@ class ShardSink:
         """Drop what is held; see `Sink`."""
         with self._lock:
             self._drop()
-            self._settle_known()
+            try:
+                self._is_known("")  # says whether the manifest is still there
+                self._settle_known()
+            except OSError:
+                self._disown()
+            if self._held is not None:
+                self._held.close()
 
     def _complete(self) -> None:
         """Put the part in its place as a shard."""
@@ -226,12 +246,14 @@ class ShardSink:
         packed: Path | None = None
         try:
             packed = self._shards.pack(self._part, lambda: new_part(self._parts_folder()))
-            self._settle_known()
+            with contextlib.suppress(OSError):  # a mark that is left says nothing of a known shard
+                self._settle_known()
             _put_mark(self._mark(self._next))
             self._publish(packed, place)
         except OSError as error:
             if packed is not None and packed != self._part.path:
                 remove_part(packed)
+            self._check()
             raise OSError(error.errno, error.strerror, place) from None
         for key, tag in self._tags.items():
             if (older := self._shard_of.get(key)) is not None:
@@ -258,11 +280,21 @@ class ShardSink:
 
     def _settle_known(self) -> None:
         """Remove the marks of shards that have their rows by now."""
-        with contextlib.suppress(OSError):  # a mark that is left says nothing about a known shard
-            for number, output in list(self._unsettled.items()):
-                if self._is_known(output):
-                    self._settle(number)
-                    del self._unsettled[number]
+        for number, output in list(self._unsettled.items()):
+            if self._is_known(output):
+                self._settle(number)
+                del self._unsettled[number]
+
+    def _disown(self) -> None:
+        """Mark all shards, whose rows are gone: the next run makes their pictures again."""
+        with contextlib.suppress(OSError):
+            self._check()
+            for number in set(self._shard_of.values()):
+                _put_mark(self._mark(number))
+
+    def _check(self) -> None:
+        if self._held is not None:
+            self._held.check()
 
     def _take_stored(self) -> list[Stored]:
         stored, self._stored = self._stored, []

@@ -1,0 +1,75 @@
+"""Words for a person: foreign text made safe to print, reasons of other programs, counts.
+
+A terminal obeys control characters, also those in a file name: they clear lines, retitle windows
+and reverse the direction of what follows. Every command escapes what it did not write itself.
+"""
+
+from __future__ import annotations
+
+import re
+
+_LONGEST_REASON = 300
+# C0 and C1 controls, delete, line and paragraph separators, marks and overrides of direction, and
+# the lone surrogates that stand for bytes of names that are not UTF-8.
+_UNSAFE = re.compile(
+    "[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
+)
+_SHORT = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}
+
+
+def printable(text: object) -> str:
+    """A text in one line that a terminal shows and does not obey.
+
+    Args:
+        text: what is printed, such as an error or a path.
+
+    Returns:
+        the same with control characters, line ends and overrides of direction as ``\\x1b``,
+        ``\\n`` and ``\\u202e``; a byte of a name that is not UTF-8 as ``\\xff``.
+    """
+    return _UNSAFE.sub(_escaped, str(text))
+
+
+def _escaped(match: re.Match[str]) -> str:
+    code = ord(match[0])
+    if 0xDC80 <= code <= 0xDCFF:
+        code -= 0xDC00  # the byte itself
+    return _SHORT.get(match[0]) or (f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}")
+
+
+def one_line(text: str, *, most: int = _LONGEST_REASON) -> str:
+    """A text with its line breaks and runs of blanks as single blanks.
+
+    Args:
+        text: any text.
+        most: a longer text ends with its last whole word before this many characters, and " ...";
+            its first word stays whole however long.
+    """
+    words = text.split()
+    kept: list[str] = []
+    length = -1
+    for word in words:
+        length += 1 + len(word)
+        if kept and length > most:
+            return " ".join(kept) + " ..."
+        kept.append(word)
+    return " ".join(kept)
+
+
+def reason(error: BaseException, *, most: int = _LONGEST_REASON) -> str:
+    """Why an error of another library came: the system's own words, else its first line, else the
+    name of its kind.
+
+    Raises:
+        MemoryError: it is one, which says nothing of what was read.
+    """
+    if isinstance(error, MemoryError):
+        raise error
+    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    lines = [line for line in text.splitlines() if line.strip()]
+    return one_line(lines[0], most=most) if lines else type(error).__name__
+
+
+def counted(count: int, noun: str) -> str:
+    """``1 map``, ``1,500 pixels``; for nouns whose plural ends in s."""
+    return f"{count:,} {noun}" + "s" * (count != 1)

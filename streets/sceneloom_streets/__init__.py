@@ -1,0 +1,35 @@
+"""Painter of procedural streets: label map, instance map and the photograph that belongs to them.
+
+Every seed is another street in Cityscapes' label ids, the same one at every size. It needs numpy
+and OpenCV alone::
+
+    from sceneloom_streets import draw_pair, draw_street
+
+    street = draw_street(seed=7, height=1024, width=2048)
+    street.label_map  # uint8 [H, W], Cityscapes label ids
+    street.instance_map  # int32 [H, W], label * 1000 + n for people, riders and vehicles
+
+    pair = draw_pair(seed=7, height=1024, width=2048, markings=True)
+    pair.photo  # uint8 [H, W, 3] RGB, aligned with the maps to the pixel
+    pair.label_map == 35  # lane markings: schema cityscapes-markings
+
+`build_street` returns the `Scene` of a seed, polygons without a resolution; `paint_labels` and
+`paint_photo` paint it. `sceneloom_streets.dataset` writes many streets as files.
+"""
+
+from sceneloom_streets.painting import paint_labels
+from sceneloom_streets.photo import paint_photo
+from sceneloom_streets.scene import Scene, Shape
+from sceneloom_streets.street import Pair, Street, build_street, draw_pair, draw_street
+
+__all__ = [
+    "Pair",
+    "Scene",
+    "Shape",
+    "Street",
+    "build_street",
+    "draw_pair",
+    "draw_street",
+    "paint_labels",
+    "paint_photo",
+]
