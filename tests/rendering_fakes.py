@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from sceneloom.errors import ImageReadError, ImageTooLargeError
 from sceneloom.file_tree import OTHER_KIND, LeftOut
+from sceneloom.rendering import render
 from sceneloom.rendering.interfaces import MapItem, Stored
 from sceneloom.rendering.retry import RetryPolicy
 from sceneloom.rendering.settings import RenderSettings
@@ -140,7 +141,8 @@ def render_folders(
     settings: RenderSettings | None = None,
 ) -> list[Any]:
     """Render folders of maps into a folder; the results in the order of their keys."""
-    run = synthesizer.render(
+    run = render(
+        synthesizer,
         labels.parent,
         output,
         labels=str(labels),

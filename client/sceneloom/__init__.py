@@ -9,6 +9,8 @@ TensorRT, and neither OpenCV nor Pillow.
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from sceneloom.version import __version__
+
 if TYPE_CHECKING:
     from sceneloom.contract import Contract
     from sceneloom.errors import InputError, SceneLoomError, ServingError
@@ -17,8 +19,6 @@ if TYPE_CHECKING:
     from sceneloom.schema import LabelSchema, load_schema
     from sceneloom.synthesizer import Synthesizer
     from sceneloom.triton_client import TritonSynthesizer
-
-__version__ = "0.1.0"
 
 _MODULES = {
     "Contract": "contract",
@@ -43,6 +43,7 @@ __all__ = [
     "ServingError",
     "Synthesizer",
     "TritonSynthesizer",
+    "__version__",
     "boundary_map",
     "load_schema",
     "read_instance_map",

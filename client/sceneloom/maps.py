@@ -52,6 +52,15 @@ _LOSSY_TIFF = ("jpeg", "tiff_jpeg", "webp")
 
 OnUnknown = Literal["error", "unlabelled"]
 
+LabelMap = npt.NDArray[np.uint8]
+"""uint8 [H, W] or [N, H, W]: channels."""
+InstanceMap = npt.NDArray[np.int32]
+"""int32 [H, W] or [N, H, W]: instance ids."""
+Style = npt.NDArray[np.float32]
+"""float32 [K, F] or [N, 256, F]: a row for each instance."""
+Image = npt.NDArray[np.uint8]
+"""uint8 [H, W, 3] or [N, H, W, 3], RGB."""
+
 
 def read_label_map(
     source: str | Path | bytes,

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from sceneloom.errors import InputError
+from sceneloom.maps import Image
 from sceneloom.rendering.writing.formats import FORMATS, encode_picture
 from sceneloom.rendering.writing.parts import write_whole
-from sceneloom.synthesizer import Image
 
 
 def write_image(path: Path, image: Image, *, quality: int = 95) -> None:

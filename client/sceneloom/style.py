@@ -22,12 +22,12 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from sceneloom import __version__
 from sceneloom.contract import Contract, is_style, json_vector
 from sceneloom.errors import InputError, SceneLoomError, SchemaError
 from sceneloom.inputs import check_contract, check_instance_map, check_label_map
 from sceneloom.instances import instance_channels
 from sceneloom.schema import json_key, parse_json
+from sceneloom.version import __version__
 
 FORMAT = 1
 _MAX_INSTANCE = 2**31 - 1

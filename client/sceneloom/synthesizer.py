@@ -20,23 +20,13 @@ from sceneloom.contract import STYLE_ROWS, Contract, precision_of
 from sceneloom.errors import InputError
 from sceneloom.inputs import check_instance_map, check_label_map
 from sceneloom.instances import renumber_instances
+from sceneloom.maps import Image, InstanceMap, LabelMap, Style
 from sceneloom.padding import Padding
 from sceneloom.style import default_styles
 from sceneloom.text import counted
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from typing_extensions import Self
-
-    from sceneloom.rendering.interfaces import Source
-    from sceneloom.rendering.run import RenderRun
-    from sceneloom.rendering.settings import RenderSettings
-
-LabelMap = npt.NDArray[np.uint8]
-InstanceMap = npt.NDArray[np.int32]
-Style = npt.NDArray[np.float32]
-Image = npt.NDArray[np.uint8]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -243,47 +233,6 @@ class Synthesizer(abc.ABC):
             for i, image in zip(indices, self.run_requests(batch), strict=True):
                 images[i] = requests[i].padding.crop(image)
         return [image for image in images if image is not None]
-
-    def render(
-        self,
-        maps: str | Path | Source,
-        output: str | Path | None = None,
-        *,
-        labels: str | None = None,
-        instances: str | None = None,
-        settings: RenderSettings | None = None,
-    ) -> RenderRun:
-        """Render a data set, several maps at once.
-
-            for result in synthesizer.render("datasets/cityscapes", "pictures"): ...
-            async for result in synthesizer.render("maps.tar"): ...
-
-        `sceneloom render` does the same with several servers, shared memory and shards.
-
-        Args:
-            maps: path or URL of a folder, zip file, tar shards or Parquet
-                (docs/rendering-formats.md), or an opened source.
-            output: folder for the pictures and their manifest, where what is there already is not
-                made again; without it the pictures are in the results.
-            labels: where the label maps are in `maps`; test_label unless named.
-            instances: where the instance maps are; test_inst unless `labels` is named.
-            settings: how; requests in flight follow what the engine can use.
-
-        Returns:
-            the run: iterate it for one `Rendered`, `Picture`, `Skipped` or `Failed` per map, in the
-            order they finish.
-
-        Raises:
-            InputError: a place is of a wrong form; others come from the run's first step.
-        """
-        from sceneloom.rendering.dataset import Maps, Pictures, engine_address, make_plan
-        from sceneloom.rendering.run import RenderRun
-        from sceneloom.rendering.settings import RenderSettings
-
-        settings = settings or RenderSettings()
-        pictures = None if output is None else Pictures(place=str(output))
-        found = Maps(place=maps, labels=labels, instances=instances)
-        return RenderRun(make_plan(found, pictures, [engine_address(self, settings)], settings))
 
     def run_requests(self, batch: Sequence[Request]) -> Image:
         """Run requests that `prepare` made, as one batch.

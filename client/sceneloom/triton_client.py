@@ -23,7 +23,8 @@ from sceneloom.contract import (
     Contract,
 )
 from sceneloom.errors import ModelFailedError, ModelNotFoundError
-from sceneloom.synthesizer import Image, InstanceMap, LabelMap, Style, Synthesizer
+from sceneloom.maps import Image, InstanceMap, LabelMap, Style
+from sceneloom.synthesizer import Synthesizer
 from sceneloom.transport import ModelConfig, TensorSpec, Timeouts, Transport
 
 

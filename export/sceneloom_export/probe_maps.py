@@ -11,8 +11,9 @@ import numpy as np
 
 from sceneloom.contract import STYLE_ROWS, Contract
 from sceneloom.instances import renumber_instances
+from sceneloom.maps import InstanceMap, LabelMap
 from sceneloom.padding import Padding
-from sceneloom.synthesizer import InstanceMap, LabelMap, Request
+from sceneloom.synthesizer import Request
 from sceneloom_serving.golden import BLOCK
 
 _LARGEST_INSTANCE_ID = 2**31 - 1

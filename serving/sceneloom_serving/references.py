@@ -12,8 +12,9 @@ import numpy as np
 import numpy.typing as npt
 
 from sceneloom.errors import ServerStartError
+from sceneloom.maps import Image
 from sceneloom.padding import Padding
-from sceneloom.synthesizer import Image, Request
+from sceneloom.synthesizer import Request
 
 REFERENCES_FILE = "references.npz"
 _FIELDS = ("label_map", "instance_map", "style", "picture")

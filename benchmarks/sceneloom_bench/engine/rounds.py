@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 import numpy as np
 
 from sceneloom.errors import SceneLoomError
-from sceneloom.synthesizer import Image
+from sceneloom.maps import Image
 from sceneloom_bench.bench_inputs import batches
 from sceneloom_bench.engine.turns import Runner
 from sceneloom_bench.reports.report import say

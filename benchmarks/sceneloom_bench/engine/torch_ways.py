@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from sceneloom.errors import InputError
-from sceneloom.synthesizer import Image, InstanceMap, LabelMap, Style, Synthesizer
+from sceneloom.maps import Image, InstanceMap, LabelMap, Style
+from sceneloom.synthesizer import Synthesizer
 from sceneloom_bench.engine.peaks import Device
 from sceneloom_bench.engine.turns import DeviceTimed
 from sceneloom_serving.onnx_runtime import usable_cpus

@@ -13,7 +13,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from sceneloom.synthesizer import Image, Request, Synthesizer
+from sceneloom.maps import Image
+from sceneloom.synthesizer import Request, Synthesizer
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

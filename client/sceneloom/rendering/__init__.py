@@ -6,3 +6,58 @@ manifest knows what is done.
     watching/   progress, log, metrics       servers.py    which server is asked, and when not
     cluster/    the same with Ray            manifest.py   what is done
 """
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from sceneloom.rendering.interfaces import Source
+    from sceneloom.rendering.run import RenderRun
+    from sceneloom.rendering.settings import RenderSettings
+    from sceneloom.synthesizer import Synthesizer
+
+
+def render(
+    synthesizer: Synthesizer,
+    maps: str | Path | Source,
+    output: str | Path | None = None,
+    *,
+    labels: str | None = None,
+    instances: str | None = None,
+    settings: RenderSettings | None = None,
+) -> RenderRun:
+    """Render a data set, several maps at once.
+
+        for result in render(synthesizer, "datasets/cityscapes", "pictures"): ...
+        async for result in render(synthesizer, "maps.tar"): ...
+
+    `sceneloom render` does the same with several servers, shared memory and shards.
+
+    Args:
+        synthesizer: the client or engine; it stays open.
+        maps: path or URL of a folder, zip file, tar shards or Parquet (docs/rendering-formats.md),
+            or an opened source.
+        output: folder for the pictures and their manifest; pictures that it has already are not
+            made again. Without it the pictures are in the results.
+        labels: where the label maps are in `maps`; test_label unless named.
+        instances: where the instance maps are; test_inst unless `labels` is named.
+        settings: how; requests in flight follow what the engine can use.
+
+    Returns:
+        the run: iterate it for one `Rendered`, `Picture`, `Skipped` or `Failed` per map, in the
+        order they finish.
+
+    Raises:
+        InputError: a location is of a wrong form; others come from the run's first step.
+    """
+    from sceneloom.rendering.dataset import Maps, Pictures, engine_address, make_plan
+    from sceneloom.rendering.run import RenderRun
+    from sceneloom.rendering.settings import RenderSettings
+
+    settings = settings or RenderSettings()
+    pictures = None if output is None else Pictures(place=str(output))
+    found = Maps(place=maps, labels=labels, instances=instances)
+    return RenderRun(make_plan(found, pictures, [engine_address(synthesizer, settings)], settings))

@@ -9,10 +9,11 @@ from typing import Protocol
 import numpy as np
 
 from sceneloom.contract import Contract
+from sceneloom.maps import Image, InstanceMap, LabelMap
 from sceneloom.rendering.loading import Prepared
 from sceneloom.rendering.settings import RenderSettings
 from sceneloom.rendering.writing.formats import decode_picture, encode_picture
-from sceneloom.synthesizer import Image, InstanceMap, LabelMap, Synthesizer
+from sceneloom.synthesizer import Synthesizer
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)

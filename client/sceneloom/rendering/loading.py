@@ -11,12 +11,12 @@ from collections.abc import Iterator
 
 from sceneloom.contract import Contract
 from sceneloom.errors import InputError, MissingInputError, OutOfResourcesError
-from sceneloom.maps import read_instance_map, read_label_map
+from sceneloom.maps import Style, read_instance_map, read_label_map
 from sceneloom.png import SIGNATURE
 from sceneloom.rendering.interfaces import MapItem
 from sceneloom.rendering.settings import RenderSettings
 from sceneloom.style_choice import ChooseStyle, OneStyleFile
-from sceneloom.synthesizer import Request, Style, prepare
+from sceneloom.synthesizer import Request, prepare
 
 _SLACK_BYTES = 1 << 20
 

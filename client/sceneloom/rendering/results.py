@@ -6,9 +6,8 @@ import dataclasses
 from pathlib import PurePosixPath
 
 from sceneloom.contract import precision_of
-from sceneloom.maps import MAP_SUFFIXES
+from sceneloom.maps import MAP_SUFFIXES, Image
 from sceneloom.padding import Padding
-from sceneloom.synthesizer import Image
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -1,6 +1,6 @@
 """A rendering run that is going on: iterate it, with `for` or with `async for`.
 
-with synthesizer.render("datasets/cityscapes") as run:
+with render(synthesizer, "datasets/cityscapes") as run:
     for result in run:
         ...
 """
@@ -354,4 +354,4 @@ def open_store(
 
 def _tell(listeners: Sequence[Listener], server: Server) -> None:
     for listener in listeners:
-        listener.on_server(server)
+        listener.on_server(server.name, server.away_since is not None)

@@ -15,6 +15,7 @@ from support import run_command
 
 from sceneloom.contract import Contract
 from sceneloom.errors import InputError, ServerUnavailableError
+from sceneloom.rendering import render
 from sceneloom.rendering.connections import Connection, EngineConnection
 from sceneloom.rendering.manifest import Manifest
 from sceneloom.rendering.results import Picture, Rendered, Result, Skipped
@@ -90,7 +91,7 @@ def test_rows_and_results_name_engine_and_precision(place: Place) -> None:
 def test_pictures_without_a_place_name_it_too() -> None:
     transport = FakeTransport(CONTRACT, engine="tensorrt-fp16")
     with TritonSynthesizer("fake", transport=transport) as synthesizer:
-        (found,) = synthesizer.render(street_maps(1))
+        (found,) = render(synthesizer, street_maps(1))
     assert isinstance(found, Picture)
     assert (found.engine, found.precision) == ("tensorrt-fp16", "fp16")
 

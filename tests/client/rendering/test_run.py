@@ -23,6 +23,7 @@ from sceneloom.errors import (
     RequestRejectedError,
     ServerUnavailableError,
 )
+from sceneloom.rendering import render
 from sceneloom.rendering.connections import Connection, EngineConnection
 from sceneloom.rendering.interfaces import MapItem
 from sceneloom.rendering.manifest import Manifest
@@ -255,8 +256,8 @@ def test_a_server_that_goes_away_comes_back_and_nothing_is_lost(tmp_path: Path) 
     changes: list[bool] = []
 
     class Watching(Listener):
-        def on_server(self, server: Any) -> None:
-            changes.append(server.away_since is None)
+        def on_server(self, name: str, away: bool) -> None:
+            changes.append(not away)
 
     transport = FakeTransport(CONTRACT, failures=[None] * 5 + away + [None] * 5 + broke)
     results = list(
@@ -367,7 +368,7 @@ def test_leaving_a_run_ends_it(tmp_path: Path) -> None:
 
 def test_a_synthesizer_that_is_closed_ends_the_run_at_once(tmp_path: Path) -> None:
     with TritonSynthesizer("fake", transport=FakeTransport(CONTRACT)) as synthesizer:
-        running = synthesizer.render(street_maps(50))
+        running = render(synthesizer, street_maps(50))
         got = [next(running)]
         synthesizer.close()
         started = time.monotonic()

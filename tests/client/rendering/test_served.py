@@ -193,9 +193,9 @@ def test_one_of_two_servers_dies(tmp_path: Path, server: NoopServer) -> None:
             if self.answers == 10:
                 other.kill()
 
-        def on_server(self, one: Any) -> None:
-            if one.away_since is not None:
-                away.append(one.name)
+        def on_server(self, name: str, is_away: bool) -> None:
+            if is_away:
+                away.append(name)
 
     with other:
         servers = TritonServers(urls=[server.grpc, other.grpc])

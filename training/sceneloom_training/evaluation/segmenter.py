@@ -27,11 +27,12 @@ import torch
 from safetensors import SafetensorError
 from torch import nn
 
-from sceneloom import __version__, json_text
+from sceneloom import json_text
 from sceneloom.artefacts import file_hash, replace_folder
 from sceneloom.errors import CheckpointError, InputError, SceneLoomError, SchemaError
 from sceneloom.schema import LabelSchema, load_schema, parse_json
 from sceneloom.text import one_line
+from sceneloom.version import __version__
 from sceneloom_training.data.sizes import parse_size
 from sceneloom_training.device import choose_device
 from sceneloom_training.evaluation.segmentation_networks import (

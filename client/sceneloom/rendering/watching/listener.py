@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING
 
 from sceneloom.errors import ServingError
 from sceneloom.rendering.results import Result
-
-if TYPE_CHECKING:
-    from sceneloom.rendering.servers import Server
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -50,5 +46,5 @@ class Listener:
     def on_retry(self, error: ServingError) -> None:
         """A request failed and will be sent again."""
 
-    def on_server(self, server: Server) -> None:
-        """A server is there at first, went away or came back; `away_since` says which."""
+    def on_server(self, name: str, away: bool) -> None:
+        """A server was connected to, went away or came back."""

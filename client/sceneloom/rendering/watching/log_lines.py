@@ -9,7 +9,6 @@ from typing import Any, TextIO
 
 from sceneloom.errors import ServingError
 from sceneloom.rendering.results import Failed, Rendered, Result, Skipped
-from sceneloom.rendering.servers import Server
 from sceneloom.rendering.watching.listener import Listener
 
 
@@ -58,7 +57,7 @@ class LogLines(Listener):
         """``retry``."""
         self.write("retry", kind=type(error).__name__, reason=str(error))
 
-    def on_server(self, server: Server) -> None:
+    def on_server(self, name: str, away: bool) -> None:
         """``server there`` or ``server away``."""
-        state = "server there" if server.away_since is None else "server away"
-        self.write(state, server=server.name)
+        state = "server away" if away else "server there"
+        self.write(state, server=name)

@@ -14,7 +14,6 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, star
 
 from sceneloom.errors import InputError, ServingError
 from sceneloom.rendering.results import Failed, Rendered, Result, Skipped
-from sceneloom.rendering.servers import Server
 from sceneloom.rendering.watching.listener import Levels, Listener
 
 _BUCKETS = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 120.0)
@@ -87,12 +86,11 @@ class Metrics(Listener):
         """Count it."""
         self._retries.labels(type(error).__name__).inc()
 
-    def on_server(self, server: Server) -> None:
+    def on_server(self, name: str, away: bool) -> None:
         """Count it."""
-        there = server.away_since is None
-        self._up.labels(server.name).set(there)
-        if not there:
-            self._leaves.labels(server.name).inc()
+        self._up.labels(name).set(not away)
+        if away:
+            self._leaves.labels(name).inc()
 
     def _counter(self, name: str, text: str, label: str) -> Counter:
         return Counter(f"sceneloom_render_{name}", text, [label], registry=self.registry)

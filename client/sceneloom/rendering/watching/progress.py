@@ -20,8 +20,6 @@ from sceneloom.text import printable
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-    from sceneloom.rendering.servers import Server
-
 
 class ProgressBar(Listener):
     """A line on stderr; where stderr is no terminal, rich writes only its last state."""
@@ -58,12 +56,12 @@ class ProgressBar(Listener):
         self._retries += 1
         self._show()
 
-    def on_server(self, server: Server) -> None:
+    def on_server(self, name: str, away: bool) -> None:
         """Name servers that are away."""
-        if server.away_since is None:
-            self._away.discard(server.name)
+        if away:
+            self._away.add(name)
         else:
-            self._away.add(server.name)
+            self._away.discard(name)
         self._show()
 
     def _show(self) -> None:

@@ -17,9 +17,8 @@ from PIL import ImageFile, JpegImagePlugin, PngImagePlugin, WebPImagePlugin
 
 from sceneloom.errors import ImageReadError, ImageTooLargeError, InputError
 from sceneloom.extras import require
-from sceneloom.maps import DEFAULT_MAX_PIXELS
+from sceneloom.maps import DEFAULT_MAX_PIXELS, Image
 from sceneloom.png import SIGNATURE, check_png
-from sceneloom.synthesizer import Image
 from sceneloom.text import reason
 
 Format = Literal["png", "jpg", "webp", "jxl"]
