@@ -18,7 +18,7 @@ from typing import Annotated, Any
 import tyro
 
 from sceneloom.errors import SceneLoomError
-from sceneloom.json_text import parse_json
+from sceneloom.text import parse_json
 from sceneloom_bench.commands import run_sceneloom
 from sceneloom_bench.demo_weights import BUNDLE, SCHEMA, SEGMENTER, TESTED
 from sceneloom_bench.method_table_report import read_counts

@@ -28,9 +28,9 @@ import numpy.typing as npt
 import tyro
 
 from sceneloom.errors import InputError, SceneLoomError
-from sceneloom.json_text import parse_json
 from sceneloom.pictures import write_image
 from sceneloom.schema import load_schema
+from sceneloom.text import parse_json
 from sceneloom_bench.commands import CHECKOUT, run_sceneloom
 from sceneloom_bench.method_table_report import write_report
 from sceneloom_bench.method_table_rows import (

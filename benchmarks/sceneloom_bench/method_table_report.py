@@ -17,7 +17,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from sceneloom.json_text import parse_json
+from sceneloom.text import parse_json
 from sceneloom_bench.method_table_rows import (
     BASELINE,
     CONTROL,

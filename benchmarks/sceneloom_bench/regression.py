@@ -22,7 +22,7 @@ from typing import Annotated, Any
 import tyro
 
 from sceneloom.errors import SceneLoomError
-from sceneloom.json_text import parse_json
+from sceneloom.text import parse_json
 from sceneloom_bench.commands import CHECKOUT
 from sceneloom_bench.engine import engine_command
 from sceneloom_bench.engine.settings import EngineBenchSettings

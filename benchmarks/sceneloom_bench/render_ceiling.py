@@ -28,15 +28,14 @@ import tyro
 
 from sceneloom.connect import TransportChoice
 from sceneloom.errors import SceneLoomError
-from sceneloom.maps import read_instance_map, read_label_map
-from sceneloom.png_maps import instance_map_png, label_map_png
+from sceneloom.maps import instance_map_png, label_map_png, read_instance_map, read_label_map
+from sceneloom.pictures import Format, encode_picture
 from sceneloom.rendering.dataset import Maps, Pictures, TritonServers, make_plan
 from sceneloom.rendering.results import Rendered
 from sceneloom.rendering.run import RenderRun
 from sceneloom.rendering.settings import RenderSettings
 from sceneloom.rendering.triton import Way
-from sceneloom.rendering.writing.formats import Format, encode_picture
-from sceneloom.synthesizer import prepare
+from sceneloom.request import prepare
 from sceneloom.triton_client import TritonSynthesizer
 from sceneloom_bench.noop_server import NOOP_CONTRACT, NoopServer, write_noop_repository
 from sceneloom_serving.machine import describe_machine

@@ -24,14 +24,14 @@ from sceneloom import TritonSynthesizer
 from sceneloom.connect import TransportChoice
 from sceneloom.contract import Contract
 from sceneloom.errors import ServingError
-from sceneloom.png_maps import instance_map_png, label_map_png
+from sceneloom.maps import instance_map_png, label_map_png
+from sceneloom.pictures import Format
 from sceneloom.rendering.dataset import Maps, Pictures, TritonServers, make_plan
 from sceneloom.rendering.results import Rendered
 from sceneloom.rendering.run import RenderRun
 from sceneloom.rendering.settings import RenderSettings
 from sceneloom.rendering.triton import Way
-from sceneloom.rendering.writing.formats import Format
-from sceneloom.synthesizer import Request
+from sceneloom.request import Request
 from sceneloom_bench.bench_inputs import bench_maps, inputs_hash
 from sceneloom_bench.busy_server import BusyTime
 from sceneloom_bench.load.server_statistics import ServerView, check_cache

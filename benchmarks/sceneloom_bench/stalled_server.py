@@ -17,7 +17,7 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from sceneloom.synthesizer import Request
+from sceneloom.request import Request
 from sceneloom_bench.bench_inputs import bench_maps, inputs_hash
 from sceneloom_bench.load.driver import Driver, Length
 from sceneloom_bench.load.requests import TensorConnection

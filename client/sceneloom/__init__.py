@@ -14,8 +14,7 @@ from sceneloom.version import __version__
 if TYPE_CHECKING:
     from sceneloom.contract import Contract
     from sceneloom.errors import InputError, SceneLoomError, ServingError
-    from sceneloom.instances import boundary_map
-    from sceneloom.maps import read_instance_map, read_label_map
+    from sceneloom.maps import boundary_map, read_instance_map, read_label_map
     from sceneloom.schema import LabelSchema, load_schema
     from sceneloom.synthesizer import Synthesizer
     from sceneloom.triton_client import TritonSynthesizer

@@ -17,8 +17,7 @@ from collections.abc import Sequence
 
 import tyro
 
-from sceneloom.errors import SceneLoomError
-from sceneloom.machine_limits import out_of_resources
+from sceneloom.errors import SceneLoomError, out_of_resources
 from sceneloom.text import printable
 from sceneloom.version import __version__
 

@@ -8,13 +8,7 @@ from __future__ import annotations
 
 from typing import Literal, get_args
 
-import numpy as np
-import numpy.typing as npt
-
 from sceneloom.contract import (
-    INPUT_INSTANCES,
-    INPUT_LABELS,
-    INPUT_STYLE,
     MODEL_NAME,
     OUTPUT_IMAGE,
     PARAMETER,
@@ -29,8 +23,8 @@ from sceneloom.errors import (
 )
 from sceneloom.grpc_transport import GrpcTransport
 from sceneloom.http_transport import HttpTransport
+from sceneloom.request import random_inputs
 from sceneloom.shared_memory_transport import SharedMemoryTransport
-from sceneloom.synthesizer import prepare
 from sceneloom.transport import Timeouts, Transport
 
 TransportChoice = Literal["auto", "grpc", "grpc-shm", "http"]
@@ -98,21 +92,3 @@ def _reason_against(shared: SharedMemoryTransport, model: str, timeouts: Timeout
         raise
     except (ServingError, SchemaError) as error:
         return f"shared memory could not be proven ({error})"
-
-
-def random_inputs(contract: Contract) -> dict[str, npt.NDArray[np.generic]]:
-    """A request of one random map of the smallest size that a model takes."""
-    side = contract.min_side
-    height, width = min(contract.sizes or [(side, side)], key=lambda size: size[0] * size[1])
-    rng = np.random.default_rng()
-    label_map = rng.integers(0, contract.schema.channels, (height, width), np.uint8)
-    instance_map = None
-    if contract.boundaries or contract.style_channels:
-        instance_map = rng.integers(0, 100, (height, width), np.int32)
-    request = prepare(contract, label_map, instance_map, None)
-    arrays = {
-        INPUT_LABELS: request.label_map,
-        INPUT_INSTANCES: request.instance_map,
-        INPUT_STYLE: request.style,
-    }
-    return {name: array[None] for name, array in arrays.items() if array is not None}

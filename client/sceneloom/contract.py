@@ -120,6 +120,11 @@ class Contract:
             )
 
     @property
+    def wants_instances(self) -> bool:
+        """Whether an instance map goes with each label map: for boundaries, for styles or both."""
+        return self.boundaries or self.style_channels > 0
+
+    @property
     def min_side(self) -> int:
         """Smallest height and width that the network takes: `smallest_side`, or two multiples,
         below which reflection padding at the bottleneck has nothing to reflect.

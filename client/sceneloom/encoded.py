@@ -164,7 +164,7 @@ class EncodedClient:
         """
         contract = self.contract
         inputs = {INPUT_LABELS: _element(label_file)}
-        if contract.boundaries or contract.style_channels:
+        if contract.wants_instances:
             if instance_file is None:
                 raise MissingInputError(
                     "this model was trained with instance maps and needs one beside the label map"
@@ -206,7 +206,7 @@ class EncodedClient:
 def _check_tensors(config: ModelConfig, contract: Contract, where: str) -> None:
     file = TensorSpec(dtype="BYTES", dims=(1,))
     inputs = {INPUT_LABELS: file, INPUT_FORMAT: file, INPUT_UNKNOWN: file}
-    if contract.boundaries or contract.style_channels:
+    if contract.wants_instances:
         inputs[INPUT_INSTANCES] = file
     if contract.style_channels:
         inputs[INPUT_STYLE] = TensorSpec(dtype="FP32", dims=(-1, contract.style_channels))

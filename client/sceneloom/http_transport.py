@@ -30,7 +30,7 @@ from sceneloom.errors import (
     ServingError,
 )
 from sceneloom.http_connection import HttpConnection
-from sceneloom.json_text import parse_json
+from sceneloom.text import parse_json
 from sceneloom.transport import (
     NUMPY_DTYPES,
     TRITON_DTYPES,

@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from sceneloom.encoded import EncodedClient, EncodedFormat
 from sceneloom.maps import OnUnknown, read_instance_map, read_label_map
-from sceneloom.rendering.writing.formats import encode_picture
+from sceneloom.pictures import encode_picture
 
 if TYPE_CHECKING:
     from sceneloom.synthesizer import Synthesizer
@@ -73,7 +73,7 @@ def measure_link(
     def by_arrays() -> None:
         contract = synthesizer.contract
         labels = read_label_map(label_file, contract.schema, unknown=unknown)
-        wanted = contract.boundaries or contract.style_channels
+        wanted = contract.wants_instances
         there = None if instance_file is None or not wanted else read_instance_map(instance_file)
         encode_picture(synthesizer.synthesize(labels, there, style), format, quality=quality)
 

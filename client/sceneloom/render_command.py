@@ -26,8 +26,8 @@ from sceneloom.errors import (
     SceneLoomError,
     ServerUnavailableError,
     ServingError,
+    out_of_resources,
 )
-from sceneloom.machine_limits import out_of_resources
 from sceneloom.rendering.check import rendered_pictures
 from sceneloom.rendering.cluster.ray_cluster import RaySettings
 from sceneloom.rendering.cluster.ray_engine import RayRun

@@ -31,8 +31,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from sceneloom import json_text
 from sceneloom.errors import InputError, SchemaError
+from sceneloom.text import parse_json as parse_any
 
 MAX_CHANNELS = 256
 NO_CHANNEL = 255
@@ -324,6 +324,6 @@ def load_schema(name_or_path: str | Path) -> LabelSchema:
 def parse_json(text: str, source: str) -> Any:
     """Parse JSON; raises SchemaError that names the source."""
     try:
-        return json_text.parse_json(text)
+        return parse_any(text)
     except ValueError as error:
         raise SchemaError(f"{source}: not readable as JSON ({error})") from None

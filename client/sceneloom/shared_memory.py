@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from sceneloom.owned_names import SHARED_MEMORY, is_ownerless, new_prefix
+from sceneloom.files import SHARED_MEMORY, is_ownerless, new_prefix
 
 _MARK = "client-"
 _STEP = 1 << 20

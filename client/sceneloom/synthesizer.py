@@ -8,110 +8,24 @@ size, splitting and keeping order are written here once.
 from __future__ import annotations
 
 import abc
-import dataclasses
 from collections.abc import Iterator, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import numpy.typing as npt
 
-from sceneloom.contract import STYLE_ROWS, Contract, precision_of
+from sceneloom.contract import Contract, precision_of
 from sceneloom.errors import InputError
-from sceneloom.inputs import check_instance_map, check_label_map
-from sceneloom.instances import renumber_instances
-from sceneloom.maps import Image, InstanceMap, LabelMap, Style
-from sceneloom.padding import Padding
-from sceneloom.style import default_styles
-from sceneloom.text import counted
+from sceneloom.maps import (
+    Image,
+    InstanceMap,
+    LabelMap,
+    Style,
+)
+from sceneloom.request import Request, prepare, stack
 
 if TYPE_CHECKING:
     from typing_extensions import Self
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Request:
-    """One picture's inputs as the network takes them: checked, padded, instances renumbered where
-    styled.
-    """
-
-    label_map: LabelMap
-    """uint8 [H, W] at network size."""
-    instance_map: InstanceMap | None
-    """int32 [H, W] at network size, or None where the model takes none."""
-    style: Style | None
-    """float32 [256, F], or None where the model takes none."""
-    padding: Padding
-    """What was added to the caller's map, to be cropped from the picture."""
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of its tensors."""
-        parts = (self.label_map, self.instance_map, self.style)
-        return sum(part.nbytes for part in parts if part is not None)
-
-
-def prepare(
-    contract: Contract,
-    label_map: npt.NDArray[Any],
-    instance_map: npt.NDArray[Any] | None = None,
-    style: npt.NDArray[Any] | None = None,
-) -> Request:
-    """Check one picture's inputs against the contract and bring them to the form the network takes.
-
-    Args:
-        contract: the model's contract.
-        label_map: uint8 [H, W], channels as `read_label_map` returns them.
-        instance_map: whole numbers [H, W]; needed if the model was trained with boundaries or
-            style, and left out where it was not.
-        style: float [K, F], row k for the k-th smallest of K instance ids, or the whole table of
-            256 rows; None takes the contract's defaults per label.
-
-    Raises:
-        MissingInputError: the model wants an instance map and there is none.
-        SizeError: sizes differ, or the model does not take this one.
-        UnknownLabelError: values that are no channel of the schema.
-        TooManyInstancesError: a styled model and more than 256 instances.
-        InputError: wrong dtype or rank, or an input that this model does not take.
-    """
-    check_label_map(contract, label_map)
-    height, width = label_map.shape
-    network_height, network_width = contract.network_size(height, width)
-    padding = Padding(network_height - height, network_width - width)
-    instances = check_instance_map(contract, label_map, instance_map)
-    table = None
-    if contract.style_channels and instances is not None:
-        if style is None:
-            style = default_styles(contract, label_map, instances)
-        instances, ids = renumber_instances(instances, STYLE_ROWS)
-        table = _full_table(contract, len(ids), style)
-    elif style is not None:
-        raise InputError("this model takes no style: it was trained without an encoder")
-    return Request(
-        label_map=padding.pad(label_map),
-        instance_map=None if instances is None else padding.pad(instances),
-        style=table,
-        padding=padding,
-    )
-
-
-def _full_table(contract: Contract, instances: int, style: npt.NDArray[Any]) -> Style:
-    """The caller's rows, checked, in a table of `STYLE_ROWS`."""
-    if (
-        style.ndim != 2
-        or style.dtype.kind not in "fiu"
-        or style.shape[1] != contract.style_channels
-        or len(style) not in (instances, STYLE_ROWS)  # as many, or a table that is full already
-    ):
-        raise InputError(
-            f"style is float [{counted(instances, 'instance')}, {contract.style_channels}], not "
-            f"{style.dtype} {list(style.shape)}"
-        )
-    if not (np.abs(style) <= np.finfo(np.float32).max).all():
-        raise InputError("style holds values that are not finite float32 numbers")
-    table = np.zeros((STYLE_ROWS, contract.style_channels), np.float32)
-    table[: len(style)] = style
-    return table
 
 
 class Synthesizer(abc.ABC):
@@ -243,15 +157,7 @@ class Synthesizer(abc.ABC):
         Returns:
             uint8 [N, H, W, 3], RGB, at network size: not cropped.
         """
-        return self.run_batch(
-            np.stack([r.label_map for r in batch]),
-            None
-            if batch[0].instance_map is None
-            else np.stack([r.instance_map for r in batch if r.instance_map is not None]),
-            None
-            if batch[0].style is None
-            else np.stack([r.style for r in batch if r.style is not None]),
-        )
+        return self.run_batch(*stack(batch))
 
 
 def _groups(requests: Sequence[Request], largest: int) -> Iterator[list[int]]:

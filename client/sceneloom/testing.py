@@ -32,7 +32,7 @@ from sceneloom.errors import (
     RequestRejectedError,
     ServingError,
 )
-from sceneloom.instances import boundary_map
+from sceneloom.maps import boundary_map
 from sceneloom.transport import TRITON_DTYPES, ModelConfig, TensorSpec
 
 
@@ -106,7 +106,7 @@ class FakeTransport:
 
     def _inputs(self) -> dict[str, TensorSpec]:
         inputs = {INPUT_LABELS: TensorSpec(dtype="UINT8", dims=(-1, -1))}
-        if self.contract.boundaries or self.contract.style_channels:
+        if self.contract.wants_instances:
             inputs[INPUT_INSTANCES] = TensorSpec(dtype="INT32", dims=(-1, -1))
         if self.contract.style_channels:
             inputs[INPUT_STYLE] = TensorSpec(

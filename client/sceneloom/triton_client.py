@@ -24,6 +24,7 @@ from sceneloom.contract import (
 )
 from sceneloom.errors import ModelFailedError, ModelNotFoundError
 from sceneloom.maps import Image, InstanceMap, LabelMap, Style
+from sceneloom.request import tensors
 from sceneloom.synthesizer import Synthesizer
 from sceneloom.transport import ModelConfig, TensorSpec, Timeouts, Transport
 
@@ -98,10 +99,9 @@ class TritonSynthesizer(Synthesizer):
         Raises:
             ServingError: the server did not answer with pictures.
         """
-        feeds = {INPUT_LABELS: label_maps, INPUT_INSTANCES: instance_maps, INPUT_STYLE: styles}
         images = self._transport.infer(
             self.model,
-            {name: array for name, array in feeds.items() if array is not None},
+            tensors(label_maps, instance_maps, styles),
             OUTPUT_IMAGE,
             timeout=self.timeouts.infer,
         )
@@ -128,7 +128,7 @@ def _read_contract(config: ModelConfig, where: str) -> Contract:
             f"{where}: max_batch_size is {config.max_batch_size}; its tensors have no batch axis"
         )
     wanted = {INPUT_LABELS: TensorSpec(dtype="UINT8", dims=(-1, -1))}
-    if contract.boundaries or contract.style_channels:
+    if contract.wants_instances:
         wanted[INPUT_INSTANCES] = TensorSpec(dtype="INT32", dims=(-1, -1))
     if contract.style_channels:
         wanted[INPUT_STYLE] = TensorSpec(dtype="FP32", dims=(STYLE_ROWS, contract.style_channels))

@@ -30,8 +30,8 @@ import tyro
 
 from sceneloom import SceneLoomError, TritonSynthesizer, boundary_map, load_schema
 from sceneloom.errors import InputError
-from sceneloom.map_pairs import MapPair, find_pairs
 from sceneloom.maps import read_instance_map, read_label_map
+from sceneloom.pairing import MapPair, find_pairs
 from sceneloom.pictures import write_image
 from sceneloom.rendering import render
 from sceneloom.rendering.results import Failed

@@ -20,7 +20,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from sceneloom.artefacts import file_hash
 from sceneloom.contract import Contract
 from sceneloom.errors import (
     EngineError,
@@ -28,7 +27,8 @@ from sceneloom.errors import (
     ParityError,
     PlanRefusedError,
 )
-from sceneloom.json_text import parse_json
+from sceneloom.files import file_hash
+from sceneloom.text import parse_json
 from sceneloom.version import __version__
 from sceneloom_export.engine_timing import time_engine
 from sceneloom_export.tensorrt_build import build_plan, generation, norm_choices

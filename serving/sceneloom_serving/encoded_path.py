@@ -14,9 +14,9 @@ from sceneloom.contract import INPUT_INSTANCES, INPUT_LABELS, Contract
 from sceneloom.encoded import INPUT_UNKNOWN, read_format
 from sceneloom.errors import ImageReadError, ImageTooLargeError, InputError
 from sceneloom.maps import Image, read_instance_map, read_label_map
+from sceneloom.pictures import encode_picture
 from sceneloom.png import SIGNATURE
-from sceneloom.rendering.writing.formats import encode_picture
-from sceneloom.synthesizer import Request, prepare
+from sceneloom.request import Request, prepare
 
 _BYTES_PER_PIXEL = 8  # no map of ids takes more, packed or not
 _BYTES_OF_HEADERS = 1 << 20

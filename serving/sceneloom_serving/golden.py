@@ -17,7 +17,8 @@ import numpy.typing as npt
 from sceneloom.contract import precision_of
 from sceneloom.errors import ModelFailedError, ServerStartError
 from sceneloom.maps import Image, InstanceMap, LabelMap, Style
-from sceneloom.synthesizer import Request, Synthesizer
+from sceneloom.request import Request
+from sceneloom.synthesizer import Synthesizer
 
 GOLDEN_FILE = "golden.npz"
 BLOCK = 16

@@ -20,8 +20,7 @@ from sceneloom.contract import (
     STYLE_ROWS,
     Contract,
 )
-from sceneloom.errors import EngineError
-from sceneloom.extras import require
+from sceneloom.errors import EngineError, require
 from sceneloom.maps import Image, InstanceMap, LabelMap, Style
 from sceneloom.synthesizer import Synthesizer
 from sceneloom.text import one_line

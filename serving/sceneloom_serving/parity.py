@@ -18,7 +18,8 @@ import numpy.typing as npt
 
 from sceneloom.errors import ParityError
 from sceneloom.maps import Image
-from sceneloom.synthesizer import Request, Synthesizer
+from sceneloom.request import Request
+from sceneloom.synthesizer import Synthesizer
 
 Precision = Literal["fp32", "fp16", "bf16", "int8"]
 """What an engine computes its convolutions in."""

@@ -13,8 +13,7 @@ import numpy.typing as npt
 
 from sceneloom.errors import ServerStartError
 from sceneloom.maps import Image
-from sceneloom.padding import Padding
-from sceneloom.synthesizer import Request
+from sceneloom.request import Padding, Request
 
 REFERENCES_FILE = "references.npz"
 _FIELDS = ("label_map", "instance_map", "style", "picture")

@@ -16,10 +16,11 @@ import pytest
 from fake_triton import FakeTriton
 from tritonclient.grpc import service_pb2
 
-from sceneloom.connect import connect, random_inputs
+from sceneloom.connect import connect
 from sceneloom.contract import Contract
 from sceneloom.errors import InputError, QueueFullError, ServerUnavailableError
-from sceneloom.owned_names import SHARED_MEMORY
+from sceneloom.files import SHARED_MEMORY
+from sceneloom.request import random_inputs
 from sceneloom.schema import load_schema
 from sceneloom.testing import FakeTransport
 from sceneloom.transport import Timeouts
@@ -258,20 +259,3 @@ def test_nothing_listens() -> None:
     with pytest.raises(ServerUnavailableError):
         connect("127.0.0.1:1", timeouts=Timeouts(connect=5))
     assert our_regions() == []
-
-
-def test_random_inputs_fit_every_contract() -> None:
-    styled = dataclasses.replace(CONTRACT, style_channels=3)
-    sizes = dataclasses.replace(CONTRACT, sizes=((512, 1024), (64, 128), (1024, 2048)))
-    plain = dataclasses.replace(CONTRACT, boundaries=False)
-    for contract, shape, names in (
-        (styled, (1, 32, 32), {"label_map", "instance_map", "style"}),
-        (sizes, (1, 64, 128), {"label_map", "instance_map"}),
-        (plain, (1, 32, 32), {"label_map"}),
-    ):
-        inputs = random_inputs(contract)
-        assert inputs.keys() == names
-        assert inputs["label_map"].shape == shape
-        answer = FakeTransport(contract).infer("synthesis", inputs, "image", timeout=1)
-        assert answer.shape == (*shape, 3)
-    assert (random_inputs(plain)["label_map"] != random_inputs(plain)["label_map"]).any()

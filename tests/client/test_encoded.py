@@ -22,8 +22,7 @@ from sceneloom.errors import (
     ServerUnavailableError,
 )
 from sceneloom.link import LinkTimes, measure_link
-from sceneloom.maps import Image
-from sceneloom.png_maps import instance_map_png, label_map_png
+from sceneloom.maps import Image, instance_map_png, label_map_png
 from sceneloom.schema import load_schema
 from sceneloom.synthesizer import Synthesizer
 from sceneloom.transport import ModelConfig, TensorSpec

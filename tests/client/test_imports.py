@@ -159,7 +159,7 @@ def test_the_street_painter_needs_numpy_opencv_and_the_errors_alone() -> None:
     [
         "import sceneloom",
         "import sceneloom.testing, sceneloom.render_command",
-        "import sceneloom.style, sceneloom.style_choice",
+        "import sceneloom.style, sceneloom.style",
         "from sceneloom.cli import main; main(['--help'])",
         "from sceneloom.cli import main; main(['schemas'])",
         "from sceneloom.cli import main; main(['no-such-command'])",

@@ -26,13 +26,13 @@ from sceneloom.errors import (
     SizeError,
     UnknownLabelError,
 )
-from sceneloom.instances import boundary_map
-from sceneloom.map_pairs import find_pairs
-from sceneloom.padding import Padding
+from sceneloom.maps import boundary_map
+from sceneloom.pairing import find_pairs
 from sceneloom.pictures import write_image
 from sceneloom.rendering.results import Failed, Rendered
 from sceneloom.rendering.retry import RetryPolicy
 from sceneloom.rendering.settings import RenderSettings
+from sceneloom.request import Padding
 from sceneloom.schema import load_schema
 from sceneloom.synthesizer import Synthesizer
 from sceneloom.testing import FakeTransport

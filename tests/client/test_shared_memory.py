@@ -10,7 +10,7 @@ import sys
 import numpy as np
 import pytest
 
-from sceneloom.owned_names import SHARED_MEMORY, is_ownerless
+from sceneloom.files import SHARED_MEMORY, is_ownerless
 from sceneloom.shared_memory import (
     Region,
     is_ownerless_region,

@@ -19,10 +19,9 @@ from sceneloom.errors import (
     TooManyInstancesError,
     UnknownLabelError,
 )
-from sceneloom.instances import boundary_map
-from sceneloom.padding import Padding
+from sceneloom.maps import boundary_map
+from sceneloom.request import Padding, prepare
 from sceneloom.schema import load_schema
-from sceneloom.synthesizer import prepare
 from sceneloom.testing import FakeTransport
 from sceneloom.triton_client import TritonSynthesizer
 

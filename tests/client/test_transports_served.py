@@ -30,7 +30,7 @@ from sceneloom.errors import (
     ServerUnavailableError,
     ServingError,
 )
-from sceneloom.owned_names import SHARED_MEMORY
+from sceneloom.files import SHARED_MEMORY
 from sceneloom.transport import Transport
 from sceneloom.triton_client import TritonSynthesizer
 from sceneloom_bench.noop_server import NoopServer, noop_picture, write_model, write_noop_repository

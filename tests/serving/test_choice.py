@@ -17,9 +17,9 @@ import pytest
 from sceneloom.contract import Contract
 from sceneloom.errors import EngineError, ServerStartError
 from sceneloom.maps import Image, InstanceMap, LabelMap, Style
-from sceneloom.padding import Padding
+from sceneloom.request import Padding, Request
 from sceneloom.schema import load_schema
-from sceneloom.synthesizer import Request, Synthesizer
+from sceneloom.synthesizer import Synthesizer
 from sceneloom_serving.choice import (
     Known,
     choose_engine,

@@ -28,8 +28,8 @@ from sceneloom.errors import (
 )
 from sceneloom.grpc_transport import GrpcTransport
 from sceneloom.http_transport import HttpTransport
-from sceneloom.png_maps import instance_map_png, label_map_png
-from sceneloom.rendering.writing.formats import decode_picture, encode_picture
+from sceneloom.maps import instance_map_png, label_map_png
+from sceneloom.pictures import decode_picture, encode_picture
 from sceneloom.schema import load_schema
 from sceneloom.shared_memory_transport import SharedMemoryTransport
 from sceneloom_bench.noop_server import NoopServer, write_model

@@ -9,9 +9,9 @@ import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
-from sceneloom.artefacts import file_hash
 from sceneloom.contract import MODEL_NAME
-from sceneloom.extras import require
+from sceneloom.errors import require
+from sceneloom.files import file_hash
 from sceneloom_bench.reports.report import say
 from sceneloom_export.settings import ExportPrecision, ExportSettings, ServingSettings
 from sceneloom_export.tensorrt_settings import EngineSettings

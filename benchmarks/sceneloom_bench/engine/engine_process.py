@@ -15,7 +15,8 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 from sceneloom.errors import EngineError, SceneLoomError
-from sceneloom.synthesizer import Request, Synthesizer
+from sceneloom.request import Request
+from sceneloom.synthesizer import Synthesizer
 from sceneloom.text import one_line
 from sceneloom_bench.engine.aside import LONGEST
 from sceneloom_bench.engine.turns import Turn, Turns

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 
 from sceneloom import TritonSynthesizer
 from sceneloom.errors import EngineError, SceneLoomError
-from sceneloom.synthesizer import Request
+from sceneloom.request import Request
 from sceneloom_bench.engine.bundle import Bundle
 from sceneloom_bench.engine.contenders import SERVED, Contender
 from sceneloom_bench.engine.engine_process import EngineProcess

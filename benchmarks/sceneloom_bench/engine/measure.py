@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from sceneloom.errors import EngineError, SceneLoomError
-from sceneloom.synthesizer import Request
+from sceneloom.request import Request
 from sceneloom_bench.bench_inputs import bench_maps, inputs_hash
 from sceneloom_bench.engine.aside import Aside
 from sceneloom_bench.engine.bundle import Bundle, build_plan, choose_served, make_bundle

@@ -14,7 +14,8 @@ from typing import Any, Protocol
 import numpy as np
 
 from sceneloom.maps import Image
-from sceneloom.synthesizer import Request, Synthesizer
+from sceneloom.request import Request
+from sceneloom.synthesizer import Synthesizer
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from sceneloom.synthesizer import Request
+from sceneloom.request import Request
 from sceneloom_bench.load.answers import Load
 from sceneloom_bench.load.closed_loop import run_closed
 from sceneloom_bench.load.latencies import (

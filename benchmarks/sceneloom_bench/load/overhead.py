@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from sceneloom import TritonSynthesizer
-from sceneloom.synthesizer import Request
+from sceneloom.request import Request
 from sceneloom_bench.engine.engine_process import EngineProcess
 from sceneloom_bench.load.latencies import blocks_of
 from sceneloom_bench.reports.report import Figure, Measurement, say

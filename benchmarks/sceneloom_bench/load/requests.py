@@ -20,8 +20,8 @@ from sceneloom.encoded import ENCODED_MODEL, ENCODED_MODELS, EncodedClient, Enco
 from sceneloom.errors import InputError, ModelNotFoundError
 from sceneloom.grpc_transport import GrpcTransport
 from sceneloom.http_transport import HttpTransport
-from sceneloom.png_maps import instance_map_png, label_map_png
-from sceneloom.synthesizer import Request
+from sceneloom.maps import instance_map_png, label_map_png
+from sceneloom.request import Request
 from sceneloom.transport import Timeouts, Transport
 from sceneloom_bench.bench_inputs import batches
 from sceneloom_bench.load.answers import Send

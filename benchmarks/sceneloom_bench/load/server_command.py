@@ -24,7 +24,7 @@ from sceneloom import TritonSynthesizer
 from sceneloom.contract import MODEL_NAME
 from sceneloom.encoded import ENCODED_MODEL, EncodedFormat
 from sceneloom.errors import InputError
-from sceneloom.synthesizer import Request
+from sceneloom.request import Request
 from sceneloom.transport import MAX_SECONDS, Timeouts
 from sceneloom_bench.bench_inputs import bench_maps, inputs_hash
 from sceneloom_bench.load.driver import Driver, Length

@@ -18,7 +18,7 @@ from urllib.parse import quote
 
 from sceneloom.errors import SceneLoomError, ServerUnavailableError, ServingError
 from sceneloom.grpc_transport import channel_options
-from sceneloom.json_text import parse_json
+from sceneloom.text import parse_json
 from sceneloom.transport import map_triton_error, server_address
 from sceneloom_bench.reports.report import Figure
 

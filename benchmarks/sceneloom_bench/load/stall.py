@@ -22,7 +22,7 @@ import tyro
 
 from sceneloom import TritonSynthesizer
 from sceneloom.errors import InputError, SceneLoomError
-from sceneloom.synthesizer import Request
+from sceneloom.request import Request
 from sceneloom_bench.load.answers import Send
 from sceneloom_bench.load.requests import TensorConnection
 from sceneloom_bench.noop_server import NoopServer

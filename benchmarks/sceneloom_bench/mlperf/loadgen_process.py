@@ -23,10 +23,9 @@ from pathlib import Path
 from typing import Any
 
 from sceneloom.connect import TransportChoice
-from sceneloom.errors import ServingError
-from sceneloom.extras import require
-from sceneloom.json_text import parse_json
-from sceneloom.synthesizer import Request
+from sceneloom.errors import ServingError, require
+from sceneloom.request import Request
+from sceneloom.text import parse_json
 from sceneloom.transport import MAX_SECONDS, Timeouts
 from sceneloom.triton_client import TritonSynthesizer
 from sceneloom_bench.bench_inputs import bench_maps

@@ -19,9 +19,8 @@ from typing import Annotated
 import tyro
 
 from sceneloom.connect import TransportChoice
-from sceneloom.errors import InputError
-from sceneloom.extras import require
-from sceneloom.synthesizer import Request
+from sceneloom.errors import InputError, require
+from sceneloom.request import Request
 from sceneloom.transport import MAX_SECONDS, Timeouts, server_address
 from sceneloom.triton_client import TritonSynthesizer
 from sceneloom_bench.bench_inputs import bench_maps, inputs_hash

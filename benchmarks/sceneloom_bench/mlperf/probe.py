@@ -9,7 +9,8 @@ import statistics
 import time
 from collections.abc import Sequence
 
-from sceneloom.synthesizer import Request, Synthesizer
+from sceneloom.request import Request
+from sceneloom.synthesizer import Synthesizer
 from sceneloom_bench.bench_inputs import batches
 from sceneloom_bench.load.closed_loop import run_closed
 

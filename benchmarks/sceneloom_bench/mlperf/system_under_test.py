@@ -12,7 +12,8 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
-from sceneloom.synthesizer import Request, Synthesizer
+from sceneloom.request import Request
+from sceneloom.synthesizer import Synthesizer
 
 Complete = Callable[[Sequence[int]], None]
 """Told the ids of samples that are done."""

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from sceneloom.contract import INPUT_INSTANCES, INPUT_LABELS, INPUT_STYLE
-from sceneloom.synthesizer import Request
+from sceneloom.request import Request
 
 
 def write_inputs(maps: Sequence[Request], path: Path) -> Path:

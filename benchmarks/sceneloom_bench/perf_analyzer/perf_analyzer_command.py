@@ -21,7 +21,7 @@ from typing import Annotated
 import tyro
 
 from sceneloom import TritonSynthesizer
-from sceneloom.synthesizer import Request
+from sceneloom.request import Request
 from sceneloom.transport import Timeouts, server_address
 from sceneloom_bench.bench_inputs import bench_maps, inputs_hash
 from sceneloom_bench.load.driver import Driver, Length

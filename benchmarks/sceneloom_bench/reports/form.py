@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from sceneloom.extras import require
+from sceneloom.errors import require
 from sceneloom.text import one_line
 
 SCHEMA_FILE = Path(__file__).with_name("schema.json")

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from sceneloom.errors import InputError
-from sceneloom.json_text import parse_json
+from sceneloom.text import parse_json
 from sceneloom_bench.reports.form import check_form
 
 SCHEMA = "sceneloom-bench/1"

@@ -11,10 +11,10 @@ from concurrent.futures import ThreadPoolExecutor
 
 from sceneloom.errors import InputError
 from sceneloom.maps import Image
+from sceneloom.pictures import decode_picture
 from sceneloom.rendering.interfaces import Sink
 from sceneloom.rendering.manifest import Manifest, Row
 from sceneloom.rendering.run import Plan
-from sceneloom.rendering.writing.formats import decode_picture
 from sceneloom.text import counted
 
 _CHUNK = 64

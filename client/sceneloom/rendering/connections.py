@@ -6,13 +6,12 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Protocol
 
-import numpy as np
-
 from sceneloom.contract import Contract
-from sceneloom.maps import Image, InstanceMap, LabelMap
+from sceneloom.maps import Image
+from sceneloom.pictures import decode_picture, encode_picture
 from sceneloom.rendering.loading import Prepared
 from sceneloom.rendering.settings import RenderSettings
-from sceneloom.rendering.writing.formats import decode_picture, encode_picture
+from sceneloom.request import smallest_map
 from sceneloom.synthesizer import Synthesizer
 
 
@@ -141,14 +140,3 @@ def render_smallest(synthesizer: Synthesizer) -> None:
         ServingError: no picture came back.
     """
     synthesizer.synthesize(*smallest_map(synthesizer.contract))
-
-
-def smallest_map(contract: Contract) -> tuple[LabelMap, InstanceMap | None]:
-    """A map of one class and one instance, of the smallest size that a model takes.
-
-    Returns:
-        uint8 [H, W] and int32 [H, W], the second None where the model takes none.
-    """
-    size = min(contract.sizes or ((contract.min_side, contract.min_side),))
-    wants_instances = contract.boundaries or contract.style_channels > 0
-    return np.zeros(size, np.uint8), np.zeros(size, np.int32) if wants_instances else None

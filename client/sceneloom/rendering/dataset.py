@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from sceneloom.connect import TransportChoice
 from sceneloom.contract import MODEL_NAME, Contract
 from sceneloom.errors import InputError
+from sceneloom.pictures import check_format
 from sceneloom.rendering.connections import Connection, EngineConnection
 from sceneloom.rendering.interfaces import Source
 from sceneloom.rendering.manifest import FILE_NAME
@@ -21,7 +22,6 @@ from sceneloom.rendering.settings import RenderSettings
 from sceneloom.rendering.triton import PathChoice, Way, triton_address
 from sceneloom.rendering.watching.listener import Listener
 from sceneloom.rendering.window import AdaptiveWindow
-from sceneloom.rendering.writing.formats import check_format
 from sceneloom.rendering.writing.sinks import Container, ShardSettings, open_sink
 from sceneloom.transport import Timeouts, server_address
 
@@ -61,7 +61,7 @@ class Maps:
             str(self.place),
             labels=self.labels,
             instances=self.instances,
-            wants_instances=contract.boundaries or contract.style_channels > 0,
+            wants_instances=contract.wants_instances,
             training_ids=contract.schema.has_training_ids,
         )
         if output is not None and source.holds(output):

@@ -19,7 +19,7 @@ from sceneloom.rendering.interfaces import MapItem, Source
 from sceneloom.rendering.loading import Loader, Prepared
 from sceneloom.rendering.results import Failed
 from sceneloom.rendering.run import Plan
-from sceneloom.style_choice import style_chooser
+from sceneloom.style import style_chooser
 
 _CHUNK = 64
 _LISTED = 1000

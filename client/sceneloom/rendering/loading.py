@@ -15,8 +15,8 @@ from sceneloom.maps import Style, read_instance_map, read_label_map
 from sceneloom.png import SIGNATURE
 from sceneloom.rendering.interfaces import MapItem
 from sceneloom.rendering.settings import RenderSettings
-from sceneloom.style_choice import ChooseStyle, OneStyleFile
-from sceneloom.synthesizer import Request, prepare
+from sceneloom.request import Request, prepare
+from sceneloom.style import ChooseStyle, OneStyleFile
 
 _SLACK_BYTES = 1 << 20
 
@@ -74,7 +74,7 @@ class Loader:
         self._contract = contract
         self._settings = settings
         self._choose = choose
-        self._wants_instances = contract.boundaries or contract.style_channels > 0
+        self._wants_instances = contract.wants_instances
         self._lock = threading.Lock()
         self._loaded = self._prepared = 0
 

@@ -24,8 +24,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import quote
 
 from sceneloom.errors import InputError
-from sceneloom.held_place import HeldPlace, may_pass, reason_against
-from sceneloom.rendering.writing.parts import new_part, remove_part, sweep
+from sceneloom.files import HeldPlace, may_pass, new_part, reason_against, remove_part, sweep
 
 if TYPE_CHECKING:
     from typing_extensions import Self

@@ -7,7 +7,7 @@ from pathlib import PurePosixPath
 
 from sceneloom.contract import precision_of
 from sceneloom.maps import MAP_SUFFIXES, Image
-from sceneloom.padding import Padding
+from sceneloom.request import Padding
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

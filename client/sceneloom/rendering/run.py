@@ -19,8 +19,8 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 
 from sceneloom.contract import Contract, precision_of
+from sceneloom.errors import out_of_resources
 from sceneloom.file_tree import LeftOut
-from sceneloom.machine_limits import out_of_resources
 from sceneloom.rendering.connections import Connection
 from sceneloom.rendering.interfaces import Sink, Source
 from sceneloom.rendering.loading import Loader
@@ -31,7 +31,7 @@ from sceneloom.rendering.servers import Address, Server, Servers, request_thread
 from sceneloom.rendering.settings import RenderSettings
 from sceneloom.rendering.store import Store
 from sceneloom.rendering.watching.listener import Levels, Listener
-from sceneloom.style_choice import style_chooser
+from sceneloom.style import style_chooser
 
 if TYPE_CHECKING:
     from typing_extensions import Self

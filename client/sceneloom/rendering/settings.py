@@ -9,9 +9,9 @@ import os
 
 from sceneloom.errors import InputError
 from sceneloom.maps import DEFAULT_MAX_PIXELS, OnUnknown
+from sceneloom.pictures import FORMATS, Format
 from sceneloom.rendering.retry import RetryPolicy
-from sceneloom.rendering.writing.formats import FORMATS, Format
-from sceneloom.style_choice import StyleChoice
+from sceneloom.style import StyleChoice
 
 _MAX_IN_FLIGHT = 256
 _MAX_SECONDS = 7 * 86400

@@ -13,14 +13,14 @@ from collections.abc import Iterable, Sequence
 
 from sceneloom.contract import precision_of
 from sceneloom.errors import ServingError
-from sceneloom.held_place import may_pass
-from sceneloom.padding import Padding
+from sceneloom.files import may_pass
 from sceneloom.rendering.connections import Answer
 from sceneloom.rendering.interfaces import MapItem, Sink, Stored
 from sceneloom.rendering.loading import Loaded, Prepared
 from sceneloom.rendering.manifest import Manifest, Origin, Row
 from sceneloom.rendering.results import Failed, Rendered, Skipped
 from sceneloom.rendering.settings import RenderSettings
+from sceneloom.request import Padding
 
 
 def place_is_gone(error: OSError) -> bool:

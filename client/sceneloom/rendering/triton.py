@@ -18,19 +18,14 @@ from sceneloom.errors import (
     ServerUnavailableError,
 )
 from sceneloom.link import measure_link
+from sceneloom.maps import instance_map_png, label_map_png
 from sceneloom.png import SIGNATURE
-from sceneloom.png_maps import instance_map_png, label_map_png
-from sceneloom.rendering.connections import (
-    Answer,
-    Connection,
-    render_smallest,
-    send_raw,
-    smallest_map,
-)
+from sceneloom.rendering.connections import Answer, Connection, render_smallest, send_raw
 from sceneloom.rendering.loading import Prepared
 from sceneloom.rendering.servers import Address
 from sceneloom.rendering.settings import RenderSettings
 from sceneloom.rendering.window import AdaptiveWindow
+from sceneloom.request import smallest_map
 from sceneloom.transport import Timeouts
 from sceneloom.triton_client import TritonSynthesizer
 

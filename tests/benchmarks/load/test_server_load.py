@@ -19,7 +19,7 @@ from support import free_ports
 
 from sceneloom import TritonSynthesizer, cli
 from sceneloom.errors import InputError, SceneLoomError
-from sceneloom.synthesizer import Request
+from sceneloom.request import Request
 from sceneloom_bench.bench_inputs import bench_maps
 from sceneloom_bench.load.driver import Driver, Length
 from sceneloom_bench.load.highest_rate import PROBE, RESULT, find_highest_rate

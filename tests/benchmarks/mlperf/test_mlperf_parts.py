@@ -15,7 +15,7 @@ import pytest
 
 from sceneloom import TritonSynthesizer
 from sceneloom.errors import InputError, MissingDependencyError, QueueFullError
-from sceneloom.synthesizer import Request
+from sceneloom.request import Request
 from sceneloom.testing import FakeTransport
 from sceneloom_bench.bench_inputs import bench_maps
 from sceneloom_bench.mlperf.loadgen_process import Plan, longest

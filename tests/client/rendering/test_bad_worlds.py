@@ -21,12 +21,12 @@ from sceneloom.errors import (
     InputError,
     NotALabelMapError,
 )
+from sceneloom.pictures import decode_picture
 from sceneloom.png import SIGNATURE
 from sceneloom.rendering import render
 from sceneloom.rendering.manifest import FILE_NAME, Manifest
 from sceneloom.rendering.results import Failed, Rendered, Skipped
 from sceneloom.rendering.settings import RenderSettings
-from sceneloom.rendering.writing.formats import decode_picture
 from sceneloom.schema import load_schema
 from sceneloom.testing import FakeTransport
 from sceneloom.triton_client import TritonSynthesizer

@@ -24,6 +24,7 @@ from sceneloom.errors import (
     ServerUnavailableError,
     UnknownLabelError,
 )
+from sceneloom.pictures import decode_picture
 from sceneloom.rendering.cluster.block_feeder import BlockFeeder
 from sceneloom.rendering.cluster.block_queue import BlockQueue
 from sceneloom.rendering.cluster.block_worker import BlockWorker
@@ -35,7 +36,6 @@ from sceneloom.rendering.manifest import Manifest, Origin, Row
 from sceneloom.rendering.retry import RetryPolicy
 from sceneloom.rendering.settings import RenderSettings
 from sceneloom.rendering.store import Store
-from sceneloom.rendering.writing.formats import decode_picture
 from sceneloom.schema import load_schema
 from sceneloom.testing import FakeTransport
 from sceneloom.triton_client import TritonSynthesizer

@@ -17,8 +17,7 @@ from rendering_fakes import DictSink, ListSource, map_pair, png, street_maps
 
 from sceneloom.cli import main
 from sceneloom.contract import Contract
-from sceneloom.errors import OutOfResourcesError
-from sceneloom.machine_limits import out_of_resources
+from sceneloom.errors import OutOfResourcesError, out_of_resources
 from sceneloom.rendering.dataset import engine_address
 from sceneloom.rendering.interfaces import Stored
 from sceneloom.rendering.loading import Loader

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from sceneloom.errors import ImageReadError, ImageTooLargeError, InputError
-from sceneloom.rendering.writing.formats import FORMATS, Format, decode_picture, encode_picture
+from sceneloom.pictures import FORMATS, Format, decode_picture, encode_picture
 
 
 def smooth(height: int, width: int, seed: int = 0) -> Any:

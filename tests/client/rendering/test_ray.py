@@ -16,7 +16,7 @@ from map_sets import as_png, small_maps, write_folder
 
 from sceneloom.errors import InputError, MissingDependencyError, ServerUnavailableError
 from sceneloom.file_tree import describe
-from sceneloom.owned_names import SHARED_MEMORY
+from sceneloom.files import SHARED_MEMORY
 from sceneloom.rendering.cluster.ray_cluster import RaySettings, ray_started
 from sceneloom.rendering.cluster.ray_engine import RayRun
 from sceneloom.rendering.dataset import Maps, Pictures, TritonServers, make_plan

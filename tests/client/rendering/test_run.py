@@ -23,6 +23,7 @@ from sceneloom.errors import (
     RequestRejectedError,
     ServerUnavailableError,
 )
+from sceneloom.pictures import decode_picture
 from sceneloom.rendering import render
 from sceneloom.rendering.connections import Connection, EngineConnection
 from sceneloom.rendering.interfaces import MapItem
@@ -34,7 +35,6 @@ from sceneloom.rendering.servers import Address
 from sceneloom.rendering.settings import RenderSettings
 from sceneloom.rendering.watching.listener import Listener
 from sceneloom.rendering.window import AdaptiveWindow
-from sceneloom.rendering.writing.formats import decode_picture
 from sceneloom.schema import load_schema
 from sceneloom.testing import FakeTransport
 from sceneloom.triton_client import TritonSynthesizer

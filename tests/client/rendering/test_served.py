@@ -12,6 +12,7 @@ import pytest
 from map_sets import WRITERS, small_maps
 
 from sceneloom.errors import InputError, ModelNotFoundError
+from sceneloom.pictures import FORMATS
 from sceneloom.rendering.dataset import Maps, Pictures, TritonServers, make_plan
 from sceneloom.rendering.results import Rendered, Result
 from sceneloom.rendering.retry import RetryPolicy
@@ -19,7 +20,6 @@ from sceneloom.rendering.run import RenderRun
 from sceneloom.rendering.settings import RenderSettings
 from sceneloom.rendering.triton import Way
 from sceneloom.rendering.watching.listener import Listener
-from sceneloom.rendering.writing.formats import FORMATS
 from sceneloom.rendering.writing.sinks import Container, open_sink
 from sceneloom_bench.noop_server import NoopServer, write_noop_repository
 from sceneloom_export.encoded_models import write_encoded_models

@@ -22,8 +22,8 @@ from hypothesis import strategies as st
 from map_sets import add_to_tar
 
 from sceneloom.errors import InputError, MissingDependencyError
+from sceneloom.files import new_part, sweep
 from sceneloom.rendering.interfaces import Sink, Stored
-from sceneloom.rendering.writing.parts import new_part, sweep
 from sceneloom.rendering.writing.sinks import Container, ShardSettings, open_sink
 
 CONTAINERS: tuple[Container, ...] = get_args(Container)

@@ -23,9 +23,9 @@ from sceneloom.errors import (
     SceneLoomError,
     ServerUnavailableError,
     ServingError,
+    out_of_resources,
 )
 from sceneloom.file_tree import LeftOut
-from sceneloom.machine_limits import out_of_resources
 from sceneloom.rendering.cluster.blocks import (
     Answered,
     Given,
@@ -45,7 +45,7 @@ from sceneloom.rendering.settings import RenderSettings
 from sceneloom.rendering.store import Store, failure_row, picture_row
 from sceneloom.rendering.triton import Way
 from sceneloom.rendering.watching.listener import Levels, Listener
-from sceneloom.style_choice import style_chooser
+from sceneloom.style import style_chooser
 from sceneloom.text import counted
 
 _PAUSE = 1.0

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from sceneloom.errors import InputError, SceneLoomError
-from sceneloom.owned_names import SHARED_MEMORY
+from sceneloom.files import SHARED_MEMORY
 from sceneloom.rendering.settings import RenderSettings
 from sceneloom.shared_memory import sweep_regions
 

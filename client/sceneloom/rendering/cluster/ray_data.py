@@ -21,8 +21,7 @@ from ray.data import ActorPoolStrategy, DataContext, Datasource, ReadTask
 from ray.data.block import BlockMetadata
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from sceneloom.errors import SceneLoomError
-from sceneloom.machine_limits import out_of_resources
+from sceneloom.errors import SceneLoomError, out_of_resources
 from sceneloom.rendering.cluster.block_queue import BlockQueue
 from sceneloom.rendering.cluster.block_worker import BlockWorker
 from sceneloom.rendering.cluster.blocks import Answered, Given, Work

@@ -16,9 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sceneloom.contract import Contract
-from sceneloom.errors import InputError
-from sceneloom.extras import require
-from sceneloom.machine_limits import out_of_resources
+from sceneloom.errors import InputError, out_of_resources, require
 from sceneloom.rendering.cluster.block_feeder import BlockFeeder
 from sceneloom.rendering.cluster.blocks import Answered, Made, Outcome, Unchanged, Work
 from sceneloom.rendering.cluster.ray_cluster import RaySettings, most_actors, ray_started
@@ -31,7 +29,7 @@ from sceneloom.rendering.servers import Servers
 from sceneloom.rendering.store import Store, failure_row, place_is_gone
 from sceneloom.rendering.triton import Way
 from sceneloom.rendering.watching.listener import Levels
-from sceneloom.style_choice import style_chooser
+from sceneloom.style import style_chooser
 
 if TYPE_CHECKING:
     from sceneloom.rendering.cluster.ray_data import Stream

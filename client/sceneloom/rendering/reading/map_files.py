@@ -9,8 +9,7 @@ import dataclasses
 import stat
 
 from sceneloom.errors import ImageReadError, ImageTooLargeError, SceneLoomError
-from sceneloom.rendering.interfaces import MapItem
-from sceneloom.rendering.places import (
+from sceneloom.locations import (
     filesystem,
     last_part,
     local_path,
@@ -18,6 +17,7 @@ from sceneloom.rendering.places import (
     read_range,
     reason_of,
 )
+from sceneloom.rendering.interfaces import MapItem
 
 
 def check_size(name: str, size: int, max_bytes: int) -> None:

@@ -13,9 +13,8 @@ from collections import OrderedDict, deque
 from collections.abc import Iterator
 from typing import Any
 
-from sceneloom.errors import ImageReadError, ImageTooLargeError, OutOfResourcesError
-from sceneloom.extras import require
-from sceneloom.rendering.places import is_remote, local_path, open_binary, reason_of
+from sceneloom.errors import ImageReadError, ImageTooLargeError, OutOfResourcesError, require
+from sceneloom.locations import is_remote, local_path, open_binary, reason_of
 from sceneloom.text import counted, reason
 
 _KEPT_COLUMNS = 4  # of a process: two columns of two row groups

@@ -12,9 +12,9 @@ from typing import Any
 
 from sceneloom.errors import ImageReadError, InputError
 from sceneloom.file_tree import LeftOut
+from sceneloom.locations import lies_in, parent
 from sceneloom.rendering.interfaces import MapItem
 from sceneloom.rendering.keys import fault_of_key
-from sceneloom.rendering.places import lies_in, parent
 from sceneloom.rendering.reading.map_files import broken_item
 from sceneloom.rendering.reading.parquet_cells import open_parquet, read_cell
 from sceneloom.text import reason

@@ -13,9 +13,7 @@ from typing import Protocol
 
 from sceneloom.errors import InputError
 from sceneloom.file_tree import OTHER_KIND, LeftOut, split_hidden
-from sceneloom.rendering.interfaces import MapItem, Source
-from sceneloom.rendering.keys import shard_of
-from sceneloom.rendering.places import (
+from sceneloom.locations import (
     file_names,
     folder_names,
     is_folder,
@@ -24,6 +22,8 @@ from sceneloom.rendering.places import (
     parent,
     reason_of,
 )
+from sceneloom.rendering.interfaces import MapItem, Source
+from sceneloom.rendering.keys import shard_of
 from sceneloom.rendering.reading.folder_source import FolderSource
 from sceneloom.rendering.reading.parquet_source import ParquetSource
 from sceneloom.rendering.reading.tar_source import TarSource

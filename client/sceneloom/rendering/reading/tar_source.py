@@ -13,10 +13,10 @@ from collections.abc import Iterator, Sequence
 
 from sceneloom.errors import ImageReadError, InputError
 from sceneloom.file_tree import HIDDEN, NAMED, LeftOut, is_hidden
+from sceneloom.locations import last_part, lies_in, open_binary, parent, reason_of
 from sceneloom.maps import MAP_SUFFIXES
 from sceneloom.rendering.interfaces import MapFile, MapItem
 from sceneloom.rendering.keys import fault_of_key
-from sceneloom.rendering.places import last_part, lies_in, open_binary, parent, reason_of
 from sceneloom.rendering.reading.map_files import BrokenFile, FilePart, broken_item
 from sceneloom.rendering.reading.tar_members import Member, tar_members
 

@@ -6,10 +6,8 @@ from collections.abc import Callable, Hashable
 from pathlib import Path
 
 from sceneloom.errors import InputError
-from sceneloom.held_place import HeldPlace, gone, may_pass, reason_against
-from sceneloom.rendering.interfaces import Stored
-from sceneloom.rendering.keys import check_key, fault_of_key
-from sceneloom.rendering.places import (
+from sceneloom.files import HeldPlace, gone, may_pass, new_part, reason_against, sweep, write_whole
+from sceneloom.locations import (
     filesystem,
     is_file,
     is_remote,
@@ -20,8 +18,9 @@ from sceneloom.rendering.places import (
     put_remote,
     reason_of,
 )
-from sceneloom.rendering.writing.formats import Format
-from sceneloom.rendering.writing.parts import new_part, sweep, write_whole
+from sceneloom.pictures import Format
+from sceneloom.rendering.interfaces import Stored
+from sceneloom.rendering.keys import check_key, fault_of_key
 
 _MOST_FOLDERS = 10_000
 

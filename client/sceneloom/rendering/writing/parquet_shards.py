@@ -11,11 +11,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from sceneloom.errors import InputError
-from sceneloom.extras import require
+from sceneloom.errors import InputError, require
+from sceneloom.files import remove_part
+from sceneloom.pictures import Format
 from sceneloom.rendering.reading.parquet_cells import forget, open_parquet, read_cell
-from sceneloom.rendering.writing.formats import Format
-from sceneloom.rendering.writing.parts import remove_part
 from sceneloom.rendering.writing.tar_part import TarPart
 
 _MARK = {"sceneloom": "pictures"}

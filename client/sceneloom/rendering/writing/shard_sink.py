@@ -16,10 +16,8 @@ from pathlib import Path
 from typing import Protocol
 
 from sceneloom.errors import ImageReadError, InputError, SceneLoomError
-from sceneloom.held_place import HeldPlace, gone, may_pass
-from sceneloom.rendering.interfaces import Stored
-from sceneloom.rendering.keys import check_key
-from sceneloom.rendering.places import (
+from sceneloom.files import HeldPlace, gone, may_pass, new_part, publish, remove_part, sweep
+from sceneloom.locations import (
     file_names,
     filesystem,
     is_file,
@@ -30,8 +28,9 @@ from sceneloom.rendering.places import (
     put_remote,
     reason_of,
 )
+from sceneloom.rendering.interfaces import Stored
+from sceneloom.rendering.keys import check_key
 from sceneloom.rendering.writing.folder_sink import make_folder
-from sceneloom.rendering.writing.parts import new_part, publish, remove_part, sweep
 from sceneloom.rendering.writing.tar_part import TarPart
 
 _KEPT_LISTS = 4

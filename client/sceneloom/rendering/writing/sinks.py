@@ -11,10 +11,10 @@ import dataclasses
 from typing import Literal
 
 from sceneloom.errors import InputError
+from sceneloom.locations import filesystem, is_remote
+from sceneloom.pictures import Format
 from sceneloom.rendering.interfaces import Sink
-from sceneloom.rendering.places import filesystem, is_remote
 from sceneloom.rendering.writing.folder_sink import FolderSink
-from sceneloom.rendering.writing.formats import Format
 from sceneloom.rendering.writing.parquet_shards import ParquetShards
 from sceneloom.rendering.writing.shard_sink import ShardSink
 from sceneloom.rendering.writing.tar_shards import TarShards

@@ -9,7 +9,7 @@ import tarfile
 from pathlib import Path
 from typing import NamedTuple
 
-from sceneloom.rendering.writing.parts import remove_part
+from sceneloom.files import remove_part
 
 OWNER = "sceneloom"
 """Name of the owner of every member, by which our own shards are known."""

@@ -6,10 +6,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 from sceneloom.errors import ImageReadError, InputError
-from sceneloom.rendering.places import open_binary, read_range
+from sceneloom.files import remove_part
+from sceneloom.locations import open_binary, read_range
+from sceneloom.pictures import FORMATS, Format
 from sceneloom.rendering.reading.tar_members import Member, tar_members
-from sceneloom.rendering.writing.formats import FORMATS, Format
-from sceneloom.rendering.writing.parts import remove_part
 from sceneloom.rendering.writing.tar_part import OWNER, TarPart, padding, tar_header
 
 _CHUNK = 1 << 20

@@ -15,10 +15,9 @@ from typing import Any
 
 import numpy as np
 
-from sceneloom.errors import InputError
-from sceneloom.extras import require
+from sceneloom.errors import InputError, require
+from sceneloom.files import new_part, publish, remove_part
 from sceneloom.maps import Image
-from sceneloom.rendering.writing.parts import new_part, publish, remove_part
 
 # The first is in the wheels of PyAV; the others are for builds without it.
 _ENCODERS = ("libx264", "libopenh264", "mpeg4")

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from sceneloom.artefacts import file_hash, replace_folder
 from sceneloom.errors import ExportError
+from sceneloom.files import file_hash, replace_folder
 
 FILES = frozenset({"report.json", "data"})
 

@@ -1,13 +1,20 @@
-"""Padding by edge replication, and cropping back."""
+"""Padding by edge replication, cropping back; requests to try a model with."""
 
 from __future__ import annotations
+
+import dataclasses
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sceneloom.padding import Padding
+from sceneloom.contract import Contract
+from sceneloom.request import Padding, random_inputs
+from sceneloom.schema import load_schema
+from sceneloom.testing import FakeTransport
+
+CONTRACT = Contract(schema=load_schema("cityscapes"), boundaries=True, size_multiple=16)
 
 
 def test_pad_replicates_the_last_row_and_column() -> None:
@@ -37,3 +44,20 @@ def test_crop_undoes_pad(height: int, width: int, bottom: int, right: int) -> No
     padded = padding.pad(pixel_map)
     assert padded.shape == (height + bottom, width + right)
     assert np.array_equal(padding.crop(padded[..., None])[..., 0], pixel_map)
+
+
+def test_random_inputs_fit_every_contract() -> None:
+    styled = dataclasses.replace(CONTRACT, style_channels=3)
+    sizes = dataclasses.replace(CONTRACT, sizes=((512, 1024), (64, 128), (1024, 2048)))
+    plain = dataclasses.replace(CONTRACT, boundaries=False)
+    for contract, shape, names in (
+        (styled, (1, 32, 32), {"label_map", "instance_map", "style"}),
+        (sizes, (1, 64, 128), {"label_map", "instance_map"}),
+        (plain, (1, 32, 32), {"label_map"}),
+    ):
+        inputs = random_inputs(contract)
+        assert inputs.keys() == names
+        assert inputs["label_map"].shape == shape
+        answer = FakeTransport(contract).infer("synthesis", inputs, "image", timeout=1)
+        assert answer.shape == (*shape, 3)
+    assert (random_inputs(plain)["label_map"] != random_inputs(plain)["label_map"]).any()

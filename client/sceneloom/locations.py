@@ -13,8 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, cast
 
-from sceneloom.errors import InputError, MissingDependencyError
-from sceneloom.extras import require
+from sceneloom.errors import InputError, MissingDependencyError, require
 from sceneloom.file_tree import LeftOut, list_files, split_hidden
 
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
