@@ -10,8 +10,8 @@ from tritonclient.grpc import InferenceServerClient
 from tritonclient.utils import InferenceServerException
 
 from sceneloom.errors import ServingError
-from sceneloom.grpc_transport import channel_options
-from sceneloom.transport import map_triton_error, server_address
+from sceneloom.triton.grpc_transport import channel_options
+from sceneloom.triton.transport import map_triton_error, server_address
 from sceneloom_bench.load.server_statistics import STARTED_ANEW
 
 _BETWEEN_READINGS = 0.05

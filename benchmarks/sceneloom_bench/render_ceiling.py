@@ -26,7 +26,6 @@ from typing import Annotated, Any
 import numpy as np
 import tyro
 
-from sceneloom.connect import TransportChoice
 from sceneloom.errors import SceneLoomError
 from sceneloom.maps import instance_map_png, label_map_png, read_instance_map, read_label_map
 from sceneloom.pictures import Format, encode_picture
@@ -36,7 +35,7 @@ from sceneloom.rendering.run import RenderRun
 from sceneloom.rendering.settings import RenderSettings
 from sceneloom.rendering.triton import Way
 from sceneloom.request import prepare
-from sceneloom.triton_client import TritonSynthesizer
+from sceneloom.triton.client import TransportChoice, TritonSynthesizer
 from sceneloom_bench.noop_server import NOOP_CONTRACT, NoopServer, write_noop_repository
 from sceneloom_serving.machine import describe_machine
 from sceneloom_streets import draw_street

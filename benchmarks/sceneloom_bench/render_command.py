@@ -21,7 +21,6 @@ from typing import Annotated, Any
 import tyro
 
 from sceneloom import TritonSynthesizer
-from sceneloom.connect import TransportChoice
 from sceneloom.contract import Contract
 from sceneloom.errors import ServingError
 from sceneloom.maps import instance_map_png, label_map_png
@@ -32,6 +31,7 @@ from sceneloom.rendering.run import RenderRun
 from sceneloom.rendering.settings import RenderSettings
 from sceneloom.rendering.triton import Way
 from sceneloom.request import Request
+from sceneloom.triton.client import TransportChoice
 from sceneloom_bench.bench_inputs import bench_maps, inputs_hash
 from sceneloom_bench.busy_server import BusyTime
 from sceneloom_bench.load.server_statistics import ServerView, check_cache

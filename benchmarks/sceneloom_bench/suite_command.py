@@ -22,7 +22,7 @@ from typing import Annotated
 import tyro
 
 from sceneloom.errors import InputError
-from sceneloom.transport import MAX_SECONDS
+from sceneloom.triton.transport import MAX_SECONDS
 from sceneloom_bench.commands import CHECKOUT
 from sceneloom_bench.load.highest_rate import P99_REQUESTS
 from sceneloom_bench.perf_analyzer.binary import find_perf_analyzer

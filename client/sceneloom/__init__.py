@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from sceneloom.maps import boundary_map, read_instance_map, read_label_map
     from sceneloom.schema import LabelSchema, load_schema
     from sceneloom.synthesizer import Synthesizer
-    from sceneloom.triton_client import TritonSynthesizer
+    from sceneloom.triton.client import TritonSynthesizer, connect
 
 _MODULES = {
     "Contract": "contract",
@@ -26,8 +26,9 @@ _MODULES = {
     "SceneLoomError": "errors",
     "ServingError": "errors",
     "Synthesizer": "synthesizer",
-    "TritonSynthesizer": "triton_client",
-    "boundary_map": "instances",
+    "TritonSynthesizer": "triton.client",
+    "boundary_map": "maps",
+    "connect": "triton.client",
     "load_schema": "schema",
     "read_instance_map": "maps",
     "read_label_map": "maps",
@@ -44,6 +45,7 @@ __all__ = [
     "TritonSynthesizer",
     "__version__",
     "boundary_map",
+    "connect",
     "load_schema",
     "read_instance_map",
     "read_label_map",

@@ -35,7 +35,7 @@
 
 Foreign errors are mapped to this family in one place each: decoders of maps in `sceneloom.maps`, of
 pictures in `sceneloom.pictures`; a server's answers, over gRPC and HTTP, in
-`sceneloom.transport`. Places that cannot be read or written are OSErrors, remote ones too
+`sceneloom.triton.transport`. Places that cannot be read or written are OSErrors, remote ones too
 (`sceneloom.locations`).
 """
 

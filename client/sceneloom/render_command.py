@@ -18,7 +18,6 @@ from typing import Annotated, Any, Literal
 
 from tyro.conf import OmitArgPrefixes, Positional, arg
 
-from sceneloom.connect import TransportChoice
 from sceneloom.contract import MODEL_NAME
 from sceneloom.errors import (
     InputError,
@@ -38,21 +37,21 @@ from sceneloom.rendering.dataset import (
     make_plan,
     shards_of_manifests,
 )
-from sceneloom.rendering.dry_run import dry_run
+from sceneloom.rendering.dry_run import dry_run, report_check, report_dry_run
 from sceneloom.rendering.results import Failed
 from sceneloom.rendering.run import Plan, RenderRun, Run
-from sceneloom.rendering.settings import RenderSettings
+from sceneloom.rendering.settings import Container, RenderSettings, ShardSettings
 from sceneloom.rendering.store import place_is_gone
 from sceneloom.rendering.triton import PathChoice, Way
 from sceneloom.rendering.watching.listener import Levels, Listener
 from sceneloom.rendering.watching.log_lines import LogLines
 from sceneloom.rendering.watching.metrics import Metrics, serve_metrics
 from sceneloom.rendering.watching.progress import ProgressBar
-from sceneloom.rendering.watching.summary import Tally, report_check, report_dry_run
-from sceneloom.rendering.writing.sinks import Container, ShardSettings
+from sceneloom.rendering.watching.summary import Tally
 from sceneloom.rendering.writing.video import check_video, write_video
 from sceneloom.text import printable
-from sceneloom.transport import Timeouts
+from sceneloom.triton.client import TransportChoice
+from sceneloom.triton.transport import Timeouts
 
 SERVER_GONE, PLACE_GONE = 3, 4
 _GOES_ON = "the same command goes on where it was"

@@ -33,7 +33,7 @@ from sceneloom.errors import (
     ServingError,
 )
 from sceneloom.maps import boundary_map
-from sceneloom.transport import TRITON_DTYPES, ModelConfig, TensorSpec
+from sceneloom.triton.transport import TRITON_DTYPES, ModelConfig, TensorSpec
 
 
 class FakeTransport:

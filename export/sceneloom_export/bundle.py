@@ -36,11 +36,11 @@ import onnx
 from torch import nn
 
 from sceneloom.contract import DIFFERENCE_PARAMETER, FAST_PARAMETER, MODEL_NAME, Contract
-from sceneloom.encoded import ENCODED_MODELS
 from sceneloom.errors import ExportError, ParityError, SizeError
 from sceneloom.files import file_hash, replace_folder
 from sceneloom.request import Request
 from sceneloom.text import counted
+from sceneloom.triton.encoded import ENCODED_MODELS
 from sceneloom.version import __version__
 from sceneloom_export.accurate_norms import write_accurate_norms
 from sceneloom_export.encoded_models import write_encoded_models

@@ -16,15 +16,14 @@ import pytest
 from fake_triton import FakeTriton
 from tritonclient.grpc import service_pb2
 
-from sceneloom.connect import connect
 from sceneloom.contract import Contract
 from sceneloom.errors import InputError, QueueFullError, ServerUnavailableError
 from sceneloom.files import SHARED_MEMORY
 from sceneloom.request import random_inputs
 from sceneloom.schema import load_schema
 from sceneloom.testing import FakeTransport
-from sceneloom.transport import Timeouts
-from sceneloom.triton_client import TritonSynthesizer
+from sceneloom.triton.client import TritonSynthesizer, connect
+from sceneloom.triton.transport import Timeouts
 
 if TYPE_CHECKING:
     from conftest import Start

@@ -12,7 +12,6 @@ import numpy.typing as npt
 import pytest
 
 from sceneloom.contract import PARAMETER, Contract
-from sceneloom.encoded import ENCODED_MODEL, EncodedClient, format_words, read_format
 from sceneloom.errors import (
     InputError,
     MissingInputError,
@@ -21,11 +20,18 @@ from sceneloom.errors import (
     SchemaError,
     ServerUnavailableError,
 )
-from sceneloom.link import LinkTimes, measure_link
 from sceneloom.maps import Image, instance_map_png, label_map_png
 from sceneloom.schema import load_schema
 from sceneloom.synthesizer import Synthesizer
-from sceneloom.transport import ModelConfig, TensorSpec
+from sceneloom.triton.encoded import (
+    ENCODED_MODEL,
+    EncodedClient,
+    LinkTimes,
+    format_words,
+    measure_link,
+    read_format,
+)
+from sceneloom.triton.transport import ModelConfig, TensorSpec
 
 PLAIN = Contract(schema=load_schema("helen"), boundaries=False, size_multiple=8)
 STREETS = Contract(schema=load_schema("cityscapes"), boundaries=True, size_multiple=8)

@@ -7,10 +7,9 @@ from fake_triton import Running
 
 from sceneloom.contract import Contract
 from sceneloom.errors import ServerUnavailableError
-from sceneloom.grpc_proxy import is_loopback, proxy_words
-from sceneloom.grpc_transport import GrpcTransport
 from sceneloom.schema import load_schema
-from sceneloom.triton_client import TritonSynthesizer
+from sceneloom.triton.client import TritonSynthesizer
+from sceneloom.triton.grpc_transport import GrpcTransport, is_loopback, proxy_words
 
 CONTRACT = Contract(schema=load_schema("cityscapes"), boundaries=False, size_multiple=8)
 

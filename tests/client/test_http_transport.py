@@ -21,7 +21,7 @@ from sceneloom.errors import (
     ServerUnavailableError,
     ServingError,
 )
-from sceneloom.http_transport import HttpTransport
+from sceneloom.triton.http_transport import HttpTransport
 
 INPUTS = {"a": np.arange(6, dtype=np.uint8).reshape(1, 2, 3), "b": np.array([[-1]], np.int32)}
 

@@ -36,7 +36,7 @@ from sceneloom.request import Padding
 from sceneloom.schema import load_schema
 from sceneloom.synthesizer import Synthesizer
 from sceneloom.testing import FakeTransport
-from sceneloom.triton_client import TritonSynthesizer
+from sceneloom.triton.client import TritonSynthesizer
 
 CITYSCAPES = load_schema("cityscapes")
 CONTRACT = Contract(schema=CITYSCAPES, boundaries=True, size_multiple=16)

@@ -24,7 +24,7 @@ from sceneloom.rendering.settings import RenderSettings
 from sceneloom.schema import load_schema
 from sceneloom.style import StyleFile, styles_by_seed, write_styles
 from sceneloom.testing import FakeTransport
-from sceneloom.triton_client import TritonSynthesizer
+from sceneloom.triton.client import TritonSynthesizer
 
 if TYPE_CHECKING:
     from conftest import Start

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from sceneloom.files import SHARED_MEMORY, is_ownerless
-from sceneloom.shared_memory import (
+from sceneloom.triton.shared_memory import (
     Region,
     is_ownerless_region,
     new_region_prefix,
@@ -20,7 +20,7 @@ from sceneloom.shared_memory import (
 
 MAKE = """
 import os, sys, time
-from sceneloom.shared_memory import Region, new_region_prefix
+from sceneloom.triton.shared_memory import Region, new_region_prefix
 region = Region(new_region_prefix() + "1", 10)
 print(region.name, flush=True)
 """

@@ -23,7 +23,7 @@ from sceneloom.maps import boundary_map
 from sceneloom.request import Padding, prepare
 from sceneloom.schema import load_schema
 from sceneloom.testing import FakeTransport
-from sceneloom.triton_client import TritonSynthesizer
+from sceneloom.triton.client import TritonSynthesizer
 
 CITYSCAPES = load_schema("cityscapes")
 PLAIN = Contract(schema=CITYSCAPES, boundaries=False, size_multiple=8)

@@ -22,16 +22,16 @@ from sceneloom.errors import (
     ServerUnavailableError,
     ServingError,
 )
-from sceneloom.grpc_transport import GrpcTransport
-from sceneloom.http_transport import HttpTransport
-from sceneloom.transport import (
+from sceneloom.triton.client import TritonSynthesizer
+from sceneloom.triton.grpc_transport import GrpcTransport
+from sceneloom.triton.http_transport import HttpTransport
+from sceneloom.triton.transport import (
     Timeouts,
     map_triton_error,
     served_version,
     server_address,
     status_of_http,
 )
-from sceneloom.triton_client import TritonSynthesizer
 
 STOPPING = "Request for unknown model: 'synthesis' has no available versions"
 

@@ -21,7 +21,6 @@ import numpy.typing as npt
 import pytest
 from tritonclient.grpc import InferenceServerClient, model_config_pb2
 
-from sceneloom.connect import connect
 from sceneloom.errors import (
     DeadlineExceededError,
     ModelNotFoundError,
@@ -31,8 +30,8 @@ from sceneloom.errors import (
     ServingError,
 )
 from sceneloom.files import SHARED_MEMORY
-from sceneloom.transport import Transport
-from sceneloom.triton_client import TritonSynthesizer
+from sceneloom.triton.client import TritonSynthesizer, connect
+from sceneloom.triton.transport import Transport
 from sceneloom_bench.noop_server import NoopServer, noop_picture, write_model, write_noop_repository
 
 pytestmark = pytest.mark.triton
@@ -352,7 +351,7 @@ def test_a_server_that_was_started_again_gets_the_regions_again(slow_server: Noo
 CLIENT = """
 import sys, time
 import numpy as np
-from sceneloom.connect import connect
+from sceneloom.triton.client import connect
 transport = connect(sys.argv[1])
 inputs = {"label_map": np.zeros((1, 64, 64), np.uint8),
           "instance_map": np.zeros((1, 64, 64), np.int32)}

@@ -23,8 +23,8 @@ from sceneloom.errors import (
 )
 from sceneloom.schema import load_schema
 from sceneloom.testing import FakeTransport
-from sceneloom.transport import ModelConfig, TensorSpec, Timeouts
-from sceneloom.triton_client import TritonSynthesizer
+from sceneloom.triton.client import TritonSynthesizer
+from sceneloom.triton.transport import ModelConfig, TensorSpec, Timeouts
 
 CONTRACT = Contract(schema=load_schema("cityscapes"), boundaries=True, size_multiple=16)
 STYLED = dataclasses.replace(CONTRACT, style_channels=3)

@@ -22,10 +22,10 @@ import tyro
 
 from sceneloom import TritonSynthesizer
 from sceneloom.contract import MODEL_NAME
-from sceneloom.encoded import ENCODED_MODEL, EncodedFormat
 from sceneloom.errors import InputError
 from sceneloom.request import Request
-from sceneloom.transport import MAX_SECONDS, Timeouts
+from sceneloom.triton.encoded import ENCODED_MODEL, EncodedFormat
+from sceneloom.triton.transport import MAX_SECONDS, Timeouts
 from sceneloom_bench.bench_inputs import bench_maps, inputs_hash
 from sceneloom_bench.load.driver import Driver, Length
 from sceneloom_bench.load.highest_rate import P99_REQUESTS, RESULT, find_highest_rate

@@ -22,12 +22,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from sceneloom.connect import TransportChoice
 from sceneloom.errors import ServingError, require
 from sceneloom.request import Request
 from sceneloom.text import parse_json
-from sceneloom.transport import MAX_SECONDS, Timeouts
-from sceneloom.triton_client import TritonSynthesizer
+from sceneloom.triton.client import TransportChoice, TritonSynthesizer
+from sceneloom.triton.transport import MAX_SECONDS, Timeouts
 from sceneloom_bench.bench_inputs import bench_maps
 from sceneloom_bench.mlperf.rules import Scenario
 from sceneloom_bench.mlperf.summary import Summary, parse_summary

@@ -18,11 +18,10 @@ from typing import Annotated
 
 import tyro
 
-from sceneloom.connect import TransportChoice
 from sceneloom.errors import InputError, require
 from sceneloom.request import Request
-from sceneloom.transport import MAX_SECONDS, Timeouts, server_address
-from sceneloom.triton_client import TritonSynthesizer
+from sceneloom.triton.client import TransportChoice, TritonSynthesizer
+from sceneloom.triton.transport import MAX_SECONDS, Timeouts, server_address
 from sceneloom_bench.bench_inputs import bench_maps, inputs_hash
 from sceneloom_bench.load.server_statistics import ServerView, check_cache
 from sceneloom_bench.mlperf.loadgen_process import Plan, run_loadgen

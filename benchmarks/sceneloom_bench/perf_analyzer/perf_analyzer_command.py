@@ -22,7 +22,7 @@ import tyro
 
 from sceneloom import TritonSynthesizer
 from sceneloom.request import Request
-from sceneloom.transport import Timeouts, server_address
+from sceneloom.triton.transport import Timeouts, server_address
 from sceneloom_bench.bench_inputs import bench_maps, inputs_hash
 from sceneloom_bench.load.driver import Driver, Length
 from sceneloom_bench.load.requests import Connection, close_all, open_connections

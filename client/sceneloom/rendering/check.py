@@ -17,7 +17,7 @@ from sceneloom.rendering.manifest import Manifest, Row
 from sceneloom.rendering.run import Plan
 from sceneloom.text import counted
 
-_CHUNK = 64
+_PICTURES_AT_ONCE = 64
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -61,7 +61,7 @@ def check_pictures(rows: Iterable[tuple[Row, Sink]], *, threads: int) -> Iterato
 
     pairs = iter(rows)
     with ThreadPoolExecutor(threads) as pool:
-        while chunk := list(itertools.islice(pairs, _CHUNK)):
+        while chunk := list(itertools.islice(pairs, _PICTURES_AT_ONCE)):
             yield from pool.map(check, chunk)
 
 

@@ -6,24 +6,30 @@ import dataclasses
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
-from sceneloom.connect import TransportChoice
 from sceneloom.contract import MODEL_NAME, Contract
-from sceneloom.errors import InputError
+from sceneloom.errors import (
+    InputError,
+)
 from sceneloom.pictures import check_format
-from sceneloom.rendering.connections import Connection, EngineConnection
+from sceneloom.rendering.connections import (
+    Connection,
+    EngineConnection,
+)
 from sceneloom.rendering.interfaces import Source
 from sceneloom.rendering.manifest import FILE_NAME
 from sceneloom.rendering.reading.sources import DataSet, ShardedSource, open_source
 from sceneloom.rendering.run import Plan
 from sceneloom.rendering.servers import Address
-from sceneloom.rendering.settings import RenderSettings
-from sceneloom.rendering.triton import PathChoice, Way, triton_address
+from sceneloom.rendering.settings import Container, RenderSettings, ShardSettings
+from sceneloom.rendering.triton import PathChoice, TritonConnection, Way
 from sceneloom.rendering.watching.listener import Listener
 from sceneloom.rendering.window import AdaptiveWindow
-from sceneloom.rendering.writing.sinks import Container, ShardSettings, open_sink
-from sceneloom.transport import Timeouts, server_address
+from sceneloom.rendering.writing.sinks import open_sink
+from sceneloom.triton.client import TransportChoice, TritonSynthesizer
+from sceneloom.triton.encoded import EncodedFormat
+from sceneloom.triton.transport import Timeouts, server_address
 
 if TYPE_CHECKING:
     from sceneloom.synthesizer import Synthesizer
@@ -264,3 +270,51 @@ def make_plan(
         manifest=pictures.manifest_path(part),
         listeners=listeners,
     )
+
+
+def triton_address(
+    url: str,
+    settings: RenderSettings,
+    way: Way,
+    *,
+    model: str = MODEL_NAME,
+    timeouts: Timeouts | None = None,
+    transport: TransportChoice = "auto",
+    path: PathChoice = "auto",
+) -> Address:
+    """A Triton server as a run connects to it.
+
+    Args:
+        url: of its gRPC or HTTP port.
+        settings: of the run.
+        way: of the run, shared by its servers.
+        model: name of the model.
+        timeouts: how long to wait.
+        transport: how tensors travel.
+        path: raw, encoded, or what the link makes the faster one.
+
+    Raises:
+        InputError: the encoded path cannot give this format.
+    """
+    if path == "encoded":
+        if settings.format not in get_args(EncodedFormat):
+            raise InputError(
+                f"the encoded path does not give {settings.format}; it gives "
+                f"{', '.join(get_args(EncodedFormat))}"
+            )
+        way.encoded, way.why = True, "encoded: as asked"
+    elif path == "raw":
+        way.why = "raw: as asked"
+
+    def connect() -> TritonConnection:
+        synthesizer = TritonSynthesizer(url, model=model, timeouts=timeouts, transport=transport)
+        try:
+            return TritonConnection(synthesizer, settings, way, path)
+        except BaseException:
+            synthesizer.close()
+            raise
+
+    def window(connection: Connection) -> AdaptiveWindow:
+        return AdaptiveWindow(largest=settings.most_in_flight, fixed=settings.in_flight)
+
+    return Address(name=url, connect=connect, window=window)

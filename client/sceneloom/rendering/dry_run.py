@@ -4,25 +4,32 @@ time.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import itertools
+import sys
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
-from sceneloom.errors import SceneLoomError
-from sceneloom.file_tree import LeftOut
+from sceneloom.errors import InputError, SceneLoomError
+from sceneloom.file_tree import LeftOut, describe
+from sceneloom.rendering.check import Damage, check_pictures, merged_rows
 from sceneloom.rendering.connections import Connection
 from sceneloom.rendering.interfaces import MapItem, Source
 from sceneloom.rendering.loading import Loader, Prepared
+from sceneloom.rendering.manifest import LISTING, Manifest, write_listing
 from sceneloom.rendering.results import Failed
 from sceneloom.rendering.run import Plan
+from sceneloom.rendering.watching.summary import list_failures
 from sceneloom.style import style_chooser
+from sceneloom.text import counted, printable
 
 _CHUNK = 64
-_LISTED = 1000
+_KEPT_FAILURES = 1000
+_PRINTED = 20
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -101,7 +108,7 @@ class _Seen:
     def add(self, item: MapItem, found: tuple[tuple[int, int], bool] | Failed) -> None:
         if isinstance(found, Failed):
             self.problems[type(found.error).__name__] += 1
-            if len(self.failed) < _LISTED:
+            if len(self.failed) < _KEPT_FAILURES:
                 self.failed.append(found)
             return
         size, padded = found
@@ -134,3 +141,74 @@ def _probe(connection: Connection, plan: Plan, prepared: Prepared) -> float:
     start = time.perf_counter()
     connection.send([prepared])[0].encode(plan.settings)
     return time.perf_counter() - start
+
+
+def _have(count: int) -> str:
+    return "has" if count == 1 else "have"
+
+
+def report_dry_run(found: DryRun) -> int:
+    """Print what a dry run found; returns the exit code."""
+    print(f"{counted(found.maps, 'map')}, of which {sum(found.sizes.values())} can be rendered")
+    for (height, width), count in sorted(found.sizes.items(), key=lambda item: -item[1])[:_PRINTED]:
+        print(f"  {count} of {width}x{height} (width x height)")
+    if found.padded:
+        print(f"{found.padded} would be padded to the model's next size and cropped back")
+    for kind, count in sorted(found.problems.items()):
+        print(f"  {count} {kind}")
+    for line in describe(found.left_out):
+        print(line)
+    list_failures(found.failed[:_PRINTED], Counter(found.problems))
+    if found.seconds is not None:
+        print(
+            f"one picture takes {found.seconds_per_picture:.3f} s; one after the other, all would "
+            f"take {found.seconds:.0f} s, with several in flight less"
+        )
+    return 1 if found.problems else 0
+
+
+def report_check(plans: Sequence[Plan]) -> int:
+    """Check the pictures of a place and print what is damaged; returns the exit code.
+
+    The rows of several manifests are left beside them as one listing, ``manifest.jsonl``.
+
+    Args:
+        plans: of the runs that made them: one, or one for each part of a data set.
+
+    Raises:
+        InputError: there is no manifest, or it knows no map.
+        OSError: the listing cannot be written.
+    """
+    good, failed, damaged = 0, 0, 0
+    with contextlib.ExitStack() as opened:
+        manifests = []
+        for plan in plans:
+            assert plan.manifest is not None
+            assert plan.sink is not None
+            manifests.append(
+                (opened.enter_context(Manifest(plan.manifest, to_read=True)), plan.sink)
+            )
+        threads = plans[0].settings.threads
+        for found in check_pictures(merged_rows(manifests), threads=threads):
+            if isinstance(found, Damage):
+                damaged += 1
+                if damaged <= _PRINTED:
+                    print(f"damaged: {printable(found.reason)}", file=sys.stderr)
+            elif found.status == "done":
+                good += 1
+            else:
+                failed += 1
+        listing = manifests[0][0].path.with_name(LISTING)
+        if len(manifests) > 1:
+            write_listing((row for row, _ in merged_rows(manifests)), listing)
+    if not good + damaged + failed:
+        place = printable(manifests[0][0].path)
+        raise InputError(f"{place}: knows no map; nothing was rendered with it")
+    print(
+        f"{counted(good, 'picture')} {'is as it was' if good == 1 else 'are as they were'} "
+        f"written, {damaged} {'is' if damaged == 1 else 'are'} not"
+        + (f"; {counted(failed, 'map')} {_have(failed)} no picture" if failed else "")
+    )
+    if len(manifests) > 1:
+        print(f"{counted(len(manifests), 'manifest')}, as one: {printable(listing)}")
+    return 1 if damaged or failed else 0

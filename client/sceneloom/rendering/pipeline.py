@@ -20,12 +20,12 @@ from sceneloom.rendering.connections import Answer, Connection
 from sceneloom.rendering.interfaces import MapItem, Source
 from sceneloom.rendering.loading import Loaded, Loader, Prepared
 from sceneloom.rendering.results import Failed, Picture, Rendered, Result, Skipped
-from sceneloom.rendering.retry import RetryBudget
 from sceneloom.rendering.servers import Servers
 from sceneloom.rendering.settings import RenderSettings
 from sceneloom.rendering.shelf import Shelf
 from sceneloom.rendering.store import Store, place_is_gone
 from sceneloom.rendering.watching.listener import Levels, Listener
+from sceneloom.rendering.window import RetryBudget
 
 _CHUNK = 16
 _SHELF_BYTES = 128 << 20

@@ -70,37 +70,3 @@ class RetryPolicy:
         """Seconds to wait after this many failures, drawn anew each time."""
         longest = self.first_wait * 2.0 ** min(failures - 1, _EXPONENT_LIMIT)
         return random.uniform(0, min(longest, self.longest_wait))
-
-
-class RetryBudget:
-    """How many retries the run may still send: each request earns a part of one, and time earns one
-    a second, so that a run never stands still for want of budget.
-    """
-
-    def __init__(self, earned: float, *, most: float = 100.0, per_second: float = 1.0) -> None:
-        """Begin with some retries in hand.
-
-        Args:
-            earned: retries that each first request earns.
-            most: that can be in hand.
-            per_second: earned by time.
-        """
-        self._earned, self._most, self._per_second = earned, most, per_second
-        self._left = min(10.0, most)
-        self._seen: float | None = None
-
-    def earn(self) -> None:
-        """Report a first request."""
-        self._left = min(self._most, self._left + self._earned)
-
-    def spend(self, now: float) -> float:
-        """Take a retry; returns the seconds to wait until it is paid for.
-
-        Args:
-            now: a clock's reading, in seconds.
-        """
-        if self._seen is not None:
-            self._left = min(self._most, self._left + (now - self._seen) * self._per_second)
-        self._seen = now
-        self._left -= 1
-        return max(0.0, -self._left / self._per_second)

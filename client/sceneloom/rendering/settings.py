@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import json
 import os
+from typing import Literal
 
 from sceneloom.errors import InputError
 from sceneloom.maps import DEFAULT_MAX_PIXELS, OnUnknown
@@ -110,3 +111,24 @@ class RenderSettings(StyleChoice):
         if styled:
             words["style"] = self.style_words()
         return json.dumps(words, sort_keys=True)
+
+
+Container = Literal["folder", "tar", "parquet"]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ShardSettings:
+    """How large shards become; the pictures of a shard are done when it is complete, and made again
+    when the run is killed before.
+    """
+
+    pictures: int = 1000
+    """Most pictures in a shard."""
+    bytes: int = 512 << 20
+    """Bytes after which a shard is complete."""
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        for name in ("pictures", "bytes"):
+            if getattr(self, name) < 1:
+                raise InputError(f"shards.{name} is {getattr(self, name)}; it is at least 1")

@@ -8,26 +8,21 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Literal, cast, get_args
 
-from sceneloom.connect import TransportChoice
 from sceneloom.contract import MODEL_NAME, Contract
-from sceneloom.encoded import ENCODED_MODEL, EncodedClient, EncodedFormat
 from sceneloom.errors import (
     InputError,
     ModelNotFoundError,
     RequestRejectedError,
     ServerUnavailableError,
 )
-from sceneloom.link import measure_link
 from sceneloom.maps import instance_map_png, label_map_png
 from sceneloom.png import SIGNATURE
-from sceneloom.rendering.connections import Answer, Connection, render_smallest, send_raw
+from sceneloom.rendering.connections import Answer, render_smallest, send_raw
 from sceneloom.rendering.loading import Prepared
-from sceneloom.rendering.servers import Address
 from sceneloom.rendering.settings import RenderSettings
-from sceneloom.rendering.window import AdaptiveWindow
 from sceneloom.request import smallest_map
-from sceneloom.transport import Timeouts
-from sceneloom.triton_client import TritonSynthesizer
+from sceneloom.triton.client import TritonSynthesizer
+from sceneloom.triton.encoded import ENCODED_MODEL, EncodedClient, EncodedFormat, measure_link
 
 PathChoice = Literal["auto", "raw", "encoded"]
 _SHARED_MEMORY = "grpc-shm"
@@ -191,54 +186,6 @@ def _engine_words(synthesizer: TritonSynthesizer) -> str:
         f"engine: {synthesizer.engine} ({synthesizer.precision}); difference from PyTorch: "
         f"{difference}; --precision fast: {fast}"
     )
-
-
-def triton_address(
-    url: str,
-    settings: RenderSettings,
-    way: Way,
-    *,
-    model: str = MODEL_NAME,
-    timeouts: Timeouts | None = None,
-    transport: TransportChoice = "auto",
-    path: PathChoice = "auto",
-) -> Address:
-    """A Triton server as a run connects to it.
-
-    Args:
-        url: of its gRPC or HTTP port.
-        settings: of the run.
-        way: of the run, shared by its servers.
-        model: name of the model.
-        timeouts: how long to wait.
-        transport: how tensors travel.
-        path: raw, encoded, or what the link makes the faster one.
-
-    Raises:
-        InputError: the encoded path cannot give this format.
-    """
-    if path == "encoded":
-        if settings.format not in get_args(EncodedFormat):
-            raise InputError(
-                f"the encoded path does not give {settings.format}; it gives "
-                f"{', '.join(get_args(EncodedFormat))}"
-            )
-        way.encoded, way.why = True, "encoded: as asked"
-    elif path == "raw":
-        way.why = "raw: as asked"
-
-    def connect() -> TritonConnection:
-        synthesizer = TritonSynthesizer(url, model=model, timeouts=timeouts, transport=transport)
-        try:
-            return TritonConnection(synthesizer, settings, way, path)
-        except BaseException:
-            synthesizer.close()
-            raise
-
-    def window(connection: Connection) -> AdaptiveWindow:
-        return AdaptiveWindow(largest=settings.most_in_flight, fixed=settings.in_flight)
-
-    return Address(name=url, connect=connect, window=window)
 
 
 def _files(contract: Contract, prepared: Prepared) -> tuple[bytes, bytes | None]:

@@ -38,7 +38,7 @@ from sceneloom.rendering.settings import RenderSettings
 from sceneloom.rendering.store import Store
 from sceneloom.schema import load_schema
 from sceneloom.testing import FakeTransport
-from sceneloom.triton_client import TritonSynthesizer
+from sceneloom.triton.client import TritonSynthesizer
 
 CONTRACT = Contract(schema=load_schema("cityscapes"), boundaries=True, size_multiple=8)
 ORIGIN = Origin(model="synthesis", model_version="1", bundle_hash="", parameters="{}")

@@ -26,7 +26,7 @@ from sceneloom.rendering.settings import RenderSettings
 from sceneloom.schema import load_schema
 from sceneloom.testing import FakeTransport
 from sceneloom.text import reason
-from sceneloom.triton_client import TritonSynthesizer
+from sceneloom.triton.client import TritonSynthesizer
 
 CONTRACT = Contract(schema=load_schema("cityscapes"), boundaries=True, size_multiple=8)
 Start = Callable[..., Running]

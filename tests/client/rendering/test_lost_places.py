@@ -19,12 +19,12 @@ from sceneloom.rendering.interfaces import MapItem
 from sceneloom.rendering.manifest import Manifest
 from sceneloom.rendering.results import Failed, Result
 from sceneloom.rendering.run import Plan, RenderRun
-from sceneloom.rendering.settings import RenderSettings
+from sceneloom.rendering.settings import Container, RenderSettings, ShardSettings
 from sceneloom.rendering.watching.listener import Listener
-from sceneloom.rendering.writing.sinks import Container, ShardSettings, open_sink
+from sceneloom.rendering.writing.sinks import open_sink
 from sceneloom.schema import load_schema
 from sceneloom.testing import FakeTransport
-from sceneloom.triton_client import TritonSynthesizer
+from sceneloom.triton.client import TritonSynthesizer
 
 CONTRACT = Contract(schema=load_schema("cityscapes"), boundaries=True, size_multiple=8)
 COUNT = 48

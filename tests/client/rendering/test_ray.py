@@ -23,10 +23,9 @@ from sceneloom.rendering.dataset import Maps, Pictures, TritonServers, make_plan
 from sceneloom.rendering.manifest import Manifest, Row
 from sceneloom.rendering.results import Failed, Rendered, Result, Skipped
 from sceneloom.rendering.run import Plan, RenderRun
-from sceneloom.rendering.settings import RenderSettings
+from sceneloom.rendering.settings import Container, RenderSettings, ShardSettings
 from sceneloom.rendering.triton import Way
 from sceneloom.rendering.watching.listener import Listener
-from sceneloom.rendering.writing.sinks import Container, ShardSettings
 from sceneloom_bench.noop_server import NoopServer, write_noop_repository
 
 pytestmark = [

@@ -15,7 +15,8 @@ from sceneloom.errors import (
     ServerUnavailableError,
     ServingError,
 )
-from sceneloom.rendering.retry import RetryBudget, RetryPolicy
+from sceneloom.rendering.retry import RetryPolicy
+from sceneloom.rendering.window import RetryBudget
 
 
 @pytest.mark.parametrize("kind", [QueueFullError, QueueTimeoutError, DeadlineExceededError])

@@ -37,7 +37,7 @@ from sceneloom.rendering.watching.listener import Listener
 from sceneloom.rendering.window import AdaptiveWindow
 from sceneloom.schema import load_schema
 from sceneloom.testing import FakeTransport
-from sceneloom.triton_client import TritonSynthesizer
+from sceneloom.triton.client import TritonSynthesizer
 
 CONTRACT = Contract(schema=load_schema("cityscapes"), boundaries=True, size_multiple=8)
 QUICK = RetryPolicy(first_wait=0.001, longest_wait=0.01)

@@ -17,10 +17,10 @@ from sceneloom.rendering.dataset import Maps, Pictures, TritonServers, make_plan
 from sceneloom.rendering.results import Rendered, Result
 from sceneloom.rendering.retry import RetryPolicy
 from sceneloom.rendering.run import RenderRun
-from sceneloom.rendering.settings import RenderSettings
+from sceneloom.rendering.settings import Container, RenderSettings
 from sceneloom.rendering.triton import Way
 from sceneloom.rendering.watching.listener import Listener
-from sceneloom.rendering.writing.sinks import Container, open_sink
+from sceneloom.rendering.writing.sinks import open_sink
 from sceneloom_bench.noop_server import NoopServer, write_noop_repository
 from sceneloom_export.encoded_models import write_encoded_models
 from sceneloom_export.settings import ServingSettings

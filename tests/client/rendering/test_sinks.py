@@ -24,7 +24,8 @@ from map_sets import add_to_tar
 from sceneloom.errors import InputError, MissingDependencyError
 from sceneloom.files import new_part, sweep
 from sceneloom.rendering.interfaces import Sink, Stored
-from sceneloom.rendering.writing.sinks import Container, ShardSettings, open_sink
+from sceneloom.rendering.settings import Container, ShardSettings
+from sceneloom.rendering.writing.sinks import open_sink
 
 CONTAINERS: tuple[Container, ...] = get_args(Container)
 SHARDS: tuple[Container, ...] = ("tar", "parquet")

@@ -15,7 +15,7 @@ from typing import Any
 from sceneloom.errors import InputError, SceneLoomError
 from sceneloom.files import SHARED_MEMORY
 from sceneloom.rendering.settings import RenderSettings
-from sceneloom.shared_memory import sweep_regions
+from sceneloom.triton.shared_memory import sweep_regions
 
 _MIB = 1 << 20
 _ENDING_SECONDS = 5

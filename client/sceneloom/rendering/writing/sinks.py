@@ -7,40 +7,19 @@ docs/rendering-formats.md says how each is laid out.
 
 from __future__ import annotations
 
-import dataclasses
-from typing import Literal
-
 from sceneloom.errors import InputError
 from sceneloom.locations import filesystem, is_remote
 from sceneloom.pictures import Format
 from sceneloom.rendering.interfaces import Sink
+from sceneloom.rendering.settings import Container, ShardSettings
 from sceneloom.rendering.writing.folder_sink import FolderSink
 from sceneloom.rendering.writing.parquet_shards import ParquetShards
 from sceneloom.rendering.writing.shard_sink import ShardSink
 from sceneloom.rendering.writing.tar_shards import TarShards
 
-Container = Literal["folder", "tar", "parquet"]
 """A file for each picture, or shards."""
 
 _FILES = (".tar", ".zip", ".parquet", ".tgz", ".tar.gz")
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class ShardSettings:
-    """How large shards become; the pictures of a shard are done when it is complete, and made again
-    when the run is killed before.
-    """
-
-    pictures: int = 1000
-    """Most pictures in a shard."""
-    bytes: int = 512 << 20
-    """Bytes after which a shard is complete."""
-
-    def __post_init__(self) -> None:
-        """Check the ranges."""
-        for name in ("pictures", "bytes"):
-            if getattr(self, name) < 1:
-                raise InputError(f"shards.{name} is {getattr(self, name)}; it is at least 1")
 
 
 def open_sink(
@@ -48,7 +27,7 @@ def open_sink(
     format: Format,
     *,
     container: Container = "folder",
-    shards: ShardSettings = ShardSettings(),
+    shards: ShardSettings = ShardSettings(),  # noqa: B008 - frozen
     stem: str = "shard",
 ) -> Sink:
     """Choose a place for pictures; nothing is written before the sink's `open`.

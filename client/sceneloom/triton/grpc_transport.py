@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import ipaddress
+import os
 import struct
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
+from urllib.parse import urlsplit
 
 import numpy as np
 import numpy.typing as npt
@@ -19,8 +22,7 @@ from sceneloom.errors import (
     ServerUnavailableError,
     ServingError,
 )
-from sceneloom.grpc_proxy import proxy_options, proxy_words
-from sceneloom.transport import (
+from sceneloom.triton.transport import (
     TRITON_DTYPES,
     ModelConfig,
     TensorSpec,
@@ -29,6 +31,55 @@ from sceneloom.transport import (
     served_version,
     server_address,
 )
+
+_PROXIES = ("grpc_proxy", "https_proxy", "http_proxy")
+_EXCEPTIONS = ("no_grpc_proxy", "no_proxy")
+
+
+def proxy_options(address: str) -> list[tuple[str, int]]:
+    """Options for a gRPC channel to ``HOST:PORT``: no proxy where that is this machine."""
+    return [("grpc.enable_http_proxy", 0)] if is_loopback(address) else []
+
+
+def is_loopback(address: str) -> bool:
+    """Whether ``HOST:PORT`` never leaves this machine."""
+    host = _host(address)
+    if host == "localhost" or host.endswith(".localhost"):
+        return True
+    try:
+        found = ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    mapped = getattr(found, "ipv4_mapped", None) or found
+    return bool(mapped.is_loopback or mapped.is_unspecified)
+
+
+def proxy_words(address: str) -> str:
+    """What to say of the proxy that gRPC reaches ``HOST:PORT`` through; empty for none."""
+    if is_loopback(address):
+        return ""
+    host = _host(address)
+    name = next((name for name in _PROXIES if os.environ.get(name)), None)
+    excepted = next((os.environ[one] for one in _EXCEPTIONS if os.environ.get(one)), "")
+    if name is None or any(_fits(host, one.strip()) for one in excepted.split(",")):
+        return ""
+    proxy = urlsplit(os.environ[name])
+    there = proxy.netloc.rpartition("@")[2] or "no address"  # without a password
+    return f"; gRPC goes through the proxy of {name} ({there}): no_proxy={host} leaves it out"
+
+
+def _host(address: str) -> str:
+    return address.rpartition(":")[0].strip("[]").lower()
+
+
+def _fits(host: str, exception: str) -> bool:
+    if not exception:
+        return False
+    try:
+        return ipaddress.ip_address(host) in ipaddress.ip_network(exception, strict=False)
+    except ValueError:
+        return exception == "*" or host.endswith(exception.lower())
+
 
 # What tritonclient sets when nothing is given; and a server that was away is tried again after
 # two seconds at most, where gRPC would wait for up to two minutes.
@@ -86,7 +137,7 @@ class GrpcTransport:
         return self._why
 
     def model_config(self, model: str, *, timeout: float) -> ModelConfig:
-        """Read a model's configuration; see `sceneloom.transport.Transport.model_config`."""
+        """Read a model's configuration; see `sceneloom.triton.transport.Transport.model_config`."""
         self._check_open()
         deadline = time.monotonic() + timeout
         try:
@@ -135,7 +186,7 @@ class GrpcTransport:
     def infer(
         self, model: str, inputs: Mapping[str, npt.NDArray[Any]], output: str, *, timeout: float
     ) -> npt.NDArray[Any]:
-        """Send one request and wait for its output; see `sceneloom.transport.Transport.infer`."""
+        """Send one request and wait for its output; see `Transport.infer`."""
         self._check_open()
         tensors = []
         for name, array in inputs.items():

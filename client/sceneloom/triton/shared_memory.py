@@ -11,21 +11,255 @@ still read from it and write to it.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import itertools
 import math
+import mmap
+import os
 import re
+import secrets
+import threading
 import time
+import weakref
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from sceneloom.errors import QueueFullError, QueueTimeoutError, RequestRejectedError
-from sceneloom.grpc_transport import GrpcTransport
-from sceneloom.region_pool import RegionPool, RegionRefusedError
-from sceneloom.shared_memory import Region
-from sceneloom.transport import NUMPY_DTYPES, TRITON_DTYPES
+from sceneloom.files import SHARED_MEMORY, is_ownerless, new_prefix
+from sceneloom.triton.grpc_transport import GrpcTransport
+from sceneloom.triton.transport import NUMPY_DTYPES, TRITON_DTYPES
+
+_MARK = "client-"
+_STEP = 1 << 20
+
+
+def new_region_prefix() -> str:
+    """Prefix for the regions of one connection.
+
+    Nobody can guess it: a server on another host has no file of such a name, even where a client of
+    the same process id runs there.
+    """
+    return f"{new_prefix()}{_MARK}{secrets.token_hex(8)}-"
+
+
+def is_ownerless_region(name: str) -> bool:
+    """Whether this is the name of a region whose client is gone."""
+    return f"-{_MARK}" in name and is_ownerless(name)
+
+
+def sweep_regions() -> list[str]:
+    """Remove the regions of clients that are gone; the names removed."""
+    gone = [path for path in SHARED_MEMORY.glob("sceneloom-*") if is_ownerless_region(path.name)]
+    for path in gone:
+        with contextlib.suppress(FileNotFoundError, PermissionError):
+            path.unlink()
+    return [path.name for path in gone]
+
+
+class Region:
+    """One region: as long as it is there, both processes can use its memory."""
+
+    def __init__(self, name: str, size: int) -> None:
+        """Make a region.
+
+        Args:
+            name: file name in /dev/shm.
+            size: bytes it must have; rounded up to whole MiB.
+
+        Raises:
+            OSError: there is no shared memory here, or not enough is left.
+        """
+        self.name = name
+        self.size = -(-size // _STEP) * _STEP
+        self.registered = False
+        """Whether the server knows it, as far as its client does."""
+        path = SHARED_MEMORY / name
+        file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
+        self._remove = weakref.finalize(self, _unlink, path, os.getpid())
+        try:
+            # ftruncate would promise memory that is not there, and writing to it would end the
+            # process with SIGBUS.
+            os.posix_fallocate(file, 0, self.size)
+            self._memory = mmap.mmap(file, self.size)
+        except BaseException:
+            self._remove()
+            raise
+        finally:
+            os.close(file)
+
+    def register(self, client: Any, timeout: float) -> None:
+        """Make it known to the server of a tritonclient; raises InferenceServerException."""
+        client.register_system_shared_memory(
+            self.name, f"/{self.name}", self.size, client_timeout=timeout
+        )
+
+    def write(self, offset: int, array: npt.NDArray[Any]) -> None:
+        """Copy an array of numbers to `offset`."""
+        np.copyto(self._view(offset, array.dtype, array.shape), array)
+
+    def read(self, offset: int, dtype: np.dtype[Any], shape: tuple[int, ...]) -> npt.NDArray[Any]:
+        """A copy of the array at `offset`."""
+        return self._view(offset, dtype, shape).copy()
+
+    def remove(self) -> None:
+        """Remove the file; who has its memory open keeps it. Calling it twice is fine."""
+        self._remove()
+
+    def _view(self, offset: int, dtype: np.dtype[Any], shape: tuple[int, ...]) -> npt.NDArray[Any]:
+        return np.frombuffer(self._memory, dtype, math.prod(shape), offset).reshape(shape)
+
+
+def _unlink(path: Path, owner: int) -> None:
+    # A child that was forked ends while its parent goes on.
+    if os.getpid() == owner:
+        with contextlib.suppress(OSError):
+            path.unlink()
+
+
+_HOUSEKEEPING_SECONDS = 2.0
+_SERVER_IS_AWAY = ("StatusCode.UNAVAILABLE", "StatusCode.DEADLINE_EXCEEDED", "StatusCode.CANCELLED")
+
+
+class RegionRefusedError(Exception):
+    """The server cannot open a region; the text is its own."""
+
+
+class RegionPool:
+    """Regions to be taken for one request each; safe to use from several threads."""
+
+    def __init__(self, client: Any) -> None:
+        """Prepare an empty pool, and remove what killed clients left in /dev/shm.
+
+        Args:
+            client: tritonclient's gRPC client of the server.
+        """
+        from tritonclient.utils import InferenceServerException
+
+        sweep_regions()
+        self._answer_is_error: type[Any] = InferenceServerException
+        self._client = client
+        self._prefix = new_region_prefix()
+        self._numbers = itertools.count(1)
+        self._owner = os.getpid()
+        self._lock = threading.Lock()
+        self._free: list[Region] = []
+        self._taken: list[Region] = []
+        self._retired: list[Region] = []
+        self._closed = False
+
+    def take(self, size: int) -> Region:
+        """A region of at least `size` bytes, which nobody else uses until it is given back.
+
+        Raises:
+            OSError: there is not so much shared memory.
+        """
+        with self._lock:
+            large_enough = [region for region in self._free if region.size >= size]
+            region = large_enough[-1] if large_enough else None
+            if region is not None:
+                self._free.remove(region)
+                self._taken.append(region)
+                return region
+            outgrown = sorted(self._free, key=lambda region: region.size)[:1]
+            self._free = [region for region in self._free if region not in outgrown]
+            to_unregister, self._retired = outgrown + self._retired, []
+        for region in outgrown:
+            region.remove()
+        in_use = self._unregister(to_unregister)
+        with self._lock:
+            self._retired += in_use
+        region = Region(f"{self._prefix}{next(self._numbers)}", size)
+        with self._lock:
+            self._taken.append(region)
+        return region
+
+    def register(self, region: Region, timeout: float) -> None:
+        """Make a region known to the server, unless it is.
+
+        Raises:
+            RegionRefusedError: the server cannot open it.
+            InferenceServerException: the server does not answer.
+        """
+        if region.registered:
+            return
+        region.registered = True  # it may be even where the answer is lost
+        try:
+            region.register(self._client, timeout)
+        except self._answer_is_error as error:
+            if error.status() in _SERVER_IS_AWAY:
+                raise
+            region.registered = error.status() == "StatusCode.ALREADY_EXISTS"
+            if not region.registered:
+                raise RegionRefusedError(error.message()) from None
+
+    def give_back(self, region: Region) -> None:
+        """Let others use a region whose request was answered."""
+        with self._lock:
+            self._taken.remove(region)
+            if not self._closed:
+                self._free.append(region)
+
+    def retire(self, region: Region) -> None:
+        """Give back a region that the server may still write to: nobody will use it again."""
+        region.remove()
+        with self._lock:
+            self._taken.remove(region)
+            if not self._closed:
+                self._retired.append(region)
+
+    def sweep_server(self) -> None:
+        """Unregister the regions of clients that are gone, whose memory the server still holds.
+
+        Only for a server that is known to be on this machine: elsewhere other processes have these
+        process ids.
+        """
+        seconds = _HOUSEKEEPING_SECONDS
+        with contextlib.suppress(self._answer_is_error):
+            answer = self._client.get_system_shared_memory_status(client_timeout=seconds)
+            for name in filter(is_ownerless_region, answer.regions):
+                with contextlib.suppress(self._answer_is_error):  # a request still uses it
+                    self._client.unregister_system_shared_memory(name, client_timeout=seconds)
+
+    def close(self) -> None:
+        """Remove every region, and unregister those that the server does not use; it is given a
+        moment to be done with them.
+        """
+        with self._lock:
+            self._closed = True
+            regions = [*self._free, *self._taken, *self._retired]
+            self._free, self._retired = [], []
+        for region in regions:
+            region.remove()
+        if os.getpid() != self._owner:
+            return  # a forked child; its parent goes on
+        deadline = time.monotonic() + _HOUSEKEEPING_SECONDS
+        while (regions := self._unregister(regions)) and time.monotonic() < deadline:
+            time.sleep(0.02)
+
+    def _unregister(self, regions: list[Region]) -> list[Region]:
+        """Unregister regions; those that the server still uses, which it may for a moment after it
+        has answered.
+        """
+        in_use = []
+        deadline = time.monotonic() + _HOUSEKEEPING_SECONDS
+        for region in regions:
+            left = deadline - time.monotonic()
+            if not region.registered or left <= 0:
+                continue
+            try:
+                self._client.unregister_system_shared_memory(region.name, client_timeout=left)
+                region.registered = False
+            except self._answer_is_error as error:
+                if error.status() in _SERVER_IS_AWAY:
+                    break  # and what it had registered with it
+                in_use.append(region)
+        return in_use
+
 
 OLDEST_SERVER = (2, 50)
 """Older servers crash when a region is unregistered that a request still uses."""
@@ -39,7 +273,7 @@ class SharedMemoryTransport(GrpcTransport):
     """gRPC with tensors in shared memory; safe to use from several threads.
 
     What cannot go that way (BYTES, or anything once no memory is left) goes in messages.
-    `sceneloom.connect.connect` makes one only where it is proven to work.
+    `sceneloom.triton.client.connect` makes one only where it is proven to work.
     """
 
     def __init__(self, url: str, *, why: str = "shared memory was asked for") -> None:
@@ -65,7 +299,7 @@ class SharedMemoryTransport(GrpcTransport):
     def infer(
         self, model: str, inputs: Mapping[str, npt.NDArray[Any]], output: str, *, timeout: float
     ) -> npt.NDArray[Any]:
-        """Send one request and wait for its output; see `sceneloom.transport.Transport.infer`."""
+        """Send one request and wait for its output; see `Transport.infer`."""
         self._check_open()
         deadline = time.monotonic() + timeout
         request = _Request.of(model, inputs, output, self._output_sizes)

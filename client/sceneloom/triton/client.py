@@ -1,14 +1,14 @@
-"""The Triton server as a Synthesizer.
+"""The Triton client, and how its requests reach a server.
 
-with TritonSynthesizer("127.0.0.1:8001") as synthesizer:
-    image = synthesizer.synthesize(read_label_map("map.png", synthesizer.contract.schema))
+with TritonSynthesizer("127.0.0.1:8001", transport="auto") as synthesizer:
+    image = synthesizer.synthesize(label_map, instance_map)
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Literal, get_args
 
-from sceneloom.connect import TransportChoice, connect
 from sceneloom.contract import (
     DIFFERENCE_PARAMETER,
     ENGINE_PARAMETER,
@@ -22,11 +22,88 @@ from sceneloom.contract import (
     STYLE_ROWS,
     Contract,
 )
-from sceneloom.errors import ModelFailedError, ModelNotFoundError
+from sceneloom.errors import (
+    DeadlineExceededError,
+    InputError,
+    ModelFailedError,
+    ModelNotFoundError,
+    SchemaError,
+    ServerUnavailableError,
+    ServingError,
+)
 from sceneloom.maps import Image, InstanceMap, LabelMap, Style
-from sceneloom.request import tensors
+from sceneloom.request import random_inputs, tensors
 from sceneloom.synthesizer import Synthesizer
-from sceneloom.transport import ModelConfig, TensorSpec, Timeouts, Transport
+from sceneloom.triton.grpc_transport import GrpcTransport
+from sceneloom.triton.http_transport import HttpTransport
+from sceneloom.triton.shared_memory import SharedMemoryTransport
+from sceneloom.triton.transport import ModelConfig, TensorSpec, Timeouts, Transport
+
+TransportChoice = Literal["auto", "grpc", "grpc-shm", "http"]
+"""``auto`` takes shared memory where it works; ``grpc``, ``grpc-shm`` and ``http`` are as asked."""
+_PROVEN = "through shared memory the server gave the picture that it gives in a message"
+
+
+def connect(
+    url: str,
+    *,
+    transport: TransportChoice = "auto",
+    model: str = MODEL_NAME,
+    timeouts: Timeouts | None = None,
+) -> Transport:
+    """Connect to a server.
+
+    With ``auto`` and a gRPC address, the server is sent a random map of the smallest size in a
+    message and through shared memory; unless both give the same picture, tensors travel in
+    messages. What was chosen, and why, is in `kind` and `why`.
+
+    Args:
+        url: ``HOST:PORT`` or ``grpc://HOST:PORT`` of the server's gRPC port, or
+            ``http://HOST:PORT`` of its HTTP port.
+        transport: how tensors shall travel.
+        model: the model that is asked for the proof; it carries a contract.
+        timeouts: how long to wait for it.
+
+    Raises:
+        InputError: the address is of another form or does not fit `transport`, or shared memory was
+            asked for and cannot be used.
+        ServerUnavailableError: nothing answers there; without shared memory to prove, the first
+            request says so.
+        DeadlineExceededError: it does not answer in time.
+    """
+    if transport not in get_args(TransportChoice):
+        choices = ", ".join(get_args(TransportChoice))
+        raise InputError(f"{transport!r} is not a way to reach a server; choose one of {choices}")
+    if url.startswith("http://") or transport == "http":
+        if transport not in ("auto", "http"):
+            raise InputError(f"{url}: {transport} goes to the server's gRPC port, HOST:PORT")
+        return HttpTransport(url, why="the address is one of HTTP")
+    if transport == "grpc":
+        return GrpcTransport(url)
+    shared = SharedMemoryTransport(url, why=_PROVEN)
+    try:
+        reason = _reason_against(shared, model, timeouts or Timeouts())
+    except BaseException:
+        shared.close()
+        raise
+    if not reason:
+        return shared
+    shared.close()
+    if transport == "grpc-shm":
+        raise InputError(f"{url}: shared memory cannot be used: {reason}")
+    return GrpcTransport(url, why=reason)
+
+
+def _reason_against(shared: SharedMemoryTransport, model: str, timeouts: Timeouts) -> str:
+    """Why shared memory cannot be used, or empty if it can."""
+    try:
+        config = shared.model_config(model, timeout=timeouts.connect)
+        contract = Contract.loads(config.parameters.get(PARAMETER, ""), source=f"model {model!r}")
+        return shared.prove(model, random_inputs(contract), OUTPUT_IMAGE, timeout=timeouts.infer)
+    except (ServerUnavailableError, DeadlineExceededError):
+        raise
+    except (ServingError, SchemaError) as error:
+        return f"shared memory could not be proven ({error})"
 
 
 class TritonSynthesizer(Synthesizer):
@@ -47,7 +124,7 @@ class TritonSynthesizer(Synthesizer):
                 ``http://HOST:PORT`` of its HTTP port.
             model: name of the model.
             timeouts: how long to wait; finite defaults.
-            transport: how tensors travel, see `sceneloom.connect.connect`, or a connection to use
+            transport: how tensors travel, see `sceneloom.connect`, or a connection to use
                 instead of one to `url`, such as `sceneloom.testing.FakeTransport`. By default they
                 travel in messages: a client of few pictures would not earn back the two that prove
                 shared memory.
