@@ -17,9 +17,8 @@ import numpy.typing as npt
 from sceneloom.errors import ImageReadError, ImageTooLargeError
 from sceneloom.file_tree import OTHER_KIND, LeftOut
 from sceneloom.rendering import render
-from sceneloom.rendering.interfaces import MapItem, Stored
-from sceneloom.rendering.retry import RetryPolicy
-from sceneloom.rendering.settings import RenderSettings
+from sceneloom.rendering.items import MapItem, Stored
+from sceneloom.rendering.settings import RenderSettings, RetryPolicy
 from sceneloom.synthesizer import Synthesizer
 
 Array = npt.NDArray[Any]

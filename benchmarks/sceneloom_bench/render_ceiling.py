@@ -29,11 +29,11 @@ import tyro
 from sceneloom.errors import SceneLoomError
 from sceneloom.maps import instance_map_png, label_map_png, read_instance_map, read_label_map
 from sceneloom.pictures import Format, encode_picture
-from sceneloom.rendering.dataset import Maps, Pictures, TritonServers, make_plan
-from sceneloom.rendering.results import Rendered
+from sceneloom.rendering.connections import Way
+from sceneloom.rendering.items import Rendered
+from sceneloom.rendering.plan import Maps, Pictures, TritonServers, make_plan
 from sceneloom.rendering.run import RenderRun
 from sceneloom.rendering.settings import RenderSettings
-from sceneloom.rendering.triton import Way
 from sceneloom.request import prepare
 from sceneloom.triton.client import TransportChoice, TritonSynthesizer
 from sceneloom_bench.noop_server import NOOP_CONTRACT, NoopServer, write_noop_repository

@@ -25,11 +25,11 @@ from sceneloom.contract import Contract
 from sceneloom.errors import ServingError
 from sceneloom.maps import instance_map_png, label_map_png
 from sceneloom.pictures import Format
-from sceneloom.rendering.dataset import Maps, Pictures, TritonServers, make_plan
-from sceneloom.rendering.results import Rendered
+from sceneloom.rendering.connections import Way
+from sceneloom.rendering.items import Rendered
+from sceneloom.rendering.plan import Maps, Pictures, TritonServers, make_plan
 from sceneloom.rendering.run import RenderRun
 from sceneloom.rendering.settings import RenderSettings
-from sceneloom.rendering.triton import Way
 from sceneloom.request import Request
 from sceneloom.triton.client import TransportChoice
 from sceneloom_bench.bench_inputs import bench_maps, inputs_hash

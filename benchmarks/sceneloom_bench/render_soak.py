@@ -31,9 +31,9 @@ import tyro
 
 from sceneloom.errors import InputError, SceneLoomError
 from sceneloom.pictures import decode_picture
+from sceneloom.rendering.datasets import open_sink
 from sceneloom.rendering.manifest import FILE_NAME, Manifest
 from sceneloom.rendering.settings import Container
-from sceneloom.rendering.writing.sinks import open_sink
 from sceneloom_bench.noop_server import NoopServer, noop_picture, write_noop_repository
 from sceneloom_serving.machine import describe_machine
 

@@ -27,28 +27,17 @@ from sceneloom.errors import (
     ServingError,
     out_of_resources,
 )
-from sceneloom.rendering.check import rendered_pictures
-from sceneloom.rendering.cluster.ray_cluster import RaySettings
-from sceneloom.rendering.cluster.ray_engine import RayRun
-from sceneloom.rendering.dataset import (
-    Maps,
-    Pictures,
-    TritonServers,
-    make_plan,
-    shards_of_manifests,
-)
-from sceneloom.rendering.dry_run import dry_run, report_check, report_dry_run
-from sceneloom.rendering.results import Failed
+from sceneloom.rendering.connections import PathChoice, Way
+from sceneloom.rendering.dry_run import dry_run, rendered_pictures, report_check, report_dry_run
+from sceneloom.rendering.items import Failed
+from sceneloom.rendering.listeners import Levels, Listener, LogLines, ProgressBar, Tally
+from sceneloom.rendering.metrics import Metrics, serve_metrics
+from sceneloom.rendering.plan import Maps, Pictures, TritonServers, make_plan, shards_of_manifests
+from sceneloom.rendering.ray_engine import RayRun, RaySettings
 from sceneloom.rendering.run import Plan, RenderRun, Run
 from sceneloom.rendering.settings import Container, RenderSettings, ShardSettings
 from sceneloom.rendering.store import place_is_gone
-from sceneloom.rendering.triton import PathChoice, Way
-from sceneloom.rendering.watching.listener import Levels, Listener
-from sceneloom.rendering.watching.log_lines import LogLines
-from sceneloom.rendering.watching.metrics import Metrics, serve_metrics
-from sceneloom.rendering.watching.progress import ProgressBar
-from sceneloom.rendering.watching.summary import Tally
-from sceneloom.rendering.writing.video import check_video, write_video
+from sceneloom.rendering.video import check_video, write_video
 from sceneloom.text import printable
 from sceneloom.triton.client import TransportChoice
 from sceneloom.triton.transport import Timeouts
@@ -225,6 +214,8 @@ def _render(
     way: Way,
 ) -> int:
     """Render, show how it goes, and say how it ended."""
+    assert plan.manifest is not None
+    manifest = plan.manifest
     tally, log = Tally(), LogLines() if flags.log == "json" else None
     run: Run | None = None
 
@@ -255,12 +246,12 @@ def _render(
                 if (passing := _passing(error)) is None and log is None:
                     raise
                 _say(log, "stopped", f"sceneloom render: {error}")
-                return _logged(log, passing or 1, tally.to_json(output, plan, ()))
+                return _logged(log, passing or 1, tally.to_json(output, manifest, ()))
             ended = error
     left_out = run.left_out()
-    tally.print(output, plan, way, left_out, show_failures=log is None)
+    tally.print(output, manifest, way, left_out, show_failures=log is None)
     code = _exit_code(tally, ended, signals, log)
-    return _logged(log, code, tally.to_json(output, plan, left_out))
+    return _logged(log, code, tally.to_json(output, manifest, left_out))
 
 
 def _logged(log: LogLines | None, code: int, summary: dict[str, Any]) -> int:

@@ -34,7 +34,7 @@ from sceneloom.maps import read_instance_map, read_label_map
 from sceneloom.pairing import MapPair, find_pairs
 from sceneloom.pictures import write_image
 from sceneloom.rendering import render
-from sceneloom.rendering.results import Failed
+from sceneloom.rendering.items import Failed
 from sceneloom.rendering.settings import RenderSettings
 from sceneloom.schema import LabelSchema
 from sceneloom.style import styles_by_seed

@@ -29,9 +29,8 @@ from sceneloom.errors import (
 from sceneloom.maps import boundary_map
 from sceneloom.pairing import find_pairs
 from sceneloom.pictures import write_image
-from sceneloom.rendering.results import Failed, Rendered
-from sceneloom.rendering.retry import RetryPolicy
-from sceneloom.rendering.settings import RenderSettings
+from sceneloom.rendering.items import Failed, Rendered
+from sceneloom.rendering.settings import RenderSettings, RetryPolicy
 from sceneloom.request import Padding
 from sceneloom.schema import load_schema
 from sceneloom.synthesizer import Synthesizer

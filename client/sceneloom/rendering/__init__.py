@@ -1,10 +1,13 @@
 """Rendering whole data sets: maps are read, rendered by servers and written as pictures, and a
 manifest knows what is done.
 
-    reading/    data sets of maps            run.py        a run that is iterated; begin here
-    writing/    places for pictures          pipeline.py   what happens to a map, in order
-    watching/   progress, log, metrics       servers.py    which server is asked, and when not
-    cluster/    the same with Ray            manifest.py   what is done
+    run.py           a run that is iterated; begin here
+    pipeline.py      what happens to a map, in order
+    servers.py       which server is asked, and when not; connections.py is one of them
+    manifest.py      what is done; store.py puts pictures and rows in their places
+    folder.py tar.py zip.py parquet.py    a format each; datasets.py chooses one by the location
+    listeners.py metrics.py               progress, log lines, summary, Prometheus
+    ray_engine.py                         the same with Ray
 """
 
 from __future__ import annotations
@@ -14,7 +17,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from sceneloom.rendering.interfaces import Source
+    from sceneloom.rendering.items import Source
     from sceneloom.rendering.run import RenderRun
     from sceneloom.rendering.settings import RenderSettings
     from sceneloom.synthesizer import Synthesizer
@@ -53,7 +56,7 @@ def render(
     Raises:
         InputError: a location is of a wrong form; others come from the run's first step.
     """
-    from sceneloom.rendering.dataset import Maps, Pictures, engine_address, make_plan
+    from sceneloom.rendering.plan import Maps, Pictures, engine_address, make_plan
     from sceneloom.rendering.run import RenderRun
     from sceneloom.rendering.settings import RenderSettings
 

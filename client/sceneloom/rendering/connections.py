@@ -1,18 +1,27 @@
-"""A connection to a server as the pipeline uses it: maps out, pictures back, raw or encoded."""
+"""An open connection to a server or an engine: maps out, pictures back, raw or as encoded files."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Literal, Protocol, cast, get_args
 
-from sceneloom.contract import Contract
-from sceneloom.maps import Image
+from sceneloom.contract import MODEL_NAME, Contract
+from sceneloom.errors import (
+    InputError,
+    ModelNotFoundError,
+    RequestRejectedError,
+    ServerUnavailableError,
+)
+from sceneloom.maps import Image, instance_map_png, label_map_png
 from sceneloom.pictures import decode_picture, encode_picture
+from sceneloom.png import SIGNATURE
 from sceneloom.rendering.loading import Prepared
 from sceneloom.rendering.settings import RenderSettings
 from sceneloom.request import smallest_map
 from sceneloom.synthesizer import Synthesizer
+from sceneloom.triton.client import TritonSynthesizer
+from sceneloom.triton.encoded import ENCODED_MODEL, EncodedClient, EncodedFormat, measure_link
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -140,3 +149,181 @@ def render_smallest(synthesizer: Synthesizer) -> None:
         ServingError: no picture came back.
     """
     synthesizer.synthesize(*smallest_map(synthesizer.contract))
+
+
+PathChoice = Literal["auto", "raw", "encoded"]
+_SHARED_MEMORY = "grpc-shm"
+_ENCODED_SUFFIX = ENCODED_MODEL.removeprefix(MODEL_NAME)
+
+
+@dataclasses.dataclass
+class Way:
+    """Which way the pictures of a run go, the same to all of its servers."""
+
+    encoded: bool = False
+    """Whether files travel instead of arrays."""
+    why: str = ""
+    """One sentence that says so."""
+    transport: str = ""
+    """One sentence about how tensors travel to the server that was connected to last."""
+    engine: str = ""
+    """One sentence about the engine of that server; empty where it does not say which."""
+
+
+class TritonConnection:
+    """An open connection to a Triton server."""
+
+    def __init__(
+        self, synthesizer: TritonSynthesizer, settings: RenderSettings, way: Way, path: PathChoice
+    ) -> None:
+        """Take over a synthesizer; it is closed with the connection.
+
+        Args:
+            synthesizer: the raw path.
+            settings: format, quality and what to do with unknown ids.
+            way: of the run; looked at with every request.
+            path: what was asked for: with ``raw`` the encoded path is not looked for, with
+                ``encoded`` there has to be one.
+
+        Raises:
+            ModelNotFoundError: the encoded path was asked for, and the server does not have it.
+        """
+        self._settings, self._way, self._path = settings, way, path
+        self.synthesizer = synthesizer
+        """The raw path."""
+        self.contract: Contract = synthesizer.contract
+        """Of the model."""
+        self.model, self.version = synthesizer.model, synthesizer.version
+        """Name and version of the model."""
+        self.engine = synthesizer.engine
+        """What runs it, as RUNTIME-PRECISION; empty where the server does not say it."""
+        most = synthesizer.max_batch_size
+        self.batch = 1 if synthesizer.dynamic_batching else most
+        """Most maps that one request is made of: where the server joins requests, single ones are
+        as good and wait for nobody.
+        """
+        way.transport = f"{synthesizer.transport.kind}: {synthesizer.transport.why}"
+        way.engine = _engine_words(synthesizer)
+        self._encoded: EncodedClient | None = None
+        if path == "raw":
+            return
+        try:
+            encoded = EncodedClient(
+                synthesizer.transport,
+                model=f"{synthesizer.model}{_ENCODED_SUFFIX}",
+                timeouts=synthesizer.timeouts,
+            )
+            if encoded.contract != self.contract:
+                raise ModelNotFoundError(
+                    f"{synthesizer.transport.address}: its encoded path is another model's"
+                )
+            self._encoded = encoded
+        except (ModelNotFoundError, ServerUnavailableError):  # not there, or not loaded
+            if path == "encoded":
+                raise
+
+    def send(self, batch: Sequence[Prepared]) -> list[Answer]:
+        """Have maps of one size rendered.
+
+        Raises:
+            ServingError: the server did not answer with pictures.
+        """
+        if self._encoded is None or not self._way.encoded:
+            return send_raw(self.synthesizer, batch)
+        return [self._send_files(self._encoded, one) for one in batch]
+
+    def choose_way(self, prepared: Prepared) -> None:
+        """Measure both ways with a map of the run, and choose for all servers, where the choice was
+        left open.
+
+        Raises:
+            ServingError: the server did not answer with a picture.
+        """
+        format = self._settings.format
+        if self._path != "auto":
+            return
+        if self.synthesizer.transport.kind == _SHARED_MEMORY:
+            self._way.why = "raw: tensors go through shared memory"
+        elif self._encoded is None:
+            self._way.why = "raw: the server has no encoded path"
+        elif format not in get_args(EncodedFormat):
+            self._way.why = f"raw: the encoded path does not give {format}"
+        else:
+            try:
+                self._measure(self._encoded, prepared)
+            except (InputError, RequestRejectedError) as error:
+                self._way.why = f"raw: the first map cannot go the encoded path ({error})"
+
+    def prove(self) -> None:
+        """Have the smallest map rendered.
+
+        Raises:
+            ServingError: no picture came back.
+        """
+        render_smallest(self.synthesizer)
+        if self._encoded is not None and self._way.encoded:
+            label_map, instance_map = smallest_map(self.contract)
+            label = label_map_png(self.contract, label_map)
+            instance = None
+            if instance_map is not None:
+                instance = instance_map_png(self.contract, label_map, instance_map)
+            self._encoded.synthesize(label, instance)
+
+    def close(self) -> None:
+        """Close the connection."""
+        self.synthesizer.close()
+
+    def _measure(self, encoded: EncodedClient, prepared: Prepared) -> None:
+        label, instance = _files(self.contract, prepared)
+        times = measure_link(
+            self.synthesizer,
+            encoded,
+            label,
+            instance,
+            prepared.style,
+            format=cast(EncodedFormat, self._settings.format),
+            quality=self._settings.quality,
+            unknown=self._settings.unknown,
+        )
+        self._way.encoded = times.path == "encoded"
+        self._way.why = (
+            f"{times.path}: a picture took {times.raw:.3f} s raw and {times.encoded:.3f} s encoded"
+        )
+
+    def _send_files(self, encoded: EncodedClient, prepared: Prepared) -> Answer:
+        label, instance = _files(self.contract, prepared)
+        picture = encoded.synthesize(
+            label,
+            instance,
+            prepared.style,
+            format=cast(EncodedFormat, self._settings.format),
+            quality=self._settings.quality,
+            unknown=self._settings.unknown,
+        )
+        sent = len(label) + len(instance or b"")
+        return Answer(encoded=picture, sent=sent, engine=self.engine)
+
+
+def _engine_words(synthesizer: TritonSynthesizer) -> str:
+    if not synthesizer.engine:
+        return ""
+    difference = synthesizer.difference or "not said by the server"
+    fast = synthesizer.fast or "not said by the server"
+    return (
+        f"engine: {synthesizer.engine} ({synthesizer.precision}); difference from PyTorch: "
+        f"{difference}; --precision fast: {fast}"
+    )
+
+
+def _files(contract: Contract, prepared: Prepared) -> tuple[bytes, bytes | None]:
+    """The map's own files where they are PNG; others are written as PNG."""
+    loaded, request = prepared.loaded, prepared.request
+    height, width = prepared.height, prepared.width
+    label, instance = loaded.label, loaded.instance
+    label_map = request.label_map[:height, :width]
+    if not label.startswith(SIGNATURE):
+        label = label_map_png(contract, label_map)
+    if instance is not None and not instance.startswith(SIGNATURE):
+        assert request.instance_map is not None
+        instance = instance_map_png(contract, label_map, request.instance_map[:height, :width])
+    return label, instance

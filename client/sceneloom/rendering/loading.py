@@ -13,7 +13,7 @@ from sceneloom.contract import Contract
 from sceneloom.errors import InputError, MissingInputError, OutOfResourcesError
 from sceneloom.maps import Style, read_instance_map, read_label_map
 from sceneloom.png import SIGNATURE
-from sceneloom.rendering.interfaces import MapItem
+from sceneloom.rendering.items import MapItem
 from sceneloom.rendering.settings import RenderSettings
 from sceneloom.request import Request, prepare
 from sceneloom.style import ChooseStyle, OneStyleFile

@@ -17,15 +17,13 @@ from typing import Any
 
 from sceneloom.errors import InputError, SceneLoomError, ServingError
 from sceneloom.rendering.connections import Answer, Connection
-from sceneloom.rendering.interfaces import MapItem, Source
+from sceneloom.rendering.flow_control import RetryBudget, Shelf
+from sceneloom.rendering.items import Failed, MapItem, Picture, Rendered, Result, Skipped, Source
+from sceneloom.rendering.listeners import Levels, Listener
 from sceneloom.rendering.loading import Loaded, Loader, Prepared
-from sceneloom.rendering.results import Failed, Picture, Rendered, Result, Skipped
 from sceneloom.rendering.servers import Servers
 from sceneloom.rendering.settings import RenderSettings
-from sceneloom.rendering.shelf import Shelf
 from sceneloom.rendering.store import Store, place_is_gone
-from sceneloom.rendering.watching.listener import Levels, Listener
-from sceneloom.rendering.window import RetryBudget
 
 _CHUNK = 16
 _SHELF_BYTES = 128 << 20

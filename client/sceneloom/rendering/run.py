@@ -22,15 +22,14 @@ from sceneloom.contract import Contract, precision_of
 from sceneloom.errors import out_of_resources
 from sceneloom.file_tree import LeftOut
 from sceneloom.rendering.connections import Connection
-from sceneloom.rendering.interfaces import Sink, Source
+from sceneloom.rendering.items import Result, Sink, Source
+from sceneloom.rendering.listeners import Levels, Listener
 from sceneloom.rendering.loading import Loader
 from sceneloom.rendering.manifest import Manifest, Origin
 from sceneloom.rendering.pipeline import Pipeline
-from sceneloom.rendering.results import Result
 from sceneloom.rendering.servers import Address, Server, Servers, request_threads
 from sceneloom.rendering.settings import RenderSettings
 from sceneloom.rendering.store import Store
-from sceneloom.rendering.watching.listener import Levels, Listener
 from sceneloom.style import style_chooser
 
 if TYPE_CHECKING:

@@ -28,8 +28,8 @@ from sceneloom.errors import (
     ServingError,
 )
 from sceneloom.rendering.connections import Connection
+from sceneloom.rendering.flow_control import AdaptiveWindow
 from sceneloom.rendering.settings import RenderSettings
-from sceneloom.rendering.window import AdaptiveWindow
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.25, 5.0
 _SPARE_THREADS = 2

@@ -15,10 +15,9 @@ from sceneloom.contract import precision_of
 from sceneloom.errors import ServingError
 from sceneloom.files import may_pass
 from sceneloom.rendering.connections import Answer
-from sceneloom.rendering.interfaces import MapItem, Sink, Stored
+from sceneloom.rendering.items import Failed, MapItem, Rendered, Sink, Skipped, Stored
 from sceneloom.rendering.loading import Loaded, Prepared
 from sceneloom.rendering.manifest import Manifest, Origin, Row
-from sceneloom.rendering.results import Failed, Rendered, Skipped
 from sceneloom.rendering.settings import RenderSettings
 from sceneloom.request import Padding
 

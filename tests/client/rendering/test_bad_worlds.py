@@ -24,8 +24,8 @@ from sceneloom.errors import (
 from sceneloom.pictures import decode_picture
 from sceneloom.png import SIGNATURE
 from sceneloom.rendering import render
+from sceneloom.rendering.items import Failed, Rendered, Skipped
 from sceneloom.rendering.manifest import FILE_NAME, Manifest
-from sceneloom.rendering.results import Failed, Rendered, Skipped
 from sceneloom.rendering.settings import RenderSettings
 from sceneloom.schema import load_schema
 from sceneloom.testing import FakeTransport

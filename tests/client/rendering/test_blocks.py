@@ -25,16 +25,21 @@ from sceneloom.errors import (
     UnknownLabelError,
 )
 from sceneloom.pictures import decode_picture
-from sceneloom.rendering.cluster.block_feeder import BlockFeeder
-from sceneloom.rendering.cluster.block_queue import BlockQueue
-from sceneloom.rendering.cluster.block_worker import BlockWorker
-from sceneloom.rendering.cluster.blocks import Answered, Given, Made, Unchanged, Unmade, Work
-from sceneloom.rendering.cluster.ray_cluster import RaySettings
-from sceneloom.rendering.dataset import TritonServers
-from sceneloom.rendering.interfaces import MapItem
+from sceneloom.rendering.items import MapItem
 from sceneloom.rendering.manifest import Manifest, Origin, Row
-from sceneloom.rendering.retry import RetryPolicy
-from sceneloom.rendering.settings import RenderSettings
+from sceneloom.rendering.plan import TritonServers
+from sceneloom.rendering.ray_engine import BlockFeeder, RaySettings
+from sceneloom.rendering.ray_stream import BlockQueue
+from sceneloom.rendering.ray_worker import (
+    Answered,
+    BlockWorker,
+    Given,
+    Made,
+    Unchanged,
+    Unmade,
+    Work,
+)
+from sceneloom.rendering.settings import RenderSettings, RetryPolicy
 from sceneloom.rendering.store import Store
 from sceneloom.schema import load_schema
 from sceneloom.testing import FakeTransport

@@ -18,9 +18,9 @@ from rendering_fakes import DictSink, ListSource, map_pair, png, street_maps
 from sceneloom.cli import main
 from sceneloom.contract import Contract
 from sceneloom.errors import OutOfResourcesError, out_of_resources
-from sceneloom.rendering.dataset import engine_address
-from sceneloom.rendering.interfaces import Stored
+from sceneloom.rendering.items import Stored
 from sceneloom.rendering.loading import Loader
+from sceneloom.rendering.plan import engine_address
 from sceneloom.rendering.run import Plan, RenderRun
 from sceneloom.rendering.settings import RenderSettings
 from sceneloom.schema import load_schema

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sceneloom.errors import InputError
-from sceneloom.rendering.keys import check_key, fault_of_key, shard_of
+from sceneloom.rendering.items import check_key, fault_of_key, shard_of
 
 
 @pytest.mark.parametrize(

@@ -13,15 +13,14 @@ import pytest
 from rendering_fakes import ListSource, street_maps
 
 from sceneloom.contract import Contract
-from sceneloom.rendering.check import Damage, check_pictures
-from sceneloom.rendering.dataset import engine_address
-from sceneloom.rendering.interfaces import MapItem
+from sceneloom.rendering.datasets import open_sink
+from sceneloom.rendering.dry_run import Damage, check_pictures
+from sceneloom.rendering.items import Failed, MapItem, Result
+from sceneloom.rendering.listeners import Listener
 from sceneloom.rendering.manifest import Manifest
-from sceneloom.rendering.results import Failed, Result
+from sceneloom.rendering.plan import engine_address
 from sceneloom.rendering.run import Plan, RenderRun
 from sceneloom.rendering.settings import Container, RenderSettings, ShardSettings
-from sceneloom.rendering.watching.listener import Listener
-from sceneloom.rendering.writing.sinks import open_sink
 from sceneloom.schema import load_schema
 from sceneloom.testing import FakeTransport
 from sceneloom.triton.client import TritonSynthesizer

@@ -17,13 +17,12 @@ from sceneloom.contract import Contract
 from sceneloom.errors import InputError, ServerUnavailableError
 from sceneloom.rendering import render
 from sceneloom.rendering.connections import Connection, EngineConnection
+from sceneloom.rendering.flow_control import AdaptiveWindow
+from sceneloom.rendering.items import Picture, Rendered, Result, Skipped
 from sceneloom.rendering.manifest import Manifest
-from sceneloom.rendering.results import Picture, Rendered, Result, Skipped
-from sceneloom.rendering.retry import RetryPolicy
 from sceneloom.rendering.run import Plan, RenderRun
 from sceneloom.rendering.servers import Address
-from sceneloom.rendering.settings import RenderSettings
-from sceneloom.rendering.window import AdaptiveWindow
+from sceneloom.rendering.settings import RenderSettings, RetryPolicy
 from sceneloom.schema import load_schema
 from sceneloom.testing import FakeTransport
 from sceneloom.triton.client import TritonSynthesizer

@@ -26,15 +26,13 @@ from sceneloom.errors import (
 from sceneloom.pictures import decode_picture
 from sceneloom.rendering import render
 from sceneloom.rendering.connections import Connection, EngineConnection
-from sceneloom.rendering.interfaces import MapItem
+from sceneloom.rendering.flow_control import AdaptiveWindow
+from sceneloom.rendering.items import Failed, MapItem, Picture, Rendered, Result, Skipped
+from sceneloom.rendering.listeners import Listener
 from sceneloom.rendering.manifest import Manifest
-from sceneloom.rendering.results import Failed, Picture, Rendered, Result, Skipped
-from sceneloom.rendering.retry import RetryPolicy
 from sceneloom.rendering.run import Plan, RenderRun
 from sceneloom.rendering.servers import Address
-from sceneloom.rendering.settings import RenderSettings
-from sceneloom.rendering.watching.listener import Listener
-from sceneloom.rendering.window import AdaptiveWindow
+from sceneloom.rendering.settings import RenderSettings, RetryPolicy
 from sceneloom.schema import load_schema
 from sceneloom.testing import FakeTransport
 from sceneloom.triton.client import TritonSynthesizer

@@ -13,14 +13,13 @@ from map_sets import WRITERS, small_maps
 
 from sceneloom.errors import InputError, ModelNotFoundError
 from sceneloom.pictures import FORMATS
-from sceneloom.rendering.dataset import Maps, Pictures, TritonServers, make_plan
-from sceneloom.rendering.results import Rendered, Result
-from sceneloom.rendering.retry import RetryPolicy
+from sceneloom.rendering.connections import Way
+from sceneloom.rendering.datasets import open_sink
+from sceneloom.rendering.items import Rendered, Result
+from sceneloom.rendering.listeners import Listener
+from sceneloom.rendering.plan import Maps, Pictures, TritonServers, make_plan
 from sceneloom.rendering.run import RenderRun
-from sceneloom.rendering.settings import Container, RenderSettings
-from sceneloom.rendering.triton import Way
-from sceneloom.rendering.watching.listener import Listener
-from sceneloom.rendering.writing.sinks import open_sink
+from sceneloom.rendering.settings import Container, RenderSettings, RetryPolicy
 from sceneloom_bench.noop_server import NoopServer, write_noop_repository
 from sceneloom_export.encoded_models import write_encoded_models
 from sceneloom_export.settings import ServingSettings

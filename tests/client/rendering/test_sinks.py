@@ -23,9 +23,9 @@ from map_sets import add_to_tar
 
 from sceneloom.errors import InputError, MissingDependencyError
 from sceneloom.files import new_part, sweep
-from sceneloom.rendering.interfaces import Sink, Stored
+from sceneloom.rendering.datasets import open_sink
+from sceneloom.rendering.items import Sink, Stored
 from sceneloom.rendering.settings import Container, ShardSettings
-from sceneloom.rendering.writing.sinks import open_sink
 
 CONTAINERS: tuple[Container, ...] = get_args(Container)
 SHARDS: tuple[Container, ...] = ("tar", "parquet")
@@ -304,7 +304,7 @@ def test_shards_of_others_and_damaged_ones_are_left_alone(
 
 KILLED = """
 import os, sys
-from sceneloom.rendering.writing.sinks import ShardSettings, open_sink
+from sceneloom.rendering.datasets import ShardSettings, open_sink
 place, container = sys.argv[1:]
 sink = open_sink(place, "png", container=container, shards=ShardSettings(pictures=3))
 sink.open(lambda output: True)

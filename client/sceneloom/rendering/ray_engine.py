@@ -10,29 +10,255 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
-from collections.abc import Generator, Iterator
+import logging
+import os
+import signal
+import threading
+import time
+from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Protocol
 
 from sceneloom.contract import Contract
-from sceneloom.errors import InputError, out_of_resources, require
-from sceneloom.rendering.cluster.block_feeder import BlockFeeder
-from sceneloom.rendering.cluster.blocks import Answered, Made, Outcome, Unchanged, Work
-from sceneloom.rendering.cluster.ray_cluster import RaySettings, most_actors, ray_started
-from sceneloom.rendering.dataset import TritonServers
-from sceneloom.rendering.interfaces import Source
+from sceneloom.errors import InputError, SceneLoomError, out_of_resources, require
+from sceneloom.files import SHARED_MEMORY
+from sceneloom.rendering.connections import Way
+from sceneloom.rendering.items import Failed, MapItem, Result, Skipped, Source
+from sceneloom.rendering.listeners import Levels
 from sceneloom.rendering.manifest import Manifest, Row
-from sceneloom.rendering.results import Failed, Result, Skipped
+from sceneloom.rendering.plan import TritonServers
+from sceneloom.rendering.ray_worker import Answered, Given, Made, Outcome, Unchanged, Work
 from sceneloom.rendering.run import Plan, Run, open_store
 from sceneloom.rendering.servers import Servers
+from sceneloom.rendering.settings import RenderSettings
 from sceneloom.rendering.store import Store, failure_row, place_is_gone
-from sceneloom.rendering.triton import Way
-from sceneloom.rendering.watching.listener import Levels
 from sceneloom.style import style_chooser
+from sceneloom.triton.shared_memory import sweep_regions
 
 if TYPE_CHECKING:
-    from sceneloom.rendering.cluster.ray_data import Stream
+    from sceneloom.rendering.ray_stream import Stream
+
+_MIB = 1 << 20
+_ENDING_SECONDS = 5
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RaySettings:
+    """How a run is spread over Ray's actors."""
+
+    address: str | None = None
+    """Of a running cluster, such as auto on one of its machines; without it Ray is started here,
+    and stopped with the run.
+    """
+    actors: int | None = None
+    """Most actors; without it as many as there are cores for. They start as there is work."""
+    cpus: int = 1
+    """Cores of an actor: as many threads decode and encode in it."""
+    maps_per_block: int = 16
+    """Maps that an actor is given at once. Their pictures are in memory together."""
+    object_store: int = 1024
+    """MiB of shared memory for what is on its way, where Ray is started here; more goes to disk."""
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        for name, low, high in (
+            ("actors", 1, 100_000),
+            ("cpus", 1, 1024),
+            ("maps_per_block", 1, 10_000),
+            ("object_store", 128, 1 << 20),
+        ):
+            value = getattr(self, name)
+            if value is not None and not low <= value <= high:
+                raise InputError(f"{name} is {value}; it is from {low} to {high}")
+
+
+def most_actors(settings: RaySettings) -> int:
+    """The most actors of a run; Ray must have been started."""
+    import ray
+
+    if settings.actors is not None:
+        return settings.actors
+    cores = ray.cluster_resources().get("CPU", 1)  # type: ignore[no-untyped-call]
+    return max(1, int(cores) // settings.cpus)
+
+
+@contextlib.contextmanager
+def ray_started(settings: RaySettings) -> Iterator[set[int]]:
+    """Ray while it is wanted: what the caller has started stays, and else it is started, or a
+    cluster connected to, and stopped again.
+
+    Yields:
+        takes the process ids of the actors that were seen. Those that Ray ends on this machine have
+        no time to clear up; it is done for them.
+
+    Raises:
+        SceneLoomError: it cannot be started, or no cluster is there.
+    """
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is sent anywhere
+    import ray
+
+    workers: set[int] = set()
+    if ray.is_initialized():
+        yield workers
+        return
+    here: dict[str, Any] = {}
+    if settings.address is None:
+        here = {
+            "num_cpus": max(RenderSettings().threads, settings.cpus * (settings.actors or 1)),
+            "include_dashboard": False,
+            "object_store_memory": settings.object_store * _MIB,
+        }
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        ray.init(
+            address=settings.address or "local",
+            logging_level=logging.ERROR,
+            log_to_driver=False,
+            **here,
+        )
+        if before is not None and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, before)  # Ray's own would end the run at once
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        raise SceneLoomError(f"Ray cannot be started or reached: {error}") from error
+    try:
+        yield workers
+    finally:
+        ray.shutdown()
+        if settings.address is None:
+            _sweep_after(workers)
+
+
+def _sweep_after(processes: set[int]) -> None:
+    """Remove what is in shared memory of processes that are ending."""
+    deadline = time.monotonic() + _ENDING_SECONDS
+    while any(list(SHARED_MEMORY.glob(f"sceneloom-{pid}-*")) for pid in processes):
+        if time.monotonic() > deadline:  # the next connection does it
+            return
+        sweep_regions()
+        time.sleep(0.05)
+
+
+class Taker(Protocol):
+    """Where blocks go."""
+
+    def put(self, number: int, block: Sequence[Given] | None) -> None:
+        """Take a block, or with None the end.
+
+        Args:
+            number: counts from 0.
+            block: the maps.
+        """
+
+
+class BlockFeeder:
+    """Gives blocks until the source ends or the run stops; then the end."""
+
+    def __init__(
+        self,
+        source: Source,
+        store: Store,
+        taker: Taker,
+        *,
+        maps_per_block: int,
+        most_blocks: int,
+        threads: int,
+    ) -> None:
+        """Prepare.
+
+        Args:
+            source: the maps.
+            store: knows which pictures are there.
+            taker: where blocks go.
+            maps_per_block: how many maps make one.
+            most_blocks: that are on their way at once.
+            threads: how many look for pictures that are there.
+        """
+        self._source, self._store, self._taker = source, store, taker
+        self._maps_per_block = maps_per_block
+        self._room = threading.Semaphore(most_blocks)
+        self._given: dict[int, dict[str, Row | None]] = {}
+        self._lookers = ThreadPoolExecutor(threads, "sceneloom-look")
+        self._thread = threading.Thread(target=self._feed, name="sceneloom-feed", daemon=True)
+        self._stopping = False
+        self.error: Exception | None = None
+        """Why the source could not be read to its end."""
+
+    def start(self) -> None:
+        """Begin."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Give no further block. Safe to call from a signal handler."""
+        self._stopping = True
+        self._room.release()  # the thread may wait for it
+
+    def take(self, number: int) -> dict[str, Row | None] | None:
+        """Report that a block was answered.
+
+        Returns:
+            key -> the row of the picture that was there when the block was given, or None where
+            there was none; None for a block that was answered before.
+        """
+        block = self._given.pop(number, None)
+        if block is not None:
+            self._room.release()
+        return block
+
+    def maps_given(self) -> int:
+        """How many maps are on their way."""
+        return sum(len(block) for block in list(self._given.values()))
+
+    def close(self) -> None:
+        """Stop, and wait for the thread."""
+        self.stop()
+        if self._thread.is_alive():
+            self._thread.join()
+        self._lookers.shutdown(cancel_futures=True)
+
+    def _feed(self) -> None:
+        number = 0
+        try:
+            for items in self._blocks():
+                self._room.acquire()
+                if self._stopping:
+                    break
+                self._give(number, items)
+                number += 1
+        except Exception as error:
+            self.error = error
+        with contextlib.suppress(Exception):  # its answers say what is wrong with it
+            self._taker.put(number, None)
+
+    def _give(self, number: int, items: list[MapItem]) -> None:
+        keys = [item.key for item in items]
+        rows = dict(zip(keys, self._lookers.map(self._found, keys), strict=True))
+        known = {key: "" if row is None else row.input_hash for key, row in rows.items()}
+        self._given[number] = rows
+        self._taker.put(number, [Given(item=item, known=known[item.key]) for item in items])
+
+    def _found(self, key: str) -> Row | None:
+        try:
+            return self._store.found(key)
+        except OSError:
+            return None  # what cannot be read is made again
+
+    def _blocks(self) -> Iterator[list[MapItem]]:
+        """The source's maps in blocks; where it breaks off, those before come first."""
+        block: list[MapItem] = []
+        try:
+            for item in self._source:
+                block.append(item)
+                if len(block) == self._maps_per_block:
+                    yield block
+                    block = []
+        except Exception:
+            if block:
+                yield block
+            raise
+        if block:
+            yield block
+
 
 _SPARE_BLOCKS = 4
 
@@ -113,7 +339,7 @@ class RayRun(Run):
             begun = _begin(self._plan, self._servers, self._settings.cpus)
             stack.callback(begun.close)
             self._workers = stack.enter_context(ray_started(self._settings))
-            from sceneloom.rendering.cluster.ray_data import BLOCKS_PER_ACTOR, Stream
+            from sceneloom.rendering.ray_stream import BLOCKS_PER_ACTOR, Stream
 
             self._actors = most_actors(self._settings)
             stream = Stream(begun.work, actors=self._actors, cpus=self._settings.cpus)

@@ -13,9 +13,7 @@ from sceneloom.file_tree import LeftOut, describe, split_hidden
 from sceneloom.locations import lies_in, open_binary, read_range, reason_of
 from sceneloom.maps import MAP_SUFFIXES
 from sceneloom.pairing import is_map_name, pair_names
-from sceneloom.rendering.interfaces import MapItem
-from sceneloom.rendering.keys import fault_of_key
-from sceneloom.rendering.reading.map_files import broken_item, check_size
+from sceneloom.rendering.items import MapItem, broken_item, check_size, fault_of_key
 
 _STORED, _DEFLATED = zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED
 _LOCAL_HEADER = struct.Struct("<4s22xHH")  # signature, lengths of the name and of the extra field

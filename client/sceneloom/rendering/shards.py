@@ -28,10 +28,9 @@ from sceneloom.locations import (
     put_remote,
     reason_of,
 )
-from sceneloom.rendering.interfaces import Stored
-from sceneloom.rendering.keys import check_key
-from sceneloom.rendering.writing.folder_sink import make_folder
-from sceneloom.rendering.writing.tar_part import TarPart
+from sceneloom.rendering.folder import make_folder
+from sceneloom.rendering.items import Stored, check_key
+from sceneloom.rendering.tar import TarPart
 
 _KEPT_LISTS = 4
 

@@ -13,8 +13,8 @@ from functools import partial
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
 
 from sceneloom.errors import InputError, ServingError
-from sceneloom.rendering.results import Failed, Rendered, Result, Skipped
-from sceneloom.rendering.watching.listener import Levels, Listener
+from sceneloom.rendering.items import Failed, Rendered, Result, Skipped
+from sceneloom.rendering.listeners import Levels, Listener
 
 _BUCKETS = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 120.0)
 _QUEUES = ("reading", "waiting", "active", "pausing")

@@ -9,24 +9,23 @@ from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
 from sceneloom.contract import MODEL_NAME, Contract
-from sceneloom.errors import (
-    InputError,
-)
+from sceneloom.errors import InputError
 from sceneloom.pictures import check_format
 from sceneloom.rendering.connections import (
     Connection,
     EngineConnection,
+    PathChoice,
+    TritonConnection,
+    Way,
 )
-from sceneloom.rendering.interfaces import Source
+from sceneloom.rendering.datasets import DataSet, ShardedSource, open_sink, open_source
+from sceneloom.rendering.flow_control import AdaptiveWindow
+from sceneloom.rendering.items import Source
+from sceneloom.rendering.listeners import Listener
 from sceneloom.rendering.manifest import FILE_NAME
-from sceneloom.rendering.reading.sources import DataSet, ShardedSource, open_source
 from sceneloom.rendering.run import Plan
 from sceneloom.rendering.servers import Address
 from sceneloom.rendering.settings import Container, RenderSettings, ShardSettings
-from sceneloom.rendering.triton import PathChoice, TritonConnection, Way
-from sceneloom.rendering.watching.listener import Listener
-from sceneloom.rendering.window import AdaptiveWindow
-from sceneloom.rendering.writing.sinks import open_sink
 from sceneloom.triton.client import TransportChoice, TritonSynthesizer
 from sceneloom.triton.encoded import EncodedFormat
 from sceneloom.triton.transport import Timeouts, server_address

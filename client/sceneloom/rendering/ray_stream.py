@@ -12,6 +12,7 @@ import contextlib
 import logging
 import os
 import pickle
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
@@ -22,9 +23,54 @@ from ray.data.block import BlockMetadata
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from sceneloom.errors import SceneLoomError, out_of_resources
-from sceneloom.rendering.cluster.block_queue import BlockQueue
-from sceneloom.rendering.cluster.block_worker import BlockWorker
-from sceneloom.rendering.cluster.blocks import Answered, Given, Work
+from sceneloom.rendering.ray_worker import Answered, BlockWorker, Given, Work
+
+
+class BlockQueue:
+    """Hands blocks out by their numbers, and holds each until it has its answer: who reads them and
+    dies begins again at the first one.
+    """
+
+    def __init__(self) -> None:
+        """Begin without a block."""
+        self._blocks: dict[int, bytes | None] = {}
+        self._count = 0
+        self._stopped = False
+        self._tries: Counter[int] = Counter()
+        self._changed = asyncio.Condition()
+
+    async def put(self, number: int, block: bytes | None) -> None:
+        """Take a block, or with None the end.
+
+        Args:
+            number: counts from 0.
+            block: the maps, pickled.
+        """
+        async with self._changed:
+            self._blocks[number] = block
+            self._count = number + 1
+            self._changed.notify_all()
+
+    async def get(self, number: int) -> bytes | None:
+        """A block, once it is there; None at the end, nothing for a block that was answered."""
+        async with self._changed:
+            await self._changed.wait_for(lambda: number < self._count)
+        return self._blocks.get(number, b"")
+
+    async def begin(self, number: int) -> int:
+        """Which try at a block this is, from 1; 0 where the run stops."""
+        self._tries[number] += 1
+        return 0 if self._stopped else self._tries[number]
+
+    async def drop(self, number: int) -> None:
+        """Report that a block was answered."""
+        self._blocks.pop(number, None)
+        self._tries.pop(number, None)
+
+    async def stop(self) -> None:
+        """Have no further block begun."""
+        self._stopped = True
+
 
 _AT_ONCE = 2  # blocks in an actor: while one ends, the next keeps the server busy
 _WAITING = 2  # blocks that wait at an actor; with fewer Ray Data adds no actors

@@ -1,6 +1,7 @@
-"""Opens a data set of maps by its place: folder, zip file, tar shards or Parquet, local or remote.
+"""Which format a location names: opens a data set of maps, and a place for pictures.
 
     source = open_source("s3://bucket/shards/maps-{000000..000099}.tar", wants_instances=True)
+    sink = open_sink("s3://bucket/pictures", "jpg", container="tar")
 
 docs/rendering-formats.md says how each is laid out.
 """
@@ -15,19 +16,23 @@ from sceneloom.errors import InputError
 from sceneloom.file_tree import OTHER_KIND, LeftOut, split_hidden
 from sceneloom.locations import (
     file_names,
+    filesystem,
     folder_names,
     is_folder,
+    is_remote,
     join,
     last_part,
     parent,
     reason_of,
 )
-from sceneloom.rendering.interfaces import MapItem, Source
-from sceneloom.rendering.keys import shard_of
-from sceneloom.rendering.reading.folder_source import FolderSource
-from sceneloom.rendering.reading.parquet_source import ParquetSource
-from sceneloom.rendering.reading.tar_source import TarSource
-from sceneloom.rendering.reading.zip_source import ZipSource
+from sceneloom.pictures import Format
+from sceneloom.rendering.folder import FolderSink, FolderSource
+from sceneloom.rendering.items import MapItem, Sink, Source, shard_of
+from sceneloom.rendering.parquet import ParquetShards, ParquetSource
+from sceneloom.rendering.settings import Container, ShardSettings
+from sceneloom.rendering.shards import ShardSink
+from sceneloom.rendering.tar import TarShards, TarSource
+from sceneloom.rendering.zip import ZipSource
 
 # pix2pixHD's layout.
 _LABEL_FOLDER, _INSTANCE_FOLDER = "test_label", "test_inst"
@@ -225,3 +230,47 @@ class ShardedSource:
     def holds(self, place: str) -> bool:
         """See `DataSet`."""
         return self._source.holds(place)
+
+
+"""A file for each picture, or shards."""
+
+_FILES = (".tar", ".zip", ".parquet", ".tgz", ".tar.gz")
+
+
+def open_sink(
+    place: str,
+    format: Format,
+    *,
+    container: Container = "folder",
+    shards: ShardSettings = ShardSettings(),  # noqa: B008 - frozen
+    stem: str = "shard",
+) -> Sink:
+    """Choose a place for pictures; nothing is written before the sink's `open`.
+
+    Args:
+        place: path or URL of a folder.
+        format: of the pictures.
+        container: what is written into the folder.
+        shards: how large shards become.
+        stem: what the names of shards begin with. Runs that write to one folder side by side have
+            different ones: a sink takes out of its shards what its manifest does not know.
+
+    Raises:
+        InputError: the place is named like a file, or there is no such kind of place.
+        MissingDependencyError: a package is not installed that this place or container needs.
+    """
+    if place.lower().endswith(_FILES):
+        raise InputError(
+            f"{place}: pictures go to a folder; for tar or Parquet shards in it, --container tar "
+            "or --container parquet"
+        )
+    if not stem or "/" in stem:
+        raise InputError(f"{stem!r}: no beginning for the names of shards")
+    if is_remote(place):
+        filesystem(place)  # says at once which package is missing
+    if container == "folder":
+        return FolderSink(place, format)
+    if container not in ("tar", "parquet"):
+        raise InputError(f"container is {container!r}; it is folder, tar or parquet")
+    kind = TarShards(format) if container == "tar" else ParquetShards(format)
+    return ShardSink(place, kind, stem=stem, most_pictures=shards.pictures, most_bytes=shards.bytes)
