@@ -29,7 +29,6 @@ import tyro
 from sceneloom.errors import SceneLoomError
 from sceneloom.maps import instance_map_png, label_map_png, read_instance_map, read_label_map
 from sceneloom.pictures import Format, encode_picture
-from sceneloom.rendering.connections import Way
 from sceneloom.rendering.items import Rendered
 from sceneloom.rendering.plan import Maps, Pictures, TritonServers, make_plan
 from sceneloom.rendering.run import RenderRun
@@ -205,7 +204,7 @@ def take_turns(
 def _pipeline(url: str, maps: Path, target: Path, format: Format) -> tuple[float, int]:
     """Seconds of a whole run, and the requests it sent."""
     settings = RenderSettings(format=format)
-    addresses = TritonServers(urls=[url]).addresses(settings, Way())
+    addresses = TritonServers(urls=[url]).addresses(settings)
     start = time.perf_counter()
     plan = make_plan(Maps(place=maps), Pictures(place=str(target)), addresses, settings)
     with RenderRun(plan) as run:

@@ -25,7 +25,6 @@ from sceneloom.contract import Contract
 from sceneloom.errors import ServingError
 from sceneloom.maps import instance_map_png, label_map_png
 from sceneloom.pictures import Format
-from sceneloom.rendering.connections import Way
 from sceneloom.rendering.items import Rendered
 from sceneloom.rendering.plan import Maps, Pictures, TritonServers, make_plan
 from sceneloom.rendering.run import RenderRun
@@ -183,7 +182,7 @@ def _render(
         model=settings.server.model,
         transport=settings.transport,
         path="raw",
-    ).addresses(how, Way())
+    ).addresses(how)
     busy = BusyTime(server.grpc, settings.server.model)
     with tempfile.TemporaryDirectory(dir=folder) as pictures:
         start = time.perf_counter()

@@ -27,7 +27,7 @@ from sceneloom.errors import (
     ServingError,
     out_of_resources,
 )
-from sceneloom.rendering.connections import PathChoice, Way
+from sceneloom.rendering.connections import PathChoice
 from sceneloom.rendering.dry_run import dry_run, rendered_pictures, report_check, report_dry_run
 from sceneloom.rendering.items import Failed
 from sceneloom.rendering.listeners import Levels, Listener, LogLines, ProgressBar, Tally
@@ -122,20 +122,20 @@ def main(
         settings: how to render.
     """
     try:
-        servers, way, plan = _plan(input, output, flags, shards, settings)
+        servers, plan = _plan(input, output, flags, shards, settings)
     except InputError as error:
         print(f"sceneloom render: {printable(error)}", file=sys.stderr)
         return 2
 
     def begin(plan: Plan) -> Run:
-        return RayRun(plan, servers, ray, way) if flags.engine == "ray" else RenderRun(plan)
+        return RayRun(plan, servers, ray) if flags.engine == "ray" else RenderRun(plan)
 
     try:
         if flags.verify:
             return report_check(_plans_to_check(plan, input, output, flags, shards, settings))
         if flags.dry_run:
             return report_dry_run(dry_run(plan))
-        code = _render(plan, begin, flags, output, way)
+        code = _render(plan, begin, flags, output)
     except (SceneLoomError, OSError, MemoryError, RuntimeError) as error:
         met = out_of_resources(error) or error
         if (passing := _passing(met)) is None:
@@ -167,7 +167,7 @@ def _plan(
     flags: RenderFlags,
     shards: ShardSettings,
     settings: RenderSettings,
-) -> tuple[TritonServers, Way, Plan]:
+) -> tuple[TritonServers, Plan]:
     """What the command line asks for; raises InputError where it makes no sense."""
     if flags.verify and (flags.dry_run or flags.video is not None):
         raise InputError("--verify only looks at pictures; leave --dry-run and --video out")
@@ -184,9 +184,7 @@ def _plan(
     )
     if flags.video is not None:
         check_video(flags.video, flags.fps)
-    way = Way()
-    plan = make_plan(maps, pictures, servers.addresses(settings, way), settings)
-    return servers, way, plan
+    return servers, make_plan(maps, pictures, servers.addresses(settings), settings)
 
 
 def _plans_to_check(
@@ -201,7 +199,7 @@ def _plans_to_check(
     if flags.shard or flags.manifest is not None:
         return [plan]
     return [
-        _plan(maps_place, output, dataclasses.replace(flags, shard=shard), shards, settings)[2]
+        _plan(maps_place, output, dataclasses.replace(flags, shard=shard), shards, settings)[1]
         for shard in shards_of_manifests(output)
     ] or [plan]
 
@@ -211,7 +209,6 @@ def _render(
     begin: Callable[[Plan], Run],
     flags: RenderFlags,
     output: str,
-    way: Way,
 ) -> int:
     """Render, show how it goes, and say how it ended."""
     assert plan.manifest is not None
@@ -249,7 +246,7 @@ def _render(
                 return _logged(log, passing or 1, tally.to_json(output, manifest, ()))
             ended = error
     left_out = run.left_out()
-    tally.print(output, manifest, way, left_out, show_failures=log is None)
+    tally.print(output, manifest, run.route(), left_out, show_failures=log is None)
     code = _exit_code(tally, ended, signals, log)
     return _logged(log, code, tally.to_json(output, manifest, left_out))
 

@@ -63,4 +63,4 @@ def render(
     settings = settings or RenderSettings()
     pictures = None if output is None else Pictures(place=str(output))
     found = Maps(place=maps, labels=labels, instances=instances)
-    return RenderRun(make_plan(found, pictures, [engine_address(synthesizer, settings)], settings))
+    return RenderRun(make_plan(found, pictures, [engine_address(synthesizer)], settings))

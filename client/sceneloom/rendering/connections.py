@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+import threading
+from collections.abc import Callable, Sequence
 from typing import Literal, Protocol, cast, get_args
 
 from sceneloom.contract import MODEL_NAME, Contract
@@ -22,6 +23,8 @@ from sceneloom.request import smallest_map
 from sceneloom.synthesizer import Synthesizer
 from sceneloom.triton.client import TritonSynthesizer
 from sceneloom.triton.encoded import ENCODED_MODEL, EncodedClient, EncodedFormat, measure_link
+
+PathChoice = Literal["auto", "raw", "encoded"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -57,6 +60,43 @@ class Answer:
         return encode_picture(self.image, settings.format, quality=settings.quality)
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Route:
+    """How the pictures of a run travel; each text is a sentence for its summary."""
+
+    encoded: bool = False
+    """Whether files travel instead of arrays."""
+    path: str = ""
+    """Why raw or encoded; empty before the first request."""
+    transport: str = ""
+    """How tensors travel to the server."""
+    engine: str = ""
+    """The server's engine; empty where it does not say which."""
+
+
+class PathChooser:
+    """Chooses once, for all servers of a run, whether arrays or files travel."""
+
+    def __init__(self, path: PathChoice) -> None:
+        """Choose at once where the path is named."""
+        self.path = path
+        """What was asked for: ``raw``, ``encoded`` or ``auto``."""
+        self._lock = threading.Lock()
+        self._chosen = None if path == "auto" else (path == "encoded", f"{path}: as asked")
+
+    @property
+    def chosen(self) -> tuple[bool, str]:
+        """Whether files travel, and why; False and empty before the first request."""
+        return self._chosen or (False, "")
+
+    def choose(self, measure: Callable[[], tuple[bool, str]]) -> bool:
+        """Whether files travel; the first call measures, the others wait for it."""
+        with self._lock:
+            if self._chosen is None:
+                self._chosen = measure()
+            return self._chosen[0]
+
+
 class Connection(Protocol):
     """An open connection to a server, or an engine in this process; `send` is called from several
     threads.
@@ -73,8 +113,9 @@ class Connection(Protocol):
     batch: int
     """Most maps that one request is made of."""
 
-    def choose_way(self, prepared: Prepared) -> None:
-        """Settle, with the first map of the run, what is to be found out by trying."""
+    @property
+    def route(self) -> Route:
+        """How its pictures travel."""
 
     def send(self, batch: Sequence[Prepared]) -> list[Answer]:
         """Have maps of one size rendered; raises a ServingError."""
@@ -104,8 +145,7 @@ class EngineConnection:
         """The version that is served; empty for an engine in this process."""
         self.engine: str = synthesizer.engine
         """What runs it, as RUNTIME-PRECISION; empty where unknown."""
-
-    def choose_way(self, prepared: Prepared) -> None:
+        self.route = Route()
         """There is one way only."""
 
     def send(self, batch: Sequence[Prepared]) -> list[Answer]:
@@ -151,44 +191,28 @@ def render_smallest(synthesizer: Synthesizer) -> None:
     synthesizer.synthesize(*smallest_map(synthesizer.contract))
 
 
-PathChoice = Literal["auto", "raw", "encoded"]
 _SHARED_MEMORY = "grpc-shm"
 _ENCODED_SUFFIX = ENCODED_MODEL.removeprefix(MODEL_NAME)
-
-
-@dataclasses.dataclass
-class Way:
-    """Which way the pictures of a run go, the same to all of its servers."""
-
-    encoded: bool = False
-    """Whether files travel instead of arrays."""
-    why: str = ""
-    """One sentence that says so."""
-    transport: str = ""
-    """One sentence about how tensors travel to the server that was connected to last."""
-    engine: str = ""
-    """One sentence about the engine of that server; empty where it does not say which."""
 
 
 class TritonConnection:
     """An open connection to a Triton server."""
 
     def __init__(
-        self, synthesizer: TritonSynthesizer, settings: RenderSettings, way: Way, path: PathChoice
+        self, synthesizer: TritonSynthesizer, settings: RenderSettings, chooser: PathChooser
     ) -> None:
         """Take over a synthesizer; it is closed with the connection.
 
         Args:
             synthesizer: the raw path.
             settings: format, quality and what to do with unknown ids.
-            way: of the run; looked at with every request.
-            path: what was asked for: with ``raw`` the encoded path is not looked for, with
+            chooser: of the run. With the path ``raw`` the encoded path is not looked for, with
                 ``encoded`` there has to be one.
 
         Raises:
             ModelNotFoundError: the encoded path was asked for, and the server does not have it.
         """
-        self._settings, self._way, self._path = settings, way, path
+        self._settings, self._chooser = settings, chooser
         self.synthesizer = synthesizer
         """The raw path."""
         self.contract: Contract = synthesizer.contract
@@ -202,10 +226,8 @@ class TritonConnection:
         """Most maps that one request is made of: where the server joins requests, single ones are
         as good and wait for nobody.
         """
-        way.transport = f"{synthesizer.transport.kind}: {synthesizer.transport.why}"
-        way.engine = _engine_words(synthesizer)
         self._encoded: EncodedClient | None = None
-        if path == "raw":
+        if chooser.path == "raw":
             return
         try:
             encoded = EncodedClient(
@@ -219,7 +241,7 @@ class TritonConnection:
                 )
             self._encoded = encoded
         except (ModelNotFoundError, ServerUnavailableError):  # not there, or not loaded
-            if path == "encoded":
+            if chooser.path == "encoded":
                 raise
 
     def send(self, batch: Sequence[Prepared]) -> list[Answer]:
@@ -228,31 +250,30 @@ class TritonConnection:
         Raises:
             ServingError: the server did not answer with pictures.
         """
-        if self._encoded is None or not self._way.encoded:
+        encoded = self._chooser.choose(lambda: self._measure(batch[0]))
+        if self._encoded is None or not encoded:
             return send_raw(self.synthesizer, batch)
         return [self._send_files(self._encoded, one) for one in batch]
 
-    def choose_way(self, prepared: Prepared) -> None:
-        """Measure both ways with a map of the run, and choose for all servers, where the choice was
-        left open.
-
-        Raises:
-            ServingError: the server did not answer with a picture.
-        """
-        format = self._settings.format
-        if self._path != "auto":
-            return
-        if self.synthesizer.transport.kind == _SHARED_MEMORY:
-            self._way.why = "raw: tensors go through shared memory"
-        elif self._encoded is None:
-            self._way.why = "raw: the server has no encoded path"
-        elif format not in get_args(EncodedFormat):
-            self._way.why = f"raw: the encoded path does not give {format}"
-        else:
-            try:
-                self._measure(self._encoded, prepared)
-            except (InputError, RequestRejectedError) as error:
-                self._way.why = f"raw: the first map cannot go the encoded path ({error})"
+    @property
+    def route(self) -> Route:
+        """How its pictures travel."""
+        synthesizer = self.synthesizer
+        encoded, why = self._chooser.chosen
+        engine = ""
+        if synthesizer.engine:
+            difference = synthesizer.difference or "not said by the server"
+            fast = synthesizer.fast or "not said by the server"
+            engine = (
+                f"engine: {synthesizer.engine} ({synthesizer.precision}); difference from PyTorch: "
+                f"{difference}; --precision fast: {fast}"
+            )
+        return Route(
+            encoded=encoded,
+            path=why,
+            transport=f"{synthesizer.transport.kind}: {synthesizer.transport.why}",
+            engine=engine,
+        )
 
     def prove(self) -> None:
         """Have the smallest map rendered.
@@ -261,7 +282,7 @@ class TritonConnection:
             ServingError: no picture came back.
         """
         render_smallest(self.synthesizer)
-        if self._encoded is not None and self._way.encoded:
+        if self._encoded is not None and self._chooser.chosen[0]:
             label_map, instance_map = smallest_map(self.contract)
             label = label_map_png(self.contract, label_map)
             instance = None
@@ -273,20 +294,30 @@ class TritonConnection:
         """Close the connection."""
         self.synthesizer.close()
 
-    def _measure(self, encoded: EncodedClient, prepared: Prepared) -> None:
-        label, instance = _files(self.contract, prepared)
-        times = measure_link(
-            self.synthesizer,
-            encoded,
-            label,
-            instance,
-            prepared.style,
-            format=cast(EncodedFormat, self._settings.format),
-            quality=self._settings.quality,
-            unknown=self._settings.unknown,
-        )
-        self._way.encoded = times.path == "encoded"
-        self._way.why = (
+    def _measure(self, prepared: Prepared) -> tuple[bool, str]:
+        """Whether a map of the run takes less time as a file, and why; raises a ServingError."""
+        format = self._settings.format
+        if self.synthesizer.transport.kind == _SHARED_MEMORY:
+            return False, "raw: tensors go through shared memory"
+        if self._encoded is None:
+            return False, "raw: the server has no encoded path"
+        if format not in get_args(EncodedFormat):
+            return False, f"raw: the encoded path does not give {format}"
+        try:
+            label, instance = _files(self.contract, prepared)
+            times = measure_link(
+                self.synthesizer,
+                self._encoded,
+                label,
+                instance,
+                prepared.style,
+                format=cast(EncodedFormat, format),
+                quality=self._settings.quality,
+                unknown=self._settings.unknown,
+            )
+        except (InputError, RequestRejectedError) as error:
+            return False, f"raw: the first map cannot go the encoded path ({error})"
+        return times.path == "encoded", (
             f"{times.path}: a picture took {times.raw:.3f} s raw and {times.encoded:.3f} s encoded"
         )
 
@@ -302,17 +333,6 @@ class TritonConnection:
         )
         sent = len(label) + len(instance or b"")
         return Answer(encoded=picture, sent=sent, engine=self.engine)
-
-
-def _engine_words(synthesizer: TritonSynthesizer) -> str:
-    if not synthesizer.engine:
-        return ""
-    difference = synthesizer.difference or "not said by the server"
-    fast = synthesizer.fast or "not said by the server"
-    return (
-        f"engine: {synthesizer.engine} ({synthesizer.precision}); difference from PyTorch: "
-        f"{difference}; --precision fast: {fast}"
-    )
 
 
 def _files(contract: Contract, prepared: Prepared) -> tuple[bytes, bytes | None]:

@@ -138,7 +138,6 @@ def _check(loader: Loader, item: MapItem) -> tuple[tuple[int, int], bool] | Fail
 
 def _probe(connection: Connection, plan: Plan, prepared: Prepared) -> float:
     """Seconds of one picture, request and encoding; the first one warms up."""
-    connection.choose_way(prepared)
     connection.send([prepared])
     start = time.perf_counter()
     connection.send([prepared])[0].encode(plan.settings)

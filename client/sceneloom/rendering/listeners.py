@@ -17,7 +17,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from sceneloom.errors import ServingError
 from sceneloom.file_tree import LeftOut, describe
-from sceneloom.rendering.connections import Way
+from sceneloom.rendering.connections import Route
 from sceneloom.rendering.items import Failed, Rendered, Result, Skipped
 from sceneloom.text import counted, printable
 
@@ -225,7 +225,7 @@ class Tally(Listener):
         self,
         output: str,
         manifest: Path,
-        way: Way,
+        route: Route,
         left_out: Sequence[LeftOut],
         *,
         show_failures: bool,
@@ -235,7 +235,7 @@ class Tally(Listener):
         Args:
             output: the place of the pictures.
             manifest: its file.
-            way: how they went.
+            route: how the pictures travelled.
             left_out: what the data set leaves out.
             show_failures: whether failures are listed.
         """
@@ -257,7 +257,7 @@ class Tally(Listener):
                     "cropped back"
                 )
         place = f"manifest: {manifest}"
-        for words in (done, way.transport, way.why, self._engine_words(way), place):
+        for words in (done, route.transport, route.path, self._engine_words(route), place):
             if words:
                 print(printable(words))
         for line in describe(left_out):
@@ -280,9 +280,9 @@ class Tally(Listener):
             "manifest": str(manifest),
         }
 
-    def _engine_words(self, way: Way) -> str:
+    def _engine_words(self, route: Route) -> str:
         if len(self._engines) < 2:
-            return way.engine
+            return route.engine
         counts = (f"{count} {engine or 'unknown'}" for engine, count in self._engines.items())
         return f"pictures by engine: {', '.join(counts)}"
 

@@ -9,21 +9,20 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import threading
 import time
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from sceneloom.errors import InputError, SceneLoomError, ServingError
-from sceneloom.rendering.connections import Answer, Connection
+from sceneloom.rendering.connections import Answer
 from sceneloom.rendering.flow_control import RetryBudget, Shelf
 from sceneloom.rendering.items import Failed, MapItem, Picture, Rendered, Result, Skipped, Source
 from sceneloom.rendering.listeners import Levels, Listener
 from sceneloom.rendering.loading import Loaded, Loader, Prepared
 from sceneloom.rendering.servers import Servers
 from sceneloom.rendering.settings import RenderSettings
-from sceneloom.rendering.store import Store, place_is_gone
+from sceneloom.rendering.store import PictureStore, place_is_gone
 
 _CHUNK = 16
 _SHELF_BYTES = 128 << 20
@@ -44,7 +43,7 @@ class Pipeline:
         *,
         requests: ThreadPoolExecutor,
         results: asyncio.Queue[Result | None],
-        store: Store | None = None,
+        store: PictureStore | None = None,
         batch: int = 1,
         listeners: Sequence[Listener] = (),
     ) -> None:
@@ -75,8 +74,6 @@ class Pipeline:
         self._lower = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
         self._reading = self._active = self._pausing = 0
-        self._choosing = threading.Lock()
-        self._way_chosen = False
         self._stopping = False
         self._broken: Exception | None = None
 
@@ -128,7 +125,7 @@ class Pipeline:
         if self._broken is not None:
             raise self._broken
 
-    async def _finish(self, store: Store) -> None:
+    async def _finish(self, store: PictureStore) -> None:
         try:
             finished = await self._in(self._cpu, store.finish)
         except OSError as error:
@@ -225,7 +222,7 @@ class Pipeline:
                 self._budget.earn()
             start = time.perf_counter()
             try:
-                answers = await self._in(self._requests, self._send, lease.connection, maps)
+                answers = await self._in(self._requests, lease.connection.send, maps)
             except ServingError as error:
                 self._servers.failed(lease, error)
                 failures.append(error)
@@ -249,13 +246,6 @@ class Pipeline:
         attempts = len(failures) + 1
         done = (self._keep(*pair, attempts) for pair in zip(maps, answers, strict=True))
         await asyncio.gather(*done)
-
-    def _send(self, connection: Connection, maps: list[Prepared]) -> list[Answer]:
-        with self._choosing:  # the others wait for the first map, which decides for all
-            if not self._way_chosen:
-                connection.choose_way(maps[0])
-                self._way_chosen = True
-        return connection.send(maps)
 
     async def _pause(self, failures: list[ServingError]) -> bool:
         """Wait before the next try; False where there is none."""

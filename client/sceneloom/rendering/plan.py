@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,14 +13,12 @@ from sceneloom.contract import MODEL_NAME, Contract
 from sceneloom.errors import InputError
 from sceneloom.pictures import check_format
 from sceneloom.rendering.connections import (
-    Connection,
     EngineConnection,
     PathChoice,
+    PathChooser,
     TritonConnection,
-    Way,
 )
 from sceneloom.rendering.datasets import DataSet, ShardedSource, open_sink, open_source
-from sceneloom.rendering.flow_control import AdaptiveWindow
 from sceneloom.rendering.items import Source
 from sceneloom.rendering.listeners import Listener
 from sceneloom.rendering.manifest import FILE_NAME
@@ -179,7 +178,7 @@ class TritonServers:
     path: PathChoice = "auto"
     """Arrays or encoded files."""
 
-    def addresses(self, settings: RenderSettings, way: Way) -> list[Address]:
+    def addresses(self, settings: RenderSettings) -> list[Address]:
         """The servers as a run connects to them.
 
         Raises:
@@ -194,31 +193,30 @@ class TritonServers:
             if place in places:
                 raise InputError(f"{url}: the same server twice")
             places.append(place)
-        return [
-            triton_address(
-                url,
-                settings,
-                way,
-                model=self.model,
-                timeouts=self.timeouts,
-                transport=self.transport,
-                path=self.path,
+        if self.path == "encoded" and settings.format not in get_args(EncodedFormat):
+            raise InputError(
+                f"the encoded path does not give {settings.format}; it gives "
+                f"{', '.join(get_args(EncodedFormat))}"
             )
-            for url in self.urls
-        ]
+        chooser = PathChooser(self.path)
+
+        def connect(url: str) -> TritonConnection:
+            synthesizer = TritonSynthesizer(
+                url, model=self.model, timeouts=self.timeouts, transport=self.transport
+            )
+            try:
+                return TritonConnection(synthesizer, settings, chooser)
+            except BaseException:
+                synthesizer.close()
+                raise
+
+        return [Address(name=url, connect=functools.partial(connect, url)) for url in self.urls]
 
 
-def engine_address(synthesizer: Synthesizer, settings: RenderSettings) -> Address:
+def engine_address(synthesizer: Synthesizer) -> Address:
     """A synthesizer that is open already, as a run uses it; the run leaves it open."""
-
-    def window(connection: Connection) -> AdaptiveWindow:
-        return AdaptiveWindow(largest=settings.most_in_flight, fixed=settings.in_flight)
-
-    return Address(
-        name=type(synthesizer).__name__,
-        connect=lambda: EngineConnection(synthesizer),
-        window=window,
-    )
+    name = type(synthesizer).__name__
+    return Address(name=name, connect=lambda: EngineConnection(synthesizer))
 
 
 def make_plan(
@@ -269,51 +267,3 @@ def make_plan(
         manifest=pictures.manifest_path(part),
         listeners=listeners,
     )
-
-
-def triton_address(
-    url: str,
-    settings: RenderSettings,
-    way: Way,
-    *,
-    model: str = MODEL_NAME,
-    timeouts: Timeouts | None = None,
-    transport: TransportChoice = "auto",
-    path: PathChoice = "auto",
-) -> Address:
-    """A Triton server as a run connects to it.
-
-    Args:
-        url: of its gRPC or HTTP port.
-        settings: of the run.
-        way: of the run, shared by its servers.
-        model: name of the model.
-        timeouts: how long to wait.
-        transport: how tensors travel.
-        path: raw, encoded, or what the link makes the faster one.
-
-    Raises:
-        InputError: the encoded path cannot give this format.
-    """
-    if path == "encoded":
-        if settings.format not in get_args(EncodedFormat):
-            raise InputError(
-                f"the encoded path does not give {settings.format}; it gives "
-                f"{', '.join(get_args(EncodedFormat))}"
-            )
-        way.encoded, way.why = True, "encoded: as asked"
-    elif path == "raw":
-        way.why = "raw: as asked"
-
-    def connect() -> TritonConnection:
-        synthesizer = TritonSynthesizer(url, model=model, timeouts=timeouts, transport=transport)
-        try:
-            return TritonConnection(synthesizer, settings, way, path)
-        except BaseException:
-            synthesizer.close()
-            raise
-
-    def window(connection: Connection) -> AdaptiveWindow:
-        return AdaptiveWindow(largest=settings.most_in_flight, fixed=settings.in_flight)
-
-    return Address(name=url, connect=connect, window=window)

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from sceneloom.contract import Contract
 from sceneloom.errors import InputError, SceneLoomError, out_of_resources, require
 from sceneloom.files import SHARED_MEMORY
-from sceneloom.rendering.connections import Way
+from sceneloom.rendering.connections import Route
 from sceneloom.rendering.items import Failed, MapItem, Result, Skipped, Source
 from sceneloom.rendering.listeners import Levels
 from sceneloom.rendering.manifest import Manifest, Row
@@ -271,7 +271,6 @@ class RayRun(Run):
         plan: Plan,
         servers: TritonServers,
         settings: RaySettings | None = None,
-        way: Way | None = None,
     ) -> None:
         """Prepare; nothing happens yet.
 
@@ -279,7 +278,6 @@ class RayRun(Run):
             plan: with a sink and a manifest.
             servers: those of the plan, by addresses that every machine reaches them at.
             settings: how it is spread.
-            way: takes which way the pictures go, as the last actor found it.
 
         Raises:
             InputError: the plan has no place for pictures.
@@ -291,7 +289,7 @@ class RayRun(Run):
         super().__init__(plan)
         self._servers = servers
         self._settings = settings or RaySettings()
-        self._way = way or Way()
+        self._route = Route()
         self._results = self._render()
         self._broken: Exception | None = None
         self._levels: dict[int, Levels] = {}
@@ -330,6 +328,10 @@ class RayRun(Run):
             active=0 if feeder is None else feeder.maps_given(),
         )
 
+    def route(self) -> Route:
+        """How pictures travel, as the last actor that sent a request found it."""
+        return self._route
+
     def close(self) -> None:
         """End the run; what is under way is dropped. Calling it twice is fine."""
         self._results.close()
@@ -338,6 +340,7 @@ class RayRun(Run):
         with contextlib.ExitStack() as stack:
             begun = _begin(self._plan, self._servers, self._settings.cpus)
             stack.callback(begun.close)
+            self._route = begun.route
             self._workers = stack.enter_context(ray_started(self._settings))
             from sceneloom.rendering.ray_stream import BLOCKS_PER_ACTOR, Stream
 
@@ -406,8 +409,7 @@ class RayRun(Run):
         for gone in list(self._levels)[: -self._actors]:  # there are no more actors than that
             del self._levels[gone]
         if answered.requests:
-            self._way.why, self._way.transport = answered.way.why, answered.way.transport
-            self._way.engine = answered.way.engine
+            self._route = answered.route
         for listener in self._plan.listeners:
             for seconds, sent, received in answered.requests:
                 listener.on_answer(seconds, sent, received)
@@ -429,6 +431,7 @@ class _Begun:
     manifest: Manifest
     store: Store
     work: Work
+    route: Route
 
     def close(self) -> None:
         """Close the place and the manifest, and leave its rows as JSON Lines beside it."""
@@ -438,7 +441,7 @@ class _Begun:
 
 def _begin(plan: Plan, servers: TritonServers, cpus: int) -> _Begun:
     """Ask the servers for the contract, and open source, place and manifest."""
-    contract, model, version, engine = _ask(plan)
+    contract, model, version, engine, route = _ask(plan)
     settings = plan.settings
     style_chooser(contract, settings)  # says what is wrong with a style file
     source = plan.source(contract)
@@ -455,25 +458,24 @@ def _begin(plan: Plan, servers: TritonServers, cpus: int) -> _Begun:
         style_file=style_file,
         folder=str(Path.cwd()),
     )
-    return _Begun(source=source, manifest=manifest, store=store, work=work)
+    return _Begun(source=source, manifest=manifest, store=store, work=work, route=route)
 
 
-def _ask(plan: Plan) -> tuple[Contract, str, str, str]:
+def _ask(plan: Plan) -> tuple[Contract, str, str, str, Route]:
     """The contract that the servers agree on, name and version of the model, and its engine."""
     settings = plan.settings
 
-    async def ask() -> tuple[Contract, str, str, str]:
+    async def ask() -> tuple[Contract, str, str, str, Route]:
         with ThreadPoolExecutor(len(plan.addresses), "sceneloom-request") as pool:
             servers = Servers(
                 plan.addresses,
                 pool,
-                patience=settings.patience,
-                mix_precisions=settings.mix_precisions,
+                settings,
             )
             try:
                 connection = await servers.open()
                 model, version = connection.model, connection.version
-                return connection.contract, model, version, servers.engine
+                return connection.contract, model, version, servers.engine, servers.route()
             finally:
                 await servers.close()
 

@@ -11,10 +11,8 @@ import asyncio
 import contextlib
 import copyreg
 import dataclasses
-import functools
 import os
 import tempfile
-import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -29,16 +27,16 @@ from sceneloom.errors import (
     out_of_resources,
 )
 from sceneloom.file_tree import LeftOut
-from sceneloom.rendering.connections import Answer, Connection, Way
+from sceneloom.rendering.connections import Answer, Route
 from sceneloom.rendering.items import Failed, MapItem, Rendered, Skipped
 from sceneloom.rendering.listeners import Levels, Listener
 from sceneloom.rendering.loading import Loaded, Loader, Prepared
 from sceneloom.rendering.manifest import Origin, Row
 from sceneloom.rendering.pipeline import Pipeline
 from sceneloom.rendering.plan import TritonServers
-from sceneloom.rendering.servers import Address, Servers, request_threads
+from sceneloom.rendering.servers import Servers, request_threads
 from sceneloom.rendering.settings import RenderSettings
-from sceneloom.rendering.store import Store, failure_row, picture_row
+from sceneloom.rendering.store import failure_row, picture_row
 from sceneloom.style import style_chooser
 from sceneloom.text import counted
 
@@ -123,8 +121,8 @@ class Answered:
     """Which process this was."""
     levels: Levels
     """How full its pipeline was when most was in flight."""
-    way: Way
-    """Which way its pictures go, and why."""
+    route: Route
+    """How its pictures travel."""
     error: SceneLoomError | None
     """Why the run has to end, or None."""
 
@@ -153,9 +151,7 @@ class BlockWorker:
         self._work = work
         self._style_folder = tempfile.TemporaryDirectory(prefix="sceneloom-style-")
         self._settings = self._localised(work)
-        self._way = Way()
-        self._way_chosen = False
-        self._choosing = threading.Lock()
+        self._servers: Servers | None = None
         self._requests = request_threads(len(work.servers.urls), work.settings)
         self._opening: asyncio.Task[_Opened] | None = None
 
@@ -211,19 +207,14 @@ class BlockWorker:
 
     async def _open(self) -> _Opened:
         """Connect, which a server that is away may delay by as long as a run waits for one."""
-        patience = self._settings.patience
-        addresses = [
-            dataclasses.replace(address, connect=functools.partial(self._connect, address))
-            for address in self._work.servers.addresses(self._settings, self._way)
-        ]
         servers = Servers(
-            addresses,
+            self._work.servers.addresses(self._settings),
             self._requests,
-            patience=patience,
-            mix_precisions=self._settings.mix_precisions,
+            self._settings,
             engine=self._work.engine,
         )
-        deadline = time.monotonic() + patience
+        self._servers = servers
+        deadline = time.monotonic() + self._settings.patience
         while True:
             try:
                 connection = await servers.open()
@@ -245,9 +236,6 @@ class BlockWorker:
             batch=connection.batch,
         )
 
-    def _connect(self, address: Address) -> Connection:
-        return _SettledConnection(address.connect(), self)
-
     def _answer(self, store: BlockStore, heard: _Heard, error: SceneLoomError | None) -> Answered:
         return Answered(
             outcomes=store.outcomes,
@@ -255,7 +243,7 @@ class BlockWorker:
             retries=heard.retries,
             worker=os.getpid(),
             levels=heard.most,
-            way=dataclasses.replace(self._way),
+            route=Route() if self._servers is None else self._servers.route(),
             error=error,
         )
 
@@ -275,15 +263,8 @@ class BlockWorker:
         )
         await heard.pipeline.run()
 
-    def choose_way(self, connection: Connection, prepared: Prepared) -> None:
-        """Settle the way once: every block is a run of its own, which would measure it again."""
-        with self._choosing:
-            if not self._way_chosen:
-                connection.choose_way(prepared)
-                self._way_chosen = True
 
-
-class BlockStore(Store):
+class BlockStore:
     """Takes the pictures of a block instead of a place and a manifest, which another process
     has.
     """
@@ -376,25 +357,3 @@ class _Heard(Listener):
 
     def on_retry(self, error: ServingError) -> None:
         self.retries.append(error)
-
-
-class _SettledConnection:
-    """A connection whose way is settled once for a worker."""
-
-    def __init__(self, connection: Connection, worker: BlockWorker) -> None:
-        self._connection, self._worker = connection, worker
-        self.contract, self.model = connection.contract, connection.model
-        self.version, self.engine = connection.version, connection.engine
-        self.batch = connection.batch
-
-    def choose_way(self, prepared: Prepared) -> None:
-        self._worker.choose_way(self._connection, prepared)
-
-    def send(self, batch: Sequence[Prepared]) -> list[Answer]:
-        return self._connection.send(batch)
-
-    def prove(self) -> None:
-        self._connection.prove()
-
-    def close(self) -> None:
-        self._connection.close()

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 from sceneloom.contract import Contract, precision_of
 from sceneloom.errors import out_of_resources
 from sceneloom.file_tree import LeftOut
-from sceneloom.rendering.connections import Connection
+from sceneloom.rendering.connections import Connection, Route
 from sceneloom.rendering.items import Result, Sink, Source
 from sceneloom.rendering.listeners import Levels, Listener
 from sceneloom.rendering.loading import Loader
@@ -88,6 +88,10 @@ class Run(Iterator[Result]):
         """How full the parts of the pipeline are."""
 
     @abc.abstractmethod
+    def route(self) -> Route:
+        """How pictures travel to the server that was connected to last."""
+
+    @abc.abstractmethod
     def close(self) -> None:
         """End the run; what is under way is dropped. Calling it twice is fine."""
 
@@ -132,6 +136,7 @@ class RenderRun(Run, AsyncIterator[Result]):
         self._results: asyncio.Queue[Result | None]
         self._main: asyncio.Task[None]
         self._taken: asyncio.Event
+        self._servers: Servers | None = None
         self._pipeline: Pipeline | None = None
         self._error: BaseException | None = None
         self._stillborn: Exception | None = None  # why it has no thread or no event loop
@@ -183,6 +188,10 @@ class RenderRun(Run, AsyncIterator[Result]):
     def levels(self) -> Levels:
         """How full the parts of the pipeline are."""
         return self._pipeline.levels() if self._pipeline is not None else Levels()
+
+    def route(self) -> Route:
+        """How pictures travel to the server that was connected to last."""
+        return Route() if self._servers is None else self._servers.route()
 
     def close(self) -> None:
         """End the run; what is under way is dropped. Calling it twice is fine."""
@@ -265,10 +274,10 @@ class RenderRun(Run, AsyncIterator[Result]):
         servers = Servers(
             plan.addresses,
             requests,
-            patience=plan.settings.patience,
-            mix_precisions=plan.settings.mix_precisions,
+            plan.settings,
             on_change=lambda server: _tell(plan.listeners, server),
         )
+        self._servers = servers
         manifest = None
         try:
             connection = await servers.open()

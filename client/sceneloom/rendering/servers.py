@@ -27,7 +27,7 @@ from sceneloom.errors import (
     ServerUnavailableError,
     ServingError,
 )
-from sceneloom.rendering.connections import Connection
+from sceneloom.rendering.connections import Connection, Route
 from sceneloom.rendering.flow_control import AdaptiveWindow
 from sceneloom.rendering.settings import RenderSettings
 
@@ -44,8 +44,6 @@ class Address:
     """For messages, such as its URL."""
     connect: Callable[[], Connection]
     """Opens one; raises ServerUnavailableError where nothing answers."""
-    window: Callable[[Connection], AdaptiveWindow]
-    """Makes the window of a connection."""
 
 
 def request_threads(servers: int, settings: RenderSettings) -> ThreadPoolExecutor:
@@ -111,9 +109,8 @@ class Servers:
         self,
         addresses: Sequence[Address],
         pool: Executor,
+        settings: RenderSettings,
         *,
-        patience: float,
-        mix_precisions: bool = False,
         engine: str = "",
         on_change: Callable[[Server], None] = lambda server: None,
     ) -> None:
@@ -122,16 +119,15 @@ class Servers:
         Args:
             addresses: at least one.
             pool: runs what blocks.
-            patience: seconds for which no server may answer before the run is given up.
-            mix_precisions: whether servers of different precision may work together.
+            settings: windows, patience, and whether precisions may be mixed.
             engine: that the run began with elsewhere; empty where it begins here.
             on_change: called for each server at first, and when one goes away or comes back.
         """
         self.all = [Server(address) for address in addresses]
         """The servers, in the order given."""
         self._pool = pool
-        self._patience = patience
-        self._mix_precisions = mix_precisions
+        self._settings = settings
+        self._last: Connection | None = None
         self.engine = engine
         """What runs the model of the first server that says it, once opened; empty for none."""
         self._on_change = on_change
@@ -216,6 +212,10 @@ class Servers:
             server.window.rejected()
         self._drop(lease)
 
+    def route(self) -> Route:
+        """How pictures travel to the server that was connected to last."""
+        return Route() if self._last is None else self._last.route
+
     def in_flight(self) -> int:
         """Requests that are in flight to all servers."""
         return sum(server.in_flight for server in self.all)
@@ -265,8 +265,12 @@ class Servers:
 
     def _attach(self, server: Server, connection: Connection) -> None:
         server.link = _Link(connection)
+        self._last = connection
         if server.window is None:
-            server.window = server.address.window(connection)
+            settings = self._settings
+            server.window = AdaptiveWindow(
+                largest=settings.most_in_flight, fixed=settings.in_flight
+            )
         server.away_since = None
 
     def _leave(self, server: Server) -> None:
@@ -313,7 +317,7 @@ class Servers:
     def _check_precisions(self, engines: Sequence[tuple[str, str]]) -> None:
         """Refuse servers of different precision; one that does not say it goes with any."""
         said = [(name, engine) for name, engine in engines if engine]
-        if self._mix_precisions or len({precision_of(engine) for _, engine in said}) < 2:
+        if self._settings.mix_precisions or len({precision_of(engine) for _, engine in said}) < 2:
             return
         listed = ", ".join(f"{name} has {engine}" for name, engine in said)
         raise InputError(
@@ -323,11 +327,12 @@ class Servers:
 
     def _give_up_if_late(self, server: Server, error: SceneLoomError) -> None:
         away = [s.away_since for s in self.all if s.away_since is not None]
-        if len(away) < len(self.all) or time.monotonic() - max(away) < self._patience:
+        if len(away) < len(self.all) or time.monotonic() - max(away) < self._settings.patience:
             return
         self._give_up(
             ServerUnavailableError(
-                f"no server has answered for {self._patience:g} s (the last to be tried: {error})"
+                f"no server has answered for {self._settings.patience:g} s (the last to be tried: "
+                f"{error})"
             )
         )
 

@@ -10,6 +10,7 @@ import errno
 import hashlib
 import time
 from collections.abc import Iterable, Sequence
+from typing import Protocol
 
 from sceneloom.contract import precision_of
 from sceneloom.errors import ServingError
@@ -26,6 +27,27 @@ def place_is_gone(error: OSError) -> bool:
     """Whether no further picture can be written, as on a full disk: the run stops then."""
     # Without a number it is the manifest's own, or a place that was removed or moved.
     return error.errno in (None, errno.EROFS) or may_pass(error)
+
+
+class PictureStore(Protocol):
+    """What the pipeline needs of a store; thread-safe."""
+
+    def skip(self, loaded: Loaded) -> Skipped | None:
+        """The picture that is there already, or None where it has to be made."""
+
+    def put(self, prepared: Prepared, answer: Answer, attempts: int) -> list[Rendered]:
+        """Take a picture; the pictures that are in their places now."""
+
+    def fail(
+        self, item: MapItem, error: Exception, *, input_hash: str, failures: Sequence[ServingError]
+    ) -> Failed:
+        """Record that a map gave no picture, and why."""
+
+    def finish(self) -> list[Rendered]:
+        """Put what is still held in its place, and return it."""
+
+    def close(self) -> None:
+        """Drop what is held."""
 
 
 class Store:

@@ -107,7 +107,7 @@ def test_rows_name_the_engine_and_another_precision_is_refused(
     [answered] = render(work(server.url), given(items))
     made = answered.outcomes["0000"]
     assert (made.row.engine, made.row.precision) == ("openvino-bf16", "bf16")  # type: ignore[union-attr]
-    assert answered.way.engine.startswith("engine: openvino-bf16 (bf16)")
+    assert answered.route.engine.startswith("engine: openvino-bf16 (bf16)")
     [refused] = render(work(server.url, engine="openvino-fp32"), given(items))
     assert refused.outcomes == {}
     assert f"the run has openvino-fp32, {server.url} has openvino-bf16" in str(refused.error)

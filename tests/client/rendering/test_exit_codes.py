@@ -161,7 +161,7 @@ def test_a_machine_that_is_full_ends_the_run(
     with TritonSynthesizer("fake", transport=FakeTransport(CONTRACT)) as synthesizer:
         plan = Plan(
             source=lambda contract: source,
-            addresses=[engine_address(synthesizer, RenderSettings())],
+            addresses=[engine_address(synthesizer)],
             settings=RenderSettings(),
             sink=sink,
             manifest=tmp_path / "m",

@@ -70,7 +70,7 @@ def render(
         shards = ShardSettings(pictures=5)
         plan = Plan(
             source=lambda contract: source or street_maps(COUNT),
-            addresses=[engine_address(synthesizer, SETTINGS)],
+            addresses=[engine_address(synthesizer)],
             settings=SETTINGS,
             sink=open_sink(output, "png", container=container, shards=shards),
             manifest=manifest,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import sqlite3
 from collections.abc import Callable, Iterator
@@ -17,7 +18,6 @@ from sceneloom.contract import Contract
 from sceneloom.errors import InputError, ServerUnavailableError
 from sceneloom.rendering import render
 from sceneloom.rendering.connections import Connection, EngineConnection
-from sceneloom.rendering.flow_control import AdaptiveWindow
 from sceneloom.rendering.items import Picture, Rendered, Result, Skipped
 from sceneloom.rendering.manifest import Manifest
 from sceneloom.rendering.run import Plan, RenderRun
@@ -29,8 +29,8 @@ from sceneloom.triton.client import TritonSynthesizer
 
 CONTRACT = Contract(schema=load_schema("cityscapes"), boundaries=True, size_multiple=8)
 QUICK = RetryPolicy(first_wait=0.001, longest_wait=0.01)
-SETTINGS = RenderSettings(retry=QUICK, patience=1)
-MIXING = RenderSettings(retry=QUICK, patience=1, mix_precisions=True)
+SETTINGS = RenderSettings(most_in_flight=2, retry=QUICK, patience=1)
+MIXING = dataclasses.replace(SETTINGS, mix_precisions=True)
 
 
 def served(name: str, *engines: str | FakeTransport) -> Address:
@@ -42,7 +42,7 @@ def served(name: str, *engines: str | FakeTransport) -> Address:
         transport = FakeTransport(CONTRACT, engine=one) if isinstance(one, str) else one
         return EngineConnection(TritonSynthesizer("fake", transport=transport))
 
-    return Address(name=name, connect=connect, window=lambda _: AdaptiveWindow(largest=2))
+    return Address(name=name, connect=connect)
 
 
 class Place:

@@ -17,7 +17,6 @@ from map_sets import as_png, small_maps, write_folder
 from sceneloom.errors import InputError, MissingDependencyError, ServerUnavailableError
 from sceneloom.file_tree import describe
 from sceneloom.files import SHARED_MEMORY
-from sceneloom.rendering.connections import Way
 from sceneloom.rendering.items import Failed, Rendered, Result, Skipped
 from sceneloom.rendering.listeners import Listener
 from sceneloom.rendering.manifest import Manifest, Row
@@ -74,7 +73,7 @@ class Setup:
         pictures = Pictures(
             place=str(place or self.place), container=container, shards=ShardSettings(pictures=6)
         )
-        addresses = self.servers.addresses(how, Way())
+        addresses = self.servers.addresses(how)
         return make_plan(Maps(place=str(self.maps)), pictures, addresses, how, listeners)
 
     def run(self, plan: Plan) -> RayRun:

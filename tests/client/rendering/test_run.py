@@ -26,7 +26,6 @@ from sceneloom.errors import (
 from sceneloom.pictures import decode_picture
 from sceneloom.rendering import render
 from sceneloom.rendering.connections import Connection, EngineConnection
-from sceneloom.rendering.flow_control import AdaptiveWindow
 from sceneloom.rendering.items import Failed, MapItem, Picture, Rendered, Result, Skipped
 from sceneloom.rendering.listeners import Listener
 from sceneloom.rendering.manifest import Manifest
@@ -65,16 +64,11 @@ class SlowTransport(FakeTransport):
                 self.running -= 1
 
 
-def address(
-    transport: FakeTransport, settings: RenderSettings = SETTINGS, name: str = "fake"
-) -> Address:
+def address(transport: FakeTransport, name: str = "fake") -> Address:
     def connect() -> Connection:
         return EngineConnection(TritonSynthesizer("fake", transport=transport))
 
-    def window(connection: Connection) -> AdaptiveWindow:
-        return AdaptiveWindow(largest=settings.most_in_flight, fixed=settings.in_flight)
-
-    return Address(name=name, connect=connect, window=window)
+    return Address(name=name, connect=connect)
 
 
 def run(
@@ -88,7 +82,7 @@ def run(
     return RenderRun(
         Plan(
             source=lambda contract: source,
-            addresses=[address(t, settings, f"fake {n}") for n, t in enumerate(transports)],
+            addresses=[address(t, f"fake {n}") for n, t in enumerate(transports)],
             settings=settings,
             sink=sink,
             manifest=manifest,

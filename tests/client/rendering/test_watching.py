@@ -15,7 +15,6 @@ from sceneloom.errors import InputError, QueueFullError, ServerUnavailableError
 from sceneloom.file_tree import OTHER_KIND, LeftOut
 from sceneloom.rendering.connections import EngineConnection
 from sceneloom.rendering.dry_run import Damage, check_pictures, dry_run, merged_rows
-from sceneloom.rendering.flow_control import AdaptiveWindow
 from sceneloom.rendering.listeners import Levels, Listener, LogLines
 from sceneloom.rendering.manifest import Manifest
 from sceneloom.rendering.metrics import Metrics, serve_metrics
@@ -36,7 +35,6 @@ def plan(
     address = Address(
         name="fake:1",
         connect=lambda: EngineConnection(TritonSynthesizer("fake", transport=transport)),
-        window=lambda connection: AdaptiveWindow(),
     )
     return Plan(
         source=lambda contract: source,
