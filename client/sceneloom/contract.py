@@ -75,7 +75,6 @@ class Contract:
     """SHA-256 over the exported engines; empty for a checkpoint."""
 
     def __post_init__(self) -> None:
-        """Check the ranges."""
         if self.size_multiple < 1:
             raise SchemaError(f"size_multiple is {self.size_multiple}; it is at least 1")
         if self.style_channels < 0:

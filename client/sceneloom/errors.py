@@ -80,7 +80,6 @@ class UnknownLabelError(InputError):
     """
 
     def __init__(self, message: str, counts: dict[int, int]) -> None:
-        """Keep the counts beside the message."""
         super().__init__(message)
         self.counts = counts
 

@@ -116,15 +116,11 @@ def sweep(folder: Path, *, deep: bool) -> None:
         folder: where to look.
         deep: look in its folders, too.
     """
-    for path in _files(folder, deep):
-        match = _PART.fullmatch(path.name)
-        if match and _is_gone(path, int(match[1]), match[2], match[3]):
-            remove_part(path)
-
-
-def _files(folder: Path, deep: bool) -> Iterator[Path]:
     for root, _, names in os.walk(folder):
-        yield from (Path(root) / name for name in names)
+        for name in names:
+            match = _PART.fullmatch(name)
+            if match and _is_gone(Path(root) / name, int(match[1]), match[2], match[3]):
+                remove_part(Path(root) / name)
         if not deep:
             return
 
@@ -272,8 +268,13 @@ def replace_folder(
         try:
             yield fresh
             held.check()  # writers may have made it again, without what was in it
-            _share(fresh)
-            _flush_all(fresh)
+            # Writers of weights make files their owner's alone, and servers have other users.
+            mode = fresh.stat().st_mode & 0o666
+            for path in fresh.rglob("*"):
+                if path.is_file():
+                    path.chmod(mode)
+            for path in [*fresh.rglob("*"), fresh]:
+                _flush(path)  # before the name points to it: also after a power cut
             _swap(fresh, folder)
         finally:
             held.close()
@@ -295,22 +296,6 @@ def _may_be_replaced(folder: Path, marker: str, files: frozenset[str]) -> bool:
     except (OSError, ValueError):
         return False
     return names <= files and isinstance(description, dict) and "sceneloom" in description
-
-
-def _share(folder: Path) -> None:
-    """Give files the permissions that the process gives any new one: writers of weights make them
-    their owner's alone, and a server often runs as somebody else.
-    """
-    mode = folder.stat().st_mode & 0o666
-    for path in folder.rglob("*"):
-        if path.is_file():
-            path.chmod(mode)
-
-
-def _flush_all(folder: Path) -> None:
-    """Have everything on the disk before the name points to it: also after a power cut."""
-    for path in [*folder.rglob("*"), folder]:
-        _flush(path)
 
 
 def _swap(fresh: Path, folder: Path) -> None:

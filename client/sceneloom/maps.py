@@ -161,7 +161,9 @@ def _decode(source: str | Path | bytes, name: str, max_pixels: int) -> npt.NDArr
         pixels = png_pixels(data, name)
         image = _open_pillow(PngImagePlugin.PngImageFile, data, name, max_pixels)
         check_png_rows(data, pixels, name)
-        return _decode_png(image, data, name)
+        values, bits = _load(image, name), data[24]
+        narrow = image.mode == "L" and bits in _SPREAD
+        return values // np.uint8(_SPREAD[bits]) if narrow else values
     if data.startswith(_TIFF):
         image = _open_pillow(TiffImagePlugin.TiffImageFile, data, name, max_pixels)
         return _decode_tiff(image, name)
@@ -231,12 +233,6 @@ def _open_pillow(
     if getattr(image, "is_animated", False):
         raise NotALabelMapError(f"{name}: holds several pictures; give a file that holds one map")
     return image
-
-
-def _decode_png(image: ImageFile.ImageFile, data: bytes, name: str) -> npt.NDArray[Any]:
-    values = _load(image, name)
-    bits = data[24]
-    return values // np.uint8(_SPREAD[bits]) if image.mode == "L" and bits in _SPREAD else values
 
 
 def _decode_tiff(image: ImageFile.ImageFile, name: str) -> npt.NDArray[Any]:
@@ -508,7 +504,12 @@ def label_map_png(contract: Contract, label_map: npt.NDArray[Any]) -> bytes:
         InputError: wrong dtype or rank, or values that are no channel of the schema.
     """
     check_label_map(contract, label_map)
-    values = _file_values(contract.schema)[label_map]
+    schema = contract.schema
+    ids = np.zeros(256, np.uint16)  # channel -> label id
+    ids[: schema.channels] = [label.id for label in schema.labels]
+    if schema.unlabelled is not None and schema.unlabelled_channel == NO_CHANNEL:
+        ids[NO_CHANNEL] = schema.unlabelled
+    values = ids[label_map]
     return _png(values.astype(np.uint8) if values.max() <= np.iinfo(np.uint8).max else values)
 
 
@@ -543,15 +544,6 @@ def instance_map_png(
                 "the map has more instances than a PNG file has room for, 65536"
             ) from None
     return _png(instances.astype(np.uint16))
-
-
-def _file_values(schema: LabelSchema) -> npt.NDArray[np.uint16]:
-    """Channel -> label id, uint16 [256]."""
-    values = np.zeros(256, np.uint16)
-    values[: schema.channels] = [label.id for label in schema.labels]
-    if schema.unlabelled is not None and schema.unlabelled_channel == NO_CHANNEL:
-        values[NO_CHANNEL] = schema.unlabelled
-    return values
 
 
 def _png(values: npt.NDArray[Any]) -> bytes:

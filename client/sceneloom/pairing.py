@@ -232,7 +232,11 @@ def pair_folders(
             share one picture's name, or two instance maps fit one name.
     """
     for folder in filter(None, (labels, instances)):
-        if not _is_there(folder):
+        try:
+            there = is_folder(folder)
+        except OSError as error:
+            raise InputError(f"{folder}: cannot be reached ({reason_of(error)})") from None
+        if not there:
             raise InputError(f"{folder}: no such folder")
     together = instances is not None and _inner(labels, instances) == ""
     label_names, left_out = _names(labels)
@@ -256,13 +260,6 @@ def pair_folders(
         reason = f"{labels}: no label maps ({', '.join(MAP_SUFFIXES)})"
         raise InputError("; ".join([reason, *describe(left_out)]))
     return pairing.pairs, left_out
-
-
-def _is_there(folder: str) -> bool:
-    try:
-        return is_folder(folder)
-    except OSError as error:
-        raise InputError(f"{folder}: cannot be reached ({reason_of(error)})") from None
 
 
 def _names(folder: str) -> tuple[list[str], list[LeftOut]]:

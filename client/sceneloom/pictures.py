@@ -71,7 +71,15 @@ def encode_picture(
         raise InputError(f"{format} is {'never' if format == 'jpg' else 'always'} lossless")
     image = np.ascontiguousarray(image)
     if format == "webp":
-        return _encode_webp(image, quality, lossless)
+        out = io.BytesIO()
+        Pillow.fromarray(image).save(  # OpenCV's lossless WebP takes ten times as long
+            out,
+            "WEBP",
+            lossless=lossless,
+            quality=0 if lossless else quality,  # of lossless files it is the effort
+            method=_WEBP_LOSSLESS_METHOD if lossless else _WEBP_LOSSY_METHOD,
+        )
+        return out.getvalue()
     if format == "jxl":
         return _encode_jxl(image, quality, lossless)
     # OpenCV's own PNG settings are faster than those of its level 1.
@@ -127,12 +135,11 @@ def _kind(data: bytes, name: str) -> tuple[type[ImageFile.ImageFile], Callable[[
     if data.startswith(_JPEG_START):
         return JpegImagePlugin.JpegImageFile, lambda data: data.endswith(_JPEG_END)
     if data.startswith(b"RIFF") and data[8:12] == b"WEBP":
-        return WebPImagePlugin.WebPImageFile, _is_whole_riff
+        return (
+            WebPImagePlugin.WebPImageFile,
+            lambda data: int.from_bytes(data[4:8], "little") + 8 <= len(data),
+        )
     raise ImageReadError(f"{name}: not a PNG, JPEG, WebP or JPEG XL file")
-
-
-def _is_whole_riff(data: bytes) -> bool:
-    return int.from_bytes(data[4:8], "little") + 8 <= len(data)
 
 
 def _check_pixels(height: int, width: int, max_pixels: int, name: str) -> None:
@@ -140,19 +147,6 @@ def _check_pixels(height: int, width: int, max_pixels: int, name: str) -> None:
         raise ImageTooLargeError(
             f"{name}: {width}x{height} is {height * width:,} pixels; the limit is {max_pixels:,}"
         )
-
-
-def _encode_webp(image: Image, quality: int, lossless: bool) -> bytes:
-    # Not OpenCV: its lossless WebP takes ten times as long.
-    out = io.BytesIO()
-    Pillow.fromarray(image).save(
-        out,
-        "WEBP",
-        lossless=lossless,
-        quality=0 if lossless else quality,  # of lossless files it is the effort
-        method=_WEBP_LOSSLESS_METHOD if lossless else _WEBP_LOSSY_METHOD,
-    )
-    return out.getvalue()
 
 
 def check_format(format: Format) -> None:

@@ -41,7 +41,6 @@ class Padding:
     """Columns."""
 
     def __bool__(self) -> bool:
-        """Whether anything is added."""
         return bool(self.bottom or self.right)
 
     def pad(self, pixel_map: npt.NDArray[Any]) -> npt.NDArray[Any]:

@@ -54,7 +54,6 @@ class Label:
     """RGB, 0..255, for showing label maps."""
 
     def __post_init__(self) -> None:
-        """Check the ranges."""
         if not _is_int(self.id) or not 0 <= self.id <= MAX_FILE_VALUE:
             raise SchemaError(
                 f"label {self.name!r} has id {self.id!r}; ids are whole numbers from 0 to "
@@ -91,7 +90,6 @@ class LabelSchema:
     """
 
     def __post_init__(self) -> None:
-        """Check what the fields mean together."""
         if not self.name or not isinstance(self.name, str):
             raise SchemaError("a label schema needs a name")
         ids = [label.id for label in self.labels]

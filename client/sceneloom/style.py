@@ -104,15 +104,13 @@ def styles_by_seed(
         if instance < least:
             return None
         centres = () if label is None else contract.style_clusters.get(label, ())
-        return centres[_draw(f"{seed}/{instance}/{key}", len(centres))] if centres else None
+        if not centres:
+            return None
+        # A hash, not a generator of numpy's: those may draw differently in another version.
+        text = f"{seed}/{instance}/{key}".encode("utf-8", "surrogateescape")
+        return centres[int.from_bytes(hashlib.sha256(text).digest()[:8], "big") % len(centres)]
 
     return _checked_table(contract, label_map, instance_map, choose)
-
-
-def _draw(text: str, count: int) -> int:
-    # A hash, not a generator of numpy's: those may draw differently in another version.
-    digest = hashlib.sha256(text.encode("utf-8", "surrogateescape")).digest()
-    return int.from_bytes(digest[:8], "big") % count
 
 
 def styles_by_cluster(
@@ -366,7 +364,6 @@ class StyleChoice:
     """
 
     def __post_init__(self) -> None:
-        """Check that the choices go together."""
         if self.style_of not in ("things", "all"):
             raise InputError(f"style_of is {self.style_of!r}; it is things or all")
         if self.style_per not in ("map", "dataset"):

@@ -71,7 +71,6 @@ class Synthesizer(abc.ABC):
         """Release what the engine holds; calling it twice is fine."""
 
     def __enter__(self) -> Self:
-        """Return the synthesizer itself."""
         return self
 
     def __exit__(
@@ -80,7 +79,6 @@ class Synthesizer(abc.ABC):
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Close it."""
         self.close()
 
     def synthesize(

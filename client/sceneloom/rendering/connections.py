@@ -78,7 +78,6 @@ class PathChooser:
     """Chooses once, for all servers of a run, whether arrays or files travel."""
 
     def __init__(self, path: PathChoice) -> None:
-        """Choose at once where the path is named."""
         self.path = path
         """What was asked for: ``raw``, ``encoded`` or ``auto``."""
         self._lock = threading.Lock()
@@ -133,7 +132,6 @@ class EngineConnection:
     """
 
     def __init__(self, synthesizer: Synthesizer) -> None:
-        """Use a synthesizer that is safe to use from several threads."""
         self._synthesizer = synthesizer
         self.batch = 1
         """Most maps that one request is made of."""

@@ -20,10 +20,9 @@ from sceneloom.errors import InputError, SceneLoomError
 from sceneloom.file_tree import LeftOut, describe
 from sceneloom.maps import Image
 from sceneloom.pictures import decode_picture
-from sceneloom.rendering.connections import Connection
-from sceneloom.rendering.items import Failed, MapItem, Sink, Source
+from sceneloom.rendering.items import Failed, MapItem, Sink
 from sceneloom.rendering.listeners import list_failures
-from sceneloom.rendering.loading import Loader, Prepared
+from sceneloom.rendering.loading import Loader
 from sceneloom.rendering.manifest import LISTING, Manifest, Row, write_listing
 from sceneloom.rendering.run import Plan
 from sceneloom.style import style_chooser
@@ -76,14 +75,20 @@ def dry_run(plan: Plan) -> DryRun:
         loader = Loader(connection.contract, plan.settings, choose)
         seen = _Seen()
         source = plan.source(connection.contract)
-        for item, found in _check_all(loader, plan, source):
-            seen.add(item, found)
+        items = iter(source)
+        with ThreadPoolExecutor(plan.settings.threads) as pool:
+            while chunk := list(itertools.islice(items, _CHUNK)):
+                for pair in zip(chunk, pool.map(partial(_check, loader), chunk), strict=True):
+                    seen.add(*pair)
         loader.check_styles_used()
         frequent = max(seen.sizes, key=lambda size: seen.sizes[size], default=None)
         seconds = None
         if frequent is not None:
             sample = loader.prepare(loader.load(seen.samples[frequent]))
-            seconds = _probe(connection, plan, sample)
+            connection.send([sample])  # warms up
+            start = time.perf_counter()
+            connection.send([sample])[0].encode(plan.settings)
+            seconds = time.perf_counter() - start
         return DryRun(
             maps=seen.sizes.total() + seen.problems.total(),
             sizes=dict(seen.sizes),
@@ -119,33 +124,12 @@ class _Seen:
         self.samples.setdefault(size, item)
 
 
-def _check_all(
-    loader: Loader, plan: Plan, source: Source
-) -> Iterator[tuple[MapItem, tuple[tuple[int, int], bool] | Failed]]:
-    items = iter(source)
-    with ThreadPoolExecutor(plan.settings.threads) as pool:
-        while chunk := list(itertools.islice(items, _CHUNK)):
-            yield from zip(chunk, pool.map(partial(_check, loader), chunk), strict=True)
-
-
 def _check(loader: Loader, item: MapItem) -> tuple[tuple[int, int], bool] | Failed:
     try:
         prepared = loader.prepare(loader.load(item))
     except (SceneLoomError, OSError) as error:
         return Failed(key=item.key, error=error)
     return (prepared.height, prepared.width), bool(prepared.request.padding)
-
-
-def _probe(connection: Connection, plan: Plan, prepared: Prepared) -> float:
-    """Seconds of one picture, request and encoding; the first one warms up."""
-    connection.send([prepared])
-    start = time.perf_counter()
-    connection.send([prepared])[0].encode(plan.settings)
-    return time.perf_counter() - start
-
-
-def _have(count: int) -> str:
-    return "has" if count == 1 else "have"
 
 
 def report_dry_run(found: DryRun) -> int:
@@ -208,7 +192,11 @@ def report_check(plans: Sequence[Plan]) -> int:
     print(
         f"{counted(good, 'picture')} {'is as it was' if good == 1 else 'are as they were'} "
         f"written, {damaged} {'is' if damaged == 1 else 'are'} not"
-        + (f"; {counted(failed, 'map')} {_have(failed)} no picture" if failed else "")
+        + (
+            f"; {counted(failed, 'map')} {'has' if failed == 1 else 'have'} no picture"
+            if failed
+            else ""
+        )
     )
     if len(manifests) > 1:
         print(f"{counted(len(manifests), 'manifest')}, as one: {printable(listing)}")

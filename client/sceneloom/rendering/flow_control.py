@@ -166,14 +166,12 @@ class Shelf:
     """Read maps by size."""
 
     def __init__(self) -> None:
-        """Begin empty."""
         self._by_size: dict[tuple[int, int], deque[Loaded]] = {}  # sizes in order of arrival
         self._current: tuple[int, int] | None = None
         self.bytes = 0
         """Memory that its maps hold."""
 
     def __len__(self) -> int:
-        """Number of maps."""
         return sum(map(len, self._by_size.values()))
 
     def add(self, loaded: Loaded) -> None:

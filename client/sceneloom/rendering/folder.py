@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from pathlib import Path
 
 from sceneloom.errors import InputError
@@ -83,7 +83,10 @@ class FolderSource:
         """Whether pictures there would be taken for maps, or lie among them."""
         key_folders = {key.rpartition("/")[0] for key, _, _ in self._pairs}
         of_maps = [folder for folder in (self._labels, self._instances) if folder is not None]
-        of_maps += _linked(self._labels, key_folders)
+        if not is_remote(self._labels):  # links may lead out of the folder of label maps
+            within = local_path(self._labels).resolve()
+            places = (join(self._labels, folder) for folder in sorted(key_folders))
+            of_maps += [p for p in places if not local_path(p).resolve().is_relative_to(within)]
         folders = {""}
         if any(lies_in(folder, place) for folder in of_maps):  # some pictures may end up there
             folders |= key_folders
@@ -93,15 +96,6 @@ class FolderSource:
 def _map_file(folder: str, name: str) -> LocalFile | RemoteFile:
     place = join(folder, name)
     return RemoteFile(place) if is_remote(folder) else LocalFile(place)
-
-
-def _linked(labels: str, folders: Iterable[str]) -> list[str]:
-    """Folders of maps that links lead to, outside the folder of label maps."""
-    if is_remote(labels):
-        return []
-    within = local_path(labels).resolve()
-    places = (join(labels, folder) for folder in sorted(folders))
-    return [p for p in places if not local_path(p).resolve().is_relative_to(within)]
 
 
 _MOST_FOLDERS = 10_000
@@ -159,7 +153,8 @@ class FolderSink:
                 raise
             self._check()
         folder = parent(place)
-        if folder not in self._first_of and len(self._first_of) < self._most_folders():
+        most = 1 if is_remote(place) else _MOST_FOLDERS  # there, each question is a request
+        if folder not in self._first_of and len(self._first_of) < most:
             self._first_of[folder] = place
         return [Stored(tag=tag, output=output)]
 
@@ -197,9 +192,6 @@ class FolderSink:
     def _check(self) -> None:
         if self._held is not None:
             self._held.check()
-
-    def _most_folders(self) -> int:
-        return 1 if is_remote(self._place) else _MOST_FOLDERS  # there, each question is a request
 
 
 def make_folder(place: str) -> None:

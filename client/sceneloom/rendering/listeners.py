@@ -172,7 +172,6 @@ class ProgressBar(Listener):
         self._progress.update(self._task, completed=self._done, total=self._total(), words=words)
 
     def __enter__(self) -> Self:
-        """Return the line; it is shown once something has happened."""
         self._start = time.perf_counter()
         return self
 
@@ -182,7 +181,6 @@ class ProgressBar(Listener):
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Leave its last state."""
         if self._progress.live.is_started:
             self._progress.stop()
 
@@ -194,7 +192,6 @@ class Tally(Listener):
     """Counts results, for the summary."""
 
     def __init__(self) -> None:
-        """Begin at zero; the clock starts."""
         self.failed = 0
         """Maps that gave no picture."""
         self.results = 0

@@ -224,7 +224,6 @@ class Manifest:
             self._opened.close()
 
     def __enter__(self) -> Self:
-        """Return the manifest itself."""
         return self
 
     def __exit__(
@@ -233,7 +232,6 @@ class Manifest:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Close it."""
         self.close()
 
     def _select(self, tail: str, values: tuple[Any, ...]) -> list[Row]:
@@ -439,11 +437,8 @@ def _values(row: Row) -> tuple[Any, ...]:
 
 def _storable(value: Any) -> Any:
     # A file name that is not UTF-8 has lone surrogates, which SQLite does not take.
-    return value.encode("utf-8", "surrogateescape") if _has_surrogates(value) else value
-
-
-def _has_surrogates(value: Any) -> bool:
-    return isinstance(value, str) and any("\ud800" <= c <= "\udfff" for c in value)
+    surrogates = isinstance(value, str) and any("\ud800" <= c <= "\udfff" for c in value)
+    return value.encode("utf-8", "surrogateescape") if surrogates else value
 
 
 def _row(values: tuple[Any, ...]) -> Row:

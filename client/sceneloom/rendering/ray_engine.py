@@ -61,7 +61,6 @@ class RaySettings:
     """MiB of shared memory for what is on its way, where Ray is started here; more goes to disk."""
 
     def __post_init__(self) -> None:
-        """Check the ranges."""
         for name, low, high in (
             ("actors", 1, 100_000),
             ("cpus", 1, 1024),

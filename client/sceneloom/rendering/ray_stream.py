@@ -32,7 +32,6 @@ class BlockQueue:
     """
 
     def __init__(self) -> None:
-        """Begin without a block."""
         self._blocks: dict[int, bytes | None] = {}
         self._count = 0
         self._stopped = False
@@ -198,7 +197,6 @@ class _Actor:
         return _row(number, pickle.dumps(answered, pickle.HIGHEST_PROTOCOL))
 
     def __del__(self) -> None:
-        """Ray Data drops it at the end of the run, while its loop still runs."""
         if self._loop is not None:
             closed = asyncio.run_coroutine_threadsafe(self._worker.close(), self._loop)
             with contextlib.suppress(Exception):

@@ -64,7 +64,6 @@ class Run(Iterator[Result]):
     """
 
     def __init__(self, plan: Plan) -> None:
-        """Prepare; nothing happens yet."""
         self._plan = plan
         self._stop_asked = False
         self.rendering = False
@@ -96,7 +95,6 @@ class Run(Iterator[Result]):
         """End the run; what is under way is dropped. Calling it twice is fine."""
 
     def __enter__(self) -> Self:
-        """Return the run itself."""
         return self
 
     def __exit__(
@@ -105,7 +103,6 @@ class Run(Iterator[Result]):
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Close it."""
         self.close()
 
     def _count_aside(self, source: Source) -> None:
@@ -127,7 +124,6 @@ class RenderRun(Run, AsyncIterator[Result]):
     """
 
     def __init__(self, plan: Plan) -> None:
-        """Prepare; nothing happens yet."""
         super().__init__(plan)
         self._thread: threading.Thread | None = None
         self._beginning = threading.Lock()
@@ -164,7 +160,6 @@ class RenderRun(Run, AsyncIterator[Result]):
         raise StopIteration
 
     async def __anext__(self) -> Result:
-        """Wait for the next result; raises as `__next__` does."""
         self._begin()
         if not self._over:
             asked = asyncio.run_coroutine_threadsafe(self._results.get(), self._loop)
@@ -203,7 +198,6 @@ class RenderRun(Run, AsyncIterator[Result]):
         self._thread.join()
 
     async def __aenter__(self) -> Self:
-        """Return the run itself."""
         return self
 
     async def __aexit__(
@@ -212,7 +206,6 @@ class RenderRun(Run, AsyncIterator[Result]):
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Close it."""
         await asyncio.get_running_loop().run_in_executor(None, self.close)
 
     def _is_over(self) -> bool:

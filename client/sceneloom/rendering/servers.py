@@ -67,7 +67,6 @@ class Server:
     """One server: its connection, its window, and whether it is away."""
 
     def __init__(self, address: Address) -> None:
-        """Begin without a connection."""
         self.name = address.name
         """For messages."""
         self.address = address

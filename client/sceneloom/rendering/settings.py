@@ -46,7 +46,6 @@ class RetryPolicy:
     """Retries per request of the whole run, beyond one a second."""
 
     def __post_init__(self) -> None:
-        """Check the ranges."""
         numbers = (self.attempts, self.model_attempts, self.server_attempts)
         if not 1 <= min(numbers) <= max(numbers) <= 1000:
             raise InputError("attempts are from 1 to 1000")
@@ -118,7 +117,6 @@ class RenderSettings(StyleChoice):
     """How often and how fast a picture is asked for again."""
 
     def __post_init__(self) -> None:
-        """Check the ranges."""
         super().__post_init__()
         if self.format not in FORMATS:
             raise InputError(f"format is {self.format!r}; it is one of {', '.join(FORMATS)}")
@@ -192,7 +190,6 @@ class ShardSettings:
     """Bytes after which a shard is complete."""
 
     def __post_init__(self) -> None:
-        """Check the ranges."""
         for name in ("pictures", "bytes"):
             if getattr(self, name) < 1:
                 raise InputError(f"shards.{name} is {getattr(self, name)}; it is at least 1")

@@ -237,7 +237,6 @@ class LeftOutMembers:
     """Counts what archives hold besides maps; of each reason the first names are kept."""
 
     def __init__(self) -> None:
-        """Begin at zero."""
         self.count = 0
         """How many there are."""
         self._counts: Counter[str] = Counter()
@@ -406,7 +405,6 @@ class TarShards:
     """Of a shard's name."""
 
     def __init__(self, format: Format) -> None:
-        """Keep the format of new pictures."""
         self._format = format
 
     def member_of(self, key: str) -> str:

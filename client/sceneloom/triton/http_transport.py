@@ -51,7 +51,6 @@ class HttpConnection:
     """A connection that carries one exchange after the other; for one thread at a time."""
 
     def __init__(self, host: str, port: int) -> None:
-        """Prepare it; the first exchange opens it."""
         self._http = http.client.HTTPConnection(host, port)
         self._deadline = 0.0
         self._answer: http.client.HTTPResponse | None = None

@@ -62,7 +62,6 @@ class Timeouts:
     """For one request: its way there, the server's queue, the network, and the way back."""
 
     def __post_init__(self) -> None:
-        """Check the ranges."""
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
             # gRPC counts in 64-bit nanoseconds: above about 9e9 s every call fails at once.
