@@ -227,7 +227,10 @@ def _render(
         if log is not None:
             listeners.append(log)
         if flags.metrics_port is not None:
-            listeners.append(_show_metrics(stack, flags, levels, log))
+            host, metrics = flags.metrics_host, Metrics(levels)
+            port = stack.enter_context(serve_metrics(metrics, flags.metrics_port, host=host))
+            _say(log, "metrics", f"metrics at http://{host}:{port}/metrics")
+            listeners.append(metrics)
         if flags.log == "progress":
             listeners.append(stack.enter_context(ProgressBar(count, levels)))
         run = begin(dataclasses.replace(plan, listeners=tuple(listeners)))
@@ -256,19 +259,6 @@ def _logged(log: LogLines | None, code: int, summary: dict[str, Any]) -> int:
     if log is not None:
         log.write("summary", code=code, **summary)
     return code
-
-
-def _show_metrics(
-    stack: contextlib.ExitStack,
-    flags: RenderFlags,
-    levels: Callable[[], Levels],
-    log: LogLines | None,
-) -> Metrics:
-    assert flags.metrics_port is not None
-    metrics = Metrics(levels)
-    port = stack.enter_context(serve_metrics(metrics, flags.metrics_port, host=flags.metrics_host))
-    _say(log, "metrics", f"metrics at http://{flags.metrics_host}:{port}/metrics")
-    return metrics
 
 
 def _exit_code(

@@ -408,7 +408,9 @@ def style_chooser(contract: Contract, choice: StyleChoice) -> ChooseStyle:
     def choose(
         key: str, labels: npt.NDArray[Any], instances: npt.NDArray[Any] | None
     ) -> npt.NDArray[np.float32]:
-        file = _file_of(path, key)
+        file = path / f"{key}.json"
+        if not file.is_file():
+            raise MissingInputError(f"{file}: no such style file, and every map wants its own")
         styles = read_styles(file, contract)
         table = styles_from_file(contract, labels, _given(instances), styles)
         if missing := named_instances(styles).difference(np.unique(_given(instances)).tolist()):
@@ -463,13 +465,6 @@ def named_instances(styles: StyleFile) -> set[int]:
 def _listed(instances: set[int]) -> str:
     named = sorted(instances)
     return ", ".join(map(str, named[:6])) + (", ..." if len(named) > 6 else "")
-
-
-def _file_of(folder: Path, key: str) -> Path:
-    path = folder / f"{key}.json"
-    if not path.is_file():
-        raise MissingInputError(f"{path}: no such style file, and every map wants its own")
-    return path
 
 
 def _given(instance_map: npt.NDArray[Any] | None) -> npt.NDArray[Any]:

@@ -254,7 +254,11 @@ class Tally(Listener):
                     "cropped back"
                 )
         place = f"manifest: {manifest}"
-        for words in (done, route.transport, route.path, self._engine_words(route), place):
+        engine = route.engine
+        if len(self._engines) > 1:
+            counts = (f"{count} {name or 'unknown'}" for name, count in self._engines.items())
+            engine = f"pictures by engine: {', '.join(counts)}"
+        for words in (done, route.transport, route.path, engine, place):
             if words:
                 print(printable(words))
         for line in describe(left_out):
@@ -276,12 +280,6 @@ class Tally(Listener):
             "output": output,
             "manifest": str(manifest),
         }
-
-    def _engine_words(self, route: Route) -> str:
-        if len(self._engines) < 2:
-            return route.engine
-        counts = (f"{count} {engine or 'unknown'}" for engine, count in self._engines.items())
-        return f"pictures by engine: {', '.join(counts)}"
 
 
 def list_failures(failures: Sequence[Failed], kinds: Counter[str]) -> None:

@@ -166,7 +166,10 @@ class Manifest:
         """
         marks = ", ".join("?" for _ in _COLUMNS)
         statement = f"insert or replace into pictures ({', '.join(_COLUMNS)}) values ({marks})"
-        values = [_values(row) for row in rows]
+        values = [
+            tuple(_storable(data[name]) for name in _COLUMNS)
+            for data in (row.to_json() for row in rows)
+        ]
         if not values:
             return
         self.check_place()
@@ -386,9 +389,15 @@ def _open_as(path: Path, *, alone: bool) -> sqlite3.Connection:
         database.execute("pragma journal_mode = wal")
         database.execute("pragma synchronous = normal")  # a killed process loses nothing
         with database:
-            database.execute(_table())
+            kinds = {**dict.fromkeys(_NUMBERS, "integer"), **dict.fromkeys(_REALS, "real")}
+            columns = ", ".join(f"{name} {kinds.get(name, 'text')} not null" for name in _COLUMNS)
+            database.execute(f"create table if not exists pictures ({columns}, primary key (key))")
             if version == 1:
-                _add_columns(database)
+                there = {name for _, name, *_ in database.execute("pragma table_info(pictures)")}
+                for name in (name for name in _NEW_IN_FORMAT_2 if name not in there):
+                    database.execute(
+                        f"alter table pictures add column {name} text not null default ''"
+                    )
             database.execute("create index if not exists by_output on pictures (output)")
             database.execute(f"pragma user_version = {FORMAT}")
         opened.pop_all()
@@ -412,27 +421,6 @@ def _check_format(path: Path, database: sqlite3.Connection) -> int:
     if sound != "ok":
         raise InputError(f"{path}: the manifest is damaged ({sound}); move it away")
     return int(version)
-
-
-def _add_columns(database: sqlite3.Connection) -> None:
-    """What format 2 has and format 1 has not, empty in every row."""
-    there = {name for _, name, *_ in database.execute("pragma table_info(pictures)")}
-    for name in _NEW_IN_FORMAT_2:
-        if name not in there:
-            database.execute(f"alter table pictures add column {name} text not null default ''")
-
-
-def _table() -> str:
-    kinds = [
-        f"{name} {'integer' if name in _NUMBERS else 'real' if name in _REALS else 'text'} not null"
-        for name in _COLUMNS
-    ]
-    return f"create table if not exists pictures ({', '.join(kinds)}, primary key (key))"
-
-
-def _values(row: Row) -> tuple[Any, ...]:
-    data = row.to_json()
-    return tuple(_storable(data[name]) for name in _COLUMNS)
 
 
 def _storable(value: Any) -> Any:

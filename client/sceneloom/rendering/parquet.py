@@ -166,7 +166,12 @@ class _Column:
         self._next = 0
         # The file is closed when nothing reads it any more.
         _, file = open_parquet(self._place)
-        self._rows, unpacked = _extent(file.metadata.row_group(self._group), self._column)
+        rows = file.metadata.row_group(self._group)
+        chunks = (rows.column(number) for number in range(rows.num_columns))
+        self._rows = rows.num_rows
+        unpacked = sum(
+            c.total_uncompressed_size for c in chunks if c.path_in_schema == self._column
+        )
         if unpacked > (max_bytes + _BUFFER) * self._rows:
             raise ImageTooLargeError(
                 f"{name}: {counted(self._rows, 'row')} of its group unpack to {unpacked:,} bytes; "
@@ -178,13 +183,6 @@ class _Column:
             columns=[self._column],
             use_threads=False,
         )
-
-
-def _extent(group: Any, column: str) -> tuple[int, int]:
-    """Rows of a row group, and the bytes that a column of it unpacks to."""
-    chunks = (group.column(number) for number in range(group.num_columns))
-    unpacked = (c.total_uncompressed_size for c in chunks if c.path_in_schema == column)
-    return group.num_rows, sum(unpacked)
 
 
 def forget(place: str) -> None:
@@ -317,7 +315,7 @@ class ParquetSource:
             for group in range(file.num_row_groups):
                 for row, key in enumerate(_keys(file, place, group, self._key)):
                     number += 1
-                    if fault := _fault(key):
+                    if fault := "the key is empty" if key is None else fault_of_key(key):
                         shown = f"{place}: row {row} of group {group}"
                         yield broken_item(place, number, shown, f"no name for a picture ({fault})")
                         continue
@@ -339,10 +337,6 @@ class ParquetSource:
         kind = schema.field(self._key).type
         if kind not in (pyarrow.string(), pyarrow.large_string(), pyarrow.string_view()):
             raise InputError(f"{place}: the column {self._key} is {kind}; keys are strings")
-
-
-def _fault(key: str | None) -> str | None:
-    return "the key is empty" if key is None else fault_of_key(key)
 
 
 def _keys(file: Any, place: str, group: int, column: str) -> Iterator[Any]:

@@ -110,7 +110,13 @@ class Pipeline:
             while self._tasks:
                 await asyncio.wait(self._tasks)
             if self._store is not None:
-                await self._finish(self._store)
+                try:
+                    finished = await self._in(self._cpu, self._store.finish)
+                except OSError as error:
+                    self._break(error)
+                    finished = []
+                for result in finished:
+                    await self._report(result)
         except BaseException:
             self.stop()
             for task in self._tasks:
@@ -124,15 +130,6 @@ class Pipeline:
                 self._store.close()
         if self._broken is not None:
             raise self._broken
-
-    async def _finish(self, store: PictureStore) -> None:
-        try:
-            finished = await self._in(self._cpu, store.finish)
-        except OSError as error:
-            self._break(error)
-            return
-        for result in finished:
-            await self._report(result)
 
     async def _feed(self) -> None:
         items: Iterator[MapItem] = await self._in(self._lister, iter, self._source)
@@ -157,8 +154,14 @@ class Pipeline:
         return not self._stopping
 
     async def _load(self, item: MapItem) -> None:
+
+        def load_or_skip() -> Loaded | Skipped:
+            loaded = self._loader.load(item)
+            skipped = None if self._store is None else self._store.skip(loaded)
+            return skipped or loaded
+
         try:
-            found = await self._in(self._readers, self._load_or_skip, item)
+            found = await self._in(self._readers, load_or_skip)
         except (SceneLoomError, OSError) as error:
             found = error
         finally:
@@ -173,28 +176,22 @@ class Pipeline:
         elif isinstance(found, Exception):
             await self._fail(item, found)
 
-    def _load_or_skip(self, item: MapItem) -> Loaded | Skipped:
-        loaded = self._loader.load(item)
-        skipped = None if self._store is None else self._store.skip(loaded)
-        return skipped or loaded
-
     def _pump(self) -> None:
         """Start work on the next maps, as long as there is room for their pixels."""
-        while len(self._shelf) and self._active < self._most_active():
-            taken = self._shelf.take(self._most_of)
+
+        def most_of(size: tuple[int, int]) -> int:
+            """Maps of a size that make one request: few enough for their pictures to stay small."""
+            picture = 3 * size[0] * size[1]
+            return min(self._batch, max(1, _REQUEST_BYTES // picture)) if picture else 1
+
+        more = 2 * self._threads + 1
+        while len(self._shelf) and self._active < self._servers.limit() * self._batch + more:
+            taken = self._shelf.take(most_of)
             self._lower.set()
             for _ in taken:
                 self._room.release()
             self._active += len(taken)
             self._spawn(self._work(taken))
-
-    def _most_of(self, size: tuple[int, int]) -> int:
-        """Maps of a size that make one request: few enough for their pictures to stay small."""
-        picture = 3 * size[0] * size[1]
-        return min(self._batch, max(1, _REQUEST_BYTES // picture)) if picture else 1
-
-    def _most_active(self) -> int:
-        return self._servers.limit() * self._batch + 2 * self._threads + 1
 
     async def _work(self, maps: list[Loaded]) -> None:
         try:
@@ -233,7 +230,10 @@ class Pipeline:
                 seconds = time.perf_counter() - start
                 kind = (maps[0].request.label_map.shape, len(maps))
                 self._servers.answered(lease, seconds, kind)
-                self._heard(seconds, answers)
+                sent = sum(answer.sent for answer in answers)
+                received = sum(answer.received for answer in answers)
+                for listener in self._listeners:
+                    listener.on_answer(seconds, sent, received)
                 break
             self._pump()
             if len(maps) > 1 and not failures[-1].retryable:
@@ -310,12 +310,6 @@ class Pipeline:
         for listener in self._listeners:
             listener.on_result(result)
         await self._results.put(result)
-
-    def _heard(self, seconds: float, answers: Sequence[Answer]) -> None:
-        sent = sum(answer.sent for answer in answers)
-        received = sum(answer.received for answer in answers)
-        for listener in self._listeners:
-            listener.on_answer(seconds, sent, received)
 
     def _break(self, error: Exception) -> None:
         """Stop the run for a reason that more maps would meet too."""

@@ -212,15 +212,12 @@ def _told(batches: Iterable[pa.Table]) -> Iterator[pa.Table]:
         except StopIteration:
             return
         except Exception as error:
-            gave_up = SceneLoomError(f"Ray gave up: {_reason(error)}")
+            # The first exception's own line, out of the tracebacks that Ray puts around it.
+            first = str(error).split("\n\nThe above exception")[0].strip()
+            said = first.splitlines()[-1].strip() if first else type(error).__name__
+            gave_up = SceneLoomError(f"Ray gave up: {said}")
             raise out_of_resources(error) or gave_up from error
         yield table
-
-
-def _reason(error: Exception) -> str:
-    """The first exception's own line, out of the tracebacks that Ray puts around it."""
-    first = str(error).split("\n\nThe above exception")[0].strip()
-    return first.splitlines()[-1].strip() if first else type(error).__name__
 
 
 def _row(number: int, data: bytes) -> pa.Table:

@@ -263,12 +263,16 @@ class RenderRun(Run, AsyncIterator[Result]):
             await self._taken.wait()  # the loop has to live until then
 
     async def _render(self, plan: Plan) -> None:
+        def tell(server: Server) -> None:
+            for listener in plan.listeners:
+                listener.on_server(server.name, server.away_since is not None)
+
         requests = request_threads(len(plan.addresses), plan.settings)
         servers = Servers(
             plan.addresses,
             requests,
             plan.settings,
-            on_change=lambda server: _tell(plan.listeners, server),
+            on_change=tell,
         )
         self._servers = servers
         manifest = None
@@ -351,8 +355,3 @@ def open_store(
     except BaseException:
         manifest.close()
         raise
-
-
-def _tell(listeners: Sequence[Listener], server: Server) -> None:
-    for listener in listeners:
-        listener.on_server(server.name, server.away_since is not None)

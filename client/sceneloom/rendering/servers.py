@@ -298,7 +298,9 @@ class Servers:
             self._attach(server, connection)
             self._on_change(server)
             if old is not None:
-                await self._retire(old)
+                old.retired = True
+                if not old.users:
+                    await self._run(old.connection.close)
             self._wake()
             return
 
@@ -342,11 +344,6 @@ class Servers:
             future = self._waiting.popleft()
             if not future.done():
                 future.set_exception(self._lost)
-
-    async def _retire(self, link: _Link) -> None:
-        link.retired = True
-        if not link.users:
-            await self._run(link.connection.close)
 
     async def _run(self, function: Callable[..., _T], *values: object) -> _T:
         return await asyncio.get_running_loop().run_in_executor(self._pool, function, *values)

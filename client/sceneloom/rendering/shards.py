@@ -232,7 +232,11 @@ class ShardSink:
                 self._is_known("")  # says whether the manifest is still there
                 self._settle_known()
             except OSError:
-                self._disown()
+                # The rows are gone: the next run makes the pictures of all shards again.
+                with contextlib.suppress(OSError):
+                    self._check()
+                    for number in set(self._shard_of.values()):
+                        _put_mark(self._mark(number))
             if self._held is not None:
                 self._held.close()
 
@@ -282,13 +286,6 @@ class ShardSink:
             if self._is_known(output):
                 self._settle(number)
                 del self._unsettled[number]
-
-    def _disown(self) -> None:
-        """Mark all shards, whose rows are gone: the next run makes their pictures again."""
-        with contextlib.suppress(OSError):
-            self._check()
-            for number in set(self._shard_of.values()):
-                _put_mark(self._mark(number))
 
     def _check(self) -> None:
         if self._held is not None:

@@ -78,22 +78,18 @@ def tar_members(stream: IO[bytes], name: str) -> Iterator[Member]:
                     is_folder=info.isdir(),
                     owner=info.uname,
                 )
-            _check_end(stream, tar.offset)
+            # Two empty blocks end the archive, and nothing but zeros follows.
+            stream.seek(tar.offset)
+            if stream.read(2 * _BLOCK) != bytes(2 * _BLOCK):
+                raise tarfile.ReadError("no end mark where it should be")
+            while chunk := stream.read(1 << 16):
+                if chunk.strip(b"\0"):
+                    raise tarfile.ReadError("more data behind the end mark")
     # The reader raises ValueErrors and the like on damaged numbers.
     except (tarfile.TarError, OSError, EOFError, ValueError, OverflowError) as error:
         raise ImageReadError(
             f"{name}: truncated, damaged or no tar file after {last} ({error})"
         ) from None
-
-
-def _check_end(stream: IO[bytes], offset: int) -> None:
-    """Check that two empty blocks end the archive, and that nothing but zeros follows."""
-    stream.seek(offset)
-    if stream.read(2 * _BLOCK) != bytes(2 * _BLOCK):
-        raise tarfile.ReadError("no end mark where it should be")
-    while chunk := stream.read(1 << 16):
-        if chunk.strip(b"\0"):
-            raise tarfile.ReadError("more data behind the end mark")
 
 
 class _Bounded:

@@ -60,7 +60,9 @@ class ZippedFile:
                 "read"
             )
         try:
-            data = self._unpack(self._packed_bytes())
+            data = self._packed_bytes()
+            if self.method != _STORED:
+                data = zlib.decompressobj(-zlib.MAX_WBITS).decompress(data, self.size + 1)
         except OSError as error:
             raise ImageReadError(f"{self.name}: cannot be read ({reason_of(error)})") from None
         except zlib.error as error:
@@ -81,11 +83,6 @@ class ZippedFile:
         if len(packed) < self.packed:
             raise ImageReadError(f"{self.name}: truncated (the archive ends inside it)")
         return packed
-
-    def _unpack(self, packed: bytes) -> bytes:
-        if self.method == _STORED:
-            return packed
-        return zlib.decompressobj(-zlib.MAX_WBITS).decompress(packed, self.size + 1)
 
 
 class ZipSource:

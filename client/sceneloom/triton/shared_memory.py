@@ -334,7 +334,8 @@ class SharedMemoryTransport(GrpcTransport):
             version = self._client.get_server_metadata(client_timeout=timeout).version
         except self._grpc.InferenceServerException as error:
             raise self._map(error, model) from None
-        if not _is_recent(version):
+        numbers = re.match(r"(\d+)\.(\d+)", version)
+        if numbers is None or tuple(map(int, numbers.groups())) < OLDEST_SERVER:
             oldest = ".".join(map(str, OLDEST_SERVER))
             return f"shared memory is safe from Triton {oldest} on, and the server is {version}"
         plain = super().infer(model, inputs, output, timeout=timeout)
@@ -466,8 +467,3 @@ class _Request:
 
 def _left(deadline: float) -> float:
     return max(deadline - time.monotonic(), 0.001)
-
-
-def _is_recent(version: str) -> bool:
-    numbers = re.match(r"(\d+)\.(\d+)", version)
-    return numbers is not None and tuple(map(int, numbers.groups())) >= OLDEST_SERVER
