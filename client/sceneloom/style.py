@@ -13,7 +13,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import os
 import reprlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -24,6 +23,7 @@ import numpy.typing as npt
 
 from sceneloom.contract import Contract, is_style, json_vector
 from sceneloom.errors import InputError, MissingInputError, SceneLoomError, SchemaError
+from sceneloom.files import write_whole
 from sceneloom.maps import check_contract, check_instance_map, check_label_map, instance_channels
 from sceneloom.schema import json_key, parse_json
 from sceneloom.version import __version__
@@ -266,13 +266,7 @@ def write_styles(path: Path, styles: StyleFile) -> None:
         "instances": {str(k): list(v) for k, v in sorted(styles.instances.items())},
         "labels": {str(k): list(v) for k, v in sorted(styles.labels.items())},
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        part.write_text(json.dumps(data, indent=1) + "\n", "utf-8")
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
+    write_whole(path, (json.dumps(data, indent=1) + "\n").encode())
 
 
 def round_style(vector: npt.ArrayLike) -> tuple[float, ...]:
