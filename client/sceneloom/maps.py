@@ -319,7 +319,11 @@ def _describe_unknown(counts: dict[int, int], schema: LabelSchema, wide: bool) -
     if len(worst) > 6:
         listed += f" and {len(worst) - 6} more"
     ids = "id" if len(worst) == 1 else "ids"
-    text = f"unknown label {ids} {listed}; {schema.name} has {_ids(schema)}"
+    known = sorted(label.id for label in schema.labels)
+    there = ", ".join(map(str, known[:12])) + (" ..." if len(known) > 12 else "")
+    if known == list(range(known[0], known[-1] + 1)):
+        there = f"{known[0]} to {known[-1]}"
+    text = f"unknown label {ids} {listed}; {schema.name} has {there}"
     if wide:
         return (
             f"{text}. A file with values above 255 is usually an instance map; they are never read "
@@ -331,13 +335,6 @@ def _describe_unknown(counts: dict[int, int], schema: LabelSchema, wide: bool) -
             "--data.unknown unlabelled where a data set is read"
         )
     return f"{text} and no unlabelled id to read them as"
-
-
-def _ids(schema: LabelSchema) -> str:
-    ids = sorted(label.id for label in schema.labels)
-    if ids == list(range(ids[0], ids[-1] + 1)):
-        return f"{ids[0]} to {ids[-1]}"
-    return ", ".join(map(str, ids[:12])) + (" ..." if len(ids) > 12 else "")
 
 
 def check_label_map(contract: Contract, label_map: npt.NDArray[Any]) -> None:

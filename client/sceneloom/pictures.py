@@ -81,7 +81,13 @@ def encode_picture(
         )
         return out.getvalue()
     if format == "jxl":
-        return _encode_jxl(image, quality, lossless)
+        if lossless:
+            return bytes(_jxl().encode(image, effort=_JXL_LOSSLESS_EFFORT, lossless=True))
+        # As libjxl's JxlEncoderDistanceFromQuality; not below 0.01, which would be lossless.
+        distance = 53 / 3000 * quality**2 - 23 / 20 * quality + 25
+        if quality >= 30:
+            distance = max(0.01, 0.1 + (100 - quality) * 0.09)
+        return bytes(_jxl().encode(image, effort=_JXL_LOSSY_EFFORT, distance=distance))
     # OpenCV's own PNG settings are faster than those of its level 1.
     parameters = [cv2.IMWRITE_JPEG_QUALITY, quality] if format == "jpg" else []
     done, encoded = cv2.imencode(f".{format}", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), parameters)
@@ -160,24 +166,6 @@ def _jxl() -> Any:
     import pylibjxl
 
     return pylibjxl
-
-
-def _encode_jxl(image: Image, quality: int, lossless: bool) -> bytes:
-    if lossless:
-        data = _jxl().encode(image, effort=_JXL_LOSSLESS_EFFORT, lossless=True)
-    else:
-        distance = _jxl_distance(quality)
-        data = _jxl().encode(image, effort=_JXL_LOSSY_EFFORT, distance=distance)
-    return bytes(data)
-
-
-def _jxl_distance(quality: int) -> float:
-    """The distance of a JPEG-like quality, as libjxl's JxlEncoderDistanceFromQuality has it; not
-    below 0.01, which would be lossless.
-    """
-    if quality >= 30:
-        return max(0.01, 0.1 + (100 - quality) * 0.09)
-    return 53 / 3000 * quality**2 - 23 / 20 * quality + 25
 
 
 def _decode_jxl(data: bytes, max_pixels: int, name: str) -> Image:

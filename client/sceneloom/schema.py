@@ -245,9 +245,18 @@ class LabelSchema:
         if not isinstance(data.get("labels"), list):
             raise SchemaError(f"{source}: labels is a list of objects with id, name and colour")
         try:
+            labels = []
+            for entry in data["labels"]:
+                named = isinstance(entry, dict) and set(entry) == {"id", "name", "colour"}
+                if not named or not isinstance(entry["colour"], list):
+                    raise SchemaError(
+                        f"the label {entry!r} is not an object of id, name and colour [red, green, "
+                        "blue]"
+                    )
+                labels.append(Label(**{**entry, "colour": tuple(entry["colour"])}))
             return cls(
                 name=data["name"],
-                labels=tuple(_label_from_json(entry) for entry in data["labels"]),
+                labels=tuple(labels),
                 unlabelled=data.get("unlabelled"),
                 aliases={json_key(k): v for k, v in data.get("aliases", {}).items()},
                 instance_divisor=data.get("instance_divisor"),
@@ -258,15 +267,6 @@ class LabelSchema:
             raise SchemaError(
                 f"{source}: not a label schema ({type(error).__name__}: {error})"
             ) from None
-
-
-def _label_from_json(entry: Any) -> Label:
-    keys = {"id", "name", "colour"}
-    if not isinstance(entry, dict) or set(entry) != keys or not isinstance(entry["colour"], list):
-        raise SchemaError(
-            f"the label {entry!r} is not an object of id, name and colour [red, green, blue]"
-        )
-    return Label(id=entry["id"], name=entry["name"], colour=tuple(entry["colour"]))
 
 
 def json_key(key: str) -> int:

@@ -96,16 +96,23 @@ class Loader:
             instance = item.instance.read(most)
         with self._lock:
             self._loaded += 1
-        digest = hashlib.sha256()
-        for part in (label, instance, self._style_bytes(item.key)):
+        digest, style = hashlib.sha256(), None
+        folder = self._settings.style_file
+        if folder is not None and folder.is_dir():
+            with contextlib.suppress(OSError):  # choosing the style says what is wrong
+                style = (folder / f"{item.key}.json").read_bytes()
+        for part in (label, instance, style):
             digest.update(b"-" if part is None else b"%d:" % len(part))
             digest.update(part or b"")
+        size = (0, 0)
+        if label.startswith(SIGNATURE) and len(label) >= 24:
+            size = int.from_bytes(label[20:24], "big"), int.from_bytes(label[16:20], "big")
         return Loaded(
             item=item,
             label=label,
             instance=instance,
             input_hash=digest.hexdigest(),
-            size=_header_size(label),
+            size=size,
             started=started,
         )
 
@@ -164,18 +171,3 @@ class Loader:
             if style_file is None or not str(error).startswith(str(style_file)):
                 error.args = (f"{item.label.name}: {error}",)
             raise
-
-    def _style_bytes(self, key: str) -> bytes | None:
-        folder = self._settings.style_file
-        if folder is None or not folder.is_dir():
-            return None
-        try:
-            return (folder / f"{key}.json").read_bytes()
-        except OSError:
-            return None  # choosing the style says what is wrong
-
-
-def _header_size(data: bytes) -> tuple[int, int]:
-    if not data.startswith(SIGNATURE) or len(data) < 24:
-        return (0, 0)
-    return int.from_bytes(data[20:24], "big"), int.from_bytes(data[16:20], "big")

@@ -31,7 +31,10 @@ class Metrics(Listener):
         """
         self.registry = CollectorRegistry()
         """Where the metrics are."""
-        counter = self._counter
+
+        def counter(name: str, text: str, label: str) -> Counter:
+            return Counter(f"sceneloom_render_{name}", text, [label], registry=self.registry)
+
         self._pictures = counter("pictures", "Maps that are done with.", "status")
         self._failures = counter(
             "failures", "Maps that gave no picture, by class of error.", "kind"
@@ -91,9 +94,6 @@ class Metrics(Listener):
         self._up.labels(name).set(not away)
         if away:
             self._leaves.labels(name).inc()
-
-    def _counter(self, name: str, text: str, label: str) -> Counter:
-        return Counter(f"sceneloom_render_{name}", text, [label], registry=self.registry)
 
     def _level(self, name: str, text: str, level: Callable[[], int]) -> None:
         Gauge(f"sceneloom_render_{name}", text, registry=self.registry).set_function(level)

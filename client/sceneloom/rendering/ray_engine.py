@@ -230,17 +230,16 @@ class BlockFeeder:
             self._taker.put(number, None)
 
     def _give(self, number: int, items: list[MapItem]) -> None:
+        def found(key: str) -> Row | None:
+            with contextlib.suppress(OSError):  # what cannot be read is made again
+                return self._store.found(key)
+            return None
+
         keys = [item.key for item in items]
-        rows = dict(zip(keys, self._lookers.map(self._found, keys), strict=True))
+        rows = dict(zip(keys, self._lookers.map(found, keys), strict=True))
         known = {key: "" if row is None else row.input_hash for key, row in rows.items()}
         self._given[number] = rows
         self._taker.put(number, [Given(item=item, known=known[item.key]) for item in items])
-
-    def _found(self, key: str) -> Row | None:
-        try:
-            return self._store.found(key)
-        except OSError:
-            return None  # what cannot be read is made again
 
     def _blocks(self) -> Iterator[list[MapItem]]:
         """The source's maps in blocks; where it breaks off, those before come first."""

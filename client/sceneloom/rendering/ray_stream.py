@@ -162,15 +162,15 @@ class _QueueSource(Datasource):
 
     def get_read_tasks(self, parallelism: int, *args: Any, **more: Any) -> list[ReadTask]:
         queue = self._queue
+
+        def read() -> Iterator[pa.Table]:
+            number = 0
+            while (block := ray.get(queue.get.remote(number))) is not None:
+                yield _row(number, block)
+                number += 1
+
         metadata = BlockMetadata(num_rows=None, size_bytes=None, input_files=None, exec_stats=None)
-        return [ReadTask(lambda: _read(queue), metadata, schema=_SCHEMA)]
-
-
-def _read(queue: Any) -> Iterator[pa.Table]:
-    number = 0
-    while (block := ray.get(queue.get.remote(number))) is not None:
-        yield _row(number, block)
-        number += 1
+        return [ReadTask(read, metadata, schema=_SCHEMA)]
 
 
 class _Actor:

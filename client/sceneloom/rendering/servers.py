@@ -236,12 +236,17 @@ class Servers:
 
     def _next(self) -> Server | None:
         """The server with the most room for its window; equal ones take turns."""
+
+        def fullness(server: Server) -> float:
+            assert server.window is not None
+            return server.in_flight / server.window.limit
+
         free = [server for server in self.all if server.has_room()]
         if not free:
             return None
         self._turn += 1
         shift = self._turn % len(free)
-        return min(free[shift:] + free[:shift], key=_fullness)
+        return min(free[shift:] + free[:shift], key=fullness)
 
     def _take(self, server: Server) -> Lease:
         assert server.link is not None
@@ -347,11 +352,6 @@ class Servers:
 
     async def _run(self, function: Callable[..., _T], *values: object) -> _T:
         return await asyncio.get_running_loop().run_in_executor(self._pool, function, *values)
-
-
-def _fullness(server: Server) -> float:
-    assert server.window is not None
-    return server.in_flight / server.window.limit
 
 
 def _check_same(first: Contract, other: Contract, name: str) -> None:

@@ -410,19 +410,17 @@ class SharedMemoryTransport(GrpcTransport):
             wanted.set_shared_memory(region.name, request.output_size, request.output_offset)
         result = self._send(request.model, tensors, wanted, timeout)
         if request.output_size and not any(result.get_response().raw_output_contents):
-            return self._read(result.get_output(request.output), request, region)
+            described = result.get_output(request.output)
+            dtype = NUMPY_DTYPES.get(described.datatype if described is not None else "")
+            shape = tuple(described.shape) if described is not None else ()
+            if dtype is None or math.prod(shape) * dtype.itemsize > request.output_size:
+                raise self._no_output(request.model, request.output)
+            return region.read(request.output_offset, dtype, shape)
         answer = self._output(result, request.model, request.output)
         if answer.dtype != np.object_ and len(self._output_sizes) < _MOST_SHAPES:
             known = self._output_sizes.get(request.key, 0)
             self._output_sizes[request.key] = max(answer.nbytes, known)
         return answer
-
-    def _read(self, described: Any, request: _Request, region: Region) -> npt.NDArray[Any]:
-        dtype = NUMPY_DTYPES.get(described.datatype if described is not None else "")
-        shape = tuple(described.shape) if described is not None else ()
-        if dtype is None or math.prod(shape) * dtype.itemsize > request.output_size:
-            raise self._no_output(request.model, request.output)
-        return region.read(request.output_offset, dtype, shape)
 
 
 @dataclasses.dataclass(kw_only=True)
