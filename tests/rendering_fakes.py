@@ -17,7 +17,7 @@ import numpy.typing as npt
 from sceneloom.errors import ImageReadError, ImageTooLargeError
 from sceneloom.file_tree import OTHER_KIND, LeftOut
 from sceneloom.rendering import render
-from sceneloom.rendering.items import MapItem, Stored
+from sceneloom.rendering.items import MapItem, Written
 from sceneloom.rendering.settings import RenderSettings, RetryPolicy
 from sceneloom.synthesizer import Synthesizer
 
@@ -108,7 +108,7 @@ class DictSink:
     def open(self, is_known: Callable[[str], bool]) -> None:
         self.held = []
 
-    def put(self, key: str, data: bytes, tag: Hashable) -> list[Stored]:
+    def put(self, key: str, data: bytes, tag: Hashable) -> list[Written]:
         with self._lock:
             self.puts += 1
             if self.full_after is not None and self.puts > self.full_after:
@@ -116,14 +116,14 @@ class DictSink:
             self.held.append((key, data, tag))
             return self._settle() if len(self.held) >= self.shard else []
 
-    def finish(self) -> list[Stored]:
+    def finish(self) -> list[Written]:
         with self._lock:
             return self._settle()
 
-    def _settle(self) -> list[Stored]:
+    def _settle(self) -> list[Written]:
         held, self.held = self.held, []
         self.pictures |= {key: data for key, data, _ in held}
-        return [Stored(tag=tag, output=key) for key, _, tag in held]
+        return [Written(tag=tag, output=key) for key, _, tag in held]
 
     def read(self, output: str) -> bytes | None:
         return self.pictures.get(output)

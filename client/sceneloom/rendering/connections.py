@@ -28,7 +28,7 @@ PathChoice = Literal["auto", "raw", "encoded"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
-class Answer:
+class Reply:
     """What came back for one map: one of the two is there."""
 
     image: Image | None = None
@@ -116,7 +116,7 @@ class Connection(Protocol):
     def route(self) -> Route:
         """How its pictures travel."""
 
-    def send(self, batch: Sequence[Prepared]) -> list[Answer]:
+    def send(self, batch: Sequence[Prepared]) -> list[Reply]:
         """Have maps of one size rendered; raises a ServingError."""
 
     def prove(self) -> None:
@@ -146,7 +146,7 @@ class EngineConnection:
         self.route = Route()
         """There is one way only."""
 
-    def send(self, batch: Sequence[Prepared]) -> list[Answer]:
+    def send(self, batch: Sequence[Prepared]) -> list[Reply]:
         """Have maps of one size rendered.
 
         Raises:
@@ -166,11 +166,11 @@ class EngineConnection:
         """Leave the synthesizer open."""
 
 
-def send_raw(synthesizer: Synthesizer, batch: Sequence[Prepared]) -> list[Answer]:
+def send_raw(synthesizer: Synthesizer, batch: Sequence[Prepared]) -> list[Reply]:
     """Have maps of one size rendered from arrays; raises a ServingError."""
     images = synthesizer.run_requests([prepared.request for prepared in batch])
     return [
-        Answer(
+        Reply(
             image=prepared.request.padding.crop(image),
             sent=prepared.request.nbytes,
             engine=synthesizer.engine,
@@ -242,7 +242,7 @@ class TritonConnection:
             if chooser.path == "encoded":
                 raise
 
-    def send(self, batch: Sequence[Prepared]) -> list[Answer]:
+    def send(self, batch: Sequence[Prepared]) -> list[Reply]:
         """Have maps of one size rendered.
 
         Raises:
@@ -319,7 +319,7 @@ class TritonConnection:
             f"{times.path}: a picture took {times.raw:.3f} s raw and {times.encoded:.3f} s encoded"
         )
 
-    def _send_files(self, encoded: EncodedClient, prepared: Prepared) -> Answer:
+    def _send_files(self, encoded: EncodedClient, prepared: Prepared) -> Reply:
         label, instance = _files(self.contract, prepared)
         picture = encoded.synthesize(
             label,
@@ -330,7 +330,7 @@ class TritonConnection:
             unknown=self._settings.unknown,
         )
         sent = len(label) + len(instance or b"")
-        return Answer(encoded=picture, sent=sent, engine=self.engine)
+        return Reply(encoded=picture, sent=sent, engine=self.engine)
 
 
 def _files(contract: Contract, prepared: Prepared) -> tuple[bytes, bytes | None]:

@@ -162,7 +162,7 @@ class RetryBudget:
         return max(0.0, -self._left / self._per_second)
 
 
-class Shelf:
+class SizeBuckets:
     """Read maps by size."""
 
     def __init__(self) -> None:

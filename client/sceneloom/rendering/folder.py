@@ -26,10 +26,10 @@ from sceneloom.rendering.items import (
     LocalFile,
     MapItem,
     RemoteFile,
-    Stored,
+    Written,
     broken_item,
     check_key,
-    fault_of_key,
+    key_error,
 )
 
 
@@ -67,7 +67,7 @@ class FolderSource:
     def __iter__(self) -> Iterator[MapItem]:
         """The maps, in key order."""
         for number, (key, label, instance) in enumerate(self._pairs):
-            if fault := fault_of_key(key):
+            if fault := key_error(key):
                 name = repr(join(self._labels, label))
                 yield broken_item(self._labels, number, name, f"cannot name a picture ({fault})")
                 continue
@@ -131,7 +131,7 @@ class FolderSink:
             sweep(local_path(self._place), deep=True)
             self._held = HeldPlace(local_path(self._place))
 
-    def put(self, key: str, data: bytes, tag: Hashable) -> list[Stored]:
+    def put(self, key: str, data: bytes, tag: Hashable) -> list[Written]:
         """Write a picture; see `Sink`.
 
         Raises:
@@ -156,9 +156,9 @@ class FolderSink:
         most = 1 if is_remote(place) else _MOST_FOLDERS  # there, each question is a request
         if folder not in self._first_of and len(self._first_of) < most:
             self._first_of[folder] = place
-        return [Stored(tag=tag, output=output)]
+        return [Written(tag=tag, output=output)]
 
-    def finish(self) -> list[Stored]:
+    def finish(self) -> list[Written]:
         """Nothing is held back; see `Sink`.
 
         Raises:
@@ -172,7 +172,7 @@ class FolderSink:
 
     def read(self, output: str) -> bytes | None:
         """The picture's file, or None where it is not there or cannot be read."""
-        if fault_of_key(output):
+        if key_error(output):
             return None
         place = join(self._place, output)
         try:

@@ -37,11 +37,11 @@ def check_key(key: str) -> None:
         InputError: it is absolute, climbs out with ``..``, has an empty part, a backslash, a
             control character or what is no text, or is longer than 1024 bytes.
     """
-    if reason := fault_of_key(key):
+    if reason := key_error(key):
         raise InputError(f"{key!r:.200}: cannot name a picture ({reason})")
 
 
-def fault_of_key(key: str) -> str | None:
+def key_error(key: str) -> str | None:
     """Why a key is refused by `check_key`, or None where it is fine."""
     try:
         size = len(key.encode())
@@ -124,7 +124,7 @@ class Source(Protocol):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Stored:
+class Written:
     """A picture that is in its place, whole, under its final name."""
 
     tag: Any
@@ -153,7 +153,7 @@ class Sink(Protocol):
             InputError: this cannot be a place for pictures.
         """
 
-    def put(self, key: str, data: bytes, tag: Hashable) -> list[Stored]:
+    def put(self, key: str, data: bytes, tag: Hashable) -> list[Written]:
         """Take an encoded picture.
 
         Args:
@@ -171,7 +171,7 @@ class Sink(Protocol):
                 come back are still held.
         """
 
-    def finish(self) -> list[Stored]:
+    def finish(self) -> list[Written]:
         """Put what is still held in its place, and return it; nothing is put afterwards.
 
         Raises:

@@ -22,7 +22,7 @@ from sceneloom.file_tree import LeftOut
 from sceneloom.files import remove_part
 from sceneloom.locations import is_remote, lies_in, local_path, open_binary, parent, reason_of
 from sceneloom.pictures import Format
-from sceneloom.rendering.items import MapItem, broken_item, fault_of_key
+from sceneloom.rendering.items import MapItem, broken_item, key_error
 from sceneloom.rendering.tar import TarPart
 from sceneloom.text import counted, reason
 
@@ -315,7 +315,7 @@ class ParquetSource:
             for group in range(file.num_row_groups):
                 for row, key in enumerate(_keys(file, place, group, self._key)):
                     number += 1
-                    if fault := "the key is empty" if key is None else fault_of_key(key):
+                    if fault := "the key is empty" if key is None else key_error(key):
                         shown = f"{place}: row {row} of group {group}"
                         yield broken_item(place, number, shown, f"no name for a picture ({fault})")
                         continue

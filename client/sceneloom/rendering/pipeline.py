@@ -15,8 +15,8 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from sceneloom.errors import InputError, SceneLoomError, ServingError
-from sceneloom.rendering.connections import Answer
-from sceneloom.rendering.flow_control import RetryBudget, Shelf
+from sceneloom.rendering.connections import Reply
+from sceneloom.rendering.flow_control import RetryBudget, SizeBuckets
 from sceneloom.rendering.items import Failed, MapItem, Picture, Rendered, Result, Skipped, Source
 from sceneloom.rendering.listeners import Levels, Listener
 from sceneloom.rendering.loading import Loaded, Loader, Prepared
@@ -70,7 +70,7 @@ class Pipeline:
         self._lister = ThreadPoolExecutor(1, "sceneloom-list")
         self._budget = RetryBudget(settings.retry.budget)
         self._room = asyncio.Semaphore(settings.look_ahead)
-        self._shelf = Shelf()
+        self._shelf = SizeBuckets()
         self._lower = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
         self._reading = self._active = self._pausing = 0
@@ -262,7 +262,7 @@ class Pipeline:
             self._pausing -= 1
         return True
 
-    async def _keep(self, prepared: Prepared, answer: Answer, attempts: int) -> None:
+    async def _keep(self, prepared: Prepared, answer: Reply, attempts: int) -> None:
         loaded = prepared.loaded
         if self._store is None:
             picture = Picture(

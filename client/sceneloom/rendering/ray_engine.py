@@ -28,7 +28,7 @@ from sceneloom.rendering.items import Failed, MapItem, Result, Skipped, Source
 from sceneloom.rendering.listeners import Levels
 from sceneloom.rendering.manifest import Manifest, Row
 from sceneloom.rendering.plan import TritonServers
-from sceneloom.rendering.ray_worker import Answered, Given, Made, Outcome, Unchanged, Work
+from sceneloom.rendering.ray_worker import Assigned, BlockResult, Made, Outcome, Unchanged, Work
 from sceneloom.rendering.run import Plan, Run, open_store
 from sceneloom.rendering.servers import Servers
 from sceneloom.rendering.settings import RenderSettings
@@ -141,7 +141,7 @@ def _sweep_after(processes: set[int]) -> None:
 class Taker(Protocol):
     """Where blocks go."""
 
-    def put(self, number: int, block: Sequence[Given] | None) -> None:
+    def put(self, number: int, block: Sequence[Assigned] | None) -> None:
         """Take a block, or with None the end.
 
         Args:
@@ -239,7 +239,7 @@ class BlockFeeder:
         rows = dict(zip(keys, self._lookers.map(found, keys), strict=True))
         known = {key: "" if row is None else row.input_hash for key, row in rows.items()}
         self._given[number] = rows
-        self._taker.put(number, [Given(item=item, known=known[item.key]) for item in items])
+        self._taker.put(number, [Assigned(item=item, known=known[item.key]) for item in items])
 
     def _blocks(self) -> Iterator[list[MapItem]]:
         """The source's maps in blocks; where it breaks off, those before come first."""
@@ -399,7 +399,7 @@ class RayRun(Run):
         except OSError as error:
             self._break(error)
 
-    def _hear(self, answered: Answered) -> None:
+    def _hear(self, answered: BlockResult) -> None:
         """Tell the listeners what an actor heard, and remember what it said of itself."""
         self._workers.add(answered.worker)
         self._levels.pop(answered.worker, None)

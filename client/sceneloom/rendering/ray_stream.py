@@ -23,7 +23,7 @@ from ray.data.block import BlockMetadata
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from sceneloom.errors import SceneLoomError, out_of_resources
-from sceneloom.rendering.ray_worker import Answered, BlockWorker, Given, Work
+from sceneloom.rendering.ray_worker import Assigned, BlockResult, BlockWorker, Work
 
 
 class BlockQueue:
@@ -113,7 +113,7 @@ class Stream:
                 num_cpus=cpus,
             )
 
-    def put(self, number: int, block: Sequence[Given] | None) -> None:
+    def put(self, number: int, block: Sequence[Assigned] | None) -> None:
         """Give a block, or with None the end.
 
         Args:
@@ -122,7 +122,7 @@ class Stream:
         """
         ray.get(self._queue.put.remote(number, None if block is None else pickle.dumps(block)))
 
-    def answers(self) -> Iterator[tuple[int, Answered]]:
+    def answers(self) -> Iterator[tuple[int, BlockResult]]:
         """The number of each block, and what became of it; a block may come twice.
 
         Raises:
@@ -188,7 +188,7 @@ class _Actor:
         if not table.num_rows or not (data := table[_BLOCK][0].as_buffer()):
             return table
         number: int = table[_NUMBER][0].as_py()
-        block: list[Given] = pickle.loads(data)
+        block: list[Assigned] = pickle.loads(data)
         tries: Any = await asyncio.to_thread(ray.get, self._queue.begin.remote(number))
         if tries > _TRIES:
             answered = self._worker.give_up(block, _TRIES)

@@ -27,7 +27,7 @@ from sceneloom.errors import (
     out_of_resources,
 )
 from sceneloom.file_tree import LeftOut
-from sceneloom.rendering.connections import Answer, Route
+from sceneloom.rendering.connections import Reply, Route
 from sceneloom.rendering.items import Failed, MapItem, Rendered, Skipped
 from sceneloom.rendering.listeners import Levels, Listener
 from sceneloom.rendering.loading import Loaded, Loader, Prepared
@@ -67,7 +67,7 @@ class Work:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Given:
+class Assigned:
     """A map to be rendered."""
 
     item: MapItem
@@ -108,7 +108,7 @@ Outcome = Made | Unmade | Unchanged
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Answered:
+class BlockResult:
     """What became of a block."""
 
     outcomes: Mapping[str, Outcome]
@@ -155,9 +155,9 @@ class BlockWorker:
         self._requests = request_threads(len(work.servers.urls), work.settings)
         self._opening: asyncio.Task[_Opened] | None = None
 
-    async def render(self, block: Sequence[Given]) -> Answered:
+    async def render(self, block: Sequence[Assigned]) -> BlockResult:
         """Render a block; several may be under way at once."""
-        store, heard = BlockStore(self._work, self._settings, block), _Heard()
+        store, heard = BlockStore(self._work, self._settings, block), _Relay()
         error: SceneLoomError | None = None
         try:
             if self._opening is None:
@@ -171,8 +171,8 @@ class BlockWorker:
                 raise
         return self._answer(store, heard, error)
 
-    def give_up(self, block: Sequence[Given], deaths: int) -> Answered:
-        """Answer a block that ends the process that renders it.
+    def give_up(self, block: Sequence[Assigned], deaths: int) -> BlockResult:
+        """Reply a block that ends the process that renders it.
 
         Args:
             block: the maps.
@@ -185,7 +185,7 @@ class BlockWorker:
                 f"{counted(len(block), 'map')} that they were given together"
             )
             store.fail(item, error, input_hash="", failures=())
-        return self._answer(store, _Heard(), None)
+        return self._answer(store, _Relay(), None)
 
     async def close(self) -> None:
         """Close the connections."""
@@ -236,8 +236,10 @@ class BlockWorker:
             batch=connection.batch,
         )
 
-    def _answer(self, store: BlockStore, heard: _Heard, error: SceneLoomError | None) -> Answered:
-        return Answered(
+    def _answer(
+        self, store: BlockStore, heard: _Relay, error: SceneLoomError | None
+    ) -> BlockResult:
+        return BlockResult(
             outcomes=store.outcomes,
             requests=heard.requests,
             retries=heard.retries,
@@ -248,7 +250,7 @@ class BlockWorker:
         )
 
     async def _run(
-        self, block: Sequence[Given], opened: _Opened, store: BlockStore, heard: _Heard
+        self, block: Sequence[Assigned], opened: _Opened, store: BlockStore, heard: _Relay
     ) -> None:
         heard.pipeline = Pipeline(
             _Block(block),
@@ -269,7 +271,7 @@ class BlockStore:
     has.
     """
 
-    def __init__(self, work: Work, settings: RenderSettings, block: Sequence[Given]) -> None:
+    def __init__(self, work: Work, settings: RenderSettings, block: Sequence[Assigned]) -> None:
         """Begin with nothing.
 
         Args:
@@ -290,7 +292,7 @@ class BlockStore:
         self.outcomes[key] = Unchanged(key=key)
         return Skipped(key=key, output="")
 
-    def put(self, prepared: Prepared, answer: Answer, attempts: int) -> list[Rendered]:
+    def put(self, prepared: Prepared, answer: Reply, attempts: int) -> list[Rendered]:
         """Encode a picture and hold it; see `Store`."""
         data, work = answer.encode(self._encoding), self._work
         row = picture_row(
@@ -326,7 +328,7 @@ class _Block:
 
     name = "a block"
 
-    def __init__(self, block: Sequence[Given]) -> None:
+    def __init__(self, block: Sequence[Assigned]) -> None:
         self._block = block
 
     def count(self) -> int:
@@ -339,7 +341,7 @@ class _Block:
         return (given.item for given in self._block)
 
 
-class _Heard(Listener):
+class _Relay(Listener):
     """Holds what listeners in the other process shall hear."""
 
     def __init__(self) -> None:

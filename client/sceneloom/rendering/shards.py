@@ -29,7 +29,7 @@ from sceneloom.locations import (
     reason_of,
 )
 from sceneloom.rendering.folder import make_folder
-from sceneloom.rendering.items import Stored, check_key
+from sceneloom.rendering.items import Written, check_key
 from sceneloom.rendering.tar import TarPart
 
 _KEPT_LISTS = 4
@@ -100,7 +100,7 @@ class ShardSink:
         self._lock = threading.Lock()
         self._part: TarPart | None = None
         self._tags: dict[str, Hashable] = {}  # of the pictures in the part, in its order
-        self._stored: list[Stored] = []  # in their place, and not given back yet
+        self._stored: list[Written] = []  # in their place, and not given back yet
         self._next = 0
         self._shard_of: dict[str, int] = {}
         self._replaced: defaultdict[int, set[str]] = defaultdict(set)
@@ -154,7 +154,7 @@ class ShardSink:
             reason = f"{self._place}: cannot be the folder for pictures ({reason_of(error)})"
             raise (OSError(reason) if may_pass(error) else InputError(reason)) from None
 
-    def put(self, key: str, data: bytes, tag: Hashable) -> list[Stored]:
+    def put(self, key: str, data: bytes, tag: Hashable) -> list[Written]:
         """Collect a picture; see `Sink`.
 
         Returns:
@@ -187,7 +187,7 @@ class ShardSink:
                     raise
             return self._take_stored()
 
-    def finish(self) -> list[Stored]:
+    def finish(self) -> list[Written]:
         """Complete the last shard, and take older pictures of equal key out of the others; see
         `Sink`.
 
@@ -262,7 +262,7 @@ class ShardSink:
                 self._replaced[older].add(key)
             self._shard_of[key] = self._next
             output = f"{name}#{self._shards.member_of(key)}"
-            self._stored.append(Stored(tag=tag, output=output))
+            self._stored.append(Written(tag=tag, output=output))
             self._unsettled[self._next] = output
         self._next += 1
         self._drop()
@@ -291,7 +291,7 @@ class ShardSink:
         if self._held is not None:
             self._held.check()
 
-    def _take_stored(self) -> list[Stored]:
+    def _take_stored(self) -> list[Written]:
         stored, self._stored = self._stored, []
         return stored
 

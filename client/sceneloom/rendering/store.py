@@ -15,8 +15,8 @@ from typing import Protocol
 from sceneloom.contract import precision_of
 from sceneloom.errors import ServingError
 from sceneloom.files import may_pass
-from sceneloom.rendering.connections import Answer
-from sceneloom.rendering.items import Failed, MapItem, Rendered, Sink, Skipped, Stored
+from sceneloom.rendering.connections import Reply
+from sceneloom.rendering.items import Failed, MapItem, Rendered, Sink, Skipped, Written
 from sceneloom.rendering.loading import Loaded, Prepared
 from sceneloom.rendering.manifest import Manifest, Origin, Row
 from sceneloom.rendering.settings import RenderSettings
@@ -35,7 +35,7 @@ class PictureStore(Protocol):
     def skip(self, loaded: Loaded) -> Skipped | None:
         """The picture that is there already, or None where it has to be made."""
 
-    def put(self, prepared: Prepared, answer: Answer, attempts: int) -> list[Rendered]:
+    def put(self, prepared: Prepared, answer: Reply, attempts: int) -> list[Rendered]:
         """Take a picture; the pictures that are in their places now."""
 
     def fail(
@@ -115,7 +115,7 @@ class Store:
             return None
         return Skipped(key=row.key, output=row.output, engine=row.engine)
 
-    def put(self, prepared: Prepared, answer: Answer, attempts: int) -> list[Rendered]:
+    def put(self, prepared: Prepared, answer: Reply, attempts: int) -> list[Rendered]:
         """Encode a picture and put it in its place.
 
         Returns:
@@ -181,7 +181,7 @@ class Store:
         """Drop what is held."""
         self._sink.close()
 
-    def _settle(self, stored: Iterable[Stored]) -> list[Rendered]:
+    def _settle(self, stored: Iterable[Written]) -> list[Rendered]:
         rows = [dataclasses.replace(s.tag, output=s.output) for s in stored]
         self._manifest.record(rows)
         return [

@@ -26,7 +26,7 @@ from sceneloom.rendering.items import (
     MapFile,
     MapItem,
     broken_item,
-    fault_of_key,
+    key_error,
 )
 
 _BLOCK = tarfile.BLOCKSIZE
@@ -282,7 +282,7 @@ class _Group:
     def item(self, shard: str, number: int) -> MapItem:
         if self.fault is not None:
             return broken_item(shard, number, shard, self.fault)
-        if fault := fault_of_key(self.key):
+        if fault := key_error(self.key):
             name = f"{shard}/{self.key!r}"
             return broken_item(shard, number, name, f"cannot name a picture ({fault})")
         assert self.label is not None

@@ -13,7 +13,7 @@ from sceneloom.file_tree import LeftOut, describe, split_hidden
 from sceneloom.locations import lies_in, open_binary, read_range, reason_of
 from sceneloom.maps import MAP_SUFFIXES
 from sceneloom.pairing import is_map_name, pair_names
-from sceneloom.rendering.items import MapItem, broken_item, check_size, fault_of_key
+from sceneloom.rendering.items import MapItem, broken_item, check_size, key_error
 
 _STORED, _DEFLATED = zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED
 _LOCAL_HEADER = struct.Struct("<4s22xHH")  # signature, lengths of the name and of the extra field
@@ -153,7 +153,7 @@ class ZipSource:
     def __iter__(self) -> Iterator[MapItem]:
         """The maps, in key order."""
         for number, (key, label, instance) in enumerate(self._items):
-            if fault := fault_of_key(key):
+            if fault := key_error(key):
                 name = f"{self._archive}/{label.member!r}"
                 yield broken_item(self._archive, number, name, f"cannot name a picture ({fault})")
             else:

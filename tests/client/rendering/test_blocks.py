@@ -31,9 +31,9 @@ from sceneloom.rendering.plan import TritonServers
 from sceneloom.rendering.ray_engine import BlockFeeder, RaySettings
 from sceneloom.rendering.ray_stream import BlockQueue
 from sceneloom.rendering.ray_worker import (
-    Answered,
+    Assigned,
+    BlockResult,
     BlockWorker,
-    Given,
     Made,
     Unchanged,
     Unmade,
@@ -64,21 +64,21 @@ def work(*urls: str, **changes: Any) -> Work:
     return Work(**{**values, **changes})
 
 
-def render(work: Work, *blocks: Sequence[Given]) -> list[Answered]:
+def render(work: Work, *blocks: Sequence[Assigned]) -> list[BlockResult]:
     """What a worker answers, side by side, having been through pickle as all of it will be."""
 
-    async def run() -> list[Answered]:
+    async def run() -> list[BlockResult]:
         worker = BlockWorker(pickle.loads(pickle.dumps(work)))
         answers = await asyncio.gather(*(worker.render(block) for block in blocks))
         await worker.close()
         return answers
 
-    answers: list[Answered] = pickle.loads(pickle.dumps(asyncio.run(run())))
+    answers: list[BlockResult] = pickle.loads(pickle.dumps(asyncio.run(run())))
     return answers
 
 
-def given(items: Sequence[MapItem], **known: str) -> list[Given]:
-    return [Given(item=one, known=known.get(one.key, "")) for one in items]
+def given(items: Sequence[MapItem], **known: str) -> list[Assigned]:
+    return [Assigned(item=one, known=known.get(one.key, "")) for one in items]
 
 
 def test_blocks_side_by_side_give_the_pictures(start_server: Callable[..., Any]) -> None:
@@ -214,9 +214,9 @@ class ListTaker:
     """Blocks in a list."""
 
     def __init__(self) -> None:
-        self.blocks: list[Sequence[Given] | None] = []
+        self.blocks: list[Sequence[Assigned] | None] = []
 
-    def put(self, number: int, block: Sequence[Given] | None) -> None:
+    def put(self, number: int, block: Sequence[Assigned] | None) -> None:
         assert number == len(self.blocks)
         self.blocks.append(block)
 

@@ -18,7 +18,7 @@ from rendering_fakes import DictSink, ListSource, map_pair, png, street_maps
 from sceneloom.cli import main
 from sceneloom.contract import Contract
 from sceneloom.errors import OutOfResourcesError, out_of_resources
-from sceneloom.rendering.items import Stored
+from sceneloom.rendering.items import Written
 from sceneloom.rendering.loading import Loader
 from sceneloom.rendering.plan import engine_address
 from sceneloom.rendering.run import Plan, RenderRun
@@ -136,7 +136,7 @@ def test_threads_that_cannot_be_started_are_4(
 class FullSink(DictSink):
     """A place whose pictures find no memory."""
 
-    def put(self, key: str, data: bytes, tag: Any) -> list[Stored]:
+    def put(self, key: str, data: bytes, tag: Any) -> list[Written]:
         raise MemoryError
 
 
