@@ -36,9 +36,7 @@ class Padding:
     """Rows added at the bottom and columns added at the right, by edge replication."""
 
     bottom: int = 0
-    """Rows."""
     right: int = 0
-    """Columns."""
 
     def __bool__(self) -> bool:
         return bool(self.bottom or self.right)

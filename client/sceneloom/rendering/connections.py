@@ -102,9 +102,7 @@ class Connection(Protocol):
     """
 
     contract: Contract
-    """Of the model."""
     model: str
-    """Its name."""
     version: str
     """The version of it that is served; empty for an engine in this process."""
     engine: str
@@ -136,7 +134,6 @@ class EngineConnection:
         self.batch = 1
         """Most maps that one request is made of."""
         self.contract: Contract = synthesizer.contract
-        """Of the model."""
         self.model: str = getattr(synthesizer, "model", "")
         """Name of the model; empty for an engine in this process."""
         self.version: str = getattr(synthesizer, "version", "")
@@ -214,7 +211,6 @@ class TritonConnection:
         self.synthesizer = synthesizer
         """The raw path."""
         self.contract: Contract = synthesizer.contract
-        """Of the model."""
         self.model, self.version = synthesizer.model, synthesizer.version
         """Name and version of the model."""
         self.engine = synthesizer.engine

@@ -211,11 +211,9 @@ class Damage:
     """A picture that is not as it was written."""
 
     key: str
-    """Of its map."""
     output: str
     """Where it should lie."""
     reason: str
-    """One sentence."""
 
 
 def check_pictures(rows: Iterable[tuple[Row, Sink]], *, threads: int) -> Iterator[Row | Damage]:

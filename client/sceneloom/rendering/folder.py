@@ -132,13 +132,7 @@ class FolderSink:
             self._held = HeldPlace(local_path(self._place))
 
     def put(self, key: str, data: bytes, tag: Hashable) -> list[Written]:
-        """Write a picture; see `Sink`.
-
-        Raises:
-            InputError: the key cannot name a file.
-            OSError: the place cannot be written, or was removed or moved; nothing half-written is
-                left.
-        """
+        """Write a picture; see `Sink`."""
         check_key(key)
         output = f"{key}.{self._format}"
         place = join(self._place, output)
@@ -159,11 +153,7 @@ class FolderSink:
         return [Written(tag=tag, output=output)]
 
     def finish(self) -> list[Written]:
-        """Nothing is held back; see `Sink`.
-
-        Raises:
-            OSError: the folder, or one in it that this run wrote to, was removed or moved.
-        """
+        """Nothing is held back; see `Sink`."""
         self._check()
         for folder, first in list(self._first_of.items()):
             if not is_file(first):

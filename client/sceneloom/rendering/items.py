@@ -89,7 +89,6 @@ class MapItem:
     key: str
     """Names the picture: path of the label map in its source, without ending, with slashes."""
     label: MapFile
-    """The label map."""
     instance: MapFile | None
     """The instance map, or None where none was found."""
 
@@ -193,7 +192,6 @@ class Rendered:
     """A picture that is in its place, and in the manifest."""
 
     key: str
-    """Of its map."""
     output: str
     """Where it lies below the output folder."""
     padding: Padding
@@ -218,7 +216,6 @@ class Picture:
     """A picture of a run without a sink."""
 
     key: str
-    """Of its map."""
     image: Image
     """uint8 [H, W, 3], RGB."""
     padding: Padding
@@ -241,7 +238,6 @@ class Skipped:
     """A map of which an earlier run has made the picture, from the same bytes in the same way."""
 
     key: str
-    """Of the map."""
     output: str
     """Where the picture lies."""
     engine: str = ""
@@ -253,7 +249,6 @@ class Failed:
     """A map that gave no picture."""
 
     key: str
-    """Of the map."""
     error: Exception
     """A SceneLoomError, or an OSError of the place the picture was to go."""
     attempts: int = 0
@@ -288,7 +283,6 @@ class LocalFile:
     """A map in a file of this machine."""
 
     name: str
-    """Its path."""
 
     def read(self, max_bytes: int) -> bytes:
         """Read it whole; see `MapFile`."""
@@ -314,7 +308,6 @@ class RemoteFile:
     """A map in a file that fsspec reads."""
 
     name: str
-    """Its URL."""
 
     def read(self, max_bytes: int) -> bytes:
         """Read it whole; see `MapFile`."""

@@ -26,7 +26,6 @@ class Loaded:
     """A map whose bytes have been read."""
 
     item: MapItem
-    """Where it came from."""
     label: bytes
     """The label map's file."""
     instance: bytes | None
@@ -49,7 +48,6 @@ class Prepared:
     """A map that is ready to be sent."""
 
     loaded: Loaded
-    """Its files."""
     request: Request
     """The network's inputs."""
     style: Style | None

@@ -75,7 +75,6 @@ class Row:
     output_hash: str = ""
     """SHA-256 of the encoded picture."""
     output_bytes: int = 0
-    """Its size."""
     height: int = 0
     """Of the picture, in pixels."""
     width: int = 0
@@ -93,7 +92,6 @@ class Row:
     error_kind: str = ""
     """Class of the error."""
     error: str = ""
-    """One sentence."""
 
     def to_json(self) -> dict[str, Any]:
         """The row as one flat JSON object."""
@@ -123,7 +121,6 @@ class Manifest:
             InputError: it is no manifest, another run holds it, or the place cannot be written.
         """
         self.path = path
-        """The file."""
         self._lock = threading.RLock()
         with contextlib.ExitStack() as opened:
             if to_read and not path.is_file():

@@ -208,7 +208,6 @@ class ParquetCell:
     column: str
     """The column, as Parquet names it."""
     key: str
-    """Of the map."""
 
     @property
     def name(self) -> str:

@@ -51,7 +51,6 @@ class Work:
     servers: TritonServers
     """By whom, as every machine reaches them."""
     settings: RenderSettings
-    """How."""
     contract: Contract
     """Of the model that the run began with."""
     origin: Origin
@@ -93,7 +92,6 @@ class Unmade:
     row: Row
     """What the manifest shall say of it."""
     error: Exception
-    """Why."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -101,7 +99,6 @@ class Unchanged:
     """A map that is what it was when its picture was made."""
 
     key: str
-    """Of the map."""
 
 
 Outcome = Made | Unmade | Unchanged

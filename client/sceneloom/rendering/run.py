@@ -46,9 +46,7 @@ class Plan:
     source: Callable[[Contract], Source]
     """Opens the data set, once the model's contract is known."""
     addresses: Sequence[Address]
-    """The servers."""
     settings: RenderSettings
-    """How."""
     sink: Sink | None = None
     """Where the pictures go; without it they are in the results."""
     manifest: Path | None = None

@@ -116,12 +116,7 @@ class ShardSink:
         return self._place
 
     def open(self, is_known: Callable[[str], bool]) -> None:
-        """Make the folder, and take from its shards what the manifest does not know; see `Sink`.
-
-        Raises:
-            InputError: it cannot be a place for pictures, holds a shard that is damaged or that
-                another program or another manifest's run has written.
-        """
+        """Make the folder, and take from its shards what the manifest does not know; see `Sink`."""
         make_folder(self._place)
         self._is_known = is_known
         sweep(self._parts_folder(), deep=False)
@@ -155,16 +150,7 @@ class ShardSink:
             raise (OSError(reason) if may_pass(error) else InputError(reason)) from None
 
     def put(self, key: str, data: bytes, tag: Hashable) -> list[Written]:
-        """Collect a picture; see `Sink`.
-
-        Returns:
-            nothing, or all pictures of a shard that is in its place now.
-
-        Raises:
-            InputError: the key cannot name a picture.
-            OSError: the place cannot be written; this picture was not taken, those before it are
-                still held.
-        """
+        """Collect a picture; see `Sink`."""
         check_key(key)
         with self._lock:
             self._check()

@@ -313,11 +313,8 @@ class TarPart:
             OSError: it cannot be made.
         """
         self.path = path
-        """The file."""
         self.members: list[Placed] = []
-        """What is in it."""
         self.size = 0
-        """Bytes so far."""
         # Unbuffered: what a full disk has not taken must not be written later.
         self._stream = path.open("xb", buffering=0)
 

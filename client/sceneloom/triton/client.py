@@ -171,11 +171,7 @@ class TritonSynthesizer(Synthesizer):
     def run_batch(
         self, label_maps: LabelMap, instance_maps: InstanceMap | None, styles: Style | None
     ) -> Image:
-        """Send one request; see `Synthesizer.run_batch`.
-
-        Raises:
-            ServingError: the server did not answer with pictures.
-        """
+        """Send one request; see `Synthesizer.run_batch`."""
         images = self._transport.infer(
             self.model,
             tensors(label_maps, instance_maps, styles),
