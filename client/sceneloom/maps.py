@@ -9,6 +9,7 @@ checked before the pixels are decoded.
 from __future__ import annotations
 
 import io
+import os
 import stat
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -27,6 +28,7 @@ from sceneloom.errors import (
     TooManyInstancesError,
     UnknownLabelError,
 )
+from sceneloom.kinds import check_kind
 from sceneloom.png import SIGNATURE, check_png_rows, png_pixels
 from sceneloom.schema import MAX_FILE_VALUE, NO_CHANNEL, LabelSchema
 from sceneloom.text import counted, reason
@@ -96,6 +98,7 @@ def read_label_map(
         NotALabelMapError: a colour picture, a lossy format, or values that are not label ids.
         UnknownLabelError: ids that the schema does not have, with their pixel counts.
     """
+    check_kind(schema, LabelSchema, "the label schema")
     name = _name(source, name)
     values = _decode(source, name, max_pixels)
     if values.size and (int(values.min()) < 0 or int(values.max()) > np.iinfo(np.uint16).max):
@@ -144,7 +147,8 @@ def read_instance_map(
 
 
 def _name(source: str | Path | bytes, name: str | None) -> str:
-    return name or ("(bytes)" if isinstance(source, bytes) else str(source))
+    check_kind(source, (str, os.PathLike, bytes), "the path or the bytes of a map")
+    return name or ("(bytes)" if isinstance(source, bytes) else str(source) or "''")
 
 
 def _decode(source: str | Path | bytes, name: str, max_pixels: int) -> npt.NDArray[Any]:
@@ -414,15 +418,16 @@ def check_instance_map(
 
 def check_contract(contract: object) -> None:
     """Raise InputError for what is no contract, such as arguments in another order."""
-    if not isinstance(contract, Contract):
-        raise InputError(f"a value of {type(contract).__name__} where the model's contract belongs")
+    check_kind(contract, Contract, "the model's contract")
 
 
 def _check_kinds(contract: object, values: object, name: str) -> None:
     check_contract(contract)
-    if not isinstance(values, np.ndarray):
+    check_kind(values, np.ndarray, f"the array of the {name}")
+    # A masked pixel has a value that its owner does not mean; rows of a matrix are matrices again.
+    if isinstance(values, (np.ma.MaskedArray, np.matrix)):
         raise InputError(
-            f"a value of {type(values).__name__} where the array of the {name} belongs"
+            f"a value of {type(values).__name__} where the plain array of the {name} belongs"
         )
 
 

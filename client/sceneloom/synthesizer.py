@@ -12,10 +12,12 @@ from collections.abc import Iterator, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import numpy.typing as npt
 
 from sceneloom.contract import Contract, precision_of
 from sceneloom.errors import InputError
+from sceneloom.kinds import check_kind
 from sceneloom.maps import (
     Image,
     InstanceMap,
@@ -127,6 +129,9 @@ class Synthesizer(abc.ABC):
             InputError: an input does not fit the contract; nothing was sent.
             ServingError: a server did not answer with a picture.
         """
+        for maps in (label_maps, instance_maps, styles):
+            if maps is not None or maps is label_maps:
+                check_kind(maps, (Sequence, np.ndarray), "a list with one entry per picture")
         count = len(label_maps)
         instance_maps = [None] * count if instance_maps is None else instance_maps
         styles = [None] * count if styles is None else styles

@@ -12,7 +12,10 @@ manifest knows what is done.
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
+
+from sceneloom.kinds import check_kind
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -60,7 +63,18 @@ def render(
     from sceneloom.rendering.run import RenderRun
     from sceneloom.rendering.settings import RenderSettings
 
+    if not hasattr(maps, "left_out"):  # a Source
+        check_kind(maps, (str, os.PathLike), "the path or the source of the maps")
+    for place in (output, labels, instances):
+        if place is not None:
+            check_kind(place, (str, os.PathLike), "a path")
+    if settings is not None:
+        check_kind(settings, RenderSettings, "an object of RenderSettings")
     settings = settings or RenderSettings()
     pictures = None if output is None else Pictures(place=str(output))
-    found = Maps(place=maps, labels=labels, instances=instances)
+    found = Maps(
+        place=maps,
+        labels=None if labels is None else str(labels),
+        instances=None if instances is None else str(instances),
+    )
     return RenderRun(make_plan(found, pictures, [engine_address(synthesizer)], settings))

@@ -27,7 +27,7 @@ from sceneloom.rendering.servers import Address
 from sceneloom.rendering.settings import Container, RenderSettings, ShardSettings
 from sceneloom.triton.client import TransportChoice, TritonSynthesizer
 from sceneloom.triton.encoded import EncodedFormat
-from sceneloom.triton.transport import Timeouts, server_address
+from sceneloom.triton.transport import Timeouts, scheme_of, server_address
 
 if TYPE_CHECKING:
     from sceneloom.synthesizer import Synthesizer
@@ -188,7 +188,7 @@ class TritonServers:
             raise InputError("name at least one server")
         places = []
         for url in self.urls:
-            scheme = "http" if url.startswith("http://") else "grpc"
+            scheme = scheme_of(url)
             place = (scheme, server_address(url, scheme))
             if place in places:
                 raise InputError(f"{url}: the same server twice")
@@ -248,6 +248,8 @@ def make_plan(
             settings=settings,
             listeners=listeners,
         )
+    if "\0" in pictures.place:
+        raise InputError("the place for the pictures has a null character in it")
     if not pictures.place:
         raise InputError("the place for the pictures is empty; . is the folder you are in")
     check_format(settings.format)

@@ -31,13 +31,14 @@ from sceneloom.errors import (
     ServerUnavailableError,
     ServingError,
 )
+from sceneloom.kinds import check_kind
 from sceneloom.maps import Image, InstanceMap, LabelMap, Style
 from sceneloom.request import random_inputs, tensors
 from sceneloom.synthesizer import Synthesizer
 from sceneloom.triton.grpc_transport import GrpcTransport
 from sceneloom.triton.http_transport import HttpTransport
 from sceneloom.triton.shared_memory import SharedMemoryTransport
-from sceneloom.triton.transport import ModelConfig, TensorSpec, Timeouts, Transport
+from sceneloom.triton.transport import ModelConfig, TensorSpec, Timeouts, Transport, scheme_of
 
 TransportChoice = Literal["auto", "grpc", "grpc-shm", "http"]
 """``auto`` takes shared memory where it works; ``grpc``, ``grpc-shm`` and ``http`` are as asked."""
@@ -74,7 +75,7 @@ def connect(
     if transport not in get_args(TransportChoice):
         choices = ", ".join(get_args(TransportChoice))
         raise InputError(f"{transport!r} is not a way to reach a server; choose one of {choices}")
-    if url.startswith("http://") or transport == "http":
+    if scheme_of(url) == "http" or transport == "http":
         if transport not in ("auto", "http"):
             raise InputError(f"{url}: {transport} goes to the server's gRPC port, HOST:PORT")
         return HttpTransport(url, why="the address is one of HTTP")
@@ -124,7 +125,7 @@ class TritonSynthesizer(Synthesizer):
                 ``http://HOST:PORT`` of its HTTP port.
             model: name of the model.
             timeouts: how long to wait; finite defaults.
-            transport: how tensors travel, see `sceneloom.connect`, or a connection to use
+            transport: how tensors travel, see `sceneloom.triton.client`, or a connection to use
                 instead of one to `url`, such as `sceneloom.testing.FakeTransport`. By default they
                 travel in messages: a client of few pictures would not earn back the two that prove
                 shared memory.
@@ -135,10 +136,15 @@ class TritonSynthesizer(Synthesizer):
             ModelNotFoundError: the server has no such model, or it is not one of SceneLoom's.
             SchemaError: the model's contract is damaged or newer than this client.
         """
+        check_kind(model, str, "the name of the model")
+        if timeouts is not None:
+            check_kind(timeouts, Timeouts, "an object of Timeouts")
         self.timeouts = timeouts or Timeouts()
         """How long it waits."""
         if transport is None:
-            transport = "http" if url.startswith("http://") else "grpc"
+            transport = "http" if scheme_of(url) == "http" else "grpc"
+        if not hasattr(transport, "infer"):  # a Transport
+            check_kind(transport, str, "the name of a transport, or a connection,")
         if isinstance(transport, str):
             transport = connect(url, transport=transport, model=model, timeouts=self.timeouts)
         self._transport = transport
