@@ -20,6 +20,7 @@ from sceneloom.errors import (
     UnknownLabelError,
 )
 from sceneloom.maps import boundary_map
+from sceneloom.rendering import render
 from sceneloom.rendering.settings import RenderSettings
 from sceneloom.request import Padding, prepare
 from sceneloom.schema import load_schema
