@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from sceneloom.contract import Contract
-from sceneloom.padding import Padding
+from sceneloom.request import Padding, Request
 from sceneloom.schema import load_schema
-from sceneloom.synthesizer import Request, Synthesizer
+from sceneloom.synthesizer import Synthesizer
 
 CONTRACT = Contract(schema=load_schema("cityscapes"), boundaries=True, size_multiple=4)
 

@@ -22,7 +22,7 @@ from sceneloom.errors import (
     ServingError,
 )
 from sceneloom.testing import FakeTransport
-from sceneloom.transport import TRITON_DTYPES
+from sceneloom.triton.transport import TRITON_DTYPES
 
 STATUS = {
     QueueFullError: (grpc.StatusCode.UNAVAILABLE, "Exceeds maximum queue size"),

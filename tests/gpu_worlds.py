@@ -16,8 +16,8 @@ FAKE = CHECKOUT / "tests" / "fake_gpu"
 
 def write_engine_bundle(folder: Path, sizes: tuple[tuple[int, int], ...] = ((64, 96),)) -> Path:
     """What `sceneloom engine` reads of an export bundle: graphs, report and reference pictures."""
-    from sceneloom.artefacts import file_hash
     from sceneloom.contract import Contract
+    from sceneloom.files import file_hash
     from sceneloom.schema import load_schema
     from sceneloom_export.graph import export_onnx
     from sceneloom_export.group_norms import write_group_norms

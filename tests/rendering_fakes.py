@@ -16,9 +16,9 @@ import numpy.typing as npt
 
 from sceneloom.errors import ImageReadError, ImageTooLargeError
 from sceneloom.file_tree import OTHER_KIND, LeftOut
-from sceneloom.rendering.interfaces import MapItem, Stored
-from sceneloom.rendering.retry import RetryPolicy
-from sceneloom.rendering.settings import RenderSettings
+from sceneloom.rendering import render
+from sceneloom.rendering.items import MapItem, Written
+from sceneloom.rendering.settings import RenderSettings, RetryPolicy
 from sceneloom.synthesizer import Synthesizer
 
 Array = npt.NDArray[Any]
@@ -108,7 +108,7 @@ class DictSink:
     def open(self, is_known: Callable[[str], bool]) -> None:
         self.held = []
 
-    def put(self, key: str, data: bytes, tag: Hashable) -> list[Stored]:
+    def put(self, key: str, data: bytes, tag: Hashable) -> list[Written]:
         with self._lock:
             self.puts += 1
             if self.full_after is not None and self.puts > self.full_after:
@@ -116,14 +116,14 @@ class DictSink:
             self.held.append((key, data, tag))
             return self._settle() if len(self.held) >= self.shard else []
 
-    def finish(self) -> list[Stored]:
+    def finish(self) -> list[Written]:
         with self._lock:
             return self._settle()
 
-    def _settle(self) -> list[Stored]:
+    def _settle(self) -> list[Written]:
         held, self.held = self.held, []
         self.pictures |= {key: data for key, data, _ in held}
-        return [Stored(tag=tag, output=key) for key, _, tag in held]
+        return [Written(tag=tag, output=key) for key, _, tag in held]
 
     def read(self, output: str) -> bytes | None:
         return self.pictures.get(output)
@@ -140,7 +140,8 @@ def render_folders(
     settings: RenderSettings | None = None,
 ) -> list[Any]:
     """Render folders of maps into a folder; the results in the order of their keys."""
-    run = synthesizer.render(
+    run = render(
+        synthesizer,
         labels.parent,
         output,
         labels=str(labels),

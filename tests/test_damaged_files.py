@@ -26,12 +26,11 @@ from support import CHECKOUT, blocky_maps
 from sceneloom.contract import Contract
 from sceneloom.errors import SceneLoomError
 from sceneloom.maps import read_instance_map, read_label_map
-from sceneloom.padding import Padding
+from sceneloom.rendering.datasets import open_source
 from sceneloom.rendering.manifest import Manifest, Origin, Row
-from sceneloom.rendering.reading.sources import open_source
+from sceneloom.request import Padding, Request
 from sceneloom.schema import load_schema
 from sceneloom.style import read_styles
-from sceneloom.synthesizer import Request
 
 Read = Callable[[Path], object]
 

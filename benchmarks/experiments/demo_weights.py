@@ -24,7 +24,7 @@ import tyro
 
 from method_table import SEGMENTER, read_counts, run_sceneloom
 from sceneloom.errors import SceneLoomError
-from sceneloom.json_text import parse_json
+from sceneloom.text import parse_json
 from sceneloom_bench.harness import CHECKOUT
 from sceneloom_bench.harness import DEMO as BUNDLE
 from sceneloom_serving.machine import describe_machine

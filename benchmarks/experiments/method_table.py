@@ -33,9 +33,9 @@ import numpy.typing as npt
 import tyro
 
 from sceneloom.errors import InputError, SceneLoomError, TrainingError
-from sceneloom.json_text import parse_json
 from sceneloom.pictures import write_image
 from sceneloom.schema import load_schema
+from sceneloom.text import parse_json
 from sceneloom_bench.harness import CHECKOUT
 from sceneloom_serving.machine import describe_machine
 from sceneloom_streets.dataset import TEST_SEEDS, TRAIN_SEEDS, write_streets

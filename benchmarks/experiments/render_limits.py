@@ -37,20 +37,18 @@ import numpy as np
 import psutil
 import tyro
 
-from sceneloom.connect import TransportChoice
 from sceneloom.errors import InputError, SceneLoomError
+from sceneloom.files import write_whole
 from sceneloom.maps import read_instance_map, read_label_map
-from sceneloom.rendering.dataset import Maps, Pictures, TritonServers, make_plan
+from sceneloom.pictures import Format, decode_picture, encode_picture
+from sceneloom.rendering.datasets import open_sink
+from sceneloom.rendering.items import Rendered
 from sceneloom.rendering.manifest import FILE_NAME, Manifest
-from sceneloom.rendering.results import Rendered
+from sceneloom.rendering.plan import Maps, Pictures, TritonServers, make_plan
 from sceneloom.rendering.run import RenderRun
-from sceneloom.rendering.settings import RenderSettings
-from sceneloom.rendering.triton import Way
-from sceneloom.rendering.writing.formats import Format, decode_picture, encode_picture
-from sceneloom.rendering.writing.parts import write_whole
-from sceneloom.rendering.writing.sinks import Container, open_sink
-from sceneloom.synthesizer import prepare
-from sceneloom.triton_client import TritonSynthesizer
+from sceneloom.rendering.settings import Container, RenderSettings
+from sceneloom.request import prepare
+from sceneloom.triton.client import TransportChoice, TritonSynthesizer
 from sceneloom_bench.harness import write_maps
 from sceneloom_bench.noop_server import (
     NOOP_CONTRACT,
@@ -222,7 +220,7 @@ def take_turns(
 def _pipeline(url: str, maps: Path, target: Path, format: Format) -> tuple[float, int]:
     """Seconds of a whole run, and the requests it sent."""
     settings = RenderSettings(format=format)
-    addresses = TritonServers(urls=[url]).addresses(settings, Way())
+    addresses = TritonServers(urls=[url]).addresses(settings)
     start = time.perf_counter()
     plan = make_plan(Maps(place=maps), Pictures(place=str(target)), addresses, settings)
     with RenderRun(plan) as run:

@@ -26,7 +26,7 @@ import tyro
 
 from sceneloom import TritonSynthesizer
 from sceneloom.errors import InputError, SceneLoomError
-from sceneloom.synthesizer import Request
+from sceneloom.request import Request
 from sceneloom_bench.harness import (
     MOST_REQUESTS,
     MOST_ROUNDS,

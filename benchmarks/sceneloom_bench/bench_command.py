@@ -16,7 +16,7 @@ from types import FrameType
 
 import tyro
 
-from sceneloom.extras import require
+from sceneloom.errors import require
 
 BENCHMARKS = {
     "engine": (

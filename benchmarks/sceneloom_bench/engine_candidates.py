@@ -14,7 +14,9 @@ from typing import Any, Literal
 
 from sceneloom import TritonSynthesizer
 from sceneloom.errors import EngineError, InputError, SceneLoomError
-from sceneloom.synthesizer import Image, InstanceMap, LabelMap, Request, Style, Synthesizer
+from sceneloom.maps import Image, InstanceMap, LabelMap, Style
+from sceneloom.request import Request
+from sceneloom.synthesizer import Synthesizer
 from sceneloom_bench.engine_case import Bundle
 from sceneloom_bench.harness import ServedSettings, served
 from sceneloom_bench.peaks import Device

@@ -11,10 +11,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sceneloom.artefacts import file_hash
 from sceneloom.contract import MODEL_NAME, Contract
-from sceneloom.errors import InputError
-from sceneloom.extras import require
+from sceneloom.errors import InputError, require
+from sceneloom.files import file_hash
 from sceneloom_bench.reports.report import say
 from sceneloom_export.settings import ExportPrecision, ExportSettings, ServingSettings
 from sceneloom_export.tensorrt_settings import EngineSettings

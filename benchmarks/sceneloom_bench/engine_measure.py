@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 from sceneloom.errors import EngineError, InputError, ParityError, SceneLoomError
-from sceneloom.synthesizer import Request
+from sceneloom.request import Request
 from sceneloom_bench.child_process import ChildProcess
 from sceneloom_bench.engine_candidates import (
     EAGER,

@@ -22,9 +22,8 @@ import psutil
 
 from sceneloom.contract import MODEL_NAME, Contract
 from sceneloom.errors import InputError, SizeError
-from sceneloom.maps import DEFAULT_MAX_PIXELS
-from sceneloom.png_maps import instance_map_png, label_map_png
-from sceneloom.synthesizer import Request
+from sceneloom.maps import DEFAULT_MAX_PIXELS, instance_map_png, label_map_png
+from sceneloom.request import Request
 from sceneloom_bench.reports.report import Report, flags_of, say, write_report
 from sceneloom_bench.reports.tables import describe
 from sceneloom_export.proof_maps import draw_map, read_own_maps

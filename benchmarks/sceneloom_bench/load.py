@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from sceneloom.synthesizer import Request
+from sceneloom.request import Request
 from sceneloom_bench.latencies import latency_extra, load_figures, p99_upper_end_ms, samples_of
 from sceneloom_bench.load_requests import Connection, TransportName
 from sceneloom_bench.loops import (

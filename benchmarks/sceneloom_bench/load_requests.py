@@ -16,13 +16,13 @@ from collections.abc import Mapping, Sequence
 from typing import Literal, Protocol
 
 from sceneloom import TritonSynthesizer
-from sceneloom.encoded import ENCODED_MODEL, ENCODED_MODELS, EncodedClient, EncodedFormat
 from sceneloom.errors import InputError, ModelNotFoundError
-from sceneloom.grpc_transport import GrpcTransport
-from sceneloom.http_transport import HttpTransport
-from sceneloom.png_maps import instance_map_png, label_map_png
-from sceneloom.synthesizer import Request
-from sceneloom.transport import Timeouts, Transport
+from sceneloom.maps import instance_map_png, label_map_png
+from sceneloom.request import Request
+from sceneloom.triton.encoded import ENCODED_MODEL, ENCODED_MODELS, EncodedClient, EncodedFormat
+from sceneloom.triton.grpc_transport import GrpcTransport
+from sceneloom.triton.http_transport import HttpTransport
+from sceneloom.triton.transport import Timeouts, Transport
 from sceneloom_bench.harness import Served, batches
 from sceneloom_bench.loops import Send
 from sceneloom_bench.server_statistics import ServerView

@@ -24,12 +24,11 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Literal
 
-from sceneloom.connect import TransportChoice
-from sceneloom.errors import EngineError, InputError, ServingError
-from sceneloom.extras import require
-from sceneloom.synthesizer import Request, Synthesizer
-from sceneloom.transport import MAX_SECONDS, Timeouts
-from sceneloom.triton_client import TritonSynthesizer
+from sceneloom.errors import EngineError, InputError, ServingError, require
+from sceneloom.request import Request
+from sceneloom.synthesizer import Synthesizer
+from sceneloom.triton.client import TransportChoice, TritonSynthesizer
+from sceneloom.triton.transport import MAX_SECONDS, Timeouts
 from sceneloom_bench.child_process import AnswerTimeoutError, ChildProcess
 from sceneloom_bench.harness import bench_maps
 

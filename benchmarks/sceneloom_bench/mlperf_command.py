@@ -20,12 +20,11 @@ from typing import Annotated
 
 import tyro
 
-from sceneloom.connect import TransportChoice
-from sceneloom.errors import InputError
-from sceneloom.extras import require
-from sceneloom.synthesizer import Request, Synthesizer
-from sceneloom.transport import MAX_SECONDS, Timeouts, server_address
-from sceneloom.triton_client import TritonSynthesizer
+from sceneloom.errors import InputError, require
+from sceneloom.request import Request
+from sceneloom.synthesizer import Synthesizer
+from sceneloom.triton.client import TransportChoice, TritonSynthesizer
+from sceneloom.triton.transport import MAX_SECONDS, Timeouts, server_address
 from sceneloom_bench import harness
 from sceneloom_bench.loadgen import SECONDS, Outcome, Plan, Scenario, below_minimum, run_loadgen
 from sceneloom_bench.loops import run_closed

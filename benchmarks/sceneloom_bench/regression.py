@@ -22,7 +22,7 @@ from typing import Annotated
 import tyro
 
 from sceneloom.errors import SceneLoomError
-from sceneloom.json_text import parse_json
+from sceneloom.text import parse_json
 from sceneloom_bench.engine_measure import EngineBenchSettings
 from sceneloom_bench.engine_measure import measure as measure_engines
 from sceneloom_bench.harness import CHECKOUT, DEMO, ServedSettings

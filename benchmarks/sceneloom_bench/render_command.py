@@ -19,14 +19,13 @@ from typing import Annotated
 import tyro
 
 from sceneloom import TritonSynthesizer
-from sceneloom.connect import TransportChoice
 from sceneloom.errors import ServingError
-from sceneloom.rendering.dataset import Maps, Pictures, TritonServers, make_plan
-from sceneloom.rendering.results import Rendered
+from sceneloom.pictures import Format
+from sceneloom.rendering.items import Rendered
+from sceneloom.rendering.plan import Maps, Pictures, TritonServers, make_plan
 from sceneloom.rendering.run import RenderRun
 from sceneloom.rendering.settings import RenderSettings
-from sceneloom.rendering.triton import Way
-from sceneloom.rendering.writing.formats import Format
+from sceneloom.triton.client import TransportChoice
 from sceneloom_bench import harness
 from sceneloom_bench.reports.environment import Environment
 from sceneloom_bench.reports.report import Measurement, Report, say
@@ -153,7 +152,7 @@ def render_once(
     how, model = RenderSettings(format=format, in_flight=settings.in_flight), settings.server.model
     addresses = TritonServers(
         urls=[server.grpc], model=model, transport=settings.transport, path="raw"
-    ).addresses(how, Way())
+    ).addresses(how)
     with (
         contextlib.closing(ServerView(server.grpc)) as view,
         tempfile.TemporaryDirectory(dir=folder) as pictures,

@@ -23,10 +23,11 @@ import tyro
 
 from sceneloom import TritonSynthesizer
 from sceneloom.contract import MODEL_NAME
-from sceneloom.encoded import ENCODED_MODEL, EncodedFormat
 from sceneloom.errors import EngineError, InputError, SceneLoomError, ServingError
-from sceneloom.synthesizer import Image, Request
-from sceneloom.transport import MAX_SECONDS, Timeouts
+from sceneloom.maps import Image
+from sceneloom.request import Request
+from sceneloom.triton.encoded import ENCODED_MODEL, EncodedFormat
+from sceneloom.triton.transport import MAX_SECONDS, Timeouts
 from sceneloom_bench import harness
 from sceneloom_bench.latencies import INTERVALS_MARK, blocks_of
 from sceneloom_bench.load import P99_REQUESTS, RESULT, Driver, Length, find_highest_rate

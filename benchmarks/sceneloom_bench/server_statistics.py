@@ -16,9 +16,9 @@ from typing import Any
 from urllib.parse import quote
 
 from sceneloom.errors import SceneLoomError, ServerUnavailableError, ServingError
-from sceneloom.grpc_transport import channel_options
-from sceneloom.json_text import parse_json
-from sceneloom.transport import map_triton_error, server_address
+from sceneloom.text import parse_json
+from sceneloom.triton.grpc_transport import channel_options
+from sceneloom.triton.transport import map_triton_error, server_address
 from sceneloom_bench.reports.report import Figure
 
 PARTS = {

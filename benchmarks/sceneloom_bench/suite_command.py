@@ -21,7 +21,7 @@ from typing import Annotated
 import tyro
 
 from sceneloom.errors import InputError
-from sceneloom.transport import MAX_SECONDS
+from sceneloom.triton.transport import MAX_SECONDS
 from sceneloom_bench.harness import CHECKOUT, DEMO, MOST_BATCH, check_out, check_ranges
 from sceneloom_bench.load import P99_REQUESTS
 from sceneloom_bench.reports.environment import gpu_details, hardware_name

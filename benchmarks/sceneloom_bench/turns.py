@@ -17,7 +17,9 @@ from typing import Any, Protocol, cast
 import numpy as np
 
 from sceneloom.errors import SceneLoomError
-from sceneloom.synthesizer import Image, Request, Synthesizer
+from sceneloom.maps import Image
+from sceneloom.request import Request
+from sceneloom.synthesizer import Synthesizer
 from sceneloom_bench.child_process import ChildProcess
 from sceneloom_bench.harness import batches
 from sceneloom_bench.reports.report import say

@@ -9,16 +9,15 @@ TensorRT, and neither OpenCV nor Pillow.
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from sceneloom.version import __version__
+
 if TYPE_CHECKING:
     from sceneloom.contract import Contract
     from sceneloom.errors import InputError, SceneLoomError, ServingError
-    from sceneloom.instances import boundary_map
-    from sceneloom.maps import read_instance_map, read_label_map
+    from sceneloom.maps import boundary_map, read_instance_map, read_label_map
     from sceneloom.schema import LabelSchema, load_schema
     from sceneloom.synthesizer import Synthesizer
-    from sceneloom.triton_client import TritonSynthesizer
-
-__version__ = "0.1.0"
+    from sceneloom.triton.client import TritonSynthesizer, connect
 
 _MODULES = {
     "Contract": "contract",
@@ -27,8 +26,9 @@ _MODULES = {
     "SceneLoomError": "errors",
     "ServingError": "errors",
     "Synthesizer": "synthesizer",
-    "TritonSynthesizer": "triton_client",
-    "boundary_map": "instances",
+    "TritonSynthesizer": "triton.client",
+    "boundary_map": "maps",
+    "connect": "triton.client",
     "load_schema": "schema",
     "read_instance_map": "maps",
     "read_label_map": "maps",
@@ -43,7 +43,9 @@ __all__ = [
     "ServingError",
     "Synthesizer",
     "TritonSynthesizer",
+    "__version__",
     "boundary_map",
+    "connect",
     "load_schema",
     "read_instance_map",
     "read_label_map",

@@ -19,10 +19,9 @@ from pathlib import Path
 
 import tyro
 
-from sceneloom import __version__
-from sceneloom.errors import SceneLoomError
-from sceneloom.machine_limits import out_of_resources
+from sceneloom.errors import SceneLoomError, out_of_resources
 from sceneloom.text import printable
+from sceneloom.version import __version__
 
 COMMANDS = {
     "import": (

@@ -75,7 +75,6 @@ class Contract:
     """SHA-256 over the exported engines; empty for a checkpoint."""
 
     def __post_init__(self) -> None:
-        """Check the ranges."""
         if self.size_multiple < 1:
             raise SchemaError(f"size_multiple is {self.size_multiple}; it is at least 1")
         if self.style_channels < 0:
@@ -120,6 +119,11 @@ class Contract:
             )
 
     @property
+    def wants_instances(self) -> bool:
+        """Whether an instance map goes with each label map: for boundaries, for styles or both."""
+        return self.boundaries or self.style_channels > 0
+
+    @property
     def min_side(self) -> int:
         """Smallest height and width that the network takes: `smallest_side`, or two multiples,
         below which reflection padding at the bottleneck has nothing to reflect.
@@ -137,9 +141,10 @@ class Contract:
         padded = (-(-height // multiple) * multiple, -(-width // multiple) * multiple)
         if self.sizes is not None:
             if padded not in self.sizes:
+                near = min(self.sizes, key=lambda s: abs(s[0] - height) + abs(s[1] - width))
                 raise SizeError(
-                    f"{_size(height, width)} is not a size this engine was built for; "
-                    f"{self._nearest(height, width)}"
+                    f"{_size(height, width)} is not a size this engine was built for; nearest is "
+                    f"{_size(*near)}"
                 )
             return padded
         if min(padded) < self.min_side:
@@ -171,10 +176,6 @@ class Contract:
                 f"{_size(height, width)} cannot be an engine's size: each side is a multiple of "
                 f"{self.size_multiple}, at least {self.min_side}"
             )
-
-    def _nearest(self, height: int, width: int) -> str:
-        sizes = sorted(self.sizes or (), key=lambda s: abs(s[0] - height) + abs(s[1] - width))
-        return f"nearest is {_size(*sizes[0])}"
 
     def to_json(self) -> dict[str, Any]:
         """The contract as a JSON object; what contracts had from the start is always there,

@@ -34,14 +34,19 @@
         └── ModelFailedError             the model broke while it ran, or its process died
 
 Foreign errors are mapped to this family in one place each: decoders of maps in `sceneloom.maps`, of
-pictures in `sceneloom.rendering.writing.formats`; a server's answers, over gRPC and HTTP, in
-`sceneloom.transport`. Places that cannot be read or written are OSErrors, remote ones too
-(`sceneloom.rendering.places`).
+pictures in `sceneloom.pictures`; a server's answers, over gRPC and HTTP, in
+`sceneloom.triton.transport`. Places that cannot be read or written are OSErrors, remote ones too
+(`sceneloom.locations`).
 """
 
 from __future__ import annotations
 
+import importlib.util
+import re
+from collections.abc import Iterable
 from typing import ClassVar
+
+from sceneloom.text import one_line
 
 
 class SceneLoomError(Exception):
@@ -75,7 +80,6 @@ class UnknownLabelError(InputError):
     """
 
     def __init__(self, message: str, counts: dict[int, int]) -> None:
-        """Keep the counts beside the message."""
         super().__init__(message)
         self.counts = counts
 
@@ -197,3 +201,60 @@ class RequestRejectedError(ServingError):
 
 class ModelFailedError(ServingError):
     """The model broke while it ran, or its process has died; readiness may still say true."""
+
+
+def require(packages: Iterable[str], *, extra: str, purpose: str) -> None:
+    """Check that the packages of an extra can be imported, without importing them.
+
+    Args:
+        packages: import names, such as ``("torch", "safetensors")``.
+        extra: the extra of this distribution that installs them.
+        purpose: what they are needed for, as the start of a sentence ("exporting a model").
+
+    Raises:
+        MissingDependencyError: one of them is not installed.
+    """
+    missing = [name for name in packages if importlib.util.find_spec(name) is None]
+    if missing:
+        raise MissingDependencyError(
+            f"{purpose} needs {', '.join(missing)}, which is not installed: pip install "
+            f"'sceneloom[{extra}]'"
+        )
+
+
+_MEMORY = re.compile(
+    r"out of memory|not enough memory|insufficient memory|allocate memory|bad_?alloc"
+    r"|alloc_failed|failed to allocate|outofmemory",
+    re.IGNORECASE,
+)
+_THREADS = re.compile(
+    r"can't start new thread|thread creation failed|resource temporarily unavailable"
+    r"|pthread_create",
+    re.IGNORECASE,
+)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory was not enough, on a GPU or beside it."""
+    if isinstance(error, MemoryError):
+        return True
+    return bool(_MEMORY.search(f"{type(error).__name__} {error}"))
+
+
+def out_of_resources(error: BaseException) -> OutOfResourcesError | None:
+    """The error for one that says that the machine has not enough; None for all others."""
+    if isinstance(error, OutOfResourcesError):
+        return error
+    if is_out_of_memory(error):
+        return OutOfResourcesError(f"memory was not enough ({said(error)})")
+    if isinstance(error, RuntimeError | OSError) and _THREADS.search(str(error)):
+        return OutOfResourcesError(
+            f"no further thread or process can be started ({said(error)}); the limit is that of "
+            "ulimit -u, or of the container's pids"
+        )
+    return None
+
+
+def said(error: BaseException) -> str:
+    """The error's own words in one line, or the name of its kind."""
+    return one_line(str(error)) or type(error).__name__

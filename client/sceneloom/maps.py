@@ -1,10 +1,9 @@
-"""Reading label maps and instance maps from files, exactly, or refusing with the reason and the
-file's name.
+"""Label maps and instance maps: read, check, renumber, write.
 
 PNG (8-bit and 16-bit grey, palette as class ids), TIFF (8, 16 and 32 bit) and NumPy's .npy are
-read. Nothing is mended silently: a colour picture, a lossy format, an unknown id or a damaged file
-is an error of the family in `sceneloom.errors`, and the size is checked before the pixels are
-decoded.
+read exactly, or refused with the reason and the file's name: a colour picture, a lossy format, an
+unknown id or a damaged file is an error of the family in `sceneloom.errors`, and the size is
+checked before the pixels are decoded.
 """
 
 from __future__ import annotations
@@ -13,22 +12,29 @@ import io
 import os
 import stat
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
-from PIL import ImageFile, PngImagePlugin, TiffImagePlugin
 
+from sceneloom.contract import Contract
 from sceneloom.errors import (
     ImageReadError,
     ImageTooLargeError,
+    InputError,
+    MissingInputError,
     NotALabelMapError,
+    SizeError,
+    TooManyInstancesError,
     UnknownLabelError,
 )
 from sceneloom.kinds import check_kind
 from sceneloom.png import SIGNATURE, check_png_rows, png_pixels
-from sceneloom.schema import LabelSchema
+from sceneloom.schema import MAX_FILE_VALUE, NO_CHANNEL, LabelSchema
 from sceneloom.text import counted, reason
+
+if TYPE_CHECKING:
+    from PIL import ImageFile  # OpenCV and Pillow are loaded by functions: engines work without
 
 DEFAULT_MAX_PIXELS = 8192 * 8192
 """Pixel limit unless the caller names another: 32 times 2048x1024."""
@@ -53,6 +59,15 @@ _SIGNED = 2
 _LOSSY_TIFF = ("jpeg", "tiff_jpeg", "webp")
 
 OnUnknown = Literal["error", "unlabelled"]
+
+LabelMap = npt.NDArray[np.uint8]
+"""uint8 [H, W] or [N, H, W]: channels."""
+InstanceMap = npt.NDArray[np.int32]
+"""int32 [H, W] or [N, H, W]: instance ids."""
+Style = npt.NDArray[np.float32]
+"""float32 [K, F] or [N, 256, F]: a row for each instance."""
+Image = npt.NDArray[np.uint8]
+"""uint8 [H, W, 3] or [N, H, W, 3], RGB."""
 
 
 def read_label_map(
@@ -138,6 +153,8 @@ def _name(source: str | Path | bytes, name: str | None) -> str:
 
 def _decode(source: str | Path | bytes, name: str, max_pixels: int) -> npt.NDArray[Any]:
     """Integer array [H, W] with the file's own values."""
+    from PIL import PngImagePlugin, TiffImagePlugin
+
     data = source if isinstance(source, bytes) else _read_bytes(Path(source), name, max_pixels)
     if not data:
         raise ImageReadError(f"{name}: the file is empty")
@@ -148,7 +165,9 @@ def _decode(source: str | Path | bytes, name: str, max_pixels: int) -> npt.NDArr
         pixels = png_pixels(data, name)
         image = _open_pillow(PngImagePlugin.PngImageFile, data, name, max_pixels)
         check_png_rows(data, pixels, name)
-        return _decode_png(image, data, name)
+        values, bits = _load(image, name), data[24]
+        narrow = image.mode == "L" and bits in _SPREAD
+        return values // np.uint8(_SPREAD[bits]) if narrow else values
     if data.startswith(_TIFF):
         image = _open_pillow(TiffImagePlugin.TiffImageFile, data, name, max_pixels)
         return _decode_tiff(image, name)
@@ -220,13 +239,9 @@ def _open_pillow(
     return image
 
 
-def _decode_png(image: ImageFile.ImageFile, data: bytes, name: str) -> npt.NDArray[Any]:
-    values = _load(image, name)
-    bits = data[24]
-    return values // np.uint8(_SPREAD[bits]) if image.mode == "L" and bits in _SPREAD else values
-
-
 def _decode_tiff(image: ImageFile.ImageFile, name: str) -> npt.NDArray[Any]:
+    from PIL import TiffImagePlugin
+
     def tag(number: int) -> Any:
         value = image.tag_v2.get(number)  # type: ignore[attr-defined]
         return value[0] if isinstance(value, tuple) and value else value
@@ -308,7 +323,11 @@ def _describe_unknown(counts: dict[int, int], schema: LabelSchema, wide: bool) -
     if len(worst) > 6:
         listed += f" and {len(worst) - 6} more"
     ids = "id" if len(worst) == 1 else "ids"
-    text = f"unknown label {ids} {listed}; {schema.name} has {_ids(schema)}"
+    known = sorted(label.id for label in schema.labels)
+    there = ", ".join(map(str, known[:12])) + (" ..." if len(known) > 12 else "")
+    if known == list(range(known[0], known[-1] + 1)):
+        there = f"{known[0]} to {known[-1]}"
+    text = f"unknown label {ids} {listed}; {schema.name} has {there}"
     if wide:
         return (
             f"{text}. A file with values above 255 is usually an instance map; they are never read "
@@ -322,8 +341,218 @@ def _describe_unknown(counts: dict[int, int], schema: LabelSchema, wide: bool) -
     return f"{text} and no unlabelled id to read them as"
 
 
-def _ids(schema: LabelSchema) -> str:
-    ids = sorted(label.id for label in schema.labels)
-    if ids == list(range(ids[0], ids[-1] + 1)):
-        return f"{ids[0]} to {ids[-1]}"
-    return ", ".join(map(str, ids[:12])) + (" ..." if len(ids) > 12 else "")
+def check_label_map(contract: Contract, label_map: npt.NDArray[Any]) -> None:
+    """Check a label map.
+
+    Args:
+        contract: the model's contract.
+        label_map: should be uint8 [H, W], channels.
+
+    Raises:
+        InputError: wrong dtype or rank.
+        SizeError: no pixels.
+        UnknownLabelError: values that are no channel of the schema.
+    """
+    _check_kinds(contract, label_map, "label map")
+    if label_map.ndim != 2 or label_map.dtype != np.uint8:
+        raise InputError(
+            f"a label map is uint8 [height, width], not {label_map.dtype} {list(label_map.shape)}"
+        )
+    if label_map.size == 0:
+        raise SizeError("the label map has no pixels")
+    schema = contract.schema
+    counts = np.bincount(label_map.ravel(), minlength=256)
+    counts[: schema.channels] = 0
+    if schema.unlabelled_channel == NO_CHANNEL:
+        counts[NO_CHANNEL] = 0
+    unknown = {int(v): int(counts[v]) for v in np.flatnonzero(counts)}
+    if unknown:
+        listed = ", ".join(f"{v} ({counted(n, 'pixel')})" for v, n in unknown.items())
+        raise UnknownLabelError(
+            f"unknown label {listed}; {schema.name} has channels 0 to {schema.channels - 1}",
+            unknown,
+        )
+
+
+def check_instance_map(
+    contract: Contract, label_map: npt.NDArray[Any], instance_map: npt.NDArray[Any] | None
+) -> npt.NDArray[np.int32] | None:
+    """Check an instance map.
+
+    Args:
+        contract: the model's contract.
+        label_map: the [H, W] label map it belongs to.
+        instance_map: should be whole numbers [H, W].
+
+    Returns:
+        int32 [H, W], or None where the model takes no instance map.
+
+    Raises:
+        MissingInputError: the model wants an instance map and there is none.
+        SizeError: its size is not the label map's.
+        InputError: wrong dtype or rank, or ids outside 0..2147483647.
+    """
+    if not contract.wants_instances:
+        return None
+    if instance_map is None:
+        raise MissingInputError(
+            "this model was trained with instance maps and needs one beside the label map"
+        )
+    _check_kinds(contract, instance_map, "instance map")
+    if instance_map.ndim != 2 or instance_map.dtype.kind not in "iu":
+        raise InputError(
+            f"an instance map is whole numbers [height, width], not {instance_map.dtype} "
+            f"{list(instance_map.shape)}"
+        )
+    if instance_map.shape != label_map.shape:
+        (h, w), (ih, iw) = label_map.shape, instance_map.shape
+        raise SizeError(
+            f"the label map is {w}x{h} and the instance map {iw}x{ih} (width x height); they must "
+            "be equal"
+        )
+    low, high = int(instance_map.min()), int(instance_map.max())
+    if low < 0 or high > np.iinfo(np.int32).max:
+        raise InputError(f"instance ids run from {low} to {high}; they must be 0 to 2147483647")
+    return instance_map.astype(np.int32, copy=False)
+
+
+def check_contract(contract: object) -> None:
+    """Raise InputError for what is no contract, such as arguments in another order."""
+    check_kind(contract, Contract, "the model's contract")
+
+
+def _check_kinds(contract: object, values: object, name: str) -> None:
+    check_contract(contract)
+    check_kind(values, np.ndarray, f"the array of the {name}")
+    # A masked pixel has a value that its owner does not mean; rows of a matrix are matrices again.
+    if isinstance(values, (np.ma.MaskedArray, np.matrix)):
+        raise InputError(
+            f"a value of {type(values).__name__} where the plain array of the {name} belongs"
+        )
+
+
+def boundary_map(instance_map: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
+    """Instance boundaries: pixels whose id differs from the pixel above, below, left or right
+    (pix2pixHD, section 3.3).
+
+    Args:
+        instance_map: whole numbers [H, W]; compared as they are, never as floats.
+
+    Returns:
+        bool [H, W].
+    """
+    boundary = np.zeros(instance_map.shape, np.bool_)
+    across = instance_map[:, 1:] != instance_map[:, :-1]
+    down = instance_map[1:] != instance_map[:-1]
+    boundary[:, 1:] |= across
+    boundary[:, :-1] |= across
+    boundary[1:] |= down
+    boundary[:-1] |= down
+    return boundary
+
+
+def renumber_instances(
+    instance_map: npt.NDArray[np.int32], limit: int
+) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32]]:
+    """Number the instances densely in the order of their ids; boundaries do not change.
+
+    Args:
+        instance_map: int32 [H, W].
+        limit: most instances there may be.
+
+    Returns:
+        int32 [H, W] with values 0..K-1, and int32 [K] with the id each had before.
+
+    Raises:
+        TooManyInstancesError: K is above `limit`.
+    """
+    ids, dense = np.unique(instance_map, return_inverse=True)
+    if len(ids) > limit:
+        raise TooManyInstancesError(
+            f"the map has {len(ids)} instances; a styled model takes at most {limit}"
+        )
+    return dense.reshape(instance_map.shape).astype(np.int32), ids.astype(np.int32)
+
+
+def instance_channels(
+    label_map: npt.NDArray[np.uint8], instance_map: npt.NDArray[Any]
+) -> tuple[list[int], list[int]]:
+    """Which class each instance is of: that of its first pixel, since an instance lies within one
+    label.
+
+    Args:
+        label_map: uint8 [H, W], channels.
+        instance_map: whole numbers [H, W].
+
+    Returns:
+        the K instance ids in ascending order, and the channel of each (255 where unlabelled has
+        none).
+    """
+    ids, first = np.unique(instance_map, return_index=True)
+    return ids.tolist(), label_map.ravel()[first].tolist()
+
+
+def label_map_png(contract: Contract, label_map: npt.NDArray[Any]) -> bytes:
+    """Write a label map as a PNG file of label ids.
+
+    Args:
+        contract: of the model.
+        label_map: uint8 [H, W], channels as `read_label_map` returns them.
+
+    Returns:
+        the file: 8-bit grey, 16-bit if an id of the map is above 255.
+
+    Raises:
+        InputError: wrong dtype or rank, or values that are no channel of the schema.
+    """
+    check_label_map(contract, label_map)
+    schema = contract.schema
+    ids = np.zeros(256, np.uint16)  # channel -> label id
+    ids[: schema.channels] = [label.id for label in schema.labels]
+    if schema.unlabelled is not None and schema.unlabelled_channel == NO_CHANNEL:
+        ids[NO_CHANNEL] = schema.unlabelled
+    values = ids[label_map]
+    return _png(values.astype(np.uint8) if values.max() <= np.iinfo(np.uint8).max else values)
+
+
+def instance_map_png(
+    contract: Contract, label_map: npt.NDArray[Any], instance_map: npt.NDArray[Any]
+) -> bytes:
+    """Write an instance map as a PNG file.
+
+    Ids above 65535, for which PNG has no room, are numbered anew in their order; boundaries and the
+    rows of a style do not change.
+
+    Args:
+        contract: of a model that takes instance maps.
+        label_map: uint8 [H, W], the map that it belongs to.
+        instance_map: whole numbers [H, W].
+
+    Returns:
+        the file: 16-bit grey.
+
+    Raises:
+        InputError: wrong dtype, rank or size, or ids outside 0..2147483647.
+        TooManyInstancesError: ids above 65535, and more than 65536 of them.
+    """
+    instances = check_instance_map(contract, label_map, instance_map)
+    if instances is None:
+        raise InputError("this model takes no instance map: it was trained without")
+    if instances.max() > MAX_FILE_VALUE:
+        try:
+            instances, _ = renumber_instances(instances, MAX_FILE_VALUE + 1)
+        except TooManyInstancesError:
+            raise TooManyInstancesError(
+                "the map has more instances than a PNG file has room for, 65536"
+            ) from None
+    return _png(instances.astype(np.uint16))
+
+
+def _png(values: npt.NDArray[Any]) -> bytes:
+    import cv2
+
+    # Maps are flat: the first level takes them to a few per cent, several times faster.
+    parameters = (cv2.IMWRITE_PNG_COMPRESSION, 1)
+    done, encoded = cv2.imencode(".png", values, parameters)
+    assert done, "OpenCV refused to write a map"
+    return encoded.tobytes()

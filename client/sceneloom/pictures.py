@@ -1,13 +1,185 @@
-"""Writing pictures to files."""
+"""Pictures as files: PNG, JPEG, WebP and JPEG XL, encoded, decoded and written."""
 
 from __future__ import annotations
 
+import io
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, Literal
 
-from sceneloom.errors import InputError
-from sceneloom.rendering.writing.formats import FORMATS, encode_picture
-from sceneloom.rendering.writing.parts import write_whole
-from sceneloom.synthesizer import Image
+import cv2
+import numpy as np
+from PIL import Image as Pillow
+from PIL import ImageFile, JpegImagePlugin, PngImagePlugin, WebPImagePlugin
+
+from sceneloom.errors import ImageReadError, ImageTooLargeError, InputError, require
+from sceneloom.files import write_whole
+from sceneloom.maps import DEFAULT_MAX_PIXELS, Image
+from sceneloom.png import SIGNATURE, check_png
+from sceneloom.text import reason
+
+Format = Literal["png", "jpg", "webp", "jxl"]
+"""Formats of pictures, by the ending of their files."""
+
+FORMATS: tuple[Format, ...] = ("png", "jpg", "webp", "jxl")
+"""All of them."""
+
+_LARGEST_SIDE: dict[Format, int] = {"png": 1 << 20, "jpg": 65500, "webp": 16383, "jxl": 1 << 18}
+_JPEG_START, _JPEG_END = b"\xff\xd8\xff", b"\xff\xd9"
+_JXL_STARTS = (b"\xff\x0a", b"\x00\x00\x00\x0cJXL \r\n\x87\n")
+# Fast settings: at 2048x1024 on one core some 0.2 s (WebP) and 0.1 s (JPEG XL); more effort takes
+# many times as long for a few per cent.
+_WEBP_LOSSY_METHOD, _WEBP_LOSSLESS_METHOD = 2, 0
+_JXL_LOSSY_EFFORT, _JXL_LOSSLESS_EFFORT = 3, 1
+
+
+def encode_picture(
+    image: Image, format: Format, *, quality: int = 95, lossless: bool | None = None
+) -> bytes:
+    """Encode a picture.
+
+    Args:
+        image: uint8 [H, W, 3], RGB.
+        format: ``"png"``, ``"jpg"``, ``"webp"`` or ``"jxl"``.
+        quality: 1 to 100, of lossy pictures.
+        lossless: whether the picture can be had back exactly; by default png and jxl are lossless,
+            webp is at quality 100, jpg never is.
+
+    Returns:
+        the file's bytes, the same for the same picture.
+
+    Raises:
+        InputError: the format cannot hold a picture of this size, or cannot be lossless or lossy as
+            asked.
+        MissingDependencyError: jxl without the extra ``datasets``.
+    """
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
+        raise InputError(f"a picture is uint8 [H, W, 3], not {image.dtype} {list(image.shape)}")
+    if format not in FORMATS:
+        raise InputError(f"format is {format!r}; it is one of {', '.join(FORMATS)}")
+    if not 1 <= quality <= 100:
+        raise InputError(f"quality is {quality}; it is from 1 to 100")
+    height, width = image.shape[:2]
+    if max(height, width) > (most := _LARGEST_SIDE[format]):
+        raise InputError(
+            f"a picture of {width}x{height} cannot be written as .{format} ({format} ends at "
+            f"{most} pixels a side)"
+        )
+    if lossless is None:
+        lossless = format in ("png", "jxl") or (format == "webp" and quality == 100)
+    if lossless == (format == "jpg") and format in ("png", "jpg"):
+        raise InputError(f"{format} is {'never' if format == 'jpg' else 'always'} lossless")
+    image = np.ascontiguousarray(image)
+    if format == "webp":
+        out = io.BytesIO()
+        Pillow.fromarray(image).save(  # OpenCV's lossless WebP takes ten times as long
+            out,
+            "WEBP",
+            lossless=lossless,
+            quality=0 if lossless else quality,  # of lossless files it is the effort
+            method=_WEBP_LOSSLESS_METHOD if lossless else _WEBP_LOSSY_METHOD,
+        )
+        return out.getvalue()
+    if format == "jxl":
+        if lossless:
+            return bytes(_jxl().encode(image, effort=_JXL_LOSSLESS_EFFORT, lossless=True))
+        # As libjxl's JxlEncoderDistanceFromQuality; not below 0.01, which would be lossless.
+        distance = 53 / 3000 * quality**2 - 23 / 20 * quality + 25
+        if quality >= 30:
+            distance = max(0.01, 0.1 + (100 - quality) * 0.09)
+        return bytes(_jxl().encode(image, effort=_JXL_LOSSY_EFFORT, distance=distance))
+    # OpenCV's own PNG settings are faster than those of its level 1.
+    parameters = [cv2.IMWRITE_JPEG_QUALITY, quality] if format == "jpg" else []
+    done, encoded = cv2.imencode(f".{format}", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), parameters)
+    if not done:
+        raise InputError(f"a picture of {width}x{height} cannot be written as .{format}")
+    return encoded.tobytes()
+
+
+def decode_picture(
+    data: bytes, *, max_pixels: int = DEFAULT_MAX_PIXELS, name: str = "(bytes)"
+) -> Image:
+    """Decode a picture of one of the formats that `encode_picture` writes.
+
+    Args:
+        data: the file's bytes.
+        max_pixels: most pixels (height * width) to decode.
+        name: what to call it in errors.
+
+    Returns:
+        uint8 [H, W, 3], RGB; a rotation that the file asks for is not carried out.
+
+    Raises:
+        ImageReadError: truncated, damaged, or of another format.
+        ImageTooLargeError: more pixels than `max_pixels`.
+        MissingDependencyError: a JPEG XL file without the extra ``datasets``.
+    """
+    if data.startswith(_JXL_STARTS):
+        return _decode_jxl(data, max_pixels, name)
+    plugin, is_whole = _kind(data, name)
+    try:
+        width, height = plugin(io.BytesIO(data)).size
+    except Exception as error:  # the decoders raise nearly anything on damaged headers
+        raise ImageReadError(f"{name}: damaged header ({reason(error)})") from None
+    _check_pixels(height, width, max_pixels, name)
+    if plugin is PngImagePlugin.PngImageFile:
+        check_png(data, name)
+    decoded = None
+    if is_whole(data):
+        decoded = cv2.imdecode(
+            np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
+        )
+    if decoded is None or decoded.shape[:2] != (height, width):
+        raise ImageReadError(f"{name}: truncated or damaged")
+    return cv2.cvtColor(decoded, cv2.COLOR_BGR2RGB).astype(np.uint8, copy=False)
+
+
+def _kind(data: bytes, name: str) -> tuple[type[ImageFile.ImageFile], Callable[[bytes], bool]]:
+    """What reads the header, and what tells whether the file is there to its end."""
+    if data.startswith(SIGNATURE):
+        return PngImagePlugin.PngImageFile, lambda _: True  # check_png looks closer
+    if data.startswith(_JPEG_START):
+        return JpegImagePlugin.JpegImageFile, lambda data: data.endswith(_JPEG_END)
+    if data.startswith(b"RIFF") and data[8:12] == b"WEBP":
+        return (
+            WebPImagePlugin.WebPImageFile,
+            lambda data: int.from_bytes(data[4:8], "little") + 8 <= len(data),
+        )
+    raise ImageReadError(f"{name}: not a PNG, JPEG, WebP or JPEG XL file")
+
+
+def _check_pixels(height: int, width: int, max_pixels: int, name: str) -> None:
+    if height * width > max_pixels:
+        raise ImageTooLargeError(
+            f"{name}: {width}x{height} is {height * width:,} pixels; the limit is {max_pixels:,}"
+        )
+
+
+def check_format(format: Format) -> None:
+    """Check that pictures of a format can be written here; raises MissingDependencyError."""
+    if format == "jxl":
+        _jxl()
+
+
+def _jxl() -> Any:
+    require(("pylibjxl",), extra="datasets", purpose="JPEG XL (from Python 3.11 on)")
+    import pylibjxl
+
+    return pylibjxl
+
+
+def _decode_jxl(data: bytes, max_pixels: int, name: str) -> Image:
+    jxl = _jxl()
+    try:
+        header = jxl.probe(data)
+        height, width = int(header["height"]), int(header["width"])
+        _check_pixels(height, width, max_pixels, name)
+        decoded: Image = np.asarray(jxl.decode(data))
+    except RuntimeError as error:
+        raise ImageReadError(f"{name}: truncated or damaged ({error})") from None
+    if decoded.dtype != np.uint8 or decoded.shape != (height, width, 3):
+        raise ImageReadError(f"{name}: pixels of kind {decoded.dtype} {list(decoded.shape)}")
+    return decoded
 
 
 def write_image(path: Path, image: Image, *, quality: int = 95) -> None:

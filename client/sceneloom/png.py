@@ -65,7 +65,10 @@ def png_pixels(data: bytes, name: str) -> bytes:
         if zlib.crc32(data[at + 4 : body_end]).to_bytes(4, "big") != data[body_end : body_end + 4]:
             raise ImageReadError(f"{name}: damaged (checksum of the chunk {kind!r})")
         if not before:
-            _check_header(data, name)
+            if data[8:16] != b"\0\0\0\x0dIHDR":
+                raise ImageReadError(f"{name}: damaged header (no IHDR)")
+            if data[26:28] != b"\0\0" or data[28] > 1:
+                raise ImageReadError(f"{name}: damaged header (unknown packing or order of rows)")
         elif kind in ended:
             raise ImageReadError(
                 f"{name}: malformed (a second chunk {kind!r}, or out of its place)"
@@ -106,14 +109,6 @@ def check_png_rows(data: bytes, pixels: bytes, name: str) -> None:
         raise ImageReadError(f"{name}: damaged ({error})") from None
     if there < wanted:
         raise ImageReadError(f"{name}: truncated or damaged (rows of pixels are missing)")
-
-
-def _check_header(data: bytes, name: str) -> None:
-    """The first chunk: IHDR, with the one way of packing and one of the two orders of rows."""
-    if data[8:16] != b"\0\0\0\x0dIHDR":
-        raise ImageReadError(f"{name}: damaged header (no IHDR)")
-    if data[26:28] != b"\0\0" or data[28] > 1:
-        raise ImageReadError(f"{name}: damaged header (unknown packing or order of rows)")
 
 
 def _png_scan_bytes(data: bytes) -> int:

@@ -18,7 +18,6 @@ from typing import Annotated, Any, Literal
 
 from tyro.conf import OmitArgPrefixes, Positional, arg
 
-from sceneloom.connect import TransportChoice
 from sceneloom.contract import MODEL_NAME
 from sceneloom.errors import (
     InputError,
@@ -26,33 +25,22 @@ from sceneloom.errors import (
     SceneLoomError,
     ServerUnavailableError,
     ServingError,
+    out_of_resources,
 )
-from sceneloom.machine_limits import out_of_resources
-from sceneloom.rendering.check import rendered_pictures
-from sceneloom.rendering.cluster.ray_cluster import RaySettings
-from sceneloom.rendering.cluster.ray_engine import RayRun
-from sceneloom.rendering.dataset import (
-    Maps,
-    Pictures,
-    TritonServers,
-    make_plan,
-    shards_of_manifests,
-)
-from sceneloom.rendering.dry_run import dry_run
-from sceneloom.rendering.results import Failed
+from sceneloom.rendering.connections import PathChoice
+from sceneloom.rendering.dry_run import dry_run, rendered_pictures, report_check, report_dry_run
+from sceneloom.rendering.items import Failed
+from sceneloom.rendering.listeners import Levels, Listener, LogLines, ProgressBar, Tally
+from sceneloom.rendering.metrics import Metrics, serve_metrics
+from sceneloom.rendering.plan import Maps, Pictures, TritonServers, make_plan, shards_of_manifests
+from sceneloom.rendering.ray_engine import RayRun, RaySettings
 from sceneloom.rendering.run import Plan, RenderRun, Run
-from sceneloom.rendering.settings import RenderSettings
+from sceneloom.rendering.settings import Container, RenderSettings, ShardSettings
 from sceneloom.rendering.store import place_is_gone
-from sceneloom.rendering.triton import PathChoice, Way
-from sceneloom.rendering.watching.listener import Levels, Listener
-from sceneloom.rendering.watching.log_lines import LogLines
-from sceneloom.rendering.watching.metrics import Metrics, serve_metrics
-from sceneloom.rendering.watching.progress import ProgressBar
-from sceneloom.rendering.watching.summary import Tally, report_check, report_dry_run
-from sceneloom.rendering.writing.sinks import Container, ShardSettings
-from sceneloom.rendering.writing.video import check_video, write_video
+from sceneloom.rendering.video import check_video, write_video
 from sceneloom.text import printable
-from sceneloom.transport import Timeouts
+from sceneloom.triton.client import TransportChoice
+from sceneloom.triton.transport import Timeouts
 
 SERVER_GONE, PLACE_GONE = 3, 4
 _GOES_ON = "the same command goes on where it was"
@@ -134,13 +122,13 @@ def main(
         settings: how to render.
     """
     try:
-        servers, way, plan = _plan(input, output, flags, shards, settings)
+        servers, plan = _plan(input, output, flags, shards, settings)
     except InputError as error:
         print(f"sceneloom render: {printable(error)}", file=sys.stderr)
         return 2
 
     def begin(plan: Plan) -> Run:
-        return RayRun(plan, servers, ray, way) if flags.engine == "ray" else RenderRun(plan)
+        return RayRun(plan, servers, ray) if flags.engine == "ray" else RenderRun(plan)
 
     try:
         if flags.verify:
@@ -148,7 +136,7 @@ def main(
             return report_check(plans, flags.container)
         if flags.dry_run:
             return report_dry_run(dry_run(plan))
-        code = _render(plan, begin, flags, output, way)
+        code = _render(plan, begin, flags, output)
     except (SceneLoomError, OSError, MemoryError, RuntimeError) as error:
         met = out_of_resources(error) or error
         if (passing := _passing(met)) is None:
@@ -180,7 +168,7 @@ def _plan(
     flags: RenderFlags,
     shards: ShardSettings,
     settings: RenderSettings,
-) -> tuple[TritonServers, Way, Plan]:
+) -> tuple[TritonServers, Plan]:
     """What the command line asks for; raises InputError where it makes no sense."""
     if flags.verify and (flags.dry_run or flags.video is not None):
         raise InputError("--verify only looks at pictures; leave --dry-run and --video out")
@@ -197,9 +185,7 @@ def _plan(
     )
     if flags.video is not None:
         check_video(flags.video, flags.fps)
-    way = Way()
-    plan = make_plan(maps, pictures, servers.addresses(settings, way), settings)
-    return servers, way, plan
+    return servers, make_plan(maps, pictures, servers.addresses(settings), settings)
 
 
 def _plans_to_check(
@@ -214,7 +200,7 @@ def _plans_to_check(
     if flags.shard or flags.manifest is not None:
         return [plan]
     return [
-        _plan(maps_place, output, dataclasses.replace(flags, shard=shard), shards, settings)[2]
+        _plan(maps_place, output, dataclasses.replace(flags, shard=shard), shards, settings)[1]
         for shard in shards_of_manifests(output)
     ] or [plan]
 
@@ -224,9 +210,10 @@ def _render(
     begin: Callable[[Plan], Run],
     flags: RenderFlags,
     output: str,
-    way: Way,
 ) -> int:
     """Render, show how it goes, and say how it ended."""
+    assert plan.manifest is not None
+    manifest = plan.manifest
     tally, log = Tally(), LogLines() if flags.log == "json" else None
     run: Run | None = None
 
@@ -241,7 +228,10 @@ def _render(
         if log is not None:
             listeners.append(log)
         if flags.metrics_port is not None:
-            listeners.append(_show_metrics(stack, flags, levels, log))
+            host, metrics = flags.metrics_host, Metrics(levels)
+            port = stack.enter_context(serve_metrics(metrics, flags.metrics_port, host=host))
+            _say(log, "metrics", f"metrics at http://{host}:{port}/metrics")
+            listeners.append(metrics)
         if flags.log == "progress":
             listeners.append(stack.enter_context(ProgressBar(count, levels)))
         run = begin(dataclasses.replace(plan, listeners=tuple(listeners)))
@@ -257,12 +247,12 @@ def _render(
                 if (passing := _passing(error)) is None and log is None:
                     raise
                 _say(log, "stopped", f"sceneloom render: {error}")
-                return _logged(log, passing or 1, tally.to_json(output, plan, ()))
+                return _logged(log, passing or 1, tally.to_json(output, manifest, ()))
             ended = error
     left_out = run.left_out()
-    tally.print(output, plan, way, left_out, show_failures=log is None)
+    tally.print(output, manifest, run.route(), left_out, show_failures=log is None)
     code = _exit_code(tally, ended, signals, log)
-    return _logged(log, code, tally.to_json(output, plan, left_out))
+    return _logged(log, code, tally.to_json(output, manifest, left_out))
 
 
 def _logged(log: LogLines | None, code: int, summary: dict[str, Any]) -> int:
@@ -270,19 +260,6 @@ def _logged(log: LogLines | None, code: int, summary: dict[str, Any]) -> int:
     if log is not None:
         log.write("summary", code=code, **summary)
     return code
-
-
-def _show_metrics(
-    stack: contextlib.ExitStack,
-    flags: RenderFlags,
-    levels: Callable[[], Levels],
-    log: LogLines | None,
-) -> Metrics:
-    assert flags.metrics_port is not None
-    metrics = Metrics(levels)
-    port = stack.enter_context(serve_metrics(metrics, flags.metrics_port, host=flags.metrics_host))
-    _say(log, "metrics", f"metrics at http://{flags.metrics_host}:{port}/metrics")
-    return metrics
 
 
 def _exit_code(

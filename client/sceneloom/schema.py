@@ -32,9 +32,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from sceneloom import json_text
 from sceneloom.errors import InputError, SchemaError
 from sceneloom.kinds import check_kind
+from sceneloom.text import parse_json as parse_any
 
 MAX_CHANNELS = 256
 NO_CHANNEL = 255
@@ -56,7 +56,6 @@ class Label:
     """RGB, 0..255, for showing label maps."""
 
     def __post_init__(self) -> None:
-        """Check the ranges."""
         if not _is_int(self.id) or not 0 <= self.id <= MAX_FILE_VALUE:
             raise SchemaError(
                 f"label {self.name!r} has id {self.id!r}; ids are whole numbers from 0 to "
@@ -93,7 +92,6 @@ class LabelSchema:
     """
 
     def __post_init__(self) -> None:
-        """Check what the fields mean together."""
         if not self.name or not isinstance(self.name, str):
             raise SchemaError("a label schema needs a name")
         ids = [label.id for label in self.labels]
@@ -249,9 +247,18 @@ class LabelSchema:
         if not isinstance(data.get("labels"), list):
             raise SchemaError(f"{source}: labels is a list of objects with id, name and colour")
         try:
+            labels = []
+            for entry in data["labels"]:
+                named = isinstance(entry, dict) and set(entry) == {"id", "name", "colour"}
+                if not named or not isinstance(entry["colour"], list):
+                    raise SchemaError(
+                        f"the label {entry!r} is not an object of id, name and colour [red, green, "
+                        "blue]"
+                    )
+                labels.append(Label(**{**entry, "colour": tuple(entry["colour"])}))
             return cls(
                 name=data["name"],
-                labels=tuple(_label_from_json(entry) for entry in data["labels"]),
+                labels=tuple(labels),
                 unlabelled=data.get("unlabelled"),
                 aliases={json_key(k): v for k, v in data.get("aliases", {}).items()},
                 instance_divisor=data.get("instance_divisor"),
@@ -262,15 +269,6 @@ class LabelSchema:
             raise SchemaError(
                 f"{source}: not a label schema ({type(error).__name__}: {error})"
             ) from None
-
-
-def _label_from_json(entry: Any) -> Label:
-    keys = {"id", "name", "colour"}
-    if not isinstance(entry, dict) or set(entry) != keys or not isinstance(entry["colour"], list):
-        raise SchemaError(
-            f"the label {entry!r} is not an object of id, name and colour [red, green, blue]"
-        )
-    return Label(id=entry["id"], name=entry["name"], colour=tuple(entry["colour"]))
 
 
 def json_key(key: str) -> int:
@@ -327,6 +325,6 @@ def load_schema(name_or_path: str | Path) -> LabelSchema:
 def parse_json(text: str, source: str) -> Any:
     """Parse JSON; raises SchemaError that names the source."""
     try:
-        return json_text.parse_json(text)
+        return parse_any(text)
     except ValueError as error:
         raise SchemaError(f"{source}: not readable as JSON ({error})") from None

@@ -13,7 +13,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import os
 import reprlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -22,12 +21,12 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from sceneloom import __version__
 from sceneloom.contract import Contract, is_style, json_vector
-from sceneloom.errors import InputError, SceneLoomError, SchemaError
-from sceneloom.inputs import check_contract, check_instance_map, check_label_map
-from sceneloom.instances import instance_channels
+from sceneloom.errors import InputError, MissingInputError, SceneLoomError, SchemaError
+from sceneloom.files import write_whole
+from sceneloom.maps import check_contract, check_instance_map, check_label_map, instance_channels
 from sceneloom.schema import json_key, parse_json
+from sceneloom.version import __version__
 
 FORMAT = 1
 _MAX_INSTANCE = 2**31 - 1
@@ -105,15 +104,13 @@ def styles_by_seed(
         if instance < least:
             return None
         centres = () if label is None else contract.style_clusters.get(label, ())
-        return centres[_draw(f"{seed}/{instance}/{key}", len(centres))] if centres else None
+        if not centres:
+            return None
+        # A hash, not a generator of numpy's: those may draw differently in another version.
+        text = f"{seed}/{instance}/{key}".encode("utf-8", "surrogateescape")
+        return centres[int.from_bytes(hashlib.sha256(text).digest()[:8], "big") % len(centres)]
 
     return _checked_table(contract, label_map, instance_map, choose)
-
-
-def _draw(text: str, count: int) -> int:
-    # A hash, not a generator of numpy's: those may draw differently in another version.
-    digest = hashlib.sha256(text.encode("utf-8", "surrogateescape")).digest()
-    return int.from_bytes(digest[:8], "big") % count
 
 
 def styles_by_cluster(
@@ -269,13 +266,7 @@ def write_styles(path: Path, styles: StyleFile) -> None:
         "instances": {str(k): list(v) for k, v in sorted(styles.instances.items())},
         "labels": {str(k): list(v) for k, v in sorted(styles.labels.items())},
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        part.write_text(json.dumps(data, indent=1) + "\n", "utf-8")
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
+    write_whole(path, (json.dumps(data, indent=1) + "\n").encode())
 
 
 def round_style(vector: npt.ArrayLike) -> tuple[float, ...]:
@@ -334,3 +325,142 @@ def _table(
         if style is not None:
             table[row] = style
     return table
+
+
+ChooseStyle = Callable[
+    [str, npt.NDArray[Any], npt.NDArray[Any] | None], npt.NDArray[np.float32] | None
+]
+"""Key, label map [H, W] and instance map [H, W] of a picture -> float32 [K, F], or None for the
+defaults.
+"""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class StyleChoice:
+    """The style of the pictures of a model that was trained with an encoder."""
+
+    style_seed: int | None = None
+    """Draw styles for instances from the clusters of their classes; equal seeds give equal
+    pictures. Without seed and file, every class has its default.
+    """
+    style_of: StyleOf = "things"
+    """With a seed: draw for things, the instances of countable classes (ids at or above the
+    schema's instance_divisor; without one, every instance), and leave all else its class's default;
+    or for all instances, which costs more of what recognition finds.
+    """
+    style_per: Literal["map", "dataset"] = "map"
+    """With a seed: draw anew for each map, or once for the whole data set, where an instance id
+    looks alike in every map, as the frames of a video want it.
+    """
+    style_file: Path | None = None
+    """Styles of a photograph, as sceneloom encode-style writes them: a file for all maps, or a
+    folder with one for each, named like the picture (KEY.json).
+    """
+
+    def __post_init__(self) -> None:
+        if self.style_of not in ("things", "all"):
+            raise InputError(f"style_of is {self.style_of!r}; it is things or all")
+        if self.style_per not in ("map", "dataset"):
+            raise InputError(f"style_per is {self.style_per!r}; it is map or dataset")
+        if self.style_seed is not None and self.style_file is not None:
+            raise InputError("style_seed and style_file exclude each other; choose one")
+        if self.style_of == "all" and self.style_seed is None:
+            raise InputError("style_of is all without a style_seed to draw from")
+        if self.style_per == "dataset" and self.style_seed is None:
+            raise InputError("style_per is dataset without a style_seed to draw from")
+
+
+def style_chooser(contract: Contract, choice: StyleChoice) -> ChooseStyle:
+    """Prepare the choice for a model; a style file for all maps is read here.
+
+    Args:
+        contract: of the model.
+        choice: seed, file, or neither.
+
+    Returns:
+        the function that gives the style of one map. It raises InputError where a map has no file
+        of its own in the folder, or not the instances that its file is about, and SchemaError where
+        that file is wrong.
+
+    Raises:
+        InputError: the model takes no style, has no clusters for a seed, or the file is not there.
+        SchemaError: the style file is wrong.
+    """
+    seed, path = choice.style_seed, choice.style_file
+    if seed is not None:
+        check_has_clusters(contract)
+        per_map, of = choice.style_per == "map", choice.style_of
+        return lambda key, labels, instances: styles_by_seed(
+            contract, labels, _given(instances), seed, key=key if per_map else "", of=of
+        )
+    if path is None:
+        return lambda key, labels, instances: None
+    check_takes_style(contract)
+    if not path.is_dir():
+        return OneStyleFile(contract, path)
+
+    def choose(
+        key: str, labels: npt.NDArray[Any], instances: npt.NDArray[Any] | None
+    ) -> npt.NDArray[np.float32]:
+        file = path / f"{key}.json"
+        if not file.is_file():
+            raise MissingInputError(f"{file}: no such style file, and every map wants its own")
+        styles = read_styles(file, contract)
+        table = styles_from_file(contract, labels, _given(instances), styles)
+        if missing := named_instances(styles).difference(np.unique(_given(instances)).tolist()):
+            raise InputError(f"{file}: {key} has no instances {_listed(missing)}")
+        return table
+
+    return choose
+
+
+class OneStyleFile:
+    """Gives every map of a run the style of one file, and remembers which of the instances that it
+    names no map has had.
+    """
+
+    def __init__(self, contract: Contract, path: Path) -> None:
+        """Read the file.
+
+        Raises:
+            InputError: it is not there.
+            SchemaError: it is wrong.
+        """
+        self._contract, self._path = contract, path
+        self._styles = read_styles(path, contract)
+        self._missing = named_instances(self._styles)
+
+    def __call__(
+        self, key: str, labels: npt.NDArray[Any], instances: npt.NDArray[Any] | None
+    ) -> npt.NDArray[np.float32]:
+        """The style of one map; see `ChooseStyle`. Safe to call from several threads."""
+        table = styles_from_file(self._contract, labels, _given(instances), self._styles)
+        if self._missing:
+            self._missing.difference_update(np.unique(_given(instances)).tolist())
+        return table
+
+    def check_used(self) -> None:
+        """Check, after all maps, that each of its instances was in one.
+
+        Raises:
+            InputError: some are in no map.
+        """
+        if self._missing:
+            raise InputError(f"{self._path}: no map has the instances {_listed(self._missing)}")
+
+
+def named_instances(styles: StyleFile) -> set[int]:
+    """The instances that a style file is about: all that it names, or none where it has styles of
+    classes too, as a reference photograph's, which is meant for other maps.
+    """
+    return set() if styles.labels else set(styles.instances)
+
+
+def _listed(instances: set[int]) -> str:
+    named = sorted(instances)
+    return ", ".join(map(str, named[:6])) + (", ..." if len(named) > 6 else "")
+
+
+def _given(instance_map: npt.NDArray[Any] | None) -> npt.NDArray[Any]:
+    assert instance_map is not None  # a styled model's maps are read with their instances
+    return instance_map

@@ -32,8 +32,8 @@ from sceneloom.errors import (
     RequestRejectedError,
     ServingError,
 )
-from sceneloom.instances import boundary_map
-from sceneloom.transport import TRITON_DTYPES, ModelConfig, TensorSpec
+from sceneloom.maps import boundary_map
+from sceneloom.triton.transport import TRITON_DTYPES, ModelConfig, TensorSpec
 
 
 class FakeTransport:
@@ -106,7 +106,7 @@ class FakeTransport:
 
     def _inputs(self) -> dict[str, TensorSpec]:
         inputs = {INPUT_LABELS: TensorSpec(dtype="UINT8", dims=(-1, -1))}
-        if self.contract.boundaries or self.contract.style_channels:
+        if self.contract.wants_instances:
             inputs[INPUT_INSTANCES] = TensorSpec(dtype="INT32", dims=(-1, -1))
         if self.contract.style_channels:
             inputs[INPUT_STYLE] = TensorSpec(
@@ -124,7 +124,19 @@ class FakeTransport:
             failure = self._failures.pop(0) if self._failures else None
         if failure is not None:
             raise failure
-        self._check_inputs(inputs, output)
+        specs = self._inputs()
+        if inputs.keys() != specs.keys() or output != OUTPUT_IMAGE:
+            raise RequestRejectedError(
+                f"expected inputs {sorted(specs)} and output {OUTPUT_IMAGE!r}, got "
+                f"{sorted(inputs)} and {output!r}"
+            )
+        for name, spec in specs.items():
+            array = inputs[name]
+            if TRITON_DTYPES.get(array.dtype) != spec.dtype or array.ndim != len(spec.dims) + 1:
+                raise RequestRejectedError(
+                    f"input {name!r} is {array.dtype} {list(array.shape)}; expected {spec.dtype} "
+                    f"{[-1, *spec.dims]}"
+                )
         label_maps = inputs[INPUT_LABELS]
         if len(label_maps) > self.max_batch_size:
             raise RequestRejectedError(
@@ -139,21 +151,6 @@ class FakeTransport:
             for image, instance_map in zip(images, inputs[INPUT_INSTANCES], strict=True):
                 image[boundary_map(instance_map)] = 255
         return np.ascontiguousarray(images)
-
-    def _check_inputs(self, inputs: Mapping[str, npt.NDArray[Any]], output: str) -> None:
-        specs = self._inputs()
-        if inputs.keys() != specs.keys() or output != OUTPUT_IMAGE:
-            raise RequestRejectedError(
-                f"expected inputs {sorted(specs)} and output {OUTPUT_IMAGE!r}, got "
-                f"{sorted(inputs)} and {output!r}"
-            )
-        for name, spec in specs.items():
-            array = inputs[name]
-            if TRITON_DTYPES.get(array.dtype) != spec.dtype or array.ndim != len(spec.dims) + 1:
-                raise RequestRejectedError(
-                    f"input {name!r} is {array.dtype} {list(array.shape)}; expected {spec.dtype} "
-                    f"{[-1, *spec.dims]}"
-                )
 
     def close(self) -> None:
         """Refuse every later call."""

@@ -6,7 +6,9 @@ and reverse the direction of what follows. Every command escapes what it did not
 
 from __future__ import annotations
 
+import json
 import re
+from typing import Any
 
 _LONGEST_REASON = 300
 # C0 and C1 controls, delete, line and paragraph separators, marks and overrides of direction, and
@@ -73,3 +75,35 @@ def reason(error: BaseException, *, most: int = _LONGEST_REASON) -> str:
 def counted(count: int, noun: str) -> str:
     """``1 map``, ``1,500 pixels``; for nouns whose plural ends in s."""
     return f"{count:,} {noun}" + "s" * (count != 1)
+
+
+MOST_LEVELS = 100
+"""Levels of arrays and objects within one another; no file of SceneLoom has ten."""
+
+
+def parse_json(text: str | bytes | bytearray, **options: Any) -> Any:
+    """Parse JSON.
+
+    Args:
+        text: the document.
+        options: as `json.loads` takes them.
+
+    Raises:
+        ValueError: not JSON, not UTF-8, or nested more than `MOST_LEVELS` deep.
+    """
+    too_deep = f"arrays and objects are nested more than {MOST_LEVELS} deep"
+    try:
+        value = json.loads(text, **options)
+    except RecursionError:
+        raise ValueError(too_deep) from None
+    level = [value]
+    for _ in range(MOST_LEVELS + 1):
+        containers = [each for each in level if isinstance(each, dict | list) and each]
+        if not containers:
+            return value
+        level = [
+            inner
+            for each in containers
+            for inner in (each.values() if isinstance(each, dict) else each)
+        ]
+    raise ValueError(too_deep)

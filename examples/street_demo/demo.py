@@ -30,10 +30,11 @@ import tyro
 
 from sceneloom import SceneLoomError, TritonSynthesizer, boundary_map, load_schema
 from sceneloom.errors import InputError
-from sceneloom.map_pairs import MapPair, find_pairs
 from sceneloom.maps import read_instance_map, read_label_map
+from sceneloom.pairing import MapPair, find_pairs
 from sceneloom.pictures import write_image
-from sceneloom.rendering.results import Failed
+from sceneloom.rendering import render
+from sceneloom.rendering.items import Failed
 from sceneloom.rendering.settings import RenderSettings
 from sceneloom.schema import LabelSchema
 from sceneloom.style import styles_by_seed
@@ -119,7 +120,7 @@ def main(
             options = RenderSettings(
                 in_flight=settings.in_flight, style_seed=LOOKS[0], style_of="all"
             )
-            results = list(client.render(data, pictures, settings=options))
+            results = list(render(client, data, pictures, settings=options))
         with stages.stage(f"render one street in {len(LOOKS)} styles"):
             for seed in LOOKS:
                 render_look(client, pairs[0], seed, out / "looks" / str(seed))

@@ -35,13 +35,13 @@ from typing import Any
 import onnx
 from torch import nn
 
-from sceneloom import __version__
-from sceneloom.artefacts import file_hash, replace_folder
 from sceneloom.contract import DIFFERENCE_PARAMETER, FAST_PARAMETER, MODEL_NAME, Contract
-from sceneloom.encoded import ENCODED_MODELS
 from sceneloom.errors import ExportError, ParityError, SizeError
-from sceneloom.synthesizer import Request
+from sceneloom.files import file_hash, replace_folder
+from sceneloom.request import Request
 from sceneloom.text import counted
+from sceneloom.triton.encoded import ENCODED_MODELS
+from sceneloom.version import __version__
 from sceneloom_export.accurate_norms import write_accurate_norms
 from sceneloom_export.encoded_models import write_encoded_models
 from sceneloom_export.graph import WEIGHTS_FP16, export_onnx

@@ -28,7 +28,7 @@ from sceneloom.contract import (
     PARAMETER,
     Contract,
 )
-from sceneloom.encoded import DECODE_MODEL, ENCODE_MODEL, ENCODED_MODEL, ENCODED_MODELS
+from sceneloom.triton.encoded import DECODE_MODEL, ENCODE_MODEL, ENCODED_MODEL, ENCODED_MODELS
 from sceneloom_export.settings import ServingSettings
 from sceneloom_serving import templates
 

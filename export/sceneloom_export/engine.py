@@ -20,8 +20,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from sceneloom import __version__
-from sceneloom.artefacts import file_hash
 from sceneloom.contract import Contract
 from sceneloom.errors import (
     EngineError,
@@ -29,7 +27,9 @@ from sceneloom.errors import (
     ParityError,
     PlanRefusedError,
 )
-from sceneloom.json_text import parse_json
+from sceneloom.files import file_hash
+from sceneloom.text import parse_json
+from sceneloom.version import __version__
 from sceneloom_export.engine_timing import time_engine
 from sceneloom_export.tensorrt_build import build_plan, generation, norm_choices
 from sceneloom_export.tensorrt_settings import (

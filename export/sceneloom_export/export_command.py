@@ -8,7 +8,7 @@ from typing import Annotated
 from tyro.conf import OmitArgPrefixes, Positional, arg
 
 from sceneloom.contract import precision_of
-from sceneloom.extras import require
+from sceneloom.errors import require
 from sceneloom.file_tree import describe
 from sceneloom.text import printable
 from sceneloom_export.settings import ExportSettings, ServingSettings, parse_size

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sceneloom.contract import Contract
-from sceneloom.synthesizer import Request, prepare
+from sceneloom.request import Request, prepare
 
 Regions = npt.NDArray[np.intp]
 """[H, W]: which region a pixel belongs to, 0 to at most 200."""

@@ -10,9 +10,8 @@ import cv2
 import numpy as np
 
 from sceneloom.contract import STYLE_ROWS, Contract
-from sceneloom.instances import renumber_instances
-from sceneloom.padding import Padding
-from sceneloom.synthesizer import InstanceMap, LabelMap, Request
+from sceneloom.maps import InstanceMap, LabelMap, renumber_instances
+from sceneloom.request import Padding, Request
 from sceneloom_serving.golden import BLOCK
 
 _LARGEST_INSTANCE_ID = 2**31 - 1

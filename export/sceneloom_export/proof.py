@@ -10,7 +10,8 @@ import torch
 
 from sceneloom.contract import Contract
 from sceneloom.errors import ParityError
-from sceneloom.synthesizer import Image, Request
+from sceneloom.maps import Image
+from sceneloom.request import Request
 from sceneloom_export.recognition import Recognition
 from sceneloom_export.rounding import RoundedSynthesizer, check_half_range
 from sceneloom_serving.onnx_runtime import OnnxRuntimeSynthesizer

@@ -9,9 +9,9 @@ from pathlib import Path
 from sceneloom.contract import Contract
 from sceneloom.errors import InputError, SizeError
 from sceneloom.file_tree import LeftOut
-from sceneloom.map_pairs import MapPair, pair_maps
 from sceneloom.maps import OnUnknown, read_instance_map, read_label_map
-from sceneloom.synthesizer import Request, prepare
+from sceneloom.pairing import MapPair, pair_maps
+from sceneloom.request import Request, prepare
 from sceneloom_export.map_kinds import draw_kinds
 from sceneloom_export.probe_maps import draw_probe, probe_sizes
 from sceneloom_streets import draw_street

@@ -17,7 +17,7 @@ import onnx
 import onnxruntime.quantization as quantization
 
 from sceneloom.contract import INPUT_INSTANCES, INPUT_LABELS, INPUT_STYLE
-from sceneloom.synthesizer import Request
+from sceneloom.request import Request
 
 WEIGHTS_INT8 = "weights-int8.bin"
 """File of the quantised graph's weights."""

@@ -10,8 +10,9 @@ from pathlib import Path
 import numpy as np
 
 from sceneloom.errors import ParityError
+from sceneloom.maps import Image
+from sceneloom.request import Request
 from sceneloom.schema import LabelSchema
-from sceneloom.synthesizer import Image, Request
 from sceneloom_training.data.geometry import resize_nearest
 from sceneloom_training.evaluation.classes import truth_table
 from sceneloom_training.evaluation.evaluate import resize_picture

@@ -21,7 +21,8 @@ from torch.overrides import TorchFunctionMode
 
 from sceneloom.contract import Contract
 from sceneloom.errors import ParityError
-from sceneloom.synthesizer import Image, InstanceMap, LabelMap, Style, Synthesizer
+from sceneloom.maps import Image, InstanceMap, LabelMap, Style
+from sceneloom.synthesizer import Synthesizer
 from sceneloom_training.networks import ServedGenerator, SynthesisNetwork
 
 HALF_LIMIT = 16_000.0

@@ -22,12 +22,13 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from sceneloom import __version__
-from sceneloom.artefacts import file_hash
 from sceneloom.contract import MODEL_NAME
 from sceneloom.errors import EngineError, ParityError, SceneLoomError
-from sceneloom.json_text import parse_json
-from sceneloom.synthesizer import Request, Synthesizer
+from sceneloom.files import file_hash
+from sceneloom.request import Request
+from sceneloom.synthesizer import Synthesizer
+from sceneloom.text import parse_json
+from sceneloom.version import __version__
 from sceneloom_serving.engines import ENGINES, Engine, unavailable
 from sceneloom_serving.machine import cache_folder, engine_machine
 from sceneloom_serving.parity import (

@@ -31,8 +31,8 @@ from sceneloom.errors import (
     ServerStartError,
     ServerUnavailableError,
 )
-from sceneloom.transport import MAX_SECONDS, Timeouts
-from sceneloom.triton_client import TritonSynthesizer
+from sceneloom.triton.client import TritonSynthesizer
+from sceneloom.triton.transport import MAX_SECONDS, Timeouts
 from sceneloom_serving.bundled_server import BundledServer, find_bundled_server
 from sceneloom_serving.encoded_probe import check_encoded_path
 from sceneloom_serving.golden import Golden, check_golden, load_golden

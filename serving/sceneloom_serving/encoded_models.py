@@ -26,8 +26,8 @@ from sceneloom.contract import (
     PARAMETER,
     Contract,
 )
-from sceneloom.encoded import INPUT_FORMAT, INPUT_UNKNOWN, read_format
 from sceneloom.errors import InputError
+from sceneloom.triton.encoded import INPUT_FORMAT, INPUT_UNKNOWN, read_format
 from sceneloom_serving.encoded_path import decode_request, encode_image
 
 # The steps' own tensors: a name is either a file's or what was in it, never both.

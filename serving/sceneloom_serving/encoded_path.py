@@ -11,12 +11,12 @@ import numpy as np
 import numpy.typing as npt
 
 from sceneloom.contract import INPUT_INSTANCES, INPUT_LABELS, Contract
-from sceneloom.encoded import INPUT_UNKNOWN, read_format
 from sceneloom.errors import ImageReadError, ImageTooLargeError, InputError
-from sceneloom.maps import read_instance_map, read_label_map
+from sceneloom.maps import Image, read_instance_map, read_label_map
+from sceneloom.pictures import encode_picture
 from sceneloom.png import SIGNATURE
-from sceneloom.rendering.writing.formats import encode_picture
-from sceneloom.synthesizer import Image, Request, prepare
+from sceneloom.request import Request, prepare
+from sceneloom.triton.encoded import INPUT_UNKNOWN, read_format
 
 _BYTES_PER_PIXEL = 8  # no map of ids takes more, packed or not
 _BYTES_OF_HEADERS = 1 << 20
@@ -76,7 +76,7 @@ def encode_image(image: Image, height_width: tuple[int, int], format: str) -> by
     Args:
         image: uint8 [H, W, 3] at network size, RGB.
         height_width: of the map, before it was padded.
-        format: of the file, as `sceneloom.encoded.format_words` writes it down.
+        format: of the file, as `sceneloom.triton.encoded.format_words` writes it down.
 
     Raises:
         InputError: there is no such format, or it cannot hold a picture of this size.

@@ -4,12 +4,12 @@ file back.
 
 from __future__ import annotations
 
-from sceneloom.encoded import EncodedClient
 from sceneloom.errors import ImageReadError, ModelFailedError
-from sceneloom.grpc_transport import GrpcTransport
-from sceneloom.png_maps import instance_map_png, label_map_png
-from sceneloom.rendering.writing.formats import decode_picture
-from sceneloom.transport import Timeouts
+from sceneloom.maps import instance_map_png, label_map_png
+from sceneloom.pictures import decode_picture
+from sceneloom.triton.encoded import EncodedClient
+from sceneloom.triton.grpc_transport import GrpcTransport
+from sceneloom.triton.transport import Timeouts
 from sceneloom_serving.golden import Golden, check_picture
 
 

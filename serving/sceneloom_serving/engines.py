@@ -8,8 +8,7 @@ import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 
-from sceneloom.errors import EngineError, PlanRefusedError, SceneLoomError
-from sceneloom.extras import require
+from sceneloom.errors import EngineError, PlanRefusedError, SceneLoomError, require
 from sceneloom.synthesizer import Synthesizer
 from sceneloom_serving.gpu_machine import this_machine
 from sceneloom_serving.machine import cache_folder

@@ -16,7 +16,9 @@ import numpy.typing as npt
 
 from sceneloom.contract import precision_of
 from sceneloom.errors import ModelFailedError, ServerStartError
-from sceneloom.synthesizer import Image, InstanceMap, LabelMap, Request, Style, Synthesizer
+from sceneloom.maps import Image, InstanceMap, LabelMap, Style
+from sceneloom.request import Request
+from sceneloom.synthesizer import Synthesizer
 
 GOLDEN_FILE = "golden.npz"
 BLOCK = 16

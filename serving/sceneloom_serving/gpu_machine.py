@@ -13,8 +13,7 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-from sceneloom.errors import EngineError
-from sceneloom.extras import require
+from sceneloom.errors import EngineError, require
 from sceneloom.text import one_line
 from sceneloom_serving.plan_record import Machine
 

@@ -13,9 +13,9 @@ from types import TracebackType
 from typing_extensions import Self
 
 from sceneloom.errors import DeadlineExceededError, SceneLoomError
-from sceneloom.grpc_transport import GrpcTransport
-from sceneloom.transport import Timeouts
-from sceneloom.triton_client import TritonSynthesizer
+from sceneloom.triton.client import TritonSynthesizer
+from sceneloom.triton.grpc_transport import GrpcTransport
+from sceneloom.triton.transport import Timeouts
 from sceneloom_serving.golden import Golden, check_golden
 
 _TRIES = 3

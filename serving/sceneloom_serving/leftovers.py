@@ -1,6 +1,6 @@
 """What a server has outside its repository: shared memory, a folder of backend files, stubs.
 
-All carry the name of the process that owns them (`sceneloom.owned_names`). They are removed when
+All carry the name of the process that owns them (`sceneloom.files`). They are removed when
 the server stops, and swept by the next one if their owner was killed before it could.
 """
 
@@ -13,7 +13,7 @@ import signal
 import tempfile
 from pathlib import Path
 
-from sceneloom.owned_names import OWNED_NAME, SHARED_MEMORY, is_ownerless, new_prefix
+from sceneloom.files import OWNED_NAME, SHARED_MEMORY, is_ownerless, new_prefix
 
 __all__ = ["SHARED_MEMORY", "new_folder", "new_prefix", "remove", "sweep"]
 

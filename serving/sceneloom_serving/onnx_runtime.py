@@ -18,9 +18,9 @@ from sceneloom.contract import (
     PARAMETER,
     Contract,
 )
-from sceneloom.errors import EngineError, ExportError, MissingDependencyError
-from sceneloom.extras import require
-from sceneloom.synthesizer import Image, InstanceMap, LabelMap, Style, Synthesizer
+from sceneloom.errors import EngineError, ExportError, MissingDependencyError, require
+from sceneloom.maps import Image, InstanceMap, LabelMap, Style
+from sceneloom.synthesizer import Synthesizer
 from sceneloom.text import one_line
 
 MODEL_FILE = "onnxruntime.onnx"

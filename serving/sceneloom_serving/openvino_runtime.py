@@ -20,9 +20,9 @@ from sceneloom.contract import (
     STYLE_ROWS,
     Contract,
 )
-from sceneloom.errors import EngineError
-from sceneloom.extras import require
-from sceneloom.synthesizer import Image, InstanceMap, LabelMap, Style, Synthesizer
+from sceneloom.errors import EngineError, require
+from sceneloom.maps import Image, InstanceMap, LabelMap, Style
+from sceneloom.synthesizer import Synthesizer
 from sceneloom.text import one_line
 from sceneloom_serving.onnx_runtime import usable_cpus
 from sceneloom_serving.parity import Precision

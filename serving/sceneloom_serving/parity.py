@@ -17,7 +17,9 @@ import numpy as np
 import numpy.typing as npt
 
 from sceneloom.errors import ParityError
-from sceneloom.synthesizer import Image, Request, Synthesizer
+from sceneloom.maps import Image
+from sceneloom.request import Request
+from sceneloom.synthesizer import Synthesizer
 
 Precision = Literal["fp32", "fp16", "bf16", "int8"]
 """What an engine computes its convolutions in."""

@@ -19,7 +19,7 @@ from typing import Any, Literal
 
 from sceneloom.contract import Contract
 from sceneloom.errors import PlanRefusedError, SchemaError
-from sceneloom.json_text import parse_json
+from sceneloom.text import parse_json
 from sceneloom_serving.profiles import Profile
 
 FORMAT = 1

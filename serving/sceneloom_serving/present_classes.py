@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sceneloom.contract import INPUT_LABELS
-from sceneloom.synthesizer import LabelMap
+from sceneloom.maps import LabelMap
 
 PLANES = 24
 """Planes of the shortened input, boundary and style included: a whole number of the vectors that

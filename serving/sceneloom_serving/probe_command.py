@@ -18,10 +18,10 @@ from sceneloom.errors import (
     ServerStartError,
     SizeError,
 )
-from sceneloom.grpc_transport import GrpcTransport
 from sceneloom.text import printable
-from sceneloom.transport import Timeouts
-from sceneloom.triton_client import TritonSynthesizer
+from sceneloom.triton.client import TritonSynthesizer
+from sceneloom.triton.grpc_transport import GrpcTransport
+from sceneloom.triton.transport import Timeouts
 from sceneloom_serving.encoded_probe import check_encoded_path
 from sceneloom_serving.golden import Golden, block_means, check_golden, load_golden
 from sceneloom_serving.references import load_references

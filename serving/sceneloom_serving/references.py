@@ -12,8 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from sceneloom.errors import ServerStartError
-from sceneloom.padding import Padding
-from sceneloom.synthesizer import Image, Request
+from sceneloom.maps import Image
+from sceneloom.request import Padding, Request
 
 REFERENCES_FILE = "references.npz"
 _FIELDS = ("label_map", "instance_map", "style", "picture")

@@ -16,8 +16,8 @@ from sceneloom.contract import (
     FAST_PARAMETER,
     MODEL_NAME,
 )
-from sceneloom.encoded import DECODE_MODEL, ENCODE_MODEL, ENCODED_MODEL, ENCODED_MODELS
 from sceneloom.errors import ServerStartError
+from sceneloom.triton.encoded import DECODE_MODEL, ENCODE_MODEL, ENCODED_MODEL, ENCODED_MODELS
 from sceneloom_serving.choice import what_is_known
 from sceneloom_serving.onnx_runtime import MODEL_FILE
 from sceneloom_serving.verify import bundle_hash

@@ -17,7 +17,8 @@ import numpy.typing as npt
 
 from sceneloom.contract import INPUT_INSTANCES, INPUT_LABELS, INPUT_STYLE, OUTPUT_IMAGE
 from sceneloom.errors import EngineError, SizeError
-from sceneloom.synthesizer import Image, InstanceMap, LabelMap, Style, Synthesizer
+from sceneloom.maps import Image, InstanceMap, LabelMap, Style
+from sceneloom.synthesizer import Synthesizer
 from sceneloom_serving.device_buffers import Stream, TensorBuffer
 from sceneloom_serving.gpu_machine import checked, load_cuda, load_tensorrt, this_machine
 from sceneloom_serving.plan_record import PlanRecord, verified_plan

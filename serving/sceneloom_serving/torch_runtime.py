@@ -7,9 +7,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Literal
 
 from sceneloom.contract import Contract
-from sceneloom.errors import EngineError
-from sceneloom.extras import require
-from sceneloom.synthesizer import Image, InstanceMap, LabelMap, Style, Synthesizer
+from sceneloom.errors import EngineError, require
+from sceneloom.maps import Image, InstanceMap, LabelMap, Style
+from sceneloom.synthesizer import Synthesizer
 
 if TYPE_CHECKING:
     from sceneloom_training.networks import SynthesisNetwork

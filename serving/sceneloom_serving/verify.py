@@ -19,7 +19,6 @@ from typing import Any
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
-from sceneloom.artefacts import file_hash
 from sceneloom.contract import (
     ENGINE_PARAMETER,
     MODEL_NAME,
@@ -28,7 +27,8 @@ from sceneloom.contract import (
     precision_of,
 )
 from sceneloom.errors import PlanRefusedError, ServerStartError
-from sceneloom.json_text import parse_json
+from sceneloom.files import file_hash
+from sceneloom.text import parse_json
 from sceneloom_serving.golden import GOLDEN_FILE, load_golden
 from sceneloom_serving.plan_record import read_record, record_path
 

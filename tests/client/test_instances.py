@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from sceneloom.errors import TooManyInstancesError
-from sceneloom.instances import boundary_map, renumber_instances
+from sceneloom.maps import boundary_map, renumber_instances
 
 
 def test_boundaries_by_hand() -> None:

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from sceneloom.json_text import MOST_LEVELS, parse_json
+from sceneloom.text import MOST_LEVELS, parse_json
 
 
 @pytest.mark.parametrize("depth", [MOST_LEVELS + 1, 900, 60_000])

@@ -11,8 +11,8 @@ import pytest
 from sceneloom.contract import Contract
 from sceneloom.errors import ImageReadError
 from sceneloom.maps import read_instance_map, read_label_map
+from sceneloom.pictures import decode_picture
 from sceneloom.png import check_png
-from sceneloom.rendering.writing.formats import decode_picture
 from sceneloom.schema import load_schema
 from sceneloom_serving.encoded_path import decode_request
 

@@ -11,9 +11,13 @@ from hypothesis.extra import numpy as arrays
 
 from sceneloom.contract import Contract
 from sceneloom.errors import InputError, TooManyInstancesError, UnknownLabelError
-from sceneloom.instances import boundary_map
-from sceneloom.maps import read_instance_map, read_label_map
-from sceneloom.png_maps import instance_map_png, label_map_png
+from sceneloom.maps import (
+    boundary_map,
+    instance_map_png,
+    label_map_png,
+    read_instance_map,
+    read_label_map,
+)
 from sceneloom.schema import builtin_schemas, load_schema
 
 STREETS = Contract(schema=load_schema("cityscapes"), boundaries=True, size_multiple=8)

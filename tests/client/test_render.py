@@ -26,17 +26,16 @@ from sceneloom.errors import (
     SizeError,
     UnknownLabelError,
 )
-from sceneloom.instances import boundary_map
-from sceneloom.map_pairs import find_pairs
-from sceneloom.padding import Padding
+from sceneloom.maps import boundary_map
+from sceneloom.pairing import find_pairs
 from sceneloom.pictures import write_image
-from sceneloom.rendering.results import Failed, Rendered
-from sceneloom.rendering.retry import RetryPolicy
-from sceneloom.rendering.settings import RenderSettings
+from sceneloom.rendering.items import Failed, Rendered
+from sceneloom.rendering.settings import RenderSettings, RetryPolicy
+from sceneloom.request import Padding
 from sceneloom.schema import load_schema
 from sceneloom.synthesizer import Synthesizer
 from sceneloom.testing import FakeTransport
-from sceneloom.triton_client import TritonSynthesizer
+from sceneloom.triton.client import TritonSynthesizer
 
 CITYSCAPES = load_schema("cityscapes")
 CONTRACT = Contract(schema=CITYSCAPES, boundaries=True, size_multiple=16)

@@ -18,13 +18,13 @@ from support import run_command
 from sceneloom.cli import main
 from sceneloom.contract import Contract
 from sceneloom.errors import InputError, MissingInputError, SchemaError
+from sceneloom.rendering.items import Failed, Rendered
 from sceneloom.rendering.manifest import Manifest
-from sceneloom.rendering.results import Failed, Rendered
 from sceneloom.rendering.settings import RenderSettings
 from sceneloom.schema import load_schema
 from sceneloom.style import StyleFile, styles_by_seed, write_styles
 from sceneloom.testing import FakeTransport
-from sceneloom.triton_client import TritonSynthesizer
+from sceneloom.triton.client import TritonSynthesizer
 
 if TYPE_CHECKING:
     from conftest import Start

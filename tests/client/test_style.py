@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from sceneloom.contract import Contract
 from sceneloom.errors import InputError, MissingInputError, SchemaError, SizeError
+from sceneloom.request import prepare
 from sceneloom.schema import load_schema
 from sceneloom.style import (
     StyleFile,
@@ -27,7 +28,6 @@ from sceneloom.style import (
     styles_from_file,
     write_styles,
 )
-from sceneloom.synthesizer import prepare
 
 CARS = tuple((float(i), -float(i)) for i in range(10))
 ROADS = ((100.0, 100.0), (200.0, 200.0))

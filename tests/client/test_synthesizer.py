@@ -19,13 +19,13 @@ from sceneloom.errors import (
     TooManyInstancesError,
     UnknownLabelError,
 )
-from sceneloom.instances import boundary_map
-from sceneloom.padding import Padding
+from sceneloom.maps import boundary_map
+from sceneloom.rendering import render
 from sceneloom.rendering.settings import RenderSettings
+from sceneloom.request import Padding, prepare
 from sceneloom.schema import load_schema
-from sceneloom.synthesizer import prepare
 from sceneloom.testing import FakeTransport
-from sceneloom.triton_client import TritonSynthesizer
+from sceneloom.triton.client import TritonSynthesizer
 
 CITYSCAPES = load_schema("cityscapes")
 PLAIN = Contract(schema=CITYSCAPES, boundaries=False, size_multiple=8)
@@ -354,7 +354,7 @@ def test_a_batch_is_a_list(label_maps: Any) -> None:
 )
 def test_what_is_rendered_is_of_the_documented_type(named: Any, said: str) -> None:
     with pytest.raises(InputError, match=said):
-        fake(PLAIN)[0].render(**named)
+        render(fake(PLAIN)[0], **named)
 
 
 @pytest.mark.parametrize("named", [{"quality": "9"}, {"workers": 1.5}, {"patience": "1"}])

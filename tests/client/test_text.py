@@ -6,7 +6,7 @@ import errno
 
 import pytest
 
-from sceneloom.machine_limits import is_out_of_memory, out_of_resources
+from sceneloom.errors import is_out_of_memory, out_of_resources
 from sceneloom.text import one_line, reason
 
 

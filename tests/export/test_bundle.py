@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from support import wide_generator
 
-from sceneloom.artefacts import file_hash
 from sceneloom.contract import Contract
 from sceneloom.errors import CheckpointError, ExportError, SchemaError, SizeError
+from sceneloom.files import file_hash
 from sceneloom.schema import load_schema
 from sceneloom_export.bundle import Exported, export_bundle
 from sceneloom_export.settings import ExportSettings, ServingSettings

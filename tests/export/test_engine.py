@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 from gpu_worlds import fake_gpu, run_engine, run_python
 
-from sceneloom.artefacts import file_hash
+from sceneloom.files import file_hash
 from sceneloom_export.tensorrt_settings import FLOAT32
 from sceneloom_export.trtexec_build import float32_names, parse_latency, parse_version
 from sceneloom_serving.plan_record import read_record

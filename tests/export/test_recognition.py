@@ -10,8 +10,9 @@ from support import CHECKOUT
 
 from sceneloom.contract import Contract
 from sceneloom.errors import CheckpointError, InputError, ParityError
+from sceneloom.maps import Image
+from sceneloom.request import Request, prepare
 from sceneloom.schema import load_schema
-from sceneloom.synthesizer import Image, Request, prepare
 from sceneloom_export.recognition import Recognition
 from sceneloom_streets import draw_pair
 

@@ -12,8 +12,8 @@ from support import CHECKOUT, wide_generator
 
 from sceneloom.contract import Contract
 from sceneloom.errors import ParityError
+from sceneloom.request import Request
 from sceneloom.schema import load_schema
-from sceneloom.synthesizer import Request
 from sceneloom_export.probe_maps import draw_probe
 from sceneloom_export.proof import judge_rounded, make_references
 from sceneloom_export.proof_maps import reference_maps

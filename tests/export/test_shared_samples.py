@@ -10,7 +10,7 @@ import pytest
 from support import ServeCommand, run_command
 
 from sceneloom import load_schema, read_instance_map, read_label_map
-from sceneloom.map_pairs import find_pairs
+from sceneloom.pairing import find_pairs
 from sceneloom_serving.torch_runtime import TorchSynthesizer
 from sceneloom_training.checkpoint import load_checkpoint
 

@@ -22,7 +22,7 @@ from sceneloom.contract import Contract
 from sceneloom.errors import SizeError
 from sceneloom.schema import load_schema
 from sceneloom.testing import FakeTransport
-from sceneloom.transport import ModelConfig, TensorSpec
+from sceneloom.triton.transport import ModelConfig, TensorSpec
 from sceneloom_export.repository import write_configs
 from sceneloom_export.settings import ServingSettings
 from sceneloom_serving import templates

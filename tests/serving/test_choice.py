@@ -16,9 +16,10 @@ import pytest
 
 from sceneloom.contract import Contract
 from sceneloom.errors import EngineError, ServerStartError
-from sceneloom.padding import Padding
+from sceneloom.maps import Image, InstanceMap, LabelMap, Style
+from sceneloom.request import Padding, Request
 from sceneloom.schema import load_schema
-from sceneloom.synthesizer import Image, InstanceMap, LabelMap, Request, Style, Synthesizer
+from sceneloom.synthesizer import Synthesizer
 from sceneloom_serving.choice import (
     Known,
     choose_engine,

@@ -32,7 +32,7 @@ from sceneloom.errors import (
     ServerStartError,
     ServerUnavailableError,
 )
-from sceneloom.transport import Timeouts
+from sceneloom.triton.transport import Timeouts
 from sceneloom_export.bundle import Exported
 from sceneloom_serving.embedded import EmbeddedServer, ServerSettings
 from sceneloom_serving.leftovers import SHARED_MEMORY

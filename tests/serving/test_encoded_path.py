@@ -22,10 +22,10 @@ from sceneloom.errors import (
     SizeError,
     UnknownLabelError,
 )
-from sceneloom.png_maps import instance_map_png, label_map_png
-from sceneloom.rendering.writing.formats import encode_picture
+from sceneloom.maps import instance_map_png, label_map_png
+from sceneloom.pictures import encode_picture
+from sceneloom.request import Request, prepare
 from sceneloom.schema import load_schema
-from sceneloom.synthesizer import Request, prepare
 from sceneloom_serving.encoded_path import decode_request, encode_image
 
 CONTRACT = Contract(schema=load_schema("cityscapes"), boundaries=True, size_multiple=8)

@@ -19,19 +19,19 @@ from tritonclient.grpc import model_config_pb2
 
 from sceneloom import TritonSynthesizer
 from sceneloom.contract import PARAMETER, Contract
-from sceneloom.encoded import EncodedClient, EncodedFormat
 from sceneloom.errors import (
     ModelNotFoundError,
     QueueFullError,
     RequestRejectedError,
     ServerStartError,
 )
-from sceneloom.grpc_transport import GrpcTransport
-from sceneloom.http_transport import HttpTransport
-from sceneloom.png_maps import instance_map_png, label_map_png
-from sceneloom.rendering.writing.formats import decode_picture, encode_picture
+from sceneloom.maps import instance_map_png, label_map_png
+from sceneloom.pictures import decode_picture, encode_picture
 from sceneloom.schema import load_schema
-from sceneloom.shared_memory_transport import SharedMemoryTransport
+from sceneloom.triton.encoded import EncodedClient, EncodedFormat
+from sceneloom.triton.grpc_transport import GrpcTransport
+from sceneloom.triton.http_transport import HttpTransport
+from sceneloom.triton.shared_memory import SharedMemoryTransport
 from sceneloom_bench.noop_server import NoopServer, write_model
 from sceneloom_export.bundle import Exported
 from sceneloom_export.encoded_models import write_encoded_models

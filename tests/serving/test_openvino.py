@@ -17,7 +17,7 @@ from support import blocky_maps
 from sceneloom import boundary_map
 from sceneloom.contract import Contract
 from sceneloom.errors import EngineError, SchemaError
-from sceneloom.synthesizer import InstanceMap, LabelMap
+from sceneloom.maps import InstanceMap, LabelMap
 from sceneloom_export.bundle import Exported
 from sceneloom_serving.engines import ENGINES, open_engine, unavailable
 from sceneloom_serving.onnx_runtime import MODEL_FILE

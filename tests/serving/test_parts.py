@@ -18,8 +18,8 @@ from support import blocky_maps, wide_generator
 
 from sceneloom.contract import Contract
 from sceneloom.errors import ExportError, ModelFailedError, SchemaError, ServerStartError
+from sceneloom.request import prepare
 from sceneloom.schema import load_schema
-from sceneloom.synthesizer import prepare
 from sceneloom_export.bundle import Exported
 from sceneloom_serving import templates
 from sceneloom_serving.bundled_server import check_numpy, find_bundled_server, find_libpython

@@ -13,9 +13,8 @@ from support import run_command
 
 from sceneloom.contract import Contract
 from sceneloom.errors import ServerStartError
-from sceneloom.padding import Padding
+from sceneloom.request import Padding, Request
 from sceneloom.schema import load_schema
-from sceneloom.synthesizer import Request
 from sceneloom_export.bundle import Exported
 from sceneloom_serving.embedded import EmbeddedServer
 from sceneloom_serving.golden import block_means

@@ -14,9 +14,9 @@ import pytest
 from support import ServeCommand, blocky_maps, copy_export, free_ports, run_command
 
 from sceneloom import TritonSynthesizer
-from sceneloom.encoded import EncodedClient
 from sceneloom.errors import ServerStartError, ServerUnavailableError
-from sceneloom.png_maps import instance_map_png, label_map_png
+from sceneloom.maps import instance_map_png, label_map_png
+from sceneloom.triton.encoded import EncodedClient
 from sceneloom_export.bundle import Exported
 from sceneloom_serving.embedded import EmbeddedServer, ServerSettings
 from sceneloom_serving.engines import ENGINES, unavailable

@@ -10,8 +10,8 @@ from support import wide_generator
 
 from sceneloom.contract import Contract
 from sceneloom.errors import EngineError
+from sceneloom.request import Request
 from sceneloom.schema import load_schema
-from sceneloom.synthesizer import Request
 from sceneloom_export.probe_maps import draw_probe
 from sceneloom_serving.parity import Parity, check_parity, reference_pictures, run_parity
 from sceneloom_serving.torch_runtime import TorchSynthesizer

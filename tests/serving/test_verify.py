@@ -16,9 +16,9 @@ import numpy as np
 import pytest
 from support import run_command
 
-from sceneloom.artefacts import file_hash
 from sceneloom.contract import Contract
 from sceneloom.errors import PlanRefusedError, SceneLoomError, ServerStartError
+from sceneloom.files import file_hash
 from sceneloom.schema import load_schema
 from sceneloom_export.bundle import Exported
 from sceneloom_export.encoded_models import write_encoded_models

@@ -13,9 +13,9 @@ import safetensors.torch
 import torch
 from support import wide_generator
 
-from sceneloom.artefacts import file_hash
 from sceneloom.contract import Contract
 from sceneloom.errors import CheckpointError
+from sceneloom.files import file_hash
 from sceneloom.schema import load_schema
 from sceneloom_training.checkpoint import load_checkpoint, save_checkpoint
 from sceneloom_training.networks import Generator, GeneratorArchitecture

@@ -27,8 +27,8 @@ from training_runs import (
     write_toml,
 )
 
-from sceneloom.artefacts import file_hash
 from sceneloom.errors import CheckpointError, InputError
+from sceneloom.files import file_hash
 from sceneloom_training.run_folder import RunFolder
 from sceneloom_training.trainer import train
 

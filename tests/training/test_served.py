@@ -11,7 +11,7 @@ from support import blocky_maps, wide_generator
 from torch import Tensor, nn
 
 from sceneloom.contract import STYLE_ROWS, Contract
-from sceneloom.instances import boundary_map
+from sceneloom.maps import boundary_map
 from sceneloom.schema import load_schema
 from sceneloom_training.networks import GeneratorArchitecture, ServedGenerator
 from sceneloom_training.networks.served import boundary_plane, style_planes

@@ -15,10 +15,10 @@ import pytest
 import torch
 from support import wide_generator
 
-from sceneloom.artefacts import file_hash
 from sceneloom.cli import main
 from sceneloom.contract import Contract
 from sceneloom.errors import CheckpointError, InputError, SizeError
+from sceneloom.files import file_hash
 from sceneloom.schema import load_schema
 from sceneloom.style import read_styles, styles_by_seed
 from sceneloom_training.checkpoint import load_checkpoint, save_checkpoint

@@ -18,12 +18,11 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from sceneloom import __version__
-from sceneloom.artefacts import file_hash, replace_folder
 from sceneloom.contract import Contract
 from sceneloom.errors import CheckpointError, SchemaError
-from sceneloom.json_text import parse_json
-from sceneloom.text import counted, one_line
+from sceneloom.files import file_hash, replace_folder
+from sceneloom.text import counted, one_line, parse_json
+from sceneloom.version import __version__
 from sceneloom_training.networks import (
     Architecture,
     FeatureEncoder,

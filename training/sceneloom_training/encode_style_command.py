@@ -7,7 +7,7 @@ from typing import Annotated
 
 from tyro.conf import Positional, arg
 
-from sceneloom.extras import require
+from sceneloom.errors import require
 from sceneloom.maps import OnUnknown, read_instance_map, read_label_map
 from sceneloom.style import write_styles
 from sceneloom.text import counted, printable

@@ -13,15 +13,13 @@ from rich.progress import track
 from tyro.conf import OmitArgPrefixes, arg
 
 from sceneloom.contract import MODEL_NAME
-from sceneloom.errors import InputError
-from sceneloom.extras import require
+from sceneloom.errors import InputError, require
 from sceneloom.schema import LabelSchema
-from sceneloom.style import StyleOf
-from sceneloom.style_choice import StyleChoice, style_chooser
+from sceneloom.style import StyleChoice, StyleOf, style_chooser
 from sceneloom.synthesizer import Synthesizer
 from sceneloom.text import counted, printable
-from sceneloom.transport import Timeouts
-from sceneloom.triton_client import TritonSynthesizer
+from sceneloom.triton.client import TritonSynthesizer
+from sceneloom.triton.transport import Timeouts
 from sceneloom_training.data import DataSettings, examine, open_data_set
 from sceneloom_training.data.examining import describe_left_out
 from sceneloom_training.evaluation.features import FeaturesKind

@@ -7,8 +7,8 @@ from typing import Annotated
 
 from tyro.conf import Positional, arg
 
-from sceneloom.artefacts import file_hash
-from sceneloom.extras import require
+from sceneloom.errors import require
+from sceneloom.files import file_hash
 from sceneloom.schema import load_schema
 from sceneloom.text import counted, printable
 

@@ -20,8 +20,7 @@ from collections.abc import Callable, Iterable, Iterator
 from multiprocessing.connection import Connection
 from typing import Any, Generic, TypeVar
 
-from sceneloom.errors import InputError, SceneLoomError, TrainingError
-from sceneloom.machine_limits import is_out_of_memory, said
+from sceneloom.errors import InputError, SceneLoomError, TrainingError, is_out_of_memory, said
 from sceneloom.text import reason
 
 _Item = TypeVar("_Item")

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from sceneloom.artefacts import file_hash
 from sceneloom.errors import CheckpointError
+from sceneloom.files import file_hash
 from sceneloom.text import reason
 from sceneloom_training.torch_files import load_tensors
 

@@ -10,8 +10,8 @@ from typing import Any, get_type_hints
 
 import torch
 
-from sceneloom import __version__
 from sceneloom.errors import TrainingError
+from sceneloom.version import __version__
 from sceneloom_training.assembly import Assembled
 from sceneloom_training.distributed import World
 from sceneloom_training.settings import TrainSettings

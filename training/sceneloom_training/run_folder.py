@@ -24,13 +24,11 @@ from typing import Any
 
 import torch
 
-from sceneloom import __version__
-from sceneloom.artefacts import file_hash, replace_folder
 from sceneloom.contract import Contract
 from sceneloom.errors import CheckpointError, TrainingError
-from sceneloom.held_place import HeldPlace
-from sceneloom.json_text import parse_json
-from sceneloom.text import reason
+from sceneloom.files import HeldPlace, file_hash, replace_folder
+from sceneloom.text import parse_json, reason
+from sceneloom.version import __version__
 from sceneloom_training.checkpoint import save_checkpoint
 from sceneloom_training.networks import FeatureEncoder, SynthesisNetwork
 from sceneloom_training.torch_files import load_tensors

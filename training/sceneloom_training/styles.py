@@ -22,7 +22,7 @@ import torch
 
 from sceneloom.contract import Contract
 from sceneloom.errors import CheckpointError, InputError, SizeError
-from sceneloom.instances import instance_channels
+from sceneloom.maps import instance_channels
 from sceneloom.style import StyleFile, round_style
 from sceneloom_training.checkpoint import Checkpoint
 from sceneloom_training.data import DataSet, Geometry, Sample

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.progress import track
 from tyro.conf import OmitArgPrefixes, Positional, arg
 
-from sceneloom.extras import require
+from sceneloom.errors import require
 from sceneloom.text import printable
 from sceneloom_training.data import DataSettings, examine, open_data_set
 from sceneloom_training.style_settings import ClusterSettings

@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 from tyro.conf import Positional, arg
 
-from sceneloom.errors import InputError, LostPeerError
-from sceneloom.extras import require
+from sceneloom.errors import InputError, LostPeerError, require
 from sceneloom.text import counted, printable
 from sceneloom_training.settings import TrainSettings
 

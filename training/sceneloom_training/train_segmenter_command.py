@@ -7,7 +7,7 @@ from typing import Annotated
 
 from tyro.conf import OmitArgPrefixes
 
-from sceneloom.extras import require
+from sceneloom.errors import require
 from sceneloom.text import counted, printable
 from sceneloom_training.data import DataSettings
 from sceneloom_training.evaluation.segmenter_settings import SegmenterSettings

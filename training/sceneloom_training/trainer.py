@@ -26,8 +26,9 @@ from sceneloom.errors import (
     InputError,
     SceneLoomError,
     TrainingError,
+    is_out_of_memory,
+    said,
 )
-from sceneloom.machine_limits import is_out_of_memory, said
 from sceneloom.text import counted, reason
 from sceneloom_training.assembly import assemble
 from sceneloom_training.batches import Batch, StepSampler, TrainingSet, load_batches

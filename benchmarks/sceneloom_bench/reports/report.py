@@ -17,11 +17,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from sceneloom.errors import InputError
-from sceneloom.extras import require
-from sceneloom.json_text import parse_json
-from sceneloom.rendering.writing.parts import write_whole
-from sceneloom.text import one_line
+from sceneloom.errors import InputError, require
+from sceneloom.files import write_whole
+from sceneloom.text import one_line, parse_json
 
 SCHEMA = "sceneloom-bench/1"
 SCHEMA_FILE = Path(__file__).with_name("schema.json")

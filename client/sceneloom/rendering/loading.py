@@ -11,12 +11,12 @@ from collections.abc import Iterator
 
 from sceneloom.contract import Contract
 from sceneloom.errors import InputError, MissingInputError, OutOfResourcesError
-from sceneloom.maps import read_instance_map, read_label_map
+from sceneloom.maps import Style, read_instance_map, read_label_map
 from sceneloom.png import SIGNATURE
-from sceneloom.rendering.interfaces import MapItem
+from sceneloom.rendering.items import MapItem
 from sceneloom.rendering.settings import RenderSettings
-from sceneloom.style_choice import ChooseStyle, OneStyleFile
-from sceneloom.synthesizer import Request, Style, prepare
+from sceneloom.request import Request, prepare
+from sceneloom.style import ChooseStyle, OneStyleFile
 
 _SLACK_BYTES = 1 << 20
 
@@ -26,7 +26,6 @@ class Loaded:
     """A map whose bytes have been read."""
 
     item: MapItem
-    """Where it came from."""
     label: bytes
     """The label map's file."""
     instance: bytes | None
@@ -49,7 +48,6 @@ class Prepared:
     """A map that is ready to be sent."""
 
     loaded: Loaded
-    """Its files."""
     request: Request
     """The network's inputs."""
     style: Style | None
@@ -74,7 +72,7 @@ class Loader:
         self._contract = contract
         self._settings = settings
         self._choose = choose
-        self._wants_instances = contract.boundaries or contract.style_channels > 0
+        self._wants_instances = contract.wants_instances
         self._lock = threading.Lock()
         self._loaded = self._prepared = 0
 
@@ -96,16 +94,23 @@ class Loader:
             instance = item.instance.read(most)
         with self._lock:
             self._loaded += 1
-        digest = hashlib.sha256()
-        for part in (label, instance, self._style_bytes(item.key)):
+        digest, style = hashlib.sha256(), None
+        folder = self._settings.style_file
+        if folder is not None and folder.is_dir():
+            with contextlib.suppress(OSError):  # choosing the style says what is wrong
+                style = (folder / f"{item.key}.json").read_bytes()
+        for part in (label, instance, style):
             digest.update(b"-" if part is None else b"%d:" % len(part))
             digest.update(part or b"")
+        size = (0, 0)
+        if label.startswith(SIGNATURE) and len(label) >= 24:
+            size = int.from_bytes(label[20:24], "big"), int.from_bytes(label[16:20], "big")
         return Loaded(
             item=item,
             label=label,
             instance=instance,
             input_hash=digest.hexdigest(),
-            size=_header_size(label),
+            size=size,
             started=started,
         )
 
@@ -164,18 +169,3 @@ class Loader:
             if style_file is None or not str(error).startswith(str(style_file)):
                 error.args = (f"{item.label.name}: {error}",)
             raise
-
-    def _style_bytes(self, key: str) -> bytes | None:
-        folder = self._settings.style_file
-        if folder is None or not folder.is_dir():
-            return None
-        try:
-            return (folder / f"{key}.json").read_bytes()
-        except OSError:
-            return None  # choosing the style says what is wrong
-
-
-def _header_size(data: bytes) -> tuple[int, int]:
-    if not data.startswith(SIGNATURE) or len(data) < 24:
-        return (0, 0)
-    return int.from_bytes(data[20:24], "big"), int.from_bytes(data[16:20], "big")

@@ -24,8 +24,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import quote
 
 from sceneloom.errors import InputError
-from sceneloom.held_place import HeldPlace, may_pass, reason_against
-from sceneloom.rendering.writing.parts import new_part, remove_part, sweep
+from sceneloom.files import HeldPlace, may_pass, new_part, reason_against, remove_part, sweep
 from sceneloom.text import one_line
 
 if TYPE_CHECKING:
@@ -77,7 +76,6 @@ class Row:
     output_hash: str = ""
     """SHA-256 of the encoded picture."""
     output_bytes: int = 0
-    """Its size."""
     height: int = 0
     """Of the picture, in pixels."""
     width: int = 0
@@ -95,7 +93,6 @@ class Row:
     error_kind: str = ""
     """Class of the error."""
     error: str = ""
-    """One sentence."""
 
     def to_json(self) -> dict[str, Any]:
         """The row as one flat JSON object."""
@@ -125,7 +122,6 @@ class Manifest:
             InputError: it is no manifest, another run holds it, or the place cannot be written.
         """
         self.path = path
-        """The file."""
         self._lock = threading.RLock()
         with contextlib.ExitStack() as opened:
             if to_read and not path.is_file():
@@ -168,7 +164,10 @@ class Manifest:
         """
         marks = ", ".join("?" for _ in _COLUMNS)
         statement = f"insert or replace into pictures ({', '.join(_COLUMNS)}) values ({marks})"
-        values = [_values(row) for row in rows]
+        values = [
+            tuple(_storable(data[name]) for name in _COLUMNS)
+            for data in (row.to_json() for row in rows)
+        ]
         if not values:
             return
         self.check_place()
@@ -226,7 +225,6 @@ class Manifest:
             self._opened.close()
 
     def __enter__(self) -> Self:
-        """Return the manifest itself."""
         return self
 
     def __exit__(
@@ -235,7 +233,6 @@ class Manifest:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Close it."""
         self.close()
 
     def _select(self, tail: str, values: tuple[Any, ...]) -> list[Row]:
@@ -393,9 +390,15 @@ def _open_as(path: Path, *, alone: bool) -> sqlite3.Connection:
             # Python begins no transaction for these: a run that ends between two of them would
             # leave a manifest without a format, which is refused from then on.
             database.execute("begin immediate")
-            database.execute(_table())
+            kinds = {**dict.fromkeys(_NUMBERS, "integer"), **dict.fromkeys(_REALS, "real")}
+            columns = ", ".join(f"{name} {kinds.get(name, 'text')} not null" for name in _COLUMNS)
+            database.execute(f"create table if not exists pictures ({columns}, primary key (key))")
             if version == 1:
-                _add_columns(database)
+                there = {name for _, name, *_ in database.execute("pragma table_info(pictures)")}
+                for name in (name for name in _NEW_IN_FORMAT_2 if name not in there):
+                    database.execute(
+                        f"alter table pictures add column {name} text not null default ''"
+                    )
             database.execute("create index if not exists by_output on pictures (output)")
             database.execute(f"pragma user_version = {FORMAT}")
         opened.pop_all()
@@ -421,34 +424,10 @@ def _check_format(path: Path, database: sqlite3.Connection) -> int:
     return int(version)
 
 
-def _add_columns(database: sqlite3.Connection) -> None:
-    """What format 2 has and format 1 has not, empty in every row."""
-    there = {name for _, name, *_ in database.execute("pragma table_info(pictures)")}
-    for name in _NEW_IN_FORMAT_2:
-        if name not in there:
-            database.execute(f"alter table pictures add column {name} text not null default ''")
-
-
-def _table() -> str:
-    kinds = [
-        f"{name} {'integer' if name in _NUMBERS else 'real' if name in _REALS else 'text'} not null"
-        for name in _COLUMNS
-    ]
-    return f"create table if not exists pictures ({', '.join(kinds)}, primary key (key))"
-
-
-def _values(row: Row) -> tuple[Any, ...]:
-    data = row.to_json()
-    return tuple(_storable(data[name]) for name in _COLUMNS)
-
-
 def _storable(value: Any) -> Any:
     # A file name that is not UTF-8 has lone surrogates, which SQLite does not take.
-    return value.encode("utf-8", "surrogateescape") if _has_surrogates(value) else value
-
-
-def _has_surrogates(value: Any) -> bool:
-    return isinstance(value, str) and any("\ud800" <= c <= "\udfff" for c in value)
+    surrogates = isinstance(value, str) and any("\ud800" <= c <= "\udfff" for c in value)
+    return value.encode("utf-8", "surrogateescape") if surrogates else value
 
 
 def _row(values: tuple[Any, ...]) -> Row:

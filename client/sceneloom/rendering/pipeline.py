@@ -9,23 +9,20 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import threading
 import time
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from sceneloom.errors import InputError, SceneLoomError, ServingError
-from sceneloom.rendering.connections import Answer, Connection
-from sceneloom.rendering.interfaces import MapItem, Source
+from sceneloom.rendering.connections import Reply
+from sceneloom.rendering.flow_control import RetryBudget, SizeBuckets
+from sceneloom.rendering.items import Failed, MapItem, Picture, Rendered, Result, Skipped, Source
+from sceneloom.rendering.listeners import Levels, Listener
 from sceneloom.rendering.loading import Loaded, Loader, Prepared
-from sceneloom.rendering.results import Failed, Picture, Rendered, Result, Skipped
-from sceneloom.rendering.retry import RetryBudget
 from sceneloom.rendering.servers import Servers
 from sceneloom.rendering.settings import RenderSettings
-from sceneloom.rendering.shelf import Shelf
-from sceneloom.rendering.store import Store, place_is_gone
-from sceneloom.rendering.watching.listener import Levels, Listener
+from sceneloom.rendering.store import PictureStore, place_is_gone
 
 _CHUNK = 16
 _SHELF_BYTES = 128 << 20
@@ -46,7 +43,7 @@ class Pipeline:
         *,
         requests: ThreadPoolExecutor,
         results: asyncio.Queue[Result | None],
-        store: Store | None = None,
+        store: PictureStore | None = None,
         batch: int = 1,
         listeners: Sequence[Listener] = (),
     ) -> None:
@@ -73,12 +70,10 @@ class Pipeline:
         self._lister = ThreadPoolExecutor(1, "sceneloom-list")
         self._budget = RetryBudget(settings.retry.budget)
         self._room = asyncio.Semaphore(settings.look_ahead)
-        self._shelf = Shelf()
+        self._shelf = SizeBuckets()
         self._lower = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
         self._reading = self._active = self._pausing = 0
-        self._choosing = threading.Lock()
-        self._way_chosen = False
         self._stopping = False
         self._broken: Exception | None = None
 
@@ -115,7 +110,13 @@ class Pipeline:
             while self._tasks:
                 await asyncio.wait(self._tasks)
             if self._store is not None:
-                await self._finish(self._store)
+                try:
+                    finished = await self._in(self._cpu, self._store.finish)
+                except OSError as error:
+                    self._break(error)
+                    finished = []
+                for result in finished:
+                    await self._report(result)
         except BaseException:
             self.stop()
             for task in self._tasks:
@@ -129,15 +130,6 @@ class Pipeline:
                 self._store.close()
         if self._broken is not None:
             raise self._broken
-
-    async def _finish(self, store: Store) -> None:
-        try:
-            finished = await self._in(self._cpu, store.finish)
-        except OSError as error:
-            self._break(error)
-            return
-        for result in finished:
-            await self._report(result)
 
     async def _feed(self) -> None:
         items: Iterator[MapItem] = await self._in(self._lister, iter, self._source)
@@ -162,8 +154,14 @@ class Pipeline:
         return not self._stopping
 
     async def _load(self, item: MapItem) -> None:
+
+        def load_or_skip() -> Loaded | Skipped:
+            loaded = self._loader.load(item)
+            skipped = None if self._store is None else self._store.skip(loaded)
+            return skipped or loaded
+
         try:
-            found = await self._in(self._readers, self._load_or_skip, item)
+            found = await self._in(self._readers, load_or_skip)
         except (SceneLoomError, OSError) as error:
             found = error
         finally:
@@ -178,28 +176,22 @@ class Pipeline:
         elif isinstance(found, Exception):
             await self._fail(item, found)
 
-    def _load_or_skip(self, item: MapItem) -> Loaded | Skipped:
-        loaded = self._loader.load(item)
-        skipped = None if self._store is None else self._store.skip(loaded)
-        return skipped or loaded
-
     def _pump(self) -> None:
         """Start work on the next maps, as long as there is room for their pixels."""
-        while len(self._shelf) and self._active < self._most_active():
-            taken = self._shelf.take(self._most_of)
+
+        def most_of(size: tuple[int, int]) -> int:
+            """Maps of a size that make one request: few enough for their pictures to stay small."""
+            picture = 3 * size[0] * size[1]
+            return min(self._batch, max(1, _REQUEST_BYTES // picture)) if picture else 1
+
+        more = 2 * self._threads + 1
+        while len(self._shelf) and self._active < self._servers.limit() * self._batch + more:
+            taken = self._shelf.take(most_of)
             self._lower.set()
             for _ in taken:
                 self._room.release()
             self._active += len(taken)
             self._spawn(self._work(taken))
-
-    def _most_of(self, size: tuple[int, int]) -> int:
-        """Maps of a size that make one request: few enough for their pictures to stay small."""
-        picture = 3 * size[0] * size[1]
-        return min(self._batch, max(1, _REQUEST_BYTES // picture)) if picture else 1
-
-    def _most_active(self) -> int:
-        return self._servers.limit() * self._batch + 2 * self._threads + 1
 
     async def _work(self, maps: list[Loaded]) -> None:
         try:
@@ -227,7 +219,7 @@ class Pipeline:
                 self._budget.earn()
             start = time.perf_counter()
             try:
-                answers = await self._in(self._requests, self._send, lease.connection, maps)
+                answers = await self._in(self._requests, lease.connection.send, maps)
             except ServingError as error:
                 self._servers.failed(lease, error)
                 failures.append(error)
@@ -238,7 +230,10 @@ class Pipeline:
                 seconds = time.perf_counter() - start
                 kind = (maps[0].request.label_map.shape, len(maps))
                 self._servers.answered(lease, seconds, kind)
-                self._heard(seconds, answers)
+                sent = sum(answer.sent for answer in answers)
+                received = sum(answer.received for answer in answers)
+                for listener in self._listeners:
+                    listener.on_answer(seconds, sent, received)
                 break
             self._pump()
             if len(maps) > 1 and not failures[-1].retryable:
@@ -251,13 +246,6 @@ class Pipeline:
         attempts = len(failures) + 1
         done = (self._keep(*pair, attempts) for pair in zip(maps, answers, strict=True))
         await asyncio.gather(*done)
-
-    def _send(self, connection: Connection, maps: list[Prepared]) -> list[Answer]:
-        with self._choosing:  # the others wait for the first map, which decides for all
-            if not self._way_chosen:
-                connection.choose_way(maps[0])
-                self._way_chosen = True
-        return connection.send(maps)
 
     async def _pause(self, failures: list[ServingError]) -> bool:
         """Wait before the next try; False where there is none."""
@@ -274,7 +262,7 @@ class Pipeline:
             self._pausing -= 1
         return True
 
-    async def _keep(self, prepared: Prepared, answer: Answer, attempts: int) -> None:
+    async def _keep(self, prepared: Prepared, answer: Reply, attempts: int) -> None:
         loaded = prepared.loaded
         if self._store is None:
             picture = Picture(
@@ -322,12 +310,6 @@ class Pipeline:
         for listener in self._listeners:
             listener.on_result(result)
         await self._results.put(result)
-
-    def _heard(self, seconds: float, answers: Sequence[Answer]) -> None:
-        sent = sum(answer.sent for answer in answers)
-        received = sum(answer.received for answer in answers)
-        for listener in self._listeners:
-            listener.on_answer(seconds, sent, received)
 
     def _break(self, error: Exception) -> None:
         """Stop the run for a reason that more maps would meet too."""

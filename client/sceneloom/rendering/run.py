@@ -1,6 +1,6 @@
 """A rendering run that is going on: iterate it, with `for` or with `async for`.
 
-with synthesizer.render("datasets/cityscapes") as run:
+with render(synthesizer, "datasets/cityscapes") as run:
     for result in run:
         ...
 """
@@ -19,19 +19,18 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 
 from sceneloom.contract import Contract, precision_of
+from sceneloom.errors import out_of_resources
 from sceneloom.file_tree import LeftOut
-from sceneloom.machine_limits import out_of_resources
-from sceneloom.rendering.connections import Connection
-from sceneloom.rendering.interfaces import Sink, Source
+from sceneloom.rendering.connections import Connection, Route
+from sceneloom.rendering.items import Result, Sink, Source
+from sceneloom.rendering.listeners import Levels, Listener
 from sceneloom.rendering.loading import Loader
 from sceneloom.rendering.manifest import Manifest, Origin
 from sceneloom.rendering.pipeline import Pipeline
-from sceneloom.rendering.results import Result
 from sceneloom.rendering.servers import Address, Server, Servers, request_threads
 from sceneloom.rendering.settings import RenderSettings
 from sceneloom.rendering.store import Store
-from sceneloom.rendering.watching.listener import Levels, Listener
-from sceneloom.style_choice import style_chooser
+from sceneloom.style import style_chooser
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -47,9 +46,7 @@ class Plan:
     source: Callable[[Contract], Source]
     """Opens the data set, once the model's contract is known."""
     addresses: Sequence[Address]
-    """The servers."""
     settings: RenderSettings
-    """How."""
     sink: Sink | None = None
     """Where the pictures go; without it they are in the results."""
     manifest: Path | None = None
@@ -65,7 +62,6 @@ class Run(Iterator[Result]):
     """
 
     def __init__(self, plan: Plan) -> None:
-        """Prepare; nothing happens yet."""
         self._plan = plan
         self._stop_asked = False
         self.rendering = False
@@ -89,11 +85,14 @@ class Run(Iterator[Result]):
         """How full the parts of the pipeline are."""
 
     @abc.abstractmethod
+    def route(self) -> Route:
+        """How pictures travel to the server that was connected to last."""
+
+    @abc.abstractmethod
     def close(self) -> None:
         """End the run; what is under way is dropped. Calling it twice is fine."""
 
     def __enter__(self) -> Self:
-        """Return the run itself."""
         return self
 
     def __exit__(
@@ -102,7 +101,6 @@ class Run(Iterator[Result]):
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Close it."""
         self.close()
 
     def _count_aside(self, source: Source) -> None:
@@ -124,7 +122,6 @@ class RenderRun(Run, AsyncIterator[Result]):
     """
 
     def __init__(self, plan: Plan) -> None:
-        """Prepare; nothing happens yet."""
         super().__init__(plan)
         self._thread: threading.Thread | None = None
         self._beginning = threading.Lock()
@@ -133,6 +130,7 @@ class RenderRun(Run, AsyncIterator[Result]):
         self._results: asyncio.Queue[Result | None]
         self._main: asyncio.Task[None]
         self._taken: asyncio.Event
+        self._servers: Servers | None = None
         self._pipeline: Pipeline | None = None
         self._error: BaseException | None = None
         self._stillborn: Exception | None = None  # why it has no thread or no event loop
@@ -160,7 +158,6 @@ class RenderRun(Run, AsyncIterator[Result]):
         raise StopIteration
 
     async def __anext__(self) -> Result:
-        """Wait for the next result; raises as `__next__` does."""
         self._begin()
         if not self._over:
             asked = asyncio.run_coroutine_threadsafe(self._results.get(), self._loop)
@@ -185,6 +182,10 @@ class RenderRun(Run, AsyncIterator[Result]):
         """How full the parts of the pipeline are."""
         return self._pipeline.levels() if self._pipeline is not None else Levels()
 
+    def route(self) -> Route:
+        """How pictures travel to the server that was connected to last."""
+        return Route() if self._servers is None else self._servers.route()
+
     def close(self) -> None:
         """End the run; what is under way is dropped. Calling it twice is fine."""
         if self._thread is None or self._over:
@@ -195,7 +196,6 @@ class RenderRun(Run, AsyncIterator[Result]):
         self._thread.join()
 
     async def __aenter__(self) -> Self:
-        """Return the run itself."""
         return self
 
     async def __aexit__(
@@ -204,7 +204,6 @@ class RenderRun(Run, AsyncIterator[Result]):
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Close it."""
         await asyncio.get_running_loop().run_in_executor(None, self.close)
 
     def _is_over(self) -> bool:
@@ -262,14 +261,18 @@ class RenderRun(Run, AsyncIterator[Result]):
             await self._taken.wait()  # the loop has to live until then
 
     async def _render(self, plan: Plan) -> None:
+        def tell(server: Server) -> None:
+            for listener in plan.listeners:
+                listener.on_server(server.name, server.away_since is not None)
+
         requests = request_threads(len(plan.addresses), plan.settings)
         servers = Servers(
             plan.addresses,
             requests,
-            patience=plan.settings.patience,
-            mix_precisions=plan.settings.mix_precisions,
-            on_change=lambda server: _tell(plan.listeners, server),
+            plan.settings,
+            on_change=tell,
         )
+        self._servers = servers
         manifest = None
         try:
             connection = await servers.open()
@@ -350,8 +353,3 @@ def open_store(
     except BaseException:
         manifest.close()
         raise
-
-
-def _tell(listeners: Sequence[Listener], server: Server) -> None:
-    for listener in listeners:
-        listener.on_server(server)

@@ -27,9 +27,9 @@ from sceneloom.errors import (
     ServerUnavailableError,
     ServingError,
 )
-from sceneloom.rendering.connections import Connection
+from sceneloom.rendering.connections import Connection, Route
+from sceneloom.rendering.flow_control import AdaptiveWindow
 from sceneloom.rendering.settings import RenderSettings
-from sceneloom.rendering.window import AdaptiveWindow
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.25, 5.0
 _SPARE_THREADS = 2
@@ -44,8 +44,6 @@ class Address:
     """For messages, such as its URL."""
     connect: Callable[[], Connection]
     """Opens one; raises ServerUnavailableError where nothing answers."""
-    window: Callable[[Connection], AdaptiveWindow]
-    """Makes the window of a connection."""
 
 
 def request_threads(servers: int, settings: RenderSettings) -> ThreadPoolExecutor:
@@ -69,7 +67,6 @@ class Server:
     """One server: its connection, its window, and whether it is away."""
 
     def __init__(self, address: Address) -> None:
-        """Begin without a connection."""
         self.name = address.name
         """For messages."""
         self.address = address
@@ -111,9 +108,8 @@ class Servers:
         self,
         addresses: Sequence[Address],
         pool: Executor,
+        settings: RenderSettings,
         *,
-        patience: float,
-        mix_precisions: bool = False,
         engine: str = "",
         on_change: Callable[[Server], None] = lambda server: None,
     ) -> None:
@@ -122,16 +118,15 @@ class Servers:
         Args:
             addresses: at least one.
             pool: runs what blocks.
-            patience: seconds for which no server may answer before the run is given up.
-            mix_precisions: whether servers of different precision may work together.
+            settings: windows, patience, and whether precisions may be mixed.
             engine: that the run began with elsewhere; empty where it begins here.
             on_change: called for each server at first, and when one goes away or comes back.
         """
         self.all = [Server(address) for address in addresses]
         """The servers, in the order given."""
         self._pool = pool
-        self._patience = patience
-        self._mix_precisions = mix_precisions
+        self._settings = settings
+        self._last: Connection | None = None
         self.engine = engine
         """What runs the model of the first server that says it, once opened; empty for none."""
         self._on_change = on_change
@@ -216,6 +211,10 @@ class Servers:
             server.window.rejected()
         self._drop(lease)
 
+    def route(self) -> Route:
+        """How pictures travel to the server that was connected to last."""
+        return Route() if self._last is None else self._last.route
+
     def in_flight(self) -> int:
         """Requests that are in flight to all servers."""
         return sum(server.in_flight for server in self.all)
@@ -237,12 +236,17 @@ class Servers:
 
     def _next(self) -> Server | None:
         """The server with the most room for its window; equal ones take turns."""
+
+        def fullness(server: Server) -> float:
+            assert server.window is not None
+            return server.in_flight / server.window.limit
+
         free = [server for server in self.all if server.has_room()]
         if not free:
             return None
         self._turn += 1
         shift = self._turn % len(free)
-        return min(free[shift:] + free[:shift], key=_fullness)
+        return min(free[shift:] + free[:shift], key=fullness)
 
     def _take(self, server: Server) -> Lease:
         assert server.link is not None
@@ -265,8 +269,12 @@ class Servers:
 
     def _attach(self, server: Server, connection: Connection) -> None:
         server.link = _Link(connection)
+        self._last = connection
         if server.window is None:
-            server.window = server.address.window(connection)
+            settings = self._settings
+            server.window = AdaptiveWindow(
+                largest=settings.most_in_flight, fixed=settings.in_flight
+            )
         server.away_since = None
 
     def _leave(self, server: Server) -> None:
@@ -295,7 +303,9 @@ class Servers:
             self._attach(server, connection)
             self._on_change(server)
             if old is not None:
-                await self._retire(old)
+                old.retired = True
+                if not old.users:
+                    await self._run(old.connection.close)
             self._wake()
             return
 
@@ -313,7 +323,7 @@ class Servers:
     def _check_precisions(self, engines: Sequence[tuple[str, str]]) -> None:
         """Refuse servers of different precision; one that does not say it goes with any."""
         said = [(name, engine) for name, engine in engines if engine]
-        if self._mix_precisions or len({precision_of(engine) for _, engine in said}) < 2:
+        if self._settings.mix_precisions or len({precision_of(engine) for _, engine in said}) < 2:
             return
         listed = ", ".join(f"{name} has {engine}" for name, engine in said)
         raise InputError(
@@ -323,11 +333,12 @@ class Servers:
 
     def _give_up_if_late(self, server: Server, error: SceneLoomError) -> None:
         away = [s.away_since for s in self.all if s.away_since is not None]
-        if len(away) < len(self.all) or time.monotonic() - max(away) < self._patience:
+        if len(away) < len(self.all) or time.monotonic() - max(away) < self._settings.patience:
             return
         self._give_up(
             ServerUnavailableError(
-                f"no server has answered for {self._patience:g} s (the last to be tried: {error})"
+                f"no server has answered for {self._settings.patience:g} s (the last to be tried: "
+                f"{error})"
             )
         )
 
@@ -339,18 +350,8 @@ class Servers:
             if not future.done():
                 future.set_exception(self._lost)
 
-    async def _retire(self, link: _Link) -> None:
-        link.retired = True
-        if not link.users:
-            await self._run(link.connection.close)
-
     async def _run(self, function: Callable[..., _T], *values: object) -> _T:
         return await asyncio.get_running_loop().run_in_executor(self._pool, function, *values)
-
-
-def _fullness(server: Server) -> float:
-    assert server.window is not None
-    return server.in_flight / server.window.limit
 
 
 def _check_same(first: Contract, other: Contract, name: str) -> None:

@@ -1,4 +1,7 @@
-"""How a data set is rendered."""
+"""How a data set is rendered: settings, retries, shards.
+
+Which requests are sent again is in docs/rendering.md. Waits grow exponentially with full jitter.
+"""
 
 from __future__ import annotations
 
@@ -6,13 +9,74 @@ import dataclasses
 import hashlib
 import json
 import os
+import random
+from typing import Literal
 
-from sceneloom.errors import InputError
+from sceneloom.errors import (
+    ConnectionClosedError,
+    InputError,
+    ModelFailedError,
+    ServerUnavailableError,
+    ServingError,
+)
 from sceneloom.kinds import check_kind
 from sceneloom.maps import DEFAULT_MAX_PIXELS, OnUnknown
-from sceneloom.rendering.retry import RetryPolicy
-from sceneloom.rendering.writing.formats import FORMATS, Format
-from sceneloom.style_choice import StyleChoice
+from sceneloom.pictures import FORMATS, Format
+from sceneloom.style import StyleChoice
+
+_EXPONENT_LIMIT = 30
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RetryPolicy:
+    """How often and how fast a picture is asked for again."""
+
+    attempts: int = 10
+    """Most requests for one picture that a busy server did not answer."""
+    model_attempts: int = 3
+    """Most requests for one picture that the model fails at."""
+    server_attempts: int = 10
+    """Most requests for one picture that end with the server's going away: a map may be what kills
+    it. While no server is there, everything waits, which uses up nothing.
+    """
+    first_wait: float = 0.1
+    """Longest wait before the second request, in seconds; it doubles each time."""
+    longest_wait: float = 5.0
+    """Longest wait, in seconds."""
+    budget: float = 0.5
+    """Retries per request of the whole run, beyond one a second."""
+
+    def __post_init__(self) -> None:
+        numbers = (self.attempts, self.model_attempts, self.server_attempts)
+        if not 1 <= min(numbers) <= max(numbers) <= 1000:
+            raise InputError("attempts are from 1 to 1000")
+        if not 0 < self.first_wait <= self.longest_wait <= 3600:
+            raise InputError("waits are above 0 and at most 3600 seconds, the first the shortest")
+        if not 0 <= self.budget <= 10:
+            raise InputError(f"budget is {self.budget}; it is from 0 to 10")
+
+    def again(self, error: ServingError, failures: list[ServingError]) -> bool:
+        """Whether a picture is asked for again.
+
+        Args:
+            error: what the last request for it met.
+            failures: what all its requests met, the last included.
+        """
+        if isinstance(error, ConnectionClosedError):
+            return True  # waiting for a server says at once that there will be none
+        away = sum(isinstance(e, ServerUnavailableError) for e in failures)
+        broken = sum(isinstance(e, ModelFailedError) for e in failures)
+        if isinstance(error, ServerUnavailableError):
+            return away < self.server_attempts
+        if isinstance(error, ModelFailedError):
+            return broken < self.model_attempts
+        return error.retryable and len(failures) - away - broken < self.attempts
+
+    def wait(self, failures: int) -> float:
+        """Seconds to wait after this many failures, drawn anew each time."""
+        longest = self.first_wait * 2.0 ** min(failures - 1, _EXPONENT_LIMIT)
+        return random.uniform(0, min(longest, self.longest_wait))
+
 
 _MAX_IN_FLIGHT = 256
 _MAX_SECONDS = 7 * 86400
@@ -54,7 +118,6 @@ class RenderSettings(StyleChoice):
     """How often and how fast a picture is asked for again."""
 
     def __post_init__(self) -> None:
-        """Check the ranges."""
         super().__post_init__()
         if self.format not in FORMATS:
             raise InputError(f"format is {self.format!r}; it is one of {', '.join(FORMATS)}")
@@ -114,3 +177,23 @@ class RenderSettings(StyleChoice):
         if styled:
             words["style"] = self.style_words()
         return json.dumps(words, sort_keys=True)
+
+
+Container = Literal["folder", "tar", "parquet"]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ShardSettings:
+    """How large shards become; the pictures of a shard are done when it is complete, and made again
+    when the run is killed before.
+    """
+
+    pictures: int = 1000
+    """Most pictures in a shard."""
+    bytes: int = 512 << 20
+    """Bytes after which a shard is complete."""
+
+    def __post_init__(self) -> None:
+        for name in ("pictures", "bytes"):
+            if getattr(self, name) < 1:
+                raise InputError(f"shards.{name} is {getattr(self, name)}; it is at least 1")

@@ -10,23 +10,44 @@ import errno
 import hashlib
 import time
 from collections.abc import Iterable, Sequence
+from typing import Protocol
 
 from sceneloom.contract import precision_of
 from sceneloom.errors import ServingError
-from sceneloom.held_place import may_pass
-from sceneloom.padding import Padding
-from sceneloom.rendering.connections import Answer
-from sceneloom.rendering.interfaces import MapItem, Sink, Stored
+from sceneloom.files import may_pass
+from sceneloom.rendering.connections import Reply
+from sceneloom.rendering.items import Failed, MapItem, Rendered, Sink, Skipped, Written
 from sceneloom.rendering.loading import Loaded, Prepared
 from sceneloom.rendering.manifest import Manifest, Origin, Row
-from sceneloom.rendering.results import Failed, Rendered, Skipped
 from sceneloom.rendering.settings import RenderSettings
+from sceneloom.request import Padding
 
 
 def place_is_gone(error: OSError) -> bool:
     """Whether no further picture can be written, as on a full disk: the run stops then."""
     # Without a number it is the manifest's own, or a place that was removed or moved.
     return error.errno in (None, errno.EROFS) or may_pass(error)
+
+
+class PictureStore(Protocol):
+    """What the pipeline needs of a store; thread-safe."""
+
+    def skip(self, loaded: Loaded) -> Skipped | None:
+        """The picture that is there already, or None where it has to be made."""
+
+    def put(self, prepared: Prepared, answer: Reply, attempts: int) -> list[Rendered]:
+        """Take a picture; the pictures that are in their places now."""
+
+    def fail(
+        self, item: MapItem, error: Exception, *, input_hash: str, failures: Sequence[ServingError]
+    ) -> Failed:
+        """Record that a map gave no picture, and why."""
+
+    def finish(self) -> list[Rendered]:
+        """Put what is still held in its place, and return it."""
+
+    def close(self) -> None:
+        """Drop what is held."""
 
 
 class Store:
@@ -94,7 +115,7 @@ class Store:
             return None
         return Skipped(key=row.key, output=row.output, engine=row.engine)
 
-    def put(self, prepared: Prepared, answer: Answer, attempts: int) -> list[Rendered]:
+    def put(self, prepared: Prepared, answer: Reply, attempts: int) -> list[Rendered]:
         """Encode a picture and put it in its place.
 
         Returns:
@@ -160,7 +181,7 @@ class Store:
         """Drop what is held."""
         self._sink.close()
 
-    def _settle(self, stored: Iterable[Stored]) -> list[Rendered]:
+    def _settle(self, stored: Iterable[Written]) -> list[Rendered]:
         rows = [dataclasses.replace(s.tag, output=s.output) for s in stored]
         self._manifest.record(rows)
         return [

@@ -19,7 +19,7 @@ from support import free_ports
 
 from sceneloom import TritonSynthesizer, cli
 from sceneloom.errors import InputError, SceneLoomError
-from sceneloom.synthesizer import Request
+from sceneloom.request import Request
 from sceneloom_bench.harness import Served, ServedSettings, bench_maps
 from sceneloom_bench.load import PROBE, RESULT, Driver, Length, find_highest_rate
 from sceneloom_bench.load_requests import (

@@ -13,7 +13,7 @@ import pytest
 
 from sceneloom import TritonSynthesizer
 from sceneloom.errors import InputError, MissingDependencyError, QueueFullError
-from sceneloom.synthesizer import Request
+from sceneloom.request import Request
 from sceneloom.testing import FakeTransport
 from sceneloom_bench.harness import ServedSettings, bench_maps, served_flags
 from sceneloom_bench.loadgen import (

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from sceneloom.errors import InputError, SceneLoomError, ServingError
-from sceneloom.png_maps import instance_map_png, label_map_png
-from sceneloom.synthesizer import Request
+from sceneloom.maps import instance_map_png, label_map_png
+from sceneloom.request import Request
 from sceneloom_bench.harness import ServedSettings, bench_maps
 from sceneloom_bench.loadgen import Plan, run_loadgen
 from sceneloom_bench.mlperf_command import MlperfSettings, main, measure

@@ -21,14 +21,15 @@ from sceneloom.errors import (
     InputError,
     NotALabelMapError,
 )
+from sceneloom.pictures import decode_picture
 from sceneloom.png import SIGNATURE
+from sceneloom.rendering import render
+from sceneloom.rendering.items import Failed, Rendered, Skipped
 from sceneloom.rendering.manifest import FILE_NAME, Manifest
-from sceneloom.rendering.results import Failed, Rendered, Skipped
 from sceneloom.rendering.settings import RenderSettings
-from sceneloom.rendering.writing.formats import decode_picture
 from sceneloom.schema import load_schema
 from sceneloom.testing import FakeTransport
-from sceneloom.triton_client import TritonSynthesizer
+from sceneloom.triton.client import TritonSynthesizer
 
 CONTRACT = Contract(schema=load_schema("cityscapes"), boundaries=True, size_multiple=8)
 
@@ -76,7 +77,7 @@ def test_a_full_disk(tmp_path: Path, small_disk: Path) -> None:
         (tmp_path / "data" / "test_label" / f"{number:03d}.png").write_bytes(png(noise))
         (tmp_path / "data" / "test_inst" / f"{number:03d}.png").write_bytes(png(noise))
     with TritonSynthesizer("fake", transport=FakeTransport(CONTRACT)) as client:
-        run = client.render(tmp_path / "data", output, settings=RenderSettings(retry=QUICK))
+        run = render(client, tmp_path / "data", output, settings=RenderSettings(retry=QUICK))
         with pytest.raises(OSError, match=r"No space left on device|disk is full"), run:
             for _ in run:
                 pass
@@ -90,7 +91,7 @@ def test_a_full_disk(tmp_path: Path, small_disk: Path) -> None:
         subprocess.run(
             ["mount", "-o", "remount,size=20m", str(small_disk)], check=True, capture_output=True
         )
-        with client.render(tmp_path / "data", output) as run:
+        with render(client, tmp_path / "data", output) as run:
             rest = list(run)
     assert {type(result) for result in rest} <= {Rendered, Skipped}
     assert len(rest) == 30
@@ -105,7 +106,7 @@ def test_a_disk_that_is_read_only(tmp_path: Path, small_disk: Path) -> None:
     transport = FakeTransport(CONTRACT)
     with (
         TritonSynthesizer("fake", transport=transport) as client,
-        client.render(tmp_path / "data", small_disk / "out") as run,
+        render(client, tmp_path / "data", small_disk / "out") as run,
         pytest.raises(InputError, match=r"out: cannot be the folder .*Read-only file system"),
     ):
         next(run)

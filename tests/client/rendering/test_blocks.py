@@ -24,21 +24,26 @@ from sceneloom.errors import (
     ServerUnavailableError,
     UnknownLabelError,
 )
-from sceneloom.rendering.cluster.block_feeder import BlockFeeder
-from sceneloom.rendering.cluster.block_queue import BlockQueue
-from sceneloom.rendering.cluster.block_worker import BlockWorker
-from sceneloom.rendering.cluster.blocks import Answered, Given, Made, Unchanged, Unmade, Work
-from sceneloom.rendering.cluster.ray_cluster import RaySettings
-from sceneloom.rendering.dataset import TritonServers
-from sceneloom.rendering.interfaces import MapItem
+from sceneloom.pictures import decode_picture
+from sceneloom.rendering.items import MapItem
 from sceneloom.rendering.manifest import Manifest, Origin, Row
-from sceneloom.rendering.retry import RetryPolicy
-from sceneloom.rendering.settings import RenderSettings
+from sceneloom.rendering.plan import TritonServers
+from sceneloom.rendering.ray_engine import BlockFeeder, RaySettings
+from sceneloom.rendering.ray_stream import BlockQueue
+from sceneloom.rendering.ray_worker import (
+    Assigned,
+    BlockResult,
+    BlockWorker,
+    Made,
+    Unchanged,
+    Unmade,
+    Work,
+)
+from sceneloom.rendering.settings import RenderSettings, RetryPolicy
 from sceneloom.rendering.store import Store
-from sceneloom.rendering.writing.formats import decode_picture
 from sceneloom.schema import load_schema
 from sceneloom.testing import FakeTransport
-from sceneloom.triton_client import TritonSynthesizer
+from sceneloom.triton.client import TritonSynthesizer
 
 CONTRACT = Contract(schema=load_schema("cityscapes"), boundaries=True, size_multiple=8)
 ORIGIN = Origin(model="synthesis", model_version="1", bundle_hash="", parameters="{}")
@@ -59,21 +64,21 @@ def work(*urls: str, **changes: Any) -> Work:
     return Work(**{**values, **changes})
 
 
-def render(work: Work, *blocks: Sequence[Given]) -> list[Answered]:
+def render(work: Work, *blocks: Sequence[Assigned]) -> list[BlockResult]:
     """What a worker answers, side by side, having been through pickle as all of it will be."""
 
-    async def run() -> list[Answered]:
+    async def run() -> list[BlockResult]:
         worker = BlockWorker(pickle.loads(pickle.dumps(work)))
         answers = await asyncio.gather(*(worker.render(block) for block in blocks))
         await worker.close()
         return answers
 
-    answers: list[Answered] = pickle.loads(pickle.dumps(asyncio.run(run())))
+    answers: list[BlockResult] = pickle.loads(pickle.dumps(asyncio.run(run())))
     return answers
 
 
-def given(items: Sequence[MapItem], **known: str) -> list[Given]:
-    return [Given(item=one, known=known.get(one.key, "")) for one in items]
+def given(items: Sequence[MapItem], **known: str) -> list[Assigned]:
+    return [Assigned(item=one, known=known.get(one.key, "")) for one in items]
 
 
 def test_blocks_side_by_side_give_the_pictures(start_server: Callable[..., Any]) -> None:
@@ -102,7 +107,7 @@ def test_rows_name_the_engine_and_another_precision_is_refused(
     [answered] = render(work(server.url), given(items))
     made = answered.outcomes["0000"]
     assert (made.row.engine, made.row.precision) == ("openvino-bf16", "bf16")  # type: ignore[union-attr]
-    assert answered.way.engine.startswith("engine: openvino-bf16 (bf16)")
+    assert answered.route.engine.startswith("engine: openvino-bf16 (bf16)")
     [refused] = render(work(server.url, engine="openvino-fp32"), given(items))
     assert refused.outcomes == {}
     assert f"the run has openvino-fp32, {server.url} has openvino-bf16" in str(refused.error)
@@ -209,9 +214,9 @@ class ListTaker:
     """Blocks in a list."""
 
     def __init__(self) -> None:
-        self.blocks: list[Sequence[Given] | None] = []
+        self.blocks: list[Sequence[Assigned] | None] = []
 
-    def put(self, number: int, block: Sequence[Given] | None) -> None:
+    def put(self, number: int, block: Sequence[Assigned] | None) -> None:
         assert number == len(self.blocks)
         self.blocks.append(block)
 

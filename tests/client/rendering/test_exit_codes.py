@@ -17,17 +17,16 @@ from rendering_fakes import DictSink, ListSource, map_pair, png, street_maps
 
 from sceneloom.cli import main
 from sceneloom.contract import Contract
-from sceneloom.errors import OutOfResourcesError
-from sceneloom.machine_limits import out_of_resources
-from sceneloom.rendering.dataset import engine_address
-from sceneloom.rendering.interfaces import Stored
+from sceneloom.errors import OutOfResourcesError, out_of_resources
+from sceneloom.rendering.items import Written
 from sceneloom.rendering.loading import Loader
+from sceneloom.rendering.plan import engine_address
 from sceneloom.rendering.run import Plan, RenderRun
 from sceneloom.rendering.settings import RenderSettings
 from sceneloom.schema import load_schema
 from sceneloom.testing import FakeTransport
 from sceneloom.text import reason
-from sceneloom.triton_client import TritonSynthesizer
+from sceneloom.triton.client import TritonSynthesizer
 
 CONTRACT = Contract(schema=load_schema("cityscapes"), boundaries=True, size_multiple=8)
 Start = Callable[..., Running]
@@ -137,7 +136,7 @@ def test_threads_that_cannot_be_started_are_4(
 class FullSink(DictSink):
     """A place whose pictures find no memory."""
 
-    def put(self, key: str, data: bytes, tag: Any) -> list[Stored]:
+    def put(self, key: str, data: bytes, tag: Any) -> list[Written]:
         raise MemoryError
 
 
@@ -162,7 +161,7 @@ def test_a_machine_that_is_full_ends_the_run(
     with TritonSynthesizer("fake", transport=FakeTransport(CONTRACT)) as synthesizer:
         plan = Plan(
             source=lambda contract: source,
-            addresses=[engine_address(synthesizer, RenderSettings())],
+            addresses=[engine_address(synthesizer)],
             settings=RenderSettings(),
             sink=sink,
             manifest=tmp_path / "m",

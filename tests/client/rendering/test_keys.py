@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sceneloom.errors import InputError
-from sceneloom.rendering.keys import check_key, fault_of_key, shard_of
+from sceneloom.rendering.items import check_key, key_error, shard_of
 
 
 @pytest.mark.parametrize(
@@ -37,12 +37,12 @@ def test_keys_that_are_refused(key: str, reason: str) -> None:
 @pytest.mark.parametrize("key", ["a", "a.b/c d", "..a", "ulm/ü_0", "#1", "C:x"])
 def test_keys_that_are_taken(key: str) -> None:
     check_key(key)
-    assert fault_of_key(key) is None
+    assert key_error(key) is None
 
 
 @given(st.text())
 def test_no_key_that_is_taken_leaves_its_folder(key: str) -> None:
-    if fault_of_key(key) is None:
+    if key_error(key) is None:
         path = Path("/place") / f"{key}.png"
         assert Path("/place") in path.resolve().parents
         assert path.as_posix() == f"/place/{key}.png"

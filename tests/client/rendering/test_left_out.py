@@ -20,9 +20,9 @@ from sceneloom.cli import main
 from sceneloom.contract import Contract
 from sceneloom.errors import InputError
 from sceneloom.file_tree import LeftOut, describe
-from sceneloom.map_pairs import pair_maps
-from sceneloom.rendering.interfaces import Source
-from sceneloom.rendering.reading.sources import ShardedSource, open_source
+from sceneloom.pairing import pair_maps
+from sceneloom.rendering.datasets import ShardedSource, open_source
+from sceneloom.rendering.items import Source
 from sceneloom.schema import load_schema
 
 if TYPE_CHECKING:

@@ -13,18 +13,17 @@ import pytest
 from rendering_fakes import ListSource, street_maps
 
 from sceneloom.contract import Contract
-from sceneloom.rendering.check import Damage, check_pictures
-from sceneloom.rendering.dataset import engine_address
-from sceneloom.rendering.interfaces import MapItem
+from sceneloom.rendering.datasets import open_sink
+from sceneloom.rendering.dry_run import Damage, check_pictures
+from sceneloom.rendering.items import Failed, MapItem, Result
+from sceneloom.rendering.listeners import Listener
 from sceneloom.rendering.manifest import Manifest
-from sceneloom.rendering.results import Failed, Result
+from sceneloom.rendering.plan import engine_address
 from sceneloom.rendering.run import Plan, RenderRun
-from sceneloom.rendering.settings import RenderSettings
-from sceneloom.rendering.watching.listener import Listener
-from sceneloom.rendering.writing.sinks import Container, ShardSettings, open_sink
+from sceneloom.rendering.settings import Container, RenderSettings, ShardSettings
 from sceneloom.schema import load_schema
 from sceneloom.testing import FakeTransport
-from sceneloom.triton_client import TritonSynthesizer
+from sceneloom.triton.client import TritonSynthesizer
 
 CONTRACT = Contract(schema=load_schema("cityscapes"), boundaries=True, size_multiple=8)
 COUNT = 48
@@ -71,7 +70,7 @@ def render(
         shards = ShardSettings(pictures=5)
         plan = Plan(
             source=lambda contract: source or street_maps(COUNT),
-            addresses=[engine_address(synthesizer, SETTINGS)],
+            addresses=[engine_address(synthesizer)],
             settings=SETTINGS,
             sink=open_sink(output, "png", container=container, shards=shards),
             manifest=manifest,

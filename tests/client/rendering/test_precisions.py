@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import sqlite3
 from collections.abc import Callable, Iterator
@@ -15,22 +16,21 @@ from support import run_command
 
 from sceneloom.contract import Contract
 from sceneloom.errors import InputError, ServerUnavailableError
+from sceneloom.rendering import render
 from sceneloom.rendering.connections import Connection, EngineConnection
+from sceneloom.rendering.items import Picture, Rendered, Result, Skipped
 from sceneloom.rendering.manifest import Manifest
-from sceneloom.rendering.results import Picture, Rendered, Result, Skipped
-from sceneloom.rendering.retry import RetryPolicy
 from sceneloom.rendering.run import Plan, RenderRun
 from sceneloom.rendering.servers import Address
-from sceneloom.rendering.settings import RenderSettings
-from sceneloom.rendering.window import AdaptiveWindow
+from sceneloom.rendering.settings import RenderSettings, RetryPolicy
 from sceneloom.schema import load_schema
 from sceneloom.testing import FakeTransport
-from sceneloom.triton_client import TritonSynthesizer
+from sceneloom.triton.client import TritonSynthesizer
 
 CONTRACT = Contract(schema=load_schema("cityscapes"), boundaries=True, size_multiple=8)
 QUICK = RetryPolicy(first_wait=0.001, longest_wait=0.01)
-SETTINGS = RenderSettings(retry=QUICK, patience=1)
-MIXING = RenderSettings(retry=QUICK, patience=1, mix_precisions=True)
+SETTINGS = RenderSettings(most_in_flight=2, retry=QUICK, patience=1)
+MIXING = dataclasses.replace(SETTINGS, mix_precisions=True)
 
 
 def served(name: str, *engines: str | FakeTransport) -> Address:
@@ -42,7 +42,7 @@ def served(name: str, *engines: str | FakeTransport) -> Address:
         transport = FakeTransport(CONTRACT, engine=one) if isinstance(one, str) else one
         return EngineConnection(TritonSynthesizer("fake", transport=transport))
 
-    return Address(name=name, connect=connect, window=lambda _: AdaptiveWindow(largest=2))
+    return Address(name=name, connect=connect)
 
 
 class Place:
@@ -90,7 +90,7 @@ def test_rows_and_results_name_engine_and_precision(place: Place) -> None:
 def test_pictures_without_a_place_name_it_too() -> None:
     transport = FakeTransport(CONTRACT, engine="tensorrt-fp16")
     with TritonSynthesizer("fake", transport=transport) as synthesizer:
-        (found,) = synthesizer.render(street_maps(1))
+        (found,) = render(synthesizer, street_maps(1))
     assert isinstance(found, Picture)
     assert (found.engine, found.precision) == ("tensorrt-fp16", "fp16")
 

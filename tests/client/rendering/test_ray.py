@@ -16,17 +16,14 @@ from map_sets import as_png, small_maps, write_folder
 
 from sceneloom.errors import InputError, MissingDependencyError, ServerUnavailableError
 from sceneloom.file_tree import describe
-from sceneloom.owned_names import SHARED_MEMORY
-from sceneloom.rendering.cluster.ray_cluster import RaySettings, ray_started
-from sceneloom.rendering.cluster.ray_engine import RayRun
-from sceneloom.rendering.dataset import Maps, Pictures, TritonServers, make_plan
+from sceneloom.files import SHARED_MEMORY
+from sceneloom.rendering.items import Failed, Rendered, Result, Skipped
+from sceneloom.rendering.listeners import Listener
 from sceneloom.rendering.manifest import Manifest, Row
-from sceneloom.rendering.results import Failed, Rendered, Result, Skipped
+from sceneloom.rendering.plan import Maps, Pictures, TritonServers, make_plan
+from sceneloom.rendering.ray_engine import RayRun, RaySettings, ray_started
 from sceneloom.rendering.run import Plan, RenderRun
-from sceneloom.rendering.settings import RenderSettings
-from sceneloom.rendering.triton import Way
-from sceneloom.rendering.watching.listener import Listener
-from sceneloom.rendering.writing.sinks import Container, ShardSettings
+from sceneloom.rendering.settings import Container, RenderSettings, ShardSettings
 from sceneloom_bench.noop_server import NoopServer, write_noop_repository
 
 pytestmark = [
@@ -76,7 +73,7 @@ class Setup:
         pictures = Pictures(
             place=str(place or self.place), container=container, shards=ShardSettings(pictures=6)
         )
-        addresses = self.servers.addresses(how, Way())
+        addresses = self.servers.addresses(how)
         return make_plan(Maps(place=str(self.maps)), pictures, addresses, how, listeners)
 
     def run(self, plan: Plan) -> RayRun:

@@ -15,7 +15,8 @@ from sceneloom.errors import (
     ServerUnavailableError,
     ServingError,
 )
-from sceneloom.rendering.retry import RetryBudget, RetryPolicy
+from sceneloom.rendering.flow_control import RetryBudget
+from sceneloom.rendering.settings import RetryPolicy
 
 
 @pytest.mark.parametrize("kind", [QueueFullError, QueueTimeoutError, DeadlineExceededError])

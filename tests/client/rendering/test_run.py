@@ -23,20 +23,18 @@ from sceneloom.errors import (
     RequestRejectedError,
     ServerUnavailableError,
 )
+from sceneloom.pictures import decode_picture
+from sceneloom.rendering import render
 from sceneloom.rendering.connections import Connection, EngineConnection
-from sceneloom.rendering.interfaces import MapItem
+from sceneloom.rendering.items import Failed, MapItem, Picture, Rendered, Result, Skipped
+from sceneloom.rendering.listeners import Listener
 from sceneloom.rendering.manifest import Manifest
-from sceneloom.rendering.results import Failed, Picture, Rendered, Result, Skipped
-from sceneloom.rendering.retry import RetryPolicy
 from sceneloom.rendering.run import Plan, RenderRun
 from sceneloom.rendering.servers import Address
-from sceneloom.rendering.settings import RenderSettings
-from sceneloom.rendering.watching.listener import Listener
-from sceneloom.rendering.window import AdaptiveWindow
-from sceneloom.rendering.writing.formats import decode_picture
+from sceneloom.rendering.settings import RenderSettings, RetryPolicy
 from sceneloom.schema import load_schema
 from sceneloom.testing import FakeTransport
-from sceneloom.triton_client import TritonSynthesizer
+from sceneloom.triton.client import TritonSynthesizer
 
 CONTRACT = Contract(schema=load_schema("cityscapes"), boundaries=True, size_multiple=8)
 QUICK = RetryPolicy(first_wait=0.001, longest_wait=0.01)
@@ -66,16 +64,11 @@ class SlowTransport(FakeTransport):
                 self.running -= 1
 
 
-def address(
-    transport: FakeTransport, settings: RenderSettings = SETTINGS, name: str = "fake"
-) -> Address:
+def address(transport: FakeTransport, name: str = "fake") -> Address:
     def connect() -> Connection:
         return EngineConnection(TritonSynthesizer("fake", transport=transport))
 
-    def window(connection: Connection) -> AdaptiveWindow:
-        return AdaptiveWindow(largest=settings.most_in_flight, fixed=settings.in_flight)
-
-    return Address(name=name, connect=connect, window=window)
+    return Address(name=name, connect=connect)
 
 
 def run(
@@ -89,7 +82,7 @@ def run(
     return RenderRun(
         Plan(
             source=lambda contract: source,
-            addresses=[address(t, settings, f"fake {n}") for n, t in enumerate(transports)],
+            addresses=[address(t, f"fake {n}") for n, t in enumerate(transports)],
             settings=settings,
             sink=sink,
             manifest=manifest,
@@ -255,8 +248,8 @@ def test_a_server_that_goes_away_comes_back_and_nothing_is_lost(tmp_path: Path) 
     changes: list[bool] = []
 
     class Watching(Listener):
-        def on_server(self, server: Any) -> None:
-            changes.append(server.away_since is None)
+        def on_server(self, name: str, away: bool) -> None:
+            changes.append(not away)
 
     transport = FakeTransport(CONTRACT, failures=[None] * 5 + away + [None] * 5 + broke)
     results = list(
@@ -367,7 +360,7 @@ def test_leaving_a_run_ends_it(tmp_path: Path) -> None:
 
 def test_a_synthesizer_that_is_closed_ends_the_run_at_once(tmp_path: Path) -> None:
     with TritonSynthesizer("fake", transport=FakeTransport(CONTRACT)) as synthesizer:
-        running = synthesizer.render(street_maps(50))
+        running = render(synthesizer, street_maps(50))
         got = [next(running)]
         synthesizer.close()
         started = time.monotonic()

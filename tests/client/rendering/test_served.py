@@ -12,15 +12,14 @@ import pytest
 from map_sets import WRITERS, small_maps
 
 from sceneloom.errors import InputError, ModelNotFoundError
-from sceneloom.rendering.dataset import Maps, Pictures, TritonServers, make_plan
-from sceneloom.rendering.results import Rendered, Result
-from sceneloom.rendering.retry import RetryPolicy
+from sceneloom.pictures import FORMATS
+from sceneloom.rendering.connections import Route
+from sceneloom.rendering.datasets import open_sink
+from sceneloom.rendering.items import Rendered, Result
+from sceneloom.rendering.listeners import Listener
+from sceneloom.rendering.plan import Maps, Pictures, TritonServers, make_plan
 from sceneloom.rendering.run import RenderRun
-from sceneloom.rendering.settings import RenderSettings
-from sceneloom.rendering.triton import Way
-from sceneloom.rendering.watching.listener import Listener
-from sceneloom.rendering.writing.formats import FORMATS
-from sceneloom.rendering.writing.sinks import Container, open_sink
+from sceneloom.rendering.settings import Container, RenderSettings, RetryPolicy
 from sceneloom_bench.noop_server import NoopServer, write_noop_repository
 from sceneloom_export.encoded_models import write_encoded_models
 from sceneloom_export.settings import ServingSettings
@@ -59,20 +58,31 @@ def render(
     *listeners: Listener,
     settings: RenderSettings = SETTINGS,
     container: Container = "folder",
-    way: Way | None = None,
 ) -> list[Result]:
-    way = way or Way()
+    return render_and_route(
+        maps, output, servers, *listeners, settings=settings, container=container
+    )[0]
+
+
+def render_and_route(
+    maps: Any,
+    output: Path,
+    servers: TritonServers,
+    *listeners: Listener,
+    settings: RenderSettings = SETTINGS,
+    container: Container = "folder",
+) -> tuple[list[Result], Route]:
     plan = make_plan(
         Maps(place=maps),
         Pictures(place=str(output), container=container),
-        servers.addresses(settings, way),
+        servers.addresses(settings),
         settings,
         listeners,
     )
     with RenderRun(plan) as run:
         results = sorted(run, key=lambda result: result.key)
     assert {type(result) for result in results} == {Rendered}
-    return results
+    return results, run.route()
 
 
 def pictures(results: list[Result], output: Path, container: Container = "folder") -> list[Any]:
@@ -109,26 +119,25 @@ def test_every_way_gives_the_same_bytes(
 ) -> None:
     maps = WRITERS["folder"](tmp_path / "maps", small_maps(5, height=30, width=44))
     url = f"http://{server.http}" if transport == "http" else server.grpc
-    way, requests = Way(), Requests()
+    requests = Requests()
     servers = TritonServers(urls=[url], transport=transport, path=path)
-    found = pictures(render(maps, tmp_path / "a", servers, requests, way=way), tmp_path / "a")
+    results, route = render_and_route(maps, tmp_path / "a", servers, requests)
+    found = pictures(results, tmp_path / "a")
     plain = TritonServers(urls=[server.grpc], transport="grpc", path="raw")
     assert found == pictures(render(maps, tmp_path / "b", plain), tmp_path / "b")
-    assert way.encoded == (path == "encoded")
-    assert way.transport.startswith(f"{transport}: ")
+    assert route.encoded == (path == "encoded")
+    assert route.transport.startswith(f"{transport}: ")
     assert requests.answers == 5
 
 
 def test_auto_measures_the_link_once_and_says_so(tmp_path: Path, server: NoopServer) -> None:
     maps = WRITERS["folder"](tmp_path / "maps", small_maps(6))
-    way = Way()
     servers = TritonServers(urls=[server.grpc], transport="grpc", path="auto")
-    render(maps, tmp_path / "out", servers, way=way)
-    assert "a picture took" in way.why
-    shared = Way()
+    _, route = render_and_route(maps, tmp_path / "out", servers)
+    assert "a picture took" in route.path
     servers = TritonServers(urls=[server.grpc], transport="grpc-shm", path="auto")
-    render(maps, tmp_path / "shared", servers, way=shared)
-    assert shared.why == "raw: tensors go through shared memory"
+    _, shared = render_and_route(maps, tmp_path / "shared", servers)
+    assert shared.path == "raw: tensors go through shared memory"
 
 
 @pytest.mark.parametrize("format", FORMATS)
@@ -143,7 +152,7 @@ def test_the_encoded_path_does_not_give_every_format(server: NoopServer) -> None
     settings = RenderSettings(format="jxl")
     servers = TritonServers(urls=[server.grpc], path="encoded")
     with pytest.raises(InputError, match="the encoded path does not give jxl"):
-        servers.addresses(settings, Way())
+        servers.addresses(settings)
 
 
 @pytest.fixture(scope="module")
@@ -193,9 +202,9 @@ def test_one_of_two_servers_dies(tmp_path: Path, server: NoopServer) -> None:
             if self.answers == 10:
                 other.kill()
 
-        def on_server(self, one: Any) -> None:
-            if one.away_since is not None:
-                away.append(one.name)
+        def on_server(self, name: str, is_away: bool) -> None:
+            if is_away:
+                away.append(name)
 
     with other:
         servers = TritonServers(urls=[server.grpc, other.grpc])

@@ -5,9 +5,9 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sceneloom.rendering.interfaces import MapItem
+from sceneloom.rendering.flow_control import SizeBuckets
+from sceneloom.rendering.items import MapItem
 from sceneloom.rendering.loading import Loaded
-from sceneloom.rendering.shelf import Shelf
 
 
 class NoFile:
@@ -29,7 +29,7 @@ def loaded(key: str, size: tuple[int, int]) -> Loaded:
 
 
 def test_gives_one_size_after_the_other() -> None:
-    shelf = Shelf()
+    shelf = SizeBuckets()
     for number in range(12):
         shelf.add(loaded(f"{number:02d}", (8 * (number % 3), 8)))
     taken = [shelf.take()[0] for _ in range(12)]
@@ -38,7 +38,7 @@ def test_gives_one_size_after_the_other() -> None:
 
 
 def test_stays_with_a_size_that_comes_in_again() -> None:
-    shelf = Shelf()
+    shelf = SizeBuckets()
     shelf.add(loaded("a", (1, 1)))
     shelf.add(loaded("b", (2, 2)))
     assert shelf.take()[0].item.key == "a"
@@ -51,7 +51,7 @@ def test_stays_with_a_size_that_comes_in_again() -> None:
 
 @given(st.lists(st.tuples(st.integers(1, 3), st.integers(1, 4)), max_size=30))
 def test_batches_are_of_one_size_and_nothing_is_lost(steps: list[tuple[int, int]]) -> None:
-    shelf, put, got = Shelf(), [], []
+    shelf, put, got = SizeBuckets(), [], []
     for number, (side, most) in enumerate(steps):
         put.append(str(number))
         shelf.add(loaded(str(number), (side, side)))

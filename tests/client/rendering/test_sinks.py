@@ -22,9 +22,10 @@ from hypothesis import strategies as st
 from map_sets import add_to_tar
 
 from sceneloom.errors import InputError, MissingDependencyError
-from sceneloom.rendering.interfaces import Sink, Stored
-from sceneloom.rendering.writing.parts import new_part, sweep
-from sceneloom.rendering.writing.sinks import Container, ShardSettings, open_sink
+from sceneloom.files import new_part, sweep
+from sceneloom.rendering.datasets import open_sink
+from sceneloom.rendering.items import Sink, Written
+from sceneloom.rendering.settings import Container, ShardSettings
 
 CONTAINERS: tuple[Container, ...] = get_args(Container)
 SHARDS: tuple[Container, ...] = ("tar", "parquet")
@@ -123,7 +124,7 @@ def test_pictures_come_back_when_their_shard_is_complete(
     assert [p for p in names(tmp_path) if not p.startswith(".")] == []
     ending = ".png" if container == "tar" else ""
     assert sink.put("c", b"3", "C") == [
-        Stored(tag=key.upper(), output=f"shard-000000.{container}#{key}{ending}") for key in "abc"
+        Written(tag=key.upper(), output=f"shard-000000.{container}#{key}{ending}") for key in "abc"
     ]
     assert names(tmp_path) == [f"shard-000000.{container}"]
     sink.put("d", b"4", "D")
@@ -303,7 +304,7 @@ def test_shards_of_others_and_damaged_ones_are_left_alone(
 
 KILLED = """
 import os, sys
-from sceneloom.rendering.writing.sinks import ShardSettings, open_sink
+from sceneloom.rendering.datasets import ShardSettings, open_sink
 place, container = sys.argv[1:]
 sink = open_sink(place, "png", container=container, shards=ShardSettings(pictures=3))
 sink.open(lambda output: True)
@@ -396,7 +397,7 @@ def test_whatever_is_killed_each_picture_is_there_once(
                 place, container, {o for o, _ in manifest.values()}.__contains__, pictures=3
             )
 
-        def record(stored: list[Stored]) -> None:
+        def record(stored: list[Written]) -> None:
             manifest.update({s.tag[0]: (s.output, s.tag[1]) for s in stored})
 
         sink = begin()
@@ -424,7 +425,7 @@ def test_a_full_disk_folder(tmp_path: Path, small_files: Any) -> None:
     with small_files(1000):
         with pytest.raises(OSError, match=r"too large: '.*a/x\.png'"):
             sink.put("a/x", bytes(2000), 0)
-        assert sink.put("b", bytes(900), 1) == [Stored(tag=1, output="b.png")]
+        assert sink.put("b", bytes(900), 1) == [Written(tag=1, output="b.png")]
     assert names(tmp_path) == ["a/x.png", "b.png"]
     assert sink.read("a/x.png") == b"older"
 

@@ -36,8 +36,8 @@ from sceneloom.errors import (
     InputError,
     MissingDependencyError,
 )
-from sceneloom.rendering.interfaces import MapItem, Source
-from sceneloom.rendering.reading.sources import ShardedSource, open_source
+from sceneloom.rendering.datasets import ShardedSource, open_source
+from sceneloom.rendering.items import MapItem, Source
 
 MOST = 1 << 20
 KINDS = sorted(WRITERS)
@@ -405,7 +405,7 @@ def test_a_truncated_tar_gives_what_is_whole(tmp_path: Path) -> None:
 
 @given(cut=st.integers(1, 10240), flip=st.integers(0, 10239))
 def test_a_damaged_tar_is_never_taken_for_a_whole_one(cut: int, flip: int) -> None:
-    from sceneloom.rendering.reading.tar_members import tar_members
+    from sceneloom.rendering.tar import tar_members
 
     out = io.BytesIO()
     with tarfile.open(fileobj=out, mode="w") as archive:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from sceneloom.errors import InputError
-from sceneloom.rendering.writing.video import write_video
+from sceneloom.rendering.video import write_video
 
 
 def plain(*colour: int, height: int = 32, width: int = 48) -> Any:

@@ -13,21 +13,17 @@ from rendering_fakes import DictSink, ListSource, item, map_pair, street_maps
 from sceneloom.contract import Contract
 from sceneloom.errors import InputError, QueueFullError, ServerUnavailableError
 from sceneloom.file_tree import OTHER_KIND, LeftOut
-from sceneloom.rendering.check import Damage, check_pictures, merged_rows
 from sceneloom.rendering.connections import EngineConnection
-from sceneloom.rendering.dry_run import dry_run
+from sceneloom.rendering.dry_run import Damage, check_pictures, dry_run, merged_rows
+from sceneloom.rendering.listeners import Levels, Listener, LogLines
 from sceneloom.rendering.manifest import Manifest
-from sceneloom.rendering.retry import RetryPolicy
+from sceneloom.rendering.metrics import Metrics, serve_metrics
 from sceneloom.rendering.run import Plan, RenderRun
 from sceneloom.rendering.servers import Address
-from sceneloom.rendering.settings import RenderSettings
-from sceneloom.rendering.watching.listener import Levels, Listener
-from sceneloom.rendering.watching.log_lines import LogLines
-from sceneloom.rendering.watching.metrics import Metrics, serve_metrics
-from sceneloom.rendering.window import AdaptiveWindow
+from sceneloom.rendering.settings import RenderSettings, RetryPolicy
 from sceneloom.schema import load_schema
 from sceneloom.testing import FakeTransport
-from sceneloom.triton_client import TritonSynthesizer
+from sceneloom.triton.client import TritonSynthesizer
 
 CONTRACT = Contract(schema=load_schema("cityscapes"), boundaries=True, size_multiple=8)
 SETTINGS = RenderSettings(retry=RetryPolicy(first_wait=0.001, longest_wait=0.01))
@@ -39,7 +35,6 @@ def plan(
     address = Address(
         name="fake:1",
         connect=lambda: EngineConnection(TritonSynthesizer("fake", transport=transport)),
-        window=lambda connection: AdaptiveWindow(),
     )
     return Plan(
         source=lambda contract: source,

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from sceneloom.errors import InputError, SizeError
-from sceneloom.instances import boundary_map
+from sceneloom.maps import boundary_map
 from sceneloom_training.data import Geometry, Sample
 
 MODES = {

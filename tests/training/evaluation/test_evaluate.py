@@ -16,10 +16,9 @@ from trees import write_paired
 from sceneloom.contract import Contract
 from sceneloom.errors import CheckpointError, DataSetError, InputError, MissingInputError, SizeError
 from sceneloom.schema import Label, LabelSchema, load_schema
-from sceneloom.style import StyleOf, styles_by_seed
-from sceneloom.style_choice import StyleChoice, style_chooser
+from sceneloom.style import StyleChoice, StyleOf, style_chooser, styles_by_seed
 from sceneloom.testing import FakeTransport
-from sceneloom.triton_client import TritonSynthesizer
+from sceneloom.triton.client import TritonSynthesizer
 from sceneloom_training.checkpoint import Checkpoint, load_checkpoint
 from sceneloom_training.data import DataSet, DataSettings, Sample, open_data_set
 from sceneloom_training.evaluation.checkpoint_pictures import checkpoint_synthesizer

@@ -15,8 +15,8 @@ from PIL import Image
 from support import CHECKOUT
 from trees import write_paired
 
-from sceneloom.artefacts import file_hash
 from sceneloom.cli import main
+from sceneloom.files import file_hash
 from sceneloom.schema import load_schema
 from sceneloom_training.evaluation.segmenter import build_network, save_segmenter
 from sceneloom_training.evaluation.segmenter_settings import SegmenterSettings

@@ -15,8 +15,8 @@ import torch
 from colour_segmenter import ColourSegmenter
 from torch import nn
 
-from sceneloom.artefacts import file_hash
 from sceneloom.errors import CheckpointError, InputError, MissingDependencyError
+from sceneloom.files import file_hash
 from sceneloom_training.data import DataSet
 from sceneloom_training.evaluation.evaluate import evaluate
 from sceneloom_training.evaluation.features import (

@@ -15,8 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from sceneloom.errors import DataSetError, ImageReadError, UnknownLabelError
-from sceneloom.extras import require
+from sceneloom.errors import DataSetError, ImageReadError, UnknownLabelError, require
 from sceneloom.maps import OnUnknown
 from sceneloom.schema import LabelSchema
 from sceneloom_training.data.channels import label_channels

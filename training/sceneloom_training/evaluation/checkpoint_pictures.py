@@ -8,7 +8,8 @@ import torch
 
 from sceneloom.contract import Contract
 from sceneloom.errors import CheckpointError
-from sceneloom.synthesizer import Image, InstanceMap, LabelMap, Style, Synthesizer
+from sceneloom.maps import Image, InstanceMap, LabelMap, Style
+from sceneloom.synthesizer import Synthesizer
 from sceneloom_training.checkpoint import Checkpoint
 from sceneloom_training.networks import ServedGenerator, SynthesisNetwork
 

@@ -19,11 +19,9 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from sceneloom.artefacts import file_hash
-from sceneloom.errors import CheckpointError, InputError, MissingDependencyError
-from sceneloom.extras import require
-from sceneloom.json_text import parse_json
-from sceneloom.text import reason
+from sceneloom.errors import CheckpointError, InputError, MissingDependencyError, require
+from sceneloom.files import file_hash
+from sceneloom.text import parse_json, reason
 
 if TYPE_CHECKING:
     from torch import nn

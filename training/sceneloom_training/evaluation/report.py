@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from sceneloom import __version__
-from sceneloom.artefacts import replace_folder
 from sceneloom.errors import InputError
+from sceneloom.files import replace_folder
+from sceneloom.version import __version__
 from sceneloom_training.evaluation.evaluate import Evaluation
 from sceneloom_training.evaluation.page import write_page
 from sceneloom_training.evaluation.scores import LEVEL, SCORES, ClassCounts, Interval, Scores

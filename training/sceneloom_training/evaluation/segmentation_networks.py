@@ -9,8 +9,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from sceneloom.errors import CheckpointError
-from sceneloom.extras import require
+from sceneloom.errors import CheckpointError, require
 from sceneloom.schema import NO_CHANNEL, LabelSchema
 from sceneloom_training.evaluation.transformers_folder import load_quietly
 

@@ -27,11 +27,12 @@ import torch
 from safetensors import SafetensorError
 from torch import nn
 
-from sceneloom import __version__, json_text
-from sceneloom.artefacts import file_hash, replace_folder
 from sceneloom.errors import CheckpointError, InputError, SceneLoomError, SchemaError
+from sceneloom.files import file_hash, replace_folder
 from sceneloom.schema import LabelSchema, load_schema, parse_json
 from sceneloom.text import one_line
+from sceneloom.text import parse_json as parse_any
+from sceneloom.version import __version__
 from sceneloom_training.data.sizes import parse_size
 from sceneloom_training.device import choose_device
 from sceneloom_training.evaluation.segmentation_networks import (
@@ -278,7 +279,7 @@ def _load_plain(path: Path, schema: LabelSchema, device: str) -> Segmenter:
     try:
         said: Any = {}
         if (path / PROCESSOR).is_file():
-            said = json_text.parse_json((path / PROCESSOR).read_text("utf-8"))
+            said = parse_any((path / PROCESSOR).read_text("utf-8"))
         size = said.get("size", 512)
         sides: Any = (size, size)
         if isinstance(size, dict):

@@ -35,11 +35,11 @@ from sceneloom.errors import (
     InputError,
     SceneLoomError,
     TrainingError,
+    is_out_of_memory,
+    said,
 )
-from sceneloom.json_text import parse_json
-from sceneloom.machine_limits import is_out_of_memory, said
 from sceneloom.schema import NO_CHANNEL
-from sceneloom.text import counted, reason
+from sceneloom.text import counted, parse_json, reason
 from sceneloom_training.batches import Batch, StepSampler, TrainingSet, load_batches
 from sceneloom_training.data import DataSet, DataSettings, Geometry, Sample, examine, open_data_set
 from sceneloom_training.device import choose_device

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from sceneloom.errors import DataSetError, InputError, MissingInputError, SizeError
 from sceneloom.schema import LabelSchema
-from sceneloom.style_choice import ChooseStyle
+from sceneloom.style import ChooseStyle
 from sceneloom.synthesizer import Synthesizer
 from sceneloom_training.data.folders import check_folder, find_files, not_empty, sample_name
 from sceneloom_training.data.pictures import PICTURE_SUFFIXES, read_picture
@@ -65,7 +65,7 @@ class SynthesizedPictures(PictureSource):
         Args:
             synthesizer: the model; closing it is the caller's.
             data: the schema of the samples' label maps.
-            choose: style of each picture (`sceneloom.style_choice`); None takes the defaults.
+            choose: style of each picture (`sceneloom.style`); None takes the defaults.
 
         Raises:
             InputError: the classes of the two schemas do not go together.

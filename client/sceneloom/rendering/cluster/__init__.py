@@ -1,1 +1,0 @@
-"""A run that is spread over processes and machines with Ray."""

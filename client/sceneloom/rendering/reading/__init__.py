@@ -1,1 +1,0 @@
-"""Data sets of maps: folders, zip files, tar shards and Parquet, local or remote."""

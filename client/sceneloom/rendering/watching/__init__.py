@@ -1,1 +1,0 @@
-"""What can be seen of a run: progress, log lines, metrics, the summary at its end."""

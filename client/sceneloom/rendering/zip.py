@@ -1,0 +1,234 @@
+"""Maps in a zip file, laid out in it as in folders."""
+
+from __future__ import annotations
+
+import dataclasses
+import struct
+import zipfile
+import zlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+from sceneloom.errors import ImageReadError, InputError
+from sceneloom.file_tree import LeftOut, describe, split_hidden
+from sceneloom.locations import lies_in, open_binary, read_range, reason_of
+from sceneloom.maps import MAP_SUFFIXES
+from sceneloom.pairing import is_map_name, pair_names
+from sceneloom.rendering.items import MapItem, broken_item, check_size, key_error
+
+_STORED, _DEFLATED = zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED
+_LOCAL_HEADER = struct.Struct("<4s22xHH")  # signature, lengths of the name and of the extra field
+_ENCRYPTED = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class ZippedFile:
+    """A map in a zip file; found by the numbers of the archive's directory, which is read once."""
+
+    archive: str
+    """Path or URL of the zip file."""
+    member: str
+    """Its name in there."""
+    header: int
+    """Where its header begins."""
+    packed: int
+    """Bytes it takes in the archive."""
+    size: int
+    """Bytes it takes unpacked, as the directory says."""
+    checksum: int
+    """CRC-32 of the unpacked bytes."""
+    method: int
+    """How it is compressed."""
+    flags: int
+    """Of the directory; bit 0 says that it is encrypted."""
+
+    @property
+    def name(self) -> str:
+        """The archive and its name there."""
+        return f"{self.archive}/{self.member}"
+
+    def read(self, max_bytes: int) -> bytes:
+        """Unpack it; see `MapFile`. No more than `max_bytes` come out, whatever the archive says of
+        its size.
+        """
+        check_size(self.name, self.size, max_bytes)
+        check_size(self.name, self.packed, max_bytes + (max_bytes >> 10) + 1024)
+        if self.flags & _ENCRYPTED:
+            raise ImageReadError(f"{self.name}: encrypted")
+        if self.method not in (_STORED, _DEFLATED):
+            raise ImageReadError(
+                f"{self.name}: compressed by method {self.method}; deflated and stored files are "
+                "read"
+            )
+        try:
+            data = self._packed_bytes()
+            if self.method != _STORED:
+                data = zlib.decompressobj(-zlib.MAX_WBITS).decompress(data, self.size + 1)
+        except OSError as error:
+            raise ImageReadError(f"{self.name}: cannot be read ({reason_of(error)})") from None
+        except zlib.error as error:
+            raise ImageReadError(f"{self.name}: damaged ({error})") from None
+        if len(data) != self.size or zlib.crc32(data) != self.checksum:
+            raise ImageReadError(f"{self.name}: truncated or damaged (checksum)")
+        return data
+
+    def _packed_bytes(self) -> bytes:
+        header = read_range(self.archive, self.header, _LOCAL_HEADER.size)
+        if len(header) < _LOCAL_HEADER.size:
+            raise ImageReadError(f"{self.name}: truncated (the archive ends before it)")
+        signature, name, extra = _LOCAL_HEADER.unpack(header)
+        if signature != b"PK\x03\x04":
+            raise ImageReadError(f"{self.name}: damaged (no header where it should be)")
+        start = self.header + _LOCAL_HEADER.size + name + extra
+        packed = read_range(self.archive, start, self.packed)
+        if len(packed) < self.packed:
+            raise ImageReadError(f"{self.name}: truncated (the archive ends inside it)")
+        return packed
+
+
+class ZipSource:
+    """The label maps of a folder in a zip file, and the instance maps that pair with them, in key
+    order.
+    """
+
+    def __init__(
+        self, archive: str, labels: str, instances: str | None, *, training_ids: bool = False
+    ) -> None:
+        """Read the archive's directory.
+
+        Args:
+            archive: path or URL.
+            labels: folder of label maps in it, ``.`` for all of it.
+            instances: folder of instance maps in it, or None to pair none.
+            training_ids: label maps hold training ids.
+
+        Raises:
+            InputError: it cannot be read, has no such folder or no maps in it, two maps would share
+                one picture's name, or two instance maps fit one name.
+            MissingDependencyError: the package for such URLs is not installed.
+        """
+        self._archive = archive
+        members = _members(archive)
+        label_files = _below(members, labels, archive)
+        instance_files = {} if instances is None else _below(members, instances, archive)
+        inner_labels, inner_instances = _inner(labels), _inner(instances or "")
+        together = instances is not None and inner_labels == inner_instances
+        if instances is not None and not together:  # one may lie in the other
+            label_files = _outside(label_files, inner_instances)
+            instance_files = _outside(instance_files, inner_labels)
+        label_names, left_out = _visible(label_files)
+        instance_names, others = _visible({} if together else instance_files)
+        left_out += others
+        pairing = pair_names(
+            label_names,
+            None if instances is None else instance_names,
+            together=together,
+            training_ids=training_ids,
+            place_of_label=lambda name: label_files[name].name,
+            place_of_instance=lambda name: instance_files[name].name,
+        )
+        left_out += _named(pairing.labels_left_out, label_files)
+        left_out += _named(pairing.instances_left_out, instance_files)
+        if not pairing.pairs:
+            reason = f"{archive}/{labels}: no label maps ({', '.join(MAP_SUFFIXES)})"
+            raise InputError("; ".join([reason, *describe(left_out)]))
+        self._left_out = left_out
+        self._items = [
+            (key, label_files[label], None if instance is None else instance_files[instance])
+            for key, label, instance in pairing.pairs
+        ]
+
+    @property
+    def name(self) -> str:
+        """The archive."""
+        return self._archive
+
+    def count(self) -> int:
+        """How many label maps there are."""
+        return len(self._items)
+
+    def left_out(self) -> Sequence[LeftOut]:
+        """What lies in the two folders and is in no pair."""
+        return self._left_out
+
+    def __iter__(self) -> Iterator[MapItem]:
+        """The maps, in key order."""
+        for number, (key, label, instance) in enumerate(self._items):
+            if fault := key_error(key):
+                name = f"{self._archive}/{label.member!r}"
+                yield broken_item(self._archive, number, name, f"cannot name a picture ({fault})")
+            else:
+                yield MapItem(key=key, label=label, instance=instance)
+
+    def holds(self, place: str) -> bool:
+        """Whether pictures there would be taken for maps, or lie among them."""
+        return lies_in(place, self._archive)
+
+
+def _members(archive: str) -> dict[str, ZippedFile]:
+    """The files that the archive's directory lists, by their names."""
+    try:
+        with open_binary(archive) as stream, zipfile.ZipFile(stream) as opened:
+            infos = opened.infolist()
+    except FileNotFoundError:
+        raise InputError(f"{archive}: no such file") from None
+    except (zipfile.BadZipFile, EOFError, ValueError, NotImplementedError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"{archive}: truncated, damaged or no zip file ({error})") from None
+    except OSError as error:
+        raise InputError(f"{archive}: cannot be read ({reason_of(error)})") from None
+    members: dict[str, ZippedFile] = {}
+    for info in infos:
+        name = info.filename.removeprefix("./")
+        if info.is_dir():
+            continue
+        if name in members and is_map_name(name):
+            raise InputError(f"{archive}: two files in it are called {name}")
+        members[name] = ZippedFile(
+            archive=archive,
+            member=name,
+            header=info.header_offset,
+            packed=info.compress_size,
+            size=info.file_size,
+            checksum=info.CRC,
+            method=info.compress_type,
+            flags=info.flag_bits,
+        )
+    return members
+
+
+def _inner(folder: str) -> str:
+    """The folder as names in the archive begin with it: empty, or with a slash behind it."""
+    parts = [part for part in folder.split("/") if part not in ("", ".")]
+    return "".join(f"{part}/" for part in parts)
+
+
+def _below(members: Mapping[str, ZippedFile], folder: str, archive: str) -> dict[str, ZippedFile]:
+    """The members in a folder, by their names in it."""
+    prefix = _inner(folder)
+    found = {n.removeprefix(prefix): file for n, file in members.items() if n.startswith(prefix)}
+    if not any(map(is_map_name, found)) and prefix:
+        top = sorted({name.partition("/")[0] for name in members if "/" in name})
+        raise InputError(
+            f"{archive}/{prefix[:-1]}: no maps in a folder of this name; name the folders in the "
+            "archive with --labels and --instances"
+            + (f" (it holds {', '.join(top[:8])})" if top else " (. for all of it)")
+        )
+    return found
+
+
+def _outside(files: dict[str, ZippedFile], inner: str) -> dict[str, ZippedFile]:
+    """The files that do not lie in an inner folder."""
+    return {n: f for n, f in files.items() if not inner or not f.member.startswith(inner)}
+
+
+def _visible(files: Mapping[str, ZippedFile]) -> tuple[list[str], list[LeftOut]]:
+    """The names that are not hidden, in order, and what is."""
+    names, hidden = split_hidden(sorted(files))
+    folder = next((f.member.removesuffix(n) for n, f in files.items()), "")
+    return names, [dataclasses.replace(one, name=folder + one.name) for one in hidden]
+
+
+def _named(left_out: Iterable[LeftOut], files: Mapping[str, ZippedFile]) -> list[LeftOut]:
+    """By their names in the archive."""
+    return [dataclasses.replace(one, name=files[one.name].member) for one in left_out]

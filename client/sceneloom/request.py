@@ -1,0 +1,179 @@
+"""One map made ready for the network: checked, padded, styled; a batch as named tensors."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from sceneloom.contract import (
+    INPUT_INSTANCES,
+    INPUT_LABELS,
+    INPUT_STYLE,
+    STYLE_ROWS,
+    Contract,
+)
+from sceneloom.errors import (
+    InputError,
+)
+from sceneloom.maps import (
+    InstanceMap,
+    LabelMap,
+    Style,
+    check_instance_map,
+    check_label_map,
+    renumber_instances,
+)
+from sceneloom.style import default_styles
+from sceneloom.text import counted
+
+
+@dataclasses.dataclass(frozen=True)
+class Padding:
+    """Rows added at the bottom and columns added at the right, by edge replication."""
+
+    bottom: int = 0
+    right: int = 0
+
+    def __bool__(self) -> bool:
+        return bool(self.bottom or self.right)
+
+    def pad(self, pixel_map: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """Pad a map [H, W] to [H + bottom, W + right]; the same array if nothing is added."""
+        if not self:
+            return pixel_map
+        return np.pad(pixel_map, ((0, self.bottom), (0, self.right)), mode="edge")
+
+    def crop(self, image: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """Crop an image [H + bottom, W + right, C] back to [H, W, C]."""
+        return image[: image.shape[0] - self.bottom, : image.shape[1] - self.right]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Request:
+    """One picture's inputs as the network takes them: checked, padded, instances renumbered where
+    styled.
+    """
+
+    label_map: LabelMap
+    """uint8 [H, W] at network size."""
+    instance_map: InstanceMap | None
+    """int32 [H, W] at network size, or None where the model takes none."""
+    style: Style | None
+    """float32 [256, F], or None where the model takes none."""
+    padding: Padding
+    """What was added to the caller's map, to be cropped from the picture."""
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of its tensors."""
+        parts = (self.label_map, self.instance_map, self.style)
+        return sum(part.nbytes for part in parts if part is not None)
+
+
+def prepare(
+    contract: Contract,
+    label_map: npt.NDArray[Any],
+    instance_map: npt.NDArray[Any] | None = None,
+    style: npt.NDArray[Any] | None = None,
+) -> Request:
+    """Check one picture's inputs against the contract and bring them to the form the network takes.
+
+    Args:
+        contract: the model's contract.
+        label_map: uint8 [H, W], channels as `read_label_map` returns them.
+        instance_map: whole numbers [H, W]; needed if the model was trained with boundaries or
+            style, and left out where it was not.
+        style: float [K, F], row k for the k-th smallest of K instance ids, or the whole table of
+            256 rows; None takes the contract's defaults per label.
+
+    Raises:
+        MissingInputError: the model wants an instance map and there is none.
+        SizeError: sizes differ, or the model does not take this one.
+        UnknownLabelError: values that are no channel of the schema.
+        TooManyInstancesError: a styled model and more than 256 instances.
+        InputError: wrong dtype or rank, or an input that this model does not take.
+    """
+    check_label_map(contract, label_map)
+    height, width = label_map.shape
+    network_height, network_width = contract.network_size(height, width)
+    padding = Padding(network_height - height, network_width - width)
+    instances = check_instance_map(contract, label_map, instance_map)
+    table = None
+    if contract.style_channels and instances is not None:
+        if style is None:
+            style = default_styles(contract, label_map, instances)
+        instances, ids = renumber_instances(instances, STYLE_ROWS)
+        table = _full_table(contract, len(ids), style)
+    elif style is not None:
+        raise InputError("this model takes no style: it was trained without an encoder")
+    return Request(
+        label_map=padding.pad(label_map),
+        instance_map=None if instances is None else padding.pad(instances),
+        style=table,
+        padding=padding,
+    )
+
+
+def _full_table(contract: Contract, instances: int, style: npt.NDArray[Any]) -> Style:
+    """The caller's rows, checked, in a table of `STYLE_ROWS`."""
+    if (
+        style.ndim != 2
+        or style.dtype.kind not in "fiu"
+        or style.shape[1] != contract.style_channels
+        or len(style) not in (instances, STYLE_ROWS)  # as many, or a table that is full already
+    ):
+        raise InputError(
+            f"style is float [{counted(instances, 'instance')}, {contract.style_channels}], not "
+            f"{style.dtype} {list(style.shape)}"
+        )
+    if not (np.abs(style) <= np.finfo(np.float32).max).all():
+        raise InputError("style holds values that are not finite float32 numbers")
+    table = np.zeros((STYLE_ROWS, contract.style_channels), np.float32)
+    table[: len(style)] = style
+    return table
+
+
+def stack(requests: Sequence[Request]) -> tuple[LabelMap, InstanceMap | None, Style | None]:
+    """Requests of one size as the arrays of a batch, as `Synthesizer.run_batch` takes them."""
+    instances = [r.instance_map for r in requests if r.instance_map is not None]
+    styles = [r.style for r in requests if r.style is not None]
+    return (
+        np.stack([r.label_map for r in requests]),
+        np.stack(instances) if instances else None,
+        np.stack(styles) if styles else None,
+    )
+
+
+def tensors(
+    label_maps: LabelMap, instance_maps: InstanceMap | None, styles: Style | None
+) -> dict[str, npt.NDArray[Any]]:
+    """The arrays of a batch by the names of the model's inputs; those that are None left out."""
+    named = {INPUT_LABELS: label_maps, INPUT_INSTANCES: instance_maps, INPUT_STYLE: styles}
+    return {name: array for name, array in named.items() if array is not None}
+
+
+def smallest_map(contract: Contract) -> tuple[LabelMap, InstanceMap | None]:
+    """A map of one class and one instance, of the smallest size that a model takes.
+
+    Returns:
+        uint8 [H, W] and int32 [H, W], the second None where the model takes none.
+    """
+    size = min(contract.sizes or ((contract.min_side, contract.min_side),))
+    return np.zeros(size, np.uint8), np.zeros(size, np.int32) if contract.wants_instances else None
+
+
+def random_inputs(contract: Contract) -> dict[str, npt.NDArray[Any]]:
+    """A request of one random map of the smallest size that a model takes."""
+    side = contract.min_side
+    height, width = min(contract.sizes or [(side, side)], key=lambda size: size[0] * size[1])
+    rng = np.random.default_rng()
+    label_map = rng.integers(0, contract.schema.channels, (height, width), np.uint8)
+    instance_map = None
+    if contract.wants_instances:
+        instance_map = rng.integers(0, 100, (height, width), np.int32)
+    request = prepare(contract, label_map, instance_map, None)
+    return tensors(*stack([request]))
