@@ -16,9 +16,9 @@ def save_gradients(settings: Mapping[str, Mapping[str, Any]], out: str) -> int:
     from sceneloom_training.assembly import assemble
     from sceneloom_training.batches import StepSampler, TrainingSet, load_batches
     from sceneloom_training.data import open_data_set
-    from sceneloom_training.distributed import join_world
-    from sceneloom_training.learner import Learner
+    from sceneloom_training.process import join_world
     from sceneloom_training.schedule import Schedule
+    from sceneloom_training.train_step import Learner
 
     told = resolved(settings)
     data, o = open_data_set(told.data), told.optimizer

@@ -47,7 +47,7 @@ from sceneloom_serving.machine import describe_machine
 from sceneloom_streets.dataset import TEST_SEEDS, TRAIN_SEEDS, write_streets
 from sceneloom_training.checkpoint import load_checkpoint
 from sceneloom_training.data import DataSettings, Geometry, open_data_set
-from sceneloom_training.evaluation.checkpoint_pictures import checkpoint_synthesizer
+from sceneloom_training.torch_synthesizer import checkpoint_synthesizer
 
 CONFIG = CHECKOUT / "training" / "configs" / "streets-256x128.toml"
 CLASSES = CHECKOUT / "training" / "configs" / "street-classes.json"

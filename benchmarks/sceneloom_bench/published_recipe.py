@@ -16,7 +16,7 @@ from torch.nn import functional
 
 from sceneloom_training.batches import Batch
 from sceneloom_training.networks import MultiscaleDiscriminator, SynthesisNetwork
-from sceneloom_training.networks.layers import InstanceNorm, ReflectionPad
+from sceneloom_training.networks.generator import InstanceNorm, ReflectionPad
 
 
 class PublishedRecipe:

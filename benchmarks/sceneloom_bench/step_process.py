@@ -83,9 +83,9 @@ def make_step(case: Case, way: Way, device: str) -> Callable[[Iterator[Any]], di
 
     from sceneloom_training.assembly import assemble
     from sceneloom_training.data import open_data_set
-    from sceneloom_training.distributed import World
-    from sceneloom_training.learner import Learner
+    from sceneloom_training.process import World
     from sceneloom_training.schedule import Schedule
+    from sceneloom_training.train_step import Learner
 
     settings = train_settings(case, way, device)
     schema = open_data_set(settings.data).schema

@@ -13,9 +13,8 @@ from sceneloom.errors import ParityError
 from sceneloom.schema import LabelSchema
 from sceneloom.synthesizer import Image, Request
 from sceneloom_training.data.geometry import resize_nearest
-from sceneloom_training.evaluation.classes import truth_table
 from sceneloom_training.evaluation.evaluate import resize_picture
-from sceneloom_training.evaluation.scores import count_classes, score
+from sceneloom_training.evaluation.scores import count_classes, score, truth_table
 from sceneloom_training.evaluation.segmenter import load_segmenter
 
 MOST_LOST = 1.0

@@ -29,8 +29,7 @@ from sceneloom_bench.method_table_rows import (
     with_perceptual,
 )
 from sceneloom_training.evaluation.scores import ClassCounts, count_classes, score
-from sceneloom_training.evaluation.segmenter_settings import SegmenterSettings
-from sceneloom_training.settings import TrainSettings
+from sceneloom_training.settings import SegmenterSettings, TrainSettings
 from sceneloom_training.train_command import read_flags
 
 

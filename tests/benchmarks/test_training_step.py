@@ -23,9 +23,9 @@ from sceneloom_bench.training_step import (
 )
 from sceneloom_training.assembly import assemble
 from sceneloom_training.data import open_data_set
-from sceneloom_training.distributed import World
-from sceneloom_training.learner import Learner
+from sceneloom_training.process import World
 from sceneloom_training.schedule import Schedule
+from sceneloom_training.train_step import Learner
 
 TINY = Case(height=32, width=64, ngf=4, ndf=4, scales=2, downsamplings=2, blocks=1, samples=2)
 

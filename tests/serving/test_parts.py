@@ -33,8 +33,8 @@ from sceneloom_serving.golden import (
 )
 from sceneloom_serving.leftovers import SHARED_MEMORY, new_folder, new_prefix, remove, sweep
 from sceneloom_serving.onnx_runtime import MODEL_FILE, OnnxRuntimeSynthesizer
-from sceneloom_serving.torch_runtime import TorchSynthesizer
 from sceneloom_training.networks import GeneratorArchitecture
+from sceneloom_training.torch_synthesizer import TorchSynthesizer
 
 CONTRACT = Contract(schema=load_schema("cityscapes"), boundaries=True, size_multiple=8)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from sceneloom_training.colour_error import colour_errors, mean_colour_error
+from sceneloom_training.validation import colour_errors, mean_colour_error
 
 
 def pictures() -> tuple[np.ndarray, np.ndarray, np.ndarray]:

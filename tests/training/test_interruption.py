@@ -31,10 +31,10 @@ from sceneloom.errors import DivergedError
 from sceneloom_training.assembly import assemble
 from sceneloom_training.checkpoint import load_checkpoint
 from sceneloom_training.data import open_data_set
-from sceneloom_training.distributed import World
-from sceneloom_training.learner import Learner
+from sceneloom_training.process import World
 from sceneloom_training.run_folder import RunFolder
 from sceneloom_training.schedule import Schedule
+from sceneloom_training.train_step import Learner
 from sceneloom_training.trainer import train
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -12,12 +12,12 @@ from trees import write_pix2pixhd
 
 from sceneloom.contract import Contract
 from sceneloom.schema import load_schema
-from sceneloom_serving.torch_runtime import TorchSynthesizer
 from sceneloom_training.assembly import assemble
 from sceneloom_training.data import DataSettings, Geometry, open_data_set
-from sceneloom_training.judge import Judge
 from sceneloom_training.networks import GeneratorArchitecture, build_generator
 from sceneloom_training.settings import DiscriminatorSettings, GeneratorSettings, TrainSettings
+from sceneloom_training.torch_synthesizer import TorchSynthesizer
+from sceneloom_training.validation import Judge
 
 
 @pytest.fixture

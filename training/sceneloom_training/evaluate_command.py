@@ -23,11 +23,11 @@ from sceneloom.text import counted, printable
 from sceneloom.transport import Timeouts
 from sceneloom.triton_client import TritonSynthesizer
 from sceneloom_training.data import DataSettings, examine, open_data_set
-from sceneloom_training.data.examining import describe_left_out
+from sceneloom_training.data.opening import describe_left_out
+from sceneloom_training.evaluation.evaluate import EvaluationSettings
 from sceneloom_training.evaluation.features import FeaturesKind
 from sceneloom_training.evaluation.scores import SCORES
-from sceneloom_training.evaluation.settings import EvaluationSettings
-from sceneloom_training.modes import DeviceChoice
+from sceneloom_training.settings import Device, DeviceChoice
 
 if TYPE_CHECKING:
     from sceneloom_training.evaluation.evaluate import Evaluation
@@ -85,7 +85,6 @@ def main(
     style = StyleChoice(style_seed=style_seed, style_of=style_of)
     _check_flags(pictures, checkpoint, url, style_seed, features, rows)
     require(["torch", "safetensors"], extra="train", purpose="evaluating pictures")
-    from sceneloom_training.device import choose_device
     from sceneloom_training.evaluation.evaluate import evaluate, schema_of
     from sceneloom_training.evaluation.features import load_features
     from sceneloom_training.evaluation.report import (
@@ -94,6 +93,7 @@ def main(
         write_evaluation,
     )
     from sceneloom_training.evaluation.segmenter import load_segmenter
+    from sceneloom_training.process import choose_device
 
     where = choose_device(device, "device")
     samples = open_data_set(data)
@@ -145,38 +145,34 @@ def _check_flags(
 
 
 def _synthesizer(
-    checkpoint: Path | None, url: str | None, model: str, timeout: float, device: str, batch: int
+    checkpoint: Path | None, url: str | None, model: str, timeout: float, device: Device, batch: int
 ) -> tuple[Synthesizer, _Described] | None:
     """The model to render with; None where none was named."""
-    if checkpoint is not None:
-        return _checkpoint(checkpoint, device, batch)
-    return None if url is None else _served(url, model, timeout)
-
-
-def _checkpoint(folder: Path, device: str, batch: int) -> tuple[Synthesizer, _Described]:
     from sceneloom_training.checkpoint import load_checkpoint
-    from sceneloom_training.evaluation.checkpoint_pictures import checkpoint_synthesizer
+    from sceneloom_training.torch_synthesizer import checkpoint_synthesizer
 
-    loaded = load_checkpoint(folder)
-    synthesizer = checkpoint_synthesizer(loaded, folder, device=device, max_batch_size=batch)
-    return synthesizer, {
-        "kind": "checkpoint",
-        "name": _last(folder),
-        "weights_sha256": loaded.weights_hash,
-        "engine": synthesizer.engine,
-        "precision": synthesizer.precision,
-    }
-
-
-def _served(url: str, model: str, timeout: float) -> tuple[Synthesizer, _Described]:
-    synthesizer = TritonSynthesizer(url, model=model, timeouts=Timeouts(infer=timeout))
-    return synthesizer, {
-        "kind": "url",
-        "name": f"{model} at {url}",
-        "bundle_hash": synthesizer.contract.bundle_hash,
-        "engine": synthesizer.engine,
-        "precision": synthesizer.precision,
-    }
+    synthesizer: Synthesizer
+    if checkpoint is not None:
+        loaded = load_checkpoint(checkpoint)
+        synthesizer = checkpoint_synthesizer(
+            loaded, checkpoint, device=device, max_batch_size=batch
+        )
+        described: _Described = {
+            "kind": "checkpoint",
+            "name": _last(checkpoint),
+            "weights_sha256": loaded.weights_hash,
+        }
+    elif url is not None:
+        synthesizer = TritonSynthesizer(url, model=model, timeouts=Timeouts(infer=timeout))
+        described = {
+            "kind": "url",
+            "name": f"{model} at {url}",
+            "bundle_hash": synthesizer.contract.bundle_hash,
+        }
+    else:
+        return None
+    engine = {"engine": synthesizer.engine, "precision": synthesizer.precision}
+    return synthesizer, described | engine
 
 
 @contextlib.contextmanager

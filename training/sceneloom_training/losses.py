@@ -1,15 +1,20 @@
-"""The losses of pix2pixHD (section 3.2 and 3.3), with the GAN losses that later work prefers."""
+"""The losses of pix2pixHD (sections 3.2, 3.3 and 3.5), later GAN losses, and the image pool."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Literal
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
-from sceneloom_training.modes import GanMode
+from sceneloom.artefacts import file_hash
+from sceneloom.errors import CheckpointError
+from sceneloom.text import reason
+from sceneloom_training.checkpoint import load_tensors
+from sceneloom_training.settings import GanMode
 
 
 def discriminator_loss(
@@ -78,3 +83,124 @@ def feature_matching_loss(
         for ours, theirs in zip(scale[:-1], photographs[:-1], strict=True)
     ]
     return torch.stack(terms).sum() * weight / len(fake)
+
+
+class ImagePool:
+    """Keeps pictures of earlier steps and hands half of them out again.
+
+    The published default is a size of 0: every picture is handed through.
+    """
+
+    def __init__(self, size: int, *, seed: int = 0) -> None:
+        """Start empty.
+
+        Args:
+            size: most pictures to keep.
+            seed: of its own random choices.
+        """
+        assert size >= 0
+        self._size = size
+        self._images: list[Tensor] = []
+        self._random = torch.Generator().manual_seed(seed)
+
+    def query(self, images: Tensor) -> Tensor:
+        """Exchange pictures.
+
+        Args:
+            images: float [N, C, H, W]; detached copies are kept.
+
+        Returns:
+            as many of the same shape: each is the given one or, once the pool is full, with even
+            odds an earlier one, whose place the given one takes.
+        """
+        if not self._size:
+            return images.detach()
+        return torch.stack([self._exchange(image) for image in images.detach()])
+
+    def _exchange(self, image: Tensor) -> Tensor:
+        if len(self._images) < self._size:
+            self._images.append(image.clone())
+            return image
+        if torch.rand((), generator=self._random) < 0.5:
+            return image
+        place = int(torch.randint(self._size, (), generator=self._random))
+        earlier, self._images[place] = self._images[place], image.clone()
+        return earlier
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that a resumed run needs to go on alike: pictures and random state."""
+        return {"images": list(self._images), "random": self._random.get_state()}
+
+    def load_state_dict(self, state: dict[str, Any], device: torch.device | str = "cpu") -> None:
+        """Go on where `state_dict` was taken, with the pictures on the given device."""
+        self._images = [image.to(device) for image in state["images"]]
+        self._random.set_state(state["random"])
+
+
+LAYER_WEIGHTS = (1 / 32, 1 / 16, 1 / 8, 1 / 4, 1.0)
+"""For relu1_1, relu2_1, relu3_1, relu4_1 and relu5_1."""
+_WIDTHS = (64, 64, 0, 128, 128, 0, 256, 256, 256, 256, 0, 512, 512, 512, 512, 0, 512)
+"""Filters of VGG19's convolutions up to conv5_1; 0 is a pooling."""
+
+
+class PerceptualLoss(nn.Module):
+    """Weighted L1 between VGG19's features; it has no parameters to train."""
+
+    def __init__(self, weights: Path) -> None:
+        """Load VGG19.
+
+        Args:
+            weights: state dict of torchvision's vgg19; only tensors in it are read.
+
+        Raises:
+            CheckpointError: no such file, unsafe, or not VGG19's weights.
+        """
+        super().__init__()
+        self.layers = nn.ModuleList(_layers())
+        convolutions = {i: x for i, x in enumerate(self.layers) if isinstance(x, nn.Conv2d)}
+        try:
+            state = load_tensors(weights)
+            for i, convolution in convolutions.items():
+                kinds = ("weight", "bias")
+                convolution.load_state_dict({k: state[f"features.{i}.{k}"] for k in kinds})
+        except Exception as error:  # pickle, zip, key and shape errors of another file
+            raise CheckpointError(
+                f"{weights}: not readable as torchvision's VGG19 weights ({reason(error)})"
+            ) from None
+        self.requires_grad_(False)
+        self.weights_hash = file_hash(weights)
+        """SHA-256 of the weights file, for the run's record."""
+
+    def forward(self, picture: Tensor, photograph: Tensor) -> Tensor:
+        """Compare.
+
+        Args:
+            picture: float [N, 3, H, W] in [-1, 1]; the gradient flows into it.
+            photograph: likewise; no gradient flows into it.
+        """
+        with torch.no_grad():
+            wanted = list(self._features(photograph))
+        pairs = zip(LAYER_WEIGHTS, self._features(picture), wanted, strict=True)
+        return torch.stack(
+            [w * functional.l1_loss(ours, theirs) for w, ours, theirs in pairs]
+        ).sum()
+
+    def _features(self, x: Tensor) -> Iterator[Tensor]:
+        """Outputs of the first ReLU of each block."""
+        first = True
+        for layer in self.layers:
+            x = layer(x)
+            if isinstance(layer, nn.ReLU) and first:
+                yield x
+            first = isinstance(layer, nn.MaxPool2d) or (first and isinstance(layer, nn.Conv2d))
+
+
+def _layers() -> Iterator[nn.Module]:
+    channels = 3
+    for width in _WIDTHS:
+        if width:
+            yield nn.Conv2d(channels, width, 3, padding=1)
+            yield nn.ReLU()
+            channels = width
+        else:
+            yield nn.MaxPool2d(2)

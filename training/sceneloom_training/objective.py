@@ -19,8 +19,13 @@ from torch.nn import functional
 from torch.nn.utils import parametrize
 
 from sceneloom_training.batches import Batch
-from sceneloom_training.image_pool import ImagePool
-from sceneloom_training.losses import discriminator_loss, feature_matching_loss, generator_loss
+from sceneloom_training.losses import (
+    ImagePool,
+    PerceptualLoss,
+    discriminator_loss,
+    feature_matching_loss,
+    generator_loss,
+)
 from sceneloom_training.networks import (
     FeatureEncoder,
     MultiscaleDiscriminator,
@@ -28,7 +33,6 @@ from sceneloom_training.networks import (
 )
 from sceneloom_training.networks.discriminator import Seen
 from sceneloom_training.networks.served import boundary_plane
-from sceneloom_training.perceptual import PerceptualLoss
 from sceneloom_training.settings import LossSettings
 
 

@@ -28,8 +28,8 @@ from sceneloom.contract import Contract
 from sceneloom.errors import CheckpointError
 from sceneloom.schema import LabelSchema
 from sceneloom.text import counted, one_line
+from sceneloom_training.checkpoint import load_tensors
 from sceneloom_training.networks import Generator, GeneratorArchitecture, load_weights
-from sceneloom_training.torch_files import load_tensors
 
 PUBLISHED_STYLE_CHANNELS = 3
 """Features of the published encoder unless `--feat_num` said otherwise."""

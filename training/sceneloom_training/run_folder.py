@@ -31,9 +31,8 @@ from sceneloom.errors import CheckpointError, TrainingError
 from sceneloom.held_place import HeldPlace
 from sceneloom.json_text import parse_json
 from sceneloom.text import reason
-from sceneloom_training.checkpoint import save_checkpoint
+from sceneloom_training.checkpoint import load_tensors, save_checkpoint
 from sceneloom_training.networks import FeatureEncoder, SynthesisNetwork
-from sceneloom_training.torch_files import load_tensors
 
 FORMAT = 1
 STATE, TRAINING, BUNDLE = "state.json", "training.pt", "model"

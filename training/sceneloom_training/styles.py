@@ -26,9 +26,9 @@ from sceneloom.instances import instance_channels
 from sceneloom.style import StyleFile, round_style
 from sceneloom_training.checkpoint import Checkpoint
 from sceneloom_training.data import DataSet, Geometry, Sample
-from sceneloom_training.device import choose_device
 from sceneloom_training.networks import FeatureEncoder
-from sceneloom_training.style_settings import ClusterSettings
+from sceneloom_training.process import choose_device
+from sceneloom_training.settings import ClusterSettings
 
 _STARTS = 10
 

@@ -14,7 +14,7 @@ from tyro.conf import OmitArgPrefixes, Positional, arg
 from sceneloom.extras import require
 from sceneloom.text import printable
 from sceneloom_training.data import DataSettings, examine, open_data_set
-from sceneloom_training.style_settings import ClusterSettings
+from sceneloom_training.settings import ClusterSettings
 
 if TYPE_CHECKING:
     from sceneloom_training.styles import ClassStyles

@@ -11,15 +11,18 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import importlib.metadata
 import itertools
+import platform
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import torch
 from torch import Tensor
 
+from sceneloom import __version__
 from sceneloom.errors import (
     CheckpointError,
     DivergedError,
@@ -29,20 +32,22 @@ from sceneloom.errors import (
 )
 from sceneloom.machine_limits import is_out_of_memory, said
 from sceneloom.text import counted, reason
-from sceneloom_training.assembly import assemble
+from sceneloom_training.assembly import Assembled, assemble
 from sceneloom_training.batches import Batch, StepSampler, TrainingSet, load_batches
 from sceneloom_training.data import DataSet, examine, open_data_set
-from sceneloom_training.device import choose_device
-from sceneloom_training.distributed import World, join_world
-from sceneloom_training.journal import Journal
-from sceneloom_training.judge import Judge
-from sceneloom_training.learner import Learner
-from sceneloom_training.random_state import seed_random_states
-from sceneloom_training.record import check_same_run, make_record
+from sceneloom_training.process import (
+    StopSignals,
+    World,
+    choose_device,
+    join_world,
+    seed_random_states,
+)
 from sceneloom_training.run_folder import TRAINING, RunFolder
+from sceneloom_training.run_log import Journal
 from sceneloom_training.schedule import Schedule
 from sceneloom_training.settings import TrainSettings
-from sceneloom_training.signals import StopSignals
+from sceneloom_training.train_step import Learner
+from sceneloom_training.validation import Judge
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -376,3 +381,119 @@ def _going_on(settings: TrainSettings) -> TrainSettings:
         generator=dataclasses.replace(settings.generator, start_from=None),
         discriminator=dataclasses.replace(settings.discriminator, start_from=None),
     )
+
+
+_PACKAGES = ("torch", "numpy", "pillow", "opencv-python-headless", "safetensors")
+_FREE = {
+    "schedule.epochs",
+    "schedule.decay_epochs",
+    "schedule.max_steps",
+    "compute.device",
+    "compute.compile",
+    "compute.recompute",
+    "compute.workers",
+    "compute.cache",
+    "data.root",
+    "generator.start_from",
+    "discriminator.start_from",
+    "loss.vgg",
+    *(f"record.{x}" for x in ("checkpoint_every", "keep", "keep_every", "log_every")),
+    "record.picture_every",
+}
+"""Settings that a run may be gone on with otherwise: they change neither networks nor samples."""
+
+
+def make_record(
+    settings: TrainSettings,
+    assembled: Assembled,
+    world: World,
+    device: torch.device,
+    *,
+    samples: int,
+    trained: int,
+) -> dict[str, Any]:
+    """What run.json and a bundle's provenance say.
+
+    Args:
+        settings: as they were resolved from file and flags.
+        assembled: the networks.
+        world: the processes.
+        device: where it is computed.
+        samples: of the data set.
+        trained: samples that are trained on; the others are held out.
+    """
+    objective = assembled.objective
+    networks = {
+        "generator": objective.generator,
+        "discriminator": objective.discriminator,
+        **({"encoder": objective.encoder} if objective.encoder else {}),
+    }
+    cuda = device.type == "cuda"
+    return {
+        "sceneloom": __version__,
+        "settings": settings.to_json(),
+        "samples": samples,
+        "trained_on": trained,
+        "perceptual_loss": assembled.perceptual,
+        "parameters": {
+            name: sum(p.numel() for p in network.parameters()) for name, network in networks.items()
+        },
+        "processes": world.size,
+        "device": torch.cuda.get_device_name(device) if cuda else "cpu",
+        "versions": {
+            "python": platform.python_version(),
+            **{name: _version(name) for name in _PACKAGES},
+        },
+    }
+
+
+def check_same_run(before: dict[str, Any] | None, now: dict[str, Any], root: Path) -> None:
+    """Check that a run that is gone on with is the one that was begun.
+
+    Raises:
+        TrainingError: there is no record, or what decides networks and samples differs.
+    """
+    if before is None:
+        raise TrainingError(f"{root}: has checkpoints and no run.json; choose another place")
+    try:
+        old, new = _flat(before["settings"]), _flat(now["settings"])
+    except (KeyError, AttributeError):
+        raise TrainingError(f"{root / 'run.json'}: not the record of a training run") from None
+    old |= {k: before.get(k) for k in ("processes", "samples", "perceptual_loss")}
+    new |= {k: now[k] for k in ("processes", "samples", "perceptual_loss")}
+    # A run of an older version was begun with what is the default of a setting that came later.
+    old = _defaults() | old
+    differ = [
+        f"{name} was {old.get(name)!r} and is {new.get(name)!r}"
+        for name in sorted(set(old) | set(new))
+        if old.get(name) != new.get(name) and name not in _FREE
+    ]
+    if differ:
+        raise TrainingError(
+            f"{root}: is another run ({'; '.join(differ)}); go on with its own settings, or choose "
+            "another place"
+        )
+
+
+def _flat(settings: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    return {
+        f"{section}.{name}": value
+        for section, fields in settings.items()
+        for name, value in fields.items()
+    }
+
+
+def _defaults() -> dict[str, Any]:
+    return {
+        f"{section}.{field.name}": field.default
+        for section, kind in get_type_hints(TrainSettings).items()
+        for field in dataclasses.fields(kind)
+        if field.default is not dataclasses.MISSING
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None

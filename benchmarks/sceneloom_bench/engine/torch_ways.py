@@ -13,7 +13,7 @@ from sceneloom.synthesizer import Image, InstanceMap, LabelMap, Style, Synthesiz
 from sceneloom_bench.engine.peaks import Device
 from sceneloom_bench.engine.turns import DeviceTimed
 from sceneloom_serving.onnx_runtime import usable_cpus
-from sceneloom_serving.torch_runtime import TorchSynthesizer
+from sceneloom_training.torch_synthesizer import TorchSynthesizer
 
 EAGER = "torch-fp32"
 """The baseline: PyTorch eager, float32, NCHW, as published."""

@@ -27,8 +27,8 @@ from sceneloom_streets.dataset import write_streets
 from sceneloom_training.data import DataSettings, open_data_set
 from sceneloom_training.evaluation import segmenter_training
 from sceneloom_training.evaluation.segmenter import build_network, load_segmenter, save_segmenter
-from sceneloom_training.evaluation.segmenter_settings import SegmenterSettings
 from sceneloom_training.evaluation.segmenter_training import _claimed, train_segmenter
+from sceneloom_training.settings import SegmenterSettings
 
 TINY = SegmenterSettings(
     network="unet",

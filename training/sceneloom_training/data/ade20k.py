@@ -13,6 +13,7 @@ import numpy as np
 from sceneloom.maps import OnUnknown
 from sceneloom.schema import LabelSchema
 from sceneloom_training.data.folders import (
+    TripleDataSet,
     check_folder,
     check_partners,
     check_split,
@@ -21,7 +22,6 @@ from sceneloom_training.data.folders import (
 )
 from sceneloom_training.data.pictures import PICTURE_SUFFIXES, read_picture
 from sceneloom_training.data.sample import InstanceMap, LabelMap, check_same_size
-from sceneloom_training.data.triples import TripleDataSet
 
 FOLDERS = {"train": "training", "val": "validation"}
 """Split -> name of its folders."""

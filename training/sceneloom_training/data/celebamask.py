@@ -18,7 +18,6 @@ import numpy as np
 from sceneloom.errors import DataSetError, SizeError
 from sceneloom.maps import OnUnknown
 from sceneloom.schema import LabelSchema
-from sceneloom_training.data.channels import label_channels
 from sceneloom_training.data.folders import (
     Found,
     check_folder,
@@ -31,7 +30,13 @@ from sceneloom_training.data.folders import (
 )
 from sceneloom_training.data.geometry import resize_nearest
 from sceneloom_training.data.pictures import read_mask, read_picture
-from sceneloom_training.data.sample import DataSet, LabelMap, Sample, check_same_size
+from sceneloom_training.data.sample import (
+    DataSet,
+    LabelMap,
+    Sample,
+    check_same_size,
+    label_channels,
+)
 
 PARTS = (
     *("skin", "nose", "eye_g", "l_eye", "r_eye", "l_brow", "r_brow", "l_ear", "r_ear"),

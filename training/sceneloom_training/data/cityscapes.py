@@ -14,13 +14,13 @@ from sceneloom.maps import OnUnknown
 from sceneloom.schema import LabelSchema
 from sceneloom_training.data.folders import (
     Found,
+    TripleDataSet,
     check_folder,
     check_partners,
     check_split,
     find_files,
     not_empty,
 )
-from sceneloom_training.data.triples import TripleDataSet
 
 SPLITS = ("train", "val", "test")
 _PNG = (".png",)

@@ -16,7 +16,6 @@ import numpy as np
 from sceneloom.errors import DataSetError
 from sceneloom.maps import OnUnknown
 from sceneloom.schema import LabelSchema
-from sceneloom_training.data.channels import label_channels
 from sceneloom_training.data.folders import (
     check_folder,
     check_split,
@@ -27,7 +26,14 @@ from sceneloom_training.data.folders import (
     unused,
 )
 from sceneloom_training.data.pictures import read_mask, read_picture
-from sceneloom_training.data.sample import DataSet, LabelMap, Photo, Sample, check_same_size
+from sceneloom_training.data.sample import (
+    DataSet,
+    LabelMap,
+    Photo,
+    Sample,
+    check_same_size,
+    label_channels,
+)
 
 CLASSES = 11
 LISTS = {"train": "exemplars.txt", "tuning": "tuning.txt", "test": "testing.txt"}

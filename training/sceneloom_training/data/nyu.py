@@ -2,12 +2,13 @@
 
 It holds ``images`` [N, 3, W, H], ``labels`` and ``instances`` [N, W, H], transposed against the
 picture as MATLAB writes arrays. Its 894 classes become the 40 of the benchmark by a table that must
-lie beside it (`sceneloom_training.data.nyu_tables`). The file is opened for each sample, which
+lie beside it (`read_classes40`). The file is opened for each sample, which
 takes about a millisecond: an HDF5 file that stays open is not safe in a loader's forked workers.
 """
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,10 +20,8 @@ from sceneloom.errors import DataSetError, ImageReadError, UnknownLabelError
 from sceneloom.extras import require
 from sceneloom.maps import OnUnknown
 from sceneloom.schema import LabelSchema
-from sceneloom_training.data.channels import label_channels
 from sceneloom_training.data.folders import check_folder, check_split
-from sceneloom_training.data.nyu_tables import read_classes40, read_split
-from sceneloom_training.data.sample import DataSet, Sample
+from sceneloom_training.data.sample import DataSet, Sample, label_channels
 
 FILE = "nyu_depth_v2_labeled.mat"
 SPLITS = ("train", "test", "all")
@@ -171,3 +170,90 @@ def _fit(found: Mapping[str, tuple[tuple[int, ...], np.dtype[Any]]]) -> bool:
         and dtypes[0] == dtypes[2] == np.uint8
         and dtypes[1].kind == "u"
     )
+
+
+CLASSES = 894
+SPLITS_FILE = "splits.mat"
+MAPPING_MAT = "classMapping40.mat"
+MAPPING_CSV = "nyu40_mapping.csv"
+_HEADER = ["id", "nyu40"]
+
+
+def read_split(root: Path, split: str, count: int) -> list[int]:
+    """Read the sample numbers of a split, from 1, in order.
+
+    Args:
+        root: the folder that holds ``splits.mat``.
+        split: ``train`` or ``test``.
+        count: number of samples that there are.
+
+    Raises:
+        DataSetError: the file is missing, damaged or not the publisher's.
+    """
+    path = root / SPLITS_FILE
+    if not path.is_file():
+        raise DataSetError(f"{path}: no such file; the split {split!r} needs it, 'all' does not")
+    numbers = sorted({int(number) for number in _whole_numbers(path, f"{split}Ndxs")})
+    if not numbers or numbers[0] < 1 or numbers[-1] > count:
+        raise DataSetError(
+            f"{path}: {split}Ndxs are no sample numbers from 1 to {count}, which the data set has"
+        )
+    return numbers
+
+
+def read_classes40(root: Path) -> npt.NDArray[np.uint8]:
+    """Read the table of 40 classes that lies in `root`.
+
+    Returns:
+        class of the file -> class of 40, uint8 [895]; 0 is unlabelled and stays it.
+
+    Raises:
+        DataSetError: there is no such table, or it is not one of 894 classes.
+    """
+    if (root / MAPPING_MAT).is_file():
+        path = root / MAPPING_MAT
+        classes = _whole_numbers(path, "mapClass")
+    elif (root / MAPPING_CSV).is_file():
+        path = root / MAPPING_CSV
+        classes = _read_csv(path)
+    else:
+        raise DataSetError(
+            f"{root}: holds no table of 40 classes; expected {MAPPING_MAT} or {MAPPING_CSV}"
+        )
+    if len(classes) != CLASSES or classes.min() < 0 or classes.max() > 40:
+        raise DataSetError(
+            f"{path}: has {len(classes)} classes from {classes.min(initial=0)} to "
+            f"{classes.max(initial=0)}; expected {CLASSES} of them from 0 to 40"
+        )
+    return np.concatenate([[0], classes]).astype(np.uint8)
+
+
+def _whole_numbers(path: Path, key: str) -> npt.NDArray[np.int64]:
+    """A vector of a MATLAB v5 file, int64 [N]."""
+    import scipy.io
+
+    try:
+        found: Any = scipy.io.loadmat(str(path), variable_names=[key])
+        values = np.asarray(found[key])
+    except KeyError:
+        raise DataSetError(f"{path}: holds no array {key}") from None
+    except Exception as error:  # the reader raises nearly anything on damaged files
+        raise DataSetError(f"{path}: not readable as a MATLAB v5 file ({error})") from None
+    if values.dtype.kind not in "iuf" or not np.array_equal(values, np.floor(values)):
+        raise DataSetError(f"{path}: {key} are not whole numbers")
+    return values.astype(np.int64).ravel()
+
+
+def _read_csv(path: Path) -> npt.NDArray[np.int64]:
+    """Class of 40 of each class, int64 [894]."""
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            header, *lines = list(csv.reader(file)) or [[]]
+        pairs = {int(number): int(of_40) for number, of_40 in lines}
+    except (OSError, ValueError) as error:
+        raise DataSetError(f"{path}: not lines of two whole numbers ({error})") from None
+    if header != _HEADER or sorted(pairs) != list(range(1, len(lines) + 1)):
+        raise DataSetError(
+            f"{path}: expected the line {','.join(_HEADER)}, then one line for each class from 1"
+        )
+    return np.array([pairs[number] for number in sorted(pairs)], np.int64)

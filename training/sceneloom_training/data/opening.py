@@ -1,27 +1,34 @@
-"""Opening the data set that the settings name.
-
-::
+"""Open a data set by its layout, and examine it: files without partners, sizes that differ,
+photographs with an EXIF orientation.
 
     from sceneloom_training.data import DataSettings, open_data_set
 
-    data = open_data_set(DataSettings(layout="cityscapes", root=Path("cityscapes"), split="train"))
-    sample = data.read(0)
+    data = open_data_set(DataSettings(layout="ade20k", root=Path("ADEChallengeData2016")))
+    for line in examine(data, settings.root):
+        print(line)
 """
 
 from __future__ import annotations
 
-from sceneloom.errors import InputError
+import dataclasses
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from sceneloom.errors import DataSetError, ImageReadError, InputError
+from sceneloom.file_tree import LeftOut, describe
 from sceneloom.schema import LabelSchema, builtin_schemas, load_schema
+from sceneloom.text import printable
 from sceneloom_training.data.ade20k import open_ade20k
 from sceneloom_training.data.celebamask import open_celebamask
 from sceneloom_training.data.cityscapes import open_cityscapes
 from sceneloom_training.data.helen import open_helen
 from sceneloom_training.data.nyu import open_nyu
 from sceneloom_training.data.paired import open_paired
+from sceneloom_training.data.pictures import read_header
 from sceneloom_training.data.pix2pixhd import open_pix2pixhd
-from sceneloom_training.data.sample import DataSet
-from sceneloom_training.data.settings import DataSettings
-from sceneloom_training.data.sizes import parse_size
+from sceneloom_training.data.sample import DataSet, size_difference
+from sceneloom_training.data.settings import DataSettings, parse_size
 from sceneloom_training.data.streets import StreetDataSet
 
 
@@ -90,3 +97,83 @@ def _schema(settings: DataSettings) -> LabelSchema:
             f"{' or '.join(own)}, or the path of a JSON file of your own"
         )
     return load_schema(name)
+
+
+_THREADS = 8
+"""They wait for the disk or the network, each for a file."""
+_LISTED = 10
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Seen:
+    """A sample's headers."""
+
+    problem: str | None = None
+    """What is wrong with its files, or None."""
+    turned: Path | None = None
+    """Its photograph, where that has an orientation other than 1."""
+
+
+def examine(data: DataSet, root: Path | None) -> list[str]:
+    """Look at the headers of all files.
+
+    Args:
+        data: the data set.
+        root: its folder, which names of what is left out are shortened by.
+
+    Returns:
+        lines for the summary of a command.
+
+    Raises:
+        DataSetError: files of one sample differ in size, or cannot be read; lists the first ten.
+    """
+    files = [each for each in map(data.files_of_one_size, range(len(data))) if each]
+    with ThreadPoolExecutor(_THREADS) as pool:
+        seen = list(pool.map(_look, files))
+    problems = [each.problem for each in seen if each.problem is not None]
+    if problems:
+        raise DataSetError(_listed(problems))
+    turned = [each.turned for each in seen if each.turned is not None]
+    return [*describe_left_out(data.left_out, root), *_describe_turned(turned)]
+
+
+def describe_left_out(left_out: Sequence[LeftOut], root: Path | None) -> list[str]:
+    """Lines of what is left out, with names that begin below `root`."""
+    below = "" if root is None else f"{root}/"
+    return describe(
+        dataclasses.replace(each, name=each.name.removeprefix(below)) for each in left_out
+    )
+
+
+def _look(files: tuple[Path, ...]) -> _Seen:
+    photo, *others = files
+    try:
+        first = read_header(photo)
+        for other in others:
+            found = read_header(other)
+            if first and found and found.size != first.size:
+                return _Seen(problem=size_difference(photo, first.size, other, found.size))
+    except ImageReadError as error:
+        return _Seen(problem=str(error))
+    return _Seen(turned=photo if first and first.orientation != 1 else None)
+
+
+def _listed(problems: Sequence[str]) -> str:
+    if len(problems) == 1:
+        return problems[0]
+    more = f"; and {len(problems) - _LISTED} more" if len(problems) > _LISTED else ""
+    return f"{len(problems)} samples cannot be used: {'; '.join(problems[:_LISTED])}{more}"
+
+
+def _describe_turned(photos: Sequence[Path]) -> list[str]:
+    if not photos:
+        return []
+    names = ", ".join(printable(path.name) for path in photos[:3]) + (
+        ", ..." if len(photos) > 3 else ""
+    )
+    have = "photograph has" if len(photos) == 1 else "photographs have"
+    return [
+        f"{len(photos):,} {have} an EXIF orientation other than 1 ({names}), which is not applied: "
+        "label maps are taken to lie on the pixels as they are stored. If yours were drawn on the "
+        "turned pictures, turn the photographs first: mogrify -auto-orient FILES, or exiftran -ai"
+    ]

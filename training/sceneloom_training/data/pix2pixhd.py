@@ -14,9 +14,14 @@ from pathlib import Path
 from sceneloom.errors import DataSetError
 from sceneloom.maps import MAP_SUFFIXES, OnUnknown
 from sceneloom.schema import LabelSchema
-from sceneloom_training.data.folders import check_folder, check_partners, find_files, not_empty
+from sceneloom_training.data.folders import (
+    TripleDataSet,
+    check_folder,
+    check_partners,
+    find_files,
+    not_empty,
+)
 from sceneloom_training.data.pictures import PICTURE_SUFFIXES
-from sceneloom_training.data.triples import TripleDataSet
 
 
 def open_pix2pixhd(

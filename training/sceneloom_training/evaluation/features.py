@@ -160,7 +160,7 @@ class Dinov2Features(FeatureNetwork):
         require(["torch", "transformers"], extra="train", purpose="DINOv2 features")
         from transformers import Dinov2Model
 
-        from sceneloom_training.evaluation.transformers_folder import load_quietly
+        from sceneloom_training.evaluation.segmenter import load_quietly
 
         weights = folder / _DINO_WEIGHTS
         if _model_type(folder) != "dinov2" or not weights.is_file():

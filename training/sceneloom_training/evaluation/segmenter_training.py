@@ -41,25 +41,24 @@ from sceneloom.machine_limits import is_out_of_memory, said
 from sceneloom.schema import NO_CHANNEL
 from sceneloom.text import counted, reason
 from sceneloom_training.batches import Batch, StepSampler, TrainingSet, load_batches
+from sceneloom_training.checkpoint import load_tensors
 from sceneloom_training.data import DataSet, DataSettings, Geometry, Sample, examine, open_data_set
-from sceneloom_training.device import choose_device
-from sceneloom_training.distributed import World
-from sceneloom_training.evaluation.photometric import distort
-from sceneloom_training.evaluation.segmentation_networks import logits_of
 from sceneloom_training.evaluation.segmenter import (
     MARKER,
     build_network,
+    logits_of,
     normalise,
     save_segmenter,
 )
-from sceneloom_training.evaluation.segmenter_settings import SegmenterSettings
-from sceneloom_training.random_state import (
+from sceneloom_training.process import (
+    StopSignals,
+    World,
+    choose_device,
     random_states,
     seed_random_states,
     set_random_states,
 )
-from sceneloom_training.signals import StopSignals
-from sceneloom_training.torch_files import load_tensors
+from sceneloom_training.settings import SegmenterSettings
 
 STATE, LOG, BUNDLE = "training.pt", "log.jsonl", "segmenter"
 _LOCK = ".lock"
@@ -369,3 +368,64 @@ def _forget_after(log: Path, step: int) -> None:
                 if parse_json(line)["step"] <= step:
                     kept.append(line)
         log.write_text("".join(f"{line}\n" for line in kept), "utf-8")
+
+
+_CHANCE = 0.5
+_BRIGHTNESS, _FACTOR = 32 / 255, (0.5, 1.5)
+_STRONGEST_GRAIN = 0.12
+_GRAINS = (1, 2, 4)
+_GREY = (0.299, 0.587, 0.114)
+
+
+def distort(pictures: Tensor) -> Tensor:
+    """Distort each picture of a batch on its own, by the process's random state.
+
+    Args:
+        pictures: float32 [N, 3, H, W], values 0 to 1.
+
+    Returns:
+        float32 [N, 3, H, W], values 0 to 1.
+    """
+    return torch.stack([_distort_one(picture) for picture in pictures])
+
+
+def _distort_one(picture: Tensor) -> Tensor:
+    if _happens():
+        picture = picture + _between(-_BRIGHTNESS, _BRIGHTNESS)
+    if _happens():
+        picture = picture.mean() + (picture - picture.mean()) * _between(*_FACTOR)
+    if _happens():
+        grey = (picture * picture.new_tensor(_GREY).view(3, 1, 1)).sum(0, keepdim=True)
+        picture = grey + (picture - grey) * _between(*_FACTOR)
+    if _happens():
+        picture = _soften(picture)
+    if _happens():
+        picture = picture + _grain(picture)
+    return picture.clamp(0, 1)
+
+
+def _soften(picture: Tensor) -> Tensor:
+    """As if taken at between half and the whole of its size."""
+    factor = _between(0.5, 1.0)
+    smaller = functional.interpolate(
+        picture[None], scale_factor=factor, mode="bilinear", antialias=True
+    )
+    size = (picture.shape[1], picture.shape[2])
+    return functional.interpolate(smaller, size=size, mode="bilinear")[0]
+
+
+def _grain(picture: Tensor) -> Tensor:
+    """Noise of one to four pixels' grain, of each colour on its own."""
+    _, height, width = picture.shape
+    side = _GRAINS[int(torch.randint(len(_GRAINS), ()))]
+    noise = torch.randn(1, 3, -(-height // side), -(-width // side), device=picture.device)
+    larger = functional.interpolate(noise, scale_factor=side, mode="nearest")
+    return larger[0, :, :height, :width] * _between(0, _STRONGEST_GRAIN)
+
+
+def _happens() -> bool:
+    return float(torch.rand(())) < _CHANCE
+
+
+def _between(low: float, high: float) -> float:
+    return low + (high - low) * float(torch.rand(()))

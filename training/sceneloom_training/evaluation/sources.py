@@ -17,7 +17,7 @@ from sceneloom.synthesizer import Synthesizer
 from sceneloom_training.data.folders import check_folder, find_files, not_empty, sample_name
 from sceneloom_training.data.pictures import PICTURE_SUFFIXES, read_picture
 from sceneloom_training.data.sample import Photo, Sample
-from sceneloom_training.evaluation.classes import input_table
+from sceneloom_training.evaluation.scores import input_table
 
 _LISTED = 20
 _SYNTHESIZED = "_synthesized_image"  # beside them lie *_input_label

@@ -6,7 +6,7 @@ import dataclasses
 from typing import Any, TypeAlias, TypeVar, get_args
 
 from sceneloom.errors import CheckpointError
-from sceneloom_training.modes import PaddingMode
+from sceneloom_training.settings import PaddingMode
 
 _RANGES = {
     "input_channels": (1, 4096),

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils.parametrizations import spectral_norm as with_spectral_norm
 
-from sceneloom_training.networks.layers import InstanceNorm
+from sceneloom_training.networks.generator import InstanceNorm
 
 _MOST_FILTERS = 512
 

@@ -1,6 +1,6 @@
-"""What a run trains: the networks, their moving average and their optimizers, a step at a time.
+"""One optimiser step: networks, moving average, optimizers, and their state.
 
-It knows nothing of folders, logs or signals; `sceneloom_training.trainer` does.
+Folders, logs and signals are in `sceneloom_training.trainer`.
 """
 
 from __future__ import annotations
@@ -17,10 +17,9 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from sceneloom_training.batches import Batch
-from sceneloom_training.distributed import World
 from sceneloom_training.networks import Generator, SynthesisNetwork, balance_phases
 from sceneloom_training.objective import Objective
-from sceneloom_training.random_state import random_states, set_random_states
+from sceneloom_training.process import World, random_states, set_random_states
 from sceneloom_training.schedule import Schedule, enclosed_parameters
 from sceneloom_training.settings import TrainSettings
 

@@ -1,4 +1,4 @@
-"""What a run says of itself: lines for machines, TensorBoard, and a progress bar for people."""
+"""The log of a run: log.jsonl for machines, TensorBoard, and a progress bar."""
 
 from __future__ import annotations
 
