@@ -1,14 +1,14 @@
 """The generators: pix2pixHD's coarse-to-fine generator, pix2pix's U-Net, and the feature encoder,
 with their layers.
 
-pix2pixHD: Wang et al., CVPR 2018, sections 3.1 and 3.4. The U-Net (Isola et al., CVPR 2017) is the
-baseline at 256x256. Published with BatchNorm and one picture a batch, which is InstanceNorm with
-learnt scale and shift, it has that InstanceNorm here for any batch. Dropout is off in eval mode: equal maps give equal pictures.
+pix2pixHD (Wang et al., CVPR 2018, section 3.2): every InstanceNorm has eps 1e-5 and no affine
+parameters. Convolutions without stride pad by reflection unless the architecture says otherwise.
+Height and width are multiples of `size_multiple`, at least twice that: below it the reflection at
+the bottleneck has nothing to reflect.
 
-In pix2pixHD's generator (section 3.2), every InstanceNorm has eps 1e-5 and no affine parameters, and
-convolutions without stride pad by reflection unless the architecture says otherwise. Height and
-width are multiples of `size_multiple`, at least twice that: below it the reflection at the
-bottleneck has nothing to reflect.
+The U-Net (Isola et al., CVPR 2017) is the baseline at 256x256. It was published with BatchNorm and
+one picture a batch, which is InstanceNorm with learnt scale and shift, and has that here for any
+batch. Dropout is off in eval mode: equal maps give equal pictures.
 """
 
 from __future__ import annotations
