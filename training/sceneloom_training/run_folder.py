@@ -1,9 +1,9 @@
-"""The folder of a training run: its checkpoints, its record, and that only one process writes it.
+"""A training run on disk, of a model or of a segmenter: lock, record, checkpoints.
 
     RUN/run.json                        settings, versions, what was switched off and why
     RUN/log.jsonl                       one line per entry of the log
-    RUN/checkpoints/step-000001000/     training.pt (everything that a resumed run needs),
-                                        model/ (the checkpoint bundle), state.json (hash, step)
+    RUN/checkpoints/step-000001000/     training.pt (everything for a resumed run), state.json
+                                        (hash, step), model/ (the bundle; not of a segmenter)
     RUN/model                           link to the newest checkpoint's bundle
     RUN/tensorboard/, RUN/pictures/     for people
 
@@ -18,21 +18,19 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
 from sceneloom import __version__
 from sceneloom.artefacts import file_hash, replace_folder
-from sceneloom.contract import Contract
 from sceneloom.errors import CheckpointError, TrainingError
 from sceneloom.held_place import HeldPlace
 from sceneloom.json_text import parse_json
 from sceneloom.text import reason
-from sceneloom_training.checkpoint import load_tensors, save_checkpoint
-from sceneloom_training.networks import FeatureEncoder, SynthesisNetwork
+from sceneloom_training.checkpoint import load_tensors
 
 FORMAT = 1
 STATE, TRAINING, BUNDLE = "state.json", "training.pt", "model"
@@ -40,17 +38,19 @@ RECORD, LOG, PICTURES = "run.json", "log.jsonl", "pictures"
 _LOCK = ".lock"
 _NAME = re.compile(r"step-(\d{9,})")
 _LEFTOVER = re.compile(r"\.step-\d{9,}\.(\d+\.new|\d+\.old|gone)")
+_OLD_SEGMENTER = re.compile(r"\.lock|log\.jsonl|\.training\.pt\.new|\.segmenter\..*")
 
 
 class RunFolder:
     """A run's folder."""
 
-    def __init__(self, root: Path) -> None:
-        """Name the folder; nothing is written yet."""
+    def __init__(self, root: Path, *, makes: Literal["model", "segmenter"] = "model") -> None:
+        """Name the folder and the result of the run in it; nothing is written yet."""
         self.root = root
         self.checkpoints = root / "checkpoints"
-        self.model = root / BUNDLE
-        """The newest checkpoint's bundle: a link."""
+        self.model = root / makes
+        """The newest checkpoint's bundle, a link; of a segmenter, the finished one."""
+        self._foreign = {"model", "segmenter"} - {makes}
         self._held: HeldPlace | None = None
 
     @contextlib.contextmanager
@@ -89,8 +89,13 @@ class RunFolder:
         if not self.root.is_dir():
             return False
         names = {path.name for path in self.root.iterdir()}
-        # Those that a run which was killed at once leaves behind have no record yet.
-        return RECORD in names or names <= {_LOCK, "checkpoints", f".{RECORD}.new"}
+        if names & self._foreign:
+            return False
+        if RECORD in names or names <= {_LOCK, "checkpoints", f".{RECORD}.new"}:
+            return True
+        # Segmenter runs of older versions have no record, and their checkpoint here.
+        killed = _LOCK in names and all(map(_OLD_SEGMENTER.fullmatch, names))
+        return "model" in self._foreign and (TRAINING in names or killed)
 
     def _leave_nothing_empty(self) -> None:
         """Take the folder away again if the run was refused before it began."""
@@ -124,20 +129,14 @@ class RunFolder:
         self,
         step: int,
         state: dict[str, Any],
-        generator: SynthesisNetwork,
-        contract: Contract | None,
-        provenance: dict[str, Any],
-        encoder: FeatureEncoder | None,
+        write_model: Callable[[Path], None] | None = None,
     ) -> None:
         """Write the checkpoint of a step.
 
         Args:
             step: steps done.
-            state: everything that a resumed run needs; tensors and plain values.
-            generator: for the bundle; so are the others.
-            contract: see `save_checkpoint`.
-            provenance: see `save_checkpoint`.
-            encoder: see `save_checkpoint`.
+            state: everything for a resumed run; tensors and plain values.
+            write_model: writes the checkpoint bundle to a path; None for a run without bundles.
 
         Raises:
             CheckpointError: it cannot be written; the older ones are as they were.
@@ -152,7 +151,8 @@ class RunFolder:
             error=CheckpointError,
         ) as fresh:
             _save_state(state, fresh / TRAINING)
-            save_checkpoint(fresh / BUNDLE, generator, contract, provenance, encoder=encoder)
+            if write_model is not None:
+                write_model(fresh / BUNDLE)
             description = {
                 "format": FORMAT,
                 "sceneloom": __version__,
@@ -173,6 +173,8 @@ class RunFolder:
             raise TrainingError(f"{error}; what was trained since is lost") from None
 
     def _point_to(self, step: int) -> None:
+        if not (self.folder(step) / BUNDLE).is_dir():
+            return
         link = self.root / f".{BUNDLE}.new"
         link.unlink(missing_ok=True)
         link.symlink_to(Path("checkpoints") / self.folder(step).name / BUNDLE)
@@ -182,10 +184,11 @@ class RunFolder:
         """Remove checkpoints but the newest.
 
         Args:
-            keep: how many are kept.
+            keep: how many are kept; 0 removes all.
             keep_every: those at multiples of it are kept as well; 0 is none.
         """
-        for step in self.steps()[:-keep]:
+        steps = self.steps()
+        for step in steps[: max(0, len(steps) - keep)]:
             if not keep_every or step % keep_every:
                 # Renamed first: half a folder must not look like a checkpoint.
                 gone = self.folder(step).with_name(f".{self.folder(step).name}.gone")

@@ -34,6 +34,7 @@ from sceneloom.machine_limits import is_out_of_memory, said
 from sceneloom.text import counted, reason
 from sceneloom_training.assembly import Assembled, assemble
 from sceneloom_training.batches import Batch, StepSampler, TrainingSet, load_batches
+from sceneloom_training.checkpoint import save_checkpoint
 from sceneloom_training.data import DataSet, examine, open_data_set
 from sceneloom_training.process import (
     StopSignals,
@@ -340,10 +341,13 @@ class Trainer:
         self.run.save(
             self.step,
             state,
-            self.learner.best,
-            self.assembled.contract,
-            provenance,
-            self.learner.objective.encoder,
+            lambda folder: save_checkpoint(
+                folder,
+                self.learner.best,
+                self.assembled.contract,
+                provenance,
+                encoder=self.learner.objective.encoder,
+            ),
         )
         record = self.settings.record
         self.run.drop_older(keep=record.keep, keep_every=record.keep_every)

@@ -1,21 +1,17 @@
 """Training of a segmenter on a data set's real photographs: cross entropy, AdamW with warm-up and a
 straight fall, from random weights; nothing is downloaded.
 
-    RUN/training.pt     weights, optimizer, random states: from here the same command goes on
-    RUN/log.jsonl       step, loss, pixel accuracy, learning rate
     RUN/segmenter/      the segmenter, written at the end
-    RUN/.lock           only one process writes the others
+    RUN/log.jsonl       step, loss, pixel accuracy, learning rate
+    RUN/run.json, RUN/checkpoints/, RUN/.lock      see `sceneloom_training.run_folder`
 
-A run can be killed at any moment: what was done since its last checkpoint is lost and nothing else.
+A killed run loses the steps since its last checkpoint and nothing else.
 """
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import fcntl
 import json
-import os
 import sys
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
@@ -36,10 +32,9 @@ from sceneloom.errors import (
     SceneLoomError,
     TrainingError,
 )
-from sceneloom.json_text import parse_json
 from sceneloom.machine_limits import is_out_of_memory, said
 from sceneloom.schema import NO_CHANNEL
-from sceneloom.text import counted, reason
+from sceneloom.text import counted
 from sceneloom_training.batches import Batch, StepSampler, TrainingSet, load_batches
 from sceneloom_training.checkpoint import load_tensors
 from sceneloom_training.data import DataSet, DataSettings, Geometry, Sample, examine, open_data_set
@@ -58,10 +53,9 @@ from sceneloom_training.process import (
     seed_random_states,
     set_random_states,
 )
+from sceneloom_training.run_folder import LOG, TRAINING, RunFolder
 from sceneloom_training.settings import SegmenterSettings
 
-STATE, LOG, BUNDLE = "training.pt", "log.jsonl", "segmenter"
-_LOCK = ".lock"
 _LOG_EVERY = 20
 _LEAST_SHARE = 1e-4
 """Of the pixels: rarer classes weigh no more than one of this share."""
@@ -97,8 +91,10 @@ def train_segmenter(data: DataSettings, settings: SegmenterSettings, out: Path) 
         CheckpointError: a checkpoint is damaged.
     """
     try:
-        run = _Run(data, settings, out)
-        with _claimed(out):
+        run = _Run(data, settings, RunFolder(out, makes="segmenter"))
+        if (run.folder.model / MARKER).is_file():
+            raise TrainingError(f"{run.folder.model}: is finished; choose another place")
+        with run.folder.claimed():
             return run.train()
     except OSError as error:
         raise TrainingError(f"{error.filename or out}: {error.strerror or error}") from None
@@ -112,35 +108,11 @@ def train_segmenter(data: DataSettings, settings: SegmenterSettings, out: Path) 
         ) from None
 
 
-@contextlib.contextmanager
-def _claimed(out: Path) -> Iterator[None]:
-    """Make the folder and keep others out of it while the block runs."""
-    out.mkdir(parents=True, exist_ok=True)
-    if not _is_ours(out):
-        raise TrainingError(f"{out}: exists and is not such a run; choose another place")
-    with (out / _LOCK).open("w") as lock:
-        try:
-            # Not flock: loading processes would inherit that and outlive a killed run.
-            fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except (BlockingIOError, PermissionError):
-            raise TrainingError(f"{out}: another process is training in it") from None
-        yield
-
-
-def _is_ours(out: Path) -> bool:
-    names = {path.name for path in out.iterdir()}
-    if not names or STATE in names or (out / BUNDLE / MARKER).is_file():
-        return True
-    # What runs leave that were killed before their first checkpoint, or writing the segmenter.
-    ours = {_LOCK, LOG, f".{STATE}.new"}
-    return _LOCK in names and all(name in ours or name.startswith(f".{BUNDLE}.") for name in names)
-
-
 class _Run:
     """One process of a run."""
 
-    def __init__(self, data: DataSettings, settings: SegmenterSettings, out: Path) -> None:
-        self.settings, self.out = settings, out
+    def __init__(self, data: DataSettings, settings: SegmenterSettings, folder: RunFolder) -> None:
+        self.settings, self.folder = settings, folder
         opened = open_data_set(data)
         if opened.schema is None:
             raise InputError("a paired data set has no label maps to train a segmenter on")
@@ -199,9 +171,14 @@ class _Run:
         with (
             StopSignals() as stopped,
             self._batches(steps) as batches,
-            (self.out / LOG).open("a", encoding="utf-8") as log,
+            (self.folder.root / LOG).open("a", encoding="utf-8") as log,
         ):
-            for _ in _shown(steps, self.last):
+            for _ in track(
+                steps,
+                description="training the segmenter",
+                total=self.last,
+                completed=self.step,
+            ):
                 batch = self._wait_for_batch(batches, stopped)
                 if batch is None:
                     break
@@ -214,9 +191,15 @@ class _Run:
         if self.step < self.last:
             self._save()
             return self._outcome(None, stopped.number)
-        self._write_bundle()
-        (self.out / STATE).unlink(missing_ok=True)
-        return self._outcome(self.out / BUNDLE, None)
+        save_segmenter(
+            self.folder.model,
+            self.network,
+            self.schema,
+            self.settings,
+            provenance={**self.record, "steps": self.step, "torch": torch.__version__},
+        )
+        self._drop_checkpoints(keep=0)
+        return self._outcome(self.folder.model, None)
 
     def _wait_for_batch(self, batches: Iterator[Batch], stopped: StopSignals) -> Batch | None:
         """The batch of a step; None where a signal came first. A batch that cannot be had ends the
@@ -292,7 +275,6 @@ class _Run:
         print(json.dumps(entry), file=log, flush=True)
 
     def _save(self) -> None:
-        fresh = self.out / f".{STATE}.new"
         state = {
             "record": json.dumps(self.record),
             "step": self.step,
@@ -300,26 +282,27 @@ class _Run:
             "optimizer": self.optimizer.state_dict(),
             "random": random_states(),
         }
-        with fresh.open("wb") as stream:
-            try:
-                torch.save(state, stream)
-            except RuntimeError as error:  # torch's zip writer hides the system's reason
-                fresh.unlink(missing_ok=True)
-                raise OSError(f"disk full, or not writable ({reason(error)})") from None
-            stream.flush()
-            os.fsync(stream.fileno())
-        fresh.replace(self.out / STATE)
+        self.folder.save(self.step, state)
+        self._drop_checkpoints(keep=1)
+
+    def _drop_checkpoints(self, *, keep: int) -> None:
+        self.folder.drop_older(keep=keep, keep_every=0)
+        (self.folder.root / TRAINING).unlink(missing_ok=True)  # of an older version
 
     def _load(self) -> None:
-        """Go on from the checkpoint if there is one."""
-        path = self.out / STATE
-        if (self.out / BUNDLE / MARKER).is_file():
-            raise TrainingError(f"{self.out / BUNDLE}: is finished; choose another place")
-        if not path.is_file():
-            (self.out / LOG).unlink(missing_ok=True)
+        """Resume from the newest checkpoint if there is one."""
+        steps = self.folder.steps()
+        path = self.folder.root / TRAINING  # the checkpoint of an older version
+        if steps:
+            state = self.folder.load(steps[-1])
+            path = self.folder.folder(steps[-1]) / TRAINING
+        elif not path.is_file():
+            self.folder.write_record(self.record)
+            self.folder.forget_after(-1)
             return
         try:
-            state = load_tensors(path)
+            if not steps:
+                state = load_tensors(path)
             same = state["record"] == json.dumps(self.record)
             if same:
                 self.network.load_state_dict(state["network"])
@@ -332,18 +315,10 @@ class _Run:
             ) from None
         if not same:
             raise TrainingError(
-                f"{self.out}: was begun with other data or settings; choose another place"
+                f"{self.folder.root}: was begun with other data or settings; choose another place"
             )
-        _forget_after(self.out / LOG, self.step)
-
-    def _write_bundle(self) -> None:
-        save_segmenter(
-            self.out / BUNDLE,
-            self.network,
-            self.schema,
-            self.settings,
-            provenance={**self.record, "steps": self.step, "torch": torch.__version__},
-        )
+        self.folder.write_record(self.record)
+        self.folder.forget_after(self.step)
 
 
 def _label_map(sample: Sample) -> npt.NDArray[np.uint8]:
@@ -353,21 +328,6 @@ def _label_map(sample: Sample) -> npt.NDArray[np.uint8]:
 
 def _holds_classes(label_maps: npt.NDArray[np.uint8]) -> bool:
     return bool((label_maps != NO_CHANNEL).any())
-
-
-def _shown(steps: range, last: int) -> Iterator[int]:
-    yield from track(steps, description="training the segmenter", total=last, completed=steps.start)
-
-
-def _forget_after(log: Path, step: int) -> None:
-    """Drop the entries of steps that a killed run did after its last checkpoint."""
-    kept = []
-    with contextlib.suppress(FileNotFoundError):
-        for line in log.read_text("utf-8").splitlines():
-            with contextlib.suppress(ValueError):  # the last line may be half
-                if parse_json(line)["step"] <= step:
-                    kept.append(line)
-        log.write_text("".join(f"{line}\n" for line in kept), "utf-8")
 
 
 _CHANCE = 0.5
