@@ -85,7 +85,7 @@ def make_step(case: Case, way: Way, device: str) -> Callable[[Iterator[Any]], di
     from sceneloom_training.data import open_data_set
     from sceneloom_training.process import World
     from sceneloom_training.schedule import Schedule
-    from sceneloom_training.train_step import Learner
+    from sceneloom_training.train_step import TrainStep
 
     settings = train_settings(case, way, device)
     schema = open_data_set(settings.data).schema
@@ -102,8 +102,8 @@ def make_step(case: Case, way: Way, device: str) -> Callable[[Iterator[Any]], di
         )
         return lambda batches: recipe.step({k: x.to(device) for k, x in next(batches).items()})
     schedule = Schedule.of(settings.schedule, steps_per_epoch=10**6)
-    learner = Learner(settings, objective, schedule, World(), torch.device(device))
-    return lambda batches: learner.step(0, batches)
+    train_step = TrainStep(settings, objective, schedule, World(), torch.device(device))
+    return lambda batches: train_step.step(0, batches)
 
 
 def train_settings(case: Case, way: Way, device: str) -> Any:

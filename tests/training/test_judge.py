@@ -17,7 +17,7 @@ from sceneloom_training.data import DataSettings, Geometry, open_data_set
 from sceneloom_training.networks import GeneratorArchitecture, build_generator
 from sceneloom_training.settings import DiscriminatorSettings, GeneratorSettings, TrainSettings
 from sceneloom_training.torch_synthesizer import TorchSynthesizer
-from sceneloom_training.validation import Judge
+from sceneloom_training.validation import Validation
 
 
 @pytest.fixture
@@ -44,12 +44,14 @@ def test_looking_keeps_no_graph(data: DataSettings, held_out: int) -> None:
     )
     samples = open_data_set(data)
     objective = assemble(settings, samples.schema, has_instances=True).objective
-    judge = Judge(samples, Geometry(mode="none"), held_out=held_out, multiple=4, smallest=8, seed=0)
+    validation = Validation(
+        samples, Geometry(mode="none"), held_out=held_out, multiple=4, smallest=8, seed=0
+    )
     device = torch.device("cpu")
     looks = []
     assert (
         kept_for_a_backward_pass(
-            lambda: looks.append(judge.look(objective, objective.generator, device))
+            lambda: looks.append(validation.validate(objective, objective.generator, device))
         )
         == 0
     )

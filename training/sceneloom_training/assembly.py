@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TypeVar
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from sceneloom.contract import Contract
 from sceneloom.errors import CheckpointError, InputError
@@ -38,7 +38,7 @@ _Network = TypeVar("_Network", bound=nn.Module)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Assembled:
+class Model:
     """What is trained."""
 
     objective: Objective
@@ -51,9 +51,7 @@ class Assembled:
     """
 
 
-def assemble(
-    settings: TrainSettings, schema: LabelSchema | None, *, has_instances: bool
-) -> Assembled:
+def assemble(settings: TrainSettings, schema: LabelSchema | None, *, has_instances: bool) -> Model:
     """Build the networks with the seed's weights.
 
     Args:
@@ -65,15 +63,27 @@ def assemble(
         InputError: the settings ask for inputs that the data does not have.
         CheckpointError: a `start_from` or `loss.vgg` cannot be used.
     """
-    inputs = _inputs(settings, schema, has_instances)
-    generator = build_generator(
-        _architecture(settings.generator, inputs), seed=settings.compute.seed
+    g, d, s, seed = (
+        settings.generator,
+        settings.discriminator,
+        settings.style,
+        settings.compute.seed,
     )
-    if settings.generator.start_from is not None:
-        start_generator(generator, settings.generator.start_from, schema)
-    if settings.generator.balanced_upsampling:
+    for name, on, off in (
+        ("generator.boundaries", g.boundaries, "--generator.no-boundaries"),
+        ("style.features", s.features > 0, "--style.features 0"),
+    ):
+        if on and not has_instances:
+            raise InputError(f"{name} needs instance maps, and the data has none: {off}")
+    inputs = Inputs(
+        labels=schema.channels if schema else 0, boundaries=g.boundaries, style=s.features
+    )
+    architecture = _architecture(g, inputs)
+    generator = build_generator(architecture, seed=seed)
+    if g.start_from is not None:
+        start_generator(generator, g.start_from, schema)
+    if g.balanced_upsampling:
         balance_phases(generator)
-    d, s = settings.discriminator, settings.style
     discriminator = _seeded(
         lambda: MultiscaleDiscriminator(
             inputs.condition + 3,
@@ -84,19 +94,23 @@ def assemble(
             affine_norm=d.affine_norm,
             spectral_norm=d.spectral_norm,
         ),
-        settings.compute.seed + 1,
+        seed + 1,
     )
     if d.start_from is not None:
         start_discriminator(discriminator, d.start_from)
     encoder = None
     if s.features:
         encoder = _seeded(
-            lambda: FeatureEncoder(s.features, nef=s.nef, downsamplings=s.downsamplings),
-            settings.compute.seed + 2,
+            lambda: FeatureEncoder(s.features, nef=s.nef, downsamplings=s.downsamplings), seed + 2
         )
-        if settings.generator.start_from is not None:
-            start_encoder(encoder, settings.generator.start_from)
-    perceptual, said = _perceptual(settings)
+        if g.start_from is not None:
+            start_encoder(encoder, g.start_from)
+    perceptual, status = None, "off: loss.perceptual is 0"
+    if settings.loss.perceptual and settings.loss.vgg is None:
+        status = "off: loss.vgg names no weights file"
+    elif settings.loss.perceptual and settings.loss.vgg is not None:
+        perceptual = PerceptualLoss(settings.loss.vgg)
+        status = perceptual.weights_hash
     objective = Objective(
         inputs,
         generator,
@@ -104,31 +118,19 @@ def assemble(
         encoder,
         loss=settings.loss,
         perceptual=perceptual,
-        seed=settings.compute.seed,
+        seed=seed,
     )
-    generator_contract = _contract(generator.architecture, inputs, schema)
-    return Assembled(objective=objective, contract=generator_contract, perceptual=said)
-
-
-def _inputs(settings: TrainSettings, schema: LabelSchema | None, has_instances: bool) -> Inputs:
-    wanted = {
-        "generator.boundaries": settings.generator.boundaries,
-        "style.features": settings.style.features > 0,
-    }
-    for name, on in wanted.items():
-        if on and not has_instances:
-            off = "--style.features 0" if name == "style.features" else f"--{_no(name)}"
-            raise InputError(f"{name} needs instance maps, and the data has none: {off}")
-    return Inputs(
-        labels=schema.channels if schema else 0,
-        boundaries=settings.generator.boundaries,
-        style=settings.style.features,
-    )
-
-
-def _no(name: str) -> str:
-    section, field = name.split(".")
-    return f"{section}.no-{field}"
+    contract = None
+    if schema is not None:
+        usual = architecture.smallest_side == 2 * architecture.size_multiple
+        contract = Contract(
+            schema=schema,
+            boundaries=inputs.boundaries,
+            style_channels=inputs.style,
+            size_multiple=architecture.size_multiple,
+            smallest_side=None if usual else architecture.smallest_side,
+        )
+    return Model(objective=objective, contract=contract, perceptual=status)
 
 
 def _architecture(g: GeneratorSettings, inputs: Inputs) -> Architecture:
@@ -148,30 +150,6 @@ def _architecture(g: GeneratorSettings, inputs: Inputs) -> Architecture:
         enhancer_blocks=g.enhancer_blocks,
         padding=g.padding,
     )
-
-
-def _contract(
-    architecture: Architecture, inputs: Inputs, schema: LabelSchema | None
-) -> Contract | None:
-    if schema is None:
-        return None
-    usual = architecture.smallest_side == 2 * architecture.size_multiple
-    return Contract(
-        schema=schema,
-        boundaries=inputs.boundaries,
-        style_channels=inputs.style,
-        size_multiple=architecture.size_multiple,
-        smallest_side=None if usual else architecture.smallest_side,
-    )
-
-
-def _perceptual(settings: TrainSettings) -> tuple[PerceptualLoss | None, str]:
-    if not settings.loss.perceptual:
-        return None, "off: loss.perceptual is 0"
-    if settings.loss.vgg is None:
-        return None, "off: loss.vgg names no weights file"
-    loss = PerceptualLoss(settings.loss.vgg)
-    return loss, loss.weights_hash
 
 
 def _seeded(build: Callable[[], _Network], seed: int) -> _Network:
@@ -242,7 +220,9 @@ def start_generator(
     if planes is not None:
         drawn = generator.state_dict()
         for name in [name for name in weights if name.endswith(_STEM)]:
-            weights[name] = _spread(weights[name], drawn[name], planes)
+            spread = drawn[name].clone()
+            spread[:, torch.tensor(planes)] = weights[name].to(spread)
+            weights[name] = spread
     missing, unexpected = generator.load_state_dict(weights, strict=False)
     assert not unexpected
     assert left or not missing
@@ -258,12 +238,6 @@ def _planes_of_labels(theirs: Contract | None, schema: LabelSchema | None) -> li
         return None
     others = int(theirs.boundaries) + theirs.style_channels
     return [*map(ours.index, names), *range(len(ours), len(ours) + others)]
-
-
-def _spread(weight: Tensor, drawn: Tensor, planes: list[int]) -> Tensor:
-    spread = drawn.clone()
-    spread[:, torch.tensor(planes)] = weight.to(drawn)
-    return spread
 
 
 def start_encoder(encoder: FeatureEncoder, bundle: Path) -> None:

@@ -84,7 +84,10 @@ class TrainingSet:
         """
         epoch, index = item
         rng = np.random.default_rng((_CUT, self._seed, epoch, index))
-        sample = self._geometry.apply(self._read(index), rng, multiple=self._multiple)
+        # Made on first use, in the process that loads: a cache cannot be pickled.
+        if "_cached" not in self.__dict__:
+            self._cached = lru_cache(self._cache)(self._data.read)
+        sample = self._geometry.apply(self._cached(index), rng, multiple=self._multiple)
         check_large_enough(sample, self._smallest, self._data.keys[index])
         return to_tensors(sample)
 
@@ -95,12 +98,6 @@ class TrainingSet:
     def arrays(self, items: list[tuple[int, int]]) -> dict[str, npt.NDArray[Any]]:
         """A batch as arrays: torch sends its tensors between processes through /dev/shm."""
         return {name: tensor.numpy() for name, tensor in self.batch(items).items()}
-
-    def _read(self, index: int) -> Sample:
-        # Made on first use, in the process that loads: a cache cannot be pickled.
-        if "_cached" not in self.__dict__:
-            self._cached = lru_cache(self._cache)(self._data.read)
-        return self._cached(index)
 
     def __getstate__(self) -> dict[str, object]:
         """Everything but what was read."""
@@ -192,14 +189,13 @@ def load_batches(
     with loading(
         samples.arrays, sampler, workers=workers, prepare=partial(torch.set_num_threads, 1)
     ) as loaded:
-        yield map(_from_arrays, loaded)
-
-
-def _from_arrays(arrays: dict[str, npt.NDArray[Any]]) -> Batch:
-    tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
-    if torch.cuda.is_available():
-        return {name: tensor.pin_memory() for name, tensor in tensors.items()}
-    return tensors
+        pin = torch.cuda.is_available()
+        tensors = (
+            {name: torch.from_numpy(array) for name, array in arrays.items()} for arrays in loaded
+        )
+        yield (
+            {name: x.pin_memory() if pin else x for name, x in batch.items()} for batch in tensors
+        )
 
 
 def to_tensors(sample: Sample) -> Batch:

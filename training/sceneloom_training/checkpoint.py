@@ -18,7 +18,7 @@ from typing import Any
 import safetensors.torch
 import torch
 from safetensors import SafetensorError
-from torch import Tensor, nn
+from torch import Tensor
 
 from sceneloom import __version__
 from sceneloom.artefacts import file_hash, replace_folder
@@ -27,7 +27,6 @@ from sceneloom.errors import CheckpointError, SchemaError
 from sceneloom.json_text import parse_json
 from sceneloom.text import counted, one_line
 from sceneloom_training.networks import (
-    Architecture,
     FeatureEncoder,
     SynthesisNetwork,
     architecture_from_json,
@@ -89,7 +88,14 @@ def save_checkpoint(
     ) as fresh:
         networks = {WEIGHTS: generator} | ({ENCODER_WEIGHTS: encoder} if encoder else {})
         for file, network in networks.items():
-            _save_weights(network, fresh / file, half=half)
+            weights = {
+                name: (x.half() if half and x.is_floating_point() else x).contiguous()
+                for name, x in network.state_dict().items()
+            }
+            try:
+                safetensors.torch.save_file(weights, fresh / file)
+            except SafetensorError as error:  # its writer has errors of its own for a full disk
+                raise OSError(str(error)) from None
         description = {
             "format": FORMAT,
             "sceneloom": __version__,
@@ -102,17 +108,6 @@ def save_checkpoint(
         (fresh / DESCRIPTION).write_text(json.dumps(description, indent=1) + "\n", "utf-8")
 
 
-def _save_weights(network: nn.Module, path: Path, *, half: bool) -> None:
-    weights = {
-        name: (tensor.half() if half and tensor.is_floating_point() else tensor).contiguous()
-        for name, tensor in network.state_dict().items()
-    }
-    try:
-        safetensors.torch.save_file(weights, path)
-    except SafetensorError as error:  # its writer has errors of its own for a full disk
-        raise OSError(str(error)) from None
-
-
 def load_checkpoint(folder: Path) -> Checkpoint:
     """Load a bundle and check its weights against the recorded hash.
 
@@ -121,7 +116,12 @@ def load_checkpoint(folder: Path) -> Checkpoint:
             saved.
     """
     source = str(folder / DESCRIPTION)
-    description = _read_description(folder)
+    try:
+        description = parse_json((folder / DESCRIPTION).read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(_not_a_bundle(folder, error)) from None
+    if not isinstance(description, dict) or description.get("format") != FORMAT:
+        raise CheckpointError(f"{source}: not a checkpoint bundle of format {FORMAT}")
     try:
         files = dict(description["sha256"])
         architecture = architecture_from_json(description["architecture"], source=source)
@@ -152,16 +152,6 @@ def load_checkpoint(folder: Path) -> Checkpoint:
         provenance=provenance,
         weights_hash=str(files[WEIGHTS]),
     )
-
-
-def _read_description(folder: Path) -> dict[str, Any]:
-    try:
-        description = parse_json((folder / DESCRIPTION).read_text("utf-8"))
-    except (OSError, ValueError) as error:
-        raise CheckpointError(_not_a_bundle(folder, error)) from None
-    if not isinstance(description, dict) or description.get("format") != FORMAT:
-        raise CheckpointError(f"{folder / DESCRIPTION}: not a checkpoint bundle of format {FORMAT}")
-    return description
 
 
 def _not_a_bundle(folder: Path, error: Exception) -> str:
@@ -201,9 +191,25 @@ def _check_fit(
     encoder: FeatureEncoder | None,
     source: str,
 ) -> None:
+    """Refuse a bundle whose contract is not its generator's, or whose weights are not finite."""
     architecture = generator.architecture
     if contract is not None:
-        _check_contract(architecture, contract, encoder, source)
+        channels = contract.schema.channels + contract.boundaries + contract.style_channels
+        if architecture.input_channels != channels:
+            raise CheckpointError(
+                f"{source}: the contract adds up to {counted(channels, 'input channel')}, "
+                f"the generator has {architecture.input_channels}"
+            )
+        if architecture.size_multiple != contract.size_multiple:
+            raise CheckpointError(
+                f"{source}: the contract's size_multiple is {contract.size_multiple}, "
+                f"the generator's is {architecture.size_multiple}"
+            )
+        if encoder and encoder.settings["features"] != contract.style_channels:
+            raise CheckpointError(
+                f"{source}: the encoder gives {counted(encoder.settings['features'], 'feature')}, "
+                f"the contract has {contract.style_channels}"
+            )
     elif architecture.input_channels != 3:
         raise CheckpointError(
             f"{source}: a bundle without contract takes pictures, three channels; its generator "
@@ -212,30 +218,6 @@ def _check_fit(
     for name, tensor in generator.state_dict().items():
         if not torch.isfinite(tensor).all():
             raise CheckpointError(f"{source}: the weights {name} hold values that are not finite")
-
-
-def _check_contract(
-    architecture: Architecture,
-    contract: Contract,
-    encoder: FeatureEncoder | None,
-    source: str,
-) -> None:
-    channels = contract.schema.channels + contract.boundaries + contract.style_channels
-    if architecture.input_channels != channels:
-        raise CheckpointError(
-            f"{source}: the contract adds up to {counted(channels, 'input channel')}, "
-            f"the generator has {architecture.input_channels}"
-        )
-    if architecture.size_multiple != contract.size_multiple:
-        raise CheckpointError(
-            f"{source}: the contract's size_multiple is {contract.size_multiple}, "
-            f"the generator's is {architecture.size_multiple}"
-        )
-    if encoder and encoder.settings["features"] != contract.style_channels:
-        raise CheckpointError(
-            f"{source}: the encoder gives {counted(encoder.settings['features'], 'feature')}, "
-            f"the contract has {contract.style_channels}"
-        )
 
 
 def load_tensors(path: Path) -> Any:
@@ -258,20 +240,16 @@ def load_tensors(path: Path) -> Any:
     while pending:
         name, value = pending.pop()
         if isinstance(value, Tensor):
-            _check_stored(name, value)
+            if value.layout != torch.strided or value.is_quantized:
+                continue
+            held = value.untyped_storage().nbytes() // value.element_size()
+            if held < value.numel():
+                raise ValueError(
+                    f"{name!r} is {list(value.shape)}, and only {held} of its values are in the "
+                    "file, to be repeated; save tensor.contiguous() instead"
+                )
         elif isinstance(value, dict | list | tuple) and id(value) not in seen:
             seen.add(id(value))
             parts = value.items() if isinstance(value, dict) else enumerate(value)
             pending += [(f"{name}.{key}" if name else str(key), part) for key, part in parts]
     return found
-
-
-def _check_stored(name: str, tensor: Tensor) -> None:
-    if tensor.layout != torch.strided or tensor.is_quantized:
-        return
-    held = tensor.untyped_storage().nbytes() // tensor.element_size()
-    if held < tensor.numel():
-        raise ValueError(
-            f"{name!r} is {list(tensor.shape)}, and only {held} of its values are in the file, to "
-            "be repeated; save tensor.contiguous() instead"
-        )

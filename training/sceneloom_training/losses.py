@@ -115,17 +115,17 @@ class ImagePool:
         """
         if not self._size:
             return images.detach()
-        return torch.stack([self._exchange(image) for image in images.detach()])
-
-    def _exchange(self, image: Tensor) -> Tensor:
-        if len(self._images) < self._size:
-            self._images.append(image.clone())
-            return image
-        if torch.rand((), generator=self._random) < 0.5:
-            return image
-        place = int(torch.randint(self._size, (), generator=self._random))
-        earlier, self._images[place] = self._images[place], image.clone()
-        return earlier
+        chosen = []
+        for image in images.detach():
+            if len(self._images) < self._size:
+                self._images.append(image.clone())
+            elif torch.rand((), generator=self._random) >= 0.5:
+                place = int(torch.randint(self._size, (), generator=self._random))
+                earlier, self._images[place] = self._images[place], image.clone()
+                chosen.append(earlier)
+                continue
+            chosen.append(image)
+        return torch.stack(chosen)
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that a resumed run needs to go on alike: pictures and random state."""
@@ -156,7 +156,14 @@ class PerceptualLoss(nn.Module):
             CheckpointError: no such file, unsafe, or not VGG19's weights.
         """
         super().__init__()
-        self.layers = nn.ModuleList(_layers())
+        self.layers = nn.ModuleList()
+        channels = 3
+        for width in _WIDTHS:
+            if width:
+                self.layers.extend((nn.Conv2d(channels, width, 3, padding=1), nn.ReLU()))
+                channels = width
+            else:
+                self.layers.append(nn.MaxPool2d(2))
         convolutions = {i: x for i, x in enumerate(self.layers) if isinstance(x, nn.Conv2d)}
         try:
             state = load_tensors(weights)
@@ -193,14 +200,3 @@ class PerceptualLoss(nn.Module):
             if isinstance(layer, nn.ReLU) and first:
                 yield x
             first = isinstance(layer, nn.MaxPool2d) or (first and isinstance(layer, nn.Conv2d))
-
-
-def _layers() -> Iterator[nn.Module]:
-    channels = 3
-    for width in _WIDTHS:
-        if width:
-            yield nn.Conv2d(channels, width, 3, padding=1)
-            yield nn.ReLU()
-            channels = width
-        else:
-            yield nn.MaxPool2d(2)

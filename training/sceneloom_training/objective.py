@@ -31,7 +31,6 @@ from sceneloom_training.networks import (
     MultiscaleDiscriminator,
     SynthesisNetwork,
 )
-from sceneloom_training.networks.discriminator import Seen
 from sceneloom_training.networks.served import boundary_plane
 from sceneloom_training.settings import LossSettings
 
@@ -131,46 +130,27 @@ class Objective(nn.Module):
         with parametrize.cached():  # spectral norm takes one step for both
             seen = self.discriminator.see(condition)
             real = self.discriminator(photo, seen)
-            earlier = self.discriminator(*self._shown(condition, fake, seen))
+            shown, their_seen = fake.detach(), seen
+            if self.loss.pool:  # earlier pictures come with their own maps
+                pair = self.pool.query(torch.cat([condition, fake.to(condition.dtype)], 1))
+                channels = condition.shape[1]
+                shown, their_seen = pair[:, channels:], self.discriminator.see(pair[:, :channels])
+            earlier = self.discriminator(shown, their_seen)
         with constant(self.discriminator):
             fixed = [(planes.detach(), weight.detach()) for planes, weight in seen]
             judged_fake = self.discriminator(fake, fixed)
         terms = {
             "discriminator": discriminator_loss(self.loss.gan, real, earlier),
             "generator_gan": generator_loss(self.loss.gan, judged_fake),
-            **self._likeness(fake, photo, real, judged_fake),
         }
-        total = torch.stack([term.to(self.dtype) for term in terms.values()]).sum()
-        return total, {name: term.detach() for name, term in terms.items()}, fake.detach()
-
-    def _shown(
-        self, condition: Tensor, fake: Tensor, seen: list[Seen]
-    ) -> tuple[Tensor, list[Seen]]:
-        """What the discriminators learn is no photograph: these pictures, or earlier ones, which
-        come with their own maps.
-        """
-        if not self.loss.pool:
-            return fake.detach(), seen
-        pair = self.pool.query(torch.cat([condition, fake.to(condition.dtype)], 1))
-        channels = condition.shape[1]
-        return pair[:, channels:], self.discriminator.see(pair[:, :channels])
-
-    def _likeness(
-        self,
-        fake: Tensor,
-        photo: Tensor,
-        real: list[list[Tensor]],
-        judged_fake: list[list[Tensor]],
-    ) -> dict[str, Tensor]:
-        """The losses that want the picture to be like the photograph, those that are on."""
-        terms = {}
         if weight := self.loss.feature_matching:
             terms["feature_matching"] = feature_matching_loss(real, judged_fake, weight=weight)
         if self._perceptual:
             terms["perceptual"] = self._perceptual[0](fake, photo) * self.loss.perceptual
         if self.loss.l1:
             terms["l1"] = functional.l1_loss(fake, photo) * self.loss.l1
-        return terms
+        total = torch.stack([term.to(self.dtype) for term in terms.values()]).sum()
+        return total, {name: term.detach() for name, term in terms.items()}, fake.detach()
 
     def condition(self, batch: Batch) -> Tensor:
         """The planes that generator and discriminators both see: float [N, C, H, W].
@@ -185,14 +165,11 @@ class Objective(nn.Module):
             planes = [batch["label_map"].unsqueeze(-1) == ids.to(torch.uint8)]
         if self.inputs.boundaries:
             planes.append(boundary_plane(batch["instance_map"]).permute(0, 2, 3, 1).bool())
-        joined = torch.cat(planes, -1).to(self._computed(batch["photo"].device))
+        device, dtype = batch["photo"].device.type, self.dtype
+        if torch.is_autocast_enabled(device):
+            dtype = torch.get_autocast_dtype(device)
+        joined = torch.cat(planes, -1).to(dtype)
         return self._ordered(joined.permute(0, 3, 1, 2))
-
-    def _computed(self, device: torch.device) -> torch.dtype:
-        """Type that convolutions compute in."""
-        if torch.is_autocast_enabled(device.type):
-            return torch.get_autocast_dtype(device.type)
-        return self.dtype
 
     def _ordered(self, planes: Tensor) -> Tensor:
         return planes.contiguous(memory_format=self.memory_format)

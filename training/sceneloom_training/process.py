@@ -58,17 +58,13 @@ class World:
     """Number of this process on its machine, which is the number of its GPU."""
 
     @property
-    def first(self) -> bool:
+    def is_main(self) -> bool:
         """Whether this is the process that writes."""
         return self.rank == 0
 
     def any(self, flag: bool) -> bool:
         """Whether the flag is set in any process; all must ask at the same place."""
         return any(self.gather(flag))
-
-    def first_of(self, value: int | None) -> int | None:
-        """The value of the first process that has one; all must ask at the same place."""
-        return next((each for each in self.gather(value) if each is not None), None)
 
     def gather(self, value: Any) -> list[Any]:
         """The values of all processes, by rank; all must call at the same place."""
@@ -106,19 +102,12 @@ def join_world(device: str) -> Iterator[World]:
     if device == "cuda":
         torch.cuda.set_device(world.local_rank)
     # gloo as well: objects travel on the CPU.
-    with _lost_peers():
+    try:
         distributed.init_process_group("gloo" if device == "cpu" else "cpu:gloo,cuda:nccl")
         try:
             yield world
         finally:
             distributed.destroy_process_group()
-
-
-@contextlib.contextmanager
-def _lost_peers() -> Iterator[None]:
-    """Give the error of a process whose peers ended or are not reached a sentence of ours."""
-    try:
-        yield
     except RuntimeError as error:
         text = str(error).strip().splitlines() or [""]
         if isinstance(error, distributed.DistError) or "gloo" in text[0].lower():

@@ -22,7 +22,7 @@ from sceneloom.text import printable
 from sceneloom_training.run_folder import LOG, PICTURES
 
 
-class Journal:
+class RunLog:
     """The journal of one run; use it as a context manager."""
 
     def __init__(self, root: Path, *, done: int, last: int, images_per_step: int) -> None:

@@ -53,7 +53,7 @@ def main(
         # Threads of gloo and NCCL can wait for the lost process when the interpreter ends, for
         # ever; all files are closed.
         os._exit(1)
-    if outcome.first:
+    if outcome.is_main:
         print(_summary(outcome))
     return 0 if outcome.stopped_by is None else 128 + outcome.stopped_by
 

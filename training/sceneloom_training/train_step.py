@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import copy
 from collections.abc import Iterator
-from contextlib import AbstractContextManager
 from inspect import signature
 from typing import Any
 
@@ -26,7 +25,7 @@ from sceneloom_training.settings import TrainSettings
 _AUTOCAST = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
-class Learner:
+class TrainStep:
     """The part of one process in the training of an objective."""
 
     def __init__(
@@ -47,12 +46,31 @@ class Learner:
             device: where to compute.
         """
         self.settings, self.schedule, self.world, self.device = settings, schedule, world, device
-        self.objective = _prepared(objective, settings, device)
+        compute = settings.compute
+        if compute.precision == "float64":
+            objective.double()
+            objective.dtype = torch.float64
+        objective.to(device)
+        objective.place_perceptual(device)
+        if compute.channels_last:
+            objective.memory_format = torch.channels_last
+            objective.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        if isinstance(objective.generator, Generator):
+            objective.generator.recompute = compute.recompute
+        if compute.compile:
+            objective.generator.compile()
+            objective.discriminator.compile()
+        self.objective = objective
         self.average: SynthesisNetwork | None = None
         """Moving average of the generator, or None where there is none."""
         if settings.optimizer.ema:
             self.average = copy.deepcopy(self.objective.generator).requires_grad_(False)
-        self.optimizers = self._optimizers()
+        o = settings.optimizer
+        groups = [objective.generator_parameters(), objective.discriminator.parameters()]
+        self.optimizers = [
+            torch.optim.Adam(group, lr=o.learning_rate, betas=(o.beta1, o.beta2), fused=True)
+            for group in map(list, groups)
+        ]
         self.scaler = torch.amp.GradScaler(
             device.type, enabled=settings.compute.precision == "float16"
         )
@@ -79,7 +97,18 @@ class Learner:
         """
         self.enter_stage(step)
         losses = self.differentiate(batches)
-        self._update(step)
+        for optimizer in self.optimizers:
+            optimizer.param_groups[0]["lr"] = self.learning_rate(step)
+            self.scaler.step(optimizer)
+            optimizer.zero_grad(set_to_none=True)
+        self.scaler.update()
+        if self.settings.generator.balanced_upsampling:
+            balance_phases(self.objective.generator)
+        if self.average is not None:
+            ours, theirs = self.average.parameters(), self.objective.generator.parameters()
+            decay = average_decay(self.settings.optimizer.ema, step)
+            with torch.no_grad():
+                torch._foreach_lerp_(list(ours), list(theirs), 1 - decay)
         return losses
 
     def enter_stage(self, step: int) -> None:
@@ -117,30 +146,19 @@ class Learner:
             the means of this process's losses over the passes.
         """
         accumulate = self.settings.optimizer.accumulate
+        dtype = _AUTOCAST.get(self.settings.compute.precision)
         sums: dict[str, Tensor] = {}
         for number in range(accumulate):
             batch = {k: x.to(self.device, non_blocking=True) for k, x in next(batches).items()}
-            with self._no_sync(number < accumulate - 1):
-                with self._autocast():
+            unfinished = number < accumulate - 1
+            waits = unfinished and isinstance(self._model, DistributedDataParallel)
+            with self._model.no_sync() if waits else contextlib.nullcontext():  # type: ignore[operator]
+                with torch.autocast(self.device.type, dtype=dtype, enabled=dtype is not None):
                     total, losses, _ = self._model(batch)
                 self.scaler.scale(total / accumulate).backward()
             for name, loss in losses.items():
                 sums[name] = sums.get(name, 0) + loss / accumulate
         return sums
-
-    def _update(self, step: int) -> None:
-        for optimizer in self.optimizers:
-            optimizer.param_groups[0]["lr"] = self.learning_rate(step)
-            self.scaler.step(optimizer)
-            optimizer.zero_grad(set_to_none=True)
-        self.scaler.update()
-        if self.settings.generator.balanced_upsampling:
-            balance_phases(self.objective.generator)
-        if self.average is not None:
-            ours, theirs = self.average.parameters(), self.objective.generator.parameters()
-            decay = average_decay(self.settings.optimizer.ema, step)
-            with torch.no_grad():
-                torch._foreach_lerp_(list(ours), list(theirs), 1 - decay)
 
     def is_finite(self) -> bool:
         """Whether every weight, and every moment of the optimizers, is a finite number."""
@@ -176,23 +194,6 @@ class Learner:
         self.objective.pool.load_state_dict(mine["pool"], self.device)
         set_random_states(mine)
 
-    def _optimizers(self) -> list[torch.optim.Adam]:
-        o = self.settings.optimizer
-        groups = [self.objective.generator_parameters(), self.objective.discriminator.parameters()]
-        return [
-            torch.optim.Adam(group, lr=o.learning_rate, betas=(o.beta1, o.beta2), fused=True)
-            for group in map(list, groups)
-        ]
-
-    def _no_sync(self, unfinished: bool) -> AbstractContextManager[None]:
-        if unfinished and isinstance(self._model, DistributedDataParallel):
-            return self._model.no_sync()
-        return contextlib.nullcontext()
-
-    def _autocast(self) -> AbstractContextManager[None]:
-        dtype = _AUTOCAST.get(self.settings.compute.precision)
-        return torch.autocast(self.device.type, dtype=dtype, enabled=dtype is not None)
-
 
 def average_decay(ema: float, step: int) -> float:
     """Decay of the moving average in a step, counted from 0.
@@ -201,21 +202,3 @@ def average_decay(ema: float, step: int) -> float:
     else the average of a short run would be mostly the weights that training began with.
     """
     return min(ema, (1 + step) / (10 + step))
-
-
-def _prepared(objective: Objective, settings: TrainSettings, device: torch.device) -> Objective:
-    compute = settings.compute
-    if compute.precision == "float64":
-        objective.double()
-        objective.dtype = torch.float64
-    objective.to(device)
-    objective.place_perceptual(device)
-    if compute.channels_last:
-        objective.memory_format = torch.channels_last
-        objective.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    if isinstance(objective.generator, Generator):
-        objective.generator.recompute = compute.recompute
-    if compute.compile:
-        objective.generator.compile()
-        objective.discriminator.compile()
-    return objective

@@ -23,7 +23,7 @@ _STREAM = 2
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Judged:
+class ValidationResult:
     """One look."""
 
     strips: dict[str, npt.NDArray[np.uint8]]
@@ -34,7 +34,7 @@ class Judged:
     """
 
 
-class Judge:
+class Validation:
     """Fixed samples: those that are held out, or else the first ones that are trained on."""
 
     def __init__(
@@ -78,7 +78,9 @@ class Judge:
         height, width = next(iter(self._samples.values()))["photo"].shape[:2]
         return height, width
 
-    def look(self, objective: Objective, generator: nn.Module, device: torch.device) -> Judged:
+    def validate(
+        self, objective: Objective, generator: nn.Module, device: torch.device
+    ) -> ValidationResult:
         """Synthesize the samples.
 
         Args:
@@ -96,20 +98,19 @@ class Judge:
                 with torch.no_grad():
                     picture = levels(objective.synthesize(generator, batch))[0].cpu().numpy()
                 if len(strips) < _SHOWN:
-                    strips[key] = self._strip(sample, picture)
+                    if self._schema is not None:
+                        given = self._schema.colourise(sample["label_map"].numpy())
+                    else:
+                        given = sample["source"].numpy()
+                    strips[key] = np.concatenate([given, picture, sample["photo"].numpy()], 1)
                 if self._held_out and "label_map" in sample:
                     photo, labels = sample["photo"].numpy(), sample["label_map"].numpy()
                     errors.append(mean_colour_error(picture, photo, labels))
         finally:
             generator.train(was_training)
-        return Judged(strips=strips, colour_error=float(np.mean(errors)) if errors else None)
-
-    def _strip(self, sample: Batch, picture: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
-        if self._schema is not None:
-            given = self._schema.colourise(sample["label_map"].numpy())
-        else:
-            given = sample["source"].numpy()
-        return np.concatenate([given, picture, sample["photo"].numpy()], 1)
+        return ValidationResult(
+            strips=strips, colour_error=float(np.mean(errors)) if errors else None
+        )
 
 
 _LEAST_PIXELS = 64
