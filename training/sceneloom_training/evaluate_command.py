@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import sys
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -83,52 +84,6 @@ def main(
         settings: how to evaluate.
     """
     style = StyleChoice(style_seed=style_seed, style_of=style_of)
-    _check_flags(pictures, checkpoint, url, style_seed, features, rows)
-    require(["torch", "safetensors"], extra="train", purpose="evaluating pictures")
-    from sceneloom_training.evaluation.evaluate import evaluate, schema_of
-    from sceneloom_training.evaluation.features import load_features
-    from sceneloom_training.evaluation.report import (
-        Provenance,
-        evaluation_folder,
-        write_evaluation,
-    )
-    from sceneloom_training.evaluation.segmenter import load_segmenter
-    from sceneloom_training.process import choose_device
-
-    where = choose_device(device, "device")
-    samples = open_data_set(data)
-    schema = schema_of(samples)
-    _say(examine(samples, data.root))
-    judge = load_segmenter(segmenter, labels=segmenter_labels, device=device)
-    network = load_features(features, features_kind, device=where) if features else None
-    rendering = _synthesizer(checkpoint, url, model, timeout, where, settings.batch)
-    with (
-        _source(pictures, rendering, schema, style) as (source, described),
-        evaluation_folder(out) as fresh,  # refused now, not hours later
-    ):
-        found = evaluate(
-            samples, judge, source, settings, features=network, rows=rows, track=_progress
-        )
-        provenance = Provenance(
-            segmenter=judge.name,
-            segmenter_sha256=judge.weights_sha256,
-            data=_describe_data(data, schema),
-            source=described,
-        )
-        write_evaluation(fresh, found, provenance)
-    _report(found, described["name"])
-    print(printable(f"wrote {out}: open {out / 'index.html'}"))
-    return 0
-
-
-def _check_flags(
-    pictures: Path | None,
-    checkpoint: Path | None,
-    url: str | None,
-    style_seed: int | None,
-    features: Path | None,
-    rows: int,
-) -> None:
     given = {"--pictures": pictures, "--checkpoint": checkpoint, "--url": url}
     named = [flag for flag, value in given.items() if value is not None]
     if len(named) > 1:
@@ -142,6 +97,53 @@ def _check_flags(
         )
     if not 0 <= rows <= _MOST_ROWS:
         raise InputError(f"rows is {rows}; it is from 0 to {_MOST_ROWS}")
+    require(["torch", "safetensors"], extra="train", purpose="evaluating pictures")
+    from sceneloom_training.evaluation.evaluate import evaluate, schema_of
+    from sceneloom_training.evaluation.features import load_features
+    from sceneloom_training.evaluation.report import (
+        Provenance,
+        evaluation_folder,
+        write_evaluation,
+    )
+    from sceneloom_training.evaluation.segmenter import load_segmenter
+    from sceneloom_training.process import choose_device
+
+    progress = partial(track, description="evaluating", console=Console(stderr=True))
+    where = choose_device(device, "device")
+    samples = open_data_set(data)
+    schema = schema_of(samples)
+    _say(examine(samples, data.root))
+    judge = load_segmenter(segmenter, labels=segmenter_labels, device=device)
+    network = load_features(features, features_kind, device=where) if features else None
+    rendering = _synthesizer(checkpoint, url, model, timeout, where, settings.batch)
+    with (
+        _source(pictures, rendering, schema, style) as (source, described),
+        evaluation_folder(out) as fresh,  # refused now, not hours later
+    ):
+        found = evaluate(
+            samples, judge, source, settings, features=network, rows=rows, track=progress
+        )
+        described_data: _Described = {
+            "layout": data.layout,
+            "root": None if data.root is None else _last(data.root),
+            "split": data.split,
+            "labels": schema.name,
+        }
+        if data.layout == "streets":
+            described_data |= {
+                name: getattr(data, name)
+                for name in ("streets_seed", "streets_count", "streets_size")
+            }
+        provenance = Provenance(
+            segmenter=judge.name,
+            segmenter_sha256=judge.weights_sha256,
+            data=described_data,
+            source=described,
+        )
+        write_evaluation(fresh, found, provenance)
+    _report(found, described["name"])
+    print(printable(f"wrote {out}: open {out / 'index.html'}"))
+    return 0
 
 
 def _synthesizer(
@@ -202,20 +204,6 @@ def _source(
             yield SynthesizedPictures(synthesizer, schema, choose), described
 
 
-def _describe_data(data: DataSettings, schema: LabelSchema) -> _Described:
-    described: _Described = {
-        "layout": data.layout,
-        "root": None if data.root is None else _last(data.root),
-        "split": data.split,
-        "labels": schema.name,
-    }
-    if data.layout == "streets":
-        described |= {
-            name: getattr(data, name) for name in ("streets_seed", "streets_count", "streets_size")
-        }
-    return described
-
-
 def _last(path: Path) -> str:
     # Reports are passed on; where things lie on this machine is nobody's business.
     return printable(path.resolve().name)
@@ -224,10 +212,6 @@ def _last(path: Path) -> str:
 def _say(notes: Sequence[str]) -> None:
     for note in notes:
         print(printable(note), file=sys.stderr)
-
-
-def _progress(batches: Sequence[range]) -> Any:
-    return track(batches, description="evaluating", console=Console(stderr=True))
 
 
 def _report(found: Evaluation, name: str) -> None:

@@ -172,9 +172,19 @@ def import_published(
             f"{path}: gives {counted(architecture.output_channels, 'channel')}; a generator of "
             "pictures gives 3 (RGB) or 1 (grey)"
         )
-    boundaries, style = _split_inputs(
-        architecture.input_channels, schema, style_channels, str(path)
-    )
+    left = architecture.input_channels - schema.channels
+    if style_channels is None:
+        # Labels alone, labels and boundary, or both and the published encoder's default of three
+        # features.
+        style_channels = PUBLISHED_STYLE_CHANNELS if left == 1 + PUBLISHED_STYLE_CHANNELS else 0
+    if style_channels < 0 or left - style_channels not in (0, 1):
+        raise CheckpointError(
+            f"{path}: the network has {counted(architecture.input_channels, 'input channel')}; "
+            f"schema {schema.name} explains {schema.channels} by its labels, at most 1 is the "
+            f"boundary map and {style_channels} are style features. "
+            "Name the label schema it was trained with, or the number of its style features"
+        )
+    boundaries, style = left == style_channels + 1, style_channels
     generator = _rebuild(architecture, state, str(path))
     if dropped:
         notes.append(
@@ -304,25 +314,6 @@ def _published_enhancer(a: GeneratorArchitecture, n: int) -> Iterator[tuple[str,
     yield f"{ours}.up.0", f"model{n}_2.{a.enhancer_blocks}"
     if n == a.enhancers:
         yield "head.1", f"model{n}_2.{a.enhancer_blocks + 4}"
-
-
-def _split_inputs(
-    channels: int, schema: LabelSchema, style_channels: int | None, source: str
-) -> tuple[bool, int]:
-    """Whether there is a boundary channel, and how many style features."""
-    left = channels - schema.channels
-    if style_channels is None:
-        # Labels alone, labels and boundary, or both and the published encoder's default of three
-        # features.
-        style_channels = PUBLISHED_STYLE_CHANNELS if left == 1 + PUBLISHED_STYLE_CHANNELS else 0
-    if style_channels < 0 or left - style_channels not in (0, 1):
-        raise CheckpointError(
-            f"{source}: the network has {counted(channels, 'input channel')}; schema "
-            f"{schema.name} explains {schema.channels} by its labels, at most 1 is the "
-            f"boundary map and {style_channels} are style features. "
-            "Name the label schema it was trained with, or the number of its style features"
-        )
-    return left - style_channels == 1, style_channels
 
 
 def _rebuild(

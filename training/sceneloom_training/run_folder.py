@@ -77,13 +77,23 @@ class RunFolder:
                 fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except (BlockingIOError, PermissionError):
                 raise TrainingError(f"{self.root}: another process is training in it") from None
-            self._sweep()
+            for path in self.checkpoints.iterdir():
+                if _LEFTOVER.fullmatch(path.name):
+                    shutil.rmtree(path, ignore_errors=True)
+            for name in (RECORD, LOG, BUNDLE):
+                (self.root / f".{name}.new").unlink(missing_ok=True)
+            if steps := self.steps():  # a killed run may not have come to it
+                self._point_to(steps[-1])
             self._held = HeldPlace(self.root)
             try:
                 yield
             finally:
                 self._held.close()
-                self._leave_nothing_empty()
+                if not (self.root / RECORD).exists():  # refused before it began
+                    with contextlib.suppress(OSError):
+                        self.checkpoints.rmdir()
+                        (self.root / _LOCK).unlink()
+                        self.root.rmdir()
 
     def _is_ours(self) -> bool:
         if not self.root.is_dir():
@@ -96,23 +106,6 @@ class RunFolder:
         # Segmenter runs of older versions have no record, and their checkpoint here.
         killed = _LOCK in names and all(map(_OLD_SEGMENTER.fullmatch, names))
         return "model" in self._foreign and (TRAINING in names or killed)
-
-    def _leave_nothing_empty(self) -> None:
-        """Take the folder away again if the run was refused before it began."""
-        if not (self.root / RECORD).exists():
-            with contextlib.suppress(OSError):
-                self.checkpoints.rmdir()
-                (self.root / _LOCK).unlink()
-                self.root.rmdir()
-
-    def _sweep(self) -> None:
-        for path in self.checkpoints.iterdir():
-            if _LEFTOVER.fullmatch(path.name):
-                shutil.rmtree(path, ignore_errors=True)
-        for name in (RECORD, LOG, BUNDLE):
-            (self.root / f".{name}.new").unlink(missing_ok=True)
-        if steps := self.steps():  # a killed run may not have come to it
-            self._point_to(steps[-1])
 
     def steps(self) -> list[int]:
         """Steps of the checkpoints that are there, in order."""
@@ -150,7 +143,10 @@ class RunFolder:
             kind="a checkpoint of a training run",
             error=CheckpointError,
         ) as fresh:
-            _save_state(state, fresh / TRAINING)
+            try:
+                torch.save(state, fresh / TRAINING)
+            except RuntimeError as error:  # torch's zip writer hides the system's reason
+                raise OSError(f"disk full, or not writable ({reason(error)})") from None
             if write_model is not None:
                 write_model(fresh / BUNDLE)
             description = {
@@ -284,10 +280,3 @@ def _is_entry_up_to(step: int, line: str) -> bool:
         return bool(parse_json(line)["step"] <= step)
     except (ValueError, KeyError, TypeError):
         return False
-
-
-def _save_state(state: dict[str, Any], path: Path) -> None:
-    try:
-        torch.save(state, path)
-    except RuntimeError as error:  # torch's zip writer hides the system's reason
-        raise OSError(f"disk full, or not writable ({reason(error)})") from None

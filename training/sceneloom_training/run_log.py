@@ -39,7 +39,14 @@ class RunLog:
         self._root = root
         self._log = (root / LOG).open("a", encoding="utf-8")
         self._board = SummaryWriter(str(root / "tensorboard"), purge_step=done + 1)
-        self._progress = _bar()
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[said]}"),
+            TimeRemainingColumn(),
+            console=Console(stderr=True),
+        )
         self._task = self._progress.add_task("training", total=last, completed=done, said="")
         self._images_per_step = images_per_step
         self._sums: dict[str, Tensor] = {}
@@ -116,14 +123,3 @@ class RunLog:
     def say(self, text: str) -> None:
         """Print a line above the progress bar."""
         self._progress.console.print(printable(text), highlight=False, markup=False, soft_wrap=True)
-
-
-def _bar() -> Progress:
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[said]}"),
-        TimeRemainingColumn(),
-        console=Console(stderr=True),
-    )

@@ -227,16 +227,15 @@ class TrainSettings:
                 "schedule.enhancer_only_epochs needs generator.enhancers of at least 1"
             )
         if self.generator.network == "unet":
-            self._check_unet()
-
-    def _check_unet(self) -> None:
-        for name, on in {
-            "compute.recompute": self.compute.recompute,
-            "generator.enhancers": self.generator.enhancers,
-            "generator.start_from": self.generator.start_from,
-        }.items():
-            if on:
-                raise InputError(f"{name} is for the pix2pixhd network; a U-Net has no such thing")
+            for name, on in {
+                "compute.recompute": self.compute.recompute,
+                "generator.enhancers": self.generator.enhancers,
+                "generator.start_from": self.generator.start_from,
+            }.items():
+                if on:
+                    raise InputError(
+                        f"{name} is for the pix2pixhd network; a U-Net has no such thing"
+                    )
 
     def to_json(self) -> dict[str, Any]:
         """All of it as a JSON object, paths as strings."""

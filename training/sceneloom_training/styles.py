@@ -98,25 +98,6 @@ def encode_sample(
     Raises:
         SizeError: the photograph is too small for the encoder.
     """
-    sample = _scaled(encoder, contract, sample, width)
-    assert sample.label_map is not None
-    assert sample.instance_map is not None
-    device = next(encoder.parameters()).device
-    photo = torch.from_numpy(sample.photo).to(device).permute(2, 0, 1).unsqueeze(0)
-    with torch.inference_mode():
-        instances = torch.from_numpy(sample.instance_map).to(device).unsqueeze(0)
-        planes = encoder(photo.to(torch.float32) / 127.5 - 1.0, instances)[0].cpu().numpy()
-    ids, channels = instance_channels(sample.label_map, sample.instance_map)
-    _, first, pixels = np.unique(sample.instance_map, return_index=True, return_counts=True)
-    # An instance has its mean everywhere, so any of its pixels tells.
-    features = planes.reshape(len(planes), -1)[:, first].T.astype(np.float64)
-    shares = pixels / sample.instance_map.size
-    return EncodedInstances(ids=ids, channels=channels, shares=shares, features=features)
-
-
-def _scaled(
-    encoder: FeatureEncoder, contract: Contract, sample: Sample, width: int | None
-) -> Sample:
     unit = 2 ** int(encoder.settings["downsamplings"])
     geometry = (
         Geometry(mode="none", flip=False)
@@ -131,7 +112,19 @@ def _scaled(
             f"a photograph of {w}x{h} (width x height) is too small for this model's encoder; each "
             f"side is at least {max(2 * unit, contract.min_side)}"
         )
-    return sample
+    assert sample.label_map is not None
+    assert sample.instance_map is not None
+    device = next(encoder.parameters()).device
+    photo = torch.from_numpy(sample.photo).to(device).permute(2, 0, 1).unsqueeze(0)
+    with torch.inference_mode():
+        instances = torch.from_numpy(sample.instance_map).to(device).unsqueeze(0)
+        planes = encoder(photo.to(torch.float32) / 127.5 - 1.0, instances)[0].cpu().numpy()
+    ids, channels = instance_channels(sample.label_map, sample.instance_map)
+    _, first, pixels = np.unique(sample.instance_map, return_index=True, return_counts=True)
+    # An instance has its mean everywhere, so any of its pixels tells.
+    features = planes.reshape(len(planes), -1)[:, first].T.astype(np.float64)
+    shares = pixels / sample.instance_map.size
+    return EncodedInstances(ids=ids, channels=channels, shares=shares, features=features)
 
 
 def encode_photographs(
@@ -168,7 +161,20 @@ def encode_photographs(
         except SizeError as error:
             raise SizeError(f"{data.keys[index]}: {error}") from None
         encoded.append(found)
-    return _by_class(encoded, contract.schema.channels)
+    ids = [i for found in encoded for i in found.ids]
+    of = np.array([c for found in encoded for c in found.channels])
+    shares = np.concatenate([found.shares for found in encoded])
+    features = np.concatenate([found.features for found in encoded])
+    return {
+        channel: EncodedInstances(
+            ids=[ids[i] for i in np.flatnonzero(of == channel)],
+            channels=[channel] * int((of == channel).sum()),
+            shares=shares[of == channel],
+            features=features[of == channel],
+        )
+        for channel in sorted(set(of.tolist()))
+        if channel < contract.schema.channels
+    }
 
 
 def check_data(contract: Contract, data: DataSet) -> None:
@@ -190,23 +196,6 @@ def check_data(contract: Contract, data: DataSet) -> None:
         )
 
 
-def _by_class(encoded: list[EncodedInstances], channels: int) -> dict[int, EncodedInstances]:
-    ids = [i for found in encoded for i in found.ids]
-    of = np.array([c for found in encoded for c in found.channels])
-    shares = np.concatenate([found.shares for found in encoded])
-    features = np.concatenate([found.features for found in encoded])
-    return {
-        channel: EncodedInstances(
-            ids=[ids[i] for i in np.flatnonzero(of == channel)],
-            channels=[channel] * int((of == channel).sum()),
-            shares=shares[of == channel],
-            features=features[of == channel],
-        )
-        for channel in sorted(set(of.tolist()))
-        if channel < channels
-    }
-
-
 def cluster_styles(
     contract: Contract, encoded: dict[int, EncodedInstances], settings: ClusterSettings
 ) -> list[ClassStyles]:
@@ -220,11 +209,20 @@ def cluster_styles(
     Returns:
         the styles of each class that has instances, in channel order, rounded to six digits.
     """
+    from sklearn.cluster import KMeans
+    from threadpoolctl import threadpool_limits
+
     styles = []
     for channel, instances in sorted(encoded.items()):
         large = instances.shares >= settings.smallest_share
         vectors = instances.features[large] if large.any() else instances.features
-        centres, default = _cluster(vectors, settings)
+        count = min(settings.clusters, len(np.unique(vectors, axis=0)))
+        with threadpool_limits(1):  # several threads add up in any order
+            means = KMeans(count, n_init=_STARTS, random_state=settings.seed).fit(vectors)
+        sizes: Counter[tuple[float, ...]] = Counter()
+        for centre, size in zip(means.cluster_centers_, np.bincount(means.labels_), strict=True):
+            sizes[round_style(centre)] += int(size)
+        centres = tuple(sorted(sizes, key=lambda centre: (-sizes[centre], centre)))
         label = contract.schema.labels[channel]
         styles.append(
             ClassStyles(
@@ -232,26 +230,10 @@ def cluster_styles(
                 name=label.name,
                 instances=len(vectors),
                 clusters=centres,
-                default=default,
+                default=round_style(vectors.mean(0)),
             )
         )
     return styles
-
-
-def _cluster(
-    vectors: npt.NDArray[np.float64], settings: ClusterSettings
-) -> tuple[tuple[tuple[float, ...], ...], tuple[float, ...]]:
-    from sklearn.cluster import KMeans
-    from threadpoolctl import threadpool_limits
-
-    count = min(settings.clusters, len(np.unique(vectors, axis=0)))
-    with threadpool_limits(1):  # several threads add up in any order
-        means = KMeans(count, n_init=_STARTS, random_state=settings.seed).fit(vectors)
-    sizes: Counter[tuple[float, ...]] = Counter()
-    for centre, size in zip(means.cluster_centers_, np.bincount(means.labels_), strict=True):
-        sizes[round_style(centre)] += int(size)
-    centres = tuple(sorted(sizes, key=lambda centre: (-sizes[centre], centre)))
-    return centres, round_style(vectors.mean(0))
 
 
 def with_styles(contract: Contract, styles: list[ClassStyles]) -> Contract:

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
+from typing import Annotated, Any, get_type_hints
 
 from tyro.conf import Positional, arg
 
@@ -20,10 +20,6 @@ if sys.version_info >= (3, 11):
     import tomllib
 else:
     import tomli as tomllib
-
-if TYPE_CHECKING:
-    from sceneloom_training.trainer import Outcome
-
 
 _PACKAGES = ["torch", "safetensors", "tensorboard"]
 
@@ -54,17 +50,13 @@ def main(
         # ever; all files are closed.
         os._exit(1)
     if outcome.is_main:
-        print(_summary(outcome))
+        done = f"trained {counted(outcome.step, 'step')}: {printable(outcome.model)}"
+        stopped = (
+            f"stopped by signal {outcome.stopped_by} at step {outcome.step} of {outcome.last}, "
+            "saved; the same command goes on"
+        )
+        print(done if outcome.stopped_by is None else stopped)
     return 0 if outcome.stopped_by is None else 128 + outcome.stopped_by
-
-
-def _summary(outcome: Outcome) -> str:
-    if outcome.stopped_by is None:
-        return f"trained {counted(outcome.step, 'step')}: {printable(outcome.model)}"
-    return (
-        f"stopped by signal {outcome.stopped_by} at step {outcome.step} of {outcome.last}, saved; "
-        "the same command goes on"
-    )
 
 
 def expand_arguments(arguments: Sequence[str]) -> list[str]:

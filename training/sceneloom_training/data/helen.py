@@ -28,8 +28,6 @@ from sceneloom_training.data.folders import (
 from sceneloom_training.data.pictures import read_mask, read_picture
 from sceneloom_training.data.sample import (
     DataSet,
-    LabelMap,
-    Photo,
     Sample,
     check_same_size,
     label_channels,
@@ -70,7 +68,15 @@ class HelenDataSet(DataSet):
         """Read one face; see `DataSet.read`."""
         path, masks = self.photos[index], self.masks[index]
         photo = read_picture(path)
-        ids = _strongest(masks, photo, path)
+        # The mask with the largest value at a pixel wins.
+        ids = np.zeros(photo.shape[:2], np.uint8)
+        largest = np.zeros(photo.shape[:2], np.uint8)
+        for number, file in enumerate(masks):
+            mask = read_mask(file)
+            check_same_size(photo, path, mask, file)
+            stronger = mask > largest
+            ids[stronger] = number
+            largest[stronger] = mask[stronger]
         label_map = label_channels(
             ids, self.schema, unknown=self.unknown, name=str(masks[0].parent)
         )
@@ -127,16 +133,3 @@ def _listed(root: Path, split: str) -> list[str]:
     if not keys:
         raise DataSetError(f"{path}: lists no faces")
     return sorted(keys)
-
-
-def _strongest(masks: Sequence[Path], photo: Photo, photo_file: Path) -> LabelMap:
-    """Number of the mask with the largest value at each pixel, uint8 [H, W]."""
-    ids = np.zeros(photo.shape[:2], np.uint8)
-    largest = np.zeros(photo.shape[:2], np.uint8)
-    for number, path in enumerate(masks):
-        mask = read_mask(path)
-        check_same_size(photo, photo_file, mask, path)
-        stronger = mask > largest
-        ids[stronger] = number
-        largest[stronger] = mask[stronger]
-    return ids

@@ -69,8 +69,16 @@ class NyuDataSet(DataSet):
         Instance ids are ``class * 256 + number`` with the file's 894 classes: one for each pair of
         class and number that the file has.
         """
+        import h5py
+
         name = f"{self.path}, sample {self.keys[index]}"
-        photo, labels, instances = self._read_arrays(self.numbers[index] - 1, name)
+        try:
+            with h5py.File(self.path, "r") as file:
+                photo, labels, instances = (file[key][self.numbers[index] - 1] for key in _ARRAYS)
+        except _HDF5_ERRORS as error:
+            raise ImageReadError(f"{name}: truncated or damaged ({error})") from None
+        photo = np.ascontiguousarray(photo.transpose(2, 1, 0))
+        labels, instances = np.ascontiguousarray(labels.T), np.ascontiguousarray(instances.T)
         if labels.size and int(labels.max()) >= len(self.classes40):
             most = int(labels.max())
             raise UnknownLabelError(
@@ -85,23 +93,6 @@ class NyuDataSet(DataSet):
         if self.has_instances:
             instance_map = labels.astype(np.int32) * _INSTANCES_PER_CLASS + instances
         return Sample(photo=photo, label_map=label_map, instance_map=instance_map)
-
-    def _read_arrays(
-        self, at: int, name: str
-    ) -> tuple[npt.NDArray[np.uint8], npt.NDArray[Any], npt.NDArray[Any]]:
-        """Photograph uint8 [H, W, 3], classes and instance numbers [H, W]."""
-        import h5py
-
-        try:
-            with h5py.File(self.path, "r") as file:
-                photo, labels, instances = (file[key][at] for key in _ARRAYS)
-        except _HDF5_ERRORS as error:
-            raise ImageReadError(f"{name}: truncated or damaged ({error})") from None
-        return (
-            np.ascontiguousarray(photo.transpose(2, 1, 0)),
-            np.ascontiguousarray(labels.T),
-            np.ascontiguousarray(instances.T),
-        )
 
 
 def open_nyu(
@@ -125,18 +116,9 @@ def open_nyu(
     check_split(split, SPLITS, "nyu")
     check_folder(root, f"the folder that holds {FILE}")
     require(("h5py", "scipy"), extra="train", purpose="reading NYU depth v2")
-    path = root / FILE
-    count = _count(path)
-    numbers = range(1, count + 1) if split == "all" else read_split(root, split, count)
-    return NyuDataSet(
-        path, numbers, read_classes40(root), schema=schema, unknown=unknown, instances=instances
-    )
-
-
-def _count(path: Path) -> int:
-    """Number of samples in the HDF5 file, whose arrays are known to fit together then."""
     import h5py
 
+    path = root / FILE
     if not path.is_file():
         raise DataSetError(f"{path}: no such file; expected the publisher's labelled data set")
     try:
@@ -154,7 +136,11 @@ def _count(path: Path) -> int:
             f"{path}: has {there or 'none of its arrays'}; expected images uint8 [N, 3, W, H], "
             "labels uint16 [N, W, H] and instances uint8 [N, W, H]"
         )
-    return int(found["images"][0][0])
+    count = int(found["images"][0][0])
+    numbers = range(1, count + 1) if split == "all" else read_split(root, split, count)
+    return NyuDataSet(
+        path, numbers, read_classes40(root), schema=schema, unknown=unknown, instances=instances
+    )
 
 
 def _fit(found: Mapping[str, tuple[tuple[int, ...], np.dtype[Any]]]) -> bool:
@@ -215,7 +201,18 @@ def read_classes40(root: Path) -> npt.NDArray[np.uint8]:
         classes = _whole_numbers(path, "mapClass")
     elif (root / MAPPING_CSV).is_file():
         path = root / MAPPING_CSV
-        classes = _read_csv(path)
+        try:
+            with path.open(encoding="utf-8", newline="") as file:
+                header, *lines = list(csv.reader(file)) or [[]]
+            pairs = {int(number): int(of_40) for number, of_40 in lines}
+        except (OSError, ValueError) as error:
+            raise DataSetError(f"{path}: not lines of two whole numbers ({error})") from None
+        if header != _HEADER or sorted(pairs) != list(range(1, len(lines) + 1)):
+            raise DataSetError(
+                f"{path}: expected the line {','.join(_HEADER)}, then one line for each class "
+                "from 1"
+            )
+        classes = np.array([pairs[number] for number in sorted(pairs)], np.int64)
     else:
         raise DataSetError(
             f"{root}: holds no table of 40 classes; expected {MAPPING_MAT} or {MAPPING_CSV}"
@@ -242,18 +239,3 @@ def _whole_numbers(path: Path, key: str) -> npt.NDArray[np.int64]:
     if values.dtype.kind not in "iuf" or not np.array_equal(values, np.floor(values)):
         raise DataSetError(f"{path}: {key} are not whole numbers")
     return values.astype(np.int64).ravel()
-
-
-def _read_csv(path: Path) -> npt.NDArray[np.int64]:
-    """Class of 40 of each class, int64 [894]."""
-    try:
-        with path.open(encoding="utf-8", newline="") as file:
-            header, *lines = list(csv.reader(file)) or [[]]
-        pairs = {int(number): int(of_40) for number, of_40 in lines}
-    except (OSError, ValueError) as error:
-        raise DataSetError(f"{path}: not lines of two whole numbers ({error})") from None
-    if header != _HEADER or sorted(pairs) != list(range(1, len(lines) + 1)):
-        raise DataSetError(
-            f"{path}: expected the line {','.join(_HEADER)}, then one line for each class from 1"
-        )
-    return np.array([pairs[number] for number in sorted(pairs)], np.int64)

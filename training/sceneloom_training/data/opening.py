@@ -43,7 +43,16 @@ def open_data_set(settings: DataSettings) -> DataSet:
     """
     root, split, unknown = settings.root, settings.split, settings.unknown
     if settings.layout == "streets":
-        return _open_streets(settings)
+        height, width = parse_size(settings.streets_size, of="streets_size")
+        return StreetDataSet(
+            first_seed=settings.streets_seed,
+            count=settings.streets_count,
+            height=height,
+            width=width,
+            schema=_schema(settings),
+            unknown=settings.unknown,
+            instances=settings.instances,
+        )
     assert root is not None  # checked by the settings
     if settings.layout == "paired":
         return open_paired(root, split)
@@ -61,19 +70,6 @@ def open_data_set(settings: DataSettings) -> DataSet:
             return open_celebamask(root, split, schema=schema, unknown=unknown)
         case "helen":
             return open_helen(root, split, schema=schema, unknown=unknown)
-
-
-def _open_streets(settings: DataSettings) -> StreetDataSet:
-    height, width = parse_size(settings.streets_size, of="streets_size")
-    return StreetDataSet(
-        first_seed=settings.streets_seed,
-        count=settings.streets_count,
-        height=height,
-        width=width,
-        schema=_schema(settings),
-        unknown=settings.unknown,
-        instances=settings.instances,
-    )
 
 
 def _schema(settings: DataSettings) -> LabelSchema:
@@ -131,10 +127,25 @@ def examine(data: DataSet, root: Path | None) -> list[str]:
     with ThreadPoolExecutor(_THREADS) as pool:
         seen = list(pool.map(_look, files))
     problems = [each.problem for each in seen if each.problem is not None]
+    if len(problems) == 1:
+        raise DataSetError(problems[0])
     if problems:
-        raise DataSetError(_listed(problems))
-    turned = [each.turned for each in seen if each.turned is not None]
-    return [*describe_left_out(data.left_out, root), *_describe_turned(turned)]
+        more = f"; and {len(problems) - _LISTED} more" if len(problems) > _LISTED else ""
+        raise DataSetError(
+            f"{len(problems)} samples cannot be used: {'; '.join(problems[:_LISTED])}{more}"
+        )
+    lines = describe_left_out(data.left_out, root)
+    if turned := [each.turned for each in seen if each.turned is not None]:
+        names = ", ".join(printable(path.name) for path in turned[:3])
+        names += ", ..." if len(turned) > 3 else ""
+        have = "photograph has" if len(turned) == 1 else "photographs have"
+        lines.append(
+            f"{len(turned):,} {have} an EXIF orientation other than 1 ({names}), which is not "
+            "applied: label maps are taken to lie on the pixels as they are stored. If yours were "
+            "drawn on the turned pictures, turn the photographs first: mogrify -auto-orient FILES, "
+            "or exiftran -ai"
+        )
+    return lines
 
 
 def describe_left_out(left_out: Sequence[LeftOut], root: Path | None) -> list[str]:
@@ -156,24 +167,3 @@ def _look(files: tuple[Path, ...]) -> _Seen:
     except ImageReadError as error:
         return _Seen(problem=str(error))
     return _Seen(turned=photo if first and first.orientation != 1 else None)
-
-
-def _listed(problems: Sequence[str]) -> str:
-    if len(problems) == 1:
-        return problems[0]
-    more = f"; and {len(problems) - _LISTED} more" if len(problems) > _LISTED else ""
-    return f"{len(problems)} samples cannot be used: {'; '.join(problems[:_LISTED])}{more}"
-
-
-def _describe_turned(photos: Sequence[Path]) -> list[str]:
-    if not photos:
-        return []
-    names = ", ".join(printable(path.name) for path in photos[:3]) + (
-        ", ..." if len(photos) > 3 else ""
-    )
-    have = "photograph has" if len(photos) == 1 else "photographs have"
-    return [
-        f"{len(photos):,} {have} an EXIF orientation other than 1 ({names}), which is not applied: "
-        "label maps are taken to lie on the pixels as they are stored. If yours were drawn on the "
-        "turned pictures, turn the photographs first: mogrify -auto-orient FILES, or exiftran -ai"
-    ]

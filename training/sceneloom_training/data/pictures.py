@@ -132,10 +132,28 @@ def _open(data: bytes, path: Path) -> ImageFile.ImageFile:
     """The opened picture; no pixel is decoded yet."""
     plugin: type[ImageFile.ImageFile]
     if data.startswith(SIGNATURE):
-        _check_png_kind(data, path)
+        if len(data) <= 28:
+            raise ImageReadError(f"{path}: truncated or damaged (no whole header)")
+        # By the header: Pillow reads 16-bit RGB as 8-bit without a warning.
+        bits, kind = data[_PNG_BITS], _PNG_KINDS.get(data[_PNG_KIND], "unknown")
+        if bits != 8 or kind not in ("grey", "RGB"):
+            raise ImageReadError(
+                f"{path}: {'an' if bits == 8 else 'a'} {bits}-bit {kind} PNG; {_WANTED}"
+            )
+        if b"acTL" in data[: data.find(b"IDAT")]:
+            raise ImageReadError(f"{path}: an animated PNG; give a file that holds one picture")
         plugin = PngImagePlugin.PngImageFile
     elif data.startswith(_JPEG):
-        data = _without_exif(data)
+        # APP1 segments (EXIF, XMP) go: Pillow parses them while it opens the file and warns of
+        # damaged ones, and warnings cannot be silenced for one thread alone.
+        at, kept = 2, [data[:2]]
+        while data[at : at + 1] == b"\xff" and data[at + 1 : at + 2] not in (b"\xda", b""):
+            marker = data[at + 1]
+            size = 1 if marker == _FILL else 2 + int.from_bytes(data[at + 2 : at + 4], "big")
+            if marker != _APP1:
+                kept.append(data[at : at + size])
+            at += size
+        data = b"".join(kept) + data[at:]
         plugin = JpegImagePlugin.JpegImageFile
     elif plugin_ := next((kind for magic, kind in _OTHERS if data.startswith(magic)), None):
         plugin = plugin_
@@ -152,50 +170,17 @@ def _open(data: bytes, path: Path) -> ImageFile.ImageFile:
     if several:
         raise ImageReadError(f"{path}: holds several pictures; give a file that holds one")
     if isinstance(image, TiffImagePlugin.TiffImageFile):
-        _check_tiff(image, path)
+        # By the tags: Pillow reads 16-bit RGB as 8-bit, and turns a picture, without a warning.
+        bits = image.tag_v2.get(TiffImagePlugin.BITSPERSAMPLE, (1,))
+        if any(each != 8 for each in bits):
+            raise ImageReadError(f"{path}: a TIFF of {max(bits)} bits per channel; {_WANTED}")
+        orientation = image.tag_v2.get(_ORIENTATION, 1)
+        if orientation != 1:
+            raise ImageReadError(
+                f"{path}: a TIFF with orientation {orientation}, which readers apply differently; "
+                "turn it first (mogrify -auto-orient)"
+            )
     return image
-
-
-def _check_tiff(image: TiffImagePlugin.TiffImageFile, path: Path) -> None:
-    """Refuse by the tags: Pillow reads 16-bit RGB as 8-bit, and turns a picture, without a word."""
-    bits = image.tag_v2.get(TiffImagePlugin.BITSPERSAMPLE, (1,))
-    if any(each != 8 for each in bits):
-        raise ImageReadError(f"{path}: a TIFF of {max(bits)} bits per channel; {_WANTED}")
-    orientation = image.tag_v2.get(_ORIENTATION, 1)
-    if orientation != 1:
-        raise ImageReadError(
-            f"{path}: a TIFF with orientation {orientation}, which readers apply differently; turn "
-            "it first (mogrify -auto-orient)"
-        )
-
-
-def _without_exif(data: bytes) -> bytes:
-    """A JPEG without its APP1 segments (EXIF, XMP), which are not used.
-
-    Pillow parses them while it opens the file and warns of damaged ones; warnings cannot be
-    silenced for one thread alone.
-    """
-    at, kept = 2, [data[:2]]
-    while data[at : at + 1] == b"\xff" and data[at + 1 : at + 2] not in (b"\xda", b""):
-        marker = data[at + 1]
-        size = 1 if marker == _FILL else 2 + int.from_bytes(data[at + 2 : at + 4], "big")
-        if marker != _APP1:
-            kept.append(data[at : at + size])
-        at += size
-    return b"".join(kept) + data[at:]
-
-
-def _check_png_kind(data: bytes, path: Path) -> None:
-    """Refuse by the header: Pillow reads 16-bit RGB as 8-bit without a word."""
-    if len(data) <= 28:
-        raise ImageReadError(f"{path}: truncated or damaged (no whole header)")
-    bits, kind = data[_PNG_BITS], _PNG_KINDS.get(data[_PNG_KIND], "unknown")
-    if bits != 8 or kind not in ("grey", "RGB"):
-        raise ImageReadError(
-            f"{path}: {'an' if bits == 8 else 'a'} {bits}-bit {kind} PNG; {_WANTED}"
-        )
-    if b"acTL" in data[: data.find(b"IDAT")]:
-        raise ImageReadError(f"{path}: an animated PNG; give a file that holds one picture")
 
 
 _BMP, _RIFF, _NPY = b"BM", b"RIFF", b"\x93NUMPY"
@@ -234,42 +219,40 @@ def read_header(path: Path) -> Header | None:
         if not stat.S_ISREG(path.stat().st_mode):  # reading a pipe could wait for ever
             raise OSError(errno.EINVAL, "not a file")
         with path.open("rb") as file:
-            return _read(file)
+            start = file.read(30)
+            if not start:
+                raise ValueError("the file is empty")
+            if start.startswith(SIGNATURE):
+                return _read_png(file, start)
+            if start.startswith(_JPEG):
+                return _read_jpeg(file)
+            file.seek(0)
+            if start.startswith(_NPY):
+                npy: Any = np.lib.format
+                version_1 = npy.read_magic(file) == (1, 0)
+                shape = (npy.read_array_header_1_0 if version_1 else npy.read_array_header_2_0)(
+                    file
+                )[0]
+                return Header(height=shape[0], width=shape[1])
+            if start.startswith(_TIFF):
+                tags = TiffImagePlugin.TiffImageFile(file).tag_v2
+                return Header(
+                    height=int(tags[TiffImagePlugin.IMAGELENGTH]),
+                    width=int(tags[TiffImagePlugin.IMAGEWIDTH]),
+                    orientation=int(tags.get(_ORIENTATION, 1)),
+                )
+            if start.startswith(_BMP):
+                width, height = BmpImagePlugin.BmpImageFile(file).size
+                return Header(height=height, width=width)
+            if start.startswith(_RIFF):
+                image = WebPImagePlugin.WebPImageFile(file)
+                orientation = _orientation(image.info.get("exif", b"").removeprefix(_EXIF))
+                return Header(height=image.size[1], width=image.size[0], orientation=orientation)
+            return None
     except OSError as error:
         raise ImageReadError(f"{path}: cannot be read ({reason(error)})") from None
     except Exception as error:  # Pillow raises nearly anything on damaged headers
         raise ImageReadError(f"{path}: damaged header ({reason(error)})") from None
-
-
-def _read(file: BinaryIO) -> Header | None:
-    start = file.read(30)
-    if not start:
-        raise ValueError("the file is empty")
-    if start.startswith(SIGNATURE):
-        return _read_png(file, start)
-    if start.startswith(_JPEG):
-        return _read_jpeg(file)
-    file.seek(0)
-    if start.startswith(_NPY):
-        npy: Any = np.lib.format
-        version_1 = npy.read_magic(file) == (1, 0)
-        shape = (npy.read_array_header_1_0 if version_1 else npy.read_array_header_2_0)(file)[0]
-        return Header(height=shape[0], width=shape[1])
-    if start.startswith(_TIFF):
-        tags = TiffImagePlugin.TiffImageFile(file).tag_v2
-        return Header(
-            height=int(tags[TiffImagePlugin.IMAGELENGTH]),
-            width=int(tags[TiffImagePlugin.IMAGEWIDTH]),
-            orientation=int(tags.get(_ORIENTATION, 1)),
-        )
-    if start.startswith(_BMP):
-        width, height = BmpImagePlugin.BmpImageFile(file).size
-        return Header(height=height, width=width)
-    if start.startswith(_RIFF):
-        image = WebPImagePlugin.WebPImageFile(file)
-        orientation = _orientation(image.info.get("exif", b"").removeprefix(_EXIF))
-        return Header(height=image.size[1], width=image.size[0], orientation=orientation)
-    return None
 
 
 def _read_png(file: BinaryIO, start: bytes) -> Header:

@@ -40,8 +40,12 @@ def open_pix2pixhd(
         DataSetError: a folder is missing, nothing is in it, or a file has no partner.
     """
     check_folder(root, "the folder of a data set in pix2pixHD's layout")
-    _check_split(root, split)
-    label_folder, photo_folder = root / f"{split}_label", root / f"{split}_img"
+    ending = "_label"
+    label_folder, photo_folder = root / f"{split}{ending}", root / f"{split}_img"
+    if not label_folder.is_dir():
+        there = sorted(p.name.removesuffix(ending) for p in root.glob(f"*{ending}") if p.is_dir())
+        has = f"the splits there are {', '.join(there)}" if there else "no <split>_label is there"
+        raise DataSetError(f"{label_folder}: no such folder of label maps; {has}")
     check_folder(photo_folder, "the photographs that belong to the label maps")
     labels = find_files(label_folder, MAP_SUFFIXES)
     not_empty(labels, f"label maps: {', '.join(MAP_SUFFIXES)}")
@@ -52,12 +56,3 @@ def open_pix2pixhd(
         found = find_files(root / f"{split}_inst", MAP_SUFFIXES)
         check_partners(labels, found)
     return TripleDataSet.of(photos, labels, found, schema=schema, unknown=unknown)
-
-
-def _check_split(root: Path, split: str) -> None:
-    if (root / f"{split}_label").is_dir():
-        return
-    ending = "_label"
-    there = sorted(p.name.removesuffix(ending) for p in root.glob(f"*{ending}") if p.is_dir())
-    has = f"the splits there are {', '.join(there)}" if there else "no <split>_label is there"
-    raise DataSetError(f"{root / f'{split}{ending}'}: no such folder of label maps; {has}")

@@ -210,8 +210,12 @@ def evaluate(
     settings = settings or EvaluationSettings()
     table, ignored = truth_table(schema_of(data), segmenter.schema)
     keys = tuple(data.keys[: settings.limit])
-    compared = features is not None and source is not None
-    _check_features(len(keys), compared=compared, photo_features=photo_features)
+    if features is not None and source is not None and len(keys) < 2:
+        raise InputError("FID and KID need at least two pictures, and one sample is evaluated")
+    if photo_features is not None and len(photo_features) != len(keys):
+        raise InputError(
+            f"features of {len(photo_features)} photographs were given for {len(keys)} samples"
+        )
     if source is not None:
         source.check(keys, _sizes(data, len(keys), settings), known=data.keys)
     size = settings.segmented_size or (segmenter.height, segmenter.width)
@@ -227,7 +231,8 @@ def evaluate(
         photo_features=photo_features,
     )
     found = _Found()
-    for batch in track(_batches(len(keys), settings.batch)):
+    starts = range(0, len(keys), settings.batch)
+    for batch in track([range(i, min(i + settings.batch, len(keys))) for i in starts]):
         run.add_batch(found, batch, rows)
     return run.evaluation(found, keys, ignored)
 
@@ -275,7 +280,23 @@ class _Run:
             found.photo_features.append(self.features.extract([s.photo for s in samples]))
         pictures = segmented = None
         if self.source is not None:
-            pictures, segmented = self._add_pictures(found, keys, samples, truth)
+            given = self.source.pictures(keys, samples)
+            for key, picture, sample in zip(keys, given, samples, strict=True):
+                if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3:
+                    raise InputError(
+                        f"{key}: a picture is uint8 [H, W, 3], not {picture.dtype} "
+                        f"{list(picture.shape)}"
+                    )
+                (height, width), (h, w) = _size(sample.photo), _size(picture)
+                if (height, width) != (h, w):
+                    raise SizeError(
+                        f"{key}: its picture is {w}x{h} and its label map {width}x{height}"
+                    )
+            pictures = np.stack([resize_picture(picture, *self.size) for picture in given])
+            segmented = self._segment(pictures)
+            found.counts.append(count_classes(segmented, truth, self.segmenter.schema.channels))
+            if self.features is not None:
+                found.picture_features.append(self.features.extract(given))
         found.rows += [
             SheetRow(
                 key=keys[i],
@@ -293,6 +314,14 @@ class _Run:
         photo_features = self.photo_features
         if photo_features is None:
             photo_features = _joined(found.photo_features)
+        picture_features, distances = _joined(found.picture_features), None
+        if self.features and photo_features is not None and picture_features is not None:
+            distances = feature_distances(
+                self.features,
+                photo_features,
+                picture_features,
+                seed=self.settings.bootstrap_seed,
+            )
         return Evaluation(
             keys=tuple(keys),
             schema=self.segmenter.schema,
@@ -303,28 +332,9 @@ class _Run:
             counts=join_counts(found.counts) if found.counts else None,
             oracle=join_counts(found.oracle),
             photo_features=photo_features,
-            distances=self._distances(photo_features, _joined(found.picture_features)),
+            distances=distances,
             rows=tuple(found.rows),
         )
-
-    def _distances(self, photos: _Features | None, pictures: _Features | None) -> Distances | None:
-        if self.features is None or photos is None or pictures is None:
-            return None
-        return feature_distances(self.features, photos, pictures, seed=self.settings.bootstrap_seed)
-
-    def _add_pictures(
-        self, found: _Found, keys: list[str], samples: list[Sample], truth: LabelMap
-    ) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]:
-        assert self.source is not None
-        given = self.source.pictures(keys, samples)
-        for key, picture, sample in zip(keys, given, samples, strict=True):
-            _check_picture(key, picture, sample)
-        pictures = np.stack([resize_picture(picture, *self.size) for picture in given])
-        segmented = self._segment(pictures)
-        found.counts.append(count_classes(segmented, truth, self.segmenter.schema.channels))
-        if self.features is not None:
-            found.picture_features.append(self.features.extract(given))
-        return pictures, segmented
 
     def _truth(self, sample: Sample) -> LabelMap:
         assert sample.label_map is not None
@@ -364,19 +374,6 @@ def resize_picture(picture: Photo, height: int, width: int) -> Photo:
     )
 
 
-def _check_features(samples: int, *, compared: bool, photo_features: _Features | None) -> None:
-    if compared and samples < 2:
-        raise InputError("FID and KID need at least two pictures, and one sample is evaluated")
-    if photo_features is not None and len(photo_features) != samples:
-        raise InputError(
-            f"features of {len(photo_features)} photographs were given for {samples} samples"
-        )
-
-
-def _batches(samples: int, batch: int) -> list[range]:
-    return [range(i, min(i + batch, samples)) for i in range(0, samples, batch)]
-
-
 def _read(data: DataSet, index: int, settings: EvaluationSettings) -> Sample:
     sample = data.read(index)
     if not settings.size:
@@ -401,16 +398,6 @@ def _checked_oracle(known: ClassCounts, truth: LabelMap, classes: int) -> ClassC
             "the oracle that was given is of other samples, another size or another segmenter"
         )
     return known
-
-
-def _check_picture(key: str, picture: Photo, sample: Sample) -> None:
-    if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3:
-        raise InputError(
-            f"{key}: a picture is uint8 [H, W, 3], not {picture.dtype} {list(picture.shape)}"
-        )
-    (height, width), (h, w) = _size(sample.photo), _size(picture)
-    if (height, width) != (h, w):
-        raise SizeError(f"{key}: its picture is {w}x{h} and its label map {width}x{height}")
 
 
 def _size(picture: Photo) -> tuple[int, int]:

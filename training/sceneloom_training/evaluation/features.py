@@ -13,7 +13,7 @@ import importlib
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -224,7 +224,15 @@ class InceptionFeatures(FeatureNetwork):
         """Load it; raises as `load_features`."""
         if not path.is_file():
             raise CheckpointError(f"{path}: no such file of Inception weights for torch-fidelity")
-        network = _inception_class()
+        try:
+            module = importlib.import_module("torch_fidelity.feature_extractor_inceptionv3")
+        except (ImportError, RuntimeError) as error:  # RuntimeError: a torchvision of another torch
+            raise MissingDependencyError(
+                "Inception features need torch-fidelity, which does not import here "
+                f"({reason(error)}): pip install torch-fidelity, with the torchvision of "
+                "this torch, or choose --features-kind dinov2"
+            ) from None
+        network = module.FeatureExtractorInceptionV3
         try:
             model = network("inception-v3-compat", ["2048"], str(path))
         except (OSError, KeyError, ValueError, RuntimeError) as error:
@@ -247,15 +255,3 @@ class InceptionFeatures(FeatureNetwork):
                 features = self._model(values.unsqueeze(0).to(self._device))[0]
                 found.append(features.reshape(-1).double().cpu())
         return torch.stack(found).numpy()
-
-
-def _inception_class() -> Any:
-    try:
-        module = importlib.import_module("torch_fidelity.feature_extractor_inceptionv3")
-    except (ImportError, RuntimeError) as error:  # RuntimeError: a torchvision of another torch
-        raise MissingDependencyError(
-            "Inception features need torch-fidelity, which does not import here "
-            f"({reason(error)}): pip install torch-fidelity, with the torchvision of "
-            "this torch, or choose --features-kind dinov2"
-        ) from None
-    return module.FeatureExtractorInceptionV3

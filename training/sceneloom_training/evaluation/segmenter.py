@@ -296,7 +296,10 @@ def save_segmenter(
             name: (x.half() if settings.half and x.is_floating_point() else x).cpu().contiguous()
             for name, x in network.state_dict().items()
         }
-        _write(weights, fresh / WEIGHTS)
+        try:
+            safetensors.torch.save_file(weights, fresh / WEIGHTS)
+        except SafetensorError as error:  # its writer has errors of its own for a full disk
+            raise OSError(str(error)) from None
         description = {
             "format": FORMAT,
             "sceneloom": __version__,
@@ -310,13 +313,6 @@ def save_segmenter(
             "weights_sha256": file_hash(fresh / WEIGHTS),
         }
         (fresh / MARKER).write_text(json.dumps(description, indent=1) + "\n", "utf-8")
-
-
-def _write(weights: dict[str, torch.Tensor], path: Path) -> None:
-    try:
-        safetensors.torch.save_file(weights, path)
-    except SafetensorError as error:  # its writer has errors of its own for a full disk
-        raise OSError(str(error)) from None
 
 
 def load_segmenter(path: Path, *, labels: str = "", device: DeviceChoice = "auto") -> Segmenter:
@@ -417,7 +413,19 @@ def _load_plain(path: Path, schema: LabelSchema, device: str) -> Segmenter:
         )
     except (OSError, AttributeError, TypeError, ValueError) as error:
         raise CheckpointError(f"{path / PROCESSOR}: is damaged ({error})") from None
-    network = _load_network(path, schema)
+    try:
+        network = load_transformers(path)
+    except SceneLoomError:
+        raise
+    except Exception as error:  # transformers raises nearly anything on damaged folders
+        reason = str(error).strip().splitlines() or [type(error).__name__]
+        raise CheckpointError(f"{path}: cannot be loaded ({reason[0]})") from None
+    config: Any = network.config
+    if config.num_labels != schema.channels:
+        raise CheckpointError(
+            f"{path}: tells {config.num_labels} classes apart, and the label schema {schema.name} "
+            f"has {schema.channels}"
+        )
     return NetworkSegmenter(
         network,
         schema,
@@ -439,23 +447,6 @@ def _normalisation(mean: Any, std: Any) -> tuple[tuple[float, ...], tuple[float,
     if min(spread) <= 0:
         raise ValueError(f"normalisation by {std}; expected numbers above 0")
     return centre, spread
-
-
-def _load_network(path: Path, schema: LabelSchema) -> nn.Module:
-    try:
-        network = load_transformers(path)
-    except SceneLoomError:
-        raise
-    except Exception as error:  # transformers raises nearly anything on damaged folders
-        reason = str(error).strip().splitlines() or [type(error).__name__]
-        raise CheckpointError(f"{path}: cannot be loaded ({reason[0]})") from None
-    config: Any = network.config
-    if config.num_labels != schema.channels:
-        raise CheckpointError(
-            f"{path}: tells {config.num_labels} classes apart, and the label schema {schema.name} "
-            f"has {schema.channels}"
-        )
-    return network
 
 
 def _run_file(path: Path, device: str) -> Segmenter:

@@ -16,7 +16,6 @@ import sys
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -185,7 +184,19 @@ class _Run:
                 loss, accuracy = self._learn(batch)
                 self.step += 1
                 if self.step % _LOG_EVERY == 0 or self.step == self.last:
-                    self._note(log, loss, accuracy)
+                    value = float(loss)
+                    if not torch.isfinite(loss):
+                        raise DivergedError(
+                            f"step {self.step}: the loss is {value}; try a lower learning rate"
+                        )
+                    rate = self.optimizer.param_groups[0]["lr"]
+                    entry = {
+                        "step": self.step,
+                        "loss": value,
+                        "accuracy": float(accuracy),
+                        "rate": rate,
+                    }
+                    print(json.dumps(entry), file=log, flush=True)
                 if self.step % self.settings.checkpoint_every == 0 and self.step < self.last:
                     self._save()
         if self.step < self.last:
@@ -265,14 +276,6 @@ class _Run:
         if self.step < warm:
             return (self.step + 1) / warm
         return (self.last - self.step) / max(1, self.last - warm)
-
-    def _note(self, log: Any, loss: Tensor, accuracy: Tensor) -> None:
-        value = float(loss)
-        if not torch.isfinite(loss):
-            raise DivergedError(f"step {self.step}: the loss is {value}; try a lower learning rate")
-        rate = self.optimizer.param_groups[0]["lr"]
-        entry = {"step": self.step, "loss": value, "accuracy": float(accuracy), "rate": rate}
-        print(json.dumps(entry), file=log, flush=True)
 
     def _save(self) -> None:
         state = {
