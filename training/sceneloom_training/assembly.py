@@ -52,12 +52,8 @@ class Model:
 
 
 def assemble(settings: TrainSettings, schema: LabelSchema | None, *, has_instances: bool) -> Model:
-    """Build the networks with the seed's weights.
-
-    Args:
-        settings: of the run.
-        schema: of the data's label maps; None for a paired data set.
-        has_instances: whether the data has instance maps.
+    """Build the networks with the seed's weights, for label maps of a schema (None: a paired data
+    set).
 
     Raises:
         InputError: the settings ask for inputs that the data does not have.
@@ -170,14 +166,9 @@ _SCALE = "discriminators."
 def start_generator(
     generator: SynthesisNetwork, bundle: Path, schema: LabelSchema | None = None
 ) -> None:
-    """Copy the weights of an equal generator, or those of a smaller one into the one that encloses
-    it: all but its last convolution. Where the new one knows more labels, theirs find their planes
-    by name, and what is seen in the others' begins as it was drawn.
-
-    Args:
-        generator: is changed.
-        bundle: checkpoint bundle.
-        schema: of the new generator's label maps; None for a paired data set.
+    """Copy the weights of an equal generator, or of a smaller one that this one encloses, without
+    the last convolution of that. If the new one knows more labels, planes are matched by label
+    name, and weights of new labels stay as drawn.
 
     Raises:
         CheckpointError: the bundle cannot be read, or its generator does not fit inside.
@@ -241,15 +232,11 @@ def _planes_of_labels(theirs: Contract | None, schema: LabelSchema | None) -> li
 
 
 def start_encoder(encoder: FeatureEncoder, bundle: Path) -> None:
-    """Copy the weights of the encoder that a generator was trained with: what its features mean is
-    nothing without it.
-
-    Args:
-        encoder: is changed; left as it is where the bundle has none.
-        bundle: checkpoint bundle.
+    """Copy the weights of the bundle's encoder, if it has one: a generator needs the encoder of its
+    training.
 
     Raises:
-        CheckpointError: the bundle's encoder is built otherwise.
+        CheckpointError: the two encoders have different settings.
     """
     theirs = load_checkpoint(bundle).encoder
     if theirs is None:
@@ -263,12 +250,8 @@ def start_encoder(encoder: FeatureEncoder, bundle: Path) -> None:
 
 
 def start_discriminator(discriminator: MultiscaleDiscriminator, run: Path) -> None:
-    """Copy the weights of another run's discriminators, the coarsest to the coarsest: one that
-    sees a finer scale than any of theirs is left as it is.
-
-    Args:
-        discriminator: is changed.
-        run: folder of a training run; its newest checkpoint is read.
+    """Copy the weights of a run's discriminators from its newest checkpoint, the coarsest to the
+    coarsest; a finer scale than theirs keeps its own.
 
     Raises:
         CheckpointError: the run has no checkpoint, or its discriminators are built otherwise.

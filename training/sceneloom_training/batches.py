@@ -63,13 +63,13 @@ class TrainingSet:
         """Wrap a data set.
 
         Args:
-            data: what to read.
+            data: the samples.
             geometry: how to resize, crop and flip.
             count: its first samples are trained on.
             multiple: height and width come out as multiples of this.
-            smallest: least height and width that the networks take.
+            smallest: least height and width of the networks.
             seed: of crops and flips.
-            cache: most samples to keep in memory as they were read.
+            cache: most samples to keep in memory, as they were read.
         """
         self.count = count
         self._geometry, self._multiple, self._seed = geometry, multiple, seed
@@ -105,16 +105,7 @@ class TrainingSet:
 
 
 def check_large_enough(sample: Sample, smallest: int, name: str) -> None:
-    """Refuse a sample that the networks cannot see.
-
-    Args:
-        sample: after the geometry.
-        smallest: least height and width.
-        name: what to call it in an error.
-
-    Raises:
-        SizeError: it is smaller.
-    """
+    """Raise SizeError if a sample, after the geometry, is smaller than the networks take."""
     height, width = sample.photo.shape[:2]
     if min(height, width) < smallest:
         raise SizeError(
@@ -130,15 +121,8 @@ class StepSampler:
     def __init__(
         self, count: int, *, seed: int, world: World, batch: int, accumulate: int, steps: range
     ) -> None:
-        """Plan.
-
-        Args:
-            count: samples in an epoch.
-            seed: of their order.
-            world: which process of how many this is.
-            batch: items of a forward pass.
-            accumulate: forward passes of a step.
-            steps: numbers of the steps to do.
+        """Plan the forward passes of some steps; `count` is the samples in an epoch, `batch` the
+        items of a pass, `accumulate` the passes of a step.
         """
         self._count, self._seed, self._world = count, seed, world
         self._batch, self._accumulate, self._steps = batch, accumulate, steps
@@ -168,18 +152,11 @@ class StepSampler:
 def load_batches(
     samples: TrainingSet, sampler: StepSampler, *, workers: int
 ) -> Iterator[Iterator[Batch]]:
-    """Batches in the sampler's order.
-
-    Args:
-        samples: what to read.
-        sampler: which, in what order.
-        workers: loading processes, which are started at once and end with the block; 0 loads in
-            this process.
-
-    Returns:
-        the batches; a sample that cannot be read raises an InputError in its turn.
+    """Batches in the sampler's order, loaded by `workers` processes that end with the block, or
+    here.
 
     Raises:
+        InputError: by the iterator, in its turn: a sample cannot be read.
         TrainingError: loading processes cannot be started, or one was lost.
         MemoryError: memory was not enough to load.
     """
@@ -308,19 +285,16 @@ def loading(
     workers: int,
     prepare: Callable[[], None],
 ) -> Iterator[Iterator[_Made]]:
-    """Make something of each item in processes of their own, which end with the block.
+    """Make something of each item in worker processes that end with the block; in the items' order.
 
     Args:
-        make: what the processes do, such as reading a batch; what it gives can be pickled.
-        items: what it is given.
+        make: called in the workers; its result can be pickled.
+        items: its arguments.
         workers: processes, from 1.
         prepare: called once in each process.
 
-    Returns:
-        what was made, in the order of the items; where `make` raised an error of SceneLoom's, an
-        InputError in its turn.
-
     Raises:
+        InputError: by the iterator, in its turn: `make` raised a SceneLoomError.
         TrainingError: the processes cannot be started, or one was lost.
         MemoryError: memory was not enough in one.
     """

@@ -66,15 +66,7 @@ def save_checkpoint(
     encoder: FeatureEncoder | None = None,
     half: bool = False,
 ) -> None:
-    """Write a bundle; an existing bundle in its place is replaced, anything else there is refused.
-
-    Args:
-        folder: the bundle's folder.
-        generator: its weights are written as they are.
-        contract: what the model takes and gives; None for a model that takes pictures.
-        provenance: where the weights come from: anything JSON can hold.
-        encoder: the feature encoder of a model with style.
-        half: write float16, in half the space; it is loaded as float32.
+    """Write a bundle, in place of an older one; `provenance` is any JSON, `half` writes float16.
 
     Raises:
         CheckpointError: `folder` exists and is no bundle, or it cannot be written.
@@ -109,11 +101,8 @@ def save_checkpoint(
 
 
 def load_checkpoint(folder: Path) -> Checkpoint:
-    """Load a bundle and check its weights against the recorded hash.
-
-    Raises:
-        CheckpointError: not a bundle, a file is damaged, or the weights are not those that were
-            saved.
+    """Load a bundle; raises CheckpointError if it is none, damaged, or its weights have another
+    hash.
     """
     source = str(folder / DESCRIPTION)
     try:

@@ -20,12 +20,10 @@ from sceneloom_training.settings import GanMode
 def discriminator_loss(
     mode: GanMode, real: Sequence[Sequence[Tensor]], fake: Sequence[Sequence[Tensor]]
 ) -> Tensor:
-    """What the discriminators minimise, summed over the scales and halved as published.
+    """The discriminators' loss, summed over the scales and halved as published.
 
-    Args:
-        mode: ``least_squares`` (Mao et al., 2017; published), ``vanilla`` or ``hinge``.
-        real: output of `MultiscaleDiscriminator` for photographs.
-        fake: for synthesized pictures, detached from the generator.
+    `real` and `fake` are outputs of `MultiscaleDiscriminator` for photographs and for pictures that
+    are detached from the generator.
     """
     terms = [gan_term(mode, scale[-1], target="real") for scale in real]
     terms += [gan_term(mode, scale[-1], target="fake") for scale in fake]
@@ -33,25 +31,17 @@ def discriminator_loss(
 
 
 def generator_loss(mode: GanMode, fake: Sequence[Sequence[Tensor]]) -> Tensor:
-    """What the generator minimises, summed over the scales.
-
-    Args:
-        mode: as for `discriminator_loss`.
-        fake: output of `MultiscaleDiscriminator` for synthesized pictures.
-    """
+    """The generator's GAN loss, summed over the scales of `MultiscaleDiscriminator`'s output."""
     return torch.stack([gan_term(mode, scale[-1], target="generator") for scale in fake]).sum()
 
 
 def gan_term(
     mode: GanMode, decision: Tensor, *, target: Literal["real", "fake", "generator"]
 ) -> Tensor:
-    """One GAN term.
+    """One GAN term of the decisions for each patch, any shape.
 
-    Args:
-        mode: as for `discriminator_loss`.
-        decision: the discriminator's decision for each patch, any shape.
-        target: ``real`` or ``fake``, what the discriminator should say; ``generator``, what the
-            generator wants it to say of its own pictures.
+    `target` is what the discriminator should say; ``generator``: what the generator wants it to
+    say.
     """
     decision = decision.to(torch.promote_types(decision.dtype, torch.float32))  # means in 32 bits
     wanted = torch.zeros_like(decision) if target == "fake" else torch.ones_like(decision)
@@ -70,12 +60,7 @@ def feature_matching_loss(
     """L1 between the discriminators' features of photograph and picture (equation 4).
 
     Each of a scale's intermediate stages counts 4 / (stages with stride 2 + 1) / scales, as
-    published; the decision itself does not count.
-
-    Args:
-        real: output of `MultiscaleDiscriminator` for photographs; no gradient flows into it.
-        fake: for the synthesized pictures of the same maps.
-        weight: factor of the whole.
+    published; the decision itself does not count. No gradient flows into `real`.
     """
     terms = [
         functional.l1_loss(ours, theirs.detach()) * 4.0 / (len(scale) - 1)
@@ -92,26 +77,15 @@ class ImagePool:
     """
 
     def __init__(self, size: int, *, seed: int = 0) -> None:
-        """Start empty.
-
-        Args:
-            size: most pictures to keep.
-            seed: of its own random choices.
-        """
+        """Start empty; `size` is the most pictures to keep."""
         assert size >= 0
         self._size = size
         self._images: list[Tensor] = []
         self._random = torch.Generator().manual_seed(seed)
 
     def query(self, images: Tensor) -> Tensor:
-        """Exchange pictures.
-
-        Args:
-            images: float [N, C, H, W]; detached copies are kept.
-
-        Returns:
-            as many of the same shape: each is the given one or, once the pool is full, with even
-            odds an earlier one, whose place the given one takes.
+        """Exchange pictures, [N, C, H, W], of which detached copies are kept: each comes back or,
+        once the pool is full, with even odds an earlier one, whose place it takes.
         """
         if not self._size:
             return images.detach()
@@ -147,14 +121,7 @@ class PerceptualLoss(nn.Module):
     """Weighted L1 between VGG19's features; it has no parameters to train."""
 
     def __init__(self, weights: Path) -> None:
-        """Load VGG19.
-
-        Args:
-            weights: state dict of torchvision's vgg19; only tensors in it are read.
-
-        Raises:
-            CheckpointError: no such file, unsafe, or not VGG19's weights.
-        """
+        """Load torchvision's vgg19 state dict; raises CheckpointError if there is none in the file."""
         super().__init__()
         self.layers = nn.ModuleList()
         channels = 3
@@ -179,12 +146,7 @@ class PerceptualLoss(nn.Module):
         """SHA-256 of the weights file, for the run's record."""
 
     def forward(self, picture: Tensor, photograph: Tensor) -> Tensor:
-        """Compare.
-
-        Args:
-            picture: float [N, 3, H, W] in [-1, 1]; the gradient flows into it.
-            photograph: likewise; no gradient flows into it.
-        """
+        """Compare float [N, 3, H, W] in [-1, 1]; the gradient flows into the picture alone."""
         with torch.no_grad():
             wanted = list(self._features(photograph))
         pairs = zip(LAYER_WEIGHTS, self._features(picture), wanted, strict=True)

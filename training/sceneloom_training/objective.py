@@ -71,16 +71,10 @@ class Objective(nn.Module):
         perceptual: PerceptualLoss | None,
         seed: int,
     ) -> None:
-        """Put them together.
+        """Join the networks; `perceptual` is VGG19 or None, the seed is of the image pool.
 
-        Args:
-            inputs: what the generator is given; its input channels must add up to it.
-            generator: the generator.
-            discriminator: of `inputs.condition` and three image channels.
-            encoder: if `inputs.style`.
-            loss: modes and weights.
-            perceptual: VGG19, or None for no perceptual loss.
-            seed: of the image pool.
+        The generator's input channels are those of `inputs`, the discriminator's are
+        `inputs.condition` and the image's three, and there is an encoder if there is style.
         """
         super().__init__()
         assert generator.architecture.input_channels == inputs.channels
@@ -116,14 +110,11 @@ class Objective(nn.Module):
         return [*self.generator.parameters(), *encoder]
 
     def forward(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor], Tensor]:
-        """Run one batch.
-
-        Args:
-            batch: as `sceneloom_training.batches` makes it, on this module's device.
+        """Run one batch on this module's device.
 
         Returns:
-            the sum to differentiate; each loss on its own, detached; and the pictures, float
-            [N, 3, H, W] in [-1, 1], detached.
+            the sum to differentiate; each loss, detached; the pictures, float [N, 3, H, W] in [-1,
+            1], detached.
         """
         condition, photo = self.condition(batch), self._ordered(signed(batch["photo"], self.dtype))
         fake = self.generator(self._with_style(condition, photo, batch))
@@ -175,11 +166,8 @@ class Objective(nn.Module):
         return planes.contiguous(memory_format=self.memory_format)
 
     def synthesize(self, generator: nn.Module, batch: Batch) -> Tensor:
-        """Pictures of a batch, float [N, 3, H, W] in [-1, 1], with the photographs' own style.
-
-        Args:
-            generator: the trained one, or its moving average.
-            batch: as for `forward`.
+        """Pictures of a batch, float [N, 3, H, W] in [-1, 1], with the photographs' own style, by
+        the trained generator or its moving average.
         """
         condition, photo = self.condition(batch), self._ordered(signed(batch["photo"], self.dtype))
         picture: Tensor = generator(self._with_style(condition, photo, batch))
@@ -193,15 +181,7 @@ class Objective(nn.Module):
 
 
 def signed(pictures: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
-    """Grey levels to the generator's range.
-
-    Args:
-        pictures: uint8 [N, H, W, 3].
-        dtype: of the result.
-
-    Returns:
-        [N, 3, H, W] in [-1, 1].
-    """
+    """Grey levels, uint8 [N, H, W, 3], to the generator's range, [N, 3, H, W] in [-1, 1]."""
     return pictures.permute(0, 3, 1, 2).to(dtype) / 127.5 - 1.0
 
 

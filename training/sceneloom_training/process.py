@@ -28,17 +28,10 @@ from sceneloom_training.settings import Device, DeviceChoice
 
 
 def choose_device(wanted: DeviceChoice, setting: str) -> Device:
-    """Choose between CPU and GPU.
-
-    Args:
-        wanted: ``auto`` takes a GPU if there is one.
-        setting: what to call it in an error.
-
-    Returns:
-        ``cpu`` or ``cuda``.
+    """Choose the device: ``auto`` takes a GPU if there is one.
 
     Raises:
-        InputError: a GPU is wanted, and PyTorch finds none.
+        InputError: a GPU is wanted, and PyTorch finds none; names the setting.
     """
     there = torch.cuda.is_available()
     if wanted == "cuda" and not there:

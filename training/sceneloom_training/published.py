@@ -62,10 +62,8 @@ class _Layers:
 
 
 def load_published(path: Path) -> dict[str, Tensor]:
-    """Read a published state dict; only tensors are unpickled, nothing in the file runs.
-
-    Returns:
-        name -> float32 tensor on the CPU.
+    """Read a published state dict, float32 on the CPU; only tensors are unpickled, nothing in it
+    runs.
 
     Raises:
         CheckpointError: no such file, not a PyTorch file, unsafe, or not a state dict.
@@ -139,18 +137,14 @@ def _in_an_archive(path: Path) -> str | None:
 def import_published(
     path: Path, schema: LabelSchema, *, style_channels: int | None = None
 ) -> Imported:
-    """Rebuild a published generator and say what it takes.
+    """Rebuild a published generator (`latest_net_G.pth`), trained with a label schema.
 
-    Args:
-        path: `latest_net_G.pth` or `<epoch>_net_G.pth`.
-        schema: the label schema it was trained with; its channel count decides what the remaining
-            input channels are: none left, the boundary map (1), or the boundary map and the
-            published encoder's three style features (4).
-        style_channels: number of style features, for a model that none of these fits.
+    The channels that the labels leave are none, the boundary map (1), or that and the published
+    encoder's three style features (4); any other number of them is `style_channels`.
 
     Raises:
         CheckpointError: the file is unsafe or not a published generator, or schema and weights do
-            not fit; the text says exactly what.
+            not fit.
     """
     state = load_published(path)
     architecture, dropped = _derive(state, str(path))

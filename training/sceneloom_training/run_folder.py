@@ -55,8 +55,8 @@ class RunFolder:
 
     @contextlib.contextmanager
     def claimed(self) -> Iterator[None]:
-        """Make the folder and keep others out of it while the block runs; clear up after a run
-        that was killed.
+        """Make the folder, keep other processes out while the block runs, and sweep after a killed
+        run.
 
         Raises:
             TrainingError: another process trains in it, it holds something else, or it cannot be
@@ -177,11 +177,8 @@ class RunFolder:
         link.replace(self.model)
 
     def drop_older(self, *, keep: int, keep_every: int) -> None:
-        """Remove checkpoints but the newest.
-
-        Args:
-            keep: how many are kept; 0 removes all.
-            keep_every: those at multiples of it are kept as well; 0 is none.
+        """Remove checkpoints but the newest `keep` (0: none) and those at multiples of `keep_every`
+        (0: none).
         """
         steps = self.steps()
         for step in steps[: max(0, len(steps) - keep)]:

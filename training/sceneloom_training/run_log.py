@@ -26,14 +26,7 @@ class RunLog:
     """The journal of one run; use it as a context manager."""
 
     def __init__(self, root: Path, *, done: int, last: int, images_per_step: int) -> None:
-        """Open it.
-
-        Args:
-            root: the run's folder.
-            done: steps that were done before.
-            last: steps in all.
-            images_per_step: over all processes.
-        """
+        """Open it in a run's folder; `done` steps were done before, `last` is the steps in all."""
         from torch.utils.tensorboard import SummaryWriter
 
         self._root = root

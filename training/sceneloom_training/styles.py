@@ -64,14 +64,8 @@ class ClassStyles:
 
 
 def style_parts(checkpoint: Checkpoint, name: Path) -> tuple[FeatureEncoder, Contract]:
-    """The encoder and the contract of a checkpoint.
-
-    Args:
-        checkpoint: as it was loaded.
-        name: what to call it in an error.
-
-    Raises:
-        CheckpointError: it has none.
+    """The encoder and the contract of a checkpoint; raises CheckpointError, with its name, without
+    them.
     """
     if checkpoint.contract is None:
         raise CheckpointError(f"{name}: takes pictures instead of label maps, and has no styles")
@@ -87,13 +81,8 @@ def encode_sample(
 ) -> EncodedInstances:
     """Encode the instances of one photograph, in ascending order of their ids.
 
-    Args:
-        encoder: the features it gives are the contract's style channels; runs where its weights
-            are.
-        contract: of the model.
-        sample: photo uint8 [H, W, 3], label map uint8 [H, W], instance map int32 [H, W].
-        width: scale it to this width first, the height in proportion; both sides go to the nearest
-            multiple of what encoder and generator take either way.
+    With a width, the sample is scaled to it first; both sides go to the nearest multiple of what
+    encoder and generator take.
 
     Raises:
         SizeError: the photograph is too small for the encoder.
@@ -135,17 +124,7 @@ def encode_photographs(
     *,
     track: Callable[[range], Iterable[int]] = lambda indices: indices,
 ) -> dict[int, EncodedInstances]:
-    """Encode all instances of a data set.
-
-    Args:
-        encoder: it is moved to the settings' device.
-        contract: of the model; its label schema must be the data set's.
-        data: has instance maps.
-        settings: width and device.
-        track: passes the indices of the photographs on, to show progress.
-
-    Returns:
-        channel -> its instances of all photographs, in their order.
+    """Encode all instances of a data set on the settings' device: channel -> instances, in order.
 
     Raises:
         InputError: the data set has no instance maps or another label schema, a file is damaged, or
@@ -199,16 +178,7 @@ def check_data(contract: Contract, data: DataSet) -> None:
 def cluster_styles(
     contract: Contract, encoded: dict[int, EncodedInstances], settings: ClusterSettings
 ) -> list[ClassStyles]:
-    """Cluster the instances of each class.
-
-    Args:
-        contract: of the model.
-        encoded: channel -> its instances, as `encode_photographs` gives them.
-        settings: clusters, smallest share and seed.
-
-    Returns:
-        the styles of each class that has instances, in channel order, rounded to six digits.
-    """
+    """Cluster the instances of each class; the styles, in channel order, are rounded to six digits."""
     from sklearn.cluster import KMeans
     from threadpoolctl import threadpool_limits
 
@@ -246,12 +216,7 @@ def with_styles(contract: Contract, styles: list[ClassStyles]) -> Contract:
 
 
 def reference_styles(contract: Contract, encoded: EncodedInstances) -> StyleFile:
-    """The styles of one photograph: of its instances, and of each class the mean over its pixels.
-
-    Args:
-        contract: of the model.
-        encoded: as `encode_sample` gives it.
-    """
+    """The styles of one photograph: of its instances, and of each class the mean over its pixels."""
     channels = np.array(encoded.channels)
     labels = {}
     for channel in sorted({c for c in encoded.channels if c < contract.schema.channels}):

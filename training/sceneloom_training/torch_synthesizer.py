@@ -35,16 +35,10 @@ class TorchSynthesizer(Synthesizer):
         channels_last: bool = False,
         compiled: bool = False,
     ) -> None:
-        """Wrap a generator; it is put into eval mode.
+        """Wrap a float32 generator; it is put into eval mode.
 
-        Args:
-            generator: float32; on a GPU or in another memory order a copy of it runs.
-            contract: of the model.
-            max_batch_size: most pictures at once.
-            device: where it runs.
-            precision: of weights and convolutions; norms and the last step are float32.
-            channels_last: memory order of pictures and weights.
-            compiled: by torch.compile, at the first picture of each size.
+        On a GPU or in another memory order a copy runs. Precision is of weights and convolutions:
+        norms and the last step are float32. `compiled` compiles at the first picture of each size.
 
         Raises:
             MissingDependencyError: torch is not installed.
@@ -98,13 +92,7 @@ def checkpoint_synthesizer(
     device: Device = "cpu",
     max_batch_size: int = 1,
 ) -> TorchSynthesizer:
-    """The synthesizer of a loaded checkpoint, in float32.
-
-    Args:
-        checkpoint: the loaded bundle.
-        name: its name in an error.
-        device: where it runs.
-        max_batch_size: most pictures at once.
+    """The synthesizer of a loaded checkpoint, in float32; `name` is its name in an error.
 
     Raises:
         CheckpointError: the model takes pictures instead of label maps.

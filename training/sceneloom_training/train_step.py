@@ -36,14 +36,8 @@ class TrainStep:
         world: World,
         device: torch.device,
     ) -> None:
-        """Bring the networks to the device and make their optimizers.
-
-        Args:
-            settings: of the run.
-            objective: the networks, on the CPU, float32; taken over.
-            schedule: learning rate and stages.
-            world: which process of how many this is; all have equal networks.
-            device: where to compute.
+        """Bring the networks (float32, equal in all processes) to the device and make their
+        optimizers.
         """
         self.settings, self.schedule, self.world, self.device = settings, schedule, world, device
         compute = settings.compute
@@ -86,15 +80,7 @@ class TrainStep:
         return self.settings.optimizer.learning_rate * self.schedule.factor(step)
 
     def step(self, step: int, batches: Iterator[Batch]) -> dict[str, Tensor]:
-        """Do one step of both optimizers.
-
-        Args:
-            step: its number, from 0.
-            batches: as many are taken as gradients are accumulated of.
-
-        Returns:
-            the means of this process's losses over the passes.
-        """
+        """Do one step of both optimizers, counted from 0; the means of this process's losses."""
         self.enter_stage(step)
         losses = self.differentiate(batches)
         for optimizer in self.optimizers:
@@ -112,11 +98,8 @@ class TrainStep:
         return losses
 
     def enter_stage(self, step: int) -> None:
-        """Fix or free what the outermost enhancer encloses, and wrap the objective for several
-        processes where the answer has changed.
-
-        Args:
-            step: its number, from 0.
+        """Fix or free the networks inside the outermost enhancer, and wrap the objective for
+        several processes if that has changed.
         """
         generator = self.objective.generator
         fixed = self.schedule.is_enhancer_only(step)
@@ -137,13 +120,8 @@ class TrainStep:
             self._model = DistributedDataParallel(self.objective, device_ids=ids, **flag)
 
     def differentiate(self, batches: Iterator[Batch]) -> dict[str, Tensor]:
-        """Leave the gradients of one step, averaged over passes and processes, in the weights.
-
-        Args:
-            batches: as many are taken as gradients are accumulated of.
-
-        Returns:
-            the means of this process's losses over the passes.
+        """Leave the gradients of one step, averaged over passes and processes, in the weights; the
+        means of this process's losses.
         """
         accumulate = self.settings.optimizer.accumulate
         dtype = _AUTOCAST.get(self.settings.compute.precision)

@@ -373,16 +373,7 @@ def make_record(
     samples: int,
     trained: int,
 ) -> dict[str, Any]:
-    """The contents of run.json and of a bundle's provenance.
-
-    Args:
-        settings: resolved from file and flags.
-        model: the networks.
-        world: the processes.
-        device: where it is computed.
-        samples: of the data set.
-        trained: samples that are trained on; the others are held out.
-    """
+    """The contents of run.json and of a bundle's provenance; `trained` samples are not held out."""
     objective = model.objective
     networks = {
         "generator": objective.generator,

@@ -47,15 +47,7 @@ class Validation:
         smallest: int,
         seed: int,
     ) -> None:
-        """Read and cut the samples once, without flips.
-
-        Args:
-            data: the data set.
-            geometry: as for training.
-            held_out: samples at the end that are not trained on.
-            multiple: height and width come out as multiples of this.
-            smallest: least height and width that the networks take.
-            seed: of the crops.
+        """Read and cut the samples once, without flips: the `held_out` last ones, or the first few.
 
         Raises:
             InputError: one cannot be read, or is too small for the networks.
@@ -81,13 +73,7 @@ class Validation:
     def validate(
         self, objective: Objective, generator: nn.Module, device: torch.device
     ) -> ValidationResult:
-        """Synthesize the samples.
-
-        Args:
-            objective: knows what the generator is given.
-            generator: the trained one or its moving average; left in the mode it was in.
-            device: where both are.
-        """
+        """Synthesize the samples; the generator (trained, or its moving average) keeps its mode."""
         was_training = generator.training
         strips: dict[str, npt.NDArray[np.uint8]] = {}
         errors = []
@@ -121,13 +107,8 @@ def colour_errors(
     photo: npt.NDArray[np.uint8],
     label_map: npt.NDArray[np.uint8],
 ) -> dict[int, float]:
-    """Compare mean colours.
-
-    Args:
-        picture: uint8 [H, W, 3].
-        photo: uint8 [H, W, 3].
-        label_map: channels, uint8 [H, W]; channel 255 and classes of fewer than 64 pixels are left
-            out.
+    """Compare mean colours, of uint8 [H, W, 3] and channels uint8 [H, W], without channel 255 and
+    classes of fewer than 64 pixels.
 
     Returns:
         channel -> mean absolute difference of the mean red, green and blue, in grey levels.

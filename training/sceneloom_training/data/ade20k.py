@@ -47,14 +47,7 @@ class Ade20kDataSet(TripleDataSet):
 def open_ade20k(
     root: Path, split: str, *, schema: LabelSchema, unknown: OnUnknown, instances: bool
 ) -> Ade20kDataSet:
-    """Open a split; keys are ``ADE_train_00000001``.
-
-    Args:
-        root: the folder that holds ``images`` and ``annotations``.
-        split: ``train`` or ``val``.
-        schema: the label schema of the annotations.
-        unknown: what to do with label ids that the schema does not have.
-        instances: read ``annotations_instance`` where it is there.
+    """Open a split (train or val); keys are ``ADE_train_00000001``.
 
     Raises:
         DataSetError: no such split, a folder is missing or empty, or a file has no partner.

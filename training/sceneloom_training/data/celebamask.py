@@ -91,17 +91,11 @@ class CelebAMaskDataSet(DataSet):
 def open_celebamask(
     root: Path, split: str, *, schema: LabelSchema, unknown: OnUnknown
 ) -> CelebAMaskDataSet:
-    """Open a split.
-
-    Args:
-        root: the folder that holds ``CelebA-HQ-img`` and ``CelebAMask-HQ-mask-anno``.
-        split: one of `SPLITS`; all but ``all`` need the publisher's mapping to CelebA.
-        schema: the label schema of the 19 classes.
-        unknown: what to do with label ids that the schema does not have.
+    """Open a split of the folder that holds ``CelebA-HQ-img`` and ``CelebAMask-HQ-mask-anno``.
 
     Raises:
-        DataSetError: no such split, a folder or the mapping is missing, a file's name is none of
-            the publisher's, or a photograph has no mask or a mask no photograph.
+        DataSetError: no such split, a folder or the mapping (not needed for ``all``) is missing, a
+            file's name is not the publisher's, or a file has no partner.
     """
     check_split(split, SPLITS, "celebamask")
     check_folder(root, "the folder CelebAMask-HQ")

@@ -31,13 +31,6 @@ def open_cityscapes(
 ) -> TripleDataSet:
     """Open a split; keys are ``<city>/<city>_<sequence>_<frame>``.
 
-    Args:
-        root: the folder that holds ``leftImg8bit`` and ``gtFine``.
-        split: one of `SPLITS`.
-        schema: ``cityscapes19`` for train ids; any other for label ids.
-        unknown: what to do with label ids that the schema does not have.
-        instances: read the instance maps.
-
     Raises:
         DataSetError: no such split, a folder is missing or empty, or a file has no partner.
     """

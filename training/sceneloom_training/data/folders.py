@@ -112,12 +112,7 @@ def find_files(folder: Path, suffixes: Sequence[str], *, ending: str | None = No
 
 
 def check_partners(first: Found, second: Found) -> None:
-    """Refuse files without a partner of the same sample in the other folder.
-
-    Raises:
-        DataSetError: names the first such file, what is there in its partner's place, and how many
-            more there are.
-    """
+    """Raise DataSetError for files without a partner of the same sample in the other folder."""
     for here, there in ((first, second), (second, first)):
         alone = [key for key in here.files if key not in there.files]
         if alone:
@@ -198,14 +193,7 @@ class TripleDataSet(DataSet):
         schema: LabelSchema,
         unknown: OnUnknown,
     ) -> None:
-        """Take what a layout found.
-
-        Args:
-            keys: name of every sample, sorted.
-            files: the files of each; all have an instance map or none has.
-            schema: the label schema the label maps follow.
-            unknown: what to do with label ids that the schema does not have.
-        """
+        """Take the sorted keys and the files of each; all have an instance map or none has."""
         assert len(keys) == len(files) > 0
         assert len({file.instance is None for file in files}) == 1
         self.keys = tuple(keys)
@@ -224,15 +212,7 @@ class TripleDataSet(DataSet):
         schema: LabelSchema,
         unknown: OnUnknown,
     ) -> Self:
-        """The data set of files that were found; all belong to the same samples.
-
-        Args:
-            photos: photographs.
-            labels: label maps.
-            instances: instance maps, or None where there are none.
-            schema: the label schema the label maps follow.
-            unknown: what to do with label ids that the schema does not have.
-        """
+        """The data set of found files, all of the same samples; without instance maps for None."""
         files = [
             Triple(
                 photo=photo,
@@ -263,11 +243,5 @@ class TripleDataSet(DataSet):
         return Sample(photo=photo, label_map=label_map, instance_map=instance_map)
 
     def read_instances(self, path: Path, label_map: LabelMap, label_file: Path) -> InstanceMap:
-        """Read the instance map of a sample, int32 [H, W].
-
-        Args:
-            path: the instance map.
-            label_map: the sample's own, uint8 [H, W].
-            label_file: where that is from.
-        """
+        """Read the instance map, int32 [H, W], of the sample with this label map."""
         return read_instance_map(path)

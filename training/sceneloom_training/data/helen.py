@@ -84,13 +84,8 @@ class HelenDataSet(DataSet):
 
 
 def open_helen(root: Path, split: str, *, schema: LabelSchema, unknown: OnUnknown) -> HelenDataSet:
-    """Open a split.
-
-    Args:
-        root: the folder that holds ``images``, ``labels`` and the lists.
-        split: ``train`` (the exemplars), ``tuning``, ``test`` or ``all``, which needs no list.
-        schema: the label schema of the 11 classes.
-        unknown: what to do with label ids that the schema does not have.
+    """Open a split: ``train`` (the exemplars), ``tuning``, ``test``, or ``all``, which needs no
+    list.
 
     Raises:
         DataSetError: no such split, a folder, list, picture or mask is missing, or a list is empty.

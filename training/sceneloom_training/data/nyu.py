@@ -45,16 +45,7 @@ class NyuDataSet(DataSet):
         unknown: OnUnknown,
         instances: bool,
     ) -> None:
-        """Take what is in the folder.
-
-        Args:
-            path: the HDF5 file.
-            numbers: the samples, from 1, in order.
-            classes40: class of the file -> class of 40, uint8 [895]; 0 is unlabelled.
-            schema: the label schema of the 40 classes.
-            unknown: what to do with classes that the schema does not have.
-            instances: give instance maps.
-        """
+        """Take the samples with these numbers, from 1; `classes40` is as from `read_classes40`."""
         self.path = path
         self.numbers = tuple(numbers)
         self.keys = tuple(f"{number:04d}" for number in self.numbers)
@@ -98,15 +89,8 @@ class NyuDataSet(DataSet):
 def open_nyu(
     root: Path, split: str, *, schema: LabelSchema, unknown: OnUnknown, instances: bool
 ) -> NyuDataSet:
-    """Open a split.
-
-    Args:
-        root: the folder that holds ``nyu_depth_v2_labeled.mat``, the table of 40 classes and, but
-            for the split ``all``, ``splits.mat``.
-        split: one of `SPLITS`.
-        schema: the label schema of the 40 classes.
-        unknown: what to do with classes that the schema does not have.
-        instances: give instance maps.
+    """Open a split of the folder with ``nyu_depth_v2_labeled.mat``, the table of 40 classes and,
+    but for ``all``, ``splits.mat``.
 
     Raises:
         DataSetError: no such split, or a file is missing or not the publisher's.
@@ -166,15 +150,8 @@ _HEADER = ["id", "nyu40"]
 
 
 def read_split(root: Path, split: str, count: int) -> list[int]:
-    """Read the sample numbers of a split, from 1, in order.
-
-    Args:
-        root: the folder that holds ``splits.mat``.
-        split: ``train`` or ``test``.
-        count: number of samples that there are.
-
-    Raises:
-        DataSetError: the file is missing, damaged or not the publisher's.
+    """The numbers, from 1, of a split's samples; raises DataSetError if ``splits.mat`` is missing,
+    damaged or not the publisher's.
     """
     path = root / SPLITS_FILE
     if not path.is_file():
@@ -188,13 +165,10 @@ def read_split(root: Path, split: str, count: int) -> list[int]:
 
 
 def read_classes40(root: Path) -> npt.NDArray[np.uint8]:
-    """Read the table of 40 classes that lies in `root`.
-
-    Returns:
-        class of the file -> class of 40, uint8 [895]; 0 is unlabelled and stays it.
+    """The table beside the data: class of the file -> class of 40, uint8 [895]; 0 stays unlabelled.
 
     Raises:
-        DataSetError: there is no such table, or it is not one of 894 classes.
+        DataSetError: no such table, or it is not one of 894 classes.
     """
     if (root / MAPPING_MAT).is_file():
         path = root / MAPPING_MAT

@@ -36,8 +36,7 @@ def open_data_set(settings: DataSettings) -> DataSet:
     """Find a data set's files, and which belong together; reads none of the pictures.
 
     Raises:
-        DataSetError: a folder is missing or empty, the split is not one of the layout's, or a file
-            has no partner; the text names it and what was expected.
+        DataSetError: a folder is missing or empty, no such split, or a file has no partner.
         InputError: the label schema does not exist, or its ids are not the layout's.
         SchemaError: the label schema's file is not valid.
     """
@@ -111,14 +110,7 @@ class _Seen:
 
 
 def examine(data: DataSet, root: Path | None) -> list[str]:
-    """Look at the headers of all files.
-
-    Args:
-        data: the data set.
-        root: its folder, which names of what is left out are shortened by.
-
-    Returns:
-        lines for the summary of a command.
+    """Read the headers of all files; lines for a command's summary, with names below `root`.
 
     Raises:
         DataSetError: files of one sample differ in size, or cannot be read; lists the first ten.

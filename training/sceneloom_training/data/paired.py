@@ -47,14 +47,8 @@ class PairedDataSet(DataSet):
 
 
 def open_paired(root: Path, split: str) -> PairedDataSet:
-    """Open a split of pairs.
-
-    Args:
-        root: the folder that holds ``<split>_A`` and ``<split>_B``.
-        split: such as ``train``.
-
-    Raises:
-        DataSetError: a folder is missing or empty, or a file has no partner.
+    """Open a split of ``<split>_A`` and ``<split>_B``; raises DataSetError if a folder is missing
+    or empty, or a file has no partner.
     """
     check_folder(root, "a folder that holds <split>_A and <split>_B")
     source_folder, photo_folder = root / f"{split}_A", root / f"{split}_B"

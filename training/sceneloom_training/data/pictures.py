@@ -52,33 +52,19 @@ _PNG_KINDS = {0: "grey", 2: "RGB", 3: "palette", 4: "grey with alpha", 6: "RGB w
 
 
 def read_picture(path: Path, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> npt.NDArray[np.uint8]:
-    """Read a photograph.
-
-    Args:
-        path: a PNG, JPEG, BMP, TIFF or WebP file of 8-bit RGB or 8-bit grey; its first bytes say
-            which, not its name.
-        max_pixels: most pixels (height * width) to decode.
-
-    Returns:
-        uint8 [H, W, 3], RGB, 0..255.
+    """Read an 8-bit RGB or grey PNG, JPEG, BMP, TIFF or WebP, by its first bytes: uint8 [H, W, 3],
+    RGB.
 
     Raises:
-        ImageReadError: missing, empty, truncated, damaged, or of a kind that is not read: 16 bits,
-            palette, alpha, CMYK.
+        ImageReadError: missing, empty, truncated, damaged, or 16 bits, palette, alpha, CMYK.
         ImageTooLargeError: more pixels than `max_pixels`.
     """
     return _decode(_read_bytes(path, max_pixels), path, max_pixels)
 
 
 def read_mask(path: Path, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> npt.NDArray[np.uint8]:
-    """Read a mask: a picture that is grey, though publishers may have saved it as RGB.
-
-    Returns:
-        uint8 [H, W], 0..255.
-
-    Raises:
-        ImageReadError: as `read_picture`, or the picture has colours.
-        ImageTooLargeError: as `read_picture`.
+    """Read a grey picture, possibly saved as RGB: uint8 [H, W]; raises as `read_picture`, and
+    ImageReadError for colours.
     """
     picture = read_picture(path, max_pixels=max_pixels)
     mask = picture[..., 0]

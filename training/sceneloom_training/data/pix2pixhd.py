@@ -27,17 +27,11 @@ from sceneloom_training.data.pictures import PICTURE_SUFFIXES
 def open_pix2pixhd(
     root: Path, split: str, *, schema: LabelSchema, unknown: OnUnknown, instances: bool
 ) -> TripleDataSet:
-    """Open a split of the layout.
-
-    Args:
-        root: the folder that holds ``<split>_label`` and ``<split>_img``.
-        split: such as ``train``.
-        schema: the label schema the label maps follow.
-        unknown: what to do with label ids that the schema does not have.
-        instances: read ``<split>_inst`` where it is there.
+    """Open a split of ``<split>_label``, ``<split>_img`` and, if wanted and there,
+    ``<split>_inst``.
 
     Raises:
-        DataSetError: a folder is missing, nothing is in it, or a file has no partner.
+        DataSetError: a folder is missing or empty, or a file has no partner.
     """
     check_folder(root, "the folder of a data set in pix2pixHD's layout")
     ending = "_label"

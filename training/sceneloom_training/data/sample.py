@@ -67,27 +67,18 @@ class DataSet(abc.ABC):
         return len(self.keys)
 
     def files_of_one_size(self, index: int) -> tuple[Path, ...]:
-        """The photograph of a sample, and its other files that have to be of the photograph's size;
-        none where photographs are not files.
-
-        Args:
-            index: position in `keys`.
+        """The photograph of a sample and the files that must be of its size; none if they are no
+        files.
         """
         return ()
 
     @abc.abstractmethod
     def read(self, index: int) -> Sample:
-        """Read one sample at the size of its files.
-
-        Args:
-            index: position in `keys`.
-
-        Returns:
-            the sample; its arrays can be read-only (`Geometry.apply` gives arrays of its own).
+        """Read one sample at the size of its files; its arrays can be read-only.
 
         Raises:
-            InputError: a file is damaged, is of a kind that is not read, has unknown ids, or its
-                size differs from its photograph's; the text names the file.
+            InputError: a file is damaged, of an unknown kind, has unknown ids or another size than
+                the photograph; names the file.
             IndexError: there is no such position.
         """
 
@@ -138,20 +129,12 @@ def size_difference(
 def label_channels(
     values: npt.NDArray[Any], schema: LabelSchema, *, unknown: OnUnknown, name: str
 ) -> LabelMap:
-    """Translate label ids to channels, as `sceneloom.maps.read_label_map` does for a file.
+    """Translate label ids, [H, W], to channels, uint8 [H, W], as `read_label_map` does for a file.
 
-    Args:
-        values: uint8 or uint16 [H, W], label ids.
-        schema: what they mean.
-        unknown: ``"error"`` refuses ids that the schema does not have; ``"unlabelled"`` reads them
-            as its unlabelled id.
-        name: where they come from, for the error.
-
-    Returns:
-        uint8 [H, W], the channel of each pixel (255 for unlabelled pixels that have no channel).
+    255 is an unlabelled pixel without a channel; `name` says in an error where the ids come from.
 
     Raises:
-        UnknownLabelError: ids that the schema does not have, with their pixel counts.
+        UnknownLabelError: ids that the schema does not have, unless they are read as unlabelled.
     """
     channels, counts = schema.to_channels(values)
     if not counts:

@@ -12,14 +12,8 @@ from sceneloom.maps import OnUnknown
 
 
 def parse_size(text: str, *, of: str) -> tuple[int, int]:
-    """Parse WIDTHxHEIGHT, such as 512x256, to (height, width).
-
-    Args:
-        text: what the user wrote.
-        of: name of the setting, for the error.
-
-    Raises:
-        InputError: it is not two whole numbers from 1 to 99999.
+    """Parse WIDTHxHEIGHT, such as 512x256, to (height, width), each 1 to 99999; else raise
+    InputError, which calls the setting `of`.
     """
     match = re.fullmatch(r"([1-9][0-9]{0,4})x([1-9][0-9]{0,4})", text, re.ASCII)
     if match is None:

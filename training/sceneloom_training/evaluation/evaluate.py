@@ -184,27 +184,25 @@ def evaluate(
     rows: int = 0,
     track: Track = lambda batches: batches,
 ) -> Evaluation:
-    """Evaluate pictures beside the photographs, or the photographs alone.
+    """Evaluate pictures beside the photographs, or (`source` None) the photographs alone.
 
     Args:
-        data: photographs and label maps, in the schema of the data set's files; classes are
-            brought to the segmenter's by name.
-        segmenter: what segments both.
-        source: the pictures; None evaluates the oracle alone.
+        data: photographs and label maps; classes are matched to the segmenter's by name.
+        segmenter: segments both.
+        source: the pictures.
         settings: sizes, how many samples, and the bootstrap.
         features: network for FID and KID; None computes neither.
-        oracle: the oracle of an earlier evaluation of the same samples at the same sizes with the
-            same segmenter; the photographs are not segmented again.
-        photo_features: likewise, its features of the photographs.
-        rows: how many samples to keep for showing.
+        oracle: of an earlier evaluation of the same samples, sizes and segmenter: the photographs
+            are not segmented again.
+        photo_features: likewise.
+        rows: how many samples to keep for the sheet.
         track: shows progress.
 
     Raises:
         DataSetError: a paired data set, or pictures that do not belong to the samples.
         SizeError: a picture has not its label map's size.
-        InputError: classes have no name in common, a file cannot be read, the oracle is of other
-            samples, no pixel can be scored, the segmenter does not take the size or breaks, or FID
-            is asked of fewer than two pictures.
+        InputError: no common class, an unreadable file, an oracle of other samples, no pixel to
+            score, a segmenter that breaks or refuses the size, or FID of fewer than two pictures.
         ServingError: a server did not answer.
     """
     settings = settings or EvaluationSettings()

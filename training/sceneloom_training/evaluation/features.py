@@ -44,14 +44,7 @@ class FeatureNetwork(abc.ABC):
 
     @abc.abstractmethod
     def extract(self, pictures: Sequence[npt.NDArray[np.uint8]]) -> npt.NDArray[np.float64]:
-        """Features of pictures.
-
-        Args:
-            pictures: uint8 [H, W, 3] RGB each, of any sizes.
-
-        Returns:
-            float64 [N, F].
-        """
+        """Features, float64 [N, F], of N pictures of any sizes, uint8 [H, W, 3] RGB."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -85,13 +78,7 @@ def feature_distances(
     *,
     seed: int,
 ) -> Distances:
-    """Compare the features of pictures with those of photographs.
-
-    Args:
-        network: what gave the features.
-        photos: float64 [N, F].
-        pictures: float64 [N, F].
-        seed: of KID's subsets.
+    """FID and KID of two sets of features, float64 [N, F]; the seed draws KID's subsets.
 
     Raises:
         InputError: fewer than two pictures, or features that are not finite.
@@ -135,13 +122,8 @@ def feature_distances(
 
 
 def load_features(path: Path, kind: FeaturesKind, *, device: str = "cpu") -> FeatureNetwork:
-    """Load a feature network from local files.
-
-    Args:
-        path: for dinov2 the folder that transformers' `save_pretrained` writes, for inception the
-            weights file of torch-fidelity's FeatureExtractorInceptionV3.
-        kind: which of the two.
-        device: cpu or cuda.
+    """Load a feature network from a folder of transformers (dinov2), or from the weights file of
+    torch-fidelity's FeatureExtractorInceptionV3 (inception).
 
     Raises:
         CheckpointError: the files are not there or not of this network.

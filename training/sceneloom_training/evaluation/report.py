@@ -46,8 +46,8 @@ class Provenance:
 
 
 def evaluation_folder(out: Path) -> AbstractContextManager[Path]:
-    """The folder to write an evaluation into, which appears at `out` once the block has ended well;
-    an older evaluation there is replaced.
+    """A folder to write an evaluation into, which appears at `out`, in place of an older
+    evaluation, when the block has ended well.
 
     Raises:
         InputError: when the block is entered: something else is there, or it cannot be written.
@@ -203,13 +203,7 @@ _QUALITY = 88
 
 
 def write_page(path: Path, report: dict[str, Any], sheet: Image.Image | None) -> None:
-    """Write the page, which needs no other file.
-
-    Args:
-        path: of the HTML file.
-        report: as `sceneloom_training.evaluation.report.to_json` gives it.
-        sheet: the sheet, or None for a page without it.
-    """
+    """Write the page, which needs no other file, of a report of `to_json`."""
     name = html.escape(report["source"]["name"])
     pictures = report["scores"]["pictures"] is not None
     title = f"{name}, segmented again" if pictures else "The oracle: photographs, segmented"
@@ -366,14 +360,8 @@ _Cells = list[tuple[str, npt.NDArray[np.uint8], bool]]
 
 
 def draw_sheet(rows: Sequence[SheetRow], schema: LabelSchema) -> Image.Image:
-    """Draw the rows below one line of headings.
-
-    Args:
-        rows: from one, all of one size and kind.
-        schema: the segmenter's, whose colours label maps are painted in.
-
-    Returns:
-        an RGB picture, whose cells are at most 512 pixels wide and 2048 high.
+    """Draw the rows, all of one size and kind, below a line of headings; a cell is at most
+    512x2048.
     """
     height, width = rows[0].label_map.shape
     scale = min(1.0, _WIDEST / width, _HIGHEST / height)

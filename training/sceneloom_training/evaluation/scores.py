@@ -65,12 +65,9 @@ class ClassCounts:
 def count_classes(
     predicted: npt.NDArray[np.uint8], true: npt.NDArray[np.uint8], classes: int
 ) -> ClassCounts:
-    """Count the pixels of each class in a batch of label maps.
+    """Count the pixels of each of C classes in label maps, uint8 [N, H, W].
 
-    Args:
-        predicted: uint8 [N, H, W], channels; anything from `classes` on is no class, and wrong.
-        true: uint8 [N, H, W], channels, or 255 for pixels to ignore.
-        classes: number of channels, C.
+    A predicted channel from C on is wrong; true pixels of 255 are ignored.
     """
     assert predicted.shape == true.shape, (predicted.shape, true.shape)
     assert predicted.dtype == true.dtype == np.uint8
@@ -125,12 +122,8 @@ class Scores:
 
 
 def score(counts: ClassCounts, *, draws: int, seed: int) -> Scores:
-    """Score label maps, with percentile bootstrap intervals over the pictures.
-
-    Args:
-        counts: of N pictures.
-        draws: bootstrap draws, from 1.
-        seed: of the draws; equal seeds give equal intervals.
+    """Scores with percentile bootstrap intervals over the pictures; equal seeds give equal
+    intervals.
 
     Raises:
         InputError: no pixel is counted.
@@ -222,15 +215,8 @@ Table = npt.NDArray[np.uint8]
 
 
 def truth_table(data: LabelSchema, segmenter: LabelSchema) -> tuple[Table, list[str]]:
-    """Table from the data set's channels to the segmenter's, for label maps to compare with.
-
-    Args:
-        data: what the data set's label maps are read with.
-        segmenter: what the segmenter predicts.
-
-    Returns:
-        the table, with 255 (ignored) for classes that the segmenter does not have, and the names of
-        those classes.
+    """Table from the data set's channels to the segmenter's, for label maps to compare with: 255
+    (ignored) for classes that the segmenter does not have, whose names come along.
 
     Raises:
         InputError: the two have no class in common, or a name that stands for several.

@@ -40,15 +40,11 @@ from sceneloom_training.settings import DeviceChoice, SegmenterSettings
 
 
 def load_quietly(kind: Any, folder: Path) -> tuple[Any, dict[str, Any]]:
-    """Load a model as float32.
-
-    Args:
-        kind: class of transformers, such as ``Dinov2Model``.
-        folder: ``config.json`` and ``model.safetensors``.
+    """Load a model of a class of transformers as float32, from a local folder.
 
     Returns:
-        the model, and what transformers says of the weights: those under ``missing_keys`` and
-        ``mismatched_keys`` are random, and it is the caller's to refuse them by name.
+        the model, and transformers' report on the weights: those under ``missing_keys`` and
+        ``mismatched_keys`` are random; the caller refuses them.
 
     Raises:
         Exception: nearly anything, on damaged folders.
@@ -78,15 +74,7 @@ _B0 = (32, 64, 160, 256)
 
 
 def build_segformer(schema: LabelSchema, *, width: int) -> nn.Module:
-    """A SegFormer with random weights: B0, wider or narrower.
-
-    Args:
-        schema: what it tells apart.
-        width: channels of the first stage, a multiple of 8; 32 is B0.
-
-    Raises:
-        MissingDependencyError: transformers is not installed.
-    """
+    """A SegFormer with random weights; `width` is a multiple of 8, 32 is B0."""
     require(["transformers"], extra="train", purpose="training a segmenter")
     from transformers import SegformerConfig, SegformerForSemanticSegmentation
     from transformers.utils import logging
@@ -104,7 +92,7 @@ def build_segformer(schema: LabelSchema, *, width: int) -> nn.Module:
 
 
 def load_transformers(path: Path) -> nn.Module:
-    """Whatever semantic segmentation model a folder of transformers holds, as float32.
+    """A semantic segmentation model from a folder of transformers, as float32.
 
     Raises:
         MissingDependencyError: transformers is not installed.
@@ -126,14 +114,8 @@ def load_transformers(path: Path) -> nn.Module:
 
 
 def build_unet(schema: LabelSchema, *, width: int) -> nn.Module:
-    """MONAI's BasicUNet with batch normalisation and random weights.
-
-    Args:
-        schema: what it tells apart.
-        width: channels of the first stage; its depth doubles them four times.
-
-    Raises:
-        MissingDependencyError: MONAI is not installed.
+    """MONAI's BasicUNet with batch normalisation and random weights; its depth doubles `width` four
+    times.
     """
     require(["monai"], extra="train", purpose="a U-Net as segmenter")
     from monai.networks.nets.basic_unet import BasicUNet
@@ -150,14 +132,8 @@ def build_unet(schema: LabelSchema, *, width: int) -> nn.Module:
 
 
 def logits_of(network: nn.Module, pixels: torch.Tensor) -> torch.Tensor:
-    """Scores of every class at the size of the pixels.
-
-    Args:
-        network: of this file.
-        pixels: normalised float32 [N, 3, H, W].
-
-    Returns:
-        float32 [N, channels, H, W].
+    """Scores of every class, float32 [N, channels, H, W], for normalised pixels, float32 [N, 3, H,
+    W].
     """
     given = network(pixels)
     # transformers wraps its scores, and gives them at a quarter of the size.
@@ -191,13 +167,8 @@ class Segmenter(abc.ABC):
 
     @abc.abstractmethod
     def segment(self, photos: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
-        """Segment photographs.
-
-        Args:
-            photos: uint8 [N, H, W, 3], RGB, of any size.
-
-        Returns:
-            uint8 [N, H, W], the channel of every pixel; 255 where it has no opinion.
+        """Segment photographs, uint8 [N, H, W, 3] RGB of any size: uint8 [N, H, W], the channel of
+        each pixel, 255 for no opinion.
         """
 
 
@@ -252,16 +223,7 @@ def normalise(
 
 
 def build_network(kind: str, schema: LabelSchema, *, width: int) -> nn.Module:
-    """A network with random weights; the process's random state decides them.
-
-    Args:
-        kind: ``segformer`` or ``unet``.
-        schema: what it tells apart.
-        width: channels of its first stage.
-
-    Raises:
-        MissingDependencyError: the library that it is of is not installed.
-    """
+    """A segformer or unet with random weights, from the process's random state."""
     return (build_unet if kind == "unet" else build_segformer)(schema, width=width)
 
 
@@ -272,14 +234,8 @@ def save_segmenter(
     settings: SegmenterSettings,
     provenance: dict[str, Any],
 ) -> None:
-    """Write a segmenter; an older one in its place is replaced, anything else there is refused.
-
-    Args:
-        folder: the segmenter's folder.
-        network: as `build_network` gives it, trained with `to_pixels`; left as it is.
-        schema: what its channels are.
-        settings: which network, at what size, and whether to write float16.
-        provenance: where the weights come from: anything JSON can hold.
+    """Write a segmenter, trained on `to_pixels`, in place of an older one; `provenance` is any
+    JSON.
 
     Raises:
         CheckpointError: `folder` is something else, or it cannot be written.
@@ -316,18 +272,11 @@ def save_segmenter(
 
 
 def load_segmenter(path: Path, *, labels: str = "", device: DeviceChoice = "auto") -> Segmenter:
-    """Load a segmenter.
-
-    Args:
-        path: a folder of `sceneloom train-segmenter` or of transformers, or a Python file; see the
-            top of this file.
-        labels: label schema of a transformers folder that does not name one: a built-in name, or
-            the path of a JSON file.
-        device: where to run it.
+    """Load a segmenter from a folder or a Python file (top of this file); `labels` is the schema, a
+    built-in name or a JSON file, of a transformers folder, which does not name one.
 
     Raises:
-        CheckpointError: nothing of the kind is there, it is damaged, or its classes are not the
-            schema's.
+        CheckpointError: no segmenter is there, it is damaged, or its classes are not the schema's.
         InputError: a schema is named for a segmenter that has its own, or is missing.
         MissingDependencyError: transformers is not installed.
     """

@@ -75,16 +75,10 @@ class SegmenterOutcome:
 
 
 def train_segmenter(data: DataSettings, settings: SegmenterSettings, out: Path) -> SegmenterOutcome:
-    """Train a segmenter, or go on training it.
-
-    Args:
-        data: the photographs and their label maps.
-        settings: of network and training.
-        out: folder of the run.
+    """Train a segmenter in the folder `out`, or resume.
 
     Raises:
-        InputError: the data set has no label maps, none with a class that is told apart, or fewer
-            photographs than a batch.
+        InputError: no label maps, no class in them, or fewer photographs than a batch.
         TrainingError: the folder belongs to another run or another process, or cannot be written.
         DivergedError: the loss is not finite.
         CheckpointError: a checkpoint is damaged.
@@ -341,13 +335,8 @@ _GREY = (0.299, 0.587, 0.114)
 
 
 def distort(pictures: Tensor) -> Tensor:
-    """Distort each picture of a batch on its own, by the process's random state.
-
-    Args:
-        pictures: float32 [N, 3, H, W], values 0 to 1.
-
-    Returns:
-        float32 [N, 3, H, W], values 0 to 1.
+    """Distort each picture of a batch, float32 [N, 3, H, W] from 0 to 1, by the process's random
+    state.
     """
     return torch.stack([_distort_one(picture) for picture in pictures])
 

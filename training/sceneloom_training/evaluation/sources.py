@@ -28,15 +28,9 @@ class PictureSource(abc.ABC):
 
     @abc.abstractmethod
     def pictures(self, keys: Sequence[str], samples: Sequence[Sample]) -> Sequence[Photo]:
-        """The pictures of the next few samples; called in the data set's order, each sample once.
+        """The pictures of the next few samples, uint8 [H, W, 3] RGB, each of its sample's size.
 
-        Args:
-            keys: names of the samples.
-            samples: as they are, at the size that pictures are rendered at; label maps in the data
-                set's schema.
-
-        Returns:
-            uint8 [H, W, 3], RGB, each of its sample's size.
+        Called in the data set's order, each sample once; label maps are in the data set's schema.
 
         Raises:
             SceneLoomError: a picture cannot be had; the text says which.
@@ -47,10 +41,8 @@ class PictureSource(abc.ABC):
     ) -> None:
         """Refuse, before anything is segmented, what would be refused later.
 
-        Args:
-            keys: names of the samples that are evaluated.
-            sizes: (height, width) of each, read only by sources that need it.
-            known: names of all samples of the data set.
+        `sizes` are (height, width) of the samples, read if needed; `known` all keys of the data
+        set.
         """
 
 
@@ -60,15 +52,10 @@ class SynthesizedPictures(PictureSource):
     def __init__(
         self, synthesizer: Synthesizer, data: LabelSchema, choose: ChooseStyle | None = None
     ) -> None:
-        """Check that the model's classes are the data set's.
-
-        Args:
-            synthesizer: the model; closing it is the caller's.
-            data: the schema of the samples' label maps.
-            choose: style of each picture (`sceneloom.style_choice`); None takes the defaults.
+        """Take a model, which the caller closes; `choose` gives styles, None takes the defaults.
 
         Raises:
-            InputError: the classes of the two schemas do not go together.
+            InputError: the classes of the model and of the data set do not go together.
         """
         self.synthesizer = synthesizer
         contract = synthesizer.contract
@@ -101,12 +88,8 @@ class FolderPictures(PictureSource):
     """Pictures of a folder, which belong to samples by name."""
 
     def __init__(self, folder: Path) -> None:
-        """Find the files.
-
-        Args:
-            folder: pictures, named like the samples, with or without what publishers
-                append (`sceneloom_training.data.folders`); searched to the bottom. In a folder
-                that pix2pixHD's ``test.py`` wrote, those named ``*_synthesized_image`` alone.
+        """Find the pictures, named like the samples, with or without publishers' endings; in a
+        folder of pix2pixHD's ``test.py``, those named ``*_synthesized_image``.
 
         Raises:
             DataSetError: no such folder, no pictures in it, or two of one sample.
@@ -125,8 +108,7 @@ class FolderPictures(PictureSource):
     def check(
         self, keys: Sequence[str], sizes: Iterable[tuple[int, int]], *, known: Sequence[str]
     ) -> None:
-        """Refuse missing pictures, pictures of no sample, and pictures of another size, in one
-        sentence each.
+        """Refuse missing pictures, pictures of no sample, and pictures of another size.
 
         Raises:
             DataSetError: pictures are missing, or there are more than samples.

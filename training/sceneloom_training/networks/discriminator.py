@@ -39,10 +39,10 @@ class PatchDiscriminator(nn.Module):
             ndf: filters of the first convolution; each further one has twice as many, at most 512.
             layers: convolutions with stride 2.
             padding: of every convolution; pix2pixHD 2, pix2pix 1.
-            affine_norm: norms with learnt scale and shift, which is what pix2pix's BatchNorm is
-                with one picture a batch.
-            spectral_norm: normalise every convolution's weights by their spectral norm (Miyato et
-                al., 2018) instead of the features by InstanceNorm.
+            affine_norm: norms with learnt scale and shift: pix2pix's BatchNorm with one picture a
+                batch.
+            spectral_norm: on every convolution's weights (Miyato et al., 2018), instead of
+                InstanceNorm.
         """
         super().__init__()
         widths = [min(ndf * 2**i, _MOST_FILTERS) for i in range(layers + 1)]
@@ -79,9 +79,8 @@ class PatchDiscriminator(nn.Module):
     def forward(self, x: Tensor, seen: Seen | None = None) -> list[Tensor]:
         """Features of every stage; the last is the decision for each patch, [N, 1, h, w].
 
-        Args:
-            x: condition and picture, [N, inputs, H, W]; with `seen`, the picture alone.
-            seen: of the condition.
+        `x` is condition and picture, [N, inputs, H, W]; with `seen` (of the condition), the
+        picture.
         """
         features: list[Tensor] = []
         for i, stage in enumerate(self.stages):
@@ -152,13 +151,11 @@ class MultiscaleDiscriminator(nn.Module):
         return True
 
     def see(self, condition: Tensor) -> list[Seen]:
-        """What each scale's first convolution makes of the condition.
+        """The share of each scale's first convolution that the condition (labels, boundary map)
+        makes.
 
-        A convolution is linear: its share of the condition is the same for the photograph and for
-        every synthesized picture, and is most of its work, 36 of 39 channels with Cityscapes.
-
-        Args:
-            condition: float [N, inputs - picture channels, H, W]; labels and boundary map.
+        A convolution is linear: this share is the same for the photograph and for every synthesized
+        picture, and is most of its work, 36 of 39 channels with Cityscapes.
         """
         seen = []
         for i, discriminator in enumerate(self.discriminators):
@@ -168,15 +165,10 @@ class MultiscaleDiscriminator(nn.Module):
         return seen
 
     def forward(self, x: Tensor, seen: list[Seen] | None = None) -> list[list[Tensor]]:
-        """Judge a picture.
+        """For each scale, the full size first, the features of every stage.
 
-        Args:
-            x: float [N, inputs, H, W]; labels, boundary map and image concatenated; with `seen`,
-                the image alone.
-            seen: of labels and boundary map, from `see`.
-
-        Returns:
-            for each scale, the full size first, the features of every stage.
+        `x` is labels, boundary map and image, [N, inputs, H, W]; with `seen`, from `see`, the
+        image.
         """
         judged = []
         for i, discriminator in enumerate(self.discriminators):

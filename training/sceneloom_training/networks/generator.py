@@ -129,15 +129,12 @@ def run(module: nn.Module, x: Tensor, *, recompute: bool) -> Tensor:
 def balance_phases(network: nn.Module) -> None:
     """Make every transposed convolution answer an even surface evenly; changes weights in place.
 
-    A transposed convolution of stride s computes the s * s pixels that come out of one with
-    different weights, its phases. Where their sums differ, an even surface comes out as a grid of
-    s * s pixels, a checkerboard (Odena, Dumoulin and Olah, "Deconvolution and checkerboard
-    artifacts", 2016). Weights that were drawn at random begin so, and short training does not mend
-    it. This moves every weight as little as makes the sums equal: the projection onto the weights
-    without a checkerboard.
-
-    Args:
-        network: its transposed convolutions have kernels of at least their stride.
+    A transposed convolution of stride s computes the s * s pixels of one input pixel with different
+    weights, its phases. If their sums differ, an even surface comes out as a checkerboard (Odena,
+    Dumoulin and Olah, "Deconvolution and checkerboard artifacts", 2016). Random weights begin so,
+    and short training does not mend it. This is the projection onto the weights without a
+    checkerboard: the smallest change that makes the sums equal. Kernels are at least as large as
+    their stride.
     """
     with torch.no_grad():
         for module in network.modules():
@@ -221,15 +218,8 @@ class LocalEnhancer(nn.Module):
         self.up = up(2 * ngf)
 
     def forward(self, x: Tensor, coarse: Tensor, *, recompute: bool = False) -> Tensor:
-        """Refine.
-
-        Args:
-            x: [N, inputs, H, W].
-            coarse: [N, 2 * ngf, H / 2, W / 2], the features of the network inside.
-            recompute: as for `Generator.recompute`.
-
-        Returns:
-            [N, ngf, H, W].
+        """Refine [N, inputs, H, W] with `coarse`, the features [N, 2 * ngf, H / 2, W / 2] of the
+        network inside: [N, ngf, H, W].
         """
         y = run(self.down, run(self.stem, x, recompute=recompute), recompute=recompute) + coarse
         for part in (*self.blocks, self.up):
@@ -266,14 +256,8 @@ class Generator(nn.Module):
         self.pool = nn.AvgPool2d(3, stride=2, padding=1, count_include_pad=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Synthesize.
-
-        Args:
-            x: float [N, input_channels, H, W]; one-hot labels, then the boundary map, then the
-                style features.
-
-        Returns:
-            float [N, output_channels, H, W] in [-1, 1].
+        """Synthesize float [N, output_channels, H, W] in [-1, 1] from [N, input_channels, H, W]:
+        one-hot labels, then the boundary map, then the style features.
         """
         pyramid = [x]
         for _ in self.enhancers:
@@ -315,13 +299,8 @@ class UNet(nn.Module):
         self.head = nn.ConvTranspose2d(2 * widths[0], a.output_channels, 4, stride=2, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Synthesize.
-
-        Args:
-            x: float [N, input_channels, H, W]; H and W multiples of 2 ** downsamplings.
-
-        Returns:
-            float [N, output_channels, H, W] in [-1, 1].
+        """Synthesize float [N, output_channels, H, W] in [-1, 1] from [N, input_channels, H, W]; H
+        and W are multiples of 2 ** downsamplings.
         """
         skips = []
         for down in self.downs:
@@ -367,12 +346,8 @@ def load_weights(architecture: Architecture, weights: dict[str, Tensor]) -> Synt
 
 
 def build_generator(architecture: Architecture, *, seed: int | None = None) -> SynthesisNetwork:
-    """Build a generator with the published initialisation.
-
-    Args:
-        architecture: the hyper-parameters.
-        seed: makes the weights repeatable without touching the process's random state; None draws
-            from that state.
+    """Build a generator with the published initialisation; a seed leaves the process's random state
+    alone, None draws from it.
     """
     with torch.random.fork_rng(devices=[], enabled=seed is not None):
         if seed is not None:
@@ -407,12 +382,8 @@ class FeatureEncoder(nn.Module):
     """Image -> features, averaged over each instance."""
 
     def __init__(self, features: int = 3, *, nef: int = 16, downsamplings: int = 4) -> None:
-        """Build it.
-
-        Args:
-            features: numbers per instance.
-            nef: filters of the first convolution.
-            downsamplings: stride-2 convolutions, and as many transposed ones.
+        """Build it, with `features` numbers per instance and as many transposed as stride-2
+        convolutions.
         """
         super().__init__()
         self.settings = {"features": features, "nef": nef, "downsamplings": downsamplings}
@@ -423,14 +394,8 @@ class FeatureEncoder(nn.Module):
         self.head = conv7(nef, features)
 
     def forward(self, image: Tensor, instance_map: Tensor) -> Tensor:
-        """Encode.
-
-        Args:
-            image: float [N, 3, H, W] in [-1, 1].
-            instance_map: whole numbers [N, H, W].
-
-        Returns:
-            float [N, features, H, W] in [-1, 1]: each instance has its mean everywhere.
+        """Encode an image, float [N, 3, H, W] in [-1, 1]: float [N, features, H, W] in [-1, 1], the
+        mean of its instance at every pixel.
         """
         features = torch.tanh(self.head(self.ups(self.downs(self.stem(image)))))
         means, index = instance_means(features, instance_map)
@@ -438,11 +403,7 @@ class FeatureEncoder(nn.Module):
 
 
 def instance_means(features: Tensor, instance_map: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean features of every instance of every picture.
-
-    Args:
-        features: float [N, F, H, W].
-        instance_map: whole numbers [N, H, W]; an id in two pictures is two instances.
+    """Mean features of every instance of every picture, from float [N, F, H, W] and ids [N, H, W].
 
     Returns:
         means [K, F] of the features' dtype, and index int64 [N, H, W]: the row of each pixel.
