@@ -226,14 +226,14 @@ def _report(found: Evaluation, name: str) -> None:
     print(f"{'per cent':24}" + (f"{'pictures':>26}" if scores else "") + f"{'oracle':>26}", end="")
     print(f"{'gap':>26}" if scores else "")
     for field, title in SCORES.items():
-        row = [getattr(s, field) for s in (scores, oracle, gap) if s is not None]
-        print(f"{title:24}" + "".join(f"{_text(value):>26}" for value in row))
+        row = ""
+        for each in filter(None, (scores, oracle, gap)):
+            x = getattr(each, field)
+            text = f"{100 * x.value:.2f} [{100 * x.low:.2f}, {100 * x.high:.2f}]"
+            row += f"{text:>26}"
+        print(f"{title:24}{row}")
     if found.ignored:
         print(f"ignored, unknown to the segmenter: {printable(', '.join(found.ignored))}")
     if found.distances is not None:
         d = found.distances
         print(f"FID {d.fid:.3f}, KID {d.kid:.5f} by {d.network}, weights {d.weights_sha256[:12]}")
-
-
-def _text(interval: Any) -> str:
-    return f"{100 * interval.value:.2f} [{100 * interval.low:.2f}, {100 * interval.high:.2f}]"

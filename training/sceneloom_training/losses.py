@@ -121,7 +121,7 @@ class PerceptualLoss(nn.Module):
     """Weighted L1 between VGG19's features; it has no parameters to train."""
 
     def __init__(self, weights: Path) -> None:
-        """Load torchvision's vgg19 state dict; raises CheckpointError if there is none in the file."""
+        """Load torchvision's vgg19 state dict; raises CheckpointError if the file holds none."""
         super().__init__()
         self.layers = nn.ModuleList()
         channels = 3

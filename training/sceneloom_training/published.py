@@ -272,42 +272,33 @@ def _parse(state: dict[str, Tensor], source: str) -> tuple[dict[str, _Layers], i
 
 def published_names(a: GeneratorArchitecture) -> Iterator[tuple[str, str]]:
     """Pairs of (our name, published name) for every weight and bias of an architecture."""
-    plain = list(_published_trunk(a))
-    for n in range(1, a.enhancers + 1):
-        plain += _published_enhancer(a, n)
-    for ours, theirs in plain:
-        for kind in ("weight", "bias"):
-            yield f"{ours}.{kind}", f"{theirs}.{kind}"
-
-
-def _published_trunk(a: GeneratorArchitecture) -> Iterator[tuple[str, str]]:
-    yield "global_generator.stem.1", "model.1"
+    trunk = "global_generator"
+    plain = {f"{trunk}.stem.1": "model.1"}
     index = 4  # after pad, conv, norm, ReLU
     for i in range(a.global_downsamplings):
-        yield f"global_generator.downs.{i}.0", f"model.{index}"
-        index += 3
+        plain[f"{trunk}.downs.{i}.0"] = f"model.{index + 3 * i}"
+    index += 3 * a.global_downsamplings
     for i in range(a.global_blocks):
         # inside a block: pad, conv, norm, ReLU, pad, conv, norm
-        yield f"global_generator.blocks.{i}.conv1", f"model.{index}.conv_block.1"
-        yield f"global_generator.blocks.{i}.conv2", f"model.{index}.conv_block.5"
-        index += 1
+        plain[f"{trunk}.blocks.{i}.conv1"] = f"model.{index + i}.conv_block.1"
+        plain[f"{trunk}.blocks.{i}.conv2"] = f"model.{index + i}.conv_block.5"
+    index += a.global_blocks
     for i in range(a.global_downsamplings):
-        yield f"global_generator.ups.{i}.0", f"model.{index}"
-        index += 3
-    if not a.enhancers:
-        yield "head.1", f"model.{index + 1}"
-
-
-def _published_enhancer(a: GeneratorArchitecture, n: int) -> Iterator[tuple[str, str]]:
-    ours = f"enhancers.{n - 1}"
-    yield f"{ours}.stem.1", f"model{n}_1.1"
-    yield f"{ours}.down.0", f"model{n}_1.4"
-    for i in range(a.enhancer_blocks):
-        yield f"{ours}.blocks.{i}.conv1", f"model{n}_2.{i}.conv_block.1"
-        yield f"{ours}.blocks.{i}.conv2", f"model{n}_2.{i}.conv_block.5"
-    yield f"{ours}.up.0", f"model{n}_2.{a.enhancer_blocks}"
-    if n == a.enhancers:
-        yield "head.1", f"model{n}_2.{a.enhancer_blocks + 4}"
+        plain[f"{trunk}.ups.{i}.0"] = f"model.{index + 3 * i}"
+    last = f"model.{index + 3 * a.global_downsamplings + 1}"
+    for n in range(1, a.enhancers + 1):
+        ours, theirs = f"enhancers.{n - 1}", f"model{n}"
+        plain[f"{ours}.stem.1"] = f"{theirs}_1.1"
+        plain[f"{ours}.down.0"] = f"{theirs}_1.4"
+        for i in range(a.enhancer_blocks):
+            plain[f"{ours}.blocks.{i}.conv1"] = f"{theirs}_2.{i}.conv_block.1"
+            plain[f"{ours}.blocks.{i}.conv2"] = f"{theirs}_2.{i}.conv_block.5"
+        plain[f"{ours}.up.0"] = f"{theirs}_2.{a.enhancer_blocks}"
+        last = f"{theirs}_2.{a.enhancer_blocks + 4}"
+    plain["head.1"] = last
+    for ours, theirs in plain.items():
+        for kind in ("weight", "bias"):
+            yield f"{ours}.{kind}", f"{theirs}.{kind}"
 
 
 def _rebuild(

@@ -251,7 +251,11 @@ class RunFolder:
         path = self.root / LOG
         if path.is_file():
             lines = path.read_text("utf-8", errors="replace").splitlines()
-            kept = [line for line in lines if _is_entry_up_to(step, line)]
+            kept = []
+            for line in lines:
+                with contextlib.suppress(ValueError, KeyError, TypeError):
+                    if parse_json(line)["step"] <= step:
+                        kept.append(line)
             self._write(LOG, "".join(f"{line}\n" for line in kept))
         for picture in (self.root / PICTURES).glob("step-*"):
             match = re.match(r"step-(\d+)-", picture.name)
@@ -270,10 +274,3 @@ class RunFolder:
             raise TrainingError(
                 f"{self.root / name}: cannot be written ({error.strerror})"
             ) from None
-
-
-def _is_entry_up_to(step: int, line: str) -> bool:
-    try:
-        return bool(parse_json(line)["step"] <= step)
-    except (ValueError, KeyError, TypeError):
-        return False

@@ -178,7 +178,7 @@ def check_data(contract: Contract, data: DataSet) -> None:
 def cluster_styles(
     contract: Contract, encoded: dict[int, EncodedInstances], settings: ClusterSettings
 ) -> list[ClassStyles]:
-    """Cluster the instances of each class; the styles, in channel order, are rounded to six digits."""
+    """Cluster the instances of each class; styles in channel order, rounded to six digits."""
     from sklearn.cluster import KMeans
     from threadpoolctl import threadpool_limits
 
@@ -216,7 +216,7 @@ def with_styles(contract: Contract, styles: list[ClassStyles]) -> Contract:
 
 
 def reference_styles(contract: Contract, encoded: EncodedInstances) -> StyleFile:
-    """The styles of one photograph: of its instances, and of each class the mean over its pixels."""
+    """The styles of one photograph: of its instances, and of each class the pixels' mean."""
     channels = np.array(encoded.channels)
     labels = {}
     for channel in sorted({c for c in encoded.channels if c < contract.schema.channels}):

@@ -77,7 +77,15 @@ class CelebAMaskDataSet(DataSet):
     def read(self, index: int) -> Sample:
         """Read one face; see `DataSet.read`."""
         photo = read_picture(self.photos[index])
-        ids, file = _paint(self.parts[index])
+        ids: LabelMap | None = None
+        masks = sorted(self.parts[index].items())
+        file = masks[0][1]
+        for label_id, path in masks:
+            mask = read_mask(path)
+            ids = np.zeros(mask.shape, np.uint8) if ids is None else ids
+            check_same_size(ids, file, mask, path)
+            ids[mask != 0] = label_id
+        assert ids is not None
         (height, width), (rows, columns) = photo.shape[:2], ids.shape
         if height * columns != width * rows:
             raise SizeError(
@@ -168,17 +176,3 @@ def _of_split(root: Path, split: str, numbers: Sequence[int]) -> list[int]:
     if not chosen:
         raise DataSetError(f"{path}: none of the photographs that are there is of {split!r}")
     return chosen
-
-
-def _paint(parts: Mapping[int, Path]) -> tuple[LabelMap, Path]:
-    """Label ids, uint8 [H, W] at the masks' size, and a mask to name in errors."""
-    ids: LabelMap | None = None
-    first = next(iter(parts.values()))
-    for label_id, path in sorted(parts.items()):
-        mask = read_mask(path)
-        if ids is None:
-            ids, first = np.zeros(mask.shape, np.uint8), path
-        check_same_size(ids, first, mask, path)
-        ids[mask != 0] = label_id
-    assert ids is not None
-    return ids, first

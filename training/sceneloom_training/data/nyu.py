@@ -9,7 +9,7 @@ takes about a millisecond: an HDF5 file that stays open is not safe in a loader'
 from __future__ import annotations
 
 import csv
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -114,7 +114,17 @@ def open_nyu(
             }
     except _HDF5_ERRORS as error:
         raise ImageReadError(f"{path}: truncated, damaged or no HDF5 file ({error})") from None
-    if not _fit(found):
+    shapes: list[tuple[int, ...]] = [found[key][0] if key in found else () for key in _ARRAYS]
+    images, labels, instance_maps = shapes
+    if not (
+        set(found) == set(_ARRAYS)
+        and len(images) == 4
+        and images[0] > 0
+        and images[1] == 3
+        and labels == instance_maps == (images[0], *images[2:])
+        and found["images"][1] == found["instances"][1] == np.uint8
+        and found["labels"][1].kind == "u"
+    ):
         there = ", ".join(f"{key} {dtype} {list(shape)}" for key, (shape, dtype) in found.items())
         raise DataSetError(
             f"{path}: has {there or 'none of its arrays'}; expected images uint8 [N, 3, W, H], "
@@ -124,21 +134,6 @@ def open_nyu(
     numbers = range(1, count + 1) if split == "all" else read_split(root, split, count)
     return NyuDataSet(
         path, numbers, read_classes40(root), schema=schema, unknown=unknown, instances=instances
-    )
-
-
-def _fit(found: Mapping[str, tuple[tuple[int, ...], np.dtype[Any]]]) -> bool:
-    """Whether the arrays (name -> shape and dtype) are those of the publisher's file."""
-    if set(found) != set(_ARRAYS):
-        return False
-    (images, labels, instances), dtypes = zip(*(found[key] for key in _ARRAYS), strict=True)
-    return (
-        len(images) == 4
-        and images[0] > 0
-        and images[1] == 3
-        and labels == instances == (images[0], *images[2:])
-        and dtypes[0] == dtypes[2] == np.uint8
-        and dtypes[1].kind == "u"
     )
 
 

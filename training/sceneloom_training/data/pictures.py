@@ -59,21 +59,6 @@ def read_picture(path: Path, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> npt.NDA
         ImageReadError: missing, empty, truncated, damaged, or 16 bits, palette, alpha, CMYK.
         ImageTooLargeError: more pixels than `max_pixels`.
     """
-    return _decode(_read_bytes(path, max_pixels), path, max_pixels)
-
-
-def read_mask(path: Path, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> npt.NDArray[np.uint8]:
-    """Read a grey picture, possibly saved as RGB: uint8 [H, W]; raises as `read_picture`, and
-    ImageReadError for colours.
-    """
-    picture = read_picture(path, max_pixels=max_pixels)
-    mask = picture[..., 0]
-    if not (np.array_equal(mask, picture[..., 1]) and np.array_equal(mask, picture[..., 2])):
-        raise ImageReadError(f"{path}: has colours; a mask is grey")
-    return np.ascontiguousarray(mask)
-
-
-def _read_bytes(path: Path, max_pixels: int) -> bytes:
     most = _BYTES_PER_PIXEL * max_pixels + _HEADERS
     try:
         status = path.stat()
@@ -90,7 +75,18 @@ def _read_bytes(path: Path, max_pixels: int) -> bytes:
         )
     if not data:
         raise ImageReadError(f"{path}: the file is empty")
-    return data
+    return _decode(data, path, max_pixels)
+
+
+def read_mask(path: Path, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> npt.NDArray[np.uint8]:
+    """Read a grey picture, possibly saved as RGB: uint8 [H, W]; raises as `read_picture`, and
+    ImageReadError for colours.
+    """
+    picture = read_picture(path, max_pixels=max_pixels)
+    mask = picture[..., 0]
+    if not (np.array_equal(mask, picture[..., 1]) and np.array_equal(mask, picture[..., 2])):
+        raise ImageReadError(f"{path}: has colours; a mask is grey")
+    return np.ascontiguousarray(mask)
 
 
 def _decode(data: bytes, path: Path, max_pixels: int) -> npt.NDArray[np.uint8]:

@@ -264,15 +264,21 @@ class _Run:
         keys = [self.data.keys[i] for i in indices]
         samples = [_read(self.data, i, self.settings) for i in indices]
         found.sizes |= {_size(sample.photo) for sample in samples}
-        truth = np.stack([self._truth(sample) for sample in samples])
+        label_maps = [sample.label_map for sample in samples if sample.label_map is not None]
+        truth = np.stack([resize_nearest(self.table[x], *self.size) for x in label_maps])
         photos = np.stack([resize_picture(sample.photo, *self.size) for sample in samples])
         shown = max(0, rows - len(found.rows))
         known = None if self.oracle is None else self.oracle[indices.start : indices.stop]
+        # What is true depends on no picture: counts of other samples or sizes differ here.
+        channels = self.segmenter.schema.channels
+        true = count_classes(truth, truth, channels).true
+        if known is not None and not np.array_equal(true, known.true):
+            raise InputError(
+                "the oracle that was given is of other samples, another size or another segmenter"
+            )
         segmented_photos = self._segment(photos if known is None else photos[:shown])
         found.oracle.append(
-            count_classes(segmented_photos, truth, self.segmenter.schema.channels)
-            if known is None
-            else _checked_oracle(known, truth, self.segmenter.schema.channels)
+            count_classes(segmented_photos, truth, channels) if known is None else known
         )
         if self.features is not None and self.photo_features is None:
             found.photo_features.append(self.features.extract([s.photo for s in samples]))
@@ -292,7 +298,7 @@ class _Run:
                     )
             pictures = np.stack([resize_picture(picture, *self.size) for picture in given])
             segmented = self._segment(pictures)
-            found.counts.append(count_classes(segmented, truth, self.segmenter.schema.channels))
+            found.counts.append(count_classes(segmented, truth, channels))
             if self.features is not None:
                 found.picture_features.append(self.features.extract(given))
         found.rows += [
@@ -333,10 +339,6 @@ class _Run:
             distances=distances,
             rows=tuple(found.rows),
         )
-
-    def _truth(self, sample: Sample) -> LabelMap:
-        assert sample.label_map is not None
-        return resize_nearest(self.table[sample.label_map], *self.size)
 
     def _segment(self, pictures: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
         if not len(pictures):
@@ -387,15 +389,6 @@ def _sizes(data: DataSet, count: int, settings: EvaluationSettings) -> Iterator[
             yield parse_size(settings.size, of="size")
         else:
             yield _size(data.read(index).photo)
-
-
-def _checked_oracle(known: ClassCounts, truth: LabelMap, classes: int) -> ClassCounts:
-    # What is true does not depend on any picture: counts of other samples or sizes differ here.
-    if not np.array_equal(count_classes(truth, truth, classes).true, known.true):
-        raise InputError(
-            "the oracle that was given is of other samples, another size or another segmenter"
-        )
-    return known
 
 
 def _size(picture: Photo) -> tuple[int, int]:

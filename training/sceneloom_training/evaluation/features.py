@@ -145,7 +145,14 @@ class Dinov2Features(FeatureNetwork):
         from sceneloom_training.evaluation.segmenter import load_quietly
 
         weights = folder / _DINO_WEIGHTS
-        if _model_type(folder) != "dinov2" or not weights.is_file():
+        try:
+            said = parse_json((folder / "config.json").read_text("utf-8"))
+        except (OSError, ValueError) as error:
+            raise CheckpointError(
+                f"{folder}: not a DINOv2 folder of transformers ({error})"
+            ) from None
+        kind = said.get("model_type") if isinstance(said, dict) else None
+        if kind != "dinov2" or not weights.is_file():
             raise CheckpointError(
                 f"{folder}: not a DINOv2 folder of transformers (config.json of model_type dinov2, "
                 f"and {_DINO_WEIGHTS})"
@@ -187,14 +194,6 @@ class Dinov2Features(FeatureNetwork):
                 normalised = ((values - mean) / deviation).unsqueeze(0).to(self._device)
                 found.append(self._model(pixel_values=normalised).pooler_output[0].double().cpu())
         return torch.stack(found).numpy()
-
-
-def _model_type(folder: Path) -> object:
-    try:
-        configuration = parse_json((folder / "config.json").read_text("utf-8"))
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{folder}: not a DINOv2 folder of transformers ({error})") from None
-    return configuration.get("model_type") if isinstance(configuration, dict) else None
 
 
 class InceptionFeatures(FeatureNetwork):

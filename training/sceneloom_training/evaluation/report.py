@@ -75,7 +75,38 @@ def write_evaluation(folder: Path, found: Evaluation, provenance: Provenance) ->
 
 def to_json(found: Evaluation, provenance: Provenance) -> dict[str, Any]:
     """The report as a JSON object: no paths, no NaN; what is not defined is null."""
-    present = found.oracle.true.any(0)
+    present, true, d = found.oracle.true.any(0), found.oracle.true.sum(0), found.distances
+    scores = {"pictures": found.scores, "oracle": found.oracle_scores, "gap": found.gap}
+    classes = [
+        {
+            "name": label.name,
+            "id": label.id,
+            "colour": list(label.colour),
+            "share": float(true[channel] / true.sum()),
+            **{
+                name: None if given is None else interval_json(given.class_iou[channel])
+                for name, given in scores.items()
+            },
+        }
+        for channel, label in enumerate(found.schema.labels)
+    ]
+    distances: dict[str, Any] = {}
+    if d is not None:
+        network = {
+            "network": d.network,
+            "weights_sha256": d.weights_sha256,
+            "features": d.features,
+            "pictures": d.pictures,
+        }
+        distances["fid"] = {"value": d.fid, **network}
+        distances["kid"] = {
+            "value": d.kid,
+            "deviation": d.kid_deviation,
+            "subsets": d.kid_subsets,
+            "subset_size": d.kid_subset_size,
+            "seed": found.settings.bootstrap_seed,
+            **network,
+        }
     return {
         "format": FORMAT,
         "sceneloom": __version__,
@@ -93,12 +124,8 @@ def to_json(found: Evaluation, provenance: Provenance) -> dict[str, Any]:
             "seed": found.settings.bootstrap_seed,
             "level": LEVEL,
         },
-        "scores": {
-            "pictures": scores_json(found.scores),
-            "oracle": scores_json(found.oracle_scores),
-            "gap": scores_json(found.gap),
-        },
-        "classes": _classes(found),
+        "scores": {name: scores_json(given) for name, given in scores.items()},
+        "classes": classes,
         "classes_absent": [
             label.name
             for label, there in zip(found.schema.labels, present, strict=True)
@@ -106,7 +133,7 @@ def to_json(found: Evaluation, provenance: Provenance) -> dict[str, Any]:
         ],
         "classes_ignored": list(found.ignored),
         "pixels_scored": int(found.oracle.true.sum()),
-        **_distances(found),
+        **distances,
     }
 
 
@@ -140,46 +167,6 @@ def size_text(size: tuple[int, int]) -> str:
     return f"{size[1]}x{size[0]}"
 
 
-def _classes(found: Evaluation) -> list[dict[str, Any]]:
-    true = found.oracle.true.sum(0)
-    rows = []
-    for channel, label in enumerate(found.schema.labels):
-        row: dict[str, Any] = {
-            "name": label.name,
-            "id": label.id,
-            "colour": list(label.colour),
-            "share": float(true[channel] / true.sum()),
-        }
-        of = (("pictures", found.scores), ("oracle", found.oracle_scores), ("gap", found.gap))
-        for name, scores in of:
-            row[name] = None if scores is None else interval_json(scores.class_iou[channel])
-        rows.append(row)
-    return rows
-
-
-def _distances(found: Evaluation) -> dict[str, Any]:
-    d = found.distances
-    if d is None:
-        return {}
-    network = {
-        "network": d.network,
-        "weights_sha256": d.weights_sha256,
-        "features": d.features,
-        "pictures": d.pictures,
-    }
-    return {
-        "fid": {"value": d.fid, **network},
-        "kid": {
-            "value": d.kid,
-            "deviation": d.kid_deviation,
-            "subsets": d.kid_subsets,
-            "subset_size": d.kid_subset_size,
-            "seed": found.settings.bootstrap_seed,
-            **network,
-        },
-    }
-
-
 _STYLE = """
 :root { color-scheme: light dark; --ink: #2f6f9f; }
 body { font: 16px/1.5 system-ui, sans-serif; margin: 2rem auto; padding: 0 1.5rem;
@@ -207,6 +194,23 @@ def write_page(path: Path, report: dict[str, Any], sheet: Image.Image | None) ->
     name = html.escape(report["source"]["name"])
     pictures = report["scores"]["pictures"] is not None
     title = f"{name}, segmented again" if pictures else "The oracle: photographs, segmented"
+    count = report["data"]["pictures"]
+    lead = (
+        f"{count} pictures were segmented and compared with the label maps that they were made "
+        "from. The oracle is the same segmenter on the photographs of the same samples at the same "
+        "size: what a perfect picture could reach."
+        if pictures
+        else f"{count} photographs were segmented and compared with their label maps. This is what "
+        "a perfect picture could reach with this segmenter."
+    )
+    image = "<p>None was kept.</p>"
+    if sheet is not None:
+        data = io.BytesIO()
+        sheet.save(data, "JPEG", quality=_QUALITY, subsampling=0)
+        image = (
+            '<img alt="label maps, photographs, pictures and their segmentations" '
+            f'src="data:image/jpeg;base64,{base64.b64encode(data.getvalue()).decode("ascii")}">'
+        )
     body = f"""<!doctype html>
 <html lang="en">
 <meta charset="utf-8">
@@ -214,11 +218,11 @@ def write_page(path: Path, report: dict[str, Any], sheet: Image.Image | None) ->
 <title>SceneLoom: {title}</title>
 <style>{_STYLE}</style>
 <h1>{title}</h1>
-<p>{_lead(report)}</p>
+<p>{lead}</p>
 {_scores(report, pictures)}
 {_distance_text(report)}
 <h2>Pictures</h2>
-{_sheet(sheet)}
+{image}
 <h2>Classes</h2>
 {_class_table(report, pictures)}
 <h2>Protocol</h2>
@@ -226,20 +230,6 @@ def write_page(path: Path, report: dict[str, Any], sheet: Image.Image | None) ->
 </html>
 """
     path.write_text(body, "utf-8", errors="backslashreplace")  # names that are not UTF-8
-
-
-def _lead(report: dict[str, Any]) -> str:
-    count = report["data"]["pictures"]
-    if report["scores"]["pictures"] is None:
-        return (
-            f"{count} photographs were segmented and compared with their label maps. This is what "
-            "a perfect picture could reach with this segmenter."
-        )
-    return (
-        f"{count} pictures were segmented and compared with the label maps that they were made "
-        "from. The oracle is the same segmenter on the photographs of the same samples at the same "
-        "size: what a perfect picture could reach."
-    )
 
 
 def _scores(report: dict[str, Any], pictures: bool) -> str:
@@ -280,18 +270,6 @@ def _distance_text(report: dict[str, Any]) -> str:
         f"<p>FID {fid['value']:.3f}, KID {kid['value']:.5f}{spread} "
         f"({kid['subsets']} subsets of {kid['subset_size']}), by the features of "
         f"{html.escape(fid['network'])}, weights <code>{fid['weights_sha256']}</code>.{few}</p>"
-    )
-
-
-def _sheet(sheet: Image.Image | None) -> str:
-    if sheet is None:
-        return "<p>None was kept.</p>"
-    data = io.BytesIO()
-    sheet.save(data, "JPEG", quality=_QUALITY, subsampling=0)
-    text = base64.b64encode(data.getvalue()).decode("ascii")
-    return (
-        '<img alt="label maps, photographs, pictures and their segmentations" '
-        f'src="data:image/jpeg;base64,{text}">'
     )
 
 
@@ -372,7 +350,12 @@ def draw_sheet(rows: Sequence[SheetRow], schema: LabelSchema) -> Image.Image:
         _HEAD + len(rows) * (cell[1] + _GAP),
     )
     sheet = Image.new("RGB", size, _PAPER)
-    _write_headings(sheet, headings, cell[0])
+    draw = ImageDraw.Draw(sheet)
+    # The longest heading fits: about half as wide as high per letter.
+    font = ImageFont.load_default(max(8, min(17, round(cell[0] / 11))))
+    for column, heading in enumerate(headings):
+        place = (_GAP + column * (cell[0] + _GAP), _HEAD - _GAP)
+        draw.text(place, heading, _INK, font, anchor="ls")
     for row, shown in enumerate(rows):
         for column, (_, picture, labels) in enumerate(_cells(shown, schema)):
             # Averaged colours of label maps would be those of other classes.
@@ -394,12 +377,3 @@ def _cells(row: SheetRow, schema: LabelSchema) -> _Cells:
             ("segmented picture", schema.colourise(row.picture_segmented), True),
         ]
     return [*cells, ("segmented photograph", schema.colourise(row.photo_segmented), True)]
-
-
-def _write_headings(sheet: Image.Image, headings: Sequence[str], width: int) -> None:
-    draw = ImageDraw.Draw(sheet)
-    # The longest heading fits: about half as wide as high per letter.
-    font = ImageFont.load_default(max(8, min(17, round(width / 11))))
-    for column, heading in enumerate(headings):
-        place = (_GAP + column * (width + _GAP), _HEAD - _GAP)
-        draw.text(place, heading, _INK, font, anchor="ls")

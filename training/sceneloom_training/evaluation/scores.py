@@ -188,10 +188,15 @@ def metrics(counts: ClassCounts, weights: _Values | None) -> _Values:
 
 def _scores(point: _Values, drawn: _Values) -> Scores:
     tail = (1 - LEVEL) / 2
-    intervals = [
-        _interval(float(value), drawn[:, column][~np.isnan(drawn[:, column])], tail)
-        for column, value in enumerate(point[0])
-    ]
+    intervals = []
+    for value, column in zip(point[0].tolist(), drawn.T, strict=True):
+        known = column[~np.isnan(column)]
+        bounds: tuple[float | None, float | None] = (None, None)
+        if len(known) and not np.isnan(value):
+            low, high = np.quantile(known, [tail, 1 - tail])
+            bounds = float(low), float(high)
+        shown = None if np.isnan(value) else value
+        intervals.append(Interval(value=shown, low=bounds[0], high=bounds[1]))
     accuracy, mean, weighted, *classes = intervals
     return Scores(
         pixel_accuracy=accuracy,
@@ -199,15 +204,6 @@ def _scores(point: _Values, drawn: _Values) -> Scores:
         frequency_weighted_iou=weighted,
         class_iou=tuple(classes),
     )
-
-
-def _interval(value: float, drawn: _Values, tail: float) -> Interval:
-    if np.isnan(value):
-        return Interval(value=None, low=None, high=None)
-    if not len(drawn):
-        return Interval(value=value, low=None, high=None)
-    low, high = np.quantile(drawn, [tail, 1 - tail])
-    return Interval(value=value, low=float(low), high=float(high))
 
 
 Table = npt.NDArray[np.uint8]

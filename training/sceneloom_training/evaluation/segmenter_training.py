@@ -14,7 +14,6 @@ import dataclasses
 import json
 import sys
 from collections.abc import Iterator
-from contextlib import AbstractContextManager
 from pathlib import Path
 
 import numpy as np
@@ -36,7 +35,7 @@ from sceneloom.schema import NO_CHANNEL
 from sceneloom.text import counted
 from sceneloom_training.batches import Batch, StepSampler, TrainingSet, load_batches
 from sceneloom_training.checkpoint import load_tensors
-from sceneloom_training.data import DataSet, DataSettings, Geometry, Sample, examine, open_data_set
+from sceneloom_training.data import DataSettings, Geometry, Sample, examine, open_data_set
 from sceneloom_training.evaluation.segmenter import (
     MARKER,
     build_network,
@@ -139,31 +138,36 @@ class _Run:
         seed_random_states(settings.seed)
         network = build_network(settings.network, self.schema, width=settings.width)
         self.network = network.to(self.device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
-        self.class_weights = self._class_weights(opened)
+        self.class_weights: Tensor | None = None
+        """Of each channel, mean 1 over the pixels; None: all pixels weigh the same."""
+        if settings.balance:
+            counts = np.zeros(256)
+            for index in range(len(opened)):
+                counts += np.bincount(_label_map(opened.read(index)).ravel(), minlength=256)
+            share = counts[: self.schema.channels] / counts[: self.schema.channels].sum()
+            weights = np.where(share > 0, np.maximum(share, _LEAST_SHARE) ** -settings.balance, 0)
+            weights /= (weights * share).sum()
+            self.class_weights = torch.tensor(weights, dtype=torch.float32, device=self.device)
         self.optimizer = torch.optim.AdamW(
             self.network.parameters(), settings.learning_rate, weight_decay=settings.weight_decay
         )
         self.step = 0
 
-    def _class_weights(self, data: DataSet) -> Tensor | None:
-        """Of each channel, mean 1 over the pixels; None where all pixels weigh the same."""
-        if not self.settings.balance:
-            return None
-        counts = np.zeros(256)
-        for index in range(len(data)):
-            counts += np.bincount(_label_map(data.read(index)).ravel(), minlength=256)
-        share = counts[: self.schema.channels] / counts[: self.schema.channels].sum()
-        weights = np.where(share > 0, np.maximum(share, _LEAST_SHARE) ** -self.settings.balance, 0)
-        weights /= (weights * share).sum()
-        return torch.tensor(weights, dtype=torch.float32, device=self.device)
-
     def train(self) -> SegmenterOutcome:
         """Run the steps that are left, and write the segmenter."""
         self._load()
         steps = range(self.step, self.last)
+        sampler = StepSampler(
+            self.samples.count,
+            seed=self.settings.seed,
+            world=World(),
+            batch=self.settings.batch,
+            accumulate=1,
+            steps=steps,
+        )
         with (
             StopSignals() as stopped,
-            self._batches(steps) as batches,
+            load_batches(self.samples, sampler, workers=self.settings.workers) as batches,
             (self.folder.root / LOG).open("a", encoding="utf-8") as log,
         ):
             for _ in track(
@@ -229,23 +233,16 @@ class _Run:
             step=self.step, last=self.last, segmenter=segmenter, stopped_by=stopped_by
         )
 
-    def _batches(self, steps: range) -> AbstractContextManager[Iterator[Batch]]:
-        sampler = StepSampler(
-            self.samples.count,
-            seed=self.settings.seed,
-            world=World(),
-            batch=self.settings.batch,
-            accumulate=1,
-            steps=steps,
-        )
-        return load_batches(self.samples, sampler, workers=self.settings.workers)
-
     def _learn(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """One step; the loss and the share of right pixels. A batch without any pixel to learn from
         changes nothing, and counts as right.
         """
+        warm = max(1, round(self.settings.warm_up * self.last))
+        factor = (self.last - self.step) / max(1, self.last - warm)
+        if self.step < warm:
+            factor = (self.step + 1) / warm
         for group in self.optimizer.param_groups:
-            group["lr"] = self.settings.learning_rate * self._factor()
+            group["lr"] = self.settings.learning_rate * factor
         if not _holds_classes(batch["label_map"].numpy()):
             return torch.zeros(()), torch.ones(())
         truth = batch["label_map"].to(self.device).long()
@@ -263,13 +260,6 @@ class _Run:
         known = truth != NO_CHANNEL
         right = (logits.detach().argmax(1) == truth)[known]
         return loss.detach(), right.float().mean()
-
-    def _factor(self) -> float:
-        """What the learning rate is multiplied with in this step."""
-        warm = max(1, round(self.settings.warm_up * self.last))
-        if self.step < warm:
-            return (self.step + 1) / warm
-        return (self.last - self.step) / max(1, self.last - warm)
 
     def _save(self) -> None:
         state = {
@@ -350,29 +340,21 @@ def _distort_one(picture: Tensor) -> Tensor:
         grey = (picture * picture.new_tensor(_GREY).view(3, 1, 1)).sum(0, keepdim=True)
         picture = grey + (picture - grey) * _between(*_FACTOR)
     if _happens():
-        picture = _soften(picture)
+        # As if taken at between half and the whole of its size.
+        factor = _between(0.5, 1.0)
+        smaller = functional.interpolate(
+            picture[None], scale_factor=factor, mode="bilinear", antialias=True
+        )
+        size = (picture.shape[1], picture.shape[2])
+        picture = functional.interpolate(smaller, size=size, mode="bilinear")[0]
     if _happens():
-        picture = picture + _grain(picture)
+        # Noise of one to four pixels' grain, of each colour on its own.
+        _, height, width = picture.shape
+        side = _GRAINS[int(torch.randint(len(_GRAINS), ()))]
+        noise = torch.randn(1, 3, -(-height // side), -(-width // side), device=picture.device)
+        larger = functional.interpolate(noise, scale_factor=side, mode="nearest")
+        picture = picture + larger[0, :, :height, :width] * _between(0, _STRONGEST_GRAIN)
     return picture.clamp(0, 1)
-
-
-def _soften(picture: Tensor) -> Tensor:
-    """As if taken at between half and the whole of its size."""
-    factor = _between(0.5, 1.0)
-    smaller = functional.interpolate(
-        picture[None], scale_factor=factor, mode="bilinear", antialias=True
-    )
-    size = (picture.shape[1], picture.shape[2])
-    return functional.interpolate(smaller, size=size, mode="bilinear")[0]
-
-
-def _grain(picture: Tensor) -> Tensor:
-    """Noise of one to four pixels' grain, of each colour on its own."""
-    _, height, width = picture.shape
-    side = _GRAINS[int(torch.randint(len(_GRAINS), ()))]
-    noise = torch.randn(1, 3, -(-height // side), -(-width // side), device=picture.device)
-    larger = functional.interpolate(noise, scale_factor=side, mode="nearest")
-    return larger[0, :, :height, :width] * _between(0, _STRONGEST_GRAIN)
 
 
 def _happens() -> bool:

@@ -7,7 +7,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import numpy.typing as npt
 
 from sceneloom.errors import DataSetError, InputError, MissingInputError, SizeError
@@ -65,23 +64,19 @@ class SynthesizedPictures(PictureSource):
 
     def pictures(self, keys: Sequence[str], samples: Sequence[Sample]) -> Sequence[Photo]:
         """Synthesize; see `PictureSource.pictures`."""
-        labels = [self._table[_label_map(sample)] for sample in samples]
-        instances = [
-            self._instances(key, sample) for key, sample in zip(keys, samples, strict=True)
-        ]
+        labels, instances = [], []
+        for key, sample in zip(keys, samples, strict=True):
+            assert sample.label_map is not None  # paired data sets were refused
+            labels.append(self._table[sample.label_map])
+            if self._wants_instances and sample.instance_map is None:
+                raise MissingInputError(
+                    f"{key}: the data set has no instance map, and the model wants one"
+                )
+            instances.append(sample.instance_map if self._wants_instances else None)
         styles: list[npt.NDArray[Any] | None] = [None] * len(samples)
         if self._choose is not None:
             styles = [self._choose(*inputs) for inputs in zip(keys, labels, instances, strict=True)]
         return self.synthesizer.synthesize_batch(labels, instances, styles)
-
-    def _instances(self, key: str, sample: Sample) -> npt.NDArray[np.int32] | None:
-        if not self._wants_instances:
-            return None
-        if sample.instance_map is None:
-            raise MissingInputError(
-                f"{key}: the data set has no instance map, and the model wants one"
-            )
-        return sample.instance_map
 
 
 class FolderPictures(PictureSource):
@@ -170,8 +165,3 @@ def listed(items: Sequence[str]) -> str:
     """The first twenty, and how many more there are."""
     more = f" and {len(items) - _LISTED} more" if len(items) > _LISTED else ""
     return ", ".join(items[:_LISTED]) + more
-
-
-def _label_map(sample: Sample) -> npt.NDArray[np.uint8]:
-    assert sample.label_map is not None  # paired data sets were refused
-    return sample.label_map

@@ -84,7 +84,13 @@ class PatchDiscriminator(nn.Module):
         """
         features: list[Tensor] = []
         for i, stage in enumerate(self.stages):
-            x = self._first(x, *seen) if seen and not i else stage(x)
+            if seen and not i:
+                planes, weight = seen
+                conv, activation = self._first_stage
+                y = functional.conv2d(x, weight, None, conv.stride, conv.padding)
+                x = activation(y.add_(planes))
+            else:
+                x = stage(x)
             features.append(x)
         return features
 
@@ -92,12 +98,6 @@ class PatchDiscriminator(nn.Module):
     def _first_stage(self) -> Any:
         """Convolution and activation: the first stage has no norm."""
         return self.stages[0]
-
-    def _first(self, picture: Tensor, planes: Tensor, weight: Tensor) -> Tensor:
-        conv, activation = self._first_stage
-        y = functional.conv2d(picture, weight, None, conv.stride, conv.padding)
-        z: Tensor = activation(y.add_(planes))
-        return z
 
 
 class MultiscaleDiscriminator(nn.Module):

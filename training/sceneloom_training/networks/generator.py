@@ -13,7 +13,6 @@ batch. Dropout is off in eval mode: equal maps give equal pictures.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import TypeAlias
 
 import torch
@@ -139,20 +138,17 @@ def balance_phases(network: nn.Module) -> None:
     with torch.no_grad():
         for module in network.modules():
             if isinstance(module, nn.ConvTranspose2d):
-                phases = list(_phases(module))
+                rows, columns = module.stride
+                phases = [
+                    module.weight[..., row::rows, column::columns]
+                    for row in range(rows)
+                    for column in range(columns)
+                ]
                 sums = [phase.sum((-2, -1), keepdim=True) for phase in phases]
                 mean = torch.stack(sums).mean(0)
                 for phase, total in zip(phases, sums, strict=True):
                     taps = phase.shape[-2] * phase.shape[-1]
                     phase += (mean - total) / taps
-
-
-def _phases(module: nn.ConvTranspose2d) -> Iterator[Tensor]:
-    """Views of the weights that each phase is computed with: [inputs, outputs, taps, taps]."""
-    rows, columns = module.stride
-    for row in range(rows):
-        for column in range(columns):
-            yield module.weight[..., row::rows, column::columns]
 
 
 class ResidualBlock(nn.Module):
