@@ -54,7 +54,6 @@ class Checkpoint:
     provenance: dict[str, Any]
     """Where the weights come from, as it was given when the bundle was written."""
     weights_hash: str
-    """SHA-256 of `model.safetensors`, hexadecimal."""
 
 
 def save_checkpoint(

@@ -35,7 +35,6 @@ if TYPE_CHECKING:
     from sceneloom_training.evaluation.sources import PictureSource
 
 _Described = dict[str, Any]
-"""What the report says of where something comes from."""
 _MOST_ROWS = 24  # the page's JPEG ends at 65500 pixels
 
 

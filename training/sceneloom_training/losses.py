@@ -143,7 +143,6 @@ class PerceptualLoss(nn.Module):
             ) from None
         self.requires_grad_(False)
         self.weights_hash = file_hash(weights)
-        """SHA-256 of the weights file, for the run's record."""
 
     def forward(self, picture: Tensor, photograph: Tensor) -> Tensor:
         """Compare float [N, 3, H, W] in [-1, 1]; the gradient flows into the picture alone."""

@@ -42,9 +42,7 @@ class Inputs:
     labels: int
     """Channels of the one-hot label map; 0 takes a picture (three channels) instead."""
     boundaries: bool
-    """The instance boundaries as one more plane."""
     style: int
-    """Features of the encoder."""
 
     @property
     def condition(self) -> int:

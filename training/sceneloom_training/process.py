@@ -14,7 +14,7 @@ import random
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from types import FrameType, TracebackType
+from types import FrameType
 from typing import Any, TypeVar
 
 import numpy as np
@@ -44,9 +44,7 @@ class World:
     """Which process of how many this is."""
 
     rank: int = 0
-    """Number of this process among all."""
     size: int = 1
-    """How many there are."""
     local_rank: int = 0
     """Number of this process on its machine, which is the number of its GPU."""
 
@@ -124,7 +122,6 @@ class StopSignals:
     def __init__(self) -> None:
         """No signal yet."""
         self.number: int | None = None
-        """Number of the signal that came, or None."""
         self._before: dict[int, Any] = {}
         self._waiting = False
 
@@ -134,12 +131,7 @@ class StopSignals:
             self._before = {number: signal.signal(number, self._note) for number in _NUMBERS}
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         """Give the signals back."""
         for number, handler in self._before.items():
             signal.signal(number, handler)

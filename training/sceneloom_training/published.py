@@ -46,9 +46,7 @@ class Imported:
     """A published generator, rebuilt."""
 
     generator: Generator
-    """With the published weights, in eval mode."""
     contract: Contract
-    """What it takes and gives."""
     notes: tuple[str, ...]
     """What was left out or decided on the way, for the user."""
 

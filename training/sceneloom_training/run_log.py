@@ -7,7 +7,6 @@ import json
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from types import TracebackType
 
 import numpy as np
 import numpy.typing as npt
@@ -23,7 +22,7 @@ from sceneloom_training.run_folder import LOG, PICTURES
 
 
 class RunLog:
-    """The journal of one run; use it as a context manager."""
+    """The log of one run; use it as a context manager."""
 
     def __init__(self, root: Path, *, done: int, last: int, images_per_step: int) -> None:
         """Open it in a run's folder; `done` steps were done before, `last` is the steps in all."""
@@ -52,12 +51,7 @@ class RunLog:
         self._since = time.perf_counter()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         """Close the files."""
         self._progress.stop()
         self._board.close()
@@ -77,15 +71,8 @@ class RunLog:
         means = {name: float(value) / self._steps for name, value in self._sums.items()}
         seconds = time.perf_counter() - self._since
         rate = self._steps * self._images_per_step / seconds
-        self.entry(
-            step,
-            {
-                "epoch": round(epoch, 4),
-                "learning_rate": learning_rate,
-                **means,
-                "images_per_second": round(rate, 4),
-            },
-        )
+        values = {"epoch": round(epoch, 4), "learning_rate": learning_rate, **means}
+        self.entry(step, {**values, "images_per_second": round(rate, 4)})
         self._progress.update(self._task, said=f"{rate:.2f} images/s")
         self._sums, self._steps, self._since = {}, 0, time.perf_counter()
 

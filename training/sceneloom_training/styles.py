@@ -52,11 +52,8 @@ class ClassStyles:
     """The styles of one class."""
 
     label_id: int
-    """Of the class."""
     name: str
-    """Of the class."""
     instances: int
-    """How many were clustered."""
     clusters: tuple[tuple[float, ...], ...]
     """Their centres, the one of most instances first."""
     default: tuple[float, ...]

@@ -56,7 +56,6 @@ class TrainStep:
             objective.discriminator.compile()
         self.objective = objective
         self.average: SynthesisNetwork | None = None
-        """Moving average of the generator, or None where there is none."""
         if settings.optimizer.ema:
             self.average = copy.deepcopy(self.objective.generator).requires_grad_(False)
         o = settings.optimizer

@@ -54,15 +54,11 @@ class Outcome:
     """How a run ended."""
 
     step: int
-    """Steps done in all."""
     last: int
-    """Steps of the schedule."""
     model: Path
-    """The newest checkpoint bundle."""
     stopped_by: int | None
     """Number of the signal that stopped it, in whichever process it came, or None."""
     is_main: bool
-    """Whether this is the main process of the run, which reports it."""
 
 
 def train(settings: TrainSettings, out: Path) -> Outcome:
@@ -202,14 +198,9 @@ class Trainer:
             )
             log = None
             if self.world.is_main:
-                log = stack.enter_context(
-                    RunLog(
-                        self.run.root,
-                        done=done,
-                        last=last,
-                        images_per_step=self.images_per_step,
-                    )
-                )
+                images = self.images_per_step
+                log = RunLog(self.run.root, done=done, last=last, images_per_step=images)
+                stack.enter_context(log)
                 self._log_start(log)
             for step in range(done, last):
                 ready, failed = self._wait_for_batches(batches, stopped)

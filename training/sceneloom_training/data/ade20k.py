@@ -24,7 +24,6 @@ from sceneloom_training.data.pictures import PICTURE_SUFFIXES, read_picture
 from sceneloom_training.data.sample import InstanceMap, LabelMap, check_same_size
 
 FOLDERS = {"train": "training", "val": "validation"}
-"""Split -> name of its folders."""
 _PNG = (".png",)
 
 

@@ -58,7 +58,6 @@ class Found:
     """The files of a folder that belong to samples."""
 
     folder: Path
-    """Where they were searched."""
     files: dict[str, Path]
     """Sample's name (path below `folder`, with forward slashes) -> file, sorted by name."""
     suffixes: tuple[str, ...]
@@ -173,11 +172,8 @@ class Triple:
     """The files of one sample."""
 
     photo: Path
-    """As `sceneloom_training.data.pictures` reads it."""
     label: Path
-    """Label map, as `sceneloom.maps` reads it."""
     instance: Path | None
-    """Instance map, or None where the data set has none."""
 
 
 class TripleDataSet(DataSet):

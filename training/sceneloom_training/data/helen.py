@@ -35,7 +35,6 @@ from sceneloom_training.data.sample import (
 
 CLASSES = 11
 LISTS = {"train": "exemplars.txt", "tuning": "tuning.txt", "test": "testing.txt"}
-"""Split -> the publisher's list of its pictures."""
 
 
 class HelenDataSet(DataSet):

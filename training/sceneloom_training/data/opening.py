@@ -104,7 +104,6 @@ class _Seen:
     """A sample's headers."""
 
     problem: str | None = None
-    """What is wrong with its files, or None."""
     turned: Path | None = None
     """Its photograph, where that has an orientation other than 1."""
 

@@ -179,9 +179,7 @@ class Header:
     """Of a picture or a map."""
 
     height: int
-    """Pixels, as they are stored."""
     width: int
-    """Likewise."""
     orientation: int = 1
     """EXIF's: 1 is upright, 6 and 8 are quarter turns; what it says is applied nowhere."""
 

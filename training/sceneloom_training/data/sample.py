@@ -58,7 +58,6 @@ class DataSet(abc.ABC):
     has_instances: bool
     """Whether the samples have instance maps: all of them or none."""
     keys: Sequence[str]
-    """Name of every sample, sorted, unique."""
     left_out: Sequence[LeftOut] = ()
     """What lies in the data set's folders and is of no sample; names are paths."""
 

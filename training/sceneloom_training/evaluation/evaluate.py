@@ -98,17 +98,14 @@ class SheetRow:
     """One sample as it is shown; all at the size that was segmented."""
 
     key: str
-    """Of the sample."""
     label_map: LabelMap
     """The truth in the segmenter's channels, uint8 [H, W]."""
     photo: Photo
     """uint8 [H, W, 3]."""
     photo_segmented: LabelMap
-    """uint8 [H, W]."""
     picture: Photo | None
     """uint8 [H, W, 3], or None where only the oracle was evaluated."""
     picture_segmented: LabelMap | None
-    """uint8 [H, W], likewise."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -116,7 +113,6 @@ class Evaluation:
     """What was found, for N samples."""
 
     keys: tuple[str, ...]
-    """Of the samples."""
     schema: LabelSchema
     """The segmenter's, which everything is scored in."""
     ignored: tuple[str, ...]
@@ -126,17 +122,14 @@ class Evaluation:
     segmented_size: tuple[int, int]
     """(height, width) at which they were segmented and compared."""
     settings: EvaluationSettings
-    """As they were given."""
     counts: ClassCounts | None
     """Of the pictures, or None where only the oracle was evaluated."""
     oracle: ClassCounts
-    """Of the photographs."""
     photo_features: _Features | None
     """Features of the photographs, float64 [N, F], to be given to the next evaluation."""
     distances: Distances | None
     """FID and KID between pictures and photographs, where a feature network was given."""
     rows: tuple[SheetRow, ...]
-    """The first few samples, to be shown."""
 
     @cached_property
     def scores(self) -> Scores | None:

@@ -40,7 +40,6 @@ class FeatureNetwork(abc.ABC):
     name: str
     """What to print: which network, which of its features, at what size."""
     weights_sha256: str
-    """SHA-256 of its weights file, hexadecimal."""
 
     @abc.abstractmethod
     def extract(self, pictures: Sequence[npt.NDArray[np.uint8]]) -> npt.NDArray[np.float64]:
@@ -52,21 +51,16 @@ class Distances:
     """FID and KID, and what they were computed with."""
 
     fid: float
-    """Fréchet distance of the features."""
     kid: float
     """Mean squared maximum mean discrepancy over the subsets, cubic kernel."""
     kid_deviation: float | None
     """Standard deviation over the subsets; None where every subset is all of the pictures."""
     kid_subsets: int
-    """Number of subsets, drawn by seed."""
     kid_subset_size: int
-    """Pictures in each."""
     pictures: int
     """Number of pictures, and of photographs."""
     network: str
-    """Name of the feature network."""
     weights_sha256: str
-    """Of its weights."""
     features: int
     """Length of a feature vector; FID of fewer pictures than that is biased upwards."""
 

@@ -34,9 +34,7 @@ class Provenance:
     """Where everything that was evaluated comes from, in the words of the report."""
 
     segmenter: str
-    """Name of the segmenter."""
     segmenter_sha256: str
-    """Of its weights."""
     data: dict[str, Any]
     """The data set: layout, root (its name alone), split and label schema."""
     source: dict[str, Any]

@@ -25,7 +25,6 @@ from sceneloom.errors import InputError
 from sceneloom.schema import NO_CHANNEL, LabelSchema
 
 LEVEL = 0.95
-"""Of the intervals."""
 
 SCORES = {
     "pixel_accuracy": "pixel accuracy",
@@ -43,11 +42,8 @@ class ClassCounts:
     """Pixels per picture and class, ignored ones left out; int64 [N, C] each."""
 
     intersection: _Counts
-    """Predicted as the class, and truly of it."""
     predicted: _Counts
-    """Predicted as the class."""
     true: _Counts
-    """Truly of the class."""
 
     def __len__(self) -> int:
         """Number of pictures."""
@@ -100,7 +96,6 @@ class Interval:
     """A number with its 95 % bootstrap interval; all None where it is not defined."""
 
     value: float | None
-    """Over all pictures."""
     low: float | None
     """2.5th percentile over the draws."""
     high: float | None

@@ -155,15 +155,10 @@ class Segmenter(abc.ABC):
     """Says of every pixel of a photograph which class it is."""
 
     schema: LabelSchema
-    """What the channels are."""
     height: int
-    """Height that it was trained at, pixels."""
     width: int
-    """Width that it was trained at, pixels."""
     name: str
-    """What to call it beside a figure."""
     weights_sha256: str
-    """Hash of its weights' file."""
 
     @abc.abstractmethod
     def segment(self, photos: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
@@ -433,4 +428,3 @@ _ATTRIBUTES: dict[str, Any] = {
     "name": str,
     "weights_sha256": str,
 }
-"""What a `Segmenter` has, and of which type."""

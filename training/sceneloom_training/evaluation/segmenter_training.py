@@ -64,13 +64,9 @@ class SegmenterOutcome:
     """How a run ended."""
 
     step: int
-    """Steps done in all."""
     last: int
-    """Steps in all."""
     segmenter: Path | None
-    """The finished segmenter, or None."""
     stopped_by: int | None
-    """Number of the signal that stopped it, or None."""
 
 
 def train_segmenter(data: DataSettings, settings: SegmenterSettings, out: Path) -> SegmenterOutcome:

@@ -31,19 +31,15 @@ class GeneratorArchitecture:
     any.
     """
     output_channels: int = 3
-    """RGB."""
     ngf: int = 64
     """Filters of the outermost network's first convolution (published: 64 for G1 alone, 32 with one
     enhancer).
     """
     global_downsamplings: int = 4
-    """Stride-2 convolutions of the global generator."""
     global_blocks: int = 9
-    """Residual blocks of the global generator."""
     enhancers: int = 0
     """Local enhancers stacked around the global generator; each doubles the resolution."""
     enhancer_blocks: int = 3
-    """Residual blocks of each enhancer."""
     padding: PaddingMode = "reflect"
     """Of every convolution that is not strided."""
 
@@ -92,9 +88,7 @@ class UNetArchitecture:
     """U-Net generator of pix2pix."""
 
     input_channels: int
-    """As for `GeneratorArchitecture`."""
     output_channels: int = 3
-    """RGB."""
     ngf: int = 64
     """Filters of the first convolution; deeper ones have up to eight times as many."""
     downsamplings: int = 8
@@ -124,7 +118,6 @@ class UNetArchitecture:
 
 
 Architecture: TypeAlias = GeneratorArchitecture | UNetArchitecture
-"""Of any generator that can be trained."""
 
 
 def architecture_from_json(data: Any, *, source: str) -> Architecture:

@@ -326,7 +326,6 @@ def _up(inputs: int, outputs: int, *, dropout: bool) -> nn.Sequential:
 
 
 SynthesisNetwork: TypeAlias = Generator | UNet
-"""Any network that turns the input planes into a picture."""
 
 
 def load_weights(architecture: Architecture, weights: dict[str, Tensor]) -> SynthesisNetwork:
