@@ -121,9 +121,7 @@ class StepSampler:
     def __init__(
         self, count: int, *, seed: int, world: World, batch: int, accumulate: int, steps: range
     ) -> None:
-        """Plan the forward passes of some steps; `count` is the samples in an epoch, `batch` the
-        items of a pass, `accumulate` the passes of a step.
-        """
+        """Plan passes of `batch` items, `accumulate` to a step, over epochs of `count` samples."""
         self._count, self._seed, self._world = count, seed, world
         self._batch, self._accumulate, self._steps = batch, accumulate, steps
 

@@ -18,7 +18,7 @@ from typing import Any
 import safetensors.torch
 import torch
 from safetensors import SafetensorError
-from torch import Tensor
+from torch import Tensor, nn
 
 from sceneloom import __version__
 from sceneloom.artefacts import file_hash, replace_folder
@@ -79,14 +79,7 @@ def save_checkpoint(
     ) as fresh:
         networks = {WEIGHTS: generator} | ({ENCODER_WEIGHTS: encoder} if encoder else {})
         for file, network in networks.items():
-            weights = {
-                name: (x.half() if half and x.is_floating_point() else x).contiguous()
-                for name, x in network.state_dict().items()
-            }
-            try:
-                safetensors.torch.save_file(weights, fresh / file)
-            except SafetensorError as error:  # its writer has errors of its own for a full disk
-                raise OSError(str(error)) from None
+            save_weights(network, fresh / file, half=half)
         description = {
             "format": FORMAT,
             "sceneloom": __version__,
@@ -99,10 +92,20 @@ def save_checkpoint(
         (fresh / DESCRIPTION).write_text(json.dumps(description, indent=1) + "\n", "utf-8")
 
 
+def save_weights(network: nn.Module, path: Path, *, half: bool = False) -> None:
+    """Write a network's weights as safetensors, in float16 if `half`; raises OSError."""
+    weights = {
+        name: (x.half() if half and x.is_floating_point() else x).cpu().contiguous()
+        for name, x in network.state_dict().items()
+    }
+    try:
+        safetensors.torch.save_file(weights, path)
+    except SafetensorError as error:  # its writer has errors of its own for a full disk
+        raise OSError(str(error)) from None
+
+
 def load_checkpoint(folder: Path) -> Checkpoint:
-    """Load a bundle; raises CheckpointError if it is none, damaged, or its weights have another
-    hash.
-    """
+    """Load a bundle; raises CheckpointError if it is none, damaged, or of another hash."""
     source = str(folder / DESCRIPTION)
     try:
         description = parse_json((folder / DESCRIPTION).read_text("utf-8"))

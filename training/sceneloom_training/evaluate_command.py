@@ -183,9 +183,7 @@ def _source(
     schema: LabelSchema,
     style: StyleChoice,
 ) -> Iterator[tuple[PictureSource | None, _Described]]:
-    """The pictures to evaluate, from a folder or a model, which is closed at the end; None where
-    the photographs are evaluated alone.
-    """
+    """The pictures to evaluate; None: the photographs alone. A model is closed at the end."""
     from sceneloom_training.evaluation.sources import FolderPictures, SynthesizedPictures
 
     if folder is not None:

@@ -20,11 +20,7 @@ from sceneloom_training.settings import GanMode
 def discriminator_loss(
     mode: GanMode, real: Sequence[Sequence[Tensor]], fake: Sequence[Sequence[Tensor]]
 ) -> Tensor:
-    """The discriminators' loss, summed over the scales and halved as published.
-
-    `real` and `fake` are outputs of `MultiscaleDiscriminator` for photographs and for pictures that
-    are detached from the generator.
-    """
+    """The discriminators' loss, summed over scales and halved as published; `fake` is detached."""
     terms = [gan_term(mode, scale[-1], target="real") for scale in real]
     terms += [gan_term(mode, scale[-1], target="fake") for scale in fake]
     return torch.stack(terms).sum() / 2
@@ -38,11 +34,7 @@ def generator_loss(mode: GanMode, fake: Sequence[Sequence[Tensor]]) -> Tensor:
 def gan_term(
     mode: GanMode, decision: Tensor, *, target: Literal["real", "fake", "generator"]
 ) -> Tensor:
-    """One GAN term of the decisions for each patch, any shape.
-
-    `target` is what the discriminator should say; ``generator``: what the generator wants it to
-    say.
-    """
+    """One GAN term of decisions, any shape; ``generator`` is the generator's own aim."""
     decision = decision.to(torch.promote_types(decision.dtype, torch.float32))  # means in 32 bits
     wanted = torch.zeros_like(decision) if target == "fake" else torch.ones_like(decision)
     if mode == "least_squares":

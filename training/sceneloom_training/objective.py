@@ -69,11 +69,7 @@ class Objective(nn.Module):
         perceptual: PerceptualLoss | None,
         seed: int,
     ) -> None:
-        """Join the networks; `perceptual` is VGG19 or None, the seed is of the image pool.
-
-        The generator's input channels are those of `inputs`, the discriminator's are
-        `inputs.condition` and the image's three, and there is an encoder if there is style.
-        """
+        """Join the networks, which must fit `inputs`; the seed is of the image pool."""
         super().__init__()
         assert generator.architecture.input_channels == inputs.channels
         assert (encoder is not None) == bool(inputs.style)
@@ -89,16 +85,12 @@ class Objective(nn.Module):
 
     @property
     def size_multiple(self) -> int:
-        """Height and width must be multiples of this: the encoder's features have to come out at
-        the picture's size, as the generator's do.
-        """
+        """Sides are multiples of this: encoder and generator come out at the picture's size."""
         encoder = 1 << self.encoder.settings["downsamplings"] if self.encoder else 1
         return math.lcm(self.generator.architecture.size_multiple, encoder)
 
     def place_perceptual(self, device: torch.device) -> None:
-        """Bring VGG19 to where the networks are; it is not one of them, so that no checkpoint
-        holds it.
-        """
+        """Bring VGG19 to the networks; it is none of them, so that no checkpoint holds it."""
         for perceptual in self._perceptual:
             perceptual.to(device, self.dtype)
 
@@ -108,11 +100,8 @@ class Objective(nn.Module):
         return [*self.generator.parameters(), *encoder]
 
     def forward(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor], Tensor]:
-        """Run one batch on this module's device.
-
-        Returns:
-            the sum to differentiate; each loss, detached; the pictures, float [N, 3, H, W] in [-1,
-            1], detached.
+        """Run one batch: the sum to differentiate, each loss, and the pictures, [N, 3, H, W] in
+        [-1, 1].
         """
         condition, photo = self.condition(batch), self._ordered(signed(batch["photo"], self.dtype))
         fake = self.generator(self._with_style(condition, photo, batch))
@@ -164,9 +153,7 @@ class Objective(nn.Module):
         return planes.contiguous(memory_format=self.memory_format)
 
     def synthesize(self, generator: nn.Module, batch: Batch) -> Tensor:
-        """Pictures of a batch, float [N, 3, H, W] in [-1, 1], with the photographs' own style, by
-        the trained generator or its moving average.
-        """
+        """Pictures, float [N, 3, H, W] in [-1, 1], with the photographs' own style."""
         condition, photo = self.condition(batch), self._ordered(signed(batch["photo"], self.dtype))
         picture: Tensor = generator(self._with_style(condition, photo, batch))
         return picture
@@ -184,9 +171,7 @@ def signed(pictures: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
 
 
 def levels(pictures: Tensor) -> Tensor:
-    """The generator's range to grey levels, as the served graph does: float [N, 3, H, W] in
-    [-1, 1] to uint8 [N, H, W, 3].
-    """
+    """[N, 3, H, W] in [-1, 1] to grey levels, uint8 [N, H, W, 3], as the served graph does."""
     grey = ((pictures.float() + 1.0) * 127.5).clamp(0.0, 255.0).round()
     return grey.permute(0, 2, 3, 1).to(torch.uint8)
 

@@ -22,9 +22,17 @@ import torch
 from torch import distributed
 from typing_extensions import Self
 
-from sceneloom.errors import InputError, LostPeerError, TrainingError
+from sceneloom.errors import InputError, LostPeerError, SceneLoomError, TrainingError
 from sceneloom.text import reason
 from sceneloom_training.settings import Device, DeviceChoice
+
+
+def saved_error(error: SceneLoomError, step: int) -> SceneLoomError:
+    """The error that ends a run after a checkpoint: the same, with the step to resume from."""
+    kind = InputError if isinstance(error, InputError) else TrainingError
+    return kind(
+        f"{error}; the run is saved at step {step}, and the same command goes on from there"
+    )
 
 
 def choose_device(wanted: DeviceChoice, setting: str) -> Device:
@@ -73,11 +81,7 @@ class World:
 
 @contextlib.contextmanager
 def join_world(device: str) -> Iterator[World]:
-    """Join the other processes if torchrun started this one.
-
-    Args:
-        device: ``cpu`` (talks by gloo) or ``cuda`` (NCCL).
-    """
+    """Join the other processes if torchrun started this one; by gloo on CPU, else by NCCL."""
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if size == 1:
         yield World()

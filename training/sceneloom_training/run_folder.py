@@ -177,8 +177,8 @@ class RunFolder:
         link.replace(self.model)
 
     def drop_older(self, *, keep: int, keep_every: int) -> None:
-        """Remove checkpoints but the newest `keep` (0: none) and those at multiples of `keep_every`
-        (0: none).
+        """Remove checkpoints but the newest `keep` and those at multiples of `keep_every`, if not
+        0.
         """
         steps = self.steps()
         for step in steps[: max(0, len(steps) - keep)]:
@@ -245,9 +245,7 @@ class RunFolder:
         return record
 
     def forget_after(self, step: int) -> None:
-        """Drop log entries and pictures of steps that a resumed run does again, and a line that was
-        cut off.
-        """
+        """Drop log entries and pictures of steps that are done again, and a cut line."""
         path = self.root / LOG
         if path.is_file():
             lines = path.read_text("utf-8", errors="replace").splitlines()

@@ -61,9 +61,7 @@ class ClassStyles:
 
 
 def style_parts(checkpoint: Checkpoint, name: Path) -> tuple[FeatureEncoder, Contract]:
-    """The encoder and the contract of a checkpoint; raises CheckpointError, with its name, without
-    them.
-    """
+    """The encoder and the contract of a checkpoint; raises CheckpointError without them."""
     if checkpoint.contract is None:
         raise CheckpointError(f"{name}: takes pictures instead of label maps, and has no styles")
     if checkpoint.encoder is None:

@@ -118,8 +118,8 @@ def _flag(name: str, value: Any, path: Path) -> Iterator[str]:
 
 @cache
 def _switches() -> frozenset[str]:
-    """Settings that are true or false: as flags they take no value, and the parser would call the
-    value an option that it does not know, without the setting's name.
+    """Settings that are true or false: their flags take no value, and the parser would refuse the
+    value without the setting's name.
     """
     return frozenset(
         f"{section}.{field}".replace("_", "-")

@@ -36,9 +36,7 @@ class TrainStep:
         world: World,
         device: torch.device,
     ) -> None:
-        """Bring the networks (float32, equal in all processes) to the device and make their
-        optimizers.
-        """
+        """Bring the float32 networks to the device; make the optimizers."""
         self.settings, self.schedule, self.world, self.device = settings, schedule, world, device
         compute = settings.compute
         if compute.precision == "float64":
@@ -97,9 +95,7 @@ class TrainStep:
         return losses
 
     def enter_stage(self, step: int) -> None:
-        """Fix or free the networks inside the outermost enhancer, and wrap the objective for
-        several processes if that has changed.
-        """
+        """Fix or free the networks inside the outermost enhancer; wrap for several processes."""
         generator = self.objective.generator
         fixed = self.schedule.is_enhancer_only(step)
         changed = False
@@ -119,9 +115,7 @@ class TrainStep:
             self._model = DistributedDataParallel(self.objective, device_ids=ids, **flag)
 
     def differentiate(self, batches: Iterator[Batch]) -> dict[str, Tensor]:
-        """Leave the gradients of one step, averaged over passes and processes, in the weights; the
-        means of this process's losses.
-        """
+        """Leave the gradients of a step, averaged over passes and processes; the mean losses."""
         accumulate = self.settings.optimizer.accumulate
         dtype = _AUTOCAST.get(self.settings.compute.precision)
         sums: dict[str, Tensor] = {}
@@ -146,10 +140,7 @@ class TrainStep:
         return all(bool(torch.isfinite(x).all()) for x in values if x.is_floating_point())
 
     def state(self) -> dict[str, Any]:
-        """Everything that a resumed run needs, of all processes; all must call at the same place.
-
-        Tensors and plain values, for `load_state`.
-        """
+        """Everything for `load_state`, of all processes; all must call at the same place."""
         mine = random_states() | {"pool": self.objective.pool.state_dict()}
         return {
             "networks": self.objective.state_dict(),

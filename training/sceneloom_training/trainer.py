@@ -39,6 +39,7 @@ from sceneloom_training.process import (
     World,
     choose_device,
     join_world,
+    saved_error,
     seed_random_states,
 )
 from sceneloom_training.run_folder import TRAINING, RunFolder
@@ -239,11 +240,7 @@ class Trainer:
             self._save(log)
         if not isinstance(error, SceneLoomError) or not self.step:
             return error
-        kind = InputError if isinstance(error, InputError) else TrainingError
-        return kind(
-            f"{error}; the run is saved at step {self.step}, and the same command goes on from "
-            "there"
-        )
+        return saved_error(error, self.step)
 
     def _log_start(self, log: RunLog) -> None:
         for note in self.notes:

@@ -107,11 +107,9 @@ def colour_errors(
     photo: npt.NDArray[np.uint8],
     label_map: npt.NDArray[np.uint8],
 ) -> dict[int, float]:
-    """Compare mean colours, of uint8 [H, W, 3] and channels uint8 [H, W], without channel 255 and
-    classes of fewer than 64 pixels.
+    """Channel -> mean absolute difference of the mean colours of a class, in grey levels.
 
-    Returns:
-        channel -> mean absolute difference of the mean red, green and blue, in grey levels.
+    Of uint8 [H, W, 3] and channels [H, W], without 255 and classes of fewer than 64 pixels.
     """
     assert picture.shape == photo.shape == (*label_map.shape, 3)
     counts = np.bincount(label_map.ravel(), minlength=256)

@@ -31,12 +31,10 @@ class Ade20kDataSet(TripleDataSet):
     """ADE20K, whose instance maps are colour pictures."""
 
     def read_instances(self, path: Path, label_map: LabelMap, label_file: Path) -> InstanceMap:
-        """Read an instance map: red is the class, green the number of the instance.
+        """Read an instance map, int32 [H, W]: ``red * 256 + green``, class and number, for things.
 
-        Returns:
-            int32 [H, W]: ``red * 256 + green`` for things, which is at least 256. Where there is no
-            thing (red 0) it is the label map's channel, so that walls and floors have boundaries
-            as they have in the instance maps of Cityscapes.
+        Elsewhere (red 0) it is the label map's channel: walls and floors get boundaries, as in
+        Cityscapes.
         """
         red, green, _ = np.moveaxis(read_picture(path).astype(np.int32), -1, 0)
         check_same_size(label_map, label_file, red, path)

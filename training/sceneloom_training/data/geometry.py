@@ -71,9 +71,7 @@ class Geometry:
             )
 
     def check_multiple(self, multiple: int) -> None:
-        """Raise InputError if the window or exact size is no multiple; names the nearest valid
-        size.
-        """
+        """Raise InputError if the window or exact size is no multiple; names a valid size."""
         assert multiple >= 1, multiple
         if self.mode not in _SIZED:
             return

@@ -45,7 +45,7 @@ class NyuDataSet(DataSet):
         unknown: OnUnknown,
         instances: bool,
     ) -> None:
-        """Take the samples with these numbers, from 1; `classes40` is as from `read_classes40`."""
+        """Take the samples with these numbers, from 1; `classes40` is of `read_classes40`."""
         self.path = path
         self.numbers = tuple(numbers)
         self.keys = tuple(f"{number:04d}" for number in self.numbers)
@@ -55,11 +55,7 @@ class NyuDataSet(DataSet):
         self.has_instances = instances
 
     def read(self, index: int) -> Sample:
-        """Read one sample; see `DataSet.read`.
-
-        Instance ids are ``class * 256 + number`` with the file's 894 classes: one for each pair of
-        class and number that the file has.
-        """
+        """Read one sample; an instance id is ``class * 256 + number``, of the 894 classes."""
         import h5py
 
         name = f"{self.path}, sample {self.keys[index]}"
@@ -145,9 +141,7 @@ _HEADER = ["id", "nyu40"]
 
 
 def read_split(root: Path, split: str, count: int) -> list[int]:
-    """The numbers, from 1, of a split's samples; raises DataSetError if ``splits.mat`` is missing,
-    damaged or not the publisher's.
-    """
+    """The numbers, from 1, of a split's samples; raises DataSetError without ``splits.mat``."""
     path = root / SPLITS_FILE
     if not path.is_file():
         raise DataSetError(f"{path}: no such file; the split {split!r} needs it, 'all' does not")

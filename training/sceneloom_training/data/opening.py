@@ -72,9 +72,9 @@ def open_data_set(settings: DataSettings) -> DataSet:
 
 
 def _schema(settings: DataSettings) -> LabelSchema:
-    """The label schema; a built-in one must be of the ids that the layout's files hold.
+    """The label schema; a built-in one must have the ids of the layout's files.
 
-    Another data set's ids would mostly pass as ids, and train a network on the wrong names.
+    Another data set's ids would mostly pass, and train a network on the wrong names.
     """
     own = {
         "pix2pixhd": ("cityscapes", *builtin_schemas()),

@@ -79,9 +79,7 @@ def read_picture(path: Path, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> npt.NDA
 
 
 def read_mask(path: Path, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> npt.NDArray[np.uint8]:
-    """Read a grey picture, possibly saved as RGB: uint8 [H, W]; raises as `read_picture`, and
-    ImageReadError for colours.
-    """
+    """Read a grey picture, also if saved as RGB, uint8 [H, W]; raises as `read_picture`."""
     picture = read_picture(path, max_pixels=max_pixels)
     mask = picture[..., 0]
     if not (np.array_equal(mask, picture[..., 1]) and np.array_equal(mask, picture[..., 2])):

@@ -49,8 +49,8 @@ class Sample:
 class DataSet(abc.ABC):
     """Samples with names, in a fixed order.
 
-    Nothing is kept open or cached between reads, so that an instance can be pickled, forked and
-    read from several threads: a loader's workers need nothing special.
+    Nothing is kept open between reads: an instance can be pickled, forked, read from several
+    threads.
     """
 
     schema: LabelSchema | None
@@ -66,9 +66,7 @@ class DataSet(abc.ABC):
         return len(self.keys)
 
     def files_of_one_size(self, index: int) -> tuple[Path, ...]:
-        """The photograph of a sample and the files that must be of its size; none if they are no
-        files.
-        """
+        """The photograph of a sample, if it is a file, and the files that must be of its size."""
         return ()
 
     @abc.abstractmethod

@@ -12,9 +12,7 @@ from sceneloom.maps import OnUnknown
 
 
 def parse_size(text: str, *, of: str) -> tuple[int, int]:
-    """Parse WIDTHxHEIGHT, such as 512x256, to (height, width), each 1 to 99999; else raise
-    InputError, which calls the setting `of`.
-    """
+    """Parse WIDTHxHEIGHT to (height, width), 1 to 99999; raises InputError about `of`."""
     match = re.fullmatch(r"([1-9][0-9]{0,4})x([1-9][0-9]{0,4})", text, re.ASCII)
     if match is None:
         raise InputError(f"{of} is {text!r}; write WIDTHxHEIGHT, such as 512x256")

@@ -357,9 +357,7 @@ class _Run:
 
 
 def resize_picture(picture: Photo, height: int, width: int) -> Photo:
-    """Resize a picture (uint8 [H, W, 3]) by Pillow's bicubic filter, which averages where it makes
-    smaller; one of this size already comes back as it is.
-    """
+    """Resize uint8 [H, W, 3] by Pillow's bicubic filter, which averages if smaller."""
     if picture.shape[:2] == (height, width):
         return picture
     return np.asarray(

@@ -191,9 +191,7 @@ class Dinov2Features(FeatureNetwork):
 
 
 class InceptionFeatures(FeatureNetwork):
-    """The 2048 features of Inception v3 in TensorFlow's version, as published scores use them; by
-    torch-fidelity.
-    """
+    """2048 features of Inception v3 as TensorFlow has it, by torch-fidelity."""
 
     def __init__(self, path: Path, device: str) -> None:
         """Load it; raises as `load_features`."""

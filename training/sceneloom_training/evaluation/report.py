@@ -336,9 +336,7 @@ _Cells = list[tuple[str, npt.NDArray[np.uint8], bool]]
 
 
 def draw_sheet(rows: Sequence[SheetRow], schema: LabelSchema) -> Image.Image:
-    """Draw the rows, all of one size and kind, below a line of headings; a cell is at most
-    512x2048.
-    """
+    """Draw the rows, all of one size and kind, below headings; a cell is at most 512x2048."""
     height, width = rows[0].label_map.shape
     scale = min(1.0, _WIDEST / width, _HIGHEST / height)
     cell = (max(1, round(width * scale)), max(1, round(height * scale)))

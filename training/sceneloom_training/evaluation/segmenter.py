@@ -34,6 +34,7 @@ from sceneloom.errors import CheckpointError, InputError, SceneLoomError, Schema
 from sceneloom.extras import require
 from sceneloom.schema import NO_CHANNEL, LabelSchema, load_schema, parse_json
 from sceneloom.text import one_line
+from sceneloom_training.checkpoint import save_weights
 from sceneloom_training.data.settings import parse_size
 from sceneloom_training.process import choose_device
 from sceneloom_training.settings import DeviceChoice, SegmenterSettings
@@ -114,9 +115,7 @@ def load_transformers(path: Path) -> nn.Module:
 
 
 def build_unet(schema: LabelSchema, *, width: int) -> nn.Module:
-    """MONAI's BasicUNet with batch normalisation and random weights; its depth doubles `width` four
-    times.
-    """
+    """MONAI's BasicUNet with batch normalisation and random weights; `width` doubles four times."""
     require(["monai"], extra="train", purpose="a U-Net as segmenter")
     from monai.networks.nets.basic_unet import BasicUNet
 
@@ -132,9 +131,7 @@ def build_unet(schema: LabelSchema, *, width: int) -> nn.Module:
 
 
 def logits_of(network: nn.Module, pixels: torch.Tensor) -> torch.Tensor:
-    """Scores of every class, float32 [N, channels, H, W], for normalised pixels, float32 [N, 3, H,
-    W].
-    """
+    """Scores float32 [N, channels, H, W] for normalised pixels, float32 [N, 3, H, W]."""
     given = network(pixels)
     # transformers wraps its scores, and gives them at a quarter of the size.
     scores: torch.Tensor = given if isinstance(given, torch.Tensor) else given.logits
@@ -162,9 +159,7 @@ class Segmenter(abc.ABC):
 
     @abc.abstractmethod
     def segment(self, photos: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
-        """Segment photographs, uint8 [N, H, W, 3] RGB of any size: uint8 [N, H, W], the channel of
-        each pixel, 255 for no opinion.
-        """
+        """Channels, uint8 [N, H, W] (255: no opinion), of photographs, uint8 [N, H, W, 3] RGB."""
 
 
 class NetworkSegmenter(Segmenter):
@@ -243,14 +238,7 @@ def save_segmenter(
         kind="a segmenter",
         error=CheckpointError,
     ) as fresh:
-        weights = {
-            name: (x.half() if settings.half and x.is_floating_point() else x).cpu().contiguous()
-            for name, x in network.state_dict().items()
-        }
-        try:
-            safetensors.torch.save_file(weights, fresh / WEIGHTS)
-        except SafetensorError as error:  # its writer has errors of its own for a full disk
-            raise OSError(str(error)) from None
+        save_weights(network, fresh / WEIGHTS, half=settings.half)
         description = {
             "format": FORMAT,
             "sceneloom": __version__,

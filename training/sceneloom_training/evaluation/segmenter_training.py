@@ -48,6 +48,7 @@ from sceneloom_training.process import (
     World,
     choose_device,
     random_states,
+    saved_error,
     seed_random_states,
     set_random_states,
 )
@@ -207,9 +208,7 @@ class _Run:
         return self._outcome(self.folder.model, None)
 
     def _wait_for_batch(self, batches: Iterator[Batch], stopped: StopSignals) -> Batch | None:
-        """The batch of a step; None where a signal came first. A batch that cannot be had ends the
-        run after a checkpoint of the steps that were done.
-        """
+        """The batch of a step, None after a signal; an error is raised after a checkpoint."""
         try:
             return stopped.unless_stopped(lambda: next(batches))
         except Exception as error:
@@ -218,11 +217,7 @@ class _Run:
             self._save()
             if not isinstance(error, SceneLoomError):
                 raise
-            kind = InputError if isinstance(error, InputError) else TrainingError
-            raise kind(
-                f"{error}; the run is saved at step {self.step}, and the same command goes on from "
-                "there"
-            ) from None
+            raise saved_error(error, self.step) from None
 
     def _outcome(self, segmenter: Path | None, stopped_by: int | None) -> SegmenterOutcome:
         return SegmenterOutcome(
@@ -230,9 +225,7 @@ class _Run:
         )
 
     def _learn(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """One step; the loss and the share of right pixels. A batch without any pixel to learn from
-        changes nothing, and counts as right.
-        """
+        """One step: loss and share of right pixels; a batch without classes changes nothing."""
         warm = max(1, round(self.settings.warm_up * self.last))
         factor = (self.last - self.step) / max(1, self.last - warm)
         if self.step < warm:
@@ -321,9 +314,7 @@ _GREY = (0.299, 0.587, 0.114)
 
 
 def distort(pictures: Tensor) -> Tensor:
-    """Distort each picture of a batch, float32 [N, 3, H, W] from 0 to 1, by the process's random
-    state.
-    """
+    """Distort each picture, float32 [N, 3, H, W] from 0 to 1, by the process's random state."""
     return torch.stack([_distort_one(picture) for picture in pictures])
 
 

@@ -38,11 +38,7 @@ class PictureSource(abc.ABC):
     def check(  # noqa: B027 - most sources have nothing to look at
         self, keys: Sequence[str], sizes: Iterable[tuple[int, int]], *, known: Sequence[str]
     ) -> None:
-        """Refuse, before anything is segmented, what would be refused later.
-
-        `sizes` are (height, width) of the samples, read if needed; `known` all keys of the data
-        set.
-        """
+        """Refuse early what would be refused later; `sizes` are (height, width), read lazily."""
 
 
 class SynthesizedPictures(PictureSource):

@@ -22,9 +22,7 @@ _RANGES = {
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class GeneratorArchitecture:
-    """Coarse-to-fine generator of pix2pixHD: a global generator and any number of local enhancers
-    around it.
-    """
+    """pix2pixHD's coarse-to-fine generator: a global generator and local enhancers around it."""
 
     input_channels: int
     """One-hot labels, then the boundary map if there is one, then the style features if there are
@@ -54,9 +52,7 @@ class GeneratorArchitecture:
 
     @property
     def global_ngf(self) -> int:
-        """Filters of the global generator's first convolution: each enhancer has half as many as
-        what it encloses.
-        """
+        """Filters of the global generator's first convolution; each enhancer has half as many."""
         return self.ngf << self.enhancers
 
     @property

@@ -63,11 +63,7 @@ class PatchDiscriminator(nn.Module):
         self.stages = nn.ModuleList(nn.Sequential(*stage) for stage in stages)
 
     def see(self, condition: Tensor) -> Seen:
-        """The first convolution's share of the condition, for `forward`.
-
-        Args:
-            condition: float [N, inputs - picture channels, H, W].
-        """
+        """The first convolution's share of the condition, [N, inputs - picture channels, H, W]."""
         conv, _ = self._first_stage
         weight = conv.weight  # read once: spectral norm takes a step at every reading
         channels = condition.shape[1]
@@ -77,11 +73,7 @@ class PatchDiscriminator(nn.Module):
         return planes, weight[:, channels:]
 
     def forward(self, x: Tensor, seen: Seen | None = None) -> list[Tensor]:
-        """Features of every stage; the last is the decision for each patch, [N, 1, h, w].
-
-        `x` is condition and picture, [N, inputs, H, W]; with `seen` (of the condition), the
-        picture.
-        """
+        """Features of every stage, the last [N, 1, h, w]; with `seen`, `x` is the picture alone."""
         features: list[Tensor] = []
         for i, stage in enumerate(self.stages):
             if seen and not i:
@@ -131,9 +123,7 @@ class MultiscaleDiscriminator(nn.Module):
 
     @property
     def smallest_side(self) -> int:
-        """Least height and width of a picture that the coarsest scale's last convolution can see,
-        and that leaves every norm two pixels.
-        """
+        """Least side that the coarsest scale's convolutions see, with two pixels for every norm."""
         return next(side for side in itertools.count(1) if self._takes(side))
 
     def _takes(self, side: int) -> bool:
@@ -151,8 +141,7 @@ class MultiscaleDiscriminator(nn.Module):
         return True
 
     def see(self, condition: Tensor) -> list[Seen]:
-        """The share of each scale's first convolution that the condition (labels, boundary map)
-        makes.
+        """Each scale's first convolution of the condition alone (labels, boundary map).
 
         A convolution is linear: this share is the same for the photograph and for every synthesized
         picture, and is most of its work, 36 of 39 channels with Cityscapes.
@@ -165,10 +154,8 @@ class MultiscaleDiscriminator(nn.Module):
         return seen
 
     def forward(self, x: Tensor, seen: list[Seen] | None = None) -> list[list[Tensor]]:
-        """For each scale, the full size first, the features of every stage.
-
-        `x` is labels, boundary map and image, [N, inputs, H, W]; with `seen`, from `see`, the
-        image.
+        """Features of every stage of each scale, full size first; `seen` as in
+        `PatchDiscriminator`.
         """
         judged = []
         for i, discriminator in enumerate(self.discriminators):

@@ -61,9 +61,7 @@ class InstanceNorm(nn.InstanceNorm2d):
 
 
 class ReflectionPad(nn.ReflectionPad2d):
-    """Reflection in the type it is given: autocast would copy to float32, and the convolution that
-    follows back to 16 bits.
-    """
+    """Reflection in the type of its input; autocast would copy to float32 and back."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Pad: [N, C, H, W] -> [N, C, H + 2 pixels, W + 2 pixels]."""
@@ -115,9 +113,7 @@ def up(channels: int) -> nn.Sequential:
 
 
 def run(module: nn.Module, x: Tensor, *, recompute: bool) -> Tensor:
-    """Run a module; with `recompute`, its activations are not kept for the backward pass but
-    computed again there.
-    """
+    """Run a module; `recompute` computes its activations again in the backward pass."""
     if recompute and torch.is_grad_enabled():
         y: Tensor = checkpoint(module, x, use_reentrant=False, preserve_rng_state=False)
     else:
@@ -199,9 +195,7 @@ class GlobalGenerator(nn.Module):
 
 
 class LocalEnhancer(nn.Module):
-    """One enhancer without its last convolution; it works at twice the resolution of the features
-    it is given.
-    """
+    """One enhancer without its last convolution, at twice the resolution of the features inside."""
 
     def __init__(
         self, inputs: int, ngf: int, blocks: int, padding: PaddingMode = "reflect"
@@ -214,9 +208,7 @@ class LocalEnhancer(nn.Module):
         self.up = up(2 * ngf)
 
     def forward(self, x: Tensor, coarse: Tensor, *, recompute: bool = False) -> Tensor:
-        """Refine [N, inputs, H, W] with `coarse`, the features [N, 2 * ngf, H / 2, W / 2] of the
-        network inside: [N, ngf, H, W].
-        """
+        """Refine [N, inputs, H, W] with `coarse`, [N, 2 * ngf, H / 2, W / 2]: [N, ngf, H, W]."""
         y = run(self.down, run(self.stem, x, recompute=recompute), recompute=recompute) + coarse
         for part in (*self.blocks, self.up):
             y = run(part, y, recompute=recompute)
@@ -224,14 +216,10 @@ class LocalEnhancer(nn.Module):
 
 
 class Generator(nn.Module):
-    """The whole generator: image pyramid, global generator, enhancers from coarse to fine, last
-    convolution, tanh.
-    """
+    """Image pyramid, global generator, enhancers from coarse to fine, last convolution, tanh."""
 
     def __init__(self, architecture: GeneratorArchitecture) -> None:
-        """Build the networks with PyTorch's initialisation; `build_generator` applies the published
-        one.
-        """
+        """Build it; `build_generator` draws the published initialisation."""
         super().__init__()
         a = architecture
         self.architecture = a
@@ -252,9 +240,7 @@ class Generator(nn.Module):
         self.pool = nn.AvgPool2d(3, stride=2, padding=1, count_include_pad=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Synthesize float [N, output_channels, H, W] in [-1, 1] from [N, input_channels, H, W]:
-        one-hot labels, then the boundary map, then the style features.
-        """
+        """Planes [N, input_channels, H, W] to pictures [N, output_channels, H, W] in [-1, 1]."""
         pyramid = [x]
         for _ in self.enhancers:
             pyramid.append(self.pool(pyramid[-1]))
@@ -272,7 +258,7 @@ class UNet(nn.Module):
     """Encoder and decoder with a skip connection at every level."""
 
     def __init__(self, architecture: UNetArchitecture) -> None:
-        """Build it with PyTorch's initialisation; `build_generator` applies the published one."""
+        """Build it; `build_generator` draws the published initialisation."""
         super().__init__()
         a = architecture
         self.architecture = a
@@ -295,9 +281,7 @@ class UNet(nn.Module):
         self.head = nn.ConvTranspose2d(2 * widths[0], a.output_channels, 4, stride=2, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Synthesize float [N, output_channels, H, W] in [-1, 1] from [N, input_channels, H, W]; H
-        and W are multiples of 2 ** downsamplings.
-        """
+        """Planes [N, input_channels, H, W] to pictures [N, output_channels, H, W] in [-1, 1]."""
         skips = []
         for down in self.downs:
             x = down(x)
@@ -341,9 +325,7 @@ def load_weights(architecture: Architecture, weights: dict[str, Tensor]) -> Synt
 
 
 def build_generator(architecture: Architecture, *, seed: int | None = None) -> SynthesisNetwork:
-    """Build a generator with the published initialisation; a seed leaves the process's random state
-    alone, None draws from it.
-    """
+    """Build a generator with the published initialisation; None draws from the process's state."""
     with torch.random.fork_rng(devices=[], enabled=seed is not None):
         if seed is not None:
             torch.manual_seed(seed)
@@ -377,9 +359,7 @@ class FeatureEncoder(nn.Module):
     """Image -> features, averaged over each instance."""
 
     def __init__(self, features: int = 3, *, nef: int = 16, downsamplings: int = 4) -> None:
-        """Build it, with `features` numbers per instance and as many transposed as stride-2
-        convolutions.
-        """
+        """Build it, with `features` numbers per instance."""
         super().__init__()
         self.settings = {"features": features, "nef": nef, "downsamplings": downsamplings}
         """What it was built with; `FeatureEncoder(**settings)` builds another."""
@@ -389,20 +369,14 @@ class FeatureEncoder(nn.Module):
         self.head = conv7(nef, features)
 
     def forward(self, image: Tensor, instance_map: Tensor) -> Tensor:
-        """Encode an image, float [N, 3, H, W] in [-1, 1]: float [N, features, H, W] in [-1, 1], the
-        mean of its instance at every pixel.
-        """
+        """Encode [N, 3, H, W] in [-1, 1] to [N, features, H, W], one value an instance."""
         features = torch.tanh(self.head(self.ups(self.downs(self.stem(image)))))
         means, index = instance_means(features, instance_map)
         return means[index].permute(0, 3, 1, 2)
 
 
 def instance_means(features: Tensor, instance_map: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean features of every instance of every picture, from float [N, F, H, W] and ids [N, H, W].
-
-    Returns:
-        means [K, F] of the features' dtype, and index int64 [N, H, W]: the row of each pixel.
-    """
+    """Instances' means [K, F] of [N, F, H, W], and each pixel's row, int64 [N, H, W]."""
     pictures = torch.arange(len(instance_map), device=instance_map.device).view(-1, 1, 1)
     # One number for each pair: unique rows would be sorted by one comparison at a time.
     pairs = (pictures << 32) + instance_map.long()
