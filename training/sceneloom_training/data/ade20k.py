@@ -44,11 +44,7 @@ class Ade20kDataSet(TripleDataSet):
 def open_ade20k(
     root: Path, split: str, *, schema: LabelSchema, unknown: OnUnknown, instances: bool
 ) -> Ade20kDataSet:
-    """Open a split (train or val); keys are ``ADE_train_00000001``.
-
-    Raises:
-        DataSetError: no such split, a folder is missing or empty, or a file has no partner.
-    """
+    """Open train or val; keys are ``ADE_train_00000001``. Raises as `open_data_set`."""
     check_split(split, tuple(FOLDERS), "ade20k")
     check_folder(root, "the folder ADEChallengeData2016")
     photo_folder = check_folder(root / "images" / FOLDERS[split], "photographs")

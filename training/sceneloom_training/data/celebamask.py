@@ -99,12 +99,7 @@ class CelebAMaskDataSet(DataSet):
 def open_celebamask(
     root: Path, split: str, *, schema: LabelSchema, unknown: OnUnknown
 ) -> CelebAMaskDataSet:
-    """Open a split of the folder that holds ``CelebA-HQ-img`` and ``CelebAMask-HQ-mask-anno``.
-
-    Raises:
-        DataSetError: no such split, a folder or the mapping (not needed for ``all``) is missing, a
-            file's name is not the publisher's, or a file has no partner.
-    """
+    """Open a split; ``all`` needs no mapping to CelebA. Raises as `open_data_set`."""
     check_split(split, SPLITS, "celebamask")
     check_folder(root, "the folder CelebAMask-HQ")
     photo_folder = check_folder(root / "CelebA-HQ-img", "photographs")

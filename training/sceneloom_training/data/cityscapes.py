@@ -29,11 +29,7 @@ _PNG = (".png",)
 def open_cityscapes(
     root: Path, split: str, *, schema: LabelSchema, unknown: OnUnknown, instances: bool
 ) -> TripleDataSet:
-    """Open a split; keys are ``<city>/<city>_<sequence>_<frame>``.
-
-    Raises:
-        DataSetError: no such split, a folder is missing or empty, or a file has no partner.
-    """
+    """Open a split; keys are ``<city>/<city>_<sequence>_<frame>``. Raises as `open_data_set`."""
     check_split(split, SPLITS, "cityscapes")
     check_folder(root, "the folder that holds leftImg8bit and gtFine")
     photo_folder = check_folder(

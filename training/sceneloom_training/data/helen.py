@@ -83,12 +83,7 @@ class HelenDataSet(DataSet):
 
 
 def open_helen(root: Path, split: str, *, schema: LabelSchema, unknown: OnUnknown) -> HelenDataSet:
-    """Open a split: ``train`` (the exemplars), ``tuning``, ``test``, or ``all``, which needs no
-    list.
-
-    Raises:
-        DataSetError: no such split, a folder, list, picture or mask is missing, or a list is empty.
-    """
+    """Open a split; ``all`` needs no list. Raises as `open_data_set`."""
     check_split(split, (*LISTS, "all"), "helen")
     check_folder(root, "the folder that holds images and labels")
     folder = check_folder(root / "images", "photographs")

@@ -27,12 +27,7 @@ from sceneloom_training.data.pictures import PICTURE_SUFFIXES
 def open_pix2pixhd(
     root: Path, split: str, *, schema: LabelSchema, unknown: OnUnknown, instances: bool
 ) -> TripleDataSet:
-    """Open a split of ``<split>_label``, ``<split>_img`` and, if wanted and there,
-    ``<split>_inst``.
-
-    Raises:
-        DataSetError: a folder is missing or empty, or a file has no partner.
-    """
+    """Open ``<split>_label``, ``<split>_img``, ``<split>_inst``. Raises as `open_data_set`."""
     check_folder(root, "the folder of a data set in pix2pixHD's layout")
     ending = "_label"
     label_folder, photo_folder = root / f"{split}{ending}", root / f"{split}_img"
