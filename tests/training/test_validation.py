@@ -1,4 +1,4 @@
-"""Validation keeps no graph and touches nothing of the training; colour errors of known pictures."""
+"""Validation keeps no graph and does not touch the training; colour errors of known pictures."""
 
 from __future__ import annotations
 
