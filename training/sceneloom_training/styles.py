@@ -26,6 +26,7 @@ from sceneloom.instances import instance_channels
 from sceneloom.style import StyleFile, round_style
 from sceneloom_training.checkpoint import Checkpoint
 from sceneloom_training.data import DataSet, Geometry, Sample
+from sceneloom_training.data.geometry import LARGEST_LOAD_SIZE
 from sceneloom_training.networks import FeatureEncoder
 from sceneloom_training.process import choose_device
 from sceneloom_training.settings import ClusterSettings
@@ -80,8 +81,11 @@ def encode_sample(
     encoder and generator take.
 
     Raises:
+        InputError: `width` is out of range.
         SizeError: the photograph is too small for the encoder.
     """
+    if width is not None and not 1 <= width <= LARGEST_LOAD_SIZE:
+        raise InputError(f"width is {width}; it is from 1 to {LARGEST_LOAD_SIZE}")
     unit = 2 ** int(encoder.settings["downsamplings"])
     geometry = (
         Geometry(mode="none", flip=False)

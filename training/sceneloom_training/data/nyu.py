@@ -20,6 +20,7 @@ from sceneloom.errors import DataSetError, ImageReadError, UnknownLabelError
 from sceneloom.extras import require
 from sceneloom.maps import OnUnknown
 from sceneloom.schema import LabelSchema
+from sceneloom.text import counted
 from sceneloom_training.data.folders import check_folder, check_split
 from sceneloom_training.data.sample import DataSet, Sample, label_channels
 
@@ -165,7 +166,7 @@ def read_classes40(root: Path) -> npt.NDArray[np.uint8]:
     elif (root / MAPPING_CSV).is_file():
         path = root / MAPPING_CSV
         try:
-            with path.open(encoding="utf-8", newline="") as file:
+            with path.open(encoding="utf-8-sig", newline="") as file:
                 header, *lines = list(csv.reader(file)) or [[]]
             pairs = {int(number): int(of_40) for number, of_40 in lines}
         except (OSError, ValueError) as error:
@@ -182,8 +183,9 @@ def read_classes40(root: Path) -> npt.NDArray[np.uint8]:
         )
     if len(classes) != CLASSES or classes.min() < 0 or classes.max() > 40:
         raise DataSetError(
-            f"{path}: has {len(classes)} classes from {classes.min(initial=0)} to "
-            f"{classes.max(initial=0)}; expected {CLASSES} of them from 0 to 40"
+            f"{path}: the table has {counted(len(classes), 'row')}, with classes from "
+            f"{classes.min(initial=0)} to {classes.max(initial=0)}; expected {CLASSES} rows, with "
+            "classes from 0 to 40"
         )
     return np.concatenate([[0], classes]).astype(np.uint8)
 

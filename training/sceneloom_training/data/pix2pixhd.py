@@ -19,6 +19,7 @@ from sceneloom_training.data.folders import (
     check_folder,
     check_partners,
     find_files,
+    has_folder,
     not_empty,
 )
 from sceneloom_training.data.pictures import PICTURE_SUFFIXES
@@ -41,7 +42,7 @@ def open_pix2pixhd(
     photos = find_files(photo_folder, PICTURE_SUFFIXES)
     check_partners(labels, photos)
     found = None
-    if instances and (root / f"{split}_inst").is_dir():
+    if instances and has_folder(root / f"{split}_inst"):
         found = find_files(root / f"{split}_inst", MAP_SUFFIXES)
         check_partners(labels, found)
     return TripleDataSet.of(photos, labels, found, schema=schema, unknown=unknown)
