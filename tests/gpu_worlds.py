@@ -24,8 +24,8 @@ def write_engine_bundle(folder: Path, sizes: tuple[tuple[int, int], ...] = ((64,
     from sceneloom_export.probe_maps import draw_probe
     from sceneloom_serving.parity import reference_pictures
     from sceneloom_serving.references import References, save_references
-    from sceneloom_serving.torch_runtime import TorchSynthesizer
     from sceneloom_training.networks import GeneratorArchitecture, ServedGenerator
+    from sceneloom_training.torch_synthesizer import TorchSynthesizer
 
     architecture = GeneratorArchitecture(
         input_channels=36, ngf=4, global_downsamplings=2, global_blocks=1

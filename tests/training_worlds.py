@@ -16,14 +16,14 @@ def save_gradients(settings: Mapping[str, Mapping[str, Any]], out: str) -> int:
     from sceneloom_training.assembly import assemble
     from sceneloom_training.batches import StepSampler, TrainingSet, load_batches
     from sceneloom_training.data import open_data_set
-    from sceneloom_training.distributed import join_world
-    from sceneloom_training.learner import Learner
+    from sceneloom_training.process import join_world
     from sceneloom_training.schedule import Schedule
+    from sceneloom_training.train_step import TrainStep
 
     told = resolved(settings)
     data, o = open_data_set(told.data), told.optimizer
     with join_world("cpu") as world:
-        learner = Learner(
+        train_step = TrainStep(
             told,
             assemble(told, data.schema, has_instances=data.has_instances).objective,
             Schedule.of(told.schedule, 1),
@@ -39,12 +39,12 @@ def save_gradients(settings: Mapping[str, Mapping[str, Any]], out: str) -> int:
             accumulate=o.accumulate,
             steps=range(1),
         )
-        learner.enter_stage(0)
+        train_step.enter_stage(0)
         with load_batches(samples, sampler, workers=0) as batches:
-            learner.differentiate(batches)
+            train_step.differentiate(batches)
         gradients = {
             name: parameter.grad
-            for name, parameter in learner.objective.named_parameters()
+            for name, parameter in train_step.objective.named_parameters()
             if parameter.grad is not None
         }
         torch.save(gradients, f"{out}-{world.rank}")

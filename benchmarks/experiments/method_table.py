@@ -41,8 +41,8 @@ from sceneloom_serving.machine import describe_machine
 from sceneloom_streets.dataset import TEST_SEEDS, TRAIN_SEEDS, write_streets
 from sceneloom_training.checkpoint import load_checkpoint
 from sceneloom_training.data import DataSettings, Geometry, open_data_set
-from sceneloom_training.evaluation.checkpoint_pictures import checkpoint_synthesizer
 from sceneloom_training.evaluation.scores import ClassCounts, metrics
+from sceneloom_training.torch_synthesizer import checkpoint_synthesizer
 
 
 def flags_of(text: str) -> tuple[str, ...]:

@@ -54,11 +54,11 @@ from sceneloom_training import settings as s
 from sceneloom_training.assembly import assemble
 from sceneloom_training.batches import Batch, stack, to_tensors
 from sceneloom_training.data import DataSettings, open_data_set
-from sceneloom_training.distributed import World
-from sceneloom_training.learner import Learner
 from sceneloom_training.networks import MultiscaleDiscriminator, SynthesisNetwork
-from sceneloom_training.networks.layers import InstanceNorm, ReflectionPad
+from sceneloom_training.networks.generator import InstanceNorm, ReflectionPad
+from sceneloom_training.process import World
 from sceneloom_training.schedule import Schedule
+from sceneloom_training.train_step import TrainStep
 
 WINDOW = 20
 """Steps of a running mean of a loss."""
@@ -432,8 +432,8 @@ def make_step(
         )
         return lambda batches: recipe.step({k: x.to(device) for k, x in next(batches).items()})
     schedule = Schedule.of(settings.schedule, steps_per_epoch=10**6)
-    learner = Learner(settings, objective, schedule, World(), torch.device(device))
-    return lambda batches: learner.step(0, batches)
+    train_step = TrainStep(settings, objective, schedule, World(), torch.device(device))
+    return lambda batches: train_step.step(0, batches)
 
 
 def train_settings(case: Case, variant: StepVariant, device: str) -> Any:

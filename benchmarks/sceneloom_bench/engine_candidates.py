@@ -27,7 +27,7 @@ from sceneloom_serving.engines import ENGINES, open_engine, unavailable
 from sceneloom_serving.machine import peak_memory_mib
 from sceneloom_serving.onnx_runtime import MODEL_FILE, usable_cpus
 from sceneloom_serving.parity import Precision
-from sceneloom_serving.torch_runtime import TorchSynthesizer
+from sceneloom_training.torch_synthesizer import TorchSynthesizer
 
 EAGER = "torch-fp32"
 """The baseline: PyTorch eager, float32, NCHW, as published."""

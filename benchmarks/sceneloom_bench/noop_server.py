@@ -192,8 +192,9 @@ class NoopServer:
 
     def start(self) -> Self:
         """Start the server and wait until it is ready; returns itself."""
+        from sceneloom.files import new_prefix
         from sceneloom_serving.bundled_server import find_bundled_server
-        from sceneloom_serving.leftovers import new_folder, new_prefix
+        from sceneloom_serving.leftovers import new_folder
 
         assert self._process is None, "already started"
         server = find_bundled_server()

@@ -81,9 +81,9 @@ from sceneloom_serving.machine import engine_machine
 from sceneloom_serving.onnx_runtime import MODEL_FILE
 from sceneloom_serving.parity import Parity, Precision, PrecisionClass
 from sceneloom_serving.references import REFERENCES_FILE, References, save_references
-from sceneloom_serving.torch_runtime import TorchSynthesizer
 from sceneloom_training.checkpoint import Checkpoint, load_checkpoint
 from sceneloom_training.networks import HalfGenerator, ServedGenerator
+from sceneloom_training.torch_synthesizer import TorchSynthesizer
 
 REPORT = "report.json"
 FORMAT = 1

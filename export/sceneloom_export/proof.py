@@ -26,8 +26,8 @@ from sceneloom_serving.parity import (
     run_parity,
 )
 from sceneloom_serving.references import References
-from sceneloom_serving.torch_runtime import TorchSynthesizer
 from sceneloom_training.networks import SynthesisNetwork
+from sceneloom_training.torch_synthesizer import TorchSynthesizer
 
 _DTYPES: dict[Precision, torch.dtype] = {"fp16": torch.float16, "bf16": torch.bfloat16}
 

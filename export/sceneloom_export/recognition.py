@@ -14,9 +14,8 @@ from sceneloom.maps import Image
 from sceneloom.request import Request
 from sceneloom.schema import LabelSchema
 from sceneloom_training.data.geometry import resize_nearest
-from sceneloom_training.evaluation.classes import truth_table
 from sceneloom_training.evaluation.evaluate import resize_picture
-from sceneloom_training.evaluation.scores import count_classes, score
+from sceneloom_training.evaluation.scores import count_classes, score, truth_table
 from sceneloom_training.evaluation.segmenter import load_segmenter
 
 MOST_LOST = 1.0

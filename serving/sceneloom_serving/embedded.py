@@ -31,6 +31,7 @@ from sceneloom.errors import (
     ServerStartError,
     ServerUnavailableError,
 )
+from sceneloom.files import new_prefix
 from sceneloom.triton.client import TritonSynthesizer
 from sceneloom.triton.transport import MAX_SECONDS, Timeouts
 from sceneloom_serving.bundled_server import BundledServer, find_bundled_server
@@ -38,7 +39,7 @@ from sceneloom_serving.encoded_probe import check_encoded_path
 from sceneloom_serving.golden import Golden, check_golden, load_golden
 from sceneloom_serving.heartbeat import Heartbeat
 from sceneloom_serving.held_ports import HOST, HeldPorts
-from sceneloom_serving.leftovers import new_folder, new_prefix, remove, sweep
+from sceneloom_serving.leftovers import new_folder, remove, sweep
 from sceneloom_serving.served_folder import check_files, lay_out
 from sceneloom_serving.server_log import (
     USAGE,

@@ -30,8 +30,7 @@ from method_table import (
 from sceneloom.errors import InputError
 from sceneloom.schema import load_schema
 from sceneloom_training.evaluation.scores import ClassCounts, count_classes, score
-from sceneloom_training.evaluation.segmenter_settings import SegmenterSettings
-from sceneloom_training.settings import TrainSettings
+from sceneloom_training.settings import SegmenterSettings, TrainSettings
 from sceneloom_training.train_command import read_flags
 
 

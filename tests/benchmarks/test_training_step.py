@@ -12,9 +12,9 @@ import torch
 
 from sceneloom_training.assembly import assemble
 from sceneloom_training.data import open_data_set
-from sceneloom_training.distributed import World
-from sceneloom_training.learner import Learner
+from sceneloom_training.process import World
 from sceneloom_training.schedule import Schedule
+from sceneloom_training.train_step import TrainStep
 from training_step import (
     LIMIT,
     OURS,
@@ -59,9 +59,9 @@ def test_losses_and_all_gradients_are_those_of_the_published_recipe(
     theirs = copy.deepcopy(objective).double()
     recipe = PublishedRecipe(theirs.generator, theirs.discriminator, labels=schema.channels)
     schedule = Schedule.of(settings.schedule, 1)
-    learner = Learner(settings, objective, schedule, World(), torch.device("cpu"))
+    train_step = TrainStep(settings, objective, schedule, World(), torch.device("cpu"))
 
-    ours = learner.differentiate(iter(batches))
+    ours = train_step.differentiate(iter(batches))
     losses = recipe.losses(batches[0])
     of_generator = losses["generator_gan"] + losses["feature_matching"]
     expected = [

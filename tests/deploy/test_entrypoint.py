@@ -22,9 +22,10 @@ from pathlib import Path
 import pytest
 from support import CHECKOUT, run_command
 
+from sceneloom.files import new_prefix
 from sceneloom_export.bundle import Exported
 from sceneloom_serving.bundled_server import find_bundled_server
-from sceneloom_serving.leftovers import new_prefix, remove
+from sceneloom_serving.leftovers import remove
 
 ENTRYPOINT = CHECKOUT / "deploy" / "entrypoint.sh"
 ENGINE = CHECKOUT / "deploy" / "engine.sh"

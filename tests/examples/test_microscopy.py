@@ -13,9 +13,9 @@ from PIL import Image
 from support import CHECKOUT, ServeCommand, run_command, save_published, wide_generator
 
 from sceneloom import TritonSynthesizer, load_schema, read_instance_map, read_label_map
-from sceneloom_serving.torch_runtime import TorchSynthesizer
 from sceneloom_training.checkpoint import load_checkpoint
 from sceneloom_training.networks import GeneratorArchitecture
+from sceneloom_training.torch_synthesizer import TorchSynthesizer
 
 EXAMPLE = CHECKOUT / "examples" / "microscopy"
 QUICK = ("--precision", "fp32", "--largest", "256x256")  # the cells' own size is 200x200

@@ -21,9 +21,9 @@ from sceneloom_serving.golden import block_means, load_golden
 from sceneloom_serving.onnx_runtime import MODEL_FILE, OnnxRuntimeSynthesizer
 from sceneloom_serving.parity import run_parity
 from sceneloom_serving.references import load_references
-from sceneloom_serving.torch_runtime import TorchSynthesizer
 from sceneloom_training.checkpoint import load_checkpoint, save_checkpoint
 from sceneloom_training.networks import GeneratorArchitecture
+from sceneloom_training.torch_synthesizer import TorchSynthesizer
 
 FP32 = ExportSettings(precision=("fp32",))
 VARIANTS = ("embedded", "onnxruntime-tensorrt", "onnxruntime", "tensorrt-throughput", "tensorrt")

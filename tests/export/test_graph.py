@@ -24,9 +24,9 @@ from sceneloom_serving.engines import FP16_FILE
 from sceneloom_serving.onnx_runtime import MODEL_FILE, OnnxRuntimeSynthesizer
 from sceneloom_serving.parity import check_parity, compare, run_parity
 from sceneloom_serving.references import load_references
-from sceneloom_serving.torch_runtime import TorchSynthesizer
 from sceneloom_training.networks import Generator, GeneratorArchitecture, ServedGenerator
 from sceneloom_training.published import import_published
+from sceneloom_training.torch_synthesizer import TorchSynthesizer
 
 
 def export(generator: Generator, contract: Contract, path: Path) -> OnnxRuntimeSynthesizer:

@@ -16,8 +16,8 @@ from sceneloom_export.group_norms import write_group_norms
 from sceneloom_export.tensorrt_settings import FLOAT32
 from sceneloom_serving.onnx_runtime import OnnxRuntimeSynthesizer
 from sceneloom_serving.parity import compare
-from sceneloom_serving.torch_runtime import TorchSynthesizer
 from sceneloom_training.networks import Generator
+from sceneloom_training.torch_synthesizer import TorchSynthesizer
 
 
 @pytest.fixture(scope="module")

@@ -25,9 +25,9 @@ from sceneloom_serving.parity import (
     reference_pictures,
     run_parity,
 )
-from sceneloom_serving.torch_runtime import TorchSynthesizer
 from sceneloom_training.checkpoint import load_checkpoint
 from sceneloom_training.networks import Generator, GeneratorArchitecture
+from sceneloom_training.torch_synthesizer import TorchSynthesizer
 
 CONTRACT = Contract(schema=load_schema("cityscapes"), boundaries=True, size_multiple=8)
 

@@ -20,9 +20,9 @@ from sceneloom_export.proof_maps import reference_maps
 from sceneloom_export.rounding import HALF_LIMIT, RoundedSynthesizer, check_half_range
 from sceneloom_serving.parity import Parity, compare, reference_pictures, run_parity
 from sceneloom_serving.references import References
-from sceneloom_serving.torch_runtime import TorchSynthesizer
 from sceneloom_training.checkpoint import load_checkpoint
 from sceneloom_training.networks import Generator, GeneratorArchitecture
+from sceneloom_training.torch_synthesizer import TorchSynthesizer
 
 CONTRACT = Contract(schema=load_schema("cityscapes"), boundaries=True, size_multiple=8)
 LAYER = "global_generator.blocks.0.conv1"

@@ -11,8 +11,8 @@ from support import ServeCommand, run_command
 
 from sceneloom import load_schema, read_instance_map, read_label_map
 from sceneloom.pairing import find_pairs
-from sceneloom_serving.torch_runtime import TorchSynthesizer
 from sceneloom_training.checkpoint import load_checkpoint
+from sceneloom_training.torch_synthesizer import TorchSynthesizer
 
 QUICK = ("--precision", "fp32", "--largest", "256x128")  # the real maps prove it at full size
 

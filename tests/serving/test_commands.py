@@ -17,8 +17,8 @@ import pytest
 from support import ServeCommand, blocky_maps, run_command
 
 from sceneloom.cli import main
+from sceneloom.files import SHARED_MEMORY
 from sceneloom_export.bundle import Exported
-from sceneloom_serving.leftovers import SHARED_MEMORY
 
 pytestmark = pytest.mark.triton
 

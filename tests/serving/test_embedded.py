@@ -32,14 +32,14 @@ from sceneloom.errors import (
     ServerStartError,
     ServerUnavailableError,
 )
+from sceneloom.files import SHARED_MEMORY
 from sceneloom.triton.transport import Timeouts
 from sceneloom_export.bundle import Exported
 from sceneloom_serving.embedded import EmbeddedServer, ServerSettings
-from sceneloom_serving.leftovers import SHARED_MEMORY
 from sceneloom_serving.onnx_runtime import MODEL_FILE, OnnxRuntimeSynthesizer
 from sceneloom_serving.parity import compare
-from sceneloom_serving.torch_runtime import TorchSynthesizer
 from sceneloom_training.checkpoint import load_checkpoint
+from sceneloom_training.torch_synthesizer import TorchSynthesizer
 
 pytestmark = pytest.mark.triton
 

@@ -24,8 +24,8 @@ from sceneloom_serving.onnx_runtime import MODEL_FILE
 from sceneloom_serving.openvino_runtime import OpenVinoSynthesizer, computes_bfloat16
 from sceneloom_serving.parity import compare, run_parity
 from sceneloom_serving.references import load_references
-from sceneloom_serving.torch_runtime import TorchSynthesizer
 from sceneloom_training.checkpoint import load_checkpoint
+from sceneloom_training.torch_synthesizer import TorchSynthesizer
 
 
 @pytest.fixture(scope="module")

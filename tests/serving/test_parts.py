@@ -18,6 +18,7 @@ from support import blocky_maps, wide_generator
 
 from sceneloom.contract import Contract
 from sceneloom.errors import ExportError, ModelFailedError, SchemaError, ServerStartError
+from sceneloom.files import SHARED_MEMORY, new_prefix
 from sceneloom.request import prepare
 from sceneloom.schema import load_schema
 from sceneloom_export.bundle import Exported
@@ -31,10 +32,10 @@ from sceneloom_serving.golden import (
     make_golden,
     save_golden,
 )
-from sceneloom_serving.leftovers import SHARED_MEMORY, new_folder, new_prefix, remove, sweep
+from sceneloom_serving.leftovers import new_folder, remove, sweep
 from sceneloom_serving.onnx_runtime import MODEL_FILE, OnnxRuntimeSynthesizer
-from sceneloom_serving.torch_runtime import TorchSynthesizer
 from sceneloom_training.networks import GeneratorArchitecture
+from sceneloom_training.torch_synthesizer import TorchSynthesizer
 
 CONTRACT = Contract(schema=load_schema("cityscapes"), boundaries=True, size_multiple=8)
 

@@ -25,9 +25,9 @@ from sceneloom_export.bundle import Exported, export_bundle
 from sceneloom_export.settings import ExportSettings
 from sceneloom_serving.embedded import EmbeddedServer
 from sceneloom_serving.parity import compare
-from sceneloom_serving.torch_runtime import TorchSynthesizer
 from sceneloom_streets import draw_street
 from sceneloom_training.checkpoint import load_checkpoint
+from sceneloom_training.torch_synthesizer import TorchSynthesizer
 
 pytestmark = pytest.mark.triton
 

@@ -21,9 +21,9 @@ from support import save_published, wide_generator
 from sceneloom.cli import main
 from sceneloom.errors import CheckpointError
 from sceneloom.schema import load_schema
+from sceneloom_training.checkpoint import load_tensors
 from sceneloom_training.networks import Generator, GeneratorArchitecture
 from sceneloom_training.published import import_published
-from sceneloom_training.torch_files import load_tensors
 
 CITYSCAPES = load_schema("cityscapes")
 

@@ -10,7 +10,7 @@ import torch
 
 from sceneloom_training.losses import gan_term
 from sceneloom_training.networks.discriminator import MultiscaleDiscriminator
-from sceneloom_training.networks.encoder import FeatureEncoder, instance_means
+from sceneloom_training.networks.generator import FeatureEncoder, instance_means
 
 
 def load_discriminator(path: Path) -> MultiscaleDiscriminator:

@@ -31,10 +31,10 @@ from sceneloom.errors import DivergedError
 from sceneloom_training.assembly import assemble
 from sceneloom_training.checkpoint import load_checkpoint
 from sceneloom_training.data import open_data_set
-from sceneloom_training.distributed import World
-from sceneloom_training.learner import Learner
+from sceneloom_training.process import World
 from sceneloom_training.run_folder import RunFolder
 from sceneloom_training.schedule import Schedule
+from sceneloom_training.train_step import TrainStep
 from sceneloom_training.trainer import train
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -153,24 +153,24 @@ def test_a_loss_that_is_no_number_stops_the_run_and_leaves_the_last_checkpoint(
 def test_what_is_not_finite_is_seen_before_it_is_saved(samples: Path, place: str) -> None:
     settings = resolved(small(samples))
     data = open_data_set(settings.data)
-    learner = Learner(
+    train_step = TrainStep(
         settings,
         assemble(settings, data.schema, has_instances=True).objective,
         Schedule.of(settings.schedule, 1),
         World(),
         torch.device("cpu"),
     )
-    for optimizer in learner.optimizers:
+    for optimizer in train_step.optimizers:
         for parameter in optimizer.param_groups[0]["params"]:
             parameter.grad = torch.zeros_like(parameter)
         optimizer.step()
-    assert learner.is_finite()
+    assert train_step.is_finite()
     if place == "a weight":
         with torch.no_grad():
-            next(learner.objective.discriminator.parameters())[0, 0, 0, 0] = float("nan")
+            next(train_step.objective.discriminator.parameters())[0, 0, 0, 0] = float("nan")
     else:
-        next(iter(learner.optimizers[1].state.values()))["exp_avg_sq"][0, 0, 0, 0] = float("inf")
-    assert not learner.is_finite()
+        next(iter(train_step.optimizers[1].state.values()))["exp_avg_sq"][0, 0, 0, 0] = float("inf")
+    assert not train_step.is_finite()
 
 
 EVERY = 3

@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 
 from sceneloom_training.losses import (
-    GanMode,
     discriminator_loss,
     feature_matching_loss,
     gan_term,
     generator_loss,
 )
+from sceneloom_training.settings import GanMode
 
 DECISION = torch.tensor([[-2.0, 0.0], [0.5, 3.0]])
 

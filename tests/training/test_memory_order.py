@@ -15,7 +15,7 @@ from torch import Tensor
 from training_runs import small
 from training_worlds import load_gradients, save_gradients
 
-from sceneloom_training.networks.layers import InstanceNorm
+from sceneloom_training.networks.generator import InstanceNorm
 
 ORDERS = [torch.contiguous_format, torch.channels_last]
 

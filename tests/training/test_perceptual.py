@@ -11,8 +11,7 @@ import torch
 from torch import nn
 
 from sceneloom.errors import CheckpointError
-from sceneloom_training.image_pool import ImagePool
-from sceneloom_training.perceptual import LAYER_WEIGHTS, PerceptualLoss
+from sceneloom_training.losses import LAYER_WEIGHTS, ImagePool, PerceptualLoss
 
 VGG19_CONVOLUTIONS = {  # index in torchvision's `features`: (inputs, outputs)
     0: (3, 64), 2: (64, 64), 5: (64, 128), 7: (128, 128), 10: (128, 256), 12: (256, 256),

@@ -23,7 +23,7 @@ from training_runs import (
 
 from sceneloom.errors import CheckpointError, TrainingError
 from sceneloom_training.batches import StepSampler
-from sceneloom_training.distributed import World
+from sceneloom_training.process import World
 from sceneloom_training.run_folder import RunFolder
 from sceneloom_training.trainer import train
 

@@ -23,7 +23,7 @@ from training_runs import (
 )
 
 from sceneloom.errors import CheckpointError, TrainingError
-from sceneloom_training.checkpoint import load_checkpoint
+from sceneloom_training.checkpoint import load_checkpoint, save_checkpoint
 from sceneloom_training.networks import GeneratorArchitecture, build_generator
 from sceneloom_training.run_folder import RunFolder
 from sceneloom_training.trainer import train
@@ -37,7 +37,8 @@ GENERATOR = build_generator(
 
 def save(run: RunFolder, step: int) -> None:
     state = {"step": torch.tensor(step)}
-    run.save(step, state, GENERATOR, None, {"steps": step}, None)
+    provenance = {"steps": step}
+    run.save(step, state, lambda folder: save_checkpoint(folder, GENERATOR, None, provenance))
 
 
 @pytest.fixture

@@ -6,10 +6,10 @@ import itertools
 
 import pytest
 
-from sceneloom_training.learner import average_decay
 from sceneloom_training.networks import GeneratorArchitecture, build_generator
 from sceneloom_training.schedule import Schedule, enclosed_parameters
 from sceneloom_training.settings import ScheduleSettings
+from sceneloom_training.train_step import average_decay
 
 
 def test_flat_then_a_straight_line_to_zero() -> None:

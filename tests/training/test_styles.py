@@ -24,7 +24,7 @@ from sceneloom.style import read_styles, styles_by_seed
 from sceneloom_training.checkpoint import load_checkpoint, save_checkpoint
 from sceneloom_training.data import DataSettings, Sample, open_data_set
 from sceneloom_training.networks import FeatureEncoder, GeneratorArchitecture
-from sceneloom_training.style_settings import ClusterSettings
+from sceneloom_training.settings import ClusterSettings
 from sceneloom_training.styles import (
     EncodedInstances,
     cluster_styles,

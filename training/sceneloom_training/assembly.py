@@ -1,37 +1,44 @@
-"""From the settings to the networks that are trained and the contract of the model they make."""
+"""From the settings to the networks and the contract of the model; fine-tuning and coarse-to-fine
+stages start from the weights of another run.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from pathlib import Path
 from typing import TypeVar
 
 import torch
 from torch import nn
 
 from sceneloom.contract import Contract
-from sceneloom.errors import InputError
+from sceneloom.errors import CheckpointError, InputError
 from sceneloom.schema import LabelSchema
+from sceneloom.text import counted
+from sceneloom_training.checkpoint import load_checkpoint
+from sceneloom_training.losses import PerceptualLoss
 from sceneloom_training.networks import (
     Architecture,
     FeatureEncoder,
+    Generator,
     GeneratorArchitecture,
     MultiscaleDiscriminator,
+    SynthesisNetwork,
     UNetArchitecture,
     balance_phases,
     build_generator,
     initialise,
 )
 from sceneloom_training.objective import Inputs, Objective
-from sceneloom_training.perceptual import PerceptualLoss
+from sceneloom_training.run_folder import RunFolder
 from sceneloom_training.settings import GeneratorSettings, TrainSettings
-from sceneloom_training.starting import start_discriminator, start_encoder, start_generator
 
 _Network = TypeVar("_Network", bound=nn.Module)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Assembled:
+class Model:
     """What is trained."""
 
     objective: Objective
@@ -44,29 +51,35 @@ class Assembled:
     """
 
 
-def assemble(
-    settings: TrainSettings, schema: LabelSchema | None, *, has_instances: bool
-) -> Assembled:
-    """Build the networks with the seed's weights.
-
-    Args:
-        settings: of the run.
-        schema: of the data's label maps; None for a paired data set.
-        has_instances: whether the data has instance maps.
+def assemble(settings: TrainSettings, schema: LabelSchema | None, *, has_instances: bool) -> Model:
+    """Build the networks with the seed's weights, for label maps of a schema (None: a paired data
+    set).
 
     Raises:
         InputError: the settings ask for inputs that the data does not have.
         CheckpointError: a `start_from` or `loss.vgg` cannot be used.
     """
-    inputs = _inputs(settings, schema, has_instances)
-    generator = build_generator(
-        _architecture(settings.generator, inputs), seed=settings.compute.seed
+    g, d, s, seed = (
+        settings.generator,
+        settings.discriminator,
+        settings.style,
+        settings.compute.seed,
     )
-    if settings.generator.start_from is not None:
-        start_generator(generator, settings.generator.start_from, schema)
-    if settings.generator.balanced_upsampling:
+    for name, on, off in (
+        ("generator.boundaries", g.boundaries, "--generator.no-boundaries"),
+        ("style.features", s.features > 0, "--style.features 0"),
+    ):
+        if on and not has_instances:
+            raise InputError(f"{name} needs instance maps, and the data has none: {off}")
+    inputs = Inputs(
+        labels=schema.channels if schema else 0, boundaries=g.boundaries, style=s.features
+    )
+    architecture = _architecture(g, inputs)
+    generator = build_generator(architecture, seed=seed)
+    if g.start_from is not None:
+        start_generator(generator, g.start_from, schema)
+    if g.balanced_upsampling:
         balance_phases(generator)
-    d, s = settings.discriminator, settings.style
     discriminator = _seeded(
         lambda: MultiscaleDiscriminator(
             inputs.condition + 3,
@@ -77,19 +90,23 @@ def assemble(
             affine_norm=d.affine_norm,
             spectral_norm=d.spectral_norm,
         ),
-        settings.compute.seed + 1,
+        seed + 1,
     )
     if d.start_from is not None:
         start_discriminator(discriminator, d.start_from)
     encoder = None
     if s.features:
         encoder = _seeded(
-            lambda: FeatureEncoder(s.features, nef=s.nef, downsamplings=s.downsamplings),
-            settings.compute.seed + 2,
+            lambda: FeatureEncoder(s.features, nef=s.nef, downsamplings=s.downsamplings), seed + 2
         )
-        if settings.generator.start_from is not None:
-            start_encoder(encoder, settings.generator.start_from)
-    perceptual, said = _perceptual(settings)
+        if g.start_from is not None:
+            start_encoder(encoder, g.start_from)
+    perceptual, status = None, "off: loss.perceptual is 0"
+    if settings.loss.perceptual and settings.loss.vgg is None:
+        status = "off: loss.vgg names no weights file"
+    elif settings.loss.perceptual and settings.loss.vgg is not None:
+        perceptual = PerceptualLoss(settings.loss.vgg)
+        status = perceptual.weights_hash
     objective = Objective(
         inputs,
         generator,
@@ -97,31 +114,19 @@ def assemble(
         encoder,
         loss=settings.loss,
         perceptual=perceptual,
-        seed=settings.compute.seed,
+        seed=seed,
     )
-    generator_contract = _contract(generator.architecture, inputs, schema)
-    return Assembled(objective=objective, contract=generator_contract, perceptual=said)
-
-
-def _inputs(settings: TrainSettings, schema: LabelSchema | None, has_instances: bool) -> Inputs:
-    wanted = {
-        "generator.boundaries": settings.generator.boundaries,
-        "style.features": settings.style.features > 0,
-    }
-    for name, on in wanted.items():
-        if on and not has_instances:
-            off = "--style.features 0" if name == "style.features" else f"--{_no(name)}"
-            raise InputError(f"{name} needs instance maps, and the data has none: {off}")
-    return Inputs(
-        labels=schema.channels if schema else 0,
-        boundaries=settings.generator.boundaries,
-        style=settings.style.features,
-    )
-
-
-def _no(name: str) -> str:
-    section, field = name.split(".")
-    return f"{section}.no-{field}"
+    contract = None
+    if schema is not None:
+        usual = architecture.smallest_side == 2 * architecture.size_multiple
+        contract = Contract(
+            schema=schema,
+            boundaries=inputs.boundaries,
+            style_channels=inputs.style,
+            size_multiple=architecture.size_multiple,
+            smallest_side=None if usual else architecture.smallest_side,
+        )
+    return Model(objective=objective, contract=contract, perceptual=status)
 
 
 def _architecture(g: GeneratorSettings, inputs: Inputs) -> Architecture:
@@ -143,30 +148,6 @@ def _architecture(g: GeneratorSettings, inputs: Inputs) -> Architecture:
     )
 
 
-def _contract(
-    architecture: Architecture, inputs: Inputs, schema: LabelSchema | None
-) -> Contract | None:
-    if schema is None:
-        return None
-    usual = architecture.smallest_side == 2 * architecture.size_multiple
-    return Contract(
-        schema=schema,
-        boundaries=inputs.boundaries,
-        style_channels=inputs.style,
-        size_multiple=architecture.size_multiple,
-        smallest_side=None if usual else architecture.smallest_side,
-    )
-
-
-def _perceptual(settings: TrainSettings) -> tuple[PerceptualLoss | None, str]:
-    if not settings.loss.perceptual:
-        return None, "off: loss.perceptual is 0"
-    if settings.loss.vgg is None:
-        return None, "off: loss.vgg names no weights file"
-    loss = PerceptualLoss(settings.loss.vgg)
-    return loss, loss.weights_hash
-
-
 def _seeded(build: Callable[[], _Network], seed: int) -> _Network:
     """Build a network with the seed's weights, leaving the process's random state alone."""
     with torch.random.fork_rng(devices=[]):
@@ -174,3 +155,124 @@ def _seeded(build: Callable[[], _Network], seed: int) -> _Network:
         network = build()
         initialise(network)
     return network
+
+
+_STEM = "stem.1.weight"
+"""Ends the name of every convolution that sees the input planes."""
+_OWN = "discriminator."
+_SCALE = "discriminators."
+
+
+def start_generator(
+    generator: SynthesisNetwork, bundle: Path, schema: LabelSchema | None = None
+) -> None:
+    """Copy the weights of an equal generator, or of a smaller one that this one encloses, without
+    the last convolution of that. If the new one knows more labels, planes are matched by label
+    name, and weights of new labels stay as drawn.
+
+    Raises:
+        CheckpointError: the bundle cannot be read, or its generator does not fit inside.
+    """
+    read = load_checkpoint(bundle)
+    inner = read.generator
+    if not isinstance(inner, Generator) or not isinstance(generator, Generator):
+        raise CheckpointError(f"{bundle}: only a pix2pixHD generator fits into another")
+    ours, theirs = generator.architecture, inner.architecture
+    left = ours.enhancers - theirs.enhancers
+    if left < 0:
+        raise CheckpointError(
+            f"{bundle}: has {counted(theirs.enhancers, 'enhancer')}, the new generator "
+            f"{ours.enhancers}; it cannot have fewer"
+        )
+    blocks = ours.enhancer_blocks if theirs.enhancers else theirs.enhancer_blocks
+    expected = dataclasses.replace(
+        ours, enhancers=theirs.enhancers, enhancer_blocks=blocks, ngf=ours.ngf << left
+    )
+    planes = _planes_of_labels(read.contract, schema)
+    if planes is not None:
+        if planes[-1] + 1 != ours.input_channels:
+            raise CheckpointError(
+                f"{bundle}: knows fewer labels than the new generator, which then has to have "
+                "boundaries and style features as it has"
+            )
+        expected = dataclasses.replace(expected, input_channels=theirs.input_channels)
+    if theirs != expected:
+        differ = [
+            f"{field.name} {getattr(theirs, field.name)} instead of {getattr(expected, field.name)}"
+            for field in dataclasses.fields(theirs)
+            if getattr(theirs, field.name) != getattr(expected, field.name)
+        ]
+        raise CheckpointError(
+            f"{bundle}: does not fit inside the new generator ({', '.join(differ)})"
+        )
+    weights = inner.state_dict()
+    if left:
+        weights = {name: w for name, w in weights.items() if not name.startswith("head.")}
+    if planes is not None:
+        drawn = generator.state_dict()
+        for name in [name for name in weights if name.endswith(_STEM)]:
+            spread = drawn[name].clone()
+            spread[:, torch.tensor(planes)] = weights[name].to(spread)
+            weights[name] = spread
+    missing, unexpected = generator.load_state_dict(weights, strict=False)
+    assert not unexpected
+    assert left or not missing
+
+
+def _planes_of_labels(theirs: Contract | None, schema: LabelSchema | None) -> list[int] | None:
+    """Where each of their input planes is among ours, if our labels are theirs and more."""
+    if theirs is None or schema is None:
+        return None
+    ours = [label.name for label in schema.labels]
+    names = [label.name for label in theirs.schema.labels]
+    if len(ours) <= len(names) or not set(names) <= set(ours) or len(set(ours)) < len(ours):
+        return None
+    others = int(theirs.boundaries) + theirs.style_channels
+    return [*map(ours.index, names), *range(len(ours), len(ours) + others)]
+
+
+def start_encoder(encoder: FeatureEncoder, bundle: Path) -> None:
+    """Copy the weights of the bundle's encoder, if it has one: a generator needs the encoder of its
+    training.
+
+    Raises:
+        CheckpointError: the two encoders have different settings.
+    """
+    theirs = load_checkpoint(bundle).encoder
+    if theirs is None:
+        return
+    if theirs.settings != encoder.settings:
+        raise CheckpointError(
+            f"{bundle}: was trained with the encoder {theirs.settings}, and [style] says "
+            f"{encoder.settings}"
+        )
+    encoder.load_state_dict(theirs.state_dict())
+
+
+def start_discriminator(discriminator: MultiscaleDiscriminator, run: Path) -> None:
+    """Copy the weights of a run's discriminators from its newest checkpoint, the coarsest to the
+    coarsest; a finer scale than theirs keeps its own.
+
+    Raises:
+        CheckpointError: the run has no checkpoint, or its discriminators are built otherwise.
+    """
+    folder = RunFolder(run)
+    if not folder.steps():
+        raise CheckpointError(f"{run}: is no training run with a checkpoint")
+    networks = folder.load(folder.steps()[-1])["networks"]
+    theirs = {k.removeprefix(_OWN): v for k, v in networks.items() if k.startswith(_OWN)}
+    finer = len(discriminator.discriminators) - 1 - max(map(_scale, theirs))
+    ours = discriminator.state_dict()
+    for name, weights in theirs.items():
+        at = _scale(name) + finer
+        if at < 0:
+            continue
+        mine = name.replace(f"{_SCALE}{_scale(name)}.", f"{_SCALE}{at}.", 1)
+        if mine not in ours or ours[mine].shape != weights.shape:
+            raise CheckpointError(f"{run}: its discriminators are built otherwise ({name})")
+        ours[mine] = weights
+    discriminator.load_state_dict(ours)
+
+
+def _scale(name: str) -> int:
+    return int(name.removeprefix(_SCALE).partition(".")[0])

@@ -8,19 +8,34 @@ whatever the number of loading processes.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+import fcntl
+import multiprocessing
+import os
+import pickle
+import signal
+import traceback
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
 from functools import lru_cache, partial
-from typing import Any
+from multiprocessing.connection import Connection
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from sceneloom.errors import InputError, SizeError
+from sceneloom.errors import (
+    InputError,
+    SceneLoomError,
+    SizeError,
+    TrainingError,
+    is_out_of_memory,
+    said,
+)
+from sceneloom.text import reason
 from sceneloom_training.data import DataSet, Geometry, Sample
-from sceneloom_training.distributed import World
-from sceneloom_training.loading import loading
+from sceneloom_training.process import World
 
 Batch = dict[str, Tensor]
 """`photo` uint8 [N, H, W, 3]; `label_map` uint8 [N, H, W]; `instance_map` int32 [N, H, W]; `source`
@@ -54,13 +69,13 @@ class TrainingSet:
         """Wrap a data set.
 
         Args:
-            data: what to read.
+            data: the samples.
             geometry: how to resize, crop and flip.
             count: its first samples are trained on.
             multiple: height and width come out as multiples of this.
-            smallest: least height and width that the networks take.
+            smallest: least height and width of the networks.
             seed: of crops and flips.
-            cache: most samples to keep in memory as they were read.
+            cache: most samples to keep in memory, as they were read.
         """
         self.count = count
         self._geometry, self._multiple, self._seed = geometry, multiple, seed
@@ -75,7 +90,10 @@ class TrainingSet:
         """
         epoch, index = item
         rng = np.random.default_rng((_CUT, self._seed, epoch, index))
-        sample = self._geometry.apply(self._read(index), rng, multiple=self._multiple)
+        # Made on first use, in the process that loads: a cache cannot be pickled.
+        if "_cached" not in self.__dict__:
+            self._cached = lru_cache(self._cache)(self._data.read)
+        sample = self._geometry.apply(self._cached(index), rng, multiple=self._multiple)
         check_large_enough(sample, self._smallest, self._data.keys[index])
         return to_tensors(sample)
 
@@ -87,28 +105,13 @@ class TrainingSet:
         """A batch as arrays: torch sends its tensors between processes through /dev/shm."""
         return {name: tensor.numpy() for name, tensor in self.batch(items).items()}
 
-    def _read(self, index: int) -> Sample:
-        # Made on first use, in the process that loads: a cache cannot be pickled.
-        if "_cached" not in self.__dict__:
-            self._cached = lru_cache(self._cache)(self._data.read)
-        return self._cached(index)
-
     def __getstate__(self) -> dict[str, object]:
         """Everything but what was read."""
         return {k: v for k, v in self.__dict__.items() if k != "_cached"}
 
 
 def check_large_enough(sample: Sample, smallest: int, name: str) -> None:
-    """Refuse a sample that the networks cannot see.
-
-    Args:
-        sample: after the geometry.
-        smallest: least height and width.
-        name: what to call it in an error.
-
-    Raises:
-        SizeError: it is smaller.
-    """
+    """Raise SizeError if a sample, after the geometry, is smaller than the networks take."""
     height, width = sample.photo.shape[:2]
     if min(height, width) < smallest:
         raise SizeError(
@@ -124,16 +127,7 @@ class StepSampler:
     def __init__(
         self, count: int, *, seed: int, world: World, batch: int, accumulate: int, steps: range
     ) -> None:
-        """Plan.
-
-        Args:
-            count: samples in an epoch.
-            seed: of their order.
-            world: which process of how many this is.
-            batch: items of a forward pass.
-            accumulate: forward passes of a step.
-            steps: numbers of the steps to do.
-        """
+        """Plan passes of `batch` items, `accumulate` to a step, over epochs of `count` samples."""
         self._count, self._seed, self._world = count, seed, world
         self._batch, self._accumulate, self._steps = batch, accumulate, steps
 
@@ -162,18 +156,11 @@ class StepSampler:
 def load_batches(
     samples: TrainingSet, sampler: StepSampler, *, workers: int
 ) -> Iterator[Iterator[Batch]]:
-    """Batches in the sampler's order.
-
-    Args:
-        samples: what to read.
-        sampler: which, in what order.
-        workers: loading processes, which are started at once and end with the block; 0 loads in
-            this process.
-
-    Returns:
-        the batches; a sample that cannot be read raises an InputError in its turn.
+    """Batches in the sampler's order, loaded by `workers` processes that end with the block, or
+    here.
 
     Raises:
+        InputError: by the iterator, in its turn: a sample cannot be read.
         TrainingError: loading processes cannot be started, or one was lost.
         MemoryError: memory was not enough to load.
     """
@@ -183,14 +170,13 @@ def load_batches(
     with loading(
         samples.arrays, sampler, workers=workers, prepare=partial(torch.set_num_threads, 1)
     ) as loaded:
-        yield map(_from_arrays, loaded)
-
-
-def _from_arrays(arrays: dict[str, npt.NDArray[Any]]) -> Batch:
-    tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
-    if torch.cuda.is_available():
-        return {name: tensor.pin_memory() for name, tensor in tensors.items()}
-    return tensors
+        pin = torch.cuda.is_available()
+        tensors = (
+            {name: torch.from_numpy(array) for name, array in arrays.items()} for arrays in loaded
+        )
+        yield (
+            {name: x.pin_memory() if pin else x for name, x in batch.items()} for batch in tensors
+        )
 
 
 def to_tensors(sample: Sample) -> Batch:
@@ -221,3 +207,184 @@ def stack(items: list[Batch]) -> Batch:
             "geometry with a fixed size, or optimizer.batch 1"
         )
     return {name: torch.stack([item[name] for item in items]) for name in items[0]}
+
+
+_Item = TypeVar("_Item")
+_Made = TypeVar("_Made")
+
+_LOST_S = 5.0
+"""Longest wait for the exit code of a process that was lost."""
+_SET_PIPE_SIZE = 1031
+"""Linux's F_SETPIPE_SZ; the fcntl module of Python 3.10 has no name for some builds."""
+_PIPE_BYTES = 1 << 20
+"""What anyone may ask for; a batch of 2048x1024 is 14 MiB."""
+_MADE, _REFUSED, _NO_MEMORY, _FAULT = range(4)
+
+
+class _Loader(Generic[_Item, _Made]):
+    """One loading process; it has one item at a time, so that no pipe can fill on both sides."""
+
+    def __init__(
+        self, make: Callable[[_Item], _Made], prepare: Callable[[], None], inherited: list[Any]
+    ) -> None:
+        # Forked: started within milliseconds, and with all that `make` has in memory.
+        context = multiprocessing.get_context("fork")
+        answers, theirs_out = context.Pipe(duplex=False)
+        theirs_in, requests = context.Pipe(duplex=False)
+        self._answers: Connection = answers
+        self._requests: Connection = requests
+        self.connections = [answers, requests]
+        with contextlib.suppress(OSError):  # where it stays small, batches only take longer
+            fcntl.fcntl(answers.fileno(), _SET_PIPE_SIZE, _PIPE_BYTES)
+        self.process = context.Process(
+            target=_serve,
+            args=(make, prepare, theirs_in, theirs_out, [*inherited, *self.connections]),
+            daemon=True,
+        )
+        self.process.start()
+        theirs_in.close()
+        theirs_out.close()
+
+    def ask(self, item: _Item) -> None:
+        with self._noticed():
+            self._requests.send(item)
+
+    def answer(self) -> _Made:
+        with self._noticed():
+            kind, value = _receive(self._answers)
+        if kind == _REFUSED:
+            raise InputError(value)
+        if kind == _NO_MEMORY:
+            raise MemoryError(value)
+        if kind == _FAULT:
+            raise RuntimeError(f"in a loading process: {value}")
+        made: _Made = value
+        return made
+
+    @contextlib.contextmanager
+    def _noticed(self) -> Iterator[None]:
+        try:
+            yield
+        except (EOFError, OSError):
+            self.process.join(_LOST_S)
+            code = self.process.exitcode
+            how = f"killed by signal {-code}" if code is not None and code < 0 else f"code {code}"
+            raise TrainingError(
+                f"a loading process was lost ({how}); a system that runs out of memory kills "
+                "processes: fewer workers and a smaller cache need less"
+            ) from None
+
+    def end(self) -> None:
+        self.process.kill()
+        self.process.join()
+        for connection in self.connections:
+            connection.close()
+
+
+@contextlib.contextmanager
+def loading(
+    make: Callable[[_Item], _Made],
+    items: Iterable[_Item],
+    *,
+    workers: int,
+    prepare: Callable[[], None],
+) -> Iterator[Iterator[_Made]]:
+    """Make something of each item in worker processes that end with the block; in the items' order.
+
+    Args:
+        make: called in the workers; its result can be pickled.
+        items: its arguments.
+        workers: processes, from 1.
+        prepare: called once in each process.
+
+    Raises:
+        InputError: by the iterator, in its turn: `make` raised a SceneLoomError.
+        TrainingError: the processes cannot be started, or one was lost.
+        MemoryError: memory was not enough in one.
+    """
+    loaders: list[_Loader[_Item, _Made]] = []
+    try:
+        try:
+            for _ in range(workers):
+                inherited = [each for loader in loaders for each in loader.connections]
+                loaders.append(_Loader(make, prepare, inherited))
+        except OSError as error:
+            raise TrainingError(
+                f"{workers} loading processes cannot be started ({reason(error)}); with fewer "
+                "workers, or 0, the training process loads"
+            ) from None
+        yield _in_turn(loaders, iter(items))
+    finally:
+        for loader in loaders:
+            loader.end()
+
+
+def _in_turn(loaders: list[_Loader[_Item, _Made]], items: Iterator[_Item]) -> Iterator[_Made]:
+    asked: deque[_Loader[_Item, _Made]] = deque()
+
+    def ask(loader: _Loader[_Item, _Made]) -> None:
+        for item in items:
+            loader.ask(item)
+            asked.append(loader)
+            return
+
+    for loader in loaders:
+        ask(loader)
+    while asked:
+        loader = asked.popleft()
+        made = loader.answer()
+        ask(loader)
+        yield made
+
+
+def _serve(
+    make: Callable[[Any], Any],
+    prepare: Callable[[], None],
+    requests: Connection,
+    answers: Connection,
+    inherited: list[Connection],
+) -> None:
+    """The whole life of a loading process."""
+    # A service manager signals every process of a run: only the training one is to act on it.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
+    for connection in inherited:  # or they stay open here when the training process is lost
+        connection.close()
+    prepare()
+    with contextlib.suppress(EOFError, OSError):  # the training process is gone
+        while True:
+            item = requests.recv()
+            try:
+                answer = (_MADE, make(item))
+            except SceneLoomError as error:
+                answer = (_REFUSED, str(error))
+            except Exception as error:
+                kind = _NO_MEMORY if is_out_of_memory(error) else _FAULT
+                text = said(error) if kind == _NO_MEMORY else traceback.format_exc()
+                answer = (kind, text)
+            _send(answers, answer)
+
+
+def _send(connection: Connection, value: Any) -> None:
+    """Send a value; the memory of its arrays is written as it lies there."""
+    buffers: list[pickle.PickleBuffer] = []
+    data = pickle.dumps(value, protocol=5, buffer_callback=buffers.append)
+    views = [buffer.raw() for buffer in buffers]
+    connection.send((data, [view.nbytes for view in views]))
+    for view in views:
+        while view:
+            view = view[os.write(connection.fileno(), view) :]
+
+
+def _receive(connection: Connection) -> Any:
+    """Receive what `_send` sent; its arrays can be written to."""
+    data, sizes = connection.recv()
+    buffers = [bytearray(size) for size in sizes]
+    for buffer in buffers:
+        view = memoryview(buffer)
+        while view:
+            read = os.readv(connection.fileno(), [view])
+            if not read:
+                raise EOFError
+            view = view[read:]
+    return pickle.loads(data, buffers=buffers)

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import warnings
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +26,6 @@ from sceneloom.files import file_hash, replace_folder
 from sceneloom.text import counted, one_line, parse_json
 from sceneloom.version import __version__
 from sceneloom_training.networks import (
-    Architecture,
     FeatureEncoder,
     SynthesisNetwork,
     architecture_from_json,
@@ -52,7 +53,6 @@ class Checkpoint:
     provenance: dict[str, Any]
     """Where the weights come from, as it was given when the bundle was written."""
     weights_hash: str
-    """SHA-256 of `model.safetensors`, hexadecimal."""
 
 
 def save_checkpoint(
@@ -64,15 +64,7 @@ def save_checkpoint(
     encoder: FeatureEncoder | None = None,
     half: bool = False,
 ) -> None:
-    """Write a bundle; an existing bundle in its place is replaced, anything else there is refused.
-
-    Args:
-        folder: the bundle's folder.
-        generator: its weights are written as they are.
-        contract: what the model takes and gives; None for a model that takes pictures.
-        provenance: where the weights come from: anything JSON can hold.
-        encoder: the feature encoder of a model with style.
-        half: write float16, in half the space; it is loaded as float32.
+    """Write a bundle, in place of an older one; `provenance` is any JSON, `half` writes float16.
 
     Raises:
         CheckpointError: `folder` exists and is no bundle, or it cannot be written.
@@ -86,7 +78,7 @@ def save_checkpoint(
     ) as fresh:
         networks = {WEIGHTS: generator} | ({ENCODER_WEIGHTS: encoder} if encoder else {})
         for file, network in networks.items():
-            _save_weights(network, fresh / file, half=half)
+            save_weights(network, fresh / file, half=half)
         description = {
             "format": FORMAT,
             "sceneloom": __version__,
@@ -99,10 +91,11 @@ def save_checkpoint(
         (fresh / DESCRIPTION).write_text(json.dumps(description, indent=1) + "\n", "utf-8")
 
 
-def _save_weights(network: nn.Module, path: Path, *, half: bool) -> None:
+def save_weights(network: nn.Module, path: Path, *, half: bool = False) -> None:
+    """Write a network's weights as safetensors, in float16 if `half`; raises OSError."""
     weights = {
-        name: (tensor.half() if half and tensor.is_floating_point() else tensor).contiguous()
-        for name, tensor in network.state_dict().items()
+        name: (x.half() if half and x.is_floating_point() else x).cpu().contiguous()
+        for name, x in network.state_dict().items()
     }
     try:
         safetensors.torch.save_file(weights, path)
@@ -111,14 +104,14 @@ def _save_weights(network: nn.Module, path: Path, *, half: bool) -> None:
 
 
 def load_checkpoint(folder: Path) -> Checkpoint:
-    """Load a bundle and check its weights against the recorded hash.
-
-    Raises:
-        CheckpointError: not a bundle, a file is damaged, or the weights are not those that were
-            saved.
-    """
+    """Load a bundle; raises CheckpointError if it is none, damaged, or of another hash."""
     source = str(folder / DESCRIPTION)
-    description = _read_description(folder)
+    try:
+        description = parse_json((folder / DESCRIPTION).read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(_not_a_bundle(folder, error)) from None
+    if not isinstance(description, dict) or description.get("format") != FORMAT:
+        raise CheckpointError(f"{source}: not a checkpoint bundle of format {FORMAT}")
     try:
         files = dict(description["sha256"])
         architecture = architecture_from_json(description["architecture"], source=source)
@@ -153,16 +146,6 @@ def load_checkpoint(folder: Path) -> Checkpoint:
         provenance=provenance,
         weights_hash=str(files[WEIGHTS]),
     )
-
-
-def _read_description(folder: Path) -> dict[str, Any]:
-    try:
-        description = parse_json((folder / DESCRIPTION).read_text("utf-8"))
-    except (OSError, ValueError) as error:
-        raise CheckpointError(_not_a_bundle(folder, error)) from None
-    if not isinstance(description, dict) or description.get("format") != FORMAT:
-        raise CheckpointError(f"{folder / DESCRIPTION}: not a checkpoint bundle of format {FORMAT}")
-    return description
 
 
 def _not_a_bundle(folder: Path, error: Exception) -> str:
@@ -206,9 +189,25 @@ def _check_fit(
     encoder: FeatureEncoder | None,
     source: str,
 ) -> None:
+    """Refuse a bundle whose contract is not its generator's, or whose weights are not finite."""
     architecture = generator.architecture
     if contract is not None:
-        _check_contract(architecture, contract, encoder, source)
+        channels = contract.schema.channels + contract.boundaries + contract.style_channels
+        if architecture.input_channels != channels:
+            raise CheckpointError(
+                f"{source}: the contract adds up to {counted(channels, 'input channel')}, "
+                f"the generator has {architecture.input_channels}"
+            )
+        if architecture.size_multiple != contract.size_multiple:
+            raise CheckpointError(
+                f"{source}: the contract's size_multiple is {contract.size_multiple}, "
+                f"the generator's is {architecture.size_multiple}"
+            )
+        if encoder and encoder.settings["features"] != contract.style_channels:
+            raise CheckpointError(
+                f"{source}: the encoder gives {counted(encoder.settings['features'], 'feature')}, "
+                f"the contract has {contract.style_channels}"
+            )
     elif architecture.input_channels != 3:
         raise CheckpointError(
             f"{source}: a bundle without contract takes pictures, three channels; its generator "
@@ -219,25 +218,36 @@ def _check_fit(
             raise CheckpointError(f"{source}: the weights {name} hold values that are not finite")
 
 
-def _check_contract(
-    architecture: Architecture,
-    contract: Contract,
-    encoder: FeatureEncoder | None,
-    source: str,
-) -> None:
-    channels = contract.schema.channels + contract.boundaries + contract.style_channels
-    if architecture.input_channels != channels:
-        raise CheckpointError(
-            f"{source}: the contract adds up to {counted(channels, 'input channel')}, "
-            f"the generator has {architecture.input_channels}"
-        )
-    if architecture.size_multiple != contract.size_multiple:
-        raise CheckpointError(
-            f"{source}: the contract's size_multiple is {contract.size_multiple}, "
-            f"the generator's is {architecture.size_multiple}"
-        )
-    if encoder and encoder.settings["features"] != contract.style_channels:
-        raise CheckpointError(
-            f"{source}: the encoder gives {counted(encoder.settings['features'], 'feature')}, "
-            f"the contract has {contract.style_channels}"
-        )
+def load_tensors(path: Path) -> Any:
+    """What `torch.save` wrote, on the CPU; nothing in the file runs.
+
+    Raises:
+        ValueError: the file is compressed, or a tensor repeats what the file holds of it: a few
+            bytes that would become gigabytes.
+        Exception: whatever torch, pickle and zip raise on damaged and forbidden files.
+    """
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
+                raise ValueError("its parts are compressed, which torch.save never does")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch warns of pickle protocols that it then refuses
+        found = torch.load(path, map_location="cpu", weights_only=True)
+    pending = [("", found)]
+    seen = set()
+    while pending:
+        name, value = pending.pop()
+        if isinstance(value, Tensor):
+            if value.layout != torch.strided or value.is_quantized:
+                continue
+            held = value.untyped_storage().nbytes() // value.element_size()
+            if held < value.numel():
+                raise ValueError(
+                    f"{name!r} is {list(value.shape)}, and only {held} of its values are in the "
+                    "file, to be repeated; save tensor.contiguous() instead"
+                )
+        elif isinstance(value, dict | list | tuple) and id(value) not in seen:
+            seen.add(id(value))
+            parts = value.items() if isinstance(value, dict) else enumerate(value)
+            pending += [(f"{name}.{key}" if name else str(key), part) for key, part in parts]
+    return found

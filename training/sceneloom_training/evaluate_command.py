@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import sys
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -21,18 +22,17 @@ from sceneloom.text import counted, printable
 from sceneloom.triton.client import TritonSynthesizer
 from sceneloom.triton.transport import Timeouts
 from sceneloom_training.data import DataSettings, examine, open_data_set
-from sceneloom_training.data.examining import describe_left_out
+from sceneloom_training.data.opening import describe_left_out
+from sceneloom_training.evaluation.evaluate import EvaluationSettings
 from sceneloom_training.evaluation.features import FeaturesKind
 from sceneloom_training.evaluation.scores import SCORES
-from sceneloom_training.evaluation.settings import EvaluationSettings
-from sceneloom_training.modes import DeviceChoice
+from sceneloom_training.settings import Device, DeviceChoice
 
 if TYPE_CHECKING:
     from sceneloom_training.evaluation.evaluate import Evaluation
     from sceneloom_training.evaluation.sources import PictureSource
 
 _Described = dict[str, Any]
-"""What the report says of where something comes from."""
 _MOST_ROWS = 24  # the page's JPEG ends at 65500 pixels
 
 
@@ -81,52 +81,6 @@ def main(
         settings: how to evaluate.
     """
     style = StyleChoice(style_seed=style_seed, style_of=style_of)
-    _check_flags(pictures, checkpoint, url, style_seed, features, rows)
-    require(["torch", "safetensors"], extra="train", purpose="evaluating pictures")
-    from sceneloom_training.device import choose_device
-    from sceneloom_training.evaluation.evaluate import evaluate, schema_of
-    from sceneloom_training.evaluation.features import load_features
-    from sceneloom_training.evaluation.report import (
-        Provenance,
-        evaluation_folder,
-        write_evaluation,
-    )
-    from sceneloom_training.evaluation.segmenter import load_segmenter
-
-    where = choose_device(device, "device")
-    samples = open_data_set(data)
-    schema = schema_of(samples)
-    _say(examine(samples, data.root))
-    judge = load_segmenter(segmenter, labels=segmenter_labels, device=device)
-    network = load_features(features, features_kind, device=where) if features else None
-    rendering = _synthesizer(checkpoint, url, model, timeout, where, settings.batch)
-    with (
-        _source(pictures, rendering, schema, style) as (source, described),
-        evaluation_folder(out) as fresh,  # refused now, not hours later
-    ):
-        found = evaluate(
-            samples, judge, source, settings, features=network, rows=rows, track=_progress
-        )
-        provenance = Provenance(
-            segmenter=judge.name,
-            segmenter_sha256=judge.weights_sha256,
-            data=_describe_data(data, schema),
-            source=described,
-        )
-        write_evaluation(fresh, found, provenance)
-    _report(found, described["name"])
-    print(printable(f"wrote {out}: open {out / 'index.html'}"))
-    return 0
-
-
-def _check_flags(
-    pictures: Path | None,
-    checkpoint: Path | None,
-    url: str | None,
-    style_seed: int | None,
-    features: Path | None,
-    rows: int,
-) -> None:
     given = {"--pictures": pictures, "--checkpoint": checkpoint, "--url": url}
     named = [flag for flag, value in given.items() if value is not None]
     if len(named) > 1:
@@ -140,41 +94,84 @@ def _check_flags(
         )
     if not 0 <= rows <= _MOST_ROWS:
         raise InputError(f"rows is {rows}; it is from 0 to {_MOST_ROWS}")
+    require(["torch", "safetensors"], extra="train", purpose="evaluating pictures")
+    from sceneloom_training.evaluation.evaluate import evaluate, schema_of
+    from sceneloom_training.evaluation.features import load_features
+    from sceneloom_training.evaluation.report import (
+        Provenance,
+        evaluation_folder,
+        write_evaluation,
+    )
+    from sceneloom_training.evaluation.segmenter import load_segmenter
+    from sceneloom_training.process import choose_device
+
+    progress = partial(track, description="evaluating", console=Console(stderr=True))
+    where = choose_device(device, "device")
+    samples = open_data_set(data)
+    schema = schema_of(samples)
+    _say(examine(samples, data.root))
+    judge = load_segmenter(segmenter, labels=segmenter_labels, device=device)
+    network = load_features(features, features_kind, device=where) if features else None
+    rendering = _synthesizer(checkpoint, url, model, timeout, where, settings.batch)
+    with (
+        _source(pictures, rendering, schema, style) as (source, described),
+        evaluation_folder(out) as fresh,  # refused now, not hours later
+    ):
+        found = evaluate(
+            samples, judge, source, settings, features=network, rows=rows, track=progress
+        )
+        described_data: _Described = {
+            "layout": data.layout,
+            "root": None if data.root is None else _last(data.root),
+            "split": data.split,
+            "labels": schema.name,
+        }
+        if data.layout == "streets":
+            described_data |= {
+                name: getattr(data, name)
+                for name in ("streets_seed", "streets_count", "streets_size")
+            }
+        provenance = Provenance(
+            segmenter=judge.name,
+            segmenter_sha256=judge.weights_sha256,
+            data=described_data,
+            source=described,
+        )
+        write_evaluation(fresh, found, provenance)
+    _report(found, described["name"])
+    print(printable(f"wrote {out}: open {out / 'index.html'}"))
+    return 0
 
 
 def _synthesizer(
-    checkpoint: Path | None, url: str | None, model: str, timeout: float, device: str, batch: int
+    checkpoint: Path | None, url: str | None, model: str, timeout: float, device: Device, batch: int
 ) -> tuple[Synthesizer, _Described] | None:
     """The model to render with; None where none was named."""
-    if checkpoint is not None:
-        return _checkpoint(checkpoint, device, batch)
-    return None if url is None else _served(url, model, timeout)
-
-
-def _checkpoint(folder: Path, device: str, batch: int) -> tuple[Synthesizer, _Described]:
     from sceneloom_training.checkpoint import load_checkpoint
-    from sceneloom_training.evaluation.checkpoint_pictures import checkpoint_synthesizer
+    from sceneloom_training.torch_synthesizer import checkpoint_synthesizer
 
-    loaded = load_checkpoint(folder)
-    synthesizer = checkpoint_synthesizer(loaded, folder, device=device, max_batch_size=batch)
-    return synthesizer, {
-        "kind": "checkpoint",
-        "name": _last(folder),
-        "weights_sha256": loaded.weights_hash,
-        "engine": synthesizer.engine,
-        "precision": synthesizer.precision,
-    }
-
-
-def _served(url: str, model: str, timeout: float) -> tuple[Synthesizer, _Described]:
-    synthesizer = TritonSynthesizer(url, model=model, timeouts=Timeouts(infer=timeout))
-    return synthesizer, {
-        "kind": "url",
-        "name": f"{model} at {url}",
-        "bundle_hash": synthesizer.contract.bundle_hash,
-        "engine": synthesizer.engine,
-        "precision": synthesizer.precision,
-    }
+    synthesizer: Synthesizer
+    if checkpoint is not None:
+        loaded = load_checkpoint(checkpoint)
+        synthesizer = checkpoint_synthesizer(
+            loaded, checkpoint, device=device, max_batch_size=batch
+        )
+        described: _Described = {
+            "kind": "checkpoint",
+            "name": _last(checkpoint),
+            "weights_sha256": loaded.weights_hash,
+        }
+    elif url is not None:
+        synthesizer = TritonSynthesizer(url, model=model, timeouts=Timeouts(infer=timeout))
+        described = {
+            "kind": "url",
+            "name": f"{model} at {url}",
+            "bundle_hash": synthesizer.contract.bundle_hash,
+        }
+    else:
+        return None
+    engine = {"engine": synthesizer.engine, "precision": synthesizer.precision}
+    return synthesizer, described | engine
 
 
 @contextlib.contextmanager
@@ -184,9 +181,7 @@ def _source(
     schema: LabelSchema,
     style: StyleChoice,
 ) -> Iterator[tuple[PictureSource | None, _Described]]:
-    """The pictures to evaluate, from a folder or a model, which is closed at the end; None where
-    the photographs are evaluated alone.
-    """
+    """The pictures to evaluate; None: the photographs alone. A model is closed at the end."""
     from sceneloom_training.evaluation.sources import FolderPictures, SynthesizedPictures
 
     if folder is not None:
@@ -204,20 +199,6 @@ def _source(
             yield SynthesizedPictures(synthesizer, schema, choose), described
 
 
-def _describe_data(data: DataSettings, schema: LabelSchema) -> _Described:
-    described: _Described = {
-        "layout": data.layout,
-        "root": None if data.root is None else _last(data.root),
-        "split": data.split,
-        "labels": schema.name,
-    }
-    if data.layout == "streets":
-        described |= {
-            name: getattr(data, name) for name in ("streets_seed", "streets_count", "streets_size")
-        }
-    return described
-
-
 def _last(path: Path) -> str:
     # Reports are passed on; where things lie on this machine is nobody's business.
     return printable(path.resolve().name)
@@ -226,10 +207,6 @@ def _last(path: Path) -> str:
 def _say(notes: Sequence[str]) -> None:
     for note in notes:
         print(printable(note), file=sys.stderr)
-
-
-def _progress(batches: Sequence[range]) -> Any:
-    return track(batches, description="evaluating", console=Console(stderr=True))
 
 
 def _report(found: Evaluation, name: str) -> None:
@@ -244,14 +221,14 @@ def _report(found: Evaluation, name: str) -> None:
     print(f"{'per cent':24}" + (f"{'pictures':>26}" if scores else "") + f"{'oracle':>26}", end="")
     print(f"{'gap':>26}" if scores else "")
     for field, title in SCORES.items():
-        row = [getattr(s, field) for s in (scores, oracle, gap) if s is not None]
-        print(f"{title:24}" + "".join(f"{_text(value):>26}" for value in row))
+        row = ""
+        for each in filter(None, (scores, oracle, gap)):
+            x = getattr(each, field)
+            text = f"{100 * x.value:.2f} [{100 * x.low:.2f}, {100 * x.high:.2f}]"
+            row += f"{text:>26}"
+        print(f"{title:24}{row}")
     if found.ignored:
         print(f"ignored, unknown to the segmenter: {printable(', '.join(found.ignored))}")
     if found.distances is not None:
         d = found.distances
         print(f"FID {d.fid:.3f}, KID {d.kid:.5f} by {d.network}, weights {d.weights_sha256[:12]}")
-
-
-def _text(interval: Any) -> str:
-    return f"{100 * interval.value:.2f} [{100 * interval.low:.2f}, {100 * interval.high:.2f}]"

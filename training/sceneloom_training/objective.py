@@ -19,16 +19,19 @@ from torch.nn import functional
 from torch.nn.utils import parametrize
 
 from sceneloom_training.batches import Batch
-from sceneloom_training.image_pool import ImagePool
-from sceneloom_training.losses import discriminator_loss, feature_matching_loss, generator_loss
+from sceneloom_training.losses import (
+    ImagePool,
+    PerceptualLoss,
+    discriminator_loss,
+    feature_matching_loss,
+    generator_loss,
+)
 from sceneloom_training.networks import (
     FeatureEncoder,
     MultiscaleDiscriminator,
     SynthesisNetwork,
 )
-from sceneloom_training.networks.discriminator import Seen
 from sceneloom_training.networks.served import boundary_plane
-from sceneloom_training.perceptual import PerceptualLoss
 from sceneloom_training.settings import LossSettings
 
 
@@ -39,9 +42,7 @@ class Inputs:
     labels: int
     """Channels of the one-hot label map; 0 takes a picture (three channels) instead."""
     boundaries: bool
-    """The instance boundaries as one more plane."""
     style: int
-    """Features of the encoder."""
 
     @property
     def condition(self) -> int:
@@ -68,17 +69,7 @@ class Objective(nn.Module):
         perceptual: PerceptualLoss | None,
         seed: int,
     ) -> None:
-        """Put them together.
-
-        Args:
-            inputs: what the generator is given; its input channels must add up to it.
-            generator: the generator.
-            discriminator: of `inputs.condition` and three image channels.
-            encoder: if `inputs.style`.
-            loss: modes and weights.
-            perceptual: VGG19, or None for no perceptual loss.
-            seed: of the image pool.
-        """
+        """Join the networks, which must fit `inputs`; the seed is of the image pool."""
         super().__init__()
         assert generator.architecture.input_channels == inputs.channels
         assert (encoder is not None) == bool(inputs.style)
@@ -94,16 +85,12 @@ class Objective(nn.Module):
 
     @property
     def size_multiple(self) -> int:
-        """Height and width must be multiples of this: the encoder's features have to come out at
-        the picture's size, as the generator's do.
-        """
+        """Sides are multiples of this: encoder and generator come out at the picture's size."""
         encoder = 1 << self.encoder.settings["downsamplings"] if self.encoder else 1
         return math.lcm(self.generator.architecture.size_multiple, encoder)
 
     def place_perceptual(self, device: torch.device) -> None:
-        """Bring VGG19 to where the networks are; it is not one of them, so that no checkpoint
-        holds it.
-        """
+        """Bring VGG19 to the networks; it is none of them, so that no checkpoint holds it."""
         for perceptual in self._perceptual:
             perceptual.to(device, self.dtype)
 
@@ -113,60 +100,35 @@ class Objective(nn.Module):
         return [*self.generator.parameters(), *encoder]
 
     def forward(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor], Tensor]:
-        """Run one batch.
-
-        Args:
-            batch: as `sceneloom_training.batches` makes it, on this module's device.
-
-        Returns:
-            the sum to differentiate; each loss on its own, detached; and the pictures, float
-            [N, 3, H, W] in [-1, 1], detached.
+        """Run one batch: the sum to differentiate, each loss, and the pictures, [N, 3, H, W] in
+        [-1, 1].
         """
         condition, photo = self.condition(batch), self._ordered(signed(batch["photo"], self.dtype))
         fake = self.generator(self._with_style(condition, photo, batch))
         with parametrize.cached():  # spectral norm takes one step for both
             seen = self.discriminator.see(condition)
             real = self.discriminator(photo, seen)
-            earlier = self.discriminator(*self._shown(condition, fake, seen))
+            shown, their_seen = fake.detach(), seen
+            if self.loss.pool:  # earlier pictures come with their own maps
+                pair = self.pool.query(torch.cat([condition, fake.to(condition.dtype)], 1))
+                channels = condition.shape[1]
+                shown, their_seen = pair[:, channels:], self.discriminator.see(pair[:, :channels])
+            earlier = self.discriminator(shown, their_seen)
         with constant(self.discriminator):
             fixed = [(planes.detach(), weight.detach()) for planes, weight in seen]
             judged_fake = self.discriminator(fake, fixed)
         terms = {
             "discriminator": discriminator_loss(self.loss.gan, real, earlier),
             "generator_gan": generator_loss(self.loss.gan, judged_fake),
-            **self._likeness(fake, photo, real, judged_fake),
         }
-        total = torch.stack([term.to(self.dtype) for term in terms.values()]).sum()
-        return total, {name: term.detach() for name, term in terms.items()}, fake.detach()
-
-    def _shown(
-        self, condition: Tensor, fake: Tensor, seen: list[Seen]
-    ) -> tuple[Tensor, list[Seen]]:
-        """What the discriminators learn is no photograph: these pictures, or earlier ones, which
-        come with their own maps.
-        """
-        if not self.loss.pool:
-            return fake.detach(), seen
-        pair = self.pool.query(torch.cat([condition, fake.to(condition.dtype)], 1))
-        channels = condition.shape[1]
-        return pair[:, channels:], self.discriminator.see(pair[:, :channels])
-
-    def _likeness(
-        self,
-        fake: Tensor,
-        photo: Tensor,
-        real: list[list[Tensor]],
-        judged_fake: list[list[Tensor]],
-    ) -> dict[str, Tensor]:
-        """The losses that want the picture to be like the photograph, those that are on."""
-        terms = {}
         if weight := self.loss.feature_matching:
             terms["feature_matching"] = feature_matching_loss(real, judged_fake, weight=weight)
         if self._perceptual:
             terms["perceptual"] = self._perceptual[0](fake, photo) * self.loss.perceptual
         if self.loss.l1:
             terms["l1"] = functional.l1_loss(fake, photo) * self.loss.l1
-        return terms
+        total = torch.stack([term.to(self.dtype) for term in terms.values()]).sum()
+        return total, {name: term.detach() for name, term in terms.items()}, fake.detach()
 
     def condition(self, batch: Batch) -> Tensor:
         """The planes that generator and discriminators both see: float [N, C, H, W].
@@ -181,25 +143,17 @@ class Objective(nn.Module):
             planes = [batch["label_map"].unsqueeze(-1) == ids.to(torch.uint8)]
         if self.inputs.boundaries:
             planes.append(boundary_plane(batch["instance_map"]).permute(0, 2, 3, 1).bool())
-        joined = torch.cat(planes, -1).to(self._computed(batch["photo"].device))
+        device, dtype = batch["photo"].device.type, self.dtype
+        if torch.is_autocast_enabled(device):
+            dtype = torch.get_autocast_dtype(device)
+        joined = torch.cat(planes, -1).to(dtype)
         return self._ordered(joined.permute(0, 3, 1, 2))
-
-    def _computed(self, device: torch.device) -> torch.dtype:
-        """Type that convolutions compute in."""
-        if torch.is_autocast_enabled(device.type):
-            return torch.get_autocast_dtype(device.type)
-        return self.dtype
 
     def _ordered(self, planes: Tensor) -> Tensor:
         return planes.contiguous(memory_format=self.memory_format)
 
     def synthesize(self, generator: nn.Module, batch: Batch) -> Tensor:
-        """Pictures of a batch, float [N, 3, H, W] in [-1, 1], with the photographs' own style.
-
-        Args:
-            generator: the trained one, or its moving average.
-            batch: as for `forward`.
-        """
+        """Pictures, float [N, 3, H, W] in [-1, 1], with the photographs' own style."""
         condition, photo = self.condition(batch), self._ordered(signed(batch["photo"], self.dtype))
         picture: Tensor = generator(self._with_style(condition, photo, batch))
         return picture
@@ -212,22 +166,12 @@ class Objective(nn.Module):
 
 
 def signed(pictures: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
-    """Grey levels to the generator's range.
-
-    Args:
-        pictures: uint8 [N, H, W, 3].
-        dtype: of the result.
-
-    Returns:
-        [N, 3, H, W] in [-1, 1].
-    """
+    """Grey levels, uint8 [N, H, W, 3], to the generator's range, [N, 3, H, W] in [-1, 1]."""
     return pictures.permute(0, 3, 1, 2).to(dtype) / 127.5 - 1.0
 
 
 def levels(pictures: Tensor) -> Tensor:
-    """The generator's range to grey levels, as the served graph does: float [N, 3, H, W] in
-    [-1, 1] to uint8 [N, H, W, 3].
-    """
+    """[N, 3, H, W] in [-1, 1] to grey levels, uint8 [N, H, W, 3], as the served graph does."""
     grey = ((pictures.float() + 1.0) * 127.5).clamp(0.0, 255.0).round()
     return grey.permute(0, 2, 3, 1).to(torch.uint8)
 

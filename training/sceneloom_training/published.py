@@ -28,8 +28,8 @@ from sceneloom.contract import Contract
 from sceneloom.errors import CheckpointError
 from sceneloom.schema import LabelSchema
 from sceneloom.text import counted, one_line
+from sceneloom_training.checkpoint import load_tensors
 from sceneloom_training.networks import Generator, GeneratorArchitecture, load_weights
-from sceneloom_training.torch_files import load_tensors
 
 PUBLISHED_STYLE_CHANNELS = 3
 """Features of the published encoder unless `--feat_num` said otherwise."""
@@ -46,9 +46,7 @@ class Imported:
     """A published generator, rebuilt."""
 
     generator: Generator
-    """With the published weights, in eval mode."""
     contract: Contract
-    """What it takes and gives."""
     notes: tuple[str, ...]
     """What was left out or decided on the way, for the user."""
 
@@ -62,10 +60,8 @@ class _Layers:
 
 
 def load_published(path: Path) -> dict[str, Tensor]:
-    """Read a published state dict; only tensors are unpickled, nothing in the file runs.
-
-    Returns:
-        name -> float32 tensor on the CPU.
+    """Read a published state dict, float32 on the CPU; only tensors are unpickled, nothing in it
+    runs.
 
     Raises:
         CheckpointError: no such file, not a PyTorch file, unsafe, or not a state dict.
@@ -172,18 +168,14 @@ def _in_an_archive(path: Path) -> str | None:
 def import_published(
     path: Path, schema: LabelSchema, *, style_channels: int | None = None
 ) -> Imported:
-    """Rebuild a published generator and say what it takes.
+    """Rebuild a published generator (`latest_net_G.pth`), trained with a label schema.
 
-    Args:
-        path: `latest_net_G.pth` or `<epoch>_net_G.pth`.
-        schema: the label schema it was trained with; its channel count decides what the remaining
-            input channels are: none left, the boundary map (1), or the boundary map and the
-            published encoder's three style features (4).
-        style_channels: number of style features, for a model that none of these fits.
+    The channels that the labels leave are none, the boundary map (1), or that and the published
+    encoder's three style features (4); any other number of them is `style_channels`.
 
     Raises:
         CheckpointError: the file is unsafe or not a published generator, or schema and weights do
-            not fit; the text says exactly what.
+            not fit.
     """
     state = load_published(path)
     architecture, dropped = _derive(state, str(path))
@@ -205,9 +197,19 @@ def import_published(
             f"{path}: gives {counted(architecture.output_channels, 'channel')}; a generator of "
             "pictures gives 3 (RGB) or 1 (grey)"
         )
-    boundaries, style = _split_inputs(
-        architecture.input_channels, schema, style_channels, str(path)
-    )
+    left = architecture.input_channels - schema.channels
+    if style_channels is None:
+        # Labels alone, labels and boundary, or both and the published encoder's default of three
+        # features.
+        style_channels = PUBLISHED_STYLE_CHANNELS if left == 1 + PUBLISHED_STYLE_CHANNELS else 0
+    if style_channels < 0 or left - style_channels not in (0, 1):
+        raise CheckpointError(
+            f"{path}: the network has {counted(architecture.input_channels, 'input channel')}; "
+            f"schema {schema.name} explains {schema.channels} by its labels, at most 1 is the "
+            f"boundary map and {style_channels} are style features. "
+            "Name the label schema it was trained with, or the number of its style features"
+        )
+    boundaries, style = left == style_channels + 1, style_channels
     generator = _rebuild(architecture, state, str(path))
     if dropped:
         notes.append(
@@ -310,61 +312,33 @@ def _is_discriminators(key: str) -> bool:
 
 def published_names(a: GeneratorArchitecture) -> Iterator[tuple[str, str]]:
     """Pairs of (our name, published name) for every weight and bias of an architecture."""
-    plain = list(_published_trunk(a))
-    for n in range(1, a.enhancers + 1):
-        plain += _published_enhancer(a, n)
-    for ours, theirs in plain:
-        for kind in ("weight", "bias"):
-            yield f"{ours}.{kind}", f"{theirs}.{kind}"
-
-
-def _published_trunk(a: GeneratorArchitecture) -> Iterator[tuple[str, str]]:
-    yield "global_generator.stem.1", "model.1"
+    trunk = "global_generator"
+    plain = {f"{trunk}.stem.1": "model.1"}
     index = 4  # after pad, conv, norm, ReLU
     for i in range(a.global_downsamplings):
-        yield f"global_generator.downs.{i}.0", f"model.{index}"
-        index += 3
+        plain[f"{trunk}.downs.{i}.0"] = f"model.{index + 3 * i}"
+    index += 3 * a.global_downsamplings
     for i in range(a.global_blocks):
         # inside a block: pad, conv, norm, ReLU, pad, conv, norm
-        yield f"global_generator.blocks.{i}.conv1", f"model.{index}.conv_block.1"
-        yield f"global_generator.blocks.{i}.conv2", f"model.{index}.conv_block.5"
-        index += 1
+        plain[f"{trunk}.blocks.{i}.conv1"] = f"model.{index + i}.conv_block.1"
+        plain[f"{trunk}.blocks.{i}.conv2"] = f"model.{index + i}.conv_block.5"
+    index += a.global_blocks
     for i in range(a.global_downsamplings):
-        yield f"global_generator.ups.{i}.0", f"model.{index}"
-        index += 3
-    if not a.enhancers:
-        yield "head.1", f"model.{index + 1}"
-
-
-def _published_enhancer(a: GeneratorArchitecture, n: int) -> Iterator[tuple[str, str]]:
-    ours = f"enhancers.{n - 1}"
-    yield f"{ours}.stem.1", f"model{n}_1.1"
-    yield f"{ours}.down.0", f"model{n}_1.4"
-    for i in range(a.enhancer_blocks):
-        yield f"{ours}.blocks.{i}.conv1", f"model{n}_2.{i}.conv_block.1"
-        yield f"{ours}.blocks.{i}.conv2", f"model{n}_2.{i}.conv_block.5"
-    yield f"{ours}.up.0", f"model{n}_2.{a.enhancer_blocks}"
-    if n == a.enhancers:
-        yield "head.1", f"model{n}_2.{a.enhancer_blocks + 4}"
-
-
-def _split_inputs(
-    channels: int, schema: LabelSchema, style_channels: int | None, source: str
-) -> tuple[bool, int]:
-    """Whether there is a boundary channel, and how many style features."""
-    left = channels - schema.channels
-    if style_channels is None:
-        # Labels alone, labels and boundary, or both and the published encoder's default of three
-        # features.
-        style_channels = PUBLISHED_STYLE_CHANNELS if left == 1 + PUBLISHED_STYLE_CHANNELS else 0
-    if style_channels < 0 or left - style_channels not in (0, 1):
-        raise CheckpointError(
-            f"{source}: the network has {counted(channels, 'input channel')}; schema "
-            f"{schema.name} explains {schema.channels} by its labels, at most 1 is the "
-            f"boundary map and {style_channels} are style features. "
-            "Name the label schema it was trained with, or the number of its style features"
-        )
-    return left - style_channels == 1, style_channels
+        plain[f"{trunk}.ups.{i}.0"] = f"model.{index + 3 * i}"
+    last = f"model.{index + 3 * a.global_downsamplings + 1}"
+    for n in range(1, a.enhancers + 1):
+        ours, theirs = f"enhancers.{n - 1}", f"model{n}"
+        plain[f"{ours}.stem.1"] = f"{theirs}_1.1"
+        plain[f"{ours}.down.0"] = f"{theirs}_1.4"
+        for i in range(a.enhancer_blocks):
+            plain[f"{ours}.blocks.{i}.conv1"] = f"{theirs}_2.{i}.conv_block.1"
+            plain[f"{ours}.blocks.{i}.conv2"] = f"{theirs}_2.{i}.conv_block.5"
+        plain[f"{ours}.up.0"] = f"{theirs}_2.{a.enhancer_blocks}"
+        last = f"{theirs}_2.{a.enhancer_blocks + 4}"
+    plain["head.1"] = last
+    for ours, theirs in plain.items():
+        for kind in ("weight", "bias"):
+            yield f"{ours}.{kind}", f"{theirs}.{kind}"
 
 
 def _rebuild(

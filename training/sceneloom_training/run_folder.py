@@ -1,9 +1,9 @@
-"""The folder of a training run: its checkpoints, its record, and that only one process writes it.
+"""A training run on disk, of a model or of a segmenter: lock, record, checkpoints.
 
     RUN/run.json                        settings, versions, what was switched off and why
     RUN/log.jsonl                       one line per entry of the log
-    RUN/checkpoints/step-000001000/     training.pt (everything that a resumed run needs),
-                                        model/ (the checkpoint bundle), state.json (hash, step)
+    RUN/checkpoints/step-000001000/     training.pt (everything for a resumed run), state.json
+                                        (hash, step), model/ (the bundle; not of a segmenter)
     RUN/model                           link to the newest checkpoint's bundle
     RUN/tensorboard/, RUN/pictures/     for people
 
@@ -18,20 +18,17 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
-from sceneloom.contract import Contract
+from sceneloom import __version__
 from sceneloom.errors import CheckpointError, TrainingError
 from sceneloom.files import HeldPlace, file_hash, replace_folder
 from sceneloom.text import parse_json, reason
-from sceneloom.version import __version__
-from sceneloom_training.checkpoint import save_checkpoint
-from sceneloom_training.networks import FeatureEncoder, SynthesisNetwork
-from sceneloom_training.torch_files import load_tensors
+from sceneloom_training.checkpoint import load_tensors
 
 FORMAT = 1
 STATE, TRAINING, BUNDLE = "state.json", "training.pt", "model"
@@ -39,23 +36,25 @@ RECORD, LOG, PICTURES = "run.json", "log.jsonl", "pictures"
 _LOCK = ".lock"
 _NAME = re.compile(r"step-(\d{9,})")
 _LEFTOVER = re.compile(r"\.step-\d{9,}\.(\d+\.new|\d+\.old|gone)")
+_OLD_SEGMENTER = re.compile(r"\.lock|log\.jsonl|\.training\.pt\.new|\.segmenter\..*")
 
 
 class RunFolder:
     """A run's folder."""
 
-    def __init__(self, root: Path) -> None:
-        """Name the folder; nothing is written yet."""
+    def __init__(self, root: Path, *, makes: Literal["model", "segmenter"] = "model") -> None:
+        """Name the folder and the result of the run in it; nothing is written yet."""
         self.root = root
         self.checkpoints = root / "checkpoints"
-        self.model = root / BUNDLE
-        """The newest checkpoint's bundle: a link."""
+        self.model = root / makes
+        """The newest checkpoint's bundle, a link; of a segmenter, the finished one."""
+        self._foreign = {"model", "segmenter"} - {makes}
         self._held: HeldPlace | None = None
 
     @contextlib.contextmanager
     def claimed(self) -> Iterator[None]:
-        """Make the folder and keep others out of it while the block runs; clear up after a run
-        that was killed.
+        """Make the folder, keep other processes out while the block runs, and sweep after a killed
+        run.
 
         Raises:
             TrainingError: another process trains in it, it holds something else, or it cannot be
@@ -76,37 +75,35 @@ class RunFolder:
                 fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except (BlockingIOError, PermissionError):
                 raise TrainingError(f"{self.root}: another process is training in it") from None
-            self._sweep()
+            for path in self.checkpoints.iterdir():
+                if _LEFTOVER.fullmatch(path.name):
+                    shutil.rmtree(path, ignore_errors=True)
+            for name in (RECORD, LOG, BUNDLE):
+                (self.root / f".{name}.new").unlink(missing_ok=True)
+            if steps := self.steps():  # a killed run may not have come to it
+                self._point_to(steps[-1])
             self._held = HeldPlace(self.root)
             try:
                 yield
             finally:
                 self._held.close()
-                self._leave_nothing_empty()
+                if not (self.root / RECORD).exists():  # refused before it began
+                    with contextlib.suppress(OSError):
+                        self.checkpoints.rmdir()
+                        (self.root / _LOCK).unlink()
+                        self.root.rmdir()
 
     def _is_ours(self) -> bool:
         if not self.root.is_dir():
             return False
         names = {path.name for path in self.root.iterdir()}
-        # Those that a run which was killed at once leaves behind have no record yet.
-        return RECORD in names or names <= {_LOCK, "checkpoints", f".{RECORD}.new"}
-
-    def _leave_nothing_empty(self) -> None:
-        """Take the folder away again if the run was refused before it began."""
-        if not (self.root / RECORD).exists():
-            with contextlib.suppress(OSError):
-                self.checkpoints.rmdir()
-                (self.root / _LOCK).unlink()
-                self.root.rmdir()
-
-    def _sweep(self) -> None:
-        for path in self.checkpoints.iterdir():
-            if _LEFTOVER.fullmatch(path.name):
-                shutil.rmtree(path, ignore_errors=True)
-        for name in (RECORD, LOG, BUNDLE):
-            (self.root / f".{name}.new").unlink(missing_ok=True)
-        if steps := self.steps():  # a killed run may not have come to it
-            self._point_to(steps[-1])
+        if names & self._foreign:
+            return False
+        if RECORD in names or names <= {_LOCK, "checkpoints", f".{RECORD}.new"}:
+            return True
+        # Segmenter runs of older versions have no record, and their checkpoint here.
+        killed = _LOCK in names and all(map(_OLD_SEGMENTER.fullmatch, names))
+        return "model" in self._foreign and (TRAINING in names or killed)
 
     def steps(self) -> list[int]:
         """Steps of the checkpoints that are there, in order."""
@@ -123,20 +120,14 @@ class RunFolder:
         self,
         step: int,
         state: dict[str, Any],
-        generator: SynthesisNetwork,
-        contract: Contract | None,
-        provenance: dict[str, Any],
-        encoder: FeatureEncoder | None,
+        write_model: Callable[[Path], None] | None = None,
     ) -> None:
         """Write the checkpoint of a step.
 
         Args:
             step: steps done.
-            state: everything that a resumed run needs; tensors and plain values.
-            generator: for the bundle; so are the others.
-            contract: see `save_checkpoint`.
-            provenance: see `save_checkpoint`.
-            encoder: see `save_checkpoint`.
+            state: everything for a resumed run; tensors and plain values.
+            write_model: writes the checkpoint bundle to a path; None for a run without bundles.
 
         Raises:
             CheckpointError: it cannot be written; the older ones are as they were.
@@ -150,8 +141,12 @@ class RunFolder:
             kind="a checkpoint of a training run",
             error=CheckpointError,
         ) as fresh:
-            _save_state(state, fresh / TRAINING)
-            save_checkpoint(fresh / BUNDLE, generator, contract, provenance, encoder=encoder)
+            try:
+                torch.save(state, fresh / TRAINING)
+            except RuntimeError as error:  # torch's zip writer hides the system's reason
+                raise OSError(f"disk full, or not writable ({reason(error)})") from None
+            if write_model is not None:
+                write_model(fresh / BUNDLE)
             description = {
                 "format": FORMAT,
                 "sceneloom": __version__,
@@ -172,19 +167,19 @@ class RunFolder:
             raise TrainingError(f"{error}; what was trained since is lost") from None
 
     def _point_to(self, step: int) -> None:
+        if not (self.folder(step) / BUNDLE).is_dir():
+            return
         link = self.root / f".{BUNDLE}.new"
         link.unlink(missing_ok=True)
         link.symlink_to(Path("checkpoints") / self.folder(step).name / BUNDLE)
         link.replace(self.model)
 
     def drop_older(self, *, keep: int, keep_every: int) -> None:
-        """Remove checkpoints but the newest.
-
-        Args:
-            keep: how many are kept.
-            keep_every: those at multiples of it are kept as well; 0 is none.
+        """Remove checkpoints but the newest `keep` and those at multiples of `keep_every`, if not
+        0.
         """
-        for step in self.steps()[:-keep]:
+        steps = self.steps()
+        for step in steps[: max(0, len(steps) - keep)]:
             if not keep_every or step % keep_every:
                 # Renamed first: half a folder must not look like a checkpoint.
                 gone = self.folder(step).with_name(f".{self.folder(step).name}.gone")
@@ -248,13 +243,15 @@ class RunFolder:
         return record
 
     def forget_after(self, step: int) -> None:
-        """Drop log entries and pictures of steps that a resumed run does again, and a line that was
-        cut off.
-        """
+        """Drop log entries and pictures of steps that are done again, and a cut line."""
         path = self.root / LOG
         if path.is_file():
             lines = path.read_text("utf-8", errors="replace").splitlines()
-            kept = [line for line in lines if _is_entry_up_to(step, line)]
+            kept = []
+            for line in lines:
+                with contextlib.suppress(ValueError, KeyError, TypeError):
+                    if parse_json(line)["step"] <= step:
+                        kept.append(line)
             self._write(LOG, "".join(f"{line}\n" for line in kept))
         for picture in (self.root / PICTURES).glob("step-*"):
             match = re.match(r"step-(\d+)-", picture.name)
@@ -273,17 +270,3 @@ class RunFolder:
             raise TrainingError(
                 f"{self.root / name}: cannot be written ({error.strerror})"
             ) from None
-
-
-def _is_entry_up_to(step: int, line: str) -> bool:
-    try:
-        return bool(parse_json(line)["step"] <= step)
-    except (ValueError, KeyError, TypeError):
-        return False
-
-
-def _save_state(state: dict[str, Any], path: Path) -> None:
-    try:
-        torch.save(state, path)
-    except RuntimeError as error:  # torch's zip writer hides the system's reason
-        raise OSError(f"disk full, or not writable ({reason(error)})") from None

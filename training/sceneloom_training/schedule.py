@@ -25,7 +25,6 @@ class Schedule:
     enhancer_only: int
     """Steps at the start in which what the outermost enhancer encloses is fixed."""
     last: int
-    """Steps in all."""
 
     @classmethod
     def of(cls, settings: ScheduleSettings, steps_per_epoch: int) -> Schedule:

@@ -1,18 +1,33 @@
-"""Everything a training run is told, as `sceneloom train` takes it from a TOML file and from flags.
+"""Settings of `sceneloom train`, `sceneloom styles` and `sceneloom train-segmenter`.
 
-Every section is a table of the TOML file and a prefix of the flags: `ngf` of `[generator]` is
-`--generator.ngf`.
+In `TrainSettings`, a section is a table of the TOML file and a prefix of the flags: `ngf` of
+`[generator]` is `--generator.ngf`. This module imports no torch.
 """
 
 from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 from sceneloom.errors import InputError
+from sceneloom.maps import DEFAULT_MAX_PIXELS
 from sceneloom_training.data import DataSettings, Geometry
-from sceneloom_training.modes import DeviceChoice, GanMode, PaddingMode, Precision
+from sceneloom_training.data.settings import parse_size
+
+GanMode: TypeAlias = Literal["least_squares", "vanilla", "hinge"]
+"""The GAN loss: ``least_squares`` (Mao et al., 2017; as published), ``vanilla`` or ``hinge``."""
+
+PaddingMode: TypeAlias = Literal["reflect", "replicate", "zeros"]
+"""What convolutions see beyond the edge: ``reflect`` as published, or what costs engines less."""
+
+Precision: TypeAlias = Literal["float32", "bfloat16", "float16", "float64"]
+"""What convolutions compute in while training."""
+
+Device: TypeAlias = Literal["cpu", "cuda"]
+
+DeviceChoice: TypeAlias = Literal["auto", "cpu", "cuda"]
+"""``auto`` takes a GPU if there is one."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -212,16 +227,15 @@ class TrainSettings:
                 "schedule.enhancer_only_epochs needs generator.enhancers of at least 1"
             )
         if self.generator.network == "unet":
-            self._check_unet()
-
-    def _check_unet(self) -> None:
-        for name, on in {
-            "compute.recompute": self.compute.recompute,
-            "generator.enhancers": self.generator.enhancers,
-            "generator.start_from": self.generator.start_from,
-        }.items():
-            if on:
-                raise InputError(f"{name} is for the pix2pixhd network; a U-Net has no such thing")
+            for name, on in {
+                "compute.recompute": self.compute.recompute,
+                "generator.enhancers": self.generator.enhancers,
+                "generator.start_from": self.generator.start_from,
+            }.items():
+                if on:
+                    raise InputError(
+                        f"{name} is for the pix2pixhd network; a U-Net has no such thing"
+                    )
 
     def to_json(self) -> dict[str, Any]:
         """All of it as a JSON object, paths as strings."""
@@ -265,3 +279,119 @@ _RANGES = (
     ("record.held_out", 0, 10**9),
 )
 """Section and field, least and greatest value."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ClusterSettings:
+    """How styles are encoded and clustered."""
+
+    clusters: int = 10
+    """Most clusters of a class."""
+    smallest_share: float = 1 / 64
+    """Instances that take up less of their picture are left out, as published; a class that has
+    none so large keeps all of its instances.
+    """
+    width: int | None = None
+    """Scale photographs to this width first, the one the model was trained at; without it, they are
+    encoded at their own size.
+    """
+    seed: int = 0
+    """Of k-means: equal seeds give equal clusters."""
+    device: DeviceChoice = "auto"
+    """Where the encoder runs; auto takes a GPU if there is one."""
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        if not 1 <= self.clusters <= 1000:
+            raise InputError(f"clusters is {self.clusters}; it is from 1 to 1000")
+        if not 0 <= self.smallest_share <= 1:
+            raise InputError(f"smallest_share is {self.smallest_share}; it is from 0 to 1")
+        if not 0 <= self.seed < 2**32:
+            raise InputError(f"seed is {self.seed}; it is from 0 to {2**32 - 1}")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SegmenterSettings:
+    """A segmentation network from random weights, and its training."""
+
+    network: Literal["segformer", "unet"] = "segformer"
+    """SegFormer (Xie et al., NeurIPS 2021; from transformers), for many photographs and long
+    training, or a convolutional U-Net (Ronneberger et al., MICCAI 2015; from MONAI), which learns
+    small things in small pictures from few.
+    """
+    size: str = "512x256"
+    """WIDTHxHEIGHT that photographs are resized to, in training and when it judges."""
+    width: int = 32
+    """Channels of the first stage; 32 gives SegFormer's B0 and MONAI's usual U-Net."""
+    epochs: int = 160
+    """Passes over the photographs."""
+    batch: int = 8
+    """Pictures per step."""
+    learning_rate: float = 6e-4
+    """Of AdamW after warm-up; it falls to zero in a straight line."""
+    weight_decay: float = 0.01
+    """Of AdamW."""
+    warm_up: float = 0.05
+    """Share of the steps in which the learning rate rises from zero."""
+    balance: float = 0.0
+    """Weight of a class in the loss: its share of the pixels to the power of minus this. 0 weighs
+    all pixels alike, 0.5 lets rare classes be learnt in a short training.
+    """
+    precision: Precision = "float32"
+    """bfloat16 is faster where the processor has it; float16 and float64 are not for this."""
+    flip: bool = True
+    """Mirror left to right, with a chance of one half."""
+    photometric: bool = True
+    """Vary light, colours, grain and sharpness at random: a judge is to see what a picture shows,
+    however it is drawn.
+    """
+    workers: int = 2
+    """Processes that load photographs."""
+    cache: int = 0
+    """Photographs that each loading process keeps in memory."""
+    checkpoint_every: int = 500
+    """Steps between checkpoints, from which the same command goes on."""
+    half: bool = False
+    """Write the weights as float16, in half the space; they are loaded as float32."""
+    seed: int = 0
+    """Of weights, order and flips."""
+    device: DeviceChoice = "auto"
+    """auto takes a GPU if there is one."""
+
+    def __post_init__(self) -> None:
+        """Check the ranges, and what the fields mean together."""
+        height, width = parse_size(self.size, of="size")
+        if height * width > DEFAULT_MAX_PIXELS:
+            raise InputError(f"size is {self.size}; it is at most {DEFAULT_MAX_PIXELS:,} pixels")
+        if height % 32 or width % 32:
+            raise InputError(f"size is {self.size}; both sides are multiples of 32")
+        for name, low, high in _SEGMENTER_RANGES:
+            value = getattr(self, name)
+            if not low <= value <= high:  # also refuses nan
+                raise InputError(f"{name} is {value}; it is from {low:g} to {high:g}")
+        if self.network not in ("segformer", "unet"):
+            raise InputError(f"network is {self.network}; it is segformer or unet")
+        if self.network == "segformer" and self.width % 8:
+            raise InputError(f"width is {self.width}; a SegFormer takes multiples of 8")
+        if self.precision not in ("float32", "bfloat16"):
+            raise InputError(f"precision is {self.precision}; it is float32 or bfloat16")
+
+    def to_json(self) -> dict[str, Any]:
+        """All of it as a JSON object."""
+        return dataclasses.asdict(self)
+
+
+_SEGMENTER_RANGES = (
+    ("width", 1, 1024),
+    ("epochs", 1, 1_000_000),
+    ("batch", 1, 4096),
+    ("learning_rate", 0, 1),
+    ("weight_decay", 0, 1),
+    ("warm_up", 0, 0.99),
+    ("balance", 0, 1),
+    ("workers", 0, 256),
+    ("cache", 0, 10**9),
+    ("checkpoint_every", 1, 10**12),
+    ("seed", 0, 2**63 - 1),
+)
+"""Field, least and greatest value."""

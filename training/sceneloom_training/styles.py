@@ -27,9 +27,9 @@ from sceneloom.style import StyleFile, round_style
 from sceneloom_training.checkpoint import Checkpoint
 from sceneloom_training.data import DataSet, Geometry, Sample
 from sceneloom_training.data.geometry import LARGEST_LOAD_SIZE
-from sceneloom_training.device import choose_device
 from sceneloom_training.networks import FeatureEncoder
-from sceneloom_training.style_settings import ClusterSettings
+from sceneloom_training.process import choose_device
+from sceneloom_training.settings import ClusterSettings
 
 _STARTS = 10
 
@@ -53,11 +53,8 @@ class ClassStyles:
     """The styles of one class."""
 
     label_id: int
-    """Of the class."""
     name: str
-    """Of the class."""
     instances: int
-    """How many were clustered."""
     clusters: tuple[tuple[float, ...], ...]
     """Their centres, the one of most instances first."""
     default: tuple[float, ...]
@@ -65,15 +62,7 @@ class ClassStyles:
 
 
 def style_parts(checkpoint: Checkpoint, name: Path) -> tuple[FeatureEncoder, Contract]:
-    """The encoder and the contract of a checkpoint.
-
-    Args:
-        checkpoint: as it was loaded.
-        name: what to call it in an error.
-
-    Raises:
-        CheckpointError: it has none.
-    """
+    """The encoder and the contract of a checkpoint; raises CheckpointError without them."""
     if checkpoint.contract is None:
         raise CheckpointError(f"{name}: takes pictures instead of label maps, and has no styles")
     if checkpoint.encoder is None:
@@ -88,37 +77,13 @@ def encode_sample(
 ) -> EncodedInstances:
     """Encode the instances of one photograph, in ascending order of their ids.
 
-    Args:
-        encoder: the features it gives are the contract's style channels; runs where its weights
-            are.
-        contract: of the model.
-        sample: photo uint8 [H, W, 3], label map uint8 [H, W], instance map int32 [H, W].
-        width: scale it to this width first, the height in proportion; both sides go to the nearest
-            multiple of what encoder and generator take either way.
+    With a width, the sample is scaled to it first; both sides go to the nearest multiple of what
+    encoder and generator take.
 
     Raises:
         InputError: `width` is out of range.
         SizeError: the photograph is too small for the encoder.
     """
-    sample = _scaled(encoder, contract, sample, width)
-    assert sample.label_map is not None
-    assert sample.instance_map is not None
-    device = next(encoder.parameters()).device
-    photo = torch.from_numpy(sample.photo).to(device).permute(2, 0, 1).unsqueeze(0)
-    with torch.inference_mode():
-        instances = torch.from_numpy(sample.instance_map).to(device).unsqueeze(0)
-        planes = encoder(photo.to(torch.float32) / 127.5 - 1.0, instances)[0].cpu().numpy()
-    ids, channels = instance_channels(sample.label_map, sample.instance_map)
-    _, first, pixels = np.unique(sample.instance_map, return_index=True, return_counts=True)
-    # An instance has its mean everywhere, so any of its pixels tells.
-    features = planes.reshape(len(planes), -1)[:, first].T.astype(np.float64)
-    shares = pixels / sample.instance_map.size
-    return EncodedInstances(ids=ids, channels=channels, shares=shares, features=features)
-
-
-def _scaled(
-    encoder: FeatureEncoder, contract: Contract, sample: Sample, width: int | None
-) -> Sample:
     if width is not None and not 1 <= width <= LARGEST_LOAD_SIZE:
         raise InputError(f"width is {width}; it is from 1 to {LARGEST_LOAD_SIZE}")
     unit = 2 ** int(encoder.settings["downsamplings"])
@@ -135,7 +100,19 @@ def _scaled(
             f"a photograph of {w}x{h} (width x height) is too small for this model's encoder; each "
             f"side is at least {max(2 * unit, contract.min_side)}"
         )
-    return sample
+    assert sample.label_map is not None
+    assert sample.instance_map is not None
+    device = next(encoder.parameters()).device
+    photo = torch.from_numpy(sample.photo).to(device).permute(2, 0, 1).unsqueeze(0)
+    with torch.inference_mode():
+        instances = torch.from_numpy(sample.instance_map).to(device).unsqueeze(0)
+        planes = encoder(photo.to(torch.float32) / 127.5 - 1.0, instances)[0].cpu().numpy()
+    ids, channels = instance_channels(sample.label_map, sample.instance_map)
+    _, first, pixels = np.unique(sample.instance_map, return_index=True, return_counts=True)
+    # An instance has its mean everywhere, so any of its pixels tells.
+    features = planes.reshape(len(planes), -1)[:, first].T.astype(np.float64)
+    shares = pixels / sample.instance_map.size
+    return EncodedInstances(ids=ids, channels=channels, shares=shares, features=features)
 
 
 def encode_photographs(
@@ -146,17 +123,7 @@ def encode_photographs(
     *,
     track: Callable[[range], Iterable[int]] = lambda indices: indices,
 ) -> dict[int, EncodedInstances]:
-    """Encode all instances of a data set.
-
-    Args:
-        encoder: it is moved to the settings' device.
-        contract: of the model; its label schema must be the data set's.
-        data: has instance maps.
-        settings: width and device.
-        track: passes the indices of the photographs on, to show progress.
-
-    Returns:
-        channel -> its instances of all photographs, in their order.
+    """Encode all instances of a data set on the settings' device: channel -> instances, in order.
 
     Raises:
         InputError: the data set has no instance maps or another label schema, a file is damaged, or
@@ -172,7 +139,20 @@ def encode_photographs(
         except SizeError as error:
             raise SizeError(f"{data.keys[index]}: {error}") from None
         encoded.append(found)
-    return _by_class(encoded, contract.schema.channels)
+    ids = [i for found in encoded for i in found.ids]
+    of = np.array([c for found in encoded for c in found.channels])
+    shares = np.concatenate([found.shares for found in encoded])
+    features = np.concatenate([found.features for found in encoded])
+    return {
+        channel: EncodedInstances(
+            ids=[ids[i] for i in np.flatnonzero(of == channel)],
+            channels=[channel] * int((of == channel).sum()),
+            shares=shares[of == channel],
+            features=features[of == channel],
+        )
+        for channel in sorted(set(of.tolist()))
+        if channel < contract.schema.channels
+    }
 
 
 def check_data(contract: Contract, data: DataSet) -> None:
@@ -194,41 +174,24 @@ def check_data(contract: Contract, data: DataSet) -> None:
         )
 
 
-def _by_class(encoded: list[EncodedInstances], channels: int) -> dict[int, EncodedInstances]:
-    ids = [i for found in encoded for i in found.ids]
-    of = np.array([c for found in encoded for c in found.channels])
-    shares = np.concatenate([found.shares for found in encoded])
-    features = np.concatenate([found.features for found in encoded])
-    return {
-        channel: EncodedInstances(
-            ids=[ids[i] for i in np.flatnonzero(of == channel)],
-            channels=[channel] * int((of == channel).sum()),
-            shares=shares[of == channel],
-            features=features[of == channel],
-        )
-        for channel in sorted(set(of.tolist()))
-        if channel < channels
-    }
-
-
 def cluster_styles(
     contract: Contract, encoded: dict[int, EncodedInstances], settings: ClusterSettings
 ) -> list[ClassStyles]:
-    """Cluster the instances of each class.
+    """Cluster the instances of each class; styles in channel order, rounded to six digits."""
+    from sklearn.cluster import KMeans
+    from threadpoolctl import threadpool_limits
 
-    Args:
-        contract: of the model.
-        encoded: channel -> its instances, as `encode_photographs` gives them.
-        settings: clusters, smallest share and seed.
-
-    Returns:
-        the styles of each class that has instances, in channel order, rounded to six digits.
-    """
     styles = []
     for channel, instances in sorted(encoded.items()):
         large = instances.shares >= settings.smallest_share
         vectors = instances.features[large] if large.any() else instances.features
-        centres, default = _cluster(vectors, settings)
+        count = min(settings.clusters, len(np.unique(vectors, axis=0)))
+        with threadpool_limits(1):  # several threads add up in any order
+            means = KMeans(count, n_init=_STARTS, random_state=settings.seed).fit(vectors)
+        sizes: Counter[tuple[float, ...]] = Counter()
+        for centre, size in zip(means.cluster_centers_, np.bincount(means.labels_), strict=True):
+            sizes[round_style(centre)] += int(size)
+        centres = tuple(sorted(sizes, key=lambda centre: (-sizes[centre], centre)))
         label = contract.schema.labels[channel]
         styles.append(
             ClassStyles(
@@ -236,26 +199,10 @@ def cluster_styles(
                 name=label.name,
                 instances=len(vectors),
                 clusters=centres,
-                default=default,
+                default=round_style(vectors.mean(0)),
             )
         )
     return styles
-
-
-def _cluster(
-    vectors: npt.NDArray[np.float64], settings: ClusterSettings
-) -> tuple[tuple[tuple[float, ...], ...], tuple[float, ...]]:
-    from sklearn.cluster import KMeans
-    from threadpoolctl import threadpool_limits
-
-    count = min(settings.clusters, len(np.unique(vectors, axis=0)))
-    with threadpool_limits(1):  # several threads add up in any order
-        means = KMeans(count, n_init=_STARTS, random_state=settings.seed).fit(vectors)
-    sizes: Counter[tuple[float, ...]] = Counter()
-    for centre, size in zip(means.cluster_centers_, np.bincount(means.labels_), strict=True):
-        sizes[round_style(centre)] += int(size)
-    centres = tuple(sorted(sizes, key=lambda centre: (-sizes[centre], centre)))
-    return centres, round_style(vectors.mean(0))
 
 
 def with_styles(contract: Contract, styles: list[ClassStyles]) -> Contract:
@@ -268,12 +215,7 @@ def with_styles(contract: Contract, styles: list[ClassStyles]) -> Contract:
 
 
 def reference_styles(contract: Contract, encoded: EncodedInstances) -> StyleFile:
-    """The styles of one photograph: of its instances, and of each class the mean over its pixels.
-
-    Args:
-        contract: of the model.
-        encoded: as `encode_sample` gives it.
-    """
+    """The styles of one photograph: of its instances, and of each class the pixels' mean."""
     channels = np.array(encoded.channels)
     labels = {}
     for channel in sorted({c for c in encoded.channels if c < contract.schema.channels}):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,10 +15,10 @@ from tyro.conf import OmitArgPrefixes, Positional, arg
 from sceneloom.errors import require
 from sceneloom.text import printable
 from sceneloom_training.data import DataSettings, examine, open_data_set
-from sceneloom_training.style_settings import ClusterSettings
+from sceneloom_training.settings import ClusterSettings
 
 if TYPE_CHECKING:
-    from sceneloom_training.styles import ClassStyles
+    pass
 
 
 def main(
@@ -51,7 +52,9 @@ def main(
     photographs = open_data_set(data)
     for note in examine(photographs, data.root):
         print(note, file=sys.stderr)
-    encoded = encode_photographs(encoder, contract, photographs, settings, track=_progress)
+    console = Console(stderr=True)
+    progress = partial(track, description="encoding", console=console)
+    encoded = encode_photographs(encoder, contract, photographs, settings, track=progress)
     styles = cluster_styles(contract, encoded, settings)
     record = {
         "photographs": len(photographs),
@@ -65,22 +68,14 @@ def main(
         {**loaded.provenance, "styles": record},
         encoder=encoder.cpu(),
     )
-    _report(styles)
+    print(f"{'class':24}{'instances':>10}{'clusters':>10}")
+    for found in styles:
+        print(f"{printable(found.name):24}{found.instances:>10}{len(found.clusters):>10}")
     print(f"wrote {printable(out or checkpoint)}")
     print(f"next: sceneloom export {printable(out or checkpoint)} --repository DIR")
     return 0
 
 
-def _progress(indices: range) -> Any:
-    return track(indices, description="encoding", console=Console(stderr=True))
-
-
 def _json(settings: Any) -> dict[str, Any]:
     fields = dataclasses.asdict(settings)
     return {k: str(v) if isinstance(v, Path) else v for k, v in fields.items()}
-
-
-def _report(styles: list[ClassStyles]) -> None:
-    print(f"{'class':24}{'instances':>10}{'clusters':>10}")
-    for found in styles:
-        print(f"{printable(found.name):24}{found.instances:>10}{len(found.clusters):>10}")

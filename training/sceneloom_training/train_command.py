@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
+from typing import Annotated, Any, get_type_hints
 
 from tyro.conf import Positional, arg
 
@@ -19,10 +19,6 @@ if sys.version_info >= (3, 11):
     import tomllib
 else:
     import tomli as tomllib
-
-if TYPE_CHECKING:
-    from sceneloom_training.trainer import Outcome
-
 
 _PACKAGES = ["torch", "safetensors", "tensorboard"]
 
@@ -52,18 +48,14 @@ def main(
         # Threads of gloo and NCCL can wait for the lost process when the interpreter ends, for
         # ever; all files are closed.
         os._exit(1)
-    if outcome.first:
-        print(_summary(outcome))
+    if outcome.is_main:
+        done = f"trained {counted(outcome.step, 'step')}: {printable(outcome.model)}"
+        stopped = (
+            f"stopped by signal {outcome.stopped_by} at step {outcome.step} of {outcome.last}, "
+            "saved; the same command goes on"
+        )
+        print(done if outcome.stopped_by is None else stopped)
     return 0 if outcome.stopped_by is None else 128 + outcome.stopped_by
-
-
-def _summary(outcome: Outcome) -> str:
-    if outcome.stopped_by is None:
-        return f"trained {counted(outcome.step, 'step')}: {printable(outcome.model)}"
-    return (
-        f"stopped by signal {outcome.stopped_by} at step {outcome.step} of {outcome.last}, saved; "
-        "the same command goes on"
-    )
 
 
 def expand_arguments(arguments: Sequence[str]) -> list[str]:
@@ -125,8 +117,8 @@ def _flag(name: str, value: Any, path: Path) -> Iterator[str]:
 
 @cache
 def _switches() -> frozenset[str]:
-    """Settings that are true or false: as flags they take no value, and the parser would call the
-    value an option that it does not know, without the setting's name.
+    """Settings that are true or false: their flags take no value, and the parser would refuse the
+    value without the setting's name.
     """
     return frozenset(
         f"{section}.{field}".replace("_", "-")

@@ -10,7 +10,7 @@ from tyro.conf import OmitArgPrefixes
 from sceneloom.errors import require
 from sceneloom.text import counted, printable
 from sceneloom_training.data import DataSettings
-from sceneloom_training.evaluation.segmenter_settings import SegmenterSettings
+from sceneloom_training.settings import SegmenterSettings
 
 
 def main(

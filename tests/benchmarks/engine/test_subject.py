@@ -32,8 +32,8 @@ from sceneloom_bench.peaks import (
     peak_measurements,
 )
 from sceneloom_serving.engines import ENGINES
-from sceneloom_serving.torch_runtime import TorchSynthesizer
 from sceneloom_training.networks import GeneratorArchitecture, build_generator
+from sceneloom_training.torch_synthesizer import TorchSynthesizer
 
 PUBLISHED = GeneratorArchitecture(input_channels=36, ngf=32, enhancers=1)
 

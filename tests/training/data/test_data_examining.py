@@ -13,8 +13,7 @@ from PIL import Image
 
 from sceneloom.errors import DataSetError, ImageReadError
 from sceneloom_training.data import DataSet, DataSettings, examine, open_data_set
-from sceneloom_training.data.headers import Header, read_header
-from sceneloom_training.data.pictures import read_picture
+from sceneloom_training.data.pictures import Header, read_header, read_picture
 from sceneloom_training.evaluation.sources import FolderPictures
 
 ORIENTATION = 0x0112

@@ -16,7 +16,7 @@ from sceneloom.errors import (
     UnknownLabelError,
 )
 from sceneloom_training.data import DataSettings, open_data_set
-from sceneloom_training.data.examining import examine
+from sceneloom_training.data.opening import examine
 
 NAMES = ("aachen_000000_000019", "aachen_000001_000019", "sub/bonn_000002_000019")
 

@@ -17,7 +17,7 @@ from sceneloom.errors import InputError, UnknownLabelError
 from sceneloom.schema import load_schema
 from sceneloom_streets import draw_pair
 from sceneloom_training.data import DataSettings, open_data_set
-from sceneloom_training.data.channels import label_channels
+from sceneloom_training.data.sample import label_channels
 
 STREETS = DataSettings(
     layout="streets", streets_seed=9, streets_count=3, streets_size="64x32", unknown="error"

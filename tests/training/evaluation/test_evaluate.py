@@ -21,17 +21,15 @@ from sceneloom.testing import FakeTransport
 from sceneloom.triton.client import TritonSynthesizer
 from sceneloom_training.checkpoint import Checkpoint, load_checkpoint
 from sceneloom_training.data import DataSet, DataSettings, Sample, open_data_set
-from sceneloom_training.evaluation.checkpoint_pictures import checkpoint_synthesizer
-from sceneloom_training.evaluation.classes import input_table, truth_table
-from sceneloom_training.evaluation.evaluate import evaluate, resize_picture
-from sceneloom_training.evaluation.scores import ClassCounts
-from sceneloom_training.evaluation.settings import EvaluationSettings
+from sceneloom_training.evaluation.evaluate import EvaluationSettings, evaluate, resize_picture
+from sceneloom_training.evaluation.scores import ClassCounts, input_table, truth_table
 from sceneloom_training.evaluation.sources import (
     GivenPictures,
     PictureSource,
     SynthesizedPictures,
 )
 from sceneloom_training.networks import GeneratorArchitecture
+from sceneloom_training.torch_synthesizer import checkpoint_synthesizer
 
 Picture = npt.NDArray[np.uint8]
 CITYSCAPES, NINETEEN = load_schema("cityscapes"), load_schema("cityscapes19")
@@ -264,7 +262,7 @@ def test_a_styled_model_is_given_the_styles_of_the_seed(
 def test_a_checkpoint_renders_what_it_renders_elsewhere(
     checkpoint: Path, street_data: DataSet, judge: ColourSegmenter
 ) -> None:
-    from sceneloom_serving.torch_runtime import TorchSynthesizer
+    from sceneloom_training.torch_synthesizer import TorchSynthesizer
 
     loaded = load_checkpoint(checkpoint)
     assert loaded.contract is not None

@@ -19,7 +19,7 @@ from sceneloom.cli import main
 from sceneloom.files import file_hash
 from sceneloom.schema import load_schema
 from sceneloom_training.evaluation.segmenter import build_network, save_segmenter
-from sceneloom_training.evaluation.segmenter_settings import SegmenterSettings
+from sceneloom_training.settings import SegmenterSettings
 
 if TYPE_CHECKING:
     from sceneloom_serving.embedded import EmbeddedServer

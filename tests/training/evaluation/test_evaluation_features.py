@@ -18,14 +18,13 @@ from torch import nn
 from sceneloom.errors import CheckpointError, InputError, MissingDependencyError
 from sceneloom.files import file_hash
 from sceneloom_training.data import DataSet
-from sceneloom_training.evaluation.evaluate import evaluate
+from sceneloom_training.evaluation.evaluate import EvaluationSettings, evaluate
 from sceneloom_training.evaluation.features import (
     Dinov2Features,
     FeatureNetwork,
     feature_distances,
     load_features,
 )
-from sceneloom_training.evaluation.settings import EvaluationSettings
 from sceneloom_training.evaluation.sources import GivenPictures
 
 Features = npt.NDArray[np.float64]

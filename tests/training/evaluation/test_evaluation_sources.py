@@ -12,8 +12,7 @@ from PIL import Image
 
 from sceneloom.errors import DataSetError, ImageReadError, SizeError
 from sceneloom_training.data import DataSet
-from sceneloom_training.evaluation.evaluate import Evaluation, evaluate
-from sceneloom_training.evaluation.settings import EvaluationSettings
+from sceneloom_training.evaluation.evaluate import Evaluation, EvaluationSettings, evaluate
 from sceneloom_training.evaluation.sources import FolderPictures, listed
 
 Run = Callable[..., Evaluation]

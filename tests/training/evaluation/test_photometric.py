@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from sceneloom_training.evaluation.photometric import distort
+from sceneloom_training.evaluation.segmenter_training import distort
 
 
 def test_values_stay_in_range_and_things_where_they_are() -> None:

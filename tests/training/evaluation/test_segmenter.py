@@ -27,8 +27,9 @@ from sceneloom_streets.dataset import write_streets
 from sceneloom_training.data import DataSettings, open_data_set
 from sceneloom_training.evaluation import segmenter_training
 from sceneloom_training.evaluation.segmenter import build_network, load_segmenter, save_segmenter
-from sceneloom_training.evaluation.segmenter_settings import SegmenterSettings
-from sceneloom_training.evaluation.segmenter_training import _claimed, train_segmenter
+from sceneloom_training.evaluation.segmenter_training import train_segmenter
+from sceneloom_training.run_folder import RunFolder
+from sceneloom_training.settings import SegmenterSettings
 
 TINY = SegmenterSettings(
     network="unet",
@@ -86,8 +87,9 @@ def test_it_learns_and_comes_back_as_it_was_trained(streets: DataSettings, tmp_p
         train_segmenter(streets, settings, tmp_path / "run")
 
 
+@pytest.mark.parametrize("written_by", ["this version", "an older version"])
 def test_a_run_that_was_stopped_goes_on_to_the_same_weights(
-    streets: DataSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    written_by: str, streets: DataSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = train_segmenter(streets, TINY, tmp_path / "whole")
     assert whole.segmenter is not None
@@ -103,13 +105,19 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_weights(
     monkeypatch.setattr(segmenter_training, "logits_of", stop_in_step_five)
     stopped = train_segmenter(streets, TINY, tmp_path / "run")
     assert (stopped.step, stopped.stopped_by, stopped.segmenter) == (5, signal.SIGTERM, None)
+    if written_by == "an older version":
+        old = tmp_path / "run"
+        shutil.move(old / "checkpoints" / "step-000000005" / "training.pt", old)
+        shutil.rmtree(old / "checkpoints")
+        (old / "run.json").unlink()
     resumed = train_segmenter(streets, TINY, tmp_path / "run")
     assert resumed.segmenter is not None
+    assert not (tmp_path / "run" / "training.pt").exists()
     one, other = (
         (x / "model.safetensors").read_bytes() for x in (whole.segmenter, resumed.segmenter)
     )
     assert one == other
-    assert not (tmp_path / "run" / "training.pt").exists()
+    assert RunFolder(tmp_path / "run").steps() == []
 
 
 def test_a_run_of_other_settings_or_of_something_else_is_refused(
@@ -121,13 +129,13 @@ def test_a_run_of_other_settings_or_of_something_else_is_refused(
         train_segmenter(streets, TINY, tmp_path / "run")
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "thesis.txt").touch()
-    with pytest.raises(TrainingError, match="is not such a run"):
+    with pytest.raises(TrainingError, match="is not a training run"):
         train_segmenter(streets, TINY, tmp_path / "other")
     with pytest.raises(InputError, match="fewer than a batch"):
         train_segmenter(streets, dataclasses.replace(TINY, batch=9), tmp_path / "new")
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "log.jsonl").write_text("mine")
-    with pytest.raises(TrainingError, match="is not such a run"):
+    with pytest.raises(TrainingError, match="is not a training run"):
         train_segmenter(streets, TINY, tmp_path / "mine")
     assert [x.read_text() for x in (tmp_path / "mine").iterdir()] == ["mine"]
 
@@ -148,7 +156,7 @@ def test_two_processes_do_not_train_in_one_folder(streets: DataSettings, tmp_pat
 
 
 def _claim(folder: Path, claimed: Any, done: Any) -> None:
-    with _claimed(folder):
+    with RunFolder(folder, makes="segmenter").claimed():
         claimed.set()
         done.wait(60)
 
@@ -415,7 +423,7 @@ def test_a_signal_ends_the_wait_for_a_batch(streets: DataSettings, tmp_path: Pat
     outcome = train_segmenter(streets, settings, tmp_path / "run")
     thread.join()
     assert outcome.stopped_by == signal.SIGTERM
-    assert (tmp_path / "run" / "training.pt").is_file()
+    assert RunFolder(tmp_path / "run").steps() == [outcome.step]
 
 
 def test_too_little_memory_is_a_sentence(

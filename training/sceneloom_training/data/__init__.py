@@ -4,9 +4,8 @@
 resizes, crops and flips it. Everything here is numpy; torch is not imported.
 """
 
-from sceneloom_training.data.examining import examine
 from sceneloom_training.data.geometry import Geometry
-from sceneloom_training.data.opening import open_data_set
+from sceneloom_training.data.opening import examine, open_data_set
 from sceneloom_training.data.sample import DataSet, Sample
 from sceneloom_training.data.settings import DataSettings
 

@@ -13,6 +13,7 @@ import numpy as np
 from sceneloom.maps import OnUnknown
 from sceneloom.schema import LabelSchema
 from sceneloom_training.data.folders import (
+    TripleDataSet,
     check_folder,
     check_partners,
     check_split,
@@ -22,10 +23,8 @@ from sceneloom_training.data.folders import (
 )
 from sceneloom_training.data.pictures import PICTURE_SUFFIXES, read_picture
 from sceneloom_training.data.sample import InstanceMap, LabelMap, check_same_size
-from sceneloom_training.data.triples import TripleDataSet
 
 FOLDERS = {"train": "training", "val": "validation"}
-"""Split -> name of its folders."""
 _PNG = (".png",)
 
 
@@ -33,12 +32,10 @@ class Ade20kDataSet(TripleDataSet):
     """ADE20K, whose instance maps are colour pictures."""
 
     def read_instances(self, path: Path, label_map: LabelMap, label_file: Path) -> InstanceMap:
-        """Read an instance map: red is the class, green the number of the instance.
+        """Read an instance map, int32 [H, W]: ``red * 256 + green``, class and number, for things.
 
-        Returns:
-            int32 [H, W]: ``red * 256 + green`` for things, which is at least 256. Where there is no
-            thing (red 0) it is the label map's channel, so that walls and floors have boundaries
-            as they have in the instance maps of Cityscapes.
+        Elsewhere (red 0) it is the label map's channel: walls and floors get boundaries, as in
+        Cityscapes.
         """
         red, green, _ = np.moveaxis(read_picture(path).astype(np.int32), -1, 0)
         check_same_size(label_map, label_file, red, path)
@@ -48,18 +45,7 @@ class Ade20kDataSet(TripleDataSet):
 def open_ade20k(
     root: Path, split: str, *, schema: LabelSchema, unknown: OnUnknown, instances: bool
 ) -> Ade20kDataSet:
-    """Open a split; keys are ``ADE_train_00000001``.
-
-    Args:
-        root: the folder that holds ``images`` and ``annotations``.
-        split: ``train`` or ``val``.
-        schema: the label schema of the annotations.
-        unknown: what to do with label ids that the schema does not have.
-        instances: read ``annotations_instance`` where it is there.
-
-    Raises:
-        DataSetError: no such split, a folder is missing or empty, or a file has no partner.
-    """
+    """Open train or val; keys are ``ADE_train_00000001``. Raises as `open_data_set`."""
     check_split(split, tuple(FOLDERS), "ade20k")
     check_folder(root, "the folder ADEChallengeData2016")
     photo_folder = check_folder(root / "images" / FOLDERS[split], "photographs")

@@ -18,7 +18,6 @@ import numpy as np
 from sceneloom.errors import DataSetError, SizeError
 from sceneloom.maps import OnUnknown
 from sceneloom.schema import LabelSchema
-from sceneloom_training.data.channels import label_channels
 from sceneloom_training.data.folders import (
     Found,
     check_folder,
@@ -31,7 +30,13 @@ from sceneloom_training.data.folders import (
 )
 from sceneloom_training.data.geometry import resize_nearest
 from sceneloom_training.data.pictures import read_mask, read_picture
-from sceneloom_training.data.sample import DataSet, LabelMap, Sample, check_same_size
+from sceneloom_training.data.sample import (
+    DataSet,
+    LabelMap,
+    Sample,
+    check_same_size,
+    label_channels,
+)
 
 PARTS = (
     *("skin", "nose", "eye_g", "l_eye", "r_eye", "l_brow", "r_brow", "l_ear", "r_ear"),
@@ -73,7 +78,15 @@ class CelebAMaskDataSet(DataSet):
     def read(self, index: int) -> Sample:
         """Read one face; see `DataSet.read`."""
         photo = read_picture(self.photos[index])
-        ids, file = _paint(self.parts[index])
+        ids: LabelMap | None = None
+        masks = sorted(self.parts[index].items())
+        file = masks[0][1]
+        for label_id, path in masks:
+            mask = read_mask(path)
+            ids = np.zeros(mask.shape, np.uint8) if ids is None else ids
+            check_same_size(ids, file, mask, path)
+            ids[mask != 0] = label_id
+        assert ids is not None
         (height, width), (rows, columns) = photo.shape[:2], ids.shape
         if height * columns != width * rows:
             raise SizeError(
@@ -87,18 +100,7 @@ class CelebAMaskDataSet(DataSet):
 def open_celebamask(
     root: Path, split: str, *, schema: LabelSchema, unknown: OnUnknown
 ) -> CelebAMaskDataSet:
-    """Open a split.
-
-    Args:
-        root: the folder that holds ``CelebA-HQ-img`` and ``CelebAMask-HQ-mask-anno``.
-        split: one of `SPLITS`; all but ``all`` need the publisher's mapping to CelebA.
-        schema: the label schema of the 19 classes.
-        unknown: what to do with label ids that the schema does not have.
-
-    Raises:
-        DataSetError: no such split, a folder or the mapping is missing, a file's name is none of
-            the publisher's, or a photograph has no mask or a mask no photograph.
-    """
+    """Open a split; ``all`` needs no mapping to CelebA. Raises as `open_data_set`."""
     check_split(split, SPLITS, "celebamask")
     check_folder(root, "the folder CelebAMask-HQ")
     photo_folder = check_folder(root / "CelebA-HQ-img", "photographs")
@@ -184,17 +186,3 @@ def _of_split(root: Path, split: str, numbers: Sequence[int]) -> list[int]:
     if not chosen:
         raise DataSetError(f"{path}: none of the photographs that are there is of {split!r}")
     return chosen
-
-
-def _paint(parts: Mapping[int, Path]) -> tuple[LabelMap, Path]:
-    """Label ids, uint8 [H, W] at the masks' size, and a mask to name in errors."""
-    ids: LabelMap | None = None
-    first = next(iter(parts.values()))
-    for label_id, path in sorted(parts.items()):
-        mask = read_mask(path)
-        if ids is None:
-            ids, first = np.zeros(mask.shape, np.uint8), path
-        check_same_size(ids, first, mask, path)
-        ids[mask != 0] = label_id
-    assert ids is not None
-    return ids, first

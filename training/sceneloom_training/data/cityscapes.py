@@ -14,13 +14,13 @@ from sceneloom.maps import OnUnknown
 from sceneloom.schema import LabelSchema
 from sceneloom_training.data.folders import (
     Found,
+    TripleDataSet,
     check_folder,
     check_partners,
     check_split,
     find_files,
     not_empty,
 )
-from sceneloom_training.data.triples import TripleDataSet
 
 SPLITS = ("train", "val", "test")
 _PNG = (".png",)
@@ -29,18 +29,7 @@ _PNG = (".png",)
 def open_cityscapes(
     root: Path, split: str, *, schema: LabelSchema, unknown: OnUnknown, instances: bool
 ) -> TripleDataSet:
-    """Open a split; keys are ``<city>/<city>_<sequence>_<frame>``.
-
-    Args:
-        root: the folder that holds ``leftImg8bit`` and ``gtFine``.
-        split: one of `SPLITS`.
-        schema: ``cityscapes19`` for train ids; any other for label ids.
-        unknown: what to do with label ids that the schema does not have.
-        instances: read the instance maps.
-
-    Raises:
-        DataSetError: no such split, a folder is missing or empty, or a file has no partner.
-    """
+    """Open a split; keys are ``<city>/<city>_<sequence>_<frame>``. Raises as `open_data_set`."""
     check_split(split, SPLITS, "cityscapes")
     check_folder(root, "the folder that holds leftImg8bit and gtFine")
     photo_folder = check_folder(

@@ -9,9 +9,21 @@ import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
 
+from typing_extensions import Self
+
 from sceneloom.errors import DataSetError
 from sceneloom.file_tree import OTHER_KIND, LeftOut, describe, list_files
+from sceneloom.maps import OnUnknown, read_instance_map, read_label_map
+from sceneloom.schema import LabelSchema
 from sceneloom.text import reason
+from sceneloom_training.data.pictures import read_picture
+from sceneloom_training.data.sample import (
+    DataSet,
+    InstanceMap,
+    LabelMap,
+    Sample,
+    check_same_size,
+)
 
 OTHER_NAME = "of a name that is not looked for"
 """Reason of a file that does not end as those of its folder do: Cityscapes' ``_color.png``."""
@@ -66,7 +78,6 @@ class Found:
     """The files of a folder that belong to samples."""
 
     folder: Path
-    """Where they were searched."""
     files: dict[str, Path]
     """Sample's name (path below `folder`, with forward slashes) -> file, sorted by name."""
     suffixes: tuple[str, ...]
@@ -120,12 +131,7 @@ def find_files(folder: Path, suffixes: Sequence[str], *, ending: str | None = No
 
 
 def check_partners(first: Found, second: Found) -> None:
-    """Refuse files without a partner of the same sample in the other folder.
-
-    Raises:
-        DataSetError: names the first such file, what is there in its partner's place, and how many
-            more there are.
-    """
+    """Raise DataSetError for files without a partner of the same sample in the other folder."""
     for here, there in ((first, second), (second, first)):
         alone = [key for key in here.files if key not in there.files]
         if alone:
@@ -192,3 +198,79 @@ def read_lines(path: Path, why: str) -> list[str]:
     except (OSError, UnicodeDecodeError) as error:
         raise DataSetError(f"{path}: not readable as text ({error})") from None
     return [line.strip() for line in lines if line.strip()]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Triple:
+    """The files of one sample."""
+
+    photo: Path
+    label: Path
+    instance: Path | None
+
+
+class TripleDataSet(DataSet):
+    """Photographs and maps in files of their own, found beforehand."""
+
+    schema: LabelSchema
+
+    def __init__(
+        self,
+        keys: Sequence[str],
+        files: Sequence[Triple],
+        *,
+        schema: LabelSchema,
+        unknown: OnUnknown,
+    ) -> None:
+        """Take the sorted keys and the files of each; all have an instance map or none has."""
+        assert len(keys) == len(files) > 0
+        assert len({file.instance is None for file in files}) == 1
+        self.keys = tuple(keys)
+        self.files = tuple(files)
+        self.schema = schema
+        self.unknown: OnUnknown = unknown
+        self.has_instances = files[0].instance is not None
+
+    @classmethod
+    def of(
+        cls,
+        photos: Found,
+        labels: Found,
+        instances: Found | None,
+        *,
+        schema: LabelSchema,
+        unknown: OnUnknown,
+    ) -> Self:
+        """The data set of found files, all of the same samples; without instance maps for None."""
+        files = [
+            Triple(
+                photo=photo,
+                label=labels.files[key],
+                instance=None if instances is None else instances.files[key],
+            )
+            for key, photo in photos.files.items()
+        ]
+        data = cls(list(photos.files), files, schema=schema, unknown=unknown)
+        data.left_out = unused(photos, labels, *([] if instances is None else [instances]))
+        return data
+
+    def files_of_one_size(self, index: int) -> tuple[Path, ...]:
+        """See `DataSet.files_of_one_size`."""
+        files = self.files[index]
+        return tuple(f for f in (files.photo, files.label, files.instance) if f is not None)
+
+    def read(self, index: int) -> Sample:
+        """Read one sample; see `DataSet.read`."""
+        files = self.files[index]
+        photo = read_picture(files.photo)
+        label_map = read_label_map(files.label, self.schema, unknown=self.unknown)
+        check_same_size(photo, files.photo, label_map, files.label)
+        instance_map = None
+        if files.instance is not None:
+            instance_map = self.read_instances(files.instance, label_map, files.label)
+            check_same_size(photo, files.photo, instance_map, files.instance)
+        return Sample(photo=photo, label_map=label_map, instance_map=instance_map)
+
+    def read_instances(self, path: Path, label_map: LabelMap, label_file: Path) -> InstanceMap:
+        """Read the instance map, int32 [H, W], of the sample with this label map."""
+        return read_instance_map(path)

@@ -21,7 +21,7 @@ from PIL import Image
 
 from sceneloom.errors import InputError, SizeError
 from sceneloom_training.data.sample import Photo, Sample
-from sceneloom_training.data.sizes import parse_size
+from sceneloom_training.data.settings import parse_size
 
 Mode = Literal["none", "resize", "resize_and_crop", "crop", "scale_width", "scale_width_and_crop"]
 
@@ -71,14 +71,7 @@ class Geometry:
             )
 
     def check_multiple(self, multiple: int) -> None:
-        """Refuse a window or exact size that the network does not take.
-
-        Args:
-            multiple: what both sides must be a multiple of, from 1.
-
-        Raises:
-            InputError: they are not; names the nearest size that is valid.
-        """
+        """Raise InputError if the window or exact size is no multiple; names a valid size."""
         assert multiple >= 1, multiple
         if self.mode not in _SIZED:
             return
@@ -91,15 +84,10 @@ class Geometry:
             )
 
     def apply(self, sample: Sample, rng: np.random.Generator, *, multiple: int) -> Sample:
-        """Bring a sample to the training size.
+        """Bring a sample to the training size; both sides come out as a multiple of `multiple`.
 
-        Args:
-            sample: as a data set gives it, [H, W].
-            rng: draws the window's place, then whether to flip; equal states give equal samples.
-            multiple: what both sides of the result must be a multiple of, from 1.
-
-        Returns:
-            the sample at its new size, [H', W'], with arrays of its own in C order.
+        `rng` draws the window, then the flip: equal states give equal samples. The arrays are new,
+        in C order.
 
         Raises:
             InputError: the window or exact size is no multiple.

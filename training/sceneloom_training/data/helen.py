@@ -17,7 +17,6 @@ from sceneloom.errors import DataSetError
 from sceneloom.file_tree import LeftOut
 from sceneloom.maps import OnUnknown
 from sceneloom.schema import LabelSchema
-from sceneloom_training.data.channels import label_channels
 from sceneloom_training.data.folders import (
     Found,
     check_folder,
@@ -29,13 +28,17 @@ from sceneloom_training.data.folders import (
     unused,
 )
 from sceneloom_training.data.pictures import read_mask, read_picture
-from sceneloom_training.data.sample import DataSet, LabelMap, Photo, Sample, check_same_size
+from sceneloom_training.data.sample import (
+    DataSet,
+    Sample,
+    check_same_size,
+    label_channels,
+)
 
 CLASSES = 11
 _NUMBERS = frozenset(f"{number:02d}" for number in range(CLASSES))
 _NO_MASK_OF_A_FACE = "of no photograph or no class"
 LISTS = {"train": "exemplars.txt", "tuning": "tuning.txt", "test": "testing.txt"}
-"""Split -> the publisher's list of its pictures."""
 
 
 class HelenDataSet(DataSet):
@@ -68,7 +71,15 @@ class HelenDataSet(DataSet):
         """Read one face; see `DataSet.read`."""
         path, masks = self.photos[index], self.masks[index]
         photo = read_picture(path)
-        ids = _strongest(masks, photo, path)
+        # The mask with the largest value at a pixel wins.
+        ids = np.zeros(photo.shape[:2], np.uint8)
+        largest = np.zeros(photo.shape[:2], np.uint8)
+        for number, file in enumerate(masks):
+            mask = read_mask(file)
+            check_same_size(photo, path, mask, file)
+            stronger = mask > largest
+            ids[stronger] = number
+            largest[stronger] = mask[stronger]
         label_map = label_channels(
             ids, self.schema, unknown=self.unknown, name=str(masks[0].parent)
         )
@@ -76,17 +87,7 @@ class HelenDataSet(DataSet):
 
 
 def open_helen(root: Path, split: str, *, schema: LabelSchema, unknown: OnUnknown) -> HelenDataSet:
-    """Open a split.
-
-    Args:
-        root: the folder that holds ``images``, ``labels`` and the lists.
-        split: ``train`` (the exemplars), ``tuning``, ``test`` or ``all``, which needs no list.
-        schema: the label schema of the 11 classes.
-        unknown: what to do with label ids that the schema does not have.
-
-    Raises:
-        DataSetError: no such split, a folder, list, picture or mask is missing, or a list is empty.
-    """
+    """Open a split; ``all`` needs no list. Raises as `open_data_set`."""
     check_split(split, (*LISTS, "all"), "helen")
     check_folder(root, "the folder that holds images and labels")
     folder = check_folder(root / "images", "photographs")
@@ -136,16 +137,3 @@ def _listed(root: Path, split: str) -> list[str]:
     if not keys:
         raise DataSetError(f"{path}: lists no faces")
     return sorted(keys)
-
-
-def _strongest(masks: Sequence[Path], photo: Photo, photo_file: Path) -> LabelMap:
-    """Number of the mask with the largest value at each pixel, uint8 [H, W]."""
-    ids = np.zeros(photo.shape[:2], np.uint8)
-    largest = np.zeros(photo.shape[:2], np.uint8)
-    for number, path in enumerate(masks):
-        mask = read_mask(path)
-        check_same_size(photo, photo_file, mask, path)
-        stronger = mask > largest
-        ids[stronger] = number
-        largest[stronger] = mask[stronger]
-    return ids

@@ -2,13 +2,14 @@
 
 It holds ``images`` [N, 3, W, H], ``labels`` and ``instances`` [N, W, H], transposed against the
 picture as MATLAB writes arrays. Its 894 classes become the 40 of the benchmark by a table that must
-lie beside it (`sceneloom_training.data.nyu_tables`). The file is opened for each sample, which
+lie beside it (`read_classes40`). The file is opened for each sample, which
 takes about a millisecond: an HDF5 file that stays open is not safe in a loader's forked workers.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import csv
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +19,9 @@ import numpy.typing as npt
 from sceneloom.errors import DataSetError, ImageReadError, UnknownLabelError, require
 from sceneloom.maps import OnUnknown
 from sceneloom.schema import LabelSchema
-from sceneloom_training.data.channels import label_channels
+from sceneloom.text import counted
 from sceneloom_training.data.folders import check_folder, check_split
-from sceneloom_training.data.nyu_tables import read_classes40, read_split
-from sceneloom_training.data.sample import DataSet, Sample
+from sceneloom_training.data.sample import DataSet, Sample, label_channels
 
 FILE = "nyu_depth_v2_labeled.mat"
 SPLITS = ("train", "test", "all")
@@ -45,16 +45,7 @@ class NyuDataSet(DataSet):
         unknown: OnUnknown,
         instances: bool,
     ) -> None:
-        """Take what is in the folder.
-
-        Args:
-            path: the HDF5 file.
-            numbers: the samples, from 1, in order.
-            classes40: class of the file -> class of 40, uint8 [895]; 0 is unlabelled.
-            schema: the label schema of the 40 classes.
-            unknown: what to do with classes that the schema does not have.
-            instances: give instance maps.
-        """
+        """Take the samples with these numbers, from 1; `classes40` is of `read_classes40`."""
         self.path = path
         self.numbers = tuple(numbers)
         self.keys = tuple(f"{number:04d}" for number in self.numbers)
@@ -64,13 +55,17 @@ class NyuDataSet(DataSet):
         self.has_instances = instances
 
     def read(self, index: int) -> Sample:
-        """Read one sample; see `DataSet.read`.
+        """Read one sample; an instance id is ``class * 256 + number``, of the 894 classes."""
+        import h5py
 
-        Instance ids are ``class * 256 + number`` with the file's 894 classes: one for each pair of
-        class and number that the file has.
-        """
         name = f"{self.path}, sample {self.keys[index]}"
-        photo, labels, instances = self._read_arrays(self.numbers[index] - 1, name)
+        try:
+            with h5py.File(self.path, "r") as file:
+                photo, labels, instances = (file[key][self.numbers[index] - 1] for key in _ARRAYS)
+        except _HDF5_ERRORS as error:
+            raise ImageReadError(f"{name}: truncated or damaged ({error})") from None
+        photo = np.ascontiguousarray(photo.transpose(2, 1, 0))
+        labels, instances = np.ascontiguousarray(labels.T), np.ascontiguousarray(instances.T)
         if labels.size and int(labels.max()) >= len(self.classes40):
             most = int(labels.max())
             raise UnknownLabelError(
@@ -86,36 +81,12 @@ class NyuDataSet(DataSet):
             instance_map = labels.astype(np.int32) * _INSTANCES_PER_CLASS + instances
         return Sample(photo=photo, label_map=label_map, instance_map=instance_map)
 
-    def _read_arrays(
-        self, at: int, name: str
-    ) -> tuple[npt.NDArray[np.uint8], npt.NDArray[Any], npt.NDArray[Any]]:
-        """Photograph uint8 [H, W, 3], classes and instance numbers [H, W]."""
-        import h5py
-
-        try:
-            with h5py.File(self.path, "r") as file:
-                photo, labels, instances = (file[key][at] for key in _ARRAYS)
-        except _HDF5_ERRORS as error:
-            raise ImageReadError(f"{name}: truncated or damaged ({error})") from None
-        return (
-            np.ascontiguousarray(photo.transpose(2, 1, 0)),
-            np.ascontiguousarray(labels.T),
-            np.ascontiguousarray(instances.T),
-        )
-
 
 def open_nyu(
     root: Path, split: str, *, schema: LabelSchema, unknown: OnUnknown, instances: bool
 ) -> NyuDataSet:
-    """Open a split.
-
-    Args:
-        root: the folder that holds ``nyu_depth_v2_labeled.mat``, the table of 40 classes and, but
-            for the split ``all``, ``splits.mat``.
-        split: one of `SPLITS`.
-        schema: the label schema of the 40 classes.
-        unknown: what to do with classes that the schema does not have.
-        instances: give instance maps.
+    """Open a split of the folder with ``nyu_depth_v2_labeled.mat``, the table of 40 classes and,
+    but for ``all``, ``splits.mat``.
 
     Raises:
         DataSetError: no such split, or a file is missing or not the publisher's.
@@ -125,18 +96,9 @@ def open_nyu(
     check_split(split, SPLITS, "nyu")
     check_folder(root, f"the folder that holds {FILE}")
     require(("h5py", "scipy"), extra="train", purpose="reading NYU depth v2")
-    path = root / FILE
-    count = _count(path)
-    numbers = range(1, count + 1) if split == "all" else read_split(root, split, count)
-    return NyuDataSet(
-        path, numbers, read_classes40(root), schema=schema, unknown=unknown, instances=instances
-    )
-
-
-def _count(path: Path) -> int:
-    """Number of samples in the HDF5 file, whose arrays are known to fit together then."""
     import h5py
 
+    path = root / FILE
     if not path.is_file():
         raise DataSetError(f"{path}: no such file; expected the publisher's labelled data set")
     try:
@@ -148,25 +110,96 @@ def _count(path: Path) -> int:
             }
     except _HDF5_ERRORS as error:
         raise ImageReadError(f"{path}: truncated, damaged or no HDF5 file ({error})") from None
-    if not _fit(found):
+    shapes: list[tuple[int, ...]] = [found[key][0] if key in found else () for key in _ARRAYS]
+    images, labels, instance_maps = shapes
+    if not (
+        set(found) == set(_ARRAYS)
+        and len(images) == 4
+        and images[0] > 0
+        and images[1] == 3
+        and labels == instance_maps == (images[0], *images[2:])
+        and found["images"][1] == found["instances"][1] == np.uint8
+        and found["labels"][1].kind == "u"
+    ):
         there = ", ".join(f"{key} {dtype} {list(shape)}" for key, (shape, dtype) in found.items())
         raise DataSetError(
             f"{path}: has {there or 'none of its arrays'}; expected images uint8 [N, 3, W, H], "
             "labels uint16 [N, W, H] and instances uint8 [N, W, H]"
         )
-    return int(found["images"][0][0])
-
-
-def _fit(found: Mapping[str, tuple[tuple[int, ...], np.dtype[Any]]]) -> bool:
-    """Whether the arrays (name -> shape and dtype) are those of the publisher's file."""
-    if set(found) != set(_ARRAYS):
-        return False
-    (images, labels, instances), dtypes = zip(*(found[key] for key in _ARRAYS), strict=True)
-    return (
-        len(images) == 4
-        and images[0] > 0
-        and images[1] == 3
-        and labels == instances == (images[0], *images[2:])
-        and dtypes[0] == dtypes[2] == np.uint8
-        and dtypes[1].kind == "u"
+    count = int(found["images"][0][0])
+    numbers = range(1, count + 1) if split == "all" else read_split(root, split, count)
+    return NyuDataSet(
+        path, numbers, read_classes40(root), schema=schema, unknown=unknown, instances=instances
     )
+
+
+CLASSES = 894
+SPLITS_FILE = "splits.mat"
+MAPPING_MAT = "classMapping40.mat"
+MAPPING_CSV = "nyu40_mapping.csv"
+_HEADER = ["id", "nyu40"]
+
+
+def read_split(root: Path, split: str, count: int) -> list[int]:
+    """The numbers, from 1, of a split's samples; raises DataSetError without ``splits.mat``."""
+    path = root / SPLITS_FILE
+    if not path.is_file():
+        raise DataSetError(f"{path}: no such file; the split {split!r} needs it, 'all' does not")
+    numbers = sorted({int(number) for number in _whole_numbers(path, f"{split}Ndxs")})
+    if not numbers or numbers[0] < 1 or numbers[-1] > count:
+        raise DataSetError(
+            f"{path}: {split}Ndxs are no sample numbers from 1 to {count}, which the data set has"
+        )
+    return numbers
+
+
+def read_classes40(root: Path) -> npt.NDArray[np.uint8]:
+    """The table beside the data: class of the file -> class of 40, uint8 [895]; 0 stays unlabelled.
+
+    Raises:
+        DataSetError: no such table, or it is not one of 894 classes.
+    """
+    if (root / MAPPING_MAT).is_file():
+        path = root / MAPPING_MAT
+        classes = _whole_numbers(path, "mapClass")
+    elif (root / MAPPING_CSV).is_file():
+        path = root / MAPPING_CSV
+        try:
+            with path.open(encoding="utf-8-sig", newline="") as file:
+                header, *lines = list(csv.reader(file)) or [[]]
+            pairs = {int(number): int(of_40) for number, of_40 in lines}
+        except (OSError, ValueError) as error:
+            raise DataSetError(f"{path}: not lines of two whole numbers ({error})") from None
+        if header != _HEADER or sorted(pairs) != list(range(1, len(lines) + 1)):
+            raise DataSetError(
+                f"{path}: expected the line {','.join(_HEADER)}, then one line for each class "
+                "from 1"
+            )
+        classes = np.array([pairs[number] for number in sorted(pairs)], np.int64)
+    else:
+        raise DataSetError(
+            f"{root}: holds no table of 40 classes; expected {MAPPING_MAT} or {MAPPING_CSV}"
+        )
+    if len(classes) != CLASSES or classes.min() < 0 or classes.max() > 40:
+        raise DataSetError(
+            f"{path}: the table has {counted(len(classes), 'row')}, with classes from "
+            f"{classes.min(initial=0)} to {classes.max(initial=0)}; expected {CLASSES} rows, with "
+            "classes from 0 to 40"
+        )
+    return np.concatenate([[0], classes]).astype(np.uint8)
+
+
+def _whole_numbers(path: Path, key: str) -> npt.NDArray[np.int64]:
+    """A vector of a MATLAB v5 file, int64 [N]."""
+    import scipy.io
+
+    try:
+        found: Any = scipy.io.loadmat(str(path), variable_names=[key])
+        values = np.asarray(found[key])
+    except KeyError:
+        raise DataSetError(f"{path}: holds no array {key}") from None
+    except Exception as error:  # the reader raises nearly anything on damaged files
+        raise DataSetError(f"{path}: not readable as a MATLAB v5 file ({error})") from None
+    if values.dtype.kind not in "iuf" or not np.array_equal(values, np.floor(values)):
+        raise DataSetError(f"{path}: {key} are not whole numbers")
+    return values.astype(np.int64).ravel()

@@ -1,27 +1,34 @@
-"""Opening the data set that the settings name.
-
-::
+"""Open a data set by its layout, and examine it: files without partners, sizes that differ,
+photographs with an EXIF orientation.
 
     from sceneloom_training.data import DataSettings, open_data_set
 
-    data = open_data_set(DataSettings(layout="cityscapes", root=Path("cityscapes"), split="train"))
-    sample = data.read(0)
+    data = open_data_set(DataSettings(layout="ade20k", root=Path("ADEChallengeData2016")))
+    for line in examine(data, settings.root):
+        print(line)
 """
 
 from __future__ import annotations
 
-from sceneloom.errors import InputError
+import dataclasses
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from sceneloom.errors import DataSetError, ImageReadError, InputError
+from sceneloom.file_tree import LeftOut, describe
 from sceneloom.schema import LabelSchema, builtin_schemas, load_schema
+from sceneloom.text import printable
 from sceneloom_training.data.ade20k import open_ade20k
 from sceneloom_training.data.celebamask import open_celebamask
 from sceneloom_training.data.cityscapes import open_cityscapes
 from sceneloom_training.data.helen import open_helen
 from sceneloom_training.data.nyu import open_nyu
 from sceneloom_training.data.paired import open_paired
+from sceneloom_training.data.pictures import read_header
 from sceneloom_training.data.pix2pixhd import open_pix2pixhd
-from sceneloom_training.data.sample import DataSet
-from sceneloom_training.data.settings import DataSettings
-from sceneloom_training.data.sizes import parse_size
+from sceneloom_training.data.sample import DataSet, size_difference
+from sceneloom_training.data.settings import DataSettings, parse_size
 from sceneloom_training.data.streets import StreetDataSet
 
 
@@ -29,14 +36,22 @@ def open_data_set(settings: DataSettings) -> DataSet:
     """Find a data set's files, and which belong together; reads none of the pictures.
 
     Raises:
-        DataSetError: a folder is missing or empty, the split is not one of the layout's, or a file
-            has no partner; the text names it and what was expected.
+        DataSetError: a folder is missing or empty, no such split, or a file has no partner.
         InputError: the label schema does not exist, or its ids are not the layout's.
         SchemaError: the label schema's file is not valid.
     """
     root, split, unknown = settings.root, settings.split, settings.unknown
     if settings.layout == "streets":
-        return _open_streets(settings)
+        height, width = parse_size(settings.streets_size, of="streets_size")
+        return StreetDataSet(
+            first_seed=settings.streets_seed,
+            count=settings.streets_count,
+            height=height,
+            width=width,
+            schema=_schema(settings),
+            unknown=settings.unknown,
+            instances=settings.instances,
+        )
     assert root is not None  # checked by the settings
     if settings.layout == "paired":
         return open_paired(root, split)
@@ -56,23 +71,10 @@ def open_data_set(settings: DataSettings) -> DataSet:
             return open_helen(root, split, schema=schema, unknown=unknown)
 
 
-def _open_streets(settings: DataSettings) -> StreetDataSet:
-    height, width = parse_size(settings.streets_size, of="streets_size")
-    return StreetDataSet(
-        first_seed=settings.streets_seed,
-        count=settings.streets_count,
-        height=height,
-        width=width,
-        schema=_schema(settings),
-        unknown=settings.unknown,
-        instances=settings.instances,
-    )
-
-
 def _schema(settings: DataSettings) -> LabelSchema:
-    """The label schema; a built-in one must be of the ids that the layout's files hold.
+    """The label schema; a built-in one must have the ids of the layout's files.
 
-    Another data set's ids would mostly pass as ids, and train a network on the wrong names.
+    Another data set's ids would mostly pass, and train a network on the wrong names.
     """
     own = {
         "pix2pixhd": ("cityscapes", *builtin_schemas()),
@@ -90,3 +92,69 @@ def _schema(settings: DataSettings) -> LabelSchema:
             f"{' or '.join(own)}, or the path of a JSON file of your own"
         )
     return load_schema(name)
+
+
+_THREADS = 8
+"""They wait for the disk or the network, each for a file."""
+_LISTED = 10
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Seen:
+    """A sample's headers."""
+
+    problem: str | None = None
+    turned: Path | None = None
+    """Its photograph, where that has an orientation other than 1."""
+
+
+def examine(data: DataSet, root: Path | None) -> list[str]:
+    """Read the headers of all files; lines for a command's summary, with names below `root`.
+
+    Raises:
+        DataSetError: files of one sample differ in size, or cannot be read; lists the first ten.
+    """
+    files = [each for each in map(data.files_of_one_size, range(len(data))) if each]
+    with ThreadPoolExecutor(_THREADS) as pool:
+        seen = list(pool.map(_look, files))
+    problems = [each.problem for each in seen if each.problem is not None]
+    if len(problems) == 1:
+        raise DataSetError(problems[0])
+    if problems:
+        more = f"; and {len(problems) - _LISTED} more" if len(problems) > _LISTED else ""
+        raise DataSetError(
+            f"{len(problems)} samples cannot be used: {'; '.join(problems[:_LISTED])}{more}"
+        )
+    lines = describe_left_out(data.left_out, root)
+    if turned := [each.turned for each in seen if each.turned is not None]:
+        names = ", ".join(printable(path.name) for path in turned[:3])
+        names += ", ..." if len(turned) > 3 else ""
+        have = "photograph has" if len(turned) == 1 else "photographs have"
+        lines.append(
+            f"{len(turned):,} {have} an EXIF orientation other than 1 ({names}), which is not "
+            "applied: label maps are taken to lie on the pixels as they are stored. If yours were "
+            "drawn on the turned pictures, turn the photographs first: mogrify -auto-orient FILES, "
+            "or exiftran -ai"
+        )
+    return lines
+
+
+def describe_left_out(left_out: Sequence[LeftOut], root: Path | None) -> list[str]:
+    """Lines of what is left out, with names that begin below `root`."""
+    below = "" if root is None else f"{root}/"
+    return describe(
+        dataclasses.replace(each, name=each.name.removeprefix(below)) for each in left_out
+    )
+
+
+def _look(files: tuple[Path, ...]) -> _Seen:
+    photo, *others = files
+    try:
+        first = read_header(photo)
+        for other in others:
+            found = read_header(other)
+            if first and found and found.size != first.size:
+                return _Seen(problem=size_difference(photo, first.size, other, found.size))
+    except ImageReadError as error:
+        return _Seen(problem=str(error))
+    return _Seen(turned=photo if first and first.orientation != 1 else None)

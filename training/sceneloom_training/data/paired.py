@@ -47,15 +47,7 @@ class PairedDataSet(DataSet):
 
 
 def open_paired(root: Path, split: str) -> PairedDataSet:
-    """Open a split of pairs.
-
-    Args:
-        root: the folder that holds ``<split>_A`` and ``<split>_B``.
-        split: such as ``train``.
-
-    Raises:
-        DataSetError: a folder is missing or empty, or a file has no partner.
-    """
+    """Open a split; raises DataSetError if a folder is missing or empty, or a partner is."""
     check_folder(root, "a folder that holds <split>_A and <split>_B")
     source_folder, photo_folder = root / f"{split}_A", root / f"{split}_B"
     if not source_folder.is_dir():

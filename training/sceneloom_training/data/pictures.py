@@ -5,14 +5,17 @@ with the reason.
 ADE20K are grey). Depths and kinds that would lose something on the way to 8-bit RGB are refused. An
 orientation in a file's EXIF data is not applied: the label maps that belong to the photographs were
 drawn on the pixels as they are stored, and are not rotated either
-(`sceneloom_training.data.headers` reads it, so that it can be named).
+(`read_header` reads it, so that it can be named).
 """
 
 from __future__ import annotations
 
+import dataclasses
+import errno
 import io
 import stat
 from pathlib import Path
+from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
@@ -41,7 +44,7 @@ _OTHERS: tuple[tuple[bytes, type[ImageFile.ImageFile]], ...] = (
     *((magic, TiffImagePlugin.TiffImageFile) for magic in (b"II*\x00", b"MM\x00*")),
 )
 _ORIENTATION = 0x0112
-_APP1, _FILL, _START_OF_SCAN = 0xE1, 0xFF, b"\xda"
+_APP1, _FILL, _START_OF_SCAN = 0xE1, 0xFF, 0xDA
 _BYTES_PER_PIXEL = 8  # no 8-bit picture takes more, headers aside
 _HEADERS = 1 << 20
 _PNG_BITS, _PNG_KIND = 24, 25  # offsets in the file
@@ -49,42 +52,13 @@ _PNG_KINDS = {0: "grey", 2: "RGB", 3: "palette", 4: "grey with alpha", 6: "RGB w
 
 
 def read_picture(path: Path, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> npt.NDArray[np.uint8]:
-    """Read a photograph.
-
-    Args:
-        path: a PNG, JPEG, BMP, TIFF or WebP file of 8-bit RGB or 8-bit grey; its first bytes say
-            which, not its name.
-        max_pixels: most pixels (height * width) to decode.
-
-    Returns:
-        uint8 [H, W, 3], RGB, 0..255.
+    """Read an 8-bit RGB or grey PNG, JPEG, BMP, TIFF or WebP, by its first bytes: uint8 [H, W, 3],
+    RGB.
 
     Raises:
-        ImageReadError: missing, empty, truncated, damaged, or of a kind that is not read: 16 bits,
-            palette, alpha, CMYK.
+        ImageReadError: missing, empty, truncated, damaged, or 16 bits, palette, alpha, CMYK.
         ImageTooLargeError: more pixels than `max_pixels`.
     """
-    return _decode(_read_bytes(path, max_pixels), path, max_pixels)
-
-
-def read_mask(path: Path, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> npt.NDArray[np.uint8]:
-    """Read a mask: a picture that is grey, though publishers may have saved it as RGB.
-
-    Returns:
-        uint8 [H, W], 0..255.
-
-    Raises:
-        ImageReadError: as `read_picture`, or the picture has colours.
-        ImageTooLargeError: as `read_picture`.
-    """
-    picture = read_picture(path, max_pixels=max_pixels)
-    mask = picture[..., 0]
-    if not (np.array_equal(mask, picture[..., 1]) and np.array_equal(mask, picture[..., 2])):
-        raise ImageReadError(f"{path}: has colours; a mask is grey")
-    return np.ascontiguousarray(mask)
-
-
-def _read_bytes(path: Path, max_pixels: int) -> bytes:
     most = _BYTES_PER_PIXEL * max_pixels + _HEADERS
     try:
         status = path.stat()
@@ -101,7 +75,16 @@ def _read_bytes(path: Path, max_pixels: int) -> bytes:
         )
     if not data:
         raise ImageReadError(f"{path}: the file is empty")
-    return data
+    return _decode(data, path, max_pixels)
+
+
+def read_mask(path: Path, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> npt.NDArray[np.uint8]:
+    """Read a grey picture, also if saved as RGB, uint8 [H, W]; raises as `read_picture`."""
+    picture = read_picture(path, max_pixels=max_pixels)
+    mask = picture[..., 0]
+    if not (np.array_equal(mask, picture[..., 1]) and np.array_equal(mask, picture[..., 2])):
+        raise ImageReadError(f"{path}: has colours; a mask is grey")
+    return np.ascontiguousarray(mask)
 
 
 def _decode(data: bytes, path: Path, max_pixels: int) -> npt.NDArray[np.uint8]:
@@ -129,10 +112,28 @@ def _open(data: bytes, path: Path) -> ImageFile.ImageFile:
     """The opened picture; no pixel is decoded yet."""
     plugin: type[ImageFile.ImageFile]
     if data.startswith(SIGNATURE):
-        _check_png_kind(data, path)
+        if len(data) <= 28:
+            raise ImageReadError(f"{path}: truncated or damaged (no whole header)")
+        # By the header: Pillow reads 16-bit RGB as 8-bit without a warning.
+        bits, kind = data[_PNG_BITS], _PNG_KINDS.get(data[_PNG_KIND], "unknown")
+        if bits != 8 or kind not in ("grey", "RGB"):
+            raise ImageReadError(
+                f"{path}: {'an' if bits == 8 else 'a'} {bits}-bit {kind} PNG; {_WANTED}"
+            )
+        if b"acTL" in data[: data.find(b"IDAT")]:
+            raise ImageReadError(f"{path}: an animated PNG; give a file that holds one picture")
         plugin = PngImagePlugin.PngImageFile
     elif data.startswith(_JPEG):
-        data = _without_exif(data)
+        # APP1 segments (EXIF, XMP) go: Pillow parses them while it opens the file and warns of
+        # damaged ones, and warnings cannot be silenced for one thread alone.
+        at, kept = 2, [data[:2]]
+        while data[at : at + 1] == b"\xff" and data[at + 1 : at + 2] not in (b"\xda", b""):
+            marker = data[at + 1]
+            size = 1 if marker == _FILL else 2 + int.from_bytes(data[at + 2 : at + 4], "big")
+            if marker != _APP1:
+                kept.append(data[at : at + size])
+            at += size
+        data = b"".join(kept) + data[at:]
         plugin = JpegImagePlugin.JpegImageFile
     elif plugin_ := next((kind for magic, kind in _OTHERS if data.startswith(magic)), None):
         plugin = plugin_
@@ -149,47 +150,144 @@ def _open(data: bytes, path: Path) -> ImageFile.ImageFile:
     if several:
         raise ImageReadError(f"{path}: holds several pictures; give a file that holds one")
     if isinstance(image, TiffImagePlugin.TiffImageFile):
-        _check_tiff(image, path)
+        # By the tags: Pillow reads 16-bit RGB as 8-bit, and turns a picture, without a warning.
+        bits = image.tag_v2.get(TiffImagePlugin.BITSPERSAMPLE, (1,))
+        if any(each != 8 for each in bits):
+            raise ImageReadError(f"{path}: a TIFF of {max(bits)} bits per channel; {_WANTED}")
+        orientation = image.tag_v2.get(_ORIENTATION, 1)
+        if orientation != 1:
+            raise ImageReadError(
+                f"{path}: a TIFF with orientation {orientation}, which readers apply differently; "
+                "turn it first (mogrify -auto-orient)"
+            )
     return image
 
 
-def _check_tiff(image: TiffImagePlugin.TiffImageFile, path: Path) -> None:
-    """Refuse by the tags: Pillow reads 16-bit RGB as 8-bit, and turns a picture, without a word."""
-    bits = image.tag_v2.get(TiffImagePlugin.BITSPERSAMPLE, (1,))
-    if any(each != 8 for each in bits):
-        raise ImageReadError(f"{path}: a TIFF of {max(bits)} bits per channel; {_WANTED}")
-    orientation = image.tag_v2.get(_ORIENTATION, 1)
-    if orientation != 1:
-        raise ImageReadError(
-            f"{path}: a TIFF with orientation {orientation}, which readers apply differently; turn "
-            "it first (mogrify -auto-orient)"
-        )
+_BMP, _RIFF, _NPY = b"BM", b"RIFF", b"\x93NUMPY"
+_TIFF = (b"II*\x00", b"MM\x00*", b"II+\x00", b"MM\x00+")
+_EXIF = b"Exif\x00\x00"
+_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+"""JPEG's markers that are followed by the size."""
+_STANDALONE = frozenset(range(0xD0, 0xD9)) | {0x01}
+_MOST_CHUNKS, _MOST_EXIF = 1000, 1 << 16
 
 
-def _without_exif(data: bytes) -> bytes:
-    """A JPEG without its APP1 segments (EXIF, XMP), which are not used.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Header:
+    """Of a picture or a map."""
 
-    Pillow parses them while it opens the file and warns of damaged ones; warnings cannot be
-    silenced for one thread alone.
+    height: int
+    width: int
+    orientation: int = 1
+    """EXIF's: 1 is upright, 6 and 8 are quarter turns; what it says is applied nowhere."""
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width."""
+        return self.height, self.width
+
+
+def read_header(path: Path) -> Header | None:
+    """Read the header of a PNG, JPEG, BMP, TIFF, WebP or .npy file; None for any other.
+
+    Raises:
+        ImageReadError: missing, empty, or damaged before its size is known.
     """
-    at, kept = 2, [data[:2]]
-    while data[at : at + 1] == b"\xff" and data[at + 1 : at + 2] not in (_START_OF_SCAN, b""):
-        marker = data[at + 1]
-        size = 1 if marker == _FILL else 2 + int.from_bytes(data[at + 2 : at + 4], "big")
-        if marker != _APP1:
-            kept.append(data[at : at + size])
-        at += size
-    return b"".join(kept) + data[at:]
+    try:
+        if not stat.S_ISREG(path.stat().st_mode):  # reading a pipe could wait for ever
+            raise OSError(errno.EINVAL, "not a file")
+        with path.open("rb") as file:
+            start = file.read(30)
+            if not start:
+                raise ValueError("the file is empty")
+            if start.startswith(SIGNATURE):
+                return _read_png(file, start)
+            if start.startswith(_JPEG):
+                return _read_jpeg(file)
+            file.seek(0)
+            if start.startswith(_NPY):
+                npy: Any = np.lib.format
+                version_1 = npy.read_magic(file) == (1, 0)
+                shape = (npy.read_array_header_1_0 if version_1 else npy.read_array_header_2_0)(
+                    file
+                )[0]
+                # The reader of maps says what is wrong with arrays of other shapes.
+                return Header(height=shape[0], width=shape[1]) if len(shape) == 2 else None
+            if start.startswith(_TIFF):
+                tags = TiffImagePlugin.TiffImageFile(file).tag_v2
+                return Header(
+                    height=int(tags[TiffImagePlugin.IMAGELENGTH]),
+                    width=int(tags[TiffImagePlugin.IMAGEWIDTH]),
+                    orientation=int(tags.get(_ORIENTATION, 1)),
+                )
+            if start.startswith(_BMP):
+                width, height = BmpImagePlugin.BmpImageFile(file).size
+                return Header(height=height, width=width)
+            if start.startswith(_RIFF):
+                image = WebPImagePlugin.WebPImageFile(file)
+                orientation = _orientation(image.info.get("exif", b"").removeprefix(_EXIF))
+                return Header(height=image.size[1], width=image.size[0], orientation=orientation)
+            return None
+    except OSError as error:
+        raise ImageReadError(f"{path}: cannot be read ({reason(error)})") from None
+    except Exception as error:  # Pillow raises nearly anything on damaged headers
+        raise ImageReadError(f"{path}: damaged header ({reason(error)})") from None
 
 
-def _check_png_kind(data: bytes, path: Path) -> None:
-    """Refuse by the header: Pillow reads 16-bit RGB as 8-bit without a word."""
-    if len(data) <= 28:
-        raise ImageReadError(f"{path}: truncated or damaged (no whole header)")
-    bits, kind = data[_PNG_BITS], _PNG_KINDS.get(data[_PNG_KIND], "unknown")
-    if bits != 8 or kind not in ("grey", "RGB"):
-        raise ImageReadError(
-            f"{path}: {'an' if bits == 8 else 'a'} {bits}-bit {kind} PNG; {_WANTED}"
-        )
-    if b"acTL" in data[: data.find(b"IDAT")]:
-        raise ImageReadError(f"{path}: an animated PNG; give a file that holds one picture")
+def _read_png(file: BinaryIO, start: bytes) -> Header:
+    if len(start) < 24 or start[12:16] != b"IHDR":
+        raise ValueError("no size")
+    at, orientation = 8, 1
+    for _ in range(_MOST_CHUNKS):  # before the pixels
+        file.seek(at)
+        chunk = file.read(8)
+        length = _number(chunk[:4])
+        if chunk[4:] == b"eXIf":
+            orientation = _orientation(file.read(min(length, _MOST_EXIF)))
+        if chunk[4:] in (b"IDAT", b"eXIf", b""):
+            break
+        at += 12 + length
+    return Header(
+        width=_number(start[16:20]), height=_number(start[20:24]), orientation=orientation
+    )
+
+
+def _read_jpeg(file: BinaryIO) -> Header:
+    at, orientation = 2, 1
+    while True:
+        file.seek(at)
+        mark, marker = file.read(2)
+        if mark != _FILL or marker in (0, _START_OF_SCAN):
+            raise ValueError("no size before the pixels")
+        if marker == _FILL or marker in _STANDALONE:
+            at += 1 if marker == _FILL else 2
+            continue
+        length = _number(file.read(2))
+        if marker in _FRAMES:
+            frame = file.read(5)
+            return Header(
+                height=_number(frame[1:3]), width=_number(frame[3:5]), orientation=orientation
+            )
+        if marker == _APP1 and (segment := file.read(length - 2)).startswith(_EXIF):
+            orientation = _orientation(segment.removeprefix(_EXIF))
+        at += 2 + length
+
+
+def _orientation(exif: bytes) -> int:
+    """EXIF's orientation, 1 where there is none or the data is damaged."""
+    order = {b"II": "little", b"MM": "big"}.get(exif[:2])
+
+    def number(at: int, length: int) -> int:
+        return int.from_bytes(exif[at : at + length], order or "big")  # type: ignore[arg-type]
+
+    table = number(4, 4)
+    for entry in range(number(table, 2) if order else 0):
+        at = table + 2 + 12 * entry
+        if number(at, 2) == _ORIENTATION:
+            found = number(at + 8, 2)
+            return found if 1 <= found <= 8 else 1
+    return 1
+
+
+def _number(data: bytes) -> int:
+    return int.from_bytes(data, "big")

@@ -15,6 +15,7 @@ from sceneloom.errors import DataSetError
 from sceneloom.maps import MAP_SUFFIXES, OnUnknown
 from sceneloom.schema import LabelSchema
 from sceneloom_training.data.folders import (
+    TripleDataSet,
     check_folder,
     check_partners,
     find_files,
@@ -22,27 +23,19 @@ from sceneloom_training.data.folders import (
     not_empty,
 )
 from sceneloom_training.data.pictures import PICTURE_SUFFIXES
-from sceneloom_training.data.triples import TripleDataSet
 
 
 def open_pix2pixhd(
     root: Path, split: str, *, schema: LabelSchema, unknown: OnUnknown, instances: bool
 ) -> TripleDataSet:
-    """Open a split of the layout.
-
-    Args:
-        root: the folder that holds ``<split>_label`` and ``<split>_img``.
-        split: such as ``train``.
-        schema: the label schema the label maps follow.
-        unknown: what to do with label ids that the schema does not have.
-        instances: read ``<split>_inst`` where it is there.
-
-    Raises:
-        DataSetError: a folder is missing, nothing is in it, or a file has no partner.
-    """
+    """Open ``<split>_label``, ``<split>_img``, ``<split>_inst``. Raises as `open_data_set`."""
     check_folder(root, "the folder of a data set in pix2pixHD's layout")
-    _check_split(root, split)
-    label_folder, photo_folder = root / f"{split}_label", root / f"{split}_img"
+    ending = "_label"
+    label_folder, photo_folder = root / f"{split}{ending}", root / f"{split}_img"
+    if not label_folder.is_dir():
+        there = sorted(p.name.removesuffix(ending) for p in root.glob(f"*{ending}") if p.is_dir())
+        has = f"the splits there are {', '.join(there)}" if there else "no <split>_label is there"
+        raise DataSetError(f"{label_folder}: no such folder of label maps; {has}")
     check_folder(photo_folder, "the photographs that belong to the label maps")
     labels = find_files(label_folder, MAP_SUFFIXES)
     not_empty(labels, f"label maps: {', '.join(MAP_SUFFIXES)}")
@@ -53,12 +46,3 @@ def open_pix2pixhd(
         found = find_files(root / f"{split}_inst", MAP_SUFFIXES)
         check_partners(labels, found)
     return TripleDataSet.of(photos, labels, found, schema=schema, unknown=unknown)
-
-
-def _check_split(root: Path, split: str) -> None:
-    if (root / f"{split}_label").is_dir():
-        return
-    ending = "_label"
-    there = sorted(p.name.removesuffix(ending) for p in root.glob(f"*{ending}") if p.is_dir())
-    has = f"the splits there are {', '.join(there)}" if there else "no <split>_label is there"
-    raise DataSetError(f"{root / f'{split}{ending}'}: no such folder of label maps; {has}")

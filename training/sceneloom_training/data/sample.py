@@ -7,14 +7,17 @@ import contextlib
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from sceneloom.errors import ImageReadError, SizeError
+from sceneloom.errors import ImageReadError, SizeError, UnknownLabelError
 from sceneloom.file_tree import LeftOut
+from sceneloom.maps import OnUnknown
 from sceneloom.schema import LabelSchema
-from sceneloom_training.data.headers import read_header
+from sceneloom.text import counted
+from sceneloom_training.data.pictures import read_header
 
 Photo = npt.NDArray[np.uint8]
 LabelMap = npt.NDArray[np.uint8]
@@ -46,8 +49,8 @@ class Sample:
 class DataSet(abc.ABC):
     """Samples with names, in a fixed order.
 
-    Nothing is kept open or cached between reads, so that an instance can be pickled, forked and
-    read from several threads: a loader's workers need nothing special.
+    Nothing is kept open between reads: an instance can be pickled, forked, read from several
+    threads.
     """
 
     schema: LabelSchema | None
@@ -55,7 +58,6 @@ class DataSet(abc.ABC):
     has_instances: bool
     """Whether the samples have instance maps: all of them or none."""
     keys: Sequence[str]
-    """Name of every sample, sorted, unique."""
     left_out: Sequence[LeftOut] = ()
     """What lies in the data set's folders and is of no sample; names are paths."""
 
@@ -64,27 +66,16 @@ class DataSet(abc.ABC):
         return len(self.keys)
 
     def files_of_one_size(self, index: int) -> tuple[Path, ...]:
-        """The photograph of a sample, and its other files that have to be of the photograph's size;
-        none where photographs are not files.
-
-        Args:
-            index: position in `keys`.
-        """
+        """The photograph of a sample, if it is a file, and the files that must be of its size."""
         return ()
 
     @abc.abstractmethod
     def read(self, index: int) -> Sample:
-        """Read one sample at the size of its files.
-
-        Args:
-            index: position in `keys`.
-
-        Returns:
-            the sample; its arrays can be read-only (`Geometry.apply` gives arrays of its own).
+        """Read one sample at the size of its files; its arrays can be read-only.
 
         Raises:
-            InputError: a file is damaged, is of a kind that is not read, has unknown ids, or its
-                size differs from its photograph's; the text names the file.
+            InputError: a file is damaged, of an unknown kind, has unknown ids or another size than
+                the photograph; names the file.
             IndexError: there is no such position.
         """
 
@@ -130,3 +121,33 @@ def size_difference(
                         "exiftran -ai)"
                     )
     return said
+
+
+def label_channels(
+    values: npt.NDArray[Any], schema: LabelSchema, *, unknown: OnUnknown, name: str
+) -> LabelMap:
+    """Translate label ids, [H, W], to channels, uint8 [H, W], as `read_label_map` does for a file.
+
+    255 is an unlabelled pixel without a channel; `name` says in an error where the ids come from.
+
+    Raises:
+        UnknownLabelError: ids that the schema does not have, unless they are read as unlabelled.
+    """
+    channels, counts = schema.to_channels(values)
+    if not counts:
+        return channels
+    if unknown == "unlabelled" and schema.unlabelled_channel is not None:
+        # By value: `to_channels` marks unknown pixels by 255, which can also be a real channel.
+        channels[np.isin(values, list(counts))] = schema.unlabelled_channel
+        return channels
+    listed = ", ".join(
+        f"{value} ({counted(n, 'pixel')})" for value, n in sorted(counts.items())[:6]
+    )
+    way_out = (
+        f"to read them as unlabelled ({schema.unlabelled}): unknown = unlabelled"
+        if schema.unlabelled is not None
+        else "it has no unlabelled id to read them as"
+    )
+    raise UnknownLabelError(
+        f"{name}: label ids {listed} are not in the schema {schema.name}; {way_out}", counts
+    )

@@ -16,8 +16,7 @@ from sceneloom.schema import LabelSchema
 from sceneloom_streets import draw_pair
 from sceneloom_streets.ids import LANE_MARKING
 from sceneloom_streets.painting import check_size
-from sceneloom_training.data.channels import label_channels
-from sceneloom_training.data.sample import DataSet, Sample
+from sceneloom_training.data.sample import DataSet, Sample, label_channels
 
 
 class StreetDataSet(DataSet):

@@ -21,12 +21,12 @@ import numpy.typing as npt
 from PIL import Image
 
 from sceneloom.errors import DataSetError, InputError, SceneLoomError, SizeError
+from sceneloom.maps import DEFAULT_MAX_PIXELS
 from sceneloom.schema import LabelSchema
 from sceneloom_training.data import DataSet, Geometry, Sample
 from sceneloom_training.data.geometry import resize_nearest
 from sceneloom_training.data.sample import LabelMap, Photo
-from sceneloom_training.data.sizes import parse_size
-from sceneloom_training.evaluation.classes import truth_table
+from sceneloom_training.data.settings import parse_size
 from sceneloom_training.evaluation.features import Distances, FeatureNetwork, feature_distances
 from sceneloom_training.evaluation.scores import (
     ClassCounts,
@@ -35,12 +35,58 @@ from sceneloom_training.evaluation.scores import (
     join_counts,
     score,
     score_gap,
+    truth_table,
 )
-from sceneloom_training.evaluation.settings import EvaluationSettings
 from sceneloom_training.evaluation.sources import PictureSource
 
 if TYPE_CHECKING:
     from sceneloom_training.evaluation.segmenter import Segmenter
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EvaluationSettings:
+    """Sizes, how many samples, and the bootstrap."""
+
+    size: str = ""
+    """WIDTHxHEIGHT to bring photographs and maps to first; models render at it, and pictures of a
+    folder must have it. Empty keeps the files' own size.
+    """
+    segment_size: str = ""
+    """WIDTHxHEIGHT at which pictures and photographs are segmented and compared; empty takes the
+    segmenter's own.
+    """
+    limit: int | None = None
+    """Take the first samples only."""
+    batch: int = 4
+    """Samples that are read, synthesized and segmented at once."""
+    bootstrap: int = 1000
+    """Draws for the intervals."""
+    bootstrap_seed: int = 0
+    """Of the draws, and of the subsets of KID: equal seeds give equal intervals."""
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        for name in ("size", "segment_size"):
+            if text := getattr(self, name):
+                height, width = parse_size(text, of=name)
+                if height * width > DEFAULT_MAX_PIXELS:
+                    raise InputError(
+                        f"{name} is {text}; it is at most {DEFAULT_MAX_PIXELS:,} pixels"
+                    )
+        if self.limit is not None and self.limit < 1:
+            raise InputError(f"limit is {self.limit}; it is at least 1")
+        if not 1 <= self.batch <= 1024:
+            raise InputError(f"batch is {self.batch}; it is from 1 to 1024")
+        if not 1 <= self.bootstrap <= 10_000:
+            raise InputError(f"bootstrap is {self.bootstrap}; it is from 1 to 10000")
+        if not 0 <= self.bootstrap_seed < 2**32:
+            raise InputError(f"bootstrap_seed is {self.bootstrap_seed}; it is from 0 to 2**32 - 1")
+
+    @property
+    def segmented_size(self) -> tuple[int, int] | None:
+        """(height, width) to segment at, or None for the segmenter's own."""
+        return parse_size(self.segment_size, of="segment_size") if self.segment_size else None
+
 
 Track = Callable[[Sequence[range]], Iterable[range]]
 """Goes through the batches, and may show how far it is."""
@@ -52,17 +98,14 @@ class SheetRow:
     """One sample as it is shown; all at the size that was segmented."""
 
     key: str
-    """Of the sample."""
     label_map: LabelMap
     """The truth in the segmenter's channels, uint8 [H, W]."""
     photo: Photo
     """uint8 [H, W, 3]."""
     photo_segmented: LabelMap
-    """uint8 [H, W]."""
     picture: Photo | None
     """uint8 [H, W, 3], or None where only the oracle was evaluated."""
     picture_segmented: LabelMap | None
-    """uint8 [H, W], likewise."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -70,7 +113,6 @@ class Evaluation:
     """What was found, for N samples."""
 
     keys: tuple[str, ...]
-    """Of the samples."""
     schema: LabelSchema
     """The segmenter's, which everything is scored in."""
     ignored: tuple[str, ...]
@@ -80,17 +122,14 @@ class Evaluation:
     segmented_size: tuple[int, int]
     """(height, width) at which they were segmented and compared."""
     settings: EvaluationSettings
-    """As they were given."""
     counts: ClassCounts | None
     """Of the pictures, or None where only the oracle was evaluated."""
     oracle: ClassCounts
-    """Of the photographs."""
     photo_features: _Features | None
     """Features of the photographs, float64 [N, F], to be given to the next evaluation."""
     distances: Distances | None
     """FID and KID between pictures and photographs, where a feature network was given."""
     rows: tuple[SheetRow, ...]
-    """The first few samples, to be shown."""
 
     @cached_property
     def scores(self) -> Scores | None:
@@ -138,34 +177,36 @@ def evaluate(
     rows: int = 0,
     track: Track = lambda batches: batches,
 ) -> Evaluation:
-    """Evaluate pictures beside the photographs, or the photographs alone.
+    """Evaluate pictures beside the photographs, or (`source` None) the photographs alone.
 
     Args:
-        data: photographs and label maps, in the schema of the data set's files; classes are
-            brought to the segmenter's by name.
-        segmenter: what segments both.
-        source: the pictures; None evaluates the oracle alone.
+        data: photographs and label maps; classes are matched to the segmenter's by name.
+        segmenter: segments both.
+        source: the pictures.
         settings: sizes, how many samples, and the bootstrap.
         features: network for FID and KID; None computes neither.
-        oracle: the oracle of an earlier evaluation of the same samples at the same sizes with the
-            same segmenter; the photographs are not segmented again.
-        photo_features: likewise, its features of the photographs.
-        rows: how many samples to keep for showing.
+        oracle: of an earlier evaluation of the same samples, sizes and segmenter: the photographs
+            are not segmented again.
+        photo_features: likewise.
+        rows: how many samples to keep for the sheet.
         track: shows progress.
 
     Raises:
         DataSetError: a paired data set, or pictures that do not belong to the samples.
         SizeError: a picture has not its label map's size.
-        InputError: classes have no name in common, a file cannot be read, the oracle is of other
-            samples, no pixel can be scored, the segmenter does not take the size or breaks, or FID
-            is asked of fewer than two pictures.
+        InputError: no common class, an unreadable file, an oracle of other samples, no pixel to
+            score, a segmenter that breaks or refuses the size, or FID of fewer than two pictures.
         ServingError: a server did not answer.
     """
     settings = settings or EvaluationSettings()
     table, ignored = truth_table(schema_of(data), segmenter.schema)
     keys = tuple(data.keys[: settings.limit])
-    compared = features is not None and source is not None
-    _check_features(len(keys), compared=compared, photo_features=photo_features)
+    if features is not None and source is not None and len(keys) < 2:
+        raise InputError("FID and KID need at least two pictures, and one sample is evaluated")
+    if photo_features is not None and len(photo_features) != len(keys):
+        raise InputError(
+            f"features of {len(photo_features)} photographs were given for {len(keys)} samples"
+        )
     if source is not None:
         source.check(keys, _sizes(data, len(keys), settings), known=data.keys)
     size = settings.segmented_size or (segmenter.height, segmenter.width)
@@ -181,7 +222,8 @@ def evaluate(
         photo_features=photo_features,
     )
     found = _Found()
-    for batch in track(_batches(len(keys), settings.batch)):
+    starts = range(0, len(keys), settings.batch)
+    for batch in track([range(i, min(i + settings.batch, len(keys))) for i in starts]):
         run.add_batch(found, batch, rows)
     return run.evaluation(found, keys, ignored)
 
@@ -215,21 +257,43 @@ class _Run:
         keys = [self.data.keys[i] for i in indices]
         samples = [_read(self.data, i, self.settings) for i in indices]
         found.sizes |= {_size(sample.photo) for sample in samples}
-        truth = np.stack([self._truth(sample) for sample in samples])
+        label_maps = [sample.label_map for sample in samples if sample.label_map is not None]
+        truth = np.stack([resize_nearest(self.table[x], *self.size) for x in label_maps])
         photos = np.stack([resize_picture(sample.photo, *self.size) for sample in samples])
         shown = max(0, rows - len(found.rows))
         known = None if self.oracle is None else self.oracle[indices.start : indices.stop]
+        # What is true depends on no picture: counts of other samples or sizes differ here.
+        channels = self.segmenter.schema.channels
+        true = count_classes(truth, truth, channels).true
+        if known is not None and not np.array_equal(true, known.true):
+            raise InputError(
+                "the oracle that was given is of other samples, another size or another segmenter"
+            )
         segmented_photos = self._segment(photos if known is None else photos[:shown])
         found.oracle.append(
-            count_classes(segmented_photos, truth, self.segmenter.schema.channels)
-            if known is None
-            else _checked_oracle(known, truth, self.segmenter.schema.channels)
+            count_classes(segmented_photos, truth, channels) if known is None else known
         )
         if self.features is not None and self.photo_features is None:
             found.photo_features.append(self.features.extract([s.photo for s in samples]))
         pictures = segmented = None
         if self.source is not None:
-            pictures, segmented = self._add_pictures(found, keys, samples, truth)
+            given = self.source.pictures(keys, samples)
+            for key, picture, sample in zip(keys, given, samples, strict=True):
+                if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3:
+                    raise InputError(
+                        f"{key}: a picture is uint8 [H, W, 3], not {picture.dtype} "
+                        f"{list(picture.shape)}"
+                    )
+                (height, width), (h, w) = _size(sample.photo), _size(picture)
+                if (height, width) != (h, w):
+                    raise SizeError(
+                        f"{key}: its picture is {w}x{h} and its label map {width}x{height}"
+                    )
+            pictures = np.stack([resize_picture(picture, *self.size) for picture in given])
+            segmented = self._segment(pictures)
+            found.counts.append(count_classes(segmented, truth, channels))
+            if self.features is not None:
+                found.picture_features.append(self.features.extract(given))
         found.rows += [
             SheetRow(
                 key=keys[i],
@@ -247,6 +311,14 @@ class _Run:
         photo_features = self.photo_features
         if photo_features is None:
             photo_features = _joined(found.photo_features)
+        picture_features, distances = _joined(found.picture_features), None
+        if self.features and photo_features is not None and picture_features is not None:
+            distances = feature_distances(
+                self.features,
+                photo_features,
+                picture_features,
+                seed=self.settings.bootstrap_seed,
+            )
         return Evaluation(
             keys=tuple(keys),
             schema=self.segmenter.schema,
@@ -257,32 +329,9 @@ class _Run:
             counts=join_counts(found.counts) if found.counts else None,
             oracle=join_counts(found.oracle),
             photo_features=photo_features,
-            distances=self._distances(photo_features, _joined(found.picture_features)),
+            distances=distances,
             rows=tuple(found.rows),
         )
-
-    def _distances(self, photos: _Features | None, pictures: _Features | None) -> Distances | None:
-        if self.features is None or photos is None or pictures is None:
-            return None
-        return feature_distances(self.features, photos, pictures, seed=self.settings.bootstrap_seed)
-
-    def _add_pictures(
-        self, found: _Found, keys: list[str], samples: list[Sample], truth: LabelMap
-    ) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]:
-        assert self.source is not None
-        given = self.source.pictures(keys, samples)
-        for key, picture, sample in zip(keys, given, samples, strict=True):
-            _check_picture(key, picture, sample)
-        pictures = np.stack([resize_picture(picture, *self.size) for picture in given])
-        segmented = self._segment(pictures)
-        found.counts.append(count_classes(segmented, truth, self.segmenter.schema.channels))
-        if self.features is not None:
-            found.picture_features.append(self.features.extract(given))
-        return pictures, segmented
-
-    def _truth(self, sample: Sample) -> LabelMap:
-        assert sample.label_map is not None
-        return resize_nearest(self.table[sample.label_map], *self.size)
 
     def _segment(self, pictures: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
         if not len(pictures):
@@ -308,27 +357,12 @@ class _Run:
 
 
 def resize_picture(picture: Photo, height: int, width: int) -> Photo:
-    """Resize a picture (uint8 [H, W, 3]) by Pillow's bicubic filter, which averages where it makes
-    smaller; one of this size already comes back as it is.
-    """
+    """Resize uint8 [H, W, 3] by Pillow's bicubic filter, which averages if smaller."""
     if picture.shape[:2] == (height, width):
         return picture
     return np.asarray(
         Image.fromarray(picture).resize((width, height), Image.Resampling.BICUBIC), np.uint8
     )
-
-
-def _check_features(samples: int, *, compared: bool, photo_features: _Features | None) -> None:
-    if compared and samples < 2:
-        raise InputError("FID and KID need at least two pictures, and one sample is evaluated")
-    if photo_features is not None and len(photo_features) != samples:
-        raise InputError(
-            f"features of {len(photo_features)} photographs were given for {samples} samples"
-        )
-
-
-def _batches(samples: int, batch: int) -> list[range]:
-    return [range(i, min(i + batch, samples)) for i in range(0, samples, batch)]
 
 
 def _read(data: DataSet, index: int, settings: EvaluationSettings) -> Sample:
@@ -346,25 +380,6 @@ def _sizes(data: DataSet, count: int, settings: EvaluationSettings) -> Iterator[
             yield parse_size(settings.size, of="size")
         else:
             yield _size(data.read(index).photo)
-
-
-def _checked_oracle(known: ClassCounts, truth: LabelMap, classes: int) -> ClassCounts:
-    # What is true does not depend on any picture: counts of other samples or sizes differ here.
-    if not np.array_equal(count_classes(truth, truth, classes).true, known.true):
-        raise InputError(
-            "the oracle that was given is of other samples, another size or another segmenter"
-        )
-    return known
-
-
-def _check_picture(key: str, picture: Photo, sample: Sample) -> None:
-    if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3:
-        raise InputError(
-            f"{key}: a picture is uint8 [H, W, 3], not {picture.dtype} {list(picture.shape)}"
-        )
-    (height, width), (h, w) = _size(sample.photo), _size(picture)
-    if (height, width) != (h, w):
-        raise SizeError(f"{key}: its picture is {w}x{h} and its label map {width}x{height}")
 
 
 def _size(picture: Photo) -> tuple[int, int]:

@@ -13,7 +13,7 @@ import importlib
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -38,18 +38,10 @@ class FeatureNetwork(abc.ABC):
     name: str
     """What to print: which network, which of its features, at what size."""
     weights_sha256: str
-    """SHA-256 of its weights file, hexadecimal."""
 
     @abc.abstractmethod
     def extract(self, pictures: Sequence[npt.NDArray[np.uint8]]) -> npt.NDArray[np.float64]:
-        """Features of pictures.
-
-        Args:
-            pictures: uint8 [H, W, 3] RGB each, of any sizes.
-
-        Returns:
-            float64 [N, F].
-        """
+        """Features, float64 [N, F], of N pictures of any sizes, uint8 [H, W, 3] RGB."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -57,21 +49,16 @@ class Distances:
     """FID and KID, and what they were computed with."""
 
     fid: float
-    """Fréchet distance of the features."""
     kid: float
     """Mean squared maximum mean discrepancy over the subsets, cubic kernel."""
     kid_deviation: float | None
     """Standard deviation over the subsets; None where every subset is all of the pictures."""
     kid_subsets: int
-    """Number of subsets, drawn by seed."""
     kid_subset_size: int
-    """Pictures in each."""
     pictures: int
     """Number of pictures, and of photographs."""
     network: str
-    """Name of the feature network."""
     weights_sha256: str
-    """Of its weights."""
     features: int
     """Length of a feature vector; FID of fewer pictures than that is biased upwards."""
 
@@ -83,13 +70,7 @@ def feature_distances(
     *,
     seed: int,
 ) -> Distances:
-    """Compare the features of pictures with those of photographs.
-
-    Args:
-        network: what gave the features.
-        photos: float64 [N, F].
-        pictures: float64 [N, F].
-        seed: of KID's subsets.
+    """FID and KID of two sets of features, float64 [N, F]; the seed draws KID's subsets.
 
     Raises:
         InputError: fewer than two pictures, or features that are not finite.
@@ -133,13 +114,8 @@ def feature_distances(
 
 
 def load_features(path: Path, kind: FeaturesKind, *, device: str = "cpu") -> FeatureNetwork:
-    """Load a feature network from local files.
-
-    Args:
-        path: for dinov2 the folder that transformers' `save_pretrained` writes, for inception the
-            weights file of torch-fidelity's FeatureExtractorInceptionV3.
-        kind: which of the two.
-        device: cpu or cuda.
+    """Load a feature network from a folder of transformers (dinov2), or from the weights file of
+    torch-fidelity's FeatureExtractorInceptionV3 (inception).
 
     Raises:
         CheckpointError: the files are not there or not of this network.
@@ -158,10 +134,17 @@ class Dinov2Features(FeatureNetwork):
         require(["torch", "transformers"], extra="train", purpose="DINOv2 features")
         from transformers import Dinov2Model
 
-        from sceneloom_training.evaluation.transformers_folder import load_quietly
+        from sceneloom_training.evaluation.segmenter import load_quietly
 
         weights = folder / _DINO_WEIGHTS
-        if _model_type(folder) != "dinov2" or not weights.is_file():
+        try:
+            said = parse_json((folder / "config.json").read_text("utf-8"))
+        except (OSError, ValueError) as error:
+            raise CheckpointError(
+                f"{folder}: not a DINOv2 folder of transformers ({error})"
+            ) from None
+        kind = said.get("model_type") if isinstance(said, dict) else None
+        if kind != "dinov2" or not weights.is_file():
             raise CheckpointError(
                 f"{folder}: not a DINOv2 folder of transformers (config.json of model_type dinov2, "
                 f"and {_DINO_WEIGHTS})"
@@ -205,24 +188,22 @@ class Dinov2Features(FeatureNetwork):
         return torch.stack(found).numpy()
 
 
-def _model_type(folder: Path) -> object:
-    try:
-        configuration = parse_json((folder / "config.json").read_text("utf-8"))
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{folder}: not a DINOv2 folder of transformers ({error})") from None
-    return configuration.get("model_type") if isinstance(configuration, dict) else None
-
-
 class InceptionFeatures(FeatureNetwork):
-    """The 2048 features of Inception v3 in TensorFlow's version, as published scores use them; by
-    torch-fidelity.
-    """
+    """2048 features of Inception v3 as TensorFlow has it, by torch-fidelity."""
 
     def __init__(self, path: Path, device: str) -> None:
         """Load it; raises as `load_features`."""
         if not path.is_file():
             raise CheckpointError(f"{path}: no such file of Inception weights for torch-fidelity")
-        network = _inception_class()
+        try:
+            module = importlib.import_module("torch_fidelity.feature_extractor_inceptionv3")
+        except (ImportError, RuntimeError) as error:  # RuntimeError: a torchvision of another torch
+            raise MissingDependencyError(
+                "Inception features need torch-fidelity, which does not import here "
+                f"({reason(error)}): pip install torch-fidelity, with the torchvision of "
+                "this torch, or choose --features-kind dinov2"
+            ) from None
+        network = module.FeatureExtractorInceptionV3
         try:
             model = network("inception-v3-compat", ["2048"], str(path))
         except (OSError, KeyError, ValueError, RuntimeError) as error:
@@ -245,15 +226,3 @@ class InceptionFeatures(FeatureNetwork):
                 features = self._model(values.unsqueeze(0).to(self._device))[0]
                 found.append(features.reshape(-1).double().cpu())
         return torch.stack(found).numpy()
-
-
-def _inception_class() -> Any:
-    try:
-        module = importlib.import_module("torch_fidelity.feature_extractor_inceptionv3")
-    except (ImportError, RuntimeError) as error:  # RuntimeError: a torchvision of another torch
-        raise MissingDependencyError(
-            "Inception features need torch-fidelity, which does not import here "
-            f"({reason(error)}): pip install torch-fidelity, with the torchvision of "
-            "this torch, or choose --features-kind dinov2"
-        ) from None
-    return module.FeatureExtractorInceptionV3

@@ -15,16 +15,16 @@ Pixels whose truth is 255 are ignored. A prediction that is no class is wrong wh
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
 
 from sceneloom.errors import InputError
-from sceneloom.schema import NO_CHANNEL
+from sceneloom.schema import NO_CHANNEL, LabelSchema
 
 LEVEL = 0.95
-"""Of the intervals."""
 
 SCORES = {
     "pixel_accuracy": "pixel accuracy",
@@ -42,11 +42,8 @@ class ClassCounts:
     """Pixels per picture and class, ignored ones left out; int64 [N, C] each."""
 
     intersection: _Counts
-    """Predicted as the class, and truly of it."""
     predicted: _Counts
-    """Predicted as the class."""
     true: _Counts
-    """Truly of the class."""
 
     def __len__(self) -> int:
         """Number of pictures."""
@@ -64,12 +61,9 @@ class ClassCounts:
 def count_classes(
     predicted: npt.NDArray[np.uint8], true: npt.NDArray[np.uint8], classes: int
 ) -> ClassCounts:
-    """Count the pixels of each class in a batch of label maps.
+    """Count the pixels of each of C classes in label maps, uint8 [N, H, W].
 
-    Args:
-        predicted: uint8 [N, H, W], channels; anything from `classes` on is no class, and wrong.
-        true: uint8 [N, H, W], channels, or 255 for pixels to ignore.
-        classes: number of channels, C.
+    A predicted channel from C on is wrong; true pixels of 255 are ignored.
     """
     assert predicted.shape == true.shape, (predicted.shape, true.shape)
     assert predicted.dtype == true.dtype == np.uint8
@@ -102,7 +96,6 @@ class Interval:
     """A number with its 95 % bootstrap interval; all None where it is not defined."""
 
     value: float | None
-    """Over all pictures."""
     low: float | None
     """2.5th percentile over the draws."""
     high: float | None
@@ -124,12 +117,8 @@ class Scores:
 
 
 def score(counts: ClassCounts, *, draws: int, seed: int) -> Scores:
-    """Score label maps, with percentile bootstrap intervals over the pictures.
-
-    Args:
-        counts: of N pictures.
-        draws: bootstrap draws, from 1.
-        seed: of the draws; equal seeds give equal intervals.
+    """Scores with percentile bootstrap intervals over the pictures; equal seeds give equal
+    intervals.
 
     Raises:
         InputError: no pixel is counted.
@@ -194,10 +183,15 @@ def metrics(counts: ClassCounts, weights: _Values | None) -> _Values:
 
 def _scores(point: _Values, drawn: _Values) -> Scores:
     tail = (1 - LEVEL) / 2
-    intervals = [
-        _interval(float(value), drawn[:, column][~np.isnan(drawn[:, column])], tail)
-        for column, value in enumerate(point[0])
-    ]
+    intervals = []
+    for value, column in zip(point[0].tolist(), drawn.T, strict=True):
+        known = column[~np.isnan(column)]
+        bounds: tuple[float | None, float | None] = (None, None)
+        if len(known) and not np.isnan(value):
+            low, high = np.quantile(known, [tail, 1 - tail])
+            bounds = float(low), float(high)
+        shown = None if np.isnan(value) else value
+        intervals.append(Interval(value=shown, low=bounds[0], high=bounds[1]))
     accuracy, mean, weighted, *classes = intervals
     return Scores(
         pixel_accuracy=accuracy,
@@ -207,10 +201,68 @@ def _scores(point: _Values, drawn: _Values) -> Scores:
     )
 
 
-def _interval(value: float, drawn: _Values, tail: float) -> Interval:
-    if np.isnan(value):
-        return Interval(value=None, low=None, high=None)
-    if not len(drawn):
-        return Interval(value=value, low=None, high=None)
-    low, high = np.quantile(drawn, [tail, 1 - tail])
-    return Interval(value=value, low=float(low), high=float(high))
+Table = npt.NDArray[np.uint8]
+"""Channel of one schema -> channel of the other, uint8 [256]."""
+
+
+def truth_table(data: LabelSchema, segmenter: LabelSchema) -> tuple[Table, list[str]]:
+    """Table from the data set's channels to the segmenter's, for label maps to compare with: 255
+    (ignored) for classes that the segmenter does not have, whose names come along.
+
+    Raises:
+        InputError: the two have no class in common, or a name that stands for several.
+    """
+    table, missing = _by_name(data, segmenter)
+    if len(missing) == data.channels:
+        raise InputError(
+            f"the label maps' schema {data.name} and the segmenter's {segmenter.name} have no "
+            "class name in common; name the right one with --data.labels or --segmenter-labels"
+        )
+    return table, missing
+
+
+def input_table(data: LabelSchema, model: LabelSchema) -> Table:
+    """Table from the data set's channels to those of a model that is given the label maps.
+
+    Classes that the model does not have are its unlabelled ones.
+
+    Raises:
+        InputError: it has none, they have no class in common, or a name stands for several.
+    """
+    table, missing = _by_name(data, model)
+    if len(missing) == data.channels:
+        raise InputError(
+            f"the label maps' schema {data.name} and the model's {model.name} have no class name "
+            "in common"
+        )
+    unlabelled = model.unlabelled_channel
+    if missing and unlabelled is None:
+        raise InputError(
+            f"the model's schema {model.name} has no class {', '.join(missing)} of the label maps' "
+            f"{data.name}, and no unlabelled id to read it as"
+        )
+    if unlabelled is not None:
+        table[table == NO_CHANNEL] = unlabelled
+    return table
+
+
+def _by_name(source: LabelSchema, target: LabelSchema) -> tuple[Table, list[str]]:
+    table = np.full(256, NO_CHANNEL, np.uint8)
+    if source.labels == target.labels:
+        table[: source.channels] = np.arange(source.channels)
+        return table, []
+    channels = {label.name: channel for channel, label in enumerate(target.labels)}
+    for schema in (source, target):
+        counts = Counter(label.name for label in schema.labels)
+        if twice := sorted(name for name, count in counts.items() if count > 1):
+            raise InputError(
+                f"the schemas {source.name} and {target.name} differ, and classes are matched by "
+                f"name, but {schema.name} has {', '.join(twice)} more than once"
+            )
+    missing = []
+    for channel, label in enumerate(source.labels):
+        if label.name in channels:
+            table[channel] = channels[label.name]
+        else:
+            missing.append(label.name)
+    return table, missing

@@ -26,23 +26,120 @@ import safetensors.torch
 import torch
 from safetensors import SafetensorError
 from torch import nn
+from torch.nn import functional
 
-from sceneloom.errors import CheckpointError, InputError, SceneLoomError, SchemaError
+from sceneloom.errors import CheckpointError, InputError, SceneLoomError, SchemaError, require
 from sceneloom.files import file_hash, replace_folder
-from sceneloom.schema import LabelSchema, load_schema, parse_json
+from sceneloom.schema import NO_CHANNEL, LabelSchema, load_schema, parse_json
 from sceneloom.text import one_line
 from sceneloom.text import parse_json as parse_any
 from sceneloom.version import __version__
-from sceneloom_training.data.sizes import parse_size
-from sceneloom_training.device import choose_device
-from sceneloom_training.evaluation.segmentation_networks import (
-    build_segformer,
-    build_unet,
-    load_transformers,
-    logits_of,
-)
-from sceneloom_training.evaluation.segmenter_settings import SegmenterSettings
-from sceneloom_training.modes import DeviceChoice
+from sceneloom_training.checkpoint import save_weights
+from sceneloom_training.data.settings import parse_size
+from sceneloom_training.process import choose_device
+from sceneloom_training.settings import DeviceChoice, SegmenterSettings
+
+
+def load_quietly(kind: Any, folder: Path) -> tuple[Any, dict[str, Any]]:
+    """Load a model of a class of transformers as float32, from a local folder.
+
+    Returns:
+        the model, and transformers' report on the weights: those under ``missing_keys`` and
+        ``mismatched_keys`` are random; the caller refuses them.
+
+    Raises:
+        Exception: nearly anything, on damaged folders.
+    """
+    from transformers.utils import logging
+
+    logger: Any = logging  # its functions are not annotated
+    logger.disable_progress_bar()
+    before = logger.get_verbosity()
+    logger.set_verbosity_error()  # it reports such weights as a table
+    try:
+        model, loading = kind.from_pretrained(
+            folder,
+            local_files_only=True,
+            use_safetensors=True,
+            dtype=torch.float32,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,
+        )
+    finally:
+        logger.set_verbosity(before)
+    return model, loading
+
+
+_B0 = (32, 64, 160, 256)
+"""Channels of the stages of SegFormer's B0 (Xie et al., 2021, Table 6)."""
+
+
+def build_segformer(schema: LabelSchema, *, width: int) -> nn.Module:
+    """A SegFormer with random weights; `width` is a multiple of 8, 32 is B0."""
+    require(["transformers"], extra="train", purpose="training a segmenter")
+    from transformers import SegformerConfig, SegformerForSemanticSegmentation
+    from transformers.utils import logging
+
+    logger: Any = logging  # its functions are not annotated
+    logger.disable_progress_bar()
+    config = SegformerConfig(
+        hidden_sizes=[channels * width // 32 for channels in _B0],
+        id2label={channel: label.name for channel, label in enumerate(schema.labels)},
+        label2id={label.name: channel for channel, label in enumerate(schema.labels)},
+        semantic_loss_ignore_index=NO_CHANNEL,
+    )
+    network: nn.Module = SegformerForSemanticSegmentation(config)
+    return network
+
+
+def load_transformers(path: Path) -> nn.Module:
+    """A semantic segmentation model from a folder of transformers, as float32.
+
+    Raises:
+        MissingDependencyError: transformers is not installed.
+        CheckpointError: weights are missing or of other shapes, which would be random.
+        Exception: nearly anything else, on damaged folders.
+    """
+    require(["transformers"], extra="train", purpose="loading a segmenter")
+    from transformers import AutoModelForSemanticSegmentation
+
+    network, loading = load_quietly(AutoModelForSemanticSegmentation, path)
+    if missing := sorted(loading["missing_keys"]):
+        raise CheckpointError(f"{path}: its weights lack {missing[0]} ({len(missing)} in all)")
+    if other := sorted(name for name, *_ in loading["mismatched_keys"]):
+        raise CheckpointError(
+            f"{path}: its weights are of other shapes than config.json says: {other[0]} "
+            f"({len(other)} in all)"
+        )
+    return network  # type: ignore[no-any-return]
+
+
+def build_unet(schema: LabelSchema, *, width: int) -> nn.Module:
+    """MONAI's BasicUNet with batch normalisation and random weights; `width` doubles four times."""
+    require(["monai"], extra="train", purpose="a U-Net as segmenter")
+    from monai.networks.nets.basic_unet import BasicUNet
+
+    network: nn.Module = BasicUNet(
+        spatial_dims=2,
+        in_channels=3,
+        out_channels=schema.channels,
+        features=(width, 2 * width, 4 * width, 8 * width, 16 * width, width),
+        act="relu",
+        norm="batch",
+    )
+    return network
+
+
+def logits_of(network: nn.Module, pixels: torch.Tensor) -> torch.Tensor:
+    """Scores float32 [N, channels, H, W] for normalised pixels, float32 [N, 3, H, W]."""
+    given = network(pixels)
+    # transformers wraps its scores, and gives them at a quarter of the size.
+    scores: torch.Tensor = given if isinstance(given, torch.Tensor) else given.logits
+    size = (pixels.shape[2], pixels.shape[3])
+    if scores.shape[2:] == size:
+        return scores.float()
+    return functional.interpolate(scores.float(), size=size, mode="bilinear", align_corners=False)
+
 
 MARKER, CONFIG, WEIGHTS = "segmenter.json", "config.json", "model.safetensors"
 PROCESSOR = "preprocessor_config.json"
@@ -55,26 +152,14 @@ class Segmenter(abc.ABC):
     """Says of every pixel of a photograph which class it is."""
 
     schema: LabelSchema
-    """What the channels are."""
     height: int
-    """Height that it was trained at, pixels."""
     width: int
-    """Width that it was trained at, pixels."""
     name: str
-    """What to call it beside a figure."""
     weights_sha256: str
-    """Hash of its weights' file."""
 
     @abc.abstractmethod
     def segment(self, photos: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
-        """Segment photographs.
-
-        Args:
-            photos: uint8 [N, H, W, 3], RGB, of any size.
-
-        Returns:
-            uint8 [N, H, W], the channel of every pixel; 255 where it has no opinion.
-        """
+        """Channels, uint8 [N, H, W] (255: no opinion), of photographs, uint8 [N, H, W, 3] RGB."""
 
 
 class NetworkSegmenter(Segmenter):
@@ -128,16 +213,7 @@ def normalise(
 
 
 def build_network(kind: str, schema: LabelSchema, *, width: int) -> nn.Module:
-    """A network with random weights; the process's random state decides them.
-
-    Args:
-        kind: ``segformer`` or ``unet``.
-        schema: what it tells apart.
-        width: channels of its first stage.
-
-    Raises:
-        MissingDependencyError: the library that it is of is not installed.
-    """
+    """A segformer or unet with random weights, from the process's random state."""
     return (build_unet if kind == "unet" else build_segformer)(schema, width=width)
 
 
@@ -148,14 +224,8 @@ def save_segmenter(
     settings: SegmenterSettings,
     provenance: dict[str, Any],
 ) -> None:
-    """Write a segmenter; an older one in its place is replaced, anything else there is refused.
-
-    Args:
-        folder: the segmenter's folder.
-        network: as `build_network` gives it, trained with `to_pixels`; left as it is.
-        schema: what its channels are.
-        settings: which network, at what size, and whether to write float16.
-        provenance: where the weights come from: anything JSON can hold.
+    """Write a segmenter, trained on `to_pixels`, in place of an older one; `provenance` is any
+    JSON.
 
     Raises:
         CheckpointError: `folder` is something else, or it cannot be written.
@@ -168,11 +238,7 @@ def save_segmenter(
         kind="a segmenter",
         error=CheckpointError,
     ) as fresh:
-        weights = {
-            name: (x.half() if settings.half and x.is_floating_point() else x).cpu().contiguous()
-            for name, x in network.state_dict().items()
-        }
-        _write(weights, fresh / WEIGHTS)
+        save_weights(network, fresh / WEIGHTS, half=settings.half)
         description = {
             "format": FORMAT,
             "sceneloom": __version__,
@@ -188,26 +254,12 @@ def save_segmenter(
         (fresh / MARKER).write_text(json.dumps(description, indent=1) + "\n", "utf-8")
 
 
-def _write(weights: dict[str, torch.Tensor], path: Path) -> None:
-    try:
-        safetensors.torch.save_file(weights, path)
-    except SafetensorError as error:  # its writer has errors of its own for a full disk
-        raise OSError(str(error)) from None
-
-
 def load_segmenter(path: Path, *, labels: str = "", device: DeviceChoice = "auto") -> Segmenter:
-    """Load a segmenter.
-
-    Args:
-        path: a folder of `sceneloom train-segmenter` or of transformers, or a Python file; see the
-            top of this file.
-        labels: label schema of a transformers folder that does not name one: a built-in name, or
-            the path of a JSON file.
-        device: where to run it.
+    """Load a segmenter from a folder or a Python file (top of this file); `labels` is the schema, a
+    built-in name or a JSON file, of a transformers folder, which does not name one.
 
     Raises:
-        CheckpointError: nothing of the kind is there, it is damaged, or its classes are not the
-            schema's.
+        CheckpointError: no segmenter is there, it is damaged, or its classes are not the schema's.
         InputError: a schema is named for a segmenter that has its own, or is missing.
         MissingDependencyError: transformers is not installed.
     """
@@ -293,7 +345,19 @@ def _load_plain(path: Path, schema: LabelSchema, device: str) -> Segmenter:
         )
     except (OSError, AttributeError, TypeError, ValueError) as error:
         raise CheckpointError(f"{path / PROCESSOR}: is damaged ({error})") from None
-    network = _load_network(path, schema)
+    try:
+        network = load_transformers(path)
+    except SceneLoomError:
+        raise
+    except Exception as error:  # transformers raises nearly anything on damaged folders
+        reason = str(error).strip().splitlines() or [type(error).__name__]
+        raise CheckpointError(f"{path}: cannot be loaded ({reason[0]})") from None
+    config: Any = network.config
+    if config.num_labels != schema.channels:
+        raise CheckpointError(
+            f"{path}: tells {config.num_labels} classes apart, and the label schema {schema.name} "
+            f"has {schema.channels}"
+        )
     return NetworkSegmenter(
         network,
         schema,
@@ -315,23 +379,6 @@ def _normalisation(mean: Any, std: Any) -> tuple[tuple[float, ...], tuple[float,
     if min(spread) <= 0:
         raise ValueError(f"normalisation by {std}; expected numbers above 0")
     return centre, spread
-
-
-def _load_network(path: Path, schema: LabelSchema) -> nn.Module:
-    try:
-        network = load_transformers(path)
-    except SceneLoomError:
-        raise
-    except Exception as error:  # transformers raises nearly anything on damaged folders
-        reason = str(error).strip().splitlines() or [type(error).__name__]
-        raise CheckpointError(f"{path}: cannot be loaded ({reason[0]})") from None
-    config: Any = network.config
-    if config.num_labels != schema.channels:
-        raise CheckpointError(
-            f"{path}: tells {config.num_labels} classes apart, and the label schema {schema.name} "
-            f"has {schema.channels}"
-        )
-    return network
 
 
 def _run_file(path: Path, device: str) -> Segmenter:
@@ -369,4 +416,3 @@ _ATTRIBUTES: dict[str, Any] = {
     "name": str,
     "weights_sha256": str,
 }
-"""What a `Segmenter` has, and of which type."""

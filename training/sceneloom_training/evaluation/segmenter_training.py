@@ -1,26 +1,20 @@
 """Training of a segmenter on a data set's real photographs: cross entropy, AdamW with warm-up and a
 straight fall, from random weights; nothing is downloaded.
 
-    RUN/training.pt     weights, optimizer, random states: from here the same command goes on
-    RUN/log.jsonl       step, loss, pixel accuracy, learning rate
     RUN/segmenter/      the segmenter, written at the end
-    RUN/.lock           only one process writes the others
+    RUN/log.jsonl       step, loss, pixel accuracy, learning rate
+    RUN/run.json, RUN/checkpoints/, RUN/.lock      see `sceneloom_training.run_folder`
 
-A run can be killed at any moment: what was done since its last checkpoint is lost and nothing else.
+A killed run loses the steps since its last checkpoint and nothing else.
 """
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import fcntl
 import json
-import os
 import sys
 from collections.abc import Iterator
-from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -39,30 +33,29 @@ from sceneloom.errors import (
     said,
 )
 from sceneloom.schema import NO_CHANNEL
-from sceneloom.text import counted, parse_json, reason
+from sceneloom.text import counted
 from sceneloom_training.batches import Batch, StepSampler, TrainingSet, load_batches
-from sceneloom_training.data import DataSet, DataSettings, Geometry, Sample, examine, open_data_set
-from sceneloom_training.device import choose_device
-from sceneloom_training.distributed import World
-from sceneloom_training.evaluation.photometric import distort
-from sceneloom_training.evaluation.segmentation_networks import logits_of
+from sceneloom_training.checkpoint import load_tensors
+from sceneloom_training.data import DataSettings, Geometry, Sample, examine, open_data_set
 from sceneloom_training.evaluation.segmenter import (
     MARKER,
     build_network,
+    logits_of,
     normalise,
     save_segmenter,
 )
-from sceneloom_training.evaluation.segmenter_settings import SegmenterSettings
-from sceneloom_training.random_state import (
+from sceneloom_training.process import (
+    StopSignals,
+    World,
+    choose_device,
     random_states,
+    saved_error,
     seed_random_states,
     set_random_states,
 )
-from sceneloom_training.signals import StopSignals
-from sceneloom_training.torch_files import load_tensors
+from sceneloom_training.run_folder import LOG, TRAINING, RunFolder
+from sceneloom_training.settings import SegmenterSettings
 
-STATE, LOG, BUNDLE = "training.pt", "log.jsonl", "segmenter"
-_LOCK = ".lock"
 _LOG_EVERY = 20
 _LEAST_SHARE = 1e-4
 """Of the pixels: rarer classes weigh no more than one of this share."""
@@ -73,33 +66,25 @@ class SegmenterOutcome:
     """How a run ended."""
 
     step: int
-    """Steps done in all."""
     last: int
-    """Steps in all."""
     segmenter: Path | None
-    """The finished segmenter, or None."""
     stopped_by: int | None
-    """Number of the signal that stopped it, or None."""
 
 
 def train_segmenter(data: DataSettings, settings: SegmenterSettings, out: Path) -> SegmenterOutcome:
-    """Train a segmenter, or go on training it.
-
-    Args:
-        data: the photographs and their label maps.
-        settings: of network and training.
-        out: folder of the run.
+    """Train a segmenter in the folder `out`, or resume.
 
     Raises:
-        InputError: the data set has no label maps, none with a class that is told apart, or fewer
-            photographs than a batch.
+        InputError: no label maps, no class in them, or fewer photographs than a batch.
         TrainingError: the folder belongs to another run or another process, or cannot be written.
         DivergedError: the loss is not finite.
         CheckpointError: a checkpoint is damaged.
     """
     try:
-        run = _Run(data, settings, out)
-        with _claimed(out):
+        run = _Run(data, settings, RunFolder(out, makes="segmenter"))
+        if (run.folder.model / MARKER).is_file():
+            raise TrainingError(f"{run.folder.model}: is finished; choose another place")
+        with run.folder.claimed():
             return run.train()
     except OSError as error:
         raise TrainingError(f"{error.filename or out}: {error.strerror or error}") from None
@@ -113,35 +98,11 @@ def train_segmenter(data: DataSettings, settings: SegmenterSettings, out: Path) 
         ) from None
 
 
-@contextlib.contextmanager
-def _claimed(out: Path) -> Iterator[None]:
-    """Make the folder and keep others out of it while the block runs."""
-    out.mkdir(parents=True, exist_ok=True)
-    if not _is_ours(out):
-        raise TrainingError(f"{out}: exists and is not such a run; choose another place")
-    with (out / _LOCK).open("w") as lock:
-        try:
-            # Not flock: loading processes would inherit that and outlive a killed run.
-            fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except (BlockingIOError, PermissionError):
-            raise TrainingError(f"{out}: another process is training in it") from None
-        yield
-
-
-def _is_ours(out: Path) -> bool:
-    names = {path.name for path in out.iterdir()}
-    if not names or STATE in names or (out / BUNDLE / MARKER).is_file():
-        return True
-    # What runs leave that were killed before their first checkpoint, or writing the segmenter.
-    ours = {_LOCK, LOG, f".{STATE}.new"}
-    return _LOCK in names and all(name in ours or name.startswith(f".{BUNDLE}.") for name in names)
-
-
 class _Run:
     """One process of a run."""
 
-    def __init__(self, data: DataSettings, settings: SegmenterSettings, out: Path) -> None:
-        self.settings, self.out = settings, out
+    def __init__(self, data: DataSettings, settings: SegmenterSettings, folder: RunFolder) -> None:
+        self.settings, self.folder = settings, folder
         opened = open_data_set(data)
         if opened.schema is None:
             raise InputError("a paired data set has no label maps to train a segmenter on")
@@ -175,74 +136,25 @@ class _Run:
         seed_random_states(settings.seed)
         network = build_network(settings.network, self.schema, width=settings.width)
         self.network = network.to(self.device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
-        self.class_weights = self._class_weights(opened)
+        self.class_weights: Tensor | None = None
+        """Of each channel, mean 1 over the pixels; None: all pixels weigh the same."""
+        if settings.balance:
+            counts = np.zeros(256)
+            for index in range(len(opened)):
+                counts += np.bincount(_label_map(opened.read(index)).ravel(), minlength=256)
+            share = counts[: self.schema.channels] / counts[: self.schema.channels].sum()
+            weights = np.where(share > 0, np.maximum(share, _LEAST_SHARE) ** -settings.balance, 0)
+            weights /= (weights * share).sum()
+            self.class_weights = torch.tensor(weights, dtype=torch.float32, device=self.device)
         self.optimizer = torch.optim.AdamW(
             self.network.parameters(), settings.learning_rate, weight_decay=settings.weight_decay
         )
         self.step = 0
 
-    def _class_weights(self, data: DataSet) -> Tensor | None:
-        """Of each channel, mean 1 over the pixels; None where all pixels weigh the same."""
-        if not self.settings.balance:
-            return None
-        counts = np.zeros(256)
-        for index in range(len(data)):
-            counts += np.bincount(_label_map(data.read(index)).ravel(), minlength=256)
-        share = counts[: self.schema.channels] / counts[: self.schema.channels].sum()
-        weights = np.where(share > 0, np.maximum(share, _LEAST_SHARE) ** -self.settings.balance, 0)
-        weights /= (weights * share).sum()
-        return torch.tensor(weights, dtype=torch.float32, device=self.device)
-
     def train(self) -> SegmenterOutcome:
         """Run the steps that are left, and write the segmenter."""
         self._load()
         steps = range(self.step, self.last)
-        with (
-            StopSignals() as stopped,
-            self._batches(steps) as batches,
-            (self.out / LOG).open("a", encoding="utf-8") as log,
-        ):
-            for _ in _shown(steps, self.last):
-                batch = self._wait_for_batch(batches, stopped)
-                if batch is None:
-                    break
-                loss, accuracy = self._learn(batch)
-                self.step += 1
-                if self.step % _LOG_EVERY == 0 or self.step == self.last:
-                    self._note(log, loss, accuracy)
-                if self.step % self.settings.checkpoint_every == 0 and self.step < self.last:
-                    self._save()
-        if self.step < self.last:
-            self._save()
-            return self._outcome(None, stopped.number)
-        self._write_bundle()
-        (self.out / STATE).unlink(missing_ok=True)
-        return self._outcome(self.out / BUNDLE, None)
-
-    def _wait_for_batch(self, batches: Iterator[Batch], stopped: StopSignals) -> Batch | None:
-        """The batch of a step; None where a signal came first. A batch that cannot be had ends the
-        run after a checkpoint of the steps that were done.
-        """
-        try:
-            return stopped.unless_stopped(lambda: next(batches))
-        except Exception as error:
-            if not self.step:
-                raise
-            self._save()
-            if not isinstance(error, SceneLoomError):
-                raise
-            kind = InputError if isinstance(error, InputError) else TrainingError
-            raise kind(
-                f"{error}; the run is saved at step {self.step}, and the same command goes on from "
-                "there"
-            ) from None
-
-    def _outcome(self, segmenter: Path | None, stopped_by: int | None) -> SegmenterOutcome:
-        return SegmenterOutcome(
-            step=self.step, last=self.last, segmenter=segmenter, stopped_by=stopped_by
-        )
-
-    def _batches(self, steps: range) -> AbstractContextManager[Iterator[Batch]]:
         sampler = StepSampler(
             self.samples.count,
             seed=self.settings.seed,
@@ -251,14 +163,76 @@ class _Run:
             accumulate=1,
             steps=steps,
         )
-        return load_batches(self.samples, sampler, workers=self.settings.workers)
+        with (
+            StopSignals() as stopped,
+            load_batches(self.samples, sampler, workers=self.settings.workers) as batches,
+            (self.folder.root / LOG).open("a", encoding="utf-8") as log,
+        ):
+            for _ in track(
+                steps,
+                description="training the segmenter",
+                total=self.last,
+                completed=self.step,
+            ):
+                batch = self._wait_for_batch(batches, stopped)
+                if batch is None:
+                    break
+                loss, accuracy = self._learn(batch)
+                self.step += 1
+                if self.step % _LOG_EVERY == 0 or self.step == self.last:
+                    value = float(loss)
+                    if not torch.isfinite(loss):
+                        raise DivergedError(
+                            f"step {self.step}: the loss is {value}; try a lower learning rate"
+                        )
+                    rate = self.optimizer.param_groups[0]["lr"]
+                    entry = {
+                        "step": self.step,
+                        "loss": value,
+                        "accuracy": float(accuracy),
+                        "rate": rate,
+                    }
+                    print(json.dumps(entry), file=log, flush=True)
+                if self.step % self.settings.checkpoint_every == 0 and self.step < self.last:
+                    self._save()
+        if self.step < self.last:
+            self._save()
+            return self._outcome(None, stopped.number)
+        save_segmenter(
+            self.folder.model,
+            self.network,
+            self.schema,
+            self.settings,
+            provenance={**self.record, "steps": self.step, "torch": torch.__version__},
+        )
+        self._drop_checkpoints(keep=0)
+        return self._outcome(self.folder.model, None)
+
+    def _wait_for_batch(self, batches: Iterator[Batch], stopped: StopSignals) -> Batch | None:
+        """The batch of a step, None after a signal; an error is raised after a checkpoint."""
+        try:
+            return stopped.unless_stopped(lambda: next(batches))
+        except Exception as error:
+            if not self.step:
+                raise
+            self._save()
+            if not isinstance(error, SceneLoomError):
+                raise
+            raise saved_error(error, self.step) from None
+
+    def _outcome(self, segmenter: Path | None, stopped_by: int | None) -> SegmenterOutcome:
+        return SegmenterOutcome(
+            step=self.step, last=self.last, segmenter=segmenter, stopped_by=stopped_by
+        )
 
     def _learn(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """One step; the loss and the share of right pixels. A batch without any pixel to learn from
-        changes nothing, and counts as right.
-        """
+        """One step: loss and share of right pixels; a batch without classes changes nothing."""
+        warm = max(1, round(self.settings.warm_up * self.last))
+        factor = (self.last - self.step) / max(1, self.last - warm)
+        if self.step < warm:
+            factor = (self.step + 1) / warm
         for group in self.optimizer.param_groups:
-            group["lr"] = self.settings.learning_rate * self._factor()
+            group["lr"] = self.settings.learning_rate * factor
         if not _holds_classes(batch["label_map"].numpy()):
             return torch.zeros(()), torch.ones(())
         truth = batch["label_map"].to(self.device).long()
@@ -277,23 +251,7 @@ class _Run:
         right = (logits.detach().argmax(1) == truth)[known]
         return loss.detach(), right.float().mean()
 
-    def _factor(self) -> float:
-        """What the learning rate is multiplied with in this step."""
-        warm = max(1, round(self.settings.warm_up * self.last))
-        if self.step < warm:
-            return (self.step + 1) / warm
-        return (self.last - self.step) / max(1, self.last - warm)
-
-    def _note(self, log: Any, loss: Tensor, accuracy: Tensor) -> None:
-        value = float(loss)
-        if not torch.isfinite(loss):
-            raise DivergedError(f"step {self.step}: the loss is {value}; try a lower learning rate")
-        rate = self.optimizer.param_groups[0]["lr"]
-        entry = {"step": self.step, "loss": value, "accuracy": float(accuracy), "rate": rate}
-        print(json.dumps(entry), file=log, flush=True)
-
     def _save(self) -> None:
-        fresh = self.out / f".{STATE}.new"
         state = {
             "record": json.dumps(self.record),
             "step": self.step,
@@ -301,26 +259,27 @@ class _Run:
             "optimizer": self.optimizer.state_dict(),
             "random": random_states(),
         }
-        with fresh.open("wb") as stream:
-            try:
-                torch.save(state, stream)
-            except RuntimeError as error:  # torch's zip writer hides the system's reason
-                fresh.unlink(missing_ok=True)
-                raise OSError(f"disk full, or not writable ({reason(error)})") from None
-            stream.flush()
-            os.fsync(stream.fileno())
-        fresh.replace(self.out / STATE)
+        self.folder.save(self.step, state)
+        self._drop_checkpoints(keep=1)
+
+    def _drop_checkpoints(self, *, keep: int) -> None:
+        self.folder.drop_older(keep=keep, keep_every=0)
+        (self.folder.root / TRAINING).unlink(missing_ok=True)  # of an older version
 
     def _load(self) -> None:
-        """Go on from the checkpoint if there is one."""
-        path = self.out / STATE
-        if (self.out / BUNDLE / MARKER).is_file():
-            raise TrainingError(f"{self.out / BUNDLE}: is finished; choose another place")
-        if not path.is_file():
-            (self.out / LOG).unlink(missing_ok=True)
+        """Resume from the newest checkpoint if there is one."""
+        steps = self.folder.steps()
+        path = self.folder.root / TRAINING  # the checkpoint of an older version
+        if steps:
+            state = self.folder.load(steps[-1])
+            path = self.folder.folder(steps[-1]) / TRAINING
+        elif not path.is_file():
+            self.folder.write_record(self.record)
+            self.folder.forget_after(-1)
             return
         try:
-            state = load_tensors(path)
+            if not steps:
+                state = load_tensors(path)
             same = state["record"] == json.dumps(self.record)
             if same:
                 self.network.load_state_dict(state["network"])
@@ -333,18 +292,10 @@ class _Run:
             ) from None
         if not same:
             raise TrainingError(
-                f"{self.out}: was begun with other data or settings; choose another place"
+                f"{self.folder.root}: was begun with other data or settings; choose another place"
             )
-        _forget_after(self.out / LOG, self.step)
-
-    def _write_bundle(self) -> None:
-        save_segmenter(
-            self.out / BUNDLE,
-            self.network,
-            self.schema,
-            self.settings,
-            provenance={**self.record, "steps": self.step, "torch": torch.__version__},
-        )
+        self.folder.write_record(self.record)
+        self.folder.forget_after(self.step)
 
 
 def _label_map(sample: Sample) -> npt.NDArray[np.uint8]:
@@ -356,16 +307,47 @@ def _holds_classes(label_maps: npt.NDArray[np.uint8]) -> bool:
     return bool((label_maps != NO_CHANNEL).any())
 
 
-def _shown(steps: range, last: int) -> Iterator[int]:
-    yield from track(steps, description="training the segmenter", total=last, completed=steps.start)
+_CHANCE = 0.5
+_BRIGHTNESS, _FACTOR = 32 / 255, (0.5, 1.5)
+_STRONGEST_GRAIN = 0.12
+_GRAINS = (1, 2, 4)
+_GREY = (0.299, 0.587, 0.114)
 
 
-def _forget_after(log: Path, step: int) -> None:
-    """Drop the entries of steps that a killed run did after its last checkpoint."""
-    kept = []
-    with contextlib.suppress(FileNotFoundError):
-        for line in log.read_text("utf-8").splitlines():
-            with contextlib.suppress(ValueError):  # the last line may be half
-                if parse_json(line)["step"] <= step:
-                    kept.append(line)
-        log.write_text("".join(f"{line}\n" for line in kept), "utf-8")
+def distort(pictures: Tensor) -> Tensor:
+    """Distort each picture, float32 [N, 3, H, W] from 0 to 1, by the process's random state."""
+    return torch.stack([_distort_one(picture) for picture in pictures])
+
+
+def _distort_one(picture: Tensor) -> Tensor:
+    if _happens():
+        picture = picture + _between(-_BRIGHTNESS, _BRIGHTNESS)
+    if _happens():
+        picture = picture.mean() + (picture - picture.mean()) * _between(*_FACTOR)
+    if _happens():
+        grey = (picture * picture.new_tensor(_GREY).view(3, 1, 1)).sum(0, keepdim=True)
+        picture = grey + (picture - grey) * _between(*_FACTOR)
+    if _happens():
+        # As if taken at between half and the whole of its size.
+        factor = _between(0.5, 1.0)
+        smaller = functional.interpolate(
+            picture[None], scale_factor=factor, mode="bilinear", antialias=True
+        )
+        size = (picture.shape[1], picture.shape[2])
+        picture = functional.interpolate(smaller, size=size, mode="bilinear")[0]
+    if _happens():
+        # Noise of one to four pixels' grain, of each colour on its own.
+        _, height, width = picture.shape
+        side = _GRAINS[int(torch.randint(len(_GRAINS), ()))]
+        noise = torch.randn(1, 3, -(-height // side), -(-width // side), device=picture.device)
+        larger = functional.interpolate(noise, scale_factor=side, mode="nearest")
+        picture = picture + larger[0, :, :height, :width] * _between(0, _STRONGEST_GRAIN)
+    return picture.clamp(0, 1)
+
+
+def _happens() -> bool:
+    return float(torch.rand(())) < _CHANCE
+
+
+def _between(low: float, high: float) -> float:
+    return low + (high - low) * float(torch.rand(()))

@@ -7,7 +7,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import numpy.typing as npt
 
 from sceneloom.errors import DataSetError, InputError, MissingInputError, SizeError
@@ -17,7 +16,7 @@ from sceneloom.synthesizer import Synthesizer
 from sceneloom_training.data.folders import check_folder, find_files, not_empty, sample_name
 from sceneloom_training.data.pictures import PICTURE_SUFFIXES, read_picture
 from sceneloom_training.data.sample import Photo, Sample
-from sceneloom_training.evaluation.classes import input_table
+from sceneloom_training.evaluation.scores import input_table
 
 _LISTED = 20
 _SYNTHESIZED = "_synthesized_image"  # beside them lie *_input_label
@@ -28,15 +27,9 @@ class PictureSource(abc.ABC):
 
     @abc.abstractmethod
     def pictures(self, keys: Sequence[str], samples: Sequence[Sample]) -> Sequence[Photo]:
-        """The pictures of the next few samples; called in the data set's order, each sample once.
+        """The pictures of the next few samples, uint8 [H, W, 3] RGB, each of its sample's size.
 
-        Args:
-            keys: names of the samples.
-            samples: as they are, at the size that pictures are rendered at; label maps in the data
-                set's schema.
-
-        Returns:
-            uint8 [H, W, 3], RGB, each of its sample's size.
+        Called in the data set's order, each sample once; label maps are in the data set's schema.
 
         Raises:
             SceneLoomError: a picture cannot be had; the text says which.
@@ -45,13 +38,7 @@ class PictureSource(abc.ABC):
     def check(  # noqa: B027 - most sources have nothing to look at
         self, keys: Sequence[str], sizes: Iterable[tuple[int, int]], *, known: Sequence[str]
     ) -> None:
-        """Refuse, before anything is segmented, what would be refused later.
-
-        Args:
-            keys: names of the samples that are evaluated.
-            sizes: (height, width) of each, read only by sources that need it.
-            known: names of all samples of the data set.
-        """
+        """Refuse early what would be refused later; `sizes` are (height, width), read lazily."""
 
 
 class SynthesizedPictures(PictureSource):
@@ -60,15 +47,10 @@ class SynthesizedPictures(PictureSource):
     def __init__(
         self, synthesizer: Synthesizer, data: LabelSchema, choose: ChooseStyle | None = None
     ) -> None:
-        """Check that the model's classes are the data set's.
-
-        Args:
-            synthesizer: the model; closing it is the caller's.
-            data: the schema of the samples' label maps.
-            choose: style of each picture (`sceneloom.style`); None takes the defaults.
+        """Take a model, which the caller closes; `choose` gives styles, None takes the defaults.
 
         Raises:
-            InputError: the classes of the two schemas do not go together.
+            InputError: the classes of the model and of the data set do not go together.
         """
         self.synthesizer = synthesizer
         contract = synthesizer.contract
@@ -78,35 +60,27 @@ class SynthesizedPictures(PictureSource):
 
     def pictures(self, keys: Sequence[str], samples: Sequence[Sample]) -> Sequence[Photo]:
         """Synthesize; see `PictureSource.pictures`."""
-        labels = [self._table[_label_map(sample)] for sample in samples]
-        instances = [
-            self._instances(key, sample) for key, sample in zip(keys, samples, strict=True)
-        ]
+        labels, instances = [], []
+        for key, sample in zip(keys, samples, strict=True):
+            assert sample.label_map is not None  # paired data sets were refused
+            labels.append(self._table[sample.label_map])
+            if self._wants_instances and sample.instance_map is None:
+                raise MissingInputError(
+                    f"{key}: the data set has no instance map, and the model wants one"
+                )
+            instances.append(sample.instance_map if self._wants_instances else None)
         styles: list[npt.NDArray[Any] | None] = [None] * len(samples)
         if self._choose is not None:
             styles = [self._choose(*inputs) for inputs in zip(keys, labels, instances, strict=True)]
         return self.synthesizer.synthesize_batch(labels, instances, styles)
-
-    def _instances(self, key: str, sample: Sample) -> npt.NDArray[np.int32] | None:
-        if not self._wants_instances:
-            return None
-        if sample.instance_map is None:
-            raise MissingInputError(
-                f"{key}: the data set has no instance map, and the model wants one"
-            )
-        return sample.instance_map
 
 
 class FolderPictures(PictureSource):
     """Pictures of a folder, which belong to samples by name."""
 
     def __init__(self, folder: Path) -> None:
-        """Find the files.
-
-        Args:
-            folder: pictures, named like the samples, with or without what publishers
-                append (`sceneloom_training.data.folders`); searched to the bottom. In a folder
-                that pix2pixHD's ``test.py`` wrote, those named ``*_synthesized_image`` alone.
+        """Find the pictures, named like the samples, with or without publishers' endings; in a
+        folder of pix2pixHD's ``test.py``, those named ``*_synthesized_image``.
 
         Raises:
             DataSetError: no such folder, no pictures in it, or two of one sample.
@@ -131,8 +105,7 @@ class FolderPictures(PictureSource):
     def check(
         self, keys: Sequence[str], sizes: Iterable[tuple[int, int]], *, known: Sequence[str]
     ) -> None:
-        """Refuse missing pictures, pictures of no sample, and pictures of another size, in one
-        sentence each.
+        """Refuse missing pictures, pictures of no sample, and pictures of another size.
 
         Raises:
             DataSetError: pictures are missing, or there are more than samples.
@@ -194,8 +167,3 @@ def listed(items: Sequence[str]) -> str:
     """The first twenty, and how many more there are."""
     more = f" and {len(items) - _LISTED} more" if len(items) > _LISTED else ""
     return ", ".join(items[:_LISTED]) + more
-
-
-def _label_map(sample: Sample) -> npt.NDArray[np.uint8]:
-    assert sample.label_map is not None  # paired data sets were refused
-    return sample.label_map

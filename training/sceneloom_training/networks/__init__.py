@@ -6,19 +6,18 @@ from sceneloom_training.networks.architecture import (
     UNetArchitecture,
     architecture_from_json,
 )
-from sceneloom_training.networks.build import (
+from sceneloom_training.networks.discriminator import MultiscaleDiscriminator
+from sceneloom_training.networks.generator import (
+    FeatureEncoder,
+    Generator,
     SynthesisNetwork,
+    UNet,
+    balance_phases,
     build_generator,
     initialise,
     load_weights,
 )
-from sceneloom_training.networks.discriminator import MultiscaleDiscriminator
-from sceneloom_training.networks.encoder import FeatureEncoder
-from sceneloom_training.networks.generator import Generator
-from sceneloom_training.networks.half import HalfGenerator
-from sceneloom_training.networks.phases import balance_phases
-from sceneloom_training.networks.served import ServedGenerator
-from sceneloom_training.networks.unet import UNet
+from sceneloom_training.networks.served import HalfGenerator, ServedGenerator
 
 __all__ = [
     "Architecture",

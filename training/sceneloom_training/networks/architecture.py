@@ -6,7 +6,7 @@ import dataclasses
 from typing import Any, TypeAlias, TypeVar, get_args
 
 from sceneloom.errors import CheckpointError
-from sceneloom_training.modes import PaddingMode
+from sceneloom_training.settings import PaddingMode
 
 _RANGES = {
     "input_channels": (1, 4096),
@@ -22,28 +22,22 @@ _RANGES = {
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class GeneratorArchitecture:
-    """Coarse-to-fine generator of pix2pixHD: a global generator and any number of local enhancers
-    around it.
-    """
+    """pix2pixHD's coarse-to-fine generator: a global generator and local enhancers around it."""
 
     input_channels: int
     """One-hot labels, then the boundary map if there is one, then the style features if there are
     any.
     """
     output_channels: int = 3
-    """RGB."""
     ngf: int = 64
     """Filters of the outermost network's first convolution (published: 64 for G1 alone, 32 with one
     enhancer).
     """
     global_downsamplings: int = 4
-    """Stride-2 convolutions of the global generator."""
     global_blocks: int = 9
-    """Residual blocks of the global generator."""
     enhancers: int = 0
     """Local enhancers stacked around the global generator; each doubles the resolution."""
     enhancer_blocks: int = 3
-    """Residual blocks of each enhancer."""
     padding: PaddingMode = "reflect"
     """Of every convolution that is not strided."""
 
@@ -58,9 +52,7 @@ class GeneratorArchitecture:
 
     @property
     def global_ngf(self) -> int:
-        """Filters of the global generator's first convolution: each enhancer has half as many as
-        what it encloses.
-        """
+        """Filters of the global generator's first convolution; each enhancer has half as many."""
         return self.ngf << self.enhancers
 
     @property
@@ -92,9 +84,7 @@ class UNetArchitecture:
     """U-Net generator of pix2pix."""
 
     input_channels: int
-    """As for `GeneratorArchitecture`."""
     output_channels: int = 3
-    """RGB."""
     ngf: int = 64
     """Filters of the first convolution; deeper ones have up to eight times as many."""
     downsamplings: int = 8
@@ -124,7 +114,6 @@ class UNetArchitecture:
 
 
 Architecture: TypeAlias = GeneratorArchitecture | UNetArchitecture
-"""Of any generator that can be trained."""
 
 
 def architecture_from_json(data: Any, *, source: str) -> Architecture:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils.parametrizations import spectral_norm as with_spectral_norm
 
-from sceneloom_training.networks.layers import InstanceNorm
+from sceneloom_training.networks.generator import InstanceNorm
 
 _MOST_FILTERS = 512
 
@@ -39,10 +39,10 @@ class PatchDiscriminator(nn.Module):
             ndf: filters of the first convolution; each further one has twice as many, at most 512.
             layers: convolutions with stride 2.
             padding: of every convolution; pix2pixHD 2, pix2pix 1.
-            affine_norm: norms with learnt scale and shift, which is what pix2pix's BatchNorm is
-                with one picture a batch.
-            spectral_norm: normalise every convolution's weights by their spectral norm (Miyato et
-                al., 2018) instead of the features by InstanceNorm.
+            affine_norm: norms with learnt scale and shift: pix2pix's BatchNorm with one picture a
+                batch.
+            spectral_norm: on every convolution's weights (Miyato et al., 2018), instead of
+                InstanceNorm.
         """
         super().__init__()
         widths = [min(ndf * 2**i, _MOST_FILTERS) for i in range(layers + 1)]
@@ -63,11 +63,7 @@ class PatchDiscriminator(nn.Module):
         self.stages = nn.ModuleList(nn.Sequential(*stage) for stage in stages)
 
     def see(self, condition: Tensor) -> Seen:
-        """The first convolution's share of the condition, for `forward`.
-
-        Args:
-            condition: float [N, inputs - picture channels, H, W].
-        """
+        """The first convolution's share of the condition, [N, inputs - picture channels, H, W]."""
         conv, _ = self._first_stage
         weight = conv.weight  # read once: spectral norm takes a step at every reading
         channels = condition.shape[1]
@@ -77,15 +73,16 @@ class PatchDiscriminator(nn.Module):
         return planes, weight[:, channels:]
 
     def forward(self, x: Tensor, seen: Seen | None = None) -> list[Tensor]:
-        """Features of every stage; the last is the decision for each patch, [N, 1, h, w].
-
-        Args:
-            x: condition and picture, [N, inputs, H, W]; with `seen`, the picture alone.
-            seen: of the condition.
-        """
+        """Features of every stage, the last [N, 1, h, w]; with `seen`, `x` is the picture alone."""
         features: list[Tensor] = []
         for i, stage in enumerate(self.stages):
-            x = self._first(x, *seen) if seen and not i else stage(x)
+            if seen and not i:
+                planes, weight = seen
+                conv, activation = self._first_stage
+                y = functional.conv2d(x, weight, None, conv.stride, conv.padding)
+                x = activation(y.add_(planes))
+            else:
+                x = stage(x)
             features.append(x)
         return features
 
@@ -93,12 +90,6 @@ class PatchDiscriminator(nn.Module):
     def _first_stage(self) -> Any:
         """Convolution and activation: the first stage has no norm."""
         return self.stages[0]
-
-    def _first(self, picture: Tensor, planes: Tensor, weight: Tensor) -> Tensor:
-        conv, activation = self._first_stage
-        y = functional.conv2d(picture, weight, None, conv.stride, conv.padding)
-        z: Tensor = activation(y.add_(planes))
-        return z
 
 
 class MultiscaleDiscriminator(nn.Module):
@@ -132,9 +123,7 @@ class MultiscaleDiscriminator(nn.Module):
 
     @property
     def smallest_side(self) -> int:
-        """Least height and width of a picture that the coarsest scale's last convolution can see,
-        and that leaves every norm two pixels.
-        """
+        """Least side that the coarsest scale's convolutions see, with two pixels for every norm."""
         return next(side for side in itertools.count(1) if self._takes(side))
 
     def _takes(self, side: int) -> bool:
@@ -152,13 +141,10 @@ class MultiscaleDiscriminator(nn.Module):
         return True
 
     def see(self, condition: Tensor) -> list[Seen]:
-        """What each scale's first convolution makes of the condition.
+        """Each scale's first convolution of the condition alone (labels, boundary map).
 
-        A convolution is linear: its share of the condition is the same for the photograph and for
-        every synthesized picture, and is most of its work, 36 of 39 channels with Cityscapes.
-
-        Args:
-            condition: float [N, inputs - picture channels, H, W]; labels and boundary map.
+        A convolution is linear: this share is the same for the photograph and for every synthesized
+        picture, and is most of its work, 36 of 39 channels with Cityscapes.
         """
         seen = []
         for i, discriminator in enumerate(self.discriminators):
@@ -168,15 +154,8 @@ class MultiscaleDiscriminator(nn.Module):
         return seen
 
     def forward(self, x: Tensor, seen: list[Seen] | None = None) -> list[list[Tensor]]:
-        """Judge a picture.
-
-        Args:
-            x: float [N, inputs, H, W]; labels, boundary map and image concatenated; with `seen`,
-                the image alone.
-            seen: of labels and boundary map, from `see`.
-
-        Returns:
-            for each scale, the full size first, the features of every stage.
+        """Features of every stage of each scale, full size first; `seen` as in
+        `PatchDiscriminator`.
         """
         judged = []
         for i, discriminator in enumerate(self.discriminators):

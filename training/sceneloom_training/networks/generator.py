@@ -1,20 +1,150 @@
-"""The coarse-to-fine generator (pix2pixHD, section 3.2): a global generator G1 and local enhancers
-around it.
+"""The generators: pix2pixHD's coarse-to-fine generator, pix2pix's U-Net, and the feature encoder,
+with their layers.
 
-Every InstanceNorm is without affine parameters, eps 1e-5, and every padding of a convolution that
-is not strided is by reflection unless the architecture says otherwise. Height and width are
-multiples of `GeneratorArchitecture.size_multiple`, each at least twice that: below it the
-reflection at the bottleneck has nothing to reflect.
+pix2pixHD (Wang et al., CVPR 2018, section 3.2): every InstanceNorm has eps 1e-5 and no affine
+parameters. Convolutions without stride pad by reflection unless the architecture says otherwise.
+Height and width are multiples of `size_multiple`, at least twice that: below it the reflection at
+the bottleneck has nothing to reflect.
+
+The U-Net (Isola et al., CVPR 2017) is the baseline at 256x256. It was published with BatchNorm and
+one picture a batch, which is InstanceNorm with learnt scale and shift, and has that here for any
+batch. Dropout is off in eval mode: equal maps give equal pictures.
 """
 
 from __future__ import annotations
 
+from typing import TypeAlias
+
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
+from torch.nn.utils.parametrize import is_parametrized
+from torch.utils.checkpoint import checkpoint
 
-from sceneloom_training.modes import PaddingMode
-from sceneloom_training.networks.architecture import GeneratorArchitecture
-from sceneloom_training.networks.layers import InstanceNorm, conv7, down, pad, run, stem, up
+from sceneloom_training.networks.architecture import (
+    Architecture,
+    GeneratorArchitecture,
+    UNetArchitecture,
+)
+from sceneloom_training.settings import PaddingMode
+
+
+class InstanceNorm(nn.InstanceNorm2d):
+    """InstanceNorm that keeps the memory order of channels_last while it trains in 16 bits.
+
+    PyTorch's own copies such a tensor to contiguous and returns it so, and the next convolution
+    copies it back. One picture's instance norm is its batch norm, which has kernels for either
+    order. float32 takes PyTorch's own all the same: on the CPU, batch norm adds up the pixels of
+    a channels_last tensor one by one, 1e-5 off at 512x256, where 16 bits round to 4e-3.
+
+    One picture in training is given to batch norm in any case: where its gradient comes in the
+    order of channels_last, the backward pass of PyTorch's own (2.13, CPU) reads it in the wrong
+    order, and all gradients below are wrong.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise: [N, C, H, W] -> the same. Inference, and with it the served graph, is
+        PyTorch's own.
+        """
+        if not (torch.is_grad_enabled() and (len(x) == 1 or _is_half_channels_last(x))):
+            y: Tensor = super().forward(x)
+            return y
+        if not _is_half_channels_last(x):
+            x = x.contiguous()
+        pictures = [
+            functional.batch_norm(
+                picture, None, None, self.weight, self.bias, training=True, eps=self.eps
+            )
+            for picture in torch.split(x, 1)
+        ]
+        return pictures[0] if len(pictures) == 1 else torch.cat(pictures)
+
+
+class ReflectionPad(nn.ReflectionPad2d):
+    """Reflection in the type of its input; autocast would copy to float32 and back."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Pad: [N, C, H, W] -> [N, C, H + 2 pixels, W + 2 pixels]."""
+        if not torch.is_autocast_enabled(x.device.type):
+            return super().forward(x)
+        with torch.autocast(x.device.type, enabled=False):
+            return super().forward(x)
+
+
+def _is_half_channels_last(x: Tensor) -> bool:
+    return x.dtype in (torch.bfloat16, torch.float16) and (
+        x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
+    )
+
+
+_PADS = {"reflect": ReflectionPad, "replicate": nn.ReplicationPad2d, "zeros": nn.ZeroPad2d}
+
+
+def pad(pixels: int, mode: PaddingMode = "reflect") -> nn.Module:
+    """Padding of all four sides: [N, C, H, W] -> [N, C, H + 2 pixels, W + 2 pixels]."""
+    return _PADS[mode](pixels)
+
+
+def conv7(inputs: int, outputs: int, padding: PaddingMode = "reflect") -> nn.Sequential:
+    """Pad 3 and conv 7: [N, inputs, H, W] -> [N, outputs, H, W]."""
+    return nn.Sequential(pad(3, padding), nn.Conv2d(inputs, outputs, 7))
+
+
+def stem(inputs: int, outputs: int, padding: PaddingMode = "reflect") -> nn.Sequential:
+    """`conv7`, InstanceNorm, ReLU."""
+    return nn.Sequential(
+        *conv7(inputs, outputs, padding), InstanceNorm(outputs), nn.ReLU(inplace=True)
+    )
+
+
+def down(channels: int) -> nn.Sequential:
+    """Conv 3 with stride 2, InstanceNorm, ReLU: [N, C, H, W] -> [N, 2 C, H / 2, W / 2]."""
+    return nn.Sequential(
+        nn.Conv2d(channels, 2 * channels, 3, stride=2, padding=1),
+        InstanceNorm(2 * channels),
+        nn.ReLU(inplace=True),
+    )
+
+
+def up(channels: int) -> nn.Sequential:
+    """Transposed conv 3 with stride 2, InstanceNorm, ReLU: [N, C, H, W] -> [N, C / 2, 2 H, 2 W]."""
+    conv = nn.ConvTranspose2d(channels, channels // 2, 3, stride=2, padding=1, output_padding=1)
+    return nn.Sequential(conv, InstanceNorm(channels // 2), nn.ReLU(inplace=True))
+
+
+def run(module: nn.Module, x: Tensor, *, recompute: bool) -> Tensor:
+    """Run a module; `recompute` computes its activations again in the backward pass."""
+    if recompute and torch.is_grad_enabled():
+        y: Tensor = checkpoint(module, x, use_reentrant=False, preserve_rng_state=False)
+    else:
+        y = module(x)
+    return y
+
+
+def balance_phases(network: nn.Module) -> None:
+    """Make every transposed convolution answer an even surface evenly; changes weights in place.
+
+    A transposed convolution of stride s computes the s * s pixels of one input pixel with different
+    weights, its phases. If their sums differ, an even surface comes out as a checkerboard (Odena,
+    Dumoulin and Olah, "Deconvolution and checkerboard artifacts", 2016). Random weights begin so,
+    and short training does not mend it. This is the projection onto the weights without a
+    checkerboard: the smallest change that makes the sums equal. Kernels are at least as large as
+    their stride.
+    """
+    with torch.no_grad():
+        for module in network.modules():
+            if isinstance(module, nn.ConvTranspose2d):
+                rows, columns = module.stride
+                phases = [
+                    module.weight[..., row::rows, column::columns]
+                    for row in range(rows)
+                    for column in range(columns)
+                ]
+                sums = [phase.sum((-2, -1), keepdim=True) for phase in phases]
+                mean = torch.stack(sums).mean(0)
+                for phase, total in zip(phases, sums, strict=True):
+                    taps = phase.shape[-2] * phase.shape[-1]
+                    phase += (mean - total) / taps
 
 
 class ResidualBlock(nn.Module):
@@ -65,9 +195,7 @@ class GlobalGenerator(nn.Module):
 
 
 class LocalEnhancer(nn.Module):
-    """One enhancer without its last convolution; it works at twice the resolution of the features
-    it is given.
-    """
+    """One enhancer without its last convolution, at twice the resolution of the features inside."""
 
     def __init__(
         self, inputs: int, ngf: int, blocks: int, padding: PaddingMode = "reflect"
@@ -80,16 +208,7 @@ class LocalEnhancer(nn.Module):
         self.up = up(2 * ngf)
 
     def forward(self, x: Tensor, coarse: Tensor, *, recompute: bool = False) -> Tensor:
-        """Refine.
-
-        Args:
-            x: [N, inputs, H, W].
-            coarse: [N, 2 * ngf, H / 2, W / 2], the features of the network inside.
-            recompute: as for `Generator.recompute`.
-
-        Returns:
-            [N, ngf, H, W].
-        """
+        """Refine [N, inputs, H, W] with `coarse`, [N, 2 * ngf, H / 2, W / 2]: [N, ngf, H, W]."""
         y = run(self.down, run(self.stem, x, recompute=recompute), recompute=recompute) + coarse
         for part in (*self.blocks, self.up):
             y = run(part, y, recompute=recompute)
@@ -97,14 +216,10 @@ class LocalEnhancer(nn.Module):
 
 
 class Generator(nn.Module):
-    """The whole generator: image pyramid, global generator, enhancers from coarse to fine, last
-    convolution, tanh.
-    """
+    """Image pyramid, global generator, enhancers from coarse to fine, last convolution, tanh."""
 
     def __init__(self, architecture: GeneratorArchitecture) -> None:
-        """Build the networks with PyTorch's initialisation; `build_generator` applies the published
-        one.
-        """
+        """Build it; `build_generator` draws the published initialisation."""
         super().__init__()
         a = architecture
         self.architecture = a
@@ -125,15 +240,7 @@ class Generator(nn.Module):
         self.pool = nn.AvgPool2d(3, stride=2, padding=1, count_include_pad=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Synthesize.
-
-        Args:
-            x: float [N, input_channels, H, W]; one-hot labels, then the boundary map, then the
-                style features.
-
-        Returns:
-            float [N, output_channels, H, W] in [-1, 1].
-        """
+        """Planes [N, input_channels, H, W] to pictures [N, output_channels, H, W] in [-1, 1]."""
         pyramid = [x]
         for _ in self.enhancers:
             pyramid.append(self.pool(pyramid[-1]))
@@ -141,3 +248,141 @@ class Generator(nn.Module):
         for enhancer in self.enhancers:
             features = enhancer(pyramid.pop(), features, recompute=self.recompute)
         return torch.tanh(self.head(features))
+
+
+_DROPOUT_LEVELS = 3
+"""Levels above the innermost that drop out, as published for 256x256."""
+
+
+class UNet(nn.Module):
+    """Encoder and decoder with a skip connection at every level."""
+
+    def __init__(self, architecture: UNetArchitecture) -> None:
+        """Build it; `build_generator` draws the published initialisation."""
+        super().__init__()
+        a = architecture
+        self.architecture = a
+        widths = [a.ngf * min(2**i, 8) for i in range(a.downsamplings)]
+        last = a.downsamplings - 1
+        self.downs = nn.ModuleList(
+            _down(
+                widths[i - 1] if i else a.input_channels, widths[i], norm=0 < i < last, outer=not i
+            )
+            for i in range(a.downsamplings)
+        )
+        self.ups = nn.ModuleList(
+            _up(
+                widths[i] if i == last else 2 * widths[i],
+                widths[i - 1],
+                dropout=a.dropout and last - _DROPOUT_LEVELS <= i < last,
+            )
+            for i in range(last, 0, -1)
+        )
+        self.head = nn.ConvTranspose2d(2 * widths[0], a.output_channels, 4, stride=2, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Planes [N, input_channels, H, W] to pictures [N, output_channels, H, W] in [-1, 1]."""
+        skips = []
+        for down in self.downs:
+            x = down(x)
+            skips.append(x)
+        x = self.ups[0](skips.pop())
+        for up in self.ups[1:]:
+            x = up(torch.cat([skips.pop(), x], 1))
+        return torch.tanh(self.head(torch.relu(torch.cat([skips.pop(), x], 1))))
+
+
+def _down(inputs: int, outputs: int, *, norm: bool, outer: bool) -> nn.Sequential:
+    """LeakyReLU 0.2, conv 4 with stride 2, norm: [N, C, H, W] -> [N, outputs, H / 2, W / 2]."""
+    activation = [] if outer else [nn.LeakyReLU(0.2)]
+    norms = [InstanceNorm(outputs, affine=True)] if norm else []
+    return nn.Sequential(*activation, nn.Conv2d(inputs, outputs, 4, stride=2, padding=1), *norms)
+
+
+def _up(inputs: int, outputs: int, *, dropout: bool) -> nn.Sequential:
+    """ReLU, transposed conv 4 with stride 2, norm, dropout: twice the height and width."""
+    return nn.Sequential(
+        nn.ReLU(),
+        nn.ConvTranspose2d(inputs, outputs, 4, stride=2, padding=1),
+        InstanceNorm(outputs, affine=True),
+        *([nn.Dropout(0.5)] if dropout else []),
+    )
+
+
+SynthesisNetwork: TypeAlias = Generator | UNet
+
+
+def load_weights(architecture: Architecture, weights: dict[str, Tensor]) -> SynthesisNetwork:
+    """Build a generator around given weights, float32, in eval mode; none are drawn.
+
+    Raises:
+        RuntimeError: names or shapes do not fit the architecture.
+    """
+    with torch.device("meta"):
+        generator = _network(architecture)
+    generator.load_state_dict(weights, assign=True)
+    return generator.float().eval()
+
+
+def build_generator(architecture: Architecture, *, seed: int | None = None) -> SynthesisNetwork:
+    """Build a generator with the published initialisation; None draws from the process's state."""
+    with torch.random.fork_rng(devices=[], enabled=seed is not None):
+        if seed is not None:
+            torch.manual_seed(seed)
+        generator = _network(architecture)
+        initialise(generator)
+    return generator
+
+
+def initialise(network: nn.Module) -> None:
+    """Draw the published initialisation: convolutions from N(0, 0.02), scales of norms from
+    N(1, 0.02), biases by PyTorch's default.
+    """
+    for module in network.modules():
+        if is_parametrized(module, "weight"):  # spectral norm computes `weight` from this one
+            nn.init.normal_(module.parametrizations["weight"].original, 0.0, 0.02)  # type: ignore
+        elif isinstance(module, (nn.Conv2d, nn.ConvTranspose2d)):
+            nn.init.normal_(module.weight, 0.0, 0.02)
+        elif isinstance(module, nn.InstanceNorm2d) and module.affine:
+            nn.init.normal_(module.weight, 1.0, 0.02)
+
+
+def _network(architecture: Architecture) -> SynthesisNetwork:
+    return (
+        UNet(architecture)
+        if isinstance(architecture, UNetArchitecture)
+        else Generator(architecture)
+    )
+
+
+class FeatureEncoder(nn.Module):
+    """Image -> features, averaged over each instance."""
+
+    def __init__(self, features: int = 3, *, nef: int = 16, downsamplings: int = 4) -> None:
+        """Build it, with `features` numbers per instance."""
+        super().__init__()
+        self.settings = {"features": features, "nef": nef, "downsamplings": downsamplings}
+        """What it was built with; `FeatureEncoder(**settings)` builds another."""
+        self.stem = stem(3, nef)
+        self.downs = nn.Sequential(*(down(nef * 2**i) for i in range(downsamplings)))
+        self.ups = nn.Sequential(*(up(nef * 2**i) for i in range(downsamplings, 0, -1)))
+        self.head = conv7(nef, features)
+
+    def forward(self, image: Tensor, instance_map: Tensor) -> Tensor:
+        """Encode [N, 3, H, W] in [-1, 1] to [N, features, H, W], one value an instance."""
+        features = torch.tanh(self.head(self.ups(self.downs(self.stem(image)))))
+        means, index = instance_means(features, instance_map)
+        return means[index].permute(0, 3, 1, 2)
+
+
+def instance_means(features: Tensor, instance_map: Tensor) -> tuple[Tensor, Tensor]:
+    """Instances' means [K, F] of [N, F, H, W], and each pixel's row, int64 [N, H, W]."""
+    pictures = torch.arange(len(instance_map), device=instance_map.device).view(-1, 1, 1)
+    # One number for each pair: unique rows would be sorted by one comparison at a time.
+    pairs = (pictures << 32) + instance_map.long()
+    rows, index = torch.unique(pairs.flatten(), return_inverse=True)
+    # Summed in double: an instance can have a million pixels.
+    flat = features.permute(0, 2, 3, 1).flatten(0, 2).double()
+    sums = flat.new_zeros(len(rows), flat.shape[1]).index_add(0, index, flat)
+    counts = torch.bincount(index, minlength=len(rows)).unsqueeze(1)
+    return (sums / counts).to(features.dtype), index.view(instance_map.shape)

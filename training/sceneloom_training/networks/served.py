@@ -8,12 +8,55 @@ step to uint8 is Clip and Round in float32.
 
 from __future__ import annotations
 
+import copy
+
 import torch
 from torch import Tensor, nn
 
 from sceneloom.contract import STYLE_ROWS, Contract
-from sceneloom_training.networks.build import SynthesisNetwork
-from sceneloom_training.networks.half import HalfGenerator
+from sceneloom_training.networks.generator import InstanceNorm, SynthesisNetwork
+
+
+class Float32Norm(nn.Module):
+    """An InstanceNorm that computes in float32 between 16 bit neighbours."""
+
+    def __init__(self, norm: InstanceNorm) -> None:
+        """Wrap a norm; its scale and shift, if it has any, stay float32."""
+        super().__init__()
+        self.norm = norm
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise: [N, C, H, W] -> the same, in the type it came in."""
+        y: Tensor = self.norm(x.to(torch.float32)).to(x.dtype)
+        return y
+
+
+class HalfGenerator(nn.Module):
+    """A generator in 16 bits that takes and gives float32."""
+
+    def __init__(self, generator: SynthesisNetwork, dtype: torch.dtype = torch.float16) -> None:
+        """Copy a float32 generator in eval mode, with weights and convolutions of this dtype."""
+        super().__init__()
+        self.architecture = generator.architecture
+        self.dtype = dtype
+        self.network = copy.deepcopy(generator).to(dtype)
+        for parent in list(self.network.modules()):
+            for name, child in list(parent.named_children()):
+                if isinstance(child, InstanceNorm):
+                    setattr(parent, name, Float32Norm(child.float()))
+        self.network.head = nn.Sequential(self.network.head, _ToFloat32())
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Synthesize: float32 [N, input_channels, H, W] -> float32 [N, output_channels, H, W]."""
+        y: Tensor = self.network(x.to(self.dtype))
+        return y
+
+
+class _ToFloat32(nn.Module):
+    """The tanh that follows the last convolution is float32."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.to(torch.float32)
 
 
 class ServedGenerator(nn.Module):
@@ -35,16 +78,13 @@ class ServedGenerator(nn.Module):
     def forward(
         self, label_map: Tensor, instance_map: Tensor | None = None, style: Tensor | None = None
     ) -> Tensor:
-        """Synthesize.
+        """Synthesize uint8 [N, H, W, 3], RGB.
 
         Args:
-            label_map: uint8 [N, H, W], channels; 255 and anything else that is no channel gives an
-                all-zero one-hot.
+            label_map: uint8 [N, H, W], channels; anything that is no channel gives an all-zero
+                one-hot.
             instance_map: int32 [N, H, W], if the contract has boundaries or style.
             style: float32 [N, 256, F], if the contract has style.
-
-        Returns:
-            uint8 [N, H, W, 3], RGB.
         """
         planes = [one_hot_planes(label_map, self.channel_ids)]
         if self.contract.boundaries:
@@ -60,28 +100,16 @@ class ServedGenerator(nn.Module):
 
 
 def one_hot_planes(label_map: Tensor, channel_ids: Tensor) -> Tensor:
-    """One plane per channel.
-
-    Args:
-        label_map: uint8 [N, H, W]; a value that is no channel gives zeros.
-        channel_ids: float32 [1, C, 1, 1], 0 to C - 1.
-
-    Returns:
-        float32 [N, C, H, W].
+    """One plane per channel, float32 [N, C, H, W], of a label map, uint8 [N, H, W]; a value that is
+    no channel gives zeros. `channel_ids` is float32 [1, C, 1, 1], 0 to C - 1.
     """
     return (label_map.to(torch.float32).unsqueeze(1) == channel_ids).to(torch.float32)
 
 
 def boundary_plane(instance_map: Tensor) -> Tensor:
-    """Instance boundaries: ids that differ from the pixel above, below, left or right (pix2pixHD,
-    section 3.3).
-
-    Args:
-        instance_map: int32 [N, H, W]; compared as integers: cast to half first, ids above 2048
-            collide.
-
-    Returns:
-        float32 [N, 1, H, W], 1 on boundaries.
+    """Instance boundaries, float32 [N, 1, H, W]: 1 where the id differs from the pixel above,
+    below, left or right (pix2pixHD, section 3.3). Ids are compared as integers: above 2048, half
+    collides.
     """
     i = instance_map
     left = i != torch.cat([i[:, :, :1], i[:, :, :-1]], 2)
@@ -92,14 +120,10 @@ def boundary_plane(instance_map: Tensor) -> Tensor:
 
 
 def style_planes(instance_map: Tensor, style: Tensor) -> Tensor:
-    """Paint each instance with its row of the style table.
+    """Paint each instance with its row of the style table, float32 [N, 256, F]: float32 [N, F, H,
+    W].
 
-    Args:
-        instance_map: int32 [N, H, W], dense ids; anything outside 0..255 is clamped.
-        style: float32 [N, 256, F].
-
-    Returns:
-        float32 [N, F, H, W].
+    Ids of the instance map, int32 [N, H, W], are dense; anything outside 0..255 is clamped.
     """
     rows = style.flatten(0, 1)
     first = torch.arange(style.shape[0], dtype=torch.float32, device=style.device) * float(

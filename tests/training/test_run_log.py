@@ -1,4 +1,4 @@
-"""The journal of a run."""
+"""The log of a run."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sceneloom_training.journal import Journal
+from sceneloom_training.run_log import RunLog
 
 
 def test_a_full_disk_is_an_error_without_a_traceback_of_tensorboards_thread(
@@ -26,6 +26,6 @@ def test_a_full_disk_is_an_error_without_a_traceback_of_tensorboards_thread(
 
 
 def _write(folder: Path, picture: np.ndarray) -> None:
-    with Journal(folder, done=0, last=1, images_per_step=1) as journal:
-        journal.picture(0, "noise", picture)
-        journal.flush()
+    with RunLog(folder, done=0, last=1, images_per_step=1) as log:
+        log.picture(0, "noise", picture)
+        log.flush()

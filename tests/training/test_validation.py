@@ -1,4 +1,4 @@
-"""Looking at what was learnt: no graph is kept, and nothing of the training is touched."""
+"""Validation keeps no graph and does not touch the training; colour errors of known pictures."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from trees import write_pix2pixhd
 
 from sceneloom.contract import Contract
 from sceneloom.schema import load_schema
-from sceneloom_serving.torch_runtime import TorchSynthesizer
 from sceneloom_training.assembly import assemble
 from sceneloom_training.data import DataSettings, Geometry, open_data_set
-from sceneloom_training.judge import Judge
 from sceneloom_training.networks import GeneratorArchitecture, build_generator
 from sceneloom_training.settings import DiscriminatorSettings, GeneratorSettings, TrainSettings
+from sceneloom_training.torch_synthesizer import TorchSynthesizer
+from sceneloom_training.validation import Validation, colour_errors, mean_colour_error
 
 
 @pytest.fixture
@@ -44,12 +44,14 @@ def test_looking_keeps_no_graph(data: DataSettings, held_out: int) -> None:
     )
     samples = open_data_set(data)
     objective = assemble(settings, samples.schema, has_instances=True).objective
-    judge = Judge(samples, Geometry(mode="none"), held_out=held_out, multiple=4, smallest=8, seed=0)
+    validation = Validation(
+        samples, Geometry(mode="none"), held_out=held_out, multiple=4, smallest=8, seed=0
+    )
     device = torch.device("cpu")
     looks = []
     assert (
         kept_for_a_backward_pass(
-            lambda: looks.append(judge.look(objective, objective.generator, device))
+            lambda: looks.append(validation.validate(objective, objective.generator, device))
         )
         == 0
     )
@@ -71,3 +73,33 @@ def test_the_reference_runtime_keeps_no_graph() -> None:
     runtime = TorchSynthesizer(build_generator(architecture), contract)
     maps = blocky_maps(32, 32, seed=0, labels=11)
     assert kept_for_a_backward_pass(lambda: runtime.synthesize(*maps)) == 0
+
+
+def pictures() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    label_map = np.zeros((20, 20), np.uint8)
+    label_map[:, 10:] = 3
+    photo = np.full((20, 20, 3), 100, np.uint8)
+    picture = photo.copy()
+    picture[:, 10:] = (130, 100, 70)
+    return picture, photo, label_map
+
+
+def test_error_of_each_class() -> None:
+    picture, photo, label_map = pictures()
+    assert colour_errors(picture, photo, label_map) == {0: 0.0, 3: pytest.approx(20.0)}
+    assert mean_colour_error(picture, photo, label_map) == pytest.approx(10.0)
+
+
+def test_only_the_mean_colour_counts() -> None:
+    picture, photo, label_map = pictures()
+    picture[:, :10] = 50
+    picture[::2, :10] = 150
+    assert colour_errors(picture, photo, label_map)[0] == pytest.approx(0.0)
+
+
+def test_small_classes_and_pixels_without_channel_are_left_out() -> None:
+    picture, photo, label_map = pictures()
+    label_map[:7, :9] = 5  # 63 pixels
+    label_map[10:, 10:] = 255
+    assert set(colour_errors(picture, photo, label_map)) == {0, 3}
+    assert mean_colour_error(picture, photo, np.full_like(label_map, 255)) == 0.0

@@ -1,17 +1,21 @@
-"""PyTorch as a Synthesizer: the reference that every other engine is compared with, and what a user
-would run otherwise.
+"""A PyTorch generator as a Synthesizer: the reference for every other engine.
+
+PyTorch is imported by the first synthesizer, not by this module.
 """
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from sceneloom.contract import Contract
-from sceneloom.errors import EngineError, require
+from sceneloom.errors import CheckpointError, EngineError, require
 from sceneloom.maps import Image, InstanceMap, LabelMap, Style
 from sceneloom.synthesizer import Synthesizer
+from sceneloom_training.settings import Device
 
 if TYPE_CHECKING:
+    from sceneloom_training.checkpoint import Checkpoint
     from sceneloom_training.networks import SynthesisNetwork
 
 TorchPrecision = Literal["fp32", "fp16", "bf16"]
@@ -26,32 +30,39 @@ class TorchSynthesizer(Synthesizer):
         contract: Contract,
         *,
         max_batch_size: int = 1,
-        device: Literal["cpu", "cuda"] = "cpu",
+        device: Device = "cpu",
         precision: TorchPrecision = "fp32",
         channels_last: bool = False,
         compiled: bool = False,
     ) -> None:
-        """Wrap a generator; it is put into eval mode.
+        """Wrap a float32 generator; it is put into eval mode.
 
-        Args:
-            generator: float32; on a GPU or in another memory order a copy of it runs.
-            contract: of the model.
-            max_batch_size: most pictures at once.
-            device: where it runs.
-            precision: of weights and convolutions; norms and the last step are float32.
-            channels_last: memory order of pictures and weights.
-            compiled: by torch.compile, at the first picture of each size.
+        On a GPU or in another memory order a copy runs. Precision is of weights and convolutions:
+        norms and the last step are float32. `compiled` compiles at the first picture of each size.
 
         Raises:
             MissingDependencyError: torch is not installed.
             EngineError: there is no GPU.
         """
         require(["torch"], extra="train", purpose="running a checkpoint in PyTorch")
+        import copy
+
         import torch
+
+        from sceneloom_training.networks import HalfGenerator, ServedGenerator
 
         if device == "cuda" and not torch.cuda.is_available():
             raise EngineError("PyTorch sees no GPU on this machine")
-        network = _prepared(generator, contract, device, precision, channels_last)
+        network: Any = generator
+        if precision != "fp32":
+            dtype = torch.float16 if precision == "fp16" else torch.bfloat16
+            network = HalfGenerator(generator, dtype)
+        elif device != "cpu" or channels_last:
+            network = copy.deepcopy(generator)
+        network = network.to(device)
+        if channels_last:
+            network = network.to(memory_format=torch.channels_last)
+        network = ServedGenerator(network, contract).to(device).eval()
         self._device = torch.device(device)
         # Not dynamic: else the second size would be compiled for all sizes, which is slower.
         self.network: Any = torch.compile(network, dynamic=False) if compiled else network
@@ -74,26 +85,22 @@ class TorchSynthesizer(Synthesizer):
         return image
 
 
-def _prepared(
-    generator: SynthesisNetwork,
-    contract: Contract,
-    device: str,
-    precision: TorchPrecision,
-    channels_last: bool,
-) -> Any:
-    import copy
+def checkpoint_synthesizer(
+    checkpoint: Checkpoint,
+    name: Path,
+    *,
+    device: Device = "cpu",
+    max_batch_size: int = 1,
+) -> TorchSynthesizer:
+    """The synthesizer of a loaded checkpoint, in float32; `name` is its name in an error.
 
-    import torch
-
-    from sceneloom_training.networks import HalfGenerator, ServedGenerator
-
-    network: Any = generator
-    if precision != "fp32":
-        dtype = torch.float16 if precision == "fp16" else torch.bfloat16
-        network = HalfGenerator(generator, dtype)
-    elif device != "cpu" or channels_last:
-        network = copy.deepcopy(generator)
-    network = network.to(device)
-    if channels_last:
-        network = network.to(memory_format=torch.channels_last)
-    return ServedGenerator(network, contract).to(device).eval()
+    Raises:
+        CheckpointError: the model takes pictures instead of label maps.
+    """
+    if checkpoint.contract is None:
+        raise CheckpointError(
+            f"{name}: takes pictures instead of label maps; evaluate its pictures with --pictures"
+        )
+    return TorchSynthesizer(
+        checkpoint.generator, checkpoint.contract, device=device, max_batch_size=max_batch_size
+    )

@@ -14,8 +14,8 @@ import psutil
 import pytest
 
 from sceneloom.errors import InputError, TrainingError
-from sceneloom_training.loading import loading
-from sceneloom_training.signals import StopSignals
+from sceneloom_training.batches import loading
+from sceneloom_training.process import StopSignals
 
 prepare = partial(os.nice, 1)
 MORE_THAN_A_PIPE = (3, 1 << 20)

@@ -1,4 +1,8 @@
-"""Looking at what a run has learnt: the same samples each time, by eye and by their colours."""
+"""Validation during training: pictures of fixed samples, and the colour error of held-out ones.
+
+The colour error compares the mean colour of each class in picture and photograph: right colours
+give a small error, whatever the detail.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +15,6 @@ from torch import nn
 
 from sceneloom.schema import LabelSchema
 from sceneloom_training.batches import Batch, check_large_enough, stack, to_tensors
-from sceneloom_training.colour_error import mean_colour_error
 from sceneloom_training.data import DataSet, Geometry
 from sceneloom_training.objective import Objective, levels
 
@@ -20,7 +23,7 @@ _STREAM = 2
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Judged:
+class ValidationResult:
     """One look."""
 
     strips: dict[str, npt.NDArray[np.uint8]]
@@ -31,7 +34,7 @@ class Judged:
     """
 
 
-class Judge:
+class Validation:
     """Fixed samples: those that are held out, or else the first ones that are trained on."""
 
     def __init__(
@@ -44,15 +47,7 @@ class Judge:
         smallest: int,
         seed: int,
     ) -> None:
-        """Read and cut the samples once, without flips.
-
-        Args:
-            data: the data set.
-            geometry: as for training.
-            held_out: samples at the end that are not trained on.
-            multiple: height and width come out as multiples of this.
-            smallest: least height and width that the networks take.
-            seed: of the crops.
+        """Read and cut the samples once, without flips: the `held_out` last ones, or the first few.
 
         Raises:
             InputError: one cannot be read, or is too small for the networks.
@@ -75,14 +70,10 @@ class Judge:
         height, width = next(iter(self._samples.values()))["photo"].shape[:2]
         return height, width
 
-    def look(self, objective: Objective, generator: nn.Module, device: torch.device) -> Judged:
-        """Synthesize the samples.
-
-        Args:
-            objective: knows what the generator is given.
-            generator: the trained one or its moving average; left in the mode it was in.
-            device: where both are.
-        """
+    def validate(
+        self, objective: Objective, generator: nn.Module, device: torch.device
+    ) -> ValidationResult:
+        """Synthesize the samples; the generator (trained, or its moving average) keeps its mode."""
         was_training = generator.training
         strips: dict[str, npt.NDArray[np.uint8]] = {}
         errors = []
@@ -93,17 +84,48 @@ class Judge:
                 with torch.no_grad():
                     picture = levels(objective.synthesize(generator, batch))[0].cpu().numpy()
                 if len(strips) < _SHOWN:
-                    strips[key] = self._strip(sample, picture)
+                    if self._schema is not None:
+                        given = self._schema.colourise(sample["label_map"].numpy())
+                    else:
+                        given = sample["source"].numpy()
+                    strips[key] = np.concatenate([given, picture, sample["photo"].numpy()], 1)
                 if self._held_out and "label_map" in sample:
                     photo, labels = sample["photo"].numpy(), sample["label_map"].numpy()
                     errors.append(mean_colour_error(picture, photo, labels))
         finally:
             generator.train(was_training)
-        return Judged(strips=strips, colour_error=float(np.mean(errors)) if errors else None)
+        return ValidationResult(
+            strips=strips, colour_error=float(np.mean(errors)) if errors else None
+        )
 
-    def _strip(self, sample: Batch, picture: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
-        if self._schema is not None:
-            given = self._schema.colourise(sample["label_map"].numpy())
-        else:
-            given = sample["source"].numpy()
-        return np.concatenate([given, picture, sample["photo"].numpy()], 1)
+
+_LEAST_PIXELS = 64
+
+
+def colour_errors(
+    picture: npt.NDArray[np.uint8],
+    photo: npt.NDArray[np.uint8],
+    label_map: npt.NDArray[np.uint8],
+) -> dict[int, float]:
+    """Channel -> mean absolute difference of the mean colours of a class, in grey levels.
+
+    Of uint8 [H, W, 3] and channels [H, W], without 255 and classes of fewer than 64 pixels.
+    """
+    assert picture.shape == photo.shape == (*label_map.shape, 3)
+    counts = np.bincount(label_map.ravel(), minlength=256)
+    sums = np.zeros((256, 3))
+    for colour in range(3):
+        difference = picture[..., colour].astype(np.float64) - photo[..., colour]
+        sums[:, colour] = np.bincount(label_map.ravel(), difference.ravel(), minlength=256)
+    there = [int(c) for c in np.flatnonzero(counts >= _LEAST_PIXELS) if c != 255]
+    return {c: float(np.abs(sums[c] / counts[c]).mean()) for c in there}
+
+
+def mean_colour_error(
+    picture: npt.NDArray[np.uint8],
+    photo: npt.NDArray[np.uint8],
+    label_map: npt.NDArray[np.uint8],
+) -> float:
+    """Mean of `colour_errors` over the classes, in grey levels; 0 where none is large enough."""
+    errors = colour_errors(picture, photo, label_map)
+    return float(np.mean(list(errors.values()))) if errors else 0.0

@@ -1,6 +1,6 @@
-"""What a run trains: the networks, their moving average and their optimizers, a step at a time.
+"""One optimiser step: networks, moving average, optimizers, and their state.
 
-It knows nothing of folders, logs or signals; `sceneloom_training.trainer` does.
+Folders, logs and signals are in `sceneloom_training.trainer`.
 """
 
 from __future__ import annotations
@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import copy
 from collections.abc import Iterator
-from contextlib import AbstractContextManager
 from inspect import signature
 from typing import Any
 
@@ -17,17 +16,16 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from sceneloom_training.batches import Batch
-from sceneloom_training.distributed import World
 from sceneloom_training.networks import Generator, SynthesisNetwork, balance_phases
 from sceneloom_training.objective import Objective
-from sceneloom_training.random_state import random_states, set_random_states
+from sceneloom_training.process import World, random_states, set_random_states
 from sceneloom_training.schedule import Schedule, enclosed_parameters
 from sceneloom_training.settings import TrainSettings
 
 _AUTOCAST = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
-class Learner:
+class TrainStep:
     """The part of one process in the training of an objective."""
 
     def __init__(
@@ -38,22 +36,32 @@ class Learner:
         world: World,
         device: torch.device,
     ) -> None:
-        """Bring the networks to the device and make their optimizers.
-
-        Args:
-            settings: of the run.
-            objective: the networks, on the CPU, float32; taken over.
-            schedule: learning rate and stages.
-            world: which process of how many this is; all have equal networks.
-            device: where to compute.
-        """
+        """Bring the float32 networks to the device; make the optimizers."""
         self.settings, self.schedule, self.world, self.device = settings, schedule, world, device
-        self.objective = _prepared(objective, settings, device)
+        compute = settings.compute
+        if compute.precision == "float64":
+            objective.double()
+            objective.dtype = torch.float64
+        objective.to(device)
+        objective.place_perceptual(device)
+        if compute.channels_last:
+            objective.memory_format = torch.channels_last
+            objective.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        if isinstance(objective.generator, Generator):
+            objective.generator.recompute = compute.recompute
+        if compute.compile:
+            objective.generator.compile()
+            objective.discriminator.compile()
+        self.objective = objective
         self.average: SynthesisNetwork | None = None
-        """Moving average of the generator, or None where there is none."""
         if settings.optimizer.ema:
             self.average = copy.deepcopy(self.objective.generator).requires_grad_(False)
-        self.optimizers = self._optimizers()
+        o = settings.optimizer
+        groups = [objective.generator_parameters(), objective.discriminator.parameters()]
+        self.optimizers = [
+            torch.optim.Adam(group, lr=o.learning_rate, betas=(o.beta1, o.beta2), fused=True)
+            for group in map(list, groups)
+        ]
         self.scaler = torch.amp.GradScaler(
             device.type, enabled=settings.compute.precision == "float16"
         )
@@ -69,27 +77,25 @@ class Learner:
         return self.settings.optimizer.learning_rate * self.schedule.factor(step)
 
     def step(self, step: int, batches: Iterator[Batch]) -> dict[str, Tensor]:
-        """Do one step of both optimizers.
-
-        Args:
-            step: its number, from 0.
-            batches: as many are taken as gradients are accumulated of.
-
-        Returns:
-            the means of this process's losses over the passes.
-        """
+        """Do one step of both optimizers, counted from 0; the means of this process's losses."""
         self.enter_stage(step)
         losses = self.differentiate(batches)
-        self._update(step)
+        for optimizer in self.optimizers:
+            optimizer.param_groups[0]["lr"] = self.learning_rate(step)
+            self.scaler.step(optimizer)
+            optimizer.zero_grad(set_to_none=True)
+        self.scaler.update()
+        if self.settings.generator.balanced_upsampling:
+            balance_phases(self.objective.generator)
+        if self.average is not None:
+            ours, theirs = self.average.parameters(), self.objective.generator.parameters()
+            decay = average_decay(self.settings.optimizer.ema, step)
+            with torch.no_grad():
+                torch._foreach_lerp_(list(ours), list(theirs), 1 - decay)
         return losses
 
     def enter_stage(self, step: int) -> None:
-        """Fix or free what the outermost enhancer encloses, and wrap the objective for several
-        processes where the answer has changed.
-
-        Args:
-            step: its number, from 0.
-        """
+        """Fix or free the networks inside the outermost enhancer; wrap for several processes."""
         generator = self.objective.generator
         fixed = self.schedule.is_enhancer_only(step)
         changed = False
@@ -109,39 +115,21 @@ class Learner:
             self._model = DistributedDataParallel(self.objective, device_ids=ids, **flag)
 
     def differentiate(self, batches: Iterator[Batch]) -> dict[str, Tensor]:
-        """Leave the gradients of one step, averaged over passes and processes, in the weights.
-
-        Args:
-            batches: as many are taken as gradients are accumulated of.
-
-        Returns:
-            the means of this process's losses over the passes.
-        """
+        """Leave the gradients of a step, averaged over passes and processes; the mean losses."""
         accumulate = self.settings.optimizer.accumulate
+        dtype = _AUTOCAST.get(self.settings.compute.precision)
         sums: dict[str, Tensor] = {}
         for number in range(accumulate):
             batch = {k: x.to(self.device, non_blocking=True) for k, x in next(batches).items()}
-            with self._no_sync(number < accumulate - 1):
-                with self._autocast():
+            unfinished = number < accumulate - 1
+            waits = unfinished and isinstance(self._model, DistributedDataParallel)
+            with self._model.no_sync() if waits else contextlib.nullcontext():  # type: ignore[operator]
+                with torch.autocast(self.device.type, dtype=dtype, enabled=dtype is not None):
                     total, losses, _ = self._model(batch)
                 self.scaler.scale(total / accumulate).backward()
             for name, loss in losses.items():
                 sums[name] = sums.get(name, 0) + loss / accumulate
         return sums
-
-    def _update(self, step: int) -> None:
-        for optimizer in self.optimizers:
-            optimizer.param_groups[0]["lr"] = self.learning_rate(step)
-            self.scaler.step(optimizer)
-            optimizer.zero_grad(set_to_none=True)
-        self.scaler.update()
-        if self.settings.generator.balanced_upsampling:
-            balance_phases(self.objective.generator)
-        if self.average is not None:
-            ours, theirs = self.average.parameters(), self.objective.generator.parameters()
-            decay = average_decay(self.settings.optimizer.ema, step)
-            with torch.no_grad():
-                torch._foreach_lerp_(list(ours), list(theirs), 1 - decay)
 
     def is_finite(self) -> bool:
         """Whether every weight, and every moment of the optimizers, is a finite number."""
@@ -152,10 +140,7 @@ class Learner:
         return all(bool(torch.isfinite(x).all()) for x in values if x.is_floating_point())
 
     def state(self) -> dict[str, Any]:
-        """Everything that a resumed run needs, of all processes; all must call at the same place.
-
-        Tensors and plain values, for `load_state`.
-        """
+        """Everything for `load_state`, of all processes; all must call at the same place."""
         mine = random_states() | {"pool": self.objective.pool.state_dict()}
         return {
             "networks": self.objective.state_dict(),
@@ -177,23 +162,6 @@ class Learner:
         self.objective.pool.load_state_dict(mine["pool"], self.device)
         set_random_states(mine)
 
-    def _optimizers(self) -> list[torch.optim.Adam]:
-        o = self.settings.optimizer
-        groups = [self.objective.generator_parameters(), self.objective.discriminator.parameters()]
-        return [
-            torch.optim.Adam(group, lr=o.learning_rate, betas=(o.beta1, o.beta2), fused=True)
-            for group in map(list, groups)
-        ]
-
-    def _no_sync(self, unfinished: bool) -> AbstractContextManager[None]:
-        if unfinished and isinstance(self._model, DistributedDataParallel):
-            return self._model.no_sync()
-        return contextlib.nullcontext()
-
-    def _autocast(self) -> AbstractContextManager[None]:
-        dtype = _AUTOCAST.get(self.settings.compute.precision)
-        return torch.autocast(self.device.type, dtype=dtype, enabled=dtype is not None)
-
 
 def average_decay(ema: float, step: int) -> float:
     """Decay of the moving average in a step, counted from 0.
@@ -202,21 +170,3 @@ def average_decay(ema: float, step: int) -> float:
     else the average of a short run would be mostly the weights that training began with.
     """
     return min(ema, (1 + step) / (10 + step))
-
-
-def _prepared(objective: Objective, settings: TrainSettings, device: torch.device) -> Objective:
-    compute = settings.compute
-    if compute.precision == "float64":
-        objective.double()
-        objective.dtype = torch.float64
-    objective.to(device)
-    objective.place_perceptual(device)
-    if compute.channels_last:
-        objective.memory_format = torch.channels_last
-        objective.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    if isinstance(objective.generator, Generator):
-        objective.generator.recompute = compute.recompute
-    if compute.compile:
-        objective.generator.compile()
-        objective.discriminator.compile()
-    return objective

@@ -14,9 +14,9 @@ from sceneloom.request import Request
 from sceneloom.schema import load_schema
 from sceneloom_export.probe_maps import draw_probe
 from sceneloom_serving.parity import Parity, check_parity, reference_pictures, run_parity
-from sceneloom_serving.torch_runtime import TorchSynthesizer
 from sceneloom_training.networks import Generator, GeneratorArchitecture, HalfGenerator
-from sceneloom_training.networks.layers import InstanceNorm
+from sceneloom_training.networks.generator import InstanceNorm
+from sceneloom_training.torch_synthesizer import TorchSynthesizer
 
 CONTRACT = Contract(schema=load_schema("cityscapes"), boundaries=True, size_multiple=8)
 

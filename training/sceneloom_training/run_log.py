@@ -1,4 +1,4 @@
-"""What a run says of itself: lines for machines, TensorBoard, and a progress bar for people."""
+"""The log of a run: log.jsonl for machines, TensorBoard, and a progress bar."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from types import TracebackType
 
 import numpy as np
 import numpy.typing as npt
@@ -23,24 +22,24 @@ from sceneloom.text import printable
 from sceneloom_training.run_folder import LOG, PICTURES
 
 
-class Journal:
-    """The journal of one run; use it as a context manager."""
+class RunLog:
+    """The log of one run; use it as a context manager."""
 
     def __init__(self, root: Path, *, done: int, last: int, images_per_step: int) -> None:
-        """Open it.
-
-        Args:
-            root: the run's folder.
-            done: steps that were done before.
-            last: steps in all.
-            images_per_step: over all processes.
-        """
+        """Open it in a run's folder; `done` steps were done before, `last` is the steps in all."""
         from torch.utils.tensorboard import SummaryWriter
 
         self._root = root
         self._log = (root / LOG).open("a", encoding="utf-8")
         self._board = SummaryWriter(str(root / "tensorboard"), purge_step=done + 1)
-        self._progress = _bar()
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[said]}"),
+            TimeRemainingColumn(),
+            console=Console(stderr=True),
+        )
         self._task = self._progress.add_task("training", total=last, completed=done, said="")
         self._images_per_step = images_per_step
         self._sums: dict[str, Tensor] = {}
@@ -57,12 +56,7 @@ class Journal:
         self._since = time.perf_counter()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         """Close the files."""
         self._progress.stop()
         try:
@@ -89,15 +83,8 @@ class Journal:
         means = {name: float(value) / self._steps for name, value in self._sums.items()}
         seconds = time.perf_counter() - self._since
         rate = self._steps * self._images_per_step / seconds
-        self.entry(
-            step,
-            {
-                "epoch": round(epoch, 4),
-                "learning_rate": learning_rate,
-                **means,
-                "images_per_second": round(rate, 4),
-            },
-        )
+        values = {"epoch": round(epoch, 4), "learning_rate": learning_rate, **means}
+        self.entry(step, {**values, "images_per_second": round(rate, 4)})
         self._progress.update(self._task, said=f"{rate:.2f} images/s")
         self._sums, self._steps, self._since = {}, 0, time.perf_counter()
 
@@ -132,14 +119,3 @@ class Journal:
 
 def _is_of_tensorboard(thread: threading.Thread | None) -> bool:
     return type(thread).__module__.partition(".")[0] == "tensorboard"
-
-
-def _bar() -> Progress:
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[said]}"),
-        TimeRemainingColumn(),
-        console=Console(stderr=True),
-    )

@@ -1,0 +1,191 @@
+"""One process of a training run: its device, its rank, its random states, its stop signals.
+
+torchrun starts several processes and tells each its rank by environment variables:
+
+    torchrun --nproc-per-node 4 -m sceneloom.cli train configs/cityscapes-1024x512.toml --out runs/a
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import random
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from types import FrameType
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from torch import distributed
+from typing_extensions import Self
+
+from sceneloom.errors import InputError, LostPeerError, SceneLoomError, TrainingError
+from sceneloom.text import reason
+from sceneloom_training.settings import Device, DeviceChoice
+
+
+def saved_error(error: SceneLoomError, step: int) -> SceneLoomError:
+    """The error that ends a run after a checkpoint: the same, with the step to resume from."""
+    kind = InputError if isinstance(error, InputError) else TrainingError
+    return kind(
+        f"{error}; the run is saved at step {step}, and the same command goes on from there"
+    )
+
+
+def choose_device(wanted: DeviceChoice, setting: str) -> Device:
+    """Choose the device: ``auto`` takes a GPU if there is one.
+
+    Raises:
+        InputError: a GPU is wanted, and PyTorch finds none; names the setting.
+    """
+    there = torch.cuda.is_available()
+    if wanted == "cuda" and not there:
+        raise InputError(f"{setting} is cuda, and PyTorch finds no GPU here: use auto or cpu")
+    return "cuda" if there and wanted != "cpu" else "cpu"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class World:
+    """Which process of how many this is."""
+
+    rank: int = 0
+    size: int = 1
+    local_rank: int = 0
+    """Number of this process on its machine, which is the number of its GPU."""
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this is the process that writes."""
+        return self.rank == 0
+
+    def any(self, flag: bool) -> bool:
+        """Whether the flag is set in any process; all must ask at the same place."""
+        return any(self.gather(flag))
+
+    def gather(self, value: Any) -> list[Any]:
+        """The values of all processes, by rank; all must call at the same place."""
+        if self.size == 1:
+            return [value]
+        values: list[Any] = [None] * self.size
+        distributed.all_gather_object(values, value)
+        return values
+
+    def wait(self) -> None:
+        """Wait until all processes are here."""
+        if self.size > 1:
+            distributed.barrier()
+
+
+@contextlib.contextmanager
+def join_world(device: str) -> Iterator[World]:
+    """Join the other processes if torchrun started this one; by gloo on CPU, else by NCCL."""
+    size = int(os.environ.get("WORLD_SIZE", "1"))
+    if size == 1:
+        yield World()
+        return
+    try:
+        rank = int(os.environ["RANK"])
+        world = World(rank=rank, size=size, local_rank=int(os.environ["LOCAL_RANK"]))
+    except KeyError as error:
+        raise TrainingError(
+            f"WORLD_SIZE is {size} and {error.args[0]} is not set: start several processes with "
+            "torchrun"
+        ) from None
+    if device == "cuda":
+        torch.cuda.set_device(world.local_rank)
+    # gloo as well: objects travel on the CPU.
+    try:
+        distributed.init_process_group("gloo" if device == "cpu" else "cpu:gloo,cuda:nccl")
+        try:
+            yield world
+        finally:
+            distributed.destroy_process_group()
+    except RuntimeError as error:
+        text = str(error).strip().splitlines() or [""]
+        if isinstance(error, distributed.DistError) or "gloo" in text[0].lower():
+            raise LostPeerError(
+                f"another process of this run has ended, or is not reached ({reason(error)})"
+            ) from None
+        raise
+
+
+_NUMBERS = (signal.SIGTERM, signal.SIGINT)
+_Found = TypeVar("_Found")
+
+
+class _StopWaiting(BaseException):
+    """Not an Exception: decoders catch those, and call the file damaged."""
+
+
+class StopSignals:
+    """Notes SIGTERM and Ctrl-C instead of ending the process; use it as a context manager."""
+
+    def __init__(self) -> None:
+        """No signal yet."""
+        self.number: int | None = None
+        self._before: dict[int, Any] = {}
+        self._waiting = False
+
+    def __enter__(self) -> Self:
+        """Take over the signals; only the main thread can."""
+        if threading.current_thread() is threading.main_thread():
+            self._before = {number: signal.signal(number, self._note) for number in _NUMBERS}
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """Give the signals back."""
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def unless_stopped(self, wait: Callable[[], _Found]) -> _Found | None:
+        """What a function gives, which may wait for long; None if a signal came before or then."""
+        try:
+            try:
+                self._waiting = True
+                return None if self.number is not None else wait()
+            finally:
+                self._waiting = False
+        except _StopWaiting:
+            return None
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        self.number = number
+        for each in _NUMBERS:
+            signal.signal(each, signal.SIG_DFL)
+        if self._waiting:
+            self._waiting = False
+            raise _StopWaiting
+
+
+def seed_random_states(seed: int) -> None:
+    """Begin every random state of the process with a seed, from 0."""
+    torch.manual_seed(seed)
+    np.random.seed(seed % 2**32)
+    random.seed(seed)
+
+
+def random_states() -> dict[str, Any]:
+    """States of PyTorch (CPU, current GPU), NumPy and Python, as tensors and plain values."""
+    legacy: Any = np.random.get_state(legacy=True)
+    _, keys, position, has_gauss, gauss = legacy
+    version, inner, following = random.getstate()
+    return {
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state() if torch.cuda.is_available() else None,
+        "numpy": [torch.from_numpy(keys.astype(np.int64)), position, has_gauss, gauss],
+        "python": [version, list(inner), following],
+    }
+
+
+def set_random_states(state: dict[str, Any]) -> None:
+    """Go on where `random_states` was taken."""
+    torch.set_rng_state(state["torch"])
+    if state["cuda"] is not None and torch.cuda.is_available():
+        torch.cuda.set_rng_state(state["cuda"])
+    keys, position, has_gauss, gauss = state["numpy"]
+    np.random.set_state(("MT19937", keys.numpy().astype(np.uint32), position, has_gauss, gauss))
+    version, inner, following = state["python"]
+    random.setstate((version, tuple(inner), following))
