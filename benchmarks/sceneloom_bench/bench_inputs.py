@@ -16,7 +16,7 @@ from sceneloom.contract import Contract
 from sceneloom.errors import SizeError
 from sceneloom.maps import DEFAULT_MAX_PIXELS
 from sceneloom.synthesizer import Request
-from sceneloom_export.proof_maps import draw_map, read_own_maps
+from sceneloom_export.proof import draw_map, read_own_maps
 
 _BYTES_PER_PIXEL = 5
 """Of a label map and an instance map."""

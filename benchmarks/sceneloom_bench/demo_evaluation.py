@@ -22,7 +22,7 @@ from sceneloom.json_text import parse_json
 from sceneloom_bench.commands import run_sceneloom
 from sceneloom_bench.demo_weights import BUNDLE, SCHEMA, SEGMENTER, TESTED
 from sceneloom_bench.method_table_report import read_counts
-from sceneloom_serving.machine import describe_machine
+from sceneloom_serving.engines import describe_machine
 from sceneloom_streets.dataset import TEST_SEEDS, write_streets
 from sceneloom_training.evaluation.scores import Interval, score_gap
 

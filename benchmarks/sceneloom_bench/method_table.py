@@ -43,7 +43,7 @@ from sceneloom_bench.method_table_rows import (
     find_row,
     with_perceptual,
 )
-from sceneloom_serving.machine import describe_machine
+from sceneloom_serving.engines import describe_machine
 from sceneloom_streets.dataset import TEST_SEEDS, TRAIN_SEEDS, write_streets
 from sceneloom_training.checkpoint import load_checkpoint
 from sceneloom_training.data import DataSettings, Geometry, open_data_set

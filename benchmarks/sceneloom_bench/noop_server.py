@@ -198,8 +198,7 @@ class NoopServer:
 
     def start(self) -> Self:
         """Start the server and wait until it is ready; returns itself."""
-        from sceneloom_serving.bundled_server import find_bundled_server
-        from sceneloom_serving.leftovers import new_folder, new_prefix
+        from sceneloom_serving.bundled_server import find_bundled_server, new_folder, new_prefix
 
         assert self._process is None, "already started"
         server = find_bundled_server()
@@ -256,7 +255,7 @@ class NoopServer:
         self._end(signal.SIGKILL)
 
     def _end(self, number: int) -> None:
-        from sceneloom_serving.leftovers import remove
+        from sceneloom_serving.bundled_server import remove
 
         process, self._process = self._process, None
         if process is None:

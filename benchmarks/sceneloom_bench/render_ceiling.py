@@ -39,7 +39,7 @@ from sceneloom.rendering.writing.formats import Format, encode_picture
 from sceneloom.synthesizer import prepare
 from sceneloom.triton_client import TritonSynthesizer
 from sceneloom_bench.noop_server import NOOP_CONTRACT, NoopServer, write_noop_repository
-from sceneloom_serving.machine import describe_machine
+from sceneloom_serving.engines import describe_machine
 from sceneloom_streets import draw_street
 
 HEIGHT, WIDTH = 1024, 2048

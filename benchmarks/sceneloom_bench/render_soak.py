@@ -34,7 +34,7 @@ from sceneloom.rendering.manifest import FILE_NAME, Manifest
 from sceneloom.rendering.writing.formats import decode_picture
 from sceneloom.rendering.writing.sinks import Container, open_sink
 from sceneloom_bench.noop_server import NoopServer, noop_picture, write_noop_repository
-from sceneloom_serving.machine import describe_machine
+from sceneloom_serving.engines import describe_machine
 
 SIZES = ((64, 128), (64, 64), (128, 128))
 _POLL = 0.02

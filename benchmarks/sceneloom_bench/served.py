@@ -13,9 +13,9 @@ from typing import Any
 from sceneloom.contract import MODEL_NAME
 from sceneloom.errors import InputError
 from sceneloom_bench.reports.report import flags_of, say
+from sceneloom_serving.bundle import bundle_hash
 from sceneloom_serving.choice import choose_engine
 from sceneloom_serving.embedded import EmbeddedServer, ServerSettings
-from sceneloom_serving.verify import bundle_hash
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

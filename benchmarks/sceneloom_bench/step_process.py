@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from sceneloom_serving.machine import peak_memory_mib
+from sceneloom_serving.engines import peak_memory_mib
 
 Arrays = list[dict[str, Any]]
 """Batches as NumPy arrays."""

@@ -35,7 +35,7 @@ import numpy as np
 import tyro
 
 from sceneloom_bench.step_process import Arrays, Case, StepProcess, Way, draw_batches
-from sceneloom_serving.machine import describe_machine
+from sceneloom_serving.engines import describe_machine
 
 WINDOW = 20
 """Steps of a running mean of a loss."""

@@ -1,18 +1,42 @@
-"""Proving an export: reference pictures by PyTorch in float32, and judges of lower precisions."""
+"""Proving an export: reference pictures by PyTorch in float32, and judges of lower precisions.
+
+The maps that an export is proven and calibrated on: drawn ones, and the user's own.
+
+Maps drawn to try engines on: any label schema, any size, by seed, with regions, instances and
+thin structures.
+
+Maps of eight kinds, which a fast precision is proven on beside the others: what one kind keeps
+within the limits another may not.
+
+    even      a few large regions          cells    regions of every class
+    stripes   a few classes, upright       rings    a few classes, around a point
+    slopes    slanted bands                blocks   small squares of every class
+    crowd     many small instances         lines    thin lines over even ground
+"""
 
 from __future__ import annotations
 
 import dataclasses
+import math
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import cv2
+import numpy as np
+import numpy.typing as npt
 import torch
 
-from sceneloom.contract import Contract
-from sceneloom.errors import ParityError
-from sceneloom.synthesizer import Image, Request
-from sceneloom_export.recognition import Recognition
-from sceneloom_export.rounding import RoundedSynthesizer, check_half_range
+from sceneloom.contract import STYLE_ROWS, Contract
+from sceneloom.errors import InputError, ParityError, SizeError
+from sceneloom.file_tree import LeftOut
+from sceneloom.instances import renumber_instances
+from sceneloom.map_pairs import MapPair, pair_maps
+from sceneloom.maps import OnUnknown, read_instance_map, read_label_map
+from sceneloom.padding import Padding
+from sceneloom.synthesizer import Image, InstanceMap, LabelMap, Request, prepare
+from sceneloom_export.precision import Recognition, RoundedSynthesizer, check_half_range
+from sceneloom_serving.bundle import BLOCK, References
 from sceneloom_serving.onnx_runtime import OnnxRuntimeSynthesizer
 from sceneloom_serving.openvino_runtime import OpenVinoSynthesizer
 from sceneloom_serving.parity import (
@@ -24,8 +48,8 @@ from sceneloom_serving.parity import (
     reference_pictures,
     run_parity,
 )
-from sceneloom_serving.references import References
 from sceneloom_serving.torch_runtime import TorchSynthesizer
+from sceneloom_streets import draw_street
 from sceneloom_training.networks import SynthesisNetwork
 
 _DTYPES: dict[Precision, torch.dtype] = {"fp16": torch.float16, "bf16": torch.bfloat16}
@@ -159,3 +183,320 @@ def check_graph(
     parity = run_parity(references.pictures[:count], runtime, references.requests[:count])
     check_parity(parity, precision, f"{graph.name} in ONNX Runtime")
     return parity
+
+
+CALIBRATION_MAPS = 8
+_CALIBRATION_SIZE = _MODERATE_SIZE = (256, 512)
+_STREETS = 3
+_OF_STREETS = {"cityscapes": False, "cityscapes-markings": True}
+"""Schemas that streets are drawn in, and whether they tell lane markings from the road."""
+_STREET_SEED = 3_000_000
+"""Far from every street that anything was trained or tested on."""
+
+
+def reference_maps(
+    contract: Contract, largest: tuple[int, int], own: list[Request], *, kinds: bool = False
+) -> list[Request]:
+    """The maps that parity is proven on, the largest last.
+
+    Args:
+        contract: of the model, with the sizes it is served at.
+        largest: the (height, width) to prove it at, where the contract takes any size.
+        own: the user's, in front of the last.
+        kinds: add maps of eight kinds, and three streets where the schema is Cityscapes', at a
+            moderate size: what a fast precision is proven on.
+
+    Returns:
+        shapes of every kind at small sizes, or at all that the contract names; then one map at the
+        largest: a street where the schema is Cityscapes', whose large even regions are what
+        inaccurate norms fail on.
+    """
+    sizes = probe_sizes(contract)
+    last = max(sizes, key=lambda s: s[0] * s[1])
+    if contract.sizes is None:
+        last = contract.network_size(*largest)
+    probes = [draw_probe(contract, *size, seed) for seed, size in enumerate(sizes)]
+    more = _moderate_maps(contract, largest) if kinds else []
+    return [*probes, *more, *own, draw_map(contract, last, len(sizes))]
+
+
+def _moderate_maps(contract: Contract, largest: tuple[int, int]) -> list[Request]:
+    if contract.sizes is not None:
+        size = min(contract.sizes, key=lambda s: s[0] * s[1])
+    else:
+        moderate = [min(*sides) for sides in zip(largest, _MODERATE_SIZE, strict=True)]
+        size = contract.network_size(*(max(side, contract.min_side) for side in moderate))
+    streets = range(_STREETS) if contract.schema.name in _OF_STREETS else range(0)
+    return [
+        *draw_kinds(contract, *size, seed=2000),
+        *(draw_map(contract, size, 200 + number) for number in streets),
+    ]
+
+
+def calibration_maps(contract: Contract, own: list[Request]) -> list[Request]:
+    """The maps that ranges of int8 are found on: the user's own, or else drawn ones."""
+    if own:
+        return own[:CALIBRATION_MAPS]
+    side = 2 * contract.min_side
+    size = contract.network_size(max(_CALIBRATION_SIZE[0], side), max(_CALIBRATION_SIZE[1], side))
+    return [draw_map(contract, size, 100 + number) for number in range(CALIBRATION_MAPS)]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class OwnMaps:
+    """The first maps of a user's folder."""
+
+    requests: list[Request]
+    """As the network takes them."""
+    found: int
+    """How many maps the folder has."""
+    left_out: Sequence[LeftOut]
+    """What else lies in it."""
+
+
+def read_own_maps(
+    contract: Contract, folder: Path, most: int, *, unknown: OnUnknown = "error"
+) -> OwnMaps:
+    """Read the first maps of a folder, in `test_label` and `test_inst` or side by side.
+
+    Args:
+        contract: of the model.
+        folder: as `sceneloom render` takes it.
+        most: how many are read.
+        unknown: what to do with label ids that the schema does not have.
+
+    Raises:
+        InputError: there are none, or one is broken; the text names its file.
+        SizeError: one has to be padded; parity is measured on whole pictures.
+    """
+    labels, instances = folder / "test_label", folder / "test_inst"
+    pairs, left_out = pair_maps(
+        labels if labels.is_dir() else folder,
+        instances if instances.is_dir() else folder,
+        training_ids=contract.schema.has_training_ids,
+    )
+    requests = list(_read_own(contract, pairs[:most], unknown))
+    return OwnMaps(requests=requests, found=len(pairs), left_out=left_out)
+
+
+def _read_own(contract: Contract, pairs: list[MapPair], unknown: OnUnknown) -> Iterator[Request]:
+    for pair in pairs:
+        label_map = read_label_map(pair.label, contract.schema, unknown=unknown)
+        needs = contract.boundaries or contract.style_channels
+        instance_map = read_instance_map(pair.instance) if needs and pair.instance else None
+        try:
+            request = prepare(contract, label_map, instance_map)
+        except InputError as error:
+            raise InputError(f"{pair.label}: {error}") from None
+        if request.padding:
+            raise SizeError(
+                f"{pair.label}: is no multiple of {contract.size_multiple} on each side"
+            )
+        yield request
+
+
+def draw_map(contract: Contract, size: tuple[int, int], seed: int) -> Request:
+    """Draw a map that nothing was trained on: a street where the schema is Cityscapes'.
+
+    Args:
+        contract: of the model.
+        size: (height, width), as the network takes it.
+        seed: equal seeds draw equal maps.
+    """
+    if contract.schema.name not in _OF_STREETS:
+        return draw_probe(contract, *size, seed)
+    markings = _OF_STREETS[contract.schema.name]
+    street = draw_street(_STREET_SEED + seed, *size, markings=markings)
+    needs = contract.boundaries or contract.style_channels
+    return prepare(contract, street.label_map, street.instance_map if needs else None)
+
+
+_LARGEST_INSTANCE_ID = 2**31 - 1
+
+
+def probe_sizes(contract: Contract) -> list[tuple[int, int]]:
+    """The (height, width) pairs to try: those the engine is for, or three of different shape if it
+    takes any.
+    """
+    if contract.sizes is not None:
+        return list(contract.sizes)
+    side = max(contract.min_side, 64 // contract.size_multiple * contract.size_multiple)
+    return [(side, side), (2 * side, 3 * side), (3 * side, 2 * side + contract.size_multiple)]
+
+
+def golden_size(contract: Contract) -> tuple[int, int]:
+    """The (height, width) of the golden map: an engine's first size, or at least 4 by 8 blocks."""
+    if contract.sizes is not None:
+        return contract.sizes[0]
+    unit = math.lcm(contract.size_multiple, BLOCK)
+    height = -(-max(contract.min_side, 4 * BLOCK) // unit) * unit
+    return height, 2 * height
+
+
+def draw_probe(
+    contract: Contract, height: int, width: int, seed: int, *, classes: int | None = None
+) -> Request:
+    """Draw one map: bands of labels, then ellipses, boxes and lines, each an instance of its own.
+
+    Args:
+        contract: decides the labels and which inputs there are.
+        height: pixels, a multiple of the contract's.
+        width: likewise.
+        seed: equal seeds give equal maps.
+        classes: most labels that occur, out of all of the schema; None is no limit.
+    """
+    rng = np.random.default_rng(seed)
+    channels = contract.schema.channels
+    label_map, instance_map = _draw_shapes(channels, height, width, rng)
+    if classes is not None and classes < channels:
+        chosen = rng.permutation(channels)[:classes].astype(np.uint8)
+        label_map = chosen[label_map % classes]
+    style = None
+    if contract.style_channels:
+        instance_map, _ = renumber_instances(instance_map, STYLE_ROWS)
+        style = rng.normal(0.0, 0.5, (STYLE_ROWS, contract.style_channels)).astype(np.float32)
+    wants_instances = contract.boundaries or contract.style_channels > 0
+    return Request(
+        label_map=label_map,
+        instance_map=instance_map if wants_instances else None,
+        style=style,
+        padding=Padding(),
+    )
+
+
+def _draw_shapes(
+    channels: int, height: int, width: int, rng: np.random.Generator
+) -> tuple[LabelMap, InstanceMap]:
+    label_map = np.zeros((height, width), np.uint8)
+    instance_map = np.zeros((height, width), np.int32)
+    for band, row in enumerate(range(0, height, max(height // 4, 1))):
+        label_map[row:] = rng.integers(channels)
+        instance_map[row:] = band
+    # Ids far above 2048 and 65,535: an engine that compares them as half or as 16 bits loses
+    # boundaries.
+    ids = _LARGEST_INSTANCE_ID - rng.permutation(40)
+    for index, instance_id in enumerate(ids):
+        shape = np.zeros((height, width), np.uint8)
+        x, y = int(rng.integers(width)), int(rng.integers(height))
+        w, h = int(rng.integers(2, max(width // 4, 3))), int(rng.integers(2, max(height // 3, 3)))
+        if index % 3 == 0:
+            cv2.ellipse(shape, (x, y), (w, h), float(rng.uniform(0, 180)), 0, 360, (1,), -1)
+        elif index % 3 == 1:
+            cv2.rectangle(shape, (x, y), (x + w, y + h), (1,), -1)
+        else:
+            end = (int(rng.integers(width)), int(rng.integers(height)))
+            cv2.line(shape, (x, y), end, (1,), 2)
+        inside = shape == 1
+        label_map[inside] = rng.integers(channels)
+        instance_map[inside] = instance_id
+    return label_map, instance_map
+
+
+Regions = npt.NDArray[np.intp]
+"""[H, W]: which region a pixel belongs to, 0 to at most 200."""
+_MOST_REGIONS = 200
+_FEW = 6
+
+
+def draw_kinds(contract: Contract, height: int, width: int, seed: int) -> list[Request]:
+    """Draw a map of each kind.
+
+    Args:
+        contract: decides the classes and which inputs there are.
+        height: pixels, as the network takes it.
+        width: likewise.
+        seed: equal seeds give equal maps.
+    """
+    return [
+        _request(contract, draw(height, width, np.random.default_rng((seed, number))), few, number)
+        for number, (draw, few) in enumerate(KINDS.values())
+    ]
+
+
+def _request(contract: Contract, regions: Regions, few: bool, seed: int) -> Request:
+    """A class and an instance for each region."""
+    rng = np.random.default_rng((seed, regions.size))
+    channels = contract.schema.channels
+    classes = rng.permutation(channels)[: _FEW if few else channels]
+    of_region = classes[rng.integers(0, len(classes), _MOST_REGIONS + 1)]
+    of_region[: len(classes)] = classes[: len(of_region)]
+    label_map = of_region[regions].astype(np.uint8)
+    needs = contract.boundaries or contract.style_channels > 0
+    return prepare(contract, label_map, regions.astype(np.int32) if needs else None)
+
+
+def _even(height: int, width: int, rng: np.random.Generator) -> Regions:
+    rows, columns = _grid(height, width)
+    return (rows > rng.uniform(0.3, 0.5)) + 2 * (columns > rng.uniform(0.6, 0.8)).astype(np.intp)
+
+
+def _stripes(height: int, width: int, rng: np.random.Generator) -> Regions:
+    _, columns = _grid(height, width)
+    return (columns * rng.integers(20, 28)).astype(np.intp) + np.zeros((height, 1), np.intp)
+
+
+def _slopes(height: int, width: int, rng: np.random.Generator) -> Regions:
+    rows, columns = _grid(height, width)
+    return ((rows + rng.uniform(0.2, 0.6) * columns) * 12).astype(np.intp)
+
+
+def _crowd(height: int, width: int, rng: np.random.Generator) -> Regions:
+    regions = np.zeros((height, width), np.intp)
+    side = max(min(height, width) // 16, 2)
+    for number in range(1, 120):
+        row, column = rng.integers(0, height), rng.integers(0, width)
+        regions[row : row + side, column : column + side // 2 + 1] = number
+    return regions
+
+
+def _cells(height: int, width: int, rng: np.random.Generator) -> Regions:
+    rows, columns = _grid(height, width)
+    nearest = np.full((height, width), np.inf)
+    regions = np.zeros((height, width), np.intp)
+    for number in range(60):
+        row, column = rng.uniform(size=2)
+        distance = (rows - row) ** 2 + (columns - column) ** 2 * (width / height) ** 2
+        regions[distance < nearest] = number
+        nearest = np.minimum(nearest, distance)
+    return regions
+
+
+def _rings(height: int, width: int, rng: np.random.Generator) -> Regions:
+    rows, columns = _grid(height, width)
+    row, column = rng.uniform(0.3, 0.7, 2)
+    distance: npt.NDArray[np.float64] = np.hypot(rows - row, columns - column)
+    return (distance * 16).astype(np.intp)
+
+
+def _blocks(height: int, width: int, rng: np.random.Generator) -> Regions:
+    numbers = rng.integers(0, _MOST_REGIONS, (-(-height // 16), -(-width // 16)))
+    regions: Regions = np.kron(numbers, np.ones((16, 16), np.intp))[:height, :width]
+    return regions
+
+
+def _lines(height: int, width: int, rng: np.random.Generator) -> Regions:
+    regions = np.zeros((height, width), np.int32)
+    for number in range(1, 40):
+        start = (int(rng.integers(width)), int(rng.integers(height)))
+        end = (int(rng.integers(width)), int(rng.integers(height)))
+        cv2.line(regions, start, end, (number,), 1 + number % 3)
+    return regions.astype(np.intp)
+
+
+def _grid(height: int, width: int) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Rows [H, 1] and columns [1, W], each from 0 to below 1."""
+    return np.arange(height)[:, None] / height, np.arange(width)[None] / width
+
+
+_Draw = Callable[[int, int, np.random.Generator], Regions]
+KINDS: dict[str, tuple[_Draw, bool]] = {
+    "even": (_even, True),
+    "stripes": (_stripes, True),
+    "slopes": (_slopes, True),
+    "crowd": (_crowd, True),
+    "cells": (_cells, False),
+    "rings": (_rings, True),
+    "blocks": (_blocks, False),
+    "lines": (_lines, True),
+}
+"""Name -> how its regions are drawn, and whether a few classes occur in it or all."""

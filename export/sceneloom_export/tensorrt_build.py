@@ -3,7 +3,7 @@
 Three generations are spoken to, and where they differ is here and nowhere else:
 
     8.6      FP16 is a flag; what must stay float32 is said per layer, by the names that
-             group_norms.onnx gives its nodes, and must be obeyed
+             write_group_norms gives its nodes, and must be obeyed
     10.12+   strongly typed networks: every type is in the graph. InstanceNormalization as the
              native layer or as the plugin, by a flag of the parser
     11       as 10, but strongly typed is all there is, and the flags of the others are gone
@@ -20,9 +20,9 @@ from typing import Any
 from sceneloom.contract import Contract
 from sceneloom.errors import EngineError
 from sceneloom.text import one_line
-from sceneloom_export.tensorrt_settings import FLOAT32, EngineSettings
+from sceneloom_export.settings import FLOAT32, EngineSettings
 from sceneloom_serving.gpu_machine import checked, load_cuda, load_tensorrt
-from sceneloom_serving.profiles import Profile
+from sceneloom_serving.plan_record import Profile
 
 _GENERATIONS = "8.6, 10.12 or newer, and 11"
 

@@ -6,6 +6,11 @@ pictures by more than its limits is out, the others are timed in turn at the lar
 that are as fast as each other are taken in a fixed order. The choice is remembered with
 the facts of the machine and the engines that there were, and made anew where they or the bundle
 differ.
+
+Which of several measured ways is taken: the fastest, and of those that are as fast the first.
+
+Two measurements of one machine differ. Without a fixed order, and on a busy machine without rounds
+that agree, the same export would choose another engine each time.
 """
 
 from __future__ import annotations
@@ -20,7 +25,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, TypeVar
 
 from sceneloom import __version__
 from sceneloom.artefacts import file_hash
@@ -28,8 +33,8 @@ from sceneloom.contract import MODEL_NAME
 from sceneloom.errors import EngineError, ParityError, SceneLoomError
 from sceneloom.json_text import parse_json
 from sceneloom.synthesizer import Request, Synthesizer
-from sceneloom_serving.engines import ENGINES, Engine, unavailable
-from sceneloom_serving.machine import cache_folder, engine_machine
+from sceneloom_serving.bundle import REFERENCES_FILE, REPORT_FILE, References, load_references
+from sceneloom_serving.engines import ENGINES, Engine, cache_folder, engine_machine, unavailable
 from sceneloom_serving.parity import (
     CLASSES,
     Parity,
@@ -38,9 +43,6 @@ from sceneloom_serving.parity import (
     check_proof,
     run_parity,
 )
-from sceneloom_serving.ranking import first_of_the_fastest
-from sceneloom_serving.references import REFERENCES_FILE, References, load_references
-from sceneloom_serving.verify import REPORT_FILE
 
 _LEAST_ROUNDS, _MOST_ROUNDS, _ROUNDS_SECONDS = 5, 20, 1.5
 _TURN_PICTURES, _TURN_SECONDS = 3, 0.05
@@ -462,3 +464,27 @@ def _memory(bundle_hash: str, machine: dict[str, Any], precision: PrecisionClass
     facts = json.dumps(machine, sort_keys=True).encode()
     name = f"{bundle_hash[:16]}-{hashlib.sha256(facts).hexdigest()[:16]}-{precision}.json"
     return cache_folder() / "engines" / name
+
+
+TIE = 1.05
+"""Times that differ by less than this factor count as equal."""
+AGREE = 0.9
+"""Share of the rounds in which one has to be faster by more than that."""
+_Name = TypeVar("_Name")
+
+
+def first_of_the_fastest(rounds: Mapping[_Name, Sequence[float]]) -> _Name:
+    """The first of those that no other is clearly faster than.
+
+    Args:
+        rounds: name -> its time in each round, at least one name, in the order of preference.
+    """
+    for name, mine in rounds.items():
+        if not any(_is_faster(other, mine) for other in rounds.values()):
+            return name
+    return min(rounds, key=lambda name: statistics.median(rounds[name]))
+
+
+def _is_faster(one: Sequence[float], other: Sequence[float]) -> bool:
+    pairs = list(zip(one, other, strict=False))
+    return sum(TIE * a < b for a, b in pairs) >= AGREE * len(pairs)

@@ -1,33 +1,29 @@
 """The engines of an export bundle: which there are, why one cannot run on this machine, and opening
 one. docs/runtimes.md describes them.
+
+What a figure was measured on: processor, memory, versions, load. Names no host and no path.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import importlib.metadata
+import os
+import platform
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from sceneloom.errors import EngineError, PlanRefusedError, SceneLoomError
 from sceneloom.extras import require
 from sceneloom.synthesizer import Synthesizer
+from sceneloom_serving.bundle import FP16_FILE, GRAPH_FILE, INT8_FILE, MODEL_FILE, PLAN_FILE
 from sceneloom_serving.gpu_machine import this_machine
-from sceneloom_serving.machine import cache_folder
-from sceneloom_serving.onnx_runtime import (
-    MODEL_FILE,
-    OnnxRuntimeSynthesizer,
-    Provider,
-    check_provider,
-)
+from sceneloom_serving.onnx_runtime import OnnxRuntimeSynthesizer, Provider, check_provider
 from sceneloom_serving.openvino_runtime import OpenVinoSynthesizer, computes_bfloat16
 from sceneloom_serving.parity import Precision
 from sceneloom_serving.plan_record import read_record
 from sceneloom_serving.tensorrt_runtime import TensorRTSynthesizer
-
-GRAPH_FILE, FP16_FILE, INT8_FILE, PLAN_FILE = "model.onnx", "fp16.onnx", "int8.onnx", "model.plan"
-"""In a version's folder of an export bundle: the graph in float32, in half, quantised, and the plan
-that `sceneloom engine` builds.
-"""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -44,7 +40,7 @@ class Engine:
     """The command that makes the file, where export does not make it by itself."""
     gpu: bool
     """Whether it runs on an NVIDIA GPU."""
-    check: Callable[[], None]
+    check: Callable[[], object]
     """Raises a SceneLoomError where this machine cannot run it."""
     open: Callable[[Path, int], Synthesizer]
     """File and largest batch -> the running engine."""
@@ -63,7 +59,6 @@ def _onnx_runtime(precision: Precision, file: str, provider: Provider) -> Engine
             path,
             provider=provider,
             max_batch_size=batch,
-            engine_cache=cache_folder() / "onnxruntime-tensorrt",
         ),
     )
 
@@ -91,14 +86,13 @@ ENGINES = {
         _openvino("int8", INT8_FILE),
         _onnx_runtime("fp32", GRAPH_FILE, "cuda"),
         _onnx_runtime("fp16", FP16_FILE, "cuda"),
-        _onnx_runtime("fp16", FP16_FILE, "tensorrt"),
         Engine(
             name="tensorrt-fp16",
             precision="fp16",
             file=PLAN_FILE,
             make_file="sceneloom engine",
             gpu=True,
-            check=lambda: _check_tensorrt(),
+            check=this_machine,
             open=lambda path, batch: TensorRTSynthesizer(path),
         ),
     )
@@ -174,14 +168,79 @@ def _check_openvino(precision: Precision) -> None:
         raise EngineError("this CPU computes no bfloat16 (it has neither AVX-512 BF16 nor AMX)")
 
 
-def _check_tensorrt() -> None:
-    require(["tensorrt", "cuda"], extra="gpu", purpose="running a TensorRT plan")
-    this_machine()
-
-
 def _check_gpu() -> None:
     from sceneloom_serving.gpu_machine import load_cuda
 
     status, count = load_cuda().cudaGetDeviceCount()
     if int(status) != 0 or not count:
         raise EngineError("this machine has no NVIDIA GPU that CUDA can use")
+
+
+_PACKAGES = ("torch", "onnx", "onnxruntime", "openvino", "numpy", "tritonclient", "nvidia-pytriton")
+_FLAGS = ("avx2", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8")
+_ENGINE_PACKAGES = ("onnxruntime", "onnxruntime-gpu", "openvino", "tensorrt")
+
+
+def describe_machine() -> dict[str, Any]:
+    """Processor, cores this process may use, memory in GiB, system, versions, and load now."""
+    return {
+        "cpu": _field("/proc/cpuinfo", "model name") or platform.processor(),
+        "cpu_flags": [f for f in _flags() if f in _FLAGS],
+        "cores": len(os.sched_getaffinity(0)),
+        "memory_gib": round(_kib("/proc/meminfo", "MemTotal") / 2**20),
+        "gpus": _gpus(),
+        "system": f"{platform.system()} {platform.release()}",
+        "python": platform.python_version(),
+        "versions": {name: _version(name) for name in _PACKAGES},
+        "load_average": round(os.getloadavg()[0], 2),
+    }
+
+
+def engine_machine() -> dict[str, Any]:
+    """What decides which engine is the fastest here: processor, cores, GPUs, and the runtimes'
+    versions; equal facts, equal choice.
+    """
+    facts = describe_machine()
+    kept = ("cpu", "cpu_flags", "cores", "gpus")
+    versions = {name: _version(name) for name in _ENGINE_PACKAGES}
+    return {**{key: facts[key] for key in kept}, "versions": versions}
+
+
+def cache_folder() -> Path:
+    """Where what was found out on this machine is kept: XDG_CACHE_HOME/sceneloom."""
+    base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+    return Path(base) / "sceneloom"
+
+
+def peak_memory_mib(pid: int) -> int:
+    """Largest resident memory of a running process so far, in MiB."""
+    return _kib(f"/proc/{pid}/status", "VmHWM") // 1024
+
+
+def _gpus() -> list[str]:
+    """Names of the NVIDIA GPUs that the driver knows; empty without a driver."""
+    files = sorted(Path("/proc/driver/nvidia/gpus").glob("*/information"))
+    return [_field(str(file), "Model") or "unknown" for file in files]
+
+
+def _kib(path: str, name: str) -> int:
+    return int((_field(path, name) or "0 kB").split()[0])
+
+
+def _field(path: str, name: str) -> str | None:
+    for line in Path(path).read_text().splitlines():
+        key, _, value = line.partition(":")
+        if key.strip() == name:
+            return value.strip()
+    return None
+
+
+def _flags() -> list[str]:
+    return (_field("/proc/cpuinfo", "flags") or "").split()
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None

@@ -1,10 +1,9 @@
-"""ONNX Runtime as a Synthesizer: on the CPU, on CUDA, or with TensorRT on CUDA."""
+"""ONNX Runtime as a Synthesizer: on the CPU or on CUDA."""
 
 from __future__ import annotations
 
 import importlib.metadata
 import os
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,18 +21,14 @@ from sceneloom.errors import EngineError, ExportError, MissingDependencyError
 from sceneloom.extras import require
 from sceneloom.synthesizer import Image, InstanceMap, LabelMap, Style, Synthesizer
 from sceneloom.text import one_line
+from sceneloom_serving.bundle import FP16_FILE, INT8_FILE
 
-MODEL_FILE = "onnxruntime.onnx"
-"""The graph with accurate norms, which engines on the CPU run, in a version's folder of an export
-bundle.
-"""
-Provider = Literal["cpu", "cuda", "tensorrt"]
-_PRECISIONS = {"fp16.onnx": "fp16", "int8.onnx": "int8"}
+Provider = Literal["cpu", "cuda"]
+_PRECISIONS = {FP16_FILE: "fp16", INT8_FILE: "int8"}
 """Of the graphs of an export bundle that are not float32."""
 _PROVIDERS: dict[Provider, str] = {
     "cpu": "CPUExecutionProvider",
     "cuda": "CUDAExecutionProvider",
-    "tensorrt": "TensorrtExecutionProvider",
 }
 
 
@@ -47,19 +42,15 @@ class OnnxRuntimeSynthesizer(Synthesizer):
         provider: Provider = "cpu",
         max_batch_size: int = 1,
         threads: int | None = None,
-        engine_cache: Path | None = None,
     ) -> None:
         """Load a model.
 
         Args:
             model: an exported graph, which carries its contract: `MODEL_FILE` of an export bundle,
                 on a GPU also `fp16.onnx`.
-            provider: cpu; cuda, where inputs and output are bound to memory of the GPU; or tensorrt
-                on top of it, which builds an engine at the first picture of each size.
+            provider: cpu; or cuda, where inputs and output are bound to memory of the GPU.
             max_batch_size: most pictures at once.
             threads: threads for one picture on the CPU; None takes the CPUs this process may use.
-            engine_cache: folder where the tensorrt provider keeps its engines; without it they are
-                built anew in every process.
 
         Raises:
             MissingDependencyError: onnxruntime is not installed, or two builds of it overwrite each
@@ -73,9 +64,11 @@ class OnnxRuntimeSynthesizer(Synthesizer):
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads or usable_cpus()
         options.log_severity_level = 3
+        # What is float32 is float32: TF32 is that provider's default on newer GPUs.
+        given = {"device_id": 0, "use_tf32": 0} if provider == "cuda" else {}
         try:
             self._session = onnxruntime.InferenceSession(
-                str(model), options, providers=_provider_options(provider, engine_cache)
+                str(model), options, providers=[(_PROVIDERS[provider], given)]
             )
         except Exception as error:  # onnxruntime's own classes differ between builds
             raise ExportError(
@@ -135,23 +128,6 @@ def check_provider(provider: Provider) -> None:
             f"this build of ONNX Runtime has no {provider} provider: pip uninstall -y onnxruntime, "
             "then pip install onnxruntime-gpu"
         )
-
-
-def _provider_options(provider: Provider, cache: Path | None) -> Sequence[Any]:
-    # What is float32 is float32: TF32 is that provider's default on newer GPUs.
-    cuda = ("CUDAExecutionProvider", {"device_id": 0, "use_tf32": 0})
-    if provider == "cpu":
-        return ["CPUExecutionProvider"]
-    if provider == "cuda":
-        return [cuda]
-    kept = {} if cache is None else {"trt_engine_cache_path": str(cache)}
-    options = {
-        "device_id": 0,
-        "trt_engine_cache_enable": cache is not None,
-        "trt_timing_cache_enable": cache is not None,
-        **kept,
-    }
-    return [("TensorrtExecutionProvider", options), cuda]
 
 
 def usable_cpus() -> int:

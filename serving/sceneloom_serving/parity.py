@@ -4,6 +4,16 @@ engine of each precision must keep to be served.
 The limits are decisions (docs/parity.md), not flags. Exact precisions have hard limits. Fast ones
 are proven with a margin, on at least `LEAST_MAPS` maps: a limit that is met barely is not met on
 the next map.
+
+Maps and PyTorch's pictures of them, which travel with an export bundle: what an engine is judged
+by on a machine that has no torch.
+
+The golden probe: a real inference whose answer is known, because a server that says "ready" may
+still be broken.
+
+An export bundle holds `golden.npz`: one map, and the means of PyTorch's picture over blocks of
+16x16 pixels. A served model passes if its own block means are within 2 grey levels; lower
+precisions have more room.
 """
 
 from __future__ import annotations
@@ -16,8 +26,10 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from sceneloom.errors import ParityError
-from sceneloom.synthesizer import Image, Request, Synthesizer
+from sceneloom.contract import precision_of
+from sceneloom.errors import ModelFailedError, ParityError
+from sceneloom.synthesizer import Image, InstanceMap, LabelMap, Request, Style, Synthesizer
+from sceneloom_serving.bundle import Golden, block_means
 
 Precision = Literal["fp32", "fp16", "bf16", "int8"]
 """What an engine computes its convolutions in."""
@@ -202,3 +214,80 @@ def _run(engine: Synthesizer, request: Request, copies: int) -> Image:
     return engine.run_batch(
         batch(request.label_map), batch(request.instance_map), batch(request.style)
     )
+
+
+REFERENCES_FILE = "references.npz"
+TOLERANCE = 2.0
+"""Largest difference of a block's mean, in grey levels."""
+_TOLERANCES = {"bf16": 4.0, "int8": 12.0}
+"""The same for engines of a lower precision. Another model's picture is tens of levels away."""
+
+
+def make_golden(reference: Synthesizer, request: Request) -> Golden:
+    """Run the reference once and keep what it answered."""
+    image = _probe(reference, request.label_map, request.instance_map, request.style)
+    return Golden(
+        label_map=request.label_map,
+        instance_map=request.instance_map,
+        style=request.style,
+        block_means=block_means(image),
+    )
+
+
+def check_golden(synthesizer: Synthesizer, golden: Golden, engine: str = "") -> float:
+    """Prove a served model with a real inference.
+
+    Args:
+        synthesizer: the served model.
+        golden: of the bundle that is served.
+        engine: its name, which ends in the precision; without one, float32's tolerance holds.
+
+    Returns:
+        the largest difference of a block's mean, in grey levels.
+
+    Raises:
+        ModelFailedError: the picture is not the one that was exported.
+        ServingError: there was no picture.
+    """
+    image = _probe(synthesizer, golden.label_map, golden.instance_map, golden.style)
+    return check_picture(image, golden, engine)
+
+
+def check_picture(image: Image, golden: Golden, engine: str = "") -> float:
+    """Compare a picture of the golden map with the one that was exported.
+
+    Args:
+        image: uint8 [H, W, 3], RGB.
+        golden: of the bundle that is served.
+        engine: its name, which ends in the precision; without one, float32's tolerance holds.
+
+    Returns:
+        the largest difference of a block's mean, in grey levels.
+
+    Raises:
+        ModelFailedError: it differs by more than the tolerance.
+    """
+    difference = float(np.abs(block_means(image) - golden.block_means).max())
+    tolerance = _TOLERANCES.get(precision_of(engine), TOLERANCE)
+    if not difference <= tolerance:
+        raise ModelFailedError(
+            "the served model is not the one that was exported: on the golden map its picture "
+            "differs by "
+            f"{difference:.1f} grey levels, {tolerance:g} is the limit"
+        )
+    return difference
+
+
+def _probe(
+    synthesizer: Synthesizer,
+    label_map: LabelMap,
+    instance_map: InstanceMap | None,
+    style: Style | None,
+) -> Image:
+    images = synthesizer.run_batch(
+        label_map[None],
+        None if instance_map is None else instance_map[None],
+        None if style is None else style[None],
+    )
+    image: Image = images[0]
+    return image

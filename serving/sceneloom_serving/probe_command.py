@@ -22,10 +22,9 @@ from sceneloom.grpc_transport import GrpcTransport
 from sceneloom.text import printable
 from sceneloom.transport import Timeouts
 from sceneloom.triton_client import TritonSynthesizer
-from sceneloom_serving.encoded_probe import check_encoded_path
-from sceneloom_serving.golden import Golden, block_means, check_golden, load_golden
-from sceneloom_serving.references import load_references
-from sceneloom_serving.verify import bundle_hash
+from sceneloom_serving.bundle import Golden, block_means, bundle_hash, load_golden, load_references
+from sceneloom_serving.encoded_models import check_encoded_path
+from sceneloom_serving.parity import check_golden
 
 
 def main(

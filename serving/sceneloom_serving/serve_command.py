@@ -14,13 +14,12 @@ from tyro.conf import OmitArgPrefixes, Positional, arg
 from sceneloom.contract import MODEL_NAME, precision_of
 from sceneloom.errors import EngineError
 from sceneloom.text import printable
+from sceneloom_serving.bundle import bundle_hash, verify_repository
+from sceneloom_serving.bundled_server import LogLine
 from sceneloom_serving.choice import choose_engine, precisions_left_out
-from sceneloom_serving.embedded import EmbeddedServer, ServerSettings
+from sceneloom_serving.embedded import EmbeddedServer, ServerSettings, keep_up
 from sceneloom_serving.engines import ENGINES, get_engine, unavailable
 from sceneloom_serving.parity import PrecisionClass
-from sceneloom_serving.server_log import LogLine
-from sceneloom_serving.supervision import keep_up
-from sceneloom_serving.verify import bundle_hash, verify_repository
 
 _STOP = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 

@@ -23,8 +23,7 @@ import pytest
 from support import CHECKOUT, run_command
 
 from sceneloom_export.bundle import Exported
-from sceneloom_serving.bundled_server import find_bundled_server
-from sceneloom_serving.leftovers import new_prefix, remove
+from sceneloom_serving.bundled_server import find_bundled_server, new_prefix, remove
 
 ENTRYPOINT = CHECKOUT / "deploy" / "entrypoint.sh"
 ENGINE = CHECKOUT / "deploy" / "engine.sh"
@@ -314,7 +313,6 @@ def test_a_container_whose_model_has_died_ends(
         ("tensorrt", "tensorrt"),
         ("tensorrt-throughput", "tensorrt"),
         ("onnxruntime", "onnxruntime"),
-        ("onnxruntime-tensorrt", "onnxruntime"),
     ],
 )
 def test_the_real_server_takes_the_other_variants_up_to_their_backend(

@@ -12,7 +12,7 @@ from sceneloom.contract import Contract
 from sceneloom.errors import CheckpointError, InputError, ParityError
 from sceneloom.schema import load_schema
 from sceneloom.synthesizer import Image, Request, prepare
-from sceneloom_export.recognition import Recognition
+from sceneloom_export.precision import Recognition
 from sceneloom_streets import draw_pair
 
 SEGMENTER = CHECKOUT / "examples" / "street_demo" / "segmenter"

@@ -18,7 +18,7 @@ from support import ServeCommand, blocky_maps, run_command
 
 from sceneloom.cli import main
 from sceneloom_export.bundle import Exported
-from sceneloom_serving.leftovers import SHARED_MEMORY
+from sceneloom_serving.bundled_server import SHARED_MEMORY
 
 pytestmark = pytest.mark.triton
 

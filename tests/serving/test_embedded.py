@@ -34,9 +34,10 @@ from sceneloom.errors import (
 )
 from sceneloom.transport import Timeouts
 from sceneloom_export.bundle import Exported
+from sceneloom_serving.bundle import MODEL_FILE
+from sceneloom_serving.bundled_server import SHARED_MEMORY
 from sceneloom_serving.embedded import EmbeddedServer, ServerSettings
-from sceneloom_serving.leftovers import SHARED_MEMORY
-from sceneloom_serving.onnx_runtime import MODEL_FILE, OnnxRuntimeSynthesizer
+from sceneloom_serving.onnx_runtime import OnnxRuntimeSynthesizer
 from sceneloom_serving.parity import compare
 from sceneloom_serving.torch_runtime import TorchSynthesizer
 from sceneloom_training.checkpoint import load_checkpoint

@@ -21,17 +21,15 @@ from sceneloom.contract import Contract
 from sceneloom.errors import PlanRefusedError, SceneLoomError, ServerStartError
 from sceneloom.schema import load_schema
 from sceneloom_export.bundle import Exported
-from sceneloom_export.encoded_models import write_encoded_models
-from sceneloom_export.repository import write_configs
+from sceneloom_export.repository import write_configs, write_encoded_models
 from sceneloom_export.settings import ServingSettings
 from sceneloom_serving import templates
-from sceneloom_serving.plan_record import Machine, PlanRecord, write_record
-from sceneloom_serving.profiles import Profile
-from sceneloom_serving.verify import verify_repository
+from sceneloom_serving.bundle import verify_repository
+from sceneloom_serving.plan_record import Machine, PlanRecord, Profile, write_record
 
 CONTRACT = Contract(schema=load_schema("cityscapes"), boundaries=True, size_multiple=8)
 SIZE = (128, 192)
-FILES = 27
+FILES = 24
 
 
 @pytest.fixture
@@ -101,7 +99,7 @@ def test_a_real_export_passes(exported: Exported) -> None:
     assert "sceneloom engine builds it" in refusal(exported.repository, "tensorrt")
 
 
-@pytest.mark.parametrize("variant", [None, "embedded", "onnxruntime", "onnxruntime-tensorrt"])
+@pytest.mark.parametrize("variant", [None, "embedded", "onnxruntime"])
 def test_untouched(repository: Path, variant: str | None) -> None:
     assert verify_repository(repository, variant) == FILES
 
@@ -300,9 +298,7 @@ def test_what_a_killed_build_left_is_no_plan(repository: Path) -> None:
 
 def test_unknown_variant_names_those_there_are(repository: Path) -> None:
     for name in ("tensorflow", "../config", "", "a b"):
-        assert "embedded, onnxruntime, onnxruntime-tensorrt, tensorrt, tensorrt-throughput" in (
-            refusal(repository, name)
-        )
+        assert "embedded, onnxruntime, tensorrt, tensorrt-throughput" in (refusal(repository, name))
 
 
 def test_command(repository: Path) -> None:

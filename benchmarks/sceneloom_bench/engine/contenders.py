@@ -16,8 +16,8 @@ from sceneloom_bench.engine.bundle import Bundle
 from sceneloom_bench.engine.peaks import Device
 from sceneloom_bench.engine.torch_ways import EAGER, TORCH_WAYS, open_torch
 from sceneloom_export.settings import ExportPrecision
+from sceneloom_serving.bundle import MODEL_FILE
 from sceneloom_serving.engines import ENGINES, open_engine, unavailable
-from sceneloom_serving.onnx_runtime import MODEL_FILE
 from sceneloom_serving.parity import Precision
 
 ALL_CLASSES = "openvino-fp32, all classes"

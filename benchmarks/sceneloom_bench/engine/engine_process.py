@@ -19,7 +19,7 @@ from sceneloom.synthesizer import Request, Synthesizer
 from sceneloom.text import one_line
 from sceneloom_bench.engine.aside import LONGEST
 from sceneloom_bench.engine.turns import Turn, Turns
-from sceneloom_serving.machine import peak_memory_mib
+from sceneloom_serving.engines import peak_memory_mib
 
 _STOP_SECONDS = 10.0
 """How long a process may take to end once it is told to."""

@@ -18,8 +18,7 @@ from sceneloom_bench.engine.engine_process import EngineProcess
 from sceneloom_bench.engine.turns import Runner, Turns
 from sceneloom_bench.reports.report import say
 from sceneloom_bench.served import ServedSettings, served
-from sceneloom_serving.engines import ENGINES
-from sceneloom_serving.machine import peak_memory_mib
+from sceneloom_serving.engines import ENGINES, peak_memory_mib
 from sceneloom_serving.parity import Precision
 
 

@@ -22,7 +22,7 @@ from sceneloom.rendering.watching.listener import Listener
 from sceneloom.rendering.writing.formats import FORMATS
 from sceneloom.rendering.writing.sinks import Container, open_sink
 from sceneloom_bench.noop_server import NoopServer, write_noop_repository
-from sceneloom_export.encoded_models import write_encoded_models
+from sceneloom_export.repository import write_encoded_models
 from sceneloom_export.settings import ServingSettings
 
 pytestmark = pytest.mark.triton

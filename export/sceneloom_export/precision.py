@@ -5,23 +5,44 @@ convolution that reached 294,631 gave no infinity there. Here every result is ro
 (convolutions add up in float32 before, as GPUs do), and the largest value of each layer is kept. A
 float16 graph fails if any is not finite or above `HALF_LIMIT`, a quarter of what float16 holds:
 other maps reach further than those that were tried.
+
+INT8 by ONNX Runtime's quantiser: Q/DQ nodes around the convolutions, ranges found on maps.
+OpenVINO and TensorRT read the same nodes.
+
+Transposed convolutions, norms and both ends of the graph stay float32. The last convolution does,
+too: it is 1 % of the arithmetic, and its error is what one sees.
+
+Whether a lower precision costs recognition: a segmenter looks at its pictures and at float32's,
+and what it sees is compared with the label maps (docs/evaluation.md).
 """
 
 from __future__ import annotations
 
 import contextlib
 import copy
+import logging
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
+import numpy as np
+import onnx
+import onnxruntime.quantization as quantization
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from sceneloom.contract import Contract
+from sceneloom.contract import INPUT_INSTANCES, INPUT_LABELS, INPUT_STYLE, Contract
 from sceneloom.errors import ParityError
-from sceneloom.synthesizer import Image, InstanceMap, LabelMap, Style, Synthesizer
+from sceneloom.schema import LabelSchema
+from sceneloom.synthesizer import Image, InstanceMap, LabelMap, Request, Style, Synthesizer
+from sceneloom_serving.bundle import INT8_FILE, WEIGHTS
+from sceneloom_training.data.geometry import resize_nearest
+from sceneloom_training.evaluation.classes import truth_table
+from sceneloom_training.evaluation.evaluate import resize_picture
+from sceneloom_training.evaluation.scores import count_classes, score
+from sceneloom_training.evaluation.segmenter import load_segmenter
 from sceneloom_training.networks import ServedGenerator, SynthesisNetwork
 
 HALF_LIMIT = 16_000.0
@@ -162,3 +183,122 @@ def check_half_range(largest: Mapping[str, float]) -> None:
             f"float16 would overflow: {len(broken)} layers reach more than {HALF_LIMIT:,.0f}, in "
             f"the network's order {shown}"
         )
+
+
+def quantise(source: Path, target: Path, maps: Sequence[Request]) -> None:
+    """Write the quantised form of a float32 graph; its weights are in a file beside it.
+
+    Args:
+        source: the graph with accurate norms.
+        target: the graph to write, in the same folder.
+        maps: what ranges are found on, at network size.
+    """
+    graph = onnx.load(source, load_external_data=False).graph
+    convolutions = [node.name for node in graph.node if node.op_type == "Conv"]
+    with _quiet():
+        quantization.quantize_static(
+            source,
+            target,
+            _Maps(maps),
+            quant_format=quantization.QuantFormat.QDQ,
+            op_types_to_quantize=["Conv"],
+            nodes_to_exclude=convolutions[-1:],
+            per_channel=True,
+            activation_type=quantization.QuantType.QUInt8,
+            weight_type=quantization.QuantType.QInt8,
+            use_external_data_format=True,
+        )
+    model = onnx.load(target)
+    target.with_name(f"{target.name}.data").unlink(missing_ok=True)
+    onnx.save(
+        model, target, save_as_external_data=True, location=WEIGHTS[INT8_FILE], size_threshold=4096
+    )
+
+
+class _Maps(quantization.CalibrationDataReader):  # type: ignore[misc]
+    """Feeds maps one by one."""
+
+    def __init__(self, maps: Sequence[Request]) -> None:
+        self._left = iter(maps)
+
+    def get_next(self) -> dict[str, Any] | None:
+        request = next(self._left, None)
+        if request is None:
+            return None
+        feeds = {
+            INPUT_LABELS: request.label_map,
+            INPUT_INSTANCES: request.instance_map,
+            INPUT_STYLE: request.style,
+        }
+        return {name: array[None] for name, array in feeds.items() if array is not None}
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the quantiser's advice to pre-process from the user: the exporter has done so."""
+    logger = logging.getLogger()
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
+MOST_LOST = 1.0
+"""Points of mean IoU that bf16 and int8 may lose."""
+
+
+class Recognition:
+    """A segmenter, and maps whose pictures it is shown."""
+
+    def __init__(self, segmenter: Path, schema: LabelSchema, requests: Sequence[Request]) -> None:
+        """Load the segmenter.
+
+        Args:
+            segmenter: as `sceneloom evaluate` takes it.
+            schema: of the label maps.
+            requests: scenes that look like what the segmenter was trained on.
+
+        Raises:
+            CheckpointError: the segmenter cannot be loaded.
+            InputError: it has no class in common with the schema.
+        """
+        self._segmenter = load_segmenter(segmenter)
+        table, _ = truth_table(schema, self._segmenter.schema)
+        size = (self._segmenter.height, self._segmenter.width)
+        truths = [resize_nearest(table[request.label_map], *size) for request in requests]
+        self._truth, self._size = np.stack(truths), size
+        self.pictures = len(truths)
+        """How many maps there are."""
+
+    def mean_iou(self, pictures: Sequence[Image]) -> float:
+        """Mean IoU of the pictures of all maps, 0 to 100.
+
+        Args:
+            pictures: uint8 [1, H, W, 3], one for each map.
+        """
+        shown = np.stack([resize_picture(picture[0], *self._size) for picture in pictures])
+        channels = self._segmenter.schema.channels
+        counts = count_classes(self._segmenter.segment(shown), self._truth, channels)
+        value = score(counts, draws=1, seed=0).mean_iou.value
+        return 100 * (value or 0.0)
+
+    def check(
+        self, references: Sequence[Image], candidates: Sequence[Image], precision: str
+    ) -> float:
+        """Hold a precision's pictures beside float32's.
+
+        Returns:
+            the points of mean IoU that it loses; less than 0 where it gains.
+
+        Raises:
+            ParityError: more than `MOST_LOST`.
+        """
+        before, after = self.mean_iou(references), self.mean_iou(candidates)
+        if before - after > MOST_LOST:
+            raise ParityError(
+                f"{precision} loses {before - after:.1f} points of mean IoU in the eyes of "
+                f"{self._segmenter.name} ({before:.1f} to {after:.1f}), {MOST_LOST:g} is the limit"
+            )
+        return before - after
