@@ -47,34 +47,30 @@ def write_accurate_norms(source: Path, target: Path) -> None:
     assert source.parent == target.parent
     model = onnx.load(source, load_external_data=False)
     nodes = list(model.graph.node)
+    weights = {tensor.name: tensor for tensor in model.graph.initializer}
     del model.graph.node[:]
     for number, node in enumerate(nodes):
         if node.op_type == "InstanceNormalization":
-            affine = _affine(node, model.graph.initializer, source.parent)
+            scale, shift = (
+                numpy_helper.to_array(weights[name], base_dir=str(source.parent))
+                for name in node.input[1:3]
+            )
+            # A norm without any has the exporter's ones and zeros.
+            affine = None
+            if np.any(scale != 1) or np.any(shift != 0):
+                affine = scale.reshape(1, -1, 1, 1), shift.reshape(1, -1, 1, 1)
             steps = _two_stages(node, f"norm{number}", model.graph.initializer, affine)
             model.graph.node.extend(steps)
         else:
             model.graph.node.append(node)
     for name, axis in ((_ROWS, 2), (_COLUMNS, 3)):
         model.graph.initializer.append(numpy_helper.from_array(np.array([axis], np.int64), name))
-    _drop_unused(model)
+    used = {name for node in model.graph.node for name in node.input}
+    kept = [tensor for tensor in model.graph.initializer if tensor.name in used]
+    del model.graph.initializer[:]
+    model.graph.initializer.extend(kept)
     onnx.save(model, target)
     onnx.checker.check_model(str(target), full_check=True)
-
-
-def _affine(
-    node: onnx.NodeProto, initializers: list[onnx.TensorProto], folder: Path
-) -> tuple[NDArray[Any], NDArray[Any]] | None:
-    """Scale and shift, [1, C, 1, 1] each; None where they are the exporter's ones and zeros for a
-    norm without any.
-    """
-    scale, shift = (
-        numpy_helper.to_array(
-            next(t for t in initializers if t.name == name), base_dir=str(folder)
-        ).reshape(1, -1, 1, 1)
-        for name in node.input[1:3]
-    )
-    return None if np.all(scale == 1) and np.all(shift == 0) else (scale, shift)
 
 
 def _two_stages(
@@ -116,13 +112,6 @@ def _two_stages(
         last = step("Add", ["scaled", "shift"], "shifted")
     last.output[0] = node.output[0]
     yield last
-
-
-def _drop_unused(model: onnx.ModelProto) -> None:
-    used = {name for node in model.graph.node for name in node.input}
-    kept = [tensor for tensor in model.graph.initializer if tensor.name in used]
-    del model.graph.initializer[:]
-    model.graph.initializer.extend(kept)
 
 
 _INTEGERS = (TensorProto.INT32, TensorProto.INT64)

@@ -20,9 +20,9 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import logging
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,7 @@ from sceneloom.contract import INPUT_INSTANCES, INPUT_LABELS, INPUT_STYLE, Contr
 from sceneloom.errors import ParityError
 from sceneloom.schema import LabelSchema
 from sceneloom.synthesizer import Image, InstanceMap, LabelMap, Request, Style, Synthesizer
+from sceneloom_export.graph import quiet
 from sceneloom_serving.bundle import INT8_FILE, WEIGHTS
 from sceneloom_training.data.geometry import resize_nearest
 from sceneloom_training.evaluation.classes import truth_table
@@ -82,42 +83,26 @@ class RoundedSynthesizer(Synthesizer):
         tensors = [
             None if x is None else torch.from_numpy(x) for x in (label_maps, instance_maps, styles)
         ]
-        with torch.inference_mode(), self._rounding():
-            image: Image = self._served(*tensors).numpy()
-        return image
-
-    @contextlib.contextmanager
-    def _rounding(self) -> Iterator[None]:
-        """While the network runs, and only then: what is around it is float32."""
-        mode = _Rounding(self._dtype, self.largest)
-        stack = contextlib.ExitStack()
+        # While the network runs, and only then: what is around it is float32.
+        mode, stack = _Rounding(self._dtype, self.largest), contextlib.ExitStack()
         hooks = [
             self._network.register_forward_pre_hook(lambda *_: stack.enter_context(mode) and None),
             self._network.register_forward_hook(lambda *_: stack.close()),
         ]
         for module, name in self._names.items():
             if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d, nn.InstanceNorm2d)):
-                enter, leave = _naming(mode, name)
                 hooks += [
-                    module.register_forward_pre_hook(enter),
-                    module.register_forward_hook(leave),
+                    module.register_forward_pre_hook(partial(mode.enter, name)),
+                    module.register_forward_hook(partial(mode.enter, _BETWEEN)),
                 ]
         try:
-            yield
+            with torch.inference_mode():
+                image: Image = self._served(*tensors).numpy()
         finally:
             stack.close()
             for hook in hooks:
                 hook.remove()
-
-
-def _naming(mode: _Rounding, name: str) -> tuple[Callable[..., None], Callable[..., None]]:
-    def enter(*_: Any) -> None:
-        mode.layer = name
-
-    def leave(*_: Any) -> None:
-        mode.layer = _BETWEEN
-
-    return enter, leave
+        return image
 
 
 _BETWEEN = "between layers"
@@ -132,6 +117,9 @@ class _Rounding(TorchFunctionMode):
     def __init__(self, dtype: torch.dtype, largest: dict[str, float]) -> None:
         super().__init__()
         self._dtype, self._largest, self.layer = dtype, largest, _BETWEEN
+
+    def enter(self, layer: str, *_: Any) -> None:
+        self.layer = layer
 
     def __torch_function__(
         self,
@@ -151,16 +139,9 @@ class _Rounding(TorchFunctionMode):
             finite = math.isfinite(low) and math.isfinite(high)
             before = self._largest.get(self.layer, 0.0)
             self._largest[self.layer] = max(before, reached) if finite else math.nan
-        return (
-            result.copy_(result.to(self._dtype))
-            if _owns(result, args)
-            else result.to(self._dtype).float()
-        )
-
-
-def _owns(result: Tensor, args: Sequence[Any]) -> bool:
-    """Whether the function changed its argument in place, so that rounding must, too."""
-    return bool(args) and result is args[0]
+        rounded = result.to(self._dtype)
+        # A function that changed its argument in place: rounding must, too.
+        return result.copy_(rounded) if args and result is args[0] else rounded.float()
 
 
 def check_half_range(largest: Mapping[str, float]) -> None:
@@ -195,7 +176,7 @@ def quantise(source: Path, target: Path, maps: Sequence[Request]) -> None:
     """
     graph = onnx.load(source, load_external_data=False).graph
     convolutions = [node.name for node in graph.node if node.op_type == "Conv"]
-    with _quiet():
+    with quiet(None):
         quantization.quantize_static(
             source,
             target,
@@ -231,18 +212,6 @@ class _Maps(quantization.CalibrationDataReader):  # type: ignore[misc]
             INPUT_STYLE: request.style,
         }
         return {name: array[None] for name, array in feeds.items() if array is not None}
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep the quantiser's advice to pre-process from the user: the exporter has done so."""
-    logger = logging.getLogger()
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
 
 
 MOST_LOST = 1.0

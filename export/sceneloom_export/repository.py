@@ -8,22 +8,19 @@ tritonserver's `--model-config-name` chooses from (docs/serving.md):
     onnxruntime           ONNX Runtime in Triton's own backend, CUDA provider, any size
     embedded              the Python backend; equal to config.pbtxt
 
-The encoded path's models beside a served model: the templates of `triton_models/` filled in from
-the configurations that `repository.py` has written.
+The encoded path's models are filled in from them. The contract of a variant can name other sizes
+than that of config.pbtxt, so those two that carry it have every variant, under the same names:
 
-    DIR/synthesis_encoded/   the ensemble that clients call, no code
-    DIR/synthesis_decode/    its first step, a model.py over sceneloom_serving
-    DIR/synthesis_encode/    its last step, the same
-
-The contract of a variant can name other sizes than that of config.pbtxt, so those two that carry
-it have every variant, under the names that `synthesis` has. Needs neither torch nor onnx.
+    synthesis_encoded/   the ensemble that clients call, no code
+    synthesis_decode/    its first step, a model.py over sceneloom_serving
+    synthesis_encode/    its last step, the same
 """
 
 from __future__ import annotations
 
 import dataclasses
 import shutil
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -168,10 +165,7 @@ def _fill(config: Config, contract: Contract, settings: ServingSettings) -> None
     config.parameters[PARAMETER].string_value = contract.dumps()
     config.parameters[MAX_PIXELS_PARAMETER].string_value = str(settings.max_pixels)
     config.instance_group[0].count = settings.instances
-    policy = config.dynamic_batching.default_queue_policy
-    policy.max_queue_size = settings.queue_size
-    policy.default_timeout_microseconds = round(settings.queue_timeout_s * 1e6)
-    policy.timeout_action = model_config_pb2.ModelQueuePolicy.REJECT
+    _set_queue(config, settings)
 
 
 def _fix_sizes(config: Config, sizes: Sequence[Size]) -> None:
@@ -186,27 +180,16 @@ def _fix_sizes(config: Config, sizes: Sequence[Size]) -> None:
             if tensor.name != INPUT_STYLE:
                 tensor.dims[:2] = sizes[0]
     if config.backend == "tensorrt":
-        _use_profiles(config, len(sizes))
-        _add_cuda_graphs(config, sizes)
-
-
-def _use_profiles(config: Config, count: int) -> None:
-    """A plan has an optimisation profile of batch 1 for each size, in their order, and after these
-    one for batches for each: those with an index from `count` on.
-    """
-    first = 0 if config.max_batch_size == 1 else count
-    config.instance_group[0].profile[:] = [str(first + number) for number in range(count)]
-
-
-def _add_cuda_graphs(config: Config, sizes: Sequence[Size]) -> None:
-    """One for each size and batch, named one by one: by default Triton captures them at the
-    profile's optimal size alone.
-    """
-    for size in sizes:
-        for batch in range(1, config.max_batch_size + 1):
-            spec = config.optimization.cuda.graph_spec.add(batch_size=batch)
-            for tensor in config.input:
-                spec.input[tensor.name].dim[:] = _shape(tensor, size)
+        # A plan has an optimisation profile of batch 1 for each size, in their order, and after
+        # these one for batches for each.
+        first = 0 if config.max_batch_size == 1 else len(sizes)
+        config.instance_group[0].profile[:] = [str(first + n) for n in range(len(sizes))]
+        # By default Triton captures graphs at the profile's optimal size alone.
+        for size in sizes:
+            for batch in range(1, config.max_batch_size + 1):
+                spec = config.optimization.cuda.graph_spec.add(batch_size=batch)
+                for tensor in config.input:
+                    spec.input[tensor.name].dim[:] = _shape(tensor, size)
 
 
 def _add_warmup(
@@ -263,9 +246,15 @@ def _filled(template: Config, served: Config, settings: ServingSettings) -> Conf
         engine = served.parameters[ENGINE_PARAMETER].string_value
         config.parameters[ENGINE_PARAMETER].string_value = engine
     inputs = {tensor.name for tensor in served.input}
-    for name, tensors in _OWN_TENSORS.items():
-        if name not in inputs:
-            _remove(config, tensors)
+    absent = set().union(*(t for name, t in _OWN_TENSORS.items() if name not in inputs))
+    for owner in (config.input, config.output):
+        kept = [tensor for tensor in owner if tensor.name not in absent]
+        del owner[:]
+        owner.extend(kept)
+    for step in config.ensemble_scheduling.step:
+        for mapping in (step.input_map, step.output_map):
+            for key in [key for key, value in mapping.items() if value in absent]:
+                del mapping[key]
     channels = Contract.loads(text).style_channels
     for tensor in [*config.input, *config.output]:
         if tensor.name in _OWN_TENSORS[INPUT_STYLE]:
@@ -276,20 +265,7 @@ def _filled(template: Config, served: Config, settings: ServingSettings) -> Conf
     return config
 
 
-def _remove(config: Config, tensors: Set[str]) -> None:
-    """Leave out tensors that the model does not have, in the steps of the ensemble, too."""
-    for owner in (config.input, config.output):
-        kept = [tensor for tensor in owner if tensor.name not in tensors]
-        del owner[:]
-        owner.extend(kept)
-    for step in config.ensemble_scheduling.step:
-        for mapping in (step.input_map, step.output_map):
-            for key in [key for key, value in mapping.items() if value in tensors]:
-                del mapping[key]
-
-
 def _set_queue(config: Config, settings: ServingSettings) -> None:
-    """The same limits as in front of `synthesis`; no waiting for others to join."""
     policy = config.dynamic_batching.default_queue_policy
     policy.max_queue_size = settings.queue_size
     policy.default_timeout_microseconds = round(settings.queue_timeout_s * 1e6)

@@ -1,7 +1,5 @@
-"""The engines of an export bundle: which there are, why one cannot run on this machine, and opening
-one. docs/runtimes.md describes them.
-
-What a figure was measured on: processor, memory, versions, load. Names no host and no path.
+"""The engines of an export bundle, what this machine has to run them, and opening one.
+docs/runtimes.md describes them.
 """
 
 from __future__ import annotations
@@ -18,7 +16,7 @@ from sceneloom.errors import EngineError, PlanRefusedError, SceneLoomError
 from sceneloom.extras import require
 from sceneloom.synthesizer import Synthesizer
 from sceneloom_serving.bundle import FP16_FILE, GRAPH_FILE, INT8_FILE, MODEL_FILE, PLAN_FILE
-from sceneloom_serving.gpu_machine import this_machine
+from sceneloom_serving.gpu_machine import load_cuda, this_machine
 from sceneloom_serving.onnx_runtime import OnnxRuntimeSynthesizer, Provider, check_provider
 from sceneloom_serving.openvino_runtime import OpenVinoSynthesizer, computes_bfloat16
 from sceneloom_serving.parity import Precision
@@ -48,29 +46,41 @@ class Engine:
 
 def _onnx_runtime(precision: Precision, file: str, provider: Provider) -> Engine:
     where = "" if provider == "cpu" else f"-{provider}"
+
+    def check() -> None:
+        check_provider(provider)
+        if provider != "cpu":
+            require(["cuda"], extra="gpu", purpose="looking for a GPU")
+            status, count = load_cuda().cudaGetDeviceCount()
+            if int(status) != 0 or not count:
+                raise EngineError("this machine has no NVIDIA GPU that CUDA can use")
+
     return Engine(
         name=f"onnxruntime{where}-{precision}",
         precision=precision,
         file=file,
         make_file="sceneloom export --precision exact",
         gpu=provider != "cpu",
-        check=lambda: _check_onnx_runtime(provider),
+        check=check,
         open=lambda path, batch: OnnxRuntimeSynthesizer(
-            path,
-            provider=provider,
-            max_batch_size=batch,
+            path, provider=provider, max_batch_size=batch
         ),
     )
 
 
 def _openvino(precision: Precision, file: str) -> Engine:
+    def check() -> None:
+        require(["openvino"], extra="serve", purpose="running a model with OpenVINO")
+        if precision == "bf16" and not computes_bfloat16():
+            raise EngineError("this CPU computes no bfloat16 (it has neither AVX-512 BF16 nor AMX)")
+
     return Engine(
         name=f"openvino-{precision}",
         precision=precision,
         file=file,
         make_file=f"sceneloom export --precision {'exact' if precision == 'fp32' else 'fast'}",
         gpu=False,
-        check=lambda: _check_openvino(precision),
+        check=check,
         open=lambda path, batch: OpenVinoSynthesizer(
             path, precision=precision, max_batch_size=batch
         ),
@@ -125,16 +135,13 @@ def unavailable(engine: Engine, version: Path | None = None) -> str | None:
     if version is not None and not (version / engine.file).is_file():
         return f"the bundle has no {engine.file}: {engine.make_file}"
     if version is not None and engine.file == PLAN_FILE:
-        return _plan_of_another_precision(version / PLAN_FILE, engine.precision)
+        try:
+            built = read_record(version / PLAN_FILE).precision
+        except PlanRefusedError:
+            return None  # opening it says what is wrong
+        if built != engine.precision:
+            return f"{PLAN_FILE} is of {built}, not of {engine.precision}"
     return None
-
-
-def _plan_of_another_precision(plan: Path, precision: Precision) -> str | None:
-    try:
-        built = read_record(plan).precision
-    except PlanRefusedError:
-        return None  # opening it says what is wrong
-    return None if built == precision else f"{plan.name} is of {built}, not of {precision}"
 
 
 def open_engine(name: str, version: Path, *, max_batch_size: int = 1) -> Synthesizer:
@@ -155,40 +162,22 @@ def open_engine(name: str, version: Path, *, max_batch_size: int = 1) -> Synthes
     return engine.open(version / engine.file, max_batch_size)
 
 
-def _check_onnx_runtime(provider: Provider) -> None:
-    check_provider(provider)
-    if provider != "cpu":
-        require(["cuda"], extra="gpu", purpose="looking for a GPU")
-        _check_gpu()
-
-
-def _check_openvino(precision: Precision) -> None:
-    require(["openvino"], extra="serve", purpose="running a model with OpenVINO")
-    if precision == "bf16" and not computes_bfloat16():
-        raise EngineError("this CPU computes no bfloat16 (it has neither AVX-512 BF16 nor AMX)")
-
-
-def _check_gpu() -> None:
-    from sceneloom_serving.gpu_machine import load_cuda
-
-    status, count = load_cuda().cudaGetDeviceCount()
-    if int(status) != 0 or not count:
-        raise EngineError("this machine has no NVIDIA GPU that CUDA can use")
-
-
 _PACKAGES = ("torch", "onnx", "onnxruntime", "openvino", "numpy", "tritonclient", "nvidia-pytriton")
 _FLAGS = ("avx2", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8")
 _ENGINE_PACKAGES = ("onnxruntime", "onnxruntime-gpu", "openvino", "tensorrt")
 
 
 def describe_machine() -> dict[str, Any]:
-    """Processor, cores this process may use, memory in GiB, system, versions, and load now."""
+    """Processor, cores this process may use, memory in GiB, GPUs of the driver, system, versions and
+    load now. Names no host and no path.
+    """
+    gpus = Path("/proc/driver/nvidia/gpus").glob("*/information")
     return {
         "cpu": _field("/proc/cpuinfo", "model name") or platform.processor(),
-        "cpu_flags": [f for f in _flags() if f in _FLAGS],
+        "cpu_flags": [f for f in (_field("/proc/cpuinfo", "flags") or "").split() if f in _FLAGS],
         "cores": len(os.sched_getaffinity(0)),
         "memory_gib": round(_kib("/proc/meminfo", "MemTotal") / 2**20),
-        "gpus": _gpus(),
+        "gpus": [_field(str(file), "Model") or "unknown" for file in sorted(gpus)],
         "system": f"{platform.system()} {platform.release()}",
         "python": platform.python_version(),
         "versions": {name: _version(name) for name in _PACKAGES},
@@ -197,9 +186,7 @@ def describe_machine() -> dict[str, Any]:
 
 
 def engine_machine() -> dict[str, Any]:
-    """What decides which engine is the fastest here: processor, cores, GPUs, and the runtimes'
-    versions; equal facts, equal choice.
-    """
+    """Processor, cores, GPUs and runtimes: equal facts, equal choice of the engine."""
     facts = describe_machine()
     kept = ("cpu", "cpu_flags", "cores", "gpus")
     versions = {name: _version(name) for name in _ENGINE_PACKAGES}
@@ -207,20 +194,14 @@ def engine_machine() -> dict[str, Any]:
 
 
 def cache_folder() -> Path:
-    """Where what was found out on this machine is kept: XDG_CACHE_HOME/sceneloom."""
+    """Folder of measurements of this machine: XDG_CACHE_HOME/sceneloom."""
     base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
     return Path(base) / "sceneloom"
 
 
 def peak_memory_mib(pid: int) -> int:
-    """Largest resident memory of a running process so far, in MiB."""
+    """Largest resident memory of a process so far."""
     return _kib(f"/proc/{pid}/status", "VmHWM") // 1024
-
-
-def _gpus() -> list[str]:
-    """Names of the NVIDIA GPUs that the driver knows; empty without a driver."""
-    files = sorted(Path("/proc/driver/nvidia/gpus").glob("*/information"))
-    return [_field(str(file), "Model") or "unknown" for file in files]
 
 
 def _kib(path: str, name: str) -> int:
@@ -233,10 +214,6 @@ def _field(path: str, name: str) -> str | None:
         if key.strip() == name:
             return value.strip()
     return None
-
-
-def _flags() -> list[str]:
-    return (_field("/proc/cpuinfo", "flags") or "").split()
 
 
 def _version(package: str) -> str | None:
