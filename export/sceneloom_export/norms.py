@@ -1,15 +1,13 @@
-"""The graph as ONNX Runtime's CPU provider runs it: every InstanceNormalization in two stages.
+"""Every InstanceNormalization rewritten: in two stages, as ONNX Runtime's CPU provider runs them, or
+as GroupNormalization, as TensorRT 8.6 takes them.
 
-That provider sums all of a channel's values into one float32. At 2048x1024 these are 2,097,152, and
+ONNX Runtime's CPU provider sums all of a channel's values into one float32. At 2048x1024 these are 2,097,152, and
 over large even regions the rounding errors do not cancel: the first norm of a street scene came out
 wrong by up to 1e-2, and the picture of the full-size network by 2 grey levels. Summed row by row
 and then over the rows, the error is a hundred times smaller, at a few per cent of the time. Other
 engines build from the graph as it was exported, with its InstanceNormalization nodes.
 
-The graph as TensorRT 8.6 takes it: every InstanceNormalization as GroupNormalization with as
-many groups as channels, and the steps that must stay in float32 known by their names.
-
-8.6's Python parser gives InstanceNormalization to a plugin that needs cuDNN 8, and has no flag
+TensorRT 8.6's Python parser gives InstanceNormalization to a plugin that needs cuDNN 8, and has no flag
 against it; GroupNormalization becomes TensorRT's own layer. The two are the same function when a
 group is one channel. 8.6 has no strongly typed networks: it is told per layer what must not become
 half, and its parser names a layer after its node. So the nodes that must stay float32 are named

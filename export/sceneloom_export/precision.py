@@ -1,19 +1,16 @@
-"""The judge of 16 bit engines: the PyTorch graph with every tensor of the network really rounded.
+"""Lower precisions: 16 bit judged, INT8 made, and recognition compared.
 
 ONNX Runtime's CPU provider removes half precision casts, so that it proves nothing about them: a
-convolution that reached 294,631 gave no infinity there. Here every result is rounded to the type
-(convolutions add up in float32 before, as GPUs do), and the largest value of each layer is kept. A
-float16 graph fails if any is not finite or above `HALF_LIMIT`, a quarter of what float16 holds:
-other maps reach further than those that were tried.
+convolution that reached 294,631 gave no infinity there. So PyTorch's graph runs with every tensor
+really rounded (convolutions add up in float32 before, as GPUs do), and the largest value of each
+layer is kept. A float16 graph fails if any is not finite or above `HALF_LIMIT`, a quarter of what
+float16 holds: other maps reach further than those that were tried.
 
-INT8 by ONNX Runtime's quantiser: Q/DQ nodes around the convolutions, ranges found on maps.
-OpenVINO and TensorRT read the same nodes.
+INT8 is made by ONNX Runtime's quantiser: Q/DQ nodes around the convolutions, ranges found on maps.
+OpenVINO and TensorRT read the same nodes. Transposed convolutions, norms, both ends of the graph
+and the last convolution stay float32: the last is 1 % of the arithmetic, and its error is visible.
 
-Transposed convolutions, norms and both ends of the graph stay float32. The last convolution does,
-too: it is 1 % of the arithmetic, and its error is what one sees.
-
-Whether a lower precision costs recognition: a segmenter looks at its pictures and at float32's,
-and what it sees is compared with the label maps (docs/evaluation.md).
+Recognition: a segmenter looks at a precision's pictures and at float32's (docs/evaluation.md).
 """
 
 from __future__ import annotations

@@ -1,24 +1,15 @@
-"""Proving an export: reference pictures by PyTorch in float32, and judges of lower precisions.
+"""Proving an export: the maps it is proven and calibrated on, reference pictures by PyTorch in
+float32, and judges of lower precisions.
 
-The maps that an export is proven and calibrated on: drawn ones, and the user's own.
-
-Maps drawn to try engines on: any label schema, any size, by seed, with regions, instances and
-thin structures.
-
-Maps of eight kinds, which a fast precision is proven on beside the others: what one kind keeps
-within the limits another may not.
-
-    even      a few large regions          cells    regions of every class
-    stripes   a few classes, upright       rings    a few classes, around a point
-    slopes    slanted bands                blocks   small squares of every class
-    crowd     many small instances         lines    thin lines over even ground
+A fast precision is proven on maps of eight kinds beside the others: what one kind keeps within the
+limits another may not.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,10 +22,10 @@ from sceneloom.contract import STYLE_ROWS, Contract
 from sceneloom.errors import InputError, ParityError, SizeError
 from sceneloom.file_tree import LeftOut
 from sceneloom.instances import renumber_instances
-from sceneloom.map_pairs import MapPair, pair_maps
+from sceneloom.map_pairs import pair_maps
 from sceneloom.maps import OnUnknown, read_instance_map, read_label_map
 from sceneloom.padding import Padding
-from sceneloom.synthesizer import Image, InstanceMap, LabelMap, Request, prepare
+from sceneloom.synthesizer import Image, Request, prepare
 from sceneloom_export.precision import Recognition, RoundedSynthesizer, check_half_range
 from sceneloom_serving.bundle import BLOCK, References
 from sceneloom_serving.onnx_runtime import OnnxRuntimeSynthesizer
@@ -216,21 +207,17 @@ def reference_maps(
     if contract.sizes is None:
         last = contract.network_size(*largest)
     probes = [draw_probe(contract, *size, seed) for seed, size in enumerate(sizes)]
-    more = _moderate_maps(contract, largest) if kinds else []
+    more: list[Request] = []
+    if kinds:
+        if contract.sizes is not None:
+            size = min(contract.sizes, key=lambda s: s[0] * s[1])
+        else:
+            moderate = [min(*sides) for sides in zip(largest, _MODERATE_SIZE, strict=True)]
+            size = contract.network_size(*(max(side, contract.min_side) for side in moderate))
+        streets = _STREETS if contract.schema.name in _OF_STREETS else 0
+        more = draw_kinds(contract, *size, seed=2000)
+        more += [draw_map(contract, size, 200 + number) for number in range(streets)]
     return [*probes, *more, *own, draw_map(contract, last, len(sizes))]
-
-
-def _moderate_maps(contract: Contract, largest: tuple[int, int]) -> list[Request]:
-    if contract.sizes is not None:
-        size = min(contract.sizes, key=lambda s: s[0] * s[1])
-    else:
-        moderate = [min(*sides) for sides in zip(largest, _MODERATE_SIZE, strict=True)]
-        size = contract.network_size(*(max(side, contract.min_side) for side in moderate))
-    streets = range(_STREETS) if contract.schema.name in _OF_STREETS else range(0)
-    return [
-        *draw_kinds(contract, *size, seed=2000),
-        *(draw_map(contract, size, 200 + number) for number in streets),
-    ]
 
 
 def calibration_maps(contract: Contract, own: list[Request]) -> list[Request]:
@@ -275,14 +262,10 @@ def read_own_maps(
         instances if instances.is_dir() else folder,
         training_ids=contract.schema.has_training_ids,
     )
-    requests = list(_read_own(contract, pairs[:most], unknown))
-    return OwnMaps(requests=requests, found=len(pairs), left_out=left_out)
-
-
-def _read_own(contract: Contract, pairs: list[MapPair], unknown: OnUnknown) -> Iterator[Request]:
-    for pair in pairs:
+    needs = contract.boundaries or contract.style_channels
+    requests = []
+    for pair in pairs[:most]:
         label_map = read_label_map(pair.label, contract.schema, unknown=unknown)
-        needs = contract.boundaries or contract.style_channels
         instance_map = read_instance_map(pair.instance) if needs and pair.instance else None
         try:
             request = prepare(contract, label_map, instance_map)
@@ -292,7 +275,8 @@ def _read_own(contract: Contract, pairs: list[MapPair], unknown: OnUnknown) -> I
             raise SizeError(
                 f"{pair.label}: is no multiple of {contract.size_multiple} on each side"
             )
-        yield request
+        requests.append(request)
+    return OwnMaps(requests=requests, found=len(pairs), left_out=left_out)
 
 
 def draw_map(contract: Contract, size: tuple[int, int], seed: int) -> Request:
@@ -347,26 +331,6 @@ def draw_probe(
     """
     rng = np.random.default_rng(seed)
     channels = contract.schema.channels
-    label_map, instance_map = _draw_shapes(channels, height, width, rng)
-    if classes is not None and classes < channels:
-        chosen = rng.permutation(channels)[:classes].astype(np.uint8)
-        label_map = chosen[label_map % classes]
-    style = None
-    if contract.style_channels:
-        instance_map, _ = renumber_instances(instance_map, STYLE_ROWS)
-        style = rng.normal(0.0, 0.5, (STYLE_ROWS, contract.style_channels)).astype(np.float32)
-    wants_instances = contract.boundaries or contract.style_channels > 0
-    return Request(
-        label_map=label_map,
-        instance_map=instance_map if wants_instances else None,
-        style=style,
-        padding=Padding(),
-    )
-
-
-def _draw_shapes(
-    channels: int, height: int, width: int, rng: np.random.Generator
-) -> tuple[LabelMap, InstanceMap]:
     label_map = np.zeros((height, width), np.uint8)
     instance_map = np.zeros((height, width), np.int32)
     for band, row in enumerate(range(0, height, max(height // 4, 1))):
@@ -389,17 +353,41 @@ def _draw_shapes(
         inside = shape == 1
         label_map[inside] = rng.integers(channels)
         instance_map[inside] = instance_id
-    return label_map, instance_map
+    if classes is not None and classes < channels:
+        chosen = rng.permutation(channels)[:classes].astype(np.uint8)
+        label_map = chosen[label_map % classes]
+    style = None
+    if contract.style_channels:
+        instance_map, _ = renumber_instances(instance_map, STYLE_ROWS)
+        style = rng.normal(0.0, 0.5, (STYLE_ROWS, contract.style_channels)).astype(np.float32)
+    wants_instances = contract.boundaries or contract.style_channels > 0
+    return Request(
+        label_map=label_map,
+        instance_map=instance_map if wants_instances else None,
+        style=style,
+        padding=Padding(),
+    )
 
 
 Regions = npt.NDArray[np.intp]
 """[H, W]: which region a pixel belongs to, 0 to at most 200."""
 _MOST_REGIONS = 200
 _FEW = 6
+KINDS = {
+    "even": True,
+    "stripes": True,
+    "slopes": True,
+    "crowd": True,
+    "cells": False,
+    "rings": True,
+    "blocks": False,
+    "lines": True,
+}
+"""Kind of a map -> whether a few classes occur in it, or all of the schema."""
 
 
 def draw_kinds(contract: Contract, height: int, width: int, seed: int) -> list[Request]:
-    """Draw a map of each kind.
+    """Draw a map of each kind, with a class and an instance for each region.
 
     Args:
         contract: decides the classes and which inputs there are.
@@ -407,96 +395,59 @@ def draw_kinds(contract: Contract, height: int, width: int, seed: int) -> list[R
         width: likewise.
         seed: equal seeds give equal maps.
     """
-    return [
-        _request(contract, draw(height, width, np.random.default_rng((seed, number))), few, number)
-        for number, (draw, few) in enumerate(KINDS.values())
-    ]
-
-
-def _request(contract: Contract, regions: Regions, few: bool, seed: int) -> Request:
-    """A class and an instance for each region."""
-    rng = np.random.default_rng((seed, regions.size))
+    requests = []
     channels = contract.schema.channels
-    classes = rng.permutation(channels)[: _FEW if few else channels]
-    of_region = classes[rng.integers(0, len(classes), _MOST_REGIONS + 1)]
-    of_region[: len(classes)] = classes[: len(of_region)]
-    label_map = of_region[regions].astype(np.uint8)
     needs = contract.boundaries or contract.style_channels > 0
-    return prepare(contract, label_map, regions.astype(np.int32) if needs else None)
+    for number, (kind, few) in enumerate(KINDS.items()):
+        regions = draw_regions(kind, height, width, np.random.default_rng((seed, number)))
+        rng = np.random.default_rng((number, regions.size))
+        classes = rng.permutation(channels)[: _FEW if few else channels]
+        of_region = classes[rng.integers(0, len(classes), _MOST_REGIONS + 1)]
+        of_region[: len(classes)] = classes[: len(of_region)]
+        label_map = of_region[regions].astype(np.uint8)
+        requests.append(prepare(contract, label_map, regions.astype(np.int32) if needs else None))
+    return requests
 
 
-def _even(height: int, width: int, rng: np.random.Generator) -> Regions:
-    rows, columns = _grid(height, width)
-    return (rows > rng.uniform(0.3, 0.5)) + 2 * (columns > rng.uniform(0.6, 0.8)).astype(np.intp)
+def draw_regions(kind: str, height: int, width: int, rng: np.random.Generator) -> Regions:
+    """Draw the regions of a map of one of `KINDS`.
 
-
-def _stripes(height: int, width: int, rng: np.random.Generator) -> Regions:
-    _, columns = _grid(height, width)
-    return (columns * rng.integers(20, 28)).astype(np.intp) + np.zeros((height, 1), np.intp)
-
-
-def _slopes(height: int, width: int, rng: np.random.Generator) -> Regions:
-    rows, columns = _grid(height, width)
-    return ((rows + rng.uniform(0.2, 0.6) * columns) * 12).astype(np.intp)
-
-
-def _crowd(height: int, width: int, rng: np.random.Generator) -> Regions:
-    regions = np.zeros((height, width), np.intp)
-    side = max(min(height, width) // 16, 2)
-    for number in range(1, 120):
-        row, column = rng.integers(0, height), rng.integers(0, width)
-        regions[row : row + side, column : column + side // 2 + 1] = number
+    even: a few large ones; stripes: upright; slopes: slanted bands; crowd: many small squares on
+    even ground; cells: nearest of 60 points; rings: around a point; blocks: small squares; lines:
+    thin ones over even ground.
+    """
+    rows, columns = np.arange(height)[:, None] / height, np.arange(width)[None] / width
+    regions: Regions = np.zeros((height, width), np.intp)
+    if kind == "even":
+        upper, left = rng.uniform(0.3, 0.5), rng.uniform(0.6, 0.8)
+        regions = (rows > upper) + 2 * (columns > left).astype(np.intp)
+    elif kind == "stripes":
+        regions += (columns * rng.integers(20, 28)).astype(np.intp)
+    elif kind == "slopes":
+        regions = ((rows + rng.uniform(0.2, 0.6) * columns) * 12).astype(np.intp)
+    elif kind == "crowd":
+        side = max(min(height, width) // 16, 2)
+        for number in range(1, 120):
+            row, column = rng.integers(0, height), rng.integers(0, width)
+            regions[row : row + side, column : column + side // 2 + 1] = number
+    elif kind == "cells":
+        nearest = np.full((height, width), np.inf)
+        for number in range(60):
+            y, x = rng.uniform(size=2)
+            distance = (rows - y) ** 2 + (columns - x) ** 2 * (width / height) ** 2
+            regions[distance < nearest] = number
+            nearest = np.minimum(nearest, distance)
+    elif kind == "rings":
+        y, x = rng.uniform(0.3, 0.7, 2)
+        regions = (np.hypot(rows - y, columns - x) * 16).astype(np.intp)
+    elif kind == "blocks":
+        numbers = rng.integers(0, _MOST_REGIONS, (-(-height // 16), -(-width // 16)))
+        regions = np.kron(numbers, np.ones((16, 16), np.intp))[:height, :width]
+    else:
+        drawn = np.zeros((height, width), np.int32)
+        for number in range(1, 40):
+            start = (int(rng.integers(width)), int(rng.integers(height)))
+            end = (int(rng.integers(width)), int(rng.integers(height)))
+            cv2.line(drawn, start, end, (number,), 1 + number % 3)
+        regions = drawn.astype(np.intp)
     return regions
-
-
-def _cells(height: int, width: int, rng: np.random.Generator) -> Regions:
-    rows, columns = _grid(height, width)
-    nearest = np.full((height, width), np.inf)
-    regions = np.zeros((height, width), np.intp)
-    for number in range(60):
-        row, column = rng.uniform(size=2)
-        distance = (rows - row) ** 2 + (columns - column) ** 2 * (width / height) ** 2
-        regions[distance < nearest] = number
-        nearest = np.minimum(nearest, distance)
-    return regions
-
-
-def _rings(height: int, width: int, rng: np.random.Generator) -> Regions:
-    rows, columns = _grid(height, width)
-    row, column = rng.uniform(0.3, 0.7, 2)
-    distance: npt.NDArray[np.float64] = np.hypot(rows - row, columns - column)
-    return (distance * 16).astype(np.intp)
-
-
-def _blocks(height: int, width: int, rng: np.random.Generator) -> Regions:
-    numbers = rng.integers(0, _MOST_REGIONS, (-(-height // 16), -(-width // 16)))
-    regions: Regions = np.kron(numbers, np.ones((16, 16), np.intp))[:height, :width]
-    return regions
-
-
-def _lines(height: int, width: int, rng: np.random.Generator) -> Regions:
-    regions = np.zeros((height, width), np.int32)
-    for number in range(1, 40):
-        start = (int(rng.integers(width)), int(rng.integers(height)))
-        end = (int(rng.integers(width)), int(rng.integers(height)))
-        cv2.line(regions, start, end, (number,), 1 + number % 3)
-    return regions.astype(np.intp)
-
-
-def _grid(height: int, width: int) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """Rows [H, 1] and columns [1, W], each from 0 to below 1."""
-    return np.arange(height)[:, None] / height, np.arange(width)[None] / width
-
-
-_Draw = Callable[[int, int, np.random.Generator], Regions]
-KINDS: dict[str, tuple[_Draw, bool]] = {
-    "even": (_even, True),
-    "stripes": (_stripes, True),
-    "slopes": (_slopes, True),
-    "crowd": (_crowd, True),
-    "cells": (_cells, False),
-    "rings": (_rings, True),
-    "blocks": (_blocks, False),
-    "lines": (_lines, True),
-}
-"""Name -> how its regions are drawn, and whether a few classes occur in it or all."""

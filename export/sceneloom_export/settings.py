@@ -1,7 +1,5 @@
-"""Settings of an export: how the model is served. Light: no torch, no onnx.
-
-Settings of a TensorRT build, and the optimisation profiles as people write them. Light: no
-torch, no onnx, no TensorRT.
+"""Settings of an export and of a TensorRT build, and optimisation profiles as people write them.
+Light: no torch, no onnx, no TensorRT.
 """
 
 from __future__ import annotations

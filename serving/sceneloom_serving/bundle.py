@@ -265,7 +265,12 @@ def verify_repository(repository: Path, variant: str | None = None) -> int:
         raise ServerStartError(f"{repository}: no such folder; sceneloom export writes one")
     report = repository / REPORT_FILE
     hashes = read_report(repository).get("sha256")
-    if not isinstance(hashes, dict) or not all(map(_is_entry, hashes, hashes.values())):
+    fits = isinstance(hashes, dict)
+    for name, recorded in (hashes or {}).items() if fits else ():
+        path = PurePosixPath(name)
+        fits &= bool(path.parts) and not path.is_absolute() and ".." not in path.parts
+        fits &= isinstance(recorded, str) and _HASH.fullmatch(recorded) is not None
+    if not fits or hashes is None:
         raise ServerStartError(f"{report}: damaged (its sha256 is not a table of files and hashes)")
     for name in (GOLDEN_FILE, f"{MODEL_NAME}/config.pbtxt"):
         if name not in hashes:
@@ -297,12 +302,6 @@ def verify_repository(repository: Path, variant: str | None = None) -> int:
     if variant is not None:
         _check_variant(repository, variant, hashes)
     return len(hashes) + len(plans)
-
-
-def _is_entry(name: str, recorded: Any) -> bool:
-    path = PurePosixPath(name)
-    inside = bool(path.parts) and not path.is_absolute() and ".." not in path.parts
-    return inside and isinstance(recorded, str) and _HASH.fullmatch(recorded) is not None
 
 
 def _hash(path: Path) -> str:

@@ -5,12 +5,9 @@ by hand it needs a backend directory that joins the backend's files with the stu
 Python, the wheel's libraries and this Python's libpython on LD_LIBRARY_PATH, and this environment's
 `bin` first on PATH, which is how the stub finds packages.
 
-Triton's log: parsed, shortened for people, and searched for why a server did not start.
-
-What a server has outside its repository: shared memory, a folder of backend files, stubs.
-
-All carry the name of the process that owns them (`sceneloom.owned_names`). They are removed when
-the server stops, and swept by the next one if their owner was killed before it could.
+Its log, and its leftovers: shared memory, a folder of backend files, stubs. All carry the name of
+the process that owns them (`sceneloom.owned_names`). They are removed when the server stops, and
+swept by the next one if their owner was killed.
 """
 
 from __future__ import annotations
@@ -264,7 +261,11 @@ def explain_failure(lines: list[LogLine]) -> str:
     for text in errors:
         match = re.search(r"failed to load '([^']+)' version \d+: \w[\w ]*: (.*)", text, re.DOTALL)
         if match:
-            return f"model {match[1]!r} was refused: {_last_reason(match[2])}"
+            # A Python traceback ends in the exception; the backend adds the frames below it.
+            said = [line.strip() for line in match[2].splitlines() if line.strip()]
+            kept = [line for line in said if not re.match(r"At:|\S+\(\d+\):", line)]
+            why = (kept or said or [match[2]])[0].rstrip(";")
+            return f"model {match[1]!r} was refused: {why}"
     for text in errors:
         if "Address already in use" in text or "failed to start" in text.lower():
             return text
@@ -279,15 +280,6 @@ def _signal(number: int) -> str:
         return signal.Signals(number).name
     except ValueError:
         return f"signal {number}"
-
-
-def _last_reason(text: str) -> str:
-    """A Python traceback ends in the exception; the backend adds the frames below it."""
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    kept = [
-        line for line in lines if not line.startswith("At:") and not re.match(r"\S+\(\d+\):", line)
-    ]
-    return (kept or lines or [text])[0].rstrip(";")
 
 
 __all__ = ["SHARED_MEMORY", "new_folder", "new_prefix", "remove", "sweep"]
@@ -307,30 +299,19 @@ def remove(prefix: str) -> None:
 def sweep() -> list[str]:
     """Remove what belongs to processes that are gone; the names removed."""
     removed = []
-    for pid, name in _stubs():
-        if is_ownerless(name):
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.kill(pid, signal.SIGKILL)
+    # A stub of Triton's Python backend waits for ever in the shared memory of a killed server.
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            arguments = (process / "cmdline").read_bytes().decode(errors="replace").split("\0")
+            name = next(filter(OWNED_NAME.fullmatch, arguments), None)
+            if arguments[0].endswith(_STUB) and name is not None and is_ownerless(name):
+                os.kill(int(process.name), signal.SIGKILL)
                 removed.append(name)
     for path in _named("sceneloom-"):
         if is_ownerless(path.name):
             _remove(path)
             removed.append(path.name)
     return removed
-
-
-def _stubs() -> list[tuple[int, str]]:
-    """Processes of Triton's Python backend, and the name of their shared memory: a stub whose
-    server was killed waits in it for ever.
-    """
-    found = []
-    for process in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError):
-            arguments = (process / "cmdline").read_bytes().decode(errors="replace").split("\0")
-            if arguments[0].endswith("triton_python_backend_stub"):
-                names = [a for a in arguments if OWNED_NAME.fullmatch(a)]
-                found += [(int(process.name), name) for name in names[:1]]
-    return found
 
 
 def _named(prefix: str) -> list[Path]:

@@ -6,11 +6,6 @@ pictures by more than its limits is out, the others are timed in turn at the lar
 that are as fast as each other are taken in a fixed order. The choice is remembered with
 the facts of the machine and the engines that there were, and made anew where they or the bundle
 differ.
-
-Which of several measured ways is taken: the fastest, and of those that are as fast the first.
-
-Two measurements of one machine differ. Without a fixed order, and on a busy machine without rounds
-that agree, the same export would choose another engine each time.
 """
 
 from __future__ import annotations
@@ -96,7 +91,7 @@ def measure_engines(
         references: maps, and the pictures they must give.
         max_batch_size: most pictures at once.
         without: precisions that are not tried, and why.
-        engines: those that there are.
+        engines: candidates.
     """
     measured: dict[str, Measured] = {}
     with contextlib.ExitStack() as stack:
@@ -178,11 +173,6 @@ def fastest(
     """The engine that serves; of those that are as fast as each other the most exact, and of one
     precision the least plain.
 
-    Args:
-        measured: of `measure_engines`.
-        precision: the class that it is taken from.
-        engines: those that there are.
-
     Raises:
         EngineError: none may; the text says why of each.
     """
@@ -208,16 +198,6 @@ def choose_engine(
     engines: Mapping[str, Engine] = ENGINES,
 ) -> str:
     """The engine for a bundle on this machine, remembered or measured now.
-
-    Args:
-        repository: an export bundle.
-        bundle_hash: of its contract.
-        precision: the class that it is taken from.
-        say: is told what is measured, line by line.
-        engines: those that there are.
-
-    Returns:
-        its name.
 
     Raises:
         ServerStartError: the bundle has no reference pictures.
@@ -264,15 +244,7 @@ def remember(
     *,
     precision: PrecisionClass = "exact",
 ) -> str:
-    """Keep what was measured for this bundle and machine; the engine that serves.
-
-    Args:
-        bundle_hash: of the bundle's contract.
-        measured: of `measure_engines`.
-        version: a version's folder of the bundle.
-        engines: those that there are.
-        precision: the class that the engine is taken from.
-    """
+    """Keep measurements of this bundle on this machine; the name of the engine that serves."""
     chosen, facts = fastest(measured, precision, engines), _facts(version, engines)
     content = {
         **facts,
@@ -300,12 +272,6 @@ def recall(
 ) -> str | None:
     """The engine that was chosen for this bundle on a machine like this, out of the engines that
     can run now; None if none was.
-
-    Args:
-        bundle_hash: of the bundle's contract.
-        version: a version's folder of the bundle.
-        engines: those that there are.
-        precision: the class that it was taken from.
     """
     found = _remembered(bundle_hash, version, engines, precision)
     return None if found is None else str(found["engine"])
@@ -324,14 +290,7 @@ class Known:
 def what_is_known(
     repository: Path, bundle_hash: str, engine: str, engines: Mapping[str, Engine] = ENGINES
 ) -> Known:
-    """Look up what was measured of an engine on this machine, or else at export; measures nothing.
-
-    Args:
-        repository: an export bundle.
-        bundle_hash: of its contract.
-        engine: the engine that serves.
-        engines: those that there are.
-    """
+    """Look up what was measured of an engine on this machine, or else at export; measures nothing."""
     version, report = repository / MODEL_NAME / "1", _proof(repository)
     exact = _remembered(bundle_hash, version, engines, "exact") or {}
     fast = _remembered(bundle_hash, version, engines, "fast") or {}
@@ -352,15 +311,7 @@ def known_of(
     left_out: Mapping[Precision, str],
     engines: Mapping[str, Engine] = ENGINES,
 ) -> Known:
-    """What has just been measured of the engine that serves.
-
-    Args:
-        engine: its name.
-        measured: of `measure_engines`, over all engines.
-        version: a version's folder of the bundle.
-        left_out: precisions that are not served, and why.
-        engines: those that there are.
-    """
+    """What has just been measured of the engine that serves; `measured` is of all engines."""
     by_name = {one.engine: one.to_json() for one in measured}
     fast = {"engine": fastest(measured, "fast", engines), "measured": by_name}
     unproven = _unproven(version, left_out, engines)
@@ -401,17 +352,12 @@ def _fast_words(
         other, measured = fast["engine"], fast["measured"]
         if engines[other].precision in CLASSES["exact"]:
             return "nothing: no fast engine is faster here"
-        parity = _parity(measured, other)
-        times = _ratio(measured, engine, other)
-        return f"{other}, {times}differs by {parity}"
+        times = ""
+        with contextlib.suppress(KeyError, TypeError, ZeroDivisionError):
+            ratio = measured[engine]["seconds"] / measured[other]["seconds"]
+            times = f"{ratio:.2g} times as fast, "
+        return f"{other}, {times}differs by {_parity(measured, other)}"
     return "not measured here (sceneloom runtimes REPOSITORY --measure)"
-
-
-def _ratio(measured: Any, slow: str, quick: str) -> str:
-    try:
-        return f"{measured[slow]['seconds'] / measured[quick]['seconds']:.2g} times as fast, "
-    except (KeyError, TypeError, ZeroDivisionError):
-        return ""
 
 
 def _parity(measured: Any, engine: str) -> Parity | None:
@@ -474,17 +420,18 @@ _Name = TypeVar("_Name")
 
 
 def first_of_the_fastest(rounds: Mapping[_Name, Sequence[float]]) -> _Name:
-    """The first of those that no other is clearly faster than.
+    """The first of those that no other is clearly faster than: two measurements of one machine
+    differ, and without a fixed order the same export would choose another engine each time.
 
     Args:
         rounds: name -> its time in each round, at least one name, in the order of preference.
     """
+
+    def is_faster(one: Sequence[float], other: Sequence[float]) -> bool:
+        pairs = list(zip(one, other, strict=False))
+        return sum(TIE * a < b for a, b in pairs) >= AGREE * len(pairs)
+
     for name, mine in rounds.items():
-        if not any(_is_faster(other, mine) for other in rounds.values()):
+        if not any(is_faster(other, mine) for other in rounds.values()):
             return name
     return min(rounds, key=lambda name: statistics.median(rounds[name]))
-
-
-def _is_faster(one: Sequence[float], other: Sequence[float]) -> bool:
-    pairs = list(zip(one, other, strict=False))
-    return sum(TIE * a < b for a, b in pairs) >= AGREE * len(pairs)

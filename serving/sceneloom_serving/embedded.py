@@ -5,21 +5,6 @@ For development, demonstrations and machines without a GPU. The bundled server i
 security fixes, so it listens on 127.0.0.1 only and is not for production (docs/serving.md).
 
     sceneloom serve build/demo/repository
-
-The golden probe, again and again: whether a running server still gives the picture that was
-exported.
-
-A server whose model hangs or has died goes on saying that it is ready. A server with a long queue
-answers no probe in time and is well all the same, as long as it answers others.
-
-The embedded server's ports: chosen together, and kept for it while it restarts.
-
-A socket that is bound, does not listen and lets its address be used again keeps the kernel from
-giving the port to anything that takes a free one: another server, or a client's connection, which
-could even connect to itself. A server that names the port can still listen on it.
-
-Keeping the embedded server up: it is started again whenever it ends or breaks, later and later
-while it does so again and again, and given up in the end.
 """
 
 from __future__ import annotations
@@ -414,7 +399,11 @@ _PAUSE = 1.0
 
 
 class Heartbeat:
-    """Probes a server from a thread of its own, for as long as it is entered."""
+    """Repeats the golden probe from a thread of its own, for as long as it is entered.
+
+    A server whose model hangs or has died still says that it is ready. A server with a long queue
+    answers no probe in time and is well, as long as it answers others.
+    """
 
     def __init__(self, url: str, golden: Golden, *, every: float) -> None:
         """Prepare it.
@@ -471,7 +460,12 @@ HOST = "127.0.0.1"
 
 
 class HeldPorts:
-    """Ports of 127.0.0.1 that are reserved until `release`."""
+    """Ports of 127.0.0.1, chosen together and reserved until `release`, restarts included.
+
+    A socket that is bound, does not listen and lets its address be used again keeps the kernel from
+    giving the port to another server or to a client's connection, which could even connect to
+    itself. A server that names the port can still listen on it.
+    """
 
     def __init__(self, ports: Mapping[str, int]) -> None:
         """Reserve the ports.
@@ -522,7 +516,8 @@ def keep_up(
     say: Callable[[str], None],
     waits: Sequence[float] = WAITS,
 ) -> str:
-    """Restart a server whenever it ends, until it has ended early too often.
+    """Restart a server whenever it ends or breaks, later and later, until it has ended early too
+    often.
 
     Args:
         server: started, and proven.

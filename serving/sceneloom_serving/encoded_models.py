@@ -1,18 +1,11 @@
-"""The two Python steps of the encoded path inside Triton's Python backend: `synthesis_decode` and
-`synthesis_encode`; the model.py files in `triton_models/` are shims over these classes.
+"""The two Python steps of the encoded path, `synthesis_decode` and `synthesis_encode`: as functions,
+and as models of Triton's Python backend; and the golden probe through the path. The model.py files
+in `triton_models/` are shims over the models.
 
-Each is one process. Triton's batcher hands it a few requests at a time, and they are worked on in
-as many threads as there are cores: what takes the time, packing and unpacking, runs beside other
-threads. Runs inside the backend's stub process only.
-
-The two Python steps of the encoded path, as functions: PNG files to what `synthesis` takes, and
-its picture to a file. `encoded_models.py` is Triton's side of them.
-
-What arrives here comes from a network: only PNG is read, sizes are checked before a pixel is
-decoded, and whatever is wrong is an InputError of one sentence.
-
-The golden probe through the encoded path: the same map as PNG files, the same picture as a PNG
-file back.
+Each model is one process. Triton's batcher hands it a few requests at a time, which run in as many
+threads as there are cores: packing and unpacking takes the time, beside other threads. Requests
+come from a network: only PNG is read, sizes are checked before a pixel is decoded, and every fault
+is an InputError of one sentence.
 """
 
 from __future__ import annotations

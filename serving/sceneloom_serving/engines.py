@@ -168,8 +168,8 @@ _ENGINE_PACKAGES = ("onnxruntime", "onnxruntime-gpu", "openvino", "tensorrt")
 
 
 def describe_machine() -> dict[str, Any]:
-    """Processor, cores this process may use, memory in GiB, GPUs of the driver, system, versions and
-    load now. Names no host and no path.
+    """Processor, cores of this process, memory in GiB, GPUs, system, versions and load; no names of
+    hosts or paths.
     """
     gpus = Path("/proc/driver/nvidia/gpus").glob("*/information")
     return {

@@ -105,10 +105,15 @@ def this_machine(device: int = 0) -> Machine:
         raise EngineError(f"there is no GPU {device}; this machine has {count}, from 0")
     properties = checked(cudart.cudaGetDeviceProperties(device), "asking for the GPU's name")
     name = properties.name
+    text = _DRIVER.read_text("utf-8", "replace") if _DRIVER.is_file() else ""
+    found = re.search(r"\b\d{3}\.\d+(\.\d+)?\b", text)
+    # Without it the newest CUDA that the driver takes: far below a driver's own numbers, so that a
+    # record with those refuses it.
+    driver = found[0] if found else _dotted(checked(cudart.cudaDriverGetVersion(), "its version"))
     return Machine(
         tensorrt=release(tensorrt.__version__),
         cuda_runtime=_dotted(checked(cudart.cudaRuntimeGetVersion(), "asking its version")),
-        driver=_driver(cudart),
+        driver=driver,
         gpu=(name.decode() if isinstance(name, bytes) else str(name)).rstrip("\0"),
         compute_capability=f"{properties.major}.{properties.minor}",
     )
@@ -122,13 +127,3 @@ def release(version: str) -> str:
 def _dotted(cuda: int) -> str:
     """13010 is CUDA 13.1."""
     return f"{cuda // 1000}.{cuda % 1000 // 10}"
-
-
-def _driver(cudart: Any) -> str:
-    """The driver's own version, or else the newest CUDA that it takes."""
-    if _DRIVER.is_file():
-        found = re.search(r"\b\d{3}\.\d+(\.\d+)?\b", _DRIVER.read_text("utf-8", "replace"))
-        if found:
-            return found[0]
-    # Its numbers are far below a driver's own: a record with those refuses it, as it should.
-    return _dotted(checked(cudart.cudaDriverGetVersion(), "asking the driver's version"))

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import os
 from pathlib import Path
-from typing import Any, Literal
-
-import numpy.typing as npt
+from typing import Literal
 
 from sceneloom.contract import (
     INPUT_INSTANCES,
@@ -92,15 +91,12 @@ class OnnxRuntimeSynthesizer(Synthesizer):
         """Run one batch; see `Synthesizer.run_batch`."""
         named = {INPUT_LABELS: label_maps, INPUT_INSTANCES: instance_maps, INPUT_STYLE: styles}
         feeds = {name: array for name, array in named.items() if array is not None}
-        image: Image = (
-            self._run_bound(feeds) if self._on_gpu else self._session.run([OUTPUT_IMAGE], feeds)[0]
-        )
-        return image
-
-    def _run_bound(self, feeds: dict[str, npt.NDArray[Any]]) -> Any:
-        """Uploads are made on the provider's own stream, and the picture is brought back once."""
+        if not self._on_gpu:
+            image: Image = self._session.run([OUTPUT_IMAGE], feeds)[0]
+            return image
         import onnxruntime
 
+        # Uploads are made on the provider's own stream, and the picture is brought back once.
         binding = self._session.io_binding()
         for name, array in feeds.items():
             binding.bind_ortvalue_input(
@@ -108,7 +104,8 @@ class OnnxRuntimeSynthesizer(Synthesizer):
             )
         binding.bind_output(OUTPUT_IMAGE, "cuda", 0)
         self._session.run_with_iobinding(binding)
-        return binding.copy_outputs_to_cpu()[0]
+        bound: Image = binding.copy_outputs_to_cpu()[0]
+        return bound
 
 
 def check_provider(provider: Provider) -> None:
@@ -120,7 +117,15 @@ def check_provider(provider: Provider) -> None:
         EngineError: it was not.
     """
     require(["onnxruntime"], extra="serve", purpose="running an exported model")
-    _check_single_build()
+    builds = []
+    for name in ("onnxruntime", "onnxruntime-gpu"):
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            builds.append(importlib.metadata.distribution(name))
+    if len(builds) > 1:
+        raise MissingDependencyError(
+            "onnxruntime and onnxruntime-gpu are both installed and overwrite each other's files: "
+            "pip uninstall -y onnxruntime onnxruntime-gpu, then pip install the one you want"
+        )
     import onnxruntime
 
     if _PROVIDERS[provider] not in onnxruntime.get_available_providers():
@@ -134,18 +139,3 @@ def usable_cpus() -> int:
     """How many CPUs this process may use."""
     # Not every system can say which.
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _check_single_build() -> None:
-    builds = []
-    for name in ("onnxruntime", "onnxruntime-gpu"):
-        try:
-            importlib.metadata.distribution(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-        builds.append(name)
-    if len(builds) > 1:
-        raise MissingDependencyError(
-            "onnxruntime and onnxruntime-gpu are both installed and overwrite each other's files: "
-            "pip uninstall -y onnxruntime onnxruntime-gpu, then pip install the one you want"
-        )

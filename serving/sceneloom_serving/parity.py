@@ -5,15 +5,8 @@ The limits are decisions (docs/parity.md), not flags. Exact precisions have hard
 are proven with a margin, on at least `LEAST_MAPS` maps: a limit that is met barely is not met on
 the next map.
 
-Maps and PyTorch's pictures of them, which travel with an export bundle: what an engine is judged
-by on a machine that has no torch.
-
-The golden probe: a real inference whose answer is known, because a server that says "ready" may
-still be broken.
-
-An export bundle holds `golden.npz`: one map, and the means of PyTorch's picture over blocks of
-16x16 pixels. A served model passes if its own block means are within 2 grey levels; lower
-precisions have more room.
+The golden probe is a real inference of a served model on one map, because a server that says
+"ready" may still be broken: its block means must be those of PyTorch's picture.
 """
 
 from __future__ import annotations

@@ -1,16 +1,12 @@
 """The record beside a TensorRT plan, `model.plan.json`: what it was built from, with what, for
 which GPU, and how it was proven.
 
-A plan is executable code, not data: whoever can write one can run anything in the process that
-loads it. So a plan is loaded only if its bytes have the hash that its record names, and only where
-the record says it belongs; both are checked before TensorRT sees a byte. docs/tensorrt.md is the
-specification.
+A plan is executable code, not data: its author can run anything in the process that loads it. So a
+plan is loaded only if its bytes have the hash that its record names, and only where the record says
+it belongs. Both are checked before TensorRT sees a byte. docs/tensorrt.md is the specification.
 
-Optimisation profiles: the ranges of batch and size that a TensorRT plan takes, each tuned for
-one point of them.
-
-A profile whose ranges are single values is the fastest; several profiles let one plan serve single
-pictures and batches alike.
+Optimisation profiles are the ranges of batch and size that a plan takes, each tuned for one point.
+Single values are the fastest; several profiles let one plan serve single pictures and batches.
 """
 
 from __future__ import annotations
@@ -221,9 +217,16 @@ def check_plan(record: PlanRecord, plan_sha256: str, machine: Machine, source: s
         )
     built = record.machine
     wrong = []
-    if not _same_tensorrt(built.tensorrt, machine.tensorrt, record.version_compatible):
+    old, new = _numbers(built.tensorrt)[:3], _numbers(machine.tensorrt)[:3]
+    newer = record.version_compatible and old[:1] == new[:1] and old < new
+    if old != new and not newer:
         wrong.append(f"TensorRT {built.tensorrt}, this is {machine.tensorrt}")
-    if not _same_gpu(built, machine, record.hardware):
+    if record.hardware == "ampere+":
+        fits = _numbers(machine.compute_capability) >= (8, 0)
+    else:
+        fits = built.compute_capability == machine.compute_capability
+        fits &= record.hardware == "same-capability" or built.gpu == machine.gpu
+    if not fits:
         wrong.append(
             f"{built.gpu} (compute capability {built.compute_capability}), this is "
             f"{machine.gpu} ({machine.compute_capability})"
@@ -237,18 +240,6 @@ def check_plan(record: PlanRecord, plan_sha256: str, machine: Machine, source: s
         raise PlanRefusedError(
             f"{source}: was built for {'; for '.join(wrong)}: build it here with sceneloom engine"
         )
-
-
-def _same_tensorrt(built: str, here: str, version_compatible: bool) -> bool:
-    old, new = _numbers(built)[:3], _numbers(here)[:3]
-    return old == new or (version_compatible and old[:1] == new[:1] and old < new)
-
-
-def _same_gpu(built: Machine, here: Machine, hardware: Hardware) -> bool:
-    if hardware == "ampere+":
-        return _numbers(here.compute_capability) >= (8, 0)
-    same = built.compute_capability == here.compute_capability
-    return same and (hardware == "same-capability" or built.gpu == here.gpu)
 
 
 def _numbers(version: str) -> tuple[int, ...]:
@@ -353,12 +344,11 @@ def choose_profile(
         is tuned nearest to them, or else as many as any takes; None if no profile takes the size.
     """
     for count in range(batch, 0, -1):
-        takers = [i for i, p in enumerate(profiles) if p.takes(count, height, width)]
-        if takers:
-            return min(takers, key=lambda i: _distance(profiles[i], count, height, width)), count
+        distances = [
+            (abs(p.batch[1] - count), abs(p.height[1] - height) + abs(p.width[1] - width), number)
+            for number, p in enumerate(profiles)
+            if p.takes(count, height, width)
+        ]
+        if distances:
+            return min(distances)[-1], count
     return None
-
-
-def _distance(profile: Profile, batch: int, height: int, width: int) -> tuple[int, int]:
-    size = abs(profile.height[1] - height) + abs(profile.width[1] - width)
-    return abs(profile.batch[1] - batch), size

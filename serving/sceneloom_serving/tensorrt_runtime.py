@@ -4,9 +4,6 @@ Everything that a picture needs is allocated before the first one: pinned host a
 each profile's largest shape, and a CUDA graph that uploads, computes and downloads. The Python
 interface used here (tensors by name, enqueueV3) is the same in TensorRT 8.6, 10 and 11;
 tests/export/test_tensorrt_bindings.py holds it against the real bindings of each.
-
-Memory that is allocated once: for each tensor a block on the GPU and a pinned one on the host,
-and the stream and CUDA graph that move and compute between them. Needs cuda-python and NumPy only.
 """
 
 from __future__ import annotations
@@ -94,28 +91,22 @@ class TensorRTSynthesizer(Synthesizer):
             # The current GPU is a thread's own, and this may be another thread than the last.
             checked(load_cuda().cudaSetDevice(self._device), f"choosing GPU {self._device}")
             while done < batch:
-                index, count = self._choose(batch - done, height, width)
+                chosen = choose_profile(self.record.profiles, batch - done, height, width)
+                if chosen is None:
+                    profiles = ", ".join(map(str, self.record.profiles))
+                    raise SizeError(
+                        f"a batch of {batch - done} at {width}x{height} (width x height) is "
+                        f"outside the plan's profiles: {profiles}"
+                    )
+                index, count = chosen
                 part = {name: array[done : done + count] for name, array in inputs.items()}
-                self._execution(index).run(part, images[done : done + count])
+                if index not in self._executions:
+                    self._executions[index] = Execution(
+                        self._engine, index, self.record, self._stream, self._cuda_graphs
+                    )
+                self._executions[index].run(part, images[done : done + count])
                 done += count
         return images
-
-    def _choose(self, batch: int, height: int, width: int) -> tuple[int, int]:
-        chosen = choose_profile(self.record.profiles, batch, height, width)
-        if chosen is None:
-            profiles = ", ".join(map(str, self.record.profiles))
-            raise SizeError(
-                f"a batch of {batch} at {width}x{height} (width x height) is outside the plan's "
-                f"profiles: {profiles}"
-            )
-        return chosen
-
-    def _execution(self, index: int) -> Execution:
-        if index not in self._executions:
-            self._executions[index] = Execution(
-                self._engine, index, self.record, self._stream, self._cuda_graphs
-            )
-        return self._executions[index]
 
     @property
     def captured(self) -> bool:
