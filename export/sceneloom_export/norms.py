@@ -1,22 +1,20 @@
-"""Every InstanceNormalization rewritten: in two stages, as ONNX Runtime's CPU provider runs them, or
-as GroupNormalization, as TensorRT 8.6 takes them.
+"""Every InstanceNormalization rewritten: in two stages, as engines on the CPU run them, or as
+GroupNormalization, as TensorRT 8.6 takes them. Other engines take the graph as it was exported.
 
-ONNX Runtime's CPU provider sums all of a channel's values into one float32. At 2048x1024 these are 2,097,152, and
-over large even regions the rounding errors do not cancel: the first norm of a street scene came out
-wrong by up to 1e-2, and the picture of the full-size network by 2 grey levels. Summed row by row
-and then over the rows, the error is a hundred times smaller, at a few per cent of the time. Other
-engines build from the graph as it was exported, with its InstanceNormalization nodes.
+ONNX Runtime's CPU provider sums all of a channel's values into one float32. At 2048x1024 these are
+2,097,152, and over large even regions the rounding errors do not cancel: the first norm of a street
+scene came out wrong by up to 1e-2, and the picture of the full-size network by 2 grey levels.
+Summed row by row and then over the rows, the error is a hundred times smaller, at a few per cent
+of the time.
 
-TensorRT 8.6's Python parser gives InstanceNormalization to a plugin that needs cuDNN 8, and has no flag
-against it; GroupNormalization becomes TensorRT's own layer. The two are the same function when a
-group is one channel. 8.6 has no strongly typed networks: it is told per layer what must not become
-half, and its parser names a layer after its node. So the nodes that must stay float32 are named
-with `FLOAT32` in front: the norms; what comes after the last convolution; and what leads from an
-input to a comparison, an index or a shape, where half would change which label or which row is
-meant.
-
-Its parser counts up to a number that is known at run time in integers only, so Range (the pictures
-of a batch, for the style table's rows) counts in integers and is cast.
+TensorRT 8.6's Python parser gives InstanceNormalization to a plugin that needs cuDNN 8, and has no
+flag against it; GroupNormalization, the same function when a group is one channel, becomes its own
+layer. 8.6 has no strongly typed networks: it is told per layer what must not become half, and its
+parser names a layer after its node. So the nodes that must stay float32 are named with `FLOAT32` in
+front: the norms; what comes after the last convolution; and what leads from an input to a
+comparison, an index or a shape, where half would change which label or which row is meant. It
+counts up to a number that is known at run time in integers only, so Range (the pictures of a batch,
+for the style table's rows) counts in integers and is cast.
 """
 
 from __future__ import annotations

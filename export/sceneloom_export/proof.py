@@ -101,7 +101,7 @@ def judge_rounded(
         contract: of the model.
         precision: fp16 or bf16.
         references: maps, and the pictures they must give.
-        recognition: a segmenter that looks at the pictures of bf16 too.
+        recognition: also looks at the pictures of bf16.
     """
     rounded = RoundedSynthesizer(generator, contract, _DTYPES[precision])
     pictures = reference_pictures(rounded, references.requests)
@@ -123,11 +123,6 @@ def judge_quantised(
 ) -> Judged:
     """Run the quantised graph in OpenVINO, which computes it in int8, and hold it against the
     limits.
-
-    Args:
-        graph: with Q/DQ nodes.
-        references: maps, and the pictures they must give.
-        recognition: a segmenter that looks at the pictures too.
     """
     with OpenVinoSynthesizer(graph, precision="int8") as engine:
         pictures = reference_pictures(engine, references.requests)
@@ -285,7 +280,7 @@ def draw_map(contract: Contract, size: tuple[int, int], seed: int) -> Request:
     Args:
         contract: of the model.
         size: (height, width), as the network takes it.
-        seed: equal seeds draw equal maps.
+        seed: equal seeds give equal maps.
     """
     if contract.schema.name not in _OF_STREETS:
         return draw_probe(contract, *size, seed)

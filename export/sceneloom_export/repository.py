@@ -106,15 +106,7 @@ def fill_config(
     engine: str,
     known: Mapping[str, str] = MappingProxyType({}),
 ) -> None:
-    """Fill in the template of config.pbtxt.
-
-    Args:
-        template: `triton_models/synthesis/config.pbtxt`.
-        target: the file to write.
-        contract: goes into `parameters`; decides which inputs there are.
-        settings: batching, queue, warm-up and instances.
-        engine: what the Python backend runs.
-        known: further `parameters`.
+    """Fill in the template of config.pbtxt; arguments as of `write_configs`.
 
     Raises:
         SizeError: a warm-up size that the model does not take.

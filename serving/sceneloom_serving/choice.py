@@ -290,7 +290,7 @@ class Known:
 def what_is_known(
     repository: Path, bundle_hash: str, engine: str, engines: Mapping[str, Engine] = ENGINES
 ) -> Known:
-    """Look up what was measured of an engine on this machine, or else at export; measures nothing."""
+    """Look up what was measured of an engine on this machine, or else at export."""
     version, report = repository / MODEL_NAME / "1", _proof(repository)
     exact = _remembered(bundle_hash, version, engines, "exact") or {}
     fast = _remembered(bundle_hash, version, engines, "fast") or {}
@@ -311,7 +311,7 @@ def known_of(
     left_out: Mapping[Precision, str],
     engines: Mapping[str, Engine] = ENGINES,
 ) -> Known:
-    """What has just been measured of the engine that serves; `measured` is of all engines."""
+    """What has just been measured of the engine that serves."""
     by_name = {one.engine: one.to_json() for one in measured}
     fast = {"engine": fastest(measured, "fast", engines), "measured": by_name}
     unproven = _unproven(version, left_out, engines)

@@ -406,13 +406,7 @@ class Heartbeat:
     """
 
     def __init__(self, url: str, golden: Golden, *, every: float) -> None:
-        """Prepare it.
-
-        Args:
-            url: ``HOST:PORT`` of the server's gRPC port.
-            golden: of the bundle that it serves.
-            every: seconds between probes, and for the answer to one.
-        """
+        """Prepare it: `every` is seconds between probes, and for the answer to one."""
         self._url, self._golden, self._every = url, golden, every
         self._done = threading.Event()
         self.failure: str | None = None
@@ -468,11 +462,8 @@ class HeldPorts:
     """
 
     def __init__(self, ports: Mapping[str, int]) -> None:
-        """Reserve the ports.
-
-        Args:
-            ports: purpose -> port; 0 takes a free one. Named ports are reserved first, so that a
-                free one is never one of them.
+        """Reserve the ports: purpose -> port, or 0 for a free one. Named ports are reserved first,
+        and so a free one is never one of them.
 
         Raises:
             ServerStartError: a named port is in use; the text names it and its flag.

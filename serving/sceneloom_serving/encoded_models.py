@@ -1,6 +1,6 @@
-"""The two Python steps of the encoded path, `synthesis_decode` and `synthesis_encode`: as functions,
-and as models of Triton's Python backend; and the golden probe through the path. The model.py files
-in `triton_models/` are shims over the models.
+"""The two Python steps of the encoded path, `synthesis_decode` and `synthesis_encode`: functions,
+as models of Triton's Python backend, and the golden probe through them. The model.py files in
+`triton_models/` are shims over the models.
 
 Each model is one process. Triton's batcher hands it a few requests at a time, which run in as many
 threads as there are cores: packing and unpacking takes the time, beside other threads. Requests

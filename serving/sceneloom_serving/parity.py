@@ -21,7 +21,7 @@ import numpy.typing as npt
 
 from sceneloom.contract import precision_of
 from sceneloom.errors import ModelFailedError, ParityError
-from sceneloom.synthesizer import Image, InstanceMap, LabelMap, Request, Style, Synthesizer
+from sceneloom.synthesizer import Image, Request, Synthesizer
 from sceneloom_serving.bundle import Golden, block_means
 
 Precision = Literal["fp32", "fp16", "bf16", "int8"]
@@ -105,12 +105,7 @@ PROOFS: dict[Precision, Limits] = {
 def compare(
     references: Sequence[npt.NDArray[np.uint8]], candidates: Sequence[npt.NDArray[np.uint8]]
 ) -> Parity:
-    """Compare pictures.
-
-    Args:
-        references: uint8 pictures of any shape.
-        candidates: as many, of equal shapes.
-    """
+    """Compare uint8 pictures with as many of equal shapes."""
     assert references
     found = []
     for reference, candidate in zip(references, candidates, strict=True):
@@ -141,9 +136,6 @@ def run_parity(
         references: the pictures of `reference_pictures`.
         candidate: the engine to be judged.
         requests: the maps they belong to.
-
-    Returns:
-        the differences over all pictures.
     """
     copies = 2 if candidate.max_batch_size > 1 else 1
     expected, got = [], []
@@ -156,12 +148,6 @@ def run_parity(
 
 def check_proof(parity: Parity, precision: Precision, engine: str, maps: int) -> None:
     """Refuse an engine that does not prove itself with its precision's margin.
-
-    Args:
-        parity: its differences from PyTorch in float32 on the reference maps.
-        precision: whose proof holds.
-        engine: what to call it in an error.
-        maps: how many reference maps there are.
 
     Raises:
         ParityError: names every limit that is not kept, or says that there are too few maps.
@@ -179,12 +165,6 @@ def check_parity(
 ) -> None:
     """Refuse an engine that differs by more than the limits of its precision.
 
-    Args:
-        parity: its differences from PyTorch in float32.
-        precision: whose limits hold.
-        engine: what to call it in an error.
-        limits: other ones.
-
     Raises:
         ParityError: names every limit that is not kept.
     """
@@ -200,7 +180,7 @@ def check_parity(
         raise ParityError(f"{engine} differs from PyTorch by {'; by '.join(broken)} ({parity})")
 
 
-def _run(engine: Synthesizer, request: Request, copies: int) -> Image:
+def _run(engine: Synthesizer, request: Request | Golden, copies: int) -> Image:
     def batch(x: npt.NDArray[Any] | None) -> Any:
         return None if x is None else np.repeat(x[None], copies, 0)
 
@@ -218,7 +198,7 @@ _TOLERANCES = {"bf16": 4.0, "int8": 12.0}
 
 def make_golden(reference: Synthesizer, request: Request) -> Golden:
     """Run the reference once and keep what it answered."""
-    image = _probe(reference, request.label_map, request.instance_map, request.style)
+    image = _run(reference, request, 1)[0]
     return Golden(
         label_map=request.label_map,
         instance_map=request.instance_map,
@@ -228,21 +208,13 @@ def make_golden(reference: Synthesizer, request: Request) -> Golden:
 
 
 def check_golden(synthesizer: Synthesizer, golden: Golden, engine: str = "") -> float:
-    """Prove a served model with a real inference.
-
-    Args:
-        synthesizer: the served model.
-        golden: of the bundle that is served.
-        engine: its name, which ends in the precision; without one, float32's tolerance holds.
-
-    Returns:
-        the largest difference of a block's mean, in grey levels.
+    """Prove a served model with a real inference, as `check_picture` does.
 
     Raises:
         ModelFailedError: the picture is not the one that was exported.
         ServingError: there was no picture.
     """
-    image = _probe(synthesizer, golden.label_map, golden.instance_map, golden.style)
+    image = _run(synthesizer, golden, 1)[0]
     return check_picture(image, golden, engine)
 
 
@@ -269,18 +241,3 @@ def check_picture(image: Image, golden: Golden, engine: str = "") -> float:
             f"{difference:.1f} grey levels, {tolerance:g} is the limit"
         )
     return difference
-
-
-def _probe(
-    synthesizer: Synthesizer,
-    label_map: LabelMap,
-    instance_map: InstanceMap | None,
-    style: Style | None,
-) -> Image:
-    images = synthesizer.run_batch(
-        label_map[None],
-        None if instance_map is None else instance_map[None],
-        None if style is None else style[None],
-    )
-    image: Image = images[0]
-    return image

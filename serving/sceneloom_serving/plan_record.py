@@ -175,10 +175,6 @@ def read_record(plan: Path) -> PlanRecord:
 def verified_plan(plan: Path, machine: Machine) -> tuple[PlanRecord, bytes]:
     """Read a plan that may be loaded on this machine.
 
-    Args:
-        plan: the file.
-        machine: this machine.
-
     Returns:
         its record, and the very bytes whose hash was checked.
 
@@ -200,12 +196,6 @@ def check_plan(record: PlanRecord, plan_sha256: str, machine: Machine, source: s
     A newer driver than the one it was built with is fine, an older one is not. TensorRT's version
     must be the same, unless the plan is version-compatible; the GPU likewise, unless it is
     hardware-compatible.
-
-    Args:
-        record: the plan's.
-        plan_sha256: hash of the plan's bytes.
-        machine: where it is to be loaded.
-        source: what to call the plan in an error.
 
     Raises:
         PlanRefusedError: names everything that does not match.
@@ -332,12 +322,6 @@ def choose_profile(
     profiles: Sequence[Profile], batch: int, height: int, width: int
 ) -> tuple[int, int] | None:
     """Find the profile that a batch runs in.
-
-    Args:
-        profiles: of the plan.
-        batch: pictures to run.
-        height: of each.
-        width: of each.
 
     Returns:
         the profile's index and how many of the pictures it takes at once: all, in the profile that

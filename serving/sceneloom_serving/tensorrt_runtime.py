@@ -162,12 +162,7 @@ class Execution:
         return self._graph is not None
 
     def run(self, inputs: Inputs, image: Image) -> None:
-        """Run one batch that the profile takes.
-
-        Args:
-            inputs: by name, in the contract's types.
-            image: uint8 [N, H, W, 3], which is filled in.
-        """
+        """Run one batch that the profile takes into uint8 [N, H, W, 3]."""
         shapes: dict[str, tuple[int, ...]] = {name: array.shape for name, array in inputs.items()}
         shapes[OUTPUT_IMAGE] = image.shape
         for name, array in inputs.items():
@@ -274,11 +269,7 @@ class TensorBuffer:
     """One tensor's memory on both sides, for shapes up to a largest one."""
 
     def __init__(self, shape: tuple[int, ...], dtype: npt.DTypeLike) -> None:
-        """Allocate it.
-
-        Args:
-            shape: the largest shape that it will hold.
-            dtype: of its elements.
+        """Allocate it, for this shape at most.
 
         Raises:
             EngineError: the GPU or the host has not enough memory.
