@@ -173,7 +173,7 @@ def export_bundle(
         save_references(references, folder)
         save_golden(make_golden(TorchSynthesizer(generator, contract), golden), folder)
 
-        write_graphs(version, generator, contract, precisions, calibration_maps(contract, own))
+        write_graphs(version, generator, contract, precisions, own)
         graph = check_graph(version / GRAPH_FILE, "fp32", references, small)
 
         judged = judge(version, generator, contract, references, small, precisions, recognition)
@@ -240,8 +240,8 @@ def check_sizes(
         raise ExportError("the same size is named twice")
     for size in settings.warmup_sizes:
         contract.check_exact_size(*size)
-    height, width = contract.network_size(*largest)
-    if not sizes and (height, width) != largest:
+    if not sizes and contract.network_size(*largest) != largest:
+        height, width = contract.network_size(*largest)
         raise SizeError(
             f"largest is {largest[1]}x{largest[0]} (width x height); each side is a multiple of "
             f"{contract.size_multiple} for this model, the next is {width}x{height}"
@@ -258,7 +258,7 @@ def write_graphs(
     generator: SynthesisNetwork,
     contract: Contract,
     precisions: Sequence[Precision],
-    calibration: list[Request],
+    own: list[Request],
 ) -> None:
     """Write the graphs: float32, the same with accurate norms, half, and int8.
 
@@ -267,7 +267,7 @@ def write_graphs(
         generator: float32.
         contract: goes into the graphs.
         precisions: half and int8 are written where they are among them.
-        calibration: maps that ranges of int8 are found on.
+        own: the user's maps; ranges of int8 are found on them, or else on drawn ones.
     """
     graph = version / GRAPH_FILE
     export_onnx(ServedGenerator(generator, contract).eval(), graph)
@@ -278,7 +278,7 @@ def write_graphs(
         half = ServedGenerator(HalfGenerator(generator).eval(), contract).eval()
         export_onnx(half, version / FP16_FILE, weights=WEIGHTS[FP16_FILE])
     if "int8" in precisions:
-        quantise(version / MODEL_FILE, version / INT8_FILE, calibration)
+        quantise(version / MODEL_FILE, version / INT8_FILE, calibration_maps(contract, own))
 
 
 def judge(
