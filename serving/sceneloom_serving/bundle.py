@@ -159,7 +159,9 @@ def load_references(folder: Path) -> References:
         labels, instances, style, picture = found
         if not _are_maps(labels, instances, style):
             break
-        if picture.dtype != np.uint8 or picture.shape != (1, *labels.shape, 3):
+        if picture is None or picture.dtype != np.uint8:
+            break
+        if picture.shape != (1, *labels.shape, 3):
             break
         requests.append(
             Request(label_map=labels, instance_map=instances, style=style, padding=Padding())

@@ -115,7 +115,8 @@ class OpenVinoSynthesizer(Synthesizer):
                 channels = self.contract.schema.channels
                 present = present_classes(label_maps, channels, self._room)
                 if present is None:  # maps of so many classes are rare: loaded at the first one
-                    self._whole = self._whole or self._compile(self._graph)
+                    if self._whole is None:
+                        self._whole = self._compile(self._graph)
                     request = self._whole
             image: Image = request.infer(inputs | (present or {}))[0]
             return image.copy()  # the next call writes into the same memory
