@@ -4,7 +4,7 @@
 # ready.
 #
 #   SCENELOOM_REPOSITORY     folder that sceneloom export wrote; /models
-#   SCENELOOM_VARIANT        tensorrt, tensorrt-throughput, onnxruntime, onnxruntime-tensorrt or embedded; tensorrt
+#   SCENELOOM_VARIANT        tensorrt, tensorrt-throughput, onnxruntime or embedded; tensorrt
 #   SCENELOOM_ENCODED        on also serves the encoded path, in two Python processes around the same model; off
 #   SCENELOOM_SHARED_MEMORY  on lets clients register shared memory; off
 #   SCENELOOM_ADMIN_KEY      opens the restricted APIs to who sends it; without it nobody can

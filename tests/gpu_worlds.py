@@ -20,10 +20,9 @@ def write_engine_bundle(folder: Path, sizes: tuple[tuple[int, int], ...] = ((64,
     from sceneloom.files import file_hash
     from sceneloom.schema import load_schema
     from sceneloom_export.graph import export_onnx
-    from sceneloom_export.group_norms import write_group_norms
-    from sceneloom_export.probe_maps import draw_probe
+    from sceneloom_export.proof import draw_probe
+    from sceneloom_serving.bundle import References, save_references
     from sceneloom_serving.parity import reference_pictures
-    from sceneloom_serving.references import References, save_references
     from sceneloom_training.networks import GeneratorArchitecture, ServedGenerator
     from sceneloom_training.torch_synthesizer import TorchSynthesizer
 
@@ -35,7 +34,6 @@ def write_engine_bundle(folder: Path, sizes: tuple[tuple[int, int], ...] = ((64,
     version = folder / "synthesis" / "1"
     version.mkdir(parents=True)
     export_onnx(ServedGenerator(generator, contract).eval(), version / "model.onnx")
-    write_group_norms(version / "model.onnx", version / "group_norms.onnx")
     requests = [draw_probe(contract, *size, seed) for seed, size in enumerate(sizes)]
     pictures = reference_pictures(TorchSynthesizer(generator, contract), requests)
     save_references(References(requests=requests, pictures=pictures), folder)

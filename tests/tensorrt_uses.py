@@ -16,7 +16,6 @@ GENERATIONS = ("8.6", "10", "11")
 FILES = (
     "export/sceneloom_export/tensorrt_build.py",
     "serving/sceneloom_serving/tensorrt_runtime.py",
-    "serving/sceneloom_serving/device_buffers.py",
     "serving/sceneloom_serving/gpu_machine.py",
 )
 ONLY_FOR = {

@@ -212,7 +212,7 @@ def run_record(folder: Path) -> Path:
 
 
 def references(folder: Path) -> Path:
-    from sceneloom_serving.references import References, save_references
+    from sceneloom_serving.bundle import References, save_references
 
     request = Request(label_map=LABELS, instance_map=INSTANCES, style=None, padding=Padding())
     save_references(References(requests=[request], pictures=[PHOTO[None]]), folder)
@@ -280,7 +280,7 @@ def read_record(path: Path) -> None:
 
 
 def read_references(path: Path) -> None:
-    from sceneloom_serving.references import load_references
+    from sceneloom_serving.bundle import load_references
 
     load_references(path.parent)
 

@@ -27,7 +27,7 @@ from sceneloom.errors import SceneLoomError
 from sceneloom.text import parse_json
 from sceneloom_bench.harness import CHECKOUT
 from sceneloom_bench.harness import DEMO as BUNDLE
-from sceneloom_serving.machine import describe_machine
+from sceneloom_serving.engines import describe_machine
 from sceneloom_streets.dataset import DEMO_SEEDS, TEST_SEEDS, TRAIN_SEEDS, write_streets
 from sceneloom_training.checkpoint import load_checkpoint, save_checkpoint
 from sceneloom_training.evaluation.scores import score_gap

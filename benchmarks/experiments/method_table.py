@@ -37,7 +37,7 @@ from sceneloom.pictures import write_image
 from sceneloom.schema import load_schema
 from sceneloom.text import parse_json
 from sceneloom_bench.harness import CHECKOUT
-from sceneloom_serving.machine import describe_machine
+from sceneloom_serving.engines import describe_machine
 from sceneloom_streets.dataset import TEST_SEEDS, TRAIN_SEEDS, write_streets
 from sceneloom_training.checkpoint import load_checkpoint
 from sceneloom_training.data import DataSettings, Geometry, open_data_set

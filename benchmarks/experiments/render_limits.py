@@ -57,7 +57,7 @@ from sceneloom_bench.noop_server import (
     write_noop_repository,
 )
 from sceneloom_bench.turns import rounds_in_turn
-from sceneloom_serving.machine import describe_machine
+from sceneloom_serving.engines import describe_machine
 from sceneloom_streets import draw_street
 
 HEIGHT, WIDTH = 1024, 2048

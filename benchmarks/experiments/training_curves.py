@@ -20,7 +20,7 @@ import numpy as np
 import tyro
 
 from sceneloom.text import parse_json
-from sceneloom_serving.machine import describe_machine
+from sceneloom_serving.engines import describe_machine
 
 _NOT_LOSSES = {"step", "epoch", "learning_rate", "images_per_second", "colour_error"}
 _SHOWN = 5

@@ -49,7 +49,7 @@ from torch.nn import functional
 
 from sceneloom_bench.child_process import ChildProcess
 from sceneloom_bench.turns import rounds_in_turn
-from sceneloom_serving.machine import describe_machine, peak_memory_mib
+from sceneloom_serving.engines import describe_machine, peak_memory_mib
 from sceneloom_training import settings as s
 from sceneloom_training.assembly import assemble
 from sceneloom_training.batches import Batch, stack, to_tensors

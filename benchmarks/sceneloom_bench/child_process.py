@@ -24,7 +24,7 @@ from typing_extensions import Self
 
 from sceneloom.errors import EngineError, SceneLoomError
 from sceneloom.text import one_line
-from sceneloom_serving.machine import peak_memory_mib
+from sceneloom_serving.engines import peak_memory_mib
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")

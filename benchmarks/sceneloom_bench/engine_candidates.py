@@ -23,9 +23,9 @@ from sceneloom_bench.peaks import Device
 from sceneloom_bench.reports.report import say
 from sceneloom_bench.turns import DeviceTimed, EngineProcess, EngineRunner, Runner
 from sceneloom_export.settings import ExportPrecision
-from sceneloom_serving.engines import ENGINES, open_engine, unavailable
-from sceneloom_serving.machine import peak_memory_mib
-from sceneloom_serving.onnx_runtime import MODEL_FILE, usable_cpus
+from sceneloom_serving.bundle import MODEL_FILE
+from sceneloom_serving.engines import ENGINES, open_engine, peak_memory_mib, unavailable
+from sceneloom_serving.onnx_runtime import usable_cpus
 from sceneloom_serving.parity import Precision
 from sceneloom_training.torch_synthesizer import TorchSynthesizer
 

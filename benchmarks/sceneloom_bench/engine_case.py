@@ -15,10 +15,14 @@ from sceneloom.contract import MODEL_NAME, Contract
 from sceneloom.errors import InputError, require
 from sceneloom.files import file_hash
 from sceneloom_bench.reports.report import say
-from sceneloom_export.settings import ExportPrecision, ExportSettings, ServingSettings
-from sceneloom_export.tensorrt_settings import EngineSettings
-from sceneloom_serving.engines import GRAPH_FILE, INT8_FILE, Engine
-from sceneloom_serving.onnx_runtime import MODEL_FILE
+from sceneloom_export.settings import (
+    EngineSettings,
+    ExportPrecision,
+    ExportSettings,
+    ServingSettings,
+)
+from sceneloom_serving.bundle import GRAPH_FILE, INT8_FILE, MODEL_FILE
+from sceneloom_serving.engines import Engine
 from sceneloom_serving.parity import Precision
 
 if TYPE_CHECKING:
@@ -169,8 +173,8 @@ def make_bundle(
     packages = ("torch", "safetensors", "onnx", "onnxscript", "onnxruntime")
     require(packages, extra="export", purpose="exporting a model")
     from sceneloom_export.bundle import export_bundle
-    from sceneloom_export.proof_maps import calibration_maps
-    from sceneloom_export.quantise import quantise
+    from sceneloom_export.precision import quantise
+    from sceneloom_export.proof import calibration_maps
 
     exported = export_bundle(
         checkpoint,

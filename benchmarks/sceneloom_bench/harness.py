@@ -26,10 +26,10 @@ from sceneloom.maps import DEFAULT_MAX_PIXELS, instance_map_png, label_map_png
 from sceneloom.request import Request
 from sceneloom_bench.reports.report import Report, flags_of, say, write_report
 from sceneloom_bench.reports.tables import describe
-from sceneloom_export.proof_maps import draw_map, read_own_maps
+from sceneloom_export.proof import draw_map, read_own_maps
+from sceneloom_serving.bundle import bundle_hash
 from sceneloom_serving.choice import choose_engine
 from sceneloom_serving.embedded import EmbeddedServer, ServerSettings
-from sceneloom_serving.verify import bundle_hash
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 """The checkout: it holds the demo's weights, the committed limits and the results."""

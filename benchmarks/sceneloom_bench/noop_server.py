@@ -193,8 +193,7 @@ class NoopServer:
     def start(self) -> Self:
         """Start the server and wait until it is ready; returns itself."""
         from sceneloom.files import new_prefix
-        from sceneloom_serving.bundled_server import find_bundled_server
-        from sceneloom_serving.leftovers import new_folder
+        from sceneloom_serving.bundled_server import find_bundled_server, new_folder
 
         assert self._process is None, "already started"
         server = find_bundled_server()
@@ -246,7 +245,7 @@ class NoopServer:
         self._end(signal.SIGKILL)
 
     def _end(self, number: int) -> None:
-        from sceneloom_serving.leftovers import remove
+        from sceneloom_serving.bundled_server import remove
 
         process, self._process = self._process, None
         if process is None:

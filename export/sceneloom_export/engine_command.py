@@ -8,7 +8,7 @@ from typing import Annotated
 from tyro.conf import OmitArgPrefixes, Positional, arg
 
 from sceneloom_export.engine import build_engine
-from sceneloom_export.tensorrt_settings import EngineSettings
+from sceneloom_export.settings import EngineSettings
 
 
 def main(
@@ -21,9 +21,8 @@ def main(
 ) -> int:
     """Build a TensorRT plan on the GPU of this machine; what differs from PyTorch is not kept.
 
-    Uses TensorRT's Python module (8.6, 10.12 or newer, 11), or trtexec where only that is
-    installed. A plan is executable code: its record, written beside it, has its hash and says where
-    it may be loaded.
+    Uses TensorRT's Python bindings (8.6, 10.12 or newer, 11). A plan is executable code: its
+    record, written beside it, has its hash and says where it may be loaded.
 
     Args:
         model: model.onnx of an export bundle (DIR/synthesis/1/model.onnx); the graph that this

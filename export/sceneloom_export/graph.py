@@ -1,4 +1,10 @@
-"""PyTorch -> ONNX: the served graph with dynamic batch, height and width, opset 18."""
+"""PyTorch -> ONNX: the served graph with dynamic batch, height and width, opset 18, and the rules
+that every engine we build for imposes on it, checked before anything is built.
+
+TensorRT takes UINT8 only as network input or output and casts it only to and from floats, has no
+UINT16 and lists no Clip on INT32 in 8.6 and 10.1; 8.6's parser knows opset 17 and reads 18 where
+the operators mean the same. docs/graph.md gives the reason for each rule.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +16,7 @@ from pathlib import Path
 
 import onnx
 import torch
+from onnx import TensorProto
 
 from sceneloom.contract import (
     INPUT_INSTANCES,
@@ -20,13 +27,28 @@ from sceneloom.contract import (
     STYLE_ROWS,
     Contract,
 )
-from sceneloom_export.rules import OPSET
+from sceneloom.errors import GraphRuleError
+from sceneloom.text import reason
+from sceneloom_serving.bundle import GRAPH_FILE, WEIGHTS
 from sceneloom_training.networks import ServedGenerator
 
-WEIGHTS = "weights.bin"
-"""File of the weights, beside the graphs that use them."""
-WEIGHTS_FP16 = "weights-fp16.bin"
-"""The same in half."""
+OPSET = 18
+_INPUTS = {
+    INPUT_LABELS: (TensorProto.UINT8, 3),
+    INPUT_INSTANCES: (TensorProto.INT32, 3),
+    INPUT_STYLE: (TensorProto.FLOAT, 3),
+}
+_OUTPUTS = {OUTPUT_IMAGE: (TensorProto.UINT8, 4)}
+_FORBIDDEN_TYPES: dict[int, str] = {
+    TensorProto.UINT8: "UINT8",
+    TensorProto.UINT16: "UINT16",
+    TensorProto.INT16: "INT16",
+    TensorProto.UINT32: "UINT32",
+    TensorProto.UINT64: "UINT64",
+    TensorProto.DOUBLE: "DOUBLE",
+    TensorProto.STRING: "STRING",
+}
+_INTEGERS = (TensorProto.INT32, TensorProto.INT64)
 
 
 def input_names(contract: Contract) -> list[str]:
@@ -39,7 +61,7 @@ def input_names(contract: Contract) -> list[str]:
     return names
 
 
-def export_onnx(served: ServedGenerator, path: Path, *, weights: str = WEIGHTS) -> None:
+def export_onnx(served: ServedGenerator, path: Path, *, weights: str = WEIGHTS[GRAPH_FILE]) -> None:
     """Write the served graph; the contract is in its metadata, the weights are in a file beside it.
 
     Args:
@@ -48,15 +70,6 @@ def export_onnx(served: ServedGenerator, path: Path, *, weights: str = WEIGHTS) 
         weights: the file of the weights, in the same folder; graphs of the same model and precision
             share it.
     """
-    model = _trace(served)
-    _name_dimensions(model)
-    _move_shapes(model)
-    onnx.helper.set_model_props(model, {PARAMETER: served.contract.dumps()})
-    onnx.save(model, path, save_as_external_data=True, location=weights, size_threshold=4096)
-    onnx.checker.check_model(str(path), full_check=True)
-
-
-def _trace(served: ServedGenerator) -> onnx.ModelProto:
     contract = served.contract
     batch, height, width = 2, 2 * contract.min_side, 3 * contract.min_side
     examples = {
@@ -69,7 +82,7 @@ def _trace(served: ServedGenerator) -> onnx.ModelProto:
     shapes = {
         n: {0: dynamic} if n == INPUT_STYLE else {0: dynamic, 1: dynamic, 2: dynamic} for n in names
     }
-    with _quiet(), torch.no_grad():
+    with quiet("torch.onnx"), torch.no_grad():
         program = torch.onnx.export(
             served,
             tuple(examples[n] for n in names),
@@ -84,15 +97,30 @@ def _trace(served: ServedGenerator) -> onnx.ModelProto:
     assert program is not None
     model = program.model_proto
     assert isinstance(model, onnx.ModelProto)
-    return model
+    # The exporter's symbols (s38, s59, ...) become batch, height and width. Intermediate shapes are
+    # expressions in the old symbols; checkers infer their own.
+    labels = next(i for i in model.graph.input if i.name == INPUT_LABELS)
+    symbols = [dim.dim_param for dim in labels.type.tensor_type.shape.dim]
+    axes = ("batch", "height", "width")
+    renamed = dict(zip(symbols, axes, strict=True))
+    del model.graph.value_info[:]
+    for value in [*model.graph.input, *model.graph.output]:
+        for axis, dim in enumerate(value.type.tensor_type.shape.dim):
+            if dim.dim_param:
+                dim.dim_param = renamed.get(dim.dim_param, axes[axis])
+    # Sizes are read from the int32 instance map: engines can only cast UINT8.
+    for node in model.graph.node:
+        if node.op_type == "Shape" and node.input[0] == INPUT_LABELS:
+            node.input[0] = INPUT_INSTANCES
+    onnx.helper.set_model_props(model, {PARAMETER: served.contract.dumps()})
+    onnx.save(model, path, save_as_external_data=True, location=weights, size_threshold=4096)
+    onnx.checker.check_model(str(path), full_check=True)
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep the exporter's own notes (torchvision's absence, deprecations inside torch) from the
-    user.
-    """
-    logger = logging.getLogger("torch.onnx")
+def quiet(logger_name: str | None) -> Iterator[None]:
+    """Keep notes of an exporter or quantiser from the user: they advise on steps that are done."""
+    logger = logging.getLogger(logger_name)
     level = logger.level
     logger.setLevel(logging.ERROR)
     try:
@@ -103,25 +131,79 @@ def _quiet() -> Iterator[None]:
         logger.setLevel(level)
 
 
-def _name_dimensions(model: onnx.ModelProto) -> None:
-    """Replace the exporter's symbols (s38, s59, ...) by batch, height and width."""
-    labels = next(i for i in model.graph.input if i.name == INPUT_LABELS)
-    symbols = [dim.dim_param for dim in labels.type.tensor_type.shape.dim]
-    names = dict(zip(symbols, ("batch", "height", "width"), strict=True))
-    del model.graph.value_info[
-        :
-    ]  # intermediate shapes are expressions in the old symbols; checkers infer their own
-    for value in [*model.graph.input, *model.graph.output]:
-        for axis, dim in enumerate(value.type.tensor_type.shape.dim):
-            if dim.dim_param:
-                fallback = ("batch", "height", "width")[axis]
-                dim.dim_param = names.get(dim.dim_param, fallback)
+def check_rules(model: onnx.ModelProto, *, instance_norms: int) -> None:
+    """Check a graph against every rule.
 
+    Args:
+        model: the exported model.
+        instance_norms: how many InstanceNorm calls the PyTorch network makes; each must still be
+            one node.
 
-def _move_shapes(model: onnx.ModelProto) -> None:
-    """Read sizes from the int32 instance map: the only thing an engine may do with UINT8 is to cast
-    it.
+    Raises:
+        GraphRuleError: names every rule that is broken, and where.
     """
+    broken = [*_broken_outside(model), *_broken_inside(model, instance_norms)]
+    if broken:
+        raise GraphRuleError("the graph breaks the engines' rules: " + "; ".join(broken))
+
+
+def _broken_outside(model: onnx.ModelProto) -> Iterator[str]:
+    """Opset, inputs and outputs."""
+    versions = {entry.domain: entry.version for entry in model.opset_import}
+    if versions.get("") != OPSET:
+        yield f"opset {versions.get('')}, it must be {OPSET}"
+    used = {node.domain for node in model.graph.node} - {"", "ai.onnx"}
+    if used or model.functions:
+        yield f"operators of the domains {sorted(used)}, or local functions"
+    for values, expected in ((model.graph.input, _INPUTS), (model.graph.output, _OUTPUTS)):
+        for value in values:
+            tensor = value.type.tensor_type
+            dims = tensor.shape.dim
+            if value.name not in expected:
+                yield f"{value.name!r} is not a tensor of the served model"
+            elif (tensor.elem_type, len(dims)) != expected[value.name]:
+                yield f"{value.name!r} has the wrong type or rank"
+            elif not dims[0].dim_param:
+                yield f"{value.name!r} has a fixed batch size"
+            elif value.name != INPUT_STYLE and not (dims[1].dim_param and dims[2].dim_param):
+                yield f"{value.name!r} has a fixed height or width"
+    if INPUT_LABELS not in {value.name for value in model.graph.input}:
+        yield f"no input {INPUT_LABELS!r}"
+    if [value.name for value in model.graph.output] != [OUTPUT_IMAGE]:
+        yield f"the outputs are not [{OUTPUT_IMAGE!r}]"
     for node in model.graph.node:
-        if node.op_type == "Shape" and node.input[0] == INPUT_LABELS:
-            node.input[0] = INPUT_INSTANCES
+        if INPUT_LABELS in node.input and not _is_cast(node, TensorProto.FLOAT):
+            yield f"{INPUT_LABELS!r} is read by {node.op_type}; it must be cast to FLOAT first"
+        if OUTPUT_IMAGE in node.output and not _is_cast(node, TensorProto.UINT8):
+            yield f"{OUTPUT_IMAGE!r} is made by {node.op_type}; it must be a Cast to UINT8"
+
+
+def _is_cast(node: onnx.NodeProto, to: int) -> bool:
+    return node.op_type == "Cast" and any(a.name == "to" and a.i == to for a in node.attribute)
+
+
+def _broken_inside(model: onnx.ModelProto, instance_norms: int) -> Iterator[str]:
+    """Operators, and types of what runs between them."""
+    found = sum(node.op_type == "InstanceNormalization" for node in model.graph.node)
+    if found != instance_norms:
+        yield f"{found} InstanceNormalization nodes where the network has {instance_norms}"
+    try:
+        graph = onnx.shape_inference.infer_shapes(model, strict_mode=True, data_prop=False).graph
+    except onnx.shape_inference.InferenceError as error:
+        yield f"its types cannot be inferred ({reason(error)})"
+        return
+    values = [*graph.input, *graph.output, *graph.value_info]
+    types = {v.name: v.type.tensor_type.elem_type for v in values}
+    types |= {tensor.name: tensor.data_type for tensor in graph.initializer}
+    ends = {value.name for value in [*model.graph.input, *model.graph.output]}
+    for name, kind in types.items():
+        if kind in _FORBIDDEN_TYPES and name not in ends:
+            yield f"tensor {name!r} is {_FORBIDDEN_TYPES[kind]}"
+    for node in model.graph.node:
+        name, kind = node.name or node.op_type, types.get(node.input[0]) if node.input else None
+        if node.op_type == "OneHot":
+            yield f"{name}: OneHot, use Cast and Equal"
+        if node.op_type in ("Clip", "Min", "Max") and kind in _INTEGERS:
+            yield f"{name}: {node.op_type} on integers, clamp in float"
+        if node.op_type == "Cast" and node.input[0] != INPUT_LABELS and kind == TensorProto.UINT8:
+            yield f"{name}: a second Cast from UINT8"

@@ -1,19 +1,31 @@
-"""Proving an export: reference pictures by PyTorch in float32, and judges of lower precisions."""
+"""Proving an export: the maps it is proven and calibrated on, reference pictures by PyTorch in
+float32, and judges of lower precisions.
+
+A fast precision is proven on maps of eight kinds beside the others: what one kind keeps within the
+limits another may not.
+"""
 
 from __future__ import annotations
 
 import dataclasses
+import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import cv2
+import numpy as np
+import numpy.typing as npt
 import torch
 
-from sceneloom.contract import Contract
-from sceneloom.errors import ParityError
-from sceneloom.maps import Image
-from sceneloom.request import Request
-from sceneloom_export.recognition import Recognition
-from sceneloom_export.rounding import RoundedSynthesizer, check_half_range
+from sceneloom.contract import STYLE_ROWS, Contract
+from sceneloom.errors import InputError, ParityError, SizeError
+from sceneloom.file_tree import LeftOut
+from sceneloom.maps import Image, OnUnknown, read_instance_map, read_label_map, renumber_instances
+from sceneloom.pairing import pair_maps
+from sceneloom.request import Padding, Request, prepare
+from sceneloom_export.precision import Recognition, RoundedSynthesizer, check_half_range
+from sceneloom_serving.bundle import BLOCK, References
 from sceneloom_serving.onnx_runtime import OnnxRuntimeSynthesizer
 from sceneloom_serving.openvino_runtime import OpenVinoSynthesizer
 from sceneloom_serving.parity import (
@@ -25,7 +37,7 @@ from sceneloom_serving.parity import (
     reference_pictures,
     run_parity,
 )
-from sceneloom_serving.references import References
+from sceneloom_streets import draw_street
 from sceneloom_training.networks import SynthesisNetwork
 from sceneloom_training.torch_synthesizer import TorchSynthesizer
 
@@ -87,7 +99,7 @@ def judge_rounded(
         contract: of the model.
         precision: fp16 or bf16.
         references: maps, and the pictures they must give.
-        recognition: a segmenter that looks at the pictures of bf16 too.
+        recognition: also looks at the pictures of bf16.
     """
     rounded = RoundedSynthesizer(generator, contract, _DTYPES[precision])
     pictures = reference_pictures(rounded, references.requests)
@@ -109,11 +121,6 @@ def judge_quantised(
 ) -> Judged:
     """Run the quantised graph in OpenVINO, which computes it in int8, and hold it against the
     limits.
-
-    Args:
-        graph: with Q/DQ nodes.
-        references: maps, and the pictures they must give.
-        recognition: a segmenter that looks at the pictures too.
     """
     with OpenVinoSynthesizer(graph, precision="int8") as engine:
         pictures = reference_pictures(engine, references.requests)
@@ -160,3 +167,280 @@ def check_graph(
     parity = run_parity(references.pictures[:count], runtime, references.requests[:count])
     check_parity(parity, precision, f"{graph.name} in ONNX Runtime")
     return parity
+
+
+CALIBRATION_MAPS = 8
+_CALIBRATION_SIZE = _MODERATE_SIZE = (256, 512)
+_STREETS = 3
+_OF_STREETS = {"cityscapes": False, "cityscapes-markings": True}
+"""Schemas that streets are drawn in, and whether they tell lane markings from the road."""
+_STREET_SEED = 3_000_000
+"""Far from every street that anything was trained or tested on."""
+
+
+def reference_maps(
+    contract: Contract, largest: tuple[int, int], own: list[Request], *, kinds: bool = False
+) -> list[Request]:
+    """The maps that parity is proven on, the largest last.
+
+    Args:
+        contract: of the model, with the sizes it is served at.
+        largest: the (height, width) to prove it at, where the contract takes any size.
+        own: the user's, in front of the last.
+        kinds: add maps of eight kinds, and three streets where the schema is Cityscapes', at a
+            moderate size: what a fast precision is proven on.
+
+    Returns:
+        shapes of every kind at small sizes, or at all that the contract names; then one map at the
+        largest: a street where the schema is Cityscapes', whose large even regions are what
+        inaccurate norms fail on.
+    """
+    sizes = probe_sizes(contract)
+    last = max(sizes, key=lambda s: s[0] * s[1])
+    if contract.sizes is None:
+        last = contract.network_size(*largest)
+    probes = [draw_probe(contract, *size, seed) for seed, size in enumerate(sizes)]
+    more: list[Request] = []
+    if kinds:
+        if contract.sizes is not None:
+            size = min(contract.sizes, key=lambda s: s[0] * s[1])
+        else:
+            moderate = [min(*sides) for sides in zip(largest, _MODERATE_SIZE, strict=True)]
+            size = contract.network_size(*(max(side, contract.min_side) for side in moderate))
+        streets = _STREETS if contract.schema.name in _OF_STREETS else 0
+        more = draw_kinds(contract, *size, seed=2000)
+        more += [draw_map(contract, size, 200 + number) for number in range(streets)]
+    return [*probes, *more, *own, draw_map(contract, last, len(sizes))]
+
+
+def calibration_maps(contract: Contract, own: list[Request]) -> list[Request]:
+    """The maps that ranges of int8 are found on: the user's own, or else drawn ones."""
+    if own:
+        return own[:CALIBRATION_MAPS]
+    side = 2 * contract.min_side
+    size = contract.network_size(max(_CALIBRATION_SIZE[0], side), max(_CALIBRATION_SIZE[1], side))
+    return [draw_map(contract, size, 100 + number) for number in range(CALIBRATION_MAPS)]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class OwnMaps:
+    """The first maps of a user's folder."""
+
+    requests: list[Request]
+    """As the network takes them."""
+    found: int
+    """How many maps the folder has."""
+    left_out: Sequence[LeftOut]
+    """What else lies in it."""
+
+
+def read_own_maps(
+    contract: Contract, folder: Path, most: int, *, unknown: OnUnknown = "error"
+) -> OwnMaps:
+    """Read the first maps of a folder, in `test_label` and `test_inst` or side by side.
+
+    Args:
+        contract: of the model.
+        folder: as `sceneloom render` takes it.
+        most: how many are read.
+        unknown: what to do with label ids that the schema does not have.
+
+    Raises:
+        InputError: there are none, or one is broken; the text names its file.
+        SizeError: one has to be padded; parity is measured on whole pictures.
+    """
+    labels, instances = folder / "test_label", folder / "test_inst"
+    pairs, left_out = pair_maps(
+        labels if labels.is_dir() else folder,
+        instances if instances.is_dir() else folder,
+        training_ids=contract.schema.has_training_ids,
+    )
+    needs = contract.boundaries or contract.style_channels
+    requests = []
+    for pair in pairs[:most]:
+        label_map = read_label_map(pair.label, contract.schema, unknown=unknown)
+        instance_map = read_instance_map(pair.instance) if needs and pair.instance else None
+        try:
+            request = prepare(contract, label_map, instance_map)
+        except InputError as error:
+            raise InputError(f"{pair.label}: {error}") from None
+        if request.padding:
+            raise SizeError(
+                f"{pair.label}: is no multiple of {contract.size_multiple} on each side"
+            )
+        requests.append(request)
+    return OwnMaps(requests=requests, found=len(pairs), left_out=left_out)
+
+
+def draw_map(contract: Contract, size: tuple[int, int], seed: int) -> Request:
+    """Draw a map that nothing was trained on: a street where the schema is Cityscapes'.
+
+    Args:
+        contract: of the model.
+        size: (height, width), as the network takes it.
+        seed: equal seeds give equal maps.
+    """
+    if contract.schema.name not in _OF_STREETS:
+        return draw_probe(contract, *size, seed)
+    markings = _OF_STREETS[contract.schema.name]
+    street = draw_street(_STREET_SEED + seed, *size, markings=markings)
+    needs = contract.boundaries or contract.style_channels
+    return prepare(contract, street.label_map, street.instance_map if needs else None)
+
+
+_LARGEST_INSTANCE_ID = 2**31 - 1
+
+
+def probe_sizes(contract: Contract) -> list[tuple[int, int]]:
+    """The (height, width) pairs to try: those the engine is for, or three of different shape if it
+    takes any.
+    """
+    if contract.sizes is not None:
+        return list(contract.sizes)
+    side = max(contract.min_side, 64 // contract.size_multiple * contract.size_multiple)
+    return [(side, side), (2 * side, 3 * side), (3 * side, 2 * side + contract.size_multiple)]
+
+
+def golden_size(contract: Contract) -> tuple[int, int]:
+    """The (height, width) of the golden map: an engine's first size, or at least 4 by 8 blocks."""
+    if contract.sizes is not None:
+        return contract.sizes[0]
+    unit = math.lcm(contract.size_multiple, BLOCK)
+    height = -(-max(contract.min_side, 4 * BLOCK) // unit) * unit
+    return height, 2 * height
+
+
+def draw_probe(
+    contract: Contract, height: int, width: int, seed: int, *, classes: int | None = None
+) -> Request:
+    """Draw one map: bands of labels, then ellipses, boxes and lines, each an instance of its own.
+
+    Args:
+        contract: decides the labels and which inputs there are.
+        height: pixels, a multiple of the contract's.
+        width: likewise.
+        seed: equal seeds give equal maps.
+        classes: most labels that occur, out of all of the schema; None is no limit.
+    """
+    rng = np.random.default_rng(seed)
+    channels = contract.schema.channels
+    label_map = np.zeros((height, width), np.uint8)
+    instance_map = np.zeros((height, width), np.int32)
+    for band, row in enumerate(range(0, height, max(height // 4, 1))):
+        label_map[row:] = rng.integers(channels)
+        instance_map[row:] = band
+    # Ids far above 2048 and 65,535: an engine that compares them as half or as 16 bits loses
+    # boundaries.
+    ids = _LARGEST_INSTANCE_ID - rng.permutation(40)
+    for index, instance_id in enumerate(ids):
+        shape = np.zeros((height, width), np.uint8)
+        x, y = int(rng.integers(width)), int(rng.integers(height))
+        w, h = int(rng.integers(2, max(width // 4, 3))), int(rng.integers(2, max(height // 3, 3)))
+        if index % 3 == 0:
+            cv2.ellipse(shape, (x, y), (w, h), float(rng.uniform(0, 180)), 0, 360, (1,), -1)
+        elif index % 3 == 1:
+            cv2.rectangle(shape, (x, y), (x + w, y + h), (1,), -1)
+        else:
+            end = (int(rng.integers(width)), int(rng.integers(height)))
+            cv2.line(shape, (x, y), end, (1,), 2)
+        inside = shape == 1
+        label_map[inside] = rng.integers(channels)
+        instance_map[inside] = instance_id
+    if classes is not None and classes < channels:
+        chosen = rng.permutation(channels)[:classes].astype(np.uint8)
+        label_map = chosen[label_map % classes]
+    style = None
+    if contract.style_channels:
+        instance_map, _ = renumber_instances(instance_map, STYLE_ROWS)
+        style = rng.normal(0.0, 0.5, (STYLE_ROWS, contract.style_channels)).astype(np.float32)
+    wants_instances = contract.boundaries or contract.style_channels > 0
+    return Request(
+        label_map=label_map,
+        instance_map=instance_map if wants_instances else None,
+        style=style,
+        padding=Padding(),
+    )
+
+
+Regions = npt.NDArray[np.intp]
+"""[H, W]: which region a pixel belongs to, 0 to at most 200."""
+_MOST_REGIONS = 200
+_FEW = 6
+KINDS = {
+    "even": True,
+    "stripes": True,
+    "slopes": True,
+    "crowd": True,
+    "cells": False,
+    "rings": True,
+    "blocks": False,
+    "lines": True,
+}
+"""Kind of a map -> whether a few classes occur in it, or all of the schema."""
+
+
+def draw_kinds(contract: Contract, height: int, width: int, seed: int) -> list[Request]:
+    """Draw a map of each kind, with a class and an instance for each region.
+
+    Args:
+        contract: decides the classes and which inputs there are.
+        height: pixels, as the network takes it.
+        width: likewise.
+        seed: equal seeds give equal maps.
+    """
+    requests = []
+    channels = contract.schema.channels
+    needs = contract.boundaries or contract.style_channels > 0
+    for number, (kind, few) in enumerate(KINDS.items()):
+        regions = draw_regions(kind, height, width, np.random.default_rng((seed, number)))
+        rng = np.random.default_rng((number, regions.size))
+        classes = rng.permutation(channels)[: _FEW if few else channels]
+        of_region = classes[rng.integers(0, len(classes), _MOST_REGIONS + 1)]
+        of_region[: len(classes)] = classes[: len(of_region)]
+        label_map = of_region[regions].astype(np.uint8)
+        requests.append(prepare(contract, label_map, regions.astype(np.int32) if needs else None))
+    return requests
+
+
+def draw_regions(kind: str, height: int, width: int, rng: np.random.Generator) -> Regions:
+    """Draw the regions of a map of one of `KINDS`.
+
+    even: a few large ones; stripes: upright; slopes: slanted bands; crowd: many small squares on
+    even ground; cells: nearest of 60 points; rings: around a point; blocks: small squares; lines:
+    thin ones over even ground.
+    """
+    rows, columns = np.arange(height)[:, None] / height, np.arange(width)[None] / width
+    regions: Regions = np.zeros((height, width), np.intp)
+    if kind == "even":
+        upper, left = rng.uniform(0.3, 0.5), rng.uniform(0.6, 0.8)
+        regions = (rows > upper) + 2 * (columns > left).astype(np.intp)
+    elif kind == "stripes":
+        regions += (columns * rng.integers(20, 28)).astype(np.intp)
+    elif kind == "slopes":
+        regions = ((rows + rng.uniform(0.2, 0.6) * columns) * 12).astype(np.intp)
+    elif kind == "crowd":
+        side = max(min(height, width) // 16, 2)
+        for number in range(1, 120):
+            row, column = rng.integers(0, height), rng.integers(0, width)
+            regions[row : row + side, column : column + side // 2 + 1] = number
+    elif kind == "cells":
+        nearest = np.full((height, width), np.inf)
+        for number in range(60):
+            y, x = rng.uniform(size=2)
+            distance = (rows - y) ** 2 + (columns - x) ** 2 * (width / height) ** 2
+            regions[distance < nearest] = number
+            nearest = np.minimum(nearest, distance)
+    elif kind == "rings":
+        y, x = rng.uniform(0.3, 0.7, 2)
+        regions = (np.hypot(rows - y, columns - x) * 16).astype(np.intp)
+    elif kind == "blocks":
+        numbers = rng.integers(0, _MOST_REGIONS, (-(-height // 16), -(-width // 16)))
+        regions = np.kron(numbers, np.ones((16, 16), np.intp))[:height, :width]
+    else:
+        drawn = np.zeros((height, width), np.int32)
+        for number in range(1, 40):
+            start = (int(rng.integers(width)), int(rng.integers(height)))
+            end = (int(rng.integers(width)), int(rng.integers(height)))
+            cv2.line(drawn, start, end, (number,), 1 + number % 3)
+        regions = drawn.astype(np.intp)
+    return regions

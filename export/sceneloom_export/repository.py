@@ -6,47 +6,57 @@ tritonserver's `--model-config-name` chooses from (docs/serving.md):
     tensorrt              the plan in Triton's own backend, batch 1: latency
     tensorrt-throughput   the same plan, batches of up to 4
     onnxruntime           ONNX Runtime in Triton's own backend, CUDA provider, any size
-    onnxruntime-tensorrt  the same, accelerated by TensorRT, fixed sizes
     embedded              the Python backend; equal to config.pbtxt
+
+The encoded path's models are filled in from them. The contract of a variant can name other sizes
+than that of config.pbtxt, so those two that carry it have every variant, under the same names:
+
+    synthesis_encoded/   the ensemble that clients call, no code
+    synthesis_decode/    its first step, a model.py over sceneloom_serving
+    synthesis_encode/    its last step, the same
 """
 
 from __future__ import annotations
 
 import dataclasses
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
 from sceneloom.contract import (
     ENGINE_PARAMETER,
+    INPUT_INSTANCES,
     INPUT_STYLE,
     MAX_PIXELS_PARAMETER,
+    MODEL_NAME,
     PARAMETER,
     STYLE_ROWS,
     Contract,
 )
+from sceneloom.triton.encoded import DECODE_MODEL, ENCODE_MODEL, ENCODED_MODEL, ENCODED_MODELS
 from sceneloom_export.graph import input_names
 from sceneloom_export.settings import ServingSettings
-from sceneloom_serving.engines import FP16_FILE
-from sceneloom_serving.onnx_runtime import MODEL_FILE
+from sceneloom_serving import templates
+from sceneloom_serving.bundle import FP16_FILE, MODEL_FILE, Config, read_config, write_config
 
 Size = tuple[int, int]
 """(height, width)."""
-Config = Any
-"""A `ModelConfig` of Triton's protobuf schema, which has no types."""
 EMBEDDED = "embedded"
 _RUNTIMES = {
     "tensorrt": "tensorrt",
     "tensorrt-throughput": "tensorrt",
     "onnxruntime": "onnxruntime-cuda",
-    "onnxruntime-tensorrt": "onnxruntime-tensorrt",
 }
 """Variant -> the runtime in its engine's name."""
-_TENSORRT_ACCELERATOR = "tensorrt"
+# What the template calls an input of `synthesis` on its way from the files.
+_OWN_TENSORS = {
+    INPUT_INSTANCES: {INPUT_INSTANCES, "instance_file", "network_instance_map"},
+    INPUT_STYLE: {INPUT_STYLE, "style_rows", "network_style"},
+}
 
 
 def write_configs(
@@ -73,21 +83,21 @@ def write_configs(
         SizeError: a warm-up size that the model does not take.
     """
     template = folder / "config.pbtxt"
-    base = _parse(template)
+    base = read_config(template)
     sizes = contract.sizes or (contract.network_size(*largest),)
     for path in sorted((folder / "configs").glob("*.pbtxt")):
-        config = _variant(base, _parse(path), contract, settings, sizes)
+        config = _variant(base, read_config(path), contract, settings, sizes)
         half = (folder / "1" / FP16_FILE).is_file()
         if config.backend == "onnxruntime":
             config.default_model_filename = FP16_FILE if half else MODEL_FILE
         runtime = _RUNTIMES[path.stem]
         config.parameters[ENGINE_PARAMETER].string_value = f"{runtime}-{'fp16' if half else 'fp32'}"
-        _write(config, path)
-    write_config(template, template, contract, settings, engine=engine, known=known)
+        write_config(config, path)
+    fill_config(template, template, contract, settings, engine=engine, known=known)
     (folder / "configs" / f"{EMBEDDED}.pbtxt").write_bytes(template.read_bytes())
 
 
-def write_config(
+def fill_config(
     template: Path,
     target: Path,
     contract: Contract,
@@ -96,20 +106,12 @@ def write_config(
     engine: str,
     known: Mapping[str, str] = MappingProxyType({}),
 ) -> None:
-    """Fill in the template of config.pbtxt.
-
-    Args:
-        template: `triton_models/synthesis/config.pbtxt`.
-        target: the file to write.
-        contract: goes into `parameters`; decides which inputs there are.
-        settings: batching, queue, warm-up and instances.
-        engine: what the Python backend runs.
-        known: further `parameters`.
+    """Fill in the template of config.pbtxt; arguments as of `write_configs`.
 
     Raises:
         SizeError: a warm-up size that the model does not take.
     """
-    config = _parse(template)
+    config = read_config(template)
     for name, value in {ENGINE_PARAMETER: engine, **known}.items():
         config.parameters[name].string_value = value
     config.max_batch_size = settings.max_batch_size
@@ -117,7 +119,7 @@ def write_config(
     config.instance_group.add(kind=model_config_pb2.ModelInstanceGroup.KIND_CPU)
     _fill(config, contract, settings)
     _add_warmup(config, contract, settings.warmup_sizes, (1,))
-    _write(config, target)
+    write_config(config, target)
 
 
 def _variant(
@@ -155,10 +157,7 @@ def _fill(config: Config, contract: Contract, settings: ServingSettings) -> None
     config.parameters[PARAMETER].string_value = contract.dumps()
     config.parameters[MAX_PIXELS_PARAMETER].string_value = str(settings.max_pixels)
     config.instance_group[0].count = settings.instances
-    policy = config.dynamic_batching.default_queue_policy
-    policy.max_queue_size = settings.queue_size
-    policy.default_timeout_microseconds = round(settings.queue_timeout_s * 1e6)
-    policy.timeout_action = model_config_pb2.ModelQueuePolicy.REJECT
+    _set_queue(config, settings)
 
 
 def _fix_sizes(config: Config, sizes: Sequence[Size]) -> None:
@@ -173,47 +172,16 @@ def _fix_sizes(config: Config, sizes: Sequence[Size]) -> None:
             if tensor.name != INPUT_STYLE:
                 tensor.dims[:2] = sizes[0]
     if config.backend == "tensorrt":
-        _use_profiles(config, len(sizes))
-        _add_cuda_graphs(config, sizes)
-    for accelerator in config.optimization.execution_accelerators.gpu_execution_accelerator:
-        if accelerator.name == _TENSORRT_ACCELERATOR:
-            accelerator.parameters.update(_profile_shapes(config, sizes))
-
-
-def _use_profiles(config: Config, count: int) -> None:
-    """A plan has an optimisation profile of batch 1 for each size, in their order, and after these
-    one for batches for each: those with an index from `count` on.
-    """
-    first = 0 if config.max_batch_size == 1 else count
-    config.instance_group[0].profile[:] = [str(first + number) for number in range(count)]
-
-
-def _add_cuda_graphs(config: Config, sizes: Sequence[Size]) -> None:
-    """One for each size and batch, named one by one: by default Triton captures them at the
-    profile's optimal size alone.
-    """
-    for size in sizes:
-        for batch in range(1, config.max_batch_size + 1):
-            spec = config.optimization.cuda.graph_spec.add(batch_size=batch)
-            for tensor in config.input:
-                spec.input[tensor.name].dim[:] = _shape(tensor, size)
-
-
-def _profile_shapes(config: Config, sizes: Sequence[Size]) -> dict[str, str]:
-    """The range that ONNX Runtime's TensorRT provider builds its one engine for."""
-    heights, widths = zip(*sizes, strict=True)
-    ranges = {
-        "min": (min(heights), min(widths)),
-        "opt": sizes[0],
-        "max": (max(heights), max(widths)),
-    }
-    return {
-        f"trt_profile_{name}_shapes": ",".join(
-            f"{tensor.name}:" + "x".join(map(str, [1, *_shape(tensor, size)]))
-            for tensor in config.input
-        )
-        for name, size in ranges.items()
-    }
+        # A plan has an optimisation profile of batch 1 for each size, in their order, and after
+        # these one for batches for each.
+        first = 0 if config.max_batch_size == 1 else len(sizes)
+        config.instance_group[0].profile[:] = [str(first + n) for n in range(len(sizes))]
+        # By default Triton captures graphs at the profile's optimal size alone.
+        for size in sizes:
+            for batch in range(1, config.max_batch_size + 1):
+                spec = config.optimization.cuda.graph_spec.add(batch_size=batch)
+                for tensor in config.input:
+                    spec.input[tensor.name].dim[:] = _shape(tensor, size)
 
 
 def _add_warmup(
@@ -236,9 +204,61 @@ def _shape(tensor: Any, size: Size) -> list[int]:
     return list(tensor.dims) if tensor.name == INPUT_STYLE else list(size)
 
 
-def _parse(path: Path) -> Config:
-    return text_format.Parse(path.read_text("utf-8"), model_config_pb2.ModelConfig())
+def write_encoded_models(repository: Path, settings: ServingSettings) -> None:
+    """Write the three models of the encoded path into a repository.
+
+    Args:
+        repository: with `synthesis/config.pbtxt` and its variants as they will be served.
+        settings: queue and largest picture.
+    """
+    served = repository / MODEL_NAME
+    for model in ENCODED_MODELS:
+        ignore = shutil.ignore_patterns("__pycache__")
+        shutil.copytree(templates() / model, repository / model, ignore=ignore)
+    configs = [served / "config.pbtxt", *sorted((served / "configs").glob("*.pbtxt"))]
+    for model in (ENCODED_MODEL, DECODE_MODEL):
+        template = read_config(repository / model / "config.pbtxt")
+        for path in configs:
+            config = _filled(template, read_config(path), settings)
+            write_config(config, repository / model / path.relative_to(served))
+    path = repository / ENCODE_MODEL / "config.pbtxt"
+    encode = read_config(path)
+    _set_queue(encode, settings)
+    write_config(encode, path)
 
 
-def _write(config: Config, path: Path) -> None:
-    path.write_text(text_format.MessageToString(config), "utf-8")
+def _filled(template: Config, served: Config, settings: ServingSettings) -> Config:
+    """A template with what one configuration of `synthesis` says."""
+    config = model_config_pb2.ModelConfig()
+    config.CopyFrom(template)
+    text = served.parameters[PARAMETER].string_value
+    config.parameters[PARAMETER].string_value = text
+    if config.name == ENCODED_MODEL and ENGINE_PARAMETER in served.parameters:
+        # A request names the engine that its client knows.
+        engine = served.parameters[ENGINE_PARAMETER].string_value
+        config.parameters[ENGINE_PARAMETER].string_value = engine
+    inputs = {tensor.name for tensor in served.input}
+    absent = set().union(*(t for name, t in _OWN_TENSORS.items() if name not in inputs))
+    for owner in (config.input, config.output):
+        kept = [tensor for tensor in owner if tensor.name not in absent]
+        del owner[:]
+        owner.extend(kept)
+    for step in config.ensemble_scheduling.step:
+        for mapping in (step.input_map, step.output_map):
+            for key in [key for key, value in mapping.items() if value in absent]:
+                del mapping[key]
+    channels = Contract.loads(text).style_channels
+    for tensor in [*config.input, *config.output]:
+        if tensor.name in _OWN_TENSORS[INPUT_STYLE]:
+            tensor.dims[-1] = channels
+    if config.name == DECODE_MODEL:
+        config.parameters[MAX_PIXELS_PARAMETER].string_value = str(settings.max_pixels)
+        _set_queue(config, settings)
+    return config
+
+
+def _set_queue(config: Config, settings: ServingSettings) -> None:
+    policy = config.dynamic_batching.default_queue_policy
+    policy.max_queue_size = settings.queue_size
+    policy.default_timeout_microseconds = round(settings.queue_timeout_s * 1e6)
+    policy.timeout_action = model_config_pb2.ModelQueuePolicy.REJECT

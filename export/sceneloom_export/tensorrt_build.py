@@ -3,7 +3,7 @@
 Three generations are spoken to, and where they differ is here and nowhere else:
 
     8.6      FP16 is a flag; what must stay float32 is said per layer, by the names that
-             group_norms.onnx gives its nodes, and must be obeyed
+             write_group_norms gives its nodes, and must be obeyed
     10.12+   strongly typed networks: every type is in the graph. InstanceNormalization as the
              native layer or as the plugin, by a flag of the parser
     11       as 10, but strongly typed is all there is, and the flags of the others are gone
@@ -20,9 +20,9 @@ from typing import Any
 from sceneloom.contract import Contract
 from sceneloom.errors import EngineError
 from sceneloom.text import one_line
-from sceneloom_export.tensorrt_settings import FLOAT32, EngineSettings
+from sceneloom_export.settings import FLOAT32, EngineSettings
 from sceneloom_serving.gpu_machine import checked, load_cuda, load_tensorrt
-from sceneloom_serving.profiles import Profile
+from sceneloom_serving.plan_record import Profile
 
 _GENERATIONS = "8.6, 10.12 or newer, and 11"
 
@@ -87,17 +87,41 @@ def build_plan(
             f"{graph}: TensorRT {trt.__version__} cannot parse it ({one_line(reasons, most=600)})"
         )
     config = builder.create_builder_config()
-    _configure(trt, config, settings)
+    # What is float32 stays float32: TF32 keeps 10 bits of the mantissa, and is on unless cleared.
+    config.clear_flag(trt.BuilderFlag.TF32)
+    config.builder_optimization_level = settings.builder_level
+    if settings.workspace_bytes:
+        config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, settings.workspace_bytes)
+    if settings.version_compatible:
+        config.set_flag(trt.BuilderFlag.VERSION_COMPATIBLE)
+    if settings.hardware == "ampere+":
+        config.hardware_compatibility_level = trt.HardwareCompatibilityLevel.AMPERE_PLUS
+    elif settings.hardware == "same-capability":
+        _same_capability(trt, config)
     if generation_ == 8:
         _configure_8(trt, config, network, settings)
     for profile in profiles:
-        _add_profile(builder, config, profile, contract)
-    _load_timing_cache(config, settings.timing_cache)
+        added = builder.create_optimization_profile()
+        least, tuned, most = (profile.shapes(contract, p) for p in ("least", "tuned", "most"))
+        for name in tuned:
+            added.set_shape(name, least[name], tuned[name], most[name])
+        if config.add_optimization_profile(added) < 0:
+            raise EngineError(f"TensorRT refuses the profile {profile}")
+    timing = settings.timing_cache
+    if timing is not None:
+        cache = config.create_timing_cache(timing.read_bytes() if timing.is_file() else b"")
+        if cache is None or not config.set_timing_cache(cache, False):
+            raise EngineError(
+                f"{timing}: is no timing cache of this TensorRT on this GPU; name another file"
+            )
     serialized = builder.build_serialized_network(network, config)
     if serialized is None:
         reasons = one_line("; ".join(logger.errors), most=600) or "it gives no reason"
         raise EngineError(f"{graph}: TensorRT {trt.__version__} cannot build it ({reasons})")
-    _save_timing_cache(config, settings.timing_cache)
+    if timing is not None:
+        fresh = timing.with_name(f".{timing.name}.{os.getpid()}.new")
+        fresh.write_bytes(bytes(config.get_timing_cache().serialize()))
+        fresh.replace(timing)
     return bytes(serialized)
 
 
@@ -139,20 +163,6 @@ def _choose_norms(trt: Any, parser: Any, norms: str) -> None:
         parser.set_flag(trt.OnnxParserFlag.NATIVE_INSTANCENORM)
 
 
-def _configure(trt: Any, config: Any, settings: EngineSettings) -> None:
-    # What is float32 stays float32: TF32 keeps 10 bits of the mantissa, and is on unless cleared.
-    config.clear_flag(trt.BuilderFlag.TF32)
-    config.builder_optimization_level = settings.builder_level
-    if settings.workspace_bytes:
-        config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, settings.workspace_bytes)
-    if settings.version_compatible:
-        config.set_flag(trt.BuilderFlag.VERSION_COMPATIBLE)
-    if settings.hardware == "ampere+":
-        config.hardware_compatibility_level = trt.HardwareCompatibilityLevel.AMPERE_PLUS
-    elif settings.hardware == "same-capability":
-        _same_capability(trt, config)
-
-
 def _same_capability(trt: Any, config: Any) -> None:
     config.hardware_compatibility_level = trt.HardwareCompatibilityLevel.SAME_COMPUTE_CAPABILITY
 
@@ -191,30 +201,3 @@ def _constrain(trt: Any, layer: Any, *, whole: bool) -> bool:
         for i in outputs:
             layer.set_output_type(i, trt.DataType.FLOAT)
     return True
-
-
-def _add_profile(builder: Any, config: Any, profile: Profile, contract: Contract) -> None:
-    added = builder.create_optimization_profile()
-    least, tuned, most = (profile.shapes(contract, point) for point in ("least", "tuned", "most"))
-    for name in tuned:
-        added.set_shape(name, least[name], tuned[name], most[name])
-    if config.add_optimization_profile(added) < 0:
-        raise EngineError(f"TensorRT refuses the profile {profile}")
-
-
-def _load_timing_cache(config: Any, path: Path | None) -> None:
-    if path is None:
-        return
-    cache = config.create_timing_cache(path.read_bytes() if path.is_file() else b"")
-    if cache is None or not config.set_timing_cache(cache, False):
-        raise EngineError(
-            f"{path}: is no timing cache of this TensorRT on this GPU; name another file"
-        )
-
-
-def _save_timing_cache(config: Any, path: Path | None) -> None:
-    if path is None:
-        return
-    fresh = path.with_name(f".{path.name}.{os.getpid()}.new")
-    fresh.write_bytes(bytes(config.get_timing_cache().serialize()))
-    fresh.replace(path)

@@ -4,21 +4,31 @@ The wheel holds a real tritonserver (2.51.0) with the Python backend. To serve a
 by hand it needs a backend directory that joins the backend's files with the stub built for this
 Python, the wheel's libraries and this Python's libpython on LD_LIBRARY_PATH, and this environment's
 `bin` first on PATH, which is how the stub finds packages.
+
+Its log, and its leftovers: shared memory, a folder of backend files, stubs. All carry the name of
+the process that owns them (`sceneloom.owned_names`). They are removed when the server stops, and
+swept by the next one if their owner was killed.
 """
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import dataclasses
 import importlib.metadata
 import importlib.util
 import os
 import platform
+import re
+import shutil
+import signal
 import sys
 import sysconfig
+import tempfile
 from pathlib import Path
 
 from sceneloom.errors import MissingDependencyError, ServerStartError
+from sceneloom.files import OWNED_NAME, SHARED_MEMORY, is_ownerless, new_prefix
 
 _STUB = "triton_python_backend_stub"
 
@@ -153,3 +163,165 @@ def find_libpython() -> Path:
         "Ubuntu "
         f"apt-get install libpython{version}; a Python you build yourself needs --enable-shared"
     )
+
+
+_LINE = re.compile(r"([IWEFV])\d{4} [\d:.]+ \d+ [\w.]+:\d+\] ?(.*)", re.DOTALL)
+_LEVELS = {"I": "info", "W": "warning", "E": "error", "F": "error", "V": "verbose"}
+# Tables, the frames below an exception, and the answer to our own signal.
+_NOISE = re.compile(r"[+|]|At:|\S.*\(\d+\): \S+$|Signal \(\d+\) received")
+# Notes of a CPU-only server about the GPU and metrics it does not have.
+_EXPECTED = ("cuda", "gpu", "dcgm", "pinned memory", "cache manager", "nvml", "numa")
+USAGE = "Usage: tritonserver"
+"""Begins the text that Triton prints, to its end, where it takes a flag for wrong."""
+_LAST_WORDS = re.compile(r"Signal \((\d+)\) received|what\(\): *(.+)")
+_STUB_REFUSED = re.compile(r"sh: .*triton_python_backend_stub: (.+)")
+_EXPECTED_ERRORS = ("CudaDriverHelper", "unable to create stream")
+
+
+@dataclasses.dataclass(frozen=True)
+class LogLine:
+    """One line of Triton's log."""
+
+    level: str
+    """``error``, ``warning``, ``info``, ``verbose``, or ``output`` for anything else the processes
+    print.
+    """
+    text: str
+    """What it says, without date, process and source file."""
+
+    @property
+    def summary(self) -> str | None:
+        """What an operator wants to see who has not asked for the whole log, or None.
+
+        Errors, unexpected warnings, and what the model's process prints; of a traceback its first
+        line.
+        """
+        text = self.text.split("\n")[0].strip()
+        if self.level == "error" and not any(words in text for words in _EXPECTED_ERRORS):
+            return text
+        if self.level == "warning" and not any(word in text.lower() for word in _EXPECTED):
+            return text
+        if self.level == "output" and text and not _NOISE.match(text):
+            return text
+        return None
+
+
+def parse_line(line: str) -> LogLine:
+    """Parse one line of the server's standard error."""
+    match = _LINE.fullmatch(line.rstrip())
+    if match is None:
+        return LogLine("output", line.strip())
+    text = match[2]
+    if len(text) > 1 and text.startswith('"') and text.endswith('"'):
+        text = re.sub(
+            r"\\(.)", lambda escape: {"n": "\n", "t": "\t"}.get(escape[1], escape[1]), text[1:-1]
+        )
+    return LogLine(_LEVELS[match[1]], text)
+
+
+def explain_end(code: int, lines: list[LogLine]) -> str:
+    """One sentence on how the server ended.
+
+    Args:
+        code: its exit code, negative for a signal.
+        lines: its log.
+    """
+    if code < 0:
+        return f"the Triton server was ended by {_signal(-code)}"
+    return f"the Triton server ended with code {code}: {explain_failure(lines)}"
+
+
+def last_words(lines: list[LogLine]) -> str:
+    """What the model's process said of its end, in brackets; empty where it said nothing.
+
+    Args:
+        lines: the server's log.
+    """
+    for line in reversed(lines):
+        if line.level == "output" and (match := _LAST_WORDS.match(line.text)):
+            return f" ({_signal(int(match[1])) if match[1] else match[2]})"
+    return ""
+
+
+def stub_refusal(line: LogLine) -> str | None:
+    """Why the shell could not start the model's process, if this line says so."""
+    match = _STUB_REFUSED.search(line.text) if line.level == "output" else None
+    return match[1] if match else None
+
+
+def explain_failure(lines: list[LogLine]) -> str:
+    """One sentence on why the server stopped, from the end of its log."""
+    errors = [
+        line.text
+        for line in lines
+        if line.level == "error" and not any(words in line.text for words in _EXPECTED_ERRORS)
+    ]
+    if any("Unable to initialize shared memory" in text for text in errors):
+        return "the model's process needs shared memory, and /dev/shm is full, small or read-only"
+    for text in errors:
+        match = re.search(r"failed to load '([^']+)' version \d+: \w[\w ]*: (.*)", text, re.DOTALL)
+        if match:
+            # A Python traceback ends in the exception; the backend adds the frames below it.
+            said = [line.strip() for line in match[2].splitlines() if line.strip()]
+            kept = [line for line in said if not re.match(r"At:|\S+\(\d+\):", line)]
+            why = (kept or said or [match[2]])[0].rstrip(";")
+            return f"model {match[1]!r} was refused: {why}"
+    for text in errors:
+        if "Address already in use" in text or "failed to start" in text.lower():
+            return text
+    if errors:
+        return errors[-1]
+    said = [line.text for line in lines if line.level == "output" and line.text]
+    return said[-1] if said else "no output"
+
+
+def _signal(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
+
+
+__all__ = ["SHARED_MEMORY", "new_folder", "new_prefix", "remove", "sweep"]
+
+
+def new_folder(prefix: str) -> Path:
+    """Make a folder of this prefix for temporary files."""
+    return Path(tempfile.mkdtemp(prefix=prefix))
+
+
+def remove(prefix: str) -> None:
+    """Remove what belongs to one server."""
+    for path in _named(prefix):
+        _remove(path)
+
+
+def sweep() -> list[str]:
+    """Remove what belongs to processes that are gone; the names removed."""
+    removed = []
+    # A stub of Triton's Python backend waits for ever in the shared memory of a killed server.
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            arguments = (process / "cmdline").read_bytes().decode(errors="replace").split("\0")
+            name = next(filter(OWNED_NAME.fullmatch, arguments), None)
+            if arguments[0].endswith(_STUB) and name is not None and is_ownerless(name):
+                os.kill(int(process.name), signal.SIGKILL)
+                removed.append(name)
+    for path in _named("sceneloom-"):
+        if is_ownerless(path.name):
+            _remove(path)
+            removed.append(path.name)
+    return removed
+
+
+def _named(prefix: str) -> list[Path]:
+    folders = {SHARED_MEMORY, Path(tempfile.gettempdir())}
+    return [path for folder in folders for path in folder.glob(prefix + "*")]
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        with contextlib.suppress(FileNotFoundError, PermissionError):
+            path.unlink()

@@ -20,7 +20,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, TypeVar
 
 from sceneloom.contract import MODEL_NAME
 from sceneloom.errors import EngineError, ParityError, SceneLoomError
@@ -29,8 +29,8 @@ from sceneloom.request import Request
 from sceneloom.synthesizer import Synthesizer
 from sceneloom.text import parse_json
 from sceneloom.version import __version__
-from sceneloom_serving.engines import ENGINES, Engine, unavailable
-from sceneloom_serving.machine import cache_folder, engine_machine
+from sceneloom_serving.bundle import REFERENCES_FILE, REPORT_FILE, References, load_references
+from sceneloom_serving.engines import ENGINES, Engine, cache_folder, engine_machine, unavailable
 from sceneloom_serving.parity import (
     CLASSES,
     Parity,
@@ -39,9 +39,6 @@ from sceneloom_serving.parity import (
     check_proof,
     run_parity,
 )
-from sceneloom_serving.ranking import first_of_the_fastest
-from sceneloom_serving.references import REFERENCES_FILE, References, load_references
-from sceneloom_serving.verify import REPORT_FILE
 
 _LEAST_ROUNDS, _MOST_ROUNDS, _ROUNDS_SECONDS = 5, 20, 1.5
 _TURN_PICTURES, _TURN_SECONDS = 3, 0.05
@@ -95,7 +92,7 @@ def measure_engines(
         references: maps, and the pictures they must give.
         max_batch_size: most pictures at once.
         without: precisions that are not tried, and why.
-        engines: those that there are.
+        engines: candidates.
     """
     measured: dict[str, Measured] = {}
     with contextlib.ExitStack() as stack:
@@ -177,11 +174,6 @@ def fastest(
     """The engine that serves; of those that are as fast as each other the most exact, and of one
     precision the least plain.
 
-    Args:
-        measured: of `measure_engines`.
-        precision: the class that it is taken from.
-        engines: those that there are.
-
     Raises:
         EngineError: none may; the text says why of each.
     """
@@ -207,16 +199,6 @@ def choose_engine(
     engines: Mapping[str, Engine] = ENGINES,
 ) -> str:
     """The engine for a bundle on this machine, remembered or measured now.
-
-    Args:
-        repository: an export bundle.
-        bundle_hash: of its contract.
-        precision: the class that it is taken from.
-        say: is told what is measured, line by line.
-        engines: those that there are.
-
-    Returns:
-        its name.
 
     Raises:
         ServerStartError: the bundle has no reference pictures.
@@ -263,15 +245,7 @@ def remember(
     *,
     precision: PrecisionClass = "exact",
 ) -> str:
-    """Keep what was measured for this bundle and machine; the engine that serves.
-
-    Args:
-        bundle_hash: of the bundle's contract.
-        measured: of `measure_engines`.
-        version: a version's folder of the bundle.
-        engines: those that there are.
-        precision: the class that the engine is taken from.
-    """
+    """Keep measurements of this bundle on this machine; the name of the engine that serves."""
     chosen, facts = fastest(measured, precision, engines), _facts(version, engines)
     content = {
         **facts,
@@ -299,12 +273,6 @@ def recall(
 ) -> str | None:
     """The engine that was chosen for this bundle on a machine like this, out of the engines that
     can run now; None if none was.
-
-    Args:
-        bundle_hash: of the bundle's contract.
-        version: a version's folder of the bundle.
-        engines: those that there are.
-        precision: the class that it was taken from.
     """
     found = _remembered(bundle_hash, version, engines, precision)
     return None if found is None else str(found["engine"])
@@ -323,14 +291,7 @@ class Known:
 def what_is_known(
     repository: Path, bundle_hash: str, engine: str, engines: Mapping[str, Engine] = ENGINES
 ) -> Known:
-    """Look up what was measured of an engine on this machine, or else at export; measures nothing.
-
-    Args:
-        repository: an export bundle.
-        bundle_hash: of its contract.
-        engine: the engine that serves.
-        engines: those that there are.
-    """
+    """Look up what was measured of an engine on this machine, or else at export."""
     version, report = repository / MODEL_NAME / "1", _proof(repository)
     exact = _remembered(bundle_hash, version, engines, "exact") or {}
     fast = _remembered(bundle_hash, version, engines, "fast") or {}
@@ -351,15 +312,7 @@ def known_of(
     left_out: Mapping[Precision, str],
     engines: Mapping[str, Engine] = ENGINES,
 ) -> Known:
-    """What has just been measured of the engine that serves.
-
-    Args:
-        engine: its name.
-        measured: of `measure_engines`, over all engines.
-        version: a version's folder of the bundle.
-        left_out: precisions that are not served, and why.
-        engines: those that there are.
-    """
+    """What has just been measured of the engine that serves."""
     by_name = {one.engine: one.to_json() for one in measured}
     fast = {"engine": fastest(measured, "fast", engines), "measured": by_name}
     unproven = _unproven(version, left_out, engines)
@@ -400,17 +353,12 @@ def _fast_words(
         other, measured = fast["engine"], fast["measured"]
         if engines[other].precision in CLASSES["exact"]:
             return "nothing: no fast engine is faster here"
-        parity = _parity(measured, other)
-        times = _ratio(measured, engine, other)
-        return f"{other}, {times}differs by {parity}"
+        times = ""
+        with contextlib.suppress(KeyError, TypeError, ZeroDivisionError):
+            ratio = measured[engine]["seconds"] / measured[other]["seconds"]
+            times = f"{ratio:.2g} times as fast, "
+        return f"{other}, {times}differs by {_parity(measured, other)}"
     return "not measured here (sceneloom runtimes REPOSITORY --measure)"
-
-
-def _ratio(measured: Any, slow: str, quick: str) -> str:
-    try:
-        return f"{measured[slow]['seconds'] / measured[quick]['seconds']:.2g} times as fast, "
-    except (KeyError, TypeError, ZeroDivisionError):
-        return ""
 
 
 def _parity(measured: Any, engine: str) -> Parity | None:
@@ -463,3 +411,28 @@ def _memory(bundle_hash: str, machine: dict[str, Any], precision: PrecisionClass
     facts = json.dumps(machine, sort_keys=True).encode()
     name = f"{bundle_hash[:16]}-{hashlib.sha256(facts).hexdigest()[:16]}-{precision}.json"
     return cache_folder() / "engines" / name
+
+
+TIE = 1.05
+"""Times that differ by less than this factor count as equal."""
+AGREE = 0.9
+"""Share of the rounds in which one has to be faster by more than that."""
+_Name = TypeVar("_Name")
+
+
+def first_of_the_fastest(rounds: Mapping[_Name, Sequence[float]]) -> _Name:
+    """The first of those that no other is clearly faster than: two measurements of one machine
+    differ, and without a fixed order the same export would choose another engine each time.
+
+    Args:
+        rounds: name -> its time in each round, at least one name, in the order of preference.
+    """
+
+    def is_faster(one: Sequence[float], other: Sequence[float]) -> bool:
+        pairs = list(zip(one, other, strict=False))
+        return sum(TIE * a < b for a, b in pairs) >= AGREE * len(pairs)
+
+    for name, mine in rounds.items():
+        if not any(is_faster(other, mine) for other in rounds.values()):
+            return name
+    return min(rounds, key=lambda name: statistics.median(rounds[name]))

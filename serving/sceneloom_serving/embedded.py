@@ -17,38 +17,44 @@ import math
 import os
 import re
 import signal
+import socket
 import subprocess
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 
 from typing_extensions import Self
 
+from sceneloom.contract import DIFFERENCE_PARAMETER, ENGINE_PARAMETER, FAST_PARAMETER
 from sceneloom.errors import (
     DeadlineExceededError,
+    SceneLoomError,
     ServerStartError,
     ServerUnavailableError,
 )
 from sceneloom.files import new_prefix
 from sceneloom.triton.client import TritonSynthesizer
+from sceneloom.triton.grpc_transport import GrpcTransport
 from sceneloom.triton.transport import MAX_SECONDS, Timeouts
-from sceneloom_serving.bundled_server import BundledServer, find_bundled_server
-from sceneloom_serving.encoded_probe import check_encoded_path
-from sceneloom_serving.golden import Golden, check_golden, load_golden
-from sceneloom_serving.heartbeat import Heartbeat
-from sceneloom_serving.held_ports import HOST, HeldPorts
-from sceneloom_serving.leftovers import new_folder, remove, sweep
-from sceneloom_serving.served_folder import check_files, lay_out
-from sceneloom_serving.server_log import (
+from sceneloom_serving.bundle import Golden, bundle_hash, check_files, lay_out, load_golden
+from sceneloom_serving.bundled_server import (
     USAGE,
+    BundledServer,
     LogLine,
     explain_end,
+    find_bundled_server,
     last_words,
+    new_folder,
     parse_line,
+    remove,
     stub_refusal,
+    sweep,
 )
+from sceneloom_serving.choice import what_is_known
+from sceneloom_serving.encoded_models import check_encoded_path
+from sceneloom_serving.parity import check_golden
 
 _PORTS = ("http", "grpc", "metrics")
 _PLAIN_PATH = re.compile(r"[\w./-]+", re.ASCII)
@@ -280,11 +286,20 @@ class EmbeddedServer:
                 "one of letters, digits, '.', '_' and '-'"
             )
         server.write_backend_directory(backends)
+        parameters: dict[str, str] = {}
+        if self._engine is not None:
+            repository = self._repository
+            known = what_is_known(repository, bundle_hash(repository), self._engine)
+            parameters = {
+                ENGINE_PARAMETER: self._engine,
+                DIFFERENCE_PARAMETER: known.difference,
+                FAST_PARAMETER: known.fast,
+            }
         lay_out(
             self._repository,
             backends / "repository",
-            engine=self._engine,
             encoded=self._encoded,
+            parameters=parameters,
         )
         self._lines.clear()
         command = [
@@ -375,3 +390,151 @@ def _running(pid: int) -> bool:
 def _die_with_parent() -> None:
     """In the child: be terminated if the parent dies without stopping it (kill -9)."""
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+_TRIES = 3
+"""Probes in a row that fail before a server counts as broken."""
+_PAUSE = 1.0
+"""Seconds from a probe that failed to the next."""
+
+
+class Heartbeat:
+    """Repeats the golden probe from a thread of its own, for as long as it is entered.
+
+    A server whose model hangs or has died still says that it is ready. A server with a long queue
+    answers no probe in time and is well, as long as it answers others.
+    """
+
+    def __init__(self, url: str, golden: Golden, *, every: float) -> None:
+        """Prepare it: `every` is seconds between probes, and for the answer to one."""
+        self._url, self._golden, self._every = url, golden, every
+        self._done = threading.Event()
+        self.failure: str | None = None
+        """Why the server counts as broken; None while it does not."""
+
+    def __enter__(self) -> Self:
+        """Begin."""
+        threading.Thread(target=self._beat, name="sceneloom-heartbeat", daemon=True).start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Stop; a probe that is under way is not waited for."""
+        self._done.set()
+
+    def _beat(self) -> None:
+        failed, pause = 0, self._every
+        while not self._done.wait(pause):
+            try:
+                self._probe()
+                failed, pause = 0, self._every
+            except SceneLoomError as error:
+                failed, pause = failed + 1, min(_PAUSE, self._every)
+                if failed == _TRIES:
+                    self.failure = str(error)
+                    return
+
+    def _probe(self) -> None:
+        timeouts = Timeouts(infer=self._every)
+        transport = GrpcTransport(self._url)
+        with TritonSynthesizer(self._url, timeouts=timeouts, transport=transport) as synthesizer:
+            answers = transport.answered(synthesizer.model, timeout=timeouts.connect)
+            try:
+                check_golden(synthesizer, self._golden, synthesizer.engine)
+            except DeadlineExceededError:
+                if transport.answered(synthesizer.model, timeout=timeouts.connect) == answers:
+                    raise
+
+
+HOST = "127.0.0.1"
+
+
+class HeldPorts:
+    """Ports of 127.0.0.1, chosen together and reserved until `release`, restarts included.
+
+    A socket that is bound, does not listen and lets its address be used again keeps the kernel from
+    giving the port to another server or to a client's connection, which could even connect to
+    itself. A server that names the port can still listen on it.
+    """
+
+    def __init__(self, ports: Mapping[str, int]) -> None:
+        """Reserve the ports: purpose -> port, or 0 for a free one. Named ports are reserved first,
+        and so a free one is never one of them.
+
+        Raises:
+            ServerStartError: a named port is in use; the text names it and its flag.
+        """
+        self.addresses: dict[str, str] = {}
+        """Purpose -> ``HOST:PORT``."""
+        with contextlib.ExitStack() as sockets:
+            for purpose in sorted(ports, key=lambda name: ports[name] == 0):
+                held = sockets.enter_context(socket.socket())
+                # Without SO_REUSEADDR a port is refused for a minute after a server on it has
+                # stopped, and no server could listen on a held one.
+                held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                try:
+                    held.bind((HOST, ports[purpose]))
+                except OSError as error:
+                    raise ServerStartError(
+                        f"port {ports[purpose]} for {purpose} cannot be used ({error.strerror}); "
+                        f"choose another with --{purpose}-port"
+                    ) from None
+                self.addresses[purpose] = f"{HOST}:{held.getsockname()[1]}"
+            self._sockets = sockets.pop_all()
+
+    def release(self) -> None:
+        """Give the ports back; twice is fine."""
+        self._sockets.close()
+
+
+_SHORT = 60.0
+"""A server that ends within so many seconds of its start has ended early."""
+WAITS = (0.0, 0.0, 0.0, 0.0, 0.0, 1.0, 2.0, 4.0, 8.0, 16.0)
+"""Seconds until the next start, by how many early ends came one after the other: one bad request
+costs nothing but the start itself, a server that cannot live is given up.
+"""
+
+
+def keep_up(
+    server: EmbeddedServer,
+    *,
+    check: Callable[[], object],
+    on_ready: Callable[[], None],
+    say: Callable[[str], None],
+    waits: Sequence[float] = WAITS,
+) -> str:
+    """Restart a server whenever it ends or breaks, later and later, until it has ended early too
+    often.
+
+    Args:
+        server: started, and proven.
+        check: called before each start; raises a SceneLoomError where the server must not start.
+        on_ready: called whenever the server is proven, now included.
+        say: is told what ended and why.
+        waits: seconds before each start that follows an early end.
+
+    Returns:
+        one sentence on why it was given up.
+    """
+    on_ready()
+    early, started, reason = 0, time.monotonic(), server.watch()
+    while True:
+        early = 1 if time.monotonic() - started >= _SHORT else early + 1
+        while True:
+            if early > len(waits):
+                return f"{reason}; this was early end {early} in a row, so it is not started again"
+            wait = waits[early - 1]
+            say(f"{reason}; starting it again" + (f" in {wait:g} s" if wait else ""))
+            time.sleep(wait)
+            try:
+                check()
+                server.restart()
+                break
+            except (SceneLoomError, OSError) as error:
+                early, reason = early + 1, str(error)
+        on_ready()
+        started, reason = time.monotonic(), server.watch()

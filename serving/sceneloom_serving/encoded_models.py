@@ -1,9 +1,11 @@
-"""The two Python steps of the encoded path inside Triton's Python backend: `synthesis_decode` and
-`synthesis_encode`; the model.py files in `triton_models/` are shims over these classes.
+"""The two Python steps of the encoded path, `synthesis_decode` and `synthesis_encode`: functions,
+as models of Triton's Python backend, and the golden probe through them. The model.py files in
+`triton_models/` are shims over the models.
 
-Each is one process. Triton's batcher hands it a few requests at a time, and they are worked on in
-as many threads as there are cores: what takes the time, packing and unpacking, runs beside other
-threads. Runs inside the backend's stub process only.
+Each model is one process. Triton's batcher hands it a few requests at a time, which run in as many
+threads as there are cores: packing and unpacking takes the time, beside other threads. Requests
+come from a network: only PNG is read, sizes are checked before a pixel is decoded, and every fault
+is an InputError of one sentence.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
-import triton_python_backend_utils as pb_utils
+import numpy.typing as npt
 
 from sceneloom.contract import (
     INPUT_INSTANCES,
@@ -26,9 +28,20 @@ from sceneloom.contract import (
     PARAMETER,
     Contract,
 )
-from sceneloom.errors import InputError
-from sceneloom.triton.encoded import INPUT_FORMAT, INPUT_UNKNOWN, read_format
-from sceneloom_serving.encoded_path import decode_request, encode_image
+from sceneloom.errors import ImageReadError, ImageTooLargeError, InputError, ModelFailedError
+from sceneloom.maps import Image, instance_map_png, label_map_png, read_instance_map, read_label_map
+from sceneloom.pictures import decode_picture, encode_picture
+from sceneloom.png import SIGNATURE
+from sceneloom.request import Request, prepare
+from sceneloom.triton.encoded import INPUT_FORMAT, INPUT_UNKNOWN, EncodedClient, read_format
+from sceneloom.triton.transport import Timeouts
+from sceneloom_serving.bundle import Golden
+from sceneloom_serving.parity import check_picture
+
+try:
+    import triton_python_backend_utils as pb_utils
+except ImportError:  # everywhere but in the backend's stub process
+    pb_utils = None
 
 # The steps' own tensors: a name is either a file's or what was in it, never both.
 _LABEL_FILE, _INSTANCE_FILE, _STYLE_ROWS = "label_file", "instance_file", "style_rows"
@@ -119,3 +132,123 @@ def _text(request: Any, name: str) -> str:
 
 def _error(text: str, code: int) -> Any:
     return pb_utils.InferenceResponse(error=pb_utils.TritonError(text, code))
+
+
+_BYTES_PER_PIXEL = 8  # no map of ids takes more, packed or not
+_BYTES_OF_HEADERS = 1 << 20
+
+
+def decode_request(
+    contract: Contract,
+    max_pixels: int,
+    *,
+    label_file: bytes,
+    instance_file: bytes | None,
+    style_rows: npt.NDArray[np.float32] | None,
+    unknown: str,
+) -> Request:
+    """Read one request's files and bring them to the form that the network takes.
+
+    Args:
+        contract: of the served model.
+        max_pixels: most pixels that the server takes, padding included.
+        label_file: PNG file with label ids.
+        instance_file: PNG file with instance ids, or None where the model takes none.
+        style_rows: float32 [K, F], row k for the k-th smallest instance id; no rows, or None, for
+            the contract's defaults.
+        unknown: ``error`` or ``unlabelled``: what becomes of label ids that the schema does not
+            have.
+
+    Raises:
+        InputError: why it cannot be rendered.
+    """
+    if unknown not in ("error", "unlabelled"):
+        raise InputError(f"{INPUT_UNKNOWN} is {unknown[:40]!r}; it is error or unlabelled")
+    _check_file(label_file, INPUT_LABELS, max_pixels)
+    labels = read_label_map(
+        label_file,
+        contract.schema,
+        unknown="error" if unknown == "error" else "unlabelled",
+        max_pixels=max_pixels,
+        name=INPUT_LABELS,
+    )
+    height, width = contract.network_size(*labels.shape)
+    if height * width > max_pixels:
+        raise ImageTooLargeError(
+            f"{INPUT_LABELS}: padded to {width}x{height} it is {height * width:,} pixels; this "
+            f"server takes at most {max_pixels:,}"
+        )
+    instances = None
+    if instance_file is not None:
+        _check_file(instance_file, INPUT_INSTANCES, max_pixels)
+        instances = read_instance_map(instance_file, max_pixels=max_pixels, name=INPUT_INSTANCES)
+    style = None if style_rows is None or not len(style_rows) else style_rows
+    return prepare(contract, labels, instances, style)
+
+
+def encode_image(image: Image, height_width: tuple[int, int], format: str) -> bytes:
+    """Crop a picture to the map's size and encode it, as clients of the raw path do.
+
+    Args:
+        image: uint8 [H, W, 3] at network size, RGB.
+        height_width: of the map, before it was padded.
+        format: of the file, as `sceneloom.encoded.format_words` writes it down.
+
+    Raises:
+        InputError: there is no such format, or it cannot hold a picture of this size.
+    """
+    height, width = height_width
+    name, quality = read_format(format)
+    return encode_picture(image[:height, :width], name, quality=quality)
+
+
+def _check_file(data: bytes, name: str, max_pixels: int) -> None:
+    most = _BYTES_PER_PIXEL * max_pixels + _BYTES_OF_HEADERS
+    if len(data) > most:
+        raise ImageTooLargeError(f"{name}: {len(data):,} bytes; this server takes at most {most:,}")
+    if not data:
+        raise ImageReadError(f"{name}: the file is empty")
+    if not data.startswith(SIGNATURE):
+        raise ImageReadError(f"{name}: not a PNG file, which is all that the encoded path takes")
+
+
+def check_encoded_path(url: str, golden: Golden, engine: str, timeouts: Timeouts) -> float:
+    """Prove the encoded path of a server with a real inference.
+
+    Args:
+        url: ``HOST:PORT`` of its gRPC port.
+        golden: of the bundle that is served.
+        engine: name of the engine behind it, for the tolerance.
+        timeouts: how long to wait.
+
+    Returns:
+        the largest difference of a block's mean, in grey levels.
+
+    Raises:
+        ModelNotFoundError: it does not serve the encoded path.
+        ModelFailedError: the picture is not the one that was exported.
+        ServingError: there was no picture.
+    """
+    from sceneloom.triton.grpc_transport import GrpcTransport
+
+    transport = GrpcTransport(url)
+    try:
+        client = EncodedClient(transport, timeouts=timeouts)
+        labels, instances = golden.label_map, golden.instance_map
+        file = client.synthesize(
+            label_map_png(client.contract, labels),
+            None if instances is None else instance_map_png(client.contract, labels, instances),
+            golden.style,
+        )
+    finally:
+        transport.close()
+    try:
+        image = decode_picture(file)
+    except ImageReadError as error:
+        raise ModelFailedError(f"{url}: the encoded path's answer: {error}") from None
+    if image.shape != (*labels.shape, 3):
+        raise ModelFailedError(
+            f"{url}: the encoded path answered a picture {list(image.shape)} to maps "
+            f"{list(labels.shape)}"
+        )
+    return check_picture(image, golden, engine)

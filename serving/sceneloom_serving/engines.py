@@ -1,32 +1,26 @@
-"""The engines of an export bundle: which there are, why one cannot run on this machine, and opening
-one. docs/runtimes.md describes them.
+"""The engines of an export bundle, what this machine has to run them, and opening one.
+docs/runtimes.md describes them.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import importlib.metadata
+import os
+import platform
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from sceneloom.errors import EngineError, PlanRefusedError, SceneLoomError, require
 from sceneloom.synthesizer import Synthesizer
-from sceneloom_serving.gpu_machine import this_machine
-from sceneloom_serving.machine import cache_folder
-from sceneloom_serving.onnx_runtime import (
-    MODEL_FILE,
-    OnnxRuntimeSynthesizer,
-    Provider,
-    check_provider,
-)
+from sceneloom_serving.bundle import FP16_FILE, GRAPH_FILE, INT8_FILE, MODEL_FILE, PLAN_FILE
+from sceneloom_serving.gpu_machine import load_cuda, this_machine
+from sceneloom_serving.onnx_runtime import OnnxRuntimeSynthesizer, Provider, check_provider
 from sceneloom_serving.openvino_runtime import OpenVinoSynthesizer, computes_bfloat16
 from sceneloom_serving.parity import Precision
 from sceneloom_serving.plan_record import read_record
 from sceneloom_serving.tensorrt_runtime import TensorRTSynthesizer
-
-GRAPH_FILE, FP16_FILE, INT8_FILE, PLAN_FILE = "model.onnx", "fp16.onnx", "int8.onnx", "model.plan"
-"""In a version's folder of an export bundle: the graph in float32, in half, quantised, and the plan
-that `sceneloom engine` builds.
-"""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -43,7 +37,7 @@ class Engine:
     """The command that makes the file, where export does not make it by itself."""
     gpu: bool
     """Whether it runs on an NVIDIA GPU."""
-    check: Callable[[], None]
+    check: Callable[[], object]
     """Raises a SceneLoomError where this machine cannot run it."""
     open: Callable[[Path, int], Synthesizer]
     """File and largest batch -> the running engine."""
@@ -51,30 +45,41 @@ class Engine:
 
 def _onnx_runtime(precision: Precision, file: str, provider: Provider) -> Engine:
     where = "" if provider == "cpu" else f"-{provider}"
+
+    def check() -> None:
+        check_provider(provider)
+        if provider != "cpu":
+            require(["cuda"], extra="gpu", purpose="looking for a GPU")
+            status, count = load_cuda().cudaGetDeviceCount()
+            if int(status) != 0 or not count:
+                raise EngineError("this machine has no NVIDIA GPU that CUDA can use")
+
     return Engine(
         name=f"onnxruntime{where}-{precision}",
         precision=precision,
         file=file,
         make_file="sceneloom export --precision exact",
         gpu=provider != "cpu",
-        check=lambda: _check_onnx_runtime(provider),
+        check=check,
         open=lambda path, batch: OnnxRuntimeSynthesizer(
-            path,
-            provider=provider,
-            max_batch_size=batch,
-            engine_cache=cache_folder() / "onnxruntime-tensorrt",
+            path, provider=provider, max_batch_size=batch
         ),
     )
 
 
 def _openvino(precision: Precision, file: str) -> Engine:
+    def check() -> None:
+        require(["openvino"], extra="serve", purpose="running a model with OpenVINO")
+        if precision == "bf16" and not computes_bfloat16():
+            raise EngineError("this CPU computes no bfloat16 (it has neither AVX-512 BF16 nor AMX)")
+
     return Engine(
         name=f"openvino-{precision}",
         precision=precision,
         file=file,
         make_file=f"sceneloom export --precision {'exact' if precision == 'fp32' else 'fast'}",
         gpu=False,
-        check=lambda: _check_openvino(precision),
+        check=check,
         open=lambda path, batch: OpenVinoSynthesizer(
             path, precision=precision, max_batch_size=batch
         ),
@@ -90,14 +95,13 @@ ENGINES = {
         _openvino("int8", INT8_FILE),
         _onnx_runtime("fp32", GRAPH_FILE, "cuda"),
         _onnx_runtime("fp16", FP16_FILE, "cuda"),
-        _onnx_runtime("fp16", FP16_FILE, "tensorrt"),
         Engine(
             name="tensorrt-fp16",
             precision="fp16",
             file=PLAN_FILE,
             make_file="sceneloom engine",
             gpu=True,
-            check=lambda: _check_tensorrt(),
+            check=this_machine,
             open=lambda path, batch: TensorRTSynthesizer(path),
         ),
     )
@@ -130,16 +134,13 @@ def unavailable(engine: Engine, version: Path | None = None) -> str | None:
     if version is not None and not (version / engine.file).is_file():
         return f"the bundle has no {engine.file}: {engine.make_file}"
     if version is not None and engine.file == PLAN_FILE:
-        return _plan_of_another_precision(version / PLAN_FILE, engine.precision)
+        try:
+            built = read_record(version / PLAN_FILE).precision
+        except PlanRefusedError:
+            return None  # opening it says what is wrong
+        if built != engine.precision:
+            return f"{PLAN_FILE} is of {built}, not of {engine.precision}"
     return None
-
-
-def _plan_of_another_precision(plan: Path, precision: Precision) -> str | None:
-    try:
-        built = read_record(plan).precision
-    except PlanRefusedError:
-        return None  # opening it says what is wrong
-    return None if built == precision else f"{plan.name} is of {built}, not of {precision}"
 
 
 def open_engine(name: str, version: Path, *, max_batch_size: int = 1) -> Synthesizer:
@@ -160,27 +161,62 @@ def open_engine(name: str, version: Path, *, max_batch_size: int = 1) -> Synthes
     return engine.open(version / engine.file, max_batch_size)
 
 
-def _check_onnx_runtime(provider: Provider) -> None:
-    check_provider(provider)
-    if provider != "cpu":
-        require(["cuda"], extra="gpu", purpose="looking for a GPU")
-        _check_gpu()
+_PACKAGES = ("torch", "onnx", "onnxruntime", "openvino", "numpy", "tritonclient", "nvidia-pytriton")
+_FLAGS = ("avx2", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8")
+_ENGINE_PACKAGES = ("onnxruntime", "onnxruntime-gpu", "openvino", "tensorrt")
 
 
-def _check_openvino(precision: Precision) -> None:
-    require(["openvino"], extra="serve", purpose="running a model with OpenVINO")
-    if precision == "bf16" and not computes_bfloat16():
-        raise EngineError("this CPU computes no bfloat16 (it has neither AVX-512 BF16 nor AMX)")
+def describe_machine() -> dict[str, Any]:
+    """Processor, cores of this process, memory in GiB, GPUs, system, versions and load; no names of
+    hosts or paths.
+    """
+    gpus = Path("/proc/driver/nvidia/gpus").glob("*/information")
+    return {
+        "cpu": _field("/proc/cpuinfo", "model name") or platform.processor(),
+        "cpu_flags": [f for f in (_field("/proc/cpuinfo", "flags") or "").split() if f in _FLAGS],
+        "cores": len(os.sched_getaffinity(0)),
+        "memory_gib": round(_kib("/proc/meminfo", "MemTotal") / 2**20),
+        "gpus": [_field(str(file), "Model") or "unknown" for file in sorted(gpus)],
+        "system": f"{platform.system()} {platform.release()}",
+        "python": platform.python_version(),
+        "versions": {name: _version(name) for name in _PACKAGES},
+        "load_average": round(os.getloadavg()[0], 2),
+    }
 
 
-def _check_tensorrt() -> None:
-    require(["tensorrt", "cuda"], extra="gpu", purpose="running a TensorRT plan")
-    this_machine()
+def engine_machine() -> dict[str, Any]:
+    """Processor, cores, GPUs and runtimes: equal facts, equal choice of the engine."""
+    facts = describe_machine()
+    kept = ("cpu", "cpu_flags", "cores", "gpus")
+    versions = {name: _version(name) for name in _ENGINE_PACKAGES}
+    return {**{key: facts[key] for key in kept}, "versions": versions}
 
 
-def _check_gpu() -> None:
-    from sceneloom_serving.gpu_machine import load_cuda
+def cache_folder() -> Path:
+    """Folder of measurements of this machine: XDG_CACHE_HOME/sceneloom."""
+    base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+    return Path(base) / "sceneloom"
 
-    status, count = load_cuda().cudaGetDeviceCount()
-    if int(status) != 0 or not count:
-        raise EngineError("this machine has no NVIDIA GPU that CUDA can use")
+
+def peak_memory_mib(pid: int) -> int:
+    """Largest resident memory of a process so far."""
+    return _kib(f"/proc/{pid}/status", "VmHWM") // 1024
+
+
+def _kib(path: str, name: str) -> int:
+    return int((_field(path, name) or "0 kB").split()[0])
+
+
+def _field(path: str, name: str) -> str | None:
+    for line in Path(path).read_text().splitlines():
+        key, _, value = line.partition(":")
+        if key.strip() == name:
+            return value.strip()
+    return None
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None

@@ -1,38 +1,44 @@
 """The facts of this machine that a TensorRT plan depends on.
 
-Asked of CUDA through cuda-python's runtime bindings, which answer in words where there is no driver
-(TensorRT's own objects end the process there), or of nvidia-smi where only trtexec is installed.
+Asked of CUDA through cuda-python's runtime bindings, which answer in words where there is no
+driver. TensorRT's own objects end the process there.
 """
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import re
-import shutil
-import subprocess
 from pathlib import Path
 from typing import Any
 
 from sceneloom.errors import EngineError, require
-from sceneloom.text import one_line
 from sceneloom_serving.plan_record import Machine
 
 _DRIVER = Path("/proc/driver/nvidia/version")
-_QUERY = "--query-gpu=name,compute_cap,driver_version"
+_MODULES = ("tensorrt", "tensorrt_bindings")
 
 
 def load_tensorrt() -> Any:
-    """TensorRT's Python module.
+    """TensorRT's Python module: the whole package, or its bindings beside an image's own libraries.
 
     Raises:
-        MissingDependencyError: it is not installed, or its libraries are missing.
+        MissingDependencyError: neither is installed.
+        EngineError: it does not load; the text names the missing library.
     """
-    require(["tensorrt"], extra="gpu", purpose="running a TensorRT plan")
+    found = [name for name in _MODULES if importlib.util.find_spec(name) is not None]
+    if not found:
+        require(_MODULES[:1], extra="gpu", purpose="running a TensorRT plan")
     try:
-        import tensorrt
+        return importlib.import_module(found[0])
     except (ImportError, OSError, RuntimeError) as error:
-        raise EngineError(f"TensorRT's Python module cannot be loaded ({error})") from None
-    return tensorrt
+        hint = ""
+        if ".so" in str(error):
+            hint = (
+                "; its libraries libnvinfer, libnvinfer_plugin and libnvonnxparser come with pip "
+                "install 'sceneloom[gpu]' and are in NVIDIA's images"
+            )
+        raise EngineError(f"TensorRT's bindings cannot be loaded ({error}){hint}") from None
 
 
 def load_cuda() -> Any:
@@ -83,6 +89,13 @@ def this_machine(device: int = 0) -> Machine:
     status, count = cudart.cudaGetDeviceCount()
     if int(status) != 0 or not count:
         reason = getattr(status, "name", status) if int(status) else "no device"
+        most = int(checked(cudart.cudaDriverGetVersion(), "asking the driver's version"))
+        runtime = int(checked(cudart.cudaRuntimeGetVersion(), "asking its version"))
+        if 0 < most // 1000 < runtime // 1000:
+            raise EngineError(
+                f"the NVIDIA driver takes CUDA {_dotted(most)} at most, and cuda-python is of CUDA "
+                f"{_dotted(runtime)}: install a newer driver"
+            )
         raise EngineError(
             f"this machine has no NVIDIA GPU that CUDA can use ({reason}); TensorRT plans are "
             "built and run where the GPU is"
@@ -91,49 +104,18 @@ def this_machine(device: int = 0) -> Machine:
         raise EngineError(f"there is no GPU {device}; this machine has {count}, from 0")
     properties = checked(cudart.cudaGetDeviceProperties(device), "asking for the GPU's name")
     name = properties.name
+    text = _DRIVER.read_text("utf-8", "replace") if _DRIVER.is_file() else ""
+    found = re.search(r"\b\d{3}\.\d+(\.\d+)?\b", text)
+    # Without it the newest CUDA that the driver takes: far below a driver's own numbers, so that a
+    # record with those refuses it.
+    driver = found[0] if found else _dotted(checked(cudart.cudaDriverGetVersion(), "its version"))
     return Machine(
         tensorrt=release(tensorrt.__version__),
-        cuda_runtime=_cuda_version(checked(cudart.cudaRuntimeGetVersion(), "asking its version")),
-        driver=_driver(cudart),
+        cuda_runtime=_dotted(checked(cudart.cudaRuntimeGetVersion(), "asking its version")),
+        driver=driver,
         gpu=(name.decode() if isinstance(name, bytes) else str(name)).rstrip("\0"),
         compute_capability=f"{properties.major}.{properties.minor}",
     )
-
-
-def machine_without_python(tensorrt: str, device: int = 0) -> Machine:
-    """The facts where only trtexec is installed, from nvidia-smi.
-
-    Args:
-        tensorrt: the version that trtexec names.
-        device: number of the GPU.
-
-    Raises:
-        EngineError: nvidia-smi is not there or lists no such GPU.
-    """
-    tool = shutil.which("nvidia-smi")
-    if tool is None:
-        raise EngineError("this machine has no NVIDIA GPU (there is no nvidia-smi)")
-    done = subprocess.run(
-        [tool, _QUERY, "--format=csv,noheader", f"--id={device}"],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    fields = [field.strip() for field in done.stdout.strip().split(",")]
-    if done.returncode or len(fields) != 3:
-        raise EngineError(
-            f"nvidia-smi names no GPU {device} ({one_line(done.stdout + done.stderr)})"
-        )
-    gpu, capability, driver = fields
-    return Machine(
-        tensorrt=tensorrt, cuda_runtime="", driver=driver, gpu=gpu, compute_capability=capability
-    )
-
-
-def has_python_module() -> bool:
-    """Whether TensorRT's Python module is installed."""
-    return importlib.util.find_spec("tensorrt") is not None
 
 
 def release(version: str) -> str:
@@ -141,15 +123,6 @@ def release(version: str) -> str:
     return ".".join(re.findall(r"\d+", version)[:3])
 
 
-def _cuda_version(number: int) -> str:
-    return f"{number // 1000}.{number % 1000 // 10}"
-
-
-def _driver(cudart: Any) -> str:
-    """The driver's own version, or else the newest CUDA that it takes."""
-    if _DRIVER.is_file():
-        found = re.search(r"\b\d{3}\.\d+(\.\d+)?\b", _DRIVER.read_text("utf-8", "replace"))
-        if found:
-            return found[0]
-    # Its numbers are far below a driver's own: a record with those refuses it, as it should.
-    return _cuda_version(checked(cudart.cudaDriverGetVersion(), "asking the driver's version"))
+def _dotted(cuda: int) -> str:
+    """13010 is CUDA 13.1."""
+    return f"{cuda // 1000}.{cuda % 1000 // 10}"

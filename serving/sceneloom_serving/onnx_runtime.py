@@ -1,14 +1,12 @@
-"""ONNX Runtime as a Synthesizer: on the CPU, on CUDA, or with TensorRT on CUDA."""
+"""ONNX Runtime as a Synthesizer: on the CPU or on CUDA."""
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import os
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
-
-import numpy.typing as npt
+from typing import Literal
 
 from sceneloom.contract import (
     INPUT_INSTANCES,
@@ -22,18 +20,14 @@ from sceneloom.errors import EngineError, ExportError, MissingDependencyError, r
 from sceneloom.maps import Image, InstanceMap, LabelMap, Style
 from sceneloom.synthesizer import Synthesizer
 from sceneloom.text import one_line
+from sceneloom_serving.bundle import FP16_FILE, INT8_FILE
 
-MODEL_FILE = "onnxruntime.onnx"
-"""The graph with accurate norms, which engines on the CPU run, in a version's folder of an export
-bundle.
-"""
-Provider = Literal["cpu", "cuda", "tensorrt"]
-_PRECISIONS = {"fp16.onnx": "fp16", "int8.onnx": "int8"}
+Provider = Literal["cpu", "cuda"]
+_PRECISIONS = {FP16_FILE: "fp16", INT8_FILE: "int8"}
 """Of the graphs of an export bundle that are not float32."""
 _PROVIDERS: dict[Provider, str] = {
     "cpu": "CPUExecutionProvider",
     "cuda": "CUDAExecutionProvider",
-    "tensorrt": "TensorrtExecutionProvider",
 }
 
 
@@ -47,19 +41,15 @@ class OnnxRuntimeSynthesizer(Synthesizer):
         provider: Provider = "cpu",
         max_batch_size: int = 1,
         threads: int | None = None,
-        engine_cache: Path | None = None,
     ) -> None:
         """Load a model.
 
         Args:
             model: an exported graph, which carries its contract: `MODEL_FILE` of an export bundle,
                 on a GPU also `fp16.onnx`.
-            provider: cpu; cuda, where inputs and output are bound to memory of the GPU; or tensorrt
-                on top of it, which builds an engine at the first picture of each size.
+            provider: cpu; or cuda, where inputs and output are bound to memory of the GPU.
             max_batch_size: most pictures at once.
             threads: threads for one picture on the CPU; None takes the CPUs this process may use.
-            engine_cache: folder where the tensorrt provider keeps its engines; without it they are
-                built anew in every process.
 
         Raises:
             MissingDependencyError: onnxruntime is not installed, or two builds of it overwrite each
@@ -73,9 +63,11 @@ class OnnxRuntimeSynthesizer(Synthesizer):
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads or usable_cpus()
         options.log_severity_level = 3
+        # What is float32 is float32: TF32 is that provider's default on newer GPUs.
+        given = {"device_id": 0, "use_tf32": 0} if provider == "cuda" else {}
         try:
             self._session = onnxruntime.InferenceSession(
-                str(model), options, providers=_provider_options(provider, engine_cache)
+                str(model), options, providers=[(_PROVIDERS[provider], given)]
             )
         except Exception as error:  # onnxruntime's own classes differ between builds
             raise ExportError(
@@ -99,15 +91,12 @@ class OnnxRuntimeSynthesizer(Synthesizer):
         """Run one batch; see `Synthesizer.run_batch`."""
         named = {INPUT_LABELS: label_maps, INPUT_INSTANCES: instance_maps, INPUT_STYLE: styles}
         feeds = {name: array for name, array in named.items() if array is not None}
-        image: Image = (
-            self._run_bound(feeds) if self._on_gpu else self._session.run([OUTPUT_IMAGE], feeds)[0]
-        )
-        return image
-
-    def _run_bound(self, feeds: dict[str, npt.NDArray[Any]]) -> Any:
-        """Uploads are made on the provider's own stream, and the picture is brought back once."""
+        if not self._on_gpu:
+            image: Image = self._session.run([OUTPUT_IMAGE], feeds)[0]
+            return image
         import onnxruntime
 
+        # Uploads are made on the provider's own stream, and the picture is brought back once.
         binding = self._session.io_binding()
         for name, array in feeds.items():
             binding.bind_ortvalue_input(
@@ -115,7 +104,8 @@ class OnnxRuntimeSynthesizer(Synthesizer):
             )
         binding.bind_output(OUTPUT_IMAGE, "cuda", 0)
         self._session.run_with_iobinding(binding)
-        return binding.copy_outputs_to_cpu()[0]
+        bound: Image = binding.copy_outputs_to_cpu()[0]
+        return bound
 
 
 def check_provider(provider: Provider) -> None:
@@ -127,7 +117,15 @@ def check_provider(provider: Provider) -> None:
         EngineError: it was not.
     """
     require(["onnxruntime"], extra="serve", purpose="running an exported model")
-    _check_single_build()
+    builds = []
+    for name in ("onnxruntime", "onnxruntime-gpu"):
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            builds.append(importlib.metadata.distribution(name))
+    if len(builds) > 1:
+        raise MissingDependencyError(
+            "onnxruntime and onnxruntime-gpu are both installed and overwrite each other's files: "
+            "pip uninstall -y onnxruntime onnxruntime-gpu, then pip install the one you want"
+        )
     import onnxruntime
 
     if _PROVIDERS[provider] not in onnxruntime.get_available_providers():
@@ -137,39 +135,7 @@ def check_provider(provider: Provider) -> None:
         )
 
 
-def _provider_options(provider: Provider, cache: Path | None) -> Sequence[Any]:
-    # What is float32 is float32: TF32 is that provider's default on newer GPUs.
-    cuda = ("CUDAExecutionProvider", {"device_id": 0, "use_tf32": 0})
-    if provider == "cpu":
-        return ["CPUExecutionProvider"]
-    if provider == "cuda":
-        return [cuda]
-    kept = {} if cache is None else {"trt_engine_cache_path": str(cache)}
-    options = {
-        "device_id": 0,
-        "trt_engine_cache_enable": cache is not None,
-        "trt_timing_cache_enable": cache is not None,
-        **kept,
-    }
-    return [("TensorrtExecutionProvider", options), cuda]
-
-
 def usable_cpus() -> int:
     """How many CPUs this process may use."""
     # Not every system can say which.
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _check_single_build() -> None:
-    builds = []
-    for name in ("onnxruntime", "onnxruntime-gpu"):
-        try:
-            importlib.metadata.distribution(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-        builds.append(name)
-    if len(builds) > 1:
-        raise MissingDependencyError(
-            "onnxruntime and onnxruntime-gpu are both installed and overwrite each other's files: "
-            "pip uninstall -y onnxruntime onnxruntime-gpu, then pip install the one you want"
-        )

@@ -74,7 +74,10 @@ class OpenVinoSynthesizer(Synthesizer):
             "NUM_STREAMS": 1,
             "INFERENCE_NUM_THREADS": threads or usable_cpus(),
         }
-        graph = self._read()
+        try:
+            graph = core.read_model(model)
+        except RuntimeError as error:
+            raise self._cannot_load(error) from None
         metadata = ["framework", PARAMETER]
         if not graph.has_rt_info(metadata):
             raise EngineError(f"{model}: carries no contract; it was not exported by sceneloom")
@@ -88,12 +91,6 @@ class OpenVinoSynthesizer(Synthesizer):
         self._request = self._compile(graph)
         self._lock = threading.Lock()  # a request of OpenVINO's refuses a second caller
         self._whole: Any = None
-
-    def _read(self) -> Any:
-        try:
-            return self._core.read_model(self._model)
-        except RuntimeError as error:
-            raise self._cannot_load(error) from None
 
     def _compile(self, graph: Any) -> Any:
         try:
@@ -113,20 +110,16 @@ class OpenVinoSynthesizer(Synthesizer):
         feeds = {INPUT_LABELS: label_maps, INPUT_INSTANCES: instance_maps, INPUT_STYLE: styles}
         inputs: dict[str, Any] = {k: v for k, v in feeds.items() if v is not None}
         with self._lock:
-            request, present = self._request_for(label_maps)
-            image: Image = request.infer(inputs | present)[0]
+            request, present = self._request, None
+            if self._room is not None:
+                channels = self.contract.schema.channels
+                present = present_classes(label_maps, channels, self._room)
+                if present is None:  # maps of so many classes are rare: loaded at the first one
+                    if self._whole is None:
+                        self._whole = self._compile(self._graph)
+                    request = self._whole
+            image: Image = request.infer(inputs | (present or {}))[0]
             return image.copy()  # the next call writes into the same memory
-
-    def _request_for(self, label_maps: LabelMap) -> tuple[Any, dict[str, Any]]:
-        """What runs these maps, and its inputs beside them."""
-        if self._room is None:
-            return self._request, {}
-        present = present_classes(label_maps, self.contract.schema.channels, self._room)
-        if present is not None:
-            return self._request, present
-        if self._whole is None:  # maps of so many classes are rare: loaded when the first one comes
-            self._whole = self._compile(self._graph)
-        return self._whole, {}
 
 
 def computes_bfloat16() -> bool:

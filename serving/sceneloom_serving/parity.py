@@ -4,6 +4,9 @@ engine of each precision must keep to be served.
 The limits are decisions (docs/parity.md), not flags. Exact precisions have hard limits. Fast ones
 are proven with a margin, on at least `LEAST_MAPS` maps: a limit that is met barely is not met on
 the next map.
+
+The golden probe is a real inference of a served model on one map, because a server that says
+"ready" may still be broken: its block means must be those of PyTorch's picture.
 """
 
 from __future__ import annotations
@@ -16,10 +19,12 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from sceneloom.errors import ParityError
+from sceneloom.contract import precision_of
+from sceneloom.errors import ModelFailedError, ParityError
 from sceneloom.maps import Image
 from sceneloom.request import Request
 from sceneloom.synthesizer import Synthesizer
+from sceneloom_serving.bundle import Golden, block_means
 
 Precision = Literal["fp32", "fp16", "bf16", "int8"]
 """What an engine computes its convolutions in."""
@@ -102,12 +107,7 @@ PROOFS: dict[Precision, Limits] = {
 def compare(
     references: Sequence[npt.NDArray[np.uint8]], candidates: Sequence[npt.NDArray[np.uint8]]
 ) -> Parity:
-    """Compare pictures.
-
-    Args:
-        references: uint8 pictures of any shape.
-        candidates: as many, of equal shapes.
-    """
+    """Compare uint8 pictures with as many of equal shapes."""
     assert references
     found = []
     for reference, candidate in zip(references, candidates, strict=True):
@@ -138,9 +138,6 @@ def run_parity(
         references: the pictures of `reference_pictures`.
         candidate: the engine to be judged.
         requests: the maps they belong to.
-
-    Returns:
-        the differences over all pictures.
     """
     copies = 2 if candidate.max_batch_size > 1 else 1
     expected, got = [], []
@@ -153,12 +150,6 @@ def run_parity(
 
 def check_proof(parity: Parity, precision: Precision, engine: str, maps: int) -> None:
     """Refuse an engine that does not prove itself with its precision's margin.
-
-    Args:
-        parity: its differences from PyTorch in float32 on the reference maps.
-        precision: whose proof holds.
-        engine: what to call it in an error.
-        maps: how many reference maps there are.
 
     Raises:
         ParityError: names every limit that is not kept, or says that there are too few maps.
@@ -176,12 +167,6 @@ def check_parity(
 ) -> None:
     """Refuse an engine that differs by more than the limits of its precision.
 
-    Args:
-        parity: its differences from PyTorch in float32.
-        precision: whose limits hold.
-        engine: what to call it in an error.
-        limits: other ones.
-
     Raises:
         ParityError: names every limit that is not kept.
     """
@@ -197,10 +182,64 @@ def check_parity(
         raise ParityError(f"{engine} differs from PyTorch by {'; by '.join(broken)} ({parity})")
 
 
-def _run(engine: Synthesizer, request: Request, copies: int) -> Image:
+def _run(engine: Synthesizer, request: Request | Golden, copies: int) -> Image:
     def batch(x: npt.NDArray[Any] | None) -> Any:
         return None if x is None else np.repeat(x[None], copies, 0)
 
     return engine.run_batch(
         batch(request.label_map), batch(request.instance_map), batch(request.style)
     )
+
+
+REFERENCES_FILE = "references.npz"
+TOLERANCE = 2.0
+"""Largest difference of a block's mean, in grey levels."""
+_TOLERANCES = {"bf16": 4.0, "int8": 12.0}
+"""The same for engines of a lower precision. Another model's picture is tens of levels away."""
+
+
+def make_golden(reference: Synthesizer, request: Request) -> Golden:
+    """Run the reference once and keep what it answered."""
+    image = _run(reference, request, 1)[0]
+    return Golden(
+        label_map=request.label_map,
+        instance_map=request.instance_map,
+        style=request.style,
+        block_means=block_means(image),
+    )
+
+
+def check_golden(synthesizer: Synthesizer, golden: Golden, engine: str = "") -> float:
+    """Prove a served model with a real inference, as `check_picture` does.
+
+    Raises:
+        ModelFailedError: the picture is not the one that was exported.
+        ServingError: there was no picture.
+    """
+    image = _run(synthesizer, golden, 1)[0]
+    return check_picture(image, golden, engine)
+
+
+def check_picture(image: Image, golden: Golden, engine: str = "") -> float:
+    """Compare a picture of the golden map with the one that was exported.
+
+    Args:
+        image: uint8 [H, W, 3], RGB.
+        golden: of the bundle that is served.
+        engine: its name, which ends in the precision; without one, float32's tolerance holds.
+
+    Returns:
+        the largest difference of a block's mean, in grey levels.
+
+    Raises:
+        ModelFailedError: it differs by more than the tolerance.
+    """
+    difference = float(np.abs(block_means(image) - golden.block_means).max())
+    tolerance = _TOLERANCES.get(precision_of(engine), TOLERANCE)
+    if not difference <= tolerance:
+        raise ModelFailedError(
+            "the served model is not the one that was exported: on the golden map its picture "
+            "differs by "
+            f"{difference:.1f} grey levels, {tolerance:g} is the limit"
+        )
+    return difference

@@ -1,10 +1,12 @@
 """The record beside a TensorRT plan, `model.plan.json`: what it was built from, with what, for
 which GPU, and how it was proven.
 
-A plan is executable code, not data: whoever can write one can run anything in the process that
-loads it. So a plan is loaded only if its bytes have the hash that its record names, and only where
-the record says it belongs; both are checked before TensorRT sees a byte. docs/tensorrt.md is the
-specification.
+A plan is executable code, not data: its author can run anything in the process that loads it. So a
+plan is loaded only if its bytes have the hash that its record names, and only where the record says
+it belongs. Both are checked before TensorRT sees a byte. docs/tensorrt.md is the specification.
+
+Optimisation profiles are the ranges of batch and size that a plan takes, each tuned for one point.
+Single values are the fastest; several profiles let one plan serve single pictures and batches.
 """
 
 from __future__ import annotations
@@ -14,17 +16,21 @@ import hashlib
 import json
 import os
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from sceneloom.contract import Contract
+from sceneloom.contract import (
+    INPUT_INSTANCES,
+    INPUT_LABELS,
+    INPUT_STYLE,
+    STYLE_ROWS,
+    Contract,
+)
 from sceneloom.errors import PlanRefusedError, SchemaError
 from sceneloom.text import parse_json
-from sceneloom_serving.profiles import Profile
 
 FORMAT = 1
-PLAN_FILE = "model.plan"
-"""A plan's name in a version's folder of an export bundle; Triton's tensorrt backend expects it."""
 Hardware = Literal["none", "ampere+", "same-capability"]
 """GPUs that a plan runs on: the one it was built on, any from compute capability 8.0, or any of the
 same compute capability.
@@ -58,7 +64,7 @@ class PlanRecord:
     machine: Machine
     """Where it was built, and so where it runs."""
     builder: str
-    """`python` or `trtexec`."""
+    """`python`; `trtexec` in records of older versions."""
     precision: str
     """`fp32` or `fp16`."""
     norms: str
@@ -92,6 +98,18 @@ class PlanRecord:
         if None in sizes:
             return self.contract
         return dataclasses.replace(self.contract, sizes=fixed)
+
+    @property
+    def summary(self) -> str:
+        """Latency and parity in one line for people."""
+        latency, parity = self.latency or {}, self.parity
+        speed = f"p50 {latency.get('p50_ms')} ms, p99 {latency.get('p99_ms')} ms"
+        if parity is None:
+            return f"{speed}; parity not measured: {self.parity_missing}"
+        return (
+            f"{speed}; parity with PyTorch: max {parity['max']}, 99.9th percentile "
+            f"{parity['p999']:g}, PSNR {parity['psnr'] or float('inf'):.1f} dB"
+        )
 
     def to_json(self) -> dict[str, Any]:
         """As a JSON object."""
@@ -157,10 +175,6 @@ def read_record(plan: Path) -> PlanRecord:
 def verified_plan(plan: Path, machine: Machine) -> tuple[PlanRecord, bytes]:
     """Read a plan that may be loaded on this machine.
 
-    Args:
-        plan: the file.
-        machine: this machine.
-
     Returns:
         its record, and the very bytes whose hash was checked.
 
@@ -183,12 +197,6 @@ def check_plan(record: PlanRecord, plan_sha256: str, machine: Machine, source: s
     must be the same, unless the plan is version-compatible; the GPU likewise, unless it is
     hardware-compatible.
 
-    Args:
-        record: the plan's.
-        plan_sha256: hash of the plan's bytes.
-        machine: where it is to be loaded.
-        source: what to call the plan in an error.
-
     Raises:
         PlanRefusedError: names everything that does not match.
     """
@@ -199,9 +207,16 @@ def check_plan(record: PlanRecord, plan_sha256: str, machine: Machine, source: s
         )
     built = record.machine
     wrong = []
-    if not _same_tensorrt(built.tensorrt, machine.tensorrt, record.version_compatible):
+    old, new = _numbers(built.tensorrt)[:3], _numbers(machine.tensorrt)[:3]
+    newer = record.version_compatible and old[:1] == new[:1] and old < new
+    if old != new and not newer:
         wrong.append(f"TensorRT {built.tensorrt}, this is {machine.tensorrt}")
-    if not _same_gpu(built, machine, record.hardware):
+    if record.hardware == "ampere+":
+        fits = _numbers(machine.compute_capability) >= (8, 0)
+    else:
+        fits = built.compute_capability == machine.compute_capability
+        fits &= record.hardware == "same-capability" or built.gpu == machine.gpu
+    if not fits:
         wrong.append(
             f"{built.gpu} (compute capability {built.compute_capability}), this is "
             f"{machine.gpu} ({machine.compute_capability})"
@@ -217,19 +232,107 @@ def check_plan(record: PlanRecord, plan_sha256: str, machine: Machine, source: s
         )
 
 
-def _same_tensorrt(built: str, here: str, version_compatible: bool) -> bool:
-    old, new = _numbers(built)[:3], _numbers(here)[:3]
-    return old == new or (version_compatible and old[:1] == new[:1] and old < new)
-
-
-def _same_gpu(built: Machine, here: Machine, hardware: Hardware) -> bool:
-    if hardware == "ampere+":
-        return _numbers(here.compute_capability) >= (8, 0)
-    same = built.compute_capability == here.compute_capability
-    return same and (hardware == "same-capability" or built.gpu == here.gpu)
-
-
 def _numbers(version: str) -> tuple[int, ...]:
     """The numbers of a version: 8.6.1.post1 is (8, 6, 1)."""
     found = re.match(r"\d+(\.\d+)*", version)
     return tuple(int(part) for part in found[0].split(".")) if found else ()
+
+
+Range = tuple[int, int, int]
+"""Least, tuned for, most."""
+Point = Literal["least", "tuned", "most"]
+_POINTS: dict[Point, int] = {"least": 0, "tuned": 1, "most": 2}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Profile:
+    """One optimisation profile."""
+
+    batch: Range
+    """Pictures at once."""
+    height: Range
+    """Pixels."""
+    width: Range
+    """Pixels."""
+
+    def __post_init__(self) -> None:
+        """Check that each range is in order."""
+        for name in ("batch", "height", "width"):
+            low, tuned, high = getattr(self, name)
+            if not 1 <= low <= tuned <= high:
+                raise SchemaError(f"{name} {low}:{tuned}:{high} of a profile is not in order")
+
+    @property
+    def fixed_size(self) -> tuple[int, int] | None:
+        """The one (height, width) that it takes, or None if it takes several."""
+        (low, tall), (narrow, wide) = self.height[::2], self.width[::2]
+        return (low, narrow) if (low, narrow) == (tall, wide) else None
+
+    def takes(self, batch: int, height: int, width: int) -> bool:
+        """Whether a batch of pictures of this size may run in it."""
+        values = ((self.batch, batch), (self.height, height), (self.width, width))
+        return all(low <= value <= high for (low, _, high), value in values)
+
+    def shapes(self, contract: Contract, point: Point) -> dict[str, tuple[int, ...]]:
+        """The inputs' shapes at one end of the ranges, or at the point it is tuned for."""
+        index = _POINTS[point]
+        return input_shapes(contract, self.batch[index], self.height[index], self.width[index])
+
+    def to_json(self) -> dict[str, list[int]]:
+        """As a JSON object."""
+        return {name: list(getattr(self, name)) for name in ("batch", "height", "width")}
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> Profile:
+        """Read the JSON form.
+
+        Raises:
+            KeyError, TypeError, ValueError, SchemaError: it is not one.
+        """
+        names = ("batch", "height", "width")
+        ranges = {name: tuple(int(value) for value in data[name]) for name in names}
+        if any(len(values) != 3 for values in ranges.values()):
+            raise ValueError(f"{data} where ranges of three numbers belong")
+        return cls(**ranges)  # type: ignore[arg-type]
+
+    def __str__(self) -> str:
+        """As it is written on the command line: BATCH@SIZE."""
+        batches = [str(value) for value in self.batch]
+        sizes = [f"{w}x{h}" for h, w in zip(self.height, self.width, strict=True)]
+        return f"{_short(batches)}@{_short(sizes)}"
+
+
+def _short(parts: list[str]) -> str:
+    return parts[0] if len(set(parts)) == 1 else ":".join(parts)
+
+
+def input_shapes(
+    contract: Contract, batch: int, height: int, width: int
+) -> dict[str, tuple[int, ...]]:
+    """Shapes of the served model's inputs, by name, in the graph's order."""
+    shapes: dict[str, tuple[int, ...]] = {INPUT_LABELS: (batch, height, width)}
+    if contract.boundaries or contract.style_channels:
+        shapes[INPUT_INSTANCES] = (batch, height, width)
+    if contract.style_channels:
+        shapes[INPUT_STYLE] = (batch, STYLE_ROWS, contract.style_channels)
+    return shapes
+
+
+def choose_profile(
+    profiles: Sequence[Profile], batch: int, height: int, width: int
+) -> tuple[int, int] | None:
+    """Find the profile that a batch runs in.
+
+    Returns:
+        the profile's index and how many of the pictures it takes at once: all, in the profile that
+        is tuned nearest to them, or else as many as any takes; None if no profile takes the size.
+    """
+    for count in range(batch, 0, -1):
+        distances = [
+            (abs(p.batch[1] - count), abs(p.height[1] - height) + abs(p.width[1] - width), number)
+            for number, p in enumerate(profiles)
+            if p.takes(count, height, width)
+        ]
+        if distances:
+            return min(distances)[-1], count
+    return None

@@ -121,12 +121,9 @@ def _convolutions(planes: Any) -> list[Any]:
             kind = node.get_type_name()
             if kind in ("Pad", "AvgPool"):
                 look.append(node)
-            elif kind == "Convolution" and _is_constant(node.input_value(1)):
-                found.append(node)
-            else:
+                continue
+            weights = node.input_value(1).get_node() if kind == "Convolution" else None
+            if weights is None or weights.get_type_name() != "Constant":
                 return []
+            found.append(node)
     return found
-
-
-def _is_constant(value: Any) -> bool:
-    return bool(value.get_node().get_type_name() == "Constant")

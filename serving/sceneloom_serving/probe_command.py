@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
 from pathlib import Path
@@ -22,10 +23,9 @@ from sceneloom.text import printable
 from sceneloom.triton.client import TritonSynthesizer
 from sceneloom.triton.grpc_transport import GrpcTransport
 from sceneloom.triton.transport import Timeouts
-from sceneloom_serving.encoded_probe import check_encoded_path
-from sceneloom_serving.golden import Golden, block_means, check_golden, load_golden
-from sceneloom_serving.references import load_references
-from sceneloom_serving.verify import bundle_hash
+from sceneloom_serving.bundle import Golden, block_means, bundle_hash, load_golden, load_references
+from sceneloom_serving.encoded_models import check_encoded_path
+from sceneloom_serving.parity import check_golden
 
 
 def main(
@@ -68,29 +68,23 @@ def main(
         try:
             difference = check_golden(synthesizer, golden, synthesizer.engine)
             left = max(timeout - (time.perf_counter() - start), 0.1)
-            both = _check_encoded(url, golden, synthesizer.engine, left)
+            timeouts = Timeouts(connect=left, infer=left)
+            ways = ""
+            with contextlib.suppress(ModelNotFoundError):
+                check_encoded_path(url, golden, synthesizer.engine, timeouts)
+                ways = ", raw and encoded"
         except DeadlineExceededError:
             if transport.answered(model, timeout=timeout) <= answers:
                 raise
             print(f"{url}: busy; it answered others, but not the probe within {timeout:g} s")
             return 0
     seconds = time.perf_counter() - start
-    ways = ", raw and encoded" if both else ""
     by = f" by {synthesizer.engine} ({synthesizer.precision})" if synthesizer.engine else ""
     print(
         f"{printable(url)}: right, {difference:.2f} grey levels from what was exported{by}{ways}, "
         f"{seconds:.3f} s"
     )
     return 0
-
-
-def _check_encoded(url: str, golden: Golden, engine: str, seconds: float) -> bool:
-    """Whether the server has the encoded path, which then is right, too."""
-    try:
-        check_encoded_path(url, golden, engine, Timeouts(connect=seconds, infer=seconds))
-    except ModelNotFoundError:
-        return False
-    return True
 
 
 def golden_for(repository: Path, contract: Contract) -> Golden:

@@ -12,6 +12,7 @@ from tyro.conf import Positional, arg
 
 from sceneloom.contract import MODEL_NAME
 from sceneloom.text import printable
+from sceneloom_serving.bundle import bundle_hash, load_references, verify_repository
 from sceneloom_serving.choice import (
     Measured,
     fastest,
@@ -22,8 +23,6 @@ from sceneloom_serving.choice import (
 )
 from sceneloom_serving.engines import ENGINES, unavailable
 from sceneloom_serving.parity import CLASSES, PrecisionClass
-from sceneloom_serving.references import load_references
-from sceneloom_serving.verify import bundle_hash, verify_repository
 
 
 def main(

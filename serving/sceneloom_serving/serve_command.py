@@ -14,13 +14,12 @@ from tyro.conf import OmitArgPrefixes, Positional, arg
 from sceneloom.contract import MODEL_NAME, precision_of
 from sceneloom.errors import EngineError
 from sceneloom.text import printable
+from sceneloom_serving.bundle import bundle_hash, verify_repository
+from sceneloom_serving.bundled_server import LogLine
 from sceneloom_serving.choice import choose_engine, precisions_left_out
-from sceneloom_serving.embedded import EmbeddedServer, ServerSettings
+from sceneloom_serving.embedded import EmbeddedServer, ServerSettings, keep_up
 from sceneloom_serving.engines import ENGINES, get_engine, unavailable
 from sceneloom_serving.parity import PrecisionClass
-from sceneloom_serving.server_log import LogLine
-from sceneloom_serving.supervision import keep_up
-from sceneloom_serving.verify import bundle_hash, verify_repository
 
 _STOP = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -68,21 +67,35 @@ def main(
     def say(text: str) -> None:
         print(f"sceneloom serve: {printable(text)}", file=sys.stderr, flush=True)
 
+    def stop(number: int, frame: FrameType | None) -> None:
+        for again in _STOP:  # a second signal must not cut the stop short
+            signal.signal(again, signal.SIG_IGN)
+        raise _Stopped
+
     if engine != "auto" and engine not in ENGINES:
         say(f"no engine {engine!r}; there are auto, {', '.join(ENGINES)}")
         return 2
     verify_repository(repository)
     chosen = _choose(repository, engine, precision)
     server = EmbeddedServer(repository, settings, engine=chosen, encoded=encoded, on_log=show)
+
+    def ready() -> None:
+        print(
+            f"ready grpc={server.grpc} http={server.http} metrics={server.metrics} "
+            f"engine={server.engine} precision={precision_of(server.engine)} "
+            f'difference="{server.difference}" fast="{server.fast}"',
+            flush=True,
+        )
+
     with contextlib.ExitStack() as stack:
         for number in _STOP:
-            stack.callback(signal.signal, number, signal.signal(number, _stop))
+            stack.callback(signal.signal, number, signal.signal(number, stop))
         try:
             with server:
                 reason = keep_up(
                     server,
                     check=lambda: verify_repository(repository),
-                    on_ready=lambda: print(_ready(server), flush=True),
+                    on_ready=ready,
                     say=say,
                 )
                 say(reason)
@@ -90,15 +103,6 @@ def main(
         except _Stopped:
             print("stopped", file=sys.stderr)
             return 0
-
-
-def _ready(server: EmbeddedServer) -> str:
-    """The line that says where the server is and what serves."""
-    return (
-        f"ready grpc={server.grpc} http={server.http} metrics={server.metrics} "
-        f"engine={server.engine} precision={precision_of(server.engine)} "
-        f'difference="{server.difference}" fast="{server.fast}"'
-    )
 
 
 def _choose(repository: Path, engine: str, precision: PrecisionClass) -> str:
@@ -116,11 +120,3 @@ def _choose(repository: Path, engine: str, precision: PrecisionClass) -> str:
     if reason:
         raise EngineError(f"{engine}: {reason}")
     return engine
-
-
-def _stop(number: int, frame: FrameType | None) -> None:
-    for again in _STOP:
-        signal.signal(
-            again, signal.SIG_IGN
-        )  # the server is being stopped; a second signal must not cut that short
-    raise _Stopped

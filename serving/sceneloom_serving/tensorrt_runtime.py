@@ -8,7 +8,10 @@ tests/export/test_tensorrt_bindings.py holds it against the real bindings of eac
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +22,14 @@ from sceneloom.contract import INPUT_INSTANCES, INPUT_LABELS, INPUT_STYLE, OUTPU
 from sceneloom.errors import EngineError, SizeError
 from sceneloom.maps import Image, InstanceMap, LabelMap, Style
 from sceneloom.synthesizer import Synthesizer
-from sceneloom_serving.device_buffers import Stream, TensorBuffer
 from sceneloom_serving.gpu_machine import checked, load_cuda, load_tensorrt, this_machine
-from sceneloom_serving.plan_record import PlanRecord, verified_plan
-from sceneloom_serving.profiles import Profile, choose_profile, input_shapes
+from sceneloom_serving.plan_record import (
+    PlanRecord,
+    Profile,
+    choose_profile,
+    input_shapes,
+    verified_plan,
+)
 
 _DTYPES: dict[str, npt.DTypeLike] = {
     INPUT_LABELS: np.uint8,
@@ -85,28 +92,22 @@ class TensorRTSynthesizer(Synthesizer):
             # The current GPU is a thread's own, and this may be another thread than the last.
             checked(load_cuda().cudaSetDevice(self._device), f"choosing GPU {self._device}")
             while done < batch:
-                index, count = self._choose(batch - done, height, width)
+                chosen = choose_profile(self.record.profiles, batch - done, height, width)
+                if chosen is None:
+                    profiles = ", ".join(map(str, self.record.profiles))
+                    raise SizeError(
+                        f"a batch of {batch - done} at {width}x{height} (width x height) is "
+                        f"outside the plan's profiles: {profiles}"
+                    )
+                index, count = chosen
                 part = {name: array[done : done + count] for name, array in inputs.items()}
-                self._execution(index).run(part, images[done : done + count])
+                if index not in self._executions:
+                    self._executions[index] = Execution(
+                        self._engine, index, self.record, self._stream, self._cuda_graphs
+                    )
+                self._executions[index].run(part, images[done : done + count])
                 done += count
         return images
-
-    def _choose(self, batch: int, height: int, width: int) -> tuple[int, int]:
-        chosen = choose_profile(self.record.profiles, batch, height, width)
-        if chosen is None:
-            profiles = ", ".join(map(str, self.record.profiles))
-            raise SizeError(
-                f"a batch of {batch} at {width}x{height} (width x height) is outside the plan's "
-                f"profiles: {profiles}"
-            )
-        return chosen
-
-    def _execution(self, index: int) -> Execution:
-        if index not in self._executions:
-            self._executions[index] = Execution(
-                self._engine, index, self.record, self._stream, self._cuda_graphs
-            )
-        return self._executions[index]
 
     @property
     def captured(self) -> bool:
@@ -162,12 +163,7 @@ class Execution:
         return self._graph is not None
 
     def run(self, inputs: Inputs, image: Image) -> None:
-        """Run one batch that the profile takes.
-
-        Args:
-            inputs: by name, in the contract's types.
-            image: uint8 [N, H, W, 3], which is filled in.
-        """
+        """Run one batch that the profile takes into uint8 [N, H, W, 3]."""
         shapes: dict[str, tuple[int, ...]] = {name: array.shape for name, array in inputs.items()}
         shapes[OUTPUT_IMAGE] = image.shape
         for name, array in inputs.items():
@@ -268,3 +264,115 @@ def _check_tensors(engine: Any, record: PlanRecord, source: str) -> None:
             f"{source}: has {engine.num_optimization_profiles} profiles, its record names "
             f"{len(record.profiles)}"
         )
+
+
+class TensorBuffer:
+    """One tensor's memory on both sides, for shapes up to a largest one."""
+
+    def __init__(self, shape: tuple[int, ...], dtype: npt.DTypeLike) -> None:
+        """Allocate it, for this shape at most.
+
+        Raises:
+            EngineError: the GPU or the host has not enough memory.
+        """
+        self._cuda = load_cuda()
+        self.dtype = np.dtype(dtype)
+        size = max(int(np.prod(shape)) * self.dtype.itemsize, 1)
+        self.device = int(
+            checked(self._cuda.cudaMalloc(size), f"allocating {size:,} bytes on the GPU")
+        )
+        """Address on the GPU."""
+        try:
+            self._host = int(
+                checked(
+                    self._cuda.cudaHostAlloc(size, self._cuda.cudaHostAllocDefault),
+                    f"allocating {size:,} pinned bytes on the host",
+                )
+            )
+        except BaseException:
+            self._cuda.cudaFree(self.device)
+            raise
+        self._bytes = np.ctypeslib.as_array((ctypes.c_uint8 * size).from_address(self._host))
+
+    def host(self, shape: tuple[int, ...]) -> npt.NDArray[Any]:
+        """The pinned memory as an array of this shape: C order, from the block's beginning."""
+        size = int(np.prod(shape)) * self.dtype.itemsize
+        return self._bytes[:size].view(self.dtype).reshape(shape)
+
+    def upload(self, shape: tuple[int, ...], stream: Any) -> None:
+        """Copy what is in the pinned memory to the GPU, in the stream's order."""
+        kind = self._cuda.cudaMemcpyKind.cudaMemcpyHostToDevice
+        self._copy(self.device, self._host, shape, kind, stream)
+
+    def download(self, shape: tuple[int, ...], stream: Any) -> None:
+        """Copy what is on the GPU to the pinned memory, in the stream's order."""
+        kind = self._cuda.cudaMemcpyKind.cudaMemcpyDeviceToHost
+        self._copy(self._host, self.device, shape, kind, stream)
+
+    def _copy(self, to: int, source: int, shape: tuple[int, ...], kind: Any, stream: Any) -> None:
+        size = int(np.prod(shape)) * self.dtype.itemsize
+        checked(self._cuda.cudaMemcpyAsync(to, source, size, kind, stream), "copying a tensor")
+
+    def free(self) -> None:
+        """Give both blocks back; no array of `host` may be used after it."""
+        self._bytes = np.zeros(0, np.uint8)
+        self._cuda.cudaFree(self.device)
+        self._cuda.cudaFreeHost(self._host)
+
+
+class Stream:
+    """A CUDA stream, not the default one: graphs cannot be captured there."""
+
+    def __init__(self) -> None:
+        """Create it."""
+        self._cuda = load_cuda()
+        flags = self._cuda.cudaStreamNonBlocking
+        self.stream = checked(self._cuda.cudaStreamCreateWithFlags(flags), "creating a stream")
+
+    @property
+    def handle(self) -> int:
+        """The handle that TensorRT takes."""
+        return int(self.stream)
+
+    def wait(self) -> None:
+        """Wait until everything in it is done.
+
+        Raises:
+            EngineError: something in it failed.
+        """
+        checked(self._cuda.cudaStreamSynchronize(self.stream), "running the engine")
+
+    def capture(self, work: Callable[[], None]) -> Any:
+        """Record what `work` puts into the stream as a CUDA graph, without running it.
+
+        Returns:
+            the graph, to be launched with `launch`; None if the work cannot be captured.
+        """
+        mode = self._cuda.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
+        checked(self._cuda.cudaStreamBeginCapture(self.stream, mode), "starting a capture")
+        try:
+            with contextlib.suppress(Exception):
+                work()
+        finally:
+            status, graph = self._cuda.cudaStreamEndCapture(self.stream)
+        if int(status) != 0:
+            self._cuda.cudaGetLastError()  # else the next call would report this failure
+            return None
+        status, ready = self._cuda.cudaGraphInstantiate(graph, 0)
+        self._cuda.cudaGraphDestroy(graph)
+        if int(status) != 0:
+            self._cuda.cudaGetLastError()
+            return None
+        return ready
+
+    def launch(self, graph: Any) -> None:
+        """Run a captured graph in this stream."""
+        checked(self._cuda.cudaGraphLaunch(graph, self.stream), "launching a CUDA graph")
+
+    def discard(self, graph: Any) -> None:
+        """Give a captured graph back."""
+        self._cuda.cudaGraphExecDestroy(graph)
+
+    def free(self) -> None:
+        """Give the stream back."""
+        self._cuda.cudaStreamDestroy(self.stream)

@@ -41,7 +41,10 @@ class TritonPythonModel:
             config["parameters"][PARAMETER]["string_value"], source="config.pbtxt"
         )
         self._max_pixels = int(config["parameters"][MAX_PIXELS_PARAMETER]["string_value"])
-        folder = _bundle_folder(Path(args["model_repository"]) / args["model_version"])
+        folder = Path(args["model_repository"]) / args["model_version"]
+        if (folder / "model.py").is_symlink():
+            # Engines read a graph's weights from beside the graph alone: in the bundle.
+            folder = (folder / "model.py").readlink().parent
         self._name = config["parameters"][ENGINE_PARAMETER]["string_value"]
         self._engine = open_engine(
             self._name,
@@ -54,8 +57,15 @@ class TritonPythonModel:
         responses: list[Any] = [self._refuse(request) for request in requests]
         valid = [i for i, response in enumerate(responses) if response is None]
         if valid:
-            inputs = [self._inputs(requests[i]) for i in valid]
-            for i, image in zip(valid, self._run(inputs), strict=True):
+            joined: list[Any] = []
+            for name in (INPUT_LABELS, INPUT_INSTANCES, INPUT_STYLE):
+                parts = [_array(requests[i], name) for i in valid]
+                joined.append(
+                    parts[0] if len(parts) == 1 or parts[0] is None else np.concatenate(parts)
+                )
+            images = self._engine.run_batch(*joined)
+            counts = [len(_array(requests[i], INPUT_LABELS)) for i in valid]
+            for i, image in zip(valid, np.split(images, np.cumsum(counts)[:-1]), strict=True):
                 responses[i] = pb_utils.InferenceResponse([pb_utils.Tensor(OUTPUT_IMAGE, image)])
         return responses
 
@@ -88,36 +98,10 @@ class TritonPythonModel:
             return _error(text, pb_utils.TritonError.INVALID_ARG)
         return None
 
-    def _inputs(self, request: Any) -> tuple[Any, Any, Any]:
-        return (
-            _array(request, INPUT_LABELS),
-            _array(request, INPUT_INSTANCES),
-            _array(request, INPUT_STYLE),
-        )
-
-    def _run(self, inputs: Sequence[tuple[Any, Any, Any]]) -> list[Any]:
-        label_maps, instance_maps, styles = map(_joined, zip(*inputs, strict=True))
-        images = self._engine.run_batch(label_maps, instance_maps, styles)
-        return np.split(images, np.cumsum([len(part[0]) for part in inputs])[:-1])
-
-
-def _bundle_folder(served: Path) -> Path:
-    """The version's folder in the bundle, where the served one holds links to its files: engines
-    read a graph's weights from beside the graph alone.
-    """
-    model = served / "model.py"
-    return model.readlink().parent if model.is_symlink() else served
-
 
 def _array(request: Any, name: str) -> Any:
     tensor = pb_utils.get_input_tensor_by_name(request, name)
     return None if tensor is None else tensor.as_numpy()
-
-
-def _joined(parts: Sequence[Any]) -> Any:
-    if parts[0] is None:
-        return None
-    return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
 
 def _error(text: str, code: int) -> Any:

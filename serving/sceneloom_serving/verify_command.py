@@ -8,7 +8,7 @@ from typing import Annotated
 from tyro.conf import Positional, arg
 
 from sceneloom.text import printable
-from sceneloom_serving.verify import verify_repository
+from sceneloom_serving.bundle import verify_repository
 
 
 def main(

@@ -14,7 +14,7 @@ from sceneloom.maps import read_instance_map, read_label_map
 from sceneloom.pictures import decode_picture
 from sceneloom.png import check_png
 from sceneloom.schema import load_schema
-from sceneloom_serving.encoded_path import decode_request
+from sceneloom_serving.encoded_models import decode_request
 
 CITYSCAPES = load_schema("cityscapes")
 SIGNATURE = b"\x89PNG\r\n\x1a\n"

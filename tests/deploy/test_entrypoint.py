@@ -24,8 +24,7 @@ from support import CHECKOUT, run_command
 
 from sceneloom.files import new_prefix
 from sceneloom_export.bundle import Exported
-from sceneloom_serving.bundled_server import find_bundled_server
-from sceneloom_serving.leftovers import remove
+from sceneloom_serving.bundled_server import find_bundled_server, remove
 
 ENTRYPOINT = CHECKOUT / "deploy" / "entrypoint.sh"
 ENGINE = CHECKOUT / "deploy" / "engine.sh"
@@ -315,7 +314,6 @@ def test_a_container_whose_model_has_died_ends(
         ("tensorrt", "tensorrt"),
         ("tensorrt-throughput", "tensorrt"),
         ("onnxruntime", "onnxruntime"),
-        ("onnxruntime-tensorrt", "onnxruntime"),
     ],
 )
 def test_the_real_server_takes_the_other_variants_up_to_their_backend(

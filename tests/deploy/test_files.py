@@ -153,3 +153,11 @@ def test_the_build_context_holds_what_the_wheel_is_built_from() -> None:
     needed += re.findall(r"^COPY (?:--\S+ )*(deploy/\S+)", DOCKERFILE.read_text(), re.MULTILINE)
     inside = [any(Path(path).is_relative_to(keep) for keep in kept) for path in needed]
     assert all(inside), [path for path, found in zip(needed, inside, strict=True) if not found]
+
+
+def test_the_image_builds_the_plan_through_the_bindings_of_its_own_tensorrt() -> None:
+    text = re.sub(r"\\\n\s+", "", DOCKERFILE.read_text())
+    [line] = [line for line in text.splitlines() if "tensorrt-cu13-bindings" in line]
+    assert "--no-deps" in line
+    assert '"tensorrt-cu13-bindings==${library##*.so.}.*"' in line
+    assert "libnvinfer.so" in line

@@ -16,17 +16,22 @@ from sceneloom.files import file_hash
 from sceneloom.schema import load_schema
 from sceneloom_export.bundle import Exported, export_bundle
 from sceneloom_export.settings import ExportSettings, ServingSettings
-from sceneloom_serving.engines import ENGINES, FP16_FILE
-from sceneloom_serving.golden import block_means, load_golden
-from sceneloom_serving.onnx_runtime import MODEL_FILE, OnnxRuntimeSynthesizer
+from sceneloom_serving.bundle import (
+    FP16_FILE,
+    MODEL_FILE,
+    block_means,
+    load_golden,
+    load_references,
+)
+from sceneloom_serving.engines import ENGINES
+from sceneloom_serving.onnx_runtime import OnnxRuntimeSynthesizer
 from sceneloom_serving.parity import run_parity
-from sceneloom_serving.references import load_references
 from sceneloom_training.checkpoint import load_checkpoint, save_checkpoint
 from sceneloom_training.networks import GeneratorArchitecture
 from sceneloom_training.torch_synthesizer import TorchSynthesizer
 
 FP32 = ExportSettings(precision=("fp32",))
-VARIANTS = ("embedded", "onnxruntime-tensorrt", "onnxruntime", "tensorrt-throughput", "tensorrt")
+VARIANTS = ("embedded", "onnxruntime", "tensorrt-throughput", "tensorrt")
 
 
 def test_files_report_and_hashes(exported: Exported) -> None:
@@ -38,7 +43,6 @@ def test_files_report_and_hashes(exported: Exported) -> None:
         "references.npz",
         "report.json",
         "synthesis/1/fp16.onnx",
-        "synthesis/1/group_norms.onnx",
         "synthesis/1/model.onnx",
         "synthesis/1/model.py",
         "synthesis/1/onnxruntime.onnx",

@@ -14,8 +14,7 @@ from tritonclient.grpc import model_config_pb2
 from sceneloom.contract import Contract
 from sceneloom.schema import load_schema
 from sceneloom.triton.encoded import DECODE_MODEL, ENCODE_MODEL, ENCODED_MODEL, ENCODED_MODELS
-from sceneloom_export.encoded_models import write_encoded_models
-from sceneloom_export.repository import write_configs
+from sceneloom_export.repository import write_configs, write_encoded_models
 from sceneloom_export.settings import ServingSettings
 from sceneloom_serving import templates
 

@@ -9,17 +9,14 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import stat
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
-from gpu_worlds import fake_gpu, run_engine, run_python
+from gpu_worlds import FAKE, fake_gpu, run_engine, run_python
 
 from sceneloom.files import file_hash
-from sceneloom_export.tensorrt_settings import FLOAT32
-from sceneloom_export.trtexec_build import float32_names, parse_latency, parse_version
 from sceneloom_serving.plan_record import read_record
 
 
@@ -82,7 +79,6 @@ def test_strongly_typed_builds_both_norms_and_keeps_one(model: Path) -> None:
     assert record.latency["size"] == [64, 96]
     assert record.served_contract.sizes == ((64, 96),)
     assert names(model) == [
-        "group_norms.onnx",
         "model.onnx",
         "model.plan",
         "model.plan.json",
@@ -181,7 +177,7 @@ def test_what_is_refused_before_the_work(model: Path, tmp_path: Path) -> None:
     assert "model.onnx: is not the file that" in done.stderr
     (model.parents[2] / "report.json").unlink()
     done = run_engine(model, *SIZE, *fp32, environment=fake_gpu())
-    assert "no report.json" in done.stderr
+    assert "report.json: missing" in done.stderr
     assert "model.plan" not in names(model)
 
 
@@ -206,117 +202,64 @@ def test_without_a_gpu_one_sentence(model: Path) -> None:
     )
 
 
-def test_without_tensorrt_and_trtexec(model: Path) -> None:
+def test_a_driver_that_is_too_old_is_named(model: Path) -> None:
+    environment = fake_gpu(FAKE_DRIVER_CUDA="11080")
+    del environment["FAKE_GPU"]
+    done = run_engine(model, *SIZE, environment=environment)
+    assert done.returncode == 1
+    assert done.stderr == (
+        "sceneloom engine: the NVIDIA driver takes CUDA 11.8 at most, and cuda-python is of CUDA "
+        "12.9: install a newer driver\n"
+    )
+
+
+def test_bindings_alone_are_enough(model: Path, tmp_path: Path) -> None:
+    """An image has TensorRT's libraries, and the bindings under their own name."""
+    shutil.copytree(FAKE / "cuda", tmp_path / "cuda")
+    shutil.copytree(FAKE / "tensorrt", tmp_path / "tensorrt_bindings")
+    environment = {**fake_gpu(), "PYTHONPATH": str(tmp_path)}
+    done = run_engine(model, *SIZE, "--precision", "fp32", environment=environment)
+    assert done.returncode == 0, done.stderr
+    record = read_record(model.with_name("model.plan"))
+    assert record.builder == "python"
+    assert record.parity is not None
+
+
+def test_a_missing_library_is_named(model: Path, tmp_path: Path) -> None:
+    shutil.copytree(FAKE / "cuda", tmp_path / "cuda")
+    (tmp_path / "tensorrt_bindings.py").write_text(
+        "raise ImportError('libnvinfer.so.11: cannot open shared object file: No such file')"
+    )
+    environment = {**fake_gpu(), "PYTHONPATH": str(tmp_path)}
+    done = run_engine(model, *SIZE, environment=environment)
+    assert done.returncode == 1
+    assert done.stderr == (
+        "sceneloom engine: TensorRT's bindings cannot be loaded (libnvinfer.so.11: cannot open "
+        "shared object file: No such file); its libraries libnvinfer, libnvinfer_plugin and "
+        "libnvonnxparser come with pip install 'sceneloom[gpu]' and are in NVIDIA's images\n"
+    )
+
+
+def test_eight_writes_its_own_graph_and_leaves_nothing(model: Path) -> None:
+    environment = fake_gpu(FAKE_TENSORRT="8.6.1.6")
+    before = names(model)
+    done = run_engine(model, *SIZE, "--precision", "fp32", environment=environment)
+    assert done.returncode == 0, done.stderr
+    assert plan_of(model)["graph"].endswith("/group/group_norms.onnx")
+    assert plan_of(model)["flags"] == 1  # EXPLICIT_BATCH
+    record = read_record(model.with_name("model.plan"))
+    assert (record.norms, record.graph["file"]) == ("group", "model.onnx")
+    assert record.graph["sha256"] == file_hash(model)  # of the export, so that verify takes it
+    assert record.parity is not None
+    assert names(model) == sorted([*before, "model.plan", "model.plan.json"])
+
+
+def test_without_tensorrt(model: Path) -> None:
     environment = {**os.environ, "PATH": str(Path(sys.executable).parent)}
     done = run_engine(model, *SIZE, environment=environment)
     assert done.returncode == 1
     assert done.stderr.count("\n") == 1
     assert "pip install 'sceneloom[gpu]'" in done.stderr
-
-
-TRTEXEC = """#!/bin/sh
-echo '&&&& RUNNING TensorRT.trtexec [TensorRT {version}] [b11] # trtexec'
-for argument in "$@"; do
-  echo "$argument" >> {log}
-  case "$argument" in
-    --saveEngine=*) printf plan > "${{argument#*=}}" ;;
-    --pluginInstanceNorm) slower=1 ;;
-  esac
-done
-echo "[I] Timing trace has 40 queries over 0.3 s"
-echo "[I] Latency: min = 4.1 ms, max = 6.2 ms, mean = 4.9 ms, median = ${{slower:+9}}4.5 ms, \
-percentile(90%) = 5 ms, percentile(95%) = 5.5 ms, percentile(99%) = 6.1 ms"
-echo "[I] Enqueue Time: min = 0.1 ms, max = 1 ms, median = 1 ms, percentile(99%) = 1 ms"
-echo "[I] GPU Compute Time: min = 3 ms, max = 3 ms, median = 3 ms, percentile(99%) = 3 ms"
-"""
-SMI = """#!/bin/sh
-echo 'NVIDIA L4, 8.9, 570.86.15'
-"""
-
-
-def tools(folder: Path, version: str) -> dict[str, str]:
-    """An environment whose PATH has a trtexec and an nvidia-smi that answer as the real ones do."""
-    folder.mkdir()
-    texts = {"trtexec": TRTEXEC.format(version=version, log=folder / "log"), "nvidia-smi": SMI}
-    for name, text in texts.items():
-        (folder / name).write_text(text)
-        (folder / name).chmod((folder / name).stat().st_mode | stat.S_IXUSR)
-    return {**os.environ, "PATH": f"{folder}:{os.environ['PATH']}"}
-
-
-def test_trtexec_where_only_that_is_there(model: Path, tmp_path: Path) -> None:
-    environment = tools(tmp_path / "tools", "v101601")
-    shutil.copy(model, model.with_name("fp16.onnx"))
-    flags = ("--profiles", "96x64", "1:2:4@96x64", "--workspace-gib", "2")
-    done = run_engine(model, *flags, environment=environment)
-    assert done.returncode == 0, done.stderr
-    record = read_record(model.with_name("model.plan"))
-    assert model.with_name("model.plan").read_bytes() == b"plan"
-    assert (record.builder, record.norms) == ("trtexec", "native")
-    assert record.machine.gpu == "NVIDIA L4"
-    assert record.machine.tensorrt == "10.16.1"
-    assert record.machine.driver == "570.86.15"
-    assert record.parity is None
-    assert "through the server" in (record.parity_missing or "")
-    assert record.latency == {
-        "p50_ms": 4.5,
-        "p99_ms": 6.1,
-        "count": 40,
-        "measured_by": "trtexec",
-    }
-    lines = (tmp_path / "tools" / "log").read_text().splitlines()
-    line = lines[lines.index("--help") + 1 : lines.index("--pluginInstanceNorm")]
-    assert f"--onnx={model.with_name('fp16.onnx')}" in line
-    profile = line.index("--profile=1")
-    assert line[profile + 1 : profile + 4] == [
-        "--minShapes=label_map:1x64x96,instance_map:1x64x96",
-        "--optShapes=label_map:2x64x96,instance_map:2x64x96",
-        "--maxShapes=label_map:4x64x96,instance_map:4x64x96",
-    ]
-    assert {"--stronglyTyped", "--noTF32", "--memPoolSize=workspace:2048"} <= set(line)
-    assert not {"--fp16", "--skipInference"} & set(line)
-
-
-def test_trtexec_of_8_6_names_the_layers(model: Path, tmp_path: Path) -> None:
-    environment = tools(tmp_path / "tools", "v8601")
-    done = run_engine(model, *SIZE, environment=environment)
-    assert done.returncode == 0, done.stderr
-    line = (tmp_path / "tools" / "log").read_text().splitlines()
-    assert {"--fp16", "--precisionConstraints=obey"} <= set(line)
-    (precisions,) = [a for a in line if a.startswith("--layerPrecisions=")]
-    layers = precisions.removeprefix("--layerPrecisions=").split(",")
-    assert layers == [f"{name}:fp32" for name in float32_names(model.with_name("group_norms.onnx"))]
-    assert sum(name.startswith(FLOAT32) for name in layers) == len(layers) > 8
-    assert "--stronglyTyped" not in line
-    done = run_engine(model, *SIZE, "--profiles", "96x64", "64x64", environment=environment)
-    assert "one profile only" in done.stderr
-
-
-def test_trtexec_that_fails(model: Path, tmp_path: Path) -> None:
-    environment = tools(tmp_path / "tools", "v101601")
-    lines = ["#!/bin/sh", "echo '[TensorRT v101601]'", "test $1 = --help && exit 0"]
-    text = "\n".join([*lines, "echo '[E] Error 4: no'", "exit 1"])
-    (tmp_path / "tools" / "trtexec").write_text(text)
-    done = run_engine(model, *SIZE, "--precision", "fp32", environment=environment)
-    assert done.returncode == 1
-    assert "trtexec: failed ([E] Error 4: no)" in done.stderr
-    assert "model.plan" not in names(model)
-
-
-@pytest.mark.parametrize(
-    ("text", "version"), [("v8601", "8.6.1"), ("v101601", "10.16.1"), ("v110400", "11.4.0")]
-)
-def test_versions_as_trtexec_writes_them(text: str, version: str) -> None:
-    assert parse_version(f"&&&& RUNNING TensorRT.trtexec [TensorRT {text}] [b1]", "t") == version
-
-
-def test_what_trtexec_does_not_say() -> None:
-    from sceneloom.errors import EngineError
-
-    with pytest.raises(EngineError, match="which TensorRT"):
-        parse_version("hello", "trtexec")
-    with pytest.raises(EngineError, match="how fast"):
-        parse_latency("PASSED", "trtexec")
 
 
 def test_a_plan_that_fits_is_kept(model: Path) -> None:

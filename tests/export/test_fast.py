@@ -15,14 +15,13 @@ from support import ServeCommand, run_command, wide_generator
 from sceneloom.contract import Contract
 from sceneloom.schema import load_schema
 from sceneloom_export.bundle import Exported, export_bundle
-from sceneloom_export.map_kinds import KINDS, draw_kinds
-from sceneloom_export.proof_maps import reference_maps
+from sceneloom_export.proof import KINDS, draw_kinds, reference_maps
 from sceneloom_export.settings import ExportSettings
+from sceneloom_serving.bundle import load_references
 from sceneloom_serving.choice import choose_engine
 from sceneloom_serving.engines import ENGINES
 from sceneloom_serving.openvino_runtime import computes_bfloat16
 from sceneloom_serving.parity import LEAST_MAPS
-from sceneloom_serving.references import load_references
 from sceneloom_training.checkpoint import save_checkpoint
 from sceneloom_training.networks import GeneratorArchitecture
 

@@ -19,10 +19,11 @@ from support import COMMAND, blocky_maps, save_published, wide_generator
 
 from sceneloom.errors import PlanRefusedError, SceneLoomError
 from sceneloom_export.engine import build_engine
-from sceneloom_export.tensorrt_settings import EngineSettings
+from sceneloom_export.settings import EngineSettings
+from sceneloom_serving.bundle import PLAN_FILE
 from sceneloom_serving.gpu_machine import this_machine
 from sceneloom_serving.parity import LIMITS, compare
-from sceneloom_serving.plan_record import PLAN_FILE, PlanRecord
+from sceneloom_serving.plan_record import PlanRecord
 from sceneloom_serving.tensorrt_runtime import TensorRTSynthesizer
 from sceneloom_training.networks import GeneratorArchitecture
 

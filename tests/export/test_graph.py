@@ -16,14 +16,12 @@ from torch import nn
 
 from sceneloom.contract import Contract
 from sceneloom.schema import load_schema
-from sceneloom_export.accurate_norms import write_accurate_norms
 from sceneloom_export.bundle import Exported
-from sceneloom_export.graph import export_onnx
-from sceneloom_export.rules import check_rules
-from sceneloom_serving.engines import FP16_FILE
-from sceneloom_serving.onnx_runtime import MODEL_FILE, OnnxRuntimeSynthesizer
+from sceneloom_export.graph import check_rules, export_onnx
+from sceneloom_export.norms import write_accurate_norms
+from sceneloom_serving.bundle import FP16_FILE, MODEL_FILE, load_references
+from sceneloom_serving.onnx_runtime import OnnxRuntimeSynthesizer
 from sceneloom_serving.parity import check_parity, compare, run_parity
-from sceneloom_serving.references import load_references
 from sceneloom_training.networks import Generator, GeneratorArchitecture, ServedGenerator
 from sceneloom_training.published import import_published
 from sceneloom_training.torch_synthesizer import TorchSynthesizer

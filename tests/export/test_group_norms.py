@@ -12,8 +12,8 @@ import pytest
 from support import blocky_maps
 
 from sceneloom_export.bundle import Exported
-from sceneloom_export.group_norms import write_group_norms
-from sceneloom_export.tensorrt_settings import FLOAT32
+from sceneloom_export.norms import write_group_norms
+from sceneloom_export.settings import FLOAT32
 from sceneloom_serving.onnx_runtime import OnnxRuntimeSynthesizer
 from sceneloom_serving.parity import compare
 from sceneloom_training.networks import Generator

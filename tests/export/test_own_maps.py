@@ -13,7 +13,7 @@ from sceneloom.contract import Contract
 from sceneloom.errors import InputError, SizeError, UnknownLabelError
 from sceneloom.file_tree import describe
 from sceneloom.schema import load_schema
-from sceneloom_export.proof_maps import CALIBRATION_MAPS, calibration_maps, read_own_maps
+from sceneloom_export.proof import CALIBRATION_MAPS, calibration_maps, read_own_maps
 
 CONTRACT = Contract(schema=load_schema("cityscapes"), boundaries=True, size_multiple=8)
 

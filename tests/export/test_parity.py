@@ -14,8 +14,9 @@ from sceneloom.contract import Contract
 from sceneloom.errors import ParityError
 from sceneloom.schema import load_schema
 from sceneloom_export.bundle import Exported
-from sceneloom_export.probe_maps import draw_probe, golden_size, probe_sizes
-from sceneloom_serving.onnx_runtime import MODEL_FILE, OnnxRuntimeSynthesizer
+from sceneloom_export.proof import draw_probe, golden_size, probe_sizes
+from sceneloom_serving.bundle import MODEL_FILE
+from sceneloom_serving.onnx_runtime import OnnxRuntimeSynthesizer
 from sceneloom_serving.parity import (
     Parity,
     Precision,

@@ -14,12 +14,10 @@ from support import run_command, wide_generator
 from sceneloom.contract import Contract
 from sceneloom.schema import load_schema
 from sceneloom_export.bundle import Exported, export_bundle
-from sceneloom_export.probe_maps import draw_probe
-from sceneloom_export.proof import judge_quantised, make_references
-from sceneloom_export.proof_maps import calibration_maps
-from sceneloom_export.quantise import quantise
+from sceneloom_export.precision import quantise
+from sceneloom_export.proof import calibration_maps, draw_probe, judge_quantised, make_references
 from sceneloom_export.settings import ExportSettings
-from sceneloom_serving.onnx_runtime import MODEL_FILE
+from sceneloom_serving.bundle import MODEL_FILE
 from sceneloom_serving.openvino_runtime import OpenVinoSynthesizer
 from sceneloom_serving.parity import reference_pictures
 from sceneloom_training.checkpoint import save_checkpoint

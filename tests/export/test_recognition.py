@@ -13,7 +13,7 @@ from sceneloom.errors import CheckpointError, InputError, ParityError
 from sceneloom.maps import Image
 from sceneloom.request import Request, prepare
 from sceneloom.schema import load_schema
-from sceneloom_export.recognition import Recognition
+from sceneloom_export.precision import Recognition
 from sceneloom_streets import draw_pair
 
 SEGMENTER = CHECKOUT / "examples" / "street_demo" / "segmenter"

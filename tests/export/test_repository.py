@@ -12,7 +12,7 @@ from tritonclient.grpc import model_config_pb2
 from sceneloom.contract import Contract
 from sceneloom.errors import SchemaError, SizeError
 from sceneloom.schema import load_schema
-from sceneloom_export.repository import write_config
+from sceneloom_export.repository import fill_config
 from sceneloom_export.settings import ServingSettings, parse_size
 from sceneloom_serving import templates
 
@@ -21,7 +21,7 @@ CITYSCAPES = Contract(schema=load_schema("cityscapes"), boundaries=True, size_mu
 
 def written(contract: Contract, settings: ServingSettings, folder: Path) -> Any:
     target = folder / "config.pbtxt"
-    write_config(
+    fill_config(
         templates() / "synthesis" / "config.pbtxt",
         target,
         contract,

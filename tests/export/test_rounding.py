@@ -14,12 +14,10 @@ from sceneloom.contract import Contract
 from sceneloom.errors import ParityError
 from sceneloom.request import Request
 from sceneloom.schema import load_schema
-from sceneloom_export.probe_maps import draw_probe
-from sceneloom_export.proof import judge_rounded, make_references
-from sceneloom_export.proof_maps import reference_maps
-from sceneloom_export.rounding import HALF_LIMIT, RoundedSynthesizer, check_half_range
+from sceneloom_export.precision import HALF_LIMIT, RoundedSynthesizer, check_half_range
+from sceneloom_export.proof import draw_probe, judge_rounded, make_references, reference_maps
+from sceneloom_serving.bundle import References
 from sceneloom_serving.parity import Parity, compare, reference_pictures, run_parity
-from sceneloom_serving.references import References
 from sceneloom_training.checkpoint import load_checkpoint
 from sceneloom_training.networks import Generator, GeneratorArchitecture
 from sceneloom_training.torch_synthesizer import TorchSynthesizer

@@ -10,7 +10,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from sceneloom.errors import GraphRuleError
-from sceneloom_export.rules import check_rules
+from sceneloom_export.graph import check_rules
 
 F, U8, I32 = TensorProto.FLOAT, TensorProto.UINT8, TensorProto.INT32
 BHW = ["batch", "height", "width"]

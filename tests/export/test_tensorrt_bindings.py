@@ -103,8 +103,8 @@ from sceneloom.contract import Contract
 from sceneloom.errors import EngineError
 from sceneloom.schema import load_schema
 from sceneloom_export import engine, tensorrt_build
-from sceneloom_export.tensorrt_settings import EngineSettings
-from sceneloom_serving.device_buffers import Stream, TensorBuffer
+from sceneloom_export.settings import EngineSettings
+from sceneloom_serving.tensorrt_runtime import Stream, TensorBuffer
 from sceneloom_serving.gpu_machine import this_machine
 assert trt.__version__.startswith("8.6")
 assert tensorrt_build.network_flags(trt, 8) == 1

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from sceneloom.contract import Contract
 from sceneloom.errors import SchemaError, SizeError
 from sceneloom.schema import load_schema
-from sceneloom_export.tensorrt_settings import EngineSettings, chosen_profiles, parse_profile
-from sceneloom_serving.profiles import Profile, choose_profile
+from sceneloom_export.settings import EngineSettings, chosen_profiles, parse_profile
+from sceneloom_serving.plan_record import Profile, choose_profile
 
 CONTRACT = Contract(schema=load_schema("cityscapes"), boundaries=True, size_multiple=32)
 

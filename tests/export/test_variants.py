@@ -35,11 +35,10 @@ TWO_SIZES = dataclasses.replace(STYLED, sizes=((1024, 2048), (512, 1024)))
 VARIANTS = {
     "embedded": "python",
     "onnxruntime": "onnxruntime",
-    "onnxruntime-tensorrt": "onnxruntime",
     "tensorrt": "tensorrt",
     "tensorrt-throughput": "tensorrt",
 }
-FIXED = ("onnxruntime-tensorrt", "tensorrt", "tensorrt-throughput")
+FIXED = ("tensorrt", "tensorrt-throughput")
 SETTINGS = ServingSettings(
     max_batch_size=2, queue_delay_us=300, queue_size=9, queue_timeout_s=1.5, instances=3
 )
@@ -199,8 +198,7 @@ def test_a_single_fixed_size_stands_in_the_dims(tmp_path: Path, name: str) -> No
 def test_onnx_runtime_takes_the_half_precision_graph_where_there_is_one(tmp_path: Path) -> None:
     for half, file in ((False, "onnxruntime.onnx"), (True, "fp16.onnx")):
         configs = write(tmp_path / file, PLAIN, half=half)
-        for name in ("onnxruntime", "onnxruntime-tensorrt"):
-            assert configs[name].default_model_filename == file
+        assert configs["onnxruntime"].default_model_filename == file
 
 
 def test_every_variant_names_its_engine(tmp_path: Path) -> None:
@@ -211,7 +209,6 @@ def test_every_variant_names_its_engine(tmp_path: Path) -> None:
             "config": "onnxruntime-fp32",  # what it was told
             "embedded": "onnxruntime-fp32",
             "onnxruntime": f"onnxruntime-cuda-{precision}",
-            "onnxruntime-tensorrt": f"onnxruntime-tensorrt-{precision}",
             "tensorrt": f"tensorrt-{precision}",
             "tensorrt-throughput": f"tensorrt-{precision}",
         }
@@ -224,20 +221,6 @@ def test_onnx_runtime_leaves_batching_to_the_export(configs: dict[str, Config]) 
     assert configs["onnxruntime"].dynamic_batching.max_queue_delay_microseconds == 300
     (cuda,) = accelerators(configs["onnxruntime"])
     assert (cuda.name, cuda.parameters["cudnn_conv_algo_search"]) == ("cuda", "HEURISTIC")
-
-
-def test_onnx_runtimes_tensorrt_builds_for_fixed_sizes_and_keeps_its_engine(
-    tmp_path: Path,
-) -> None:
-    (tensorrt,) = accelerators(write(tmp_path, TWO_SIZES)["onnxruntime-tensorrt"])
-    assert tensorrt.name == "tensorrt"
-    assert tensorrt.parameters["trt_engine_cache_enable"] == "1"
-    assert tensorrt.parameters["trt_engine_cache_path"] == "/var/cache/sceneloom"
-    assert "precision_mode" not in tensorrt.parameters
-    shapes = "label_map:1x{0},instance_map:1x{0},style:1x256x3"
-    assert tensorrt.parameters["trt_profile_min_shapes"] == shapes.format("512x1024")
-    assert tensorrt.parameters["trt_profile_opt_shapes"] == shapes.format("1024x2048")
-    assert tensorrt.parameters["trt_profile_max_shapes"] == shapes.format("1024x2048")
 
 
 def accelerators(config: Config) -> list[Any]:

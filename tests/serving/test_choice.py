@@ -20,18 +20,18 @@ from sceneloom.maps import Image, InstanceMap, LabelMap, Style
 from sceneloom.request import Padding, Request
 from sceneloom.schema import load_schema
 from sceneloom.synthesizer import Synthesizer
+from sceneloom_serving.bundle import References, load_references, save_references
 from sceneloom_serving.choice import (
     Known,
     choose_engine,
     fastest,
+    first_of_the_fastest,
     measure_engines,
     recall,
     what_is_known,
 )
 from sceneloom_serving.engines import ENGINES, Engine, get_engine, open_engine, unavailable
 from sceneloom_serving.parity import Precision, PrecisionClass
-from sceneloom_serving.ranking import first_of_the_fastest
-from sceneloom_serving.references import References, load_references, save_references
 
 CONTRACT = Contract(schema=load_schema("helen"), boundaries=False, size_multiple=2)
 HASH = "ab" * 32

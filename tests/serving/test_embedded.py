@@ -35,8 +35,9 @@ from sceneloom.errors import (
 from sceneloom.files import SHARED_MEMORY
 from sceneloom.triton.transport import Timeouts
 from sceneloom_export.bundle import Exported
+from sceneloom_serving.bundle import MODEL_FILE
 from sceneloom_serving.embedded import EmbeddedServer, ServerSettings
-from sceneloom_serving.onnx_runtime import MODEL_FILE, OnnxRuntimeSynthesizer
+from sceneloom_serving.onnx_runtime import OnnxRuntimeSynthesizer
 from sceneloom_serving.parity import compare
 from sceneloom_training.checkpoint import load_checkpoint
 from sceneloom_training.torch_synthesizer import TorchSynthesizer

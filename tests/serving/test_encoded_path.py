@@ -26,7 +26,7 @@ from sceneloom.maps import instance_map_png, label_map_png
 from sceneloom.pictures import encode_picture
 from sceneloom.request import Request, prepare
 from sceneloom.schema import load_schema
-from sceneloom_serving.encoded_path import decode_request, encode_image
+from sceneloom_serving.encoded_models import decode_request, encode_image
 
 CONTRACT = Contract(schema=load_schema("cityscapes"), boundaries=True, size_multiple=8)
 STYLED = dataclasses.replace(CONTRACT, style_channels=3, style_defaults={7: (1.0, 2.0, 3.0)})

@@ -34,7 +34,7 @@ from sceneloom.triton.http_transport import HttpTransport
 from sceneloom.triton.shared_memory import SharedMemoryTransport
 from sceneloom_bench.noop_server import NoopServer, write_model
 from sceneloom_export.bundle import Exported
-from sceneloom_export.encoded_models import write_encoded_models
+from sceneloom_export.repository import write_encoded_models
 from sceneloom_export.settings import ServingSettings
 from sceneloom_serving.embedded import EmbeddedServer
 

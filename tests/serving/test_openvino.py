@@ -19,11 +19,10 @@ from sceneloom.contract import Contract
 from sceneloom.errors import EngineError, SchemaError
 from sceneloom.maps import InstanceMap, LabelMap
 from sceneloom_export.bundle import Exported
+from sceneloom_serving.bundle import MODEL_FILE, load_references
 from sceneloom_serving.engines import ENGINES, open_engine, unavailable
-from sceneloom_serving.onnx_runtime import MODEL_FILE
 from sceneloom_serving.openvino_runtime import OpenVinoSynthesizer, computes_bfloat16
 from sceneloom_serving.parity import compare, run_parity
-from sceneloom_serving.references import load_references
 from sceneloom_training.checkpoint import load_checkpoint
 from sceneloom_training.torch_synthesizer import TorchSynthesizer
 

@@ -23,17 +23,18 @@ from sceneloom.request import prepare
 from sceneloom.schema import load_schema
 from sceneloom_export.bundle import Exported
 from sceneloom_serving import templates
-from sceneloom_serving.bundled_server import check_numpy, find_bundled_server, find_libpython
-from sceneloom_serving.embedded import ServerSettings
-from sceneloom_serving.golden import (
-    block_means,
-    check_golden,
-    load_golden,
-    make_golden,
-    save_golden,
+from sceneloom_serving.bundle import MODEL_FILE, block_means, load_golden, save_golden
+from sceneloom_serving.bundled_server import (
+    check_numpy,
+    find_bundled_server,
+    find_libpython,
+    new_folder,
+    remove,
+    sweep,
 )
-from sceneloom_serving.leftovers import new_folder, remove, sweep
-from sceneloom_serving.onnx_runtime import MODEL_FILE, OnnxRuntimeSynthesizer
+from sceneloom_serving.embedded import ServerSettings
+from sceneloom_serving.onnx_runtime import OnnxRuntimeSynthesizer
+from sceneloom_serving.parity import check_golden, make_golden
 from sceneloom_training.networks import GeneratorArchitecture
 from sceneloom_training.torch_synthesizer import TorchSynthesizer
 
@@ -141,7 +142,7 @@ def test_what_dead_processes_left_is_swept_and_the_rest_is_kept(
 
 
 def test_another_pid_namespace_gives_other_names() -> None:
-    code = "from sceneloom_serving.leftovers import new_prefix; print(new_prefix())"
+    code = "from sceneloom_serving.bundled_server import new_prefix; print(new_prefix())"
     command = ["unshare", "--user", "--map-root-user", "--pid", "--fork", "--mount-proc"]
     inside = subprocess.run(
         [*command, sys.executable, "-c", code], capture_output=True, text=True, check=False

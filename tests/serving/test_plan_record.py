@@ -15,13 +15,13 @@ from sceneloom.schema import load_schema
 from sceneloom_serving.plan_record import (
     Machine,
     PlanRecord,
+    Profile,
     check_plan,
     read_record,
     record_path,
     verified_plan,
     write_record,
 )
-from sceneloom_serving.profiles import Profile
 
 BLOB = b"a plan" * 100
 SHA256 = "20ea1b21ac2fd1b0ce4de2d6a0da1b54e3d2c8b4c0d0f2b3d6f9f0a3f6a5e1c9"

@@ -16,10 +16,9 @@ from sceneloom.errors import ServerStartError
 from sceneloom.request import Padding, Request
 from sceneloom.schema import load_schema
 from sceneloom_export.bundle import Exported
+from sceneloom_serving.bundle import References, block_means, save_references
 from sceneloom_serving.embedded import EmbeddedServer
-from sceneloom_serving.golden import block_means
 from sceneloom_serving.probe_command import golden_for
-from sceneloom_serving.references import References, save_references
 
 CONTRACT = Contract(schema=load_schema("helen"), boundaries=False, size_multiple=8)
 

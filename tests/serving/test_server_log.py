@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from sceneloom_serving.server_log import (
+from sceneloom_serving.bundled_server import (
     LogLine,
     explain_end,
     explain_failure,

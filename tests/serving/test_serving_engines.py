@@ -18,9 +18,9 @@ from sceneloom.errors import ServerStartError, ServerUnavailableError
 from sceneloom.maps import instance_map_png, label_map_png
 from sceneloom.triton.encoded import EncodedClient
 from sceneloom_export.bundle import Exported
+from sceneloom_serving.bundle import load_golden
 from sceneloom_serving.embedded import EmbeddedServer, ServerSettings
 from sceneloom_serving.engines import ENGINES, unavailable
-from sceneloom_serving.golden import load_golden
 from sceneloom_serving.parity import compare
 
 pytestmark = pytest.mark.triton

@@ -23,9 +23,7 @@ from tritonclient.grpc import InferenceServerClient, InferInput
 from sceneloom import TritonSynthesizer
 from sceneloom.errors import ModelFailedError, ServerStartError, ServerUnavailableError
 from sceneloom_export.bundle import Exported
-from sceneloom_serving.embedded import EmbeddedServer
-from sceneloom_serving.held_ports import HeldPorts
-from sceneloom_serving.supervision import keep_up
+from sceneloom_serving.embedded import EmbeddedServer, HeldPorts, keep_up
 
 ENGINE = ("--engine", "openvino-fp32")
 NEGATIVE = (1, -64, -64)

@@ -12,7 +12,7 @@ from sceneloom.contract import Contract
 from sceneloom.errors import EngineError
 from sceneloom.request import Request
 from sceneloom.schema import load_schema
-from sceneloom_export.probe_maps import draw_probe
+from sceneloom_export.proof import draw_probe
 from sceneloom_serving.parity import Parity, check_parity, reference_pictures, run_parity
 from sceneloom_training.networks import Generator, GeneratorArchitecture, HalfGenerator
 from sceneloom_training.networks.generator import InstanceNorm

@@ -36,7 +36,7 @@ from pathlib import Path
 import torch
 import sceneloom, sceneloom_serving
 from sceneloom import TritonSynthesizer
-from sceneloom_export.probe_maps import draw_probe
+from sceneloom_export.proof import draw_probe
 from sceneloom_serving.embedded import EmbeddedServer, ServerSettings
 from sceneloom_training.networks import GeneratorArchitecture, build_generator
 from sceneloom_training.published import published_names

@@ -12,7 +12,7 @@ from typing import Any
 import psutil
 from typing_extensions import Self
 
-from sceneloom_serving.machine import describe_machine
+from sceneloom_serving.engines import describe_machine
 
 _PACKAGES = (
     "sceneloom",

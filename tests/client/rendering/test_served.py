@@ -21,7 +21,7 @@ from sceneloom.rendering.plan import Maps, Pictures, TritonServers, make_plan
 from sceneloom.rendering.run import RenderRun
 from sceneloom.rendering.settings import Container, RenderSettings, RetryPolicy
 from sceneloom_bench.noop_server import NoopServer, write_noop_repository
-from sceneloom_export.encoded_models import write_encoded_models
+from sceneloom_export.repository import write_encoded_models
 from sceneloom_export.settings import ServingSettings
 
 pytestmark = pytest.mark.triton

@@ -36,6 +36,10 @@ class OnnxParserFlag(enum.Enum):
     NATIVE_INSTANCENORM = 0
 
 
+class TacticSource(enum.IntEnum):
+    CUBLAS, CUBLAS_LT, CUDNN = range(3)
+
+
 class MemoryPoolType(enum.Enum):
     WORKSPACE = 0
 
@@ -105,6 +109,12 @@ class _Config:
 
     def clear_flag(self, flag: BuilderFlag) -> None:
         self.on.discard(flag)
+
+    def get_tactic_sources(self) -> int:
+        return 0b1111
+
+    def set_tactic_sources(self, sources: int) -> None:
+        assert sources == 0b1000  # TensorRT's own alone
 
     def set_memory_pool_limit(self, pool: MemoryPoolType, size: int) -> None:
         assert size > 0

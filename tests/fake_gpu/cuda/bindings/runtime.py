@@ -66,7 +66,7 @@ def cudaRuntimeGetVersion() -> tuple[Any, int]:
 
 
 def cudaDriverGetVersion() -> tuple[Any, int]:
-    return OK, 12080
+    return OK, int(os.environ.get("FAKE_DRIVER_CUDA", "12080"))
 
 
 def cudaSetDevice(device: int) -> tuple[Any]:

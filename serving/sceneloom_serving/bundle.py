@@ -1,0 +1,477 @@
+"""The export bundle on disk: its files' names, the maps and pictures in it, whether it still is
+what export wrote, and the folder that a server sees of it.
+
+    DIR/report.json                 parity, sizes, versions, hashes
+    DIR/golden.npz                  a map, and the block means of PyTorch's picture of it
+    DIR/references.npz              maps, and PyTorch's pictures of them
+    DIR/synthesis/config.pbtxt      with the contract in its parameters
+    DIR/synthesis/configs/*.pbtxt   variants for production
+    DIR/synthesis/1/model.py        shim over sceneloom_serving
+    DIR/synthesis/1/model.onnx      the served graph, float32: what other engines are built from
+    DIR/synthesis/1/onnxruntime.onnx  the same with accurate norms, for engines on the CPU
+    DIR/synthesis/1/weights.bin     the weights of both
+    DIR/synthesis/1/fp16.onnx, weights-fp16.bin   in half, for engines on GPUs
+    DIR/synthesis/1/int8.onnx, weights-int8.bin   quantised, if requested
+    DIR/synthesis_*/                the encoded path around it, for clients across a network
+
+Everything that a server reads decides what it runs: weights, configurations, the Python model, and
+TensorRT plans, which are executable code. `report.json` holds the SHA-256 of every file that export
+wrote. A plan, which is built later on the machine that serves it, has its own in `model.plan.json`.
+Light: NumPy, and for configurations tritonclient.
+
+    sceneloom verify build/streets --variant tensorrt
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import stat
+from collections.abc import Iterator, Mapping
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from sceneloom.contract import ENGINE_PARAMETER, MODEL_NAME, PARAMETER, Contract, precision_of
+from sceneloom.errors import PlanRefusedError, ServerStartError
+from sceneloom.files import file_hash
+from sceneloom.maps import Image, InstanceMap, LabelMap, Style
+from sceneloom.request import Padding, Request
+from sceneloom.text import parse_json
+from sceneloom_serving.plan_record import read_record, record_path
+
+REPORT_FILE, GOLDEN_FILE, REFERENCES_FILE = "report.json", "golden.npz", "references.npz"
+VERSION = f"{MODEL_NAME}/1"
+"""The version's folder; the files below are in it."""
+GRAPH_FILE, MODEL_FILE = "model.onnx", "onnxruntime.onnx"
+FP16_FILE, INT8_FILE = "fp16.onnx", "int8.onnx"
+PLAN_FILE = "model.plan"
+"""The TensorRT plan that `sceneloom engine` builds; Triton's tensorrt backend expects this name."""
+WEIGHTS = {
+    GRAPH_FILE: "weights.bin",
+    MODEL_FILE: "weights.bin",
+    FP16_FILE: "weights-fp16.bin",
+    INT8_FILE: "weights-int8.bin",
+}
+"""Graph -> file of its weights, beside it."""
+BLOCK = 16
+"""Side of a block of the golden picture, in pixels."""
+Config = Any
+"""A `ModelConfig` of Triton's protobuf schema, which has no types."""
+_PLAN_SUFFIX = ".plan"
+_HASH = re.compile(r"[0-9a-f]{64}")
+_VARIANT = re.compile(r"[\w.-]+", re.ASCII)
+_UNFINISHED = re.compile(r"\.[^/]*\.plan\..+")
+"""A build's working folder, left where the build is killed. A server opens no such name."""
+_FIELDS = ("label_map", "instance_map", "style", "picture")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Golden:
+    """A map and the block means of the picture it must give."""
+
+    label_map: LabelMap
+    """uint8 [H, W] at network size."""
+    instance_map: InstanceMap | None
+    """int32 [H, W], or None where the model takes none."""
+    style: Style | None
+    """float32 [256, F], or None where the model takes none."""
+    block_means: npt.NDArray[np.float32]
+    """float32 [H // 16, W // 16, 3], grey levels."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class References:
+    """Maps at network size, and the pictures they must give: engines' judge without torch."""
+
+    requests: list[Request]
+    """The maps, from small to large."""
+    pictures: list[Image]
+    """PyTorch's, float32: uint8 [1, H, W, 3] each."""
+
+    @property
+    def sizes(self) -> list[tuple[int, int]]:
+        """The (height, width) of each."""
+        return [(r.label_map.shape[0], r.label_map.shape[1]) for r in self.requests]
+
+
+def block_means(image: Image) -> npt.NDArray[np.float32]:
+    """Mean of each whole 16x16 block: uint8 [H, W, 3] -> float32 [H // 16, W // 16, 3].
+
+    A picture that is smaller than a block on one side has blocks of that side.
+    """
+    height, width = min(BLOCK, image.shape[0]), min(BLOCK, image.shape[1])
+    rows, columns = image.shape[0] // height, image.shape[1] // width
+    blocks = image[: rows * height, : columns * width].reshape(rows, height, columns, width, 3)
+    means: npt.NDArray[np.float32] = blocks.mean(axis=(1, 3), dtype=np.float64).astype(np.float32)
+    return means
+
+
+def save_golden(golden: Golden, folder: Path) -> None:
+    """Write `golden.npz` into an export bundle."""
+    fields = {name: value for name, value in vars(golden).items() if value is not None}
+    np.savez_compressed(folder / GOLDEN_FILE, **fields)
+
+
+def load_golden(folder: Path) -> Golden:
+    """Read `golden.npz` of an export bundle.
+
+    Raises:
+        ServerStartError: the folder is not an export bundle, or the file is damaged.
+    """
+    path = folder / GOLDEN_FILE
+    arrays = {"instance_map": None, "style": None, **_load_arrays(path)}
+    if arrays.keys() == {field.name for field in dataclasses.fields(Golden)}:
+        golden, means = Golden(**arrays), arrays["block_means"]
+        if _are_maps(golden.label_map, golden.instance_map, golden.style):
+            expected = block_means(np.zeros((*golden.label_map.shape, 3), np.uint8))
+            if means.dtype == np.float32 and means.shape == expected.shape:
+                return golden
+    raise ServerStartError(f"{path}: damaged (its arrays are not those that export writes)")
+
+
+def save_references(references: References, folder: Path) -> None:
+    """Write `references.npz` into an export bundle."""
+    arrays: dict[str, npt.NDArray[Any]] = {}
+    for number, request in enumerate(references.requests):
+        values = (request.label_map, request.instance_map, request.style)
+        for name, value in zip(_FIELDS, (*values, references.pictures[number]), strict=True):
+            if value is not None:
+                arrays[f"{name}_{number}"] = value
+    np.savez_compressed(folder / REFERENCES_FILE, **arrays)
+
+
+def load_references(folder: Path) -> References:
+    """Read `references.npz` of an export bundle.
+
+    Raises:
+        ServerStartError: the folder has none, or it is damaged.
+    """
+    path = folder / REFERENCES_FILE
+    arrays = _load_arrays(path)
+    count = sum(name.startswith("picture_") for name in arrays)
+    requests: list[Request] = []
+    pictures: list[Image] = []
+    for number in range(count):
+        found: list[Any] = [arrays.get(f"{field}_{number}") for field in _FIELDS]
+        labels, instances, style, picture = found
+        if not _are_maps(labels, instances, style):
+            break
+        if picture is None or picture.dtype != np.uint8:
+            break
+        if picture.shape != (1, *labels.shape, 3):
+            break
+        requests.append(
+            Request(label_map=labels, instance_map=instances, style=style, padding=Padding())
+        )
+        pictures.append(picture)
+    if not count or len(pictures) < count:
+        raise ServerStartError(f"{path}: damaged (its arrays are not those that export writes)")
+    return References(requests=requests, pictures=pictures)
+
+
+def _load_arrays(path: Path) -> dict[str, Any]:
+    try:
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as data:
+            return {name: data[name] for name in data.files}
+    except FileNotFoundError:
+        raise ServerStartError(
+            f"{path.parent}: no {path.name}; this is not a folder that sceneloom export wrote"
+        ) from None
+    except OSError as error:
+        raise ServerStartError(f"{path}: cannot be read ({error.strerror or error})") from None
+    except Exception as error:  # zip, zlib and header errors of a damaged file
+        raise ServerStartError(f"{path}: damaged ({error})") from None
+
+
+def _are_maps(labels: Any, instances: Any, style: Any) -> bool:
+    """Whether arrays of one request have the types and shapes that the network takes."""
+    fits = labels is not None and labels.dtype == np.uint8
+    fits = fits and labels.ndim == 2 and min(labels.shape) > 0
+    if fits and instances is not None:
+        fits = instances.dtype == np.int32 and instances.shape == labels.shape
+    if fits and style is not None:
+        fits = style.dtype == np.float32 and style.ndim == 2
+    return bool(fits)
+
+
+def read_config(path: Path) -> Config:
+    """Read a config.pbtxt as protobuf."""
+    from google.protobuf import text_format
+    from tritonclient.grpc import model_config_pb2
+
+    return text_format.Parse(path.read_text("utf-8"), model_config_pb2.ModelConfig())
+
+
+def write_config(config: Config, path: Path) -> None:
+    """Write a config.pbtxt."""
+    from google.protobuf import text_format
+
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(text_format.MessageToString(config), "utf-8")
+
+
+def read_report(repository: Path) -> dict[str, Any]:
+    """Read `report.json` of an export bundle.
+
+    Raises:
+        ServerStartError: it is missing or damaged.
+    """
+    path = repository / REPORT_FILE
+    try:
+        _check_kind(path)
+        data = parse_json(path.read_text("utf-8"))
+    except FileNotFoundError:
+        raise ServerStartError(
+            f"{path}: missing; {path.parent} is not a folder that sceneloom export wrote"
+        ) from None
+    except OSError as error:
+        raise ServerStartError(f"{path}: cannot be read ({error.strerror or error})") from None
+    except ValueError as error:
+        raise ServerStartError(f"{path}: damaged ({error})") from None
+    if not isinstance(data, dict):
+        raise ServerStartError(f"{path}: damaged (it is not a JSON object)")
+    return data
+
+
+def bundle_hash(repository: Path) -> str:
+    """The hash that a served model's contract names its export by.
+
+    Raises:
+        ServerStartError: there is no readable report.
+    """
+    found = str(read_report(repository).get("bundle_hash"))
+    if not _HASH.fullmatch(found):
+        raise ServerStartError(f"{repository / REPORT_FILE}: damaged (its bundle_hash is no hash)")
+    return found
+
+
+def verify_repository(repository: Path, variant: str | None = None) -> int:
+    """Check every file of an export bundle against its recorded hash.
+
+    Args:
+        repository: an export bundle, with the plans that `sceneloom engine` has built since.
+        variant: name of a configuration in `synthesis/configs/` that is to be served; the file it
+            loads must be there too.
+
+    Returns:
+        how many files were hashed.
+
+    Raises:
+        ServerStartError: names the first file that is missing, unknown or changed.
+        PlanRefusedError: the same for a plan.
+    """
+    if not repository.is_dir():
+        raise ServerStartError(f"{repository}: no such folder; sceneloom export writes one")
+    report = repository / REPORT_FILE
+    hashes = read_report(repository).get("sha256")
+    fits = isinstance(hashes, dict)
+    for name, recorded in (hashes or {}).items() if fits else ():
+        path = PurePosixPath(name)
+        fits &= bool(path.parts) and not path.is_absolute() and ".." not in path.parts
+        fits &= isinstance(recorded, str) and _HASH.fullmatch(recorded) is not None
+    if not fits or hashes is None:
+        raise ServerStartError(f"{report}: damaged (its sha256 is not a table of files and hashes)")
+    for name in (GOLDEN_FILE, f"{MODEL_NAME}/config.pbtxt"):
+        if name not in hashes:
+            raise ServerStartError(
+                f"{report}: has no hash of {name}; an older version wrote it, export again"
+            )
+    _refuse_unknown(repository, hashes)
+    for name, recorded in hashes.items():
+        if _hash(repository / name) != recorded:
+            raise ServerStartError(
+                f"{repository / name}: is not the file that was exported (its SHA-256 is not the "
+                f"one in {REPORT_FILE}); export again"
+            )
+    load_golden(repository)
+    plans = sorted((repository / MODEL_NAME).glob(f"*/*{_PLAN_SUFFIX}"))
+    for plan in plans:
+        record = read_record(plan)
+        if record.plan_sha256 != _hash(plan):
+            raise PlanRefusedError(
+                f"{plan}: is not the plan that {record_path(plan).name} describes; build it again "
+                "with sceneloom engine"
+            )
+        sources = _hashes_in(record.graph)
+        if not sources or not sources <= set(hashes.values()):
+            raise PlanRefusedError(
+                f"{plan}: was built from another graph than those of this export; build it again "
+                "with sceneloom engine"
+            )
+    if variant is not None:
+        _check_variant(repository, variant, hashes)
+    return len(hashes) + len(plans)
+
+
+def _hash(path: Path) -> str:
+    try:
+        _check_kind(path)
+        return file_hash(path)
+    except FileNotFoundError:
+        raise ServerStartError(f"{path}: missing") from None
+    except OSError as error:
+        raise ServerStartError(f"{path}: cannot be read ({error.strerror or error})") from None
+
+
+def _check_kind(path: Path) -> None:
+    """Refuse a pipe, a device or a folder: reading one may never end."""
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise ServerStartError(f"{path}: is not a regular file; export again")
+
+
+def _refuse_unknown(repository: Path, hashes: Mapping[str, str]) -> None:
+    """Refuse what export did not write: in a model's folder everything, because Python imports what
+    lies beside model.py, bytecode included, and Triton prefers a stub and shared libraries that lie
+    there; elsewhere what makes a folder a model.
+    """
+    files = {PurePosixPath(name).parts for name in hashes}
+    known = {parts[:depth] for parts in files for depth in range(1, len(parts) + 1)}
+    models = {parts[0] for parts in files if len(parts) > 1}
+
+    def belongs_to_a_plan(path: Path, model: str) -> bool:
+        if model != MODEL_NAME or not path.parent.name.isdecimal():
+            return False
+        plan = path.with_suffix("")
+        is_record = path.suffix == ".json" and plan.suffix == _PLAN_SUFFIX and plan.is_file()
+        return path.suffix == _PLAN_SUFFIX or is_record
+
+    def unknown(path: Path) -> ServerStartError:
+        return ServerStartError(
+            f"{path}: was not exported, and a server may load it; remove it or move it elsewhere"
+        )
+
+    for folder in sorted(path for path in repository.iterdir() if path.is_dir()):
+        if folder.name not in models:
+            for path in folder.iterdir():
+                if path.name == "config.pbtxt" or path.name.isdecimal():
+                    raise unknown(path)
+            continue
+        for path in _entries(folder):
+            if path.is_symlink() and path.is_dir():
+                raise ServerStartError(
+                    f"{path}: is a link to a folder, which a server would follow; remove it"
+                )
+            parts = path.relative_to(repository).parts
+            if parts not in known and not belongs_to_a_plan(path, folder.name):
+                raise unknown(path)
+            if path.exists() and not path.is_dir():
+                _check_kind(path)
+
+
+def _entries(folder: Path) -> Iterator[Path]:
+    """What is in a folder, to the bottom; each folder comes before its content."""
+    for path in sorted(folder.iterdir()):
+        if not _UNFINISHED.fullmatch(path.name):
+            yield path
+            if path.is_dir():
+                yield from _entries(path)
+
+
+def _hashes_in(value: Any) -> set[str]:
+    if isinstance(value, dict):
+        return set().union(*map(_hashes_in, value.values()))
+    return {value} if isinstance(value, str) and _HASH.fullmatch(value) else set()
+
+
+def _check_variant(repository: Path, variant: str, hashes: Mapping[str, str]) -> None:
+    """Check a configuration and what it loads: a server that does not find the configuration takes
+    config.pbtxt without a word. A plan must be of its variant's precision, so that its pictures are
+    called what they are, and must have the variant's optimisation profiles, one for each of its
+    sizes in their order.
+    """
+    name = f"{MODEL_NAME}/configs/{variant}.pbtxt"
+    if not _VARIANT.fullmatch(variant) or name not in hashes:
+        folder = f"{MODEL_NAME}/configs/"
+        there = [PurePosixPath(file).stem for file in hashes if file.startswith(folder)]
+        raise ServerStartError(
+            f"{repository}: has no variant {variant!r}; it has {', '.join(sorted(there))}"
+        )
+    config = read_config(repository / name)
+    file = repository / VERSION / (config.default_model_filename or "model.py")
+    if not file.is_file():
+        hint = "; sceneloom engine builds it" if file.suffix == _PLAN_SUFFIX else ""
+        raise ServerStartError(f"{file}: missing, and variant {variant!r} loads it{hint}")
+    if file.suffix != _PLAN_SUFFIX:
+        return
+    record = read_record(file)
+    engine = config.parameters[ENGINE_PARAMETER].string_value
+    if engine and precision_of(engine) != record.precision:
+        raise PlanRefusedError(
+            f"{file}: is of {record.precision}, and variant {variant!r} says {engine}: build it "
+            f"with sceneloom engine --precision {precision_of(engine)}, or export again with "
+            f"--precision {'exact' if record.precision == 'fp16' else record.precision}"
+        )
+    sizes = Contract.loads(config.parameters[PARAMETER].string_value, source=variant).sizes or ()
+    profiles, batch = record.profiles, config.max_batch_size
+    for index, size in zip(map(int, config.instance_group[0].profile), sizes, strict=True):
+        if index >= len(profiles) or not profiles[index].takes(batch, *size):
+            wanted = [f"{width}x{height}" for height, width in sizes]
+            wanted += [f"1:{batch}:{batch}@{s}" for s in wanted] if batch > 1 else []
+            raise PlanRefusedError(
+                f"{file}: its optimisation profiles are {', '.join(map(str, profiles))}, and "
+                f"variant {variant!r} needs others: sceneloom engine --profiles {' '.join(wanted)}"
+            )
+
+
+def check_files(repository: Path, *, encoded: bool) -> None:
+    """Check that the files a server loads are there: Triton waits for ever for a missing model.py.
+
+    Args:
+        repository: an export bundle.
+        encoded: whether the encoded path is wanted.
+
+    Raises:
+        ServerStartError: a file is missing or cannot be read.
+    """
+    from sceneloom.triton.encoded import DECODE_MODEL, ENCODE_MODEL, ENCODED_MODEL
+
+    weights = WEIGHTS[MODEL_FILE]
+    files = ("config.pbtxt", "1/model.py", f"1/{MODEL_FILE}", f"1/{weights}")
+    needed = {f"{MODEL_NAME}/{name}": "" for name in files}
+    if encoded:
+        hint = "; an older version exported it, export again"
+        needed[f"{ENCODED_MODEL}/config.pbtxt"] = hint
+        for model in (DECODE_MODEL, ENCODE_MODEL):
+            needed[f"{model}/config.pbtxt"] = needed[f"{model}/1/model.py"] = hint
+    for name, hint in needed.items():
+        path = repository / name
+        try:
+            with path.open("rb"):
+                pass
+        except OSError as error:
+            missing = "missing" if isinstance(error, FileNotFoundError) else error.strerror
+            raise ServerStartError(f"{path}: {missing}{hint}") from None
+
+
+def lay_out(
+    repository: Path, folder: Path, *, encoded: bool, parameters: Mapping[str, str]
+) -> None:
+    """Make the folder that the embedded server sees: the bundle's models under plain names, and
+    nothing else that lies there.
+
+    Args:
+        repository: an export bundle.
+        folder: where; it does not exist yet.
+        encoded: whether the encoded path is wanted.
+        parameters: replace those of the configurations that name an engine.
+    """
+    from sceneloom.triton.encoded import ENCODED_MODEL, ENCODED_MODELS
+
+    for model in (MODEL_NAME, *(ENCODED_MODELS if encoded else ())):
+        # Each file alone: Triton's Python backend writes bytecode beside model.py, which would
+        # stay in the bundle, and runs bytecode that lies there.
+        (folder / model / "1").mkdir(parents=True)
+        source = (repository / model).resolve()
+        for name in ("config.pbtxt", *(f"1/{file.name}" for file in (source / "1").iterdir())):
+            if (source / name).is_file() and not name.endswith(".pyc"):
+                (folder / model / name).symlink_to(source / name)
+        path = folder / model / "config.pbtxt"
+        if parameters and model in (MODEL_NAME, ENCODED_MODEL):
+            config = read_config(path)
+            for key, value in parameters.items():
+                config.parameters[key].string_value = value
+            path.unlink()  # the link, not the bundle's file
+            write_config(config, path)
