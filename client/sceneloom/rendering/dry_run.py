@@ -25,6 +25,7 @@ from sceneloom.rendering.listeners import list_failures
 from sceneloom.rendering.loading import Loader
 from sceneloom.rendering.manifest import LISTING, Manifest, Row, write_listing
 from sceneloom.rendering.run import Plan
+from sceneloom.rendering.settings import Container
 from sceneloom.style import style_chooser
 from sceneloom.text import counted, printable
 
@@ -152,16 +153,17 @@ def report_dry_run(found: DryRun) -> int:
     return 1 if found.problems else 0
 
 
-def report_check(plans: Sequence[Plan]) -> int:
+def report_check(plans: Sequence[Plan], container: Container) -> int:
     """Check the pictures of a place and print what is damaged; returns the exit code.
 
     The rows of several manifests are left beside them as one listing, ``manifest.jsonl``.
 
     Args:
         plans: of the runs that made them: one, or one for each part of a data set.
+        container: what the pictures are looked for in.
 
     Raises:
-        InputError: there is no manifest, or it knows no map.
+        InputError: there is no manifest, it knows no map, or its pictures are in another container.
         OSError: the listing cannot be written.
     """
     good, failed, damaged = 0, 0, 0
@@ -176,6 +178,7 @@ def report_check(plans: Sequence[Plan]) -> int:
         threads = plans[0].settings.threads
         for found in check_pictures(merged_rows(manifests), threads=threads):
             if isinstance(found, Damage):
+                _check_container(found.output, container)
                 damaged += 1
                 if damaged <= _PRINTED:
                     print(f"damaged: {printable(found.reason)}", file=sys.stderr)
@@ -294,3 +297,12 @@ def rendered_pictures(plan: Plan) -> Iterator[Image]:
                 if data is None:
                     raise InputError(f"{row.output}: is not there any more")
                 yield decode_picture(data, name=row.output)
+
+
+def _check_container(output: str, container: Container) -> None:
+    """Refuse to call pictures damaged that were rendered into another container."""
+    made: Container = (
+        "tar" if ".tar#" in output else "parquet" if ".parquet#" in output else "folder"
+    )
+    if made != container:
+        raise InputError(f"{output}: rendered with --container {made}; verify with the same")
