@@ -13,7 +13,7 @@ EVALUATE := tests/training/evaluation/test_evaluate_command.py
 # pip compiles none of the packages: most of their modules are never imported, and the others are compiled when they are.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help demo demo-check test lint unit cases wheel slow soak render-ceiling gpu bench bench-engine bench-check perf-analyzer train-speed train-demo table styled-model demo-weights demo-evaluation clean
+.PHONY: help demo demo-check test lint unit cases wheel slow soak render-ceiling gpu bench bench-engine bench-check train-speed train-demo table styled-model demo-weights demo-evaluation clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## / — /'
@@ -54,10 +54,10 @@ slow: $(INSTALLED)  ## the tests that take minutes
 
 soak: $(INSTALLED)  ## kill training runs, and rendering and its server, at many moments: docs/results
 	$(BIN)/python -m pytest -m soak -s
-	$(BIN)/python -m sceneloom_bench.render_soak --out docs/results
+	$(BIN)/python benchmarks/experiments/render_limits.py soak --out docs/results
 
 render-ceiling: $(INSTALLED)  ## what the client can do at 2048x1024, beside bare loops, measured: docs/results
-	$(BIN)/python -m sceneloom_bench.render_ceiling --out docs/results
+	$(BIN)/python benchmarks/experiments/render_limits.py ceiling --out docs/results
 
 gpu: $(INSTALLED)  ## the tests that need an NVIDIA GPU
 	$(BIN)/python -m pytest -m gpu
@@ -71,27 +71,24 @@ bench-engine: $(INSTALLED)  ## of them, every engine beside PyTorch, in turn, at
 bench-check: $(INSTALLED)  ## ratios that must hold on every machine, measured in one run: benchmarks/regression_limits.json
 	$(BIN)/python -m sceneloom_bench.regression --out build/bench-check
 
-perf-analyzer: $(INSTALLED)  ## get Triton's perf_analyzer, for make bench: build/perf_analyzer
-	$(BIN)/python -m sceneloom_bench.perf_analyzer.fetch --out build/perf_analyzer
-
 train-speed: $(INSTALLED)  ## the training step beside the published recipe, measured: docs/results
-	$(BIN)/python -m sceneloom_bench.training_step --out docs/results
+	$(BIN)/python benchmarks/experiments/training_step.py --out docs/results
 
 train-demo: $(INSTALLED)  ## train on procedural streets (some ten minutes on two quiet cores): docs/results
 	$(BIN)/sceneloom train training/configs/demo.toml --out runs/demo
-	$(BIN)/python -m sceneloom_bench.training_curves runs/demo --out docs/results --name demo-training
+	$(BIN)/python benchmarks/experiments/training_curves.py runs/demo --out docs/results --name demo-training
 
 table: $(INSTALLED)  ## the method's table on procedural streets (hours; goes on where it was): docs/results/method-table
-	$(BIN)/python -m sceneloom_bench.method_table --out docs/results/method-table
+	$(BIN)/python benchmarks/experiments/method_table.py --out docs/results/method-table
 
 styled-model: $(INSTALLED)  ## train a styled model on procedural streets, and see what drawn styles lose: docs/results/styled-model
-	$(BIN)/python -m sceneloom_bench.styled_model --out docs/results/styled-model
+	$(BIN)/python benchmarks/experiments/styled_model.py --out docs/results/styled-model
 
 demo-weights: $(INSTALLED)  ## train the demo's weights (hours; goes on where it was): examples/street_demo/generator
-	$(BIN)/python -m sceneloom_bench.demo_weights
+	$(BIN)/python benchmarks/experiments/demo_weights.py make
 
 demo-evaluation: $(INSTALLED)  ## evaluate the demo's weights at 2048x1024: docs/results/demo-weights
-	$(BIN)/python -m sceneloom_bench.demo_evaluation --out docs/results/demo-weights
+	$(BIN)/python benchmarks/experiments/demo_weights.py evaluate --out docs/results/demo-weights
 
 clean:  ## remove everything that was built or installed
 	rm -rf build dist $(VENV)

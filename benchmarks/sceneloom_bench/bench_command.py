@@ -1,7 +1,7 @@
 """`sceneloom bench NAME ...`: one benchmark, each with flags of its own.
 
-SIGTERM and SIGHUP end it as Ctrl-C does: servers and engines that it started are stopped, and what
-it left in /tmp and /dev/shm is removed. The exit code is 143 and 129 then.
+SIGTERM and SIGHUP end it as Ctrl-C does: servers and engines that it started are stopped, and its
+files in /tmp and /dev/shm are removed. The exit code is 143 and 129 then.
 """
 
 from __future__ import annotations
@@ -20,61 +20,46 @@ from sceneloom.extras import require
 
 BENCHMARKS = {
     "engine": (
-        "sceneloom_bench.engine.engine_command",
+        "sceneloom_bench.engine_command",
         "every engine of this machine beside its peers, in turn",
     ),
     "server": (
-        "sceneloom_bench.load.server_command",
+        "sceneloom_bench.server_command",
         "a Triton server under closed and open loops of requests",
     ),
-    "stall": (
-        "sceneloom_bench.load.stall",
-        "a server that stands still for a second, seen by an open and by a closed loop",
-    ),
-    "mlperf": (
-        "sceneloom_bench.mlperf.mlperf_command",
-        "a Triton server under MLPerf's LoadGen",
-    ),
-    "perf-analyzer": (
-        "sceneloom_bench.perf_analyzer.perf_analyzer_command",
-        "a second opinion: Triton's perf_analyzer beside our closed loop",
-    ),
-    "render": (
-        "sceneloom_bench.render_command",
-        "a data set rendered from end to end",
-    ),
+    "mlperf": ("sceneloom_bench.mlperf_command", "a Triton server under MLPerf's LoadGen"),
+    "render": ("sceneloom_bench.render_command", "a data set rendered from end to end"),
     "compare": (
-        "sceneloom_bench.reports.compare_command",
+        "sceneloom_bench.reports.compare",
         "two reports, with a verdict where their intervals separate",
     ),
-    "page": (
-        "sceneloom_bench.reports.page_command",
-        "tables, plots and a page from the reports of a folder",
-    ),
+    "page": ("sceneloom_bench.reports.page", "tables, plots and a page from reports of a folder"),
     "suite": (
         "sceneloom_bench.suite_command",
         "all of them on this machine, and the page: benchmarks/results",
     ),
 }
 """Benchmark -> the module whose `main` it runs, and one line of help."""
+MOVED = {
+    "stall": "python benchmarks/experiments/stalls.py in the checkout",
+    "perf-analyzer": "docs/perf-analyzer.md says how to run perf_analyzer itself",
+}
+"""Former benchmark -> its successor."""
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Run a benchmark.
-
-    Args:
-        arguments: the command line after ``sceneloom bench``.
-
-    Returns:
-        the exit code.
-    """
+    """Run a benchmark: the command line after ``sceneloom bench``; returns the exit code."""
     if not arguments or arguments[0] in ("-h", "--help", "help"):
-        print(_help())
+        print("usage: sceneloom bench BENCHMARK [ARGUMENTS]", end="\n\n")
+        for name, (_, summary) in BENCHMARKS.items():
+            print(f"  {name:16}{summary}")
+        print("\nsceneloom bench BENCHMARK --help shows its arguments.")
         return 0 if arguments else 2
     name, *rest = arguments
     if name not in BENCHMARKS:
         near = difflib.get_close_matches(name, BENCHMARKS, 1)
         hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(BENCHMARKS)}"
+        hint = MOVED.get(name, hint)
         print(f"sceneloom bench: no benchmark {name!r}; {hint}", file=sys.stderr)
         return 2
     require(("psutil", "matplotlib"), extra="bench", purpose="sceneloom bench")
@@ -90,19 +75,14 @@ class StoppedError(KeyboardInterrupt):
     """A signal asked for the end."""
 
     def __init__(self, number: int) -> None:
-        """Say which.
-
-        Args:
-            number: of the signal.
-        """
         super().__init__(signal.Signals(number).name)
         self.number = number
 
 
 @contextlib.contextmanager
 def stoppable() -> Iterator[None]:
-    """Raise `StoppedError` at the first SIGTERM or SIGHUP; the next ones are ignored, since what
-    was started is being stopped.
+    """Raise `StoppedError` at the first SIGTERM or SIGHUP; the next ones are ignored while servers
+    and engines are being stopped.
     """
     numbers = (signal.SIGTERM, signal.SIGHUP)
 
@@ -117,16 +97,3 @@ def stoppable() -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def _help() -> str:
-    lines = [f"  {name:16}{summary}" for name, (_, summary) in BENCHMARKS.items()]
-    return "\n".join(
-        [
-            "usage: sceneloom bench BENCHMARK [ARGUMENTS]",
-            "",
-            *lines,
-            "",
-            "sceneloom bench BENCHMARK --help shows its arguments.",
-        ]
-    )

@@ -111,22 +111,19 @@ def write_noop_repository(
     delay_per_picture: float = 0,
     response_cache: bool = False,
 ) -> Path:
-    """Write a model repository with the one model.
+    """Write a model repository with the one model; returns `folder`.
 
     Args:
-        folder: where; it is made.
-        contract: what the model says of itself; with boundaries and without a style.
+        folder: it is made.
+        contract: of the model, with boundaries and without a style.
         max_batch_size: largest batch of a request.
         dynamic_batching: whether the server joins requests of equal size; with `queue_size` and
             `queue_timeout_seconds` it always does, since the queue is the batcher's.
         queue_size: requests that may wait before the server refuses more; 0 for any number.
         queue_timeout_seconds: longest that a request may wait; 0 for ever.
-        delay_seconds: what an execution takes, whatever its batch.
-        delay_per_picture: what each picture of an execution takes on top.
+        delay_seconds: of an execution, whatever its batch.
+        delay_per_picture: of each picture of an execution on top.
         response_cache: whether the server may answer from its cache, where it has one.
-
-    Returns:
-        `folder`.
     """
     assert contract.boundaries
     assert not contract.style_channels
@@ -156,7 +153,7 @@ def write_noop_repository(
 
 
 def write_model(folder: Path, config: Any, code: str) -> None:
-    """Write one model of the Python backend into a repository, beside those that are there."""
+    """Write a model of the Python backend into a repository, beside other models."""
     (folder / config.name / "1").mkdir(parents=True)
     (folder / config.name / "config.pbtxt").write_text(text_format.MessageToString(config), "utf-8")
     (folder / config.name / "1" / "model.py").write_text(code, "utf-8")
@@ -175,20 +172,17 @@ class NoopServer:
     def __init__(
         self, repository: Path, *, start_timeout: float = 60, cache_bytes: int = 0
     ) -> None:
-        """Choose free ports; nothing runs before `start`.
-
-        Args:
-            repository: from `write_noop_repository`.
-            start_timeout: seconds until every model must be ready.
-            cache_bytes: of the server's response cache; 0 for none.
-        """
+        """Choose free ports; nothing runs before `start`."""
         self._repository = repository
         self._cache_bytes = cache_bytes
         self._start_timeout = start_timeout
         self._process: subprocess.Popen[bytes] | None = None
         self._prefix = ""
-        self.grpc, self.http, self.metrics = _free_addresses(3)
+        sockets = [socket.create_server((HOST, 0)) for _ in range(3)]
+        self.grpc, self.http, self.metrics = (f"{HOST}:{s.getsockname()[1]}" for s in sockets)
         """``HOST:PORT`` of each protocol."""
+        for each in sockets:
+            each.close()
 
     @property
     def pid(self) -> int:
@@ -227,23 +221,18 @@ class NoopServer:
             self._process = subprocess.Popen(
                 command, env=server.environment(), stdout=log, stderr=log, start_new_session=True
             )
-        self._wait_until_ready()
-        return self
-
-    def _wait_until_ready(self) -> None:
-        assert self._process is not None
         deadline = time.monotonic() + self._start_timeout
         while True:
             with contextlib.suppress(OSError, urllib.error.URLError):
                 url = f"http://{self.http}/v2/health/ready"
                 with _WITHOUT_PROXY.open(url, timeout=5) as answer:
                     if answer.status == 200:
-                        return
+                        return self
             ended = self._process.poll() is not None
             if ended or time.monotonic() > deadline:
-                log = self._log.read_text(errors="replace")
+                text = self._log.read_text(errors="replace")
                 self.kill()
-                raise AssertionError(f"the server {'ended' if ended else 'is not ready'}:\n{log}")
+                raise AssertionError(f"the server {'ended' if ended else 'is not ready'}:\n{text}")
             time.sleep(0.05)
 
     def stop(self) -> None:
@@ -270,18 +259,8 @@ class NoopServer:
             remove(self._prefix)
 
     def __enter__(self) -> Self:
-        """Start the server."""
         return self.start()
 
     def __exit__(self, *_: object) -> None:
         """Kill the server: to stop it in order takes two seconds."""
         self.kill()
-
-
-def _free_addresses(count: int) -> list[str]:
-    sockets = [socket.create_server((HOST, 0)) for _ in range(count)]
-    try:
-        return [f"{HOST}:{each.getsockname()[1]}" for each in sockets]
-    finally:
-        for each in sockets:
-            each.close()

@@ -17,48 +17,41 @@ import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import tyro
 
 from sceneloom.errors import SceneLoomError
 from sceneloom.json_text import parse_json
-from sceneloom_bench.commands import CHECKOUT
-from sceneloom_bench.engine import engine_command
-from sceneloom_bench.engine.settings import EngineBenchSettings
+from sceneloom_bench.engine_measure import EngineBenchSettings
+from sceneloom_bench.engine_measure import measure as measure_engines
+from sceneloom_bench.harness import CHECKOUT, DEMO, ServedSettings
 from sceneloom_bench.noop_server import NoopServer, write_noop_repository
 from sceneloom_bench.render_command import RenderBenchSettings
 from sceneloom_bench.render_command import measure as measure_rendering
-from sceneloom_bench.reports.report import Figure, Report, write_report
+from sceneloom_bench.reports.report import Report, write_report
 from sceneloom_bench.reports.statistics import within
-from sceneloom_bench.served import ServedSettings
 
 LIMITS = CHECKOUT / "benchmarks" / "regression_limits.json"
-DEMO = CHECKOUT / "examples" / "street_demo" / "generator"
 SERVER_SECONDS = 0.03
-"""What a picture takes the server that data sets are rendered through."""
+"""Of a picture, on the server that data sets are rendered through."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Limit:
-    """What a figure must keep."""
+    """The range of a figure."""
 
     report: str
-    """Kind of the report that it is in."""
     measurement: str
-    """Name of the measurement."""
     figure: str
-    """Name of the figure."""
     why: str
-    """What has become worse if it does not hold."""
+    """The fault that a broken limit points to."""
     least: float | None = None
-    """It is not below."""
     most: float | None = None
-    """It is not above."""
 
 
 def main(*, out: Annotated[Path, tyro.conf.arg(metavar="DIR")], limits: Path = LIMITS) -> int:
-    """Measure, write the reports, and say what keeps its limit and what does not.
+    """Measure, write the reports, and print each figure beside its limit.
 
     Args:
         out: folder of the reports.
@@ -80,7 +73,6 @@ def measure() -> list[Report]:
         rounds=8,
         pictures=5,
     )
-    rendered = []
     with contextlib.ExitStack() as stack:
         folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="sceneloom-check-"))
         repository = write_noop_repository(
@@ -90,8 +82,8 @@ def measure() -> list[Report]:
         settings = RenderBenchSettings(
             server=ServedSettings(url=server.grpc), size="512x256", count=64, formats=("jpg",)
         )
-        rendered.append(measure_rendering(settings))
-    return [engine_command.measure(engines), *rendered]
+        rendered = measure_rendering(settings)
+    return [measure_engines(engines), rendered]
 
 
 def read_limits(path: Path) -> list[Limit]:
@@ -100,7 +92,7 @@ def read_limits(path: Path) -> list[Limit]:
 
 
 def judge(reports: Mapping[str, Report], limits: Sequence[Limit]) -> list[Limit]:
-    """Print each figure beside its limit; the limits that are not kept."""
+    """Print each figure beside its limit; returns the limits that are not kept."""
     failed = []
     for limit in limits:
         try:
@@ -110,27 +102,20 @@ def judge(reports: Mapping[str, Report], limits: Sequence[Limit]) -> list[Limit]
             print(f"NOT KEPT: {limit.measurement}, {limit.figure}: not measured: {reason}")
             failed.append(limit)
             continue
-        kept = within(figure, _ends(limit))
-        print(f"{'kept' if kept else 'NOT KEPT'}: {_words(limit, figure)}")
+        limits_of = {"least": limit.least, "most": limit.most}
+        ends = {name: end for name, end in limits_of.items() if end is not None}
+        kept = within(figure, ends)
+        interval = ""
+        if figure.low is not None and figure.high is not None:
+            interval = f" ({figure.low:.3g} to {figure.high:.3g})"
+        said = ", ".join(f"{name} {end:g}" for name, end in ends.items())
+        print(
+            f"{'kept' if kept else 'NOT KEPT'}: {limit.measurement}, {limit.figure} "
+            f"{figure.value:.3g}{interval}, limit: {said}: {limit.why}"
+        )
         if not kept:
             failed.append(limit)
     return failed
-
-
-def _ends(limit: Limit) -> dict[str, Any]:
-    ends = {"least": limit.least, "most": limit.most}
-    return {name: end for name, end in ends.items() if end is not None}
-
-
-def _words(limit: Limit, figure: Figure) -> str:
-    interval = (
-        ""
-        if figure.low is None or figure.high is None
-        else (f" ({figure.low:.3g} to {figure.high:.3g})")
-    )
-    ends = ", ".join(f"{name} {end:g}" for name, end in _ends(limit).items())
-    said = f"{limit.measurement}, {limit.figure} {figure.value:.3g}{interval}, limit: {ends}"
-    return f"{said}: {limit.why}"
 
 
 if __name__ == "__main__":

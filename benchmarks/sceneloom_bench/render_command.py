@@ -1,8 +1,8 @@
 """`sceneloom bench render`: a data set rendered from end to end, and how long the server was idle.
 
 Whole runs of the product's own pipeline: connect, read, decode, ask, encode, write, manifest. The
-formats take turns, so that a machine that drifts does not decide. The server's busy time is what it
-says itself of its executions; the rest of a run's time it waited for the client.
+formats take turns, so that a machine that drifts does not decide. The server's busy time is that of
+its executions, by its own statistics; the rest of a run's time it waited for the client.
 
     sceneloom bench render --repository build/demo/repository --out build/bench
 """
@@ -11,51 +11,36 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
 import tempfile
 import time
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import tyro
 
 from sceneloom import TritonSynthesizer
 from sceneloom.connect import TransportChoice
-from sceneloom.contract import Contract
 from sceneloom.errors import ServingError
-from sceneloom.png_maps import instance_map_png, label_map_png
 from sceneloom.rendering.dataset import Maps, Pictures, TritonServers, make_plan
 from sceneloom.rendering.results import Rendered
 from sceneloom.rendering.run import RenderRun
 from sceneloom.rendering.settings import RenderSettings
 from sceneloom.rendering.triton import Way
 from sceneloom.rendering.writing.formats import Format
-from sceneloom.synthesizer import Request
-from sceneloom_bench.bench_inputs import bench_maps, inputs_hash
-from sceneloom_bench.busy_server import BusyTime
-from sceneloom_bench.load.server_statistics import ServerView, check_cache
-from sceneloom_bench.ranges import (
-    MOST_MAPS,
-    MOST_ROUNDS,
-    MOST_THREADS,
-    check_different,
-    check_name,
-    check_out,
-    check_ranges,
-)
+from sceneloom_bench import harness
 from sceneloom_bench.reports.environment import Environment
-from sceneloom_bench.reports.report import Figure, Measurement, Report, say, write_report
+from sceneloom_bench.reports.report import Measurement, Report, say
 from sceneloom_bench.reports.statistics import median_figure
-from sceneloom_bench.served import Served, ServedSettings, elsewhere, served, served_flags
+from sceneloom_bench.server_statistics import ServerView, Watch
+from sceneloom_bench.turns import rounds_in_turn
 from sceneloom_export.settings import parse_size
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RenderBenchSettings:
-    """What is rendered, and how often."""
+    """Server, maps and formats."""
 
-    server: Annotated[ServedSettings, tyro.conf.OmitArgPrefixes]
+    server: Annotated[harness.ServedSettings, tyro.conf.OmitArgPrefixes]
     """Which server."""
     size: str = "2048x1024"
     """WIDTHxHEIGHT of the maps that are drawn."""
@@ -75,12 +60,13 @@ class RenderBenchSettings:
     """Added to the file's name."""
 
     def __post_init__(self) -> None:
-        """Check the ranges."""
         parse_size(self.size)
-        check_name(self.name)
-        check_different(self, "formats")
-        in_flight = {"in_flight": (1, MOST_THREADS)}
-        check_ranges(self, {"count": (1, MOST_MAPS), "rounds": (1, MOST_ROUNDS), **in_flight})
+        harness.check_name(self.name)
+        harness.check_different(self, "formats")
+        in_flight = {"in_flight": (1, harness.MOST_THREADS)}
+        harness.check_ranges(
+            self, {"count": (1, harness.MOST_MAPS), "rounds": (1, harness.MOST_ROUNDS), **in_flight}
+        )
 
 
 def main(
@@ -94,98 +80,85 @@ def main(
         out: folder of the report.
         settings: what is rendered.
     """
-    from sceneloom_bench.reports.tables import describe
-
-    stem = "-".join(filter(None, ("render", settings.name)))
-    check_out(out, stem)
-    report = measure(settings)
-    write_report(report, out, stem)
-    print(describe(report))
-    print(json.dumps(report.to_json()))
-    return 0
+    stem = harness.stem_of("render", settings.name)
+    harness.check_out(out, stem)
+    return harness.publish(measure(settings), out, stem)
 
 
 def measure(settings: RenderBenchSettings) -> Report:
     """Render in turn.
 
     Raises:
-        SceneLoomError: there is no server, or a map gave no picture.
+        SceneLoomError: there is no server, it answered from its cache, or a map gave no picture.
     """
     with (
         tempfile.TemporaryDirectory(prefix="sceneloom-bench-render-") as name,
-        served(settings.server) as server,
+        harness.served(settings.server) as server,
     ):
         folder = Path(name)
         with TritonSynthesizer(server.grpc, model=settings.server.model) as client:
             contract, engine = client.contract, client.engine
-        drawn = bench_maps(contract, parse_size(settings.size), settings.count, settings.maps)
+        drawn = harness.bench_maps(
+            contract, parse_size(settings.size), settings.count, settings.maps
+        )
         height, width = drawn[0].label_map.shape
-        write_maps(contract, drawn, folder / "maps")
-        _render(server, settings, folder, settings.formats[0], warm_up=True)
-        runs: dict[Format, list[dict[str, float]]] = {one: [] for one in settings.formats}
-        with Environment() as environment, no_cache_hits(server.grpc, settings.server.model):
-            for number in range(settings.rounds):
-                for format in settings.formats:
-                    runs[format].append(_render(server, settings, folder, format))
+        harness.write_maps(contract, drawn, folder / "maps")
+        render_once(server, settings, folder, settings.formats[0], warm_up=True)
+        runs: dict[str, list[dict[str, float]]] = {one: [] for one in settings.formats}
+        with Environment() as environment:
+            for number, formats in rounds_in_turn(runs, settings.rounds):
+                for format in formats:
+                    runs[format].append(render_once(server, settings, folder, format))  # type: ignore[arg-type]
                     rate = len(drawn) / runs[format][-1]["seconds"]
                     say(f"round {number + 1}, {format}: {rate:.2f} pictures/s")
+    measured = []
+    for format, found in runs.items():
+        rates = [len(drawn) / r["seconds"] for r in found]
+        idle, attempts = ([r[key] for r in found] for key in ("idle", "attempts"))
+        measured.append(
+            Measurement(
+                name=format,
+                load={"mode": "data set"},
+                figures={
+                    "rate": median_figure(rates, unit="1/s", better="higher"),
+                    "idle": median_figure(idle, unit="share", better="lower"),
+                    "requests_per_picture": median_figure(attempts, unit="1", better="lower"),
+                },
+                samples=[[r["seconds"]] for r in found],
+                extra={"runs": [{k: round(v, 6) for k, v in r.items()} for r in found]},
+            )
+        )
     return Report(
         kind="render",
         title=f"{len(drawn)} maps of {width}x{height} rendered from end to end",
-        subject={
-            "height": height,
-            "width": width,
-            "engine": engine,
-            "bundle_sha256": contract.bundle_hash,
-            "inputs_sha256": inputs_hash(drawn),
-        },
-        settings=served_flags(settings),
+        subject=harness.subject_of(drawn, engine, contract.bundle_hash),
+        settings=harness.served_flags(settings),
         environment=environment.to_json(),
-        marks=[*environment.marks(), *elsewhere(settings.server)],
-        measurements=[_measurement(f, found, len(drawn)) for f, found in runs.items()],
+        marks=[*environment.marks(), *harness.elsewhere(settings.server)],
+        measurements=measured,
     )
 
 
-def write_maps(contract: Contract, maps: list[Request], folder: Path) -> None:
-    """Write maps as a data set, `test_label` and `test_inst`."""
-    (folder / "test_label").mkdir(parents=True)
-    (folder / "test_inst").mkdir()
-    for number, request in enumerate(maps):
-        name = f"{number:04d}.png"
-        label_file = label_map_png(contract, request.label_map)
-        (folder / "test_label" / name).write_bytes(label_file)
-        if request.instance_map is not None:
-            instances = instance_map_png(contract, request.label_map, request.instance_map)
-            (folder / "test_inst" / name).write_bytes(instances)
-
-
-@contextlib.contextmanager
-def no_cache_hits(url: str, model: str) -> Iterator[None]:
-    """Refuse what was measured meanwhile if anything was answered from the server's cache."""
-    with contextlib.closing(ServerView(url)) as view:
-        before = view.counters([model])[model]
-        yield
-        check_cache({model: view.counters([model])[model].since(before)}, None)
-
-
-def _render(
-    server: Served,
+def render_once(
+    server: harness.Served,
     settings: RenderBenchSettings,
     folder: Path,
     format: Format,
     *,
     warm_up: bool = False,
 ) -> dict[str, float]:
-    """One whole run: its seconds, the share of them that the server was idle, its requests."""
-    how = RenderSettings(format=format, in_flight=settings.in_flight)
+    """A whole run, or its first picture as a warm-up: ``seconds``, the share of them in which the
+    server was ``idle``, and ``attempts`` per picture.
+    """
+    how, model = RenderSettings(format=format, in_flight=settings.in_flight), settings.server.model
     addresses = TritonServers(
-        urls=[server.grpc],
-        model=settings.server.model,
-        transport=settings.transport,
-        path="raw",
+        urls=[server.grpc], model=model, transport=settings.transport, path="raw"
     ).addresses(how, Way())
-    busy = BusyTime(server.grpc, settings.server.model)
-    with tempfile.TemporaryDirectory(dir=folder) as pictures:
+    with (
+        contextlib.closing(ServerView(server.grpc)) as view,
+        tempfile.TemporaryDirectory(dir=folder) as pictures,
+    ):
+        watch = Watch(view, [model])
         start = time.perf_counter()
         places = Maps(place=folder / "maps"), Pictures(place=pictures)
         with RenderRun(make_plan(*places, addresses, how)) as run:
@@ -197,26 +170,7 @@ def _render(
                 if warm_up:
                     break
         seconds = time.perf_counter() - start
-    return {
-        "seconds": seconds,
-        "idle": 1 - busy.seconds() / seconds / busy.instances,
-        "attempts": sum(result.attempts for result in results) / len(results),
-    }
-
-
-def _measurement(format: Format, runs: list[dict[str, float]], maps: int) -> Measurement:
-    figures: dict[str, Figure] = {
-        "rate": median_figure([maps / r["seconds"] for r in runs], unit="1/s", better="higher"),
-        "idle": median_figure([r["idle"] for r in runs], unit="share", better="lower"),
-        "requests_per_picture": median_figure(
-            [r["attempts"] for r in runs], unit="1", better="lower"
-        ),
-    }
-    extra: dict[str, Any] = {"runs": [{k: round(v, 6) for k, v in r.items()} for r in runs]}
-    return Measurement(
-        name=format,
-        load={"mode": "data set"},
-        figures=figures,
-        samples=[[r["seconds"]] for r in runs],
-        extra=extra,
-    )
+        busy = watch.counted()[model].busy_nanoseconds / 1e9
+        idle = 1 - busy / seconds / view.instances(model)
+    attempts = sum(result.attempts for result in results) / len(results)
+    return {"seconds": seconds, "idle": idle, "attempts": attempts}

@@ -1,8 +1,7 @@
 """`sceneloom bench suite`: every benchmark on this machine, and the page of what they found.
 
 Each one is a command of its own, printed before it runs, so that any of them can be repeated alone.
-What lies in the folder already is not measured again: the suite can be stopped at any moment and
-gone on with by the same command.
+A report that lies in the folder is not measured again: the same command resumes a stopped suite.
 
     sceneloom bench suite
     make bench
@@ -15,7 +14,7 @@ import datetime
 import shlex
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -23,25 +22,16 @@ import tyro
 
 from sceneloom.errors import InputError
 from sceneloom.transport import MAX_SECONDS
-from sceneloom_bench.commands import CHECKOUT
-from sceneloom_bench.load.highest_rate import P99_REQUESTS
-from sceneloom_bench.perf_analyzer.binary import find_perf_analyzer
-from sceneloom_bench.ranges import MOST_BATCH, check_out, check_ranges
+from sceneloom_bench.harness import CHECKOUT, DEMO, MOST_BATCH, check_out, check_ranges
+from sceneloom_bench.load import P99_REQUESTS
 from sceneloom_bench.reports.environment import gpu_details, hardware_name
 from sceneloom_bench.reports.report import read_report, say
 from sceneloom_export.settings import parse_size
 
 SCENELOOM = (sys.executable, "-m", "sceneloom.cli")
-DEMO = CHECKOUT / "examples" / "street_demo" / "generator"
+STALLS = CHECKOUT / "benchmarks" / "experiments" / "stalls.py"
 THROUGH_TRITON = "through Triton"
-_BOUND = 5
-"""The server's p99 bound, in latencies of a picture alone."""
-_LOADGEN_BOUND = 30
-"""LoadGen's, which lets no query of 459 be late: above the pauses of a machine that others use, and
-far below what a queue grows to in half a minute at 130 %.
-"""
-
-
+_STOP_SECONDS = 60
 _RANGES = {
     "batch": (1, MOST_BATCH),
     "seconds": (1, MAX_SECONDS),
@@ -50,12 +40,9 @@ _RANGES = {
 }
 
 
-_STOP_SECONDS = 60
-
-
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SuiteSettings:
-    """What is measured; sizes follow the hardware."""
+    """Sizes follow the hardware unless given."""
 
     size: str = "2048x1024"
     """Of the full-size network, WIDTHxHEIGHT."""
@@ -81,7 +68,6 @@ class SuiteSettings:
     """Its residual blocks; 9 is the published one."""
 
     def __post_init__(self) -> None:
-        """Check names and sizes."""
         check_ranges(self, _RANGES)
         for size in filter(None, (self.size, self.demo_size)):
             parse_size(size)
@@ -92,148 +78,64 @@ class SuiteSettings:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Place:
-    """What the steps share."""
+    """Values of the words in braces of the steps."""
 
     settings: SuiteSettings
-    """What is measured."""
     out: Path
     """Folder of the reports."""
     gpu: bool
-    """Whether this machine has one."""
 
-    @property
-    def demo_size(self) -> str:
-        """Of the demo's model."""
-        return self.settings.demo_size or ("2048x1024" if self.gpu else "256x128")
-
-    @property
-    def batch(self) -> list[str]:
-        """Of engines."""
-        return list(map(str, self.settings.batch or ((1, 2, 4, 8) if self.gpu else (1,))))
-
-    @property
-    def load_seconds(self) -> str:
-        """Of each load of the server's loops."""
-        return f"{self.settings.seconds / 6:g}"
-
-    def alone_ms(self) -> float:
-        """What a picture of the demo's model takes through the server, alone.
+    def arguments(self, name: str) -> list[str]:
+        """The words behind `sceneloom bench` that measure a step.
 
         Raises:
-            InputError: its engines have not been measured yet.
+            InputError: an earlier step has no report yet.
         """
-        found = read_report(self.out / "engine-demo.json")
-        rows = [m for m in found.measurements if m.name == THROUGH_TRITON]
-        return (rows or list(found.measurements))[0].figures["p50"].value
+        return shlex.split(STEPS[name].format_map(self))
 
-    @property
-    def server(self) -> list[str]:
-        """The server of the demo's model, as flags."""
-        if self.settings.url is not None:
-            return ["--url", self.settings.url]
-        return ["--repository", str(self.settings.work / "demo")]
-
-
-Step = Callable[[Place], list[str]]
-"""The arguments of `sceneloom bench` that measure it."""
-
-
-def engine(place: Place) -> list[str]:
-    """Every engine, with the full-size network."""
-    given = place.settings
-    network = ("--ngf", str(given.ngf), "--blocks", str(given.blocks))
-    keep = ("--keep", str(given.work / "full-size"))
-    return ["engine", "--size", given.size, *network, *keep, "--batch", *place.batch]
-
-
-def mlperf_full_size(place: Place) -> list[str]:
-    """LoadGen's single stream through Triton, with the full-size network."""
-    repository = ("--repository", str(place.settings.work / "full-size"))
-    return [
-        *("mlperf", "--name", "full-size", *repository, "--size", place.settings.size),
-        *("--scenario", "SingleStream"),
-    ]
+    def __getitem__(self, word: str) -> str:
+        given, batch = self.settings, self.settings.batch or ((1, 2, 4, 8) if self.gpu else (1,))
+        demo_batch = batch if len(batch) > 1 else (1, 4)
+        own_server = f"--repository {shlex.quote(str(given.work / 'demo'))}"
+        if word.startswith("latencies_"):  # of a picture of the demo's model alone, in milliseconds
+            found = read_report(self.out / "engine-demo.json").measurements
+            rows = [m for m in found if m.name == THROUGH_TRITON] or list(found)
+            return f"{int(word.split('_')[1]) * rows[0].figures['p50'].value:.3g}"
+        return {
+            "batch": " ".join(map(str, batch)),
+            "demo": shlex.quote(str(DEMO)),
+            "demo_batch": " ".join(map(str, demo_batch)),
+            "demo_size": given.demo_size or ("2048x1024" if self.gpu else "256x128"),
+            "load_batch": "2 4 8" if self.gpu else "2 4",
+            "load_seconds": f"{given.seconds / 6:g}",
+            "network": f"--ngf {given.ngf} --blocks {given.blocks}",
+            "seconds": f"{given.seconds:g}",
+            "server": own_server if given.url is None else f"--url {shlex.quote(given.url)}",
+            "size": given.size,
+            "work": shlex.quote(str(given.work)),
+        }[word]
 
 
-def engine_demo(place: Place) -> list[str]:
-    """Every engine, with the demo's model."""
-    keep = ("--keep", str(place.settings.work / "demo"), "--pictures", "10")
-    batch = place.batch if len(place.batch) > 1 else ["1", "4"]
-    return [
-        *("engine", "--name", "demo", "--checkpoint", str(DEMO), "--size", place.demo_size),
-        *(*keep, "--batch", *batch),
-    ]
-
-
-def server(place: Place) -> list[str]:
-    """Closed and open loops, overhead, and the highest rate within a p99 bound."""
-    return [
-        *("server", *place.server, "--size", place.demo_size, "--seconds", place.load_seconds),
-        *("--requests", str(P99_REQUESTS), "--shares", "0.5", "0.8"),
-        *("--p99-bound-ms", f"{_BOUND * place.alone_ms():.3g}"),
-    ]
-
-
-def server_batches(place: Place) -> list[str]:
-    """Requests of several maps, in closed loops."""
-    return [
-        *("server", "--name", "batches", *place.server, "--size", place.demo_size),
-        *("--batches", *(["2", "4", "8"] if place.gpu else ["2", "4"])),
-        *("--transports", "grpc", "grpc-shm", "--no-open"),
-        *("--seconds", place.load_seconds, "--overhead-rounds", "0"),
-    ]
-
-
-def mlperf_demo(place: Place) -> list[str]:
-    """LoadGen's three scenarios, with the demo's model, Server at 70 % of capacity."""
-    return [
-        *("mlperf", "--name", "demo", *place.server, "--size", place.demo_size),
-        *("--seconds", f"{place.settings.seconds:g}", "--share-of-capacity", "0.7"),
-        *("--latency-bound-ms", f"{_LOADGEN_BOUND * place.alone_ms():.3g}"),
-    ]
-
-
-def mlperf_overload(place: Place) -> list[str]:
-    """LoadGen's Server at 130 % of capacity: its verdict is to be INVALID."""
-    return [
-        *("mlperf", "--name", "overload", *place.server, "--size", place.demo_size),
-        *("--scenario", "Server", "--seconds", f"{place.settings.seconds:g}"),
-        *("--share-of-capacity", "1.3"),
-        *("--latency-bound-ms", f"{_LOADGEN_BOUND * place.alone_ms():.3g}"),
-    ]
-
-
-def perf_analyzer(place: Place) -> list[str]:
-    """Triton's own load generator beside ours."""
-    return [
-        *("perf-analyzer", *place.server, "--size", place.demo_size, "--transports", "grpc"),
-        *("--in-flight", "1", "4", "--requests", "100"),
-    ]
-
-
-def render(place: Place) -> list[str]:
-    """A data set from end to end."""
-    return ["render", *place.server, "--size", place.demo_size]
-
-
-def stall(place: Place) -> list[str]:
-    """A server that stands still for a second, in open and closed loops."""
-    return ["stall"]
-
-
-STEPS: dict[str, Step] = {
-    "engine": engine,
-    "mlperf-full-size": mlperf_full_size,
-    "engine-demo": engine_demo,
-    "server": server,
-    "server-batches": server_batches,
-    "mlperf-demo": mlperf_demo,
-    "mlperf-overload": mlperf_overload,
-    "perf-analyzer": perf_analyzer,
-    "render": render,
-    "server-stall": stall,
+STEPS = {
+    "engine": "engine --size {size} {network} --keep {work}/full-size --batch {batch}",
+    "mlperf-full-size": "mlperf --name full-size --repository {work}/full-size --size {size}"
+    " --scenario SingleStream",
+    "engine-demo": "engine --name demo --checkpoint {demo} --size {demo_size} --keep {work}/demo"
+    " --pictures 10 --batch {demo_batch}",
+    "server": "server {server} --size {demo_size} --seconds {load_seconds}"
+    f" --requests {P99_REQUESTS} --shares 0.5 0.8 --p99-bound-ms {{latencies_5}}",
+    "server-batches": "server --name batches {server} --size {demo_size} --batches {load_batch}"
+    " --transports grpc grpc-shm --no-open --seconds {load_seconds} --overhead-rounds 0",
+    # LoadGen lets no query of 459 be late. A bound of 30 latencies is above the pauses of a machine
+    # that others use, and far below the queue of half a minute at 130 %.
+    "mlperf-demo": "mlperf --name demo {server} --size {demo_size} --seconds {seconds}"
+    " --share-of-capacity 0.7 --latency-bound-ms {latencies_30}",
+    "mlperf-overload": "mlperf --name overload {server} --size {demo_size} --scenario Server"
+    " --seconds {seconds} --share-of-capacity 1.3 --latency-bound-ms {latencies_30}",
+    "render": "render {server} --size {demo_size}",
+    "server-stall": "stall",
 }
-"""Name of the report's file -> what makes it, in the order of running."""
+"""Name of the report's file -> the words behind `sceneloom bench`, in the order of running."""
 
 
 VERDICTS = {"mlperf-demo": True, "mlperf-overload": False}
@@ -264,7 +166,7 @@ def main(
 
 
 def choose_folder(results: Path, hardware: str) -> Path:
-    """Where to go on: the newest folder of this hardware that lacks a report, or else today's."""
+    """The newest folder of this hardware, if it lacks a report, or else today's."""
     newest = max(results.glob(f"{hardware}-????-??-??"), default=None)
     if newest is not None and not all((newest / f"{name}.json").is_file() for name in STEPS):
         return newest
@@ -272,18 +174,15 @@ def choose_folder(results: Path, hardware: str) -> Path:
 
 
 def run_steps(place: Place) -> Iterator[tuple[str, str]]:
-    """Run what is missing; the names of steps that failed, each with the reason."""
-    for name, step in STEPS.items():
+    """Run the steps without a report; yields the names of failed ones, each with the reason."""
+    for name in STEPS:
         if place.settings.only and name not in place.settings.only:
             continue
         if (place.out / f"{name}.json").is_file():
             say(f"{name}: measured already")
             continue
-        if name == "perf-analyzer" and find_perf_analyzer() is None:
-            yield name, "perf_analyzer is not here: make perf-analyzer"
-            continue
         try:
-            arguments = step(place)
+            arguments = place.arguments(name)
         except InputError as error:
             yield name, str(error)
             continue
@@ -294,8 +193,8 @@ def run_steps(place: Place) -> Iterator[tuple[str, str]]:
 
 
 def unexpected(name: str, out: Path) -> str:
-    """What a verdict of LoadGen says that it should not, or empty: at 70 % of its capacity a server
-    keeps the bound, at 130 % it does not.
+    """A sentence if LoadGen's verdict is not the expected one: at 70 % of its capacity a server
+    keeps the bound, at 130 % it does not. Empty if it is.
     """
     if name not in VERDICTS:
         return ""
@@ -309,23 +208,22 @@ def unexpected(name: str, out: Path) -> str:
 
 def _run(arguments: Sequence[str]) -> int:
     """Run a benchmark in a process of its own; its table goes to this one's output."""
-    say(f"sceneloom bench {shlex.join(arguments)}")
     command = [*SCENELOOM, "bench", *arguments]
+    if arguments[0] == "stall":
+        command = [sys.executable, str(STALLS), *arguments[1:]]
+        say(f"python {STALLS.relative_to(CHECKOUT)} {shlex.join(arguments[1:])}")
+    else:
+        say(f"sceneloom bench {shlex.join(arguments)}")
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as running:
         try:
             said, _ = running.communicate()
         except BaseException:
-            _stop(running)
+            running.terminate()  # killed, it would leave a server behind
+            try:
+                running.wait(_STOP_SECONDS)
+            except subprocess.TimeoutExpired:
+                running.kill()
             raise
     kept = [line for line in said.splitlines() if not line.startswith('{"schema"')]
     print("\n".join(kept), flush=True)
     return running.returncode
-
-
-def _stop(running: subprocess.Popen[str]) -> None:
-    """End a benchmark with what it has started: killed, it would leave a server behind."""
-    running.terminate()
-    try:
-        running.wait(_STOP_SECONDS)
-    except subprocess.TimeoutExpired:
-        running.kill()

@@ -10,10 +10,12 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import io
 import os
 import sys
 import traceback
 from collections.abc import Sequence
+from pathlib import Path
 
 import tyro
 
@@ -87,6 +89,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         the exit code.
     """
+    _print_every_name()
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(_help())
@@ -117,6 +120,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     except Exception as error:
         words: object = out_of_resources(error) or error
+        if isinstance(error, FileNotFoundError) and not error.filename and _is_nowhere():
+            words = "the folder you are in was removed; change to one that exists"
         if words is error and not isinstance(error, OSError):
             traceback.print_exc()
             words = (
@@ -125,6 +130,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
             )
         print(f"sceneloom {name}: {printable(words)}", file=sys.stderr)
         return 1
+
+
+def _is_nowhere() -> bool:
+    """Whether the current folder was removed, which the system reports without a name."""
+    try:
+        Path.cwd()
+    except FileNotFoundError:
+        return True
+    return False
+
+
+def _print_every_name() -> None:
+    """Escape the characters that a stream's encoding lacks; else one name in ASCII output ends a
+    run.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # None where it was closed
+            stream.reconfigure(errors="backslashreplace")
 
 
 def _help() -> str:

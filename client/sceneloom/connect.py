@@ -31,7 +31,7 @@ from sceneloom.grpc_transport import GrpcTransport
 from sceneloom.http_transport import HttpTransport
 from sceneloom.shared_memory_transport import SharedMemoryTransport
 from sceneloom.synthesizer import prepare
-from sceneloom.transport import Timeouts, Transport
+from sceneloom.transport import Timeouts, Transport, scheme_of
 
 TransportChoice = Literal["auto", "grpc", "grpc-shm", "http"]
 """``auto`` takes shared memory where it works; ``grpc``, ``grpc-shm`` and ``http`` are as asked."""
@@ -68,7 +68,7 @@ def connect(
     if transport not in get_args(TransportChoice):
         choices = ", ".join(get_args(TransportChoice))
         raise InputError(f"{transport!r} is not a way to reach a server; choose one of {choices}")
-    if url.startswith("http://") or transport == "http":
+    if scheme_of(url) == "http" or transport == "http":
         if transport not in ("auto", "http"):
             raise InputError(f"{url}: {transport} goes to the server's gRPC port, HOST:PORT")
         return HttpTransport(url, why="the address is one of HTTP")

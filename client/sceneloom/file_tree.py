@@ -61,7 +61,7 @@ def list_files(folder: str | Path) -> tuple[list[str], list[LeftOut]]:
         with os.scandir(path) as entries:
             for entry in entries:
                 name = prefix + entry.name
-                is_folder = entry.is_dir()
+                is_folder = _is_folder(entry)
                 if entry.name.startswith("."):
                     left_out.append(LeftOut(reason=HIDDEN, name=name + "/" * is_folder))
                 elif not is_folder:
@@ -75,6 +75,13 @@ def list_files(folder: str | Path) -> tuple[list[str], list[LeftOut]]:
                     else:
                         pending.append((entry.path, name + "/", (*around, identity)))
     return sorted(files), sorted(left_out)
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link that leads nowhere, such as one to itself: reading it fails by name
+        return False
 
 
 def split_hidden(names: Iterable[str]) -> tuple[list[str], list[LeftOut]]:

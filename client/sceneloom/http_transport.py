@@ -14,7 +14,7 @@ import struct
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from http.client import HTTPException
+from http.client import BadStatusLine, HTTPException
 from typing import Any
 from urllib.parse import quote
 
@@ -180,6 +180,8 @@ class HttpTransport:
         except (OSError, HTTPException) as error:
             connection.close()
             text = getattr(error, "strerror", None) or str(error) or type(error).__name__
+            if isinstance(error, BadStatusLine) and not isinstance(error, OSError):
+                text = "what answers does not speak HTTP; a gRPC port is named without http://"
             raise self._map("UNAVAILABLE", text, model) from None
         except BaseException:
             self._give_back(connection)

@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from sceneloom.contract import Contract
 from sceneloom.errors import InputError, MissingInputError, SizeError, UnknownLabelError
+from sceneloom.kinds import check_kind
 from sceneloom.schema import NO_CHANNEL
 from sceneloom.text import counted
 
@@ -90,13 +91,14 @@ def check_instance_map(
 
 def check_contract(contract: object) -> None:
     """Raise InputError for what is no contract, such as arguments in another order."""
-    if not isinstance(contract, Contract):
-        raise InputError(f"a value of {type(contract).__name__} where the model's contract belongs")
+    check_kind(contract, Contract, "the model's contract")
 
 
 def _check_kinds(contract: object, values: object, name: str) -> None:
     check_contract(contract)
-    if not isinstance(values, np.ndarray):
+    check_kind(values, np.ndarray, f"the array of the {name}")
+    # A masked pixel has a value that its owner does not mean; rows of a matrix are matrices again.
+    if isinstance(values, (np.ma.MaskedArray, np.matrix)):
         raise InputError(
-            f"a value of {type(values).__name__} where the array of the {name} belongs"
+            f"a value of {type(values).__name__} where the plain array of the {name} belongs"
         )

@@ -10,6 +10,7 @@ decoded.
 from __future__ import annotations
 
 import io
+import os
 import stat
 from pathlib import Path
 from typing import Any, Literal
@@ -24,6 +25,7 @@ from sceneloom.errors import (
     NotALabelMapError,
     UnknownLabelError,
 )
+from sceneloom.kinds import check_kind
 from sceneloom.png import SIGNATURE, check_png_rows, png_pixels
 from sceneloom.schema import LabelSchema
 from sceneloom.text import counted, reason
@@ -81,6 +83,7 @@ def read_label_map(
         NotALabelMapError: a colour picture, a lossy format, or values that are not label ids.
         UnknownLabelError: ids that the schema does not have, with their pixel counts.
     """
+    check_kind(schema, LabelSchema, "the label schema")
     name = _name(source, name)
     values = _decode(source, name, max_pixels)
     if values.size and (int(values.min()) < 0 or int(values.max()) > np.iinfo(np.uint16).max):
@@ -129,7 +132,8 @@ def read_instance_map(
 
 
 def _name(source: str | Path | bytes, name: str | None) -> str:
-    return name or ("(bytes)" if isinstance(source, bytes) else str(source))
+    check_kind(source, (str, os.PathLike, bytes), "the path or the bytes of a map")
+    return name or ("(bytes)" if isinstance(source, bytes) else str(source) or "''")
 
 
 def _decode(source: str | Path | bytes, name: str, max_pixels: int) -> npt.NDArray[Any]:

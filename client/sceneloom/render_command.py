@@ -144,7 +144,8 @@ def main(
 
     try:
         if flags.verify:
-            return report_check(_plans_to_check(plan, input, output, flags, shards, settings))
+            plans = _plans_to_check(plan, input, output, flags, shards, settings)
+            return report_check(plans, flags.container)
         if flags.dry_run:
             return report_dry_run(dry_run(plan))
         code = _render(plan, begin, flags, output, way)

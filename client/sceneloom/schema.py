@@ -22,6 +22,7 @@ The position in `labels` is the channel; `id` is the value in the files. `unlabe
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Mapping
 from functools import cached_property
 from importlib import resources
@@ -33,6 +34,7 @@ import numpy.typing as npt
 
 from sceneloom import json_text
 from sceneloom.errors import InputError, SchemaError
+from sceneloom.kinds import check_kind
 
 MAX_CHANNELS = 256
 NO_CHANNEL = 255
@@ -299,6 +301,7 @@ def load_schema(name_or_path: str | Path) -> LabelSchema:
         SchemaError: the file is not a label schema.
         InputError: there is neither a built-in schema nor a file of this name.
     """
+    check_kind(name_or_path, (str, os.PathLike), "the name or the path of a label schema")
     if str(name_or_path) in builtin_schemas():
         text = (resources.files("sceneloom") / "schemas" / f"{name_or_path}.json").read_text(
             "utf-8"

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import abc
 import dataclasses
+import os
 from collections.abc import Iterator, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -20,6 +21,7 @@ from sceneloom.contract import STYLE_ROWS, Contract, precision_of
 from sceneloom.errors import InputError
 from sceneloom.inputs import check_instance_map, check_label_map
 from sceneloom.instances import renumber_instances
+from sceneloom.kinds import check_kind
 from sceneloom.padding import Padding
 from sceneloom.style import default_styles
 from sceneloom.text import counted
@@ -225,6 +227,9 @@ class Synthesizer(abc.ABC):
             InputError: an input does not fit the contract; nothing was sent.
             ServingError: a server did not answer with a picture.
         """
+        for maps in (label_maps, instance_maps, styles):
+            if maps is not None or maps is label_maps:
+                check_kind(maps, (Sequence, np.ndarray), "a list with one entry per picture")
         count = len(label_maps)
         instance_maps = [None] * count if instance_maps is None else instance_maps
         styles = [None] * count if styles is None else styles
@@ -280,9 +285,20 @@ class Synthesizer(abc.ABC):
         from sceneloom.rendering.run import RenderRun
         from sceneloom.rendering.settings import RenderSettings
 
+        if not hasattr(maps, "left_out"):  # a Source
+            check_kind(maps, (str, os.PathLike), "the path or the source of the maps")
+        for place in (output, labels, instances):
+            if place is not None:
+                check_kind(place, (str, os.PathLike), "a path")
+        if settings is not None:
+            check_kind(settings, RenderSettings, "an object of RenderSettings")
         settings = settings or RenderSettings()
         pictures = None if output is None else Pictures(place=str(output))
-        found = Maps(place=maps, labels=labels, instances=instances)
+        found = Maps(
+            place=maps,
+            labels=None if labels is None else str(labels),
+            instances=None if instances is None else str(instances),
+        )
         return RenderRun(make_plan(found, pictures, [engine_address(self, settings)], settings))
 
     def run_requests(self, batch: Sequence[Request]) -> Image:

@@ -26,6 +26,7 @@ from sceneloom.errors import (
     ServerUnavailableError,
     ServingError,
 )
+from sceneloom.kinds import check_kind
 
 _ADDRESS = re.compile(r"([\w.-]+|\[[0-9A-Fa-f:.]+\]):[0-9]{1,5}", re.ASCII)
 MAX_SECONDS = 86400
@@ -65,6 +66,7 @@ class Timeouts:
         """Check the ranges."""
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
+            check_kind(value, (int, float), f"the {field.name} timeout, in seconds,")
             # gRPC counts in 64-bit nanoseconds: above about 9e9 s every call fails at once.
             if not 0 < value <= MAX_SECONDS:
                 raise InputError(
@@ -143,6 +145,16 @@ class Transport(Protocol):
         """Close the connection; calling it twice is fine."""
 
 
+def scheme_of(url: str) -> str:
+    """``http`` for the URL of an HTTP port, else ``grpc``.
+
+    Raises:
+        InputError: it is no text.
+    """
+    check_kind(url, str, "the address of a server, a text,")
+    return "http" if url.startswith("http://") else "grpc"
+
+
 def server_address(url: str, scheme: str) -> str:
     """``HOST:PORT`` of a server's URL.
 
@@ -154,14 +166,15 @@ def server_address(url: str, scheme: str) -> str:
     Raises:
         InputError: it is of another form, or of another scheme.
     """
+    is_http = scheme_of(url) == "http"
     address = url.removeprefix(f"{scheme}://").removesuffix("/")
-    well_formed = _ADDRESS.fullmatch(address) and (url.startswith("http://") or scheme == "grpc")
+    well_formed = _ADDRESS.fullmatch(address) and (is_http or scheme == "grpc")
     # gRPC itself takes port 99999 and connects to 34463.
     if well_formed and 0 < int(address.rpartition(":")[2]) < 65536:
         return address
     shown = re.sub(r"(^|//)[^/@]*@", r"\1...@", url)  # a password is not repeated
     form = "HOST:PORT of its gRPC port, such as 127.0.0.1:8001"
-    if scheme == "http" or url.lower().startswith("http"):
+    if scheme == "http" or (url.lower().startswith("http") and not is_http):
         form = "http://HOST:PORT, such as http://127.0.0.1:8000"
     fault = _fault(url, scheme)
     raise InputError(
@@ -201,7 +214,7 @@ def _fault(url: str, scheme: str) -> str:
         return f"port {port} is none, they are from 1 to 65535"
     if kind and named != kind:
         return f"{kind}:// is written in small letters"
-    return f"it is one of {kind}://" if kind and kind != scheme else ""
+    return f"{kind}:// is another port of the server" if kind and kind != scheme else ""
 
 
 def status_of_http(code: int) -> str:

@@ -23,8 +23,9 @@ from sceneloom.contract import (
     Contract,
 )
 from sceneloom.errors import ModelFailedError, ModelNotFoundError
+from sceneloom.kinds import check_kind
 from sceneloom.synthesizer import Image, InstanceMap, LabelMap, Style, Synthesizer
-from sceneloom.transport import ModelConfig, TensorSpec, Timeouts, Transport
+from sceneloom.transport import ModelConfig, TensorSpec, Timeouts, Transport, scheme_of
 
 
 class TritonSynthesizer(Synthesizer):
@@ -56,10 +57,15 @@ class TritonSynthesizer(Synthesizer):
             ModelNotFoundError: the server has no such model, or it is not one of SceneLoom's.
             SchemaError: the model's contract is damaged or newer than this client.
         """
+        check_kind(model, str, "the name of the model")
+        if timeouts is not None:
+            check_kind(timeouts, Timeouts, "an object of Timeouts")
         self.timeouts = timeouts or Timeouts()
         """How long it waits."""
         if transport is None:
-            transport = "http" if url.startswith("http://") else "grpc"
+            transport = "http" if scheme_of(url) == "http" else "grpc"
+        if not hasattr(transport, "infer"):  # a Transport
+            check_kind(transport, str, "the name of a transport, or a connection,")
         if isinstance(transport, str):
             transport = connect(url, transport=transport, model=model, timeouts=self.timeouts)
         self._transport = transport

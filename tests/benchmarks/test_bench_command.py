@@ -38,6 +38,18 @@ def test_a_misspelt_benchmark_is_answered_with_the_nearest(
     assert "did you mean 'engine'?" in capsys.readouterr().err
 
 
+def test_a_benchmark_of_former_versions_names_its_successor(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for name, path in (
+        ("stall", "benchmarks/experiments/stalls.py"),
+        ("perf-analyzer", "docs/perf-analyzer.md"),
+    ):
+        assert run([name]) == 2
+        assert path in capsys.readouterr().err
+        assert (CHECKOUT / path).is_file()
+
+
 def test_sigterm_ends_a_benchmark_as_ctrl_c_does(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -12,15 +12,15 @@ import cv2
 import pytest
 from support import CHECKOUT
 
+import demo_weights
+import method_table
+import styled_model
+from demo_weights import STYLES, DemoEvaluationSettings, DemoWeightsSettings
+from method_table import CONTROL, OTHER_STREETS, PUBLISHED, Row, TableSettings
 from sceneloom import cli
-from sceneloom_bench import demo_evaluation, demo_weights, method_table, styled_model
-from sceneloom_bench.demo_evaluation import STYLES, DemoEvaluationSettings
-from sceneloom_bench.demo_weights import DemoWeightsSettings
-from sceneloom_bench.method_table import TableSettings
-from sceneloom_bench.method_table_rows import CONTROL, OTHER_STREETS, PUBLISHED, Row
-from sceneloom_bench.styled_model import StyledModelSettings
 from sceneloom_streets import dataset
 from sceneloom_training.checkpoint import load_checkpoint
+from styled_model import StyledModelSettings
 
 TINY = (
     *("--generator.global-blocks", "1"),
@@ -64,7 +64,7 @@ def commands(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
         run.append([*arguments, *small])
         assert cli.main(run[-1]) == 0
 
-    for driver in (method_table, demo_weights, demo_evaluation, styled_model):
+    for driver in (method_table, demo_weights, styled_model):
         monkeypatch.setattr(driver, "run_sceneloom", here)
         monkeypatch.setattr(driver, "write_streets", write_small_streets)
     return run
@@ -99,7 +99,7 @@ def test_the_demo_weights_and_their_evaluation_from_nothing(
     monkeypatch.setattr(demo_weights, "BUNDLE", tmp_path / "generator")
     work = tmp_path / "work"
     settings = DemoWeightsSettings(work=work, small=tmp_path / "small")
-    assert demo_weights.main(settings) == 0
+    assert demo_weights.make(settings) == 0
     trained = [c for c in commands if c[0] == "train"]
     configs = [Path(c[1]) for c in trained]
     assert configs == sorted((CHECKOUT / "training" / "configs").glob("street-demo-*.toml"))
@@ -114,12 +114,12 @@ def test_the_demo_weights_and_their_evaluation_from_nothing(
     assert str(tmp_path) not in (tmp_path / "generator" / "model.json").read_text()
 
     commands.clear()
-    monkeypatch.setattr(demo_evaluation, "TESTED", 4)
-    monkeypatch.setattr(demo_evaluation, "HEIGHT", 128)
-    monkeypatch.setattr(demo_evaluation, "WIDTH", 256)
+    monkeypatch.setattr(demo_weights, "TESTED", 4)
+    monkeypatch.setattr(demo_weights, "HEIGHT", 128)
+    monkeypatch.setattr(demo_weights, "WIDTH", 256)
     judge = CHECKOUT / "tests" / "colour_segmenter.py"
     settings = DemoEvaluationSettings(work=work, checkpoint=tmp_path / "generator", segmenter=judge)
-    assert demo_evaluation.main(out=tmp_path / "out", settings=settings) == 0
+    assert demo_weights.evaluate(out=tmp_path / "out", settings=settings) == 0
     assert [command[0] for command in commands] == ["evaluate"] * len(STYLES)
     said = {p.stem: json.loads(p.read_text()) for p in (tmp_path / "out").glob("*.json")}
     assert {name: one["source"]["style_seed"] for name, one in said.items()} == STYLES

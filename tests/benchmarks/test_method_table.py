@@ -10,24 +10,25 @@ import numpy as np
 import pytest
 import tyro
 
-from sceneloom.errors import InputError
-from sceneloom.schema import load_schema
-from sceneloom_bench.method_table import (
-    CONFIG,
-    SEGMENTER_FLAGS,
-    TableSettings,
-    waves,
-    wrong_classes,
-)
-from sceneloom_bench.method_table_report import chance, compute, read_counts, write_report
-from sceneloom_bench.method_table_rows import (
+from method_table import (
     BASELINE,
+    CONFIG,
     CONTROLS,
     PUBLISHED,
     ROWS,
+    SEGMENTER_FLAGS,
     Row,
+    TableSettings,
+    chance,
+    compute,
+    read_counts,
+    waves,
     with_perceptual,
+    write_report,
+    wrong_classes,
 )
+from sceneloom.errors import InputError
+from sceneloom.schema import load_schema
 from sceneloom_training.evaluation.scores import ClassCounts, count_classes, score
 from sceneloom_training.evaluation.segmenter_settings import SegmenterSettings
 from sceneloom_training.settings import TrainSettings

@@ -12,16 +12,13 @@ import pytest
 
 from sceneloom import cli
 from sceneloom.errors import InputError, SceneLoomError, ServerUnavailableError, SizeError
-from sceneloom_bench.bench_inputs import bench_maps
-from sceneloom_bench.engine.settings import EngineBenchSettings
-from sceneloom_bench.load.closed_loop import run_closed
-from sceneloom_bench.load.server_statistics import ServerView
-from sceneloom_bench.mlperf.mlperf_command import MlperfSettings
+from sceneloom_bench.engine_measure import EngineBenchSettings
+from sceneloom_bench.harness import ServedSettings, bench_maps, check_name, check_out
+from sceneloom_bench.loops import run_closed
+from sceneloom_bench.mlperf_command import MlperfSettings
 from sceneloom_bench.noop_server import NOOP_CONTRACT
-from sceneloom_bench.perf_analyzer.perf_analyzer_command import PerfAnalyzerSettings
-from sceneloom_bench.ranges import check_name, check_out
 from sceneloom_bench.render_command import RenderBenchSettings
-from sceneloom_bench.served import ServedSettings
+from sceneloom_bench.server_statistics import ServerView
 from sceneloom_bench.suite_command import SuiteSettings
 
 NOWHERE = ServedSettings(url="127.0.0.1:1")
@@ -35,9 +32,11 @@ NOWHERE = ServedSettings(url="127.0.0.1:1")
         (lambda: MlperfSettings(server=NOWHERE, probe_seconds=math.inf), "probe_seconds is inf"),
         (lambda: MlperfSettings(server=NOWHERE, seconds=math.nan), "seconds is nan"),
         (lambda: MlperfSettings(server=NOWHERE, size="0x0"), "WIDTHxHEIGHT"),
-        (lambda: PerfAnalyzerSettings(server=NOWHERE, share=math.nan), "share is nan; .* above 0"),
-        (lambda: PerfAnalyzerSettings(server=NOWHERE, threads=10**6), "threads is 1000000"),
-        (lambda: PerfAnalyzerSettings(server=NOWHERE, name="../x"), "name '../x'"),
+        (
+            lambda: MlperfSettings(server=NOWHERE, share_of_capacity=math.nan),
+            "share_of_capacity is nan; .* above 0",
+        ),
+        (lambda: RenderBenchSettings(server=NOWHERE, name="../x"), "name '../x'"),
         (lambda: RenderBenchSettings(server=NOWHERE, size="big"), "WIDTHxHEIGHT"),
         (lambda: RenderBenchSettings(server=NOWHERE, formats=("png", "png")), "different values"),
         (lambda: RenderBenchSettings(server=NOWHERE, in_flight=0), "in_flight is 0; it is at leas"),

@@ -8,12 +8,11 @@ from pathlib import Path
 import pytest
 
 from sceneloom.errors import InputError, ServingError
-from sceneloom_bench.busy_server import BusyTime
-from sceneloom_bench.load.server_statistics import Counters
+from sceneloom_bench.harness import ServedSettings
 from sceneloom_bench.noop_server import NoopServer, write_noop_repository
 from sceneloom_bench.render_command import RenderBenchSettings, main, measure
 from sceneloom_bench.reports.report import read_report
-from sceneloom_bench.served import ServedSettings
+from sceneloom_bench.server_statistics import Counters, ServerView
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +66,7 @@ def test_settings_are_checked() -> None:
 
 def test_a_server_that_is_gone_or_new_is_a_sentence() -> None:
     with pytest.raises(ServingError, match=r"127\.0\.0\.1:1, model 'synthesis'"):
-        BusyTime("127.0.0.1:1", "synthesis")
+        ServerView("127.0.0.1:1").counters(["synthesis"])
     parts = dict.fromkeys(("total", "queue"), 0)
     more, fewer = (
         Counters(

@@ -8,7 +8,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from sceneloom_bench.training_curves import main
+from training_curves import main
 
 
 def test_a_run_becomes_a_page(tmp_path: Path) -> None:

@@ -10,22 +10,26 @@ from typing import Any
 import pytest
 import torch
 
-from sceneloom_bench.published_recipe import PublishedRecipe
-from sceneloom_bench.step_process import Case, Way, draw_batches, make_step, train_settings
-from sceneloom_bench.training_step import (
-    LIMIT,
-    OURS,
-    PUBLISHED,
-    TrainingStepSettings,
-    compare,
-    report,
-    table,
-)
 from sceneloom_training.assembly import assemble
 from sceneloom_training.data import open_data_set
 from sceneloom_training.distributed import World
 from sceneloom_training.learner import Learner
 from sceneloom_training.schedule import Schedule
+from training_step import (
+    LIMIT,
+    OURS,
+    PUBLISHED,
+    Case,
+    PublishedRecipe,
+    StepVariant,
+    TrainingStepSettings,
+    compare,
+    draw_batches,
+    make_step,
+    report,
+    table,
+    train_settings,
+)
 
 TINY = Case(height=32, width=64, ngf=4, ndf=4, scales=2, downsamplings=2, blocks=1, samples=2)
 
@@ -49,7 +53,7 @@ def test_losses_and_all_gradients_are_those_of_the_published_recipe(
     batches: list[dict[str, torch.Tensor]],
 ) -> None:
     """Shared convolutions, one backward pass and other layers change nothing but rounding."""
-    settings = train_settings(TINY, Way(precision="float64", channels_last=True), "cpu")
+    settings = train_settings(TINY, StepVariant(precision="float64", channels_last=True), "cpu")
     schema = open_data_set(settings.data).schema
     objective = assemble(settings, schema, has_instances=True).objective
     theirs = copy.deepcopy(objective).double()
@@ -73,16 +77,16 @@ def test_losses_and_all_gradients_are_those_of_the_published_recipe(
         assert (parameter.grad - gradient).abs().max() <= 1e-9 * max(1, gradient.abs().max())
 
 
-def losses_of(way: Way, batches: list[Any], steps: int) -> dict[str, list[float]]:
-    step = make_step(TINY, way, "cpu")
+def losses_of(variant: StepVariant, batches: list[Any], steps: int) -> dict[str, list[float]]:
+    step = make_step(TINY, variant, "cpu")
     done = [step(iter([batches[i % len(batches)]])) for i in range(steps)]
     return {name: [float(each[name]) for each in done] for name in done[0]}
 
 
 def test_the_first_losses_are_equal_in_float32(batches: list[Any]) -> None:
-    published = losses_of(Way(published=True), batches, 1)
+    published = losses_of(StepVariant(published=True), batches, 1)
     for channels_last in (False, True):
-        ours = losses_of(Way(channels_last=channels_last), batches, 1)
+        ours = losses_of(StepVariant(channels_last=channels_last), batches, 1)
         for name in published:
             assert ours[name] == pytest.approx(published[name], rel=1e-5)
 
@@ -92,9 +96,9 @@ def as_run(losses: dict[str, list[Any]]) -> dict[str, Any]:
 
 
 def test_a_wrong_recipe_is_noticed(batches: list[Any]) -> None:
-    published = as_run(losses_of(Way(published=True), batches, 25))
-    good = as_run(losses_of(Way(channels_last=True, precision="bfloat16"), batches, 25))
-    wrong = as_run(losses_of(Way(learning_rate=2e-3), batches, 25))
+    published = as_run(losses_of(StepVariant(published=True), batches, 25))
+    good = as_run(losses_of(StepVariant(channels_last=True, precision="bfloat16"), batches, 25))
+    wrong = as_run(losses_of(StepVariant(learning_rate=2e-3), batches, 25))
     assert compare({PUBLISHED: published, OURS: good})["curves_agree"]
     compared = compare({PUBLISHED: published, OURS: wrong})
     assert not compared["curves_agree"]
@@ -113,8 +117,11 @@ def test_report_of_a_tiny_run() -> None:
     small = TrainingStepSettings(
         height=32, width=64, ngf=4, ndf=4, downsamplings=2, blocks=1, samples=2, turns=2, steps=1
     )
-    ways = {PUBLISHED: Way(published=True), OURS: Way(channels_last=True, precision="bfloat16")}
-    result = report(small, "cpu", ways)
+    variants = {
+        PUBLISHED: StepVariant(published=True),
+        OURS: StepVariant(channels_last=True, precision="bfloat16"),
+    }
+    result = report(small, "cpu", variants)
     assert json.loads(json.dumps(result)) == result
     case = result["cases"]["64x32"]
     assert case["curves_agree"]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -297,3 +299,39 @@ def test_any_other_error_ends_with_a_sentence(
     monkeypatch.setattr("tyro.cli", lambda function, **options: function())
     assert main(["schemas"]) == 1
     assert capsys.readouterr().err.endswith(said)
+
+
+def test_names_that_the_output_cannot_encode_are_escaped(
+    data: Path, tmp_path: Path, start_server: Start
+) -> None:
+    url = start_server(PLAIN).url
+    (data / "test_label/0_label.png").rename(data / "test_label/日本_label.png")
+    out = tmp_path / "ü"
+    result = subprocess.run(
+        [Path(sys.executable).with_name("sceneloom"), "render", data, out, "--url", url],
+        env={**os.environ, "PYTHONIOENCODING": "ascii"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    assert "3 maps" in result.stdout
+    assert "\\xfc" in result.stdout
+    assert names(out) == ["1_label.png", "2_label.png", "日本_label.png"]
+
+
+def test_a_current_folder_that_was_removed_is_named(
+    data: Path, tmp_path: Path, start_server: Start
+) -> None:
+    url = start_server(PLAIN).url
+    there = tmp_path / "there"
+    there.mkdir()
+    command = [Path(sys.executable).with_name("sceneloom"), "render", data, "out", "--url", url]
+    line = f"cd {there}; rmdir {there}; exec {shlex.join(map(str, command))}"
+    result = subprocess.run(
+        ["bash", "-c", line], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert result.returncode == 1
+    assert "Traceback" not in result.stderr
+    assert "the folder you are in was removed; change to one that exists" in result.stderr

@@ -60,3 +60,11 @@ def test_what_is_left_out_is_described_by_reason() -> None:
         "left out: 1 of a kind that is not read (b.bmp)",
     ]
     assert describe([]) == []
+
+
+def test_a_link_to_itself_spoils_itself_alone(tmp_path: Path) -> None:
+    touch(tmp_path, "a.png")
+    (tmp_path / "b.png").symlink_to("b.png")
+    (tmp_path / "c").symlink_to("d")
+    (tmp_path / "d").symlink_to("c")
+    assert list_files(tmp_path) == (["a.png", "b.png", "c", "d"], [])

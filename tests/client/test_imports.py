@@ -93,6 +93,18 @@ def test_imports_point_one_way(package: str) -> None:
     assert {path: names for path, names in broken.items() if names} == {}
 
 
+def test_no_package_imports_an_experiment() -> None:
+    """Experiments are not in the wheel."""
+    experiments = {path.stem for path in (CHECKOUT / "benchmarks" / "experiments").glob("*.py")}
+    assert experiments
+    users = {
+        path: imported(ast.walk(tree)) & experiments
+        for package in FOLDERS
+        for path, tree in sources(package)
+    }
+    assert {path: names for path, names in users.items() if names} == {}
+
+
 def test_no_modules_import_each_other_in_a_circle() -> None:
     """Imports inside functions and under TYPE_CHECKING count: a reader follows them as well."""
     modules = read_modules()

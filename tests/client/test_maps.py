@@ -630,3 +630,21 @@ def test_mutated_png_chunks_with_right_checksums(data: st.DataObject) -> None:
         + chunk(b"IDAT", body)
         + chunk(b"IEND", b"")
     )
+
+
+@pytest.mark.parametrize("source", [None, 5, ["a.png"], CITYSCAPES])
+def test_a_source_of_another_type(source: Any) -> None:
+    for read in (lambda: read_label_map(source, CITYSCAPES), lambda: read_instance_map(source)):
+        with pytest.raises(InputError, match="where the path or the bytes of a map belongs"):
+            read()
+
+
+@pytest.mark.parametrize("schema", [None, "cityscapes"])
+def test_a_schema_of_another_type(schema: Any) -> None:
+    with pytest.raises(InputError, match="where the label schema belongs"):
+        read_label_map(b"", schema)
+
+
+def test_an_empty_path_is_named() -> None:
+    with pytest.raises(ImageReadError, match=r"^'': cannot be read"):
+        read_instance_map("")

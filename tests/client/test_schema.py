@@ -312,3 +312,9 @@ def test_any_json_is_a_schema_or_a_schema_error(data: Any) -> None:
 def test_no_such_schema_names_the_builtin_ones(name: str) -> None:
     with pytest.raises(InputError, match="ade20k, celebamask, cityscapes"):
         load_schema(name)
+
+
+@pytest.mark.parametrize("name", [None, 5, b"cityscapes"])
+def test_a_name_of_another_type(name: Any) -> None:
+    with pytest.raises(InputError, match="where the name or the path of a label schema belongs"):
+        load_schema(name)

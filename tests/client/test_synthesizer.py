@@ -21,6 +21,7 @@ from sceneloom.errors import (
 )
 from sceneloom.instances import boundary_map
 from sceneloom.padding import Padding
+from sceneloom.rendering.settings import RenderSettings
 from sceneloom.schema import load_schema
 from sceneloom.synthesizer import prepare
 from sceneloom.testing import FakeTransport
@@ -322,3 +323,41 @@ def test_the_fake_refuses_what_a_server_refuses(change: dict[str, Array]) -> Non
     assert transport.infer("synthesis", good, "image", timeout=1).shape == (1, 16, 16, 3)
     with pytest.raises(RequestRejectedError):
         transport.infer("synthesis", good | change, "image", timeout=1)
+
+
+@pytest.mark.filterwarnings("ignore:the matrix subclass:PendingDeprecationWarning")
+@pytest.mark.parametrize("kind", [np.ma.array, np.asmatrix])
+def test_arrays_that_are_more_than_their_values_are_refused(kind: Any) -> None:
+    label_map, instance_map = maps(16, 16)
+    with pytest.raises(InputError, match="where the plain array of the label map belongs"):
+        prepare(BOUNDARIES, kind(label_map), instance_map)
+    with pytest.raises(InputError, match="where the plain array of the instance map belongs"):
+        prepare(BOUNDARIES, label_map, kind(instance_map))
+
+
+@pytest.mark.parametrize("label_maps", [None, iter([]), 5])
+def test_a_batch_is_a_list(label_maps: Any) -> None:
+    with pytest.raises(InputError, match="where a list with one entry per picture belongs"):
+        fake(PLAIN)[0].synthesize_batch(label_maps)
+
+
+@pytest.mark.parametrize(
+    ("named", "said"),
+    [
+        ({"maps": None}, "NoneType where the path or the source of the maps"),
+        ({"maps": ["maps"]}, "list where the path or the source of the maps"),
+        ({"maps": "maps", "output": b"out"}, "bytes where a path"),
+        ({"maps": "maps", "output": "a\0b"}, "has a null character"),
+        ({"maps": "maps", "labels": 5}, "int where a path"),
+        ({"maps": "maps", "settings": {}}, "dict where an object of RenderSettings"),
+    ],
+)
+def test_what_is_rendered_is_of_the_documented_type(named: Any, said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        fake(PLAIN)[0].render(**named)
+
+
+@pytest.mark.parametrize("named", [{"quality": "9"}, {"workers": 1.5}, {"patience": "1"}])
+def test_settings_of_another_type(named: Any) -> None:
+    with pytest.raises(InputError, match=f"where {next(iter(named))}, .* belongs"):
+        RenderSettings(**named)

@@ -7,10 +7,12 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pytest
 
+from sceneloom.connect import connect
 from sceneloom.errors import (
     DeadlineExceededError,
     InputError,
@@ -230,3 +232,35 @@ def test_a_closed_connection(unused_port: int) -> None:
         transport.model_config("synthesis", timeout=1)
     with pytest.raises(ServerUnavailableError, match="was closed"):
         transport.infer("synthesis", {}, "image", timeout=1)
+
+
+@pytest.mark.parametrize("url", [None, 8001, b"127.0.0.1:8001", ("127.0.0.1:8001",)])
+def test_an_address_is_a_text(url: Any) -> None:
+    for ask in (TritonSynthesizer, connect, HttpTransport):
+        with pytest.raises(InputError, match="where the address of a server, a text, belongs"):
+            ask(url)
+
+
+@pytest.mark.parametrize(
+    ("named", "said"),
+    [
+        ({"model": None}, "NoneType where the name of the model"),
+        ({"timeouts": 5.0}, "float where an object of Timeouts"),
+        ({"timeouts": {}}, "dict where an object of Timeouts"),
+        ({"transport": 5}, "int where the name of a transport"),
+    ],
+)
+def test_arguments_of_another_type_are_named(named: Any, said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        TritonSynthesizer("127.0.0.1:8001", **named)
+
+
+@pytest.mark.parametrize("seconds", ["3", None, True])
+def test_a_timeout_is_a_number(seconds: Any) -> None:
+    with pytest.raises(InputError, match="where the infer timeout, in seconds, belongs"):
+        Timeouts(infer=seconds)
+
+
+def test_an_http_address_where_only_grpc_goes() -> None:
+    with pytest.raises(InputError, match=r"HOST:PORT of its gRPC port.*http:// is another port"):
+        GrpcTransport("http://127.0.0.1:8000")

@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import safetensors.torch
 import torch
 from support import wide_generator
 
+from sceneloom.artefacts import file_hash
 from sceneloom.contract import Contract
 from sceneloom.errors import CheckpointError
 from sceneloom.schema import load_schema
@@ -133,6 +135,33 @@ def test_weights_that_are_not_finite_are_refused(tmp_path: Path, generator: Gene
     generator.head[1].bias[1] = torch.nan
     save_checkpoint(tmp_path / "bundle", generator, CONTRACT, {})
     with pytest.raises(CheckpointError, match=r"head\.1\.bias hold values that are not finite"):
+        load_checkpoint(tmp_path / "bundle")
+
+
+@pytest.mark.parametrize("kind", [torch.int8, torch.bool, torch.complex64])
+def test_weights_that_are_no_floats_are_refused(
+    tmp_path: Path, checkpoint: Path, kind: torch.dtype
+) -> None:
+    bundle = tmp_path / "bundle"
+    shutil.copytree(checkpoint, bundle)
+    weights = safetensors.torch.load_file(bundle / "model.safetensors")
+    weights["head.1.bias"] = weights["head.1.bias"].to(kind)
+    safetensors.torch.save_file(weights, bundle / "model.safetensors")
+    description = json.loads((bundle / "model.json").read_text())
+    description["sha256"]["model.safetensors"] = file_hash(bundle / "model.safetensors")
+    (bundle / "model.json").write_text(json.dumps(description))
+    with pytest.raises(CheckpointError, match=rf"model\.safetensors: head\.1\.bias is {kind}"):
+        load_checkpoint(bundle)
+
+
+@pytest.mark.parametrize(("name", "value"), [("sha256", None), ("provenance", 3), ("encoder", 3)])
+def test_a_part_of_the_wrong_kind_is_told(
+    tmp_path: Path, checkpoint: Path, name: str, value: object
+) -> None:
+    shutil.copytree(checkpoint, tmp_path / "bundle")
+    path = tmp_path / "bundle" / "model.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), name: value}))
+    with pytest.raises(CheckpointError, match="is of the wrong kind; each is a JSON object"):
         load_checkpoint(tmp_path / "bundle")
 
 

@@ -6,6 +6,7 @@ import os
 import signal
 import threading
 import time
+from collections.abc import Iterator
 from functools import partial
 
 import numpy as np
@@ -18,6 +19,13 @@ from sceneloom_training.signals import StopSignals
 
 prepare = partial(os.nice, 1)
 MORE_THAN_A_PIPE = (3, 1 << 20)
+
+
+@pytest.fixture(autouse=True)
+def _no_loading_process_is_left() -> Iterator[None]:
+    before = set(psutil.Process().children())  # of other tests in this process
+    yield
+    assert set(psutil.Process().children()) <= before
 
 
 def square(item: int) -> dict[str, np.ndarray]:
@@ -51,7 +59,6 @@ def test_in_order_and_writable() -> None:
         found = [each["values"] for each in made]
     assert [int(each[0, 0]) for each in found] == list(range(8))
     found[0][:] = 9
-    assert not psutil.Process().children()
 
 
 @pytest.mark.parametrize(
@@ -68,7 +75,6 @@ def test_an_error_comes_in_its_turn(end: int, error: type[Exception], words: str
         assert [next(made) for _ in items[:-1]] == items[:-1]
         with pytest.raises(error, match=f"(?s){words}"):
             next(made)
-    assert not psutil.Process().children()
 
 
 def test_a_process_that_is_killed_is_an_error_at_once() -> None:
@@ -80,7 +86,6 @@ def test_a_process_that_is_killed_is_an_error_at_once() -> None:
         for _ in made:
             pass
     assert time.monotonic() - begun < 10
-    assert not psutil.Process().children()
 
 
 def test_a_signal_ends_the_wait_for_a_process_that_stands_still() -> None:
@@ -91,4 +96,3 @@ def test_a_signal_ends_the_wait_for_a_process_that_stands_still() -> None:
         alarm.join()
         assert stopped.number == signal.SIGTERM
         assert stopped.unless_stopped(lambda: 1) is None  # it came before
-    assert not psutil.Process().children()

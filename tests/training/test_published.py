@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import os
 import pickle
+import shlex
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -213,6 +216,50 @@ def test_truncated_file(tmp_path: Path, published: Path, size: int) -> None:
 def test_something_else_in_the_file(tmp_path: Path, content: object) -> None:
     with pytest.raises(CheckpointError, match="state dict"):
         load_published(write(content, tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"", "the file is empty"),
+        (b"version https://git-lfs.github.com/spec/v1\n", "git lfs pull"),
+        (b"<!DOCTYPE html><html>", "a web page"),
+    ],
+)
+def test_a_download_that_went_wrong_is_told(tmp_path: Path, content: bytes, words: str) -> None:
+    path = tmp_path / "latest_net_G.pth"
+    path.write_bytes(content)
+    with pytest.raises(CheckpointError, match=words):
+        load_published(path)
+
+
+def test_a_state_dict_inside_another_says_how_to_take_it_out(
+    state: dict[str, torch.Tensor], tmp_path: Path
+) -> None:
+    path = write({"epoch": 3, "netG": state}, tmp_path)
+    with pytest.raises(CheckpointError, match="save it alone: python -c") as caught:
+        load_published(path)
+    _, *words = shlex.split(str(caught.value).split("alone: ")[1])
+    subprocess.run([sys.executable, *words], check=True, timeout=120)
+    alone = load_published(tmp_path / "latest_net_G-alone.pth")
+    assert alone.keys() == state.keys()
+
+
+def test_tensors_without_values_are_refused(state: dict[str, torch.Tensor], tmp_path: Path) -> None:
+    path = write({name: tensor.to("meta") for name, tensor in state.items()}, tmp_path)
+    with pytest.raises(CheckpointError, match="no plain tensor"):
+        load_published(path)
+
+
+def test_a_discriminator_is_told(tmp_path: Path) -> None:
+    path = write({"scale0_layer0.0.weight": torch.zeros(8, 39, 4, 4)}, tmp_path)
+    with pytest.raises(CheckpointError, match=r"of a discriminator; name latest_net_G\.pth"):
+        import_published(path, CITYSCAPES)
+
+
+def test_a_folder_is_told(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="a folder; name the file in it"):
+        load_published(tmp_path)
 
 
 def test_missing_file(tmp_path: Path) -> None:

@@ -136,6 +136,8 @@ def test_too_small_a_photograph_is_refused(encoder: FeatureEncoder, streets: Pat
         encode_photographs(encoder, STYLED, data, dataclasses.replace(CPU, width=16))
     with pytest.raises(SizeError, match=r"16x8 .*too small.* at least 16"):
         encode_sample(encoder, STYLED, sample(), width=16)
+    with pytest.raises(InputError, match="width is 0; it is from 1 to 32768"):
+        encode_sample(encoder, STYLED, sample(), width=0)
 
 
 def test_instances_of_all_photographs_by_class(encoder: FeatureEncoder, streets: Path) -> None:

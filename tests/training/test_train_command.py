@@ -64,6 +64,12 @@ def test_a_file_is_flags_before_the_users_own(tmp_path: Path) -> None:
     ]
 
 
+def test_a_file_may_begin_with_a_byte_order_mark(tmp_path: Path) -> None:
+    path = tmp_path / "run.toml"
+    path.write_text("\ufeff[data]\r\nlayout = 'streets'\r\n", "utf-8")
+    assert expand_arguments([str(path)]) == [str(path), "--data.layout=streets"]
+
+
 def test_a_run_leaves_its_settings_its_log_and_pictures_for_tensorboard(
     samples: Path, tmp_path: Path
 ) -> None:

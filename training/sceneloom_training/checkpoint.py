@@ -126,8 +126,12 @@ def load_checkpoint(folder: Path) -> Checkpoint:
         contract_json, provenance = description["contract"], dict(description["provenance"])
         encoder_json = description.get("encoder")
         encoder_settings = None if encoder_json is None else dict(encoder_json)
-    except (KeyError, TypeError, ValueError) as error:
-        raise CheckpointError(f"{source}: {error} is missing or of the wrong kind") from None
+    except KeyError as error:
+        raise CheckpointError(f"{source}: {error} is missing") from None
+    except (TypeError, ValueError):
+        raise CheckpointError(
+            f"{source}: sha256, provenance or encoder is of the wrong kind; each is a JSON object"
+        ) from None
     weights = _load_weights(folder, WEIGHTS, files)
     try:
         contract = (
@@ -186,11 +190,15 @@ def _load_weights(folder: Path, file: str, hashes: dict[str, Any]) -> dict[str, 
             raise CheckpointError(
                 f"{folder / file}: changed or damaged, its SHA-256 is not the one in {DESCRIPTION}"
             )
-        return safetensors.torch.load_file(folder / file)
+        weights = safetensors.torch.load_file(folder / file)
     except OSError as error:
         raise CheckpointError(f"{folder}: not a checkpoint bundle ({error})") from None
     except SafetensorError as error:
         raise CheckpointError(f"{folder / file}: not readable as weights ({error})") from None
+    for name, tensor in weights.items():
+        if not tensor.is_floating_point():
+            raise CheckpointError(f"{folder / file}: {name} is {tensor.dtype}, not a float")
+    return weights
 
 
 def _check_fit(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import threading
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -48,6 +49,10 @@ class Journal:
 
     def __enter__(self) -> Self:
         """Show the bar."""
+        # On a full disk TensorBoard's writing thread prints a traceback, and raises the same error
+        # again in the next call.
+        self._excepthook = threading.excepthook
+        threading.excepthook = self._but_for_os_errors
         self._progress.start()
         self._since = time.perf_counter()
         return self
@@ -60,8 +65,15 @@ class Journal:
     ) -> None:
         """Close the files."""
         self._progress.stop()
-        self._board.close()
-        self._log.close()
+        try:
+            self._board.close()
+        finally:
+            threading.excepthook = self._excepthook
+            self._log.close()
+
+    def _but_for_os_errors(self, failed: threading.ExceptHookArgs) -> None:
+        if not (isinstance(failed.exc_value, OSError) and _is_of_tensorboard(failed.thread)):
+            self._excepthook(failed)
 
     def count(self, step: int, losses: Mapping[str, Tensor]) -> None:
         """Take note of a step's losses; nothing is written, and a GPU is not waited for."""
@@ -116,6 +128,10 @@ class Journal:
     def say(self, text: str) -> None:
         """Print a line above the progress bar."""
         self._progress.console.print(printable(text), highlight=False, markup=False, soft_wrap=True)
+
+
+def _is_of_tensorboard(thread: threading.Thread | None) -> bool:
+    return type(thread).__module__.partition(".")[0] == "tensorboard"
 
 
 def _bar() -> Progress:

@@ -70,6 +70,8 @@ def load_published(path: Path) -> dict[str, Tensor]:
     Raises:
         CheckpointError: no such file, not a PyTorch file, unsafe, or not a state dict.
     """
+    if path.is_dir():
+        raise CheckpointError(f"{path}: a folder; name the file in it, such as latest_net_G.pth")
     if not path.is_file():
         raise CheckpointError(f"{path}: no such file")
     try:
@@ -84,23 +86,54 @@ def load_published(path: Path) -> dict[str, Tensor]:
         said = str(error).split("WeightsUnpickler error:")[-1].strip() or type(error).__name__
         raise CheckpointError(
             _in_an_archive(path)
-            or f"{path}: not a readable PyTorch file ({one_line(said.splitlines()[0])})"
+            or _failed_download(path)
+            or f"{path}: not a readable PyTorch file ({one_line(said.splitlines()[0])}); it may be "
+            "damaged or cut short: compare its size with the publisher's, and download it again"
         ) from None
     if not isinstance(state, dict) or not state:
+        empty = "an empty" if isinstance(state, dict) else "one"
         raise CheckpointError(
-            f"{path}: holds a {type(state).__name__}, not a generator's state dict"
+            f"{path}: holds {empty} {type(state).__name__}, not a generator's state dict, which "
+            "torch.save(generator.state_dict(), FILE) writes"
         )
     plain = {str(k).removeprefix("module."): v for k, v in state.items()}
     if len(plain) < len(state):
         raise CheckpointError(f"{path}: names layers twice, with and without 'module.'")
+    inner = next((name for name, value in plain.items() if isinstance(value, dict)), None)
+    if inner is not None:
+        alone = (
+            "import sys, torch; torch.save(torch.load(sys.argv[1], map_location='cpu', "
+            "weights_only=True)[sys.argv[2]], sys.argv[3])"
+        )
+        words = (str(path), inner, str(path.with_name(f"{path.stem}-alone.pth")))
+        raise CheckpointError(
+            f"{path}: {inner!r} is a dict; where it is the generator's state dict, save it "
+            f'alone: python -c "{alone}" {shlex.join(words)}'
+        )
     for name, value in plain.items():
-        if isinstance(value, dict):
-            raise CheckpointError(f"{path}: {name!r} is a dict; give the state dict inside it")
-        if not isinstance(value, Tensor) or value.layout != torch.strided or value.is_quantized:
+        if (
+            not isinstance(value, Tensor)
+            or value.layout != torch.strided
+            or value.is_quantized
+            or value.is_meta
+        ):
             raise CheckpointError(
                 f"{path}: not a generator's state dict: {name!r} is no plain tensor"
             )
     return {k: v.float() if v.is_floating_point() else v for k, v in plain.items()}
+
+
+def _failed_download(path: Path) -> str | None:
+    """The sentence for what lies in a checkpoint's place where a download went wrong."""
+    with path.open("rb") as file:
+        start = file.read(64).lstrip().lower()
+    if not start:
+        return f"{path}: the file is empty; download it again"
+    if start.startswith(b"version https://git-lfs"):
+        return f"{path}: a pointer of Git LFS, not the checkpoint; git lfs pull fetches it"
+    if start.startswith((b"<!doctype", b"<html", b"<?xml")):
+        return f"{path}: a web page, not a checkpoint; its download went wrong"
+    return None
 
 
 def _in_an_archive(path: Path) -> str | None:
@@ -247,7 +280,12 @@ def _parse(state: dict[str, Tensor], source: str) -> tuple[dict[str, _Layers], i
     for key, tensor in state.items():
         match = _KEY.fullmatch(key)
         if match is None:
-            raise CheckpointError(f"{source}: {key!r} is not a layer of a pix2pixHD generator")
+            other = (
+                " (of a discriminator; name latest_net_G.pth)" if _is_discriminators(key) else ""
+            )
+            raise CheckpointError(
+                f"{source}: {key!r} is not a layer of a pix2pixHD generator{other}"
+            )
         group, index, inner, kind = match[1], int(match[2]), match[3], match[4]
         if kind in ("running_mean", "running_var", "num_batches_tracked"):
             dropped += 1
@@ -264,6 +302,10 @@ def _parse(state: dict[str, Tensor], source: str) -> tuple[dict[str, _Layers], i
         elif kind == "weight":
             layers.plain[index] = tensor
     return groups, dropped
+
+
+def _is_discriminators(key: str) -> bool:
+    return re.match(r"scale\d+_layer\d+\.|layer\d+\.\d+\.", key) is not None
 
 
 def published_names(a: GeneratorArchitecture) -> Iterator[tuple[str, str]]:

@@ -26,6 +26,7 @@ from sceneloom.instances import instance_channels
 from sceneloom.style import StyleFile, round_style
 from sceneloom_training.checkpoint import Checkpoint
 from sceneloom_training.data import DataSet, Geometry, Sample
+from sceneloom_training.data.geometry import LARGEST_LOAD_SIZE
 from sceneloom_training.device import choose_device
 from sceneloom_training.networks import FeatureEncoder
 from sceneloom_training.style_settings import ClusterSettings
@@ -96,6 +97,7 @@ def encode_sample(
             multiple of what encoder and generator take either way.
 
     Raises:
+        InputError: `width` is out of range.
         SizeError: the photograph is too small for the encoder.
     """
     sample = _scaled(encoder, contract, sample, width)
@@ -117,6 +119,8 @@ def encode_sample(
 def _scaled(
     encoder: FeatureEncoder, contract: Contract, sample: Sample, width: int | None
 ) -> Sample:
+    if width is not None and not 1 <= width <= LARGEST_LOAD_SIZE:
+        raise InputError(f"width is {width}; it is from 1 to {LARGEST_LOAD_SIZE}")
     unit = 2 ** int(encoder.settings["downsamplings"])
     geometry = (
         Geometry(mode="none", flip=False)

@@ -1,1 +1,1 @@
-"""What every benchmark writes, and what is made of it: tables, plots, pages, comparisons."""
+"""Reports of benchmarks, and their tables, plots, pages and comparisons."""

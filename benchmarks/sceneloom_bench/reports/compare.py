@@ -1,4 +1,5 @@
-"""Two reports beside each other: a verdict where two intervals separate, and nowhere else.
+"""`sceneloom bench compare`: two reports beside each other, with a verdict where
+two intervals separate, and nowhere else.
 
 The runs were not made in turn, so a machine that drifted in between is part of every difference: a
 verdict holds for these two runs. Inputs that differ allow no verdict at all.
@@ -7,17 +8,24 @@ verdict holds for these two runs. Inputs that differ allow no verdict at all.
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, get_args
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args
+
+from tyro.conf import FlagCreatePairsOff, Positional, arg
 
 from sceneloom.errors import InputError
-from sceneloom_bench.reports.report import Figure, Measurement, Report
+from sceneloom_bench.reports.report import Figure, Measurement, Report, read_report
 from sceneloom_bench.reports.statistics import separate
-from sceneloom_bench.reports.tables import Cell, Table, escaped, markdown_table
-from sceneloom_bench.reports.wording import (
+from sceneloom_bench.reports.tables import (
+    Cell,
+    Table,
+    escaped,
     figure_title,
-    say,
+    markdown_table,
     shortened,
+    text_of,
     title_of,
     unit_of,
     with_unit,
@@ -52,7 +60,7 @@ _TIMES = ("ms", "s", "1/s")
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Difference:
-    """What the reports themselves differ in."""
+    """A fact in which the reports differ."""
 
     what: str
     """Such as ``cpu``, ``torch``, ``setting rounds``."""
@@ -65,15 +73,11 @@ class Compared:
     """A figure that both reports have."""
 
     name: str
-    """Of the measurement."""
     load: Mapping[str, str | int | float | bool]
-    """Of the measurement."""
     figure: str
-    """Its name."""
     a: Figure
     b: Figure
     verdict: Verdict
-    """Of B against A."""
     says: str
     """The verdict in words, or why there is none."""
 
@@ -87,14 +91,11 @@ class Comparison:
     dates: tuple[str, str]
     same_inputs: bool
     warnings: Sequence[str]
-    """What must be known first, each a sentence."""
     differences: Sequence[Difference]
     figures: Sequence[Compared]
     only_a: Sequence[str]
-    """Measurements that only the first has."""
     only_b: Sequence[str]
     marks: Sequence[tuple[str, str]]
-    """Whose mark, and the mark."""
 
     @property
     def worse(self) -> list[Compared]:
@@ -106,14 +107,35 @@ class Comparison:
         return {"schema": SCHEMA, **dataclasses.asdict(self), "worse": len(self.worse)}
 
 
-def compare(a: Report, b: Report, *, other_inputs: bool = False) -> Comparison:
-    """Compare what both have: measurements of equal name and load, and their figures of which less
-    or more is better.
+def main(
+    a: Annotated[Path, Positional, arg(metavar="A.json")],
+    b: Annotated[Path, Positional, arg(metavar="B.json")],
+    *,
+    other_inputs: Annotated[bool, FlagCreatePairsOff] = False,
+    fail_on_regression: Annotated[bool, FlagCreatePairsOff] = False,
+) -> int:
+    """Compare two reports of one benchmark, figure by figure; the last line is one JSON document.
 
     Args:
-        a: what B is judged against.
+        a: the report that B is judged against.
         b: the other.
-        other_inputs: whether to judge although the inputs differ.
+        other_inputs: judge although the inputs differ.
+        fail_on_regression: exit code 1 where a figure of B is worse and the intervals separate, or
+            where nothing could be judged.
+    """
+    found = compare(read_report(a), read_report(b), other_inputs=other_inputs)
+    print(describe_comparison(found))
+    print(json.dumps(found.to_json()))
+    if not fail_on_regression:
+        return 0
+    if not any(figure.verdict in ("better", "worse", "not told") for figure in found.figures):
+        raise InputError(f"no figure of {b} could be judged: whether it is worse is not known")
+    return 1 if found.worse else 0
+
+
+def compare(a: Report, b: Report, *, other_inputs: bool = False) -> Comparison:
+    """Compare measurements of equal name and load, and their figures of which less or more is
+    better; other inputs are not judged unless wanted.
 
     Raises:
         InputError: they are of different benchmarks, or a measurement is twice in one.
@@ -122,23 +144,39 @@ def compare(a: Report, b: Report, *, other_inputs: bool = False) -> Comparison:
         raise InputError(f"A is of bench {a.kind} and B of bench {b.kind}: nothing to compare")
     first, second = _by_name(a, "A"), _by_name(b, "B")
     apart = [key for key in _INPUTS if a.subject.get(key) != b.subject.get(key)]
-    judged = not apart or other_inputs
-    figures = [
-        _compare_figures(measurement, name, second[key].figures[name], judged)
-        for key, measurement in first.items()
-        if key in second
-        for name in measurement.figures
-        if name in second[key].figures and measurement.figures[name].better != "neither"
-    ]
+    figures = []
+    for key, measurement in first.items():
+        others = second[key].figures if key in second else {}
+        for name, figure in measurement.figures.items():
+            if name not in others or figure.better == "neither":
+                continue
+            verdict: Verdict = "not judged"
+            says = "other inputs"
+            if not apart or other_inputs:
+                verdict, says = _judge(figure, others[name])
+            figures.append(
+                Compared(
+                    name=measurement.name,
+                    load=dict(measurement.load),
+                    figure=name,
+                    a=figure,
+                    b=others[name],
+                    verdict=verdict,
+                    says=says,
+                )
+            )
     warnings = []
     if apart:
-        warnings.append(
-            "the inputs differ, and are judged all the same" if judged else OTHER_INPUTS
-        )
+        judged_all_the_same = "the inputs differ, and are judged all the same"
+        warnings.append(judged_all_the_same if other_inputs else OTHER_INPUTS)
     elif a.subject.get("inputs_sha256") is None:
         warnings.append(UNKNOWN_INPUTS)
     if a.baseline != b.baseline:
         warnings.append(f"ratios are of {a.baseline} in A and of {b.baseline} in B")
+    marks = []
+    for whose, report in (("A", a), ("B", b)):
+        marks += [(whose, mark) for mark in report.marks]
+        marks += [(f"{whose}, {title_of(m)}", x) for m in report.measurements for x in m.marks]
     return Comparison(
         kind=a.kind,
         titles=(a.title, b.title),
@@ -149,12 +187,12 @@ def compare(a: Report, b: Report, *, other_inputs: bool = False) -> Comparison:
         figures=figures,
         only_a=[title_of(m) for key, m in first.items() if key not in second],
         only_b=[title_of(m) for key, m in second.items() if key not in first],
-        marks=[*_marks(a, "A"), *_marks(b, "B")],
+        marks=marks,
     )
 
 
 def differences_of(a: Report, b: Report) -> list[Difference]:
-    """What the two ran on and with that is not equal: inputs, machine, versions, settings."""
+    """Unequal facts of the two: inputs, machine, versions, settings."""
     found: dict[str, tuple[str, str]] = {}
     for key in dict.fromkeys([*_INPUTS, *a.subject, *b.subject]):
         found[key.replace("_sha256", "")] = _of(a.subject, key), _of(b.subject, key)
@@ -181,11 +219,24 @@ def describe_comparison(found: Comparison) -> str:
         lines += [f"- **{escaped(warning)}**" for warning in found.warnings]
         if found.differences:
             lines += [f"- **{OTHER_MACHINE}**", ""]
-            rows = [[_cell(d.what), _cell(d.a), _cell(d.b)] for d in found.differences]
-            lines += _table(["", "A", "B"], rows)
+            lines += _table(["", "A", "B"], [[d.what, d.a, d.b] for d in found.differences])
     if found.figures:
-        lines += ["", _summary(found)]
-        lines += ["", *_table(["measured", "figure", "A", "B", "verdict"], _rows(found))]
+        counts = {words: 0 for words in get_args(Verdict)}
+        rows, last = [], ""
+        for one in found.figures:
+            counts[one.verdict] += 1
+            title = title_of(Measurement(name=one.name, load=one.load, figures={}))
+            texts = [figure_title(one.figure), with_unit(one.a), with_unit(one.b), one.says]
+            rows.append(["" if title == last else title, *texts])
+            last = title
+        lines += [
+            "",
+            f"B is better in {counts['better']} and worse in {counts['worse']} of "
+            f"{len(found.figures)} figures; no difference can be told in {counts['not told']}, "
+            f"{counts['no interval']} have no interval, {counts['not judged']} are not judged.",
+            "",
+            *_table(["measured", "figure", "A", "B", "verdict"], rows),
+        ]
     else:
         lines += ["", "No figure is in both."]
     for name, only in (("A", found.only_a), ("B", found.only_b)):
@@ -197,39 +248,15 @@ def describe_comparison(found: Comparison) -> str:
     return "\n".join([*lines, "", HOLDS]) + "\n"
 
 
-def _rows(found: Comparison) -> list[list[Cell]]:
-    """A row per figure; a measurement's name stands in its first."""
-    rows, last = [], ""
-    for one in found.figures:
-        title = title_of(Measurement(name=one.name, load=one.load, figures={}))
-        texts = [figure_title(one.figure), with_unit(one.a), with_unit(one.b), one.says]
-        rows.append([_cell("" if title == last else title), *map(_cell, texts)])
-        last = title
-    return rows
-
-
-def _summary(found: Comparison) -> str:
-    counts = {words: 0 for words in get_args(Verdict)}
-    for one in found.figures:
-        counts[one.verdict] += 1
-    return (
-        f"B is better in {counts['better']} and worse in {counts['worse']} of "
-        f"{len(found.figures)} figures; no difference can be told in {counts['not told']}, "
-        f"{counts['no interval']} have no interval, {counts['not judged']} are not judged."
-    )
-
-
-def _compare_figures(measurement: Measurement, name: str, b: Figure, judged: bool) -> Compared:
-    a = measurement.figures[name]
-    verdict, says = _judge(a, b) if judged else ("not judged", "other inputs")
-    return Compared(
-        name=measurement.name,
-        load=dict(measurement.load),
-        figure=name,
-        a=a,
-        b=b,
-        verdict=verdict,
-        says=says,
+def _table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    return markdown_table(
+        Table(
+            title="",
+            constant="",
+            headings=headings,
+            numbers=[False] * len(headings),
+            rows=[[Cell(text=text) for text in row] for row in rows],
+        )
     )
 
 
@@ -239,31 +266,24 @@ def _judge(a: Figure, b: Figure) -> tuple[Verdict, str]:
             "not judged",
             f"A has it in {a.unit} ({a.better} is better), B in {b.unit} ({b.better})",
         )
-    lacking = _lacking(a, b)
-    if lacking:
-        return "no interval", lacking
-    if not separate(a, b):
-        return "not told", f"{NOT_TOLD}: the intervals touch"
-    assert a.high is not None
-    assert b.low is not None
-    risen = b.low > a.high
-    verdict: Verdict = "better" if risen == (a.better == "higher") else "worse"
-    return verdict, _words(a, b, verdict)
-
-
-def _lacking(a: Figure, b: Figure) -> str:
-    """Which interval is not known; empty where both are."""
     missing: dict[str, list[str]] = {}
     for whose, figure in (("A", a), ("B", b)):
         ends = (("lower end", figure.low), ("upper end", figure.high))
         lost = [name for name, end in ends if end is None]
         if lost:
             missing.setdefault("interval" if len(lost) == 2 else lost[0], []).append(whose)
-    said = [
-        f"{' and '.join(whose)} {'have' if len(whose) > 1 else 'has'} no {what}"
-        for what, whose in missing.items()
-    ]
-    return f"{NOT_TOLD}: {', '.join(said)}" if said else ""
+    if missing:
+        said = [
+            f"{' and '.join(whose)} {'have' if len(whose) > 1 else 'has'} no {what}"
+            for what, whose in missing.items()
+        ]
+        return "no interval", f"{NOT_TOLD}: {', '.join(said)}"
+    if not separate(a, b):
+        return "not told", f"{NOT_TOLD}: the intervals touch"
+    assert a.high is not None
+    assert b.low is not None
+    verdict: Verdict = "better" if (b.low > a.high) == (a.better == "higher") else "worse"
+    return verdict, _words(a, b, verdict)
 
 
 def _words(a: Figure, b: Figure, verdict: Verdict) -> str:
@@ -288,11 +308,6 @@ def _by_name(report: Report, whose: str) -> dict[object, Measurement]:
     return found
 
 
-def _marks(report: Report, whose: str) -> list[tuple[str, str]]:
-    rows = [(f"{whose}, {title_of(m)}", mark) for m in report.measurements for mark in m.marks]
-    return [*((whose, mark) for mark in report.marks), *rows]
-
-
 def _of(values: Mapping[str, Any], key: str) -> str:
     value = values.get(key)
     return NOT_SAID if value in (None, "", [], (), {}) else shortened(key, value)
@@ -300,15 +315,4 @@ def _of(values: Mapping[str, Any], key: str) -> str:
 
 def _of_gpus(report: Report, key: str) -> str:
     details = report.environment.get("gpu_details") or []
-    return say([gpu.get(key, NOT_SAID) for gpu in details]) or NOT_SAID
-
-
-def _cell(text: str) -> Cell:
-    return Cell(text=text)
-
-
-def _table(headings: Sequence[str], rows: Sequence[Sequence[Cell]]) -> list[str]:
-    numbers = [False] * len(headings)
-    return markdown_table(
-        Table(title="", constant="", headings=headings, numbers=numbers, rows=rows)
-    )
+    return text_of([gpu.get(key, NOT_SAID) for gpu in details]) or NOT_SAID

@@ -1,4 +1,4 @@
-"""What a benchmark ran on: machine, versions, and before and after it the load, clocks and GPUs."""
+"""Environment of a benchmark: machine and versions; before and after it load, clocks and GPUs."""
 
 from __future__ import annotations
 
@@ -136,7 +136,7 @@ def _percent(text: str) -> float:
 
 
 def hardware_name() -> str:
-    """What a folder of results is called after: the GPU, else cores and CPU, as ``nvidia-h100`` or
+    """Name of a folder of results: the GPU, else cores and CPU, as ``nvidia-h100`` or
     ``2-cores-amd-epyc``.
     """
     machine = describe_machine()

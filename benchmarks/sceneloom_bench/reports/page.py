@@ -1,4 +1,5 @@
-"""A page from reports: index.html and README.md with the same tables, and the plots beside them.
+"""`sceneloom bench page`: a page from the reports of a folder, index.html and README.md with
+the same tables, and the plots beside them.
 
 The page follows from the reports alone: no clock, no machine, no order of files. Equal reports give
 equal bytes.
@@ -6,25 +7,29 @@ equal bytes.
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 from urllib.parse import quote
 
+from tyro.conf import Positional, arg
+
+from sceneloom.errors import InputError
 from sceneloom_bench.reports.plots import Plot, plots_of
-from sceneloom_bench.reports.report import Report
+from sceneloom_bench.reports.report import SCHEMA, Report, read_document, read_report, say
 from sceneloom_bench.reports.tables import (
     LEGEND,
     Cell,
-    Description,
     Table,
     describe,
     description,
     escaped,
+    gpus_of,
+    hardware_of,
 )
-from sceneloom_bench.reports.wording import gpus_of, hardware_of
 
 ORDER = ("engine", "server", "mlperf", "perf-analyzer", "render")
 NOT_ON_A_GPU = "Not yet measured on a GPU."
@@ -32,24 +37,62 @@ HOW_ON_A_GPU = "make bench"
 _ON_A_GPU = "On a machine with an NVIDIA GPU, this measures all of it there:"
 _TITLE = "Benchmarks of SceneLoom"
 _STYLE = Path(__file__).with_name("page.css")
-_OUT = "build/bench"
 _MADE_BY = "Made by (paths without their folders):"
-_PROGRAMS = {
-    "server-stall": ("sceneloom", "bench", "stall"),
-    "perf-analyzer-stalled": ("python", "-m", "sceneloom_bench.perf_analyzer.stalled"),
-}
-"""Name of the report's file -> what writes it, where that is not ``sceneloom bench KIND``."""
-_ELSEWHERE = "the server ran elsewhere"
-"""What the mark of a report begins with whose server was on another machine."""
+_STALLS = ("python", "benchmarks/experiments/stalls.py")
+_FORMER = "Made by a former version's `sceneloom bench perf-analyzer`: see docs/perf-analyzer.md."
+
+
+def main(folder: Annotated[Path, Positional, arg(metavar="DIR")]) -> int:
+    """Write DIR/index.html, DIR/README.md and the plots from the reports that lie in DIR; they
+    follow from the reports alone.
+
+    Args:
+        folder: holds the reports.
+    """
+    reports, others = read_reports(folder)
+    for path in others:
+        say(f"not a report of {SCHEMA}, left alone: {path.name}")
+    written = write_page(folder, reports)
+    print(f"wrote {', '.join(path.name for path in written)} from {len(reports)} reports")
+    print(f"open {folder / 'index.html'}")
+    return 0
+
+
+def read_reports(folder: Path) -> tuple[dict[str, Report], list[Path]]:
+    """The reports of a folder by their files' names without ending, and its other JSON files.
+
+    Raises:
+        InputError: it is no folder, holds no report, or one that is broken.
+    """
+    if not folder.is_dir():
+        raise InputError(f"{folder}: not a folder")
+    files = sorted(path for path in folder.glob("*.json") if path.is_file())
+    others = [path for path in files if not says_report(path)]
+    reports = {path.stem: read_report(path) for path in files if path not in others}
+    for name in reports:
+        if not name.isprintable():  # bytes that are no text, or line ends
+            raise InputError(f"{folder}: a page cannot name {name!a}.json; rename it")
+    if not reports:
+        raise InputError(
+            f"{folder}: holds no report; sceneloom bench engine --out {folder} makes one"
+        )
+    return reports, others
+
+
+def says_report(path: Path) -> bool:
+    """Whether a file calls itself a report, whole or not."""
+    name = SCHEMA.split("/")[0]
+    try:
+        document = read_document(path)
+    except InputError:
+        with path.open("rb") as file:  # one that was cut off still begins as a report does
+            return bool(re.match(rf'\s*{{\s*"schema"\s*:\s*"{name}/'.encode(), file.read(200)))
+    said = document.get("schema") if isinstance(document, dict) else None
+    return isinstance(said, str) and said.split("/")[0] == name
 
 
 def write_page(folder: Path, reports: Mapping[str, Report]) -> list[Path]:
-    """Write FOLDER/index.html, FOLDER/README.md and the plots; their paths.
-
-    Args:
-        folder: where the reports lie.
-        reports: name of the file without its ending -> report; one at least.
-    """
+    """Write FOLDER/index.html, FOLDER/README.md and the plots, from stem -> report; their paths."""
     ordered = sorted(reports.items(), key=lambda item: (ORDER.index(item[1].kind), item[0]))
     plots = {stem: plots_of(report) for stem, report in ordered}
     written = []
@@ -72,13 +115,13 @@ def file_of(stem: str, plot: Plot) -> str:
 
 
 def command_of(stem: str, report: Report) -> str:
-    """The command line that measures it again, with every setting that has a value.
-
-    Args:
-        stem: name of its file without the ending.
-        report: what was measured.
+    """The command line that measures it again, with every setting that has a value; empty for a
+    kind that is measured no more.
     """
-    words = [*_PROGRAMS.get(stem, ("sceneloom", "bench", report.kind)), "--out", _OUT]
+    if report.kind == "perf-analyzer":
+        return ""
+    program = _STALLS if stem == "server-stall" else ("sceneloom", "bench", report.kind)
+    words = [*program, "--out", "build/bench"]
     for name, value in _flat(report.settings):
         flag = f"--{name.replace('_', '-')}"
         if isinstance(value, bool):
@@ -99,13 +142,12 @@ def _flat(settings: Mapping[str, Any]) -> list[tuple[str, Any]]:
 
 def on_a_gpu(reports: Sequence[Report]) -> bool:
     """Whether any of them measured a GPU, and not just a machine that has one."""
-    return any(_ran_on_a_gpu(report) for report in reports)
-
-
-def _ran_on_a_gpu(report: Report) -> bool:
-    if report.kind == "engine":
-        return report.subject.get("device") == "cuda"
-    return bool(gpus_of(report)) and not any(m.startswith(_ELSEWHERE) for m in report.marks)
+    return any(
+        report.subject.get("device") == "cuda"
+        if report.kind == "engine"
+        else gpus_of(report) and not any("the server ran elsewhere" in m for m in report.marks)
+        for report in reports
+    )
 
 
 def _where(reports: Mapping[str, Report]) -> str:
@@ -116,12 +158,7 @@ def _where(reports: Mapping[str, Report]) -> str:
 
 
 def markdown_page(reports: Mapping[str, Report], plots: Mapping[str, Sequence[Plot]]) -> str:
-    """README.md of a folder of results.
-
-    Args:
-        reports: in the order of the page.
-        plots: of each.
-    """
+    """README.md of a folder of results, in the order of the reports."""
     lines = [f"# {_TITLE}", "", escaped(_where(reports)), ""]
     if not on_a_gpu(list(reports.values())):
         lines += [f"> **{NOT_ON_A_GPU}** {_ON_A_GPU} `{HOW_ON_A_GPU}`", ""]
@@ -129,27 +166,26 @@ def markdown_page(reports: Mapping[str, Report], plots: Mapping[str, Sequence[Pl
         lines += [describe(report)]
         for plot in plots[stem]:
             lines += [f"![{escaped(plot.says)}]({quote(file_of(stem, plot))})", ""]
-        lines += [_MADE_BY, "", "```bash", _one_line(command_of(stem, report)), "```", ""]
+        # No value may end the block.
+        command = " ".join(command_of(stem, report).split()).replace("```", "'''")
+        made = [_MADE_BY, "", "```bash", command, "```", ""] if command else [_FORMER, ""]
+        lines += made
         lines += [f"All of it: [{escaped(stem)}.json]({quote(stem)}.json)", ""]
     return "\n".join(lines)
 
 
-def _one_line(command: str) -> str:
-    """A command in a fenced block, which no value may end."""
-    return " ".join(command.split()).replace("```", "'''")
-
-
 def html_page(reports: Mapping[str, Report], plots: Mapping[str, Sequence[Plot]]) -> str:
-    """index.html of a folder of results.
-
-    Args:
-        reports: in the order of the page.
-        plots: of each.
-    """
+    """index.html of a folder of results, in the order of the reports."""
     links = "".join(
         f'<li><a href="#{quote(stem)}">{escape(report.title)}</a></li>'
         for stem, report in reports.items()
     )
+    notice = ""
+    if not on_a_gpu(list(reports.values())):
+        notice = (
+            f'<div class="notice"><strong>{NOT_ON_A_GPU}</strong> {_ON_A_GPU}'
+            f"<pre><code>{HOW_ON_A_GPU}</code></pre></div>"
+        )
     sections = "\n".join(_section(stem, report, plots[stem]) for stem, report in reports.items())
     return f"""<!doctype html>
 <html lang="en">
@@ -164,7 +200,7 @@ def html_page(reports: Mapping[str, Report], plots: Mapping[str, Sequence[Plot]]
 <header>
 <h1>{_TITLE}</h1>
 <p class="quiet">{escape(_where(reports))}</p>
-{"" if on_a_gpu(list(reports.values())) else _gpu_notice()}
+{notice}
 <p class="quiet">{escape(LEGEND.replace("`", ""))}</p>
 <nav><ul>{links}</ul></nav>
 </header>
@@ -176,40 +212,35 @@ def html_page(reports: Mapping[str, Report], plots: Mapping[str, Sequence[Plot]]
 """
 
 
-def _gpu_notice() -> str:
-    return (
-        f'<div class="notice"><strong>{NOT_ON_A_GPU}</strong> {_ON_A_GPU}'
-        f"<pre><code>{HOW_ON_A_GPU}</code></pre></div>"
-    )
-
-
 def _section(stem: str, report: Report, plots: Sequence[Plot]) -> str:
     said = description(report)
     file = f"{quote(stem)}.json"
+    marks = "".join(f"<li>{escape(mark)}</li>" for mark in said.marks)
+    figures = []
+    for plot in plots:
+        says, source = escape(plot.says), quote(file_of(stem, plot))
+        figures.append(
+            f'<figure><img src="{source}" alt="{says}" loading="lazy">'
+            f"<figcaption>{says}</figcaption></figure>"
+        )
+    command = command_of(stem, report)
     parts = [
         f'<section id="{escape(stem)}">',
         f'<p class="kind">{escape(report.kind)}</p>',
         f"<h2>{escape(said.title)}</h2>",
-        _marks(said),
-        *(_plot(stem, plot) for plot in plots),
+        marks and f'<div class="notice"><strong>Read this first</strong><ul>{marks}</ul></div>',
+        *figures,
         *map(_table, said.tables),
         _sentences("Marks", said.row_marks),
         _sentences("Not measured", said.left_out),
         "<h3>On what, and how</h3>",
         "<dl>" + "".join(f"<dt>{escape(n)}</dt><dd>{escape(v)}</dd>" for n, v in said.facts),
         f'<dt>Report</dt><dd><a href="{file}">{escape(stem)}.json</a></dd></dl>',
-        f"<p>{_MADE_BY}</p>",
-        f"<pre><code>{escape(command_of(stem, report))}</code></pre>",
+        f"<p>{_MADE_BY}</p>" if command else f"<p>{escape(_FORMER)}</p>",
+        command and f"<pre><code>{escape(command)}</code></pre>",
         "</section>",
     ]
     return "\n".join(part for part in parts if part)
-
-
-def _marks(said: Description) -> str:
-    if not said.marks:
-        return ""
-    items = "".join(f"<li>{escape(mark)}</li>" for mark in said.marks)
-    return f'<div class="notice"><strong>Read this first</strong><ul>{items}</ul></div>'
 
 
 def _sentences(heading: str, found: Sequence[tuple[str, str]]) -> str:
@@ -217,14 +248,6 @@ def _sentences(heading: str, found: Sequence[tuple[str, str]]) -> str:
         return ""
     items = "".join(f"<li><b>{escape(name)}</b>: {escape(says)}</li>" for name, says in found)
     return f'<h3>{heading}</h3>\n<ul class="marks">{items}</ul>'
-
-
-def _plot(stem: str, plot: Plot) -> str:
-    says = escape(plot.says)
-    return (
-        f'<figure><img src="{quote(file_of(stem, plot))}" alt="{says}" loading="lazy">'
-        f"<figcaption>{says}</figcaption></figure>"
-    )
 
 
 def _table(table: Table) -> str:

@@ -9,20 +9,30 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
+import functools
 import json
 import sys
-from collections.abc import Mapping, Sequence
+import unicodedata
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 from sceneloom.errors import InputError
+from sceneloom.extras import require
 from sceneloom.json_text import parse_json
-from sceneloom_bench.reports.form import check_form
+from sceneloom.rendering.writing.parts import write_whole
+from sceneloom.text import one_line
 
 SCHEMA = "sceneloom-bench/1"
+SCHEMA_FILE = Path(__file__).with_name("schema.json")
 MOST_BYTES = 64 << 20
 """A file above it is not read: reports keep histograms in place of many samples."""
+LARGEST = 1e30
+"""No number of a report is further from 0: its text would overflow."""
+_DEEPEST = 50
+_LONGEST = 200
 Kind = Literal["engine", "server", "mlperf", "render", "perf-analyzer"]
+"""Which benchmark; perf-analyzer is of reports of former versions."""
 Better = Literal["lower", "higher", "neither"]
 
 
@@ -37,7 +47,7 @@ class Figure:
     ``share`` from 0 to 1, or ``1`` for counts.
     """
     better: Better = "neither"
-    """Whether less or more of it is better; what is neither is not judged."""
+    """Whether less or more of it is better; neither is not judged."""
     low: float | None = None
     """Lower end of the interval; None where too little was measured for one."""
     high: float | None = None
@@ -49,21 +59,21 @@ class Measurement:
     """One thing under one load."""
 
     name: str
-    """What was measured, for a table's first column; with `load`, unique in its report."""
+    """For a table's first column; with `load`, unique in its report."""
     load: Mapping[str, str | int | float | bool] = dataclasses.field(default_factory=dict)
-    """Under what: ``mode`` (closed, open, ...), ``in_flight``, ``rate``, ``arrivals``,
-    ``transport``, ``batch``; empty where there is one load only.
+    """``mode`` (closed, open, ...), ``in_flight``, ``rate``, ``arrivals``, ``transport``,
+    ``batch``; empty where there is one load only.
     """
     figures: Mapping[str, Figure]
-    """Name -> figure; names are the same in all reports: p50, p90, p99, max, rate (pictures per
-    second), peak_memory, and what a benchmark adds.
+    """Names are the same in all reports: p50, p90, p99, max, rate (pictures per second),
+    peak_memory, and others of a benchmark.
     """
     samples: Sequence[Sequence[float]] = ()
     """The single values behind the figures, in seconds, by block or round; empty where a histogram
     or a foreign tool holds them.
     """
     marks: Sequence[str] = ()
-    """What a reader must know, each a sentence: not served, below the rules' minimum, refused."""
+    """Sentences that a reader must know: not served, below the rules' minimum, refused."""
     extra: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     """Anything else of this benchmark, kept and not compared."""
 
@@ -73,23 +83,19 @@ class Report:
     """A whole run of one benchmark."""
 
     kind: Kind
-    """Which benchmark."""
     title: str
-    """One line that says what was measured at what size."""
+    """One line, with the size."""
     subject: Mapping[str, Any]
-    """What ran: height, width, parameters, weights, bundle_sha256, engine, inputs_sha256."""
+    """height, width, parameters, weights, bundle_sha256, engine, inputs_sha256."""
     settings: Mapping[str, Any]
     """The resolved settings, as flags name them; no path of a machine."""
     environment: Mapping[str, Any]
     """From `environment.Environment`: machine, versions, clocks, load before and after."""
     measurements: Sequence[Measurement]
-    """In the order of the table."""
     baseline: str | None = None
     """The measurement that ratios named ``times_faster`` are of, where there is one."""
     marks: Sequence[str] = ()
-    """What a reader must know of the whole run, each a sentence."""
     extra: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    """Anything else of this benchmark."""
     date: str = dataclasses.field(
         default_factory=lambda: datetime.datetime.now(datetime.timezone.utc).isoformat(
             "T", "seconds"
@@ -102,11 +108,7 @@ class Report:
         return {"schema": SCHEMA, **dataclasses.asdict(self)}
 
     def named(self, name: str, **load: str | int | float | bool) -> Measurement:
-        """The measurement of a name whose load holds what is given.
-
-        Raises:
-            KeyError: none or several are so.
-        """
+        """The one measurement of a name whose load holds `load`; KeyError if it is not one."""
         found = [
             m for m in self.measurements if m.name == name and load.items() <= dict(m.load).items()
         ]
@@ -116,18 +118,10 @@ class Report:
 
 
 def write_report(report: Report, folder: Path, stem: str) -> Path:
-    """Write FOLDER/STEM.json, whole or not at all; its path.
-
-    Args:
-        report: what was measured.
-        folder: made where it is missing.
-        stem: the file's name without its ending.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
+    """Write FOLDER/STEM.json, whole or not at all; its path."""
     path = folder / f"{stem}.json"
-    part = path.with_suffix(".json.part")
-    part.write_text(json.dumps(report.to_json(), indent=1, allow_nan=False) + "\n", "utf-8")
-    part.replace(path)
+    text = json.dumps(report.to_json(), indent=1, allow_nan=False) + "\n"
+    write_whole(path, text.encode())
     return path
 
 
@@ -136,13 +130,14 @@ def read_report(path: Path) -> Report:
 
     Raises:
         InputError: the file is not there, or is no report of this form; the text says why.
+        MissingDependencyError: jsonschema is not installed.
     """
     document = read_document(path)
     if not isinstance(document, dict) or document.get("schema") != SCHEMA:
         said = document.get("schema") if isinstance(document, dict) else None
         raise InputError(f"{path}: not a report of {SCHEMA} (its schema is {said!r})")
     try:
-        check_form(document)
+        _check_form(document)
         measurements = [
             Measurement(**{**m, "figures": _read_figures(m["figures"])})
             for m in document["measurements"]
@@ -159,6 +154,10 @@ def read_document(path: Path) -> Any:
     Raises:
         InputError: it is not there, is no JSON, or is larger than any report.
     """
+
+    def refuse(name: str) -> float:
+        raise ValueError(f"{name} is no number of JSON")
+
     try:
         with path.open("rb") as file:
             text = file.read(MOST_BYTES + 1)
@@ -167,7 +166,7 @@ def read_document(path: Path) -> Any:
     if len(text) > MOST_BYTES:
         raise InputError(f"{path}: larger than {MOST_BYTES >> 20} MiB, which no report is")
     try:
-        return parse_json(text.decode("utf-8"), parse_constant=_refuse_constant)
+        return parse_json(text.decode("utf-8"), parse_constant=refuse)
     except ValueError as error:
         raise InputError(f"{path}: not JSON: {error}") from None
 
@@ -184,15 +183,55 @@ def _read_figures(document: Mapping[str, Any]) -> dict[str, Figure]:
     return figures
 
 
-def _refuse_constant(name: str) -> float:
-    raise ValueError(f"{name} is no number of JSON")
+def _check_form(document: Any) -> None:
+    """Raise ValueError with a fault of a document and its place."""
+    require(["jsonschema"], extra="bench", purpose="reading a report")
+    from jsonschema.exceptions import best_match
+
+    wrong = next(_unfit(document, ""), None)
+    if wrong is not None:
+        raise ValueError(wrong)
+    error = best_match(_validator().iter_errors(document))
+    if error is not None:
+        said = one_line(error.message, most=_LONGEST)
+        place = error.json_path.removeprefix("$").removeprefix(".")
+        raise ValueError(f"{place}: {said}" if place else said)
+
+
+@functools.cache
+def _validator() -> Any:
+    from jsonschema import Draft202012Validator
+
+    return Draft202012Validator(json.loads(SCHEMA_FILE.read_text("utf-8")))
+
+
+def _unfit(value: Any, place: str, depth: int = 0) -> Iterator[str]:
+    """Faults that no schema describes: numbers that cannot be measured, texts that cannot be shown
+    (surrogates, commands to a terminal), and lists too deep to read.
+    """
+    if depth > _DEEPEST:
+        yield "it has lists in lists, deeper than any report"
+    elif isinstance(value, dict):
+        for key, part in value.items():
+            yield from _unfit(key, f"a key of {place or 'it'}")
+            yield from _unfit(part, f"{place}.{key}" if place else key, depth + 1)
+    elif isinstance(value, list):
+        for number, part in enumerate(value):
+            yield from _unfit(part, f"{place}[{number}]", depth + 1)
+    elif isinstance(value, int | float) and not abs(value) <= LARGEST:
+        yield f"{place} is too large a number, or none"
+    elif isinstance(value, str) and any(
+        c not in "\n\r\t" and unicodedata.category(c) in ("Cc", "Cs") for c in value
+    ):
+        yield f"{place} has characters that cannot be shown: {ascii(value)[:80]}"
 
 
 def flags_of(settings: Any) -> dict[str, Any]:
-    """A settings dataclass as JSON for `Report.settings`: paths lose their folders, so that no
-    report names a place of somebody's machine.
+    """A settings dataclass as JSON for `Report.settings`; paths lose their folders, so that no
+    report names a place of a machine.
     """
-    return {k: _plain(v) for k, v in dataclasses.asdict(settings).items()}
+    flags: dict[str, Any] = _plain(dataclasses.asdict(settings))
+    return flags
 
 
 def _plain(value: Any) -> Any:
@@ -206,5 +245,5 @@ def _plain(value: Any) -> Any:
 
 
 def say(text: str) -> None:
-    """Progress of a benchmark, for people: to standard error; standard output is for results."""
+    """Progress, for people: to standard error; standard output is for results."""
     print(text, file=sys.stderr, flush=True)

@@ -36,14 +36,8 @@ def percentile_figure(
     better: Better = "lower",
     scale: float = 1,
 ) -> Figure:
-    """A percentile with its interval between order statistics, for values that are independent.
-
-    Args:
-        values: at least one.
-        percent: 0 to 100.
-        unit: of the result.
-        better: as in `Figure`.
-        scale: what values are multiplied with, such as 1000 for milliseconds from seconds.
+    """A percentile (0 to 100) with its interval between order statistics, for independent values,
+    one at least; the figure is `scale` times the values.
     """
     ordered, n, p = sorted(values), len(values), percent / 100
     below = _binomial_cdf(n, p)
@@ -76,13 +70,8 @@ def ratio_figure(
     *,
     better: Better = "higher",
 ) -> Figure:
-    """How many times as long one takes as the other: the ratio of medians within each round, and
-    the median over the rounds, so that a machine that drifts does not decide.
-
-    Args:
-        slower: seconds by round.
-        faster: seconds by round, measured in turn with `slower`; as many rounds.
-        better: as in `Figure`.
+    """How many times as long one takes as the other, from seconds by round, measured in turn: the
+    ratio of medians within each round, and the median over the rounds.
     """
     ratios = [
         float(np.median(a)) / float(np.median(b)) for a, b in zip(slower, faster, strict=True)
@@ -116,12 +105,8 @@ def _of_blocks(blocks: Sequence[Sequence[float]], percent: int) -> Figure:
 
 
 def rate_figure(samples: Sequence[Sequence[float]], pictures: int = 1) -> Figure:
-    """Pictures per second of one at a time, from seconds in blocks: all pictures over all seconds,
-    with the interval of the blocks' medians.
-
-    Args:
-        samples: seconds of each request, by block.
-        pictures: in a request.
+    """Pictures per second of one request at a time, from seconds in blocks, with the interval of
+    the blocks' medians.
     """
     rates = [pictures * len(block) / sum(block) for block in samples]
     interval = median_figure(rates, unit="1/s", better="higher")

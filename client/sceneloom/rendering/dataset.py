@@ -23,7 +23,7 @@ from sceneloom.rendering.watching.listener import Listener
 from sceneloom.rendering.window import AdaptiveWindow
 from sceneloom.rendering.writing.formats import check_format
 from sceneloom.rendering.writing.sinks import Container, ShardSettings, open_sink
-from sceneloom.transport import Timeouts, server_address
+from sceneloom.transport import Timeouts, scheme_of, server_address
 
 if TYPE_CHECKING:
     from sceneloom.synthesizer import Synthesizer
@@ -184,7 +184,7 @@ class TritonServers:
             raise InputError("name at least one server")
         places = []
         for url in self.urls:
-            scheme = "http" if url.startswith("http://") else "grpc"
+            scheme = scheme_of(url)
             place = (scheme, server_address(url, scheme))
             if place in places:
                 raise InputError(f"{url}: the same server twice")
@@ -245,6 +245,8 @@ def make_plan(
             settings=settings,
             listeners=listeners,
         )
+    if "\0" in pictures.place:
+        raise InputError("the place for the pictures has a null character in it")
     if not pictures.place:
         raise InputError("the place for the pictures is empty; . is the folder you are in")
     check_format(settings.format)

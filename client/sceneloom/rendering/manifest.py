@@ -26,6 +26,7 @@ from urllib.parse import quote
 from sceneloom.errors import InputError
 from sceneloom.held_place import HeldPlace, may_pass, reason_against
 from sceneloom.rendering.writing.parts import new_part, remove_part, sweep
+from sceneloom.text import one_line
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -389,6 +390,9 @@ def _open_as(path: Path, *, alone: bool) -> sqlite3.Connection:
         database.execute("pragma journal_mode = wal")
         database.execute("pragma synchronous = normal")  # a killed process loses nothing
         with database:
+            # Python begins no transaction for these: a run that ends between two of them would
+            # leave a manifest without a format, which is refused from then on.
+            database.execute("begin immediate")
             database.execute(_table())
             if version == 1:
                 _add_columns(database)
@@ -413,7 +417,7 @@ def _check_format(path: Path, database: sqlite3.Connection) -> int:
         )
     (sound,) = database.execute("pragma quick_check(1)").fetchone()
     if sound != "ok":
-        raise InputError(f"{path}: the manifest is damaged ({sound}); move it away")
+        raise InputError(f"{path}: the manifest is damaged ({one_line(sound)}); move it away")
     return int(version)
 
 

@@ -8,6 +8,7 @@ import json
 import os
 
 from sceneloom.errors import InputError
+from sceneloom.kinds import check_kind
 from sceneloom.maps import DEFAULT_MAX_PIXELS, OnUnknown
 from sceneloom.rendering.retry import RetryPolicy
 from sceneloom.rendering.writing.formats import FORMATS, Format
@@ -68,9 +69,12 @@ class RenderSettings(StyleChoice):
             ("workers", 1, 1024),
         ):
             value = getattr(self, name)
+            if value is not None:
+                check_kind(value, int, f"{name}, a whole number,")
             if value is not None and (value < low or (high is not None and value > high)):
                 range_ = f"at least {low}" if high is None else f"from {low} to {high}"
                 raise InputError(f"{name} is {value}; it is {range_}")
+        check_kind(self.patience, (int, float), "patience, in seconds,")
         if not 0 < self.patience <= _MAX_SECONDS:
             raise InputError(f"patience is {self.patience}; it is above 0 and at most a week")
 

@@ -13,13 +13,11 @@ import pytest
 from sceneloom import cli
 from sceneloom.errors import EngineError
 from sceneloom.synthesizer import Synthesizer
-from sceneloom_bench.bench_inputs import bench_maps
-from sceneloom_bench.engine.aside import Aside
-from sceneloom_bench.engine.bundle import Bundle
-from sceneloom_bench.engine.contenders import SERVED, Contender, contenders
-from sceneloom_bench.engine.engine_command import EngineBenchSettings
-from sceneloom_bench.engine.measure import Prepared, prepare, take_turns
-from sceneloom_bench.engine.subject import read_subject
+from sceneloom_bench.child_process import ChildProcess
+from sceneloom_bench.engine_candidates import SERVED, Candidate, candidates
+from sceneloom_bench.engine_case import Bundle, read_case
+from sceneloom_bench.engine_measure import EngineBenchSettings, Prepared, prepare, take_turns
+from sceneloom_bench.harness import bench_maps
 from sceneloom_bench.reports.report import read_report
 from sceneloom_export.bundle import Exported
 from sceneloom_serving.engines import ENGINES
@@ -80,20 +78,20 @@ def test_an_engine_and_its_server_in_turn(checkpoint: Path, exported: Exported) 
         left_out={},
     )
     names = ["torch-fp32", "openvino-fp32"]
-    found, cannot = contenders(names, "cpu", checkpoint, bundle, 2)
+    found, cannot = candidates(names, "cpu", checkpoint, bundle, 2)
     assert cannot == {}
-    gone = Contender(name="openvino-int8", precision="int8", how="not", open=open_nothing)
-    single = contenders(["torch-fp32"], "cpu", checkpoint, bundle, 1)[0][0]
+    gone = Candidate(name="openvino-int8", precision="int8", how="not", open=open_nothing)
+    single = candidates(["torch-fp32"], "cpu", checkpoint, bundle, 1)[0][0]
     single = dataclasses.replace(single, name="single")
     prepared = Prepared(
         device="cpu",
-        subject=read_subject(checkpoint, SIZE, random=False),
+        case=read_case(checkpoint, SIZE, random=False),
         maps=bench_maps(exported.contract, SIZE, settings.needed_maps("cpu")),
         bundle=bundle,
-        contenders=[*found, gone, single],
+        candidates=[*found, gone, single],
     )
-    with Aside() as aside:
-        rows, cannot = take_turns(settings, prepared, aside)
+    with ChildProcess() as child:
+        rows, cannot = take_turns(settings, prepared, child)
     assert [(row.name, row.batch) for row in rows] == [
         *((name, 1) for name in (*names, "single", SERVED)),
         *((name, 2) for name in (*names, SERVED)),
@@ -103,7 +101,7 @@ def test_an_engine_and_its_server_in_turn(checkpoint: Path, exported: Exported) 
         "single, batch 2": "takes at most 1 pictures at once",
     }
     for row in rows:
-        assert len(row.taken.seconds) == 2
+        assert len(row.timings.seconds) == 2
         assert row.memory_mib["peak_memory"] > 10
         assert (row.parity is None) == (row.name == "torch-fp32")
         assert row.parity is None or row.parity.max <= 1
@@ -121,9 +119,9 @@ def test_an_export_that_fails_in_any_way_leaves_pytorch(
     settings = EngineBenchSettings(
         checkpoint=checkpoint, size="128x64", device="cpu", engines=chosen, rounds=1, maps=2
     )
-    with Aside() as aside:
-        prepared, cannot = prepare(settings, tmp_path, aside)
-    assert [one.name for one in prepared.contenders] == ["torch-fp32"]
+    with ChildProcess() as child:
+        prepared, cannot = prepare(settings, tmp_path, child)
+    assert [one.name for one in prepared.candidates] == ["torch-fp32"]
     assert cannot == {
         "onnxruntime-fp32": "there is no bundle for it: RuntimeError: this module is broken"
     }
@@ -133,15 +131,18 @@ def test_without_the_baseline_there_is_no_measurement(checkpoint: Path) -> None:
     settings = EngineBenchSettings(size="128x64", served=False)
     prepared = Prepared(
         device="cpu",
-        subject=read_subject(checkpoint, SIZE, random=False),
+        case=read_case(checkpoint, SIZE, random=False),
         maps=[],
         bundle=None,
-        contenders=[
-            Contender(name="torch-fp32", precision="fp32", how="not", open=open_nothing),
+        candidates=[
+            Candidate(name="torch-fp32", precision="fp32", how="not", open=open_nothing),
         ],
     )
-    with Aside() as aside, pytest.raises(EngineError, match="the baseline, torch-fp32: there is"):
-        take_turns(settings, prepared, aside)
+    with (
+        ChildProcess() as child,
+        pytest.raises(EngineError, match="the baseline, torch-fp32: there is"),
+    ):
+        take_turns(settings, prepared, child)
 
 
 @pytest.mark.slow

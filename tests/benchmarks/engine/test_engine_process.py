@@ -9,8 +9,7 @@ import pytest
 from engine_fakes import CONTRACT, FlatEngine, flat_request, open_flat, open_none
 
 from sceneloom.errors import EngineError
-from sceneloom_bench.engine.engine_process import EngineProcess
-from sceneloom_bench.engine.turns import Turns
+from sceneloom_bench.turns import EngineProcess, EngineRunner
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +29,7 @@ def test_a_single_picture(process: EngineProcess) -> None:
 
 
 def test_turns_of_batches_show_what_is_asked_for(process: EngineProcess) -> None:
-    assert process.ready() == 2
+    assert process.largest() == 2
     turn = process.turn([[0, 1], [2, 0]], frozenset({1, 2}))
     assert len(turn.seconds) == 2
     assert turn.device_seconds == []
@@ -38,9 +37,9 @@ def test_turns_of_batches_show_what_is_asked_for(process: EngineProcess) -> None
 
 
 def test_turns_in_this_process_are_the_same() -> None:
-    turns = Turns(FlatEngine(CONTRACT, 2))
-    turns.hold([flat_request(4), flat_request(6)])
-    assert turns.turn([[1]], frozenset({1})).pictures[1].max() == 6
+    runner = EngineRunner(FlatEngine(CONTRACT, 2))
+    runner.hold([flat_request(4), flat_request(6)])
+    assert runner.turn([[1]], frozenset({1})).pictures[1].max() == 6
 
 
 def test_an_engine_that_cannot_be_loaded_says_why() -> None:

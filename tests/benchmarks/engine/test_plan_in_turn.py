@@ -15,24 +15,24 @@ from sceneloom_export.bundle import Exported
 CODE = """
 import json, sys
 from pathlib import Path
-from sceneloom_bench.engine.bundle import build_plan
-from sceneloom_bench.engine.turns import Turns
-from sceneloom_bench.bench_inputs import bench_maps
+from sceneloom_bench.engine_case import build_plan
+from sceneloom_bench.turns import EngineRunner
+from sceneloom_bench.harness import bench_maps
 from sceneloom_serving.engines import open_engine
 
 version = Path(sys.argv[1])
 build_plan(version, (128, 192), [1, 2], timed_runs=3)
 with open_engine("tensorrt-fp16", version, max_batch_size=2) as engine:
-    turns = Turns(engine)
-    turns.hold(bench_maps(engine.contract, (128, 192), 3))
-    turn = turns.turn([[0], [1, 2]], frozenset({2}))
+    runner = EngineRunner(engine)
+    runner.hold(bench_maps(engine.contract, (128, 192), 3))
+    turn = runner.turn([[0], [1, 2]], frozenset({2}))
     profiles = [str(profile) for profile in engine.record.profiles]
     print(json.dumps([profiles, engine.max_batch_size, len(turn.seconds), turn.pictures[2].shape]))
 """
 CHOICE = """
 import contextlib, sys
 from pathlib import Path
-from sceneloom_bench.engine.bundle import build_plan, choose_served, make_bundle
+from sceneloom_bench.engine_case import build_plan, choose_served, make_bundle
 
 checkpoint, folder = map(Path, sys.argv[1:])
 bundle = make_bundle(

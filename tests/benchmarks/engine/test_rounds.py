@@ -9,21 +9,17 @@ import numpy as np
 import pytest
 
 from sceneloom.errors import EngineError
-from sceneloom_bench.engine.figures import (
-    Arithmetic,
-    Row,
+from sceneloom_bench.engine_measure import (
+    NEVER_SERVED,
+    EngineRow,
     engine_measurement,
-    never_served,
     parity_of,
 )
-from sceneloom_bench.engine.rounds import Taken, run_rounds
-from sceneloom_bench.engine.turns import Turn
 from sceneloom_bench.reports.report import Measurement
+from sceneloom_bench.turns import Round, Timings, run_rounds
 from sceneloom_serving.parity import Precision
 
-ARITHMETIC = Arithmetic(
-    gflop=1000.0, peaks={"matrix product float32": 10e12, "matrix product float16": 100e12}
-)
+PEAKS = {"matrix product float32": 10e12, "matrix product float16": 100e12}
 Calls = list[tuple[str, Sequence[Sequence[int]]]]
 
 
@@ -42,13 +38,13 @@ class FakeRunner:
         self.name, self.seconds, self.calls, self.level = name, seconds, calls, level
         self.fails_in, self.device, self.turns = fails_in, device, 0
 
-    def turn(self, batches: Sequence[Sequence[int]], show: frozenset[int]) -> Turn:
+    def turn(self, batches: Sequence[Sequence[int]], show: frozenset[int]) -> Round:
         self.calls.append((self.name, batches))
         if self.turns == self.fails_in:
             raise EngineError("no memory")
         self.turns += 1
         picture = np.full((2, 2, 3), self.level, np.uint8)
-        return Turn(
+        return Round(
             seconds=[self.seconds * self.turns] * len(batches),
             device_seconds=[] if self.device is None else [self.device] * len(batches),
             pictures={n: picture for batch in batches for n in batch if n in show},
@@ -113,11 +109,11 @@ def measured(
     runners = {"torch-fp32": baseline, runner.name: runner}
     taken, _ = run_rounds(runners, 4, batch=batch, rounds=6, turn=2)
     base, mine = taken["torch-fp32"], taken[runner.name]
-    row = Row(
+    row = EngineRow(
         name=runner.name,
         batch=batch,
         precision=precision,
-        taken=mine,
+        timings=mine,
         baseline=base if known else None,
         parity=parity_of(base, mine) if known else None,
         bare=base,
@@ -125,7 +121,7 @@ def measured(
         how="a fake",
         marks=marks,
     )
-    return engine_measurement(row, ARITHMETIC)
+    return engine_measurement(row, 1000.0, PEAKS)
 
 
 def test_ratios_are_taken_within_rounds() -> None:
@@ -175,7 +171,7 @@ def test_what_is_outside_its_limits_is_marked() -> None:
         FakeRunner("openvino-int8", 1.0, [], level=0),
         baseline,
         precision="int8",
-        marks=[never_served("export refused it")],
+        marks=[NEVER_SERVED + "export refused it"],
     )
     assert refused.marks == [
         "never served: export refused it",
@@ -191,6 +187,6 @@ def test_without_a_baseline_there_is_no_ratio() -> None:
 
 def test_parity_is_over_the_maps_that_both_have_rendered() -> None:
     dark, light = np.zeros((2, 2, 3), np.uint8), np.full((2, 2, 3), 9, np.uint8)
-    parity = parity_of(Taken(pictures={0: dark, 1: dark}), Taken(pictures={1: light, 2: dark}))
+    parity = parity_of(Timings(pictures={0: dark, 1: dark}), Timings(pictures={1: light, 2: dark}))
     assert parity.max == 9
     assert parity.mean == 9

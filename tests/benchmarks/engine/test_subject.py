@@ -11,17 +11,19 @@ import torch
 from sceneloom.contract import Contract
 from sceneloom.errors import InputError, SceneLoomError, SizeError
 from sceneloom.schema import load_schema
-from sceneloom_bench.engine.contenders import (
+from sceneloom_bench.engine_candidates import (
     ALL_CLASSES,
     PLAN,
+    EventTimedTorch,
+    candidates,
     check_names,
     choose,
-    contenders,
     known_names,
     needed_precisions,
 )
-from sceneloom_bench.engine.engine_command import EngineBenchSettings
-from sceneloom_bench.engine.peaks import (
+from sceneloom_bench.engine_case import picture_gflop, random_checkpoint, read_case
+from sceneloom_bench.engine_measure import EngineBenchSettings
+from sceneloom_bench.peaks import (
     COPY,
     RUNS,
     copied_bytes,
@@ -29,8 +31,6 @@ from sceneloom_bench.engine.peaks import (
     median_peaks,
     peak_measurements,
 )
-from sceneloom_bench.engine.subject import picture_gflop, random_checkpoint, read_subject
-from sceneloom_bench.engine.torch_ways import EventTimedTorch
 from sceneloom_serving.engines import ENGINES
 from sceneloom_serving.torch_runtime import TorchSynthesizer
 from sceneloom_training.networks import GeneratorArchitecture, build_generator
@@ -46,18 +46,18 @@ def test_the_published_network_takes_748_billion_multiplications() -> None:
 
 def test_the_random_checkpoint_is_the_published_network_made_small(tmp_path: Path) -> None:
     checkpoint = random_checkpoint(tmp_path, ngf=4, blocks=1)
-    subject = read_subject(checkpoint, (64, 128), random=True)
+    subject = read_case(checkpoint, (64, 128), random=True)
     assert subject.weights == "random"
     assert subject.contract.size_multiple == 32
     assert subject.architecture["enhancers"] == 1
     small = GeneratorArchitecture(input_channels=36, ngf=4, global_blocks=1, enhancers=1)
     assert subject.gflop == picture_gflop(small, (64, 128))
     with pytest.raises(SizeError, match=r"100x64 \(width x height\) is not a multiple of 32"):
-        read_subject(checkpoint, (64, 100), random=True)
+        read_case(checkpoint, (64, 100), random=True)
 
 
 def test_a_checkpoint_is_named_by_its_hash(checkpoint: Path) -> None:
-    assert len(read_subject(checkpoint, (64, 128), random=False).weights) == 64
+    assert len(read_case(checkpoint, (64, 128), random=False).weights) == 64
 
 
 @pytest.fixture
@@ -124,7 +124,7 @@ def test_some_can_be_chosen_and_the_baseline_always_is() -> None:
 
 
 def test_without_a_bundle_pytorch_is_left() -> None:
-    found, cannot = contenders(["torch-fp32", PLAN], "cuda", Path("checkpoint"), None, 4)
+    found, cannot = candidates(["torch-fp32", PLAN], "cuda", Path("checkpoint"), None, 4)
     assert [one.name for one in found] == ["torch-fp32"]
     assert found[0].how == "PyTorch, fp32, NCHW, eager"
     assert cannot == {}

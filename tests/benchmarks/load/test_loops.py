@@ -12,12 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sceneloom.errors import EngineError, ModelFailedError, QueueFullError, SceneLoomError
-from sceneloom_bench.load.answers import Load, LoadFailedError, Sent
-from sceneloom_bench.load.closed_loop import run_closed
-from sceneloom_bench.load.driver import load_marks
-from sceneloom_bench.load.highest_rate import RESOLUTION, bisect
-from sceneloom_bench.load.kept import Kept
-from sceneloom_bench.load.latencies import (
+from sceneloom_bench.latencies import (
     blocks_of,
     histogram_of,
     latency_extra,
@@ -26,10 +21,20 @@ from sceneloom_bench.load.latencies import (
     percentile_ms,
     samples_of,
 )
-from sceneloom_bench.load.open_loop import run_open
-from sceneloom_bench.load.schedule import count_for, plan_arrivals, rounded_rate
+from sceneloom_bench.load import RESOLUTION, bisect, load_marks
+from sceneloom_bench.loops import (
+    Load,
+    LoadFailedError,
+    Sent,
+    count_for,
+    plan_arrivals,
+    rounded_rate,
+    run_closed,
+    run_open,
+)
 from sceneloom_bench.reports.report import Figure, Measurement
 from sceneloom_bench.reports.statistics import percentile, percentile_figure
+from sceneloom_bench.server_command import Kept
 
 
 @given(st.floats(0.1, 1000), st.integers(2, 500), st.integers(0, 2**32 - 1))
@@ -163,12 +168,12 @@ def test_a_load_without_an_answer_is_an_error() -> None:
 
 
 def test_what_fails_takes_nothing_else_with_it() -> None:
-    def fail(error: SceneLoomError) -> Measurement:
+    def fail(error: SceneLoomError) -> list[Measurement]:
         raise error
 
     kept = Kept()
     one = Measurement(name="one", figures={})
-    assert kept.run("one", lambda: one) == [one]
+    assert kept.run("one", lambda: [one]) == [one]
     assert kept.run("two", lambda: fail(LoadFailedError("all failed", QueueFullError("h:1")))) == []
     assert kept.run("three", lambda: fail(EngineError("/a/folder"))) == []
     assert kept.measured == [one]

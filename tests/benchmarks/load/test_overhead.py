@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from sceneloom import TritonSynthesizer
-from sceneloom_bench.bench_inputs import bench_maps
-from sceneloom_bench.load.overhead import BARE, OVERHEAD, measure_overhead, take_turns
+from sceneloom_bench.harness import bench_maps
 from sceneloom_bench.noop_server import NOOP_CONTRACT
+from sceneloom_bench.server_command import BARE, OVERHEAD, measure_overhead, time_in_turn
 
 if TYPE_CHECKING:
     from sceneloom_export.bundle import Exported
@@ -29,7 +29,7 @@ def test_turns_are_drawn_and_differences_are_found() -> None:
         return run
 
     runners = {BARE: runner("bare", 7), "grpc": runner("grpc", 7), "http": runner("http", 3)}
-    seconds, differences = take_turns(runners, maps, rounds=60)
+    seconds, differences = time_in_turn(runners, maps, rounds=60)
     assert {name: len(found) for name, found in seconds.items()} == dict.fromkeys(runners, 60)
     assert differences == {BARE: 0, "grpc": 0, "http": 4}
     rounds = [tuple(asked[at : at + 3]) for at in range(0, len(asked), 3)]
@@ -37,7 +37,7 @@ def test_turns_are_drawn_and_differences_are_found() -> None:
     assert len(set(rounds)) == 6
     first = asked.copy()
     asked.clear()
-    take_turns(runners, maps, rounds=60)
+    time_in_turn(runners, maps, rounds=60)
     assert asked == first
 
 

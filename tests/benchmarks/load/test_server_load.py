@@ -20,21 +20,19 @@ from support import free_ports
 from sceneloom import TritonSynthesizer, cli
 from sceneloom.errors import InputError, SceneLoomError
 from sceneloom.synthesizer import Request
-from sceneloom_bench.bench_inputs import bench_maps
-from sceneloom_bench.load.driver import Driver, Length
-from sceneloom_bench.load.highest_rate import PROBE, RESULT, find_highest_rate
-from sceneloom_bench.load.requests import (
+from sceneloom_bench.harness import Served, ServedSettings, bench_maps
+from sceneloom_bench.load import PROBE, RESULT, Driver, Length, find_highest_rate
+from sceneloom_bench.load_requests import (
     TransportName,
     check_maps,
     close_all,
     fitting_batches,
     open_connections,
 )
-from sceneloom_bench.load.server_command import ORDER_MARK, ServerBenchSettings, measure
-from sceneloom_bench.load.server_statistics import ServerView
 from sceneloom_bench.noop_server import NOOP_CONTRACT, NoopServer, write_noop_repository
 from sceneloom_bench.reports.report import Measurement, read_report
-from sceneloom_bench.served import Served, ServedSettings
+from sceneloom_bench.server_command import ORDER_MARK, ServerBenchSettings, measure
+from sceneloom_bench.server_statistics import ServerView
 
 if TYPE_CHECKING:
     from sceneloom_export.bundle import Exported

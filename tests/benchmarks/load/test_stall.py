@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from sceneloom.errors import InputError
-from sceneloom_bench.load.stall import StallSettings, measure
 from sceneloom_bench.reports.report import Report
+from stalls import StallSettings, measure
 
 pytestmark = pytest.mark.triton
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from sceneloom_bench.mlperf.loadgen_process import Plan
+from sceneloom_bench.loadgen import Plan
 
 
 @pytest.fixture

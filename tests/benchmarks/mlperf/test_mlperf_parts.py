@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-import os
-import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -17,15 +15,17 @@ from sceneloom import TritonSynthesizer
 from sceneloom.errors import InputError, MissingDependencyError, QueueFullError
 from sceneloom.synthesizer import Request
 from sceneloom.testing import FakeTransport
-from sceneloom_bench.bench_inputs import bench_maps
-from sceneloom_bench.mlperf.loadgen_process import Plan, longest
-from sceneloom_bench.mlperf.mlperf_command import MlperfSettings, measure
-from sceneloom_bench.mlperf.probe import highest_capacity
-from sceneloom_bench.mlperf.rules import below_minimum
-from sceneloom_bench.mlperf.summary import Summary, parse_summary
-from sceneloom_bench.mlperf.system_under_test import SystemUnderTest
+from sceneloom_bench.harness import ServedSettings, bench_maps, served_flags
+from sceneloom_bench.loadgen import (
+    Plan,
+    Summary,
+    SystemUnderTest,
+    below_minimum,
+    longest,
+    parse_summary,
+)
+from sceneloom_bench.mlperf_command import MlperfSettings, highest_capacity, measure
 from sceneloom_bench.noop_server import NOOP_CONTRACT
-from sceneloom_bench.served import ServedSettings, served_flags
 
 NOWHERE = ServedSettings(url="127.0.0.1:1")
 
@@ -222,56 +222,3 @@ def test_a_run_is_given_up_long_after_it_should_have_ended(plan: Plan) -> None:
     assert longest(plan) == 600 + 10 * (100 + 64 * 2)
     overload = dataclasses.replace(plan, scenario="Server", rate=30)
     assert longest(overload) == 600 + 10 * (100 + 3000 * 2)
-
-
-def until(holds: Callable[[], bool]) -> bool:
-    deadline = time.monotonic() + 30
-    while not holds() and time.monotonic() < deadline:
-        time.sleep(0.05)
-    return holds()
-
-
-def ended(pid: int) -> bool:
-    status = Path(f"/proc/{pid}/status")
-    return not status.exists() or "State:\tZ" in status.read_text()
-
-
-def waits_for_its_plan(pid: int) -> bool:
-    """Whether it has given SIGINT back to the system, which Python takes at its start."""
-    status = Path(f"/proc/{pid}/status").read_text()
-    caught = int(status.partition("SigCgt:\t")[2].split()[0], 16)
-    return "numpy" in Path(f"/proc/{pid}/maps").read_text() and not caught & 2
-
-
-def test_loadgens_process_dies_with_the_one_that_started_it(tmp_path: Path) -> None:
-    module = "sceneloom_bench.mlperf.loadgen_process"
-    # Standard input stays open, so that the plan is waited for.
-    script = (
-        "import os, subprocess, sys, time\n"
-        f"arguments = [sys.executable, '-m', {module!r}, {str(tmp_path)!r}, str(os.getpid())]\n"
-        "print(subprocess.Popen(arguments).pid, flush=True)\n"
-        "time.sleep(60)\n"
-    )
-    with subprocess.Popen(
-        [sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    ) as parent:
-        assert parent.stdout is not None
-        child = int(parent.stdout.readline())
-        assert until(lambda: waits_for_its_plan(child))
-        parent.kill()
-        parent.wait()
-        assert until(lambda: ended(child))
-
-
-def test_loadgens_process_does_not_begin_without_it(tmp_path: Path) -> None:
-    module = "sceneloom_bench.mlperf.loadgen_process"
-    done = subprocess.run(
-        [sys.executable, "-m", module, str(tmp_path), str(os.getpid() + 1)],
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    assert done.returncode == 1
-    assert done.stderr.strip() == "the process that asked for this run is gone"

@@ -12,12 +12,11 @@ import pytest
 from sceneloom.errors import InputError, SceneLoomError, ServingError
 from sceneloom.png_maps import instance_map_png, label_map_png
 from sceneloom.synthesizer import Request
-from sceneloom_bench.bench_inputs import bench_maps
-from sceneloom_bench.mlperf.loadgen_process import Plan, run_loadgen
-from sceneloom_bench.mlperf.mlperf_command import MlperfSettings, main, measure
+from sceneloom_bench.harness import ServedSettings, bench_maps
+from sceneloom_bench.loadgen import Plan, run_loadgen
+from sceneloom_bench.mlperf_command import MlperfSettings, main, measure
 from sceneloom_bench.noop_server import NOOP_CONTRACT, NoopServer, write_noop_repository
 from sceneloom_bench.reports.report import read_report
-from sceneloom_bench.served import ServedSettings
 
 pytest.importorskip("mlperf_loadgen")
 pytestmark = pytest.mark.triton
@@ -113,7 +112,7 @@ def test_a_run_without_a_server_says_so(noop_server: NoopServer, plan: Plan) -> 
     with pytest.raises(InputError, match="at most 8"):
         measure(settings_for(noop_server, batch=9))
     plan = dataclasses.replace(plan, queries=1, seconds=0, expected_seconds=1, rate=1)
-    with pytest.raises(ServingError, match=r"LoadGen's process ended with 1: .*127\.0\.0\.1:1"):
+    with pytest.raises(ServingError, match=r"127\.0\.0\.1:1"):
         run_loadgen(plan)
     with pytest.raises(ServingError, match=r"LoadGen's SingleStream did not end within 0\.01 s"):
         run_loadgen(plan, within=0.01)

@@ -11,8 +11,8 @@ import pytest
 from bench_reports import report_of
 
 from sceneloom_bench.reports.environment import Environment
-from sceneloom_bench.reports.form import SCHEMA_FILE
-from sceneloom_bench.reports.wording import machine_line
+from sceneloom_bench.reports.report import SCHEMA_FILE
+from sceneloom_bench.reports.tables import machine_line
 
 SMI = """#!/bin/sh
 case "$*" in *utilization.gpu*) ;; *) exit 1 ;; esac

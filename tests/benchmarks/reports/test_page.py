@@ -19,22 +19,20 @@ from markdown_it import MarkdownIt
 
 from sceneloom.errors import InputError
 from sceneloom_bench.bench_command import BENCHMARKS
-from sceneloom_bench.engine.settings import EngineBenchSettings
-from sceneloom_bench.load.server_command import ServerBenchSettings
-from sceneloom_bench.load.stall import StallSettings
-from sceneloom_bench.mlperf.mlperf_command import MlperfSettings
-from sceneloom_bench.perf_analyzer.perf_analyzer_command import PerfAnalyzerSettings
-from sceneloom_bench.perf_analyzer.stalled import StalledSettings
+from sceneloom_bench.engine_measure import EngineBenchSettings
+from sceneloom_bench.harness import ServedSettings, elsewhere, served_flags
+from sceneloom_bench.mlperf_command import MlperfSettings
 from sceneloom_bench.render_command import RenderBenchSettings
 from sceneloom_bench.reports.page import (
     NOT_ON_A_GPU,
     command_of,
     html_page,
+    main,
     markdown_page,
     on_a_gpu,
+    read_reports,
     write_page,
 )
-from sceneloom_bench.reports.page_command import main, read_reports
 from sceneloom_bench.reports.report import (
     Figure,
     Kind,
@@ -43,7 +41,8 @@ from sceneloom_bench.reports.report import (
     flags_of,
     write_report,
 )
-from sceneloom_bench.served import ServedSettings, elsewhere, served_flags
+from sceneloom_bench.server_command import ServerBenchSettings
+from stalls import StallSettings
 
 
 class Reader(HTMLParser):
@@ -239,12 +238,6 @@ RESOLVED: dict[str, tuple[Kind, type, dict[str, Any]]] = {
     ),
     "server-stall": ("server", StallSettings, flags_of(StallSettings())),
     "mlperf-demo": ("mlperf", MlperfSettings, served_flags(MlperfSettings(server=DEMO))),
-    "perf-analyzer": (
-        "perf-analyzer",
-        PerfAnalyzerSettings,
-        served_flags(PerfAnalyzerSettings(server=DEMO)),
-    ),
-    "perf-analyzer-stalled": ("perf-analyzer", StalledSettings, flags_of(StalledSettings())),
     "render": ("render", RenderBenchSettings, served_flags(RenderBenchSettings(server=DEMO))),
 }
 """Name of a file -> its kind, the settings that its command has, and those of a report."""
@@ -274,7 +267,7 @@ def test_the_command_has_flags_that_there_are(stem: str) -> None:
             module = importlib.import_module(BENCHMARKS[words[2]][0])
             assert getattr(module, form.__name__) is form
         else:
-            assert words[:3] == ["python", "-m", form.__module__]
+            assert words[:2] == ["python", f"benchmarks/experiments/{form.__module__}.py"]
 
 
 @given(st.text(), st.text())

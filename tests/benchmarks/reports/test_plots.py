@@ -9,10 +9,12 @@ import cv2
 import pytest
 from bench_reports import all_reports, engine_report, report_of, server_report
 
-from sceneloom_bench.reports.plot_frame import series_of
-from sceneloom_bench.reports.plot_loads import draw_latency_over_rate
-from sceneloom_bench.reports.plot_waterfall import draw_waterfall
-from sceneloom_bench.reports.plots import plots_of
+from sceneloom_bench.reports.plots import (
+    draw_latency_over_rate,
+    draw_waterfall,
+    plots_of,
+    series_of,
+)
 from sceneloom_bench.reports.report import Figure, Measurement, Report
 
 PLOTS = {

@@ -20,8 +20,14 @@ from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
 from sceneloom_bench.reports.report import Figure, Measurement, Report
-from sceneloom_bench.reports.tables import describe, escaped, tables_of
-from sceneloom_bench.reports.wording import duration, value_of, with_unit
+from sceneloom_bench.reports.tables import (
+    describe,
+    duration,
+    escaped,
+    tables_of,
+    value_of,
+    with_unit,
+)
 
 
 def tables_in(markdown: str) -> list[list[list[str]]]:

@@ -11,16 +11,16 @@ from pathlib import Path
 
 import pytest
 
-from sceneloom.rendering.manifest import FILE_NAME, Manifest
-from sceneloom_bench.noop_server import NoopServer, write_noop_repository
-from sceneloom_bench.render_soak import (
+from render_limits import (
     Client,
     SoakSettings,
     compare,
     render_and_kill,
     watch_memory,
-    write_maps,
+    write_small_maps,
 )
+from sceneloom.rendering.manifest import FILE_NAME, Manifest
+from sceneloom_bench.noop_server import NoopServer, write_noop_repository
 
 pytestmark = pytest.mark.triton
 
@@ -46,7 +46,7 @@ def test_nothing_is_lost_and_nothing_is_done_twice(
 
 def test_a_signal_lets_what_is_under_way_finish(tmp_path: Path) -> None:
     maps, pictures = tmp_path / "maps", tmp_path / "pictures"
-    write_maps(maps, 150)
+    write_small_maps(maps, 150)
     repository = write_noop_repository(tmp_path / "repository", delay_per_picture=0.01)
     with NoopServer(repository) as server:
         client = Client(maps, pictures, server.grpc, "folder")
@@ -67,7 +67,7 @@ def test_a_signal_lets_what_is_under_way_finish(tmp_path: Path) -> None:
 
 def test_two_hundred_maps_at_once_against_a_queue_of_four(tmp_path: Path) -> None:
     maps, pictures = tmp_path / "maps", tmp_path / "pictures"
-    write_maps(maps, 200)
+    write_small_maps(maps, 200)
     repository = write_noop_repository(
         tmp_path / "repository", queue_size=4, delay_per_picture=0.01, max_batch_size=1
     )
@@ -104,7 +104,7 @@ def test_memory_stays_where_it_is(tmp_path: Path) -> None:
 
 def test_a_server_that_stands_still_for_a_while(tmp_path: Path) -> None:
     maps, pictures = tmp_path / "maps", tmp_path / "pictures"
-    write_maps(maps, 60)
+    write_small_maps(maps, 60)
     repository = write_noop_repository(tmp_path / "repository", delay_per_picture=0.01)
     with NoopServer(repository) as server:
         client = Client(maps, pictures, server.grpc, "folder")

@@ -377,3 +377,13 @@ def test_shards_are_verified_as_one(
     assert ("1 is not" if container == "folder" else "12 are not") in printed.out
     assert "is not there" in printed.err
     assert main([*command, "--verify", "--shard", "0/3"]) == 0
+
+
+def test_verify_says_which_container_the_pictures_are_in(
+    tmp_path: Path, start_server: Start, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_folder(tmp_path / "maps", small_maps(2))
+    command = ["render", str(tmp_path / "maps"), str(tmp_path / "out")]
+    assert main([*command, "--url", start_server(CONTRACT).url, "--container", "tar"]) == 0
+    assert main([*command, "--verify"]) == 1
+    assert "rendered with --container tar; verify with the same" in capsys.readouterr().err

@@ -83,7 +83,8 @@ def render(
 
 def is_complete(output: str, manifest: Path, container: Container) -> bool:
     with Manifest(manifest, to_read=True) as rows:
-        found = list(check_pictures(rows, open_sink(output, "png", container=container), threads=1))
+        sink = open_sink(output, "png", container=container)
+        found = list(check_pictures(((row, sink) for row in rows.rows()), threads=1))
     return len(found) == COUNT and not any(isinstance(one, Damage) for one in found)
 
 

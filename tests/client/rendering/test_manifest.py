@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import resource
 import sqlite3
 import subprocess
 import sys
@@ -191,3 +192,21 @@ def test_places_that_are_no_files(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"file is not a folder"):
         Manifest(tmp_path / "file" / "m.sqlite")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "link", "pipe"]
+
+
+def test_a_manifest_that_a_full_disk_cut_short_can_be_begun_again(tmp_path: Path) -> None:
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    failed = 0
+    for size in range(4096, 15 * 4096, 4096):
+        path = tmp_path / str(size) / "manifest.sqlite"
+        path.parent.mkdir()
+        path.touch()  # so that the first try does not remove it
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+        try:
+            Manifest(path).close()
+        except (InputError, OSError):
+            failed += 1
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        Manifest(path).close()
+    assert failed

@@ -189,9 +189,9 @@ def test_the_command_says_which_engine_made_the_pictures(
     (event,) = [event for event in events if event["event"] == "rendered"]
     assert (event["engine"], event["precision"]) == ("openvino-bf16", "bf16")
     kept = run_command(*command, "--mix-precisions", *flags, full)
-    assert "1 were there already" in kept.stdout
+    assert "nothing to do: 1 of 1 are there" in kept.stdout
     both = run_command(*command, *flags, full, brain)
     assert both.returncode == 1
     assert f"{full} has openvino-fp32, {brain} has openvino-bf16" in both.stderr
     again = run_command(*command, *flags, full)
-    assert "rendered 1 of 1 maps" in again.stdout
+    assert "rendered 1 of 1 map in" in again.stdout

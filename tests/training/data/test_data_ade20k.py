@@ -99,3 +99,10 @@ def test_unknown_ids_sizes_and_damage(root: Path, save) -> None:
     photo.write_bytes(photo.read_bytes()[:200])
     with pytest.raises(ImageReadError, match=photo.name):
         open_data_set(settings(root)).read(0)
+
+
+def test_instances_of_another_split_alone_are_no_reason_to_train_without(root: Path) -> None:
+    (root / "annotations_instance" / "validation").mkdir(parents=True)
+    with pytest.raises(DataSetError, match=r"annotations_instance/training: no such folder"):
+        open_data_set(settings(root))
+    assert not open_data_set(settings(root, instances=False)).has_instances

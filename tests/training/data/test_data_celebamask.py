@@ -138,3 +138,22 @@ def test_sizes_damage_and_colours(root: Path, save) -> None:
 def test_another_data_set_s_schema_is_refused(root: Path) -> None:
     with pytest.raises(InputError, match="takes celebamask, or the path"):
         open_data_set(settings(root, labels="helen"))
+
+
+def test_two_photographs_of_one_number_are_refused(root: Path, save) -> None:
+    save(root / "CelebA-HQ-img" / "copy" / "2.jpg", np.zeros((16, 16, 3), np.uint8))
+    with pytest.raises(DataSetError, match=r"2\.jpg and .*2\.jpg are photographs of the same"):
+        open_data_set(settings(root))
+
+
+def test_mappings_as_editors_leave_them(root: Path) -> None:
+    path = root / "CelebA-HQ-to-CelebA-mapping.txt"
+    lines = path.read_text().splitlines()[1:]
+    path.write_text("\ufeff" + "\r\n".join(lines), "utf-8")
+    assert list(open_data_set(settings(root, split="train")).keys) == ["00000", "00002"]
+    path.write_text("\n".join([*lines, "0 190000 190001.jpg"]))
+    with pytest.raises(DataSetError, match="two different lines for 0"):
+        open_data_set(settings(root, split="train"))
+    path.write_text("\n".join(["0 " + "1" * 5000 + " a.jpg", *lines[1:]]))
+    with pytest.raises(DataSetError, match="has no line of idx, orig_idx and orig_file for 0"):
+        open_data_set(settings(root, split="train"))

@@ -108,3 +108,19 @@ def test_sizes_damage_and_unknown_ids(root: Path, save, tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:40])
     with pytest.raises(ImageReadError, match=r"_lbl03\.png"):
         open_data_set(settings(root)).read(0)
+
+
+def test_masks_that_are_not_read_are_named(root: Path, save) -> None:
+    assert not open_data_set(settings(root)).left_out
+    extra = [root / "labels" / "7_1" / "7_1_lbl00.png"]
+    extra.append(root / "labels" / KEYS[0] / f"{KEYS[0]}_lbl11.png")
+    for path in extra:
+        save(path, masks()[0])
+    left_out = open_data_set(settings(root, split="all")).left_out
+    assert sorted(each.name for each in left_out) == sorted(map(str, extra))
+    assert {each.reason for each in left_out} == {"of no photograph or no class"}
+
+
+def test_lists_with_a_byte_order_mark(root: Path) -> None:
+    (root / "testing.txt").write_text(f"\ufeff1 , {KEYS[1]}\n", "utf-8")
+    assert list(open_data_set(settings(root, split="test")).keys) == [KEYS[1]]

@@ -122,11 +122,13 @@ def test_the_table_of_classes_can_be_csv(root: Path) -> None:
     table = root / "nyu40_mapping.csv"
     table.write_text("\n".join(lines) + "\n")
     assert (open_data_set(settings(root)).read(0).label_map == expected).all()
+    table.write_text("\ufeff" + "\r\n".join(lines), "utf-8")  # as Windows' editors leave it
+    assert (open_data_set(settings(root)).read(0).label_map == expected).all()
     for broken, reason in [
         (lines[1:], "expected the line id,nyu40"),
-        (lines[:-1], "has 893 classes"),
+        (lines[:-1], "the table has 893 rows"),
         ([*lines[:-1], "1,2"], "one line for each class"),
-        ([*lines[:-1], "894,41"], "to 41; expected 894"),
+        ([*lines[:-1], "894,41"], "to 41; expected 894 rows"),
         ([*lines[:-1], "894"], "not lines of two whole numbers"),
         ([*lines[:-1], "894,chair"], "not lines of two whole numbers"),
         ([], "expected the line"),

@@ -8,8 +8,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sceneloom.errors import DataSetError, ImageReadError, SizeError, UnknownLabelError
+from sceneloom.errors import (
+    DataSetError,
+    ImageReadError,
+    NotALabelMapError,
+    SizeError,
+    UnknownLabelError,
+)
 from sceneloom_training.data import DataSettings, open_data_set
+from sceneloom_training.data.examining import examine
 
 NAMES = ("aachen_000000_000019", "aachen_000001_000019", "sub/bonn_000002_000019")
 
@@ -138,3 +145,41 @@ def test_the_published_sample(shared: Path) -> None:
     assert sample.photo.shape == (1024, 2048, 3)
     encoded = data.schema.instance_classes(sample.instance_map)
     assert (encoded == sample.label_map).mean() > 0.999
+
+
+def test_a_folder_of_instance_maps_that_is_not_read_is_refused(root: Path) -> None:
+    folder = root / "train_inst"
+    folder.rename(root / "train_Inst")
+    with pytest.raises(DataSetError, match=r"train_Inst: is not read; rename it to train_inst"):
+        open_data_set(settings(root))
+    (root / "train_Inst").rename(root / "elsewhere")
+    folder.symlink_to(root / "nowhere")
+    with pytest.raises(DataSetError, match=r"train_inst: a link that leads nowhere"):
+        open_data_set(settings(root))
+    assert not open_data_set(settings(root, instances=False)).has_instances
+    folder.unlink()
+    folder.write_bytes(b"")
+    with pytest.raises(DataSetError, match=r"train_inst: not a folder"):
+        open_data_set(settings(root))
+
+
+@pytest.mark.parametrize(("label", "picture"), [("a", "A"), ("\xe4", "a\u0308")])
+def test_a_partner_of_another_spelling_is_named(
+    tmp_path: Path, save, photo, label: str, picture: str
+) -> None:
+    save(tmp_path / "train_label" / f"{label}.png", label_map(0))
+    save(tmp_path / "train_img" / f"{picture}.png", photo())
+    with pytest.raises(DataSetError, match=r"\.png is spelled differently \(") as caught:
+        open_data_set(settings(tmp_path))
+    assert f"({picture!a}, not {label!a})" in str(caught.value)
+
+
+@pytest.mark.parametrize("shape", [(), (6,), (6, 8, 1)])
+def test_an_array_of_another_shape_is_told(root: Path, shape: tuple[int, ...]) -> None:
+    for path in (root / "train_label").glob("aachen_000000*"):
+        path.unlink()
+    np.save(root / "train_label" / f"{NAMES[0]}.npy", np.zeros(shape, np.uint8))
+    data = open_data_set(settings(root))
+    examine(data, root)  # its header says no size
+    with pytest.raises(NotALabelMapError, match="an array of uint8"):
+        data.read(0)

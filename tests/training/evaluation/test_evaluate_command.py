@@ -123,6 +123,8 @@ def test_a_checkpoint(run: Any, checkpoint: Path, tmp_path: Path) -> None:
         "kind": "checkpoint",
         "name": "bundle",
         "weights_sha256": file_hash(checkpoint / "model.safetensors"),
+        "engine": "torch-fp32",
+        "precision": "fp32",
         "style_seed": None,
         "style_of": None,
     }

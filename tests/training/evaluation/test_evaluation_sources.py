@@ -58,6 +58,16 @@ def test_the_folder_that_pix2pixhd_writes(run: Run, folder: Path) -> None:
     assert found.scores == found.oracle_scores
 
 
+def test_two_pictures_of_one_sample_are_refused_in_a_results_folder_too(
+    run: Run, folder: Path
+) -> None:
+    for kind in ("labelIds", "leftImg8bit"):
+        path = folder / f"street_000071_{kind}_synthesized_image.png"
+        Image.new("RGB", (128, 64)).save(path)
+    with pytest.raises(DataSetError, match="would both be of the sample street_000071"):
+        run()
+
+
 def test_missing_pictures_are_listed_in_one_error(run: Run, folder: Path) -> None:
     (folder / "street_000071.png").unlink()
     (folder / "street_000074.png").rename(folder / "other.png")

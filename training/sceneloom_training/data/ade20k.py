@@ -17,6 +17,7 @@ from sceneloom_training.data.folders import (
     check_partners,
     check_split,
     find_files,
+    has_folder,
     not_empty,
 )
 from sceneloom_training.data.pictures import PICTURE_SUFFIXES, read_picture
@@ -69,7 +70,8 @@ def open_ade20k(
     labels = find_files(label_folder, _PNG, ending="")
     check_partners(photos, labels)
     found = None
-    if instances and instance_folder.is_dir():
+    if instances and has_folder(instance_folder.parent):
+        check_folder(instance_folder, "instance maps, as annotations_instance is there")
         found = find_files(instance_folder, _PNG, ending="")
         check_partners(photos, found)
     return Ade20kDataSet.of(photos, labels, found, schema=schema, unknown=unknown)

@@ -40,6 +40,7 @@ PARTS = (
 """In painting order; the label id of a part is its position plus one, 0 is the background."""
 SPLITS = ("train", "val", "test", "all")
 MAPPING = "CelebA-HQ-to-CelebA-mapping.txt"
+_LINE = re.compile(r"([0-9]{1,9})\s+([0-9]{1,9})\s+\S+")
 _FIRST_VAL, _FIRST_TEST = 162771, 182638  # numbers in CelebA, from 0
 
 
@@ -103,7 +104,7 @@ def open_celebamask(
     photo_folder = check_folder(root / "CelebA-HQ-img", "photographs")
     mask_folder = check_folder(root / "CelebAMask-HQ-mask-anno", "masks")
     found = not_empty(find_files(photo_folder, (".jpg",), ending=""), "0.jpg, 1.jpg")
-    photos = {_number(path): path for path in found.files.values()}
+    photos = _by_number(found)
     masks = find_files(mask_folder, (".png",), ending="")
     parts = _by_part(masks)
     for number in sorted(set(photos) ^ set(parts)):
@@ -123,6 +124,17 @@ def open_celebamask(
     )
     data.left_out = unused(found, masks)
     return data
+
+
+def _by_number(found: Found) -> dict[int, Path]:
+    """Number of the photograph -> its file."""
+    photos: dict[int, Path] = {}
+    for path in found.files.values():
+        number = _number(path)
+        if number in photos:
+            raise DataSetError(f"{path} and {photos[number]} are photographs of the same number")
+        photos[number] = path
+    return photos
 
 
 def _number(photo: Path) -> int:
@@ -154,9 +166,12 @@ def _of_split(root: Path, split: str, numbers: Sequence[int]) -> list[int]:
     path = root / MAPPING
     in_celeba: dict[int, int] = {}
     for line in read_lines(path, f"the split {split!r} needs it, 'all' does not"):
-        columns = line.split()
-        if len(columns) == 3 and columns[0].isdecimal() and columns[1].isdecimal():
-            in_celeba[int(columns[0])] = int(columns[1])
+        match = _LINE.fullmatch(line)
+        if match is None:
+            continue
+        number = int(match[1])
+        if in_celeba.setdefault(number, int(match[2])) != int(match[2]):
+            raise DataSetError(f"{path}: has two different lines for {number}; remove one")
     missing = [number for number in numbers if number not in in_celeba]
     if missing:
         raise DataSetError(f"{path}: has no line of idx, orig_idx and orig_file for {missing[0]}")

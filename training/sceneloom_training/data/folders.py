@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import re
+import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -28,6 +29,25 @@ def check_folder(folder: Path, expected: str) -> Path:
     if not folder.is_dir():
         raise DataSetError(f"{folder}: no such folder; expected {expected}")
     return folder
+
+
+def has_folder(folder: Path) -> bool:
+    """Whether a folder that a data set may have is there.
+
+    Raises:
+        DataSetError: something else has its name, or a folder has it in another case: without a
+            word, a model would be trained without what is in it.
+    """
+    if folder.is_dir():
+        return True
+    for other in folder.parent.iterdir() if folder.parent.is_dir() else ():
+        if other.name.casefold() != folder.name.casefold():
+            continue
+        if other.name != folder.name:
+            raise DataSetError(f"{other}: is not read; rename it to {folder.name}")
+        kind = "a link that leads nowhere" if other.is_symlink() else "not a folder"
+        raise DataSetError(f"{other}: {kind}; expected a folder, or nothing of this name")
+    return False
 
 
 def check_split(split: str, valid: Sequence[str], layout: str) -> None:
@@ -112,7 +132,8 @@ def check_partners(first: Found, second: Found) -> None:
             more = f" ({len(alone) - 1} more like it)" if len(alone) > 1 else ""
             raise DataSetError(
                 f"{here.files[alone[0]]}: has no partner; expected a file of {alone[0]} in "
-                f"{there.folder}{of_another_kind(alone[0], there)}{more}"
+                f"{there.folder}{of_another_kind(alone[0], there)}"
+                f"{_of_another_spelling(alone[0], there)}{more}"
             )
 
 
@@ -125,6 +146,18 @@ def of_another_kind(key: str, found: Found) -> str:
             return f", where {path.name} is none of the kinds that are read: " + ", ".join(
                 found.suffixes
             )
+    return ""
+
+
+def _of_another_spelling(key: str, found: Found) -> str:
+    """Words on a file whose name differs in case, or in how an accent is encoded."""
+
+    def plain(name: str) -> str:
+        return unicodedata.normalize("NFC", name).casefold()
+
+    for other, path in found.files.items():
+        if plain(other) == plain(key):
+            return f", where {path.name} is spelled differently ({other!a}, not {key!a})"
     return ""
 
 
@@ -155,7 +188,7 @@ def read_lines(path: Path, why: str) -> list[str]:
     if not path.is_file():
         raise DataSetError(f"{path}: no such file; {why}")
     try:
-        lines = path.read_text("utf-8").splitlines()
+        lines = path.read_text("utf-8-sig").splitlines()  # Windows' editors put a BOM
     except (OSError, UnicodeDecodeError) as error:
         raise DataSetError(f"{path}: not readable as text ({error})") from None
     return [line.strip() for line in lines if line.strip()]

@@ -27,7 +27,7 @@ Mode = Literal["none", "resize", "resize_and_crop", "crop", "scale_width", "scal
 
 _SIZED: tuple[Mode, ...] = ("resize", "resize_and_crop", "crop", "scale_width_and_crop")
 _CROPPED: tuple[Mode, ...] = ("resize_and_crop", "crop", "scale_width_and_crop")
-_LARGEST_LOAD_SIZE = 32768
+LARGEST_LOAD_SIZE = 32768
 _Size = tuple[int, int]
 _Values = TypeVar("_Values", bound=np.generic)
 
@@ -54,8 +54,8 @@ class Geometry:
         """Check what the fields mean together."""
         if self.mode not in get_args(Mode):
             raise InputError(f"mode is {self.mode!r}; it is one of {', '.join(get_args(Mode))}")
-        if not 1 <= self.load_size <= _LARGEST_LOAD_SIZE:
-            raise InputError(f"load_size is {self.load_size}; it is 1 to {_LARGEST_LOAD_SIZE}")
+        if not 1 <= self.load_size <= LARGEST_LOAD_SIZE:
+            raise InputError(f"load_size is {self.load_size}; it is 1 to {LARGEST_LOAD_SIZE}")
         if self.mode not in _SIZED and self.size:
             raise InputError(f"size is {self.size!r}, which the mode {self.mode} does not use")
         if self.mode not in _SIZED:

@@ -77,7 +77,8 @@ def _read(file: BinaryIO) -> Header | None:
         npy: Any = np.lib.format
         version_1 = npy.read_magic(file) == (1, 0)
         shape = (npy.read_array_header_1_0 if version_1 else npy.read_array_header_2_0)(file)[0]
-        return Header(height=shape[0], width=shape[1])
+        # The reader of maps says what is wrong with arrays of other shapes.
+        return Header(height=shape[0], width=shape[1]) if len(shape) == 2 else None
     if start.startswith(_TIFF):
         tags = TiffImagePlugin.TiffImageFile(file).tag_v2
         return Header(

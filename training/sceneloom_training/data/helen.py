@@ -14,10 +14,12 @@ from pathlib import Path
 import numpy as np
 
 from sceneloom.errors import DataSetError
+from sceneloom.file_tree import LeftOut
 from sceneloom.maps import OnUnknown
 from sceneloom.schema import LabelSchema
 from sceneloom_training.data.channels import label_channels
 from sceneloom_training.data.folders import (
+    Found,
     check_folder,
     check_split,
     find_files,
@@ -30,6 +32,8 @@ from sceneloom_training.data.pictures import read_mask, read_picture
 from sceneloom_training.data.sample import DataSet, LabelMap, Photo, Sample, check_same_size
 
 CLASSES = 11
+_NUMBERS = frozenset(f"{number:02d}" for number in range(CLASSES))
+_NO_MASK_OF_A_FACE = "of no photograph or no class"
 LISTS = {"train": "exemplars.txt", "tuning": "tuning.txt", "test": "testing.txt"}
 """Split -> the publisher's list of its pictures."""
 
@@ -105,8 +109,19 @@ def open_helen(root: Path, split: str, *, schema: LabelSchema, unknown: OnUnknow
                 )
         of_face[key] = [masks.files[name] for name in names]
     data = HelenDataSet(keys, photos.files, of_face, schema=schema, unknown=unknown)
-    data.left_out = unused(photos, masks)
+    extra = [path for name, path in masks.files.items() if not _is_mask(name, photos)]
+    data.left_out = (
+        *unused(photos, masks),
+        *(LeftOut(reason=_NO_MASK_OF_A_FACE, name=str(path)) for path in extra),
+    )
     return data
+
+
+def _is_mask(name: str, photos: Found) -> bool:
+    """Whether a mask's name is a class of a photograph's, of this split or another."""
+    folder, _, stem = name.rpartition("/")
+    face, _, number = stem.rpartition("_lbl")
+    return folder == face in photos.files and number in _NUMBERS
 
 
 def _listed(root: Path, split: str) -> list[str]:

@@ -22,6 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sceneloom.errors import DataSetError
+from sceneloom.text import counted
 
 CLASSES = 894
 SPLITS_FILE = "splits.mat"
@@ -73,8 +74,9 @@ def read_classes40(root: Path) -> npt.NDArray[np.uint8]:
         )
     if len(classes) != CLASSES or classes.min() < 0 or classes.max() > 40:
         raise DataSetError(
-            f"{path}: has {len(classes)} classes from {classes.min(initial=0)} to "
-            f"{classes.max(initial=0)}; expected {CLASSES} of them from 0 to 40"
+            f"{path}: the table has {counted(len(classes), 'row')}, with classes from "
+            f"{classes.min(initial=0)} to {classes.max(initial=0)}; expected {CLASSES} rows, with "
+            "classes from 0 to 40"
         )
     return np.concatenate([[0], classes]).astype(np.uint8)
 
@@ -98,7 +100,7 @@ def _whole_numbers(path: Path, key: str) -> npt.NDArray[np.int64]:
 def _read_csv(path: Path) -> npt.NDArray[np.int64]:
     """Class of 40 of each class, int64 [894]."""
     try:
-        with path.open(encoding="utf-8", newline="") as file:
+        with path.open(encoding="utf-8-sig", newline="") as file:
             header, *lines = list(csv.reader(file)) or [[]]
         pairs = {int(number): int(of_40) for number, of_40 in lines}
     except (OSError, ValueError) as error:

@@ -14,7 +14,13 @@ from pathlib import Path
 from sceneloom.errors import DataSetError
 from sceneloom.maps import MAP_SUFFIXES, OnUnknown
 from sceneloom.schema import LabelSchema
-from sceneloom_training.data.folders import check_folder, check_partners, find_files, not_empty
+from sceneloom_training.data.folders import (
+    check_folder,
+    check_partners,
+    find_files,
+    has_folder,
+    not_empty,
+)
 from sceneloom_training.data.pictures import PICTURE_SUFFIXES
 from sceneloom_training.data.triples import TripleDataSet
 
@@ -43,7 +49,7 @@ def open_pix2pixhd(
     photos = find_files(photo_folder, PICTURE_SUFFIXES)
     check_partners(labels, photos)
     found = None
-    if instances and (root / f"{split}_inst").is_dir():
+    if instances and has_folder(root / f"{split}_inst"):
         found = find_files(root / f"{split}_inst", MAP_SUFFIXES)
         check_partners(labels, found)
     return TripleDataSet.of(photos, labels, found, schema=schema, unknown=unknown)

@@ -26,6 +26,7 @@ class GeneratorSynthesizer(Synthesizer):
     ) -> None:
         """Wrap a generator; it is put into eval mode and moved to the device."""
         super().__init__(contract, max_batch_size)
+        self.engine = "torch-fp32"
         self._served = ServedGenerator(generator, contract).eval().to(device)
         self._device = device
 

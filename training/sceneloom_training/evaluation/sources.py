@@ -115,7 +115,13 @@ class FolderPictures(PictureSource):
         self.folder = folder
         found = find_files(folder, PICTURE_SUFFIXES, ending=_SYNTHESIZED)
         if found.files:
-            self._files = {sample_name(name): path for name, path in found.files.items()}
+            self._files: dict[str, Path] = {}
+            for name, path in found.files.items():
+                other = self._files.setdefault(sample_name(name), path)
+                if other != path:
+                    raise DataSetError(
+                        f"{path} and {other} would both be of the sample {sample_name(name)}"
+                    )
         else:
             found = find_files(folder, PICTURE_SUFFIXES)
             not_empty(found, f"pictures: {', '.join(PICTURE_SUFFIXES)}")

@@ -19,6 +19,7 @@ from sceneloom.rendering.results import Failed, Rendered, Result, Skipped
 from sceneloom.rendering.run import Plan
 from sceneloom.rendering.triton import Way
 from sceneloom.rendering.watching.listener import Listener
+from sceneloom.rendering.writing.sinks import Container
 from sceneloom.text import counted, printable
 
 _LISTED = 20
@@ -158,16 +159,17 @@ def report_dry_run(found: DryRun) -> int:
     return 1 if found.problems else 0
 
 
-def report_check(plans: Sequence[Plan]) -> int:
+def report_check(plans: Sequence[Plan], container: Container) -> int:
     """Check the pictures of a place and print what is damaged; returns the exit code.
 
     The rows of several manifests are left beside them as one listing, ``manifest.jsonl``.
 
     Args:
         plans: of the runs that made them: one, or one for each part of a data set.
+        container: what the pictures are looked for in.
 
     Raises:
-        InputError: there is no manifest, or it knows no map.
+        InputError: there is no manifest, it knows no map, or its pictures are in another container.
         OSError: the listing cannot be written.
     """
     good, failed, damaged = 0, 0, 0
@@ -182,6 +184,7 @@ def report_check(plans: Sequence[Plan]) -> int:
         threads = plans[0].settings.threads
         for found in check_pictures(merged_rows(manifests), threads=threads):
             if isinstance(found, Damage):
+                _check_container(found.output, container)
                 damaged += 1
                 if damaged <= _LISTED:
                     print(f"damaged: {printable(found.reason)}", file=sys.stderr)
@@ -203,3 +206,12 @@ def report_check(plans: Sequence[Plan]) -> int:
     if len(manifests) > 1:
         print(f"{counted(len(manifests), 'manifest')}, as one: {printable(listing)}")
     return 1 if damaged or failed else 0
+
+
+def _check_container(output: str, container: Container) -> None:
+    """Refuse to call pictures damaged that were rendered into another container."""
+    made: Container = (
+        "tar" if ".tar#" in output else "parquet" if ".parquet#" in output else "folder"
+    )
+    if made != container:
+        raise InputError(f"{output}: rendered with --container {made}; verify with the same")

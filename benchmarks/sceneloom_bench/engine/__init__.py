@@ -1,1 +1,0 @@
-"""`sceneloom bench engine`: every engine of this machine beside its peers, in turn."""

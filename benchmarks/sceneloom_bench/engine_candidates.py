@@ -1,0 +1,324 @@
+"""The engines that are measured, in the order of a waterfall: PyTorch as published, PyTorch faster,
+then the engines, the plainest first; and all of them loaded, each in a process of its own.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import difflib
+import functools
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from sceneloom import TritonSynthesizer
+from sceneloom.errors import EngineError, InputError, SceneLoomError
+from sceneloom.synthesizer import Image, InstanceMap, LabelMap, Request, Style, Synthesizer
+from sceneloom_bench.engine_case import Bundle
+from sceneloom_bench.harness import ServedSettings, served
+from sceneloom_bench.peaks import Device
+from sceneloom_bench.reports.report import say
+from sceneloom_bench.turns import DeviceTimed, EngineProcess, EngineRunner, Runner
+from sceneloom_export.settings import ExportPrecision
+from sceneloom_serving.bundle import MODEL_FILE
+from sceneloom_serving.engines import ENGINES, open_engine, peak_memory_mib, unavailable
+from sceneloom_serving.onnx_runtime import usable_cpus
+from sceneloom_serving.parity import Precision
+from sceneloom_serving.torch_runtime import TorchSynthesizer
+
+EAGER = "torch-fp32"
+"""The baseline: PyTorch eager, float32, NCHW, as published."""
+ALL_CLASSES = "openvino-fp32, all classes"
+"""Without the rewriting that leaves out the classes that do not occur: the bar beside it."""
+PLAN = "tensorrt-fp16"
+SERVED = "through Triton"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TorchVariant:
+    """How PyTorch runs."""
+
+    precision: Literal["fp32", "fp16"] = "fp32"
+    channels_last: bool = False
+    """Memory order; without it NCHW, as published."""
+    compiled: bool = False
+
+    def __str__(self) -> str:
+        order = "channels last" if self.channels_last else "NCHW"
+        return f"{self.precision}, {order}, {'torch.compile' if self.compiled else 'eager'}"
+
+
+TORCH_VARIANTS: dict[Device, dict[str, TorchVariant]] = {
+    "cpu": {EAGER: TorchVariant(), "torch-fp32-compiled": TorchVariant(compiled=True)},
+    "cuda": {
+        EAGER: TorchVariant(),
+        "torch-fp32-compiled": TorchVariant(compiled=True),
+        "torch-fp16": TorchVariant(precision="fp16", channels_last=True),
+        "torch-fp16-compiled": TorchVariant(precision="fp16", channels_last=True, compiled=True),
+    },
+}
+"""Device -> name -> variant, the plainest first."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Candidate:
+    """One way to get pictures."""
+
+    name: str
+    precision: Precision
+    """Whose limits its pictures are held against."""
+    how: str
+    open: Callable[[], Synthesizer]
+    """Picklable; called in a process of its own."""
+
+
+def known_names(device: Device | None = None) -> list[str]:
+    """All candidates of a device, or of any, in the table's order."""
+    if device is None:
+        return list(dict.fromkeys([*known_names("cpu"), *known_names("cuda")]))
+    names = list(TORCH_VARIANTS[device])
+    for engine in ENGINES.values():
+        if engine.gpu == (device == "cuda"):
+            names += [ALL_CLASSES] if engine.name == "openvino-fp32" else []
+            names.append(engine.name)
+    return names
+
+
+def check_names(names: Sequence[str]) -> None:
+    """Refuse unknown names.
+
+    Raises:
+        InputError: names the nearest known one.
+    """
+    for name in names:
+        if name not in known_names():
+            near = difflib.get_close_matches(name, known_names(), 1)
+            hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(known_names())}"
+            raise InputError(f"no engine {name!r} to measure; {hint}")
+
+
+def choose(names: Sequence[str], device: Device) -> tuple[list[str], dict[str, str]]:
+    """The names, or all known ones if there are none, that can be tried on this machine.
+
+    Returns:
+        names to try in the table's order, the baseline first, and why each other one cannot be.
+    """
+    wanted = [n for n in known_names() if n in {EAGER, *names}] if names else known_names()
+    tried, cannot = [], {}
+    for name in wanted:
+        engine = ENGINES.get("openvino-fp32" if name == ALL_CLASSES else name)
+        reason = None if engine is None else unavailable(engine)
+        if reason is None and name not in known_names(device):
+            other = "a GPU" if device == "cpu" else "the CPU, with --device cpu,"
+            reason = f"is measured on {other} only"
+        if reason is None:
+            tried.append(name)
+        else:
+            cannot[name] = reason
+    return tried, cannot
+
+
+def needed_precisions(names: Sequence[str]) -> list[ExportPrecision]:
+    """Precisions to export for these; none where none of them needs a bundle."""
+    if not needs_bundle(names):
+        return []
+    used = {ENGINES[name].precision for name in names if name in ENGINES}
+    order: tuple[ExportPrecision, ...] = ("fp32", "fp16", "bf16", "int8")
+    return [precision for precision in order if precision == "fp32" or precision in used]
+
+
+def needs_bundle(names: Sequence[str]) -> bool:
+    """Whether one of these runs an exported model."""
+    return any(name in ENGINES or name == ALL_CLASSES for name in names)
+
+
+def candidates(
+    names: Sequence[str],
+    device: Device,
+    checkpoint: Path,
+    bundle: Bundle | None,
+    largest_batch: int,
+) -> tuple[list[Candidate], dict[str, str]]:
+    """Candidates that can be opened, and why each other one cannot be; names are from `choose`.
+
+    Without a bundle its engines are left out without a word.
+    """
+    found, cannot = [], {}
+    for name in names:
+        if name in TORCH_VARIANTS[device]:
+            variant = TORCH_VARIANTS[device][name]
+            found.append(
+                Candidate(
+                    name=name,
+                    precision=variant.precision,
+                    how=f"PyTorch, {variant}",
+                    open=functools.partial(open_torch, checkpoint, variant, device, largest_batch),
+                )
+            )
+        elif bundle is not None:
+            engine = ENGINES["openvino-fp32" if name == ALL_CLASSES else name]
+            folder = bundle.folder_of(engine)
+            reason = unavailable(engine, folder)
+            if reason is not None:
+                cannot[name] = bundle.left_out.get(engine.precision, reason)
+                continue
+            opened: Callable[[], Synthesizer] = functools.partial(
+                open_engine, name, folder, max_batch_size=largest_batch
+            )
+            if name == ALL_CLASSES:
+                opened = functools.partial(open_all_classes, folder / MODEL_FILE, largest_batch)
+            how = f"{engine.file} in {name}"
+            found.append(Candidate(name=name, precision=engine.precision, how=how, open=opened))
+    return found, cannot
+
+
+def open_all_classes(graph: Path, largest_batch: int) -> Synthesizer:
+    """OpenVINO over the planes of all classes, whether they occur or not."""
+    from sceneloom_serving.openvino_runtime import OpenVinoSynthesizer
+
+    return OpenVinoSynthesizer(graph, max_batch_size=largest_batch, absent_classes=True)
+
+
+def open_torch(
+    checkpoint: Path, variant: TorchVariant, device: Device, largest: int
+) -> Synthesizer:
+    """Load a checkpoint into PyTorch, with as many threads as engines take; float32 is float32 on a
+    GPU, too.
+    """
+    import torch
+
+    from sceneloom_training.checkpoint import load_checkpoint
+
+    torch.set_num_threads(usable_cpus())
+    torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cuda.matmul.allow_tf32 = False
+    torch.backends.cudnn.benchmark = True  # as the published test script has it
+    trained = load_checkpoint(checkpoint)
+    if trained.contract is None:
+        raise InputError(f"{checkpoint}: its model takes pictures, not label maps")
+    engine = TorchSynthesizer(
+        trained.generator,
+        trained.contract,
+        max_batch_size=largest,
+        device=device,
+        precision=variant.precision,
+        channels_last=variant.channels_last,
+        compiled=variant.compiled,
+    )
+    return EventTimedTorch(engine) if device == "cuda" else engine
+
+
+class EventTimedTorch(DeviceTimed):
+    """PyTorch on a GPU, with the time between two CUDA events around the network."""
+
+    def __init__(self, engine: TorchSynthesizer) -> None:
+        """Put the events around the engine's network."""
+        import torch
+
+        super().__init__(engine.contract, engine.max_batch_size)
+        self._engine, self._network = engine, engine.network
+        event: Any = torch.cuda.Event
+        self._start, self._end = event(enable_timing=True), event(enable_timing=True)
+        engine.network = self._timed
+
+    def run_batch(
+        self, label_maps: LabelMap, instance_maps: InstanceMap | None, styles: Style | None
+    ) -> Image:
+        """Run one batch; see `Synthesizer.run_batch`."""
+        image = self._engine.run_batch(label_maps, instance_maps, styles)
+        self._end.synchronize()
+        self.device_seconds = self._start.elapsed_time(self._end) / 1000
+        return image
+
+    def _timed(self, *tensors: object) -> object:
+        self._start.record()
+        image: object = self._network(*tensors)
+        self._end.record()
+        return image
+
+
+@dataclasses.dataclass(kw_only=True)
+class Loaded:
+    """A candidate that is ready to take turns."""
+
+    name: str
+    precision: Precision
+    how: str
+    runner: Runner
+    largest: int
+    """Most pictures at once."""
+    peak_memory: Callable[[], float]
+    """MiB of the process so far."""
+    bare: str | None = None
+    """The engine beside it that a server runs."""
+    gpu_mib: float = 0.0
+
+
+def load_all(
+    wanted: Sequence[Candidate],
+    maps: Sequence[Request],
+    stack: contextlib.ExitStack,
+    gpu_used: Callable[[], float],
+) -> tuple[dict[str, Loaded], dict[str, str]]:
+    """Start a process for each, the next once the one before is loaded; `gpu_used` is in MiB.
+
+    Returns:
+        candidates that are ready, and why each other one is not.
+    """
+    loaded, cannot = {}, {}
+    for candidate in wanted:
+        say(f"loading {candidate.name}")
+        before = gpu_used()
+        process = stack.enter_context(EngineProcess(candidate.open))
+        try:
+            largest = process.largest()
+            process.hold(maps)
+        except SceneLoomError as error:
+            cannot[candidate.name] = str(error)
+            continue
+        loaded[candidate.name] = Loaded(
+            name=candidate.name,
+            precision=candidate.precision,
+            how=candidate.how,
+            runner=process,
+            largest=largest,
+            peak_memory=functools.partial(getattr, process, "peak_memory_mib"),
+            gpu_mib=gpu_used() - before,
+        )
+    return loaded, cannot
+
+
+def load_served(
+    bundle: Bundle,
+    bare: Sequence[str],
+    maps: Sequence[Request],
+    stack: contextlib.ExitStack,
+    gpu_used: Callable[[], float],
+) -> Loaded:
+    """Serve the bundle's default engine with the bundled Triton, beside the `bare` engines.
+
+    Raises:
+        EngineError: the default engine is not among the bare ones.
+        SceneLoomError: the server cannot be started; the text says why.
+    """
+    if bundle.engine not in bare:
+        raise EngineError(f"the default engine, {bundle.engine}, is not measured beside it")
+    say(f"starting Triton with {bundle.engine}")
+    before = gpu_used()
+    settings = ServedSettings(repository=bundle.repository, engine=bundle.engine)
+    running = stack.enter_context(served(settings))
+    client = stack.enter_context(TritonSynthesizer(running.grpc))
+    runner = EngineRunner(client)
+    runner.hold(maps)
+    assert running.embedded is not None
+    return Loaded(
+        name=SERVED,
+        precision=ENGINES[bundle.engine].precision,
+        how=f"{bundle.engine} in the bundled Triton, over gRPC; memory is of the model's process",
+        runner=runner,
+        largest=client.max_batch_size,
+        peak_memory=functools.partial(peak_memory_mib, running.embedded.model_processes[0]),
+        bare=bundle.engine,
+        gpu_mib=gpu_used() - before,
+    )

@@ -1,0 +1,445 @@
+"""The measurement of `sceneloom bench engine`: export, load everything, take turns, make rows."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Literal
+
+from sceneloom.errors import EngineError, InputError, ParityError, SceneLoomError
+from sceneloom.synthesizer import Request
+from sceneloom_bench.child_process import ChildProcess
+from sceneloom_bench.engine_candidates import (
+    EAGER,
+    PLAN,
+    SERVED,
+    Candidate,
+    Loaded,
+    candidates,
+    check_names,
+    choose,
+    load_all,
+    load_served,
+    needed_precisions,
+    needs_bundle,
+)
+from sceneloom_bench.engine_case import (
+    Bundle,
+    Case,
+    build_plan,
+    choose_served,
+    gpu_used_mib,
+    make_bundle,
+    random_checkpoint,
+    read_case,
+    sees_gpu,
+)
+from sceneloom_bench.harness import (
+    MOST_BATCH,
+    MOST_MAPS,
+    MOST_ROUNDS,
+    bench_maps,
+    check_name,
+    check_ranges,
+    inputs_hash,
+)
+from sceneloom_bench.peaks import PRODUCT, Device, measure_peaks, median_peaks, peak_measurements
+from sceneloom_bench.reports.environment import Environment
+from sceneloom_bench.reports.report import Figure, Measurement, Report, flags_of, say
+from sceneloom_bench.reports.statistics import (
+    latency_figures,
+    median_figure,
+    rate_figure,
+    ratio_figure,
+)
+from sceneloom_bench.turns import Timings, run_rounds
+from sceneloom_export.settings import parse_size
+from sceneloom_serving.engines import ENGINES
+from sceneloom_serving.parity import Parity, Precision, check_parity, compare
+
+MODEL_FLOP = (
+    "the model's as published, convolutions only, a multiplication and an addition are two; "
+    "whatever an engine leaves out, as OpenVINO leaves out classes that do not occur"
+)
+NO_EVENTS = "timed on the host, which waits for its pictures, not by CUDA events"
+NEVER_SERVED = "never served: "
+_RANGES = {
+    "ngf": (1, 1024),
+    "blocks": (1, 100),
+    "batch": (1, MOST_BATCH),
+    "rounds": (1, MOST_ROUNDS),
+    "pictures": (1, MOST_ROUNDS),
+    "maps": (2, MOST_MAPS),
+}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EngineBenchSettings:
+    """Engines, maps and rounds."""
+
+    checkpoint: Path | None = None
+    """Checkpoint bundle of a model that takes label maps; without one, the published network with
+    random weights.
+    """
+    ngf: int = 32
+    """Filters of the first convolution, without a checkpoint; 32 is the published network."""
+    blocks: int = 9
+    """Residual blocks of its global generator; 9 is the published network."""
+    size: str = "2048x1024"
+    """Of the pictures, WIDTHxHEIGHT; one that the model takes without padding."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where PyTorch runs, and which engines are beside it: auto is the GPU where PyTorch sees one.
+    """
+    engines: tuple[str, ...] = ()
+    """Measured beside PyTorch eager, such as openvino-fp32; all unless named."""
+    batch: tuple[int, ...] = (1,)
+    """Pictures at once; an engine that does not take so many is left out there."""
+    rounds: int = 6
+    """Measured rounds, after one of warm-up; from six on ratios have an interval."""
+    pictures: int | None = None
+    """Batches of one engine in a round; 1 on a CPU and 80 on a GPU unless given. 459 and more in
+    all rounds make an honest p99.
+    """
+    maps: int = 16
+    """Different maps, which the pictures take in turn."""
+    served: bool = True
+    """Also measure the default engine through the bundled Triton server."""
+    keep: Path | None = None
+    """Folder for the export bundle; without it, it is removed at the end. Where a TensorRT plan is
+    measured, the bundle serves the measured size only.
+    """
+    name: str | None = None
+    """Added to the report's file name."""
+
+    def __post_init__(self) -> None:
+        parse_size(self.size)
+        check_names(self.engines)
+        check_ranges(self, _RANGES)
+        if not self.batch:
+            raise InputError("batch is empty: name one at least")
+        check_name(self.name)
+        if self.keep is not None and self.keep.is_file():
+            raise InputError(f"keep is {self.keep}: a file, where the bundle's folder is to be")
+
+    @property
+    def batches(self) -> list[int]:
+        """Each batch once, the smallest first: memory is the largest need so far."""
+        return sorted(set(self.batch))
+
+    @property
+    def height_width(self) -> tuple[int, int]:
+        """The size."""
+        return parse_size(self.size)
+
+    def turn(self, device: Device) -> int:
+        """Batches of one engine in a round."""
+        return self.pictures or {"cpu": 1, "cuda": 80}[device]
+
+    def needed_maps(self, device: Device) -> int:
+        """Number of maps to draw: no more than are used, and more than a batch takes."""
+        used = (self.rounds + 1) * self.turn(device) * self.batches[-1]
+        return max(min(self.maps, used), self.batches[-1] + 1)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Prepared:
+    """Everything before the turns."""
+
+    device: Device
+    case: Case
+    maps: Sequence[Request]
+    bundle: Bundle | None
+    candidates: Sequence[Candidate]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EngineRow:
+    """Timings of one engine at one batch."""
+
+    name: str
+    batch: int
+    precision: Precision
+    timings: Timings
+    baseline: Timings | None
+    """Of the baseline in the same rounds; None where it could not run the batch."""
+    parity: Parity | None
+    bare: Timings | None = None
+    """Of the bare engine, where this is a server that runs it."""
+    memory_mib: Mapping[str, float]
+    """``peak_memory`` and, on a GPU, ``gpu_memory``."""
+    how: str
+    marks: Sequence[str] = ()
+
+
+def measure(settings: EngineBenchSettings) -> Report:
+    """Measure, and describe the machine around it.
+
+    Raises:
+        InputError: the checkpoint or a setting does not fit.
+        EngineError: the baseline cannot be measured.
+    """
+    with (
+        Environment() as environment,
+        tempfile.TemporaryDirectory(prefix="sceneloom-bench-engine-") as folder,
+        ChildProcess() as child,
+    ):
+        prepared, cannot = prepare(settings, Path(folder), child)
+        hashes = {} if prepared.bundle is None else prepared.bundle.file_hashes()
+        say("measuring a matrix product and a copy")
+        before = child.call(measure_peaks, prepared.device)
+        rows, failed = take_turns(settings, prepared, child)
+        after = child.call(measure_peaks, prepared.device)
+    cannot |= failed
+    case, bundle = prepared.case, prepared.bundle
+    peaks = {n: max(median_peaks(found)[n] for found in (before, after)) for n in before}
+    height, width = settings.height_width
+    where = "a GPU" if prepared.device == "cuda" else "the CPU"
+    return Report(
+        kind="engine",
+        title=f"Engines at {settings.size} on {where}, beside PyTorch as published",
+        subject={
+            "height": height,
+            "width": width,
+            "parameters": case.parameters,
+            "weights": case.weights,
+            "device": prepared.device,
+            "gflop": round(case.gflop, 3),
+            "bundle_sha256": None if bundle is None else bundle.sha256,
+            "inputs_sha256": inputs_hash(prepared.maps),
+        },
+        settings=flags_of(settings),
+        environment=environment.to_json(),
+        measurements=[
+            *(engine_measurement(row, case.gflop, peaks) for row in rows),
+            *peak_measurements(before, "before"),
+            *peak_measurements(after, "after"),
+        ],
+        baseline=EAGER,
+        marks=environment.marks(),
+        extra={
+            "operations": MODEL_FLOP,
+            "not_measured": "; ".join(f"{name}: {why}" for name, why in cannot.items()),
+            "cannot_run": cannot,
+            "engine_files_sha256": hashes,
+            "architecture": case.architecture,
+        },
+    )
+
+
+def prepare(
+    settings: EngineBenchSettings, folder: Path, child: ChildProcess
+) -> tuple[Prepared, dict[str, str]]:
+    """Find the device, write and export the checkpoint, and choose the candidates.
+
+    Returns:
+        what is measured, and why each other engine cannot be.
+    """
+    seen = settings.device != "cpu" and child.call(sees_gpu)
+    if settings.device == "cuda" and not seen:
+        raise EngineError("PyTorch sees no GPU on this machine")
+    device: Device = "cuda" if seen else "cpu"
+    checkpoint, size = settings.checkpoint, settings.height_width
+    if checkpoint is None:
+        checkpoint = child.call(random_checkpoint, folder, settings.ngf, settings.blocks)
+    case = child.call(read_case, checkpoint, size, random=settings.checkpoint is None)
+    maps = bench_maps(case.contract, size, settings.needed_maps(device))
+    names, cannot = choose(settings.engines, device)
+    bundle, largest = None, settings.batches[-1]
+    precisions = needed_precisions(names) or (["fp32"] if settings.keep else [])
+    if precisions:
+        repository = settings.keep or folder / "repository"
+        repository.parent.mkdir(parents=True, exist_ok=True)
+        say(f"exporting {', '.join(precisions)}")
+        try:
+            with ChildProcess() as exporter:
+                bundle = exporter.call(
+                    make_bundle,
+                    checkpoint,
+                    repository,
+                    size=size,
+                    precisions=precisions,
+                    largest_batch=largest,
+                    refused=folder / "refused",
+                    only_size=PLAN in names,
+                )
+        except SceneLoomError as error:  # PyTorch is measured all the same
+            why = f"there is no bundle for it: {error}"
+            cannot |= {name: why for name in names if needs_bundle([name])}
+    if bundle is not None and PLAN in names:
+        with ChildProcess() as builder:
+            try:
+                builder.call(build_plan, bundle.version, size, settings.batches)
+            except SceneLoomError as error:
+                cannot[PLAN] = str(error)
+                names.remove(PLAN)
+            else:
+                try:
+                    bundle = builder.call(choose_served, bundle)
+                except SceneLoomError as error:
+                    say(f"{bundle.engine} serves, as before the plan: {error}")
+    found, missing = candidates(names, device, checkpoint, bundle, largest)
+    prepared = Prepared(device=device, case=case, maps=maps, bundle=bundle, candidates=found)
+    return prepared, cannot | missing
+
+
+def take_turns(
+    settings: EngineBenchSettings, prepared: Prepared, child: ChildProcess
+) -> tuple[list[EngineRow], dict[str, str]]:
+    """Load everything, and measure it at each batch.
+
+    Returns:
+        the rows, and why others could not be measured.
+    """
+    on_gpu = prepared.device == "cuda"
+    gpu_used = (lambda: child.call(gpu_used_mib)) if on_gpu else lambda: 0.0
+    with contextlib.ExitStack() as stack:
+        loaded, cannot = load_all(prepared.candidates, prepared.maps, stack, gpu_used)
+        if settings.served:
+            try:
+                if prepared.bundle is None:
+                    raise EngineError("no engine is measured that a server could run")
+                loaded[SERVED] = load_served(
+                    prepared.bundle, list(loaded), prepared.maps, stack, gpu_used
+                )
+            except SceneLoomError as error:
+                cannot[SERVED] = str(error)
+        if EAGER in cannot:
+            raise EngineError(f"the baseline, {EAGER}: {cannot[EAGER]}")
+        rows: list[EngineRow] = []
+        for batch in settings.batches:
+            found, failed = measure_batch(batch, loaded, settings, prepared, gpu_used)
+            rows += found
+            cannot |= failed
+    return rows, cannot
+
+
+def measure_batch(
+    batch: int,
+    loaded: dict[str, Loaded],
+    settings: EngineBenchSettings,
+    prepared: Prepared,
+    gpu_used: Callable[[], float],
+) -> tuple[list[EngineRow], dict[str, str]]:
+    """Measure all that take a batch; a failing one leaves `loaded`.
+
+    Returns:
+        their rows, and why others have none.
+    """
+    cannot = {
+        f"{one.name}, batch {batch}": f"takes at most {one.largest} pictures at once"
+        for one in loaded.values()
+        if one.largest < batch
+    }
+    taken, failed = run_rounds(
+        {name: one.runner for name, one in loaded.items() if one.largest >= batch},
+        len(prepared.maps),
+        batch=batch,
+        rounds=settings.rounds,
+        turn=settings.turn(prepared.device),
+        gpu_used=gpu_used,
+    )
+    for name, reason in failed.items():
+        first = batch == settings.batches[0]
+        cannot[name if first else f"{name}, from batch {batch} on"] = reason
+        del loaded[name]
+    baseline = taken.get(EAGER)
+    if baseline is None and batch == settings.batches[0]:
+        raise EngineError(f"the baseline, {EAGER}: {failed[EAGER]}")
+    left_out = {} if prepared.bundle is None else prepared.bundle.left_out
+    rows = []
+    for name, found in taken.items():
+        one = loaded[name]
+        one.gpu_mib += found.grown_mib
+        marks = []
+        if name in ENGINES and one.precision in left_out:
+            marks.append(NEVER_SERVED + left_out[one.precision])
+        if prepared.device == "cuda" and not any(found.device_seconds):
+            marks.append(NO_EVENTS)
+        rows.append(
+            EngineRow(
+                name=name,
+                batch=batch,
+                precision=one.precision,
+                timings=found,
+                baseline=baseline,
+                parity=parity_of(baseline, found) if baseline and name != EAGER else None,
+                bare=taken.get(one.bare) if one.bare else None,
+                memory_mib={"peak_memory": one.peak_memory(), "gpu_memory": one.gpu_mib},
+                how=one.how,
+                marks=marks,
+            )
+        )
+    for found in taken.values():
+        found.pictures.clear()
+    return rows, cannot
+
+
+def parity_of(baseline: Timings, timings: Timings) -> Parity:
+    """Differences from the baseline over all maps that both have rendered."""
+    common = sorted(baseline.pictures.keys() & timings.pictures.keys())
+    return compare([baseline.pictures[n] for n in common], [timings.pictures[n] for n in common])
+
+
+def engine_measurement(row: EngineRow, gflop: float, peaks: Mapping[str, float]) -> Measurement:
+    """A row of the report, of a model of 10^9 `gflop` operations a picture.
+
+    `peaks` are FLOP per second of ``matrix product float32`` and, on a GPU, ``float16``. Half is
+    held against half, all other precisions against float32.
+    """
+    taken, marks = row.timings, list(row.marks)
+    figures = latency_figures(taken.seconds)
+    figures["rate"] = rate_figure(taken.seconds, row.batch)
+    if row.baseline is not None:
+        figures["times_faster"] = ratio_figure(row.baseline.seconds, taken.seconds)
+    else:
+        marks.append(f"the baseline could not run a batch of {row.batch}: no ratio, no parity")
+    if row.bare is not None:
+        medians = [
+            [median_figure(one, unit="s").value for one in timings.seconds]
+            for timings in (taken, row.bare)
+        ]
+        added = [1000 * (a - b) for a, b in zip(*medians, strict=True)]
+        figures["overhead"] = median_figure(added, unit="ms", better="lower")
+        figures["overhead_ratio"] = ratio_figure(taken.seconds, row.bare.seconds, better="lower")
+    if any(taken.device_seconds):
+        figures["device"] = latency_figures(taken.device_seconds)["p50"]
+    p50, peak = figures["p50"], peaks[f"{PRODUCT} float{'16' if row.precision == 'fp16' else '32'}"]
+    work = row.batch * gflop
+    for name, unit, scale in (
+        ("tflops", "TFLOP/s", work),  # GFLOP in a millisecond are TFLOP in a second
+        ("peak_share", "share", work * 1e12 / peak),
+    ):
+        figures[name] = Figure(
+            value=scale / p50.value,
+            unit=unit,
+            better="higher",
+            low=None if p50.high is None else scale / p50.high,
+            high=None if p50.low is None else scale / p50.low,
+        )
+    if row.parity is not None:
+        figures["difference"] = Figure(value=row.parity.max, unit="1", better="lower")
+    figures |= {
+        key: Figure(value=mib, unit="MiB", better="lower")
+        for key, mib in row.memory_mib.items()
+        if mib > 0
+    }
+    if row.precision in ("bf16", "int8"):
+        marks.append("its share of the measured peak is of the float32 product's")
+    if row.parity is not None and not any(mark.startswith(NEVER_SERVED) for mark in row.marks):
+        try:
+            check_parity(row.parity, row.precision, row.name)
+        except ParityError as error:
+            outside = "outside the limits of its precision: "
+            marks.append((NEVER_SERVED if row.name in ENGINES else outside) + str(error))
+    parity = {} if row.parity is None else {"parity": row.parity.to_json()}
+    return Measurement(
+        name=row.name,
+        load={"batch": row.batch},
+        figures=figures,
+        samples=taken.seconds,
+        marks=marks,
+        extra={"how": row.how, **parity},
+    )

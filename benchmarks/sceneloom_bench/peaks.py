@@ -1,0 +1,96 @@
+"""Peaks of this machine: a large matrix product, and a copy of memory, both by PyTorch with all
+the threads that engines may use.
+
+The copy is STREAM's: arrays far larger than the caches, and bytes read and written both counted.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from typing import Literal
+
+from sceneloom_bench.reports.report import Measurement
+from sceneloom_bench.reports.statistics import median_figure
+from sceneloom_serving.onnx_runtime import usable_cpus
+
+Device = Literal["cpu", "cuda"]
+PRODUCT = "matrix product"
+COPY = "memory copy"
+RUNS = 7
+"""Of each; medians of seven have an interval."""
+
+
+def measure_peaks(
+    device: Device, *, side: int | None = None, copied_mib: int | None = None
+) -> dict[str, list[float]]:
+    """Measure products in float32 (TF32 off), on a GPU also in float16, and the copy; sizes keep
+    the device busy for a while, far above its caches, unless they are given.
+
+    Returns:
+        name -> FLOP per second of each run, or bytes per second of each copy.
+    """
+    import torch
+
+    cpus = usable_cpus()
+    torch.set_num_threads(cpus)
+    torch.backends.cuda.matmul.allow_tf32 = False
+    side = side or (
+        8192 if device == "cuda" else 1024 if cpus == 1 else 2048 if cpus <= 4 else 4096
+    )
+    dtypes = {"float32": torch.float32}
+    if device == "cuda":
+        dtypes["float16"] = torch.float16
+    found = {}
+    for name, dtype in dtypes.items():
+        a = torch.randn(side, side, device=device, dtype=dtype)
+        b, out = torch.randn_like(a), torch.empty_like(a)
+        product = _seconds(lambda a=a, b=b, out=out: torch.mm(a, b, out=out), device)  # type: ignore[misc]
+        found[f"{PRODUCT} {name}"] = [2 * side**3 / one for one in product]
+    mib = copied_mib or {"cpu": 512, "cuda": 2048}[device]
+    source = torch.ones(mib << 18, dtype=torch.float32, device=device)
+    target = torch.empty_like(source)
+    moved = copied_bytes(mib)
+    found[COPY] = [moved / one for one in _seconds(lambda: target.copy_(source), device)]
+    if device == "cuda":
+        del a, b, out, source, target
+        torch.cuda.empty_cache()  # engines need the memory
+    return found
+
+
+def copied_bytes(mib: int) -> int:
+    """Bytes that a copy of an array moves: it is read and it is written."""
+    return 2 * (mib << 20)
+
+
+def median_peaks(found: Mapping[str, list[float]]) -> dict[str, float]:
+    """The median of each, from `measure_peaks`."""
+    return {name: median_figure(runs, unit="1").value for name, runs in found.items()}
+
+
+def peak_measurements(found: Mapping[str, list[float]], when: str) -> list[Measurement]:
+    """Peaks from `measure_peaks`, before or after the rounds, for a report."""
+    measured = []
+    for name, runs in found.items():
+        key, scale, unit = ("gbs", 1e9, "GB/s") if name == COPY else ("tflops", 1e12, "TFLOP/s")
+        figure = median_figure([run / scale for run in runs], unit=unit, better="higher")
+        load = {"mode": "peak", "when": when}
+        measured.append(Measurement(name=name, load=load, figures={key: figure}))
+    return measured
+
+
+def _seconds(work: Callable[[], object], device: Device) -> list[float]:
+    import torch
+
+    def done() -> float:
+        if device == "cuda":
+            torch.cuda.synchronize()
+        return time.perf_counter()
+
+    work()
+    seconds = []
+    for _ in range(RUNS):
+        start = done()
+        work()
+        seconds.append(done() - start)
+    return seconds

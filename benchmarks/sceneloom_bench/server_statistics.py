@@ -1,0 +1,257 @@
+"""A Triton server's own statistics: queue, compute, batches and cache hits of one load, as the
+difference of its statistics before and after.
+
+Triton counts nanoseconds since its start per model. An answer may be there before it is counted:
+statistics are read until two readings agree.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import http.client
+import time
+import urllib.request
+from collections.abc import Mapping, Sequence
+from typing import Any
+from urllib.parse import quote
+
+from sceneloom.errors import SceneLoomError, ServerUnavailableError, ServingError
+from sceneloom.grpc_transport import channel_options
+from sceneloom.json_text import parse_json
+from sceneloom.transport import map_triton_error, server_address
+from sceneloom_bench.reports.report import Figure
+
+PARTS = {
+    "queue": "queue",
+    "compute_input": "compute_input",
+    "compute": "compute_infer",
+    "compute_output": "compute_output",
+}
+"""Figure -> Triton's name of it."""
+_TIMEOUT = 10.0
+_WITHOUT_PROXY = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+_SETTLE_SECONDS = 0.05
+_SETTLE_READINGS = 20
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Counters:
+    """Counts of one model, since the server's start or between two readings."""
+
+    requests: int
+    failed: int
+    pictures: int
+    executions: int
+    cache_hits: int
+    """Requests answered from the response cache."""
+    nanoseconds: Mapping[str, int]
+    """``total`` and the keys of `PARTS` -> sum over the requests."""
+    busy_nanoseconds: int = 0
+    """Sum over the executions of all instances: requests that share one count once."""
+
+    def since(self, earlier: Counters) -> Counters:
+        """Counts since an earlier reading.
+
+        Raises:
+            ServingError: the server has been started anew in between.
+        """
+        if self.requests < earlier.requests or self.failed < earlier.failed:
+            raise ServingError(
+                "the server was started anew while it was measured, so that its statistics say "
+                "nothing of it"
+            )
+        own, before = vars(self), vars(earlier)
+        less = {k: own[k] - before[k] for k in own if k != "nanoseconds"}
+        parts = {k: v - earlier.nanoseconds[k] for k, v in self.nanoseconds.items()}
+        return Counters(**less, nanoseconds=parts)
+
+    def mean_ms(self, part: str) -> float:
+        """Milliseconds of a request, ``total`` or a key of `PARTS`."""
+        return self.nanoseconds[part] / max(self.requests, 1) / 1e6
+
+    def figures(self) -> dict[str, Figure]:
+        """Mean milliseconds of a request in each part of the server."""
+        return {part: Figure(value=self.mean_ms(part), unit="ms", better="lower") for part in PARTS}
+
+    def to_json(self) -> dict[str, Any]:
+        """For a measurement's `extra`."""
+        return {
+            "requests": self.requests,
+            "failed": self.failed,
+            "executions": self.executions,
+            "mean_batch": round(self.pictures / max(self.executions, 1), 3),
+            "total_ms": round(self.mean_ms("total"), 4),
+            **{f"{part}_ms": round(self.mean_ms(part), 4) for part in PARTS},
+        }
+
+
+class ServerView:
+    """Reads a server's statistics and configuration, over gRPC or HTTP.
+
+    Its methods raise ServingError where the server does not answer or has no such model.
+    """
+
+    def __init__(self, url: str, metrics: str | None = None) -> None:
+        """Prepare; nothing is read yet.
+
+        Args:
+            url: ``HOST:PORT`` of its gRPC port, or ``http://HOST:PORT``.
+            metrics: ``HOST:PORT`` of its Prometheus metrics, where they are to be read too.
+        """
+        scheme = "http" if url.startswith("http://") else "grpc"
+        address = server_address(url, scheme)
+        self._url = f"http://{address}" if scheme == "http" else url
+        self._metrics = metrics
+        self._client: Any = None
+        if scheme == "grpc":
+            import tritonclient.grpc
+
+            self._client = tritonclient.grpc.InferenceServerClient(
+                address, channel_args=channel_options(address)
+            )
+
+    def close(self) -> None:
+        """Close the connection."""
+        if self._client is not None:
+            self._client.close()
+
+    def counters(self, models: Sequence[str]) -> dict[str, Counters]:
+        """Counts of each model, once two readings agree; others may ask the server, too, so
+        after a second at the latest.
+        """
+        last = [self._read(model) for model in models]
+        for _ in range(_SETTLE_READINGS):
+            time.sleep(_SETTLE_SECONDS)
+            now = [self._read(model) for model in models]
+            if now == last:
+                break
+            last = now
+        return dict(zip(models, last, strict=True))
+
+    def cache_hits(self) -> int | None:
+        """Cache hits of all models, from the metrics; None without their address."""
+        if self._metrics is None:
+            return None
+        text = _get(f"http://{self._metrics}/metrics").decode("utf-8", "replace")
+        return sum(
+            int(float(line.rpartition(" ")[2]))
+            for line in text.splitlines()
+            if line.startswith("nv_cache_num_hits_per_model")
+        )
+
+    def instances(self, model: str) -> int:
+        """Executions of a model at once, on all GPUs together."""
+        groups = self.describe(model)["model"]["instance_groups"]
+        return max(sum(int(group["count"]) for group in groups), 1)
+
+    def describe(self, model: str) -> dict[str, Any]:
+        """Name and version of the server, and the configuration that decides the model's speed."""
+        server = self._ask("metadata", "")
+        config = self._ask("config", model)
+        groups = [
+            {
+                "count": int(group.get("count", 1)) * max(len(group.get("gpus", [])), 1),
+                "kind": group.get("kind", "KIND_AUTO"),
+            }
+            for group in config.get("instance_group", [])
+        ]
+        return {
+            "server": {key: server.get(key) for key in ("name", "version")},
+            "model": {
+                "name": model,
+                "backend": config.get("backend") or config.get("platform", ""),
+                "max_batch_size": int(config.get("max_batch_size", 0)),
+                "dynamic_batching": config.get("dynamic_batching"),
+                "instance_groups": groups,
+                "response_cache": bool(config.get("response_cache", {}).get("enable")),
+            },
+        }
+
+    def ensemble_steps(self, model: str) -> list[str]:
+        """The models of an ensemble, in its configuration's order; none for another model."""
+        scheduling = self._ask("config", model).get("ensemble_scheduling") or {}
+        return [step["model_name"] for step in scheduling.get("step", [])]
+
+    def _read(self, model: str) -> Counters:
+        versions = self._ask("statistics", model).get("model_stats", [])
+
+        def total(stats: Sequence[Mapping[str, Any]], name: str, key: str) -> int:
+            return sum(int(one.get(name, {}).get(key, 0)) for one in stats)
+
+        sums = [v.get("inference_stats", {}) for v in versions]
+        runs = [batch for v in versions for batch in v.get("batch_stats", [])]
+        computed = ("compute_input", "compute_infer", "compute_output")
+        return Counters(
+            requests=total(sums, "success", "count"),
+            failed=total(sums, "fail", "count"),
+            pictures=sum(int(v.get("inference_count", 0)) for v in versions),
+            executions=sum(int(v.get("execution_count", 0)) for v in versions),
+            cache_hits=total(sums, "cache_hit", "count"),
+            nanoseconds={
+                "total": total(sums, "success", "ns"),
+                **{part: total(sums, theirs, "ns") for part, theirs in PARTS.items()},
+            },
+            busy_nanoseconds=sum(total(runs, name, "ns") for name in computed),
+        )
+
+    def _ask(self, what: str, model: str) -> dict[str, Any]:
+        """``metadata``, ``config`` or ``statistics``, in the JSON that both protocols have."""
+        if self._client is None:
+            name = quote(model, safe="")
+            path = {"metadata": "", "config": f"/models/{name}/config"}
+            path["statistics"] = f"/models/{name}/stats"
+            answer: dict[str, Any] = parse_json(_get(f"{self._url}/v2{path[what]}"))
+            return answer
+        from tritonclient.utils import InferenceServerException
+
+        limits: dict[str, Any] = {"as_json": True, "client_timeout": _TIMEOUT}
+        try:
+            if what == "metadata":
+                answer = self._client.get_server_metadata(**limits)
+            elif what == "config":
+                answer = self._client.get_model_config(model, **limits)["config"]
+            else:
+                answer = self._client.get_inference_statistics(model, **limits)
+        except InferenceServerException as error:
+            status, text = str(error.status() or ""), str(error.message() or error)
+            where = f"{self._url}, model {model!r}"
+            raise map_triton_error(status, text, where=where, seen_ready=False) from None
+        return answer
+
+
+class Watch:
+    """A server's counters around a load."""
+
+    def __init__(self, view: ServerView, models: Sequence[str]) -> None:
+        """Read where the server stands."""
+        self._view, self._models = view, models
+        self._before, self._hits = view.counters(models), view.cache_hits()
+
+    def counted(self) -> dict[str, Counters]:
+        """Counts of each model since then.
+
+        Raises:
+            SceneLoomError: anything was answered from the server's cache.
+        """
+        after, hits = self._view.counters(self._models), self._view.cache_hits()
+        counted = {model: after[model].since(self._before[model]) for model in self._models}
+        known = 0 if hits is None or self._hits is None else hits - self._hits
+        found = max(known, *(counters.cache_hits for counters in counted.values()))
+        if found > 0:
+            raise SceneLoomError(
+                f"{found} requests of this load were answered from the server's response cache, so "
+                "its figures say nothing of the model: serve it without response_cache"
+            )
+        return counted
+
+
+def _get(url: str) -> bytes:
+    try:
+        with _WITHOUT_PROXY.open(url, timeout=_TIMEOUT) as answer:
+            body: bytes = answer.read()
+            return body
+    except http.client.HTTPException as error:
+        said = f"{url}: does not speak HTTP ({type(error).__name__})"
+        raise ServerUnavailableError(said) from None
+    except OSError as error:
+        raise ServerUnavailableError(f"{url}: {getattr(error, 'reason', error)}") from None

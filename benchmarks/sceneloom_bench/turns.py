@@ -1,0 +1,203 @@
+"""Taking turns: in each round everything that is compared has one turn, so that a machine that
+drifts does not decide a ratio within a round.
+
+The order of each round is drawn by a seed: one that rotates gives everything the same neighbour in
+front, whose heat and caches are then part of every turn.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import itertools
+import time
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from typing import Any, Protocol, cast
+
+import numpy as np
+
+from sceneloom.errors import SceneLoomError
+from sceneloom.synthesizer import Image, Request, Synthesizer
+from sceneloom_bench.child_process import ChildProcess
+from sceneloom_bench.harness import batches
+from sceneloom_bench.reports.report import say
+
+
+def rounds_in_turn(names: Collection[str], rounds: int) -> Iterator[tuple[int, list[str]]]:
+    """Number of each round, from 0, and the names in its order.
+
+    Equal in every run; a name that leaves `names` meanwhile has no further turns.
+    """
+    random = np.random.default_rng(0)
+    for number in range(rounds):
+        present = list(names)
+        yield number, [present[index] for index in random.permutation(len(present))]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Round:
+    """Result of an engine's turn."""
+
+    seconds: list[float]
+    """Of each batch, maps on the host to pictures on the host."""
+    device_seconds: list[float]
+    """Of each batch, the GPU's part between two CUDA events; empty where that is not measured."""
+    pictures: dict[int, Image]
+    """Number of the map -> uint8 [H, W, 3], for the maps that were named."""
+
+
+class Runner(Protocol):
+    """An engine that takes turns."""
+
+    def turn(self, batches: Sequence[Sequence[int]], show: frozenset[int]) -> Round:
+        """Render batches of the maps' numbers, and keep the pictures of the numbers in `show`."""
+
+
+class DeviceTimed(Synthesizer):
+    """An engine that knows how long the GPU worked for its last batch."""
+
+    device_seconds: float | None = None
+    """None where it was not measured."""
+
+
+class EngineRunner:
+    """Takes turns with an engine in this process."""
+
+    def __init__(self, engine: Synthesizer) -> None:
+        self._engine = engine
+        self._requests: list[Request] = []
+
+    def __enter__(self) -> EngineRunner:
+        self._engine.__enter__()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self._engine.__exit__(*error)
+
+    def largest(self) -> int:
+        """Most pictures at once."""
+        return self._engine.max_batch_size
+
+    def hold(self, requests: Sequence[Request]) -> None:
+        """Keep the maps that turns name by number."""
+        self._requests = list(requests)
+
+    def turn(self, batches: Sequence[Sequence[int]], show: frozenset[int] = frozenset()) -> Round:
+        """See `Runner.turn`. A batch is stacked before its clock starts: `run_batch` alone is
+        timed, which ends when the pictures are on the host.
+        """
+        seconds, device, pictures = [], [], {}
+        for numbers in batches:
+            inputs = stacked([self._requests[n] for n in numbers])
+            start = time.perf_counter()
+            images = self._engine.run_batch(*inputs)
+            seconds.append(time.perf_counter() - start)
+            if isinstance(self._engine, DeviceTimed) and self._engine.device_seconds is not None:
+                device.append(self._engine.device_seconds)
+            for number, image in zip(numbers, images, strict=True):
+                if number in show:
+                    pictures[number] = image.copy()
+        return Round(seconds=seconds, device_seconds=device, pictures=pictures)
+
+    def run(self, *maps: Any) -> tuple[float, Image]:
+        """Seconds of `Synthesizer.synthesize`, checks of its maps included, and the picture."""
+        start = time.perf_counter()
+        image = self._engine.synthesize(*maps)
+        return time.perf_counter() - start, image
+
+
+def stacked(requests: Sequence[Request]) -> tuple[Any, Any, Any]:
+    """The inputs of `Synthesizer.run_batch`."""
+    columns = [(r.label_map, r.instance_map, r.style) for r in requests]
+    found = [None if c[0] is None else np.stack(c) for c in zip(*columns, strict=True)]
+    return found[0], found[1], found[2]
+
+
+def open_runner(open_engine: Callable[[], Synthesizer]) -> EngineRunner:
+    """Open an engine for turns."""
+    return EngineRunner(open_engine())
+
+
+class EngineProcess(ChildProcess):
+    """An engine that takes turns in a process of its own; see `EngineRunner`.
+
+    Its methods raise EngineError if the engine fails, takes too long, or its process dies.
+    """
+
+    def __init__(self, open_engine: Callable[[], Synthesizer], **limits: float) -> None:
+        """Start the process; it loads the engine (picklable) at once. Limits are as in
+        `ChildProcess`.
+        """
+        super().__init__(functools.partial(open_runner, open_engine), **limits)
+
+    def largest(self) -> int:
+        """Most pictures at once."""
+        return cast(int, self.ask("largest"))
+
+    def hold(self, requests: Sequence[Request]) -> None:
+        """Give the process the maps that turns name by number."""
+        self.ask("hold", list(requests))
+
+    def turn(self, batches: Sequence[Sequence[int]], show: frozenset[int] = frozenset()) -> Round:
+        """See `Runner.turn`; each batch may take as long as a call."""
+        return cast(Round, self.ask("turn", batches, show, times=max(len(batches), 1)))
+
+    def run(self, *maps: Any) -> tuple[float, Image]:
+        """As `EngineRunner.run`, timed inside the process."""
+        return cast(tuple[float, Image], self.ask("run", *maps))
+
+
+@dataclasses.dataclass(kw_only=True)
+class Timings:
+    """Seconds of one engine, by round, without the warm-up."""
+
+    seconds: list[list[float]] = dataclasses.field(default_factory=list)
+    device_seconds: list[list[float]] = dataclasses.field(default_factory=list)
+    """Of each batch; empty rounds where the engine does not measure it."""
+    pictures: dict[int, Image] = dataclasses.field(default_factory=dict)
+    """Number of the map -> its first picture."""
+    grown_mib: float = 0.0
+    """Growth of the GPU's used memory in the warm-up."""
+
+
+def run_rounds(
+    runners: Mapping[str, Runner],
+    maps: int,
+    *,
+    batch: int,
+    rounds: int,
+    turn: int,
+    gpu_used: Callable[[], float] = lambda: 0.0,
+) -> tuple[dict[str, Timings], dict[str, str]]:
+    """Let engines that hold the maps take turns of `turn` batches; the first round is warm-up and
+    not counted. `gpu_used` is in MiB.
+
+    Returns:
+        timings of each engine, and why each failed one did; a failed one is not in the first.
+    """
+    taken = {name: Timings() for name in runners}
+    failed: dict[str, str] = {}
+    numbers = batches(range(maps), batch)
+    for number, names in rounds_in_turn(taken, rounds + 1):
+        work = list(itertools.islice(numbers, turn))
+        every = frozenset(itertools.chain.from_iterable(work))
+        said = []
+        for name in names:
+            before = gpu_used() if not number else 0.0
+            try:
+                done = runners[name].turn(work, every - taken[name].pictures.keys())
+            except SceneLoomError as error:
+                failed[name] = str(error)
+                del taken[name]
+                said.append(f"{name} failed ({error})")
+                continue
+            taken[name].pictures.update(done.pictures)
+            said.append(f"{name} {sum(done.seconds) / len(done.seconds):.3f}")
+            if number:
+                taken[name].seconds.append(done.seconds)
+                taken[name].device_seconds.append(done.device_seconds)
+            else:
+                taken[name].grown_mib = gpu_used() - before
+        what = f"round {number} of {rounds}" if number else "warm-up"
+        say(f"batch {batch}, {what}, seconds: {', '.join(said)}")
+    return taken, failed
