@@ -11,7 +11,6 @@ from typing import Literal, get_args
 
 from sceneloom.contract import Contract
 from sceneloom.errors import SchemaError, SizeError
-from sceneloom.maps import OnUnknown
 from sceneloom_serving.parity import CLASSES, Precision, PrecisionClass
 from sceneloom_serving.plan_record import Hardware, Profile
 
@@ -82,7 +81,7 @@ class ExportSettings:
     """Folder of your own label and instance maps, to be proven and calibrated on beside drawn ones;
     the first eight are used.
     """
-    unknown: OnUnknown = "error"
+    unknown: Literal["error", "unlabelled"] = "error"
     """What to do with label ids of your maps that the schema does not have: refuse the map, or read
     them as unlabelled.
     """
