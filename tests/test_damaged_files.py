@@ -201,7 +201,7 @@ def run_state(folder: Path) -> Path:
 
     run = RunFolder(folder)
     with run.claimed():
-        run.save(3, {"step": 3}, generator=generator(), contract=None, encoder=None, provenance={})
+        run.save(3, {"step": 3})
         run.write_record({"settings": {"a": 1}, "step": 3})
     return run.folder(3) / "state.json"
 
