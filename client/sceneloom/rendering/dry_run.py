@@ -306,12 +306,3 @@ def rendered_pictures(plan: Plan) -> Iterator[Image]:
                 if data is None:
                     raise InputError(f"{row.output}: is not there any more")
                 yield decode_picture(data, name=row.output)
-
-
-def _check_container(output: str, container: Container) -> None:
-    """Refuse to call pictures damaged that were rendered into another container."""
-    made: Container = (
-        "tar" if ".tar#" in output else "parquet" if ".parquet#" in output else "folder"
-    )
-    if made != container:
-        raise InputError(f"{output}: rendered with --container {made}; verify with the same")
