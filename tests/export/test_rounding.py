@@ -70,7 +70,9 @@ def test_bfloat16_moves_a_picture_further_than_half(
     generator: Generator, references: References
 ) -> None:
     half, brain = (judge_rounded(generator, CONTRACT, p, references) for p in ("fp16", "bf16"))
-    assert (half.reason, brain.reason) == (None, None)
+    assert half.reason is None
+    assert brain.reason is not None
+    assert "bf16 is proven on 8 maps at least" in brain.reason
     assert brain.parity.mean > 4 * half.parity.mean
     assert brain.largest.keys() == half.largest.keys()
 
@@ -123,7 +125,7 @@ def test_value_that_half_cannot_hold_is_caught_by_its_layer(
     assert math.isnan(judged.largest["global_generator.blocks.0.norm1"])
     assert judged.to_json()["largest"]["global_generator.blocks.0.norm1"] is None
     brain = judge_rounded(generator, CONTRACT, "bf16", references)
-    assert brain.reason is None  # whose range is float32's
+    assert all(map(math.isfinite, brain.largest.values()))  # its range is float32's
 
 
 def test_value_near_the_end_of_the_range_is_caught_although_the_picture_is_right(

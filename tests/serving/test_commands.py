@@ -106,7 +106,7 @@ def test_render_a_data_set_with_broken_maps(
     good = run_command("render", dataset, out, "--url", serve.grpc)
     assert good.returncode == 0, good.stderr
     assert "rendered 3 of 3 maps" in good.stdout
-    assert "1 were padded" in good.stdout
+    assert "1 was padded" in good.stdout
     assert sorted(p.name for p in out.glob("*.png")) == [
         f"city_{i}_gtFine_labelIds.png" for i in range(3)
     ]
@@ -168,7 +168,7 @@ def test_import_and_export_commands(
 ) -> None:
     done = run_command("import", published, "--labels", "cityscapes", "--out", tmp_path / "c")
     assert done.returncode == 0, done.stderr
-    assert "ngf 4, 2 downsamplings, 2 blocks, enhancers: 1, of 1 blocks" in done.stdout
+    assert "ngf 4, 2 downsamplings, 2 blocks, enhancers: 1, of 1 block" in done.stdout
     assert "multiples of 8" in done.stdout
     places = (str(tmp_path / "c"), "--repository", str(tmp_path / "r"))
     assert main(["export", *places, "--sizes", "100x100"]) == 1
