@@ -87,7 +87,8 @@ def read_flags(path: Path) -> list[str]:
         InputError: the file cannot be read, or is not such a file.
     """
     try:
-        tables = tomllib.loads(path.read_text("utf-8").removeprefix("\ufeff"))  # Windows' editors put a BOM
+        text = path.read_text("utf-8")
+        tables = tomllib.loads(text.removeprefix("\ufeff"))  # Windows' editors put a BOM
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from None
     except ValueError as error:  # TOML and UTF-8 errors
