@@ -44,7 +44,7 @@ unit: $(INSTALLED)
 	$(TESTS) tests/benchmarks tests/examples $(EVALUATE) tests/export tests/serving tests/deploy
 
 cases: $(INSTALLED)  ## inputs and situations that failed before, of ../shared/cases where that is there
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m cases tests/test_cases.py
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m cases -k "$(CASES)" --durations=5 tests/test_cases.py
 
 wheel: $(INSTALLED)  ## build the wheel, install it in empty environments, export and serve from it
 	$(BIN)/python tests/wheel/check_wheel.py
