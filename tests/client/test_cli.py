@@ -254,7 +254,7 @@ def test_many_failures_are_counted_by_kind(
 def test_schemas(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["schemas"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert "cityscapes            35 labels, unlabelled: 0" in lines
+    assert "cityscapes             35 labels, unlabelled: 0" in lines
     assert len({line.index(" labels") for line in lines}) == 1
     assert main(["schemas", "no-such"]) == 1
     assert capsys.readouterr().err.startswith("sceneloom schemas: no label schema 'no-such'")

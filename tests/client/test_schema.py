@@ -61,6 +61,12 @@ def schemas(draw: st.DrawFn) -> LabelSchema:
         ("nyu40", 40),
         ("celebamask", 19),
         ("helen", 11),
+        ("mapillary-vistas", 66),
+        ("mapillary-vistas-2.0", 124),
+        ("bdd100k", 19),
+        ("kitti-360", 45),
+        ("carla", 29),
+        ("carla-0.9.13", 23),
     ],
 )
 def test_builtin_schemas(name: str, channels: int) -> None:
@@ -72,12 +78,18 @@ def test_builtin_schemas(name: str, channels: int) -> None:
 def test_the_list_of_builtin_schemas() -> None:
     assert builtin_schemas() == [
         "ade20k",
+        "bdd100k",
+        "carla",
+        "carla-0.9.13",
         "celebamask",
         "cityscapes",
         "cityscapes-eval",
         "cityscapes-markings",
         "cityscapes19",
         "helen",
+        "kitti-360",
+        "mapillary-vistas",
+        "mapillary-vistas-2.0",
         "nyu40",
     ]
 
@@ -310,7 +322,7 @@ def test_any_json_is_a_schema_or_a_schema_error(data: Any) -> None:
 
 @pytest.mark.parametrize("name", ["cityscape", "", ".", "/nowhere/x.json", "x" * 5000, "a\0b"])
 def test_no_such_schema_names_the_builtin_ones(name: str) -> None:
-    with pytest.raises(InputError, match="ade20k, celebamask, cityscapes"):
+    with pytest.raises(InputError, match="ade20k, bdd100k, carla"):
         load_schema(name)
 
 
