@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import stat
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -144,6 +145,17 @@ def read_instance_map(
             "2147483647"
         )
     return values.astype(np.int32, copy=False)
+
+
+def parse_size(text: str, *, of: str = "size") -> tuple[int, int]:
+    """Parse WIDTHxHEIGHT, each side from 1 to 99999, to (height, width).
+
+    Raises InputError, with the name `of`, if the text has another form.
+    """
+    match = re.fullmatch(r"([1-9][0-9]{0,4})[xX]([1-9][0-9]{0,4})", text, re.ASCII)
+    if match is None:
+        raise InputError(f"{of} is {text!r}; write WIDTHxHEIGHT, such as 2048x1024")
+    return int(match[2]), int(match[1])
 
 
 def _name(source: str | Path | bytes, name: str | None) -> str:
