@@ -24,7 +24,8 @@ import numpy.typing as npt
 from sceneloom.contract import Contract, is_style, json_vector
 from sceneloom.errors import InputError, MissingInputError, SceneLoomError, SchemaError
 from sceneloom.files import write_whole
-from sceneloom.maps import check_contract, check_instance_map, check_label_map, instance_channels
+from sceneloom.kinds import check_kind
+from sceneloom.maps import check_instance_map, check_label_map, instance_channels
 from sceneloom.schema import json_key, parse_json
 from sceneloom.version import __version__
 
@@ -280,7 +281,7 @@ def round_style(vector: npt.ArrayLike) -> tuple[float, ...]:
 
 def check_takes_style(contract: Contract) -> None:
     """Raise InputError if the model takes no style, or the argument is no contract."""
-    check_contract(contract)
+    check_kind(contract, Contract, "the model's contract")
     if not contract.style_channels:
         raise InputError("this model takes no style: it was trained without an encoder")
 
