@@ -59,6 +59,8 @@ class _Map(NamedTuple):
     name: str
     key: str
     """Name without ending."""
+    ending: str
+    """In lower case."""
     stem: str
     """Key without a suffix of `_KINDS`."""
     kind: str
@@ -72,12 +74,13 @@ def _parse(name: str) -> _Map:
     key = name[:dot] if start < dot < len(name) - 1 else name
     at = max(key.rfind("_"), key.rfind("-"))
     kind = "" if at < 0 else key[at + 1 :].lower()
-    return _Map(name, key, key[:at] if kind in _KINDS else key, kind)
+    stem = key[:at] if kind in _KINDS else key
+    return _Map(name, key, name[len(key) :].lower(), stem, kind)
 
 
 def is_map_name(name: str) -> bool:
     """Whether a file is read as a map, by its ending."""
-    return _has_ending(_parse(name))
+    return _parse(name).ending in MAP_SUFFIXES
 
 
 def pair_names(
@@ -105,14 +108,16 @@ def pair_names(
     """
     labels_left_out: list[LeftOut] = []
     instances_left_out: list[LeftOut] = []
-    of_labels = _split(map(_parse, labels), _has_ending, OTHER_KIND, labels_left_out)
-    of_instances: list[_Map] = []
+    of_labels, of_instances = [
+        _split(map(_parse, names), lambda one: one.ending in MAP_SUFFIXES, OTHER_KIND, left_out)
+        for names, left_out in (
+            (labels, labels_left_out),
+            (() if together or instances is None else instances, instances_left_out),
+        )
+    ]
     if together:
         of_instances = [one for one in of_labels if one.kind in _INSTANCE]
         of_labels = [one for one in of_labels if one.kind not in _INSTANCE]
-    elif instances is not None:
-        found = map(_parse, instances)
-        of_instances = _split(found, _has_ending, OTHER_KIND, instances_left_out)
     of_labels = _of_one_kind(of_labels, _LABEL_KINDS[training_ids], labels_left_out)
     of_instances = _of_one_kind(of_instances, _INSTANCE_KINDS[training_ids], instances_left_out)
     if instances is None:
@@ -152,10 +157,6 @@ def pair_names(
     return Pairing(
         pairs=pairs, labels_left_out=labels_left_out, instances_left_out=instances_left_out
     )
-
-
-def _has_ending(one: _Map) -> bool:
-    return one.name[len(one.key) :].lower() in MAP_SUFFIXES
 
 
 def _of_one_kind(maps: list[_Map], kinds: tuple[str, str], left_out: list[LeftOut]) -> list[_Map]:
@@ -214,7 +215,7 @@ def pair_folders(
         paths.append(PurePosixPath(folder) if is_remote(folder) else local_path(folder).resolve())
     together = len(paths) > 1 and paths[0] == paths[1]
     names: list[list[str]] = []
-    left_out: list[LeftOut] = []
+    found_beside: list[tuple[str, Sequence[LeftOut]]] = []
     for folder, path in list(zip(folders, paths, strict=True))[: 1 if together else 2]:
         try:
             found, hidden = list_places(folder)
@@ -225,7 +226,7 @@ def pair_folders(
                 inner = f"{other.relative_to(path).as_posix()}/"
                 found = [name for name in found if not name.startswith(inner)]
         names.append(found)
-        left_out += _below(folder, hidden)
+        found_beside.append((folder, hidden))
     pairing = pair_names(
         names[0],
         None if instances is None else names[-1],
@@ -234,18 +235,18 @@ def pair_folders(
         place_of_label=lambda name: join(labels, name),
         place_of_instance=lambda name: join(instances or "", name),
     )
-    left_out += _below(labels, pairing.labels_left_out)
-    left_out += _below(folders[-1], pairing.instances_left_out)
+    found_beside.append((labels, pairing.labels_left_out))
+    found_beside.append((folders[-1], pairing.instances_left_out))
+    # Names behind the folder's own tell two folders of one data set apart.
+    left_out = [
+        dataclasses.replace(one, name=f"{PurePosixPath(folder).name}/{one.name}".lstrip("/"))
+        for folder, others in found_beside
+        for one in others
+    ]
     if not pairing.pairs:
         reason = f"{labels}: no label maps ({', '.join(MAP_SUFFIXES)})"
         raise InputError("; ".join([reason, *describe(left_out)]))
     return pairing.pairs, left_out
-
-
-def _below(folder: str, left_out: Iterable[LeftOut]) -> list[LeftOut]:
-    """Names behind the folder's own, to tell two folders of one data set apart."""
-    own = PurePosixPath(folder).name
-    return [dataclasses.replace(one, name=f"{own}/{one.name}".lstrip("/")) for one in left_out]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

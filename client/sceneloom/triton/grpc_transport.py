@@ -42,7 +42,7 @@ def channel_options(address: str) -> list[tuple[str, int]]:
 
 def is_loopback(address: str) -> bool:
     """Whether ``HOST:PORT`` never leaves this machine."""
-    host = _host(address)
+    host = address.rpartition(":")[0].strip("[]").lower()
     if host == "localhost" or host.endswith(".localhost"):
         return True
     try:
@@ -55,7 +55,7 @@ def is_loopback(address: str) -> bool:
 
 def proxy_words(address: str) -> str:
     """Note on the proxy between gRPC and ``HOST:PORT``; empty for none."""
-    host = _host(address)
+    host = address.rpartition(":")[0].strip("[]").lower()
     name = next((name for name in _PROXIES if os.environ.get(name)), None)
     excepted = next((os.environ[one] for one in _EXCEPTIONS if os.environ.get(one)), "")
     fits = any(_fits(host, one.strip()) for one in excepted.split(","))
@@ -64,10 +64,6 @@ def proxy_words(address: str) -> str:
     proxy = urlsplit(os.environ[name])
     there = proxy.netloc.rpartition("@")[2] or "no address"  # without a password
     return f"; gRPC goes through the proxy of {name} ({there}): no_proxy={host} leaves it out"
-
-
-def _host(address: str) -> str:
-    return address.rpartition(":")[0].strip("[]").lower()
 
 
 def _fits(host: str, exception: str) -> bool:
@@ -134,10 +130,11 @@ class GrpcTransport(TritonTransport):
         """Send one request and wait for its output; see `Transport.infer`."""
         self._check_open()
         try:
-            result = self._ask(model, inputs, output, timeout)
+            _, answer = self._ask(model, inputs, output, timeout)
         except self._grpc.InferenceServerException as error:
             raise self._map(error, model) from None
-        return self._output(result, model, output)
+        assert answer is not None, "an output in memory"
+        return answer
 
     def answered(self, model: str, *, timeout: float) -> int:
         """Number of requests that a model has answered since it was loaded; raises a
@@ -162,7 +159,8 @@ class GrpcTransport(TritonTransport):
         output: str,
         timeout: float,
         place: Placement | None = None,
-    ) -> Any:
+    ) -> tuple[Any, npt.NDArray[Any] | None]:
+        """Answer of tritonclient, and its output if that is in the message."""
         tensors = []
         for name, array in inputs.items():
             tensor = self._grpc.InferInput(name, list(array.shape), TRITON_DTYPES[array.dtype])
@@ -183,16 +181,16 @@ class GrpcTransport(TritonTransport):
             parameters={ENGINE_PARAMETER: engine} if engine else None,
         )
         self._answered.add(model)
-        return result
-
-    def _output(self, result: Any, model: str, output: str) -> npt.NDArray[Any]:
+        in_memory = place is not None and place.output_size
+        if in_memory and not any(result.get_response().raw_output_contents):
+            return result, None
         try:
             answer: npt.NDArray[Any] | None = result.as_numpy(output)
         except (ValueError, struct.error):  # fewer or more bytes than its shape says
             answer = None
         if answer is None:
             raise self._no_output(model, output)
-        return answer
+        return result, answer
 
     def _map(self, error: Any, model: str) -> ServingError:
         mapped = map_triton_error(

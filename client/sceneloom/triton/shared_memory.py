@@ -284,7 +284,8 @@ class SharedMemoryTransport(GrpcTransport):
         for last in (False, True):
             try:
                 self._register(region, seconds_left(deadline))
-                result = self._ask(model, inputs, output, seconds_left(deadline), place)
+                left = seconds_left(deadline)
+                result, answer = self._ask(model, inputs, output, left, place)
                 break
             except self._grpc.InferenceServerException as error:
                 forgotten = _FORGOTTEN in str(error.message())  # by a server that was restarted
@@ -293,8 +294,8 @@ class SharedMemoryTransport(GrpcTransport):
                     raise self._map(error, model) from None
                 region.registered = region.registered and not forgotten
                 place.output_size = 0 if too_small else place.output_size
-        if not place.output_size or any(result.get_response().raw_output_contents):
-            return self._output(result, model, output)
+        if answer is not None:
+            return answer
         described = result.get_output(output)
         dtype = NUMPY_DTYPES.get(described.datatype if described is not None else "")
         shape = tuple(described.shape) if described is not None else ()

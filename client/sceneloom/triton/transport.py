@@ -187,25 +187,25 @@ class TritonTransport(abc.ABC):
     def model_config(self, model: str, *, timeout: float) -> ModelConfig:
         """Read a model's configuration; see `Transport.model_config`."""
         deadline = time.monotonic() + timeout
-
-        def specs(tensors: Any) -> dict[str, TensorSpec]:
-            return {
-                tensor["name"]: TensorSpec(
-                    dtype=tensor["data_type"].removeprefix("TYPE_").replace("STRING", "BYTES"),
-                    dims=tuple(map(int, tensor["dims"])),
-                )
-                for tensor in tensors
-            }
-
         try:
             config = self._read("config", model, deadline)
             versions = self._read("metadata", model, deadline).get("versions", [])
             parameters = config.get("parameters", {})
+            inputs, outputs = (
+                {
+                    tensor["name"]: TensorSpec(
+                        dtype=tensor["data_type"].removeprefix("TYPE_").replace("STRING", "BYTES"),
+                        dims=tuple(map(int, tensor["dims"])),
+                    )
+                    for tensor in config[tensors]
+                }
+                for tensors in ("input", "output")
+            )
             found = ModelConfig(
                 parameters={k: v.get("string_value", "") for k, v in parameters.items()},
                 max_batch_size=int(config.get("max_batch_size", 0)),
-                inputs=specs(config["input"]),
-                outputs=specs(config["output"]),
+                inputs=inputs,
+                outputs=outputs,
                 version=max(versions, key=int, default=""),
                 dynamic_batching="dynamic_batching" in config,
             )
