@@ -26,21 +26,16 @@ from sceneloom.rendering.run import Plan, RenderRun
 from sceneloom.rendering.settings import Container, RenderSettings, ShardSettings
 from sceneloom_bench.noop_server import NoopServer, write_noop_repository
 
-pytestmark = [
-    pytest.mark.triton,
-    # Ray copies its own settings, and warns of those that it will drop.
-    pytest.mark.filterwarnings("ignore:.* is deprecated:DeprecationWarning:ray.data.context"),
-]
+pytestmark = pytest.mark.triton
 
 RAY = RaySettings(actors=2, maps_per_block=4, object_store=128)
 
 
 @pytest.fixture(scope="module")
 def _ray() -> Iterator[None]:
-    with ray_started(RAY) as workers:
+    with ray_started(RAY):
         yield
         ours = {process.pid for process in psutil.Process().children(recursive=True)}
-        workers |= ours
     left = [path for pid in ours for path in SHARED_MEMORY.glob(f"sceneloom-{pid}-*-client-*")]
     assert left == []
 
@@ -95,7 +90,7 @@ def by_kind(results: list[Result]) -> Counter[str]:
 def actors() -> list[psutil.Process]:
     """The processes of the actors that render."""
     found = psutil.Process().children(recursive=True)
-    return [process for process in found if "MapWorker" in " ".join(process.cmdline())]
+    return [process for process in found if "BlockWorker" in " ".join(process.cmdline())]
 
 
 class Counting(Listener):
@@ -130,7 +125,7 @@ def test_ray_gives_what_threads_give_although_it_is_stopped_and_an_actor_is_kill
             stopped.append(result)
             run.stop()
     done = {result.key for result in stopped if isinstance(result, Rendered)}
-    assert 4 <= len(done) <= 48  # from a block to what two actors can have been given
+    assert 4 <= len(done) <= 20  # a block, and the two in flight of each of two actors
     deleted, damaged, *_ = done
     (setup.place / f"{deleted}.png").unlink()
     (setup.place / f"{damaged}.png").write_bytes(b"damaged")
