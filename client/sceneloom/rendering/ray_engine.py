@@ -15,7 +15,7 @@ import signal
 import threading
 from collections import deque
 from collections.abc import Generator, Iterator
-from concurrent.futures import Executor, ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,6 @@ from sceneloom.errors import InputError, SceneLoomError, out_of_resources, requi
 from sceneloom.rendering.connections import Connection, Route
 from sceneloom.rendering.items import Failed, MapItem, Result, Source
 from sceneloom.rendering.listeners import Levels
-from sceneloom.rendering.manifest import Row
 from sceneloom.rendering.plan import TritonServers
 from sceneloom.rendering.ray_worker import Assigned, BlockResult, BlockWorker, Work
 from sceneloom.rendering.run import Plan, Run, open_store
@@ -101,7 +100,7 @@ def ray_started(settings: RaySettings) -> Iterator[None]:
         ray.shutdown()
 
 
-@dataclasses.dataclass(eq=False)
+@dataclasses.dataclass(frozen=True)
 class Block:
     """Maps that an actor renders together."""
 
@@ -157,32 +156,50 @@ class _Actors:
         self._in_flight: dict[Any, tuple[Any, Block | None]] = {}  # None: the actor starts
         self._failed_starts = 0
 
-    def has_room(self) -> bool:
-        """Whether to list another block: one waits, and one more for each actor to start."""
-        return len(self._waiting) <= self._most - len(self._levels)
-
-    def is_idle(self) -> bool:
-        flying = any(block is not None for _, block in self._in_flight.values())
-        return not self._waiting and not flying
-
-    def give(self, block: Block) -> None:
-        self._waiting.append(block)
-        self._submit()
-
-    def withdraw(self) -> None:
-        """Forget the blocks that wait for an actor."""
-        self._waiting.clear()
-
     def levels(self) -> Levels:
-        reported, flying = list(self._levels.values()), list(self._in_flight.values())
+        reported, in_flight = list(self._levels.values()), list(self._in_flight.values())
         return Levels(
             in_flight=sum(levels.in_flight for levels in reported),
             window=sum(levels.window for levels in reported),
-            active=sum(len(block.maps) for _, block in flying if block is not None),
+            active=sum(len(block.maps) for _, block in in_flight if block is not None),
         )
 
-    def wait(self) -> BlockResult | None:
-        """Wait a moment for the result of a block; None if none came."""
+    def results(self, blocks: Iterator[Block], stop: threading.Event) -> Iterator[BlockResult]:
+        """Render blocks until their end or a stop.
+
+        Raises what `blocks` raises, after the results of the blocks before.
+        """
+        error: Exception | None = None
+        with ThreadPoolExecutor(1, "sceneloom-list") as lister:
+            listing: Future[Block | None] | None = lister.submit(next, blocks, None)
+            while True:
+                if stop.is_set():
+                    self._waiting.clear()
+                    listing = None
+                busy = self._waiting or any(block for _, block in self._in_flight.values())
+                # One block waits, and one more for each actor that can start.
+                room = len(self._waiting) <= self._most - len(self._levels)
+                if listing is not None and room and (listing.done() or not busy):
+                    try:
+                        block = listing.result()
+                    except Exception as met:
+                        error, block = met, None
+                    listing = None
+                    if block is not None:
+                        listing = lister.submit(next, blocks, None)
+                        self._waiting.append(block)
+                        self._submit()
+                elif busy:
+                    result = self._wait()
+                    if result is not None:
+                        yield result
+                elif error is not None:
+                    raise error
+                else:
+                    return
+
+    def _wait(self) -> BlockResult | None:
+        """Wait a moment for the result of a block."""
         import ray
         from ray import exceptions as ended
 
@@ -193,6 +210,12 @@ class _Actors:
         result: BlockResult | None = None
         try:
             got = ray.get(ready[0])
+            if block is None:
+                self._failed_starts = 0
+            else:
+                result = got
+                if actor in self._levels:
+                    self._levels[actor] = got.levels
         except (
             ended.RayActorError,
             ended.NodeDiedError,
@@ -205,36 +228,14 @@ class _Actors:
                 self._failed_starts += 1
                 if getattr(error, "actor_init_failed", False) or self._failed_starts == _TRIES:
                     raise _gave_up(error) from error
+            elif (deaths := block.deaths + 1) < _TRIES:
+                self._waiting.appendleft(Block(block.maps, deaths))
             else:
-                block.deaths += 1
-                if block.deaths == _TRIES:
-                    result = _given_up(block)
-                else:
-                    self._waiting.appendleft(block)
+                result = _given_up(block)
         except Exception as error:
             raise _gave_up(error) from error
-        else:
-            if block is None:
-                self._failed_starts = 0
-            else:
-                result = got
-                if actor in self._levels:
-                    self._levels[actor] = got.levels
         self._submit()
         return result
-
-    def close(self) -> None:
-        """End the actors; what is in flight is dropped."""
-        import ray
-
-        with contextlib.suppress(ray.exceptions.RayError):
-            starting = [actor for actor, block in self._in_flight.values() if block is None]
-            closing = [actor.close.remote() for actor in self._levels if actor not in starting]
-            if closing:
-                ray.wait(closing, num_returns=len(closing), timeout=_CLOSE_SECONDS)
-            for actor in self._levels:
-                ray.kill(actor)
-        sweep_regions()  # of actors that were killed
 
     def _submit(self) -> None:
         """Give waiting blocks to actors with room, and start actors for the others."""
@@ -257,16 +258,25 @@ class _Actors:
             self._levels[actor] = Levels()
             self._in_flight[actor.__ray_ready__.remote()] = actor, None
 
+    def close(self) -> None:
+        import ray
+
+        with contextlib.suppress(ray.exceptions.RayError):
+            starting = [actor for actor, block in self._in_flight.values() if block is None]
+            closing = [actor.close.remote() for actor in self._levels if actor not in starting]
+            if closing:
+                ray.wait(closing, num_returns=len(closing), timeout=_CLOSE_SECONDS)
+            for actor in self._levels:
+                ray.kill(actor)
+        sweep_regions()  # of actors that were killed
+
 
 def _given_up(block: Block) -> BlockResult:
-    died = (
-        f"{block.deaths} processes died at it, or at one of the "
-        f"{counted(len(block.maps), 'map')} that they were given together"
-    )
+    count = counted(len(block.maps), "map")
+    died = f"{_TRIES} processes died at it, or at one of the {count} that they were given together"
     items = [assigned.item for assigned in block.maps]
-    errors = [SceneLoomError(f"{item.label.name}: {died}") for item in items]
-    failed = [Failed(key=i.key, error=error) for i, error in zip(items, errors, strict=True)]
-    return BlockResult(failed=[(one, "") for one in failed])
+    errors = [(item.key, SceneLoomError(f"{item.label.name}: {died}")) for item in items]
+    return BlockResult(failed=[(Failed(key=key, error=error), "") for key, error in errors])
 
 
 def _gave_up(error: Exception) -> SceneLoomError:
@@ -286,11 +296,9 @@ class RayRun(Run):
         Args:
             plan: with a sink and a manifest.
             servers: those of the plan, by addresses that every machine reaches.
-            settings: how the run is spread.
+            settings: number and size of the actors.
 
-        Raises:
-            InputError: the plan has no place for pictures.
-            MissingDependencyError: Ray is not installed.
+        Raises InputError if the plan has no sink, and MissingDependencyError without Ray.
         """
         require(("ray",), extra="ray", purpose="rendering with Ray")
         if plan.sink is None or plan.manifest is None:
@@ -300,17 +308,11 @@ class RayRun(Run):
         self._route = Route()
         self._results = self._render()
         self._broken: Exception | None = None
+        self._stopped = threading.Event()
         self._actors: _Actors | None = None
 
     def __next__(self) -> Result:
-        """Wait for the next result.
-
-        Raises:
-            ServerUnavailableError: no server answered for longer than the run's patience.
-            OSError: the place of the pictures is full or gone.
-            OutOfResourcesError: a machine has no memory, or no thread, left.
-            SceneLoomError: the run cannot begin, its source cannot be read on, or Ray gave up.
-        """
+        """Wait for the next result; see `RenderRun`. Raises SceneLoomError if Ray gave up."""
         try:
             return next(self._results)
         except (MemoryError, RuntimeError) as error:
@@ -318,7 +320,7 @@ class RayRun(Run):
 
     def stop(self) -> None:
         """Give no further map to an actor; see `Run.stop`."""
-        self._stop_asked = True
+        self._stopped.set()
 
     def levels(self) -> Levels:
         """Sums of what the actors last reported, and how many maps they have."""
@@ -363,7 +365,7 @@ class RayRun(Run):
             self._count_aside(source)
             blocks = list_blocks(source, store, self._settings.maps_per_block, pool)
             self.rendering = True
-            for result in self._keep(self._answers(actors, blocks), store, pool):
+            for result in self._keep(actors.results(blocks, self._stopped), store, pool):
                 for listener in plan.listeners:
                     listener.on_result(result)
                 yield result
@@ -382,54 +384,42 @@ class RayRun(Run):
             finally:
                 await servers.close()
 
-    def _answers(self, actors: _Actors, blocks: Iterator[Block]) -> Iterator[BlockResult]:
-        """Keep the actors busy until the source ends or the run stops."""
-        with ThreadPoolExecutor(1, "sceneloom-list") as lister:
-            coming, ended = lister.submit(next, blocks, None), False
-            while True:
-                if self._stop_asked:
-                    actors.withdraw()
-                elif not ended and actors.has_room() and (coming.done() or actors.is_idle()):
-                    try:
-                        block = coming.result()
-                    except Exception as error:
-                        self._break(error)
-                        block = None
-                    if block is None:
-                        ended = True
-                    else:
-                        actors.give(block)
-                        coming = lister.submit(next, blocks, None)
-                    continue
-                if actors.is_idle():
-                    return
-                if (answer := actors.wait()) is not None:
-                    yield answer
-
     def _keep(
-        self, answers: Iterator[BlockResult], store: Store, pool: Executor
+        self, results: Iterator[BlockResult], store: Store, pool: Executor
     ) -> Iterator[Result]:
         """Put pictures and failures in their places."""
-        for answered in answers:
-            if answered.requests:
-                self._route = answered.route
-            for listener in self._plan.listeners:
-                for seconds, sent, received in answered.requests:
-                    listener.on_answer(seconds, sent, received)
-                for retried in answered.retries:
-                    listener.on_retry(retried)
-            yield from answered.skipped
-            kept = [pool.submit(_keep, store, *made) for made in answered.made]
-            kept += [pool.submit(_keep_failure, store, *failed) for failed in answered.failed]
-            for future in kept:
-                results, error = future.result()
-                yield from results
-                if error is not None and place_is_gone(error):
-                    self._break(error)
-            if answered.error is not None:
-                self._break(answered.error)
-            if isinstance(self._broken, OSError):
-                break  # other results have no place either
+        try:
+            for block in results:
+                if block.requests:
+                    self._route = block.route
+                for listener in self._plan.listeners:
+                    for seconds, sent, received in block.requests:
+                        listener.on_answer(seconds, sent, received)
+                    for retried in block.retries:
+                        listener.on_retry(retried)
+                yield from block.skipped
+                failed = list(block.failed)
+                puts = [(row, pool.submit(store.keep, row, data)) for row, data in block.made]
+                for row, put in puts:
+                    try:
+                        yield from put.result()
+                    except OSError as error:
+                        failed.append((Failed(key=row.key, error=error), row.input_hash))
+                        if place_is_gone(error):
+                            self._break(error)
+                for one, input_hash in failed:
+                    row = failure_row(one, origin=store.origin, input_hash=input_hash)
+                    try:
+                        store.keep_failure(row)
+                    except OSError as error:
+                        self._break(error)
+                    yield one
+                if block.error is not None:
+                    self._break(block.error)
+                if isinstance(self._broken, OSError):
+                    break  # other results have no place either
+        except Exception as error:  # of the source or of Ray; pictures of a shard are kept
+            self._break(error)
         try:
             yield from store.finish()
         except OSError as error:
@@ -438,21 +428,4 @@ class RayRun(Run):
     def _break(self, error: Exception) -> None:
         """Stop the run for a reason that further maps would meet too."""
         self._broken = self._broken or error
-        self.stop()
-
-
-def _keep(store: Store, row: Row, data: bytes) -> tuple[list[Result], OSError | None]:
-    try:
-        return list(store.keep(row, data)), None
-    except OSError as error:
-        return _keep_failure(store, Failed(key=row.key, error=error), row.input_hash)[0], error
-
-
-def _keep_failure(
-    store: Store, failed: Failed, input_hash: str
-) -> tuple[list[Result], OSError | None]:
-    try:
-        store.keep_failure(failure_row(failed, origin=store.origin, input_hash=input_hash))
-    except OSError as error:
-        return [failed], error
-    return [failed], None
+        self._stopped.set()
