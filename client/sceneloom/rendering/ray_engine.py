@@ -20,20 +20,18 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from sceneloom.contract import Contract
 from sceneloom.errors import InputError, SceneLoomError, out_of_resources, require
 from sceneloom.files import SHARED_MEMORY
-from sceneloom.rendering.connections import Route
+from sceneloom.rendering.connections import Connection, Route
 from sceneloom.rendering.items import Failed, MapItem, Result, Skipped, Source
 from sceneloom.rendering.listeners import Levels
-from sceneloom.rendering.manifest import Manifest, Row
+from sceneloom.rendering.manifest import Row
 from sceneloom.rendering.plan import TritonServers
 from sceneloom.rendering.ray_worker import Assigned, BlockResult, Made, Outcome, Unchanged, Work
-from sceneloom.rendering.run import Plan, Run, open_store
+from sceneloom.rendering.run import Plan, Run, open_plan
 from sceneloom.rendering.servers import Servers
 from sceneloom.rendering.settings import RenderSettings
-from sceneloom.rendering.store import Store, failure_row, place_is_gone
-from sceneloom.style import style_chooser
+from sceneloom.rendering.store import Store, failure_row, location_is_gone
 from sceneloom.triton.shared_memory import sweep_regions
 
 if TYPE_CHECKING:
@@ -284,10 +282,10 @@ class RayRun(Run):
         require(("ray", "pandas", "pyarrow"), extra="ray", purpose="rendering with Ray")
         if plan.sink is None or plan.manifest is None:
             raise InputError("rendering with Ray needs a place for the pictures")
-        super().__init__(plan)
+        self._plan = plan
+        self._stop_asked = False
         self._servers = servers
         self._settings = settings or RaySettings()
-        self._route = Route()
         self._results = self._render()
         self._broken: Exception | None = None
         self._levels: dict[int, Levels] = {}
@@ -326,10 +324,6 @@ class RayRun(Run):
             active=0 if feeder is None else feeder.maps_given(),
         )
 
-    def route(self) -> Route:
-        """How pictures travel, as the last actor that sent a request found it."""
-        return self._route
-
     def close(self) -> None:
         """End the run; what is under way is dropped. Calling it twice is fine."""
         self._results.close()
@@ -337,8 +331,8 @@ class RayRun(Run):
     def _render(self) -> Generator[Result, None, None]:
         with contextlib.ExitStack() as stack:
             begun = _begin(self._plan, self._servers, self._settings.cpus)
-            stack.callback(begun.close)
-            self._route = begun.route
+            stack.callback(begun.store.close)
+            self.route = begun.route
             self._workers = stack.enter_context(ray_started(self._settings))
             from sceneloom.rendering.ray_stream import BLOCKS_PER_ACTOR, Stream
 
@@ -348,7 +342,8 @@ class RayRun(Run):
             pool = stack.enter_context(
                 ThreadPoolExecutor(self._plan.settings.threads, "sceneloom-write")
             )
-            self._count_aside(begun.source)
+            self.source = begun.source
+            threading.Thread(target=self._count_maps, name="sceneloom-count", daemon=True).start()
             feeder = BlockFeeder(
                 begun.source,
                 begun.store,
@@ -386,7 +381,7 @@ class RayRun(Run):
             for future in kept:
                 results, error = future.result()
                 yield from results
-                if error is not None and place_is_gone(error):
+                if error is not None and location_is_gone(error):
                     self._break(error)
             if answered.error is not None:
                 self._break(answered.error)
@@ -407,7 +402,7 @@ class RayRun(Run):
         for gone in list(self._levels)[: -self._actors]:  # there are no more actors than that
             del self._levels[gone]
         if answered.requests:
-            self._route = answered.route
+            self.route = answered.route
         for listener in self._plan.listeners:
             for seconds, sent, received in answered.requests:
                 listener.on_answer(seconds, sent, received)
@@ -426,56 +421,41 @@ class _Begun:
     """What this process holds for the run."""
 
     source: Source
-    manifest: Manifest
     store: Store
     work: Work
     route: Route
 
-    def close(self) -> None:
-        """Close the place and the manifest, and leave its rows as JSON Lines beside it."""
-        self.store.close()
-        self.manifest.finish()
-
 
 def _begin(plan: Plan, servers: TritonServers, cpus: int) -> _Begun:
     """Ask the servers for the contract, and open source, place and manifest."""
-    contract, model, version, engine, route = _ask(plan)
+    connection, engine = _ask(plan)
     settings = plan.settings
-    style_chooser(contract, settings)  # says what is wrong with a style file
-    source = plan.source(contract)
+    source, _, store = open_plan(plan, connection, engine)
+    assert store is not None
     file = settings.style_file
     style_file = file.read_bytes() if file is not None and file.is_file() else None
-    store, manifest = open_store(plan, contract, model, version, engine)
     work = Work(
         servers=servers,
         settings=dataclasses.replace(settings, workers=settings.workers or cpus),
-        contract=contract,
+        contract=connection.contract,
         origin=store.origin,
         engine=engine,
         style=store.style,
         style_file=style_file,
         folder=str(Path.cwd()),
     )
-    return _Begun(source=source, manifest=manifest, store=store, work=work, route=route)
+    return _Begun(source=source, store=store, work=work, route=connection.route)
 
 
-def _ask(plan: Plan) -> tuple[Contract, str, str, str, Route]:
-    """The contract that the servers agree on, name and version of the model, and its engine."""
-    settings = plan.settings
+def _ask(plan: Plan) -> tuple[Connection, str]:
+    """A connection to a server, closed, and the engine of the run."""
 
-    async def ask() -> tuple[Contract, str, str, str, Route]:
-        with ThreadPoolExecutor(len(plan.addresses), "sceneloom-request") as pool:
-            servers = Servers(
-                plan.addresses,
-                pool,
-                settings,
-            )
-            try:
-                connection = await servers.open()
-                model, version = connection.model, connection.version
-                return connection.contract, model, version, servers.engine, servers.route()
-            finally:
-                await servers.close()
+    async def ask() -> tuple[Connection, str]:
+        servers = Servers(plan.addresses, plan.settings)
+        try:
+            return await servers.open(), servers.engine
+        finally:
+            await servers.close()
 
     with ThreadPoolExecutor(1) as apart:  # the caller's thread may have an event loop
         return apart.submit(asyncio.run, ask()).result()
@@ -491,14 +471,16 @@ def _keep(
         return [Skipped(key=known.key, output=known.output, engine=known.engine)], None
     try:
         if isinstance(outcome, Made):
-            return list(store.keep(outcome.row, outcome.data)), None
+            row, data = outcome.row, outcome.data
+            return list(store.record(store.sink.put(row.key, data, row))), None
         row = outcome.row
-        store.keep_failure(row)
+        store.manifest.record([row])
         return [Failed(key=row.key, error=outcome.error, attempts=row.attempts)], None
     except OSError as error:
         failed = Failed(key=outcome.row.key, error=error)
         with contextlib.suppress(OSError):  # of the manifest, which has not been met before
-            store.keep_failure(
-                failure_row(failed, origin=outcome.row.origin, input_hash=outcome.row.input_hash)
+            row = outcome.row
+            store.manifest.record(
+                [failure_row(failed, origin=row.origin, input_hash=row.input_hash)]
             )
         return [failed], error

@@ -34,7 +34,7 @@ from sceneloom.rendering.loading import Loaded, Loader, Prepared
 from sceneloom.rendering.manifest import Origin, Row
 from sceneloom.rendering.pipeline import Pipeline
 from sceneloom.rendering.plan import TritonServers
-from sceneloom.rendering.servers import Servers, request_threads
+from sceneloom.rendering.servers import Servers
 from sceneloom.rendering.settings import RenderSettings
 from sceneloom.rendering.store import failure_row, picture_row
 from sceneloom.style import style_chooser
@@ -149,7 +149,6 @@ class BlockWorker:
         self._style_folder = tempfile.TemporaryDirectory(prefix="sceneloom-style-")
         self._settings = self._localised(work)
         self._servers: Servers | None = None
-        self._requests = request_threads(len(work.servers.urls), work.settings)
         self._opening: asyncio.Task[_Opened] | None = None
 
     async def render(self, block: Sequence[Assigned]) -> BlockResult:
@@ -190,8 +189,9 @@ class BlockWorker:
         if opening is not None:
             opening.cancel()
             with contextlib.suppress(asyncio.CancelledError, SceneLoomError):
-                await (await opening).servers.close()
-        self._requests.shutdown(cancel_futures=True)
+                await opening
+        if self._servers is not None:
+            await self._servers.close()
         self._style_folder.cleanup()
 
     def _localised(self, work: Work) -> RenderSettings:
@@ -204,12 +204,8 @@ class BlockWorker:
 
     async def _open(self) -> _Opened:
         """Connect, which a server that is away may delay by as long as a run waits for one."""
-        servers = Servers(
-            self._work.servers.addresses(self._settings),
-            self._requests,
-            self._settings,
-            engine=self._work.engine,
-        )
+        addresses = self._work.servers.addresses(self._settings)
+        servers = Servers(addresses, self._settings, engine=self._work.engine)
         self._servers = servers
         deadline = time.monotonic() + self._settings.patience
         while True:
@@ -236,13 +232,14 @@ class BlockWorker:
     def _answer(
         self, store: BlockStore, heard: _Relay, error: SceneLoomError | None
     ) -> BlockResult:
+        last = None if self._servers is None else self._servers.last
         return BlockResult(
             outcomes=store.outcomes,
             requests=heard.requests,
             retries=heard.retries,
             worker=os.getpid(),
             levels=heard.most,
-            route=Route() if self._servers is None else self._servers.route(),
+            route=last.route if last is not None else Route(),
             error=error,
         )
 
@@ -254,7 +251,6 @@ class BlockWorker:
             opened.servers,
             opened.loader,
             self._settings,
-            requests=self._requests,
             results=asyncio.Queue(),  # the store has them too
             store=store,
             batch=opened.batch,
@@ -289,16 +285,15 @@ class BlockStore:
         self.outcomes[key] = Unchanged(key=key)
         return Skipped(key=key, output="")
 
-    def put(self, prepared: Prepared, answer: Reply, attempts: int) -> list[Rendered]:
+    def put(self, prepared: Prepared, reply: Reply, attempts: int) -> list[Rendered]:
         """Encode a picture and hold it; see `Store`."""
-        data, work = answer.encode(self._encoding), self._work
-        row = picture_row(
+        row, data = picture_row(
             prepared,
-            data,
+            reply,
             attempts,
-            origin=work.origin,
-            style=work.style,
-            engine=answer.engine,
+            self._encoding,
+            origin=self._work.origin,
+            style=self._work.style,
         )
         self.outcomes[row.key] = Made(row=row, data=data)
         return []
@@ -315,9 +310,6 @@ class BlockStore:
     def finish(self) -> list[Rendered]:
         """Nothing is held back."""
         return []
-
-    def close(self) -> None:
-        """Nothing is open."""
 
 
 class _Block:

@@ -1,6 +1,6 @@
 """How a data set is rendered: settings, retries, shards.
 
-Which requests are sent again is in docs/rendering.md. Waits grow exponentially with full jitter.
+docs/rendering.md says which requests are sent again. Waits grow exponentially with full jitter.
 """
 
 from __future__ import annotations
@@ -29,15 +29,15 @@ _EXPONENT_LIMIT = 30
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RetryPolicy:
-    """How often and how fast a picture is asked for again."""
+    """How often and how fast a picture is requested again."""
 
     attempts: int = 10
-    """Most requests for one picture that a busy server did not answer."""
+    """Most requests for one picture to a busy server."""
     model_attempts: int = 3
     """Most requests for one picture that the model fails at."""
     server_attempts: int = 10
-    """Most requests for one picture that end with the server's going away: a map may be what kills
-    it. While no server is there, everything waits, which uses up nothing.
+    """Most requests for one picture that end with the loss of the server: a map may kill it. Waits
+    for a server do not count.
     """
     first_wait: float = 0.1
     """Longest wait before the second request, in seconds; it doubles each time."""
@@ -56,14 +56,9 @@ class RetryPolicy:
             raise InputError(f"budget is {self.budget}; it is from 0 to 10")
 
     def again(self, error: ServingError, failures: list[ServingError]) -> bool:
-        """Whether a picture is asked for again.
-
-        Args:
-            error: what the last request for it met.
-            failures: what all its requests met, the last included.
-        """
+        """Whether to request a picture again, after the last error and all failures so far."""
         if isinstance(error, ConnectionClosedError):
-            return True  # waiting for a server says at once that there will be none
+            return True  # waiting for a server raises at once
         away = sum(isinstance(e, ServerUnavailableError) for e in failures)
         broken = sum(isinstance(e, ModelFailedError) for e in failures)
         if isinstance(error, ServerUnavailableError):
@@ -93,29 +88,26 @@ class RenderSettings(StyleChoice):
     quality: int = 95
     """Quality of jpg and webp, 1 to 100; webp of 100 is lossless."""
     unknown: OnUnknown = "error"
-    """What to do with label ids that the model's schema does not have: refuse the map, or read them
-    as unlabelled.
-    """
+    """For label ids outside the model's schema: refuse the map, or read them as unlabelled."""
     max_pixels: int = DEFAULT_MAX_PIXELS
     """Largest map to read, in pixels."""
     mix_precisions: bool = False
-    """Let servers of different precision work together, and keep pictures that another precision
-    made; otherwise those are made again.
+    """Let servers of different precision work together, and keep pictures of another precision;
+    otherwise those are made again.
     """
     in_flight: int | None = None
-    """Requests in flight to each server; without it their number follows what the server can use
+    """Requests in flight to each server; by default their number follows the server
     (docs/rendering.md).
     """
     most_in_flight: int = 32
-    """Where it follows the server: never more than this to one server."""
+    """Most requests in flight to one server, if their number follows it."""
     look_ahead: int = 64
-    """Maps that are read ahead, to be sent in an order of sizes: servers join equal sizes only."""
+    """Maps to read ahead and send in an order of sizes: servers join equal sizes only."""
     workers: int | None = None
-    """Threads that decode maps and encode pictures; without it, one per core."""
+    """Threads that decode maps and encode pictures; by default one per core."""
     patience: float = 300.0
-    """Seconds for which no server may answer before the run stops; it can be gone on with later."""
+    """Seconds without any server before the run stops; the same command resumes it."""
     retry: RetryPolicy = dataclasses.field(default_factory=RetryPolicy)
-    """How often and how fast a picture is asked for again."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -151,11 +143,7 @@ class RenderSettings(StyleChoice):
         return os.cpu_count() or 1
 
     def style_words(self) -> str:
-        """How the style is chosen, as JSON; a style file by the hash of its bytes.
-
-        Raises:
-            InputError: the style file cannot be read.
-        """
+        """The choice of the style as JSON; raises InputError if its file is unreadable."""
         if self.style_seed is not None:
             words = {"seed": self.style_seed, "of": self.style_of, "per": self.style_per}
             return json.dumps(words)
@@ -170,7 +158,7 @@ class RenderSettings(StyleChoice):
         return json.dumps({"file": hashlib.sha256(data).hexdigest()})
 
     def parameters(self, *, styled: bool) -> str:
-        """What decides a picture's bytes beside map and model, as JSON."""
+        """The settings that change a picture's bytes, as JSON."""
         words: dict[str, str] = {"format": self.format, "unknown": self.unknown}
         if self.format in ("jpg", "webp"):
             words["quality"] = str(self.quality)
@@ -184,14 +172,14 @@ Container = Literal["folder", "tar", "parquet"]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ShardSettings:
-    """How large shards become; the pictures of a shard are done when it is complete, and made again
-    when the run is killed before.
+    """The size of shards; pictures count as done when their shard is complete, and are made again
+    if the run is killed before.
     """
 
     pictures: int = 1000
     """Most pictures in a shard."""
     bytes: int = 512 << 20
-    """Bytes after which a shard is complete."""
+    """Bytes that complete a shard."""
 
     def __post_init__(self) -> None:
         for name in ("pictures", "bytes"):

@@ -71,10 +71,10 @@ class Setup:
     ) -> Plan:
         how = RenderSettings(**settings)  # type: ignore[arg-type]
         pictures = Pictures(
-            place=str(place or self.place), container=container, shards=ShardSettings(pictures=6)
+            location=str(place or self.place), container=container, shards=ShardSettings(pictures=6)
         )
         addresses = self.servers.addresses(how)
-        return make_plan(Maps(place=str(self.maps)), pictures, addresses, how, listeners)
+        return make_plan(Maps(location=str(self.maps)), pictures, addresses, how, listeners)
 
     def run(self, plan: Plan) -> RayRun:
         return RayRun(plan, self.servers, RAY)
@@ -189,7 +189,7 @@ def test_a_server_that_goes_for_good_ends_the_run_with_what_was_made(
 
 def test_a_place_for_pictures_is_wanted(tmp_path: Path) -> None:
     setup = Setup(tmp_path, "127.0.0.1:1", 1)
-    plan = make_plan(Maps(place=str(setup.maps)), None, [], RenderSettings())
+    plan = make_plan(Maps(location=str(setup.maps)), None, [], RenderSettings())
     with pytest.raises(InputError, match="needs a place"):
         setup.run(plan)
 
