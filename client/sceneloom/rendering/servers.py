@@ -108,7 +108,6 @@ class Servers:
         most = len(addresses) * (fixed or max_limit) + _SPARE_THREADS
         self.pool = ThreadPoolExecutor(most, "sceneloom-request")
         """Threads for all requests in flight."""
-        self._in_thread = asyncio.get_running_loop().run_in_executor
         self._contract: Contract | None = None
         self._waiting: deque[asyncio.Future[Lease]] = deque()
         self._reviving: set[asyncio.Task[None]] = set()
@@ -125,7 +124,8 @@ class Servers:
             InputError: two servers have different models, or different precisions.
             SceneLoomError: a server has no model for this client.
         """
-        tries = [self._in_thread(self.pool, server.address.connect) for server in self._servers]
+        loop = asyncio.get_running_loop()
+        tries = [loop.run_in_executor(self.pool, s.address.connect) for s in self._servers]
         answers = await asyncio.gather(*tries, return_exceptions=True)
         errors = [found for found in answers if isinstance(found, BaseException)]
         for server, found in zip(self._servers, answers, strict=True):
@@ -199,7 +199,8 @@ class Servers:
         for server in self._servers:
             server.link = None
         try:
-            closing = (self._in_thread(self.pool, link.connection.close) for link in links)
+            loop = asyncio.get_running_loop()
+            closing = (loop.run_in_executor(self.pool, one.connection.close) for one in links)
             await asyncio.gather(*closing)
         finally:
             self.pool.shutdown(cancel_futures=True)
@@ -240,12 +241,12 @@ class Servers:
 
     async def _revive(self, server: Server) -> None:
         """Try a server that is away until it answers or the run's patience ends."""
-        pause = _FIRST_PAUSE
+        pause, loop = _FIRST_PAUSE, asyncio.get_running_loop()
         while self._lost is None:
             await asyncio.sleep(pause * random.uniform(0.5, 1))
             pause = min(2 * pause, _MAX_PAUSE)
             try:
-                connection = await self._in_thread(self.pool, self._reconnect, server)
+                connection = await loop.run_in_executor(self.pool, self._reconnect, server)
             except ConnectionClosedError as error:
                 self._give_up(error)
             except SceneLoomError as error:
@@ -268,7 +269,7 @@ class Servers:
         if old is not None:
             old.retired = True
             if not old.users:
-                await self._in_thread(self.pool, old.connection.close)
+                await loop.run_in_executor(self.pool, old.connection.close)
         self._serve_waiting()
 
     def _reconnect(self, server: Server) -> Connection:
