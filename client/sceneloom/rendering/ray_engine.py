@@ -20,16 +20,15 @@ from pathlib import Path
 from typing import Any
 
 from sceneloom.errors import InputError, SceneLoomError, out_of_resources, require
-from sceneloom.rendering.connections import Connection, Route
+from sceneloom.rendering.connections import Connection
 from sceneloom.rendering.items import Failed, MapItem, Result, Source
 from sceneloom.rendering.listeners import Levels
 from sceneloom.rendering.plan import TritonServers
 from sceneloom.rendering.ray_worker import Assigned, BlockResult, BlockWorker, Work
-from sceneloom.rendering.run import Plan, Run, open_store
+from sceneloom.rendering.run import Plan, Run, open_plan
 from sceneloom.rendering.servers import Servers
 from sceneloom.rendering.settings import RenderSettings
-from sceneloom.rendering.store import Store, failure_row, place_is_gone
-from sceneloom.style import style_chooser
+from sceneloom.rendering.store import Store, failure_row, location_is_gone
 from sceneloom.text import counted
 from sceneloom.triton.shared_memory import sweep_regions
 
@@ -303,9 +302,8 @@ class RayRun(Run):
         require(("ray",), extra="ray", purpose="rendering with Ray")
         if plan.sink is None or plan.manifest is None:
             raise InputError("rendering with Ray needs a place for the pictures")
-        super().__init__(plan)
+        self._plan = plan
         self._servers, self._settings = servers, settings or RaySettings()
-        self._route = Route()
         self._results = self._render()
         self._broken: Exception | None = None
         self._stopped = threading.Event()
@@ -326,10 +324,6 @@ class RayRun(Run):
         """Sums of what the actors last reported, and how many maps they have."""
         return Levels() if self._actors is None else self._actors.levels()
 
-    def route(self) -> Route:
-        """How pictures travel, as the last actor that sent a request reported it."""
-        return self._route
-
     def close(self) -> None:
         """End the run; what is in flight is dropped. Calling it twice is fine."""
         self._results.close()
@@ -339,19 +333,16 @@ class RayRun(Run):
         with contextlib.ExitStack() as stack:
             with ThreadPoolExecutor(1) as apart:  # the caller's thread may have an event loop
                 connection, engine = apart.submit(asyncio.run, self._ask()).result()
-            contract = connection.contract
-            style_chooser(contract, settings)  # says what is wrong with a style file
-            source, file = plan.source(contract), settings.style_file
-            style_file = file.read_bytes() if file is not None and file.is_file() else None
-            model, version = connection.model, connection.version
-            store, manifest = open_store(plan, contract, model, version, engine)
-            stack.callback(manifest.finish)
+            self.source, _, store = open_plan(plan, connection, engine)
+            assert store is not None
             stack.callback(store.close)
+            file = settings.style_file
+            style_file = file.read_bytes() if file is not None and file.is_file() else None
             workers = settings.workers or self._settings.cpus
             work = Work(
                 servers=self._servers,
                 settings=dataclasses.replace(settings, workers=workers),
-                contract=contract,
+                contract=connection.contract,
                 origin=store.origin,
                 engine=engine,
                 style=store.style,
@@ -362,8 +353,8 @@ class RayRun(Run):
             self._actors = actors = _Actors(work, self._settings)
             stack.callback(actors.close)
             pool = stack.enter_context(ThreadPoolExecutor(settings.threads, "sceneloom-write"))
-            self._count_aside(source)
-            blocks = list_blocks(source, store, self._settings.maps_per_block, pool)
+            threading.Thread(target=self._count_maps, name="sceneloom-count", daemon=True).start()
+            blocks = list_blocks(self.source, store, self._settings.maps_per_block, pool)
             self.rendering = True
             for result in self._keep(actors.results(blocks, self._stopped), store, pool):
                 for listener in plan.listeners:
@@ -374,15 +365,13 @@ class RayRun(Run):
 
     async def _ask(self) -> tuple[Connection, str]:
         """Ask the servers what they serve: a connection, closed, and the engine."""
-        plan = self._plan
-        with ThreadPoolExecutor(len(plan.addresses), "sceneloom-request") as pool:
-            servers = Servers(plan.addresses, pool, plan.settings)
-            try:
-                connection = await servers.open()
-                self._route = servers.route()
-                return connection, servers.engine
-            finally:
-                await servers.close()
+        servers = Servers(self._plan.addresses, self._plan.settings)
+        try:
+            connection = await servers.open()
+            self.route = connection.route
+            return connection, servers.engine
+        finally:
+            await servers.close()
 
     def _keep(
         self, results: Iterator[BlockResult], store: Store, pool: Executor
@@ -391,7 +380,7 @@ class RayRun(Run):
         try:
             for block in results:
                 if block.requests:
-                    self._route = block.route
+                    self.route = block.route
                 for listener in self._plan.listeners:
                     for seconds, sent, received in block.requests:
                         listener.on_answer(seconds, sent, received)
@@ -399,18 +388,18 @@ class RayRun(Run):
                         listener.on_retry(retried)
                 yield from block.skipped
                 failed = list(block.failed)
-                puts = [(row, pool.submit(store.keep, row, data)) for row, data in block.made]
+                puts = [(row, pool.submit(_put, store, row, data)) for row, data in block.made]
                 for row, put in puts:
                     try:
                         yield from put.result()
                     except OSError as error:
                         failed.append((Failed(key=row.key, error=error), row.input_hash))
-                        if place_is_gone(error):
+                        if location_is_gone(error):
                             self._break(error)
                 for one, input_hash in failed:
                     row = failure_row(one, origin=store.origin, input_hash=input_hash)
                     try:
-                        store.keep_failure(row)
+                        store.manifest.record([row])
                     except OSError as error:
                         self._break(error)
                     yield one

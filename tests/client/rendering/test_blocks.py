@@ -232,7 +232,7 @@ def test_a_picture_that_is_not_as_it_was_is_not_known(
                 finished=0.0,
                 output_hash=hashlib.sha256(key.encode()).hexdigest(),
             )
-            store.keep(row, key.encode())
+            store.record(sink.put(row.key, key.encode(), row))
         del sink.pictures["0000"]
         sink.pictures["0001"] += b"damaged"
         [block] = list_blocks(street_maps(4), store, 4, pool)
