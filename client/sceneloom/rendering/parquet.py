@@ -146,7 +146,8 @@ class _Column:
                 self._kept.popleft()
             if self._next == self._rows:
                 self._batches = None  # and its unpacked pages
-        return next(kept for kept in reversed(self._kept) if kept[0] <= row)
+        first, rows = next(kept for kept in reversed(self._kept) if kept[0] <= row)
+        return first, rows
 
     def _restart(self, name: str, max_bytes: int) -> None:
         self._kept.clear()

@@ -71,12 +71,12 @@ class Pipeline:
         self._taken = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
         self._reading = self._active = self._pausing = 0
-        self._stopping = False
+        self._stopping = asyncio.Event()
         self._broken: Exception | None = None
 
     def stop(self) -> None:
         """Take no new map, and finish those in work; call it from the loop."""
-        self._stopping = True
+        self._stopping.set()
         for _ in range(self._buckets.clear()):
             self._room.release()
         self._room.release()  # the feeder may wait for room
@@ -128,14 +128,14 @@ class Pipeline:
     async def _feed(self) -> None:
         """List the maps, as far as there is room for them."""
         items = await self._in_thread(self._lister, iter, self._source)
-        while not self._stopping:
+        while not self._stopping.is_set():
             chunk, error = await self._in_thread(self._lister, _take, items)
             for item in chunk:
                 await self._room.acquire()
-                while self._buckets.bytes > _MAX_BUCKET_BYTES and not self._stopping:
+                while self._buckets.bytes > _MAX_BUCKET_BYTES and not self._stopping.is_set():
                     self._taken.clear()
                     await self._taken.wait()
-                if self._stopping:
+                if self._stopping.is_set():
                     return
                 self._reading += 1
                 self._spawn(self._load(item))
@@ -158,7 +158,7 @@ class Pipeline:
             found = error
         finally:
             self._reading -= 1
-        if isinstance(found, Loaded) and not self._stopping:
+        if isinstance(found, Loaded) and not self._stopping.is_set():
             self._buckets.add(found)
             self._pump()
             return

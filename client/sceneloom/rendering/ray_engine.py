@@ -17,12 +17,15 @@ from collections import deque
 from collections.abc import Generator, Iterator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import Field
 
 from sceneloom.errors import InputError, SceneLoomError, out_of_resources, require
 from sceneloom.rendering.connections import Connection
-from sceneloom.rendering.items import Failed, MapItem, Result, Source
+from sceneloom.rendering.items import Failed, MapItem, Rendered, Result, Source
 from sceneloom.rendering.listeners import Levels
+from sceneloom.rendering.manifest import Row
 from sceneloom.rendering.plan import TritonServers
 from sceneloom.rendering.ray_worker import Assigned, BlockResult, BlockWorker, Work
 from sceneloom.rendering.run import Plan, Run, open_plan
@@ -31,12 +34,14 @@ from sceneloom.rendering.settings import RenderSettings
 from sceneloom.rendering.store import Store, failure_row, location_is_gone
 from sceneloom.text import counted
 from sceneloom.triton.shared_memory import sweep_regions
+from sceneloom.validation import checked
 
 _BLOCKS_PER_ACTOR = 2  # while one ends, the other keeps the server busy
 _TRIES = 5
 _TICK, _CLOSE_SECONDS = 0.1, 10
 
 
+@checked()
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RaySettings:
     """How a run is spread over Ray actors."""
@@ -45,25 +50,14 @@ class RaySettings:
     """Address of a running cluster, such as auto on one of its machines; without it Ray starts here
     and stops with the run.
     """
-    actors: int | None = None
+    actors: Annotated[int | None, Field(ge=1, le=100_000)] = None
     """Most actors; without it as many as there are cores for. They start as there is work."""
-    cpus: int = 1
+    cpus: Annotated[int, Field(ge=1, le=1024)] = 1
     """Cores of an actor: as many threads decode and encode in it."""
-    maps_per_block: int = 16
+    maps_per_block: Annotated[int, Field(ge=1, le=10_000)] = 16
     """Maps that an actor is given at once. Their pictures are in memory together."""
-    object_store: int = 1024
+    object_store: Annotated[int, Field(ge=128, le=1 << 20)] = 1024
     """MiB of shared memory for blocks on their way, where Ray starts here; more goes to disk."""
-
-    def __post_init__(self) -> None:
-        for name, low, high in (
-            ("actors", 1, 100_000),
-            ("cpus", 1, 1024),
-            ("maps_per_block", 1, 10_000),
-            ("object_store", 128, 1 << 20),
-        ):
-            value = getattr(self, name)
-            if value is not None and not low <= value <= high:
-                raise InputError(f"{name} is {value}; it is from {low} to {high}")
 
 
 @contextlib.contextmanager
@@ -268,6 +262,10 @@ class _Actors:
             for actor in self._levels:
                 ray.kill(actor)
         sweep_regions()  # of actors that were killed
+
+
+def _put(store: Store, row: Row, data: bytes) -> list[Rendered]:
+    return store.record(store.sink.put(row.key, data, row))
 
 
 def _given_up(block: Block) -> BlockResult:

@@ -26,7 +26,7 @@ from sceneloom.rendering.loading import Loaded, Loader, Prepared
 from sceneloom.rendering.manifest import Origin, Row
 from sceneloom.rendering.pipeline import Pipeline
 from sceneloom.rendering.plan import TritonServers
-from sceneloom.rendering.servers import Servers, request_threads
+from sceneloom.rendering.servers import Servers
 from sceneloom.rendering.settings import RenderSettings
 from sceneloom.rendering.store import picture_row
 from sceneloom.style import style_chooser
@@ -102,8 +102,7 @@ class BlockWorker:
             settings = dataclasses.replace(settings, style_file=path)
         addresses = work.servers.addresses(settings)
         self._settings = settings
-        self._requests = request_threads(len(addresses), settings)
-        self._servers = Servers(addresses, self._requests, settings, engine=work.engine)
+        self._servers = Servers(addresses, settings, engine=work.engine)
         self._opening: asyncio.Task[tuple[Loader, int]] | None = None
 
     async def render(self, block: Sequence[Assigned]) -> BlockResult:
@@ -119,7 +118,6 @@ class BlockWorker:
                 self._servers,
                 loader,
                 self._settings,
-                requests=self._requests,
                 results=asyncio.Queue(),  # the taker has them too
                 store=taker,
                 batch=batch,
@@ -132,7 +130,8 @@ class BlockWorker:
             result.error = errors.out_of_resources(error)
             if result.error is None:
                 raise
-        result.route = self._servers.route()
+        if self._servers.last is not None:
+            result.route = self._servers.last.route
         return result
 
     async def close(self) -> None:
@@ -142,7 +141,6 @@ class BlockWorker:
             with contextlib.suppress(asyncio.CancelledError, SceneLoomError):
                 await self._opening
         await self._servers.close()
-        self._requests.shutdown(cancel_futures=True)
         self._style_folder.cleanup()
 
     async def _open(self) -> tuple[Loader, int]:
@@ -186,12 +184,16 @@ class _Taker(Listener):
         self.result.skipped.append(skipped)
         return skipped
 
-    def put(self, prepared: Prepared, answer: Reply, attempts: int) -> list[Rendered]:
-        data, work = answer.encode(self._settings), self._work
-        row = picture_row(
-            prepared, data, attempts, origin=work.origin, style=work.style, engine=answer.engine
+    def put(self, prepared: Prepared, reply: Reply, attempts: int) -> list[Rendered]:
+        made = picture_row(
+            prepared,
+            reply,
+            attempts,
+            self._settings,
+            origin=self._work.origin,
+            style=self._work.style,
         )
-        self.result.made.append((row, data))
+        self.result.made.append(made)
         return []
 
     def fail(
@@ -203,9 +205,6 @@ class _Taker(Listener):
 
     def finish(self) -> list[Rendered]:
         return []
-
-    def close(self) -> None:
-        pass
 
     def on_answer(self, seconds: float, sent: int, received: int) -> None:
         self.result.requests.append((seconds, sent, received))
@@ -219,8 +218,6 @@ class _Taker(Listener):
 
 class _Block:
     """A block as the source of a pipeline."""
-
-    name = "a block"
 
     def __init__(self, block: Sequence[Assigned]) -> None:
         self._block = block

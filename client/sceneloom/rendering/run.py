@@ -239,12 +239,13 @@ class RenderRun(Run, AsyncIterator[Result]):
         store = None
         try:
             connection = await servers.open()
-            self.source, loader, store = await self._loop.run_in_executor(
+            source, loader, store = await self._loop.run_in_executor(
                 None, open_plan, plan, connection, servers.engine
             )
+            self.source = source
             threading.Thread(target=self._count_maps, name="sceneloom-count", daemon=True).start()
             pipeline = Pipeline(
-                self.source,
+                source,
                 servers,
                 loader,
                 plan.settings,

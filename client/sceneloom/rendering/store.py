@@ -82,7 +82,9 @@ class Store:
     def skip(self, loaded: Loaded) -> Skipped | None:
         """The picture that exists already, unchanged and made from the same input, or None."""
         row = self.found(loaded.item.key, loaded.input_hash)
-        return row and Skipped(key=row.key, output=row.output, engine=row.engine)
+        if row is None:
+            return None
+        return Skipped(key=row.key, output=row.output, engine=row.engine)
 
     def put(self, prepared: Prepared, reply: Reply, attempts: int) -> list[Rendered]:
         """Encode a picture and put it in its location.

@@ -305,7 +305,8 @@ class TarPart:
 
     def _write(self, *parts: bytes) -> None:
         try:
-            for view in map(memoryview, parts):
+            for data in parts:
+                view = memoryview(data)
                 while view:
                     view = view[self._stream.write(view) :]
         except OSError:

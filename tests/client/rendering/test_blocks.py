@@ -243,5 +243,5 @@ def test_a_picture_that_is_not_as_it_was_is_not_known(
     ("name", "value"), [("actors", 0), ("cpus", 0), ("maps_per_block", 0), ("object_store", 1)]
 )
 def test_settings_out_of_range_are_refused(name: str, value: int) -> None:
-    with pytest.raises(InputError, match=f"{name} is {value}; it is from "):
+    with pytest.raises(InputError, match=f"{name} is {value}; it is at least "):
         RaySettings(**{name: value})

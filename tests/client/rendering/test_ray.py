@@ -70,10 +70,12 @@ class Setup:
     ) -> Plan:
         how = RenderSettings(**settings)  # type: ignore[arg-type]
         pictures = Pictures(
-            place=str(place or self.place), container=container, shards=ShardSettings(pictures=6)
+            location=str(place or self.place), container=container, shards=ShardSettings(pictures=6)
         )
         addresses = self.servers.addresses(how)
-        return make_plan(Maps(place=source or str(self.maps)), pictures, addresses, how, listeners)
+        return make_plan(
+            Maps(location=source or str(self.maps)), pictures, addresses, how, listeners
+        )
 
     def run(self, plan: Plan) -> RayRun:
         return RayRun(plan, self.servers, RAY)
@@ -245,7 +247,7 @@ def test_maps_that_end_every_actor_are_named_and_a_source_that_breaks_off_gives_
 
 def test_a_place_for_pictures_is_wanted(tmp_path: Path) -> None:
     setup = Setup(tmp_path, "127.0.0.1:1", 1)
-    plan = make_plan(Maps(place=str(setup.maps)), None, [], RenderSettings())
+    plan = make_plan(Maps(location=str(setup.maps)), None, [], RenderSettings())
     with pytest.raises(InputError, match="needs a place"):
         setup.run(plan)
 
