@@ -159,7 +159,7 @@ def render_once(
     ):
         watch = Watch(view, [model])
         start = time.perf_counter()
-        places = Maps(place=folder / "maps"), Pictures(place=pictures)
+        places = Maps(location=folder / "maps"), Pictures(location=pictures)
         with RenderRun(make_plan(*places, addresses, how)) as run:
             results = []
             for result in run:
