@@ -14,8 +14,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from types import FrameType
 
-import tyro
-
+from sceneloom import command_line
 from sceneloom.errors import require
 
 BENCHMARKS = {
@@ -66,7 +65,7 @@ def run(arguments: Sequence[str]) -> int:
     try:
         with stoppable():
             benchmark = importlib.import_module(BENCHMARKS[name][0])
-            return int(tyro.cli(benchmark.main, prog=f"sceneloom bench {name}", args=list(rest)))
+            return command_line.run(benchmark.main, prog=f"sceneloom bench {name}", arguments=rest)
     except StoppedError as stopped:
         return 128 + stopped.number
 

@@ -17,8 +17,7 @@ import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
-import tyro
-
+from sceneloom.command_line import run
 from sceneloom.errors import SceneLoomError, out_of_resources
 from sceneloom.text import printable
 from sceneloom.version import __version__
@@ -108,7 +107,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return int(command.run(rest))
         if hasattr(command, "expand_arguments"):
             rest = command.expand_arguments(rest)
-        return int(tyro.cli(command.main, prog=f"sceneloom {name}", args=rest))
+        return run(command.main, prog=f"sceneloom {name}", arguments=rest)
     except SceneLoomError as error:
         print(f"sceneloom {name}: {printable(error)}", file=sys.stderr)
         return 1

@@ -10,13 +10,15 @@ from __future__ import annotations
 import dataclasses
 import json
 import reprlib
-from typing import Any
+from typing import Annotated, Any, Literal, TypeAlias
+
+from annotated_types import Interval
 
 from sceneloom.errors import SchemaError, SizeError
-from sceneloom.schema import LabelSchema, json_key, parse_json
+from sceneloom.schema import FileKey, LabelSchema, parse_json
 from sceneloom.text import counted
+from sceneloom.validation import checked, read_json
 
-FORMAT = 1
 MODEL_NAME = "synthesis"
 PARAMETER = "sceneloom"
 """Key of the Triton model configuration's `parameters` that holds the contract."""
@@ -35,6 +37,7 @@ INPUT_INSTANCES = "instance_map"
 INPUT_STYLE = "style"
 OUTPUT_IMAGE = "image"
 _FLOAT32_MAX = 3.4028234663852886e38
+StyleVector: TypeAlias = tuple[Annotated[float, Interval(ge=-_FLOAT32_MAX, le=_FLOAT32_MAX)], ...]
 
 
 def precision_of(engine: str) -> str:
@@ -44,41 +47,37 @@ def precision_of(engine: str) -> str:
     return engine.rpartition("-")[2]
 
 
+@checked(SchemaError)
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Contract:
-    """What a model was trained for and which sizes an engine of it takes."""
+    """Inputs and outputs of a model, and the sizes that an engine of it takes."""
 
+    format: Literal[1] = 1
+    """Version of the JSON form."""
     schema: LabelSchema
-    """The label schema."""
+    """Label schema of the label maps."""
     boundaries: bool
-    """Whether the model was trained with instance boundaries, and so wants an instance map."""
-    style_channels: int = 0
-    """Features per instance (F of the style table), 0 without an encoder."""
-    style_defaults: dict[int, tuple[float, ...]] = dataclasses.field(default_factory=dict)
-    """Label id -> the style vector used when the caller gives none; a label without one gets zeros.
+    """The model was trained with instance boundaries and takes an instance map."""
+    style_channels: Annotated[int, Interval(ge=0)] = 0
+    """Features per instance (F of the style table); 0 without an encoder."""
+    style_defaults: dict[FileKey, StyleVector] = dataclasses.field(default_factory=dict)
+    """Label id -> style vector for an instance without a style; zeros for labels without one."""
+    style_clusters: dict[FileKey, tuple[StyleVector, ...]] = dataclasses.field(default_factory=dict)
+    """Label id -> style vectors to choose from: cluster centres of the training photographs'
+    features (`sceneloom styles`).
     """
-    style_clusters: dict[int, tuple[tuple[float, ...], ...]] = dataclasses.field(
-        default_factory=dict
-    )
-    """Label id -> the style vectors to choose from: centres of clusters of what the encoder saw in
-    photographs (`sceneloom styles`).
-    """
-    size_multiple: int
-    """Height and width the network sees are multiples of this."""
+    size_multiple: Annotated[int, Interval(ge=1)]
+    """Height and width of the network's input are multiples of this."""
     smallest_side: int | None = None
-    """Least height and width the network takes, a multiple of `size_multiple`; None for twice
-    `size_multiple`.
+    """Least height and width of the network's input, a multiple of `size_multiple`; None means
+    twice `size_multiple`.
     """
     sizes: tuple[tuple[int, int], ...] | None = None
-    """The (height, width) pairs an engine was built for, or None for any multiple."""
+    """The (height, width) pairs of an engine; None means any multiple."""
     bundle_hash: str = ""
     """SHA-256 over the exported engines; empty for a checkpoint."""
 
     def __post_init__(self) -> None:
-        if self.size_multiple < 1:
-            raise SchemaError(f"size_multiple is {self.size_multiple}; it is at least 1")
-        if self.style_channels < 0:
-            raise SchemaError(f"style_channels is {self.style_channels}; it is at least 0")
         side = self.smallest_side
         if side is not None and (side < self.size_multiple or side % self.size_multiple):
             raise SchemaError(
@@ -94,19 +93,24 @@ class Contract:
         if self.sizes is not None and not self.sizes:
             raise SchemaError("sizes is empty; it names at least one size")
         for height, width in self.sizes or ():
-            self._check_network_size(height, width)
+            if (
+                height % self.size_multiple
+                or width % self.size_multiple
+                or (min(height, width) < self.min_side)
+            ):
+                raise SchemaError(
+                    f"{_size(height, width)} cannot be an engine's size: each side is a multiple "
+                    f"of {self.size_multiple}, at least {self.min_side}"
+                )
 
     def check_style(self, label_id: int, vector: tuple[float, ...], what: str) -> None:
-        """Check a style vector of a label.
+        """Check that a style vector is `style_channels` finite float32 numbers of a known label.
 
         Args:
-            label_id: id of the label it belongs to.
-            vector: the style.
-            what: what to call it in an error, such as ``default style``.
+            what: the vector's name in an error, such as ``default style``.
 
         Raises:
-            SchemaError: the schema has no such label, or the vector is not `style_channels` finite
-                float32 numbers.
+            SchemaError: it does not fit.
         """
         if all(label.id != label_id for label in self.schema.labels):
             raise SchemaError(
@@ -120,22 +124,21 @@ class Contract:
 
     @property
     def wants_instances(self) -> bool:
-        """Whether an instance map goes with each label map: for boundaries, for styles or both."""
+        """The model takes an instance map: for boundaries, for styles or for both."""
         return self.boundaries or self.style_channels > 0
 
     @property
     def min_side(self) -> int:
-        """Smallest height and width that the network takes: `smallest_side`, or two multiples,
-        below which reflection padding at the bottleneck has nothing to reflect.
+        """Least height and width of the network's input. Below two multiples, reflection padding at
+        the bottleneck has nothing to reflect.
         """
         return 2 * self.size_multiple if self.smallest_side is None else self.smallest_side
 
     def network_size(self, height: int, width: int) -> tuple[int, int]:
-        """Size that the network sees for a map of this size: each side rounded up to the next
-        multiple.
+        """(height, width) of the network's input: each side rounded up to the next multiple.
 
         Raises:
-            SizeError: the model does not take this size; the text names the nearest that it takes.
+            SizeError: the model does not take this size; the text names the nearest valid one.
         """
         multiple = self.size_multiple
         padded = (-(-height // multiple) * multiple, -(-width // multiple) * multiple)
@@ -155,36 +158,21 @@ class Contract:
         return padded
 
     def check_exact_size(self, height: int, width: int) -> None:
-        """Check that the network takes this size as it is, without padding; servers call it.
-
-        Raises:
-            SizeError: it does not.
-        """
+        """Check that the network takes this size without padding, or raise SizeError."""
         if self.network_size(height, width) != (height, width):
             raise SizeError(
                 f"{_size(height, width)} is not a multiple of {self.size_multiple} on both sides; "
                 "pad by edge replication"
             )
 
-    def _check_network_size(self, height: int, width: int) -> None:
-        if (
-            height % self.size_multiple
-            or width % self.size_multiple
-            or min(height, width) < self.min_side
-        ):
-            raise SchemaError(
-                f"{_size(height, width)} cannot be an engine's size: each side is a multiple of "
-                f"{self.size_multiple}, at least {self.min_side}"
-            )
-
     def to_json(self) -> dict[str, Any]:
-        """The contract as a JSON object; what contracts had from the start is always there,
-        `style_clusters` and `smallest_side` only where they say something.
+        """The contract as a JSON object. Old clients refuse unknown keys, so `style_clusters` and
+        `smallest_side` are left out where they are empty.
         """
         clusters = {str(k): [list(v) for v in vs] for k, vs in sorted(self.style_clusters.items())}
         side = self.smallest_side
         return {
-            "format": FORMAT,
+            "format": self.format,
             "schema": self.schema.to_json(),
             "boundaries": self.boundaries,
             "style_channels": self.style_channels,
@@ -202,90 +190,37 @@ class Contract:
 
     @classmethod
     def from_json(cls, data: Any, *, source: str = "contract") -> Contract:
-        """Read the JSON form.
-
-        Args:
-            data: the parsed JSON object.
-            source: what to call it in an error.
-
-        Raises:
-            SchemaError: a key is missing, unknown or out of range, or the format is newer than this
-                client.
-        """
+        """Read the JSON form, or raise SchemaError that begins with `source`."""
         if not isinstance(data, dict):
             raise SchemaError(f"{source}: a contract is a JSON object")
-        if type(data.get("format")) is not int or data["format"] != FORMAT:
+        if data.get("format") != 1 or isinstance(data["format"], bool):
             raise SchemaError(
                 f"{source}: contract format {reprlib.repr(data.get('format'))}; this version of "
-                f"sceneloom reads format {FORMAT}"
+                "sceneloom reads format 1"
             )
-        known = {"format", *(field.name for field in dataclasses.fields(cls))}
-        if extra := sorted(set(data) - known, key=str):
-            raise SchemaError(f"{source}: unknown keys {extra}")
-        try:
-            return cls(
-                schema=LabelSchema.from_json(data["schema"], source=source),
-                boundaries=_typed(data["boundaries"], bool),
-                style_channels=_typed(data["style_channels"], int),
-                style_defaults={
-                    json_key(label_id): json_vector(vector)
-                    for label_id, vector in data["style_defaults"].items()
-                },
-                style_clusters={
-                    json_key(label_id): tuple(map(json_vector, _typed(centres, list)))
-                    for label_id, centres in data.get("style_clusters", {}).items()
-                },
-                size_multiple=_typed(data["size_multiple"], int),
-                smallest_side=_typed(data["smallest_side"], int)
-                if "smallest_side" in data
-                else None,
-                sizes=None
-                if data["sizes"] == "any"
-                else tuple(
-                    (_typed(height, int), _typed(width, int))
-                    for height, width in _typed(data["sizes"], list)
-                ),
-                bundle_hash=_typed(data["bundle_hash"], str),
-            )
-        except SchemaError as error:
-            raise SchemaError(
-                str(error) if str(error).startswith(source) else f"{source}: {error}"
-            ) from None
-        except (
-            KeyError,
-            TypeError,
-            ValueError,
-            AttributeError,
-            OverflowError,
-            RecursionError,
-        ) as error:
-            raise SchemaError(
-                f"{source}: not a contract ({type(error).__name__}: {error})"
-            ) from None
+        if missing := sorted(_REQUIRED - data.keys()):
+            raise SchemaError(f"{source}: {', '.join(missing)} is missing")
+        if nulls := [key for key, value in data.items() if value is None]:
+            raise SchemaError(f"{source}: {', '.join(nulls)} is null")
+        if data["sizes"] == "any":
+            data = {**data, "sizes": None}
+        return read_json(cls, data, source=source, error=SchemaError)
 
     @classmethod
     def loads(cls, text: str, *, source: str = "contract") -> Contract:
-        """Read the one-line form; raises SchemaError like `from_json`."""
+        """Read the one-line form, or raise SchemaError that begins with `source`."""
         return cls.from_json(parse_json(text, source), source=source)
 
 
-def json_vector(value: Any) -> tuple[float, ...]:
-    """The numbers of a JSON list; raises TypeError for anything else, OverflowError for numbers
-    beyond floats.
-    """
-    return tuple(float(_typed(x, int, float)) for x in _typed(value, list))
+_REQUIRED = {
+    *("format", "schema", "boundaries", "style_channels", "style_defaults"),
+    *("size_multiple", "sizes", "bundle_hash"),
+}
 
 
 def is_style(vector: tuple[float, ...], channels: int) -> bool:
     """Whether a style vector is `channels` finite float32 numbers."""
     return len(vector) == channels and all(abs(x) <= _FLOAT32_MAX for x in vector)
-
-
-def _typed(value: Any, *kinds: type) -> Any:
-    # By exact type: isinstance would take true for the number 1.
-    if type(value) not in kinds:
-        raise TypeError(f"{value!r} where {' or '.join(kind.__name__ for kind in kinds)} belongs")
-    return value
 
 
 def _size(height: int, width: int) -> str:

@@ -27,73 +27,76 @@ from collections.abc import Mapping
 from functools import cached_property
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
+from annotated_types import Interval, MinLen
+from pydantic import BeforeValidator
 
 from sceneloom.errors import InputError, SchemaError
 from sceneloom.kinds import check_kind
 from sceneloom.text import parse_json as parse_any
+from sceneloom.validation import checked, read_json
 
 MAX_CHANNELS = 256
 NO_CHANNEL = 255
 """Value in a channel map for pixels that belong to no channel: their one-hot row is all zeros."""
 MAX_FILE_VALUE = 65535
 _UNKNOWN = 65535
-_MAX_INSTANCE = 2**31 - 1
 
 
+def _file_key(key: object) -> object:
+    # Keys of JSON objects are texts. Only one spelling of a number is a key, so that none is there
+    # twice.
+    if isinstance(key, str):
+        if not (key.isascii() and key.isdigit() and len(key) <= 10 and str(int(key)) == key):
+            raise SchemaError(f"the key {key!r} is not a file value")
+        return int(key)
+    return key
+
+
+FileValue: TypeAlias = Annotated[int, Interval(ge=0, le=MAX_FILE_VALUE)]
+"""Value of a pixel in a label map's file, 0..65535."""
+FileKey: TypeAlias = Annotated[int, BeforeValidator(_file_key)]
+"""File value as a key of a JSON object."""
+_Channel: TypeAlias = Annotated[int, Interval(ge=0, le=255)]
+
+
+@checked(SchemaError)
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Label:
     """One class of a schema."""
 
-    id: int
+    id: FileValue
     """Value in the label map's file, 0..65535."""
-    name: str
-    """What the class is called by the data set's publisher."""
-    colour: tuple[int, int, int]
+    name: Annotated[str, MinLen(1)]
+    """The publisher's name of the class."""
+    colour: tuple[_Channel, _Channel, _Channel]
     """RGB, 0..255, for showing label maps."""
 
-    def __post_init__(self) -> None:
-        if not _is_int(self.id) or not 0 <= self.id <= MAX_FILE_VALUE:
-            raise SchemaError(
-                f"label {self.name!r} has id {self.id!r}; ids are whole numbers from 0 to "
-                f"{MAX_FILE_VALUE}"
-            )
-        if not self.name or not isinstance(self.name, str):
-            raise SchemaError(f"the label of id {self.id} has the name {self.name!r}; it needs one")
-        if len(self.colour) != 3 or any(not _is_int(c) or not 0 <= c <= 255 for c in self.colour):
-            raise SchemaError(
-                f"label {self.name!r} has colour {self.colour!r}; a colour is three numbers from "
-                "0 to 255"
-            )
 
-
+@checked(SchemaError)
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LabelSchema:
-    """The classes of a data set, in channel order, and how its files encode them."""
+    """The classes of a data set in channel order, and their encoding in its files."""
 
-    name: str
+    name: Annotated[str, MinLen(1)]
     """Short name, such as ``cityscapes``."""
     labels: tuple[Label, ...]
     """The classes; the position is the channel. 1 to 256 of them (255 if `unlabelled` has no
     channel).
     """
-    unlabelled: int | None = None
-    """File value that means "unlabelled"; if no label has this id, such pixels belong to no
-    channel.
-    """
-    aliases: Mapping[int, int] = dataclasses.field(default_factory=dict)
-    """Further file values that are read as the label of the id they name."""
-    instance_divisor: int | None = None
-    """Where instance ids at or above it encode their class as ``id // instance_divisor``
-    (Cityscapes: 1000).
+    unlabelled: FileValue | None = None
+    """File value of unlabelled pixels. Without a label of this id they belong to no channel."""
+    aliases: Mapping[FileKey, int] = dataclasses.field(default_factory=dict)
+    """Further file value -> id of the label that it means."""
+    instance_divisor: Annotated[int, Interval(ge=2, le=2**31 - 1)] | None = None
+    """Instance ids at or above it encode their class as ``id // instance_divisor`` (Cityscapes:
+    1000).
     """
 
     def __post_init__(self) -> None:
-        if not self.name or not isinstance(self.name, str):
-            raise SchemaError("a label schema needs a name")
         ids = [label.id for label in self.labels]
         limit = (
             MAX_CHANNELS if self.unlabelled is None or self.unlabelled in ids else MAX_CHANNELS - 1
@@ -105,35 +108,17 @@ class LabelSchema:
         if len(set(ids)) != len(ids):
             twice = sorted({i for i in ids if ids.count(i) > 1})
             raise SchemaError(f"schema {self.name!r} has the ids {twice} more than once")
-        if self.unlabelled is not None and (
-            not _is_int(self.unlabelled) or not 0 <= self.unlabelled <= MAX_FILE_VALUE
-        ):
-            raise SchemaError(
-                f"schema {self.name!r}: unlabelled is {self.unlabelled!r}, not a file value"
-            )
         for value, target in self.aliases.items():
-            if (
-                not _is_int(value)
-                or not 0 <= value <= MAX_FILE_VALUE
-                or value in ids
-                or value == self.unlabelled
-            ):
+            if not 0 <= value <= MAX_FILE_VALUE or value in ids or value == self.unlabelled:
                 raise SchemaError(
                     f"schema {self.name!r}: the alias {value!r} is already an id, or is not a file "
                     "value"
                 )
-            if not _is_int(target) or (target not in ids and target != self.unlabelled):
+            if target not in ids and target != self.unlabelled:
                 raise SchemaError(
                     f"schema {self.name!r}: the alias {value} names the id {target!r}, which it "
                     "does not have"
                 )
-        if self.instance_divisor is not None and (
-            not _is_int(self.instance_divisor) or not 2 <= self.instance_divisor <= _MAX_INSTANCE
-        ):
-            raise SchemaError(
-                f"schema {self.name!r}: instance_divisor is {self.instance_divisor!r}; it is from "
-                f"2 to {_MAX_INSTANCE}"
-            )
 
     @property
     def channels(self) -> int:
@@ -230,56 +215,8 @@ class LabelSchema:
 
     @classmethod
     def from_json(cls, data: Any, *, source: str = "label schema") -> LabelSchema:
-        """Read the JSON form.
-
-        Args:
-            data: the parsed JSON object.
-            source: what to call it in an error, such as the file's path.
-
-        Raises:
-            SchemaError: a key is missing, unknown or out of range.
-        """
-        if not isinstance(data, dict):
-            raise SchemaError(f"{source}: a label schema is a JSON object with name and labels")
-        known = {"name", "labels", "unlabelled", "aliases", "instance_divisor"}
-        if extra := sorted(set(data) - known, key=str):
-            raise SchemaError(f"{source}: unknown keys {extra}; known are {sorted(known)}")
-        if not isinstance(data.get("labels"), list):
-            raise SchemaError(f"{source}: labels is a list of objects with id, name and colour")
-        try:
-            labels = []
-            for entry in data["labels"]:
-                named = isinstance(entry, dict) and set(entry) == {"id", "name", "colour"}
-                if not named or not isinstance(entry["colour"], list):
-                    raise SchemaError(
-                        f"the label {entry!r} is not an object of id, name and colour [red, green, "
-                        "blue]"
-                    )
-                labels.append(Label(**{**entry, "colour": tuple(entry["colour"])}))
-            return cls(
-                name=data["name"],
-                labels=tuple(labels),
-                unlabelled=data.get("unlabelled"),
-                aliases={json_key(k): v for k, v in data.get("aliases", {}).items()},
-                instance_divisor=data.get("instance_divisor"),
-            )
-        except SchemaError as error:
-            raise SchemaError(f"{source}: {error}") from None
-        except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
-            raise SchemaError(
-                f"{source}: not a label schema ({type(error).__name__}: {error})"
-            ) from None
-
-
-def json_key(key: str) -> int:
-    """The whole number that a JSON object's key is; raises SchemaError for any other spelling."""
-    if not (key.isascii() and key.isdigit() and len(key) <= 10 and str(int(key)) == key):
-        raise SchemaError(f"the key {key!r} is not a file value")
-    return int(key)
-
-
-def _is_int(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
+        """Read the JSON form, or raise SchemaError that begins with `source`."""
+        return read_json(cls, data, source=source, error=SchemaError)
 
 
 def builtin_schemas() -> list[str]:

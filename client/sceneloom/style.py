@@ -21,11 +21,12 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from sceneloom.contract import Contract, is_style, json_vector
-from sceneloom.errors import InputError, MissingInputError, SceneLoomError, SchemaError
+from sceneloom.contract import Contract, StyleVector, is_style
+from sceneloom.errors import InputError, MissingInputError, SchemaError
 from sceneloom.files import write_whole
 from sceneloom.maps import check_contract, check_instance_map, check_label_map, instance_channels
-from sceneloom.schema import json_key, parse_json
+from sceneloom.schema import FileKey, parse_json
+from sceneloom.validation import checked, read_json
 from sceneloom.version import __version__
 
 FORMAT = 1
@@ -157,13 +158,14 @@ def styles_by_cluster(
     return table
 
 
+@checked(SchemaError)
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class StyleFile:
     """Styles of one photograph, for maps that are to look like it."""
 
-    instances: dict[int, tuple[float, ...]] = dataclasses.field(default_factory=dict)
+    instances: dict[FileKey, StyleVector] = dataclasses.field(default_factory=dict)
     """Instance id -> its style."""
-    labels: dict[int, tuple[float, ...]] = dataclasses.field(default_factory=dict)
+    labels: dict[FileKey, StyleVector] = dataclasses.field(default_factory=dict)
     """Label id -> the style of the instances that are not in `instances`."""
 
 
@@ -223,27 +225,19 @@ def read_styles(path: Path, contract: Contract) -> StyleFile:
         raise SchemaError(f"{path}: unknown keys {extra}")
     if not {"instances", "labels"} & set(data):
         raise SchemaError(f"{path}: has neither instances nor labels")
+    given = {key: value for key, value in data.items() if key in ("instances", "labels")}
+    styles = read_json(StyleFile, given, source=str(path), error=SchemaError)
     try:
-        return _checked_file(data, contract)
-    except SceneLoomError as error:
+        for label_id, vector in styles.labels.items():
+            contract.check_style(label_id, vector, "style")
+    except SchemaError as error:
         raise SchemaError(f"{path}: {error}") from None
-    except (AttributeError, TypeError, OverflowError) as error:
-        raise SchemaError(f"{path}: not a style file ({error})") from None
-
-
-def _checked_file(data: dict[str, Any], contract: Contract) -> StyleFile:
-    styles = StyleFile(
-        instances={json_key(k): json_vector(v) for k, v in data.get("instances", {}).items()},
-        labels={json_key(k): json_vector(v) for k, v in data.get("labels", {}).items()},
-    )
-    for label_id, vector in styles.labels.items():
-        contract.check_style(label_id, vector, "style")
     for instance, vector in styles.instances.items():
         if instance > _MAX_INSTANCE:
-            raise SchemaError(f"instance {instance} is above {_MAX_INSTANCE}")
+            raise SchemaError(f"{path}: instance {instance} is above {_MAX_INSTANCE}")
         if not is_style(vector, contract.style_channels):
             raise SchemaError(
-                f"the style of instance {instance} is {reprlib.repr(list(vector))}; it is "
+                f"{path}: the style of instance {instance} is {reprlib.repr(list(vector))}; it is "
                 f"{contract.style_channels} finite numbers"
             )
     return styles
