@@ -70,7 +70,8 @@ class Driver:
 
     def closed(self, in_flight: int, *, name: str = CLOSED) -> Measurement:
         """Run a closed loop."""
-        length, under = self._length, {"mode": "closed", "in_flight": in_flight}
+        length = self._length
+        under: dict[str, str | int | float] = {"mode": "closed", "in_flight": in_flight}
         run = functools.partial(self._closed, in_flight, length.seconds, length.requests)
         return self._measure(name, under, in_flight, run)[0]
 
@@ -97,7 +98,7 @@ class Driver:
             max_in_flight=length.max_in_flight,
             max_failures=length.max_failures,
         )
-        under = {"mode": "open", "arrivals": arrivals, "rate": rate}
+        under: dict[str, str | int | float] = {"mode": "open", "arrivals": arrivals, "rate": rate}
         measured, load = self._measure(name, under, 4, run)
         return measured, p99_upper_end_ms(load)
 

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Literal
 
-from sceneloom_bench.reports.report import Measurement
+from sceneloom_bench.reports.report import Measurement, Unit
 from sceneloom_bench.reports.statistics import median_figure
 from sceneloom_serving.onnx_runtime import usable_cpus
 
@@ -71,7 +71,8 @@ def peak_measurements(found: Mapping[str, list[float]], when: str) -> list[Measu
     """Measurements of `measure_peaks`, ``before`` or ``after`` the rounds."""
     measured = []
     for name, runs in found.items():
-        key, scale, unit = ("gbs", 1e9, "GB/s") if name == COPY else ("tflops", 1e12, "TFLOP/s")
+        key, scale = ("gbs", 1e9) if name == COPY else ("tflops", 1e12)
+        unit: Unit = "GB/s" if name == COPY else "TFLOP/s"
         figure = median_figure([run / scale for run in runs], unit=unit, better="higher")
         load = {"mode": "peak", "when": when}
         measured.append(Measurement(name=name, load=load, figures={key: figure}))

@@ -210,13 +210,15 @@ class Kept:
     marks: list[str] = dataclasses.field(default_factory=list)
     failed: SceneLoomError | None = None
 
-    def run(self, what: str, measure: Callable[[], Sequence[Measurement]]) -> list[Measurement]:
+    def run(
+        self, what: str, measure: Callable[..., Sequence[Measurement]], *arguments: Any
+    ) -> list[Measurement]:
         """Measure and keep the result; empty if the load, the server or the engine fails.
 
         An answer from a cache voids the whole run.
         """
         try:
-            found = list(measure())
+            found = list(measure(*arguments))
         except (EngineError, LoadFailedError, ServingError) as error:
             say(f"{what} failed: {error}")
             self.failed = self.failed or error
@@ -253,14 +255,13 @@ def measure_all(
     engine = next((client.engine for client in clients.values()), "")
     if repository is not None and engine and settings.overhead_rounds:
         version, rounds = repository / MODEL_NAME / "1", settings.overhead_rounds
-        kept.run("overhead", lambda: measure_overhead(engine, version, clients, maps, rounds))
+        kept.run("overhead", measure_overhead, engine, version, clients, maps, rounds)
     bound = settings.p99_bound_ms
     if bound is not None and first is None:
         kept.marks.append(f"{RESULT} left out: the closed loops that start the search failed")
     elif bound is not None and first is not None:
-        driver, best = first
         requests, seed = settings.p99_requests, settings.seed
-        kept.run(RESULT, lambda: find_highest_rate(driver, best, bound, requests, seed))
+        kept.run(RESULT, find_highest_rate, *first, bound, requests, seed)
     return kept
 
 
@@ -269,9 +270,8 @@ def run_loads(driver: Driver, settings: ServerBenchSettings, kept: Kept) -> floa
     source = f"{driver.transport}, batch {driver.batch}"
     reached: list[float] = []
     for count in settings.in_flight:
-        closed = kept.run(
-            f"{source}, {count} in flight", lambda count=count: [driver.closed(count)]
-        )  # type: ignore[misc]
+        what = f"{source}, {count} in flight"
+        closed = kept.run(what, lambda count: [driver.closed(count)], count)
         reached += [one.figures["rate"].value / driver.batch for one in closed]
     best = max(reached, default=None)
     if settings.open:
@@ -279,9 +279,8 @@ def run_loads(driver: Driver, settings: ServerBenchSettings, kept: Kept) -> floa
         rates = settings.rates or tuple(dict.fromkeys(shares))  # two may be one, rounded
         for arrivals in settings.arrivals:
             for rate in rates:
-                load = functools.partial(driver.open, arrivals, rate, settings.seed)
                 what = f"{source}, {arrivals} at {rate:g}/s"
-                kept.run(what, lambda load=load: [load()[0]])  # type: ignore[misc]
+                kept.run(what, lambda *load: [driver.open(*load)[0]], arrivals, rate, settings.seed)
     return best
 
 

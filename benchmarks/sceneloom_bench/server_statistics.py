@@ -51,9 +51,7 @@ class Counters:
     def since(self, earlier: Counters) -> Counters:
         """Counts since an earlier reading; raises ServingError if the server restarted."""
         if self.requests < earlier.requests or self.failed < earlier.failed:
-            raise ServingError(
-                "the server was restarted during the load, so its statistics are void"
-            )
+            raise ServingError("the server was restarted during the load: its counts are void")
         own, before = vars(self), vars(earlier)
         less = {k: own[k] - before[k] for k in own if k != "nanoseconds"}
         parts = {k: v - earlier.nanoseconds[k] for k, v in self.nanoseconds.items()}
@@ -227,8 +225,8 @@ class Watch:
         found = max(known, *(counters.cache_hits for counters in counted.values()))
         if found > 0:
             raise SceneLoomError(
-                f"{found} requests of this load were answered from the server's response cache, not "
-                "by the model: serve it without response_cache"
+                f"{found} requests of this load were answered from the server's response cache, "
+                "not by the model: serve it without response_cache"
             )
         return counted
 

@@ -54,7 +54,7 @@ class SuiteSettings:
     url: str | None = None
     """``HOST:PORT`` of a running server of the demo's model, in place of the bundled Triton."""
     seconds: Annotated[float, Interval(ge=1, le=MAX_SECONDS)] = 60.0
-    """Duration of each LoadGen run of the demo's model; a load of the server takes a sixth of it."""
+    """Duration of each LoadGen run of the demo's model; a server's load takes a sixth of it."""
     work: Path = Path("build/bench")
     """Folder of the export bundles."""
     ngf: Annotated[int, Interval(ge=1, le=1024)] = 32
@@ -80,7 +80,7 @@ class StepArguments:
     gpu: bool
 
     def arguments(self, name: str) -> list[str]:
-        """Arguments of `sceneloom bench` for a step; raises InputError if an earlier one is missing."""
+        """Arguments of `sceneloom bench` for a step; raises InputError before an earlier step."""
         return shlex.split(STEPS[name].format_map(self))
 
     def __getitem__(self, word: str) -> str:
@@ -138,8 +138,8 @@ def main(
     """Run every benchmark without a report in DIR, and write DIR/index.html.
 
     Args:
-        out: folder of the reports; by default the newest unfinished benchmarks/results/HARDWARE-DATE,
-            or today's.
+        out: folder of the reports; by default the newest unfinished one of this hardware in
+            benchmarks/results, or today's.
         settings: sizes, duration and choice of the benchmarks.
     """
     out = out or choose_folder(CHECKOUT / "benchmarks" / "results", hardware_name())

@@ -30,7 +30,7 @@ NOWHERE = ServedSettings(url="127.0.0.1:1")
         (lambda: MlperfSettings(server=NOWHERE, workers=10**6), "workers is 1000000; it is at mos"),
         (
             lambda: MlperfSettings(server=NOWHERE, target_rate=1e9),
-            r"target_rate is 1000000000\.0; it is at m",
+            r"rate is 1000000000\.0; it is at",
         ),
         (lambda: MlperfSettings(server=NOWHERE, probe_seconds=math.inf), "probe_seconds is inf"),
         (lambda: MlperfSettings(server=NOWHERE, seconds=math.nan), "seconds is nan"),

@@ -121,10 +121,9 @@ def draw_throughput(report: Report, measurements: Sequence[Measurement], path: P
     with _paper(10, 4.2, report, "Throughput over requests in flight", path) as paper:
         left, right = paper.subplots(1, 2)
         for number, (label, found) in enumerate(series.items()):
+            colour = f"C{number % len(_MARKERS)}"
             for axes, name in ((left, "rate"), (right, "p50")):
-                _figure_line(
-                    axes, found, "in_flight", name, colour=f"C{number % len(_MARKERS)}", label=label
-                )
+                _figure_line(axes, found, "in_flight", name, colour=colour, label=label)
         counts = sorted({quantity(m.load, "in_flight") or 1 for m in measurements})
         for axes in (left, right):
             axes.set_xscale("log", base=2)

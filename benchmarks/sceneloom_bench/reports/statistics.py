@@ -27,17 +27,10 @@ def percentile(values: Sequence[float], percent: float) -> float:
     return ordered[max(math.ceil(percent / 100 * len(ordered)), 1) - 1]
 
 
-def percentile_figure(
-    values: Sequence[float],
-    percent: float,
-    *,
-    unit: Unit,
-    better: Better = "lower",
-    scale: float = 1,
-) -> Figure:
-    """A percentile (0 to 100) of independent values, at least one, and its interval; the figure is
-    `scale` times the values.
-    """
+def percentile_interval(
+    values: Sequence[float], percent: float
+) -> tuple[float | None, float | None]:
+    """Ends of the interval of a percentile (0 to 100) of independent values, at least one."""
     ordered, n, p = sorted(values), len(values), percent / 100
     logs = [
         math.lgamma(n + 1)
@@ -53,12 +46,28 @@ def percentile_figure(
     # if P(X < r) <= tail, an upper end if P(X >= r) <= tail.
     lows = [r for r in range(1, n + 1) if below[r - 1] <= tail]
     highs = [r for r in range(1, n + 1) if 1 - below[r - 1] <= tail]
+    return (
+        ordered[lows[-1] - 1] if lows else None,
+        ordered[highs[0] - 1] if highs else None,
+    )
+
+
+def percentile_figure(
+    values: Sequence[float],
+    percent: float,
+    *,
+    unit: Unit,
+    better: Better = "lower",
+    scale: float = 1,
+) -> Figure:
+    """A percentile (0 to 100) of independent values, and its interval, times `scale`."""
+    low, high = percentile_interval(values, percent)
     return Figure(
-        value=scale * percentile(ordered, percent),
+        value=scale * percentile(values, percent),
         unit=unit,
         better=better,
-        low=scale * ordered[lows[-1] - 1] if lows else None,
-        high=scale * ordered[highs[0] - 1] if highs else None,
+        low=None if low is None else scale * low,
+        high=None if high is None else scale * high,
     )
 
 
@@ -90,17 +99,13 @@ def latency_figures(samples: Sequence[Sequence[float]]) -> dict[str, Figure]:
     """
     blocks = [block for block in samples if block]
     values = [value for block in blocks for value in block]
-    shortest = min(map(len, blocks))
+    shortest, single = min(map(len, blocks)), len(values) == len(blocks)
     figures = {}
     for percent in PERCENTILES:
         figure = percentile_figure(values, percent, unit="ms", scale=1000)
-        if (
-            percent != 50
-            and shortest * (100 - percent) < 100 * BEYOND
-            and len(values) > len(blocks)
-        ):
+        if not single and percent != 50 and shortest * (100 - percent) < 100 * BEYOND:
             figure = dataclasses.replace(figure, low=None, high=None)
-        elif len(values) > len(blocks):
+        elif not single:
             found = [1000 * float(np.percentile(block, percent)) for block in blocks]
             figure = around(figure.value, median_figure(found, unit="ms", better="lower"))
         figures[f"p{percent}"] = figure

@@ -411,11 +411,11 @@ def machine_line(report: Report) -> str:
     """Cores, CPU, memory, GPUs, governor, clocks and load before and after."""
     machine = report.environment
     flags, details = " ".join(machine["cpu_flags"]), machine["gpu_details"]
-    moments = machine["before"], machine["after"]
-    later = moments[1].get("gpus") or []
+    before, after = machine["before"], machine["after"]
+    later = after.get("gpus") or []
     later = later if len(later) == len(details) else [{}] * len(details)
     clocks = []
-    for found in (moment["clocks_mhz"] for moment in moments):
+    for found in (before["clocks_mhz"], after["clocks_mhz"]):
         low, high = (round(min(found)), round(max(found))) if found else (0, 0)
         range_ = f"{low} MHz" if low == high else f"{low} to {high} MHz"
         clocks.append(range_ if found else "not said")
@@ -427,7 +427,7 @@ def machine_line(report: Report) -> str:
         machine["system"],
         f"governor {machine['governor'] or 'not said'}",
         f"clocks {clocks[0]} before and {clocks[1]} after",
-        "load average {0[load_average]:g} before and {1[load_average]:g} after".format(*moments),
+        f"load average {before['load_average']:g} before and {after['load_average']:g} after",
     ]
     return "; ".join(said)
 

@@ -123,7 +123,8 @@ def test_failures_are_counted_and_are_not_in_the_latencies() -> None:
     assert figures["failed"].value == pytest.approx(0.3)
     assert len(load.latencies) == 14
     assert load_marks(load, 256, 1e9) == [
-        "6 of 20 requests failed (1 ModelFailedError, 5 QueueFullError) and are not in the latencies"
+        "6 of 20 requests failed (1 ModelFailedError, 5 QueueFullError) and are not in the "
+        "latencies"
     ]
     assert p99_upper_end_ms(load) == float("inf")
 
