@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 from sceneloom.errors import EngineError, InputError, ParityError, SceneLoomError
+from sceneloom.maps import parse_size
 from sceneloom.request import Request
 from sceneloom_bench.child_process import ChildProcess
 from sceneloom_bench.engine_candidates import (
@@ -56,7 +57,6 @@ from sceneloom_bench.reports.statistics import (
     ratio_figure,
 )
 from sceneloom_bench.turns import Timings, run_rounds
-from sceneloom_export.settings import parse_size
 from sceneloom_serving.engines import ENGINES
 from sceneloom_serving.parity import Parity, Precision, check_parity, compare
 

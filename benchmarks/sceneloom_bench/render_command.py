@@ -20,6 +20,7 @@ import tyro
 
 from sceneloom import TritonSynthesizer
 from sceneloom.errors import ServingError
+from sceneloom.maps import parse_size
 from sceneloom.pictures import Format
 from sceneloom.rendering.items import Rendered
 from sceneloom.rendering.plan import Maps, Pictures, TritonServers, make_plan
@@ -32,7 +33,6 @@ from sceneloom_bench.reports.report import Measurement, Report, say
 from sceneloom_bench.reports.statistics import median_figure
 from sceneloom_bench.server_statistics import ServerView, Watch
 from sceneloom_bench.turns import rounds_in_turn
-from sceneloom_export.settings import parse_size
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -159,7 +159,7 @@ def render_once(
     ):
         watch = Watch(view, [model])
         start = time.perf_counter()
-        places = Maps(place=folder / "maps"), Pictures(place=pictures)
+        places = Maps(location=folder / "maps"), Pictures(location=pictures)
         with RenderRun(make_plan(*places, addresses, how)) as run:
             results = []
             for result in run:

@@ -24,7 +24,7 @@ import tyro
 from sceneloom import TritonSynthesizer
 from sceneloom.contract import MODEL_NAME
 from sceneloom.errors import EngineError, InputError, SceneLoomError, ServingError
-from sceneloom.maps import Image
+from sceneloom.maps import Image, parse_size
 from sceneloom.request import Request
 from sceneloom.triton.encoded import ENCODED_MODEL, EncodedFormat
 from sceneloom.triton.transport import MAX_SECONDS, Timeouts
@@ -46,7 +46,6 @@ from sceneloom_bench.reports.report import Measurement, Report, say
 from sceneloom_bench.reports.statistics import latency_figures, median_figure, rate_figure
 from sceneloom_bench.server_statistics import ServerView
 from sceneloom_bench.turns import EngineProcess, EngineRunner, rounds_in_turn
-from sceneloom_export.settings import parse_size
 from sceneloom_serving.engines import open_engine
 
 ORDER_MARK = (

@@ -21,12 +21,12 @@ from typing import Annotated
 import tyro
 
 from sceneloom.errors import InputError
+from sceneloom.maps import parse_size
 from sceneloom.triton.transport import MAX_SECONDS
 from sceneloom_bench.harness import CHECKOUT, DEMO, MOST_BATCH, check_out, check_ranges
 from sceneloom_bench.load import P99_REQUESTS
 from sceneloom_bench.reports.environment import gpu_details, hardware_name
 from sceneloom_bench.reports.report import read_report, say
-from sceneloom_export.settings import parse_size
 
 SCENELOOM = (sys.executable, "-m", "sceneloom.cli")
 STALLS = CHECKOUT / "benchmarks" / "experiments" / "stalls.py"

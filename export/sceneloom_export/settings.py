@@ -5,18 +5,17 @@ Light: no torch, no onnx, no TensorRT.
 from __future__ import annotations
 
 import dataclasses
-import re
 from pathlib import Path
 from typing import Literal, get_args
 
 from sceneloom.contract import Contract
 from sceneloom.errors import SchemaError, SizeError
+from sceneloom.maps import parse_size
 from sceneloom_serving.parity import CLASSES, Precision, PrecisionClass
 from sceneloom_serving.plan_record import Hardware, Profile
 
 ExportPrecision = Literal["exact", "fast", "fp32", "fp16", "bf16", "int8"]
 """A class of precisions, or one of them."""
-_SIDE = re.compile(r"[1-9][0-9]{0,4}")
 _RANGES = {
     "max_batch_size": (1, 1024),
     "queue_delay_us": (0, 60_000_000),
@@ -112,18 +111,6 @@ class ExportSettings:
         return "fast" if "fast" in self.precision else "exact"
 
 
-def parse_size(text: str) -> tuple[int, int]:
-    """Parse WIDTHxHEIGHT, as sizes are written for people, to (height, width).
-
-    Raises:
-        SchemaError: it is not of this form.
-    """
-    parts = text.lower().split("x")
-    if len(parts) != 2 or not all(_SIDE.fullmatch(x) for x in parts):
-        raise SchemaError(f"size {text!r}: write WIDTHxHEIGHT, such as 2048x1024")
-    return int(parts[1]), int(parts[0])
-
-
 FLOAT32 = "float32/"
 """What the names of nodes begin with that must stay float32 where an engine computes in half; only
 the graph for TensorRT 8.6 has such names.
@@ -193,7 +180,8 @@ def parse_profile(text: str) -> Profile:
     """Parse BATCH@SIZE, each one value or LEAST:TUNED:MOST.
 
     Raises:
-        SchemaError: it is not of this form.
+        SchemaError: a batch is not of this form.
+        InputError: a size is not.
     """
     batch, at, size = text.rpartition("@")
     sizes = [parse_size(part) for part in _three(size, text)]

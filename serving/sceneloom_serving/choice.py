@@ -14,7 +14,6 @@ import contextlib
 import dataclasses
 import hashlib
 import json
-import os
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -24,7 +23,7 @@ from typing import Any, TypeVar
 
 from sceneloom.contract import MODEL_NAME
 from sceneloom.errors import EngineError, ParityError, SceneLoomError
-from sceneloom.files import file_hash
+from sceneloom.files import file_hash, write_whole
 from sceneloom.request import Request
 from sceneloom.synthesizer import Synthesizer
 from sceneloom.text import parse_json
@@ -257,10 +256,7 @@ def remember(
     # A home that cannot be written, or that there is none of, costs a measurement at every start.
     with contextlib.suppress(OSError, RuntimeError):
         path = _memory(bundle_hash, facts["machine"], precision)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_name(f".{path.name}.{os.getpid()}.part")
-        part.write_text(json.dumps(content, indent=1) + "\n", "utf-8")
-        part.replace(path)
+        write_whole(path, (json.dumps(content, indent=1) + "\n").encode())
     return chosen
 
 

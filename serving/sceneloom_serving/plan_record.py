@@ -14,7 +14,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -28,6 +27,7 @@ from sceneloom.contract import (
     Contract,
 )
 from sceneloom.errors import PlanRefusedError, SchemaError
+from sceneloom.files import write_whole
 from sceneloom.text import parse_json
 
 FORMAT = 1
@@ -130,16 +130,8 @@ def record_path(plan: Path) -> Path:
 
 def write_record(plan: Path, record: PlanRecord) -> None:
     """Write the record of a plan, whole or not at all; it is the last file that a build writes."""
-    path = record_path(plan)
-    fresh = path.with_name(f".{path.name}.{os.getpid()}.new")
-    try:
-        with fresh.open("w", encoding="utf-8") as stream:
-            stream.write(json.dumps(record.to_json(), indent=1) + "\n")
-            stream.flush()
-            os.fsync(stream.fileno())
-        fresh.replace(path)
-    finally:
-        fresh.unlink(missing_ok=True)
+    text = json.dumps(record.to_json(), indent=1) + "\n"
+    write_whole(record_path(plan), text.encode(), flush=True)
 
 
 def read_record(plan: Path) -> PlanRecord:
