@@ -1,4 +1,4 @@
-"""Arguments of another type than documented, refused before they are used."""
+"""Arguments of an undocumented type, refused before use."""
 
 from __future__ import annotations
 
@@ -6,15 +6,13 @@ from sceneloom.errors import InputError
 
 
 def check_kind(value: object, kinds: type | tuple[type, ...], belongs: str) -> None:
-    """Check that an argument is of its documented type.
+    """Check the type of an argument, such as one of two swapped ones; a bool is no number.
 
     Args:
-        value: the argument.
-        kinds: the types it may have; a bool is no number.
-        belongs: what it should be, with its article: "the label schema".
+        belongs: the argument's name with its article: "the label schema".
 
     Raises:
-        InputError: it is of another type, such as one of swapped arguments.
+        InputError: it has another type.
     """
     if not isinstance(value, kinds) or (isinstance(value, bool) and kinds is not bool):
         raise InputError(f"a value of {type(value).__name__} where {belongs} belongs")

@@ -1,5 +1,4 @@
-"""Label schemas: which ids a label map holds, what they mean, and which channel of the network each
-one is.
+"""Label schemas: the ids of label maps, their names and colours, and their network channels.
 
 A schema is data, not code: the built-in ones are the JSON files in `schemas/`, and a user's own
 file has the same form::
@@ -41,7 +40,7 @@ from sceneloom.validation import checked, read_json
 
 MAX_CHANNELS = 256
 NO_CHANNEL = 255
-"""Value in a channel map for pixels that belong to no channel: their one-hot row is all zeros."""
+"""Value in a channel map of pixels without a channel: their one-hot row is all zeros."""
 MAX_FILE_VALUE = 65535
 _UNKNOWN = 65535
 
@@ -122,13 +121,13 @@ class LabelSchema:
 
     @property
     def channels(self) -> int:
-        """Number of one-hot channels of a network trained with this schema."""
+        """Number of one-hot channels."""
         return len(self.labels)
 
     @property
     def has_training_ids(self) -> bool:
-        """Whether its ids are numbered for training, as in Cityscapes' labelTrainIds: from 0 on
-        without a gap, and unlabelled pixels belong to no label.
+        """The ids are training ids, as in Cityscapes' labelTrainIds: from 0 without a gap, and
+        unlabelled pixels belong to no label.
         """
         ids = [label.id for label in self.labels]
         return sorted(ids) == list(range(len(ids))) and (
@@ -159,20 +158,15 @@ class LabelSchema:
 
     @property
     def unlabelled_channel(self) -> int | None:
-        """Value that unlabelled pixels have in a channel map (`NO_CHANNEL` if none), or None
-        without such an id.
-        """
+        """Value of unlabelled pixels in a channel map; None without an unlabelled id."""
         return None if self.unlabelled is None else int(self.table[self.unlabelled])
 
     def to_channels(self, values: npt.NDArray[Any]) -> tuple[npt.NDArray[np.uint8], dict[int, int]]:
-        """Translate file values to channels.
-
-        Args:
-            values: uint8 or uint16 [H, W], as in the file.
+        """Translate file values, uint8 or uint16 [H, W], to channels.
 
         Returns:
-            channels uint8 [H, W] (unknown values come out as 255), and the unknown values with
-            their pixel counts.
+            channels uint8 [H, W], 255 for unknown values, and the pixel count of each unknown
+            value.
         """
         channels = self.table[values]
         unknown = values[channels == _UNKNOWN]
@@ -182,14 +176,14 @@ class LabelSchema:
         }
 
     def colourise(self, label_map: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
-        """Paint a channel map (uint8 [H, W]) in the schema's colours: uint8 [H, W, 3], RGB."""
+        """A channel map (uint8 [H, W]) in the schema's colours: uint8 [H, W, 3], RGB."""
         return self.palette[label_map]
 
     def instance_classes(self, instance_map: npt.NDArray[np.int32]) -> npt.NDArray[np.int32]:
-        """Label id that each instance id encodes, int32 [H, W]; needs `instance_divisor`.
+        """Label id that each instance id encodes, int32 [H, W].
 
         Raises:
-            SchemaError: this schema's instance ids do not encode their class.
+            SchemaError: the schema has no `instance_divisor`.
         """
         if self.instance_divisor is None:
             raise SchemaError(f"instance ids of schema {self.name!r} do not encode their class")
@@ -220,7 +214,7 @@ class LabelSchema:
 
 
 def builtin_schemas() -> list[str]:
-    """Names of the schemas that come with SceneLoom."""
+    """Names of the built-in schemas."""
     folder = resources.files("sceneloom") / "schemas"
     return sorted(
         entry.name.removesuffix(".json")
@@ -230,11 +224,11 @@ def builtin_schemas() -> list[str]:
 
 
 def load_schema(name_or_path: str | Path) -> LabelSchema:
-    """Load a built-in schema by name, or a user's own by the path of its JSON file.
+    """Load a built-in schema by name, or another by the path of its JSON file.
 
     Raises:
         SchemaError: the file is not a label schema.
-        InputError: there is neither a built-in schema nor a file of this name.
+        InputError: neither a built-in schema nor a file has this name.
     """
     check_kind(name_or_path, (str, os.PathLike), "the name or the path of a label schema")
     if str(name_or_path) in builtin_schemas():
@@ -244,10 +238,10 @@ def load_schema(name_or_path: str | Path) -> LabelSchema:
         return LabelSchema.from_json(parse_json(text, str(name_or_path)), source=str(name_or_path))
     path = Path(name_or_path)
     try:
-        there = path.is_file()
+        exists = path.is_file()
     except OSError:  # a name that is too long
-        there = False
-    if not there:
+        exists = False
+    if not exists:
         raise InputError(
             f"no label schema {str(name_or_path)!r}: built in are {', '.join(builtin_schemas())}; "
             "a schema of your own is the path of a JSON file"

@@ -1,7 +1,7 @@
-"""Words for a person: foreign text made safe to print, reasons of other programs, counts.
+"""Text for people: foreign text made safe to print, causes of errors, counts.
 
 A terminal obeys control characters, also those in a file name: they clear lines, retitle windows
-and reverse the direction of what follows. Every command escapes what it did not write itself.
+and reverse the direction of the text after them. Every command escapes foreign text.
 """
 
 from __future__ import annotations
@@ -20,14 +20,9 @@ _SHORT = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}
 
 
 def printable(text: object) -> str:
-    """A text in one line that a terminal shows and does not obey.
-
-    Args:
-        text: what is printed, such as an error or a path.
-
-    Returns:
-        the same with control characters, line ends and overrides of direction as ``\\x1b``,
-        ``\\n`` and ``\\u202e``; a byte of a name that is not UTF-8 as ``\\xff``.
+    """The text in one line that a terminal shows and does not obey: control characters, line ends
+    and overrides of direction become ``\\x1b``, ``\\n`` and ``\\u202e``; a byte of a name that is
+    not UTF-8 becomes ``\\xff``.
     """
     return _UNSAFE.sub(_escaped, str(text))
 
@@ -40,12 +35,8 @@ def _escaped(match: re.Match[str]) -> str:
 
 
 def one_line(text: str, *, most: int = _LONGEST_REASON) -> str:
-    """A text with its line breaks and runs of blanks as single blanks.
-
-    Args:
-        text: any text.
-        most: a longer text ends with its last whole word before this many characters, and " ...";
-            its first word stays whole however long.
+    """The text with single blanks for line breaks and runs of blanks. Beyond `most` characters it
+    ends with its last whole word and " ..."; its first word stays whole.
     """
     words = text.split()
     kept: list[str] = []
@@ -59,11 +50,9 @@ def one_line(text: str, *, most: int = _LONGEST_REASON) -> str:
 
 
 def reason(error: BaseException, *, most: int = _LONGEST_REASON) -> str:
-    """Why an error of another library came: the system's own words, else its first line, else the
-    name of its kind.
+    """Cause of another library's error: the system's words, else the first line, else the class.
 
-    Raises:
-        MemoryError: it is one, which says nothing of what was read.
+    Raises a MemoryError again, because it does not depend on the input.
     """
     if isinstance(error, MemoryError):
         raise error
@@ -77,27 +66,23 @@ def counted(count: int, noun: str) -> str:
     return f"{count:,} {noun}" + "s" * (count != 1)
 
 
-MOST_LEVELS = 100
-"""Levels of arrays and objects within one another; no file of SceneLoom has ten."""
+MAX_LEVELS = 100
+"""Levels of nested arrays and objects; no file of SceneLoom has ten."""
 
 
 def parse_json(text: str | bytes | bytearray, **options: Any) -> Any:
-    """Parse JSON.
-
-    Args:
-        text: the document.
-        options: as `json.loads` takes them.
+    """Parse JSON with the options of `json.loads`.
 
     Raises:
-        ValueError: not JSON, not UTF-8, or nested more than `MOST_LEVELS` deep.
+        ValueError: the text is not JSON, not UTF-8, or nested more than `MAX_LEVELS` deep.
     """
-    too_deep = f"arrays and objects are nested more than {MOST_LEVELS} deep"
+    too_deep = f"arrays and objects are nested more than {MAX_LEVELS} deep"
     try:
         value = json.loads(text, **options)
     except RecursionError:
         raise ValueError(too_deep) from None
     level = [value]
-    for _ in range(MOST_LEVELS + 1):
+    for _ in range(MAX_LEVELS + 1):
         containers = [each for each in level if isinstance(each, dict | list) and each]
         if not containers:
             return value

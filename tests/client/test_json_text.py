@@ -6,10 +6,10 @@ import json
 
 import pytest
 
-from sceneloom.text import MOST_LEVELS, parse_json
+from sceneloom.text import MAX_LEVELS, parse_json
 
 
-@pytest.mark.parametrize("depth", [MOST_LEVELS + 1, 900, 60_000])
+@pytest.mark.parametrize("depth", [MAX_LEVELS + 1, 900, 60_000])
 @pytest.mark.parametrize(("opening", "closing"), [("[", "]"), ('{"a":', "}")])
 def test_nested_too_deeply(depth: int, opening: str, closing: str) -> None:
     with pytest.raises(ValueError, match="nested more than 100 deep"):
@@ -17,7 +17,7 @@ def test_nested_too_deeply(depth: int, opening: str, closing: str) -> None:
 
 
 def test_what_files_hold_is_parsed() -> None:
-    deep = "[" * MOST_LEVELS + "1" + "]" * MOST_LEVELS
+    deep = "[" * MAX_LEVELS + "1" + "]" * MAX_LEVELS
     assert json.dumps(parse_json(deep)) == deep
     assert parse_json(b'{"a": [1, {"b": null}], "c": []}') == {"a": [1, {"b": None}], "c": []}
     with pytest.raises(ValueError, match="Expecting value"):
