@@ -191,17 +191,11 @@ def pair_folders(
 ) -> tuple[Sequence[NamePair], Sequence[LeftOut]]:
     """Find the label maps of a folder and the instance map of each; see `pair_names`.
 
-    Args:
-        labels: folder of label maps, searched to the bottom; a path or a URL.
-        instances: folder of instance maps, which may be the same, or None to pair none.
-        training_ids: whether label maps hold training ids.
+    Folders are paths or URLs, searched to the bottom; both may be the same, and None pairs no
+    instance maps. Returns the pairs, ordered by key, and all that is in none of them.
 
-    Returns:
-        the pairs, ordered by key, and all that is in none of them.
-
-    Raises:
-        InputError: a folder does not exist or cannot be read, has no maps, two maps would share one
-            picture's name, or two instance maps fit one name.
+    Raises InputError if a folder does not exist, cannot be read or has no maps, and as
+    `pair_names`.
     """
     folders = [labels] if instances is None else [labels, instances]
     paths: list[PurePath] = []

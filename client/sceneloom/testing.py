@@ -52,13 +52,9 @@ class FakeTransport:
     ) -> None:
         """Prepare the answers.
 
-        Args:
-            contract: contract of the model.
-            max_batch_size: largest batch.
-            dynamic_batching: as in its configuration.
-            engine: as in its configuration, such as ``openvino-fp32``; empty for none.
-            failures: one entry per request, in order: the error to raise, or None to answer; later
-                requests are answered.
+        The contract, the batches and the engine are in the model's configuration. `failures` has
+        one entry per request, in order: the error to raise, or None to answer; later requests are
+        answered.
         """
         self.contract = contract
         self.max_batch_size = max_batch_size

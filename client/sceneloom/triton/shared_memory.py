@@ -46,10 +46,8 @@ OLDEST_SERVER = (2, 50)
 
 
 def new_region_prefix() -> str:
-    """Prefix of the regions of one connection.
-
-    It is random: a server on another host has no file of such a name, even where a client of the
-    same process id runs there.
+    """Prefix of the regions of one connection; random, since a server on another host must not have
+    a file of such a name, even where a client of the same process id runs there.
     """
     return f"{new_prefix()}{_MARK}{secrets.token_hex(8)}-"
 
@@ -72,14 +70,8 @@ class Region:
     """Memory that client and server share."""
 
     def __init__(self, name: str, size: int) -> None:
-        """Make a region.
-
-        Args:
-            name: file name in /dev/shm.
-            size: least bytes; rounded up to whole MiB.
-
-        Raises:
-            OSError: this machine has no shared memory, or not enough is left.
+        """Make a file in /dev/shm of at least `size` bytes, rounded up to whole MiB; raises OSError
+        if this machine has no shared memory, or not enough is left.
         """
         self.name = name
         self.size = -(-size // _STEP) * _STEP
@@ -124,15 +116,7 @@ class SharedMemoryTransport(GrpcTransport):
     """
 
     def __init__(self, url: str, *, why: str = "shared memory was asked for") -> None:
-        """Prepare a connection, and remove the regions of killed clients from /dev/shm.
-
-        Args:
-            url: ``HOST:PORT`` of the server's gRPC port, or ``grpc://HOST:PORT``.
-            why: reason for this carrier.
-
-        Raises:
-            InputError: the address has another form.
-        """
+        """Prepare a connection as `GrpcTransport`, and remove the regions of killed clients."""
         super().__init__(url, why=why)
         self.kind = "grpc-shm"  # grpc once the server has refused a region
         sweep_regions()
@@ -167,17 +151,9 @@ class SharedMemoryTransport(GrpcTransport):
     ) -> str:
         """Send a request in messages and then through shared memory, and compare the answers.
 
-        Args:
-            model: the model's name.
-            inputs: as for `infer`; random ones prove the most.
-            output: name of the output, an array of numbers.
-            timeout: seconds for each request.
-
-        Returns:
-            the reason against shared memory; empty if it works.
-
-        Raises:
-            ServingError: the server does not answer.
+        Random inputs prove the most; the output is an array of numbers; `timeout` is seconds for
+        each request. Returns the reason against shared memory, empty if it works. Raises a
+        ServingError if the server does not answer.
         """
         housekeeping = {"client_timeout": _HOUSEKEEPING_SECONDS}
         try:
