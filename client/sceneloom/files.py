@@ -208,20 +208,11 @@ def replace_folder(
 ) -> Iterator[Path]:
     """Write a folder beside its place and rename it into it once the block has ended well.
 
-    Args:
-        folder: the place. It may be empty, missing, or an older folder of this kind: one with a
-            `marker` by SceneLoom and nothing but `files`. Anything else is refused.
-        marker: JSON file with the key ``sceneloom``, which marks the kind.
-        files: names of all files of such a folder.
-        kind: name of the kind in errors, such as ``a checkpoint bundle``.
-        error: class of the errors.
+    The place may be empty, missing, or an older folder of this `kind` (its name in errors): one
+    with nothing but `files`, whose JSON file `marker` has the key ``sceneloom``. Anything else is
+    refused.
 
-    Yields:
-        the folder to write into.
-
-    Raises:
-        SceneLoomError: of the class `error`: the place is taken by something else, or cannot be
-            written.
+    Raises `error` if the place is taken by something else or cannot be written.
     """
     try:
         folder = folder.resolve()

@@ -79,25 +79,18 @@ def read_label_map(
     max_pixels: int = DEFAULT_MAX_PIXELS,
     name: str | None = None,
 ) -> npt.NDArray[np.uint8]:
-    """Read a label map and translate its values to the schema's channels.
+    """Read a label map and translate its values to the schema's channels: uint8 [H, W], 255 for
+    unlabelled pixels without a channel.
 
-    Args:
-        source: path of a PNG, TIFF or .npy file, or its bytes.
-        schema: the file's label schema.
-        unknown: ``"error"`` refuses ids that the schema does not have; ``"unlabelled"`` reads them
-            as its unlabelled id. Values above 255, and above all ids of the schema, are refused
-            either way: such a file is usually an instance map.
-        max_pixels: most pixels (height * width) to decode.
-        name: the file's name in errors; by default its path.
+    `source` is the path of a PNG, TIFF or .npy file, or its bytes; `name` is the file's name in
+    errors, by default its path. `unknown` refuses ids that the schema does not have, or reads them
+    as its unlabelled id. Values above 255, and above all ids of the schema, are refused either way:
+    such a file is usually an instance map.
 
-    Returns:
-        uint8 [H, W], the channel of each pixel (255 for unlabelled pixels without a channel).
-
-    Raises:
-        ImageReadError: missing, empty, truncated, damaged or of an unknown format.
-        ImageTooLargeError: more pixels than `max_pixels`.
-        NotALabelMapError: a colour picture, a lossy format, or values that are not label ids.
-        UnknownLabelError: ids that the schema does not have, with their pixel counts.
+    Raises ImageReadError if the file is missing, empty, truncated, damaged or of an unknown format,
+    ImageTooLargeError above `max_pixels` (height * width; nothing is decoded), NotALabelMapError
+    for a colour picture, a lossy format, or values that are no label ids, UnknownLabelError for ids
+    that the schema does not have.
     """
     check_kind(schema, LabelSchema, "the label schema")
     values, name = _decode(source, name, max_pixels)

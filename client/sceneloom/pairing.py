@@ -92,19 +92,13 @@ def pair_names(
     place_of_label: Callable[[str], str],
     place_of_instance: Callable[[str], str],
 ) -> Pairing:
-    """Pair the maps of two folders.
+    """Pair the names of the files of two folders; `instances` None pairs none.
 
-    Args:
-        labels: names of the files in the folder of label maps.
-        instances: names of the files in the folder of instance maps, or None to pair none.
-        together: whether the two are one folder, where instance maps are those named so. In a
-            folder of its own every map is a label map.
-        training_ids: whether label maps hold training ids.
-        place_of_label: label map -> its name in errors.
-        place_of_instance: instance map -> its name in errors.
+    `together` says that the two are one folder, where instance maps are those named so; in a folder
+    of its own every map is a label map. `training_ids` says that label maps hold training ids.
+    `place_of_label` and `place_of_instance` give a map's name in errors.
 
-    Raises:
-        InputError: two maps would share one picture's name, or two instance maps fit one name.
+    Raises InputError if two maps would share one picture's name, or two instance maps fit one.
     """
     labels_left_out: list[LeftOut] = []
     instances_left_out: list[LeftOut] = []

@@ -38,11 +38,9 @@ def check_png(data: bytes, name: str) -> None:
 
 
 def png_pixels(data: bytes, name: str) -> bytes:
-    """Check the chunks of a PNG, since decoders take malformed ones each in its own way; returns
-    the packed pixels.
-
-    Raises ImageReadError if the file is truncated, or a chunk is damaged, unknown and critical,
-    repeated, or out of its place.
+    """Packed pixels of a PNG; decoders take malformed files each in its own way. Raises
+    ImageReadError if the file is truncated, or a chunk is damaged, unknown and critical, repeated,
+    or out of its place.
     """
     at, kind, pixels, others = len(SIGNATURE), b"", [], 0
     ended: set[bytes] = set()  # kinds without further chunks

@@ -48,10 +48,8 @@ ChooseStyle = Callable[
 def default_styles(
     contract: Contract, label_map: npt.NDArray[Any], instance_map: npt.NDArray[Any]
 ) -> npt.NDArray[np.float32]:
-    """Give every instance its class's default; zeros where the contract has none.
-
-    The values of the maps are not checked. Raises InputError if the model takes no style, or the
-    arguments come in another order.
+    """Give every instance its class's default, zeros without one; the values of the maps are not
+    checked. Raises InputError if the model takes no style, or the arguments come in another order.
     """
     check_takes_style(contract)
     if label_map.dtype != np.uint8:
@@ -144,9 +142,8 @@ def styles_from_file(
     instance_map: npt.NDArray[Any],
     styles: StyleFile,
 ) -> npt.NDArray[np.float32]:
-    """Give every instance the file's style for its id, else for its class, else the default.
-
-    Raises InputError if the model takes no style, or a map does not fit the contract.
+    """Give every instance the file's style for its id, else for its class, else the default; raises
+    InputError if the model takes no style, or a map does not fit the contract.
     """
     check_kind(styles, StyleFile, "a StyleFile")
 
@@ -235,7 +232,7 @@ def check_has_clusters(contract: Contract) -> None:
     check_takes_style(contract)
     if not contract.style_clusters:
         raise InputError(
-            "this model has no style clusters to choose from: run `sceneloom styles` on its "
+            "this model has no style clusters: run `sceneloom styles` on its "
             "checkpoint and export it again"
         )
 
@@ -332,7 +329,7 @@ def style_chooser(contract: Contract, choice: StyleChoice) -> ChooseStyle:
     ) -> npt.NDArray[np.float32]:
         file = path / f"{key}.json"
         if not file.is_file():
-            raise MissingInputError(f"{file}: no such style file, and every map wants its own")
+            raise MissingInputError(f"{file}: no such style file; every map needs its own")
         one = OneStyleFile(contract, file)
         table = one(key, labels, instances)
         one.check_used(f"{key} has no instances")

@@ -35,10 +35,8 @@ from sceneloom.triton.transport import OUTPUT_SPECS, TRITON_DTYPES, ModelConfig,
 
 
 class FakeTransport:
-    """Answers with the label map in its schema's colours, boundaries in white.
-
-    It checks sizes, dtypes and batch sizes as a server does, records every request, and fails on
-    demand.
+    """Answers with the label map in its schema's colours, boundaries in white. It checks sizes,
+    dtypes and batch sizes as a server does, records every request, and fails on demand.
     """
 
     def __init__(

@@ -73,9 +73,8 @@ def read_format(words: str) -> tuple[EncodedFormat, int]:
 
 
 class EncodedClient:
-    """Client of `synthesis_encoded`; safe to use from several threads if its transport is.
-
-    The owner of the transport closes it.
+    """Client of `synthesis_encoded`; safe to use from several threads if its transport is. The
+    owner of the transport closes it.
     """
 
     def __init__(
@@ -100,7 +99,7 @@ class EncodedClient:
         except ModelNotFoundError as error:
             raise ModelNotFoundError(f"{error}: it does not serve {_HOW}") from None
         if PARAMETER not in config.parameters:
-            raise ModelNotFoundError(f"{self._where}: carries no contract; it is not {_HOW}")
+            raise ModelNotFoundError(f"{self._where}: has no contract; it is not {_HOW}")
         self.contract = Contract.loads(config.parameters[PARAMETER], source=self._where)
         """Contract of the model, the same as of `synthesis` behind it."""
         file = TensorSpec(dtype="BYTES", dims=(1,))

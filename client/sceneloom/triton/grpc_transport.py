@@ -92,7 +92,7 @@ class Placement:
 class GrpcTransport(TritonTransport):
     """gRPC to a Triton server; safe to use from several threads."""
 
-    def __init__(self, url: str, *, why: str = "gRPC was asked for") -> None:
+    def __init__(self, url: str, *, why: str = "requested") -> None:
         """Prepare a connection to ``HOST:PORT`` or ``grpc://HOST:PORT``; the first call opens it.
         Raises InputError for an address of another form.
         """

@@ -150,7 +150,7 @@ class HttpTransport(TritonTransport):
     connection of its own, kept for the next.
     """
 
-    def __init__(self, url: str, *, why: str = "HTTP was asked for") -> None:
+    def __init__(self, url: str, *, why: str = "requested") -> None:
         """Prepare a connection to ``http://HOST:PORT``; the first call opens it. Raises InputError
         for an address of another form.
         """
@@ -245,7 +245,7 @@ class HttpTransport(TritonTransport):
             status = "UNAVAILABLE"
             words = getattr(error, "strerror", None) or str(error) or type(error).__name__
             if isinstance(error, http.client.BadStatusLine) and not isinstance(error, OSError):
-                words = "what answers does not speak HTTP; a gRPC port is named without http://"
+                words = "the answer is not HTTP; write the address of a gRPC port without http://"
         finally:
             with self._lock:
                 if not self._closed and connection.is_reusable():

@@ -109,13 +109,11 @@ class RegionRefusedError(Exception):
 
 
 class SharedMemoryTransport(GrpcTransport):
-    """gRPC with tensors in shared memory; safe to use from several threads.
-
-    BYTES, and all tensors once no memory is left, go in messages. `sceneloom.triton.client.connect`
-    makes one only if `prove` has succeeded.
+    """gRPC with tensors in shared memory; safe to use from several threads. BYTES, and all tensors
+    once no memory is left, go in messages. `client.connect` makes one only if `prove` succeeds.
     """
 
-    def __init__(self, url: str, *, why: str = "shared memory was asked for") -> None:
+    def __init__(self, url: str, *, why: str = "requested") -> None:
         """Prepare a connection as `GrpcTransport`, and remove the regions of killed clients."""
         super().__init__(url, why=why)
         self.kind = "grpc-shm"  # grpc once the server has refused a region
@@ -163,7 +161,7 @@ class SharedMemoryTransport(GrpcTransport):
         numbers = re.match(r"(\d+)\.(\d+)", version)
         if numbers is None or tuple(map(int, numbers.groups())) < OLDEST_SERVER:
             oldest = ".".join(map(str, OLDEST_SERVER))
-            return f"shared memory is safe from Triton {oldest} on, and the server is {version}"
+            return f"shared memory needs Triton {oldest}; the server is {version}"
         plain = super().infer(model, inputs, output, timeout=timeout)
         try:
             deadline = time.monotonic() + timeout
@@ -171,10 +169,10 @@ class SharedMemoryTransport(GrpcTransport):
         except RegionRefusedError as error:
             return f"the server cannot open shared memory of this machine ({error})"
         except OSError as error:
-            return f"there is no shared memory to be had ({error.strerror})"
+            return f"no shared memory is free ({error.strerror})"
         # Engines may differ in the last digits from one run to the next.
         if answer.shape != plain.shape or np.abs(answer.astype(np.float64) - plain).mean() > 1:
-            return "the answer through shared memory was not the one that came in a message"
+            return "the picture through shared memory differs from the one over gRPC"
         # The server still holds regions of ended clients. It is known to be on this machine now:
         # elsewhere these process ids are those of other processes.
         with contextlib.suppress(self._grpc.InferenceServerException):

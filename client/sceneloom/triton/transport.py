@@ -286,7 +286,7 @@ def _fault(url: str, scheme: str) -> str:
             "machine where a tunnel (ssh -L, stunnel) adds TLS"
         )
     if kind not in ("", "http", "grpc"):
-        return f"{kind}:// is no way to reach it"
+        return f"{kind}:// is not supported"
     if "@" in host:
         return "a user or password is not supported"
     if path or "?" in rest or "#" in rest:
@@ -300,7 +300,7 @@ def _fault(url: str, scheme: str) -> str:
     if not port:
         return "it names no port"
     if port.isascii() and port.isdigit() and not 0 < int(port) < 65536:
-        return f"port {port} is none, they are from 1 to 65535"
+        return f"port {port} is not from 1 to 65535"
     if kind and named != kind:
         return f"{kind}:// is written in small letters"
     return f"{kind}:// is another port of the server" if kind and kind != scheme else ""
