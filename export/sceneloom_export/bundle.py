@@ -62,11 +62,8 @@ class Exported:
     """The engine that serves by default: the fastest on this machine that passed."""
     known: Known
     verdicts: list[PrecisionVerdict]
-    """Verdicts on the precisions other than float32."""
     measured: list[Measured]
-    """Every engine on this machine."""
     own_maps: OwnMaps | None
-    """The user's maps in the proof."""
 
     @property
     def parity(self) -> Parity:
@@ -91,20 +88,16 @@ def export_bundle(
     Args:
         checkpoint_folder: a checkpoint bundle.
         repository: the folder to write; replaces an export bundle, refuses anything else.
-        settings: batching, queue, warm-up and instances.
+        settings: how the model is served.
         sizes: the (height, width) pairs to serve, or None for any multiple.
         largest: without `sizes`, the (height, width) of the parity proof beside small maps,
             multiples of the model's. The norms sum over the whole picture, so small maps alone
             prove little.
         export: precisions, and maps of the proof.
 
-    Raises:
-        CheckpointError: the checkpoint cannot be read.
-        GraphRuleError: the graph breaks a rule of the engines.
-        ParityError: a float32 engine's pictures differ from PyTorch's.
-        InputError: the maps cannot be read.
-        SizeError: `largest` is no multiple.
-        ExportError: the place is taken by something else or cannot be written.
+    Raises CheckpointError, InputError for unreadable maps, SizeError if `largest` is no multiple,
+    GraphRuleError if the graph breaks an engine's rule, ParityError if a float32 engine differs
+    from PyTorch, ExportError if the place is taken or cannot be written.
     """
     settings, export = settings or ServingSettings(), export or ExportSettings()
     precisions = export.precisions
@@ -227,9 +220,7 @@ def write_graphs(
     precisions: Sequence[Precision],
     own: list[Request],
 ) -> None:
-    """Write the graphs into a version's folder: float32, the same with accurate norms, and as
-    requested half, and int8 with ranges from the user's own or else drawn maps.
-    """
+    """Write the graphs into a version's folder; int8's ranges come from own or else drawn maps."""
     graph, model = version / GRAPH_FILE, version / bundle.MODEL_FILE
     export_onnx(ServedGenerator(generator, contract).eval(), graph)
     norms = sum(isinstance(module, nn.InstanceNorm2d) for module in generator.modules())
@@ -252,8 +243,7 @@ def judge(
     recognition: Recognition | None,
 ) -> list[PrecisionVerdict]:
     """Judge every precision but float32, and remove the graph of each refused one; raises
-    ParityError if the half graph differs, on the first `small` references, from a model that passes
-    in half.
+    ParityError if the half graph of a model that passes differs.
     """
     verdicts = [
         proof.judge_rounded(generator, contract, precision, references, recognition)

@@ -71,14 +71,11 @@ class Parity:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Limits:
-    """Limits of the differences; None is no limit."""
+    """Limits of a `Parity`, the least for PSNR; None is no limit."""
 
     max: int | None = None
-    """Largest difference, grey levels."""
     p999: float | None = None
-    """99.9th percentile of the differences, grey levels."""
     psnr: float | None = None
-    """Least peak signal-to-noise ratio, dB."""
 
 
 LIMITS: dict[Precision, Limits] = {
@@ -124,9 +121,7 @@ def reference_pictures(reference: Synthesizer, requests: Sequence[Request]) -> l
 def run_parity(
     references: Sequence[Image], candidate: Synthesizer, requests: Sequence[Request]
 ) -> Parity:
-    """Compare an engine's pictures of maps with those of `reference_pictures`; if the engine takes
-    batches, each map runs as a batch of two.
-    """
+    """Compare an engine with `reference_pictures`; each map runs as two if it takes batches."""
     copies = 2 if candidate.max_batch_size > 1 else 1
     expected, got = [], []
     for reference, request in zip(references, requests, strict=True):
@@ -137,9 +132,7 @@ def run_parity(
 
 
 def check_proof(parity: Parity, precision: Precision, engine: str, maps: int) -> None:
-    """Refuse an engine without its precision's margin; raises ParityError with every broken limit,
-    or with the count of maps if it is too small.
-    """
+    """Refuse an engine without its precision's margin, or on few maps; raises ParityError."""
     if precision not in CLASSES["exact"] and maps < LEAST_MAPS:
         raise ParityError(
             f"{engine}: {precision} is proven on {LEAST_MAPS} maps at least, and this bundle has "
@@ -151,9 +144,7 @@ def check_proof(parity: Parity, precision: Precision, engine: str, maps: int) ->
 def check_parity(
     parity: Parity, precision: Precision, engine: str, limits: Limits | None = None
 ) -> None:
-    """Refuse an engine beyond the limits, by default those of its precision; raises ParityError
-    with every broken limit.
-    """
+    """Refuse an engine beyond limits, by default its precision's; raises ParityError."""
     limits = limits or LIMITS[precision]
     broken = []
     if limits.max is not None and parity.max > limits.max:
@@ -178,10 +169,8 @@ def check_golden(synthesizer: Synthesizer, golden: Golden) -> float:
 
 
 def check_picture(image: Image, golden: Golden, engine: str) -> float:
-    """Compare a picture, uint8 [H, W, 3] RGB, of the golden map with the exported one: the largest
-    difference of a block's mean, in grey levels.
-
-    Raises ModelFailedError above the tolerance of the engine's precision, by default float32's.
+    """Largest difference of a block's mean, in grey levels, of the golden map's picture, uint8 [H,
+    W, 3]; raises ModelFailedError above the tolerance of the engine's precision.
     """
     difference = float(np.abs(block_means(image) - golden.block_means).max())
     tolerance = _TOLERANCES.get(precision_of(engine), TOLERANCE)

@@ -408,7 +408,7 @@ def test_bundle_without_reference_pictures(both: Bundle) -> None:
     with pytest.raises(ServerStartError, match=r"references\.npz: damaged"):
         both.choose()
     (both.folder / "references.npz").unlink()
-    with pytest.raises(ServerStartError, match=r"no references\.npz"):
+    with pytest.raises(ServerStartError, match=r"references\.npz: missing"):
         both.choose()
 
 

@@ -191,7 +191,7 @@ def test_bundled_server_is_found() -> None:
         ),
         (
             "import sys; sys.version_info = type('V', (), dict(major=3, minor=13))()",
-            "numpy below 2, which there is not for Python 3.13",
+            "numpy below 2, which Python 3.13 does not have",
         ),
     ],
 )

@@ -285,8 +285,7 @@ def test_plan_and_its_record(repository: Path) -> None:
         assert verify_repository(repository, variant) == FILES + 1
     plan.write_bytes(b"plam")
     assert refusal(repository) == (
-        f"{plan}: is not the plan that model.plan.json describes; build it again with sceneloom "
-        "engine"
+        f"{plan}: is not the plan of model.plan.json; build it again with sceneloom engine"
     )
     plan.with_name("model.plan.json").unlink()
     with pytest.raises(PlanRefusedError, match="has no record"):
@@ -296,7 +295,7 @@ def test_plan_and_its_record(repository: Path) -> None:
 def test_plan_of_another_graph(repository: Path) -> None:
     for graph in ({"file": "model.onnx", "sha256": "0" * 64}, {}):
         add_plan(repository, graph=graph)
-        assert "was built from another graph" in refusal(repository)
+        assert "was built from a graph of another export" in refusal(repository)
 
 
 def test_plan_of_another_precision_than_its_variant_says(repository: Path) -> None:
