@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import re
 from pathlib import Path
 from typing import Annotated, Literal, get_args
 
@@ -11,6 +10,7 @@ from annotated_types import Ge, Interval
 
 from sceneloom.contract import Contract
 from sceneloom.errors import SchemaError, SizeError
+from sceneloom.maps import parse_size
 from sceneloom.validation import checked
 from sceneloom_serving.parity import CLASSES, Precision, PrecisionClass
 from sceneloom_serving.plan_record import Hardware, Profile
@@ -20,7 +20,6 @@ ExportPrecision = Literal["exact", "fast", "fp32", "fp16", "bf16", "int8"]
 FLOAT32 = "float32/"
 """Prefix of nodes in the graph for TensorRT 8.6 that stay float32 in an engine of half."""
 _LARGEST_BATCH = 1024
-_SIDE = re.compile(r"[1-9][0-9]{0,4}")
 
 
 @checked(SchemaError)
@@ -87,14 +86,6 @@ class ExportSettings:
     def served(self) -> PrecisionClass:
         """The class of the engine in config.pbtxt."""
         return "fast" if "fast" in self.precision else "exact"
-
-
-def parse_size(text: str) -> tuple[int, int]:
-    """Parse WIDTHxHEIGHT to (height, width); raises SchemaError for another form."""
-    parts = text.lower().split("x")
-    if len(parts) != 2 or not all(_SIDE.fullmatch(x) for x in parts):
-        raise SchemaError(f"size {text!r}: write WIDTHxHEIGHT, such as 2048x1024")
-    return int(parts[1]), int(parts[0])
 
 
 @checked(SchemaError)

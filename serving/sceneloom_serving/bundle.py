@@ -67,8 +67,8 @@ _INPUTS = (contract.INPUT_LABELS, contract.INPUT_INSTANCES, contract.INPUT_STYLE
 _PLAN_SUFFIX = ".plan"
 _HASH = re.compile(r"[0-9a-f]{64}")
 _VARIANT = re.compile(r"[\w.-]+", re.ASCII)
-_UNFINISHED = re.compile(r"\.[^/]*\.plan\..+")
-"""Working folder of a killed build. A server opens no such name."""
+_UNFINISHED = re.compile(r"\.[^/]*\.plan\..+|\.sceneloom-.+\.part")
+"""Working folder, or part of a record, of a killed build. A server opens no such name."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -182,15 +182,12 @@ def _reading(path: Path, if_missing: str = "") -> Iterator[None]:
 
 def _request(arrays: dict[str, Any], suffix: str) -> Request | None:
     """The request in arrays of a file; None if types or shapes are not those of the network."""
-    found: list[Any] = [arrays.get(f"{name}{suffix}") for name in _INPUTS]
-    labels, instances, style = found
-    fits = labels is not None and labels.dtype == np.uint8
-    fits = fits and labels.ndim == 2 and min(labels.shape) > 0
-    if fits and instances is not None:
-        fits = instances.dtype == np.int32 and instances.shape == labels.shape
-    if fits and style is not None:
-        fits = style.dtype == np.float32 and style.ndim == 2
-    if not fits:
+    labels, instances, style = (arrays.get(f"{name}{suffix}") for name in _INPUTS)
+    if labels is None or labels.dtype != np.uint8 or labels.ndim != 2 or not labels.size:
+        return None
+    if instances is not None and (instances.dtype != np.int32 or instances.shape != labels.shape):
+        return None
+    if style is not None and (style.dtype != np.float32 or style.ndim != 2):
         return None
     return Request(label_map=labels, instance_map=instances, style=style, padding=Padding())
 

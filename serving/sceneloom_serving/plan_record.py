@@ -10,7 +10,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,7 +19,7 @@ from pydantic import PlainValidator
 
 from sceneloom.contract import INPUT_INSTANCES, INPUT_LABELS, INPUT_STYLE, STYLE_ROWS, Contract
 from sceneloom.errors import PlanRefusedError, SchemaError
-from sceneloom.files import publish, remove_part
+from sceneloom.files import write_whole
 from sceneloom.text import parse_json
 from sceneloom.validation import checked, read_json
 
@@ -146,14 +145,9 @@ def record_path(plan: Path) -> Path:
 
 
 def write_record(plan: Path, record: PlanRecord) -> None:
-    """Write the record of a plan, whole or not at all; a build writes it last."""
-    path = record_path(plan)
-    part = path.with_name(f".{path.name}.{os.getpid()}.new")
-    try:
-        part.write_text(json.dumps(record.to_json(), indent=1) + "\n", "utf-8")
-        publish(part, path)
-    finally:
-        remove_part(part)
+    """Write the record of a plan, whole or not at all; it is the last file that a build writes."""
+    text = json.dumps(record.to_json(), indent=1) + "\n"
+    write_whole(record_path(plan), text.encode(), flush=True)
 
 
 def read_record(plan: Path) -> PlanRecord:
