@@ -57,7 +57,6 @@ class Exported:
 
     repository: Path
     contract: Contract
-    """The served contract, with sizes and the bundle's hash."""
     engine: str
     """The engine that serves by default: the fastest on this machine that passed."""
     known: Known
@@ -119,12 +118,9 @@ def export_bundle(
             raise ExportError("a segmenter checks bf16 and int8, and neither is requested")
         recognition = Recognition(export.segmenter, contract.schema, maps[-len(own) - 1 :])
 
+    kind = "an export bundle"
     with replace_folder(
-        repository,
-        marker=bundle.REPORT_FILE,
-        files=_FILES,
-        kind="an export bundle",
-        error=ExportError,
+        repository, marker=bundle.REPORT_FILE, files=_FILES, kind=kind, error=ExportError
     ) as folder:
         ignore = shutil.ignore_patterns("__pycache__")
         shutil.copytree(templates() / MODEL_NAME, folder / MODEL_NAME, ignore=ignore)
@@ -151,7 +147,7 @@ def export_bundle(
         engine = fastest(measured, export.served)
         known = known_of(engine, measured, version, left_out)
 
-        report = {
+        proven = {
             "engine": engine,
             "maps": [f"{width}x{height}" for height, width in references.sizes],
             "graph": {"exported graph in ONNX Runtime": None if graph is None else graph.to_json()},
@@ -159,7 +155,7 @@ def export_bundle(
             "precisions": {v.precision: v.to_json() for v in verdicts},
             "left_out": left_out,
         }
-        served = describe(folder, checkpoint, contract, settings, largest, engine, known, report)
+        served = describe(folder, checkpoint, contract, settings, largest, engine, known, proven)
 
     remember(served.bundle_hash, measured, repository / VERSION, precision="exact")
     if proves_fast:

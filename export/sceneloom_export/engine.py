@@ -43,8 +43,7 @@ _BUILT_OF: tuple[str, ...] = ("graph", "builder", "precision", "profiles", "sett
 _BUILT_OF += ("version_compatible", "hardware")
 """Fields of a record that equal builds share."""
 _WARM_UP = 20
-_VARIED = 4
-"""Maps that are timed in turn."""
+_VARIED = 4  # maps that are timed in turn
 
 
 @dataclasses.dataclass(frozen=True)

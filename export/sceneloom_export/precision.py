@@ -44,8 +44,7 @@ from sceneloom_training.evaluation.scores import count_classes, score, truth_tab
 from sceneloom_training.evaluation.segmenter import load_segmenter
 from sceneloom_training.networks import ServedGenerator, SynthesisNetwork
 
-HALF_LIMIT = 16_000.0
-"""Largest value of any layer of a float16 graph."""
+HALF_LIMIT = 16_000.0  # largest value of any layer of a float16 graph
 
 
 class RoundedSynthesizer(Synthesizer):
@@ -96,9 +95,8 @@ class RoundedSynthesizer(Synthesizer):
 
 
 _BETWEEN = "between layers"
-_FLOAT32 = (torch.tanh, torch.Tensor.tanh)
-"""The last step, which is float32 in every engine."""
 _LOOKS = (torch.is_grad_enabled, torch.is_floating_point)
+_FLOAT32 = (torch.tanh, torch.Tensor.tanh)  # the last step, in every engine
 
 
 class _Rounding(TorchFunctionMode):
@@ -182,8 +180,7 @@ class _Maps(quantization.CalibrationDataReader):  # type: ignore[misc]
         return None if request is None else tensors(*stack([request]))
 
 
-MAX_LOST = 1.0
-"""Points of mean IoU that bf16 and int8 may lose."""
+MAX_LOST = 1.0  # points of mean IoU that bf16 and int8 may lose
 
 
 class Recognition:

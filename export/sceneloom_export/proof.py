@@ -50,7 +50,6 @@ class PrecisionVerdict:
     largest: dict[str, float] = dataclasses.field(default_factory=dict)
     """Layer -> largest absolute value before rounding."""
     reason: str | None = None
-    """Reason of a refusal; None if it may be used."""
 
     def to_json(self) -> dict[str, Any]:
         """The verdict as a JSON object; a layer that was not finite is null."""
@@ -196,7 +195,6 @@ class OwnMaps:
     found: int
     """Count of maps in the folder."""
     left_out: Sequence[LeftOut]
-    """Other content of the folder."""
 
 
 def read_own_maps(
@@ -232,8 +230,7 @@ def draw_map(contract: Contract, size: tuple[int, int], seed: int) -> Request:
     """Draw a map outside every training set: a street for Cityscapes' schemas."""
     if contract.schema.name not in _OF_STREETS:
         return draw_probe(contract, *size, seed)
-    markings = _OF_STREETS[contract.schema.name]
-    street = draw_street(_STREET_SEED + seed, *size, markings=markings)
+    street = draw_street(_STREET_SEED + seed, *size, markings=_OF_STREETS[contract.schema.name])
     instances = street.instance_map if contract.wants_instances else None
     return prepare(contract, street.label_map, instances)
 

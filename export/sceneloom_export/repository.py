@@ -43,8 +43,7 @@ from sceneloom_serving import templates
 from sceneloom_serving.bundle import FP16_FILE, MODEL_FILE, Config, read_config, write_config
 from sceneloom_serving.plan_record import input_shapes
 
-Size = tuple[int, int]
-"""(height, width)."""
+Size = tuple[int, int]  # (height, width)
 _OWN_TENSORS = {
     INPUT_INSTANCES: {INPUT_INSTANCES, "instance_file", "network_instance_map"},
     INPUT_STYLE: {INPUT_STYLE, "style_rows", "network_style"},

@@ -17,8 +17,7 @@ from sceneloom_serving.plan_record import Hardware, Profile
 
 ExportPrecision = Literal["exact", "fast", "fp32", "fp16", "bf16", "int8"]
 """A class of precisions, or one of them."""
-FLOAT32 = "float32/"
-"""Prefix of nodes in the graph for TensorRT 8.6 that stay float32 in an engine of half."""
+FLOAT32 = "float32/"  # prefix of nodes that stay float32 in TensorRT 8.6's engine of half
 _LARGEST_BATCH = 1024
 
 

@@ -45,8 +45,7 @@ from sceneloom.text import parse_json
 from sceneloom_serving.plan_record import read_record, record_path
 
 REPORT_FILE, GOLDEN_FILE, REFERENCES_FILE = "report.json", "golden.npz", "references.npz"
-VERSION = f"{MODEL_NAME}/1"
-"""The version's folder; the files below are in it."""
+VERSION = f"{MODEL_NAME}/1"  # the folder of the files below
 GRAPH_FILE, MODEL_FILE = "model.onnx", "onnxruntime.onnx"
 FP16_FILE, INT8_FILE = "fp16.onnx", "int8.onnx"
 PLAN_FILE = "model.plan"
@@ -58,10 +57,8 @@ WEIGHTS = {
     INT8_FILE: "weights-int8.bin",
 }
 """Graph -> file of its weights, beside it."""
-BLOCK = 16
-"""Side of a block of the golden picture, in pixels."""
-Config = Any
-"""A `ModelConfig` of Triton's protobuf schema, which has no types."""
+BLOCK = 16  # side of a block of the golden picture, in pixels
+Config = Any  # a `ModelConfig` of Triton's protobuf schema, which has no types
 _NO_EXPORT = "; this is not a folder that sceneloom export wrote"
 _INPUTS = (contract.INPUT_LABELS, contract.INPUT_INSTANCES, contract.INPUT_STYLE)
 _PLAN_SUFFIX = ".plan"
@@ -288,7 +285,7 @@ def _check_kind(path: Path) -> None:
 
 
 def _refuse_unknown(repository: Path, hashes: Mapping[str, str]) -> None:
-    """Refuse foreign files: any in a model's folder, where Python imports what lies beside model.py
+    """Refuse foreign files: any in a model's folder, where Python imports files beside model.py
     and Triton prefers a stub and shared libraries; elsewhere those that make a folder a model.
     """
     files = {PurePosixPath(name).parts for name in hashes}

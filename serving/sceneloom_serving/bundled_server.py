@@ -69,7 +69,7 @@ def find_bundled_server() -> BundledServer:
     """Find the server; raises MissingDependencyError, or ServerStartError if it cannot run here."""
     if sys.platform != "linux" or platform.machine() != "x86_64":
         raise ServerStartError(
-            f"there is no bundled Triton server for {platform.system()} on {platform.machine()}; "
+            f"the bundled Triton server does not run on {platform.system()}, {platform.machine()}; "
             "it is for Linux on x86-64 only. Run the server in a container or on another machine "
             "and name it with --url"
         )
@@ -137,8 +137,7 @@ _LEVELS = {"I": "info", "W": "warning", "E": "error", "F": "error", "V": "verbos
 _NOISE = re.compile(r"[+|]|At:|\S.*\(\d+\): \S+$|Signal \(\d+\) received")
 # Notes of a CPU-only server about the GPU and metrics it does not have.
 _EXPECTED = ("cuda", "gpu", "dcgm", "pinned memory", "cache manager", "nvml", "numa")
-USAGE = "Usage: tritonserver"
-"""Start of the text that Triton prints last after a wrong flag."""
+USAGE = "Usage: tritonserver"  # starts the text that Triton prints last after a wrong flag
 _LAST_WORDS = re.compile(r"Signal \((\d+)\) received|what\(\): *(.+)")
 _STUB_REFUSED = re.compile(r"sh: .*triton_python_backend_stub: (.+)")
 _EXPECTED_ERRORS = ("CudaDriverHelper", "unable to create stream")
@@ -151,7 +150,6 @@ class LogLine:
     level: str
     """``error``, ``warning``, ``info``, ``verbose``, or ``output`` of the processes."""
     text: str
-    """Text without date, process and source file."""
 
     @property
     def summary(self) -> str | None:

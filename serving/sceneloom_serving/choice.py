@@ -39,10 +39,9 @@ from sceneloom_serving.parity import (
 )
 
 _LEAST_ROUNDS, _MOST_ROUNDS, _ROUNDS_SECONDS = 5, 20, 1.5
+# In its turn an engine renders a few pictures if they take little, and the quickest counts: the
+# first one meets threads of the engine before it that are still awake.
 _TURN_PICTURES, _TURN_SECONDS = 3, 0.05
-"""In its turn an engine renders a few pictures if they take little, and the quickest counts: the
-first one meets threads of the engine before it that are still awake.
-"""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -346,10 +345,8 @@ def _memory(bundle_hash: str, machine: dict[str, Any], precision: PrecisionClass
     return cache_folder() / "engines" / name
 
 
-TIE = 1.05
-"""Times that differ by less than this factor count as equal."""
-AGREE = 0.9
-"""Share of the rounds that a clearly faster one wins by more than that."""
+_TIE = 1.05  # times that differ by less than this factor count as equal
+_AGREE = 0.9  # share of the rounds that a clearly faster one wins by more than that
 _Name = TypeVar("_Name")
 
 
@@ -360,7 +357,7 @@ def first_of_the_fastest(rounds: Mapping[_Name, Sequence[float]]) -> _Name:
 
     def is_faster(one: Sequence[float], other: Sequence[float]) -> bool:
         pairs = list(zip(one, other, strict=False))
-        return sum(TIE * a < b for a, b in pairs) >= AGREE * len(pairs)
+        return sum(_TIE * a < b for a, b in pairs) >= _AGREE * len(pairs)
 
     for name, mine in rounds.items():
         if not any(is_faster(other, mine) for other in rounds.values()):

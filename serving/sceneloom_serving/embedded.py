@@ -44,8 +44,7 @@ from sceneloom_serving.parity import check_golden
 _PORTS = ("http", "grpc", "metrics")
 _PLAIN_PATH = re.compile(r"[\w./-]+", re.ASCII)
 _PR_SET_PDEATHSIG = 1
-_GRACE = 1.5
-"""Seconds for Triton to answer the request that ended its model's process; it notices in one."""
+_GRACE = 1.5  # seconds for Triton to answer the request that ended its model's process
 Port = Annotated[int, Interval(ge=0, le=65535)]
 Seconds = Annotated[float, Interval(gt=0, le=MAX_SECONDS)]
 
@@ -318,10 +317,8 @@ def _die_with_parent() -> None:
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
-_TRIES = 3
-"""Failed probes in a row by which a server counts as broken."""
-_PAUSE = 1.0
-"""Seconds from a failed probe to the next."""
+_TRIES = 3  # failed probes in a row by which a server counts as broken
+_PAUSE = 1.0  # seconds from a failed probe to the next
 
 
 class Heartbeat:
@@ -370,9 +367,8 @@ HOST = "127.0.0.1"
 class HeldPorts:
     """Ports of 127.0.0.1, chosen together and reserved until `release`, restarts included.
 
-    A bound socket that does not listen and lets its address be used again keeps the kernel from
-    giving the port to another server or to a client's connection, which could even connect to
-    itself. A server that names the port can still listen on it.
+    A bound socket with a reusable address that does not listen keeps the port from other servers
+    and from clients' connections; the server that names the port can still listen on it.
     """
 
     def __init__(self, ports: Mapping[str, int]) -> None:
@@ -399,8 +395,7 @@ class HeldPorts:
         self._sockets.close()
 
 
-_SHORT = 60.0
-"""Seconds from its start within which a server ends early."""
+_SHORT = 60.0  # seconds from its start within which a server ends early
 WAITS = (0.0, 0.0, 0.0, 0.0, 0.0, 1.0, 2.0, 4.0, 8.0, 16.0)
 """Seconds until the next start, by the count of early ends in a row."""
 

@@ -42,7 +42,7 @@ try:
 except ImportError:  # outside the backend's stub process
     pb_utils = None
 
-# The steps' own tensors: a name is either a file's or what was in it, never both.
+# The steps' own tensors: a name means a file or its content, never both.
 _LABEL_FILE, _INSTANCE_FILE, _STYLE_ROWS = "label_file", "instance_file", "style_rows"
 _HEIGHT_WIDTH, _PICTURE = "height_width", "picture"
 

@@ -30,7 +30,6 @@ class Engine:
     precision: Precision
     """Its pictures must keep the limits of this precision."""
     file: str
-    """Its file in a version's folder of an export bundle."""
     make_file: str
     gpu: bool
     check: Callable[[], object]
@@ -122,7 +121,7 @@ def unavailable(engine: Engine, version: Path | None = None) -> str | None:
 def get_engine(name: str) -> Engine:
     """The engine of a name; raises EngineError without one."""
     if name not in ENGINES:
-        raise EngineError(f"no engine {name!r}; there are {', '.join(ENGINES)}")
+        raise EngineError(f"no engine {name!r}; choose one of {', '.join(ENGINES)}")
     return ENGINES[name]
 
 

@@ -74,10 +74,10 @@ def this_machine(device: int = 0) -> Machine:
             )
         raise EngineError(
             f"this machine has no NVIDIA GPU that CUDA can use ({reason}); TensorRT plans are "
-            "built and run where the GPU is"
+            "built and run on the GPU"
         )
     if device >= count:
-        raise EngineError(f"there is no GPU {device}; this machine has {count}, from 0")
+        raise EngineError(f"no GPU {device}; this machine has {count}, from 0")
     properties = checked(cudart.cudaGetDeviceProperties(device), "asking for the GPU's name")
     name = properties.name
     text = _DRIVER.read_text("utf-8", "replace") if _DRIVER.is_file() else ""

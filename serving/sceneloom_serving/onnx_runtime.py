@@ -16,8 +16,7 @@ from sceneloom.synthesizer import Synthesizer
 from sceneloom_serving.bundle import FP16_FILE, INT8_FILE
 
 Provider = Literal["cpu", "cuda"]
-_PRECISIONS = {FP16_FILE: "fp16", INT8_FILE: "int8"}
-"""Graph of an export bundle -> its precision if that is not float32."""
+_PRECISIONS = {FP16_FILE: "fp16", INT8_FILE: "int8"}  # the other graphs are float32
 _PROVIDERS: dict[Provider, str] = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 
 
@@ -32,7 +31,7 @@ class OnnxRuntimeSynthesizer(Synthesizer):
         max_batch_size: int = 1,
         threads: int | None = None,
     ) -> None:
-        """Load an exported graph, on a GPU also `fp16.onnx`; None takes as many threads as CPUs.
+        """Load an exported graph, on a GPU also `fp16.onnx`; `threads` None means one per CPU.
 
         Raises ExportError for a file of another origin, EngineError and MissingDependencyError
         without the provider.
@@ -43,7 +42,7 @@ class OnnxRuntimeSynthesizer(Synthesizer):
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads or usable_cpus()
         options.log_severity_level = 3
-        # What is float32 is float32: TF32 is that provider's default on newer GPUs.
+        # Float32 stays float32: TF32 is that provider's default on newer GPUs.
         given = {"device_id": 0, "use_tf32": 0} if provider == "cuda" else {}
         try:
             self._session = onnxruntime.InferenceSession(

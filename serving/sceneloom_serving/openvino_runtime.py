@@ -21,8 +21,8 @@ from sceneloom_serving.onnx_runtime import usable_cpus
 from sceneloom_serving.parity import Precision
 from sceneloom_serving.present_classes import present_classes, shorten
 
+# For int8, outside the graph's Q/DQ nodes.
 _HINTS: dict[Precision, str] = {"fp32": "f32", "bf16": "bf16", "int8": "f32"}
-"""Precision outside the Q/DQ nodes of an int8 graph."""
 _EXACT_IDS = 1 << 24
 
 
@@ -40,7 +40,7 @@ class OpenVinoSynthesizer(Synthesizer):
     ) -> None:
         """Load an exported graph with accurate norms, or `int8.onnx` with Q/DQ nodes.
 
-        None takes as many threads as CPUs. `absent_classes` computes all planes at the same result
+        `threads` None means one per CPU. `absent_classes` computes all planes at the same result
         (`present_classes`), for measurements. Raises MissingDependencyError without openvino,
         EngineError for a file of another origin or a precision that this CPU does not compute.
         """

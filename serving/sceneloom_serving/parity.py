@@ -34,8 +34,7 @@ CLASSES: dict[PrecisionClass, tuple[Precision, ...]] = {
     "fast": ("fp32", "fp16", "bf16", "int8"),
 }
 """Class -> its precisions."""
-LEAST_MAPS = 8
-"""Fewest reference maps that a fast precision is proven on."""
+LEAST_MAPS = 8  # fewest reference maps of a fast precision's proof
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -43,11 +42,9 @@ class Parity:
     """Differences between two sets of pictures, in grey levels (0..255)."""
 
     max: int
-    """Largest difference."""
     p999: float
     """Largest 99.9th percentile of a picture's differences."""
     mean: float
-    """Mean difference over all pictures."""
     psnr: float
     """Least peak signal-to-noise ratio of a picture, dB; infinite if all are equal."""
 
@@ -157,10 +154,10 @@ def check_parity(
         raise ParityError(f"{engine} differs from PyTorch by {'; by '.join(broken)} ({parity})")
 
 
-TOLERANCE = 2.0
-"""Largest difference of a block's mean, in grey levels."""
 _TOLERANCES = {"bf16": 4.0, "int8": 12.0}
-"""The same for lower precisions. Another model's picture is tens of levels away."""
+"""Largest difference of a block's mean, in grey levels; 2 for other precisions. Another model's
+picture is tens of levels away.
+"""
 
 
 def check_golden(synthesizer: Synthesizer, golden: Golden) -> float:
@@ -173,7 +170,7 @@ def check_picture(image: Image, golden: Golden, engine: str) -> float:
     W, 3]; raises ModelFailedError above the tolerance of the engine's precision.
     """
     difference = float(np.abs(block_means(image) - golden.block_means).max())
-    tolerance = _TOLERANCES.get(precision_of(engine), TOLERANCE)
+    tolerance = _TOLERANCES.get(precision_of(engine), 2.0)
     if not difference <= tolerance:
         raise ModelFailedError(
             "the served model is not the one that was exported: on the golden map its picture "

@@ -26,8 +26,10 @@ from sceneloom.validation import checked, read_json
 FORMAT = 1
 Hardware = Literal["none", "ampere+", "same-capability"]
 """GPUs that may load a plan: its own, compute capability 8.0 or newer, or of the same one."""
-Range = tuple[int, int, int]
-"""Least, tuned for, most."""
+_Contract = Annotated[
+    Contract, PlainValidator(lambda v: v if isinstance(v, Contract) else Contract.from_json(v))
+]
+Range = tuple[int, int, int]  # least, tuned for, most
 Point = Literal["least", "tuned", "most"]
 
 
@@ -74,17 +76,11 @@ class Machine:
     """The GPU, driver and libraries that a plan depends on."""
 
     tensorrt: str
-    """Version, such as 10.16.1."""
     cuda_runtime: str
     """Version, such as 12.9; empty if unknown."""
     driver: str
     gpu: str
-    """Name, such as NVIDIA H100 80GB HBM3."""
     compute_capability: str
-
-
-def _contract(value: Any) -> Contract:
-    return value if isinstance(value, Contract) else Contract.from_json(value)
 
 
 @checked(PlanRefusedError)
@@ -110,7 +106,7 @@ class PlanRecord:
     parity_missing: str | None
     latency: dict[str, Any] | None
     """p50 and p99 in milliseconds, their count and scope; None if not measured."""
-    contract: Annotated[Contract, PlainValidator(_contract)]
+    contract: _Contract
     sceneloom: str
     created: str
 

@@ -17,8 +17,7 @@ from sceneloom.maps import LabelMap
 
 PLANES = 24
 """Planes of the shortened input, boundary and style included: room for nearly every street."""
-IDS, ROWS = "present_ids", "present_rows"
-"""Further inputs of the shortened graph: see `present_classes`."""
+IDS, ROWS = "present_ids", "present_rows"  # further inputs, of `present_classes`
 
 
 def shorten(model: Any, channels: int) -> int | None:

@@ -74,7 +74,7 @@ def main(
     seconds = time.perf_counter() - start
     by = f" by {synthesizer.engine} ({synthesizer.precision})" if synthesizer.engine else ""
     print(
-        f"{printable(url)}: right, {difference:.2f} grey levels from what was exported{by}{ways}, "
+        f"{printable(url)}: right, {difference:.2f} grey levels from the exported picture{by}{ways}, "
         f"{seconds:.3f} s"
     )
     return 0

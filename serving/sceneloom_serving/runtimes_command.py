@@ -56,7 +56,17 @@ def main(
             for kind in CLASSES:
                 chosen[kind] = choice.recall(bundle_hash(repository), version, precision=kind)
     for one in found:
-        print(_json(one, chosen) if json_lines else printable(_line(one, chosen)))
+        if json_lines:
+            known = {
+                "engine": one.engine,
+                "precision": ENGINES[one.engine].precision,
+                "runs": one.reason is None,
+                "chosen": one.engine == chosen.get("exact"),
+                "chosen_fast": one.engine == chosen.get("fast"),
+            }
+            print(json.dumps({**known, **one.to_json()}))
+        else:
+            print(printable(_line(one, chosen)))
     return 0
 
 
@@ -69,14 +79,3 @@ def _line(one: Measured, chosen: Mapping[PrecisionClass, str | None]) -> str:
     if one.seconds is None:
         return f"{name} yes"
     return f"{name} yes: {one.seconds:.3g} s a picture; {one.parity}"
-
-
-def _json(one: Measured, chosen: Mapping[PrecisionClass, str | None]) -> str:
-    known = {
-        "engine": one.engine,
-        "precision": ENGINES[one.engine].precision,
-        "runs": one.reason is None,
-        "chosen": one.engine == chosen.get("exact"),
-        "chosen_fast": one.engine == chosen.get("fast"),
-    }
-    return json.dumps({**known, **one.to_json()})

@@ -198,7 +198,7 @@ def test_without_a_gpu_one_sentence(model: Path) -> None:
     assert done.stdout == ""
     assert done.stderr == (
         "sceneloom engine: this machine has no NVIDIA GPU that CUDA can use "
-        "(cudaErrorInsufficientDriver); TensorRT plans are built and run where the GPU is\n"
+        "(cudaErrorInsufficientDriver); TensorRT plans are built and run on the GPU\n"
     )
 
 

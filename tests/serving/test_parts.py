@@ -173,7 +173,7 @@ def test_bundled_server_is_found() -> None:
 @pytest.mark.parametrize(
     ("code", "message"),
     [
-        ("import sys; sys.platform = 'darwin'", "no bundled Triton server for"),
+        ("import sys; sys.platform = 'darwin'", "the bundled Triton server does not run on"),
         ("import platform; platform.machine = lambda: 'aarch64'", "aarch64; it is for Linux"),
         (
             "import importlib.util as u; f = u.find_spec; "

@@ -322,6 +322,7 @@ def test_what_a_killed_build_left_is_no_plan(repository: Path) -> None:
     left = repository / "synthesis" / "1" / ".model.plan.abc" / "native" / "model.plan"
     left.parent.mkdir(parents=True)
     left.write_bytes(b"half a plan")
+    (repository / "synthesis" / "1" / ".sceneloom-7-ab-0.host.part").write_bytes(b"half a record")
     assert verify_repository(repository) == FILES
 
 
@@ -333,7 +334,7 @@ def test_unknown_variant_names_those_there_are(repository: Path) -> None:
 def test_command(repository: Path) -> None:
     done = run_command("verify", repository, "--variant", "embedded")
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout == f"{repository}: all {FILES} files are what was exported\n"
+    assert done.stdout == f"{repository}: all {FILES} files are as exported\n"
     (repository / "synthesis" / "1" / "weights.bin").write_bytes(b"")
     done = run_command("verify", repository)
     assert done.returncode == 1
