@@ -74,8 +74,8 @@ def main(
     seconds = time.perf_counter() - start
     by = f" by {synthesizer.engine} ({synthesizer.precision})" if synthesizer.engine else ""
     print(
-        f"{printable(url)}: right, {difference:.2f} grey levels from the exported picture{by}{ways}, "
-        f"{seconds:.3f} s"
+        f"{printable(url)}: right, {difference:.2f} grey levels from the exported picture"
+        f"{by}{ways}, {seconds:.3f} s"
     )
     return 0
 

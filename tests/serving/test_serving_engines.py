@@ -89,7 +89,7 @@ def test_auto_measures_once_and_remembers(exported: Exported, cache: Path) -> No
         (
             "openvino",
             2,
-            "no engine 'openvino'; choose one of auto, onnxruntime-fp32, openvino-fp32",
+            "no engine 'openvino'; choose one of auto, onnxruntime-fp32",
         ),
         ("openvino-int8", 1, "the bundle has no int8.onnx: sceneloom export --precision fast"),
         ("tensorrt-fp16", 1, "tensorrt-fp16: "),
