@@ -188,7 +188,7 @@ def make_bundle(
         repository=repository,
         engine=exported.engine,
         sha256=exported.contract.bundle_hash,
-        left_out={j.precision: j.reason for j in exported.judged if j.reason},
+        left_out={v.precision: v.reason for v in exported.verdicts if v.reason},
     )
     if "int8" not in bundle.left_out:
         return bundle

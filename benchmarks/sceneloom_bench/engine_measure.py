@@ -13,6 +13,7 @@ import numpy as np
 from annotated_types import Interval, MinLen
 
 from sceneloom.errors import EngineError, InputError, ParityError, SceneLoomError
+from sceneloom.maps import parse_size
 from sceneloom.request import Request
 from sceneloom.validation import checked
 from sceneloom_bench import engine_candidates, engine_case
@@ -24,7 +25,6 @@ from sceneloom_bench.reports import statistics
 from sceneloom_bench.reports.environment import Environment
 from sceneloom_bench.reports.report import Figure, Measurement, Report, Unit, flags_of, say
 from sceneloom_bench.turns import Timings, run_rounds
-from sceneloom_export.settings import parse_size
 from sceneloom_serving.engines import ENGINES
 from sceneloom_serving.parity import Parity, Precision, check_parity, compare
 

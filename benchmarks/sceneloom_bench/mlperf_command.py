@@ -21,6 +21,7 @@ import tyro
 from annotated_types import Gt
 
 from sceneloom.errors import InputError, require
+from sceneloom.maps import parse_size
 from sceneloom.request import Request
 from sceneloom.synthesizer import Synthesizer
 from sceneloom.triton.client import TransportChoice, TritonSynthesizer
@@ -33,7 +34,6 @@ from sceneloom_bench.reports.environment import Environment
 from sceneloom_bench.reports.report import Figure, Measurement, Report, say
 from sceneloom_bench.reports.statistics import around, percentile_figure
 from sceneloom_bench.server_statistics import ServerView, Watch
-from sceneloom_export.settings import parse_size
 
 _QUERIES: dict[Scenario, int] = {"SingleStream": 64, "Server": 459, "Offline": 64}
 _RATES = {"SingleStream": "with_overhead", "Server": "completed", "Offline": "offline"}

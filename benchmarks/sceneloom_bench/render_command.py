@@ -20,6 +20,7 @@ from annotated_types import Interval
 
 from sceneloom import TritonSynthesizer
 from sceneloom.errors import ServingError
+from sceneloom.maps import parse_size
 from sceneloom.pictures import Format
 from sceneloom.rendering.items import Rendered
 from sceneloom.rendering.plan import Maps, Pictures, TritonServers, make_plan
@@ -33,7 +34,6 @@ from sceneloom_bench.reports.report import Measurement, Report, say
 from sceneloom_bench.reports.statistics import median_figure
 from sceneloom_bench.server_statistics import ServerView, Watch
 from sceneloom_bench.turns import rounds_in_turn
-from sceneloom_export.settings import parse_size
 
 
 @checked()
@@ -152,7 +152,7 @@ def render_once(
     ):
         watch = Watch(view, [model])
         start = time.perf_counter()
-        places = Maps(place=folder / "maps"), Pictures(place=pictures)
+        places = Maps(location=folder / "maps"), Pictures(location=pictures)
         with RenderRun(make_plan(*places, addresses, how)) as run:
             results = []
             for result in run:

@@ -25,7 +25,7 @@ from annotated_types import Ge, Interval
 from sceneloom import TritonSynthesizer
 from sceneloom.contract import MODEL_NAME
 from sceneloom.errors import EngineError, InputError, SceneLoomError, ServingError
-from sceneloom.maps import Image
+from sceneloom.maps import Image, parse_size
 from sceneloom.request import Request
 from sceneloom.triton.encoded import ENCODED_MODEL, EncodedFormat
 from sceneloom.triton.transport import Timeouts
@@ -48,7 +48,6 @@ from sceneloom_bench.reports.report import Measurement, Report, say
 from sceneloom_bench.reports.statistics import latency_figures, median_figure, rate_figure
 from sceneloom_bench.server_statistics import ServerView
 from sceneloom_bench.turns import EngineProcess, EngineRunner, rounds_in_turn
-from sceneloom_export.settings import parse_size
 from sceneloom_serving.engines import open_engine
 
 ORDER_MARK = (

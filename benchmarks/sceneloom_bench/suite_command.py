@@ -22,13 +22,13 @@ import tyro
 from annotated_types import Interval
 
 from sceneloom.errors import InputError
+from sceneloom.maps import parse_size
 from sceneloom.triton.transport import MAX_SECONDS
 from sceneloom.validation import checked
 from sceneloom_bench.harness import CHECKOUT, DEMO, Batch, check_out
 from sceneloom_bench.load import P99_REQUESTS
 from sceneloom_bench.reports.environment import gpu_details, hardware_name
 from sceneloom_bench.reports.report import read_report, say
-from sceneloom_export.settings import parse_size
 
 SCENELOOM = (sys.executable, "-m", "sceneloom.cli")
 STALLS = CHECKOUT / "benchmarks" / "experiments" / "stalls.py"

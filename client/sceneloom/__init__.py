@@ -1,9 +1,8 @@
 """SceneLoom: semantic label maps in, photographs out, served through Triton.
 
-This package is the light one: the contract, the readers, the error family, the `Synthesizer`
-interface, the Triton client, dataset rendering and the `sceneloom` command. It never imports torch.
-A name is loaded when it is first used: TensorRT plans are built and run where there is NumPy and
-TensorRT, and neither OpenCV nor Pillow.
+The light package: the contract, the readers, the error family, the `Synthesizer` interface, the
+Triton client, dataset rendering and the `sceneloom` command. It never imports torch. A name is
+loaded at its first use: machines that build and run TensorRT plans may lack OpenCV and Pillow.
 """
 
 import importlib
@@ -33,7 +32,7 @@ _MODULES = {
     "read_instance_map": "maps",
     "read_label_map": "maps",
 }
-"""Public name -> the module that has it."""
+"""Public name -> its module."""
 
 __all__ = [
     "Contract",

@@ -31,7 +31,7 @@ import tyro
 from sceneloom import SceneLoomError, TritonSynthesizer, boundary_map, load_schema
 from sceneloom.errors import InputError
 from sceneloom.maps import read_instance_map, read_label_map
-from sceneloom.pairing import MapPair, find_pairs
+from sceneloom.pairing import MapPair, pair_maps
 from sceneloom.pictures import write_image
 from sceneloom.rendering import render
 from sceneloom.rendering.items import Failed
@@ -110,7 +110,7 @@ def main(
         # float32 alone: quick, and the same pictures on every machine.
         float32 = ExportSettings(precision=("fp32",))
         exported = export_bundle(GENERATOR, repository, largest=size, export=float32)
-    pairs = find_pairs(data / "test_label", data / "test_inst")
+    pairs = pair_maps(data / "test_label", data / "test_inst")[0]
     with contextlib.ExitStack() as stack:
         with stages.stage("start Triton and prove it with a real inference"):
             ports = ServerSettings(http_port=0, grpc_port=0, metrics_port=0)

@@ -97,7 +97,7 @@ IMAGE = TensorSpec(dtype="UINT8", dims=(-1, -1, 3))
         ({"parameters": {"sceneloom": CONTRACT.dumps()[:-9]}}, SchemaError, "not readable as JSON"),
         ({"parameters": {"sceneloom": "[]"}}, SchemaError, "a contract is a JSON object"),
         ({"parameters": {"sceneloom": '{"format": 2}'}}, SchemaError, "contract format 2"),
-        ({"parameters": {"sceneloom": '{"format": 1}'}}, SchemaError, "not a contract"),
+        ({"parameters": {"sceneloom": '{"format": 1}'}}, SchemaError, "schema, .*is missing"),
         ({"max_batch_size": 0}, ModelNotFoundError, "max_batch_size is 0"),
         ({"inputs": {}}, ModelNotFoundError, "its tensors are"),
         ({"inputs": {"label_map": LABELS}}, ModelNotFoundError, "its tensors are"),

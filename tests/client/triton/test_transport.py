@@ -29,9 +29,7 @@ from sceneloom.triton.http_transport import HttpTransport
 from sceneloom.triton.transport import (
     Timeouts,
     map_triton_error,
-    served_version,
     server_address,
-    status_of_http,
 )
 
 STOPPING = "Request for unknown model: 'synthesis' has no available versions"
@@ -149,17 +147,6 @@ def test_addresses(address: str) -> None:
         http = HttpTransport(url)
         assert http.address == f"http://{address}"
         http.close()
-
-
-def test_the_version_that_answers_is_the_latest() -> None:
-    assert served_version(["1", "10", "9"]) == "10"
-    assert served_version([]) == ""
-
-
-def test_http_says_the_same_in_its_own_numbers() -> None:
-    statuses = {404: "NOT_FOUND", 503: "UNAVAILABLE", 500: "INTERNAL", 400: "INVALID_ARGUMENT"}
-    assert {code: status_of_http(code) for code in statuses} == statuses
-    assert (status_of_http(418), status_of_http(302)) == ("INVALID_ARGUMENT", "UNKNOWN")
 
 
 @pytest.fixture
