@@ -16,7 +16,6 @@ from sceneloom.locations import (
     join,
     lies_in,
     local_path,
-    named_errors,
     parent,
     put_remote,
     reason_of,
@@ -142,8 +141,7 @@ class FolderSink:
         try:
             if not is_remote(file):
                 return Path(file).read_bytes()
-            with named_errors(file):
-                fs, path = filesystem(file)
+            with filesystem(file) as (fs, path):
                 return bytes(fs.cat_file(path))
         except OSError:
             return None
@@ -161,8 +159,7 @@ def make_folder(location: str) -> None:
     """
     try:
         if is_remote(location):
-            with named_errors(location):
-                fs, path = filesystem(location)
+            with filesystem(location) as (fs, path):
                 if fs.isfile(path):
                     raise InputError(f"{location}: cannot be the folder for pictures (a file)")
             return

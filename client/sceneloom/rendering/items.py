@@ -19,7 +19,6 @@ from sceneloom.locations import (
     filesystem,
     last_part,
     local_path,
-    named_errors,
     read_range,
     reason_of,
 )
@@ -265,8 +264,7 @@ class RemoteFile:
                 data = read_range(self.name, 0, max_bytes + 1)
             except OSError:
                 # Stores answer a range of an empty object with an error.
-                with named_errors(self.name):
-                    fs, path = filesystem(self.name)
+                with filesystem(self.name) as (fs, path):
                     if fs.info(path)["size"]:
                         raise
                 data = b""

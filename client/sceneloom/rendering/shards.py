@@ -24,7 +24,6 @@ from sceneloom.locations import (
     is_remote,
     join,
     local_path,
-    named_errors,
     put_remote,
     reason_of,
 )
@@ -322,6 +321,5 @@ def _remove(location: str) -> None:
     if not is_remote(location):
         local_path(location).unlink()
         return
-    with named_errors(location):
-        fs, path = filesystem(location)
+    with filesystem(location) as (fs, path):
         fs.rm_file(path)
