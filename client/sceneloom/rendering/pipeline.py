@@ -149,7 +149,8 @@ class Pipeline:
 
         def load_or_skip() -> Loaded | Skipped:
             loaded = self._loader.load(item)
-            row = self._store and self._store.found(item.key, loaded.input_hash)
+            store = self._store
+            row = None if store is None else store.found(item.key, loaded.input_hash)
             if row is None:
                 return loaded
             return Skipped(key=row.key, output=row.output, engine=row.engine)
