@@ -11,9 +11,8 @@ from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 from sceneloom.errors import InputError
-from sceneloom.maps import DEFAULT_MAX_PIXELS
+from sceneloom.maps import DEFAULT_MAX_PIXELS, parse_size
 from sceneloom_training.data import DataSettings, Geometry
-from sceneloom_training.data.settings import parse_size
 
 GanMode: TypeAlias = Literal["least_squares", "vanilla", "hinge"]
 """The GAN loss: ``least_squares`` (Mao et al., 2017; as published), ``vanilla`` or ``hinge``."""

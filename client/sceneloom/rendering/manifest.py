@@ -22,7 +22,15 @@ from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import quote
 
 from sceneloom.errors import InputError
-from sceneloom.files import HeldPlace, may_pass, new_part, reason_against, remove_part, sweep
+from sceneloom.files import (
+    HeldPlace,
+    may_pass,
+    new_part,
+    reason_against,
+    remove_part,
+    sweep,
+    write_whole,
+)
 from sceneloom.text import one_line
 
 if TYPE_CHECKING:
@@ -218,16 +226,15 @@ class Manifest:
 
 def write_listing(rows: Iterable[Row], path: Path) -> int:
     """Write rows as JSON Lines, in one step; returns their number. Raises OSError."""
-    part = new_part(path.parent)
     count = 0
-    try:
-        with part.open("w", encoding="utf-8") as file:
-            for row in rows:
-                file.write(json.dumps(row.to_json(), sort_keys=True) + "\n")
-                count += 1
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
+
+    def lines() -> Iterator[bytes]:
+        nonlocal count
+        for row in rows:
+            yield (json.dumps(row.to_json(), sort_keys=True) + "\n").encode()
+            count += 1
+
+    write_whole(path, lines())
     return count
 
 

@@ -20,8 +20,8 @@ import numpy.typing as npt
 from PIL import Image
 
 from sceneloom.errors import InputError, SizeError
+from sceneloom.maps import parse_size
 from sceneloom_training.data.sample import Photo, Sample
-from sceneloom_training.data.settings import parse_size
 
 Mode = Literal["none", "resize", "resize_and_crop", "crop", "scale_width", "scale_width_and_crop"]
 

@@ -21,12 +21,11 @@ import numpy.typing as npt
 from PIL import Image
 
 from sceneloom.errors import DataSetError, InputError, SceneLoomError, SizeError
-from sceneloom.maps import DEFAULT_MAX_PIXELS
+from sceneloom.maps import DEFAULT_MAX_PIXELS, parse_size
 from sceneloom.schema import LabelSchema
 from sceneloom_training.data import DataSet, Geometry, Sample
 from sceneloom_training.data.geometry import resize_nearest
 from sceneloom_training.data.sample import LabelMap, Photo
-from sceneloom_training.data.settings import parse_size
 from sceneloom_training.evaluation.features import Distances, FeatureNetwork, feature_distances
 from sceneloom_training.evaluation.scores import (
     ClassCounts,

@@ -30,12 +30,12 @@ from torch.nn import functional
 
 from sceneloom.errors import CheckpointError, InputError, SceneLoomError, SchemaError, require
 from sceneloom.files import file_hash, replace_folder
+from sceneloom.maps import parse_size
 from sceneloom.schema import NO_CHANNEL, LabelSchema, load_schema, parse_json
 from sceneloom.text import one_line
 from sceneloom.text import parse_json as parse_any
 from sceneloom.version import __version__
 from sceneloom_training.checkpoint import save_weights
-from sceneloom_training.data.settings import parse_size
 from sceneloom_training.process import choose_device
 from sceneloom_training.settings import DeviceChoice, SegmenterSettings
 
