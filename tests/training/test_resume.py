@@ -260,7 +260,7 @@ def test_a_damaged_checkpoint_is_named_and_an_older_one_is_gone_on_from(
         run(samples, folder)
     assert str(newest / name) in str(caught.value)
     assert said in str(caught.value)
-    assert f"remove {newest} to go on from an older checkpoint" in str(caught.value)
+    assert f"remove {newest} to resume from an older checkpoint" in str(caught.value)
 
 
 @pytest.fixture(scope="module")

@@ -1,8 +1,7 @@
-"""Samples to batches: which sample when, cut and flipped how.
+"""Samples to batches: order, crops and flips.
 
 Nothing here has a state: the samples of a step, their crops and their flips follow from the seed
-and the step's number alone, so that a resumed run goes on with the samples it would have had,
-whatever the number of loading processes.
+and the step's number alone, for a resumed run and for any number of loading processes.
 """
 
 from __future__ import annotations
@@ -39,7 +38,7 @@ from sceneloom_training.process import World
 
 Batch = dict[str, Tensor]
 """`photo` uint8 [N, H, W, 3]; `label_map` uint8 [N, H, W]; `instance_map` int32 [N, H, W]; `source`
-uint8 [N, H, W, 3]: those that the data set has.
+uint8 [N, H, W, 3]: those of the data set.
 """
 
 _ORDER, _CUT = 0, 1
@@ -47,13 +46,13 @@ _ORDER, _CUT = 0, 1
 
 
 def epoch_order(seed: int, epoch: int, count: int) -> list[int]:
-    """Order of the samples in an epoch: each once."""
+    """Order of the samples in an epoch, each once."""
     order: list[int] = np.random.default_rng((_ORDER, seed, epoch)).permutation(count).tolist()
     return order
 
 
 class TrainingSet:
-    """A data set as the training sees it: an item is named by its epoch and its index."""
+    """A data set in training: an item is named by its epoch and its index."""
 
     def __init__(
         self,
@@ -71,10 +70,10 @@ class TrainingSet:
         Args:
             data: the samples.
             geometry: how to resize, crop and flip.
-            count: its first samples are trained on.
+            count: number of samples to train on, the first ones.
             multiple: height and width come out as multiples of this.
             smallest: least height and width of the networks.
-            seed: of crops and flips.
+            seed: seed of crops and flips.
             cache: most samples to keep in memory, as they were read.
         """
         self.count = count
@@ -83,10 +82,9 @@ class TrainingSet:
         self._data, self._cache = data, cache
 
     def __getitem__(self, item: tuple[int, int]) -> Batch:
-        """The sample of an (epoch, index), cut as that epoch draws it; tensors without batch.
+        """The sample of an (epoch, index), cut for that epoch; tensors without batch.
 
-        Raises:
-            InputError: it cannot be read, or is too small for the network.
+        Raises InputError if it cannot be read or is too small for the network.
         """
         epoch, index = item
         rng = np.random.default_rng((_CUT, self._seed, epoch, index))
@@ -98,7 +96,7 @@ class TrainingSet:
         return to_tensors(sample)
 
     def batch(self, items: list[tuple[int, int]]) -> Batch:
-        """The samples of several items, side by side; raises as each of them, and as `stack`."""
+        """The samples of several items, stacked."""
         return stack([self[item] for item in items])
 
     def arrays(self, items: list[tuple[int, int]]) -> dict[str, npt.NDArray[Any]]:
@@ -106,7 +104,6 @@ class TrainingSet:
         return {name: tensor.numpy() for name, tensor in self.batch(items).items()}
 
     def __getstate__(self) -> dict[str, object]:
-        """Everything but what was read."""
         return {k: v for k, v in self.__dict__.items() if k != "_cached"}
 
 
@@ -122,7 +119,7 @@ def check_large_enough(sample: Sample, smallest: int, name: str) -> None:
 
 
 class StepSampler:
-    """The items of each forward pass of one process, from a step on to the last."""
+    """Items of each forward pass of one process, for a range of steps."""
 
     def __init__(
         self, count: int, *, seed: int, world: World, batch: int, accumulate: int, steps: range
@@ -132,11 +129,9 @@ class StepSampler:
         self._batch, self._accumulate, self._steps = batch, accumulate, steps
 
     def __len__(self) -> int:
-        """Number of forward passes."""
         return len(self._steps) * self._accumulate
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        """Items of each forward pass."""
         per_step = self._batch * self._accumulate * self._world.size
         per_epoch = self._count // per_step
         order: list[int] = []
@@ -156,50 +151,33 @@ class StepSampler:
 def load_batches(
     samples: TrainingSet, sampler: StepSampler, *, workers: int
 ) -> Iterator[Iterator[Batch]]:
-    """Batches in the sampler's order, loaded by `workers` processes that end with the block, or
-    here.
+    """Batches in the sampler's order, loaded here or by `workers` processes that end with the
+    block.
 
-    Raises:
-        InputError: by the iterator, in its turn: a sample cannot be read.
-        TrainingError: loading processes cannot be started, or one was lost.
-        MemoryError: memory was not enough to load.
+    The iterator raises InputError in turn for a sample that cannot be read, TrainingError if a
+    loading process does not start or is lost, and MemoryError.
     """
     if not workers:
         yield map(samples.batch, sampler)
         return
-    with loading(
-        samples.arrays, sampler, workers=workers, prepare=partial(torch.set_num_threads, 1)
-    ) as loaded:
-        pin = torch.cuda.is_available()
-        tensors = (
-            {name: torch.from_numpy(array) for name, array in arrays.items()} for arrays in loaded
-        )
-        yield (
-            {name: x.pin_memory() if pin else x for name, x in batch.items()} for batch in tensors
-        )
+    pin = torch.cuda.is_available()
+    one_thread = partial(torch.set_num_threads, 1)
+    with loading(samples.arrays, sampler, workers=workers, prepare=one_thread) as loaded:
+        batches = ({name: torch.from_numpy(x) for name, x in arrays.items()} for arrays in loaded)
+        yield ({name: x.pin_memory() if pin else x for name, x in b.items()} for b in batches)
 
 
 def to_tensors(sample: Sample) -> Batch:
-    """The arrays that a sample has, as tensors."""
-    arrays = {
-        "photo": sample.photo,
-        "label_map": sample.label_map,
-        "instance_map": sample.instance_map,
-        "source": sample.source,
-    }
+    """A sample's arrays as tensors."""
     return {
         name: torch.from_numpy(np.ascontiguousarray(array))
-        for name, array in arrays.items()
+        for name, array in vars(sample).items()
         if array is not None
     }
 
 
 def stack(items: list[Batch]) -> Batch:
-    """Put samples side by side.
-
-    Raises:
-        InputError: their sizes differ.
-    """
+    """Stack samples; raises InputError if their sizes differ."""
     sizes = sorted({f"{item['photo'].shape[1]}x{item['photo'].shape[0]}" for item in items})
     if len(sizes) > 1:
         raise InputError(
@@ -217,7 +195,7 @@ _LOST_S = 5.0
 _SET_PIPE_SIZE = 1031
 """Linux's F_SETPIPE_SZ; the fcntl module of Python 3.10 has no name for some builds."""
 _PIPE_BYTES = 1 << 20
-"""What anyone may ask for; a batch of 2048x1024 is 14 MiB."""
+"""Most for any user; a batch of 2048x1024 is 14 MiB."""
 _MADE, _REFUSED, _NO_MEMORY, _FAULT = range(4)
 
 
@@ -297,10 +275,8 @@ def loading(
         workers: processes, from 1.
         prepare: called once in each process.
 
-    Raises:
-        InputError: by the iterator, in its turn: `make` raised a SceneLoomError.
-        TrainingError: the processes cannot be started, or one was lost.
-        MemoryError: memory was not enough in one.
+    The iterator raises InputError in turn if `make` raised a SceneLoomError, TrainingError if a
+    process does not start or is lost, and MemoryError if memory was not enough in one.
     """
     loaders: list[_Loader[_Item, _Made]] = []
     try:

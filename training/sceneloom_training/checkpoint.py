@@ -1,9 +1,8 @@
-"""The checkpoint bundle: a folder with `model.safetensors` and `model.json`, and with
-`encoder.safetensors` for a model with instance-wise style.
+"""The checkpoint bundle: a folder with `model.safetensors`, `model.json` and, for a model with
+instance-wise style, `encoder.safetensors`.
 
-`model.json` holds the architecture, the contract, where the weights come from, and the SHA-256 of
-the weights files; docs/formats.md is the specification. A bundle is written beside its place and
-renamed into it, so that a reader never sees half of one.
+`model.json` holds the architecture, the contract, the provenance of the weights, and the SHA-256 of
+the weights files; docs/formats.md is the specification.
 """
 
 from __future__ import annotations
@@ -43,15 +42,13 @@ class Checkpoint:
     """A loaded bundle."""
 
     generator: SynthesisNetwork
-    """With the bundle's weights, float32, in eval mode, on the CPU."""
+    """float32, in eval mode, on the CPU."""
     contract: Contract | None
-    """What the model takes and gives; None where it takes pictures instead of label maps: such a
-    model is trained and evaluated, not served.
-    """
+    """None for a model of pictures instead of label maps: trained and evaluated, not served."""
     encoder: FeatureEncoder | None
-    """The feature encoder it was trained with, likewise, or None."""
+    """The feature encoder of its training, likewise, or None."""
     provenance: dict[str, Any]
-    """Where the weights come from, as it was given when the bundle was written."""
+    """Origin of the weights, as given to `save_checkpoint`."""
     weights_hash: str
 
 
@@ -66,8 +63,7 @@ def save_checkpoint(
 ) -> None:
     """Write a bundle, in place of an older one; `provenance` is any JSON, `half` writes float16.
 
-    Raises:
-        CheckpointError: `folder` exists and is no bundle, or it cannot be written.
+    Raises CheckpointError if `folder` exists and is no bundle, or cannot be written.
     """
     with replace_folder(
         folder,
@@ -82,7 +78,7 @@ def save_checkpoint(
         description = {
             "format": FORMAT,
             "sceneloom": __version__,
-            "architecture": generator.architecture.to_json(),
+            "architecture": dataclasses.asdict(generator.architecture),
             "contract": contract.to_json() if contract else None,
             **({"encoder": encoder.settings} if encoder else {}),
             "provenance": provenance,
@@ -99,7 +95,7 @@ def save_weights(network: nn.Module, path: Path, *, half: bool = False) -> None:
     }
     try:
         safetensors.torch.save_file(weights, path)
-    except SafetensorError as error:  # its writer has errors of its own for a full disk
+    except SafetensorError as error:  # a full disk, too
         raise OSError(str(error)) from None
 
 
@@ -116,8 +112,7 @@ def load_checkpoint(folder: Path) -> Checkpoint:
         files = dict(description["sha256"])
         architecture = architecture_from_json(description["architecture"], source=source)
         contract_json, provenance = description["contract"], dict(description["provenance"])
-        encoder_json = description.get("encoder")
-        encoder_settings = None if encoder_json is None else dict(encoder_json)
+        encoder_settings = dict(description.get("encoder") or {})
     except KeyError as error:
         raise CheckpointError(f"{source}: {error} is missing") from None
     except (TypeError, ValueError):
@@ -125,13 +120,12 @@ def load_checkpoint(folder: Path) -> Checkpoint:
             f"{source}: sha256, provenance or encoder is of the wrong kind; each is a JSON object"
         ) from None
     weights = _load_weights(folder, WEIGHTS, files)
+    contract = encoder = None
     try:
-        contract = (
-            None if contract_json is None else Contract.from_json(contract_json, source=source)
-        )
+        if contract_json is not None:
+            contract = Contract.from_json(contract_json, source=source)
         generator = load_weights(architecture, weights)
-        encoder = None
-        if encoder_settings is not None:
+        if encoder_settings:
             encoder = FeatureEncoder(**encoder_settings)
             encoder.load_state_dict(_load_weights(folder, ENCODER_WEIGHTS, files))
     except (SchemaError, RuntimeError, TypeError) as error:
@@ -149,7 +143,7 @@ def load_checkpoint(folder: Path) -> Checkpoint:
 
 
 def _not_a_bundle(folder: Path, error: Exception) -> str:
-    """The sentence for anything else than a bundle, with what to do instead."""
+    """The sentence for anything but a bundle, with the way out."""
     published = sorted(folder.glob("*net_G.pth")) if folder.is_dir() else []
     if folder.is_file() and folder.name in (WEIGHTS, ENCODER_WEIGHTS, DESCRIPTION):
         return f"{folder}: a part of a checkpoint bundle; name its folder, {folder.parent}"
@@ -189,24 +183,24 @@ def _check_fit(
     encoder: FeatureEncoder | None,
     source: str,
 ) -> None:
-    """Refuse a bundle whose contract is not its generator's, or whose weights are not finite."""
+    """Refuse a contract that does not fit its generator, and weights that are not finite."""
     architecture = generator.architecture
     if contract is not None:
         channels = contract.schema.channels + contract.boundaries + contract.style_channels
         if architecture.input_channels != channels:
             raise CheckpointError(
-                f"{source}: the contract adds up to {counted(channels, 'input channel')}, "
-                f"the generator has {architecture.input_channels}"
+                f"{source}: the contract has {counted(channels, 'input channel')}, "
+                f"the generator {architecture.input_channels}"
             )
         if architecture.size_multiple != contract.size_multiple:
             raise CheckpointError(
                 f"{source}: the contract's size_multiple is {contract.size_multiple}, "
                 f"the generator's is {architecture.size_multiple}"
             )
-        if encoder and encoder.settings["features"] != contract.style_channels:
+        if encoder and (features := encoder.settings["features"]) != contract.style_channels:
             raise CheckpointError(
-                f"{source}: the encoder gives {counted(encoder.settings['features'], 'feature')}, "
-                f"the contract has {contract.style_channels}"
+                f"{source}: the encoder has {counted(features, 'feature')}, the contract "
+                f"{contract.style_channels}"
             )
     elif architecture.input_channels != 3:
         raise CheckpointError(
@@ -219,12 +213,11 @@ def _check_fit(
 
 
 def load_tensors(path: Path) -> Any:
-    """What `torch.save` wrote, on the CPU; nothing in the file runs.
+    """Load on the CPU what `torch.save` wrote; nothing in the file runs.
 
-    Raises:
-        ValueError: the file is compressed, or a tensor repeats what the file holds of it: a few
-            bytes that would become gigabytes.
-        Exception: whatever torch, pickle and zip raise on damaged and forbidden files.
+    Raises ValueError if the file is compressed, or if a tensor repeats the values in the file: a
+    few bytes that would become gigabytes. torch, pickle and zip raise nearly anything on damaged
+    and forbidden files.
     """
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
@@ -233,8 +226,7 @@ def load_tensors(path: Path) -> Any:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch warns of pickle protocols that it then refuses
         found = torch.load(path, map_location="cpu", weights_only=True)
-    pending = [("", found)]
-    seen = set()
+    pending, seen = [("", found)], set()
     while pending:
         name, value = pending.pop()
         if isinstance(value, Tensor):
@@ -243,8 +235,8 @@ def load_tensors(path: Path) -> Any:
             held = value.untyped_storage().nbytes() // value.element_size()
             if held < value.numel():
                 raise ValueError(
-                    f"{name!r} is {list(value.shape)}, and only {held} of its values are in the "
-                    "file, to be repeated; save tensor.contiguous() instead"
+                    f"{name!r} is {list(value.shape)} and only {held} of its values are in the "
+                    "file; save tensor.contiguous() instead"
                 )
         elif isinstance(value, dict | list | tuple) and id(value) not in seen:
             seen.add(id(value))

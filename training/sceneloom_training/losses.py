@@ -34,7 +34,7 @@ def generator_loss(mode: GanMode, fake: Sequence[Sequence[Tensor]]) -> Tensor:
 def gan_term(
     mode: GanMode, decision: Tensor, *, target: Literal["real", "fake", "generator"]
 ) -> Tensor:
-    """One GAN term of decisions, any shape; ``generator`` is the generator's own aim."""
+    """One GAN term of decisions of any shape; ``generator`` is the generator's own aim."""
     decision = decision.to(torch.promote_types(decision.dtype, torch.float32))  # means in 32 bits
     wanted = torch.zeros_like(decision) if target == "fake" else torch.ones_like(decision)
     if mode == "least_squares":
@@ -63,21 +63,18 @@ def feature_matching_loss(
 
 
 class ImagePool:
-    """Keeps pictures of earlier steps and hands half of them out again.
-
-    The published default is a size of 0: every picture is handed through.
+    """Pictures of earlier steps, half of which are shown again; published size 0 passes every
+    picture.
     """
 
     def __init__(self, size: int, *, seed: int = 0) -> None:
-        """Start empty; `size` is the most pictures to keep."""
-        assert size >= 0
         self._size = size
         self._images: list[Tensor] = []
         self._random = torch.Generator().manual_seed(seed)
 
     def query(self, images: Tensor) -> Tensor:
-        """Exchange pictures, [N, C, H, W], of which detached copies are kept: each comes back or,
-        once the pool is full, with even odds an earlier one, whose place it takes.
+        """Exchange pictures, [N, C, H, W], for detached ones: each itself or, once the pool is
+        full, with even odds an earlier one, whose place it takes.
         """
         if not self._size:
             return images.detach()
@@ -94,17 +91,17 @@ class ImagePool:
         return torch.stack(chosen)
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything that a resumed run needs to go on alike: pictures and random state."""
+        """Pictures and random state."""
         return {"images": list(self._images), "random": self._random.get_state()}
 
     def load_state_dict(self, state: dict[str, Any], device: torch.device | str = "cpu") -> None:
-        """Go on where `state_dict` was taken, with the pictures on the given device."""
+        """Restore `state_dict`, with the pictures on the given device."""
         self._images = [image.to(device) for image in state["images"]]
         self._random.set_state(state["random"])
 
 
 LAYER_WEIGHTS = (1 / 32, 1 / 16, 1 / 8, 1 / 4, 1.0)
-"""For relu1_1, relu2_1, relu3_1, relu4_1 and relu5_1."""
+"""Weights of relu1_1, relu2_1, relu3_1, relu4_1 and relu5_1."""
 _WIDTHS = (64, 64, 0, 128, 128, 0, 256, 256, 256, 256, 0, 512, 512, 512, 512, 0, 512)
 """Filters of VGG19's convolutions up to conv5_1; 0 is a pooling."""
 
@@ -113,7 +110,7 @@ class PerceptualLoss(nn.Module):
     """Weighted L1 between VGG19's features; it has no parameters to train."""
 
     def __init__(self, weights: Path) -> None:
-        """Load torchvision's vgg19 state dict; raises CheckpointError if the file holds none."""
+        """Load torchvision's vgg19 state dict; raises CheckpointError for any other file."""
         super().__init__()
         self.layers = nn.ModuleList()
         channels = 3

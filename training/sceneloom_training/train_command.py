@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 from tyro.conf import Positional, arg
 
@@ -20,6 +20,9 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
+if TYPE_CHECKING:
+    from sceneloom_training.process import Outcome
+
 _PACKAGES = ["torch", "safetensors", "tensorboard"]
 
 
@@ -29,12 +32,11 @@ def main(
     out: Path,
     settings: Annotated[TrainSettings, arg(name="")],
 ) -> int:
-    """Train a model, or go on training it: the same command continues a run that was stopped or
-    killed.
+    """Train a model, or resume: the same command continues a stopped or killed run.
 
     Args:
         config: a TOML file with a table for each section of the flags below; flags overrule it.
-        out: folder of the run; checkpoint bundles are exported from OUT/model.
+        out: folder of the run; export its OUT/model.
         settings: everything else.
     """
     from sceneloom_training.trainer import train
@@ -45,28 +47,30 @@ def main(
         print(f"sceneloom train: {printable(error)}", file=sys.stderr)
         for stream in (sys.stdout, sys.stderr):
             stream.flush()
-        # Threads of gloo and NCCL can wait for the lost process when the interpreter ends, for
-        # ever; all files are closed.
+        # Threads of gloo and NCCL can wait for the lost process for ever when the interpreter
+        # ends; all files are closed.
         os._exit(1)
-    if outcome.is_main:
-        done = f"trained {counted(outcome.step, 'step')}: {printable(outcome.model)}"
-        stopped = (
-            f"stopped by signal {outcome.stopped_by} at step {outcome.step} of {outcome.last}, "
-            "saved; the same command goes on"
+    return report(outcome)
+
+
+def report(outcome: Outcome) -> int:
+    """Print the end of a run, in the main process; the exit code."""
+    stopped_by = outcome.stopped_by
+    if outcome.is_main and stopped_by is None:
+        print(f"trained {counted(outcome.step, 'step')}: {printable(outcome.model)}")
+    elif outcome.is_main:
+        print(
+            f"stopped by signal {stopped_by} at step {outcome.step} of {outcome.last}, saved; the "
+            "same command resumes it"
         )
-        print(done if outcome.stopped_by is None else stopped)
-    return 0 if outcome.stopped_by is None else 128 + outcome.stopped_by
+    return 0 if stopped_by is None else 128 + stopped_by
 
 
 def expand_arguments(arguments: Sequence[str]) -> list[str]:
-    """Put a configuration file's settings before the user's flags, as flags, so that one parser
-    checks both and the user's win.
+    """Put a configuration file's settings, as flags, before the user's own: one parser checks both,
+    and the user's win.
 
-    Args:
-        arguments: the command line after the subcommand.
-
-    Raises:
-        InputError: the file cannot be read, or is not such a file.
+    Raises InputError if the file cannot be read or is no such file.
     """
     if not arguments or {"-h", "--help"} & set(arguments):
         return list(arguments)
@@ -81,10 +85,9 @@ def expand_arguments(arguments: Sequence[str]) -> list[str]:
 
 
 def read_flags(path: Path) -> list[str]:
-    """Flags that say what a TOML file says: `ngf = 64` in `[generator]` is `--generator.ngf 64`.
+    """Flags of a TOML file: `ngf = 64` in `[generator]` is `--generator.ngf 64`.
 
-    Raises:
-        InputError: the file cannot be read, or is not such a file.
+    Raises InputError if the file cannot be read or is no such file.
     """
     try:
         text = path.read_text("utf-8")
@@ -118,8 +121,8 @@ def _flag(name: str, value: Any, path: Path) -> Iterator[str]:
 
 @cache
 def _switches() -> frozenset[str]:
-    """Settings that are true or false: their flags take no value, and the parser would refuse the
-    value without the setting's name.
+    """Settings that are true or false: their flags take no value, and the parser would refuse one
+    without the setting's name.
     """
     return frozenset(
         f"{section}.{field}".replace("_", "-")

@@ -150,7 +150,7 @@ def test_what_is_no_dinov2(tmp_path: Path, dinov2: Path) -> None:
         with pytest.raises(CheckpointError, match="not a DINOv2 folder"):
             load_features(tmp_path, "dinov2")
     (tmp_path / "config.json").write_bytes((dinov2 / "config.json").read_bytes())
-    with pytest.raises(CheckpointError, match="cannot be loaded as DINOv2"):
+    with pytest.raises(CheckpointError, match=r"cannot be loaded|of other shapes"):
         load_features(tmp_path, "dinov2")
 
 
@@ -165,7 +165,7 @@ def test_weights_of_another_size_or_with_gaps_are_refused(tmp_path: Path, dinov2
         load_features(tmp_path, "dinov2")
     configuration = json.loads((dinov2 / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps({**configuration, "hidden_size": 32}))
-    with pytest.raises(CheckpointError, match="cannot be loaded as DINOv2"):
+    with pytest.raises(CheckpointError, match=r"cannot be loaded|of other shapes"):
         load_features(tmp_path, "dinov2")
 
 

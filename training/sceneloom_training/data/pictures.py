@@ -2,10 +2,9 @@
 with the reason.
 
 8-bit RGB and 8-bit grey are read; grey becomes RGB with three equal values (some photographs of
-ADE20K are grey). Depths and kinds that would lose something on the way to 8-bit RGB are refused. An
-orientation in a file's EXIF data is not applied: the label maps that belong to the photographs were
-drawn on the pixels as they are stored, and are not rotated either
-(`read_header` reads it, so that it can be named).
+ADE20K are grey). Depths and kinds that would lose something on the way to 8-bit RGB are refused.
+The EXIF orientation is not applied: label maps lie on the pixels as they are stored (`read_header`
+reads it, for messages).
 """
 
 from __future__ import annotations
@@ -55,9 +54,8 @@ def read_picture(path: Path, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> npt.NDA
     """Read an 8-bit RGB or grey PNG, JPEG, BMP, TIFF or WebP, by its first bytes: uint8 [H, W, 3],
     RGB.
 
-    Raises:
-        ImageReadError: missing, empty, truncated, damaged, or 16 bits, palette, alpha, CMYK.
-        ImageTooLargeError: more pixels than `max_pixels`.
+    Raises ImageReadError if missing, empty, truncated, damaged, or of 16 bits, palette, alpha or
+    CMYK, and ImageTooLargeError for more pixels than `max_pixels`.
     """
     most = _BYTES_PER_PIXEL * max_pixels + _HEADERS
     try:
@@ -109,7 +107,7 @@ def _decode(data: bytes, path: Path, max_pixels: int) -> npt.NDArray[np.uint8]:
 
 
 def _open(data: bytes, path: Path) -> ImageFile.ImageFile:
-    """The opened picture; no pixel is decoded yet."""
+    """Open the picture without decoding a pixel."""
     plugin: type[ImageFile.ImageFile]
     if data.startswith(SIGNATURE):
         if len(data) <= 28:
@@ -167,19 +165,19 @@ _BMP, _RIFF, _NPY = b"BM", b"RIFF", b"\x93NUMPY"
 _TIFF = (b"II*\x00", b"MM\x00*", b"II+\x00", b"MM\x00+")
 _EXIF = b"Exif\x00\x00"
 _FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
-"""JPEG's markers that are followed by the size."""
+"""JPEG's markers before the size."""
 _STANDALONE = frozenset(range(0xD0, 0xD9)) | {0x01}
 _MOST_CHUNKS, _MOST_EXIF = 1000, 1 << 16
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Header:
-    """Of a picture or a map."""
+    """Size and orientation of a picture or a map."""
 
     height: int
     width: int
     orientation: int = 1
-    """EXIF's: 1 is upright, 6 and 8 are quarter turns; what it says is applied nowhere."""
+    """EXIF's: 1 is upright, 6 and 8 are quarter turns; it is applied nowhere."""
 
     @property
     def size(self) -> tuple[int, int]:
@@ -190,8 +188,7 @@ class Header:
 def read_header(path: Path) -> Header | None:
     """Read the header of a PNG, JPEG, BMP, TIFF, WebP or .npy file; None for any other.
 
-    Raises:
-        ImageReadError: missing, empty, or damaged before its size is known.
+    Raises ImageReadError if missing, empty, or damaged before its size is known.
     """
     try:
         if not stat.S_ISREG(path.stat().st_mode):  # reading a pipe could wait for ever
