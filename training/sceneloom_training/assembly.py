@@ -16,19 +16,15 @@ from sceneloom.contract import Contract
 from sceneloom.errors import CheckpointError, InputError
 from sceneloom.schema import LabelSchema
 from sceneloom.text import counted
+from sceneloom_training import networks
 from sceneloom_training.checkpoint import load_checkpoint
 from sceneloom_training.losses import PerceptualLoss
 from sceneloom_training.networks import (
     Architecture,
     FeatureEncoder,
     Generator,
-    GeneratorArchitecture,
     MultiscaleDiscriminator,
     SynthesisNetwork,
-    UNetArchitecture,
-    balance_phases,
-    build_generator,
-    initialise,
 )
 from sceneloom_training.objective import Inputs, Objective
 from sceneloom_training.run_folder import RunFolder
@@ -50,10 +46,9 @@ class Model:
 
 
 def assemble(settings: TrainSettings, schema: LabelSchema | None, *, has_instances: bool) -> Model:
-    """Build the networks with the seed's weights; without a schema, for a paired data set.
-
-    Raises InputError if the data lacks inputs of the settings, and CheckpointError if a
-    `start_from` or `loss.vgg` cannot be used.
+    """Build the networks with the seed's weights; without a schema, for a paired data set. Raises
+    InputError if the data lacks inputs, CheckpointError if a `start_from` or `loss.vgg` cannot be
+    used.
     """
     g, s, seed = settings.generator, settings.style, settings.compute.seed
     for name, on, off in (
@@ -67,14 +62,14 @@ def assemble(settings: TrainSettings, schema: LabelSchema | None, *, has_instanc
     )
     architecture: Architecture
     if g.network == "unet":
-        architecture = UNetArchitecture(
+        architecture = networks.UNetArchitecture(
             input_channels=inputs.channels,
             ngf=g.ngf,
             downsamplings=g.unet_downsamplings,
             dropout=g.dropout,
         )
     else:
-        architecture = GeneratorArchitecture(
+        architecture = networks.GeneratorArchitecture(
             input_channels=inputs.channels,
             ngf=g.ngf,
             global_downsamplings=g.global_downsamplings,
@@ -83,11 +78,11 @@ def assemble(settings: TrainSettings, schema: LabelSchema | None, *, has_instanc
             enhancer_blocks=g.enhancer_blocks,
             padding=g.padding,
         )
-    generator = build_generator(architecture, seed=seed)
+    generator = networks.build_generator(architecture, seed=seed)
     if g.start_from is not None:
         start_generator(generator, g.start_from, schema)
     if g.balanced_upsampling:
-        balance_phases(generator)
+        networks.balance_phases(generator)
     options = dataclasses.asdict(settings.discriminator)
     start_from = options.pop("start_from")
     discriminator = _seeded(
@@ -108,8 +103,8 @@ def assemble(settings: TrainSettings, schema: LabelSchema | None, *, has_instanc
     elif settings.loss.perceptual and settings.loss.vgg is not None:
         perceptual = PerceptualLoss(settings.loss.vgg)
         status = perceptual.weights_hash
-    networks = generator, discriminator, encoder
-    objective = Objective(inputs, *networks, loss=settings.loss, perceptual=perceptual, seed=seed)
+    trained = generator, discriminator, encoder
+    objective = Objective(inputs, *trained, loss=settings.loss, perceptual=perceptual, seed=seed)
     multiple, side = architecture.size_multiple, architecture.smallest_side
     contract = None
     if schema is not None:
@@ -128,7 +123,7 @@ def _seeded(build: Callable[[], _Network], seed: int) -> _Network:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         network = build()
-        initialise(network)
+        networks.initialise(network)
     return network
 
 
@@ -139,11 +134,9 @@ _SCALE = "discriminators."
 
 
 def start_generator(generator: SynthesisNetwork, bundle: Path, schema: LabelSchema | None) -> None:
-    """Copy the weights of an equal generator, or of a smaller one that this one encloses, without
-    its last convolution. If the new one has more labels, planes are matched by label name, and
-    weights of new labels stay as drawn.
-
-    Raises CheckpointError if the bundle cannot be read or its generator does not fit inside.
+    """Copy the weights of an equal generator, or of a smaller one inside this one, without its last
+    convolution. Planes of additional labels stay as drawn; labels match by name. Raises
+    CheckpointError if it does not fit inside.
     """
     read = load_checkpoint(bundle)
     inner = read.generator
@@ -204,11 +197,7 @@ def _planes_of_labels(theirs: Contract | None, schema: LabelSchema | None) -> li
 
 
 def start_encoder(encoder: FeatureEncoder, bundle: Path) -> None:
-    """Copy the weights of the bundle's encoder, if any: a generator needs the encoder of its
-    training.
-
-    Raises CheckpointError if the two encoders have different settings.
-    """
+    """Copy the weights of the bundle's encoder, if any; raises CheckpointError if they differ."""
     theirs = load_checkpoint(bundle).encoder
     if theirs is None:
         return
@@ -221,16 +210,14 @@ def start_encoder(encoder: FeatureEncoder, bundle: Path) -> None:
 
 
 def start_discriminator(discriminator: MultiscaleDiscriminator, run: Path) -> None:
-    """Copy the weights of a run's discriminators from its newest checkpoint, the coarsest to the
-    coarsest; a finer scale than theirs keeps its own.
-
-    Raises CheckpointError if the run has no checkpoint or its discriminators have other shapes.
+    """Copy the weights of the newest checkpoint's discriminators, the coarsest to the coarsest; a
+    finer scale keeps its own. Raises CheckpointError without a checkpoint or for other shapes.
     """
     folder = RunFolder(run)
     if not (steps := folder.steps()):
         raise CheckpointError(f"{run}: is no training run with a checkpoint")
-    networks = folder.load(steps[-1])["networks"]
-    theirs = {k.removeprefix(_OWN): v for k, v in networks.items() if k.startswith(_OWN)}
+    saved = folder.load(steps[-1])["networks"]
+    theirs = {k.removeprefix(_OWN): v for k, v in saved.items() if k.startswith(_OWN)}
     finer = len(discriminator.discriminators) - 1 - max(map(_scale, theirs))
     ours = discriminator.state_dict()
     for name, weights in theirs.items():

@@ -24,14 +24,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from sceneloom.errors import (
-    InputError,
-    SceneLoomError,
-    SizeError,
-    TrainingError,
-    is_out_of_memory,
-    said,
-)
+from sceneloom import errors
 from sceneloom.text import reason
 from sceneloom_training.data import DataSet, Geometry, Sample
 from sceneloom_training.process import World
@@ -65,16 +58,8 @@ class TrainingSet:
         seed: int,
         cache: int = 0,
     ) -> None:
-        """Wrap a data set.
-
-        Args:
-            data: the samples.
-            geometry: how to resize, crop and flip.
-            count: number of samples to train on, the first ones.
-            multiple: height and width come out as multiples of this.
-            smallest: least height and width of the networks.
-            seed: seed of crops and flips.
-            cache: most samples to keep in memory, as they were read.
+        """Take the first `count` samples, to come out as multiples of `multiple` and no smaller
+        than `smallest`; `cache` keeps most so many in memory, as they were read.
         """
         self.count = count
         self._geometry, self._multiple, self._seed = geometry, multiple, seed
@@ -82,10 +67,7 @@ class TrainingSet:
         self._data, self._cache = data, cache
 
     def __getitem__(self, item: tuple[int, int]) -> Batch:
-        """The sample of an (epoch, index), cut for that epoch; tensors without batch.
-
-        Raises InputError if it cannot be read or is too small for the network.
-        """
+        """The sample of an (epoch, index), cut for that epoch; tensors without batch."""
         epoch, index = item
         rng = np.random.default_rng((_CUT, self._seed, epoch, index))
         # Made on first use, in the process that loads: a cache cannot be pickled.
@@ -111,7 +93,7 @@ def check_large_enough(sample: Sample, smallest: int, name: str) -> None:
     """Raise SizeError if a sample, after the geometry, is smaller than the networks take."""
     height, width = sample.photo.shape[:2]
     if min(height, width) < smallest:
-        raise SizeError(
+        raise errors.SizeError(
             f"{name}: comes out as {width}x{height} (width x height), and the networks need "
             f"{smallest} pixels on each side; choose another geometry, fewer downsamplings or "
             "fewer scales of the discriminator"
@@ -152,10 +134,8 @@ def load_batches(
     samples: TrainingSet, sampler: StepSampler, *, workers: int
 ) -> Iterator[Iterator[Batch]]:
     """Batches in the sampler's order, loaded here or by `workers` processes that end with the
-    block.
-
-    The iterator raises InputError in turn for a sample that cannot be read, TrainingError if a
-    loading process does not start or is lost, and MemoryError.
+    block. The iterator raises InputError for an unreadable sample, in turn, and the errors of
+    `loading`.
     """
     if not workers:
         yield map(samples.batch, sampler)
@@ -180,7 +160,7 @@ def stack(items: list[Batch]) -> Batch:
     """Stack samples; raises InputError if their sizes differ."""
     sizes = sorted({f"{item['photo'].shape[1]}x{item['photo'].shape[0]}" for item in items})
     if len(sizes) > 1:
-        raise InputError(
+        raise errors.InputError(
             f"one batch would hold pictures of {' and '.join(sizes)} (width x height): choose a "
             "geometry with a fixed size, or optimizer.batch 1"
         )
@@ -231,7 +211,7 @@ class _Loader(Generic[_Item, _Made]):
         with self._noticed():
             kind, value = _receive(self._answers)
         if kind == _REFUSED:
-            raise InputError(value)
+            raise errors.InputError(value)
         if kind == _NO_MEMORY:
             raise MemoryError(value)
         if kind == _FAULT:
@@ -247,7 +227,7 @@ class _Loader(Generic[_Item, _Made]):
             self.process.join(_LOST_S)
             code = self.process.exitcode
             how = f"killed by signal {-code}" if code is not None and code < 0 else f"code {code}"
-            raise TrainingError(
+            raise errors.TrainingError(
                 f"a loading process was lost ({how}); a system that runs out of memory kills "
                 "processes: fewer workers and a smaller cache need less"
             ) from None
@@ -267,16 +247,10 @@ def loading(
     workers: int,
     prepare: Callable[[], None],
 ) -> Iterator[Iterator[_Made]]:
-    """Make something of each item in worker processes that end with the block; in the items' order.
-
-    Args:
-        make: called in the workers; its result can be pickled.
-        items: its arguments.
-        workers: processes, from 1.
-        prepare: called once in each process.
-
-    The iterator raises InputError in turn if `make` raised a SceneLoomError, TrainingError if a
-    process does not start or is lost, and MemoryError if memory was not enough in one.
+    """Make something of each item in `workers` processes that end with the block; in the items'
+    order. Results of `make` can be pickled; `prepare` runs once in each process. The iterator
+    raises InputError, in turn, if `make` raised a SceneLoomError, TrainingError if a process does
+    not start or is lost, and MemoryError.
     """
     loaders: list[_Loader[_Item, _Made]] = []
     try:
@@ -285,7 +259,7 @@ def loading(
                 inherited = [each for loader in loaders for each in loader.connections]
                 loaders.append(_Loader(make, prepare, inherited))
         except OSError as error:
-            raise TrainingError(
+            raise errors.TrainingError(
                 f"{workers} loading processes cannot be started ({reason(error)}); with fewer "
                 "workers, or 0, the training process loads"
             ) from None
@@ -332,11 +306,11 @@ def _serve(
             item = requests.recv()
             try:
                 answer = (_MADE, make(item))
-            except SceneLoomError as error:
+            except errors.SceneLoomError as error:
                 answer = (_REFUSED, str(error))
             except Exception as error:
-                kind = _NO_MEMORY if is_out_of_memory(error) else _FAULT
-                text = said(error) if kind == _NO_MEMORY else traceback.format_exc()
+                kind = _NO_MEMORY if errors.is_out_of_memory(error) else _FAULT
+                text = errors.said(error) if kind == _NO_MEMORY else traceback.format_exc()
                 answer = (kind, text)
             _send(answers, answer)
 

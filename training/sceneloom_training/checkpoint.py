@@ -24,12 +24,8 @@ from sceneloom.errors import CheckpointError, SchemaError
 from sceneloom.files import file_hash, replace_folder
 from sceneloom.text import counted, one_line, parse_json
 from sceneloom.version import __version__
-from sceneloom_training.networks import (
-    FeatureEncoder,
-    SynthesisNetwork,
-    architecture_from_json,
-    load_weights,
-)
+from sceneloom_training import networks
+from sceneloom_training.networks import FeatureEncoder, SynthesisNetwork
 
 WEIGHTS = "model.safetensors"
 ENCODER_WEIGHTS = "encoder.safetensors"
@@ -61,10 +57,7 @@ def save_checkpoint(
     encoder: FeatureEncoder | None = None,
     half: bool = False,
 ) -> None:
-    """Write a bundle, in place of an older one; `provenance` is any JSON, `half` writes float16.
-
-    Raises CheckpointError if `folder` exists and is no bundle, or cannot be written.
-    """
+    """Write a bundle, or replace one, in float16 if `half`; raises CheckpointError."""
     with replace_folder(
         folder,
         marker=DESCRIPTION,
@@ -72,8 +65,8 @@ def save_checkpoint(
         kind="a checkpoint bundle",
         error=CheckpointError,
     ) as fresh:
-        networks = {WEIGHTS: generator} | ({ENCODER_WEIGHTS: encoder} if encoder else {})
-        for file, network in networks.items():
+        written = {WEIGHTS: generator} | ({ENCODER_WEIGHTS: encoder} if encoder else {})
+        for file, network in written.items():
             save_weights(network, fresh / file, half=half)
         description = {
             "format": FORMAT,
@@ -82,7 +75,7 @@ def save_checkpoint(
             "contract": contract.to_json() if contract else None,
             **({"encoder": encoder.settings} if encoder else {}),
             "provenance": provenance,
-            "sha256": {file: file_hash(fresh / file) for file in networks},
+            "sha256": {file: file_hash(fresh / file) for file in written},
         }
         (fresh / DESCRIPTION).write_text(json.dumps(description, indent=1) + "\n", "utf-8")
 
@@ -110,7 +103,7 @@ def load_checkpoint(folder: Path) -> Checkpoint:
         raise CheckpointError(f"{source}: not a checkpoint bundle of format {FORMAT}")
     try:
         files = dict(description["sha256"])
-        architecture = architecture_from_json(description["architecture"], source=source)
+        architecture = networks.architecture_from_json(description["architecture"], source=source)
         contract_json, provenance = description["contract"], dict(description["provenance"])
         encoder_settings = dict(description.get("encoder") or {})
     except KeyError as error:
@@ -124,7 +117,7 @@ def load_checkpoint(folder: Path) -> Checkpoint:
     try:
         if contract_json is not None:
             contract = Contract.from_json(contract_json, source=source)
-        generator = load_weights(architecture, weights)
+        generator = networks.load_weights(architecture, weights)
         if encoder_settings:
             encoder = FeatureEncoder(**encoder_settings)
             encoder.load_state_dict(_load_weights(folder, ENCODER_WEIGHTS, files))
@@ -213,11 +206,9 @@ def _check_fit(
 
 
 def load_tensors(path: Path) -> Any:
-    """Load on the CPU what `torch.save` wrote; nothing in the file runs.
-
-    Raises ValueError if the file is compressed, or if a tensor repeats the values in the file: a
-    few bytes that would become gigabytes. torch, pickle and zip raise nearly anything on damaged
-    and forbidden files.
+    """Load on the CPU what `torch.save` wrote; nothing in the file runs. Raises ValueError for a
+    compressed file and for tensors that repeat its values: a few bytes would become gigabytes.
+    torch, pickle and zip raise nearly anything on other files.
     """
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:

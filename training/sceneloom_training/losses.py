@@ -49,10 +49,9 @@ def gan_term(
 def feature_matching_loss(
     real: Sequence[Sequence[Tensor]], fake: Sequence[Sequence[Tensor]], *, weight: float = 10.0
 ) -> Tensor:
-    """L1 between the discriminators' features of photograph and picture (equation 4).
-
-    Each of a scale's intermediate stages counts 4 / (stages with stride 2 + 1) / scales, as
-    published; the decision itself does not count. No gradient flows into `real`.
+    """L1 between the discriminators' features of photograph and picture (equation 4). Each of a
+    scale's intermediate stages counts 4 / (stages with stride 2 + 1) / scales, as published; the
+    decision itself does not count. No gradient flows into `real`.
     """
     terms = [
         functional.l1_loss(ours, theirs.detach()) * 4.0 / (len(scale) - 1)
@@ -63,9 +62,7 @@ def feature_matching_loss(
 
 
 class ImagePool:
-    """Pictures of earlier steps, half of which are shown again; published size 0 passes every
-    picture.
-    """
+    """Pictures of earlier steps, half of which are shown again; published: size 0, none."""
 
     def __init__(self, size: int, *, seed: int = 0) -> None:
         self._size = size

@@ -91,9 +91,7 @@ class Objective(nn.Module):
         return [*self.generator.parameters(), *encoder]
 
     def forward(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor], Tensor]:
-        """Run one batch: the sum to differentiate, each loss, and the pictures, [N, 3, H, W] in
-        [-1, 1].
-        """
+        """Sum to differentiate, each loss, and the pictures, [N, 3, H, W] in [-1, 1]."""
         condition, photo = self.condition(batch), self._ordered(signed(batch["photo"], self.dtype))
         fake = self.generator(self._with_style(condition, photo, batch))
         with parametrize.cached():  # spectral norm takes one step for both
@@ -122,10 +120,7 @@ class Objective(nn.Module):
         return total, {name: term.detach() for name, term in terms.items()}, fake.detach()
 
     def condition(self, batch: Batch) -> Tensor:
-        """Planes that generator and discriminators both see: float [N, C, H, W].
-
-        Under autocast they have its type: zeros and ones are exact in it.
-        """
+        """Planes of generator and discriminators: float [N, C, H, W], in the type of autocast."""
         if not self.inputs.labels:
             planes = [batch["source"].to(self.dtype) / 127.5 - 1.0]
         else:
@@ -168,10 +163,8 @@ def levels(pictures: Tensor) -> Tensor:
 
 @contextlib.contextmanager
 def constant(network: nn.Module) -> Iterator[None]:
-    """Treat a network's weights as constants: gradients pass through it and not into it.
-
-    It is in eval mode, in which spectral norm takes no step: the weights are those of the pass
-    before.
+    """Gradients pass through the network and not into it. In its eval mode, spectral norm takes no
+    step: the weights are those of the pass before.
     """
     wanted, training = [p for p in network.parameters() if p.requires_grad], network.training
     network.eval()

@@ -23,14 +23,8 @@ import torch
 from torch import distributed
 from typing_extensions import Self
 
-from sceneloom.errors import (
-    InputError,
-    LostPeerError,
-    SceneLoomError,
-    TrainingError,
-    is_out_of_memory,
-    said,
-)
+from sceneloom import errors
+from sceneloom.errors import InputError, SceneLoomError, TrainingError
 from sceneloom.text import reason
 from sceneloom_training.settings import Device, DeviceChoice
 
@@ -43,21 +37,18 @@ def saved_error(error: SceneLoomError, step: int) -> SceneLoomError:
 
 @contextlib.contextmanager
 def training_errors(out: Path, memory: Callable[[], tuple[str, str]]) -> Iterator[None]:
-    """Turn errors of the system and a lack of memory into TrainingError.
-
-    Args:
-        out: the run's folder, named where the system names no file.
-        memory: gives the sizes in use, and what needs less.
-    """
+    """Turn OSError and lack of memory into TrainingError; `memory` gives sizes and advice."""
     try:
         yield
     except OSError as error:
         raise TrainingError(f"{error.filename or out}: {error.strerror or error}") from None
     except (MemoryError, RuntimeError) as error:
-        if not is_out_of_memory(error):
+        if not errors.is_out_of_memory(error):
             raise
         sizes, advice = memory()
-        raise TrainingError(f"memory was not enough {sizes} ({said(error)}); {advice}") from None
+        raise TrainingError(
+            f"memory was not enough {sizes} ({errors.said(error)}); {advice}"
+        ) from None
 
 
 def choose_device(wanted: DeviceChoice, setting: str) -> Device:
@@ -127,7 +118,7 @@ def join_world(device: str) -> Iterator[World]:
     except RuntimeError as error:
         text = str(error).strip().splitlines() or [""]
         if isinstance(error, distributed.DistError) or "gloo" in text[0].lower():
-            raise LostPeerError(
+            raise errors.LostPeerError(
                 f"another process of this run has ended, or is not reached ({reason(error)})"
             ) from None
         raise
@@ -173,9 +164,7 @@ class StopSignals:
             signal.signal(number, handler)
 
     def unless_stopped(self, wait: Callable[[], _Found]) -> _Found | None:
-        """The result of a function that may wait for long; None if a signal comes before or
-        meanwhile.
-        """
+        """The result of a long wait; None if a signal comes before or meanwhile."""
         try:
             try:
                 self._waiting = True

@@ -53,12 +53,7 @@ class Imported:
 
 
 def load_published(path: Path) -> dict[str, Tensor]:
-    """Read a published state dict, float32 on the CPU; only tensors are unpickled, nothing in it
-    runs.
-
-    Raises CheckpointError if there is no such file, or it is unsafe, no PyTorch file or no state
-    dict.
-    """
+    """Read a published state dict, float32 on the CPU; raises CheckpointError."""
     if path.is_dir():
         raise CheckpointError(f"{path}: a folder; name the file in it, such as latest_net_G.pth")
     if not path.is_file():
@@ -157,13 +152,9 @@ def _in_an_archive(path: Path) -> str | None:
 def import_published(
     path: Path, schema: LabelSchema, *, style_channels: int | None = None
 ) -> Imported:
-    """Rebuild a published generator (`latest_net_G.pth`), trained with a label schema.
-
-    The input channels beyond the labels are none, the boundary map (1), or that and the published
-    encoder's three style features (4); any other number of them is `style_channels`.
-
-    Raises CheckpointError if the file is unsafe or no published generator, or schema and weights do
-    not fit.
+    """Rebuild a published generator (`latest_net_G.pth`), trained with a label schema. The input
+    channels beyond the labels are none, the boundary map (1), or that and the published encoder's
+    three style features (4); any other number of them is `style_channels`. Raises CheckpointError.
     """
     state = load_published(path)
     architecture, dropped = _derive(state, str(path))

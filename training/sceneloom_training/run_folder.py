@@ -52,9 +52,7 @@ class RunFolder:
     @contextlib.contextmanager
     def claimed(self) -> Iterator[None]:
         """Make the folder, keep other processes out during the block, and sweep after a killed run.
-
-        Raises TrainingError if another process trains in it, it holds something else, or it cannot
-        be written.
+        Raises TrainingError if it is in use, holds something else, or cannot be written.
         """
         try:
             if self.root.exists() and not self._is_ours():
@@ -113,18 +111,9 @@ class RunFolder:
         return self.checkpoints / f"step-{step:09d}"
 
     def save(
-        self,
-        step: int,
-        state: dict[str, Any],
-        write_model: Callable[[Path], None] | None = None,
+        self, step: int, state: dict[str, Any], write_model: Callable[[Path], None] | None = None
     ) -> None:
-        """Write the checkpoint of a step.
-
-        Args:
-            step: steps done.
-            state: everything for a resumed run; tensors and plain values.
-            write_model: writes the checkpoint bundle to a path; None for a run without bundles.
-
+        """Write the checkpoint of a step: the state for a resumed run, and the bundle, if any.
         Raises CheckpointError if it cannot be written (the older ones are intact), and
         TrainingError if the run's folder was removed or moved.
         """
@@ -179,9 +168,7 @@ class RunFolder:
                 shutil.rmtree(gone, ignore_errors=True)
 
     def load(self, step: int) -> dict[str, Any]:
-        """Read the state of a checkpoint, on the CPU; raises CheckpointError if damaged or of
-        another format.
-        """
+        """Read the state of a checkpoint, on the CPU; raises CheckpointError."""
         folder = self.folder(step)
         older = f"remove {folder} to resume from an older checkpoint"
         path = folder / STATE

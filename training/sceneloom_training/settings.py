@@ -72,9 +72,7 @@ class GeneratorSettings:
     boundaries: bool = True
     """Instance boundaries as input; needs instance maps."""
     start_from: Path | None = None
-    """Checkpoint bundle to start from: an equal generator, or the smaller one inside an enhancer;
-    its encoder comes along.
-    """
+    """Checkpoint bundle to start from: an equal generator, or that inside an enhancer."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -245,9 +243,7 @@ class ClusterSettings:
     clusters: Annotated[int, Interval(ge=1, le=1000)] = 10
     """Most clusters of a class."""
     smallest_share: _Share = 1 / 64
-    """Leave out instances with a smaller share of their picture, as published; a class without any
-    so large keeps all.
-    """
+    """Least share of its picture of an instance; a class without any keeps all."""
     width: int | None = None
     """Scale photographs to the width of the training first; without it, encode at their own size.
     """

@@ -75,11 +75,8 @@ def style_parts(checkpoint: Checkpoint, name: Path) -> tuple[FeatureEncoder, Con
 def encode_sample(
     encoder: FeatureEncoder, contract: Contract, sample: Sample, *, width: int | None = None
 ) -> EncodedInstances:
-    """Encode the instances of one photograph, in ascending order of their ids.
-
-    Both sides of the sample go to the nearest multiple for encoder and generator, after scaling to
-    the `width`, if any. Raises InputError if `width` is out of range, and SizeError if the
-    photograph is too small for the encoder.
+    """Encode the instances of one photograph, in ascending order of their ids, at the nearest
+    multiple of its size or of the `width`. Raises SizeError if that is too small for the encoder.
     """
     if width is not None and not 1 <= width <= LARGEST_LOAD_SIZE:
         raise InputError(f"width is {width}; it is from 1 to {LARGEST_LOAD_SIZE}")
@@ -119,10 +116,8 @@ def encode_photographs(
     *,
     track: Callable[[range], Iterable[int]] = lambda indices: indices,
 ) -> dict[int, EncodedInstances]:
-    """Encode all instances of a data set on the settings' device: channel -> instances, in order.
-
-    Raises InputError if the data set has no instance maps or another label schema, a file is
-    damaged, or a photograph is too small.
+    """Encode all instances of a data set: channel -> instances, in order. Raises InputError if the
+    data set does not fit the model, a file is damaged, or a photograph is too small.
     """
     check_data(contract, data)
     encoder = encoder.to(choose_device(settings.device, "device")).eval()
@@ -150,9 +145,7 @@ def encode_photographs(
 
 
 def check_data(contract: Contract, data: DataSet) -> None:
-    """Raise InputError if a data set lacks instance maps or has another label schema than the
-    model.
-    """
+    """Raise InputError if a data set lacks instance maps or the model's label schema."""
     if data.schema is None or not data.has_instances:
         raise InputError(
             "this data set has no instance maps, and styles belong to instances; connected regions "

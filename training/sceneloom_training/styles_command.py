@@ -46,11 +46,7 @@ def main(
     progress = partial(track, description="encoding", console=Console(stderr=True))
     encoded = styles.encode_photographs(encoder, contract, photographs, settings, track=progress)
     clusters = styles.cluster_styles(contract, encoded, settings)
-    record = {
-        "photographs": len(photographs),
-        "data": to_json(data),
-        "settings": to_json(settings),
-    }
+    record = {"photographs": len(photographs), "data": to_json(data), "settings": to_json(settings)}
     save_checkpoint(
         out,
         loaded.generator,

@@ -35,13 +35,10 @@ class TorchSynthesizer(Synthesizer):
         channels_last: bool = False,
         compiled: bool = False,
     ) -> None:
-        """Wrap a float32 generator, in eval mode.
-
-        On a GPU or in another memory order a copy runs. The precision is of weights and
-        convolutions; norms and the last step are float32. `compiled` compiles at the first picture
-        of each size.
-
-        Raises MissingDependencyError without torch, and EngineError without a GPU.
+        """Wrap a float32 generator, in eval mode; a copy runs on a GPU or in another memory order.
+        The precision is of weights and convolutions; norms and the last step are float32.
+        `compiled` compiles at the first picture of each size. Raises EngineError without a GPU,
+        MissingDependencyError without torch.
         """
         require(["torch"], extra="train", purpose="running a checkpoint in PyTorch")
         import copy
@@ -85,16 +82,9 @@ class TorchSynthesizer(Synthesizer):
 
 
 def checkpoint_synthesizer(
-    checkpoint: Checkpoint,
-    name: Path,
-    *,
-    device: Device = "cpu",
-    max_batch_size: int = 1,
+    checkpoint: Checkpoint, name: Path, *, device: Device = "cpu", max_batch_size: int = 1
 ) -> TorchSynthesizer:
-    """The synthesizer of a loaded checkpoint, in float32; `name` is its name in an error.
-
-    Raises CheckpointError if the model takes pictures instead of label maps.
-    """
+    """The float32 synthesizer of a checkpoint; raises CheckpointError about `name`."""
     if checkpoint.contract is None:
         raise CheckpointError(
             f"{name}: takes pictures instead of label maps; evaluate its pictures with --pictures"

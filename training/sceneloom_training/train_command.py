@@ -67,11 +67,7 @@ def report(outcome: Outcome) -> int:
 
 
 def expand_arguments(arguments: Sequence[str]) -> list[str]:
-    """Put a configuration file's settings, as flags, before the user's own: one parser checks both,
-    and the user's win.
-
-    Raises InputError if the file cannot be read or is no such file.
-    """
+    """Put a file's settings, as flags, before the user's own; raises InputError."""
     if not arguments or {"-h", "--help"} & set(arguments):
         return list(arguments)
     require(_PACKAGES, extra="train", purpose="training a model")
@@ -85,10 +81,7 @@ def expand_arguments(arguments: Sequence[str]) -> list[str]:
 
 
 def read_flags(path: Path) -> list[str]:
-    """Flags of a TOML file: `ngf = 64` in `[generator]` is `--generator.ngf 64`.
-
-    Raises InputError if the file cannot be read or is no such file.
-    """
+    """Flags of a TOML file: `ngf = 64` in `[generator]` is `--generator.ngf 64`."""
     try:
         text = path.read_text("utf-8")
         tables = tomllib.loads(text.removeprefix("\ufeff"))  # Windows' editors put a BOM
@@ -121,9 +114,7 @@ def _flag(name: str, value: Any, path: Path) -> Iterator[str]:
 
 @cache
 def _switches() -> frozenset[str]:
-    """Settings that are true or false: their flags take no value, and the parser would refuse one
-    without the setting's name.
-    """
+    """Flags that take no value: the parser would refuse one without the setting's name."""
     return frozenset(
         f"{section}.{field}".replace("_", "-")
         for section, kind in get_type_hints(TrainSettings).items()

@@ -39,12 +39,9 @@ from sceneloom_training.validation import Validation
 
 
 def train(settings: TrainSettings, out: Path) -> Outcome:
-    """Train, or resume training from the newest checkpoint in the run's folder.
-
-    Raises InputError if settings and data do not fit, CheckpointError if a checkpoint cannot be
-    read or written, DivergedError if a loss or a weight is not finite, and TrainingError if the
-    folder is taken, belongs to another run or cannot be written, or another process of the run is
-    lost.
+    """Train, or resume training from the newest checkpoint in the run's folder. Raises InputError
+    if settings and data do not fit, TrainingError if the folder does not or another process of the
+    run is lost, DivergedError if a loss or a weight is not finite, and CheckpointError.
     """
     device = process.choose_device(settings.compute.device, "compute.device")
     run = RunFolder(out)
@@ -343,10 +340,7 @@ def make_record(
 
 
 def check_same_run(before: dict[str, Any] | None, now: dict[str, Any], root: Path) -> None:
-    """Compare the record of a resumed run with that of its beginning.
-
-    Raises TrainingError without a record, or if networks or samples differ by it.
-    """
+    """Raise TrainingError if a resumed run has no record, or other networks or samples."""
     if before is None:
         raise TrainingError(f"{root}: has checkpoints and no run.json; choose another place")
     try:

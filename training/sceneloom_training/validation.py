@@ -45,10 +45,7 @@ class Validation:
         smallest: int,
         seed: int,
     ) -> None:
-        """Read and cut the samples once, without flips.
-
-        Raises InputError if one cannot be read or is too small for the networks.
-        """
+        """Read and cut the samples once, without flips; raises InputError if one does not fit."""
         indices = range(len(data))[-held_out:] if held_out else range(min(_SHOWN, len(data)))
         still = dataclasses.replace(geometry, flip=False)
         self._schema = data.schema
@@ -98,14 +95,11 @@ _LEAST_PIXELS = 64
 
 
 def mean_colour_error(
-    picture: npt.NDArray[np.uint8],
-    photo: npt.NDArray[np.uint8],
-    label_map: npt.NDArray[np.uint8],
+    picture: npt.NDArray[np.uint8], photo: npt.NDArray[np.uint8], label_map: npt.NDArray[np.uint8]
 ) -> float:
-    """Mean over the classes of the difference of their mean colours, in grey levels.
-
-    Picture and photograph are uint8 [H, W, 3], the label map [H, W]. Channel 255 and classes of
-    fewer than 64 pixels do not count; 0 where no class does.
+    """Mean over the classes of the difference of their mean colours, in grey levels. Picture and
+    photograph are uint8 [H, W, 3], the label map [H, W]. Channel 255 and classes of fewer than 64
+    pixels do not count; 0 where no class does.
     """
     assert picture.shape == photo.shape == (*label_map.shape, 3)
     counts = np.bincount(label_map.ravel(), minlength=256)

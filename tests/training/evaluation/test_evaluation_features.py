@@ -59,14 +59,7 @@ def test_photographs_are_nearer_to_themselves_than_noise(
 ) -> None:
     real = [street_data.read(i).photo for i in range(5)]
     same = evaluate(street_data, judge, GivenPictures(real), FEW, features=network)
-    far = evaluate(
-        street_data,
-        judge,
-        GivenPictures(noise(5)),
-        FEW,
-        features=network,
-        photo_features=same.photo_features,
-    )
+    far = evaluate(street_data, judge, GivenPictures(noise(5)), FEW, features=network)
     assert same.distances is not None
     assert far.distances is not None
     assert abs(same.distances.fid) < 1e-4
@@ -122,13 +115,6 @@ def test_kid_depends_on_its_seed_alone(network: FeatureNetwork) -> None:
     assert other.kid != first.kid
     assert dataclasses.replace(other, kid=first.kid, kid_deviation=first.kid_deviation) == first
     assert first.kid_subset_size == 50
-
-
-def test_features_of_other_photographs_are_refused(
-    street_data: DataSet, judge: ColourSegmenter, network: FeatureNetwork
-) -> None:
-    with pytest.raises(InputError, match="features of 3 photographs were given for 5 samples"):
-        evaluate(street_data, judge, None, FEW, features=network, photo_features=np.eye(3))
 
 
 def test_one_picture_has_no_distribution(

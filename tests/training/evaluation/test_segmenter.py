@@ -113,9 +113,7 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_weights(
     resumed = train_segmenter(streets, TINY, tmp_path / "run")
     assert resumed.stopped_by is None
     assert not (tmp_path / "run" / "training.pt").exists()
-    one, other = (
-        (x / "model.safetensors").read_bytes() for x in (whole.model, resumed.model)
-    )
+    one, other = ((x / "model.safetensors").read_bytes() for x in (whole.model, resumed.model))
     assert one == other
     assert RunFolder(tmp_path / "run").steps() == []
 

@@ -38,11 +38,7 @@ def check_folder(folder: Path, expected: str) -> Path:
 
 
 def has_folder(folder: Path) -> bool:
-    """Whether an optional folder of a data set exists.
-
-    Raises DataSetError if something else has its name, or a folder has it in another case: the
-    model would silently train without its contents.
-    """
+    """Whether an optional folder exists; raises DataSetError if it is misspelled or no folder."""
     if folder.is_dir():
         return True
     for other in folder.parent.iterdir() if folder.parent.is_dir() else ():
@@ -93,16 +89,11 @@ class Found:
 def find_files(
     folder: Path, suffixes: Sequence[str], *, ending: str | None = None, expected: str = ""
 ) -> Found:
-    """Find the files of a folder, searched to the bottom, by the name of their sample.
-
-    Args:
-        folder: where to search (`sceneloom.file_tree`).
-        suffixes: file endings to take, in lower case.
-        ending: take only names with this ending, and strip it (``_leftImg8bit``, or nothing); None
-            takes all names and strips publishers' endings.
-        expected: names for the error if no file is found; without it, none is an empty result.
-
-    Raises DataSetError if two files are of one sample, or a folder cannot be read.
+    """Find the files with some suffixes, searched to the bottom, by the name of their sample. With
+    an `ending`, only names with it (``_leftImg8bit``, or any for an empty one), stripped of it;
+    None strips publishers' endings of all names. Raises DataSetError if two files are of one
+    sample, a folder cannot be read, or no file is found and `expected` has the names for that
+    error.
     """
     try:
         names, left_out = list_files(folder)
@@ -186,10 +177,7 @@ def unused(*searches: Found) -> tuple[LeftOut, ...]:
 
 
 def read_lines(path: Path, why: str) -> list[str]:
-    """Lines of a publisher's list, without empty ones.
-
-    Raises DataSetError if the file is missing (`why` is its purpose) or is not text.
-    """
+    """Non-empty lines of a publisher's list; raises DataSetError (`why` is its purpose)."""
     if not path.is_file():
         raise DataSetError(f"{path}: no such file; {why}")
     try:

@@ -80,11 +80,9 @@ class Geometry:
             )
 
     def apply(self, sample: Sample, rng: np.random.Generator, *, multiple: int) -> Sample:
-        """Bring a sample to the training size; both sides come out as a multiple of `multiple`.
-
-        `rng` draws the window, then the flip: equal states give equal samples. The arrays are new,
-        in C order. Raises InputError if the window or exact size is no multiple, and SizeError if
-        the window is larger than the sample.
+        """Bring a sample to the training size, multiples of `multiple`, as new arrays in C order.
+        `rng` draws the window, then the flip. Raises InputError if the window or exact size is no
+        multiple, SizeError if the window is larger than the sample.
         """
         self.check_multiple(multiple)
         scaled = self._scaled(sample.photo.shape[:2], multiple)

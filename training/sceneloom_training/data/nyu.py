@@ -71,12 +71,7 @@ class NyuDataSet(DataSet):
 def open_nyu(
     root: Path, split: str, *, schema: LabelSchema, unknown: OnUnknown, instances: bool
 ) -> NyuDataSet:
-    """Open a split of the folder with ``nyu_depth_v2_labeled.mat``, the table of 40 classes and,
-    except for ``all``, ``splits.mat``.
-
-    Raises DataSetError if the split does not exist, or a file is missing or not the publisher's,
-    ImageReadError if the HDF5 file is damaged, and MissingDependencyError without h5py or scipy.
-    """
+    """Open a split; all but ``all`` need ``splits.mat``. Raises as `open_data_set`."""
     check_split(split, SPLITS, "nyu")
     check_folder(root, f"the folder that holds {FILE}")
     require(("h5py", "scipy"), extra="train", purpose="reading NYU depth v2")
@@ -143,10 +138,7 @@ def read_split(root: Path, split: str, count: int) -> list[int]:
 
 
 def read_classes40(root: Path) -> npt.NDArray[np.uint8]:
-    """The table beside the data: class of the file -> class of 40, uint8 [895]; 0 stays unlabelled.
-
-    Raises DataSetError without a table of 894 classes.
-    """
+    """Class of the file -> class of 40, uint8 [895]; 0 stays unlabelled. Raises DataSetError."""
     if (root / MAPPING_MAT).is_file():
         path = root / MAPPING_MAT
         classes = _whole_numbers(path, "mapClass")

@@ -31,11 +31,9 @@ from sceneloom_training.data.streets import open_streets
 
 
 def open_data_set(settings: DataSettings) -> DataSet:
-    """Find a data set's files, and which belong together; reads none of the pictures.
-
-    Raises DataSetError if a folder is missing or empty, the split does not exist or a file has no
-    partner, InputError if the label schema does not exist or has other ids than the layout, and
-    SchemaError if its file is not valid.
+    """Find a data set's files, and which belong together; reads none of the pictures. Raises
+    DataSetError for missing folders, splits and partners, InputError for a schema with other ids
+    than the layout, SchemaError for an invalid one.
     """
     root, split, unknown = settings.root, settings.split, settings.unknown
     if settings.layout == "paired":
@@ -63,10 +61,7 @@ def open_data_set(settings: DataSettings) -> DataSet:
 
 
 def _schema(settings: DataSettings) -> LabelSchema:
-    """The label schema; a built-in one must have the ids of the layout's files.
-
-    Another data set's ids would mostly pass, and train a network on the wrong names.
-    """
+    """The label schema; another data set's ids would mostly pass, and train wrong names."""
     own = {
         "pix2pixhd": ("cityscapes", *builtin_schemas()),
         "cityscapes": ("cityscapes", "cityscapes19", "cityscapes-eval"),
@@ -91,10 +86,8 @@ _LISTED = 10
 
 
 def examine(data: DataSet, root: Path | None) -> list[str]:
-    """Read the headers of all files; lines for a command's summary, with names below `root`.
-
-    Raises DataSetError listing the first ten problems if files of one sample differ in size or
-    cannot be read.
+    """Read the headers of all files; notes for the user, with names below `root`. Raises
+    DataSetError listing the first ten samples whose files differ in size or cannot be read.
     """
     files = [each for each in map(data.files_of_one_size, range(len(data))) if each]
     with ThreadPoolExecutor(_THREADS) as pool:

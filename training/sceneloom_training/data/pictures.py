@@ -51,11 +51,9 @@ _PNG_KINDS = {0: "grey", 2: "RGB", 3: "palette", 4: "grey with alpha", 6: "RGB w
 
 
 def read_picture(path: Path, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> npt.NDArray[np.uint8]:
-    """Read an 8-bit RGB or grey PNG, JPEG, BMP, TIFF or WebP, by its first bytes: uint8 [H, W, 3],
-    RGB.
-
-    Raises ImageReadError if missing, empty, truncated, damaged, or of 16 bits, palette, alpha or
-    CMYK, and ImageTooLargeError for more pixels than `max_pixels`.
+    """Read 8-bit RGB or grey, by the first bytes of the file: uint8 [H, W, 3], RGB. Raises
+    ImageReadError for any other depth or kind and damaged files, ImageTooLargeError above
+    `max_pixels`.
     """
     most = _BYTES_PER_PIXEL * max_pixels + _HEADERS
     try:
@@ -186,10 +184,7 @@ class Header:
 
 
 def read_header(path: Path) -> Header | None:
-    """Read the header of a PNG, JPEG, BMP, TIFF, WebP or .npy file; None for any other.
-
-    Raises ImageReadError if missing, empty, or damaged before its size is known.
-    """
+    """Header of a PNG, JPEG, BMP, TIFF, WebP or .npy file, else None; raises ImageReadError."""
     try:
         if not stat.S_ISREG(path.stat().st_mode):  # reading a pipe could wait for ever
             raise OSError(errno.EINVAL, "not a file")

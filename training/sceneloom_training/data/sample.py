@@ -48,10 +48,7 @@ class Sample:
 
 @dataclasses.dataclass(kw_only=True, eq=False)
 class DataSet(abc.ABC):
-    """Samples with names, in a fixed order.
-
-    Nothing stays open between reads: an instance can be pickled, forked, read from several threads.
-    """
+    """Samples with names, in a fixed order; can be pickled, forked and read by several threads."""
 
     keys: Sequence[str]
     schema: LabelSchema | None
@@ -72,10 +69,8 @@ class DataSet(abc.ABC):
 
     @abc.abstractmethod
     def read(self, index: int) -> Sample:
-        """Read one sample at the size of its files; its arrays can be read-only.
-
-        Raises InputError naming the file if one is damaged, of an unknown kind, has unknown ids or
-        another size than the photograph.
+        """Read one sample at the size of its files; its arrays can be read-only. Raises InputError
+        naming a file that is damaged, has unknown ids or another size than the photograph.
         """
 
 
@@ -113,10 +108,8 @@ def size_difference(
 def label_channels(
     values: npt.NDArray[Any], schema: LabelSchema, *, unknown: OnUnknown, name: str
 ) -> LabelMap:
-    """Translate label ids, [H, W], to channels, uint8 [H, W], as `read_label_map` does for a file.
-
-    255 is an unlabelled pixel without a channel. Raises UnknownLabelError, with `name` as the
-    source, for ids that the schema lacks, unless they are read as unlabelled.
+    """Translate label ids, [H, W], to channels, uint8 [H, W] (255: unlabelled, no channel), as
+    `read_label_map` does for a file. Raises UnknownLabelError about `name`.
     """
     channels, counts = schema.to_channels(values)
     if not counts:

@@ -50,9 +50,7 @@ class DataSettings:
     start of the folders' names. streets: any; the seeds alone decide.
     """
     labels: str = ""
-    """Label schema: a built-in name or the path of a JSON file; empty takes the layout's own
-    (pix2pixhd: cityscapes).
-    """
+    """Label schema: a built-in name or a JSON file's path; empty takes the layout's own."""
     unknown: OnUnknown = "error"
     """Refuse label ids that the schema lacks, or read them as unlabelled."""
     instances: bool = True

@@ -12,7 +12,7 @@ are read, segmented and dropped batch by batch.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Annotated
 
@@ -26,20 +26,13 @@ from sceneloom.maps import LabelMap
 from sceneloom.schema import LabelSchema
 from sceneloom.text import reason
 from sceneloom.validation import checked
-from sceneloom_training.data import DataSet, Geometry, Sample
+from sceneloom_training.data import DataSet, Geometry
 from sceneloom_training.data.geometry import resize_nearest
 from sceneloom_training.data.sample import Photo
 from sceneloom_training.data.settings import check_size, parse_size
+from sceneloom_training.evaluation import scores
 from sceneloom_training.evaluation.features import Distances, FeatureNetwork, feature_distances
-from sceneloom_training.evaluation.scores import (
-    ClassCounts,
-    Scores,
-    count_classes,
-    join_counts,
-    score,
-    score_gap,
-    truth_table,
-)
+from sceneloom_training.evaluation.scores import ClassCounts, Scores, count_classes, join_counts
 from sceneloom_training.evaluation.sources import PictureSource
 
 if TYPE_CHECKING:
@@ -52,13 +45,9 @@ class EvaluationSettings:
     """Sizes, number of samples, and the bootstrap."""
 
     size: str = ""
-    """WIDTHxHEIGHT of photographs, maps and rendering; pictures of a folder must have it. Empty
-    keeps the files' own size.
-    """
+    """WIDTHxHEIGHT of photographs, maps and pictures; empty keeps the files' own size."""
     segment_size: str = ""
-    """WIDTHxHEIGHT at which pictures and photographs are segmented and compared; empty takes the
-    segmenter's own.
-    """
+    """WIDTHxHEIGHT of segmentation and comparison; empty takes the segmenter's own."""
     limit: Annotated[int, Interval(ge=1)] | None = None
     """Evaluate the first samples only."""
     batch: Annotated[int, Interval(ge=1, le=1024)] = 4
@@ -111,8 +100,6 @@ class Evaluation:
     counts: ClassCounts | None
     """Counts of the pictures, or None for the oracle alone."""
     oracle: ClassCounts
-    photo_features: _Features | None
-    """Features of the photographs, float64 [N, F], for the next evaluation."""
     distances: Distances | None
     """FID and KID between pictures and photographs, with a feature network."""
     rows: tuple[SheetRow, ...]
@@ -120,19 +107,19 @@ class Evaluation:
     @cached_property
     def scores(self) -> Scores | None:
         """Scores of the pictures."""
-        return None if self.counts is None else score(self.counts, **self._draws)
+        return None if self.counts is None else scores.score(self.counts, **self._draws)
 
     @cached_property
     def oracle_scores(self) -> Scores:
         """Scores of the photographs."""
-        return score(self.oracle, **self._draws)
+        return scores.score(self.oracle, **self._draws)
 
     @cached_property
     def gap(self) -> Scores | None:
         """Pictures minus photographs, with paired intervals."""
         if self.counts is None:
             return None
-        return score_gap(self.counts, self.oracle, **self._draws)
+        return scores.score_gap(self.counts, self.oracle, **self._draws)
 
     @property
     def _draws(self) -> dict[str, int]:
@@ -147,7 +134,6 @@ def evaluate(
     *,
     features: FeatureNetwork | None = None,
     oracle: ClassCounts | None = None,
-    photo_features: _Features | None = None,
     rows: int = 0,
     track: Track = lambda batches: batches,
 ) -> Evaluation:
@@ -159,28 +145,23 @@ def evaluate(
         source: the pictures.
         settings: sizes, number of samples, and the bootstrap.
         features: network for FID and KID; None computes neither.
-        oracle: counts of an earlier evaluation of the same samples, sizes and segmenter: the
-            photographs are not segmented again.
-        photo_features: likewise.
+        oracle: an earlier evaluation's, of the same samples, sizes and segmenter: saves segmenting.
         rows: number of samples to keep for the sheet.
         track: shows progress.
 
-    Raises DataSetError for a paired data set or pictures of other samples, SizeError if a picture
-    has not its label map's size, ServingError if a server does not answer, and InputError without a
-    common class or a pixel to score, for an unreadable file, an oracle of other samples, a
-    segmenter that breaks or refuses the size, and FID of fewer than two pictures.
+    Raises DataSetError for pictures of other samples, SizeError if a picture has not its label
+    map's size, ServingError, and InputError without a common class, a pixel to score, two pictures
+    for FID, or a segmenter that works.
     """
     settings = settings or EvaluationSettings()
-    table, ignored = truth_table(schema_of(data), segmenter.schema)
+    table, ignored = scores.truth_table(schema_of(data), segmenter.schema)
     keys = tuple(data.keys[: settings.limit])
     if features is not None and source is not None and len(keys) < 2:
         raise InputError("FID and KID need at least two pictures, and one sample is evaluated")
-    if photo_features is not None and len(photo_features) != len(keys):
-        raise InputError(
-            f"features of {len(photo_features)} photographs were given for {len(keys)} samples"
-        )
     if source is not None:
-        source.check(keys, _sizes(data, len(keys), settings), known=data.keys)
+        fixed = parse_size(settings.size, of="size") if settings.size else None
+        sizes = (fixed or _size(data.read(index).photo) for index in range(len(keys)))
+        source.check(keys, sizes, known=data.keys)
     size = segmenter.height, segmenter.width
     if settings.segment_size:
         size = parse_size(settings.segment_size, of="segment_size")
@@ -193,18 +174,14 @@ def evaluate(
         size=size,
         features=features,
         oracle=oracle,
-        photo_features=photo_features,
     )
     starts = range(0, len(keys), settings.batch)
     for batch in track([range(i, min(i + settings.batch, len(keys))) for i in starts]):
         run.add_batch(batch, rows)
-    if photo_features is None:
-        photo_features = _joined(run.found_photo_features)
-    picture_features, distances = _joined(run.picture_features), None
-    if features and photo_features is not None and picture_features is not None:
-        distances = feature_distances(
-            features, photo_features, picture_features, seed=settings.bootstrap_seed
-        )
+    distances = None
+    if features and source:
+        photos, pictures = map(np.concatenate, (run.photo_features, run.picture_features))
+        distances = feature_distances(features, photos, pictures, seed=settings.bootstrap_seed)
     return Evaluation(
         keys=keys,
         schema=segmenter.schema,
@@ -214,7 +191,6 @@ def evaluate(
         settings=settings,
         counts=join_counts(run.counts) if run.counts else None,
         oracle=join_counts(run.oracle_counts),
-        photo_features=photo_features,
         distances=distances,
         rows=tuple(run.rows),
     )
@@ -242,10 +218,9 @@ class _Run:
     size: tuple[int, int]
     features: FeatureNetwork | None
     oracle: ClassCounts | None
-    photo_features: _Features | None
     oracle_counts: list[ClassCounts] = dataclasses.field(default_factory=list)
     counts: list[ClassCounts] = dataclasses.field(default_factory=list)
-    found_photo_features: list[_Features] = dataclasses.field(default_factory=list)
+    photo_features: list[_Features] = dataclasses.field(default_factory=list)
     picture_features: list[_Features] = dataclasses.field(default_factory=list)
     rows: list[SheetRow] = dataclasses.field(default_factory=list)
     sizes: set[tuple[int, int]] = dataclasses.field(default_factory=set)
@@ -253,7 +228,11 @@ class _Run:
     def add_batch(self, indices: range, rows: int) -> None:
         """Read, synthesize, segment and count the samples of a batch; [B, h, w] throughout."""
         keys = [self.data.keys[i] for i in indices]
-        samples = [_read(self.data, i, self.settings) for i in indices]
+        samples = [self.data.read(i) for i in indices]
+        if self.settings.size:
+            resize = Geometry(mode="resize", size=self.settings.size, flip=False)
+            rng = np.random.default_rng(0)
+            samples = [resize.apply(sample, rng, multiple=1) for sample in samples]
         self.sizes |= {_size(sample.photo) for sample in samples}
         label_maps = [sample.label_map for sample in samples if sample.label_map is not None]
         truth = np.stack([resize_nearest(self.table[x], *self.size) for x in label_maps])
@@ -271,8 +250,6 @@ class _Run:
         self.oracle_counts.append(
             count_classes(segmented_photos, truth, channels) if known is None else known
         )
-        if self.features is not None and self.photo_features is None:
-            self.found_photo_features.append(self.features.extract([s.photo for s in samples]))
         pictures = segmented = None
         if self.source is not None:
             given = self.source.pictures(keys, samples)
@@ -292,6 +269,7 @@ class _Run:
             self.counts.append(count_classes(segmented, truth, channels))
             if self.features is not None:
                 self.picture_features.append(self.features.extract(given))
+                self.photo_features.append(self.features.extract([s.photo for s in samples]))
         self.rows += [
             SheetRow(
                 key=keys[i],
@@ -335,26 +313,5 @@ def resize_picture(picture: Photo, height: int, width: int) -> Photo:
     )
 
 
-def _read(data: DataSet, index: int, settings: EvaluationSettings) -> Sample:
-    sample = data.read(index)
-    if not settings.size:
-        return sample
-    geometry = Geometry(mode="resize", size=settings.size, flip=False)
-    return geometry.apply(sample, np.random.default_rng(0), multiple=1)
-
-
-def _sizes(data: DataSet, count: int, settings: EvaluationSettings) -> Iterator[tuple[int, int]]:
-    """(height, width) of the first samples; reads them without a fixed size."""
-    for index in range(count):
-        if settings.size:
-            yield parse_size(settings.size, of="size")
-        else:
-            yield _size(data.read(index).photo)
-
-
 def _size(picture: Photo) -> tuple[int, int]:
     return picture.shape[0], picture.shape[1]
-
-
-def _joined(parts: list[_Features]) -> _Features | None:
-    return np.concatenate(parts) if parts else None

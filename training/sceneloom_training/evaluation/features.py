@@ -70,10 +70,8 @@ def feature_distances(
     *,
     seed: int,
 ) -> Distances:
-    """FID and KID of two sets of features, float64 [N, F]; the seed draws KID's subsets.
-
-    Raises InputError for fewer than two pictures or features that are not finite, and
-    MissingDependencyError without torchmetrics.
+    """FID and KID of two sets of features, float64 [N, F]; the seed draws KID's subsets. Raises
+    InputError for fewer than two pictures or values that are not finite.
     """
     if len(pictures) < 2 or len(photos) < 2:
         raise InputError(f"FID and KID need at least two pictures; there is {len(pictures)}")
@@ -114,10 +112,8 @@ def feature_distances(
 
 def load_features(path: Path, kind: FeaturesKind, *, device: str = "cpu") -> FeatureNetwork:
     """Load a feature network from a folder of transformers (dinov2), or from the weights file of
-    torch-fidelity's FeatureExtractorInceptionV3 (inception).
-
-    Raises CheckpointError if the files are missing or not of this network, and
-    MissingDependencyError if a package is not installed or does not import here.
+    torch-fidelity's FeatureExtractorInceptionV3 (inception). Raises CheckpointError, or
+    MissingDependencyError.
     """
     return Dinov2Features(path, device) if kind == "dinov2" else InceptionFeatures(path, device)
 

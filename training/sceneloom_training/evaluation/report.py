@@ -39,17 +39,11 @@ class Provenance:
     data: dict[str, Any]
     """The data set: layout, root (its name alone), split and label schema."""
     source: dict[str, Any]
-    """The pictures: ``kind`` is folder, checkpoint, url or none, ``name`` their title; more
-    identifies them.
-    """
+    """The pictures: ``kind`` (folder, checkpoint, url, none), ``name`` and identity."""
 
 
 def evaluation_folder(out: Path) -> AbstractContextManager[Path]:
-    """A folder for an evaluation, which replaces an older one at `out` when the block has ended
-    well.
-
-    Entering the block raises InputError if something else is there or it cannot be written.
-    """
+    """A folder that replaces an older evaluation at `out` when the block ends well."""
     return replace_folder(
         out,
         marker=REPORT,

@@ -55,9 +55,8 @@ class ClassCounts:
 def count_classes(
     predicted: npt.NDArray[np.uint8], true: npt.NDArray[np.uint8], classes: int
 ) -> ClassCounts:
-    """Count the pixels of each of C classes in label maps, uint8 [N, H, W].
-
-    A predicted channel from C on is wrong; true pixels of 255 are ignored.
+    """Count the pixels of each of C classes in label maps, uint8 [N, H, W]. A predicted channel
+    from C on is wrong; true pixels of 255 are ignored.
     """
     assert predicted.shape == true.shape, (predicted.shape, true.shape)
     assert predicted.dtype == true.dtype == np.uint8
@@ -106,18 +105,12 @@ class Scores:
 
 
 def score(counts: ClassCounts, *, draws: int, seed: int) -> Scores:
-    """Scores with percentile bootstrap intervals over the pictures; equal seeds give equal
-    intervals.
-
-    Raises InputError if no pixel is counted.
-    """
+    """Scores with bootstrap intervals over the pictures; raises as `metrics`."""
     return _scores(metrics(counts, None), metrics(counts, _weights(len(counts), draws, seed)))
 
 
 def score_gap(first: ClassCounts, second: ClassCounts, *, draws: int, seed: int) -> Scores:
-    """Scores of the first minus those of the second, with paired intervals: each draw takes the
-    same pictures of both. Raises InputError if no pixel is counted.
-    """
+    """First minus second, with paired intervals: each draw takes the same pictures of both."""
     assert len(first) == len(second)
     weights = _weights(len(first), draws, seed)
     return _scores(
@@ -133,11 +126,9 @@ def _weights(pictures: int, draws: int, seed: int) -> _Values:
 
 
 def metrics(counts: ClassCounts, weights: _Values | None) -> _Values:
-    """The figures as arrays: float64 [draws, 3 + C].
-
-    Pixel accuracy, mean IoU, frequency-weighted IoU, and each class's IoU, NaN for classes not in
-    the drawn truth. `weights` is float64 [draws, N], how often each draw takes each picture; None
-    takes each once. Raises InputError if no pixel is counted.
+    """The figures as float64 [draws, 3 + C]: pixel accuracy, mean IoU, frequency-weighted IoU, and
+    each class's IoU, NaN for classes not in the drawn truth. `weights`, float64 [draws, N], says
+    how often each draw takes each picture. Raises InputError if no pixel is counted.
     """
     if not counts.true.any():
         raise InputError("no pixel can be scored: the label maps hold ignored pixels only")
@@ -184,10 +175,9 @@ Table = npt.NDArray[np.uint8]
 
 
 def truth_table(data: LabelSchema, segmenter: LabelSchema) -> tuple[Table, list[str]]:
-    """Table from the data set's channels to the segmenter's; 255 (ignored) for classes that the
-    segmenter lacks, and their names.
-
-    Raises InputError if the two have no class in common, or a name stands for several.
+    """Table from the data set's channels to the segmenter's; 255 (ignored) for classes that it
+    lacks, and their names. Raises InputError without a common class, or if a name stands for
+    several.
     """
     table, missing = _by_name(data, segmenter)
     if len(missing) == data.channels:
@@ -199,10 +189,8 @@ def truth_table(data: LabelSchema, segmenter: LabelSchema) -> tuple[Table, list[
 
 
 def input_table(data: LabelSchema, model: LabelSchema) -> Table:
-    """Table from the data set's channels to those of a model that is given the label maps.
-
-    Classes that the model lacks become unlabelled. Raises InputError if it has no unlabelled
-    channel for them, the two have no class in common, or a name stands for several.
+    """Table from the data set's channels to those of a rendering model; classes that it lacks
+    become unlabelled. Raises InputError if that is impossible, or as `truth_table`.
     """
     table, missing = _by_name(data, model)
     if len(missing) == data.channels:

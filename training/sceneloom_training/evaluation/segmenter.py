@@ -42,10 +42,8 @@ from sceneloom_training.settings import DeviceChoice, SegmenterSettings
 
 
 def load_quietly(kind: Any, folder: Path) -> Any:
-    """Load a model of a class of transformers as float32, from a local folder.
-
-    Raises CheckpointError if the folder is damaged, or if weights are missing or of other shapes,
-    which would be random.
+    """Load a model of transformers as float32, from a local folder. Raises CheckpointError if it is
+    damaged, or if weights are missing or of other shapes, which would be random.
     """
     from transformers.utils import logging
 
@@ -81,10 +79,8 @@ _B0 = (32, 64, 160, 256)
 
 
 def build_network(kind: str, schema: LabelSchema, *, width: int) -> nn.Module:
-    """A segformer or unet with random weights, from the process's random state.
-
-    A SegFormer's `width` is a multiple of 8, 32 is B0; that of MONAI's BasicUNet, here with batch
-    normalisation, doubles four times.
+    """A segformer or unet with random weights, from the process's random state. A SegFormer's
+    `width` is a multiple of 8, 32 is B0; that of MONAI's BasicUNet doubles four times.
     """
     if kind == "unet":
         require(["monai"], extra="train", purpose="a U-Net as segmenter")
@@ -187,9 +183,7 @@ def to_pixels(
 
 
 def normalise(
-    pictures: torch.Tensor,
-    mean: tuple[float, ...] = PIXEL_MEAN,
-    std: tuple[float, ...] = PIXEL_STD,
+    pictures: torch.Tensor, mean: tuple[float, ...] = PIXEL_MEAN, std: tuple[float, ...] = PIXEL_STD
 ) -> torch.Tensor:
     """Normalise values from 0 to 1; float32 [N, 3, H, W]."""
     centre = torch.tensor(mean, device=pictures.device).view(1, -1, 1, 1)
@@ -204,11 +198,7 @@ def save_segmenter(
     settings: SegmenterSettings,
     provenance: dict[str, Any],
 ) -> None:
-    """Write a segmenter, trained on `to_pixels`, in place of an older one; `provenance` is any
-    JSON.
-
-    Raises CheckpointError if `folder` is something else or cannot be written.
-    """
+    """Write a segmenter, trained on `to_pixels`, or replace one; raises CheckpointError."""
     height, width = parse_size(settings.size, of="size")
     with replace_folder(
         folder,
@@ -234,12 +224,9 @@ def save_segmenter(
 
 
 def load_segmenter(path: Path, *, labels: str = "", device: DeviceChoice = "auto") -> Segmenter:
-    """Load a segmenter from a folder or a Python file (top of this file); `labels` is the schema, a
-    built-in name or a JSON file, of a transformers folder.
-
-    Raises CheckpointError without a segmenter, if it is damaged or has other classes than the
-    schema, InputError if a schema is missing or the segmenter has its own, and
-    MissingDependencyError without transformers.
+    """Load a segmenter from a folder or a Python file (top of this file); `labels` is the schema of
+    a transformers folder. Raises CheckpointError without a segmenter or for other classes than the
+    schema's, InputError if a schema is missing or superfluous, and MissingDependencyError.
     """
     where = choose_device(device, "device")
     if path.suffix == ".py" and path.is_file():
@@ -306,9 +293,7 @@ def _load_own(path: Path, device: str) -> Segmenter:
         said = read_json(_Description, text, source=source, error=CheckpointError)
         schema = LabelSchema.from_json(said.labels, source=source)
         settings = SegmenterSettings(  # checks their ranges
-            network=said.network.kind,
-            width=said.network.width,
-            size=f"{said.width}x{said.height}",
+            network=said.network.kind, width=said.network.width, size=f"{said.width}x{said.height}"
         )
     except SchemaError as error:  # names the file itself
         raise CheckpointError(str(error)) from None

@@ -22,26 +22,16 @@ from rich.progress import track
 from torch import Tensor
 from torch.nn import functional
 
-from sceneloom.errors import (
-    CheckpointError,
-    DivergedError,
-    InputError,
-    SceneLoomError,
-    TrainingError,
-)
+from sceneloom import errors
+from sceneloom.errors import InputError, TrainingError
 from sceneloom.schema import NO_CHANNEL
 from sceneloom.text import counted
 from sceneloom_training import process
 from sceneloom_training.batches import Batch, StepSampler, TrainingSet, load_batches
 from sceneloom_training.checkpoint import load_tensors
 from sceneloom_training.data import DataSettings, Geometry, Sample, examine, open_data_set
-from sceneloom_training.evaluation.segmenter import (
-    MARKER,
-    build_network,
-    logits_of,
-    normalise,
-    save_segmenter,
-)
+from sceneloom_training.evaluation import segmenter
+from sceneloom_training.evaluation.segmenter import logits_of
 from sceneloom_training.process import Outcome, StopSignals, World
 from sceneloom_training.run_folder import LOG, TRAINING, RunFolder
 from sceneloom_training.settings import SegmenterSettings, to_json
@@ -52,17 +42,12 @@ _LEAST_SHARE = 1e-4
 
 
 def train_segmenter(data: DataSettings, settings: SegmenterSettings, out: Path) -> Outcome:
-    """Train a segmenter in the folder `out`, or resume.
-
-    Raises InputError without label maps or classes in them, or for fewer photographs than a batch,
-    TrainingError if the folder belongs to another run or process or cannot be written,
-    DivergedError if the loss is not finite, and CheckpointError if a checkpoint is damaged.
-    """
+    """Train a segmenter in the folder `out`, or resume; raises as `trainer.train`."""
     sizes = f"at {settings.size} with batch {settings.batch} and width {settings.width}"
     advice = "smaller ones need less, and the last checkpoint is intact"
     with process.training_errors(out, lambda: (sizes, advice)):
         run = _Run(data, settings, RunFolder(out, makes="segmenter"))
-        if (run.folder.model / MARKER).is_file():
+        if (run.folder.model / segmenter.MARKER).is_file():
             raise TrainingError(f"{run.folder.model}: is finished; choose another place")
         with run.folder.claimed():
             return run.train()
@@ -105,7 +90,7 @@ class _Run:
             "settings": to_json(settings),
         }
         process.seed_random_states(settings.seed)
-        network = build_network(settings.network, self.schema, width=settings.width)
+        network = segmenter.build_network(settings.network, self.schema, width=settings.width)
         self.network = network.to(self.device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
         self.class_weights: Tensor | None = None
         """Weight of each channel, mean 1 over the pixels; None: all pixels weigh the same."""
@@ -140,10 +125,7 @@ class _Run:
             (self.folder.root / LOG).open("a", encoding="utf-8") as log,
         ):
             for _ in track(
-                steps,
-                description="training the segmenter",
-                total=self.last,
-                completed=self.step,
+                steps, description="training the segmenter", total=self.last, completed=self.step
             ):
                 batch = self._wait_for_batch(batches, stopped)
                 if batch is None:
@@ -153,7 +135,7 @@ class _Run:
                 if self.step % _LOG_EVERY == 0 or self.step == self.last:
                     value = float(loss)
                     if not torch.isfinite(loss):
-                        raise DivergedError(
+                        raise errors.DivergedError(
                             f"step {self.step}: the loss is {value}; try a lower learning rate"
                         )
                     entry = {"step": self.step, "loss": value, "accuracy": float(accuracy)}
@@ -167,7 +149,9 @@ class _Run:
             number = stopped.number
         else:
             provenance = {**self.record, "steps": self.step, "torch": torch.__version__}
-            save_segmenter(self.folder.model, self.network, self.schema, self.settings, provenance)
+            segmenter.save_segmenter(
+                self.folder.model, self.network, self.schema, self.settings, provenance
+            )
             self._drop_checkpoints(keep=0)
         return Outcome(step=self.step, last=self.last, model=self.folder.model, stopped_by=number)
 
@@ -179,7 +163,7 @@ class _Run:
             if not self.step:
                 raise
             self._save()
-            if not isinstance(error, SceneLoomError):
+            if not isinstance(error, errors.SceneLoomError):
                 raise
             raise process.saved_error(error, self.step) from None
 
@@ -195,7 +179,7 @@ class _Run:
             return torch.zeros(()), torch.ones(())
         truth = batch["label_map"].to(self.device).long()
         photos = batch["photo"].to(self.device).permute(0, 3, 1, 2).float() / 255
-        pixels = normalise(distort(photos) if self.settings.photometric else photos)
+        pixels = segmenter.normalise(distort(photos) if self.settings.photometric else photos)
         half = self.settings.precision == "bfloat16"
         with torch.autocast(self.device.type, torch.bfloat16, enabled=half):
             logits = logits_of(self.network, pixels)
@@ -245,7 +229,7 @@ class _Run:
                 process.set_random_states(state["random"])
                 self.step = int(state["step"])
         except Exception as error:  # torch raises nearly anything on damaged files
-            raise CheckpointError(
+            raise errors.CheckpointError(
                 f"{path}: cannot be read ({type(error).__name__}); remove it to begin again"
             ) from None
         if not same:

@@ -28,17 +28,14 @@ class PictureSource(abc.ABC):
     @abc.abstractmethod
     def pictures(self, keys: Sequence[str], samples: Sequence[Sample]) -> Sequence[Photo]:
         """The pictures of the next few samples, uint8 [H, W, 3] RGB, each of its sample's size.
-
-        Called in the data set's order, each sample once; label maps are in the data set's schema.
-        Raises SceneLoomError naming a picture that is missing.
+        Called in the data set's order, each sample once; raises SceneLoomError naming a missing
+        picture.
         """
 
     def check(  # noqa: B027 - most sources have nothing to check
         self, keys: Sequence[str], sizes: Iterable[tuple[int, int]], *, known: Sequence[str]
     ) -> None:
-        """Refuse early what `pictures` would refuse later; `sizes` are (height, width), read
-        lazily.
-        """
+        """Refuse early what `pictures` would refuse; `sizes` are (height, width), read lazily."""
 
 
 class SynthesizedPictures(PictureSource):
@@ -47,10 +44,7 @@ class SynthesizedPictures(PictureSource):
     def __init__(
         self, synthesizer: Synthesizer, data: LabelSchema, choose: ChooseStyle | None = None
     ) -> None:
-        """Take a model, which the caller closes; `choose` gives styles, None takes the defaults.
-
-        Raises InputError if the classes of the model and of the data set do not go together.
-        """
+        """Take a model, which the caller closes; raises InputError without a common class."""
         self.synthesizer = synthesizer
         contract = synthesizer.contract
         self._table = input_table(data, contract.schema)
@@ -78,10 +72,8 @@ class FolderPictures(PictureSource):
     """Pictures of a folder, which belong to samples by name."""
 
     def __init__(self, folder: Path) -> None:
-        """Find the pictures, named like the samples, with or without publishers' endings; in a
-        folder of pix2pixHD's ``test.py``, those named ``*_synthesized_image``.
-
-        Raises DataSetError without such a folder or pictures in it, or for two of one sample.
+        """Find the pictures, named like the samples, or ``*_synthesized_image`` as by pix2pixHD's
+        ``test.py``. Raises DataSetError without pictures, or for two of one sample.
         """
         check_folder(folder, "the pictures to evaluate")
         self.folder = folder
@@ -103,10 +95,8 @@ class FolderPictures(PictureSource):
     def check(
         self, keys: Sequence[str], sizes: Iterable[tuple[int, int]], *, known: Sequence[str]
     ) -> None:
-        """Refuse missing pictures, pictures of no sample, and pictures of another size.
-
-        Raises DataSetError for missing or surplus pictures, SizeError for other sizes than the
-        label maps', and ImageReadError for unreadable pictures.
+        """Refuse missing pictures and those of no sample (DataSetError), of another size
+        (SizeError), and unreadable ones (ImageReadError).
         """
         samples = set(known)
         missing = [key for key in keys if key not in self._files]

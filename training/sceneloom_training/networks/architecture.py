@@ -27,9 +27,7 @@ class GeneratorArchitecture:
     """One-hot labels, then the boundary map and the style features, if any."""
     output_channels: _Channels = 3
     ngf: _Channels = 64
-    """Filters of the outermost network's first convolution (published: 64 for G1 alone, 32 with one
-    enhancer).
-    """
+    """Filters of the outermost first convolution (published: G1 alone 64, one enhancer 32)."""
     global_downsamplings: _Downsamplings = 4
     global_blocks: _Blocks = 9
     enhancers: Annotated[int, Interval(ge=0, le=8)] = 0
@@ -84,10 +82,7 @@ Architecture: TypeAlias = GeneratorArchitecture | UNetArchitecture
 
 
 def architecture_from_json(data: Any, *, source: str) -> Architecture:
-    """Read either architecture; without ``network`` it is pix2pixHD's.
-
-    Raises CheckpointError if a key is missing, unknown or out of range.
-    """
+    """Read either architecture; without ``network`` it is pix2pixHD's. Raises CheckpointError."""
     is_unet = isinstance(data, dict) and data.get("network") == "unet"
     kind: type[Architecture] = UNetArchitecture if is_unet else GeneratorArchitecture
     return read_json(

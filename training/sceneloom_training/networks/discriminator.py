@@ -93,13 +93,7 @@ class PatchDiscriminator(nn.Module):
 class MultiscaleDiscriminator(nn.Module):
     """PatchGANs on the picture, its half, its quarter, ..."""
 
-    def __init__(
-        self,
-        inputs: int,
-        *,
-        scales: int = 3,
-        **options: Any,
-    ) -> None:
+    def __init__(self, inputs: int, *, scales: int = 3, **options: Any) -> None:
         """Build `scales` discriminators with the options of `PatchDiscriminator`."""
         super().__init__()
         self.discriminators = nn.ModuleList(
@@ -128,10 +122,8 @@ class MultiscaleDiscriminator(nn.Module):
         return next(filter(fits, itertools.count(1)))
 
     def see(self, condition: Tensor) -> list[Seen]:
-        """Each scale's first convolution of the condition alone (labels, boundary map).
-
-        A convolution is linear: this share is the same for the photograph and for every synthesized
-        picture, and is most of its work, 36 of 39 channels with Cityscapes.
+        """Each scale's first convolution of the condition alone (labels, boundary map). It is
+        linear: this share, 36 of 39 channels with Cityscapes, is the same for every picture.
         """
         seen = []
         for i, discriminator in enumerate(self.discriminators):
@@ -141,9 +133,7 @@ class MultiscaleDiscriminator(nn.Module):
         return seen
 
     def forward(self, x: Tensor, seen: list[Seen] | None = None) -> list[list[Tensor]]:
-        """Features of every stage of each scale, full size first; `seen` as in
-        `PatchDiscriminator`.
-        """
+        """Features of every stage of each scale, full size first."""
         features = []
         for i, discriminator in enumerate(self.discriminators):
             x = self.pool(x) if i else x

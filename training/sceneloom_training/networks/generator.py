@@ -34,11 +34,9 @@ class InstanceNorm(nn.InstanceNorm2d):
     PyTorch's own copies such a tensor to contiguous, and the next convolution copies it back. One
     picture's instance norm is its batch norm, which has kernels for either order. float32 takes
     PyTorch's own: on the CPU, batch norm adds up the pixels of a channels_last tensor one by one,
-    1e-5 off at 512x256, where 16 bits round to 4e-3.
-
-    One picture in training goes through batch norm in any case: for a gradient in the order of
-    channels_last, the backward pass of PyTorch's own (2.13, CPU) reads the wrong order, and all
-    gradients below are wrong.
+    1e-5 off at 512x256, where 16 bits round to 4e-3. One picture in training goes through batch
+    norm in any case: for a gradient in channels_last, the backward pass of PyTorch's own (2.13,
+    CPU) is wrong.
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -119,12 +117,11 @@ def run(module: nn.Module, x: Tensor, *, recompute: bool) -> Tensor:
 
 
 def balance_phases(network: nn.Module) -> None:
-    """Give the phases of every transposed convolution equal sums, in place.
+    """Give the phases of every transposed convolution equal sums, in place, by the smallest change.
 
     A transposed convolution of stride s computes the s * s pixels of one input pixel with different
-    weights, its phases. If their sums differ, an even surface comes out as a checkerboard (Odena,
-    Dumoulin and Olah, "Deconvolution and checkerboard artifacts", 2016). Random weights begin so,
-    and short training does not mend it. This projection is the smallest change to equal sums.
+    weights, its phases. If their sums differ, as in random weights, an even surface comes out as a
+    checkerboard (Odena, Dumoulin and Olah, "Deconvolution and checkerboard artifacts", 2016).
     Kernels are at least as large as their stride.
     """
     with torch.no_grad():
@@ -207,10 +204,7 @@ class LocalEnhancer(nn.Module):
 
 
 class Generator(nn.Module):
-    """Image pyramid, global generator, enhancers from coarse to fine, last convolution, tanh.
-
-    `build_generator` draws the published initialisation.
-    """
+    """Image pyramid, global generator, enhancers from coarse to fine, last convolution, tanh."""
 
     def __init__(self, architecture: GeneratorArchitecture) -> None:
         super().__init__()
@@ -303,10 +297,7 @@ SynthesisNetwork: TypeAlias = Generator | UNet
 
 
 def load_weights(architecture: Architecture, weights: dict[str, Tensor]) -> SynthesisNetwork:
-    """Build a generator around given weights, float32, in eval mode; draws none.
-
-    Raises RuntimeError if names or shapes do not fit the architecture.
-    """
+    """A generator with given weights, float32, in eval mode; raises RuntimeError."""
     with torch.device("meta"):
         generator = _network(architecture)
     generator.load_state_dict(weights, assign=True)
@@ -324,9 +315,7 @@ def build_generator(architecture: Architecture, *, seed: int | None = None) -> S
 
 
 def initialise(network: nn.Module) -> None:
-    """Draw the published initialisation: convolutions from N(0, 0.02), scales of norms from N(1,
-    0.02), biases by PyTorch's default.
-    """
+    """Draw as published: convolutions N(0, 0.02), norms' scales N(1, 0.02), default biases."""
     for module in network.modules():
         if is_parametrized(module, "weight"):  # spectral norm computes `weight` from this one
             nn.init.normal_(module.parametrizations["weight"].original, 0.0, 0.02)  # type: ignore

@@ -118,9 +118,7 @@ def boundary_plane(instance_map: Tensor) -> Tensor:
 
 def style_planes(instance_map: Tensor, style: Tensor) -> Tensor:
     """Paint each instance with its row of the style table, float32 [N, 256, F]: float32 [N, F, H,
-    W].
-
-    Ids of the instance map, int32 [N, H, W], are dense and are clamped to 0..255.
+    W]. Ids, int32 [N, H, W], are dense and are clamped to 0..255.
     """
     rows = style.flatten(0, 1)
     first = torch.arange(style.shape[0], dtype=torch.float32, device=style.device) * float(
