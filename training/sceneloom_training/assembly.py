@@ -15,7 +15,6 @@ from torch import nn
 from sceneloom.contract import Contract
 from sceneloom.errors import CheckpointError, InputError
 from sceneloom.schema import LabelSchema
-from sceneloom.text import counted
 from sceneloom_training import networks
 from sceneloom_training.checkpoint import load_checkpoint
 from sceneloom_training.losses import PerceptualLoss
@@ -146,8 +145,7 @@ def start_generator(generator: SynthesisNetwork, bundle: Path, schema: LabelSche
     left = ours.enhancers - theirs.enhancers
     if left < 0:
         raise CheckpointError(
-            f"{bundle}: has {counted(theirs.enhancers, 'enhancer')}, the new generator "
-            f"{ours.enhancers}; it cannot have fewer"
+            f"{bundle}: has {theirs.enhancers} enhancers, more than the new generator"
         )
     blocks = ours.enhancer_blocks if theirs.enhancers else theirs.enhancer_blocks
     expected = dataclasses.replace(
@@ -167,9 +165,7 @@ def start_generator(generator: SynthesisNetwork, bundle: Path, schema: LabelSche
             for field in dataclasses.fields(theirs)
             if getattr(theirs, field.name) != getattr(expected, field.name)
         ]
-        raise CheckpointError(
-            f"{bundle}: does not fit inside the new generator ({', '.join(differ)})"
-        )
+        raise CheckpointError(f"{bundle}: does not fit inside the new one ({', '.join(differ)})")
     weights = inner.state_dict()
     if left:
         weights = {name: w for name, w in weights.items() if not name.startswith("head.")}
@@ -203,8 +199,7 @@ def start_encoder(encoder: FeatureEncoder, bundle: Path) -> None:
         return
     if theirs.settings != encoder.settings:
         raise CheckpointError(
-            f"{bundle}: was trained with the encoder {theirs.settings}; [style] is "
-            f"{encoder.settings}"
+            f"{bundle}: was trained with the encoder {theirs.settings}, not [style]"
         )
     encoder.load_state_dict(theirs.state_dict())
 

@@ -1,13 +1,12 @@
-"""Samples to batches: order, crops and flips.
-
-Nothing here has a state: the samples of a step, their crops and their flips follow from the seed
-and the step's number alone, for a resumed run and for any number of loading processes.
+"""Samples to batches: order, crops and flips follow from the seed and the step's number alone, for
+a resumed run and for any number of loading processes.
 """
 
 from __future__ import annotations
 
 import contextlib
 import fcntl
+import itertools
 import multiprocessing
 import os
 import pickle
@@ -271,19 +270,15 @@ def loading(
 
 def _in_turn(loaders: list[_Loader[_Item, _Made]], items: Iterator[_Item]) -> Iterator[_Made]:
     asked: deque[_Loader[_Item, _Made]] = deque()
-
-    def ask(loader: _Loader[_Item, _Made]) -> None:
-        for item in items:
-            loader.ask(item)
-            asked.append(loader)
-            return
-
-    for loader in loaders:
-        ask(loader)
+    for loader, item in zip(loaders, items, strict=False):
+        loader.ask(item)
+        asked.append(loader)
     while asked:
         loader = asked.popleft()
         made = loader.answer()
-        ask(loader)
+        for item in itertools.islice(items, 1):
+            loader.ask(item)
+            asked.append(loader)
         yield made
 
 

@@ -1,8 +1,6 @@
-"""The checkpoint bundle: a folder with `model.safetensors`, `model.json` and, for a model with
-instance-wise style, `encoder.safetensors`.
-
-`model.json` holds the architecture, the contract, the provenance of the weights, and the SHA-256 of
-the weights files; docs/formats.md is the specification.
+"""The checkpoint bundle: a folder with `model.safetensors`, `model.json` (architecture, contract,
+provenance, SHA-256 of the weights) and, for a model with instance-wise style,
+`encoder.safetensors`; docs/formats.md is the specification.
 """
 
 from __future__ import annotations
@@ -125,7 +123,27 @@ def load_checkpoint(folder: Path) -> Checkpoint:
         raise CheckpointError(
             f"{folder}: weights and description do not fit ({one_line(str(error))})"
         ) from None
-    _check_fit(generator, contract, encoder, source)
+    if contract is not None:
+        channels = contract.schema.channels + contract.boundaries + contract.style_channels
+        if architecture.input_channels != channels:
+            raise CheckpointError(
+                f"{source}: the contract has {counted(channels, 'input channel')}, "
+                f"the generator {architecture.input_channels}"
+            )
+        if architecture.size_multiple != contract.size_multiple:
+            raise CheckpointError(
+                f"{source}: the contract's size_multiple is not {architecture.size_multiple}"
+            )
+        if encoder and (features := encoder.settings["features"]) != contract.style_channels:
+            raise CheckpointError(
+                f"{source}: the encoder has {features} features, not {contract.style_channels}"
+            )
+    elif architecture.input_channels != 3:
+        given = architecture.input_channels
+        raise CheckpointError(f"{source}: without contract, a bundle takes 3 channels, not {given}")
+    for name, tensor in generator.state_dict().items():
+        if not torch.isfinite(tensor).all():
+            raise CheckpointError(f"{source}: the weights {name} hold values that are not finite")
     return Checkpoint(
         generator=generator.eval().requires_grad_(False),
         contract=contract,
@@ -157,7 +175,7 @@ def _load_weights(folder: Path, file: str, hashes: dict[str, Any]) -> dict[str, 
     try:
         if hashes.get(file) != file_hash(folder / file):
             raise CheckpointError(
-                f"{folder / file}: changed or damaged, its SHA-256 is not the one in {DESCRIPTION}"
+                f"{folder / file}: changed or damaged, its SHA-256 is not in {DESCRIPTION}"
             )
         weights = safetensors.torch.load_file(folder / file)
     except OSError as error:
@@ -168,41 +186,6 @@ def _load_weights(folder: Path, file: str, hashes: dict[str, Any]) -> dict[str, 
         if not tensor.is_floating_point():
             raise CheckpointError(f"{folder / file}: {name} is {tensor.dtype}, not a float")
     return weights
-
-
-def _check_fit(
-    generator: SynthesisNetwork,
-    contract: Contract | None,
-    encoder: FeatureEncoder | None,
-    source: str,
-) -> None:
-    """Refuse a contract that does not fit its generator, and weights that are not finite."""
-    architecture = generator.architecture
-    if contract is not None:
-        channels = contract.schema.channels + contract.boundaries + contract.style_channels
-        if architecture.input_channels != channels:
-            raise CheckpointError(
-                f"{source}: the contract has {counted(channels, 'input channel')}, "
-                f"the generator {architecture.input_channels}"
-            )
-        if architecture.size_multiple != contract.size_multiple:
-            raise CheckpointError(
-                f"{source}: the contract's size_multiple is {contract.size_multiple}, "
-                f"the generator's is {architecture.size_multiple}"
-            )
-        if encoder and (features := encoder.settings["features"]) != contract.style_channels:
-            raise CheckpointError(
-                f"{source}: the encoder has {counted(features, 'feature')}, the contract "
-                f"{contract.style_channels}"
-            )
-    elif architecture.input_channels != 3:
-        raise CheckpointError(
-            f"{source}: a bundle without contract takes pictures, three channels; its generator "
-            f"takes {architecture.input_channels}"
-        )
-    for name, tensor in generator.state_dict().items():
-        if not torch.isfinite(tensor).all():
-            raise CheckpointError(f"{source}: the weights {name} hold values that are not finite")
 
 
 def load_tensors(path: Path) -> Any:

@@ -125,7 +125,7 @@ class PerceptualLoss(nn.Module):
                 convolution.load_state_dict({k: state[f"features.{i}.{k}"] for k in kinds})
         except Exception as error:  # pickle, zip, key and shape errors of another file
             raise CheckpointError(
-                f"{weights}: not readable as torchvision's VGG19 weights ({reason(error)})"
+                f"{weights}: not readable as torchvision's VGG19 ({reason(error)})"
             ) from None
         self.requires_grad_(False)
         self.weights_hash = file_hash(weights)

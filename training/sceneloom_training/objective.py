@@ -1,9 +1,6 @@
-"""Networks and losses of a training step in one forward pass.
-
-One sum is differentiated once. The discriminators' loss reaches the discriminators alone, because
-they see detached pictures; the generator's losses reach generator and encoder alone, because there
-the discriminators' weights are constants. The published implementation also computes the gradient
-of the generator's loss for the discriminators and drops it.
+"""Networks and losses of a training step in one forward pass. One sum is differentiated once: the
+discriminators' loss reaches the discriminators alone, because they see detached pictures; the
+generator's losses reach generator and encoder alone, because there the discriminators are constant.
 """
 
 from __future__ import annotations

@@ -103,8 +103,7 @@ def join_world(device: str) -> Iterator[World]:
         world = World(rank=rank, size=size, local_rank=int(os.environ["LOCAL_RANK"]))
     except KeyError as error:
         raise TrainingError(
-            f"WORLD_SIZE is {size} and {error.args[0]} is not set: start several processes with "
-            "torchrun"
+            f"WORLD_SIZE is {size} and {error.args[0]} is not set: start with torchrun"
         ) from None
     if device == "cuda":
         torch.cuda.set_device(world.local_rank)

@@ -1,11 +1,8 @@
 """Import of published pix2pixHD generators: `latest_net_G.pth` -> a checkpoint bundle.
 
-The published layout numbers the layers of flat `nn.Sequential`s. The global generator is `model`
-(with its last convolution only without enhancers); enhancer n is `model<n>_1` (down) and
-`model<n>_2` (blocks, up, and the last convolution in the last one). Names and shapes alone give the
-architecture::
-
-    sceneloom import latest_net_G.pth --labels cityscapes --out checkpoints/streets
+The published layout numbers the layers of flat `nn.Sequential`s: the global generator is `model`
+(with its last convolution only without enhancers), enhancer n `model<n>_1` (down) and `model<n>_2`
+(blocks, up, and in the last one the last convolution). Names and shapes give the architecture.
 """
 
 from __future__ import annotations
@@ -98,7 +95,7 @@ def load_published(path: Path) -> dict[str, Tensor]:
         strided = isinstance(value, Tensor) and value.layout == torch.strided
         if not strided or value.is_quantized or value.is_meta:
             raise CheckpointError(
-                f"{path}: not a generator's state dict: {name!r} is no plain tensor"
+                f"{path}: no state dict of a generator: {name!r} is no plain tensor"
             )
     return {k: v.float() if v.is_floating_point() else v for k, v in plain.items()}
 
@@ -186,7 +183,29 @@ def import_published(
             f"boundary map and {style_channels} are style features. "
             "Name the label schema it was trained with, or the number of its style features"
         )
-    generator = _rebuild(architecture, state, str(path))
+    names = dict(published_names(architecture))
+    known = set(names.values())
+    if missing := [theirs for theirs in names.values() if theirs not in state]:
+        raise CheckpointError(
+            f"{path}: {len(missing)} layers are missing, the first is {missing[0]!r}"
+        )
+    if odd := [k for k in state if k not in known and k.endswith((".weight", ".bias"))]:
+        raise CheckpointError(f"{path}: {odd[0]!r} has no place in this architecture")
+    with torch.device("meta"):
+        wanted = Generator(architecture).state_dict()
+    for ours, tensor in wanted.items():
+        weights = state[names[ours]]
+        if weights.shape != tensor.shape:
+            raise CheckpointError(
+                f"{path}: {names[ours]} is {list(weights.shape)}; this architecture needs "
+                f"{list(tensor.shape)}"
+            )
+        if not weights.is_floating_point():
+            raise CheckpointError(f"{path}: {names[ours]} is {weights.dtype}, not a float")
+        if not torch.isfinite(weights).all():
+            raise CheckpointError(f"{path}: {names[ours]} holds values that are not finite")
+    generator = load_weights(architecture, {ours: state[theirs] for ours, theirs in names.items()})
+    assert isinstance(generator, Generator)
     if dropped:
         notes.append(
             f"left out {counted(dropped, 'running statistic')} of InstanceNorm, which the "
@@ -235,9 +254,7 @@ def _derive(state: dict[str, Tensor], source: str) -> tuple[GeneratorArchitectur
             plain[group][index] = tensor
     groups = plain.keys() | blocks.keys()
     if "model" not in groups:
-        raise CheckpointError(
-            f"{source}: no layers called model.*; this is not a pix2pixHD generator"
-        )
+        raise CheckpointError(f"{source}: no layers called model.*; no pix2pixHD generator")
     numbers = sorted({int(name[5:].split("_")[0]) for name in groups if name != "model"})
     enhancers = len(numbers)
     expected = {f"model{n}_{part}" for n in range(1, enhancers + 1) for part in (1, 2)} | {"model"}
@@ -261,7 +278,7 @@ def _derive(state: dict[str, Tensor], source: str) -> tuple[GeneratorArchitectur
     enhancer_blocks = {len(blocks[f"model{n}_2"]) for n in numbers}
     if len(enhancer_blocks) > 1:
         raise CheckpointError(
-            f"{source}: the enhancers have different numbers of blocks: {sorted(enhancer_blocks)}"
+            f"{source}: the enhancers differ in blocks: {sorted(enhancer_blocks)}"
         )
     last = plain[f"model{enhancers}_2"] if enhancers else trunk
     if not last:
@@ -310,32 +327,3 @@ def published_names(a: GeneratorArchitecture) -> Iterator[tuple[str, str]]:
     for ours, theirs in plain.items():
         for kind in ("weight", "bias"):
             yield f"{ours}.{kind}", f"{theirs}.{kind}"
-
-
-def _rebuild(
-    architecture: GeneratorArchitecture, state: dict[str, Tensor], source: str
-) -> Generator:
-    names = dict(published_names(architecture))
-    known = set(names.values())
-    if missing := [theirs for theirs in names.values() if theirs not in state]:
-        raise CheckpointError(
-            f"{source}: {len(missing)} layers are missing, the first is {missing[0]!r}"
-        )
-    if odd := [k for k in state if k not in known and k.endswith((".weight", ".bias"))]:
-        raise CheckpointError(f"{source}: {odd[0]!r} has no place in this architecture")
-    with torch.device("meta"):
-        wanted = Generator(architecture).state_dict()
-    for ours, tensor in wanted.items():
-        weights = state[names[ours]]
-        if weights.shape != tensor.shape:
-            raise CheckpointError(
-                f"{source}: {names[ours]} is {list(weights.shape)}; "
-                f"this architecture needs {list(tensor.shape)}"
-            )
-        if not weights.is_floating_point():
-            raise CheckpointError(f"{source}: {names[ours]} is {weights.dtype}, not a float")
-        if not torch.isfinite(weights).all():
-            raise CheckpointError(f"{source}: {names[ours]} holds values that are not finite")
-    rebuilt = load_weights(architecture, {ours: state[theirs] for ours, theirs in names.items()})
-    assert isinstance(rebuilt, Generator)
-    return rebuilt

@@ -223,9 +223,7 @@ class TrainSettings:
         if not self.schedule.epochs + self.schedule.decay_epochs:
             raise InputError("schedule.epochs and schedule.decay_epochs are both 0")
         if self.schedule.enhancer_only_epochs and not self.generator.enhancers:
-            raise InputError(
-                "schedule.enhancer_only_epochs needs generator.enhancers of at least 1"
-            )
+            raise InputError("schedule.enhancer_only_epochs needs generator.enhancers from 1")
         for name, on in {
             "compute.recompute": self.compute.recompute,
             "generator.enhancers": self.generator.enhancers,

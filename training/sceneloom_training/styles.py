@@ -1,11 +1,8 @@
-"""Styles of instances in photographs, by a feature encoder, and their clusters per class, which a
-model's contract offers (pix2pixHD, section 3.4).
+"""Styles of instances in photographs, and their clusters per class (pix2pixHD, section 3.4).
 
 Method: the mean features of each instance of each photograph; per class, k-means (scikit-learn,
 Lloyd, 10 starts) over the instances with a large enough share of their picture, as published. The
 default of a class is the mean of these instances.
-
-    sceneloom styles checkpoints/streets --layout cityscapes --root datasets/cityscapes
 """
 
 from __future__ import annotations
@@ -67,7 +64,7 @@ def style_parts(checkpoint: Checkpoint, name: Path) -> tuple[FeatureEncoder, Con
         raise CheckpointError(f"{name}: takes pictures instead of label maps, and has no styles")
     if checkpoint.encoder is None:
         raise CheckpointError(
-            f"{name}: has no feature encoder; only a model trained with style features has one"
+            f"{name}: has no feature encoder; train with style.features to have one"
         )
     return checkpoint.encoder, checkpoint.contract
 
@@ -147,10 +144,7 @@ def encode_photographs(
 def check_data(contract: Contract, data: DataSet) -> None:
     """Raise InputError if a data set lacks instance maps or the model's label schema."""
     if data.schema is None or not data.has_instances:
-        raise InputError(
-            "this data set has no instance maps, and styles belong to instances; connected regions "
-            "are not taken for them"
-        )
+        raise InputError("this data set has no instance maps, which styles belong to")
     ours, theirs = contract.schema, data.schema
     if [label.id for label in ours.labels] != [label.id for label in theirs.labels]:
         raise InputError(

@@ -86,9 +86,7 @@ def checkpoint_synthesizer(
 ) -> TorchSynthesizer:
     """The float32 synthesizer of a checkpoint; raises CheckpointError about `name`."""
     if checkpoint.contract is None:
-        raise CheckpointError(
-            f"{name}: takes pictures instead of label maps; evaluate its pictures with --pictures"
-        )
+        raise CheckpointError(f"{name}: takes pictures instead of label maps; use --pictures")
     return TorchSynthesizer(
         checkpoint.generator, checkpoint.contract, device=device, max_batch_size=max_batch_size
     )

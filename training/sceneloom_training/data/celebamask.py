@@ -1,9 +1,8 @@
 """CelebAMask-HQ, as published: one photograph of 1024x1024 and one mask of 512x512 per part.
 
-``CelebA-HQ-img/<i>.jpg`` and ``CelebAMask-HQ-mask-anno/<i // 2000>/<i, five digits>_<part>.png``;
-an absent part has no file. The label map is painted in the order of the publisher's own list
-(g_mask.py), later parts over earlier ones, and then enlarged to the photograph by nearest
-neighbour: training sees the photograph's own pixels. The split follows
+``CelebA-HQ-img/<i>.jpg`` and ``CelebAMask-HQ-mask-anno/<i // 2000>/<i, five digits>_<part>.png``.
+The label map is painted in the order of the publisher's own list (g_mask.py), later parts over
+earlier ones, and enlarged to the photograph by nearest neighbour. The split follows
 ``CelebA-HQ-to-CelebA-mapping.txt``, as the publisher's g_partition.py does.
 """
 
@@ -60,8 +59,7 @@ class CelebAMaskDataSet(DataSet):
         (height, width), (rows, columns) = photo.shape[:2], ids.shape
         if height * columns != width * rows:
             raise SizeError(
-                f"{self.photos[index]} is {width}x{height} and {file} is {columns}x{rows}; they "
-                "are not of the same shape"
+                f"{self.photos[index]} is {width}x{height} and {file} is {columns}x{rows}"
             )
         label_map = label_channels(ids, self.schema, unknown=self.unknown, name=str(file))
         return Sample(photo=photo, label_map=resize_nearest(label_map, height, width))

@@ -1,9 +1,8 @@
 """Cityscapes, as published: ``leftImg8bit/<split>/<city>`` and ``gtFine/<split>/<city>``.
 
-The schema ``cityscapes19`` reads the files of train ids (``_labelTrainIds.png``), which the
-publisher's csCreateTrainIdLabelImgs makes; every other schema reads those of label ids
-(``_labelIds.png``). Instance maps are the same for both. The label maps of the test split are not
-published: its files hold ignored ids only.
+The schema ``cityscapes19`` reads train ids (``_labelTrainIds.png``, by the publisher's
+csCreateTrainIdLabelImgs), every other schema label ids (``_labelIds.png``). The test split has
+ignored ids only.
 """
 
 from __future__ import annotations

@@ -1,12 +1,8 @@
 """Resizing, cropping and flipping of samples: the modes of the published pix2pixHD.
 
-Pictures are resized by Pillow's bicubic filter, label and instance maps by nearest neighbour, all
-to the same positions: a pixel of a map is the one whose centre lies at the centre of the picture's
-pixel. Maps are only indexed: 31-bit instance ids stay exact.
-
-Instance boundaries are computed from the resulting instance map: a resized boundary map loses lines
-or makes them thicker, while boundaries of a resized instance map are two pixels wide, as in the
-served network.
+Pictures are resized by Pillow's bicubic filter, maps by nearest neighbour to the same positions:
+the map's pixel whose centre lies at the centre of the picture's. Instance boundaries are computed
+from the resulting instance map: a resized boundary map loses lines or makes them thicker.
 """
 
 from __future__ import annotations
@@ -60,12 +56,10 @@ class Geometry:
         height, width = parse_size(self.size, of=f"size, which the mode {self.mode} needs,")
         if self.mode == "resize_and_crop" and max(height, width) > self.load_size:
             raise InputError(
-                f"the window {self.size} does not fit into the square of load_size {self.load_size}"
+                f"size {self.size} does not fit into load_size {self.load_size}, squared"
             )
         if self.mode == "scale_width_and_crop" and width > self.load_size:
-            raise InputError(
-                f"the window {self.size} is wider than load_size, which is {self.load_size}"
-            )
+            raise InputError(f"size {self.size} is wider than load_size {self.load_size}")
 
     def check_multiple(self, multiple: int) -> None:
         """Raise InputError with a valid size if the window or exact size is no multiple."""

@@ -79,7 +79,7 @@ def open_helen(root: Path, split: str, *, schema: LabelSchema, unknown: OnUnknow
         for name in names:
             if name not in masks.files:
                 raise DataSetError(
-                    f"{root / 'labels' / name}.png: no such file; {split} has the face {key}"
+                    f"{root}/labels/{name}.png: no such file; {split} has the face {key}"
                 )
         files.append((photos.files[key], *(masks.files[name] for name in names)))
     left_out = list(folders.unused(photos, masks))

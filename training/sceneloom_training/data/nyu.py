@@ -1,9 +1,7 @@
-"""NYU depth v2, as published: one HDF5 file, ``nyu_depth_v2_labeled.mat``.
-
-It holds ``images`` [N, 3, W, H], ``labels`` and ``instances`` [N, W, H], transposed against the
-picture as MATLAB writes arrays. A table beside it maps its 894 classes to the 40 of the benchmark
-(`read_classes40`). Every read opens the file, about a millisecond: an open HDF5 file is not safe in
-a loader's forked workers.
+"""NYU depth v2, as published: one HDF5 file, ``nyu_depth_v2_labeled.mat``, with ``images`` [N, 3,
+W, H], ``labels`` and ``instances`` [N, W, H], transposed as MATLAB writes arrays. A table beside it
+maps its 894 classes to the 40 of the benchmark. Every read opens the file: an open one is not safe
+in forked workers.
 """
 
 from __future__ import annotations
@@ -131,9 +129,7 @@ def read_split(root: Path, split: str, count: int) -> list[int]:
         raise DataSetError(f"{path}: no such file; the split {split!r} needs it, 'all' does not")
     numbers = sorted({int(number) for number in _whole_numbers(path, f"{split}Ndxs")})
     if not numbers or numbers[0] < 1 or numbers[-1] > count:
-        raise DataSetError(
-            f"{path}: {split}Ndxs are no sample numbers from 1 to {count}, which the data set has"
-        )
+        raise DataSetError(f"{path}: {split}Ndxs are no sample numbers from 1 to {count}")
     return numbers
 
 
@@ -152,13 +148,12 @@ def read_classes40(root: Path) -> npt.NDArray[np.uint8]:
             raise DataSetError(f"{path}: not lines of two whole numbers ({error})") from None
         if header != _HEADER or sorted(pairs) != list(range(1, len(lines) + 1)):
             raise DataSetError(
-                f"{path}: expected the line {','.join(_HEADER)}, then one line for each class "
-                "from 1"
+                f"{path}: expected {','.join(_HEADER)}, then a line for each class from 1"
             )
         classes = np.array([pairs[number] for number in sorted(pairs)], np.int64)
     else:
         raise DataSetError(
-            f"{root}: holds no table of 40 classes; expected {MAPPING_MAT} or {MAPPING_CSV}"
+            f"{root}: no table of 40 classes; expected {MAPPING_MAT} or {MAPPING_CSV}"
         )
     if len(classes) != CLASSES or classes.min() < 0 or classes.max() > 40:
         raise DataSetError(

@@ -1,9 +1,5 @@
 """Open a data set by its layout, and examine it: files without partners, sizes that differ,
 photographs with an EXIF orientation.
-
-    settings = DataSettings(layout="ade20k", root=Path("ADEChallengeData2016"))
-    data = open_data_set(settings)
-    print(*examine(data, settings.root), sep="\n")
 """
 
 from __future__ import annotations
@@ -45,19 +41,19 @@ def open_data_set(settings: DataSettings) -> DataSet:
         seeds = range(settings.streets_seed, settings.streets_seed + settings.streets_count)
         return open_streets(seeds, size, schema=schema, unknown=unknown, instances=instances)
     assert root is not None  # checked by the settings
-    match settings.layout:
-        case "pix2pixhd":
-            return open_pix2pixhd(root, split, schema=schema, unknown=unknown, instances=instances)
-        case "cityscapes":
-            return open_cityscapes(root, split, schema=schema, unknown=unknown, instances=instances)
-        case "ade20k":
-            return open_ade20k(root, split, schema=schema, unknown=unknown, instances=instances)
-        case "nyu":
-            return open_nyu(root, split, schema=schema, unknown=unknown, instances=instances)
-        case "celebamask":
-            return open_celebamask(root, split, schema=schema, unknown=unknown)
-        case "helen":
-            return open_helen(root, split, schema=schema, unknown=unknown)
+    if settings.layout in ("celebamask", "helen"):
+        open_faces = open_helen if settings.layout == "helen" else open_celebamask
+        return open_faces(root, split, schema=schema, unknown=unknown)
+    open_triples = _OPEN[settings.layout]
+    return open_triples(root, split, schema=schema, unknown=unknown, instances=instances)
+
+
+_OPEN = {
+    "pix2pixhd": open_pix2pixhd,
+    "cityscapes": open_cityscapes,
+    "ade20k": open_ade20k,
+    "nyu": open_nyu,
+}
 
 
 def _schema(settings: DataSettings) -> LabelSchema:

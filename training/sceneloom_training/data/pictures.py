@@ -1,10 +1,6 @@
-"""Reading photographs and grey masks from PNG, JPEG, BMP, TIFF and WebP files, exactly, or refusing
-with the reason.
-
-8-bit RGB and 8-bit grey are read; grey becomes RGB with three equal values (some photographs of
-ADE20K are grey). Depths and kinds that would lose something on the way to 8-bit RGB are refused.
-The EXIF orientation is not applied: label maps lie on the pixels as they are stored (`read_header`
-reads it, for messages).
+"""Reading 8-bit RGB and grey photographs and masks exactly, or refusing them with the reason; grey
+becomes RGB with three equal values (some photographs of ADE20K are grey). The EXIF orientation is
+not applied: label maps lie on the pixels as they are stored.
 """
 
 from __future__ import annotations
@@ -65,25 +61,9 @@ def read_picture(path: Path, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> npt.NDA
     if not regular:
         raise ImageReadError(f"{path}: cannot be read (not a file)")
     if status.st_size > most:
-        raise ImageTooLargeError(
-            f"{path}: {status.st_size:,} bytes; a picture of {max_pixels:,} pixels, the limit, "
-            "takes less"
-        )
+        raise ImageTooLargeError(f"{path}: {status.st_size:,} bytes; the limit is {most:,}")
     if not data:
         raise ImageReadError(f"{path}: the file is empty")
-    return _decode(data, path, max_pixels)
-
-
-def read_mask(path: Path, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> npt.NDArray[np.uint8]:
-    """Read a grey picture, also if saved as RGB, uint8 [H, W]; raises as `read_picture`."""
-    picture = read_picture(path, max_pixels=max_pixels)
-    mask = picture[..., 0]
-    if not (np.array_equal(mask, picture[..., 1]) and np.array_equal(mask, picture[..., 2])):
-        raise ImageReadError(f"{path}: has colours; a mask is grey")
-    return np.ascontiguousarray(mask)
-
-
-def _decode(data: bytes, path: Path, max_pixels: int) -> npt.NDArray[np.uint8]:
     image = _open(data, path)
     width, height = image.size
     if height * width > max_pixels:
@@ -104,6 +84,15 @@ def _decode(data: bytes, path: Path, max_pixels: int) -> npt.NDArray[np.uint8]:
     return values
 
 
+def read_mask(path: Path, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> npt.NDArray[np.uint8]:
+    """Read a grey picture, also if saved as RGB, uint8 [H, W]; raises as `read_picture`."""
+    picture = read_picture(path, max_pixels=max_pixels)
+    mask = picture[..., 0]
+    if not (np.array_equal(mask, picture[..., 1]) and np.array_equal(mask, picture[..., 2])):
+        raise ImageReadError(f"{path}: has colours; a mask is grey")
+    return np.ascontiguousarray(mask)
+
+
 def _open(data: bytes, path: Path) -> ImageFile.ImageFile:
     """Open the picture without decoding a pixel."""
     plugin: type[ImageFile.ImageFile]
@@ -113,9 +102,7 @@ def _open(data: bytes, path: Path) -> ImageFile.ImageFile:
         # By the header: Pillow reads 16-bit RGB as 8-bit without a warning.
         bits, kind = data[_PNG_BITS], _PNG_KINDS.get(data[_PNG_KIND], "unknown")
         if bits != 8 or kind not in ("grey", "RGB"):
-            raise ImageReadError(
-                f"{path}: {'an' if bits == 8 else 'a'} {bits}-bit {kind} PNG; {_WANTED}"
-            )
+            raise ImageReadError(f"{path}: a {bits}-bit {kind} PNG; {_WANTED}")
         if b"acTL" in data[: data.find(b"IDAT")]:
             raise ImageReadError(f"{path}: an animated PNG; give a file that holds one picture")
         plugin = PngImagePlugin.PngImageFile
@@ -141,7 +128,7 @@ def _open(data: bytes, path: Path) -> ImageFile.ImageFile:
         several = getattr(image, "n_frames", 1) > 1
     except Exception as error:
         raise ImageReadError(
-            f"{path}: damaged header, or a kind of file that is not read ({reason(error)})"
+            f"{path}: damaged header, or an unknown kind ({reason(error)})"
         ) from None
     if several:
         raise ImageReadError(f"{path}: holds several pictures; give a file that holds one")
@@ -152,10 +139,7 @@ def _open(data: bytes, path: Path) -> ImageFile.ImageFile:
             raise ImageReadError(f"{path}: a TIFF of {max(bits)} bits per channel; {_WANTED}")
         orientation = image.tag_v2.get(_ORIENTATION, 1)
         if orientation != 1:
-            raise ImageReadError(
-                f"{path}: a TIFF with orientation {orientation}, which readers apply differently; "
-                "turn it first (mogrify -auto-orient)"
-            )
+            raise ImageReadError(f"{path}: a TIFF with orientation {orientation}; turn it first")
     return image
 
 

@@ -1,12 +1,8 @@
 """The protocol: segment pictures and the real photographs alike, and compare both with the label
 maps of the pictures (pix2pixHD, section 4.1, Table 1).
 
-    data = open_data_set(DataSettings(layout="pix2pixhd", root=Path("streets"), split="test"))
-    found = evaluate(data, load_segmenter(Path("segmenter")), FolderPictures(Path("pictures")))
-    print(found.scores.mean_iou.value, "of", found.oracle_scores.mean_iou.value)
-
 The scores of the photographs, called the oracle, are what a perfect picture could reach. Samples
-are read, segmented and dropped batch by batch.
+are read, segmented and dropped batch by batch. docs/evaluation.md has an example.
 """
 
 from __future__ import annotations
@@ -200,8 +196,7 @@ def schema_of(data: DataSet) -> LabelSchema:
     """The schema of a data set's label maps; raises DataSetError for a paired one."""
     if data.schema is None:
         raise DataSetError(
-            "a paired data set has no label maps to compare a segmentation with; evaluate takes "
-            "data sets with label maps"
+            "a paired data set has no label maps; evaluate takes one with label maps"
         )
     return data.schema
 
@@ -243,9 +238,7 @@ class _Run:
         channels = self.segmenter.schema.channels
         true = count_classes(truth, truth, channels).true
         if known is not None and not np.array_equal(true, known.true):
-            raise InputError(
-                "the oracle that was given is of other samples, another size or another segmenter"
-            )
+            raise InputError("the oracle that was given is of other samples, sizes or segmenters")
         segmented_photos = self._segment(photos if known is None else photos[:shown])
         self.oracle_counts.append(
             count_classes(segmented_photos, truth, channels) if known is None else known
@@ -255,10 +248,8 @@ class _Run:
             given = self.source.pictures(keys, samples)
             for key, picture, sample in zip(keys, given, samples, strict=True):
                 if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3:
-                    raise InputError(
-                        f"{key}: a picture is uint8 [H, W, 3], not {picture.dtype} "
-                        f"{list(picture.shape)}"
-                    )
+                    kind = f"{picture.dtype} {list(picture.shape)}"
+                    raise InputError(f"{key}: a picture is uint8 [H, W, 3], not {kind}")
                 (height, width), (h, w) = _size(sample.photo), _size(picture)
                 if (height, width) != (h, w):
                     raise SizeError(

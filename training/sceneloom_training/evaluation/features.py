@@ -77,7 +77,7 @@ def feature_distances(
         raise InputError(f"FID and KID need at least two pictures; there is {len(pictures)}")
     if not (np.isfinite(photos).all() and np.isfinite(pictures).all()):
         raise InputError(
-            f"{network.name}: gives features that are not finite numbers; its weights are damaged"
+            f"{network.name}: gives features that are not finite; its weights are damaged"
         )
     require(["torch", "torchmetrics"], extra="train", purpose="FID and KID")
     import torch
@@ -139,13 +139,12 @@ class Dinov2Features(FeatureNetwork):
         kind = said.get("model_type") if isinstance(said, dict) else None
         if kind != "dinov2" or not (folder / _DINO_WEIGHTS).is_file():
             raise CheckpointError(
-                f"{folder}: not a DINOv2 folder of transformers (config.json of model_type dinov2, "
-                f"and {_DINO_WEIGHTS})"
+                f"{folder}: not a DINOv2 folder of transformers with {_DINO_WEIGHTS}"
             )
         model = load_quietly(Dinov2Model, folder)
         if not isinstance(model.config.image_size, int):
             raise CheckpointError(
-                f"{config}: image_size is {model.config.image_size}; expected one number"
+                f"{config}: image_size is {model.config.image_size}, not one number"
             )
         self._model = model.to(device).eval().requires_grad_(False)
         self._device = device

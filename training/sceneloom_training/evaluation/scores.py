@@ -1,15 +1,10 @@
-"""Scores of label maps against the true ones: pixel accuracy and intersection over union, from
-counts per picture and class, with bootstrap intervals over the pictures.
+"""Scores of label maps: pixel accuracy and intersection over union, from counts per picture and
+class, with bootstrap intervals over the pictures.
 
-Definitions (Long et al., "Fully convolutional networks", CVPR 2015, section 5), with sums over all
-pictures of a class's true pixels T, predicted pixels P, and both I:
-
-    pixel accuracy   sum I / sum T
-    IoU of a class   I / (T + P - I)
-    mean IoU         mean over the classes in the truth
-    frequency-weighted IoU   sum T * IoU / sum T
-
-True pixels of 255 are ignored. A prediction that is no class is wrong everywhere.
+Definitions (Long et al., CVPR 2015, section 5), with sums over all pictures of a class's true
+pixels T, predicted pixels P, and both I: pixel accuracy sum I / sum T; IoU of a class I / (T + P -
+I); mean IoU over the classes in the truth; frequency-weighted IoU sum T * IoU / sum T. True pixels
+of 255 are ignored. A prediction that is no class is wrong everywhere.
 """
 
 from __future__ import annotations
@@ -179,25 +174,14 @@ def truth_table(data: LabelSchema, segmenter: LabelSchema) -> tuple[Table, list[
     lacks, and their names. Raises InputError without a common class, or if a name stands for
     several.
     """
-    table, missing = _by_name(data, segmenter)
-    if len(missing) == data.channels:
-        raise InputError(
-            f"the label maps' schema {data.name} and the segmenter's {segmenter.name} have no "
-            "class name in common; name the right one with --data.labels or --segmenter-labels"
-        )
-    return table, missing
+    return _by_name(data, segmenter, "the segmenter's")
 
 
 def input_table(data: LabelSchema, model: LabelSchema) -> Table:
     """Table from the data set's channels to those of a rendering model; classes that it lacks
     become unlabelled. Raises InputError if that is impossible, or as `truth_table`.
     """
-    table, missing = _by_name(data, model)
-    if len(missing) == data.channels:
-        raise InputError(
-            f"the label maps' schema {data.name} and the model's {model.name} have no class name "
-            "in common"
-        )
+    table, missing = _by_name(data, model, "the model's")
     unlabelled = model.unlabelled_channel
     if missing and unlabelled is None:
         raise InputError(
@@ -209,7 +193,7 @@ def input_table(data: LabelSchema, model: LabelSchema) -> Table:
     return table
 
 
-def _by_name(source: LabelSchema, target: LabelSchema) -> tuple[Table, list[str]]:
+def _by_name(source: LabelSchema, target: LabelSchema, whose: str) -> tuple[Table, list[str]]:
     table = np.full(256, NO_CHANNEL, np.uint8)
     if source.labels == target.labels:
         table[: source.channels] = np.arange(source.channels)
@@ -228,4 +212,9 @@ def _by_name(source: LabelSchema, target: LabelSchema) -> tuple[Table, list[str]
             table[channel] = channels[label.name]
         else:
             missing.append(label.name)
+    if len(missing) == source.channels:
+        raise InputError(
+            f"the label maps' schema {source.name} and {whose} {target.name} have no class name in "
+            "common; name the right one with --data.labels or --segmenter-labels"
+        )
     return table, missing

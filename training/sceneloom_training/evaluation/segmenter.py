@@ -1,14 +1,9 @@
 """Segmentation networks: photographs in, channels of a label schema out.
 
-`load_segmenter` takes
-
-- the folder that `sceneloom train-segmenter` writes,
-- a folder of transformers with a semantic segmentation model (``config.json``,
-  ``model.safetensors``) without a schema: the caller names it,
-- a Python file of the user's own with a function ``load_segmenter(device)`` that returns a
-  `Segmenter`; the file is run.
-
-Nothing is ever downloaded.
+`load_segmenter` takes the folder of `sceneloom train-segmenter`, a folder of transformers with a
+semantic segmentation model (``config.json``, ``model.safetensors``), whose schema the caller names,
+or a Python file of the user's own with a function ``load_segmenter(device)`` that returns a
+`Segmenter`; the file is run. Nothing is ever downloaded.
 """
 
 from __future__ import annotations
@@ -244,9 +239,7 @@ def load_segmenter(path: Path, *, labels: str = "", device: DeviceChoice = "auto
             raise InputError(f"{path}: has its own label schema; do not name {labels!r}")
         return _load_own(path, where)
     if not labels:
-        raise InputError(
-            f"{path}: has no label schema; name the schema of its channels (--segmenter-labels)"
-        )
+        raise InputError(f"{path}: has no label schema; name one with --segmenter-labels")
     return _load_plain(path, load_schema(labels), where)
 
 
@@ -348,8 +341,7 @@ def _load_plain(path: Path, schema: LabelSchema, device: str) -> Segmenter:
     config: Any = network.config
     if config.num_labels != schema.channels:
         raise CheckpointError(
-            f"{path}: tells {config.num_labels} classes apart, and the label schema {schema.name} "
-            f"has {schema.channels}"
+            f"{path}: tells {config.num_labels} classes apart, {schema.name} has {schema.channels}"
         )
     return NetworkSegmenter(
         network,

@@ -1,11 +1,6 @@
 """Training of a segmenter on a data set's photographs: cross entropy, AdamW with warm-up and a
-straight fall, from random weights; nothing is downloaded.
-
-    RUN/segmenter/      the segmenter, written at the end
-    RUN/log.jsonl       step, loss, pixel accuracy, learning rate
-    RUN/run.json, RUN/checkpoints/, RUN/.lock      see `sceneloom_training.run_folder`
-
-A killed run loses the steps since its last checkpoint and nothing else.
+straight fall, from random weights. RUN/segmenter is written at the end; see
+`sceneloom_training.run_folder`.
 """
 
 from __future__ import annotations
@@ -69,7 +64,7 @@ class _Run:
             print(note, file=sys.stderr)
         if not any(_holds_classes(_label_map(opened.read(i))) for i in range(len(opened))):
             raise InputError(
-                "the label maps hold ignored pixels only; name the right schema with --data.labels"
+                "the label maps hold ignored pixels only; name their schema with --data.labels"
             )
         self.schema = opened.schema
         self.device = torch.device(process.choose_device(settings.device, "device"))
@@ -234,7 +229,7 @@ class _Run:
             ) from None
         if not same:
             raise TrainingError(
-                f"{self.folder.root}: was begun with other data or settings; choose another place"
+                f"{self.folder.root}: has other data or settings; choose another place"
             )
         self.folder.write_record(self.record)
         self.folder.forget_after(self.step)

@@ -108,7 +108,7 @@ class FolderPictures(PictureSource):
             )
         if surplus:
             raise DataSetError(
-                f"{self.folder}: holds pictures of no sample of the data set: {listed(surplus)}"
+                f"{self.folder}: pictures of no sample of the data set: {listed(surplus)}"
             )
         other = []
         for key, (height, width) in zip(keys, sizes, strict=True):

@@ -1,13 +1,9 @@
 """pix2pixHD's coarse-to-fine generator, pix2pix's U-Net, the feature encoder, and their layers.
 
 pix2pixHD (Wang et al., CVPR 2018, section 3.2): every InstanceNorm has eps 1e-5 and no affine
-parameters. Convolutions without stride pad by reflection unless the architecture says otherwise.
-Height and width are multiples of `size_multiple`, at least twice that: the bottleneck has nothing
-to reflect below it.
-
-The U-Net (Isola et al., CVPR 2017) is the baseline at 256x256. It was published with BatchNorm and
-one picture a batch, which is InstanceNorm with learnt scale and shift, here for any batch. Dropout
-is off in eval mode: equal maps give equal pictures.
+parameters. The U-Net (Isola et al., CVPR 2017), the baseline at 256x256, was published with
+BatchNorm and one picture a batch: InstanceNorm with learnt scale and shift, here for any batch.
+Dropout is off in eval mode: equal maps give equal pictures.
 """
 
 from __future__ import annotations

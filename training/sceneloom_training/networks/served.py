@@ -1,9 +1,8 @@
 """The served graph: a generator with everything between the wire and the network around it.
 
-Label map, instance map and style table go in as they travel; a finished RGB picture comes out. The
-operations suit the engines of the exported graph (docs/graph.md): the label map is cast to float
-first, boundaries compare integer ids, style indices are clamped in float, and the step to uint8 is
-Clip and Round in float32.
+The operations suit the engines of the exported graph (docs/graph.md): the label map is cast to
+float first, boundaries compare integer ids, style indices are clamped in float, and the step to
+uint8 is Clip and Round in float32.
 """
 
 from __future__ import annotations
