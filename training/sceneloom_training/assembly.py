@@ -46,8 +46,7 @@ class Model:
 
 def assemble(settings: TrainSettings, schema: LabelSchema | None, *, has_instances: bool) -> Model:
     """Build the networks with the seed's weights; without a schema, for a paired data set. Raises
-    InputError if the data lacks inputs, CheckpointError if a `start_from` or `loss.vgg` cannot be
-    used.
+    InputError or CheckpointError if data or files do not fit the settings.
     """
     g, s, seed = settings.generator, settings.style, settings.compute.seed
     for name, on, off in (
@@ -59,24 +58,13 @@ def assemble(settings: TrainSettings, schema: LabelSchema | None, *, has_instanc
     inputs = Inputs(
         labels=schema.channels if schema else 0, boundaries=g.boundaries, style=s.features
     )
-    architecture: Architecture
-    if g.network == "unet":
-        architecture = networks.UNetArchitecture(
-            input_channels=inputs.channels,
-            ngf=g.ngf,
-            downsamplings=g.unet_downsamplings,
-            dropout=g.dropout,
-        )
-    else:
-        architecture = networks.GeneratorArchitecture(
-            input_channels=inputs.channels,
-            ngf=g.ngf,
-            global_downsamplings=g.global_downsamplings,
-            global_blocks=g.global_blocks,
-            enhancers=g.enhancers,
-            enhancer_blocks=g.enhancer_blocks,
-            padding=g.padding,
-        )
+    is_unet = g.network == "unet"
+    kind = networks.UNetArchitecture if is_unet else networks.GeneratorArchitecture
+    fields = {field.name for field in dataclasses.fields(kind)}
+    values = {name: value for name, value in vars(g).items() if name in fields}
+    if is_unet:
+        values["downsamplings"] = g.unet_downsamplings
+    architecture: Architecture = kind(input_channels=inputs.channels, **values)
     generator = networks.build_generator(architecture, seed=seed)
     if g.start_from is not None:
         start_generator(generator, g.start_from, schema)
@@ -205,9 +193,7 @@ def start_encoder(encoder: FeatureEncoder, bundle: Path) -> None:
 
 
 def start_discriminator(discriminator: MultiscaleDiscriminator, run: Path) -> None:
-    """Copy the weights of the newest checkpoint's discriminators, the coarsest to the coarsest; a
-    finer scale keeps its own. Raises CheckpointError without a checkpoint or for other shapes.
-    """
+    """Copy the newest checkpoint's discriminators, the coarsest to the coarsest."""
     folder = RunFolder(run)
     if not (steps := folder.steps()):
         raise CheckpointError(f"{run}: is no training run with a checkpoint")

@@ -29,9 +29,7 @@ from sceneloom_training.data import DataSet, Geometry, Sample
 from sceneloom_training.process import World
 
 Batch = dict[str, Tensor]
-"""`photo` uint8 [N, H, W, 3]; `label_map` uint8 [N, H, W]; `instance_map` int32 [N, H, W]; `source`
-uint8 [N, H, W, 3]: those of the data set.
-"""
+"""uint8 `photo` and `source` [N, H, W, 3], `label_map` [N, H, W]; int32 `instance_map`."""
 
 _ORDER, _CUT = 0, 1
 """Streams of random numbers that must not repeat one another."""
@@ -57,9 +55,7 @@ class TrainingSet:
         seed: int,
         cache: int = 0,
     ) -> None:
-        """Take the first `count` samples, to come out as multiples of `multiple` and no smaller
-        than `smallest`; `cache` keeps most so many in memory, as they were read.
-        """
+        """Take the first `count` samples; sides are multiples of `multiple`, from `smallest` on."""
         self.count = count
         self._geometry, self._multiple, self._seed = geometry, multiple, seed
         self._smallest = smallest
@@ -99,49 +95,36 @@ def check_large_enough(sample: Sample, smallest: int, name: str) -> None:
         )
 
 
-class StepSampler:
-    """Items of each forward pass of one process, for a range of steps."""
-
-    def __init__(
-        self, count: int, *, seed: int, world: World, batch: int, accumulate: int, steps: range
-    ) -> None:
-        """Plan passes of `batch` items, `accumulate` to a step, over epochs of `count` samples."""
-        self._count, self._seed, self._world = count, seed, world
-        self._batch, self._accumulate, self._steps = batch, accumulate, steps
-
-    def __len__(self) -> int:
-        return len(self._steps) * self._accumulate
-
-    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        per_step = self._batch * self._accumulate * self._world.size
-        per_epoch = self._count // per_step
-        order: list[int] = []
-        drawn = -1
-        for step in self._steps:
-            epoch, place = divmod(step, per_epoch)
-            if epoch != drawn:
-                order, drawn = epoch_order(self._seed, epoch, self._count), epoch
-            mine = order[place * per_step : (place + 1) * per_step][
-                self._world.rank :: self._world.size
-            ]
-            for start in range(0, len(mine), self._batch):
-                yield [(epoch, index) for index in mine[start : start + self._batch]]
+def step_items(
+    count: int, *, seed: int, world: World, batch: int, accumulate: int, steps: range
+) -> Iterator[list[tuple[int, int]]]:
+    """The (epoch, index) items of each forward pass of one process, epoch by epoch."""
+    per_step = batch * accumulate * world.size
+    order: list[int] = []
+    drawn = -1
+    for step in steps:
+        epoch, place = divmod(step, count // per_step)
+        if epoch != drawn:
+            order, drawn = epoch_order(seed, epoch, count), epoch
+        mine = order[place * per_step : (place + 1) * per_step][world.rank :: world.size]
+        for start in range(0, len(mine), batch):
+            yield [(epoch, index) for index in mine[start : start + batch]]
 
 
 @contextlib.contextmanager
 def load_batches(
-    samples: TrainingSet, sampler: StepSampler, *, workers: int
+    samples: TrainingSet, items: Iterable[list[tuple[int, int]]], *, workers: int
 ) -> Iterator[Iterator[Batch]]:
-    """Batches in the sampler's order, loaded here or by `workers` processes that end with the
+    """Batches in the items' order, loaded here or by `workers` processes that end with the
     block. The iterator raises InputError for an unreadable sample, in turn, and the errors of
     `loading`.
     """
     if not workers:
-        yield map(samples.batch, sampler)
+        yield map(samples.batch, items)
         return
     pin = torch.cuda.is_available()
     one_thread = partial(torch.set_num_threads, 1)
-    with loading(samples.arrays, sampler, workers=workers, prepare=one_thread) as loaded:
+    with loading(samples.arrays, items, workers=workers, prepare=one_thread) as loaded:
         batches = ({name: torch.from_numpy(x) for name, x in arrays.items()} for arrays in loaded)
         yield ({name: x.pin_memory() if pin else x for name, x in b.items()} for b in batches)
 

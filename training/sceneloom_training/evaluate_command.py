@@ -126,13 +126,7 @@ def main(
             rows=rows,
             track=partial(track, description="evaluating", console=Console(stderr=True)),
         )
-        provenance = report.Provenance(
-            segmenter=network.name,
-            segmenter_sha256=network.weights_sha256,
-            data=_describe(data, schema),
-            source=described,
-        )
-        report.write_evaluation(fresh, found, provenance)
+        report.write_evaluation(fresh, found, network, _describe(data, schema), described)
     _report(found, described["name"])
     print(printable(f"wrote {out}: open {out / 'index.html'}"))
     return 0

@@ -70,8 +70,8 @@ class ImagePool:
         self._random = torch.Generator().manual_seed(seed)
 
     def query(self, images: Tensor) -> Tensor:
-        """Exchange pictures, [N, C, H, W], for detached ones: each itself or, once the pool is
-        full, with even odds an earlier one, whose place it takes.
+        """Detach pictures, [N, C, H, W]; once full, exchange each with even odds for an earlier
+        one.
         """
         if not self._size:
             return images.detach()

@@ -160,9 +160,7 @@ def levels(pictures: Tensor) -> Tensor:
 
 @contextlib.contextmanager
 def constant(network: nn.Module) -> Iterator[None]:
-    """Gradients pass through the network and not into it. In its eval mode, spectral norm takes no
-    step: the weights are those of the pass before.
-    """
+    """Pass gradients through, not into a network. In its eval mode spectral norm takes no step."""
     wanted, training = [p for p in network.parameters() if p.requires_grad], network.training
     network.eval()
     for parameter in wanted:

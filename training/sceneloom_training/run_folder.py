@@ -113,9 +113,9 @@ class RunFolder:
     def save(
         self, step: int, state: dict[str, Any], write_model: Callable[[Path], None] | None = None
     ) -> None:
-        """Write the checkpoint of a step: the state for a resumed run, and the bundle, if any.
-        Raises CheckpointError if it cannot be written (the older ones are intact), and
-        TrainingError if the run's folder was removed or moved.
+        """Write the state for a resumed run, and the bundle, if any. Raises CheckpointError if it
+        cannot be written (the older ones are intact), and TrainingError if the run's folder is
+        gone.
         """
         self._check()  # else this makes a folder without record and log
         with replace_folder(

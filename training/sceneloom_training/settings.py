@@ -28,7 +28,6 @@ Precision: TypeAlias = Literal["float32", "bfloat16", "float16", "float64"]
 """Type of convolutions while training."""
 
 Device: TypeAlias = Literal["cpu", "cuda"]
-
 DeviceChoice: TypeAlias = Literal["auto", "cpu", "cuda"]
 """``auto`` takes a GPU if one exists."""
 
@@ -92,9 +91,7 @@ class DiscriminatorSettings:
     """The discriminators."""
 
     scales: Annotated[int, Interval(ge=1, le=8)] = 2
-    """PatchGANs on the picture, its half, its quarter, ...; published: 2 at 1024x512, 3 at
-    2048x1024; pix2pix has 1.
-    """
+    """PatchGANs on the picture, its half, ...; published: 2, at 2048x1024 3; pix2pix has 1."""
     ndf: _Filters = 64
     """Filters of the first convolution."""
     layers: Annotated[int, Interval(ge=1, le=8)] = 3
@@ -142,9 +139,7 @@ class OptimizerSettings:
     accumulate: _Batch = 1
     """Forward passes whose gradients are averaged for one step."""
     ema: _Decay = 0.0
-    """Decay of the generator's moving average, which is then exported; 0.999 is proven, 0 is off.
-    In the first steps it is (1 + step) / (10 + step).
-    """
+    """Decay of the exported moving average, less in the first steps; 0.999 is proven, 0 is off."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -168,9 +163,7 @@ class ComputeSettings:
     device: DeviceChoice = "auto"
     """auto takes a GPU if one exists."""
     precision: Precision = "float32"
-    """Precision of convolutions: bfloat16 and float16 by autocast over float32 weights; float64
-    computes everything in double, for proofs.
-    """
+    """Precision of convolutions: 16 bits by autocast over float32 weights; float64 for proofs."""
     channels_last: bool = True
     """Keep tensors in the memory order that convolutions prefer."""
     compile: bool = False
@@ -257,8 +250,8 @@ class SegmenterSettings:
     """A segmentation network from random weights, and its training."""
 
     network: Literal["segformer", "unet"] = "segformer"
-    """segformer (Xie et al., NeurIPS 2021; transformers): for many photographs and long training;
-    unet (Ronneberger et al., MICCAI 2015; MONAI): for small things in few small pictures.
+    """segformer (Xie et al., 2021) for many photographs and long training; unet (Ronneberger et
+    al., 2015) for small things in few small pictures.
     """
     size: str = "512x256"
     """WIDTHxHEIGHT of photographs in training and evaluation; both multiples of 32."""
@@ -275,9 +268,7 @@ class SegmenterSettings:
     warm_up: Annotated[float, Interval(ge=0, le=0.99)] = 0.05
     """Share of the steps in which the learning rate rises from zero."""
     balance: _Share = 0.0
-    """Weight of a class in the loss: its share of the pixels to the power of minus this. 0 weighs
-    all pixels alike; 0.5 teaches rare classes in a short training.
-    """
+    """Power of a class's share of the pixels that divides its weight; 0.5 helps rare classes."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """Precision of convolutions; bfloat16 is faster where the processor has it."""
     flip: bool = True

@@ -72,9 +72,7 @@ def style_parts(checkpoint: Checkpoint, name: Path) -> tuple[FeatureEncoder, Con
 def encode_sample(
     encoder: FeatureEncoder, contract: Contract, sample: Sample, *, width: int | None = None
 ) -> EncodedInstances:
-    """Encode the instances of one photograph, in ascending order of their ids, at the nearest
-    multiple of its size or of the `width`. Raises SizeError if that is too small for the encoder.
-    """
+    """Encode one photograph's instances, in ascending order of ids; raises SizeError."""
     if width is not None and not 1 <= width <= LARGEST_LOAD_SIZE:
         raise InputError(f"width is {width}; it is from 1 to {LARGEST_LOAD_SIZE}")
     unit = 2 ** int(encoder.settings["downsamplings"])
@@ -113,10 +111,15 @@ def encode_photographs(
     *,
     track: Callable[[range], Iterable[int]] = lambda indices: indices,
 ) -> dict[int, EncodedInstances]:
-    """Encode all instances of a data set: channel -> instances, in order. Raises InputError if the
-    data set does not fit the model, a file is damaged, or a photograph is too small.
-    """
-    check_data(contract, data)
+    """Encode all instances: channel -> instances, in order; raises InputError."""
+    if data.schema is None or not data.has_instances:
+        raise InputError("this data set has no instance maps, which styles belong to")
+    ours, theirs = contract.schema, data.schema
+    if [label.id for label in ours.labels] != [label.id for label in theirs.labels]:
+        raise InputError(
+            f"the data set's labels are {theirs.name}, the checkpoint's are {ours.name}; name the "
+            "checkpoint's label schema with --labels"
+        )
     encoder = encoder.to(choose_device(settings.device, "device")).eval()
     encoded = []
     for index in track(range(len(data))):
@@ -139,18 +142,6 @@ def encode_photographs(
         for channel in sorted(set(of.tolist()))
         if channel < contract.schema.channels
     }
-
-
-def check_data(contract: Contract, data: DataSet) -> None:
-    """Raise InputError if a data set lacks instance maps or the model's label schema."""
-    if data.schema is None or not data.has_instances:
-        raise InputError("this data set has no instance maps, which styles belong to")
-    ours, theirs = contract.schema, data.schema
-    if [label.id for label in ours.labels] != [label.id for label in theirs.labels]:
-        raise InputError(
-            f"the data set's labels are {theirs.name}, the checkpoint's are {ours.name}; name the "
-            "checkpoint's label schema with --labels"
-        )
 
 
 def cluster_styles(

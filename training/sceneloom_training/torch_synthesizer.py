@@ -35,10 +35,9 @@ class TorchSynthesizer(Synthesizer):
         channels_last: bool = False,
         compiled: bool = False,
     ) -> None:
-        """Wrap a float32 generator, in eval mode; a copy runs on a GPU or in another memory order.
-        The precision is of weights and convolutions; norms and the last step are float32.
-        `compiled` compiles at the first picture of each size. Raises EngineError without a GPU,
-        MissingDependencyError without torch.
+        """Wrap a float32 generator; a copy runs on a GPU or in another memory order. Norms and the
+        last step stay float32. `compiled` compiles at the first picture of each size. Raises
+        EngineError without a GPU, MissingDependencyError without torch.
         """
         require(["torch"], extra="train", purpose="running a checkpoint in PyTorch")
         import copy

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator, Sequence
-from functools import cache
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
+from typing import TYPE_CHECKING, Annotated, get_type_hints
 
 from tyro.conf import Positional, arg
 
@@ -91,33 +90,26 @@ def read_flags(path: Path) -> list[str]:
         raise InputError(f"{path}: not a TOML file ({error})") from None
     except RecursionError:
         raise InputError(f"{path}: arrays and tables are nested too deeply") from None
+    # Their flags take no value: the parser would refuse one without the setting's name.
+    switches = {
+        (section, field)
+        for section, kind in get_type_hints(TrainSettings).items()
+        for field, inner in get_type_hints(kind).items()
+        if inner is bool
+    }
     flags: list[str] = []
     for section, table in tables.items():
         if not isinstance(table, dict):
             raise InputError(f"{path}: {section} is not in a table, such as [data] or [generator]")
         for name, value in table.items():
-            flags += _flag(f"{section}.{name}".replace("_", "-"), value, path)
+            said = f"{path}: {section}.{name} is {value!r}"
+            if isinstance(value, bool):
+                flags.append(f"--{section}.{name if value else f'no-{name}'}".replace("_", "-"))
+            elif (section, name.replace("-", "_")) in switches:
+                raise InputError(f"{said}; it is true or false, without quotes")
+            elif isinstance(value, int | float | str):
+                # One word: a text may begin with a hyphen, or be empty.
+                flags.append(f"--{section}.{name}".replace("_", "-") + f"={value}")
+            else:
+                raise InputError(f"{said}; a setting is a number, a text or a boolean")
     return flags
-
-
-def _flag(name: str, value: Any, path: Path) -> Iterator[str]:
-    if isinstance(value, bool):
-        section, field = name.split(".", 1)
-        yield f"--{name}" if value else f"--{section}.no-{field}"
-    elif name in _switches():
-        raise InputError(f"{path}: {name} is {value!r}; it is true or false, without quotes")
-    elif isinstance(value, int | float | str):
-        yield f"--{name}={value}"  # one word: a text may begin with a hyphen, or be empty
-    else:
-        raise InputError(f"{path}: {name} is {value!r}; a setting is a number, a text or a boolean")
-
-
-@cache
-def _switches() -> frozenset[str]:
-    """Flags that take no value: the parser would refuse one without the setting's name."""
-    return frozenset(
-        f"{section}.{field}".replace("_", "-")
-        for section, kind in get_type_hints(TrainSettings).items()
-        for field, inner in get_type_hints(kind).items()
-        if inner is bool
-    )

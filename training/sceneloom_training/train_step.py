@@ -161,8 +161,7 @@ class TrainStep:
 
 
 def average_decay(ema: float, step: int) -> float:
-    """Decay of the moving average in a step, counted from 0. It grows from a tenth, as TensorFlow's
-    ExponentialMovingAverage does with num_updates: the average of a short run would mostly be its
-    initial weights.
+    """Decay of the moving average in a step, counted from 0: it grows from a tenth, as TensorFlow's
+    ExponentialMovingAverage does with num_updates, to forget the initial weights.
     """
     return min(ema, (1 + step) / (10 + step))

@@ -26,7 +26,7 @@ from sceneloom.errors import DivergedError, InputError, SceneLoomError, Training
 from sceneloom.text import counted, reason
 from sceneloom_training import process
 from sceneloom_training.assembly import Model, assemble
-from sceneloom_training.batches import Batch, StepSampler, TrainingSet, load_batches
+from sceneloom_training.batches import Batch, TrainingSet, load_batches, step_items
 from sceneloom_training.checkpoint import save_checkpoint
 from sceneloom_training.data import examine, open_data_set
 from sceneloom_training.process import Outcome, StopSignals, World
@@ -39,9 +39,9 @@ from sceneloom_training.validation import Validation
 
 
 def train(settings: TrainSettings, out: Path) -> Outcome:
-    """Train, or resume training from the newest checkpoint in the run's folder. Raises InputError
-    if settings and data do not fit, TrainingError if the folder does not or another process of the
-    run is lost, DivergedError if a loss or a weight is not finite, and CheckpointError.
+    """Train, or resume from the newest checkpoint. Raises InputError if settings and data do not
+    fit, TrainingError if the folder does not or a process is lost, DivergedError, and
+    CheckpointError.
     """
     device = process.choose_device(settings.compute.device, "compute.device")
     run = RunFolder(out)
@@ -154,7 +154,7 @@ class Trainer:
         """Run the remaining steps."""
         torch.backends.cudnn.benchmark = True
         done, last, o = self.step, self.schedule.last, self.settings.optimizer
-        sampler = StepSampler(
+        items = step_items(
             self.samples.count,
             seed=self.settings.compute.seed,
             world=self.world,
@@ -167,7 +167,7 @@ class Trainer:
             stopped = stack.enter_context(StopSignals())
             # Loading processes are started before the threads of the log.
             batches = stack.enter_context(
-                load_batches(self.samples, sampler, workers=self.settings.compute.workers)
+                load_batches(self.samples, items, workers=self.settings.compute.workers)
             )
             log = None
             if self.world.is_main:

@@ -97,9 +97,8 @@ _LEAST_PIXELS = 64
 def mean_colour_error(
     picture: npt.NDArray[np.uint8], photo: npt.NDArray[np.uint8], label_map: npt.NDArray[np.uint8]
 ) -> float:
-    """Mean over the classes of the difference of their mean colours, in grey levels. Picture and
-    photograph are uint8 [H, W, 3], the label map [H, W]. Channel 255 and classes of fewer than 64
-    pixels do not count; 0 where no class does.
+    """Mean over classes from 64 pixels of the difference of their mean colours, in grey levels,
+    between uint8 [H, W, 3] and [H, W, 3] of the label map [H, W]; 0 without such a class.
     """
     assert picture.shape == photo.shape == (*label_map.shape, 3)
     counts = np.bincount(label_map.ravel(), minlength=256)

@@ -91,9 +91,8 @@ def find_files(
 ) -> Found:
     """Find the files with some suffixes, searched to the bottom, by the name of their sample. With
     an `ending`, only names with it (``_leftImg8bit``, or any for an empty one), stripped of it;
-    None strips publishers' endings of all names. Raises DataSetError if two files are of one
-    sample, a folder cannot be read, or no file is found and `expected` has the names for that
-    error.
+    None strips publishers' endings. Raises DataSetError if two files are of one sample, a folder
+    cannot be read, or no file is found and `expected` has names for that error.
     """
     try:
         names, left_out = list_files(folder)

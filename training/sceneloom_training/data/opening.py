@@ -82,8 +82,8 @@ _LISTED = 10
 
 
 def examine(data: DataSet, root: Path | None) -> list[str]:
-    """Read the headers of all files; notes for the user, with names below `root`. Raises
-    DataSetError listing the first ten samples whose files differ in size or cannot be read.
+    """Read the headers of all files; notes for the user. Raises DataSetError listing the first ten
+    samples with files that differ in size or cannot be read.
     """
     files = [each for each in map(data.files_of_one_size, range(len(data))) if each]
     with ThreadPoolExecutor(_THREADS) as pool:

@@ -69,8 +69,8 @@ class DataSet(abc.ABC):
 
     @abc.abstractmethod
     def read(self, index: int) -> Sample:
-        """Read one sample at the size of its files; its arrays can be read-only. Raises InputError
-        naming a file that is damaged, has unknown ids or another size than the photograph.
+        """Read one sample at its own size; its arrays can be read-only. Raises InputError naming a
+        file that is damaged, has unknown ids or another size than the photograph.
         """
 
 

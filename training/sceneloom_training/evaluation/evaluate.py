@@ -135,19 +135,11 @@ def evaluate(
 ) -> Evaluation:
     """Evaluate pictures beside the photographs, or (`source` None) the photographs alone.
 
-    Args:
-        data: photographs and label maps; classes are matched to the segmenter's by name.
-        segmenter: segments both.
-        source: the pictures.
-        settings: sizes, number of samples, and the bootstrap.
-        features: network for FID and KID; None computes neither.
-        oracle: an earlier evaluation's, of the same samples, sizes and segmenter: saves segmenting.
-        rows: number of samples to keep for the sheet.
-        track: shows progress.
-
-    Raises DataSetError for pictures of other samples, SizeError if a picture has not its label
-    map's size, ServingError, and InputError without a common class, a pixel to score, two pictures
-    for FID, or a segmenter that works.
+    `features` adds FID and KID. An `oracle` of the same samples, sizes and segmenter saves
+    segmenting the photographs. `rows` samples are kept for the sheet. Raises DataSetError for
+    pictures of other samples, SizeError if a picture has not its label map's size, ServingError,
+    and InputError without a common class, a pixel to score, two pictures for FID, or a segmenter
+    that works.
     """
     settings = settings or EvaluationSettings()
     table, ignored = scores.truth_table(schema_of(data), segmenter.schema)

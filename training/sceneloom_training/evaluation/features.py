@@ -70,9 +70,7 @@ def feature_distances(
     *,
     seed: int,
 ) -> Distances:
-    """FID and KID of two sets of features, float64 [N, F]; the seed draws KID's subsets. Raises
-    InputError for fewer than two pictures or values that are not finite.
-    """
+    """FID and KID of two sets of features, float64 [N, F]; raises InputError if they have none."""
     if len(pictures) < 2 or len(photos) < 2:
         raise InputError(f"FID and KID need at least two pictures; there is {len(pictures)}")
     if not (np.isfinite(photos).all() and np.isfinite(pictures).all()):
@@ -119,9 +117,7 @@ def load_features(path: Path, kind: FeaturesKind, *, device: str = "cpu") -> Fea
 
 
 class Dinov2Features(FeatureNetwork):
-    """The normalised class token of DINOv2 (Oquab et al., 2023), as used for FD-DINOv2 (Stein et
-    al., 2023), at the image size of the folder's configuration.
-    """
+    """Class token of DINOv2 (Oquab et al., 2023), as in FD-DINOv2 (Stein et al., 2023)."""
 
     def __init__(self, folder: Path, device: str) -> None:
         require(["torch", "transformers"], extra="train", purpose="DINOv2 features")

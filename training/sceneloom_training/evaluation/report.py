@@ -24,22 +24,12 @@ from sceneloom.schema import LabelSchema
 from sceneloom.version import __version__
 from sceneloom_training.evaluation.evaluate import Evaluation, SheetRow
 from sceneloom_training.evaluation.scores import LEVEL, SCORES
+from sceneloom_training.evaluation.segmenter import Segmenter
 
 REPORT, COUNTS, SHEET, PAGE = "evaluation.json", "counts.npz", "sheet.png", "index.html"
 FORMAT = 1
+_Json = dict[str, Any]
 _QUALITY = 88
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Provenance:
-    """Origin of everything that was evaluated, as it stands in the report."""
-
-    segmenter: str
-    segmenter_sha256: str
-    data: dict[str, Any]
-    """The data set: layout, root (its name alone), split and label schema."""
-    source: dict[str, Any]
-    """The pictures: ``kind`` (folder, checkpoint, url, none), ``name`` and identity."""
 
 
 def evaluation_folder(out: Path) -> AbstractContextManager[Path]:
@@ -53,9 +43,11 @@ def evaluation_folder(out: Path) -> AbstractContextManager[Path]:
     )
 
 
-def write_evaluation(folder: Path, found: Evaluation, provenance: Provenance) -> None:
+def write_evaluation(
+    folder: Path, found: Evaluation, segmenter: Segmenter, data: _Json, source: _Json
+) -> None:
     """Write report, counts, sheet and page into an existing folder."""
-    report = to_json(found, provenance)
+    report = to_json(found, segmenter, data, source)
     arrays: dict[str, Any] = {
         "keys": np.array(found.keys),
         "classes": np.array([label.name for label in found.schema.labels]),
@@ -76,8 +68,12 @@ def write_evaluation(folder: Path, found: Evaluation, provenance: Provenance) ->
     (folder / REPORT).write_text(text + "\n", "utf-8", errors="backslashreplace")
 
 
-def to_json(found: Evaluation, provenance: Provenance) -> dict[str, Any]:
-    """The report as a JSON object: no paths, no NaN; undefined values are null."""
+def to_json(found: Evaluation, segmenter: Segmenter, data: _Json, source: _Json) -> _Json:
+    """The report as a JSON object: no paths, no NaN; undefined values are null.
+
+    `data` has layout, root (its name alone), split and label schema; `source` has ``kind`` (folder,
+    checkpoint, url, none), ``name`` and identity.
+    """
     present, true, d = found.oracle.true.any(0), found.oracle.true.sum(0), found.distances
     scores = {"pictures": found.scores, "oracle": found.oracle_scores, "gap": found.gap}
     classes = [
@@ -114,12 +110,12 @@ def to_json(found: Evaluation, provenance: Provenance) -> dict[str, Any]:
         "format": FORMAT,
         "sceneloom": __version__,
         "segmenter": {
-            "name": provenance.segmenter,
-            "weights_sha256": provenance.segmenter_sha256,
+            "name": segmenter.name,
+            "weights_sha256": segmenter.weights_sha256,
             "schema": found.schema.name,
         },
-        "data": {**provenance.data, "pictures": len(found.keys)},
-        "source": provenance.source,
+        "data": {**data, "pictures": len(found.keys)},
+        "source": source,
         "rendered_sizes": [f"{width}x{height}" for height, width in found.rendered_sizes],
         "segmented_size": f"{found.segmented_size[1]}x{found.segmented_size[0]}",
         "bootstrap": {

@@ -178,9 +178,7 @@ def truth_table(data: LabelSchema, segmenter: LabelSchema) -> tuple[Table, list[
 
 
 def input_table(data: LabelSchema, model: LabelSchema) -> Table:
-    """Table from the data set's channels to those of a rendering model; classes that it lacks
-    become unlabelled. Raises InputError if that is impossible, or as `truth_table`.
-    """
+    """Table from the data set's channels to a rendering model's; others become unlabelled."""
     table, missing = _by_name(data, model, "the model's")
     unlabelled = model.unlabelled_channel
     if missing and unlabelled is None:

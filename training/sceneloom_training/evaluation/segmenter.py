@@ -37,9 +37,7 @@ from sceneloom_training.settings import DeviceChoice, SegmenterSettings
 
 
 def load_quietly(kind: Any, folder: Path) -> Any:
-    """Load a model of transformers as float32, from a local folder. Raises CheckpointError if it is
-    damaged, or if weights are missing or of other shapes, which would be random.
-    """
+    """Load a float32 model of transformers; raises CheckpointError for random weights."""
     from transformers.utils import logging
 
     logger: Any = logging  # its functions are not annotated

@@ -22,7 +22,7 @@ from sceneloom.errors import InputError, TrainingError
 from sceneloom.schema import NO_CHANNEL
 from sceneloom.text import counted
 from sceneloom_training import process
-from sceneloom_training.batches import Batch, StepSampler, TrainingSet, load_batches
+from sceneloom_training.batches import Batch, TrainingSet, load_batches, step_items
 from sceneloom_training.checkpoint import load_tensors
 from sceneloom_training.data import DataSettings, Geometry, Sample, examine, open_data_set
 from sceneloom_training.evaluation import segmenter
@@ -106,7 +106,7 @@ class _Run:
         """Run the steps that are left, and write the segmenter."""
         self._load()
         steps = range(self.step, self.last)
-        sampler = StepSampler(
+        items = step_items(
             self.samples.count,
             seed=self.settings.seed,
             world=World(),
@@ -116,7 +116,7 @@ class _Run:
         )
         with (
             StopSignals() as stopped,
-            load_batches(self.samples, sampler, workers=self.settings.workers) as batches,
+            load_batches(self.samples, items, workers=self.settings.workers) as batches,
             (self.folder.root / LOG).open("a", encoding="utf-8") as log,
         ):
             for _ in track(

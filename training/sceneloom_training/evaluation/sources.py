@@ -72,9 +72,7 @@ class FolderPictures(PictureSource):
     """Pictures of a folder, which belong to samples by name."""
 
     def __init__(self, folder: Path) -> None:
-        """Find the pictures, named like the samples, or ``*_synthesized_image`` as by pix2pixHD's
-        ``test.py``. Raises DataSetError without pictures, or for two of one sample.
-        """
+        """Find the pictures, named like the samples, or ``*_synthesized_image`` as by pix2pixHD."""
         check_folder(folder, "the pictures to evaluate")
         self.folder = folder
         found = find_files(folder, PICTURE_SUFFIXES, ending=_SYNTHESIZED)
@@ -95,9 +93,7 @@ class FolderPictures(PictureSource):
     def check(
         self, keys: Sequence[str], sizes: Iterable[tuple[int, int]], *, known: Sequence[str]
     ) -> None:
-        """Refuse missing pictures and those of no sample (DataSetError), of another size
-        (SizeError), and unreadable ones (ImageReadError).
-        """
+        """Refuse missing pictures, those of no sample or of another size, and unreadable ones."""
         samples = set(known)
         missing = [key for key in keys if key not in self._files]
         surplus = [self._name(key) for key in self._files if key not in samples]

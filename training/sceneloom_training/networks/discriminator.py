@@ -14,9 +14,7 @@ from sceneloom_training.networks.generator import InstanceNorm
 _MOST_FILTERS = 512
 
 Seen: TypeAlias = tuple[Tensor, Tensor]
-"""A first convolution's share of the condition, [N, ndf, h, w], and its weights for the picture,
-[ndf, 3, 4, 4].
-"""
+"""A first convolution of the condition alone, [N, ndf, h, w], and its weights for the picture."""
 
 
 class PatchDiscriminator(nn.Module):
@@ -32,15 +30,9 @@ class PatchDiscriminator(nn.Module):
         affine_norm: bool = False,
         spectral_norm: bool = False,
     ) -> None:
-        """Build it.
-
-        Args:
-            inputs: channels of labels, boundary map and image together.
-            ndf: filters of the first convolution; each further one has twice as many, at most 512.
-            layers: convolutions with stride 2.
-            padding: padding of every convolution; pix2pixHD 2, pix2pix 1.
-            affine_norm: norms with learnt scale and shift: pix2pix's BatchNorm at one picture.
-            spectral_norm: normalise weights (Miyato et al., 2018) instead of InstanceNorm.
+        """Build `layers` convolutions with stride 2 over `inputs` planes; filters double from `ndf`
+        to 512. pix2pixHD has padding 2, pix2pix 1 and affine norms: BatchNorm at one picture.
+        `spectral_norm` normalises weights (Miyato et al., 2018) instead of features.
         """
         super().__init__()
         widths = [min(ndf * 2**i, _MOST_FILTERS) for i in range(layers + 1)]

@@ -75,12 +75,8 @@ class ServedGenerator(nn.Module):
     def forward(
         self, label_map: Tensor, instance_map: Tensor | None = None, style: Tensor | None = None
     ) -> Tensor:
-        """Synthesize uint8 [N, H, W, 3], RGB.
-
-        Args:
-            label_map: uint8 [N, H, W], channels; any other value gives an all-zero one-hot.
-            instance_map: int32 [N, H, W], if the contract has boundaries or style.
-            style: float32 [N, 256, F], if the contract has style.
+        """Synthesize uint8 [N, H, W, 3], RGB, of channels, uint8 [N, H, W], and as the contract has
+        them, int32 [N, H, W] and float32 [N, 256, F]. No channel: an all-zero one-hot.
         """
         planes = [one_hot_planes(label_map, self.channel_ids)]
         if self.contract.boundaries:
@@ -96,9 +92,7 @@ class ServedGenerator(nn.Module):
 
 
 def one_hot_planes(label_map: Tensor, channel_ids: Tensor) -> Tensor:
-    """One plane per channel, float32 [N, C, H, W], of a label map, uint8 [N, H, W]; other values
-    give zeros. `channel_ids` is float32 [1, C, 1, 1], 0 to C - 1.
-    """
+    """Planes float32 [N, C, H, W] of uint8 [N, H, W]; `channel_ids` is float32 [1, C, 1, 1]."""
     return (label_map.to(torch.float32).unsqueeze(1) == channel_ids).to(torch.float32)
 
 
