@@ -66,8 +66,7 @@ def load_published(path: Path) -> dict[str, Tensor]:
             ) from None
         said = str(error).split("WeightsUnpickler error:")[-1].strip() or type(error).__name__
         raise CheckpointError(
-            _in_an_archive(path)
-            or _failed_download(path)
+            _another_kind(path)
             or f"{path}: not a readable PyTorch file ({one_line(said.splitlines()[0])}); it may be "
             "damaged or cut short: compare its size with the publisher's, and download it again"
         ) from None
@@ -100,8 +99,8 @@ def load_published(path: Path) -> dict[str, Tensor]:
     return {k: v.float() if v.is_floating_point() else v for k, v in plain.items()}
 
 
-def _failed_download(path: Path) -> str | None:
-    """The sentence for the files that a failed download leaves."""
+def _another_kind(path: Path) -> str | None:
+    """The sentence for a failed download, PyTorch's format of before 2017, and an archive."""
     with path.open("rb") as file:
         start = file.read(64).lstrip().lower()
     if not start:
@@ -110,11 +109,6 @@ def _failed_download(path: Path) -> str | None:
         return f"{path}: a pointer of Git LFS, not the checkpoint; git lfs pull fetches it"
     if start.startswith((b"<!doctype", b"<html", b"<?xml")):
         return f"{path}: a web page, not a checkpoint; its download went wrong"
-    return None
-
-
-def _in_an_archive(path: Path) -> str | None:
-    """The sentence for PyTorch's format of before 2017, and for archives around a checkpoint."""
     try:
         with tarfile.open(path) as archive:
             names = list(itertools.islice((member.name for member in archive), _LISTED))

@@ -104,13 +104,10 @@ class Trainer:
         self.model = assemble(fresh, data.schema, has_instances=data.has_instances)
         objective = self.model.objective
         self.train_step = TrainStep(settings, objective, self.schedule, world, self.device)
-        sides = (
-            objective.generator.architecture.smallest_side,
-            objective.discriminator.smallest_side,
-        )
+        side = objective.generator.architecture.smallest_side
         limits = {
             "multiple": objective.size_multiple,
-            "smallest": max(sides),
+            "smallest": max(side, objective.discriminator.smallest_side),
             "seed": settings.compute.seed,
         }
         geometry = settings.geometry
@@ -121,47 +118,37 @@ class Trainer:
         self.validation: Validation | None = None
         if world.is_main:
             self.validation = Validation(data, geometry, held_out=held_out, **limits)
-        self.record = make_record(
-            settings, self.model, world, self.device, samples=len(data), trained=count
-        )
+        counts = {"samples": len(data), "trained_on": count}
+        self.record = make_record(settings, self.model, world, self.device, counts)
         self._unchecked: list[Tensor] = []
         self.saved = self.step = steps[-1] if steps else 0
-        self._begin(steps[-1] if steps else None)
-
-    def _begin(self, newest: int | None) -> None:
-        """Load the newest checkpoint, or seed a new run."""
-        if newest is None:
-            process.seed_random_states(self.settings.compute.seed + self.world.rank)
-        else:
-            check_same_run(self.run.read_record(), self.record, self.run.root)
-            state = self.run.load(newest)
+        if steps:
+            check_same_run(run.read_record(), self.record, run.root)
+            state = run.load(steps[-1])
             try:
                 self.train_step.load_state(state)
             except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
                 if errors.is_out_of_memory(error):
                     raise
-                folder = self.run.folder(newest)
+                folder = run.folder(steps[-1])
                 raise errors.CheckpointError(
                     f"{folder / TRAINING}: does not hold what this run needs ({reason(error)}); "
                     f"remove {folder} to resume from an older checkpoint"
                 ) from None
-        if self.world.is_main:
-            self.run.write_record(self.record)
-            self.run.forget_after(-1 if newest is None else newest)
-        self.world.wait()
+        else:
+            process.seed_random_states(settings.compute.seed + world.rank)
+        if world.is_main:
+            run.write_record(self.record)
+            run.forget_after(steps[-1] if steps else -1)
+        world.wait()
 
     def train(self) -> Outcome:
         """Run the remaining steps."""
         torch.backends.cudnn.benchmark = True
         done, last, o = self.step, self.schedule.last, self.settings.optimizer
-        items = step_items(
-            self.samples.count,
-            seed=self.settings.compute.seed,
-            world=self.world,
-            batch=o.batch,
-            accumulate=o.accumulate,
-            steps=range(done, last),
-        )
+        shape = {"batch": o.batch, "accumulate": o.accumulate}
+        count, seed, steps = self.samples.count, self.settings.compute.seed, range(done, last)
+        items = step_items(count, seed=seed, world=self.world, steps=steps, **shape)
         number = None
         with contextlib.ExitStack() as stack:
             stopped = stack.enter_context(StopSignals())
@@ -308,15 +295,9 @@ _MAY_CHANGE = {
 
 
 def make_record(
-    settings: TrainSettings,
-    model: Model,
-    world: World,
-    device: torch.device,
-    *,
-    samples: int,
-    trained: int,
+    settings: TrainSettings, model: Model, world: World, device: torch.device, data: dict[str, int]
 ) -> dict[str, Any]:
-    """Contents of run.json and of a bundle's provenance; `trained` samples are not held out."""
+    """Contents of run.json and of a bundle's provenance; `data` counts samples."""
     versions: dict[str, str | None] = {"python": platform.python_version()}
     for name in _PACKAGES:
         try:
@@ -326,8 +307,7 @@ def make_record(
     return {
         "sceneloom": __version__,
         "settings": to_json(settings),
-        "samples": samples,
-        "trained_on": trained,
+        **data,
         "perceptual_loss": model.perceptual,
         "parameters": {
             name: sum(p.numel() for p in network.parameters())

@@ -82,7 +82,18 @@ def open_celebamask(
         if other != path:
             raise DataSetError(f"{path} and {other} are photographs of the same number")
     masks = folders.find_files(mask_folder, (".png",), ending="")
-    parts = _by_part(masks)
+    parts: dict[int, dict[int, Path]] = {}
+    for path in masks.files.values():
+        match = re.fullmatch("([0-9]{5})_([a-z_]+)", path.stem)
+        if match is None or match[2] not in PARTS:
+            raise DataSetError(
+                f"{path}: is not named as the publisher does (00000_<part>.png); parts are "
+                f"{', '.join(PARTS)}"
+            )
+        of_photo = parts.setdefault(int(match[1]), {})
+        other = of_photo.setdefault(PARTS.index(match[2]) + 1, path)
+        if other != path:
+            raise DataSetError(f"{path} and {other} are the same part of one face")
     for number in sorted(set(photos) ^ set(parts)):
         file = photos.get(number) or next(iter(parts[number].values()))
         folder = mask_folder if number in photos else photo_folder
@@ -97,23 +108,6 @@ def open_celebamask(
         unknown=unknown,
         left_out=folders.unused(found, masks),
     )
-
-
-def _by_part(masks: folders.Found) -> dict[int, dict[int, Path]]:
-    """Number of the photograph -> label id -> mask."""
-    found: dict[int, dict[int, Path]] = {}
-    for path in masks.files.values():
-        match = re.fullmatch("([0-9]{5})_([a-z_]+)", path.stem)
-        if match is None or match[2] not in PARTS:
-            raise DataSetError(
-                f"{path}: is not named as the publisher does (00000_<part>.png); parts are "
-                f"{', '.join(PARTS)}"
-            )
-        of_photo = found.setdefault(int(match[1]), {})
-        other = of_photo.setdefault(PARTS.index(match[2]) + 1, path)
-        if other != path:
-            raise DataSetError(f"{path} and {other} are the same part of one face")
-    return found
 
 
 def _of_split(root: Path, split: str, numbers: Sequence[int]) -> list[int]:

@@ -67,7 +67,17 @@ def open_helen(root: Path, split: str, *, schema: LabelSchema, unknown: OnUnknow
     folders.check_folder(root / "labels", "a folder of masks for each photograph")
     photos = folders.find_files(folder, (".jpg",), ending="", expected="<id>.jpg")
     masks = folders.find_files(root / "labels", (".png",), ending="")
-    keys = sorted(photos.files) if split == "all" else _listed(root, split)
+    keys = sorted(photos.files)
+    if split != "all":
+        path, listed = root / LISTS[split], set()
+        for line in folders.read_lines(path, f"the split {split!r} needs it, 'all' does not"):
+            number, comma, name = (part.strip() for part in line.partition(","))
+            if not (number.isdecimal() and comma and name):
+                raise DataSetError(f"{path}: the line {line!r} is not like '1 , 100032540_1'")
+            listed.add(name)
+        if not listed:
+            raise DataSetError(f"{path}: lists no faces")
+        keys = sorted(listed)
     files = []
     for key in keys:
         if key not in photos.files:
@@ -89,17 +99,3 @@ def open_helen(root: Path, split: str, *, schema: LabelSchema, unknown: OnUnknow
         if not (face_folder == face in photos.files and number in _NUMBERS):
             left_out.append(LeftOut(reason=_NO_MASK_OF_A_FACE, name=str(path)))
     return HelenDataSet(keys=keys, files=files, schema=schema, unknown=unknown, left_out=left_out)
-
-
-def _listed(root: Path, split: str) -> list[str]:
-    """Ids of a list, sorted."""
-    path = root / LISTS[split]
-    keys = set()
-    for line in folders.read_lines(path, f"the split {split!r} needs it, 'all' does not"):
-        number, comma, key = (part.strip() for part in line.partition(","))
-        if not (number.isdecimal() and comma and key):
-            raise DataSetError(f"{path}: the line {line!r} is not like '1 , 100032540_1'")
-        keys.add(key)
-    if not keys:
-        raise DataSetError(f"{path}: lists no faces")
-    return sorted(keys)

@@ -24,7 +24,7 @@ from sceneloom.files import file_hash
 from sceneloom.text import parse_json, reason
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
 FeaturesKind = Literal["dinov2", "inception"]
 _DINO_WEIGHTS = "model.safetensors"
@@ -39,9 +39,17 @@ class FeatureNetwork(abc.ABC):
     """Network, its features and their size, for a person."""
     weights_sha256: str
 
-    @abc.abstractmethod
     def extract(self, pictures: Sequence[npt.NDArray[np.uint8]]) -> npt.NDArray[np.float64]:
         """Features, float64 [N, F], of N pictures of any sizes, uint8 [H, W, 3] RGB."""
+        import torch
+
+        with torch.inference_mode():
+            features = [self.features(picture).double().cpu() for picture in pictures]
+        return torch.stack(features).numpy()
+
+    @abc.abstractmethod
+    def features(self, picture: npt.NDArray[np.uint8]) -> Tensor:
+        """Features of one picture, [F]."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -148,19 +156,16 @@ class Dinov2Features(FeatureNetwork):
         self.name = f"dinov2 {folder.name}, class token at {self._side}x{self._side}"
         self.weights_sha256 = file_hash(folder / _DINO_WEIGHTS)
 
-    def extract(self, pictures: Sequence[npt.NDArray[np.uint8]]) -> npt.NDArray[np.float64]:
-        """Features of pictures, one at a time; see `FeatureNetwork.extract`."""
+    def features(self, picture: npt.NDArray[np.uint8]) -> Tensor:
+        """See `FeatureNetwork.features`."""
         import torch
 
         mean, deviation = (torch.tensor(v).view(3, 1, 1) for v in (_MEAN, _DEVIATION))
-        found = []
-        with torch.inference_mode():
-            for picture in pictures:
-                image = Image.fromarray(picture).resize((self._side,) * 2, Image.Resampling.BICUBIC)
-                values = torch.from_numpy(np.array(image)).permute(2, 0, 1).to(torch.float32) / 255
-                normalised = ((values - mean) / deviation).unsqueeze(0).to(self._device)
-                found.append(self._model(pixel_values=normalised).pooler_output[0].double().cpu())
-        return torch.stack(found).numpy()
+        image = Image.fromarray(picture).resize((self._side,) * 2, Image.Resampling.BICUBIC)
+        values = torch.from_numpy(np.array(image)).permute(2, 0, 1).to(torch.float32) / 255
+        normalised = ((values - mean) / deviation).unsqueeze(0).to(self._device)
+        features: Tensor = self._model(pixel_values=normalised).pooler_output[0]
+        return features
 
 
 class InceptionFeatures(FeatureNetwork):
@@ -189,14 +194,10 @@ class InceptionFeatures(FeatureNetwork):
         self.name = "inception v3 (TensorFlow's, torch-fidelity), 2048 features at 299x299"
         self.weights_sha256 = file_hash(path)
 
-    def extract(self, pictures: Sequence[npt.NDArray[np.uint8]]) -> npt.NDArray[np.float64]:
-        """Features of pictures, one at a time; see `FeatureNetwork.extract`."""
+    def features(self, picture: npt.NDArray[np.uint8]) -> Tensor:
+        """See `FeatureNetwork.features`; the network itself resizes, as TensorFlow does."""
         import torch
 
-        found = []
-        with torch.inference_mode():
-            for picture in pictures:  # the network itself resizes, as TensorFlow does
-                values = torch.tensor(picture).permute(2, 0, 1)
-                features = self._model(values.unsqueeze(0).to(self._device))[0]
-                found.append(features.reshape(-1).double().cpu())
-        return torch.stack(found).numpy()
+        values = torch.tensor(picture).permute(2, 0, 1).unsqueeze(0)
+        features: Tensor = self._model(values.to(self._device))[0].reshape(-1)
+        return features

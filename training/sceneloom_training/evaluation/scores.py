@@ -137,11 +137,8 @@ def metrics(counts: ClassCounts, weights: _Values | None) -> _Values:
     with np.errstate(invalid="ignore", divide="ignore"):
         iou = np.where(true > 0, both / (true + predicted - both), np.nan)
         pixels, present = true.sum(1), (true > 0).sum(1)
-        columns = (
-            both.sum(1) / pixels,
-            np.nansum(iou, 1) / present,
-            np.nansum(true * iou, 1) / pixels,
-        )
+        weighted = np.nansum(true * iou, 1) / pixels
+        columns = both.sum(1) / pixels, np.nansum(iou, 1) / present, weighted
     return np.column_stack([*columns, iou])
 
 
@@ -150,12 +147,10 @@ def _scores(point: _Values, drawn: _Values) -> Scores:
     intervals = []
     for value, column in zip(point[0].tolist(), drawn.T, strict=True):
         known = column[~np.isnan(column)]
-        bounds: tuple[float | None, float | None] = (None, None)
+        low = high = None
         if len(known) and not np.isnan(value):
-            low, high = np.quantile(known, [tail, 1 - tail])
-            bounds = float(low), float(high)
-        shown = None if np.isnan(value) else value
-        intervals.append(Interval(value=shown, low=bounds[0], high=bounds[1]))
+            low, high = np.quantile(known, [tail, 1 - tail]).tolist()
+        intervals.append(Interval(value=None if np.isnan(value) else value, low=low, high=high))
     accuracy, mean, weighted, *classes = intervals
     return Scores(
         pixel_accuracy=accuracy,

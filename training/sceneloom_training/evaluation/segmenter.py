@@ -381,10 +381,5 @@ def _run_file(path: Path, device: str) -> Segmenter:
     return segmenter
 
 
-_ATTRIBUTES: dict[str, Any] = {
-    "schema": LabelSchema,
-    "height": int,
-    "width": int,
-    "name": str,
-    "weights_sha256": str,
-}
+_ATTRIBUTES: dict[str, Any] = {"schema": LabelSchema, "height": int, "width": int}
+_ATTRIBUTES |= {"name": str, "weights_sha256": str}

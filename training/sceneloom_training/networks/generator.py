@@ -71,14 +71,9 @@ def _is_half_channels_last(x: Tensor) -> bool:
 _PADS = {"reflect": ReflectionPad, "replicate": nn.ReplicationPad2d, "zeros": nn.ZeroPad2d}
 
 
-def pad(pixels: int, mode: PaddingMode = "reflect") -> nn.Module:
-    """Padding of all four sides: [N, C, H, W] -> [N, C, H + 2 pixels, W + 2 pixels]."""
-    return _PADS[mode](pixels)
-
-
 def conv7(inputs: int, outputs: int, padding: PaddingMode = "reflect") -> nn.Sequential:
     """Pad 3 and conv 7: [N, inputs, H, W] -> [N, outputs, H, W]."""
-    return nn.Sequential(pad(3, padding), nn.Conv2d(inputs, outputs, 7))
+    return nn.Sequential(_PADS[padding](3), nn.Conv2d(inputs, outputs, 7))
 
 
 def stem(inputs: int, outputs: int, padding: PaddingMode = "reflect") -> nn.Sequential:
@@ -143,7 +138,7 @@ class ResidualBlock(nn.Module):
         super().__init__()
         self.conv1 = nn.Conv2d(channels, channels, 3)
         self.conv2 = nn.Conv2d(channels, channels, 3)
-        self.pad = pad(1, padding)
+        self.pad = _PADS[padding](1)
         self.norm1 = InstanceNorm(channels)
         self.norm2 = InstanceNorm(channels)
 
