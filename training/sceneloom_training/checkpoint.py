@@ -56,12 +56,9 @@ def save_checkpoint(
     half: bool = False,
 ) -> None:
     """Write a bundle, or replace one, in float16 if `half`; raises CheckpointError."""
+    files, kind = frozenset({DESCRIPTION, WEIGHTS, ENCODER_WEIGHTS}), "a checkpoint bundle"
     with replace_folder(
-        folder,
-        marker=DESCRIPTION,
-        files=frozenset({DESCRIPTION, WEIGHTS, ENCODER_WEIGHTS}),
-        kind="a checkpoint bundle",
-        error=CheckpointError,
+        folder, marker=DESCRIPTION, files=files, kind=kind, error=CheckpointError
     ) as fresh:
         written = {WEIGHTS: generator} | ({ENCODER_WEIGHTS: encoder} if encoder else {})
         for file, network in written.items():

@@ -101,6 +101,7 @@ def main(
     from sceneloom_training.evaluation.segmenter import load_segmenter
     from sceneloom_training.process import choose_device
 
+    progress = partial(track, description="evaluating", console=Console(stderr=True))
     where = choose_device(device, "device")
     samples = open_data_set(data)
     schema = schema_of(samples)
@@ -118,13 +119,7 @@ def main(
         report.evaluation_folder(out) as fresh,  # refused now, not hours later
     ):
         found = evaluate(
-            samples,
-            network,
-            source,
-            settings,
-            features=vectors,
-            rows=rows,
-            track=partial(track, description="evaluating", console=Console(stderr=True)),
+            samples, network, source, settings, features=vectors, rows=rows, track=progress
         )
         report.write_evaluation(fresh, found, network, _describe(data, schema), described)
     _report(found, described["name"])

@@ -118,12 +118,9 @@ class RunFolder:
         gone.
         """
         self._check()  # else this makes a folder without record and log
+        files, kind = frozenset({STATE, TRAINING, BUNDLE}), "a checkpoint of a training run"
         with replace_folder(
-            self.folder(step),
-            marker=STATE,
-            files=frozenset({STATE, TRAINING, BUNDLE}),
-            kind="a checkpoint of a training run",
-            error=CheckpointError,
+            self.folder(step), marker=STATE, files=files, kind=kind, error=CheckpointError
         ) as fresh:
             try:
                 torch.save(state, fresh / TRAINING)

@@ -163,15 +163,11 @@ def cluster_styles(
             sizes[round_style(centre)] += int(size)
         centres = tuple(sorted(sizes, key=lambda centre: (-sizes[centre], centre)))
         label = contract.schema.labels[channel]
-        styles.append(
-            ClassStyles(
-                label_id=label.id,
-                name=label.name,
-                instances=len(vectors),
-                clusters=centres,
-                default=round_style(vectors.mean(0)),
-            )
+        count, default = len(vectors), round_style(vectors.mean(0))
+        found = ClassStyles(
+            label_id=label.id, name=label.name, instances=count, clusters=centres, default=default
         )
+        styles.append(found)
     return styles
 
 

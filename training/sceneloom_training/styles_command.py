@@ -47,13 +47,9 @@ def main(
     encoded = styles.encode_photographs(encoder, contract, photographs, settings, track=progress)
     clusters = styles.cluster_styles(contract, encoded, settings)
     record = {"photographs": len(photographs), "data": to_json(data), "settings": to_json(settings)}
-    save_checkpoint(
-        out,
-        loaded.generator,
-        styles.with_styles(contract, clusters),
-        {**loaded.provenance, "styles": record},
-        encoder=encoder.cpu(),
-    )
+    contract = styles.with_styles(contract, clusters)
+    provenance = {**loaded.provenance, "styles": record}
+    save_checkpoint(out, loaded.generator, contract, provenance, encoder=encoder.cpu())
     print(f"{'class':24}{'instances':>10}{'clusters':>10}")
     for found in clusters:
         print(f"{printable(found.name):24}{found.instances:>10}{len(found.clusters):>10}")

@@ -179,12 +179,9 @@ class Trainer:
                 self._run_step(step, ready, log)
             if self.saved != self.step or not self.run.steps():
                 self._save(log)
+        number, is_main = number if self.step < last else None, self.world.is_main
         return Outcome(
-            step=self.step,
-            last=last,
-            model=self.run.model,
-            stopped_by=number if self.step < last else None,
-            is_main=self.world.is_main,
+            step=self.step, last=last, model=self.run.model, stopped_by=number, is_main=is_main
         )
 
     def _wait_for_batches(

@@ -34,13 +34,8 @@ _QUALITY = 88
 
 def evaluation_folder(out: Path) -> AbstractContextManager[Path]:
     """A folder that replaces an older evaluation at `out` when the block ends well."""
-    return replace_folder(
-        out,
-        marker=REPORT,
-        files=frozenset({REPORT, COUNTS, SHEET, PAGE}),
-        kind="an evaluation",
-        error=InputError,
-    )
+    files = frozenset({REPORT, COUNTS, SHEET, PAGE})
+    return replace_folder(out, marker=REPORT, files=files, kind="an evaluation", error=InputError)
 
 
 def write_evaluation(

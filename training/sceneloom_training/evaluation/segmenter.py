@@ -193,12 +193,9 @@ def save_segmenter(
 ) -> None:
     """Write a segmenter, trained on `to_pixels`, or replace one; raises CheckpointError."""
     height, width = parse_size(settings.size, of="size")
+    files = frozenset({MARKER, WEIGHTS})
     with replace_folder(
-        folder,
-        marker=MARKER,
-        files=frozenset({MARKER, WEIGHTS}),
-        kind="a segmenter",
-        error=CheckpointError,
+        folder, marker=MARKER, files=files, kind="a segmenter", error=CheckpointError
     ) as fresh:
         save_weights(network, fresh / WEIGHTS, half=settings.half)
         description = {

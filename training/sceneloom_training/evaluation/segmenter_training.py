@@ -70,15 +70,8 @@ class _Run:
         self.device = torch.device(process.choose_device(settings.device, "device"))
         self.last = settings.epochs * (len(opened) // settings.batch)
         geometry = Geometry(mode="resize", size=settings.size, flip=settings.flip)
-        self.samples = TrainingSet(
-            opened,
-            geometry,
-            count=len(opened),
-            multiple=32,
-            smallest=32,
-            seed=settings.seed,
-            cache=settings.cache,
-        )
+        limits = {"multiple": 32, "smallest": 32, "seed": settings.seed, "cache": settings.cache}
+        self.samples = TrainingSet(opened, geometry, count=len(opened), **limits)
         self.record = {
             "data": to_json(data),
             "photographs": len(opened),

@@ -38,13 +38,8 @@ class PatchDiscriminator(nn.Module):
         widths = [min(ndf * 2**i, _MOST_FILTERS) for i in range(layers + 1)]
         stages = []
         for i, width in enumerate(widths):
-            conv = nn.Conv2d(
-                widths[i - 1] if i else inputs,
-                width,
-                4,
-                stride=2 if i < layers else 1,
-                padding=padding,
-            )
+            before, stride = widths[i - 1] if i else inputs, 2 if i < layers else 1
+            conv = nn.Conv2d(before, width, 4, stride=stride, padding=padding)
             norm = [InstanceNorm(width, affine=affine_norm)] if i and not spectral_norm else []
             stages.append([conv, *norm, nn.LeakyReLU(0.2, inplace=True)])
         stages.append([nn.Conv2d(widths[-1], 1, 4, padding=padding)])

@@ -245,12 +245,9 @@ class UNet(nn.Module):
             )
             for i in range(a.downsamplings)
         )
+        noisy = range(last - _DROPOUT_LEVELS, last) if a.dropout else ()
         self.ups = nn.ModuleList(
-            _up(
-                widths[i] if i == last else 2 * widths[i],
-                widths[i - 1],
-                dropout=a.dropout and last - _DROPOUT_LEVELS <= i < last,
-            )
+            _up(widths[i] * (1 if i == last else 2), widths[i - 1], dropout=i in noisy)
             for i in range(last, 0, -1)
         )
         self.head = nn.ConvTranspose2d(2 * widths[0], a.output_channels, 4, stride=2, padding=1)
