@@ -222,7 +222,7 @@ def _pipeline(url: str, maps: Path, target: Path, format: Format) -> tuple[float
     settings = RenderSettings(format=format)
     addresses = TritonServers(urls=[url]).addresses(settings)
     start = time.perf_counter()
-    plan = make_plan(Maps(place=maps), Pictures(place=str(target)), addresses, settings)
+    plan = make_plan(Maps(location=maps), Pictures(location=str(target)), addresses, settings)
     with RenderRun(plan) as run:
         results = list(run)
     seconds = time.perf_counter() - start

@@ -1,9 +1,9 @@
 """The `sceneloom` command: finds the subcommand, loads its package, lets it parse its own flags.
 
-Nothing is loaded that does not run: `sceneloom --help` and `sceneloom render` never import torch.
-Exit codes: 0 all well, 1 something failed and was reported, 2 the command line is wrong, 3 and 4
-rendering lost its servers or its place (`sceneloom.render_command`), 130 interrupted, 143 training,
-rendering or a benchmark stopped by SIGTERM, 129 a benchmark stopped by SIGHUP.
+Only the subcommand's package is loaded: `sceneloom --help` and `sceneloom render` never import
+torch. Exit codes: 0 success, 1 a reported failure, 2 a wrong command line, 3 and 4 rendering lost
+its servers or its place (`sceneloom.render_command`), 130 interrupted, 143 training, rendering or a
+benchmark stopped by SIGTERM, 129 a benchmark stopped by SIGHUP.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ COMMANDS = {
         "sceneloom_training.encode_style_command",
         "write the styles of a reference photograph to a file",
     ),
-    "train": ("sceneloom_training.train_command", "train a model, or go on training it"),
+    "train": ("sceneloom_training.train_command", "train a model, or resume its training"),
     "train-segmenter": (
         "sceneloom_training.train_segmenter_command",
         "train a segmentation network to judge pictures with",
@@ -76,21 +76,28 @@ COMMANDS = {
     "schemas": ("sceneloom.schemas_command", "list the built-in label schemas, or show one"),
 }
 """Subcommand -> the module whose `main` it runs, and one line of help."""
+_HELP = "\n".join(
+    [
+        "usage: sceneloom COMMAND [ARGUMENTS]",
+        "",
+        "Semantic label maps in, photographs out, served through Triton.",
+        "",
+        *(f"  {name:16}{summary}" for name, (_, summary) in COMMANDS.items()),
+        "",
+        "sceneloom COMMAND --help shows a command's arguments; sceneloom --version the version.",
+    ]
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command.
-
-    Args:
-        arguments: the command line without the program's name; None takes the process's.
-
-    Returns:
-        the exit code.
-    """
-    _print_every_name()
+    """Run a command line, the process's by default; returns the exit code."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # None where it was closed
+            # One character that the encoding lacks would end the run.
+            stream.reconfigure(errors="backslashreplace")
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     if not arguments or arguments[0] in ("-h", "--help", "help"):
-        print(_help())
+        print(_HELP)
         return 0 if arguments else 2
     if arguments[0] == "--version":
         print(f"sceneloom {__version__}")
@@ -103,7 +110,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     try:
         command = importlib.import_module(COMMANDS[name][0])
-        if hasattr(command, "run"):  # it has commands of its own
+        if hasattr(command, "run"):  # a command with subcommands
             return int(command.run(rest))
         if hasattr(command, "expand_arguments"):
             rest = command.expand_arguments(rest)
@@ -113,13 +120,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     except KeyboardInterrupt:
         return 130
-    except BrokenPipeError:  # whoever read our output has gone
+    except BrokenPipeError:  # the reader of our output has ended
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except Exception as error:
         words: object = out_of_resources(error) or error
-        if isinstance(error, FileNotFoundError) and not error.filename and _is_nowhere():
-            words = "the folder you are in was removed; change to one that exists"
+        if isinstance(error, FileNotFoundError) and not error.filename:
+            try:
+                Path.cwd()
+            except FileNotFoundError:  # the system reports a removed folder without a name
+                words = "the folder you are in was removed; change to one that exists"
         if words is error and not isinstance(error, OSError):
             traceback.print_exc()
             words = (
@@ -128,40 +138,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
             )
         print(f"sceneloom {name}: {printable(words)}", file=sys.stderr)
         return 1
-
-
-def _is_nowhere() -> bool:
-    """Whether the current folder was removed, which the system reports without a name."""
-    try:
-        Path.cwd()
-    except FileNotFoundError:
-        return True
-    return False
-
-
-def _print_every_name() -> None:
-    """Escape the characters that a stream's encoding lacks; else one name in ASCII output ends a
-    run.
-    """
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # None where it was closed
-            stream.reconfigure(errors="backslashreplace")
-
-
-def _help() -> str:
-    lines = [f"  {name:16}{summary}" for name, (_, summary) in COMMANDS.items()]
-    return "\n".join(
-        [
-            "usage: sceneloom COMMAND [ARGUMENTS]",
-            "",
-            "Semantic label maps in, photographs out, served through Triton.",
-            "",
-            *lines,
-            "",
-            "sceneloom COMMAND --help shows a command's arguments; sceneloom --version the "
-            "version.",
-        ]
-    )
 
 
 if __name__ == "__main__":

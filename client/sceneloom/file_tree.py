@@ -1,8 +1,7 @@
-"""The files of a folder, searched to the bottom, and what a reader of a data set leaves out.
+"""The files of a folder, searched to the bottom, and the report on files left out.
 
 Links to folders are followed; hidden files and folders (names that begin with a dot) are left out.
-Nothing is left out silently: a reader returns what it leaves out as `LeftOut`, for the summary of
-its command.
+A reader returns everything that it leaves out as `LeftOut`, for the summary of its command.
 """
 
 from __future__ import annotations
@@ -17,37 +16,29 @@ from sceneloom.text import printable
 HIDDEN = "hidden"
 """Reason of a file or folder whose name begins with a dot."""
 OTHER_KIND = "of a kind that is not read"
-"""Reason of a file whose ending no reader knows."""
+"""Reason of a file with an unknown ending."""
 NAMED = 5
-"""Names that a summary gives for each reason."""
+"""Names in a summary for each reason."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, order=True)
 class LeftOut:
-    """A file or folder that a data set does not take."""
+    """A file or folder that a data set leaves out."""
 
     reason: str
-    """Why, in words that can stand behind a count: "hidden", "of a kind that is not read"."""
+    """Words that fit behind a count: "hidden", "of a kind that is not read"."""
     name: str
-    """Its path, with slashes."""
+    """Path, with slashes."""
     count: int = 1
-    """How many there are, this one the first: archives of millions are not named one by one."""
+    """Number of such entries, this one the first: archives of millions are not listed."""
 
 
 def list_files(folder: str | Path) -> tuple[list[str], list[LeftOut]]:
-    """List the files below a folder.
+    """List the files below a folder, to the bottom; raises OSError if a folder cannot be read.
 
-    Args:
-        folder: where to search, to the bottom; links to folders are followed, but not into a
-            folder that holds the link.
-
-    Returns:
-        names relative to `folder`, with slashes, sorted; links that lead nowhere are among them, so
-        that reading them fails by name. And what is left out: hidden files, hidden folders (one
-        entry for all they hold), links in a circle.
-
-    Raises:
-        OSError: a folder cannot be read.
+    Links to folders are followed, but not to a folder around the link. Returns names relative to
+    the folder, with slashes, sorted, broken links included (reading them fails by name); and left
+    out: hidden files, hidden folders (one entry each), links in a circle.
     """
     files: list[str] = []
     left_out: list[LeftOut] = []
@@ -61,7 +52,10 @@ def list_files(folder: str | Path) -> tuple[list[str], list[LeftOut]]:
         with os.scandir(path) as entries:
             for entry in entries:
                 name = prefix + entry.name
-                is_folder = _is_folder(entry)
+                try:
+                    is_folder = entry.is_dir()
+                except OSError:  # a link that leads nowhere, such as one to itself
+                    is_folder = False
                 if entry.name.startswith("."):
                     left_out.append(LeftOut(reason=HIDDEN, name=name + "/" * is_folder))
                 elif not is_folder:
@@ -77,22 +71,9 @@ def list_files(folder: str | Path) -> tuple[list[str], list[LeftOut]]:
     return sorted(files), sorted(left_out)
 
 
-def _is_folder(entry: os.DirEntry[str]) -> bool:
-    try:
-        return entry.is_dir()
-    except OSError:  # a link that leads nowhere, such as one to itself: reading it fails by name
-        return False
-
-
 def split_hidden(names: Iterable[str]) -> tuple[list[str], list[LeftOut]]:
-    """Tell hidden names from the others, where no folder can be searched: in stores and archives.
-
-    Args:
-        names: paths with slashes.
-
-    Returns:
-        the others, in their order; and what is hidden, one entry for all that a hidden folder
-        holds.
+    """Split paths with slashes, of stores and archives, into visible names, in their order, and
+    hidden ones, one entry for each hidden folder.
     """
     others: list[str] = []
     hidden: set[str] = set()
@@ -107,12 +88,12 @@ def split_hidden(names: Iterable[str]) -> tuple[list[str], list[LeftOut]]:
 
 
 def is_hidden(part: str) -> bool:
-    """Whether a file or folder of this name is hidden; ``..`` is not, it is refused elsewhere."""
+    """Whether a file or folder is hidden; ``..`` is not, it is refused elsewhere."""
     return part.startswith(".") and part not in (".", "..")
 
 
 def describe(left_out: Iterable[LeftOut]) -> list[str]:
-    """Lines for a summary, one for each reason: how many entries, and the first names."""
+    """Lines for a summary, one for each reason: number of entries and first names."""
     by_reason: dict[str, list[LeftOut]] = {}
     for one in sorted(left_out):
         by_reason.setdefault(one.reason, []).append(one)

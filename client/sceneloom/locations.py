@@ -1,6 +1,6 @@
 """Files by a path or a URL: local ones directly, all others (s3://, gs://, memory://) by fsspec.
 
-Whatever a remote file system raises becomes an OSError that holds the file's name.
+Errors of a remote file system become OSErrors with the file's name.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, cast
 
-from sceneloom.errors import InputError, MissingDependencyError, require
+from sceneloom.errors import InputError, MissingDependencyError
 from sceneloom.file_tree import LeftOut, list_files, split_hidden
 
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
@@ -23,18 +23,18 @@ _BLOCK = 1 << 16
 
 
 def is_remote(place: str) -> bool:
-    """Whether a place is a URL that is not file://."""
+    """Whether a place is a URL other than file://."""
     match = _URL.match(place)
     return match is not None and match[1].lower() != "file"
 
 
 def local_path(place: str) -> Path:
-    """The path of a local place, ``file://`` in front of it or not."""
+    """Path of a local place, with or without ``file://``."""
     return Path(re.sub(r"^file://", "", place, flags=re.IGNORECASE))
 
 
 def join(folder: str, name: str) -> str:
-    """A place below a folder; one that is absolute or a URL stays as it is."""
+    """A place below a folder; an absolute path or URL stays unchanged."""
     if _URL.match(name) or name.startswith("/"):
         return name
     if not is_remote(folder):
@@ -44,19 +44,19 @@ def join(folder: str, name: str) -> str:
 
 
 def last_part(place: str) -> str:
-    """The file's own name."""
+    """Name without folders."""
     return PurePosixPath(place).name
 
 
 def parent(place: str) -> str:
-    """The folder that a file lies in."""
+    """Folder of a file."""
     if not is_remote(place):
         return str(local_path(place).parent)
     return place.rstrip("/").rpartition("/")[0]
 
 
 def lies_in(place: str, folder: str) -> bool:
-    """Whether a place is this folder or inside it, links followed."""
+    """Whether a place is a folder or lies inside it, links followed."""
     if is_remote(place) or is_remote(folder):
         return (place.rstrip("/") + "/").startswith(folder.rstrip("/") + "/")
     # Not Path.resolve, which raises a RuntimeError at links in a circle.
@@ -65,13 +65,9 @@ def lies_in(place: str, folder: str) -> bool:
 
 
 def filesystem(place: str) -> tuple[Any, str]:
-    """The fsspec file system of a URL, and the path in it.
-
-    Raises:
-        MissingDependencyError: fsspec, or its package for this kind of URL, is not installed.
-        InputError: no such kind of URL.
+    """File system of a URL, and the path in it. Raises MissingDependencyError without the package
+    for this kind of URL, InputError for an unknown kind.
     """
-    require(("fsspec",), extra="datasets", purpose=place)
     import fsspec.core
 
     scheme = place.partition("://")[0].lower()
@@ -90,7 +86,7 @@ def filesystem(place: str) -> tuple[Any, str]:
 
 @contextlib.contextmanager
 def named_errors(place: str) -> Iterator[None]:
-    """Have whatever a remote file system raises as an OSError with the file's name."""
+    """Raise errors of a remote file system as OSErrors with the file's name."""
     try:
         yield
     except (InputError, MissingDependencyError, MemoryError):
@@ -103,15 +99,13 @@ def named_errors(place: str) -> Iterator[None]:
 
 
 def reason_of(error: OSError) -> str:
-    """What went wrong, without number and file name."""
+    """Reason of an error, without number and file name."""
     return error.strerror or str(error)
 
 
 def is_folder(place: str) -> bool:
-    """Whether there is a folder (in an object store: something below this name).
-
-    Raises:
-        OSError: the place cannot be reached.
+    """Whether a folder exists (in an object store: a file below this name); raises OSError if the
+    place cannot be reached.
     """
     if not is_remote(place):
         return local_path(place).is_dir()
@@ -121,11 +115,7 @@ def is_folder(place: str) -> bool:
 
 
 def is_file(place: str) -> bool:
-    """Whether there is a file of this name.
-
-    Raises:
-        OSError: the store cannot be asked.
-    """
+    """Whether a file exists; raises OSError if the store cannot be reached."""
     if not is_remote(place):
         return local_path(place).is_file()
     with named_errors(place):
@@ -134,28 +124,14 @@ def is_file(place: str) -> bool:
 
 
 def file_names(folder: str) -> list[str]:
-    """Names of the files that lie in a folder, in order.
-
-    Raises:
-        OSError: the folder cannot be read.
-    """
+    """Names of the files in a folder, in order; raises OSError if it cannot be read."""
     if not is_remote(folder):
         return sorted(path.name for path in local_path(folder).iterdir() if not path.is_dir())
     return _found(folder, deep=False)
 
 
 def list_places(folder: str) -> tuple[list[str], list[LeftOut]]:
-    """List the files below a folder, to the bottom.
-
-    Args:
-        folder: a path or a URL.
-
-    Returns:
-        names relative to it, with slashes, in order; and what is left out, as `list_files` says.
-
-    Raises:
-        OSError: the folder cannot be read.
-    """
+    """List the files below a folder, a path or a URL, to the bottom; see `list_files`."""
     if not is_remote(folder):
         return list_files(local_path(folder))
     return split_hidden(_found(folder, deep=True))
@@ -170,11 +146,7 @@ def _found(folder: str, *, deep: bool) -> list[str]:
 
 
 def folder_names(folder: str) -> list[str]:
-    """Names of the folders in a folder, in order.
-
-    Raises:
-        OSError: the folder cannot be read.
-    """
+    """Names of the folders in a folder, in order; raises OSError if it cannot be read."""
     if not is_remote(folder):
         return sorted(path.name for path in local_path(folder).iterdir() if path.is_dir())
     with named_errors(folder):
@@ -184,11 +156,7 @@ def folder_names(folder: str) -> list[str]:
 
 
 def open_binary(place: str) -> IO[bytes]:
-    """Open a file for reading; it can be sought in.
-
-    Raises:
-        OSError: it cannot be opened.
-    """
+    """Open a file for reading, seekable; raises OSError if it cannot be opened."""
     if not is_remote(place):
         return local_path(place).open("rb")
     with named_errors(place):
@@ -197,11 +165,7 @@ def open_binary(place: str) -> IO[bytes]:
 
 
 def read_range(place: str, start: int, size: int) -> bytes:
-    """Read so many bytes from `start` on, or fewer where the file ends.
-
-    Raises:
-        OSError: it cannot be read.
-    """
+    """Read `size` bytes from `start`, fewer at the file's end; raises OSError if that fails."""
     if not is_remote(place):
         with local_path(place).open("rb") as stream:
             stream.seek(start)
@@ -212,15 +176,10 @@ def read_range(place: str, start: int, size: int) -> bytes:
 
 
 def put_remote(place: str, put: Callable[[Any, str], object]) -> None:
-    """Put a file into a remote place.
+    """Put a file into a remote place; raises OSError if that fails.
 
-    Args:
-        place: the file's URL.
-        put: does it, with a file system and the path in it; done again where a store has real
-            folders and the file's has to be made first.
-
-    Raises:
-        OSError: it cannot be put there.
+    `put` writes it, to a file system and a path in it. It is called again once a missing folder is
+    made, in stores with real folders.
     """
     with named_errors(place):
         fs, path = filesystem(place)

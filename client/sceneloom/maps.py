@@ -1,15 +1,15 @@
 """Label maps and instance maps: read, check, renumber, write.
 
 PNG (8-bit and 16-bit grey, palette as class ids), TIFF (8, 16 and 32 bit) and NumPy's .npy are
-read exactly, or refused with the reason and the file's name: a colour picture, a lossy format, an
-unknown id or a damaged file is an error of the family in `sceneloom.errors`, and the size is
-checked before the pixels are decoded.
+read exactly, or refused with the file's name and the reason: a colour picture, a lossy format, an
+unknown id, a damaged file. The size is checked before the pixels are decoded.
 """
 
 from __future__ import annotations
 
 import io
 import os
+import re
 import stat
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -34,13 +34,13 @@ from sceneloom.schema import MAX_FILE_VALUE, NO_CHANNEL, LabelSchema
 from sceneloom.text import counted, reason
 
 if TYPE_CHECKING:
-    from PIL import ImageFile  # OpenCV and Pillow are loaded by functions: engines work without
+    from PIL import ImageFile  # functions load OpenCV and Pillow: engines work without them
 
 DEFAULT_MAX_PIXELS = 8192 * 8192
-"""Pixel limit unless the caller names another: 32 times 2048x1024."""
+"""Default pixel limit: 32 times 2048x1024."""
 
 MAP_SUFFIXES = (".png", ".tif", ".tiff", ".npy")
-"""File endings that `read_label_map` and `read_instance_map` take."""
+"""File endings of maps."""
 
 _TIFF = (b"II*\x00", b"MM\x00*", b"II+\x00", b"MM\x00+")
 _NPY = b"\x93NUMPY"
@@ -51,8 +51,9 @@ _LOSSY = {
     b"\xff\x0a": "JPEG XL",
     b"BM": "BMP",
 }
-# Grey files below 8 bits: Pillow spreads their values over 0..255, which is right for pictures and
-# wrong for ids.
+_COLOUR_MODES = ("RGB", "RGBA", "LA", "CMYK", "YCbCr", "LAB", "RGBX", "PA", "La", "RGBa", "HSV")
+_ID_MODES = ("L", "P", "1", "I", "I;16", "I;16B", "I;16L", "I;16N")
+# Grey files below 8 bits: Pillow spreads their values over 0..255, which is wrong for ids.
 _SPREAD = {2: 85, 4: 17}
 _BLACK_IS_ZERO, _PALETTE = 1, 3
 _SIGNED = 2
@@ -78,29 +79,21 @@ def read_label_map(
     max_pixels: int = DEFAULT_MAX_PIXELS,
     name: str | None = None,
 ) -> npt.NDArray[np.uint8]:
-    """Read a label map and translate its values to the schema's channels.
+    """Read a label map and translate its values to the schema's channels: uint8 [H, W], 255 for
+    unlabelled pixels without a channel.
 
-    Args:
-        source: path of a PNG, TIFF or .npy file, or its bytes.
-        schema: the label schema the file follows.
-        unknown: ``"error"`` refuses ids that the schema does not have; ``"unlabelled"`` reads them
-            as its unlabelled id, whatever the file's kind and bits. Values above 255, and above
-            all ids of the schema, are refused either way: such a file is usually an instance map.
-        max_pixels: most pixels (height * width) to decode.
-        name: what to call the file in errors; by default its path.
+    `source` is the path of a PNG, TIFF or .npy file, or its bytes; `name` is the file's name in
+    errors, by default its path. `unknown` refuses ids that the schema does not have, or reads them
+    as its unlabelled id. Values above 255, and above all ids of the schema, are refused either way:
+    such a file is usually an instance map.
 
-    Returns:
-        uint8 [H, W], the channel of each pixel (255 for unlabelled pixels that have no channel).
-
-    Raises:
-        ImageReadError: missing, empty, truncated, damaged or of a format that is not read.
-        ImageTooLargeError: more pixels than `max_pixels`.
-        NotALabelMapError: a colour picture, a lossy format, or values that are not label ids.
-        UnknownLabelError: ids that the schema does not have, with their pixel counts.
+    Raises ImageReadError if the file is missing, empty, truncated, damaged or of an unknown format,
+    ImageTooLargeError above `max_pixels` (height * width; nothing is decoded), NotALabelMapError
+    for a colour picture, a lossy format, or values that are no label ids, UnknownLabelError for ids
+    that the schema does not have.
     """
     check_kind(schema, LabelSchema, "the label schema")
-    name = _name(source, name)
-    values = _decode(source, name, max_pixels)
+    values, name = _decode(source, name, max_pixels)
     if values.size and (int(values.min()) < 0 or int(values.max()) > np.iinfo(np.uint16).max):
         hint = "save pixels without a label as 255" if values.min() < 0 else "an instance map?"
         raise NotALabelMapError(
@@ -121,23 +114,11 @@ def read_label_map(
 def read_instance_map(
     source: str | Path | bytes, *, max_pixels: int = DEFAULT_MAX_PIXELS, name: str | None = None
 ) -> npt.NDArray[np.int32]:
-    """Read an instance map exactly: 8, 16 or 32 bits.
+    """Read an instance map exactly, 8, 16 or 32 bits, to int32 [H, W]; see `read_label_map`.
 
-    Args:
-        source: path of a PNG, TIFF or .npy file, or its bytes.
-        max_pixels: most pixels (height * width) to decode.
-        name: what to call the file in errors; by default its path.
-
-    Returns:
-        int32 [H, W], the ids as they are in the file.
-
-    Raises:
-        ImageReadError: missing, empty, truncated, damaged or of a format that is not read.
-        ImageTooLargeError: more pixels than `max_pixels`.
-        NotALabelMapError: a colour picture, a lossy format, or ids outside 0..2147483647.
+    Raises NotALabelMapError for a colour picture, a lossy format, or ids outside 0..2147483647.
     """
-    name = _name(source, name)
-    values = _decode(source, name, max_pixels)
+    values, name = _decode(source, name, max_pixels)
     if values.size and (int(values.min()) < 0 or int(values.max()) > np.iinfo(np.int32).max):
         raise NotALabelMapError(
             f"{name}: instance ids from {values.min()} to {values.max()}; they must be 0 to "
@@ -146,15 +127,22 @@ def read_instance_map(
     return values.astype(np.int32, copy=False)
 
 
-def _name(source: str | Path | bytes, name: str | None) -> str:
-    check_kind(source, (str, os.PathLike, bytes), "the path or the bytes of a map")
-    return name or ("(bytes)" if isinstance(source, bytes) else str(source) or "''")
+def parse_size(text: str, *, of: str = "size") -> tuple[int, int]:
+    """Parse WIDTHxHEIGHT, each side 1 to 99999, to (height, width); an InputError names `of`."""
+    match = re.fullmatch(r"([1-9][0-9]{0,4})[xX]([1-9][0-9]{0,4})", text, re.ASCII)
+    if match is None:
+        raise InputError(f"{of} is {text!r}; write WIDTHxHEIGHT, such as 2048x1024")
+    return int(match[2]), int(match[1])
 
 
-def _decode(source: str | Path | bytes, name: str, max_pixels: int) -> npt.NDArray[Any]:
-    """Integer array [H, W] with the file's own values."""
+def _decode(
+    source: str | Path | bytes, name: str | None, max_pixels: int
+) -> tuple[npt.NDArray[Any], str]:
+    """Integer array [H, W] with the file's own values, and the file's name in errors."""
     from PIL import PngImagePlugin, TiffImagePlugin
 
+    check_kind(source, (str, os.PathLike, bytes), "the path or the bytes of a map")
+    name = name or ("(bytes)" if isinstance(source, bytes) else str(source) or "''")
     data = source if isinstance(source, bytes) else _read_bytes(Path(source), name, max_pixels)
     if not data:
         raise ImageReadError(f"{name}: the file is empty")
@@ -163,16 +151,11 @@ def _decode(source: str | Path | bytes, name: str, max_pixels: int) -> npt.NDArr
             height, width = (int.from_bytes(data[at : at + 4], "big") for at in (20, 16))
             _check_pixels(height, width, name, max_pixels)
         pixels = png_pixels(data, name)
-        image = _open_pillow(PngImagePlugin.PngImageFile, data, name, max_pixels)
-        check_png_rows(data, pixels, name)
-        values, bits = _load(image, name), data[24]
-        narrow = image.mode == "L" and bits in _SPREAD
-        return values // np.uint8(_SPREAD[bits]) if narrow else values
+        return _decode_image(PngImagePlugin.PngImageFile, data, name, max_pixels, pixels), name
     if data.startswith(_TIFF):
-        image = _open_pillow(TiffImagePlugin.TiffImageFile, data, name, max_pixels)
-        return _decode_tiff(image, name)
+        return _decode_image(TiffImagePlugin.TiffImageFile, data, name, max_pixels), name
     if data.startswith(_NPY):
-        return _decode_npy(data, name, max_pixels)
+        return _decode_npy(data, name, max_pixels), name
     for magic, kind in _LOSSY.items():
         if data.startswith(magic):
             raise NotALabelMapError(
@@ -200,10 +183,14 @@ def _read_bytes(path: Path, name: str, max_pixels: int) -> bytes:
     return data
 
 
-def _open_pillow(
-    plugin: type[ImageFile.ImageFile], data: bytes, name: str, max_pixels: int
-) -> ImageFile.ImageFile:
-    """The opened image, known to be one map of ids within the limit; no pixel is decoded yet."""
+def _decode_image(
+    plugin: type[ImageFile.ImageFile],
+    data: bytes,
+    name: str,
+    max_pixels: int,
+    png_pixels: bytes | None = None,
+) -> npt.NDArray[Any]:
+    """Decode a PNG file, whose packed pixels are given, or a TIFF file."""
     # Not Image.open: its pixel limit is a global of the whole process.
     try:
         image = plugin(io.BytesIO(data))
@@ -213,33 +200,42 @@ def _open_pillow(
         ) from None
     width, height = image.size
     _check_pixels(height, width, name, max_pixels)
-    if image.mode in (
-        "RGB",
-        "RGBA",
-        "LA",
-        "CMYK",
-        "YCbCr",
-        "LAB",
-        "RGBX",
-        "PA",
-        "La",
-        "RGBa",
-        "HSV",
-    ):
+    if image.mode in _COLOUR_MODES:
         raise NotALabelMapError(
             f"{name}: a colour picture ({image.mode}), not a map of ids; give the grey or palette "
             "file that holds them"
         )
-    if image.mode not in ("L", "P", "1", "I", "I;16", "I;16B", "I;16L", "I;16N"):
+    if image.mode not in _ID_MODES:
         raise NotALabelMapError(
             f"{name}: pixels of kind {image.mode}; ids are 8, 16 or 32-bit whole numbers"
         )
     if getattr(image, "is_animated", False):
         raise NotALabelMapError(f"{name}: holds several pictures; give a file that holds one map")
-    return image
+    if png_pixels is not None:
+        check_png_rows(data, png_pixels, name)
+        bits, signed = data[24], None
+    else:
+        bits, signed = _check_tiff(image, name)
+    try:
+        image.load()
+        values = np.asarray(image)
+    except Exception as error:
+        raise ImageReadError(f"{name}: truncated or damaged ({reason(error)})") from None
+    if values.shape != (height, width):
+        raise ImageReadError(f"{name}: truncated or damaged (decoded to {list(values.shape)})")
+    if values.dtype == np.bool_:
+        values = values.astype(np.uint8)
+    if image.mode == "L" and bits in _SPREAD:
+        return values // np.uint8(_SPREAD[bits])
+    if image.mode == "L" and signed:
+        return values.view(np.int8)
+    if image.mode == "I" and signed is False:
+        return values.view(np.uint32)
+    return values
 
 
-def _decode_tiff(image: ImageFile.ImageFile, name: str) -> npt.NDArray[Any]:
+def _check_tiff(image: ImageFile.ImageFile, name: str) -> tuple[int, bool]:
+    """Bits of a value, and whether it is signed."""
     from PIL import TiffImagePlugin
 
     def tag(number: int) -> Any:
@@ -252,10 +248,11 @@ def _decode_tiff(image: ImageFile.ImageFile, name: str) -> npt.NDArray[Any]:
             "save it with LZW, deflate or none"
         )
     # Pillow inverts "white is zero" at 8 bits and not at 16; other readers never do.
-    if tag(TiffImagePlugin.PHOTOMETRIC_INTERPRETATION) not in (_BLACK_IS_ZERO, _PALETTE):
+    photometric = tag(TiffImagePlugin.PHOTOMETRIC_INTERPRETATION)
+    if photometric not in (_BLACK_IS_ZERO, _PALETTE):
         raise NotALabelMapError(
             f"{name}: a TIFF file that does not say that 0 is black (photometric interpretation "
-            f"{tag(TiffImagePlugin.PHOTOMETRIC_INTERPRETATION)}); save it as BlackIsZero or palette"
+            f"{photometric}); save it as BlackIsZero or palette"
         )
     if tag(TiffImagePlugin.SAMPLESPERPIXEL) not in (None, 1):
         raise NotALabelMapError(f"{name}: several values per pixel, not a map of ids")
@@ -263,27 +260,7 @@ def _decode_tiff(image: ImageFile.ImageFile, name: str) -> npt.NDArray[Any]:
     extents = [tile[1] or (0, 0, 0, 0) for tile in image.tile]
     if sum((right - x) * (bottom - y) for x, y, right, bottom in extents) != height * width:
         raise ImageReadError(f"{name}: damaged (strips of pixels are missing)")
-    bits, kind = tag(TiffImagePlugin.BITSPERSAMPLE), tag(TiffImagePlugin.SAMPLEFORMAT)
-    values = _load(image, name)
-    if image.mode == "L" and bits in _SPREAD:
-        return values // np.uint8(_SPREAD[bits])
-    if image.mode == "L" and kind == _SIGNED:
-        return values.view(np.int8)
-    if image.mode == "I" and kind != _SIGNED:
-        return values.view(np.uint32)
-    return values
-
-
-def _load(image: ImageFile.ImageFile, name: str) -> npt.NDArray[Any]:
-    width, height = image.size
-    try:
-        image.load()
-        values = np.asarray(image)
-    except Exception as error:
-        raise ImageReadError(f"{name}: truncated or damaged ({reason(error)})") from None
-    if values.shape != (height, width):
-        raise ImageReadError(f"{name}: truncated or damaged (decoded to {list(values.shape)})")
-    return values.astype(np.uint8) if values.dtype == np.bool_ else values
+    return tag(TiffImagePlugin.BITSPERSAMPLE), tag(TiffImagePlugin.SAMPLEFORMAT) == _SIGNED
 
 
 def _decode_npy(data: bytes, name: str, max_pixels: int) -> npt.NDArray[Any]:
@@ -342,16 +319,10 @@ def _describe_unknown(counts: dict[int, int], schema: LabelSchema, wide: bool) -
 
 
 def check_label_map(contract: Contract, label_map: npt.NDArray[Any]) -> None:
-    """Check a label map.
+    """Check that a label map is uint8 [H, W], channels of the contract's schema.
 
-    Args:
-        contract: the model's contract.
-        label_map: should be uint8 [H, W], channels.
-
-    Raises:
-        InputError: wrong dtype or rank.
-        SizeError: no pixels.
-        UnknownLabelError: values that are no channel of the schema.
+    Raises InputError for another dtype or rank, SizeError for no pixels, UnknownLabelError for
+    values that are no channel.
     """
     _check_kinds(contract, label_map, "label map")
     if label_map.ndim != 2 or label_map.dtype != np.uint8:
@@ -377,20 +348,10 @@ def check_label_map(contract: Contract, label_map: npt.NDArray[Any]) -> None:
 def check_instance_map(
     contract: Contract, label_map: npt.NDArray[Any], instance_map: npt.NDArray[Any] | None
 ) -> npt.NDArray[np.int32] | None:
-    """Check an instance map.
+    """Check that an instance map is whole numbers [H, W] of its label map's size, 0..2147483647.
 
-    Args:
-        contract: the model's contract.
-        label_map: the [H, W] label map it belongs to.
-        instance_map: should be whole numbers [H, W].
-
-    Returns:
-        int32 [H, W], or None where the model takes no instance map.
-
-    Raises:
-        MissingInputError: the model wants an instance map and there is none.
-        SizeError: its size is not the label map's.
-        InputError: wrong dtype or rank, or ids outside 0..2147483647.
+    Returns int32 [H, W], or None where the model takes no instance map. Raises MissingInputError if
+    the model needs one, SizeError for another size, InputError for another dtype, rank or range.
     """
     if not contract.wants_instances:
         return None
@@ -416,15 +377,10 @@ def check_instance_map(
     return instance_map.astype(np.int32, copy=False)
 
 
-def check_contract(contract: object) -> None:
-    """Raise InputError for what is no contract, such as arguments in another order."""
-    check_kind(contract, Contract, "the model's contract")
-
-
 def _check_kinds(contract: object, values: object, name: str) -> None:
-    check_contract(contract)
+    check_kind(contract, Contract, "the model's contract")
     check_kind(values, np.ndarray, f"the array of the {name}")
-    # A masked pixel has a value that its owner does not mean; rows of a matrix are matrices again.
+    # The values of masked pixels mean nothing; rows of a matrix are matrices again.
     if isinstance(values, (np.ma.MaskedArray, np.matrix)):
         raise InputError(
             f"a value of {type(values).__name__} where the plain array of the {name} belongs"
@@ -432,14 +388,8 @@ def _check_kinds(contract: object, values: object, name: str) -> None:
 
 
 def boundary_map(instance_map: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
-    """Instance boundaries: pixels whose id differs from the pixel above, below, left or right
-    (pix2pixHD, section 3.3).
-
-    Args:
-        instance_map: whole numbers [H, W]; compared as they are, never as floats.
-
-    Returns:
-        bool [H, W].
+    """Instance boundaries, bool [H, W]: pixels whose id differs from the pixel above, below, left
+    or right (pix2pixHD, section 3.3). Ids are compared as they are, never as floats.
     """
     boundary = np.zeros(instance_map.shape, np.bool_)
     across = instance_map[:, 1:] != instance_map[:, :-1]
@@ -456,15 +406,8 @@ def renumber_instances(
 ) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32]]:
     """Number the instances densely in the order of their ids; boundaries do not change.
 
-    Args:
-        instance_map: int32 [H, W].
-        limit: most instances there may be.
-
-    Returns:
-        int32 [H, W] with values 0..K-1, and int32 [K] with the id each had before.
-
-    Raises:
-        TooManyInstancesError: K is above `limit`.
+    Returns int32 [H, W] with values 0..K-1, and int32 [K], their former ids. Raises
+    TooManyInstancesError if K is above `limit`.
     """
     ids, dense = np.unique(instance_map, return_inverse=True)
     if len(ids) > limit:
@@ -477,33 +420,18 @@ def renumber_instances(
 def instance_channels(
     label_map: npt.NDArray[np.uint8], instance_map: npt.NDArray[Any]
 ) -> tuple[list[int], list[int]]:
-    """Which class each instance is of: that of its first pixel, since an instance lies within one
-    label.
+    """Class of each instance: that of its first pixel, since an instance lies within one label.
 
-    Args:
-        label_map: uint8 [H, W], channels.
-        instance_map: whole numbers [H, W].
-
-    Returns:
-        the K instance ids in ascending order, and the channel of each (255 where unlabelled has
-        none).
+    Returns the K instance ids in ascending order, and the channel of each (255 for unlabelled
+    without a channel).
     """
     ids, first = np.unique(instance_map, return_index=True)
     return ids.tolist(), label_map.ravel()[first].tolist()
 
 
 def label_map_png(contract: Contract, label_map: npt.NDArray[Any]) -> bytes:
-    """Write a label map as a PNG file of label ids.
-
-    Args:
-        contract: of the model.
-        label_map: uint8 [H, W], channels as `read_label_map` returns them.
-
-    Returns:
-        the file: 8-bit grey, 16-bit if an id of the map is above 255.
-
-    Raises:
-        InputError: wrong dtype or rank, or values that are no channel of the schema.
+    """Write a label map, uint8 [H, W] channels, as a PNG file of label ids: 8-bit grey, 16-bit if
+    an id of the map is above 255. Raises as `check_label_map`.
     """
     check_label_map(contract, label_map)
     schema = contract.schema
@@ -518,22 +446,11 @@ def label_map_png(contract: Contract, label_map: npt.NDArray[Any]) -> bytes:
 def instance_map_png(
     contract: Contract, label_map: npt.NDArray[Any], instance_map: npt.NDArray[Any]
 ) -> bytes:
-    """Write an instance map as a PNG file.
+    """Write an instance map, whole numbers [H, W], as a 16-bit grey PNG file.
 
-    Ids above 65535, for which PNG has no room, are numbered anew in their order; boundaries and the
-    rows of a style do not change.
-
-    Args:
-        contract: of a model that takes instance maps.
-        label_map: uint8 [H, W], the map that it belongs to.
-        instance_map: whole numbers [H, W].
-
-    Returns:
-        the file: 16-bit grey.
-
-    Raises:
-        InputError: wrong dtype, rank or size, or ids outside 0..2147483647.
-        TooManyInstancesError: ids above 65535, and more than 65536 of them.
+    Ids above 65535, for which PNG has no room, are renumbered in their order; boundaries and the
+    rows of a style do not change. Raises as `check_instance_map`, and TooManyInstancesError for
+    more than 65536 of such ids.
     """
     instances = check_instance_map(contract, label_map, instance_map)
     if instances is None:

@@ -1,9 +1,8 @@
-"""Pictures as files: PNG, JPEG, WebP and JPEG XL, encoded, decoded and written."""
+"""Pictures as files: encode, decode and write PNG, JPEG, WebP and JPEG XL."""
 
 from __future__ import annotations
 
 import io
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,7 +21,7 @@ Format = Literal["png", "jpg", "webp", "jxl"]
 """Formats of pictures, by the ending of their files."""
 
 FORMATS: tuple[Format, ...] = ("png", "jpg", "webp", "jxl")
-"""All of them."""
+"""All formats."""
 
 _LARGEST_SIDE: dict[Format, int] = {"png": 1 << 20, "jpg": 65500, "webp": 16383, "jxl": 1 << 18}
 _JPEG_START, _JPEG_END = b"\xff\xd8\xff", b"\xff\xd9"
@@ -36,22 +35,13 @@ _JXL_LOSSY_EFFORT, _JXL_LOSSLESS_EFFORT = 3, 1
 def encode_picture(
     image: Image, format: Format, *, quality: int = 95, lossless: bool | None = None
 ) -> bytes:
-    """Encode a picture.
+    """Encode a picture, uint8 [H, W, 3] RGB; the same picture gives the same bytes.
 
-    Args:
-        image: uint8 [H, W, 3], RGB.
-        format: ``"png"``, ``"jpg"``, ``"webp"`` or ``"jxl"``.
-        quality: 1 to 100, of lossy pictures.
-        lossless: whether the picture can be had back exactly; by default png and jxl are lossless,
-            webp is at quality 100, jpg never is.
+    `quality`, 1 to 100, is of lossy pictures. By default png and jxl are lossless, and webp at
+    quality 100; jpg never is.
 
-    Returns:
-        the file's bytes, the same for the same picture.
-
-    Raises:
-        InputError: the format cannot hold a picture of this size, or cannot be lossless or lossy as
-            asked.
-        MissingDependencyError: jxl without the extra ``datasets``.
+    Raises InputError if the format cannot hold a picture of this size or is never (or always)
+    lossless, MissingDependencyError for jxl without the extra ``datasets``.
     """
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
         raise InputError(f"a picture is uint8 [H, W, 3], not {image.dtype} {list(image.shape)}")
@@ -99,24 +89,24 @@ def encode_picture(
 def decode_picture(
     data: bytes, *, max_pixels: int = DEFAULT_MAX_PIXELS, name: str = "(bytes)"
 ) -> Image:
-    """Decode a picture of one of the formats that `encode_picture` writes.
+    """Decode a picture of a format of `encode_picture` to uint8 [H, W, 3] RGB; a rotation in the
+    file's metadata is ignored. `name` is the file's name in errors.
 
-    Args:
-        data: the file's bytes.
-        max_pixels: most pixels (height * width) to decode.
-        name: what to call it in errors.
-
-    Returns:
-        uint8 [H, W, 3], RGB; a rotation that the file asks for is not carried out.
-
-    Raises:
-        ImageReadError: truncated, damaged, or of another format.
-        ImageTooLargeError: more pixels than `max_pixels`.
-        MissingDependencyError: a JPEG XL file without the extra ``datasets``.
+    Raises ImageReadError if it is truncated, damaged or of another format, ImageTooLargeError above
+    `max_pixels`, MissingDependencyError for JPEG XL without the extra ``datasets``.
     """
     if data.startswith(_JXL_STARTS):
         return _decode_jxl(data, max_pixels, name)
-    plugin, is_whole = _kind(data, name)
+    plugin: type[ImageFile.ImageFile]
+    if data.startswith(SIGNATURE):
+        plugin, is_whole = PngImagePlugin.PngImageFile, True  # check_png looks closer
+    elif data.startswith(_JPEG_START):
+        plugin, is_whole = JpegImagePlugin.JpegImageFile, data.endswith(_JPEG_END)
+    elif data.startswith(b"RIFF") and data[8:12] == b"WEBP":
+        plugin = WebPImagePlugin.WebPImageFile
+        is_whole = int.from_bytes(data[4:8], "little") + 8 <= len(data)
+    else:
+        raise ImageReadError(f"{name}: not a PNG, JPEG, WebP or JPEG XL file")
     try:
         width, height = plugin(io.BytesIO(data)).size
     except Exception as error:  # the decoders raise nearly anything on damaged headers
@@ -125,27 +115,13 @@ def decode_picture(
     if plugin is PngImagePlugin.PngImageFile:
         check_png(data, name)
     decoded = None
-    if is_whole(data):
+    if is_whole:
         decoded = cv2.imdecode(
             np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
         )
     if decoded is None or decoded.shape[:2] != (height, width):
         raise ImageReadError(f"{name}: truncated or damaged")
     return cv2.cvtColor(decoded, cv2.COLOR_BGR2RGB).astype(np.uint8, copy=False)
-
-
-def _kind(data: bytes, name: str) -> tuple[type[ImageFile.ImageFile], Callable[[bytes], bool]]:
-    """What reads the header, and what tells whether the file is there to its end."""
-    if data.startswith(SIGNATURE):
-        return PngImagePlugin.PngImageFile, lambda _: True  # check_png looks closer
-    if data.startswith(_JPEG_START):
-        return JpegImagePlugin.JpegImageFile, lambda data: data.endswith(_JPEG_END)
-    if data.startswith(b"RIFF") and data[8:12] == b"WEBP":
-        return (
-            WebPImagePlugin.WebPImageFile,
-            lambda data: int.from_bytes(data[4:8], "little") + 8 <= len(data),
-        )
-    raise ImageReadError(f"{name}: not a PNG, JPEG, WebP or JPEG XL file")
 
 
 def _check_pixels(height: int, width: int, max_pixels: int, name: str) -> None:
@@ -183,16 +159,10 @@ def _decode_jxl(data: bytes, max_pixels: int, name: str) -> Image:
 
 
 def write_image(path: Path, image: Image, *, quality: int = 95) -> None:
-    """Encode a picture and put it in its place in one step.
+    """Encode a picture, uint8 [H, W, 3] RGB, by the ending of its path, and write it whole.
 
-    Args:
-        path: ends in .png, .jpg, .webp or .jxl; missing folders are made.
-        image: uint8 [H, W, 3], RGB.
-        quality: of jpg and webp, 1 to 100.
-
-    Raises:
-        InputError: the ending is another, or the format cannot hold a picture of this size.
-        OSError: the place cannot be written; nothing is left there.
+    Raises InputError for another ending or a size that the format cannot hold, OSError if the place
+    cannot be written; nothing is left there.
     """
     format = path.suffix.removeprefix(".")
     if format not in FORMATS:

@@ -9,16 +9,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from sceneloom.contract import (
-    INPUT_INSTANCES,
-    INPUT_LABELS,
-    INPUT_STYLE,
-    STYLE_ROWS,
-    Contract,
-)
-from sceneloom.errors import (
-    InputError,
-)
+from sceneloom.contract import INPUT_INSTANCES, INPUT_LABELS, INPUT_STYLE, STYLE_ROWS, Contract
+from sceneloom.errors import InputError
 from sceneloom.maps import (
     InstanceMap,
     LabelMap,
@@ -33,7 +25,7 @@ from sceneloom.text import counted
 
 @dataclasses.dataclass(frozen=True)
 class Padding:
-    """Rows added at the bottom and columns added at the right, by edge replication."""
+    """Rows at the bottom and columns at the right, added by edge replication."""
 
     bottom: int = 0
     right: int = 0
@@ -42,7 +34,7 @@ class Padding:
         return bool(self.bottom or self.right)
 
     def pad(self, pixel_map: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        """Pad a map [H, W] to [H + bottom, W + right]; the same array if nothing is added."""
+        """Pad a map [H, W] to [H + bottom, W + right]; the same array without padding."""
         if not self:
             return pixel_map
         return np.pad(pixel_map, ((0, self.bottom), (0, self.right)), mode="edge")
@@ -54,9 +46,7 @@ class Padding:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Request:
-    """One picture's inputs as the network takes them: checked, padded, instances renumbered where
-    styled.
-    """
+    """One picture's inputs, ready for the network: checked, padded, and renumbered if styled."""
 
     label_map: LabelMap
     """uint8 [H, W] at network size."""
@@ -65,7 +55,7 @@ class Request:
     style: Style | None
     """float32 [256, F], or None where the model takes none."""
     padding: Padding
-    """What was added to the caller's map, to be cropped from the picture."""
+    """Padding of the caller's map, to be cropped from the picture."""
 
     @property
     def nbytes(self) -> int:
@@ -80,22 +70,17 @@ def prepare(
     instance_map: npt.NDArray[Any] | None = None,
     style: npt.NDArray[Any] | None = None,
 ) -> Request:
-    """Check one picture's inputs against the contract and bring them to the form the network takes.
+    """Check one picture's inputs against the contract, pad them and make the style table.
 
-    Args:
-        contract: the model's contract.
-        label_map: uint8 [H, W], channels as `read_label_map` returns them.
-        instance_map: whole numbers [H, W]; needed if the model was trained with boundaries or
-            style, and left out where it was not.
-        style: float [K, F], row k for the k-th smallest of K instance ids, or the whole table of
-            256 rows; None takes the contract's defaults per label.
+    The label map is uint8 [H, W], channels as `read_label_map` returns them; the instance map,
+    whole numbers [H, W], is needed if `contract.wants_instances`, else ignored. Style is float [K,
+    F], row k for the k-th smallest of K instance ids, or the whole table of 256 rows; None takes
+    the contract's defaults.
 
-    Raises:
-        MissingInputError: the model wants an instance map and there is none.
-        SizeError: sizes differ, or the model does not take this one.
-        UnknownLabelError: values that are no channel of the schema.
-        TooManyInstancesError: a styled model and more than 256 instances.
-        InputError: wrong dtype or rank, or an input that this model does not take.
+    Raises MissingInputError without a needed instance map, SizeError if sizes differ or the model
+    does not take this one, UnknownLabelError for values that are no channel, TooManyInstancesError
+    for a styled model and more than 256 instances, InputError for another dtype or rank, or a style
+    that the model does not take.
     """
     check_label_map(contract, label_map)
     height, width = label_map.shape
@@ -138,7 +123,7 @@ def _full_table(contract: Contract, instances: int, style: npt.NDArray[Any]) -> 
 
 
 def stack(requests: Sequence[Request]) -> tuple[LabelMap, InstanceMap | None, Style | None]:
-    """Requests of one size as the arrays of a batch, as `Synthesizer.run_batch` takes them."""
+    """Arrays of a batch, for `Synthesizer.run_batch`, of requests of one size."""
     instances = [r.instance_map for r in requests if r.instance_map is not None]
     styles = [r.style for r in requests if r.style is not None]
     return (
@@ -151,23 +136,21 @@ def stack(requests: Sequence[Request]) -> tuple[LabelMap, InstanceMap | None, St
 def tensors(
     label_maps: LabelMap, instance_maps: InstanceMap | None, styles: Style | None
 ) -> dict[str, npt.NDArray[Any]]:
-    """The arrays of a batch by the names of the model's inputs; those that are None left out."""
+    """Arrays of a batch by the names of the model's inputs, without None."""
     named = {INPUT_LABELS: label_maps, INPUT_INSTANCES: instance_maps, INPUT_STYLE: styles}
     return {name: array for name, array in named.items() if array is not None}
 
 
 def smallest_map(contract: Contract) -> tuple[LabelMap, InstanceMap | None]:
-    """A map of one class and one instance, of the smallest size that a model takes.
-
-    Returns:
-        uint8 [H, W] and int32 [H, W], the second None where the model takes none.
+    """A map of one class, uint8 [H, W], and of one instance, int32 [H, W] or None, of the smallest
+    size that a model takes.
     """
     size = min(contract.sizes or ((contract.min_side, contract.min_side),))
     return np.zeros(size, np.uint8), np.zeros(size, np.int32) if contract.wants_instances else None
 
 
 def random_inputs(contract: Contract) -> dict[str, npt.NDArray[Any]]:
-    """A request of one random map of the smallest size that a model takes."""
+    """Tensors of one random map of the smallest size that a model takes."""
     side = contract.min_side
     height, width = min(contract.sizes or [(side, side)], key=lambda size: size[0] * size[1])
     rng = np.random.default_rng()

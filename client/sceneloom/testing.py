@@ -1,4 +1,4 @@
-"""For tests of code that uses SceneLoom: a server that is not there.
+"""For tests of code that uses SceneLoom: a fake server.
 
 contract = Contract(schema=load_schema("cityscapes"), boundaries=True, size_multiple=16)
 with TritonSynthesizer("fake", transport=FakeTransport(contract)) as synthesizer:
@@ -18,11 +18,9 @@ from sceneloom.contract import (
     ENGINE_PARAMETER,
     INPUT_INSTANCES,
     INPUT_LABELS,
-    INPUT_STYLE,
     MODEL_NAME,
     OUTPUT_IMAGE,
     PARAMETER,
-    STYLE_ROWS,
     Contract,
 )
 from sceneloom.errors import (
@@ -33,15 +31,12 @@ from sceneloom.errors import (
     ServingError,
 )
 from sceneloom.maps import boundary_map
-from sceneloom.triton.transport import TRITON_DTYPES, ModelConfig, TensorSpec
+from sceneloom.triton.transport import OUTPUT_SPECS, TRITON_DTYPES, ModelConfig, input_specs
 
 
 class FakeTransport:
-    """Answers in memory what a served model would: the label map in its schema's colours,
-    boundaries in white.
-
-    It checks sizes, dtypes and batch sizes as a server does, records every request, and fails where
-    it is told to.
+    """Answers with the label map in its schema's colours, boundaries in white. It checks sizes,
+    dtypes and batch sizes as a server does, records every request, and fails on demand.
     """
 
     def __init__(
@@ -55,39 +50,24 @@ class FakeTransport:
     ) -> None:
         """Prepare the answers.
 
-        Args:
-            contract: of the model that it stands for.
-            max_batch_size: largest batch it takes.
-            dynamic_batching: whether it says that it joins requests.
-            engine: what it says that it runs, such as ``openvino-fp32``; empty for nothing.
-            failures: one entry per request, in order: the error to raise, or None to answer; after
-                the last entry it always answers.
+        The contract, the batches and the engine are in the model's configuration. `failures` has
+        one entry per request, in order: the error to raise, or None to answer; later requests are
+        answered.
         """
         self.contract = contract
         self.max_batch_size = max_batch_size
         self.dynamic_batching = dynamic_batching
         self.engine = engine
         self.requests: list[dict[str, npt.NDArray[Any]]] = []
-        """The inputs of every request so far, failed ones included."""
+        """Inputs of every request so far, failed ones included."""
         self.closed = False
         """Whether `close` was called."""
         self._failures = list(failures)
         self._lock = threading.Lock()
-
-    @property
-    def address(self) -> str:
-        """Always ``fake``."""
-        return "fake"
-
-    @property
-    def kind(self) -> str:
-        """Always ``fake``."""
-        return "fake"
-
-    @property
-    def why(self) -> str:
-        """Always the same sentence."""
-        return "it is a fake for tests"
+        self.address = self.kind = "fake"
+        """As of a `Transport`."""
+        self.why = "it is a fake for tests"
+        """As of a `Transport`."""
 
     def model_config(self, model: str, *, timeout: float) -> ModelConfig:
         """Configuration of the model `synthesis`; any other name raises ModelNotFoundError."""
@@ -98,21 +78,11 @@ class FakeTransport:
                 **({ENGINE_PARAMETER: self.engine} if self.engine else {}),
             },
             max_batch_size=self.max_batch_size,
-            inputs=self._inputs(),
-            outputs={OUTPUT_IMAGE: TensorSpec(dtype="UINT8", dims=(-1, -1, 3))},
+            inputs=input_specs(self.contract),
+            outputs=OUTPUT_SPECS,
             version="1",
             dynamic_batching=self.dynamic_batching,
         )
-
-    def _inputs(self) -> dict[str, TensorSpec]:
-        inputs = {INPUT_LABELS: TensorSpec(dtype="UINT8", dims=(-1, -1))}
-        if self.contract.wants_instances:
-            inputs[INPUT_INSTANCES] = TensorSpec(dtype="INT32", dims=(-1, -1))
-        if self.contract.style_channels:
-            inputs[INPUT_STYLE] = TensorSpec(
-                dtype="FP32", dims=(STYLE_ROWS, self.contract.style_channels)
-            )
-        return inputs
 
     def infer(
         self, model: str, inputs: Mapping[str, npt.NDArray[Any]], output: str, *, timeout: float
@@ -124,7 +94,7 @@ class FakeTransport:
             failure = self._failures.pop(0) if self._failures else None
         if failure is not None:
             raise failure
-        specs = self._inputs()
+        specs = input_specs(self.contract)
         if inputs.keys() != specs.keys() or output != OUTPUT_IMAGE:
             raise RequestRejectedError(
                 f"expected inputs {sorted(specs)} and output {OUTPUT_IMAGE!r}, got "

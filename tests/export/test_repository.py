@@ -10,10 +10,10 @@ from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
 from sceneloom.contract import Contract
-from sceneloom.errors import SchemaError, SizeError
+from sceneloom.errors import InputError, SchemaError, SizeError
 from sceneloom.schema import load_schema
 from sceneloom_export.repository import fill_config
-from sceneloom_export.settings import ServingSettings, parse_size
+from sceneloom_export.settings import ServingSettings
 from sceneloom_serving import templates
 
 CITYSCAPES = Contract(schema=load_schema("cityscapes"), boundaries=True, size_multiple=32)
@@ -99,24 +99,5 @@ def test_warmup_size_that_the_model_does_not_take(tmp_path: Path) -> None:
     ],
 )
 def test_settings_out_of_range(settings: dict[str, Any]) -> None:
-    with pytest.raises(SchemaError):
+    with pytest.raises((InputError, SchemaError)):
         ServingSettings(**settings)
-
-
-def test_parse_size() -> None:
-    assert parse_size("2048x1024") == (1024, 2048)
-    assert parse_size("64X32") == (32, 64)
-    for text in (
-        "",
-        "x",
-        "64",
-        "64x",
-        "64x-32",
-        "0x32",
-        "64x32x3",
-        "6.4x32",
-        "²x32",
-        "9" * 5000 + "x8",
-    ):
-        with pytest.raises(SchemaError, match="WIDTHxHEIGHT"):
-            parse_size(text)

@@ -1,9 +1,8 @@
-"""The manifest of a rendering run: one row for each map, in SQLite, written when its picture is in
-its place.
+"""The manifest of a run: one row per map, in SQLite, written after its picture.
 
-The file is in WAL mode, one commit per picture (or per shard): a killed run loses no row, and a row
-is never there before its picture is. A picture of which the row is missing is rendered again. Where
-files cannot be mapped as shared memory (NFS and its like), nobody else can read it meanwhile.
+The file is in WAL mode, with one commit per picture (or per shard): a killed run loses no row, and
+no row comes before its picture. A picture without row is rendered again. On file systems without
+mapped shared memory (such as NFS) no other process can read the manifest during the run.
 
     sqlite3 OUTPUT/manifest.sqlite 'select status, count(*) from pictures group by status'
 """
@@ -19,12 +18,19 @@ import sqlite3
 import threading
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import quote
 
 from sceneloom.errors import InputError
-from sceneloom.files import HeldPlace, may_pass, new_part, reason_against, remove_part, sweep
+from sceneloom.files import (
+    HeldPlace,
+    may_pass,
+    new_part,
+    reason_against,
+    remove_part,
+    sweep,
+    write_whole,
+)
 from sceneloom.text import one_line
 
 if TYPE_CHECKING:
@@ -41,55 +47,54 @@ _ELSEWHERE = "--manifest FILE puts it on another disk"
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Origin:
-    """What a picture was made by; a picture of another origin is made again."""
+    """The origin of a picture; pictures of another origin are made again."""
 
     model: str
     """Name of the model."""
     model_version: str
-    """The version that the server had of it; empty for an engine in this process."""
+    """The served version; empty for an engine in this process."""
     bundle_hash: str
-    """SHA-256 over the exported engines, as the contract has it."""
+    """SHA-256 of the exported engines, from the contract."""
     parameters: str
-    """What else decides the picture's bytes (format, quality, style, unknown ids), as JSON."""
+    """Other settings that change the picture (format, quality, style, unknown ids), as JSON."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Row:
-    """One map: what became of it."""
+    """The result of one map."""
 
     key: str
     """Names the picture."""
     input_hash: str
-    """SHA-256 over the bytes of its label map, instance map and style file; empty if unreadable."""
+    """SHA-256 of its label map, instance map and style file; empty if unreadable."""
     origin: Origin
-    """What made it."""
     status: Status
-    """done: the picture is in its place. failed: there is none, for the reason in `error`."""
+    """done: the picture is in its location. failed: there is none, see `error`."""
     attempts: int
-    """Requests that were sent for it."""
+    """Requests sent for it."""
     milliseconds: float
     """From reading the map to the encoded picture."""
     finished: float
     """Unix time."""
     output: str = ""
-    """Where the picture lies below the output folder."""
+    """The picture's location below the output folder."""
     output_hash: str = ""
     """SHA-256 of the encoded picture."""
     output_bytes: int = 0
     height: int = 0
-    """Of the picture, in pixels."""
+    """Height of the picture in pixels."""
     width: int = 0
-    """Of the picture, in pixels."""
+    """Width of the picture in pixels."""
     padding_bottom: int = 0
-    """Rows that were added to the map for the network and cropped off the picture."""
+    """Rows added to the map for the network, and cropped off the picture."""
     padding_right: int = 0
-    """Columns that were added and cropped off."""
+    """Columns added and cropped off."""
     style: str = ""
     """How the style was chosen, as JSON; empty for a model without style."""
     engine: str = ""
-    """What made the picture, such as openvino-fp32; empty where the server did not say it."""
+    """The engine, such as openvino-fp32; empty if unknown."""
     precision: str = ""
-    """What its convolutions were computed in, such as fp32; likewise."""
+    """The precision of its convolutions, such as fp32; empty if unknown."""
     error_kind: str = ""
     """Class of the error."""
     error: str = ""
@@ -116,10 +121,9 @@ class Manifest:
 
         Args:
             path: the file.
-            to_read: it has to be there, and may be where nothing can be written.
+            to_read: it must exist; its folder may be read-only.
 
-        Raises:
-            InputError: it is no manifest, another run holds it, or the place cannot be written.
+        Raises InputError if it is no manifest, another run holds it, or it cannot be written.
         """
         self.path = path
         self._lock = threading.RLock()
@@ -134,33 +138,25 @@ class Manifest:
                 opened.enter_context(contextlib.closing(_hold(path)))
                 self._database, self._alone = _open(path)
             opened.callback(self._database.close)
-            with _as_os_errors(path, "read"):
-                self._place = HeldPlace(path)
-            opened.callback(self._place.close)
+            held = HeldPlace(path)
+            opened.callback(held.close)
+            self.check = held.check
             self._opened = opened.pop_all()
 
     def row(self, key: str) -> Row | None:
-        """The row of a map, or None where it has none."""
-        found = self._select("where key = ?", (key,))
+        """The row of a map, or None."""
+        found = self._select("where key = ?", key)
         return found[0] if found else None
 
     def is_known(self, output: str) -> bool:
-        """Whether a row says that a picture of this name is in its place.
-
-        Raises:
-            OSError: the manifest was removed or moved, or cannot be read.
-        """
-        query = "select 1 from pictures where output = ? and status = 'done' limit 1"
-        self.check_place()
-        with self._lock, _as_os_errors(self.path, "read"):
-            return self._database.execute(query, (_storable(output),)).fetchone() is not None
+        """Whether a row has this output; raises OSError if the manifest is gone."""
+        self.check()
+        return bool(self._select("where output = ? and status = 'done' limit 1", output))
 
     def record(self, rows: Iterable[Row]) -> None:
-        """Write rows in one commit; a row of equal key is replaced.
+        """Write rows in one commit; they replace rows of equal keys.
 
-        Raises:
-            OSError: the place cannot be written, such as a disk that is full, or the manifest was
-                removed or moved.
+        Raises OSError if the location cannot be written, or the manifest is gone.
         """
         marks = ", ".join("?" for _ in _COLUMNS)
         statement = f"insert or replace into pictures ({', '.join(_COLUMNS)}) values ({marks})"
@@ -168,56 +164,30 @@ class Manifest:
             tuple(_storable(data[name]) for name in _COLUMNS)
             for data in (row.to_json() for row in rows)
         ]
-        if not values:
-            return
-        self.check_place()
-        with self._lock, _as_os_errors(self.path, "written"), self._database:
-            self._database.executemany(statement, values)
-
-    def check_place(self) -> None:
-        """See whether the file is still where it was opened.
-
-        Raises:
-            OSError: it was removed or moved: what was recorded is lost with it.
-        """
-        self._place.check()
+        if values:
+            self.check()
+            with self._using("written") as database, database:
+                database.executemany(statement, values)
 
     def rows(self) -> Iterator[Row]:
-        """All rows in the order of their keys, read as they are asked for."""
+        """All rows in key order, read in pages."""
         last = ""
-        while page := self._select("where key > ? order by key limit 500", (last,)):
+        while page := self._select("where key > ? order by key limit 500", last):
             yield from page
             last = page[-1].key
 
     def counts(self) -> dict[str, int]:
         """Status -> number of rows."""
-        with self._lock, _as_os_errors(self.path, "read"):
-            found = self._database.execute("select status, count(*) from pictures group by status")
+        with self._using("read") as database:
+            found = database.execute("select status, count(*) from pictures group by status")
             return dict(found.fetchall())
 
-    def attempts(self) -> int:
-        """Requests that were sent for all pictures together."""
-        with self._lock, _as_os_errors(self.path, "read"):
-            (found,) = self._database.execute("select sum(attempts) from pictures").fetchone()
-            return int(found or 0)
-
-    def export(self, path: Path) -> int:
-        """Write all rows as JSON Lines, in one step; returns how many.
-
-        Raises:
-            OSError: the place cannot be written.
-        """
-        return write_listing(self.rows(), path)
-
-    def finish(self) -> None:
-        """Leave the rows as JSON Lines beside the manifest, and close it."""
-        with contextlib.suppress(OSError):  # a full disk or a lost place has been said already
-            self.check_place()
-            self.export(self.path.with_suffix(".jsonl"))
-        self.close()
-
-    def close(self) -> None:
-        """Close the file and let others have it; calling it twice is fine."""
+    def close(self, *, listing: bool = False) -> None:
+        """Close the file, after a listing of its rows beside it; a second call does nothing."""
+        if listing:
+            with contextlib.suppress(OSError):  # a full disk or a lost location is known already
+                self.check()
+                write_listing(self.rows(), self.path.with_suffix(".jsonl"))
         with self._lock:
             if self._alone:  # others cannot open it with its write-ahead log
                 with contextlib.suppress(sqlite3.Error):
@@ -227,44 +197,49 @@ class Manifest:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
 
-    def _select(self, tail: str, values: tuple[Any, ...]) -> list[Row]:
-        with self._lock, _as_os_errors(self.path, "read"):
-            found = self._database.execute(
-                f"select {', '.join(_COLUMNS)} from pictures {tail}",
-                tuple(map(_storable, values)),
-            ).fetchall()
-        return [_row(values) for values in found]
+    @contextlib.contextmanager
+    def _using(self, verb: str) -> Iterator[sqlite3.Connection]:
+        """The database, for one thread; its errors become OSErrors."""
+        with self._lock:
+            try:
+                yield self._database
+            except sqlite3.Error as error:
+                raise OSError(f"{self.path}: the manifest cannot be {verb} ({error})") from None
+
+    def _select(self, tail: str, value: str) -> list[Row]:
+        statement = f"select {', '.join(_COLUMNS)} from pictures {tail}"
+        with self._using("read") as database:
+            found = database.execute(statement, (_storable(value),)).fetchall()
+        rows = []
+        for values in found:
+            decoded = (
+                v.decode("utf-8", "surrogateescape") if isinstance(v, bytes) else v for v in values
+            )
+            data: dict[str, Any] = dict(zip(_COLUMNS, decoded, strict=True))
+            origin = Origin(**{f.name: data.pop(f.name) for f in dataclasses.fields(Origin)})
+            rows.append(Row(origin=origin, **data))
+        return rows
 
 
 def write_listing(rows: Iterable[Row], path: Path) -> int:
-    """Write rows as JSON Lines, in one step; returns how many.
-
-    Raises:
-        OSError: the place cannot be written.
-    """
-    part = new_part(path.parent)
+    """Write rows as JSON Lines, in one step; returns their number. Raises OSError."""
     count = 0
-    try:
-        with part.open("w", encoding="utf-8") as file:
-            for row in rows:
-                file.write(json.dumps(row.to_json(), sort_keys=True) + "\n")
-                count += 1
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
+
+    def lines() -> Iterator[bytes]:
+        nonlocal count
+        for row in rows:
+            yield (json.dumps(row.to_json(), sort_keys=True) + "\n").encode()
+            count += 1
+
+    write_whole(path, lines())
     return count
 
 
 def _hold(path: Path) -> sqlite3.Connection:
-    """Hold the lock file beside a manifest: two runs into one place would undo each other."""
+    """Hold the lock file beside a manifest: two runs into one location would undo each other."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         sweep(path.parent, deep=False)
@@ -283,7 +258,7 @@ def _hold(path: Path) -> sqlite3.Connection:
     lock = path.with_name(f".{path.name}.lock")
     held = None
     try:
-        # SQLite's lock is one that every system has, and that goes with its process.
+        # Every system has SQLite's lock, and it ends with its process.
         held = sqlite3.connect(lock, timeout=0, check_same_thread=False, isolation_level=None)
         held.execute("begin exclusive")
     except sqlite3.Error as error:
@@ -300,7 +275,7 @@ def _hold(path: Path) -> sqlite3.Connection:
 
 def _has_locks(folder: Path) -> bool:
     """Whether files of a folder can be locked: some network file systems refuse."""
-    part = new_part(folder)  # closing the lock file itself would let go of its locks
+    part = new_part(folder)  # closing the lock file itself would release its locks
     try:
         with part.open("wb") as stream:
             fcntl.lockf(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -311,25 +286,12 @@ def _has_locks(folder: Path) -> bool:
     return True
 
 
-@contextlib.contextmanager
-def _as_os_errors(path: Path, verb: str) -> Iterator[None]:
-    """Have SQLite's errors as those of a place that is gone or full."""
-    try:
-        yield
-    except sqlite3.Error as error:
-        raise OSError(f"{path}: the manifest cannot be {verb} ({error})") from None
-
-
 def _open(path: Path) -> tuple[sqlite3.Connection, bool]:
-    """Open a manifest or make one.
+    """Open a manifest or make one; raises InputError, or OSError if the disk is full.
 
     Returns:
-        the connection, and whether nobody else can read meanwhile: where files cannot be mapped as
-        shared memory, as on network file systems, SQLite's write-ahead log is one process's alone.
-
-    Raises:
-        InputError: it is no manifest, or cannot be opened in either way.
-        OSError: the disk is full.
+        the connection, and whether only this process can read meanwhile: without files mapped as
+        shared memory (network file systems) SQLite's write-ahead log serves one process.
     """
     is_new = not path.exists()
     try:
@@ -352,7 +314,7 @@ def _open(path: Path) -> tuple[sqlite3.Connection, bool]:
 
 
 def _open_unwritable(path: Path) -> sqlite3.Connection:
-    """Open a manifest in a folder that cannot be written to."""
+    """Open a manifest in a read-only folder."""
     log = path.with_name(path.name + "-wal")
     if log.is_file() and log.stat().st_size:
         raise InputError(
@@ -388,7 +350,7 @@ def _open_as(path: Path, *, alone: bool) -> sqlite3.Connection:
         database.execute("pragma synchronous = normal")  # a killed process loses nothing
         with database:
             # Python begins no transaction for these: a run that ends between two of them would
-            # leave a manifest without a format, which is refused from then on.
+            # leave a manifest without a format, which every later run refuses.
             database.execute("begin immediate")
             kinds = {**dict.fromkeys(_NUMBERS, "integer"), **dict.fromkeys(_REALS, "real")}
             columns = ", ".join(f"{name} {kinds.get(name, 'text')} not null" for name in _COLUMNS)
@@ -406,11 +368,7 @@ def _open_as(path: Path, *, alone: bool) -> sqlite3.Connection:
 
 
 def _check_format(path: Path, database: sqlite3.Connection) -> int:
-    """The format of a manifest that is sound; 0 of a new one.
-
-    Raises:
-        InputError: it is of another format, or damaged.
-    """
+    """The manifest's format, 0 if new; raises InputError if it is unknown, or damaged."""
     (version,) = database.execute("pragma user_version").fetchone()
     (tables,) = database.execute("select count(*) from sqlite_master").fetchone()
     if version not in (1, FORMAT) and (version or tables):
@@ -428,15 +386,3 @@ def _storable(value: Any) -> Any:
     # A file name that is not UTF-8 has lone surrogates, which SQLite does not take.
     surrogates = isinstance(value, str) and any("\ud800" <= c <= "\udfff" for c in value)
     return value.encode("utf-8", "surrogateescape") if surrogates else value
-
-
-def _row(values: tuple[Any, ...]) -> Row:
-    data: dict[str, Any] = dict(
-        zip(
-            _COLUMNS,
-            (v.decode("utf-8", "surrogateescape") if isinstance(v, bytes) else v for v in values),
-            strict=True,
-        )
-    )
-    origin = Origin(**{field.name: data.pop(field.name) for field in dataclasses.fields(Origin)})
-    return Row(origin=origin, **data)

@@ -73,8 +73,8 @@ def render_and_route(
     container: Container = "folder",
 ) -> tuple[list[Result], Route]:
     plan = make_plan(
-        Maps(place=maps),
-        Pictures(place=str(output), container=container),
+        Maps(location=maps),
+        Pictures(location=str(output), container=container),
         servers.addresses(settings),
         settings,
         listeners,
@@ -82,7 +82,7 @@ def render_and_route(
     with RenderRun(plan) as run:
         results = sorted(run, key=lambda result: result.key)
     assert {type(result) for result in results} == {Rendered}
-    return results, run.route()
+    return results, run.route
 
 
 def pictures(results: list[Result], output: Path, container: Container = "folder") -> list[Any]:

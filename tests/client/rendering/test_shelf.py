@@ -56,12 +56,12 @@ def test_batches_are_of_one_size_and_nothing_is_lost(steps: list[tuple[int, int]
         put.append(str(number))
         shelf.add(loaded(str(number), (side, side)))
         if number % 2:
-            batch = shelf.take(lambda size, most=most: most)
+            batch = shelf.take(most)
             assert 1 <= len(batch) <= most
             assert len({one.size for one in batch}) == 1
             got += [one.item.key for one in batch]
-    held = len(shelf)
+    held = shelf.count
     assert shelf.bytes == sum(map(len, put)) - sum(map(len, got))
     assert len(put) == len(got) + held
     assert shelf.clear() == held
-    assert (len(shelf), shelf.bytes) == (0, 0)
+    assert (shelf.count, shelf.bytes) == (0, 0)

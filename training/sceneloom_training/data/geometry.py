@@ -16,9 +16,9 @@ from annotated_types import Interval
 from PIL import Image
 
 from sceneloom.errors import InputError, SizeError
+from sceneloom.maps import parse_size
 from sceneloom.validation import checked
 from sceneloom_training.data.sample import Photo, Sample
-from sceneloom_training.data.settings import parse_size
 
 Mode = Literal["none", "resize", "resize_and_crop", "crop", "scale_width", "scale_width_and_crop"]
 
@@ -65,7 +65,7 @@ class Geometry:
         """Raise InputError with a valid size if the window or exact size is no multiple."""
         if self.mode not in _SIZED:
             return
-        height, width = parse_size(self.size, of="size")
+        height, width = parse_size(self.size)
         nearest = _nearest(height, multiple), _nearest(width, multiple)
         if nearest != (height, width):
             raise InputError(
@@ -100,7 +100,7 @@ class Geometry:
             case "none":
                 return _nearest(height, multiple), _nearest(width, multiple)
             case "resize":
-                return parse_size(self.size, of="size")
+                return parse_size(self.size)
             case "resize_and_crop":
                 return self.load_size, self.load_size
             case "scale_width":
@@ -118,7 +118,7 @@ class Geometry:
         height, width = scaled
         if self.mode not in _CROPPED:
             return np.arange(height), np.arange(width)
-        window = parse_size(self.size, of="size")
+        window = parse_size(self.size)
         if window[0] > height or window[1] > width:
             raise SizeError(
                 f"a sample is {width}x{height} where the window of {self.size} is cut from it "

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from sceneloom.errors import DataSetError, ImageReadError, InputError
 from sceneloom.file_tree import LeftOut, describe
+from sceneloom.maps import parse_size
 from sceneloom.schema import LabelSchema, builtin_schemas, load_schema
 from sceneloom.text import printable
 from sceneloom_training.data.ade20k import open_ade20k
@@ -22,7 +23,7 @@ from sceneloom_training.data.paired import open_paired
 from sceneloom_training.data.pictures import read_header
 from sceneloom_training.data.pix2pixhd import open_pix2pixhd
 from sceneloom_training.data.sample import DataSet, size_difference
-from sceneloom_training.data.settings import DataSettings, parse_size
+from sceneloom_training.data.settings import DataSettings
 from sceneloom_training.data.streets import open_streets
 
 

@@ -3,23 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-import re
 from pathlib import Path
 from typing import Annotated, Literal
 
 from annotated_types import Interval
 
 from sceneloom.errors import InputError
-from sceneloom.maps import DEFAULT_MAX_PIXELS, OnUnknown
+from sceneloom.maps import DEFAULT_MAX_PIXELS, OnUnknown, parse_size
 from sceneloom.validation import checked
-
-
-def parse_size(text: str, *, of: str) -> tuple[int, int]:
-    """Parse WIDTHxHEIGHT to (height, width), 1 to 99999; raises InputError about `of`."""
-    match = re.fullmatch(r"([1-9][0-9]{0,4})x([1-9][0-9]{0,4})", text, re.ASCII)
-    if match is None:
-        raise InputError(f"{of} is {text!r}; write WIDTHxHEIGHT, such as 512x256")
-    return int(match[2]), int(match[1])
 
 
 def check_size(text: str, *, of: str) -> tuple[int, int]:

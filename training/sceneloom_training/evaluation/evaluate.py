@@ -18,14 +18,14 @@ from annotated_types import Interval
 from PIL import Image
 
 from sceneloom.errors import DataSetError, InputError, SceneLoomError, SizeError
-from sceneloom.maps import LabelMap
+from sceneloom.maps import LabelMap, parse_size
 from sceneloom.schema import LabelSchema
 from sceneloom.text import reason
 from sceneloom.validation import checked
 from sceneloom_training.data import DataSet, Geometry
 from sceneloom_training.data.geometry import resize_nearest
 from sceneloom_training.data.sample import Photo
-from sceneloom_training.data.settings import check_size, parse_size
+from sceneloom_training.data.settings import check_size
 from sceneloom_training.evaluation import scores
 from sceneloom_training.evaluation.features import Distances, FeatureNetwork, feature_distances
 from sceneloom_training.evaluation.scores import ClassCounts, Scores, count_classes, join_counts
@@ -147,7 +147,7 @@ def evaluate(
     if features is not None and source is not None and len(keys) < 2:
         raise InputError("FID and KID need at least two pictures, and one sample is evaluated")
     if source is not None:
-        fixed = parse_size(settings.size, of="size") if settings.size else None
+        fixed = parse_size(settings.size) if settings.size else None
         sizes = (fixed or _size(data.read(index).photo) for index in range(len(keys)))
         source.check(keys, sizes, known=data.keys)
     size = segmenter.height, segmenter.width

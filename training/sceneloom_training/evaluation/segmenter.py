@@ -26,12 +26,12 @@ from torch.nn import functional
 
 from sceneloom.errors import CheckpointError, InputError, SceneLoomError, SchemaError, require
 from sceneloom.files import file_hash, replace_folder
+from sceneloom.maps import parse_size
 from sceneloom.schema import NO_CHANNEL, LabelSchema, load_schema
 from sceneloom.text import one_line, parse_json, reason
 from sceneloom.validation import checked, read_json
 from sceneloom.version import __version__
 from sceneloom_training.checkpoint import save_weights
-from sceneloom_training.data.settings import parse_size
 from sceneloom_training.process import choose_device
 from sceneloom_training.settings import DeviceChoice, SegmenterSettings
 
@@ -192,7 +192,7 @@ def save_segmenter(
     provenance: dict[str, Any],
 ) -> None:
     """Write a segmenter, trained on `to_pixels`, or replace one; raises CheckpointError."""
-    height, width = parse_size(settings.size, of="size")
+    height, width = parse_size(settings.size)
     files = frozenset({MARKER, WEIGHTS})
     with replace_folder(
         folder, marker=MARKER, files=files, kind="a segmenter", error=CheckpointError
