@@ -42,12 +42,11 @@ def main(
     save_checkpoint(out, imported.generator, imported.contract, provenance)
     a, contract = imported.generator.architecture, imported.contract
     parameters = sum(p.numel() for p in imported.generator.parameters())
-    enhancers = f", enhancers: {a.enhancers}, of {counted(a.enhancer_blocks, 'block')}"
-    enhancers = enhancers if a.enhancers else ""
+    blocks = f", enhancers: {a.enhancers}, of {counted(a.enhancer_blocks, 'block')}"
     print(
         f"generator: {parameters / 1e6:.1f} M parameters, ngf {a.ngf}, "
         f"{counted(a.global_downsamplings, 'downsampling')}, "
-        f"{counted(a.global_blocks, 'block')}{enhancers}"
+        f"{counted(a.global_blocks, 'block')}{blocks if a.enhancers else ''}"
     )
     print(
         f"inputs: {counted(contract.schema.channels, 'label')} "

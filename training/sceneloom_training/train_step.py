@@ -66,7 +66,7 @@ class TrainStep:
 
     @property
     def best(self) -> SynthesisNetwork:
-        """The generator to validate and to export: the average, if there is one."""
+        """The generator to validate and to export: the average, if any."""
         return self.average or self.objective.generator
 
     def learning_rate(self, step: int) -> float:

@@ -129,5 +129,5 @@ def _of_split(root: Path, split: str, numbers: Sequence[int]) -> list[int]:
     }[split]
     chosen = [number for number in numbers if first <= in_celeba[number] < end]
     if not chosen:
-        raise DataSetError(f"{path}: none of the photographs that are there is of {split!r}")
+        raise DataSetError(f"{path}: none of the photographs is of {split!r}")
     return chosen

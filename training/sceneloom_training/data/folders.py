@@ -62,9 +62,8 @@ def split_folder(root: Path, split: str, ending: str, contents: str) -> Path:
     folder = root / f"{split}{ending}"
     if not folder.is_dir():
         splits = sorted(p.name.removesuffix(ending) for p in root.glob(f"*{ending}") if p.is_dir())
-        has = f"the splits there are {', '.join(splits)}"
-        has = has if splits else f"no <split>{ending} is there"
-        raise DataSetError(f"{folder}: no such folder of {contents}; {has}")
+        others = f"the splits are {', '.join(splits)}" if splits else f"no <split>{ending} exists"
+        raise DataSetError(f"{folder}: no such folder of {contents}; {others}")
     return folder
 
 

@@ -26,6 +26,13 @@ from sceneloom_training.data.sample import DataSet, size_difference
 from sceneloom_training.data.settings import DataSettings
 from sceneloom_training.data.streets import open_streets
 
+_OPEN = {
+    "pix2pixhd": open_pix2pixhd,
+    "cityscapes": open_cityscapes,
+    "ade20k": open_ade20k,
+    "nyu": open_nyu,
+}
+
 
 def open_data_set(settings: DataSettings) -> DataSet:
     """Find a data set's files, and which belong together; reads none of the pictures. Raises
@@ -47,14 +54,6 @@ def open_data_set(settings: DataSettings) -> DataSet:
         return open_faces(root, split, schema=schema, unknown=unknown)
     open_triples = _OPEN[settings.layout]
     return open_triples(root, split, schema=schema, unknown=unknown, instances=instances)
-
-
-_OPEN = {
-    "pix2pixhd": open_pix2pixhd,
-    "cityscapes": open_cityscapes,
-    "ade20k": open_ade20k,
-    "nyu": open_nyu,
-}
 
 
 def _schema(settings: DataSettings) -> LabelSchema:

@@ -250,7 +250,7 @@ def _read_jpeg(file: BinaryIO) -> Header:
 
 
 def _orientation(exif: bytes) -> int:
-    """EXIF's orientation, 1 where there is none or the data is damaged."""
+    """EXIF's orientation, 1 for absent or damaged data."""
     order = {b"II": "little", b"MM": "big"}.get(exif[:2])
 
     def number(at: int, length: int) -> int:

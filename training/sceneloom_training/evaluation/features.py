@@ -80,7 +80,7 @@ def feature_distances(
 ) -> Distances:
     """FID and KID of two sets of features, float64 [N, F]; raises InputError if they have none."""
     if len(pictures) < 2 or len(photos) < 2:
-        raise InputError(f"FID and KID need at least two pictures; there is {len(pictures)}")
+        raise InputError(f"FID and KID need at least two pictures, not {len(pictures)}")
     if not (np.isfinite(photos).all() and np.isfinite(pictures).all()):
         raise InputError(
             f"{network.name}: gives features that are not finite; its weights are damaged"

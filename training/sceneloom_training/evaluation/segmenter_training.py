@@ -191,7 +191,7 @@ class _Run:
         (self.folder.root / TRAINING).unlink(missing_ok=True)  # of an older version
 
     def _load(self) -> None:
-        """Resume from the newest checkpoint if there is one."""
+        """Resume from the newest checkpoint, if any."""
         steps = self.folder.steps()
         path = self.folder.root / TRAINING  # the checkpoint of an older version
         if steps:
