@@ -15,6 +15,7 @@ from torch import nn
 from sceneloom.contract import Contract
 from sceneloom.errors import CheckpointError, InputError
 from sceneloom.schema import LabelSchema
+from sceneloom.text import counted
 from sceneloom_training import networks
 from sceneloom_training.checkpoint import load_checkpoint
 from sceneloom_training.losses import PerceptualLoss
@@ -133,7 +134,7 @@ def start_generator(generator: SynthesisNetwork, bundle: Path, schema: LabelSche
     left = ours.enhancers - theirs.enhancers
     if left < 0:
         raise CheckpointError(
-            f"{bundle}: has {theirs.enhancers} enhancers, more than the new generator"
+            f"{bundle}: has {counted(theirs.enhancers, 'enhancer')}, more than the new one"
         )
     blocks = ours.enhancer_blocks if theirs.enhancers else theirs.enhancer_blocks
     expected = dataclasses.replace(
