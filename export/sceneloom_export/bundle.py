@@ -291,7 +291,7 @@ def describe(
         "sha256": hashes,
         "bytes": {path.relative_to(folder).as_posix(): path.stat().st_size for path in engines},
         "checkpoint": {"sha256": checkpoint.weights_hash, "provenance": checkpoint.provenance},
-        "architecture": checkpoint.generator.architecture.to_json(),
+        "architecture": dataclasses.asdict(checkpoint.generator.architecture),
         "parameters": sum(p.numel() for p in checkpoint.generator.parameters()),
         "contract": served.to_json(),
         "serving": dataclasses.asdict(settings),
