@@ -35,6 +35,12 @@ import numpy as np
 import psutil
 import tyro
 
+from noop_server import (
+    NOOP_CONTRACT,
+    NoopServer,
+    noop_picture,
+    write_noop_repository,
+)
 from sceneloom.errors import InputError, SceneLoomError
 from sceneloom.files import write_whole
 from sceneloom.maps import read_instance_map, read_label_map
@@ -48,12 +54,6 @@ from sceneloom.rendering.settings import Container, RenderSettings
 from sceneloom.request import prepare
 from sceneloom.triton.client import TransportChoice, TritonSynthesizer
 from sceneloom_bench.harness import write_maps
-from sceneloom_bench.noop_server import (
-    NOOP_CONTRACT,
-    NoopServer,
-    noop_picture,
-    write_noop_repository,
-)
 from sceneloom_bench.turns import rounds_in_turn
 from sceneloom_serving.engines import describe_machine
 from sceneloom_streets import draw_street
