@@ -1,7 +1,6 @@
 """Draw maps of cells: palette PNGs of class ids, and 32-bit TIFFs with one id per cell.
 
-A field other than streets needs a label schema (`cells.json`) and maps, and photographs to train on.
-No code of SceneLoom knows cells.
+A field other than streets needs a label schema (`cells.json`) and maps; training needs photographs.
 
     python examples/microscopy/draw_cells.py build/cells --maps 4
 """
@@ -88,7 +87,9 @@ def draw_photograph(
     height, width = label_map.shape
     tint = rng.normal(0, 12, (*label_map.shape, 3)).astype(np.float32)
     picture = _colours(schema)[label_map] + cv2.GaussianBlur(tint, (0, 0), 3) * 4
-    light = cv2.resize(rng.uniform(0.7, 1.2, (4, 4)), (width, height), interpolation=cv2.INTER_CUBIC)
+    light = cv2.resize(
+        rng.uniform(0.7, 1.2, (4, 4)), (width, height), interpolation=cv2.INTER_CUBIC
+    )
     picture = cv2.GaussianBlur(picture, (0, 0), 1.2) * light[..., None]
     return (picture + rng.normal(0, 4, picture.shape)).clip(0, 255).round().astype(np.uint8)
 

@@ -7,7 +7,7 @@ import signal
 from pathlib import Path
 
 import pytest
-from support import CHECKOUT, run_command
+from support import CHECKOUT
 
 from sceneloom_bench.bench_command import BENCHMARKS, run
 

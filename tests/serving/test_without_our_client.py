@@ -35,7 +35,9 @@ def styled_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Embedded
     folder = tmp_path_factory.mktemp("styled")
     schema = load_schema("cityscapes19")
     rng = np.random.default_rng(0)
-    defaults = {label.id: tuple(map(float, rng.normal(0, 2, 3).round(3))) for label in schema.labels}
+    defaults = {
+        label.id: tuple(map(float, rng.normal(0, 2, 3).round(3))) for label in schema.labels
+    }
     contract = Contract(
         schema=schema, boundaries=True, style_channels=3, style_defaults=defaults, size_multiple=4
     )
@@ -63,7 +65,12 @@ def run_page(folder: Path, server: EmbeddedServer, labels: np.ndarray, ids: np.n
         (folder / name).write_text(code)
         command = [sys.executable] if language == "python" else ["bash", "-e", "-o", "pipefail"]
         done = subprocess.run(
-            [*command, name], cwd=folder, env=environment, capture_output=True, text=True, timeout=60
+            [*command, name],
+            cwd=folder,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=60,
         )
         assert done.returncode == 0, (block, done.stdout, done.stderr)
         printed += done.stdout
