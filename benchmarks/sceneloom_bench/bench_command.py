@@ -61,7 +61,7 @@ def run(arguments: Sequence[str]) -> int:
         hint = MOVED.get(name, hint)
         print(f"sceneloom bench: no benchmark {name!r}; {hint}", file=sys.stderr)
         return 2
-    require(("psutil", "matplotlib"), extra="bench", purpose="sceneloom bench")
+    require(("psutil", "matplotlib", "jinja2"), extra="bench", purpose="sceneloom bench")
     try:
         with stoppable():
             benchmark = importlib.import_module(BENCHMARKS[name][0])

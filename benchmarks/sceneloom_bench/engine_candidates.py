@@ -1,5 +1,5 @@
-"""The engines that are measured, in the order of a waterfall: PyTorch as published, PyTorch faster,
-then the engines, the plainest first; and all of them loaded, each in a process of its own.
+"""The candidates of an engine benchmark, the plainest first: PyTorch as published, faster PyTorch,
+engines; each is loaded in a process of its own.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from sceneloom.errors import EngineError, InputError, SceneLoomError
 from sceneloom.maps import Image, InstanceMap, LabelMap, Style
 from sceneloom.request import Request
 from sceneloom.synthesizer import Synthesizer
-from sceneloom_bench.engine_case import Bundle
+from sceneloom_bench.engine_case import Bundle, load_model
 from sceneloom_bench.harness import ServedSettings, served
 from sceneloom_bench.peaks import Device
 from sceneloom_bench.reports.report import say
@@ -32,18 +32,18 @@ from sceneloom_training.torch_synthesizer import TorchSynthesizer
 EAGER = "torch-fp32"
 """The baseline: PyTorch eager, float32, NCHW, as published."""
 ALL_CLASSES = "openvino-fp32, all classes"
-"""Without the rewriting that leaves out the classes that do not occur: the bar beside it."""
+"""OpenVINO without the rewriting that leaves out absent classes."""
 PLAN = "tensorrt-fp16"
 SERVED = "through Triton"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TorchVariant:
-    """How PyTorch runs."""
+    """PyTorch in one precision and memory order, eager or compiled."""
 
     precision: Literal["fp32", "fp16"] = "fp32"
     channels_last: bool = False
-    """Memory order; without it NCHW, as published."""
+    """Memory order; NCHW, the published one, if false."""
     compiled: bool = False
 
     def __str__(self) -> str:
@@ -65,18 +65,18 @@ TORCH_VARIANTS: dict[Device, dict[str, TorchVariant]] = {
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Candidate:
-    """One way to get pictures."""
+    """An engine or PyTorch variant to measure."""
 
     name: str
     precision: Precision
-    """Whose limits its pictures are held against."""
+    """Precision whose parity limits apply."""
     how: str
     open: Callable[[], Synthesizer]
-    """Picklable; called in a process of its own."""
+    """Opener, picklable, called in a child process."""
 
 
 def known_names(device: Device | None = None) -> list[str]:
-    """All candidates of a device, or of any, in the table's order."""
+    """Names of all candidates of a device, or of both, in the table's order."""
     if device is None:
         return list(dict.fromkeys([*known_names("cpu"), *known_names("cuda")]))
     names = list(TORCH_VARIANTS[device])
@@ -88,11 +88,7 @@ def known_names(device: Device | None = None) -> list[str]:
 
 
 def check_names(names: Sequence[str]) -> None:
-    """Refuse unknown names.
-
-    Raises:
-        InputError: names the nearest known one.
-    """
+    """Raise InputError, with the nearest known name, for an unknown one."""
     for name in names:
         if name not in known_names():
             near = difflib.get_close_matches(name, known_names(), 1)
@@ -101,10 +97,10 @@ def check_names(names: Sequence[str]) -> None:
 
 
 def choose(names: Sequence[str], device: Device) -> tuple[list[str], dict[str, str]]:
-    """The names, or all known ones if there are none, that can be tried on this machine.
+    """Names that can run on this machine, of all if `names` is empty.
 
     Returns:
-        names to try in the table's order, the baseline first, and why each other one cannot be.
+        Names in the table's order, the baseline first, and the reason against each other one.
     """
     wanted = [n for n in known_names() if n in {EAGER, *names}] if names else known_names()
     tried, cannot = [], {}
@@ -122,7 +118,7 @@ def choose(names: Sequence[str], device: Device) -> tuple[list[str], dict[str, s
 
 
 def needed_precisions(names: Sequence[str]) -> list[ExportPrecision]:
-    """Precisions to export for these; none where none of them needs a bundle."""
+    """Precisions to export for these candidates; empty if none needs a bundle."""
     if not needs_bundle(names):
         return []
     used = {ENGINES[name].precision for name in names if name in ENGINES}
@@ -131,7 +127,7 @@ def needed_precisions(names: Sequence[str]) -> list[ExportPrecision]:
 
 
 def needs_bundle(names: Sequence[str]) -> bool:
-    """Whether one of these runs an exported model."""
+    """Whether a candidate runs an exported model."""
     return any(name in ENGINES or name == ALL_CLASSES for name in names)
 
 
@@ -142,9 +138,9 @@ def candidates(
     bundle: Bundle | None,
     largest_batch: int,
 ) -> tuple[list[Candidate], dict[str, str]]:
-    """Candidates that can be opened, and why each other one cannot be; names are from `choose`.
+    """Candidates of `choose`'s names, and the reason against each that cannot be opened.
 
-    Without a bundle its engines are left out without a word.
+    Without a bundle its engines are skipped.
     """
     found, cannot = [], {}
     for name in names:
@@ -176,7 +172,7 @@ def candidates(
 
 
 def open_all_classes(graph: Path, largest_batch: int) -> Synthesizer:
-    """OpenVINO over the planes of all classes, whether they occur or not."""
+    """Open OpenVINO over the planes of all classes, present or absent."""
     from sceneloom_serving.openvino_runtime import OpenVinoSynthesizer
 
     return OpenVinoSynthesizer(graph, max_batch_size=largest_batch, absent_classes=True)
@@ -185,23 +181,17 @@ def open_all_classes(graph: Path, largest_batch: int) -> Synthesizer:
 def open_torch(
     checkpoint: Path, variant: TorchVariant, device: Device, largest: int
 ) -> Synthesizer:
-    """Load a checkpoint into PyTorch, with as many threads as engines take; float32 is float32 on a
-    GPU, too.
-    """
+    """Load a checkpoint into PyTorch, with the engines' number of threads and without TF32."""
     import torch
-
-    from sceneloom_training.checkpoint import load_checkpoint
 
     torch.set_num_threads(usable_cpus())
     torch.backends.cudnn.allow_tf32 = False
     torch.backends.cuda.matmul.allow_tf32 = False
-    torch.backends.cudnn.benchmark = True  # as the published test script has it
-    trained = load_checkpoint(checkpoint)
-    if trained.contract is None:
-        raise InputError(f"{checkpoint}: its model takes pictures, not label maps")
+    torch.backends.cudnn.benchmark = True  # as in the published test script
+    trained, contract = load_model(checkpoint)
     engine = TorchSynthesizer(
         trained.generator,
-        trained.contract,
+        contract,
         max_batch_size=largest,
         device=device,
         precision=variant.precision,
@@ -212,10 +202,9 @@ def open_torch(
 
 
 class EventTimedTorch(DeviceTimed):
-    """PyTorch on a GPU, with the time between two CUDA events around the network."""
+    """PyTorch on a GPU; `device_seconds` is the time between CUDA events around the network."""
 
     def __init__(self, engine: TorchSynthesizer) -> None:
-        """Put the events around the engine's network."""
         import torch
 
         super().__init__(engine.contract, engine.max_batch_size)
@@ -242,18 +231,18 @@ class EventTimedTorch(DeviceTimed):
 
 @dataclasses.dataclass(kw_only=True)
 class Loaded:
-    """A candidate that is ready to take turns."""
+    """A candidate ready to take turns."""
 
     name: str
     precision: Precision
     how: str
     runner: Runner
     largest: int
-    """Most pictures at once."""
+    """Largest batch."""
     peak_memory: Callable[[], float]
-    """MiB of the process so far."""
+    """Largest memory of the process so far, in MiB."""
     bare: str | None = None
-    """The engine beside it that a server runs."""
+    """The engine that a server runs, measured beside it."""
     gpu_mib: float = 0.0
 
 
@@ -263,10 +252,10 @@ def load_all(
     stack: contextlib.ExitStack,
     gpu_used: Callable[[], float],
 ) -> tuple[dict[str, Loaded], dict[str, str]]:
-    """Start a process for each, the next once the one before is loaded; `gpu_used` is in MiB.
+    """Start a process for each candidate, one after the other; `gpu_used` is in MiB.
 
     Returns:
-        candidates that are ready, and why each other one is not.
+        Candidates that are ready, and the reason against each other one.
     """
     loaded, cannot = {}, {}
     for candidate in wanted:
@@ -300,9 +289,7 @@ def load_served(
 ) -> Loaded:
     """Serve the bundle's default engine with the bundled Triton, beside the `bare` engines.
 
-    Raises:
-        EngineError: the default engine is not among the bare ones.
-        SceneLoomError: the server cannot be started; the text says why.
+    Raises EngineError if the default engine is not among them.
     """
     if bundle.engine not in bare:
         raise EngineError(f"the default engine, {bundle.engine}, is not measured beside it")

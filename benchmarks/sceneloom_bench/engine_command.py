@@ -1,10 +1,9 @@
 """`sceneloom bench engine`: every engine of this machine beside PyTorch eager, in turn.
 
-The published 2048x1024 network with random weights, or any checkpoint, is exported by the product's
-own code. Each engine is loaded in a process of its own; then all render the same maps in turn,
-other ones every time, in an order that changes from round to round. A ratio is the median over the
-rounds of the ratio within a round, so that a machine that drifts does not decide; the first round
-is warm-up and not counted. A time is from maps on the host to pictures on the host.
+The published 2048x1024 network with random weights, or a checkpoint, is exported. Each engine is
+loaded in a process of its own. All render the same maps in turn, other maps in every round, in an
+order that changes from round to round; the first round is warm-up. A ratio is the median over the
+rounds of the ratio within a round. A time is from maps on the host to pictures on the host.
 
     sceneloom bench engine --out benchmarks/results/here
     sceneloom bench engine --out /tmp/bench --checkpoint examples/street_demo/generator \\
@@ -19,7 +18,7 @@ from typing import Annotated
 import tyro
 
 from sceneloom_bench.engine_measure import EngineBenchSettings, measure
-from sceneloom_bench.harness import check_out, publish, stem_of
+from sceneloom_bench.harness import run_benchmark
 
 _DEFAULTS = EngineBenchSettings()
 
@@ -32,9 +31,7 @@ def main(
     """Measure, write DIR/engine.json, and print the report as a table and as a last line of JSON.
 
     Args:
-        out: folder for the report.
+        out: folder of the report.
         settings: what is measured.
     """
-    stem = stem_of("engine", settings.name)
-    check_out(out, stem)
-    return publish(measure(settings), out, stem)
+    return run_benchmark("engine", measure, settings, settings.name, out)

@@ -1,4 +1,4 @@
-"""The measurement of `sceneloom bench engine`: export, load everything, take turns, make rows."""
+"""The measurement of `sceneloom bench engine`: export, load, take turns, make rows."""
 
 from __future__ import annotations
 
@@ -7,11 +7,15 @@ import dataclasses
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+from statistics import median
+from typing import Annotated, Literal
+
+from annotated_types import Interval, MinLen
 
 from sceneloom.errors import EngineError, InputError, ParityError, SceneLoomError
 from sceneloom.maps import parse_size
 from sceneloom.request import Request
+from sceneloom.validation import checked
 from sceneloom_bench.child_process import ChildProcess
 from sceneloom_bench.engine_candidates import (
     EAGER,
@@ -38,18 +42,10 @@ from sceneloom_bench.engine_case import (
     read_case,
     sees_gpu,
 )
-from sceneloom_bench.harness import (
-    MOST_BATCH,
-    MOST_MAPS,
-    MOST_ROUNDS,
-    bench_maps,
-    check_name,
-    check_ranges,
-    inputs_hash,
-)
+from sceneloom_bench.harness import Batch, Maps, Rounds, bench_maps, check_name, inputs_hash
 from sceneloom_bench.peaks import PRODUCT, Device, measure_peaks, median_peaks, peak_measurements
 from sceneloom_bench.reports.environment import Environment
-from sceneloom_bench.reports.report import Figure, Measurement, Report, flags_of, say
+from sceneloom_bench.reports.report import Figure, Measurement, Report, Unit, flags_of, say
 from sceneloom_bench.reports.statistics import (
     latency_figures,
     median_figure,
@@ -66,50 +62,39 @@ MODEL_FLOP = (
 )
 NO_EVENTS = "timed on the host, which waits for its pictures, not by CUDA events"
 NEVER_SERVED = "never served: "
-_RANGES = {
-    "ngf": (1, 1024),
-    "blocks": (1, 100),
-    "batch": (1, MOST_BATCH),
-    "rounds": (1, MOST_ROUNDS),
-    "pictures": (1, MOST_ROUNDS),
-    "maps": (2, MOST_MAPS),
-}
 
 
+@checked()
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class EngineBenchSettings:
     """Engines, maps and rounds."""
 
     checkpoint: Path | None = None
-    """Checkpoint bundle of a model that takes label maps; without one, the published network with
-    random weights.
-    """
-    ngf: int = 32
-    """Filters of the first convolution, without a checkpoint; 32 is the published network."""
-    blocks: int = 9
-    """Residual blocks of its global generator; 9 is the published network."""
+    """Checkpoint bundle; by default the published network with random weights."""
+    ngf: Annotated[int, Interval(ge=1, le=1024)] = 32
+    """Filters of the random network's first convolution; 32 is published."""
+    blocks: Annotated[int, Interval(ge=1, le=100)] = 9
+    """Residual blocks of the random network's global generator; 9 is published."""
     size: str = "2048x1024"
-    """Of the pictures, WIDTHxHEIGHT; one that the model takes without padding."""
+    """WIDTHxHEIGHT of the pictures; the model must take it without padding."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    """Where PyTorch runs, and which engines are beside it: auto is the GPU where PyTorch sees one.
-    """
+    """Device of PyTorch and its engines; auto is the GPU if PyTorch sees one."""
     engines: tuple[str, ...] = ()
-    """Measured beside PyTorch eager, such as openvino-fp32; all unless named."""
-    batch: tuple[int, ...] = (1,)
-    """Pictures at once; an engine that does not take so many is left out there."""
-    rounds: int = 6
-    """Measured rounds, after one of warm-up; from six on ratios have an interval."""
-    pictures: int | None = None
-    """Batches of one engine in a round; 1 on a CPU and 80 on a GPU unless given. 459 and more in
-    all rounds make an honest p99.
+    """Engines beside PyTorch eager, such as openvino-fp32; by default all."""
+    batch: Annotated[tuple[Batch, ...], MinLen(1)] = (1,)
+    """Pictures at once; engines with a smaller limit are left out there."""
+    rounds: Rounds = 6
+    """Measured rounds, after one of warm-up; intervals need six."""
+    pictures: Rounds | None = None
+    """Batches of one engine in a round; by default 1 on a CPU, 80 on a GPU. A p99 needs 459 in all
+    rounds.
     """
-    maps: int = 16
-    """Different maps, which the pictures take in turn."""
+    maps: Maps = 16
+    """Different maps to take turns."""
     served: bool = True
-    """Also measure the default engine through the bundled Triton server."""
+    """Measure the default engine through the bundled Triton too."""
     keep: Path | None = None
-    """Folder for the export bundle; without it, it is removed at the end. Where a TensorRT plan is
-    measured, the bundle serves the measured size only.
+    """Folder to keep the export bundle in. With a TensorRT plan it serves the measured size only.
     """
     name: str | None = None
     """Added to the report's file name."""
@@ -117,21 +102,18 @@ class EngineBenchSettings:
     def __post_init__(self) -> None:
         parse_size(self.size)
         check_names(self.engines)
-        check_ranges(self, _RANGES)
-        if not self.batch:
-            raise InputError("batch is empty: name one at least")
         check_name(self.name)
         if self.keep is not None and self.keep.is_file():
-            raise InputError(f"keep is {self.keep}: a file, where the bundle's folder is to be")
+            raise InputError(f"keep is {self.keep}: a file in the place of the bundle's folder")
 
     @property
     def batches(self) -> list[int]:
-        """Each batch once, the smallest first: memory is the largest need so far."""
+        """Each batch once, the smallest first, since peak memory never falls."""
         return sorted(set(self.batch))
 
     @property
     def height_width(self) -> tuple[int, int]:
-        """The size."""
+        """The size as (height, width)."""
         return parse_size(self.size)
 
     def turn(self, device: Device) -> int:
@@ -139,14 +121,14 @@ class EngineBenchSettings:
         return self.pictures or {"cpu": 1, "cuda": 80}[device]
 
     def needed_maps(self, device: Device) -> int:
-        """Number of maps to draw: no more than are used, and more than a batch takes."""
+        """Number of maps to draw: at most those in use, and more than a batch takes."""
         used = (self.rounds + 1) * self.turn(device) * self.batches[-1]
         return max(min(self.maps, used), self.batches[-1] + 1)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Prepared:
-    """Everything before the turns."""
+    """Model, maps and candidates, before the turns."""
 
     device: Device
     case: Case
@@ -164,10 +146,10 @@ class EngineRow:
     precision: Precision
     timings: Timings
     baseline: Timings | None
-    """Of the baseline in the same rounds; None where it could not run the batch."""
+    """Timings of the baseline in the same rounds; None if it could not run the batch."""
     parity: Parity | None
     bare: Timings | None = None
-    """Of the bare engine, where this is a server that runs it."""
+    """Timings of the engine that this server runs."""
     memory_mib: Mapping[str, float]
     """``peak_memory`` and, on a GPU, ``gpu_memory``."""
     how: str
@@ -175,12 +157,7 @@ class EngineRow:
 
 
 def measure(settings: EngineBenchSettings) -> Report:
-    """Measure, and describe the machine around it.
-
-    Raises:
-        InputError: the checkpoint or a setting does not fit.
-        EngineError: the baseline cannot be measured.
-    """
+    """Measure all engines; raises EngineError if the baseline cannot be measured."""
     with (
         Environment() as environment,
         tempfile.TemporaryDirectory(prefix="sceneloom-bench-engine-") as folder,
@@ -232,10 +209,10 @@ def measure(settings: EngineBenchSettings) -> Report:
 def prepare(
     settings: EngineBenchSettings, folder: Path, child: ChildProcess
 ) -> tuple[Prepared, dict[str, str]]:
-    """Find the device, write and export the checkpoint, and choose the candidates.
+    """Find the device, write and export the checkpoint, choose the candidates.
 
     Returns:
-        what is measured, and why each other engine cannot be.
+        The candidates, and the reason against each other engine.
     """
     seen = settings.device != "cpu" and child.call(sees_gpu)
     if settings.device == "cuda" and not seen:
@@ -265,7 +242,7 @@ def prepare(
                     refused=folder / "refused",
                     only_size=PLAN in names,
                 )
-        except SceneLoomError as error:  # PyTorch is measured all the same
+        except SceneLoomError as error:  # PyTorch needs no bundle
             why = f"there is no bundle for it: {error}"
             cannot |= {name: why for name in names if needs_bundle([name])}
     if bundle is not None and PLAN in names:
@@ -288,10 +265,10 @@ def prepare(
 def take_turns(
     settings: EngineBenchSettings, prepared: Prepared, child: ChildProcess
 ) -> tuple[list[EngineRow], dict[str, str]]:
-    """Load everything, and measure it at each batch.
+    """Load all candidates and measure them at each batch.
 
     Returns:
-        the rows, and why others could not be measured.
+        The rows, and the reason for each missing one.
     """
     on_gpu = prepared.device == "cuda"
     gpu_used = (lambda: child.call(gpu_used_mib)) if on_gpu else lambda: 0.0
@@ -323,10 +300,10 @@ def measure_batch(
     prepared: Prepared,
     gpu_used: Callable[[], float],
 ) -> tuple[list[EngineRow], dict[str, str]]:
-    """Measure all that take a batch; a failing one leaves `loaded`.
+    """Measure the candidates that take a batch; a failed one leaves `loaded`.
 
     Returns:
-        their rows, and why others have none.
+        The rows, and the reason for each missing one.
     """
     cannot = {
         f"{one.name}, batch {batch}": f"takes at most {one.largest} pictures at once"
@@ -378,16 +355,19 @@ def measure_batch(
 
 
 def parity_of(baseline: Timings, timings: Timings) -> Parity:
-    """Differences from the baseline over all maps that both have rendered."""
+    """Differences from the baseline over all maps that both rendered."""
     common = sorted(baseline.pictures.keys() & timings.pictures.keys())
     return compare([baseline.pictures[n] for n in common], [timings.pictures[n] for n in common])
 
 
 def engine_measurement(row: EngineRow, gflop: float, peaks: Mapping[str, float]) -> Measurement:
-    """A row of the report, of a model of 10^9 `gflop` operations a picture.
+    """A row as a measurement.
 
-    `peaks` are FLOP per second of ``matrix product float32`` and, on a GPU, ``float16``. Half is
-    held against half, all other precisions against float32.
+    Args:
+        row: the row.
+        gflop: 10^9 operations of a picture.
+        peaks: FLOP per second of ``matrix product float32`` and, on a GPU, ``float16``: the peak of
+            fp16; float32 is that of all other precisions.
     """
     taken, marks = row.timings, list(row.marks)
     figures = latency_figures(taken.seconds)
@@ -397,10 +377,7 @@ def engine_measurement(row: EngineRow, gflop: float, peaks: Mapping[str, float])
     else:
         marks.append(f"the baseline could not run a batch of {row.batch}: no ratio, no parity")
     if row.bare is not None:
-        medians = [
-            [median_figure(one, unit="s").value for one in timings.seconds]
-            for timings in (taken, row.bare)
-        ]
+        medians = ([median(one) for one in timings.seconds] for timings in (taken, row.bare))
         added = [1000 * (a - b) for a, b in zip(*medians, strict=True)]
         figures["overhead"] = median_figure(added, unit="ms", better="lower")
         figures["overhead_ratio"] = ratio_figure(taken.seconds, row.bare.seconds, better="lower")
@@ -408,10 +385,11 @@ def engine_measurement(row: EngineRow, gflop: float, peaks: Mapping[str, float])
         figures["device"] = latency_figures(taken.device_seconds)["p50"]
     p50, peak = figures["p50"], peaks[f"{PRODUCT} float{'16' if row.precision == 'fp16' else '32'}"]
     work = row.batch * gflop
-    for name, unit, scale in (
+    scales: list[tuple[str, Unit, float]] = [
         ("tflops", "TFLOP/s", work),  # GFLOP in a millisecond are TFLOP in a second
         ("peak_share", "share", work * 1e12 / peak),
-    ):
+    ]
+    for name, unit, scale in scales:
         figures[name] = Figure(
             value=scale / p50.value,
             unit=unit,

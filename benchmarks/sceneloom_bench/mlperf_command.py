@@ -1,8 +1,7 @@
 """`sceneloom bench mlperf`: MLPerf's LoadGen drives a Triton server, and its summary is the result.
 
-LoadGen decides when each query is due, measures its latency from then, and gives the verdict; this
-only passes queries on and keeps LoadGen's text. Every scenario runs in a process of its own. Before
-LoadGen runs, short closed loops measure what its targets are made from.
+LoadGen plans the queries, measures their latency from the planned moment, and gives the verdict.
+Every scenario runs in a process of its own. Short closed loops before it measure the targets.
 
     sceneloom bench mlperf --repository build/demo/repository --size 512x256 \
         --scenario SingleStream Server --seconds 60 --out build/bench
@@ -19,13 +18,15 @@ from pathlib import Path
 from typing import Annotated
 
 import tyro
+from annotated_types import Gt
 
 from sceneloom.errors import InputError, require
 from sceneloom.maps import parse_size
 from sceneloom.request import Request
 from sceneloom.synthesizer import Synthesizer
 from sceneloom.triton.client import TransportChoice, TritonSynthesizer
-from sceneloom.triton.transport import MAX_SECONDS, Timeouts, server_address
+from sceneloom.triton.transport import Timeouts, server_address
+from sceneloom.validation import checked
 from sceneloom_bench import harness
 from sceneloom_bench.loadgen import SECONDS, Outcome, Plan, Scenario, below_minimum, run_loadgen
 from sceneloom_bench.loops import run_closed
@@ -37,98 +38,77 @@ from sceneloom_bench.server_statistics import ServerView, Watch
 _QUERIES: dict[Scenario, int] = {"SingleStream": 64, "Server": 459, "Offline": 64}
 _RATES = {"SingleStream": "with_overhead", "Server": "completed", "Offline": "offline"}
 _BOUND = 10
-"""Server's latency bound in single latencies, unless it is named."""
+"""Default of Server's latency bound, in single latencies."""
 _OFFLINE_MARGIN = 1.5
-"""Offline's query is drawn for this many times the measured rate, so that a run that is faster than
-the closed loop before it is long enough.
+"""Factor of the measured rate for Offline's query, so that a run faster than the closed loop before
+it is long enough.
 """
-_MOST_IN_FLIGHT = 64
-_FEWEST_MAPS = 2
-_FEWEST_SINGLE, _MOST_SINGLE = 3, 200
-"""Requests alone of which the median is taken."""
+_MAX_IN_FLIGHT = 64
+_MIN_SINGLE, _MAX_SINGLE = 3, 200
+"""Number of single requests for the median."""
 _RISE = 1.05
-"""The search for the capacity ends at a closed loop whose rate rises by less."""
+"""A smaller rise of the rate ends the search for the capacity."""
 UNVERIFIED = (
-    "not an MLPerf result: LoadGen's load and verdict on a network that is none of its benchmarks, "
-    "not verified by MLCommons"
+    "not an MLPerf result: LoadGen's load and verdict on a network outside its benchmarks, not "
+    "verified by MLCommons"
 )
 
 
-_LIMITS = {
-    "different_maps": (
-        _FEWEST_MAPS,
-        harness.MOST_MAPS,
-    ),  # with one, a cache on the way would answer
-    "queries": (1, harness.MOST_REQUESTS),
-    "seconds": (0, MAX_SECONDS),
-    "target_rate": (0.001, 100_000),
-    "share_of_capacity": (harness.ABOVE_0, 10),
-    "latency_bound_ms": (harness.ABOVE_0, 1000 * MAX_SECONDS),
-    "batch": (1, harness.MOST_BATCH),
-    "in_flight": (1, harness.MOST_THREADS),
-    "workers": (1, harness.MOST_THREADS),
-    "probe_seconds": (harness.ABOVE_0, MAX_SECONDS),
-}
-
-
+@checked()
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class MlperfSettings:
-    """Which server, which scenarios, and for how long."""
+    """Server, scenarios and duration."""
 
     server: Annotated[harness.ServedSettings, tyro.conf.OmitArgPrefixes]
-    """Which server."""
+    """The server."""
     scenario: tuple[Scenario, ...] = ("SingleStream", "Server", "Offline")
-    """One or several, one after the other."""
+    """Scenarios, one after the other."""
     transport: TransportChoice = "grpc"
-    """How tensors travel."""
+    """Transport of the tensors."""
     size: str = "2048x1024"
     """WIDTHxHEIGHT of drawn maps."""
     maps: Path | None = None
-    """Folder of maps to use in place of drawn ones."""
-    different_maps: int = 16
+    """Folder of maps in place of drawn ones."""
+    different_maps: harness.Maps = 16
     """Maps of the sample library, from which LoadGen draws with replacement."""
-    queries: int | None = None
-    """Fewest queries of a run; 64 of SingleStream, 459 of Server, 64 samples of Offline unless
-    given.
+    queries: harness.Requests | None = None
+    """Fewest queries of a run; by default 64 of SingleStream, 459 of Server, 64 samples of Offline.
     """
-    seconds: float = SECONDS
-    """Shortest run; the rules want 600."""
-    target_rate: float | None = None
-    """Queries per second of Server; without it, a share of the capacity."""
-    share_of_capacity: float = 0.7
+    seconds: harness.Seconds = SECONDS
+    """Shortest run; 600 by the rules."""
+    target_rate: harness.Rate | None = None
+    """Queries per second of Server, in place of a share of the capacity."""
+    share_of_capacity: harness.Share = 0.7
     """Server's rate, as a share of the pictures per second of short closed loops."""
-    latency_bound_ms: float | None = None
-    """Server's bound on the 99th percentile; 10 times the latency of a request alone unless given.
+    latency_bound_ms: harness.Milliseconds | None = None
+    """Server's bound on the 99th percentile; by default 10 times the latency of a single request.
     """
-    batch: int | None = None
-    """Most samples of one request of Offline; the model's largest batch unless given."""
-    in_flight: int = 4
-    """Requests at once of Offline, and of the first of the closed loops that measure the capacity;
-    the next have twice as many, until the rate rises by less than 5 %.
+    batch: harness.Batch | None = None
+    """Most samples of a request of Offline; by default the model's largest batch."""
+    in_flight: harness.Threads = 4
+    """Requests at once of Offline, and of the first closed loop for the capacity; the next loops
+    double it until the rate rises by less than 5 %.
     """
-    workers: int = 64
-    """Requests at once of Server at most; what comes above waits in the client, and its latency
-    counts on.
+    workers: harness.Threads = 64
+    """Most requests at once of Server; further ones wait in the client, and their latency counts.
     """
-    probe_seconds: float = 3.0
-    """Seconds in which the single latency, and each of those closed loops, is measured."""
+    probe_seconds: Annotated[harness.Seconds, Gt(0)] = 3.0
+    """Duration of the single requests, and of each closed loop for the capacity."""
     timeout: float = 3600.0
-    """Longest that a request may take, in seconds."""
+    """Limit of a request, in seconds."""
     name: str = ""
-    """Added to the files' names."""
+    """Suffix of the files' names."""
 
     def __post_init__(self) -> None:
-        if not self.scenario or len(set(self.scenario)) < len(self.scenario):
-            raise InputError("name each scenario once, and at least one")
+        harness.check_different(self, "scenario")
         parse_size(self.size)
         harness.check_name(self.name)
-        harness.check_ranges(self, _LIMITS)
         Timeouts(infer=self.timeout)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Targets:
-    """Seconds of a request alone, rates per second, Server's bound on p99, and marks."""
+    """Seconds of a single request, rates per second, Server's bound on p99, marks."""
 
     single_seconds: float
     rates: dict[Scenario, float]
@@ -146,7 +126,7 @@ def main(
 
     Args:
         out: folder of the report.
-        settings: which server, which scenarios, and for how long.
+        settings: server, scenarios and duration.
     """
     stem = harness.stem_of("mlperf", settings.name)
     harness.check_out(out, stem)
@@ -159,12 +139,7 @@ def main(
 
 
 def measure(settings: MlperfSettings) -> Report:
-    """Run the scenarios, one after the other.
-
-    Raises:
-        MissingDependencyError: LoadGen is not installed.
-        SceneLoomError: there is no server, it answered from its cache, or LoadGen broke.
-    """
+    """Run the scenarios, one after the other."""
     require(("mlperf_loadgen",), extra="bench", purpose="sceneloom bench mlperf")
     size = parse_size(settings.size)
     with contextlib.ExitStack() as stack:
@@ -184,7 +159,14 @@ def measure(settings: MlperfSettings) -> Report:
             if batch > client.max_batch_size:
                 raise InputError(f"the model takes at most {client.max_batch_size} in one request")
             maps = harness.bench_maps(contract, size, settings.different_maps, settings.maps)
-            _check_maps(settings, maps, batch)
+            if len(maps) < 2:  # a cache on the way could answer requests
+                text = f"{settings.maps} has {len(maps)} map; the sample library needs two"
+                raise InputError(text)
+            if "Offline" in settings.scenario and len(maps) <= batch:
+                raise InputError(
+                    f"Offline in batches of {batch} needs more different maps than a batch, not "
+                    f"{len(maps)}: give it more with --different-maps, or a smaller --batch"
+                )
             subject = harness.subject_of(maps, engine, contract.bundle_hash)
             targets = _targets(settings, client, view, maps, batch)
         del maps
@@ -210,17 +192,6 @@ def measure(settings: MlperfSettings) -> Report:
     )
 
 
-def _check_maps(settings: MlperfSettings, maps: Sequence[Request], batch: int) -> None:
-    """Refuse maps of which a cache on the way could answer requests."""
-    if len(maps) < _FEWEST_MAPS:
-        raise InputError(f"{settings.maps} has {len(maps)} map; the sample library needs two")
-    if "Offline" in settings.scenario and len(maps) <= batch:
-        raise InputError(
-            f"Offline in batches of {batch} needs more different maps than a batch holds, not "
-            f"{len(maps)}: give it more with --different-maps, or a smaller --batch"
-        )
-
-
 def _address(server: harness.Served, transport: TransportChoice) -> str:
     if transport != "http":
         return server.grpc
@@ -237,9 +208,9 @@ def _targets(
     maps: Sequence[Request],
     batch: int,
 ) -> Targets:
-    """Measure what the targets are made from, as far as they are not given."""
+    """Measure the targets that the settings leave open."""
     single = single_seconds(client, maps, settings.probe_seconds)
-    say(f"a request alone: {1000 * single:.1f} ms")
+    say(f"a single request: {1000 * single:.1f} ms")
     rates: dict[Scenario, float] = {"SingleStream": 1 / single}
     marks: dict[Scenario, list[str]] = {scenario: [] for scenario in settings.scenario}
     loop, wait = settings.in_flight, settings.probe_seconds
@@ -249,9 +220,9 @@ def _targets(
     bound = settings.latency_bound_ms
     if "Server" in settings.scenario:
         if settings.target_rate is None:
-            # So many that the server has a second batch for each of its instances.
+            # A second batch for each of the server's instances.
             joined = client.max_batch_size if client.dynamic_batching else 1
-            most = min(2 * view.instances(client.model) * joined, _MOST_IN_FLIGHT)
+            most = min(2 * view.instances(client.model) * joined, _MAX_IN_FLIGHT)
             found = highest_capacity(client, maps, first=loop, most=most, seconds=wait)
             rates["Server"] = settings.share_of_capacity * found.rate
             marks["Server"].append(
@@ -261,8 +232,8 @@ def _targets(
             rates["Server"] = settings.target_rate
         if bound is None:
             marks["Server"].append(
-                f"latency bound {_BOUND * 1000 * single:.4g} ms: {_BOUND} times that of a request "
-                f"alone, {1000 * single:.4g} ms"
+                f"latency bound {_BOUND * 1000 * single:.4g} ms: {_BOUND} times that of a single "
+                f"request, {1000 * single:.4g} ms"
             )
     bound = _BOUND * 1000 * single if bound is None else bound
     return Targets(single_seconds=single, rates=rates, bound_ms=bound, marks=marks)
@@ -293,27 +264,24 @@ def _plan(
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Capacity:
-    """The best closed loop: pictures per second, its requests in flight, and those of all loops."""
+    """The best closed loop: pictures per second, requests in flight, and those of all loops."""
 
     rate: float
     in_flight: int
     tried: Sequence[int]
 
     def __str__(self) -> str:
-        said = f"{self.rate:.4g}/s, which a closed loop of {self.in_flight} requests reached just "
-        if len(self.tried) == 1:
-            return f"{said}before"
-        return f"{said}before, the best of {', '.join(map(str, self.tried))} in flight"
+        said = f"{self.rate:.4g}/s of a closed loop with {self.in_flight} in flight just before"
+        tried = ", ".join(map(str, self.tried))
+        return said if len(self.tried) == 1 else f"{said}, the best of {tried}"
 
 
 def single_seconds(synthesizer: Synthesizer, maps: Sequence[Request], seconds: float) -> float:
-    """The median time of a request alone, after one that is not counted; of three requests at
-    least, for so many seconds.
-    """
+    """Median seconds of single requests, after a warm-up, during `seconds`, at least of three."""
     turning = harness.batches(maps, 1)
     synthesizer.run_requests(next(turning))
     took: list[float] = []
-    while len(took) < _FEWEST_SINGLE or (sum(took) < seconds and len(took) < _MOST_SINGLE):
+    while len(took) < _MIN_SINGLE or (sum(took) < seconds and len(took) < _MAX_SINGLE):
         start = time.perf_counter()
         synthesizer.run_requests(next(turning))
         took.append(time.perf_counter() - start)
@@ -323,17 +291,14 @@ def single_seconds(synthesizer: Synthesizer, maps: Sequence[Request], seconds: f
 def capacity(
     synthesizer: Synthesizer, maps: Sequence[Request], *, in_flight: int, batch: int, seconds: float
 ) -> float:
-    """Pictures per second in a closed loop of requests of `batch` pictures.
-
-    Requests are sent for so many seconds; those in flight then are waited for, and count.
-    """
+    """Pictures per second of a closed loop, with the requests still in flight after `seconds`."""
 
     def send(number: int) -> object:
         chosen = [maps[(number * batch + each) % len(maps)] for each in range(batch)]
         return synthesizer.run_requests(chosen)
 
     load = run_closed(
-        send, in_flight=in_flight, seconds=seconds, requests=in_flight, most_failures=1
+        send, in_flight=in_flight, seconds=seconds, requests=in_flight, max_failures=1
     )
     return batch * len(load.answered) / load.seconds
 
@@ -341,11 +306,10 @@ def capacity(
 def highest_capacity(
     synthesizer: Synthesizer, maps: Sequence[Request], *, first: int, most: int, seconds: float
 ) -> Capacity:
-    """The best of closed loops of single pictures, each of twice as many requests as the one
-    before, until the rate rises by less than 5 %: a server that joins requests into batches reaches
-    its best only with more in flight than it runs at once.
+    """The best closed loop of single pictures.
 
-    The loop of the first number is run in any case.
+    Each has twice the requests of the one before, up to `most`, until the rate rises by less than
+    5 %: a batching server needs more requests in flight than it runs at once.
     """
     tried = [first]
     best, at = capacity(synthesizer, maps, in_flight=first, batch=1, seconds=seconds), first
@@ -363,11 +327,10 @@ def highest_capacity(
 def measurement(
     plan: Plan, outcome: Outcome, transport: str, targets: Sequence[str]
 ) -> Measurement:
-    """A run for the report: values are LoadGen's, the first mark is the verdict, `targets` are
-    marks of where its targets come from.
+    """A run with LoadGen's values; the first mark is the verdict, `targets` are further marks.
 
-    A single stream's percentiles have the intervals of the requests' own times; queries that wait
-    for each other are not independent, so the others' have none.
+    A single stream's percentiles have intervals. Queries of the other scenarios wait for each
+    other, so their percentiles have none.
     """
     summary, failed = outcome.summary, outcome.failed
     verdict = [summary.verdict]
@@ -375,7 +338,7 @@ def measurement(
         requests = "request" if failed == 1 else "requests"
         verdict = [
             f"not valid: {failed} {requests} failed, the first with: {outcome.first_error}",
-            f"{summary.verdict}, which knows nothing of requests that failed",
+            f"{summary.verdict}, without regard to failed requests",
         ]
     load: dict[str, str | int | float | bool] = {
         "scenario": plan.scenario,
@@ -417,7 +380,7 @@ def measurement(
 
 
 def _latencies(plan: Plan, outcome: Outcome) -> dict[str, Figure]:
-    """Percentiles and maximum; none of Offline, where a latency is a place in its queue."""
+    """Percentiles and maximum; empty for Offline, whose latency is a place in the queue."""
     summary = outcome.summary
     if plan.scenario == "Offline":
         return {}
@@ -428,7 +391,7 @@ def _latencies(plan: Plan, outcome: Outcome) -> dict[str, Figure]:
     if plan.scenario == "Server":
         figures["latency_bound"] = Figure(value=plan.latency_bound_ms, unit="ms")
         return figures
-    for percent in (50, 90, 99):  # the requests' own times begin a little later than LoadGen's
+    for percent in (50, 90, 99):  # the requests' own clocks start a little after LoadGen's
         own = percentile_figure(outcome.seconds, percent, unit="ms", scale=1000)
         figures[f"p{percent}"] = around(figures[f"p{percent}"].value, own)
     for name, value in summary.early_ms.items():

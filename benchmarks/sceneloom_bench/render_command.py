@@ -1,8 +1,7 @@
-"""`sceneloom bench render`: a data set rendered from end to end, and how long the server was idle.
+"""`sceneloom bench render`: a data set rendered from end to end, and the server's idle time.
 
-Whole runs of the product's own pipeline: connect, read, decode, ask, encode, write, manifest. The
-formats take turns, so that a machine that drifts does not decide. The server's busy time is that of
-its executions, by its own statistics; the rest of a run's time it waited for the client.
+A run is `sceneloom render`'s whole pipeline: connect, read, decode, request, encode, write, record.
+The picture formats take turns. The server is idle when, by its own statistics, it executes nothing.
 
     sceneloom bench render --repository build/demo/repository --out build/bench
 """
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import Annotated
 
 import tyro
+from annotated_types import Interval
 
 from sceneloom import TritonSynthesizer
 from sceneloom.errors import ServingError
@@ -27,6 +27,7 @@ from sceneloom.rendering.plan import Maps, Pictures, TritonServers, make_plan
 from sceneloom.rendering.run import RenderRun
 from sceneloom.rendering.settings import RenderSettings
 from sceneloom.triton.client import TransportChoice
+from sceneloom.validation import checked
 from sceneloom_bench import harness
 from sceneloom_bench.reports.environment import Environment
 from sceneloom_bench.reports.report import Measurement, Report, say
@@ -35,37 +36,34 @@ from sceneloom_bench.server_statistics import ServerView, Watch
 from sceneloom_bench.turns import rounds_in_turn
 
 
+@checked()
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RenderBenchSettings:
     """Server, maps and formats."""
 
     server: Annotated[harness.ServedSettings, tyro.conf.OmitArgPrefixes]
-    """Which server."""
+    """The server."""
     size: str = "2048x1024"
-    """WIDTHxHEIGHT of the maps that are drawn."""
+    """WIDTHxHEIGHT of drawn maps."""
     maps: Path | None = None
-    """Folder of maps to render in place of drawn ones."""
-    count: int = 64
-    """Maps in a run."""
-    rounds: int = 6
+    """Folder of maps in place of drawn ones."""
+    count: Annotated[int, Interval(ge=1, le=100_000)] = 64
+    """Maps of a run."""
+    rounds: harness.Rounds = 6
     """Runs of each format; intervals need six."""
     formats: tuple[Format, ...] = ("png", "jpg")
-    """Of the pictures."""
+    """Picture formats."""
     transport: TransportChoice = "auto"
-    """How tensors travel."""
-    in_flight: int | None = None
-    """Requests in flight; without it their number follows the server."""
+    """Transport of the tensors."""
+    in_flight: harness.Threads | None = None
+    """Requests in flight; by default adapted to the server."""
     name: str = ""
-    """Added to the file's name."""
+    """Suffix of the file's name."""
 
     def __post_init__(self) -> None:
         parse_size(self.size)
         harness.check_name(self.name)
         harness.check_different(self, "formats")
-        in_flight = {"in_flight": (1, harness.MOST_THREADS)}
-        harness.check_ranges(
-            self, {"count": (1, harness.MOST_MAPS), "rounds": (1, harness.MOST_ROUNDS), **in_flight}
-        )
 
 
 def main(
@@ -77,19 +75,13 @@ def main(
 
     Args:
         out: folder of the report.
-        settings: what is rendered.
+        settings: server, maps and formats.
     """
-    stem = harness.stem_of("render", settings.name)
-    harness.check_out(out, stem)
-    return harness.publish(measure(settings), out, stem)
+    return harness.run_benchmark("render", measure, settings, settings.name, out)
 
 
 def measure(settings: RenderBenchSettings) -> Report:
-    """Render in turn.
-
-    Raises:
-        SceneLoomError: there is no server, it answered from its cache, or a map gave no picture.
-    """
+    """Render in turn; raises ServingError if a map gave no picture."""
     with (
         tempfile.TemporaryDirectory(prefix="sceneloom-bench-render-") as name,
         harness.served(settings.server) as server,
@@ -146,8 +138,9 @@ def render_once(
     *,
     warm_up: bool = False,
 ) -> dict[str, float]:
-    """A whole run, or its first picture as a warm-up: ``seconds``, the share of them in which the
-    server was ``idle``, and ``attempts`` per picture.
+    """Run once, or to the first picture for a warm-up.
+
+    Returns ``seconds``, the ``idle`` share of the server, and ``attempts`` per picture.
     """
     how, model = RenderSettings(format=format, in_flight=settings.in_flight), settings.server.model
     addresses = TritonServers(

@@ -2,10 +2,10 @@
 
     build_engine(Path("build/repository/synthesis/1/model.onnx"), EngineSettings())
 
-On TensorRT 10 and 11 one plan is built per way to do InstanceNormalization; each is loaded as it
-will be served, its pictures are compared with PyTorch's, and the fastest that keeps the limits is
-kept. The plan is renamed into its place, then its record is written: a plan without a matching
-record is never loaded.
+On TensorRT 10 and 11 one plan is built per form of InstanceNormalization; each is loaded as in
+serving, its pictures are compared with PyTorch's, and the fastest within the limits is kept. The
+plan is renamed into its place, then its record is written: a plan without a matching record is
+never loaded.
 
 Needs NumPy, TensorRT's bindings and cuda-python: no torch, and onnx for TensorRT 8.6 alone.
 `sceneloom engine` is the same with flags.
@@ -41,7 +41,7 @@ from sceneloom_serving.bundle import (
     read_report,
 )
 from sceneloom_serving.choice import first_of_the_fastest
-from sceneloom_serving.gpu_machine import this_machine
+from sceneloom_serving.gpu import this_machine
 from sceneloom_serving.parity import Parity, check_parity, run_parity
 from sceneloom_serving.plan_record import Machine, PlanRecord, Profile, verified_plan, write_record
 from sceneloom_serving.tensorrt_runtime import TensorRTSynthesizer
@@ -57,15 +57,15 @@ _BUILT_OF = (
     "settings",
     "contract",
 )
-"""Fields of a record that two equal builds share."""
+"""Fields of a record that equal builds share."""
 _WARM_UP = 20
 _VARIED = 4
-"""Different maps that are timed in turn."""
+"""Maps that are timed in turn."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _Job:
-    """What is to be built, after every check that needs no build."""
+    """The input of a build, checked."""
 
     graph: Path
     contract: Contract
@@ -84,26 +84,22 @@ def build_engine(
     keep: bool = False,
     show: Callable[[str], None] = print,
 ) -> PlanRecord:
-    """Build the fastest plan that keeps the limits of its precision; minutes.
+    """Build the fastest plan within the limits of its precision, in minutes; the kept one's record.
 
     Args:
-        model: `model.onnx` of an export bundle; the graph that this TensorRT needs is taken from
-            beside it.
+        model: `model.onnx` of an export bundle; this TensorRT's graph is taken from beside it.
         settings: precision, profiles and the builder's.
         plan: the file to write, with its record beside it; None is `PLAN_FILE` beside the model.
         unproven: build although no reference picture has a size that the plan takes.
-        keep: build nothing where the existing plan was built of the same graph with the same
-            settings and may be loaded on this machine.
+        keep: build nothing if the existing plan has the same graph and settings and may be loaded
+            on this machine.
         show: called with a line at a time.
-
-    Returns:
-        the record of the plan that was kept.
 
     Raises:
         MissingDependencyError: TensorRT's bindings or cuda-python are not installed.
-        EngineError: there is no GPU, a file is missing or changed, or TensorRT fails.
+        EngineError: no GPU, a missing or changed file, or a failure of TensorRT.
         SizeError: the model does not take a profile's size.
-        ParityError: no plan keeps the limits; none was kept.
+        ParityError: no plan is within the limits; none was kept.
     """
     settings = settings or EngineSettings()
     if not model.name:
@@ -149,7 +145,7 @@ def _prepare(
     model: Path, settings: EngineSettings, unproven: bool, show: Callable[[str], None]
 ) -> _Job:
     if not model.is_file():
-        raise EngineError(f"{model}: there is no such file; name model.onnx of an export bundle")
+        raise EngineError(f"{model}: no such file; name model.onnx of an export bundle")
     if len(model.resolve().parents) < 3:
         raise EngineError(f"{model}: lies in no export bundle; name DIR/synthesis/1/model.onnx")
     bundle = model.resolve().parents[2]
@@ -201,7 +197,7 @@ def _prepare(
 
 
 def _build(job: _Job, path: Path, norms: str) -> PlanRecord:
-    """Build a plan, then load, prove and time it as it will be served."""
+    """Build a plan, then load, prove and time it as in serving."""
     graph = job.graph
     if norms == "group":
         from sceneloom_export.norms import write_group_norms
@@ -218,7 +214,7 @@ def _build(job: _Job, path: Path, norms: str) -> PlanRecord:
         if job.references.requests:
             parity = run_parity(job.references.pictures, engine, job.references.requests)
             check_parity(parity, job.settings.precision, f"TensorRT {job.machine.tensorrt}")
-        latency = time_engine(engine, job.profiles[0], job.settings.timed_runs)
+        latency = _time(engine, job.profiles[0], job.settings.timed_runs)
     return dataclasses.replace(
         record,
         parity=None if parity is None else parity.to_json(),
@@ -228,10 +224,10 @@ def _build(job: _Job, path: Path, norms: str) -> PlanRecord:
 
 
 def _describe(job: _Job, plan: Path, norms: str) -> PlanRecord:
-    """The record of a plan that has not been proven yet."""
+    """The record of a plan before its proof."""
     weights = job.graph.with_name(WEIGHTS[job.graph.name])
     settings = dataclasses.asdict(job.settings)
-    known = ("precision", "profiles", "norms", "version_compatible", "hardware", "timing_cache")
+    own = ("precision", "profiles", "norms", "version_compatible", "hardware", "timing_cache")
     return PlanRecord(
         plan_sha256=file_hash(plan),
         graph={
@@ -247,7 +243,7 @@ def _describe(job: _Job, plan: Path, norms: str) -> PlanRecord:
         profiles=job.profiles,
         version_compatible=job.settings.version_compatible,
         hardware=job.settings.hardware,
-        settings={name: value for name, value in settings.items() if name not in known},
+        settings={name: value for name, value in settings.items() if name not in own},
         parity=None,
         parity_missing="not measured yet",
         latency=None,
@@ -257,17 +253,10 @@ def _describe(job: _Job, plan: Path, norms: str) -> PlanRecord:
     )
 
 
-def time_engine(engine: TensorRTSynthesizer, profile: Profile, count: int) -> dict[str, Any]:
-    """Measure a caller's wait: uploading maps, computing, downloading pictures.
-
-    Args:
-        engine: the loaded plan.
-        profile: measured at the point that it is tuned for.
-        count: runs after the warm-up, on maps of blocks of 16x16 pixels with random labels and
-            instances, in turn.
-
-    Returns:
-        as a record has it: p50_ms, p99_ms, count and what was measured.
+def _time(engine: TensorRTSynthesizer, profile: Profile, count: int) -> dict[str, Any]:
+    """Time uploads, computation and downloads at the profile's tuned point, as in a record: p50_ms,
+    p99_ms, count and conditions. Runs in turn on maps of 16x16 blocks with random labels and
+    instances.
     """
     labels, *others = profile.shapes(engine.contract, "tuned").values()
     batch, height, width = labels

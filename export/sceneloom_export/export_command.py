@@ -24,16 +24,14 @@ def main(
     export: Annotated[ExportSettings, OmitArgPrefixes] = ExportSettings(),  # noqa: B008 - frozen
     settings: Annotated[ServingSettings, OmitArgPrefixes] = ServingSettings(),  # noqa: B008 - frozen
 ) -> int:
-    """Export a checkpoint bundle to a Triton model repository; what differs from PyTorch is not
-    written.
+    """Export a checkpoint bundle to a Triton model repository, if its pictures match PyTorch's.
 
     Args:
         checkpoint: folder of a checkpoint bundle.
-        repository: folder of the Triton repository to write; an older export in its place is
-            replaced.
+        repository: folder of the Triton repository to write; replaces an older export.
         sizes: sizes to serve as WIDTHxHEIGHT; none means any multiple of the model's.
-        largest: without --sizes, the size that parity is proven at beside small maps.
-        export: precisions, and maps to prove them on.
+        largest: without --sizes, the size of the parity proof beside small maps.
+        export: precisions, and maps of the proof.
         settings: how the model is served.
     """
     require(
@@ -59,8 +57,8 @@ def main(
         for line in describe(own.left_out):
             print(line)
     print("differences from PyTorch in float32, in grey levels, rounded as the precision rounds:")
-    for judged in exported.judged:
-        print(f"  {judged}")
+    for verdict in exported.verdicts:
+        print(f"  {verdict}")
     print("engines on this machine:")
     for measured in exported.measured:
         if measured.parity is not None:

@@ -1,5 +1,5 @@
 """PyTorch -> ONNX: the served graph with dynamic batch, height and width, opset 18, and the rules
-that every engine we build for imposes on it, checked before anything is built.
+of all engines for it, checked before anything is built.
 
 TensorRT takes UINT8 only as network input or output and casts it only to and from floats, has no
 UINT16 and lists no Clip on INT32 in 8.6 and 10.1; 8.6's parser knows opset 17 and reads 18 where
@@ -25,11 +25,11 @@ from sceneloom.contract import (
     OUTPUT_IMAGE,
     PARAMETER,
     STYLE_ROWS,
-    Contract,
 )
 from sceneloom.errors import GraphRuleError
 from sceneloom.text import reason
 from sceneloom_serving.bundle import GRAPH_FILE, WEIGHTS
+from sceneloom_serving.plan_record import input_shapes
 from sceneloom_training.networks import ServedGenerator
 
 OPSET = 18
@@ -51,18 +51,8 @@ _FORBIDDEN_TYPES: dict[int, str] = {
 _INTEGERS = (TensorProto.INT32, TensorProto.INT64)
 
 
-def input_names(contract: Contract) -> list[str]:
-    """Names of the served model's inputs, in order."""
-    names = [INPUT_LABELS]
-    if contract.boundaries or contract.style_channels:
-        names.append(INPUT_INSTANCES)
-    if contract.style_channels:
-        names.append(INPUT_STYLE)
-    return names
-
-
 def export_onnx(served: ServedGenerator, path: Path, *, weights: str = WEIGHTS[GRAPH_FILE]) -> None:
-    """Write the served graph; the contract is in its metadata, the weights are in a file beside it.
+    """Write the served graph with the contract in its metadata, and its weights beside it.
 
     Args:
         served: the graph in eval mode, float32 or around a `HalfGenerator`.
@@ -77,7 +67,7 @@ def export_onnx(served: ServedGenerator, path: Path, *, weights: str = WEIGHTS[G
         INPUT_INSTANCES: torch.zeros(batch, height, width, dtype=torch.int32),
         INPUT_STYLE: torch.zeros(batch, STYLE_ROWS, max(contract.style_channels, 1)),
     }
-    names = input_names(contract)
+    names = list(input_shapes(contract, 1, 1, 1))
     dynamic = torch.export.Dim.DYNAMIC
     shapes = {
         n: {0: dynamic} if n == INPUT_STYLE else {0: dynamic, 1: dynamic, 2: dynamic} for n in names
@@ -119,7 +109,7 @@ def export_onnx(served: ServedGenerator, path: Path, *, weights: str = WEIGHTS[G
 
 @contextlib.contextmanager
 def quiet(logger_name: str | None) -> Iterator[None]:
-    """Keep notes of an exporter or quantiser from the user: they advise on steps that are done."""
+    """Hide an exporter's or quantiser's notes: they advise on steps that are done."""
     logger = logging.getLogger(logger_name)
     level = logger.level
     logger.setLevel(logging.ERROR)
@@ -132,15 +122,11 @@ def quiet(logger_name: str | None) -> Iterator[None]:
 
 
 def check_rules(model: onnx.ModelProto, *, instance_norms: int) -> None:
-    """Check a graph against every rule.
+    """Check a graph against every rule; raises GraphRuleError with every broken one.
 
     Args:
         model: the exported model.
-        instance_norms: how many InstanceNorm calls the PyTorch network makes; each must still be
-            one node.
-
-    Raises:
-        GraphRuleError: names every rule that is broken, and where.
+        instance_norms: InstanceNorm calls of the PyTorch network; each must still be one node.
     """
     broken = [*_broken_outside(model), *_broken_inside(model, instance_norms)]
     if broken:

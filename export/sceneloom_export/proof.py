@@ -1,8 +1,8 @@
-"""Proving an export: the maps it is proven and calibrated on, reference pictures by PyTorch in
-float32, and judges of lower precisions.
+"""The proof of an export: its maps, reference pictures by PyTorch in float32, and verdicts on lower
+precisions.
 
-A fast precision is proven on maps of eight kinds beside the others: what one kind keeps within the
-limits another may not.
+A fast precision is proven on maps of eight kinds beside the others, because each kind may break
+other limits.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from sceneloom.maps import Image, OnUnknown, read_instance_map, read_label_map, 
 from sceneloom.pairing import pair_maps
 from sceneloom.request import Padding, Request, prepare
 from sceneloom_export.precision import Recognition, RoundedSynthesizer, check_half_range
-from sceneloom_serving.bundle import BLOCK, References
+from sceneloom_serving.bundle import BLOCK, Golden, References, block_means
 from sceneloom_serving.onnx_runtime import OnnxRuntimeSynthesizer
 from sceneloom_serving.openvino_runtime import OpenVinoSynthesizer
 from sceneloom_serving.parity import (
@@ -45,22 +45,21 @@ _DTYPES: dict[Precision, torch.dtype] = {"fp16": torch.float16, "bf16": torch.bf
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Judged:
-    """What a precision does to a model's pictures."""
+class PrecisionVerdict:
+    """Effect of a precision on a model's pictures."""
 
     precision: Precision
-    """The precision."""
     parity: Parity
-    """Of PyTorch's graph with every tensor rounded, or of the quantised graph's engine."""
+    """Parity of PyTorch's graph with every tensor rounded, or of the quantised graph's engine."""
     lost: float | None = None
-    """Points of mean IoU that it costs, where a segmenter was given and the limits were kept."""
+    """Lost points of mean IoU, with a segmenter and within the limits."""
     largest: dict[str, float] = dataclasses.field(default_factory=dict)
     """Layer -> largest absolute value before rounding."""
     reason: str | None = None
-    """Why it may not be used; None if it may."""
+    """Reason of a refusal; None if it may be used."""
 
     def to_json(self) -> dict[str, Any]:
-        """As a JSON object; a layer that was not finite is null."""
+        """The verdict as a JSON object; a layer that was not finite is null."""
         largest = {n: v if v == v else None for n, v in self.largest.items()}
         return {
             "parity": self.parity.to_json(),
@@ -70,7 +69,6 @@ class Judged:
         }
 
     def __str__(self) -> str:
-        """One line for people."""
         if self.reason is not None:
             return f"{self.precision} left out: {self.reason}"
         lost = "" if self.lost is None else f"; loses {self.lost:.1f} points of mean IoU"
@@ -80,7 +78,7 @@ class Judged:
 def make_references(
     generator: SynthesisNetwork, contract: Contract, maps: list[Request]
 ) -> References:
-    """PyTorch's pictures, float32, on the CPU."""
+    """PyTorch's pictures in float32 on the CPU."""
     pictures = reference_pictures(TorchSynthesizer(generator, contract), maps)
     return References(requests=maps, pictures=pictures)
 
@@ -91,37 +89,28 @@ def judge_rounded(
     precision: Precision,
     references: References,
     recognition: Recognition | None = None,
-) -> Judged:
-    """Run PyTorch's graph with every tensor rounded, and hold it against the limits.
-
-    Args:
-        generator: float32.
-        contract: of the model.
-        precision: fp16 or bf16.
-        references: maps, and the pictures they must give.
-        recognition: also looks at the pictures of bf16.
+) -> PrecisionVerdict:
+    """Check PyTorch's graph with every tensor rounded to fp16 or bf16 against the limits;
+    recognition checks bf16 only.
     """
     rounded = RoundedSynthesizer(generator, contract, _DTYPES[precision])
     pictures = reference_pictures(rounded, references.requests)
     seen = recognition if precision == "bf16" else None
-    judged = _judge(
-        f"PyTorch's graph rounded to {precision}", precision, references, pictures, seen
-    )
-    judged = dataclasses.replace(judged, largest=rounded.largest)
+    name = f"PyTorch's graph rounded to {precision}"
+    verdict = _judge(name, precision, references, pictures, seen)
+    verdict = dataclasses.replace(verdict, largest=rounded.largest)
     if precision == "fp16":
         try:
             check_half_range(rounded.largest)
-        except ParityError as error:  # it explains whatever else is wrong
-            return dataclasses.replace(judged, reason=str(error))
-    return judged
+        except ParityError as error:  # it explains any other fault
+            return dataclasses.replace(verdict, reason=str(error))
+    return verdict
 
 
 def judge_quantised(
     graph: Path, references: References, recognition: Recognition | None = None
-) -> Judged:
-    """Run the quantised graph in OpenVINO, which computes it in int8, and hold it against the
-    limits.
-    """
+) -> PrecisionVerdict:
+    """Check the quantised graph in OpenVINO, which computes it in int8, against the limits."""
     with OpenVinoSynthesizer(graph, precision="int8") as engine:
         pictures = reference_pictures(engine, references.requests)
     return _judge(graph.name, "int8", references, pictures, recognition)
@@ -133,7 +122,7 @@ def _judge(
     references: References,
     pictures: list[Image],
     recognition: Recognition | None,
-) -> Judged:
+) -> PrecisionVerdict:
     parity, lost, reason = compare(references.pictures, pictures), None, None
     try:
         check_proof(parity, precision, name, len(references.requests))
@@ -142,24 +131,16 @@ def _judge(
             lost = recognition.check(references.pictures[-count:], pictures[-count:], precision)
     except ParityError as error:
         reason = str(error)
-    return Judged(precision=precision, parity=parity, lost=lost, reason=reason)
+    return PrecisionVerdict(precision=precision, parity=parity, lost=lost, reason=reason)
 
 
 def check_graph(
     graph: Path, precision: Precision, references: References, count: int
 ) -> Parity | None:
-    """Prove that an exported graph says what PyTorch's does, in ONNX Runtime on the CPU.
+    """Compare an exported graph in ONNX Runtime on the CPU with the first `count` references;
+    raises ParityError.
 
-    Only small maps are used: its norms are not accurate on large ones, and it rounds no halves.
-
-    Args:
-        graph: the exported graph.
-        precision: whose limits hold.
-        references: maps, the small ones first.
-        count: how many of them; with none, nothing is proven.
-
-    Raises:
-        ParityError: the pictures differ.
+    Those are small: its norms are not accurate on large ones, and it rounds no halves.
     """
     if not count:
         return None
@@ -170,30 +151,24 @@ def check_graph(
 
 
 CALIBRATION_MAPS = 8
-_CALIBRATION_SIZE = _MODERATE_SIZE = (256, 512)
+_MODERATE_SIZE = (256, 512)
 _STREETS = 3
 _OF_STREETS = {"cityscapes": False, "cityscapes-markings": True}
-"""Schemas that streets are drawn in, and whether they tell lane markings from the road."""
+"""Schema of streets -> whether it has classes for lane markings."""
 _STREET_SEED = 3_000_000
-"""Far from every street that anything was trained or tested on."""
+"""Far from every street of training or tests."""
+_GOLDEN_CLASSES = 16
+"""Most classes of the golden map, as in streets."""
 
 
 def reference_maps(
     contract: Contract, largest: tuple[int, int], own: list[Request], *, kinds: bool = False
 ) -> list[Request]:
-    """The maps that parity is proven on, the largest last.
+    """The maps of the parity proof: drawn shapes at small sizes, or at all sizes of the contract;
+    for fast precisions `kinds`, maps of eight kinds and streets at a moderate size; the user's own;
+    and one at the largest size, (height, width) if the contract takes any.
 
-    Args:
-        contract: of the model, with the sizes it is served at.
-        largest: the (height, width) to prove it at, where the contract takes any size.
-        own: the user's, in front of the last.
-        kinds: add maps of eight kinds, and three streets where the schema is Cityscapes', at a
-            moderate size: what a fast precision is proven on.
-
-    Returns:
-        shapes of every kind at small sizes, or at all that the contract names; then one map at the
-        largest: a street where the schema is Cityscapes', whose large even regions are what
-        inaccurate norms fail on.
+    The last is a street for Cityscapes' schemas: inaccurate norms fail on its large even regions.
     """
     sizes = probe_sizes(contract)
     last = max(sizes, key=lambda s: s[0] * s[1])
@@ -214,11 +189,13 @@ def reference_maps(
 
 
 def calibration_maps(contract: Contract, own: list[Request]) -> list[Request]:
-    """The maps that ranges of int8 are found on: the user's own, or else drawn ones."""
+    """The maps for the ranges of int8: the user's own, or else drawn ones."""
     if own:
         return own[:CALIBRATION_MAPS]
-    side = 2 * contract.min_side
-    size = contract.network_size(max(_CALIBRATION_SIZE[0], side), max(_CALIBRATION_SIZE[1], side))
+    if contract.sizes is not None:
+        size = max(contract.sizes, key=lambda s: s[0] * s[1])
+    else:
+        size = contract.network_size(*(max(s, 2 * contract.min_side) for s in _MODERATE_SIZE))
     return [draw_map(contract, size, 100 + number) for number in range(CALIBRATION_MAPS)]
 
 
@@ -227,11 +204,10 @@ class OwnMaps:
     """The first maps of a user's folder."""
 
     requests: list[Request]
-    """As the network takes them."""
     found: int
-    """How many maps the folder has."""
+    """Count of maps in the folder."""
     left_out: Sequence[LeftOut]
-    """What else lies in it."""
+    """Other content of the folder."""
 
 
 def read_own_maps(
@@ -239,15 +215,8 @@ def read_own_maps(
 ) -> OwnMaps:
     """Read the first maps of a folder, in `test_label` and `test_inst` or side by side.
 
-    Args:
-        contract: of the model.
-        folder: as `sceneloom render` takes it.
-        most: how many are read.
-        unknown: what to do with label ids that the schema does not have.
-
-    Raises:
-        InputError: there are none, or one is broken; the text names its file.
-        SizeError: one has to be padded; parity is measured on whole pictures.
+    Raises InputError if the folder has none or one is broken, SizeError if one has to be padded:
+    parity is measured on whole pictures.
     """
     labels, instances = folder / "test_label", folder / "test_inst"
     pairs, left_out = pair_maps(
@@ -255,11 +224,11 @@ def read_own_maps(
         instances if instances.is_dir() else folder,
         training_ids=contract.schema.has_training_ids,
     )
-    needs = contract.boundaries or contract.style_channels
     requests = []
     for pair in pairs[:most]:
         label_map = read_label_map(pair.label, contract.schema, unknown=unknown)
-        instance_map = read_instance_map(pair.instance) if needs and pair.instance else None
+        wanted = pair.instance if contract.wants_instances else None
+        instance_map = read_instance_map(wanted) if wanted else None
         try:
             request = prepare(contract, label_map, instance_map)
         except InputError as error:
@@ -273,28 +242,22 @@ def read_own_maps(
 
 
 def draw_map(contract: Contract, size: tuple[int, int], seed: int) -> Request:
-    """Draw a map that nothing was trained on: a street where the schema is Cityscapes'.
-
-    Args:
-        contract: of the model.
-        size: (height, width), as the network takes it.
-        seed: equal seeds give equal maps.
+    """Draw a map outside every training set at a (height, width) of the network: a street for
+    Cityscapes' schemas. Equal seeds give equal maps.
     """
     if contract.schema.name not in _OF_STREETS:
         return draw_probe(contract, *size, seed)
     markings = _OF_STREETS[contract.schema.name]
     street = draw_street(_STREET_SEED + seed, *size, markings=markings)
-    needs = contract.boundaries or contract.style_channels
-    return prepare(contract, street.label_map, street.instance_map if needs else None)
+    instances = street.instance_map if contract.wants_instances else None
+    return prepare(contract, street.label_map, instances)
 
 
 _LARGEST_INSTANCE_ID = 2**31 - 1
 
 
 def probe_sizes(contract: Contract) -> list[tuple[int, int]]:
-    """The (height, width) pairs to try: those the engine is for, or three of different shape if it
-    takes any.
-    """
+    """The (height, width) pairs to try: the contract's, or three of different shape."""
     if contract.sizes is not None:
         return list(contract.sizes)
     side = max(contract.min_side, 64 // contract.size_multiple * contract.size_multiple)
@@ -302,7 +265,7 @@ def probe_sizes(contract: Contract) -> list[tuple[int, int]]:
 
 
 def golden_size(contract: Contract) -> tuple[int, int]:
-    """The (height, width) of the golden map: an engine's first size, or at least 4 by 8 blocks."""
+    """(height, width) of the golden map: an engine's first size, or at least 4 by 8 blocks."""
     if contract.sizes is not None:
         return contract.sizes[0]
     unit = math.lcm(contract.size_multiple, BLOCK)
@@ -310,17 +273,18 @@ def golden_size(contract: Contract) -> tuple[int, int]:
     return height, 2 * height
 
 
+def make_golden(generator: SynthesisNetwork, contract: Contract) -> Golden:
+    """Draw the golden map, and take the block means of PyTorch's picture."""
+    request = draw_probe(contract, *golden_size(contract), seed=1000, classes=_GOLDEN_CLASSES)
+    image = TorchSynthesizer(generator, contract).run_requests([request])[0]
+    return Golden(request=request, block_means=block_means(image))
+
+
 def draw_probe(
     contract: Contract, height: int, width: int, seed: int, *, classes: int | None = None
 ) -> Request:
-    """Draw one map: bands of labels, then ellipses, boxes and lines, each an instance of its own.
-
-    Args:
-        contract: decides the labels and which inputs there are.
-        height: pixels, a multiple of the contract's.
-        width: likewise.
-        seed: equal seeds give equal maps.
-        classes: most labels that occur, out of all of the schema; None is no limit.
+    """Draw one map: bands of labels, then ellipses, boxes and lines, each an instance of its own,
+    in at most `classes` labels. Equal seeds give equal maps.
     """
     rng = np.random.default_rng(seed)
     channels = contract.schema.channels
@@ -353,64 +317,50 @@ def draw_probe(
     if contract.style_channels:
         instance_map, _ = renumber_instances(instance_map, STYLE_ROWS)
         style = rng.normal(0.0, 0.5, (STYLE_ROWS, contract.style_channels)).astype(np.float32)
-    wants_instances = contract.boundaries or contract.style_channels > 0
     return Request(
         label_map=label_map,
-        instance_map=instance_map if wants_instances else None,
+        instance_map=instance_map if contract.wants_instances else None,
         style=style,
         padding=Padding(),
     )
 
 
-Regions = npt.NDArray[np.intp]
-"""[H, W]: which region a pixel belongs to, 0 to at most 200."""
-_MOST_REGIONS = 200
+_MAX_REGIONS = 200
 _FEW = 6
-KINDS = {
-    "even": True,
-    "stripes": True,
-    "slopes": True,
-    "crowd": True,
-    "cells": False,
-    "rings": True,
-    "blocks": False,
-    "lines": True,
-}
-"""Kind of a map -> whether a few classes occur in it, or all of the schema."""
+KINDS = ("even", "stripes", "slopes", "crowd", "cells", "rings", "blocks", "lines")
+_MANY_CLASSES = ("cells", "blocks")
+"""Kinds with all classes of the schema; the others have a few."""
 
 
 def draw_kinds(contract: Contract, height: int, width: int, seed: int) -> list[Request]:
-    """Draw a map of each kind, with a class and an instance for each region.
-
-    Args:
-        contract: decides the classes and which inputs there are.
-        height: pixels, as the network takes it.
-        width: likewise.
-        seed: equal seeds give equal maps.
+    """Draw a map of each kind at network size, with a class and an instance for each region; equal
+    seeds give equal maps.
     """
     requests = []
     channels = contract.schema.channels
-    needs = contract.boundaries or contract.style_channels > 0
-    for number, (kind, few) in enumerate(KINDS.items()):
-        regions = draw_regions(kind, height, width, np.random.default_rng((seed, number)))
+    for number, kind in enumerate(KINDS):
+        regions = _draw_regions(kind, height, width, np.random.default_rng((seed, number)))
         rng = np.random.default_rng((number, regions.size))
-        classes = rng.permutation(channels)[: _FEW if few else channels]
-        of_region = classes[rng.integers(0, len(classes), _MOST_REGIONS + 1)]
+        classes = rng.permutation(channels)[: channels if kind in _MANY_CLASSES else _FEW]
+        of_region = classes[rng.integers(0, len(classes), _MAX_REGIONS + 1)]
         of_region[: len(classes)] = classes[: len(of_region)]
         label_map = of_region[regions].astype(np.uint8)
-        requests.append(prepare(contract, label_map, regions.astype(np.int32) if needs else None))
+        instances = regions.astype(np.int32) if contract.wants_instances else None
+        requests.append(prepare(contract, label_map, instances))
     return requests
 
 
-def draw_regions(kind: str, height: int, width: int, rng: np.random.Generator) -> Regions:
-    """Draw the regions of a map of one of `KINDS`.
+def _draw_regions(
+    kind: str, height: int, width: int, rng: np.random.Generator
+) -> npt.NDArray[np.intp]:
+    """[H, W], the region of each pixel, 0 to at most 200, for one of `KINDS`.
 
     even: a few large ones; stripes: upright; slopes: slanted bands; crowd: many small squares on
     even ground; cells: nearest of 60 points; rings: around a point; blocks: small squares; lines:
     thin ones over even ground.
     """
     rows, columns = np.arange(height)[:, None] / height, np.arange(width)[None] / width
-    regions: Regions = np.zeros((height, width), np.intp)
+    regions: npt.NDArray[np.intp] = np.zeros((height, width), np.intp)
     if kind == "even":
         upper, left = rng.uniform(0.3, 0.5), rng.uniform(0.6, 0.8)
         regions = (rows > upper) + 2 * (columns > left).astype(np.intp)
@@ -434,7 +384,7 @@ def draw_regions(kind: str, height: int, width: int, rng: np.random.Generator) -
         y, x = rng.uniform(0.3, 0.7, 2)
         regions = (np.hypot(rows - y, columns - x) * 16).astype(np.intp)
     elif kind == "blocks":
-        numbers = rng.integers(0, _MOST_REGIONS, (-(-height // 16), -(-width // 16)))
+        numbers = rng.integers(0, _MAX_REGIONS, (-(-height // 16), -(-width // 16)))
         regions = np.kron(numbers, np.ones((16, 16), np.intp))[:height, :width]
     else:
         drawn = np.zeros((height, width), np.int32)

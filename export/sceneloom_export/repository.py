@@ -1,7 +1,7 @@
 """The Triton model's configurations: the templates of `triton_models/` filled in for one export.
 
-`config.pbtxt` is what a server takes by default. `configs/NAME.pbtxt` are the variants that
-tritonserver's `--model-config-name` chooses from (docs/serving.md):
+`config.pbtxt` is a server's default. `configs/NAME.pbtxt` are the variants for tritonserver's
+`--model-config-name` (docs/serving.md):
 
     tensorrt              the plan in Triton's own backend, batch 1: latency
     tensorrt-throughput   the same plan, batches of up to 4
@@ -9,7 +9,7 @@ tritonserver's `--model-config-name` chooses from (docs/serving.md):
     embedded              the Python backend; equal to config.pbtxt
 
 The encoded path's models are filled in from them. The contract of a variant can name other sizes
-than that of config.pbtxt, so those two that carry it have every variant, under the same names:
+than that of config.pbtxt, so the two models that carry it have every variant, under the same names:
 
     synthesis_encoded/   the ensemble that clients call, no code
     synthesis_decode/    its first step, a model.py over sceneloom_serving
@@ -38,25 +38,19 @@ from sceneloom.contract import (
     Contract,
 )
 from sceneloom.triton.encoded import DECODE_MODEL, ENCODE_MODEL, ENCODED_MODEL, ENCODED_MODELS
-from sceneloom_export.graph import input_names
 from sceneloom_export.settings import ServingSettings
 from sceneloom_serving import templates
 from sceneloom_serving.bundle import FP16_FILE, MODEL_FILE, Config, read_config, write_config
+from sceneloom_serving.plan_record import input_shapes
 
 Size = tuple[int, int]
 """(height, width)."""
 EMBEDDED = "embedded"
-_RUNTIMES = {
-    "tensorrt": "tensorrt",
-    "tensorrt-throughput": "tensorrt",
-    "onnxruntime": "onnxruntime-cuda",
-}
-"""Variant -> the runtime in its engine's name."""
-# What the template calls an input of `synthesis` on its way from the files.
 _OWN_TENSORS = {
     INPUT_INSTANCES: {INPUT_INSTANCES, "instance_file", "network_instance_map"},
     INPUT_STYLE: {INPUT_STYLE, "style_rows", "network_style"},
 }
+"""Input of `synthesis` -> its names in the templates on its way from the files."""
 
 
 def write_configs(
@@ -68,29 +62,26 @@ def write_configs(
     engine: str,
     known: Mapping[str, str] = MappingProxyType({}),
 ) -> None:
-    """Fill in every template of a model's folder where it lies.
+    """Fill in every template of a model's folder in place; raises SizeError for a wrong warm-up
+    size.
 
     Args:
         folder: `synthesis/`, a copy of the templates with the graphs in `1/`.
-        contract: goes into `parameters`; decides which inputs there are.
+        contract: goes into `parameters`; decides the inputs.
         settings: batching, queue, warm-up and instances.
-        largest: without sizes in the contract, the (height, width) of the variants that are built
-            for fixed ones.
-        engine: what the Python backend runs.
+        largest: without sizes in the contract, the (height, width) of the variants for fixed ones.
+        engine: the Python backend's engine.
         known: further `parameters` of the Python backend's configuration.
-
-    Raises:
-        SizeError: a warm-up size that the model does not take.
     """
     template = folder / "config.pbtxt"
     base = read_config(template)
     sizes = contract.sizes or (contract.network_size(*largest),)
     for path in sorted((folder / "configs").glob("*.pbtxt")):
         config = _variant(base, read_config(path), contract, settings, sizes)
-        half = (folder / "1" / FP16_FILE).is_file()
-        if config.backend == "onnxruntime":
+        half, runtime = (folder / "1" / FP16_FILE).is_file(), config.backend
+        if runtime == "onnxruntime":
             config.default_model_filename = FP16_FILE if half else MODEL_FILE
-        runtime = _RUNTIMES[path.stem]
+            runtime = "onnxruntime-cuda"
         config.parameters[ENGINE_PARAMETER].string_value = f"{runtime}-{'fp16' if half else 'fp32'}"
         write_config(config, path)
     fill_config(template, template, contract, settings, engine=engine, known=known)
@@ -106,19 +97,12 @@ def fill_config(
     engine: str,
     known: Mapping[str, str] = MappingProxyType({}),
 ) -> None:
-    """Fill in the template of config.pbtxt; arguments as of `write_configs`.
-
-    Raises:
-        SizeError: a warm-up size that the model does not take.
-    """
+    """Fill in the template of config.pbtxt; arguments and errors as of `write_configs`."""
     config = read_config(template)
     for name, value in {ENGINE_PARAMETER: engine, **known}.items():
         config.parameters[name].string_value = value
-    config.max_batch_size = settings.max_batch_size
-    config.dynamic_batching.max_queue_delay_microseconds = settings.queue_delay_us
     config.instance_group.add(kind=model_config_pb2.ModelInstanceGroup.KIND_CPU)
-    _fill(config, contract, settings)
-    _add_warmup(config, contract, settings.warmup_sizes, (1,))
+    _fill_any_size(config, contract, settings)
     write_config(config, target)
 
 
@@ -129,44 +113,17 @@ def _variant(
     settings: ServingSettings,
     sizes: Sequence[Size],
 ) -> Config:
-    """A variant: the default template's tensors with what its own template says."""
+    """A variant: the default template's tensors with its own template's values."""
     config = model_config_pb2.ModelConfig()
     config.MergeFrom(base)
     config.MergeFrom(overlay)
     if not overlay.max_batch_size:  # leaves batching to the export, and takes any size
-        config.max_batch_size = settings.max_batch_size
-        config.dynamic_batching.max_queue_delay_microseconds = settings.queue_delay_us
-        _fill(config, contract, settings)
-        _add_warmup(config, contract, settings.warmup_sizes, (1,))
+        _fill_any_size(config, contract, settings)
         return config
     _fill(config, dataclasses.replace(contract, sizes=tuple(sizes)), settings)
-    _fix_sizes(config, sizes)
-    _add_warmup(config, contract, sizes, sorted({1, config.max_batch_size}))
-    return config
-
-
-def _fill(config: Config, contract: Contract, settings: ServingSettings) -> None:
-    """What every configuration has: tensors, contract, instances, queue."""
-    names = input_names(contract)
-    inputs = [tensor for tensor in config.input if tensor.name in names]
-    del config.input[:]
-    config.input.extend(inputs)
-    for tensor in config.input:
-        if tensor.name == INPUT_STYLE:
-            tensor.dims[:] = [STYLE_ROWS, contract.style_channels]
-    config.parameters[PARAMETER].string_value = contract.dumps()
-    config.parameters[MAX_PIXELS_PARAMETER].string_value = str(settings.max_pixels)
-    config.instance_group[0].count = settings.instances
-    _set_queue(config, settings)
-
-
-def _fix_sizes(config: Config, sizes: Sequence[Size]) -> None:
-    """Say for which sizes an engine is built.
-
-    With a single size it stands in the tensors' dims, so that Triton itself refuses every other
-    with INVALID_ARGUMENT. The TensorRT backend takes that beside a plan of that size as well as
-    beside a plan for a range; where dims are free it refuses other sizes itself, with INTERNAL.
-    """
+    # With a single size it stands in the tensors' dims, so that Triton itself refuses every other
+    # with INVALID_ARGUMENT. The TensorRT backend takes that beside a plan of that size as well as
+    # beside a plan for a range; with free dims it refuses other sizes itself, with INTERNAL.
     if len(sizes) == 1:
         for tensor in [*config.input, *config.output]:
             if tensor.name != INPUT_STYLE:
@@ -182,6 +139,31 @@ def _fix_sizes(config: Config, sizes: Sequence[Size]) -> None:
                 spec = config.optimization.cuda.graph_spec.add(batch_size=batch)
                 for tensor in config.input:
                     spec.input[tensor.name].dim[:] = _shape(tensor, size)
+    _add_warmup(config, contract, sizes, sorted({1, config.max_batch_size}))
+    return config
+
+
+def _fill_any_size(config: Config, contract: Contract, settings: ServingSettings) -> None:
+    """Fill in a configuration for any size, with the export's batching."""
+    config.max_batch_size = settings.max_batch_size
+    config.dynamic_batching.max_queue_delay_microseconds = settings.queue_delay_us
+    _fill(config, contract, settings)
+    _add_warmup(config, contract, settings.warmup_sizes, (1,))
+
+
+def _fill(config: Config, contract: Contract, settings: ServingSettings) -> None:
+    """Fill in tensors, contract, instances and queue."""
+    names = input_shapes(contract, 1, 1, 1)
+    inputs = [tensor for tensor in config.input if tensor.name in names]
+    del config.input[:]
+    config.input.extend(inputs)
+    for tensor in config.input:
+        if tensor.name == INPUT_STYLE:
+            tensor.dims[:] = [STYLE_ROWS, contract.style_channels]
+    config.parameters[PARAMETER].string_value = contract.dumps()
+    config.parameters[MAX_PIXELS_PARAMETER].string_value = str(settings.max_pixels)
+    config.instance_group[0].count = settings.instances
+    _set_queue(config, settings)
 
 
 def _add_warmup(
@@ -205,11 +187,8 @@ def _shape(tensor: Any, size: Size) -> list[int]:
 
 
 def write_encoded_models(repository: Path, settings: ServingSettings) -> None:
-    """Write the three models of the encoded path into a repository.
-
-    Args:
-        repository: with `synthesis/config.pbtxt` and its variants as they will be served.
-        settings: queue and largest picture.
+    """Write the three models of the encoded path into a repository, from the served configurations
+    of `synthesis`.
     """
     served = repository / MODEL_NAME
     for model in ENCODED_MODELS:
@@ -228,7 +207,7 @@ def write_encoded_models(repository: Path, settings: ServingSettings) -> None:
 
 
 def _filled(template: Config, served: Config, settings: ServingSettings) -> Config:
-    """A template with what one configuration of `synthesis` says."""
+    """A template of the encoded path for one configuration of `synthesis`."""
     config = model_config_pb2.ModelConfig()
     config.CopyFrom(template)
     text = served.parameters[PARAMETER].string_value

@@ -1,5 +1,5 @@
-"""The engines of an export bundle, what this machine has to run them, and opening one.
-docs/runtimes.md describes them.
+"""The engines of an export bundle, the machine that runs them, and opening one. docs/runtimes.md
+describes them.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 from sceneloom.errors import EngineError, PlanRefusedError, SceneLoomError, require
 from sceneloom.synthesizer import Synthesizer
 from sceneloom_serving.bundle import FP16_FILE, GRAPH_FILE, INT8_FILE, MODEL_FILE, PLAN_FILE
-from sceneloom_serving.gpu_machine import load_cuda, this_machine
+from sceneloom_serving.gpu import load_cuda, this_machine
 from sceneloom_serving.onnx_runtime import OnnxRuntimeSynthesizer, Provider, check_provider
 from sceneloom_serving.openvino_runtime import OpenVinoSynthesizer, computes_bfloat16
 from sceneloom_serving.parity import Precision
@@ -30,15 +30,15 @@ class Engine:
     name: str
     """RUNTIME-PRECISION."""
     precision: Precision
-    """Whose limits its pictures must keep."""
+    """Its pictures must keep the limits of this precision."""
     file: str
-    """What it runs, in a version's folder of an export bundle."""
+    """Its file in a version's folder of an export bundle."""
     make_file: str
-    """The command that makes the file, where export does not make it by itself."""
+    """The command that makes the file."""
     gpu: bool
     """Whether it runs on an NVIDIA GPU."""
     check: Callable[[], object]
-    """Raises a SceneLoomError where this machine cannot run it."""
+    """Raises a SceneLoomError if this machine cannot run it."""
     open: Callable[[Path, int], Synthesizer]
     """File and largest batch -> the running engine."""
 
@@ -109,23 +109,9 @@ ENGINES = {
 """Name -> engine, the plainest first."""
 
 
-def get_engine(name: str) -> Engine:
-    """The engine of a name.
-
-    Raises:
-        EngineError: there is none.
-    """
-    if name not in ENGINES:
-        raise EngineError(f"no engine {name!r}; there are {', '.join(ENGINES)}")
-    return ENGINES[name]
-
-
 def unavailable(engine: Engine, version: Path | None = None) -> str | None:
-    """Why an engine cannot run here; None if it can.
-
-    Args:
-        engine: one of `ENGINES`.
-        version: a version's folder of an export bundle; None asks for the machine alone.
+    """Reason why an engine cannot run a version's folder of a bundle here, or without one on this
+    machine; None if it can.
     """
     try:
         engine.check()
@@ -137,22 +123,22 @@ def unavailable(engine: Engine, version: Path | None = None) -> str | None:
         try:
             built = read_record(version / PLAN_FILE).precision
         except PlanRefusedError:
-            return None  # opening it says what is wrong
+            return None  # opening it gives the reason
         if built != engine.precision:
             return f"{PLAN_FILE} is of {built}, not of {engine.precision}"
     return None
 
 
+def get_engine(name: str) -> Engine:
+    """The engine of a name; raises EngineError without one."""
+    if name not in ENGINES:
+        raise EngineError(f"no engine {name!r}; there are {', '.join(ENGINES)}")
+    return ENGINES[name]
+
+
 def open_engine(name: str, version: Path, *, max_batch_size: int = 1) -> Synthesizer:
-    """Load an engine.
-
-    Args:
-        name: of the engine.
-        version: a version's folder of an export bundle.
-        max_batch_size: most pictures at once, where the engine itself does not say it.
-
-    Raises:
-        EngineError: there is no such engine, or it cannot run here; the text says why.
+    """Load an engine from a version's folder of a bundle, for batches unless the file decides them;
+    raises EngineError if it does not exist or cannot run here.
     """
     engine = get_engine(name)
     reason = unavailable(engine, version)
@@ -184,8 +170,8 @@ def describe_machine() -> dict[str, Any]:
     }
 
 
-def engine_machine() -> dict[str, Any]:
-    """Processor, cores, GPUs and runtimes: equal facts, equal choice of the engine."""
+def engine_versions() -> dict[str, Any]:
+    """Processor, cores, GPUs and versions of runtimes; equal facts give an equal choice."""
     facts = describe_machine()
     kept = ("cpu", "cpu_flags", "cores", "gpus")
     versions = {name: _version(name) for name in _ENGINE_PACKAGES}
@@ -199,7 +185,7 @@ def cache_folder() -> Path:
 
 
 def peak_memory_mib(pid: int) -> int:
-    """Largest resident memory of a process so far."""
+    """Largest resident memory of a process so far, MiB."""
     return _kib(f"/proc/{pid}/status", "VmHWM") // 1024
 
 

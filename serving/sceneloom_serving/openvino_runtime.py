@@ -1,7 +1,7 @@
 """OpenVINO as a Synthesizer, on the CPU.
 
 The precision is always set: OpenVINO's default on CPUs with bfloat16 is bfloat16. One stream with
-all the threads that this process may use is the latency profile.
+all the threads of this process is the latency profile.
 """
 
 from __future__ import annotations
@@ -12,16 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from sceneloom.contract import (
-    INPUT_INSTANCES,
-    INPUT_LABELS,
-    INPUT_STYLE,
-    PARAMETER,
-    STYLE_ROWS,
-    Contract,
-)
+from sceneloom.contract import PARAMETER, STYLE_ROWS, Contract
 from sceneloom.errors import EngineError, require
 from sceneloom.maps import Image, InstanceMap, LabelMap, Style
+from sceneloom.request import tensors
 from sceneloom.synthesizer import Synthesizer
 from sceneloom.text import one_line
 from sceneloom_serving.onnx_runtime import usable_cpus
@@ -29,7 +23,7 @@ from sceneloom_serving.parity import Precision
 from sceneloom_serving.present_classes import present_classes, shorten
 
 _HINTS: dict[Precision, str] = {"fp32": "f32", "bf16": "bf16", "int8": "f32"}
-"""What is computed where the graph does not say it; an int8 graph says it by its Q/DQ nodes."""
+"""Precision outside the Q/DQ nodes of an int8 graph."""
 _EXACT_IDS = 1 << 24
 
 
@@ -45,21 +39,20 @@ class OpenVinoSynthesizer(Synthesizer):
         threads: int | None = None,
         absent_classes: bool = False,
     ) -> None:
-        """Load and compile a graph.
+        """Load and compile an exported graph with accurate norms (`onnxruntime.onnx`), or
+        `int8.onnx`.
 
         Args:
-            model: an exported graph with accurate norms (`onnxruntime.onnx` of an export bundle),
-                or its int8 form.
+            model: the graph.
             precision: fp32, bf16, or int8 for a graph with Q/DQ nodes.
             max_batch_size: most pictures at once.
             threads: threads for one picture; None takes the CPUs this process may use.
-            absent_classes: compute the planes of classes that do not occur, too, which changes
-                nothing but the time (`present_classes`); for measurements.
+            absent_classes: also compute the planes of absent classes (`present_classes`), at the
+                same result; for measurements.
 
         Raises:
             MissingDependencyError: openvino is not installed.
-            EngineError: the file is not a graph that SceneLoom exported, or this CPU does not
-                compute the precision.
+            EngineError: the file is no exported graph, or this CPU does not compute the precision.
         """
         require(["openvino"], extra="serve", purpose="running a model with OpenVINO")
         import openvino
@@ -84,9 +77,8 @@ class OpenVinoSynthesizer(Synthesizer):
         contract = Contract.loads(graph.get_rt_info(metadata).astype(str), source=str(model))
         super().__init__(contract, max_batch_size)
         self.engine = f"openvino-{precision}"
-        channels = contract.schema.channels
-        whole = graph.clone()  # what is read here is what runs, whatever the file is later
-        self._room = None if absent_classes else shorten(graph, channels)
+        whole = graph.clone()  # the graph as read now runs, whatever the file is later
+        self._room = None if absent_classes else shorten(graph, contract.schema.channels)
         self._graph = None if self._room is None else whole
         self._request = self._compile(graph)
         self._lock = threading.Lock()  # a request of OpenVINO's refuses a second caller
@@ -107,8 +99,7 @@ class OpenVinoSynthesizer(Synthesizer):
         """Run one batch; see `Synthesizer.run_batch`."""
         if instance_maps is not None:
             instance_maps = _exact_in_float(instance_maps)
-        feeds = {INPUT_LABELS: label_maps, INPUT_INSTANCES: instance_maps, INPUT_STYLE: styles}
-        inputs: dict[str, Any] = {k: v for k, v in feeds.items() if v is not None}
+        inputs = tensors(label_maps, instance_maps, styles)
         with self._lock:
             request, present = self._request, None
             if self._room is not None:

@@ -1,9 +1,8 @@
 """Fewer operations, exactly: the first convolutions over the classes that occur in a map.
 
 The one-hot of a street has 35 planes, of ADE20K 150, and all but some twenty of them are zeros; the
-convolutions over it are 24 % of the published network's arithmetic. Here the planes are those of
-the classes that occur, and the convolutions' weights are gathered to match: what is left out are
-zeros.
+convolutions over it are 24 % of the published network's arithmetic. Here the planes and the
+convolutions' weights are gathered for the classes that occur; only zeros are left out.
 """
 
 from __future__ import annotations
@@ -17,23 +16,17 @@ from sceneloom.contract import INPUT_LABELS
 from sceneloom.maps import LabelMap
 
 PLANES = 24
-"""Planes of the shortened input, boundary and style included: a whole number of the vectors that
-convolutions are computed in, and room for the classes of nearly every street.
+"""Planes of the shortened input, boundary and style included: a whole number of a convolution's
+vectors, and room for the classes of nearly every street.
 """
 IDS, ROWS = "present_ids", "present_rows"
-"""Inputs that the shortened graph has beside the others: see `present_classes`."""
+"""Further inputs of the shortened graph: see `present_classes`."""
 
 
 def shorten(model: Any, channels: int) -> int | None:
-    """Rewrite a graph so that it takes the classes that occur.
-
-    Args:
-        model: an OpenVINO model of the served graph; is changed.
-        channels: of the label schema.
-
-    Returns:
-        how many classes it takes, or None where the graph is another or nothing would be gained; it
-        is unchanged then.
+    """Rewrite an OpenVINO model of the served graph in place, for `channels` of the label schema:
+    the count of classes it takes, or None if it is another graph or gains nothing, and is
+    unchanged.
     """
     one_hot = _one_hot(model, channels)
     if one_hot is None:
@@ -67,17 +60,11 @@ def shorten(model: Any, channels: int) -> int | None:
 def present_classes(
     label_maps: LabelMap, channels: int, room: int
 ) -> dict[str, npt.NDArray[Any]] | None:
-    """The shortened graph's further inputs for these maps.
+    """The shortened graph's further inputs for label maps, uint8 [N, H, W]; None if more classes
+    occur than the `room` of `shorten`.
 
-    Args:
-        label_maps: uint8 [N, H, W], channels.
-        channels: of the label schema.
-        room: as `shorten` returned it.
-
-    Returns:
-        the ids of the classes that occur, float32 [1, room, 1, 1], filled up with -1, which is in
-        no map; and the rows of weights that belong to them, int64 [room]. None where there are
-        more.
+    They are the ids of the classes that occur, float32 [1, room, 1, 1], filled up with -1, which is
+    in no map; and their rows of weights, int64 [room].
     """
     found = np.flatnonzero(np.bincount(label_maps.ravel(), minlength=256)[:channels])
     if len(found) > room:
@@ -88,8 +75,8 @@ def present_classes(
 
 
 def _one_hot(model: Any, channels: int) -> tuple[Any, Any] | None:
-    """The comparison that makes the one-hot, and the network's input: the one-hot itself, or its
-    concatenation with boundary and style. None if the graph begins otherwise.
+    """The comparison of the one-hot, and the network's input: the one-hot, or its concatenation
+    with boundary and style. None if the graph begins otherwise.
     """
     node = next(
         (p for p in model.get_parameters() if INPUT_LABELS in p.output(0).get_names()), None
@@ -111,9 +98,7 @@ def _only_user(node: Any, kind: str) -> Any:
 
 
 def _convolutions(planes: Any) -> list[Any]:
-    """The convolutions that see the network's input, or what padding and pooling make of it; none
-    if anything else does.
-    """
+    """The convolutions over the network's input, padded or pooled; none if it has other users."""
     found, look = [], [planes]
     while look:
         for target in look.pop().output(0).get_target_inputs():

@@ -3,7 +3,7 @@
 Everything that a picture needs is allocated before the first one: pinned host and GPU memory at
 each profile's largest shape, and a CUDA graph that uploads, computes and downloads. The Python
 interface used here (tensors by name, enqueueV3) is the same in TensorRT 8.6, 10 and 11;
-tests/export/test_tensorrt_bindings.py holds it against the real bindings of each.
+tests/export/test_tensorrt_bindings.py checks it against the real bindings of each.
 """
 
 from __future__ import annotations
@@ -21,8 +21,9 @@ import numpy.typing as npt
 from sceneloom.contract import INPUT_INSTANCES, INPUT_LABELS, INPUT_STYLE, OUTPUT_IMAGE
 from sceneloom.errors import EngineError, SizeError
 from sceneloom.maps import Image, InstanceMap, LabelMap, Style
+from sceneloom.request import tensors
 from sceneloom.synthesizer import Synthesizer
-from sceneloom_serving.gpu_machine import checked, load_cuda, load_tensorrt, this_machine
+from sceneloom_serving.gpu import checked, load_cuda, load_tensorrt, this_machine
 from sceneloom_serving.plan_record import (
     PlanRecord,
     Profile,
@@ -37,33 +38,41 @@ _DTYPES: dict[str, npt.DTypeLike] = {
     INPUT_STYLE: np.float32,
     OUTPUT_IMAGE: np.uint8,
 }
-Inputs = dict[str, npt.NDArray[Any]]
 
 
 class TensorRTSynthesizer(Synthesizer):
     """Runs the plan that `sceneloom engine` built."""
 
     def __init__(self, plan: Path, *, device: int = 0, cuda_graphs: bool = True) -> None:
-        """Load a plan, once its hash and this machine are those of its record.
+        """Load a plan after its hash and this machine are checked against the record beside it.
 
         Args:
-            plan: the plan, with its record beside it.
+            plan: the plan.
             device: CUDA's number of the GPU.
-            cuda_graphs: run captured graphs where the plan can be captured.
+            cuda_graphs: run captured graphs if the plan can be captured.
 
         Raises:
             MissingDependencyError: tensorrt or cuda-python is not installed.
-            PlanRefusedError: the plan is not what its record says, or not for this machine.
-            EngineError: there is no GPU, or TensorRT cannot load the plan.
+            PlanRefusedError: the plan or this machine does not match the record.
+            EngineError: no GPU, or TensorRT cannot load the plan.
         """
         self._executions: dict[int, Execution] = {}
         record, blob = verified_plan(plan, this_machine(device))
         checked(load_cuda().cudaSetDevice(device), f"choosing GPU {device}")
         self._device, self._cuda_graphs = device, cuda_graphs
         self.record = record
-        """What the plan was built from and how it was proven."""
-        self._logger = _logger()
-        self._runtime, self._engine = _deserialize(blob, record, self._logger, str(plan))
+        """Sources and proof of the plan."""
+        trt = load_tensorrt()
+        # The logger must outlive the runtime, and the runtime the engine.
+        self._logger = trt.Logger(trt.Logger.ERROR)
+        if record.norms == "plugin":
+            trt.init_libnvinfer_plugins(self._logger, "")
+        self._runtime = runtime = trt.Runtime(self._logger)
+        # A version-compatible plan brings its runtime along as host code. Its hash was checked.
+        runtime.engine_host_code_allowed = record.version_compatible
+        self._engine = runtime.deserialize_cuda_engine(blob)
+        if self._engine is None:
+            raise EngineError(f"{plan}: TensorRT {trt.__version__} cannot load it")
         _check_tensors(self._engine, record, str(plan))
         self._stream = Stream()
         self._lock = threading.Lock()
@@ -73,18 +82,11 @@ class TensorRTSynthesizer(Synthesizer):
     def run_batch(
         self, label_maps: LabelMap, instance_maps: InstanceMap | None, styles: Style | None
     ) -> Image:
-        """Run one batch; see `Synthesizer.run_batch`. What no profile takes at once is split.
+        """Run one batch, in parts if no profile takes it at once; see `Synthesizer.run_batch`.
 
-        Raises:
-            SizeError: no profile of the plan takes the size.
-            EngineError: the GPU reports a failure.
+        Raises SizeError if no profile takes the size, EngineError if the GPU fails.
         """
-        named = (
-            (INPUT_LABELS, label_maps),
-            (INPUT_INSTANCES, instance_maps),
-            (INPUT_STYLE, styles),
-        )
-        inputs = {name: array for name, array in named if array is not None}
+        inputs = tensors(label_maps, instance_maps, styles)
         batch, height, width = label_maps.shape
         images = np.empty((batch, height, width, 3), np.uint8)
         done = 0
@@ -119,8 +121,7 @@ class TensorRTSynthesizer(Synthesizer):
         """Release the GPU's memory; calling it twice is fine."""
         for execution in self._executions.values():
             execution.close()
-        if self._executions:
-            self._executions.clear()
+        self._executions.clear()
         if self._engine is not None:
             self._stream.free()
             # TensorRT wants the engine gone before the runtime that made it.
@@ -134,11 +135,7 @@ class Execution:
     def __init__(
         self, engine: Any, index: int, record: PlanRecord, stream: Stream, cuda_graphs: bool
     ) -> None:
-        """Allocate everything that the profile's largest shape needs.
-
-        Raises:
-            EngineError: the GPU has not enough memory.
-        """
+        """Allocate memory for the profile's largest shape; raises EngineError if it is short."""
         profile: Profile = record.profiles[index]
         self._stream, self._cuda_graphs = stream, cuda_graphs
         self._shapes: dict[str, tuple[int, ...]] = {}
@@ -162,7 +159,7 @@ class Execution:
         """Whether the current shape runs as a CUDA graph."""
         return self._graph is not None
 
-    def run(self, inputs: Inputs, image: Image) -> None:
+    def run(self, inputs: dict[str, npt.NDArray[Any]], image: Image) -> None:
         """Run one batch that the profile takes into uint8 [N, H, W, 3]."""
         shapes: dict[str, tuple[int, ...]] = {name: array.shape for name, array in inputs.items()}
         shapes[OUTPUT_IMAGE] = image.shape
@@ -178,10 +175,10 @@ class Execution:
         np.copyto(image, self._buffers[OUTPUT_IMAGE].host(image.shape))
 
     def _set_shapes(self, shapes: dict[str, tuple[int, ...]]) -> None:
-        """Run once in the new shapes, and capture a graph for the times after it.
+        """Run once in the new shapes, then capture a graph for later runs.
 
-        A graph belongs to the shapes that its context had, so that a context has one at most. The
-        run before it lets TensorRT do what a change of shape leaves to the next enqueue.
+        A graph belongs to the shapes of its context, so a context has one at most. The run before
+        it completes the work that TensorRT leaves to the next enqueue after a change of shape.
         """
         self._discard_graph()
         self._shapes = {}
@@ -222,29 +219,7 @@ class Execution:
         self._buffers.clear()
 
 
-def _logger() -> Any:
-    trt = load_tensorrt()
-    return trt.Logger(trt.Logger.ERROR)
-
-
-def _deserialize(blob: bytes, record: PlanRecord, logger: Any, source: str) -> tuple[Any, Any]:
-    """Load a verified plan into TensorRT: the runtime, which must outlive the engine and be
-    outlived by its logger, and the engine.
-    """
-    trt = load_tensorrt()
-    if record.norms == "plugin":
-        trt.init_libnvinfer_plugins(logger, "")
-    runtime = trt.Runtime(logger)
-    # A version-compatible plan brings its runtime along as host code. Its hash has been checked.
-    runtime.engine_host_code_allowed = record.version_compatible
-    engine = runtime.deserialize_cuda_engine(blob)
-    if engine is None:
-        raise EngineError(f"{source}: TensorRT {trt.__version__} cannot load it")
-    return runtime, engine
-
-
 def _check_tensors(engine: Any, record: PlanRecord, source: str) -> None:
-    """The plan's tensors must be the contract's."""
     trt = load_tensorrt()
     kinds = {
         INPUT_LABELS: trt.DataType.UINT8,
@@ -267,14 +242,10 @@ def _check_tensors(engine: Any, record: PlanRecord, source: str) -> None:
 
 
 class TensorBuffer:
-    """One tensor's memory on both sides, for shapes up to a largest one."""
+    """One tensor's memory on host and GPU, for shapes up to a largest one."""
 
     def __init__(self, shape: tuple[int, ...], dtype: npt.DTypeLike) -> None:
-        """Allocate it, for this shape at most.
-
-        Raises:
-            EngineError: the GPU or the host has not enough memory.
-        """
+        """Allocate it for the largest shape; raises EngineError if it is short."""
         self._cuda = load_cuda()
         self.dtype = np.dtype(dtype)
         size = max(int(np.prod(shape)) * self.dtype.itemsize, 1)
@@ -295,17 +266,17 @@ class TensorBuffer:
         self._bytes = np.ctypeslib.as_array((ctypes.c_uint8 * size).from_address(self._host))
 
     def host(self, shape: tuple[int, ...]) -> npt.NDArray[Any]:
-        """The pinned memory as an array of this shape: C order, from the block's beginning."""
+        """The pinned memory from its start as an array of this shape, in C order."""
         size = int(np.prod(shape)) * self.dtype.itemsize
         return self._bytes[:size].view(self.dtype).reshape(shape)
 
     def upload(self, shape: tuple[int, ...], stream: Any) -> None:
-        """Copy what is in the pinned memory to the GPU, in the stream's order."""
+        """Copy the pinned memory to the GPU, in the stream's order."""
         kind = self._cuda.cudaMemcpyKind.cudaMemcpyHostToDevice
         self._copy(self.device, self._host, shape, kind, stream)
 
     def download(self, shape: tuple[int, ...], stream: Any) -> None:
-        """Copy what is on the GPU to the pinned memory, in the stream's order."""
+        """Copy the GPU's memory to the pinned memory, in the stream's order."""
         kind = self._cuda.cudaMemcpyKind.cudaMemcpyDeviceToHost
         self._copy(self._host, self.device, shape, kind, stream)
 
@@ -314,7 +285,7 @@ class TensorBuffer:
         checked(self._cuda.cudaMemcpyAsync(to, source, size, kind, stream), "copying a tensor")
 
     def free(self) -> None:
-        """Give both blocks back; no array of `host` may be used after it."""
+        """Release both blocks; arrays of `host` become invalid."""
         self._bytes = np.zeros(0, np.uint8)
         self._cuda.cudaFree(self.device)
         self._cuda.cudaFreeHost(self._host)
@@ -324,7 +295,6 @@ class Stream:
     """A CUDA stream, not the default one: graphs cannot be captured there."""
 
     def __init__(self) -> None:
-        """Create it."""
         self._cuda = load_cuda()
         flags = self._cuda.cudaStreamNonBlocking
         self.stream = checked(self._cuda.cudaStreamCreateWithFlags(flags), "creating a stream")
@@ -335,18 +305,12 @@ class Stream:
         return int(self.stream)
 
     def wait(self) -> None:
-        """Wait until everything in it is done.
-
-        Raises:
-            EngineError: something in it failed.
-        """
+        """Wait until all its work is done; raises EngineError if some failed."""
         checked(self._cuda.cudaStreamSynchronize(self.stream), "running the engine")
 
     def capture(self, work: Callable[[], None]) -> Any:
-        """Record what `work` puts into the stream as a CUDA graph, without running it.
-
-        Returns:
-            the graph, to be launched with `launch`; None if the work cannot be captured.
+        """Record the work as a CUDA graph for `launch`, without running it; None if it cannot be
+        captured.
         """
         mode = self._cuda.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
         checked(self._cuda.cudaStreamBeginCapture(self.stream, mode), "starting a capture")
@@ -370,9 +334,9 @@ class Stream:
         checked(self._cuda.cudaGraphLaunch(graph, self.stream), "launching a CUDA graph")
 
     def discard(self, graph: Any) -> None:
-        """Give a captured graph back."""
+        """Release a captured graph."""
         self._cuda.cudaGraphExecDestroy(graph)
 
     def free(self) -> None:
-        """Give the stream back."""
+        """Release the stream."""
         self._cuda.cudaStreamDestroy(self.stream)

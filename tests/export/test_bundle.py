@@ -112,8 +112,7 @@ def test_reference_pictures_travel_with_the_bundle(exported: Exported, checkpoin
 def test_golden_is_what_the_engine_answers(exported: Exported) -> None:
     golden = load_golden(exported.repository)
     engine = OnnxRuntimeSynthesizer(exported.repository / "synthesis" / "1" / MODEL_FILE)
-    assert golden.instance_map is not None
-    image = engine.run_batch(golden.label_map[None], golden.instance_map[None], None)[0]
+    image = engine.run_requests([golden.request])[0]
     assert np.abs(block_means(image) - golden.block_means).max() < 0.1
     assert golden.block_means.std() > 5
 
@@ -127,7 +126,7 @@ def test_fixed_sizes_and_replacing(tmp_path: Path) -> None:
     first = export_bundle(tmp_path / "c", tmp_path / "r", sizes=((32, 64), (64, 32)), export=FP32)
     assert first.contract.sizes == ((32, 64), (64, 32))
     golden = load_golden(tmp_path / "r")
-    assert golden.label_map.shape == (32, 64)
+    assert golden.request.label_map.shape == (32, 64)
     proof = json.loads((tmp_path / "r" / "report.json").read_text())["proof"]
     assert proof["maps"] == ["64x32", "32x64", "64x32"]
     assert proof["precisions"] == {}
@@ -175,7 +174,9 @@ def test_place_that_cannot_be_written(tmp_path: Path, checkpoint: Path) -> None:
 
 def test_precision_that_there_is_not_is_refused() -> None:
     assert ExportSettings(precision=()).precision == ()
-    with pytest.raises(SchemaError, match="no precision 'fp8'; there are exact, fast, fp32, fp16"):
+    with pytest.raises(
+        SchemaError, match=r"precision\[1\] is 'fp8'; it is 'exact', 'fast'"
+    ):
         ExportSettings(precision=("fp32", "fp8"))  # type: ignore[arg-type]
 
 

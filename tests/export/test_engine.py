@@ -171,7 +171,7 @@ def test_what_is_refused_before_the_work(model: Path, tmp_path: Path) -> None:
     done = run_engine(model, *SIZE, "--hardware", "same-capability", environment=environment)
     assert "8.6 builds no plans for one compute capability" in done.stderr
     done = run_engine(tmp_path / "none.onnx", *SIZE, environment=fake_gpu())
-    assert "there is no such file" in done.stderr
+    assert "no such file; name model.onnx" in done.stderr
     model.write_bytes(model.read_bytes() + b"\0")
     done = run_engine(model, *SIZE, *fp32, environment=fake_gpu())
     assert "model.onnx: is not the file that" in done.stderr

@@ -21,7 +21,7 @@ from sceneloom.errors import PlanRefusedError, SceneLoomError
 from sceneloom_export.engine import build_engine
 from sceneloom_export.settings import EngineSettings
 from sceneloom_serving.bundle import PLAN_FILE
-from sceneloom_serving.gpu_machine import this_machine
+from sceneloom_serving.gpu import this_machine
 from sceneloom_serving.parity import LIMITS, compare
 from sceneloom_serving.plan_record import PlanRecord
 from sceneloom_serving.tensorrt_runtime import TensorRTSynthesizer

@@ -40,7 +40,7 @@ def test_exports_with_parity(tmp_path: Path, architecture: Architecture) -> None
     ran = {one.engine: one.parity for one in exported.measured if one.parity is not None}
     assert ran.keys() >= {"onnxruntime-fp32", "openvino-fp32"}
     assert max(ran[name].max for name in ("onnxruntime-fp32", "openvino-fp32")) <= 1
-    assert {judged.precision: judged.reason for judged in exported.judged} == {"fp16": None}
+    assert {judged.precision: judged.reason for judged in exported.verdicts} == {"fp16": None}
     assert (tmp_path / "repository" / "synthesis" / "1" / "fp16.onnx").is_file()
     assert exported.contract.min_side == architecture.smallest_side
 

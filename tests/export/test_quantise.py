@@ -101,7 +101,7 @@ def test_openvino_runs_it_within_the_limits(good: Path) -> None:
 def test_int8_beyond_its_limits_is_not_written_and_the_report_says_why(bad: Exported) -> None:
     folder = bad.repository / "synthesis" / "1"
     assert [path.name for path in folder.iterdir() if "int8" in path.name] == []
-    (judged,) = bad.judged
+    (judged,) = bad.verdicts
     assert judged.precision == "int8"
     assert judged.reason is not None
     assert "dB, 44 is the limit" in judged.reason
@@ -117,8 +117,8 @@ def test_serve_refuses_it_with_the_judges_reason(bad: Exported) -> None:
     done = run_command("serve", bad.repository, "--engine", "openvino-int8")
     assert done.returncode == 1
     assert done.stdout == ""
-    assert bad.judged[0].reason is not None
-    assert bad.judged[0].reason in done.stderr
+    assert bad.verdicts[0].reason is not None
+    assert bad.verdicts[0].reason in done.stderr
 
 
 def test_runtimes_says_it_too(bad: Exported) -> None:

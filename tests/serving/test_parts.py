@@ -23,7 +23,7 @@ from sceneloom.request import prepare
 from sceneloom.schema import load_schema
 from sceneloom_export.bundle import Exported
 from sceneloom_serving import templates
-from sceneloom_serving.bundle import MODEL_FILE, block_means, load_golden, save_golden
+from sceneloom_serving.bundle import MODEL_FILE, Golden, block_means, load_golden, save_golden
 from sceneloom_serving.bundled_server import (
     check_numpy,
     find_bundled_server,
@@ -34,7 +34,7 @@ from sceneloom_serving.bundled_server import (
 )
 from sceneloom_serving.embedded import ServerSettings
 from sceneloom_serving.onnx_runtime import OnnxRuntimeSynthesizer
-from sceneloom_serving.parity import check_golden, make_golden
+from sceneloom_serving.parity import check_golden
 from sceneloom_training.networks import GeneratorArchitecture
 from sceneloom_training.torch_synthesizer import TorchSynthesizer
 
@@ -57,9 +57,11 @@ def test_golden_round_trip_and_tolerance(
 ) -> None:
     generator = wide_generator(small_architecture, seed=1)
     reference = TorchSynthesizer(generator, CONTRACT)
-    save_golden(make_golden(reference, prepare(CONTRACT, *blocky_maps(64, 64, seed=0))), tmp_path)
+    request = prepare(CONTRACT, *blocky_maps(64, 64, seed=0))
+    means = block_means(reference.run_requests([request])[0])
+    save_golden(Golden(request=request, block_means=means), tmp_path)
     golden = load_golden(tmp_path)
-    assert golden.style is None
+    assert golden.request.style is None
     assert check_golden(reference, golden) == 0
     generator.head[1].bias.add_(0.005)  # about half a grey level: within the tolerance
     assert 0 < check_golden(TorchSynthesizer(generator, CONTRACT), golden) < 2
@@ -95,7 +97,7 @@ def test_golden_file_with_other_arrays(tmp_path: Path, change: dict[str, np.ndar
         "block_means": np.zeros((4, 4, 3), np.float32),
     }
     np.savez(tmp_path / "golden.npz", **fields)
-    assert load_golden(tmp_path).style is None
+    assert load_golden(tmp_path).request.style is None
     np.savez(tmp_path / "golden.npz", **{**fields, **change})
     with pytest.raises(ServerStartError, match=r"golden\.npz: damaged"):
         load_golden(tmp_path)
@@ -142,7 +144,7 @@ def test_what_dead_processes_left_is_swept_and_the_rest_is_kept(
 
 
 def test_another_pid_namespace_gives_other_names() -> None:
-    code = "from sceneloom_serving.bundled_server import new_prefix; print(new_prefix())"
+    code = "from sceneloom.files import new_prefix; print(new_prefix())"
     command = ["unshare", "--user", "--map-root-user", "--pid", "--fork", "--mount-proc"]
     inside = subprocess.run(
         [*command, sys.executable, "-c", code], capture_output=True, text=True, check=False

@@ -190,7 +190,7 @@ def test_server_that_was_restarted_with_another_engine_answers_no_old_client(
     free = {f"{name}_port": free_port() for name in ("http", "grpc", "metrics")}
     ports = ServerSettings(**free, stop_timeout=1)
     golden = load_golden(exported.repository)
-    inputs = (golden.label_map, golden.instance_map)
+    inputs = (golden.request.label_map, golden.request.instance_map)
     with EmbeddedServer(exported.repository, ports, engine="openvino-fp32", encoded=True) as first:
         clients = [TritonSynthesizer(first.grpc), TritonSynthesizer(f"http://{first.http}")]
         encoded = EncodedClient(clients[0].transport)
@@ -208,9 +208,9 @@ def test_server_that_was_restarted_with_another_engine_answers_no_old_client(
         for client in clients:
             with pytest.raises(ServerUnavailableError, match=changed):
                 client.synthesize(*inputs)
-        assert golden.instance_map is not None
-        label = label_map_png(encoded.contract, golden.label_map)
-        instance = instance_map_png(encoded.contract, golden.label_map, golden.instance_map)
+        assert inputs[1] is not None
+        label = label_map_png(encoded.contract, inputs[0])
+        instance = instance_map_png(encoded.contract, *inputs)
         with pytest.raises(ServerUnavailableError, match=changed):
             encoded.synthesize(label, instance)
         with TritonSynthesizer(clients[0].transport.address) as again:

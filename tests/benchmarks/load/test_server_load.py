@@ -256,7 +256,7 @@ def test_batches_that_no_way_takes_are_refused(noop: NoopServer) -> None:
 
 def test_maps_that_make_one_request_for_ever_are_refused(maps: list[Request]) -> None:
     check_maps(maps, (1, 3))
-    with pytest.raises(InputError, match=r"it takes 5 at least \(--different-maps"):
+    with pytest.raises(InputError, match=r"give at least 5 \(--different-maps"):
         check_maps(maps, (1, 4))
     other = bench_maps(NOOP_CONTRACT, (64, 64), 1)
     check_maps([*maps, *other], (1,))
@@ -290,7 +290,7 @@ def test_an_answer_from_the_cache_is_an_error(tmp_path: Path, maps: list[Request
 
 def test_a_server_without_any_of_the_ways_is_refused(noop: NoopServer) -> None:
     server = Served(grpc=noop.grpc, http=None, embedded=None)
-    with pytest.raises(InputError, match="http left out: --http names no address"):
+    with pytest.raises(InputError, match="http left out: it needs an address: --http"):
         open_connections(server, "synthesis", ("http", "encoded"))
 
 

@@ -1,7 +1,7 @@
-"""The facts of this machine that a TensorRT plan depends on.
+"""The GPU, driver and libraries of this machine that a TensorRT plan depends on.
 
-Asked of CUDA through cuda-python's runtime bindings, which answer in words where there is no
-driver. TensorRT's own objects end the process there.
+They come from CUDA through cuda-python's runtime bindings, which report a missing driver.
+TensorRT's own objects end the process there.
 """
 
 from __future__ import annotations
@@ -22,9 +22,7 @@ _MODULES = ("tensorrt", "tensorrt_bindings")
 def load_tensorrt() -> Any:
     """TensorRT's Python module: the whole package, or its bindings beside an image's own libraries.
 
-    Raises:
-        MissingDependencyError: neither is installed.
-        EngineError: it does not load; the text names the missing library.
+    Raises MissingDependencyError without both, and EngineError if a library is missing.
     """
     found = [name for name in _MODULES if importlib.util.find_spec(name) is not None]
     if not found:
@@ -42,11 +40,7 @@ def load_tensorrt() -> Any:
 
 
 def load_cuda() -> Any:
-    """cuda-python's bindings of the CUDA runtime.
-
-    Raises:
-        MissingDependencyError: cuda-python is not installed, or is older than 12.6.
-    """
+    """The CUDA runtime's bindings; raises MissingDependencyError without cuda-python 12.6."""
     require(["cuda"], extra="gpu", purpose="running a TensorRT plan")
     require(["cuda.bindings"], extra="gpu", purpose="running a TensorRT plan")
     from cuda.bindings import runtime
@@ -55,17 +49,9 @@ def load_cuda() -> Any:
 
 
 def checked(result: Any, what: str) -> Any:
-    """The value of a CUDA call, which gives its status first.
+    """The value of a CUDA call, from (status, values...): nothing, one value, or a tuple of them.
 
-    Args:
-        result: what the call gave: (status, values...).
-        what: the sentence's subject in an error, such as ``allocating 6 MiB``.
-
-    Returns:
-        nothing, the one value, or a tuple of them.
-
-    Raises:
-        EngineError: the status is not success.
+    Raises EngineError about `what`, such as ``allocating 6 MiB``, if the status is not success.
     """
     status, *values = result
     if int(status) != 0:
@@ -76,14 +62,9 @@ def checked(result: Any, what: str) -> Any:
 
 
 def this_machine(device: int = 0) -> Machine:
-    """The facts, for the Python runtime.
+    """This machine with the GPU of CUDA's number `device`.
 
-    Args:
-        device: CUDA's number of the GPU.
-
-    Raises:
-        MissingDependencyError: TensorRT or cuda-python is not installed.
-        EngineError: there is no GPU that CUDA can use.
+    Raises MissingDependencyError without TensorRT or cuda-python, and EngineError without the GPU.
     """
     tensorrt, cudart = load_tensorrt(), load_cuda()
     status, count = cudart.cudaGetDeviceCount()
@@ -110,17 +91,13 @@ def this_machine(device: int = 0) -> Machine:
     # record with those refuses it.
     driver = found[0] if found else _dotted(checked(cudart.cudaDriverGetVersion(), "its version"))
     return Machine(
-        tensorrt=release(tensorrt.__version__),
+        # The three numbers of a release: 10.16.1.11 is 10.16.1.
+        tensorrt=".".join(re.findall(r"\d+", tensorrt.__version__)[:3]),
         cuda_runtime=_dotted(checked(cudart.cudaRuntimeGetVersion(), "asking its version")),
         driver=driver,
         gpu=(name.decode() if isinstance(name, bytes) else str(name)).rstrip("\0"),
         compute_capability=f"{properties.major}.{properties.minor}",
     )
-
-
-def release(version: str) -> str:
-    """The three numbers that name a release of TensorRT: 10.16.1.11 is 10.16.1."""
-    return ".".join(re.findall(r"\d+", version)[:3])
 
 
 def _dotted(cuda: int) -> str:
