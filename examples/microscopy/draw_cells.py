@@ -1,6 +1,7 @@
 """Draw maps of cells: palette PNGs of class ids, and 32-bit TIFFs with one id per cell.
 
-A field other than streets needs a label schema (`cells.json`) and maps; training needs photographs.
+A field other than streets needs a label schema (`cells.json`), maps, and photographs to train on.
+No code of SceneLoom knows cells.
 
     python examples/microscopy/draw_cells.py build/cells --maps 4
 """
