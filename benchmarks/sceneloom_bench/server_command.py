@@ -34,7 +34,7 @@ from sceneloom_bench import harness
 from sceneloom_bench.latencies import INTERVALS_MARK, blocks_of
 from sceneloom_bench.load import P99_REQUESTS, RESULT, Driver, Length, find_highest_rate
 from sceneloom_bench.load_requests import (
-    Opened,
+    Connection,
     TensorConnection,
     TransportName,
     check_maps,
@@ -172,15 +172,16 @@ def measure(settings: ServerBenchSettings) -> Report:
         view = stack.enter_context(contextlib.closing(ServerView(server.grpc, metrics)))
         described = view.describe(settings.server.model)
         with Environment() as environment:
-            opened = open_connections(
+            connections, left_out = open_connections(
                 server,
                 settings.server.model,
                 settings.transports,
                 timeout=settings.timeout,
                 format=settings.encoded_format,
             )
-            stack.callback(close_all, opened.connections)
-            kept = measure_all(settings, opened, maps, view)
+            stack.callback(close_all, connections)
+            kept = Kept(marks=left_out)
+            measure_all(settings, connections, maps, view, kept)
     height, width = maps[0].label_map.shape
     spoken = "{name} {version}".format(**described["server"])
     return Report(
@@ -230,15 +231,18 @@ class Kept:
 
 
 def measure_all(
-    settings: ServerBenchSettings, opened: Opened, maps: Sequence[Request], view: ServerView
-) -> Kept:
-    """Every load on each transport, the overhead, and the highest rate."""
-    fitting, too_large = fitting_batches(opened.connections, settings.batches)
-    kept = Kept(marks=[*opened.left_out, *too_large])
+    settings: ServerBenchSettings,
+    connections: Mapping[TransportName, Connection],
+    maps: Sequence[Request],
+    view: ServerView,
+    kept: Kept,
+) -> None:
+    """Measure every load on each transport, the overhead, and the highest rate."""
+    fitting, too_large = fitting_batches(connections, settings.batches)
+    kept.marks += too_large
     first: tuple[Driver, float] | None = None
     for transport, batch in fitting:
-        connection = opened.connections[transport]
-        driver = Driver(transport, connection, maps, batch, view, settings.length)
+        driver = Driver(transport, connections[transport], maps, batch, view, settings.length)
         best = run_loads(driver, settings, kept)
         if first is None and best is not None:
             first = driver, best
@@ -246,7 +250,7 @@ def measure_all(
         raise kept.failed
     clients: dict[str, TritonSynthesizer] = {
         name: connection.client
-        for name, connection in opened.connections.items()
+        for name, connection in connections.items()
         if isinstance(connection, TensorConnection)
     }
     # Only the engine of an embedded server can run without it.
@@ -261,7 +265,6 @@ def measure_all(
     elif bound is not None and first is not None:
         requests, seed = settings.p99_requests, settings.seed
         kept.run(RESULT, find_highest_rate, *first, bound, requests, seed)
-    return kept
 
 
 def run_loads(driver: Driver, settings: ServerBenchSettings, kept: Kept) -> float | None:

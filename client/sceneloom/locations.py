@@ -65,11 +65,8 @@ def lies_in(place: str, folder: str) -> bool:
 
 
 def filesystem(place: str) -> tuple[Any, str]:
-    """File system of a URL, and the path in it.
-
-    Raises:
-        MissingDependencyError: the package for this kind of URL is not installed.
-        InputError: the kind of URL is unknown.
+    """File system of a URL, and the path in it. Raises MissingDependencyError without the package
+    for this kind of URL, InputError for an unknown kind.
     """
     import fsspec.core
 
@@ -181,10 +178,8 @@ def read_range(place: str, start: int, size: int) -> bytes:
 def put_remote(place: str, put: Callable[[Any, str], object]) -> None:
     """Put a file into a remote place; raises OSError if that fails.
 
-    Args:
-        place: the file's URL.
-        put: writes it, to a file system and a path in it; called again once a missing folder is
-            made, in stores with real folders.
+    `put` writes it, to a file system and a path in it. It is called again once a missing folder is
+    made, in stores with real folders.
     """
     with named_errors(place):
         fs, path = filesystem(place)

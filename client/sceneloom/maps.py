@@ -79,25 +79,18 @@ def read_label_map(
     max_pixels: int = DEFAULT_MAX_PIXELS,
     name: str | None = None,
 ) -> npt.NDArray[np.uint8]:
-    """Read a label map and translate its values to the schema's channels.
+    """Read a label map and translate its values to the schema's channels: uint8 [H, W], 255 for
+    unlabelled pixels without a channel.
 
-    Args:
-        source: path of a PNG, TIFF or .npy file, or its bytes.
-        schema: the file's label schema.
-        unknown: ``"error"`` refuses ids that the schema does not have; ``"unlabelled"`` reads them
-            as its unlabelled id. Values above 255, and above all ids of the schema, are refused
-            either way: such a file is usually an instance map.
-        max_pixels: most pixels (height * width) to decode.
-        name: the file's name in errors; by default its path.
+    `source` is the path of a PNG, TIFF or .npy file, or its bytes; `name` is the file's name in
+    errors, by default its path. `unknown` refuses ids that the schema does not have, or reads them
+    as its unlabelled id. Values above 255, and above all ids of the schema, are refused either way:
+    such a file is usually an instance map.
 
-    Returns:
-        uint8 [H, W], the channel of each pixel (255 for unlabelled pixels without a channel).
-
-    Raises:
-        ImageReadError: missing, empty, truncated, damaged or of an unknown format.
-        ImageTooLargeError: more pixels than `max_pixels`.
-        NotALabelMapError: a colour picture, a lossy format, or values that are not label ids.
-        UnknownLabelError: ids that the schema does not have, with their pixel counts.
+    Raises ImageReadError if the file is missing, empty, truncated, damaged or of an unknown format,
+    ImageTooLargeError above `max_pixels` (height * width; nothing is decoded), NotALabelMapError
+    for a colour picture, a lossy format, or values that are no label ids, UnknownLabelError for ids
+    that the schema does not have.
     """
     check_kind(schema, LabelSchema, "the label schema")
     values, name = _decode(source, name, max_pixels)
@@ -121,20 +114,9 @@ def read_label_map(
 def read_instance_map(
     source: str | Path | bytes, *, max_pixels: int = DEFAULT_MAX_PIXELS, name: str | None = None
 ) -> npt.NDArray[np.int32]:
-    """Read an instance map exactly: 8, 16 or 32 bits.
+    """Read an instance map exactly, 8, 16 or 32 bits, to int32 [H, W]; see `read_label_map`.
 
-    Args:
-        source: path of a PNG, TIFF or .npy file, or its bytes.
-        max_pixels: most pixels (height * width) to decode.
-        name: the file's name in errors; by default its path.
-
-    Returns:
-        int32 [H, W], the file's own ids.
-
-    Raises:
-        ImageReadError: missing, empty, truncated, damaged or of an unknown format.
-        ImageTooLargeError: more pixels than `max_pixels`.
-        NotALabelMapError: a colour picture, a lossy format, or ids outside 0..2147483647.
+    Raises NotALabelMapError for a colour picture, a lossy format, or ids outside 0..2147483647.
     """
     values, name = _decode(source, name, max_pixels)
     if values.size and (int(values.min()) < 0 or int(values.max()) > np.iinfo(np.int32).max):
@@ -146,10 +128,7 @@ def read_instance_map(
 
 
 def parse_size(text: str, *, of: str = "size") -> tuple[int, int]:
-    """Parse WIDTHxHEIGHT, each side from 1 to 99999, to (height, width).
-
-    Raises InputError, with the name `of`, if the text has another form.
-    """
+    """Parse WIDTHxHEIGHT, each side 1 to 99999, to (height, width); an InputError names `of`."""
     match = re.fullmatch(r"([1-9][0-9]{0,4})[xX]([1-9][0-9]{0,4})", text, re.ASCII)
     if match is None:
         raise InputError(f"{of} is {text!r}; write WIDTHxHEIGHT, such as 2048x1024")
@@ -342,10 +321,8 @@ def _describe_unknown(counts: dict[int, int], schema: LabelSchema, wide: bool) -
 def check_label_map(contract: Contract, label_map: npt.NDArray[Any]) -> None:
     """Check that a label map is uint8 [H, W], channels of the contract's schema.
 
-    Raises:
-        InputError: wrong dtype or rank.
-        SizeError: no pixels.
-        UnknownLabelError: values that are no channel of the schema.
+    Raises InputError for another dtype or rank, SizeError for no pixels, UnknownLabelError for
+    values that are no channel.
     """
     _check_kinds(contract, label_map, "label map")
     if label_map.ndim != 2 or label_map.dtype != np.uint8:
@@ -371,20 +348,10 @@ def check_label_map(contract: Contract, label_map: npt.NDArray[Any]) -> None:
 def check_instance_map(
     contract: Contract, label_map: npt.NDArray[Any], instance_map: npt.NDArray[Any] | None
 ) -> npt.NDArray[np.int32] | None:
-    """Check an instance map.
+    """Check that an instance map is whole numbers [H, W] of its label map's size, 0..2147483647.
 
-    Args:
-        contract: the model's contract.
-        label_map: its label map [H, W].
-        instance_map: should be whole numbers [H, W].
-
-    Returns:
-        int32 [H, W], or None where the model takes no instance map.
-
-    Raises:
-        MissingInputError: the model needs an instance map.
-        SizeError: its size is not the label map's.
-        InputError: wrong dtype or rank, or ids outside 0..2147483647.
+    Returns int32 [H, W], or None where the model takes no instance map. Raises MissingInputError if
+    the model needs one, SizeError for another size, InputError for another dtype, rank or range.
     """
     if not contract.wants_instances:
         return None
@@ -421,14 +388,8 @@ def _check_kinds(contract: object, values: object, name: str) -> None:
 
 
 def boundary_map(instance_map: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
-    """Instance boundaries: pixels whose id differs from the pixel above, below, left or right
-    (pix2pixHD, section 3.3).
-
-    Args:
-        instance_map: whole numbers [H, W]; compared as they are, never as floats.
-
-    Returns:
-        bool [H, W].
+    """Instance boundaries, bool [H, W]: pixels whose id differs from the pixel above, below, left
+    or right (pix2pixHD, section 3.3). Ids are compared as they are, never as floats.
     """
     boundary = np.zeros(instance_map.shape, np.bool_)
     across = instance_map[:, 1:] != instance_map[:, :-1]
@@ -445,15 +406,8 @@ def renumber_instances(
 ) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32]]:
     """Number the instances densely in the order of their ids; boundaries do not change.
 
-    Args:
-        instance_map: int32 [H, W].
-        limit: most instances.
-
-    Returns:
-        int32 [H, W] with values 0..K-1, and int32 [K], their former ids.
-
-    Raises:
-        TooManyInstancesError: K is above `limit`.
+    Returns int32 [H, W] with values 0..K-1, and int32 [K], their former ids. Raises
+    TooManyInstancesError if K is above `limit`.
     """
     ids, dense = np.unique(instance_map, return_inverse=True)
     if len(ids) > limit:
@@ -468,24 +422,16 @@ def instance_channels(
 ) -> tuple[list[int], list[int]]:
     """Class of each instance: that of its first pixel, since an instance lies within one label.
 
-    Args:
-        label_map: uint8 [H, W], channels.
-        instance_map: whole numbers [H, W].
-
-    Returns:
-        the K instance ids in ascending order, and the channel of each (255 for unlabelled without
-        a channel).
+    Returns the K instance ids in ascending order, and the channel of each (255 for unlabelled
+    without a channel).
     """
     ids, first = np.unique(instance_map, return_index=True)
     return ids.tolist(), label_map.ravel()[first].tolist()
 
 
 def label_map_png(contract: Contract, label_map: npt.NDArray[Any]) -> bytes:
-    """Write a label map, uint8 [H, W], as a PNG file of label ids: 8-bit grey, 16-bit if an id of
-    the map is above 255.
-
-    Raises:
-        InputError: wrong dtype or rank, or values that are no channel of the schema.
+    """Write a label map, uint8 [H, W] channels, as a PNG file of label ids: 8-bit grey, 16-bit if
+    an id of the map is above 255. Raises as `check_label_map`.
     """
     check_label_map(contract, label_map)
     schema = contract.schema
@@ -503,11 +449,8 @@ def instance_map_png(
     """Write an instance map, whole numbers [H, W], as a 16-bit grey PNG file.
 
     Ids above 65535, for which PNG has no room, are renumbered in their order; boundaries and the
-    rows of a style do not change.
-
-    Raises:
-        InputError: wrong dtype, rank or size, or ids outside 0..2147483647.
-        TooManyInstancesError: ids above 65535, and more than 65536 of them.
+    rows of a style do not change. Raises as `check_instance_map`, and TooManyInstancesError for
+    more than 65536 of such ids.
     """
     instances = check_instance_map(contract, label_map, instance_map)
     if instances is None:

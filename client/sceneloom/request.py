@@ -72,20 +72,15 @@ def prepare(
 ) -> Request:
     """Check one picture's inputs against the contract, pad them and make the style table.
 
-    Args:
-        contract: the model's contract.
-        label_map: uint8 [H, W], channels as `read_label_map` returns them.
-        instance_map: whole numbers [H, W]; needed if the model was trained with boundaries or
-            style, else ignored.
-        style: float [K, F], row k for the k-th smallest of K instance ids, or the whole table of
-            256 rows; None takes the contract's defaults per label.
+    The label map is uint8 [H, W], channels as `read_label_map` returns them; the instance map,
+    whole numbers [H, W], is needed if `contract.wants_instances`, else ignored. Style is float [K,
+    F], row k for the k-th smallest of K instance ids, or the whole table of 256 rows; None takes
+    the contract's defaults.
 
-    Raises:
-        MissingInputError: the model needs an instance map.
-        SizeError: sizes differ, or the model does not take this one.
-        UnknownLabelError: values that are no channel of the schema.
-        TooManyInstancesError: a styled model and more than 256 instances.
-        InputError: wrong dtype or rank, or an input that this model does not take.
+    Raises MissingInputError without a needed instance map, SizeError if sizes differ or the model
+    does not take this one, UnknownLabelError for values that are no channel, TooManyInstancesError
+    for a styled model and more than 256 instances, InputError for another dtype or rank, or a style
+    that the model does not take.
     """
     check_label_map(contract, label_map)
     height, width = label_map.shape

@@ -48,10 +48,8 @@ ChooseStyle = Callable[
 def default_styles(
     contract: Contract, label_map: npt.NDArray[Any], instance_map: npt.NDArray[Any]
 ) -> npt.NDArray[np.float32]:
-    """Give every instance its class's default; zeros where the contract has none.
-
-    The values of the maps are not checked. Raises InputError if the model takes no style, or the
-    arguments come in another order.
+    """Give every instance its class's default, zeros without one; the values of the maps are not
+    checked. Raises InputError if the model takes no style, or the arguments come in another order.
     """
     check_takes_style(contract)
     if label_map.dtype != np.uint8:
@@ -70,23 +68,14 @@ def styles_by_seed(
 ) -> npt.NDArray[np.float32]:
     """Draw one of its class's clusters for each instance, all with the same chance.
 
-    The draw depends on seed, key and instance id alone: an instance keeps its look when others come
-    or go, on every machine. A class without clusters takes its default.
+    The draw depends on seed, key (such as the map's name) and instance id alone: an instance keeps
+    its look when others come or go, on every machine. A class without clusters takes its default.
 
     Things are the instances of countable classes, with ids of at least the schema's
-    `instance_divisor`; the rest, such as road and sky, is stuff. Without a divisor all instances
-    are things.
+    `instance_divisor` (without one, all instances). The rest, such as road and sky, has its class's
+    default unless `of` is ``all``; things are drawn alike.
 
-    Args:
-        contract: contract of a styled model with clusters.
-        label_map: channels.
-        instance_map: instance ids.
-        seed: any whole number.
-        key: a further part of the seed, such as the map's name.
-        of: ``things`` leaves stuff its class's default; ``all`` draws things alike.
-
-    Raises:
-        InputError: the model takes no style or has no clusters, or a map does not fit the contract.
+    Raises InputError if the model takes no style or has no clusters, or a map does not fit.
     """
     check_has_clusters(contract)
     check_kind(seed, int, "the seed, a whole number,")
@@ -112,15 +101,9 @@ def styles_by_cluster(
 ) -> npt.NDArray[np.float32]:
     """Give each named instance a cluster of its class, and all others their default.
 
-    Args:
-        contract: contract of a styled model with clusters.
-        label_map: channels.
-        instance_map: instance ids.
-        clusters: instance id -> index into its class's `style_clusters`.
-
-    Raises:
-        InputError: the model takes no style or has no clusters, a map does not fit the contract, an
-            instance is not in the map, or its class does not have the cluster.
+    `clusters` maps instance ids to indices into the `style_clusters` of their class. Raises
+    InputError if the model takes no style or has no clusters, a map does not fit the contract, an
+    instance is not in the map, or its class does not have the cluster.
     """
     check_has_clusters(contract)
     check_kind(clusters, Mapping, "instance id -> cluster")
@@ -159,9 +142,8 @@ def styles_from_file(
     instance_map: npt.NDArray[Any],
     styles: StyleFile,
 ) -> npt.NDArray[np.float32]:
-    """Give every instance the file's style for its id, else for its class, else the default.
-
-    Raises InputError if the model takes no style, or a map does not fit the contract.
+    """Give every instance the file's style for its id, else for its class, else the default; raises
+    InputError if the model takes no style, or a map does not fit the contract.
     """
     check_kind(styles, StyleFile, "a StyleFile")
 
@@ -175,9 +157,8 @@ def styles_from_file(
 def read_styles(path: Path, contract: Contract) -> StyleFile:
     """Read a style file and check it against the contract.
 
-    Raises:
-        InputError: the file cannot be read, or the model takes no style.
-        SchemaError: the file is no style file, or its styles do not fit the model.
+    Raises InputError if the file cannot be read or the model takes no style, SchemaError if the
+    file is no style file or does not fit the model.
     """
     check_takes_style(contract)
     try:
@@ -219,9 +200,8 @@ def read_styles(path: Path, contract: Contract) -> StyleFile:
 def write_styles(path: Path, styles: StyleFile) -> None:
     """Write a style file whole; equal styles give equal bytes.
 
-    Raises:
-        InputError: `path` does not end in .json; it may be the photograph itself.
-        OSError: the place cannot be written.
+    Raises InputError if `path` does not end in .json (it may be the photograph itself), OSError if
+    the place cannot be written.
     """
     check_kind(styles, StyleFile, "a StyleFile")
     if path.suffix != ".json":
@@ -252,7 +232,7 @@ def check_has_clusters(contract: Contract) -> None:
     check_takes_style(contract)
     if not contract.style_clusters:
         raise InputError(
-            "this model has no style clusters to choose from: run `sceneloom styles` on its "
+            "this model has no style clusters: run `sceneloom styles` on its "
             "checkpoint and export it again"
         )
 
@@ -328,11 +308,8 @@ def style_chooser(contract: Contract, choice: StyleChoice) -> ChooseStyle:
     """Prepare the choice for a model; a style file for all maps is read here.
 
     The function that it returns raises InputError where a map has no file of its own in the folder,
-    or lacks instances of its file, and SchemaError where that file is wrong.
-
-    Raises:
-        InputError: the model takes no style, has no clusters for a seed, or the file is missing.
-        SchemaError: the style file is wrong.
+    or lacks instances of its file, and SchemaError where that file is wrong. So does this one, for
+    the file of all maps, for a model without style, and for a seed without clusters.
     """
     seed, path = choice.style_seed, choice.style_file
     if seed is not None:
@@ -352,7 +329,7 @@ def style_chooser(contract: Contract, choice: StyleChoice) -> ChooseStyle:
     ) -> npt.NDArray[np.float32]:
         file = path / f"{key}.json"
         if not file.is_file():
-            raise MissingInputError(f"{file}: no such style file, and every map wants its own")
+            raise MissingInputError(f"{file}: no such style file; every map needs its own")
         one = OneStyleFile(contract, file)
         table = one(key, labels, instances)
         one.check_used(f"{key} has no instances")

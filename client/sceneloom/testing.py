@@ -35,10 +35,8 @@ from sceneloom.triton.transport import OUTPUT_SPECS, TRITON_DTYPES, ModelConfig,
 
 
 class FakeTransport:
-    """Answers with the label map in its schema's colours, boundaries in white.
-
-    It checks sizes, dtypes and batch sizes as a server does, records every request, and fails on
-    demand.
+    """Answers with the label map in its schema's colours, boundaries in white. It checks sizes,
+    dtypes and batch sizes as a server does, records every request, and fails on demand.
     """
 
     def __init__(
@@ -52,13 +50,9 @@ class FakeTransport:
     ) -> None:
         """Prepare the answers.
 
-        Args:
-            contract: contract of the model.
-            max_batch_size: largest batch.
-            dynamic_batching: as in its configuration.
-            engine: as in its configuration, such as ``openvino-fp32``; empty for none.
-            failures: one entry per request, in order: the error to raise, or None to answer; later
-                requests are answered.
+        The contract, the batches and the engine are in the model's configuration. `failures` has
+        one entry per request, in order: the error to raise, or None to answer; later requests are
+        answered.
         """
         self.contract = contract
         self.max_batch_size = max_batch_size

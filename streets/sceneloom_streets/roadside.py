@@ -1,7 +1,7 @@
 """The roadside: rows of houses, gardens, trees and street furniture.
 
-`add_houses` and `add_furniture` place the things that the other functions here, `buildings` and
-`greenery` build. All lengths are in metres.
+`add_houses` and `add_furniture` place the things of `buildings`, `greenery` and the other functions
+here. Lengths are in metres.
 """
 
 from __future__ import annotations

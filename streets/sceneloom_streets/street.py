@@ -1,7 +1,7 @@
 """The street of a seed.
 
 A seed draws a plan, the plan is furnished in metres, the camera projects it to shapes, and hardly
-visible things are left out. A closed-in street (no sky, hardly any road) is drawn again.
+visible things are dropped. A closed-in street (no sky, hardly any road) is drawn again.
 """
 
 from __future__ import annotations
@@ -57,18 +57,16 @@ class Pair(Street):
 def draw_street(
     seed: int, height: int = 1024, width: int = 2048, *, markings: bool = False
 ) -> Street:
-    """Draw the street of a seed: equal seeds give equal maps, and the same street at any size.
+    """Draw the street of a seed, from 0: equal seeds give the same street at any size.
 
     Args:
         seed: whole number from 0.
         height: pixels, 16 to 16384.
-        width: pixels, 16 to 16384 and at most four times the height; the street is composed for
-            twice the height.
+        width: pixels, 16 to 16384 and at most four times the height, composed for twice.
         markings: label lane lines and zebra crossings as lane marking, id 35 (schema
             ``cityscapes-markings``).
 
-    Raises:
-        InputError: the seed is negative or the size is out of range.
+    Raises InputError if the seed or the size is out of range.
     """
     check_size(height, width)
     scene = build_street(seed)
@@ -77,10 +75,7 @@ def draw_street(
 
 
 def draw_pair(seed: int, height: int = 1024, width: int = 2048, *, markings: bool = False) -> Pair:
-    """Draw the street of a seed and its photograph.
-
-    Arguments and errors are those of `draw_street`, and so are the maps.
-    """
+    """Draw the street of a seed and its photograph; see `draw_street`."""
     check_size(height, width)
     scene = build_street(seed)
     label_map, instance_map = paint_labels(scene, height, width, markings=markings)
@@ -91,10 +86,8 @@ def draw_pair(seed: int, height: int = 1024, width: int = 2048, *, markings: boo
 def build_street(seed: int) -> Scene:
     """Build the scene of a seed, for painting at any size.
 
-    In a frame twice as wide as high there is always road, sky, a car, and houses or trees.
-
-    Raises:
-        InputError: the seed is not a whole number from 0.
+    A frame twice as wide as high has road, sky, a car, and houses or trees. Raises InputError
+    unless the seed is a whole number from 0.
     """
     if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or seed < 0:
         raise InputError(f"seed is {seed!r}; it is a whole number from 0")
@@ -130,7 +123,7 @@ def _attempt(seed: int, attempt: int) -> Scene:
     sky = Shape(label=SKY, kind="sky", outline=outline, distance=np.inf, thing=len(things))
     shapes = [sky, *project(plan.camera, things)]
     shapes += _bonnet(parts[7], len(things) + 1)
-    # Counted things of which next to nothing shows are left out.
+    # Hardly visible counted things are left out.
     canvas = np.zeros(_DRAFT_SIZE, np.int32)
     for shape in shapes:
         if not shape.detail:

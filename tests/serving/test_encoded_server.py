@@ -187,7 +187,7 @@ def test_what_travels_in_literal_names_and_shapes(url: str, raw: TritonSynthesiz
 def test_the_probe_proves_both_paths(url: str, exported: Exported) -> None:
     done = run_command("probe", exported.repository, "--url", url)
     assert done.returncode == 0, done.stderr
-    assert "grey levels from what was exported by " in done.stdout
+    assert "grey levels from the exported picture by " in done.stdout
     assert ", raw and encoded," in done.stdout
 
 

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure as Paper
 
+_Draw = Callable[[Report, Sequence[Measurement], Path], None]
 STYLE = Path(__file__).with_name("plots.mplstyle")
 _MARKERS = "os^DvPX"
 INK, QUIET, BLUE = "#1f2328", "#6a737d", "#0072b2"
@@ -53,16 +54,7 @@ class Plot:
 
 def plots_of(report: Report) -> list[Plot]:
     """The plots that a report has figures for."""
-    found: list[Plot] = []
-
-    def add(
-        name: str,
-        says: str,
-        draw: Callable[[Report, Sequence[Measurement], Path], None],
-        measurements: Sequence[Measurement],
-    ) -> None:
-        drawn = functools.partial(draw, report, measurements)
-        found.append(Plot(name=name, says=says, draw=drawn))
+    found: list[tuple[str, str, _Draw, Sequence[Measurement]]] = []
 
     def having(*names: str) -> list[Measurement]:
         return [m for m in report.measurements if any(name in m.figures for name in names)]
@@ -74,27 +66,25 @@ def plots_of(report: Report) -> list[Plot]:
     curves = [m for m in report.measurements if m.extra.get("percentiles")]
     curves = [m for m in curves if m.load.get("mode") == "open"] or curves
     if report.kind == "engine":
-        bars, groups = having("p50"), dict[str, list[Measurement]]()
-        keys = varying(bars)
-        for m in bars:
-            load = {key: m.load[key] for key in keys if key in m.load}
-            groups.setdefault(load_text(load), []).append(m)
-        for group, members in groups.items():
+        for group, members in series_of(having("p50"), [], named=False).items():
             name = "-".join(re.findall(r"[A-Za-z0-9.]+", f"waterfall {group}"))
             says = ", ".join(filter(None, ("A bar per engine in the table's order", group)))
             says += "; black lines are intervals, hatched engines are never served"
-            add(name, says, draw_waterfall, members)
+            found.append((name, says, draw_waterfall, members))
     if report.kind == "server" and opened:
         says = f"Latency over the planned rate: p50, p90 and p99; {_BANDS}"
-        add("latency-over-rate", says, draw_latency_over_rate, opened)
+        found.append(("latency-over-rate", says, draw_latency_over_rate, opened))
     if report.kind != "mlperf" and len({m.load["in_flight"] for m in flying}) > 1:
         says = f"Throughput and p50 over the number of requests in flight; {_BANDS}"
-        add("throughput", says, draw_throughput, flying)
+        found.append(("throughput", says, draw_throughput, flying))
     if own:
-        add("request-time", BREAKDOWN_TITLE.capitalize(), draw_request_time, own)
+        found.append(("request-time", BREAKDOWN_TITLE.capitalize(), draw_request_time, own))
     if curves:
-        add("percentiles", "Latency by percentile", draw_percentiles, curves)
-    return found
+        found.append(("percentiles", "Latency by percentile", draw_percentiles, curves))
+    return [
+        Plot(name=name, says=says, draw=functools.partial(draw, report, measurements))
+        for name, says, draw, measurements in found
+    ]
 
 
 def draw_latency_over_rate(report: Report, measurements: Sequence[Measurement], path: Path) -> None:
@@ -269,11 +259,13 @@ def _beside(axes: Axes, text: str, x: float, y: float, **box: Any) -> None:
 
 
 def series_of(
-    measurements: Sequence[Measurement], leave_out: Sequence[str]
+    measurements: Sequence[Measurement], leave_out: Sequence[str], *, named: bool = True
 ) -> dict[str, list[Measurement]]:
-    """Measurements that differ in `leave_out` only, by the difference to the others in words."""
+    """Measurements that differ in `leave_out` only, by the difference to the others in words;
+    unless `named`, names may differ too.
+    """
     keys = [key for key in varying(measurements) if key not in leave_out]
-    several = len({m.name for m in measurements}) > 1
+    several = named and len({m.name for m in measurements}) > 1
     series: dict[str, list[Measurement]] = {}
     for m in measurements:
         load = load_text({key: m.load[key] for key in keys if key in m.load})

@@ -7,21 +7,17 @@ import threading
 from collections.abc import Sequence
 from typing import Literal, Protocol, cast, get_args
 
+from sceneloom import errors
 from sceneloom.contract import MODEL_NAME, Contract
-from sceneloom.errors import (
-    InputError,
-    ModelNotFoundError,
-    RequestRejectedError,
-    ServerUnavailableError,
-)
 from sceneloom.maps import Image, instance_map_png, label_map_png
 from sceneloom.png import SIGNATURE
 from sceneloom.rendering.loading import Prepared
 from sceneloom.rendering.settings import RenderSettings
 from sceneloom.request import smallest_map
 from sceneloom.synthesizer import Synthesizer
-from sceneloom.triton.client import TritonSynthesizer
+from sceneloom.triton.client import TransportChoice, TritonSynthesizer
 from sceneloom.triton.encoded import ENCODED_MODEL, EncodedClient, EncodedFormat, measure_link
+from sceneloom.triton.transport import Timeouts
 
 PathChoice = Literal["auto", "raw", "encoded"]
 
@@ -136,13 +132,21 @@ class TritonConnection:
     """An open connection to a Triton server."""
 
     def __init__(
-        self, synthesizer: TritonSynthesizer, settings: RenderSettings, path: RunPath
+        self,
+        url: str,
+        *,
+        model: str,
+        timeouts: Timeouts,
+        transport: TransportChoice,
+        settings: RenderSettings,
+        path: RunPath,
     ) -> None:
-        """Take over the synthesizer, and look for the encoded path, unless the run is raw.
+        """Connect, and look for the encoded path, unless the run is raw.
 
         Raises ModelNotFoundError if the run is encoded and the server has no encoded path.
         """
         self._settings, self._path = settings, path
+        synthesizer = TritonSynthesizer(url, model=model, timeouts=timeouts, transport=transport)
         self._synthesizer = synthesizer
         self.close = synthesizer.close
         self.contract: Contract = synthesizer.contract
@@ -160,13 +164,17 @@ class TritonConnection:
                 timeouts=synthesizer.timeouts,
             )
             if encoded.contract != self.contract:
-                raise ModelNotFoundError(
+                raise errors.ModelNotFoundError(
                     f"{synthesizer.transport.address}: its encoded path is another model's"
                 )
             self._encoded = encoded
-        except (ModelNotFoundError, ServerUnavailableError):  # absent, or not loaded
+        except (errors.ModelNotFoundError, errors.ServerUnavailableError):  # absent, or not loaded
             if path.wanted == "encoded":
+                self.close()
                 raise
+        except BaseException:
+            self.close()
+            raise
 
     def send(self, batch: Sequence[Prepared]) -> list[Reply]:
         """Render maps of one size; raises ServingError."""
@@ -245,7 +253,7 @@ class TritonConnection:
                 quality=self._settings.quality,
                 unknown=self._settings.unknown,
             )
-        except (InputError, RequestRejectedError) as error:
+        except (errors.InputError, errors.RequestRejectedError) as error:
             return False, f"raw: the first map cannot go the encoded path ({error})"
         return times.path == "encoded", (
             f"{times.path}: a picture took {times.raw:.3f} s raw and {times.encoded:.3f} s encoded"

@@ -26,7 +26,7 @@ from sceneloom.rendering.run import Plan
 from sceneloom.rendering.servers import Address
 from sceneloom.rendering.settings import Container, RenderSettings, ShardSettings
 from sceneloom.synthesizer import Synthesizer
-from sceneloom.triton.client import TransportChoice, TritonSynthesizer
+from sceneloom.triton.client import TransportChoice
 from sceneloom.triton.encoded import EncodedFormat
 from sceneloom.triton.transport import Timeouts, scheme_of, server_address
 
@@ -95,18 +95,14 @@ class TritonServers:
                 f"{', '.join(get_args(EncodedFormat))}"
             )
         chosen = None if self.path == "auto" else (self.path == "encoded", f"{self.path}: as asked")
-        path = RunPath(self.path, chosen)
-
-        def connect(url: str) -> TritonConnection:
-            synthesizer = TritonSynthesizer(
-                url, model=self.model, timeouts=self.timeouts, transport=self.transport
-            )
-            try:
-                return TritonConnection(synthesizer, settings, path)
-            except BaseException:
-                synthesizer.close()
-                raise
-
+        connect = functools.partial(
+            TritonConnection,
+            model=self.model,
+            timeouts=self.timeouts,
+            transport=self.transport,
+            settings=settings,
+            path=RunPath(self.path, chosen),
+        )
         return [Address(name=url, connect=functools.partial(connect, url)) for url in self.urls]
 
 

@@ -22,7 +22,7 @@ from sceneloom.file_tree import LeftOut
 from sceneloom.rendering.connections import Reply, Route
 from sceneloom.rendering.items import Failed, MapItem, Rendered, Skipped
 from sceneloom.rendering.listeners import Levels, Listener
-from sceneloom.rendering.loading import Loaded, Loader, Prepared
+from sceneloom.rendering.loading import Loader, Prepared
 from sceneloom.rendering.manifest import Origin, Row
 from sceneloom.rendering.pipeline import Pipeline
 from sceneloom.rendering.plan import TritonServers
@@ -176,13 +176,12 @@ class _Taker(Listener):
         self._rows = {assigned.item.key: assigned.row for assigned in block}
         self.result = BlockResult()
 
-    def skip(self, loaded: Loaded) -> Skipped | None:
-        row = self._rows[loaded.item.key]
-        if row is None or row.input_hash != loaded.input_hash:
+    def found(self, key: str, input_hash: str) -> Row | None:
+        row = self._rows[key]
+        if row is None or row.input_hash != input_hash:
             return None
-        skipped = Skipped(key=row.key, output=row.output, engine=row.engine)
-        self.result.skipped.append(skipped)
-        return skipped
+        self.result.skipped.append(Skipped(key=key, output=row.output, engine=row.engine))
+        return row
 
     def put(self, prepared: Prepared, reply: Reply, attempts: int) -> list[Rendered]:
         made = picture_row(
@@ -225,6 +224,7 @@ class _Block:
     def count(self) -> int:
         return len(self._block)
 
+    @property
     def left_out(self) -> Sequence[LeftOut]:
         return ()
 

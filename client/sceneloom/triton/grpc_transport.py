@@ -92,15 +92,9 @@ class Placement:
 class GrpcTransport(TritonTransport):
     """gRPC to a Triton server; safe to use from several threads."""
 
-    def __init__(self, url: str, *, why: str = "gRPC was asked for") -> None:
-        """Prepare a connection; the first call opens it.
-
-        Args:
-            url: ``HOST:PORT`` of the server's gRPC port, or ``grpc://HOST:PORT``.
-            why: reason for this carrier.
-
-        Raises:
-            InputError: the address has another form.
+    def __init__(self, url: str, *, why: str = "requested") -> None:
+        """Prepare a connection to ``HOST:PORT`` or ``grpc://HOST:PORT``; the first call opens it.
+        Raises InputError for an address of another form.
         """
         import tritonclient.grpc
 

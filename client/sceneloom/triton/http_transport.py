@@ -67,17 +67,10 @@ class HttpConnection:
     ) -> http.client.HTTPResponse:
         """Send a request and read the status and header fields of its answer.
 
-        Args:
-            method: such as ``POST``.
-            path: from the root, quoted.
-            headers: header fields beside the length.
-            parts: the body, in pieces.
-            deadline: of `time.monotonic`, for this and for reading the answer.
-
-        Raises:
-            TimeoutError: the deadline has passed.
-            OSError: the server is not reachable or went away.
-            HTTPException: the answer is not HTTP.
+        The body is given in pieces; its length joins the header fields. The deadline, of
+        `time.monotonic`, is for this and for reading the answer. Raises TimeoutError after it,
+        OSError if the server is not reachable or went away, HTTPException if the answer is not
+        HTTP.
         """
         self._deadline, self._answer = deadline, None
         if self._http.sock is None:
@@ -103,11 +96,8 @@ class HttpConnection:
         return self._answer
 
     def read(self, limit: int) -> bytes:
-        """Read the rest of the answer's body.
-
-        Raises:
-            HTTPException: the body has more than `limit` bytes, or ends too early.
-            OSError: see `exchange`.
+        """Read the rest of the answer's body; raises HTTPException if it has more than `limit`
+        bytes or ends too early, OSError as `exchange`.
         """
         assert self._answer is not None, "no exchange yet"
         read = bytearray()
@@ -124,11 +114,8 @@ class HttpConnection:
         return bytes(read)
 
     def read_into(self, buffer: memoryview) -> None:
-        """Fill a buffer of bytes from the answer's body.
-
-        Raises:
-            HTTPException: the body ends too early.
-            OSError: see `exchange`.
+        """Fill a buffer of bytes from the answer's body; raises HTTPException if that ends too
+        early, OSError as `exchange`.
         """
         assert self._answer is not None, "no exchange yet"
         filled = 0
@@ -163,15 +150,9 @@ class HttpTransport(TritonTransport):
     connection of its own, kept for the next.
     """
 
-    def __init__(self, url: str, *, why: str = "HTTP was asked for") -> None:
-        """Prepare a connection; the first call opens it.
-
-        Args:
-            url: ``http://HOST:PORT`` of the server's HTTP port.
-            why: reason for this carrier.
-
-        Raises:
-            InputError: the address has another form.
+    def __init__(self, url: str, *, why: str = "requested") -> None:
+        """Prepare a connection to ``http://HOST:PORT``; the first call opens it. Raises InputError
+        for an address of another form.
         """
         address = server_address(url, "http")
         super().__init__(f"http://{address}", "http", why)
@@ -264,7 +245,7 @@ class HttpTransport(TritonTransport):
             status = "UNAVAILABLE"
             words = getattr(error, "strerror", None) or str(error) or type(error).__name__
             if isinstance(error, http.client.BadStatusLine) and not isinstance(error, OSError):
-                words = "what answers does not speak HTTP; a gRPC port is named without http://"
+                words = "the answer is not HTTP; write the address of a gRPC port without http://"
         finally:
             with self._lock:
                 if not self._closed and connection.is_reusable():

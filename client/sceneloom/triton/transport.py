@@ -140,20 +140,11 @@ class Transport(Protocol):
     def infer(
         self, model: str, inputs: Mapping[str, npt.NDArray[Any]], output: str, *, timeout: float
     ) -> npt.NDArray[Any]:
-        """Send one request and wait for its output.
+        """Send one request and wait for its output; one connection may ask several models.
 
-        Args:
-            model: the model's name; one connection may ask several models.
-            inputs: name -> uint8, int32 or float32 array, or an object array of `bytes`, with the
-                batch axis.
-            output: name of the output.
-            timeout: seconds.
-
-        Returns:
-            the output, of the same kinds; may be read-only, and is never overwritten.
-
-        Raises:
-            ServingError: see `map_triton_error`.
+        Inputs and output are uint8, int32 or float32 arrays, or object arrays of `bytes`, with the
+        batch axis. The output may be read-only, and is never overwritten. Raises a ServingError,
+        see `map_triton_error`.
         """
 
     def close(self) -> None:
@@ -261,14 +252,8 @@ def scheme_of(url: str) -> str:
 
 
 def server_address(url: str, scheme: str) -> str:
-    """``HOST:PORT`` of a server's URL.
-
-    Args:
-        url: ``SCHEME://HOST:PORT``, or ``HOST:PORT`` alone for ``grpc``; a slash may follow.
-        scheme: ``grpc`` or ``http``.
-
-    Raises:
-        InputError: the URL has another form or another scheme.
+    """``HOST:PORT`` of ``SCHEME://HOST:PORT``, or of ``HOST:PORT`` alone for the scheme ``grpc``; a
+    slash may follow. Raises InputError for another form or another scheme.
     """
     is_http = scheme_of(url) == "http"
     address = url.removeprefix(f"{scheme}://").removesuffix("/")
@@ -301,7 +286,7 @@ def _fault(url: str, scheme: str) -> str:
             "machine where a tunnel (ssh -L, stunnel) adds TLS"
         )
     if kind not in ("", "http", "grpc"):
-        return f"{kind}:// is no way to reach it"
+        return f"{kind}:// is not supported"
     if "@" in host:
         return "a user or password is not supported"
     if path or "?" in rest or "#" in rest:
@@ -315,21 +300,18 @@ def _fault(url: str, scheme: str) -> str:
     if not port:
         return "it names no port"
     if port.isascii() and port.isdigit() and not 0 < int(port) < 65536:
-        return f"port {port} is none, they are from 1 to 65535"
+        return f"port {port} is not from 1 to 65535"
     if kind and named != kind:
         return f"{kind}:// is written in small letters"
     return f"{kind}:// is another port of the server" if kind and kind != scheme else ""
 
 
 def map_triton_error(status: str, message: str, *, where: str, seen_ready: bool) -> ServingError:
-    """Map an error of Triton to the error family, as observed on Triton 2.51 (docs/errors.md).
+    """Map an error of Triton, gRPC's status and text, to the error family, as observed on Triton
+    2.51 (docs/errors.md). `where` names server and model.
 
-    Args:
-        status: gRPC status, such as ``StatusCode.UNAVAILABLE``.
-        message: the server's text.
-        where: server and model, for the message.
-        seen_ready: whether the model has answered on this connection: a stopping server says "not
-            found" about a model that it had a moment ago.
+    `seen_ready` tells that the model has answered on this connection: a stopping server says "not
+    found" about a model that it had a moment ago.
     """
     code = status.removeprefix("StatusCode.")
     message = "".join(c if c.isprintable() or c == "\n" else "?" for c in message)

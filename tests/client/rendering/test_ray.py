@@ -145,7 +145,7 @@ def test_ray_gives_what_threads_give_although_it_is_stopped_and_an_actor_is_kill
                 actors()[0].kill()
                 killed = True
         assert run.count == 92
-        assert describe(run.left_out()) == [
+        assert describe(run.left_out) == [
             "left out: 1 of a kind that is not read (test_label/notes.txt)"
         ]
         assert run.levels().window >= 1
@@ -209,6 +209,7 @@ class BrokenSource:
     def count(self) -> int:
         return self._whole.count() + 1
 
+    @property
     def left_out(self) -> list[LeftOut]:
         return []
 

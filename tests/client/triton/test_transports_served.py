@@ -412,7 +412,7 @@ def test_a_client_with_too_little_memory(server: NoopServer) -> None:
     process, line = start_client(server, "", *own)
     process.communicate(timeout=30)
     assert process.returncode == 0
-    assert line == "grpc there is no shared memory to be had (No space left on device)\n"
+    assert line == "grpc no shared memory is free (No space left on device)\n"
 
 
 def test_memory_that_runs_out_on_the_way(server: NoopServer) -> None:
