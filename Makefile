@@ -13,7 +13,7 @@ EVALUATE := tests/training/evaluation/test_evaluate_command.py
 # pip compiles none of the packages: most of their modules are never imported, and the others are compiled when they are.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help demo demo-check test lint unit cases wheel slow soak render-ceiling gpu bench bench-engine bench-check train-speed train-demo table styled-model demo-weights demo-evaluation clean
+.PHONY: help demo demo-check test lint unit cases docs wheel slow soak render-ceiling gpu bench bench-engine bench-check train-speed train-demo table styled-model demo-weights demo-evaluation clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## / — /'
@@ -45,6 +45,9 @@ unit: $(INSTALLED)
 
 cases: $(INSTALLED)  ## inputs and situations that failed before, of ../shared/cases where that is there
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m cases -k "$(CASES)" --durations=5 tests/test_cases.py
+
+docs: $(INSTALLED)  ## make docs/commands.md from the commands' parsers
+	$(BIN)/python tests/command_reference.py
 
 wheel: $(INSTALLED)  ## build the wheel, install it in empty environments, export and serve from it
 	$(BIN)/python tests/wheel/check_wheel.py

@@ -43,7 +43,7 @@ def parsers() -> dict[str, argparse.ArgumentParser]:
     return found
 
 
-def command_reference() -> str:
+def make_page() -> str:
     """The page as Markdown."""
     sections = ["\n".join(_section(name, parser)) for name, parser in parsers().items()]
     return "\n".join([_HEAD, *sections])
@@ -78,4 +78,4 @@ def _escaped(text: str) -> str:
 
 
 if __name__ == "__main__":
-    PAGE.write_text(command_reference(), "utf-8")
+    PAGE.write_text(make_page(), "utf-8")
