@@ -446,7 +446,7 @@ def _groups(rows: Iterator[tuple[str, bytes]]) -> Iterator[tuple[list[str], list
 
 class _Stream(io.RawIOBase):
     """The output of Arrow's writer; it keeps an error until the end, for the writer cannot be
-    closed or dropped in peace after one.
+    closed or dropped in peace after one. A dropped writer writes once more when it is collected.
     """
 
     def __init__(self, stream: io.FileIO) -> None:
@@ -458,7 +458,7 @@ class _Stream(io.RawIOBase):
 
     def write(self, data: Any) -> int:
         view = memoryview(data)
-        while view and self.failure is None:
+        while view and self.failure is None and not self._stream.closed:
             try:
                 view = view[self._stream.write(view) :]
             except OSError as error:
