@@ -76,6 +76,7 @@ class ListSource:
     def count(self) -> int:
         return len(self.items)
 
+    @property
     def left_out(self) -> Sequence[LeftOut]:
         return [LeftOut(reason=OTHER_KIND, name="notes.txt")]
 

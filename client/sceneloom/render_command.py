@@ -17,15 +17,8 @@ from typing import Annotated, Literal
 
 from tyro.conf import OmitArgPrefixes, Positional, arg
 
+from sceneloom import errors
 from sceneloom.contract import MODEL_NAME
-from sceneloom.errors import (
-    InputError,
-    OutOfResourcesError,
-    SceneLoomError,
-    ServerUnavailableError,
-    ServingError,
-    out_of_resources,
-)
 from sceneloom.rendering.connections import PathChoice
 from sceneloom.rendering.dry_run import dry_run, rendered_pictures, report_check, report_dry_run
 from sceneloom.rendering.items import Failed
@@ -119,7 +112,7 @@ def main(
     """
     try:
         servers, plan = _plan(input, output, flags, shards, settings)
-    except InputError as error:
+    except errors.InputError as error:
         print(f"sceneloom render: {printable(error)}", file=sys.stderr)
         return 2
     try:
@@ -134,8 +127,8 @@ def main(
         if flags.dry_run:
             return report_dry_run(dry_run(plan))
         code = _render(plan, servers, ray, flags, output)
-    except (SceneLoomError, OSError, MemoryError, RuntimeError) as error:
-        met = out_of_resources(error) or error
+    except (errors.SceneLoomError, OSError, MemoryError, RuntimeError) as error:
+        met = errors.out_of_resources(error) or error
         if (passing := _passing(met)) is None:
             raise
         print(f"sceneloom render: {printable(met)}", file=sys.stderr)
@@ -148,13 +141,13 @@ def main(
 
 def _passing(error: BaseException) -> int | None:
     """The exit code of an error that may be gone at the next try; None for all others."""
-    if isinstance(error, ServerUnavailableError):
+    if isinstance(error, errors.ServerUnavailableError):
         return SERVER_GONE
-    if isinstance(error, ServingError) and error.retryable:
+    if isinstance(error, errors.ServingError) and error.retryable:
         return SERVER_GONE
-    if isinstance(error, OutOfResourcesError):
+    if isinstance(error, errors.OutOfResourcesError):
         return LOCATION_GONE
-    if isinstance(error, SceneLoomError) or not isinstance(error, OSError):
+    if isinstance(error, errors.SceneLoomError) or not isinstance(error, OSError):
         return None
     return LOCATION_GONE if location_is_gone(error) else None
 
@@ -168,7 +161,7 @@ def _plan(
 ) -> tuple[TritonServers, Plan]:
     """The servers and the plan of the command line; raises InputError if it makes no sense."""
     if flags.verify and (flags.dry_run or flags.video is not None):
-        raise InputError("--verify only looks at pictures; leave --dry-run and --video out")
+        raise errors.InputError("--verify only looks at pictures; leave --dry-run and --video out")
     servers = TritonServers(
         urls=flags.url,
         model=flags.model,
@@ -230,9 +223,11 @@ def _render(
         try:
             for result in run:
                 tally.add(result)
-                if isinstance(result, Failed) and isinstance(result.error, OutOfResourcesError):
+                if isinstance(result, Failed) and isinstance(
+                    result.error, errors.OutOfResourcesError
+                ):
                     ended = result.error
-        except (SceneLoomError, OSError) as error:
+        except (errors.SceneLoomError, OSError) as error:
             ended = error
             if not run.rendering:
                 code = _passing(error)
@@ -240,14 +235,16 @@ def _render(
                     raise
                 code = code or 1
                 _say(log, "stopped", f"sceneloom render: {error}")
-    left_out = run.left_out() if code is None else ()
+    left_out = run.left_out if code is None else ()
     if code is None:
         if log is None and tally.failed:
             list_failures(tally.first, tally.kinds)
         tally.print(output, manifest, run.route, left_out)
         code, stopped = 1 if tally.failed else 0, ""
-        if isinstance(ended, ServerUnavailableError | OutOfResourcesError | OSError):
-            code = SERVER_GONE if isinstance(ended, ServerUnavailableError) else LOCATION_GONE
+        if isinstance(ended, errors.ServerUnavailableError | errors.OutOfResourcesError | OSError):
+            code = (
+                SERVER_GONE if isinstance(ended, errors.ServerUnavailableError) else LOCATION_GONE
+            )
             stopped = f"stopped: {ended}; {_RESUMES}"
         elif ended is not None:
             code, stopped = 1, f"stopped: {ended}"

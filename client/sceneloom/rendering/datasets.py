@@ -12,19 +12,9 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import Protocol
 
+from sceneloom import locations
 from sceneloom.errors import InputError
 from sceneloom.file_tree import OTHER_KIND, LeftOut, split_hidden
-from sceneloom.locations import (
-    file_names,
-    filesystem,
-    folder_names,
-    is_folder,
-    is_remote,
-    join,
-    last_part,
-    parent,
-    reason_of,
-)
 from sceneloom.pictures import Format
 from sceneloom.rendering.folder import FolderSink, FolderSource
 from sceneloom.rendering.items import MapItem, Sink, Source, shard_of
@@ -33,6 +23,7 @@ from sceneloom.rendering.settings import Container, ShardSettings
 from sceneloom.rendering.shards import ShardSink
 from sceneloom.rendering.tar import TarShards, TarSource
 from sceneloom.rendering.zip import ZipSource
+from sceneloom.text import reason
 
 # pix2pixHD's layout.
 _LABEL_FOLDER, _INSTANCE_FOLDER = "test_label", "test_inst"
@@ -81,20 +72,20 @@ def open_source(
     if ending in ("tar", "parquet"):
         files = _existing(location)
         return _sharded(location, files, labels, instances, wants_instances)
-    label_folder = join(location, labels or _LABEL_FOLDER)
+    label_folder = locations.join(location, labels or _LABEL_FOLDER)
     try:
-        if ending != "zip" and not is_folder(location):
+        if ending != "zip" and not locations.is_folder(location):
             raise InputError(f"{location}: no such folder")
-        if ending != "zip" and not is_folder(label_folder):
-            names, left_out = split_hidden(file_names(location))
-            folders = list(folder_names(location))
+        if ending != "zip" and not locations.is_folder(label_folder):
+            names, left_out = split_hidden(locations.file_names(location))
+            folders = list(locations.folder_names(location))
             shards = [name for name in names if name.lower().endswith((".tar", ".parquet"))]
             if shards:
                 others = sorted(set(names) - set(shards))
                 left_out += [LeftOut(reason=OTHER_KIND, name=name) for name in others]
-                reason = "in a folder among the shards"
-                left_out += [LeftOut(reason=reason, name=f"{name}/") for name in folders]
-                files = [join(location, name) for name in shards]
+                among = "in a folder among the shards"
+                left_out += [LeftOut(reason=among, name=f"{name}/") for name in folders]
+                files = [locations.join(location, name) for name in shards]
                 return _sharded(location, files, labels, instances, wants_instances, left_out)
             held = ", ".join(folders[:8])
             raise InputError(
@@ -102,13 +93,13 @@ def open_source(
                 + (f" ({location} holds {held})" if held else " (. for the folder itself)")
             )
     except OSError as error:
-        raise InputError(f"{location}: cannot be read ({reason_of(error)})") from None
+        raise InputError(f"{location}: cannot be read ({reason(error)})") from None
     if wants_instances and instances is None and labels is not None:
         raise InputError("this model wants instance maps: name their folder with --instances")
     instance = (instances or _INSTANCE_FOLDER) if wants_instances else None
     if ending == "zip":
         return ZipSource(location, labels or _LABEL_FOLDER, instance, training_ids=training_ids)
-    instance_folder = None if instance is None else join(location, instance)
+    instance_folder = None if instance is None else locations.join(location, instance)
     return FolderSource(label_folder, instance_folder, training_ids=training_ids)
 
 
@@ -133,13 +124,15 @@ def _existing(location: str) -> list[str]:
     files = list(_expand(location))
     names: dict[str, set[str]] = {}
     for file in files:
-        folder = parent(file)
+        folder = locations.parent(file)
         if folder not in names:
             try:
-                names[folder] = set(file_names(folder)) if is_folder(folder) else set()
+                names[folder] = (
+                    set(locations.file_names(folder)) if locations.is_folder(folder) else set()
+                )
             except OSError as error:
-                raise InputError(f"{file}: cannot be read ({reason_of(error)})") from None
-        if last_part(file) not in names[folder]:
+                raise InputError(f"{file}: cannot be read ({reason(error)})") from None
+        if locations.last_part(file) not in names[folder]:
             raise InputError(f"{file}: no such file")
     return files
 
@@ -169,7 +162,6 @@ class ShardedSource:
             raise InputError(f"shard {index}/{shards}: shards are numbered 0 to {shards - 1}")
         self._source, self._index, self._shards = source, index, shards
         self._count: int | None = None
-        self.left_out = source.left_out  # files that are no maps belong to no shard
         self.holds = source.holds
 
     def count(self) -> int:
@@ -177,6 +169,11 @@ class ShardedSource:
         if self._count is None:
             self._count = sum(1 for _ in self)
         return self._count
+
+    @property
+    def left_out(self) -> Sequence[LeftOut]:
+        """The files that are no maps; they belong to no shard."""
+        return self._source.left_out
 
     def __iter__(self) -> Iterator[MapItem]:
         """The maps of this shard, in the source's order."""
@@ -212,8 +209,8 @@ def open_sink(
         )
     if not stem or "/" in stem:
         raise InputError(f"{stem!r}: no beginning for the names of shards")
-    if is_remote(location):
-        with filesystem(location):  # names a missing package at once
+    if locations.is_remote(location):
+        with locations.filesystem(location):  # names a missing package at once
             pass
     if container == "folder":
         return FolderSink(location, format)

@@ -113,7 +113,7 @@ def dry_run(plan: Plan) -> DryRun:
             problems=problems,
             failed=failed,
             padded=padded,
-            left_out=source.left_out(),
+            left_out=source.left_out,
             seconds_per_picture=seconds,
         )
     finally:

@@ -130,18 +130,17 @@ class RetryBudget:
     """Most retries in hand."""
     per_second: float = 1.0
     """Retries that a second earns."""
+    requests: int = 0
+    """First requests since the last retry."""
     _left: float = 10.0
     _seen: float | None = None
-
-    def earn(self) -> None:
-        """Report a first request."""
-        self._left = min(self.max_left, self._left + self.earned)
 
     def spend(self, now: float) -> float:
         """Take a retry at a time `now` in seconds; returns the seconds to wait before it."""
         elapsed = 0.0 if self._seen is None else now - self._seen
-        self._left = min(self.max_left, self._left + elapsed * self.per_second) - 1
-        self._seen = now
+        earned = self.requests * self.earned + elapsed * self.per_second
+        self._left = min(self.max_left, self._left + earned) - 1
+        self._seen, self.requests = now, 0
         return max(0.0, -self._left / self.per_second)
 
 

@@ -3,33 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator
 from pathlib import Path
 
+from sceneloom import locations
 from sceneloom.errors import InputError
-from sceneloom.file_tree import LeftOut
 from sceneloom.files import HeldPlace, gone, may_pass, new_part, reason_against, sweep, write_whole
-from sceneloom.locations import (
-    filesystem,
-    is_file,
-    is_remote,
-    join,
-    lies_in,
-    local_path,
-    parent,
-    put_remote,
-    reason_of,
-)
 from sceneloom.pairing import pair_folders
 from sceneloom.pictures import Format
 from sceneloom.rendering.items import (
-    LocalFile,
     MapItem,
-    RemoteFile,
+    WholeFile,
     Written,
     broken_item,
     key_error,
 )
+from sceneloom.text import reason
 
 
 class FolderSource:
@@ -41,42 +30,46 @@ class FolderSource:
         Raises InputError as `pair_folders`.
         """
         self._labels, self._instances = labels, instances
-        self._pairs, self._left_out = pair_folders(labels, instances, training_ids=training_ids)
+        self._pairs, self.left_out = pair_folders(labels, instances, training_ids=training_ids)
 
     def count(self) -> int:
         """The number of label maps."""
         return len(self._pairs)
 
-    def left_out(self) -> Sequence[LeftOut]:
-        """The files of both folders that are in no pair."""
-        return self._left_out
-
     def __iter__(self) -> Iterator[MapItem]:
         """The maps, in key order."""
-        label_file = RemoteFile if is_remote(self._labels) else LocalFile
-        instance_file = RemoteFile if is_remote(self._instances or "") else LocalFile
         for number, (key, label, instance) in enumerate(self._pairs):
             if fault := key_error(key):
-                name = repr(join(self._labels, label))
+                name = repr(locations.join(self._labels, label))
                 yield broken_item(self._labels, number, name, f"cannot name a picture ({fault})")
                 continue
             paired = None
             if instance is not None and self._instances is not None:
-                paired = instance_file(join(self._instances, instance))
-            yield MapItem(key=key, label=label_file(join(self._labels, label)), instance=paired)
+                paired = WholeFile(locations.join(self._instances, instance))
+            yield MapItem(
+                key=key, label=WholeFile(locations.join(self._labels, label)), instance=paired
+            )
 
     def holds(self, location: str) -> bool:
         """Whether pictures there would be taken for maps, or lie among them."""
         key_folders = {key.rpartition("/")[0] for key, _, _ in self._pairs}
         of_maps = [folder for folder in (self._labels, self._instances) if folder is not None]
-        if not is_remote(self._labels):  # links may lead out of the folder of label maps
-            within = local_path(self._labels).resolve()
-            inner = (join(self._labels, folder) for folder in sorted(key_folders))
-            of_maps += [p for p in inner if not local_path(p).resolve().is_relative_to(within)]
+        if not locations.is_remote(self._labels):  # links may lead out of the folder of label maps
+            within = locations.local_path(self._labels).resolve()
+            inner = (locations.join(self._labels, folder) for folder in sorted(key_folders))
+            of_maps += [
+                p for p in inner if not locations.local_path(p).resolve().is_relative_to(within)
+            ]
         folders = {""}
-        if any(lies_in(folder, location) for folder in of_maps):  # some pictures may end up there
+        if any(
+            locations.lies_in(folder, location) for folder in of_maps
+        ):  # some pictures may end up there
             folders |= key_folders
-        return any(lies_in(join(location, f), held) for f in folders for held in of_maps)
+        return any(
+            locations.lies_in(locations.join(location, f), held)
+            for f in folders
+            for held in of_maps
+        )
 
 
 _MAX_CHECKED = 10_000
@@ -99,18 +92,18 @@ class FolderSink:
     def open(self, is_known: Callable[[str], bool]) -> None:
         """Make the folder, and sweep the parts of killed processes; see `Sink`."""
         make_folder(self.location)
-        if not is_remote(self.location):
-            sweep(local_path(self.location), deep=True)
-            self._held = HeldPlace(local_path(self.location))
+        if not locations.is_remote(self.location):
+            sweep(locations.local_path(self.location), deep=True)
+            self._held = HeldPlace(locations.local_path(self.location))
 
     def put(self, key: str, data: bytes, tag: Hashable) -> list[Written]:
         """Write a picture; see `Sink`."""
         if fault := key_error(key):
             raise InputError(f"{key!r:.200}: cannot name a picture ({fault})")
         output = f"{key}.{self.format}"
-        file = join(self.location, output)
-        if is_remote(file):
-            put_remote(file, lambda fs, path: fs.pipe_file(path, data))
+        file = locations.join(self.location, output)
+        if locations.is_remote(file):
+            locations.put_remote(file, lambda fs, path: fs.pipe_file(path, data))
         else:
             assert self._held is not None
             self._held.check()  # or else the folder would be made again
@@ -118,7 +111,7 @@ class FolderSink:
                 write_whole(Path(file), data)
             finally:
                 self._held.check()
-        folder = parent(file)
+        folder = locations.parent(file)
         most = _MAX_CHECKED if self._held else 1  # in a store, each check is a request
         if folder not in self._first_of and len(self._first_of) < most:
             self._first_of[folder] = file
@@ -129,7 +122,7 @@ class FolderSink:
         if self._held is not None:
             self._held.check()
         for folder, first in list(self._first_of.items()):
-            if not is_file(first):
+            if not locations.is_file(first):
                 raise gone(folder)
         return []
 
@@ -137,11 +130,11 @@ class FolderSink:
         """The picture's file, or None if it cannot be read."""
         if key_error(output):
             return None
-        file = join(self.location, output)
+        file = locations.join(self.location, output)
         try:
-            if not is_remote(file):
+            if not locations.is_remote(file):
                 return Path(file).read_bytes()
-            with filesystem(file) as (fs, path):
+            with locations.filesystem(file) as (fs, path):
                 return bytes(fs.cat_file(path))
         except OSError:
             return None
@@ -158,19 +151,18 @@ def make_folder(location: str) -> None:
     Raises InputError, or OSError if the reason may pass (full, or out of reach).
     """
     try:
-        if is_remote(location):
-            with filesystem(location) as (fs, path):
+        if locations.is_remote(location):
+            with locations.filesystem(location) as (fs, path):
                 if fs.isfile(path):
                     raise InputError(f"{location}: cannot be the folder for pictures (a file)")
             return
-        folder = local_path(location)
+        folder = locations.local_path(location)
         folder.mkdir(parents=True, exist_ok=True)
         probe = new_part(folder)
         probe.touch()
         probe.unlink()
     except OSError as error:
-        against = reason_of(error)
-        if not is_remote(location):
-            against = reason_against(local_path(location), error)
-        reason = f"{location}: cannot be the folder for pictures ({against})"
-        raise (OSError(reason) if may_pass(error) else InputError(reason)) from None
+        remote = locations.is_remote(location)
+        why = reason(error) if remote else reason_against(locations.local_path(location), error)
+        text = f"{location}: cannot be the folder for pictures ({why})"
+        raise (OSError(text) if may_pass(error) else InputError(text)) from None

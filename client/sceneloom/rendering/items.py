@@ -12,18 +12,13 @@ from collections.abc import Callable, Hashable, Iterator, Sequence
 from pathlib import PurePosixPath
 from typing import Any, Protocol
 
+from sceneloom import locations
 from sceneloom.contract import precision_of
 from sceneloom.errors import ImageReadError, ImageTooLargeError, SceneLoomError
 from sceneloom.file_tree import LeftOut
-from sceneloom.locations import (
-    filesystem,
-    last_part,
-    local_path,
-    read_range,
-    reason_of,
-)
 from sceneloom.maps import MAP_SUFFIXES, Image
 from sceneloom.request import Padding
+from sceneloom.text import reason
 
 _MAX_KEY_BYTES = 1024  # the limit of object stores
 
@@ -86,6 +81,7 @@ class Source(Protocol):
     def count(self) -> int:
         """The number of maps."""
 
+    @property
     def left_out(self) -> Sequence[LeftOut]:
         """Files that are no maps of this source, and why; of shards, only those read so far."""
 
@@ -142,21 +138,15 @@ class Sink(Protocol):
         """Drop held pictures; a second call does nothing."""
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Rendered:
-    """A picture in its location and in the manifest."""
-
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class _Made:
     key: str
-    output: str
-    """Its location below the output folder."""
     padding: Padding
     """Rows and columns added to the map for the network, and cropped off the picture."""
     seconds: float
-    """From reading the map to the encoded picture."""
+    """From reading the map to the finished picture."""
     attempts: int
     """Requests sent for it."""
-    bytes: int
-    """Size of the encoded picture."""
     engine: str = ""
     """The engine, such as ``openvino-fp32``; empty if unknown."""
 
@@ -166,23 +156,22 @@ class Rendered:
         return precision_of(self.engine)
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
-class Picture:
-    """A picture of a run without a sink; fields as in `Rendered`."""
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Rendered(_Made):
+    """A picture in its location and in the manifest."""
 
-    key: str
+    output: str
+    """Its location below the output folder."""
+    bytes: int
+    """Size of the encoded picture."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Picture(_Made):
+    """A picture of a run without a sink."""
+
     image: Image
     """uint8 [H, W, 3], RGB."""
-    padding: Padding
-    seconds: float
-    """From reading the map to the picture."""
-    attempts: int
-    engine: str = ""
-
-    @property
-    def precision(self) -> str:
-        """The precision of convolutions, such as ``fp32``; empty if unknown."""
-        return precision_of(self.engine)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -227,51 +216,41 @@ def check_size(name: str, size: int, max_bytes: int) -> None:
 
 
 @dataclasses.dataclass(frozen=True)
-class LocalFile:
-    """A map in a file of this machine."""
+class WholeFile:
+    """A map in a file of its own, local or behind fsspec."""
 
     name: str
+    """Path or URL."""
 
     def read(self, max_bytes: int) -> bytes:
         """Read the whole file; see `MapFile`."""
-        path = local_path(self.name)
         try:
-            status = path.stat()
-            if not stat.S_ISREG(status.st_mode):  # reading a pipe could wait for ever
-                raise ImageReadError(f"{self.name}: cannot be read (not a file)")
-            check_size(self.name, status.st_size, max_bytes)
-            with path.open("rb") as stream:
-                data = stream.read(max_bytes + 1)
+            if locations.is_remote(self.name):
+                data = self._read_remote(max_bytes + 1)
+            else:
+                path = locations.local_path(self.name)
+                status = path.stat()
+                if not stat.S_ISREG(status.st_mode):  # reading a pipe could wait for ever
+                    raise ImageReadError(f"{self.name}: cannot be read (not a file)")
+                check_size(self.name, status.st_size, max_bytes)
+                with path.open("rb") as stream:
+                    data = stream.read(max_bytes + 1)
         except SceneLoomError:
             raise
         except (OSError, ValueError) as error:  # ValueError: a path with a null byte
-            reason = reason_of(error) if isinstance(error, OSError) else str(error)
-            raise ImageReadError(f"{self.name}: cannot be read ({reason})") from None
+            raise ImageReadError(f"{self.name}: cannot be read ({reason(error)})") from None
         check_size(self.name, len(data), max_bytes)
         return data
 
-
-@dataclasses.dataclass(frozen=True)
-class RemoteFile:
-    """A map in a file behind fsspec."""
-
-    name: str
-
-    def read(self, max_bytes: int) -> bytes:
-        """Read the whole file; see `MapFile`."""
+    def _read_remote(self, size: int) -> bytes:
         try:
-            try:
-                data = read_range(self.name, 0, max_bytes + 1)
-            except OSError:
-                # Stores answer a range of an empty object with an error.
-                with filesystem(self.name) as (fs, path):
-                    if fs.info(path)["size"]:
-                        raise
-                data = b""
-        except OSError as error:
-            raise ImageReadError(f"{self.name}: cannot be read ({reason_of(error)})") from None
-        check_size(self.name, len(data), max_bytes)
-        return data
+            return locations.read_range(self.name, 0, size)
+        except OSError:
+            # Stores answer a range of an empty object with an error.
+            with locations.filesystem(self.name) as (fs, path):
+                if fs.info(path)["size"] == 0:
+                    return b""
+            raise
 
 
 @dataclasses.dataclass(frozen=True)
@@ -296,9 +275,9 @@ class FilePart:
         """Read the whole member; see `MapFile`."""
         check_size(self.name, self.size, max_bytes)
         try:
-            data = read_range(self.archive, self.start, self.size)
+            data = locations.read_range(self.archive, self.start, self.size)
         except OSError as error:
-            raise ImageReadError(f"{self.name}: cannot be read ({reason_of(error)})") from None
+            raise ImageReadError(f"{self.name}: cannot be read ({reason(error)})") from None
         if len(data) < self.size:
             raise ImageReadError(f"{self.name}: truncated (the archive ends inside it)")
         return data
@@ -326,4 +305,4 @@ def broken_item(location: str, number: int, name: str, reason: str) -> MapItem:
         reason: why it cannot be read.
     """
     broken = BrokenFile(name, reason)
-    return MapItem(key=f"{last_part(location)}#{number}", label=broken, instance=None)
+    return MapItem(key=f"{locations.last_part(location)}#{number}", label=broken, instance=None)

@@ -3,25 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import io
 import itertools
 import os
 import threading
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from sceneloom.errors import (
-    ImageReadError,
-    ImageTooLargeError,
-    InputError,
-    OutOfResourcesError,
-    require,
-)
+from sceneloom import errors
 from sceneloom.file_tree import LeftOut
 from sceneloom.files import remove_part
-from sceneloom.locations import is_remote, lies_in, local_path, open_binary, parent, reason_of
+from sceneloom.locations import is_remote, lies_in, local_path, open_binary, parent
 from sceneloom.pictures import Format
 from sceneloom.rendering.items import MapItem, broken_item, check_size, key_error
 from sceneloom.rendering.tar import TarPart
@@ -41,7 +36,7 @@ def open_parquet(location: str) -> tuple[Any, Any]:
         MissingDependencyError: pyarrow is not installed.
         ImageReadError: it cannot be read, is damaged or no Parquet file.
     """
-    require(("pyarrow",), extra="datasets", purpose="Parquet")
+    errors.require(("pyarrow",), extra="datasets", purpose="Parquet")
     import pyarrow.parquet
 
     try:
@@ -49,21 +44,17 @@ def open_parquet(location: str) -> tuple[Any, Any]:
         remote = is_remote(location)
         stream = open_binary(location) if remote else pyarrow.OSFile(str(local_path(location)))
     except OSError as error:
-        raise ImageReadError(f"{location}: cannot be read ({reason_of(error)})") from None
+        raise errors.ImageReadError(f"{location}: cannot be read ({reason(error)})") from None
     try:
         file = pyarrow.parquet.ParquetFile(
             stream, pre_buffer=False, buffer_size=_BUFFER, page_checksum_verification=True
         )
     except Exception as error:  # Arrow raises ValueErrors, OSErrors and its own
         stream.close()
-        raise ImageReadError(
+        raise errors.ImageReadError(
             f"{location}: truncated, damaged or no Parquet file ({reason(error)})"
         ) from None
     return stream, file
-
-
-_columns: OrderedDict[tuple[int, str, int, str], _Column] = OrderedDict()
-_columns_lock = threading.Lock()
 
 
 def read_cell(location: str, group: int, row: int, column: str, name: str, max_bytes: int) -> bytes:
@@ -74,27 +65,27 @@ def read_cell(location: str, group: int, row: int, column: str, name: str, max_b
         group: number of the row group.
         row: number of the row in its group.
         column: its name; the field ``bytes`` of a column of pairs (bytes and path).
-        name: the cell's name in errors.
+        name: the cell's name in
         max_bytes: most bytes to return.
 
     Raises:
         ImageReadError: it cannot be read or is empty.
         ImageTooLargeError: it has more than `max_bytes`.
     """
-    key = (os.getpid(), location, group, column)  # a forked process opens files of its own
-    with _columns_lock:  # the columns read last are kept
-        decoded = _columns.setdefault(key, _Column(location, group, column))
-        _columns.move_to_end(key)
-        while len(_columns) > _MAX_COLUMNS:
-            _columns.popitem(last=False)
+    decoded = _column(os.getpid(), location, group, column)  # a forked process opens its own files
     try:
         return decoded.cell(row, name, max_bytes)
-    except (ImageReadError, ImageTooLargeError):
+    except (errors.ImageReadError, errors.ImageTooLargeError):
         raise
     except MemoryError:
-        raise OutOfResourcesError(f"{name}: not enough memory to read it") from None
+        raise errors.OutOfResourcesError(f"{name}: not enough memory to read it") from None
     except Exception as error:
-        raise ImageReadError(f"{name}: damaged ({reason(error)})") from None
+        raise errors.ImageReadError(f"{name}: damaged ({reason(error)})") from None
+
+
+@functools.lru_cache(_MAX_COLUMNS)
+def _column(process: int, location: str, group: int, column: str) -> _Column:
+    return _Column(location, group, column)
 
 
 class _Column:
@@ -113,13 +104,13 @@ class _Column:
         """The bytes of a row."""
         with self._lock:
             if self._damage is not None and row >= self._damage[0]:
-                raise ImageReadError(f"{name}: damaged ({self._damage[1]})")
+                raise errors.ImageReadError(f"{name}: damaged ({self._damage[1]})")
             first, rows = self._decoded(row, name, max_bytes)
             value = rows[row - first]
             if value.is_valid and hasattr(value, "keys"):
                 value = value["bytes"]
             if not value.is_valid:
-                raise ImageReadError(f"{name}: the cell is empty")
+                raise errors.ImageReadError(f"{name}: the cell is empty")
             data = value.as_buffer()
             check_size(name, data.size, max_bytes)
             return bytes(data.to_pybytes())
@@ -161,7 +152,7 @@ class _Column:
             c.total_uncompressed_size for c in chunks if c.path_in_schema == self._column
         )
         if unpacked > (max_bytes + _BUFFER) * self._rows:
-            raise ImageTooLargeError(
+            raise errors.ImageTooLargeError(
                 f"{name}: {counted(self._rows, 'row')} of its group unpack to {unpacked:,} bytes; "
                 f"a map within the limit on pixels takes at most {max_bytes:,}"
             )
@@ -226,6 +217,7 @@ class ParquetSource:
         """The number of maps; raises InputError as iterating does."""
         return sum(1 for _ in self)
 
+    @property
     def left_out(self) -> Sequence[LeftOut]:
         """Files beside these, and unread columns, as far as the files have been opened."""
         columns = [LeftOut(reason="not a column that is read", name=c) for c in self._other_columns]
@@ -245,15 +237,20 @@ class ParquetSource:
                 for item in self._items(location, number):
                     number += 1
                     if item.key in seen:
-                        raise InputError(f"{location}: two maps have the key {item.key}")
+                        raise errors.InputError(f"{location}: two maps have the key {item.key}")
                     seen.add(item.key)
                     yield item
-            except ImageReadError as error:
+            except errors.ImageReadError as error:
                 number += 1
                 fault = str(error).removeprefix(f"{location}: ")
                 yield broken_item(location, number, location, fault)
+            except errors.SceneLoomError:
+                raise
+            except Exception as error:  # Arrow raises ValueErrors, OSErrors and its own
+                number += 1
+                yield broken_item(location, number, location, f"damaged ({reason(error)})")
         if not number:
-            raise InputError(f"{self._name}: no rows in it")
+            raise errors.InputError(f"{self._name}: no rows in it")
 
     def holds(self, location: str) -> bool:
         """Whether shards of pictures there would lie among the files of maps."""
@@ -270,17 +267,26 @@ class ParquetSource:
             if self._instance is not None:
                 instance_column = _cell_column(schema, self._instance, location)
             if self._key not in schema.names:
-                raise InputError(
+                raise errors.InputError(
                     f"{location}: no column {self._key}, which names the pictures; it has "
                     f"{', '.join(schema.names)}"
                 )
             kind = schema.field(self._key).type
             if kind not in (pyarrow.string(), pyarrow.large_string(), pyarrow.string_view()):
-                raise InputError(f"{location}: the column {self._key} is {kind}; keys are strings")
+                raise errors.InputError(
+                    f"{location}: the column {self._key} is {kind}; keys are strings"
+                )
             read = (self._key, self._label, self._instance)
             self._other_columns |= dict.fromkeys(n for n in schema.names if n not in read)
             for group in range(file.num_row_groups):
-                for row, key in enumerate(_keys(file, location, group, self._key)):
+                batches = file.iter_batches(
+                    batch_size=_KEYS_AT_ONCE,
+                    row_groups=[group],
+                    columns=[self._key],
+                    use_threads=False,
+                )
+                keys = (batch.column(0).to_pylist() for batch in batches)
+                for row, key in enumerate(itertools.chain.from_iterable(keys)):
                     number += 1
                     if fault := "the key is empty" if key is None else key_error(key):
                         shown = f"{location}: row {row} of group {group}"
@@ -294,26 +300,12 @@ class ParquetSource:
                     yield MapItem(key=key, label=label, instance=instance)
 
 
-def _keys(file: Any, location: str, group: int, column: str) -> Iterator[Any]:
-    batches = file.iter_batches(
-        batch_size=_KEYS_AT_ONCE, row_groups=[group], columns=[column], use_threads=False
-    )
-    while True:
-        try:
-            keys = next(batches).column(0).to_pylist()
-        except StopIteration:
-            return
-        except Exception as error:  # Arrow raises ValueErrors, OSErrors and its own
-            raise ImageReadError(f"{location}: damaged ({reason(error)})") from None
-        yield from keys
-
-
 def _cell_column(schema: Any, column: str, location: str) -> str:
     """Parquet's name of a column of bytes; raises InputError if it is missing or of other kind."""
     import pyarrow
 
     if column not in schema.names:
-        raise InputError(
+        raise errors.InputError(
             f"{location}: no column {column}; name the columns with --labels and --instances (it "
             f"has {', '.join(schema.names)})"
         )
@@ -322,7 +314,7 @@ def _cell_column(schema: Any, column: str, location: str) -> str:
     if pyarrow.types.is_struct(kind) and kind.get_field_index("bytes") >= 0:
         kind, path = kind.field("bytes").type, f"{column}.bytes"
     if kind not in (pyarrow.binary(), pyarrow.large_binary(), pyarrow.binary_view()):
-        raise InputError(
+        raise errors.InputError(
             f"{location}: the column {column} is {kind}; maps are binary cells, or pairs of bytes "
             "and path"
         )
@@ -345,7 +337,7 @@ class ParquetShards:
 
         Raises MissingDependencyError if pyarrow is not installed.
         """
-        require(("pyarrow",), extra="datasets", purpose="Parquet")
+        errors.require(("pyarrow",), extra="datasets", purpose="Parquet")
         self._format = format
 
     def member_of(self, key: str) -> str:
@@ -388,16 +380,14 @@ class ParquetShards:
                 for batch in batches
             )
             _write(target, format, (row for row in rows if keep(row[0])))
-        with _columns_lock:  # this file will be replaced
-            for key in [key for key in _columns if key[1] == location]:
-                del _columns[key]
+        _column.cache_clear()  # this file will be replaced
 
 
 def _check_mark(file: Any, location: str) -> str:
     """The format in a shard's metadata; raises InputError without our mark."""
     metadata = file.schema_arrow.metadata or {}
     if metadata.get(b"sceneloom") != b"pictures":
-        raise InputError(
+        raise errors.InputError(
             f"{location}: was not written by sceneloom, and would be taken for one of its shards; "
             "choose another folder"
         )

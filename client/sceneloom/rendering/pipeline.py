@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import time
-from collections.abc import Coroutine, Iterator, Sequence
+from collections.abc import Coroutine, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -18,7 +18,7 @@ from sceneloom.errors import InputError, SceneLoomError, ServingError
 from sceneloom.pictures import decode_picture
 from sceneloom.rendering.connections import Reply
 from sceneloom.rendering.flow_control import RetryBudget, SizeBuckets
-from sceneloom.rendering.items import Failed, MapItem, Picture, Result, Skipped, Source
+from sceneloom.rendering.items import Failed, MapItem, Picture, Result, Skipped
 from sceneloom.rendering.listeners import Levels, Listener
 from sceneloom.rendering.loading import Loaded, Loader, Prepared
 from sceneloom.rendering.servers import Servers
@@ -35,7 +35,7 @@ class Pipeline:
 
     def __init__(
         self,
-        source: Source,
+        source: Iterable[MapItem],
         servers: Servers,
         loader: Loader,
         settings: RenderSettings,
@@ -102,7 +102,7 @@ class Pipeline:
             SceneLoomError: the source cannot be read on.
         """
         try:
-            self._spawn(self._feed())
+            self._tasks.add(asyncio.create_task(self._guard(self._feed())))
             while self._tasks:
                 await asyncio.wait(self._tasks)
             if self._store is not None:
@@ -138,7 +138,7 @@ class Pipeline:
                 if self._stopping.is_set():
                     return
                 self._reading += 1
-                self._spawn(self._load(item))
+                self._tasks.add(asyncio.create_task(self._guard(self._load(item))))
             if error is not None:  # the maps before it are rendered
                 self._broken = self._broken or error
             if len(chunk) < _CHUNK:
@@ -149,7 +149,11 @@ class Pipeline:
 
         def load_or_skip() -> Loaded | Skipped:
             loaded = self._loader.load(item)
-            return (self._store and self._store.skip(loaded)) or loaded
+            store = self._store
+            row = None if store is None else store.found(item.key, loaded.input_hash)
+            if row is None:
+                return loaded
+            return Skipped(key=row.key, output=row.output, engine=row.engine)
 
         found: Loaded | Skipped | Exception
         try:
@@ -177,7 +181,7 @@ class Pipeline:
             for _ in maps:
                 self._room.release()
             self._active += len(maps)
-            self._spawn(self._work(maps))
+            self._tasks.add(asyncio.create_task(self._guard(self._work(maps))))
 
     async def _work(self, maps: list[Loaded]) -> None:
         """Decode maps of one size and render them in one request."""
@@ -198,8 +202,7 @@ class Pipeline:
         """Render maps of one size; a batch that fails is tried one by one."""
         while True:
             lease = await self._servers.lease()
-            if not failures:
-                self._budget.earn()
+            self._budget.requests += not failures
             start = time.perf_counter()
             try:
                 replies = await self._in_thread(
@@ -298,16 +301,16 @@ class Pipeline:
             self._broken = error
         self.stop()
 
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.get_running_loop().create_task(self._guard(work))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-
     async def _guard(self, work: Coroutine[Any, Any, None]) -> None:
+        """Work as one of the run's tasks; an error stops the run."""
         try:
             await work
         except Exception as error:
             self._break(error)
+        finally:
+            task = asyncio.current_task()
+            assert task is not None
+            self._tasks.discard(task)
 
 
 def _take(items: Iterator[MapItem]) -> tuple[list[MapItem], Exception | None]:

@@ -12,12 +12,7 @@ from typing import get_args
 from sceneloom.contract import MODEL_NAME, Contract
 from sceneloom.errors import InputError
 from sceneloom.pictures import check_format
-from sceneloom.rendering.connections import (
-    EngineConnection,
-    PathChoice,
-    RunPath,
-    TritonConnection,
-)
+from sceneloom.rendering.connections import Connection, PathChoice, RunPath, TritonConnection
 from sceneloom.rendering.datasets import ShardedSource, open_sink, open_source
 from sceneloom.rendering.items import Source
 from sceneloom.rendering.listeners import Listener
@@ -26,7 +21,7 @@ from sceneloom.rendering.run import Plan
 from sceneloom.rendering.servers import Address
 from sceneloom.rendering.settings import Container, RenderSettings, ShardSettings
 from sceneloom.synthesizer import Synthesizer
-from sceneloom.triton.client import TransportChoice, TritonSynthesizer
+from sceneloom.triton.client import TransportChoice
 from sceneloom.triton.encoded import EncodedFormat
 from sceneloom.triton.transport import Timeouts, scheme_of, server_address
 
@@ -95,25 +90,21 @@ class TritonServers:
                 f"{', '.join(get_args(EncodedFormat))}"
             )
         chosen = None if self.path == "auto" else (self.path == "encoded", f"{self.path}: as asked")
-        path = RunPath(self.path, chosen)
-
-        def connect(url: str) -> TritonConnection:
-            synthesizer = TritonSynthesizer(
-                url, model=self.model, timeouts=self.timeouts, transport=self.transport
-            )
-            try:
-                return TritonConnection(synthesizer, settings, path)
-            except BaseException:
-                synthesizer.close()
-                raise
-
+        connect = functools.partial(
+            TritonConnection,
+            model=self.model,
+            timeouts=self.timeouts,
+            transport=self.transport,
+            settings=settings,
+            path=RunPath(self.path, chosen),
+        )
         return [Address(name=url, connect=functools.partial(connect, url)) for url in self.urls]
 
 
 def engine_address(synthesizer: Synthesizer) -> Address:
     """The address of an open synthesizer; the run leaves it open."""
     name = type(synthesizer).__name__
-    return Address(name=name, connect=lambda: EngineConnection(synthesizer))
+    return Address(name=name, connect=lambda: Connection(synthesizer))
 
 
 def make_plan(

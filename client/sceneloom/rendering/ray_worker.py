@@ -12,17 +12,16 @@ import dataclasses
 import os
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from sceneloom import errors
 from sceneloom.contract import Contract
 from sceneloom.errors import SceneLoomError, ServingError
-from sceneloom.file_tree import LeftOut
 from sceneloom.rendering.connections import Reply, Route
 from sceneloom.rendering.items import Failed, MapItem, Rendered, Skipped
 from sceneloom.rendering.listeners import Levels, Listener
-from sceneloom.rendering.loading import Loaded, Loader, Prepared
+from sceneloom.rendering.loading import Loader, Prepared
 from sceneloom.rendering.manifest import Origin, Row
 from sceneloom.rendering.pipeline import Pipeline
 from sceneloom.rendering.plan import TritonServers
@@ -114,7 +113,7 @@ class BlockWorker:
                 self._opening = asyncio.create_task(self._open())
             loader, batch = await self._opening
             pipeline = Pipeline(
-                _Block(block),
+                [assigned.item for assigned in block],
                 self._servers,
                 loader,
                 self._settings,
@@ -176,24 +175,18 @@ class _Taker(Listener):
         self._rows = {assigned.item.key: assigned.row for assigned in block}
         self.result = BlockResult()
 
-    def skip(self, loaded: Loaded) -> Skipped | None:
-        row = self._rows[loaded.item.key]
-        if row is None or row.input_hash != loaded.input_hash:
+    def found(self, key: str, input_hash: str) -> Row | None:
+        row = self._rows[key]
+        if row is None or row.input_hash != input_hash:
             return None
-        skipped = Skipped(key=row.key, output=row.output, engine=row.engine)
-        self.result.skipped.append(skipped)
-        return skipped
+        self.result.skipped.append(Skipped(key=key, output=row.output, engine=row.engine))
+        return row
 
     def put(self, prepared: Prepared, reply: Reply, attempts: int) -> list[Rendered]:
-        made = picture_row(
-            prepared,
-            reply,
-            attempts,
-            self._settings,
-            origin=self._work.origin,
-            style=self._work.style,
+        origin, style = self._work.origin, self._work.style
+        self.result.made.append(
+            picture_row(prepared, reply, attempts, self._settings, origin=origin, style=style)
         )
-        self.result.made.append(made)
         return []
 
     def fail(
@@ -214,19 +207,3 @@ class _Taker(Listener):
 
     def on_retry(self, error: ServingError) -> None:
         self.result.retries.append(error)
-
-
-class _Block:
-    """A block as the source of a pipeline."""
-
-    def __init__(self, block: Sequence[Assigned]) -> None:
-        self._block = block
-
-    def count(self) -> int:
-        return len(self._block)
-
-    def left_out(self) -> Sequence[LeftOut]:
-        return ()
-
-    def __iter__(self) -> Iterator[MapItem]:
-        return (assigned.item for assigned in self._block)

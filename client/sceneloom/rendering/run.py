@@ -83,9 +83,10 @@ class Run(Iterator[Result]):
     def close(self) -> None:
         """End the run and drop the maps in work; a second call does nothing."""
 
+    @property
     def left_out(self) -> Sequence[LeftOut]:
         """The files that the data set leaves out, as far as it has been read."""
-        return () if self.source is None else self.source.left_out()
+        return () if self.source is None else self.source.left_out
 
     def __enter__(self) -> Self:
         return self
@@ -293,7 +294,8 @@ def open_plan(
         parameters=settings.parameters(styled=styled),
     )
     with contextlib.ExitStack() as opened:
-        manifest = opened.enter_context(Manifest(plan.manifest))
+        manifest = Manifest(plan.manifest)
+        opened.callback(manifest.close)
         style = settings.style_words() if styled else ""
         precision = "" if settings.mix_precisions else precision_of(engine)
         plan.sink.open(manifest.is_known)

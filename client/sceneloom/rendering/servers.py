@@ -15,16 +15,8 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
+from sceneloom import errors
 from sceneloom.contract import Contract, precision_of
-from sceneloom.errors import (
-    ConnectionClosedError,
-    DeadlineExceededError,
-    InputError,
-    ModelFailedError,
-    SceneLoomError,
-    ServerUnavailableError,
-    ServingError,
-)
 from sceneloom.rendering.connections import Connection
 from sceneloom.rendering.flow_control import AdaptiveWindow
 from sceneloom.rendering.listeners import Listener
@@ -111,7 +103,7 @@ class Servers:
         self._contract: Contract | None = None
         self._waiting: deque[asyncio.Future[Lease]] = deque()
         self._reviving: set[asyncio.Task[None]] = set()
-        self._lost: ServingError | None = None
+        self._lost: errors.ServingError | None = None
         self._turn = 0
 
     async def open(self) -> Connection:
@@ -127,15 +119,15 @@ class Servers:
         loop = asyncio.get_running_loop()
         tries = [loop.run_in_executor(self.pool, s.address.connect) for s in self._servers]
         answers = await asyncio.gather(*tries, return_exceptions=True)
-        errors = [found for found in answers if isinstance(found, BaseException)]
+        failures = [found for found in answers if isinstance(found, BaseException)]
         for server, found in zip(self._servers, answers, strict=True):
             if not isinstance(found, BaseException):
                 server.link, self.last = OpenConnection(found), found
-        late = (ServerUnavailableError, DeadlineExceededError)
-        wrong = next((error for error in errors if not isinstance(error, late)), None)
+        late = (errors.ServerUnavailableError, errors.DeadlineExceededError)
+        wrong = next((error for error in failures if not isinstance(error, late)), None)
         opened = [(s.address.name, s.link.connection) for s in self._servers if s.link is not None]
         if wrong is not None or not opened:
-            raise wrong or errors[0]
+            raise wrong or failures[0]
         first = opened[0][1]
         self._contract = first.contract
         for name, connection in opened[1:]:
@@ -170,10 +162,10 @@ class Servers:
     def release(self, lease: Lease, error: Exception | None = None) -> None:
         """Give a place back; an error may send its server away, or shrink its window."""
         server, link = lease.server, lease.link
-        if isinstance(error, (ServerUnavailableError, ModelFailedError)):
+        if isinstance(error, (errors.ServerUnavailableError, errors.ModelFailedError)):
             if link is server.link and server.away_since is None:
                 self._leave(server)
-        elif isinstance(error, ServingError) and error.retryable:
+        elif isinstance(error, errors.ServingError) and error.retryable:
             server.window.rejected()
         server.in_flight -= 1
         link.users -= 1
@@ -247,14 +239,14 @@ class Servers:
             pause = min(2 * pause, _MAX_PAUSE)
             try:
                 connection = await loop.run_in_executor(self.pool, self._reconnect, server)
-            except ConnectionClosedError as error:
+            except errors.ConnectionClosedError as error:
                 self._give_up(error)
-            except SceneLoomError as error:
+            except errors.SceneLoomError as error:
                 away = [s.away_since for s in self._servers if s.away_since is not None]
                 patience = self._settings.patience
                 if len(away) == len(self._servers) and time.monotonic() - max(away) >= patience:
                     self._give_up(
-                        ServerUnavailableError(
+                        errors.ServerUnavailableError(
                             f"no server has answered for {patience:g} s (the last to be tried: "
                             f"{error})"
                         )
@@ -291,12 +283,12 @@ class Servers:
         if self._settings.mix_precisions or len({precision_of(engine) for _, engine in known}) < 2:
             return
         listed = ", ".join(f"{name} has {engine}" for name, engine in known)
-        raise InputError(
+        raise errors.InputError(
             f"the servers are of different precision ({listed}), and their pictures would differ; "
             "name servers of one precision, or --mix-precisions"
         )
 
-    def _give_up(self, error: ServingError) -> None:
+    def _give_up(self, error: errors.ServingError) -> None:
         """End the run: every present and later `lease` raises the error."""
         self._lost = error
         while self._waiting:
@@ -307,7 +299,7 @@ class Servers:
 
 def _check_same(first: Contract, other: Contract, name: str) -> None:
     if first != other:
-        raise InputError(
+        raise errors.InputError(
             f"{name}: serves another model than the run began with (bundle "
             f"{other.bundle_hash[:12] or 'without hash'} instead of "
             f"{first.bundle_hash[:12] or 'one without hash'}); its pictures would not match"

@@ -14,13 +14,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from sceneloom.errors import (
-    ConnectionClosedError,
-    InputError,
-    ModelFailedError,
-    ServerUnavailableError,
-    ServingError,
-)
+from sceneloom import errors
 from sceneloom.maps import DEFAULT_MAX_PIXELS, OnUnknown
 from sceneloom.pictures import Format
 from sceneloom.style import StyleChoice
@@ -53,17 +47,17 @@ class RetryPolicy:
 
     def __post_init__(self) -> None:
         if self.first_wait > self.longest_wait:
-            raise InputError(f"first_wait is {self.first_wait}; it is at most longest_wait")
+            raise errors.InputError(f"first_wait is {self.first_wait}; it is at most longest_wait")
 
-    def again(self, error: ServingError, failures: list[ServingError]) -> bool:
+    def again(self, error: errors.ServingError, failures: list[errors.ServingError]) -> bool:
         """Whether to request a picture again, after the last error and all failures so far."""
-        if isinstance(error, ConnectionClosedError):
+        if isinstance(error, errors.ConnectionClosedError):
             return True  # waiting for a server raises at once
-        away = sum(isinstance(e, ServerUnavailableError) for e in failures)
-        broken = sum(isinstance(e, ModelFailedError) for e in failures)
-        if isinstance(error, ServerUnavailableError):
+        away = sum(isinstance(e, errors.ServerUnavailableError) for e in failures)
+        broken = sum(isinstance(e, errors.ModelFailedError) for e in failures)
+        if isinstance(error, errors.ServerUnavailableError):
             return away < self.server_attempts
-        if isinstance(error, ModelFailedError):
+        if isinstance(error, errors.ModelFailedError):
             return broken < self.model_attempts
         return error.retryable and len(failures) - away - broken < self.attempts
 
@@ -127,7 +121,9 @@ class RenderSettings(StyleChoice):
         try:
             data = self.style_file.read_bytes()
         except OSError as error:
-            raise InputError(f"{self.style_file}: cannot be read ({error.strerror})") from None
+            raise errors.InputError(
+                f"{self.style_file}: cannot be read ({error.strerror})"
+            ) from None
         return json.dumps({"file": hashlib.sha256(data).hexdigest()})
 
     def parameters(self, *, styled: bool) -> str:

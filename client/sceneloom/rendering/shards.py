@@ -15,21 +15,13 @@ from collections.abc import Callable, Hashable
 from pathlib import Path
 from typing import Protocol
 
+from sceneloom import locations
 from sceneloom.errors import ImageReadError, InputError, SceneLoomError
 from sceneloom.files import HeldPlace, gone, may_pass, new_part, publish, remove_part, sweep
-from sceneloom.locations import (
-    file_names,
-    filesystem,
-    is_file,
-    is_remote,
-    join,
-    local_path,
-    put_remote,
-    reason_of,
-)
 from sceneloom.rendering.folder import make_folder
 from sceneloom.rendering.items import Written, key_error
 from sceneloom.rendering.tar import TarPart
+from sceneloom.text import reason
 
 _MAX_LISTS = 4
 
@@ -85,8 +77,8 @@ class ShardSink:
         """
         self._location, self._shards, self._stem = location, shards, stem
         self._max_pictures, self._max_bytes = max_pictures, max_bytes
-        remote = is_remote(location)
-        self._parts = Path(tempfile.gettempdir()) if remote else local_path(location)
+        remote = locations.is_remote(location)
+        self._parts = Path(tempfile.gettempdir()) if remote else locations.local_path(location)
         self._name_pattern = re.compile(rf"{re.escape(stem)}-(\d{{6,}}){re.escape(shards.ending)}")
         self._lock = threading.Lock()
         self._part: TarPart | None = None
@@ -114,7 +106,7 @@ class ShardSink:
                 for number, members in listed.items()
             }
             # A manifest that knows one picture of a shard knows why it does not know the others.
-            foreign = [n for n in listed if not is_file(self._mark(n))]
+            foreign = [n for n in listed if not locations.is_file(self._mark(n))]
             if foreign and not any(known.values()):
                 raise InputError(
                     f"{self._at(foreign[0])}: a shard of pictures of which this manifest knows "
@@ -125,15 +117,15 @@ class ShardSink:
                 self._keep(number, members, known[number])
                 self._settle(number)
                 self._shard_of.update({self._shards.key_of(m): number for m in known[number]})
-            if not is_remote(self._location):
-                self._held = HeldPlace(local_path(self._location))
+            if not locations.is_remote(self._location):
+                self._held = HeldPlace(locations.local_path(self._location))
         except ImageReadError as error:
             raise InputError(
                 f"{error}; move the file away, and its pictures are made again"
             ) from None
         except OSError as error:
-            reason = f"{self._location}: cannot be the folder for pictures ({reason_of(error)})"
-            raise (OSError(reason) if may_pass(error) else InputError(reason)) from None
+            text = f"{self._location}: cannot be the folder for pictures ({reason(error)})"
+            raise (OSError(text) if may_pass(error) else InputError(text)) from None
 
     def put(self, key: str, data: bytes, tag: Hashable) -> list[Written]:
         """Collect a picture; see `Sink`."""
@@ -165,8 +157,8 @@ class ShardSink:
         with self._lock:
             self._check()
             numbers = sorted(set(self._shard_of.values()))
-            for number in numbers[:1] if is_remote(self._location) else numbers:
-                if not is_file(self._at(number)):
+            for number in numbers[:1] if locations.is_remote(self._location) else numbers:
+                if not locations.is_file(self._at(number)):
                     raise gone(self._at(number))
             self._complete()
             for number, keys in self._replaced.items():
@@ -184,7 +176,7 @@ class ShardSink:
         shard, _, member = output.partition("#")
         if not self._name_pattern.fullmatch(shard):
             return None
-        location = join(self._location, shard)
+        location = locations.join(self._location, shard)
         try:
             with self._lists_lock:  # the lists read last are kept
                 if shard not in self._lists:
@@ -244,17 +236,17 @@ class ShardSink:
         """A file beside a shard until its pictures have their rows: a shard without rows and
         without mark is another manifest's.
         """
-        return join(self._location, f".{self._shard_name(number)}.unsettled")
+        return locations.join(self._location, f".{self._shard_name(number)}.unsettled")
 
     def _put_mark(self, number: int) -> None:
         mark = self._mark(number)
-        if is_remote(mark):
-            put_remote(mark, lambda fs, path: fs.pipe_file(path, b""))
+        if locations.is_remote(mark):
+            locations.put_remote(mark, lambda fs, path: fs.pipe_file(path, b""))
         else:
-            local_path(mark).touch()
+            locations.local_path(mark).touch()
 
     def _settle(self, number: int) -> None:
-        if is_file(self._mark(number)):
+        if locations.is_file(self._mark(number)):
             _remove(self._mark(number))
 
     def _settle_known(self) -> None:
@@ -296,16 +288,16 @@ class ShardSink:
             raise
 
     def _publish(self, part: Path, location: str) -> None:
-        if is_remote(location):
-            put_remote(location, lambda fs, path: fs.put_file(str(part), path))
+        if locations.is_remote(location):
+            locations.put_remote(location, lambda fs, path: fs.put_file(str(part), path))
             remove_part(part)
         else:
-            publish(part, local_path(location))
+            publish(part, locations.local_path(location))
 
     def _numbers(self) -> list[int]:
         """The numbers of the shards in the folder."""
         try:
-            names = file_names(self._location)
+            names = locations.file_names(self._location)
         except FileNotFoundError:  # an empty remote folder
             return []
         return sorted(int(match[1]) for match in map(self._name_pattern.fullmatch, names) if match)
@@ -314,12 +306,12 @@ class ShardSink:
         return f"{self._stem}-{number:06d}{self._shards.ending}"
 
     def _at(self, number: int) -> str:
-        return join(self._location, self._shard_name(number))
+        return locations.join(self._location, self._shard_name(number))
 
 
 def _remove(location: str) -> None:
-    if not is_remote(location):
-        local_path(location).unlink()
+    if not locations.is_remote(location):
+        locations.local_path(location).unlink()
         return
-    with filesystem(location) as (fs, path):
+    with locations.filesystem(location) as (fs, path):
         fs.rm_file(path)

@@ -17,8 +17,8 @@ from sceneloom.errors import ServingError
 from sceneloom.files import may_pass
 from sceneloom.pictures import encode_picture
 from sceneloom.rendering.connections import Reply
-from sceneloom.rendering.items import Failed, MapItem, Rendered, Sink, Skipped, Written
-from sceneloom.rendering.loading import Loaded, Prepared
+from sceneloom.rendering.items import Failed, MapItem, Rendered, Sink, Written
+from sceneloom.rendering.loading import Prepared
 from sceneloom.rendering.manifest import Manifest, Origin, Row
 from sceneloom.rendering.settings import RenderSettings
 from sceneloom.request import Padding
@@ -33,8 +33,8 @@ def location_is_gone(error: OSError) -> bool:
 class PictureStore(Protocol):
     """The store of a pipeline; thread-safe."""
 
-    def skip(self, loaded: Loaded) -> Skipped | None:
-        """The picture that exists already, or None."""
+    def found(self, key: str, input_hash: str) -> Row | None:
+        """The row of the picture that exists already, from this input, or None."""
 
     def put(self, prepared: Prepared, reply: Reply, attempts: int) -> list[Rendered]:
         """Take a picture; returns the pictures that are complete now."""
@@ -78,13 +78,6 @@ class Store:
         if data is None or hashlib.sha256(data).hexdigest() != row.output_hash:
             return None
         return row
-
-    def skip(self, loaded: Loaded) -> Skipped | None:
-        """The picture that exists already, unchanged and made from the same input, or None."""
-        row = self.found(loaded.item.key, loaded.input_hash)
-        if row is None:
-            return None
-        return Skipped(key=row.key, output=row.output, engine=row.engine)
 
     def put(self, prepared: Prepared, reply: Reply, attempts: int) -> list[Rendered]:
         """Encode a picture and put it in its location.

@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 import re
 import tarfile
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, NamedTuple, cast
@@ -17,7 +16,7 @@ from typing import IO, NamedTuple, cast
 from sceneloom.errors import ImageReadError, InputError
 from sceneloom.file_tree import HIDDEN, NAMED, LeftOut, is_hidden
 from sceneloom.files import remove_part
-from sceneloom.locations import last_part, lies_in, open_binary, parent, read_range, reason_of
+from sceneloom.locations import last_part, lies_in, open_binary, parent, read_range
 from sceneloom.maps import MAP_SUFFIXES
 from sceneloom.pictures import FORMATS, Format
 from sceneloom.rendering.items import (
@@ -28,6 +27,7 @@ from sceneloom.rendering.items import (
     broken_item,
     key_error,
 )
+from sceneloom.text import reason
 
 _BLOCK = tarfile.BLOCKSIZE
 _END = bytes(2 * _BLOCK)
@@ -129,7 +129,7 @@ class TarSource:
         self._label = label
         self._count: int | None = None
         self._beside = tuple(left_out)
-        self._members_left_out = LeftOutMembers()
+        self._members_left_out: list[LeftOut] = []
         kinds = [kind for kind in (label, instance) if kind is not None]
         self._other = "not called " + " or ".join(f"KEY.{kind}.png" for kind in kinds)
         either = "|".join(map(re.escape, kinds))
@@ -141,15 +141,16 @@ class TarSource:
             self._count = sum(1 for _ in self)
         return self._count
 
+    @property
     def left_out(self) -> Sequence[LeftOut]:
         """Files beside the shards, and members that are no maps, as far as they are read."""
-        return [*self._beside, *self._members_left_out.entries()]
+        return [*self._beside, *self._members_left_out]
 
     def __iter__(self) -> Iterator[MapItem]:
         """The maps, shard by shard; raises InputError if two have one key, or there are none."""
         seen: set[str] = set()
         number = 0
-        left_out = LeftOutMembers()
+        left_out: dict[str, list[LeftOut]] = {}
         for shard in self._shards:
             for found in self._groups(shard, left_out):
                 if found.fault is None and found.key in seen:
@@ -164,7 +165,7 @@ class TarSource:
                 elif found.label is None:
                     assert found.instance is not None
                     name = found.instance.name.removeprefix(f"{shard}/")
-                    left_out.add("without a label map", f"{last_part(shard)}/{name}")
+                    _leave_out(left_out, "without a label map", f"{last_part(shard)}/{name}")
                 else:
                     number += 1
                     if fault := key_error(found.key):
@@ -172,8 +173,9 @@ class TarSource:
                         yield broken_item(shard, number, name, fault)
                     else:
                         yield MapItem(key=found.key, label=found.label, instance=found.instance)
-            if left_out.count > self._members_left_out.count:  # another pass may be behind
-                self._members_left_out = left_out
+            found_here = [one for entries in left_out.values() for one in entries]
+            if _total(found_here) > _total(self._members_left_out):  # another pass may be ahead
+                self._members_left_out = found_here
         if not number:
             raise InputError(f"{self._name}: no files KEY.{self._label}.png in it")
 
@@ -181,7 +183,7 @@ class TarSource:
         """Whether shards of pictures there would lie among the shards of maps."""
         return any(lies_in(location, parent(s)) and lies_in(s, location) for s in self._shards)
 
-    def _groups(self, shard: str, left_out: LeftOutMembers) -> Iterator[_Group]:
+    def _groups(self, shard: str, left_out: dict[str, list[LeftOut]]) -> Iterator[_Group]:
         """The maps of a shard, grouped by key, and at last its damage."""
         group: _Group | None = None
         fault = None
@@ -192,8 +194,8 @@ class TarSource:
                     hidden = any(map(is_hidden, member.name.split("/")))
                     if match is None or hidden:
                         if not member.is_folder:
-                            reason = HIDDEN if hidden else self._other
-                            left_out.add(reason, f"{last_part(shard)}/{member.name}")
+                            why = HIDDEN if hidden else self._other
+                            _leave_out(left_out, why, f"{last_part(shard)}/{member.name}")
                         continue
                     if group is None or group.key != match[1]:
                         if group is not None:
@@ -214,38 +216,24 @@ class TarSource:
         except ImageReadError as error:
             fault = str(error).removeprefix(f"{shard}: ")
         except OSError as error:
-            fault = f"cannot be read ({reason_of(error)})"
+            fault = f"cannot be read ({reason(error)})"
         if group is not None:
             yield group
         if fault:
             yield _Group("", fault)
 
 
-class LeftOutMembers:
-    """Counts the members of archives that are no maps, and keeps the first names of each reason."""
+def _total(left_out: Sequence[LeftOut]) -> int:
+    return sum(one.count for one in left_out)
 
-    def __init__(self) -> None:
-        self.count = 0
-        self._counts: Counter[str] = Counter()
-        self._names: dict[str, list[str]] = {}
 
-    def add(self, reason: str, name: str) -> None:
-        """Count a member."""
-        self.count += 1
-        self._counts[reason] += 1
-        names = self._names.setdefault(reason, [])
-        if len(names) < NAMED:
-            names.append(name)
-
-    def entries(self) -> list[LeftOut]:
-        """As `LeftOut`; the last one of a reason counts the members without name."""
-        entries = []
-        for reason, names in self._names.items():
-            *first, last = names
-            entries += [LeftOut(reason=reason, name=name) for name in first]
-            count = self._counts[reason] - len(first)
-            entries.append(LeftOut(reason=reason, name=last, count=count))
-        return entries
+def _leave_out(left_out: dict[str, list[LeftOut]], reason: str, name: str) -> None:
+    """Add a member: the first ones of each reason by name, the others as the count of the last."""
+    entries = left_out.setdefault(reason, [])
+    if len(entries) < NAMED:
+        entries.append(LeftOut(reason=reason, name=name))
+    else:
+        entries[-1] = dataclasses.replace(entries[-1], count=entries[-1].count + 1)
 
 
 @dataclasses.dataclass

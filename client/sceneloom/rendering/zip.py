@@ -6,14 +6,15 @@ import dataclasses
 import struct
 import zipfile
 import zlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator
 
 from sceneloom.errors import ImageReadError, InputError
 from sceneloom.file_tree import LeftOut, describe, split_hidden
-from sceneloom.locations import lies_in, open_binary, read_range, reason_of
+from sceneloom.locations import lies_in, open_binary, read_range
 from sceneloom.maps import MAP_SUFFIXES
 from sceneloom.pairing import is_map_name, pair_names
 from sceneloom.rendering.items import MapItem, broken_item, check_size, key_error
+from sceneloom.text import reason
 
 _STORED, _DEFLATED = zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED
 _LOCAL_HEADER = struct.Struct("<4s22xHH")  # signature, lengths of the name and of the extra field
@@ -62,7 +63,7 @@ class ZippedFile:
             if self.method != _STORED:
                 data = zlib.decompressobj(-zlib.MAX_WBITS).decompress(data, self.size + 1)
         except OSError as error:
-            raise ImageReadError(f"{self.name}: cannot be read ({reason_of(error)})") from None
+            raise ImageReadError(f"{self.name}: cannot be read ({reason(error)})") from None
         except zlib.error as error:
             raise ImageReadError(f"{self.name}: damaged ({error})") from None
         if len(data) != self.size or zlib.crc32(data) != self.checksum:
@@ -96,42 +97,50 @@ class ZipSource:
         """
         self._archive = archive
         members = _members(archive)
-        label_files = _below(members, labels, archive)
-        instance_files = {} if instances is None else _below(members, instances, archive)
-        inner_labels, inner_instances = _inner(labels), _inner(instances or "")
-        together = instances is not None and inner_labels == inner_instances
-        if instances is not None and not together:  # one may lie in the other
-            label_files = _outside(label_files, inner_instances)
-            instance_files = _outside(instance_files, inner_labels)
-        label_names, left_out = _visible(label_files)
-        instance_names, others = _visible({} if together else instance_files)
+        folders = [labels] if instances is None else [labels, instances]
+        inner = [_inner(folder) for folder in folders]
+        together = len(inner) > 1 and inner[0] == inner[1]
+        names: list[list[str]] = []
+        self.left_out: list[LeftOut] = []
+        for prefix in inner[: 1 if together else 2]:
+            found = [name for name in members if name.startswith(prefix)]
+            if prefix and not any(map(is_map_name, found)):
+                top = sorted({name.partition("/")[0] for name in members if "/" in name})
+                raise InputError(
+                    f"{archive}/{prefix[:-1]}: no maps in a folder of this name; name the folders "
+                    "in the archive with --labels and --instances"
+                    + (f" (it holds {', '.join(top[:8])})" if top else " (. for all of it)")
+                )
+            for other in inner:  # one may lie in the other
+                if other != prefix and other.startswith(prefix):
+                    found = [name for name in found if not name.startswith(other)]
+            visible, hidden = split_hidden(sorted(name.removeprefix(prefix) for name in found))
+            names.append(visible)
+            self._leave_out(prefix, hidden)
         pairing = pair_names(
-            label_names,
-            None if instances is None else instance_names,
+            names[0],
+            None if instances is None else names[-1],
             together=together,
             training_ids=training_ids,
-            place_of_label=lambda name: label_files[name].name,
-            place_of_instance=lambda name: instance_files[name].name,
+            place_of_label=lambda name: f"{archive}/{inner[0]}{name}",
+            place_of_instance=lambda name: f"{archive}/{inner[-1]}{name}",
         )
-        left_out += others
-        left_out += _named(pairing.labels_left_out, label_files)
-        left_out += _named(pairing.instances_left_out, instance_files)
+        self._leave_out(inner[0], pairing.labels_left_out)
+        self._leave_out(inner[-1], pairing.instances_left_out)
         if not pairing.pairs:
             reason = f"{archive}/{labels}: no label maps ({', '.join(MAP_SUFFIXES)})"
-            raise InputError("; ".join([reason, *describe(left_out)]))
-        self._left_out = left_out
+            raise InputError("; ".join([reason, *describe(self.left_out)]))
         self._items = [
-            (key, label_files[label], None if instance is None else instance_files[instance])
+            (key, members[inner[0] + label], members[inner[-1] + instance] if instance else None)
             for key, label, instance in pairing.pairs
         ]
+
+    def _leave_out(self, prefix: str, left_out: Iterable[LeftOut]) -> None:
+        self.left_out += [dataclasses.replace(one, name=prefix + one.name) for one in left_out]
 
     def count(self) -> int:
         """The number of label maps."""
         return len(self._items)
-
-    def left_out(self) -> Sequence[LeftOut]:
-        """The files of both folders that are in no pair."""
-        return self._left_out
 
     def __iter__(self) -> Iterator[MapItem]:
         """The maps, in key order."""
@@ -159,7 +168,7 @@ def _members(archive: str) -> dict[str, ZippedFile]:
             raise
         raise InputError(f"{archive}: truncated, damaged or no zip file ({error})") from None
     except OSError as error:
-        raise InputError(f"{archive}: cannot be read ({reason_of(error)})") from None
+        raise InputError(f"{archive}: cannot be read ({reason(error)})") from None
     members: dict[str, ZippedFile] = {}
     for info in infos:
         name = info.filename.removeprefix("./")
@@ -184,34 +193,3 @@ def _inner(folder: str) -> str:
     """The start of the names of a folder's members: empty, or with a slash behind it."""
     parts = [part for part in folder.split("/") if part not in ("", ".")]
     return "".join(f"{part}/" for part in parts)
-
-
-def _below(members: Mapping[str, ZippedFile], folder: str, archive: str) -> dict[str, ZippedFile]:
-    """The members of a folder, by their names in it."""
-    prefix = _inner(folder)
-    found = {n.removeprefix(prefix): file for n, file in members.items() if n.startswith(prefix)}
-    if not any(map(is_map_name, found)) and prefix:
-        top = sorted({name.partition("/")[0] for name in members if "/" in name})
-        raise InputError(
-            f"{archive}/{prefix[:-1]}: no maps in a folder of this name; name the folders in the "
-            "archive with --labels and --instances"
-            + (f" (it holds {', '.join(top[:8])})" if top else " (. for all of it)")
-        )
-    return found
-
-
-def _outside(files: dict[str, ZippedFile], inner: str) -> dict[str, ZippedFile]:
-    """The files outside an inner folder."""
-    return {n: f for n, f in files.items() if not inner or not f.member.startswith(inner)}
-
-
-def _visible(files: Mapping[str, ZippedFile]) -> tuple[list[str], list[LeftOut]]:
-    """The names that are not hidden, in order, and the hidden ones."""
-    names, hidden = split_hidden(sorted(files))
-    folder = next((f.member.removesuffix(n) for n, f in files.items()), "")
-    return names, [dataclasses.replace(one, name=folder + one.name) for one in hidden]
-
-
-def _named(left_out: Iterable[LeftOut], files: Mapping[str, ZippedFile]) -> list[LeftOut]:
-    """The files left out, by their names in the archive."""
-    return [dataclasses.replace(one, name=files[one.name].member) for one in left_out]

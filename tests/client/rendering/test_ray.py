@@ -16,6 +16,7 @@ import pytest
 from map_sets import as_png, small_maps, write_folder
 from ray import cloudpickle
 
+from noop_server import NoopServer, write_noop_repository
 from sceneloom.errors import InputError, MissingDependencyError, ServerUnavailableError
 from sceneloom.file_tree import LeftOut, describe
 from sceneloom.files import SHARED_MEMORY
@@ -27,7 +28,6 @@ from sceneloom.rendering.plan import Maps, Pictures, TritonServers, make_plan
 from sceneloom.rendering.ray_engine import RayRun, RaySettings, ray_started
 from sceneloom.rendering.run import Plan, RenderRun
 from sceneloom.rendering.settings import Container, RenderSettings, ShardSettings
-from sceneloom_bench.noop_server import NoopServer, write_noop_repository
 
 pytestmark = pytest.mark.triton
 
@@ -145,7 +145,7 @@ def test_ray_gives_what_threads_give_although_it_is_stopped_and_an_actor_is_kill
                 actors()[0].kill()
                 killed = True
         assert run.count == 92
-        assert describe(run.left_out()) == [
+        assert describe(run.left_out) == [
             "left out: 1 of a kind that is not read (test_label/notes.txt)"
         ]
         assert run.levels().window >= 1
@@ -209,6 +209,7 @@ class BrokenSource:
     def count(self) -> int:
         return self._whole.count() + 1
 
+    @property
     def left_out(self) -> list[LeftOut]:
         return []
 

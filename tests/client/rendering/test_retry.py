@@ -70,8 +70,7 @@ def test_the_budget_lets_few_through_and_never_none() -> None:
     assert waits[10:] == [1.0, 2.0, 3.0, 4.0, 5.0]
     assert budget.spend(now=100.0) == 0.0
     spent = RetryBudget(0.5, max_left=4)
-    for _ in range(1000):
-        spent.earn()
+    spent.requests = 1000
     assert [spent.spend(now=0.0) for _ in range(5)] == [0.0, 0.0, 0.0, 0.0, 1.0]
 
 
