@@ -140,7 +140,7 @@ def _decode(source: str | Path | bytes, name: str | None, max_pixels: int) -> tu
     if data.startswith(SIGNATURE):
         if data[12:16] == b"IHDR" and len(data) >= 24:
             height, width = (int.from_bytes(data[at : at + 4], "big") for at in (20, 16))
-            _check_pixels(height, width, name, max_pixels)
+            check_pixels(height, width, name, max_pixels)
         pixels = png_pixels(data, name)
         return _decode_image(PngImagePlugin.PngImageFile, data, name, max_pixels, pixels), name
     if data.startswith(_TIFF):
@@ -190,7 +190,7 @@ def _decode_image(
             f"{name}: damaged header, or a kind of file that is not read ({reason(error)})"
         ) from None
     width, height = image.size
-    _check_pixels(height, width, name, max_pixels)
+    check_pixels(height, width, name, max_pixels)
     if image.mode in _COLOUR_MODES:
         raise errors.NotALabelMapError(
             f"{name}: a colour picture ({image.mode}), not a map of ids; give the grey or palette "
@@ -272,7 +272,7 @@ def _decode_npy(data: bytes, name: str, max_pixels: int) -> Array:
             f"{name}: an array of {dtype} {list(shape)}; ids are a whole-number array [height, "
             "width]"
         )
-    _check_pixels(shape[0], shape[1], name, max_pixels)
+    check_pixels(shape[0], shape[1], name, max_pixels)
     try:
         values: Array = np.load(io.BytesIO(data), allow_pickle=False)
     except Exception as error:
@@ -280,7 +280,8 @@ def _decode_npy(data: bytes, name: str, max_pixels: int) -> Array:
     return values
 
 
-def _check_pixels(height: int, width: int, name: str, max_pixels: int) -> None:
+def check_pixels(height: int, width: int, name: str, max_pixels: int) -> None:
+    """Raise ImageReadError for an image without pixels, ImageTooLargeError above the limit."""
     if height < 1 or width < 1:
         raise errors.ImageReadError(f"{name}: the image is {width}x{height} pixels")
     if height * width > max_pixels:
