@@ -6,6 +6,7 @@ with TritonSynthesizer("127.0.0.1:8001", transport="auto") as synthesizer:
 
 from __future__ import annotations
 
+import contextlib
 from typing import Literal, get_args
 
 from sceneloom import errors
@@ -67,23 +68,21 @@ def connect(
         return HttpTransport(url, why="HTTP address")
     if transport == "grpc":
         return GrpcTransport(url)
-    shared = SharedMemoryTransport(url, why=_PROVEN)
-    try:
-        config = shared.model_config(model, timeout=timeouts.connect)
-        contract = Contract.loads(config.parameters.get(PARAMETER, ""), source=f"model {model!r}")
-        inputs = random_inputs(contract)
-        reason = shared.prove(model, inputs, OUTPUT_IMAGE, timeout=timeouts.infer)
-    except BaseException as error:
-        unproven = isinstance(error, (errors.ServingError, errors.SchemaError))
-        if not unproven or isinstance(
-            error, (errors.ServerUnavailableError, errors.DeadlineExceededError)
-        ):
-            shared.close()
+    with contextlib.ExitStack() as unless_proven:
+        shared = SharedMemoryTransport(url, why=_PROVEN)
+        unless_proven.callback(shared.close)
+        try:
+            config = shared.model_config(model, timeout=timeouts.connect)
+            text = config.parameters.get(PARAMETER, "")
+            inputs = random_inputs(Contract.loads(text, source=f"model {model!r}"))
+            reason = shared.prove(model, inputs, OUTPUT_IMAGE, timeout=timeouts.infer)
+        except (errors.ServerUnavailableError, errors.DeadlineExceededError):
             raise
-        reason = f"shared memory could not be proven ({error})"
-    if not reason:
-        return shared
-    shared.close()
+        except (errors.ServingError, errors.SchemaError) as error:
+            reason = f"shared memory could not be proven ({error})"
+        if not reason:
+            unless_proven.pop_all()
+            return shared
     if transport == "grpc-shm":
         raise errors.InputError(f"{url}: shared memory cannot be used: {reason}")
     return GrpcTransport(url, why=reason)
