@@ -23,59 +23,26 @@ from sceneloom.text import printable
 from sceneloom.version import __version__
 
 COMMANDS = {
-    "import": (
-        "sceneloom_training.import_command",
-        "turn a published pix2pixHD generator into a checkpoint bundle",
-    ),
-    "styles": (
-        "sceneloom_training.styles_command",
-        "cluster the styles of photographs into a checkpoint's contract",
-    ),
-    "encode-style": (
-        "sceneloom_training.encode_style_command",
-        "write the styles of a reference photograph to a file",
-    ),
+    "import": ("sceneloom_training.import_command", "import published pix2pixHD weights"),
+    "styles": ("sceneloom_training.styles_command", "cluster the styles of photographs"),
+    "encode-style": ("sceneloom_training.encode_style_command", "write the styles of a photograph"),
     "train": ("sceneloom_training.train_command", "train a model, or resume its training"),
     "train-segmenter": (
         "sceneloom_training.train_segmenter_command",
-        "train a segmentation network to judge pictures with",
+        "train a segmentation network",
     ),
-    "evaluate": (
-        "sceneloom_training.evaluate_command",
-        "segment pictures again, and score them beside the real photographs",
-    ),
-    "export": (
-        "sceneloom_export.export_command",
-        "turn a checkpoint bundle into a Triton repository, proven",
-    ),
-    "engine": (
-        "sceneloom_export.engine_command",
-        "build a TensorRT plan for this machine's GPU, proven",
-    ),
-    "runtimes": (
-        "sceneloom_serving.runtimes_command",
-        "list the engines, and why one cannot run on this machine",
-    ),
-    "serve": (
-        "sceneloom_serving.serve_command",
-        "serve an exported repository with the bundled Triton server",
-    ),
-    "verify": (
-        "sceneloom_serving.verify_command",
-        "check that a repository still is what export wrote",
-    ),
-    "probe": (
-        "sceneloom_serving.probe_command",
-        "prove a running server with one inference whose answer is known",
-    ),
-    "render": (
-        "sceneloom.render_command",
-        "render a data set of label maps through Triton servers",
-    ),
+    "evaluate": ("sceneloom_training.evaluate_command", "score pictures against real photographs"),
+    "export": ("sceneloom_export.export_command", "export a checkpoint for Triton, proven"),
+    "engine": ("sceneloom_export.engine_command", "build a proven TensorRT plan for this GPU"),
+    "runtimes": ("sceneloom_serving.runtimes_command", "list the engines of this machine"),
+    "serve": ("sceneloom_serving.serve_command", "serve an export with the bundled Triton server"),
+    "verify": ("sceneloom_serving.verify_command", "check that an export is unchanged"),
+    "probe": ("sceneloom_serving.probe_command", "prove a running server with one inference"),
+    "render": ("sceneloom.render_command", "render a data set through Triton servers"),
     "bench": ("sceneloom_bench.bench_command", "measure engines, servers and rendering"),
     "schemas": ("sceneloom.schemas_command", "list the built-in label schemas, or show one"),
 }
-"""Subcommand -> the module whose `main` it runs, and one line of help."""
+"""Subcommand -> module with its `main`, and one line of help."""
 _HELP = "\n".join(
     [
         "usage: sceneloom COMMAND [ARGUMENTS]",

@@ -22,19 +22,19 @@ _PACKAGES = {"s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "az": "
 _BLOCK = 1 << 16
 
 
-def is_remote(place: str) -> bool:
-    """Whether a place is a URL other than file://."""
-    match = _URL.match(place)
+def is_remote(location: str) -> bool:
+    """Whether a location is a URL other than file://."""
+    match = _URL.match(location)
     return match is not None and match[1].lower() != "file"
 
 
-def local_path(place: str) -> Path:
-    """Path of a local place, with or without ``file://``."""
-    return Path(re.sub(r"^file://", "", place, flags=re.IGNORECASE))
+def local_path(location: str) -> Path:
+    """Path of a local location, with or without ``file://``."""
+    return Path(re.sub(r"^file://", "", location, flags=re.IGNORECASE))
 
 
 def join(folder: str, name: str) -> str:
-    """A place below a folder; an absolute path or URL stays unchanged."""
+    """A location below a folder; an absolute path or URL stays unchanged."""
     if _URL.match(name) or name.startswith("/"):
         return name
     if not is_remote(folder):
@@ -43,29 +43,29 @@ def join(folder: str, name: str) -> str:
     return "/".join([folder.rstrip("/"), *parts])
 
 
-def last_part(place: str) -> str:
+def last_part(location: str) -> str:
     """Name without folders."""
-    return PurePosixPath(place).name
+    return PurePosixPath(location).name
 
 
-def parent(place: str) -> str:
+def parent(location: str) -> str:
     """Folder of a file."""
-    if not is_remote(place):
-        return str(local_path(place).parent)
-    return place.rstrip("/").rpartition("/")[0]
+    if not is_remote(location):
+        return str(local_path(location).parent)
+    return location.rstrip("/").rpartition("/")[0]
 
 
-def lies_in(place: str, folder: str) -> bool:
-    """Whether a place is a folder or lies inside it, links followed."""
-    if is_remote(place) or is_remote(folder):
-        return (place.rstrip("/") + "/").startswith(folder.rstrip("/") + "/")
+def lies_in(location: str, folder: str) -> bool:
+    """Whether a location is a folder or lies inside it, links followed."""
+    if is_remote(location) or is_remote(folder):
+        return (location.rstrip("/") + "/").startswith(folder.rstrip("/") + "/")
     # Not Path.resolve, which raises a RuntimeError at links in a circle.
-    inner, outer = (os.path.realpath(local_path(one)) for one in (place, folder))
+    inner, outer = (os.path.realpath(local_path(one)) for one in (location, folder))
     return Path(inner).is_relative_to(outer)
 
 
 @contextlib.contextmanager
-def filesystem(place: str) -> Iterator[tuple[Any, str]]:
+def filesystem(location: str) -> Iterator[tuple[Any, str]]:
     """File system of a URL and the path in it; its errors become OSErrors with the file's name.
 
     Raises MissingDependencyError without the package for this kind of URL, InputError for an
@@ -75,23 +75,23 @@ def filesystem(place: str) -> Iterator[tuple[Any, str]]:
 
     try:
         try:
-            found = fsspec.core.url_to_fs(place)
+            found = fsspec.core.url_to_fs(location)
         except ImportError as error:
-            package = _PACKAGES.get(place.partition("://")[0].lower())
+            package = _PACKAGES.get(location.partition("://")[0].lower())
             line = f": pip install {package}" if package else f" ({error})"
             raise MissingDependencyError(
-                f"{place} needs {package or 'a package'}, which is not installed{line}"
+                f"{location} needs {package or 'a package'}, which is not installed{line}"
             ) from None
         except ValueError as error:
-            raise InputError(f"{place}: no such kind of place ({error})") from None
+            raise InputError(f"{location}: no such kind of place ({error})") from None
         yield found
     except (SceneLoomError, MemoryError):
         raise
     except OSError as error:
         reason = error.strerror or str(error) or type(error).__name__
-        raise OSError(error.errno or errno.EIO, reason, place) from None
+        raise OSError(error.errno or errno.EIO, reason, location) from None
     except Exception as error:  # each store has a family of its own
-        raise OSError(errno.EIO, str(error) or type(error).__name__, place) from None
+        raise OSError(errno.EIO, str(error) or type(error).__name__, location) from None
 
 
 def reason_of(error: OSError) -> str:
@@ -99,21 +99,21 @@ def reason_of(error: OSError) -> str:
     return error.strerror or str(error)
 
 
-def is_folder(place: str) -> bool:
+def is_folder(location: str) -> bool:
     """Whether a folder exists (in an object store: a file below this name); raises OSError if the
-    place cannot be reached.
+    location cannot be reached.
     """
-    if not is_remote(place):
-        return local_path(place).is_dir()
-    with filesystem(place) as (fs, path):
+    if not is_remote(location):
+        return local_path(location).is_dir()
+    with filesystem(location) as (fs, path):
         return bool(fs.isdir(path))
 
 
-def is_file(place: str) -> bool:
+def is_file(location: str) -> bool:
     """Whether a file exists; raises OSError if the store cannot be reached."""
-    if not is_remote(place):
-        return local_path(place).is_file()
-    with filesystem(place) as (fs, path):
+    if not is_remote(location):
+        return local_path(location).is_file()
+    with filesystem(location) as (fs, path):
         return bool(fs.isfile(path))
 
 
@@ -147,31 +147,31 @@ def folder_names(folder: str) -> list[str]:
         return sorted(last_part(one["name"]) for one in listed if one["type"] == "directory")
 
 
-def open_binary(place: str) -> IO[bytes]:
+def open_binary(location: str) -> IO[bytes]:
     """Open a file for reading, seekable; raises OSError if it cannot be opened."""
-    if not is_remote(place):
-        return local_path(place).open("rb")
-    with filesystem(place) as (fs, path):
+    if not is_remote(location):
+        return local_path(location).open("rb")
+    with filesystem(location) as (fs, path):
         return cast("IO[bytes]", fs.open(path, "rb", block_size=_BLOCK, cache_type="readahead"))
 
 
-def read_range(place: str, start: int, size: int) -> bytes:
+def read_range(location: str, start: int, size: int) -> bytes:
     """Read `size` bytes from `start`, fewer at the file's end; raises OSError if that fails."""
-    if not is_remote(place):
-        with local_path(place).open("rb") as stream:
+    if not is_remote(location):
+        with local_path(location).open("rb") as stream:
             stream.seek(start)
             return stream.read(size)
-    with filesystem(place) as (fs, path):
+    with filesystem(location) as (fs, path):
         return bytes(fs.cat_file(path, start=start, end=start + size)) if size else b""
 
 
-def put_remote(place: str, put: Callable[[Any, str], object]) -> None:
-    """Put a file into a remote place; raises OSError if that fails.
+def put_remote(location: str, put: Callable[[Any, str], object]) -> None:
+    """Put a file into a remote location; raises OSError if that fails.
 
     `put` writes it, to a file system and a path in it. It is called again once a missing folder is
     made, in stores with real folders.
     """
-    with filesystem(place) as (fs, path):
+    with filesystem(location) as (fs, path):
         try:
             put(fs, path)
         except FileNotFoundError:

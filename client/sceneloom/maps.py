@@ -17,17 +17,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from sceneloom import errors
 from sceneloom.contract import Contract
-from sceneloom.errors import (
-    ImageReadError,
-    ImageTooLargeError,
-    InputError,
-    MissingInputError,
-    NotALabelMapError,
-    SizeError,
-    TooManyInstancesError,
-    UnknownLabelError,
-)
 from sceneloom.kinds import check_kind
 from sceneloom.png import SIGNATURE, check_png_rows, png_pixels
 from sceneloom.schema import MAX_FILE_VALUE, NO_CHANNEL, LabelSchema
@@ -98,7 +89,7 @@ def read_label_map(
     values, name = _decode(source, name, max_pixels)
     if values.size and (int(values.min()) < 0 or int(values.max()) > np.iinfo(np.uint16).max):
         hint = "save pixels without a label as 255" if values.min() < 0 else "an instance map?"
-        raise NotALabelMapError(
+        raise errors.NotALabelMapError(
             f"{name}: values from {values.min()} to {values.max()} are no label ids (0 to 65535); "
             f"{hint}"
         )
@@ -110,7 +101,7 @@ def read_label_map(
         # By value: `to_channels` marks unknown pixels by 255, which can also be a real channel.
         channels[np.isin(values, list(counts))] = schema.unlabelled_channel
         return channels
-    raise UnknownLabelError(f"{name}: {_describe_unknown(counts, schema, wide)}", counts)
+    raise errors.UnknownLabelError(f"{name}: {_describe_unknown(counts, schema, wide)}", counts)
 
 
 def read_instance_map(
@@ -122,7 +113,7 @@ def read_instance_map(
     """
     values, name = _decode(source, name, max_pixels)
     if values.size and (int(values.min()) < 0 or int(values.max()) > np.iinfo(np.int32).max):
-        raise NotALabelMapError(
+        raise errors.NotALabelMapError(
             f"{name}: instance ids from {values.min()} to {values.max()}; they must be 0 to "
             "2147483647"
         )
@@ -133,7 +124,7 @@ def parse_size(text: str, *, of: str = "size") -> tuple[int, int]:
     """Parse WIDTHxHEIGHT, each side 1 to 99999, to (height, width); an InputError names `of`."""
     match = re.fullmatch(r"([1-9][0-9]{0,4})[xX]([1-9][0-9]{0,4})", text, re.ASCII)
     if match is None:
-        raise InputError(f"{of} is {text!r}; write WIDTHxHEIGHT, such as 2048x1024")
+        raise errors.InputError(f"{of} is {text!r}; write WIDTHxHEIGHT, such as 2048x1024")
     return int(match[2]), int(match[1])
 
 
@@ -145,11 +136,11 @@ def _decode(source: str | Path | bytes, name: str | None, max_pixels: int) -> tu
     name = name or ("(bytes)" if isinstance(source, bytes) else str(source) or "''")
     data = source if isinstance(source, bytes) else _read_bytes(Path(source), name, max_pixels)
     if not data:
-        raise ImageReadError(f"{name}: the file is empty")
+        raise errors.ImageReadError(f"{name}: the file is empty")
     if data.startswith(SIGNATURE):
         if data[12:16] == b"IHDR" and len(data) >= 24:
             height, width = (int.from_bytes(data[at : at + 4], "big") for at in (20, 16))
-            _check_pixels(height, width, name, max_pixels)
+            check_pixels(height, width, name, max_pixels)
         pixels = png_pixels(data, name)
         return _decode_image(PngImagePlugin.PngImageFile, data, name, max_pixels, pixels), name
     if data.startswith(_TIFF):
@@ -158,10 +149,10 @@ def _decode(source: str | Path | bytes, name: str | None, max_pixels: int) -> tu
         return _decode_npy(data, name, max_pixels), name
     for magic, kind in _LOSSY.items():
         if data.startswith(magic):
-            raise NotALabelMapError(
+            raise errors.NotALabelMapError(
                 f"{name}: a {kind} file; label and instance maps are read from PNG, TIFF or .npy"
             )
-    raise ImageReadError(f"{name}: not a PNG, TIFF or .npy file")
+    raise errors.ImageReadError(f"{name}: not a PNG, TIFF or .npy file")
 
 
 def _read_bytes(path: Path, name: str, max_pixels: int) -> bytes:
@@ -172,11 +163,11 @@ def _read_bytes(path: Path, name: str, max_pixels: int) -> bytes:
         data = path.read_bytes() if regular and status.st_size <= most else b""
     except (OSError, ValueError) as error:  # ValueError: a path with a null byte
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        raise ImageReadError(f"{name}: cannot be read ({reason})") from None
+        raise errors.ImageReadError(f"{name}: cannot be read ({reason})") from None
     if not regular:
-        raise ImageReadError(f"{name}: cannot be read (not a file)")
+        raise errors.ImageReadError(f"{name}: cannot be read (not a file)")
     if status.st_size > most:
-        raise ImageTooLargeError(
+        raise errors.ImageTooLargeError(
             f"{name}: {status.st_size:,} bytes; a map of {max_pixels:,} pixels, the limit, takes "
             "less"
         )
@@ -195,22 +186,24 @@ def _decode_image(
     try:
         image = plugin(io.BytesIO(data))
     except Exception as error:  # the decoders raise nearly anything on damaged headers
-        raise ImageReadError(
+        raise errors.ImageReadError(
             f"{name}: damaged header, or a kind of file that is not read ({reason(error)})"
         ) from None
     width, height = image.size
-    _check_pixels(height, width, name, max_pixels)
+    check_pixels(height, width, name, max_pixels)
     if image.mode in _COLOUR_MODES:
-        raise NotALabelMapError(
+        raise errors.NotALabelMapError(
             f"{name}: a colour picture ({image.mode}), not a map of ids; give the grey or palette "
             "file that holds them"
         )
     if image.mode not in _ID_MODES:
-        raise NotALabelMapError(
+        raise errors.NotALabelMapError(
             f"{name}: pixels of kind {image.mode}; ids are 8, 16 or 32-bit whole numbers"
         )
     if getattr(image, "is_animated", False):
-        raise NotALabelMapError(f"{name}: holds several pictures; give a file that holds one map")
+        raise errors.NotALabelMapError(
+            f"{name}: holds several pictures; give a file that holds one map"
+        )
     if png_pixels is not None:
         check_png_rows(data, png_pixels, name)
         bits, signed = data[24], None
@@ -220,9 +213,11 @@ def _decode_image(
         image.load()
         values = np.asarray(image)
     except Exception as error:
-        raise ImageReadError(f"{name}: truncated or damaged ({reason(error)})") from None
+        raise errors.ImageReadError(f"{name}: truncated or damaged ({reason(error)})") from None
     if values.shape != (height, width):
-        raise ImageReadError(f"{name}: truncated or damaged (decoded to {list(values.shape)})")
+        raise errors.ImageReadError(
+            f"{name}: truncated or damaged (decoded to {list(values.shape)})"
+        )
     if values.dtype == np.bool_:
         values = values.astype(np.uint8)
     if image.mode == "L" and bits in _SPREAD:
@@ -243,23 +238,23 @@ def _check_tiff(image: ImageFile.ImageFile, name: str) -> tuple[int, bool]:
         return value[0] if isinstance(value, tuple) and value else value
 
     if image.info["compression"] in _LOSSY_TIFF:
-        raise NotALabelMapError(
+        raise errors.NotALabelMapError(
             f"{name}: a TIFF file with {image.info['compression']} compression, which changes ids; "
             "save it with LZW, deflate or none"
         )
     # Pillow inverts "white is zero" at 8 bits and not at 16; other readers never do.
     photometric = tag(TiffImagePlugin.PHOTOMETRIC_INTERPRETATION)
     if photometric not in (_BLACK_IS_ZERO, _PALETTE):
-        raise NotALabelMapError(
+        raise errors.NotALabelMapError(
             f"{name}: a TIFF file that does not say that 0 is black (photometric interpretation "
             f"{photometric}); save it as BlackIsZero or palette"
         )
     if tag(TiffImagePlugin.SAMPLESPERPIXEL) not in (None, 1):
-        raise NotALabelMapError(f"{name}: several values per pixel, not a map of ids")
+        raise errors.NotALabelMapError(f"{name}: several values per pixel, not a map of ids")
     width, height = image.size
     extents = [tile[1] or (0, 0, 0, 0) for tile in image.tile]
     if sum((right - x) * (bottom - y) for x, y, right, bottom in extents) != height * width:
-        raise ImageReadError(f"{name}: damaged (strips of pixels are missing)")
+        raise errors.ImageReadError(f"{name}: damaged (strips of pixels are missing)")
     return tag(TiffImagePlugin.BITSPERSAMPLE), tag(TiffImagePlugin.SAMPLEFORMAT) == _SIGNED
 
 
@@ -271,25 +266,26 @@ def _decode_npy(data: bytes, name: str, max_pixels: int) -> Array:
         read_header = npy.read_array_header_1_0 if version_1 else npy.read_array_header_2_0
         shape, _, dtype = read_header(stream)
     except Exception as error:
-        raise ImageReadError(f"{name}: damaged header ({reason(error)})") from None
+        raise errors.ImageReadError(f"{name}: damaged header ({reason(error)})") from None
     if len(shape) != 2 or dtype.kind not in "iu":
-        raise NotALabelMapError(
+        raise errors.NotALabelMapError(
             f"{name}: an array of {dtype} {list(shape)}; ids are a whole-number array [height, "
             "width]"
         )
-    _check_pixels(shape[0], shape[1], name, max_pixels)
+    check_pixels(shape[0], shape[1], name, max_pixels)
     try:
         values: Array = np.load(io.BytesIO(data), allow_pickle=False)
     except Exception as error:
-        raise ImageReadError(f"{name}: truncated or damaged ({reason(error)})") from None
+        raise errors.ImageReadError(f"{name}: truncated or damaged ({reason(error)})") from None
     return values
 
 
-def _check_pixels(height: int, width: int, name: str, max_pixels: int) -> None:
+def check_pixels(height: int, width: int, name: str, max_pixels: int) -> None:
+    """Raise ImageReadError for an image without pixels, ImageTooLargeError above the limit."""
     if height < 1 or width < 1:
-        raise ImageReadError(f"{name}: the image is {width}x{height} pixels")
+        raise errors.ImageReadError(f"{name}: the image is {width}x{height} pixels")
     if height * width > max_pixels:
-        raise ImageTooLargeError(
+        raise errors.ImageTooLargeError(
             f"{name}: {width}x{height} is {height * width:,} pixels; the limit is {max_pixels:,}"
         )
 
@@ -326,11 +322,11 @@ def check_label_map(contract: Contract, label_map: Array) -> None:
     """
     _check_kinds(contract, label_map, "label map")
     if label_map.ndim != 2 or label_map.dtype != np.uint8:
-        raise InputError(
+        raise errors.InputError(
             f"a label map is uint8 [height, width], not {label_map.dtype} {list(label_map.shape)}"
         )
     if label_map.size == 0:
-        raise SizeError("the label map has no pixels")
+        raise errors.SizeError("the label map has no pixels")
     schema = contract.schema
     counts = np.bincount(label_map.ravel(), minlength=256)
     counts[: schema.channels] = 0
@@ -339,7 +335,7 @@ def check_label_map(contract: Contract, label_map: Array) -> None:
     unknown = {int(v): int(counts[v]) for v in np.flatnonzero(counts)}
     if unknown:
         listed = ", ".join(f"{v} ({counted(n, 'pixel')})" for v, n in unknown.items())
-        raise UnknownLabelError(
+        raise errors.UnknownLabelError(
             f"unknown label {listed}; {schema.name} has channels 0 to {schema.channels - 1}",
             unknown,
         )
@@ -356,24 +352,26 @@ def check_instance_map(
     if not contract.wants_instances:
         return None
     if instance_map is None:
-        raise MissingInputError(
+        raise errors.MissingInputError(
             "this model was trained with instance maps and needs one beside the label map"
         )
     _check_kinds(contract, instance_map, "instance map")
     if instance_map.ndim != 2 or instance_map.dtype.kind not in "iu":
-        raise InputError(
+        raise errors.InputError(
             f"an instance map is whole numbers [height, width], not {instance_map.dtype} "
             f"{list(instance_map.shape)}"
         )
     if instance_map.shape != label_map.shape:
         (h, w), (ih, iw) = label_map.shape, instance_map.shape
-        raise SizeError(
+        raise errors.SizeError(
             f"the label map is {w}x{h} and the instance map {iw}x{ih} (width x height); they must "
             "be equal"
         )
     low, high = int(instance_map.min()), int(instance_map.max())
     if low < 0 or high > np.iinfo(np.int32).max:
-        raise InputError(f"instance ids run from {low} to {high}; they must be 0 to 2147483647")
+        raise errors.InputError(
+            f"instance ids run from {low} to {high}; they must be 0 to 2147483647"
+        )
     return instance_map.astype(np.int32, copy=False)
 
 
@@ -382,7 +380,7 @@ def _check_kinds(contract: object, values: object, name: str) -> None:
     check_kind(values, np.ndarray, f"the array of the {name}")
     # The values of masked pixels mean nothing; rows of a matrix are matrices again.
     if isinstance(values, (np.ma.MaskedArray, np.matrix)):
-        raise InputError(
+        raise errors.InputError(
             f"a value of {type(values).__name__} where the plain array of the {name} belongs"
         )
 
@@ -411,7 +409,7 @@ def renumber_instances(
     """
     ids, dense = np.unique(instance_map, return_inverse=True)
     if len(ids) > limit:
-        raise TooManyInstancesError(
+        raise errors.TooManyInstancesError(
             f"the map has {len(ids)} instances; a styled model takes at most {limit}"
         )
     return dense.reshape(instance_map.shape).astype(np.int32), ids.astype(np.int32)
@@ -450,12 +448,12 @@ def instance_map_png(contract: Contract, label_map: Array, instance_map: Array) 
     """
     instances = check_instance_map(contract, label_map, instance_map)
     if instances is None:
-        raise InputError("this model takes no instance map: it was trained without")
+        raise errors.InputError("this model takes no instance map: it was trained without")
     if instances.max() > MAX_FILE_VALUE:
         try:
             instances, _ = renumber_instances(instances, MAX_FILE_VALUE + 1)
-        except TooManyInstancesError:
-            raise TooManyInstancesError(
+        except errors.TooManyInstancesError:
+            raise errors.TooManyInstancesError(
                 "the map has more instances than a PNG file has room for, 65536"
             ) from None
     return _png(instances.astype(np.uint16))

@@ -11,9 +11,9 @@ import numpy as np
 from PIL import Image as Pillow
 from PIL import ImageFile, JpegImagePlugin, PngImagePlugin, WebPImagePlugin
 
-from sceneloom.errors import ImageReadError, ImageTooLargeError, InputError, require
+from sceneloom.errors import ImageReadError, InputError, require
 from sceneloom.files import write_whole
-from sceneloom.maps import DEFAULT_MAX_PIXELS, Image
+from sceneloom.maps import DEFAULT_MAX_PIXELS, Image, check_pixels
 from sceneloom.png import SIGNATURE, check_png
 from sceneloom.text import reason
 
@@ -111,7 +111,7 @@ def decode_picture(
         width, height = plugin(io.BytesIO(data)).size
     except Exception as error:  # the decoders raise nearly anything on damaged headers
         raise ImageReadError(f"{name}: damaged header ({reason(error)})") from None
-    _check_pixels(height, width, max_pixels, name)
+    check_pixels(height, width, name, max_pixels)
     if plugin is PngImagePlugin.PngImageFile:
         check_png(data, name)
     decoded = None
@@ -122,13 +122,6 @@ def decode_picture(
     if decoded is None or decoded.shape[:2] != (height, width):
         raise ImageReadError(f"{name}: truncated or damaged")
     return cv2.cvtColor(decoded, cv2.COLOR_BGR2RGB).astype(np.uint8, copy=False)
-
-
-def _check_pixels(height: int, width: int, max_pixels: int, name: str) -> None:
-    if height * width > max_pixels:
-        raise ImageTooLargeError(
-            f"{name}: {width}x{height} is {height * width:,} pixels; the limit is {max_pixels:,}"
-        )
 
 
 def check_format(format: Format) -> None:
@@ -149,7 +142,7 @@ def _decode_jxl(data: bytes, max_pixels: int, name: str) -> Image:
     try:
         header = jxl.probe(data)
         height, width = int(header["height"]), int(header["width"])
-        _check_pixels(height, width, max_pixels, name)
+        check_pixels(height, width, name, max_pixels)
         decoded: Image = np.asarray(jxl.decode(data))
     except RuntimeError as error:
         raise ImageReadError(f"{name}: truncated or damaged ({error})") from None

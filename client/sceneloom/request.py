@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -144,18 +145,15 @@ def smallest_map(contract: Contract) -> tuple[LabelMap, InstanceMap | None]:
     """A map of one class, uint8 [H, W], and of one instance, int32 [H, W] or None, of the smallest
     size that a model takes.
     """
-    size = min(contract.sizes or ((contract.min_side, contract.min_side),))
+    size = min(contract.sizes or [(contract.min_side, contract.min_side)], key=math.prod)
     return np.zeros(size, np.uint8), np.zeros(size, np.int32) if contract.wants_instances else None
 
 
 def random_inputs(contract: Contract) -> dict[str, Array]:
     """Tensors of one random map of the smallest size that a model takes."""
-    side = contract.min_side
-    height, width = min(contract.sizes or [(side, side)], key=lambda size: size[0] * size[1])
+    label_map, instance_map = smallest_map(contract)
     rng = np.random.default_rng()
-    label_map = rng.integers(0, contract.schema.channels, (height, width), np.uint8)
-    instance_map = None
-    if contract.wants_instances:
-        instance_map = rng.integers(0, 100, (height, width), np.int32)
-    request = prepare(contract, label_map, instance_map, None)
-    return tensors(*stack([request]))
+    label_map = rng.integers(0, contract.schema.channels, label_map.shape, np.uint8)
+    if instance_map is not None:
+        instance_map = rng.integers(0, 100, label_map.shape, np.int32)
+    return tensors(*stack([prepare(contract, label_map, instance_map, None)]))

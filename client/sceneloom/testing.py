@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping
 
 import numpy as np
 
+from sceneloom import errors
 from sceneloom.contract import (
     ENGINE_PARAMETER,
     INPUT_INSTANCES,
@@ -20,13 +21,6 @@ from sceneloom.contract import (
     OUTPUT_IMAGE,
     PARAMETER,
     Contract,
-)
-from sceneloom.errors import (
-    ConnectionClosedError,
-    InputError,
-    ModelNotFoundError,
-    RequestRejectedError,
-    ServingError,
 )
 from sceneloom.maps import Array, boundary_map
 from sceneloom.triton.transport import OUTPUT_SPECS, TRITON_DTYPES, ModelConfig, input_specs
@@ -44,7 +38,7 @@ class FakeTransport:
         max_batch_size: int = 1,
         dynamic_batching: bool = False,
         engine: str = "",
-        failures: Iterable[ServingError | None] = (),
+        failures: Iterable[errors.ServingError | None] = (),
     ) -> None:
         """Prepare the answers.
 
@@ -94,26 +88,26 @@ class FakeTransport:
             raise failure
         specs = input_specs(self.contract)
         if inputs.keys() != specs.keys() or output != OUTPUT_IMAGE:
-            raise RequestRejectedError(
+            raise errors.RequestRejectedError(
                 f"expected inputs {sorted(specs)} and output {OUTPUT_IMAGE!r}, got "
                 f"{sorted(inputs)} and {output!r}"
             )
         for name, spec in specs.items():
             array = inputs[name]
             if TRITON_DTYPES.get(array.dtype) != spec.dtype or array.ndim != len(spec.dims) + 1:
-                raise RequestRejectedError(
+                raise errors.RequestRejectedError(
                     f"input {name!r} is {array.dtype} {list(array.shape)}; expected {spec.dtype} "
                     f"{[-1, *spec.dims]}"
                 )
         label_maps = inputs[INPUT_LABELS]
         if len(label_maps) > self.max_batch_size:
-            raise RequestRejectedError(
+            raise errors.RequestRejectedError(
                 f"batch of {len(label_maps)}, the largest is {self.max_batch_size}"
             )
         try:
             self.contract.check_exact_size(label_maps.shape[1], label_maps.shape[2])
-        except InputError as error:
-            raise RequestRejectedError(str(error)) from None
+        except errors.InputError as error:
+            raise errors.RequestRejectedError(str(error)) from None
         images = self.contract.schema.colourise(label_maps)
         if self.contract.boundaries:
             for image, instance_map in zip(images, inputs[INPUT_INSTANCES], strict=True):
@@ -126,6 +120,6 @@ class FakeTransport:
 
     def _check(self, model: str) -> None:
         if self.closed:
-            raise ConnectionClosedError("fake: closed")
+            raise errors.ConnectionClosedError("fake: closed")
         if model != MODEL_NAME:
-            raise ModelNotFoundError(f"fake: has no model {model!r}")
+            raise errors.ModelNotFoundError(f"fake: has no model {model!r}")

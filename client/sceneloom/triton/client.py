@@ -6,8 +6,10 @@ with TritonSynthesizer("127.0.0.1:8001", transport="auto") as synthesizer:
 
 from __future__ import annotations
 
+import contextlib
 from typing import Literal, get_args
 
+from sceneloom import errors
 from sceneloom.contract import (
     DIFFERENCE_PARAMETER,
     ENGINE_PARAMETER,
@@ -16,15 +18,6 @@ from sceneloom.contract import (
     OUTPUT_IMAGE,
     PARAMETER,
     Contract,
-)
-from sceneloom.errors import (
-    DeadlineExceededError,
-    InputError,
-    ModelFailedError,
-    ModelNotFoundError,
-    SchemaError,
-    ServerUnavailableError,
-    ServingError,
 )
 from sceneloom.kinds import check_kind
 from sceneloom.maps import Image, InstanceMap, LabelMap, Style
@@ -68,30 +61,30 @@ def connect(
     timeouts = timeouts or Timeouts()
     if transport not in get_args(TransportChoice):
         choices = ", ".join(get_args(TransportChoice))
-        raise InputError(f"no transport {transport!r}; choose one of {choices}")
+        raise errors.InputError(f"no transport {transport!r}; choose one of {choices}")
     if scheme_of(url) == "http" or transport == "http":
         if transport not in ("auto", "http"):
-            raise InputError(f"{url}: {transport} goes to the server's gRPC port, HOST:PORT")
+            raise errors.InputError(f"{url}: {transport} goes to the server's gRPC port, HOST:PORT")
         return HttpTransport(url, why="HTTP address")
     if transport == "grpc":
         return GrpcTransport(url)
-    shared = SharedMemoryTransport(url, why=_PROVEN)
-    try:
-        config = shared.model_config(model, timeout=timeouts.connect)
-        contract = Contract.loads(config.parameters.get(PARAMETER, ""), source=f"model {model!r}")
-        inputs = random_inputs(contract)
-        reason = shared.prove(model, inputs, OUTPUT_IMAGE, timeout=timeouts.infer)
-    except BaseException as error:
-        unproven = isinstance(error, (ServingError, SchemaError))
-        if not unproven or isinstance(error, (ServerUnavailableError, DeadlineExceededError)):
-            shared.close()
+    with contextlib.ExitStack() as unless_proven:
+        shared = SharedMemoryTransport(url, why=_PROVEN)
+        unless_proven.callback(shared.close)
+        try:
+            config = shared.model_config(model, timeout=timeouts.connect)
+            text = config.parameters.get(PARAMETER, "")
+            inputs = random_inputs(Contract.loads(text, source=f"model {model!r}"))
+            reason = shared.prove(model, inputs, OUTPUT_IMAGE, timeout=timeouts.infer)
+        except (errors.ServerUnavailableError, errors.DeadlineExceededError):
             raise
-        reason = f"shared memory could not be proven ({error})"
-    if not reason:
-        return shared
-    shared.close()
+        except (errors.ServingError, errors.SchemaError) as error:
+            reason = f"shared memory could not be proven ({error})"
+        if not reason:
+            unless_proven.pop_all()
+            return shared
     if transport == "grpc-shm":
-        raise InputError(f"{url}: shared memory cannot be used: {reason}")
+        raise errors.InputError(f"{url}: shared memory cannot be used: {reason}")
     return GrpcTransport(url, why=reason)
 
 
@@ -158,7 +151,7 @@ class TritonSynthesizer(Synthesizer):
             timeout=self.timeouts.infer,
         )
         if images.shape != (*label_maps.shape, 3) or images.dtype != "uint8":
-            raise ModelFailedError(
+            raise errors.ModelFailedError(
                 f"{self.transport.address}: model {self.model!r} answered {images.dtype} "
                 f"{list(images.shape)} to label maps {list(label_maps.shape)}"
             )
@@ -171,12 +164,12 @@ class TritonSynthesizer(Synthesizer):
 
 def _read_contract(config: ModelConfig, where: str) -> Contract:
     if PARAMETER not in config.parameters:
-        raise ModelNotFoundError(
+        raise errors.ModelNotFoundError(
             f"{where}: has no contract; it is not a model that sceneloom exported"
         )
     contract = Contract.loads(config.parameters[PARAMETER], source=where)
     if config.max_batch_size < 1:
-        raise ModelNotFoundError(
+        raise errors.ModelNotFoundError(
             f"{where}: max_batch_size is {config.max_batch_size}; its tensors have no batch axis"
         )
     for found, wanted in ((config.inputs, input_specs(contract)), (config.outputs, OUTPUT_SPECS)):
@@ -189,7 +182,7 @@ def _read_contract(config: ModelConfig, where: str) -> Contract:
             for name, spec in wanted.items()
         )
         if not fits:
-            raise ModelNotFoundError(
+            raise errors.ModelNotFoundError(
                 f"{where}: its tensors are {found}; its contract needs {wanted}"
             )
     return contract

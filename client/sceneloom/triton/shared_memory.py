@@ -33,7 +33,7 @@ from sceneloom.maps import Array
 from sceneloom.triton.grpc_transport import GrpcTransport, Placement
 from sceneloom.triton.transport import NUMPY_DTYPES, Arrays, seconds_left
 
-_MARK = "client-"
+_MARK = "-client-"  # in the names of regions
 _STEP = 1 << 20
 _ALIGNMENT = 64
 _MOST_SHAPES = 10_000
@@ -49,17 +49,12 @@ def new_region_prefix() -> str:
     """Prefix of the regions of one connection; random, since a server on another host must not have
     a file of such a name, even where a client of the same process id runs there.
     """
-    return f"{new_prefix()}{_MARK}{secrets.token_hex(8)}-"
-
-
-def is_ownerless_region(name: str) -> bool:
-    """Whether this is the name of a region whose client has ended."""
-    return f"-{_MARK}" in name and is_ownerless(name)
+    return f"{new_prefix().removesuffix('-')}{_MARK}{secrets.token_hex(8)}-"
 
 
 def sweep_regions() -> list[str]:
     """Remove the regions whose clients have ended; returns their names."""
-    found = [path for path in SHARED_MEMORY.glob("sceneloom-*") if is_ownerless_region(path.name)]
+    found = [path for path in SHARED_MEMORY.glob(f"sceneloom-*{_MARK}*") if is_ownerless(path.name)]
     for path in found:
         with contextlib.suppress(FileNotFoundError, PermissionError):
             path.unlink()
@@ -173,7 +168,9 @@ class SharedMemoryTransport(GrpcTransport):
         # elsewhere these process ids are those of other processes.
         with contextlib.suppress(self._grpc.InferenceServerException):
             known = self._client.get_system_shared_memory_status(**housekeeping).regions
-            for name in filter(is_ownerless_region, known):
+            for name in known:
+                if _MARK not in name or not is_ownerless(name):
+                    continue
                 with contextlib.suppress(self._grpc.InferenceServerException):  # still in use
                     self._client.unregister_system_shared_memory(name, **housekeeping)
         return ""

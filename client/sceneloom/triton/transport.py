@@ -17,6 +17,7 @@ from typing import Any, Literal, Protocol
 
 import numpy as np
 
+from sceneloom import errors
 from sceneloom.contract import (
     ENGINE_PARAMETER,
     INPUT_INSTANCES,
@@ -25,18 +26,6 @@ from sceneloom.contract import (
     OUTPUT_IMAGE,
     STYLE_ROWS,
     Contract,
-)
-from sceneloom.errors import (
-    ConnectionClosedError,
-    DeadlineExceededError,
-    InputError,
-    ModelFailedError,
-    ModelNotFoundError,
-    QueueFullError,
-    QueueTimeoutError,
-    RequestRejectedError,
-    ServerUnavailableError,
-    ServingError,
 )
 from sceneloom.kinds import check_kind
 from sceneloom.maps import Array
@@ -75,7 +64,7 @@ class Timeouts:
             check_kind(value, (int, float), f"the {field.name} timeout, in seconds,")
             # gRPC counts in 64-bit nanoseconds: above about 9e9 s every call fails at once.
             if not 0 < value <= MAX_SECONDS:
-                raise InputError(
+                raise errors.InputError(
                     f"the {field.name} timeout is {value!r}; it is above 0 and at most "
                     f"{MAX_SECONDS} seconds"
                 )
@@ -187,10 +176,10 @@ class TritonTransport(abc.ABC):
                 version=max(versions, key=int, default=""),
                 dynamic_batching="dynamic_batching" in config,
             )
-        except ModelNotFoundError as error:
+        except errors.ModelNotFoundError as error:
             raise self._not_found(error, model, deadline) from None
         except WRONG_FORM as error:
-            raise ModelFailedError(
+            raise errors.ModelFailedError(
                 f"{self.address}: the configuration of model {model!r} is not one "
                 f"({type(error).__name__}: {error})"
             ) from None
@@ -198,31 +187,33 @@ class TritonTransport(abc.ABC):
         self._engines[model] = found.parameters.get(ENGINE_PARAMETER, "")
         return found
 
-    def _not_found(self, error: ModelNotFoundError, model: str, deadline: float) -> ServingError:
+    def _not_found(
+        self, error: errors.ModelNotFoundError, model: str, deadline: float
+    ) -> errors.ServingError:
         """Name the models of the server; a model that it has may come back."""
         try:
             states = {
                 str(one["name"]): f"{one.get('state', '')} {one.get('reason', '')}".strip()
                 for one in self._read("index", model, deadline)
             }
-        except ServerUnavailableError as stopping:
+        except errors.ServerUnavailableError as stopping:
             return stopping
-        except (ServingError, *WRONG_FORM):
+        except (errors.ServingError, *WRONG_FORM):
             return error
         if model in states:
             state = f": {states[model]}" if states[model] else ""
-            return ServerUnavailableError(
+            return errors.ServerUnavailableError(
                 f"{error} (the server has it, but does not serve it{state})"
             )
         listed = f"; the server has {', '.join(sorted(states))}" if states else ""
-        return ModelNotFoundError(f"{error}{listed}")
+        return errors.ModelNotFoundError(f"{error}{listed}")
 
     def _check_open(self) -> None:
         if self._closed:
-            raise ConnectionClosedError(f"{self.address}: this connection was closed")
+            raise errors.ConnectionClosedError(f"{self.address}: this connection was closed")
 
-    def _no_output(self, model: str, output: str) -> ModelFailedError:
-        return ModelFailedError(
+    def _no_output(self, model: str, output: str) -> errors.ModelFailedError:
+        return errors.ModelFailedError(
             f"{self.address}: model {model!r} answered without a whole output {output!r}"
         )
 
@@ -253,7 +244,7 @@ def server_address(url: str, scheme: str) -> str:
     if scheme == "http" or (url.lower().startswith("http") and not is_http):
         form = "http://HOST:PORT, such as http://127.0.0.1:8000"
     fault = _fault(url, scheme)
-    raise InputError(
+    raise errors.InputError(
         f"{shown!r} is not the address of a server: {form}" + (f"; {fault}" if fault else "")
     )
 
@@ -293,7 +284,9 @@ def _fault(url: str, scheme: str) -> str:
     return f"{kind}:// is another port of the server" if kind and kind != scheme else ""
 
 
-def map_triton_error(status: str, message: str, *, where: str, seen_ready: bool) -> ServingError:
+def map_triton_error(
+    status: str, message: str, *, where: str, seen_ready: bool
+) -> errors.ServingError:
     """Map an error of Triton, gRPC's status and text, to the error family, as observed on Triton
     2.51 (docs/errors.md). `where` names server and model.
 
@@ -305,20 +298,22 @@ def map_triton_error(status: str, message: str, *, where: str, seen_ready: bool)
     text = f"{where}: {message.strip().splitlines()[0] if message.strip() else code}"
     if code == "UNAVAILABLE":
         if "maximum queue size" in message:
-            return QueueFullError(f"{where}: the queue is full ({message})")
+            return errors.QueueFullError(f"{where}: the queue is full ({message})")
         if "timeout expired" in message:
-            return QueueTimeoutError(
+            return errors.QueueTimeoutError(
                 f"{where}: waited in the server's queue for longer than it allows ({message})"
             )
-        return ServerUnavailableError(f"{text} (not reachable, starting or stopping)")
+        return errors.ServerUnavailableError(f"{text} (not reachable, starting or stopping)")
     if code == "DEADLINE_EXCEEDED":
-        return DeadlineExceededError(f"{where}: no answer within the client's deadline")
+        return errors.DeadlineExceededError(f"{where}: no answer within the client's deadline")
     if code == "NOT_FOUND":
         if "shared memory region" in message:
-            return ServerUnavailableError(f"{text} (the server was restarted)")
+            return errors.ServerUnavailableError(f"{text} (the server was restarted)")
         if seen_ready or "has no available versions" in message:  # it knows the name
-            return ServerUnavailableError(f"{text} (the server is stopping, or unloaded the model)")
-        return ModelNotFoundError(text)
+            return errors.ServerUnavailableError(
+                f"{text} (the server is stopping, or unloaded the model)"
+            )
+        return errors.ModelNotFoundError(text)
     if code in (
         "INVALID_ARGUMENT",
         "UNIMPLEMENTED",
@@ -326,7 +321,7 @@ def map_triton_error(status: str, message: str, *, where: str, seen_ready: bool)
         "FAILED_PRECONDITION",
         "RESOURCE_EXHAUSTED",  # a message above gRPC's limit
     ):
-        return RequestRejectedError(text)
+        return errors.RequestRejectedError(text)
     if code == "CANCELLED":
-        return ServerUnavailableError(f"{text} (cancelled)")
-    return ModelFailedError(text)
+        return errors.ServerUnavailableError(f"{text} (cancelled)")
+    return errors.ModelFailedError(text)

@@ -11,12 +11,7 @@ import numpy as np
 import pytest
 
 from sceneloom.files import SHARED_MEMORY, is_ownerless
-from sceneloom.triton.shared_memory import (
-    Region,
-    is_ownerless_region,
-    new_region_prefix,
-    sweep_regions,
-)
+from sceneloom.triton.shared_memory import Region, new_region_prefix, sweep_regions
 
 MAKE = """
 import os, sys, time
@@ -60,14 +55,22 @@ def test_names_cannot_be_guessed_and_say_whose_they_are() -> None:
     assert first.startswith(f"sceneloom-{os.getpid()}-")
     assert first.split("-")[-2] != second.split("-")[-2]
     assert len(first.split("-")[-2]) == 16
-    assert not is_ownerless_region(first + "1")
+    assert not is_ownerless(first + "1")
     parts = first.split("-")
     dead = "-".join([parts[0], "999999999", *parts[2:]]) + "1"
-    assert is_ownerless_region(dead)
     assert is_ownerless(dead)
-    assert not is_ownerless_region(dead.replace("-client-", "-"))  # a server's
     elsewhere = "-".join([parts[0], "999999999", parts[2], "1", *parts[4:]]) + "1"
-    assert not is_ownerless_region(elsewhere)  # another pid namespace
+    assert not is_ownerless(elsewhere)  # another pid namespace
+
+
+def test_a_region_of_a_server_is_left_alone() -> None:
+    first = new_region_prefix().split("-")
+    name = "-".join([first[0], "999999999", *first[2:]]).replace("-client-", "-") + "1"
+    assert is_ownerless(name)
+    region = Region(name, 10)
+    assert name not in sweep_regions()
+    assert (SHARED_MEMORY / name).exists()
+    region.remove()
 
 
 def test_more_than_there_is() -> None:
