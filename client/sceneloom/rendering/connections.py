@@ -31,11 +31,9 @@ class Reply:
     encoded: bytes | None = None
     """The picture in the format of the settings, encoded by the server."""
     sent: int
-    """Bytes of the request's tensors."""
     received: int
     """Bytes of the answer's tensor."""
     engine: str
-    """The engine, as RUNTIME-PRECISION; empty if unknown."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -205,7 +205,6 @@ class Damage:
 
     key: str
     output: str
-    """Its location in the sink."""
     reason: str
 
 

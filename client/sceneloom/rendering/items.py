@@ -182,7 +182,6 @@ class Skipped:
     output: str
     """The picture's location below the output folder."""
     engine: str = ""
-    """The engine; empty if unknown."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -193,7 +192,6 @@ class Failed:
     error: Exception
     """A SceneLoomError, or an OSError of the output location."""
     attempts: int = 0
-    """Requests sent for it."""
 
     @property
     def reason(self) -> str:
@@ -261,11 +259,9 @@ class FilePart:
     archive: str
     """Path or URL of the larger file."""
     member: str
-    """Its name in the archive."""
     start: int
     """Offset of its first byte."""
     size: int
-    """Number of bytes."""
 
     @property
     def name(self) -> str:

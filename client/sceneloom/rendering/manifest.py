@@ -71,20 +71,16 @@ class Row:
     status: Status
     """done: the picture is in its location. failed: there is none, see `error`."""
     attempts: int
-    """Requests sent for it."""
     milliseconds: float
     """From reading the map to the encoded picture."""
     finished: float
-    """Unix time."""
     output: str = ""
     """The picture's location below the output folder."""
     output_hash: str = ""
     """SHA-256 of the encoded picture."""
     output_bytes: int = 0
     height: int = 0
-    """Height of the picture in pixels."""
     width: int = 0
-    """Width of the picture in pixels."""
     padding_bottom: int = 0
     """Rows added to the map for the network, and cropped off the picture."""
     padding_right: int = 0
@@ -96,7 +92,6 @@ class Row:
     precision: str = ""
     """The precision of its convolutions, such as fp32; empty if unknown."""
     error_kind: str = ""
-    """Class of the error."""
     error: str = ""
 
     def to_json(self) -> dict[str, Any]:

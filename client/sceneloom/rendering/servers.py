@@ -54,7 +54,6 @@ class Server:
     link: OpenConnection | None = None
     """None before the first connection."""
     in_flight: int = 0
-    """Requests in flight."""
     away_since: float | None = None
     """Since when it is away, by `time.monotonic`; None if it is not."""
 
@@ -65,7 +64,6 @@ class Lease:
 
     server: Server
     link: OpenConnection
-    """The connection to send over."""
 
 
 class Servers:
