@@ -119,16 +119,16 @@ def choose(names: Sequence[str], device: Device) -> tuple[list[str], dict[str, s
 
 def needed_precisions(names: Sequence[str]) -> list[ExportPrecision]:
     """Precisions to export for these candidates; empty if none needs a bundle."""
-    if not needs_bundle(names):
-        return []
     used = {ENGINES[name].precision for name in names if name in ENGINES}
+    if any(map(needs_bundle, names)):
+        used.add("fp32")
     order: tuple[ExportPrecision, ...] = ("fp32", "fp16", "bf16", "int8")
-    return [precision for precision in order if precision == "fp32" or precision in used]
+    return [precision for precision in order if precision in used]
 
 
-def needs_bundle(names: Sequence[str]) -> bool:
+def needs_bundle(name: str) -> bool:
     """Whether a candidate runs an exported model."""
-    return any(name in ENGINES or name == ALL_CLASSES for name in names)
+    return name in ENGINES or name == ALL_CLASSES
 
 
 def candidates(
@@ -165,17 +165,17 @@ def candidates(
                 open_engine, name, folder, max_batch_size=largest_batch
             )
             if name == ALL_CLASSES:
-                opened = functools.partial(open_all_classes, folder / MODEL_FILE, largest_batch)
+                from sceneloom_serving.openvino_runtime import OpenVinoSynthesizer
+
+                opened = functools.partial(
+                    OpenVinoSynthesizer,
+                    folder / MODEL_FILE,
+                    max_batch_size=largest_batch,
+                    absent_classes=True,
+                )
             how = f"{engine.file} in {name}"
             found.append(Candidate(name=name, precision=engine.precision, how=how, open=opened))
     return found, cannot
-
-
-def open_all_classes(graph: Path, largest_batch: int) -> Synthesizer:
-    """Open OpenVINO over the planes of all classes, present or absent."""
-    from sceneloom_serving.openvino_runtime import OpenVinoSynthesizer
-
-    return OpenVinoSynthesizer(graph, max_batch_size=largest_batch, absent_classes=True)
 
 
 def open_torch(
@@ -233,7 +233,6 @@ class EventTimedTorch(DeviceTimed):
 class Loaded:
     """A candidate ready to take turns."""
 
-    name: str
     precision: Precision
     how: str
     runner: Runner
@@ -269,7 +268,6 @@ def load_all(
             cannot[candidate.name] = str(error)
             continue
         loaded[candidate.name] = Loaded(
-            name=candidate.name,
             precision=candidate.precision,
             how=candidate.how,
             runner=process,
@@ -302,7 +300,6 @@ def load_served(
     runner.hold(maps)
     assert running.embedded is not None
     return Loaded(
-        name=SERVED,
         precision=ENGINES[bundle.engine].precision,
         how=f"{bundle.engine} in the bundled Triton, over gRPC; memory is of the model's process",
         runner=runner,

@@ -71,7 +71,7 @@ def read_case(checkpoint: Path, size: tuple[int, int], *, random: bool) -> Case:
         contract=contract,
         parameters=sum(p.numel() for p in trained.generator.parameters()),
         weights="random" if random else trained.weights_hash,
-        architecture=architecture.to_json(),
+        architecture=dataclasses.asdict(architecture),
         gflop=picture_gflop(architecture, size),
     )
 

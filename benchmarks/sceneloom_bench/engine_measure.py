@@ -7,51 +7,23 @@ import dataclasses
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from statistics import median
 from typing import Annotated, Literal
 
+import numpy as np
 from annotated_types import Interval, MinLen
 
 from sceneloom.errors import EngineError, InputError, ParityError, SceneLoomError
 from sceneloom.maps import parse_size
 from sceneloom.request import Request
 from sceneloom.validation import checked
+from sceneloom_bench import engine_candidates, engine_case
 from sceneloom_bench.child_process import ChildProcess
-from sceneloom_bench.engine_candidates import (
-    EAGER,
-    PLAN,
-    SERVED,
-    Candidate,
-    Loaded,
-    candidates,
-    check_names,
-    choose,
-    load_all,
-    load_served,
-    needed_precisions,
-    needs_bundle,
-)
-from sceneloom_bench.engine_case import (
-    Bundle,
-    Case,
-    build_plan,
-    choose_served,
-    gpu_used_mib,
-    make_bundle,
-    random_checkpoint,
-    read_case,
-    sees_gpu,
-)
+from sceneloom_bench.engine_candidates import EAGER, PLAN, SERVED
 from sceneloom_bench.harness import Batch, Maps, Rounds, bench_maps, check_name, inputs_hash
 from sceneloom_bench.peaks import PRODUCT, Device, measure_peaks, median_peaks, peak_measurements
+from sceneloom_bench.reports import statistics
 from sceneloom_bench.reports.environment import Environment
 from sceneloom_bench.reports.report import Figure, Measurement, Report, Unit, flags_of, say
-from sceneloom_bench.reports.statistics import (
-    latency_figures,
-    median_figure,
-    rate_figure,
-    ratio_figure,
-)
 from sceneloom_bench.turns import Timings, run_rounds
 from sceneloom_serving.engines import ENGINES
 from sceneloom_serving.parity import Parity, Precision, check_parity, compare
@@ -101,7 +73,7 @@ class EngineBenchSettings:
 
     def __post_init__(self) -> None:
         parse_size(self.size)
-        check_names(self.engines)
+        engine_candidates.check_names(self.engines)
         check_name(self.name)
         if self.keep is not None and self.keep.is_file():
             raise InputError(f"keep is {self.keep}: a file in the place of the bundle's folder")
@@ -128,13 +100,13 @@ class EngineBenchSettings:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Prepared:
-    """Model, maps and candidates, before the turns."""
+    """Model, maps and candidates."""
 
     device: Device
-    case: Case
+    case: engine_case.Case
     maps: Sequence[Request]
-    bundle: Bundle | None
-    candidates: Sequence[Candidate]
+    bundle: engine_case.Bundle | None
+    candidates: Sequence[engine_candidates.Candidate]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -214,18 +186,20 @@ def prepare(
     Returns:
         The candidates, and the reason against each other engine.
     """
-    seen = settings.device != "cpu" and child.call(sees_gpu)
+    seen = settings.device != "cpu" and child.call(engine_case.sees_gpu)
     if settings.device == "cuda" and not seen:
         raise EngineError("PyTorch sees no GPU on this machine")
     device: Device = "cuda" if seen else "cpu"
     checkpoint, size = settings.checkpoint, settings.height_width
     if checkpoint is None:
-        checkpoint = child.call(random_checkpoint, folder, settings.ngf, settings.blocks)
-    case = child.call(read_case, checkpoint, size, random=settings.checkpoint is None)
+        checkpoint = child.call(
+            engine_case.random_checkpoint, folder, settings.ngf, settings.blocks
+        )
+    case = child.call(engine_case.read_case, checkpoint, size, random=settings.checkpoint is None)
     maps = bench_maps(case.contract, size, settings.needed_maps(device))
-    names, cannot = choose(settings.engines, device)
+    names, cannot = engine_candidates.choose(settings.engines, device)
     bundle, largest = None, settings.batches[-1]
-    precisions = needed_precisions(names) or (["fp32"] if settings.keep else [])
+    precisions = engine_candidates.needed_precisions(names) or (["fp32"] if settings.keep else [])
     if precisions:
         repository = settings.keep or folder / "repository"
         repository.parent.mkdir(parents=True, exist_ok=True)
@@ -233,7 +207,7 @@ def prepare(
         try:
             with ChildProcess() as exporter:
                 bundle = exporter.call(
-                    make_bundle,
+                    engine_case.make_bundle,
                     checkpoint,
                     repository,
                     size=size,
@@ -244,20 +218,20 @@ def prepare(
                 )
         except SceneLoomError as error:  # PyTorch needs no bundle
             why = f"there is no bundle for it: {error}"
-            cannot |= {name: why for name in names if needs_bundle([name])}
+            cannot |= {name: why for name in names if engine_candidates.needs_bundle(name)}
     if bundle is not None and PLAN in names:
         with ChildProcess() as builder:
             try:
-                builder.call(build_plan, bundle.version, size, settings.batches)
+                builder.call(engine_case.build_plan, bundle.version, size, settings.batches)
             except SceneLoomError as error:
                 cannot[PLAN] = str(error)
                 names.remove(PLAN)
             else:
                 try:
-                    bundle = builder.call(choose_served, bundle)
+                    bundle = builder.call(engine_case.choose_served, bundle)
                 except SceneLoomError as error:
                     say(f"{bundle.engine} serves, as before the plan: {error}")
-    found, missing = candidates(names, device, checkpoint, bundle, largest)
+    found, missing = engine_candidates.candidates(names, device, checkpoint, bundle, largest)
     prepared = Prepared(device=device, case=case, maps=maps, bundle=bundle, candidates=found)
     return prepared, cannot | missing
 
@@ -271,15 +245,17 @@ def take_turns(
         The rows, and the reason for each missing one.
     """
     on_gpu = prepared.device == "cuda"
-    gpu_used = (lambda: child.call(gpu_used_mib)) if on_gpu else lambda: 0.0
+    gpu_used = (lambda: child.call(engine_case.gpu_used_mib)) if on_gpu else lambda: 0.0
+    maps, bundle = prepared.maps, prepared.bundle
     with contextlib.ExitStack() as stack:
-        loaded, cannot = load_all(prepared.candidates, prepared.maps, stack, gpu_used)
+        load_all = engine_candidates.load_all
+        loaded, cannot = load_all(prepared.candidates, maps, stack, gpu_used)
         if settings.served:
             try:
-                if prepared.bundle is None:
+                if bundle is None:
                     raise EngineError("no engine is measured that a server could run")
-                loaded[SERVED] = load_served(
-                    prepared.bundle, list(loaded), prepared.maps, stack, gpu_used
+                loaded[SERVED] = engine_candidates.load_served(
+                    bundle, list(loaded), maps, stack, gpu_used
                 )
             except SceneLoomError as error:
                 cannot[SERVED] = str(error)
@@ -295,7 +271,7 @@ def take_turns(
 
 def measure_batch(
     batch: int,
-    loaded: dict[str, Loaded],
+    loaded: dict[str, engine_candidates.Loaded],
     settings: EngineBenchSettings,
     prepared: Prepared,
     gpu_used: Callable[[], float],
@@ -306,8 +282,8 @@ def measure_batch(
         The rows, and the reason for each missing one.
     """
     cannot = {
-        f"{one.name}, batch {batch}": f"takes at most {one.largest} pictures at once"
-        for one in loaded.values()
+        f"{name}, batch {batch}": f"takes at most {one.largest} pictures at once"
+        for name, one in loaded.items()
         if one.largest < batch
     }
     taken, failed = run_rounds(
@@ -370,19 +346,21 @@ def engine_measurement(row: EngineRow, gflop: float, peaks: Mapping[str, float])
             fp16; float32 is that of all other precisions.
     """
     taken, marks = row.timings, list(row.marks)
-    figures = latency_figures(taken.seconds)
-    figures["rate"] = rate_figure(taken.seconds, row.batch)
+    figures = statistics.latency_figures(taken.seconds)
+    figures["rate"] = statistics.rate_figure(taken.seconds, row.batch)
     if row.baseline is not None:
-        figures["times_faster"] = ratio_figure(row.baseline.seconds, taken.seconds)
+        figures["times_faster"] = statistics.ratio_figure(row.baseline.seconds, taken.seconds)
     else:
         marks.append(f"the baseline could not run a batch of {row.batch}: no ratio, no parity")
     if row.bare is not None:
-        medians = ([median(one) for one in timings.seconds] for timings in (taken, row.bare))
+        medians = ([np.median(one) for one in timings.seconds] for timings in (taken, row.bare))
         added = [1000 * (a - b) for a, b in zip(*medians, strict=True)]
-        figures["overhead"] = median_figure(added, unit="ms", better="lower")
-        figures["overhead_ratio"] = ratio_figure(taken.seconds, row.bare.seconds, better="lower")
+        figures["overhead"] = statistics.median_figure(added, unit="ms", better="lower")
+        figures["overhead_ratio"] = statistics.ratio_figure(
+            taken.seconds, row.bare.seconds, better="lower"
+        )
     if any(taken.device_seconds):
-        figures["device"] = latency_figures(taken.device_seconds)["p50"]
+        figures["device"] = statistics.latency_figures(taken.device_seconds)["p50"]
     p50, peak = figures["p50"], peaks[f"{PRODUCT} float{'16' if row.precision == 'fp16' else '32'}"]
     work = row.batch * gflop
     scales: list[tuple[str, Unit, float]] = [

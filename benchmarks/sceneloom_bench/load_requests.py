@@ -8,11 +8,10 @@ threads share one client.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import itertools
 import math
 from collections.abc import Mapping, Sequence
-from typing import Literal, Protocol
+from typing import Literal
 
 from sceneloom import TritonSynthesizer
 from sceneloom.errors import InputError, ModelNotFoundError
@@ -29,27 +28,6 @@ from sceneloom_bench.server_statistics import ServerView
 TransportName = Literal["grpc", "grpc-shm", "http", "encoded"]
 
 
-class Connection(Protocol):
-    """A connection to the server over one transport."""
-
-    @property
-    def models(self) -> Sequence[str]:
-        """Models of a request: the requested one, the drawing one, then others."""
-
-    @property
-    def largest_batch(self) -> int:
-        """Largest number of maps in a request."""
-
-    def sender(self, maps: Sequence[Request], batch: int) -> Send:
-        """Prepare different requests of `batch` maps."""
-
-    def mark(self) -> str:
-        """A mark if the transport changed on the way, or an empty text."""
-
-    def close(self) -> None:
-        """Close the connection."""
-
-
 class TensorConnection:
     """Tensors over gRPC, shared memory, or HTTP."""
 
@@ -57,11 +35,12 @@ class TensorConnection:
         """Use a client and close it at the end."""
         self.client = client
         self._asked = (client.transport.kind, client.transport.why)
-        self.models = (client.model,)
+        self.models: tuple[str, ...] = (client.model,)
+        """The requested model, the drawing one, then others."""
         self.largest_batch = client.max_batch_size
 
     def sender(self, maps: Sequence[Request], batch: int) -> Send:
-        """Stack all different batches; raises InputError if maps of a batch differ in size."""
+        """Prepare all different requests of `batch` maps; raises InputError for mixed sizes."""
         check_sizes(maps, batch)
         client, count = self.client, math.lcm(len(maps), batch) // batch
         joined = [stack(one) for one in itertools.islice(batches(maps, batch), count)]
@@ -82,7 +61,7 @@ class TensorConnection:
 
 
 class EncodedConnection:
-    """PNG files of maps in, the picture's file out."""
+    """PNG files of maps in, the picture's file out; see `TensorConnection`."""
 
     largest_batch = 1
 
@@ -121,13 +100,7 @@ class EncodedConnection:
         self._transport.close()
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Opened:
-    """Connections to a server, in the requested order."""
-
-    connections: Mapping[TransportName, Connection]
-    left_out: Sequence[str]
-    """A sentence for each transport that the server does not offer."""
+Connection = TensorConnection | EncodedConnection
 
 
 def open_connections(
@@ -137,11 +110,11 @@ def open_connections(
     *,
     timeout: float = 120,
     format: EncodedFormat = "png",
-) -> Opened:
-    """Connect over each named transport that the server offers.
+) -> tuple[dict[TransportName, Connection], list[str]]:
+    """Connect over each named transport that the server offers, in order.
 
-    Raises ServerUnavailableError if an address does not answer, InputError if the server offers
-    none of the transports.
+    Returns the connections, and a sentence for each transport that the server does not offer.
+    Raises ServerUnavailableError if an address does not answer, InputError without a connection.
     """
     connections: dict[TransportName, Connection] = {}
     left_out: list[str] = []
@@ -173,7 +146,7 @@ def open_connections(
             raise
     if not connections:
         raise InputError("; ".join(left_out))
-    return Opened(connections=connections, left_out=left_out)
+    return connections, left_out
 
 
 def _connect_encoded(

@@ -36,9 +36,7 @@ QUERIES: dict[Scenario, int] = {"SingleStream": 64, "Server": 459, "Offline": 24
 """Fewest queries by the rules; samples of Offline's single query."""
 _PREFIX = "mlperf_log_"
 _HEADROOM = 2.0
-"""Divides the measured latency that LoadGen is told: it draws a single stream's queries before the
-start, as many as that latency allows.
-"""
+"""Divisor of the expected latency, from which LoadGen derives the number of prepared queries."""
 _PATIENCE = 10.0
 """Limit of a run, in times of its requests one after the other."""
 _START = 600.0
@@ -242,14 +240,10 @@ class SystemUnderTest:
         workers: int,
         batch: int = 1,
     ) -> None:
-        """Prepare the pool; a request above `workers` waits, and its latency counts on.
+        """Prepare the pool of `workers` threads.
 
-        Args:
-            synthesizer: the served model.
-            library: maps by sample index, filled later.
-            complete: called with the ids of completed samples, from the pool's threads.
-            workers: requests at once.
-            batch: most samples of a request.
+        `library` has maps by sample index and is filled later. `complete` takes the ids of
+        completed samples, from the pool's threads. `batch` limits the samples of a request.
         """
         self._synthesizer = synthesizer
         self._library = library

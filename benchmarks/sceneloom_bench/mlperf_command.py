@@ -106,16 +106,6 @@ class MlperfSettings:
         Timeouts(infer=self.timeout)
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Targets:
-    """Seconds of a single request, rates per second, Server's bound on p99, marks."""
-
-    single_seconds: float
-    rates: dict[Scenario, float]
-    bound_ms: float
-    marks: dict[Scenario, list[str]]
-
-
 def main(
     *,
     out: Annotated[Path, tyro.conf.arg(metavar="DIR")],
@@ -168,16 +158,15 @@ def measure(settings: MlperfSettings) -> Report:
                     f"{len(maps)}: give it more with --different-maps, or a smaller --batch"
                 )
             subject = harness.subject_of(maps, engine, contract.bundle_hash)
-            targets = _targets(settings, client, view, maps, batch)
+            plans = _plans(settings, client, view, address, maps, batch)
         del maps
         measured = []
-        for scenario in settings.scenario:
+        for scenario, (plan, marks) in plans.items():
             say(f"LoadGen, {scenario}: at least {settings.seconds:g} s")
-            plan = _plan(settings, scenario, address, targets, batch)
             watch = Watch(view, [plan.model])
             outcome = run_loadgen(plan)
             watch.counted()
-            measured.append(measurement(plan, outcome, kind, targets.marks[scenario]))
+            measured.append(measurement(plan, outcome, kind, marks))
             say(f"LoadGen, {scenario}: {measured[-1].marks[0]}")
     named = f"{subject['width']}x{subject['height']}: {', '.join(settings.scenario)}"
     return Report(
@@ -188,7 +177,7 @@ def measure(settings: MlperfSettings) -> Report:
         environment=environment.to_json(),
         measurements=measured,
         marks=[UNVERIFIED, *environment.marks(), *harness.elsewhere(settings.server)],
-        extra={"single_ms": round(1000 * targets.single_seconds, 3)},
+        extra={"single_ms": round(1000 * plan.expected_seconds, 3)},
     )
 
 
@@ -201,65 +190,61 @@ def _address(server: harness.Served, transport: TransportChoice) -> str:
     return f"http://{server_address(url if '://' in url else f'http://{url}', 'http')}"
 
 
-def _targets(
+def _plans(
     settings: MlperfSettings,
     client: TritonSynthesizer,
     view: ServerView,
+    address: str,
     maps: Sequence[Request],
     batch: int,
-) -> Targets:
-    """Measure the targets that the settings leave open."""
+) -> dict[Scenario, tuple[Plan, list[str]]]:
+    """The run of each scenario, with the targets that the settings leave open, and their marks."""
     single = single_seconds(client, maps, settings.probe_seconds)
     say(f"a single request: {1000 * single:.1f} ms")
-    rates: dict[Scenario, float] = {"SingleStream": 1 / single}
-    marks: dict[Scenario, list[str]] = {scenario: [] for scenario in settings.scenario}
     loop, wait = settings.in_flight, settings.probe_seconds
-    if "Offline" in settings.scenario:
-        offline = capacity(client, maps, in_flight=loop, batch=batch, seconds=wait)
-        rates["Offline"] = _OFFLINE_MARGIN * offline
-    bound = settings.latency_bound_ms
-    if "Server" in settings.scenario:
-        if settings.target_rate is None:
+    workers = {"SingleStream": 1, "Server": settings.workers, "Offline": loop}
+    bound = _BOUND * 1000 * single
+    plans: dict[Scenario, tuple[Plan, list[str]]] = {}
+    for scenario in settings.scenario:
+        rate, marks = 1 / single, []
+        if scenario == "Offline":
+            rate = _OFFLINE_MARGIN * capacity(
+                client, maps, in_flight=loop, batch=batch, seconds=wait
+            )
+        if scenario == "Server" and settings.target_rate is not None:
+            rate = settings.target_rate
+        elif scenario == "Server":
             # A second batch for each of the server's instances.
             joined = client.max_batch_size if client.dynamic_batching else 1
             most = min(2 * view.instances(client.model) * joined, _MAX_IN_FLIGHT)
             found = highest_capacity(client, maps, first=loop, most=most, seconds=wait)
-            rates["Server"] = settings.share_of_capacity * found.rate
-            marks["Server"].append(
-                f"asked for {rates['Server']:.4g}/s: {settings.share_of_capacity:.0%} of {found}"
+            share = settings.share_of_capacity
+            rate = share * found.rate
+            marks.append(f"asked for {rate:.4g}/s: {share:.0%} of {found}")
+        if scenario == "Server" and settings.latency_bound_ms is None:
+            marks.append(
+                f"latency bound {bound:.4g} ms: {_BOUND} times that of a single request, "
+                f"{1000 * single:.4g} ms"
             )
-        else:
-            rates["Server"] = settings.target_rate
-        if bound is None:
-            marks["Server"].append(
-                f"latency bound {_BOUND * 1000 * single:.4g} ms: {_BOUND} times that of a single "
-                f"request, {1000 * single:.4g} ms"
-            )
-    bound = _BOUND * 1000 * single if bound is None else bound
-    return Targets(single_seconds=single, rates=rates, bound_ms=bound, marks=marks)
-
-
-def _plan(
-    settings: MlperfSettings, scenario: Scenario, address: str, targets: Targets, batch: int
-) -> Plan:
-    workers = {"SingleStream": 1, "Server": settings.workers, "Offline": settings.in_flight}
-    return Plan(
-        scenario=scenario,
-        address=address,
-        model=settings.server.model,
-        transport=settings.transport,
-        timeout=settings.timeout,
-        size=parse_size(settings.size),
-        maps=settings.maps,
-        different_maps=settings.different_maps,
-        queries=settings.queries or _QUERIES[scenario],
-        seconds=settings.seconds,
-        expected_seconds=targets.single_seconds,
-        rate=targets.rates[scenario],
-        latency_bound_ms=targets.bound_ms,
-        workers=workers[scenario],
-        batch=batch if scenario == "Offline" else 1,
-    )
+        plan = Plan(
+            scenario=scenario,
+            address=address,
+            model=settings.server.model,
+            transport=settings.transport,
+            timeout=settings.timeout,
+            size=parse_size(settings.size),
+            maps=settings.maps,
+            different_maps=settings.different_maps,
+            queries=settings.queries or _QUERIES[scenario],
+            seconds=settings.seconds,
+            expected_seconds=single,
+            rate=rate,
+            latency_bound_ms=settings.latency_bound_ms or bound,
+            workers=workers[scenario],
+            batch=batch if scenario == "Offline" else 1,
+        )
+        plans[scenario] = plan, marks
+    return plans
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -30,18 +30,9 @@ from sceneloom.request import Request
 from sceneloom.triton.encoded import ENCODED_MODEL, EncodedFormat
 from sceneloom.triton.transport import Timeouts
 from sceneloom.validation import checked
-from sceneloom_bench import harness
+from sceneloom_bench import harness, load_requests
 from sceneloom_bench.latencies import INTERVALS_MARK, blocks_of
 from sceneloom_bench.load import P99_REQUESTS, RESULT, Driver, Length, find_highest_rate
-from sceneloom_bench.load_requests import (
-    Opened,
-    TensorConnection,
-    TransportName,
-    check_maps,
-    close_all,
-    fitting_batches,
-    open_connections,
-)
 from sceneloom_bench.loops import Arrivals, LoadFailedError, rounded_rate
 from sceneloom_bench.reports.environment import Environment
 from sceneloom_bench.reports.report import Measurement, Report, say
@@ -75,7 +66,7 @@ class ServerBenchSettings:
     """Folder of maps in place of drawn ones."""
     different_maps: harness.Maps = 16
     """Maps to take turns; more than a request holds."""
-    transports: tuple[TransportName, ...] = ("grpc", "grpc-shm", "http", "encoded")
+    transports: tuple[load_requests.TransportName, ...] = ("grpc", "grpc-shm", "http", "encoded")
     """Transports."""
     encoded_format: EncodedFormat = "png"
     """Picture format of the encoded path."""
@@ -167,20 +158,21 @@ def measure(settings: ServerBenchSettings) -> Report:
         front = stack.enter_context(TritonSynthesizer(server.grpc, model=settings.server.model))
         size = parse_size(settings.size)
         maps = harness.bench_maps(front.contract, size, settings.different_maps, settings.maps)
-        check_maps(maps, settings.batches)
+        load_requests.check_maps(maps, settings.batches)
         metrics = server.embedded.metrics if server.embedded else settings.metrics
         view = stack.enter_context(contextlib.closing(ServerView(server.grpc, metrics)))
         described = view.describe(settings.server.model)
         with Environment() as environment:
-            opened = open_connections(
+            connections, left_out = load_requests.open_connections(
                 server,
                 settings.server.model,
                 settings.transports,
                 timeout=settings.timeout,
                 format=settings.encoded_format,
             )
-            stack.callback(close_all, opened.connections)
-            kept = measure_all(settings, opened, maps, view)
+            stack.callback(load_requests.close_all, connections)
+            kept = Kept(marks=left_out)
+            measure_all(settings, connections, maps, view, kept)
     height, width = maps[0].label_map.shape
     spoken = "{name} {version}".format(**described["server"])
     return Report(
@@ -230,15 +222,18 @@ class Kept:
 
 
 def measure_all(
-    settings: ServerBenchSettings, opened: Opened, maps: Sequence[Request], view: ServerView
-) -> Kept:
-    """Every load on each transport, the overhead, and the highest rate."""
-    fitting, too_large = fitting_batches(opened.connections, settings.batches)
-    kept = Kept(marks=[*opened.left_out, *too_large])
+    settings: ServerBenchSettings,
+    connections: Mapping[load_requests.TransportName, load_requests.Connection],
+    maps: Sequence[Request],
+    view: ServerView,
+    kept: Kept,
+) -> None:
+    """Measure every load on each transport, the overhead, and the highest rate."""
+    fitting, too_large = load_requests.fitting_batches(connections, settings.batches)
+    kept.marks += too_large
     first: tuple[Driver, float] | None = None
     for transport, batch in fitting:
-        connection = opened.connections[transport]
-        driver = Driver(transport, connection, maps, batch, view, settings.length)
+        driver = Driver(transport, connections[transport], maps, batch, view, settings.length)
         best = run_loads(driver, settings, kept)
         if first is None and best is not None:
             first = driver, best
@@ -246,8 +241,8 @@ def measure_all(
         raise kept.failed
     clients: dict[str, TritonSynthesizer] = {
         name: connection.client
-        for name, connection in opened.connections.items()
-        if isinstance(connection, TensorConnection)
+        for name, connection in connections.items()
+        if isinstance(connection, load_requests.TensorConnection)
     }
     # Only the engine of an embedded server can run without it.
     repository = settings.server.repository
@@ -261,7 +256,6 @@ def measure_all(
     elif bound is not None and first is not None:
         requests, seed = settings.p99_requests, settings.seed
         kept.run(RESULT, find_highest_rate, *first, bound, requests, seed)
-    return kept
 
 
 def run_loads(driver: Driver, settings: ServerBenchSettings, kept: Kept) -> float | None:

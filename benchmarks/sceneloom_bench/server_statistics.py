@@ -84,12 +84,7 @@ class ServerView:
     """
 
     def __init__(self, url: str, metrics: str | None = None) -> None:
-        """Prepare without a request.
-
-        Args:
-            url: ``HOST:PORT`` of the gRPC port, or ``http://HOST:PORT``.
-            metrics: ``HOST:PORT`` of the Prometheus metrics, for `cache_hits`.
-        """
+        """Prepare for a ``HOST:PORT`` of gRPC or ``http://HOST:PORT``, and one of the metrics."""
         scheme = "http" if url.startswith("http://") else "grpc"
         address = server_address(url, scheme)
         self._url = f"http://{address}" if scheme == "http" else url

@@ -156,18 +156,9 @@ def run_rounds(
     turn: int,
     gpu_used: Callable[[], float] = lambda: 0.0,
 ) -> tuple[dict[str, Timings], dict[str, str]]:
-    """Let engines take turns of `turn` batches, after one round of warm-up.
+    """Let engines that hold `maps` maps take turns of `turn` batches, after one round of warm-up.
 
-    Args:
-        runners: engines that hold the maps, by name.
-        maps: number of different maps.
-        batch: maps of a batch.
-        rounds: measured rounds.
-        turn: batches of a turn.
-        gpu_used: memory of the GPU in use, in MiB.
-
-    Returns:
-        Timings of the engines that did not fail, and the reasons of those that did.
+    `gpu_used` is in MiB. Returns timings of the engines, and the reasons of the failed ones.
     """
     taken = {name: Timings() for name in runners}
     failed: dict[str, str] = {}

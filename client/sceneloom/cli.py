@@ -35,7 +35,7 @@ COMMANDS = {
         "sceneloom_training.encode_style_command",
         "write the styles of a reference photograph to a file",
     ),
-    "train": ("sceneloom_training.train_command", "train a model, or go on training it"),
+    "train": ("sceneloom_training.train_command", "train a model, or resume its training"),
     "train-segmenter": (
         "sceneloom_training.train_segmenter_command",
         "train a segmentation network to judge pictures with",

@@ -186,13 +186,8 @@ class ModelFailedError(ServingError):
 def require(packages: Iterable[str], *, extra: str, purpose: str) -> None:
     """Check, without importing them, that packages of an extra are installed.
 
-    Args:
-        packages: import names, such as ``("torch", "safetensors")``.
-        extra: the extra of this distribution that installs them.
-        purpose: subject of the sentence, such as "exporting a model".
-
-    Raises:
-        MissingDependencyError: one of them is not installed.
+    `purpose` is the subject of the sentence, such as "exporting a model". Raises
+    MissingDependencyError if a package is missing.
     """
     missing = [name for name in packages if importlib.util.find_spec(name) is None]
     if missing:

@@ -34,17 +34,11 @@ class LeftOut:
 
 
 def list_files(folder: str | Path) -> tuple[list[str], list[LeftOut]]:
-    """List the files below a folder, to the bottom.
+    """List the files below a folder, to the bottom; raises OSError if a folder cannot be read.
 
-    Args:
-        folder: the folder; links to folders are followed, but not to a folder around the link.
-
-    Returns:
-        names relative to `folder`, with slashes, sorted, broken links included (reading them fails
-        by name); and left out: hidden files, hidden folders (one entry each), links in a circle.
-
-    Raises:
-        OSError: a folder cannot be read.
+    Links to folders are followed, but not to a folder around the link. Returns names relative to
+    the folder, with slashes, sorted, broken links included (reading them fails by name); and left
+    out: hidden files, hidden folders (one entry each), links in a circle.
     """
     files: list[str] = []
     left_out: list[LeftOut] = []

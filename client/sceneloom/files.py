@@ -68,15 +68,10 @@ def new_part(folder: Path) -> Path:
 
 
 def write_whole(path: Path, data: bytes | Iterable[bytes], *, flush: bool = False) -> None:
-    """Write a file in one step; make missing folders, replace an older file.
+    """Write a file in one step, from bytes or pieces; make missing folders, replace an older file.
 
-    Args:
-        path: the file.
-        data: its bytes, or its pieces in order.
-        flush: whether the file must be whole even after a power cut, see `publish`.
-
-    Raises:
-        OSError: the place cannot be written; nothing is left there.
+    With `flush` the file is whole even after a power cut, see `publish`. Raises OSError if the
+    place cannot be written; nothing is left there.
     """
     part: Path | None = None
     try:
@@ -98,10 +93,7 @@ def write_whole(path: Path, data: bytes | Iterable[bytes], *, flush: bool = Fals
 
 def publish(part: Path, path: Path) -> None:
     """Flush a finished part to the disk and rename it into its place: it is whole there even after
-    a power cut.
-
-    Raises:
-        OSError: the place cannot be written; the part is still there.
+    a power cut. Raises OSError if the place cannot be written; the part stays.
     """
     _flush(part)
     part.replace(path)
@@ -159,10 +151,8 @@ class HeldPlace:
         self._first = os.fstat(self._descriptor)
 
     def check(self) -> None:
-        """Check that its path still leads to it.
-
-        Raises:
-            OSError: it was removed, moved or replaced (without a number), or cannot be reached.
+        """Raise OSError if its path leads to it no more (removed, moved or replaced: an error
+        without a number) or cannot be reached.
         """
         try:
             same = os.path.samestat(self._path.stat(), self._first)
@@ -218,20 +208,11 @@ def replace_folder(
 ) -> Iterator[Path]:
     """Write a folder beside its place and rename it into it once the block has ended well.
 
-    Args:
-        folder: the place. It may be empty, missing, or an older folder of this kind: one with a
-            `marker` by SceneLoom and nothing but `files`. Anything else is refused.
-        marker: JSON file with the key ``sceneloom``, which marks the kind.
-        files: names of all files of such a folder.
-        kind: name of the kind in errors, such as ``a checkpoint bundle``.
-        error: class of the errors.
+    The place may be empty, missing, or an older folder of this `kind` (its name in errors): one
+    with nothing but `files`, whose JSON file `marker` has the key ``sceneloom``. Anything else is
+    refused.
 
-    Yields:
-        the folder to write into.
-
-    Raises:
-        SceneLoomError: of the class `error`: the place is taken by something else, or cannot be
-            written.
+    Raises `error` if the place is taken by something else or cannot be written.
     """
     try:
         folder = folder.resolve()

@@ -61,6 +61,8 @@ _LOSSY_TIFF = ("jpeg", "tiff_jpeg", "webp")
 
 OnUnknown = Literal["error", "unlabelled"]
 
+Array = npt.NDArray[Any]
+"""Array of any dtype and shape."""
 LabelMap = npt.NDArray[np.uint8]
 """uint8 [H, W] or [N, H, W]: channels."""
 InstanceMap = npt.NDArray[np.int32]
@@ -78,26 +80,19 @@ def read_label_map(
     unknown: OnUnknown = "error",
     max_pixels: int = DEFAULT_MAX_PIXELS,
     name: str | None = None,
-) -> npt.NDArray[np.uint8]:
-    """Read a label map and translate its values to the schema's channels.
+) -> LabelMap:
+    """Read a label map and translate its values to the schema's channels: uint8 [H, W], 255 for
+    unlabelled pixels without a channel.
 
-    Args:
-        source: path of a PNG, TIFF or .npy file, or its bytes.
-        schema: the file's label schema.
-        unknown: ``"error"`` refuses ids that the schema does not have; ``"unlabelled"`` reads them
-            as its unlabelled id. Values above 255, and above all ids of the schema, are refused
-            either way: such a file is usually an instance map.
-        max_pixels: most pixels (height * width) to decode.
-        name: the file's name in errors; by default its path.
+    `source` is the path of a PNG, TIFF or .npy file, or its bytes; `name` is the file's name in
+    errors, by default its path. `unknown` refuses ids that the schema does not have, or reads them
+    as its unlabelled id. Values above 255, and above all ids of the schema, are refused either way:
+    such a file is usually an instance map.
 
-    Returns:
-        uint8 [H, W], the channel of each pixel (255 for unlabelled pixels without a channel).
-
-    Raises:
-        ImageReadError: missing, empty, truncated, damaged or of an unknown format.
-        ImageTooLargeError: more pixels than `max_pixels`.
-        NotALabelMapError: a colour picture, a lossy format, or values that are not label ids.
-        UnknownLabelError: ids that the schema does not have, with their pixel counts.
+    Raises ImageReadError if the file is missing, empty, truncated, damaged or of an unknown format,
+    ImageTooLargeError above `max_pixels` (height * width; nothing is decoded), NotALabelMapError
+    for a colour picture, a lossy format, or values that are no label ids, UnknownLabelError for ids
+    that the schema does not have.
     """
     check_kind(schema, LabelSchema, "the label schema")
     values, name = _decode(source, name, max_pixels)
@@ -120,21 +115,10 @@ def read_label_map(
 
 def read_instance_map(
     source: str | Path | bytes, *, max_pixels: int = DEFAULT_MAX_PIXELS, name: str | None = None
-) -> npt.NDArray[np.int32]:
-    """Read an instance map exactly: 8, 16 or 32 bits.
+) -> InstanceMap:
+    """Read an instance map exactly, 8, 16 or 32 bits, to int32 [H, W]; see `read_label_map`.
 
-    Args:
-        source: path of a PNG, TIFF or .npy file, or its bytes.
-        max_pixels: most pixels (height * width) to decode.
-        name: the file's name in errors; by default its path.
-
-    Returns:
-        int32 [H, W], the file's own ids.
-
-    Raises:
-        ImageReadError: missing, empty, truncated, damaged or of an unknown format.
-        ImageTooLargeError: more pixels than `max_pixels`.
-        NotALabelMapError: a colour picture, a lossy format, or ids outside 0..2147483647.
+    Raises NotALabelMapError for a colour picture, a lossy format, or ids outside 0..2147483647.
     """
     values, name = _decode(source, name, max_pixels)
     if values.size and (int(values.min()) < 0 or int(values.max()) > np.iinfo(np.int32).max):
@@ -146,19 +130,14 @@ def read_instance_map(
 
 
 def parse_size(text: str, *, of: str = "size") -> tuple[int, int]:
-    """Parse WIDTHxHEIGHT, each side from 1 to 99999, to (height, width).
-
-    Raises InputError, with the name `of`, if the text has another form.
-    """
+    """Parse WIDTHxHEIGHT, each side 1 to 99999, to (height, width); an InputError names `of`."""
     match = re.fullmatch(r"([1-9][0-9]{0,4})[xX]([1-9][0-9]{0,4})", text, re.ASCII)
     if match is None:
         raise InputError(f"{of} is {text!r}; write WIDTHxHEIGHT, such as 2048x1024")
     return int(match[2]), int(match[1])
 
 
-def _decode(
-    source: str | Path | bytes, name: str | None, max_pixels: int
-) -> tuple[npt.NDArray[Any], str]:
+def _decode(source: str | Path | bytes, name: str | None, max_pixels: int) -> tuple[Array, str]:
     """Integer array [H, W] with the file's own values, and the file's name in errors."""
     from PIL import PngImagePlugin, TiffImagePlugin
 
@@ -210,7 +189,7 @@ def _decode_image(
     name: str,
     max_pixels: int,
     png_pixels: bytes | None = None,
-) -> npt.NDArray[Any]:
+) -> Array:
     """Decode a PNG file, whose packed pixels are given, or a TIFF file."""
     # Not Image.open: its pixel limit is a global of the whole process.
     try:
@@ -284,7 +263,7 @@ def _check_tiff(image: ImageFile.ImageFile, name: str) -> tuple[int, bool]:
     return tag(TiffImagePlugin.BITSPERSAMPLE), tag(TiffImagePlugin.SAMPLEFORMAT) == _SIGNED
 
 
-def _decode_npy(data: bytes, name: str, max_pixels: int) -> npt.NDArray[Any]:
+def _decode_npy(data: bytes, name: str, max_pixels: int) -> Array:
     try:
         stream = io.BytesIO(data)
         npy: Any = np.lib.format
@@ -300,7 +279,7 @@ def _decode_npy(data: bytes, name: str, max_pixels: int) -> npt.NDArray[Any]:
         )
     _check_pixels(shape[0], shape[1], name, max_pixels)
     try:
-        values: npt.NDArray[Any] = np.load(io.BytesIO(data), allow_pickle=False)
+        values: Array = np.load(io.BytesIO(data), allow_pickle=False)
     except Exception as error:
         raise ImageReadError(f"{name}: truncated or damaged ({reason(error)})") from None
     return values
@@ -339,13 +318,11 @@ def _describe_unknown(counts: dict[int, int], schema: LabelSchema, wide: bool) -
     return f"{text} and no unlabelled id to read them as"
 
 
-def check_label_map(contract: Contract, label_map: npt.NDArray[Any]) -> None:
+def check_label_map(contract: Contract, label_map: Array) -> None:
     """Check that a label map is uint8 [H, W], channels of the contract's schema.
 
-    Raises:
-        InputError: wrong dtype or rank.
-        SizeError: no pixels.
-        UnknownLabelError: values that are no channel of the schema.
+    Raises InputError for another dtype or rank, SizeError for no pixels, UnknownLabelError for
+    values that are no channel.
     """
     _check_kinds(contract, label_map, "label map")
     if label_map.ndim != 2 or label_map.dtype != np.uint8:
@@ -369,22 +346,12 @@ def check_label_map(contract: Contract, label_map: npt.NDArray[Any]) -> None:
 
 
 def check_instance_map(
-    contract: Contract, label_map: npt.NDArray[Any], instance_map: npt.NDArray[Any] | None
-) -> npt.NDArray[np.int32] | None:
-    """Check an instance map.
+    contract: Contract, label_map: Array, instance_map: Array | None
+) -> InstanceMap | None:
+    """Check that an instance map is whole numbers [H, W] of its label map's size, 0..2147483647.
 
-    Args:
-        contract: the model's contract.
-        label_map: its label map [H, W].
-        instance_map: should be whole numbers [H, W].
-
-    Returns:
-        int32 [H, W], or None where the model takes no instance map.
-
-    Raises:
-        MissingInputError: the model needs an instance map.
-        SizeError: its size is not the label map's.
-        InputError: wrong dtype or rank, or ids outside 0..2147483647.
+    Returns int32 [H, W], or None where the model takes no instance map. Raises MissingInputError if
+    the model needs one, SizeError for another size, InputError for another dtype, rank or range.
     """
     if not contract.wants_instances:
         return None
@@ -420,15 +387,9 @@ def _check_kinds(contract: object, values: object, name: str) -> None:
         )
 
 
-def boundary_map(instance_map: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
-    """Instance boundaries: pixels whose id differs from the pixel above, below, left or right
-    (pix2pixHD, section 3.3).
-
-    Args:
-        instance_map: whole numbers [H, W]; compared as they are, never as floats.
-
-    Returns:
-        bool [H, W].
+def boundary_map(instance_map: Array) -> npt.NDArray[np.bool_]:
+    """Instance boundaries, bool [H, W]: pixels whose id differs from the pixel above, below, left
+    or right (pix2pixHD, section 3.3). Ids are compared as they are, never as floats.
     """
     boundary = np.zeros(instance_map.shape, np.bool_)
     across = instance_map[:, 1:] != instance_map[:, :-1]
@@ -441,19 +402,12 @@ def boundary_map(instance_map: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
 
 
 def renumber_instances(
-    instance_map: npt.NDArray[np.int32], limit: int
+    instance_map: InstanceMap, limit: int
 ) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32]]:
     """Number the instances densely in the order of their ids; boundaries do not change.
 
-    Args:
-        instance_map: int32 [H, W].
-        limit: most instances.
-
-    Returns:
-        int32 [H, W] with values 0..K-1, and int32 [K], their former ids.
-
-    Raises:
-        TooManyInstancesError: K is above `limit`.
+    Returns int32 [H, W] with values 0..K-1, and int32 [K], their former ids. Raises
+    TooManyInstancesError if K is above `limit`.
     """
     ids, dense = np.unique(instance_map, return_inverse=True)
     if len(ids) > limit:
@@ -463,29 +417,19 @@ def renumber_instances(
     return dense.reshape(instance_map.shape).astype(np.int32), ids.astype(np.int32)
 
 
-def instance_channels(
-    label_map: npt.NDArray[np.uint8], instance_map: npt.NDArray[Any]
-) -> tuple[list[int], list[int]]:
+def instance_channels(label_map: LabelMap, instance_map: Array) -> tuple[list[int], list[int]]:
     """Class of each instance: that of its first pixel, since an instance lies within one label.
 
-    Args:
-        label_map: uint8 [H, W], channels.
-        instance_map: whole numbers [H, W].
-
-    Returns:
-        the K instance ids in ascending order, and the channel of each (255 for unlabelled without
-        a channel).
+    Returns the K instance ids in ascending order, and the channel of each (255 for unlabelled
+    without a channel).
     """
     ids, first = np.unique(instance_map, return_index=True)
     return ids.tolist(), label_map.ravel()[first].tolist()
 
 
-def label_map_png(contract: Contract, label_map: npt.NDArray[Any]) -> bytes:
-    """Write a label map, uint8 [H, W], as a PNG file of label ids: 8-bit grey, 16-bit if an id of
-    the map is above 255.
-
-    Raises:
-        InputError: wrong dtype or rank, or values that are no channel of the schema.
+def label_map_png(contract: Contract, label_map: Array) -> bytes:
+    """Write a label map, uint8 [H, W] channels, as a PNG file of label ids: 8-bit grey, 16-bit if
+    an id of the map is above 255. Raises as `check_label_map`.
     """
     check_label_map(contract, label_map)
     schema = contract.schema
@@ -497,17 +441,12 @@ def label_map_png(contract: Contract, label_map: npt.NDArray[Any]) -> bytes:
     return _png(values.astype(np.uint8) if values.max() <= np.iinfo(np.uint8).max else values)
 
 
-def instance_map_png(
-    contract: Contract, label_map: npt.NDArray[Any], instance_map: npt.NDArray[Any]
-) -> bytes:
+def instance_map_png(contract: Contract, label_map: Array, instance_map: Array) -> bytes:
     """Write an instance map, whole numbers [H, W], as a 16-bit grey PNG file.
 
     Ids above 65535, for which PNG has no room, are renumbered in their order; boundaries and the
-    rows of a style do not change.
-
-    Raises:
-        InputError: wrong dtype, rank or size, or ids outside 0..2147483647.
-        TooManyInstancesError: ids above 65535, and more than 65536 of them.
+    rows of a style do not change. Raises as `check_instance_map`, and TooManyInstancesError for
+    more than 65536 of such ids.
     """
     instances = check_instance_map(contract, label_map, instance_map)
     if instances is None:
@@ -522,7 +461,7 @@ def instance_map_png(
     return _png(instances.astype(np.uint16))
 
 
-def _png(values: npt.NDArray[Any]) -> bytes:
+def _png(values: Array) -> bytes:
     import cv2
 
     # Maps are flat: the first level takes them to a few per cent, several times faster.

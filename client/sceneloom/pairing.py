@@ -92,19 +92,13 @@ def pair_names(
     place_of_label: Callable[[str], str],
     place_of_instance: Callable[[str], str],
 ) -> Pairing:
-    """Pair the maps of two folders.
+    """Pair the names of the files of two folders; `instances` None pairs none.
 
-    Args:
-        labels: names of the files in the folder of label maps.
-        instances: names of the files in the folder of instance maps, or None to pair none.
-        together: whether the two are one folder, where instance maps are those named so. In a
-            folder of its own every map is a label map.
-        training_ids: whether label maps hold training ids.
-        place_of_label: label map -> its name in errors.
-        place_of_instance: instance map -> its name in errors.
+    `together` says that the two are one folder, where instance maps are those named so; in a folder
+    of its own every map is a label map. `training_ids` says that label maps hold training ids.
+    `place_of_label` and `place_of_instance` give a map's name in errors.
 
-    Raises:
-        InputError: two maps would share one picture's name, or two instance maps fit one name.
+    Raises InputError if two maps would share one picture's name, or two instance maps fit one.
     """
     labels_left_out: list[LeftOut] = []
     instances_left_out: list[LeftOut] = []
@@ -191,17 +185,11 @@ def pair_folders(
 ) -> tuple[Sequence[NamePair], Sequence[LeftOut]]:
     """Find the label maps of a folder and the instance map of each; see `pair_names`.
 
-    Args:
-        labels: folder of label maps, searched to the bottom; a path or a URL.
-        instances: folder of instance maps, which may be the same, or None to pair none.
-        training_ids: whether label maps hold training ids.
+    Folders are paths or URLs, searched to the bottom; both may be the same, and None pairs no
+    instance maps. Returns the pairs, ordered by key, and all that is in none of them.
 
-    Returns:
-        the pairs, ordered by key, and all that is in none of them.
-
-    Raises:
-        InputError: a folder does not exist or cannot be read, has no maps, two maps would share one
-            picture's name, or two instance maps fit one name.
+    Raises InputError if a folder does not exist, cannot be read or has no maps, and as
+    `pair_names`.
     """
     folders = [labels] if instances is None else [labels, instances]
     paths: list[PurePath] = []

@@ -35,20 +35,13 @@ _JXL_LOSSY_EFFORT, _JXL_LOSSLESS_EFFORT = 3, 1
 def encode_picture(
     image: Image, format: Format, *, quality: int = 95, lossless: bool | None = None
 ) -> bytes:
-    """Encode a picture.
+    """Encode a picture, uint8 [H, W, 3] RGB; the same picture gives the same bytes.
 
-    Args:
-        image: uint8 [H, W, 3], RGB.
-        format: ``"png"``, ``"jpg"``, ``"webp"`` or ``"jxl"``.
-        quality: 1 to 100, of lossy pictures.
-        lossless: by default png and jxl, and webp at quality 100; jpg never.
+    `quality`, 1 to 100, is of lossy pictures. By default png and jxl are lossless, and webp at
+    quality 100; jpg never is.
 
-    Returns:
-        the file's bytes, the same for the same picture.
-
-    Raises:
-        InputError: the format cannot hold a picture of this size, or is never (or always) lossless.
-        MissingDependencyError: jxl without the extra ``datasets``.
+    Raises InputError if the format cannot hold a picture of this size or is never (or always)
+    lossless, MissingDependencyError for jxl without the extra ``datasets``.
     """
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
         raise InputError(f"a picture is uint8 [H, W, 3], not {image.dtype} {list(image.shape)}")
@@ -96,20 +89,11 @@ def encode_picture(
 def decode_picture(
     data: bytes, *, max_pixels: int = DEFAULT_MAX_PIXELS, name: str = "(bytes)"
 ) -> Image:
-    """Decode a picture of one of the formats that `encode_picture` writes.
+    """Decode a picture of a format of `encode_picture` to uint8 [H, W, 3] RGB; a rotation in the
+    file's metadata is ignored. `name` is the file's name in errors.
 
-    Args:
-        data: the file's bytes.
-        max_pixels: most pixels (height * width) to decode.
-        name: the file's name in errors.
-
-    Returns:
-        uint8 [H, W, 3], RGB; a rotation in the file's metadata is ignored.
-
-    Raises:
-        ImageReadError: truncated, damaged, or of another format.
-        ImageTooLargeError: more pixels than `max_pixels`.
-        MissingDependencyError: a JPEG XL file without the extra ``datasets``.
+    Raises ImageReadError if it is truncated, damaged or of another format, ImageTooLargeError above
+    `max_pixels`, MissingDependencyError for JPEG XL without the extra ``datasets``.
     """
     if data.startswith(_JXL_STARTS):
         return _decode_jxl(data, max_pixels, name)
@@ -177,9 +161,8 @@ def _decode_jxl(data: bytes, max_pixels: int, name: str) -> Image:
 def write_image(path: Path, image: Image, *, quality: int = 95) -> None:
     """Encode a picture, uint8 [H, W, 3] RGB, by the ending of its path, and write it whole.
 
-    Raises:
-        InputError: the ending is another, or the format cannot hold a picture of this size.
-        OSError: the place cannot be written; nothing is left there.
+    Raises InputError for another ending or a size that the format cannot hold, OSError if the place
+    cannot be written; nothing is left there.
     """
     format = path.suffix.removeprefix(".")
     if format not in FORMATS:

@@ -31,24 +31,16 @@ _ADAM7 = (
 
 
 def check_png(data: bytes, name: str) -> None:
-    """Check that a PNG's chunks, checksums and rows of pixels are complete and in order.
-
-    Args:
-        data: the file; its size is within the caller's limit.
-        name: its name in errors.
-
-    Raises:
-        ImageReadError: it is truncated, damaged or malformed.
+    """Check that the chunks, checksums and rows of pixels of a PNG, of a size within the caller's
+    limit, are complete and in order; raises ImageReadError with the file's name if not.
     """
     check_png_rows(data, png_pixels(data, name), name)
 
 
 def png_pixels(data: bytes, name: str) -> bytes:
-    """Check the chunks of a PNG, since decoders take malformed ones each in its own way; returns
-    the packed pixels.
-
-    Raises ImageReadError if the file is truncated, or a chunk is damaged, unknown and critical,
-    repeated, or out of its place.
+    """Packed pixels of a PNG; decoders take malformed files each in its own way. Raises
+    ImageReadError if the file is truncated, or a chunk is damaged, unknown and critical, repeated,
+    or out of its place.
     """
     at, kind, pixels, others = len(SIGNATURE), b"", [], 0
     ended: set[bytes] = set()  # kinds without further chunks
@@ -87,12 +79,8 @@ def png_pixels(data: bytes, name: str) -> bytes:
 
 
 def check_png_rows(data: bytes, pixels: bytes, name: str) -> None:
-    """Check the rows of pixels; raises ImageReadError if one is missing or damaged.
-
-    Args:
-        data: the file; its number of pixels is within the caller's limit.
-        pixels: packed, of `png_pixels`.
-        name: the file's name in errors.
+    """Check the packed pixels of `png_pixels`, of a number within the caller's limit; raises
+    ImageReadError if a row is missing or damaged.
     """
     width, height = int.from_bytes(data[16:20], "big"), int.from_bytes(data[20:24], "big")
     bits, interlaced = data[24] * _VALUES.get(data[25], 1), data[28]

@@ -17,7 +17,7 @@ import json
 import reprlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -26,7 +26,7 @@ from sceneloom.contract import Contract, StyleVector, is_style
 from sceneloom.errors import InputError, MissingInputError, SchemaError
 from sceneloom.files import write_whole
 from sceneloom.kinds import check_kind
-from sceneloom.maps import check_instance_map, check_label_map, instance_channels
+from sceneloom.maps import Array, Style, check_instance_map, check_label_map, instance_channels
 from sceneloom.schema import FileKey, parse_json
 from sceneloom.validation import checked, read_json
 from sceneloom.version import __version__
@@ -39,19 +39,13 @@ _Choose = Callable[[int, int | None], tuple[float, ...] | None]
 """Instance id and label id (None for unlabelled without a channel) -> style, or None for the
 default.
 """
-ChooseStyle = Callable[
-    [str, npt.NDArray[Any], npt.NDArray[Any] | None], npt.NDArray[np.float32] | None
-]
+ChooseStyle = Callable[[str, Array, Array | None], Style | None]
 """Key, label map and instance map of a picture -> style table, or None for the defaults."""
 
 
-def default_styles(
-    contract: Contract, label_map: npt.NDArray[Any], instance_map: npt.NDArray[Any]
-) -> npt.NDArray[np.float32]:
-    """Give every instance its class's default; zeros where the contract has none.
-
-    The values of the maps are not checked. Raises InputError if the model takes no style, or the
-    arguments come in another order.
+def default_styles(contract: Contract, label_map: Array, instance_map: Array) -> Style:
+    """Give every instance its class's default, zeros without one; the values of the maps are not
+    checked. Raises InputError if the model takes no style, or the arguments come in another order.
     """
     check_takes_style(contract)
     if label_map.dtype != np.uint8:
@@ -61,32 +55,23 @@ def default_styles(
 
 def styles_by_seed(
     contract: Contract,
-    label_map: npt.NDArray[Any],
-    instance_map: npt.NDArray[Any],
+    label_map: Array,
+    instance_map: Array,
     seed: int,
     *,
     key: str = "",
     of: StyleOf = "things",
-) -> npt.NDArray[np.float32]:
+) -> Style:
     """Draw one of its class's clusters for each instance, all with the same chance.
 
-    The draw depends on seed, key and instance id alone: an instance keeps its look when others come
-    or go, on every machine. A class without clusters takes its default.
+    The draw depends on seed, key (such as the map's name) and instance id alone: an instance keeps
+    its look when others come or go, on every machine. A class without clusters takes its default.
 
     Things are the instances of countable classes, with ids of at least the schema's
-    `instance_divisor`; the rest, such as road and sky, is stuff. Without a divisor all instances
-    are things.
+    `instance_divisor` (without one, all instances). The rest, such as road and sky, has its class's
+    default unless `of` is ``all``; things are drawn alike.
 
-    Args:
-        contract: contract of a styled model with clusters.
-        label_map: channels.
-        instance_map: instance ids.
-        seed: any whole number.
-        key: a further part of the seed, such as the map's name.
-        of: ``things`` leaves stuff its class's default; ``all`` draws things alike.
-
-    Raises:
-        InputError: the model takes no style or has no clusters, or a map does not fit the contract.
+    Raises InputError if the model takes no style or has no clusters, or a map does not fit.
     """
     check_has_clusters(contract)
     check_kind(seed, int, "the seed, a whole number,")
@@ -105,22 +90,13 @@ def styles_by_seed(
 
 
 def styles_by_cluster(
-    contract: Contract,
-    label_map: npt.NDArray[Any],
-    instance_map: npt.NDArray[Any],
-    clusters: Mapping[int, int],
-) -> npt.NDArray[np.float32]:
+    contract: Contract, label_map: Array, instance_map: Array, clusters: Mapping[int, int]
+) -> Style:
     """Give each named instance a cluster of its class, and all others their default.
 
-    Args:
-        contract: contract of a styled model with clusters.
-        label_map: channels.
-        instance_map: instance ids.
-        clusters: instance id -> index into its class's `style_clusters`.
-
-    Raises:
-        InputError: the model takes no style or has no clusters, a map does not fit the contract, an
-            instance is not in the map, or its class does not have the cluster.
+    `clusters` maps instance ids to indices into the `style_clusters` of their class. Raises
+    InputError if the model takes no style or has no clusters, a map does not fit the contract, an
+    instance is not in the map, or its class does not have the cluster.
     """
     check_has_clusters(contract)
     check_kind(clusters, Mapping, "instance id -> cluster")
@@ -154,14 +130,10 @@ class StyleFile:
 
 
 def styles_from_file(
-    contract: Contract,
-    label_map: npt.NDArray[Any],
-    instance_map: npt.NDArray[Any],
-    styles: StyleFile,
-) -> npt.NDArray[np.float32]:
-    """Give every instance the file's style for its id, else for its class, else the default.
-
-    Raises InputError if the model takes no style, or a map does not fit the contract.
+    contract: Contract, label_map: Array, instance_map: Array, styles: StyleFile
+) -> Style:
+    """Give every instance the file's style for its id, else for its class, else the default; raises
+    InputError if the model takes no style, or a map does not fit the contract.
     """
     check_kind(styles, StyleFile, "a StyleFile")
 
@@ -175,9 +147,8 @@ def styles_from_file(
 def read_styles(path: Path, contract: Contract) -> StyleFile:
     """Read a style file and check it against the contract.
 
-    Raises:
-        InputError: the file cannot be read, or the model takes no style.
-        SchemaError: the file is no style file, or its styles do not fit the model.
+    Raises InputError if the file cannot be read or the model takes no style, SchemaError if the
+    file is no style file or does not fit the model.
     """
     check_takes_style(contract)
     try:
@@ -219,9 +190,8 @@ def read_styles(path: Path, contract: Contract) -> StyleFile:
 def write_styles(path: Path, styles: StyleFile) -> None:
     """Write a style file whole; equal styles give equal bytes.
 
-    Raises:
-        InputError: `path` does not end in .json; it may be the photograph itself.
-        OSError: the place cannot be written.
+    Raises InputError if `path` does not end in .json (it may be the photograph itself), OSError if
+    the place cannot be written.
     """
     check_kind(styles, StyleFile, "a StyleFile")
     if path.suffix != ".json":
@@ -252,17 +222,14 @@ def check_has_clusters(contract: Contract) -> None:
     check_takes_style(contract)
     if not contract.style_clusters:
         raise InputError(
-            "this model has no style clusters to choose from: run `sceneloom styles` on its "
+            "this model has no style clusters: run `sceneloom styles` on its "
             "checkpoint and export it again"
         )
 
 
 def _checked_table(
-    contract: Contract,
-    label_map: npt.NDArray[Any],
-    instance_map: npt.NDArray[Any],
-    choose: _Choose,
-) -> npt.NDArray[np.float32]:
+    contract: Contract, label_map: Array, instance_map: Array, choose: _Choose
+) -> Style:
     check_takes_style(contract)
     check_label_map(contract, label_map)
     checked = check_instance_map(contract, label_map, instance_map)
@@ -270,12 +237,7 @@ def _checked_table(
     return _table(contract, label_map, checked, choose)
 
 
-def _table(
-    contract: Contract,
-    label_map: npt.NDArray[Any],
-    instance_map: npt.NDArray[Any],
-    choose: _Choose,
-) -> npt.NDArray[np.float32]:
+def _table(contract: Contract, label_map: Array, instance_map: Array, choose: _Choose) -> Style:
     ids, channels = instance_channels(label_map, instance_map)
     table = np.zeros((len(ids), contract.style_channels), np.float32)
     for row, (instance, channel) in enumerate(zip(ids, channels, strict=True)):
@@ -328,11 +290,8 @@ def style_chooser(contract: Contract, choice: StyleChoice) -> ChooseStyle:
     """Prepare the choice for a model; a style file for all maps is read here.
 
     The function that it returns raises InputError where a map has no file of its own in the folder,
-    or lacks instances of its file, and SchemaError where that file is wrong.
-
-    Raises:
-        InputError: the model takes no style, has no clusters for a seed, or the file is missing.
-        SchemaError: the style file is wrong.
+    or lacks instances of its file, and SchemaError where that file is wrong. So does this one, for
+    the file of all maps, for a model without style, and for a seed without clusters.
     """
     seed, path = choice.style_seed, choice.style_file
     if seed is not None:
@@ -347,12 +306,10 @@ def style_chooser(contract: Contract, choice: StyleChoice) -> ChooseStyle:
     if not path.is_dir():
         return OneStyleFile(contract, path)
 
-    def choose(
-        key: str, labels: npt.NDArray[Any], instances: npt.NDArray[Any] | None
-    ) -> npt.NDArray[np.float32]:
+    def choose(key: str, labels: Array, instances: Array | None) -> Style:
         file = path / f"{key}.json"
         if not file.is_file():
-            raise MissingInputError(f"{file}: no such style file, and every map wants its own")
+            raise MissingInputError(f"{file}: no such style file; every map needs its own")
         one = OneStyleFile(contract, file)
         table = one(key, labels, instances)
         one.check_used(f"{key} has no instances")
@@ -371,9 +328,7 @@ class OneStyleFile:
         # With styles of classes, too, as of a reference photograph, it is meant for other maps.
         self._missing = set() if self._styles.labels else set(self._styles.instances)
 
-    def __call__(
-        self, key: str, labels: npt.NDArray[Any], instances: npt.NDArray[Any] | None
-    ) -> npt.NDArray[np.float32]:
+    def __call__(self, key: str, labels: Array, instances: Array | None) -> Style:
         """Styles of one map; see `ChooseStyle`. Safe to call from several threads."""
         table = styles_from_file(self._contract, labels, _given(instances), self._styles)
         if self._missing:
@@ -387,6 +342,6 @@ class OneStyleFile:
             raise InputError(f"{self._path}: {fault} {listed}")
 
 
-def _given(instance_map: npt.NDArray[Any] | None) -> npt.NDArray[Any]:
+def _given(instance_map: Array | None) -> Array:
     assert instance_map is not None  # a styled model's maps are read with their instances
     return instance_map

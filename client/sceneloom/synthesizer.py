@@ -10,15 +10,14 @@ from __future__ import annotations
 import abc
 from collections.abc import Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
 
 from sceneloom.contract import Contract, precision_of
 from sceneloom.errors import InputError
 from sceneloom.kinds import check_kind
-from sceneloom.maps import Image, InstanceMap, LabelMap, Style
+from sceneloom.maps import Array, Image, InstanceMap, LabelMap, Style
 from sceneloom.request import Request, prepare, stack
 
 if TYPE_CHECKING:
@@ -46,15 +45,9 @@ class Synthesizer(abc.ABC):
     def run_batch(
         self, label_maps: LabelMap, instance_maps: InstanceMap | None, styles: Style | None
     ) -> Image:
-        """Run the network on one batch of maps at network size.
-
-        Args:
-            label_maps: uint8 [N, H, W], channels.
-            instance_maps: int32 [N, H, W], or None if the contract has no boundaries.
-            styles: float32 [N, 256, F], or None without style.
-
-        Returns:
-            uint8 [N, H, W, 3], RGB.
+        """Run the network on a batch of maps at network size: channels, uint8 [N, H, W]; instances,
+        int32 [N, H, W] or None; styles, float32 [N, 256, F] or None. Returns uint8 [N, H, W, 3]
+        RGB.
         """
 
     def close(self) -> None:  # noqa: B027 - most engines have nothing to release
@@ -72,43 +65,25 @@ class Synthesizer(abc.ABC):
         self.close()
 
     def synthesize(
-        self,
-        label_map: npt.NDArray[Any],
-        instance_map: npt.NDArray[Any] | None = None,
-        style: npt.NDArray[Any] | None = None,
+        self, label_map: Array, instance_map: Array | None = None, style: Array | None = None
     ) -> Image:
-        """Turn one label map into a picture.
+        """Turn one label map into a picture, uint8 [H, W, 3] RGB.
 
-        Args:
-            label_map: uint8 [H, W], channels as `read_label_map` returns them.
-            instance_map: whole numbers [H, W]; needed if `contract.wants_instances`.
-            style: float [K, F], row k for the k-th smallest instance id; None takes the contract's
-                defaults.
-
-        Returns:
-            uint8 [H, W, 3], RGB.
-
-        Raises:
-            InputError: an input does not fit the contract; nothing was sent.
-            ServingError: a server did not answer with a picture.
+        The inputs are those of `sceneloom.request.prepare`. Raises InputError if one does not fit
+        the contract (nothing was sent), ServingError if a server did not answer with a picture.
         """
         return self.synthesize_batch([label_map], [instance_map], [style])[0]
 
     def synthesize_batch(
         self,
-        label_maps: Sequence[npt.NDArray[Any]],
-        instance_maps: Sequence[npt.NDArray[Any] | None] | None = None,
-        styles: Sequence[npt.NDArray[Any] | None] | None = None,
+        label_maps: Sequence[Array],
+        instance_maps: Sequence[Array | None] | None = None,
+        styles: Sequence[Array | None] | None = None,
     ) -> list[Image]:
         """Turn label maps of any sizes into pictures in the same order; see `synthesize`.
 
         Maps of equal network size run together, at most `max_batch_size` at once. All inputs are
-        checked before the first one runs.
-
-        Args:
-            label_maps: uint8 [H, W] each.
-            instance_maps: one per label map, or None if the model takes none.
-            styles: one per label map, or None for the defaults.
+        checked before the first one runs. Instance maps and styles are one per label map, or None.
         """
         for maps in (label_maps, instance_maps, styles):
             if maps is not None or maps is label_maps:
@@ -138,9 +113,7 @@ class Synthesizer(abc.ABC):
         return [images[i] for i in range(count)]
 
     def run_requests(self, batch: Sequence[Request]) -> Image:
-        """Run requests of equal size, at most `max_batch_size`, as one batch.
-
-        Returns:
-            uint8 [N, H, W, 3], RGB, at network size: not cropped.
+        """Run requests of equal size, at most `max_batch_size`, as one batch; returns uint8 [N, H,
+        W, 3] RGB at network size, not cropped.
         """
         return self.run_batch(*stack(batch))

@@ -9,10 +9,8 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterable, Mapping
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from sceneloom.contract import (
     ENGINE_PARAMETER,
@@ -30,15 +28,13 @@ from sceneloom.errors import (
     RequestRejectedError,
     ServingError,
 )
-from sceneloom.maps import boundary_map
+from sceneloom.maps import Array, boundary_map
 from sceneloom.triton.transport import OUTPUT_SPECS, TRITON_DTYPES, ModelConfig, input_specs
 
 
 class FakeTransport:
-    """Answers with the label map in its schema's colours, boundaries in white.
-
-    It checks sizes, dtypes and batch sizes as a server does, records every request, and fails on
-    demand.
+    """Answers with the label map in its schema's colours, boundaries in white. It checks sizes,
+    dtypes and batch sizes as a server does, records every request, and fails on demand.
     """
 
     def __init__(
@@ -52,19 +48,15 @@ class FakeTransport:
     ) -> None:
         """Prepare the answers.
 
-        Args:
-            contract: contract of the model.
-            max_batch_size: largest batch.
-            dynamic_batching: as in its configuration.
-            engine: as in its configuration, such as ``openvino-fp32``; empty for none.
-            failures: one entry per request, in order: the error to raise, or None to answer; later
-                requests are answered.
+        The contract, the batches and the engine are in the model's configuration. `failures` has
+        one entry per request, in order: the error to raise, or None to answer; later requests are
+        answered.
         """
         self.contract = contract
         self.max_batch_size = max_batch_size
         self.dynamic_batching = dynamic_batching
         self.engine = engine
-        self.requests: list[dict[str, npt.NDArray[Any]]] = []
+        self.requests: list[dict[str, Array]] = []
         """Inputs of every request so far, failed ones included."""
         self.closed = False
         """Whether `close` was called."""
@@ -91,8 +83,8 @@ class FakeTransport:
         )
 
     def infer(
-        self, model: str, inputs: Mapping[str, npt.NDArray[Any]], output: str, *, timeout: float
-    ) -> npt.NDArray[Any]:
+        self, model: str, inputs: Mapping[str, Array], output: str, *, timeout: float
+    ) -> Array:
         """Answer one request, or raise the failure that is next in line."""
         self._check(model)
         with self._lock:

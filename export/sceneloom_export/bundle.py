@@ -57,16 +57,12 @@ class Exported:
 
     repository: Path
     contract: Contract
-    """The served contract, with sizes and the bundle's hash."""
     engine: str
     """The engine that serves by default: the fastest on this machine that passed."""
     known: Known
     verdicts: list[PrecisionVerdict]
-    """Verdicts on the precisions other than float32."""
     measured: list[Measured]
-    """Every engine on this machine."""
     own_maps: OwnMaps | None
-    """The user's maps in the proof."""
 
     @property
     def parity(self) -> Parity:
@@ -91,20 +87,16 @@ def export_bundle(
     Args:
         checkpoint_folder: a checkpoint bundle.
         repository: the folder to write; replaces an export bundle, refuses anything else.
-        settings: batching, queue, warm-up and instances.
+        settings: how the model is served.
         sizes: the (height, width) pairs to serve, or None for any multiple.
         largest: without `sizes`, the (height, width) of the parity proof beside small maps,
             multiples of the model's. The norms sum over the whole picture, so small maps alone
             prove little.
         export: precisions, and maps of the proof.
 
-    Raises:
-        CheckpointError: the checkpoint cannot be read.
-        GraphRuleError: the graph breaks a rule of the engines.
-        ParityError: a float32 engine's pictures differ from PyTorch's.
-        InputError: the maps cannot be read.
-        SizeError: `largest` is no multiple.
-        ExportError: the place is taken by something else or cannot be written.
+    Raises CheckpointError, InputError for unreadable maps, SizeError if `largest` is no multiple,
+    GraphRuleError if the graph breaks an engine's rule, ParityError if a float32 engine differs
+    from PyTorch, ExportError if the place is taken or cannot be written.
     """
     settings, export = settings or ServingSettings(), export or ExportSettings()
     precisions = export.precisions
@@ -126,12 +118,9 @@ def export_bundle(
             raise ExportError("a segmenter checks bf16 and int8, and neither is requested")
         recognition = Recognition(export.segmenter, contract.schema, maps[-len(own) - 1 :])
 
+    kind = "an export bundle"
     with replace_folder(
-        repository,
-        marker=bundle.REPORT_FILE,
-        files=_FILES,
-        kind="an export bundle",
-        error=ExportError,
+        repository, marker=bundle.REPORT_FILE, files=_FILES, kind=kind, error=ExportError
     ) as folder:
         ignore = shutil.ignore_patterns("__pycache__")
         shutil.copytree(templates() / MODEL_NAME, folder / MODEL_NAME, ignore=ignore)
@@ -158,7 +147,7 @@ def export_bundle(
         engine = fastest(measured, export.served)
         known = known_of(engine, measured, version, left_out)
 
-        report = {
+        proven = {
             "engine": engine,
             "maps": [f"{width}x{height}" for height, width in references.sizes],
             "graph": {"exported graph in ONNX Runtime": None if graph is None else graph.to_json()},
@@ -166,7 +155,7 @@ def export_bundle(
             "precisions": {v.precision: v.to_json() for v in verdicts},
             "left_out": left_out,
         }
-        served = describe(folder, checkpoint, contract, settings, largest, engine, known, report)
+        served = describe(folder, checkpoint, contract, settings, largest, engine, known, proven)
 
     remember(served.bundle_hash, measured, repository / VERSION, precision="exact")
     if proves_fast:
@@ -227,9 +216,7 @@ def write_graphs(
     precisions: Sequence[Precision],
     own: list[Request],
 ) -> None:
-    """Write the graphs into a version's folder: float32, the same with accurate norms, and as
-    requested half, and int8 with ranges from the user's own or else drawn maps.
-    """
+    """Write the graphs into a version's folder; int8's ranges come from own or else drawn maps."""
     graph, model = version / GRAPH_FILE, version / bundle.MODEL_FILE
     export_onnx(ServedGenerator(generator, contract).eval(), graph)
     norms = sum(isinstance(module, nn.InstanceNorm2d) for module in generator.modules())
@@ -252,8 +239,7 @@ def judge(
     recognition: Recognition | None,
 ) -> list[PrecisionVerdict]:
     """Judge every precision but float32, and remove the graph of each refused one; raises
-    ParityError if the half graph differs, on the first `small` references, from a model that passes
-    in half.
+    ParityError if the half graph of a model that passes differs.
     """
     verdicts = [
         proof.judge_rounded(generator, contract, precision, references, recognition)
@@ -305,7 +291,7 @@ def describe(
         "sha256": hashes,
         "bytes": {path.relative_to(folder).as_posix(): path.stat().st_size for path in engines},
         "checkpoint": {"sha256": checkpoint.weights_hash, "provenance": checkpoint.provenance},
-        "architecture": checkpoint.generator.architecture.to_json(),
+        "architecture": dataclasses.asdict(checkpoint.generator.architecture),
         "parameters": sum(p.numel() for p in checkpoint.generator.parameters()),
         "contract": served.to_json(),
         "serving": dataclasses.asdict(settings),

@@ -30,16 +30,8 @@ from sceneloom.errors import EngineError, ParityError, PlanRefusedError, require
 from sceneloom.files import file_hash
 from sceneloom_export.settings import EngineSettings, chosen_profiles
 from sceneloom_export.tensorrt_build import build_plan, generation, norm_choices
-from sceneloom_serving.bundle import (
-    FP16_FILE,
-    GRAPH_FILE,
-    PLAN_FILE,
-    REPORT_FILE,
-    WEIGHTS,
-    References,
-    load_references,
-    read_report,
-)
+from sceneloom_serving import bundle
+from sceneloom_serving.bundle import PLAN_FILE, WEIGHTS, References
 from sceneloom_serving.choice import first_of_the_fastest
 from sceneloom_serving.gpu import this_machine
 from sceneloom_serving.parity import Parity, check_parity, run_parity
@@ -47,26 +39,15 @@ from sceneloom_serving.plan_record import Machine, PlanRecord, Profile, verified
 from sceneloom_serving.tensorrt_runtime import TensorRTSynthesizer
 
 _UNPROVEN = "no reference picture of a size that the plan takes"
-_BUILT_OF = (
-    "graph",
-    "builder",
-    "precision",
-    "profiles",
-    "version_compatible",
-    "hardware",
-    "settings",
-    "contract",
-)
+_BUILT_OF: tuple[str, ...] = ("graph", "builder", "precision", "profiles", "settings", "contract")
+_BUILT_OF += ("version_compatible", "hardware")
 """Fields of a record that equal builds share."""
 _WARM_UP = 20
-_VARIED = 4
-"""Maps that are timed in turn."""
+_VARIED = 4  # maps that are timed in turn
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclasses.dataclass(frozen=True)
 class _Job:
-    """The input of a build, checked."""
-
     graph: Path
     contract: Contract
     profiles: tuple[Profile, ...]
@@ -88,24 +69,19 @@ def build_engine(
 
     Args:
         model: `model.onnx` of an export bundle; this TensorRT's graph is taken from beside it.
-        settings: precision, profiles and the builder's.
         plan: the file to write, with its record beside it; None is `PLAN_FILE` beside the model.
         unproven: build although no reference picture has a size that the plan takes.
         keep: build nothing if the existing plan has the same graph and settings and may be loaded
             on this machine.
         show: called with a line at a time.
 
-    Raises:
-        MissingDependencyError: TensorRT's bindings or cuda-python are not installed.
-        EngineError: no GPU, a missing or changed file, or a failure of TensorRT.
-        SizeError: the model does not take a profile's size.
-        ParityError: no plan is within the limits; none was kept.
+    Raises MissingDependencyError without TensorRT's bindings or cuda-python, EngineError without a
+    GPU, for a missing or changed file or a failure of TensorRT, SizeError for a wrong profile,
+    ParityError if no plan is within the limits.
     """
     settings = settings or EngineSettings()
-    if not model.name:
-        raise EngineError(f"{model}: is a folder; name model.onnx of an export bundle")
-    plan = plan or model.with_name(PLAN_FILE)
     job = _prepare(model, settings, unproven, show)
+    plan = plan or model.with_name(PLAN_FILE)
     if keep and plan.is_file():
         try:
             record, _ = verified_plan(plan, job.machine)
@@ -148,33 +124,29 @@ def _prepare(
         raise EngineError(f"{model}: no such file; name model.onnx of an export bundle")
     if len(model.resolve().parents) < 3:
         raise EngineError(f"{model}: lies in no export bundle; name DIR/synthesis/1/model.onnx")
-    bundle = model.resolve().parents[2]
-    report = read_report(bundle)
-    contract = Contract.from_json(report.get("contract"), source=str(bundle / REPORT_FILE))
-    references = load_references(bundle)
+    folder = model.resolve().parents[2]
+    report_file, report = folder / bundle.REPORT_FILE, bundle.read_report(folder)
+    contract = Contract.from_json(report.get("contract"), source=str(report_file))
+    references = bundle.load_references(folder)
     profiles = chosen_profiles(settings, contract, references.sizes[-1])
     machine = this_machine(settings.device)
     eight = generation(machine.tensorrt) == 8
     if eight:
         require(["onnx"], extra="export", purpose="writing the graph for TensorRT 8.6")
         if settings.hardware == "same-capability":
-            raise EngineError(
-                "TensorRT 8.6 builds no plans for one compute capability: use ampere+"
-            )
+            raise EngineError("TensorRT 8.6 cannot build for one compute capability: use ampere+")
     half = settings.precision == "fp16" and not eight
-    graph = model.with_name(FP16_FILE if half else GRAPH_FILE)
+    graph = model.with_name(bundle.FP16_FILE if half else bundle.GRAPH_FILE)
     if not graph.is_file():
         raise EngineError(
             f"{graph}: is missing, and TensorRT {machine.tensorrt} builds {settings.precision} "
-            f"from it: sceneloom export CHECKPOINT --repository {bundle}"
+            f"from it: sceneloom export CHECKPOINT --repository {folder}"
             f"{' --precision exact' if half else ''}"
         )
     for path in (graph, graph.with_name(WEIGHTS[graph.name])):
-        expected = report.get("sha256", {}).get(path.resolve().relative_to(bundle).as_posix())
+        expected = report.get("sha256", {}).get(path.resolve().relative_to(folder).as_posix())
         if path.is_file() and expected is not None and file_hash(path) != expected:
-            raise EngineError(
-                f"{path}: is not the file that {bundle / REPORT_FILE} names; export again"
-            )
+            raise EngineError(f"{path}: is not the file that {report_file} names; export again")
     show(f"TensorRT {machine.tensorrt} on {machine.gpu}, from {graph.name}: {settings.precision}")
     fits = [any(p.takes(p.batch[0], *size) for p in profiles) for size in references.sizes]
     references = References(
@@ -183,17 +155,10 @@ def _prepare(
     )
     if not references.requests and not unproven:
         raise EngineError(
-            f"{bundle}: has no reference picture of a size that {', '.join(map(str, profiles))} "
+            f"{folder}: has no reference picture of a size that {', '.join(map(str, profiles))} "
             "takes: export with --sizes or --largest of that size, or build with --unproven"
         )
-    return _Job(
-        graph=graph,
-        contract=contract,
-        profiles=profiles,
-        settings=settings,
-        machine=machine,
-        references=references,
-    )
+    return _Job(graph, contract, profiles, settings, machine, references)
 
 
 def _build(job: _Job, path: Path, norms: str) -> PlanRecord:
@@ -254,9 +219,8 @@ def _describe(job: _Job, plan: Path, norms: str) -> PlanRecord:
 
 
 def _time(engine: TensorRTSynthesizer, profile: Profile, count: int) -> dict[str, Any]:
-    """Time uploads, computation and downloads at the profile's tuned point, as in a record: p50_ms,
-    p99_ms, count and conditions. Runs in turn on maps of 16x16 blocks with random labels and
-    instances.
+    """Time uploads, computation and downloads at the profile's tuned point, in turn on maps of
+    16x16 blocks with random labels and instances; the record's latency.
     """
     labels, *others = profile.shapes(engine.contract, "tuned").values()
     batch, height, width = labels

@@ -39,27 +39,12 @@ _INPUTS = {
     INPUT_STYLE: (TensorProto.FLOAT, 3),
 }
 _OUTPUTS = {OUTPUT_IMAGE: (TensorProto.UINT8, 4)}
-_FORBIDDEN_TYPES: dict[int, str] = {
-    TensorProto.UINT8: "UINT8",
-    TensorProto.UINT16: "UINT16",
-    TensorProto.INT16: "INT16",
-    TensorProto.UINT32: "UINT32",
-    TensorProto.UINT64: "UINT64",
-    TensorProto.DOUBLE: "DOUBLE",
-    TensorProto.STRING: "STRING",
-}
+_FORBIDDEN_TYPES = {"UINT8", "UINT16", "INT16", "UINT32", "UINT64", "DOUBLE", "STRING"}
 _INTEGERS = (TensorProto.INT32, TensorProto.INT64)
 
 
 def export_onnx(served: ServedGenerator, path: Path, *, weights: str = WEIGHTS[GRAPH_FILE]) -> None:
-    """Write the served graph with the contract in its metadata, and its weights beside it.
-
-    Args:
-        served: the graph in eval mode, float32 or around a `HalfGenerator`.
-        path: the ONNX file to write.
-        weights: the file of the weights, in the same folder; graphs of the same model and precision
-            share it.
-    """
+    """Write a served graph with its contract, and its weights in a file that graphs may share."""
     contract = served.contract
     batch, height, width = 2, 2 * contract.min_side, 3 * contract.min_side
     examples = {
@@ -122,19 +107,13 @@ def quiet(logger_name: str | None) -> Iterator[None]:
 
 
 def check_rules(model: onnx.ModelProto, *, instance_norms: int) -> None:
-    """Check a graph against every rule; raises GraphRuleError with every broken one.
-
-    Args:
-        model: the exported model.
-        instance_norms: InstanceNorm calls of the PyTorch network; each must still be one node.
-    """
+    """Check an exported graph; raises GraphRuleError with every broken rule."""
     broken = [*_broken_outside(model), *_broken_inside(model, instance_norms)]
     if broken:
         raise GraphRuleError("the graph breaks the engines' rules: " + "; ".join(broken))
 
 
 def _broken_outside(model: onnx.ModelProto) -> Iterator[str]:
-    """Opset, inputs and outputs."""
     versions = {entry.domain: entry.version for entry in model.opset_import}
     if versions.get("") != OPSET:
         yield f"opset {versions.get('')}, it must be {OPSET}"
@@ -169,7 +148,6 @@ def _is_cast(node: onnx.NodeProto, to: int) -> bool:
 
 
 def _broken_inside(model: onnx.ModelProto, instance_norms: int) -> Iterator[str]:
-    """Operators, and types of what runs between them."""
     found = sum(node.op_type == "InstanceNormalization" for node in model.graph.node)
     if found != instance_norms:
         yield f"{found} InstanceNormalization nodes where the network has {instance_norms}"
@@ -183,8 +161,9 @@ def _broken_inside(model: onnx.ModelProto, instance_norms: int) -> Iterator[str]
     types |= {tensor.name: tensor.data_type for tensor in graph.initializer}
     ends = {value.name for value in [*model.graph.input, *model.graph.output]}
     for name, kind in types.items():
-        if kind in _FORBIDDEN_TYPES and name not in ends:
-            yield f"tensor {name!r} is {_FORBIDDEN_TYPES[kind]}"
+        type_name = TensorProto.DataType.Name(kind)
+        if type_name in _FORBIDDEN_TYPES and name not in ends:
+            yield f"tensor {name!r} is {type_name}"
     for node in model.graph.node:
         name, kind = node.name or node.op_type, types.get(node.input[0]) if node.input else None
         if node.op_type == "OneHot":

@@ -44,17 +44,14 @@ from sceneloom_training.evaluation.scores import count_classes, score, truth_tab
 from sceneloom_training.evaluation.segmenter import load_segmenter
 from sceneloom_training.networks import ServedGenerator, SynthesisNetwork
 
-HALF_LIMIT = 16_000.0
-"""Largest value of any layer of a float16 graph."""
+HALF_LIMIT = 16_000.0  # largest value of any layer of a float16 graph
 
 
 class RoundedSynthesizer(Synthesizer):
     """Runs a generator in float32 on the CPU, with every tensor rounded to 16 bits."""
 
     def __init__(self, generator: SynthesisNetwork, contract: Contract, dtype: torch.dtype) -> None:
-        """Copy a float32 generator in eval mode and round its weights to float16 or bfloat16; the
-        norms' scales and shifts stay float32.
-        """
+        """Copy a float32 generator and round its weights, except norms' scales and shifts."""
         super().__init__(contract)
         self.largest: dict[str, float] = {}
         """Layer -> largest absolute value before rounding; NaN if one was not finite."""
@@ -98,9 +95,8 @@ class RoundedSynthesizer(Synthesizer):
 
 
 _BETWEEN = "between layers"
-_FLOAT32 = (torch.tanh, torch.Tensor.tanh)
-"""The last step, which is float32 in every engine."""
 _LOOKS = (torch.is_grad_enabled, torch.is_floating_point)
+_FLOAT32 = (torch.tanh, torch.Tensor.tanh)  # the last step, in every engine
 
 
 class _Rounding(TorchFunctionMode):
@@ -137,9 +133,7 @@ class _Rounding(TorchFunctionMode):
 
 
 def check_half_range(largest: Mapping[str, float]) -> None:
-    """Refuse a float16 graph with values near the end of the range; raises ParityError with the
-    layers. The first overflow makes later layers not finite.
-    """
+    """Refuse values near the end of float16's range; raises ParityError with their layers."""
     broken = {n: v for n, v in largest.items() if math.isnan(v) or v > HALF_LIMIT}
     if broken:
         ordered = sorted(broken.items(), key=lambda item: item[0] == _BETWEEN)
@@ -154,13 +148,7 @@ def check_half_range(largest: Mapping[str, float]) -> None:
 
 
 def quantise(source: Path, target: Path, maps: Sequence[Request]) -> None:
-    """Write the quantised form of a float32 graph with accurate norms, and its weights beside it.
-
-    Args:
-        source: the float32 graph.
-        target: the graph to write, in the same folder.
-        maps: maps at network size, for the ranges.
-    """
+    """Write a graph with accurate norms in int8, with ranges from maps at network size."""
     graph = onnx.load(source, load_external_data=False).graph
     convolutions = [node.name for node in graph.node if node.op_type == "Conv"]
     with quiet(None):
@@ -192,25 +180,14 @@ class _Maps(quantization.CalibrationDataReader):  # type: ignore[misc]
         return None if request is None else tensors(*stack([request]))
 
 
-MAX_LOST = 1.0
-"""Points of mean IoU that bf16 and int8 may lose."""
+MAX_LOST = 1.0  # points of mean IoU that bf16 and int8 may lose
 
 
 class Recognition:
     """A segmenter, and maps of the pictures that it sees."""
 
     def __init__(self, segmenter: Path, schema: LabelSchema, requests: Sequence[Request]) -> None:
-        """Load the segmenter.
-
-        Args:
-            segmenter: as `sceneloom evaluate` takes it.
-            schema: schema of the label maps.
-            requests: scenes like those of the segmenter's training.
-
-        Raises:
-            CheckpointError: the segmenter cannot be loaded.
-            InputError: it has no class in common with the schema.
-        """
+        """Load a segmenter; raises CheckpointError, or InputError without a common class."""
         self._segmenter = load_segmenter(segmenter)
         table, _ = truth_table(schema, self._segmenter.schema)
         size = (self._segmenter.height, self._segmenter.width)
@@ -230,9 +207,7 @@ class Recognition:
     def check(
         self, references: Sequence[Image], candidates: Sequence[Image], precision: str
     ) -> float:
-        """Compare a precision's pictures with float32's: the lost points of mean IoU, below 0 for a
-        gain. Raises ParityError above `MAX_LOST`.
-        """
+        """Points of mean IoU that a precision loses, or gains below 0; raises ParityError."""
         before, after = self.mean_iou(references), self.mean_iou(candidates)
         if before - after > MAX_LOST:
             raise ParityError(

@@ -21,22 +21,16 @@ import torch
 from sceneloom.contract import STYLE_ROWS, Contract
 from sceneloom.errors import InputError, ParityError, SizeError
 from sceneloom.file_tree import LeftOut
-from sceneloom.maps import Image, OnUnknown, read_instance_map, read_label_map, renumber_instances
+from sceneloom.maps import OnUnknown, read_instance_map, read_label_map, renumber_instances
 from sceneloom.pairing import pair_maps
 from sceneloom.request import Padding, Request, prepare
+from sceneloom.synthesizer import Synthesizer
 from sceneloom_export.precision import Recognition, RoundedSynthesizer, check_half_range
+from sceneloom_serving import parity
 from sceneloom_serving.bundle import BLOCK, Golden, References, block_means
 from sceneloom_serving.onnx_runtime import OnnxRuntimeSynthesizer
 from sceneloom_serving.openvino_runtime import OpenVinoSynthesizer
-from sceneloom_serving.parity import (
-    Parity,
-    Precision,
-    check_parity,
-    check_proof,
-    compare,
-    reference_pictures,
-    run_parity,
-)
+from sceneloom_serving.parity import Parity, Precision, reference_pictures
 from sceneloom_streets import draw_street
 from sceneloom_training.networks import SynthesisNetwork
 from sceneloom_training.torch_synthesizer import TorchSynthesizer
@@ -56,7 +50,6 @@ class PrecisionVerdict:
     largest: dict[str, float] = dataclasses.field(default_factory=dict)
     """Layer -> largest absolute value before rounding."""
     reason: str | None = None
-    """Reason of a refusal; None if it may be used."""
 
     def to_json(self) -> dict[str, Any]:
         """The verdict as a JSON object; a layer that was not finite is null."""
@@ -90,15 +83,13 @@ def judge_rounded(
     references: References,
     recognition: Recognition | None = None,
 ) -> PrecisionVerdict:
-    """Check PyTorch's graph with every tensor rounded to fp16 or bf16 against the limits;
-    recognition checks bf16 only.
-    """
+    """Check PyTorch's graph rounded to fp16 or bf16; recognition checks bf16 only."""
     rounded = RoundedSynthesizer(generator, contract, _DTYPES[precision])
-    pictures = reference_pictures(rounded, references.requests)
     seen = recognition if precision == "bf16" else None
     name = f"PyTorch's graph rounded to {precision}"
-    verdict = _judge(name, precision, references, pictures, seen)
-    verdict = dataclasses.replace(verdict, largest=rounded.largest)
+    verdict = dataclasses.replace(
+        _judge(name, precision, references, rounded, seen), largest=rounded.largest
+    )
     if precision == "fp16":
         try:
             check_half_range(rounded.largest)
@@ -112,42 +103,41 @@ def judge_quantised(
 ) -> PrecisionVerdict:
     """Check the quantised graph in OpenVINO, which computes it in int8, against the limits."""
     with OpenVinoSynthesizer(graph, precision="int8") as engine:
-        pictures = reference_pictures(engine, references.requests)
-    return _judge(graph.name, "int8", references, pictures, recognition)
+        return _judge(graph.name, "int8", references, engine, recognition)
 
 
 def _judge(
     name: str,
     precision: Precision,
     references: References,
-    pictures: list[Image],
+    engine: Synthesizer,
     recognition: Recognition | None,
 ) -> PrecisionVerdict:
-    parity, lost, reason = compare(references.pictures, pictures), None, None
+    pictures = reference_pictures(engine, references.requests)
+    found, lost, reason = parity.compare(references.pictures, pictures), None, None
     try:
-        check_proof(parity, precision, name, len(references.requests))
+        parity.check_proof(found, precision, name, len(references.requests))
         if recognition is not None:
             count = recognition.pictures
             lost = recognition.check(references.pictures[-count:], pictures[-count:], precision)
     except ParityError as error:
         reason = str(error)
-    return PrecisionVerdict(precision=precision, parity=parity, lost=lost, reason=reason)
+    return PrecisionVerdict(precision=precision, parity=found, lost=lost, reason=reason)
 
 
 def check_graph(
     graph: Path, precision: Precision, references: References, count: int
 ) -> Parity | None:
-    """Compare an exported graph in ONNX Runtime on the CPU with the first `count` references;
-    raises ParityError.
+    """Compare a graph in ONNX Runtime on the CPU with the first references; raises ParityError.
 
     Those are small: its norms are not accurate on large ones, and it rounds no halves.
     """
     if not count:
         return None
     runtime = OnnxRuntimeSynthesizer(graph)
-    parity = run_parity(references.pictures[:count], runtime, references.requests[:count])
-    check_parity(parity, precision, f"{graph.name} in ONNX Runtime")
-    return parity
+    found = parity.run_parity(references.pictures[:count], runtime, references.requests[:count])
+    parity.check_parity(found, precision, f"{graph.name} in ONNX Runtime")
+    return found
 
 
 CALIBRATION_MAPS = 8
@@ -155,18 +145,16 @@ _MODERATE_SIZE = (256, 512)
 _STREETS = 3
 _OF_STREETS = {"cityscapes": False, "cityscapes-markings": True}
 """Schema of streets -> whether it has classes for lane markings."""
-_STREET_SEED = 3_000_000
-"""Far from every street of training or tests."""
-_GOLDEN_CLASSES = 16
-"""Most classes of the golden map, as in streets."""
+_STREET_SEED = 3_000_000  # far from every street of training or tests
+_GOLDEN_CLASSES = 16  # as in streets
 
 
 def reference_maps(
     contract: Contract, largest: tuple[int, int], own: list[Request], *, kinds: bool = False
 ) -> list[Request]:
-    """The maps of the parity proof: drawn shapes at small sizes, or at all sizes of the contract;
-    for fast precisions `kinds`, maps of eight kinds and streets at a moderate size; the user's own;
-    and one at the largest size, (height, width) if the contract takes any.
+    """The maps of the parity proof: shapes at small sizes, or at the contract's; for fast
+    precisions `kinds` and streets at a moderate size; the user's own; and one at the `largest`
+    size.
 
     The last is a street for Cityscapes' schemas: inaccurate norms fail on its large even regions.
     """
@@ -207,16 +195,13 @@ class OwnMaps:
     found: int
     """Count of maps in the folder."""
     left_out: Sequence[LeftOut]
-    """Other content of the folder."""
 
 
 def read_own_maps(
     contract: Contract, folder: Path, most: int, *, unknown: OnUnknown = "error"
 ) -> OwnMaps:
-    """Read the first maps of a folder, in `test_label` and `test_inst` or side by side.
-
-    Raises InputError if the folder has none or one is broken, SizeError if one has to be padded:
-    parity is measured on whole pictures.
+    """Read the first maps of a folder, in `test_label` and `test_inst` or side by side; raises
+    InputError, or SizeError for one to be padded: parity is measured on whole pictures.
     """
     labels, instances = folder / "test_label", folder / "test_inst"
     pairs, left_out = pair_maps(
@@ -242,13 +227,10 @@ def read_own_maps(
 
 
 def draw_map(contract: Contract, size: tuple[int, int], seed: int) -> Request:
-    """Draw a map outside every training set at a (height, width) of the network: a street for
-    Cityscapes' schemas. Equal seeds give equal maps.
-    """
+    """Draw a map outside every training set: a street for Cityscapes' schemas."""
     if contract.schema.name not in _OF_STREETS:
         return draw_probe(contract, *size, seed)
-    markings = _OF_STREETS[contract.schema.name]
-    street = draw_street(_STREET_SEED + seed, *size, markings=markings)
+    street = draw_street(_STREET_SEED + seed, *size, markings=_OF_STREETS[contract.schema.name])
     instances = street.instance_map if contract.wants_instances else None
     return prepare(contract, street.label_map, instances)
 
@@ -283,9 +265,7 @@ def make_golden(generator: SynthesisNetwork, contract: Contract) -> Golden:
 def draw_probe(
     contract: Contract, height: int, width: int, seed: int, *, classes: int | None = None
 ) -> Request:
-    """Draw one map: bands of labels, then ellipses, boxes and lines, each an instance of its own,
-    in at most `classes` labels. Equal seeds give equal maps.
-    """
+    """Draw bands of labels, then ellipses, boxes and lines, each an instance of its own."""
     rng = np.random.default_rng(seed)
     channels = contract.schema.channels
     label_map = np.zeros((height, width), np.uint8)
@@ -333,9 +313,7 @@ _MANY_CLASSES = ("cells", "blocks")
 
 
 def draw_kinds(contract: Contract, height: int, width: int, seed: int) -> list[Request]:
-    """Draw a map of each kind at network size, with a class and an instance for each region; equal
-    seeds give equal maps.
-    """
+    """Draw a map of each kind, with a class and an instance for each region."""
     requests = []
     channels = contract.schema.channels
     for number, kind in enumerate(KINDS):

@@ -43,9 +43,7 @@ from sceneloom_serving import templates
 from sceneloom_serving.bundle import FP16_FILE, MODEL_FILE, Config, read_config, write_config
 from sceneloom_serving.plan_record import input_shapes
 
-Size = tuple[int, int]
-"""(height, width)."""
-EMBEDDED = "embedded"
+Size = tuple[int, int]  # (height, width)
 _OWN_TENSORS = {
     INPUT_INSTANCES: {INPUT_INSTANCES, "instance_file", "network_instance_map"},
     INPUT_STYLE: {INPUT_STYLE, "style_rows", "network_style"},
@@ -62,16 +60,11 @@ def write_configs(
     engine: str,
     known: Mapping[str, str] = MappingProxyType({}),
 ) -> None:
-    """Fill in every template of a model's folder in place; raises SizeError for a wrong warm-up
-    size.
+    """Fill in the templates in `synthesis/`, with the graphs in `1/`; raises SizeError for a
+    warm-up size that the model does not take.
 
-    Args:
-        folder: `synthesis/`, a copy of the templates with the graphs in `1/`.
-        contract: goes into `parameters`; decides the inputs.
-        settings: batching, queue, warm-up and instances.
-        largest: without sizes in the contract, the (height, width) of the variants for fixed ones.
-        engine: the Python backend's engine.
-        known: further `parameters` of the Python backend's configuration.
+    Without sizes in the contract, the variants for fixed ones are at `largest`, (height, width).
+    `known` are further `parameters` of the Python backend.
     """
     template = folder / "config.pbtxt"
     base = read_config(template)
@@ -85,7 +78,7 @@ def write_configs(
         config.parameters[ENGINE_PARAMETER].string_value = f"{runtime}-{'fp16' if half else 'fp32'}"
         write_config(config, path)
     fill_config(template, template, contract, settings, engine=engine, known=known)
-    (folder / "configs" / f"{EMBEDDED}.pbtxt").write_bytes(template.read_bytes())
+    (folder / "configs" / "embedded.pbtxt").write_bytes(template.read_bytes())
 
 
 def fill_config(
@@ -187,9 +180,7 @@ def _shape(tensor: Any, size: Size) -> list[int]:
 
 
 def write_encoded_models(repository: Path, settings: ServingSettings) -> None:
-    """Write the three models of the encoded path into a repository, from the served configurations
-    of `synthesis`.
-    """
+    """Write the encoded path's models for the served configurations of `synthesis`."""
     served = repository / MODEL_NAME
     for model in ENCODED_MODELS:
         ignore = shutil.ignore_patterns("__pycache__")

@@ -1,6 +1,4 @@
-"""Settings of an export and of a TensorRT build, and optimisation profiles of the command line.
-Light: no torch, no onnx, no TensorRT.
-"""
+"""Settings of an export and of a TensorRT build; light: no torch, onnx or TensorRT."""
 
 from __future__ import annotations
 
@@ -19,8 +17,7 @@ from sceneloom_serving.plan_record import Hardware, Profile
 
 ExportPrecision = Literal["exact", "fast", "fp32", "fp16", "bf16", "int8"]
 """A class of precisions, or one of them."""
-FLOAT32 = "float32/"
-"""Prefix of nodes in the graph for TensorRT 8.6 that stay float32 in an engine of half."""
+FLOAT32 = "float32/"  # prefix of nodes that stay float32 in TensorRT 8.6's engine of half
 _LARGEST_BATCH = 1024
 
 
@@ -35,12 +32,10 @@ class ServingSettings:
     """Microseconds a request may wait for others to join its batch."""
     queue_size: Annotated[int, Interval(ge=0, le=1_000_000)] = 0
     """Requests that may wait; one more is refused with "queue full". 0 sets no limit: with one,
-    Triton sometimes lets requests wait for half a second while it is idle (docs/serving.md).
+    Triton sometimes waits for half a second while it is idle (docs/serving.md).
     """
     queue_timeout_s: Annotated[float, Interval(ge=0, le=86_400)] = 0.0
-    """Seconds a request may wait before it is refused with "timeout expired". 0 sets no limit; with
-    one, Triton waits in the same way.
-    """
+    """Seconds a request may wait before it is refused with "timeout expired". 0 sets no limit."""
     instances: Annotated[int, Interval(ge=1, le=64)] = 1
     """Copies of the model that run side by side, each with its own memory."""
     max_pixels: Annotated[int, Interval(ge=1, le=1 << 32)] = 8_388_608
@@ -69,13 +64,9 @@ class ExportSettings:
     int8 is calibrated on maps and takes longer.
     """
     maps: Path | None = None
-    """Folder of your own label and instance maps, for proof and calibration beside drawn ones; the
-    first eight are used.
-    """
+    """Folder of your own maps, for proof and calibration; the first eight are used."""
     unknown: Literal["error", "unlabelled"] = "error"
-    """Treatment of label ids in your maps outside the schema: refuse the map, or read them as
-    unlabelled.
-    """
+    """Label ids of your maps outside the schema: refuse the map, or read them as unlabelled."""
     segmenter: Path | None = None
     """Segmenter, as evaluate takes it, to check the pictures of bf16 and int8: those of your maps
     and of a drawn street. They may lose one point of mean IoU.
@@ -102,18 +93,14 @@ class EngineSettings:
     """How a TensorRT plan is built."""
 
     precision: Literal["fp16", "fp32"] = "fp16"
-    """fp16: convolutions in half, InstanceNorm and the last step in float32. fp32: everything in
-    float32, without TF32.
-    """
+    """fp16: convolutions in half, norms and the last step in float32. fp32: without TF32."""
     profiles: tuple[str, ...] = ()
     """Ranges of batch and size as BATCH@SIZE, each one value or LEAST:TUNED:MOST, such as
     1:4:4@2048x1024; without BATCH@ a batch of 1. None means one profile per size of the bundle, or
     the largest size of its parity proof if it takes any.
     """
     norms: Literal["fastest", "native", "plugin"] = "fastest"
-    """InstanceNormalization on TensorRT 10 and 11: its native layer, its plugin, or the faster of
-    both.
-    """
+    """InstanceNormalization on TensorRT 10 and 11: native layer, plugin, or the faster of both."""
     builder_level: Annotated[int, Interval(ge=0, le=5)] = 3
     """TensorRT's builder optimisation level: 0 builds fastest, 5 tries most."""
     workspace_gib: Annotated[float, Interval(ge=0, le=1024)] = 0.0

@@ -49,9 +49,7 @@ def build_plan(
     settings: EngineSettings,
     norms: str,
 ) -> bytes:
-    """Build a serialized plan, in minutes, from this generation's ONNX file, with norms of
-    `norm_choices`; raises EngineError with TensorRT's own first words.
-    """
+    """Build a serialized plan, in minutes; raises EngineError with TensorRT's own words."""
     trt = load_tensorrt()
     checked(load_cuda().cudaSetDevice(settings.device), f"choosing GPU {settings.device}")
     generation_ = generation(trt.__version__)
@@ -93,9 +91,7 @@ def build_plan(
     if timing is not None:
         cache = config.create_timing_cache(timing.read_bytes() if timing.is_file() else b"")
         if cache is None or not config.set_timing_cache(cache, False):
-            raise EngineError(
-                f"{timing}: is no timing cache of this TensorRT on this GPU; name another file"
-            )
+            raise EngineError(f"{timing}: is no timing cache of this TensorRT on this GPU")
     serialized = builder.build_serialized_network(network, config)
     if serialized is None:
         reasons = one_line("; ".join(logger.errors), most=600) or "it gives no reason"
@@ -147,9 +143,7 @@ def _same_capability(trt: Any, config: Any) -> None:
 
 
 def _configure_8(trt: Any, config: Any, network: Any, settings: EngineSettings) -> None:
-    """Allow TensorRT's own kernels only (others need libraries that a machine for 8.6 may lack),
-    and set layers to float32 that half would break.
-    """
+    # Other kernels need libraries that a machine for 8.6 may lack.
     sources = config.get_tactic_sources()
     for source in (trt.TacticSource.CUBLAS, trt.TacticSource.CUBLAS_LT, trt.TacticSource.CUDNN):
         sources &= ~(1 << int(source))
@@ -169,9 +163,7 @@ def _configure_8(trt: Any, config: Any, network: Any, settings: EngineSettings) 
 
 
 def _constrain(trt: Any, layer: Any, *, whole: bool) -> bool:
-    """Set a layer to float32, with its outputs if `whole`. A norm's may be half: a convolution
-    follows.
-    """
+    """Set a layer to float32, with its outputs if `whole`; a norm's may be half."""
     outputs = range(layer.num_outputs)
     if any(layer.get_output(i).dtype != trt.DataType.FLOAT for i in outputs):
         return False

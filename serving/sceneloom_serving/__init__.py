@@ -1,6 +1,4 @@
-"""Serving: engines behind the Synthesizer interface, the Triton model, and the embedded Triton
-server.
-"""
+"""Serving: engines as Synthesizers, the Triton model, and the embedded Triton server."""
 
 from __future__ import annotations
 

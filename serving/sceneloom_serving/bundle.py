@@ -24,6 +24,7 @@ configurations tritonclient.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import re
 import stat
@@ -34,16 +35,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from sceneloom.contract import (
-    ENGINE_PARAMETER,
-    INPUT_INSTANCES,
-    INPUT_LABELS,
-    INPUT_STYLE,
-    MODEL_NAME,
-    PARAMETER,
-    Contract,
-    precision_of,
-)
+from sceneloom import contract
+from sceneloom.contract import MODEL_NAME, Contract
 from sceneloom.errors import PlanRefusedError, ServerStartError
 from sceneloom.files import file_hash
 from sceneloom.maps import Image
@@ -52,8 +45,7 @@ from sceneloom.text import parse_json
 from sceneloom_serving.plan_record import read_record, record_path
 
 REPORT_FILE, GOLDEN_FILE, REFERENCES_FILE = "report.json", "golden.npz", "references.npz"
-VERSION = f"{MODEL_NAME}/1"
-"""The version's folder; the files below are in it."""
+VERSION = f"{MODEL_NAME}/1"  # the folder of the files below
 GRAPH_FILE, MODEL_FILE = "model.onnx", "onnxruntime.onnx"
 FP16_FILE, INT8_FILE = "fp16.onnx", "int8.onnx"
 PLAN_FILE = "model.plan"
@@ -65,16 +57,15 @@ WEIGHTS = {
     INT8_FILE: "weights-int8.bin",
 }
 """Graph -> file of its weights, beside it."""
-BLOCK = 16
-"""Side of a block of the golden picture, in pixels."""
-Config = Any
-"""A `ModelConfig` of Triton's protobuf schema, which has no types."""
-_INPUTS = (INPUT_LABELS, INPUT_INSTANCES, INPUT_STYLE)
+BLOCK = 16  # side of a block of the golden picture, in pixels
+Config = Any  # a `ModelConfig` of Triton's protobuf schema, which has no types
+_NO_EXPORT = "; this is not a folder that sceneloom export wrote"
+_INPUTS = (contract.INPUT_LABELS, contract.INPUT_INSTANCES, contract.INPUT_STYLE)
 _PLAN_SUFFIX = ".plan"
 _HASH = re.compile(r"[0-9a-f]{64}")
 _VARIANT = re.compile(r"[\w.-]+", re.ASCII)
-_UNFINISHED = re.compile(r"\.[^/]*\.plan\..+")
-"""Working folder of a killed build. A server opens no such name."""
+_UNFINISHED = re.compile(r"\.[^/]*\.plan\..+|\.sceneloom-.+\.part")
+"""Working folder, or part of a record, of a killed build. A server opens no such name."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -166,17 +157,24 @@ def _arrays(request: Request) -> dict[str, npt.NDArray[Any]]:
 
 
 def _load_arrays(path: Path) -> dict[str, Any]:
+    with _reading(path, _NO_EXPORT), path.open("rb") as stream:
+        try:
+            with np.load(stream, allow_pickle=False) as data:
+                return {name: data[name] for name in data.files}
+        except OSError:
+            raise
+        except Exception as error:  # zip, zlib and header errors of a damaged file
+            raise ServerStartError(f"{path}: damaged ({error})") from None
+
+
+@contextlib.contextmanager
+def _reading(path: Path, if_missing: str = "") -> Iterator[None]:
     try:
-        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as data:
-            return {name: data[name] for name in data.files}
+        yield
     except FileNotFoundError:
-        raise ServerStartError(
-            f"{path.parent}: no {path.name}; this is not a folder that sceneloom export wrote"
-        ) from None
+        raise ServerStartError(f"{path}: missing{if_missing}") from None
     except OSError as error:
         raise ServerStartError(f"{path}: cannot be read ({error.strerror or error})") from None
-    except Exception as error:  # zip, zlib and header errors of a damaged file
-        raise ServerStartError(f"{path}: damaged ({error})") from None
 
 
 def _request(arrays: dict[str, Any], suffix: str) -> Request | None:
@@ -211,14 +209,9 @@ def read_report(repository: Path) -> dict[str, Any]:
     """Read `report.json` of a bundle; raises ServerStartError if it is missing or damaged."""
     path = repository / REPORT_FILE
     try:
-        _check_kind(path)
-        data = parse_json(path.read_text("utf-8"))
-    except FileNotFoundError:
-        raise ServerStartError(
-            f"{path}: missing; {path.parent} is not a folder that sceneloom export wrote"
-        ) from None
-    except OSError as error:
-        raise ServerStartError(f"{path}: cannot be read ({error.strerror or error})") from None
+        with _reading(path, _NO_EXPORT):
+            _check_kind(path)
+            data = parse_json(path.read_text("utf-8"))
     except ValueError as error:
         raise ServerStartError(f"{path}: damaged ({error})") from None
     if not isinstance(data, dict):
@@ -227,9 +220,7 @@ def read_report(repository: Path) -> dict[str, Any]:
 
 
 def bundle_hash(repository: Path) -> str:
-    """The hash of the export, also in a served model's contract; raises ServerStartError without a
-    readable report.
-    """
+    """The hash of the export; raises ServerStartError without a readable report."""
     found = str(read_report(repository).get("bundle_hash"))
     if not _HASH.fullmatch(found):
         raise ServerStartError(f"{repository / REPORT_FILE}: damaged (its bundle_hash is no hash)")
@@ -237,10 +228,9 @@ def bundle_hash(repository: Path) -> str:
 
 
 def verify_repository(repository: Path, variant: str | None = None) -> int:
-    """Check every file and plan of an export bundle against its recorded hash; their count.
+    """Check every file and plan against its hash, and the files of a variant; the count of files.
 
-    With a variant of `synthesis/configs/`, its files are checked too. Raises ServerStartError, or
-    for a plan PlanRefusedError, with the first file that is missing, unknown or changed.
+    Raises ServerStartError, or PlanRefusedError, with the first missing, unknown or changed file.
     """
     if not repository.is_dir():
         raise ServerStartError(f"{repository}: no such folder; sceneloom export writes one")
@@ -268,33 +258,24 @@ def verify_repository(repository: Path, variant: str | None = None) -> int:
                 f"one in {REPORT_FILE}); export again"
             )
     load_golden(repository)
+    again = "build it again with sceneloom engine"
     plans = sorted((repository / MODEL_NAME).glob(f"*/*{_PLAN_SUFFIX}"))
     for plan in plans:
         record = read_record(plan)
         if record.plan_sha256 != _hash(plan):
-            raise PlanRefusedError(
-                f"{plan}: is not the plan that {record_path(plan).name} describes; build it again "
-                "with sceneloom engine"
-            )
+            raise PlanRefusedError(f"{plan}: is not the plan of {record_path(plan).name}; {again}")
         sources = _hashes_in(record.graph)
         if not sources or not sources <= set(hashes.values()):
-            raise PlanRefusedError(
-                f"{plan}: was built from another graph than those of this export; build it again "
-                "with sceneloom engine"
-            )
+            raise PlanRefusedError(f"{plan}: was built from a graph of another export; {again}")
     if variant is not None:
         _check_variant(repository, variant, hashes)
     return len(hashes) + len(plans)
 
 
 def _hash(path: Path) -> str:
-    try:
+    with _reading(path):
         _check_kind(path)
         return file_hash(path)
-    except FileNotFoundError:
-        raise ServerStartError(f"{path}: missing") from None
-    except OSError as error:
-        raise ServerStartError(f"{path}: cannot be read ({error.strerror or error})") from None
 
 
 def _check_kind(path: Path) -> None:
@@ -304,9 +285,8 @@ def _check_kind(path: Path) -> None:
 
 
 def _refuse_unknown(repository: Path, hashes: Mapping[str, str]) -> None:
-    """Refuse foreign files: any in a model's folder, because Python imports files beside model.py,
-    bytecode included, and Triton prefers a stub and shared libraries there; elsewhere those that
-    make a folder a model.
+    """Refuse foreign files: any in a model's folder, where Python imports files beside model.py
+    and Triton prefers a stub and shared libraries; elsewhere those that make a folder a model.
     """
     files = {PurePosixPath(name).parts for name in hashes}
     known = {parts[:depth] for parts in files for depth in range(1, len(parts) + 1)}
@@ -356,10 +336,9 @@ def _hashes_in(value: Any) -> set[str]:
 
 
 def _check_variant(repository: Path, variant: str, hashes: Mapping[str, str]) -> None:
-    """Check a configuration and the file it loads: without the configuration, a server takes
-    config.pbtxt silently. A plan must be of its variant's precision, which its pictures are
-    labelled with, and must have the variant's optimisation profiles, one for each of its sizes in
-    their order.
+    """Check a configuration and its file: without it, a server takes config.pbtxt silently. A plan
+    must have the variant's precision, and an optimisation profile for each of its sizes, in their
+    order.
     """
     name = f"{MODEL_NAME}/configs/{variant}.pbtxt"
     if not _VARIANT.fullmatch(variant) or name not in hashes:
@@ -376,33 +355,31 @@ def _check_variant(repository: Path, variant: str, hashes: Mapping[str, str]) ->
     if file.suffix != _PLAN_SUFFIX:
         return
     record = read_record(file)
-    engine = config.parameters[ENGINE_PARAMETER].string_value
-    if engine and precision_of(engine) != record.precision:
+    engine = config.parameters[contract.ENGINE_PARAMETER].string_value
+    if engine and (wanted := contract.precision_of(engine)) != record.precision:
         raise PlanRefusedError(
             f"{file}: is of {record.precision}, and variant {variant!r} says {engine}: build it "
-            f"with sceneloom engine --precision {precision_of(engine)}, or export again with "
-            f"--precision {'exact' if record.precision == 'fp16' else record.precision}"
+            f"with sceneloom engine --precision {wanted}, or export again with --precision "
+            f"{'exact' if record.precision == 'fp16' else record.precision}"
         )
-    sizes = Contract.loads(config.parameters[PARAMETER].string_value, source=variant).sizes or ()
+    text = config.parameters[contract.PARAMETER].string_value
+    sizes = Contract.loads(text, source=variant).sizes or ()
     profiles, batch = record.profiles, config.max_batch_size
     for index, size in zip(map(int, config.instance_group[0].profile), sizes, strict=True):
         if index >= len(profiles) or not profiles[index].takes(batch, *size):
-            wanted = [f"{width}x{height}" for height, width in sizes]
-            wanted += [f"1:{batch}:{batch}@{s}" for s in wanted] if batch > 1 else []
+            flags = [f"{width}x{height}" for height, width in sizes]
+            flags += [f"1:{batch}:{batch}@{flag}" for flag in flags] if batch > 1 else []
             raise PlanRefusedError(
                 f"{file}: its optimisation profiles are {', '.join(map(str, profiles))}, and "
-                f"variant {variant!r} needs others: sceneloom engine --profiles {' '.join(wanted)}"
+                f"variant {variant!r} needs others: sceneloom engine --profiles {' '.join(flags)}"
             )
 
 
 def check_files(repository: Path, *, encoded: bool) -> None:
-    """Check that the files a server loads can be read, with `encoded` also those of the encoded
-    path: Triton waits for ever for a missing model.py. Raises ServerStartError.
-    """
+    """Check the files that a server loads: Triton waits for ever for a missing model.py."""
     from sceneloom.triton.encoded import DECODE_MODEL, ENCODE_MODEL, ENCODED_MODEL
 
-    weights = WEIGHTS[MODEL_FILE]
-    files = ("config.pbtxt", "1/model.py", f"1/{MODEL_FILE}", f"1/{weights}")
+    files = ("config.pbtxt", "1/model.py", f"1/{MODEL_FILE}", f"1/{WEIGHTS[MODEL_FILE]}")
     needed = {f"{MODEL_NAME}/{name}": "" for name in files}
     if encoded:
         hint = "; an older version exported it, export again"
@@ -410,21 +387,15 @@ def check_files(repository: Path, *, encoded: bool) -> None:
         for model in (DECODE_MODEL, ENCODE_MODEL):
             needed[f"{model}/config.pbtxt"] = needed[f"{model}/1/model.py"] = hint
     for name, hint in needed.items():
-        path = repository / name
-        try:
-            with path.open("rb"):
-                pass
-        except OSError as error:
-            missing = "missing" if isinstance(error, FileNotFoundError) else error.strerror
-            raise ServerStartError(f"{path}: {missing}{hint}") from None
+        with _reading(repository / name, hint), (repository / name).open("rb"):
+            pass
 
 
 def lay_out(
     repository: Path, folder: Path, *, encoded: bool, parameters: Mapping[str, str]
 ) -> None:
-    """Make the folder that the embedded server sees: the bundle's models under plain names only,
-    with `encoded` those of the encoded path. `parameters` replace those of configurations with an
-    engine.
+    """Make the folder that the embedded server sees: the models under plain names only.
+    `parameters` replace those of configurations with an engine.
     """
     from sceneloom.triton.encoded import ENCODED_MODEL, ENCODED_MODELS
 

@@ -37,13 +37,9 @@ class BundledServer:
     """Paths of the server and its parts."""
 
     executable: Path
-    """The tritonserver binary."""
     backend: Path
-    """The Python backend's files."""
     stub: Path
-    """The backend's stub process, built for this Python's minor version."""
     library_path: str
-    """LD_LIBRARY_PATH for the server and its stub."""
 
     def write_backend_directory(self, folder: Path) -> None:
         """Write `folder/python` with the backend's files and the stub, for `--backend-directory`.
@@ -70,16 +66,10 @@ class BundledServer:
 
 
 def find_bundled_server() -> BundledServer:
-    """Find the server and check that it can run here.
-
-    Raises:
-        ServerStartError: the wheel has no server for this platform or Python, libpython is missing,
-            or numpy is too new for the stub.
-        MissingDependencyError: nvidia-pytriton is not installed.
-    """
+    """Find the server; raises MissingDependencyError, or ServerStartError if it cannot run here."""
     if sys.platform != "linux" or platform.machine() != "x86_64":
         raise ServerStartError(
-            f"there is no bundled Triton server for {platform.system()} on {platform.machine()}; "
+            f"the bundled Triton server does not run on {platform.system()}, {platform.machine()}; "
             "it is for Linux on x86-64 only. Run the server in a container or on another machine "
             "and name it with --url"
         )
@@ -99,9 +89,7 @@ def find_bundled_server() -> BundledServer:
     root = package / "tritonserver"
     stub = root / "python_backend_stubs" / version / _STUB
     if not stub.is_file():
-        built = sorted(
-            (p.name for p in stub.parents[1].glob("3.*")), key=lambda v: int(v.split(".")[1])
-        )
+        built = sorted((p.name for p in stub.parents[1].glob("3.*")), key=lambda v: int(v[2:]))
         raise ServerStartError(
             f"the bundled Triton server has no stub for Python {version}; it has {', '.join(built)}"
         )
@@ -125,26 +113,17 @@ def check_numpy(version: str) -> None:
 
 
 def find_libpython() -> Path:
-    """Path of this Python's shared library, which the stub loads; raises ServerStartError with the
-    name of Debian's package if it is missing.
-    """
+    """Path of this Python's shared library, which the stub loads; raises ServerStartError."""
     version = f"{sys.version_info.major}.{sys.version_info.minor}"
     name = f"libpython{version}.so.1.0"
-    folders = [
-        sysconfig.get_config_var("LIBDIR"),
-        sysconfig.get_config_var("LIBPL"),
-        str(Path(sys.base_prefix) / "lib"),
-    ]
-    multiarch = sysconfig.get_config_var("MULTIARCH")
-    folders += [f"/usr/lib/{multiarch}", f"/lib/{multiarch}"] if multiarch else []
-    for folder in filter(None, folders):
-        path = Path(folder) / name
+    folders = [*map(sysconfig.get_config_var, ("LIBDIR", "LIBPL")), f"{sys.base_prefix}/lib"]
+    if multiarch := sysconfig.get_config_var("MULTIARCH"):
+        folders += [f"/usr/lib/{multiarch}", f"/lib/{multiarch}"]
+    for path in (Path(folder) / name for folder in filter(None, folders)):
         if path.is_file():
-            try:
+            with contextlib.suppress(OSError):
                 ctypes.CDLL(str(path))
-            except OSError:
-                continue
-            return path
+                return path
     raise ServerStartError(
         f"{name} is missing, which the bundled Triton server's Python stub loads: on Debian and "
         f"Ubuntu apt-get install libpython{version}; a Python you build yourself needs "
@@ -158,8 +137,7 @@ _LEVELS = {"I": "info", "W": "warning", "E": "error", "F": "error", "V": "verbos
 _NOISE = re.compile(r"[+|]|At:|\S.*\(\d+\): \S+$|Signal \(\d+\) received")
 # Notes of a CPU-only server about the GPU and metrics it does not have.
 _EXPECTED = ("cuda", "gpu", "dcgm", "pinned memory", "cache manager", "nvml", "numa")
-USAGE = "Usage: tritonserver"
-"""Start of the text that Triton prints last after a wrong flag."""
+USAGE = "Usage: tritonserver"  # starts the text that Triton prints last after a wrong flag
 _LAST_WORDS = re.compile(r"Signal \((\d+)\) received|what\(\): *(.+)")
 _STUB_REFUSED = re.compile(r"sh: .*triton_python_backend_stub: (.+)")
 _EXPECTED_ERRORS = ("CudaDriverHelper", "unable to create stream")
@@ -172,7 +150,6 @@ class LogLine:
     level: str
     """``error``, ``warning``, ``info``, ``verbose``, or ``output`` of the processes."""
     text: str
-    """Text without date, process and source file."""
 
     @property
     def summary(self) -> str | None:
@@ -259,10 +236,20 @@ def new_folder(prefix: str) -> Path:
     return Path(tempfile.mkdtemp(prefix=prefix))
 
 
-def remove(prefix: str) -> None:
-    """Remove the leftovers of one server."""
-    for path in _named(prefix):
-        _remove(path)
+def remove(prefix: str, *, ownerless: bool = False) -> list[str]:
+    """Remove the leftovers of a prefix, or only those without a living owner; the names removed."""
+    removed = []
+    for folder in {SHARED_MEMORY, Path(tempfile.gettempdir())}:
+        for path in folder.glob(prefix + "*"):
+            if ownerless and not is_ownerless(path.name):
+                continue
+            removed.append(path.name)
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                with contextlib.suppress(FileNotFoundError, PermissionError):
+                    path.unlink()
+    return removed
 
 
 def sweep() -> list[str]:
@@ -278,21 +265,4 @@ def sweep() -> list[str]:
             with contextlib.suppress(psutil.Error):
                 process.kill()
                 removed.append(name)
-    for path in _named("sceneloom-"):
-        if is_ownerless(path.name):
-            _remove(path)
-            removed.append(path.name)
-    return removed
-
-
-def _named(prefix: str) -> list[Path]:
-    folders = {SHARED_MEMORY, Path(tempfile.gettempdir())}
-    return [path for folder in folders for path in folder.glob(prefix + "*")]
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path, ignore_errors=True)
-    else:
-        with contextlib.suppress(FileNotFoundError, PermissionError):
-            path.unlink()
+    return removed + remove("sceneloom-", ownerless=True)

@@ -26,13 +26,8 @@ from sceneloom.request import Request, stack
 from sceneloom.synthesizer import Synthesizer
 from sceneloom.text import parse_json
 from sceneloom.version import __version__
-from sceneloom_serving.bundle import (
-    REFERENCES_FILE,
-    REPORT_FILE,
-    VERSION,
-    References,
-    load_references,
-)
+from sceneloom_serving import bundle
+from sceneloom_serving.bundle import VERSION, References
 from sceneloom_serving.engines import ENGINES, Engine, cache_folder, engine_versions, unavailable
 from sceneloom_serving.parity import (
     CLASSES,
@@ -44,10 +39,9 @@ from sceneloom_serving.parity import (
 )
 
 _LEAST_ROUNDS, _MOST_ROUNDS, _ROUNDS_SECONDS = 5, 20, 1.5
+# In its turn an engine renders a few pictures if they take little, and the quickest counts: the
+# first one meets threads of the engine before it that are still awake.
 _TURN_PICTURES, _TURN_SECONDS = 3, 0.05
-"""In its turn an engine renders a few pictures if they take little, and the quickest counts: the
-first one meets threads of the engine before it that are still awake.
-"""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -56,13 +50,12 @@ class Measured:
 
     engine: str
     parity: Parity | None = None
-    """Difference from PyTorch in float32 over all reference maps; None if it did not run."""
+    """Difference from PyTorch over all reference maps; None if it did not run."""
     seconds: float | None = None
     """Median time of one picture of the largest map; None if it did not run or did not pass."""
     reason: str | None = None
     """Reason why it may not serve; None if it may."""
     rounds: tuple[float, ...] = ()
-    """Its time in each round, seconds."""
 
     def to_json(self) -> dict[str, Any]:
         """The measurement as a JSON object, without rounds."""
@@ -85,9 +78,8 @@ def measure_engines(
     without: Mapping[Precision, str] = MappingProxyType({}),
     engines: Mapping[str, Engine] = ENGINES,
 ) -> list[Measured]:
-    """Compare the pictures of every engine of a version's folder, one engine after the other, then
-    time those that pass in turn; they stay loaded until then. `without` is precision -> reason to
-    skip it.
+    """Compare every engine's pictures, then time those that pass in turn; they stay loaded until
+    then. `without` is precision -> reason to skip it.
     """
     measured: dict[str, Measured] = {}
     with contextlib.ExitStack() as opened:
@@ -146,9 +138,7 @@ def fastest(
     precision: PrecisionClass = "exact",
     engines: Mapping[str, Engine] = ENGINES,
 ) -> str:
-    """The engine that serves; of equally fast ones the most exact, and of one precision the last in
-    `engines`. Raises EngineError with each engine's reason if none may serve.
-    """
+    """The engine that serves: of equally fast ones the most exact; raises EngineError."""
     of_class = [m for m in measured if engines[m.engine].precision in CLASSES[precision]]
     may = {m.engine: m.rounds for m in of_class if m.seconds is not None}
     if not may:
@@ -170,9 +160,8 @@ def choose_engine(
     say: Callable[[str], None] = lambda line: None,
     engines: Mapping[str, Engine] = ENGINES,
 ) -> str:
-    """The engine for a bundle on this machine, remembered or measured now.
-
-    Raises ServerStartError without reference pictures, EngineError if no engine can serve here.
+    """The engine for a bundle on this machine, remembered or measured now; raises ServerStartError
+    without reference pictures, EngineError if none can serve.
     """
     version = repository / VERSION
     without = precisions_left_out(repository)
@@ -181,7 +170,7 @@ def choose_engine(
         return known
     say(f"trying the {precision} engines of this bundle on this machine, once")
     tried = {n: one for n, one in engines.items() if one.precision in CLASSES[precision]}
-    references = load_references(repository)
+    references = bundle.load_references(repository)
     measured = measure_engines(version, references, without=without, engines=tried)
     for one in measured:
         say(str(one))
@@ -199,7 +188,7 @@ def precisions_left_out(repository: Path) -> dict[Precision, str]:
 def _proof(repository: Path) -> dict[str, Any]:
     """The proof in export's report; empty without a readable one."""
     try:
-        proof = parse_json((repository / REPORT_FILE).read_text("utf-8"))["proof"]
+        proof = parse_json((repository / bundle.REPORT_FILE).read_text("utf-8"))["proof"]
     except (OSError, ValueError, KeyError, TypeError):
         return {}
     return proof if isinstance(proof, dict) else {}
@@ -236,21 +225,17 @@ def recall(
     *,
     precision: PrecisionClass = "exact",
 ) -> str | None:
-    """The remembered engine for this bundle on a machine like this, from the engines that can run
-    now; None without one.
-    """
+    """The remembered engine for this bundle on a machine like this, or None."""
     found = _remembered(bundle_hash, version, engines, precision)
     return None if found is None else str(found["engine"])
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Known:
-    """The measurements of the engine that serves, in words."""
+    """The serving engine's difference from PyTorch and the gain of `--precision fast`, in words."""
 
     difference: str
-    """Difference from PyTorch's pictures."""
     fast: str
-    """Gain of `--precision fast`."""
 
 
 def what_is_known(
@@ -325,10 +310,7 @@ def _parity(measured: Any, engine: str) -> Parity | None:
 
 
 def _remembered(
-    bundle_hash: str,
-    version: Path,
-    engines: Mapping[str, Engine],
-    precision: PrecisionClass,
+    bundle_hash: str, version: Path, engines: Mapping[str, Engine], precision: PrecisionClass
 ) -> dict[str, Any] | None:
     """The content that `remember` kept, if it holds here and now."""
     facts = _facts(version, engines)
@@ -347,10 +329,8 @@ def _remembered(
 
 
 def _facts(version: Path, engines: Mapping[str, Engine]) -> dict[str, Any]:
-    """The conditions of a choice: runtimes are installed and removed, `sceneloom engine` adds plans
-    to a bundle, and the same graphs may be proven at another size.
-    """
-    references = version.parents[1] / REFERENCES_FILE
+    """Facts that a choice depends on: runtimes, plans and reference pictures may change."""
+    references = version.parents[1] / bundle.REFERENCES_FILE
     return {
         "sceneloom": __version__,
         "machine": engine_versions(),
@@ -365,22 +345,19 @@ def _memory(bundle_hash: str, machine: dict[str, Any], precision: PrecisionClass
     return cache_folder() / "engines" / name
 
 
-TIE = 1.05
-"""Times that differ by less than this factor count as equal."""
-AGREE = 0.9
-"""Share of the rounds that a clearly faster one wins by more than that."""
+_TIE = 1.05  # times that differ by less than this factor count as equal
+_AGREE = 0.9  # share of the rounds that a clearly faster one wins by more than that
 _Name = TypeVar("_Name")
 
 
 def first_of_the_fastest(rounds: Mapping[_Name, Sequence[float]]) -> _Name:
-    """The first name without a clearly faster other, from name -> its time in each round, in the
-    order of preference: two measurements of one machine differ, and a fixed order gives the same
-    export the same engine each time.
+    """The first name without a clearly faster other, from name -> its time in each round, in order
+    of preference: it gives the same export the same engine each time.
     """
 
     def is_faster(one: Sequence[float], other: Sequence[float]) -> bool:
         pairs = list(zip(one, other, strict=False))
-        return sum(TIE * a < b for a, b in pairs) >= AGREE * len(pairs)
+        return sum(_TIE * a < b for a, b in pairs) >= _AGREE * len(pairs)
 
     for name, mine in rounds.items():
         if not any(is_faster(other, mine) for other in rounds.values()):

@@ -27,14 +27,8 @@ from typing import Annotated
 from annotated_types import Interval
 from typing_extensions import Self
 
+from sceneloom import errors
 from sceneloom.contract import DIFFERENCE_PARAMETER, ENGINE_PARAMETER, FAST_PARAMETER
-from sceneloom.errors import (
-    DeadlineExceededError,
-    InputError,
-    SceneLoomError,
-    ServerStartError,
-    ServerUnavailableError,
-)
 from sceneloom.files import new_prefix
 from sceneloom.triton.client import TritonSynthesizer
 from sceneloom.triton.grpc_transport import GrpcTransport
@@ -50,13 +44,12 @@ from sceneloom_serving.parity import check_golden
 _PORTS = ("http", "grpc", "metrics")
 _PLAIN_PATH = re.compile(r"[\w./-]+", re.ASCII)
 _PR_SET_PDEATHSIG = 1
-_GRACE = 1.5
-"""Seconds for Triton to answer the request that ended its model's process; it notices in one."""
+_GRACE = 1.5  # seconds for Triton to answer the request that ended its model's process
 Port = Annotated[int, Interval(ge=0, le=65535)]
 Seconds = Annotated[float, Interval(gt=0, le=MAX_SECONDS)]
 
 
-@checked(InputError)
+@checked(errors.InputError)
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ServerSettings:
     """Ports and timeouts of the embedded server."""
@@ -77,10 +70,7 @@ class ServerSettings:
     def __post_init__(self) -> None:
         ports = [p for p in (self.http_port, self.grpc_port, self.metrics_port) if p]
         if len(set(ports)) != len(ports):
-            raise InputError(
-                "ports are three different numbers from 1 to 65535 (or 0 for a free one), not "
-                f"{ports}"
-            )
+            raise errors.InputError(f"ports are three different numbers, or 0, not {ports}")
 
 
 class EmbeddedServer:
@@ -103,8 +93,6 @@ class EmbeddedServer:
         """Prepare a server of an export bundle; nothing runs before `start`.
 
         Args:
-            repository: the bundle.
-            settings: ports and timeouts.
             engine: name in `sceneloom_serving.engines.ENGINES`; None takes the bundle's.
             encoded: also serve the encoded path, `synthesis_encoded`.
             on_log: called with every line of the server's log, from a thread.
@@ -124,9 +112,7 @@ class EmbeddedServer:
         self.golden_difference = float("nan")
         """Largest difference of the golden probe's block means, in grey levels."""
         self.engine = self.difference = self.fast = ""
-        """The engine, its difference from PyTorch's pictures and `--precision fast`'s gain, in
-        words.
-        """
+        """Name, difference from PyTorch, and gain of `--precision fast`, in words."""
 
     def __enter__(self) -> Self:
         return self.start()
@@ -137,11 +123,8 @@ class EmbeddedServer:
     def start(self) -> Self:
         """Start the server and prove it with the golden probe; returns itself.
 
-        Raises:
-            ServerStartError: it did not come up.
-            MissingDependencyError: the bundled server is not installed.
-            ModelFailedError: the model's picture is not the exported one.
-            ModelNotFoundError: its configuration is not an export's.
+        Raises ServerStartError, MissingDependencyError if it is not installed, ModelFailedError for
+        a wrong picture, ModelNotFoundError for a foreign configuration.
         """
         assert self._process is None, "already started"
         try:
@@ -152,17 +135,11 @@ class EmbeddedServer:
         return self
 
     def restart(self) -> None:
-        """End the server without waiting for requests, and start it again on the same ports; raises
-        the errors of `start`, and may then be called again.
-        """
+        """End the server at once and start it on the same ports; raises as `start`, repeatably."""
         self._end_processes(at_once=True)
         self._bring_up()
 
     def _bring_up(self) -> None:
-        if not self._repository.is_dir():
-            raise ServerStartError(
-                f"{self._repository}: no such folder; sceneloom export writes one"
-            )
         self._golden = load_golden(self._repository)
         check_files(self._repository, encoded=self._encoded)
         server = bundled_server.find_bundled_server()
@@ -189,10 +166,9 @@ class EmbeddedServer:
             return None
 
     def watch(self) -> str:
-        """Wait until the server ends or breaks; returns one sentence with the reason.
+        """Wait until the server ends or breaks; one sentence with the reason.
 
-        A server with a dead model process still reports that it is ready and answers every request
-        with an internal error, so it counts as ended.
+        A dead model process counts as an end: the server still reports that it is ready, and fails.
         """
         with Heartbeat(self.grpc, self._golden, every=self._settings.probe_every) as heartbeat:
             while (code := self.wait(0.1)) is None:
@@ -243,7 +219,7 @@ class EmbeddedServer:
         self._prefix = new_prefix()
         backends = bundled_server.new_folder(self._prefix)
         if not _PLAIN_PATH.fullmatch(str(backends)):
-            raise ServerStartError(
+            raise errors.ServerStartError(
                 f"{backends}: Triton's Python backend hands this path to a shell; point TMPDIR to "
                 "one of letters, digits, '.', '_' and '-'"
             )
@@ -300,20 +276,19 @@ class EmbeddedServer:
     def _prove(self) -> None:
         import psutil
 
-        deadline = time.monotonic() + self._settings.start_timeout
+        limit = self._settings.start_timeout
+        deadline = time.monotonic() + limit
         while True:
             code = self.wait(0.1)
             if code is not None:
-                raise ServerStartError(self._how_it_ended(code))
+                raise errors.ServerStartError(self._how_it_ended(code))
             lines = list(self._lines)
             refused = next(filter(None, map(bundled_server.stub_refusal, lines)), None)
             if refused is not None:  # Triton would wait for it
-                raise ServerStartError(f"the model's process cannot be started: {refused}")
+                raise errors.ServerStartError(f"the model's process cannot be started: {refused}")
             left = deadline - time.monotonic()
             if left <= 0:
-                raise ServerStartError(
-                    f"the model was not ready within {self._settings.start_timeout:g} s"
-                )
+                raise errors.ServerStartError(f"the model was not ready within {limit:g} s")
             try:
                 timeouts = Timeouts(connect=min(left, 5.0), infer=left)
                 with TritonSynthesizer(self.grpc, timeouts=timeouts) as synthesizer:
@@ -325,7 +300,7 @@ class EmbeddedServer:
                 # Its children are the stubs that run the model.
                 self.model_processes = [p.pid for p in psutil.Process(self.pid).children()]
                 return
-            except (ServerUnavailableError, DeadlineExceededError):
+            except (errors.ServerUnavailableError, errors.DeadlineExceededError):
                 continue
 
 
@@ -342,21 +317,18 @@ def _die_with_parent() -> None:
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
-_TRIES = 3
-"""Failed probes in a row by which a server counts as broken."""
-_PAUSE = 1.0
-"""Seconds from a failed probe to the next."""
+_TRIES = 3  # failed probes in a row by which a server counts as broken
+_PAUSE = 1.0  # seconds from a failed probe to the next
 
 
 class Heartbeat:
     """Repeats the golden probe from a thread of its own while it is entered.
 
-    A server whose model hangs or has died still reports that it is ready. A server with a long
-    queue answers no probe in time and is well, as long as it answers others.
+    `every` is seconds between probes, and for the answer to one. A server that answers no probe in
+    time but other requests has a long queue, and is well.
     """
 
     def __init__(self, url: str, golden: Golden, *, every: float) -> None:
-        """Prepare it; `every` is seconds between probes, and for the answer to one."""
         self._url, self._golden, self._every = url, golden, every
         self._done = threading.Event()
         self.failure: str | None = None
@@ -370,27 +342,23 @@ class Heartbeat:
         self._done.set()  # without waiting for a probe in flight
 
     def _beat(self) -> None:
-        failed = 0
+        failed, timeouts = 0, Timeouts(infer=self._every)
         while not self._done.wait(min(_PAUSE, self._every) if failed else self._every):
             try:
-                self._probe()
+                transport = GrpcTransport(self._url)
+                with TritonSynthesizer(self._url, timeouts=timeouts, transport=transport) as served:
+                    answers = transport.answered(served.model, timeout=timeouts.connect)
+                    try:
+                        check_golden(served, self._golden)
+                    except errors.DeadlineExceededError:
+                        if transport.answered(served.model, timeout=timeouts.connect) == answers:
+                            raise
                 failed = 0
-            except SceneLoomError as error:
+            except errors.SceneLoomError as error:
                 failed += 1
                 if failed == _TRIES:
                     self.failure = str(error)
                     return
-
-    def _probe(self) -> None:
-        timeouts = Timeouts(infer=self._every)
-        transport = GrpcTransport(self._url)
-        with TritonSynthesizer(self._url, timeouts=timeouts, transport=transport) as synthesizer:
-            answers = transport.answered(synthesizer.model, timeout=timeouts.connect)
-            try:
-                check_golden(synthesizer, self._golden)
-            except DeadlineExceededError:
-                if transport.answered(synthesizer.model, timeout=timeouts.connect) == answers:
-                    raise
 
 
 HOST = "127.0.0.1"
@@ -399,17 +367,13 @@ HOST = "127.0.0.1"
 class HeldPorts:
     """Ports of 127.0.0.1, chosen together and reserved until `release`, restarts included.
 
-    A bound socket that does not listen and lets its address be used again keeps the kernel from
-    giving the port to another server or to a client's connection, which could even connect to
-    itself. A server that names the port can still listen on it.
+    A bound socket with a reusable address that does not listen keeps the port from other servers
+    and from clients' connections; the server that names the port can still listen on it.
     """
 
     def __init__(self, ports: Mapping[str, int]) -> None:
-        """Reserve the ports, named ones first: purpose -> port, or 0 for a free one. Raises
-        ServerStartError with the flag if one is in use.
-        """
+        """Reserve purpose -> port, or 0 for a free one; raises ServerStartError."""
         self.addresses: dict[str, str] = {}
-        """Purpose -> ``HOST:PORT``."""
         with contextlib.ExitStack() as sockets:
             for purpose in sorted(ports, key=lambda name: ports[name] == 0):
                 held = sockets.enter_context(socket.socket())
@@ -419,7 +383,7 @@ class HeldPorts:
                 try:
                     held.bind((HOST, ports[purpose]))
                 except OSError as error:
-                    raise ServerStartError(
+                    raise errors.ServerStartError(
                         f"port {ports[purpose]} for {purpose} cannot be used ({error.strerror}); "
                         f"choose another with --{purpose}-port"
                     ) from None
@@ -431,12 +395,9 @@ class HeldPorts:
         self._sockets.close()
 
 
-_SHORT = 60.0
-"""Seconds from its start within which a server ends early."""
+_SHORT = 60.0  # seconds from its start within which a server ends early
 WAITS = (0.0, 0.0, 0.0, 0.0, 0.0, 1.0, 2.0, 4.0, 8.0, 16.0)
-"""Seconds until the next start by the count of early ends in a row: a bad request costs only the
-start itself, a server that cannot live is given up.
-"""
+"""Seconds until the next start, by the count of early ends in a row."""
 
 
 def keep_up(
@@ -447,17 +408,9 @@ def keep_up(
     say: Callable[[str], None],
     waits: Sequence[float] = WAITS,
 ) -> str:
-    """Restart a server that ends or breaks, until it has ended early too often.
-
-    Args:
-        server: started, and proven.
-        check: called before each start; raises a SceneLoomError if the server must not start.
-        on_ready: called whenever the server is proven, now included.
-        say: called with each end and its reason.
-        waits: seconds before each start that follows an early end.
-
-    Returns:
-        one sentence with the reason for giving up.
+    """Restart a started server that ends or breaks, until it has ended early too often; one
+    sentence with the reason. `check` runs before each start, `on_ready` after each proof, now
+    included; `waits` are seconds before each start after an early end.
     """
     on_ready()
     early, started, reason = 0, time.monotonic(), server.watch()
@@ -473,7 +426,7 @@ def keep_up(
                 check()
                 server.restart()
                 break
-            except (SceneLoomError, OSError) as error:
+            except (errors.SceneLoomError, OSError) as error:
                 early, reason = early + 1, str(error)
         on_ready()
         started, reason = time.monotonic(), server.watch()

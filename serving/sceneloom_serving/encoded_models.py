@@ -42,7 +42,7 @@ try:
 except ImportError:  # outside the backend's stub process
     pb_utils = None
 
-# The steps' own tensors: a name is either a file's or what was in it, never both.
+# The steps' own tensors: a name means a file or its content, never both.
 _LABEL_FILE, _INSTANCE_FILE, _STYLE_ROWS = "label_file", "instance_file", "style_rows"
 _HEIGHT_WIDTH, _PICTURE = "height_width", "picture"
 
@@ -141,14 +141,8 @@ def decode_request(
 ) -> Request:
     """Read one request's PNG files into the network's form; raises InputError.
 
-    Args:
-        contract: the served model's.
-        max_pixels: most pixels, padding included.
-        label_file: label ids.
-        instance_file: instance ids, or None if the model takes none.
-        style_rows: float32 [K, F], row k for the k-th smallest instance id; no rows, or None, for
-            the contract's defaults.
-        unknown: ``error`` or ``unlabelled``: treatment of label ids outside the schema.
+    `max_pixels` includes padding. `style_rows` is float32 [K, F], row k for the k-th smallest
+    instance id; no rows, or None, for the contract's defaults. `unknown` is error or unlabelled.
     """
     if unknown not in ("error", "unlabelled"):
         raise InputError(f"{INPUT_UNKNOWN} is {unknown[:40]!r}; it is error or unlabelled")
@@ -175,9 +169,7 @@ def decode_request(
 
 
 def encode_image(image: Image, height_width: tuple[int, int], format: str) -> bytes:
-    """Crop a picture, uint8 [H, W, 3] RGB, to the map's (height, width) and encode it in a format
-    of `sceneloom.triton.encoded.format_words`; raises InputError if the format cannot hold it.
-    """
+    """Crop a picture, uint8 [H, W, 3] RGB, to (height, width) and encode it; raises InputError."""
     height, width = height_width
     name, quality = read_format(format)
     return encode_picture(image[:height, :width], name, quality=quality)
@@ -194,13 +186,8 @@ def _check_file(data: bytes, name: str, max_pixels: int) -> None:
 
 
 def check_encoded_path(url: str, golden: Golden, engine: str, timeouts: Timeouts) -> float:
-    """Prove the encoded path at ``HOST:PORT`` of gRPC with a real inference, as
-    `parity.check_picture` does.
-
-    Raises:
-        ModelNotFoundError: the server has no encoded path.
-        ModelFailedError: the picture is not the exported one.
-        ServingError: it gave no picture.
+    """Prove the encoded path at ``HOST:PORT`` of gRPC, as `parity.check_picture` does; raises
+    ModelNotFoundError without one, ModelFailedError for a wrong picture, ServingError for none.
     """
     from sceneloom.triton.grpc_transport import GrpcTransport
 

@@ -1,6 +1,4 @@
-"""The engines of an export bundle, the machine that runs them, and opening one. docs/runtimes.md
-describes them.
-"""
+"""The engines of an export bundle and the machine that runs them (docs/runtimes.md)."""
 
 from __future__ import annotations
 
@@ -32,11 +30,8 @@ class Engine:
     precision: Precision
     """Its pictures must keep the limits of this precision."""
     file: str
-    """Its file in a version's folder of an export bundle."""
     make_file: str
-    """The command that makes the file."""
     gpu: bool
-    """Whether it runs on an NVIDIA GPU."""
     check: Callable[[], object]
     """Raises a SceneLoomError if this machine cannot run it."""
     open: Callable[[Path, int], Synthesizer]
@@ -61,9 +56,7 @@ def _onnx_runtime(precision: Precision, file: str, provider: Provider) -> Engine
         make_file="sceneloom export --precision exact",
         gpu=provider != "cpu",
         check=check,
-        open=lambda path, batch: OnnxRuntimeSynthesizer(
-            path, provider=provider, max_batch_size=batch
-        ),
+        open=lambda path, n: OnnxRuntimeSynthesizer(path, provider=provider, max_batch_size=n),
     )
 
 
@@ -80,9 +73,7 @@ def _openvino(precision: Precision, file: str) -> Engine:
         make_file=f"sceneloom export --precision {'exact' if precision == 'fp32' else 'fast'}",
         gpu=False,
         check=check,
-        open=lambda path, batch: OpenVinoSynthesizer(
-            path, precision=precision, max_batch_size=batch
-        ),
+        open=lambda path, n: OpenVinoSynthesizer(path, precision=precision, max_batch_size=n),
     )
 
 
@@ -110,9 +101,7 @@ ENGINES = {
 
 
 def unavailable(engine: Engine, version: Path | None = None) -> str | None:
-    """Reason why an engine cannot run a version's folder of a bundle here, or without one on this
-    machine; None if it can.
-    """
+    """Reason why an engine cannot run here, or not this version's folder; None if it can."""
     try:
         engine.check()
     except SceneLoomError as error:
@@ -132,14 +121,12 @@ def unavailable(engine: Engine, version: Path | None = None) -> str | None:
 def get_engine(name: str) -> Engine:
     """The engine of a name; raises EngineError without one."""
     if name not in ENGINES:
-        raise EngineError(f"no engine {name!r}; there are {', '.join(ENGINES)}")
+        raise EngineError(f"no engine {name!r}; choose one of {', '.join(ENGINES)}")
     return ENGINES[name]
 
 
 def open_engine(name: str, version: Path, *, max_batch_size: int = 1) -> Synthesizer:
-    """Load an engine from a version's folder of a bundle, for batches unless the file decides them;
-    raises EngineError if it does not exist or cannot run here.
-    """
+    """Load an engine from a version's folder of a bundle; raises EngineError if it cannot run."""
     engine = get_engine(name)
     reason = unavailable(engine, version)
     if reason is not None:
@@ -153,9 +140,7 @@ _ENGINE_PACKAGES = ("onnxruntime", "onnxruntime-gpu", "openvino", "tensorrt")
 
 
 def describe_machine() -> dict[str, Any]:
-    """Processor, cores of this process, memory in GiB, GPUs, system, versions and load; no names of
-    hosts or paths.
-    """
+    """Processor, memory, GPUs, system, versions and load; no names of hosts or paths."""
     gpus = Path("/proc/driver/nvidia/gpus").glob("*/information")
     return {
         "cpu": _field("/proc/cpuinfo", "model name") or platform.processor(),

@@ -20,9 +20,8 @@ _MODULES = ("tensorrt", "tensorrt_bindings")
 
 
 def load_tensorrt() -> Any:
-    """TensorRT's Python module: the whole package, or its bindings beside an image's own libraries.
-
-    Raises MissingDependencyError without both, and EngineError if a library is missing.
+    """TensorRT's module, or its bindings beside an image's libraries; raises MissingDependencyError
+    without both, EngineError if a library is missing.
     """
     found = [name for name in _MODULES if importlib.util.find_spec(name) is not None]
     if not found:
@@ -49,9 +48,8 @@ def load_cuda() -> Any:
 
 
 def checked(result: Any, what: str) -> Any:
-    """The value of a CUDA call, from (status, values...): nothing, one value, or a tuple of them.
-
-    Raises EngineError about `what`, such as ``allocating 6 MiB``, if the status is not success.
+    """The value of a CUDA call, from (status, values...): nothing, one value, or a tuple of them;
+    raises EngineError about `what`, such as ``allocating 6 MiB``, on failure.
     """
     status, *values = result
     if int(status) != 0:
@@ -62,10 +60,7 @@ def checked(result: Any, what: str) -> Any:
 
 
 def this_machine(device: int = 0) -> Machine:
-    """This machine with the GPU of CUDA's number `device`.
-
-    Raises MissingDependencyError without TensorRT or cuda-python, and EngineError without the GPU.
-    """
+    """This machine with a GPU by CUDA's number; raises EngineError, MissingDependencyError."""
     tensorrt, cudart = load_tensorrt(), load_cuda()
     status, count = cudart.cudaGetDeviceCount()
     if int(status) != 0 or not count:
@@ -79,10 +74,10 @@ def this_machine(device: int = 0) -> Machine:
             )
         raise EngineError(
             f"this machine has no NVIDIA GPU that CUDA can use ({reason}); TensorRT plans are "
-            "built and run where the GPU is"
+            "built and run on the GPU"
         )
     if device >= count:
-        raise EngineError(f"there is no GPU {device}; this machine has {count}, from 0")
+        raise EngineError(f"no GPU {device}; this machine has {count}, from 0")
     properties = checked(cudart.cudaGetDeviceProperties(device), "asking for the GPU's name")
     name = properties.name
     text = _DRIVER.read_text("utf-8", "replace") if _DRIVER.is_file() else ""

@@ -9,16 +9,14 @@ from pathlib import Path
 from typing import Literal
 
 from sceneloom.contract import OUTPUT_IMAGE, PARAMETER, Contract
-from sceneloom.errors import EngineError, ExportError, MissingDependencyError, require
+from sceneloom.errors import EngineError, ExportError, MissingDependencyError, require, said
 from sceneloom.maps import Image, InstanceMap, LabelMap, Style
 from sceneloom.request import tensors
 from sceneloom.synthesizer import Synthesizer
-from sceneloom.text import one_line
 from sceneloom_serving.bundle import FP16_FILE, INT8_FILE
 
 Provider = Literal["cpu", "cuda"]
-_PRECISIONS = {FP16_FILE: "fp16", INT8_FILE: "int8"}
-"""Graph of an export bundle -> its precision if that is not float32."""
+_PRECISIONS = {FP16_FILE: "fp16", INT8_FILE: "int8"}  # the other graphs are float32
 _PROVIDERS: dict[Provider, str] = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 
 
@@ -33,18 +31,10 @@ class OnnxRuntimeSynthesizer(Synthesizer):
         max_batch_size: int = 1,
         threads: int | None = None,
     ) -> None:
-        """Load an exported graph: `MODEL_FILE` of an export bundle, on a GPU also `fp16.onnx`.
+        """Load an exported graph, on a GPU also `fp16.onnx`; `threads` None means one per CPU.
 
-        Args:
-            model: the graph.
-            provider: cpu; or cuda, with inputs and output bound to memory of the GPU.
-            max_batch_size: most pictures at once.
-            threads: threads for one picture on the CPU; None takes the CPUs this process may use.
-
-        Raises:
-            MissingDependencyError: as `check_provider`.
-            EngineError: this build or machine does not have the provider.
-            ExportError: the file is not a model that SceneLoom exported.
+        Raises ExportError for a file of another origin, EngineError and MissingDependencyError
+        without the provider.
         """
         check_provider(provider)
         import onnxruntime
@@ -52,16 +42,14 @@ class OnnxRuntimeSynthesizer(Synthesizer):
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads or usable_cpus()
         options.log_severity_level = 3
-        # What is float32 is float32: TF32 is that provider's default on newer GPUs.
+        # Float32 stays float32: TF32 is that provider's default on newer GPUs.
         given = {"device_id": 0, "use_tf32": 0} if provider == "cuda" else {}
         try:
             self._session = onnxruntime.InferenceSession(
                 str(model), options, providers=[(_PROVIDERS[provider], given)]
             )
         except Exception as error:  # onnxruntime's own classes differ between builds
-            raise ExportError(
-                f"{model}: ONNX Runtime cannot load it ({one_line(str(error))})"
-            ) from None
+            raise ExportError(f"{model}: ONNX Runtime cannot load it ({said(error)})") from None
         if self._session.get_providers()[0] != _PROVIDERS[provider]:
             raise EngineError(
                 f"ONNX Runtime cannot use its {provider} provider here and would run on the CPU"
@@ -96,9 +84,7 @@ class OnnxRuntimeSynthesizer(Synthesizer):
 
 
 def check_provider(provider: Provider) -> None:
-    """Check the installed ONNX Runtime: raises EngineError without the provider, and
-    MissingDependencyError without a build or with two that overwrite each other.
-    """
+    """Check the installed build; raises EngineError without it, MissingDependencyError."""
     require(["onnxruntime"], extra="serve", purpose="running an exported model")
     builds = []
     for name in ("onnxruntime", "onnxruntime-gpu"):

@@ -13,17 +13,16 @@ from typing import Any
 import numpy as np
 
 from sceneloom.contract import PARAMETER, STYLE_ROWS, Contract
-from sceneloom.errors import EngineError, require
+from sceneloom.errors import EngineError, require, said
 from sceneloom.maps import Image, InstanceMap, LabelMap, Style
 from sceneloom.request import tensors
 from sceneloom.synthesizer import Synthesizer
-from sceneloom.text import one_line
 from sceneloom_serving.onnx_runtime import usable_cpus
 from sceneloom_serving.parity import Precision
 from sceneloom_serving.present_classes import present_classes, shorten
 
+# For int8, outside the graph's Q/DQ nodes.
 _HINTS: dict[Precision, str] = {"fp32": "f32", "bf16": "bf16", "int8": "f32"}
-"""Precision outside the Q/DQ nodes of an int8 graph."""
 _EXACT_IDS = 1 << 24
 
 
@@ -39,20 +38,11 @@ class OpenVinoSynthesizer(Synthesizer):
         threads: int | None = None,
         absent_classes: bool = False,
     ) -> None:
-        """Load and compile an exported graph with accurate norms (`onnxruntime.onnx`), or
-        `int8.onnx`.
+        """Load an exported graph with accurate norms, or `int8.onnx` with Q/DQ nodes.
 
-        Args:
-            model: the graph.
-            precision: fp32, bf16, or int8 for a graph with Q/DQ nodes.
-            max_batch_size: most pictures at once.
-            threads: threads for one picture; None takes the CPUs this process may use.
-            absent_classes: also compute the planes of absent classes (`present_classes`), at the
-                same result; for measurements.
-
-        Raises:
-            MissingDependencyError: openvino is not installed.
-            EngineError: the file is no exported graph, or this CPU does not compute the precision.
+        `threads` None means one per CPU. `absent_classes` computes all planes at the same result
+        (`present_classes`), for measurements. Raises MissingDependencyError without openvino,
+        EngineError for a file of another origin or a precision that this CPU does not compute.
         """
         require(["openvino"], extra="serve", purpose="running a model with OpenVINO")
         import openvino
@@ -91,7 +81,7 @@ class OpenVinoSynthesizer(Synthesizer):
             raise self._cannot_load(error) from None
 
     def _cannot_load(self, error: RuntimeError) -> EngineError:
-        return EngineError(f"{self._model}: OpenVINO cannot load it ({one_line(str(error))})")
+        return EngineError(f"{self._model}: OpenVINO cannot load it ({said(error)})")
 
     def run_batch(
         self, label_maps: LabelMap, instance_maps: InstanceMap | None, styles: Style | None
@@ -121,9 +111,8 @@ def computes_bfloat16() -> bool:
 
 
 def _exact_in_float(instance_maps: InstanceMap) -> InstanceMap:
-    """OpenVINO compares int32 as float32, in which ids above 2^24 collide and boundaries vanish:
-    such maps are renumbered, which changes no boundary. 0 to 255 are rows of a style table, and
-    stay; negative ids stay negative.
+    """Renumber ids above 2^24, which collide in OpenVINO's float32; no boundary changes. 0 to 255
+    are rows of a style table, and stay; negative ids stay negative.
     """
     if instance_maps.min() >= -_EXACT_IDS and instance_maps.max() <= _EXACT_IDS:
         return instance_maps

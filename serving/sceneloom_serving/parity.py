@@ -34,8 +34,7 @@ CLASSES: dict[PrecisionClass, tuple[Precision, ...]] = {
     "fast": ("fp32", "fp16", "bf16", "int8"),
 }
 """Class -> its precisions."""
-LEAST_MAPS = 8
-"""Fewest reference maps that a fast precision is proven on."""
+LEAST_MAPS = 8  # fewest reference maps of a fast precision's proof
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -43,11 +42,9 @@ class Parity:
     """Differences between two sets of pictures, in grey levels (0..255)."""
 
     max: int
-    """Largest difference."""
     p999: float
     """Largest 99.9th percentile of a picture's differences."""
     mean: float
-    """Mean difference over all pictures."""
     psnr: float
     """Least peak signal-to-noise ratio of a picture, dB; infinite if all are equal."""
 
@@ -71,14 +68,11 @@ class Parity:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Limits:
-    """Limits of the differences; None is no limit."""
+    """Limits of a `Parity`, the least for PSNR; None is no limit."""
 
     max: int | None = None
-    """Largest difference, grey levels."""
     p999: float | None = None
-    """99.9th percentile of the differences, grey levels."""
     psnr: float | None = None
-    """Least peak signal-to-noise ratio, dB."""
 
 
 LIMITS: dict[Precision, Limits] = {
@@ -124,9 +118,7 @@ def reference_pictures(reference: Synthesizer, requests: Sequence[Request]) -> l
 def run_parity(
     references: Sequence[Image], candidate: Synthesizer, requests: Sequence[Request]
 ) -> Parity:
-    """Compare an engine's pictures of maps with those of `reference_pictures`; if the engine takes
-    batches, each map runs as a batch of two.
-    """
+    """Compare an engine with `reference_pictures`; each map runs as two if it takes batches."""
     copies = 2 if candidate.max_batch_size > 1 else 1
     expected, got = [], []
     for reference, request in zip(references, requests, strict=True):
@@ -137,9 +129,7 @@ def run_parity(
 
 
 def check_proof(parity: Parity, precision: Precision, engine: str, maps: int) -> None:
-    """Refuse an engine without its precision's margin; raises ParityError with every broken limit,
-    or with the count of maps if it is too small.
-    """
+    """Refuse an engine without its precision's margin, or on few maps; raises ParityError."""
     if precision not in CLASSES["exact"] and maps < LEAST_MAPS:
         raise ParityError(
             f"{engine}: {precision} is proven on {LEAST_MAPS} maps at least, and this bundle has "
@@ -151,9 +141,7 @@ def check_proof(parity: Parity, precision: Precision, engine: str, maps: int) ->
 def check_parity(
     parity: Parity, precision: Precision, engine: str, limits: Limits | None = None
 ) -> None:
-    """Refuse an engine beyond the limits, by default those of its precision; raises ParityError
-    with every broken limit.
-    """
+    """Refuse an engine beyond limits, by default its precision's; raises ParityError."""
     limits = limits or LIMITS[precision]
     broken = []
     if limits.max is not None and parity.max > limits.max:
@@ -166,10 +154,10 @@ def check_parity(
         raise ParityError(f"{engine} differs from PyTorch by {'; by '.join(broken)} ({parity})")
 
 
-TOLERANCE = 2.0
-"""Largest difference of a block's mean, in grey levels."""
 _TOLERANCES = {"bf16": 4.0, "int8": 12.0}
-"""The same for lower precisions. Another model's picture is tens of levels away."""
+"""Largest difference of a block's mean, in grey levels; 2 for other precisions. Another model's
+picture is tens of levels away.
+"""
 
 
 def check_golden(synthesizer: Synthesizer, golden: Golden) -> float:
@@ -178,13 +166,11 @@ def check_golden(synthesizer: Synthesizer, golden: Golden) -> float:
 
 
 def check_picture(image: Image, golden: Golden, engine: str) -> float:
-    """Compare a picture, uint8 [H, W, 3] RGB, of the golden map with the exported one: the largest
-    difference of a block's mean, in grey levels.
-
-    Raises ModelFailedError above the tolerance of the engine's precision, by default float32's.
+    """Largest difference of a block's mean, in grey levels, of the golden map's picture, uint8 [H,
+    W, 3]; raises ModelFailedError above the tolerance of the engine's precision.
     """
     difference = float(np.abs(block_means(image) - golden.block_means).max())
-    tolerance = _TOLERANCES.get(precision_of(engine), TOLERANCE)
+    tolerance = _TOLERANCES.get(precision_of(engine), 2.0)
     if not difference <= tolerance:
         raise ModelFailedError(
             "the served model is not the one that was exported: on the golden map its picture "

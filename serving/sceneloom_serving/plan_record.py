@@ -13,7 +13,7 @@ import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import PlainValidator
 
@@ -25,13 +25,12 @@ from sceneloom.validation import checked, read_json
 
 FORMAT = 1
 Hardware = Literal["none", "ampere+", "same-capability"]
-"""GPUs that a plan runs on: the one it was built on, any from compute capability 8.0, or any of the
-same compute capability.
-"""
-Range = tuple[int, int, int]
-"""Least, tuned for, most."""
+"""GPUs that may load a plan: its own, compute capability 8.0 or newer, or of the same one."""
+_Contract = Annotated[
+    Contract, PlainValidator(lambda v: v if isinstance(v, Contract) else Contract.from_json(v))
+]
+Range = tuple[int, int, int]  # least, tuned for, most
 Point = Literal["least", "tuned", "most"]
-_POINTS: dict[Point, int] = {"least": 0, "tuned": 1, "most": 2}
 
 
 @checked(SchemaError)
@@ -61,7 +60,7 @@ class Profile:
 
     def shapes(self, contract: Contract, point: Point) -> dict[str, tuple[int, ...]]:
         """Shapes of the inputs at one end of the ranges, or at the tuned point."""
-        index = _POINTS[point]
+        index = get_args(Point).index(point)
         return input_shapes(contract, self.batch[index], self.height[index], self.width[index])
 
     def __str__(self) -> str:
@@ -77,19 +76,11 @@ class Machine:
     """The GPU, driver and libraries that a plan depends on."""
 
     tensorrt: str
-    """Version, such as 10.16.1."""
     cuda_runtime: str
     """Version, such as 12.9; empty if unknown."""
     driver: str
-    """Version of the NVIDIA driver, such as 570.86.15."""
     gpu: str
-    """Name, such as NVIDIA H100 80GB HBM3."""
     compute_capability: str
-    """Such as 9.0."""
-
-
-def _contract(value: Any) -> Contract:
-    return value if isinstance(value, Contract) else Contract.from_json(value)
 
 
 @checked(PlanRefusedError)
@@ -104,26 +95,20 @@ class PlanRecord:
     builder: str
     """`python`; `trtexec` in records of older versions."""
     precision: str
-    """`fp32` or `fp16`."""
     norms: str
     """InstanceNormalization as `group`, `native` or `plugin`."""
     profiles: tuple[Profile, ...]
     version_compatible: bool
-    """Whether later versions of the same major TensorRT may load the plan."""
     hardware: Hardware
     settings: dict[str, Any]
-    """The other settings of the build."""
     parity: dict[str, Any] | None
     """Difference from PyTorch's reference pictures; None if not measured."""
     parity_missing: str | None
-    """Reason why parity was not measured."""
     latency: dict[str, Any] | None
     """p50 and p99 in milliseconds, their count and scope; None if not measured."""
-    contract: Annotated[Contract, PlainValidator(_contract)]
+    contract: _Contract
     sceneloom: str
-    """Version that built the plan."""
     created: str
-    """UTC, ISO 8601."""
 
     @property
     def served_contract(self) -> Contract:
@@ -178,9 +163,7 @@ def read_record(plan: Path) -> PlanRecord:
 
 
 def verified_plan(plan: Path, machine: Machine) -> tuple[PlanRecord, bytes]:
-    """The record of a plan and the very bytes whose hash was checked; raises PlanRefusedError if
-    they or the machine do not match the record.
-    """
+    """A plan's record and its checked bytes; raises PlanRefusedError for a mismatch."""
     record = read_record(plan)
     try:
         blob = plan.read_bytes()
@@ -193,9 +176,8 @@ def verified_plan(plan: Path, machine: Machine) -> tuple[PlanRecord, bytes]:
 def check_plan(record: PlanRecord, plan_sha256: str, machine: Machine, source: str) -> None:
     """Check a plan against its record, and the record against a machine; needs no GPU.
 
-    The driver may be newer than at the build, not older. TensorRT's version must be the same,
-    unless the plan is version-compatible; the GPU likewise, unless it is hardware-compatible.
-    Raises PlanRefusedError with every mismatch.
+    The driver may be newer than at the build. TensorRT's version must be the same, unless the plan
+    is version-compatible; the GPU likewise. Raises PlanRefusedError with every mismatch.
     """
     if plan_sha256 != record.plan_sha256:
         raise PlanRefusedError(
@@ -250,10 +232,8 @@ def input_shapes(
 def choose_profile(
     profiles: Sequence[Profile], batch: int, height: int, width: int
 ) -> tuple[int, int] | None:
-    """Index of the profile that a batch runs in, and the count of pictures that it takes at once.
-
-    All run in the profile that is tuned nearest to them, or else as many as one takes; None if no
-    profile takes the size.
+    """Index of the profile for a batch, tuned nearest to it, and the count of pictures that it
+    takes at once: all, or else as many as one takes; None if no profile takes the size.
     """
     for count in range(batch, 0, -1):
         distances = [

@@ -16,17 +16,13 @@ from sceneloom.contract import INPUT_LABELS
 from sceneloom.maps import LabelMap
 
 PLANES = 24
-"""Planes of the shortened input, boundary and style included: a whole number of a convolution's
-vectors, and room for the classes of nearly every street.
-"""
-IDS, ROWS = "present_ids", "present_rows"
-"""Further inputs of the shortened graph: see `present_classes`."""
+"""Planes of the shortened input, boundary and style included: room for nearly every street."""
+IDS, ROWS = "present_ids", "present_rows"  # further inputs, of `present_classes`
 
 
 def shorten(model: Any, channels: int) -> int | None:
-    """Rewrite an OpenVINO model of the served graph in place, for `channels` of the label schema:
-    the count of classes it takes, or None if it is another graph or gains nothing, and is
-    unchanged.
+    """Rewrite an OpenVINO model of the served graph in place: the count of classes it takes, or
+    None if it is another graph or gains nothing, and is unchanged.
     """
     one_hot = _one_hot(model, channels)
     if one_hot is None:
@@ -60,11 +56,8 @@ def shorten(model: Any, channels: int) -> int | None:
 def present_classes(
     label_maps: LabelMap, channels: int, room: int
 ) -> dict[str, npt.NDArray[Any]] | None:
-    """The shortened graph's further inputs for label maps, uint8 [N, H, W]; None if more classes
-    occur than the `room` of `shorten`.
-
-    They are the ids of the classes that occur, float32 [1, room, 1, 1], filled up with -1, which is
-    in no map; and their rows of weights, int64 [room].
+    """The ids of the classes in maps, uint8 [N, H, W]: float32 [1, room, 1, 1], filled up with -1,
+    which is in no map; and their rows of weights, int64 [room]. None for more than `room`.
     """
     found = np.flatnonzero(np.bincount(label_maps.ravel(), minlength=256)[:channels])
     if len(found) > room:
@@ -75,9 +68,7 @@ def present_classes(
 
 
 def _one_hot(model: Any, channels: int) -> tuple[Any, Any] | None:
-    """The comparison of the one-hot, and the network's input: the one-hot, or its concatenation
-    with boundary and style. None if the graph begins otherwise.
-    """
+    """The one-hot's comparison, and the network's input; None if the graph begins otherwise."""
     node = next(
         (p for p in model.get_parameters() if INPUT_LABELS in p.output(0).get_names()), None
     )

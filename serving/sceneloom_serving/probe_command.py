@@ -51,11 +51,10 @@ def main(
         return 2
     expected = bundle_hash(repository)
     with TritonSynthesizer(url, model=model, timeouts=timeouts, transport=transport) as synthesizer:
-        if synthesizer.contract.bundle_hash != expected:
-            raise errors.ModelFailedError(
-                f"{url}: serves bundle {synthesizer.contract.bundle_hash[:12]}, not "
-                f"{expected[:12]} of {repository}"
-            )
+        served = synthesizer.contract.bundle_hash
+        if served != expected:
+            text = f"{url}: serves bundle {served[:12]}, not {expected[:12]} of {repository}"
+            raise errors.ModelFailedError(text)
         golden = golden_for(repository, synthesizer.contract)
         # The answers to the probe itself and to the encoded path's do not count.
         answers = transport.answered(model, timeout=timeout) + 2
@@ -75,16 +74,14 @@ def main(
     seconds = time.perf_counter() - start
     by = f" by {synthesizer.engine} ({synthesizer.precision})" if synthesizer.engine else ""
     print(
-        f"{printable(url)}: right, {difference:.2f} grey levels from what was exported{by}{ways}, "
-        f"{seconds:.3f} s"
+        f"{printable(url)}: right, {difference:.2f} grey levels from the exported picture"
+        f"{by}{ways}, {seconds:.3f} s"
     )
     return 0
 
 
 def golden_for(repository: Path, contract: Contract) -> Golden:
-    """The golden map, or for an engine of fixed sizes a reference map of such a size; raises
-    ServerStartError if the bundle has none or is damaged.
-    """
+    """The golden map, or a reference map of an engine's fixed size; raises ServerStartError."""
     golden = load_golden(repository)
     if _takes(contract, golden.request):
         return golden
@@ -92,9 +89,7 @@ def golden_for(repository: Path, contract: Contract) -> Golden:
     for request, pictures in zip(references.requests, references.pictures, strict=True):
         if _takes(contract, request):
             return Golden(request=request, block_means=block_means(pictures[0]))
-    raise errors.ServerStartError(
-        f"{repository}: has no reference picture of a size that is served"
-    )
+    raise errors.ServerStartError(f"{repository}: has no reference picture of a served size")
 
 
 def _takes(contract: Contract, request: Request) -> bool:

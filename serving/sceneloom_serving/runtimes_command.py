@@ -11,14 +11,9 @@ from typing import Annotated
 from tyro.conf import Positional, arg
 
 from sceneloom.text import printable
+from sceneloom_serving import choice
 from sceneloom_serving.bundle import VERSION, bundle_hash, load_references, verify_repository
-from sceneloom_serving.choice import (
-    Measured,
-    measure_engines,
-    precisions_left_out,
-    recall,
-    remember,
-)
+from sceneloom_serving.choice import Measured
 from sceneloom_serving.engines import ENGINES, unavailable
 from sceneloom_serving.parity import CLASSES, PrecisionClass
 
@@ -42,16 +37,16 @@ def main(
     if repository is not None:
         version = repository / VERSION
         verify_repository(repository)
-        left_out = precisions_left_out(repository)
+        left_out = choice.precisions_left_out(repository)
     elif measure:
         text = "--measure renders the maps of a repository, and none is named"
         print(f"sceneloom runtimes: {text}", file=sys.stderr)
         return 2
     chosen: dict[PrecisionClass, str | None] = {}
     if measure and repository is not None and version is not None:
-        found = measure_engines(version, load_references(repository), without=left_out)
+        found = choice.measure_engines(version, load_references(repository), without=left_out)
         for kind in CLASSES:
-            chosen[kind] = remember(bundle_hash(repository), found, version, precision=kind)
+            chosen[kind] = choice.remember(bundle_hash(repository), found, version, precision=kind)
     else:
         found = [
             Measured(engine=name, reason=left_out.get(one.precision) or unavailable(one, version))
@@ -59,9 +54,19 @@ def main(
         ]
         if repository is not None and version is not None:
             for kind in CLASSES:
-                chosen[kind] = recall(bundle_hash(repository), version, precision=kind)
+                chosen[kind] = choice.recall(bundle_hash(repository), version, precision=kind)
     for one in found:
-        print(_json(one, chosen) if json_lines else printable(_line(one, chosen)))
+        if json_lines:
+            known = {
+                "engine": one.engine,
+                "precision": ENGINES[one.engine].precision,
+                "runs": one.reason is None,
+                "chosen": one.engine == chosen.get("exact"),
+                "chosen_fast": one.engine == chosen.get("fast"),
+            }
+            print(json.dumps({**known, **one.to_json()}))
+        else:
+            print(printable(_line(one, chosen)))
     return 0
 
 
@@ -74,14 +79,3 @@ def _line(one: Measured, chosen: Mapping[PrecisionClass, str | None]) -> str:
     if one.seconds is None:
         return f"{name} yes"
     return f"{name} yes: {one.seconds:.3g} s a picture; {one.parity}"
-
-
-def _json(one: Measured, chosen: Mapping[PrecisionClass, str | None]) -> str:
-    known = {
-        "engine": one.engine,
-        "precision": ENGINES[one.engine].precision,
-        "runs": one.reason is None,
-        "chosen": one.engine == chosen.get("exact"),
-        "chosen_fast": one.engine == chosen.get("fast"),
-    }
-    return json.dumps({**known, **one.to_json()})

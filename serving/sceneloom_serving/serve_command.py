@@ -72,7 +72,7 @@ def main(
         raise _Stopped
 
     if engine != "auto" and engine not in ENGINES:
-        say(f"no engine {engine!r}; there are auto, {', '.join(ENGINES)}")
+        say(f"no engine {engine!r}; choose one of auto, {', '.join(ENGINES)}")
         return 2
     verify_repository(repository)
     chosen = _choose(repository, engine, precision)

@@ -24,13 +24,7 @@ from sceneloom.maps import Image, InstanceMap, LabelMap, Style
 from sceneloom.request import tensors
 from sceneloom.synthesizer import Synthesizer
 from sceneloom_serving.gpu import checked, load_cuda, load_tensorrt, this_machine
-from sceneloom_serving.plan_record import (
-    PlanRecord,
-    Profile,
-    choose_profile,
-    input_shapes,
-    verified_plan,
-)
+from sceneloom_serving.plan_record import PlanRecord, choose_profile, input_shapes, verified_plan
 
 _DTYPES: dict[str, npt.DTypeLike] = {
     INPUT_LABELS: np.uint8,
@@ -46,22 +40,14 @@ class TensorRTSynthesizer(Synthesizer):
     def __init__(self, plan: Path, *, device: int = 0, cuda_graphs: bool = True) -> None:
         """Load a plan after its hash and this machine are checked against the record beside it.
 
-        Args:
-            plan: the plan.
-            device: CUDA's number of the GPU.
-            cuda_graphs: run captured graphs if the plan can be captured.
-
-        Raises:
-            MissingDependencyError: tensorrt or cuda-python is not installed.
-            PlanRefusedError: the plan or this machine does not match the record.
-            EngineError: no GPU, or TensorRT cannot load the plan.
+        Raises MissingDependencyError without tensorrt or cuda-python, PlanRefusedError if the
+        record does not match, EngineError without a GPU or if TensorRT cannot load the plan.
         """
-        self._executions: dict[int, Execution] = {}
+        self._executions: dict[int, _Execution] = {}
         record, blob = verified_plan(plan, this_machine(device))
         checked(load_cuda().cudaSetDevice(device), f"choosing GPU {device}")
         self._device, self._cuda_graphs = device, cuda_graphs
         self.record = record
-        """Sources and proof of the plan."""
         trt = load_tensorrt()
         # The logger must outlive the runtime, and the runtime the engine.
         self._logger = trt.Logger(trt.Logger.ERROR)
@@ -82,10 +68,7 @@ class TensorRTSynthesizer(Synthesizer):
     def run_batch(
         self, label_maps: LabelMap, instance_maps: InstanceMap | None, styles: Style | None
     ) -> Image:
-        """Run one batch, in parts if no profile takes it at once; see `Synthesizer.run_batch`.
-
-        Raises SizeError if no profile takes the size, EngineError if the GPU fails.
-        """
+        """Run one batch, in parts if need be; raises SizeError if no profile takes the size."""
         inputs = tensors(label_maps, instance_maps, styles)
         batch, height, width = label_maps.shape
         images = np.empty((batch, height, width, 3), np.uint8)
@@ -104,7 +87,7 @@ class TensorRTSynthesizer(Synthesizer):
                 index, count = chosen
                 part = {name: array[done : done + count] for name, array in inputs.items()}
                 if index not in self._executions:
-                    self._executions[index] = Execution(
+                    self._executions[index] = _Execution(
                         self._engine, index, self.record, self._stream, self._cuda_graphs
                     )
                 self._executions[index].run(part, images[done : done + count])
@@ -129,14 +112,14 @@ class TensorRTSynthesizer(Synthesizer):
             self._runtime = None
 
 
-class Execution:
+class _Execution:
     """One profile of a plan, with its own context, memory and CUDA graph."""
 
     def __init__(
         self, engine: Any, index: int, record: PlanRecord, stream: Stream, cuda_graphs: bool
     ) -> None:
         """Allocate memory for the profile's largest shape; raises EngineError if it is short."""
-        profile: Profile = record.profiles[index]
+        profile = record.profiles[index]
         self._stream, self._cuda_graphs = stream, cuda_graphs
         self._shapes: dict[str, tuple[int, ...]] = {}
         self._graph: Any = None
@@ -156,7 +139,6 @@ class Execution:
 
     @property
     def captured(self) -> bool:
-        """Whether the current shape runs as a CUDA graph."""
         return self._graph is not None
 
     def run(self, inputs: dict[str, npt.NDArray[Any]], image: Image) -> None:
@@ -175,10 +157,10 @@ class Execution:
         np.copyto(image, self._buffers[OUTPUT_IMAGE].host(image.shape))
 
     def _set_shapes(self, shapes: dict[str, tuple[int, ...]]) -> None:
-        """Run once in the new shapes, then capture a graph for later runs.
+        """Run once in the new shapes, then capture a graph, which belongs to the shapes of its
+        context.
 
-        A graph belongs to the shapes of its context, so a context has one at most. The run before
-        it completes the work that TensorRT leaves to the next enqueue after a change of shape.
+        The run completes the work that TensorRT leaves to the next enqueue after a change of shape.
         """
         self._discard_graph()
         self._shapes = {}
@@ -200,10 +182,11 @@ class Execution:
         """Upload, compute, download, in the stream's order."""
         for name, shape in self._shapes.items():
             if name != OUTPUT_IMAGE:
-                self._buffers[name].upload(shape, self._stream.stream)
+                self._buffers[name].copy(shape, self._stream.stream)
         if not self._context.execute_async_v3(self._stream.handle):
             raise EngineError("TensorRT could not run the plan")
-        self._buffers[OUTPUT_IMAGE].download(self._shapes[OUTPUT_IMAGE], self._stream.stream)
+        image = self._buffers[OUTPUT_IMAGE]
+        image.copy(self._shapes[OUTPUT_IMAGE], self._stream.stream, back=True)
 
     def _discard_graph(self) -> None:
         if self._graph is not None:
@@ -211,7 +194,6 @@ class Execution:
             self._graph = None
 
     def close(self) -> None:
-        """Release everything."""
         self._discard_graph()
         self._context = None
         for buffer in self._buffers.values():
@@ -234,11 +216,9 @@ def _check_tensors(engine: Any, record: PlanRecord, source: str) -> None:
     for name in expected:
         if engine.get_tensor_dtype(name) != kinds[name]:
             raise EngineError(f"{source}: {name} is not of type {kinds[name]}")
-    if engine.num_optimization_profiles != len(record.profiles):
-        raise EngineError(
-            f"{source}: has {engine.num_optimization_profiles} profiles, its record names "
-            f"{len(record.profiles)}"
-        )
+    count, wanted = engine.num_optimization_profiles, len(record.profiles)
+    if count != wanted:
+        raise EngineError(f"{source}: has {count} profiles, its record names {wanted}")
 
 
 class TensorBuffer:
@@ -270,17 +250,11 @@ class TensorBuffer:
         size = int(np.prod(shape)) * self.dtype.itemsize
         return self._bytes[:size].view(self.dtype).reshape(shape)
 
-    def upload(self, shape: tuple[int, ...], stream: Any) -> None:
-        """Copy the pinned memory to the GPU, in the stream's order."""
-        kind = self._cuda.cudaMemcpyKind.cudaMemcpyHostToDevice
-        self._copy(self.device, self._host, shape, kind, stream)
-
-    def download(self, shape: tuple[int, ...], stream: Any) -> None:
-        """Copy the GPU's memory to the pinned memory, in the stream's order."""
-        kind = self._cuda.cudaMemcpyKind.cudaMemcpyDeviceToHost
-        self._copy(self._host, self.device, shape, kind, stream)
-
-    def _copy(self, to: int, source: int, shape: tuple[int, ...], kind: Any, stream: Any) -> None:
+    def copy(self, shape: tuple[int, ...], stream: Any, *, back: bool = False) -> None:
+        """Copy the pinned memory to the GPU, or back, in the stream's order."""
+        to, source = (self._host, self.device) if back else (self.device, self._host)
+        there = self._cuda.cudaMemcpyKind.cudaMemcpyHostToDevice
+        kind = self._cuda.cudaMemcpyKind.cudaMemcpyDeviceToHost if back else there
         size = int(np.prod(shape)) * self.dtype.itemsize
         checked(self._cuda.cudaMemcpyAsync(to, source, size, kind, stream), "copying a tensor")
 
@@ -301,7 +275,7 @@ class Stream:
 
     @property
     def handle(self) -> int:
-        """The handle that TensorRT takes."""
+        """TensorRT's handle."""
         return int(self.stream)
 
     def wait(self) -> None:
@@ -309,9 +283,7 @@ class Stream:
         checked(self._cuda.cudaStreamSynchronize(self.stream), "running the engine")
 
     def capture(self, work: Callable[[], None]) -> Any:
-        """Record the work as a CUDA graph for `launch`, without running it; None if it cannot be
-        captured.
-        """
+        """Record the work as a CUDA graph for `launch`, without running it; None on failure."""
         mode = self._cuda.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
         checked(self._cuda.cudaStreamBeginCapture(self.stream, mode), "starting a capture")
         try:

@@ -26,5 +26,5 @@ def main(
         variant: configuration to be served, such as tensorrt; its file must exist too.
     """
     count = verify_repository(repository, variant)
-    print(f"{printable(repository)}: all {count} files are what was exported")
+    print(f"{printable(repository)}: all {count} files are as exported")
     return 0

@@ -174,9 +174,7 @@ def test_place_that_cannot_be_written(tmp_path: Path, checkpoint: Path) -> None:
 
 def test_precision_that_there_is_not_is_refused() -> None:
     assert ExportSettings(precision=()).precision == ()
-    with pytest.raises(
-        SchemaError, match=r"precision\[1\] is 'fp8'; it is 'exact', 'fast'"
-    ):
+    with pytest.raises(SchemaError, match=r"precision\[1\] is 'fp8'; it is 'exact', 'fast'"):
         ExportSettings(precision=("fp32", "fp8"))  # type: ignore[arg-type]
 
 

@@ -362,7 +362,7 @@ def test_missing_file_is_named(copy: Path, name: str) -> None:
 
 
 def test_folder_that_is_no_export(tmp_path: Path) -> None:
-    with pytest.raises(ServerStartError, match="no such folder"):
+    with pytest.raises(ServerStartError, match="not a folder that sceneloom export wrote"):
         EmbeddedServer(tmp_path / "nothing").start()
     with pytest.raises(ServerStartError, match="not a folder that sceneloom export wrote"):
         EmbeddedServer(tmp_path).start()

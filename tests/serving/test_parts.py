@@ -173,7 +173,7 @@ def test_bundled_server_is_found() -> None:
 @pytest.mark.parametrize(
     ("code", "message"),
     [
-        ("import sys; sys.platform = 'darwin'", "no bundled Triton server for"),
+        ("import sys; sys.platform = 'darwin'", "the bundled Triton server does not run on"),
         ("import platform; platform.machine = lambda: 'aarch64'", "aarch64; it is for Linux"),
         (
             "import importlib.util as u; f = u.find_spec; "
@@ -191,7 +191,7 @@ def test_bundled_server_is_found() -> None:
         ),
         (
             "import sys; sys.version_info = type('V', (), dict(major=3, minor=13))()",
-            "numpy below 2, which there is not for Python 3.13",
+            "numpy below 2, which Python 3.13 does not have",
         ),
     ],
 )

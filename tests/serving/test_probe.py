@@ -88,5 +88,5 @@ def test_fixed_sizes_are_probed_with_a_reference_of_that_size(tmp_path: Path) ->
     golden = golden_for(tmp_path, fixed)
     assert golden.request.label_map.shape == (96, 96)
     assert golden.block_means.tolist() == block_means(pictures[2][0]).tolist()
-    with pytest.raises(ServerStartError, match="no reference picture of a size that is served"):
+    with pytest.raises(ServerStartError, match="no reference picture of a served size"):
         golden_for(tmp_path, dataclasses.replace(CONTRACT, sizes=((80, 80),)))

@@ -86,7 +86,11 @@ def test_auto_measures_once_and_remembers(exported: Exported, cache: Path) -> No
 @pytest.mark.parametrize(
     ("name", "code", "reason"),
     [
-        ("openvino", 2, "no engine 'openvino'; there are auto, onnxruntime-fp32, openvino-fp32"),
+        (
+            "openvino",
+            2,
+            "no engine 'openvino'; choose one of auto, onnxruntime-fp32",
+        ),
         ("openvino-int8", 1, "the bundle has no int8.onnx: sceneloom export --precision fast"),
         ("tensorrt-fp16", 1, "tensorrt-fp16: "),
     ],

@@ -63,7 +63,7 @@ def test_scales_are_matched_from_the_coarsest(samples: Path, trained: Path) -> N
 
 
 def test_what_does_not_fit(samples: Path, trained: Path, tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="its discriminators are built otherwise"):
+    with pytest.raises(CheckpointError, match="its discriminators have other shapes"):
         begun(samples, trained, discriminator={"ndf": 4})
     with pytest.raises(CheckpointError, match="was trained with the encoder"):
         begun(samples, trained, style={"nef": 4})

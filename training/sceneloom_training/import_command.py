@@ -23,9 +23,9 @@ def main(
     """Turn a published pix2pixHD generator (latest_net_G.pth) into a checkpoint bundle.
 
     Args:
-        checkpoint: the .pth file; only tensors in it are read, nothing in it runs.
-        labels: the label schema it was trained with: a built-in name (sceneloom schemas lists them)
-            or the path of a JSON file.
+        checkpoint: the .pth file; only its tensors are read, nothing in it runs.
+        labels: label schema of its training: a built-in name (sceneloom schemas lists them) or the
+            path of a JSON file.
         out: folder of the checkpoint bundle to write.
         style_channels: number of style features, if the number of input channels leaves it open.
     """
@@ -42,13 +42,11 @@ def main(
     save_checkpoint(out, imported.generator, imported.contract, provenance)
     a, contract = imported.generator.architecture, imported.contract
     parameters = sum(p.numel() for p in imported.generator.parameters())
-    enhancers = ""
-    if a.enhancers:
-        enhancers = f", enhancers: {a.enhancers}, of {counted(a.enhancer_blocks, 'block')}"
+    blocks = f", enhancers: {a.enhancers}, of {counted(a.enhancer_blocks, 'block')}"
     print(
         f"generator: {parameters / 1e6:.1f} M parameters, ngf {a.ngf}, "
         f"{counted(a.global_downsamplings, 'downsampling')}, "
-        f"{counted(a.global_blocks, 'block')}{enhancers}"
+        f"{counted(a.global_blocks, 'block')}{blocks if a.enhancers else ''}"
     )
     print(
         f"inputs: {counted(contract.schema.channels, 'label')} "

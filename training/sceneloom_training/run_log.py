@@ -26,7 +26,7 @@ class RunLog:
     """The log of one run; use it as a context manager."""
 
     def __init__(self, root: Path, *, done: int, last: int, images_per_step: int) -> None:
-        """Open it in a run's folder; `done` steps were done before, `last` is the steps in all."""
+        """Open it in a run's folder, after `done` of `last` steps."""
         from torch.utils.tensorboard import SummaryWriter
 
         self._root = root
@@ -47,7 +47,6 @@ class RunLog:
         self._since = time.perf_counter()
 
     def __enter__(self) -> Self:
-        """Show the bar."""
         # On a full disk TensorBoard's writing thread prints a traceback, and raises the same error
         # again in the next call.
         self._excepthook = threading.excepthook
@@ -57,7 +56,6 @@ class RunLog:
         return self
 
     def __exit__(self, *error: object) -> None:
-        """Close the files."""
         self._progress.stop()
         try:
             self._board.close()
@@ -66,11 +64,12 @@ class RunLog:
             self._log.close()
 
     def _but_for_os_errors(self, failed: threading.ExceptHookArgs) -> None:
-        if not (isinstance(failed.exc_value, OSError) and _is_of_tensorboard(failed.thread)):
+        package = type(failed.thread).__module__.partition(".")[0]
+        if not (isinstance(failed.exc_value, OSError) and package == "tensorboard"):
             self._excepthook(failed)
 
     def count(self, step: int, losses: Mapping[str, Tensor]) -> None:
-        """Take note of a step's losses; nothing is written, and a GPU is not waited for."""
+        """Note a step's losses; writes nothing and does not wait for a GPU."""
         for name, value in losses.items():
             self._sums[name] = self._sums[name] + value if name in self._sums else value.clone()
         self._steps += 1
@@ -89,7 +88,7 @@ class RunLog:
         self._sums, self._steps, self._since = {}, 0, time.perf_counter()
 
     def entry(self, step: int, values: Mapping[str, float]) -> None:
-        """Write one entry: a line of log.jsonl, and TensorBoard's scalars."""
+        """Write a line of log.jsonl and TensorBoard's scalars."""
         self._log.write(json.dumps({"step": step, **values}) + "\n")
         self._log.flush()
         for name, value in values.items():
@@ -102,20 +101,16 @@ class RunLog:
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
-        """What the block does is not training, and does not count in the rate."""
+        """Leave the block's time out of the rate."""
         begun = time.perf_counter()
         yield
         self._since += time.perf_counter() - begun
 
     def flush(self) -> None:
-        """Have everything in the files that was said so far."""
+        """Write everything said so far to the files."""
         self._log.flush()
         self._board.flush()
 
     def say(self, text: str) -> None:
         """Print a line above the progress bar."""
         self._progress.console.print(printable(text), highlight=False, markup=False, soft_wrap=True)
-
-
-def _is_of_tensorboard(thread: threading.Thread | None) -> bool:
-    return type(thread).__module__.partition(".")[0] == "tensorboard"

@@ -12,25 +12,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sceneloom_bench.reports import tables
 from sceneloom_bench.reports.report import Measurement, Report
-from sceneloom_bench.reports.tables import (
-    BREAKDOWN,
-    BREAKDOWN_TITLE,
-    Cell,
-    duration,
-    figure_title,
-    hardware_of,
-    interval_of,
-    load_text,
-    size_of,
-    value_of,
-    varying,
-)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure as Paper
 
+_Draw = Callable[[Report, Sequence[Measurement], Path], None]
 STYLE = Path(__file__).with_name("plots.mplstyle")
 _MARKERS = "os^DvPX"
 INK, QUIET, BLUE = "#1f2328", "#6a737d", "#0072b2"
@@ -53,48 +42,37 @@ class Plot:
 
 def plots_of(report: Report) -> list[Plot]:
     """The plots that a report has figures for."""
-    found: list[Plot] = []
-
-    def add(
-        name: str,
-        says: str,
-        draw: Callable[[Report, Sequence[Measurement], Path], None],
-        measurements: Sequence[Measurement],
-    ) -> None:
-        drawn = functools.partial(draw, report, measurements)
-        found.append(Plot(name=name, says=says, draw=drawn))
+    found: list[tuple[str, str, _Draw, Sequence[Measurement]]] = []
 
     def having(*names: str) -> list[Measurement]:
         return [m for m in report.measurements if any(name in m.figures for name in names)]
 
     opened = [m for m in having("p50", "p90", "p99") if quantity(m.load, "rate") is not None]
     flying = [m for m in having("rate") if quantity(m.load, "in_flight") is not None]
-    own = having(*BREAKDOWN)
+    own = having(*tables.BREAKDOWN)
     own = [m for m in own if m.load.get("mode") == "closed"] or own
     curves = [m for m in report.measurements if m.extra.get("percentiles")]
     curves = [m for m in curves if m.load.get("mode") == "open"] or curves
     if report.kind == "engine":
-        bars, groups = having("p50"), dict[str, list[Measurement]]()
-        keys = varying(bars)
-        for m in bars:
-            load = {key: m.load[key] for key in keys if key in m.load}
-            groups.setdefault(load_text(load), []).append(m)
-        for group, members in groups.items():
+        for group, members in series_of(having("p50"), [], named=False).items():
             name = "-".join(re.findall(r"[A-Za-z0-9.]+", f"waterfall {group}"))
             says = ", ".join(filter(None, ("A bar per engine in the table's order", group)))
             says += "; black lines are intervals, hatched engines are never served"
-            add(name, says, draw_waterfall, members)
+            found.append((name, says, draw_waterfall, members))
     if report.kind == "server" and opened:
         says = f"Latency over the planned rate: p50, p90 and p99; {_BANDS}"
-        add("latency-over-rate", says, draw_latency_over_rate, opened)
+        found.append(("latency-over-rate", says, draw_latency_over_rate, opened))
     if report.kind != "mlperf" and len({m.load["in_flight"] for m in flying}) > 1:
         says = f"Throughput and p50 over the number of requests in flight; {_BANDS}"
-        add("throughput", says, draw_throughput, flying)
+        found.append(("throughput", says, draw_throughput, flying))
     if own:
-        add("request-time", BREAKDOWN_TITLE.capitalize(), draw_request_time, own)
+        found.append(("request-time", tables.BREAKDOWN_TITLE.capitalize(), draw_request_time, own))
     if curves:
-        add("percentiles", "Latency by percentile", draw_percentiles, curves)
-    return found
+        found.append(("percentiles", "Latency by percentile", draw_percentiles, curves))
+    return [
+        Plot(name=name, says=says, draw=functools.partial(draw, report, measurements))
+        for name, says, draw, measurements in found
+    ]
 
 
 def draw_latency_over_rate(report: Report, measurements: Sequence[Measurement], path: Path) -> None:
@@ -140,18 +118,18 @@ def draw_throughput(report: Report, measurements: Sequence[Measurement], path: P
 
 def draw_request_time(report: Report, measurements: Sequence[Measurement], path: Path) -> None:
     """Draw the mean request as a stack of its parts."""
-    parts = [name for name in BREAKDOWN if any(name in m.figures for m in measurements)]
+    parts = [name for name in tables.BREAKDOWN if any(name in m.figures for m in measurements)]
     height = 1.7 + 0.27 * len(measurements)
-    with _paper(9.5, height, report, BREAKDOWN_TITLE.capitalize(), path) as paper:
+    with _paper(9.5, height, report, tables.BREAKDOWN_TITLE.capitalize(), path) as paper:
         axes = paper.subplots()
         lefts = [0.0] * len(measurements)
         for name in parts:
             values = [m.figures[name].value if name in m.figures else 0 for m in measurements]
-            colour, title = _PARTS[BREAKDOWN.index(name)], figure_title(name)
+            colour, title = _PARTS[tables.BREAKDOWN.index(name)], tables.figure_title(name)
             axes.barh(range(len(lefts)), values, 0.68, lefts, color=colour, label=title)
             lefts = [left + value for left, value in zip(lefts, values, strict=True)]
         for y, total in enumerate(lefts):
-            _beside(axes, duration(total), total, y)
+            _beside(axes, tables.duration(total), total, y)
         axes.margins(x=0.1)
         _rows(axes, row_labels(measurements))
         axes.set_xlabel("mean per request, ms")
@@ -187,7 +165,7 @@ def draw_waterfall(report: Report, measurements: Sequence[Measurement], path: Pa
     """Draw the p50 of each engine in the report's order, and its ratio to the baseline; engines
     that are never served are hatched.
     """
-    group = load_text(measurements[0].load, [*varying(measurements), "mode"])
+    group = tables.load_text(measurements[0].load, [*tables.varying(measurements), "mode"])
     medians = [m.figures["p50"] for m in measurements]
     scale, unit = (0.001, "s") if max(f.value for f in medians) >= 1000 else (1.0, "ms")
     title = ", ".join(filter(None, ("Engines", group)))
@@ -204,14 +182,16 @@ def draw_waterfall(report: Report, measurements: Sequence[Measurement], path: Pa
             if figure.low is not None and figure.high is not None:
                 axes.hlines(y, scale * figure.low, ends[-1], color=INK, linewidth=1.4)
             box = {"facecolor": "white", "linewidth": 0, "pad": 1}
-            _beside(axes, duration(figure.value), ends[-1], y, bbox=box)
+            _beside(axes, tables.duration(figure.value), ends[-1], y, bbox=box)
             faster = m.figures.get("times_faster")
             if m.name == report.baseline:
                 ratios.append("the baseline")
             elif faster is None:
                 ratios.append("")
             else:
-                cell = Cell(text=f"{value_of(faster)}x", interval=interval_of(faster))
+                cell = tables.Cell(
+                    text=f"{tables.value_of(faster)}x", interval=tables.interval_of(faster)
+                )
                 ratios.append(str(cell))
         _rows(axes, names)
         axes.spines["left"].set_visible(False)
@@ -233,7 +213,7 @@ def _paper(width: float, height: float, report: Report, what: str, path: Path) -
 
     with style.context(STYLE):
         paper = Paper(figsize=(width, height))
-        where = ", ".join(filter(None, (size_of(report), hardware_of(report))))
+        where = ", ".join(filter(None, (tables.size_of(report), tables.hardware_of(report))))
         paper.suptitle(f"{what}\n{where}", x=0.1 / width, ha="left", linespacing=1.35)
         yield paper
         paper.savefig(path, metadata={"Software": None})  # equal plots, equal bytes
@@ -269,15 +249,17 @@ def _beside(axes: Axes, text: str, x: float, y: float, **box: Any) -> None:
 
 
 def series_of(
-    measurements: Sequence[Measurement], leave_out: Sequence[str]
+    measurements: Sequence[Measurement], leave_out: Sequence[str], *, named: bool = True
 ) -> dict[str, list[Measurement]]:
-    """Measurements that differ in `leave_out` only, by the difference to the others in words."""
-    keys = [key for key in varying(measurements) if key not in leave_out]
-    several = len({m.name for m in measurements}) > 1
+    """Measurements that differ in `leave_out` only, by the difference to the others in words;
+    unless `named`, names may differ too.
+    """
+    keys = [key for key in tables.varying(measurements) if key not in leave_out]
+    several = named and len({m.name for m in measurements}) > 1
     series: dict[str, list[Measurement]] = {}
     for m in measurements:
-        load = load_text({key: m.load[key] for key in keys if key in m.load})
-        own = several and m.name != load_text({"mode": m.load.get("mode", "")})
+        load = tables.load_text({key: m.load[key] for key in keys if key in m.load})
+        own = several and m.name != tables.load_text({"mode": m.load.get("mode", "")})
         series.setdefault(", ".join(filter(None, (m.name if own else "", load))), []).append(m)
     return series
 

@@ -210,7 +210,8 @@ def open_sink(
     if not stem or "/" in stem:
         raise InputError(f"{stem!r}: no beginning for the names of shards")
     if locations.is_remote(location):
-        locations.filesystem(location)  # says at once which package is missing
+        with locations.filesystem(location):  # names a missing package at once
+            pass
     if container == "folder":
         return FolderSink(location, format)
     if container not in ("tar", "parquet"):

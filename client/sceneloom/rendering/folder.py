@@ -134,8 +134,7 @@ class FolderSink:
         try:
             if not locations.is_remote(file):
                 return Path(file).read_bytes()
-            with locations.named_errors(file):
-                fs, path = locations.filesystem(file)
+            with locations.filesystem(file) as (fs, path):
                 return bytes(fs.cat_file(path))
         except OSError:
             return None
@@ -153,8 +152,7 @@ def make_folder(location: str) -> None:
     """
     try:
         if locations.is_remote(location):
-            with locations.named_errors(location):
-                fs, path = locations.filesystem(location)
+            with locations.filesystem(location) as (fs, path):
                 if fs.isfile(path):
                     raise InputError(f"{location}: cannot be the folder for pictures (a file)")
             return

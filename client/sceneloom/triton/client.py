@@ -44,7 +44,7 @@ from sceneloom.triton.transport import (
 
 TransportChoice = Literal["auto", "grpc", "grpc-shm", "http"]
 """``auto`` takes shared memory where it works; the others leave no choice."""
-_PROVEN = "through shared memory the server gave the picture that it gives in a message"
+_PROVEN = "checked: same picture as over gRPC"
 
 
 def connect(
@@ -54,34 +54,25 @@ def connect(
     model: str = MODEL_NAME,
     timeouts: Timeouts | None = None,
 ) -> Transport:
-    """Connect to a server.
+    """Connect to a server, at ``HOST:PORT`` or ``grpc://HOST:PORT`` of its gRPC port or
+    ``http://HOST:PORT`` of its HTTP port.
 
-    With ``auto`` and a gRPC address, the server gets a random map of the smallest size in a message
-    and through shared memory; unless both give the same picture, tensors travel in messages. `kind`
-    and `why` of the connection name the choice and its reason.
+    With ``auto`` and a gRPC address, the server gets a random map of the smallest size that `model`
+    takes, in a message and through shared memory; unless both give the same picture, tensors travel
+    in messages. `kind` and `why` of the connection name the choice and its reason.
 
-    Args:
-        url: ``HOST:PORT`` or ``grpc://HOST:PORT`` of the server's gRPC port, or
-            ``http://HOST:PORT`` of its HTTP port.
-        transport: carrier of the tensors.
-        model: model for the proof; it carries a contract.
-        timeouts: of the proof.
-
-    Raises:
-        InputError: the address has another form or does not fit `transport`, or shared memory was
-            requested and does not work.
-        ServerUnavailableError: no server answers the proof; other connections tell it at the first
-            request.
-        DeadlineExceededError: the server does not answer the proof in time.
+    Raises InputError if the address has another form or does not fit `transport`, or shared memory
+    was requested and does not work; ServerUnavailableError or DeadlineExceededError if the server
+    does not answer the proof (without one, the first request raises them).
     """
     timeouts = timeouts or Timeouts()
     if transport not in get_args(TransportChoice):
         choices = ", ".join(get_args(TransportChoice))
-        raise InputError(f"{transport!r} is not a way to reach a server; choose one of {choices}")
+        raise InputError(f"no transport {transport!r}; choose one of {choices}")
     if scheme_of(url) == "http" or transport == "http":
         if transport not in ("auto", "http"):
             raise InputError(f"{url}: {transport} goes to the server's gRPC port, HOST:PORT")
-        return HttpTransport(url, why="the address is one of HTTP")
+        return HttpTransport(url, why="HTTP address")
     if transport == "grpc":
         return GrpcTransport(url)
     shared = SharedMemoryTransport(url, why=_PROVEN)
@@ -115,22 +106,14 @@ class TritonSynthesizer(Synthesizer):
         timeouts: Timeouts | None = None,
         transport: Transport | TransportChoice | None = None,
     ) -> None:
-        """Connect, read the model's contract and check that this client can talk to it.
+        """Connect, read the model's contract and check that it fits this client.
 
-        Args:
-            url: ``HOST:PORT`` or ``grpc://HOST:PORT`` of the server's gRPC port, or
-                ``http://HOST:PORT`` of its HTTP port.
-            model: name of the model.
-            timeouts: of the first call and of each request.
-            transport: carrier of the tensors, or a connection to use instead of one to `url`, such
-                as `sceneloom.testing.FakeTransport`. By default tensors travel in messages: a
-                client of few pictures would not earn back the two that prove shared memory.
+        `transport` may be a connection to use instead of one to `url`, such as
+        `sceneloom.testing.FakeTransport`; see `connect`. By default tensors travel in messages: a
+        client of few pictures would not earn back the two that prove shared memory.
 
-        Raises:
-            InputError: `url` has another form, or does not fit `transport`.
-            ServerUnavailableError: no server answers at `url`.
-            ModelNotFoundError: the server has no such model, or not one of SceneLoom's.
-            SchemaError: the model's contract is damaged or newer than this client.
+        Raises as `connect`; ModelNotFoundError if the server has no such model, or not one of
+        SceneLoom's; SchemaError if its contract is damaged or newer than this client.
         """
         check_kind(model, str, "the name of the model")
         if timeouts is not None:
@@ -189,7 +172,7 @@ class TritonSynthesizer(Synthesizer):
 def _read_contract(config: ModelConfig, where: str) -> Contract:
     if PARAMETER not in config.parameters:
         raise ModelNotFoundError(
-            f"{where}: carries no contract; it is not a model that sceneloom exported"
+            f"{where}: has no contract; it is not a model that sceneloom exported"
         )
     contract = Contract.loads(config.parameters[PARAMETER], source=where)
     if config.max_batch_size < 1:

@@ -15,10 +15,9 @@ from __future__ import annotations
 import dataclasses
 import re
 import time
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Literal, cast
 
 import numpy as np
-import numpy.typing as npt
 
 from sceneloom.contract import (
     INPUT_INSTANCES,
@@ -29,7 +28,7 @@ from sceneloom.contract import (
     Contract,
 )
 from sceneloom.errors import InputError, MissingInputError, ModelFailedError, ModelNotFoundError
-from sceneloom.maps import OnUnknown, read_instance_map, read_label_map
+from sceneloom.maps import Array, OnUnknown, read_instance_map, read_label_map
 from sceneloom.pictures import encode_picture
 from sceneloom.triton.transport import TensorSpec, Timeouts, Transport
 
@@ -73,29 +72,18 @@ def read_format(words: str) -> tuple[EncodedFormat, int]:
 
 
 class EncodedClient:
-    """Client of `synthesis_encoded`; safe to use from several threads if its transport is.
-
-    The owner of the transport closes it.
+    """Client of `synthesis_encoded`; safe to use from several threads if its transport is. The
+    owner of the transport closes it.
     """
 
     def __init__(
-        self,
-        transport: Transport,
-        *,
-        model: str = ENCODED_MODEL,
-        timeouts: Timeouts | None = None,
+        self, transport: Transport, *, model: str = ENCODED_MODEL, timeouts: Timeouts | None = None
     ) -> None:
-        """Read the model's contract and check that this client can talk to it.
+        """Read the contract of the ensemble `model` and check that it fits this client.
 
-        Args:
-            transport: connection to the server.
-            model: name of the ensemble.
-            timeouts: of the first call and of each request.
-
-        Raises:
-            ModelNotFoundError: the server does not have the encoded path, or has another one.
-            ServerUnavailableError: no server answers.
-            SchemaError: the model's contract is damaged or newer than this client.
+        Raises ModelNotFoundError if the server does not have the encoded path or has another one,
+        ServerUnavailableError if no server answers, SchemaError if the contract is damaged or newer
+        than this client.
         """
         self._timeouts = timeouts or Timeouts()
         self._model = model
@@ -106,7 +94,7 @@ class EncodedClient:
         except ModelNotFoundError as error:
             raise ModelNotFoundError(f"{error}: it does not serve {_HOW}") from None
         if PARAMETER not in config.parameters:
-            raise ModelNotFoundError(f"{self._where}: carries no contract; it is not {_HOW}")
+            raise ModelNotFoundError(f"{self._where}: has no contract; it is not {_HOW}")
         self.contract = Contract.loads(config.parameters[PARAMETER], source=self._where)
         """Contract of the model, the same as of `synthesis` behind it."""
         file = TensorSpec(dtype="BYTES", dims=(1,))
@@ -128,30 +116,22 @@ class EncodedClient:
         self,
         label_file: bytes,
         instance_file: bytes | None = None,
-        style: npt.NDArray[Any] | None = None,
+        style: Array | None = None,
         *,
         format: EncodedFormat = "png",
         quality: int = 95,
         unknown: OnUnknown = "error",
     ) -> bytes:
-        """Turn one map into an encoded picture.
+        """Turn PNG files of label ids and instance ids into an encoded picture, cropped to the
+        map's size.
 
-        Args:
-            label_file: PNG file with label ids.
-            instance_file: PNG file with instance ids; needed if the model takes an instance map.
-            style: float [K, F], row k for the k-th smallest instance id; None takes the contract's
-                defaults.
-            format: of the picture.
-            quality: of jpg and webp, 1 to 100.
-            unknown: as for `read_label_map`.
+        `instance_file` is needed if the model takes an instance map. `style` is float [K, F], row k
+        for the k-th smallest instance id; None takes the contract's defaults. `quality`, 1 to 100,
+        is of jpg and webp.
 
-        Returns:
-            the picture's file, cropped to the map's size.
-
-        Raises:
-            InputError: an input is missing, or the model does not take it; nothing was sent.
-            RequestRejectedError: the server refuses the files or the format.
-            ServingError: the server did not answer with a picture.
+        Raises InputError if an input is missing or the model does not take it (nothing was sent),
+        RequestRejectedError if the server refuses the files or the format, another ServingError if
+        it did not answer with a picture.
         """
         inputs = self.inputs(
             label_file, instance_file, style, format=format, quality=quality, unknown=unknown
@@ -165,12 +145,12 @@ class EncodedClient:
         self,
         label_file: bytes,
         instance_file: bytes | None = None,
-        style: npt.NDArray[Any] | None = None,
+        style: Array | None = None,
         *,
         format: EncodedFormat = "png",
         quality: int = 95,
         unknown: OnUnknown = "error",
-    ) -> dict[str, npt.NDArray[Any]]:
+    ) -> dict[str, Array]:
         """Tensors of one request, for callers with a transport of their own; arguments and errors
         as of `synthesize`.
         """
@@ -200,7 +180,7 @@ class EncodedClient:
         inputs[INPUT_UNKNOWN] = _element(unknown.encode())
         return inputs
 
-    def picture(self, answer: npt.NDArray[Any]) -> bytes:
+    def picture(self, answer: Array) -> bytes:
         """The file in the answer to a request of `inputs`; raises ModelFailedError without one."""
         found = answer.item() if answer.shape == (1, 1) else None
         if not isinstance(found, bytes) or not found:
@@ -210,7 +190,7 @@ class EncodedClient:
         return found
 
 
-def _element(data: bytes) -> npt.NDArray[Any]:
+def _element(data: bytes) -> Array:
     """A BYTES tensor of one element, object [1, 1]."""
     return np.array([[data]], np.object_)
 
@@ -239,20 +219,15 @@ def measure_link(
     encoded: EncodedClient,
     label_file: bytes,
     instance_file: bytes | None = None,
-    style: npt.NDArray[Any] | None = None,
+    style: Array | None = None,
     *,
     format: EncodedFormat = "png",
     quality: int = 95,
     unknown: OnUnknown = "error",
 ) -> LinkTimes:
     """Render one picture each way, in turn, twice, and keep the better time of each: the first
-    request of a connection, and of a size, takes longer.
-
-    Args:
-        synthesizer: the raw path.
-        encoded: the encoded path of the same server.
-        label_file: PNG file of a map like those to render; the rest as for
-            `EncodedClient.synthesize`, errors too.
+    request of a connection, and of a size, takes longer. Both clients are of one server; the files
+    and errors are those of `EncodedClient.synthesize`.
     """
 
     contract = synthesizer.contract

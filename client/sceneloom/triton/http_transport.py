@@ -15,18 +15,20 @@ import select
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any
 from urllib.parse import quote
 
 import numpy as np
-import numpy.typing as npt
 
 from sceneloom.contract import ENGINE_PARAMETER
+from sceneloom.maps import Array
 from sceneloom.text import parse_json
 from sceneloom.triton.transport import (
     NUMPY_DTYPES,
     TRITON_DTYPES,
     WRONG_FORM,
+    Arrays,
+    Document,
     TritonTransport,
     map_triton_error,
     server_address,
@@ -67,17 +69,10 @@ class HttpConnection:
     ) -> http.client.HTTPResponse:
         """Send a request and read the status and header fields of its answer.
 
-        Args:
-            method: such as ``POST``.
-            path: from the root, quoted.
-            headers: header fields beside the length.
-            parts: the body, in pieces.
-            deadline: of `time.monotonic`, for this and for reading the answer.
-
-        Raises:
-            TimeoutError: the deadline has passed.
-            OSError: the server is not reachable or went away.
-            HTTPException: the answer is not HTTP.
+        The body is given in pieces; its length joins the header fields. The deadline, of
+        `time.monotonic`, is for this and for reading the answer. Raises TimeoutError after it,
+        OSError if the server is not reachable or went away, HTTPException if the answer is not
+        HTTP.
         """
         self._deadline, self._answer = deadline, None
         if self._http.sock is None:
@@ -103,11 +98,8 @@ class HttpConnection:
         return self._answer
 
     def read(self, limit: int) -> bytes:
-        """Read the rest of the answer's body.
-
-        Raises:
-            HTTPException: the body has more than `limit` bytes, or ends too early.
-            OSError: see `exchange`.
+        """Read the rest of the answer's body; raises HTTPException if it has more than `limit`
+        bytes or ends too early, OSError as `exchange`.
         """
         assert self._answer is not None, "no exchange yet"
         read = bytearray()
@@ -124,11 +116,8 @@ class HttpConnection:
         return bytes(read)
 
     def read_into(self, buffer: memoryview) -> None:
-        """Fill a buffer of bytes from the answer's body.
-
-        Raises:
-            HTTPException: the body ends too early.
-            OSError: see `exchange`.
+        """Fill a buffer of bytes from the answer's body; raises HTTPException if that ends too
+        early, OSError as `exchange`.
         """
         assert self._answer is not None, "no exchange yet"
         filled = 0
@@ -163,15 +152,9 @@ class HttpTransport(TritonTransport):
     connection of its own, kept for the next.
     """
 
-    def __init__(self, url: str, *, why: str = "HTTP was asked for") -> None:
-        """Prepare a connection; the first call opens it.
-
-        Args:
-            url: ``http://HOST:PORT`` of the server's HTTP port.
-            why: reason for this carrier.
-
-        Raises:
-            InputError: the address has another form.
+    def __init__(self, url: str, *, why: str = "requested") -> None:
+        """Prepare a connection to ``http://HOST:PORT``; the first call opens it. Raises InputError
+        for an address of another form.
         """
         address = server_address(url, "http")
         super().__init__(f"http://{address}", "http", why)
@@ -180,9 +163,7 @@ class HttpTransport(TritonTransport):
         self._idle: list[HttpConnection] = []
         self._lock = threading.Lock()
 
-    def _read(
-        self, what: Literal["config", "metadata", "index"], model: str, deadline: float
-    ) -> Any:
+    def _read(self, what: Document, model: str, deadline: float) -> Any:
         path = f"/v2/models/{quote(model, safe='')}" + ("/config" if what == "config" else "")
         asked = ("POST", "/v2/repository/index", [b"{}"])
         method, path, parts = asked if what == "index" else ("GET", path, [])
@@ -190,9 +171,7 @@ class HttpTransport(TritonTransport):
             data = connection.read(_LONGEST_JSON)
         return parse_json(data)
 
-    def infer(
-        self, model: str, inputs: Mapping[str, npt.NDArray[Any]], output: str, *, timeout: float
-    ) -> npt.NDArray[Any]:
+    def infer(self, model: str, inputs: Arrays, output: str, *, timeout: float) -> Array:
         """Send one request and wait for its output; see `Transport.infer`."""
         from tritonclient.utils import deserialize_bytes_tensor
 
@@ -215,7 +194,7 @@ class HttpTransport(TritonTransport):
                 dtype = NUMPY_DTYPES[described["datatype"]]
                 if dtype == np.object_:
                     data = connection.read(size)
-                    array: npt.NDArray[Any] = deserialize_bytes_tensor(data).reshape(shape)
+                    array: Array = deserialize_bytes_tensor(data).reshape(shape)
                 elif size != math.prod(shape) * dtype.itemsize:
                     raise ValueError("as many bytes as the shape says")
                 else:
@@ -264,7 +243,7 @@ class HttpTransport(TritonTransport):
             status = "UNAVAILABLE"
             words = getattr(error, "strerror", None) or str(error) or type(error).__name__
             if isinstance(error, http.client.BadStatusLine) and not isinstance(error, OSError):
-                words = "what answers does not speak HTTP; a gRPC port is named without http://"
+                words = "the answer is not HTTP; write the address of a gRPC port without http://"
         finally:
             with self._lock:
                 if not self._closed and connection.is_reusable():
@@ -290,9 +269,7 @@ class HttpTransport(TritonTransport):
         return HttpConnection(self._host, self._port)
 
 
-def _request(
-    inputs: Mapping[str, npt.NDArray[Any]], output: str, engine: str | None
-) -> list[bytes | memoryview]:
+def _request(inputs: Arrays, output: str, engine: str | None) -> list[bytes | memoryview]:
     """The body of a request: its JSON header, then each input's bytes."""
     from tritonclient.utils import serialize_byte_tensor
 
@@ -320,6 +297,6 @@ def _request(
     return [json.dumps(header).encode(), *parts]
 
 
-def _bytes_of(array: npt.NDArray[Any]) -> memoryview:
+def _bytes_of(array: Array) -> memoryview:
     """The bytes of a contiguous array, not copied."""
     return array.reshape(-1).view(np.uint8).data

@@ -21,7 +21,6 @@ import secrets
 import threading
 import time
 import weakref
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +29,9 @@ import numpy.typing as npt
 
 from sceneloom.errors import QueueFullError, QueueTimeoutError, RequestRejectedError
 from sceneloom.files import SHARED_MEMORY, is_ownerless, new_prefix
+from sceneloom.maps import Array
 from sceneloom.triton.grpc_transport import GrpcTransport, Placement
-from sceneloom.triton.transport import NUMPY_DTYPES, seconds_left
+from sceneloom.triton.transport import NUMPY_DTYPES, Arrays, seconds_left
 
 _MARK = "client-"
 _STEP = 1 << 20
@@ -46,10 +46,8 @@ OLDEST_SERVER = (2, 50)
 
 
 def new_region_prefix() -> str:
-    """Prefix of the regions of one connection.
-
-    It is random: a server on another host has no file of such a name, even where a client of the
-    same process id runs there.
+    """Prefix of the regions of one connection; random, since a server on another host must not have
+    a file of such a name, even where a client of the same process id runs there.
     """
     return f"{new_prefix()}{_MARK}{secrets.token_hex(8)}-"
 
@@ -72,14 +70,8 @@ class Region:
     """Memory that client and server share."""
 
     def __init__(self, name: str, size: int) -> None:
-        """Make a region.
-
-        Args:
-            name: file name in /dev/shm.
-            size: least bytes; rounded up to whole MiB.
-
-        Raises:
-            OSError: this machine has no shared memory, or not enough is left.
+        """Make a file in /dev/shm of at least `size` bytes, rounded up to whole MiB; raises OSError
+        if this machine has no shared memory, or not enough is left.
         """
         self.name = name
         self.size = -(-size // _STEP) * _STEP
@@ -100,7 +92,7 @@ class Region:
         finally:
             os.close(file)
 
-    def view(self, offset: int, dtype: npt.DTypeLike, shape: tuple[int, ...]) -> npt.NDArray[Any]:
+    def view(self, offset: int, dtype: npt.DTypeLike, shape: tuple[int, ...]) -> Array:
         """Array in the memory, at a byte offset."""
         return np.frombuffer(self._memory, dtype, math.prod(shape), offset).reshape(shape)
 
@@ -117,22 +109,12 @@ class RegionRefusedError(Exception):
 
 
 class SharedMemoryTransport(GrpcTransport):
-    """gRPC with tensors in shared memory; safe to use from several threads.
-
-    BYTES, and all tensors once no memory is left, go in messages. `sceneloom.triton.client.connect`
-    makes one only if `prove` has succeeded.
+    """gRPC with tensors in shared memory; safe to use from several threads. BYTES, and all tensors
+    once no memory is left, go in messages. `client.connect` makes one only if `prove` succeeds.
     """
 
-    def __init__(self, url: str, *, why: str = "shared memory was asked for") -> None:
-        """Prepare a connection, and remove the regions of killed clients from /dev/shm.
-
-        Args:
-            url: ``HOST:PORT`` of the server's gRPC port, or ``grpc://HOST:PORT``.
-            why: reason for this carrier.
-
-        Raises:
-            InputError: the address has another form.
-        """
+    def __init__(self, url: str, *, why: str = "requested") -> None:
+        """Prepare a connection as `GrpcTransport`, and remove the regions of killed clients."""
         super().__init__(url, why=why)
         self.kind = "grpc-shm"  # grpc once the server has refused a region
         sweep_regions()
@@ -145,9 +127,7 @@ class SharedMemoryTransport(GrpcTransport):
         self._retired: list[Region] = []
         self._output_sizes: dict[tuple[Any, ...], int] = {}
 
-    def infer(
-        self, model: str, inputs: Mapping[str, npt.NDArray[Any]], output: str, *, timeout: float
-    ) -> npt.NDArray[Any]:
+    def infer(self, model: str, inputs: Arrays, output: str, *, timeout: float) -> Array:
         """Send one request and wait for its output; see `Transport.infer`."""
         self._check_open()
         deadline = time.monotonic() + timeout
@@ -162,22 +142,12 @@ class SharedMemoryTransport(GrpcTransport):
                 self.why = f"some requests found no shared memory free ({error.strerror})"
         return super().infer(model, inputs, output, timeout=seconds_left(deadline))
 
-    def prove(
-        self, model: str, inputs: Mapping[str, npt.NDArray[Any]], output: str, *, timeout: float
-    ) -> str:
+    def prove(self, model: str, inputs: Arrays, output: str, *, timeout: float) -> str:
         """Send a request in messages and then through shared memory, and compare the answers.
 
-        Args:
-            model: the model's name.
-            inputs: as for `infer`; random ones prove the most.
-            output: name of the output, an array of numbers.
-            timeout: seconds for each request.
-
-        Returns:
-            the reason against shared memory; empty if it works.
-
-        Raises:
-            ServingError: the server does not answer.
+        Random inputs prove the most; the output is an array of numbers; `timeout` is seconds for
+        each request. Returns the reason against shared memory, empty if it works. Raises a
+        ServingError if the server does not answer.
         """
         housekeeping = {"client_timeout": _HOUSEKEEPING_SECONDS}
         try:
@@ -187,7 +157,7 @@ class SharedMemoryTransport(GrpcTransport):
         numbers = re.match(r"(\d+)\.(\d+)", version)
         if numbers is None or tuple(map(int, numbers.groups())) < OLDEST_SERVER:
             oldest = ".".join(map(str, OLDEST_SERVER))
-            return f"shared memory is safe from Triton {oldest} on, and the server is {version}"
+            return f"shared memory needs Triton {oldest}; the server is {version}"
         plain = super().infer(model, inputs, output, timeout=timeout)
         try:
             deadline = time.monotonic() + timeout
@@ -195,10 +165,10 @@ class SharedMemoryTransport(GrpcTransport):
         except RegionRefusedError as error:
             return f"the server cannot open shared memory of this machine ({error})"
         except OSError as error:
-            return f"there is no shared memory to be had ({error.strerror})"
+            return f"no shared memory is free ({error.strerror})"
         # Engines may differ in the last digits from one run to the next.
         if answer.shape != plain.shape or np.abs(answer.astype(np.float64) - plain).mean() > 1:
-            return "the answer through shared memory was not the one that came in a message"
+            return "the picture through shared memory differs from the one over gRPC"
         # The server still holds regions of ended clients. It is known to be on this machine now:
         # elsewhere these process ids are those of other processes.
         with contextlib.suppress(self._grpc.InferenceServerException):
@@ -227,12 +197,12 @@ class SharedMemoryTransport(GrpcTransport):
     def _infer_in_memory(
         self,
         model: str,
-        inputs: Mapping[str, npt.NDArray[Any]],
+        inputs: Arrays,
         output: str,
         deadline: float,
         *,
-        expected: npt.NDArray[Any] | None = None,
-    ) -> npt.NDArray[Any]:
+        expected: Array | None = None,
+    ) -> Array:
         """Raises RegionRefusedError, OSError without free memory, or a ServingError."""
         offsets, end = {}, 0
         for name, array in inputs.items():
@@ -274,12 +244,12 @@ class SharedMemoryTransport(GrpcTransport):
     def _ask_in_memory(
         self,
         model: str,
-        inputs: Mapping[str, npt.NDArray[Any]],
+        inputs: Arrays,
         output: str,
         deadline: float,
         region: Region,
         place: Placement,
-    ) -> npt.NDArray[Any]:
+    ) -> Array:
         """Ask again once where the server has forgotten the region or the output has grown."""
         for last in (False, True):
             try:

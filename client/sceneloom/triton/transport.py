@@ -16,7 +16,6 @@ from collections.abc import Mapping
 from typing import Any, Literal, Protocol
 
 import numpy as np
-import numpy.typing as npt
 
 from sceneloom.contract import (
     ENGINE_PARAMETER,
@@ -40,6 +39,7 @@ from sceneloom.errors import (
     ServingError,
 )
 from sceneloom.kinds import check_kind
+from sceneloom.maps import Array
 
 _ADDRESS = re.compile(r"([\w.-]+|\[[0-9A-Fa-f:.]+\]):[0-9]{1,5}", re.ASCII)
 MAX_SECONDS = 86400
@@ -51,7 +51,11 @@ TRITON_DTYPES: dict[np.dtype[Any], str] = {
     np.dtype(np.object_): "BYTES",
 }
 """NumPy's type of a tensor -> Triton's; BYTES is an array of Python's `bytes`."""
+Arrays = Mapping[str, Array]
+"""Name of an input -> its array."""
 NUMPY_DTYPES = {name: dtype for dtype, name in TRITON_DTYPES.items()}
+Document = Literal["config", "metadata", "index"]
+"""JSON of Triton: about a model, or the list of all models."""
 WRONG_FORM = (KeyError, TypeError, ValueError, AttributeError, OverflowError, struct.error)
 """Errors of reading an answer of another form than Triton's."""
 
@@ -122,38 +126,22 @@ OUTPUT_SPECS = {OUTPUT_IMAGE: TensorSpec(dtype="UINT8", dims=(-1, -1, 3))}
 class Transport(Protocol):
     """Connection to a server."""
 
-    @property
-    def address(self) -> str:
-        """Address, for error messages."""
-
-    @property
-    def kind(self) -> str:
-        """Carrier of the tensors: ``grpc``, ``grpc-shm`` (shared memory) or ``http``."""
-
-    @property
-    def why(self) -> str:
-        """Reason for this carrier."""
+    address: str
+    """Address, for error messages."""
+    kind: str
+    """Carrier of the tensors: ``grpc``, ``grpc-shm`` (shared memory) or ``http``."""
+    why: str
+    """Reason for this carrier."""
 
     def model_config(self, model: str, *, timeout: float) -> ModelConfig:
         """Read a model's configuration; raises a ServingError."""
 
-    def infer(
-        self, model: str, inputs: Mapping[str, npt.NDArray[Any]], output: str, *, timeout: float
-    ) -> npt.NDArray[Any]:
-        """Send one request and wait for its output.
+    def infer(self, model: str, inputs: Arrays, output: str, *, timeout: float) -> Array:
+        """Send one request and wait for its output; one connection may ask several models.
 
-        Args:
-            model: the model's name; one connection may ask several models.
-            inputs: name -> uint8, int32 or float32 array, or an object array of `bytes`, with the
-                batch axis.
-            output: name of the output.
-            timeout: seconds.
-
-        Returns:
-            the output, of the same kinds; may be read-only, and is never overwritten.
-
-        Raises:
-            ServingError: see `map_triton_error`.
+        Inputs and output are uint8, int32 or float32 arrays, or object arrays of `bytes`, with the
+        batch axis. The output may be read-only, and is never overwritten. Raises a ServingError,
+        see `map_triton_error`.
         """
 
     def close(self) -> None:
@@ -164,25 +152,15 @@ class TritonTransport(abc.ABC):
     """Common part of the connections to a real server."""
 
     def __init__(self, address: str, kind: str, why: str) -> None:
-        """Keep what `Transport` shows."""
-        self.address = address
-        """Address, for error messages."""
-        self.kind = kind
-        """Carrier of the tensors."""
-        self.why = why
-        """Reason for this carrier."""
+        """Keep the attributes of a `Transport`."""
+        self.address, self.kind, self.why = address, kind, why
         self._answered: set[str] = set()  # models
         self._engines: dict[str, str] = {}
         self._closed = False
 
     @abc.abstractmethod
-    def _read(
-        self, what: Literal["config", "metadata", "index"], model: str, deadline: float
-    ) -> Any:
-        """Read Triton's JSON about a model, or the list of all models.
-
-        Raises a ServingError, or one of `WRONG_FORM` for an answer of another form.
-        """
+    def _read(self, what: Document, model: str, deadline: float) -> Any:
+        """Read a document; raises a ServingError, or one of `WRONG_FORM` for another answer."""
 
     def model_config(self, model: str, *, timeout: float) -> ModelConfig:
         """Read a model's configuration; see `Transport.model_config`."""
@@ -261,14 +239,8 @@ def scheme_of(url: str) -> str:
 
 
 def server_address(url: str, scheme: str) -> str:
-    """``HOST:PORT`` of a server's URL.
-
-    Args:
-        url: ``SCHEME://HOST:PORT``, or ``HOST:PORT`` alone for ``grpc``; a slash may follow.
-        scheme: ``grpc`` or ``http``.
-
-    Raises:
-        InputError: the URL has another form or another scheme.
+    """``HOST:PORT`` of ``SCHEME://HOST:PORT``, or of ``HOST:PORT`` alone for the scheme ``grpc``; a
+    slash may follow. Raises InputError for another form or another scheme.
     """
     is_http = scheme_of(url) == "http"
     address = url.removeprefix(f"{scheme}://").removesuffix("/")
@@ -301,7 +273,7 @@ def _fault(url: str, scheme: str) -> str:
             "machine where a tunnel (ssh -L, stunnel) adds TLS"
         )
     if kind not in ("", "http", "grpc"):
-        return f"{kind}:// is no way to reach it"
+        return f"{kind}:// is not supported"
     if "@" in host:
         return "a user or password is not supported"
     if path or "?" in rest or "#" in rest:
@@ -315,21 +287,18 @@ def _fault(url: str, scheme: str) -> str:
     if not port:
         return "it names no port"
     if port.isascii() and port.isdigit() and not 0 < int(port) < 65536:
-        return f"port {port} is none, they are from 1 to 65535"
+        return f"port {port} is not from 1 to 65535"
     if kind and named != kind:
         return f"{kind}:// is written in small letters"
     return f"{kind}:// is another port of the server" if kind and kind != scheme else ""
 
 
 def map_triton_error(status: str, message: str, *, where: str, seen_ready: bool) -> ServingError:
-    """Map an error of Triton to the error family, as observed on Triton 2.51 (docs/errors.md).
+    """Map an error of Triton, gRPC's status and text, to the error family, as observed on Triton
+    2.51 (docs/errors.md). `where` names server and model.
 
-    Args:
-        status: gRPC status, such as ``StatusCode.UNAVAILABLE``.
-        message: the server's text.
-        where: server and model, for the message.
-        seen_ready: whether the model has answered on this connection: a stopping server says "not
-            found" about a model that it had a moment ago.
+    `seen_ready` tells that the model has answered on this connection: a stopping server says "not
+    found" about a model that it had a moment ago.
     """
     code = status.removeprefix("StatusCode.")
     message = "".join(c if c.isprintable() or c == "\n" else "?" for c in message)

@@ -196,7 +196,7 @@ def test_a_generator_that_is_late_says_so() -> None:
 
     assert load_marks(load(0.0005), 8, 10) == []
     (mark,) = load_marks(load(0.005), 8, 10)
-    assert mark.startswith("the load generator is a bottleneck itself: it sent up to 5.00 ms late")
+    assert mark.startswith("the load generator is a bottleneck: it sent up to 5.00 ms late")
 
 
 def test_figures_of_a_load() -> None:

@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 from support import free_ports
 
+from noop_server import NOOP_CONTRACT, NoopServer, write_noop_repository
 from sceneloom import TritonSynthesizer, cli
 from sceneloom.errors import InputError, SceneLoomError
 from sceneloom.request import Request
@@ -29,7 +30,6 @@ from sceneloom_bench.load_requests import (
     fitting_batches,
     open_connections,
 )
-from sceneloom_bench.noop_server import NOOP_CONTRACT, NoopServer, write_noop_repository
 from sceneloom_bench.reports.report import Measurement, read_report
 from sceneloom_bench.server_command import ORDER_MARK, ServerBenchSettings, measure
 from sceneloom_bench.server_statistics import ServerView
@@ -65,13 +65,13 @@ def driving(
 ) -> Iterator[Driver]:
     length = length or Length(seconds=0, requests=60, warm_up=4)
     server = Served(grpc=noop.grpc, http=noop.http, embedded=None)
-    opened = open_connections(server, "synthesis", (transport,))
+    opened, _ = open_connections(server, "synthesis", (transport,))
     view = ServerView(noop.grpc, noop.metrics)
     try:
-        yield Driver(transport, opened.connections[transport], maps, batch, view, length)
+        yield Driver(transport, opened[transport], maps, batch, view, length)
     finally:
         view.close()
-        close_all(opened.connections)
+        close_all(opened)
 
 
 def growth(measured: Measurement) -> float:
@@ -124,15 +124,15 @@ def test_the_breakdown_of_the_encoded_path_adds_up(exported: Exported) -> None:
             small = bench_maps(client.contract, (64, 64), 3)
         with pytest.raises(InputError, match=r"on the server runs .*synthesis.*, not another"):
             open_connections(server, "another", ("encoded",))
-        opened = open_connections(server, "synthesis", ("encoded",))
+        opened, _ = open_connections(server, "synthesis", ("encoded",))
         view = ServerView(running.grpc)
         try:
             length = Length(seconds=0, requests=12, warm_up=2)
-            connection = opened.connections["encoded"]
+            connection = opened["encoded"]
             measured = Driver("encoded", connection, small, 1, view, length).closed(2)
         finally:
             view.close()
-            close_all(opened.connections)
+            close_all(opened)
     names = ("queue", "compute_input", "compute", "compute_output", "steps", "transfer")
     parts = {name: measured.figures[name].value for name in names}
     mean = 1000 * np.mean([value for block in measured.samples for value in block])
@@ -245,13 +245,13 @@ def test_loads_that_fail_are_marks_and_the_others_stay(tmp_path: Path) -> None:
 
 def test_batches_that_no_way_takes_are_refused(noop: NoopServer) -> None:
     server = Served(grpc=noop.grpc, http=noop.http, embedded=None)
-    opened = open_connections(server, "synthesis", ("grpc", "http"))
+    opened, _ = open_connections(server, "synthesis", ("grpc", "http"))
     try:
-        assert fitting_batches(opened.connections, (4,)) == ([("grpc", 4), ("http", 4)], [])
+        assert fitting_batches(opened, (4,)) == ([("grpc", 4), ("http", 4)], [])
         with pytest.raises(InputError, match="http in batches of 5 left out: a request takes 4"):
-            fitting_batches(opened.connections, (5, 8))
+            fitting_batches(opened, (5, 8))
     finally:
-        close_all(opened.connections)
+        close_all(opened)
 
 
 def test_maps_that_make_one_request_for_ever_are_refused(maps: list[Request]) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from noop_server import NoopServer, write_noop_repository
 from render_limits import (
     Client,
     SoakSettings,
@@ -21,7 +22,6 @@ from render_limits import (
     write_small_maps,
 )
 from sceneloom.rendering.manifest import FILE_NAME, Manifest
-from sceneloom_bench.noop_server import NoopServer, write_noop_repository
 
 pytestmark = pytest.mark.triton
 

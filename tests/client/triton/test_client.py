@@ -92,7 +92,7 @@ IMAGE = TensorSpec(dtype="UINT8", dims=(-1, -1, 3))
 @pytest.mark.parametrize(
     ("config", "error", "reason"),
     [
-        ({"parameters": {}}, ModelNotFoundError, "carries no contract"),
+        ({"parameters": {}}, ModelNotFoundError, "has no contract"),
         ({"parameters": {"sceneloom": ""}}, SchemaError, "not readable as JSON"),
         ({"parameters": {"sceneloom": CONTRACT.dumps()[:-9]}}, SchemaError, "not readable as JSON"),
         ({"parameters": {"sceneloom": "[]"}}, SchemaError, "a contract is a JSON object"),

@@ -123,11 +123,11 @@ def test_addresses_of_another_form_are_refused(address: str) -> None:
         ("host", "HOST:PORT of its gRPC port, such as 127.0.0.1:8001; it names no port"),
         ("[::1]", "it names no port"),
         ("::1:8001", r"an IPv6 address stands in brackets, as in \[::1\]:8001"),
-        ("host:99999", "port 99999 is none, they are from 1 to 65535"),
+        ("host:99999", "port 99999 is not from 1 to 65535"),
         (" host:8001", "it has a space"),
         ("", "it is empty"),
         ("HTTP://host:8000", "http:// is written in small letters"),
-        ("unix:///run/triton", "unix:// is no way to reach it"),
+        ("unix:///run/triton", "unix:// is not supported"),
         ("http://bob:secret@host:8000", r"'http://\.\.\.@host:8000' .* a user or password"),
     ],
 )

@@ -59,15 +59,15 @@ def test_sizes_that_no_street_has(size: str) -> None:
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
-        ({"layout": "coco"}, "layout is 'coco'; it is one of pix2pixhd, cityscapes"),
+        ({"layout": "coco"}, "layout is 'coco'; it is 'pix2pixhd', 'cityscapes'"),
         ({"layout": "helen"}, "root is not given; helen is read from a folder"),
         ({"root": Path("x")}, "streets are painted and have no folder"),
-        ({"unknown": "ignore"}, "unknown is 'ignore'; it is error or unlabelled"),
+        ({"unknown": "ignore"}, "unknown is 'ignore'; it is 'error' or 'unlabelled'"),
         ({"layout": "paired", "root": Path("x"), "labels": "helen"}, "has no label maps"),
         ({"streets_size": "512"}, "streets_size is '512'; write WIDTHxHEIGHT"),
         ({"streets_size": "0x8"}, "write WIDTHxHEIGHT"),
-        ({"streets_count": 0}, "they are at least 0 and 1"),
-        ({"streets_seed": -1}, "they are at least 0 and 1"),
+        ({"streets_count": 0}, "streets_count is 0; it is at least 1"),
+        ({"streets_seed": -1}, "streets_seed is -1; it is at least 0"),
     ],
 )
 def test_settings_that_do_not_fit_together(changes: dict[str, Any], reason: str) -> None:

@@ -1,7 +1,7 @@
 """Data sets for training: their publishers' layouts, and the geometry of the published training.
 
 `open_data_set` finds the files of a data set, `DataSet.read` reads one sample, and `Geometry.apply`
-resizes, crops and flips it. Everything here is numpy; torch is not imported.
+resizes, crops and flips it. All of it is numpy without torch.
 """
 
 from sceneloom_training.data.geometry import Geometry

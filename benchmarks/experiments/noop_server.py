@@ -111,17 +111,9 @@ def write_noop_repository(
 ) -> Path:
     """Write a model repository with this model into a new folder, and return the folder.
 
-    Args:
-        folder: the new folder.
-        contract: contract with boundaries and without a style.
-        max_batch_size: largest batch of a request.
-        dynamic_batching: join requests of equal size; implied by a queue limit, since the queue is
-            the batcher's.
-        queue_size: most waiting requests; 0 for any number.
-        queue_timeout_seconds: longest wait of a request; 0 for ever.
-        delay_seconds: duration of an execution.
-        delay_per_picture: additional duration of each picture.
-        response_cache: let the server answer from its cache.
+    An execution takes `delay_seconds` and `delay_per_picture`, in seconds. `queue_size` and
+    `queue_timeout_seconds` limit the waiting requests (0: no limit); they imply dynamic batching,
+    since the queue is the batcher's. The contract has boundaries and no style.
     """
     assert contract.boundaries
     assert not contract.style_channels
