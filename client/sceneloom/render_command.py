@@ -23,12 +23,12 @@ from sceneloom.rendering.connections import PathChoice
 from sceneloom.rendering.dry_run import dry_run, rendered_pictures, report_check, report_dry_run
 from sceneloom.rendering.items import Failed
 from sceneloom.rendering.listeners import Listener, LogLines, ProgressBar, Tally, list_failures
+from sceneloom.rendering.manifest import location_is_gone
 from sceneloom.rendering.metrics import Metrics, serve_metrics
 from sceneloom.rendering.plan import Maps, Pictures, TritonServers, make_plan, shards_of_manifests
 from sceneloom.rendering.ray_engine import RayRun, RaySettings
 from sceneloom.rendering.run import Plan, RenderRun, Run
 from sceneloom.rendering.settings import Container, RenderSettings, ShardSettings
-from sceneloom.rendering.store import location_is_gone
 from sceneloom.rendering.video import check_video, write_video
 from sceneloom.text import printable
 from sceneloom.triton.client import TransportChoice

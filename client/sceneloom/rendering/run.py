@@ -24,11 +24,10 @@ from sceneloom.rendering.connections import Connection, Route
 from sceneloom.rendering.items import Result, Sink, Source
 from sceneloom.rendering.listeners import Levels, Listener
 from sceneloom.rendering.loading import Loader
-from sceneloom.rendering.manifest import Manifest, Origin
+from sceneloom.rendering.manifest import Manifest, Origin, Store
 from sceneloom.rendering.pipeline import Pipeline
 from sceneloom.rendering.servers import Address, Servers
 from sceneloom.rendering.settings import RenderSettings
-from sceneloom.rendering.store import Store
 from sceneloom.style import style_chooser
 
 if TYPE_CHECKING:
