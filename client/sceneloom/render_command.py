@@ -153,11 +153,7 @@ def _passing(error: BaseException) -> int | None:
 
 
 def _plan(
-    maps: str,
-    output: str,
-    flags: RenderFlags,
-    shards: ShardSettings,
-    settings: RenderSettings,
+    maps: str, output: str, flags: RenderFlags, shards: ShardSettings, settings: RenderSettings
 ) -> tuple[TritonServers, Plan]:
     """The servers and the plan of the command line; raises InputError if it makes no sense."""
     if flags.verify and (flags.dry_run or flags.video is not None):

@@ -11,13 +11,7 @@ from sceneloom.errors import InputError
 from sceneloom.files import HeldPlace, gone, may_pass, new_part, reason_against, sweep, write_whole
 from sceneloom.pairing import pair_folders
 from sceneloom.pictures import Format
-from sceneloom.rendering.items import (
-    MapItem,
-    WholeFile,
-    Written,
-    broken_item,
-    key_error,
-)
+from sceneloom.rendering.items import MapItem, WholeFile, Written, broken_item, key_error
 from sceneloom.text import reason
 
 

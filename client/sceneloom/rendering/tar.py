@@ -19,14 +19,7 @@ from sceneloom.files import remove_part
 from sceneloom.locations import last_part, lies_in, open_binary, parent, read_range
 from sceneloom.maps import MAP_SUFFIXES
 from sceneloom.pictures import FORMATS, Format
-from sceneloom.rendering.items import (
-    BrokenFile,
-    FilePart,
-    MapFile,
-    MapItem,
-    broken_item,
-    key_error,
-)
+from sceneloom.rendering.items import BrokenFile, FilePart, MapFile, MapItem, broken_item, key_error
 from sceneloom.text import reason
 
 _BLOCK = tarfile.BLOCKSIZE
