@@ -26,8 +26,7 @@ _MAX_KEY_BYTES = 1024  # the limit of object stores
 def key_error(key: str) -> str | None:
     """The reason why a key cannot name a picture, or None.
 
-    A good key names a location inside a folder, on every file system and in every archive: at most
-    1024 bytes of UTF-8, relative, without ``..``, empty parts, backslashes and control characters.
+    A good key is a relative path of at most 1024 bytes, without ``..``, backslashes and controls.
     """
     try:
         size = len(key.encode())
@@ -58,10 +57,7 @@ class MapFile(Protocol):
         """The file's path, with its archive, for errors."""
 
     def read(self, max_bytes: int) -> bytes:
-        """Read the whole file.
-
-        Raises ImageReadError, or ImageTooLargeError without reading more than `max_bytes` bytes.
-        """
+        """Read the file, up to `max_bytes`; raises ImageReadError or ImageTooLargeError."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -159,10 +159,7 @@ class Manifest:
         return bool(self._select("where output = ? and status = 'done' limit 1", output))
 
     def record(self, rows: Iterable[Row]) -> None:
-        """Write rows in one commit; they replace rows of equal keys.
-
-        Raises OSError if the location cannot be written, or the manifest is gone.
-        """
+        """Write rows in one commit, in place of those of equal keys; raises OSError."""
         marks = ", ".join("?" for _ in _COLUMNS)
         statement = f"insert or replace into pictures ({', '.join(_COLUMNS)}) values ({marks})"
         values = [
@@ -415,10 +412,7 @@ class Store:
     """Pictures of another precision are made again; empty for any."""
 
     def found(self, key: str, input_hash: str | None = None) -> Row | None:
-        """The row of an unchanged picture of this run's model, parameters and precision, or None.
-
-        The hash is its map's; None accepts any map.
-        """
+        """The row of an unchanged picture of this run, of this input or of any, or None."""
         row = self.manifest.row(key)
         if row is None or row.status != "done" or row.origin != self.origin:
             return None
@@ -470,10 +464,7 @@ class Store:
         return failed
 
     def finish(self) -> list[Rendered]:
-        """Write the pictures still held.
-
-        Raises OSError if the location cannot be written, or it or the manifest was removed.
-        """
+        """Write the pictures still held; raises OSError if the location or the manifest is gone."""
         finished = self.record(self.sink.finish())
         self.manifest.check()
         return finished
@@ -495,10 +486,7 @@ def picture_row(
     origin: Origin,
     style: str,
 ) -> tuple[Row, bytes]:
-    """The row of a picture without location, and the encoded picture.
-
-    Raises InputError if the format cannot hold a picture of this size.
-    """
+    """The row of a picture without location, and the picture encoded; raises InputError."""
     data = reply.encoded
     if data is None:
         assert reply.image is not None

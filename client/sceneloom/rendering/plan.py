@@ -66,10 +66,7 @@ class TritonServers:
     path: PathChoice = "auto"
 
     def addresses(self, settings: RenderSettings) -> list[Address]:
-        """The addresses of the servers for a run.
-
-        Raises InputError if there is none, or one twice, or they cannot give the format.
-        """
+        """The addresses of the servers; raises InputError, also if they lack the format."""
         if not self.urls:
             raise InputError("name at least one server")
         known = []

@@ -69,10 +69,7 @@ class Run(Iterator[Result]):
 
     @abc.abstractmethod
     def stop(self) -> None:
-        """Take no further map; maps in work are finished, and their results still come.
-
-        Safe to call from a signal handler and from any thread.
-        """
+        """Take no further map, finish those in work; safe in a signal handler and any thread."""
 
     @abc.abstractmethod
     def levels(self) -> Levels:

@@ -37,10 +37,7 @@ class AdaptiveWindow:
     """The number of requests that may be in flight; the caller keeps to it and reports answers."""
 
     def __init__(self, *, max_limit: int = 32, fixed: int | None = None) -> None:
-        """Begin with one request, or keep to a `fixed` number.
-
-        Raises InputError if a number is below 1.
-        """
+        """Begin with one request, or keep to a `fixed` number; raises InputError below 1."""
         if min(max_limit, fixed or 1) < 1 or fixed == 0:
             raise errors.InputError("a window of requests in flight holds at least 1")
         self.limit = fixed or 1
@@ -58,10 +55,7 @@ class AdaptiveWindow:
         self._ignored = 0
 
     def answered(self, seconds: float, kind: Hashable) -> None:
-        """Report an answer, and the seconds from sending to its end.
-
-        Answers are compared within one kind, such as a size.
-        """
+        """Report an answer; `kind`, such as a size, tells which answers are alike."""
         if self._fixed:
             return
         if self._ignored:  # sent before the window last changed
@@ -247,10 +241,7 @@ class Servers:
         return first
 
     async def lease(self) -> Lease:
-        """Wait for a place in a server's window.
-
-        Raises ServerUnavailableError if no server answers within the run's patience.
-        """
+        """Wait for a place in a window; raises ServerUnavailableError after the patience."""
         if self._lost is not None:
             raise self._lost
         future: asyncio.Future[Lease] = asyncio.get_running_loop().create_future()
