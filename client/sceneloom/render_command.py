@@ -231,7 +231,7 @@ def _render(
                     raise
                 code = code or 1
                 _say(log, "stopped", f"sceneloom render: {error}")
-    left_out = run.left_out if code is None else ()
+    left_out = run.source.left_out if run.source is not None and code is None else ()
     if code is None:
         if log is None and tally.failed:
             list_failures(tally.first, tally.kinds)

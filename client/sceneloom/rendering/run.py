@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING
 
 from sceneloom.contract import Contract, precision_of
 from sceneloom.errors import out_of_resources
-from sceneloom.file_tree import LeftOut
 from sceneloom.rendering.connections import Connection, Route
 from sceneloom.rendering.items import Result, Sink, Source
 from sceneloom.rendering.listeners import Levels, Listener
@@ -78,11 +77,6 @@ class Run(Iterator[Result]):
     @abc.abstractmethod
     def close(self) -> None:
         """End the run and drop the maps in work; a second call does nothing."""
-
-    @property
-    def left_out(self) -> Sequence[LeftOut]:
-        """The files that the data set leaves out, as far as it has been read."""
-        return () if self.source is None else self.source.left_out
 
     def __enter__(self) -> Self:
         return self
