@@ -23,12 +23,12 @@ from sceneloom.rendering.connections import PathChoice
 from sceneloom.rendering.dry_run import dry_run, rendered_pictures, report_check, report_dry_run
 from sceneloom.rendering.items import Failed
 from sceneloom.rendering.listeners import Listener, LogLines, ProgressBar, Tally, list_failures
+from sceneloom.rendering.manifest import location_is_gone
 from sceneloom.rendering.metrics import Metrics, serve_metrics
 from sceneloom.rendering.plan import Maps, Pictures, TritonServers, make_plan, shards_of_manifests
 from sceneloom.rendering.ray_engine import RayRun, RaySettings
 from sceneloom.rendering.run import Plan, RenderRun, Run
 from sceneloom.rendering.settings import Container, RenderSettings, ShardSettings
-from sceneloom.rendering.store import location_is_gone
 from sceneloom.rendering.video import check_video, write_video
 from sceneloom.text import printable
 from sceneloom.triton.client import TransportChoice
@@ -153,11 +153,7 @@ def _passing(error: BaseException) -> int | None:
 
 
 def _plan(
-    maps: str,
-    output: str,
-    flags: RenderFlags,
-    shards: ShardSettings,
-    settings: RenderSettings,
+    maps: str, output: str, flags: RenderFlags, shards: ShardSettings, settings: RenderSettings
 ) -> tuple[TritonServers, Plan]:
     """The servers and the plan of the command line; raises InputError if it makes no sense."""
     if flags.verify and (flags.dry_run or flags.video is not None):
@@ -235,7 +231,7 @@ def _render(
                     raise
                 code = code or 1
                 _say(log, "stopped", f"sceneloom render: {error}")
-    left_out = run.left_out if code is None else ()
+    left_out = run.source.left_out if run.source is not None and code is None else ()
     if code is None:
         if log is None and tally.failed:
             list_failures(tally.first, tally.kinds)

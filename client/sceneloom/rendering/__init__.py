@@ -3,7 +3,7 @@
 run.py           a run, as an iterator; begin here
 pipeline.py      a map's way, in order
 servers.py       the choice of a server; connections.py has an open connection
-manifest.py      the rows of finished maps; store.py writes pictures and rows
+manifest.py      the rows of finished maps, and the store of pictures and rows
 folder.py tar.py zip.py parquet.py    a format each; datasets.py chooses one by the location
 listeners.py metrics.py               progress, log lines, summary, Prometheus
 ray_engine.py                         a run on Ray

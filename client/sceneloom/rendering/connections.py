@@ -31,11 +31,9 @@ class Reply:
     encoded: bytes | None = None
     """The picture in the format of the settings, encoded by the server."""
     sent: int
-    """Bytes of the request's tensors."""
     received: int
     """Bytes of the answer's tensor."""
     engine: str
-    """The engine, as RUNTIME-PRECISION; empty if unknown."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -113,10 +111,7 @@ class TritonConnection(Connection):
         settings: RenderSettings,
         path: RunPath,
     ) -> None:
-        """Connect, and look for the encoded path, unless the run is raw.
-
-        Raises ModelNotFoundError if the run is encoded and the server has no encoded path.
-        """
+        """Connect, and look for the encoded path; an encoded run raises ModelNotFoundError."""
         self._settings, self._path = settings, path
         synthesizer = TritonSynthesizer(url, model=model, timeouts=timeouts, transport=transport)
         super().__init__(synthesizer, synthesizer.close)

@@ -64,10 +64,7 @@ class DryRun:
 
 
 def dry_run(plan: Plan) -> DryRun:
-    """Read and check every map of a plan, and render one for its time; nothing is written.
-
-    Raises ServingError if the first server does not answer, InputError if the source is unreadable.
-    """
+    """Check every map of a plan, and render one; writes nothing. Raises ServingError."""
     connection = plan.addresses[0].connect()
     try:
         choose = style_chooser(connection.contract, plan.settings)
@@ -205,16 +202,11 @@ class Damage:
 
     key: str
     output: str
-    """Its location in the sink."""
     reason: str
 
 
 def check_pictures(rows: Iterable[tuple[Row, Sink]], *, threads: int) -> Iterator[Row | Damage]:
-    """Compare the finished pictures of rows with their hashes, in the order of the rows.
-
-    Yields:
-        the row of an unchanged picture or of a map without one, or `Damage`.
-    """
+    """Compare finished pictures with their hashes: the row if it is unchanged, or `Damage`."""
 
     def check(pair: tuple[Row, Sink]) -> Row | Damage:
         row, sink = pair
@@ -238,10 +230,7 @@ def check_pictures(rows: Iterable[tuple[Row, Sink]], *, threads: int) -> Iterato
 
 
 def merged_rows(manifests: Sequence[tuple[Manifest, Sink]]) -> Iterator[tuple[Row, Sink]]:
-    """The rows of several manifests in key order, with the sinks of their pictures.
-
-    Of rows of one key only the latest counts.
-    """
+    """The rows of several manifests in key order; of rows of one key only the latest."""
 
     def order(pair: tuple[Row, Sink]) -> tuple[bool, bytes]:
         """SQLite's order of keys: text by its bytes, then names that are not UTF-8."""
@@ -254,10 +243,7 @@ def merged_rows(manifests: Sequence[tuple[Manifest, Sink]]) -> Iterator[tuple[Ro
 
 
 def rendered_pictures(plan: Plan) -> Iterator[Image]:
-    """The pictures of a finished run in key order, uint8 [H, W, 3], RGB.
-
-    Raises InputError if one is missing.
-    """
+    """The pictures of a run in key order, uint8 [H, W, 3], RGB; raises InputError."""
     assert plan.manifest is not None
     assert plan.sink is not None
     with Manifest(plan.manifest, to_read=True) as manifest:

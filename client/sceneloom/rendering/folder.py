@@ -11,13 +11,7 @@ from sceneloom.errors import InputError
 from sceneloom.files import HeldPlace, gone, may_pass, new_part, reason_against, sweep, write_whole
 from sceneloom.pairing import pair_folders
 from sceneloom.pictures import Format
-from sceneloom.rendering.items import (
-    MapItem,
-    WholeFile,
-    Written,
-    broken_item,
-    key_error,
-)
+from sceneloom.rendering.items import MapItem, WholeFile, Written, broken_item, key_error
 from sceneloom.text import reason
 
 
@@ -25,10 +19,6 @@ class FolderSource:
     """The label maps of a folder, and the instance maps that pair with them, in key order."""
 
     def __init__(self, labels: str, instances: str | None, *, training_ids: bool = False) -> None:
-        """List the folders, each a path or URL, with all their inner folders.
-
-        Raises InputError as `pair_folders`.
-        """
         self._labels, self._instances = labels, instances
         self._pairs, self.left_out = pair_folders(labels, instances, training_ids=training_ids)
 

@@ -26,8 +26,7 @@ _MAX_KEY_BYTES = 1024  # the limit of object stores
 def key_error(key: str) -> str | None:
     """The reason why a key cannot name a picture, or None.
 
-    A good key names a location inside a folder, on every file system and in every archive: at most
-    1024 bytes of UTF-8, relative, without ``..``, empty parts, backslashes and control characters.
+    A good key is a relative path of at most 1024 bytes, without ``..``, backslashes and controls.
     """
     try:
         size = len(key.encode())
@@ -58,10 +57,7 @@ class MapFile(Protocol):
         """The file's path, with its archive, for errors."""
 
     def read(self, max_bytes: int) -> bytes:
-        """Read the whole file.
-
-        Raises ImageReadError, or ImageTooLargeError without reading more than `max_bytes` bytes.
-        """
+        """Read the file, up to `max_bytes`; raises ImageReadError or ImageTooLargeError."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -182,7 +178,6 @@ class Skipped:
     output: str
     """The picture's location below the output folder."""
     engine: str = ""
-    """The engine; empty if unknown."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -193,7 +188,6 @@ class Failed:
     error: Exception
     """A SceneLoomError, or an OSError of the output location."""
     attempts: int = 0
-    """Requests sent for it."""
 
     @property
     def reason(self) -> str:
@@ -260,11 +254,9 @@ class FilePart:
     archive: str
     """Path or URL of the larger file."""
     member: str
-    """Its name in the archive."""
     start: int
     """Offset of its first byte."""
     size: int
-    """Number of bytes."""
 
     @property
     def name(self) -> str:

@@ -29,7 +29,6 @@ class Levels:
     """How full the parts of the pipeline are at a moment."""
 
     in_flight: int = 0
-    """Requests in flight."""
     window: int = 0
     """Requests that may be in flight."""
     reading: int = 0
@@ -164,7 +163,6 @@ class Tally:
     """Counts the results of a run for its summary."""
 
     maps: int = 0
-    """Maps with a result."""
     rendered: int = 0
     skipped: int = 0
     failed: int = 0
@@ -176,7 +174,6 @@ class Tally:
     engines: Counter[str] = dataclasses.field(default_factory=Counter)
     """Engine -> pictures."""
     first: list[Failed] = dataclasses.field(default_factory=list)
-    """The first failures."""
     start: float = dataclasses.field(default_factory=time.perf_counter)
 
     def add(self, result: Result) -> None:

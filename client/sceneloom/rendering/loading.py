@@ -26,7 +26,6 @@ class Loaded:
 
     item: MapItem
     label: bytes
-    """The label map's file."""
     instance: bytes | None
     """The instance map's file, or None if the model takes none."""
     input_hash: str
@@ -47,9 +46,7 @@ class Prepared:
     style: Style | None
     """float32 [K, F], one row per instance, or None for the defaults."""
     height: int
-    """Height of the map in pixels."""
     width: int
-    """Width of the map in pixels."""
 
 
 @dataclasses.dataclass(eq=False)

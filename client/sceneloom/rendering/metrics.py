@@ -95,10 +95,7 @@ class Metrics(Listener):
 
 @contextlib.contextmanager
 def serve_metrics(metrics: Metrics, port: int, *, host: str = "127.0.0.1") -> Iterator[int]:
-    """Serve metrics over HTTP; yields the port. Port 0 takes a free one.
-
-    Raises InputError if the address cannot be used.
-    """
+    """Serve metrics over HTTP; yields the port, a free one for 0. Raises InputError."""
     if not 0 <= port < 65536:
         raise InputError(f"port {port} is none; they are from 0 to 65535")
     try:

@@ -172,13 +172,9 @@ class ParquetCell:
     """A map in a cell of a Parquet file."""
 
     location: str
-    """Path or URL of the file."""
     group: int
-    """Number of its row group."""
     row: int
-    """Number of its row in the group."""
     column: str
-    """The column, by Parquet's name."""
     key: str
 
     @property
@@ -328,7 +324,7 @@ _ROWS_AT_ONCE = 16
 
 
 class ParquetShards:
-    """Writes and reads Parquet shards; a `ShardFormat`."""
+    """Writes and reads Parquet shards; `TarShards` has the same methods."""
 
     ending = ".parquet"
 
@@ -349,13 +345,13 @@ class ParquetShards:
         return member
 
     def pack(self, part: TarPart, name_new: Callable[[], Path]) -> Path:
-        """Write a part as a Parquet file; see `ShardFormat`."""
+        """Write a part as a Parquet file; raises OSError."""
         target = name_new()
         _write(target, self._format, ((m.name, part.read(m)) for m in part.members))
         return target
 
     def members(self, location: str) -> dict[str, tuple[int, int]]:
-        """Key of each picture -> row group and row; see `ShardFormat`."""
+        """Key of each picture -> row group and row; see `TarShards`."""
         stream, file = open_parquet(location)
         with stream:
             _check_mark(file, location)

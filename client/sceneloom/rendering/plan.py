@@ -49,9 +49,7 @@ class Pictures:
     location: str
     """Path or URL of a folder."""
     container: Container = "folder"
-    """A file for each picture, or shards."""
     shards: ShardSettings = dataclasses.field(default_factory=ShardSettings)
-    """The size of shards."""
     manifest: Path | None = None
     """The manifest's file; None for one in the folder."""
 
@@ -63,18 +61,12 @@ class TritonServers:
     urls: Sequence[str]
     """``HOST:PORT`` of their gRPC ports, or ``http://HOST:PORT``."""
     model: str = MODEL_NAME
-    """Name of the served model."""
     timeouts: Timeouts = dataclasses.field(default_factory=Timeouts)
     transport: TransportChoice = "auto"
-    """How tensors travel."""
     path: PathChoice = "auto"
-    """Arrays or encoded files."""
 
     def addresses(self, settings: RenderSettings) -> list[Address]:
-        """The addresses of the servers for a run.
-
-        Raises InputError if there is none, or one twice, or they cannot give the format.
-        """
+        """The addresses of the servers; raises InputError, also if they lack the format."""
         if not self.urls:
             raise InputError("name at least one server")
         known = []

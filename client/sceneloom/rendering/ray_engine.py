@@ -26,12 +26,12 @@ from sceneloom.errors import InputError, SceneLoomError, out_of_resources, requi
 from sceneloom.rendering.connections import Connection
 from sceneloom.rendering.items import Failed, MapItem, Result, Source
 from sceneloom.rendering.listeners import Levels
+from sceneloom.rendering.manifest import Store, failure_row, location_is_gone
 from sceneloom.rendering.plan import TritonServers
 from sceneloom.rendering.ray_worker import Assigned, BlockResult, BlockWorker, Work
 from sceneloom.rendering.run import Plan, Run, open_plan
 from sceneloom.rendering.servers import Servers
 from sceneloom.rendering.settings import RenderSettings
-from sceneloom.rendering.store import Store, failure_row, location_is_gone
 from sceneloom.text import counted
 from sceneloom.triton.shared_memory import sweep_regions
 from sceneloom.validation import checked

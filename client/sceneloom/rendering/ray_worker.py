@@ -22,12 +22,11 @@ from sceneloom.rendering.connections import Reply, Route
 from sceneloom.rendering.items import Failed, MapItem, Rendered, Skipped
 from sceneloom.rendering.listeners import Levels, Listener
 from sceneloom.rendering.loading import Loader, Prepared
-from sceneloom.rendering.manifest import Origin, Row
+from sceneloom.rendering.manifest import Origin, Row, picture_row
 from sceneloom.rendering.pipeline import Pipeline
 from sceneloom.rendering.plan import TritonServers
 from sceneloom.rendering.servers import Servers
 from sceneloom.rendering.settings import RenderSettings
-from sceneloom.rendering.store import picture_row
 from sceneloom.style import style_chooser
 
 _PAUSE = 1.0

@@ -19,16 +19,14 @@ from typing import TYPE_CHECKING
 
 from sceneloom.contract import Contract, precision_of
 from sceneloom.errors import out_of_resources
-from sceneloom.file_tree import LeftOut
 from sceneloom.rendering.connections import Connection, Route
 from sceneloom.rendering.items import Result, Sink, Source
 from sceneloom.rendering.listeners import Levels, Listener
 from sceneloom.rendering.loading import Loader
-from sceneloom.rendering.manifest import Manifest, Origin
+from sceneloom.rendering.manifest import Manifest, Origin, Store
 from sceneloom.rendering.pipeline import Pipeline
 from sceneloom.rendering.servers import Address, Servers
 from sceneloom.rendering.settings import RenderSettings
-from sceneloom.rendering.store import Store
 from sceneloom.style import style_chooser
 
 if TYPE_CHECKING:
@@ -70,10 +68,7 @@ class Run(Iterator[Result]):
 
     @abc.abstractmethod
     def stop(self) -> None:
-        """Take no further map; maps in work are finished, and their results still come.
-
-        Safe to call from a signal handler and from any thread.
-        """
+        """Take no further map, finish those in work; safe in a signal handler and any thread."""
 
     @abc.abstractmethod
     def levels(self) -> Levels:
@@ -82,11 +77,6 @@ class Run(Iterator[Result]):
     @abc.abstractmethod
     def close(self) -> None:
         """End the run and drop the maps in work; a second call does nothing."""
-
-    @property
-    def left_out(self) -> Sequence[LeftOut]:
-        """The files that the data set leaves out, as far as it has been read."""
-        return () if self.source is None else self.source.left_out
 
     def __enter__(self) -> Self:
         return self

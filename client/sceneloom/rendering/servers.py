@@ -3,6 +3,9 @@
 Each server has a window of requests in flight. A server that cannot be reached, or whose model
 breaks, gets nothing until a new connection to it has answered a real request; the others continue.
 While no server answers, requests wait, up to the run's patience. One event loop calls all of this.
+
+A window grows while more requests in flight bring more pictures, and shrinks when its server
+rejects requests.
 """
 
 from __future__ import annotations
@@ -10,17 +13,114 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import random
+import statistics
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from sceneloom import errors
 from sceneloom.contract import Contract, precision_of
 from sceneloom.rendering.connections import Connection
-from sceneloom.rendering.flow_control import AdaptiveWindow
 from sceneloom.rendering.listeners import Listener
 from sceneloom.rendering.settings import RenderSettings
+
+_EPOCHS_BETWEEN_PROBES = 64
+_EPOCHS_BETWEEN_TRIALS = 12
+_SMALLEST_EPOCH = 2
+_FEW_WAIT, _MANY_WAIT = 1.0, 3.0
+_SHRINK_REJECTED, _SHRINK_SLOW = 0.5, 0.8
+_TRIAL_GROWTH, _WORTH_IT = 1.5, 1.1
+
+
+class AdaptiveWindow:
+    """The number of requests that may be in flight; the caller keeps to it and reports answers."""
+
+    def __init__(self, *, max_limit: int = 32, fixed: int | None = None) -> None:
+        """Begin with one request, or keep to a `fixed` number; raises InputError below 1."""
+        if min(max_limit, fixed or 1) < 1 or fixed == 0:
+            raise errors.InputError("a window of requests in flight holds at least 1")
+        self.limit = fixed or 1
+        """Requests that may be in flight now."""
+        self._max_limit = max_limit
+        self._fixed = fixed is not None
+        self._fastest: dict[Hashable, float] = {}
+        self._samples: list[float] = []
+        self._kind: Hashable = None
+        self._epochs = 0
+        self._until_trial = 2
+        self._trial: tuple[int, float] | None = None  # limit and answers a second before it
+        self._proven = 0  # a limit that a trial has shown to be of use
+        self._after_probe = 0
+        self._ignored = 0
+
+    def answered(self, seconds: float, kind: Hashable) -> None:
+        """Report an answer; `kind`, such as a size, tells which answers are alike."""
+        if self._fixed:
+            return
+        if self._ignored:  # sent before the window last changed
+            self._ignored -= 1
+            return
+        if kind != self._kind:
+            self._kind, self._samples = kind, []
+        self._samples.append(seconds)
+        self._fastest[kind] = min(seconds, self._fastest.get(kind, seconds))
+        if len(self._samples) >= max(self.limit, _SMALLEST_EPOCH):
+            latency, self._samples = statistics.median(self._samples), []
+            self._end_epoch(latency, self._fastest[kind])
+
+    def rejected(self) -> None:
+        """Report that the server rejected a request, or left it waiting too long."""
+        if self._fixed:
+            return
+        if self._ignored:
+            self._ignored -= 1
+            return
+        self._trial, self._proven = None, 0
+        self._until_trial = _EPOCHS_BETWEEN_TRIALS
+        self._resize(int(self.limit * _SHRINK_REJECTED))
+        self._samples = []
+
+    def _end_epoch(self, latency: float, fastest: float) -> None:
+        self._epochs += 1
+        if self._after_probe:
+            self._resize(self._after_probe)
+            self._after_probe = 0
+        elif self._trial is not None:
+            limit_before, rate_before = self._trial
+            self._trial = None
+            if self.limit / latency >= rate_before * _WORTH_IT:
+                self._proven, self._until_trial = self.limit, 0
+            else:
+                self._until_trial = _EPOCHS_BETWEEN_TRIALS
+                self._resize(limit_before)
+        elif self._epochs % _EPOCHS_BETWEEN_PROBES == 0 and self.limit > 1:
+            # A server that has become slower or faster shows its own speed without a queue.
+            self._after_probe, self._fastest, self._proven = self.limit, {}, 0
+            self._resize(1)
+        else:
+            self._adapt(self.limit * (1 - fastest / latency), latency)
+
+    def _adapt(self, waiting: float, latency: float) -> None:
+        """Follow the number of requests that wait in the server's queue."""
+        if waiting < _FEW_WAIT / 2:
+            self._resize(2 * self.limit)
+        elif waiting < _FEW_WAIT:
+            self._resize(self.limit + 1)
+        elif waiting > _MANY_WAIT and self.limit > self._proven:
+            self._resize(int(self.limit * _SHRINK_SLOW))
+        elif self._until_trial:
+            self._until_trial -= 1
+        elif self.limit < self._max_limit:
+            self._trial = self.limit, self.limit / latency
+            self._resize(max(self.limit + 1, int(self.limit * _TRIAL_GROWTH)))
+
+    def _resize(self, limit: int) -> None:
+        limit = max(1, min(limit, self._max_limit))
+        if limit != self.limit:
+            self._ignored = self.limit  # answers to earlier requests
+        self.limit = limit
+
 
 _FIRST_PAUSE, _MAX_PAUSE = 0.25, 5.0
 _SPARE_THREADS = 2  # for new connections
@@ -54,7 +154,6 @@ class Server:
     link: OpenConnection | None = None
     """None before the first connection."""
     in_flight: int = 0
-    """Requests in flight."""
     away_since: float | None = None
     """Since when it is away, by `time.monotonic`; None if it is not."""
 
@@ -65,7 +164,6 @@ class Lease:
 
     server: Server
     link: OpenConnection
-    """The connection to send over."""
 
 
 class Servers:
@@ -143,10 +241,7 @@ class Servers:
         return first
 
     async def lease(self) -> Lease:
-        """Wait for a place in a server's window.
-
-        Raises ServerUnavailableError if no server answers within the run's patience.
-        """
+        """Wait for a place in a window; raises ServerUnavailableError after the patience."""
         if self._lost is not None:
             raise self._lost
         future: asyncio.Future[Lease] = asyncio.get_running_loop().create_future()

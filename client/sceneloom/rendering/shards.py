@@ -13,58 +13,30 @@ import threading
 from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Hashable
 from pathlib import Path
-from typing import Protocol
 
 from sceneloom import locations
 from sceneloom.errors import ImageReadError, InputError, SceneLoomError
 from sceneloom.files import HeldPlace, gone, may_pass, new_part, publish, remove_part, sweep
 from sceneloom.rendering.folder import make_folder
 from sceneloom.rendering.items import Written, key_error
-from sceneloom.rendering.tar import TarPart
+from sceneloom.rendering.parquet import ParquetShards
+from sceneloom.rendering.tar import TarPart, TarShards
 from sceneloom.text import reason
 
 _MAX_LISTS = 4
-
-
-class ShardFormat(Protocol):
-    """A kind of shard, without numbers and manifests."""
-
-    ending: str
-    """The end of a shard's name."""
-
-    def member_of(self, key: str) -> str:
-        """The name of a picture in a shard."""
-
-    def key_of(self, member: str) -> str:
-        """The key of a member."""
-
-    def pack(self, part: TarPart, name_new: Callable[[], Path]) -> Path:
-        """Make a shard of a part, which may grow further afterwards.
-
-        Returns:
-            the finished file: the part's own, or a new one named by `name_new`.
-
-        Raises OSError if the location cannot be written; the part is unchanged.
-        """
-
-    def members(self, location: str) -> dict[str, tuple[int, int]]:
-        """The position of each member of a shard.
-
-        Raises ImageReadError if it is damaged, InputError if SceneLoom did not write it.
-        """
-
-    def read(self, location: str, member: str, at: tuple[int, int]) -> bytes:
-        """The bytes of the member at this position."""
-
-    def copy(self, location: str, target: Path, keep: Callable[[str], bool]) -> None:
-        """Copy the members to keep into another file."""
 
 
 class ShardSink:
     """Numbered shards in a folder; those of a remote one begin as local temporary files."""
 
     def __init__(
-        self, location: str, shards: ShardFormat, *, stem: str, max_pictures: int, max_bytes: int
+        self,
+        location: str,
+        shards: TarShards | ParquetShards,
+        *,
+        stem: str,
+        max_pictures: int,
+        max_bytes: int,
     ) -> None:
         """Keep the location; nothing is written.
 

@@ -19,14 +19,7 @@ from sceneloom.files import remove_part
 from sceneloom.locations import last_part, lies_in, open_binary, parent, read_range
 from sceneloom.maps import MAP_SUFFIXES
 from sceneloom.pictures import FORMATS, Format
-from sceneloom.rendering.items import (
-    BrokenFile,
-    FilePart,
-    MapFile,
-    MapItem,
-    broken_item,
-    key_error,
-)
+from sceneloom.rendering.items import BrokenFile, FilePart, MapFile, MapItem, broken_item, key_error
 from sceneloom.text import reason
 
 _BLOCK = tarfile.BLOCKSIZE
@@ -43,12 +36,10 @@ class Member(NamedTuple):
     start: int
     """Offset of its first byte."""
     size: int
-    """Number of bytes."""
     is_file: bool = True
     """Whether it is a plain file: no folder, link, device or file with holes."""
     is_folder: bool = False
     owner: str = ""
-    """Name of its owner."""
 
 
 def tar_members(stream: IO[bytes], name: str) -> Iterator[Member]:
@@ -322,7 +313,7 @@ _CHUNK = 1 << 20
 
 
 class TarShards:
-    """Writes and reads tar shards; a `ShardFormat`."""
+    """Writes and reads tar shards; `ParquetShards` has the same methods."""
 
     ending = ".tar"
 
@@ -339,12 +330,15 @@ class TarShards:
         return key if ending in FORMATS else member
 
     def pack(self, part: TarPart, name_new: Callable[[], Path]) -> Path:
-        """Finish a part."""
+        """Make a shard of a part, which may grow further afterwards; raises OSError."""
         part.end()
         return part.path
 
     def members(self, location: str) -> dict[str, tuple[int, int]]:
-        """Name of each member -> offset and number of bytes; see `ShardFormat`."""
+        """Name of each member -> offset and number of bytes.
+
+        Raises ImageReadError if the shard is damaged, InputError if SceneLoom did not write it.
+        """
         return {m.name: (m.start, m.size) for m in _own_members(location)}
 
     def read(self, location: str, member: str, at: tuple[int, int]) -> bytes:

@@ -93,9 +93,7 @@ def _encode(part: Path, first: Image, rest: Iterator[Image], fps: Fraction) -> N
         for image in chain([first], rest):
             even = np.pad(image, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
             frame = av.VideoFrame.from_ndarray(even, format="rgb24").reformat(
-                format="yuv420p",
-                dst_colorspace=Colorspace.ITU709,
-                dst_color_range=ColorRange.MPEG,
+                format="yuv420p", dst_colorspace=Colorspace.ITU709, dst_color_range=ColorRange.MPEG
             )
             container.mux(stream.encode(frame))
         container.mux(stream.encode(None))

@@ -26,9 +26,7 @@ class ZippedFile:
     """A map in a zip file, with the numbers of the archive's directory."""
 
     archive: str
-    """Path or URL of the zip file."""
     member: str
-    """Its name in the archive."""
     header: int
     """Offset of its header."""
     packed: int
@@ -38,7 +36,6 @@ class ZippedFile:
     checksum: int
     """CRC-32 of the unpacked bytes."""
     method: int
-    """Method of compression."""
     flags: int
     """Flags of the directory; bit 0 means encrypted."""
 

@@ -26,12 +26,11 @@ from sceneloom.errors import (
 )
 from sceneloom.pictures import decode_picture
 from sceneloom.rendering.items import MapItem
-from sceneloom.rendering.manifest import Manifest, Origin, Row
+from sceneloom.rendering.manifest import Manifest, Origin, Row, Store
 from sceneloom.rendering.plan import TritonServers
 from sceneloom.rendering.ray_engine import Block, RaySettings, list_blocks
 from sceneloom.rendering.ray_worker import Assigned, BlockResult, BlockWorker, Work
 from sceneloom.rendering.settings import RenderSettings, RetryPolicy
-from sceneloom.rendering.store import Store
 from sceneloom.schema import load_schema
 from sceneloom.testing import FakeTransport
 from sceneloom.triton.client import TritonSynthesizer

@@ -145,7 +145,8 @@ def test_ray_gives_what_threads_give_although_it_is_stopped_and_an_actor_is_kill
                 actors()[0].kill()
                 killed = True
         assert run.count == 92
-        assert describe(run.left_out) == [
+        assert run.source is not None
+        assert describe(run.source.left_out) == [
             "left out: 1 of a kind that is not read (test_label/notes.txt)"
         ]
         assert run.levels().window >= 1

@@ -15,7 +15,7 @@ from sceneloom.errors import (
     ServerUnavailableError,
     ServingError,
 )
-from sceneloom.rendering.flow_control import RetryBudget
+from sceneloom.rendering.pipeline import RetryBudget
 from sceneloom.rendering.settings import RetryPolicy
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sceneloom.rendering.flow_control import SizeBuckets
 from sceneloom.rendering.items import MapItem
 from sceneloom.rendering.loading import Loaded
+from sceneloom.rendering.pipeline import SizeBuckets
 
 
 class NoFile:

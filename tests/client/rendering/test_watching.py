@@ -176,6 +176,7 @@ def test_a_run_and_a_dry_run_know_what_is_left_out(tmp_path: Path) -> None:
     asked = plan(street_maps(2), FakeTransport(CONTRACT), tmp_path / "m")
     assert dry_run(asked).left_out == left_out
     with RenderRun(asked) as run:
-        assert run.left_out == ()  # not begun
+        assert run.source is None  # not begun
         list(run)
-        assert run.left_out == left_out
+        assert run.source is not None
+        assert run.source.left_out == left_out

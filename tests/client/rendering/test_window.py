@@ -8,7 +8,7 @@ import random
 import pytest
 
 from sceneloom.errors import InputError
-from sceneloom.rendering.flow_control import AdaptiveWindow
+from sceneloom.rendering.servers import AdaptiveWindow
 
 
 def drive(window: AdaptiveWindow, *, service: float, overhead: float, answers: int) -> list[int]:
