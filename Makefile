@@ -69,7 +69,7 @@ bench-engine: $(INSTALLED)  ## of them, every engine beside PyTorch, in turn, at
 	$(BIN)/sceneloom bench suite --only engine
 
 bench-check: $(INSTALLED)  ## ratios that must hold on every machine, measured in one run: benchmarks/regression_limits.json
-	$(BIN)/python -m sceneloom_bench.regression --out build/bench-check
+	$(BIN)/python benchmarks/experiments/regression.py --out build/bench-check
 
 train-speed: $(INSTALLED)  ## the training step beside the published recipe, measured: docs/results
 	$(BIN)/python benchmarks/experiments/training_step.py --out docs/results

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import pytest
 from support import CHECKOUT, run_command
@@ -32,16 +33,45 @@ def test_command_reference_names_exactly_the_flags_there_are(command: str) -> No
     assert documented == set(re.findall(rf"(?<![\w-])({FLAG})", shown)) - {"--help"}
 
 
-@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda p: p.relative_to(CHECKOUT).as_posix())
-def test_links_lead_somewhere(document: object) -> None:
-    from pathlib import Path
+def links_of(document: Path) -> list[tuple[Path, str]]:
+    """File and anchor of each link of a page that leads into the repository."""
+    prose = re.sub(r"^```.*?^```$", "", document.read_text(), flags=re.MULTILINE | re.DOTALL)
+    found = []
+    for link in re.findall(r"\]\(([^)\s]+)\)", prose):
+        if "://" not in link:
+            path, _, anchor = link.partition("#")
+            found.append(((document.parent / path).resolve() if path else document, anchor))
+    return found
 
-    assert isinstance(document, Path)
-    links = re.findall(r"\]\(([^)#\s]+)", document.read_text())
-    missing = [
-        link for link in links if "://" not in link and not (document.parent / link).exists()
-    ]
-    assert missing == []
+
+def anchors_of(document: Path) -> set[str]:
+    """Anchors that GitHub gives the headings of a page."""
+    prose = re.sub(r"^```.*?^```$", "", document.read_text(), flags=re.MULTILINE | re.DOTALL)
+    headings = re.findall(r"^#+ (.*)$", prose, re.MULTILINE)
+    texts = [re.sub(r"\[([^]]*)\]\([^)]*\)", r"\1", heading) for heading in headings]
+    return {re.sub(r"[^\w\- ]", "", text.lower()).strip().replace(" ", "-") for text in texts}
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda p: p.relative_to(CHECKOUT).as_posix())
+def test_links_and_their_anchors_exist(document: Path) -> None:
+    links = links_of(document)
+    assert [path for path, _ in links if not path.exists()] == []
+    assert [
+        (path.name, anchor)
+        for path, anchor in links
+        if anchor and path.suffix == ".md" and anchor not in anchors_of(path)
+    ] == []
+
+
+def test_every_page_is_reachable_from_the_readme() -> None:
+    waiting, reached = [CHECKOUT / "README.md"], set()
+    while waiting:
+        page = waiting.pop()
+        if page not in reached:
+            reached.add(page)
+            waiting += [path for path, _ in links_of(page) if path.suffix == ".md"]
+    pages = {page for page in DOCUMENTS if page.parent != CHECKOUT}
+    assert sorted(page.relative_to(CHECKOUT).as_posix() for page in pages - reached) == []
 
 
 def test_documents_that_the_code_names_exist() -> None:

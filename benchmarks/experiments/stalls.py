@@ -24,6 +24,7 @@ from typing import Annotated
 import tyro
 from annotated_types import Ge, Interval
 
+from noop_server import NOOP_CONTRACT, NoopServer, write_noop_repository
 from sceneloom import TritonSynthesizer
 from sceneloom.errors import InputError, SceneLoomError
 from sceneloom.request import Request
@@ -32,7 +33,6 @@ from sceneloom_bench import harness
 from sceneloom_bench.load import Driver, Length
 from sceneloom_bench.load_requests import TensorConnection
 from sceneloom_bench.loops import Send
-from sceneloom_bench.noop_server import NOOP_CONTRACT, NoopServer, write_noop_repository
 from sceneloom_bench.reports.environment import Environment
 from sceneloom_bench.reports.report import Figure, Measurement, Report, flags_of, say
 from sceneloom_bench.server_statistics import ServerView

@@ -32,6 +32,6 @@ def main(
 
     Args:
         out: folder of the report.
-        settings: what is measured.
+        settings: engines, maps and rounds.
     """
     return run_benchmark("engine", measure, settings, settings.name, out)

@@ -11,17 +11,9 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 
 from sceneloom.request import Request
+from sceneloom_bench import loops
 from sceneloom_bench.latencies import latency_extra, load_figures, p99_upper_end_ms, samples_of
 from sceneloom_bench.load_requests import Connection, TransportName
-from sceneloom_bench.loops import (
-    Arrivals,
-    Load,
-    LoadFailedError,
-    count_for,
-    plan_arrivals,
-    run_closed,
-    run_open,
-)
 from sceneloom_bench.reports.report import Figure, Measurement, say
 from sceneloom_bench.reports.statistics import percentile
 from sceneloom_bench.reports.tables import load_text
@@ -77,7 +69,7 @@ class Driver:
 
     def open(
         self,
-        arrivals: Arrivals,
+        arrivals: loops.Arrivals,
         rate: float,
         seed: int,
         *,
@@ -90,11 +82,11 @@ class Driver:
             The measurement, and the upper end of its p99 in ms.
         """
         length = self._length
-        count = count_for(rate, length.seconds, requests or length.requests)
+        count = loops.count_for(rate, length.seconds, requests or length.requests)
         run = functools.partial(
-            run_open,
+            loops.run_open,
             self._send,
-            plan_arrivals(arrivals, rate, count, seed),
+            loops.plan_arrivals(arrivals, rate, count, seed),
             max_in_flight=length.max_in_flight,
             max_failures=length.max_failures,
         )
@@ -102,8 +94,8 @@ class Driver:
         measured, load = self._measure(name, under, 4, run)
         return measured, p99_upper_end_ms(load)
 
-    def _closed(self, in_flight: int, seconds: float, requests: int) -> Load:
-        return run_closed(
+    def _closed(self, in_flight: int, seconds: float, requests: int) -> loops.Load:
+        return loops.run_closed(
             self._send,
             in_flight=in_flight,
             seconds=seconds,
@@ -116,8 +108,8 @@ class Driver:
         name: str,
         under: Mapping[str, str | int | float],
         in_flight: int,
-        run: Callable[[], Load],
-    ) -> tuple[Measurement, Load]:
+        run: Callable[[], loops.Load],
+    ) -> tuple[Measurement, loops.Load]:
         """Warm up with `in_flight` requests at once, run the load, and read the server's counts."""
         self._closed(in_flight, 0, self._length.warm_up)
         watch = Watch(self._view, self._connection.models)
@@ -153,7 +145,7 @@ class Driver:
         say(f"{name}, {said}: {rate:.2f} pictures/s, p50 {p50:.2f} ms, p99 {p99:.2f} ms")
         return measured, load
 
-    def _breakdown(self, load: Load, counted: Mapping[str, Counters]) -> dict[str, Figure]:
+    def _breakdown(self, load: loops.Load, counted: Mapping[str, Counters]) -> dict[str, Figure]:
         """Parts of the mean request: the drawing model's, the encoded path's own ``steps``, and
         ``transfer``, the rest.
         """
@@ -168,7 +160,7 @@ class Driver:
         return figures
 
 
-def load_marks(load: Load, max_in_flight: int, p50_ms: float) -> list[str]:
+def load_marks(load: loops.Load, max_in_flight: int, p50_ms: float) -> list[str]:
     """Marks for failures, too few workers, and a late generator."""
     marks = []
     failures = load.failures
@@ -192,7 +184,7 @@ def load_marks(load: Load, max_in_flight: int, p50_ms: float) -> list[str]:
     return marks
 
 
-def lateness_ms(load: Load) -> dict[str, float]:
+def lateness_ms(load: loops.Load) -> dict[str, float]:
     """Delay of sending while a worker was free: p50, p99 and max."""
     late = load.lateness
     if not late:
@@ -238,7 +230,7 @@ def find_highest_rate(
     def keeps(rate: float) -> bool:
         try:
             probe, p99 = driver.open("poisson", rate, seed, name=PROBE, requests=requests)
-        except LoadFailedError as error:
+        except loops.LoadFailedError as error:
             marks.append(f"{rate:g} requests per second do not keep it: {error.mark}")
             return False
         probes.append(probe)

@@ -30,18 +30,9 @@ from sceneloom.request import Request
 from sceneloom.triton.encoded import ENCODED_MODEL, EncodedFormat
 from sceneloom.triton.transport import Timeouts
 from sceneloom.validation import checked
-from sceneloom_bench import harness
+from sceneloom_bench import harness, load_requests
 from sceneloom_bench.latencies import INTERVALS_MARK, blocks_of
 from sceneloom_bench.load import P99_REQUESTS, RESULT, Driver, Length, find_highest_rate
-from sceneloom_bench.load_requests import (
-    Connection,
-    TensorConnection,
-    TransportName,
-    check_maps,
-    close_all,
-    fitting_batches,
-    open_connections,
-)
 from sceneloom_bench.loops import Arrivals, LoadFailedError, rounded_rate
 from sceneloom_bench.reports.environment import Environment
 from sceneloom_bench.reports.report import Measurement, Report, say
@@ -75,7 +66,7 @@ class ServerBenchSettings:
     """Folder of maps in place of drawn ones."""
     different_maps: harness.Maps = 16
     """Maps to take turns; more than a request holds."""
-    transports: tuple[TransportName, ...] = ("grpc", "grpc-shm", "http", "encoded")
+    transports: tuple[load_requests.TransportName, ...] = ("grpc", "grpc-shm", "http", "encoded")
     """Transports."""
     encoded_format: EncodedFormat = "png"
     """Picture format of the encoded path."""
@@ -167,19 +158,19 @@ def measure(settings: ServerBenchSettings) -> Report:
         front = stack.enter_context(TritonSynthesizer(server.grpc, model=settings.server.model))
         size = parse_size(settings.size)
         maps = harness.bench_maps(front.contract, size, settings.different_maps, settings.maps)
-        check_maps(maps, settings.batches)
+        load_requests.check_maps(maps, settings.batches)
         metrics = server.embedded.metrics if server.embedded else settings.metrics
         view = stack.enter_context(contextlib.closing(ServerView(server.grpc, metrics)))
         described = view.describe(settings.server.model)
         with Environment() as environment:
-            connections, left_out = open_connections(
+            connections, left_out = load_requests.open_connections(
                 server,
                 settings.server.model,
                 settings.transports,
                 timeout=settings.timeout,
                 format=settings.encoded_format,
             )
-            stack.callback(close_all, connections)
+            stack.callback(load_requests.close_all, connections)
             kept = Kept(marks=left_out)
             measure_all(settings, connections, maps, view, kept)
     height, width = maps[0].label_map.shape
@@ -232,13 +223,13 @@ class Kept:
 
 def measure_all(
     settings: ServerBenchSettings,
-    connections: Mapping[TransportName, Connection],
+    connections: Mapping[load_requests.TransportName, load_requests.Connection],
     maps: Sequence[Request],
     view: ServerView,
     kept: Kept,
 ) -> None:
     """Measure every load on each transport, the overhead, and the highest rate."""
-    fitting, too_large = fitting_batches(connections, settings.batches)
+    fitting, too_large = load_requests.fitting_batches(connections, settings.batches)
     kept.marks += too_large
     first: tuple[Driver, float] | None = None
     for transport, batch in fitting:
@@ -251,7 +242,7 @@ def measure_all(
     clients: dict[str, TritonSynthesizer] = {
         name: connection.client
         for name, connection in connections.items()
-        if isinstance(connection, TensorConnection)
+        if isinstance(connection, load_requests.TensorConnection)
     }
     # Only the engine of an embedded server can run without it.
     repository = settings.server.repository

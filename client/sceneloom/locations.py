@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, cast
 
-from sceneloom.errors import InputError, MissingDependencyError
+from sceneloom.errors import InputError, MissingDependencyError, SceneLoomError
 from sceneloom.file_tree import LeftOut, list_files, split_hidden
 
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
@@ -64,32 +64,28 @@ def lies_in(place: str, folder: str) -> bool:
     return Path(inner).is_relative_to(outer)
 
 
-def filesystem(place: str) -> tuple[Any, str]:
-    """File system of a URL, and the path in it. Raises MissingDependencyError without the package
-    for this kind of URL, InputError for an unknown kind.
+@contextlib.contextmanager
+def filesystem(place: str) -> Iterator[tuple[Any, str]]:
+    """File system of a URL and the path in it; its errors become OSErrors with the file's name.
+
+    Raises MissingDependencyError without the package for this kind of URL, InputError for an
+    unknown kind.
     """
     import fsspec.core
 
-    scheme = place.partition("://")[0].lower()
     try:
-        fs, path = fsspec.core.url_to_fs(place)
-    except ImportError as error:
-        package = _PACKAGES.get(scheme)
-        line = f": pip install {package}" if package else f" ({error})"
-        raise MissingDependencyError(
-            f"{place} needs {package or 'a package'}, which is not installed{line}"
-        ) from None
-    except ValueError as error:
-        raise InputError(f"{place}: no such kind of place ({error})") from None
-    return fs, path
-
-
-@contextlib.contextmanager
-def named_errors(place: str) -> Iterator[None]:
-    """Raise errors of a remote file system as OSErrors with the file's name."""
-    try:
-        yield
-    except (InputError, MissingDependencyError, MemoryError):
+        try:
+            found = fsspec.core.url_to_fs(place)
+        except ImportError as error:
+            package = _PACKAGES.get(place.partition("://")[0].lower())
+            line = f": pip install {package}" if package else f" ({error})"
+            raise MissingDependencyError(
+                f"{place} needs {package or 'a package'}, which is not installed{line}"
+            ) from None
+        except ValueError as error:
+            raise InputError(f"{place}: no such kind of place ({error})") from None
+        yield found
+    except (SceneLoomError, MemoryError):
         raise
     except OSError as error:
         reason = error.strerror or str(error) or type(error).__name__
@@ -109,8 +105,7 @@ def is_folder(place: str) -> bool:
     """
     if not is_remote(place):
         return local_path(place).is_dir()
-    with named_errors(place):
-        fs, path = filesystem(place)
+    with filesystem(place) as (fs, path):
         return bool(fs.isdir(path))
 
 
@@ -118,8 +113,7 @@ def is_file(place: str) -> bool:
     """Whether a file exists; raises OSError if the store cannot be reached."""
     if not is_remote(place):
         return local_path(place).is_file()
-    with named_errors(place):
-        fs, path = filesystem(place)
+    with filesystem(place) as (fs, path):
         return bool(fs.isfile(path))
 
 
@@ -138,8 +132,7 @@ def list_places(folder: str) -> tuple[list[str], list[LeftOut]]:
 
 
 def _found(folder: str, *, deep: bool) -> list[str]:
-    with named_errors(folder):
-        fs, path = filesystem(folder)
+    with filesystem(folder) as (fs, path):
         prefix = path.rstrip("/") + "/"
         names = fs.find(path, maxdepth=None if deep else 1)
         return sorted(name.removeprefix(prefix) for name in names if name.startswith(prefix))
@@ -149,8 +142,7 @@ def folder_names(folder: str) -> list[str]:
     """Names of the folders in a folder, in order; raises OSError if it cannot be read."""
     if not is_remote(folder):
         return sorted(path.name for path in local_path(folder).iterdir() if path.is_dir())
-    with named_errors(folder):
-        fs, path = filesystem(folder)
+    with filesystem(folder) as (fs, path):
         listed = fs.ls(path, detail=True)
         return sorted(last_part(one["name"]) for one in listed if one["type"] == "directory")
 
@@ -159,8 +151,7 @@ def open_binary(place: str) -> IO[bytes]:
     """Open a file for reading, seekable; raises OSError if it cannot be opened."""
     if not is_remote(place):
         return local_path(place).open("rb")
-    with named_errors(place):
-        fs, path = filesystem(place)
+    with filesystem(place) as (fs, path):
         return cast("IO[bytes]", fs.open(path, "rb", block_size=_BLOCK, cache_type="readahead"))
 
 
@@ -170,8 +161,7 @@ def read_range(place: str, start: int, size: int) -> bytes:
         with local_path(place).open("rb") as stream:
             stream.seek(start)
             return stream.read(size)
-    with named_errors(place):
-        fs, path = filesystem(place)
+    with filesystem(place) as (fs, path):
         return bytes(fs.cat_file(path, start=start, end=start + size)) if size else b""
 
 
@@ -181,8 +171,7 @@ def put_remote(place: str, put: Callable[[Any, str], object]) -> None:
     `put` writes it, to a file system and a path in it. It is called again once a missing folder is
     made, in stores with real folders.
     """
-    with named_errors(place):
-        fs, path = filesystem(place)
+    with filesystem(place) as (fs, path):
         try:
             put(fs, path)
         except FileNotFoundError:

@@ -61,6 +61,8 @@ _LOSSY_TIFF = ("jpeg", "tiff_jpeg", "webp")
 
 OnUnknown = Literal["error", "unlabelled"]
 
+Array = npt.NDArray[Any]
+"""Array of any dtype and shape."""
 LabelMap = npt.NDArray[np.uint8]
 """uint8 [H, W] or [N, H, W]: channels."""
 InstanceMap = npt.NDArray[np.int32]
@@ -78,7 +80,7 @@ def read_label_map(
     unknown: OnUnknown = "error",
     max_pixels: int = DEFAULT_MAX_PIXELS,
     name: str | None = None,
-) -> npt.NDArray[np.uint8]:
+) -> LabelMap:
     """Read a label map and translate its values to the schema's channels: uint8 [H, W], 255 for
     unlabelled pixels without a channel.
 
@@ -113,7 +115,7 @@ def read_label_map(
 
 def read_instance_map(
     source: str | Path | bytes, *, max_pixels: int = DEFAULT_MAX_PIXELS, name: str | None = None
-) -> npt.NDArray[np.int32]:
+) -> InstanceMap:
     """Read an instance map exactly, 8, 16 or 32 bits, to int32 [H, W]; see `read_label_map`.
 
     Raises NotALabelMapError for a colour picture, a lossy format, or ids outside 0..2147483647.
@@ -135,9 +137,7 @@ def parse_size(text: str, *, of: str = "size") -> tuple[int, int]:
     return int(match[2]), int(match[1])
 
 
-def _decode(
-    source: str | Path | bytes, name: str | None, max_pixels: int
-) -> tuple[npt.NDArray[Any], str]:
+def _decode(source: str | Path | bytes, name: str | None, max_pixels: int) -> tuple[Array, str]:
     """Integer array [H, W] with the file's own values, and the file's name in errors."""
     from PIL import PngImagePlugin, TiffImagePlugin
 
@@ -189,7 +189,7 @@ def _decode_image(
     name: str,
     max_pixels: int,
     png_pixels: bytes | None = None,
-) -> npt.NDArray[Any]:
+) -> Array:
     """Decode a PNG file, whose packed pixels are given, or a TIFF file."""
     # Not Image.open: its pixel limit is a global of the whole process.
     try:
@@ -263,7 +263,7 @@ def _check_tiff(image: ImageFile.ImageFile, name: str) -> tuple[int, bool]:
     return tag(TiffImagePlugin.BITSPERSAMPLE), tag(TiffImagePlugin.SAMPLEFORMAT) == _SIGNED
 
 
-def _decode_npy(data: bytes, name: str, max_pixels: int) -> npt.NDArray[Any]:
+def _decode_npy(data: bytes, name: str, max_pixels: int) -> Array:
     try:
         stream = io.BytesIO(data)
         npy: Any = np.lib.format
@@ -279,7 +279,7 @@ def _decode_npy(data: bytes, name: str, max_pixels: int) -> npt.NDArray[Any]:
         )
     _check_pixels(shape[0], shape[1], name, max_pixels)
     try:
-        values: npt.NDArray[Any] = np.load(io.BytesIO(data), allow_pickle=False)
+        values: Array = np.load(io.BytesIO(data), allow_pickle=False)
     except Exception as error:
         raise ImageReadError(f"{name}: truncated or damaged ({reason(error)})") from None
     return values
@@ -318,7 +318,7 @@ def _describe_unknown(counts: dict[int, int], schema: LabelSchema, wide: bool) -
     return f"{text} and no unlabelled id to read them as"
 
 
-def check_label_map(contract: Contract, label_map: npt.NDArray[Any]) -> None:
+def check_label_map(contract: Contract, label_map: Array) -> None:
     """Check that a label map is uint8 [H, W], channels of the contract's schema.
 
     Raises InputError for another dtype or rank, SizeError for no pixels, UnknownLabelError for
@@ -346,8 +346,8 @@ def check_label_map(contract: Contract, label_map: npt.NDArray[Any]) -> None:
 
 
 def check_instance_map(
-    contract: Contract, label_map: npt.NDArray[Any], instance_map: npt.NDArray[Any] | None
-) -> npt.NDArray[np.int32] | None:
+    contract: Contract, label_map: Array, instance_map: Array | None
+) -> InstanceMap | None:
     """Check that an instance map is whole numbers [H, W] of its label map's size, 0..2147483647.
 
     Returns int32 [H, W], or None where the model takes no instance map. Raises MissingInputError if
@@ -387,7 +387,7 @@ def _check_kinds(contract: object, values: object, name: str) -> None:
         )
 
 
-def boundary_map(instance_map: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
+def boundary_map(instance_map: Array) -> npt.NDArray[np.bool_]:
     """Instance boundaries, bool [H, W]: pixels whose id differs from the pixel above, below, left
     or right (pix2pixHD, section 3.3). Ids are compared as they are, never as floats.
     """
@@ -402,7 +402,7 @@ def boundary_map(instance_map: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
 
 
 def renumber_instances(
-    instance_map: npt.NDArray[np.int32], limit: int
+    instance_map: InstanceMap, limit: int
 ) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32]]:
     """Number the instances densely in the order of their ids; boundaries do not change.
 
@@ -417,9 +417,7 @@ def renumber_instances(
     return dense.reshape(instance_map.shape).astype(np.int32), ids.astype(np.int32)
 
 
-def instance_channels(
-    label_map: npt.NDArray[np.uint8], instance_map: npt.NDArray[Any]
-) -> tuple[list[int], list[int]]:
+def instance_channels(label_map: LabelMap, instance_map: Array) -> tuple[list[int], list[int]]:
     """Class of each instance: that of its first pixel, since an instance lies within one label.
 
     Returns the K instance ids in ascending order, and the channel of each (255 for unlabelled
@@ -429,7 +427,7 @@ def instance_channels(
     return ids.tolist(), label_map.ravel()[first].tolist()
 
 
-def label_map_png(contract: Contract, label_map: npt.NDArray[Any]) -> bytes:
+def label_map_png(contract: Contract, label_map: Array) -> bytes:
     """Write a label map, uint8 [H, W] channels, as a PNG file of label ids: 8-bit grey, 16-bit if
     an id of the map is above 255. Raises as `check_label_map`.
     """
@@ -443,9 +441,7 @@ def label_map_png(contract: Contract, label_map: npt.NDArray[Any]) -> bytes:
     return _png(values.astype(np.uint8) if values.max() <= np.iinfo(np.uint8).max else values)
 
 
-def instance_map_png(
-    contract: Contract, label_map: npt.NDArray[Any], instance_map: npt.NDArray[Any]
-) -> bytes:
+def instance_map_png(contract: Contract, label_map: Array, instance_map: Array) -> bytes:
     """Write an instance map, whole numbers [H, W], as a 16-bit grey PNG file.
 
     Ids above 65535, for which PNG has no room, are renumbered in their order; boundaries and the
@@ -465,7 +461,7 @@ def instance_map_png(
     return _png(instances.astype(np.uint16))
 
 
-def _png(values: npt.NDArray[Any]) -> bytes:
+def _png(values: Array) -> bytes:
     import cv2
 
     # Maps are flat: the first level takes them to a few per cent, several times faster.

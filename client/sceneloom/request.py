@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from sceneloom.contract import INPUT_INSTANCES, INPUT_LABELS, INPUT_STYLE, STYLE_ROWS, Contract
 from sceneloom.errors import InputError
 from sceneloom.maps import (
+    Array,
     InstanceMap,
     LabelMap,
     Style,
@@ -33,13 +32,13 @@ class Padding:
     def __bool__(self) -> bool:
         return bool(self.bottom or self.right)
 
-    def pad(self, pixel_map: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    def pad(self, pixel_map: Array) -> Array:
         """Pad a map [H, W] to [H + bottom, W + right]; the same array without padding."""
         if not self:
             return pixel_map
         return np.pad(pixel_map, ((0, self.bottom), (0, self.right)), mode="edge")
 
-    def crop(self, image: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    def crop(self, image: Array) -> Array:
         """Crop an image [H + bottom, W + right, C] back to [H, W, C]."""
         return image[: image.shape[0] - self.bottom, : image.shape[1] - self.right]
 
@@ -66,9 +65,9 @@ class Request:
 
 def prepare(
     contract: Contract,
-    label_map: npt.NDArray[Any],
-    instance_map: npt.NDArray[Any] | None = None,
-    style: npt.NDArray[Any] | None = None,
+    label_map: Array,
+    instance_map: Array | None = None,
+    style: Array | None = None,
 ) -> Request:
     """Check one picture's inputs against the contract, pad them and make the style table.
 
@@ -103,7 +102,7 @@ def prepare(
     )
 
 
-def _full_table(contract: Contract, instances: int, style: npt.NDArray[Any]) -> Style:
+def _full_table(contract: Contract, instances: int, style: Array) -> Style:
     """The caller's rows, checked, in a table of `STYLE_ROWS`."""
     if (
         style.ndim != 2
@@ -135,7 +134,7 @@ def stack(requests: Sequence[Request]) -> tuple[LabelMap, InstanceMap | None, St
 
 def tensors(
     label_maps: LabelMap, instance_maps: InstanceMap | None, styles: Style | None
-) -> dict[str, npt.NDArray[Any]]:
+) -> dict[str, Array]:
     """Arrays of a batch by the names of the model's inputs, without None."""
     named = {INPUT_LABELS: label_maps, INPUT_INSTANCES: instance_maps, INPUT_STYLE: styles}
     return {name: array for name, array in named.items() if array is not None}
@@ -149,7 +148,7 @@ def smallest_map(contract: Contract) -> tuple[LabelMap, InstanceMap | None]:
     return np.zeros(size, np.uint8), np.zeros(size, np.int32) if contract.wants_instances else None
 
 
-def random_inputs(contract: Contract) -> dict[str, npt.NDArray[Any]]:
+def random_inputs(contract: Contract) -> dict[str, Array]:
     """Tensors of one random map of the smallest size that a model takes."""
     side = contract.min_side
     height, width = min(contract.sizes or [(side, side)], key=lambda size: size[0] * size[1])

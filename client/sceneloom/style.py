@@ -17,7 +17,7 @@ import json
 import reprlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -26,7 +26,7 @@ from sceneloom.contract import Contract, StyleVector, is_style
 from sceneloom.errors import InputError, MissingInputError, SchemaError
 from sceneloom.files import write_whole
 from sceneloom.kinds import check_kind
-from sceneloom.maps import check_instance_map, check_label_map, instance_channels
+from sceneloom.maps import Array, Style, check_instance_map, check_label_map, instance_channels
 from sceneloom.schema import FileKey, parse_json
 from sceneloom.validation import checked, read_json
 from sceneloom.version import __version__
@@ -39,15 +39,11 @@ _Choose = Callable[[int, int | None], tuple[float, ...] | None]
 """Instance id and label id (None for unlabelled without a channel) -> style, or None for the
 default.
 """
-ChooseStyle = Callable[
-    [str, npt.NDArray[Any], npt.NDArray[Any] | None], npt.NDArray[np.float32] | None
-]
+ChooseStyle = Callable[[str, Array, Array | None], Style | None]
 """Key, label map and instance map of a picture -> style table, or None for the defaults."""
 
 
-def default_styles(
-    contract: Contract, label_map: npt.NDArray[Any], instance_map: npt.NDArray[Any]
-) -> npt.NDArray[np.float32]:
+def default_styles(contract: Contract, label_map: Array, instance_map: Array) -> Style:
     """Give every instance its class's default, zeros without one; the values of the maps are not
     checked. Raises InputError if the model takes no style, or the arguments come in another order.
     """
@@ -59,13 +55,13 @@ def default_styles(
 
 def styles_by_seed(
     contract: Contract,
-    label_map: npt.NDArray[Any],
-    instance_map: npt.NDArray[Any],
+    label_map: Array,
+    instance_map: Array,
     seed: int,
     *,
     key: str = "",
     of: StyleOf = "things",
-) -> npt.NDArray[np.float32]:
+) -> Style:
     """Draw one of its class's clusters for each instance, all with the same chance.
 
     The draw depends on seed, key (such as the map's name) and instance id alone: an instance keeps
@@ -94,11 +90,8 @@ def styles_by_seed(
 
 
 def styles_by_cluster(
-    contract: Contract,
-    label_map: npt.NDArray[Any],
-    instance_map: npt.NDArray[Any],
-    clusters: Mapping[int, int],
-) -> npt.NDArray[np.float32]:
+    contract: Contract, label_map: Array, instance_map: Array, clusters: Mapping[int, int]
+) -> Style:
     """Give each named instance a cluster of its class, and all others their default.
 
     `clusters` maps instance ids to indices into the `style_clusters` of their class. Raises
@@ -137,11 +130,8 @@ class StyleFile:
 
 
 def styles_from_file(
-    contract: Contract,
-    label_map: npt.NDArray[Any],
-    instance_map: npt.NDArray[Any],
-    styles: StyleFile,
-) -> npt.NDArray[np.float32]:
+    contract: Contract, label_map: Array, instance_map: Array, styles: StyleFile
+) -> Style:
     """Give every instance the file's style for its id, else for its class, else the default; raises
     InputError if the model takes no style, or a map does not fit the contract.
     """
@@ -238,11 +228,8 @@ def check_has_clusters(contract: Contract) -> None:
 
 
 def _checked_table(
-    contract: Contract,
-    label_map: npt.NDArray[Any],
-    instance_map: npt.NDArray[Any],
-    choose: _Choose,
-) -> npt.NDArray[np.float32]:
+    contract: Contract, label_map: Array, instance_map: Array, choose: _Choose
+) -> Style:
     check_takes_style(contract)
     check_label_map(contract, label_map)
     checked = check_instance_map(contract, label_map, instance_map)
@@ -250,12 +237,7 @@ def _checked_table(
     return _table(contract, label_map, checked, choose)
 
 
-def _table(
-    contract: Contract,
-    label_map: npt.NDArray[Any],
-    instance_map: npt.NDArray[Any],
-    choose: _Choose,
-) -> npt.NDArray[np.float32]:
+def _table(contract: Contract, label_map: Array, instance_map: Array, choose: _Choose) -> Style:
     ids, channels = instance_channels(label_map, instance_map)
     table = np.zeros((len(ids), contract.style_channels), np.float32)
     for row, (instance, channel) in enumerate(zip(ids, channels, strict=True)):
@@ -324,9 +306,7 @@ def style_chooser(contract: Contract, choice: StyleChoice) -> ChooseStyle:
     if not path.is_dir():
         return OneStyleFile(contract, path)
 
-    def choose(
-        key: str, labels: npt.NDArray[Any], instances: npt.NDArray[Any] | None
-    ) -> npt.NDArray[np.float32]:
+    def choose(key: str, labels: Array, instances: Array | None) -> Style:
         file = path / f"{key}.json"
         if not file.is_file():
             raise MissingInputError(f"{file}: no such style file; every map needs its own")
@@ -348,9 +328,7 @@ class OneStyleFile:
         # With styles of classes, too, as of a reference photograph, it is meant for other maps.
         self._missing = set() if self._styles.labels else set(self._styles.instances)
 
-    def __call__(
-        self, key: str, labels: npt.NDArray[Any], instances: npt.NDArray[Any] | None
-    ) -> npt.NDArray[np.float32]:
+    def __call__(self, key: str, labels: Array, instances: Array | None) -> Style:
         """Styles of one map; see `ChooseStyle`. Safe to call from several threads."""
         table = styles_from_file(self._contract, labels, _given(instances), self._styles)
         if self._missing:
@@ -364,6 +342,6 @@ class OneStyleFile:
             raise InputError(f"{self._path}: {fault} {listed}")
 
 
-def _given(instance_map: npt.NDArray[Any] | None) -> npt.NDArray[Any]:
+def _given(instance_map: Array | None) -> Array:
     assert instance_map is not None  # a styled model's maps are read with their instances
     return instance_map

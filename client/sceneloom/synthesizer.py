@@ -10,15 +10,14 @@ from __future__ import annotations
 import abc
 from collections.abc import Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
 
 from sceneloom.contract import Contract, precision_of
 from sceneloom.errors import InputError
 from sceneloom.kinds import check_kind
-from sceneloom.maps import Image, InstanceMap, LabelMap, Style
+from sceneloom.maps import Array, Image, InstanceMap, LabelMap, Style
 from sceneloom.request import Request, prepare, stack
 
 if TYPE_CHECKING:
@@ -66,10 +65,7 @@ class Synthesizer(abc.ABC):
         self.close()
 
     def synthesize(
-        self,
-        label_map: npt.NDArray[Any],
-        instance_map: npt.NDArray[Any] | None = None,
-        style: npt.NDArray[Any] | None = None,
+        self, label_map: Array, instance_map: Array | None = None, style: Array | None = None
     ) -> Image:
         """Turn one label map into a picture, uint8 [H, W, 3] RGB.
 
@@ -80,9 +76,9 @@ class Synthesizer(abc.ABC):
 
     def synthesize_batch(
         self,
-        label_maps: Sequence[npt.NDArray[Any]],
-        instance_maps: Sequence[npt.NDArray[Any] | None] | None = None,
-        styles: Sequence[npt.NDArray[Any] | None] | None = None,
+        label_maps: Sequence[Array],
+        instance_maps: Sequence[Array | None] | None = None,
+        styles: Sequence[Array | None] | None = None,
     ) -> list[Image]:
         """Turn label maps of any sizes into pictures in the same order; see `synthesize`.
 

@@ -9,10 +9,8 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterable, Mapping
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from sceneloom.contract import (
     ENGINE_PARAMETER,
@@ -30,7 +28,7 @@ from sceneloom.errors import (
     RequestRejectedError,
     ServingError,
 )
-from sceneloom.maps import boundary_map
+from sceneloom.maps import Array, boundary_map
 from sceneloom.triton.transport import OUTPUT_SPECS, TRITON_DTYPES, ModelConfig, input_specs
 
 
@@ -58,7 +56,7 @@ class FakeTransport:
         self.max_batch_size = max_batch_size
         self.dynamic_batching = dynamic_batching
         self.engine = engine
-        self.requests: list[dict[str, npt.NDArray[Any]]] = []
+        self.requests: list[dict[str, Array]] = []
         """Inputs of every request so far, failed ones included."""
         self.closed = False
         """Whether `close` was called."""
@@ -85,8 +83,8 @@ class FakeTransport:
         )
 
     def infer(
-        self, model: str, inputs: Mapping[str, npt.NDArray[Any]], output: str, *, timeout: float
-    ) -> npt.NDArray[Any]:
+        self, model: str, inputs: Mapping[str, Array], output: str, *, timeout: float
+    ) -> Array:
         """Answer one request, or raise the failure that is next in line."""
         self._check(model)
         with self._lock:

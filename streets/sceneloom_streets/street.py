@@ -12,17 +12,9 @@ import numpy as np
 import numpy.typing as npt
 
 from sceneloom.errors import InputError
+from sceneloom_streets import ids
 from sceneloom_streets.camera import HALF_FRAME, project
 from sceneloom_streets.ground import lay_ground
-from sceneloom_streets.ids import (
-    BUILDING,
-    CAR,
-    EGO_VEHICLE,
-    INSTANCE_DIVISOR,
-    ROAD,
-    SKY,
-    VEGETATION,
-)
 from sceneloom_streets.painting import check_size, fill, paint_labels
 from sceneloom_streets.photo import paint_photo
 from sceneloom_streets.plan import draw_plan
@@ -96,11 +88,11 @@ def build_street(seed: int) -> Scene:
         draft = paint_labels(scene, *_DRAFT_SIZE)[0]
         share = np.bincount(draft.ravel(), minlength=256) / draft.size
         if (
-            0.18 <= share[ROAD] <= 0.5
-            and share[SKY] >= 0.01
-            and (draft[: draft.shape[0] // 8] == SKY).mean() >= 0.02
-            and share[CAR] >= 0.004
-            and share[BUILDING] + share[VEGETATION] >= 0.1
+            0.18 <= share[ids.ROAD] <= 0.5
+            and share[ids.SKY] >= 0.01
+            and (draft[: draft.shape[0] // 8] == ids.SKY).mean() >= 0.02
+            and share[ids.CAR] >= 0.004
+            and share[ids.BUILDING] + share[ids.VEGETATION] >= 0.1
         ):
             return scene
     raise AssertionError(f"no street in {_MAX_ATTEMPTS} attempts with seed {seed}")
@@ -120,7 +112,7 @@ def _attempt(seed: int, attempt: int) -> Scene:
     low = plan.camera.horizon + 0.001
     corners = [(-HALF_FRAME, -0.01), (HALF_FRAME, -0.01), (HALF_FRAME, low), (-HALF_FRAME, low)]
     outline = np.array(corners, np.float32)
-    sky = Shape(label=SKY, kind="sky", outline=outline, distance=np.inf, thing=len(things))
+    sky = Shape(label=ids.SKY, kind="sky", outline=outline, distance=np.inf, thing=len(things))
     shapes = [sky, *project(plan.camera, things)]
     shapes += _bonnet(parts[7], len(things) + 1)
     # Hardly visible counted things are left out.
@@ -136,7 +128,7 @@ def _attempt(seed: int, attempt: int) -> Scene:
         if shape.instance is not None:
             of_label = numbers.setdefault(shape.label, {})
             number = of_label.setdefault(shape.thing, len(of_label))
-            assert number < INSTANCE_DIVISOR, number
+            assert number < ids.INSTANCE_DIVISOR, number
             shapes[i] = dataclasses.replace(shape, instance=number)
     return Scene(
         seed=seed,
@@ -161,7 +153,7 @@ def _bonnet(rng: np.random.Generator, thing: int) -> list[Shape]:
     corners = np.concatenate([top, [(HALF_FRAME, 1.03), (-HALF_FRAME, 1.03)]])
     return [
         Shape(
-            label=EGO_VEHICLE,
+            label=ids.EGO_VEHICLE,
             kind="bonnet",
             outline=corners.astype(np.float32),
             distance=1.5,

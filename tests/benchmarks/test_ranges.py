@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 
+from noop_server import NOOP_CONTRACT
 from sceneloom import cli
 from sceneloom.errors import InputError, SceneLoomError, ServerUnavailableError, SizeError
 from sceneloom_bench.engine_measure import EngineBenchSettings
 from sceneloom_bench.harness import ServedSettings, bench_maps, check_name, check_out
 from sceneloom_bench.loops import run_closed
 from sceneloom_bench.mlperf_command import MlperfSettings
-from sceneloom_bench.noop_server import NOOP_CONTRACT
 from sceneloom_bench.render_command import RenderBenchSettings
 from sceneloom_bench.server_statistics import ServerView
 from sceneloom_bench.suite_command import SuiteSettings

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from noop_server import NoopServer, write_noop_repository
 from sceneloom.errors import InputError, ServingError
 from sceneloom_bench.harness import ServedSettings
-from sceneloom_bench.noop_server import NoopServer, write_noop_repository
 from sceneloom_bench.render_command import RenderBenchSettings, main, measure
 from sceneloom_bench.reports.report import read_report
 from sceneloom_bench.server_statistics import Counters, ServerView

@@ -17,6 +17,7 @@ import tritonclient.grpc
 from support import blocky_maps, free_ports, run_command
 from tritonclient.grpc import model_config_pb2
 
+from noop_server import NoopServer, write_model
 from sceneloom import TritonSynthesizer
 from sceneloom.contract import PARAMETER, Contract
 from sceneloom.errors import (
@@ -32,7 +33,6 @@ from sceneloom.triton.encoded import EncodedClient, EncodedFormat
 from sceneloom.triton.grpc_transport import GrpcTransport
 from sceneloom.triton.http_transport import HttpTransport
 from sceneloom.triton.shared_memory import SharedMemoryTransport
-from sceneloom_bench.noop_server import NoopServer, write_model
 from sceneloom_export.bundle import Exported
 from sceneloom_export.repository import write_encoded_models
 from sceneloom_export.settings import ServingSettings

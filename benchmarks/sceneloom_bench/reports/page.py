@@ -16,16 +16,9 @@ import jinja2
 from tyro.conf import Positional, arg
 
 from sceneloom.errors import InputError
+from sceneloom_bench.reports import tables
 from sceneloom_bench.reports.plots import Plot, plots_of
 from sceneloom_bench.reports.report import SCHEMA, Report, read_document, read_report, say
-from sceneloom_bench.reports.tables import (
-    LEGEND,
-    describe,
-    description,
-    escaped,
-    gpus_of,
-    hardware_of,
-)
 
 ORDER = ("engine", "server", "mlperf", "perf-analyzer", "render")
 GPU_NOTICE = (
@@ -135,13 +128,14 @@ def on_a_gpu(reports: Sequence[Report]) -> bool:
     return any(
         report.subject.get("device") == "cuda"
         if report.kind == "engine"
-        else gpus_of(report) and not any("the server ran elsewhere" in m for m in report.marks)
+        else tables.gpus_of(report)
+        and not any("the server ran elsewhere" in m for m in report.marks)
         for report in reports
     )
 
 
 def _where(reports: Mapping[str, Report]) -> str:
-    machines = dict.fromkeys(hardware_of(report) for report in reports.values())
+    machines = dict.fromkeys(tables.hardware_of(report) for report in reports.values())
     dates = sorted({report.date[:10] for report in reports.values()})
     when = dates[0] if len(dates) == 1 else f"{dates[0]} to {dates[-1]}"
     return f"{'; '.join(machines)}; {when}"
@@ -149,17 +143,17 @@ def _where(reports: Mapping[str, Report]) -> str:
 
 def markdown_page(reports: Mapping[str, Report], plots: Mapping[str, Sequence[Plot]]) -> str:
     """README.md of a folder, from reports and plots by stem."""
-    lines = [f"# {_TITLE}", "", escaped(_where(reports)), ""]
+    lines = [f"# {_TITLE}", "", tables.escaped(_where(reports)), ""]
     if not on_a_gpu(list(reports.values())):
         lines += ["> **{}** {} `{}`".format(*GPU_NOTICE), ""]
     for stem, report in reports.items():
-        lines += [describe(report)]
+        lines += [tables.describe(report)]
         for plot in plots[stem]:
-            lines += [f"![{escaped(plot.says)}]({quote(file_of(stem, plot))})", ""]
+            lines += [f"![{tables.escaped(plot.says)}]({quote(file_of(stem, plot))})", ""]
         # No value may end the block.
         command = " ".join(command_of(stem, report).split()).replace("```", "'''")
         lines += [_MADE_BY, "", "```bash", command, "```", ""] if command else [_FORMER, ""]
-        lines += [f"All of it: [{escaped(stem)}.json]({quote(stem)}.json)", ""]
+        lines += [f"All of it: [{tables.escaped(stem)}.json]({quote(stem)}.json)", ""]
     return "\n".join(lines)
 
 
@@ -179,7 +173,7 @@ def html_page(reports: Mapping[str, Report], plots: Mapping[str, Sequence[Plot]]
             {
                 "stem": stem,
                 "kind": report.kind,
-                "said": description(report),
+                "said": tables.description(report),
                 "plots": [(file_of(stem, plot), plot.says) for plot in plots[stem]],
                 "command": command,
                 "made_by": _MADE_BY if command else _FORMER,
@@ -189,6 +183,6 @@ def html_page(reports: Mapping[str, Report], plots: Mapping[str, Sequence[Plot]]
         title=_TITLE,
         where=_where(reports),
         gpu_notice=None if on_a_gpu(list(reports.values())) else GPU_NOTICE,
-        legend=LEGEND.replace("`", ""),
+        legend=tables.LEGEND.replace("`", ""),
         sections=sections,
     )

@@ -12,20 +12,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sceneloom_bench.reports import tables
 from sceneloom_bench.reports.report import Measurement, Report
-from sceneloom_bench.reports.tables import (
-    BREAKDOWN,
-    BREAKDOWN_TITLE,
-    Cell,
-    duration,
-    figure_title,
-    hardware_of,
-    interval_of,
-    load_text,
-    size_of,
-    value_of,
-    varying,
-)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -61,7 +49,7 @@ def plots_of(report: Report) -> list[Plot]:
 
     opened = [m for m in having("p50", "p90", "p99") if quantity(m.load, "rate") is not None]
     flying = [m for m in having("rate") if quantity(m.load, "in_flight") is not None]
-    own = having(*BREAKDOWN)
+    own = having(*tables.BREAKDOWN)
     own = [m for m in own if m.load.get("mode") == "closed"] or own
     curves = [m for m in report.measurements if m.extra.get("percentiles")]
     curves = [m for m in curves if m.load.get("mode") == "open"] or curves
@@ -78,7 +66,7 @@ def plots_of(report: Report) -> list[Plot]:
         says = f"Throughput and p50 over the number of requests in flight; {_BANDS}"
         found.append(("throughput", says, draw_throughput, flying))
     if own:
-        found.append(("request-time", BREAKDOWN_TITLE.capitalize(), draw_request_time, own))
+        found.append(("request-time", tables.BREAKDOWN_TITLE.capitalize(), draw_request_time, own))
     if curves:
         found.append(("percentiles", "Latency by percentile", draw_percentiles, curves))
     return [
@@ -130,18 +118,18 @@ def draw_throughput(report: Report, measurements: Sequence[Measurement], path: P
 
 def draw_request_time(report: Report, measurements: Sequence[Measurement], path: Path) -> None:
     """Draw the mean request as a stack of its parts."""
-    parts = [name for name in BREAKDOWN if any(name in m.figures for m in measurements)]
+    parts = [name for name in tables.BREAKDOWN if any(name in m.figures for m in measurements)]
     height = 1.7 + 0.27 * len(measurements)
-    with _paper(9.5, height, report, BREAKDOWN_TITLE.capitalize(), path) as paper:
+    with _paper(9.5, height, report, tables.BREAKDOWN_TITLE.capitalize(), path) as paper:
         axes = paper.subplots()
         lefts = [0.0] * len(measurements)
         for name in parts:
             values = [m.figures[name].value if name in m.figures else 0 for m in measurements]
-            colour, title = _PARTS[BREAKDOWN.index(name)], figure_title(name)
+            colour, title = _PARTS[tables.BREAKDOWN.index(name)], tables.figure_title(name)
             axes.barh(range(len(lefts)), values, 0.68, lefts, color=colour, label=title)
             lefts = [left + value for left, value in zip(lefts, values, strict=True)]
         for y, total in enumerate(lefts):
-            _beside(axes, duration(total), total, y)
+            _beside(axes, tables.duration(total), total, y)
         axes.margins(x=0.1)
         _rows(axes, row_labels(measurements))
         axes.set_xlabel("mean per request, ms")
@@ -177,7 +165,7 @@ def draw_waterfall(report: Report, measurements: Sequence[Measurement], path: Pa
     """Draw the p50 of each engine in the report's order, and its ratio to the baseline; engines
     that are never served are hatched.
     """
-    group = load_text(measurements[0].load, [*varying(measurements), "mode"])
+    group = tables.load_text(measurements[0].load, [*tables.varying(measurements), "mode"])
     medians = [m.figures["p50"] for m in measurements]
     scale, unit = (0.001, "s") if max(f.value for f in medians) >= 1000 else (1.0, "ms")
     title = ", ".join(filter(None, ("Engines", group)))
@@ -194,14 +182,16 @@ def draw_waterfall(report: Report, measurements: Sequence[Measurement], path: Pa
             if figure.low is not None and figure.high is not None:
                 axes.hlines(y, scale * figure.low, ends[-1], color=INK, linewidth=1.4)
             box = {"facecolor": "white", "linewidth": 0, "pad": 1}
-            _beside(axes, duration(figure.value), ends[-1], y, bbox=box)
+            _beside(axes, tables.duration(figure.value), ends[-1], y, bbox=box)
             faster = m.figures.get("times_faster")
             if m.name == report.baseline:
                 ratios.append("the baseline")
             elif faster is None:
                 ratios.append("")
             else:
-                cell = Cell(text=f"{value_of(faster)}x", interval=interval_of(faster))
+                cell = tables.Cell(
+                    text=f"{tables.value_of(faster)}x", interval=tables.interval_of(faster)
+                )
                 ratios.append(str(cell))
         _rows(axes, names)
         axes.spines["left"].set_visible(False)
@@ -223,7 +213,7 @@ def _paper(width: float, height: float, report: Report, what: str, path: Path) -
 
     with style.context(STYLE):
         paper = Paper(figsize=(width, height))
-        where = ", ".join(filter(None, (size_of(report), hardware_of(report))))
+        where = ", ".join(filter(None, (tables.size_of(report), tables.hardware_of(report))))
         paper.suptitle(f"{what}\n{where}", x=0.1 / width, ha="left", linespacing=1.35)
         yield paper
         paper.savefig(path, metadata={"Software": None})  # equal plots, equal bytes
@@ -264,12 +254,12 @@ def series_of(
     """Measurements that differ in `leave_out` only, by the difference to the others in words;
     unless `named`, names may differ too.
     """
-    keys = [key for key in varying(measurements) if key not in leave_out]
+    keys = [key for key in tables.varying(measurements) if key not in leave_out]
     several = named and len({m.name for m in measurements}) > 1
     series: dict[str, list[Measurement]] = {}
     for m in measurements:
-        load = load_text({key: m.load[key] for key in keys if key in m.load})
-        own = several and m.name != load_text({"mode": m.load.get("mode", "")})
+        load = tables.load_text({key: m.load[key] for key in keys if key in m.load})
+        own = several and m.name != tables.load_text({"mode": m.load.get("mode", "")})
         series.setdefault(", ".join(filter(None, (m.name if own else "", load))), []).append(m)
     return series
 

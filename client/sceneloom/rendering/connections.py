@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import threading
-from collections.abc import Sequence
-from typing import Literal, Protocol, cast, get_args
+from collections.abc import Callable, Sequence
+from typing import Literal, cast, get_args
 
 from sceneloom import errors
 from sceneloom.contract import MODEL_NAME, Contract
@@ -62,73 +62,45 @@ class RunPath:
     lock: threading.Lock = dataclasses.field(default_factory=threading.Lock)
 
 
-class Connection(Protocol):
-    """An open connection to a server or an engine; several threads call `send`."""
+class Connection:
+    """An open connection; this one is to a synthesizer of the caller, which stays open."""
 
-    contract: Contract
-    model: str
-    """Name of the model; empty for an engine in this process."""
-    version: str
-    """The served version; empty for an engine in this process."""
-    engine: str
-    """The engine, as RUNTIME-PRECISION; empty if unknown."""
-    batch: int
+    batch = 1
     """Most maps of one request."""
+
+    def __init__(self, synthesizer: Synthesizer, close: Callable[[], None] = lambda: None) -> None:
+        self._synthesizer, self.close = synthesizer, close
+        self.contract: Contract = synthesizer.contract
+        self.engine: str = synthesizer.engine
+        # An engine in this process has no name and version.
+        self.model: str = getattr(synthesizer, "model", "")
+        self.version: str = getattr(synthesizer, "version", "")
 
     @property
     def route(self) -> Route:
         """How its pictures travel."""
+        return Route()
 
     def send(self, batch: Sequence[Prepared]) -> list[Reply]:
-        """Render maps of one size; raises ServingError."""
+        """Render maps of one size, from any thread; raises ServingError."""
+        images = self._synthesizer.run_requests([prepared.request for prepared in batch])
+        cropped = [p.request.padding.crop(image) for p, image in zip(batch, images, strict=True)]
+        return [
+            Reply(
+                image=image,
+                sent=prepared.request.nbytes,
+                received=image.nbytes,
+                engine=self._synthesizer.engine,
+            )
+            for prepared, image in zip(batch, cropped, strict=True)
+        ]
 
     def prove(self) -> None:
         """Render the smallest map, for a model can be dead while its server calls it ready."""
-
-    def close(self) -> None:
-        """Close it."""
-
-
-class EngineConnection:
-    """A synthesizer of the caller, such as an engine in this process; `close` leaves it open."""
-
-    def __init__(self, synthesizer: Synthesizer) -> None:
-        self._synthesizer = synthesizer
-        self.batch = 1
-        self.contract: Contract = synthesizer.contract
-        self.model: str = getattr(synthesizer, "model", "")
-        self.version: str = getattr(synthesizer, "version", "")
-        self.engine: str = synthesizer.engine
-        self.route = Route()
-
-    def send(self, batch: Sequence[Prepared]) -> list[Reply]:
-        """Render maps of one size; raises ServingError."""
-        return send_raw(self._synthesizer, batch)
-
-    def prove(self) -> None:
-        """Render the smallest map; raises ServingError."""
         self._synthesizer.synthesize(*smallest_map(self.contract))
 
-    def close(self) -> None:
-        """Leave the synthesizer open."""
 
-
-def send_raw(synthesizer: Synthesizer, batch: Sequence[Prepared]) -> list[Reply]:
-    """Render maps of one size from arrays; raises ServingError."""
-    images = synthesizer.run_requests([prepared.request for prepared in batch])
-    cropped = [p.request.padding.crop(image) for p, image in zip(batch, images, strict=True)]
-    return [
-        Reply(
-            image=image,
-            sent=prepared.request.nbytes,
-            received=image.nbytes,
-            engine=synthesizer.engine,
-        )
-        for prepared, image in zip(batch, cropped, strict=True)
-    ]
-
-
-class TritonConnection:
+class TritonConnection(Connection):
     """An open connection to a Triton server."""
 
     def __init__(
@@ -147,11 +119,8 @@ class TritonConnection:
         """
         self._settings, self._path = settings, path
         synthesizer = TritonSynthesizer(url, model=model, timeouts=timeouts, transport=transport)
-        self._synthesizer = synthesizer
-        self.close = synthesizer.close
-        self.contract: Contract = synthesizer.contract
-        self.model, self.version = synthesizer.model, synthesizer.version
-        self.engine = synthesizer.engine
+        super().__init__(synthesizer, synthesizer.close)
+        self._triton = synthesizer
         # A server that joins requests does as well with single ones, without waiting for others.
         self.batch = 1 if synthesizer.dynamic_batching else synthesizer.max_batch_size
         self._encoded: EncodedClient | None = None
@@ -183,7 +152,7 @@ class TritonConnection:
                 self._path.chosen = self._choose_path(batch[0])
             encoded, _ = self._path.chosen
         if self._encoded is None or not encoded:
-            return send_raw(self._synthesizer, batch)
+            return super().send(batch)
         replies = []
         for prepared in batch:
             label, instance = _files(self.contract, prepared)
@@ -204,7 +173,7 @@ class TritonConnection:
     @property
     def route(self) -> Route:
         """How its pictures travel."""
-        synthesizer = self._synthesizer
+        synthesizer = self._triton
         encoded, why = self._path.chosen or (False, "")
         engine = ""
         if synthesizer.engine:
@@ -223,9 +192,9 @@ class TritonConnection:
 
     def prove(self) -> None:
         """Render the smallest map on the path of the run; raises ServingError."""
-        label_map, instance_map = smallest_map(self.contract)
-        self._synthesizer.synthesize(label_map, instance_map)
+        super().prove()
         if self._encoded is not None and self._path.chosen is not None and self._path.chosen[0]:
+            label_map, instance_map = smallest_map(self.contract)
             label = label_map_png(self.contract, label_map)
             instance = None
             if instance_map is not None:
@@ -235,7 +204,7 @@ class TritonConnection:
     def _choose_path(self, prepared: Prepared) -> tuple[bool, str]:
         """Whether a map of the run takes less time as a file, and why; raises ServingError."""
         format = self._settings.format
-        if self._synthesizer.transport.kind == "grpc-shm":
+        if self._triton.transport.kind == "grpc-shm":
             return False, "raw: tensors go through shared memory"
         if self._encoded is None:
             return False, "raw: the server has no encoded path"
@@ -244,7 +213,7 @@ class TritonConnection:
         try:
             label, instance = _files(self.contract, prepared)
             times = measure_link(
-                self._synthesizer,
+                self._triton,
                 self._encoded,
                 label,
                 instance,

@@ -23,6 +23,7 @@ from sceneloom.rendering.settings import Container, ShardSettings
 from sceneloom.rendering.shards import ShardSink
 from sceneloom.rendering.tar import TarShards, TarSource
 from sceneloom.rendering.zip import ZipSource
+from sceneloom.text import reason
 
 # pix2pixHD's layout.
 _LABEL_FOLDER, _INSTANCE_FOLDER = "test_label", "test_inst"
@@ -82,8 +83,8 @@ def open_source(
             if shards:
                 others = sorted(set(names) - set(shards))
                 left_out += [LeftOut(reason=OTHER_KIND, name=name) for name in others]
-                reason = "in a folder among the shards"
-                left_out += [LeftOut(reason=reason, name=f"{name}/") for name in folders]
+                among = "in a folder among the shards"
+                left_out += [LeftOut(reason=among, name=f"{name}/") for name in folders]
                 files = [locations.join(location, name) for name in shards]
                 return _sharded(location, files, labels, instances, wants_instances, left_out)
             held = ", ".join(folders[:8])
@@ -92,7 +93,7 @@ def open_source(
                 + (f" ({location} holds {held})" if held else " (. for the folder itself)")
             )
     except OSError as error:
-        raise InputError(f"{location}: cannot be read ({locations.reason_of(error)})") from None
+        raise InputError(f"{location}: cannot be read ({reason(error)})") from None
     if wants_instances and instances is None and labels is not None:
         raise InputError("this model wants instance maps: name their folder with --instances")
     instance = (instances or _INSTANCE_FOLDER) if wants_instances else None
@@ -130,7 +131,7 @@ def _existing(location: str) -> list[str]:
                     set(locations.file_names(folder)) if locations.is_folder(folder) else set()
                 )
             except OSError as error:
-                raise InputError(f"{file}: cannot be read ({locations.reason_of(error)})") from None
+                raise InputError(f"{file}: cannot be read ({reason(error)})") from None
         if locations.last_part(file) not in names[folder]:
             raise InputError(f"{file}: no such file")
     return files
@@ -209,7 +210,8 @@ def open_sink(
     if not stem or "/" in stem:
         raise InputError(f"{stem!r}: no beginning for the names of shards")
     if locations.is_remote(location):
-        locations.filesystem(location)  # says at once which package is missing
+        with locations.filesystem(location):  # names a missing package at once
+            pass
     if container == "folder":
         return FolderSink(location, format)
     if container not in ("tar", "parquet"):

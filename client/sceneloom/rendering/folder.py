@@ -18,6 +18,7 @@ from sceneloom.rendering.items import (
     broken_item,
     key_error,
 )
+from sceneloom.text import reason
 
 
 class FolderSource:
@@ -133,8 +134,7 @@ class FolderSink:
         try:
             if not locations.is_remote(file):
                 return Path(file).read_bytes()
-            with locations.named_errors(file):
-                fs, path = locations.filesystem(file)
+            with locations.filesystem(file) as (fs, path):
                 return bytes(fs.cat_file(path))
         except OSError:
             return None
@@ -152,8 +152,7 @@ def make_folder(location: str) -> None:
     """
     try:
         if locations.is_remote(location):
-            with locations.named_errors(location):
-                fs, path = locations.filesystem(location)
+            with locations.filesystem(location) as (fs, path):
                 if fs.isfile(path):
                     raise InputError(f"{location}: cannot be the folder for pictures (a file)")
             return
@@ -163,8 +162,7 @@ def make_folder(location: str) -> None:
         probe.touch()
         probe.unlink()
     except OSError as error:
-        against = locations.reason_of(error)
-        if not locations.is_remote(location):
-            against = reason_against(locations.local_path(location), error)
-        reason = f"{location}: cannot be the folder for pictures ({against})"
-        raise (OSError(reason) if may_pass(error) else InputError(reason)) from None
+        remote = locations.is_remote(location)
+        why = reason(error) if remote else reason_against(locations.local_path(location), error)
+        text = f"{location}: cannot be the folder for pictures ({why})"
+        raise (OSError(text) if may_pass(error) else InputError(text)) from None

@@ -247,8 +247,7 @@ class WholeFile:
             return locations.read_range(self.name, 0, size)
         except OSError:
             # Stores answer a range of an empty object with an error.
-            with locations.named_errors(self.name):
-                fs, path = locations.filesystem(self.name)
+            with locations.filesystem(self.name) as (fs, path):
                 if fs.info(path)["size"] == 0:
                     return b""
             raise

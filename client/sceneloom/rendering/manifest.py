@@ -176,12 +176,6 @@ class Manifest:
             yield from page
             last = page[-1].key
 
-    def counts(self) -> dict[str, int]:
-        """Status -> number of rows."""
-        with self._using("read") as database:
-            found = database.execute("select status, count(*) from pictures group by status")
-            return dict(found.fetchall())
-
     def close(self, *, listing: bool = False) -> None:
         """Close the file, after a listing of its rows beside it; a second call does nothing."""
         if listing:
@@ -224,18 +218,9 @@ class Manifest:
         return rows
 
 
-def write_listing(rows: Iterable[Row], path: Path) -> int:
-    """Write rows as JSON Lines, in one step; returns their number. Raises OSError."""
-    count = 0
-
-    def lines() -> Iterator[bytes]:
-        nonlocal count
-        for row in rows:
-            yield (json.dumps(row.to_json(), sort_keys=True) + "\n").encode()
-            count += 1
-
-    write_whole(path, lines())
-    return count
+def write_listing(rows: Iterable[Row], path: Path) -> None:
+    """Write rows as JSON Lines, in one step; raises OSError."""
+    write_whole(path, (f"{json.dumps(row.to_json(), sort_keys=True)}\n".encode() for row in rows))
 
 
 def _hold(path: Path) -> sqlite3.Connection:
@@ -247,11 +232,9 @@ def _hold(path: Path) -> sqlite3.Connection:
         probe.touch()
         probe.unlink()
     except OSError as error:
-        reason = (
-            f"{path.parent}: cannot be the folder for pictures and their manifest "
-            f"({reason_against(path.parent, error)})"
-        )
-        raise (OSError(reason) if may_pass(error) else InputError(reason)) from None
+        text = f"{path.parent}: cannot be the folder for pictures and their manifest"
+        text += f" ({reason_against(path.parent, error)})"
+        raise (OSError(text) if may_pass(error) else InputError(text)) from None
     if path.exists() and not path.is_file():
         kind = "a folder" if path.is_dir() else "not a file"
         raise InputError(f"{path}: cannot be the manifest ({kind}); name a file")

@@ -16,7 +16,7 @@ from typing import Any
 from sceneloom import errors
 from sceneloom.file_tree import LeftOut
 from sceneloom.files import remove_part
-from sceneloom.locations import is_remote, lies_in, local_path, open_binary, parent, reason_of
+from sceneloom.locations import is_remote, lies_in, local_path, open_binary, parent
 from sceneloom.pictures import Format
 from sceneloom.rendering.items import MapItem, broken_item, check_size, key_error
 from sceneloom.rendering.tar import TarPart
@@ -44,7 +44,7 @@ def open_parquet(location: str) -> tuple[Any, Any]:
         remote = is_remote(location)
         stream = open_binary(location) if remote else pyarrow.OSFile(str(local_path(location)))
     except OSError as error:
-        raise errors.ImageReadError(f"{location}: cannot be read ({reason_of(error)})") from None
+        raise errors.ImageReadError(f"{location}: cannot be read ({reason(error)})") from None
     try:
         file = pyarrow.parquet.ParquetFile(
             stream, pre_buffer=False, buffer_size=_BUFFER, page_checksum_verification=True

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import time
-from collections.abc import Coroutine, Iterator, Sequence
+from collections.abc import Coroutine, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -18,7 +18,7 @@ from sceneloom.errors import InputError, SceneLoomError, ServingError
 from sceneloom.pictures import decode_picture
 from sceneloom.rendering.connections import Reply
 from sceneloom.rendering.flow_control import RetryBudget, SizeBuckets
-from sceneloom.rendering.items import Failed, MapItem, Picture, Result, Skipped, Source
+from sceneloom.rendering.items import Failed, MapItem, Picture, Result, Skipped
 from sceneloom.rendering.listeners import Levels, Listener
 from sceneloom.rendering.loading import Loaded, Loader, Prepared
 from sceneloom.rendering.servers import Servers
@@ -35,7 +35,7 @@ class Pipeline:
 
     def __init__(
         self,
-        source: Source,
+        source: Iterable[MapItem],
         servers: Servers,
         loader: Loader,
         settings: RenderSettings,
@@ -149,7 +149,8 @@ class Pipeline:
 
         def load_or_skip() -> Loaded | Skipped:
             loaded = self._loader.load(item)
-            row = self._store and self._store.found(item.key, loaded.input_hash)
+            store = self._store
+            row = None if store is None else store.found(item.key, loaded.input_hash)
             if row is None:
                 return loaded
             return Skipped(key=row.key, output=row.output, engine=row.engine)

@@ -12,12 +12,7 @@ from typing import get_args
 from sceneloom.contract import MODEL_NAME, Contract
 from sceneloom.errors import InputError
 from sceneloom.pictures import check_format
-from sceneloom.rendering.connections import (
-    EngineConnection,
-    PathChoice,
-    RunPath,
-    TritonConnection,
-)
+from sceneloom.rendering.connections import Connection, PathChoice, RunPath, TritonConnection
 from sceneloom.rendering.datasets import ShardedSource, open_sink, open_source
 from sceneloom.rendering.items import Source
 from sceneloom.rendering.listeners import Listener
@@ -109,7 +104,7 @@ class TritonServers:
 def engine_address(synthesizer: Synthesizer) -> Address:
     """The address of an open synthesizer; the run leaves it open."""
     name = type(synthesizer).__name__
-    return Address(name=name, connect=lambda: EngineConnection(synthesizer))
+    return Address(name=name, connect=lambda: Connection(synthesizer))
 
 
 def make_plan(

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import itertools
 import logging
 import os
 import signal
@@ -23,9 +24,8 @@ from pydantic import Field
 
 from sceneloom.errors import InputError, SceneLoomError, out_of_resources, require
 from sceneloom.rendering.connections import Connection
-from sceneloom.rendering.items import Failed, MapItem, Rendered, Result, Source
+from sceneloom.rendering.items import Failed, MapItem, Result, Source
 from sceneloom.rendering.listeners import Levels
-from sceneloom.rendering.manifest import Row
 from sceneloom.rendering.plan import TritonServers
 from sceneloom.rendering.ray_worker import Assigned, BlockResult, BlockWorker, Work
 from sceneloom.rendering.run import Plan, Run, open_plan
@@ -50,7 +50,7 @@ class RaySettings:
     """Address of a running cluster, such as auto on one of its machines; without it Ray starts here
     and stops with the run.
     """
-    actors: Annotated[int | None, Field(ge=1, le=100_000)] = None
+    actors: Annotated[int, Field(ge=1, le=100_000)] | None = None
     """Most actors; without it as many as there are cores for. They start as there is work."""
     cpus: Annotated[int, Field(ge=1, le=1024)] = 1
     """Cores of an actor: as many threads decode and encode in it."""
@@ -114,19 +114,20 @@ def list_blocks(source: Source, store: Store, size: int, pool: Executor) -> Iter
             row = store.found(item.key)
         return Assigned(item=item, row=row)
 
-    items: list[MapItem] = []
-    try:
-        for item in source:
-            items.append(item)
-            if len(items) == size:
-                yield Block(list(pool.map(assign, items)))
-                items = []
-    except Exception:
-        if items:
-            yield Block(list(pool.map(assign, items)))
-        raise
-    if items:
-        yield Block(list(pool.map(assign, items)))
+    items, error = iter(source), None
+    while error is None:
+        taken: list[MapItem] = []
+        try:
+            for item in itertools.islice(items, size):
+                taken.append(item)
+        except Exception as met:
+            error = met
+        if taken:
+            yield Block(list(pool.map(assign, taken)))
+        if len(taken) < size:
+            break
+    if error is not None:
+        raise error
 
 
 class _Actors:
@@ -178,7 +179,7 @@ class _Actors:
                     except Exception as met:
                         error, block = met, None
                     listing = None
-                    if block is not None:
+                    if block is not None and not stop.is_set():
                         listing = lister.submit(next, blocks, None)
                         self._waiting.append(block)
                         self._submit()
@@ -262,10 +263,6 @@ class _Actors:
             for actor in self._levels:
                 ray.kill(actor)
         sweep_regions()  # of actors that were killed
-
-
-def _put(store: Store, row: Row, data: bytes) -> list[Rendered]:
-    return store.record(store.sink.put(row.key, data, row))
 
 
 def _given_up(block: Block) -> BlockResult:
@@ -386,10 +383,11 @@ class RayRun(Run):
                         listener.on_retry(retried)
                 yield from block.skipped
                 failed = list(block.failed)
-                puts = [(row, pool.submit(_put, store, row, data)) for row, data in block.made]
-                for row, put in puts:
+                put = store.sink.put
+                written = [(row, pool.submit(put, row.key, data, row)) for row, data in block.made]
+                for row, future in written:
                     try:
-                        yield from put.result()
+                        yield from store.record(future.result())
                     except OSError as error:
                         failed.append((Failed(key=row.key, error=error), row.input_hash))
                         if location_is_gone(error):

@@ -12,13 +12,12 @@ import dataclasses
 import os
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from sceneloom import errors
 from sceneloom.contract import Contract
 from sceneloom.errors import SceneLoomError, ServingError
-from sceneloom.file_tree import LeftOut
 from sceneloom.rendering.connections import Reply, Route
 from sceneloom.rendering.items import Failed, MapItem, Rendered, Skipped
 from sceneloom.rendering.listeners import Levels, Listener
@@ -114,7 +113,7 @@ class BlockWorker:
                 self._opening = asyncio.create_task(self._open())
             loader, batch = await self._opening
             pipeline = Pipeline(
-                _Block(block),
+                [assigned.item for assigned in block],
                 self._servers,
                 loader,
                 self._settings,
@@ -184,15 +183,10 @@ class _Taker(Listener):
         return row
 
     def put(self, prepared: Prepared, reply: Reply, attempts: int) -> list[Rendered]:
-        made = picture_row(
-            prepared,
-            reply,
-            attempts,
-            self._settings,
-            origin=self._work.origin,
-            style=self._work.style,
+        origin, style = self._work.origin, self._work.style
+        self.result.made.append(
+            picture_row(prepared, reply, attempts, self._settings, origin=origin, style=style)
         )
-        self.result.made.append(made)
         return []
 
     def fail(
@@ -213,20 +207,3 @@ class _Taker(Listener):
 
     def on_retry(self, error: ServingError) -> None:
         self.result.retries.append(error)
-
-
-class _Block:
-    """A block as the source of a pipeline."""
-
-    def __init__(self, block: Sequence[Assigned]) -> None:
-        self._block = block
-
-    def count(self) -> int:
-        return len(self._block)
-
-    @property
-    def left_out(self) -> Sequence[LeftOut]:
-        return ()
-
-    def __iter__(self) -> Iterator[MapItem]:
-        return (assigned.item for assigned in self._block)

@@ -313,6 +313,5 @@ def _remove(location: str) -> None:
     if not locations.is_remote(location):
         locations.local_path(location).unlink()
         return
-    with locations.named_errors(location):
-        fs, path = locations.filesystem(location)
+    with locations.filesystem(location) as (fs, path):
         fs.rm_file(path)

@@ -16,7 +16,7 @@ from typing import IO, NamedTuple, cast
 from sceneloom.errors import ImageReadError, InputError
 from sceneloom.file_tree import HIDDEN, NAMED, LeftOut, is_hidden
 from sceneloom.files import remove_part
-from sceneloom.locations import last_part, lies_in, open_binary, parent, read_range, reason_of
+from sceneloom.locations import last_part, lies_in, open_binary, parent, read_range
 from sceneloom.maps import MAP_SUFFIXES
 from sceneloom.pictures import FORMATS, Format
 from sceneloom.rendering.items import (
@@ -27,6 +27,7 @@ from sceneloom.rendering.items import (
     broken_item,
     key_error,
 )
+from sceneloom.text import reason
 
 _BLOCK = tarfile.BLOCKSIZE
 _END = bytes(2 * _BLOCK)
@@ -193,8 +194,8 @@ class TarSource:
                     hidden = any(map(is_hidden, member.name.split("/")))
                     if match is None or hidden:
                         if not member.is_folder:
-                            reason = HIDDEN if hidden else self._other
-                            _leave_out(left_out, reason, f"{last_part(shard)}/{member.name}")
+                            why = HIDDEN if hidden else self._other
+                            _leave_out(left_out, why, f"{last_part(shard)}/{member.name}")
                         continue
                     if group is None or group.key != match[1]:
                         if group is not None:
@@ -215,7 +216,7 @@ class TarSource:
         except ImageReadError as error:
             fault = str(error).removeprefix(f"{shard}: ")
         except OSError as error:
-            fault = f"cannot be read ({reason_of(error)})"
+            fault = f"cannot be read ({reason(error)})"
         if group is not None:
             yield group
         if fault:

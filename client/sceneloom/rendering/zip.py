@@ -10,10 +10,11 @@ from collections.abc import Iterable, Iterator
 
 from sceneloom.errors import ImageReadError, InputError
 from sceneloom.file_tree import LeftOut, describe, split_hidden
-from sceneloom.locations import lies_in, open_binary, read_range, reason_of
+from sceneloom.locations import lies_in, open_binary, read_range
 from sceneloom.maps import MAP_SUFFIXES
 from sceneloom.pairing import is_map_name, pair_names
 from sceneloom.rendering.items import MapItem, broken_item, check_size, key_error
+from sceneloom.text import reason
 
 _STORED, _DEFLATED = zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED
 _LOCAL_HEADER = struct.Struct("<4s22xHH")  # signature, lengths of the name and of the extra field
@@ -62,7 +63,7 @@ class ZippedFile:
             if self.method != _STORED:
                 data = zlib.decompressobj(-zlib.MAX_WBITS).decompress(data, self.size + 1)
         except OSError as error:
-            raise ImageReadError(f"{self.name}: cannot be read ({reason_of(error)})") from None
+            raise ImageReadError(f"{self.name}: cannot be read ({reason(error)})") from None
         except zlib.error as error:
             raise ImageReadError(f"{self.name}: damaged ({error})") from None
         if len(data) != self.size or zlib.crc32(data) != self.checksum:
@@ -167,7 +168,7 @@ def _members(archive: str) -> dict[str, ZippedFile]:
             raise
         raise InputError(f"{archive}: truncated, damaged or no zip file ({error})") from None
     except OSError as error:
-        raise InputError(f"{archive}: cannot be read ({reason_of(error)})") from None
+        raise InputError(f"{archive}: cannot be read ({reason(error)})") from None
     members: dict[str, ZippedFile] = {}
     for info in infos:
         name = info.filename.removeprefix("./")

@@ -15,10 +15,9 @@ from __future__ import annotations
 import dataclasses
 import re
 import time
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Literal, cast
 
 import numpy as np
-import numpy.typing as npt
 
 from sceneloom.contract import (
     INPUT_INSTANCES,
@@ -29,7 +28,7 @@ from sceneloom.contract import (
     Contract,
 )
 from sceneloom.errors import InputError, MissingInputError, ModelFailedError, ModelNotFoundError
-from sceneloom.maps import OnUnknown, read_instance_map, read_label_map
+from sceneloom.maps import Array, OnUnknown, read_instance_map, read_label_map
 from sceneloom.pictures import encode_picture
 from sceneloom.triton.transport import TensorSpec, Timeouts, Transport
 
@@ -78,11 +77,7 @@ class EncodedClient:
     """
 
     def __init__(
-        self,
-        transport: Transport,
-        *,
-        model: str = ENCODED_MODEL,
-        timeouts: Timeouts | None = None,
+        self, transport: Transport, *, model: str = ENCODED_MODEL, timeouts: Timeouts | None = None
     ) -> None:
         """Read the contract of the ensemble `model` and check that it fits this client.
 
@@ -121,7 +116,7 @@ class EncodedClient:
         self,
         label_file: bytes,
         instance_file: bytes | None = None,
-        style: npt.NDArray[Any] | None = None,
+        style: Array | None = None,
         *,
         format: EncodedFormat = "png",
         quality: int = 95,
@@ -150,12 +145,12 @@ class EncodedClient:
         self,
         label_file: bytes,
         instance_file: bytes | None = None,
-        style: npt.NDArray[Any] | None = None,
+        style: Array | None = None,
         *,
         format: EncodedFormat = "png",
         quality: int = 95,
         unknown: OnUnknown = "error",
-    ) -> dict[str, npt.NDArray[Any]]:
+    ) -> dict[str, Array]:
         """Tensors of one request, for callers with a transport of their own; arguments and errors
         as of `synthesize`.
         """
@@ -185,7 +180,7 @@ class EncodedClient:
         inputs[INPUT_UNKNOWN] = _element(unknown.encode())
         return inputs
 
-    def picture(self, answer: npt.NDArray[Any]) -> bytes:
+    def picture(self, answer: Array) -> bytes:
         """The file in the answer to a request of `inputs`; raises ModelFailedError without one."""
         found = answer.item() if answer.shape == (1, 1) else None
         if not isinstance(found, bytes) or not found:
@@ -195,7 +190,7 @@ class EncodedClient:
         return found
 
 
-def _element(data: bytes) -> npt.NDArray[Any]:
+def _element(data: bytes) -> Array:
     """A BYTES tensor of one element, object [1, 1]."""
     return np.array([[data]], np.object_)
 
@@ -224,7 +219,7 @@ def measure_link(
     encoded: EncodedClient,
     label_file: bytes,
     instance_file: bytes | None = None,
-    style: npt.NDArray[Any] | None = None,
+    style: Array | None = None,
     *,
     format: EncodedFormat = "png",
     quality: int = 95,

@@ -7,16 +7,18 @@ import ipaddress
 import os
 import struct
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any
 from urllib.parse import urlsplit
 
 import numpy as np
-import numpy.typing as npt
 
 from sceneloom.contract import ENGINE_PARAMETER
 from sceneloom.errors import DeadlineExceededError, ServerUnavailableError, ServingError
+from sceneloom.maps import Array
 from sceneloom.triton.transport import (
     TRITON_DTYPES,
+    Arrays,
+    Document,
     TritonTransport,
     map_triton_error,
     seconds_left,
@@ -104,9 +106,7 @@ class GrpcTransport(TritonTransport):
             self.address, channel_args=channel_options(self.address)
         )
 
-    def _read(
-        self, what: Literal["config", "metadata", "index"], model: str, deadline: float
-    ) -> Any:
+    def _read(self, what: Document, model: str, deadline: float) -> Any:
         self._check_open()
         options = {"client_timeout": seconds_left(deadline), "as_json": True}
         try:
@@ -118,9 +118,7 @@ class GrpcTransport(TritonTransport):
         except self._grpc.InferenceServerException as error:
             raise self._map(error, model) from None
 
-    def infer(
-        self, model: str, inputs: Mapping[str, npt.NDArray[Any]], output: str, *, timeout: float
-    ) -> npt.NDArray[Any]:
+    def infer(self, model: str, inputs: Arrays, output: str, *, timeout: float) -> Array:
         """Send one request and wait for its output; see `Transport.infer`."""
         self._check_open()
         try:
@@ -149,11 +147,11 @@ class GrpcTransport(TritonTransport):
     def _ask(
         self,
         model: str,
-        inputs: Mapping[str, npt.NDArray[Any]],
+        inputs: Arrays,
         output: str,
         timeout: float,
         place: Placement | None = None,
-    ) -> tuple[Any, npt.NDArray[Any] | None]:
+    ) -> tuple[Any, Array | None]:
         """Answer of tritonclient, and its output if that is in the message."""
         tensors = []
         for name, array in inputs.items():
@@ -179,7 +177,7 @@ class GrpcTransport(TritonTransport):
         if in_memory and not any(result.get_response().raw_output_contents):
             return result, None
         try:
-            answer: npt.NDArray[Any] | None = result.as_numpy(output)
+            answer: Array | None = result.as_numpy(output)
         except (ValueError, struct.error):  # fewer or more bytes than its shape says
             answer = None
         if answer is None:

@@ -15,18 +15,20 @@ import select
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any
 from urllib.parse import quote
 
 import numpy as np
-import numpy.typing as npt
 
 from sceneloom.contract import ENGINE_PARAMETER
+from sceneloom.maps import Array
 from sceneloom.text import parse_json
 from sceneloom.triton.transport import (
     NUMPY_DTYPES,
     TRITON_DTYPES,
     WRONG_FORM,
+    Arrays,
+    Document,
     TritonTransport,
     map_triton_error,
     server_address,
@@ -161,9 +163,7 @@ class HttpTransport(TritonTransport):
         self._idle: list[HttpConnection] = []
         self._lock = threading.Lock()
 
-    def _read(
-        self, what: Literal["config", "metadata", "index"], model: str, deadline: float
-    ) -> Any:
+    def _read(self, what: Document, model: str, deadline: float) -> Any:
         path = f"/v2/models/{quote(model, safe='')}" + ("/config" if what == "config" else "")
         asked = ("POST", "/v2/repository/index", [b"{}"])
         method, path, parts = asked if what == "index" else ("GET", path, [])
@@ -171,9 +171,7 @@ class HttpTransport(TritonTransport):
             data = connection.read(_LONGEST_JSON)
         return parse_json(data)
 
-    def infer(
-        self, model: str, inputs: Mapping[str, npt.NDArray[Any]], output: str, *, timeout: float
-    ) -> npt.NDArray[Any]:
+    def infer(self, model: str, inputs: Arrays, output: str, *, timeout: float) -> Array:
         """Send one request and wait for its output; see `Transport.infer`."""
         from tritonclient.utils import deserialize_bytes_tensor
 
@@ -196,7 +194,7 @@ class HttpTransport(TritonTransport):
                 dtype = NUMPY_DTYPES[described["datatype"]]
                 if dtype == np.object_:
                     data = connection.read(size)
-                    array: npt.NDArray[Any] = deserialize_bytes_tensor(data).reshape(shape)
+                    array: Array = deserialize_bytes_tensor(data).reshape(shape)
                 elif size != math.prod(shape) * dtype.itemsize:
                     raise ValueError("as many bytes as the shape says")
                 else:
@@ -271,9 +269,7 @@ class HttpTransport(TritonTransport):
         return HttpConnection(self._host, self._port)
 
 
-def _request(
-    inputs: Mapping[str, npt.NDArray[Any]], output: str, engine: str | None
-) -> list[bytes | memoryview]:
+def _request(inputs: Arrays, output: str, engine: str | None) -> list[bytes | memoryview]:
     """The body of a request: its JSON header, then each input's bytes."""
     from tritonclient.utils import serialize_byte_tensor
 
@@ -301,6 +297,6 @@ def _request(
     return [json.dumps(header).encode(), *parts]
 
 
-def _bytes_of(array: npt.NDArray[Any]) -> memoryview:
+def _bytes_of(array: Array) -> memoryview:
     """The bytes of a contiguous array, not copied."""
     return array.reshape(-1).view(np.uint8).data

@@ -21,7 +21,6 @@ import secrets
 import threading
 import time
 import weakref
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +29,9 @@ import numpy.typing as npt
 
 from sceneloom.errors import QueueFullError, QueueTimeoutError, RequestRejectedError
 from sceneloom.files import SHARED_MEMORY, is_ownerless, new_prefix
+from sceneloom.maps import Array
 from sceneloom.triton.grpc_transport import GrpcTransport, Placement
-from sceneloom.triton.transport import NUMPY_DTYPES, seconds_left
+from sceneloom.triton.transport import NUMPY_DTYPES, Arrays, seconds_left
 
 _MARK = "client-"
 _STEP = 1 << 20
@@ -92,7 +92,7 @@ class Region:
         finally:
             os.close(file)
 
-    def view(self, offset: int, dtype: npt.DTypeLike, shape: tuple[int, ...]) -> npt.NDArray[Any]:
+    def view(self, offset: int, dtype: npt.DTypeLike, shape: tuple[int, ...]) -> Array:
         """Array in the memory, at a byte offset."""
         return np.frombuffer(self._memory, dtype, math.prod(shape), offset).reshape(shape)
 
@@ -127,9 +127,7 @@ class SharedMemoryTransport(GrpcTransport):
         self._retired: list[Region] = []
         self._output_sizes: dict[tuple[Any, ...], int] = {}
 
-    def infer(
-        self, model: str, inputs: Mapping[str, npt.NDArray[Any]], output: str, *, timeout: float
-    ) -> npt.NDArray[Any]:
+    def infer(self, model: str, inputs: Arrays, output: str, *, timeout: float) -> Array:
         """Send one request and wait for its output; see `Transport.infer`."""
         self._check_open()
         deadline = time.monotonic() + timeout
@@ -144,9 +142,7 @@ class SharedMemoryTransport(GrpcTransport):
                 self.why = f"some requests found no shared memory free ({error.strerror})"
         return super().infer(model, inputs, output, timeout=seconds_left(deadline))
 
-    def prove(
-        self, model: str, inputs: Mapping[str, npt.NDArray[Any]], output: str, *, timeout: float
-    ) -> str:
+    def prove(self, model: str, inputs: Arrays, output: str, *, timeout: float) -> str:
         """Send a request in messages and then through shared memory, and compare the answers.
 
         Random inputs prove the most; the output is an array of numbers; `timeout` is seconds for
@@ -201,12 +197,12 @@ class SharedMemoryTransport(GrpcTransport):
     def _infer_in_memory(
         self,
         model: str,
-        inputs: Mapping[str, npt.NDArray[Any]],
+        inputs: Arrays,
         output: str,
         deadline: float,
         *,
-        expected: npt.NDArray[Any] | None = None,
-    ) -> npt.NDArray[Any]:
+        expected: Array | None = None,
+    ) -> Array:
         """Raises RegionRefusedError, OSError without free memory, or a ServingError."""
         offsets, end = {}, 0
         for name, array in inputs.items():
@@ -248,12 +244,12 @@ class SharedMemoryTransport(GrpcTransport):
     def _ask_in_memory(
         self,
         model: str,
-        inputs: Mapping[str, npt.NDArray[Any]],
+        inputs: Arrays,
         output: str,
         deadline: float,
         region: Region,
         place: Placement,
-    ) -> npt.NDArray[Any]:
+    ) -> Array:
         """Ask again once where the server has forgotten the region or the output has grown."""
         for last in (False, True):
             try:

@@ -16,7 +16,6 @@ from collections.abc import Mapping
 from typing import Any, Literal, Protocol
 
 import numpy as np
-import numpy.typing as npt
 
 from sceneloom.contract import (
     ENGINE_PARAMETER,
@@ -40,6 +39,7 @@ from sceneloom.errors import (
     ServingError,
 )
 from sceneloom.kinds import check_kind
+from sceneloom.maps import Array
 
 _ADDRESS = re.compile(r"([\w.-]+|\[[0-9A-Fa-f:.]+\]):[0-9]{1,5}", re.ASCII)
 MAX_SECONDS = 86400
@@ -51,7 +51,11 @@ TRITON_DTYPES: dict[np.dtype[Any], str] = {
     np.dtype(np.object_): "BYTES",
 }
 """NumPy's type of a tensor -> Triton's; BYTES is an array of Python's `bytes`."""
+Arrays = Mapping[str, Array]
+"""Name of an input -> its array."""
 NUMPY_DTYPES = {name: dtype for dtype, name in TRITON_DTYPES.items()}
+Document = Literal["config", "metadata", "index"]
+"""JSON of Triton: about a model, or the list of all models."""
 WRONG_FORM = (KeyError, TypeError, ValueError, AttributeError, OverflowError, struct.error)
 """Errors of reading an answer of another form than Triton's."""
 
@@ -122,24 +126,17 @@ OUTPUT_SPECS = {OUTPUT_IMAGE: TensorSpec(dtype="UINT8", dims=(-1, -1, 3))}
 class Transport(Protocol):
     """Connection to a server."""
 
-    @property
-    def address(self) -> str:
-        """Address, for error messages."""
-
-    @property
-    def kind(self) -> str:
-        """Carrier of the tensors: ``grpc``, ``grpc-shm`` (shared memory) or ``http``."""
-
-    @property
-    def why(self) -> str:
-        """Reason for this carrier."""
+    address: str
+    """Address, for error messages."""
+    kind: str
+    """Carrier of the tensors: ``grpc``, ``grpc-shm`` (shared memory) or ``http``."""
+    why: str
+    """Reason for this carrier."""
 
     def model_config(self, model: str, *, timeout: float) -> ModelConfig:
         """Read a model's configuration; raises a ServingError."""
 
-    def infer(
-        self, model: str, inputs: Mapping[str, npt.NDArray[Any]], output: str, *, timeout: float
-    ) -> npt.NDArray[Any]:
+    def infer(self, model: str, inputs: Arrays, output: str, *, timeout: float) -> Array:
         """Send one request and wait for its output; one connection may ask several models.
 
         Inputs and output are uint8, int32 or float32 arrays, or object arrays of `bytes`, with the
@@ -155,25 +152,15 @@ class TritonTransport(abc.ABC):
     """Common part of the connections to a real server."""
 
     def __init__(self, address: str, kind: str, why: str) -> None:
-        """Keep what `Transport` shows."""
-        self.address = address
-        """Address, for error messages."""
-        self.kind = kind
-        """Carrier of the tensors."""
-        self.why = why
-        """Reason for this carrier."""
+        """Keep the attributes of a `Transport`."""
+        self.address, self.kind, self.why = address, kind, why
         self._answered: set[str] = set()  # models
         self._engines: dict[str, str] = {}
         self._closed = False
 
     @abc.abstractmethod
-    def _read(
-        self, what: Literal["config", "metadata", "index"], model: str, deadline: float
-    ) -> Any:
-        """Read Triton's JSON about a model, or the list of all models.
-
-        Raises a ServingError, or one of `WRONG_FORM` for an answer of another form.
-        """
+    def _read(self, what: Document, model: str, deadline: float) -> Any:
+        """Read a document; raises a ServingError, or one of `WRONG_FORM` for another answer."""
 
     def model_config(self, model: str, *, timeout: float) -> ModelConfig:
         """Read a model's configuration; see `Transport.model_config`."""

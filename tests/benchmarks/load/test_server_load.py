@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 from support import free_ports
 
+from noop_server import NOOP_CONTRACT, NoopServer, write_noop_repository
 from sceneloom import TritonSynthesizer, cli
 from sceneloom.errors import InputError, SceneLoomError
 from sceneloom.request import Request
@@ -29,7 +30,6 @@ from sceneloom_bench.load_requests import (
     fitting_batches,
     open_connections,
 )
-from sceneloom_bench.noop_server import NOOP_CONTRACT, NoopServer, write_noop_repository
 from sceneloom_bench.reports.report import Measurement, read_report
 from sceneloom_bench.server_command import ORDER_MARK, ServerBenchSettings, measure
 from sceneloom_bench.server_statistics import ServerView

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from noop_server import NOOP_CONTRACT
 from sceneloom import TritonSynthesizer
 from sceneloom.errors import InputError, MissingDependencyError, QueueFullError
 from sceneloom.request import Request
@@ -25,7 +26,6 @@ from sceneloom_bench.loadgen import (
     parse_summary,
 )
 from sceneloom_bench.mlperf_command import MlperfSettings, highest_capacity, measure
-from sceneloom_bench.noop_server import NOOP_CONTRACT
 
 NOWHERE = ServedSettings(url="127.0.0.1:1")
 

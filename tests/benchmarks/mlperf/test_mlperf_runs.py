@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 
+from noop_server import NOOP_CONTRACT, NoopServer, write_noop_repository
 from sceneloom.errors import InputError, SceneLoomError, ServingError
 from sceneloom.maps import instance_map_png, label_map_png
 from sceneloom.request import Request
 from sceneloom_bench.harness import ServedSettings, bench_maps
 from sceneloom_bench.loadgen import Plan, run_loadgen
 from sceneloom_bench.mlperf_command import MlperfSettings, main, measure
-from sceneloom_bench.noop_server import NOOP_CONTRACT, NoopServer, write_noop_repository
 from sceneloom_bench.reports.report import read_report
 
 pytest.importorskip("mlperf_loadgen")

@@ -16,6 +16,7 @@ import pytest
 from map_sets import as_png, small_maps, write_folder
 from ray import cloudpickle
 
+from noop_server import NoopServer, write_noop_repository
 from sceneloom.errors import InputError, MissingDependencyError, ServerUnavailableError
 from sceneloom.file_tree import LeftOut, describe
 from sceneloom.files import SHARED_MEMORY
@@ -27,7 +28,6 @@ from sceneloom.rendering.plan import Maps, Pictures, TritonServers, make_plan
 from sceneloom.rendering.ray_engine import RayRun, RaySettings, ray_started
 from sceneloom.rendering.run import Plan, RenderRun
 from sceneloom.rendering.settings import Container, RenderSettings, ShardSettings
-from sceneloom_bench.noop_server import NoopServer, write_noop_repository
 
 pytestmark = pytest.mark.triton
 

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from map_sets import WRITERS, small_maps
 
+from noop_server import NoopServer, write_noop_repository
 from sceneloom.errors import InputError, ModelNotFoundError
 from sceneloom.pictures import FORMATS
 from sceneloom.rendering.connections import Route
@@ -20,7 +21,6 @@ from sceneloom.rendering.listeners import Listener
 from sceneloom.rendering.plan import Maps, Pictures, TritonServers, make_plan
 from sceneloom.rendering.run import RenderRun
 from sceneloom.rendering.settings import Container, RenderSettings, RetryPolicy
-from sceneloom_bench.noop_server import NoopServer, write_noop_repository
 from sceneloom_export.repository import write_encoded_models
 from sceneloom_export.settings import ServingSettings
 

@@ -13,7 +13,7 @@ from rendering_fakes import DictSink, ListSource, item, map_pair, street_maps
 from sceneloom.contract import Contract
 from sceneloom.errors import InputError, QueueFullError, ServerUnavailableError
 from sceneloom.file_tree import OTHER_KIND, LeftOut
-from sceneloom.rendering.connections import EngineConnection
+from sceneloom.rendering.connections import Connection
 from sceneloom.rendering.dry_run import Damage, check_pictures, dry_run, merged_rows
 from sceneloom.rendering.listeners import Levels, Listener, LogLines
 from sceneloom.rendering.manifest import Manifest
@@ -34,7 +34,7 @@ def plan(
 ) -> Plan:
     address = Address(
         name="fake:1",
-        connect=lambda: EngineConnection(TritonSynthesizer("fake", transport=transport)),
+        connect=lambda: Connection(TritonSynthesizer("fake", transport=transport)),
     )
     return Plan(
         source=lambda contract: source,

@@ -140,8 +140,8 @@ def test_shared_memory_that_is_the_servers_too(start_server: Start) -> None:
         ({"reads_ours": False, "writes_ours": False}, "differs from the one over gRPC"),
         ({"opens": False}, r"the server cannot open .*\(Unable to open shared memory region"),
         ({"version": "2.49.0"}, r"needs Triton 2\.50; the server is 2\.49\.0"),
-        ({"version": "2"}, "and the server is 2"),
-        ({"version": "nightly"}, "and the server is nightly"),
+        ({"version": "2"}, "the server is 2"),
+        ({"version": "nightly"}, "the server is nightly"),
     ],
 )
 def test_shared_memory_that_is_not(start_server: Start, options: dict[str, Any], why: str) -> None:

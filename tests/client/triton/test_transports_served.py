@@ -21,6 +21,7 @@ import numpy.typing as npt
 import pytest
 from tritonclient.grpc import InferenceServerClient, model_config_pb2
 
+from noop_server import NoopServer, noop_picture, write_model, write_noop_repository
 from sceneloom.errors import (
     DeadlineExceededError,
     ModelNotFoundError,
@@ -32,7 +33,6 @@ from sceneloom.errors import (
 from sceneloom.files import SHARED_MEMORY
 from sceneloom.triton.client import TritonSynthesizer, connect
 from sceneloom.triton.transport import Transport
-from sceneloom_bench.noop_server import NoopServer, noop_picture, write_model, write_noop_repository
 
 pytestmark = pytest.mark.triton
 

@@ -4,7 +4,7 @@ PyTorch, ONNX Runtime, OpenVINO and Triton render the demo's network at 256x128 
 is rendered through a server of known speed. A figure fails if its whole interval lies outside its
 limit in benchmarks/regression_limits.json; absolute times have no limits.
 
-    python -m sceneloom_bench.regression --out build/bench-check
+    python benchmarks/experiments/regression.py --out build/bench-check
     make bench-check
 """
 
@@ -20,12 +20,12 @@ from typing import Annotated
 
 import tyro
 
+from noop_server import NoopServer, write_noop_repository
 from sceneloom.errors import SceneLoomError
 from sceneloom.validation import checked, read_json
 from sceneloom_bench.engine_measure import EngineBenchSettings
 from sceneloom_bench.engine_measure import measure as measure_engines
 from sceneloom_bench.harness import CHECKOUT, DEMO, ServedSettings
-from sceneloom_bench.noop_server import NoopServer, write_noop_repository
 from sceneloom_bench.render_command import RenderBenchSettings
 from sceneloom_bench.render_command import measure as measure_rendering
 from sceneloom_bench.reports.report import Report, write_report
