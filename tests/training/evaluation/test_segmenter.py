@@ -223,7 +223,7 @@ def test_a_plain_folder_of_transformers_needs_a_schema(tmp_path: Path) -> None:
     network("segformer").save_pretrained(tmp_path / "plain")  # type: ignore[operator]
     with pytest.raises(InputError, match="has no label schema"):
         load_segmenter(tmp_path / "plain")
-    with pytest.raises(CheckpointError, match=r"tells 19 classes apart, .* nyu40 has 40"):
+    with pytest.raises(CheckpointError, match="tells 19 classes apart, nyu40 has 40"):
         load_segmenter(tmp_path / "plain", labels="nyu40")
     (tmp_path / "plain" / "preprocessor_config.json").write_text(
         '{"size": {"height": 64, "width": 96}, "image_mean": [0, 0, 0], "image_std": [1, 1, 1]}'

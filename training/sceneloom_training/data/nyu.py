@@ -148,7 +148,7 @@ def read_classes40(root: Path) -> npt.NDArray[np.uint8]:
             raise DataSetError(f"{path}: not lines of two whole numbers ({error})") from None
         if header != _HEADER or sorted(pairs) != list(range(1, len(lines) + 1)):
             raise DataSetError(
-                f"{path}: expected {','.join(_HEADER)}, then a line for each class from 1"
+                f"{path}: expected the line {','.join(_HEADER)}, then one line for each class"
             )
         classes = np.array([pairs[number] for number in sorted(pairs)], np.int64)
     else:

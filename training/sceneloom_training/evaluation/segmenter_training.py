@@ -99,8 +99,8 @@ class _Run:
         """Run the steps that are left, and write the segmenter."""
         self._load()
         steps = range(self.step, self.last)
-        count, seed, batch = self.samples.count, self.settings.seed, self.settings.batch
-        items = step_items(count, seed=seed, world=World(), batch=batch, accumulate=1, steps=steps)
+        count, seed, size = self.samples.count, self.settings.seed, self.settings.batch
+        items = step_items(count, seed=seed, world=World(), batch=size, accumulate=1, steps=steps)
         with (
             StopSignals() as stopped,
             load_batches(self.samples, items, workers=self.settings.workers) as batches,
