@@ -70,8 +70,8 @@ class ImagePool:
         self._random = torch.Generator().manual_seed(seed)
 
     def query(self, images: Tensor) -> Tensor:
-        """Detach pictures, [N, C, H, W]; once full, exchange each with even odds for an earlier
-        one.
+        """Exchange pictures, [N, C, H, W], for detached ones; once full, half of them are earlier
+        ones.
         """
         if not self._size:
             return images.detach()

@@ -268,7 +268,8 @@ class SegmenterSettings:
     warm_up: Annotated[float, Interval(ge=0, le=0.99)] = 0.05
     """Share of the steps in which the learning rate rises from zero."""
     balance: _Share = 0.0
-    """Power of a class's share of the pixels that divides its weight; 0.5 helps rare classes."""
+    """0 weighs all pixels alike; larger values, to 1, raise rare classes; 0.5 for a short training.
+    """
     precision: Literal["float32", "bfloat16"] = "float32"
     """Precision of convolutions; bfloat16 is faster where the processor has it."""
     flip: bool = True

@@ -97,8 +97,8 @@ _LEAST_PIXELS = 64
 def mean_colour_error(
     picture: npt.NDArray[np.uint8], photo: npt.NDArray[np.uint8], label_map: npt.NDArray[np.uint8]
 ) -> float:
-    """Mean over classes from 64 pixels of the difference of their mean colours, in grey levels,
-    between uint8 [H, W, 3] and [H, W, 3] of the label map [H, W]; 0 without such a class.
+    """Difference of the mean colours in grey levels, averaged over the classes from 64 pixels. Both
+    pictures are uint8 [H, W, 3], the label map [H, W]; 0 without such a class.
     """
     assert picture.shape == photo.shape == (*label_map.shape, 3)
     counts = np.bincount(label_map.ravel(), minlength=256)

@@ -78,7 +78,7 @@ def feature_distances(
     *,
     seed: int,
 ) -> Distances:
-    """FID and KID of two sets of features, float64 [N, F]; raises InputError if they have none."""
+    """FID and KID of float64 [N, F]; raises InputError below two pictures or if not finite."""
     if len(pictures) < 2 or len(photos) < 2:
         raise InputError(f"FID and KID need at least two pictures, not {len(pictures)}")
     if not (np.isfinite(photos).all() and np.isfinite(pictures).all()):

@@ -75,8 +75,8 @@ class ServedGenerator(nn.Module):
     def forward(
         self, label_map: Tensor, instance_map: Tensor | None = None, style: Tensor | None = None
     ) -> Tensor:
-        """Synthesize uint8 [N, H, W, 3], RGB, of channels, uint8 [N, H, W], and as the contract has
-        them, int32 [N, H, W] and float32 [N, 256, F]. No channel: an all-zero one-hot.
+        """Synthesize uint8 [N, H, W, 3], RGB, from channels uint8 [N, H, W] (no channel: zeros)
+        and, as the contract has them, instances int32 [N, H, W] and style float32 [N, 256, F].
         """
         planes = [one_hot_planes(label_map, self.channel_ids)]
         if self.contract.boundaries:
