@@ -14,8 +14,7 @@ from pathlib import Path
 
 import tyro
 
-from sceneloom.cli import COMMANDS
-from sceneloom.command_line import CONFIG, join_help_lines
+from sceneloom.cli import COMMANDS, CONFIG, join_help_lines
 from sceneloom_bench.bench_command import BENCHMARKS
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "commands.md"

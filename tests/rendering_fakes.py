@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sceneloom.errors import ImageReadError, ImageTooLargeError
-from sceneloom.file_tree import OTHER_KIND, LeftOut
+from sceneloom.files import OTHER_KIND, LeftOut
 from sceneloom.rendering import render
 from sceneloom.rendering.items import MapItem, Written
 from sceneloom.rendering.settings import RenderSettings, RetryPolicy

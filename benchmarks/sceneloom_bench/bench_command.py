@@ -14,7 +14,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from types import FrameType
 
-from sceneloom import command_line
+from sceneloom import cli
 from sceneloom.errors import require
 
 BENCHMARKS = {
@@ -65,7 +65,7 @@ def run(arguments: Sequence[str]) -> int:
     try:
         with stoppable():
             benchmark = importlib.import_module(BENCHMARKS[name][0])
-            return command_line.run(benchmark.main, prog=f"sceneloom bench {name}", arguments=rest)
+            return cli.run_command(benchmark.main, prog=f"sceneloom bench {name}", arguments=rest)
     except StoppedError as stopped:
         return 128 + stopped.number
 

@@ -8,16 +8,21 @@ benchmark stopped by SIGTERM, 129 a benchmark stopped by SIGHUP.
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import importlib
 import io
 import os
+import re
 import sys
 import traceback
-from collections.abc import Sequence
+import typing
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from sceneloom.command_line import run
+import docstring_parser
+import tyro
+
 from sceneloom.errors import SceneLoomError, out_of_resources
 from sceneloom.text import printable
 from sceneloom.version import __version__
@@ -81,7 +86,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return int(command.run(rest))
         if hasattr(command, "expand_arguments"):
             rest = command.expand_arguments(rest)
-        return run(command.main, prog=f"sceneloom {name}", arguments=rest)
+        return run_command(command.main, prog=f"sceneloom {name}", arguments=rest)
     except SceneLoomError as error:
         print(f"sceneloom {name}: {printable(error)}", file=sys.stderr)
         return 1
@@ -105,6 +110,47 @@ def main(arguments: Sequence[str] | None = None) -> int:
             )
         print(f"sceneloom {name}: {printable(words)}", file=sys.stderr)
         return 1
+
+
+CONFIG = (tyro.conf.DisallowNone,)
+"""None is a default, not a value to type."""
+
+
+def run_command(main: Callable[..., int], *, prog: str, arguments: Sequence[str]) -> int:
+    """Parse the arguments and call `main` with them; returns its exit code.
+
+    Raises:
+        SystemExit: the command line is wrong (code 2), or asks for help (code 0).
+    """
+    join_help_lines(main)
+    return int(tyro.cli(main, prog=prog, args=list(arguments), config=CONFIG))
+
+
+def join_help_lines(main: Callable[..., int]) -> None:
+    """Join the lines of each argument's help, so that a terminal wraps it once.
+
+    tyro 1.0 joins lines before it removes their indentation, which leaves indented ones apart.
+    """
+    if main.__doc__:
+        main.__doc__ = re.sub(r"\n {9,}(?=\S)", " ", main.__doc__)
+    for hint in typing.get_type_hints(main).values():
+        _join_field_lines(hint)
+
+
+def _join_field_lines(kind: object) -> None:
+    if not isinstance(kind, type) or not dataclasses.is_dataclass(kind):
+        return
+    help_of = {
+        each.arg_name: " ".join((each.description or "").split())
+        for base in reversed(kind.__mro__)
+        if dataclasses.is_dataclass(base)
+        for each in docstring_parser.parse_from_object(base).params
+    }
+    kinds = typing.get_type_hints(kind)
+    for field in dataclasses.fields(kind):
+        if help_of.get(field.name):
+            field.metadata = {"help": help_of[field.name]}  # type: ignore[assignment]
+        _join_field_lines(kinds[field.name])
 
 
 if __name__ == "__main__":

@@ -19,10 +19,10 @@ import numpy.typing as npt
 
 from sceneloom import errors
 from sceneloom.contract import Contract
-from sceneloom.kinds import check_kind
 from sceneloom.png import SIGNATURE, check_png_rows, png_pixels
 from sceneloom.schema import MAX_FILE_VALUE, NO_CHANNEL, LabelSchema
 from sceneloom.text import counted, reason
+from sceneloom.validation import check_kind
 
 if TYPE_CHECKING:
     from PIL import ImageFile  # functions load OpenCV and Pillow: engines work without them

@@ -13,7 +13,7 @@ from pathlib import Path, PurePath, PurePosixPath
 from typing import NamedTuple
 
 from sceneloom.errors import InputError
-from sceneloom.file_tree import OTHER_KIND, LeftOut, describe
+from sceneloom.files import OTHER_KIND, LeftOut, describe
 from sceneloom.locations import is_folder, is_remote, join, list_places, local_path, reason_of
 from sceneloom.maps import MAP_SUFFIXES
 

@@ -34,9 +34,8 @@ from annotated_types import Interval, MinLen
 from pydantic import BeforeValidator
 
 from sceneloom.errors import InputError, SchemaError
-from sceneloom.kinds import check_kind
 from sceneloom.text import parse_json as parse_any
-from sceneloom.validation import checked, read_json
+from sceneloom.validation import check_kind, checked, read_json
 
 MAX_CHANNELS = 256
 NO_CHANNEL = 255

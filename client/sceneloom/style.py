@@ -25,10 +25,9 @@ import numpy.typing as npt
 from sceneloom.contract import Contract, StyleVector, is_style
 from sceneloom.errors import InputError, MissingInputError, SchemaError
 from sceneloom.files import write_whole
-from sceneloom.kinds import check_kind
 from sceneloom.maps import Array, Style, check_instance_map, check_label_map, instance_channels
 from sceneloom.schema import FileKey, parse_json
-from sceneloom.validation import checked, read_json
+from sceneloom.validation import check_kind, checked, read_json
 from sceneloom.version import __version__
 
 FORMAT = 1

@@ -16,9 +16,9 @@ import numpy as np
 
 from sceneloom.contract import Contract, precision_of
 from sceneloom.errors import InputError
-from sceneloom.kinds import check_kind
 from sceneloom.maps import Array, Image, InstanceMap, LabelMap, Style
 from sceneloom.request import Request, prepare, stack
+from sceneloom.validation import check_kind
 
 if TYPE_CHECKING:
     from typing_extensions import Self

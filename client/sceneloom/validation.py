@@ -114,3 +114,16 @@ def _sentence(fault: Any) -> str:
     if kind in _WANTED:
         return f"{name} is {value}; it is {_WANTED[kind].format(**context)}"
     return f"{name} is {value}; {fault['msg'].replace('Input', 'it', 1)}"
+
+
+def check_kind(value: object, kinds: type | tuple[type, ...], belongs: str) -> None:
+    """Check the type of an argument, such as one of two swapped ones; a bool is no number.
+
+    Args:
+        belongs: the argument's name with its article: "the label schema".
+
+    Raises:
+        InputError: it has another type.
+    """
+    if not isinstance(value, kinds) or (isinstance(value, bool) and kinds is not bool):
+        raise InputError(f"a value of {type(value).__name__} where {belongs} belongs")

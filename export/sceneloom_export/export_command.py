@@ -9,7 +9,7 @@ from tyro.conf import OmitArgPrefixes, Positional, arg
 
 from sceneloom.contract import precision_of
 from sceneloom.errors import require
-from sceneloom.file_tree import describe
+from sceneloom.files import describe
 from sceneloom.maps import parse_size
 from sceneloom.text import printable
 from sceneloom_export.settings import ExportSettings, ServingSettings

@@ -20,7 +20,7 @@ import torch
 
 from sceneloom.contract import STYLE_ROWS, Contract
 from sceneloom.errors import InputError, ParityError, SizeError
-from sceneloom.file_tree import LeftOut
+from sceneloom.files import LeftOut
 from sceneloom.maps import OnUnknown, read_instance_map, read_label_map, renumber_instances
 from sceneloom.pairing import pair_maps
 from sceneloom.request import Padding, Request, prepare

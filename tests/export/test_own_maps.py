@@ -12,7 +12,7 @@ from support import blocky_maps, run_command
 
 from sceneloom.contract import Contract
 from sceneloom.errors import InputError, SizeError, UnknownLabelError
-from sceneloom.file_tree import describe
+from sceneloom.files import describe
 from sceneloom.schema import load_schema
 from sceneloom_export.proof import CALIBRATION_MAPS, calibration_maps, read_own_maps
 

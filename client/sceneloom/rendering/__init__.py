@@ -14,7 +14,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from sceneloom.kinds import check_kind
+from sceneloom.validation import check_kind
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -14,7 +14,7 @@ from typing import Protocol
 
 from sceneloom import locations
 from sceneloom.errors import InputError
-from sceneloom.file_tree import OTHER_KIND, LeftOut, split_hidden
+from sceneloom.files import OTHER_KIND, LeftOut, split_hidden
 from sceneloom.pictures import Format
 from sceneloom.rendering.folder import FolderSink, FolderSource
 from sceneloom.rendering.items import MapItem, Sink, Source, shard_of

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from sceneloom.errors import InputError, SceneLoomError
-from sceneloom.file_tree import LeftOut, describe
+from sceneloom.files import LeftOut, describe
 from sceneloom.maps import Image
 from sceneloom.pictures import decode_picture, encode_picture
 from sceneloom.rendering.items import Failed, MapItem, Sink

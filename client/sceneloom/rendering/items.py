@@ -15,7 +15,7 @@ from typing import Any, Protocol
 from sceneloom import locations
 from sceneloom.contract import precision_of
 from sceneloom.errors import ImageReadError, ImageTooLargeError, SceneLoomError
-from sceneloom.file_tree import LeftOut
+from sceneloom.files import LeftOut
 from sceneloom.maps import MAP_SUFFIXES, Image
 from sceneloom.request import Padding
 from sceneloom.text import reason

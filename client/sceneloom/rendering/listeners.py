@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from sceneloom.errors import ServingError
-from sceneloom.file_tree import LeftOut, describe
+from sceneloom.files import LeftOut, describe
 from sceneloom.rendering.connections import Route
 from sceneloom.rendering.items import Failed, Rendered, Result, Skipped
 from sceneloom.text import counted, printable

@@ -14,8 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from sceneloom import errors
-from sceneloom.file_tree import LeftOut
-from sceneloom.files import remove_part
+from sceneloom.files import LeftOut, remove_part
 from sceneloom.locations import is_remote, lies_in, local_path, open_binary, parent
 from sceneloom.pictures import Format
 from sceneloom.rendering.items import MapItem, broken_item, check_size, key_error

@@ -14,8 +14,7 @@ from pathlib import Path
 from typing import IO, NamedTuple, cast
 
 from sceneloom.errors import ImageReadError, InputError
-from sceneloom.file_tree import HIDDEN, NAMED, LeftOut, is_hidden
-from sceneloom.files import remove_part
+from sceneloom.files import HIDDEN, NAMED, LeftOut, is_hidden, remove_part
 from sceneloom.locations import last_part, lies_in, open_binary, parent, read_range
 from sceneloom.maps import MAP_SUFFIXES
 from sceneloom.pictures import FORMATS, Format

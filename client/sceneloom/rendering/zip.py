@@ -9,7 +9,7 @@ import zlib
 from collections.abc import Iterable, Iterator
 
 from sceneloom.errors import ImageReadError, InputError
-from sceneloom.file_tree import LeftOut, describe, split_hidden
+from sceneloom.files import LeftOut, describe, split_hidden
 from sceneloom.locations import lies_in, open_binary, read_range
 from sceneloom.maps import MAP_SUFFIXES
 from sceneloom.pairing import is_map_name, pair_names

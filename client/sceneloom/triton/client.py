@@ -19,7 +19,6 @@ from sceneloom.contract import (
     PARAMETER,
     Contract,
 )
-from sceneloom.kinds import check_kind
 from sceneloom.maps import Image, InstanceMap, LabelMap, Style
 from sceneloom.request import random_inputs, tensors
 from sceneloom.synthesizer import Synthesizer
@@ -34,6 +33,7 @@ from sceneloom.triton.transport import (
     input_specs,
     scheme_of,
 )
+from sceneloom.validation import check_kind
 
 TransportChoice = Literal["auto", "grpc", "grpc-shm", "http"]
 """``auto`` takes shared memory where it works; the others leave no choice."""

@@ -19,7 +19,7 @@ from map_sets import add_to_tar, small_maps, write_folder, write_parquet
 from sceneloom.cli import main
 from sceneloom.contract import Contract
 from sceneloom.errors import InputError
-from sceneloom.file_tree import LeftOut, describe
+from sceneloom.files import LeftOut, describe
 from sceneloom.pairing import pair_maps
 from sceneloom.rendering.datasets import ShardedSource, open_source
 from sceneloom.rendering.items import Source

@@ -18,8 +18,7 @@ from ray import cloudpickle
 
 from noop_server import NoopServer, write_noop_repository
 from sceneloom.errors import InputError, MissingDependencyError, ServerUnavailableError
-from sceneloom.file_tree import LeftOut, describe
-from sceneloom.files import SHARED_MEMORY
+from sceneloom.files import SHARED_MEMORY, LeftOut, describe
 from sceneloom.rendering.datasets import open_source
 from sceneloom.rendering.items import Failed, MapItem, Rendered, Result, Skipped, Source
 from sceneloom.rendering.listeners import Listener

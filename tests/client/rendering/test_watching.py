@@ -12,7 +12,7 @@ from rendering_fakes import DictSink, ListSource, item, map_pair, street_maps
 
 from sceneloom.contract import Contract
 from sceneloom.errors import InputError, QueueFullError, ServerUnavailableError
-from sceneloom.file_tree import OTHER_KIND, LeftOut
+from sceneloom.files import OTHER_KIND, LeftOut
 from sceneloom.rendering.connections import Connection
 from sceneloom.rendering.dry_run import Damage, check_pictures, dry_run, merged_rows
 from sceneloom.rendering.listeners import Levels, Listener, LogLines

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing_extensions import Self
 
 from sceneloom.errors import DataSetError
-from sceneloom.file_tree import OTHER_KIND, LeftOut, describe, list_files
+from sceneloom.files import OTHER_KIND, LeftOut, describe, list_files
 from sceneloom.maps import InstanceMap, LabelMap, OnUnknown, read_instance_map, read_label_map
 from sceneloom.schema import LabelSchema
 from sceneloom.text import reason

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from sceneloom.errors import DataSetError
-from sceneloom.file_tree import LeftOut
+from sceneloom.files import LeftOut
 from sceneloom.maps import OnUnknown
 from sceneloom.schema import LabelSchema
 from sceneloom_training.data import folders

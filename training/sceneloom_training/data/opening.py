@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from sceneloom.errors import DataSetError, ImageReadError, InputError
-from sceneloom.file_tree import LeftOut, describe
+from sceneloom.files import LeftOut, describe
 from sceneloom.maps import parse_size
 from sceneloom.schema import LabelSchema, builtin_schemas, load_schema
 from sceneloom.text import printable

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sceneloom.errors import ImageReadError, SizeError, UnknownLabelError
-from sceneloom.file_tree import LeftOut
+from sceneloom.files import LeftOut
 from sceneloom.maps import Image, InstanceMap, LabelMap, OnUnknown
 from sceneloom.schema import LabelSchema
 from sceneloom.text import counted
