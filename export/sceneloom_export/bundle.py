@@ -35,7 +35,7 @@ from sceneloom_export.norms import write_accurate_norms
 from sceneloom_export.precision import Recognition, quantise
 from sceneloom_export.proof import OwnMaps, PrecisionVerdict
 from sceneloom_export.repository import write_configs, write_encoded_models
-from sceneloom_export.settings import ExportSettings, ServingSettings
+from sceneloom_export.settings import ExportSettings, TritonSettings
 from sceneloom_serving import bundle, templates
 from sceneloom_serving.bundle import FP16_FILE, GRAPH_FILE, INT8_FILE, VERSION, WEIGHTS, References
 from sceneloom_serving.choice import Known, Measured, fastest, known_of, measure_engines, remember
@@ -75,7 +75,7 @@ class Exported:
 def export_bundle(
     checkpoint_folder: Path,
     repository: Path,
-    settings: ServingSettings | None = None,
+    settings: TritonSettings | None = None,
     *,
     sizes: tuple[tuple[int, int], ...] | None = None,
     largest: tuple[int, int] = (1024, 2048),
@@ -98,7 +98,7 @@ def export_bundle(
     GraphRuleError if the graph breaks an engine's rule, ParityError if a float32 engine differs
     from PyTorch, ExportError if the place is taken or cannot be written.
     """
-    settings, export = settings or ServingSettings(), export or ExportSettings()
+    settings, export = settings or TritonSettings(), export or ExportSettings()
     precisions = export.precisions
     proves_fast = bool({"bf16", "int8"} & set(precisions))
 
@@ -188,7 +188,7 @@ def load_model(
 
 
 def check_sizes(
-    contract: Contract, settings: ServingSettings, largest: tuple[int, int], own: list[Request]
+    contract: Contract, settings: TritonSettings, largest: tuple[int, int], own: list[Request]
 ) -> None:
     """Refuse sizes outside the limits of the model or its server, before the work."""
     sizes = contract.sizes or ()
@@ -217,7 +217,7 @@ def write_graphs(
     own: list[Request],
 ) -> None:
     """Write the graphs into a version's folder; int8's ranges come from own or else drawn maps."""
-    graph, model = version / GRAPH_FILE, version / bundle.MODEL_FILE
+    graph, model = version / GRAPH_FILE, version / bundle.CPU_FILE
     export_onnx(ServedGenerator(generator, contract).eval(), graph)
     norms = sum(isinstance(module, nn.InstanceNorm2d) for module in generator.modules())
     check_rules(onnx.load(graph, load_external_data=False), instance_norms=norms)
@@ -262,7 +262,7 @@ def describe(
     folder: Path,
     checkpoint: Checkpoint,
     contract: Contract,
-    settings: ServingSettings,
+    settings: TritonSettings,
     largest: tuple[int, int],
     engine: str,
     known: Known,

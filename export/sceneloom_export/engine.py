@@ -1,6 +1,6 @@
 """Build, prove and record a TensorRT plan for the GPU of this machine.
 
-    build_engine(Path("build/repository/synthesis/1/model.onnx"), EngineSettings())
+    build_engine(Path("build/repository/synthesis/1/model.onnx"), PlanSettings())
 
 On TensorRT 10 and 11 one plan is built per form of InstanceNormalization; each is loaded as in
 serving, its pictures are compared with PyTorch's, and the fastest within the limits is kept. The
@@ -28,7 +28,7 @@ from sceneloom import __version__
 from sceneloom.contract import Contract
 from sceneloom.errors import EngineError, ParityError, PlanRefusedError, require
 from sceneloom.files import file_hash
-from sceneloom_export.settings import EngineSettings, chosen_profiles
+from sceneloom_export.settings import PlanSettings, chosen_profiles
 from sceneloom_export.tensorrt_build import build_plan, generation, norm_choices
 from sceneloom_serving import bundle
 from sceneloom_serving.bundle import PLAN_FILE, WEIGHTS, References
@@ -51,14 +51,14 @@ class _Job:
     graph: Path
     contract: Contract
     profiles: tuple[Profile, ...]
-    settings: EngineSettings
+    settings: PlanSettings
     machine: Machine
     references: References
 
 
 def build_engine(
     model: Path,
-    settings: EngineSettings | None = None,
+    settings: PlanSettings | None = None,
     *,
     plan: Path | None = None,
     unproven: bool = False,
@@ -79,7 +79,7 @@ def build_engine(
     GPU, for a missing or changed file or a failure of TensorRT, SizeError for a wrong profile,
     ParityError if no plan is within the limits.
     """
-    settings = settings or EngineSettings()
+    settings = settings or PlanSettings()
     job = _prepare(model, settings, unproven, show)
     plan = plan or model.with_name(PLAN_FILE)
     if keep and plan.is_file():
@@ -118,7 +118,7 @@ def build_engine(
 
 
 def _prepare(
-    model: Path, settings: EngineSettings, unproven: bool, show: Callable[[str], None]
+    model: Path, settings: PlanSettings, unproven: bool, show: Callable[[str], None]
 ) -> _Job:
     if not model.is_file():
         raise EngineError(f"{model}: no such file; name model.onnx of an export bundle")

@@ -8,7 +8,7 @@ from typing import Annotated
 from tyro.conf import OmitArgPrefixes, Positional, arg
 
 from sceneloom_export.engine import build_engine
-from sceneloom_export.settings import EngineSettings
+from sceneloom_export.settings import PlanSettings
 
 
 def main(
@@ -17,7 +17,7 @@ def main(
     plan: Path | None = None,
     unproven: bool = False,
     keep: bool = False,
-    settings: Annotated[EngineSettings, OmitArgPrefixes] = EngineSettings(),  # noqa: B008 - frozen
+    settings: Annotated[PlanSettings, OmitArgPrefixes] = PlanSettings(),  # noqa: B008 - frozen
 ) -> int:
     """Build a TensorRT plan on the GPU of this machine, if its pictures match PyTorch's.
 

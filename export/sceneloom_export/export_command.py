@@ -12,7 +12,7 @@ from sceneloom.errors import require
 from sceneloom.files import describe
 from sceneloom.maps import parse_size
 from sceneloom.text import printable
-from sceneloom_export.settings import ExportSettings, ServingSettings
+from sceneloom_export.settings import ExportSettings, TritonSettings
 
 
 def main(
@@ -22,7 +22,7 @@ def main(
     sizes: tuple[str, ...] = (),
     largest: str = "2048x1024",
     export: Annotated[ExportSettings, OmitArgPrefixes] = ExportSettings(),  # noqa: B008 - frozen
-    settings: Annotated[ServingSettings, OmitArgPrefixes] = ServingSettings(),  # noqa: B008 - frozen
+    settings: Annotated[TritonSettings, OmitArgPrefixes] = TritonSettings(),  # noqa: B008 - frozen
 ) -> int:
     """Export a checkpoint bundle to a Triton model repository, if its pictures match PyTorch's.
 

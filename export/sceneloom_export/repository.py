@@ -38,9 +38,9 @@ from sceneloom.contract import (
     Contract,
 )
 from sceneloom.triton.encoded import DECODE_MODEL, ENCODE_MODEL, ENCODED_MODEL, ENCODED_MODELS
-from sceneloom_export.settings import ServingSettings
+from sceneloom_export.settings import TritonSettings
 from sceneloom_serving import templates
-from sceneloom_serving.bundle import FP16_FILE, MODEL_FILE, Config, read_config, write_config
+from sceneloom_serving.bundle import CPU_FILE, FP16_FILE, Config, read_config, write_config
 from sceneloom_serving.plan_record import input_shapes
 
 Size = tuple[int, int]  # (height, width)
@@ -54,7 +54,7 @@ _OWN_TENSORS = {
 def write_configs(
     folder: Path,
     contract: Contract,
-    settings: ServingSettings,
+    settings: TritonSettings,
     *,
     largest: Size,
     engine: str,
@@ -73,7 +73,7 @@ def write_configs(
         config = _variant(base, read_config(path), contract, settings, sizes)
         half, runtime = (folder / "1" / FP16_FILE).is_file(), config.backend
         if runtime == "onnxruntime":
-            config.default_model_filename = FP16_FILE if half else MODEL_FILE
+            config.default_model_filename = FP16_FILE if half else CPU_FILE
             runtime = "onnxruntime-cuda"
         config.parameters[ENGINE_PARAMETER].string_value = f"{runtime}-{'fp16' if half else 'fp32'}"
         write_config(config, path)
@@ -85,7 +85,7 @@ def fill_config(
     template: Path,
     target: Path,
     contract: Contract,
-    settings: ServingSettings,
+    settings: TritonSettings,
     *,
     engine: str,
     known: Mapping[str, str] = MappingProxyType({}),
@@ -103,7 +103,7 @@ def _variant(
     base: Config,
     overlay: Config,
     contract: Contract,
-    settings: ServingSettings,
+    settings: TritonSettings,
     sizes: Sequence[Size],
 ) -> Config:
     """A variant: the default template's tensors with its own template's values."""
@@ -136,7 +136,7 @@ def _variant(
     return config
 
 
-def _fill_any_size(config: Config, contract: Contract, settings: ServingSettings) -> None:
+def _fill_any_size(config: Config, contract: Contract, settings: TritonSettings) -> None:
     """Fill in a configuration for any size, with the export's batching."""
     config.max_batch_size = settings.max_batch_size
     config.dynamic_batching.max_queue_delay_microseconds = settings.queue_delay_us
@@ -144,7 +144,7 @@ def _fill_any_size(config: Config, contract: Contract, settings: ServingSettings
     _add_warmup(config, contract, settings.warmup_sizes, (1,))
 
 
-def _fill(config: Config, contract: Contract, settings: ServingSettings) -> None:
+def _fill(config: Config, contract: Contract, settings: TritonSettings) -> None:
     """Fill in tensors, contract, instances and queue."""
     names = input_shapes(contract, 1, 1, 1)
     inputs = [tensor for tensor in config.input if tensor.name in names]
@@ -179,7 +179,7 @@ def _shape(tensor: Any, size: Size) -> list[int]:
     return list(tensor.dims) if tensor.name == INPUT_STYLE else list(size)
 
 
-def write_encoded_models(repository: Path, settings: ServingSettings) -> None:
+def write_encoded_models(repository: Path, settings: TritonSettings) -> None:
     """Write the encoded path's models for the served configurations of `synthesis`."""
     served = repository / MODEL_NAME
     for model in ENCODED_MODELS:
@@ -197,7 +197,7 @@ def write_encoded_models(repository: Path, settings: ServingSettings) -> None:
     write_config(encode, path)
 
 
-def _filled(template: Config, served: Config, settings: ServingSettings) -> Config:
+def _filled(template: Config, served: Config, settings: TritonSettings) -> Config:
     """A template of the encoded path for one configuration of `synthesis`."""
     config = model_config_pb2.ModelConfig()
     config.CopyFrom(template)
@@ -227,7 +227,7 @@ def _filled(template: Config, served: Config, settings: ServingSettings) -> Conf
     return config
 
 
-def _set_queue(config: Config, settings: ServingSettings) -> None:
+def _set_queue(config: Config, settings: TritonSettings) -> None:
     policy = config.dynamic_batching.default_queue_policy
     policy.max_queue_size = settings.queue_size
     policy.default_timeout_microseconds = round(settings.queue_timeout_s * 1e6)

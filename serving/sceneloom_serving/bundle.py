@@ -46,13 +46,13 @@ from sceneloom_serving.plan_record import read_record, record_path
 
 REPORT_FILE, GOLDEN_FILE, REFERENCES_FILE = "report.json", "golden.npz", "references.npz"
 VERSION = f"{MODEL_NAME}/1"  # the folder of the files below
-GRAPH_FILE, MODEL_FILE = "model.onnx", "onnxruntime.onnx"
+GRAPH_FILE, CPU_FILE = "model.onnx", "onnxruntime.onnx"
 FP16_FILE, INT8_FILE = "fp16.onnx", "int8.onnx"
 PLAN_FILE = "model.plan"
 """The TensorRT plan of `sceneloom engine`; Triton's tensorrt backend expects this name."""
 WEIGHTS = {
     GRAPH_FILE: "weights.bin",
-    MODEL_FILE: "weights.bin",
+    CPU_FILE: "weights.bin",
     FP16_FILE: "weights-fp16.bin",
     INT8_FILE: "weights-int8.bin",
 }
@@ -379,7 +379,7 @@ def check_files(repository: Path, *, encoded: bool) -> None:
     """Check the files that a server loads: Triton waits for ever for a missing model.py."""
     from sceneloom.triton.encoded import DECODE_MODEL, ENCODE_MODEL, ENCODED_MODEL
 
-    files = ("config.pbtxt", "1/model.py", f"1/{MODEL_FILE}", f"1/{WEIGHTS[MODEL_FILE]}")
+    files = ("config.pbtxt", "1/model.py", f"1/{CPU_FILE}", f"1/{WEIGHTS[CPU_FILE]}")
     needed = {f"{MODEL_NAME}/{name}": "" for name in files}
     if encoded:
         hint = "; an older version exported it, export again"

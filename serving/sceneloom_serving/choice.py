@@ -28,7 +28,13 @@ from sceneloom.text import parse_json
 from sceneloom.version import __version__
 from sceneloom_serving import bundle
 from sceneloom_serving.bundle import VERSION, References
-from sceneloom_serving.engines import ENGINES, Engine, cache_folder, engine_versions, unavailable
+from sceneloom_serving.engines import (
+    ENGINES,
+    EngineSpec,
+    cache_folder,
+    engine_versions,
+    unavailable,
+)
 from sceneloom_serving.parity import (
     CLASSES,
     Parity,
@@ -76,7 +82,7 @@ def measure_engines(
     *,
     max_batch_size: int = 1,
     without: Mapping[Precision, str] = MappingProxyType({}),
-    engines: Mapping[str, Engine] = ENGINES,
+    engines: Mapping[str, EngineSpec] = ENGINES,
 ) -> list[Measured]:
     """Compare every engine's pictures, then time those that pass in turn; they stay loaded until
     then. `without` is precision -> reason to skip it.
@@ -136,7 +142,7 @@ def _time_in_turn(
 def fastest(
     measured: Sequence[Measured],
     precision: PrecisionClass = "exact",
-    engines: Mapping[str, Engine] = ENGINES,
+    engines: Mapping[str, EngineSpec] = ENGINES,
 ) -> str:
     """The engine that serves: of equally fast ones the most exact; raises EngineError."""
     of_class = [m for m in measured if engines[m.engine].precision in CLASSES[precision]]
@@ -158,7 +164,7 @@ def choose_engine(
     *,
     precision: PrecisionClass = "exact",
     say: Callable[[str], None] = lambda line: None,
-    engines: Mapping[str, Engine] = ENGINES,
+    engines: Mapping[str, EngineSpec] = ENGINES,
 ) -> str:
     """The engine for a bundle on this machine, remembered or measured now; raises ServerStartError
     without reference pictures, EngineError if none can serve.
@@ -198,7 +204,7 @@ def remember(
     bundle_hash: str,
     measured: Sequence[Measured],
     version: Path,
-    engines: Mapping[str, Engine] = ENGINES,
+    engines: Mapping[str, EngineSpec] = ENGINES,
     *,
     precision: PrecisionClass = "exact",
 ) -> str:
@@ -221,7 +227,7 @@ def remember(
 def recall(
     bundle_hash: str,
     version: Path,
-    engines: Mapping[str, Engine] = ENGINES,
+    engines: Mapping[str, EngineSpec] = ENGINES,
     *,
     precision: PrecisionClass = "exact",
 ) -> str | None:
@@ -239,7 +245,7 @@ class Known:
 
 
 def what_is_known(
-    repository: Path, bundle_hash: str, engine: str, engines: Mapping[str, Engine] = ENGINES
+    repository: Path, bundle_hash: str, engine: str, engines: Mapping[str, EngineSpec] = ENGINES
 ) -> Known:
     """Look up an engine's measurements on this machine, or else at export."""
     version, report = repository / VERSION, _proof(repository)
@@ -260,7 +266,7 @@ def known_of(
     measured: Sequence[Measured],
     version: Path,
     left_out: Mapping[Precision, str],
-    engines: Mapping[str, Engine] = ENGINES,
+    engines: Mapping[str, EngineSpec] = ENGINES,
 ) -> Known:
     """The measurements just made of the engine that serves."""
     by_name = {one.engine: one.to_json() for one in measured}
@@ -272,7 +278,7 @@ def known_of(
 
 def _fast_words(
     engine: str,
-    engines: Mapping[str, Engine],
+    engines: Mapping[str, EngineSpec],
     fast: Mapping[str, Any],
     version: Path,
     left_out: Mapping[Precision, str],
@@ -310,7 +316,7 @@ def _parity(measured: Any, engine: str) -> Parity | None:
 
 
 def _remembered(
-    bundle_hash: str, version: Path, engines: Mapping[str, Engine], precision: PrecisionClass
+    bundle_hash: str, version: Path, engines: Mapping[str, EngineSpec], precision: PrecisionClass
 ) -> dict[str, Any] | None:
     """The content that `remember` kept, if it holds here and now."""
     facts = _facts(version, engines)
@@ -328,7 +334,7 @@ def _remembered(
     return dict(content)
 
 
-def _facts(version: Path, engines: Mapping[str, Engine]) -> dict[str, Any]:
+def _facts(version: Path, engines: Mapping[str, EngineSpec]) -> dict[str, Any]:
     """Facts that a choice depends on: runtimes, plans and reference pictures may change."""
     references = version.parents[1] / bundle.REFERENCES_FILE
     return {

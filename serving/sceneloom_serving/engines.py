@@ -12,7 +12,7 @@ from typing import Any
 
 from sceneloom.errors import EngineError, PlanRefusedError, SceneLoomError, require
 from sceneloom.synthesizer import Synthesizer
-from sceneloom_serving.bundle import FP16_FILE, GRAPH_FILE, INT8_FILE, MODEL_FILE, PLAN_FILE
+from sceneloom_serving.bundle import CPU_FILE, FP16_FILE, GRAPH_FILE, INT8_FILE, PLAN_FILE
 from sceneloom_serving.gpu import load_cuda, this_machine
 from sceneloom_serving.onnx_runtime import OnnxRuntimeSynthesizer, Provider, check_provider
 from sceneloom_serving.openvino_runtime import OpenVinoSynthesizer, computes_bfloat16
@@ -22,7 +22,7 @@ from sceneloom_serving.tensorrt_runtime import TensorRTSynthesizer
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Engine:
+class EngineSpec:
     """A way to run an exported model."""
 
     name: str
@@ -38,7 +38,7 @@ class Engine:
     """File and largest batch -> the running engine."""
 
 
-def _onnx_runtime(precision: Precision, file: str, provider: Provider) -> Engine:
+def _onnx_runtime(precision: Precision, file: str, provider: Provider) -> EngineSpec:
     where = "" if provider == "cpu" else f"-{provider}"
 
     def check() -> None:
@@ -49,7 +49,7 @@ def _onnx_runtime(precision: Precision, file: str, provider: Provider) -> Engine
             if int(status) != 0 or not count:
                 raise EngineError("this machine has no NVIDIA GPU that CUDA can use")
 
-    return Engine(
+    return EngineSpec(
         name=f"onnxruntime{where}-{precision}",
         precision=precision,
         file=file,
@@ -60,13 +60,13 @@ def _onnx_runtime(precision: Precision, file: str, provider: Provider) -> Engine
     )
 
 
-def _openvino(precision: Precision, file: str) -> Engine:
+def _openvino(precision: Precision, file: str) -> EngineSpec:
     def check() -> None:
         require(["openvino"], extra="serve", purpose="running a model with OpenVINO")
         if precision == "bf16" and not computes_bfloat16():
             raise EngineError("this CPU computes no bfloat16 (it has neither AVX-512 BF16 nor AMX)")
 
-    return Engine(
+    return EngineSpec(
         name=f"openvino-{precision}",
         precision=precision,
         file=file,
@@ -80,13 +80,13 @@ def _openvino(precision: Precision, file: str) -> Engine:
 ENGINES = {
     engine.name: engine
     for engine in (
-        _onnx_runtime("fp32", MODEL_FILE, "cpu"),
-        _openvino("fp32", MODEL_FILE),
-        _openvino("bf16", MODEL_FILE),
+        _onnx_runtime("fp32", CPU_FILE, "cpu"),
+        _openvino("fp32", CPU_FILE),
+        _openvino("bf16", CPU_FILE),
         _openvino("int8", INT8_FILE),
         _onnx_runtime("fp32", GRAPH_FILE, "cuda"),
         _onnx_runtime("fp16", FP16_FILE, "cuda"),
-        Engine(
+        EngineSpec(
             name="tensorrt-fp16",
             precision="fp16",
             file=PLAN_FILE,
@@ -100,7 +100,7 @@ ENGINES = {
 """Name -> engine, the plainest first."""
 
 
-def unavailable(engine: Engine, version: Path | None = None) -> str | None:
+def unavailable(engine: EngineSpec, version: Path | None = None) -> str | None:
     """Reason why an engine cannot run here, or not this version's folder; None if it can."""
     try:
         engine.check()
@@ -118,7 +118,7 @@ def unavailable(engine: Engine, version: Path | None = None) -> str | None:
     return None
 
 
-def get_engine(name: str) -> Engine:
+def get_engine(name: str) -> EngineSpec:
     """The engine of a name; raises EngineError without one."""
     if name not in ENGINES:
         raise EngineError(f"no engine {name!r}; choose one of {', '.join(ENGINES)}")

@@ -271,10 +271,10 @@ def test_pairs_of_pictures_train_a_model_that_export_refuses_with_the_reason(
 
     from sceneloom.errors import ExportError
     from sceneloom_export.bundle import export_bundle
-    from sceneloom_export.settings import ServingSettings
+    from sceneloom_export.settings import TritonSettings
 
     with pytest.raises(ExportError, match="pictures"):
-        export_bundle(tmp_path / "run" / "model", tmp_path / "served", ServingSettings())
+        export_bundle(tmp_path / "run" / "model", tmp_path / "served", TritonSettings())
 
 
 def test_pairs_have_no_boundaries(tmp_path: Path) -> None:
