@@ -22,6 +22,7 @@ from typing import Any
 import onnx
 from torch import nn
 
+from sceneloom import progress
 from sceneloom.contract import DIFFERENCE_PARAMETER, FAST_PARAMETER, MODEL_NAME, Contract
 from sceneloom.errors import ExportError, ParityError, SizeError
 from sceneloom.files import file_hash, replace_folder
@@ -39,7 +40,7 @@ from sceneloom_export.settings import ExportSettings, TritonSettings
 from sceneloom_serving import bundle, templates
 from sceneloom_serving.bundle import FP16_FILE, GRAPH_FILE, INT8_FILE, VERSION, WEIGHTS, References
 from sceneloom_serving.choice import Known, Measured, fastest, known_of, measure_engines, remember
-from sceneloom_serving.engines import ENGINES, engine_versions
+from sceneloom_serving.engines import ENGINES, engine_facts
 from sceneloom_serving.parity import Parity, Precision
 from sceneloom_training.checkpoint import Checkpoint, load_checkpoint
 from sceneloom_training.networks import HalfGenerator, ServedGenerator, SynthesisNetwork
@@ -102,7 +103,8 @@ def export_bundle(
     precisions = export.precisions
     proves_fast = bool({"bf16", "int8"} & set(precisions))
 
-    checkpoint, contract = load_model(checkpoint_folder, sizes)
+    with progress.stage("read the checkpoint"):
+        checkpoint, contract = load_model(checkpoint_folder, sizes)
     generator = checkpoint.generator
 
     own_maps, own = None, list[Request]()
@@ -110,7 +112,8 @@ def export_bundle(
         own_maps = proof.read_own_maps(contract, export.maps, _MAX_OWN_MAPS, unknown=export.unknown)
         own = own_maps.requests
     check_sizes(contract, settings, largest, own)
-    maps = proof.reference_maps(contract, largest, own, kinds=proves_fast)
+    with progress.stage("draw the maps of the proof"):
+        maps = proof.reference_maps(contract, largest, own, kinds=proves_fast)
     small = 0 if contract.sizes else len(proof.probe_sizes(contract))
     recognition = None
     if export.segmenter is not None:  # one that cannot be loaded ends the export here
@@ -130,7 +133,8 @@ def export_bundle(
         bundle.save_golden(proof.make_golden(generator, contract), folder)
 
         write_graphs(version, generator, contract, precisions, own)
-        graph = proof.check_graph(version / GRAPH_FILE, "fp32", references, small)
+        with progress.stage("check the graph"):
+            graph = proof.check_graph(version / GRAPH_FILE, "fp32", references, small)
 
         verdicts = judge(version, generator, contract, references, small, precisions, recognition)
         # bfloat16 has no file of its own that could be missing.
@@ -155,7 +159,10 @@ def export_bundle(
             "precisions": {v.precision: v.to_json() for v in verdicts},
             "left_out": left_out,
         }
-        served = describe(folder, checkpoint, contract, settings, largest, engine, known, proven)
+        with progress.stage(f"write {repository}"):
+            served = describe(
+                folder, checkpoint, contract, settings, largest, engine, known, proven
+            )
 
     remember(served.bundle_hash, measured, repository / VERSION, precision="exact")
     if proves_fast:
@@ -218,15 +225,18 @@ def write_graphs(
 ) -> None:
     """Write the graphs into a version's folder; int8's ranges come from own or else drawn maps."""
     graph, model = version / GRAPH_FILE, version / bundle.CPU_FILE
-    export_onnx(ServedGenerator(generator, contract).eval(), graph)
+    with progress.stage(f"write {GRAPH_FILE}"):
+        export_onnx(ServedGenerator(generator, contract).eval(), graph)
     norms = sum(isinstance(module, nn.InstanceNorm2d) for module in generator.modules())
     check_rules(onnx.load(graph, load_external_data=False), instance_norms=norms)
     write_accurate_norms(graph, model)
     if "fp16" in precisions:
         half = ServedGenerator(HalfGenerator(generator).eval(), contract).eval()
-        export_onnx(half, version / FP16_FILE, weights=WEIGHTS[FP16_FILE])
+        with progress.stage(f"write {FP16_FILE}"):
+            export_onnx(half, version / FP16_FILE, weights=WEIGHTS[FP16_FILE])
     if "int8" in precisions:
-        quantise(model, version / INT8_FILE, proof.calibration_maps(contract, own))
+        with progress.stage(f"write {INT8_FILE}, with ranges from {proof.CALIBRATION_MAPS} maps"):
+            quantise(model, version / INT8_FILE, proof.calibration_maps(contract, own))
 
 
 def judge(
@@ -297,7 +307,7 @@ def describe(
         "serving": dataclasses.asdict(settings),
         "opset": OPSET,
         "proof": proven,
-        "machine": engine_versions(),
+        "machine": engine_facts(),
         "versions": {
             "sceneloom": __version__,
             "python": platform.python_version(),

@@ -24,7 +24,7 @@ from typing import Any
 
 import numpy as np
 
-from sceneloom import __version__
+from sceneloom import __version__, progress
 from sceneloom.contract import Contract
 from sceneloom.errors import EngineError, ParityError, PlanRefusedError, require
 from sceneloom.files import file_hash
@@ -171,15 +171,18 @@ def _build(job: _Job, path: Path, norms: str) -> PlanRecord:
         write_group_norms(job.graph, graph)
         if job.graph.with_name(weights).is_file():  # small graphs hold their own
             shutil.copyfile(job.graph.with_name(weights), graph.with_name(weights))
-    path.write_bytes(build_plan(graph, job.contract, job.profiles, job.settings, norms))
+    with progress.stage(f"build the plan, norms {norms}"):
+        path.write_bytes(build_plan(graph, job.contract, job.profiles, job.settings, norms))
     record = _describe(job, path, norms)
     write_record(path, record)
     parity: Parity | None = None
     with TensorRTSynthesizer(path, device=job.settings.device) as engine:
         if job.references.requests:
-            parity = run_parity(job.references.pictures, engine, job.references.requests)
+            with progress.stage("prove the plan"):
+                parity = run_parity(job.references.pictures, engine, job.references.requests)
             check_parity(parity, job.settings.precision, f"TensorRT {job.machine.tensorrt}")
-        latency = _time(engine, job.profiles[0], job.settings.timed_runs)
+        with progress.stage(f"time {job.settings.timed_runs} pictures"):
+            latency = _time(engine, job.profiles[0], job.settings.timed_runs)
     return dataclasses.replace(
         record,
         parity=None if parity is None else parity.to_json(),

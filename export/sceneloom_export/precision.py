@@ -38,6 +38,7 @@ from sceneloom.schema import LabelSchema
 from sceneloom.synthesizer import Synthesizer
 from sceneloom_export.graph import quiet
 from sceneloom_serving.bundle import INT8_FILE, WEIGHTS
+from sceneloom_serving.parity import MAX_LOST_IOU
 from sceneloom_training.data.geometry import resize_nearest
 from sceneloom_training.evaluation.evaluate import resize_picture
 from sceneloom_training.evaluation.scores import count_classes, score, truth_table
@@ -180,9 +181,6 @@ class _Maps(quantization.CalibrationDataReader):  # type: ignore[misc]
         return None if request is None else tensors(*stack([request]))
 
 
-MAX_LOST = 1.0  # points of mean IoU that bf16 and int8 may lose
-
-
 class Recognition:
     """A segmenter, and maps of the pictures that it sees."""
 
@@ -209,9 +207,10 @@ class Recognition:
     ) -> float:
         """Points of mean IoU that a precision loses, or gains below 0; raises ParityError."""
         before, after = self.mean_iou(references), self.mean_iou(candidates)
-        if before - after > MAX_LOST:
+        if before - after > MAX_LOST_IOU:
             raise ParityError(
                 f"{precision} loses {before - after:.1f} points of mean IoU in the eyes of "
-                f"{self._segmenter.name} ({before:.1f} to {after:.1f}), {MAX_LOST:g} is the limit"
+                f"{self._segmenter.name} ({before:.1f} to {after:.1f}), {MAX_LOST_IOU:g} is the "
+                "limit"
             )
         return before - after

@@ -72,7 +72,8 @@ def make_references(
     generator: SynthesisNetwork, contract: Contract, maps: list[Request]
 ) -> References:
     """PyTorch's pictures in float32 on the CPU."""
-    pictures = reference_pictures(TorchSynthesizer(generator, contract), maps)
+    torch_ = TorchSynthesizer(generator, contract)
+    pictures = reference_pictures(torch_, maps, "render with PyTorch")
     return References(requests=maps, pictures=pictures)
 
 
@@ -113,7 +114,7 @@ def _judge(
     engine: Synthesizer,
     recognition: Recognition | None,
 ) -> PrecisionVerdict:
-    pictures = reference_pictures(engine, references.requests)
+    pictures = reference_pictures(engine, references.requests, f"judge {precision}")
     found, lost, reason = parity.compare(references.pictures, pictures), None, None
     try:
         parity.check_proof(found, precision, name, len(references.requests))

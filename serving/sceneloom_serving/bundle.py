@@ -46,8 +46,8 @@ from sceneloom_serving.plan_record import read_record, record_path
 
 REPORT_FILE, GOLDEN_FILE, REFERENCES_FILE = "report.json", "golden.npz", "references.npz"
 VERSION = f"{MODEL_NAME}/1"  # the folder of the files below
-GRAPH_FILE, CPU_FILE = "model.onnx", "onnxruntime.onnx"
-FP16_FILE, INT8_FILE = "fp16.onnx", "int8.onnx"
+GRAPH_FILE, FP16_FILE = "model.onnx", "fp16.onnx"  # the served graph, and in half: for GPUs
+CPU_FILE, INT8_FILE = "onnxruntime.onnx", "int8.onnx"  # with accurate norms: for CPUs
 PLAN_FILE = "model.plan"
 """The TensorRT plan of `sceneloom engine`; Triton's tensorrt backend expects this name."""
 WEIGHTS = {

@@ -20,21 +20,16 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, TypeVar
 
+from sceneloom import progress
 from sceneloom.errors import EngineError, SceneLoomError
 from sceneloom.files import file_hash, write_whole
 from sceneloom.request import Request, stack
 from sceneloom.synthesizer import Synthesizer
-from sceneloom.text import parse_json
+from sceneloom.text import counted, parse_json
 from sceneloom.version import __version__
 from sceneloom_serving import bundle
 from sceneloom_serving.bundle import VERSION, References
-from sceneloom_serving.engines import (
-    ENGINES,
-    EngineSpec,
-    cache_folder,
-    engine_versions,
-    unavailable,
-)
+from sceneloom_serving.engines import ENGINES, EngineSpec, cache_folder, engine_facts, unavailable
 from sceneloom_serving.parity import (
     CLASSES,
     Parity,
@@ -87,25 +82,31 @@ def measure_engines(
     """Compare every engine's pictures, then time those that pass in turn; they stay loaded until
     then. `without` is precision -> reason to skip it.
     """
-    measured: dict[str, Measured] = {}
+    measured = {
+        name: Measured(
+            engine=name, reason=without.get(engine.precision) or unavailable(engine, version)
+        )
+        for name, engine in engines.items()
+    }
+    able = [name for name, one in measured.items() if one.reason is None]
     with contextlib.ExitStack() as opened:
         passed: dict[str, Synthesizer] = {}
-        for name, engine in engines.items():
-            reason = without.get(engine.precision) or unavailable(engine, version)
-            parity = None
-            if reason is None:
-                with contextlib.ExitStack() as failed:
-                    try:
-                        path = version / engine.file
-                        running = failed.enter_context(engine.open(path, max_batch_size))
-                        parity = run_parity(references.pictures, running, references.requests)
-                        check_proof(parity, engine.precision, name, len(references.requests))
-                        passed[name] = running
-                        opened.push(failed.pop_all())
-                    except SceneLoomError as error:
-                        reason = str(error)
+        for name in progress.steps(able, "measure"):
+            engine, parity, reason = engines[name], None, None
+            with contextlib.ExitStack() as failed:
+                try:
+                    path = version / engine.file
+                    running = failed.enter_context(engine.open(path, max_batch_size))
+                    parity = run_parity(references.pictures, running, references.requests)
+                    check_proof(parity, engine.precision, name, len(references.requests))
+                    passed[name] = running
+                    opened.push(failed.pop_all())
+                except SceneLoomError as error:
+                    reason = str(error)
             measured[name] = Measured(engine=name, parity=parity, reason=reason)
-        for name, taken in _time_in_turn(passed, references.requests[-1]).items():
+        with progress.stage(f"time {counted(len(passed), 'engine')} in turn"):
+            times = _time_in_turn(passed, references.requests[-1])
+        for name, taken in times.items():
             if isinstance(taken, SceneLoomError):
                 measured[name] = Measured(engine=name, reason=str(taken))
             else:
@@ -339,7 +340,7 @@ def _facts(version: Path, engines: Mapping[str, EngineSpec]) -> dict[str, Any]:
     references = version.parents[1] / bundle.REFERENCES_FILE
     return {
         "sceneloom": __version__,
-        "machine": engine_versions(),
+        "machine": engine_facts(engines),
         "available": [name for name, one in engines.items() if unavailable(one, version) is None],
         "references": file_hash(references) if references.is_file() else None,
     }

@@ -1,4 +1,7 @@
-"""The engines of an export bundle and the machine that runs them (docs/runtimes.md)."""
+"""The engines of an export bundle and the machine that runs them (docs/runtimes.md).
+
+A new engine is one row of `ENGINES`.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,7 @@ import dataclasses
 import importlib.metadata
 import os
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +34,8 @@ class EngineSpec:
     """Its pictures must keep the limits of this precision."""
     file: str
     make_file: str
+    packages: tuple[str, ...]
+    """Packages of its runtime: another version of one is measured anew."""
     gpu: bool
     check: Callable[[], object]
     """Raises a SceneLoomError if this machine cannot run it."""
@@ -54,6 +59,7 @@ def _onnx_runtime(precision: Precision, file: str, provider: Provider) -> Engine
         precision=precision,
         file=file,
         make_file="sceneloom export --precision exact",
+        packages=("onnxruntime", "onnxruntime-gpu"),
         gpu=provider != "cpu",
         check=check,
         open=lambda path, n: OnnxRuntimeSynthesizer(path, provider=provider, max_batch_size=n),
@@ -71,6 +77,7 @@ def _openvino(precision: Precision, file: str) -> EngineSpec:
         precision=precision,
         file=file,
         make_file=f"sceneloom export --precision {'exact' if precision == 'fp32' else 'fast'}",
+        packages=("openvino",),
         gpu=False,
         check=check,
         open=lambda path, n: OpenVinoSynthesizer(path, precision=precision, max_batch_size=n),
@@ -91,6 +98,7 @@ ENGINES = {
             precision="fp16",
             file=PLAN_FILE,
             make_file="sceneloom engine",
+            packages=("tensorrt",),
             gpu=True,
             check=this_machine,
             open=lambda path, batch: TensorRTSynthesizer(path),
@@ -101,7 +109,7 @@ ENGINES = {
 
 
 def unavailable(engine: EngineSpec, version: Path | None = None) -> str | None:
-    """Reason why an engine cannot run here, or not this version's folder; None if it can."""
+    """Reason why an engine cannot run here, or not this version's folder, or None."""
     try:
         engine.check()
     except SceneLoomError as error:
@@ -134,13 +142,12 @@ def open_engine(name: str, version: Path, *, max_batch_size: int = 1) -> Synthes
     return engine.open(version / engine.file, max_batch_size)
 
 
-_PACKAGES = ("torch", "onnx", "onnxruntime", "openvino", "numpy", "tritonclient", "nvidia-pytriton")
+_PACKAGES = ("torch", "onnx", "numpy", "tritonclient", "nvidia-pytriton")
 _FLAGS = ("avx2", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8")
-_ENGINE_PACKAGES = ("onnxruntime", "onnxruntime-gpu", "openvino", "tensorrt")
 
 
 def describe_machine() -> dict[str, Any]:
-    """Processor, memory, GPUs, system, versions and load; no names of hosts or paths."""
+    """Processor, memory, GPUs, system, versions and load, without names of hosts or paths."""
     gpus = Path("/proc/driver/nvidia/gpus").glob("*/information")
     return {
         "cpu": _field("/proc/cpuinfo", "model name") or platform.processor(),
@@ -150,17 +157,22 @@ def describe_machine() -> dict[str, Any]:
         "gpus": [_field(str(file), "Model") or "unknown" for file in sorted(gpus)],
         "system": f"{platform.system()} {platform.release()}",
         "python": platform.python_version(),
-        "versions": {name: _version(name) for name in _PACKAGES},
+        "versions": {name: _version(name) for name in _PACKAGES} | runtime_versions(),
         "load_average": round(os.getloadavg()[0], 2),
     }
 
 
-def engine_versions() -> dict[str, Any]:
-    """Processor, cores, GPUs and versions of runtimes; equal facts give an equal choice."""
-    facts = describe_machine()
-    kept = ("cpu", "cpu_flags", "cores", "gpus")
-    versions = {name: _version(name) for name in _ENGINE_PACKAGES}
-    return {**{key: facts[key] for key in kept}, "versions": versions}
+def runtime_versions(engines: Mapping[str, EngineSpec] = ENGINES) -> dict[str, str | None]:
+    """Versions of the engines' packages; None for one that is not installed."""
+    names = sorted({name for engine in engines.values() for name in engine.packages})
+    return {name: _version(name) for name in names}
+
+
+def engine_facts(engines: Mapping[str, EngineSpec] = ENGINES) -> dict[str, Any]:
+    """Processor, cores, GPUs and versions of runtimes: equal facts give an equal choice."""
+    machine = describe_machine()
+    kept = {key: machine[key] for key in ("cpu", "cpu_flags", "cores", "gpus")}
+    return {**kept, "versions": runtime_versions(engines)}
 
 
 def cache_folder() -> Path:

@@ -22,7 +22,7 @@ from sceneloom_export.engine import build_engine
 from sceneloom_export.settings import PlanSettings
 from sceneloom_serving.bundle import PLAN_FILE
 from sceneloom_serving.gpu import this_machine
-from sceneloom_serving.parity import LIMITS, compare
+from sceneloom_serving.parity import SERVING_LIMITS, compare
 from sceneloom_serving.plan_record import PlanRecord
 from sceneloom_serving.tensorrt_runtime import TensorRTSynthesizer
 from sceneloom_training.networks import GeneratorArchitecture
@@ -88,7 +88,7 @@ def test_parity_latency_and_batches(plan: Path) -> None:
         singly = [engine.synthesize(*pair) for pair in zip(labels, instances, strict=True)]
         # Profiles have kernels of their own: equal within the limits of the precision, not in bits.
         parity = compare(singly, together)
-        limits = LIMITS["fp16" if record.precision == "fp16" else "fp32"]
+        limits = SERVING_LIMITS["fp16" if record.precision == "fp16" else "fp32"]
         assert limits.max is None or parity.max <= 2 * limits.max
         assert limits.psnr is None or parity.psnr >= limits.psnr
         assert len({image.tobytes() for image in singly}) == 5

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from tritonclient.grpc import model_config_pb2
 from sceneloom.contract import Contract
 from sceneloom.errors import InputError, SchemaError, SizeError
 from sceneloom.schema import load_schema
-from sceneloom_export.repository import fill_config
+from sceneloom_export.repository import write_configs
 from sceneloom_export.settings import TritonSettings
 from sceneloom_serving import templates
 
@@ -21,13 +22,8 @@ CITYSCAPES = Contract(schema=load_schema("cityscapes"), boundaries=True, size_mu
 
 def written(contract: Contract, settings: TritonSettings, folder: Path) -> Any:
     target = folder / "config.pbtxt"
-    fill_config(
-        templates() / "synthesis" / "config.pbtxt",
-        target,
-        contract,
-        settings,
-        engine="onnxruntime-fp32",
-    )
+    shutil.copyfile(templates() / "synthesis" / "config.pbtxt", target)
+    write_configs(folder, contract, settings, largest=(1024, 2048), engine="onnxruntime-fp32")
     return text_format.Parse(target.read_text(), model_config_pb2.ModelConfig())
 
 

@@ -103,6 +103,7 @@ class Bundle:
             precision=precision,
             file=file,
             make_file="make it",
+            packages=("numpy",),
             gpu=False,
             check=check,
             open=opened,
@@ -282,6 +283,7 @@ def test_choice_is_remembered(both: Bundle, cache: Path) -> None:
     assert content["bundle_hash"] == HASH
     assert content["precision"] == "exact"
     assert content["machine"]["cores"] == len(os.sched_getaffinity(0))
+    assert content["machine"]["versions"] == {"numpy": np.__version__}  # of the engines' rows
     assert content["available"] == ["slow", "fast"]
     assert content["measured"]["slow"]["seconds"] >= 0.02
 
