@@ -14,7 +14,6 @@ import hashlib
 import importlib.metadata
 import json
 import platform
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -35,9 +34,9 @@ from sceneloom_export.graph import OPSET, check_rules, export_onnx
 from sceneloom_export.norms import write_accurate_norms
 from sceneloom_export.precision import Recognition, quantise
 from sceneloom_export.proof import OwnMaps, PrecisionVerdict
-from sceneloom_export.repository import write_configs, write_encoded_models
+from sceneloom_export.repository import copy_template, write_configs, write_encoded_models
 from sceneloom_export.settings import ExportSettings, TritonSettings
-from sceneloom_serving import bundle, templates
+from sceneloom_serving import bundle
 from sceneloom_serving.bundle import FP16_FILE, GRAPH_FILE, INT8_FILE, VERSION, WEIGHTS, References
 from sceneloom_serving.choice import Known, Measured, fastest, known_of, measure_engines, remember
 from sceneloom_serving.engines import ENGINES, engine_facts
@@ -82,18 +81,12 @@ def export_bundle(
     largest: tuple[int, int] = (1024, 2048),
     export: ExportSettings | None = None,
 ) -> Exported:
-    """Export a checkpoint bundle to a Triton repository; nothing is written unless float32 passes,
+    """Export a checkpoint bundle to a Triton repository. Nothing is written unless float32 passes,
     and only those of the other precisions that pass.
 
-    Args:
-        checkpoint_folder: a checkpoint bundle.
-        repository: the folder to write; replaces an export bundle, refuses anything else.
-        settings: how the model is served.
-        sizes: the (height, width) pairs to serve, or None for any multiple.
-        largest: without `sizes`, the (height, width) of the parity proof beside small maps,
-            multiples of the model's. The norms sum over the whole picture, so small maps alone
-            prove little.
-        export: precisions, and maps of the proof.
+    `repository` replaces an export bundle and refuses anything else. `sizes` are (height, width)
+    pairs to serve, or None for any multiple. `largest`, without `sizes`, is the (height, width) of
+    the parity proof beside small maps, which prove little: the norms sum over the whole picture.
 
     Raises CheckpointError, InputError for unreadable maps, SizeError if `largest` is no multiple,
     GraphRuleError if the graph breaks an engine's rule, ParityError if a float32 engine differs
@@ -125,8 +118,7 @@ def export_bundle(
     with replace_folder(
         repository, marker=bundle.REPORT_FILE, files=_FILES, kind=kind, error=ExportError
     ) as folder:
-        ignore = shutil.ignore_patterns("__pycache__")
-        shutil.copytree(templates() / MODEL_NAME, folder / MODEL_NAME, ignore=ignore)
+        copy_template(MODEL_NAME, folder)
         version = folder / VERSION
         references = proof.make_references(generator, contract, maps)
         bundle.save_references(references, folder)
@@ -223,7 +215,7 @@ def write_graphs(
     precisions: Sequence[Precision],
     own: list[Request],
 ) -> None:
-    """Write the graphs into a version's folder; int8's ranges come from own or else drawn maps."""
+    """Write the graphs into a version's folder, with int8's ranges from own or else drawn maps."""
     graph, model = version / GRAPH_FILE, version / bundle.CPU_FILE
     with progress.stage(f"write {GRAPH_FILE}"):
         export_onnx(ServedGenerator(generator, contract).eval(), graph)
@@ -248,7 +240,7 @@ def judge(
     precisions: Sequence[Precision],
     recognition: Recognition | None,
 ) -> list[PrecisionVerdict]:
-    """Judge every precision but float32, and remove the graph of each refused one; raises
+    """Judge every precision but float32, and remove the graph of each refused one. Raises
     ParityError if the half graph of a model that passes differs.
     """
     verdicts = [
@@ -278,7 +270,7 @@ def describe(
     known: Known,
     proven: dict[str, Any],
 ) -> Contract:
-    """Write the configurations and report.json; returns the served contract."""
+    """Write the configurations and report.json. Returns the served contract."""
     version = folder / VERSION
     engines = sorted(path for path in version.iterdir() if path.suffix in (".onnx", ".bin"))
     hashes = {path.relative_to(folder).as_posix(): file_hash(path) for path in engines}

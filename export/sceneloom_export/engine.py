@@ -65,15 +65,12 @@ def build_engine(
     keep: bool = False,
     show: Callable[[str], None] = print,
 ) -> PlanRecord:
-    """Build the fastest plan within the limits of its precision, in minutes; the kept one's record.
+    """Build the fastest plan within the limits of its precision, in minutes. Returns its record.
 
-    Args:
-        model: `model.onnx` of an export bundle; this TensorRT's graph is taken from beside it.
-        plan: the file to write, with its record beside it; None is `PLAN_FILE` beside the model.
-        unproven: build although no reference picture has a size that the plan takes.
-        keep: build nothing if the existing plan has the same graph and settings and may be loaded
-            on this machine.
-        show: called with a line at a time.
+    `model` is `model.onnx` of an export bundle, with this TensorRT's graph beside it. `plan` is the
+    file to write, by default `PLAN_FILE` beside the model. `unproven` builds without a reference
+    picture of a size that the plan takes. `keep` builds nothing if the existing plan has the same
+    graph and settings and may be loaded on this machine.
 
     Raises MissingDependencyError without TensorRT's bindings or cuda-python, EngineError without a
     GPU, for a missing or changed file or a failure of TensorRT, SizeError for a wrong profile,

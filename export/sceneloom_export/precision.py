@@ -55,7 +55,7 @@ class RoundedSynthesizer(Synthesizer):
         """Copy a float32 generator and round its weights, except norms' scales and shifts."""
         super().__init__(contract)
         self.largest: dict[str, float] = {}
-        """Layer -> largest absolute value before rounding; NaN if one was not finite."""
+        """Layer -> largest absolute value before rounding, or NaN if one was not finite."""
         self._dtype = dtype
         rounded = copy.deepcopy(generator).eval()
         for module in rounded.modules():

@@ -52,7 +52,7 @@ class PrecisionVerdict:
     reason: str | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """The verdict as a JSON object; a layer that was not finite is null."""
+        """The verdict as a JSON object, with null for a layer that was not finite."""
         largest = {n: v if v == v else None for n, v in self.largest.items()}
         return {
             "parity": self.parity.to_json(),
@@ -84,7 +84,7 @@ def judge_rounded(
     references: References,
     recognition: Recognition | None = None,
 ) -> PrecisionVerdict:
-    """Check PyTorch's graph rounded to fp16 or bf16; recognition checks bf16 only."""
+    """Check PyTorch's graph rounded to fp16 or bf16, and bf16's recognition."""
     rounded = RoundedSynthesizer(generator, contract, _DTYPES[precision])
     seen = recognition if precision == "bf16" else None
     name = f"PyTorch's graph rounded to {precision}"
@@ -153,11 +153,9 @@ _GOLDEN_CLASSES = 16  # as in streets
 def reference_maps(
     contract: Contract, largest: tuple[int, int], own: list[Request], *, kinds: bool = False
 ) -> list[Request]:
-    """The maps of the parity proof: shapes at small sizes, or at the contract's; for fast
-    precisions `kinds` and streets at a moderate size; the user's own; and one at the `largest`
-    size.
-
-    The last is a street for Cityscapes' schemas: inaccurate norms fail on its large even regions.
+    """The maps of the parity proof: shapes at small sizes or the contract's, with `kinds` for fast
+    precisions all kinds and streets at a moderate size, the user's own, and one at `largest`: for
+    Cityscapes' schemas a street, on whose large even regions inaccurate norms fail.
     """
     sizes = probe_sizes(contract)
     last = max(sizes, key=lambda s: s[0] * s[1])
@@ -310,7 +308,7 @@ _MAX_REGIONS = 200
 _FEW = 6
 KINDS = ("even", "stripes", "slopes", "crowd", "cells", "rings", "blocks", "lines")
 _MANY_CLASSES = ("cells", "blocks")
-"""Kinds with all classes of the schema; the others have a few."""
+"""Kinds with all classes of the schema. The others have a few."""
 
 
 def draw_kinds(contract: Contract, height: int, width: int, seed: int) -> list[Request]:

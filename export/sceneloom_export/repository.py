@@ -54,6 +54,12 @@ _OWN_TENSORS = {
 """Input of `synthesis` -> its names in the templates on its way from the files."""
 
 
+def copy_template(model: str, repository: Path) -> None:
+    """Copy the template of a model into a repository."""
+    ignore = shutil.ignore_patterns("__pycache__")
+    shutil.copytree(templates() / model, repository / model, ignore=ignore)
+
+
 def write_configs(
     folder: Path,
     contract: Contract,
@@ -172,8 +178,7 @@ def write_encoded_models(repository: Path, settings: TritonSettings) -> None:
     """Write the encoded path's models for the served configurations of `synthesis`."""
     served = repository / MODEL_NAME
     for model in ENCODED_MODELS:
-        ignore = shutil.ignore_patterns("__pycache__")
-        shutil.copytree(templates() / model, repository / model, ignore=ignore)
+        copy_template(model, repository)
     configs = [served / "config.pbtxt", *sorted((served / "configs").glob("*.pbtxt"))]
     for model in (ENCODED_MODEL, DECODE_MODEL):
         template = read_config(repository / model / "config.pbtxt")

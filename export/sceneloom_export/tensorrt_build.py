@@ -34,7 +34,7 @@ def generation(version: str) -> int:
 
 
 def norm_choices(version: str, settings: PlanSettings) -> list[str]:
-    """The forms of InstanceNormalization to build; the fastest is kept."""
+    """The forms of InstanceNormalization to build, of which the fastest is kept."""
     if generation(version) == 8:
         return ["group"]
     if settings.version_compatible or settings.hardware != "none":
@@ -163,7 +163,7 @@ def _configure_8(trt: Any, config: Any, network: Any, settings: PlanSettings) ->
 
 
 def _constrain(trt: Any, layer: Any, *, whole: bool) -> bool:
-    """Set a layer to float32, with its outputs if `whole`; a norm's may be half."""
+    """Set a layer to float32, and its outputs if `whole`: a norm's may be half."""
     outputs = range(layer.num_outputs)
     if any(layer.get_output(i).dtype != trt.DataType.FLOAT for i in outputs):
         return False

@@ -14,10 +14,9 @@ that a server sees of it.
     DIR/synthesis/1/int8.onnx, weights-int8.bin   quantised, if requested
     DIR/synthesis_*/                the encoded path around it, for clients across a network
 
-Every file that a server reads decides what it runs: weights, configurations, the Python model, and
-TensorRT plans, which are executable code. `report.json` holds the SHA-256 of every exported file. A
-plan, built later on the serving machine, has its own in `model.plan.json`. Light: NumPy, and for
-configurations tritonclient.
+Every file that a server reads decides what it runs: weights, configurations, the Python model and
+TensorRT plans. `report.json` holds the SHA-256 of every exported file, `model.plan.json` that of a
+plan built later, on the serving machine. Needs NumPy, and for configurations tritonclient.
 
     sceneloom verify build/streets --variant tensorrt
 """
@@ -40,7 +39,7 @@ from sceneloom.contract import MODEL_NAME, Contract
 from sceneloom.errors import PlanRefusedError, ServerStartError
 from sceneloom.files import file_hash
 from sceneloom.maps import Image
-from sceneloom.request import Padding, Request, stack, tensors
+from sceneloom.request import Padding, Request, tensors
 from sceneloom.text import parse_json
 from sceneloom_serving.plan_record import read_record, record_path
 
@@ -153,7 +152,7 @@ def load_references(folder: Path) -> References:
 
 
 def _arrays(request: Request) -> dict[str, npt.NDArray[Any]]:
-    return {name: array[0] for name, array in tensors(*stack([request])).items()}
+    return tensors(request.label_map, request.instance_map, request.style)
 
 
 def _load_arrays(path: Path) -> dict[str, Any]:
@@ -178,7 +177,7 @@ def _reading(path: Path, if_missing: str = "") -> Iterator[None]:
 
 
 def _request(arrays: dict[str, Any], suffix: str) -> Request | None:
-    """The request in arrays of a file; None if types or shapes are not those of the network."""
+    """The request in arrays of a file, or None for other types or shapes than the network's."""
     labels, instances, style = (arrays.get(f"{name}{suffix}") for name in _INPUTS)
     if labels is None or labels.dtype != np.uint8 or labels.ndim != 2 or not labels.size:
         return None
@@ -228,7 +227,7 @@ def bundle_hash(repository: Path) -> str:
 
 
 def verify_repository(repository: Path, variant: str | None = None) -> int:
-    """Check every file and plan against its hash, and the files of a variant; the count of files.
+    """Check every file and plan against its hash, and a variant's files. Returns the files' count.
 
     Raises ServerStartError, or PlanRefusedError, with the first missing, unknown or changed file.
     """
@@ -285,8 +284,8 @@ def _check_kind(path: Path) -> None:
 
 
 def _refuse_unknown(repository: Path, hashes: Mapping[str, str]) -> None:
-    """Refuse foreign files: any in a model's folder, where Python imports files beside model.py
-    and Triton prefers a stub and shared libraries; elsewhere those that make a folder a model.
+    """Refuse foreign files. In a model's folder any is: Python imports files beside model.py, and
+    Triton prefers a stub and shared libraries. Elsewhere those are that make a folder a model.
     """
     files = {PurePosixPath(name).parts for name in hashes}
     known = {parts[:depth] for parts in files for depth in range(1, len(parts) + 1)}
@@ -321,7 +320,7 @@ def _refuse_unknown(repository: Path, hashes: Mapping[str, str]) -> None:
 
 
 def _entries(folder: Path) -> Iterator[Path]:
-    """Content of a folder, to the bottom; each folder comes before its content."""
+    """Content of a folder, to the bottom, each folder before its content."""
     for path in sorted(folder.iterdir()):
         if not _UNFINISHED.fullmatch(path.name):
             yield path

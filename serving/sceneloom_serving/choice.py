@@ -1,10 +1,9 @@
 """The engine that serves a bundle: the fastest within the limits of its precision on this machine,
 from the exact precisions unless fast ones are requested.
 
-Every engine that can run here renders the bundle's reference maps. Those beyond their limits are
-out; the others are timed in turn at the largest map. A fixed order decides between equally fast
-ones. The choice is remembered with the facts of the machine, the engines and the bundle, and
-repeated if one of them differs.
+Every engine that can run here renders the bundle's reference maps. Those within their limits are
+timed in turn at the largest map; a fixed order decides between equally fast ones. The choice is
+remembered with facts of machine, engines and bundle, and made again if one of them differs.
 """
 
 from __future__ import annotations
@@ -51,11 +50,11 @@ class Measured:
 
     engine: str
     parity: Parity | None = None
-    """Difference from PyTorch over all reference maps; None if it did not run."""
+    """Difference from PyTorch over all reference maps, or None if it did not run."""
     seconds: float | None = None
-    """Median time of one picture of the largest map; None if it did not run or did not pass."""
+    """Median time of one picture of the largest map, or None if it did not run or pass."""
     reason: str | None = None
-    """Reason why it may not serve; None if it may."""
+    """Reason why it may not serve, or None if it may."""
     rounds: tuple[float, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
@@ -79,7 +78,7 @@ def measure_engines(
     without: Mapping[Precision, str] = MappingProxyType({}),
     engines: Mapping[str, EngineSpec] = ENGINES,
 ) -> list[Measured]:
-    """Compare every engine's pictures, then time those that pass in turn; they stay loaded until
+    """Compare every engine's pictures, then time in turn those that pass, which stay loaded until
     then. `without` is precision -> reason to skip it.
     """
     measured = {
@@ -119,7 +118,7 @@ def measure_engines(
 def _time_in_turn(
     engines: Mapping[str, Synthesizer], request: Request
 ) -> dict[str, list[float] | SceneLoomError]:
-    """Seconds of one picture in each round; a drift of the machine meets all engines alike."""
+    """Seconds of one picture in each round, in which a drift of the machine meets all alike."""
     turns: dict[str, list[float]] = {name: [] for name in engines}
     failed: dict[str, list[float] | SceneLoomError] = {}
     batch = stack([request])
@@ -145,7 +144,7 @@ def fastest(
     precision: PrecisionClass = "exact",
     engines: Mapping[str, EngineSpec] = ENGINES,
 ) -> str:
-    """The engine that serves: of equally fast ones the most exact; raises EngineError."""
+    """The engine that serves, of equally fast ones the most exact. Raises EngineError."""
     of_class = [m for m in measured if engines[m.engine].precision in CLASSES[precision]]
     may = {m.engine: m.rounds for m in of_class if m.seconds is not None}
     if not may:
@@ -167,7 +166,7 @@ def choose_engine(
     say: Callable[[str], None] = lambda line: None,
     engines: Mapping[str, EngineSpec] = ENGINES,
 ) -> str:
-    """The engine for a bundle on this machine, remembered or measured now; raises ServerStartError
+    """The engine for a bundle on this machine, remembered or measured now. Raises ServerStartError
     without reference pictures, EngineError if none can serve.
     """
     version = repository / VERSION
@@ -185,7 +184,7 @@ def choose_engine(
 
 
 def precisions_left_out(repository: Path) -> dict[Precision, str]:
-    """Precision -> reason why export left it out; empty without a readable report."""
+    """Precision -> reason why export left it out, empty without a readable report."""
     left_out = _proof(repository).get("left_out")
     if not isinstance(left_out, dict):
         return {}
@@ -193,7 +192,7 @@ def precisions_left_out(repository: Path) -> dict[Precision, str]:
 
 
 def _proof(repository: Path) -> dict[str, Any]:
-    """The proof in export's report; empty without a readable one."""
+    """The proof in export's report, empty without a readable one."""
     try:
         proof = parse_json((repository / bundle.REPORT_FILE).read_text("utf-8"))["proof"]
     except (OSError, ValueError, KeyError, TypeError):
@@ -209,7 +208,7 @@ def remember(
     *,
     precision: PrecisionClass = "exact",
 ) -> str:
-    """Keep measurements of this bundle on this machine; the name of the engine that serves."""
+    """Keep measurements of this bundle on this machine. Returns the engine that serves."""
     chosen, facts = fastest(measured, precision, engines), _facts(version, engines)
     content = {
         **facts,
@@ -309,7 +308,7 @@ def _fast_words(
 
 
 def _parity(measured: Any, engine: str) -> Parity | None:
-    """An engine's recorded differences; None without a readable record."""
+    """An engine's recorded differences, or None without a readable record."""
     try:
         return Parity.from_json(measured[engine]["parity"])
     except (KeyError, TypeError, ValueError):
@@ -353,7 +352,7 @@ def _memory(bundle_hash: str, machine: dict[str, Any], precision: PrecisionClass
 
 
 _TIE = 1.05  # times that differ by less than this factor count as equal
-_AGREE = 0.9  # share of the rounds that a clearly faster one wins by more than that
+_AGREE = 0.9  # a clearly faster engine wins this share of the rounds by more than that factor
 _Name = TypeVar("_Name")
 
 

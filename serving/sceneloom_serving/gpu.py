@@ -48,8 +48,8 @@ def load_cuda() -> Any:
 
 
 def checked(result: Any, what: str) -> Any:
-    """The value of a CUDA call, from (status, values...): nothing, one value, or a tuple of them;
-    raises EngineError about `what`, such as ``allocating 6 MiB``, on failure.
+    """The value of a CUDA call, from (status, values...): None, one value, or a tuple of them.
+    Raises EngineError about `what`, such as ``allocating 6 MiB``, on failure.
     """
     status, *values = result
     if int(status) != 0:
@@ -96,5 +96,5 @@ def this_machine(device: int = 0) -> Machine:
 
 
 def _dotted(cuda: int) -> str:
-    """13010 is CUDA 13.1."""
+    """Write CUDA's number of a version, such as 13010, as 13.1."""
     return f"{cuda // 1000}.{cuda % 1000 // 10}"
