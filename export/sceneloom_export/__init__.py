@@ -6,6 +6,5 @@ proof.py            maps, reference pictures and verdicts; the limits: sceneloom
 precision.py        16 bit rounded, int8 quantised, recognition compared
 repository.py       Triton's configurations
 engine.py           a TensorRT plan, proven and timed; tensorrt_build.py calls TensorRT
-settings.py         settings of all of them
-*_command.py        `sceneloom export` and `sceneloom engine`
+settings.py         settings of `sceneloom export` and `sceneloom engine` (*_command.py)
 """

@@ -1,7 +1,5 @@
-"""Export: from a checkpoint bundle to a Triton model repository and the report of its proof.
-`sceneloom_serving.bundle` describes the files.
-
-The bundle is written beside its place and renamed into it after every check has passed.
+"""Export: from a checkpoint bundle to a Triton repository, whose files `sceneloom_serving.bundle`
+describes. It is written beside its place and renamed into it after every check has passed.
 
     sceneloom export checkpoints/streets --repository build/streets
 """
@@ -112,7 +110,8 @@ def export_bundle(
     if export.segmenter is not None:  # one that cannot be loaded ends the export here
         if not proves_fast:
             raise ExportError("a segmenter checks bf16 and int8, and neither is requested")
-        recognition = Recognition(export.segmenter, contract.schema, maps[-len(own) - 1 :])
+        with progress.stage("load the segmenter"):
+            recognition = Recognition(export.segmenter, contract.schema, maps[-len(own) - 1 :])
 
     kind = "an export bundle"
     with replace_folder(

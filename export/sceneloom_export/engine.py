@@ -2,13 +2,11 @@
 
     build_engine(Path("build/repository/synthesis/1/model.onnx"), PlanSettings())
 
-On TensorRT 10 and 11 one plan is built per form of InstanceNormalization; each is loaded as in
+On TensorRT 10 and 11 one plan is built per form of InstanceNormalization. Each is loaded as in
 serving, its pictures are compared with PyTorch's, and the fastest within the limits is kept. The
-plan is renamed into its place, then its record is written: a plan without a matching record is
-never loaded.
+plan is renamed into its place before its record is written: without one it is never loaded.
 
-Needs NumPy, TensorRT's bindings and cuda-python: no torch, and onnx for TensorRT 8.6 alone.
-`sceneloom engine` is the same with flags.
+Needs NumPy, TensorRT's bindings and cuda-python, and onnx for TensorRT 8.6 alone.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
 """Every InstanceNormalization rewritten: in two stages for engines on the CPU, or as
 GroupNormalization for TensorRT 8.6. Other engines take the exported graph.
 
-ONNX Runtime's CPU provider sums all of a channel's values into one float32. At 2048x1024 these are
-2,097,152, and over large even regions the rounding errors do not cancel: the first norm of a street
-scene was wrong by up to 1e-2, and the picture of the full-size network by 2 grey levels. Summed row
-by row and then over the rows, the error is a hundred times smaller, at a few per cent of the time.
+ONNX Runtime's CPU provider sums a channel's values, 2,097,152 at 2048x1024, into one float32. Over
+large even regions the rounding errors do not cancel: the picture of the full-size network was wrong
+by 2 grey levels. Summed row by row and then over the rows, the error is a hundred times smaller, at
+a few per cent of the time.
 
 TensorRT 8.6's Python parser gives InstanceNormalization to a plugin that needs cuDNN 8.
 GroupNormalization, the same function when a group is one channel, becomes its own layer. 8.6

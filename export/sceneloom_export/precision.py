@@ -1,10 +1,9 @@
 """Lower precisions: 16 bit rounded, INT8 quantised, and recognition compared.
 
-ONNX Runtime's CPU provider removes half precision casts, so it proves nothing about them: a
-convolution that reached 294,631 gave no infinity there. So PyTorch's graph runs with every tensor
-really rounded (convolutions add up in float32 before, as GPUs do), and the largest value of each
-layer is kept. A float16 graph fails if one is not finite or above `HALF_LIMIT`, a quarter of
-float16's range: other maps reach further.
+ONNX Runtime's CPU provider removes half precision casts and so proves nothing about them. So
+PyTorch's graph runs with every tensor really rounded (convolutions add up in float32 before, as
+GPUs do), and the largest value of each layer is kept. A float16 graph fails if one is not finite or
+above `HALF_LIMIT`, a quarter of float16's range: other maps reach further.
 
 INT8 comes from ONNX Runtime's quantiser: Q/DQ nodes around the convolutions, ranges found on maps.
 OpenVINO and TensorRT read the same nodes. Transposed convolutions, norms, both ends of the graph

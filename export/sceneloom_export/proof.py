@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from sceneloom import progress
 from sceneloom.contract import STYLE_ROWS, Contract
 from sceneloom.errors import InputError, ParityError, SizeError
 from sceneloom.files import LeftOut
@@ -54,12 +55,8 @@ class PrecisionVerdict:
     def to_json(self) -> dict[str, Any]:
         """The verdict as a JSON object, with null for a layer that was not finite."""
         largest = {n: v if v == v else None for n, v in self.largest.items()}
-        return {
-            "parity": self.parity.to_json(),
-            "lost_mean_iou": self.lost,
-            "largest": largest,
-            "reason": self.reason,
-        }
+        found = {"parity": self.parity.to_json(), "lost_mean_iou": self.lost}
+        return {**found, "largest": largest, "reason": self.reason}
 
     def __str__(self) -> str:
         if self.reason is not None:
@@ -88,9 +85,8 @@ def judge_rounded(
     rounded = RoundedSynthesizer(generator, contract, _DTYPES[precision])
     seen = recognition if precision == "bf16" else None
     name = f"PyTorch's graph rounded to {precision}"
-    verdict = dataclasses.replace(
-        _judge(name, precision, references, rounded, seen), largest=rounded.largest
-    )
+    verdict = _judge(name, precision, references, rounded, seen)
+    verdict = dataclasses.replace(verdict, largest=rounded.largest)
     if precision == "fp16":
         try:
             check_half_range(rounded.largest)
@@ -120,7 +116,8 @@ def _judge(
         parity.check_proof(found, precision, name, len(references.requests))
         if recognition is not None:
             count = recognition.pictures
-            lost = recognition.check(references.pictures[-count:], pictures[-count:], precision)
+            with progress.stage(f"segment the pictures of {precision}"):
+                lost = recognition.check(references.pictures[-count:], pictures[-count:], precision)
     except ParityError as error:
         reason = str(error)
     return PrecisionVerdict(precision=precision, parity=found, lost=lost, reason=reason)
@@ -296,12 +293,8 @@ def draw_probe(
     if contract.style_channels:
         instance_map, _ = renumber_instances(instance_map, STYLE_ROWS)
         style = rng.normal(0.0, 0.5, (STYLE_ROWS, contract.style_channels)).astype(np.float32)
-    return Request(
-        label_map=label_map,
-        instance_map=instance_map if contract.wants_instances else None,
-        style=style,
-        padding=Padding(),
-    )
+    instances = instance_map if contract.wants_instances else None
+    return Request(label_map=label_map, instance_map=instances, style=style, padding=Padding())
 
 
 _MAX_REGIONS = 200

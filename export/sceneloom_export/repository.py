@@ -8,8 +8,8 @@
     onnxruntime           ONNX Runtime in Triton's own backend, CUDA provider, any size
     embedded              the Python backend; equal to config.pbtxt
 
-The encoded path's models are filled in from them. The contract of a variant can name other sizes
-than that of config.pbtxt, so the two models that carry it have every variant, under the same names:
+The encoded path's models are filled in from them. A variant's contract can name other sizes, so the
+two models with a contract have every variant, under the same names:
 
     synthesis_encoded/   the ensemble that clients call, no code
     synthesis_decode/    its first step, a model.py over sceneloom_serving

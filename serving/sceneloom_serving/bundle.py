@@ -263,7 +263,7 @@ def verify_repository(repository: Path, variant: str | None = None) -> int:
         record = read_record(plan)
         if record.plan_sha256 != _hash(plan):
             raise PlanRefusedError(f"{plan}: is not the plan of {record_path(plan).name}; {again}")
-        sources = _hashes_in(record.graph)
+        sources = {v for v in record.graph.values() if isinstance(v, str) and _HASH.fullmatch(v)}
         if not sources or not sources <= set(hashes.values()):
             raise PlanRefusedError(f"{plan}: was built from a graph of another export; {again}")
     if variant is not None:
@@ -326,12 +326,6 @@ def _entries(folder: Path) -> Iterator[Path]:
             yield path
             if path.is_dir():
                 yield from _entries(path)
-
-
-def _hashes_in(value: Any) -> set[str]:
-    if isinstance(value, dict):
-        return set().union(*map(_hashes_in, value.values()))
-    return {value} if isinstance(value, str) and _HASH.fullmatch(value) else set()
 
 
 def _check_variant(repository: Path, variant: str, hashes: Mapping[str, str]) -> None:

@@ -26,17 +26,10 @@ from sceneloom.request import Request, stack
 from sceneloom.synthesizer import Synthesizer
 from sceneloom.text import counted, parse_json
 from sceneloom.version import __version__
-from sceneloom_serving import bundle
+from sceneloom_serving import bundle, parity
 from sceneloom_serving.bundle import VERSION, References
 from sceneloom_serving.engines import ENGINES, EngineSpec, cache_folder, engine_facts, unavailable
-from sceneloom_serving.parity import (
-    CLASSES,
-    Parity,
-    Precision,
-    PrecisionClass,
-    check_proof,
-    run_parity,
-)
+from sceneloom_serving.parity import CLASSES, Parity, Precision, PrecisionClass
 
 _LEAST_ROUNDS, _MOST_ROUNDS, _ROUNDS_SECONDS = 5, 20, 1.5
 # In its turn an engine renders a few pictures if they take little, and the quickest counts: the
@@ -59,11 +52,8 @@ class Measured:
 
     def to_json(self) -> dict[str, Any]:
         """The measurement as a JSON object, without rounds."""
-        return {
-            "parity": None if self.parity is None else self.parity.to_json(),
-            "seconds": self.seconds,
-            "reason": self.reason,
-        }
+        found = None if self.parity is None else self.parity.to_json()
+        return {"parity": found, "seconds": self.seconds, "reason": self.reason}
 
     def __str__(self) -> str:
         took = "" if self.seconds is None else f"{self.seconds:.3g} s a picture; "
@@ -91,18 +81,18 @@ def measure_engines(
     with contextlib.ExitStack() as opened:
         passed: dict[str, Synthesizer] = {}
         for name in progress.steps(able, "measure"):
-            engine, parity, reason = engines[name], None, None
+            engine, found, reason = engines[name], None, None
             with contextlib.ExitStack() as failed:
                 try:
                     path = version / engine.file
                     running = failed.enter_context(engine.open(path, max_batch_size))
-                    parity = run_parity(references.pictures, running, references.requests)
-                    check_proof(parity, engine.precision, name, len(references.requests))
+                    found = parity.run_parity(references.pictures, running, references.requests)
+                    parity.check_proof(found, engine.precision, name, len(references.requests))
                     passed[name] = running
                     opened.push(failed.pop_all())
                 except SceneLoomError as error:
                     reason = str(error)
-            measured[name] = Measured(engine=name, parity=parity, reason=reason)
+            measured[name] = Measured(engine=name, parity=found, reason=reason)
         with progress.stage(f"time {counted(len(passed), 'engine')} in turn"):
             times = _time_in_turn(passed, references.requests[-1])
         for name, taken in times.items():
@@ -253,9 +243,9 @@ def what_is_known(
     fast = _remembered(bundle_hash, version, engines, "fast") or {}
     difference = "not measured"
     for source, where in ((exact, ""), (fast, ""), (report, " at export")):
-        parity = _parity(source.get("measured") or source.get("engines"), engine)
-        if parity is not None:
-            difference = f"{parity}{where}"
+        found = _parity(source.get("measured") or source.get("engines"), engine)
+        if found is not None:
+            difference = f"{found}{where}"
             break
     words = _fast_words(engine, engines, fast, version, precisions_left_out(repository))
     return Known(difference=difference, fast=words)

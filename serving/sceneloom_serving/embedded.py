@@ -319,10 +319,9 @@ _PAUSE = 1.0  # seconds from a failed probe to the next
 
 
 class Heartbeat:
-    """Repeats the golden probe from a thread of its own while it is entered.
-
-    `every` is seconds between probes, and for the answer to one. A server that answers no probe in
-    time but other requests has a long queue, and is well.
+    """Repeats the golden probe from a thread while it is entered, with `every` seconds between
+    probes and for an answer. A server that answers other requests in time has a long queue, and is
+    well.
     """
 
     def __init__(self, url: str, golden: Golden, *, every: float) -> None:
@@ -362,10 +361,9 @@ HOST = "127.0.0.1"
 
 
 class HeldPorts:
-    """Ports of 127.0.0.1, chosen together and reserved until `release`, restarts included.
-
-    A bound socket with a reusable address that does not listen keeps the port from other servers
-    and from clients' connections; the server that names the port can still listen on it.
+    """Ports of 127.0.0.1, chosen together and reserved until `release`, restarts included. A bound
+    socket with a reusable address that does not listen keeps the port from other servers and from
+    clients' connections, while the server that names the port can still listen on it.
     """
 
     def __init__(self, ports: Mapping[str, int]) -> None:

@@ -1,7 +1,4 @@
-"""The engines of an export bundle and the machine that runs them (docs/runtimes.md).
-
-A new engine is one row of `ENGINES`.
-"""
+"""The engines of an export, a row of `ENGINES` each, and their machine (docs/runtimes.md)."""
 
 from __future__ import annotations
 

@@ -1,7 +1,5 @@
-"""The GPU, driver and libraries of this machine that a TensorRT plan depends on.
-
-They come from CUDA through cuda-python's runtime bindings, which report a missing driver.
-TensorRT's own objects end the process there.
+"""The GPU, driver and libraries of this machine that a TensorRT plan depends on, by cuda-python's
+runtime bindings: they report a missing driver, where TensorRT's own objects end the process.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Fewer operations, exactly: the first convolutions over the classes that occur in a map.
 
-The one-hot of a street has 35 planes, of ADE20K 150, and all but some twenty of them are zeros; the
-convolutions over it are 24 % of the published network's arithmetic. Here the planes and the
-convolutions' weights are gathered for the classes that occur; only zeros are left out.
+The one-hot of a street has 35 planes, all but some twenty of them zeros, and the convolutions over
+it are 24 % of the published network's arithmetic. Only the planes and weights of classes that occur
+are gathered here.
 """
 
 from __future__ import annotations

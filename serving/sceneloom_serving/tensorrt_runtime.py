@@ -153,10 +153,8 @@ class _Execution:
         np.copyto(image, self._buffers[OUTPUT_IMAGE].host(image.shape))
 
     def _set_shapes(self, shapes: dict[str, tuple[int, ...]]) -> None:
-        """Run once in the new shapes, then capture a graph, which belongs to the shapes of its
-        context.
-
-        The run completes the work that TensorRT leaves to the next enqueue after a change of shape.
+        """Run once in the new shapes, which completes the work that TensorRT leaves to the next
+        enqueue, then capture a graph for them.
         """
         self._discard_graph()
         self._shapes = {}
