@@ -48,7 +48,7 @@ GENERATOR = Path(__file__).resolve().parent / "generator"
 """The checkpoint bundle; see MODEL_CARD.md beside it."""
 WEIGHTS = "trained on procedural streets only (examples/street_demo/MODEL_CARD.md)"
 LOOKS = (1, 2, 3)
-"""Style seeds of the first street; the other pictures have the first of them."""
+"""Style seeds of the first street. The other pictures have the first of them."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -22,9 +22,7 @@ def main(
     repository: Path,
     sizes: tuple[str, ...] = (),
     largest: str = "2048x1024",
-    export: Annotated[
-        ExportSettings, arg(name="precision and proof"), OmitArgPrefixes
-    ] = ExportSettings(),  # noqa: B008 - frozen
+    export: Annotated[ExportSettings, arg(name="proof"), OmitArgPrefixes] = ExportSettings(),  # noqa: B008 - frozen
     settings: Annotated[TritonSettings, arg(name="serving"), OmitArgPrefixes] = TritonSettings(),  # noqa: B008 - frozen
 ) -> int:
     """Export a checkpoint bundle to a Triton model repository, if its pictures match PyTorch's.

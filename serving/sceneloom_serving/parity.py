@@ -46,10 +46,10 @@ class Parity:
     """Largest 99.9th percentile of a picture's differences."""
     mean: float
     psnr: float
-    """Least peak signal-to-noise ratio of a picture, dB; infinite if all are equal."""
+    """Least peak signal-to-noise ratio of a picture, dB, infinite if all are equal."""
 
     def to_json(self) -> dict[str, Any]:
-        """The differences as a JSON object; an infinite PSNR becomes null."""
+        """The differences as a JSON object, with null for an infinite PSNR."""
         return {**dataclasses.asdict(self), "psnr": self.psnr if math.isfinite(self.psnr) else None}
 
     @classmethod
@@ -68,7 +68,7 @@ class Parity:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Limits:
-    """Limits of a `Parity`, the least for PSNR; None is no limit."""
+    """Limits of a `Parity`, the least for PSNR. None is no limit."""
 
     max: int | None = None
     p999: float | None = None
@@ -91,7 +91,7 @@ PICTURE_LIMITS: dict[Precision, Limits] = {
     "bf16": Limits(p999=4, psnr=48),
     "int8": Limits(p999=6, psnr=42),
 }
-"""Limits of any other picture: `bench` marks engines beyond them. They serve nothing."""
+"""Limits of any other picture, with which `bench` marks engines. Serving does not use them."""
 GOLDEN_LIMITS: dict[str, float] = {"fp32": 2.0, "fp16": 2.0, "bf16": 4.0, "int8": 12.0}
 """Limits of the golden probe of a running server: largest difference of a block's mean, in grey
 levels. Another model's picture is tens of levels away.
@@ -121,7 +121,7 @@ def compare(
 def reference_pictures(
     reference: Synthesizer, requests: Sequence[Request], verb: str = "render"
 ) -> list[Image]:
-    """The reference's pictures, uint8 [1, H, W, 3] each, of maps at network size; each is a stage
+    """The reference's pictures, uint8 [1, H, W, 3] each, of maps at network size. Each is a stage
     of progress, ``VERB WIDTHxHEIGHT (2 of 5)``.
     """
     pictures = []
@@ -135,7 +135,7 @@ def reference_pictures(
 def run_parity(
     references: Sequence[Image], candidate: Synthesizer, requests: Sequence[Request]
 ) -> Parity:
-    """Compare an engine with `reference_pictures`; each map runs as two if it takes batches."""
+    """Compare an engine with `reference_pictures`. Each map runs as two if it takes batches."""
     copies = 2 if candidate.max_batch_size > 1 else 1
     expected, got = [], []
     for reference, request in zip(references, requests, strict=True):

@@ -101,7 +101,7 @@ class TensorRTSynthesizer(Synthesizer):
         return bool(used) and all(execution.graph is not None for execution in used)
 
     def close(self) -> None:
-        """Release the GPU's memory; calling it twice is fine."""
+        """Release the GPU's memory. May be called again."""
         for execution in self._executions.values():
             execution.close()
         self._executions.clear()
@@ -272,7 +272,7 @@ class Stream:
         checked(self._cuda.cudaStreamSynchronize(self.stream), "running the engine")
 
     def capture(self, work: Callable[[], None]) -> Any:
-        """Record the work as a CUDA graph for `launch`, without running it; None on failure."""
+        """Record the work as a CUDA graph for `launch`, without running it. None on failure."""
         mode = self._cuda.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
         checked(self._cuda.cudaStreamBeginCapture(self.stream, mode), "starting a capture")
         try:
