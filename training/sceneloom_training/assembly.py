@@ -74,7 +74,7 @@ def assemble(settings: TrainSettings, schema: LabelSchema | None, *, has_instanc
     options = dataclasses.asdict(settings.discriminator)
     start_from = options.pop("start_from")
     discriminator = _seeded(
-        lambda: MultiscaleDiscriminator(inputs.condition + 3, **options), seed + 1
+        lambda: MultiscaleDiscriminator(inputs.condition_channels + 3, **options), seed + 1
     )
     if start_from is not None:
         start_discriminator(discriminator, start_from)

@@ -37,8 +37,7 @@ class Ade20kDataSet(folders.TripleDataSet):
 def open_ade20k(
     root: Path, split: str, *, schema: LabelSchema, unknown: OnUnknown, instances: bool
 ) -> Ade20kDataSet:
-    """Open train or val; keys are ``ADE_train_00000001``. Raises as `open_data_set`."""
-    folders.check_split(split, tuple(FOLDERS), "ade20k")
+    """Open train or val; keys are ``ADE_train_00000001``."""
     folders.check_folder(root, "the folder ADEChallengeData2016")
     photo_folder = folders.check_folder(root / "images" / FOLDERS[split], "photographs")
     label_folder = folders.check_folder(root / "annotations" / FOLDERS[split], "label maps")

@@ -28,7 +28,6 @@ PARTS = (
     *("mouth", "u_lip", "l_lip", "hair", "hat", "ear_r", "neck_l", "neck", "cloth"),
 )
 """In painting order; the label id of a part is its position plus one, 0 is the background."""
-SPLITS = ("train", "val", "test", "all")
 MAPPING = "CelebA-HQ-to-CelebA-mapping.txt"
 _LINE = re.compile(r"([0-9]{1,9})\s+([0-9]{1,9})\s+\S+")
 _FIRST_VAL, _FIRST_TEST = 162771, 182638  # numbers in CelebA, from 0
@@ -66,10 +65,9 @@ class CelebAMaskDataSet(DataSet):
 
 
 def open_celebamask(
-    root: Path, split: str, *, schema: LabelSchema, unknown: OnUnknown
+    root: Path, split: str, *, schema: LabelSchema, unknown: OnUnknown, instances: bool
 ) -> CelebAMaskDataSet:
-    """Open a split; ``all`` needs no mapping to CelebA. Raises as `open_data_set`."""
-    folders.check_split(split, SPLITS, "celebamask")
+    """Open a split, which has no instance maps; ``all`` needs no mapping to CelebA."""
     folders.check_folder(root, "the folder CelebAMask-HQ")
     photo_folder = folders.check_folder(root / "CelebA-HQ-img", "photographs")
     mask_folder = folders.check_folder(root / "CelebAMask-HQ-mask-anno", "masks")

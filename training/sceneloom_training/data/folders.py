@@ -51,12 +51,6 @@ def has_folder(folder: Path) -> bool:
     return False
 
 
-def check_split(split: str, valid: Sequence[str], layout: str) -> None:
-    """Raise DataSetError listing the layout's splits for any other."""
-    if split not in valid:
-        raise DataSetError(f"{layout} has no split {split!r}; it has {', '.join(valid)}")
-
-
 def split_folder(root: Path, split: str, ending: str, contents: str) -> Path:
     """The folder ``<split><ending>``; raises DataSetError listing the splits if it is missing."""
     folder = root / f"{split}{ending}"

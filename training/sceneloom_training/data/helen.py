@@ -59,9 +59,10 @@ class HelenDataSet(DataSet):
         return Sample(photo=photo, label_map=label_map)
 
 
-def open_helen(root: Path, split: str, *, schema: LabelSchema, unknown: OnUnknown) -> HelenDataSet:
-    """Open a split; ``all`` needs no list. Raises as `open_data_set`."""
-    folders.check_split(split, (*LISTS, "all"), "helen")
+def open_helen(
+    root: Path, split: str, *, schema: LabelSchema, unknown: OnUnknown, instances: bool
+) -> HelenDataSet:
+    """Open a split, which has no instance maps; ``all`` needs no list of faces."""
     folders.check_folder(root, "the folder that holds images and labels")
     folder = folders.check_folder(root / "images", "photographs")
     folders.check_folder(root / "labels", "a folder of masks for each photograph")

@@ -18,11 +18,10 @@ from sceneloom.errors import DataSetError, ImageReadError, UnknownLabelError, re
 from sceneloom.maps import OnUnknown
 from sceneloom.schema import LabelSchema
 from sceneloom.text import counted
-from sceneloom_training.data.folders import check_folder, check_split
+from sceneloom_training.data.folders import check_folder
 from sceneloom_training.data.sample import DataSet, Sample, label_channels
 
 FILE = "nyu_depth_v2_labeled.mat"
-SPLITS = ("train", "test", "all")
 _ARRAYS = ("images", "labels", "instances")
 _HDF5_ERRORS = (OSError, KeyError, ValueError, RuntimeError)  # what h5py makes of damaged files
 _INSTANCES_PER_CLASS = 256  # instance numbers are 8-bit in the file
@@ -69,8 +68,7 @@ class NyuDataSet(DataSet):
 def open_nyu(
     root: Path, split: str, *, schema: LabelSchema, unknown: OnUnknown, instances: bool
 ) -> NyuDataSet:
-    """Open a split; all but ``all`` need ``splits.mat``. Raises as `open_data_set`."""
-    check_split(split, SPLITS, "nyu")
+    """Open a split; all but ``all`` need ``splits.mat``."""
     check_folder(root, f"the folder that holds {FILE}")
     require(("h5py", "scipy"), extra="train", purpose="reading NYU depth v2")
     import h5py

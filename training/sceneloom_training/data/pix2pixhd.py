@@ -19,7 +19,7 @@ from sceneloom_training.data.pictures import PICTURE_SUFFIXES
 def open_pix2pixhd(
     root: Path, split: str, *, schema: LabelSchema, unknown: OnUnknown, instances: bool
 ) -> folders.TripleDataSet:
-    """Open ``<split>_label``, ``<split>_img``, ``<split>_inst``. Raises as `open_data_set`."""
+    """Open ``<split>_label``, ``<split>_img``, ``<split>_inst``."""
     folders.check_folder(root, "the folder of a data set in pix2pixHD's layout")
     label_folder = folders.split_folder(root, split, "_label", "label maps")
     photo_folder = folders.check_folder(
