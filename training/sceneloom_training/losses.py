@@ -62,7 +62,7 @@ def feature_matching_loss(
 
 
 def l1_loss(picture: Tensor, photograph: Tensor, *, weight: float = 1.0) -> Tensor:
-    """Weighted mean difference of the pixels, pix2pix's; float [N, 3, H, W] each."""
+    """L1 between the pixels of picture and photograph, float [N, 3, H, W] (pix2pix)."""
     return functional.l1_loss(picture, photograph) * weight
 
 

@@ -20,7 +20,7 @@ _NAME = "<city>/<city>_<sequence>_<frame>"
 def open_cityscapes(
     root: Path, split: str, *, schema: LabelSchema, unknown: OnUnknown, instances: bool
 ) -> TripleDataSet:
-    """Open a split; keys are ``<city>/<city>_<sequence>_<frame>``."""
+    """Open a split, with keys ``<city>/<city>_<sequence>_<frame>``."""
     check_folder(root, "the folder that holds leftImg8bit and gtFine")
     photo_folder = check_folder(
         root / "leftImg8bit" / split, "photographs (leftImg8bit_trainvaltest)"

@@ -6,17 +6,9 @@ import dataclasses
 from collections.abc import Callable
 
 from sceneloom.schema import builtin_schemas
-from sceneloom_training.data import (
-    ade20k,
-    celebamask,
-    cityscapes,
-    helen,
-    nyu,
-    paired,
-    pix2pixhd,
-    streets,
-)
+from sceneloom_training.data import ade20k, celebamask, cityscapes, helen, nyu, paired, pix2pixhd
 from sceneloom_training.data.sample import DataSet
+from sceneloom_training.data.streets import open_streets
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -24,11 +16,9 @@ class Layout:
     """A publisher's layout of a data set."""
 
     open: Callable[..., DataSet]
-    """Called as (root, split, schema=, unknown=, instances=); without `schemas`, as (root, split);
-    for streets, with (seeds, (height, width)) in place of root and split.
-    """
+    """Takes (root, split, schema=, unknown=, instances=), without `schemas` (root, split) alone."""
     schemas: tuple[str, ...]
-    """Built-in label schemas of its ids, the default first; empty: it has no label maps."""
+    """Built-in label schemas of its ids, the default first. Empty without label maps."""
     splits: tuple[str, ...] | str
     """The valid splits, or what a split means where any name may be one."""
 
@@ -54,18 +44,17 @@ LAYOUTS = {
     "helen": Layout(open=helen.open_helen, schemas=("helen",), splits=(*helen.LISTS, "all")),
     "paired": Layout(open=paired.open_paired, schemas=(), splits=_START),
     "streets": Layout(
-        open=streets.open_streets,
+        open=open_streets,
         schemas=("cityscapes", "cityscapes-eval", "cityscapes-markings"),
         splits="any; the seeds alone decide",
     ),
 }
-"""Name -> layout; settings, help and `open_data_set` follow this table."""
+"""Layout by its name. Settings, help and `open_data_set` follow this table."""
 
 
 def describe_splits() -> str:
     """The splits of each layout, for the help."""
-    said = {
-        name: layout.splits if isinstance(layout.splits, str) else ", ".join(layout.splits)
-        for name, layout in LAYOUTS.items()
-    }
-    return ". ".join(f"{name}: {splits}" for name, splits in said.items()) + "."
+    return " ".join(
+        f"{name}: {x if isinstance(x, str) else ', '.join(x)}."
+        for name, x in ((name, layout.splits) for name, layout in LAYOUTS.items())
+    )

@@ -29,7 +29,7 @@ _INSTANCES_PER_CLASS = 256  # instance numbers are 8-bit in the file
 
 @dataclasses.dataclass(kw_only=True, eq=False)
 class NyuDataSet(DataSet):
-    """Samples of the HDF5 file; keys are ``0001`` and so on, the publisher's own numbers."""
+    """Samples of the HDF5 file. Keys are the publisher's numbers, such as ``0001``."""
 
     schema: LabelSchema
     path: Path
@@ -37,7 +37,7 @@ class NyuDataSet(DataSet):
     """Table of `read_classes40`."""
 
     def read(self, index: int) -> Sample:
-        """Read one sample; an instance id is ``class * 256 + number``, of the 894 classes."""
+        """Read one sample. An instance id is ``class * 256 + number``, of the 894 classes."""
         import h5py
 
         name = f"{self.path}, sample {self.keys[index]}"
@@ -68,7 +68,7 @@ class NyuDataSet(DataSet):
 def open_nyu(
     root: Path, split: str, *, schema: LabelSchema, unknown: OnUnknown, instances: bool
 ) -> NyuDataSet:
-    """Open a split; all but ``all`` need ``splits.mat``."""
+    """Open a split. ``train`` and ``test`` need ``splits.mat``."""
     check_folder(root, f"the folder that holds {FILE}")
     require(("h5py", "scipy"), extra="train", purpose="reading NYU depth v2")
     import h5py
@@ -121,7 +121,7 @@ _HEADER = ["id", "nyu40"]
 
 
 def read_split(root: Path, split: str, count: int) -> list[int]:
-    """The numbers, from 1, of a split's samples; raises DataSetError without ``splits.mat``."""
+    """Read the numbers, from 1, of a split's samples. Raises DataSetError."""
     path = root / SPLITS_FILE
     if not path.is_file():
         raise DataSetError(f"{path}: no such file; the split {split!r} needs it, 'all' does not")
@@ -132,7 +132,7 @@ def read_split(root: Path, split: str, count: int) -> list[int]:
 
 
 def read_classes40(root: Path) -> npt.NDArray[np.uint8]:
-    """Class of the file -> class of 40, uint8 [895]; 0 stays unlabelled. Raises DataSetError."""
+    """Read the table of 40 classes, uint8 [895], with 0 for unlabelled. Raises DataSetError."""
     if (root / MAPPING_MAT).is_file():
         path = root / MAPPING_MAT
         classes = _whole_numbers(path, "mapClass")

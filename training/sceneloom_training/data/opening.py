@@ -1,6 +1,4 @@
-"""Open a data set by its layout, and examine it: files without partners, sizes that differ,
-photographs with an EXIF orientation.
-"""
+"""Open a data set by its layout, and examine the sizes and orientations of its files."""
 
 from __future__ import annotations
 
@@ -23,9 +21,9 @@ from sceneloom_training.data.settings import DataSettings
 
 
 def open_data_set(settings: DataSettings) -> DataSet:
-    """Find a data set's files, and which belong together; reads none of the pictures. Raises
-    DataSetError for missing folders, splits and partners, InputError for a schema with other ids
-    than the layout, SchemaError for an invalid one.
+    """Find a data set's files, and their partners, without reading a picture. Raises DataSetError
+    for missing folders, splits and partners, InputError for a schema with other ids than the
+    layout, SchemaError for an invalid one.
     """
     layout, name, split = LAYOUTS[settings.layout], settings.labels, settings.split
     options: dict[str, Any] = {}
@@ -48,7 +46,7 @@ def open_data_set(settings: DataSettings) -> DataSet:
     if settings.root is None:  # streets alone have no folder
         seeds = range(settings.streets_seed, settings.streets_seed + settings.streets_count)
         place = seeds, parse_size(settings.streets_size, of="streets_size")
-    with progress.stage("finding the data set's files"):
+    with progress.stage("find the data set's files"):
         return layout.open(*place, **options)
 
 
@@ -58,11 +56,11 @@ _LISTED = 10
 
 
 def examine(data: DataSet, root: Path | None) -> list[str]:
-    """Read the headers of all files; notes for the user. Raises DataSetError listing the first ten
-    samples with files that differ in size or cannot be read.
+    """Read the headers of all files and return notes for the user. Raises DataSetError listing the
+    first ten samples with files that differ in size or cannot be read.
     """
     files = [each for each in map(data.files_of_one_size, range(len(data))) if each]
-    with progress.stage("reading the headers of its files"), ThreadPoolExecutor(_THREADS) as pool:
+    with progress.stage("read the headers of its files"), ThreadPoolExecutor(_THREADS) as pool:
         seen = list(pool.map(_read_headers, files))
     problems = [problem for problem, _ in seen if problem]
     if len(problems) == 1:

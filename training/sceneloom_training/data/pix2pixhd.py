@@ -1,9 +1,9 @@
-"""pix2pixHD's own layout: ``<root>/train_label``, ``train_inst`` and ``train_img``.
+"""pix2pixHD's own layout: ``<root>/train_label``, ``train_inst`` (optional) and ``train_img``.
 
-Files belong together by name, without their endings and without what publishers append
-(``aachen_000000_000019_gtFine_labelIds.png`` goes with ``aachen_000000_000019_leftImg8bit.png``).
-The published reader pairs by sorted order instead, which one missing file shifts for all that
-follow. A split is any start of the folders' names. A folder of instance maps is optional.
+Files belong together by name, without their endings and those of publishers
+(``aachen_000000_000019_gtFine_labelIds.png``, ``aachen_000000_000019_leftImg8bit.png``). The
+published reader pairs by sorted order, which one missing file shifts for all that follow. A split
+is any start of the folders' names.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The data set to read; every field is also a flag of the training command."""
+"""The data set to read. Every field is also a flag of the training command."""
 
 from __future__ import annotations
 

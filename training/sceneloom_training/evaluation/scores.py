@@ -1,10 +1,10 @@
-"""Scores of label maps: pixel accuracy and intersection over union, from counts per picture and
-class, with bootstrap intervals over the pictures.
+"""Pixel accuracy and intersection over union of label maps, from counts per picture and class, with
+bootstrap intervals over the pictures.
 
-Definitions (Long et al., CVPR 2015, section 5), with sums over all pictures of a class's true
-pixels T, predicted pixels P, and both I: pixel accuracy sum I / sum T; IoU of a class I / (T + P -
-I); mean IoU over the classes in the truth; frequency-weighted IoU sum T * IoU / sum T. True pixels
-of 255 are ignored. A prediction that is no class is wrong everywhere.
+Long et al., CVPR 2015, section 5, with sums over all pictures of a class's true pixels T, predicted
+pixels P, and both I: pixel accuracy sum I / sum T; IoU of a class I / (T + P - I); mean IoU over
+the classes in the truth; frequency-weighted IoU sum T * IoU / sum T. True pixels of 255 are
+ignored. A prediction that is no class is wrong everywhere.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _Values = npt.NDArray[np.float64]
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class ClassCounts:
-    """Pixels per picture and class, without ignored ones; int64 [N, C] each."""
+    """Pixels per picture and class, without ignored ones, int64 [N, C] each."""
 
     intersection: _Counts
     predicted: _Counts
@@ -51,7 +51,7 @@ def count_classes(
     predicted: npt.NDArray[np.uint8], true: npt.NDArray[np.uint8], classes: int
 ) -> ClassCounts:
     """Count the pixels of each of C classes in label maps, uint8 [N, H, W]. A predicted channel
-    from C on is wrong; true pixels of 255 are ignored.
+    from C on is wrong. True pixels of 255 are ignored.
     """
     assert predicted.shape == true.shape, (predicted.shape, true.shape)
     assert predicted.dtype == true.dtype == np.uint8
@@ -69,7 +69,7 @@ def count_classes(
 
 
 def join_counts(parts: Sequence[ClassCounts]) -> ClassCounts:
-    """The counts of several batches, in order."""
+    """Join the counts of several batches, in order."""
     names = [field.name for field in dataclasses.fields(ClassCounts)]
     return ClassCounts(**{k: np.concatenate([getattr(part, k) for part in parts]) for k in names})
 
@@ -117,15 +117,16 @@ def score_gap(first: ClassCounts, second: ClassCounts, *, draws: int, seed: int)
 
 
 def _draw_weights(pictures: int, draws: int, seed: int) -> _Values:
-    """How often each draw takes each picture, [draws, N]."""
+    """Draw how often each draw takes each picture, [draws, N]."""
     rng = np.random.default_rng(seed)
     return rng.multinomial(pictures, np.full(pictures, 1 / pictures), draws).astype(np.float64)
 
 
 def score_columns(counts: ClassCounts, weights: _Values | None) -> dict[str, _Values]:
-    """Each score of each draw, by its field of `Scores`: float64 [draws], ``class_iou`` [draws, C],
-    NaN for classes not in the drawn truth. `weights`, float64 [draws, N], says how often each draw
-    takes each picture; None is one draw of all. Raises InputError if no pixel is counted.
+    """Compute each score of each draw, by its field of `Scores`: float64 [draws], ``class_iou``
+    [draws, C], NaN for classes not in the drawn truth. `weights`, float64 [draws, N], says how
+    often each draw takes each picture; None is one draw of all. Raises InputError if no pixel is
+    counted.
     """
     if not counts.true.any():
         raise InputError("no pixel can be scored: the label maps hold ignored pixels only")
@@ -167,15 +168,15 @@ Table = npt.NDArray[np.uint8]
 
 
 def truth_table(data: LabelSchema, segmenter: LabelSchema) -> tuple[Table, list[str]]:
-    """Table from the data set's channels to the segmenter's; 255 (ignored) for classes that it
-    lacks, and their names. Raises InputError without a common class, or if a name stands for
-    several.
+    """Make the table from the data set's channels to the segmenter's, with 255 (ignored) for
+    classes that it lacks, and list their names. Raises InputError without a common class, or if a
+    name stands for several.
     """
     return _by_name(data, segmenter, "the segmenter's")
 
 
 def input_table(data: LabelSchema, model: LabelSchema) -> Table:
-    """Table from the data set's channels to a rendering model's; others become unlabelled."""
+    """Make the table from the data set's channels to a model's, where others become unlabelled."""
     table, missing = _by_name(data, model, "the model's")
     unlabelled = model.unlabelled_channel
     if missing and unlabelled is None:
