@@ -93,7 +93,8 @@ class _Run:
 
     def train(self) -> Outcome:
         """Run the steps that are left, and write the segmenter."""
-        self._load()
+        with progress.stage("load the newest checkpoint, if any"):
+            self._load()
         steps = range(self.step, self.last)
         count, seed, size = self.samples.count, self.settings.seed, self.settings.batch
         items = step_items(count, seed=seed, world=World(), batch=size, accumulate=1, steps=steps)

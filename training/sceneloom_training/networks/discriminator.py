@@ -58,7 +58,7 @@ class PatchDiscriminator(nn.Module):
         return planes, weight[:, channels:]
 
     def forward(self, x: Tensor, seen: Seen | None = None) -> list[Tensor]:
-        """Compute every stage's features, the last [N, 1, h, w]. With `seen`, `x` is the picture."""
+        """Compute each stage's features, the last [N, 1, h, w]. With `seen`, `x` is the picture."""
         features: list[Tensor] = []
         for i, stage in enumerate(self.stages):
             if seen and not i:
