@@ -73,7 +73,7 @@ def _named(action: argparse.Action) -> str:
 
 def _escaped(text: str) -> str:
     text = re.sub(r" ?\(default: (None|''|)\)$", "", " ".join(text.split()))
-    return text.replace("|", "\\|").replace("``", "`")
+    return text.replace("|", "\\|").replace("``", "`").replace("%%", "%")
 
 
 if __name__ == "__main__":
