@@ -58,12 +58,15 @@ def stage(name: str) -> Iterator[None]:
             say(f"{name}, {time.monotonic() - begun:.0f} s so far ...")
 
     say(f"{name} ...")
+    thread = threading.Thread(target=repeat, daemon=True, name="progress")
     if _show is not None:
-        threading.Thread(target=repeat, daemon=True, name="progress").start()
+        thread.start()
     try:
         yield
     finally:
         over.set()
+        if thread.ident is not None:
+            thread.join()  # the next work may fork
     if (seconds := time.monotonic() - begun) >= 1:
         say(f"{name}: {seconds:.1f} s")
 

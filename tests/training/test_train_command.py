@@ -86,6 +86,7 @@ def test_a_run_leaves_its_settings_its_log_and_pictures_for_tensorboard(
     )
     assert (done.returncode, done.stdout) == (0, f"trained 8 steps: {tmp_path / 'run' / 'model'}\n")
     assert "perceptual loss off: loss.vgg names no weights file" in done.stderr
+    assert "build the networks ..." in done.stderr
     assert "8/8" in done.stderr
     assert "images/s" in done.stderr
 
