@@ -136,7 +136,7 @@ def write_noop_repository(
         delay_seconds=delay_seconds,
         delay_per_picture=delay_per_picture,
         multiple=contract.size_multiple,
-        smallest=contract.min_side,
+        smallest=contract.smallest_side,
     )
     write_model(folder, config, code)
     return folder

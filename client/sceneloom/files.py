@@ -142,7 +142,7 @@ _MAY_PASS = {
 }
 
 
-class HeldPlace:
+class HeldLocation:
     """A folder or file of this machine, held open: until `close` its inode number is not reused."""
 
     def __init__(self, path: Path) -> None:
@@ -225,7 +225,7 @@ def replace_folder(
             raise error(f"{folder}: exists and is not {kind}; choose another place")
         fresh = folder.with_name(f".{folder.name}.{os.getpid()}.new")
         fresh.mkdir(parents=True)
-        held = HeldPlace(fresh)
+        held = HeldLocation(fresh)
         try:
             yield fresh
             held.check()  # writers may have made it again, without what was in it

@@ -124,7 +124,7 @@ def file_names(folder: str) -> list[str]:
     return _found(folder, deep=False)
 
 
-def list_places(folder: str) -> tuple[list[str], list[LeftOut]]:
+def list_location(folder: str) -> tuple[list[str], list[LeftOut]]:
     """List the files below a folder, a path or a URL, to the bottom; see `list_files`."""
     if not is_remote(folder):
         return list_files(local_path(folder))

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from sceneloom.errors import InputError
 from sceneloom.files import OTHER_KIND, LeftOut, describe
-from sceneloom.locations import is_folder, is_remote, join, list_places, local_path, reason_of
+from sceneloom.locations import is_folder, is_remote, join, list_location, local_path, reason_of
 from sceneloom.maps import MAP_SUFFIXES
 
 # Suffixes behind the name that a label map and its instance map share, in lower case.
@@ -89,14 +89,14 @@ def pair_names(
     *,
     together: bool,
     training_ids: bool,
-    place_of_label: Callable[[str], str],
-    place_of_instance: Callable[[str], str],
+    locate_label: Callable[[str], str],
+    locate_instance: Callable[[str], str],
 ) -> Pairing:
     """Pair the names of the files of two folders; `instances` None pairs none.
 
     `together` says that the two are one folder, where instance maps are those named so; in a folder
     of its own every map is a label map. `training_ids` says that label maps hold training ids.
-    `place_of_label` and `place_of_instance` give a map's name in errors.
+    `locate_label` and `locate_instance` give the location of a name, for errors.
 
     Raises InputError if two maps would share one picture's name, or two instance maps fit one.
     """
@@ -126,7 +126,7 @@ def pair_names(
     for one in of_labels:
         if (other := by_key.setdefault(one.key, one)) is not one:
             raise InputError(
-                f"{place_of_label(one.name)} and {place_of_label(other.name)} would share one "
+                f"{locate_label(one.name)} and {locate_label(other.name)} would share one "
                 "picture's name"
             )
     by_stem: dict[str, list[_Map]] = {}
@@ -142,7 +142,7 @@ def pair_names(
         ]
         if len(fitting) > 1:
             raise InputError(
-                f"{place_of_instance(fitting[1])} and {place_of_instance(fitting[0])} could both "
+                f"{locate_instance(fitting[1])} and {locate_instance(fitting[0])} could both "
                 f"be the instance map of {label.stem}"
             )
         paired.update(fitting)
@@ -206,7 +206,7 @@ def pair_folders(
     found_beside: list[tuple[str, Sequence[LeftOut]]] = []
     for folder, path in list(zip(folders, paths, strict=True))[: 1 if together else 2]:
         try:
-            found, hidden = list_places(folder)
+            found, hidden = list_location(folder)
         except OSError as error:
             raise InputError(f"{folder}: cannot be read ({reason_of(error)})") from None
         for other in paths:
@@ -220,8 +220,8 @@ def pair_folders(
         None if instances is None else names[-1],
         together=together,
         training_ids=training_ids,
-        place_of_label=lambda name: join(labels, name),
-        place_of_instance=lambda name: join(instances or "", name),
+        locate_label=lambda name: join(labels, name),
+        locate_instance=lambda name: join(instances or "", name),
     )
     found_beside.append((labels, pairing.labels_left_out))
     found_beside.append((folders[-1], pairing.instances_left_out))

@@ -154,7 +154,7 @@ def smallest_map(contract: Contract) -> tuple[LabelMap, InstanceMap | None]:
     """A map of one class, uint8 [H, W], and of one instance, int32 [H, W] or None, of the smallest
     size that a model takes.
     """
-    size = min(contract.sizes or [(contract.min_side, contract.min_side)], key=math.prod)
+    size = min(contract.sizes or [(contract.smallest_side, contract.smallest_side)], key=math.prod)
     return np.zeros(size, np.uint8), np.zeros(size, np.int32) if contract.wants_instances else None
 
 

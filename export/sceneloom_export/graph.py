@@ -46,7 +46,7 @@ _INTEGERS = (TensorProto.INT32, TensorProto.INT64)
 def export_onnx(served: ServedGenerator, path: Path, *, weights: str = WEIGHTS[GRAPH_FILE]) -> None:
     """Write a served graph with its contract, and its weights in a file that graphs may share."""
     contract = served.contract
-    batch, height, width = 2, 2 * contract.min_side, 3 * contract.min_side
+    batch, height, width = 2, 2 * contract.smallest_side, 3 * contract.smallest_side
     examples = {
         INPUT_LABELS: torch.zeros(batch, height, width, dtype=torch.uint8),
         INPUT_INSTANCES: torch.zeros(batch, height, width, dtype=torch.int32),

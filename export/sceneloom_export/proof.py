@@ -165,7 +165,7 @@ def reference_maps(
             size = min(contract.sizes, key=lambda s: s[0] * s[1])
         else:
             moderate = [min(*sides) for sides in zip(largest, _MODERATE_SIZE, strict=True)]
-            size = contract.network_size(*(max(side, contract.min_side) for side in moderate))
+            size = contract.network_size(*(max(side, contract.smallest_side) for side in moderate))
         streets = _STREETS if contract.schema.name in _OF_STREETS else 0
         more = draw_kinds(contract, *size, seed=2000)
         more += [draw_map(contract, size, 200 + number) for number in range(streets)]
@@ -179,7 +179,7 @@ def calibration_maps(contract: Contract, own: list[Request]) -> list[Request]:
     if contract.sizes is not None:
         size = max(contract.sizes, key=lambda s: s[0] * s[1])
     else:
-        size = contract.network_size(*(max(s, 2 * contract.min_side) for s in _MODERATE_SIZE))
+        size = contract.network_size(*(max(s, 2 * contract.smallest_side) for s in _MODERATE_SIZE))
     return [draw_map(contract, size, 100 + number) for number in range(CALIBRATION_MAPS)]
 
 
@@ -238,7 +238,7 @@ def probe_sizes(contract: Contract) -> list[tuple[int, int]]:
     """The (height, width) pairs to try: the contract's, or three of different shape."""
     if contract.sizes is not None:
         return list(contract.sizes)
-    side = max(contract.min_side, 64 // contract.size_multiple * contract.size_multiple)
+    side = max(contract.smallest_side, 64 // contract.size_multiple * contract.size_multiple)
     return [(side, side), (2 * side, 3 * side), (3 * side, 2 * side + contract.size_multiple)]
 
 
@@ -247,7 +247,7 @@ def golden_size(contract: Contract) -> tuple[int, int]:
     if contract.sizes is not None:
         return contract.sizes[0]
     unit = math.lcm(contract.size_multiple, BLOCK)
-    height = -(-max(contract.min_side, 4 * BLOCK) // unit) * unit
+    height = -(-max(contract.smallest_side, 4 * BLOCK) // unit) * unit
     return height, 2 * height
 
 

@@ -91,15 +91,14 @@ def assemble(settings: TrainSettings, schema: LabelSchema | None, *, has_instanc
         status = perceptual.weights_hash
     trained = generator, discriminator, encoder
     objective = Objective(inputs, *trained, loss=settings.loss, perceptual=perceptual, seed=seed)
-    multiple, side = architecture.size_multiple, architecture.smallest_side
     contract = None
     if schema is not None:
         contract = Contract(
             schema=schema,
             boundaries=inputs.boundaries,
             style_channels=inputs.style,
-            size_multiple=multiple,
-            smallest_side=None if side == 2 * multiple else side,
+            size_multiple=architecture.size_multiple,
+            smallest_side=architecture.smallest_side,
         )
     return Model(objective=objective, contract=contract, perceptual=status)
 

@@ -25,7 +25,7 @@ import torch
 
 from sceneloom import __version__
 from sceneloom.errors import CheckpointError, TrainingError
-from sceneloom.files import HeldPlace, file_hash, publish, replace_folder
+from sceneloom.files import HeldLocation, file_hash, publish, replace_folder
 from sceneloom.text import parse_json, reason
 from sceneloom_training.checkpoint import load_tensors
 
@@ -47,7 +47,7 @@ class RunFolder:
         self.model = root / makes
         """The newest checkpoint's bundle, a link; of a segmenter, the finished one."""
         self._foreign = {"model", "segmenter"} - {makes}
-        self._held: HeldPlace | None = None
+        self._held: HeldLocation | None = None
 
     @contextlib.contextmanager
     def claimed(self) -> Iterator[None]:
@@ -76,7 +76,7 @@ class RunFolder:
                 (self.root / f".{name}.new").unlink(missing_ok=True)
             if steps := self.steps():  # a run may be killed before it
                 self._point_to(steps[-1])
-            self._held = HeldPlace(self.root)
+            self._held = HeldLocation(self.root)
             try:
                 yield
             finally:

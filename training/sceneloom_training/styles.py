@@ -81,7 +81,7 @@ def encode_sample(
     multiple = math.lcm(unit, contract.size_multiple)
     sample = geometry.apply(sample, np.random.default_rng(0), multiple=multiple)
     h, w = sample.photo.shape[:2]
-    smallest = max(2 * unit, contract.min_side)
+    smallest = max(2 * unit, contract.smallest_side)
     if min(h, w) < smallest:
         raise SizeError(
             f"a photograph of {w}x{h} (width x height) is too small for this model's encoder; each "

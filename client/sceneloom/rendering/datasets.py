@@ -32,7 +32,7 @@ _RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
 _MAX_FILES = 1_000_000
 
 
-class DataSet(Source, Protocol):
+class LocatedSource(Source, Protocol):
     """A source that knows where its maps lie."""
 
     def holds(self, location: str) -> bool:
@@ -46,7 +46,7 @@ def open_source(
     instances: str | None = None,
     wants_instances: bool = False,
     training_ids: bool = False,
-) -> DataSet:
+) -> LocatedSource:
     """Open a data set of maps.
 
     Args:
@@ -110,7 +110,7 @@ def _sharded(
     instances: str | None,
     wants_instances: bool,
     left_out: Sequence[LeftOut] = (),
-) -> DataSet:
+) -> LocatedSource:
     kinds = {file.rpartition(".")[2].lower() for file in files}
     if len(kinds) > 1:
         raise InputError(f"{location}: holds tar files and Parquet files; give one kind")
@@ -156,7 +156,7 @@ def _expand(location: str) -> Iterator[str]:
 class ShardedSource:
     """One shard of a source, chosen by the keys alone: no two machines take the same map."""
 
-    def __init__(self, source: DataSet, index: int, shards: int) -> None:
+    def __init__(self, source: LocatedSource, index: int, shards: int) -> None:
         """Choose shard `index` of 0 to `shards` - 1; raises InputError."""
         if not 0 <= index < shards:
             raise InputError(f"shard {index}/{shards}: shards are numbered 0 to {shards - 1}")

@@ -8,7 +8,15 @@ from pathlib import Path
 
 from sceneloom import locations
 from sceneloom.errors import InputError
-from sceneloom.files import HeldPlace, gone, may_pass, new_part, reason_against, sweep, write_whole
+from sceneloom.files import (
+    HeldLocation,
+    gone,
+    may_pass,
+    new_part,
+    reason_against,
+    sweep,
+    write_whole,
+)
 from sceneloom.pairing import pair_folders
 from sceneloom.pictures import Format
 from sceneloom.rendering.items import MapItem, WholeFile, Written, broken_item, key_error
@@ -76,7 +84,7 @@ class FolderSink:
     """Path or URL of the folder."""
     format: Format
     """The ending of the files."""
-    _held: HeldPlace | None = dataclasses.field(default=None, init=False)
+    _held: HeldLocation | None = dataclasses.field(default=None, init=False)
     _first_of: dict[str, str] = dataclasses.field(default_factory=dict, init=False)  # per folder
 
     def open(self, is_known: Callable[[str], bool]) -> None:
@@ -84,7 +92,7 @@ class FolderSink:
         make_folder(self.location)
         if not locations.is_remote(self.location):
             sweep(locations.local_path(self.location), deep=True)
-            self._held = HeldPlace(locations.local_path(self.location))
+            self._held = HeldLocation(locations.local_path(self.location))
 
     def put(self, key: str, data: bytes, tag: Hashable) -> list[Written]:
         """Write a picture; see `Sink`."""

@@ -27,7 +27,7 @@ from urllib.parse import quote
 from sceneloom.contract import precision_of
 from sceneloom.errors import InputError, ServingError
 from sceneloom.files import (
-    HeldPlace,
+    HeldLocation,
     may_pass,
     new_part,
     reason_against,
@@ -143,7 +143,7 @@ class Manifest:
                 opened.enter_context(contextlib.closing(_hold(path)))
                 self._database, self._alone = _open(path)
             opened.callback(self._database.close)
-            held = HeldPlace(path)
+            held = HeldLocation(path)
             opened.callback(held.close)
             self.check = held.check
             self._opened = opened.pop_all()

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from sceneloom import locations
 from sceneloom.errors import ImageReadError, InputError, SceneLoomError
-from sceneloom.files import HeldPlace, gone, may_pass, new_part, publish, remove_part, sweep
+from sceneloom.files import HeldLocation, gone, may_pass, new_part, publish, remove_part, sweep
 from sceneloom.rendering.folder import make_folder
 from sceneloom.rendering.items import Written, key_error
 from sceneloom.rendering.parquet import ParquetShards
@@ -63,7 +63,7 @@ class ShardSink:
         self._lists_lock = threading.Lock()
         self._is_known: Callable[[str], bool] = lambda output: False
         self._unsettled: dict[int, str] = {}  # shards whose rows may not be written -> an output
-        self._held: HeldPlace | None = None
+        self._held: HeldLocation | None = None
 
     def open(self, is_known: Callable[[str], bool]) -> None:
         """Make the folder, and remove unknown pictures from its shards; see `Sink`."""
@@ -90,7 +90,7 @@ class ShardSink:
                 self._settle(number)
                 self._shard_of.update({self._shards.key_of(m): number for m in known[number]})
             if not locations.is_remote(self._location):
-                self._held = HeldPlace(locations.local_path(self._location))
+                self._held = HeldLocation(locations.local_path(self._location))
         except ImageReadError as error:
             raise InputError(
                 f"{error}; move the file away, and its pictures are made again"

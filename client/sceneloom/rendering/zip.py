@@ -119,8 +119,8 @@ class ZipSource:
             None if instances is None else names[-1],
             together=together,
             training_ids=training_ids,
-            place_of_label=lambda name: f"{archive}/{inner[0]}{name}",
-            place_of_instance=lambda name: f"{archive}/{inner[-1]}{name}",
+            locate_label=lambda name: f"{archive}/{inner[0]}{name}",
+            locate_instance=lambda name: f"{archive}/{inner[-1]}{name}",
         )
         self._leave_out(inner[0], pairing.labels_left_out)
         self._leave_out(inner[-1], pairing.instances_left_out)
