@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +12,8 @@ import pytest
 from bench_reports import GPU, all_reports, engine_report, report_of
 
 from sceneloom.errors import InputError
+from sceneloom.validation import checked
+from sceneloom_bench.reports import report as report_module
 from sceneloom_bench.reports.environment import Environment
 from sceneloom_bench.reports.report import MAX_BYTES, Report, read_report, write_report
 
@@ -75,6 +78,17 @@ BROKEN: dict[str, Callable[[dict[str, Any]], object]] = {
     "a command to the terminal": lambda d: d.update(title="\x1b[2Jall gone"),
     "lists in lists": lambda d: d["extra"].update(deep=nested(60)),
 }
+
+
+def test_a_new_field_with_a_default_leaves_old_reports_readable(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write_report(engine_report(), tmp_path, "old")
+    later = dataclasses.make_dataclass(
+        "Later", [("note", str, "")], bases=(Report,), frozen=True, kw_only=True
+    )
+    monkeypatch.setattr(report_module, "Report", checked()(later))
+    assert read_report(path).to_json() == json.loads(path.read_text()) | {"note": ""}
 
 
 def nested(depth: int) -> list[Any]:
