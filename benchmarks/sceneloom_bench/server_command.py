@@ -198,7 +198,7 @@ class Kept:
     measured: list[Measurement] = dataclasses.field(default_factory=list)
     marks: list[str] = dataclasses.field(default_factory=list)
     failed: SceneLoomError | None = None
-    steps: progress.Steps
+    steps: progress.Steps = dataclasses.field(default_factory=lambda: progress.Steps(1))
     """Counts the loads."""
 
     def run(

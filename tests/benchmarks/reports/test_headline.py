@@ -65,7 +65,7 @@ def test_no_winner_without_intervals_that_separate() -> None:
         "Too few rounds for an interval: a is 1.77 times as fast as PyTorch eager."
     )
     assert headline(engines(("a", times(0.5, 0.4, 0.6), ""))).startswith(
-        "PyTorch eager is the fastest: a, the next, is 0.50 times as fast"
+        "PyTorch eager is the fastest: a, the next, is 0.500 times as fast"
     )
     assert headline(engines()) == "No engine that passed was measured beside PyTorch eager."
 
