@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Mapping
 
 from sceneloom_bench.reports import tables
-from sceneloom_bench.reports.report import Figure, Measurement, Report
+from sceneloom_bench.reports.report import Figure, Report
 from sceneloom_bench.reports.statistics import separate
 
 THROUGH_TRITON = "through Triton"
@@ -31,19 +31,18 @@ def headline(report: Report) -> str:
 def _engines(report: Report) -> str:
     rows: dict[object, dict[str, Figure]] = {}
     for m in report.measurements:
-        if m.name == report.baseline:
-            rows.setdefault(m.load.get("batch"), {})
-        elif "times_faster" in m.figures and m.name != THROUGH_TRITON and not _failed(m):
-            rows.setdefault(m.load.get("batch"), {})[m.name] = m.figures["times_faster"]
+        if m.name != report.baseline and "times_faster" not in m.figures:
+            continue
+        row = rows.setdefault(m.load.get("batch"), {})
+        refused = any(mark.startswith((NEVER_SERVED, OUTSIDE_LIMITS)) for mark in m.marks)
+        if m.name not in (report.baseline, THROUGH_TRITON) and not refused:
+            row[m.name] = m.figures["times_faster"]
     base = _WORDS.get(report.baseline or "", report.baseline or "the baseline")
     said = {batch: _fastest(base, ratios) for batch, ratios in rows.items()}
     if len(said) == 1:
         return f"{next(iter(said.values()))}."
-    return " ".join(f"Batch {batch}: {words}." for batch, words in said.items())
-
-
-def _failed(m: Measurement) -> bool:
-    return any(mark.startswith((NEVER_SERVED, OUTSIDE_LIMITS)) for mark in m.marks)
+    lines = [f"Batch {batch}: {words}." for batch, words in said.items()]
+    return " ".join(lines) or "No engine was measured."
 
 
 def _fastest(base: str, ratios: Mapping[str, Figure]) -> str:
@@ -90,6 +89,8 @@ def _verdicts(report: Report) -> str:
 
 def _formats(report: Report) -> str:
     rates = {m.name: m.figures["rate"] for m in report.measurements if "rate" in m.figures}
+    if not rates:
+        return "No rate was measured."
     best, *others = sorted(rates, key=lambda name: -rates[name].value)
     said = f"{best} renders {_rate(rates[best])}"
     for name in others:

@@ -118,3 +118,5 @@ def test_one_line_ends_in_a_full_stop(report: Report) -> None:
     for each in (report, dataclasses.replace(report, measurements=[])):
         assert headline(each).endswith(".")
         assert "\n" not in headline(each)
+    bare = [Measurement(name="bare", figures={"seconds": Figure(value=1, unit="s")})]
+    assert headline(dataclasses.replace(report, measurements=bare)).endswith(".")
