@@ -18,23 +18,21 @@ sys.exit(cli.main(sys.argv[1:]))
 def test_stages_engines_and_rounds_come_as_they_begin(tmp_path: Path) -> None:
     small = ["--ngf", "4", "--blocks", "1", "--size", "128x64", "--rounds", "2", "--maps", "2"]
     command = ["bench", "engine", "--out", str(tmp_path), *small, "--engines", "torch-fp32"]
-    running = subprocess.Popen(
+    report, said = tmp_path / "engine.json", []
+    with subprocess.Popen(
         [sys.executable, "-c", CODE, *command, "--no-served"],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
-    )
-    assert running.stderr is not None
-    report = tmp_path / "engine.json"
-    try:
-        said = []
-        for line in running.stderr:
-            said.append(line.rstrip())
-            if "warm-up" in line:  # two rounds and the peaks are still to come
-                assert not report.is_file()
-    finally:
-        running.kill()
-        running.wait()
+    ) as running:
+        try:
+            assert running.stderr is not None
+            for line in running.stderr:
+                said.append(line.rstrip())
+                if "warm-up" in line:  # two rounds and the peaks are still to come
+                    assert not report.is_file()
+        finally:
+            running.kill()
     assert report.is_file()
     begun = [re.sub(r", \d+ s so far.*", " ...", line) for line in said]
     expected = [
