@@ -117,12 +117,11 @@ class ServerBenchSettings:
                 "a load has at most 10,000,000"
             )
 
-    def loads(self, transports: int) -> int:
-        """Largest number of loads on so many transports."""
+    def loads(self, fitting: int) -> int:
+        """Largest number of loads of so many pairs of a transport and a batch."""
         rates = len(self.arrivals) * len(self.rates or self.shares) * self.open
-        loads = transports * len(self.batches) * (len(self.in_flight) + rates)
         overhead = bool(self.server.repository and self.overhead_rounds)
-        return loads + overhead + bool(self.p99_bound_ms)
+        return fitting * (len(self.in_flight) + rates) + overhead + bool(self.p99_bound_ms)
 
     @property
     def length(self) -> Length:
@@ -169,7 +168,7 @@ def measure(settings: ServerBenchSettings) -> Report:
                 format=settings.encoded_format,
             )
             stack.callback(load_requests.close_all, connections)
-            kept = Kept(marks=left_out, steps=progress.Steps(settings.loads(len(connections))))
+            kept = Kept(marks=left_out)
             measure_all(settings, connections, maps, view, kept)
     height, width = maps[0].label_map.shape
     spoken = "{name} {version}".format(**described["server"])
@@ -231,6 +230,7 @@ def measure_all(
     """Measure every load on each transport, the overhead, and the highest rate."""
     fitting, too_large = load_requests.fitting_batches(connections, settings.batches)
     kept.marks += too_large
+    kept.steps = progress.Steps(settings.loads(len(fitting)))
     first: tuple[Driver, float] | None = None
     for transport, batch in fitting:
         driver = Driver(transport, connections[transport], maps, batch, view, settings.length)

@@ -204,7 +204,7 @@ def test_the_command_from_end_to_end(
     best, path = shown.out.splitlines()[-2:]
     assert best.startswith("The best throughput is ")
     assert path == f"report: {tmp_path / 'server-test.json'}"
-    assert "grpc, batch 1, 2 in flight (1 of 16) ..." in shown.err
+    assert "grpc, batch 1, 2 in flight (1 of 6) ..." in shown.err
     loads = [(one.load["transport"], one.load["mode"]) for one in report.measurements]
     tensors = ("grpc", "grpc-shm", "http")
     assert loads == [(t, mode) for t in tensors for mode in ("closed", "open")]
