@@ -20,9 +20,11 @@ help:  ## list the targets
 
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(None if (3, 10) <= sys.version_info < (3, 13) else "needs Python 3.10, 3.11 or 3.12: make PYTHON=python3.11 ...")'
+	@echo 'installing SceneLoom, PyTorch, ONNX Runtime, OpenVINO and the bundled Triton server into $(VENV), once:'
+	@echo '2 to 10 minutes, by the network; 3 GB, or 7 GB where pip takes the CUDA build of torch'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --upgrade pip
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile -c constraints.txt \
+	$(BIN)/python -m pip install --disable-pip-version-check --no-compile -c constraints.txt \
 	  torch -e '.[train,export,serve,embedded,datasets,ray,bench,dev]'
 	touch $@
 

@@ -41,7 +41,7 @@ from sceneloom_serving.engines import describe_machine
 from sceneloom_streets.dataset import TEST_SEEDS, TRAIN_SEEDS, write_streets
 from sceneloom_training.checkpoint import load_checkpoint
 from sceneloom_training.data import DataSettings, Geometry, open_data_set
-from sceneloom_training.evaluation.scores import ClassCounts, metrics
+from sceneloom_training.evaluation.scores import SCORES, ClassCounts, score_columns
 from sceneloom_training.torch_synthesizer import checkpoint_synthesizer
 
 
@@ -492,8 +492,12 @@ def compute(counts: Sequence[ClassCounts], row: int = 0) -> Figures:
     chosen = np.random.default_rng((_SEED, 1, row)).multinomial(
         len(counts), np.full(len(counts), 1 / len(counts)), _DRAWS
     )
-    of_seeds = np.stack([metrics(c, weights)[:, :3] for c in counts])  # [seeds, draws, 3]
-    per_seed = np.stack([metrics(c, None)[0, :3] for c in counts])
+
+    def columns(weights: Any) -> npt.NDArray[np.float64]:  # [seeds, draws, scores]
+        found = (score_columns(each, weights) for each in counts)
+        return np.stack([np.column_stack([each[name] for name in SCORES]) for each in found])
+
+    of_seeds, per_seed = columns(weights), columns(None)[:, 0]
     draws = np.einsum("sdk,ds->dk", of_seeds, chosen / len(counts))
     return Figures(values=per_seed.mean(0), draws=draws, per_seed=per_seed)
 

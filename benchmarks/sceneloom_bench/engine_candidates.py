@@ -23,7 +23,7 @@ from sceneloom_bench.peaks import Device
 from sceneloom_bench.reports.headline import THROUGH_TRITON
 from sceneloom_bench.turns import DeviceTimed, EngineProcess, EngineRunner, Runner
 from sceneloom_export.settings import ExportPrecision
-from sceneloom_serving.bundle import MODEL_FILE
+from sceneloom_serving.bundle import CPU_FILE
 from sceneloom_serving.engines import ENGINES, open_engine, peak_memory_mib, unavailable
 from sceneloom_serving.onnx_runtime import usable_cpus
 from sceneloom_serving.parity import Precision
@@ -162,7 +162,7 @@ def candidates(
 
                 opened = functools.partial(
                     OpenVinoSynthesizer,
-                    folder / MODEL_FILE,
+                    folder / CPU_FILE,
                     max_batch_size=largest_batch,
                     absent_classes=True,
                 )

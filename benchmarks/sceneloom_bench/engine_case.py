@@ -16,13 +16,13 @@ from sceneloom.contract import MODEL_NAME, Contract
 from sceneloom.errors import InputError, require
 from sceneloom.files import file_hash
 from sceneloom_export.settings import (
-    EngineSettings,
     ExportPrecision,
     ExportSettings,
-    ServingSettings,
+    PlanSettings,
+    TritonSettings,
 )
-from sceneloom_serving.bundle import GRAPH_FILE, INT8_FILE, MODEL_FILE
-from sceneloom_serving.engines import Engine
+from sceneloom_serving.bundle import CPU_FILE, GRAPH_FILE, INT8_FILE
+from sceneloom_serving.engines import EngineSpec
 from sceneloom_serving.parity import Precision
 
 if TYPE_CHECKING:
@@ -136,7 +136,7 @@ class Bundle:
         """Folder of the engines' files."""
         return self.repository / MODEL_NAME / "1"
 
-    def folder_of(self, engine: Engine) -> Path:
+    def folder_of(self, engine: EngineSpec) -> Path:
         """Folder of an engine's file."""
         if self.refused is not None and (self.refused / engine.file).is_file():
             return self.refused
@@ -174,7 +174,7 @@ def make_bundle(
     exported = export_bundle(
         checkpoint,
         repository,
-        ServingSettings(max_batch_size=largest_batch),
+        TritonSettings(max_batch_size=largest_batch),
         sizes=(size,) if only_size else None,
         largest=size,
         export=ExportSettings(precision=tuple(precisions)),
@@ -189,7 +189,7 @@ def make_bundle(
         return bundle
     refused.mkdir()
     maps = calibration_maps(exported.contract, [])
-    quantise(bundle.version / MODEL_FILE, refused / INT8_FILE, maps)
+    quantise(bundle.version / CPU_FILE, refused / INT8_FILE, maps)
     return dataclasses.replace(bundle, refused=refused)
 
 
@@ -200,7 +200,7 @@ def build_plan(
     from sceneloom_export.engine import build_engine
 
     profiles = tuple(f"{batch}@{size[1]}x{size[0]}" for batch in batches)
-    settings = EngineSettings(profiles=profiles, timed_runs=timed_runs)
+    settings = PlanSettings(profiles=profiles, timed_runs=timed_runs)
     build_engine(version / GRAPH_FILE, settings, show=progress.say)
 
 

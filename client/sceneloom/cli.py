@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import importlib
+import inspect
 import io
 import os
 import re
@@ -131,6 +132,7 @@ def join_help_lines(main: Callable[..., int]) -> None:
 
     tyro 1.0 joins lines before it removes their indentation, which leaves indented ones apart.
     """
+    main = inspect.unwrap(main)  # tyro reads the docstring below decorators
     if main.__doc__:
         main.__doc__ = re.sub(r"\n {9,}(?=\S)", " ", main.__doc__)
     for hint in typing.get_type_hints(main).values():

@@ -78,13 +78,16 @@ def stage(name: str, *, spent: float = 0, left: float | None = None) -> Iterator
 
     say(line(0, begins=True))
     _running.append(over)
+    thread = threading.Thread(target=repeat, daemon=True, name="progress")
     if _show is not None:
-        threading.Thread(target=repeat, daemon=True, name="progress").start()
+        thread.start()
     try:
         yield
     finally:
         over.set()
         _running.remove(over)
+        if thread.ident is not None:
+            thread.join()  # the next work may fork
     if (seconds := time.monotonic() - begun) >= 1:
         say(f"{name}: {seconds:.1f} s")
 

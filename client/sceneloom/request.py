@@ -123,13 +123,22 @@ def _full_table(contract: Contract, instances: int, style: Array) -> Style:
 
 
 def stack(requests: Sequence[Request]) -> tuple[LabelMap, InstanceMap | None, Style | None]:
-    """Arrays of a batch, for `Synthesizer.run_batch`, of requests of one size."""
+    """Arrays of a batch, for `Synthesizer.run_batch`, of requests of one size.
+
+    A single request is not copied: its arrays are views of the caller's, to be read only.
+    """
+
+    def join(arrays: list[Array]) -> Array:
+        if len(arrays) == 1:  # engines want memory in C order, and torch warns of read-only arrays
+            return np.require(arrays[0], requirements=["C", "W"])[None]
+        return np.stack(arrays)
+
     instances = [r.instance_map for r in requests if r.instance_map is not None]
     styles = [r.style for r in requests if r.style is not None]
     return (
-        np.stack([r.label_map for r in requests]),
-        np.stack(instances) if instances else None,
-        np.stack(styles) if styles else None,
+        join([r.label_map for r in requests]),
+        join(instances) if instances else None,
+        join(styles) if styles else None,
     )
 
 

@@ -1,7 +1,8 @@
 """Label schemas: the ids of label maps, their names and colours, and their network channels.
 
-A schema is data, not code: the built-in ones are the JSON files in `schemas/`, and a user's own
-file has the same form::
+A schema is data, not code: the built-in ones are the JSON files in `schemas/` (a data set's layout
+takes those of its row in `sceneloom_training.data.layouts`), and a user's own file has the same
+form::
 
     {
       "name": "cells",

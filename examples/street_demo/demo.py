@@ -2,8 +2,8 @@
 
 Draws label and instance maps of 2048x1024 streets outside the generator's training set, exports
 the generator to a Triton repository, starts the bundled Triton server, renders the maps through it,
-and writes a page with maps, pictures and the seconds of each stage. The repository can be served
-again. The last line is one JSON document, also written to report.json.
+and writes a page with maps, pictures and the seconds of each stage, shown on stderr while it runs.
+The repository can be served again. The last line is one JSON document, also in report.json.
 
     make demo
     python examples/street_demo/demo.py --out build/demo --maps 4
@@ -27,7 +27,7 @@ import numpy as np
 import page
 import tyro
 
-from sceneloom import SceneLoomError, TritonSynthesizer, boundary_map, load_schema
+from sceneloom import SceneLoomError, TritonSynthesizer, boundary_map, load_schema, progress
 from sceneloom.errors import InputError
 from sceneloom.maps import read_instance_map, read_label_map
 from sceneloom.pairing import MapPair, pair_maps
@@ -48,7 +48,7 @@ GENERATOR = Path(__file__).resolve().parent / "generator"
 """The checkpoint bundle; see MODEL_CARD.md beside it."""
 WEIGHTS = "trained on procedural streets only (examples/street_demo/MODEL_CARD.md)"
 LOOKS = (1, 2, 3)
-"""Style seeds of the first street; the other pictures have the first of them."""
+"""Style seeds of the first street. The other pictures have the first of them."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -70,19 +70,18 @@ class DemoSettings:
 
 
 class Stages:
-    """Seconds per stage, printed after each."""
+    """Seconds per stage, for the page."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
 
     @contextlib.contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        """Time one stage."""
-        print(f"{name} ...", flush=True)
+        """Show and time one stage."""
         start = time.perf_counter()
-        yield
+        with progress.stage(name):
+            yield
         self.seconds[name] = round(time.perf_counter() - start, 2)
-        print(f"{name}: {self.seconds[name]:.1f} s", flush=True)
 
 
 def main(
@@ -202,6 +201,7 @@ def page_row(pair: MapPair, pictures: Path, folder: Path, schema: LabelSchema) -
 
 if __name__ == "__main__":
     try:
-        sys.exit(tyro.cli(main))
+        with progress.shown():
+            sys.exit(tyro.cli(main))
     except SceneLoomError as error:
         sys.exit(f"demo: {error}")

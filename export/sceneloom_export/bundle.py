@@ -1,7 +1,5 @@
-"""Export: from a checkpoint bundle to a Triton model repository and the report of its proof.
-`sceneloom_serving.bundle` describes the files.
-
-The bundle is written beside its place and renamed into it after every check has passed.
+"""Export: from a checkpoint bundle to a Triton repository, whose files `sceneloom_serving.bundle`
+describes. It is written beside its place and renamed into it after every check has passed.
 
     sceneloom export checkpoints/streets --repository build/streets
 """
@@ -14,7 +12,6 @@ import hashlib
 import importlib.metadata
 import json
 import platform
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -22,6 +19,7 @@ from typing import Any
 import onnx
 from torch import nn
 
+from sceneloom import progress
 from sceneloom.contract import DIFFERENCE_PARAMETER, FAST_PARAMETER, MODEL_NAME, Contract
 from sceneloom.errors import ExportError, ParityError, SizeError
 from sceneloom.files import file_hash, replace_folder
@@ -34,12 +32,12 @@ from sceneloom_export.graph import OPSET, check_rules, export_onnx
 from sceneloom_export.norms import write_accurate_norms
 from sceneloom_export.precision import Recognition, quantise
 from sceneloom_export.proof import OwnMaps, PrecisionVerdict
-from sceneloom_export.repository import write_configs, write_encoded_models
-from sceneloom_export.settings import ExportSettings, ServingSettings
-from sceneloom_serving import bundle, templates
+from sceneloom_export.repository import copy_template, write_configs, write_encoded_models
+from sceneloom_export.settings import ExportSettings, TritonSettings
+from sceneloom_serving import bundle
 from sceneloom_serving.bundle import FP16_FILE, GRAPH_FILE, INT8_FILE, VERSION, WEIGHTS, References
 from sceneloom_serving.choice import Known, Measured, fastest, known_of, measure_engines, remember
-from sceneloom_serving.engines import ENGINES, engine_versions
+from sceneloom_serving.engines import ENGINES, engine_facts
 from sceneloom_serving.parity import Parity, Precision
 from sceneloom_training.checkpoint import Checkpoint, load_checkpoint
 from sceneloom_training.networks import HalfGenerator, ServedGenerator, SynthesisNetwork
@@ -75,34 +73,29 @@ class Exported:
 def export_bundle(
     checkpoint_folder: Path,
     repository: Path,
-    settings: ServingSettings | None = None,
+    settings: TritonSettings | None = None,
     *,
     sizes: tuple[tuple[int, int], ...] | None = None,
     largest: tuple[int, int] = (1024, 2048),
     export: ExportSettings | None = None,
 ) -> Exported:
-    """Export a checkpoint bundle to a Triton repository; nothing is written unless float32 passes,
+    """Export a checkpoint bundle to a Triton repository. Nothing is written unless float32 passes,
     and only those of the other precisions that pass.
 
-    Args:
-        checkpoint_folder: a checkpoint bundle.
-        repository: the folder to write; replaces an export bundle, refuses anything else.
-        settings: how the model is served.
-        sizes: the (height, width) pairs to serve, or None for any multiple.
-        largest: without `sizes`, the (height, width) of the parity proof beside small maps,
-            multiples of the model's. The norms sum over the whole picture, so small maps alone
-            prove little.
-        export: precisions, and maps of the proof.
+    `repository` replaces an export bundle and refuses anything else. `sizes` are (height, width)
+    pairs to serve, or None for any multiple. `largest`, without `sizes`, is the (height, width) of
+    the parity proof beside small maps, which prove little: the norms sum over the whole picture.
 
     Raises CheckpointError, InputError for unreadable maps, SizeError if `largest` is no multiple,
     GraphRuleError if the graph breaks an engine's rule, ParityError if a float32 engine differs
     from PyTorch, ExportError if the place is taken or cannot be written.
     """
-    settings, export = settings or ServingSettings(), export or ExportSettings()
+    settings, export = settings or TritonSettings(), export or ExportSettings()
     precisions = export.precisions
     proves_fast = bool({"bf16", "int8"} & set(precisions))
 
-    checkpoint, contract = load_model(checkpoint_folder, sizes)
+    with progress.stage("read the checkpoint"):
+        checkpoint, contract = load_model(checkpoint_folder, sizes)
     generator = checkpoint.generator
 
     own_maps, own = None, list[Request]()
@@ -110,27 +103,29 @@ def export_bundle(
         own_maps = proof.read_own_maps(contract, export.maps, _MAX_OWN_MAPS, unknown=export.unknown)
         own = own_maps.requests
     check_sizes(contract, settings, largest, own)
-    maps = proof.reference_maps(contract, largest, own, kinds=proves_fast)
+    with progress.stage("draw the maps of the proof"):
+        maps = proof.reference_maps(contract, largest, own, kinds=proves_fast)
     small = 0 if contract.sizes else len(proof.probe_sizes(contract))
     recognition = None
     if export.segmenter is not None:  # one that cannot be loaded ends the export here
         if not proves_fast:
             raise ExportError("a segmenter checks bf16 and int8, and neither is requested")
-        recognition = Recognition(export.segmenter, contract.schema, maps[-len(own) - 1 :])
+        with progress.stage("load the segmenter"):
+            recognition = Recognition(export.segmenter, contract.schema, maps[-len(own) - 1 :])
 
     kind = "an export bundle"
     with replace_folder(
         repository, marker=bundle.REPORT_FILE, files=_FILES, kind=kind, error=ExportError
     ) as folder:
-        ignore = shutil.ignore_patterns("__pycache__")
-        shutil.copytree(templates() / MODEL_NAME, folder / MODEL_NAME, ignore=ignore)
+        copy_template(MODEL_NAME, folder)
         version = folder / VERSION
         references = proof.make_references(generator, contract, maps)
         bundle.save_references(references, folder)
         bundle.save_golden(proof.make_golden(generator, contract), folder)
 
         write_graphs(version, generator, contract, precisions, own)
-        graph = proof.check_graph(version / GRAPH_FILE, "fp32", references, small)
+        with progress.stage("check the graph"):
+            graph = proof.check_graph(version / GRAPH_FILE, "fp32", references, small)
 
         verdicts = judge(version, generator, contract, references, small, precisions, recognition)
         # bfloat16 has no file of its own that could be missing.
@@ -155,7 +150,10 @@ def export_bundle(
             "precisions": {v.precision: v.to_json() for v in verdicts},
             "left_out": left_out,
         }
-        served = describe(folder, checkpoint, contract, settings, largest, engine, known, proven)
+        with progress.stage(f"write {repository}"):
+            served = describe(
+                folder, checkpoint, contract, settings, largest, engine, known, proven
+            )
 
     remember(served.bundle_hash, measured, repository / VERSION, precision="exact")
     if proves_fast:
@@ -188,7 +186,7 @@ def load_model(
 
 
 def check_sizes(
-    contract: Contract, settings: ServingSettings, largest: tuple[int, int], own: list[Request]
+    contract: Contract, settings: TritonSettings, largest: tuple[int, int], own: list[Request]
 ) -> None:
     """Refuse sizes outside the limits of the model or its server, before the work."""
     sizes = contract.sizes or ()
@@ -216,17 +214,20 @@ def write_graphs(
     precisions: Sequence[Precision],
     own: list[Request],
 ) -> None:
-    """Write the graphs into a version's folder; int8's ranges come from own or else drawn maps."""
-    graph, model = version / GRAPH_FILE, version / bundle.MODEL_FILE
-    export_onnx(ServedGenerator(generator, contract).eval(), graph)
+    """Write the graphs into a version's folder, with int8's ranges from own or else drawn maps."""
+    graph, model = version / GRAPH_FILE, version / bundle.CPU_FILE
+    with progress.stage(f"write {GRAPH_FILE}"):
+        export_onnx(ServedGenerator(generator, contract).eval(), graph)
     norms = sum(isinstance(module, nn.InstanceNorm2d) for module in generator.modules())
     check_rules(onnx.load(graph, load_external_data=False), instance_norms=norms)
     write_accurate_norms(graph, model)
     if "fp16" in precisions:
         half = ServedGenerator(HalfGenerator(generator).eval(), contract).eval()
-        export_onnx(half, version / FP16_FILE, weights=WEIGHTS[FP16_FILE])
+        with progress.stage(f"write {FP16_FILE}"):
+            export_onnx(half, version / FP16_FILE, weights=WEIGHTS[FP16_FILE])
     if "int8" in precisions:
-        quantise(model, version / INT8_FILE, proof.calibration_maps(contract, own))
+        with progress.stage(f"write {INT8_FILE}, with ranges from {proof.CALIBRATION_MAPS} maps"):
+            quantise(model, version / INT8_FILE, proof.calibration_maps(contract, own))
 
 
 def judge(
@@ -238,7 +239,7 @@ def judge(
     precisions: Sequence[Precision],
     recognition: Recognition | None,
 ) -> list[PrecisionVerdict]:
-    """Judge every precision but float32, and remove the graph of each refused one; raises
+    """Judge every precision but float32, and remove the graph of each refused one. Raises
     ParityError if the half graph of a model that passes differs.
     """
     verdicts = [
@@ -262,13 +263,13 @@ def describe(
     folder: Path,
     checkpoint: Checkpoint,
     contract: Contract,
-    settings: ServingSettings,
+    settings: TritonSettings,
     largest: tuple[int, int],
     engine: str,
     known: Known,
     proven: dict[str, Any],
 ) -> Contract:
-    """Write the configurations and report.json; returns the served contract."""
+    """Write the configurations and report.json. Returns the served contract."""
     version = folder / VERSION
     engines = sorted(path for path in version.iterdir() if path.suffix in (".onnx", ".bin"))
     hashes = {path.relative_to(folder).as_posix(): file_hash(path) for path in engines}
@@ -297,7 +298,7 @@ def describe(
         "serving": dataclasses.asdict(settings),
         "opset": OPSET,
         "proof": proven,
-        "machine": engine_versions(),
+        "machine": engine_facts(),
         "versions": {
             "sceneloom": __version__,
             "python": platform.python_version(),

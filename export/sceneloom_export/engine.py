@@ -1,14 +1,12 @@
 """Build, prove and record a TensorRT plan for the GPU of this machine.
 
-    build_engine(Path("build/repository/synthesis/1/model.onnx"), EngineSettings())
+    build_engine(Path("build/repository/synthesis/1/model.onnx"), PlanSettings())
 
-On TensorRT 10 and 11 one plan is built per form of InstanceNormalization; each is loaded as in
+On TensorRT 10 and 11 one plan is built per form of InstanceNormalization. Each is loaded as in
 serving, its pictures are compared with PyTorch's, and the fastest within the limits is kept. The
-plan is renamed into its place, then its record is written: a plan without a matching record is
-never loaded.
+plan is renamed into its place before its record is written: without one it is never loaded.
 
-Needs NumPy, TensorRT's bindings and cuda-python: no torch, and onnx for TensorRT 8.6 alone.
-`sceneloom engine` is the same with flags.
+Needs NumPy, TensorRT's bindings and cuda-python, and onnx for TensorRT 8.6 alone.
 """
 
 from __future__ import annotations
@@ -24,11 +22,11 @@ from typing import Any
 
 import numpy as np
 
-from sceneloom import __version__
+from sceneloom import __version__, progress
 from sceneloom.contract import Contract
 from sceneloom.errors import EngineError, ParityError, PlanRefusedError, require
 from sceneloom.files import file_hash
-from sceneloom_export.settings import EngineSettings, chosen_profiles
+from sceneloom_export.settings import PlanSettings, chosen_profiles
 from sceneloom_export.tensorrt_build import build_plan, generation, norm_choices
 from sceneloom_serving import bundle
 from sceneloom_serving.bundle import PLAN_FILE, WEIGHTS, References
@@ -51,35 +49,32 @@ class _Job:
     graph: Path
     contract: Contract
     profiles: tuple[Profile, ...]
-    settings: EngineSettings
+    settings: PlanSettings
     machine: Machine
     references: References
 
 
 def build_engine(
     model: Path,
-    settings: EngineSettings | None = None,
+    settings: PlanSettings | None = None,
     *,
     plan: Path | None = None,
     unproven: bool = False,
     keep: bool = False,
     show: Callable[[str], None] = print,
 ) -> PlanRecord:
-    """Build the fastest plan within the limits of its precision, in minutes; the kept one's record.
+    """Build the fastest plan within the limits of its precision, in minutes. Returns its record.
 
-    Args:
-        model: `model.onnx` of an export bundle; this TensorRT's graph is taken from beside it.
-        plan: the file to write, with its record beside it; None is `PLAN_FILE` beside the model.
-        unproven: build although no reference picture has a size that the plan takes.
-        keep: build nothing if the existing plan has the same graph and settings and may be loaded
-            on this machine.
-        show: called with a line at a time.
+    `model` is `model.onnx` of an export bundle, with this TensorRT's graph beside it. `plan` is the
+    file to write, by default `PLAN_FILE` beside the model. `unproven` builds without a reference
+    picture of a size that the plan takes. `keep` builds nothing if the existing plan has the same
+    graph and settings and may be loaded on this machine.
 
     Raises MissingDependencyError without TensorRT's bindings or cuda-python, EngineError without a
     GPU, for a missing or changed file or a failure of TensorRT, SizeError for a wrong profile,
     ParityError if no plan is within the limits.
     """
-    settings = settings or EngineSettings()
+    settings = settings or PlanSettings()
     job = _prepare(model, settings, unproven, show)
     plan = plan or model.with_name(PLAN_FILE)
     if keep and plan.is_file():
@@ -118,7 +113,7 @@ def build_engine(
 
 
 def _prepare(
-    model: Path, settings: EngineSettings, unproven: bool, show: Callable[[str], None]
+    model: Path, settings: PlanSettings, unproven: bool, show: Callable[[str], None]
 ) -> _Job:
     if not model.is_file():
         raise EngineError(f"{model}: no such file; name model.onnx of an export bundle")
@@ -171,15 +166,18 @@ def _build(job: _Job, path: Path, norms: str) -> PlanRecord:
         write_group_norms(job.graph, graph)
         if job.graph.with_name(weights).is_file():  # small graphs hold their own
             shutil.copyfile(job.graph.with_name(weights), graph.with_name(weights))
-    path.write_bytes(build_plan(graph, job.contract, job.profiles, job.settings, norms))
+    with progress.stage(f"build the plan, norms {norms}"):
+        path.write_bytes(build_plan(graph, job.contract, job.profiles, job.settings, norms))
     record = _describe(job, path, norms)
     write_record(path, record)
     parity: Parity | None = None
     with TensorRTSynthesizer(path, device=job.settings.device) as engine:
         if job.references.requests:
-            parity = run_parity(job.references.pictures, engine, job.references.requests)
+            with progress.stage("prove the plan"):
+                parity = run_parity(job.references.pictures, engine, job.references.requests)
             check_parity(parity, job.settings.precision, f"TensorRT {job.machine.tensorrt}")
-        latency = _time(engine, job.profiles[0], job.settings.timed_runs)
+        with progress.stage(f"time {job.settings.timed_runs} pictures"):
+            latency = _time(engine, job.profiles[0], job.settings.timed_runs)
     return dataclasses.replace(
         record,
         parity=None if parity is None else parity.to_json(),

@@ -7,8 +7,9 @@ from typing import Annotated
 
 from tyro.conf import OmitArgPrefixes, Positional, arg
 
+from sceneloom import progress
 from sceneloom_export.engine import build_engine
-from sceneloom_export.settings import EngineSettings
+from sceneloom_export.settings import PlanSettings
 
 
 def main(
@@ -17,7 +18,7 @@ def main(
     plan: Path | None = None,
     unproven: bool = False,
     keep: bool = False,
-    settings: Annotated[EngineSettings, OmitArgPrefixes] = EngineSettings(),  # noqa: B008 - frozen
+    settings: Annotated[PlanSettings, arg(name="plan"), OmitArgPrefixes] = PlanSettings(),  # noqa: B008 - frozen
 ) -> int:
     """Build a TensorRT plan on the GPU of this machine, if its pictures match PyTorch's.
 
@@ -33,5 +34,6 @@ def main(
             machine that may load it.
         settings: precision, profiles and the builder's.
     """
-    build_engine(model, settings, plan=plan, unproven=unproven, keep=keep)
+    with progress.shown():
+        build_engine(model, settings, plan=plan, unproven=unproven, keep=keep)
     return 0

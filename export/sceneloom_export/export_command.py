@@ -7,12 +7,13 @@ from typing import Annotated
 
 from tyro.conf import OmitArgPrefixes, Positional, arg
 
+from sceneloom import progress
 from sceneloom.contract import precision_of
 from sceneloom.errors import require
 from sceneloom.files import describe
 from sceneloom.maps import parse_size
 from sceneloom.text import printable
-from sceneloom_export.settings import ExportSettings, ServingSettings
+from sceneloom_export.settings import ExportSettings, TritonSettings
 
 
 def main(
@@ -21,8 +22,8 @@ def main(
     repository: Path,
     sizes: tuple[str, ...] = (),
     largest: str = "2048x1024",
-    export: Annotated[ExportSettings, OmitArgPrefixes] = ExportSettings(),  # noqa: B008 - frozen
-    settings: Annotated[ServingSettings, OmitArgPrefixes] = ServingSettings(),  # noqa: B008 - frozen
+    export: Annotated[ExportSettings, arg(name="proof"), OmitArgPrefixes] = ExportSettings(),  # noqa: B008 - frozen
+    settings: Annotated[TritonSettings, arg(name="serving"), OmitArgPrefixes] = TritonSettings(),  # noqa: B008 - frozen
 ) -> int:
     """Export a checkpoint bundle to a Triton model repository, if its pictures match PyTorch's.
 
@@ -41,16 +42,18 @@ def main(
     )
     if "int8" in export.precisions:
         require(["openvino"], extra="serve", purpose="proving int8")
-    from sceneloom_export.bundle import export_bundle
+    with progress.shown():
+        with progress.stage("load PyTorch and ONNX"):
+            from sceneloom_export.bundle import export_bundle
 
-    exported = export_bundle(
-        checkpoint,
-        repository,
-        settings,
-        sizes=tuple(parse_size(text) for text in sizes) or None,
-        largest=parse_size(largest),
-        export=export,
-    )
+        exported = export_bundle(
+            checkpoint,
+            repository,
+            settings,
+            sizes=tuple(parse_size(text) for text in sizes) or None,
+            largest=parse_size(largest),
+            export=export,
+        )
     if exported.own_maps is not None:
         own = exported.own_maps
         print(f"proven on {len(own.requests)} of {own.found} maps of {printable(export.maps)}")

@@ -1,18 +1,17 @@
 """Every InstanceNormalization rewritten: in two stages for engines on the CPU, or as
 GroupNormalization for TensorRT 8.6. Other engines take the exported graph.
 
-ONNX Runtime's CPU provider sums all of a channel's values into one float32. At 2048x1024 these are
-2,097,152, and over large even regions the rounding errors do not cancel: the first norm of a street
-scene was wrong by up to 1e-2, and the picture of the full-size network by 2 grey levels. Summed row
-by row and then over the rows, the error is a hundred times smaller, at a few per cent of the time.
+ONNX Runtime's CPU provider sums a channel's values, 2,097,152 at 2048x1024, into one float32. Over
+large even regions the rounding errors do not cancel: the picture of the full-size network was wrong
+by 2 grey levels. Summed row by row and then over the rows, the error is a hundred times smaller, at
+a few per cent of the time.
 
-TensorRT 8.6's Python parser gives InstanceNormalization to a plugin that needs cuDNN 8, and has no
-flag against it; GroupNormalization, the same function when a group is one channel, becomes its own
-layer. 8.6 has no strongly typed networks: half is forbidden per layer, and its parser names a layer
-after its node. So nodes that must stay float32 have the prefix `FLOAT32`: the norms; the steps
-after the last convolution; and the steps from an input to a comparison, an index or a shape, where
-half would change the label or row. 8.6 counts up to a number known at run time in integers only, so
-Range (the pictures of a batch, for the style table's rows) counts in integers and is cast.
+TensorRT 8.6's Python parser gives InstanceNormalization to a plugin that needs cuDNN 8.
+GroupNormalization, the same function when a group is one channel, becomes its own layer. 8.6
+forbids half per layer, and names a layer after its node. So nodes that must stay float32 have the
+prefix `FLOAT32`: the norms, the steps after the last convolution, and those from an input to a
+comparison, index or shape, where half would change the label or row. 8.6 counts up to a number
+known at run time in integers only, so Range (a batch's pictures, for style rows) does and is cast.
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ _ROWS, _COLUMNS = "norm_rows_axis", "norm_columns_axis"
 
 
 def write_accurate_norms(source: Path, target: Path) -> None:
-    """Rewrite an exported graph into the same folder; both share the file of the weights."""
+    """Rewrite an exported graph into the same folder, with the same file of weights."""
     assert source.parent == target.parent
     model = onnx.load(source, load_external_data=False)
     nodes = list(model.graph.node)
@@ -105,7 +104,7 @@ _INTEGERS = (TensorProto.INT32, TensorProto.INT64)
 
 
 def write_group_norms(source: Path, target: Path) -> None:
-    """Rewrite an exported graph; the target needs the same file of weights beside it."""
+    """Rewrite an exported graph. The target needs the same file of weights beside it."""
     model = onnx.load(source, load_external_data=False)
     _count_in_integers(model)
     exact = _must_stay_float32(model)
@@ -168,7 +167,7 @@ def _must_stay_float32(model: onnx.ModelProto) -> set[int]:
 
 
 def _reached(nodes: list[onnx.NodeProto], start: set[int], *, forwards: bool) -> set[int]:
-    """Numbers of the nodes after the given ones, or before them; nodes are in running order."""
+    """Numbers of the nodes after the given ones, or before them, of nodes in running order."""
     order = range(len(nodes)) if forwards else reversed(range(len(nodes)))
     names: set[str] = set()
     reached = set()

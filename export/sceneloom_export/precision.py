@@ -1,10 +1,9 @@
 """Lower precisions: 16 bit rounded, INT8 quantised, and recognition compared.
 
-ONNX Runtime's CPU provider removes half precision casts, so it proves nothing about them: a
-convolution that reached 294,631 gave no infinity there. So PyTorch's graph runs with every tensor
-really rounded (convolutions add up in float32 before, as GPUs do), and the largest value of each
-layer is kept. A float16 graph fails if one is not finite or above `HALF_LIMIT`, a quarter of
-float16's range: other maps reach further.
+ONNX Runtime's CPU provider removes half precision casts and so proves nothing about them. So
+PyTorch's graph runs with every tensor really rounded (convolutions add up in float32 before, as
+GPUs do), and the largest value of each layer is kept. A float16 graph fails if one is not finite or
+above `HALF_LIMIT`, a quarter of float16's range: other maps reach further.
 
 INT8 comes from ONNX Runtime's quantiser: Q/DQ nodes around the convolutions, ranges found on maps.
 OpenVINO and TensorRT read the same nodes. Transposed convolutions, norms, both ends of the graph
@@ -38,6 +37,7 @@ from sceneloom.schema import LabelSchema
 from sceneloom.synthesizer import Synthesizer
 from sceneloom_export.graph import quiet
 from sceneloom_serving.bundle import INT8_FILE, WEIGHTS
+from sceneloom_serving.parity import MAX_LOST_IOU
 from sceneloom_training.data.geometry import resize_nearest
 from sceneloom_training.evaluation.evaluate import resize_picture
 from sceneloom_training.evaluation.scores import count_classes, score, truth_table
@@ -54,7 +54,7 @@ class RoundedSynthesizer(Synthesizer):
         """Copy a float32 generator and round its weights, except norms' scales and shifts."""
         super().__init__(contract)
         self.largest: dict[str, float] = {}
-        """Layer -> largest absolute value before rounding; NaN if one was not finite."""
+        """Layer -> largest absolute value before rounding, or NaN if one was not finite."""
         self._dtype = dtype
         rounded = copy.deepcopy(generator).eval()
         for module in rounded.modules():
@@ -180,9 +180,6 @@ class _Maps(quantization.CalibrationDataReader):  # type: ignore[misc]
         return None if request is None else tensors(*stack([request]))
 
 
-MAX_LOST = 1.0  # points of mean IoU that bf16 and int8 may lose
-
-
 class Recognition:
     """A segmenter, and maps of the pictures that it sees."""
 
@@ -209,9 +206,10 @@ class Recognition:
     ) -> float:
         """Points of mean IoU that a precision loses, or gains below 0; raises ParityError."""
         before, after = self.mean_iou(references), self.mean_iou(candidates)
-        if before - after > MAX_LOST:
+        if before - after > MAX_LOST_IOU:
             raise ParityError(
                 f"{precision} loses {before - after:.1f} points of mean IoU in the eyes of "
-                f"{self._segmenter.name} ({before:.1f} to {after:.1f}), {MAX_LOST:g} is the limit"
+                f"{self._segmenter.name} ({before:.1f} to {after:.1f}), {MAX_LOST_IOU:g} is the "
+                "limit"
             )
         return before - after

@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from sceneloom import progress
 from sceneloom.contract import STYLE_ROWS, Contract
 from sceneloom.errors import InputError, ParityError, SizeError
 from sceneloom.files import LeftOut
@@ -52,14 +53,10 @@ class PrecisionVerdict:
     reason: str | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """The verdict as a JSON object; a layer that was not finite is null."""
+        """The verdict as a JSON object, with null for a layer that was not finite."""
         largest = {n: v if v == v else None for n, v in self.largest.items()}
-        return {
-            "parity": self.parity.to_json(),
-            "lost_mean_iou": self.lost,
-            "largest": largest,
-            "reason": self.reason,
-        }
+        found = {"parity": self.parity.to_json(), "lost_mean_iou": self.lost}
+        return {**found, "largest": largest, "reason": self.reason}
 
     def __str__(self) -> str:
         if self.reason is not None:
@@ -72,7 +69,8 @@ def make_references(
     generator: SynthesisNetwork, contract: Contract, maps: list[Request]
 ) -> References:
     """PyTorch's pictures in float32 on the CPU."""
-    pictures = reference_pictures(TorchSynthesizer(generator, contract), maps)
+    torch_ = TorchSynthesizer(generator, contract)
+    pictures = reference_pictures(torch_, maps, "render with PyTorch")
     return References(requests=maps, pictures=pictures)
 
 
@@ -83,13 +81,12 @@ def judge_rounded(
     references: References,
     recognition: Recognition | None = None,
 ) -> PrecisionVerdict:
-    """Check PyTorch's graph rounded to fp16 or bf16; recognition checks bf16 only."""
+    """Check PyTorch's graph rounded to fp16 or bf16, and bf16's recognition."""
     rounded = RoundedSynthesizer(generator, contract, _DTYPES[precision])
     seen = recognition if precision == "bf16" else None
     name = f"PyTorch's graph rounded to {precision}"
-    verdict = dataclasses.replace(
-        _judge(name, precision, references, rounded, seen), largest=rounded.largest
-    )
+    verdict = _judge(name, precision, references, rounded, seen)
+    verdict = dataclasses.replace(verdict, largest=rounded.largest)
     if precision == "fp16":
         try:
             check_half_range(rounded.largest)
@@ -113,13 +110,14 @@ def _judge(
     engine: Synthesizer,
     recognition: Recognition | None,
 ) -> PrecisionVerdict:
-    pictures = reference_pictures(engine, references.requests)
+    pictures = reference_pictures(engine, references.requests, f"judge {precision}")
     found, lost, reason = parity.compare(references.pictures, pictures), None, None
     try:
         parity.check_proof(found, precision, name, len(references.requests))
         if recognition is not None:
             count = recognition.pictures
-            lost = recognition.check(references.pictures[-count:], pictures[-count:], precision)
+            with progress.stage(f"segment the pictures of {precision}"):
+                lost = recognition.check(references.pictures[-count:], pictures[-count:], precision)
     except ParityError as error:
         reason = str(error)
     return PrecisionVerdict(precision=precision, parity=found, lost=lost, reason=reason)
@@ -152,11 +150,9 @@ _GOLDEN_CLASSES = 16  # as in streets
 def reference_maps(
     contract: Contract, largest: tuple[int, int], own: list[Request], *, kinds: bool = False
 ) -> list[Request]:
-    """The maps of the parity proof: shapes at small sizes, or at the contract's; for fast
-    precisions `kinds` and streets at a moderate size; the user's own; and one at the `largest`
-    size.
-
-    The last is a street for Cityscapes' schemas: inaccurate norms fail on its large even regions.
+    """The maps of the parity proof: shapes at small sizes or the contract's, with `kinds` for fast
+    precisions all kinds and streets at a moderate size, the user's own, and one at `largest`: for
+    Cityscapes' schemas a street, on whose large even regions inaccurate norms fail.
     """
     sizes = probe_sizes(contract)
     last = max(sizes, key=lambda s: s[0] * s[1])
@@ -297,19 +293,15 @@ def draw_probe(
     if contract.style_channels:
         instance_map, _ = renumber_instances(instance_map, STYLE_ROWS)
         style = rng.normal(0.0, 0.5, (STYLE_ROWS, contract.style_channels)).astype(np.float32)
-    return Request(
-        label_map=label_map,
-        instance_map=instance_map if contract.wants_instances else None,
-        style=style,
-        padding=Padding(),
-    )
+    instances = instance_map if contract.wants_instances else None
+    return Request(label_map=label_map, instance_map=instances, style=style, padding=Padding())
 
 
 _MAX_REGIONS = 200
 _FEW = 6
 KINDS = ("even", "stripes", "slopes", "crowd", "cells", "rings", "blocks", "lines")
 _MANY_CLASSES = ("cells", "blocks")
-"""Kinds with all classes of the schema; the others have a few."""
+"""Kinds with all classes of the schema. The others have a few."""
 
 
 def draw_kinds(contract: Contract, height: int, width: int, seed: int) -> list[Request]:

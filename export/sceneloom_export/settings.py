@@ -23,7 +23,7 @@ _LARGEST_BATCH = 1024
 
 @checked(SchemaError)
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ServingSettings:
+class TritonSettings:
     """How the exported model is served; written into its config.pbtxt."""
 
     max_batch_size: Annotated[int, Interval(ge=1, le=_LARGEST_BATCH)] = 1
@@ -89,7 +89,7 @@ class ExportSettings:
 
 @checked(SchemaError)
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class EngineSettings:
+class PlanSettings:
     """How a TensorRT plan is built."""
 
     precision: Literal["fp16", "fp32"] = "fp16"
@@ -147,7 +147,7 @@ def parse_profile(text: str) -> Profile:
 
 
 def chosen_profiles(
-    settings: EngineSettings, contract: Contract, proven: tuple[int, int]
+    settings: PlanSettings, contract: Contract, proven: tuple[int, int]
 ) -> tuple[Profile, ...]:
     """The profiles to build: those of the settings, or else the contract's sizes or the largest
     proven (height, width). Raises SizeError if the model does not take one, SchemaError if one is

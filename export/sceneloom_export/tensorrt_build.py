@@ -20,7 +20,7 @@ from sceneloom.contract import Contract
 from sceneloom.errors import EngineError
 from sceneloom.files import write_whole
 from sceneloom.text import one_line
-from sceneloom_export.settings import FLOAT32, EngineSettings
+from sceneloom_export.settings import FLOAT32, PlanSettings
 from sceneloom_serving.gpu import checked, load_cuda, load_tensorrt
 from sceneloom_serving.plan_record import Profile
 
@@ -33,8 +33,8 @@ def generation(version: str) -> int:
     raise EngineError(f"TensorRT {version}: plans are built with 8.6, 10.12 or newer, and 11")
 
 
-def norm_choices(version: str, settings: EngineSettings) -> list[str]:
-    """The forms of InstanceNormalization to build; the fastest is kept."""
+def norm_choices(version: str, settings: PlanSettings) -> list[str]:
+    """The forms of InstanceNormalization to build, of which the fastest is kept."""
     if generation(version) == 8:
         return ["group"]
     if settings.version_compatible or settings.hardware != "none":
@@ -46,7 +46,7 @@ def build_plan(
     graph: Path,
     contract: Contract,
     profiles: tuple[Profile, ...],
-    settings: EngineSettings,
+    settings: PlanSettings,
     norms: str,
 ) -> bytes:
     """Build a serialized plan, in minutes; raises EngineError with TensorRT's own words."""
@@ -142,7 +142,7 @@ def _same_capability(trt: Any, config: Any) -> None:
     config.hardware_compatibility_level = trt.HardwareCompatibilityLevel.SAME_COMPUTE_CAPABILITY
 
 
-def _configure_8(trt: Any, config: Any, network: Any, settings: EngineSettings) -> None:
+def _configure_8(trt: Any, config: Any, network: Any, settings: PlanSettings) -> None:
     # Other kernels need libraries that a machine for 8.6 may lack.
     sources = config.get_tactic_sources()
     for source in (trt.TacticSource.CUBLAS, trt.TacticSource.CUBLAS_LT, trt.TacticSource.CUDNN):
@@ -163,7 +163,7 @@ def _configure_8(trt: Any, config: Any, network: Any, settings: EngineSettings) 
 
 
 def _constrain(trt: Any, layer: Any, *, whole: bool) -> bool:
-    """Set a layer to float32, with its outputs if `whole`; a norm's may be half."""
+    """Set a layer to float32, and its outputs if `whole`: a norm's may be half."""
     outputs = range(layer.num_outputs)
     if any(layer.get_output(i).dtype != trt.DataType.FLOAT for i in outputs):
         return False

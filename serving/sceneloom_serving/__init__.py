@@ -1,4 +1,15 @@
-"""Serving: engines as Synthesizers, the Triton model, and the embedded Triton server."""
+"""Serving: engines as Synthesizers, the Triton model, and the embedded Triton server.
+
+engines.py          the table of engines, and the machine; begin here
+choice.py           the fastest engine within the limits
+parity.py           differences from PyTorch, and every limit
+onnx_runtime.py openvino_runtime.py tensorrt_runtime.py    an engine each
+present_classes.py gpu.py                                  parts of engines
+bundle.py plan_record.py                                   an export and a plan on disk
+triton_model.py encoded_models.py                          models inside Triton
+embedded.py         the server as a child process; bundled_server.py finds it and reads its log
+*_command.py        `sceneloom runtimes`, `serve`, `verify` and `probe`
+"""
 
 from __future__ import annotations
 

@@ -14,10 +14,9 @@ that a server sees of it.
     DIR/synthesis/1/int8.onnx, weights-int8.bin   quantised, if requested
     DIR/synthesis_*/                the encoded path around it, for clients across a network
 
-Every file that a server reads decides what it runs: weights, configurations, the Python model, and
-TensorRT plans, which are executable code. `report.json` holds the SHA-256 of every exported file. A
-plan, built later on the serving machine, has its own in `model.plan.json`. Light: NumPy, and for
-configurations tritonclient.
+Every file that a server reads decides what it runs: weights, configurations, the Python model and
+TensorRT plans. `report.json` holds the SHA-256 of every exported file, `model.plan.json` that of a
+plan built later, on the serving machine. Needs NumPy, and for configurations tritonclient.
 
     sceneloom verify build/streets --variant tensorrt
 """
@@ -40,19 +39,19 @@ from sceneloom.contract import MODEL_NAME, Contract
 from sceneloom.errors import PlanRefusedError, ServerStartError
 from sceneloom.files import file_hash
 from sceneloom.maps import Image
-from sceneloom.request import Padding, Request, stack, tensors
+from sceneloom.request import Padding, Request, tensors
 from sceneloom.text import parse_json
 from sceneloom_serving.plan_record import read_record, record_path
 
 REPORT_FILE, GOLDEN_FILE, REFERENCES_FILE = "report.json", "golden.npz", "references.npz"
 VERSION = f"{MODEL_NAME}/1"  # the folder of the files below
-GRAPH_FILE, MODEL_FILE = "model.onnx", "onnxruntime.onnx"
-FP16_FILE, INT8_FILE = "fp16.onnx", "int8.onnx"
+GRAPH_FILE, FP16_FILE = "model.onnx", "fp16.onnx"  # the served graph, and in half: for GPUs
+CPU_FILE, INT8_FILE = "onnxruntime.onnx", "int8.onnx"  # with accurate norms: for CPUs
 PLAN_FILE = "model.plan"
 """The TensorRT plan of `sceneloom engine`; Triton's tensorrt backend expects this name."""
 WEIGHTS = {
     GRAPH_FILE: "weights.bin",
-    MODEL_FILE: "weights.bin",
+    CPU_FILE: "weights.bin",
     FP16_FILE: "weights-fp16.bin",
     INT8_FILE: "weights-int8.bin",
 }
@@ -153,7 +152,7 @@ def load_references(folder: Path) -> References:
 
 
 def _arrays(request: Request) -> dict[str, npt.NDArray[Any]]:
-    return {name: array[0] for name, array in tensors(*stack([request])).items()}
+    return tensors(request.label_map, request.instance_map, request.style)
 
 
 def _load_arrays(path: Path) -> dict[str, Any]:
@@ -178,7 +177,7 @@ def _reading(path: Path, if_missing: str = "") -> Iterator[None]:
 
 
 def _request(arrays: dict[str, Any], suffix: str) -> Request | None:
-    """The request in arrays of a file; None if types or shapes are not those of the network."""
+    """The request in arrays of a file, or None for other types or shapes than the network's."""
     labels, instances, style = (arrays.get(f"{name}{suffix}") for name in _INPUTS)
     if labels is None or labels.dtype != np.uint8 or labels.ndim != 2 or not labels.size:
         return None
@@ -228,7 +227,7 @@ def bundle_hash(repository: Path) -> str:
 
 
 def verify_repository(repository: Path, variant: str | None = None) -> int:
-    """Check every file and plan against its hash, and the files of a variant; the count of files.
+    """Check every file and plan against its hash, and a variant's files. Returns the files' count.
 
     Raises ServerStartError, or PlanRefusedError, with the first missing, unknown or changed file.
     """
@@ -264,7 +263,7 @@ def verify_repository(repository: Path, variant: str | None = None) -> int:
         record = read_record(plan)
         if record.plan_sha256 != _hash(plan):
             raise PlanRefusedError(f"{plan}: is not the plan of {record_path(plan).name}; {again}")
-        sources = _hashes_in(record.graph)
+        sources = {v for v in record.graph.values() if isinstance(v, str) and _HASH.fullmatch(v)}
         if not sources or not sources <= set(hashes.values()):
             raise PlanRefusedError(f"{plan}: was built from a graph of another export; {again}")
     if variant is not None:
@@ -285,8 +284,8 @@ def _check_kind(path: Path) -> None:
 
 
 def _refuse_unknown(repository: Path, hashes: Mapping[str, str]) -> None:
-    """Refuse foreign files: any in a model's folder, where Python imports files beside model.py
-    and Triton prefers a stub and shared libraries; elsewhere those that make a folder a model.
+    """Refuse foreign files. In a model's folder any is: Python imports files beside model.py, and
+    Triton prefers a stub and shared libraries. Elsewhere those are that make a folder a model.
     """
     files = {PurePosixPath(name).parts for name in hashes}
     known = {parts[:depth] for parts in files for depth in range(1, len(parts) + 1)}
@@ -321,18 +320,12 @@ def _refuse_unknown(repository: Path, hashes: Mapping[str, str]) -> None:
 
 
 def _entries(folder: Path) -> Iterator[Path]:
-    """Content of a folder, to the bottom; each folder comes before its content."""
+    """Content of a folder, to the bottom, each folder before its content."""
     for path in sorted(folder.iterdir()):
         if not _UNFINISHED.fullmatch(path.name):
             yield path
             if path.is_dir():
                 yield from _entries(path)
-
-
-def _hashes_in(value: Any) -> set[str]:
-    if isinstance(value, dict):
-        return set().union(*map(_hashes_in, value.values()))
-    return {value} if isinstance(value, str) and _HASH.fullmatch(value) else set()
 
 
 def _check_variant(repository: Path, variant: str, hashes: Mapping[str, str]) -> None:
@@ -379,7 +372,7 @@ def check_files(repository: Path, *, encoded: bool) -> None:
     """Check the files that a server loads: Triton waits for ever for a missing model.py."""
     from sceneloom.triton.encoded import DECODE_MODEL, ENCODE_MODEL, ENCODED_MODEL
 
-    files = ("config.pbtxt", "1/model.py", f"1/{MODEL_FILE}", f"1/{WEIGHTS[MODEL_FILE]}")
+    files = ("config.pbtxt", "1/model.py", f"1/{CPU_FILE}", f"1/{WEIGHTS[CPU_FILE]}")
     needed = {f"{MODEL_NAME}/{name}": "" for name in files}
     if encoded:
         hint = "; an older version exported it, export again"

@@ -1,12 +1,11 @@
 """The tritonserver of the `nvidia-pytriton` wheel: its files, its log and its leftovers.
 
-The wheel holds a real tritonserver (2.51.0) with the Python backend. To serve a repository written
-by hand it needs a backend directory that joins the backend's files with the stub built for this
-Python, the wheel's libraries and this Python's libpython on LD_LIBRARY_PATH, and this environment's
-`bin` first on PATH, from which the stub finds packages.
+The wheel holds a real tritonserver (2.51.0) with the Python backend. It needs a backend directory
+with the backend's files and the stub for this Python, the wheel's libraries and this Python's
+libpython on LD_LIBRARY_PATH, and this environment's `bin` first on PATH, for the stub's packages.
 
-Leftovers are shared memory, a folder of backend files, and stubs. Their names carry their owner's
-process (`sceneloom.files`): the server removes them, or the next one if the owner was killed.
+Leftovers are shared memory, a folder of backend files, and stubs, named after their owner's process
+(`sceneloom.files`). The server removes them, or the next one does if the owner was killed.
 """
 
 from __future__ import annotations
@@ -153,7 +152,7 @@ class LogLine:
 
     @property
     def summary(self) -> str | None:
-        """The first line of an error, an unexpected warning or the model's output; else None."""
+        """The first line of an error, unexpected warning or the model's output, or None."""
         text = self.text.split("\n")[0].strip()
         if self.level == "error" and not any(words in text for words in _EXPECTED_ERRORS):
             return text
@@ -237,7 +236,7 @@ def new_folder(prefix: str) -> Path:
 
 
 def remove(prefix: str, *, ownerless: bool = False) -> list[str]:
-    """Remove the leftovers of a prefix, or only those without a living owner; the names removed."""
+    """Remove a prefix's leftovers, or only those without a living owner. Returns their names."""
     removed = []
     for folder in {SHARED_MEMORY, Path(tempfile.gettempdir())}:
         for path in folder.glob(prefix + "*"):
@@ -253,7 +252,7 @@ def remove(prefix: str, *, ownerless: bool = False) -> list[str]:
 
 
 def sweep() -> list[str]:
-    """Remove the leftovers of killed servers; the names removed."""
+    """Remove the leftovers of killed servers. Returns their names."""
     import psutil
 
     removed = []

@@ -1,10 +1,9 @@
 """The engine that serves a bundle: the fastest within the limits of its precision on this machine,
 from the exact precisions unless fast ones are requested.
 
-Every engine that can run here renders the bundle's reference maps. Those beyond their limits are
-out; the others are timed in turn at the largest map. A fixed order decides between equally fast
-ones. The choice is remembered with the facts of the machine, the engines and the bundle, and
-repeated if one of them differs.
+Every engine that can run here renders the bundle's reference maps. Those within their limits are
+timed in turn at the largest map; a fixed order decides between equally fast ones. The choice is
+remembered with facts of machine, engines and bundle, and made again if one of them differs.
 """
 
 from __future__ import annotations
@@ -20,23 +19,17 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, TypeVar
 
+from sceneloom import progress
 from sceneloom.errors import EngineError, SceneLoomError
 from sceneloom.files import file_hash, write_whole
 from sceneloom.request import Request, stack
 from sceneloom.synthesizer import Synthesizer
-from sceneloom.text import parse_json
+from sceneloom.text import counted, parse_json
 from sceneloom.version import __version__
-from sceneloom_serving import bundle
+from sceneloom_serving import bundle, parity
 from sceneloom_serving.bundle import VERSION, References
-from sceneloom_serving.engines import ENGINES, Engine, cache_folder, engine_versions, unavailable
-from sceneloom_serving.parity import (
-    CLASSES,
-    Parity,
-    Precision,
-    PrecisionClass,
-    check_proof,
-    run_parity,
-)
+from sceneloom_serving.engines import ENGINES, EngineSpec, cache_folder, engine_facts, unavailable
+from sceneloom_serving.parity import CLASSES, Parity, Precision, PrecisionClass
 
 _LEAST_ROUNDS, _MOST_ROUNDS, _ROUNDS_SECONDS = 5, 20, 1.5
 # In its turn an engine renders a few pictures if they take little, and the quickest counts: the
@@ -50,20 +43,17 @@ class Measured:
 
     engine: str
     parity: Parity | None = None
-    """Difference from PyTorch over all reference maps; None if it did not run."""
+    """Difference from PyTorch over all reference maps, or None if it did not run."""
     seconds: float | None = None
-    """Median time of one picture of the largest map; None if it did not run or did not pass."""
+    """Median time of one picture of the largest map, or None if it did not run or pass."""
     reason: str | None = None
-    """Reason why it may not serve; None if it may."""
+    """Reason why it may not serve, or None if it may."""
     rounds: tuple[float, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """The measurement as a JSON object, without rounds."""
-        return {
-            "parity": None if self.parity is None else self.parity.to_json(),
-            "seconds": self.seconds,
-            "reason": self.reason,
-        }
+        found = None if self.parity is None else self.parity.to_json()
+        return {"parity": found, "seconds": self.seconds, "reason": self.reason}
 
     def __str__(self) -> str:
         took = "" if self.seconds is None else f"{self.seconds:.3g} s a picture; "
@@ -76,30 +66,36 @@ def measure_engines(
     *,
     max_batch_size: int = 1,
     without: Mapping[Precision, str] = MappingProxyType({}),
-    engines: Mapping[str, Engine] = ENGINES,
+    engines: Mapping[str, EngineSpec] = ENGINES,
 ) -> list[Measured]:
-    """Compare every engine's pictures, then time those that pass in turn; they stay loaded until
+    """Compare every engine's pictures, then time in turn those that pass, which stay loaded until
     then. `without` is precision -> reason to skip it.
     """
-    measured: dict[str, Measured] = {}
+    measured = {
+        name: Measured(
+            engine=name, reason=without.get(engine.precision) or unavailable(engine, version)
+        )
+        for name, engine in engines.items()
+    }
+    able = [name for name, one in measured.items() if one.reason is None]
     with contextlib.ExitStack() as opened:
         passed: dict[str, Synthesizer] = {}
-        for name, engine in engines.items():
-            reason = without.get(engine.precision) or unavailable(engine, version)
-            parity = None
-            if reason is None:
-                with contextlib.ExitStack() as failed:
-                    try:
-                        path = version / engine.file
-                        running = failed.enter_context(engine.open(path, max_batch_size))
-                        parity = run_parity(references.pictures, running, references.requests)
-                        check_proof(parity, engine.precision, name, len(references.requests))
-                        passed[name] = running
-                        opened.push(failed.pop_all())
-                    except SceneLoomError as error:
-                        reason = str(error)
-            measured[name] = Measured(engine=name, parity=parity, reason=reason)
-        for name, taken in _time_in_turn(passed, references.requests[-1]).items():
+        for name in progress.steps(able, "measure"):
+            engine, found, reason = engines[name], None, None
+            with contextlib.ExitStack() as failed:
+                try:
+                    path = version / engine.file
+                    running = failed.enter_context(engine.open(path, max_batch_size))
+                    found = parity.run_parity(references.pictures, running, references.requests)
+                    parity.check_proof(found, engine.precision, name, len(references.requests))
+                    passed[name] = running
+                    opened.push(failed.pop_all())
+                except SceneLoomError as error:
+                    reason = str(error)
+            measured[name] = Measured(engine=name, parity=found, reason=reason)
+        with progress.stage(f"time {counted(len(passed), 'engine')} in turn"):
+            times = _time_in_turn(passed, references.requests[-1])
+        for name, taken in times.items():
             if isinstance(taken, SceneLoomError):
                 measured[name] = Measured(engine=name, reason=str(taken))
             else:
@@ -112,7 +108,7 @@ def measure_engines(
 def _time_in_turn(
     engines: Mapping[str, Synthesizer], request: Request
 ) -> dict[str, list[float] | SceneLoomError]:
-    """Seconds of one picture in each round; a drift of the machine meets all engines alike."""
+    """Seconds of one picture in each round, in which a drift of the machine meets all alike."""
     turns: dict[str, list[float]] = {name: [] for name in engines}
     failed: dict[str, list[float] | SceneLoomError] = {}
     batch = stack([request])
@@ -136,9 +132,9 @@ def _time_in_turn(
 def fastest(
     measured: Sequence[Measured],
     precision: PrecisionClass = "exact",
-    engines: Mapping[str, Engine] = ENGINES,
+    engines: Mapping[str, EngineSpec] = ENGINES,
 ) -> str:
-    """The engine that serves: of equally fast ones the most exact; raises EngineError."""
+    """The engine that serves, of equally fast ones the most exact. Raises EngineError."""
     of_class = [m for m in measured if engines[m.engine].precision in CLASSES[precision]]
     may = {m.engine: m.rounds for m in of_class if m.seconds is not None}
     if not may:
@@ -158,9 +154,9 @@ def choose_engine(
     *,
     precision: PrecisionClass = "exact",
     say: Callable[[str], None] = lambda line: None,
-    engines: Mapping[str, Engine] = ENGINES,
+    engines: Mapping[str, EngineSpec] = ENGINES,
 ) -> str:
-    """The engine for a bundle on this machine, remembered or measured now; raises ServerStartError
+    """The engine for a bundle on this machine, remembered or measured now. Raises ServerStartError
     without reference pictures, EngineError if none can serve.
     """
     version = repository / VERSION
@@ -178,7 +174,7 @@ def choose_engine(
 
 
 def precisions_left_out(repository: Path) -> dict[Precision, str]:
-    """Precision -> reason why export left it out; empty without a readable report."""
+    """Precision -> reason why export left it out, empty without a readable report."""
     left_out = _proof(repository).get("left_out")
     if not isinstance(left_out, dict):
         return {}
@@ -186,7 +182,7 @@ def precisions_left_out(repository: Path) -> dict[Precision, str]:
 
 
 def _proof(repository: Path) -> dict[str, Any]:
-    """The proof in export's report; empty without a readable one."""
+    """The proof in export's report, empty without a readable one."""
     try:
         proof = parse_json((repository / bundle.REPORT_FILE).read_text("utf-8"))["proof"]
     except (OSError, ValueError, KeyError, TypeError):
@@ -198,11 +194,11 @@ def remember(
     bundle_hash: str,
     measured: Sequence[Measured],
     version: Path,
-    engines: Mapping[str, Engine] = ENGINES,
+    engines: Mapping[str, EngineSpec] = ENGINES,
     *,
     precision: PrecisionClass = "exact",
 ) -> str:
-    """Keep measurements of this bundle on this machine; the name of the engine that serves."""
+    """Keep measurements of this bundle on this machine. Returns the engine that serves."""
     chosen, facts = fastest(measured, precision, engines), _facts(version, engines)
     content = {
         **facts,
@@ -221,7 +217,7 @@ def remember(
 def recall(
     bundle_hash: str,
     version: Path,
-    engines: Mapping[str, Engine] = ENGINES,
+    engines: Mapping[str, EngineSpec] = ENGINES,
     *,
     precision: PrecisionClass = "exact",
 ) -> str | None:
@@ -239,7 +235,7 @@ class Known:
 
 
 def what_is_known(
-    repository: Path, bundle_hash: str, engine: str, engines: Mapping[str, Engine] = ENGINES
+    repository: Path, bundle_hash: str, engine: str, engines: Mapping[str, EngineSpec] = ENGINES
 ) -> Known:
     """Look up an engine's measurements on this machine, or else at export."""
     version, report = repository / VERSION, _proof(repository)
@@ -247,9 +243,9 @@ def what_is_known(
     fast = _remembered(bundle_hash, version, engines, "fast") or {}
     difference = "not measured"
     for source, where in ((exact, ""), (fast, ""), (report, " at export")):
-        parity = _parity(source.get("measured") or source.get("engines"), engine)
-        if parity is not None:
-            difference = f"{parity}{where}"
+        found = _parity(source.get("measured") or source.get("engines"), engine)
+        if found is not None:
+            difference = f"{found}{where}"
             break
     words = _fast_words(engine, engines, fast, version, precisions_left_out(repository))
     return Known(difference=difference, fast=words)
@@ -260,7 +256,7 @@ def known_of(
     measured: Sequence[Measured],
     version: Path,
     left_out: Mapping[Precision, str],
-    engines: Mapping[str, Engine] = ENGINES,
+    engines: Mapping[str, EngineSpec] = ENGINES,
 ) -> Known:
     """The measurements just made of the engine that serves."""
     by_name = {one.engine: one.to_json() for one in measured}
@@ -272,7 +268,7 @@ def known_of(
 
 def _fast_words(
     engine: str,
-    engines: Mapping[str, Engine],
+    engines: Mapping[str, EngineSpec],
     fast: Mapping[str, Any],
     version: Path,
     left_out: Mapping[Precision, str],
@@ -302,7 +298,7 @@ def _fast_words(
 
 
 def _parity(measured: Any, engine: str) -> Parity | None:
-    """An engine's recorded differences; None without a readable record."""
+    """An engine's recorded differences, or None without a readable record."""
     try:
         return Parity.from_json(measured[engine]["parity"])
     except (KeyError, TypeError, ValueError):
@@ -310,7 +306,7 @@ def _parity(measured: Any, engine: str) -> Parity | None:
 
 
 def _remembered(
-    bundle_hash: str, version: Path, engines: Mapping[str, Engine], precision: PrecisionClass
+    bundle_hash: str, version: Path, engines: Mapping[str, EngineSpec], precision: PrecisionClass
 ) -> dict[str, Any] | None:
     """The content that `remember` kept, if it holds here and now."""
     facts = _facts(version, engines)
@@ -328,12 +324,12 @@ def _remembered(
     return dict(content)
 
 
-def _facts(version: Path, engines: Mapping[str, Engine]) -> dict[str, Any]:
+def _facts(version: Path, engines: Mapping[str, EngineSpec]) -> dict[str, Any]:
     """Facts that a choice depends on: runtimes, plans and reference pictures may change."""
     references = version.parents[1] / bundle.REFERENCES_FILE
     return {
         "sceneloom": __version__,
-        "machine": engine_versions(),
+        "machine": engine_facts(engines),
         "available": [name for name, one in engines.items() if unavailable(one, version) is None],
         "references": file_hash(references) if references.is_file() else None,
     }
@@ -346,7 +342,7 @@ def _memory(bundle_hash: str, machine: dict[str, Any], precision: PrecisionClass
 
 
 _TIE = 1.05  # times that differ by less than this factor count as equal
-_AGREE = 0.9  # share of the rounds that a clearly faster one wins by more than that
+_AGREE = 0.9  # a clearly faster engine wins this share of the rounds by more than that factor
 _Name = TypeVar("_Name")
 
 

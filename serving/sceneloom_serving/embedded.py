@@ -90,12 +90,9 @@ class EmbeddedServer:
         encoded: bool = False,
         on_log: Callable[[LogLine], None] = lambda line: None,
     ) -> None:
-        """Prepare a server of an export bundle; nothing runs before `start`.
-
-        Args:
-            engine: name in `sceneloom_serving.engines.ENGINES`; None takes the bundle's.
-            encoded: also serve the encoded path, `synthesis_encoded`.
-            on_log: called with every line of the server's log, from a thread.
+        """Prepare a server of an export bundle, for `start`. `engine` is a name in
+        `sceneloom_serving.engines.ENGINES`, or None for the bundle's. `encoded` also serves the
+        encoded path, `synthesis_encoded`. A thread calls `on_log` with every line of the log.
         """
         self._repository, self._settings = repository, settings or ServerSettings()
         self._on_log, self._engine, self._encoded = on_log, engine, encoded
@@ -121,7 +118,7 @@ class EmbeddedServer:
         self.stop()
 
     def start(self) -> Self:
-        """Start the server and prove it with the golden probe; returns itself.
+        """Start the server and prove it with the golden probe. Returns itself.
 
         Raises ServerStartError, MissingDependencyError if it is not installed, ModelFailedError for
         a wrong picture, ModelNotFoundError for a foreign configuration.
@@ -135,7 +132,7 @@ class EmbeddedServer:
         return self
 
     def restart(self) -> None:
-        """End the server at once and start it on the same ports; raises as `start`, repeatably."""
+        """End the server at once and start it on the same ports. May be called after an error."""
         self._end_processes(at_once=True)
         self._bring_up()
 
@@ -158,7 +155,7 @@ class EmbeddedServer:
         return self._process.pid
 
     def wait(self, seconds: float | None = None) -> int | None:
-        """Wait for the server to end by itself: its exit code; None if it runs after `seconds`."""
+        """Wait for the server to end by itself. Returns its exit code, or None after `seconds`."""
         assert self._process is not None, "not started"
         try:
             return self._process.wait(seconds)
@@ -166,7 +163,7 @@ class EmbeddedServer:
             return None
 
     def watch(self) -> str:
-        """Wait until the server ends or breaks; one sentence with the reason.
+        """Wait until the server ends or breaks. Returns one sentence with the reason.
 
         A dead model process counts as an end: the server still reports that it is ready, and fails.
         """
@@ -187,7 +184,7 @@ class EmbeddedServer:
         return bundled_server.explain_end(code, list(self._lines))
 
     def stop(self) -> None:
-        """Stop the server after its requests in flight, and clean up; calling it twice is fine."""
+        """Stop the server after its requests in flight, and clean up. May be called again."""
         self._end_processes(at_once=False)
         if self._ports is not None:
             self._ports.release()
@@ -313,7 +310,7 @@ def _running(pid: int) -> bool:
 
 
 def _die_with_parent() -> None:
-    """End the child if the parent dies without stopping it (kill -9); runs in the child."""
+    """In the child: end with a parent that dies without stopping it (kill -9)."""
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
@@ -322,17 +319,16 @@ _PAUSE = 1.0  # seconds from a failed probe to the next
 
 
 class Heartbeat:
-    """Repeats the golden probe from a thread of its own while it is entered.
-
-    `every` is seconds between probes, and for the answer to one. A server that answers no probe in
-    time but other requests has a long queue, and is well.
+    """Repeats the golden probe from a thread while it is entered, with `every` seconds between
+    probes and for an answer. A server that answers other requests in time has a long queue, and is
+    well.
     """
 
     def __init__(self, url: str, golden: Golden, *, every: float) -> None:
         self._url, self._golden, self._every = url, golden, every
         self._done = threading.Event()
         self.failure: str | None = None
-        """Reason why the server counts as broken; None while it does not."""
+        """Reason why the server counts as broken, or None."""
 
     def __enter__(self) -> Self:
         threading.Thread(target=self._beat, name="sceneloom-heartbeat", daemon=True).start()
@@ -365,14 +361,13 @@ HOST = "127.0.0.1"
 
 
 class HeldPorts:
-    """Ports of 127.0.0.1, chosen together and reserved until `release`, restarts included.
-
-    A bound socket with a reusable address that does not listen keeps the port from other servers
-    and from clients' connections; the server that names the port can still listen on it.
+    """Ports of 127.0.0.1, chosen together and reserved until `release`, restarts included. A bound
+    socket with a reusable address that does not listen keeps the port from other servers and from
+    clients' connections, while the server that names the port can still listen on it.
     """
 
     def __init__(self, ports: Mapping[str, int]) -> None:
-        """Reserve purpose -> port, or 0 for a free one; raises ServerStartError."""
+        """Reserve purpose -> port, or 0 for a free one. Raises ServerStartError."""
         self.addresses: dict[str, str] = {}
         with contextlib.ExitStack() as sockets:
             for purpose in sorted(ports, key=lambda name: ports[name] == 0):
@@ -391,7 +386,7 @@ class HeldPorts:
             self._sockets = sockets.pop_all()
 
     def release(self) -> None:
-        """Release the ports; calling it twice is fine."""
+        """Release the ports. May be called again."""
         self._sockets.close()
 
 
@@ -408,9 +403,9 @@ def keep_up(
     say: Callable[[str], None],
     waits: Sequence[float] = WAITS,
 ) -> str:
-    """Restart a started server that ends or breaks, until it has ended early too often; one
-    sentence with the reason. `check` runs before each start, `on_ready` after each proof, now
-    included; `waits` are seconds before each start after an early end.
+    """Restart a started server that ends or breaks, until it has ended early too often. Returns one
+    sentence with the reason. `check` runs before each start, `on_ready` now and after each proof.
+    `waits` are seconds before each start after an early end.
     """
     on_ready()
     early, started, reason = 0, time.monotonic(), server.watch()

@@ -1,7 +1,5 @@
-"""The GPU, driver and libraries of this machine that a TensorRT plan depends on.
-
-They come from CUDA through cuda-python's runtime bindings, which report a missing driver.
-TensorRT's own objects end the process there.
+"""The GPU, driver and libraries of this machine that a TensorRT plan depends on, by cuda-python's
+runtime bindings: they report a missing driver, where TensorRT's own objects end the process.
 """
 
 from __future__ import annotations
@@ -48,8 +46,8 @@ def load_cuda() -> Any:
 
 
 def checked(result: Any, what: str) -> Any:
-    """The value of a CUDA call, from (status, values...): nothing, one value, or a tuple of them;
-    raises EngineError about `what`, such as ``allocating 6 MiB``, on failure.
+    """The value of a CUDA call, from (status, values...): None, one value, or a tuple of them.
+    Raises EngineError about `what`, such as ``allocating 6 MiB``, on failure.
     """
     status, *values = result
     if int(status) != 0:
@@ -96,5 +94,5 @@ def this_machine(device: int = 0) -> Machine:
 
 
 def _dotted(cuda: int) -> str:
-    """13010 is CUDA 13.1."""
+    """Write CUDA's number of a version, such as 13010, as 13.1."""
     return f"{cuda // 1000}.{cuda % 1000 // 10}"

@@ -111,8 +111,8 @@ def computes_bfloat16() -> bool:
 
 
 def _exact_in_float(instance_maps: InstanceMap) -> InstanceMap:
-    """Renumber ids above 2^24, which collide in OpenVINO's float32; no boundary changes. 0 to 255
-    are rows of a style table, and stay; negative ids stay negative.
+    """Renumber ids above 2^24, which collide in OpenVINO's float32, with equal boundaries. 0 to 255
+    are rows of a style table, and stay. Negative ids stay negative.
     """
     if instance_maps.min() >= -_EXACT_IDS and instance_maps.max() <= _EXACT_IDS:
         return instance_maps

@@ -1,5 +1,5 @@
-"""Parity: the difference of an engine's pictures from PyTorch's in grey levels, and the limits that
-an engine of each precision must keep to be served.
+"""Parity: the difference of an engine's pictures from PyTorch's in grey levels, and every limit of
+it, side by side at `SERVING_LIMITS`.
 
 The limits are decisions (docs/parity.md), not flags. Exact precisions have hard limits. Fast ones
 are proven with a margin, on at least `LEAST_MAPS` maps: the next map may reach further.
@@ -18,6 +18,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from sceneloom import progress
 from sceneloom.contract import precision_of
 from sceneloom.errors import ModelFailedError, ParityError
 from sceneloom.maps import Image
@@ -34,7 +35,6 @@ CLASSES: dict[PrecisionClass, tuple[Precision, ...]] = {
     "fast": ("fp32", "fp16", "bf16", "int8"),
 }
 """Class -> its precisions."""
-LEAST_MAPS = 8  # fewest reference maps of a fast precision's proof
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -46,10 +46,10 @@ class Parity:
     """Largest 99.9th percentile of a picture's differences."""
     mean: float
     psnr: float
-    """Least peak signal-to-noise ratio of a picture, dB; infinite if all are equal."""
+    """Least peak signal-to-noise ratio of a picture, dB, infinite if all are equal."""
 
     def to_json(self) -> dict[str, Any]:
-        """The differences as a JSON object; an infinite PSNR becomes null."""
+        """The differences as a JSON object, with null for an infinite PSNR."""
         return {**dataclasses.asdict(self), "psnr": self.psnr if math.isfinite(self.psnr) else None}
 
     @classmethod
@@ -68,26 +68,34 @@ class Parity:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Limits:
-    """Limits of a `Parity`, the least for PSNR; None is no limit."""
+    """Limits of a `Parity`, the least for PSNR. None is no limit."""
 
     max: int | None = None
     p999: float | None = None
     psnr: float | None = None
 
 
-LIMITS: dict[Precision, Limits] = {
+SERVING_LIMITS: dict[Precision, Limits] = {
     "fp32": Limits(max=1),
     "fp16": Limits(p999=2, psnr=45),
-    "bf16": Limits(p999=4, psnr=48),
-    "int8": Limits(p999=6, psnr=42),
-}
-"""Limits of every picture. Rounding a half the other way gives one grey level."""
-PROOFS: dict[Precision, Limits] = {
-    **LIMITS,
     "bf16": Limits(p999=3, psnr=50.5),
     "int8": Limits(p999=4, psnr=44),
 }
-"""Limits of every reference picture, for an engine to be served."""
+"""Limits of the reference pictures: `export` writes and `serve` chooses engines within them.
+Rounding a half the other way gives one grey level.
+"""
+LEAST_MAPS = 8  # fewest reference maps of a fast precision's proof
+MAX_LOST_IOU = 1.0  # points of mean IoU that bf16 and int8 may lose at export, with a segmenter
+PICTURE_LIMITS: dict[Precision, Limits] = {
+    **SERVING_LIMITS,
+    "bf16": Limits(p999=4, psnr=48),
+    "int8": Limits(p999=6, psnr=42),
+}
+"""Limits of any other picture, with which `bench` marks engines. Serving does not use them."""
+GOLDEN_LIMITS: dict[str, float] = {"fp32": 2.0, "fp16": 2.0, "bf16": 4.0, "int8": 12.0}
+"""Limits of the golden probe of a running server: largest difference of a block's mean, in grey
+levels. Another model's picture is tens of levels away.
+"""
 
 
 def compare(
@@ -110,15 +118,24 @@ def compare(
     )
 
 
-def reference_pictures(reference: Synthesizer, requests: Sequence[Request]) -> list[Image]:
-    """The reference's pictures, uint8 [1, H, W, 3] each, of maps at network size."""
-    return [reference.run_requests([request]) for request in requests]
+def reference_pictures(
+    reference: Synthesizer, requests: Sequence[Request], verb: str = "render"
+) -> list[Image]:
+    """The reference's pictures, uint8 [1, H, W, 3] each, of maps at network size. Each is a stage
+    of progress, ``VERB WIDTHxHEIGHT (2 of 5)``.
+    """
+    pictures = []
+    for number, request in enumerate(requests, 1):
+        height, width = request.label_map.shape
+        with progress.stage(f"{verb} {width}x{height} ({number} of {len(requests)})"):
+            pictures.append(reference.run_requests([request]))
+    return pictures
 
 
 def run_parity(
     references: Sequence[Image], candidate: Synthesizer, requests: Sequence[Request]
 ) -> Parity:
-    """Compare an engine with `reference_pictures`; each map runs as two if it takes batches."""
+    """Compare an engine with `reference_pictures`. Each map runs as two if it takes batches."""
     copies = 2 if candidate.max_batch_size > 1 else 1
     expected, got = [], []
     for reference, request in zip(references, requests, strict=True):
@@ -129,20 +146,20 @@ def run_parity(
 
 
 def check_proof(parity: Parity, precision: Precision, engine: str, maps: int) -> None:
-    """Refuse an engine without its precision's margin, or on few maps; raises ParityError."""
+    """Refuse an engine beyond `SERVING_LIMITS`, or on few maps; raises ParityError."""
     if precision not in CLASSES["exact"] and maps < LEAST_MAPS:
         raise ParityError(
             f"{engine}: {precision} is proven on {LEAST_MAPS} maps at least, and this bundle has "
             f"{maps}: sceneloom export --precision fast"
         )
-    check_parity(parity, precision, engine, PROOFS[precision])
+    check_parity(parity, precision, engine, SERVING_LIMITS[precision])
 
 
 def check_parity(
     parity: Parity, precision: Precision, engine: str, limits: Limits | None = None
 ) -> None:
-    """Refuse an engine beyond limits, by default its precision's; raises ParityError."""
-    limits = limits or LIMITS[precision]
+    """Refuse an engine beyond limits, by default `PICTURE_LIMITS`; raises ParityError."""
+    limits = limits or PICTURE_LIMITS[precision]
     broken = []
     if limits.max is not None and parity.max > limits.max:
         broken.append(f"up to {parity.max} grey levels, {limits.max} is the limit")
@@ -154,12 +171,6 @@ def check_parity(
         raise ParityError(f"{engine} differs from PyTorch by {'; by '.join(broken)} ({parity})")
 
 
-_TOLERANCES = {"bf16": 4.0, "int8": 12.0}
-"""Largest difference of a block's mean, in grey levels; 2 for other precisions. Another model's
-picture is tens of levels away.
-"""
-
-
 def check_golden(synthesizer: Synthesizer, golden: Golden) -> float:
     """Prove a served model with a real inference, as `check_picture` does."""
     return check_picture(synthesizer.run_requests([golden.request])[0], golden, synthesizer.engine)
@@ -167,13 +178,13 @@ def check_golden(synthesizer: Synthesizer, golden: Golden) -> float:
 
 def check_picture(image: Image, golden: Golden, engine: str) -> float:
     """Largest difference of a block's mean, in grey levels, of the golden map's picture, uint8 [H,
-    W, 3]; raises ModelFailedError above the tolerance of the engine's precision.
+    W, 3]; raises ModelFailedError above `GOLDEN_LIMITS`.
     """
     difference = float(np.abs(block_means(image) - golden.block_means).max())
-    tolerance = _TOLERANCES.get(precision_of(engine), 2.0)
-    if not difference <= tolerance:
+    limit = GOLDEN_LIMITS.get(precision_of(engine), GOLDEN_LIMITS["fp32"])
+    if not difference <= limit:
         raise ModelFailedError(
             "the served model is not the one that was exported: on the golden map its picture "
-            f"differs by {difference:.1f} grey levels, {tolerance:g} is the limit"
+            f"differs by {difference:.1f} grey levels, {limit:g} is the limit"
         )
     return difference

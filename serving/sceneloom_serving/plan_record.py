@@ -77,7 +77,7 @@ class Machine:
 
     tensorrt: str
     cuda_runtime: str
-    """Version, such as 12.9; empty if unknown."""
+    """Version, such as 12.9, or empty."""
     driver: str
     gpu: str
     compute_capability: str
@@ -102,10 +102,10 @@ class PlanRecord:
     hardware: Hardware
     settings: dict[str, Any]
     parity: dict[str, Any] | None
-    """Difference from PyTorch's reference pictures; None if not measured."""
+    """Difference from PyTorch's reference pictures, or None if not measured."""
     parity_missing: str | None
     latency: dict[str, Any] | None
-    """p50 and p99 in milliseconds, their count and scope; None if not measured."""
+    """p50 and p99 in milliseconds, their count and scope, or None if not measured."""
     contract: _Contract
     sceneloom: str
     created: str
@@ -141,7 +141,7 @@ def record_path(plan: Path) -> Path:
 
 
 def write_record(plan: Path, record: PlanRecord) -> None:
-    """Write the record of a plan, whole or not at all; it is the last file that a build writes."""
+    """Write the record of a plan, whole or not at all, as the last file of a build."""
     text = json.dumps(record.to_json(), indent=1) + "\n"
     write_whole(record_path(plan), text.encode(), flush=True)
 
@@ -232,8 +232,8 @@ def input_shapes(
 def choose_profile(
     profiles: Sequence[Profile], batch: int, height: int, width: int
 ) -> tuple[int, int] | None:
-    """Index of the profile for a batch, tuned nearest to it, and the count of pictures that it
-    takes at once: all, or else as many as one takes; None if no profile takes the size.
+    """Index of the profile tuned nearest to a batch, and the count of pictures that it takes at
+    once: all, or else the most of one profile. None if no profile takes the size.
     """
     for count in range(batch, 0, -1):
         distances = [

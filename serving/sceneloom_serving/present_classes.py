@@ -1,8 +1,8 @@
 """Fewer operations, exactly: the first convolutions over the classes that occur in a map.
 
-The one-hot of a street has 35 planes, of ADE20K 150, and all but some twenty of them are zeros; the
-convolutions over it are 24 % of the published network's arithmetic. Here the planes and the
-convolutions' weights are gathered for the classes that occur; only zeros are left out.
+The one-hot of a street has 35 planes, all but some twenty of them zeros, and the convolutions over
+it are 24 % of the published network's arithmetic. Only the planes and weights of classes that occur
+are gathered here.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ IDS, ROWS = "present_ids", "present_rows"  # further inputs, of `present_classes
 
 
 def shorten(model: Any, channels: int) -> int | None:
-    """Rewrite an OpenVINO model of the served graph in place: the count of classes it takes, or
-    None if it is another graph or gains nothing, and is unchanged.
+    """Rewrite an OpenVINO model of the served graph in place. Returns the count of classes that it
+    takes, or None for an unchanged one: it is another graph, or gains nothing.
     """
     one_hot = _one_hot(model, channels)
     if one_hot is None:
@@ -68,7 +68,7 @@ def present_classes(
 
 
 def _one_hot(model: Any, channels: int) -> tuple[Any, Any] | None:
-    """The one-hot's comparison, and the network's input; None if the graph begins otherwise."""
+    """The one-hot's comparison and the network's input, or None if the graph begins otherwise."""
     node = next(
         (p for p in model.get_parameters() if INPUT_LABELS in p.output(0).get_names()), None
     )
@@ -89,7 +89,7 @@ def _only_user(node: Any, kind: str) -> Any:
 
 
 def _convolutions(planes: Any) -> list[Any]:
-    """The convolutions over the network's input, padded or pooled; none if it has other users."""
+    """The convolutions over the network's input, padded or pooled, empty if it has other users."""
     found, look = [], [planes]
     while look:
         for target in look.pop().output(0).get_target_inputs():

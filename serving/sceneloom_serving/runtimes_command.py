@@ -10,6 +10,7 @@ from typing import Annotated
 
 from tyro.conf import Positional, arg
 
+from sceneloom import progress
 from sceneloom.text import printable
 from sceneloom_serving import choice
 from sceneloom_serving.bundle import VERSION, bundle_hash, load_references, verify_repository
@@ -44,7 +45,9 @@ def main(
         return 2
     chosen: dict[PrecisionClass, str | None] = {}
     if measure and repository is not None and version is not None:
-        found = choice.measure_engines(version, load_references(repository), without=left_out)
+        references = load_references(repository)
+        with progress.shown():
+            found = choice.measure_engines(version, references, without=left_out)
         for kind in CLASSES:
             chosen[kind] = choice.remember(bundle_hash(repository), found, version, precision=kind)
     else:

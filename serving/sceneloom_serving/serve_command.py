@@ -12,6 +12,7 @@ from typing import Annotated
 
 from tyro.conf import OmitArgPrefixes, Positional, arg
 
+from sceneloom import progress
 from sceneloom.contract import precision_of
 from sceneloom.errors import EngineError
 from sceneloom.text import printable
@@ -32,7 +33,7 @@ class _Stopped(BaseException):
 def main(
     repository: Annotated[Path, Positional, arg(metavar="REPOSITORY")],
     *,
-    settings: Annotated[ServerSettings, OmitArgPrefixes] = ServerSettings(),  # noqa: B008 - frozen
+    settings: Annotated[ServerSettings, arg(name="server"), OmitArgPrefixes] = ServerSettings(),  # noqa: B008 - frozen
     precision: PrecisionClass = "exact",
     engine: str = "auto",
     encoded: bool = False,
@@ -99,6 +100,7 @@ def main(
             return 0
 
 
+@progress.shown()
 def _choose(repository: Path, engine: str, precision: PrecisionClass) -> str:
     if engine == "auto":
         return choose_engine(

@@ -98,10 +98,10 @@ class TensorRTSynthesizer(Synthesizer):
     def captured(self) -> bool:
         """Whether the last picture of every profile in use came from a CUDA graph."""
         used = self._executions.values()
-        return bool(used) and all(execution.captured for execution in used)
+        return bool(used) and all(execution.graph is not None for execution in used)
 
     def close(self) -> None:
-        """Release the GPU's memory; calling it twice is fine."""
+        """Release the GPU's memory. May be called again."""
         for execution in self._executions.values():
             execution.close()
         self._executions.clear()
@@ -122,7 +122,7 @@ class _Execution:
         profile = record.profiles[index]
         self._stream, self._cuda_graphs = stream, cuda_graphs
         self._shapes: dict[str, tuple[int, ...]] = {}
-        self._graph: Any = None
+        self.graph: Any = None
         self._buffers: dict[str, TensorBuffer] = {}
         self._context = engine.create_execution_context()
         if self._context is None:
@@ -137,10 +137,6 @@ class _Execution:
             if not self._context.set_tensor_address(name, self._buffers[name].device):
                 raise EngineError(f"TensorRT refuses the memory of {name}")
 
-    @property
-    def captured(self) -> bool:
-        return self._graph is not None
-
     def run(self, inputs: dict[str, npt.NDArray[Any]], image: Image) -> None:
         """Run one batch that the profile takes into uint8 [N, H, W, 3]."""
         shapes: dict[str, tuple[int, ...]] = {name: array.shape for name, array in inputs.items()}
@@ -149,18 +145,16 @@ class _Execution:
             np.copyto(self._buffers[name].host(array.shape), array, casting="no")
         if shapes != self._shapes:
             self._set_shapes(shapes)
-        elif self._graph is not None:
-            self._stream.launch(self._graph)
+        elif self.graph is not None:
+            self._stream.launch(self.graph)
         else:
             self._enqueue()
         self._stream.wait()
         np.copyto(image, self._buffers[OUTPUT_IMAGE].host(image.shape))
 
     def _set_shapes(self, shapes: dict[str, tuple[int, ...]]) -> None:
-        """Run once in the new shapes, then capture a graph, which belongs to the shapes of its
-        context.
-
-        The run completes the work that TensorRT leaves to the next enqueue after a change of shape.
+        """Run once in the new shapes, which completes the work that TensorRT leaves to the next
+        enqueue, then capture a graph for them.
         """
         self._discard_graph()
         self._shapes = {}
@@ -176,7 +170,7 @@ class _Execution:
         self._enqueue()
         if self._cuda_graphs:
             self._stream.wait()
-            self._graph = self._stream.capture(self._enqueue)
+            self.graph = self._stream.capture(self._enqueue)
 
     def _enqueue(self) -> None:
         """Upload, compute, download, in the stream's order."""
@@ -189,9 +183,9 @@ class _Execution:
         image.copy(self._shapes[OUTPUT_IMAGE], self._stream.stream, back=True)
 
     def _discard_graph(self) -> None:
-        if self._graph is not None:
-            self._stream.discard(self._graph)
-            self._graph = None
+        if self.graph is not None:
+            self._stream.discard(self.graph)
+            self.graph = None
 
     def close(self) -> None:
         self._discard_graph()
@@ -229,17 +223,12 @@ class TensorBuffer:
         self._cuda = load_cuda()
         self.dtype = np.dtype(dtype)
         size = max(int(np.prod(shape)) * self.dtype.itemsize, 1)
-        self.device = int(
-            checked(self._cuda.cudaMalloc(size), f"allocating {size:,} bytes on the GPU")
-        )
+        allocated = self._cuda.cudaMalloc(size)
+        self.device = int(checked(allocated, f"allocating {size:,} bytes on the GPU"))
         """Address on the GPU."""
         try:
-            self._host = int(
-                checked(
-                    self._cuda.cudaHostAlloc(size, self._cuda.cudaHostAllocDefault),
-                    f"allocating {size:,} pinned bytes on the host",
-                )
-            )
+            pinned = self._cuda.cudaHostAlloc(size, self._cuda.cudaHostAllocDefault)
+            self._host = int(checked(pinned, f"allocating {size:,} pinned bytes on the host"))
         except BaseException:
             self._cuda.cudaFree(self.device)
             raise
@@ -283,7 +272,7 @@ class Stream:
         checked(self._cuda.cudaStreamSynchronize(self.stream), "running the engine")
 
     def capture(self, work: Callable[[], None]) -> Any:
-        """Record the work as a CUDA graph for `launch`, without running it; None on failure."""
+        """Record the work as a CUDA graph for `launch`, without running it. None on failure."""
         mode = self._cuda.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
         checked(self._cuda.cudaStreamBeginCapture(self.stream, mode), "starting a capture")
         try:

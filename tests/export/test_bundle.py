@@ -15,10 +15,10 @@ from sceneloom.errors import CheckpointError, ExportError, SchemaError, SizeErro
 from sceneloom.files import file_hash
 from sceneloom.schema import load_schema
 from sceneloom_export.bundle import Exported, export_bundle
-from sceneloom_export.settings import ExportSettings, ServingSettings
+from sceneloom_export.settings import ExportSettings, TritonSettings
 from sceneloom_serving.bundle import (
+    CPU_FILE,
     FP16_FILE,
-    MODEL_FILE,
     block_means,
     load_golden,
     load_references,
@@ -111,7 +111,7 @@ def test_reference_pictures_travel_with_the_bundle(exported: Exported, checkpoin
 
 def test_golden_is_what_the_engine_answers(exported: Exported) -> None:
     golden = load_golden(exported.repository)
-    engine = OnnxRuntimeSynthesizer(exported.repository / "synthesis" / "1" / MODEL_FILE)
+    engine = OnnxRuntimeSynthesizer(exported.repository / "synthesis" / "1" / CPU_FILE)
     image = engine.run_requests([golden.request])[0]
     assert np.abs(block_means(image) - golden.block_means).max() < 0.1
     assert golden.block_means.std() > 5
@@ -150,10 +150,10 @@ def test_wrong_settings_are_refused_before_the_work(tmp_path: Path, checkpoint: 
     with pytest.raises(SizeError, match=r"largest is 513x256 .* multiple of 8 .* next is 520x256"):
         export_bundle(checkpoint, tmp_path / "r", largest=(256, 513))
     with pytest.raises(SizeError, match="multiple of 8"):
-        export_bundle(checkpoint, tmp_path / "r", ServingSettings(warmup=("63x64",)))
+        export_bundle(checkpoint, tmp_path / "r", TritonSettings(warmup=("63x64",)))
     with pytest.raises(ExportError, match="twice"):
         export_bundle(checkpoint, tmp_path / "r", sizes=((32, 32), (32, 32)))
-    small = ServingSettings(max_pixels=1000)
+    small = TritonSettings(max_pixels=1000)
     with pytest.raises(ExportError, match=r"64x32 is above max_pixels, 1,000"):
         export_bundle(checkpoint, tmp_path / "r", small, sizes=((32, 64),))
     assert list(tmp_path.iterdir()) == []

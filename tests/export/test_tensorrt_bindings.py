@@ -103,7 +103,7 @@ from sceneloom.contract import Contract
 from sceneloom.errors import EngineError
 from sceneloom.schema import load_schema
 from sceneloom_export import engine, tensorrt_build
-from sceneloom_export.settings import EngineSettings
+from sceneloom_export.settings import PlanSettings
 from sceneloom_serving.tensorrt_runtime import Stream, TensorBuffer
 from sceneloom_serving.gpu import this_machine
 assert trt.__version__.startswith("8.6")
@@ -115,7 +115,7 @@ logger.log(trt.ILogger.ERROR, "no kernel")
 assert logger.errors == ["no kernel"]
 flags = trt.BuilderFlag.FP16, trt.BuilderFlag.TF32, trt.BuilderFlag.OBEY_PRECISION_CONSTRAINTS
 assert all(isinstance(int(flag), int) for flag in flags)
-assert tensorrt_build.norm_choices(trt.__version__, EngineSettings()) == ["group"]
+assert tensorrt_build.norm_choices(trt.__version__, PlanSettings()) == ["group"]
 for make in (Stream, lambda: TensorBuffer((2, 3), "uint8")):
     try:
         make().free()

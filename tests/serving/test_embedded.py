@@ -35,7 +35,7 @@ from sceneloom.errors import (
 from sceneloom.files import SHARED_MEMORY
 from sceneloom.triton.transport import Timeouts
 from sceneloom_export.bundle import Exported
-from sceneloom_serving.bundle import MODEL_FILE
+from sceneloom_serving.bundle import CPU_FILE
 from sceneloom_serving.embedded import EmbeddedServer, ServerSettings
 from sceneloom_serving.onnx_runtime import OnnxRuntimeSynthesizer
 from sceneloom_serving.parity import compare
@@ -78,7 +78,7 @@ def test_pictures_are_those_of_pytorch_and_onnx_runtime(
 ) -> None:
     loaded = load_checkpoint(checkpoint)
     reference = TorchSynthesizer(loaded.generator, loaded.contract)
-    engine = OnnxRuntimeSynthesizer(exported.repository / "synthesis" / "1" / MODEL_FILE)
+    engine = OnnxRuntimeSynthesizer(exported.repository / "synthesis" / "1" / CPU_FILE)
     maps = [blocky_maps(*size, seed=i) for i, size in enumerate([(64, 96), (32, 40), (61, 97)])]
     with TritonSynthesizer(server.grpc) as client:
         assert client.contract == exported.contract
@@ -340,7 +340,7 @@ def test_taken_port_is_named(copy: Path) -> None:
 
 
 def test_model_that_does_not_load_is_explained(copy: Path, before: set[str]) -> None:
-    (copy / "synthesis/1" / MODEL_FILE).write_bytes(b"not a model")
+    (copy / "synthesis/1" / CPU_FILE).write_bytes(b"not a model")
     with pytest.raises(ServerStartError, match=r"'synthesis' was refused.*onnxruntime\.onnx"):
         EmbeddedServer(copy, free_ports()).start()
     assert regions() == before

@@ -35,7 +35,7 @@ from sceneloom.triton.http_transport import HttpTransport
 from sceneloom.triton.shared_memory import SharedMemoryTransport
 from sceneloom_export.bundle import Exported
 from sceneloom_export.repository import write_encoded_models
-from sceneloom_export.settings import ServingSettings
+from sceneloom_export.settings import TritonSettings
 from sceneloom_serving.embedded import EmbeddedServer
 
 pytestmark = pytest.mark.triton
@@ -222,7 +222,7 @@ def styled_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NoopServ
     config.instance_group.add(count=1, kind=model_config_pb2.ModelInstanceGroup.KIND_CPU)
     config.dynamic_batching.default_queue_policy.max_queue_size = 2
     write_model(folder, config, STYLE_PAINTER)
-    write_encoded_models(folder, ServingSettings())
+    write_encoded_models(folder, TritonSettings())
     with NoopServer(folder) as server:
         yield server
 

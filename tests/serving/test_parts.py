@@ -23,7 +23,7 @@ from sceneloom.request import prepare
 from sceneloom.schema import load_schema
 from sceneloom_export.bundle import Exported
 from sceneloom_serving import templates
-from sceneloom_serving.bundle import MODEL_FILE, Golden, block_means, load_golden, save_golden
+from sceneloom_serving.bundle import CPU_FILE, Golden, block_means, load_golden, save_golden
 from sceneloom_serving.bundled_server import (
     check_numpy,
     find_bundled_server,
@@ -218,7 +218,7 @@ def test_onnx_file_that_is_not_ours(tmp_path: Path, exported: Exported) -> None:
     path.write_bytes(b"no protobuf")
     with pytest.raises(ExportError, match=r"model\.onnx: ONNX Runtime cannot load it"):
         OnnxRuntimeSynthesizer(path)
-    model = onnx.load(exported.repository / "synthesis" / "1" / MODEL_FILE)
+    model = onnx.load(exported.repository / "synthesis" / "1" / CPU_FILE)
     del model.metadata_props[:]
     onnx.save(model, path)
     with pytest.raises(ExportError, match="carries no contract"):
@@ -245,7 +245,7 @@ def test_server_settings_out_of_range(settings: dict[str, float]) -> None:
 
 
 def test_onnx_runtime_reports_to_nobody(exported: Exported, tmp_path: Path) -> None:
-    model = exported.repository / "synthesis" / "1" / MODEL_FILE
+    model = exported.repository / "synthesis" / "1" / CPU_FILE
     quiet = ("CI", "ORT_DISABLE_TELEMETRY", "ORT_RUNNING_UNIT_TESTS")
     environment = {name: value for name, value in os.environ.items() if name not in quiet}
 
@@ -265,7 +265,7 @@ def test_nothing_that_runs_is_copied_for_the_server(tmp_path: Path) -> None:
 
 def test_openvino_reports_to_nobody_and_writes_no_id(exported: Exported, tmp_path: Path) -> None:
     """Its package for reports opens a connection when openvino is imported: to the proxy here."""
-    model = exported.repository / "synthesis" / "1" / MODEL_FILE
+    model = exported.repository / "synthesis" / "1" / CPU_FILE
     code = (
         "import sys, sceneloom_serving.openvino_runtime as o; from pathlib import Path; "
         "o.OpenVinoSynthesizer(Path(sys.argv[1])); import openvino, time; time.sleep(1)"

@@ -22,7 +22,7 @@ from sceneloom.files import file_hash
 from sceneloom.schema import load_schema
 from sceneloom_export.bundle import Exported
 from sceneloom_export.repository import write_configs, write_encoded_models
-from sceneloom_export.settings import ServingSettings
+from sceneloom_export.settings import TritonSettings
 from sceneloom_serving import templates
 from sceneloom_serving.bundle import lay_out, load_golden, verify_repository
 from sceneloom_serving.engines import open_engine
@@ -42,8 +42,8 @@ def repository(tmp_path: Path) -> Path:
     shutil.copytree(templates() / "synthesis", model, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("model.onnx", "onnxruntime.onnx", "weights.bin"):
         (model / "1" / name).write_bytes(name.encode())
-    write_configs(model, CONTRACT, ServingSettings(), largest=SIZE, engine="openvino-fp32")
-    write_encoded_models(folder, ServingSettings())
+    write_configs(model, CONTRACT, TritonSettings(), largest=SIZE, engine="openvino-fp32")
+    write_encoded_models(folder, TritonSettings())
     maps = {"label_map": np.zeros((64, 64), np.uint8), "instance_map": np.zeros((64, 64), np.int32)}
     np.savez(folder / "golden.npz", **maps, block_means=np.zeros((4, 4, 3), np.float32))
     paths = [path for path in folder.rglob("*") if path.is_file()]

@@ -126,7 +126,7 @@ def test_starts_from_the_generator_inside(tmp_path: Path) -> None:
     assert torch.equal(made.enhancers[0].stem[1].weight, drawn.enhancers[0].stem[1].weight)
 
 
-def test_goes_on_with_an_equal_generator(tmp_path: Path) -> None:
+def test_starts_from_an_equal_generator(tmp_path: Path) -> None:
     inner = bundle(tmp_path, ngf=4)
     made = assemble(
         settings(generator=dataclasses.replace(SMALL, start_from=inner)), SCHEMA, has_instances=True

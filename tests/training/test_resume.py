@@ -1,4 +1,4 @@
-"""A run that was stopped goes on as if it never had been: the same bits, each step once."""
+"""A resumed run is an uninterrupted one: the same bits, each step once."""
 
 from __future__ import annotations
 
@@ -122,7 +122,7 @@ def test_another_seed_gives_another_run(samples: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("size", [1, 2])
 @pytest.mark.parametrize("first", [0, 1, 5])
-def test_a_sampler_goes_on_in_the_middle_of_an_epoch(size: int, first: int) -> None:
+def test_items_resume_in_the_middle_of_an_epoch(size: int, first: int) -> None:
     def passes(steps: range, rank: int) -> list[list[tuple[int, int]]]:
         world = World(rank=rank, size=size)
         return list(step_items(13, seed=4, world=world, batch=2, accumulate=2, steps=steps))

@@ -86,6 +86,7 @@ def test_a_run_leaves_its_settings_its_log_and_pictures_for_tensorboard(
     )
     assert (done.returncode, done.stdout) == (0, f"trained 8 steps: {tmp_path / 'run' / 'model'}\n")
     assert "perceptual loss off: loss.vgg names no weights file" in done.stderr
+    assert "build the networks ..." in done.stderr
     assert "8/8" in done.stderr
     assert "images/s" in done.stderr
 
@@ -271,10 +272,10 @@ def test_pairs_of_pictures_train_a_model_that_export_refuses_with_the_reason(
 
     from sceneloom.errors import ExportError
     from sceneloom_export.bundle import export_bundle
-    from sceneloom_export.settings import ServingSettings
+    from sceneloom_export.settings import TritonSettings
 
     with pytest.raises(ExportError, match="pictures"):
-        export_bundle(tmp_path / "run" / "model", tmp_path / "served", ServingSettings())
+        export_bundle(tmp_path / "run" / "model", tmp_path / "served", TritonSettings())
 
 
 def test_pairs_have_no_boundaries(tmp_path: Path) -> None:

@@ -1,6 +1,4 @@
-"""Networks and contract of the model from the settings; fine-tuning and coarse-to-fine stages start
-from the weights of another run.
-"""
+"""Networks and contract of a model, from the settings and the weights of an earlier run."""
 
 from __future__ import annotations
 
@@ -46,7 +44,7 @@ class Model:
 
 
 def assemble(settings: TrainSettings, schema: LabelSchema | None, *, has_instances: bool) -> Model:
-    """Build the networks with the seed's weights; without a schema, for a paired data set. Raises
+    """Build the networks with the seed's weights. Without a schema, the data set is paired. Raises
     InputError or CheckpointError if data or files do not fit the settings.
     """
     g, s, seed = settings.generator, settings.style, settings.compute.seed
@@ -74,7 +72,7 @@ def assemble(settings: TrainSettings, schema: LabelSchema | None, *, has_instanc
     options = dataclasses.asdict(settings.discriminator)
     start_from = options.pop("start_from")
     discriminator = _seeded(
-        lambda: MultiscaleDiscriminator(inputs.condition + 3, **options), seed + 1
+        lambda: MultiscaleDiscriminator(inputs.condition_channels + 3, **options), seed + 1
     )
     if start_from is not None:
         start_discriminator(discriminator, start_from)
@@ -123,8 +121,8 @@ _SCALE = "discriminators."
 
 def start_generator(generator: SynthesisNetwork, bundle: Path, schema: LabelSchema | None) -> None:
     """Copy the weights of an equal generator, or of a smaller one inside this one, without its last
-    convolution. Planes of additional labels stay as drawn; labels match by name. Raises
-    CheckpointError if it does not fit inside.
+    convolution. Labels match by name; planes of new labels stay as drawn. Raises CheckpointError if
+    it does not fit inside.
     """
     read = load_checkpoint(bundle)
     inner = read.generator
@@ -182,7 +180,7 @@ def _planes_of_labels(theirs: Contract | None, schema: LabelSchema | None) -> li
 
 
 def start_encoder(encoder: FeatureEncoder, bundle: Path) -> None:
-    """Copy the weights of the bundle's encoder, if any; raises CheckpointError if they differ."""
+    """Copy the weights of the bundle's encoder, if any. Raises CheckpointError if they differ."""
     theirs = load_checkpoint(bundle).encoder
     if theirs is None:
         return

@@ -1,6 +1,4 @@
-"""Samples to batches: order, crops and flips follow from the seed and the step's number alone, for
-a resumed run and for any number of loading processes.
-"""
+"""Samples to batches. Order, crops and flips follow from seed and step alone, also on resume."""
 
 from __future__ import annotations
 
@@ -55,14 +53,14 @@ class TrainingSet:
         seed: int,
         cache: int = 0,
     ) -> None:
-        """Take the first `count` samples; sides are multiples of `multiple`, from `smallest` on."""
+        """Take the first `count` samples. Sides are multiples of `multiple`, from `smallest` on."""
         self.count = count
         self._geometry, self._multiple, self._seed = geometry, multiple, seed
         self._smallest = smallest
         self._data, self._cache = data, cache
 
     def __getitem__(self, item: tuple[int, int]) -> Batch:
-        """The sample of an (epoch, index), cut for that epoch; tensors without batch."""
+        """Read the sample of an (epoch, index), cut for that epoch: tensors without batch."""
         epoch, index = item
         rng = np.random.default_rng((_CUT, self._seed, epoch, index))
         # Made on first use, in the process that loads: a cache cannot be pickled.
@@ -115,9 +113,8 @@ def step_items(
 def load_batches(
     samples: TrainingSet, items: Iterable[list[tuple[int, int]]], *, workers: int
 ) -> Iterator[Iterator[Batch]]:
-    """Batches in the items' order, loaded here or by `workers` processes that end with the
-    block. The iterator raises InputError for an unreadable sample, in turn, and the errors of
-    `loading`.
+    """Load batches in the items' order, here or in `workers` processes that end with the block. The
+    iterator raises InputError for an unreadable sample, in turn, and the errors of `loading`.
     """
     if not workers:
         yield map(samples.batch, items)
@@ -139,7 +136,7 @@ def to_tensors(sample: Sample) -> Batch:
 
 
 def stack(items: list[Batch]) -> Batch:
-    """Stack samples; raises InputError if their sizes differ."""
+    """Stack samples. Raises InputError if their sizes differ."""
     sizes = sorted({f"{item['photo'].shape[1]}x{item['photo'].shape[0]}" for item in items})
     if len(sizes) > 1:
         raise errors.InputError(
@@ -155,14 +152,14 @@ _Made = TypeVar("_Made")
 _LOST_S = 5.0
 """Longest wait for the exit code of a process that was lost."""
 _SET_PIPE_SIZE = 1031
-"""Linux's F_SETPIPE_SZ; the fcntl module of Python 3.10 has no name for some builds."""
+"""Linux's F_SETPIPE_SZ, which fcntl lacks in some builds of Python 3.10."""
 _PIPE_BYTES = 1 << 20
-"""Most for any user; a batch of 2048x1024 is 14 MiB."""
+"""The system's limit for users. A batch of 2048x1024 is 14 MiB."""
 _MADE, _REFUSED, _NO_MEMORY, _FAULT = range(4)
 
 
 class _Loader(Generic[_Item, _Made]):
-    """One loading process; it has one item at a time, so that no pipe can fill on both sides."""
+    """One loading process. It has one item at a time, so that no pipe fills on both sides."""
 
     def __init__(
         self, make: Callable[[_Item], _Made], prepare: Callable[[], None], inherited: list[Any]
@@ -229,10 +226,9 @@ def loading(
     workers: int,
     prepare: Callable[[], None],
 ) -> Iterator[Iterator[_Made]]:
-    """Make something of each item in `workers` processes that end with the block; in the items'
-    order. Results of `make` can be pickled; `prepare` runs once in each process. The iterator
-    raises InputError, in turn, if `make` raised a SceneLoomError, TrainingError if a process does
-    not start or is lost, and MemoryError.
+    """Make something of each item, in order, in `workers` processes that end with the block.
+    `prepare` runs once in each, and results are pickled. The iterator raises InputError if `make`
+    raised a SceneLoomError, TrainingError if a process does not start or is lost, and MemoryError.
     """
     loaders: list[_Loader[_Item, _Made]] = []
     try:
@@ -272,7 +268,6 @@ def _serve(
     answers: Connection,
     inherited: list[Connection],
 ) -> None:
-    """The whole life of a loading process."""
     # A service manager signals every process of a run: only the training one is to act on it.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)
@@ -294,7 +289,7 @@ def _serve(
 
 
 def _send(connection: Connection, value: Any) -> None:
-    """Send a value; the memory of its arrays is written as it lies there."""
+    """Send a value. The memory of its arrays is written without a copy."""
     buffers: list[pickle.PickleBuffer] = []
     data = pickle.dumps(value, protocol=5, buffer_callback=buffers.append)
     views = [buffer.raw() for buffer in buffers]
@@ -305,7 +300,7 @@ def _send(connection: Connection, value: Any) -> None:
 
 
 def _receive(connection: Connection) -> Any:
-    """Receive what `_send` sent; its arrays can be written to."""
+    """Receive a value of `_send`, with writable arrays."""
     data, sizes = connection.recv()
     buffers = [bytearray(size) for size in sizes]
     for buffer in buffers:

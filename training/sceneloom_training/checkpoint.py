@@ -55,7 +55,7 @@ def save_checkpoint(
     encoder: FeatureEncoder | None = None,
     half: bool = False,
 ) -> None:
-    """Write a bundle, or replace one, in float16 if `half`; raises CheckpointError."""
+    """Write a bundle, or replace one, in float16 if `half`. Raises CheckpointError."""
     files, kind = frozenset({DESCRIPTION, WEIGHTS, ENCODER_WEIGHTS}), "a checkpoint bundle"
     with replace_folder(
         folder, marker=DESCRIPTION, files=files, kind=kind, error=CheckpointError
@@ -76,7 +76,7 @@ def save_checkpoint(
 
 
 def save_weights(network: nn.Module, path: Path, *, half: bool = False) -> None:
-    """Write a network's weights as safetensors, in float16 if `half`; raises OSError."""
+    """Write a network's weights as safetensors, in float16 if `half`. Raises OSError."""
     weights = {
         name: (x.half() if half and x.is_floating_point() else x).cpu().contiguous()
         for name, x in network.state_dict().items()
@@ -88,7 +88,7 @@ def save_weights(network: nn.Module, path: Path, *, half: bool = False) -> None:
 
 
 def load_checkpoint(folder: Path) -> Checkpoint:
-    """Load a bundle; raises CheckpointError if it is none, damaged, or of another hash."""
+    """Load a bundle. Raises CheckpointError if it is none, damaged, or of another hash."""
     source = str(folder / DESCRIPTION)
     try:
         description = parse_json((folder / DESCRIPTION).read_text("utf-8"))
@@ -151,7 +151,6 @@ def load_checkpoint(folder: Path) -> Checkpoint:
 
 
 def _not_a_bundle(folder: Path, error: Exception) -> str:
-    """The sentence for anything but a bundle, with the way out."""
     published = sorted(folder.glob("*net_G.pth")) if folder.is_dir() else []
     if folder.is_file() and folder.name in (WEIGHTS, ENCODER_WEIGHTS, DESCRIPTION):
         return f"{folder}: a part of a checkpoint bundle; name its folder, {folder.parent}"
@@ -186,8 +185,8 @@ def _load_weights(folder: Path, file: str, hashes: dict[str, Any]) -> dict[str, 
 
 
 def load_tensors(path: Path) -> Any:
-    """Load on the CPU what `torch.save` wrote; nothing in the file runs. Raises ValueError for a
-    compressed file and for tensors that repeat its values: a few bytes would become gigabytes.
+    """Load a file of `torch.save` on the CPU; nothing in it runs. Raises ValueError for a
+    compressed file and for tensors that repeat its values (a few bytes would become gigabytes).
     torch, pickle and zip raise nearly anything on other files.
     """
     if zipfile.is_zipfile(path):

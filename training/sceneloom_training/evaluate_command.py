@@ -9,10 +9,9 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from rich.console import Console
-from rich.progress import track
 from tyro.conf import OmitArgPrefixes, arg
 
+from sceneloom import progress
 from sceneloom.contract import MODEL_NAME
 from sceneloom.errors import InputError, require
 from sceneloom.style import StyleChoice, StyleOf, style_chooser
@@ -24,6 +23,7 @@ from sceneloom_training.data.opening import describe_left_out
 from sceneloom_training.evaluation.evaluate import EvaluationSettings
 from sceneloom_training.evaluation.features import FeaturesKind
 from sceneloom_training.evaluation.scores import SCORES
+from sceneloom_training.progress_bar import track
 from sceneloom_training.settings import Device, DeviceChoice
 
 if TYPE_CHECKING:
@@ -36,6 +36,7 @@ _Described = dict[str, Any]
 _MAX_ROWS = 24  # the page's JPEG ends at 65500 pixels
 
 
+@progress.shown()
 def main(
     *,
     out: Annotated[Path, arg(metavar="DIR")],
@@ -53,7 +54,9 @@ def main(
     features_kind: FeaturesKind = "dinov2",
     rows: int = 6,
     device: DeviceChoice = "auto",
-    settings: Annotated[EvaluationSettings, OmitArgPrefixes] = EvaluationSettings(),  # noqa: B008 - frozen
+    settings: Annotated[
+        EvaluationSettings, OmitArgPrefixes, arg(name="evaluation")
+    ] = EvaluationSettings(),  # noqa: B008 - frozen
 ) -> int:
     """Segment synthesized pictures and the real photographs alike, and score both against the label
     maps; without --pictures, --checkpoint or --url, the photographs alone.
@@ -101,14 +104,14 @@ def main(
     from sceneloom_training.evaluation.segmenter import load_segmenter
     from sceneloom_training.process import choose_device
 
-    progress = partial(track, description="evaluating", console=Console(stderr=True))
     where = choose_device(device, "device")
     samples = open_data_set(data)
     schema = schema_of(samples)
     _say(examine(samples, data.root))
-    network = load_segmenter(segmenter, labels=segmenter_labels, device=device)
-    vectors = load_features(features, features_kind, device=where) if features else None
-    synthesizer, described = _open_model(checkpoint, url, model, timeout, where, settings.batch)
+    with progress.stage("load the networks"):
+        network = load_segmenter(segmenter, labels=segmenter_labels, device=device)
+        vectors = load_features(features, features_kind, device=where) if features else None
+        synthesizer, described = _open_model(checkpoint, url, model, timeout, where, settings.batch)
     if pictures is not None:
         described = {"kind": "folder", "name": _last(pictures)}
     elif synthesizer is not None:
@@ -118,10 +121,12 @@ def main(
         _source(pictures, synthesizer, schema, style) as source,
         report.evaluation_folder(out) as fresh,  # refused now, not hours later
     ):
+        show = partial(track, description="evaluating")
         found = evaluate(
-            samples, network, source, settings, features=vectors, rows=rows, track=progress
+            samples, network, source, settings, features=vectors, rows=rows, track=show
         )
-        report.write_evaluation(fresh, found, network, _describe(data, schema), described)
+        with progress.stage("draw the intervals and write the report"):
+            report.write_evaluation(fresh, found, network, _describe(data, schema), described)
     _report(found, described["name"])
     print(printable(f"wrote {out}: open {out / 'index.html'}"))
     return 0
@@ -130,7 +135,6 @@ def main(
 def _open_model(
     checkpoint: Path | None, url: str | None, model: str, timeout: float, device: Device, batch: int
 ) -> tuple[Synthesizer | None, _Described]:
-    """The model to render with, if one is named, and its description for the report."""
     from sceneloom_training.checkpoint import load_checkpoint
     from sceneloom_training.torch_synthesizer import checkpoint_synthesizer
 
@@ -156,7 +160,7 @@ def _open_model(
 def _source(
     folder: Path | None, synthesizer: Synthesizer | None, schema: LabelSchema, style: StyleChoice
 ) -> Iterator[PictureSource | None]:
-    """The pictures to evaluate; None: the photographs alone. The block's end closes a model."""
+    """Open the pictures to evaluate, None for the photographs alone. The end closes a model."""
     from sceneloom_training.evaluation.sources import FolderPictures, SynthesizedPictures
 
     if folder is not None:

@@ -34,11 +34,8 @@ def main(
     from sceneloom_training.published import import_published
 
     imported = import_published(checkpoint, load_schema(labels), style_channels=style_channels)
-    provenance = {
-        "imported_from": checkpoint.name,
-        "sha256": file_hash(checkpoint),
-        "notes": list(imported.notes),
-    }
+    notes, source_hash = list(imported.notes), file_hash(checkpoint)
+    provenance = {"imported_from": checkpoint.name, "sha256": source_hash, "notes": notes}
     save_checkpoint(out, imported.generator, imported.contract, provenance)
     a, contract = imported.generator.architecture, imported.contract
     parameters = sum(p.numel() for p in imported.generator.parameters())

@@ -12,7 +12,6 @@ from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 from torch.nn.utils import parametrize
 
 from sceneloom_training import losses
@@ -33,14 +32,14 @@ class Inputs:
     style: int
 
     @property
-    def condition(self) -> int:
+    def condition_channels(self) -> int:
         """Channels that generator and discriminators both see."""
         return (self.labels or 3) + self.boundaries
 
     @property
     def channels(self) -> int:
         """Input channels of the generator."""
-        return self.condition + self.style
+        return self.condition_channels + self.style
 
 
 class Objective(nn.Module):
@@ -57,7 +56,7 @@ class Objective(nn.Module):
         perceptual: PerceptualLoss | None,
         seed: int,
     ) -> None:
-        """Join networks that fit `inputs`; the seed is of the image pool."""
+        """Join networks that fit `inputs`. `seed` seeds the image pool."""
         super().__init__()
         assert generator.architecture.input_channels == inputs.channels
         assert (encoder is not None) == bool(inputs.style)
@@ -78,7 +77,7 @@ class Objective(nn.Module):
         return math.lcm(self.generator.architecture.size_multiple, encoder)
 
     def place_perceptual(self, device: torch.device) -> None:
-        """Move VGG19 to the networks' device; no submodule, so that no checkpoint holds it."""
+        """Move VGG19 to the networks' device. It is no submodule: no checkpoint holds it."""
         for perceptual in self._perceptual:
             perceptual.to(device, self.dtype)
 
@@ -88,7 +87,7 @@ class Objective(nn.Module):
         return [*self.generator.parameters(), *encoder]
 
     def forward(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor], Tensor]:
-        """Sum to differentiate, each loss, and the pictures, [N, 3, H, W] in [-1, 1]."""
+        """Return the sum to differentiate, each loss, and the pictures, [N, 3, H, W], -1..1."""
         condition, photo = self.condition(batch), self._ordered(signed(batch["photo"], self.dtype))
         fake = self.generator(self._with_style(condition, photo, batch))
         with parametrize.cached():  # spectral norm takes one step for both
@@ -109,10 +108,10 @@ class Objective(nn.Module):
         }
         if weight := self.loss.feature_matching:
             terms["feature_matching"] = losses.feature_matching_loss(real, decided, weight=weight)
-        if self._perceptual:
-            terms["perceptual"] = self._perceptual[0](fake, photo) * self.loss.perceptual
-        if self.loss.l1:
-            terms["l1"] = functional.l1_loss(fake, photo) * self.loss.l1
+        for perceptual in self._perceptual:
+            terms["perceptual"] = perceptual(fake, photo, weight=self.loss.perceptual)
+        if weight := self.loss.l1:
+            terms["l1"] = losses.l1_loss(fake, photo, weight=weight)
         total = torch.stack([term.to(self.dtype) for term in terms.values()]).sum()
         return total, {name: term.detach() for name, term in terms.items()}, fake.detach()
 
@@ -160,7 +159,7 @@ def levels(pictures: Tensor) -> Tensor:
 
 @contextlib.contextmanager
 def constant(network: nn.Module) -> Iterator[None]:
-    """Pass gradients through, not into a network. In its eval mode spectral norm takes no step."""
+    """Freeze a network during the block: its weights get no gradient, spectral norm no step."""
     wanted, training = [p for p in network.parameters() if p.requires_grad], network.training
     network.eval()
     for parameter in wanted:

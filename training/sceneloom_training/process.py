@@ -37,7 +37,7 @@ def saved_error(error: SceneLoomError, step: int) -> SceneLoomError:
 
 @contextlib.contextmanager
 def training_errors(out: Path, memory: Callable[[], tuple[str, str]]) -> Iterator[None]:
-    """Turn OSError and lack of memory into TrainingError; `memory` gives sizes and advice."""
+    """Turn OSError and lack of memory into TrainingError. `memory` returns sizes and advice."""
     try:
         yield
     except OSError as error:
@@ -52,7 +52,7 @@ def training_errors(out: Path, memory: Callable[[], tuple[str, str]]) -> Iterato
 
 
 def choose_device(wanted: DeviceChoice, setting: str) -> Device:
-    """Choose the device; raises InputError naming the setting if a wanted GPU is missing."""
+    """Choose the device. Raises InputError naming the setting if a wanted GPU is missing."""
     has_gpu = torch.cuda.is_available()
     if wanted == "cuda" and not has_gpu:
         raise InputError(f"{setting} is cuda, and PyTorch finds no GPU here: use auto or cpu")
@@ -70,15 +70,15 @@ class World:
 
     @property
     def is_main(self) -> bool:
-        """The main process writes."""
+        """Whether this is the main process, which writes the run's files."""
         return self.rank == 0
 
     def any(self, flag: bool) -> bool:
-        """Whether the flag is set in any process; all call at the same place."""
+        """Whether the flag is set in any process. All call it at the same place."""
         return any(self.gather(flag))
 
     def gather(self, value: Any) -> list[Any]:
-        """The values of all processes, by rank; all call at the same place."""
+        """Return the values of all processes, by rank. All call it at the same place."""
         if self.size == 1:
             return [value]
         values: list[Any] = [None] * self.size
@@ -141,11 +141,11 @@ _Found = TypeVar("_Found")
 
 
 class _StopWaiting(BaseException):
-    """Not an Exception: decoders catch those and call the file damaged."""
+    """Raised into a wait. Decoders that catch every Exception let it pass."""
 
 
 class StopSignals:
-    """Notes SIGTERM and Ctrl-C instead of ending the process; use it as a context manager."""
+    """A context manager that notes SIGTERM and Ctrl-C instead of ending the process."""
 
     def __init__(self) -> None:
         self.number: int | None = None
@@ -153,7 +153,7 @@ class StopSignals:
         self._waiting = False
 
     def __enter__(self) -> Self:
-        """Take over the signals; only the main thread can."""
+        """Take over the signals, in the main thread alone."""
         if threading.current_thread() is threading.main_thread():
             self._before = {number: signal.signal(number, self._note) for number in _NUMBERS}
         return self
@@ -163,7 +163,7 @@ class StopSignals:
             signal.signal(number, handler)
 
     def unless_stopped(self, wait: Callable[[], _Found]) -> _Found | None:
-        """The result of a long wait; None if a signal comes before or meanwhile."""
+        """Wait and return the result. None if a signal comes before or meanwhile."""
         try:
             try:
                 self._waiting = True

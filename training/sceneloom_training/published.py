@@ -1,8 +1,7 @@
-"""Import of published pix2pixHD generators: `latest_net_G.pth` -> a checkpoint bundle.
-
-The published layout numbers the layers of flat `nn.Sequential`s: the global generator is `model`
-(with its last convolution only without enhancers), enhancer n `model<n>_1` (down) and `model<n>_2`
-(blocks, up, and in the last one the last convolution). Names and shapes give the architecture.
+"""Import of published pix2pixHD generators: `latest_net_G.pth` -> a checkpoint bundle. Names and
+shapes give the architecture: the global generator is the flat `model` (with its last convolution
+only without enhancers), enhancer n `model<n>_1` (down) and `model<n>_2` (blocks, up, and in the
+last one the last convolution).
 """
 
 from __future__ import annotations
@@ -50,7 +49,7 @@ class Imported:
 
 
 def load_published(path: Path) -> dict[str, Tensor]:
-    """Read a published state dict, float32 on the CPU; raises CheckpointError."""
+    """Read a published state dict, float32 on the CPU. Raises CheckpointError."""
     if path.is_dir():
         raise CheckpointError(f"{path}: a folder; name the file in it, such as latest_net_G.pth")
     if not path.is_file():
@@ -100,7 +99,6 @@ def load_published(path: Path) -> dict[str, Tensor]:
 
 
 def _another_kind(path: Path) -> str | None:
-    """The sentence for a failed download, PyTorch's format of before 2017, and an archive."""
     with path.open("rb") as file:
         start = file.read(64).lstrip().lower()
     if not start:

@@ -7,7 +7,7 @@
     RUN/model                           link to the newest checkpoint's bundle
     RUN/tensorboard/, RUN/pictures/     for people
 
-A checkpoint appears whole or not at all; older ones go once the new one is complete.
+A checkpoint appears whole or not at all. Older ones are removed once the new one is complete.
 """
 
 from __future__ import annotations
@@ -165,7 +165,7 @@ class RunFolder:
                 shutil.rmtree(gone, ignore_errors=True)
 
     def load(self, step: int) -> dict[str, Any]:
-        """Read the state of a checkpoint, on the CPU; raises CheckpointError."""
+        """Read the state of a checkpoint, on the CPU. Raises CheckpointError."""
         folder = self.folder(step)
         older = f"remove {folder} to resume from an older checkpoint"
         path = folder / STATE
@@ -193,7 +193,7 @@ class RunFolder:
         self._write(RECORD, json.dumps(record, indent=1) + "\n")
 
     def read_record(self) -> dict[str, Any] | None:
-        """Read run.json, None without one; raises TrainingError if it is not readable."""
+        """Read run.json, None without one. Raises TrainingError if it is not readable."""
         try:
             record = parse_json((self.root / RECORD).read_text("utf-8"))
         except FileNotFoundError:

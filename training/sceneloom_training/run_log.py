@@ -12,18 +12,17 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import torch
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
 from typing_extensions import Self
 
 from sceneloom.pictures import write_image
 from sceneloom.text import printable
+from sceneloom_training.progress_bar import progress_bar
 from sceneloom_training.run_folder import LOG, PICTURES
 
 
 class RunLog:
-    """The log of one run; use it as a context manager."""
+    """The log of one run, a context manager."""
 
     def __init__(self, root: Path, *, done: int, last: int, images_per_step: int) -> None:
         """Open it in a run's folder, after `done` of `last` steps."""
@@ -32,14 +31,7 @@ class RunLog:
         self._root = root
         self._log = (root / LOG).open("a", encoding="utf-8")
         self._board = SummaryWriter(str(root / "tensorboard"), purge_step=done + 1)
-        self._progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[said]}"),
-            TimeRemainingColumn(),
-            console=Console(stderr=True),
-        )
+        self._progress = progress_bar()
         self._task = self._progress.add_task("training", total=last, completed=done, said="")
         self._images_per_step = images_per_step
         self._sums: dict[str, Tensor] = {}
@@ -69,7 +61,7 @@ class RunLog:
             self._excepthook(failed)
 
     def count(self, step: int, losses: Mapping[str, Tensor]) -> None:
-        """Note a step's losses; writes nothing and does not wait for a GPU."""
+        """Note a step's losses without writing them or waiting for a GPU."""
         for name, value in losses.items():
             self._sums[name] = self._sums[name] + value if name in self._sums else value.clone()
         self._steps += 1

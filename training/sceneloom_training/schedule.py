@@ -1,7 +1,6 @@
-"""End of a run, learning rate and trained weights, all by the step alone.
-
-The published two-stage schedule trains the outermost enhancer around a fixed network first and then
-everything. Published code never reaches the second stage: it keeps stepping the first optimizer.
+"""End of a run, learning rate and trained weights, by the step alone. The published code never
+reaches the second stage of its schedule (everything after the enhancer): it keeps stepping the
+first optimizer.
 """
 
 from __future__ import annotations

@@ -1,7 +1,5 @@
-"""Settings of `sceneloom train`, `sceneloom styles` and `sceneloom train-segmenter`.
-
-In `TrainSettings`, a section is a table of the TOML file and a prefix of the flags: `ngf` of
-`[generator]` is `--generator.ngf`. This module imports no torch.
+"""Settings of `sceneloom train`, `styles` and `train-segmenter`, without torch. A section of
+`TrainSettings` is a TOML table and a prefix of flags: `ngf` of `[generator]` is `--generator.ngf`.
 """
 
 from __future__ import annotations
@@ -234,10 +232,9 @@ class ClusterSettings:
     clusters: Annotated[int, Interval(ge=1, le=1000)] = 10
     """Most clusters of a class."""
     smallest_share: _Share = 1 / 64
-    """Least share of its picture of an instance; a class without any keeps all."""
+    """Cluster instances of at least this share of their picture; all, if a class has none."""
     width: int | None = None
-    """Scale photographs to the width of the training first; without it, encode at their own size.
-    """
+    """Scale photographs to the training's width first; without it, encode them as they are."""
     seed: Annotated[int, Interval(ge=0, lt=2**32)] = 0
     """Seed of k-means: equal seeds give equal clusters."""
     device: DeviceChoice = "auto"
@@ -268,8 +265,7 @@ class SegmenterSettings:
     warm_up: Annotated[float, Interval(ge=0, le=0.99)] = 0.05
     """Share of the steps in which the learning rate rises from zero."""
     balance: _Share = 0.0
-    """0 weighs all pixels alike; larger values, to 1, raise rare classes; 0.5 for a short training.
-    """
+    """Raise rare classes: 0 weighs all pixels alike, 1 all classes; 0.5 for a short training."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """Precision of convolutions; bfloat16 is faster where the processor has it."""
     flip: bool = True

@@ -1,8 +1,6 @@
-"""Styles of instances in photographs, and their clusters per class (pix2pixHD, section 3.4).
-
-Method: the mean features of each instance of each photograph; per class, k-means (scikit-learn,
-Lloyd, 10 starts) over the instances with a large enough share of their picture, as published. The
-default of a class is the mean of these instances.
+"""Styles of instances in photographs, and their clusters per class (pix2pixHD, section 3.4): the
+mean features of each instance; per class, k-means (scikit-learn, Lloyd, 10 starts) over the
+instances with a large enough share of their picture, as published. Their mean is the default.
 """
 
 from __future__ import annotations
@@ -17,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from sceneloom import progress
 from sceneloom.contract import Contract
 from sceneloom.errors import CheckpointError, InputError, SizeError
 from sceneloom.maps import instance_channels
@@ -59,7 +58,7 @@ class ClassStyles:
 
 
 def style_parts(checkpoint: Checkpoint, name: Path) -> tuple[FeatureEncoder, Contract]:
-    """The encoder and the contract of a checkpoint; raises CheckpointError without them."""
+    """Return the encoder and the contract of a checkpoint. Raises CheckpointError without them."""
     if checkpoint.contract is None:
         raise CheckpointError(f"{name}: takes pictures instead of label maps, and has no styles")
     if checkpoint.encoder is None:
@@ -72,7 +71,7 @@ def style_parts(checkpoint: Checkpoint, name: Path) -> tuple[FeatureEncoder, Con
 def encode_sample(
     encoder: FeatureEncoder, contract: Contract, sample: Sample, *, width: int | None = None
 ) -> EncodedInstances:
-    """Encode one photograph's instances, in ascending order of ids; raises SizeError."""
+    """Encode one photograph's instances, in ascending order of ids. Raises SizeError."""
     if width is not None and not 1 <= width <= LARGEST_LOAD_SIZE:
         raise InputError(f"width is {width}; it is from 1 to {LARGEST_LOAD_SIZE}")
     unit = 2 ** int(encoder.settings["downsamplings"])
@@ -111,7 +110,7 @@ def encode_photographs(
     *,
     track: Callable[[range], Iterable[int]] = lambda indices: indices,
 ) -> dict[int, EncodedInstances]:
-    """Encode all instances: channel -> instances, in order; raises InputError."""
+    """Encode all instances: channel -> instances, in order. Raises InputError."""
     if data.schema is None or not data.has_instances:
         raise InputError("this data set has no instance maps, which styles belong to")
     ours, theirs = contract.schema, data.schema
@@ -147,12 +146,13 @@ def encode_photographs(
 def cluster_styles(
     contract: Contract, encoded: dict[int, EncodedInstances], settings: ClusterSettings
 ) -> list[ClassStyles]:
-    """Cluster the instances of each class; styles in channel order, rounded to six digits."""
+    """Cluster the instances of each class, in channel order, rounded to six digits."""
     from sklearn.cluster import KMeans
     from threadpoolctl import threadpool_limits
 
-    styles = []
-    for channel, instances in sorted(encoded.items()):
+    styles, labels = [], contract.schema.labels
+    for channel in progress.steps(sorted(encoded), "cluster", lambda c: labels[c].name):
+        instances = encoded[channel]
         large = instances.shares >= settings.smallest_share
         vectors = instances.features[large] if large.any() else instances.features
         count = min(settings.clusters, len(np.unique(vectors, axis=0)))
@@ -162,8 +162,7 @@ def cluster_styles(
         for centre, size in zip(means.cluster_centers_, np.bincount(means.labels_), strict=True):
             sizes[round_style(centre)] += int(size)
         centres = tuple(sorted(sizes, key=lambda centre: (-sizes[centre], centre)))
-        label = contract.schema.labels[channel]
-        count, default = len(vectors), round_style(vectors.mean(0))
+        label, count, default = labels[channel], len(vectors), round_style(vectors.mean(0))
         found = ClassStyles(
             label_id=label.id, name=label.name, instances=count, clusters=centres, default=default
         )

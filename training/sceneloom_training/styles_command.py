@@ -7,22 +7,23 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated
 
-from rich.console import Console
-from rich.progress import track
 from tyro.conf import OmitArgPrefixes, Positional, arg
 
+from sceneloom import progress
 from sceneloom.errors import require
 from sceneloom.text import printable
 from sceneloom_training.data import DataSettings, examine, open_data_set
+from sceneloom_training.progress_bar import track
 from sceneloom_training.settings import ClusterSettings, to_json
 
 
+@progress.shown()
 def main(
     checkpoint: Annotated[Path, Positional, arg(metavar="CHECKPOINT")],
     *,
     data: Annotated[DataSettings, OmitArgPrefixes],
     out: Annotated[Path | None, arg(metavar="DIR")] = None,
-    settings: Annotated[ClusterSettings, OmitArgPrefixes] = ClusterSettings(),  # noqa: B008 - frozen
+    settings: Annotated[ClusterSettings, OmitArgPrefixes, arg(name="clusters")] = ClusterSettings(),  # noqa: B008 - frozen
 ) -> int:
     """Cluster the styles in photographs by a checkpoint's encoder, and add the clusters to its
     contract.
@@ -38,18 +39,20 @@ def main(
     from sceneloom_training.checkpoint import load_checkpoint, save_checkpoint
 
     out = out or checkpoint
-    loaded = load_checkpoint(checkpoint)
+    with progress.stage("load the checkpoint"):
+        loaded = load_checkpoint(checkpoint)
     encoder, contract = styles.style_parts(loaded, checkpoint)
     photographs = open_data_set(data)
     for note in examine(photographs, data.root):
         print(note, file=sys.stderr)
-    progress = partial(track, description="encoding", console=Console(stderr=True))
-    encoded = styles.encode_photographs(encoder, contract, photographs, settings, track=progress)
+    show = partial(track, description="encoding")
+    encoded = styles.encode_photographs(encoder, contract, photographs, settings, track=show)
     clusters = styles.cluster_styles(contract, encoded, settings)
     record = {"photographs": len(photographs), "data": to_json(data), "settings": to_json(settings)}
     contract = styles.with_styles(contract, clusters)
     provenance = {**loaded.provenance, "styles": record}
-    save_checkpoint(out, loaded.generator, contract, provenance, encoder=encoder.cpu())
+    with progress.stage("write the checkpoint"):
+        save_checkpoint(out, loaded.generator, contract, provenance, encoder=encoder.cpu())
     print(f"{'class':24}{'instances':>10}{'clusters':>10}")
     for found in clusters:
         print(f"{printable(found.name):24}{found.instances:>10}{len(found.clusters):>10}")

@@ -1,7 +1,4 @@
-"""A PyTorch generator as a Synthesizer: the reference for every other engine.
-
-The first synthesizer imports PyTorch, not this module.
-"""
+"""A PyTorch generator as a Synthesizer: the reference for other engines. Its import is light."""
 
 from __future__ import annotations
 
@@ -68,7 +65,7 @@ class TorchSynthesizer(Synthesizer):
     def run_batch(
         self, label_maps: LabelMap, instance_maps: InstanceMap | None, styles: Style | None
     ) -> Image:
-        """Run one batch; see `Synthesizer.run_batch`."""
+        """Run one batch. See `Synthesizer.run_batch`."""
         import torch
 
         tensors = [
@@ -83,7 +80,7 @@ class TorchSynthesizer(Synthesizer):
 def checkpoint_synthesizer(
     checkpoint: Checkpoint, name: Path, *, device: Device = "cpu", max_batch_size: int = 1
 ) -> TorchSynthesizer:
-    """The float32 synthesizer of a checkpoint; raises CheckpointError about `name`."""
+    """Open a checkpoint in float32. Raises CheckpointError about `name`."""
     if checkpoint.contract is None:
         raise CheckpointError(f"{name}: takes pictures instead of label maps; use --pictures")
     return TorchSynthesizer(

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, get_type_hints
 
 from tyro.conf import Positional, arg
 
+from sceneloom import progress
 from sceneloom.errors import InputError, LostPeerError, require
 from sceneloom.text import counted, printable
 from sceneloom_training.settings import TrainSettings
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 _PACKAGES = ["torch", "safetensors", "tensorboard"]
 
 
+@progress.shown()
 def main(
     config: Annotated[Path, Positional, arg(metavar="CONFIG.toml")],
     *,
@@ -53,7 +55,7 @@ def main(
 
 
 def report(outcome: Outcome) -> int:
-    """Print the end of a run, in the main process; the exit code."""
+    """Print the end of a run in the main process. Return the exit code."""
     stopped_by = outcome.stopped_by
     if outcome.is_main and stopped_by is None:
         print(f"trained {counted(outcome.step, 'step')}: {printable(outcome.model)}")
@@ -66,7 +68,7 @@ def report(outcome: Outcome) -> int:
 
 
 def expand_arguments(arguments: Sequence[str]) -> list[str]:
-    """Put a file's settings, as flags, before the user's own; raises InputError."""
+    """Put a file's settings, as flags, before the user's own. Raises InputError."""
     if not arguments or {"-h", "--help"} & set(arguments):
         return list(arguments)
     require(_PACKAGES, extra="train", purpose="training a model")

@@ -1,7 +1,4 @@
-"""One optimiser step: networks, moving average, optimizers, and their state.
-
-Folders, logs and signals are in `sceneloom_training.trainer`.
-"""
+"""One optimiser step: networks, moving average, optimizers, and their state."""
 
 from __future__ import annotations
 
@@ -74,7 +71,7 @@ class TrainStep:
         return self.settings.optimizer.learning_rate * self.schedule.factor(step)
 
     def step(self, step: int, batches: Iterator[Batch]) -> dict[str, Tensor]:
-        """Step both optimizers, counted from 0; the means of this process's losses."""
+        """Step both optimizers, `step` counted from 0. Return this process's mean losses."""
         self.enter_stage(step)
         losses = self.differentiate(batches)
         for optimizer in self.optimizers:
@@ -92,7 +89,7 @@ class TrainStep:
         return losses
 
     def enter_stage(self, step: int) -> None:
-        """Fix or free the networks inside the outermost enhancer; wrap for several processes."""
+        """Fix or free the networks inside the outermost enhancer. Wrap for several processes."""
         generator = self.objective.generator
         fixed = self.schedule.is_enhancer_only(step)
         changed = False
@@ -112,7 +109,7 @@ class TrainStep:
             self._model = DistributedDataParallel(self.objective, device_ids=ids, **flag)
 
     def differentiate(self, batches: Iterator[Batch]) -> dict[str, Tensor]:
-        """Leave the gradients of a step, averaged over passes and processes; the mean losses."""
+        """Compute a step's gradients, averaged over passes and processes. Return mean losses."""
         accumulate = self.settings.optimizer.accumulate
         dtype = _AUTOCAST.get(self.settings.compute.precision)
         sums: dict[str, Tensor] = {}
@@ -137,7 +134,7 @@ class TrainStep:
         return all(bool(torch.isfinite(x).all()) for x in values if x.is_floating_point())
 
     def state(self) -> dict[str, Any]:
-        """Everything for `load_state`, of all processes; all call at the same place."""
+        """Gather what `load_state` restores. All processes call it at the same place."""
         mine = random_states() | {"pool": self.objective.pool.state_dict()}
         return {
             "networks": self.objective.state_dict(),
@@ -161,7 +158,7 @@ class TrainStep:
 
 
 def average_decay(ema: float, step: int) -> float:
-    """Decay of the moving average in a step, counted from 0: it grows from a tenth, as TensorFlow's
-    ExponentialMovingAverage does with num_updates, to forget the initial weights.
+    """Decay of the moving average in a step, counted from 0. It grows from a tenth, to forget the
+    initial weights, as TensorFlow's ExponentialMovingAverage does with num_updates.
     """
     return min(ema, (1 + step) / (10 + step))

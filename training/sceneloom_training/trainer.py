@@ -1,7 +1,7 @@
 """The training loop: steps, validation, checkpoints, stop signals, and the record of the run.
 
-A killed run loses the steps since its last checkpoint and nothing else; the same command resumes
-it. On the CPU, a resumed run gives the same bits as an uninterrupted one.
+A killed run loses the steps since its last checkpoint alone, and the same command resumes it. On
+the CPU, a resumed run gives the same bits as an uninterrupted one.
 
     sceneloom train training/configs/demo.toml --out runs/demo
 """
@@ -21,7 +21,7 @@ from typing import Any, get_type_hints
 import torch
 from torch import Tensor
 
-from sceneloom import __version__, errors
+from sceneloom import __version__, errors, progress
 from sceneloom.errors import DivergedError, InputError, SceneLoomError, TrainingError
 from sceneloom.text import counted, reason
 from sceneloom_training import process
@@ -60,6 +60,8 @@ def train(settings: TrainSettings, out: Path) -> Outcome:
         stack.enter_context(process.training_errors(out, memory))
         if world.is_main:
             stack.enter_context(run.claimed())
+        else:
+            stack.enter_context(progress.shown(lambda line: None))
         world.wait()
         trainer = Trainer(settings, run, world, device)
         return trainer.train()
@@ -101,7 +103,8 @@ class Trainer:
                 generator=dataclasses.replace(settings.generator, start_from=None),
                 discriminator=dataclasses.replace(settings.discriminator, start_from=None),
             )
-        self.model = assemble(fresh, data.schema, has_instances=data.has_instances)
+        with progress.stage("build the networks"):
+            self.model = assemble(fresh, data.schema, has_instances=data.has_instances)
         objective = self.model.objective
         self.train_step = TrainStep(settings, objective, self.schedule, world, self.device)
         side = objective.generator.architecture.smallest_side
@@ -117,14 +120,16 @@ class Trainer:
         )
         self.validation: Validation | None = None
         if world.is_main:
-            self.validation = Validation(data, geometry, held_out=held_out, **limits)
+            with progress.stage("read the samples of the validation"):
+                self.validation = Validation(data, geometry, held_out=held_out, **limits)
         counts = {"samples": len(data), "trained_on": count}
         self.record = make_record(settings, self.model, world, self.device, counts)
         self._unchecked: list[Tensor] = []
         self.saved = self.step = steps[-1] if steps else 0
         if steps:
             check_same_run(run.read_record(), self.record, run.root)
-            state = run.load(steps[-1])
+            with progress.stage("load the checkpoint"):
+                state = run.load(steps[-1])
             try:
                 self.train_step.load_state(state)
             except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
@@ -187,7 +192,7 @@ class Trainer:
     def _wait_for_batches(
         self, batches: Iterator[Batch], stopped: StopSignals
     ) -> tuple[list[Batch], Exception | None]:
-        """The batches of a step, or the error of their loading; neither after a signal."""
+        """Wait for a step's batches, or the error of their loading. After a signal, neither."""
         wanted = self.settings.optimizer.accumulate
         try:
             ready = stopped.unless_stopped(lambda: list(itertools.islice(batches, wanted)))
@@ -248,7 +253,7 @@ class Trainer:
                 log.entry(self.step, {"colour_error": result.colour_error})
 
     def _save(self, log: RunLog | None) -> None:
-        """Write a checkpoint; weights that are not finite are never written."""
+        """Write a checkpoint. Raises DivergedError for weights that are not finite."""
         if not self.train_step.is_finite():
             raise DivergedError(
                 f"step {self.step}: weights are not finite numbers; {last_good(self.run)}"
@@ -294,7 +299,7 @@ _MAY_CHANGE = {
 def make_record(
     settings: TrainSettings, model: Model, world: World, device: torch.device, data: dict[str, int]
 ) -> dict[str, Any]:
-    """Contents of run.json and of a bundle's provenance; `data` counts samples."""
+    """Make the contents of run.json and of a bundle's provenance. `data` counts samples."""
     versions: dict[str, str | None] = {"python": platform.python_version()}
     for name in _PACKAGES:
         try:

@@ -1,8 +1,4 @@
-"""Validation during training: pictures of fixed samples, and the colour error of held-out ones.
-
-The colour error compares the mean colour of each class in picture and photograph, whatever the
-detail.
-"""
+"""Validation during training: pictures of fixed samples, and colour error of held-out ones."""
 
 from __future__ import annotations
 
@@ -45,7 +41,7 @@ class Validation:
         smallest: int,
         seed: int,
     ) -> None:
-        """Read and cut the samples once, without flips; raises InputError if one does not fit."""
+        """Read and cut the samples once, without flips. Raises InputError if one does not fit."""
         indices = range(len(data))[-held_out:] if held_out else range(min(_SHOWN, len(data)))
         still = dataclasses.replace(geometry, flip=False)
         self._schema = data.schema
@@ -66,7 +62,7 @@ class Validation:
     def validate(
         self, objective: Objective, generator: nn.Module, device: torch.device
     ) -> ValidationResult:
-        """Synthesize the samples; the generator (trained, or its moving average) keeps its mode."""
+        """Synthesize the samples. The generator (trained, or its moving average) keeps its mode."""
         was_training = generator.training
         strips: dict[str, npt.NDArray[np.uint8]] = {}
         errors = []
@@ -97,8 +93,8 @@ _LEAST_PIXELS = 64
 def mean_colour_error(
     picture: npt.NDArray[np.uint8], photo: npt.NDArray[np.uint8], label_map: npt.NDArray[np.uint8]
 ) -> float:
-    """Difference of the mean colours in grey levels, averaged over the classes from 64 pixels. Both
-    pictures are uint8 [H, W, 3], the label map [H, W]; 0 without such a class.
+    """Difference of the mean colours in grey levels, whatever the detail, averaged over the classes
+    from 64 pixels; 0 without one. Pictures are uint8 [H, W, 3], the label map is [H, W].
     """
     assert picture.shape == photo.shape == (*label_map.shape, 3)
     counts = np.bincount(label_map.ravel(), minlength=256)

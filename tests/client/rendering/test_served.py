@@ -22,7 +22,7 @@ from sceneloom.rendering.plan import Maps, Pictures, TritonServers, make_plan
 from sceneloom.rendering.run import RenderRun
 from sceneloom.rendering.settings import Container, RenderSettings, RetryPolicy
 from sceneloom_export.repository import write_encoded_models
-from sceneloom_export.settings import ServingSettings
+from sceneloom_export.settings import TritonSettings
 
 pytestmark = pytest.mark.triton
 
@@ -46,7 +46,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NoopServer]:
     repository = write_noop_repository(
         tmp_path_factory.mktemp("joining") / "repository", dynamic_batching=True
     )
-    write_encoded_models(repository, ServingSettings())
+    write_encoded_models(repository, TritonSettings())
     with NoopServer(repository) as running:
         yield running
 

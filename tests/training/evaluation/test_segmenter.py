@@ -88,7 +88,7 @@ def test_it_learns_and_comes_back_as_it_was_trained(streets: DataSettings, tmp_p
 
 
 @pytest.mark.parametrize("written_by", ["this version", "an older version"])
-def test_a_run_that_was_stopped_goes_on_to_the_same_weights(
+def test_a_stopped_run_resumes_to_the_same_weights(
     written_by: str, streets: DataSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = train_segmenter(streets, TINY, tmp_path / "whole")

@@ -24,10 +24,8 @@ class Ade20kDataSet(folders.TripleDataSet):
     """ADE20K, whose instance maps are colour pictures."""
 
     def read_instances(self, path: Path, label_map: LabelMap, label_file: Path) -> InstanceMap:
-        """Read an instance map, int32 [H, W]: ``red * 256 + green``, class and number, for things.
-
-        Elsewhere (red 0) it is the label map's channel: walls and floors get boundaries, as in
-        Cityscapes.
+        """Read an instance map, int32 [H, W]: ``red * 256 + green`` (class, number) for things, and
+        the label map's channel where red is 0: walls and floors get boundaries, as in Cityscapes.
         """
         red, green, _ = np.moveaxis(read_picture(path).astype(np.int32), -1, 0)
         check_same_size(label_map, label_file, red, path)
@@ -37,8 +35,7 @@ class Ade20kDataSet(folders.TripleDataSet):
 def open_ade20k(
     root: Path, split: str, *, schema: LabelSchema, unknown: OnUnknown, instances: bool
 ) -> Ade20kDataSet:
-    """Open train or val; keys are ``ADE_train_00000001``. Raises as `open_data_set`."""
-    folders.check_split(split, tuple(FOLDERS), "ade20k")
+    """Open train or val, with keys such as ``ADE_train_00000001``."""
     folders.check_folder(root, "the folder ADEChallengeData2016")
     photo_folder = folders.check_folder(root / "images" / FOLDERS[split], "photographs")
     label_folder = folders.check_folder(root / "annotations" / FOLDERS[split], "label maps")

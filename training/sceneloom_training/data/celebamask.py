@@ -1,9 +1,9 @@
 """CelebAMask-HQ, as published: one photograph of 1024x1024 and one mask of 512x512 per part.
 
 ``CelebA-HQ-img/<i>.jpg`` and ``CelebAMask-HQ-mask-anno/<i // 2000>/<i, five digits>_<part>.png``.
-The label map is painted in the order of the publisher's own list (g_mask.py), later parts over
-earlier ones, and enlarged to the photograph by nearest neighbour. The split follows
-``CelebA-HQ-to-CelebA-mapping.txt``, as the publisher's g_partition.py does.
+Parts are painted in the order of the publisher's g_mask.py, later ones over earlier ones, and
+enlarged by nearest neighbour. ``CelebA-HQ-to-CelebA-mapping.txt`` decides the split, as in
+g_partition.py.
 """
 
 from __future__ import annotations
@@ -27,8 +27,7 @@ PARTS = (
     *("skin", "nose", "eye_g", "l_eye", "r_eye", "l_brow", "r_brow", "l_ear", "r_ear"),
     *("mouth", "u_lip", "l_lip", "hair", "hat", "ear_r", "neck_l", "neck", "cloth"),
 )
-"""In painting order; the label id of a part is its position plus one, 0 is the background."""
-SPLITS = ("train", "val", "test", "all")
+"""In painting order. The label id of a part is its position plus one; 0 is the background."""
 MAPPING = "CelebA-HQ-to-CelebA-mapping.txt"
 _LINE = re.compile(r"([0-9]{1,9})\s+([0-9]{1,9})\s+\S+")
 _FIRST_VAL, _FIRST_TEST = 162771, 182638  # numbers in CelebA, from 0
@@ -36,7 +35,7 @@ _FIRST_VAL, _FIRST_TEST = 162771, 182638  # numbers in CelebA, from 0
 
 @dataclasses.dataclass(kw_only=True, eq=False)
 class CelebAMaskDataSet(DataSet):
-    """Faces; keys are the five digits of the masks' names."""
+    """Faces, with the five digits of their masks' names as keys."""
 
     schema: LabelSchema
     photos: Sequence[Path]
@@ -44,11 +43,11 @@ class CelebAMaskDataSet(DataSet):
     """Label id -> mask, of each photograph."""
 
     def files_of_one_size(self, index: int) -> tuple[Path, ...]:
-        """The photograph alone: masks are of half its size; see `DataSet.files_of_one_size`."""
+        """The photograph alone: masks have half its size. See `DataSet.files_of_one_size`."""
         return (self.photos[index],)
 
     def read(self, index: int) -> Sample:
-        """Read one face; see `DataSet.read`."""
+        """Read one face. See `DataSet.read`."""
         photo = read_picture(self.photos[index])
         masks = [(part, path, read_mask(path)) for part, path in sorted(self.parts[index].items())]
         _, file, first = masks[0]
@@ -66,10 +65,9 @@ class CelebAMaskDataSet(DataSet):
 
 
 def open_celebamask(
-    root: Path, split: str, *, schema: LabelSchema, unknown: OnUnknown
+    root: Path, split: str, *, schema: LabelSchema, unknown: OnUnknown, instances: bool
 ) -> CelebAMaskDataSet:
-    """Open a split; ``all`` needs no mapping to CelebA. Raises as `open_data_set`."""
-    folders.check_split(split, SPLITS, "celebamask")
+    """Open a split, without instance maps. ``all`` needs no mapping to CelebA."""
     folders.check_folder(root, "the folder CelebAMask-HQ")
     photo_folder = folders.check_folder(root / "CelebA-HQ-img", "photographs")
     mask_folder = folders.check_folder(root / "CelebAMask-HQ-mask-anno", "masks")

@@ -11,9 +11,8 @@ from pathlib import Path
 
 from sceneloom.maps import OnUnknown
 from sceneloom.schema import LabelSchema
-from sceneloom_training.data.folders import TripleDataSet, check_folder, check_split, find_files
+from sceneloom_training.data.folders import TripleDataSet, check_folder, find_files
 
-SPLITS = ("train", "val", "test")
 _PNG = (".png",)
 _NAME = "<city>/<city>_<sequence>_<frame>"
 
@@ -21,8 +20,7 @@ _NAME = "<city>/<city>_<sequence>_<frame>"
 def open_cityscapes(
     root: Path, split: str, *, schema: LabelSchema, unknown: OnUnknown, instances: bool
 ) -> TripleDataSet:
-    """Open a split; keys are ``<city>/<city>_<sequence>_<frame>``. Raises as `open_data_set`."""
-    check_split(split, SPLITS, "cityscapes")
+    """Open a split, with keys ``<city>/<city>_<sequence>_<frame>``."""
     check_folder(root, "the folder that holds leftImg8bit and gtFine")
     photo_folder = check_folder(
         root / "leftImg8bit" / split, "photographs (leftImg8bit_trainvaltest)"

@@ -31,14 +31,14 @@ _KIND = re.compile(
 
 
 def check_folder(folder: Path, expected: str) -> Path:
-    """The folder itself; raises DataSetError with the expected contents if it is missing."""
+    """Return the folder. Raises DataSetError with the expected contents if it is missing."""
     if not folder.is_dir():
         raise DataSetError(f"{folder}: no such folder; expected {expected}")
     return folder
 
 
 def has_folder(folder: Path) -> bool:
-    """Whether an optional folder exists; raises DataSetError if it is misspelled or no folder."""
+    """Whether an optional folder exists. Raises DataSetError if it is misspelled or no folder."""
     if folder.is_dir():
         return True
     for other in folder.parent.iterdir() if folder.parent.is_dir() else ():
@@ -51,14 +51,8 @@ def has_folder(folder: Path) -> bool:
     return False
 
 
-def check_split(split: str, valid: Sequence[str], layout: str) -> None:
-    """Raise DataSetError listing the layout's splits for any other."""
-    if split not in valid:
-        raise DataSetError(f"{layout} has no split {split!r}; it has {', '.join(valid)}")
-
-
 def split_folder(root: Path, split: str, ending: str, contents: str) -> Path:
-    """The folder ``<split><ending>``; raises DataSetError listing the splits if it is missing."""
+    """Return the folder ``<split><ending>``. Raises DataSetError with the splits without one."""
     folder = root / f"{split}{ending}"
     if not folder.is_dir():
         splits = sorted(p.name.removesuffix(ending) for p in root.glob(f"*{ending}") if p.is_dir())
@@ -68,7 +62,7 @@ def split_folder(root: Path, split: str, ending: str, contents: str) -> Path:
 
 
 def sample_name(name: str) -> str:
-    """The name of a sample: that of one of its files without the publishers' endings."""
+    """Return a sample's name: a file's name without the publishers' endings."""
     return _KIND.sub("", name)
 
 
@@ -82,16 +76,16 @@ class Found:
     suffixes: tuple[str, ...]
     """File endings of the search, in lower case."""
     left_out: tuple[LeftOut, ...]
-    """All other files; names are paths that begin with `folder`."""
+    """All other files. Names are paths that begin with `folder`."""
 
 
 def find_files(
     folder: Path, suffixes: Sequence[str], *, ending: str | None = None, expected: str = ""
 ) -> Found:
-    """Find the files with some suffixes, searched to the bottom, by the name of their sample. With
-    an `ending`, only names with it (``_leftImg8bit``, or any for an empty one), stripped of it;
-    None strips publishers' endings. Raises DataSetError if two files are of one sample, a folder
-    cannot be read, or no file is found and `expected` has names for that error.
+    """Find the files with some suffixes, at any depth, by the name of their sample. With an
+    `ending` (``_leftImg8bit``), only names with it, stripped of it; with an empty one, all names as
+    they are; None strips publishers' endings. Raises DataSetError if two files are of one sample, a
+    folder cannot be read, or no file is found and `expected` has names for that error.
     """
     try:
         names, left_out = list_files(folder)
@@ -144,7 +138,7 @@ def check_partners(first: Found, second: Found) -> None:
 
 
 def of_another_kind(key: str, found: Found) -> str:
-    """Words on a sample's file of another kind; empty if none exists."""
+    """Describe a sample's file of another kind. Empty if none exists."""
     for other in found.left_out:
         path = Path(other.name)
         below = path.relative_to(found.folder).with_suffix("").as_posix()
@@ -156,7 +150,7 @@ def of_another_kind(key: str, found: Found) -> str:
 
 
 def _of_another_spelling(key: str, found: Found) -> str:
-    """Words on a file whose name differs in case, or in how an accent is encoded."""
+    """Describe a file whose name differs in case or in the encoding of an accent."""
 
     def plain(name: str) -> str:
         return unicodedata.normalize("NFC", name).casefold()
@@ -175,7 +169,7 @@ def unused(*searches: Found) -> tuple[LeftOut, ...]:
 
 
 def read_lines(path: Path, why: str) -> list[str]:
-    """Non-empty lines of a publisher's list; raises DataSetError (`why` is its purpose)."""
+    """Read the non-empty lines of a publisher's list, read for `why`. Raises DataSetError."""
     if not path.is_file():
         raise DataSetError(f"{path}: no such file; {why}")
     try:
@@ -203,7 +197,7 @@ class TripleDataSet(DataSet):
         schema: LabelSchema,
         unknown: OnUnknown,
     ) -> Self:
-        """The data set of found files; raises DataSetError if one has no partner."""
+        """Join found files. Raises DataSetError if one has no partner."""
         check_partners(labels, photos)
         found = [photos, labels]
         if instances is not None:
@@ -223,7 +217,7 @@ class TripleDataSet(DataSet):
         return self.files[index]
 
     def read(self, index: int) -> Sample:
-        """Read one sample; see `DataSet.read`."""
+        """Read one sample. See `DataSet.read`."""
         photo_file, label_file, *instance_files = self.files[index]
         photo = read_picture(photo_file)
         label_map = read_label_map(label_file, self.schema, unknown=self.unknown)

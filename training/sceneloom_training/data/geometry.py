@@ -43,8 +43,7 @@ class Geometry:
     load_size: Annotated[int, Interval(ge=1, le=LARGEST_LOAD_SIZE)] = 1024
     """Pixels: side of the square of resize_and_crop, width of scale_width; the others ignore it."""
     size: str = ""
-    """WIDTHxHEIGHT: the window of the modes that crop, the exact size of resize; empty otherwise.
-    """
+    """WIDTHxHEIGHT: window of the modes that crop, exact size of resize; empty for the others."""
     flip: bool = True
     """Mirror left to right, with a chance of one half for each sample."""
 
@@ -83,13 +82,11 @@ class Geometry:
         rows, columns = self._window(scaled, rng)
         if self.flip and rng.random() < 0.5:
             columns = columns[::-1]
-        label_map, instance_map, source = sample.label_map, sample.instance_map, sample.source
+        labels, instances, source = sample.label_map, sample.instance_map, sample.source
         return Sample(
             photo=_resample(sample.photo, scaled, rows, columns),
-            label_map=None if label_map is None else _pick(label_map, scaled, rows, columns),
-            instance_map=(
-                None if instance_map is None else _pick(instance_map, scaled, rows, columns)
-            ),
+            label_map=None if labels is None else _pick(labels, scaled, rows, columns),
+            instance_map=None if instances is None else _pick(instances, scaled, rows, columns),
             source=None if source is None else _resample(source, scaled, rows, columns),
         )
 
@@ -114,7 +111,6 @@ class Geometry:
     def _window(
         self, scaled: _Size, rng: np.random.Generator
     ) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
-        """Rows and columns to take of the scaled sample: a random window, or all of them."""
         height, width = scaled
         if self.mode not in _CROPPED:
             return np.arange(height), np.arange(width)
@@ -135,7 +131,7 @@ def resize_nearest(values: npt.NDArray[_Values], height: int, width: int) -> npt
 
 
 def _nearest(side: float, multiple: int) -> int:
-    """The multiple nearest to a side, at least one; halves go to even ones, as published."""
+    """The multiple nearest to a side, at least one. Halves go to even multiples, as published."""
     return max(1, round(side / multiple)) * multiple
 
 

@@ -1,9 +1,8 @@
 """Helen with the soft masks of Smith et al. (CVPR 2013), as published.
 
-``images/<id>.jpg`` and ``labels/<id>/<id>_lbl00.png`` to ``_lbl10.png``, one grey mask per class;
-where masks overlap the largest value wins, and of equal ones the first. The splits are the
-publisher's lists ``exemplars.txt`` (train), ``tuning.txt`` and ``testing.txt``, with lines such as
-``1 , 100032540_1``.
+``images/<id>.jpg`` and ``labels/<id>/<id>_lbl00.png`` to ``_lbl10.png``, one grey mask per class.
+The largest value wins, and of equal ones the first. ``exemplars.txt`` (train), ``tuning.txt`` and
+``testing.txt`` list the splits in lines such as ``1 , 100032540_1``.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ LISTS = {"train": "exemplars.txt", "tuning": "tuning.txt", "test": "testing.txt"
 
 @dataclasses.dataclass(kw_only=True, eq=False)
 class HelenDataSet(DataSet):
-    """Faces; keys are the publisher's ids."""
+    """Faces, with the publisher's ids as keys."""
 
     schema: LabelSchema
     files: Sequence[tuple[Path, ...]]
@@ -41,7 +40,7 @@ class HelenDataSet(DataSet):
         return self.files[index]
 
     def read(self, index: int) -> Sample:
-        """Read one face; see `DataSet.read`."""
+        """Read one face. See `DataSet.read`."""
         path, *masks = self.files[index]
         photo = read_picture(path)
         # The mask with the largest value at a pixel wins.
@@ -59,9 +58,10 @@ class HelenDataSet(DataSet):
         return Sample(photo=photo, label_map=label_map)
 
 
-def open_helen(root: Path, split: str, *, schema: LabelSchema, unknown: OnUnknown) -> HelenDataSet:
-    """Open a split; ``all`` needs no list. Raises as `open_data_set`."""
-    folders.check_split(split, (*LISTS, "all"), "helen")
+def open_helen(
+    root: Path, split: str, *, schema: LabelSchema, unknown: OnUnknown, instances: bool
+) -> HelenDataSet:
+    """Open a split, without instance maps. ``all`` needs no list of faces."""
     folders.check_folder(root, "the folder that holds images and labels")
     folder = folders.check_folder(root / "images", "photographs")
     folders.check_folder(root / "labels", "a folder of masks for each photograph")

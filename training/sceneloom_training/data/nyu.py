@@ -18,11 +18,10 @@ from sceneloom.errors import DataSetError, ImageReadError, UnknownLabelError, re
 from sceneloom.maps import OnUnknown
 from sceneloom.schema import LabelSchema
 from sceneloom.text import counted
-from sceneloom_training.data.folders import check_folder, check_split
+from sceneloom_training.data.folders import check_folder
 from sceneloom_training.data.sample import DataSet, Sample, label_channels
 
 FILE = "nyu_depth_v2_labeled.mat"
-SPLITS = ("train", "test", "all")
 _ARRAYS = ("images", "labels", "instances")
 _HDF5_ERRORS = (OSError, KeyError, ValueError, RuntimeError)  # what h5py makes of damaged files
 _INSTANCES_PER_CLASS = 256  # instance numbers are 8-bit in the file
@@ -30,7 +29,7 @@ _INSTANCES_PER_CLASS = 256  # instance numbers are 8-bit in the file
 
 @dataclasses.dataclass(kw_only=True, eq=False)
 class NyuDataSet(DataSet):
-    """Samples of the HDF5 file; keys are ``0001`` and so on, the publisher's own numbers."""
+    """Samples of the HDF5 file. Keys are the publisher's numbers, such as ``0001``."""
 
     schema: LabelSchema
     path: Path
@@ -38,7 +37,7 @@ class NyuDataSet(DataSet):
     """Table of `read_classes40`."""
 
     def read(self, index: int) -> Sample:
-        """Read one sample; an instance id is ``class * 256 + number``, of the 894 classes."""
+        """Read one sample. An instance id is ``class * 256 + number``, of the 894 classes."""
         import h5py
 
         name = f"{self.path}, sample {self.keys[index]}"
@@ -69,8 +68,7 @@ class NyuDataSet(DataSet):
 def open_nyu(
     root: Path, split: str, *, schema: LabelSchema, unknown: OnUnknown, instances: bool
 ) -> NyuDataSet:
-    """Open a split; all but ``all`` need ``splits.mat``. Raises as `open_data_set`."""
-    check_split(split, SPLITS, "nyu")
+    """Open a split. ``train`` and ``test`` need ``splits.mat``."""
     check_folder(root, f"the folder that holds {FILE}")
     require(("h5py", "scipy"), extra="train", purpose="reading NYU depth v2")
     import h5py
@@ -123,7 +121,7 @@ _HEADER = ["id", "nyu40"]
 
 
 def read_split(root: Path, split: str, count: int) -> list[int]:
-    """The numbers, from 1, of a split's samples; raises DataSetError without ``splits.mat``."""
+    """Read the numbers, from 1, of a split's samples. Raises DataSetError."""
     path = root / SPLITS_FILE
     if not path.is_file():
         raise DataSetError(f"{path}: no such file; the split {split!r} needs it, 'all' does not")
@@ -134,7 +132,7 @@ def read_split(root: Path, split: str, count: int) -> list[int]:
 
 
 def read_classes40(root: Path) -> npt.NDArray[np.uint8]:
-    """Class of the file -> class of 40, uint8 [895]; 0 stays unlabelled. Raises DataSetError."""
+    """Read the table of 40 classes, uint8 [895], with 0 for unlabelled. Raises DataSetError."""
     if (root / MAPPING_MAT).is_file():
         path = root / MAPPING_MAT
         classes = _whole_numbers(path, "mapClass")

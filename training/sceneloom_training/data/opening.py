@@ -1,6 +1,4 @@
-"""Open a data set by its layout, and examine it: files without partners, sizes that differ,
-photographs with an EXIF orientation.
-"""
+"""Open a data set by its layout, and examine the sizes and orientations of its files."""
 
 from __future__ import annotations
 
@@ -8,72 +6,48 @@ import dataclasses
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
+from sceneloom import progress
 from sceneloom.errors import DataSetError, ImageReadError, InputError
 from sceneloom.files import LeftOut, describe
 from sceneloom.maps import parse_size
-from sceneloom.schema import LabelSchema, builtin_schemas, load_schema
+from sceneloom.schema import builtin_schemas, load_schema
 from sceneloom.text import printable
-from sceneloom_training.data.ade20k import open_ade20k
-from sceneloom_training.data.celebamask import open_celebamask
-from sceneloom_training.data.cityscapes import open_cityscapes
-from sceneloom_training.data.helen import open_helen
-from sceneloom_training.data.nyu import open_nyu
-from sceneloom_training.data.paired import open_paired
+from sceneloom_training.data.layouts import LAYOUTS
 from sceneloom_training.data.pictures import read_header
-from sceneloom_training.data.pix2pixhd import open_pix2pixhd
 from sceneloom_training.data.sample import DataSet, size_difference
 from sceneloom_training.data.settings import DataSettings
-from sceneloom_training.data.streets import open_streets
-
-_OPEN = {
-    "pix2pixhd": open_pix2pixhd,
-    "cityscapes": open_cityscapes,
-    "ade20k": open_ade20k,
-    "nyu": open_nyu,
-}
 
 
 def open_data_set(settings: DataSettings) -> DataSet:
-    """Find a data set's files, and which belong together; reads none of the pictures. Raises
-    DataSetError for missing folders, splits and partners, InputError for a schema with other ids
-    than the layout, SchemaError for an invalid one.
+    """Find a data set's files, and their partners, without reading a picture. Raises DataSetError
+    for missing folders, splits and partners, InputError for a schema with other ids than the
+    layout, SchemaError for an invalid one.
     """
-    root, split, unknown = settings.root, settings.split, settings.unknown
-    if settings.layout == "paired":
-        assert root is not None
-        return open_paired(root, split)
-    schema, instances = _schema(settings), settings.instances
-    if settings.layout == "streets":
-        size = parse_size(settings.streets_size, of="streets_size")
-        seeds = range(settings.streets_seed, settings.streets_seed + settings.streets_count)
-        return open_streets(seeds, size, schema=schema, unknown=unknown, instances=instances)
-    assert root is not None  # checked by the settings
-    if settings.layout in ("celebamask", "helen"):
-        open_faces = open_helen if settings.layout == "helen" else open_celebamask
-        return open_faces(root, split, schema=schema, unknown=unknown)
-    open_triples = _OPEN[settings.layout]
-    return open_triples(root, split, schema=schema, unknown=unknown, instances=instances)
-
-
-def _schema(settings: DataSettings) -> LabelSchema:
-    """The label schema; another data set's ids would mostly pass, and train wrong names."""
-    own = {
-        "pix2pixhd": ("cityscapes", *builtin_schemas()),
-        "cityscapes": ("cityscapes", "cityscapes19", "cityscapes-eval"),
-        "ade20k": ("ade20k",),
-        "nyu": ("nyu40",),
-        "celebamask": ("celebamask",),
-        "helen": ("helen",),
-        "streets": ("cityscapes", "cityscapes-eval", "cityscapes-markings"),
-    }[settings.layout]
-    name = settings.labels or own[0]
-    if name in builtin_schemas() and name not in own:
-        raise InputError(
-            f"labels is {name!r}, whose ids are not those of {settings.layout}; it takes "
-            f"{' or '.join(own)}, or the path of a JSON file of your own"
+    layout, name, split = LAYOUTS[settings.layout], settings.labels, settings.split
+    options: dict[str, Any] = {}
+    if layout.schemas:
+        name = name or layout.schemas[0]
+        # Another data set's ids would mostly pass, and train wrong names.
+        if name in builtin_schemas() and name not in layout.schemas:
+            raise InputError(
+                f"labels is {name!r}, whose ids are not those of {settings.layout}; it takes "
+                f"{' or '.join(layout.schemas)}, or the path of a JSON file of your own "
+                "(a new built-in schema joins its layout in sceneloom_training/data/layouts.py)"
+            )
+        options = {"schema": load_schema(name), "unknown": settings.unknown}
+        options["instances"] = settings.instances
+    if not isinstance(layout.splits, str) and split not in layout.splits:
+        raise DataSetError(
+            f"{settings.layout} has no split {split!r}; it has {', '.join(layout.splits)}"
         )
-    return load_schema(name)
+    place: tuple[Any, Any] = settings.root, split
+    if settings.root is None:  # streets alone have no folder
+        seeds = range(settings.streets_seed, settings.streets_seed + settings.streets_count)
+        place = seeds, parse_size(settings.streets_size, of="streets_size")
+    with progress.stage("find the data set's files"):
+        return layout.open(*place, **options)
 
 
 _THREADS = 8
@@ -82,11 +56,11 @@ _LISTED = 10
 
 
 def examine(data: DataSet, root: Path | None) -> list[str]:
-    """Read the headers of all files; notes for the user. Raises DataSetError listing the first ten
-    samples with files that differ in size or cannot be read.
+    """Read the headers of all files and return notes for the user. Raises DataSetError listing the
+    first ten samples with files that differ in size or cannot be read.
     """
     files = [each for each in map(data.files_of_one_size, range(len(data))) if each]
-    with ThreadPoolExecutor(_THREADS) as pool:
+    with progress.stage("read the headers of its files"), ThreadPoolExecutor(_THREADS) as pool:
         seen = list(pool.map(_read_headers, files))
     problems = [problem for problem, _ in seen if problem]
     if len(problems) == 1:

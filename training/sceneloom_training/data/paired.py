@@ -16,7 +16,7 @@ from sceneloom_training.data.sample import DataSet, Sample, check_same_size
 
 @dataclasses.dataclass(kw_only=True, eq=False)
 class PairedDataSet(DataSet):
-    """Pictures in, photographs out; no labels and no instances."""
+    """Pictures in, photographs out, without labels and instances."""
 
     schema: None = None
     sources: dict[str, Path]
@@ -27,7 +27,7 @@ class PairedDataSet(DataSet):
         return self.photos[self.keys[index]], self.sources[self.keys[index]]
 
     def read(self, index: int) -> Sample:
-        """Read one pair; see `DataSet.read`."""
+        """Read one pair. See `DataSet.read`."""
         photo_file, source_file = self.files_of_one_size(index)
         source, photo = read_picture(source_file), read_picture(photo_file)
         check_same_size(source, source_file, photo, photo_file)
@@ -35,7 +35,7 @@ class PairedDataSet(DataSet):
 
 
 def open_paired(root: Path, split: str) -> PairedDataSet:
-    """Open a split; raises DataSetError if a folder is missing or empty, or a partner is."""
+    """Open a split. Raises DataSetError for a missing or empty folder, or a missing partner."""
     folders.check_folder(root, "a folder that holds <split>_A and <split>_B")
     source_folder = folders.split_folder(root, split, "_A", "input pictures")
     photo_folder = folders.check_folder(

@@ -1,6 +1,5 @@
-"""Reading 8-bit RGB and grey photographs and masks exactly, or refusing them with the reason; grey
-becomes RGB with three equal values (some photographs of ADE20K are grey). The EXIF orientation is
-not applied: label maps lie on the pixels as they are stored.
+"""Reading 8-bit RGB and grey photographs and masks exactly, or refusing them with the reason. Grey
+becomes RGB. No EXIF orientation is applied: label maps lie on the pixels as they are stored.
 """
 
 from __future__ import annotations
@@ -85,7 +84,7 @@ def read_picture(path: Path, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> npt.NDA
 
 
 def read_mask(path: Path, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> npt.NDArray[np.uint8]:
-    """Read a grey picture, also if saved as RGB, uint8 [H, W]; raises as `read_picture`."""
+    """Read a grey picture, also if saved as RGB, uint8 [H, W]. Raises as `read_picture`."""
     picture = read_picture(path, max_pixels=max_pixels)
     mask = picture[..., 0]
     if not (np.array_equal(mask, picture[..., 1]) and np.array_equal(mask, picture[..., 2])):
@@ -94,7 +93,6 @@ def read_mask(path: Path, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> npt.NDArra
 
 
 def _open(data: bytes, path: Path) -> ImageFile.ImageFile:
-    """Open the picture without decoding a pixel."""
     plugin: type[ImageFile.ImageFile]
     if data.startswith(SIGNATURE):
         if len(data) <= 28:
@@ -159,7 +157,7 @@ class Header:
     height: int
     width: int
     orientation: int = 1
-    """EXIF's: 1 is upright, 6 and 8 are quarter turns; it is applied nowhere."""
+    """EXIF's: 1 is upright, 6 and 8 are quarter turns. It is never applied."""
 
     @property
     def size(self) -> tuple[int, int]:
@@ -168,7 +166,9 @@ class Header:
 
 
 def read_header(path: Path) -> Header | None:
-    """Header of a PNG, JPEG, BMP, TIFF, WebP or .npy file, else None; raises ImageReadError."""
+    """Read the header of a PNG, JPEG, BMP, TIFF, WebP or .npy file, else None. Raises
+    ImageReadError.
+    """
     try:
         if not stat.S_ISREG(path.stat().st_mode):  # reading a pipe could wait for ever
             raise OSError(errno.EINVAL, "not a file")

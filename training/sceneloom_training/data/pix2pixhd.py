@@ -1,9 +1,9 @@
-"""pix2pixHD's own layout: ``<root>/train_label``, ``train_inst`` and ``train_img``.
+"""pix2pixHD's own layout: ``<root>/train_label``, ``train_inst`` (optional) and ``train_img``.
 
-Files belong together by name, without their endings and without what publishers append
-(``aachen_000000_000019_gtFine_labelIds.png`` goes with ``aachen_000000_000019_leftImg8bit.png``).
-The published reader pairs by sorted order instead, which one missing file shifts for all that
-follow. A split is any start of the folders' names. A folder of instance maps is optional.
+Files belong together by name, without their endings and those of publishers
+(``aachen_000000_000019_gtFine_labelIds.png``, ``aachen_000000_000019_leftImg8bit.png``). The
+published reader pairs by sorted order, which one missing file shifts for all that follow. A split
+is any start of the folders' names.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from sceneloom_training.data.pictures import PICTURE_SUFFIXES
 def open_pix2pixhd(
     root: Path, split: str, *, schema: LabelSchema, unknown: OnUnknown, instances: bool
 ) -> folders.TripleDataSet:
-    """Open ``<split>_label``, ``<split>_img``, ``<split>_inst``. Raises as `open_data_set`."""
+    """Open ``<split>_label``, ``<split>_img``, ``<split>_inst``."""
     folders.check_folder(root, "the folder of a data set in pix2pixHD's layout")
     label_folder = folders.split_folder(root, split, "_label", "label maps")
     photo_folder = folders.check_folder(

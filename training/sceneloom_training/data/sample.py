@@ -24,7 +24,7 @@ Photo = Image
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Sample:
-    """A photograph and the network's inputs; all of one height and width."""
+    """A photograph and the network's inputs, all of one height and width."""
 
     photo: Photo
     """uint8 [H, W, 3], RGB."""
@@ -48,7 +48,7 @@ class Sample:
 
 @dataclasses.dataclass(kw_only=True, eq=False)
 class DataSet(abc.ABC):
-    """Samples with names, in a fixed order; can be pickled, forked and read by several threads."""
+    """Samples with names, in a fixed order, to pickle, fork and read in several threads."""
 
     keys: Sequence[str]
     schema: LabelSchema | None
@@ -58,7 +58,7 @@ class DataSet(abc.ABC):
     unknown: OnUnknown = "error"
     """Refuse label ids that the schema lacks, or read them as unlabelled."""
     left_out: Sequence[LeftOut] = ()
-    """Files of no sample in the data set's folders; names are paths."""
+    """Files of no sample in the data set's folders. Names are paths."""
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -69,7 +69,7 @@ class DataSet(abc.ABC):
 
     @abc.abstractmethod
     def read(self, index: int) -> Sample:
-        """Read one sample at its own size; its arrays can be read-only. Raises InputError naming a
+        """Read one sample at its own size. Its arrays can be read-only. Raises InputError naming a
         file that is damaged, has unknown ids or another size than the photograph.
         """
 

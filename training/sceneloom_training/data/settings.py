@@ -1,16 +1,23 @@
-"""The data set to read; every field is also a flag of the training command."""
+"""The data set to read. Every field is also a flag of the training command."""
 
 from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
 
 from annotated_types import Interval
+from tyro.conf import arg
 
 from sceneloom.errors import InputError
 from sceneloom.maps import DEFAULT_MAX_PIXELS, OnUnknown, parse_size
 from sceneloom.validation import checked
+from sceneloom_training.data.layouts import LAYOUTS, describe_splits
+
+if TYPE_CHECKING:
+    LayoutName: TypeAlias = str
+else:
+    LayoutName = Literal[tuple(LAYOUTS)]
 
 
 def check_size(text: str, *, of: str) -> tuple[int, int]:
@@ -21,25 +28,16 @@ def check_size(text: str, *, of: str) -> tuple[int, int]:
     return height, width
 
 
-Layout = Literal[
-    "pix2pixhd", "cityscapes", "ade20k", "nyu", "celebamask", "helen", "paired", "streets"
-]
-
-
 @checked(InputError)
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DataSettings:
     """The data set to read."""
 
-    layout: Layout
+    layout: LayoutName
     """Layout of the folder, by the name of the publisher's data set; streets are painted."""
     root: Path | None = None
     """The data set's folder; none for streets."""
-    split: str = "train"
-    """Part of the data set. cityscapes: train, val, test. ade20k: train, val. nyu: train, test,
-    all. celebamask: train, val, test, all. helen: train, tuning, test, all. pix2pixhd, paired: the
-    start of the folders' names. streets: any; the seeds alone decide.
-    """
+    split: Annotated[str, arg(help=f"Part of the data set. {describe_splits()}")] = "train"
     labels: str = ""
     """Label schema: a built-in name or a JSON file's path; empty takes the layout's own."""
     unknown: OnUnknown = "error"

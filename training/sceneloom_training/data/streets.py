@@ -1,8 +1,4 @@
-"""Procedural streets as a data set: painted when they are read, at the wanted size.
-
-Nothing is kept: a street is the same each time, and a pass over the data set costs the painting
-(`sceneloom_streets`).
-"""
+"""Procedural streets (`sceneloom_streets`) as a data set, painted anew at every reading."""
 
 from __future__ import annotations
 
@@ -20,16 +16,16 @@ from sceneloom_training.data.sample import DataSet, Sample, label_channels
 
 @dataclasses.dataclass(kw_only=True, eq=False)
 class StreetDataSet(DataSet):
-    """The streets of consecutive seeds; keys are ``street_000012``."""
+    """The streets of consecutive seeds, with keys such as ``street_000012``."""
 
     schema: LabelSchema
-    """Cityscapes' label ids; streets have lane markings if it has an id for them."""
+    """Cityscapes' label ids. Streets have lane markings if it has an id for them."""
     seeds: range
     height: int
     width: int
 
     def read(self, index: int) -> Sample:
-        """Paint one street and its photograph; see `DataSet.read`."""
+        """Paint one street and its photograph. See `DataSet.read`."""
         markings = any(label.id == LANE_MARKING for label in self.schema.labels)
         pair = draw_pair(self.seeds[index], self.height, self.width, markings=markings)
         label_map = label_channels(
@@ -45,7 +41,7 @@ class StreetDataSet(DataSet):
 def open_streets(
     seeds: range, size: tuple[int, int], *, schema: LabelSchema, unknown: OnUnknown, instances: bool
 ) -> StreetDataSet:
-    """The streets of some seeds, (height, width) large; raises InputError for an invalid size."""
+    """Open the streets of some seeds, `size` (height, width). Raises InputError for the size."""
     height, width = size
     check_size(height, width)
     # As many digits as the last seed: keys are in the order of the seeds.

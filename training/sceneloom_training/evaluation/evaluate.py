@@ -1,8 +1,6 @@
-"""The protocol: segment pictures and the real photographs alike, and compare both with the label
-maps of the pictures (pix2pixHD, section 4.1, Table 1).
-
-The scores of the photographs, called the oracle, are what a perfect picture could reach. Samples
-are read, segmented and dropped batch by batch. docs/evaluation.md has an example.
+"""The protocol: segment pictures and real photographs alike, and compare both with the label maps
+(pix2pixHD, section 4.1, Table 1). The scores of the photographs, the oracle, are the highest that a
+picture can reach. docs/evaluation.md has an example.
 """
 
 from __future__ import annotations
@@ -17,6 +15,7 @@ import numpy.typing as npt
 from annotated_types import Interval
 from PIL import Image
 
+from sceneloom import progress
 from sceneloom.errors import DataSetError, InputError, SceneLoomError, SizeError
 from sceneloom.maps import LabelMap, parse_size
 from sceneloom.schema import LabelSchema
@@ -66,7 +65,7 @@ _Features = npt.NDArray[np.float64]
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class SheetRow:
-    """One sample of the sheet; all at the size of the segmentation."""
+    """One sample of the sheet, at the size of the segmentation."""
 
     key: str
     label_map: LabelMap
@@ -87,7 +86,7 @@ class Evaluation:
     schema: LabelSchema
     """The segmenter's, for all scores."""
     ignored: tuple[str, ...]
-    """Classes of the label maps that the segmenter lacks; their pixels are ignored."""
+    """Classes of the label maps that the segmenter lacks. Their pixels are ignored."""
     rendered_sizes: tuple[tuple[int, int], ...]
     """(height, width) of the samples and their pictures, each once."""
     segmented_size: tuple[int, int]
@@ -134,12 +133,11 @@ def evaluate(
     track: Track = lambda batches: batches,
 ) -> Evaluation:
     """Evaluate pictures beside the photographs, or (`source` None) the photographs alone.
-
     `features` adds FID and KID. An `oracle` of the same samples, sizes and segmenter saves
     segmenting the photographs. `rows` samples are kept for the sheet. Raises DataSetError for
-    pictures of other samples, SizeError if a picture has not its label map's size, ServingError,
-    and InputError without a common class, a pixel to score, two pictures for FID, or a segmenter
-    that works.
+    pictures of other samples, SizeError for a picture of another size than its label map,
+    ServingError, and InputError without a common class, a pixel to score, two pictures for FID, or
+    a working segmenter.
     """
     settings = settings or EvaluationSettings()
     table, ignored = scores.truth_table(schema_of(data), segmenter.schema)
@@ -149,27 +147,20 @@ def evaluate(
     if source is not None:
         fixed = parse_size(settings.size) if settings.size else None
         sizes = (fixed or _size(data.read(index).photo) for index in range(len(keys)))
-        source.check(keys, sizes, known=data.keys)
+        with progress.stage("check the pictures' names and sizes"):
+            source.check(keys, sizes, known=data.keys)
     size = segmenter.height, segmenter.width
     if settings.segment_size:
         size = parse_size(settings.segment_size, of="segment_size")
-    run = _Run(
-        data=data,
-        segmenter=segmenter,
-        source=source,
-        settings=settings,
-        table=table,
-        size=size,
-        features=features,
-        oracle=oracle,
-    )
+    run = _Run(data, segmenter, source, settings, table, size, features, oracle)
     starts = range(0, len(keys), settings.batch)
     for batch in track([range(i, min(i + settings.batch, len(keys))) for i in starts]):
         run.add_batch(batch, rows)
     distances = None
     if features and source:
         photos, pictures = map(np.concatenate, (run.photo_features, run.picture_features))
-        distances = feature_distances(features, photos, pictures, seed=settings.bootstrap_seed)
+        with progress.stage("compute FID and KID"):
+            distances = feature_distances(features, photos, pictures, seed=settings.bootstrap_seed)
     return Evaluation(
         keys=keys,
         schema=segmenter.schema,
@@ -185,7 +176,7 @@ def evaluate(
 
 
 def schema_of(data: DataSet) -> LabelSchema:
-    """The schema of a data set's label maps; raises DataSetError for a paired one."""
+    """Return the schema of a data set's label maps. Raises DataSetError for a paired one."""
     if data.schema is None:
         raise DataSetError(
             "a paired data set has no label maps; evaluate takes one with label maps"
@@ -193,10 +184,8 @@ def schema_of(data: DataSet) -> LabelSchema:
     return data.schema
 
 
-@dataclasses.dataclass(kw_only=True)
+@dataclasses.dataclass
 class _Run:
-    """One evaluation: its fixed parts, and what the batches add up to."""
-
     data: DataSet
     segmenter: Segmenter
     source: PictureSource | None
@@ -213,7 +202,7 @@ class _Run:
     sizes: set[tuple[int, int]] = dataclasses.field(default_factory=set)
 
     def add_batch(self, indices: range, rows: int) -> None:
-        """Read, synthesize, segment and count the samples of a batch; [B, h, w] throughout."""
+        """Read, synthesize, segment and count the samples of a batch, [B, h, w] throughout."""
         keys = [self.data.keys[i] for i in indices]
         samples = [self.data.read(i) for i in indices]
         if self.settings.size:

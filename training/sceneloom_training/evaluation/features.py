@@ -1,8 +1,6 @@
-"""FID and KID between pictures and photographs, by a feature network of the user's own.
-
-FID (Heusel et al., 2017) and KID (Bińkowski et al., 2018) are torchmetrics'; they mean nothing
-without their network: its name and the SHA-256 of its weights go with the numbers. Nothing is ever
-downloaded.
+"""FID (Heusel et al., 2017) and KID (Bińkowski et al., 2018) between pictures and photographs, by
+torchmetrics. The user brings the feature network; its name and the SHA-256 of its weights go with
+the numbers. Nothing is ever downloaded.
 """
 
 from __future__ import annotations
@@ -60,7 +58,7 @@ class Distances:
     kid: float
     """Mean squared maximum mean discrepancy over the subsets, cubic kernel."""
     kid_deviation: float | None
-    """Standard deviation over the subsets; None if every subset is all of the pictures."""
+    """Standard deviation over the subsets. None if every subset is all of the pictures."""
     kid_subsets: int
     kid_subset_size: int
     pictures: int
@@ -68,7 +66,7 @@ class Distances:
     network: str
     weights_sha256: str
     features: int
-    """Length of a feature vector; FID of fewer pictures than that is biased upwards."""
+    """Length of a feature vector. FID of fewer pictures is biased upwards."""
 
 
 def feature_distances(
@@ -78,7 +76,7 @@ def feature_distances(
     *,
     seed: int,
 ) -> Distances:
-    """FID and KID of float64 [N, F]; raises InputError below two pictures or if not finite."""
+    """Compute FID and KID of float64 [N, F], N from 2. Raises InputError if not finite, too."""
     if len(pictures) < 2 or len(photos) < 2:
         raise InputError(f"FID and KID need at least two pictures, not {len(pictures)}")
     if not (np.isfinite(photos).all() and np.isfinite(pictures).all()):
@@ -117,9 +115,8 @@ def feature_distances(
 
 
 def load_features(path: Path, kind: FeaturesKind, *, device: str = "cpu") -> FeatureNetwork:
-    """Load a feature network from a folder of transformers (dinov2), or from the weights file of
-    torch-fidelity's FeatureExtractorInceptionV3 (inception). Raises CheckpointError, or
-    MissingDependencyError.
+    """Load a folder of transformers (dinov2), or a weights file of torch-fidelity's Inception v3
+    (inception). Raises CheckpointError or MissingDependencyError.
     """
     return Dinov2Features(path, device) if kind == "dinov2" else InceptionFeatures(path, device)
 
@@ -195,7 +192,7 @@ class InceptionFeatures(FeatureNetwork):
         self.weights_sha256 = file_hash(path)
 
     def features(self, picture: npt.NDArray[np.uint8]) -> Tensor:
-        """See `FeatureNetwork.features`; the network itself resizes, as TensorFlow does."""
+        """See `FeatureNetwork.features`. The network itself resizes, as TensorFlow does."""
         import torch
 
         values = torch.tensor(picture).permute(2, 0, 1).unsqueeze(0)

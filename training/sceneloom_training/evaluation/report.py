@@ -64,12 +64,13 @@ def write_evaluation(
 
 
 def to_json(found: Evaluation, segmenter: Segmenter, data: _Json, source: _Json) -> _Json:
-    """The report as a JSON object: no paths, no NaN; undefined values are null.
-
-    `data` has layout, root (its name alone), split and label schema; `source` has ``kind`` (folder,
+    """Make the report as a JSON object without paths and NaN; undefined values are null. `data` has
+    layout, root (its name alone), split and label schema. `source` has ``kind`` (folder,
     checkpoint, url, none), ``name`` and identity.
     """
     present, true, d = found.oracle.true.any(0), found.oracle.true.sum(0), found.distances
+    labels, drawn = found.schema.labels, found.settings
+    judge = {"name": segmenter.name, "weights_sha256": segmenter.weights_sha256}
     scores = {"pictures": found.scores, "oracle": found.oracle_scores, "gap": found.gap}
     classes = [
         {
@@ -82,52 +83,36 @@ def to_json(found: Evaluation, segmenter: Segmenter, data: _Json, source: _Json)
                 for name, given in scores.items()
             },
         }
-        for channel, label in enumerate(found.schema.labels)
+        for channel, label in enumerate(labels)
     ]
     distances: dict[str, Any] = {}
     if d is not None:
-        network = {
-            "network": d.network,
-            "weights_sha256": d.weights_sha256,
-            "features": d.features,
-            "pictures": d.pictures,
-        }
+        identity = ("network", "weights_sha256", "features", "pictures")
+        network = {name: getattr(d, name) for name in identity}
         distances["fid"] = {"value": d.fid, **network}
         distances["kid"] = {
             "value": d.kid,
             "deviation": d.kid_deviation,
             "subsets": d.kid_subsets,
             "subset_size": d.kid_subset_size,
-            "seed": found.settings.bootstrap_seed,
+            "seed": drawn.bootstrap_seed,
             **network,
         }
     return {
         "format": FORMAT,
         "sceneloom": __version__,
-        "segmenter": {
-            "name": segmenter.name,
-            "weights_sha256": segmenter.weights_sha256,
-            "schema": found.schema.name,
-        },
+        "segmenter": judge | {"schema": found.schema.name},
         "data": {**data, "pictures": len(found.keys)},
         "source": source,
         "rendered_sizes": [f"{width}x{height}" for height, width in found.rendered_sizes],
         "segmented_size": f"{found.segmented_size[1]}x{found.segmented_size[0]}",
-        "bootstrap": {
-            "draws": found.settings.bootstrap,
-            "seed": found.settings.bootstrap_seed,
-            "level": LEVEL,
-        },
+        "bootstrap": {"draws": drawn.bootstrap, "seed": drawn.bootstrap_seed, "level": LEVEL},
         "scores": {
             name: given and {key: dataclasses.asdict(getattr(given, key)) for key in SCORES}
             for name, given in scores.items()
         },
         "classes": classes,
-        "classes_absent": [
-            label.name
-            for label, there in zip(found.schema.labels, present, strict=True)
-            if not there
-        ],
+        "classes_absent": [x.name for x, here in zip(labels, present, strict=True) if not here],
         "classes_ignored": list(found.ignored),
         "pixels_scored": int(found.oracle.true.sum()),
         **distances,
@@ -135,7 +120,7 @@ def to_json(found: Evaluation, segmenter: Segmenter, data: _Json, source: _Json)
 
 
 def page(report: dict[str, Any], image: str) -> str:
-    """The self-contained page of a report of `to_json`; the image is a JPEG in base64."""
+    """Make the self-contained page of a report of `to_json`. The image is a JPEG in base64."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -156,7 +141,7 @@ _Cells = list[tuple[str, npt.NDArray[np.uint8], bool]]
 
 
 def draw_sheet(rows: Sequence[SheetRow], schema: LabelSchema) -> Image.Image:
-    """Draw the rows, all of one size and kind, below headings; a cell is at most 512x2048."""
+    """Draw the rows, all of one size and kind, below headings. A cell is at most 512x2048."""
     height, width = rows[0].label_map.shape
     scale = min(1.0, _WIDEST / width, _HIGHEST / height)
     cell = (max(1, round(width * scale)), max(1, round(height * scale)))

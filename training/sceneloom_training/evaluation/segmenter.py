@@ -1,9 +1,8 @@
 """Segmentation networks: photographs in, channels of a label schema out.
 
-`load_segmenter` takes the folder of `sceneloom train-segmenter`, a folder of transformers with a
-semantic segmentation model (``config.json``, ``model.safetensors``), whose schema the caller names,
-or a Python file of the user's own with a function ``load_segmenter(device)`` that returns a
-`Segmenter`; the file is run. Nothing is ever downloaded.
+`load_segmenter` takes the folder of `sceneloom train-segmenter`, a folder of transformers
+(``config.json``, ``model.safetensors``) with the caller's schema, or a Python file, which is run,
+with a function ``load_segmenter(device)`` that returns a `Segmenter`. Nothing is ever downloaded.
 """
 
 from __future__ import annotations
@@ -37,7 +36,7 @@ from sceneloom_training.settings import DeviceChoice, SegmenterSettings
 
 
 def load_quietly(kind: Any, folder: Path) -> Any:
-    """Load a float32 model of transformers; raises CheckpointError for random weights."""
+    """Load a float32 model of transformers. Raises CheckpointError for random weights."""
     from transformers.utils import logging
 
     logger: Any = logging  # its functions are not annotated
@@ -72,8 +71,8 @@ _B0 = (32, 64, 160, 256)
 
 
 def build_network(kind: str, schema: LabelSchema, *, width: int) -> nn.Module:
-    """A segformer or unet with random weights, from the process's random state. A SegFormer's
-    `width` is a multiple of 8, 32 is B0; that of MONAI's BasicUNet doubles four times.
+    """Build a segformer or unet with random weights, from the process's random state. A SegFormer's
+    `width` is a multiple of 8 (32 is B0); that of MONAI's BasicUNet doubles four times.
     """
     if kind == "unet":
         require(["monai"], extra="train", purpose="a U-Net as segmenter")
@@ -160,7 +159,7 @@ class NetworkSegmenter(Segmenter):
         self._mean, self._std = mean, std
 
     def segment(self, photos: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
-        """Segment photographs; see `Segmenter.segment`."""
+        """Segment photographs. See `Segmenter.segment`."""
         with torch.inference_mode():
             pixels = to_pixels(torch.tensor(photos, device=self._device), self._mean, self._std)
             found = logits_of(self._network, pixels).argmax(1)
@@ -178,7 +177,7 @@ def to_pixels(
 def normalise(
     pictures: torch.Tensor, mean: tuple[float, ...] = PIXEL_MEAN, std: tuple[float, ...] = PIXEL_STD
 ) -> torch.Tensor:
-    """Normalise values from 0 to 1; float32 [N, 3, H, W]."""
+    """Normalise values from 0 to 1, float32 [N, 3, H, W]."""
     centre = torch.tensor(mean, device=pictures.device).view(1, -1, 1, 1)
     spread = torch.tensor(std, device=pictures.device).view(1, -1, 1, 1)
     return (pictures - centre) / spread
@@ -191,7 +190,7 @@ def save_segmenter(
     settings: SegmenterSettings,
     provenance: dict[str, Any],
 ) -> None:
-    """Write a segmenter, trained on `to_pixels`, or replace one; raises CheckpointError."""
+    """Write a segmenter, trained on `to_pixels`, or replace one. Raises CheckpointError."""
     height, width = parse_size(settings.size)
     files = frozenset({MARKER, WEIGHTS})
     with replace_folder(
@@ -214,25 +213,21 @@ def save_segmenter(
 
 
 def load_segmenter(path: Path, *, labels: str = "", device: DeviceChoice = "auto") -> Segmenter:
-    """Load a segmenter from a folder or a Python file (top of this file); `labels` is the schema of
-    a transformers folder. Raises CheckpointError without a segmenter or for other classes than the
+    """Load a segmenter from a folder or a Python file (see the module). `labels` is the schema of a
+    transformers folder. Raises CheckpointError without a segmenter or for other classes than the
     schema's, InputError if a schema is missing or superfluous, and MissingDependencyError.
     """
-    where = choose_device(device, "device")
-    if path.suffix == ".py" and path.is_file():
-        if labels:
-            raise InputError(f"{path}: has its own label schema; do not name {labels!r}")
-        return _run_file(path, where)
+    where, is_code = choose_device(device, "device"), path.suffix == ".py" and path.is_file()
     known = MARKER if (path / MARKER).is_file() else CONFIG
-    if not (path / known).is_file() or not (path / WEIGHTS).is_file():
+    if not is_code and not ((path / known).is_file() and (path / WEIGHTS).is_file()):
         raise CheckpointError(
             f"{path}: is no segmenter; expected a folder with {WEIGHTS} and {MARKER} or {CONFIG}, "
             "or a .py file"
         )
-    if known == MARKER:
+    if is_code or known == MARKER:
         if labels:
             raise InputError(f"{path}: has its own label schema; do not name {labels!r}")
-        return _load_own(path, where)
+        return _run_file(path, where) if is_code else _load_own(path, where)
     if not labels:
         raise InputError(f"{path}: has no label schema; name one with --segmenter-labels")
     return _load_plain(path, load_schema(labels), where)
@@ -259,9 +254,7 @@ class _Network:
 
 @checked(CheckpointError)
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class _Description:
-    """segmenter.json."""
-
+class _Description:  # segmenter.json
     format: Literal[1]
     sceneloom: str
     network: _Network

@@ -1,6 +1,5 @@
-"""Training of a segmenter on a data set's photographs: cross entropy, AdamW with warm-up and a
-straight fall, from random weights. RUN/segmenter is written at the end; see
-`sceneloom_training.run_folder`.
+"""Training of a segmenter on a data set's photographs, from random weights: cross entropy, AdamW
+with warm-up and a straight fall. RUN/segmenter is written at the end (`run_folder`).
 """
 
 from __future__ import annotations
@@ -13,11 +12,10 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import torch
-from rich.progress import track
 from torch import Tensor
 from torch.nn import functional
 
-from sceneloom import errors
+from sceneloom import errors, progress
 from sceneloom.errors import InputError, TrainingError
 from sceneloom.schema import NO_CHANNEL
 from sceneloom.text import counted
@@ -28,16 +26,17 @@ from sceneloom_training.data import DataSettings, Geometry, Sample, examine, ope
 from sceneloom_training.evaluation import segmenter
 from sceneloom_training.evaluation.segmenter import logits_of
 from sceneloom_training.process import Outcome, StopSignals, World
+from sceneloom_training.progress_bar import track
 from sceneloom_training.run_folder import LOG, TRAINING, RunFolder
 from sceneloom_training.settings import SegmenterSettings, to_json
 
 _LOG_EVERY = 20
 _LEAST_SHARE = 1e-4
-"""Share of the pixels; rarer classes weigh no more than one of this share."""
+"""Share of the pixels. Rarer classes weigh no more than a class of this share."""
 
 
 def train_segmenter(data: DataSettings, settings: SegmenterSettings, out: Path) -> Outcome:
-    """Train a segmenter in the folder `out`, or resume; raises as `trainer.train`."""
+    """Train a segmenter in the folder `out`, or resume. Raises as `trainer.train`."""
     sizes = f"at {settings.size} with batch {settings.batch} and width {settings.width}"
     advice = "smaller ones need less, and the last checkpoint is intact"
     with process.training_errors(out, lambda: (sizes, advice)):
@@ -49,8 +48,6 @@ def train_segmenter(data: DataSettings, settings: SegmenterSettings, out: Path) 
 
 
 class _Run:
-    """One process of a run."""
-
     def __init__(self, data: DataSettings, settings: SegmenterSettings, folder: RunFolder) -> None:
         self.settings, self.folder = settings, folder
         opened = open_data_set(data)
@@ -62,30 +59,29 @@ class _Run:
             )
         for note in examine(opened, data.root):
             print(note, file=sys.stderr)
-        if not any(_holds_classes(_label_map(opened.read(i))) for i in range(len(opened))):
-            raise InputError(
-                "the label maps hold ignored pixels only; name their schema with --data.labels"
-            )
+        with progress.stage("look for a class in the label maps"):
+            if not any(_holds_classes(_label_map(opened.read(i))) for i in range(len(opened))):
+                raise InputError(
+                    "the label maps hold ignored pixels only; name their schema with --data.labels"
+                )
         self.schema = opened.schema
         self.device = torch.device(process.choose_device(settings.device, "device"))
         self.last = settings.epochs * (len(opened) // settings.batch)
         geometry = Geometry(mode="resize", size=settings.size, flip=settings.flip)
         limits = {"multiple": 32, "smallest": 32, "seed": settings.seed, "cache": settings.cache}
         self.samples = TrainingSet(opened, geometry, count=len(opened), **limits)
-        self.record = {
-            "data": to_json(data),
-            "photographs": len(opened),
-            "settings": to_json(settings),
-        }
+        data_json, settings_json = to_json(data), to_json(settings)
+        self.record = {"data": data_json, "photographs": len(opened), "settings": settings_json}
         process.seed_random_states(settings.seed)
         network = segmenter.build_network(settings.network, self.schema, width=settings.width)
         self.network = network.to(self.device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
         self.class_weights: Tensor | None = None
-        """Weight of each channel, mean 1 over the pixels; None: all pixels weigh the same."""
+        """Weight of each channel, mean 1 over the pixels. None weighs all pixels alike."""
         if settings.balance:
-            counts = np.zeros(256)
-            for index in range(len(opened)):
-                counts += np.bincount(_label_map(opened.read(index)).ravel(), minlength=256)
+            with progress.stage("count the pixels of each class"):
+                label_maps = (_label_map(opened.read(index)) for index in range(len(opened)))
+                of_each = (np.bincount(x.ravel(), minlength=256) for x in label_maps)
+                counts = sum(of_each, np.zeros(256))
             share = counts[: self.schema.channels] / counts[: self.schema.channels].sum()
             weights = np.where(share > 0, np.maximum(share, _LEAST_SHARE) ** -settings.balance, 0)
             weights /= (weights * share).sum()
@@ -97,7 +93,8 @@ class _Run:
 
     def train(self) -> Outcome:
         """Run the steps that are left, and write the segmenter."""
-        self._load()
+        with progress.stage("load the newest checkpoint, if any"):
+            self._load()
         steps = range(self.step, self.last)
         count, seed, size = self.samples.count, self.settings.seed, self.settings.batch
         items = step_items(count, seed=seed, world=World(), batch=size, accumulate=1, steps=steps)
@@ -106,9 +103,7 @@ class _Run:
             load_batches(self.samples, items, workers=self.settings.workers) as batches,
             (self.folder.root / LOG).open("a", encoding="utf-8") as log,
         ):
-            for _ in track(
-                steps, description="training the segmenter", total=self.last, completed=self.step
-            ):
+            for _ in track(steps, "training the segmenter", done=self.step):
                 batch = self._wait_for_batch(batches, stopped)
                 if batch is None:
                     break
@@ -131,14 +126,15 @@ class _Run:
             number = stopped.number
         else:
             provenance = {**self.record, "steps": self.step, "torch": torch.__version__}
-            segmenter.save_segmenter(
-                self.folder.model, self.network, self.schema, self.settings, provenance
-            )
+            with progress.stage("write the segmenter"):
+                segmenter.save_segmenter(
+                    self.folder.model, self.network, self.schema, self.settings, provenance
+                )
             self._drop_checkpoints(keep=0)
         return Outcome(step=self.step, last=self.last, model=self.folder.model, stopped_by=number)
 
     def _wait_for_batch(self, batches: Iterator[Batch], stopped: StopSignals) -> Batch | None:
-        """The batch of a step, None after a signal; an error is raised after a checkpoint."""
+        """Wait for a step's batch; None after a signal. An error is raised after a checkpoint."""
         try:
             return stopped.unless_stopped(lambda: next(batches))
         except Exception as error:
@@ -150,7 +146,7 @@ class _Run:
             raise process.saved_error(error, self.step) from None
 
     def _learn(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """One step: loss and share of right pixels; a batch without classes changes nothing."""
+        """Run a step; return loss and share of right pixels. Without classes nothing changes."""
         warm = max(1, round(self.settings.warm_up * self.last))
         factor = (self.last - self.step) / max(1, self.last - warm)
         if self.step < warm:
@@ -191,7 +187,6 @@ class _Run:
         (self.folder.root / TRAINING).unlink(missing_ok=True)  # of an older version
 
     def _load(self) -> None:
-        """Resume from the newest checkpoint, if any."""
         steps = self.folder.steps()
         path = self.folder.root / TRAINING  # the checkpoint of an older version
         if steps:

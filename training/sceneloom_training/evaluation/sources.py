@@ -28,14 +28,14 @@ class PictureSource(abc.ABC):
     @abc.abstractmethod
     def pictures(self, keys: Sequence[str], samples: Sequence[Sample]) -> Sequence[Photo]:
         """The pictures of the next few samples, uint8 [H, W, 3] RGB, each of its sample's size.
-        Called in the data set's order, each sample once; raises SceneLoomError naming a missing
+        Called in the data set's order, each sample once. Raises SceneLoomError naming a missing
         picture.
         """
 
     def check(  # noqa: B027 - most sources have nothing to check
         self, keys: Sequence[str], sizes: Iterable[tuple[int, int]], *, known: Sequence[str]
     ) -> None:
-        """Refuse early what `pictures` would refuse; `sizes` are (height, width), read lazily."""
+        """Refuse pictures before any is read. `sizes` are (height, width), read lazily."""
 
 
 class SynthesizedPictures(PictureSource):
@@ -44,7 +44,7 @@ class SynthesizedPictures(PictureSource):
     def __init__(
         self, synthesizer: Synthesizer, data: LabelSchema, choose: ChooseStyle | None = None
     ) -> None:
-        """Take a model, which the caller closes; raises InputError without a common class."""
+        """Take a model, which the caller closes. Raises InputError without a common class."""
         self.synthesizer = synthesizer
         contract = synthesizer.contract
         self._table = input_table(data, contract.schema)
@@ -52,7 +52,7 @@ class SynthesizedPictures(PictureSource):
         self._choose = choose
 
     def pictures(self, keys: Sequence[str], samples: Sequence[Sample]) -> Sequence[Photo]:
-        """Synthesize; see `PictureSource.pictures`."""
+        """Synthesize. See `PictureSource.pictures`."""
         labels, instances = [], []
         for key, sample in zip(keys, samples, strict=True):
             assert sample.label_map is not None  # paired data sets were refused
@@ -123,7 +123,7 @@ class FolderPictures(PictureSource):
         return self._files[key].relative_to(self.folder).as_posix()
 
     def pictures(self, keys: Sequence[str], samples: Sequence[Sample]) -> Sequence[Photo]:
-        """Read; see `PictureSource.pictures`."""
+        """Read. See `PictureSource.pictures`."""
         return [read_picture(self._files[key]) for key in keys]
 
 
@@ -135,7 +135,7 @@ class GivenPictures(PictureSource):
         self._pictures: Iterator[Photo] = iter(pictures)
 
     def pictures(self, keys: Sequence[str], samples: Sequence[Sample]) -> Sequence[Photo]:
-        """Take the next ones; see `PictureSource.pictures`."""
+        """Take the next ones. See `PictureSource.pictures`."""
         found = []
         for key in keys:
             picture = next(self._pictures, None)

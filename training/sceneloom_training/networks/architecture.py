@@ -1,4 +1,4 @@
-"""The hyper-parameters of a generator; together with the weights they are the whole model."""
+"""Hyper-parameters of a generator. Together with the weights they are the whole model."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class GeneratorArchitecture:
 
     @property
     def global_ngf(self) -> int:
-        """Filters of the global generator's first convolution; each enhancer has half as many."""
+        """Filters of the global generator's first convolution. Each enhancer has half as many."""
         return self.ngf << self.enhancers
 
     @property
@@ -82,7 +82,7 @@ Architecture: TypeAlias = GeneratorArchitecture | UNetArchitecture
 
 
 def architecture_from_json(data: Any, *, source: str) -> Architecture:
-    """Read either architecture; without ``network`` it is pix2pixHD's. Raises CheckpointError."""
+    """Read either architecture. Without ``network`` it is pix2pixHD's. Raises CheckpointError."""
     is_unet = isinstance(data, dict) and data.get("network") == "unet"
     kind: type[Architecture] = UNetArchitecture if is_unet else GeneratorArchitecture
     return read_json(

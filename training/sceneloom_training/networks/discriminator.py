@@ -58,7 +58,7 @@ class PatchDiscriminator(nn.Module):
         return planes, weight[:, channels:]
 
     def forward(self, x: Tensor, seen: Seen | None = None) -> list[Tensor]:
-        """Features of every stage, the last [N, 1, h, w]; with `seen`, `x` is the picture alone."""
+        """Compute each stage's features, the last [N, 1, h, w]. With `seen`, `x` is the picture."""
         features: list[Tensor] = []
         for i, stage in enumerate(self.stages):
             if seen and not i:

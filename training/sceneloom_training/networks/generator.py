@@ -1,9 +1,8 @@
 """pix2pixHD's coarse-to-fine generator, pix2pix's U-Net, the feature encoder, and their layers.
 
 pix2pixHD (Wang et al., CVPR 2018, section 3.2): every InstanceNorm has eps 1e-5 and no affine
-parameters. The U-Net (Isola et al., CVPR 2017), the baseline at 256x256, was published with
-BatchNorm and one picture a batch: InstanceNorm with learnt scale and shift, here for any batch.
-Dropout is off in eval mode: equal maps give equal pictures.
+parameters. The U-Net (Isola et al., CVPR 2017) was published with BatchNorm at one picture a batch:
+here InstanceNorm with learnt scale and shift. Dropout is off in eval mode.
 """
 
 from __future__ import annotations
@@ -27,12 +26,11 @@ from sceneloom_training.settings import PaddingMode
 class InstanceNorm(nn.InstanceNorm2d):
     """InstanceNorm that keeps the memory order of channels_last while it trains in 16 bits.
 
-    PyTorch's own copies such a tensor to contiguous, and the next convolution copies it back. One
-    picture's instance norm is its batch norm, which has kernels for either order. float32 takes
-    PyTorch's own: on the CPU, batch norm adds up the pixels of a channels_last tensor one by one,
-    1e-5 off at 512x256, where 16 bits round to 4e-3. One picture in training goes through batch
-    norm in any case: for a gradient in channels_last, the backward pass of PyTorch's own (2.13,
-    CPU) is wrong.
+    PyTorch's own copies to contiguous and back. One picture's instance norm is its batch norm,
+    which has kernels for either order. float32 takes PyTorch's own: on the CPU, batch norm adds up
+    a channels_last tensor pixel by pixel, 1e-5 off at 512x256 (16 bits round to 4e-3). One picture
+    in training always takes batch norm: PyTorch's own (2.13, CPU) has a wrong backward pass for a
+    gradient in channels_last.
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -52,7 +50,7 @@ class InstanceNorm(nn.InstanceNorm2d):
 
 
 class ReflectionPad(nn.ReflectionPad2d):
-    """Reflection in the type of its input; autocast would copy to float32 and back."""
+    """Reflection in the type of its input. Autocast would copy to float32 and back."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Pad: [N, C, H, W] -> [N, C, H + 2 pixels, W + 2 pixels]."""
@@ -99,7 +97,7 @@ def up(channels: int) -> nn.Sequential:
 
 
 def run(module: nn.Module, x: Tensor, *, recompute: bool) -> Tensor:
-    """Run a module; `recompute` computes its activations again in the backward pass."""
+    """Run a module. `recompute` computes its activations again in the backward pass."""
     if recompute and torch.is_grad_enabled():
         y: Tensor = checkpoint(module, x, use_reentrant=False, preserve_rng_state=False)
     else:
@@ -110,10 +108,9 @@ def run(module: nn.Module, x: Tensor, *, recompute: bool) -> Tensor:
 def balance_phases(network: nn.Module) -> None:
     """Give the phases of every transposed convolution equal sums, in place, by the smallest change.
 
-    A transposed convolution of stride s computes the s * s pixels of one input pixel with different
-    weights, its phases. If their sums differ, as in random weights, an even surface comes out as a
-    checkerboard (Odena, Dumoulin and Olah, "Deconvolution and checkerboard artifacts", 2016).
-    Kernels are at least as large as their stride.
+    A transposed convolution of stride s computes the s * s pixels of an input pixel with different
+    weights, its phases. Unequal sums make a checkerboard of an even surface (Odena, Dumoulin and
+    Olah, 2016). Kernels are at least as large as their stride.
     """
     with torch.no_grad():
         for module in network.modules():
@@ -285,7 +282,7 @@ SynthesisNetwork: TypeAlias = Generator | UNet
 
 
 def load_weights(architecture: Architecture, weights: dict[str, Tensor]) -> SynthesisNetwork:
-    """A generator with given weights, float32, in eval mode; raises RuntimeError."""
+    """Make a generator of given weights, float32, in eval mode. Raises RuntimeError."""
     with torch.device("meta"):
         generator = _network(architecture)
     generator.load_state_dict(weights, assign=True)
@@ -293,7 +290,7 @@ def load_weights(architecture: Architecture, weights: dict[str, Tensor]) -> Synt
 
 
 def build_generator(architecture: Architecture, *, seed: int | None = None) -> SynthesisNetwork:
-    """Build a generator with the published initialisation; None draws from the process's state."""
+    """Build a generator as published. Without a seed, the process's random state draws."""
     with torch.random.fork_rng(devices=[], enabled=seed is not None):
         if seed is not None:
             torch.manual_seed(seed)

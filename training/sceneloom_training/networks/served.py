@@ -1,8 +1,6 @@
-"""The served graph: a generator with everything between the wire and the network around it.
-
-The operations suit the engines of the exported graph (docs/graph.md): the label map is cast to
-float first, boundaries compare integer ids, style indices are clamped in float, and the step to
-uint8 is Clip and Round in float32.
+"""The served graph: a generator with everything between the wire and the network. Its operations
+suit all engines (docs/graph.md): the label map is cast to float first, boundaries compare integer
+ids, style indices are clamped in float, and the step to uint8 is Clip and Round in float32.
 """
 
 from __future__ import annotations
@@ -30,7 +28,7 @@ class Float32Norm(nn.Module):
 
 
 class HalfGenerator(nn.Module):
-    """Copy of a float32 generator in 16 bits; it takes and gives float32."""
+    """Copy of a float32 generator in 16 bits, with float32 in and out."""
 
     def __init__(self, generator: SynthesisNetwork, dtype: torch.dtype = torch.float16) -> None:
         super().__init__()
@@ -92,7 +90,7 @@ class ServedGenerator(nn.Module):
 
 
 def one_hot_planes(label_map: Tensor, channel_ids: Tensor) -> Tensor:
-    """Planes float32 [N, C, H, W] of uint8 [N, H, W]; `channel_ids` is float32 [1, C, 1, 1]."""
+    """Planes float32 [N, C, H, W] of uint8 [N, H, W] and `channel_ids`, float32 [1, C, 1, 1]."""
     return (label_map.to(torch.float32).unsqueeze(1) == channel_ids).to(torch.float32)
 
 
