@@ -309,7 +309,7 @@ def train_judge(settings: TableSettings) -> Path:
 
 
 def make_cell(cell: Cell, settings: TableSettings, segmenter: Path, out: Path) -> None:
-    """Train and evaluate one cell; its folder in the results appears whole."""
+    """Train and evaluate one cell. Its folder in the results appears whole."""
     threads = max(1, (os.cpu_count() or 1) // settings.jobs)
     print(f"{cell.name}: training", flush=True)
     run = train_cell(cell, settings, threads)
@@ -336,7 +336,7 @@ def make_cell(cell: Cell, settings: TableSettings, segmenter: Path, out: Path) -
 
 
 def train_cell(cell: Cell, settings: TableSettings, threads: int) -> Path:
-    """Train or resume a cell, after the cell that it starts from; the run's folder."""
+    """Train or resume a cell, after the cell that it starts from; returns the run's folder."""
     row = find_row(settings.all_rows, PUBLISHED) if cell.row in CONTROLS else cell.row
     cell = Cell(row=row, seed=cell.seed)
     run = settings.work / "cells" / cell.name
@@ -353,7 +353,7 @@ def train_cell(cell: Cell, settings: TableSettings, threads: int) -> Path:
 
 
 def draw_wrong_pictures(row: Row, model: Path, settings: TableSettings) -> Path:
-    """Write a control's wrong picture for every test street; their folder."""
+    """Write a control's wrong picture for every test street; returns their folder."""
     folder = settings.work / row.name
     folder.mkdir(exist_ok=True)
     for key, picture in draw_row(row, model, settings, range(len(TEST_SEEDS))):
@@ -609,7 +609,7 @@ def _difference(first: Figures, second: Figures, column: int) -> dict[str, float
 
 
 def stack_pictures(out: Path, cells: Mapping[str, list[Path]]) -> list[str]:
-    """Draw a column per street, a line per row below maps and photographs; names of lines."""
+    """Draw a column per street, a line per row below maps and photographs; returns line names."""
     lines, names = [], []
     for name in ("label maps", "photographs"):
         folder = out / "streets" / name.replace(" ", "-")

@@ -227,11 +227,11 @@ class NoopServer:
             time.sleep(0.05)
 
     def stop(self) -> None:
-        """Stop the server after the requests in flight; no effect on a stopped server."""
+        """Stop the server after the requests in flight, if it runs."""
         self._end(signal.SIGTERM)
 
     def kill(self) -> None:
-        """Kill the server and its models' processes; no effect on a stopped server."""
+        """Kill the server and its models' processes, if it runs."""
         self._end(signal.SIGKILL)
 
     def _end(self, number: int) -> None:

@@ -21,10 +21,11 @@ from typing import Annotated
 import tyro
 
 from noop_server import NoopServer, write_noop_repository
+from sceneloom import progress
 from sceneloom.errors import SceneLoomError
 from sceneloom.validation import checked, read_json
-from sceneloom_bench.engine_measure import EngineBenchSettings
-from sceneloom_bench.engine_measure import measure as measure_engines
+from sceneloom_bench.engine_command import EngineBenchSettings
+from sceneloom_bench.engine_command import measure as measure_engines
 from sceneloom_bench.harness import CHECKOUT, DEMO, ServedSettings
 from sceneloom_bench.render_command import RenderBenchSettings
 from sceneloom_bench.render_command import measure as measure_rendering
@@ -58,7 +59,8 @@ def main(*, out: Annotated[Path, tyro.conf.arg(metavar="DIR")], limits: Path = L
         out: folder of the reports.
         limits: JSON file of the limits.
     """
-    reports: dict[str, Report] = {report.kind: report for report in measure()}
+    with progress.shown():
+        reports: dict[str, Report] = {report.kind: report for report in measure()}
     for kind, report in reports.items():
         write_report(report, out, kind)
     failed = judge(reports, read_limits(limits))
@@ -93,7 +95,7 @@ def read_limits(path: Path) -> list[Limit]:
 
 
 def judge(reports: Mapping[str, Report], limits: Sequence[Limit]) -> list[Limit]:
-    """Print each figure beside its limit; the broken limits."""
+    """Print each figure beside its limit; returns the broken limits."""
     failed = []
     for limit in limits:
         try:

@@ -187,7 +187,7 @@ def measure_transports(grpc: str, http: str, maps: Path) -> dict[str, dict[str, 
 def take_turns(
     url: str, maps: Path, folder: Path, format: Format, settings: CeilingSettings
 ) -> dict[str, Any]:
-    """Pictures per second of the pipeline and of bare loops, in turn; their medians, and the
+    """Medians of the pictures per second of the pipeline and of bare loops, in turn, and the
     pipeline's part of the best bare loop, round by round.
     """
     rates: dict[str, list[float]] = {"pipeline": []}
@@ -342,7 +342,7 @@ def soak(
 
 
 def publish(found: dict[str, Any], text: str, out: Path, name: str) -> int:
-    """Write OUT/NAME-DATE.json and .md, and print the JSON as the last line; 0."""
+    """Write OUT/NAME-DATE.json and .md, and print the JSON as the last line; returns 0."""
     out.mkdir(parents=True, exist_ok=True)
     stem = f"{name}-{time.strftime('%Y-%m-%d')}"
     (out / f"{stem}.json").write_text(json.dumps(found, indent=1) + "\n", "utf-8")
@@ -418,7 +418,7 @@ class Client:
         self.process.wait()
 
     def wait(self) -> int:
-        """Wait for its end; its exit code."""
+        """Wait for the end; returns the exit code."""
         return self.process.wait(600)
 
     def said(self) -> str:

@@ -25,7 +25,7 @@ import tyro
 from annotated_types import Ge, Interval
 
 from noop_server import NOOP_CONTRACT, NoopServer, write_noop_repository
-from sceneloom import TritonSynthesizer
+from sceneloom import TritonSynthesizer, progress
 from sceneloom.errors import InputError, SceneLoomError
 from sceneloom.request import Request
 from sceneloom.validation import checked
@@ -34,7 +34,7 @@ from sceneloom_bench.load import Driver, Length
 from sceneloom_bench.load_requests import TensorConnection
 from sceneloom_bench.loops import Send
 from sceneloom_bench.reports.environment import Environment
-from sceneloom_bench.reports.report import Figure, Measurement, Report, flags_of, say
+from sceneloom_bench.reports.report import Figure, Measurement, Report, flags_of
 from sceneloom_bench.server_statistics import ServerView
 from sceneloom_bench.turns import rounds_in_turn
 
@@ -72,7 +72,7 @@ class StallingConnection(TensorConnection):
     """A connection whose request number `at`, after the warm-up, stalls the server."""
 
     def __init__(self, client: TritonSynthesizer, server: NoopServer, at: int, seconds: float):
-        """Use a client and close it at the end; the stall takes `seconds`."""
+        """Use a client and close it at the end. The stall takes `seconds`."""
         super().__init__(client)
         self._server, self._at, self._seconds = server, at, seconds
         self.stalls = 0
@@ -105,7 +105,7 @@ def main(
     out: Annotated[Path, tyro.conf.arg(metavar="DIR")],
     settings: Annotated[StallSettings, tyro.conf.OmitArgPrefixes] = StallSettings(),
 ) -> int:
-    """Stall a server in open and closed loops, write DIR/server-stall.json, and print it.
+    """Stall a server in open and closed loops, write DIR/server-stall.json, and print the result.
 
     Args:
         out: folder of the report.
@@ -131,7 +131,7 @@ def measure(settings: StallSettings) -> Report:
                     )
                     more = round(stalled.figures["p99"].value - calm.figures["p99"].value, 1)
                     raised[mode].append(more)
-                    say(f"run {run + 1}, {mode} loop: p99 raised by {more} ms")
+                    progress.say(f"run {run + 1}, {mode} loop: p99 raised by {more} ms")
                     figures = {**stalled.figures, "p99_raised": Figure(value=more, unit="ms")}
                     measured += [calm, dataclasses.replace(stalled, figures=figures)]
     engine = f"a model without a network that takes {settings.delay_seconds:g} s"
@@ -174,6 +174,7 @@ def measure_load(
 
 if __name__ == "__main__":
     try:
-        sys.exit(tyro.cli(main))
+        with progress.shown():
+            sys.exit(tyro.cli(main))
     except SceneLoomError as error:
         sys.exit(f"stalls: {error}")

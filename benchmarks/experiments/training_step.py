@@ -97,7 +97,7 @@ class Case:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class StepVariant:
-    """Variant of a step; precision, memory order and recomputing as in `ComputeSettings`."""
+    """Variant of a step. Precision, memory order and recomputing are as in `ComputeSettings`."""
 
     published: bool = False
     """Use the published recipe in place of this trainer."""
@@ -107,7 +107,7 @@ class StepVariant:
     order: int = 0
     """Seed of the samples' order."""
     learning_rate: float = 2e-4
-    """Seed of all networks."""
+    """Learning rate of all networks."""
 
 
 PUBLISHED = "published recipe"
@@ -262,7 +262,7 @@ def one_after_another(
     settings: TrainingStepSettings,
     device: str,
 ) -> dict[str, Any]:
-    """Run one process after the other; one that runs out of memory has no turns."""
+    """Run one process after the other. One that runs out of memory has no turns."""
     runs = {}
     for name, variant in variants.items():
         turns: list[Any] = []
@@ -523,7 +523,7 @@ class PublishedRecipe:
         ]
 
     def step(self, batch: Batch) -> dict[str, Tensor]:
-        """Do one step; its losses, detached."""
+        """Do one step; returns its losses, detached."""
         losses = self.losses(batch)
         generator_optimizer, discriminator_optimizer = self._optimizers
         generator_optimizer.zero_grad()

@@ -3,8 +3,8 @@
     with ChildProcess() as child:
         peaks = child.call(measure_peaks, "cpu")
 
-The child dies with its parent, even with a killed one. It ignores Ctrl-C and prints to standard
-error.
+The child dies with its parent, even with a killed one. It ignores Ctrl-C, prints to standard error,
+and shows its progress if the parent does.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from typing import Any, ParamSpec, TypeVar, cast
 
 from typing_extensions import Self
 
+from sceneloom import progress
 from sceneloom.errors import EngineError, SceneLoomError
 from sceneloom.text import one_line
 from sceneloom_serving.engines import peak_memory_mib
@@ -40,7 +41,7 @@ class AnswerTimeoutError(EngineError):
 
 
 class ChildProcess:
-    """Run functions in a child process, one at a time; a context manager."""
+    """Run functions in a child process, one at a time; use it as a context manager."""
 
     def __init__(self, opens: Opens = contextlib.nullcontext, *, longest: float = LONGEST) -> None:
         """Start the process, which enters the result of `opens` (picklable) for `ask`.
@@ -50,7 +51,7 @@ class ChildProcess:
         self._longest = longest
         self._pipe, theirs = Pipe()
         self._process = get_context("spawn").Process(
-            target=_serve, args=(opens, theirs, os.getpid())
+            target=_serve, args=(opens, theirs, os.getpid(), progress.is_shown())
         )
         self._process.start()
         theirs.close()  # or the end of the process would not be seen here
@@ -125,15 +126,16 @@ class ChildProcess:
         return EngineError(f"its process ended with code {code}")
 
 
-def _serve(opens: Opens, pipe: Connection, parent: int) -> None:
+def _serve(opens: Opens, pipe: Connection, parent: int, shown: bool) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:  # the parent died before the line above
         os._exit(1)
     os.dup2(2, 1)
+    showing = progress.shown() if shown else contextlib.nullcontext()
     try:
-        with opens() as opened:
+        with showing, opens() as opened:
             pipe.send(None)
             while (asked := pipe.recv()) is not None:
                 what, args, kwargs = asked
@@ -153,7 +155,7 @@ def _serve(opens: Opens, pipe: Connection, parent: int) -> None:
 
 
 def _sendable(error: Exception) -> SceneLoomError:
-    """A SceneLoomError that can be pickled unchanged; the first paragraph of any other error."""
+    """The SceneLoomError unchanged if it can be pickled, else the error's first paragraph."""
     if isinstance(error, SceneLoomError):
         with contextlib.suppress(Exception):
             return cast(SceneLoomError, pickle.loads(pickle.dumps(error)))

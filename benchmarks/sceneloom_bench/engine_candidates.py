@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from sceneloom import TritonSynthesizer
+from sceneloom import TritonSynthesizer, progress
 from sceneloom.errors import EngineError, InputError, SceneLoomError
 from sceneloom.maps import Image, InstanceMap, LabelMap, Style
 from sceneloom.request import Request
@@ -20,7 +20,7 @@ from sceneloom.synthesizer import Synthesizer
 from sceneloom_bench.engine_case import Bundle, load_model
 from sceneloom_bench.harness import ServedSettings, served
 from sceneloom_bench.peaks import Device
-from sceneloom_bench.reports.report import say
+from sceneloom_bench.reports.headline import THROUGH_TRITON
 from sceneloom_bench.turns import DeviceTimed, EngineProcess, EngineRunner, Runner
 from sceneloom_export.settings import ExportPrecision
 from sceneloom_serving.bundle import CPU_FILE
@@ -34,7 +34,7 @@ EAGER = "torch-fp32"
 ALL_CLASSES = "openvino-fp32, all classes"
 """OpenVINO without the rewriting that leaves out absent classes."""
 PLAN = "tensorrt-fp16"
-SERVED = "through Triton"
+SERVED = THROUGH_TRITON
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -97,11 +97,7 @@ def check_names(names: Sequence[str]) -> None:
 
 
 def choose(names: Sequence[str], device: Device) -> tuple[list[str], dict[str, str]]:
-    """Names that can run on this machine, of all if `names` is empty.
-
-    Returns:
-        Names in the table's order, the baseline first, and the reason against each other one.
-    """
+    """Names that can run here, in the table's order, and the reason against each other one."""
     wanted = [n for n in known_names() if n in {EAGER, *names}] if names else known_names()
     tried, cannot = [], {}
     for name in wanted:
@@ -138,10 +134,7 @@ def candidates(
     bundle: Bundle | None,
     largest_batch: int,
 ) -> tuple[list[Candidate], dict[str, str]]:
-    """Candidates of `choose`'s names, and the reason against each that cannot be opened.
-
-    Without a bundle its engines are skipped.
-    """
+    """Candidates of `choose`'s names, as far as the bundle goes, and reasons against others."""
     found, cannot = [], {}
     for name in names:
         if name in TORCH_VARIANTS[device]:
@@ -251,19 +244,16 @@ def load_all(
     stack: contextlib.ExitStack,
     gpu_used: Callable[[], float],
 ) -> tuple[dict[str, Loaded], dict[str, str]]:
-    """Start a process for each candidate, one after the other; `gpu_used` is in MiB.
-
-    Returns:
-        Candidates that are ready, and the reason against each other one.
-    """
+    """Start a process for each; returns the ready ones, and the reason against each other one."""
     loaded, cannot = {}, {}
+    loading = progress.Steps(len(wanted))
     for candidate in wanted:
-        say(f"loading {candidate.name}")
         before = gpu_used()
         process = stack.enter_context(EngineProcess(candidate.open))
         try:
-            largest = process.largest()
-            process.hold(maps)
+            with loading.step(f"load {candidate.name}"):
+                largest = process.largest()
+                process.hold(maps)
         except SceneLoomError as error:
             cannot[candidate.name] = str(error)
             continue
@@ -285,13 +275,11 @@ def load_served(
     stack: contextlib.ExitStack,
     gpu_used: Callable[[], float],
 ) -> Loaded:
-    """Serve the bundle's default engine with the bundled Triton, beside the `bare` engines.
-
-    Raises EngineError if the default engine is not among them.
+    """Serve the bundle's default engine with the bundled Triton, beside the `bare` engines. Raises
+    EngineError if it is not among them.
     """
     if bundle.engine not in bare:
         raise EngineError(f"the default engine, {bundle.engine}, is not measured beside it")
-    say(f"starting Triton with {bundle.engine}")
     before = gpu_used()
     settings = ServedSettings(repository=bundle.repository, engine=bundle.engine)
     running = stack.enter_context(served(settings))

@@ -11,10 +11,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sceneloom import progress
 from sceneloom.contract import MODEL_NAME, Contract
 from sceneloom.errors import InputError, require
 from sceneloom.files import file_hash
-from sceneloom_bench.reports.report import say
 from sceneloom_export.settings import (
     ExportPrecision,
     ExportSettings,
@@ -45,9 +45,7 @@ class Case:
 
 
 def random_checkpoint(folder: Path, ngf: int, blocks: int) -> Path:
-    """Write the 2048x1024 network (published: 32 filters `ngf`, 9 residual `blocks`) with random
-    weights to FOLDER/checkpoint.
-    """
+    """Write the network with random weights to FOLDER/checkpoint; 32 and 9 are as published."""
     from sceneloom.schema import load_schema
     from sceneloom_training.checkpoint import save_checkpoint
     from sceneloom_training.networks import GeneratorArchitecture, build_generator
@@ -77,10 +75,7 @@ def read_case(checkpoint: Path, size: tuple[int, int], *, random: bool) -> Case:
 
 
 def load_model(checkpoint: Path) -> tuple[Checkpoint, Contract]:
-    """Load a checkpoint bundle and its contract.
-
-    Raises InputError if its model takes no label maps, CheckpointError if it is broken.
-    """
+    """Load a bundle and its contract; raises InputError if its model takes no label maps."""
     from sceneloom_training.checkpoint import load_checkpoint
 
     trained = load_checkpoint(checkpoint)
@@ -201,20 +196,17 @@ def make_bundle(
 def build_plan(
     version: Path, size: tuple[int, int], batches: Sequence[int], *, timed_runs: int = 100
 ) -> None:
-    """Build a bundle's TensorRT plan with a profile for each batch of (height, width).
-
-    The time of `timed_runs` pictures decides between its norms.
-    """
+    """Build the TensorRT plan, a profile a batch; times `timed_runs` pictures to choose norms."""
     from sceneloom_export.engine import build_engine
 
     profiles = tuple(f"{batch}@{size[1]}x{size[0]}" for batch in batches)
     settings = PlanSettings(profiles=profiles, timed_runs=timed_runs)
-    build_engine(version / GRAPH_FILE, settings, show=say)
+    build_engine(version / GRAPH_FILE, settings, show=progress.say)
 
 
 def choose_served(bundle: Bundle) -> Bundle:
     """Choose the bundle's engine again, after a plan was built."""
     from sceneloom_serving.choice import choose_engine
 
-    engine = choose_engine(bundle.repository, bundle.sha256, say=say)
+    engine = choose_engine(bundle.repository, bundle.sha256, say=progress.say)
     return dataclasses.replace(bundle, engine=engine)

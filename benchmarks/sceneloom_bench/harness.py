@@ -9,7 +9,6 @@ import contextlib
 import dataclasses
 import hashlib
 import itertools
-import json
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -17,14 +16,17 @@ from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 import psutil
+import tyro
 from annotated_types import Interval
 
+from sceneloom import progress
 from sceneloom.contract import MODEL_NAME, Contract
 from sceneloom.errors import InputError, SizeError
 from sceneloom.maps import DEFAULT_MAX_PIXELS, instance_map_png, label_map_png
 from sceneloom.request import Request
 from sceneloom.triton.transport import MAX_SECONDS
-from sceneloom_bench.reports.report import Report, flags_of, say, write_report
+from sceneloom_bench.reports.headline import headline
+from sceneloom_bench.reports.report import Report, flags_of, write_report
 from sceneloom_bench.reports.tables import describe
 from sceneloom_export.proof import draw_map, read_own_maps
 from sceneloom_serving.bundle import bundle_hash
@@ -54,6 +56,9 @@ _BYTES_PER_PIXEL = 5
 _SEED = 10_000
 """Added to a map's number: other maps than those that exports are proven on."""
 _T = TypeVar("_T")
+OutFolder = Annotated[Path, tyro.conf.arg(metavar="DIR")]
+Flags = Annotated[_T, tyro.conf.OmitArgPrefixes, tyro.conf.arg(name="measurement")]
+"""A command's settings: flags without a prefix, in a group of their own in its help."""
 
 
 def check_different(settings: Any, *fields: str) -> None:
@@ -89,10 +94,11 @@ def stem_of(*parts: str | None) -> str:
 
 
 def publish(report: Report, out: Path, stem: str) -> int:
-    """Write OUT/STEM.json, print tables and a last line of JSON, and return 0."""
-    write_report(report, out, stem)
+    """Write OUT/STEM.json, print tables, the result in one sentence, and the path; returns 0."""
+    path = write_report(report, out, stem)
     print(describe(report))
-    print(json.dumps(report.to_json(), allow_nan=False))
+    print(headline(report))
+    print(f"report: {path}", flush=True)
     return 0
 
 
@@ -114,7 +120,8 @@ def bench_maps(
     folder has no map or a broken one.
     """
     if folder is not None:
-        return read_own_maps(contract, folder, count).requests
+        with progress.stage(f"read {count} maps of {folder}"):
+            return read_own_maps(contract, folder, count).requests
     text = f"{size[1]}x{size[0]}"
     if contract.network_size(*size) != size:
         height, width = contract.network_size(*size)
@@ -130,7 +137,8 @@ def bench_maps(
             f"{count} maps of {text} take {needed / 2**30:.1f} GiB, and {free / 2**30:.1f} GiB "
             "are free"
         )
-    return [draw_map(contract, size, _SEED + number) for number in range(count)]
+    with progress.stage(f"draw {count} maps of {text}"):
+        return [draw_map(contract, size, _SEED + number) for number in range(count)]
 
 
 def batches(maps: Sequence[_T], batch: int) -> Iterator[list[_T]]:
@@ -195,6 +203,10 @@ class ServedSettings:
             raise InputError("name a server with --url or an export bundle with --repository")
 
 
+Server = Annotated[ServedSettings, tyro.conf.OmitArgPrefixes, tyro.conf.arg(prefix_name=False)]
+"""`ServedSettings` as a field of a command's settings: flags without a prefix."""
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Served:
     """A server that is ready."""
@@ -209,19 +221,19 @@ class Served:
 
 @contextlib.contextmanager
 def served(settings: ServedSettings, *, encoded: bool = False) -> Iterator[Served]:
-    """The server of the settings, started for a repository; `encoded` adds the encoded path.
-
-    Raises ServerStartError if it does not become ready.
-    """
+    """Yield the server, started for a repository; raises ServerStartError if that fails."""
     if settings.url is not None:
         yield Served(grpc=settings.url, http=settings.http, embedded=None)
         return
     repository = settings.repository
     assert repository is not None
     # The configuration names the fastest engine of the machine that exported.
-    engine = settings.engine or choose_engine(repository, bundle_hash(repository), say=say)
+    engine = settings.engine or choose_engine(repository, bundle_hash(repository), say=progress.say)
     ports = ServerSettings(http_port=0, grpc_port=0, metrics_port=0, start_timeout=900)
-    with EmbeddedServer(repository, ports, engine=engine, encoded=encoded) as server:
+    server = EmbeddedServer(repository, ports, engine=engine, encoded=encoded)
+    with contextlib.ExitStack() as stack:
+        with progress.stage(f"start Triton with {engine}"):
+            stack.enter_context(server)
         yield Served(grpc=server.grpc, http=server.http, embedded=server)
 
 

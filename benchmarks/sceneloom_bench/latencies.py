@@ -16,14 +16,9 @@ from typing import Any
 from hdrh.histogram import HdrHistogram
 
 from sceneloom_bench.loops import Load
+from sceneloom_bench.reports import statistics
 from sceneloom_bench.reports.report import Figure
-from sceneloom_bench.reports.statistics import (
-    BEYOND,
-    PERCENTILES,
-    around,
-    median_figure,
-    percentile_interval,
-)
+from sceneloom_bench.reports.statistics import around, median_figure
 
 BLOCKS = 10
 MAX_SAMPLES = 5000
@@ -66,11 +61,11 @@ def load_figures(load: Load, pictures: int) -> dict[str, Figure]:
     """Latency and rate of the answers, at least one, and the share of failures."""
     latencies = load.latencies
     figures = {}
-    for percent in PERCENTILES:
+    for percent in statistics.PERCENTILES:
         figure = Figure(
             value=percentile_ms(histogram_of(latencies), percent), unit="ms", better="lower"
         )
-        blocks = blocks_of(latencies, math.ceil(100 * BEYOND / (100 - percent)))
+        blocks = blocks_of(latencies, math.ceil(100 * statistics.BEYOND / (100 - percent)))
         if len(blocks) >= MIN_BLOCKS:
             found = [percentile_ms(histogram_of(block), percent) for block in blocks]
             figure = around(figure.value, median_figure(found, unit="ms", better="lower"))
@@ -109,10 +104,7 @@ def samples_of(load: Load) -> list[list[float]]:
 
 
 def p99_upper_end_ms(load: Load) -> float:
-    """Upper end of p99's interval for independent requests, or the largest of too few latencies.
-
-    A failed request counts as infinite.
-    """
+    """Upper end of p99's interval, else the largest latency; a failed request is infinite."""
     values = [*load.latencies, *[math.inf] * sum(load.failures.values())]
-    _, high = percentile_interval(values, 99)
+    _, high = statistics.percentile_interval(values, 99)
     return 1000 * (max(values) if high is None else high)

@@ -10,11 +10,12 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
+from sceneloom import progress
 from sceneloom.request import Request
 from sceneloom_bench import loops
 from sceneloom_bench.latencies import latency_extra, load_figures, p99_upper_end_ms, samples_of
 from sceneloom_bench.load_requests import Connection, TransportName
-from sceneloom_bench.reports.report import Figure, Measurement, say
+from sceneloom_bench.reports.report import Figure, Measurement
 from sceneloom_bench.reports.statistics import percentile
 from sceneloom_bench.reports.tables import load_text
 from sceneloom_bench.server_statistics import Counters, ServerView, Watch
@@ -78,8 +79,7 @@ class Driver:
     ) -> tuple[Measurement, float]:
         """Run an open loop of `rate` requests per second; `requests` replaces the length's.
 
-        Returns:
-            The measurement, and the upper end of its p99 in ms.
+        Returns the measurement, and the upper end of its p99 in ms.
         """
         length = self._length
         count = loops.count_for(rate, length.seconds, requests or length.requests)
@@ -142,13 +142,11 @@ class Driver:
         p50, p99 = figures["p50"].value, figures["p99"].value
         rate = figures["rate"].value
         said = load_text(measured.load, ["mode"])
-        say(f"{name}, {said}: {rate:.2f} pictures/s, p50 {p50:.2f} ms, p99 {p99:.2f} ms")
+        progress.say(f"{name}, {said}: {rate:.2f} pictures/s, p50 {p50:.2f} ms, p99 {p99:.2f} ms")
         return measured, load
 
     def _breakdown(self, load: loops.Load, counted: Mapping[str, Counters]) -> dict[str, Figure]:
-        """Parts of the mean request: the drawing model's, the encoded path's own ``steps``, and
-        ``transfer``, the rest.
-        """
+        """Parts of the mean request: the model's, the encoded path's ``steps``, ``transfer``."""
         asked, *inner = self._connection.models
         total = counted[asked].mean_ms("total")
         figures = counted[inner[0] if inner else asked].figures()
@@ -196,11 +194,8 @@ def lateness_ms(load: loops.Load) -> dict[str, float]:
 def bisect(
     keeps: Callable[[float], bool], low: float, high: float, resolution: float = RESOLUTION
 ) -> tuple[float | None, float | None]:
-    """Search a bound between two rates, trying each rate once.
-
-    Returns:
-        The highest rate that keeps it, None if `low` does not, and the lowest that does not, None
-        if `high` does.
+    """Search a bound between two rates, trying each rate once. Returns the highest rate that keeps
+    it, None if `low` does not, and the lowest that does not, None if `high` does.
     """
     if not keeps(low):
         return None, low
@@ -215,14 +210,11 @@ def bisect(
 def find_highest_rate(
     driver: Driver, best: float, bound_ms: float, requests: int, seed: int
 ) -> list[Measurement]:
-    """Search the highest rate of Poisson arrivals that keeps a bound on p99.
+    """Search the highest rate of Poisson arrivals that keeps a bound on p99; probes follow it.
 
     The rates lie between 0.25 and 1.05 of `best`, the closed loop's requests per second. All probes
     have the same arrivals, stretched to their rate. A rate keeps the bound if the upper end of its
-    p99 does (`p99_upper_end_ms`).
-
-    Returns:
-        The result, without an interval, then the probes.
+    p99 does (`p99_upper_end_ms`). The result has no interval.
     """
     probes: list[Measurement] = []
     marks: list[str] = []

@@ -170,10 +170,7 @@ def _connect_encoded(
 def fitting_batches(
     connections: Mapping[TransportName, Connection], batches: Sequence[int]
 ) -> tuple[list[tuple[TransportName, int]], list[str]]:
-    """Each transport with each batch that it takes, and a sentence for each too large batch.
-
-    Raises InputError if no transport takes any.
-    """
+    """Pairs of a transport and a batch that it takes, and a sentence for each too large batch."""
     fitting: list[tuple[TransportName, int]] = []
     too_large: list[str] = []
     for transport, connection in connections.items():

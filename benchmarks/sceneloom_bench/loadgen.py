@@ -70,9 +70,7 @@ class Summary:
     early_ms: Mapping[str, float]
     """``p90``, ``p99``: estimates of SingleStream that hold with 99 % confidence."""
     rates: Mapping[str, float]
-    """Per second: ``completed`` and ``scheduled`` of Server, ``offline``, ``with_overhead`` and
-    ``without_overhead`` of SingleStream.
-    """
+    """Per second: ``completed``, ``scheduled``, ``offline``, ``with_`` or ``without_overhead``."""
     parameters: Mapping[str, str]
     remarks: Sequence[str]
 
@@ -86,7 +84,7 @@ class Summary:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Plan:
+class LoadGenRun:
     """One run."""
 
     scenario: Scenario
@@ -130,17 +128,16 @@ class Outcome:
     """Seconds from the first query to the end."""
 
 
-def longest(plan: Plan) -> float:
+def longest(plan: LoadGenRun) -> float:
     """Limit of a run, in seconds, far above its expected duration."""
     asked = max(plan.queries, plan.rate * plan.seconds)
     expected = plan.seconds + asked * plan.expected_seconds
     return min(_START + _PATIENCE * expected, MAX_SECONDS)
 
 
-def run_loadgen(plan: Plan, *, within: float | None = None) -> Outcome:
-    """Run LoadGen in a child process for at most `within` (by default `longest`) seconds.
-
-    Raises ServingError if it breaks or takes longer, InputError if its summary has no verdict.
+def run_loadgen(plan: LoadGenRun, *, within: float | None = None) -> Outcome:
+    """Run LoadGen in a child process for at most `within` (by default `longest`) seconds. Raises
+    ServingError if it breaks or takes longer, InputError if its summary has no verdict.
     """
     require(("mlperf_loadgen",), extra="bench", purpose="sceneloom bench mlperf")
     within = longest(plan) if within is None else within
@@ -159,7 +156,7 @@ def run_loadgen(plan: Plan, *, within: float | None = None) -> Outcome:
             raise ServingError(f"LoadGen's {plan.scenario} broke: {error}") from None
 
 
-def run_plan(plan: Plan, folder: Path) -> Outcome:
+def run_plan(plan: LoadGenRun, folder: Path) -> Outcome:
     """Run LoadGen in this process, with its logs in `folder`."""
     import mlperf_loadgen as loadgen
 
@@ -332,7 +329,7 @@ def parse_summary(text: str) -> Summary:
 
 
 def _bullets(text: str, heading: str) -> list[str]:
-    """Sentences ``* ...`` below a heading; a line without a star continues the one before."""
+    """Sentences ``* ...`` below a heading. A line without a star continues the one before."""
     found: list[str] = []
     for line in text.partition(heading + "\n")[2].splitlines():
         if line.startswith(" * "):

@@ -160,10 +160,7 @@ class _Recorder:
 def run_closed(
     send: Send, *, in_flight: int, seconds: float, requests: int, max_failures: int = 100
 ) -> Load:
-    """Keep requests in flight for at least `seconds` and `requests`.
-
-    Raises LoadFailedError if `max_failures` requests in a row failed, or all.
-    """
+    """Keep `in_flight` requests on their way for `seconds` and `requests`; raises as `run_open`."""
     recorder = _Recorder(send, max_failures)
     numbers = itertools.count()
 
@@ -180,9 +177,8 @@ def run_closed(
 def run_open(
     send: Send, planned: Sequence[float], *, max_in_flight: int = 256, max_failures: int = 100
 ) -> Load:
-    """Send requests at their planned moments from `max_in_flight` workers; wait for all answers.
-
-    Raises LoadFailedError if `max_failures` requests in a row failed, or all.
+    """Send requests at their moments from `max_in_flight` workers and wait for all answers. Raises
+    LoadFailedError if `max_failures` requests in a row failed, or all.
     """
     recorder = _Recorder(send, max_failures)
     numbers = itertools.count()

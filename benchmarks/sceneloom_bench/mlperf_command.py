@@ -17,9 +17,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
-import tyro
 from annotated_types import Gt
 
+from sceneloom import progress
 from sceneloom.errors import InputError, require
 from sceneloom.maps import parse_size
 from sceneloom.request import Request
@@ -27,22 +27,19 @@ from sceneloom.synthesizer import Synthesizer
 from sceneloom.triton.client import TransportChoice, TritonSynthesizer
 from sceneloom.triton.transport import Timeouts, server_address
 from sceneloom.validation import checked
-from sceneloom_bench import harness
-from sceneloom_bench.loadgen import SECONDS, Outcome, Plan, Scenario, below_minimum, run_loadgen
+from sceneloom_bench import harness, loadgen
 from sceneloom_bench.loops import run_closed
 from sceneloom_bench.reports.environment import Environment
-from sceneloom_bench.reports.report import Figure, Measurement, Report, say
+from sceneloom_bench.reports.report import Figure, Measurement, Report
 from sceneloom_bench.reports.statistics import around, percentile_figure
 from sceneloom_bench.server_statistics import ServerView, Watch
 
-_QUERIES: dict[Scenario, int] = {"SingleStream": 64, "Server": 459, "Offline": 64}
+_QUERIES: dict[loadgen.Scenario, int] = {"SingleStream": 64, "Server": 459, "Offline": 64}
 _RATES = {"SingleStream": "with_overhead", "Server": "completed", "Offline": "offline"}
 _BOUND = 10
 """Default of Server's latency bound, in single latencies."""
 _OFFLINE_MARGIN = 1.5
-"""Factor of the measured rate for Offline's query, so that a run faster than the closed loop before
-it is long enough.
-"""
+"""Factor of the measured rate for Offline's query: a faster run is long enough, too."""
 _MAX_IN_FLIGHT = 64
 _MIN_SINGLE, _MAX_SINGLE = 3, 200
 """Number of single requests for the median."""
@@ -59,9 +56,8 @@ UNVERIFIED = (
 class MlperfSettings:
     """Server, scenarios and duration."""
 
-    server: Annotated[harness.ServedSettings, tyro.conf.OmitArgPrefixes]
-    """The server."""
-    scenario: tuple[Scenario, ...] = ("SingleStream", "Server", "Offline")
+    server: harness.Server
+    scenario: tuple[loadgen.Scenario, ...] = ("SingleStream", "Server", "Offline")
     """Scenarios, one after the other."""
     transport: TransportChoice = "grpc"
     """Transport of the tensors."""
@@ -72,26 +68,21 @@ class MlperfSettings:
     different_maps: harness.Maps = 16
     """Maps of the sample library, from which LoadGen draws with replacement."""
     queries: harness.Requests | None = None
-    """Fewest queries of a run; by default 64 of SingleStream, 459 of Server, 64 samples of Offline.
-    """
-    seconds: harness.Seconds = SECONDS
+    """Fewest queries; by default 64 of SingleStream, 459 of Server, 64 samples of Offline."""
+    seconds: harness.Seconds = loadgen.SECONDS
     """Shortest run; 600 by the rules."""
     target_rate: harness.Rate | None = None
     """Queries per second of Server, in place of a share of the capacity."""
     share_of_capacity: harness.Share = 0.7
     """Server's rate, as a share of the pictures per second of short closed loops."""
     latency_bound_ms: harness.Milliseconds | None = None
-    """Server's bound on the 99th percentile; by default 10 times the latency of a single request.
-    """
+    """Server's bound on the 99th percentile; by default 10 latencies of a single request."""
     batch: harness.Batch | None = None
     """Most samples of a request of Offline; by default the model's largest batch."""
     in_flight: harness.Threads = 4
-    """Requests at once of Offline, and of the first closed loop for the capacity; the next loops
-    double it until the rate rises by less than 5 %.
-    """
+    """Requests at once of Offline, and of the first of the closed loops for the capacity."""
     workers: harness.Threads = 64
-    """Most requests at once of Server; further ones wait in the client, and their latency counts.
-    """
+    """Most requests at once of Server. Further ones wait in the client; their latency counts."""
     probe_seconds: Annotated[harness.Seconds, Gt(0)] = 3.0
     """Duration of the single requests, and of each closed loop for the capacity."""
     timeout: float = 3600.0
@@ -106,17 +97,12 @@ class MlperfSettings:
         Timeouts(infer=self.timeout)
 
 
-def main(
-    *,
-    out: Annotated[Path, tyro.conf.arg(metavar="DIR")],
-    settings: Annotated[MlperfSettings, tyro.conf.OmitArgPrefixes],
-) -> int:
+def main(*, out: harness.OutFolder, settings: harness.Flags[MlperfSettings]) -> int:
     """Run MLPerf's LoadGen against a Triton server, write DIR/mlperf.json and LoadGen's own
-    summaries beside it, and print the report as the last line.
+    summaries beside it, and print tables and the verdicts.
 
     Args:
         out: folder of the report.
-        settings: server, scenarios and duration.
     """
     stem = harness.stem_of("mlperf", settings.name)
     harness.check_out(out, stem)
@@ -162,12 +148,12 @@ def measure(settings: MlperfSettings) -> Report:
         del maps
         measured = []
         for scenario, (plan, marks) in plans.items():
-            say(f"LoadGen, {scenario}: at least {settings.seconds:g} s")
             watch = Watch(view, [plan.model])
-            outcome = run_loadgen(plan)
+            with progress.stage(f"LoadGen, {scenario}", left=settings.seconds):
+                outcome = loadgen.run_loadgen(plan)
             watch.counted()
             measured.append(measurement(plan, outcome, kind, marks))
-            say(f"LoadGen, {scenario}: {measured[-1].marks[0]}")
+            progress.say(f"LoadGen, {scenario}: {measured[-1].marks[0]}")
     named = f"{subject['width']}x{subject['height']}: {', '.join(settings.scenario)}"
     return Report(
         kind="mlperf",
@@ -197,14 +183,15 @@ def _plans(
     address: str,
     maps: Sequence[Request],
     batch: int,
-) -> dict[Scenario, tuple[Plan, list[str]]]:
+) -> dict[loadgen.Scenario, tuple[loadgen.LoadGenRun, list[str]]]:
     """The run of each scenario, with the targets that the settings leave open, and their marks."""
-    single = single_seconds(client, maps, settings.probe_seconds)
-    say(f"a single request: {1000 * single:.1f} ms")
+    with progress.stage("time single requests", left=settings.probe_seconds):
+        single = single_seconds(client, maps, settings.probe_seconds)
+    progress.say(f"a single request: {1000 * single:.1f} ms")
     loop, wait = settings.in_flight, settings.probe_seconds
     workers = {"SingleStream": 1, "Server": settings.workers, "Offline": loop}
     bound = _BOUND * 1000 * single
-    plans: dict[Scenario, tuple[Plan, list[str]]] = {}
+    plans: dict[loadgen.Scenario, tuple[loadgen.LoadGenRun, list[str]]] = {}
     for scenario in settings.scenario:
         rate, marks = 1 / single, []
         if scenario == "Offline":
@@ -226,7 +213,7 @@ def _plans(
                 f"latency bound {bound:.4g} ms: {_BOUND} times that of a single request, "
                 f"{1000 * single:.4g} ms"
             )
-        plan = Plan(
+        plan = loadgen.LoadGenRun(
             scenario=scenario,
             address=address,
             model=settings.server.model,
@@ -282,9 +269,10 @@ def capacity(
         chosen = [maps[(number * batch + each) % len(maps)] for each in range(batch)]
         return synthesizer.run_requests(chosen)
 
-    load = run_closed(
-        send, in_flight=in_flight, seconds=seconds, requests=in_flight, max_failures=1
-    )
+    with progress.stage(f"closed loop, {in_flight} in flight", left=seconds):
+        load = run_closed(
+            send, in_flight=in_flight, seconds=seconds, requests=in_flight, max_failures=1
+        )
     return batch * len(load.answered) / load.seconds
 
 
@@ -310,13 +298,9 @@ def highest_capacity(
 
 
 def measurement(
-    plan: Plan, outcome: Outcome, transport: str, targets: Sequence[str]
+    plan: loadgen.LoadGenRun, outcome: loadgen.Outcome, transport: str, targets: Sequence[str]
 ) -> Measurement:
-    """A run with LoadGen's values; the first mark is the verdict, `targets` are further marks.
-
-    A single stream's percentiles have intervals. Queries of the other scenarios wait for each
-    other, so their percentiles have none.
-    """
+    """A run with LoadGen's values. The first mark is the verdict, `targets` are further marks."""
     summary, failed = outcome.summary, outcome.failed
     verdict = [summary.verdict]
     if failed:
@@ -345,7 +329,7 @@ def measurement(
         samples=[outcome.seconds] if plan.scenario == "SingleStream" else (),
         marks=[
             *verdict,
-            *below_minimum(plan.scenario, seconds=outcome.took, queries=outcome.samples),
+            *loadgen.below_minimum(plan.scenario, seconds=outcome.took, queries=outcome.samples),
             *targets,
             *(f"LoadGen: {remark}" for remark in summary.remarks),
         ],
@@ -364,7 +348,7 @@ def measurement(
     )
 
 
-def _latencies(plan: Plan, outcome: Outcome) -> dict[str, Figure]:
+def _latencies(plan: loadgen.LoadGenRun, outcome: loadgen.Outcome) -> dict[str, Figure]:
     """Percentiles and maximum; empty for Offline, whose latency is a place in the queue."""
     summary = outcome.summary
     if plan.scenario == "Offline":

@@ -15,10 +15,9 @@ import time
 from pathlib import Path
 from typing import Annotated
 
-import tyro
 from annotated_types import Interval
 
-from sceneloom import TritonSynthesizer
+from sceneloom import TritonSynthesizer, progress
 from sceneloom.errors import ServingError
 from sceneloom.maps import parse_size
 from sceneloom.pictures import Format
@@ -30,7 +29,7 @@ from sceneloom.triton.client import TransportChoice
 from sceneloom.validation import checked
 from sceneloom_bench import harness
 from sceneloom_bench.reports.environment import Environment
-from sceneloom_bench.reports.report import Measurement, Report, say
+from sceneloom_bench.reports.report import Measurement, Report
 from sceneloom_bench.reports.statistics import median_figure
 from sceneloom_bench.server_statistics import ServerView, Watch
 from sceneloom_bench.turns import rounds_in_turn
@@ -41,8 +40,7 @@ from sceneloom_bench.turns import rounds_in_turn
 class RenderBenchSettings:
     """Server, maps and formats."""
 
-    server: Annotated[harness.ServedSettings, tyro.conf.OmitArgPrefixes]
-    """The server."""
+    server: harness.Server
     size: str = "2048x1024"
     """WIDTHxHEIGHT of drawn maps."""
     maps: Path | None = None
@@ -66,16 +64,11 @@ class RenderBenchSettings:
         harness.check_different(self, "formats")
 
 
-def main(
-    *,
-    out: Annotated[Path, tyro.conf.arg(metavar="DIR")],
-    settings: Annotated[RenderBenchSettings, tyro.conf.OmitArgPrefixes],
-) -> int:
-    """Render a data set several times, write DIR/render.json, and print it as the last line.
+def main(*, out: harness.OutFolder, settings: harness.Flags[RenderBenchSettings]) -> int:
+    """Render a data set several times, write DIR/render.json, and print its tables and rates.
 
     Args:
         out: folder of the report.
-        settings: server, maps and formats.
     """
     return harness.run_benchmark("render", measure, settings, settings.name, out)
 
@@ -94,14 +87,17 @@ def measure(settings: RenderBenchSettings) -> Report:
         )
         height, width = drawn[0].label_map.shape
         harness.write_maps(contract, drawn, folder / "maps")
-        render_once(server, settings, folder, settings.formats[0], warm_up=True)
+        with progress.stage("warm-up"):
+            render_once(server, settings, folder, settings.formats[0], warm_up=True)
         runs: dict[str, list[dict[str, float]]] = {one: [] for one in settings.formats}
         with Environment() as environment:
+            turns = progress.Steps(len(runs) * settings.rounds)
             for number, formats in rounds_in_turn(runs, settings.rounds):
                 for format in formats:
-                    runs[format].append(render_once(server, settings, folder, format))  # type: ignore[arg-type]
+                    with turns.step(f"round {number + 1}, {format}"):
+                        runs[format].append(render_once(server, settings, folder, format))  # type: ignore[arg-type]
                     rate = len(drawn) / runs[format][-1]["seconds"]
-                    say(f"round {number + 1}, {format}: {rate:.2f} pictures/s")
+                    progress.say(f"round {number + 1}, {format}: {rate:.2f} pictures/s")
     measured = []
     for format, found in runs.items():
         rates = [len(drawn) / r["seconds"] for r in found]

@@ -19,10 +19,9 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
-import tyro
 from annotated_types import Ge, Interval
 
-from sceneloom import TritonSynthesizer
+from sceneloom import TritonSynthesizer, progress
 from sceneloom.contract import MODEL_NAME
 from sceneloom.errors import EngineError, InputError, SceneLoomError, ServingError
 from sceneloom.maps import Image, parse_size
@@ -35,7 +34,7 @@ from sceneloom_bench.latencies import INTERVALS_MARK, blocks_of
 from sceneloom_bench.load import P99_REQUESTS, RESULT, Driver, Length, find_highest_rate
 from sceneloom_bench.loops import Arrivals, LoadFailedError, rounded_rate
 from sceneloom_bench.reports.environment import Environment
-from sceneloom_bench.reports.report import Measurement, Report, say
+from sceneloom_bench.reports.report import Measurement, Report
 from sceneloom_bench.reports.statistics import latency_figures, median_figure, rate_figure
 from sceneloom_bench.server_statistics import ServerView
 from sceneloom_bench.turns import EngineProcess, EngineRunner, rounds_in_turn
@@ -56,8 +55,7 @@ _WARM_UP_ROUNDS = 3
 class ServerBenchSettings:
     """The server, its requests and the loads."""
 
-    server: Annotated[harness.ServedSettings, tyro.conf.OmitArgPrefixes]
-    """The server."""
+    server: harness.Server
     metrics: str | None = None
     """``HOST:PORT`` of a running server's metrics, to look for cache hits."""
     size: str = "512x256"
@@ -99,9 +97,7 @@ class ServerBenchSettings:
     overhead_rounds: Annotated[int, Interval(ge=0, le=100_000)] = 40
     """Pictures by the bare engine of a repository and through the server in turn; 0 for none."""
     p99_bound_ms: harness.Milliseconds | None = None
-    """Find the highest rate that keeps p99 within this bound, on the first transport with the first
-    batch.
-    """
+    """Find the highest rate with a p99 within this bound, on the first transport and batch."""
     p99_requests: harness.Requests = P99_REQUESTS
     """Fewest requests of a probe of that bound."""
     name: str = ""
@@ -121,6 +117,12 @@ class ServerBenchSettings:
                 "a load has at most 10,000,000"
             )
 
+    def loads(self, fitting: int) -> int:
+        """Largest number of loads of so many pairs of a transport and a batch."""
+        rates = len(self.arrivals) * len(self.rates or self.shares) * self.open
+        overhead = bool(self.server.repository and self.overhead_rounds)
+        return fitting * (len(self.in_flight) + rates) + overhead + bool(self.p99_bound_ms)
+
     @property
     def length(self) -> Length:
         """Length of each load."""
@@ -133,16 +135,11 @@ class ServerBenchSettings:
         )
 
 
-def main(
-    *,
-    out: Annotated[Path, tyro.conf.arg(metavar="DIR")],
-    settings: Annotated[ServerBenchSettings, tyro.conf.OmitArgPrefixes],
-) -> int:
-    """Put a server under load, write DIR/server.json, and print it as the last line.
+def main(*, out: harness.OutFolder, settings: harness.Flags[ServerBenchSettings]) -> int:
+    """Put a server under load, write DIR/server.json, and print its tables and the best load.
 
     Args:
         out: folder of the report.
-        settings: server and loads.
     """
     return harness.run_benchmark("server", measure, settings, settings.name, out)
 
@@ -200,18 +197,20 @@ class Kept:
     measured: list[Measurement] = dataclasses.field(default_factory=list)
     marks: list[str] = dataclasses.field(default_factory=list)
     failed: SceneLoomError | None = None
+    steps: progress.Steps = dataclasses.field(default_factory=lambda: progress.Steps(1))
+    """Counts the loads."""
 
     def run(
         self, what: str, measure: Callable[..., Sequence[Measurement]], *arguments: Any
     ) -> list[Measurement]:
-        """Measure and keep the result; empty if the load, the server or the engine fails.
-
-        An answer from a cache voids the whole run.
+        """Measure and keep the result; empty if the load, the server or the engine fails. An answer
+        from a cache voids the whole run.
         """
         try:
-            found = list(measure(*arguments))
+            with self.steps.step(what):
+                found = list(measure(*arguments))
         except (EngineError, LoadFailedError, ServingError) as error:
-            say(f"{what} failed: {error}")
+            progress.say(f"{what} failed: {error}")
             self.failed = self.failed or error
             # An error's own text may name addresses and folders of a machine.
             why = error.mark if isinstance(error, LoadFailedError) else type(error).__name__
@@ -231,6 +230,7 @@ def measure_all(
     """Measure every load on each transport, the overhead, and the highest rate."""
     fitting, too_large = load_requests.fitting_batches(connections, settings.batches)
     kept.marks += too_large
+    kept.steps = progress.Steps(settings.loads(len(fitting)))
     first: tuple[Driver, float] | None = None
     for transport, batch in fitting:
         driver = Driver(transport, connections[transport], maps, batch, view, settings.length)
@@ -259,7 +259,7 @@ def measure_all(
 
 
 def run_loads(driver: Driver, settings: ServerBenchSettings, kept: Kept) -> float | None:
-    """Run the closed loops, then the open ones; the closed loops' best rate, or None."""
+    """Run the closed loops, then the open ones; returns the closed loops' best rate, if any."""
     source = f"{driver.transport}, batch {driver.batch}"
     reached: list[float] = []
     for count in settings.in_flight:
@@ -307,7 +307,9 @@ def measure_overhead(
         pairs = list(zip(seconds[name], seconds[BARE], strict=True))
         overhead = median_figure([1000 * (a - b) for a, b in pairs], unit="ms", better="lower")
         ratio = median_figure([a / b for a, b in pairs], unit="x", better="lower")
-        say(f"{OVERHEAD}, {name}: {overhead.value:.2f} ms, {ratio.value:.3f} times as long")
+        progress.say(
+            f"{OVERHEAD}, {name}: {overhead.value:.2f} ms, {ratio.value:.3f} times as long"
+        )
         samples = blocks_of(seconds[name])
         own = {"overhead": overhead, "overhead_ratio": ratio}
         marks = []
@@ -332,9 +334,7 @@ def measure_overhead(
 def time_in_turn(
     runners: Mapping[str, Callable[..., tuple[float, Image]]], maps: Sequence[Request], rounds: int
 ) -> tuple[dict[str, list[float]], dict[str, int]]:
-    """Seconds of each runner by round, and its largest difference from the bare engine in grey
-    levels.
-    """
+    """Seconds of each runner by round, and its largest grey-level difference from the engine."""
     seconds: dict[str, list[float]] = {name: [] for name in runners}
     differences = dict.fromkeys(runners, 0)
     for number, names in rounds_in_turn(runners, _WARM_UP_ROUNDS + rounds):

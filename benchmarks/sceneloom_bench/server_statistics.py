@@ -78,9 +78,8 @@ class Counters:
 
 
 class ServerView:
-    """A server's statistics and configuration, over gRPC or HTTP.
-
-    Methods raise ServingError if the server does not answer or has no such model.
+    """A server's statistics and configuration, over gRPC or HTTP. Methods raise ServingError if the
+    server does not answer or has no such model.
     """
 
     def __init__(self, url: str, metrics: str | None = None) -> None:

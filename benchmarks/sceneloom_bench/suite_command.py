@@ -21,18 +21,19 @@ from typing import Annotated
 import tyro
 from annotated_types import Interval
 
+from sceneloom import progress
 from sceneloom.errors import InputError
 from sceneloom.maps import parse_size
 from sceneloom.triton.transport import MAX_SECONDS
 from sceneloom.validation import checked
-from sceneloom_bench.harness import CHECKOUT, DEMO, Batch, check_out
+from sceneloom_bench.harness import CHECKOUT, DEMO, Batch, Flags, check_out
 from sceneloom_bench.load import P99_REQUESTS
 from sceneloom_bench.reports.environment import gpu_details, hardware_name
-from sceneloom_bench.reports.report import read_report, say
+from sceneloom_bench.reports.headline import THROUGH_TRITON, headline
+from sceneloom_bench.reports.report import read_report
 
 SCENELOOM = (sys.executable, "-m", "sceneloom.cli")
 STALLS = CHECKOUT / "benchmarks" / "experiments" / "stalls.py"
-THROUGH_TRITON = "through Triton"
 _STOP_SECONDS = 60
 
 
@@ -44,9 +45,7 @@ class SuiteSettings:
     size: str = "2048x1024"
     """WIDTHxHEIGHT of the full-size network."""
     demo_size: str | None = None
-    """WIDTHxHEIGHT of the demo's model behind servers; by default 256x128 on a CPU and 2048x1024 on
-    a GPU.
-    """
+    """WIDTHxHEIGHT of the demo's model; by default 256x128 on a CPU, 2048x1024 on a GPU."""
     batch: tuple[Batch, ...] = ()
     """Batches of engines; by default 1 on a CPU, and 1, 2, 4, 8 on a GPU."""
     only: tuple[str, ...] = ()
@@ -54,7 +53,7 @@ class SuiteSettings:
     url: str | None = None
     """``HOST:PORT`` of a running server of the demo's model, in place of the bundled Triton."""
     seconds: Annotated[float, Interval(ge=1, le=MAX_SECONDS)] = 60.0
-    """Duration of each LoadGen run of the demo's model; a server's load takes a sixth of it."""
+    """Duration of each LoadGen run of the demo's model. A server's load takes a sixth of it."""
     work: Path = Path("build/bench")
     """Folder of the export bundles."""
     ngf: Annotated[int, Interval(ge=1, le=1024)] = 32
@@ -133,23 +132,24 @@ VERDICTS = {"mlperf-demo": True, "mlperf-overload": False}
 def main(
     *,
     out: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None,
-    settings: Annotated[SuiteSettings, tyro.conf.OmitArgPrefixes] = SuiteSettings(),
+    settings: Flags[SuiteSettings] = SuiteSettings(),
 ) -> int:
     """Run every benchmark without a report in DIR, and write DIR/index.html.
 
     Args:
         out: folder of the reports; by default the newest unfinished one of this hardware in
             benchmarks/results, or today's.
-        settings: sizes, duration and choice of the benchmarks.
     """
     out = out or choose_folder(CHECKOUT / "benchmarks" / "results", hardware_name())
     check_out(out, "engine")
     out.mkdir(parents=True, exist_ok=True)
     failed = list(run_steps(StepArguments(settings=settings, out=out, gpu=bool(gpu_details()))))
     page = _run(["page", str(out)])
-    print(f"wrote {out / 'index.html'}")
     for name, reason in failed:
         print(f"not measured: {name}: {reason}", file=sys.stderr)
+    for path in filter(Path.is_file, (out / f"{name}.json" for name in STEPS)):
+        print(f"{path.stem}: {headline(read_report(path))}")
+    print(f"report: {out / 'index.html'}")
     return 1 if failed or page else 0
 
 
@@ -163,27 +163,24 @@ def choose_folder(results: Path, hardware: str) -> Path:
 
 def run_steps(step: StepArguments) -> Iterator[tuple[str, str]]:
     """Run the steps without a report; yields name and reason of each failed one."""
-    for name in STEPS:
-        if step.settings.only and name not in step.settings.only:
-            continue
+    names = [name for name in STEPS if name in (step.settings.only or STEPS)]
+    for number, name in enumerate(names, 1):
         if (step.out / f"{name}.json").is_file():
-            say(f"{name}: has a report")
+            progress.say(f"{name}: has a report")
             continue
         try:
             arguments = step.arguments(name)
         except InputError as error:
             yield name, str(error)
             continue
+        progress.say(f"{name} ({number} of {len(names)})")
         code = _run([*arguments, "--out", str(step.out)])
-        reason = f"ended with code {code}" if code else unexpected(name, step.out)
-        if reason:
+        if reason := f"ended with code {code}" if code else unexpected(name, step.out):
             yield name, reason
 
 
 def unexpected(name: str, out: Path) -> str:
-    """A sentence if LoadGen's verdict is not the expected one, otherwise empty: a server keeps the
-    bound at 70 % of its capacity, not at 130 %.
-    """
+    """A sentence if LoadGen's verdict is not the expected one, otherwise empty."""
     if name not in VERDICTS:
         return ""
     valid = read_report(out / f"{name}.json").named("Server").extra["valid"]
@@ -192,16 +189,15 @@ def unexpected(name: str, out: Path) -> str:
 
 
 def _run(arguments: Sequence[str]) -> int:
-    """Run a benchmark in a process of its own and print its table; the exit code."""
+    """Run a benchmark in a process of its own; returns its exit code."""
     command = [*SCENELOOM, "bench", *arguments]
     if arguments[0] == "stall":
         command = [sys.executable, str(STALLS), *arguments[1:]]
-        say(f"python {STALLS.relative_to(CHECKOUT)} {shlex.join(arguments[1:])}")
-    else:
-        say(f"sceneloom bench {shlex.join(arguments)}")
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as running:
+    progress.say(shlex.join([Path(command[0]).name, *command[1:]]))
+    sys.stdout.flush()
+    with subprocess.Popen(command) as running:
         try:
-            said, _ = running.communicate()
+            return running.wait()
         except BaseException:
             running.terminate()  # killed, it would leave a server behind
             try:
@@ -209,6 +205,3 @@ def _run(arguments: Sequence[str]) -> int:
             except subprocess.TimeoutExpired:
                 running.kill()
             raise
-    kept = [line for line in said.splitlines() if not line.startswith('{"schema"')]
-    print("\n".join(kept), flush=True)
-    return running.returncode

@@ -16,20 +16,17 @@ from typing import Any, Protocol, cast
 
 import numpy as np
 
+from sceneloom import progress
 from sceneloom.errors import SceneLoomError
 from sceneloom.maps import Image
 from sceneloom.request import Request, stack
 from sceneloom.synthesizer import Synthesizer
 from sceneloom_bench.child_process import ChildProcess
 from sceneloom_bench.harness import batches
-from sceneloom_bench.reports.report import say
 
 
 def rounds_in_turn(names: Collection[str], rounds: int) -> Iterator[tuple[int, list[str]]]:
-    """Number of each round, from 0, and the names in its order, equal in every run.
-
-    A name that leaves `names` has no further turns.
-    """
+    """Number of each round from 0, and the order of the names left then, equal in every run."""
     random = np.random.default_rng(0)
     for number in range(rounds):
         present = list(names)
@@ -156,21 +153,23 @@ def run_rounds(
     turn: int,
     gpu_used: Callable[[], float] = lambda: 0.0,
 ) -> tuple[dict[str, Timings], dict[str, str]]:
-    """Let engines that hold `maps` maps take turns of `turn` batches, after one round of warm-up.
-
-    `gpu_used` is in MiB. Returns timings of the engines, and the reasons of the failed ones.
+    """Let engines that hold `maps` maps take turns of `turn` batches, after a round of warm-up.
+    `gpu_used` is in MiB. Returns the timings, and the reasons of the failed engines.
     """
     taken = {name: Timings() for name in runners}
     failed: dict[str, str] = {}
     numbers = batches(range(maps), batch)
+    turns = progress.Steps(len(runners) * (rounds + 1))
     for number, names in rounds_in_turn(taken, rounds + 1):
         work = list(itertools.islice(numbers, turn))
         every = frozenset(itertools.chain.from_iterable(work))
+        what = f"batch {batch}, {f'round {number} of {rounds}' if number else 'warm-up'}"
         said = []
         for name in names:
             before = gpu_used() if not number else 0.0
             try:
-                done = runners[name].turn(work, every - taken[name].pictures.keys())
+                with turns.step(f"{what}, {name}"):
+                    done = runners[name].turn(work, every - taken[name].pictures.keys())
             except SceneLoomError as error:
                 failed[name] = str(error)
                 del taken[name]
@@ -183,6 +182,5 @@ def run_rounds(
                 taken[name].device_seconds.append(done.device_seconds)
             else:
                 taken[name].grown_mib = gpu_used() - before
-        what = f"round {number} of {rounds}" if number else "warm-up"
-        say(f"batch {batch}, {what}, seconds: {', '.join(said)}")
+        progress.say(f"{what}, seconds: {', '.join(said)}")
     return taken, failed

@@ -13,7 +13,7 @@ import pytest
 from noop_server import NOOP_CONTRACT
 from sceneloom import cli
 from sceneloom.errors import InputError, SceneLoomError, ServerUnavailableError, SizeError
-from sceneloom_bench.engine_measure import EngineBenchSettings
+from sceneloom_bench.engine_command import EngineBenchSettings
 from sceneloom_bench.harness import ServedSettings, bench_maps, check_name, check_out
 from sceneloom_bench.loops import run_closed
 from sceneloom_bench.mlperf_command import MlperfSettings

@@ -42,7 +42,9 @@ def test_the_servers_idle_share_and_the_rate_agree(
             assert run["attempts"] == 1
         assert measurement.figures["rate"].value < 20
         assert measurement.figures["rate"].low is None  # two rounds make no interval
-    assert capsys.readouterr().out.splitlines()[-1].startswith('{"schema"')
+    rates, path = capsys.readouterr().out.splitlines()[-2:]
+    assert "pictures/s" in rates
+    assert path == f"report: {tmp_path / 'render.json'}"
 
 
 @pytest.mark.triton

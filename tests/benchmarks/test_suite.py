@@ -12,6 +12,7 @@ import pytest
 from bench_reports import engine_report, mlperf_report
 from support import run_command
 
+from sceneloom import progress
 from sceneloom.errors import InputError
 from sceneloom_bench import suite_command
 from sceneloom_bench.reports.report import write_report
@@ -60,7 +61,8 @@ def test_what_was_measured_is_not_measured_again(
     place: StepArguments, capsys: pytest.CaptureFixture[str]
 ) -> None:
     settings = SuiteSettings(only=("engine-demo",))
-    assert list(run_steps(StepArguments(settings=settings, out=place.out, gpu=False))) == []
+    with progress.shown():
+        assert list(run_steps(StepArguments(settings=settings, out=place.out, gpu=False))) == []
     assert "engine-demo: has a report" in capsys.readouterr().err
 
 

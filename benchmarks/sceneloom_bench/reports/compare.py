@@ -7,15 +7,18 @@ Different inputs are not judged.
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
 from tyro.conf import FlagCreatePairsOff, Positional, arg
 
 from sceneloom.errors import InputError
+from sceneloom.files import write_whole
+from sceneloom.text import counted
 from sceneloom_bench.reports import tables
 from sceneloom_bench.reports.report import Figure, Measurement, Report, read_report
 from sceneloom_bench.reports.statistics import separate
@@ -99,21 +102,26 @@ def main(
     a: Annotated[Path, Positional, arg(metavar="A.json")],
     b: Annotated[Path, Positional, arg(metavar="B.json")],
     *,
+    out: Annotated[Path | None, arg(metavar="FILE.json")] = None,
     other_inputs: Annotated[bool, FlagCreatePairsOff] = False,
     fail_on_regression: Annotated[bool, FlagCreatePairsOff] = False,
 ) -> int:
-    """Compare two reports of one benchmark, figure by figure; the last line is one JSON document.
+    """Compare two reports of one benchmark, figure by figure.
 
     Args:
         a: the report to judge against.
         b: the report to judge.
+        out: file for the comparison as JSON.
         other_inputs: judge different inputs.
         fail_on_regression: exit with 1 if a figure of B is worse beyond its interval, or if no
             figure could be judged.
     """
     found = compare(read_report(a), read_report(b), other_inputs=other_inputs)
     print(describe_comparison(found))
-    print(json.dumps(found.to_json()))
+    print(headline(found))
+    if out is not None:
+        write_whole(out, (json.dumps(found.to_json(), indent=1) + "\n").encode())
+        print(f"report: {out}")
     if not fail_on_regression:
         return 0
     if not any(figure.verdict in ("better", "worse", "not told") for figure in found.figures):
@@ -212,22 +220,13 @@ def describe_comparison(found: Comparison) -> str:
             lines += [f"- **{OTHER_MACHINE}**", ""]
             lines += _table(["", "A", "B"], [[d.what, d.a, d.b] for d in found.differences])
     if found.figures:
-        counts = dict.fromkeys(get_args(Verdict), 0)
         rows, last = [], ""
         for one in found.figures:
-            counts[one.verdict] += 1
             title = tables.title_of(Measurement(name=one.name, load=one.load, figures={}))
             texts = [tables.figure_title(one.figure), with_unit(one.a), with_unit(one.b), one.says]
             rows.append(["" if title == last else title, *texts])
             last = title
-        lines += [
-            "",
-            f"B is better in {counts['better']} and worse in {counts['worse']} of "
-            f"{len(found.figures)} figures; no difference can be told in {counts['not told']}, "
-            f"{counts['no interval']} have no interval, {counts['not judged']} are not judged.",
-            "",
-            *_table(["measured", "figure", "A", "B", "verdict"], rows),
-        ]
+        lines += ["", *_table(["measured", "figure", "A", "B", "verdict"], rows)]
     else:
         lines += ["", "No figure is in both."]
     for name, only in (("A", found.only_a), ("B", found.only_b)):
@@ -237,6 +236,17 @@ def describe_comparison(found: Comparison) -> str:
         lines += ["", "Marks:", ""]
         lines += [f"- {escaped(whose)}: {escaped(mark)}" for whose, mark in found.marks]
     return "\n".join([*lines, "", HOLDS]) + "\n"
+
+
+def headline(found: Comparison) -> str:
+    """Counts of the verdicts in one sentence."""
+    counts = collections.Counter(one.verdict for one in found.figures)
+    return (
+        f"B is better in {counts['better']} and worse in {counts['worse']} of "
+        f"{counted(len(found.figures), 'figure')}; no difference can be told in "
+        f"{counts['not told']}, {counts['no interval']} have no interval, {counts['not judged']} "
+        "are not judged."
+    )
 
 
 def _table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 import shlex
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -15,10 +16,11 @@ from urllib.parse import quote
 import jinja2
 from tyro.conf import Positional, arg
 
+from sceneloom import progress
 from sceneloom.errors import InputError
 from sceneloom_bench.reports import tables
 from sceneloom_bench.reports.plots import Plot, plots_of
-from sceneloom_bench.reports.report import SCHEMA, Report, read_document, read_report, say
+from sceneloom_bench.reports.report import SCHEMA, Report, read_document, read_report
 
 ORDER = ("engine", "server", "mlperf", "perf-analyzer", "render")
 GPU_NOTICE = (
@@ -40,17 +42,17 @@ def main(folder: Annotated[Path, Positional, arg(metavar="DIR")]) -> int:
     """
     reports, others = read_reports(folder)
     for path in others:
-        say(f"not a report of {SCHEMA}, left alone: {path.name}")
-    written = write_page(folder, reports)
+        print(f"not a report of {SCHEMA}, left alone: {path.name}", file=sys.stderr)
+    with progress.stage("draw plots and write the page"):
+        written = write_page(folder, reports)
     print(f"wrote {', '.join(path.name for path in written)} from {len(reports)} reports")
-    print(f"open {folder / 'index.html'}")
+    print(f"report: {folder / 'index.html'}")
     return 0
 
 
 def read_reports(folder: Path) -> tuple[dict[str, Report], list[Path]]:
-    """Reports of a folder by their files' stems, and its other JSON files.
-
-    Raises InputError if the folder is missing, has no report, or has a broken one.
+    """Reports of a folder by their files' stems, and its other JSON files. Raises InputError if the
+    folder is missing, has no report, or has a broken one.
     """
     if not folder.is_dir():
         raise InputError(f"{folder}: not a folder")
@@ -78,7 +80,7 @@ def _claims_to_be_report(path: Path) -> bool:
 
 
 def write_page(folder: Path, reports: Mapping[str, Report]) -> list[Path]:
-    """Write FOLDER/index.html, FOLDER/README.md and the plots of reports by stem; their paths."""
+    """Write FOLDER/index.html, README.md and the plots of reports by stem; returns their paths."""
     ordered = dict(sorted(reports.items(), key=lambda one: (ORDER.index(one[1].kind), one[0])))
     plots = {stem: plots_of(report) for stem, report in ordered.items()}
     written = []

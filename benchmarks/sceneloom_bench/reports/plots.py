@@ -162,9 +162,7 @@ def draw_percentiles(report: Report, measurements: Sequence[Measurement], path: 
 
 
 def draw_waterfall(report: Report, measurements: Sequence[Measurement], path: Path) -> None:
-    """Draw the p50 of each engine in the report's order, and its ratio to the baseline; engines
-    that are never served are hatched.
-    """
+    """Draw the p50 of each engine and its ratio to the baseline; hatch those never served."""
     group = tables.load_text(measurements[0].load, [*tables.varying(measurements), "mode"])
     medians = [m.figures["p50"] for m in measurements]
     scale, unit = (0.001, "s") if max(f.value for f in medians) >= 1000 else (1.0, "ms")
@@ -207,7 +205,7 @@ def draw_waterfall(report: Report, measurements: Sequence[Measurement], path: Pa
 
 @contextlib.contextmanager
 def _paper(width: float, height: float, report: Report, what: str, path: Path) -> Iterator[Paper]:
-    """A sheet in inches, titled with subject, size and hardware; written as PNG at the end."""
+    """A sheet in inches, titled with subject, size and hardware, which writes a PNG at its end."""
     from matplotlib import style
     from matplotlib.figure import Figure as Paper
 
@@ -251,9 +249,7 @@ def _beside(axes: Axes, text: str, x: float, y: float, **box: Any) -> None:
 def series_of(
     measurements: Sequence[Measurement], leave_out: Sequence[str], *, named: bool = True
 ) -> dict[str, list[Measurement]]:
-    """Measurements that differ in `leave_out` only, by the difference to the others in words;
-    unless `named`, names may differ too.
-    """
+    """Measurements that differ in `leave_out` only, by their other differences in words."""
     keys = [key for key in tables.varying(measurements) if key not in leave_out]
     several = named and len({m.name for m in measurements}) > 1
     series: dict[str, list[Measurement]] = {}
@@ -279,9 +275,7 @@ def quantity(load: Mapping[str, object], key: str) -> float | None:
 def _figure_line(
     axes: Axes, measurements: Sequence[Measurement], key: str, name: str, *, colour: str, label: str
 ) -> None:
-    """Draw a figure over a number of the load, with the band of its intervals; an arrow upwards is
-    an unknown upper end.
-    """
+    """Draw a figure over a number of the load; an arrow upwards is an unknown upper end."""
     points = [
         (x, m.figures[name])
         for m in measurements

@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 import datetime
 import json
-import sys
 import unicodedata
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -32,6 +31,12 @@ MAX_BYTES = 64 << 20
 MAX_NUMBER = 1e30
 """Largest absolute value of a number: a larger one overflows in text."""
 _MAX_DEPTH = 50
+_ALWAYS = {
+    "report": ("baseline", "marks", "extra", "date"),
+    "measurement": ("load", "samples", "marks", "extra"),
+    "figure": ("better", "low", "high"),
+}
+"""Keys of every report. A new field with a default is not listed: older reports stay readable."""
 Kind = Literal["engine", "server", "mlperf", "render", "perf-analyzer"]
 """The benchmark; perf-analyzer occurs in reports of former versions only."""
 Better = Literal["lower", "higher", "neither"]
@@ -165,7 +170,7 @@ class Measurement:
 class Report:
     """A whole run of one benchmark."""
 
-    schema: Literal["sceneloom-bench/1"] = "sceneloom-bench/1"
+    schema: Annotated[str, StringConstraints(pattern=f"^{SCHEMA}$")] = SCHEMA
     kind: Kind
     title: Sentence
     """One line, with the size."""
@@ -221,7 +226,7 @@ def read_report(path: Path) -> Report:
     for fault in _unfit(document, ""):
         raise InputError(f"{source}: {fault}")
     report = read_json(Report, json.dumps(document), source=source)
-    for place in _missing(report.to_json(), document, ""):
+    for place in _missing(document):
         raise InputError(f"{source}: {place} is missing")
     return report
 
@@ -264,15 +269,15 @@ def _unfit(value: Any, place: str, depth: int = 0) -> Iterator[str]:
         yield f"{place} has control characters: {ascii(value)[:80]}"
 
 
-def _missing(whole: Any, document: Any, place: str) -> Iterator[str]:
-    """Keys that a document leaves to their defaults: a written report has every key."""
-    if isinstance(whole, dict):
-        for key, part in whole.items():
-            inner = f"{place}.{key}" if place else key
-            yield from _missing(part, document[key], inner) if key in document else [inner]
-    elif isinstance(whole, list):
-        for number, (part, given) in enumerate(zip(whole, document, strict=True)):
-            yield from _missing(part, given, f"{place}[{number}]")
+def _missing(document: Any) -> Iterator[str]:
+    """Places of `_ALWAYS` keys that a document of the right types lacks."""
+    parts = [("", "report", document)]
+    for number, m in enumerate(document["measurements"]):
+        place = f"measurements[{number}]."
+        parts.append((place, "measurement", m))
+        parts += [(f"{place}figures.{k}.", "figure", v) for k, v in m["figures"].items()]
+    for place, kind, part in parts:
+        yield from (f"{place}{key}" for key in _ALWAYS[kind] if key not in part)
 
 
 def flags_of(settings: Any) -> dict[str, Any]:
@@ -289,8 +294,3 @@ def _plain(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_plain(v) for v in value]
     return value
-
-
-def say(text: str) -> None:
-    """Print progress to standard error; standard output is for results."""
-    print(text, file=sys.stderr, flush=True)

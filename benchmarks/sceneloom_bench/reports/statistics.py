@@ -46,10 +46,7 @@ def percentile_interval(
     # if P(X < r) <= tail, an upper end if P(X >= r) <= tail.
     lows = [r for r in range(1, n + 1) if below[r - 1] <= tail]
     highs = [r for r in range(1, n + 1) if 1 - below[r - 1] <= tail]
-    return (
-        ordered[lows[-1] - 1] if lows else None,
-        ordered[highs[0] - 1] if highs else None,
-    )
+    return (ordered[lows[-1] - 1] if lows else None, ordered[highs[0] - 1] if highs else None)
 
 
 def percentile_figure(
@@ -83,7 +80,7 @@ def ratio_figure(
     *,
     better: Better = "higher",
 ) -> Figure:
-    """Ratio of the medians within each round, from seconds by round; the median over the rounds."""
+    """Median over the rounds of the ratio of the medians within each, from seconds by round."""
     ratios = [
         float(np.median(a)) / float(np.median(b)) for a, b in zip(slower, faster, strict=True)
     ]

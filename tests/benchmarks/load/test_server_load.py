@@ -7,7 +7,6 @@ with each other within one run.
 from __future__ import annotations
 
 import contextlib
-import json
 import math
 from collections.abc import Iterator
 from pathlib import Path
@@ -201,9 +200,11 @@ def test_the_command_from_end_to_end(
     ]
     assert cli.main(["bench", "server", *arguments]) == 0
     report = read_report(tmp_path / "server-test.json")
-    assert json.loads(capsys.readouterr().out.splitlines()[-1]) == json.loads(
-        (tmp_path / "server-test.json").read_text()
-    )
+    shown = capsys.readouterr()
+    best, path = shown.out.splitlines()[-2:]
+    assert best.startswith("The best throughput is ")
+    assert path == f"report: {tmp_path / 'server-test.json'}"
+    assert "grpc, batch 1, 2 in flight (1 of 6) ..." in shown.err
     loads = [(one.load["transport"], one.load["mode"]) for one in report.measurements]
     tensors = ("grpc", "grpc-shm", "http")
     assert loads == [(t, mode) for t in tensors for mode in ("closed", "open")]

@@ -18,7 +18,7 @@ from sceneloom.request import Request
 from sceneloom.testing import FakeTransport
 from sceneloom_bench.harness import ServedSettings, bench_maps, served_flags
 from sceneloom_bench.loadgen import (
-    Plan,
+    LoadGenRun,
     Summary,
     SystemUnderTest,
     below_minimum,
@@ -217,7 +217,7 @@ def test_the_capacity_is_looked_for_until_it_rises_no_more() -> None:
     assert said.endswith("/s of a closed loop with 4 in flight just before")
 
 
-def test_a_run_is_given_up_long_after_it_should_have_ended(plan: Plan) -> None:
+def test_a_run_is_given_up_long_after_it_should_have_ended(plan: LoadGenRun) -> None:
     # 64 queries of 2 s are longer than the 100 s that were asked for.
     assert longest(plan) == 600 + 10 * (100 + 64 * 2)
     overload = dataclasses.replace(plan, scenario="Server", rate=30)

@@ -19,7 +19,7 @@ from markdown_it import MarkdownIt
 
 from sceneloom.errors import InputError
 from sceneloom_bench.bench_command import BENCHMARKS
-from sceneloom_bench.engine_measure import EngineBenchSettings
+from sceneloom_bench.engine_command import EngineBenchSettings
 from sceneloom_bench.harness import ServedSettings, elsewhere, served_flags
 from sceneloom_bench.mlperf_command import MlperfSettings
 from sceneloom_bench.render_command import RenderBenchSettings

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 from bench_reports import GPU, all_reports, engine_report, report_of
 
 from sceneloom.errors import InputError
+from sceneloom_bench.reports import report as report_module
 from sceneloom_bench.reports.environment import Environment
 from sceneloom_bench.reports.report import MAX_BYTES, Report, read_report, write_report
 
@@ -75,6 +77,21 @@ BROKEN: dict[str, Callable[[dict[str, Any]], object]] = {
     "a command to the terminal": lambda d: d.update(title="\x1b[2Jall gone"),
     "lists in lists": lambda d: d["extra"].update(deep=nested(60)),
 }
+
+
+def test_a_new_field_with_a_default_leaves_old_reports_readable(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write_report(engine_report(), tmp_path, "old")
+    source = Path(str(report_module.__file__)).read_text("utf-8")
+    for field in ('better: Better = "neither"', "marks: Sequence[Sentence] = ()"):
+        assert field in source
+        source = source.replace(field, f'{field}\n    note: str = "none"')
+    (tmp_path / "later_report.py").write_text(source)
+    monkeypatch.syspath_prepend(tmp_path)
+    report = importlib.import_module("later_report").read_report(path)
+    for part in (report, report.measurements[0], report.measurements[0].figures["p50"]):
+        assert part.note == "none"
 
 
 def nested(depth: int) -> list[Any]:
