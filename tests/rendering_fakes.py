@@ -18,7 +18,8 @@ from sceneloom.errors import ImageReadError, ImageTooLargeError
 from sceneloom.files import OTHER_KIND, LeftOut
 from sceneloom.rendering import render
 from sceneloom.rendering.items import MapItem, Written
-from sceneloom.rendering.settings import RenderSettings, RetryPolicy
+from sceneloom.rendering.retries import RetryPolicy
+from sceneloom.rendering.settings import RenderSettings
 from sceneloom.synthesizer import Synthesizer
 
 Array = npt.NDArray[Any]

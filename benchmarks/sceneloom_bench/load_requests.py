@@ -16,8 +16,9 @@ from typing import Literal
 from sceneloom import TritonSynthesizer
 from sceneloom.errors import InputError, ModelNotFoundError
 from sceneloom.maps import instance_map_png, label_map_png
+from sceneloom.pictures import EncodedFormat
 from sceneloom.request import Request, stack
-from sceneloom.triton.encoded import ENCODED_MODEL, ENCODED_MODELS, EncodedClient, EncodedFormat
+from sceneloom.triton.encoded import ENCODED_MODEL, ENCODED_MODELS, EncodedClient
 from sceneloom.triton.grpc_transport import GrpcTransport
 from sceneloom.triton.http_transport import HttpTransport
 from sceneloom.triton.transport import Timeouts, Transport

@@ -25,8 +25,9 @@ from sceneloom import TritonSynthesizer, progress
 from sceneloom.contract import MODEL_NAME
 from sceneloom.errors import EngineError, InputError, SceneLoomError, ServingError
 from sceneloom.maps import Image, parse_size
+from sceneloom.pictures import EncodedFormat
 from sceneloom.request import Request
-from sceneloom.triton.encoded import ENCODED_MODEL, EncodedFormat
+from sceneloom.triton.encoded import ENCODED_MODEL
 from sceneloom.triton.transport import Timeouts
 from sceneloom.validation import checked
 from sceneloom_bench import harness, load_requests

@@ -2,8 +2,8 @@
 
 Only the subcommand's package is loaded: `sceneloom --help` and `sceneloom render` never import
 torch. Exit codes: 0 success, 1 a reported failure, 2 a wrong command line, 3 and 4 rendering lost
-its servers or its place (`sceneloom.render_command`), 130 interrupted, 143 training, rendering or a
-benchmark stopped by SIGTERM, 129 a benchmark stopped by SIGHUP.
+its servers or its location (`sceneloom.render_command`), 130 interrupted, 143 training, rendering
+or a benchmark stopped by SIGTERM, 129 a benchmark stopped by SIGHUP.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ _HELP = "\n".join(
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command line, the process's by default; returns the exit code."""
+    """Run a command line, by default the process's, and return the exit code."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # None where it was closed
             # One character that the encoding lacks would end the run.
@@ -118,7 +118,7 @@ CONFIG = (tyro.conf.DisallowNone,)
 
 
 def run_command(main: Callable[..., int], *, prog: str, arguments: Sequence[str]) -> int:
-    """Parse the arguments and call `main` with them; returns its exit code.
+    """Parse the arguments, call `main` with them, and return its exit code.
 
     Raises:
         SystemExit: the command line is wrong (code 2), or asks for help (code 0).
@@ -135,24 +135,21 @@ def join_help_lines(main: Callable[..., int]) -> None:
     main = inspect.unwrap(main)  # tyro reads the docstring below decorators
     if main.__doc__:
         main.__doc__ = re.sub(r"\n {9,}(?=\S)", " ", main.__doc__)
-    for hint in typing.get_type_hints(main).values():
-        _join_field_lines(hint)
-
-
-def _join_field_lines(kind: object) -> None:
-    if not isinstance(kind, type) or not dataclasses.is_dataclass(kind):
-        return
-    help_of = {
-        each.arg_name: " ".join((each.description or "").split())
-        for base in reversed(kind.__mro__)
-        if dataclasses.is_dataclass(base)
-        for each in docstring_parser.parse_from_object(base).params
-    }
-    kinds = typing.get_type_hints(kind)
-    for field in dataclasses.fields(kind):
-        if help_of.get(field.name):
-            field.metadata = {"help": help_of[field.name]}  # type: ignore[assignment]
-        _join_field_lines(kinds[field.name])
+    kinds: list[object] = list(typing.get_type_hints(main).values())
+    while kinds:
+        kind = kinds.pop()
+        if not isinstance(kind, type) or not dataclasses.is_dataclass(kind):
+            continue
+        help_of = {
+            each.arg_name: " ".join((each.description or "").split())
+            for base in reversed(kind.__mro__)
+            if dataclasses.is_dataclass(base)
+            for each in docstring_parser.parse_from_object(base).params
+        }
+        for field in dataclasses.fields(kind):
+            if help_of.get(field.name):
+                field.metadata = {"help": help_of[field.name]}  # type: ignore[assignment]
+        kinds += typing.get_type_hints(kind).values()
 
 
 if __name__ == "__main__":

@@ -15,8 +15,8 @@ from typing import Annotated, Any, Literal, TypeAlias
 from annotated_types import Interval
 
 from sceneloom.errors import SchemaError, SizeError
-from sceneloom.schema import FileKey, LabelSchema, parse_json
-from sceneloom.text import counted
+from sceneloom.schema import FileKey, LabelSchema
+from sceneloom.text import counted, parse_json
 from sceneloom.validation import checked, read_json
 
 MODEL_NAME = "synthesis"
@@ -204,7 +204,7 @@ class Contract:
     @classmethod
     def loads(cls, text: str, *, source: str = "contract") -> Contract:
         """Read the one-line form, or raise SchemaError that begins with `source`."""
-        return cls.from_json(parse_json(text, source), source=source)
+        return cls.from_json(parse_json(text, source=source, error=SchemaError), source=source)
 
 
 _REQUIRED = {

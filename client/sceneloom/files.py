@@ -1,4 +1,4 @@
-"""One way for each operation on files: write whole, replace a folder, hold a place, sweep, list.
+"""One way for each operation on files: write whole, replace, hold, sweep, list.
 
 A file is written under a hidden name beside its place and renamed into it. Names of parts and of
 shared memory hold their process, so that later processes can remove the leftovers of killed ones.
@@ -269,7 +269,7 @@ def _may_be_replaced(folder: Path, marker: str, files: frozenset[str]) -> bool:
 
 
 def _sweep_folders(folder: Path) -> None:
-    """Remove what killed writers of this folder left."""
+    """Remove the unfinished folders of killed writers, and put back the old one."""
     for path in folder.parent.glob(f".{glob.escape(folder.name)}.*"):
         pid, _, stage = path.name.removeprefix(f".{folder.name}.").partition(".")
         if not pid.isdecimal() or stage not in ("new", "old"):

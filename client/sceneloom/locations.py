@@ -14,7 +14,6 @@ from pathlib import Path, PurePosixPath
 from typing import IO, Any, cast
 
 from sceneloom.errors import InputError, MissingDependencyError, SceneLoomError
-from sceneloom.files import LeftOut, list_files, split_hidden
 
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 _PACKAGES = {"s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "az": "adlfs"}
@@ -121,17 +120,11 @@ def file_names(folder: str) -> list[str]:
     """Names of the files in a folder, in order; raises OSError if it cannot be read."""
     if not is_remote(folder):
         return sorted(path.name for path in local_path(folder).iterdir() if not path.is_dir())
-    return _found(folder, deep=False)
+    return remote_files(folder, deep=False)
 
 
-def list_location(folder: str) -> tuple[list[str], list[LeftOut]]:
-    """List the files below a folder, a path or a URL, to the bottom; see `list_files`."""
-    if not is_remote(folder):
-        return list_files(local_path(folder))
-    return split_hidden(_found(folder, deep=True))
-
-
-def _found(folder: str, *, deep: bool) -> list[str]:
+def remote_files(folder: str, *, deep: bool) -> list[str]:
+    """Names of the files in a remote folder, or below it to the bottom, in order."""
     with filesystem(folder) as (fs, path):
         prefix = path.rstrip("/") + "/"
         names = fs.find(path, maxdepth=None if deep else 1)

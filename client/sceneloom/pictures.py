@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import cv2
 import numpy as np
@@ -17,11 +17,13 @@ from sceneloom.maps import DEFAULT_MAX_PIXELS, Image, check_pixels
 from sceneloom.png import SIGNATURE, check_png
 from sceneloom.text import reason
 
-Format = Literal["png", "jpg", "webp", "jxl"]
+EncodedFormat = Literal["png", "jpg", "webp"]
+"""Formats of the encoded path; the Python 3.10 of Triton's image has no JPEG XL (pylibjxl)."""
+Format = Literal[EncodedFormat, "jxl"]
 """Formats of pictures, by the ending of their files."""
-
-FORMATS: tuple[Format, ...] = ("png", "jpg", "webp", "jxl")
-"""All formats."""
+FORMATS: tuple[Format, ...] = get_args(Format)
+QUALITY_FORMATS: tuple[Format, ...] = ("jpg", "webp")
+"""Formats with a quality; the others are lossless unless the caller says otherwise."""
 
 _LARGEST_SIDE: dict[Format, int] = {"png": 1 << 20, "jpg": 65500, "webp": 16383, "jxl": 1 << 18}
 _JPEG_START, _JPEG_END = b"\xff\xd8\xff", b"\xff\xd9"
@@ -37,7 +39,7 @@ def encode_picture(
 ) -> bytes:
     """Encode a picture, uint8 [H, W, 3] RGB; the same picture gives the same bytes.
 
-    `quality`, 1 to 100, is of lossy pictures. By default png and jxl are lossless, and webp at
+    Lossy pictures have a `quality`, 1 to 100. By default png and jxl are lossless, and webp at
     quality 100; jpg never is.
 
     Raises InputError if the format cannot hold a picture of this size or is never (or always)
@@ -56,7 +58,7 @@ def encode_picture(
             f"{most} pixels a side)"
         )
     if lossless is None:
-        lossless = format in ("png", "jxl") or (format == "webp" and quality == 100)
+        lossless = format not in QUALITY_FORMATS or (format == "webp" and quality == 100)
     if lossless == (format == "jpg") and format in ("png", "jpg"):
         raise InputError(f"{format} is {'never' if format == 'jpg' else 'always'} lossless")
     image = np.ascontiguousarray(image)
@@ -72,12 +74,12 @@ def encode_picture(
         return out.getvalue()
     if format == "jxl":
         if lossless:
-            return bytes(_jxl().encode(image, effort=_JXL_LOSSLESS_EFFORT, lossless=True))
+            return bytes(load_jxl().encode(image, effort=_JXL_LOSSLESS_EFFORT, lossless=True))
         # As libjxl's JxlEncoderDistanceFromQuality; not below 0.01, which would be lossless.
         distance = 53 / 3000 * quality**2 - 23 / 20 * quality + 25
         if quality >= 30:
             distance = max(0.01, 0.1 + (100 - quality) * 0.09)
-        return bytes(_jxl().encode(image, effort=_JXL_LOSSY_EFFORT, distance=distance))
+        return bytes(load_jxl().encode(image, effort=_JXL_LOSSY_EFFORT, distance=distance))
     # OpenCV's own PNG settings are faster than those of its level 1.
     parameters = [cv2.IMWRITE_JPEG_QUALITY, quality] if format == "jpg" else []
     done, encoded = cv2.imencode(f".{format}", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), parameters)
@@ -124,13 +126,8 @@ def decode_picture(
     return cv2.cvtColor(decoded, cv2.COLOR_BGR2RGB).astype(np.uint8, copy=False)
 
 
-def check_format(format: Format) -> None:
-    """Check that pictures of a format can be written here; raises MissingDependencyError."""
-    if format == "jxl":
-        _jxl()
-
-
-def _jxl() -> Any:
+def load_jxl() -> Any:
+    """The module that reads and writes JPEG XL; raises MissingDependencyError without it."""
     require(("pylibjxl",), extra="datasets", purpose="JPEG XL (from Python 3.11 on)")
     import pylibjxl
 
@@ -138,7 +135,7 @@ def _jxl() -> Any:
 
 
 def _decode_jxl(data: bytes, max_pixels: int, name: str) -> Image:
-    jxl = _jxl()
+    jxl = load_jxl()
     try:
         header = jxl.probe(data)
         height, width = int(header["height"]), int(header["width"])

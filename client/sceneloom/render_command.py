@@ -92,10 +92,10 @@ def main(
     input: Annotated[str, Positional, arg(metavar="INPUT")],
     output: Annotated[str, Positional, arg(metavar="OUTPUT")],
     *,
-    flags: Annotated[RenderFlags, OmitArgPrefixes] = RenderFlags(),
+    flags: Annotated[RenderFlags, OmitArgPrefixes, arg(name="run")] = RenderFlags(),
     shards: ShardSettings = ShardSettings(),  # noqa: B008 - frozen
     ray: RaySettings = RaySettings(),  # noqa: B008 - frozen
-    settings: Annotated[RenderSettings, OmitArgPrefixes] = RenderSettings(),  # noqa: B008 - frozen
+    settings: Annotated[RenderSettings, OmitArgPrefixes, arg(name="rendering")] = RenderSettings(),  # noqa: B008 - frozen
 ) -> int:
     """Render a data set of label maps through Triton servers; pictures that exist already, from the
     same maps and the same model, are not made again.
@@ -140,7 +140,7 @@ def main(
 
 
 def _passing(error: BaseException) -> int | None:
-    """The exit code of an error that may be gone at the next try; None for all others."""
+    """The exit code of an error that may pass until the next try, or None."""
     if isinstance(error, errors.ServerUnavailableError):
         return SERVER_GONE
     if isinstance(error, errors.ServingError) and error.retryable:
@@ -181,7 +181,7 @@ def _plan(
 def _render(
     plan: Plan, servers: TritonServers, ray: RaySettings, flags: RenderFlags, output: str
 ) -> int:
-    """Render, show progress and summary; returns the exit code."""
+    """Render, show progress and summary, and return the exit code."""
     assert plan.manifest is not None
     manifest = plan.manifest
     tally, log = Tally(), LogLines() if flags.log == "json" else None

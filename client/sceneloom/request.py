@@ -30,12 +30,9 @@ class Padding:
     bottom: int = 0
     right: int = 0
 
-    def __bool__(self) -> bool:
-        return bool(self.bottom or self.right)
-
     def pad(self, pixel_map: Array) -> Array:
-        """Pad a map [H, W] to [H + bottom, W + right]; the same array without padding."""
-        if not self:
+        """Pad a map [H, W] to [H + bottom, W + right]; without padding, return the same array."""
+        if self == Padding():
             return pixel_map
         return np.pad(pixel_map, ((0, self.bottom), (0, self.right)), mode="edge")
 
@@ -56,12 +53,6 @@ class Request:
     """float32 [256, F], or None where the model takes none."""
     padding: Padding
     """Padding of the caller's map, to be cropped from the picture."""
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of its tensors."""
-        parts = (self.label_map, self.instance_map, self.style)
-        return sum(part.nbytes for part in parts if part is not None)
 
 
 def prepare(

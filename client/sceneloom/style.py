@@ -26,7 +26,8 @@ from sceneloom.contract import Contract, StyleVector, is_style
 from sceneloom.errors import InputError, MissingInputError, SchemaError
 from sceneloom.files import write_whole
 from sceneloom.maps import Array, Style, check_instance_map, check_label_map, instance_channels
-from sceneloom.schema import FileKey, parse_json
+from sceneloom.schema import FileKey
+from sceneloom.text import parse_json
 from sceneloom.validation import check_kind, checked, read_json
 from sceneloom.version import __version__
 
@@ -156,7 +157,7 @@ def read_styles(path: Path, contract: Contract) -> StyleFile:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from None
     except UnicodeDecodeError:
         raise SchemaError(f"{path}: not a style file (not text in UTF-8)") from None
-    data = parse_json(text, str(path))
+    data = parse_json(text, source=str(path), error=SchemaError)
     if not isinstance(data, dict) or type(data.get("format")) is not int:
         raise SchemaError(f"{path}: not a style file (no format number)")
     if data["format"] != FORMAT:

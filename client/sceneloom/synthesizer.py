@@ -113,7 +113,7 @@ class Synthesizer(abc.ABC):
         return [images[i] for i in range(count)]
 
     def run_requests(self, batch: Sequence[Request]) -> Image:
-        """Run requests of equal size, at most `max_batch_size`, as one batch; returns uint8 [N, H,
-        W, 3] RGB at network size, not cropped.
+        """Run requests of equal size, at most `max_batch_size`, as one batch. The pictures are
+        uint8 [N, H, W, 3] RGB at network size, not cropped.
         """
         return self.run_batch(*stack(batch))

@@ -57,9 +57,7 @@ class FakeTransport:
         self._failures = list(failures)
         self._lock = threading.Lock()
         self.address = self.kind = "fake"
-        """As of a `Transport`."""
         self.why = "it is a fake for tests"
-        """As of a `Transport`."""
 
     def model_config(self, model: str, *, timeout: float) -> ModelConfig:
         """Configuration of the model `synthesis`; any other name raises ModelNotFoundError."""

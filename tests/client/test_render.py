@@ -30,7 +30,8 @@ from sceneloom.maps import boundary_map
 from sceneloom.pairing import pair_maps
 from sceneloom.pictures import write_image
 from sceneloom.rendering.items import Failed, Rendered
-from sceneloom.rendering.settings import RenderSettings, RetryPolicy
+from sceneloom.rendering.retries import RetryPolicy
+from sceneloom.rendering.settings import RenderSettings
 from sceneloom.request import Padding
 from sceneloom.schema import load_schema
 from sceneloom.synthesizer import Synthesizer

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 
 import numpy as np
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -27,14 +26,6 @@ def test_pad_replicates_the_last_row_and_column() -> None:
 def test_no_padding_is_the_same_array() -> None:
     pixel_map = np.zeros((4, 4), np.uint8)
     assert Padding().pad(pixel_map) is pixel_map
-
-
-@pytest.mark.parametrize(
-    ("padding", "something"),
-    [(Padding(), False), (Padding(1, 0), True), (Padding(0, 1), True)],
-)
-def test_truth_says_whether_anything_was_added(padding: Padding, something: bool) -> None:
-    assert bool(padding) is something
 
 
 @given(st.integers(1, 9), st.integers(1, 9), st.integers(0, 9), st.integers(0, 9))

@@ -27,9 +27,9 @@ from sceneloom.errors import (
     ServerStartError,
 )
 from sceneloom.maps import instance_map_png, label_map_png
-from sceneloom.pictures import decode_picture, encode_picture
+from sceneloom.pictures import EncodedFormat, decode_picture, encode_picture
 from sceneloom.schema import load_schema
-from sceneloom.triton.encoded import EncodedClient, EncodedFormat
+from sceneloom.triton.encoded import EncodedClient
 from sceneloom.triton.grpc_transport import GrpcTransport
 from sceneloom.triton.http_transport import HttpTransport
 from sceneloom.triton.shared_memory import SharedMemoryTransport

@@ -1,7 +1,7 @@
 """Render whole data sets: maps in, pictures from servers out, and a manifest of them.
 
 run.py           a run, as an iterator; begin here
-pipeline.py      a map's way, in order
+pipeline.py      a map's way, in order; retries.py decides which requests are sent again
 servers.py       the choice of a server; connections.py has an open connection
 manifest.py      the rows of finished maps, and the store of pictures and rows
 folder.py tar.py zip.py parquet.py    a format each; datasets.py chooses one by the location

@@ -8,15 +8,16 @@ from collections.abc import Callable, Sequence
 from typing import Literal, cast, get_args
 
 from sceneloom import errors
-from sceneloom.contract import MODEL_NAME, Contract
+from sceneloom.contract import MODEL_NAME, Contract, precision_of
 from sceneloom.maps import Image, instance_map_png, label_map_png
+from sceneloom.pictures import EncodedFormat
 from sceneloom.png import SIGNATURE
 from sceneloom.rendering.loading import Prepared
 from sceneloom.rendering.settings import RenderSettings
-from sceneloom.request import smallest_map
+from sceneloom.request import smallest_map, stack
 from sceneloom.synthesizer import Synthesizer
 from sceneloom.triton.client import TransportChoice, TritonSynthesizer
-from sceneloom.triton.encoded import ENCODED_MODEL, EncodedClient, EncodedFormat, measure_link
+from sceneloom.triton.encoded import ENCODED_MODEL, EncodedClient, measure_link
 from sceneloom.triton.transport import Timeouts
 
 PathChoice = Literal["auto", "raw", "encoded"]
@@ -38,7 +39,7 @@ class Reply:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Route:
-    """How the pictures of a run travel; each text is a sentence for its summary."""
+    """How the pictures of a run travel, in sentences for its summary."""
 
     encoded: bool = False
     """Whether files travel instead of arrays."""
@@ -56,7 +57,7 @@ class RunPath:
 
     wanted: PathChoice
     chosen: tuple[bool, str] | None = None
-    """Whether files travel, and why; None before the first request has measured it."""
+    """Whether files travel, and why; None until the first request."""
     lock: threading.Lock = dataclasses.field(default_factory=threading.Lock)
 
 
@@ -81,16 +82,13 @@ class Connection:
 
     def send(self, batch: Sequence[Prepared]) -> list[Reply]:
         """Render maps of one size, from any thread; raises ServingError."""
-        images = self._synthesizer.run_requests([prepared.request for prepared in batch])
+        arrays = stack([prepared.request for prepared in batch])
+        images = self._synthesizer.run_batch(*arrays)
+        sent = sum(array.nbytes for array in arrays if array is not None) // len(batch)
         cropped = [p.request.padding.crop(image) for p, image in zip(batch, images, strict=True)]
         return [
-            Reply(
-                image=image,
-                sent=prepared.request.nbytes,
-                received=image.nbytes,
-                engine=self._synthesizer.engine,
-            )
-            for prepared, image in zip(batch, cropped, strict=True)
+            Reply(image=image, sent=sent, received=image.nbytes, engine=self.engine)
+            for image in cropped
         ]
 
     def prove(self) -> None:
@@ -111,7 +109,7 @@ class TritonConnection(Connection):
         settings: RenderSettings,
         path: RunPath,
     ) -> None:
-        """Connect, and look for the encoded path; an encoded run raises ModelNotFoundError."""
+        """Connect, and look for the encoded path if the run may use it; see `EncodedClient`."""
         self._settings, self._path = settings, path
         synthesizer = TritonSynthesizer(url, model=model, timeouts=timeouts, transport=transport)
         super().__init__(synthesizer, synthesizer.close)
@@ -119,7 +117,13 @@ class TritonConnection(Connection):
         # A server that joins requests does as well with single ones, without waiting for others.
         self.batch = 1 if synthesizer.dynamic_batching else synthesizer.max_batch_size
         self._encoded: EncodedClient | None = None
-        if path.wanted == "raw":
+        self._why_raw = ""
+        if synthesizer.transport.kind == "grpc-shm":
+            self._why_raw = "raw: tensors go through shared memory"
+        elif settings.format not in get_args(EncodedFormat):
+            self._why_raw = f"raw: the encoded path does not give {settings.format}"
+        encodes = not self._why_raw if path.chosen is None else path.chosen[0]
+        if not encodes:
             return
         try:
             encoded = EncodedClient(
@@ -136,6 +140,7 @@ class TritonConnection(Connection):
             if path.wanted == "encoded":
                 self.close()
                 raise
+            self._why_raw = "raw: the server has no encoded path"
         except BaseException:
             self.close()
             raise
@@ -144,9 +149,13 @@ class TritonConnection(Connection):
         """Render maps of one size; raises ServingError."""
         with self._path.lock:  # the first request measures, the others wait for it
             if self._path.chosen is None:
-                self._path.chosen = self._choose_path(batch[0])
-            encoded, _ = self._path.chosen
-        if self._encoded is None or not encoded:
+                self._path.chosen = (
+                    (False, self._why_raw)
+                    if self._encoded is None
+                    else self._measure_path(self._encoded, batch[0])
+                )
+            encodes, _ = self._path.chosen
+        if self._encoded is None or not encodes:
             return super().send(batch)
         replies = []
         for prepared in batch:
@@ -171,11 +180,11 @@ class TritonConnection(Connection):
         synthesizer = self._triton
         encoded, why = self._path.chosen or (False, "")
         engine = ""
-        if synthesizer.engine:
+        if self.engine:
             difference = synthesizer.difference or "not said by the server"
             fast = synthesizer.fast or "not said by the server"
             engine = (
-                f"engine: {synthesizer.engine} ({synthesizer.precision}); difference from PyTorch: "
+                f"engine: {self.engine} ({precision_of(self.engine)}); difference from PyTorch: "
                 f"{difference}; --precision fast: {fast}"
             )
         return Route(
@@ -196,24 +205,17 @@ class TritonConnection(Connection):
                 instance = instance_map_png(self.contract, label_map, instance_map)
             self._encoded.synthesize(label, instance)
 
-    def _choose_path(self, prepared: Prepared) -> tuple[bool, str]:
+    def _measure_path(self, encoded: EncodedClient, prepared: Prepared) -> tuple[bool, str]:
         """Whether a map of the run takes less time as a file, and why; raises ServingError."""
-        format = self._settings.format
-        if self._triton.transport.kind == "grpc-shm":
-            return False, "raw: tensors go through shared memory"
-        if self._encoded is None:
-            return False, "raw: the server has no encoded path"
-        if format not in get_args(EncodedFormat):
-            return False, f"raw: the encoded path does not give {format}"
         try:
             label, instance = _files(self.contract, prepared)
             times = measure_link(
                 self._triton,
-                self._encoded,
+                encoded,
                 label,
                 instance,
                 prepared.style,
-                format=cast(EncodedFormat, format),
+                format=cast(EncodedFormat, self._settings.format),
                 quality=self._settings.quality,
                 unknown=self._settings.unknown,
             )

@@ -25,6 +25,7 @@ from sceneloom.rendering.loading import Loader, Prepared
 from sceneloom.rendering.manifest import LISTING, Manifest, Row, write_listing
 from sceneloom.rendering.run import Plan
 from sceneloom.rendering.settings import Container
+from sceneloom.request import Padding
 from sceneloom.style import style_chooser
 from sceneloom.text import counted, printable
 
@@ -75,7 +76,7 @@ def dry_run(plan: Plan) -> DryRun:
                 prepared: Prepared = loader.prepare(loader.load(item))
             except (SceneLoomError, OSError) as error:
                 return Failed(key=item.key, error=error)
-            return (prepared.height, prepared.width), bool(prepared.request.padding)
+            return (prepared.height, prepared.width), prepared.request.padding != Padding()
 
         sizes: Counter[tuple[int, int]] = Counter()
         problems: Counter[str] = Counter()

@@ -109,7 +109,7 @@ class FolderSink:
                 write_whole(Path(file), data)
             finally:
                 self._held.check()
-        folder = locations.parent(file)
+        folder = key.rpartition("/")[0]
         most = _MAX_CHECKED if self._held else 1  # in a store, each check is a request
         if folder not in self._first_of and len(self._first_of) < most:
             self._first_of[folder] = file
@@ -121,7 +121,7 @@ class FolderSink:
             self._held.check()
         for folder, first in list(self._first_of.items()):
             if not locations.is_file(first):
-                raise gone(folder)
+                raise gone(locations.join(self.location, folder))
         return []
 
     def read(self, output: str) -> bytes | None:

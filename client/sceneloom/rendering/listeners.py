@@ -18,6 +18,7 @@ from sceneloom.errors import ServingError
 from sceneloom.files import LeftOut, describe
 from sceneloom.rendering.connections import Route
 from sceneloom.rendering.items import Failed, Rendered, Result, Skipped
+from sceneloom.request import Padding
 from sceneloom.text import counted, printable
 
 if TYPE_CHECKING:
@@ -188,7 +189,7 @@ class Tally:
             self.skipped += 1
         elif isinstance(result, Rendered):
             self.rendered += 1
-            self.padded += bool(result.padding)
+            self.padded += result.padding != Padding()
             self.requests += result.attempts
             self.engines[result.engine] += 1
 

@@ -79,7 +79,7 @@ class Row:
     """SHA-256 of its label map, instance map and style file; empty if unreadable."""
     origin: Origin
     status: Status
-    """done: the picture is in its location. failed: there is none, see `error`."""
+    """done: the picture is in its location. failed: the map has no picture, see `error`."""
     attempts: int
     milliseconds: float
     """From reading the map to the encoded picture."""

@@ -296,7 +296,7 @@ class ParquetSource:
 
 
 def _cell_column(schema: Any, column: str, location: str) -> str:
-    """Parquet's name of a column of bytes; raises InputError if it is missing or of other kind."""
+    """Parquet's name of a column of bytes; raises InputError if it is missing or holds others."""
     import pyarrow
 
     if column not in schema.names:
@@ -440,8 +440,8 @@ def _groups(rows: Iterator[tuple[str, bytes]]) -> Iterator[tuple[list[str], list
 
 
 class _Stream(io.RawIOBase):
-    """The output of Arrow's writer; it keeps an error until the end, for the writer cannot be
-    closed or dropped in peace after one. A dropped writer writes once more when it is collected.
+    """The output of Arrow's writer; it keeps an error until the end, because Arrow's writer
+    writes again when it is closed or collected after one.
     """
 
     def __init__(self, stream: io.FileIO) -> None:

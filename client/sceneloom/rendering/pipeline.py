@@ -23,33 +23,9 @@ from sceneloom.rendering.items import Failed, MapItem, Picture, Result, Skipped
 from sceneloom.rendering.listeners import Levels, Listener
 from sceneloom.rendering.loading import Loaded, Loader, Prepared
 from sceneloom.rendering.manifest import PictureStore, location_is_gone
+from sceneloom.rendering.retries import RetryBudget
 from sceneloom.rendering.servers import Servers
 from sceneloom.rendering.settings import RenderSettings
-
-
-@dataclasses.dataclass
-class RetryBudget:
-    """The retries left: each request earns a part of one, and so does time, lest a run stall."""
-
-    earned: float
-    """Retries that each first request earns."""
-    max_left: float = 100.0
-    """Most retries in hand."""
-    per_second: float = 1.0
-    """Retries that a second earns."""
-    requests: int = 0
-    """First requests since the last retry."""
-    _left: float = 10.0
-    _seen: float | None = None
-
-    def spend(self, now: float) -> float:
-        """Take a retry at a time `now` in seconds; returns the seconds to wait before it."""
-        elapsed = 0.0 if self._seen is None else now - self._seen
-        earned = self.requests * self.earned + elapsed * self.per_second
-        self._left = min(self.max_left, self._left + earned) - 1
-        self._seen, self.requests = now, 0
-        return max(0.0, -self._left / self.per_second)
-
 
 # A request of 8 pictures at 2048x1024 takes three times as long as 8 requests.
 _REQUEST_BYTES = 4 << 20
@@ -57,7 +33,7 @@ _REQUEST_BYTES = 4 << 20
 
 @dataclasses.dataclass
 class SizeBuckets:
-    """Loaded maps by size: first those of the size taken last, then those of the longest waiting.
+    """Loaded maps by size: the size taken last comes first, then the one that waited longest.
 
     A server joins requests of equal size only: 16 of one size took 4 executions, 16 of two
     alternating sizes 9.
@@ -92,7 +68,7 @@ class SizeBuckets:
         return taken
 
     def clear(self) -> int:
-        """Drop all maps; returns how many there were."""
+        """Drop all maps, and return their number."""
         dropped = self.count
         self._by_size.clear()
         self.count = self.bytes = 0
@@ -273,7 +249,7 @@ class Pipeline:
             self._pump()
 
     async def _render(self, maps: list[Prepared], failures: list[ServingError]) -> None:
-        """Render maps of one size; a batch that fails is tried one by one."""
+        """Render maps of one size in one request, or one by one after a batch has failed."""
         while True:
             lease = await self._servers.lease()
             self._budget.requests += not failures
@@ -309,7 +285,7 @@ class Pipeline:
         await asyncio.gather(*done)
 
     async def _pause(self, failures: list[ServingError]) -> bool:
-        """Wait before the next try; False without one."""
+        """Wait, and return True; False if the policy allows no further request."""
         policy, error = self._settings.retry, failures[-1]
         if not policy.again(error, failures):
             return False
@@ -376,7 +352,7 @@ class Pipeline:
         self.stop()
 
     async def _guard(self, work: Coroutine[Any, Any, None]) -> None:
-        """Work as one of the run's tasks; an error stops the run."""
+        """Run one of the run's tasks, and stop the run at an error."""
         try:
             await work
         except Exception as error:

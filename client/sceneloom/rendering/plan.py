@@ -11,7 +11,7 @@ from typing import get_args
 
 from sceneloom.contract import MODEL_NAME, Contract
 from sceneloom.errors import InputError
-from sceneloom.pictures import check_format
+from sceneloom.pictures import EncodedFormat, load_jxl
 from sceneloom.rendering.connections import Connection, PathChoice, RunPath, TritonConnection
 from sceneloom.rendering.datasets import ShardedSource, open_sink, open_source
 from sceneloom.rendering.items import Source
@@ -22,7 +22,6 @@ from sceneloom.rendering.servers import Address
 from sceneloom.rendering.settings import Container, RenderSettings, ShardSettings
 from sceneloom.synthesizer import Synthesizer
 from sceneloom.triton.client import TransportChoice
-from sceneloom.triton.encoded import EncodedFormat
 from sceneloom.triton.transport import Timeouts, scheme_of, server_address
 
 _MAX_LISTED = 8
@@ -51,7 +50,7 @@ class Pictures:
     container: Container = "folder"
     shards: ShardSettings = dataclasses.field(default_factory=ShardSettings)
     manifest: Path | None = None
-    """The manifest's file; None for one in the folder."""
+    """The manifest's file, by default in the folder."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -66,7 +65,10 @@ class TritonServers:
     path: PathChoice = "auto"
 
     def addresses(self, settings: RenderSettings) -> list[Address]:
-        """The addresses of the servers; raises InputError, also if they lack the format."""
+        """The addresses of the servers.
+
+        Raises InputError for a wrong or repeated address, or a format that the encoded path lacks.
+        """
         if not self.urls:
             raise InputError("name at least one server")
         known = []
@@ -94,7 +96,7 @@ class TritonServers:
 
 
 def engine_address(synthesizer: Synthesizer) -> Address:
-    """The address of an open synthesizer; the run leaves it open."""
+    """The address of an open synthesizer, which the run leaves open."""
     name = type(synthesizer).__name__
     return Address(name=name, connect=lambda: Connection(synthesizer))
 
@@ -144,7 +146,8 @@ def make_plan(
         raise InputError("the place for the pictures has a null character in it")
     if not pictures.location:
         raise InputError("the place for the pictures is empty; . is the folder you are in")
-    check_format(settings.format)
+    if settings.format == "jxl":
+        load_jxl()  # before the run: a missing package ends it
     # Parts that are rendered side by side have a manifest and shards of their own.
     suffix = "" if part is None else f"-{part[0]:05d}-of-{part[1]:05d}"
     sink = open_sink(

@@ -52,7 +52,7 @@ class Plan:
 
 
 class Run(Iterator[Result]):
-    """The results of a run, in the order they finish; the first request for one begins it.
+    """The results of a run, in the order they finish. The first `next` begins it.
 
     As a context manager it ends the run at exit, and drops the maps in work.
     """
@@ -85,7 +85,7 @@ class Run(Iterator[Result]):
         self.close()
 
     def _count_maps(self) -> None:
-        """Set `count`; a thread of its own, for listing a remote data set may take long."""
+        """Set `count`, in a thread of its own: listing a remote data set may take long."""
         assert self.source is not None
         with contextlib.suppress(Exception):  # reading the source gives the error
             self.count = self.source.count()

@@ -155,7 +155,7 @@ class Server:
     """None before the first connection."""
     in_flight: int = 0
     away_since: float | None = None
-    """Since when it is away, by `time.monotonic`; None if it is not."""
+    """Start of its absence, by `time.monotonic`, or None."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -1,7 +1,4 @@
-"""How a data set is rendered: settings, retries, shards.
-
-docs/rendering.md says which requests are sent again. Waits grow exponentially with full jitter.
-"""
+"""How a data set is rendered: settings of a run, and of shards."""
 
 from __future__ import annotations
 
@@ -9,62 +6,17 @@ import dataclasses
 import hashlib
 import json
 import os
-import random
 from typing import Annotated, Literal
 
 from pydantic import Field
+from tyro.conf import arg
 
 from sceneloom import errors
 from sceneloom.maps import DEFAULT_MAX_PIXELS, OnUnknown
-from sceneloom.pictures import Format
+from sceneloom.pictures import QUALITY_FORMATS, Format
+from sceneloom.rendering.retries import RetryPolicy
 from sceneloom.style import StyleChoice
 from sceneloom.validation import checked
-
-_EXPONENT_LIMIT = 30
-
-Attempts = Annotated[int, Field(ge=1, le=1000)]
-
-
-@checked()
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class RetryPolicy:
-    """How often and how fast a picture is requested again."""
-
-    attempts: Attempts = 10
-    """Most requests for one picture to a busy server."""
-    model_attempts: Attempts = 3
-    """Most requests for one picture that the model fails at."""
-    server_attempts: Attempts = 10
-    """Most requests for one picture that end with the loss of the server: a map may kill it. Waits
-    for a server do not count.
-    """
-    first_wait: Annotated[float, Field(gt=0)] = 0.1
-    """Longest wait before the second request, in seconds; it doubles each time."""
-    longest_wait: Annotated[float, Field(le=3600)] = 5.0
-    """Longest wait, in seconds."""
-    budget: Annotated[float, Field(ge=0, le=10)] = 0.5
-    """Retries per request of the whole run, beyond one a second."""
-
-    def __post_init__(self) -> None:
-        if self.first_wait > self.longest_wait:
-            raise errors.InputError(f"first_wait is {self.first_wait}; it is at most longest_wait")
-
-    def again(self, error: errors.ServingError, failures: list[errors.ServingError]) -> bool:
-        """Whether to request a picture again, after the last error and all failures so far."""
-        if isinstance(error, errors.ConnectionClosedError):
-            return True  # waiting for a server raises at once
-        away = sum(isinstance(e, errors.ServerUnavailableError) for e in failures)
-        broken = sum(isinstance(e, errors.ModelFailedError) for e in failures)
-        if isinstance(error, errors.ServerUnavailableError):
-            return away < self.server_attempts
-        if isinstance(error, errors.ModelFailedError):
-            return broken < self.model_attempts
-        return error.retryable and len(failures) - away - broken < self.attempts
-
-    def wait(self, failures: int) -> float:
-        """Seconds to wait after this many failures, drawn anew each time."""
-        longest = self.first_wait * 2.0 ** min(failures - 1, _EXPONENT_LIMIT)
-        return random.uniform(0, min(longest, self.longest_wait))
 
 
 @checked()
@@ -98,7 +50,7 @@ class RenderSettings(StyleChoice):
     """Threads that decode maps and encode pictures; by default one per core."""
     patience: Annotated[float, Field(gt=0, le=7 * 86400)] = 300.0
     """Seconds without any server before the run stops; the same command resumes it."""
-    retry: RetryPolicy = dataclasses.field(default_factory=RetryPolicy)
+    retry: Annotated[RetryPolicy, arg(name="retries", prefix_name=False)] = RetryPolicy()  # noqa: RUF009 - frozen
 
     @property
     def threads(self) -> int:
@@ -129,7 +81,7 @@ class RenderSettings(StyleChoice):
     def parameters(self, *, styled: bool) -> str:
         """The settings that change a picture's bytes, as JSON."""
         words: dict[str, str] = {"format": self.format, "unknown": self.unknown}
-        if self.format in ("jpg", "webp"):
+        if self.format in QUALITY_FORMATS:
             words["quality"] = str(self.quality)
         if styled:
             words["style"] = self.style_words()

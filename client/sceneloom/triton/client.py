@@ -36,7 +36,7 @@ from sceneloom.triton.transport import (
 from sceneloom.validation import check_kind
 
 TransportChoice = Literal["auto", "grpc", "grpc-shm", "http"]
-"""``auto`` takes shared memory where it works; the others leave no choice."""
+"""``auto`` takes shared memory where it works."""
 _PROVEN = "checked: same picture as over gRPC"
 
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 import dataclasses
 import re
 import time
-from typing import TYPE_CHECKING, Literal, cast
+from typing import TYPE_CHECKING, Literal, cast, get_args
 
 import numpy as np
 
@@ -29,7 +29,7 @@ from sceneloom.contract import (
 )
 from sceneloom.errors import InputError, MissingInputError, ModelFailedError, ModelNotFoundError
 from sceneloom.maps import Array, OnUnknown, read_instance_map, read_label_map
-from sceneloom.pictures import encode_picture
+from sceneloom.pictures import QUALITY_FORMATS, EncodedFormat, encode_picture
 from sceneloom.triton.transport import TensorSpec, Timeouts, Transport
 
 if TYPE_CHECKING:
@@ -45,8 +45,6 @@ ENCODED_MODELS = (ENCODED_MODEL, DECODE_MODEL, ENCODE_MODEL)
 """Models that the encoded path adds to a repository."""
 INPUT_FORMAT = "format"
 INPUT_UNKNOWN = "unknown"
-EncodedFormat = Literal["png", "jpg", "webp"]
-_FORMAT = re.compile(r"(?P<lossless>png)|(?P<lossy>jpg|webp):(?P<quality>[1-9][0-9]?|100)")
 _HOW = (
     "the encoded path; `sceneloom export` writes it into every bundle, `sceneloom serve --encoded` "
     "serves it, and SCENELOOM_ENCODED=on does in the containers"
@@ -54,21 +52,23 @@ _HOW = (
 
 
 def format_words(format: str, quality: int) -> str:
-    """Format and quality in words: ``png``, ``jpg:95``; raises InputError as `read_format`."""
-    words = format if format == "png" else f"{format}:{quality}"
+    """Format and quality in words, ``png`` or ``jpg:95``; see `read_format` for errors."""
+    words = f"{format}:{quality}" if format in QUALITY_FORMATS else format
     read_format(words)
     return words
 
 
 def read_format(words: str) -> tuple[EncodedFormat, int]:
     """Format and quality (100 for png) of `format_words`; raises InputError for any other words."""
-    match = _FORMAT.fullmatch(words)
-    if match is None:
+    format, _, quality = words.partition(":")
+    wanted = f"{format}:([1-9][0-9]?|100)" if format in QUALITY_FORMATS else format
+    if format not in get_args(EncodedFormat) or not re.fullmatch(wanted, words):
+        known = (f"{f}:QUALITY" if f in QUALITY_FORMATS else f for f in get_args(EncodedFormat))
         raise InputError(
-            f"no format {words[:40]!r} on the encoded path; there are png, jpg:QUALITY and "
-            "webp:QUALITY, with a quality from 1 to 100"
+            f"no format {words[:40]!r} on the encoded path; it is one of {', '.join(known)}, with "
+            "a quality from 1 to 100"
         )
-    return cast(EncodedFormat, match["lossless"] or match["lossy"]), int(match["quality"] or 100)
+    return cast(EncodedFormat, format), int(quality or 100)
 
 
 class EncodedClient:
@@ -96,7 +96,7 @@ class EncodedClient:
         if PARAMETER not in config.parameters:
             raise ModelNotFoundError(f"{self._where}: has no contract; it is not {_HOW}")
         self.contract = Contract.loads(config.parameters[PARAMETER], source=self._where)
-        """Contract of the model, the same as of `synthesis` behind it."""
+        """Contract of the model, equal to that of `synthesis` behind it."""
         file = TensorSpec(dtype="BYTES", dims=(1,))
         channels = self.contract.style_channels
         inputs = {
@@ -126,8 +126,8 @@ class EncodedClient:
         map's size.
 
         `instance_file` is needed if the model takes an instance map. `style` is float [K, F], row k
-        for the k-th smallest instance id; None takes the contract's defaults. `quality`, 1 to 100,
-        is of jpg and webp.
+        for the k-th smallest instance id; None takes the contract's defaults. jpg and webp have
+        a `quality`, 1 to 100.
 
         Raises InputError if an input is missing or the model does not take it (nothing was sent),
         RequestRejectedError if the server refuses the files or the format, another ServingError if
@@ -151,8 +151,8 @@ class EncodedClient:
         quality: int = 95,
         unknown: OnUnknown = "error",
     ) -> dict[str, Array]:
-        """Tensors of one request, for callers with a transport of their own; arguments and errors
-        as of `synthesize`.
+        """Make the tensors of one request, for callers with a transport of their own; see
+        `synthesize` for arguments and errors.
         """
         contract = self.contract
         inputs = {INPUT_LABELS: _element(label_file)}
@@ -226,10 +226,9 @@ def measure_link(
     unknown: OnUnknown = "error",
 ) -> LinkTimes:
     """Render one picture each way, in turn, twice, and keep the better time of each: the first
-    request of a connection, and of a size, takes longer. Both clients are of one server; the files
-    and errors are those of `EncodedClient.synthesize`.
+    request over a connection, and the first of a size, takes longer. Both clients belong to one
+    server. See `EncodedClient.synthesize` for files and errors.
     """
-
     contract = synthesizer.contract
     raw, files = [], []
     for _ in range(_ROUNDS):

@@ -53,7 +53,7 @@ def new_region_prefix() -> str:
 
 
 def sweep_regions() -> list[str]:
-    """Remove the regions whose clients have ended; returns their names."""
+    """Remove the regions whose clients have ended, and return their names."""
     found = [path for path in SHARED_MEMORY.glob(f"sceneloom-*{_MARK}*") if is_ownerless(path.name)]
     for path in found:
         with contextlib.suppress(FileNotFoundError, PermissionError):
@@ -93,14 +93,14 @@ class Region:
 
 
 def _unlink(path: Path, owner: int) -> None:
-    # A forked child ends while its parent goes on.
+    # A forked child may end before its parent.
     if os.getpid() == owner:
         with contextlib.suppress(OSError):
             path.unlink()
 
 
 class RegionRefusedError(Exception):
-    """The server cannot open a region; the text is its own."""
+    """The server cannot open a region. The text is the server's."""
 
 
 class SharedMemoryTransport(GrpcTransport):
@@ -185,7 +185,7 @@ class SharedMemoryTransport(GrpcTransport):
             self._free, self._retired = [], []
         for region in regions:
             region.remove()
-        if os.getpid() == self._owner:  # not in a forked child, whose parent goes on
+        if os.getpid() == self._owner:  # not in a forked child
             deadline = time.monotonic() + _HOUSEKEEPING_SECONDS
             while (regions := self._unregister(regions)) and time.monotonic() < deadline:
                 time.sleep(0.02)
@@ -250,7 +250,8 @@ class SharedMemoryTransport(GrpcTransport):
         """Ask again once where the server has forgotten the region or the output has grown."""
         for last in (False, True):
             try:
-                self._register(region, seconds_left(deadline))
+                if not region.registered:
+                    self._register(region, seconds_left(deadline))
                 left = seconds_left(deadline)
                 result, answer = self._ask(model, inputs, output, left, place)
                 break
@@ -293,8 +294,6 @@ class SharedMemoryTransport(GrpcTransport):
 
     def _register(self, region: Region, timeout: float) -> None:
         """Raises RegionRefusedError, or InferenceServerException if the server is away."""
-        if region.registered:
-            return
         region.registered = True  # it may be even where the answer is lost
         try:
             self._client.register_system_shared_memory(
@@ -308,8 +307,8 @@ class SharedMemoryTransport(GrpcTransport):
                 raise RegionRefusedError(error.message()) from None
 
     def _unregister(self, regions: list[Region]) -> list[Region]:
-        """Unregister regions; returns those that the server still uses, as it may for a moment
-        after its answer.
+        """Unregister regions, and return those still in use, as they may be for a moment after
+        the answer.
         """
         in_use = []
         deadline = time.monotonic() + _HOUSEKEEPING_SECONDS

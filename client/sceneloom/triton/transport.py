@@ -54,9 +54,9 @@ class Timeouts:
     """Timeouts of a client in seconds, above 0 and at most a day."""
 
     connect: float = 10.0
-    """Of the first call to a server, for the model's configuration."""
+    """Seconds for the first call to a server, which reads the model's configuration."""
     infer: float = 120.0
-    """Of one request: sending, the server's queue, the network and the answer."""
+    """Seconds for one request: sending, the server's queue, the network and the answer."""
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):

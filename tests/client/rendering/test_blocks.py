@@ -30,7 +30,8 @@ from sceneloom.rendering.manifest import Manifest, Origin, Row, Store
 from sceneloom.rendering.plan import TritonServers
 from sceneloom.rendering.ray_engine import Block, RaySettings, list_blocks
 from sceneloom.rendering.ray_worker import Assigned, BlockResult, BlockWorker, Work
-from sceneloom.rendering.settings import RenderSettings, RetryPolicy
+from sceneloom.rendering.retries import RetryPolicy
+from sceneloom.rendering.settings import RenderSettings
 from sceneloom.schema import load_schema
 from sceneloom.testing import FakeTransport
 from sceneloom.triton.client import TritonSynthesizer

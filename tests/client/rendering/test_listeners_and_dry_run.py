@@ -18,9 +18,10 @@ from sceneloom.rendering.dry_run import Damage, check_pictures, dry_run, merged_
 from sceneloom.rendering.listeners import Levels, Listener, LogLines
 from sceneloom.rendering.manifest import Manifest
 from sceneloom.rendering.metrics import Metrics, serve_metrics
+from sceneloom.rendering.retries import RetryPolicy
 from sceneloom.rendering.run import Plan, RenderRun
 from sceneloom.rendering.servers import Address
-from sceneloom.rendering.settings import RenderSettings, RetryPolicy
+from sceneloom.rendering.settings import RenderSettings
 from sceneloom.schema import load_schema
 from sceneloom.testing import FakeTransport
 from sceneloom.triton.client import TritonSynthesizer

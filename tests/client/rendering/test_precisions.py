@@ -20,9 +20,10 @@ from sceneloom.rendering import render
 from sceneloom.rendering.connections import Connection
 from sceneloom.rendering.items import Picture, Rendered, Result, Skipped
 from sceneloom.rendering.manifest import Manifest
+from sceneloom.rendering.retries import RetryPolicy
 from sceneloom.rendering.run import Plan, RenderRun
 from sceneloom.rendering.servers import Address
-from sceneloom.rendering.settings import RenderSettings, RetryPolicy
+from sceneloom.rendering.settings import RenderSettings
 from sceneloom.schema import load_schema
 from sceneloom.testing import FakeTransport
 from sceneloom.triton.client import TritonSynthesizer

@@ -15,8 +15,7 @@ from sceneloom.errors import (
     ServerUnavailableError,
     ServingError,
 )
-from sceneloom.rendering.pipeline import RetryBudget
-from sceneloom.rendering.settings import RetryPolicy
+from sceneloom.rendering.retries import RetryBudget, RetryPolicy
 
 
 @pytest.mark.parametrize("kind", [QueueFullError, QueueTimeoutError, DeadlineExceededError])

@@ -29,9 +29,10 @@ from sceneloom.rendering.connections import Connection
 from sceneloom.rendering.items import Failed, MapItem, Picture, Rendered, Result, Skipped
 from sceneloom.rendering.listeners import Listener
 from sceneloom.rendering.manifest import Manifest
+from sceneloom.rendering.retries import RetryPolicy
 from sceneloom.rendering.run import Plan, RenderRun
 from sceneloom.rendering.servers import Address
-from sceneloom.rendering.settings import RenderSettings, RetryPolicy
+from sceneloom.rendering.settings import RenderSettings
 from sceneloom.schema import load_schema
 from sceneloom.testing import FakeTransport
 from sceneloom.triton.client import TritonSynthesizer

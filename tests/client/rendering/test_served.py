@@ -19,8 +19,9 @@ from sceneloom.rendering.datasets import open_sink
 from sceneloom.rendering.items import Rendered, Result
 from sceneloom.rendering.listeners import Listener
 from sceneloom.rendering.plan import Maps, Pictures, TritonServers, make_plan
+from sceneloom.rendering.retries import RetryPolicy
 from sceneloom.rendering.run import RenderRun
-from sceneloom.rendering.settings import Container, RenderSettings, RetryPolicy
+from sceneloom.rendering.settings import Container, RenderSettings
 from sceneloom_export.repository import write_encoded_models
 from sceneloom_export.settings import TritonSettings
 
