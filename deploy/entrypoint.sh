@@ -53,6 +53,9 @@ if [ "${SCENELOOM_SHARED_MEMORY:-off}" != on ]; then
 fi
 key=${SCENELOOM_ADMIN_KEY:-$(head -c 32 /dev/urandom | sha256sum | cut -c 1-64)}
 
+# Triton parses HTTP forms on the stack of its threads.
+# shellcheck disable=SC3045 # dash has it
+ulimit -s 131072 2> /dev/null || true
 tritonserver \
     "--model-repository=$served" \
     "--model-config-name=$variant" \

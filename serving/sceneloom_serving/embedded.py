@@ -15,6 +15,7 @@ import dataclasses
 import math
 import os
 import re
+import resource
 import signal
 import socket
 import subprocess
@@ -43,6 +44,7 @@ from sceneloom_serving.parity import check_golden
 
 _PORTS = ("http", "grpc", "metrics")
 _PLAIN_PATH = re.compile(r"[\w./-]+", re.ASCII)
+_STACK = 128 << 20
 _PR_SET_PDEATHSIG = 1
 _GRACE = 1.5  # seconds for Triton to answer the request that ended its model's process
 Port = Annotated[int, Interval(ge=0, le=65535)]
@@ -252,7 +254,7 @@ class EmbeddedServer:
             text=True,
             errors="replace",
             start_new_session=True,  # Ctrl-C reaches only us; we stop the server in order
-            preexec_fn=_die_with_parent,
+            preexec_fn=_prepare_child,
         )
         self._reader = threading.Thread(target=self._read_log, args=(self._process,), daemon=True)
         self._reader.start()
@@ -309,9 +311,15 @@ def _running(pid: int) -> bool:
     return False
 
 
-def _die_with_parent() -> None:
-    """In the child: end with a parent that dies without stopping it (kill -9)."""
+def _prepare_child() -> None:
+    """In the child: end with a parent that dies without stopping it (kill -9), and let Triton parse
+    a large HTTP form on the stack of its threads: 4 MiB would end it at 8 MiB of stack.
+    """
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    soft, hard = resource.getrlimit(resource.RLIMIT_STACK)
+    if soft != resource.RLIM_INFINITY:
+        wanted = _STACK if hard == resource.RLIM_INFINITY else min(_STACK, hard)
+        resource.setrlimit(resource.RLIMIT_STACK, (max(soft, wanted), hard))
 
 
 _TRIES = 3  # failed probes in a row by which a server counts as broken
@@ -375,8 +383,12 @@ class HeldPorts:
                 # Without SO_REUSEADDR a port is refused for a minute after a server on it has
                 # stopped, and no server could listen on a held one.
                 held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                # It is free for such sockets, though: a lock on its number keeps it from other
+                # servers of ours while neither listens.
+                lock = sockets.enter_context(socket.socket(socket.AF_UNIX))
                 try:
                     held.bind((HOST, ports[purpose]))
+                    lock.bind(f"\0sceneloom-port-{held.getsockname()[1]}")
                 except OSError as error:
                     raise errors.ServerStartError(
                         f"port {ports[purpose]} for {purpose} cannot be used ({error.strerror}); "

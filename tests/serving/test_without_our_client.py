@@ -101,6 +101,15 @@ def check(folder: Path, picture: np.ndarray) -> None:
         assert np.abs(other[:height, :width].astype(int) - picture).max() <= 1
 
 
+def test_a_large_form_does_not_end_the_server(tmp_path: Path, server: EmbeddedServer) -> None:
+    (tmp_path / "form").write_bytes(b" " * (6 << 20))
+    url = f"http://{server.http}/v2/models/synthesis/infer"
+    command = ["curl", "--silent", "--data-binary", f"@{tmp_path / 'form'}", url]
+    reply = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    assert "error" in json.loads(reply.stdout)
+    assert server.wait(0.5) is None
+
+
 def test_a_styled_model_gets_its_default_styles(
     tmp_path: Path, styled_server: EmbeddedServer
 ) -> None:
