@@ -329,14 +329,14 @@ def check_label_map(contract: Contract, label_map: Array) -> None:
         raise errors.SizeError("the label map has no pixels")
     schema = contract.schema
     counts = np.bincount(label_map.ravel(), minlength=256)
-    counts[: schema.channels] = 0
+    counts[: len(schema.labels)] = 0
     if schema.unlabelled_channel == NO_CHANNEL:
         counts[NO_CHANNEL] = 0
     unknown = {int(v): int(counts[v]) for v in np.flatnonzero(counts)}
     if unknown:
         listed = ", ".join(f"{v} ({counted(n, 'pixel')})" for v, n in unknown.items())
         raise errors.UnknownLabelError(
-            f"unknown label {listed}; {schema.name} has channels 0 to {schema.channels - 1}",
+            f"unknown label {listed}; {schema.name} has channels 0 to {len(schema.labels) - 1}",
             unknown,
         )
 
@@ -432,7 +432,7 @@ def label_map_png(contract: Contract, label_map: Array) -> bytes:
     check_label_map(contract, label_map)
     schema = contract.schema
     ids = np.zeros(256, np.uint16)  # channel -> label id
-    ids[: schema.channels] = [label.id for label in schema.labels]
+    ids[: len(schema.labels)] = [label.id for label in schema.labels]
     if schema.unlabelled is not None and schema.unlabelled_channel == NO_CHANNEL:
         ids[NO_CHANNEL] = schema.unlabelled
     values = ids[label_map]

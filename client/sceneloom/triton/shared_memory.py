@@ -251,7 +251,20 @@ class SharedMemoryTransport(GrpcTransport):
         for last in (False, True):
             try:
                 if not region.registered:
-                    self._register(region, seconds_left(deadline))
+                    region.registered = True  # it may be even where the answer is lost
+                    try:
+                        self._client.register_system_shared_memory(
+                            region.name,
+                            f"/{region.name}",
+                            region.size,
+                            client_timeout=seconds_left(deadline),
+                        )
+                    except self._grpc.InferenceServerException as error:
+                        if error.status() in _SERVER_IS_AWAY:
+                            raise
+                        region.registered = error.status() == "StatusCode.ALREADY_EXISTS"
+                        if not region.registered:
+                            raise RegionRefusedError(error.message()) from None
                 left = seconds_left(deadline)
                 result, answer = self._ask(model, inputs, output, left, place)
                 break
@@ -291,20 +304,6 @@ class SharedMemoryTransport(GrpcTransport):
         with self._lock:
             self._taken.append(region)
         return region
-
-    def _register(self, region: Region, timeout: float) -> None:
-        """Raises RegionRefusedError, or InferenceServerException if the server is away."""
-        region.registered = True  # it may be even where the answer is lost
-        try:
-            self._client.register_system_shared_memory(
-                region.name, f"/{region.name}", region.size, client_timeout=timeout
-            )
-        except self._grpc.InferenceServerException as error:
-            if error.status() in _SERVER_IS_AWAY:
-                raise
-            region.registered = error.status() == "StatusCode.ALREADY_EXISTS"
-            if not region.registered:
-                raise RegionRefusedError(error.message()) from None
 
     def _unregister(self, regions: list[Region]) -> list[Region]:
         """Unregister regions, and return those still in use, as they may be for a moment after
