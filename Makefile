@@ -67,7 +67,7 @@ render-ceiling: $(INSTALLED)  ## what the client can do at 2048x1024, beside bar
 gpu: $(INSTALLED)  ## the tests that need an NVIDIA GPU
 	$(BIN)/python -m pytest -m gpu
 
-bench: $(INSTALLED)  ## every benchmark on this machine, on its GPU if it has one (about an hour on two cores; goes on where it was): benchmarks/results
+bench: $(INSTALLED)  ## every benchmark on this machine, on its GPU if it has one (about an hour on two cores; resumes): benchmarks/results
 	$(BIN)/sceneloom bench suite
 
 bench-engine: $(INSTALLED)  ## of them, every engine beside PyTorch, in turn, at 2048x1024
@@ -83,13 +83,13 @@ train-demo: $(INSTALLED)  ## train on procedural streets (some ten minutes on tw
 	$(BIN)/sceneloom train training/configs/demo.toml --out runs/demo
 	$(BIN)/python benchmarks/experiments/training_curves.py runs/demo --out docs/results --name demo-training
 
-table: $(INSTALLED)  ## the method's table on procedural streets (hours; goes on where it was): docs/results/method-table
+table: $(INSTALLED)  ## the method's table on procedural streets (hours; resumes): docs/results/method-table
 	$(BIN)/python benchmarks/experiments/method_table.py --out docs/results/method-table
 
 styled-model: $(INSTALLED)  ## train a styled model on procedural streets, and see what drawn styles lose: docs/results/styled-model
 	$(BIN)/python benchmarks/experiments/styled_model.py --out docs/results/styled-model
 
-demo-weights: $(INSTALLED)  ## train the demo's weights (hours; goes on where it was): examples/street_demo/generator
+demo-weights: $(INSTALLED)  ## train the demo's weights (hours; resumes): examples/street_demo/generator
 	$(BIN)/python benchmarks/experiments/demo_weights.py make
 
 demo-evaluation: $(INSTALLED)  ## evaluate the demo's weights at 2048x1024: docs/results/demo-weights

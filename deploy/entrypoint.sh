@@ -1,6 +1,6 @@
 #!/bin/sh
 # Verifies the repository, runs tritonserver with the variant that was asked for, and ends it once it no longer gives the
-# golden picture: restart policies act on containers that end, and a server whose model has died goes on saying that it is
+# golden picture: restart policies act on containers that end, and a server whose model has died still says that it is
 # ready.
 #
 #   SCENELOOM_REPOSITORY     folder that sceneloom export wrote; /models

@@ -83,9 +83,9 @@ class CeilingSettings:
     server_seconds: float = 0.05
     """Seconds of a picture on the slow server."""
     height: int = HEIGHT
-    """Of the maps."""
+    """Height of the maps in pixels."""
     width: int = WIDTH
-    """Of the maps."""
+    """Width of the maps in pixels."""
 
 
 def ceiling(

@@ -125,7 +125,7 @@ def test_server_refuses_sizes_and_shapes_it_does_not_take(server: EmbeddedServer
             client.run_batch(labels[None], None, None)
         with pytest.raises(RequestRejectedError):  # a batch above max_batch_size
             client.run_batch(np.repeat(labels[None], 5, 0), np.repeat(instances[None], 5, 0), None)
-        assert client.synthesize(labels, instances).shape == (64, 64, 3)  # and it goes on
+        assert client.synthesize(labels, instances).shape == (64, 64, 3)  # the server still answers
 
 
 def test_pictures_above_the_servers_limit_are_refused(copy: Path) -> None:
