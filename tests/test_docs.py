@@ -79,3 +79,21 @@ def test_documents_that_the_code_names_exist() -> None:
         named |= set(re.findall(r"docs/[\w/.-]+\.md", source.read_text()))
     assert named
     assert [name for name in sorted(named) if not (CHECKOUT / name).is_file()] == []
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        r"gone on with|go(es)? on where|nobody asked|it said nothing|\b[Ww]hoever\b",
+        r"\"\"\"(What|Who|That|Of) ",
+    ],
+)
+def test_plain_words(pattern: str) -> None:
+    sources = [*CHECKOUT.glob("*/sceneloom*/**/*.py"), *CHECKOUT.glob("benchmarks/**/*.py")]
+    found = [
+        f"{path.relative_to(CHECKOUT)}: {line.strip()}"
+        for path in {*sources, *DOCUMENTS} - set(CHECKOUT.glob("docs/results/**/*.md"))
+        for line in path.read_text("utf-8").splitlines()
+        if re.search(pattern, line)
+    ]
+    assert found == []

@@ -39,7 +39,7 @@ copyreg.pickle(
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Work:
-    """What all blocks of a run have in common."""
+    """Settings and servers shared by all blocks of a run."""
 
     servers: TritonServers
     """The servers, by addresses that every machine reaches."""

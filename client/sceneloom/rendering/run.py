@@ -38,7 +38,7 @@ _WAITING_PICTURES = 4  # they are whole pictures
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What a run does."""
+    """Data set, servers, settings and output of a run."""
 
     source: Callable[[Contract], Source]
     """Opens the data set for a model."""
