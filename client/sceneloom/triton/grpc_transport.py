@@ -37,6 +37,11 @@ _OPTIONS = [
 ]
 
 
+def channel_options(address: str) -> list[tuple[str, int]]:
+    """Options of a gRPC channel to ``HOST:PORT``; no proxy to this machine."""
+    return [*_OPTIONS, *([("grpc.enable_http_proxy", 0)] if is_loopback(address) else [])]
+
+
 def is_loopback(address: str) -> bool:
     """Whether ``HOST:PORT`` never leaves this machine."""
     host = address.rpartition(":")[0].strip("[]").lower()
@@ -97,9 +102,8 @@ class GrpcTransport(TritonTransport):
 
         super().__init__(server_address(url, "grpc"), "grpc", why)
         self._grpc = tritonclient.grpc
-        direct = [("grpc.enable_http_proxy", 0)] if is_loopback(self.address) else []
         self._client = tritonclient.grpc.InferenceServerClient(
-            self.address, channel_args=[*_OPTIONS, *direct]
+            self.address, channel_args=channel_options(self.address)
         )
 
     def _read(self, what: Document, model: str, deadline: float) -> Any:
