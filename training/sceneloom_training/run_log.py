@@ -20,6 +20,8 @@ from sceneloom.text import printable
 from sceneloom_training.progress_bar import progress_bar
 from sceneloom_training.run_folder import LOG, PICTURES
 
+QUIET_SECONDS = 8.0  # seconds between lines where stderr is no terminal
+
 
 class RunLog:
     """The log of one run, a context manager."""
@@ -33,7 +35,8 @@ class RunLog:
         self._board = SummaryWriter(str(root / "tensorboard"), purge_step=done + 1)
         self._progress = progress_bar()
         self._task = self._progress.add_task("training", total=last, completed=done, said="")
-        self._images_per_step = images_per_step
+        self._images_per_step, self._last = images_per_step, last
+        self._shown = time.perf_counter()
         self._sums: dict[str, Tensor] = {}
         self._steps = 0
         self._since = time.perf_counter()
@@ -77,6 +80,10 @@ class RunLog:
         values = {"epoch": round(epoch, 4), "learning_rate": learning_rate, **means}
         self.entry(step, {**values, "images_per_second": round(rate, 4)})
         self._progress.update(self._task, said=f"{rate:.2f} images/s")
+        if not self._progress.console.is_terminal and time.perf_counter() - self._shown >= QUIET_SECONDS:
+            left = (self._last - step) * self._images_per_step / rate
+            self.say(f"step {step} of {self._last}, {rate:.2f} images/s, about {left:.0f} s left")
+            self._shown = time.perf_counter()
         self._sums, self._steps, self._since = {}, 0, time.perf_counter()
 
     def entry(self, step: int, values: Mapping[str, float]) -> None:
