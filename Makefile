@@ -13,16 +13,18 @@ EVALUATE := tests/training/evaluation/test_evaluate_command.py
 # pip compiles none of the packages: most of their modules are never imported, and the others are compiled when they are.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help demo demo-check test lint unit cases wheel slow soak render-ceiling gpu bench bench-engine bench-check train-speed train-demo table styled-model demo-weights demo-evaluation clean
+.PHONY: help demo demo-check test lint unit cases docs wheel slow soak render-ceiling gpu bench bench-engine bench-check train-speed train-demo table styled-model demo-weights demo-evaluation clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## / — /'
 
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(None if (3, 10) <= sys.version_info < (3, 13) else "needs Python 3.10, 3.11 or 3.12: make PYTHON=python3.11 ...")'
+	@echo 'installing SceneLoom, PyTorch, ONNX Runtime, OpenVINO and the bundled Triton server into $(VENV), once:'
+	@echo '2 to 10 minutes, by the network; 3 GB, or 7 GB where pip takes the CUDA build of torch'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --upgrade pip
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile -c constraints.txt \
+	$(BIN)/python -m pip install --disable-pip-version-check --no-compile -c constraints.txt \
 	  torch -e '.[train,export,serve,embedded,datasets,ray,bench,dev]'
 	touch $@
 
@@ -46,6 +48,9 @@ unit: $(INSTALLED)
 cases: $(INSTALLED)  ## inputs and situations that failed before, of ../shared/cases where that is there
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m cases -k "$(CASES)" --durations=5 tests/test_cases.py
 
+docs: $(INSTALLED)  ## make docs/commands.md from the commands' parsers
+	$(BIN)/python tests/command_reference.py
+
 wheel: $(INSTALLED)  ## build the wheel, install it in empty environments, export and serve from it
 	$(BIN)/python tests/wheel/check_wheel.py
 
@@ -62,14 +67,14 @@ render-ceiling: $(INSTALLED)  ## what the client can do at 2048x1024, beside bar
 gpu: $(INSTALLED)  ## the tests that need an NVIDIA GPU
 	$(BIN)/python -m pytest -m gpu
 
-bench: $(INSTALLED)  ## every benchmark on this machine, on its GPU if it has one (about an hour on two cores; goes on where it was): benchmarks/results
+bench: $(INSTALLED)  ## every benchmark on this machine, on its GPU if it has one (about an hour on two cores; resumes): benchmarks/results
 	$(BIN)/sceneloom bench suite
 
 bench-engine: $(INSTALLED)  ## of them, every engine beside PyTorch, in turn, at 2048x1024
 	$(BIN)/sceneloom bench suite --only engine
 
 bench-check: $(INSTALLED)  ## ratios that must hold on every machine, measured in one run: benchmarks/regression_limits.json
-	$(BIN)/python -m sceneloom_bench.regression --out build/bench-check
+	$(BIN)/python benchmarks/experiments/regression.py --out build/bench-check
 
 train-speed: $(INSTALLED)  ## the training step beside the published recipe, measured: docs/results
 	$(BIN)/python benchmarks/experiments/training_step.py --out docs/results
@@ -78,13 +83,13 @@ train-demo: $(INSTALLED)  ## train on procedural streets (some ten minutes on tw
 	$(BIN)/sceneloom train training/configs/demo.toml --out runs/demo
 	$(BIN)/python benchmarks/experiments/training_curves.py runs/demo --out docs/results --name demo-training
 
-table: $(INSTALLED)  ## the method's table on procedural streets (hours; goes on where it was): docs/results/method-table
+table: $(INSTALLED)  ## the method's table on procedural streets (hours; resumes): docs/results/method-table
 	$(BIN)/python benchmarks/experiments/method_table.py --out docs/results/method-table
 
 styled-model: $(INSTALLED)  ## train a styled model on procedural streets, and see what drawn styles lose: docs/results/styled-model
 	$(BIN)/python benchmarks/experiments/styled_model.py --out docs/results/styled-model
 
-demo-weights: $(INSTALLED)  ## train the demo's weights (hours; goes on where it was): examples/street_demo/generator
+demo-weights: $(INSTALLED)  ## train the demo's weights (hours; resumes): examples/street_demo/generator
 	$(BIN)/python benchmarks/experiments/demo_weights.py make
 
 demo-evaluation: $(INSTALLED)  ## evaluate the demo's weights at 2048x1024: docs/results/demo-weights

@@ -1,6 +1,6 @@
 #!/bin/sh
 # Verifies the repository, runs tritonserver with the variant that was asked for, and ends it once it no longer gives the
-# golden picture: restart policies act on containers that end, and a server whose model has died goes on saying that it is
+# golden picture: restart policies act on containers that end, and a server whose model has died still says that it is
 # ready.
 #
 #   SCENELOOM_REPOSITORY     folder that sceneloom export wrote; /models
@@ -53,6 +53,9 @@ if [ "${SCENELOOM_SHARED_MEMORY:-off}" != on ]; then
 fi
 key=${SCENELOOM_ADMIN_KEY:-$(head -c 32 /dev/urandom | sha256sum | cut -c 1-64)}
 
+# Triton parses HTTP forms on the stack of its threads.
+# shellcheck disable=SC3045 # dash has it
+ulimit -s 131072 2> /dev/null || true
 tritonserver \
     "--model-repository=$served" \
     "--model-config-name=$variant" \

@@ -14,8 +14,7 @@ from pathlib import Path
 
 import tyro
 
-from sceneloom.cli import COMMANDS
-from sceneloom.command_line import CONFIG, join_help_lines
+from sceneloom.cli import COMMANDS, CONFIG, join_help_lines
 from sceneloom_bench.bench_command import BENCHMARKS
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "commands.md"
@@ -43,7 +42,7 @@ def parsers() -> dict[str, argparse.ArgumentParser]:
     return found
 
 
-def command_reference() -> str:
+def make_page() -> str:
     """The page as Markdown."""
     sections = ["\n".join(_section(name, parser)) for name, parser in parsers().items()]
     return "\n".join([_HEAD, *sections])
@@ -74,8 +73,8 @@ def _named(action: argparse.Action) -> str:
 
 def _escaped(text: str) -> str:
     text = re.sub(r" ?\(default: (None|''|)\)$", "", " ".join(text.split()))
-    return text.replace("|", "\\|").replace("``", "`")
+    return text.replace("|", "\\|").replace("``", "`").replace("%%", "%")
 
 
 if __name__ == "__main__":
-    PAGE.write_text(command_reference(), "utf-8")
+    PAGE.write_text(make_page(), "utf-8")

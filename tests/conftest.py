@@ -101,9 +101,9 @@ def exported(run_folder: Path, checkpoint: Path) -> Exported:
 
     def make(folder: Path) -> Exported:
         from sceneloom_export.bundle import export_bundle
-        from sceneloom_export.settings import ServingSettings
+        from sceneloom_export.settings import TritonSettings
 
-        settings = ServingSettings(max_batch_size=4, warmup=("64x32",))
+        settings = TritonSettings(max_batch_size=4, warmup=("64x32",))
         return export_bundle(checkpoint, folder / "repository", settings, largest=(128, 192))
 
     return make_once(run_folder / "export", make)

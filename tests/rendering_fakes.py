@@ -15,10 +15,11 @@ import numpy as np
 import numpy.typing as npt
 
 from sceneloom.errors import ImageReadError, ImageTooLargeError
-from sceneloom.file_tree import OTHER_KIND, LeftOut
+from sceneloom.files import OTHER_KIND, LeftOut
 from sceneloom.rendering import render
 from sceneloom.rendering.items import MapItem, Written
-from sceneloom.rendering.settings import RenderSettings, RetryPolicy
+from sceneloom.rendering.retries import RetryPolicy
+from sceneloom.rendering.settings import RenderSettings
 from sceneloom.synthesizer import Synthesizer
 
 Array = npt.NDArray[Any]
@@ -76,6 +77,7 @@ class ListSource:
     def count(self) -> int:
         return len(self.items)
 
+    @property
     def left_out(self) -> Sequence[LeftOut]:
         return [LeftOut(reason=OTHER_KIND, name="notes.txt")]
 

@@ -16,7 +16,7 @@ GENERATIONS = ("8.6", "10", "11")
 FILES = (
     "export/sceneloom_export/tensorrt_build.py",
     "serving/sceneloom_serving/tensorrt_runtime.py",
-    "serving/sceneloom_serving/gpu_machine.py",
+    "serving/sceneloom_serving/gpu.py",
 )
 ONLY_FOR = {
     "_network_flags_8": ("8.6",),

@@ -28,7 +28,11 @@ def trace(arguments: list[str]) -> Counter[tuple[str, str]]:
 
     def profile(frame: FrameType, event: str, _: object) -> None:
         code = frame.f_code
-        if event == "call" and frame.f_globals.get("__name__", "").startswith(PACKAGES):
+        if (
+            event == "call"
+            and not code.co_filename.startswith("<")
+            and frame.f_globals.get("__name__", "").startswith(PACKAGES)
+        ):
             name = code.co_qualname.replace(".<locals>", "")
             if not name.rpartition(".")[2].startswith("<"):
                 calls[code.co_filename, name] += 1

@@ -14,7 +14,7 @@ def save_gradients(settings: Mapping[str, Mapping[str, Any]], out: str) -> int:
     import torch
 
     from sceneloom_training.assembly import assemble
-    from sceneloom_training.batches import StepSampler, TrainingSet, load_batches
+    from sceneloom_training.batches import TrainingSet, load_batches, step_items
     from sceneloom_training.data import open_data_set
     from sceneloom_training.process import join_world
     from sceneloom_training.schedule import Schedule
@@ -31,7 +31,7 @@ def save_gradients(settings: Mapping[str, Mapping[str, Any]], out: str) -> int:
             torch.device("cpu"),
         )
         samples = TrainingSet(data, told.geometry, count=len(data), multiple=2, smallest=4, seed=0)
-        sampler = StepSampler(
+        sampler = step_items(
             len(data),
             seed=0,
             world=world,

@@ -1,9 +1,9 @@
 """The demo's weights, made and evaluated.
 
-Made: painted streets, eight stages of training, styles, and a bundle small enough for the
-repository. Everything is a command that users have, run one after the other; a finished one is
-skipped, and a stopped stage resumes from its last checkpoint. Evaluated: their pictures at
-2048x1024, segmented again, beside the oracle, in the default style and in three drawn ones.
+`make`: painted streets, eight stages of training, styles, and a bundle small enough for the
+repository, by SceneLoom's own commands; finished ones are skipped, a stopped stage resumes from its
+last checkpoint. `evaluate`: pictures at 2048x1024, segmented again, beside the oracle, in the
+default style and in three drawn ones.
 
     python benchmarks/experiments/demo_weights.py make
     python benchmarks/experiments/demo_weights.py evaluate --out docs/results/demo-weights
@@ -44,7 +44,7 @@ STAGES = (
 )
 """Configurations in training/configs."""
 FIRST_WITH_MARKINGS = 7
-"""Stage from which on the maps tell what is painted on the road from the road."""
+"""First stage whose maps separate lane markings from the road."""
 SCHEMA = "cityscapes-markings"
 CLUSTERS, TESTED = 6, 24
 STYLES = {"default": None, "style-seed-1": 1, "style-seed-2": 2, "style-seed-3": 3}
@@ -56,12 +56,12 @@ COLUMNS = ("pixel_accuracy", "mean_iou", "frequency_weighted_iou")
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DemoWeightsSettings:
-    """Where they are made."""
+    """Folders of the work."""
 
     work: Path = Path("runs/demo-weights")
     """Folder for the large streets and the training runs."""
     small: Path = Path("runs/table/streets")
-    """Folder for the small streets, which the method's table is made of too."""
+    """Folder for the small streets, shared with the method's table."""
 
 
 def make(
@@ -128,7 +128,7 @@ def pack(work: Path, streets: Path) -> None:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DemoEvaluationSettings:
-    """The model, and folders of the work."""
+    """The model and the folders of the work."""
 
     work: Path = Path("runs/demo-weights")
     """Folder for the large streets and the evaluations with their sheets and pages."""
@@ -149,7 +149,7 @@ def evaluate(
 
     Args:
         out: folder of the results.
-        settings: how.
+        settings: model and folders.
     """
     streets = settings.work / "marked"
     write_streets(

@@ -1,10 +1,10 @@
 """The method's table in miniature: pix2pixHD (Wang et al., CVPR 2018, section 4.1) on procedural
-streets, judged by re-segmentation beside the oracle.
+streets, evaluated by re-segmentation beside the oracle.
 
-Paints the streets, trains a segmenter on their photographs, and then trains and evaluates a
-network for every row and seed, with the commands that users have: `sceneloom train` and `sceneloom
-evaluate`. A row is flags of `sceneloom train`, nothing else. A cell whose evaluation lies in the
-results is finished and is skipped; a row's training resumes from its last checkpoint.
+Paints the streets, trains a segmenter on their photographs, and trains and evaluates a network for
+every row and seed with `sceneloom train` and `sceneloom evaluate`. A row is flags of `sceneloom
+train`. A cell with an evaluation in the results is skipped; a row's training resumes from its last
+checkpoint.
 
 Intervals are percentiles of a bootstrap in two stages: each draw takes seeds of a row with
 replacement, then pictures with replacement, the same pictures for every row, so that differences
@@ -41,12 +41,12 @@ from sceneloom_serving.engines import describe_machine
 from sceneloom_streets.dataset import TEST_SEEDS, TRAIN_SEEDS, write_streets
 from sceneloom_training.checkpoint import load_checkpoint
 from sceneloom_training.data import DataSettings, Geometry, open_data_set
-from sceneloom_training.evaluation.scores import ClassCounts, metrics
+from sceneloom_training.evaluation.scores import SCORES, ClassCounts, score_columns
 from sceneloom_training.torch_synthesizer import checkpoint_synthesizer
 
 
 def flags_of(text: str) -> tuple[str, ...]:
-    """The words of a command line."""
+    """Words of a command line."""
     return tuple(text.split())
 
 
@@ -54,20 +54,19 @@ CONFIG = CHECKOUT / "training" / "configs" / "streets-256x128.toml"
 CLASSES = CHECKOUT / "training" / "configs" / "street-classes.json"
 SEGMENTER = CHECKOUT / "examples" / "street_demo" / "segmenter"
 HEIGHT, WIDTH = 256, 512
-"""Of the painted streets."""
+"""Size of the painted streets."""
 SHOWN = (0, 1, 2)
-"""Test streets whose pictures are kept of every cell."""
+"""Test streets whose pictures every cell keeps."""
 SEGMENTER_FLAGS = (
     *("--data.labels", str(CLASSES)),
     *flags_of("--network unet --width 16 --size 256x128 --epochs 14 --batch 4"),
     *flags_of("--learning-rate 2e-3 --balance 0.5 --precision bfloat16 --workers 1"),
     *flags_of("--cache 1500 --half"),
 )
-"""Of the judge: it must see poles of a pixel's width, and learn from 1,500 photographs.
+"""Flags of the segmenter, which must see poles of a pixel's width and learn from 1,500 photographs.
 
-Its classes are those of Cityscapes' 19 that take up at least a thousandth of the streets: buses,
-bicycles and motorcycles are so few and so small at 256x128 that nothing can be said of them, and
-there are no trains.
+Its classes are those of Cityscapes' 19 with at least a thousandth of the streets' pixels. Buses,
+bicycles and motorcycles are too few and too small at 256x128; the streets have no trains.
 """
 _DRAWS, _SEED = 2000, 0
 _COLUMNS = ("pixel accuracy", "mean IoU", "frequency-weighted IoU")
@@ -79,30 +78,30 @@ class Row:
     """One row of the table."""
 
     name: str
-    """Of its files."""
+    """Name of its files."""
     title: str
     flags: tuple[str, ...] = ()
-    """Added to the command line of the base."""
+    """Flags after those of the base."""
     seeds: tuple[int, ...] = (0, 1)
-    """One training run for each."""
+    """A training run each."""
     starts_from: str = ""
-    """Name of the row whose network of the same seed is inside this one; it is trained first."""
+    """Name of the row whose network of the same seed this one contains and starts from."""
     size: str = "256x128"
-    """WIDTHxHEIGHT that it is trained at and renders at."""
+    """WIDTHxHEIGHT of training and rendering."""
 
 
 PUBLISHED = "three-discriminators"
-"""The row that the others are compared with: pix2pixHD's global generator as published."""
+"""The row of comparison: pix2pixHD's global generator as published."""
 WHOLE = "coarse-to-fine"
 """The whole method: global generator and enhancer."""
 WHOLE_MODERN = "coarse-to-fine-modern"
-"""The whole method with what later work has proven."""
+"""The whole method with proven upgrades of later work."""
 BASELINE = "pix2pix"
 
 MODERN = flags_of(
     "--loss.gan hinge --discriminator.spectral-norm --optimizer.ema 0.999 --generator.padding zeros"
 )
-"""Upgrades that later work has proven."""
+"""Proven upgrades of later work."""
 _ENHANCED = flags_of(
     "--generator.enhancers 1 --generator.ngf 8 --geometry.size 512x256"
     " --schedule.enhancer-only-epochs 1"
@@ -160,25 +159,25 @@ CONTROL = Row(
     title="control: pix2pixHD's pictures of maps whose classes were shuffled",
     seeds=(0,),
 )
-"""Not trained: what a wrong model scores, to be near chance."""
+"""Untrained: the score of a wrong model, near chance."""
 OTHER_STREETS = Row(
     name="other-streets",
     title="control: real photographs of other streets",
     seeds=(0,),
 )
-"""Not trained: chance for a judge that knows how streets are laid out, whatever it is shown."""
+"""Untrained: chance for a segmenter that knows the layout of streets only."""
 CONTROLS = (CONTROL, OTHER_STREETS)
 
 
 def with_perceptual(vgg: Path) -> tuple[Row, ...]:
-    """The row of a VGG19 weights file."""
+    """The row with the perceptual loss of a VGG19 weights file."""
     flags = ("--loss.vgg", str(vgg), "--loss.perceptual", "10", "--loss.l1", "0")
     title = "G1, three discriminators, perceptual loss (pix2pixHD)"
     return (Row(name="perceptual", title=title, flags=flags),)
 
 
 def find_row(rows: Sequence[Row], name: str) -> Row:
-    """The row of a name."""
+    """The row with a name."""
     return next(row for row in rows if row.name == name)
 
 
@@ -188,30 +187,30 @@ class Cell:
 
     row: Row
     seed: int
-    """Of weights, order and flips."""
+    """Seed of weights, order and flips."""
 
     @property
     def name(self) -> str:
-        """Of its files."""
+        """Name of its files."""
         return f"{self.row.name}-seed{self.seed}"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TableSettings:
-    """How the table is made."""
+    """Folders, rows and the segmenter."""
 
     work: Path = Path("runs/table")
     """Folder for streets, segmenter and training runs."""
     jobs: int = 2
-    """Cells that are trained side by side; the cores are shared out among them."""
+    """Cells trained in parallel; they share the cores."""
     rows: tuple[str, ...] = ()
-    """Names of the rows to make; all without it."""
+    """Names of the rows to make; by default all."""
     new_judge: bool = False
-    """Train a judge, instead of taking the one in examples/street_demo/segmenter if it is there, by
-    which the committed cells were judged; figures of two judges do not go into one table.
+    """Train a segmenter in place of examples/street_demo/segmenter, which evaluated the committed
+    cells; a table has one segmenter.
     """
     vgg: Path | None = None
-    """torchvision's vgg19 weights file: adds a row with the perceptual loss."""
+    """torchvision's vgg19 weights file, for a row with the perceptual loss."""
 
     def __post_init__(self) -> None:
         names = [row.name for row in self.all_rows]
@@ -223,7 +222,7 @@ class TableSettings:
 
     @property
     def all_rows(self) -> tuple[Row, ...]:
-        """Every row that there is."""
+        """All rows."""
         return (*ROWS, *(with_perceptual(self.vgg) if self.vgg else ()), *CONTROLS)
 
     @property
@@ -240,8 +239,8 @@ def main(
     """Make the table, or resume it.
 
     Args:
-        out: folder of the results: finished cells, and the table of those that are there.
-        settings: how.
+        out: folder of the results: finished cells and their table.
+        settings: folders, rows and the segmenter.
     """
     for split, seeds in (("train", TRAIN_SEEDS), ("test", TEST_SEEDS)):
         processes = os.cpu_count() or 1
@@ -263,11 +262,7 @@ def main(
 
 
 def run_sceneloom(*arguments: str, threads: int | None = None, quiet: bool = False) -> None:
-    """Run ``sceneloom ...`` with OpenMP's `threads` and wait for its end.
-
-    Raises:
-        TrainingError: it ended with another code than 0; its own error is on standard error.
-    """
+    """Run ``sceneloom ...`` with OpenMP's `threads`; raises TrainingError if it fails."""
     environment = dict(os.environ)
     if threads:
         environment["OMP_NUM_THREADS"] = str(threads)
@@ -280,7 +275,7 @@ def run_sceneloom(*arguments: str, threads: int | None = None, quiet: bool = Fal
 
 
 def waves(rows: Sequence[Row]) -> list[list[Cell]]:
-    """Cells in the order they are made: those that others start from first, seed by seed."""
+    """Cells in order: those that others start from first, seed by seed."""
     first = [row for row in rows if not row.starts_from and row not in CONTROLS]
     later = [row for row in rows if row.starts_from or row in CONTROLS]
     waves = []
@@ -291,7 +286,7 @@ def waves(rows: Sequence[Row]) -> list[list[Cell]]:
 
 
 def save_streets(settings: TableSettings, out: Path) -> None:
-    """Label maps and photographs of the test streets that are shown, as JPEG."""
+    """Write label maps and photographs of the shown test streets as JPEG."""
     streets = open_data_set(DataSettings(layout="pix2pixhd", root=settings.streets, split="test"))
     assert streets.schema is not None
     for kind in ("label-maps", "photographs"):
@@ -305,7 +300,7 @@ def save_streets(settings: TableSettings, out: Path) -> None:
 
 
 def train_judge(settings: TableSettings) -> Path:
-    """Train the segmenter, unless it is there."""
+    """Train the segmenter unless it exists."""
     run = settings.work / "segmenter"
     if not (run / "segmenter" / "segmenter.json").is_file():
         data = ("--data.layout", "pix2pixhd", "--data.root", str(settings.streets))
@@ -314,7 +309,7 @@ def train_judge(settings: TableSettings) -> Path:
 
 
 def make_cell(cell: Cell, settings: TableSettings, segmenter: Path, out: Path) -> None:
-    """Train and evaluate one cell; its folder in the results appears whole."""
+    """Train and evaluate one cell. Its folder in the results appears whole."""
     threads = max(1, (os.cpu_count() or 1) // settings.jobs)
     print(f"{cell.name}: training", flush=True)
     run = train_cell(cell, settings, threads)
@@ -341,7 +336,7 @@ def make_cell(cell: Cell, settings: TableSettings, segmenter: Path, out: Path) -
 
 
 def train_cell(cell: Cell, settings: TableSettings, threads: int) -> Path:
-    """Train a cell, or resume it, after the cell that it starts from; the run's folder."""
+    """Train or resume a cell, after the cell that it starts from; returns the run's folder."""
     row = find_row(settings.all_rows, PUBLISHED) if cell.row in CONTROLS else cell.row
     cell = Cell(row=row, seed=cell.seed)
     run = settings.work / "cells" / cell.name
@@ -358,7 +353,7 @@ def train_cell(cell: Cell, settings: TableSettings, threads: int) -> Path:
 
 
 def draw_wrong_pictures(row: Row, model: Path, settings: TableSettings) -> Path:
-    """A picture for every test street that is not of it, as a control draws them; their folder."""
+    """Write a control's wrong picture for every test street; returns their folder."""
     folder = settings.work / row.name
     folder.mkdir(exist_ok=True)
     for key, picture in draw_row(row, model, settings, range(len(TEST_SEEDS))):
@@ -369,7 +364,7 @@ def draw_wrong_pictures(row: Row, model: Path, settings: TableSettings) -> Path:
 def draw_row(
     row: Row, model: Path, settings: TableSettings, indices: Iterable[int]
 ) -> Iterator[tuple[str, npt.NDArray[np.uint8]]]:
-    """Keys and pictures of test streets, as a row draws them."""
+    """Keys and pictures of test streets, drawn by a row."""
     if row != OTHER_STREETS:
         return draw_pictures(model, row.size, settings, indices, row == CONTROL)
     return photographs_of_others(row.size, settings, indices)
@@ -378,7 +373,7 @@ def draw_row(
 def photographs_of_others(
     size: str, settings: TableSettings, indices: Iterable[int]
 ) -> Iterator[tuple[str, npt.NDArray[np.uint8]]]:
-    """Keys of test streets, each with the photograph of the street after it."""
+    """Keys of test streets, each with the photograph of the next street."""
     streets = open_data_set(DataSettings(layout="pix2pixhd", root=settings.streets, split="test"))
     still = Geometry(mode="resize", size=size, flip=False)
     for index in indices:
@@ -390,9 +385,7 @@ def photographs_of_others(
 def draw_pictures(
     model: Path, size: str, settings: TableSettings, indices: Iterable[int], shuffle: bool
 ) -> Iterator[tuple[str, npt.NDArray[np.uint8]]]:
-    """Keys and pictures (uint8 [H, W, 3]) of test streets; with `shuffle` every class is another
-    one before.
-    """
+    """Keys and pictures (uint8 [H, W, 3]) of test streets, `shuffle` with permuted classes."""
     checkpoint = load_checkpoint(model)
     streets = open_data_set(DataSettings(layout="pix2pixhd", root=settings.streets, split="test"))
     still = Geometry(mode="resize", size=size, flip=False)
@@ -407,9 +400,7 @@ def draw_pictures(
 
 
 def wrong_classes(channels: int) -> npt.NDArray[np.uint8]:
-    """A table from every class of the streets to another one, and from no channel to itself; uint8
-    [256].
-    """
+    """A table, uint8 [256], from every class of the streets to another one."""
     schema = load_schema(CLASSES)
     mine = {label.name for label in load_schema("cityscapes").labels} & {
         label.name for label in schema.labels
@@ -451,14 +442,14 @@ def training_record(cell: Cell, run: Path) -> dict[str, Any]:
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Figures:
-    """One row's figures."""
+    """Figures of one row."""
 
     values: _Values
     """Mean over the seeds, [3]: pixel accuracy, mean IoU, frequency-weighted IoU."""
     draws: _Values
-    """The same of every draw, [draws, 3]."""
+    """Scores of every draw, [draws, 3]."""
     per_seed: _Values
-    """Of every seed, [seeds, 3]."""
+    """Scores of every seed, [seeds, 3]."""
 
     def interval(self, column: int) -> tuple[float, float]:
         """95 % interval of a column."""
@@ -467,7 +458,7 @@ class Figures:
 
 
 def read_cells(out: Path, rows: Sequence[Row]) -> dict[str, list[Path]]:
-    """Folders of the finished cells of each row that has any, in the order of the rows."""
+    """Folders of the finished cells of each row, in the order of the rows."""
     found = {
         row.name: [
             folder
@@ -491,10 +482,9 @@ def read_counts(folder: Path, of: str) -> ClassCounts:
 
 
 def compute(counts: Sequence[ClassCounts], row: int = 0) -> Figures:
-    """Figures of one row, from the counts of each of its seeds, over the same pictures.
+    """Figures of one row from the counts of its seeds.
 
-    All rows draw the same pictures, and each (by its number) its own seeds: one row's networks have
-    nothing to do with another's.
+    All rows draw the same pictures, and each (by its number) its own seeds.
     """
     pictures = len(counts[0])
     rng = np.random.default_rng(_SEED)
@@ -502,14 +492,18 @@ def compute(counts: Sequence[ClassCounts], row: int = 0) -> Figures:
     chosen = np.random.default_rng((_SEED, 1, row)).multinomial(
         len(counts), np.full(len(counts), 1 / len(counts)), _DRAWS
     )
-    of_seeds = np.stack([metrics(c, weights)[:, :3] for c in counts])  # [seeds, draws, 3]
-    per_seed = np.stack([metrics(c, None)[0, :3] for c in counts])
+
+    def columns(weights: Any) -> npt.NDArray[np.float64]:  # [seeds, draws, scores]
+        found = (score_columns(each, weights) for each in counts)
+        return np.stack([np.column_stack([each[name] for name in SCORES]) for each in found])
+
+    of_seeds, per_seed = columns(weights), columns(None)[:, 0]
     draws = np.einsum("sdk,ds->dk", of_seeds, chosen / len(counts))
     return Figures(values=per_seed.mean(0), draws=draws, per_seed=per_seed)
 
 
 def chance(counts: ClassCounts) -> float:
-    """Mean IoU of predictions that are as frequent as these and know nothing of the truth."""
+    """Mean IoU of random predictions with the same class frequencies."""
     true, predicted = (x.sum(0) / counts.true.sum() for x in (counts.true, counts.predicted))
     both = true * predicted
     there = true > 0
@@ -517,7 +511,7 @@ def chance(counts: ClassCounts) -> float:
 
 
 def write_report(out: Path, rows: Sequence[Row]) -> None:
-    """Write README.md, table.json and pictures.jpg of the cells that are there."""
+    """Write README.md, table.json and pictures.jpg of the finished cells."""
     cells = read_cells(out, rows)
     if not cells:
         return
@@ -605,7 +599,7 @@ def table_json(
 
 
 def _difference(first: Figures, second: Figures, column: int) -> dict[str, float]:
-    """A column of the first minus that of the second, paired, with its interval."""
+    """Difference of a column of two rows, paired, with its interval."""
     low, high = np.quantile(first.draws[:, column] - second.draws[:, column], [0.025, 0.975])
     return {
         "value": round(float(first.values[column] - second.values[column]), 4),
@@ -615,7 +609,7 @@ def _difference(first: Figures, second: Figures, column: int) -> dict[str, float
 
 
 def stack_pictures(out: Path, cells: Mapping[str, list[Path]]) -> list[str]:
-    """One column per street, one line per row, under the maps and photographs; names of lines."""
+    """Draw a column per street, a line per row below maps and photographs; returns line names."""
     lines, names = [], []
     for name in ("label maps", "photographs"):
         folder = out / "streets" / name.replace(" ", "-")
@@ -703,7 +697,7 @@ def _percent(entry: dict[str, float], *, sign: bool = False) -> str:
 
 
 def verdict(report: dict[str, Any]) -> str:
-    """Whether the order is the paper's, in sentences that follow from the figures."""
+    """Sentences from the figures: whether the order is the paper's."""
     compared = report["above_pix2pix"]
     if BASELINE not in {row["name"] for row in report["rows"]} or len(compared) < 2:
         return f"Not both of {BASELINE} and a row of pix2pixHD are finished."
@@ -740,7 +734,7 @@ def verdict(report: dict[str, Any]) -> str:
 
 
 def _place(difference: dict[str, float], what: str) -> str:
-    """Above pix2pix, below it, or neither, and by how many points with which interval."""
+    """Above or below pix2pix or neither, by points with an interval."""
     where = "not to be told from"
     if difference["low"] > 0:
         where = "above"

@@ -1,14 +1,12 @@
-"""Ceiling and soak of rendering, against a model that draws nothing.
+"""Ceiling and soak of rendering, against a model without a network.
 
-Ceiling: pictures per second at 2048x1024. Whole runs of `RenderRun` take turns with a bare loop (a
-pool of N threads, each of which reads, decodes, asks, encodes and writes one map after the other,
-without manifest, retries or order) for several N. Beside that: each step alone, and each transport
-alone.
+Ceiling: pictures per second at 2048x1024. Runs of `RenderRun` take turns with a bare loop of N
+threads (read, decode, request, encode and write, without manifest, retries or order), for several
+N. Each step and each transport is also measured alone.
 
-Soak: rendering while everything is killed: nothing is lost, nothing is done twice, nothing is left
-behind; and a long run whose memory stays constant. The client is `sceneloom render` in a process of
-its own, the server the bundled tritonserver, both killed with SIGKILL at moments spread over the
-run. Then every picture is compared with the one that its map must give.
+Soak: `sceneloom render` and the bundled tritonserver are killed with SIGKILL at moments spread over
+the run. No picture may be lost, rendered twice, wrong or half-written. A long run shows that memory
+stays constant.
 
     python benchmarks/experiments/render_limits.py ceiling --out docs/results
     python benchmarks/experiments/render_limits.py soak --out docs/results
@@ -37,6 +35,12 @@ import numpy as np
 import psutil
 import tyro
 
+from noop_server import (
+    NOOP_CONTRACT,
+    NoopServer,
+    noop_picture,
+    write_noop_repository,
+)
 from sceneloom.errors import InputError, SceneLoomError
 from sceneloom.files import write_whole
 from sceneloom.maps import read_instance_map, read_label_map
@@ -50,12 +54,6 @@ from sceneloom.rendering.settings import Container, RenderSettings
 from sceneloom.request import prepare
 from sceneloom.triton.client import TransportChoice, TritonSynthesizer
 from sceneloom_bench.harness import write_maps
-from sceneloom_bench.noop_server import (
-    NOOP_CONTRACT,
-    NoopServer,
-    noop_picture,
-    write_noop_repository,
-)
 from sceneloom_bench.turns import rounds_in_turn
 from sceneloom_serving.engines import describe_machine
 from sceneloom_streets import draw_street
@@ -74,20 +72,20 @@ _WARM = 1000
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class CeilingSettings:
-    """How much is measured."""
+    """Maps, rounds and clients of the ceiling."""
 
     maps: int = 144
-    """Maps of each run; of few, the start of a run is a tenth."""
+    """Maps of each run; with few, the start is a tenth of it."""
     rounds: int = 3
-    """Rounds in which everything takes its turn."""
+    """Rounds of turns."""
     windows: tuple[int, ...] = (2, 4)
     """Threads of the bare loop."""
     server_seconds: float = 0.05
-    """Of a picture on the slow server, which stands for a real one."""
+    """Seconds of a picture on the slow server."""
     height: int = HEIGHT
-    """Of the maps."""
+    """Height of the maps in pixels."""
     width: int = WIDTH
-    """Of the maps."""
+    """Width of the maps in pixels."""
 
 
 def ceiling(
@@ -99,7 +97,7 @@ def ceiling(
 
     Args:
         out: folder of the results.
-        settings: how much.
+        settings: maps, rounds and clients.
     """
     with tempfile.TemporaryDirectory(prefix="sceneloom-ceiling-") as folder:
         found = measure_ceiling(Path(folder), settings)
@@ -107,7 +105,7 @@ def ceiling(
 
 
 def measure_ceiling(folder: Path, settings: CeilingSettings) -> dict[str, Any]:
-    """Everything that is measured, as the JSON document."""
+    """Measure everything, as the JSON document."""
     maps = folder / "maps"
     street = draw_street(7, settings.height, settings.width)
     shifted = (  # so that no two are alike
@@ -189,7 +187,7 @@ def measure_transports(grpc: str, http: str, maps: Path) -> dict[str, dict[str, 
 def take_turns(
     url: str, maps: Path, folder: Path, format: Format, settings: CeilingSettings
 ) -> dict[str, Any]:
-    """Pictures per second of the pipeline and of bare loops, in turn; their medians, and the
+    """Medians of the pictures per second of the pipeline and of bare loops, in turn, and the
     pipeline's part of the best bare loop, round by round.
     """
     rates: dict[str, list[float]] = {"pipeline": []}
@@ -222,7 +220,7 @@ def _pipeline(url: str, maps: Path, target: Path, format: Format) -> tuple[float
     settings = RenderSettings(format=format)
     addresses = TritonServers(urls=[url]).addresses(settings)
     start = time.perf_counter()
-    plan = make_plan(Maps(place=maps), Pictures(place=str(target)), addresses, settings)
+    plan = make_plan(Maps(location=maps), Pictures(location=str(target)), addresses, settings)
     with RenderRun(plan) as run:
         results = list(run)
     seconds = time.perf_counter() - start
@@ -233,7 +231,7 @@ def _pipeline(url: str, maps: Path, target: Path, format: Format) -> tuple[float
 
 
 def _bare_loop(url: str, maps: Path, target: Path, format: Format, threads: int) -> float:
-    """Seconds of the plainest client that renders the same."""
+    """Seconds of the bare loop."""
     target.mkdir()
     start = time.perf_counter()
     with TritonSynthesizer(url, transport="auto") as client, ThreadPoolExecutor(threads) as pool:
@@ -249,7 +247,7 @@ def _bare_loop(url: str, maps: Path, target: Path, format: Format, threads: int)
 
 
 def median_seconds(step: Callable[[], object]) -> float:
-    """Of some repeats, after one that is not counted."""
+    """Median seconds of some repeats, after a warm-up."""
     step()
     times = []
     for _ in range(_STEP_REPEATS):
@@ -260,7 +258,7 @@ def median_seconds(step: Callable[[], object]) -> float:
 
 
 def describe_ceiling(found: dict[str, Any]) -> str:
-    """The results for people."""
+    """The results in Markdown."""
     machine, settings = found["machine"], found["settings"]
     size = f"{settings['width']}x{settings['height']}"
     cores = machine["cores"]
@@ -302,22 +300,22 @@ def describe_ceiling(found: dict[str, Any]) -> str:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SoakSettings:
-    """How much is rendered, and how often something is killed."""
+    """Maps and kills of the soak."""
 
     maps: int = 2000
-    """Maps that are rendered while client and server are killed."""
+    """Maps rendered during the kills."""
     client_kills: int = 20
     """SIGKILLs of the client."""
     server_kills: int = 10
     """SIGKILLs of the server."""
     steady_maps: int = 10_000
-    """Maps of the run whose memory is watched; 0 leaves it out."""
+    """Maps of the run for memory; 0 for none."""
     picture_seconds: float = 0.01
-    """Of a picture in the model."""
+    """Seconds of a picture in the model."""
     container: Container = "folder"
-    """Form of the pictures' data set."""
+    """Format of the pictures' data set."""
     seed: int = 0
-    """Of the moments."""
+    """Seed of the moments."""
 
 
 def soak(
@@ -325,11 +323,11 @@ def soak(
     out: Annotated[Path, tyro.conf.arg(metavar="DIR")],
     settings: Annotated[SoakSettings, tyro.conf.OmitArgPrefixes] = SoakSettings(),
 ) -> int:
-    """Render, kill, compare, and write down what was found.
+    """Render, kill, compare, and write the results.
 
     Args:
         out: folder of the results.
-        settings: how much, and how often.
+        settings: maps and kills.
     """
     with tempfile.TemporaryDirectory(prefix="sceneloom-soak-") as folder:
         killed = render_and_kill(Path(folder), settings)
@@ -344,7 +342,7 @@ def soak(
 
 
 def publish(found: dict[str, Any], text: str, out: Path, name: str) -> int:
-    """Write OUT/NAME-DATE.json and .md, and print the JSON as the last line; 0."""
+    """Write OUT/NAME-DATE.json and .md, and print the JSON as the last line; returns 0."""
     out.mkdir(parents=True, exist_ok=True)
     stem = f"{name}-{time.strftime('%Y-%m-%d')}"
     (out / f"{stem}.json").write_text(json.dumps(found, indent=1) + "\n", "utf-8")
@@ -354,12 +352,7 @@ def publish(found: dict[str, Any], text: str, out: Path, name: str) -> int:
 
 
 def render_and_kill(folder: Path, settings: SoakSettings) -> dict[str, Any]:
-    """Render a data set while client and server are killed, and compare every picture.
-
-    Raises:
-        SceneLoomError: a picture is missing, wrong or there twice, or something half-written is
-            left.
-    """
+    """Render a data set during the kills, and compare every picture; raises like `compare`."""
     maps, pictures = folder / "maps", folder / "pictures"
     write_small_maps(maps, settings.maps)
     rng = random.Random(settings.seed)
@@ -412,7 +405,7 @@ class Client:
             self.process = subprocess.Popen(command, stdout=log, stderr=log)
 
     def wait_until(self, done: int) -> bool:
-        """Wait until so many pictures are done; False if it ended before."""
+        """Wait for a number of pictures; False if the process ended before."""
         while self.process.poll() is None:
             if rows(self._manifest) >= done:
                 return True
@@ -420,21 +413,21 @@ class Client:
         return False
 
     def kill(self) -> None:
-        """SIGKILL."""
+        """Kill it with SIGKILL."""
         self.process.kill()
         self.process.wait()
 
     def wait(self) -> int:
-        """Wait for its end; returns its code."""
+        """Wait for the end; returns the exit code."""
         return self.process.wait(600)
 
     def said(self) -> str:
-        """The end of what it wrote."""
+        """The end of its output."""
         return self._log.read_text("utf-8", "replace")[-2000:]
 
 
 def rows(manifest: Path) -> int:
-    """Rows of a manifest that another process is writing; 0 while there is none."""
+    """Rows of another process's manifest; 0 without one."""
     try:
         database = sqlite3.connect(f"file:{manifest}?mode=ro", uri=True, timeout=5)
     except sqlite3.OperationalError:
@@ -449,10 +442,9 @@ def rows(manifest: Path) -> int:
 
 
 def compare(maps: Path, pictures: Path, container: Container) -> dict[str, Any]:
-    """Compare every picture and its row with what they must be.
+    """Check every picture and its row.
 
-    Raises:
-        SceneLoomError: one is missing, wrong or there twice, or something half-written is left.
+    Raises SceneLoomError if one is missing, wrong, duplicate or half-written.
     """
     sink = open_sink(str(pictures), "png", container=container)
     wrong, seen, attempts = [], 0, 0
@@ -487,7 +479,7 @@ def compare(maps: Path, pictures: Path, container: Container) -> dict[str, Any]:
 
 
 def count_pictures(pictures: Path, container: Container) -> int:
-    """How many pictures lie there, whatever the manifest says."""
+    """Number of pictures on disk."""
     if container == "folder":
         return len(list(pictures.rglob("*.png")))
     if container == "tar":
@@ -504,11 +496,7 @@ def count_pictures(pictures: Path, container: Container) -> int:
 
 
 def watch_memory(folder: Path, settings: SoakSettings) -> dict[str, Any]:
-    """Render many maps in one go, and watch the client's memory.
-
-    Returns:
-        its growth after a thousand pictures, in MiB, and the rate.
-    """
+    """Growth of the client's memory after a thousand pictures of a run, in MiB, and the rate."""
     maps, pictures = folder / "many", folder / "many-pictures"
     write_small_maps(maps, settings.steady_maps)
     repository = write_noop_repository(folder / "quick", dynamic_batching=True)
@@ -538,7 +526,7 @@ def watch_memory(folder: Path, settings: SoakSettings) -> dict[str, Any]:
 
 
 def write_small_maps(folder: Path, count: int) -> None:
-    """Write small maps of three sizes, each unlike the others."""
+    """Write different small maps of three sizes."""
     folder.mkdir(parents=True)
     rng = np.random.default_rng(count)
     for number in range(count):
@@ -551,13 +539,13 @@ def write_small_maps(folder: Path, count: int) -> None:
 
 
 def leftovers(pids: set[int]) -> list[str]:
-    """Shared memory regions that processes of these numbers have left."""
+    """Shared memory regions left by these process ids."""
     names = [path.name for path in _SHARED_MEMORY.glob("sceneloom-*")]
     return sorted(name for name in names if name.split("-")[1] in map(str, pids))
 
 
 def describe_soak(found: dict[str, Any]) -> str:
-    """The results for people."""
+    """The results in Markdown."""
     machine, killed, steady = found["machine"], found["killed"], found["steady"]
     lines = [
         "# Rendering while client and server are killed",

@@ -1,9 +1,8 @@
-"""A server that stands still for a second, once, seen by an open and by a closed loop.
+"""A server that stalls for a second, once, seen by an open and a closed loop.
 
-The tritonserver is stopped (SIGSTOP) in the middle of a load and continued a second later; the
-model draws nothing and takes some milliseconds. Everybody who would have come in that second waits,
-and the open loop's p99 shows it. The closed loop sends nothing meanwhile: two slow answers of
-hundreds, and its p99 hides the second (coordinated omission).
+The tritonserver is stopped (SIGSTOP) in the middle of a load and continued a second later; its
+model takes some milliseconds. The open loop's p99 shows the wait of all requests planned in that
+second. The closed loop sends nothing meanwhile, so its p99 hides the second (coordinated omission).
 
     python benchmarks/experiments/stalls.py --out build/bench
 """
@@ -23,26 +22,19 @@ from pathlib import Path
 from typing import Annotated
 
 import tyro
+from annotated_types import Ge, Interval
 
-from sceneloom import TritonSynthesizer
+from noop_server import NOOP_CONTRACT, NoopServer, write_noop_repository
+from sceneloom import TritonSynthesizer, progress
 from sceneloom.errors import InputError, SceneLoomError
 from sceneloom.request import Request
-from sceneloom_bench.harness import (
-    MOST_REQUESTS,
-    MOST_ROUNDS,
-    MOST_THREADS,
-    bench_maps,
-    check_out,
-    check_ranges,
-    publish,
-    subject_of,
-)
+from sceneloom.validation import checked
+from sceneloom_bench import harness
 from sceneloom_bench.load import Driver, Length
 from sceneloom_bench.load_requests import TensorConnection
 from sceneloom_bench.loops import Send
-from sceneloom_bench.noop_server import NOOP_CONTRACT, NoopServer, write_noop_repository
 from sceneloom_bench.reports.environment import Environment
-from sceneloom_bench.reports.report import Figure, Measurement, Report, flags_of, say
+from sceneloom_bench.reports.report import Figure, Measurement, Report, flags_of
 from sceneloom_bench.server_statistics import ServerView
 from sceneloom_bench.turns import rounds_in_turn
 
@@ -51,52 +43,43 @@ SIZE = (64, 128)
 _MAPS = 8
 _WARM_UP = 16
 _NAME = "server-stall"
-_RANGES = {
-    "runs": (1, MOST_ROUNDS),
-    "in_flight": (1, MOST_THREADS),
-    "requests": (100, MOST_REQUESTS),
-    "stall_seconds": (0, 60),
-    "delay_seconds": (0, 60),
-}
 
 
+@checked()
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class StallSettings:
-    """How the server is asked, and how long it stands still."""
+    """Loads and the stall."""
 
-    runs: int = 3
-    """Runs, each of the four loads: open and closed, undisturbed and stalled."""
+    runs: harness.Rounds = 3
+    """Runs, each of four loads: open and closed, undisturbed and stalled."""
     rate: float = 30
     """Requests per second of the open loop."""
-    in_flight: int = 2
+    in_flight: harness.Threads = 2
     """Requests in flight of the closed loop."""
-    requests: int = 600
-    """Of each load."""
-    stall_seconds: float = 1
-    """How long the server stands still, once in each stalled load."""
-    delay_seconds: float = 0.004
-    """Of a picture in the model."""
+    requests: Annotated[harness.Requests, Ge(100)] = 600
+    """Requests of each load."""
+    stall_seconds: Annotated[float, Interval(ge=0, le=60)] = 1
+    """Duration of the stall, once in each stalled load."""
+    delay_seconds: Annotated[float, Interval(ge=0, le=60)] = 0.004
+    """Duration of a picture in the model."""
 
     def __post_init__(self) -> None:
-        check_ranges(self, _RANGES)
         if not 0 < self.rate < 1 / max(self.delay_seconds, 1e-9):
             raise InputError(f"a model of {self.delay_seconds:g} s cannot answer {self.rate:g}/s")
 
 
 class StallingConnection(TensorConnection):
-    """A connection to a server that stands still once its `at`-th request is sent."""
+    """A connection whose request number `at`, after the warm-up, stalls the server."""
 
     def __init__(self, client: TritonSynthesizer, server: NoopServer, at: int, seconds: float):
-        """Stop nothing yet: request number `at`, which warm-up must not reach, stops the server.
-        The client is closed with this.
-        """
+        """Use a client and close it at the end. The stall takes `seconds`."""
         super().__init__(client)
         self._server, self._at, self._seconds = server, at, seconds
         self.stalls = 0
-        """How often the server stood still."""
+        """Number of stalls."""
 
     def sender(self, maps: Sequence[Request], batch: int) -> Send:
-        """As a plain connection's, and it stops the server on its way."""
+        """Prepare requests, one of which stalls the server."""
         inner = super().sender(maps, batch)
 
         def send(number: int) -> None:
@@ -108,8 +91,7 @@ class StallingConnection(TensorConnection):
 
     def _stall(self) -> None:
         self.stalls += 1
-        # Not the model's process: after a second without its sign of life the server would take it
-        # for dead as soon as both continue, and crash.
+        # Not the model's process: the server would take it for dead after a second, and crash.
         pid = self._server.pid
         os.kill(pid, signal.SIGSTOP)
         try:
@@ -123,23 +105,18 @@ def main(
     out: Annotated[Path, tyro.conf.arg(metavar="DIR")],
     settings: Annotated[StallSettings, tyro.conf.OmitArgPrefixes] = StallSettings(),
 ) -> int:
-    """Stall a server in open and closed loops, write DIR/server-stall.json, and print it.
+    """Stall a server in open and closed loops, write DIR/server-stall.json, and print the result.
 
     Args:
         out: folder of the report.
-        settings: how.
+        settings: loads and the stall.
     """
-    check_out(out, _NAME)
-    return publish(measure(settings), out, _NAME)
+    return harness.run_benchmark(_NAME, measure, settings, None, out)
 
 
 def measure(settings: StallSettings) -> Report:
-    """All runs; ``raised_p99_ms`` of the report's `extra` is by loop and run.
-
-    Raises:
-        SceneLoomError: requests failed.
-    """
-    maps = bench_maps(NOOP_CONTRACT, SIZE, _MAPS)
+    """Run all loads; `Report.extra` has ``raised_p99_ms`` by loop and run."""
+    maps = harness.bench_maps(NOOP_CONTRACT, SIZE, _MAPS)
     measured: list[Measurement] = []
     raised: dict[str, list[float]] = {"open": [], "closed": []}
     with tempfile.TemporaryDirectory(prefix="sceneloom-stall-") as folder:
@@ -154,15 +131,14 @@ def measure(settings: StallSettings) -> Report:
                     )
                     more = round(stalled.figures["p99"].value - calm.figures["p99"].value, 1)
                     raised[mode].append(more)
-                    say(f"run {run + 1}, {mode} loop: p99 raised by {more} ms")
+                    progress.say(f"run {run + 1}, {mode} loop: p99 raised by {more} ms")
                     figures = {**stalled.figures, "p99_raised": Figure(value=more, unit="ms")}
                     measured += [calm, dataclasses.replace(stalled, figures=figures)]
-    engine = f"a model that draws nothing and takes {settings.delay_seconds:g} s"
+    engine = f"a model without a network that takes {settings.delay_seconds:g} s"
     return Report(
         kind="server",
-        title=f"a server that stands still for {settings.stall_seconds:g} s, once, in open and "
-        "closed loops",
-        subject=subject_of(maps, engine, None),
+        title=f"A server that stalls once for {settings.stall_seconds:g} s, in both loops",
+        subject=harness.subject_of(maps, engine, None),
         settings=flags_of(settings),
         environment=environment.to_json(),
         measurements=measured,
@@ -180,7 +156,7 @@ def measure_load(
     *,
     stalled: bool,
 ) -> Measurement:
-    """One load, in the middle of which the server stands still or does not."""
+    """Run one load, with or without a stall in its middle."""
     at = settings.requests // 2 if stalled else -1
     client = TritonSynthesizer(server.grpc)
     connection = StallingConnection(client, server, at, settings.stall_seconds)
@@ -198,6 +174,7 @@ def measure_load(
 
 if __name__ == "__main__":
     try:
-        sys.exit(tyro.cli(main))
+        with progress.shown():
+            sys.exit(tyro.cli(main))
     except SceneLoomError as error:
         sys.exit(f"stalls: {error}")

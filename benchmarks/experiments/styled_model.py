@@ -1,9 +1,8 @@
 """A styled model at 256x128, and the loss of its pictures when seeds draw the styles.
 
 The modernised row of the method's table with an instance-wise style encoder: trained on the table's
-streets, its styles clustered on their photographs, judged by the table's segmenter on the 200 test
-streets in the default style and in drawn ones. All by the commands that users have; a stopped
-training resumes.
+streets, its styles clustered on their photographs, evaluated by the table's segmenter on the 200
+test streets in the default style and in drawn ones. A stopped training resumes.
 
     python benchmarks/experiments/styled_model.py --out docs/results/styled-model
     make styled-model
@@ -42,16 +41,16 @@ STYLES: dict[str, tuple[str, ...]] = {
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class StyledModelSettings:
-    """Where the work lies."""
+    """Folders of the work."""
 
     streets: Path = Path("runs/table/streets")
-    """The table's streets; painted where they are missing."""
+    """The table's streets; missing ones are painted."""
     work: Path = Path("runs/styled")
     """Folder for the training run and the evaluations."""
     segmenter: Path = SEGMENTER
     """The judge."""
     precision: str = "float32"
-    """Of the training; bfloat16 where the processor computes it."""
+    """Precision of the training; bfloat16 if the processor has it."""
 
 
 def main(
@@ -63,7 +62,7 @@ def main(
 
     Args:
         out: folder of the results.
-        settings: where the work lies.
+        settings: folders of the work.
     """
     for split, seeds in (("train", TRAIN_SEEDS), ("test", TEST_SEEDS)):
         cores = os.cpu_count() or 1

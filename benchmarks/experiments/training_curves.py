@@ -24,7 +24,7 @@ from sceneloom_serving.engines import describe_machine
 
 _NOT_LOSSES = {"step", "epoch", "learning_rate", "images_per_second", "colour_error"}
 _SHOWN = 5
-"""Most looks at the held-out sample in the picture."""
+"""Most pictures of the held-out sample."""
 
 
 def main(

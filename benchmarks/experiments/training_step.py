@@ -65,9 +65,9 @@ WINDOW = 20
 LIMIT = 0.05
 """Relative difference of the running means that is always allowed."""
 MOST = 0.10
-"""Largest one that is allowed when runs in another order differ by as much."""
+"""Largest difference allowed if runs in another order differ as much."""
 SMALL_GPU_MIB = 16 * 1024
-"""Memory of the GPU that the 2048x1024 network should train on."""
+"""GPU memory for training the 2048x1024 network."""
 
 Arrays = list[dict[str, Any]]
 """Batches as NumPy arrays."""
@@ -88,7 +88,7 @@ class Case:
     enhancers: int = 0
     """Local enhancers."""
     downsamplings: int = 4
-    """Of the global generator."""
+    """Downsamplings of the global generator."""
     blocks: int = 9
     """Residual blocks of the global generator."""
     samples: int = 12
@@ -97,17 +97,17 @@ class Case:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class StepVariant:
-    """How a step is done; precision, memory order and recomputing are as in `ComputeSettings`."""
+    """Variant of a step. Precision, memory order and recomputing are as in `ComputeSettings`."""
 
     published: bool = False
-    """By the published recipe instead of this trainer."""
+    """Use the published recipe in place of this trainer."""
     precision: str = "float32"
     channels_last: bool = False
     recompute: bool = False
     order: int = 0
     """Seed of the samples' order."""
     learning_rate: float = 2e-4
-    """Of all networks."""
+    """Learning rate of all networks."""
 
 
 PUBLISHED = "published recipe"
@@ -152,7 +152,7 @@ class TrainingStepSettings:
     ndf: int = 16
     """Filters of the discriminators' first convolution."""
     downsamplings: int = 4
-    """Of the generator; 4 is published."""
+    """Downsamplings of the generator; 4 is published."""
     blocks: int = 9
     """Residual blocks of the generator; 9 is published."""
     samples: int = 12
@@ -176,7 +176,7 @@ def main(
 
     Args:
         out: folder for the result.
-        settings: what to measure.
+        settings: sizes, widths and turns.
     """
     device = "cuda" if torch.cuda.is_available() else "cpu"
     result = report(settings, device, CPU_VARIANTS if device == "cpu" else GPU_VARIANTS)
@@ -235,7 +235,7 @@ def in_turn(
     settings: TrainingStepSettings,
     device: str,
 ) -> dict[str, Any]:
-    """All processes at once, one of them working."""
+    """Run all processes in turn."""
     turns: dict[str, list[Any]] = {name: [] for name in variants}
     with contextlib.ExitStack() as running:
         processes = {
@@ -262,7 +262,7 @@ def one_after_another(
     settings: TrainingStepSettings,
     device: str,
 ) -> dict[str, Any]:
-    """One process at a time; one that runs out of memory has no turns."""
+    """Run one process after the other. One that runs out of memory has no turns."""
     runs = {}
     for name, variant in variants.items():
         turns: list[Any] = []
@@ -277,7 +277,7 @@ def one_after_another(
 
 
 def summary(turns: list[Any], steps: int, peak: int) -> dict[str, Any]:
-    """Of one process; without turns, that it ran out of memory."""
+    """Results of one process; no turns if it ran out of memory."""
     if not turns:
         return {"out_of_memory": True, "peak_memory_mib": peak}
     speeds = [steps / seconds for seconds, _ in turns[1:]]
@@ -321,7 +321,7 @@ def compare(runs: dict[str, Any]) -> dict[str, Any]:
 
 
 def ratio(run: dict[str, Any], base: dict[str, Any]) -> dict[str, float]:
-    """How much faster, turn by turn: median, lower and upper quartile."""
+    """Speed ratio by turn: median, lower and upper quartile."""
     key = "images_per_second_each_turn"
     each = np.array(run[key]) / np.array(base[key])
     low, median, high = np.percentile(each, [25, 50, 75])
@@ -347,7 +347,7 @@ def running_means(losses: list[float | None]) -> Any:
 
 
 def table(result: dict[str, Any]) -> str:
-    """The result for people, in Markdown."""
+    """The result in Markdown."""
     machine, settings = result["machine"], result["settings"]
     lines = [
         f"# The training step beside the published recipe, {result['date']}",
@@ -369,7 +369,7 @@ def table(result: dict[str, Any]) -> str:
 
 
 def case_table(name: str, measured: dict[str, Any]) -> list[str]:
-    """One size's rows."""
+    """Rows of one size."""
     case = measured["case"]
     lines = [
         f"## {name}, ngf {case['ngf']}, ndf {case['ndf']}, {case['enhancers']} enhancers, "
@@ -390,7 +390,7 @@ def case_table(name: str, measured: dict[str, Any]) -> list[str]:
 
 
 def row(way: str, measured: dict[str, Any]) -> str:
-    """One way's row; on a GPU it says whether 16 GB would be enough."""
+    """Row of one variant; on a GPU with whether 16 GB are enough."""
     run = measured["runs"][way]
     peak = f"{run['peak_memory_mib']}"
     if measured["device"] == "cuda":
@@ -437,7 +437,7 @@ def make_step(
 
 
 def train_settings(case: Case, variant: StepVariant, device: str) -> Any:
-    """The trainer's settings; everything that is not named is as published."""
+    """The trainer's settings, as published unless named."""
     return s.TrainSettings(
         data=DataSettings(layout="streets", streets_size=f"{case.width}x{case.height}"),
         generator=s.GeneratorSettings(
@@ -458,7 +458,7 @@ def train_settings(case: Case, variant: StepVariant, device: str) -> Any:
 
 
 class StepRunner:
-    """Does steps when it is asked to, in a process of its own."""
+    """Run steps on request, in a process of its own."""
 
     def __init__(self, case: Case, variant: StepVariant, batches: Arrays, device: str) -> None:
         torch.backends.cudnn.benchmark = True
@@ -485,7 +485,7 @@ class StepRunner:
         return seconds, {name: [float(each[name]) for each in losses] for name in losses[0]}
 
     def peak_memory_mib(self) -> int:
-        """Of the GPU, if the process uses one."""
+        """Peak memory of the GPU in use, otherwise of the process, in MiB."""
         if self._device == "cuda":
             return int(torch.cuda.max_memory_allocated() // 2**20)
         return peak_memory_mib(os.getpid())
@@ -523,7 +523,7 @@ class PublishedRecipe:
         ]
 
     def step(self, batch: Batch) -> dict[str, Tensor]:
-        """Do one step; its losses, detached."""
+        """Do one step; returns its losses, detached."""
         losses = self.losses(batch)
         generator_optimizer, discriminator_optimizer = self._optimizers
         generator_optimizer.zero_grad()

@@ -14,7 +14,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from types import FrameType
 
-from sceneloom import command_line
+from sceneloom import cli, progress
 from sceneloom.errors import require
 
 BENCHMARKS = {
@@ -61,11 +61,11 @@ def run(arguments: Sequence[str]) -> int:
         hint = MOVED.get(name, hint)
         print(f"sceneloom bench: no benchmark {name!r}; {hint}", file=sys.stderr)
         return 2
-    require(("psutil", "matplotlib"), extra="bench", purpose="sceneloom bench")
+    require(("psutil", "matplotlib", "jinja2"), extra="bench", purpose="sceneloom bench")
     try:
-        with stoppable():
+        with stoppable(), progress.shown():
             benchmark = importlib.import_module(BENCHMARKS[name][0])
-            return command_line.run(benchmark.main, prog=f"sceneloom bench {name}", arguments=rest)
+            return cli.run_command(benchmark.main, prog=f"sceneloom bench {name}", arguments=rest)
     except StoppedError as stopped:
         return 128 + stopped.number
 
@@ -80,9 +80,7 @@ class StoppedError(KeyboardInterrupt):
 
 @contextlib.contextmanager
 def stoppable() -> Iterator[None]:
-    """Raise `StoppedError` at the first SIGTERM or SIGHUP; the next ones are ignored while servers
-    and engines are being stopped.
-    """
+    """Raise `StoppedError` at the first SIGTERM or SIGHUP; ignore the next ones meanwhile."""
     numbers = (signal.SIGTERM, signal.SIGHUP)
 
     def stop(number: int, frame: FrameType | None) -> None:

@@ -1,10 +1,10 @@
-"""A process of its own for work whose memory or crash must not be the measuring process's.
+"""A process of its own for work that must not share memory or a crash with the measuring process.
 
     with ChildProcess() as child:
         peaks = child.call(measure_peaks, "cpu")
 
-It dies with its parent, even with one that is killed, and leaves Ctrl-C to it. It prints to
-standard error: standard output is for results.
+The child dies with its parent, even with a killed one. It ignores Ctrl-C, prints to standard error,
+and shows its progress if the parent does.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from typing import Any, ParamSpec, TypeVar, cast
 
 from typing_extensions import Self
 
+from sceneloom import progress
 from sceneloom.errors import EngineError, SceneLoomError
 from sceneloom.text import one_line
 from sceneloom_serving.engines import peak_memory_mib
@@ -30,38 +31,34 @@ _P = ParamSpec("_P")
 _R = TypeVar("_R")
 _PR_SET_PDEATHSIG = 1
 _STOP_SECONDS = 10.0
-"""How long a process may take to end once it is told to."""
 LONGEST = 3600.0
-"""Seconds until an answer is given up: far above what any takes that gets on."""
+"""Seconds until an answer is given up: far above the longest work."""
 Opens = Callable[[], contextlib.AbstractContextManager[Any]]
 
 
 class AnswerTimeoutError(EngineError):
-    """The process did not answer in time, and was killed."""
+    """The process did not answer in time and was killed."""
 
 
 class ChildProcess:
-    """A process that runs the functions it is sent, one at a time; use it as a context manager."""
+    """Run functions in a child process, one at a time; use it as a context manager."""
 
     def __init__(self, opens: Opens = contextlib.nullcontext, *, longest: float = LONGEST) -> None:
-        """Start the process, which enters the result of `opens` (picklable) and serves `ask` with
-        it. `longest` seconds may pass until it has, and until each answer.
+        """Start the process, which enters the result of `opens` (picklable) for `ask`.
+
+        `longest` limits the start and each answer, in seconds.
         """
         self._longest = longest
         self._pipe, theirs = Pipe()
         self._process = get_context("spawn").Process(
-            target=_serve, args=(opens, theirs, os.getpid())
+            target=_serve, args=(opens, theirs, os.getpid(), progress.is_shown())
         )
         self._process.start()
         theirs.close()  # or the end of the process would not be seen here
         self._opened = False
 
     def ready(self) -> None:
-        """Wait until the process has opened its object.
-
-        Raises:
-            EngineError: it failed, takes too long, or the process died.
-        """
+        """Wait until the object is open; raises EngineError if that fails or takes too long."""
         if not self._opened:
             self._receive(self._longest)
             self._opened = True
@@ -69,23 +66,18 @@ class ChildProcess:
     def call(self, function: Callable[_P, _R], *args: _P.args, **kwargs: _P.kwargs) -> _R:
         """Call a picklable function in the process.
 
-        Raises:
-            SceneLoomError: as the function; any other error, a dead process and one that does not
-                answer in time are an EngineError.
+        Raises a SceneLoomError of the function unchanged, and EngineError for any other error, a
+        dead process, or a late answer.
         """
         return cast(_R, self._ask(function, args, kwargs, self._longest))
 
     def ask(self, method: str, *args: Any, times: int = 1) -> Any:
-        """Call a method of the opened object; it may take `times` as long as a call.
-
-        Raises:
-            SceneLoomError: as `call`.
-        """
+        """Call a method of the opened object within `times` the limit; raises like `call`."""
         return self._ask(method, args, {}, times * self._longest)
 
     @property
     def peak_memory_mib(self) -> int:
-        """Largest resident memory so far, in MiB; 0 once the process has ended."""
+        """Largest resident memory so far, in MiB; 0 after the end of the process."""
         assert self._process.pid is not None
         try:
             return peak_memory_mib(self._process.pid)
@@ -128,29 +120,22 @@ class ChildProcess:
         self._process.join(_STOP_SECONDS)
         code = self._process.exitcode
         if code == -signal.SIGKILL:
-            return EngineError("its process was killed, as a system does that runs out of memory")
+            return EngineError("its process was killed, as by a system that runs out of memory")
         if code is not None and code < 0:
             return EngineError(f"its process was ended by {signal.Signals(-code).name}")
         return EngineError(f"its process ended with code {code}")
 
 
-def reason_of(error: Exception) -> str:
-    """An error in one line: those of runtimes end in advice."""
-    if isinstance(error, SceneLoomError):
-        return str(error)
-    first = one_line(str(error).strip().split("\n\n")[0])
-    return f"{type(error).__name__}: {first}".rstrip(": ")
-
-
-def _serve(opens: Opens, pipe: Connection, parent: int) -> None:
+def _serve(opens: Opens, pipe: Connection, parent: int, shown: bool) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:  # the parent died before the line above
         os._exit(1)
     os.dup2(2, 1)
+    showing = progress.shown() if shown else contextlib.nullcontext()
     try:
-        with opens() as opened:
+        with showing, opens() as opened:
             pipe.send(None)
             while (asked := pipe.recv()) is not None:
                 what, args, kwargs = asked
@@ -170,8 +155,10 @@ def _serve(opens: Opens, pipe: Connection, parent: int) -> None:
 
 
 def _sendable(error: Exception) -> SceneLoomError:
-    """The error itself, if it is the project's and can be pickled; its text otherwise."""
+    """The SceneLoomError unchanged if it can be pickled, else the error's first paragraph."""
     if isinstance(error, SceneLoomError):
         with contextlib.suppress(Exception):
             return cast(SceneLoomError, pickle.loads(pickle.dumps(error)))
-    return EngineError(reason_of(error))
+        return EngineError(str(error))
+    first = one_line(str(error).strip().split("\n\n")[0])  # runtimes end in advice
+    return EngineError(f"{type(error).__name__}: {first}".rstrip(": "))

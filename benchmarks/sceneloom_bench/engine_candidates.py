@@ -1,5 +1,5 @@
-"""The engines that are measured, in the order of a waterfall: PyTorch as published, PyTorch faster,
-then the engines, the plainest first; and all of them loaded, each in a process of its own.
+"""The candidates of an engine benchmark, the plainest first: PyTorch as published, faster PyTorch,
+engines; each is loaded in a process of its own.
 """
 
 from __future__ import annotations
@@ -12,18 +12,18 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from sceneloom import TritonSynthesizer
+from sceneloom import TritonSynthesizer, progress
 from sceneloom.errors import EngineError, InputError, SceneLoomError
 from sceneloom.maps import Image, InstanceMap, LabelMap, Style
 from sceneloom.request import Request
 from sceneloom.synthesizer import Synthesizer
-from sceneloom_bench.engine_case import Bundle
+from sceneloom_bench.engine_case import Bundle, load_model
 from sceneloom_bench.harness import ServedSettings, served
 from sceneloom_bench.peaks import Device
-from sceneloom_bench.reports.report import say
+from sceneloom_bench.reports.headline import THROUGH_TRITON
 from sceneloom_bench.turns import DeviceTimed, EngineProcess, EngineRunner, Runner
 from sceneloom_export.settings import ExportPrecision
-from sceneloom_serving.bundle import MODEL_FILE
+from sceneloom_serving.bundle import CPU_FILE
 from sceneloom_serving.engines import ENGINES, open_engine, peak_memory_mib, unavailable
 from sceneloom_serving.onnx_runtime import usable_cpus
 from sceneloom_serving.parity import Precision
@@ -32,18 +32,18 @@ from sceneloom_training.torch_synthesizer import TorchSynthesizer
 EAGER = "torch-fp32"
 """The baseline: PyTorch eager, float32, NCHW, as published."""
 ALL_CLASSES = "openvino-fp32, all classes"
-"""Without the rewriting that leaves out the classes that do not occur: the bar beside it."""
+"""OpenVINO without the rewriting that leaves out absent classes."""
 PLAN = "tensorrt-fp16"
-SERVED = "through Triton"
+SERVED = THROUGH_TRITON
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TorchVariant:
-    """How PyTorch runs."""
+    """PyTorch in one precision and memory order, eager or compiled."""
 
     precision: Literal["fp32", "fp16"] = "fp32"
     channels_last: bool = False
-    """Memory order; without it NCHW, as published."""
+    """Memory order; NCHW, the published one, if false."""
     compiled: bool = False
 
     def __str__(self) -> str:
@@ -65,18 +65,18 @@ TORCH_VARIANTS: dict[Device, dict[str, TorchVariant]] = {
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Candidate:
-    """One way to get pictures."""
+    """An engine or PyTorch variant to measure."""
 
     name: str
     precision: Precision
-    """Whose limits its pictures are held against."""
+    """Precision whose parity limits apply."""
     how: str
     open: Callable[[], Synthesizer]
-    """Picklable; called in a process of its own."""
+    """Opener, picklable, called in a child process."""
 
 
 def known_names(device: Device | None = None) -> list[str]:
-    """All candidates of a device, or of any, in the table's order."""
+    """Names of all candidates of a device, or of both, in the table's order."""
     if device is None:
         return list(dict.fromkeys([*known_names("cpu"), *known_names("cuda")]))
     names = list(TORCH_VARIANTS[device])
@@ -88,11 +88,7 @@ def known_names(device: Device | None = None) -> list[str]:
 
 
 def check_names(names: Sequence[str]) -> None:
-    """Refuse unknown names.
-
-    Raises:
-        InputError: names the nearest known one.
-    """
+    """Raise InputError, with the nearest known name, for an unknown one."""
     for name in names:
         if name not in known_names():
             near = difflib.get_close_matches(name, known_names(), 1)
@@ -101,11 +97,7 @@ def check_names(names: Sequence[str]) -> None:
 
 
 def choose(names: Sequence[str], device: Device) -> tuple[list[str], dict[str, str]]:
-    """The names, or all known ones if there are none, that can be tried on this machine.
-
-    Returns:
-        names to try in the table's order, the baseline first, and why each other one cannot be.
-    """
+    """Names that can run here, in the table's order, and the reason against each other one."""
     wanted = [n for n in known_names() if n in {EAGER, *names}] if names else known_names()
     tried, cannot = [], {}
     for name in wanted:
@@ -122,17 +114,17 @@ def choose(names: Sequence[str], device: Device) -> tuple[list[str], dict[str, s
 
 
 def needed_precisions(names: Sequence[str]) -> list[ExportPrecision]:
-    """Precisions to export for these; none where none of them needs a bundle."""
-    if not needs_bundle(names):
-        return []
+    """Precisions to export for these candidates; empty if none needs a bundle."""
     used = {ENGINES[name].precision for name in names if name in ENGINES}
+    if any(map(needs_bundle, names)):
+        used.add("fp32")
     order: tuple[ExportPrecision, ...] = ("fp32", "fp16", "bf16", "int8")
-    return [precision for precision in order if precision == "fp32" or precision in used]
+    return [precision for precision in order if precision in used]
 
 
-def needs_bundle(names: Sequence[str]) -> bool:
-    """Whether one of these runs an exported model."""
-    return any(name in ENGINES or name == ALL_CLASSES for name in names)
+def needs_bundle(name: str) -> bool:
+    """Whether a candidate runs an exported model."""
+    return name in ENGINES or name == ALL_CLASSES
 
 
 def candidates(
@@ -142,10 +134,7 @@ def candidates(
     bundle: Bundle | None,
     largest_batch: int,
 ) -> tuple[list[Candidate], dict[str, str]]:
-    """Candidates that can be opened, and why each other one cannot be; names are from `choose`.
-
-    Without a bundle its engines are left out without a word.
-    """
+    """Candidates of `choose`'s names, as far as the bundle goes, and reasons against others."""
     found, cannot = [], {}
     for name in names:
         if name in TORCH_VARIANTS[device]:
@@ -169,39 +158,33 @@ def candidates(
                 open_engine, name, folder, max_batch_size=largest_batch
             )
             if name == ALL_CLASSES:
-                opened = functools.partial(open_all_classes, folder / MODEL_FILE, largest_batch)
+                from sceneloom_serving.openvino_runtime import OpenVinoSynthesizer
+
+                opened = functools.partial(
+                    OpenVinoSynthesizer,
+                    folder / CPU_FILE,
+                    max_batch_size=largest_batch,
+                    absent_classes=True,
+                )
             how = f"{engine.file} in {name}"
             found.append(Candidate(name=name, precision=engine.precision, how=how, open=opened))
     return found, cannot
 
 
-def open_all_classes(graph: Path, largest_batch: int) -> Synthesizer:
-    """OpenVINO over the planes of all classes, whether they occur or not."""
-    from sceneloom_serving.openvino_runtime import OpenVinoSynthesizer
-
-    return OpenVinoSynthesizer(graph, max_batch_size=largest_batch, absent_classes=True)
-
-
 def open_torch(
     checkpoint: Path, variant: TorchVariant, device: Device, largest: int
 ) -> Synthesizer:
-    """Load a checkpoint into PyTorch, with as many threads as engines take; float32 is float32 on a
-    GPU, too.
-    """
+    """Load a checkpoint into PyTorch, with the engines' number of threads and without TF32."""
     import torch
-
-    from sceneloom_training.checkpoint import load_checkpoint
 
     torch.set_num_threads(usable_cpus())
     torch.backends.cudnn.allow_tf32 = False
     torch.backends.cuda.matmul.allow_tf32 = False
-    torch.backends.cudnn.benchmark = True  # as the published test script has it
-    trained = load_checkpoint(checkpoint)
-    if trained.contract is None:
-        raise InputError(f"{checkpoint}: its model takes pictures, not label maps")
+    torch.backends.cudnn.benchmark = True  # as in the published test script
+    trained, contract = load_model(checkpoint)
     engine = TorchSynthesizer(
         trained.generator,
-        trained.contract,
+        contract,
         max_batch_size=largest,
         device=device,
         precision=variant.precision,
@@ -212,10 +195,9 @@ def open_torch(
 
 
 class EventTimedTorch(DeviceTimed):
-    """PyTorch on a GPU, with the time between two CUDA events around the network."""
+    """PyTorch on a GPU; `device_seconds` is the time between CUDA events around the network."""
 
     def __init__(self, engine: TorchSynthesizer) -> None:
-        """Put the events around the engine's network."""
         import torch
 
         super().__init__(engine.contract, engine.max_batch_size)
@@ -242,18 +224,17 @@ class EventTimedTorch(DeviceTimed):
 
 @dataclasses.dataclass(kw_only=True)
 class Loaded:
-    """A candidate that is ready to take turns."""
+    """A candidate ready to take turns."""
 
-    name: str
     precision: Precision
     how: str
     runner: Runner
     largest: int
-    """Most pictures at once."""
+    """Largest batch."""
     peak_memory: Callable[[], float]
-    """MiB of the process so far."""
+    """Largest memory of the process so far, in MiB."""
     bare: str | None = None
-    """The engine beside it that a server runs."""
+    """The engine that a server runs, measured beside it."""
     gpu_mib: float = 0.0
 
 
@@ -263,24 +244,20 @@ def load_all(
     stack: contextlib.ExitStack,
     gpu_used: Callable[[], float],
 ) -> tuple[dict[str, Loaded], dict[str, str]]:
-    """Start a process for each, the next once the one before is loaded; `gpu_used` is in MiB.
-
-    Returns:
-        candidates that are ready, and why each other one is not.
-    """
+    """Start a process for each; returns the ready ones, and the reason against each other one."""
     loaded, cannot = {}, {}
+    loading = progress.Steps(len(wanted))
     for candidate in wanted:
-        say(f"loading {candidate.name}")
         before = gpu_used()
         process = stack.enter_context(EngineProcess(candidate.open))
         try:
-            largest = process.largest()
-            process.hold(maps)
+            with loading.step(f"load {candidate.name}"):
+                largest = process.largest()
+                process.hold(maps)
         except SceneLoomError as error:
             cannot[candidate.name] = str(error)
             continue
         loaded[candidate.name] = Loaded(
-            name=candidate.name,
             precision=candidate.precision,
             how=candidate.how,
             runner=process,
@@ -298,15 +275,11 @@ def load_served(
     stack: contextlib.ExitStack,
     gpu_used: Callable[[], float],
 ) -> Loaded:
-    """Serve the bundle's default engine with the bundled Triton, beside the `bare` engines.
-
-    Raises:
-        EngineError: the default engine is not among the bare ones.
-        SceneLoomError: the server cannot be started; the text says why.
+    """Serve the bundle's default engine with the bundled Triton, beside the `bare` engines. Raises
+    EngineError if it is not among them.
     """
     if bundle.engine not in bare:
         raise EngineError(f"the default engine, {bundle.engine}, is not measured beside it")
-    say(f"starting Triton with {bundle.engine}")
     before = gpu_used()
     settings = ServedSettings(repository=bundle.repository, engine=bundle.engine)
     running = stack.enter_context(served(settings))
@@ -315,7 +288,6 @@ def load_served(
     runner.hold(maps)
     assert running.embedded is not None
     return Loaded(
-        name=SERVED,
         precision=ENGINES[bundle.engine].precision,
         how=f"{bundle.engine} in the bundled Triton, over gRPC; memory is of the model's process",
         runner=runner,

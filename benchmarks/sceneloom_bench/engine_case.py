@@ -1,7 +1,7 @@
-"""The model that engines are measured with: a checkpoint, or the published network with random
-weights; its arithmetic; and its export bundle, made by the product's own code.
+"""The model of an engine benchmark: a checkpoint, or the published network with random weights; its
+arithmetic; its export bundle.
 
-Functions here load torch, onnx and TensorRT: they are called in a process of their own.
+Functions here load torch, onnx and TensorRT, so they run in a child process.
 """
 
 from __future__ import annotations
@@ -11,21 +11,22 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sceneloom import progress
 from sceneloom.contract import MODEL_NAME, Contract
 from sceneloom.errors import InputError, require
 from sceneloom.files import file_hash
-from sceneloom_bench.reports.report import say
 from sceneloom_export.settings import (
-    EngineSettings,
     ExportPrecision,
     ExportSettings,
-    ServingSettings,
+    PlanSettings,
+    TritonSettings,
 )
-from sceneloom_serving.bundle import GRAPH_FILE, INT8_FILE, MODEL_FILE
-from sceneloom_serving.engines import Engine
+from sceneloom_serving.bundle import CPU_FILE, GRAPH_FILE, INT8_FILE
+from sceneloom_serving.engines import EngineSpec
 from sceneloom_serving.parity import Precision
 
 if TYPE_CHECKING:
+    from sceneloom_training.checkpoint import Checkpoint
     from sceneloom_training.networks import Architecture
 
 
@@ -38,16 +39,13 @@ class Case:
     weights: str
     """``random``, or the SHA-256 of the checkpoint's weights."""
     architecture: dict[str, Any]
-    """Of its generator, as `model.json` has it."""
+    """Architecture of the generator, as in `model.json`."""
     gflop: float
-    """Of one picture, in 10^9 operations; see `picture_gflop`."""
+    """10^9 operations of one picture; see `picture_gflop`."""
 
 
 def random_checkpoint(folder: Path, ngf: int, blocks: int) -> Path:
-    """Write the published 2048x1024 network with random weights as FOLDER/checkpoint.
-
-    32 filters (ngf) and 9 residual blocks are published.
-    """
+    """Write the network with random weights to FOLDER/checkpoint; 32 and 9 are as published."""
     from sceneloom.schema import load_schema
     from sceneloom_training.checkpoint import save_checkpoint
     from sceneloom_training.networks import GeneratorArchitecture, build_generator
@@ -63,34 +61,34 @@ def random_checkpoint(folder: Path, ngf: int, blocks: int) -> Path:
 
 
 def read_case(checkpoint: Path, size: tuple[int, int], *, random: bool) -> Case:
-    """Describe a checkpoint bundle that renders pictures of (height, width).
+    """Describe a checkpoint that renders pictures of (height, width)."""
+    trained, contract = load_model(checkpoint)
+    contract.check_exact_size(*size)
+    architecture = trained.generator.architecture
+    return Case(
+        contract=contract,
+        parameters=sum(p.numel() for p in trained.generator.parameters()),
+        weights="random" if random else trained.weights_hash,
+        architecture=dataclasses.asdict(architecture),
+        gflop=picture_gflop(architecture, size),
+    )
 
-    Raises:
-        InputError: its model takes no label maps.
-        CheckpointError: it cannot be read.
-    """
+
+def load_model(checkpoint: Path) -> tuple[Checkpoint, Contract]:
+    """Load a bundle and its contract; raises InputError if its model takes no label maps."""
     from sceneloom_training.checkpoint import load_checkpoint
 
     trained = load_checkpoint(checkpoint)
     if trained.contract is None:
         raise InputError(f"{checkpoint}: its model takes pictures, not label maps")
-    trained.contract.check_exact_size(*size)
-    architecture = trained.generator.architecture
-    return Case(
-        contract=trained.contract,
-        parameters=sum(p.numel() for p in trained.generator.parameters()),
-        weights="random" if random else trained.weights_hash,
-        architecture=architecture.to_json(),
-        gflop=picture_gflop(architecture, size),
-    )
+    return trained, trained.contract
 
 
 def picture_gflop(architecture: Architecture, size: tuple[int, int]) -> float:
-    """Operations of one picture of (height, width), in 10^9: a multiplication and an addition of a
-    convolution are two; norms, activations and the one-hot planes are not counted.
+    """10^9 operations of the convolutions for one picture of (height, width).
 
-    They are the published model's, whatever an engine leaves out or adds. Nothing is computed:
-    PyTorch's counter sees tensors that have shapes only.
+    A multiplication and an addition are two operations. The count is the published model's, not an
+    engine's. Nothing is computed: PyTorch's counter sees tensors with shapes only.
     """
     import torch
     from torch._subclasses.fake_tensor import FakeTensorMode
@@ -107,14 +105,14 @@ def picture_gflop(architecture: Architecture, size: tuple[int, int]) -> float:
 
 
 def sees_gpu() -> bool:
-    """Whether PyTorch can use a GPU here."""
+    """Whether PyTorch can use a GPU."""
     import torch
 
     return torch.cuda.is_available()
 
 
 def gpu_used_mib() -> float:
-    """Memory of the GPU in use, by all processes, in MiB."""
+    """Memory of the GPU in use by all processes, in MiB."""
     import torch
 
     free, total = torch.cuda.mem_get_info()
@@ -123,7 +121,7 @@ def gpu_used_mib() -> float:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Bundle:
-    """An export bundle, with its engine and refusals."""
+    """An export bundle, its engine and its refusals."""
 
     repository: Path
     engine: str
@@ -131,21 +129,21 @@ class Bundle:
     left_out: dict[Precision, str]
     """Precision that export refuses to serve -> reason."""
     refused: Path | None = None
-    """Folder of a refused graph that is measured all the same; no part of the bundle."""
+    """Folder of a refused graph, measured outside the bundle."""
 
     @property
     def version(self) -> Path:
-        """The folder of the engines' files."""
+        """Folder of the engines' files."""
         return self.repository / MODEL_NAME / "1"
 
-    def folder_of(self, engine: Engine) -> Path:
-        """The folder of an engine's file."""
+    def folder_of(self, engine: EngineSpec) -> Path:
+        """Folder of an engine's file."""
         if self.refused is not None and (self.refused / engine.file).is_file():
             return self.refused
         return self.version
 
     def file_hashes(self) -> dict[str, str]:
-        """Name of every file that an engine reads -> SHA-256."""
+        """Name of every engine's file -> SHA-256."""
         folders = [self.version, *([self.refused] if self.refused is not None else [])]
         files = [file for folder in folders for file in sorted(folder.iterdir())]
         return {f.name: file_hash(f) for f in files if f.suffix in (".onnx", ".bin", ".plan")}
@@ -161,14 +159,11 @@ def make_bundle(
     refused: Path,
     only_size: bool = False,
 ) -> Bundle:
-    """Export a checkpoint, proven at (height, width), and quantise it into the new folder `refused`
-    if export refuses int8: its speed is of interest all the same.
+    """Export a checkpoint, proven at (height, width).
 
-    With `only_size` it serves no other size, as a TensorRT plan of that size wants it: one that
-    cannot render the small maps of a bundle for any size is never chosen to serve.
-
-    Raises:
-        SceneLoomError: the export failed, or what it needs is not installed.
+    An int8 graph that export refuses is written into the new folder `refused`, for its speed. With
+    `only_size` the bundle serves no other size: a TensorRT plan of one size cannot render the small
+    maps of a bundle for any size, and would never be chosen.
     """
     packages = ("torch", "safetensors", "onnx", "onnxscript", "onnxruntime")
     require(packages, extra="export", purpose="exporting a model")
@@ -179,7 +174,7 @@ def make_bundle(
     exported = export_bundle(
         checkpoint,
         repository,
-        ServingSettings(max_batch_size=largest_batch),
+        TritonSettings(max_batch_size=largest_batch),
         sizes=(size,) if only_size else None,
         largest=size,
         export=ExportSettings(precision=tuple(precisions)),
@@ -188,40 +183,30 @@ def make_bundle(
         repository=repository,
         engine=exported.engine,
         sha256=exported.contract.bundle_hash,
-        left_out={j.precision: j.reason for j in exported.judged if j.reason},
+        left_out={v.precision: v.reason for v in exported.verdicts if v.reason},
     )
     if "int8" not in bundle.left_out:
         return bundle
     refused.mkdir()
     maps = calibration_maps(exported.contract, [])
-    quantise(bundle.version / MODEL_FILE, refused / INT8_FILE, maps)
+    quantise(bundle.version / CPU_FILE, refused / INT8_FILE, maps)
     return dataclasses.replace(bundle, refused=refused)
 
 
 def build_plan(
     version: Path, size: tuple[int, int], batches: Sequence[int], *, timed_runs: int = 100
 ) -> None:
-    """Build the TensorRT plan of a bundle, with a profile for each batch of (height, width).
-
-    `timed_runs` pictures decide between its norms.
-
-    Raises:
-        SceneLoomError: it cannot be built here; the text says why.
-    """
+    """Build the TensorRT plan, a profile a batch; times `timed_runs` pictures to choose norms."""
     from sceneloom_export.engine import build_engine
 
     profiles = tuple(f"{batch}@{size[1]}x{size[0]}" for batch in batches)
-    settings = EngineSettings(profiles=profiles, timed_runs=timed_runs)
-    build_engine(version / GRAPH_FILE, settings, show=say)
+    settings = PlanSettings(profiles=profiles, timed_runs=timed_runs)
+    build_engine(version / GRAPH_FILE, settings, show=progress.say)
 
 
 def choose_served(bundle: Bundle) -> Bundle:
-    """The bundle with the engine that serves now: a plan built after the export may be chosen.
-
-    Raises:
-        SceneLoomError: no engine can serve here; the text says why.
-    """
+    """Choose the bundle's engine again, after a plan was built."""
     from sceneloom_serving.choice import choose_engine
 
-    engine = choose_engine(bundle.repository, bundle.sha256, say=say)
+    engine = choose_engine(bundle.repository, bundle.sha256, say=progress.say)
     return dataclasses.replace(bundle, engine=engine)

@@ -1,7 +1,6 @@
-"""Shared by all benchmarks: limits of flags, the maps, the server, and where the report goes.
+"""Shared by all benchmarks: ranges of flags, maps, the server, the report.
 
-Flags are checked before anything is served, drawn or sent, so that no run ends after an hour
-because of a number.
+Flags are checked before anything is served, drawn or sent.
 """
 
 from __future__ import annotations
@@ -10,21 +9,24 @@ import contextlib
 import dataclasses
 import hashlib
 import itertools
-import json
-import math
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import psutil
+import tyro
+from annotated_types import Interval
 
+from sceneloom import progress
 from sceneloom.contract import MODEL_NAME, Contract
 from sceneloom.errors import InputError, SizeError
 from sceneloom.maps import DEFAULT_MAX_PIXELS, instance_map_png, label_map_png
 from sceneloom.request import Request
-from sceneloom_bench.reports.report import Report, flags_of, say, write_report
+from sceneloom.triton.transport import MAX_SECONDS
+from sceneloom_bench.reports.headline import headline
+from sceneloom_bench.reports.report import Report, flags_of, write_report
 from sceneloom_bench.reports.tables import describe
 from sceneloom_export.proof import draw_map, read_own_maps
 from sceneloom_serving.bundle import bundle_hash
@@ -35,106 +37,91 @@ CHECKOUT = Path(__file__).resolve().parents[2]
 """The checkout: it holds the demo's weights, the committed limits and the results."""
 DEMO = CHECKOUT / "examples" / "street_demo" / "generator"
 
-MOST_THREADS = 1024
-"""Requests at once: each has a thread of its own."""
-MOST_REQUESTS = 10_000_000
-"""Of one load: their moments are kept in memory."""
-MOST_MAPS = 100_000
-"""They are kept in memory."""
-MOST_BATCH = 1024
-"""Maps of a request, the most that an export takes."""
-MOST_ROUNDS = 100_000
-ABOVE_0 = math.ulp(0.0)
-"""The least number above 0."""
+Batch = Annotated[int, Interval(ge=1, le=1024)]
+"""Maps of a request; an export takes no more."""
+Maps = Annotated[int, Interval(ge=2, le=100_000)]
+"""Different maps, all in memory: a cache on the way answers requests of a single one."""
+Milliseconds = Annotated[float, Interval(gt=0, le=1000 * MAX_SECONDS)]
+Requests = Annotated[int, Interval(ge=1, le=10_000_000)]
+"""Requests of a load, whose moments are all in memory."""
+Rate = Annotated[float, Interval(ge=0.001, le=100_000)]
+"""Requests per second."""
+Rounds = Annotated[int, Interval(ge=1, le=100_000)]
+Seconds = Annotated[float, Interval(ge=0, le=MAX_SECONDS)]
+Share = Annotated[float, Interval(gt=0, le=10)]
+Threads = Annotated[int, Interval(ge=1, le=1024)]
+"""Requests at once: each has its own thread."""
 _BYTES_PER_PIXEL = 5
-"""Of a label map and an instance map."""
+"""Bytes of a label map and an instance map together."""
 _SEED = 10_000
-"""Added to a map's number: apart from the maps that exports are proven on."""
+"""Added to a map's number: other maps than those that exports are proven on."""
 _T = TypeVar("_T")
-
-
-def check_ranges(settings: Any, ranges: Mapping[str, tuple[float, float]]) -> None:
-    """Refuse numbers of a settings dataclass below the least or above the most; None passes.
-
-    Raises:
-        InputError: names the field, its value and its limit.
-    """
-    for field, (least, most) in ranges.items():
-        value = getattr(settings, field)
-        for number in value if isinstance(value, tuple) else (value,):
-            if number is None or least <= number <= most:
-                continue
-            if number > most:
-                limit = f"at most {most:,g}" if most >= 1e6 else f"at most {most:g}"
-            else:
-                limit = "above 0" if least == ABOVE_0 else f"at least {least:g}"
-            raise InputError(f"{field} is {number}; it is {limit}")
+OutFolder = Annotated[Path, tyro.conf.arg(metavar="DIR")]
+Flags = Annotated[_T, tyro.conf.OmitArgPrefixes, tyro.conf.arg(name="measurement")]
+"""A command's settings: flags without a prefix, in a group of their own in its help."""
 
 
 def check_different(settings: Any, *fields: str) -> None:
-    """Refuse lists that are empty or hold a value twice: a report has no place for two equal loads.
-
-    Raises:
-        InputError: names the field.
-    """
+    """Raise InputError if a field is empty or has a value twice: equal loads have one report."""
     for field in fields:
         values = getattr(settings, field)
         if not values or len(set(values)) != len(values):
-            raise InputError(f"{field} are one or several different values, not {values}")
+            raise InputError(f"{field} is {values}; it is one or several different values")
 
 
 def check_name(name: str | None) -> None:
-    """Refuse a name that cannot be a part of a file name.
-
-    Raises:
-        InputError: it holds more than letters, digits, dots, hyphens and underscores.
-    """
+    """Raise InputError if a name cannot be part of a file name."""
     if name and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
         raise InputError(f"name {name!r}: write letters, digits, dots, hyphens and underscores")
 
 
 def check_out(folder: Path, stem: str) -> None:
-    """Refuse a folder into which FOLDER/STEM.json cannot be written; it may be missing.
-
-    Raises:
-        InputError: a file is in its place, or it is not writable.
-    """
-    places = (folder.absolute(), *folder.absolute().parents)
-    there = next(place for place in places if os.path.lexists(place))
-    if not there.is_dir():
-        raise InputError(f"{there}: not a folder, so that no report can be written into {folder}")
-    if not os.access(there, os.W_OK | os.X_OK):
-        raise InputError(f"{there}: may not be written to, so that no report can be")
+    """Raise InputError if FOLDER/STEM.json cannot be written; the folder may be missing."""
+    candidates = (folder.absolute(), *folder.absolute().parents)
+    existing = next(path for path in candidates if os.path.lexists(path))
+    if not existing.is_dir():
+        raise InputError(f"{existing}: not a folder, so no report can be written into {folder}")
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise InputError(f"{existing}: not writable, so no report can be written")
     report = folder / f"{stem}.json"
     if report.is_dir():
-        raise InputError(f"{report}: is a folder, where the report is to be written")
+        raise InputError(f"{report}: is a folder, in the place of the report")
 
 
 def stem_of(*parts: str | None) -> str:
-    """Name of a report's file without its ending: the parts that are not empty."""
+    """File name of a report without its ending: the parts that are not empty."""
     return "-".join(filter(None, parts))
 
 
 def publish(report: Report, out: Path, stem: str) -> int:
-    """Write OUT/STEM.json and print the report: as tables, and as a last line of JSON; 0."""
-    write_report(report, out, stem)
+    """Write OUT/STEM.json, print tables, the result in one sentence, and the path; returns 0."""
+    path = write_report(report, out, stem)
     print(describe(report))
-    print(json.dumps(report.to_json(), allow_nan=False))
+    print(headline(report))
+    print(f"report: {path}", flush=True)
     return 0
+
+
+def run_benchmark(
+    kind: str, measure: Callable[[_T], Report], settings: _T, name: str | None, out: Path
+) -> int:
+    """Check that OUT/KIND-NAME.json can be written, measure, and publish the report."""
+    stem = stem_of(kind, name)
+    check_out(out, stem)
+    return publish(measure(settings), out, stem)
 
 
 def bench_maps(
     contract: Contract, size: tuple[int, int], count: int, folder: Path | None = None
 ) -> list[Request]:
-    """Different maps, equal in every run, checked and prepared: drawn at (height, width), streets
-    for Cityscapes' schema, or the first of a folder, as `sceneloom render` takes it.
+    """Different prepared maps, equal in every run: drawn at (height, width), or a folder's first.
 
-    Raises:
-        SizeError: the model does not take the size without padding, or the memory is too small.
-        InputError: the folder has no map, or a broken one.
+    Raises SizeError if the model would pad the size or the memory is too small, InputError if the
+    folder has no map or a broken one.
     """
     if folder is not None:
-        return read_own_maps(contract, folder, count).requests
+        with progress.stage(f"read {count} maps of {folder}"):
+            return read_own_maps(contract, folder, count).requests
     text = f"{size[1]}x{size[0]}"
     if contract.network_size(*size) != size:
         height, width = contract.network_size(*size)
@@ -150,18 +137,19 @@ def bench_maps(
             f"{count} maps of {text} take {needed / 2**30:.1f} GiB, and {free / 2**30:.1f} GiB "
             "are free"
         )
-    return [draw_map(contract, size, _SEED + number) for number in range(count)]
+    with progress.stage(f"draw {count} maps of {text}"):
+        return [draw_map(contract, size, _SEED + number) for number in range(count)]
 
 
 def batches(maps: Sequence[_T], batch: int) -> Iterator[list[_T]]:
-    """Batches of the maps, or of their numbers, in turn, without end."""
+    """Batches of maps, or of their numbers, in turn, without end."""
     turning = itertools.cycle(maps)
     while True:
         yield list(itertools.islice(turning, batch))
 
 
 def write_maps(contract: Contract, maps: Iterable[Request], folder: Path) -> None:
-    """Write maps as a data set, `test_label` and `test_inst`."""
+    """Write maps into FOLDER/test_label and FOLDER/test_inst."""
     (folder / "test_label").mkdir(parents=True)
     (folder / "test_inst").mkdir()
     for number, request in enumerate(maps):
@@ -184,7 +172,7 @@ def inputs_hash(maps: Sequence[Request]) -> str:
 
 
 def subject_of(maps: Sequence[Request], engine: str, bundle_hash: str | None) -> dict[str, Any]:
-    """`Report.subject` of a server: the size of its maps, their hash, and its model."""
+    """`Report.subject` of a server: size and hash of the maps, engine, bundle."""
     height, width = maps[0].label_map.shape
     return {
         "height": height,
@@ -197,66 +185,68 @@ def subject_of(maps: Sequence[Request], engine: str, bundle_hash: str | None) ->
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ServedSettings:
-    """Which server is measured: `url`, or `repository`."""
+    """A running server, or an export bundle to serve."""
 
     url: str | None = None
     """``HOST:PORT`` of a running server's gRPC port."""
     http: str | None = None
-    """``HOST:PORT`` of its HTTP port, where that is to be measured, too."""
+    """``HOST:PORT`` of its HTTP port, to measure HTTP too."""
     repository: Path | None = None
-    """An export bundle to serve with the bundled Triton while the benchmark runs."""
+    """Export bundle to serve with the bundled Triton during the benchmark."""
     engine: str | None = None
-    """Of the repository; the fastest exact one unless named."""
+    """Engine of the repository; by default the fastest exact one."""
     model: str = MODEL_NAME
-    """Name of the served model."""
+    """Name of the model."""
 
     def __post_init__(self) -> None:
         if (self.url is None) == (self.repository is None):
             raise InputError("name a server with --url or an export bundle with --repository")
 
 
+Server = Annotated[ServedSettings, tyro.conf.OmitArgPrefixes, tyro.conf.arg(prefix_name=False)]
+"""`ServedSettings` as a field of a command's settings: flags without a prefix."""
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Served:
-    """A server that answers."""
+    """A server that is ready."""
 
     grpc: str
     """``HOST:PORT``."""
     http: str | None
-    """``HOST:PORT``; None where no address is named."""
+    """``HOST:PORT``, if known."""
     embedded: EmbeddedServer | None
-    """The server, where it was started here."""
+    """The server, if this process started it."""
 
 
 @contextlib.contextmanager
 def served(settings: ServedSettings, *, encoded: bool = False) -> Iterator[Served]:
-    """The server of the settings, started if it is a repository, with the encoded path if asked
-    for.
-
-    Raises:
-        ServerStartError: it did not become ready; the text says why.
-    """
+    """Yield the server, started for a repository; raises ServerStartError if that fails."""
     if settings.url is not None:
         yield Served(grpc=settings.url, http=settings.http, embedded=None)
         return
     repository = settings.repository
     assert repository is not None
-    # As `sceneloom serve` does: the configuration names the fastest where it was exported.
-    engine = settings.engine or choose_engine(repository, bundle_hash(repository), say=say)
+    # The configuration names the fastest engine of the machine that exported.
+    engine = settings.engine or choose_engine(repository, bundle_hash(repository), say=progress.say)
     ports = ServerSettings(http_port=0, grpc_port=0, metrics_port=0, start_timeout=900)
-    with EmbeddedServer(repository, ports, engine=engine, encoded=encoded) as server:
+    server = EmbeddedServer(repository, ports, engine=engine, encoded=encoded)
+    with contextlib.ExitStack() as stack:
+        with progress.stage(f"start Triton with {engine}"):
+            stack.enter_context(server)
         yield Served(grpc=server.grpc, http=server.http, embedded=server)
 
 
 def served_flags(settings: Any) -> dict[str, Any]:
-    """`Report.settings` of settings with a field ``server``: flat as flags are, no addresses."""
+    """`Report.settings` of settings with a field ``server``: flat, without addresses."""
     flags = flags_of(settings)
     named = {**flags.pop("server"), **flags}
     return named | {name: "HOST:PORT" for name in ("url", "http") if named[name] is not None}
 
 
 def elsewhere(settings: ServedSettings) -> list[str]:
-    """A mark if the server is not on this machine, so that its environment is another."""
+    """A mark if the server runs on another machine, whose environment is unknown."""
     host = "localhost" if settings.url is None else settings.url.split("://")[-1].rpartition(":")[0]
     if host in ("127.0.0.1", "localhost", "[::1]"):
         return []
-    return ["the server ran elsewhere: versions, hardware and clocks are of the machine that asked"]
+    return ["the server ran elsewhere: versions, hardware and clocks are the client's"]

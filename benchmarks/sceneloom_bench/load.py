@@ -1,56 +1,51 @@
-"""One way to the server, in batches of one size, under one load after the other: warm-up, the load,
-the server's statistics around it, and the marks that a reader must know.
+"""Loads of one transport and batch size: warm-up, the load, the server's statistics around it, and
+marks for the reader.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
+from sceneloom import progress
 from sceneloom.request import Request
+from sceneloom_bench import loops
 from sceneloom_bench.latencies import latency_extra, load_figures, p99_upper_end_ms, samples_of
 from sceneloom_bench.load_requests import Connection, TransportName
-from sceneloom_bench.loops import (
-    Arrivals,
-    Load,
-    LoadFailedError,
-    count_for,
-    plan_arrivals,
-    run_closed,
-    run_open,
-)
-from sceneloom_bench.reports.report import Figure, Measurement, say
+from sceneloom_bench.reports.report import Figure, Measurement
 from sceneloom_bench.reports.statistics import percentile
+from sceneloom_bench.reports.tables import load_text
 from sceneloom_bench.server_statistics import Counters, ServerView, Watch
 
 LATE_SHARE = 0.1
-"""A generator whose p99 of lateness is more than this share of the p50 of latency is marked."""
+"""A load is marked if the p99 of lateness is a larger share of the p50 of latency."""
 CLOSED, OPEN = "closed loop", "open loop"
 P99_REQUESTS = 459
-"""The largest latency of so many is above the true p99 with 99 % confidence: 0.99^459 < 0.01."""
+"""The largest of so many latencies is above the true p99 with 99 % confidence: 0.99^459 < 0.01."""
 RESOLUTION = 0.05
-"""The search for the highest rate ends when a kept and a broken rate differ by this share."""
+"""Relative difference of a kept and a broken rate that ends the search."""
 PROBE, RESULT = "probe of the p99 bound", "highest rate within the p99 bound"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Length:
-    """How long a load is at least, and when it is given up."""
+    """Shortest duration of a load, and its limits."""
 
     seconds: float = 10
     requests: int = 100
     warm_up: int = 16
-    """Requests in front of it, not counted."""
-    most_in_flight: int = 256
+    """Uncounted requests before the load."""
+    max_in_flight: int = 256
     """Workers of an open loop."""
-    most_failures: int = 100
-    """So many in a row end it."""
+    max_failures: int = 100
+    """Failures in a row that end a load."""
 
 
 class Driver:
-    """Runs loads of one kind of request."""
+    """Run loads of one kind of request."""
 
     def __init__(
         self,
@@ -61,89 +56,76 @@ class Driver:
         view: ServerView,
         length: Length,
     ) -> None:
-        """Prepare requests of `batch` maps each."""
+        """Prepare requests of `batch` maps."""
         self.transport, self.batch = transport, batch
         self._connection, self._view, self._length = connection, view, length
         self._send = connection.sender(maps, batch)
 
     def closed(self, in_flight: int, *, name: str = CLOSED) -> Measurement:
-        """A closed loop."""
+        """Run a closed loop."""
         length = self._length
-        load, counted = self._count(
-            in_flight,
-            lambda: run_closed(
-                self._send,
-                in_flight=in_flight,
-                seconds=length.seconds,
-                requests=length.requests,
-                most_failures=length.most_failures,
-            ),
-        )
-        return self._measurement(name, {"mode": "closed", "in_flight": in_flight}, load, counted)
+        under: dict[str, str | int | float] = {"mode": "closed", "in_flight": in_flight}
+        run = functools.partial(self._closed, in_flight, length.seconds, length.requests)
+        return self._measure(name, under, in_flight, run)[0]
 
     def open(
         self,
-        arrivals: Arrivals,
+        arrivals: loops.Arrivals,
         rate: float,
         seed: int,
         *,
         name: str = OPEN,
         requests: int | None = None,
     ) -> tuple[Measurement, float]:
-        """An open loop of `rate` requests per second, `requests` at least in place of the length's.
+        """Run an open loop of `rate` requests per second; `requests` replaces the length's.
 
-        Returns:
-            the measurement, and the upper end of its p99 in ms with failures as never answered.
+        Returns the measurement, and the upper end of its p99 in ms.
         """
         length = self._length
-        count = count_for(rate, length.seconds, requests or length.requests)
-        planned = plan_arrivals(arrivals, rate, count, seed)
-        load, counted = self._count(
-            4,
-            lambda: run_open(
-                self._send,
-                planned,
-                most_in_flight=length.most_in_flight,
-                most_failures=length.most_failures,
-            ),
+        count = loops.count_for(rate, length.seconds, requests or length.requests)
+        run = functools.partial(
+            loops.run_open,
+            self._send,
+            loops.plan_arrivals(arrivals, rate, count, seed),
+            max_in_flight=length.max_in_flight,
+            max_failures=length.max_failures,
         )
-        under = {"mode": "open", "arrivals": arrivals, "rate": rate}
-        return self._measurement(name, under, load, counted), p99_upper_end_ms(load)
+        under: dict[str, str | int | float] = {"mode": "open", "arrivals": arrivals, "rate": rate}
+        measured, load = self._measure(name, under, 4, run)
+        return measured, p99_upper_end_ms(load)
 
-    def _count(
-        self, in_flight: int, start: Callable[[], Load]
-    ) -> tuple[Load, Mapping[str, Counters]]:
-        """Warm up, run the load, and read what the server counted meanwhile."""
-        run_closed(
+    def _closed(self, in_flight: int, seconds: float, requests: int) -> loops.Load:
+        return loops.run_closed(
             self._send,
             in_flight=in_flight,
-            seconds=0,
-            requests=self._length.warm_up,
-            most_failures=self._length.most_failures,
+            seconds=seconds,
+            requests=requests,
+            max_failures=self._length.max_failures,
         )
-        watch = Watch(self._view, self._connection.models)
-        load = start()
-        return load, watch.counted()
 
-    def _measurement(
+    def _measure(
         self,
         name: str,
         under: Mapping[str, str | int | float],
-        load: Load,
-        counted: Mapping[str, Counters],
-    ) -> Measurement:
+        in_flight: int,
+        run: Callable[[], loops.Load],
+    ) -> tuple[Measurement, loops.Load]:
+        """Warm up with `in_flight` requests at once, run the load, and read the server's counts."""
+        self._closed(in_flight, 0, self._length.warm_up)
+        watch = Watch(self._view, self._connection.models)
+        load = run()
+        counted = watch.counted()
         figures = load_figures(load, self.batch) | self._breakdown(load, counted)
-        marks = load_marks(load, self._length.most_in_flight, figures["p50"].value)
+        marks = load_marks(load, self._length.max_in_flight, figures["p50"].value)
         requests, answered = counted[self._connection.models[0]].requests, len(load.answered)
         if requests != answered:
             marks.append(
-                f"the server counted {requests} requests in this load, of which {answered} "
-                "were answered here: its means are of all"
+                f"the server counted {requests} requests in this load, {answered} were answered "
+                "here: its means are of all"
             )
-        way = {"transport": self.transport, "batch": self.batch}
         measured = Measurement(
             name=name,
-            load={**under, **way},
+            load={**under, "transport": self.transport, "batch": self.batch},
             figures=figures,
             samples=samples_of(load),
             marks=[mark for mark in (*marks, self._connection.mark()) if mark],
@@ -157,22 +139,14 @@ class Driver:
                 "server": {model: counters.to_json() for model, counters in counted.items()},
             },
         )
-        asked = (
-            f"{under['in_flight']} in flight"
-            if under["mode"] == "closed"
-            else f"{under['arrivals']} at {under['rate']:g}/s"
-        )
-        say(
-            f"{name}, {self.transport}, batch {self.batch}, {asked}: "
-            f"{figures['rate'].value:.2f} pictures/s, p50 {figures['p50'].value:.2f} ms, "
-            f"p99 {figures['p99'].value:.2f} ms"
-        )
-        return measured
+        p50, p99 = figures["p50"].value, figures["p99"].value
+        rate = figures["rate"].value
+        said = load_text(measured.load, ["mode"])
+        progress.say(f"{name}, {said}: {rate:.2f} pictures/s, p50 {p50:.2f} ms, p99 {p99:.2f} ms")
+        return measured, load
 
-    def _breakdown(self, load: Load, counted: Mapping[str, Counters]) -> dict[str, Figure]:
-        """Where the mean request's time from sent to answered goes: the drawing model's parts, the
-        encoded path's own ``steps``, and ``transfer``, the rest.
-        """
+    def _breakdown(self, load: loops.Load, counted: Mapping[str, Counters]) -> dict[str, Figure]:
+        """Parts of the mean request: the model's, the encoded path's ``steps``, ``transfer``."""
         asked, *inner = self._connection.models
         total = counted[asked].mean_ms("total")
         figures = counted[inner[0] if inner else asked].figures()
@@ -184,33 +158,32 @@ class Driver:
         return figures
 
 
-def load_marks(load: Load, most_in_flight: int, p50_ms: float) -> list[str]:
-    """Marks of failures, of too few workers, and of a generator that was late."""
+def load_marks(load: loops.Load, max_in_flight: int, p50_ms: float) -> list[str]:
+    """Marks for failures, too few workers, and a late generator."""
     marks = []
     failures = load.failures
     if failures:
         kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(failures.items()))
         marks.append(
-            f"{sum(failures.values())} of {len(load.requests)} requests failed ({kinds}); "
-            "latencies are of the others"
+            f"{sum(failures.values())} of {len(load.requests)} requests failed ({kinds}) and are "
+            "not in the latencies"
         )
     waited = sum(one.waited for one in load.requests)
     if waited:
         marks.append(
-            f"{waited} requests found all {most_in_flight} workers busy; their waiting is in their "
-            "latency"
+            f"{waited} requests found all {max_in_flight} workers busy; their latency has the wait"
         )
     late = lateness_ms(load).get("p99", 0.0)
     if late > LATE_SHARE * p50_ms:
         marks.append(
-            f"the load generator is a bottleneck itself: it sent up to {late:.2f} ms late (p99), "
-            f"with a p50 of {p50_ms:.2f} ms"
+            f"the load generator is a bottleneck: it sent up to {late:.2f} ms late (p99), at a p50 "
+            f"of {p50_ms:.2f} ms"
         )
     return marks
 
 
-def lateness_ms(load: Load) -> dict[str, float]:
-    """How late requests were sent for which a worker was free: p50, p99 and max."""
+def lateness_ms(load: loops.Load) -> dict[str, float]:
+    """Delay of sending while a worker was free: p50, p99 and max."""
     late = load.lateness
     if not late:
         return {}
@@ -221,8 +194,8 @@ def lateness_ms(load: Load) -> dict[str, float]:
 def bisect(
     keeps: Callable[[float], bool], low: float, high: float, resolution: float = RESOLUTION
 ) -> tuple[float | None, float | None]:
-    """The highest rate found to keep the bound, None if `low` does not, and the lowest found not
-    to, None if `high` does. Each rate is tried once.
+    """Search a bound between two rates, trying each rate once. Returns the highest rate that keeps
+    it, None if `low` does not, and the lowest that does not, None if `high` does.
     """
     if not keeps(low):
         return None, low
@@ -237,15 +210,11 @@ def bisect(
 def find_highest_rate(
     driver: Driver, best: float, bound_ms: float, requests: int, seed: int
 ) -> list[Measurement]:
-    """Search the highest rate of Poisson arrivals that keeps a bound on p99, between a quarter of
-    the closed loop's `best` requests per second and 5 % above it.
+    """Search the highest rate of Poisson arrivals that keeps a bound on p99; probes follow it.
 
-    Each probe draws its arrivals from the same seed, stretched to its rate, so that chance is much
-    the same for all. A rate keeps the bound if the upper end of its p99's interval does, taken as
-    if requests were independent; a request that failed is never answered.
-
-    Returns:
-        the result, the last rate that kept the bound, without an interval; then each probe.
+    The rates lie between 0.25 and 1.05 of `best`, the closed loop's requests per second. All probes
+    have the same arrivals, stretched to their rate. A rate keeps the bound if the upper end of its
+    p99 does (`p99_upper_end_ms`). The result has no interval.
     """
     probes: list[Measurement] = []
     marks: list[str] = []
@@ -253,7 +222,7 @@ def find_highest_rate(
     def keeps(rate: float) -> bool:
         try:
             probe, p99 = driver.open("poisson", rate, seed, name=PROBE, requests=requests)
-        except LoadFailedError as error:
+        except loops.LoadFailedError as error:
             marks.append(f"{rate:g} requests per second do not keep it: {error.mark}")
             return False
         probes.append(probe)
@@ -268,13 +237,17 @@ def find_highest_rate(
     else:
         marks.append(
             f"{low:g} requests per second keep {bound} and {high:g} do not, by the upper end of "
-            "p99 of one probe each: where the search ended, no interval"
+            "p99 of one probe each: the end of the search, without an interval"
         )
     kept, not_kept = (None if rate is None else driver.batch * rate for rate in (low, high))
-    under = {"mode": "open", "arrivals": "poisson"}
     result = Measurement(
         name=RESULT,
-        load={**under, "transport": driver.transport, "batch": driver.batch},
+        load={
+            "mode": "open",
+            "arrivals": "poisson",
+            "transport": driver.transport,
+            "batch": driver.batch,
+        },
         figures={"rate": Figure(value=kept or 0.0, unit="1/s", better="higher")},
         marks=marks,
         extra={

@@ -1,76 +1,50 @@
-"""One request of a load, for each way to the server: everything is prepared before the clock runs,
-and a request ends when its picture is in memory and has the right shape.
+"""Requests of a load on each transport, prepared before the clock runs.
 
-Over gRPC, shared memory and HTTP it is tensors there and a picture back; on the encoded path it is
-PNG files there and the picture's file back, not decoded. All threads share one client, as the
-product's own do.
+A request ends when its picture is in memory and has the right shape. gRPC, shared memory and HTTP
+carry tensors; the encoded path carries PNG files and the picture's file, which is not decoded. All
+threads share one client.
 """
 
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import itertools
 import math
 from collections.abc import Mapping, Sequence
-from typing import Literal, Protocol
+from typing import Literal
 
 from sceneloom import TritonSynthesizer
 from sceneloom.errors import InputError, ModelNotFoundError
 from sceneloom.maps import instance_map_png, label_map_png
-from sceneloom.request import Request
-from sceneloom.triton.encoded import ENCODED_MODEL, ENCODED_MODELS, EncodedClient, EncodedFormat
+from sceneloom.pictures import EncodedFormat
+from sceneloom.request import Request, stack
+from sceneloom.triton.encoded import ENCODED_MODEL, ENCODED_MODELS, EncodedClient
 from sceneloom.triton.grpc_transport import GrpcTransport
 from sceneloom.triton.http_transport import HttpTransport
 from sceneloom.triton.transport import Timeouts, Transport
 from sceneloom_bench.harness import Served, batches
 from sceneloom_bench.loops import Send
 from sceneloom_bench.server_statistics import ServerView
-from sceneloom_bench.turns import stacked
 
 TransportName = Literal["grpc", "grpc-shm", "http", "encoded"]
 
 
-class Connection(Protocol):
-    """One way to the server."""
-
-    @property
-    def models(self) -> Sequence[str]:
-        """The models of a request: the one that is asked, the one that draws, then others."""
-
-    @property
-    def largest_batch(self) -> int:
-        """Most maps of a request."""
-
-    def sender(self, maps: Sequence[Request], batch: int) -> Send:
-        """Prepare requests of `batch` maps each, another one every time."""
-
-    def mark(self) -> str:
-        """A mark if tensors travelled otherwise than asked for; empty if not."""
-
-    def close(self) -> None:
-        """Close it."""
-
-
 class TensorConnection:
-    """Tensors over gRPC, through shared memory, or over HTTP."""
+    """Tensors over gRPC, shared memory, or HTTP."""
 
     def __init__(self, client: TritonSynthesizer) -> None:
-        """Use a client; it is closed with this."""
+        """Use a client and close it at the end."""
         self.client = client
         self._asked = (client.transport.kind, client.transport.why)
-        self.models = (client.model,)
+        self.models: tuple[str, ...] = (client.model,)
+        """The requested model, the drawing one, then others."""
         self.largest_batch = client.max_batch_size
 
     def sender(self, maps: Sequence[Request], batch: int) -> Send:
-        """Join maps to batches, as many as come before the first one comes again.
-
-        Raises:
-            InputError: the maps of a batch differ in size.
-        """
+        """Prepare all different requests of `batch` maps; raises InputError for mixed sizes."""
         check_sizes(maps, batch)
         client, count = self.client, math.lcm(len(maps), batch) // batch
-        joined = [stacked(one) for one in itertools.islice(batches(maps, batch), count)]
+        joined = [stack(one) for one in itertools.islice(batches(maps, batch), count)]
 
         def send(number: int) -> None:
             client.run_batch(*joined[number % count])
@@ -78,9 +52,9 @@ class TensorConnection:
         return send
 
     def mark(self) -> str:
-        """Whether shared memory was given up on the way."""
+        """A mark if shared memory was given up."""
         now = (self.client.transport.kind, self.client.transport.why)
-        return "" if now == self._asked else f"not all requests went through memory: {now[1]}"
+        return "" if now == self._asked else f"not all requests used shared memory: {now[1]}"
 
     def close(self) -> None:
         """Close the client."""
@@ -88,19 +62,19 @@ class TensorConnection:
 
 
 class EncodedConnection:
-    """PNG files of maps, and the picture's file back."""
+    """PNG files of maps in, the picture's file out; see `TensorConnection`."""
 
     largest_batch = 1
 
     def __init__(
         self, transport: Transport, client: EncodedClient, format: EncodedFormat, drawing: str
     ) -> None:
-        """Use a client of an ensemble whose step `drawing` draws; closes the transport."""
+        """Use a client of an ensemble whose step `drawing` draws; `close` closes the transport."""
         self._transport, self._client, self._format = transport, client, format
         self.models = (ENCODED_MODEL, drawing, *ENCODED_MODELS[1:])
 
     def sender(self, maps: Sequence[Request], batch: int) -> Send:
-        """Encode the maps; see `Connection.sender`."""
+        """Encode the maps."""
         assert batch == 1
         client, format, contract = self._client, self._format, self._client.contract
         files = [
@@ -119,7 +93,7 @@ class EncodedConnection:
         return send
 
     def mark(self) -> str:
-        """Nothing can change on the way."""
+        """No mark: the transport cannot change."""
         return ""
 
     def close(self) -> None:
@@ -127,14 +101,7 @@ class EncodedConnection:
         self._transport.close()
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Opened:
-    """The ways to a server."""
-
-    connections: Mapping[TransportName, Connection]
-    """In the order of the request for them."""
-    left_out: Sequence[str]
-    """A sentence for each way that the server does not offer."""
+Connection = TensorConnection | EncodedConnection
 
 
 def open_connections(
@@ -144,12 +111,11 @@ def open_connections(
     *,
     timeout: float = 120,
     format: EncodedFormat = "png",
-) -> Opened:
-    """Connect in each of the named ways that the server offers.
+) -> tuple[dict[TransportName, Connection], list[str]]:
+    """Connect over each named transport that the server offers, in order.
 
-    Raises:
-        ServerUnavailableError: nothing answers at an address.
-        InputError: the server offers none of them.
+    Returns the connections, and a sentence for each transport that the server does not offer.
+    Raises ServerUnavailableError if an address does not answer, InputError without a connection.
     """
     connections: dict[TransportName, Connection] = {}
     left_out: list[str] = []
@@ -163,10 +129,10 @@ def open_connections(
             if name == "http":
                 url = url if url.startswith("http://") else server.http or ""
                 if not url:
-                    raise InputError("--http names no address for it")
+                    raise InputError("it needs an address: --http HOST:PORT")
                 url = url if url.startswith("http://") else f"http://{url}"
             elif url.startswith("http://"):
-                raise InputError("--url names an address of HTTP")
+                raise InputError("--url is an address of HTTP")
             client = TritonSynthesizer(url, model=model, timeouts=timeouts, transport=transport)
             connections[name] = TensorConnection(client)
         except (InputError, ModelNotFoundError) as error:
@@ -181,13 +147,13 @@ def open_connections(
             raise
     if not connections:
         raise InputError("; ".join(left_out))
-    return Opened(connections=connections, left_out=left_out)
+    return connections, left_out
 
 
 def _connect_encoded(
     server: Served, model: str, timeouts: Timeouts, format: EncodedFormat
 ) -> Connection:
-    """Refuses an encoded path around another model than the measured one."""
+    """Connect to the encoded path; raises InputError if it runs another model."""
     http = server.grpc.startswith("http://")
     transport: Transport = HttpTransport(server.grpc) if http else GrpcTransport(server.grpc)
     try:
@@ -205,11 +171,7 @@ def _connect_encoded(
 def fitting_batches(
     connections: Mapping[TransportName, Connection], batches: Sequence[int]
 ) -> tuple[list[tuple[TransportName, int]], list[str]]:
-    """Each way with each batch that it takes, and a sentence for each too large one.
-
-    Raises:
-        InputError: no way takes any.
-    """
+    """Pairs of a transport and a batch that it takes, and a sentence for each too large batch."""
     fitting: list[tuple[TransportName, int]] = []
     too_large: list[str] = []
     for transport, connection in connections.items():
@@ -227,31 +189,23 @@ def fitting_batches(
 
 
 def check_maps(maps: Sequence[Request], batches: Sequence[int]) -> None:
-    """Refuse as many maps as a batch takes: they make the same request for ever.
-
-    Raises:
-        InputError: there are too few, or they differ in size.
-    """
+    """Raise InputError if the maps differ in size, or are too few for different requests."""
     largest = max(batches)
     if len(maps) <= largest:
         raise InputError(
-            f"{len(maps)} different maps cannot make different requests of {largest}: it takes "
-            f"{largest + 1} at least (--different-maps, and as many in the folder of --maps)"
+            f"{len(maps)} different maps cannot make different requests of {largest}; give at "
+            f"least {largest + 1} (--different-maps, and as many in the folder of --maps)"
         )
     check_sizes(maps, largest)
 
 
 def check_sizes(maps: Sequence[Request], batch: int) -> None:
-    """Refuse maps that cannot be joined.
-
-    Raises:
-        InputError: they differ in size, and more than one is in a batch.
-    """
+    """Raise InputError if maps of different sizes would share a batch."""
     if batch > 1 and len({request.label_map.shape for request in maps}) > 1:
-        raise InputError("the maps differ in size, so they cannot be sent in batches")
+        raise InputError("the maps differ in size and cannot share a batch; send --batches 1")
 
 
 def close_all(connections: Mapping[TransportName, Connection]) -> None:
-    """Close them."""
+    """Close all connections."""
     for connection in connections.values():
         connection.close()

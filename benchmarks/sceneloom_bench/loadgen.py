@@ -1,15 +1,12 @@
 """MLPerf's LoadGen against a served model: one run in a process of its own, and its summary.
 
-LoadGen cannot be run twice at once, cannot be stopped, and where it breaks it takes its process
-with it. What its rules ask of a run is here, too, so that a shorter one says that it is short.
+LoadGen cannot run twice at once, cannot be stopped, and a failure ends its process.
 
-From the MLPerf Inference Rules (mlcommons/inference_policies, inference_rules.adoc): section
-Scenarios wants 600 s of every scenario and at least 24,576 samples of Offline; since early stopping
-(appendix of that name, tolerance 0, confidence 0.99) the number of queries of the others follows
-from the latencies. The fewest with which it can succeed is where no query was late: p^n <= 0.01,
-which is 459 queries for a 99th percentile. A single stream discards its slowest and needs at least
-one to discard: 64 queries for a 90th percentile, 662 for a 99th. The 270,336 queries of older
-rounds are today's "suggested starting point", not a minimum.
+Minima of a run, from the MLPerf Inference Rules (mlcommons/inference_policies,
+inference_rules.adoc): 600 s of every scenario and 24,576 samples of Offline (section Scenarios).
+The other scenarios stop early (appendix Early stopping, tolerance 0, confidence 0.99). Their fewest
+queries are those with none late, p^n <= 0.01: 459 for a 99th percentile. A single stream discards
+its slowest query: 64 for a 90th percentile, 662 for a 99th.
 """
 
 from __future__ import annotations
@@ -22,7 +19,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from sceneloom.errors import EngineError, InputError, ServingError, require
 from sceneloom.request import Request
@@ -34,18 +31,16 @@ from sceneloom_bench.harness import bench_maps
 
 Scenario = Literal["SingleStream", "Server", "Offline"]
 SECONDS = 600.0
-"""Shortest run by the rules, of every scenario."""
+"""Shortest run of any scenario by the rules."""
 QUERIES: dict[Scenario, int] = {"SingleStream": 64, "Server": 459, "Offline": 24_576}
-"""Fewest queries with which early stopping can succeed; samples of Offline's single query."""
+"""Fewest queries by the rules; samples of Offline's single query."""
 _PREFIX = "mlperf_log_"
 _HEADROOM = 2.0
-"""LoadGen draws a single stream's queries before it starts, as many as the expected latency lets
-fit; it is told half of the measured one, so that they do not run out.
-"""
+"""Divisor of the expected latency, from which LoadGen derives the number of prepared queries."""
 _PATIENCE = 10.0
-"""A run may take so many times what it would if its requests came one after the other."""
+"""Limit of a run, in times of its requests one after the other."""
 _START = 600.0
-"""Seconds to import, connect, and prepare the maps."""
+"""Seconds to import, connect and prepare the maps."""
 _PERCENTILE = re.compile(r"([\d.]+) percentile latency \(ns\)\s*:\s*(\d+)")
 _EXTREME = re.compile(r"(Min|Max|Mean) latency \(ns\)\s*:\s*(\d+)")
 _EARLY = re.compile(r"Early stopping ([\d.]+)th percentile estimate:\s*(\d+)")
@@ -67,25 +62,21 @@ class Summary:
     scenario: str
     valid: bool
     checks: Mapping[str, bool]
-    """Condition of the verdict, such as ``Min duration`` -> whether it is satisfied."""
+    """Condition of the verdict, such as ``Min duration`` -> satisfied."""
     recommendations: Sequence[str]
     early_stopping: Sequence[str]
     latencies_ms: Mapping[str, float]
     """``p50``, ``p90``, ``p95``, ``p97``, ``p99``, ``p99.9``, ``min``, ``max``, ``mean``."""
     early_ms: Mapping[str, float]
-    """``p90``, ``p99``: its estimates that hold with 99 % confidence; of SingleStream only, those
-    for which there were enough queries.
-    """
+    """``p90``, ``p99``: estimates of SingleStream that hold with 99 % confidence."""
     rates: Mapping[str, float]
-    """Per second, as far as the scenario has them: ``completed``, ``scheduled`` (Server),
-    ``offline``, ``with_overhead``, ``without_overhead`` (SingleStream).
-    """
+    """Per second: ``completed``, ``scheduled``, ``offline``, ``with_`` or ``without_overhead``."""
     parameters: Mapping[str, str]
     remarks: Sequence[str]
 
     @property
     def verdict(self) -> str:
-        """``LoadGen: VALID``, or ``LoadGen: INVALID`` with everything that is not satisfied."""
+        """``LoadGen: VALID``, or ``LoadGen: INVALID`` with the reasons."""
         if self.valid:
             return "LoadGen: VALID"
         missed = [f"not satisfied: {name}" for name, held in self.checks.items() if not held]
@@ -93,16 +84,16 @@ class Summary:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Plan:
-    """One run, in full."""
+class LoadGenRun:
+    """One run."""
 
     scenario: Scenario
     address: str
-    """Of the server, as `TritonSynthesizer` takes it."""
+    """Address of the server, for `TritonSynthesizer`."""
     model: str
     transport: TransportChoice
     timeout: float
-    """Longest that one request may take, in seconds."""
+    """Limit of one request, in seconds."""
     size: tuple[int, int]
     """(height, width) of drawn maps."""
     maps: Path | None
@@ -112,14 +103,14 @@ class Plan:
     seconds: float
     """``min_duration``."""
     expected_seconds: float
-    """Latency of a single request, measured before."""
+    """Measured latency of a single request."""
     rate: float
-    """``target_qps`` of Server, expected one of Offline; not used by SingleStream."""
+    """``target_qps`` of Server, ``offline_expected_qps`` of Offline."""
     latency_bound_ms: float
     """``target_latency`` of Server."""
     workers: int
     batch: int
-    """Samples of one request at most; 1 but for Offline."""
+    """Most samples of a request of Offline; 1 otherwise."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -128,29 +119,25 @@ class Outcome:
 
     summary: Summary
     seconds: list[float]
-    """Of each request, from its issue to its answer, in the order of answers."""
+    """Seconds of each request from issue to answer, in the order of answers."""
     samples: int
     failed: int
-    """Samples whose request failed; more than none makes the run void."""
+    """Samples whose request failed; any makes the run void."""
     first_error: str
     took: float
-    """From the first query to the end, in seconds."""
+    """Seconds from the first query to the end."""
 
 
-def longest(plan: Plan) -> float:
-    """Seconds after which a run is given up: far more than any that gets on."""
+def longest(plan: LoadGenRun) -> float:
+    """Limit of a run, in seconds, far above its expected duration."""
     asked = max(plan.queries, plan.rate * plan.seconds)
     expected = plan.seconds + asked * plan.expected_seconds
     return min(_START + _PATIENCE * expected, MAX_SECONDS)
 
 
-def run_loadgen(plan: Plan, *, within: float | None = None) -> Outcome:
-    """Run LoadGen in a child process and wait for its end, for `within` or `longest` seconds.
-
-    Raises:
-        MissingDependencyError: LoadGen is not installed.
-        ServingError: the child broke, or was given up.
-        InputError: LoadGen's summary has no verdict.
+def run_loadgen(plan: LoadGenRun, *, within: float | None = None) -> Outcome:
+    """Run LoadGen in a child process for at most `within` (by default `longest`) seconds. Raises
+    ServingError if it breaks or takes longer, InputError if its summary has no verdict.
     """
     require(("mlperf_loadgen",), extra="bench", purpose="sceneloom bench mlperf")
     within = longest(plan) if within is None else within
@@ -162,15 +149,15 @@ def run_loadgen(plan: Plan, *, within: float | None = None) -> Outcome:
             return child.call(run_plan, plan, Path(folder))
         except AnswerTimeoutError:
             raise ServingError(
-                f"LoadGen's {plan.scenario} did not end within {within:g} s: the server answers "
-                "far more slowly than before the run, or not at all"
+                f"LoadGen's {plan.scenario} did not end within {within:g} s: the server is far "
+                "slower than before the run, or stopped answering"
             ) from None
         except EngineError as error:
             raise ServingError(f"LoadGen's {plan.scenario} broke: {error}") from None
 
 
-def run_plan(plan: Plan, folder: Path) -> Outcome:
-    """Run LoadGen in this process; its logs go into `folder`."""
+def run_plan(plan: LoadGenRun, folder: Path) -> Outcome:
+    """Run LoadGen in this process, with its logs in `folder`."""
     import mlperf_loadgen as loadgen
 
     library: list[Request] = []
@@ -185,7 +172,7 @@ def run_plan(plan: Plan, folder: Path) -> Outcome:
             count = len(bench_maps(client.contract, plan.size, count, plan.maps))
 
         def load(indices: list[int]) -> None:
-            assert set(indices) == set(range(count)), "LoadGen loads what it performs on: all"
+            assert set(indices) == set(range(count)), "LoadGen loads all samples"
             library[:] = bench_maps(client.contract, plan.size, count, plan.maps)
 
         def complete(numbers: Sequence[int]) -> None:
@@ -199,14 +186,25 @@ def run_plan(plan: Plan, folder: Path) -> Outcome:
             lambda: None,
         )
         samples = loadgen.ConstructQSL(count, count, load, lambda _: library.clear())
-        logs = loadgen.LogSettings()
+        settings = loadgen.TestSettings()
+        settings.mode = loadgen.TestMode.PerformanceOnly
+        settings.scenario = getattr(loadgen.TestScenario, plan.scenario)
+        settings.min_query_count = plan.queries
+        settings.min_duration_ms = round(1000 * plan.seconds)
+        expected_ns = round(1e9 * plan.expected_seconds / _HEADROOM)
+        settings.single_stream_expected_latency_ns = expected_ns
+        settings.single_stream_target_latency_percentile = 0.9
+        settings.server_target_qps = settings.offline_expected_qps = plan.rate
+        settings.server_target_latency_ns = round(1e6 * plan.latency_bound_ms)
+        settings.server_target_latency_percentile = 0.99
         output = loadgen.LogOutputSettings()
         output.outdir, output.prefix = str(folder), _PREFIX
+        logs = loadgen.LogSettings()
         logs.log_output = output
         logs.enable_trace = False
-        # The audit file is one of the rules' compliance tests; none is read where there is none.
+        # The audit file configures a compliance test; a missing one is ignored.
         audit = str(folder / "no-audit")
-        loadgen.StartTestWithLogSettings(tested, samples, _settings(loadgen, plan), logs, audit)
+        loadgen.StartTestWithLogSettings(tested, samples, settings, logs, audit)
         ended = time.perf_counter()
         system.close()
         loadgen.DestroyQSL(samples)
@@ -222,27 +220,12 @@ def run_plan(plan: Plan, folder: Path) -> Outcome:
     )
 
 
-def _settings(loadgen: Any, plan: Plan) -> Any:
-    settings = loadgen.TestSettings()
-    settings.mode = loadgen.TestMode.PerformanceOnly
-    settings.scenario = getattr(loadgen.TestScenario, plan.scenario)
-    settings.min_query_count = plan.queries
-    settings.min_duration_ms = round(1000 * plan.seconds)
-    settings.single_stream_expected_latency_ns = round(1e9 * plan.expected_seconds / _HEADROOM)
-    settings.single_stream_target_latency_percentile = 0.9
-    settings.server_target_qps = plan.rate
-    settings.server_target_latency_ns = round(1e6 * plan.latency_bound_ms)
-    settings.server_target_latency_percentile = 0.99
-    settings.offline_expected_qps = plan.rate
-    return settings
-
-
 class SystemUnderTest:
-    """The served model, asked from a pool of threads: one request for each query, or batches of the
-    one query that Offline is. The issuing thread never waits.
+    """The served model behind a pool of threads: one request for each query, batches for Offline's
+    single query. The issuing thread never waits.
 
-    LoadGen waits for ever for a sample that is not completed, so all samples are completed; the
-    number of failed ones makes a run void whatever LoadGen says of it.
+    LoadGen waits for ever for a missing sample, so failed samples are completed too, and counted:
+    they make a run void despite LoadGen's verdict.
     """
 
     def __init__(
@@ -254,9 +237,10 @@ class SystemUnderTest:
         workers: int,
         batch: int = 1,
     ) -> None:
-        """Start nothing yet. `library` holds the maps by sample index; `complete` is told the ids
-        of completed samples from the pool's threads. A request above `workers` waits, its latency
-        counts on.
+        """Prepare the pool of `workers` threads.
+
+        `library` has maps by sample index and is filled later. `complete` takes the ids of
+        completed samples, from the pool's threads. `batch` limits the samples of a request.
         """
         self._synthesizer = synthesizer
         self._library = library
@@ -271,7 +255,7 @@ class SystemUnderTest:
         self.first_error = ""
 
     def issue(self, samples: Iterable[tuple[int, int]]) -> None:
-        """Take a query: (id, index into the library) of its samples, joined where equal in size."""
+        """Take a query as (id, library index) of its samples; samples of equal size are joined."""
         came = time.perf_counter()
         self.began = self.began or came
         groups: dict[tuple[int, ...], list[tuple[int, int]]] = {}
@@ -299,12 +283,12 @@ class SystemUnderTest:
         self._complete([number for number, _ in samples])
 
     def close(self) -> None:
-        """Wait for the requests in flight."""
+        """Wait for all requests."""
         self._pool.shutdown()
 
 
 def below_minimum(scenario: Scenario, *, seconds: float, queries: int) -> list[str]:
-    """A sentence for each minimum of the rules that a run is below."""
+    """A sentence for each of the rules' minima that a run misses."""
     lacks = []
     if seconds < SECONDS:
         lacks.append(f"below the rules' minimum: {seconds:.1f} s of {SECONDS:.0f} s")
@@ -315,11 +299,7 @@ def below_minimum(scenario: Scenario, *, seconds: float, queries: int) -> list[s
 
 
 def parse_summary(text: str) -> Summary:
-    """Read LoadGen's summary, ``mlperf_log_summary.txt``.
-
-    Raises:
-        InputError: it has no verdict: LoadGen was interrupted, or it is another file.
-    """
+    """Parse ``mlperf_log_summary.txt``; raises InputError if it has no verdict."""
     verdict = re.search(r"^Result is : (VALID|INVALID)$", text, re.MULTILINE)
     scenario = re.search(r"^Scenario : (\w+)", text, re.MULTILINE)
     if not verdict or not scenario:
@@ -349,7 +329,7 @@ def parse_summary(text: str) -> Summary:
 
 
 def _bullets(text: str, heading: str) -> list[str]:
-    """The sentences ``* ...`` under a heading; a line without a star belongs to the one before."""
+    """Sentences ``* ...`` below a heading. A line without a star continues the one before."""
     found: list[str] = []
     for line in text.partition(heading + "\n")[2].splitlines():
         if line.startswith(" * "):

@@ -1,15 +1,14 @@
-"""Closed and open loops of requests, and what became of each request.
+"""Closed and open loops of requests, and the outcome of each request.
 
-The closed loop keeps so many requests in flight, and sends the next when one is answered. It asks
-what a server can do at most. It cannot say what users who come by themselves would wait: while the
-server stands still, it asks nothing.
+The closed loop keeps a number of requests in flight and finds the server's capacity. It sends
+nothing while the server stalls, so it cannot tell the latency of independent users.
 
 The open loop sends requests at planned moments, and latency counts from the plan. A worker takes
-the next request, sleeps until its moment, sends it and waits for the answer. Where all workers are
-busy a request is sent late, and its waiting is part of its latency. So nothing the server does can
-make the loop ask less: there is no coordinated omission (Tene, How NOT to Measure Latency).
+the next request, sleeps until its moment, sends it and waits for the answer. If all workers are
+busy, a request is late, and the delay is part of its latency: no coordinated omission (Tene, How
+NOT to Measure Latency).
 
-All moments are of `time.perf_counter`, in seconds from the load's start.
+Moments are seconds of `time.perf_counter` since the load's start.
 """
 
 from __future__ import annotations
@@ -29,34 +28,34 @@ import numpy as np
 from sceneloom.errors import SceneLoomError, ServingError
 
 Send = Callable[[int], object]
-"""Sends the request of a number, and returns once its picture is in memory; raises ServingError."""
+"""Sends the request of a number and waits for its picture; raises ServingError."""
 Arrivals = Literal["constant", "poisson"]
-"""Evenly spaced, or independent of each other with exponential gaps, as many users are."""
+"""Even gaps, or exponential gaps like those of independent users."""
 _LEAD_IN = 0.1
 """Seconds for the workers of an open loop to start."""
 
 
 class LoadFailedError(SceneLoomError):
-    """Too many requests of a load failed in a row, or all."""
+    """All requests of a load failed, or too many in a row."""
 
     def __init__(self, what: str, last: ServingError | None) -> None:
-        super().__init__(f"{what}, the last one so: {last}")
+        super().__init__(f"{what}, the last one with: {last}")
         self.mark = f"{what}, the last one with {type(last).__name__}"
-        """For a report: without the server's own words, which may name addresses and folders."""
+        """The text for a report, without the server's words: they may name addresses."""
 
 
 class Sent(NamedTuple):
     """One request."""
 
     planned: float
-    """When it should have been sent; its latency begins here."""
+    """Planned moment of sending, from which latency counts."""
     sent: float
     done: float
-    """Moment of its answer or failure."""
+    """Moment of the answer or failure."""
     waited: bool
-    """Whether no worker was free when it should have been sent."""
+    """Whether no worker was free at the planned moment."""
     failure: str
-    """The error's class; empty for an answer."""
+    """Class of the error; empty for an answer."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -65,7 +64,7 @@ class Load:
 
     requests: Sequence[Sent]
     in_flight: int = 1
-    """Of a closed loop: so many requests are on their way when it ends; 1 of an open loop."""
+    """Requests on their way at the end of a closed loop; 1 for an open loop."""
 
     @property
     def answered(self) -> list[Sent]:
@@ -74,17 +73,17 @@ class Load:
 
     @property
     def latencies(self) -> list[float]:
-        """Seconds from planned to answered, in the order of the plan."""
+        """Seconds from planned to answered, in planned order."""
         return [one.done - one.planned for one in self.answered]
 
     @property
     def lateness(self) -> list[float]:
-        """Seconds from planned to sent where a worker was free: the generator's own delay."""
+        """Seconds from planned to sent if a worker was free: the generator's own delay."""
         return [one.sent - one.planned for one in self.requests if not one.waited]
 
     @property
     def seconds(self) -> float:
-        """From the start to the last answer."""
+        """Seconds from the start to the last answer."""
         return max(one.done for one in self.requests)
 
     @property
@@ -94,19 +93,19 @@ class Load:
 
 
 class _Recorder:
-    """Sends requests from many threads and keeps what became of them."""
+    """Sends requests from many threads and records them."""
 
-    def __init__(self, send: Send, most_failures: int) -> None:
-        self._send, self._most_failures = send, most_failures
+    def __init__(self, send: Send, max_failures: int) -> None:
+        self._send, self._max_failures = send, max_failures
         self._in_a_row = 0
         self._last: ServingError | None = None
         self._sent: list[Sent] = []
         self._start = 0.0
         self.stopped = threading.Event()
-        """Set once something ended the load."""
+        """Set after an error that ends the load."""
 
     def run(self, work: Callable[[], None], threads: int, lead_in: float = 0) -> Sequence[Sent]:
-        """Call `work`, which calls `ask`, in so many threads; moment 0 is `lead_in` from now."""
+        """Call `work`, which calls `ask`, in threads; moment 0 is `lead_in` seconds from now."""
         ready = threading.Barrier(threads + 1)
 
         def begin() -> None:
@@ -117,7 +116,7 @@ class _Recorder:
             try:
                 begun = [pool.submit(begin) for _ in range(threads)]
             except RuntimeError as error:
-                ready.abort()  # or those that have begun would wait for ever
+                ready.abort()  # or the threads that started would wait for ever
                 raise SceneLoomError(f"{threads} requests at once: {error}") from None
             self._start = time.perf_counter() + lead_in
             ready.wait()
@@ -128,7 +127,7 @@ class _Recorder:
                 self.stopped.set()
                 raise
         if self.stopped.is_set():
-            raise LoadFailedError(f"{self._most_failures} requests in a row failed", self._last)
+            raise LoadFailedError(f"{self._max_failures} requests in a row failed", self._last)
         if all(one.failure for one in self._sent):
             raise LoadFailedError("all requests failed", self._last)
         return sorted(self._sent)
@@ -138,7 +137,7 @@ class _Recorder:
         return time.perf_counter() - self._start
 
     def ask(self, number: int, planned: float | None = None, *, waited: bool = False) -> None:
-        """Send a request now; without a plan it was planned for now."""
+        """Send a request now, planned for now unless `planned` is given."""
         failure = ""
         sent = self.now()
         try:
@@ -148,7 +147,7 @@ class _Recorder:
             failure = type(error).__name__
             self._in_a_row += 1
             self._last = error
-            if self._in_a_row >= self._most_failures:
+            if self._in_a_row >= self._max_failures:
                 self.stopped.set()
         except BaseException:
             self.stopped.set()
@@ -159,14 +158,10 @@ class _Recorder:
 
 
 def run_closed(
-    send: Send, *, in_flight: int, seconds: float, requests: int, most_failures: int = 100
+    send: Send, *, in_flight: int, seconds: float, requests: int, max_failures: int = 100
 ) -> Load:
-    """Keep requests in flight for at least so many seconds and so many requests.
-
-    Raises:
-        LoadFailedError: `most_failures` requests in a row failed, or all.
-    """
-    recorder = _Recorder(send, most_failures)
+    """Keep `in_flight` requests on their way for `seconds` and `requests`; raises as `run_open`."""
+    recorder = _Recorder(send, max_failures)
     numbers = itertools.count()
 
     def work() -> None:
@@ -180,15 +175,12 @@ def run_closed(
 
 
 def run_open(
-    send: Send, planned: Sequence[float], *, most_in_flight: int = 256, most_failures: int = 100
+    send: Send, planned: Sequence[float], *, max_in_flight: int = 256, max_failures: int = 100
 ) -> Load:
-    """Send requests at their moments (`plan_arrivals`) and wait for the last answer; a request that
-    finds none of `most_in_flight` workers free waits, and is marked.
-
-    Raises:
-        LoadFailedError: `most_failures` requests in a row failed, or all.
+    """Send requests at their moments from `max_in_flight` workers and wait for all answers. Raises
+    LoadFailedError if `max_failures` requests in a row failed, or all.
     """
-    recorder = _Recorder(send, most_failures)
+    recorder = _Recorder(send, max_failures)
     numbers = itertools.count()
 
     def work() -> None:
@@ -201,16 +193,15 @@ def run_open(
                 return
             recorder.ask(number, planned[number], waited=ahead < 0)
 
-    threads = min(most_in_flight, len(planned))
+    threads = min(max_in_flight, len(planned))
     return Load(requests=recorder.run(work, threads, _LEAD_IN))
 
 
 def plan_arrivals(arrivals: Arrivals, rate: float, count: int, seed: int) -> list[float]:
-    """Seconds from the start at which each request is to be sent, in order.
+    """Planned moments of `count` requests, in order, in seconds from the start.
 
-    All `count` come within ``count / rate`` seconds, so that a load has exactly its rate:
-    exponential gaps are drawn, one more than requests, and scaled to fill that time. It is a
-    Poisson process whose count is known. Equal seeds give equal patterns, stretched by the rate.
+    Poisson arrivals fill exactly ``count / rate`` seconds: exponential gaps, one more than
+    requests, are scaled to that time. Equal seeds give equal patterns, stretched by the rate.
     """
     if arrivals == "constant":
         return [number / rate for number in range(count)]
@@ -219,12 +210,10 @@ def plan_arrivals(arrivals: Arrivals, rate: float, count: int, seed: int) -> lis
 
 
 def count_for(rate: float, seconds: float, at_least: int) -> int:
-    """Requests that a rate gives in some seconds, and not fewer than `at_least`."""
+    """Requests of a rate in some seconds, at least `at_least`."""
     return max(at_least, math.ceil(rate * seconds))
 
 
 def rounded_rate(rate: float) -> float:
-    """A rate to two significant digits: shares of a measured rate would differ in every run, and no
-    two reports could be compared load by load.
-    """
+    """A rate to two significant digits, so that two runs can have equal loads to compare."""
     return float(f"{rate:.2g}")

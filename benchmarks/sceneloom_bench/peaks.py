@@ -1,7 +1,7 @@
-"""Peaks of this machine: a large matrix product, and a copy of memory, both by PyTorch with all
-the threads that engines may use.
+"""Peaks of this machine: a large matrix product and a copy of memory, by PyTorch with the engines'
+number of threads.
 
-The copy is STREAM's: arrays far larger than the caches, and bytes read and written both counted.
+The copy is STREAM's: arrays far larger than the caches; bytes read and bytes written both count.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Literal
 
-from sceneloom_bench.reports.report import Measurement
+from sceneloom_bench.reports.report import Measurement, Unit
 from sceneloom_bench.reports.statistics import median_figure
 from sceneloom_serving.onnx_runtime import usable_cpus
 
@@ -18,17 +18,16 @@ Device = Literal["cpu", "cuda"]
 PRODUCT = "matrix product"
 COPY = "memory copy"
 RUNS = 7
-"""Of each; medians of seven have an interval."""
+"""Runs of each; the median of seven has an interval."""
 
 
 def measure_peaks(
     device: Device, *, side: int | None = None, copied_mib: int | None = None
 ) -> dict[str, list[float]]:
-    """Measure products in float32 (TF32 off), on a GPU also in float16, and the copy; sizes keep
-    the device busy for a while, far above its caches, unless they are given.
+    """Measure products in float32 (TF32 off), on a GPU also in float16, and the copy.
 
-    Returns:
-        name -> FLOP per second of each run, or bytes per second of each copy.
+    Default sizes are far above the caches. Returns name -> FLOP per second, or bytes per second, of
+    each run.
     """
     import torch
 
@@ -59,20 +58,21 @@ def measure_peaks(
 
 
 def copied_bytes(mib: int) -> int:
-    """Bytes that a copy of an array moves: it is read and it is written."""
+    """Bytes that the copy of an array reads and writes."""
     return 2 * (mib << 20)
 
 
 def median_peaks(found: Mapping[str, list[float]]) -> dict[str, float]:
-    """The median of each, from `measure_peaks`."""
+    """Medians of `measure_peaks`."""
     return {name: median_figure(runs, unit="1").value for name, runs in found.items()}
 
 
 def peak_measurements(found: Mapping[str, list[float]], when: str) -> list[Measurement]:
-    """Peaks from `measure_peaks`, before or after the rounds, for a report."""
+    """Measurements of `measure_peaks`, ``before`` or ``after`` the rounds."""
     measured = []
     for name, runs in found.items():
-        key, scale, unit = ("gbs", 1e9, "GB/s") if name == COPY else ("tflops", 1e12, "TFLOP/s")
+        key, scale = ("gbs", 1e9) if name == COPY else ("tflops", 1e12)
+        unit: Unit = "GB/s" if name == COPY else "TFLOP/s"
         figure = median_figure([run / scale for run in runs], unit=unit, better="higher")
         load = {"mode": "peak", "when": when}
         measured.append(Measurement(name=name, load=load, figures={key: figure}))

@@ -1,8 +1,7 @@
-"""`sceneloom bench render`: a data set rendered from end to end, and how long the server was idle.
+"""`sceneloom bench render`: a data set rendered from end to end, and the server's idle time.
 
-Whole runs of the product's own pipeline: connect, read, decode, ask, encode, write, manifest. The
-formats take turns, so that a machine that drifts does not decide. The server's busy time is that of
-its executions, by its own statistics; the rest of a run's time it waited for the client.
+A run is `sceneloom render`'s whole pipeline: connect, read, decode, request, encode, write, record.
+The picture formats take turns. The server is idle when, by its own statistics, it executes nothing.
 
     sceneloom bench render --repository build/demo/repository --out build/bench
 """
@@ -16,80 +15,66 @@ import time
 from pathlib import Path
 from typing import Annotated
 
-import tyro
+from annotated_types import Interval
 
-from sceneloom import TritonSynthesizer
+from sceneloom import TritonSynthesizer, progress
 from sceneloom.errors import ServingError
+from sceneloom.maps import parse_size
 from sceneloom.pictures import Format
 from sceneloom.rendering.items import Rendered
 from sceneloom.rendering.plan import Maps, Pictures, TritonServers, make_plan
 from sceneloom.rendering.run import RenderRun
 from sceneloom.rendering.settings import RenderSettings
 from sceneloom.triton.client import TransportChoice
+from sceneloom.validation import checked
 from sceneloom_bench import harness
 from sceneloom_bench.reports.environment import Environment
-from sceneloom_bench.reports.report import Measurement, Report, say
+from sceneloom_bench.reports.report import Measurement, Report
 from sceneloom_bench.reports.statistics import median_figure
 from sceneloom_bench.server_statistics import ServerView, Watch
 from sceneloom_bench.turns import rounds_in_turn
-from sceneloom_export.settings import parse_size
 
 
+@checked()
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RenderBenchSettings:
     """Server, maps and formats."""
 
-    server: Annotated[harness.ServedSettings, tyro.conf.OmitArgPrefixes]
-    """Which server."""
+    server: harness.Server
     size: str = "2048x1024"
-    """WIDTHxHEIGHT of the maps that are drawn."""
+    """WIDTHxHEIGHT of drawn maps."""
     maps: Path | None = None
-    """Folder of maps to render in place of drawn ones."""
-    count: int = 64
-    """Maps in a run."""
-    rounds: int = 6
+    """Folder of maps in place of drawn ones."""
+    count: Annotated[int, Interval(ge=1, le=100_000)] = 64
+    """Maps of a run."""
+    rounds: harness.Rounds = 6
     """Runs of each format; intervals need six."""
     formats: tuple[Format, ...] = ("png", "jpg")
-    """Of the pictures."""
+    """Picture formats."""
     transport: TransportChoice = "auto"
-    """How tensors travel."""
-    in_flight: int | None = None
-    """Requests in flight; without it their number follows the server."""
+    """Transport of the tensors."""
+    in_flight: harness.Threads | None = None
+    """Requests in flight; by default adapted to the server."""
     name: str = ""
-    """Added to the file's name."""
+    """Suffix of the file's name."""
 
     def __post_init__(self) -> None:
         parse_size(self.size)
         harness.check_name(self.name)
         harness.check_different(self, "formats")
-        in_flight = {"in_flight": (1, harness.MOST_THREADS)}
-        harness.check_ranges(
-            self, {"count": (1, harness.MOST_MAPS), "rounds": (1, harness.MOST_ROUNDS), **in_flight}
-        )
 
 
-def main(
-    *,
-    out: Annotated[Path, tyro.conf.arg(metavar="DIR")],
-    settings: Annotated[RenderBenchSettings, tyro.conf.OmitArgPrefixes],
-) -> int:
-    """Render a data set several times, write DIR/render.json, and print it as the last line.
+def main(*, out: harness.OutFolder, settings: harness.Flags[RenderBenchSettings]) -> int:
+    """Render a data set several times, write DIR/render.json, and print its tables and rates.
 
     Args:
         out: folder of the report.
-        settings: what is rendered.
     """
-    stem = harness.stem_of("render", settings.name)
-    harness.check_out(out, stem)
-    return harness.publish(measure(settings), out, stem)
+    return harness.run_benchmark("render", measure, settings, settings.name, out)
 
 
 def measure(settings: RenderBenchSettings) -> Report:
-    """Render in turn.
-
-    Raises:
-        SceneLoomError: there is no server, it answered from its cache, or a map gave no picture.
-    """
+    """Render in turn; raises ServingError if a map gave no picture."""
     with (
         tempfile.TemporaryDirectory(prefix="sceneloom-bench-render-") as name,
         harness.served(settings.server) as server,
@@ -102,14 +87,17 @@ def measure(settings: RenderBenchSettings) -> Report:
         )
         height, width = drawn[0].label_map.shape
         harness.write_maps(contract, drawn, folder / "maps")
-        render_once(server, settings, folder, settings.formats[0], warm_up=True)
+        with progress.stage("warm-up"):
+            render_once(server, settings, folder, settings.formats[0], warm_up=True)
         runs: dict[str, list[dict[str, float]]] = {one: [] for one in settings.formats}
         with Environment() as environment:
+            turns = progress.Steps(len(runs) * settings.rounds)
             for number, formats in rounds_in_turn(runs, settings.rounds):
                 for format in formats:
-                    runs[format].append(render_once(server, settings, folder, format))  # type: ignore[arg-type]
+                    with turns.step(f"round {number + 1}, {format}"):
+                        runs[format].append(render_once(server, settings, folder, format))  # type: ignore[arg-type]
                     rate = len(drawn) / runs[format][-1]["seconds"]
-                    say(f"round {number + 1}, {format}: {rate:.2f} pictures/s")
+                    progress.say(f"round {number + 1}, {format}: {rate:.2f} pictures/s")
     measured = []
     for format, found in runs.items():
         rates = [len(drawn) / r["seconds"] for r in found]
@@ -146,8 +134,9 @@ def render_once(
     *,
     warm_up: bool = False,
 ) -> dict[str, float]:
-    """A whole run, or its first picture as a warm-up: ``seconds``, the share of them in which the
-    server was ``idle``, and ``attempts`` per picture.
+    """Run once, or to the first picture for a warm-up.
+
+    Returns ``seconds``, the ``idle`` share of the server, and ``attempts`` per picture.
     """
     how, model = RenderSettings(format=format, in_flight=settings.in_flight), settings.server.model
     addresses = TritonServers(
@@ -159,7 +148,7 @@ def render_once(
     ):
         watch = Watch(view, [model])
         start = time.perf_counter()
-        places = Maps(place=folder / "maps"), Pictures(place=pictures)
+        places = Maps(location=folder / "maps"), Pictures(location=pictures)
         with RenderRun(make_plan(*places, addresses, how)) as run:
             results = []
             for result in run:

@@ -1,7 +1,6 @@
-"""A Triton server's own statistics: queue, compute, batches and cache hits of one load, as the
-difference of its statistics before and after.
+"""A Triton server's own statistics of a load: queue, compute, batches and cache hits.
 
-Triton counts nanoseconds since its start per model. An answer may be there before it is counted:
+Triton counts nanoseconds since its start per model. It may count a request after its answer, so
 statistics are read until two readings agree.
 """
 
@@ -47,26 +46,19 @@ class Counters:
     nanoseconds: Mapping[str, int]
     """``total`` and the keys of `PARTS` -> sum over the requests."""
     busy_nanoseconds: int = 0
-    """Sum over the executions of all instances: requests that share one count once."""
+    """Sum over the executions of all instances; a batch of requests counts once."""
 
     def since(self, earlier: Counters) -> Counters:
-        """Counts since an earlier reading.
-
-        Raises:
-            ServingError: the server has been started anew in between.
-        """
+        """Counts since an earlier reading; raises ServingError if the server restarted."""
         if self.requests < earlier.requests or self.failed < earlier.failed:
-            raise ServingError(
-                "the server was started anew while it was measured, so that its statistics say "
-                "nothing of it"
-            )
+            raise ServingError("the server was restarted during the load: its counts are void")
         own, before = vars(self), vars(earlier)
         less = {k: own[k] - before[k] for k in own if k != "nanoseconds"}
         parts = {k: v - earlier.nanoseconds[k] for k, v in self.nanoseconds.items()}
         return Counters(**less, nanoseconds=parts)
 
     def mean_ms(self, part: str) -> float:
-        """Milliseconds of a request, ``total`` or a key of `PARTS`."""
+        """Mean milliseconds of a request: ``total`` or a key of `PARTS`."""
         return self.nanoseconds[part] / max(self.requests, 1) / 1e6
 
     def figures(self) -> dict[str, Figure]:
@@ -74,7 +66,7 @@ class Counters:
         return {part: Figure(value=self.mean_ms(part), unit="ms", better="lower") for part in PARTS}
 
     def to_json(self) -> dict[str, Any]:
-        """For a measurement's `extra`."""
+        """The counts for `Measurement.extra`."""
         return {
             "requests": self.requests,
             "failed": self.failed,
@@ -86,18 +78,12 @@ class Counters:
 
 
 class ServerView:
-    """Reads a server's statistics and configuration, over gRPC or HTTP.
-
-    Its methods raise ServingError where the server does not answer or has no such model.
+    """A server's statistics and configuration, over gRPC or HTTP. Methods raise ServingError if the
+    server does not answer or has no such model.
     """
 
     def __init__(self, url: str, metrics: str | None = None) -> None:
-        """Prepare; nothing is read yet.
-
-        Args:
-            url: ``HOST:PORT`` of its gRPC port, or ``http://HOST:PORT``.
-            metrics: ``HOST:PORT`` of its Prometheus metrics, where they are to be read too.
-        """
+        """Prepare for a ``HOST:PORT`` of gRPC or ``http://HOST:PORT``, and one of the metrics."""
         scheme = "http" if url.startswith("http://") else "grpc"
         address = server_address(url, scheme)
         self._url = f"http://{address}" if scheme == "http" else url
@@ -116,9 +102,7 @@ class ServerView:
             self._client.close()
 
     def counters(self, models: Sequence[str]) -> dict[str, Counters]:
-        """Counts of each model, once two readings agree; others may ask the server, too, so
-        after a second at the latest.
-        """
+        """Counts of each model after two equal readings, or after a second of other requests."""
         last = [self._read(model) for model in models]
         for _ in range(_SETTLE_READINGS):
             time.sleep(_SETTLE_SECONDS)
@@ -129,7 +113,7 @@ class ServerView:
         return dict(zip(models, last, strict=True))
 
     def cache_hits(self) -> int | None:
-        """Cache hits of all models, from the metrics; None without their address."""
+        """Cache hits of all models by the metrics; None without their address."""
         if self._metrics is None:
             return None
         text = _get(f"http://{self._metrics}/metrics").decode("utf-8", "replace")
@@ -140,12 +124,12 @@ class ServerView:
         )
 
     def instances(self, model: str) -> int:
-        """Executions of a model at once, on all GPUs together."""
+        """Parallel executions of a model, on all GPUs together."""
         groups = self.describe(model)["model"]["instance_groups"]
         return max(sum(int(group["count"]) for group in groups), 1)
 
     def describe(self, model: str) -> dict[str, Any]:
-        """Name and version of the server, and the configuration that decides the model's speed."""
+        """Name and version of the server, and the model's configuration for speed."""
         server = self._ask("metadata", "")
         config = self._ask("config", model)
         groups = [
@@ -168,7 +152,7 @@ class ServerView:
         }
 
     def ensemble_steps(self, model: str) -> list[str]:
-        """The models of an ensemble, in its configuration's order; none for another model."""
+        """Models of an ensemble, in order; empty for another model."""
         scheduling = self._ask("config", model).get("ensemble_scheduling") or {}
         return [step["model_name"] for step in scheduling.get("step", [])]
 
@@ -195,7 +179,7 @@ class ServerView:
         )
 
     def _ask(self, what: str, model: str) -> dict[str, Any]:
-        """``metadata``, ``config`` or ``statistics``, in the JSON that both protocols have."""
+        """Read ``metadata``, ``config`` or ``statistics`` in the JSON form of both protocols."""
         if self._client is None:
             name = quote(model, safe="")
             path = {"metadata": "", "config": f"/models/{name}/config"}
@@ -223,24 +207,20 @@ class Watch:
     """A server's counters around a load."""
 
     def __init__(self, view: ServerView, models: Sequence[str]) -> None:
-        """Read where the server stands."""
+        """Read the counters before the load."""
         self._view, self._models = view, models
         self._before, self._hits = view.counters(models), view.cache_hits()
 
     def counted(self) -> dict[str, Counters]:
-        """Counts of each model since then.
-
-        Raises:
-            SceneLoomError: anything was answered from the server's cache.
-        """
+        """Counts of each model since then; raises SceneLoomError for answers from the cache."""
         after, hits = self._view.counters(self._models), self._view.cache_hits()
         counted = {model: after[model].since(self._before[model]) for model in self._models}
         known = 0 if hits is None or self._hits is None else hits - self._hits
         found = max(known, *(counters.cache_hits for counters in counted.values()))
         if found > 0:
             raise SceneLoomError(
-                f"{found} requests of this load were answered from the server's response cache, so "
-                "its figures say nothing of the model: serve it without response_cache"
+                f"{found} requests of this load were answered from the server's response cache, "
+                "not by the model: serve it without response_cache"
             )
         return counted
 

@@ -1,8 +1,8 @@
-"""Taking turns: in each round everything that is compared has one turn, so that a machine that
-drifts does not decide a ratio within a round.
+"""Turns: in each round every candidate has one turn, so that a machine that drifts does not decide
+a ratio within a round.
 
-The order of each round is drawn by a seed: one that rotates gives everything the same neighbour in
-front, whose heat and caches are then part of every turn.
+The order of each round is drawn by a seed. A rotating order would give each candidate the same
+predecessor, whose heat and caches would be part of every turn.
 """
 
 from __future__ import annotations
@@ -16,20 +16,17 @@ from typing import Any, Protocol, cast
 
 import numpy as np
 
+from sceneloom import progress
 from sceneloom.errors import SceneLoomError
 from sceneloom.maps import Image
-from sceneloom.request import Request
+from sceneloom.request import Request, stack
 from sceneloom.synthesizer import Synthesizer
 from sceneloom_bench.child_process import ChildProcess
 from sceneloom_bench.harness import batches
-from sceneloom_bench.reports.report import say
 
 
 def rounds_in_turn(names: Collection[str], rounds: int) -> Iterator[tuple[int, list[str]]]:
-    """Number of each round, from 0, and the names in its order.
-
-    Equal in every run; a name that leaves `names` meanwhile has no further turns.
-    """
+    """Number of each round from 0, and the order of the names left then, equal in every run."""
     random = np.random.default_rng(0)
     for number in range(rounds):
         present = list(names)
@@ -41,29 +38,29 @@ class Round:
     """Result of an engine's turn."""
 
     seconds: list[float]
-    """Of each batch, maps on the host to pictures on the host."""
+    """Seconds of each batch, maps on the host to pictures on the host."""
     device_seconds: list[float]
-    """Of each batch, the GPU's part between two CUDA events; empty where that is not measured."""
+    """Seconds of each batch between two CUDA events; empty if not measured."""
     pictures: dict[int, Image]
-    """Number of the map -> uint8 [H, W, 3], for the maps that were named."""
+    """Number of the map -> uint8 [H, W, 3], for the maps to show."""
 
 
 class Runner(Protocol):
     """An engine that takes turns."""
 
     def turn(self, batches: Sequence[Sequence[int]], show: frozenset[int]) -> Round:
-        """Render batches of the maps' numbers, and keep the pictures of the numbers in `show`."""
+        """Render batches of map numbers; keep the pictures of the numbers in `show`."""
 
 
 class DeviceTimed(Synthesizer):
-    """An engine that knows how long the GPU worked for its last batch."""
+    """An engine that measures the GPU's time of its last batch."""
 
     device_seconds: float | None = None
-    """None where it was not measured."""
+    """None if not measured."""
 
 
 class EngineRunner:
-    """Takes turns with an engine in this process."""
+    """Take turns with an engine in this process."""
 
     def __init__(self, engine: Synthesizer) -> None:
         self._engine = engine
@@ -77,7 +74,7 @@ class EngineRunner:
         self._engine.__exit__(*error)
 
     def largest(self) -> int:
-        """Most pictures at once."""
+        """Largest batch."""
         return self._engine.max_batch_size
 
     def hold(self, requests: Sequence[Request]) -> None:
@@ -85,12 +82,10 @@ class EngineRunner:
         self._requests = list(requests)
 
     def turn(self, batches: Sequence[Sequence[int]], show: frozenset[int] = frozenset()) -> Round:
-        """See `Runner.turn`. A batch is stacked before its clock starts: `run_batch` alone is
-        timed, which ends when the pictures are on the host.
-        """
+        """Take a turn; see `Runner.turn`. The clock of a batch contains `run_batch` only."""
         seconds, device, pictures = [], [], {}
         for numbers in batches:
-            inputs = stacked([self._requests[n] for n in numbers])
+            inputs = stack([self._requests[n] for n in numbers])
             start = time.perf_counter()
             images = self._engine.run_batch(*inputs)
             seconds.append(time.perf_counter() - start)
@@ -108,54 +103,41 @@ class EngineRunner:
         return time.perf_counter() - start, image
 
 
-def stacked(requests: Sequence[Request]) -> tuple[Any, Any, Any]:
-    """The inputs of `Synthesizer.run_batch`."""
-    columns = [(r.label_map, r.instance_map, r.style) for r in requests]
-    found = [None if c[0] is None else np.stack(c) for c in zip(*columns, strict=True)]
-    return found[0], found[1], found[2]
-
-
-def open_runner(open_engine: Callable[[], Synthesizer]) -> EngineRunner:
-    """Open an engine for turns."""
-    return EngineRunner(open_engine())
-
-
 class EngineProcess(ChildProcess):
-    """An engine that takes turns in a process of its own; see `EngineRunner`.
-
-    Its methods raise EngineError if the engine fails, takes too long, or its process dies.
-    """
+    """An `EngineRunner` in a process of its own; raises EngineError like `ChildProcess.call`."""
 
     def __init__(self, open_engine: Callable[[], Synthesizer], **limits: float) -> None:
-        """Start the process; it loads the engine (picklable) at once. Limits are as in
-        `ChildProcess`.
-        """
-        super().__init__(functools.partial(open_runner, open_engine), **limits)
+        """Start the process, which loads the engine (picklable) at once."""
+        super().__init__(functools.partial(_open_runner, open_engine), **limits)
 
     def largest(self) -> int:
-        """Most pictures at once."""
+        """Largest batch."""
         return cast(int, self.ask("largest"))
 
     def hold(self, requests: Sequence[Request]) -> None:
-        """Give the process the maps that turns name by number."""
+        """Send the maps that turns name by number."""
         self.ask("hold", list(requests))
 
     def turn(self, batches: Sequence[Sequence[int]], show: frozenset[int] = frozenset()) -> Round:
-        """See `Runner.turn`; each batch may take as long as a call."""
+        """Take a turn; see `Runner.turn`. The limit counts per batch."""
         return cast(Round, self.ask("turn", batches, show, times=max(len(batches), 1)))
 
     def run(self, *maps: Any) -> tuple[float, Image]:
-        """As `EngineRunner.run`, timed inside the process."""
+        """Run `EngineRunner.run`, timed inside the process."""
         return cast(tuple[float, Image], self.ask("run", *maps))
+
+
+def _open_runner(open_engine: Callable[[], Synthesizer]) -> EngineRunner:
+    return EngineRunner(open_engine())
 
 
 @dataclasses.dataclass(kw_only=True)
 class Timings:
-    """Seconds of one engine, by round, without the warm-up."""
+    """Results of one engine by round, without the warm-up."""
 
     seconds: list[list[float]] = dataclasses.field(default_factory=list)
     device_seconds: list[list[float]] = dataclasses.field(default_factory=list)
-    """Of each batch; empty rounds where the engine does not measure it."""
+    """Seconds of each batch on the GPU; empty rounds if not measured."""
     pictures: dict[int, Image] = dataclasses.field(default_factory=dict)
     """Number of the map -> its first picture."""
     grown_mib: float = 0.0
@@ -171,23 +153,23 @@ def run_rounds(
     turn: int,
     gpu_used: Callable[[], float] = lambda: 0.0,
 ) -> tuple[dict[str, Timings], dict[str, str]]:
-    """Let engines that hold the maps take turns of `turn` batches; the first round is warm-up and
-    not counted. `gpu_used` is in MiB.
-
-    Returns:
-        timings of each engine, and why each failed one did; a failed one is not in the first.
+    """Let engines that hold `maps` maps take turns of `turn` batches, after a round of warm-up.
+    `gpu_used` is in MiB. Returns the timings, and the reasons of the failed engines.
     """
     taken = {name: Timings() for name in runners}
     failed: dict[str, str] = {}
     numbers = batches(range(maps), batch)
+    turns = progress.Steps(len(runners) * (rounds + 1))
     for number, names in rounds_in_turn(taken, rounds + 1):
         work = list(itertools.islice(numbers, turn))
         every = frozenset(itertools.chain.from_iterable(work))
+        what = f"batch {batch}, {f'round {number} of {rounds}' if number else 'warm-up'}"
         said = []
         for name in names:
             before = gpu_used() if not number else 0.0
             try:
-                done = runners[name].turn(work, every - taken[name].pictures.keys())
+                with turns.step(f"{what}, {name}"):
+                    done = runners[name].turn(work, every - taken[name].pictures.keys())
             except SceneLoomError as error:
                 failed[name] = str(error)
                 del taken[name]
@@ -200,6 +182,5 @@ def run_rounds(
                 taken[name].device_seconds.append(done.device_seconds)
             else:
                 taken[name].grown_mib = gpu_used() - before
-        what = f"round {number} of {rounds}" if number else "warm-up"
-        say(f"batch {batch}, {what}, seconds: {', '.join(said)}")
+        progress.say(f"{what}, seconds: {', '.join(said)}")
     return taken, failed

@@ -1,9 +1,8 @@
 """SceneLoom: semantic label maps in, photographs out, served through Triton.
 
-This package is the light one: the contract, the readers, the error family, the `Synthesizer`
-interface, the Triton client, dataset rendering and the `sceneloom` command. It never imports torch.
-A name is loaded when it is first used: TensorRT plans are built and run where there is NumPy and
-TensorRT, and neither OpenCV nor Pillow.
+The light package: the contract, the readers, the error family, the `Synthesizer` interface, the
+Triton client, dataset rendering and the `sceneloom` command. It never imports torch. A name is
+loaded at its first use: machines that build and run TensorRT plans may lack OpenCV and Pillow.
 """
 
 import importlib
@@ -20,20 +19,14 @@ if TYPE_CHECKING:
     from sceneloom.triton.client import TritonSynthesizer, connect
 
 _MODULES = {
-    "Contract": "contract",
-    "InputError": "errors",
-    "LabelSchema": "schema",
-    "SceneLoomError": "errors",
-    "ServingError": "errors",
-    "Synthesizer": "synthesizer",
-    "TritonSynthesizer": "triton.client",
-    "boundary_map": "maps",
-    "connect": "triton.client",
-    "load_schema": "schema",
-    "read_instance_map": "maps",
-    "read_label_map": "maps",
+    "contract": ["Contract"],
+    "errors": ["InputError", "SceneLoomError", "ServingError"],
+    "maps": ["boundary_map", "read_instance_map", "read_label_map"],
+    "schema": ["LabelSchema", "load_schema"],
+    "synthesizer": ["Synthesizer"],
+    "triton.client": ["TritonSynthesizer", "connect"],
 }
-"""Public name -> the module that has it."""
+"""Module -> its public names."""
 
 __all__ = [
     "Contract",
@@ -53,10 +46,11 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _MODULES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)
+    for module, names in _MODULES.items():
+        if name in names:
+            return getattr(importlib.import_module(f"{__name__}.{module}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_MODULES})
+    return sorted({*globals(), *__all__})

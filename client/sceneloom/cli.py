@@ -1,96 +1,76 @@
 """The `sceneloom` command: finds the subcommand, loads its package, lets it parse its own flags.
 
-Nothing is loaded that does not run: `sceneloom --help` and `sceneloom render` never import torch.
-Exit codes: 0 all well, 1 something failed and was reported, 2 the command line is wrong, 3 and 4
-rendering lost its servers or its place (`sceneloom.render_command`), 130 interrupted, 143 training,
-rendering or a benchmark stopped by SIGTERM, 129 a benchmark stopped by SIGHUP.
+Only the subcommand's package is loaded: `sceneloom --help` and `sceneloom render` never import
+torch. Exit codes: 0 success, 1 a reported failure, 2 a wrong command line, 3 and 4 rendering lost
+its servers or its location (`sceneloom.render_command`), 130 interrupted, 143 training, rendering
+or a benchmark stopped by SIGTERM, 129 a benchmark stopped by SIGHUP.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import importlib
+import inspect
 import io
 import os
+import re
 import sys
 import traceback
-from collections.abc import Sequence
+import typing
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from sceneloom.command_line import run
+import docstring_parser
+import tyro
+
 from sceneloom.errors import SceneLoomError, out_of_resources
 from sceneloom.text import printable
 from sceneloom.version import __version__
 
 COMMANDS = {
-    "import": (
-        "sceneloom_training.import_command",
-        "turn a published pix2pixHD generator into a checkpoint bundle",
-    ),
-    "styles": (
-        "sceneloom_training.styles_command",
-        "cluster the styles of photographs into a checkpoint's contract",
-    ),
-    "encode-style": (
-        "sceneloom_training.encode_style_command",
-        "write the styles of a reference photograph to a file",
-    ),
-    "train": ("sceneloom_training.train_command", "train a model, or go on training it"),
+    "import": ("sceneloom_training.import_command", "import published pix2pixHD weights"),
+    "styles": ("sceneloom_training.styles_command", "cluster the styles of photographs"),
+    "encode-style": ("sceneloom_training.encode_style_command", "write the styles of a photograph"),
+    "train": ("sceneloom_training.train_command", "train a model, or resume its training"),
     "train-segmenter": (
         "sceneloom_training.train_segmenter_command",
-        "train a segmentation network to judge pictures with",
+        "train a segmentation network",
     ),
-    "evaluate": (
-        "sceneloom_training.evaluate_command",
-        "segment pictures again, and score them beside the real photographs",
-    ),
-    "export": (
-        "sceneloom_export.export_command",
-        "turn a checkpoint bundle into a Triton repository, proven",
-    ),
-    "engine": (
-        "sceneloom_export.engine_command",
-        "build a TensorRT plan for this machine's GPU, proven",
-    ),
-    "runtimes": (
-        "sceneloom_serving.runtimes_command",
-        "list the engines, and why one cannot run on this machine",
-    ),
-    "serve": (
-        "sceneloom_serving.serve_command",
-        "serve an exported repository with the bundled Triton server",
-    ),
-    "verify": (
-        "sceneloom_serving.verify_command",
-        "check that a repository still is what export wrote",
-    ),
-    "probe": (
-        "sceneloom_serving.probe_command",
-        "prove a running server with one inference whose answer is known",
-    ),
-    "render": (
-        "sceneloom.render_command",
-        "render a data set of label maps through Triton servers",
-    ),
+    "evaluate": ("sceneloom_training.evaluate_command", "score pictures against real photographs"),
+    "export": ("sceneloom_export.export_command", "export a checkpoint for Triton, proven"),
+    "engine": ("sceneloom_export.engine_command", "build a proven TensorRT plan for this GPU"),
+    "runtimes": ("sceneloom_serving.runtimes_command", "list the engines of this machine"),
+    "serve": ("sceneloom_serving.serve_command", "serve an export with the bundled Triton server"),
+    "verify": ("sceneloom_serving.verify_command", "check that an export is unchanged"),
+    "probe": ("sceneloom_serving.probe_command", "prove a running server with one inference"),
+    "render": ("sceneloom.render_command", "render a data set through Triton servers"),
     "bench": ("sceneloom_bench.bench_command", "measure engines, servers and rendering"),
     "schemas": ("sceneloom.schemas_command", "list the built-in label schemas, or show one"),
 }
-"""Subcommand -> the module whose `main` it runs, and one line of help."""
+"""Subcommand -> module with its `main`, and one line of help."""
+_HELP = "\n".join(
+    [
+        "usage: sceneloom COMMAND [ARGUMENTS]",
+        "",
+        "Semantic label maps in, photographs out, served through Triton.",
+        "",
+        *(f"  {name:16}{summary}" for name, (_, summary) in COMMANDS.items()),
+        "",
+        "sceneloom COMMAND --help shows a command's arguments; sceneloom --version the version.",
+    ]
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command.
-
-    Args:
-        arguments: the command line without the program's name; None takes the process's.
-
-    Returns:
-        the exit code.
-    """
-    _print_every_name()
+    """Run a command line, by default the process's, and return the exit code."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # None where it was closed
+            # One character that the encoding lacks would end the run.
+            stream.reconfigure(errors="backslashreplace")
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     if not arguments or arguments[0] in ("-h", "--help", "help"):
-        print(_help())
+        print(_HELP)
         return 0 if arguments else 2
     if arguments[0] == "--version":
         print(f"sceneloom {__version__}")
@@ -103,23 +83,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     try:
         command = importlib.import_module(COMMANDS[name][0])
-        if hasattr(command, "run"):  # it has commands of its own
+        if hasattr(command, "run"):  # a command with subcommands
             return int(command.run(rest))
         if hasattr(command, "expand_arguments"):
             rest = command.expand_arguments(rest)
-        return run(command.main, prog=f"sceneloom {name}", arguments=rest)
+        return run_command(command.main, prog=f"sceneloom {name}", arguments=rest)
     except SceneLoomError as error:
         print(f"sceneloom {name}: {printable(error)}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         return 130
-    except BrokenPipeError:  # whoever read our output has gone
+    except BrokenPipeError:  # the reader of our output has ended
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except Exception as error:
         words: object = out_of_resources(error) or error
-        if isinstance(error, FileNotFoundError) and not error.filename and _is_nowhere():
-            words = "the folder you are in was removed; change to one that exists"
+        if isinstance(error, FileNotFoundError) and not error.filename:
+            try:
+                Path.cwd()
+            except FileNotFoundError:  # the system reports a removed folder without a name
+                words = "the folder you are in was removed; change to one that exists"
         if words is error and not isinstance(error, OSError):
             traceback.print_exc()
             words = (
@@ -130,38 +113,43 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
 
 
-def _is_nowhere() -> bool:
-    """Whether the current folder was removed, which the system reports without a name."""
-    try:
-        Path.cwd()
-    except FileNotFoundError:
-        return True
-    return False
+CONFIG = (tyro.conf.DisallowNone,)
+"""None is a default, not a value to type."""
 
 
-def _print_every_name() -> None:
-    """Escape the characters that a stream's encoding lacks; else one name in ASCII output ends a
-    run.
+def run_command(main: Callable[..., int], *, prog: str, arguments: Sequence[str]) -> int:
+    """Parse the arguments, call `main` with them, and return its exit code.
+
+    Raises:
+        SystemExit: the command line is wrong (code 2), or asks for help (code 0).
     """
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # None where it was closed
-            stream.reconfigure(errors="backslashreplace")
+    join_help_lines(main)
+    return int(tyro.cli(main, prog=prog, args=list(arguments), config=CONFIG))
 
 
-def _help() -> str:
-    lines = [f"  {name:16}{summary}" for name, (_, summary) in COMMANDS.items()]
-    return "\n".join(
-        [
-            "usage: sceneloom COMMAND [ARGUMENTS]",
-            "",
-            "Semantic label maps in, photographs out, served through Triton.",
-            "",
-            *lines,
-            "",
-            "sceneloom COMMAND --help shows a command's arguments; sceneloom --version the "
-            "version.",
-        ]
-    )
+def join_help_lines(main: Callable[..., int]) -> None:
+    """Join the lines of each argument's help, so that a terminal wraps it once.
+
+    tyro 1.0 joins lines before it removes their indentation, which leaves indented ones apart.
+    """
+    main = inspect.unwrap(main)  # tyro reads the docstring below decorators
+    if main.__doc__:
+        main.__doc__ = re.sub(r"\n {9,}(?=\S)", " ", main.__doc__)
+    kinds: list[object] = list(typing.get_type_hints(main).values())
+    while kinds:
+        kind = kinds.pop()
+        if not isinstance(kind, type) or not dataclasses.is_dataclass(kind):
+            continue
+        help_of = {
+            each.arg_name: " ".join((each.description or "").split())
+            for base in reversed(kind.__mro__)
+            if dataclasses.is_dataclass(base)
+            for each in docstring_parser.parse_from_object(base).params
+        }
+        for field in dataclasses.fields(kind):
+            if help_of.get(field.name):
+                field.metadata = {"help": help_of[field.name]}  # type: ignore[assignment]
+        kinds += typing.get_type_hints(kind).values()
 
 
 if __name__ == "__main__":

@@ -15,8 +15,8 @@ from typing import Annotated, Any, Literal, TypeAlias
 from annotated_types import Interval
 
 from sceneloom.errors import SchemaError, SizeError
-from sceneloom.schema import FileKey, LabelSchema, parse_json
-from sceneloom.text import counted
+from sceneloom.schema import FileKey, LabelSchema
+from sceneloom.text import counted, parse_json
 from sceneloom.validation import checked, read_json
 
 MODEL_NAME = "synthesis"
@@ -68,20 +68,22 @@ class Contract:
     """
     size_multiple: Annotated[int, Interval(ge=1)]
     """Height and width of the network's input are multiples of this."""
-    smallest_side: int | None = None
-    """Least height and width of the network's input, a multiple of `size_multiple`; None means
-    twice `size_multiple`.
+    smallest_side: Annotated[int, Interval(ge=1)] = 0
+    """Least height and width of the network's input, a multiple of `size_multiple`. By default
+    twice that: below, reflection padding at the bottleneck has nothing to reflect.
     """
     sizes: tuple[tuple[int, int], ...] | None = None
-    """The (height, width) pairs of an engine; None means any multiple."""
+    """The (height, width) pairs of an engine, or None for any multiple."""
     bundle_hash: str = ""
     """SHA-256 over the exported engines; empty for a checkpoint."""
 
     def __post_init__(self) -> None:
-        side = self.smallest_side
-        if side is not None and (side < self.size_multiple or side % self.size_multiple):
+        if not self.smallest_side:
+            object.__setattr__(self, "smallest_side", 2 * self.size_multiple)
+        if self.smallest_side % self.size_multiple:
             raise SchemaError(
-                f"smallest_side is {side}; it is a multiple of size_multiple, {self.size_multiple}"
+                f"smallest_side is {self.smallest_side}; it is a multiple of size_multiple, "
+                f"{self.size_multiple}"
             )
         for label_id, vector in self.style_defaults.items():
             self.check_style(label_id, vector, "default style")
@@ -96,11 +98,11 @@ class Contract:
             if (
                 height % self.size_multiple
                 or width % self.size_multiple
-                or (min(height, width) < self.min_side)
+                or (min(height, width) < self.smallest_side)
             ):
                 raise SchemaError(
                     f"{_size(height, width)} cannot be an engine's size: each side is a multiple "
-                    f"of {self.size_multiple}, at least {self.min_side}"
+                    f"of {self.size_multiple}, at least {self.smallest_side}"
                 )
 
     def check_style(self, label_id: int, vector: tuple[float, ...], what: str) -> None:
@@ -127,13 +129,6 @@ class Contract:
         """The model takes an instance map: for boundaries, for styles or for both."""
         return self.boundaries or self.style_channels > 0
 
-    @property
-    def min_side(self) -> int:
-        """Least height and width of the network's input. Below two multiples, reflection padding at
-        the bottleneck has nothing to reflect.
-        """
-        return 2 * self.size_multiple if self.smallest_side is None else self.smallest_side
-
     def network_size(self, height: int, width: int) -> tuple[int, int]:
         """(height, width) of the network's input: each side rounded up to the next multiple.
 
@@ -150,10 +145,10 @@ class Contract:
                     f"{_size(*near)}"
                 )
             return padded
-        if min(padded) < self.min_side:
+        if min(padded) < self.smallest_side:
             raise SizeError(
                 f"{_size(height, width)} is too small for this model; "
-                f"each side must be more than {counted(self.min_side - multiple, 'pixel')}"
+                f"each side must be more than {counted(self.smallest_side - multiple, 'pixel')}"
             )
         return padded
 
@@ -167,7 +162,7 @@ class Contract:
 
     def to_json(self) -> dict[str, Any]:
         """The contract as a JSON object. Old clients refuse unknown keys, so `style_clusters` and
-        `smallest_side` are left out where they are empty.
+        `smallest_side` are left out where they are the default.
         """
         clusters = {str(k): [list(v) for v in vs] for k, vs in sorted(self.style_clusters.items())}
         side = self.smallest_side
@@ -179,7 +174,7 @@ class Contract:
             "style_defaults": {str(k): list(v) for k, v in sorted(self.style_defaults.items())},
             **({"style_clusters": clusters} if clusters else {}),
             "size_multiple": self.size_multiple,
-            **({} if side is None else {"smallest_side": side}),
+            **({} if side == 2 * self.size_multiple else {"smallest_side": side}),
             "sizes": "any" if self.sizes is None else [list(size) for size in self.sizes],
             "bundle_hash": self.bundle_hash,
         }
@@ -209,7 +204,7 @@ class Contract:
     @classmethod
     def loads(cls, text: str, *, source: str = "contract") -> Contract:
         """Read the one-line form, or raise SchemaError that begins with `source`."""
-        return cls.from_json(parse_json(text, source), source=source)
+        return cls.from_json(parse_json(text, source=source, error=SchemaError), source=source)
 
 
 _REQUIRED = {

@@ -1,37 +1,21 @@
 """Every error that SceneLoom raises on purpose, in one family.
 
     SceneLoomError
-    ├── InputError (also ValueError)     something the user gave does not fit; never retry
-    │   ├── ImageReadError               a file cannot be read or decoded
-    │   ├── ImageTooLargeError           an image is above the pixel limit
-    │   ├── NotALabelMapError            a picture, or a lossy format, where class ids were expected
-    │   ├── UnknownLabelError            label ids that the schema does not have
-    │   ├── SizeError                    sizes that differ, or that the model does not take
-    │   ├── DataSetError                 a data set's folder is not laid out as its publisher does
-    │   ├── MissingInputError            an input that the model wants was not given
-    │   └── TooManyInstancesError        more instances than the style table has rows
-    ├── SchemaError (also ValueError)    a label schema or contract that is not valid
-    ├── CheckpointError                  weights that cannot be read or do not fit
-    ├── TrainingError                    a training run that cannot start or go on
-    │   ├── DivergedError                a loss or a weight is no longer a finite number
-    │   └── LostPeerError                another process of the run has ended, or is not reached
-    ├── ExportError                      a model that cannot be exported
-    │   ├── GraphRuleError               the graph breaks a rule of the engines that will run it
-    │   └── ParityError                  an engine's pictures differ from PyTorch's
-    ├── EngineError                      an engine that this machine cannot build, load or run
-    │   └── PlanRefusedError             a TensorRT plan that is not what its record says
-    ├── OutOfResourcesError              this machine has no memory, or no thread, left
-    ├── MissingDependencyError           an optional package is not installed (also ImportError)
-    ├── ServerStartError                 the bundled server did not come up
-    └── ServingError                     a request was not answered; `retryable` says what to do
-        ├── QueueFullError               retryable: back off, then send again
-        ├── QueueTimeoutError            retryable: waited in the server's queue for too long
-        ├── DeadlineExceededError        retryable: the client's deadline passed; it may still run
-        ├── ServerUnavailableError       retryable: not reachable, starting or stopping
-        │   └── ConnectionClosedError    not retryable: its owner has closed the connection
-        ├── ModelNotFoundError           the server has no such model
-        ├── RequestRejectedError         the server says the request is wrong; never retry
-        └── ModelFailedError             the model broke while it ran, or its process died
+    ├── InputError (also ValueError)
+    │   ├── ImageReadError, ImageTooLargeError, NotALabelMapError, UnknownLabelError
+    │   └── SizeError, DataSetError, MissingInputError, TooManyInstancesError
+    ├── SchemaError (also ValueError)
+    ├── CheckpointError
+    ├── TrainingError: DivergedError, LostPeerError
+    ├── ExportError: GraphRuleError, ParityError
+    ├── EngineError: PlanRefusedError
+    ├── OutOfResourcesError
+    ├── MissingDependencyError (also ImportError)
+    ├── ServerStartError
+    └── ServingError
+        ├── retryable: QueueFullError, QueueTimeoutError, DeadlineExceededError,
+        │   ServerUnavailableError (but not its ConnectionClosedError)
+        └── ModelNotFoundError, RequestRejectedError, ModelFailedError
 
 Foreign errors are mapped to this family in one place each: decoders of maps in `sceneloom.maps`, of
 pictures in `sceneloom.pictures`; a server's answers, over gRPC and HTTP, in
@@ -50,11 +34,11 @@ from sceneloom.text import one_line
 
 
 class SceneLoomError(Exception):
-    """Base of every error raised on purpose; its text is one sentence meant for the user."""
+    """Base of the family; its text is one sentence for the user."""
 
 
 class InputError(SceneLoomError, ValueError):
-    """Something the user gave does not fit; nothing was sent to a server."""
+    """An input of the user does not fit; nothing was sent to a server. Never retry."""
 
 
 class ImageReadError(InputError):
@@ -62,13 +46,11 @@ class ImageReadError(InputError):
 
 
 class ImageTooLargeError(InputError):
-    """An image has more pixels than the limit allows; its pixels were not decoded."""
+    """An image has more pixels than the limit; they were not decoded."""
 
 
 class NotALabelMapError(InputError):
-    """A colour picture, or a lossy file format, was given where class or instance ids were
-    expected.
-    """
+    """A colour picture or a lossy format stands in place of class or instance ids."""
 
 
 class UnknownLabelError(InputError):
@@ -76,7 +58,7 @@ class UnknownLabelError(InputError):
 
     Args:
         message: the sentence for the user.
-        counts: file value -> number of pixels, for every unknown value.
+        counts: unknown file value -> number of pixels.
     """
 
     def __init__(self, message: str, counts: dict[int, int]) -> None:
@@ -89,13 +71,11 @@ class SizeError(InputError):
 
 
 class DataSetError(InputError):
-    """A data set's folder is not laid out as its publisher does: the text names the file or folder
-    and what was expected.
-    """
+    """A data set's folder has another layout than its publisher's."""
 
 
 class MissingInputError(InputError):
-    """The model wants an input (instance map, style) that was not given."""
+    """The model needs an input (instance map, style) that is missing."""
 
 
 class TooManyInstancesError(InputError):
@@ -111,7 +91,7 @@ class CheckpointError(SceneLoomError):
 
 
 class TrainingError(SceneLoomError):
-    """A training run cannot start or go on; its last checkpoint is as it was."""
+    """A training run cannot start or continue; its last checkpoint is unchanged."""
 
 
 class DivergedError(TrainingError):
@@ -119,7 +99,7 @@ class DivergedError(TrainingError):
 
 
 class LostPeerError(TrainingError):
-    """Another process of the run has ended, or is not reached."""
+    """Another process of the run has ended or cannot be reached."""
 
 
 class ExportError(SceneLoomError):
@@ -127,7 +107,7 @@ class ExportError(SceneLoomError):
 
 
 class GraphRuleError(ExportError):
-    """The graph breaks a rule of the engines that are to run it."""
+    """The graph breaks a rule of its engines."""
 
 
 class ParityError(ExportError):
@@ -139,11 +119,11 @@ class EngineError(SceneLoomError):
 
 
 class PlanRefusedError(EngineError):
-    """A TensorRT plan is not what its record says, or not for this machine; it was not loaded."""
+    """A TensorRT plan differs from its record, or is for another machine; it was not loaded."""
 
 
 class OutOfResourcesError(SceneLoomError):
-    """This machine has no memory, or no thread, left; later the same may succeed."""
+    """This machine has no memory or no thread left; the same may succeed later."""
 
 
 class MissingDependencyError(SceneLoomError, ImportError):
@@ -151,14 +131,14 @@ class MissingDependencyError(SceneLoomError, ImportError):
 
 
 class ServerStartError(SceneLoomError):
-    """The bundled server did not come up; the text says why."""
+    """The bundled server did not come up."""
 
 
 class ServingError(SceneLoomError):
-    """A request was not answered with a picture."""
+    """A request got no picture."""
 
     retryable: ClassVar[bool] = False
-    """True where sending the same request again later can succeed."""
+    """Whether the same request can succeed later."""
 
 
 class QueueFullError(ServingError):
@@ -174,7 +154,7 @@ class QueueTimeoutError(ServingError):
 
 
 class DeadlineExceededError(ServingError):
-    """The client's own deadline passed; the work may still be running on the server."""
+    """The client's own deadline passed; the server may still be at work."""
 
     retryable = True
 
@@ -192,11 +172,11 @@ class ConnectionClosedError(ServerUnavailableError):
 
 
 class ModelNotFoundError(ServingError):
-    """The server has no model of this name, or none that this client can talk to."""
+    """The server has no model of this name, or none that fits this client."""
 
 
 class RequestRejectedError(ServingError):
-    """The server says that the request is wrong; the same request will fail again."""
+    """The server finds the request wrong; the same request will fail again."""
 
 
 class ModelFailedError(ServingError):
@@ -204,15 +184,10 @@ class ModelFailedError(ServingError):
 
 
 def require(packages: Iterable[str], *, extra: str, purpose: str) -> None:
-    """Check that the packages of an extra can be imported, without importing them.
+    """Check, without importing them, that packages of an extra are installed.
 
-    Args:
-        packages: import names, such as ``("torch", "safetensors")``.
-        extra: the extra of this distribution that installs them.
-        purpose: what they are needed for, as the start of a sentence ("exporting a model").
-
-    Raises:
-        MissingDependencyError: one of them is not installed.
+    `purpose` is the subject of the sentence, such as "exporting a model". Raises
+    MissingDependencyError if a package is missing.
     """
     missing = [name for name in packages if importlib.util.find_spec(name) is None]
     if missing:
@@ -235,14 +210,14 @@ _THREADS = re.compile(
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory was not enough, on a GPU or beside it."""
+    """Whether memory ran out, on a GPU or beside it."""
     if isinstance(error, MemoryError):
         return True
     return bool(_MEMORY.search(f"{type(error).__name__} {error}"))
 
 
 def out_of_resources(error: BaseException) -> OutOfResourcesError | None:
-    """The error for one that says that the machine has not enough; None for all others."""
+    """The same error as OutOfResourcesError if this machine has not enough, else None."""
     if isinstance(error, OutOfResourcesError):
         return error
     if is_out_of_memory(error):

@@ -1,12 +1,14 @@
-"""One way for each operation on files: write whole, replace a folder, hold a place, see who lives.
+"""One way for each operation on files: write whole, replace, hold, sweep, list.
 
 A file is written under a hidden name beside its place and renamed into it. Names of parts and of
-shared memory carry their process, so that the next one can sweep what a killed one left.
+shared memory hold their process, so that later processes can remove the leftovers of killed ones.
+`list_files` searches a folder to the bottom and reports the files that it leaves out.
 """
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import errno
 import glob
 import hashlib
@@ -17,36 +19,31 @@ import secrets
 import shutil
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from sceneloom.errors import SceneLoomError
-from sceneloom.text import parse_json
+from sceneloom.text import parse_json, printable
 
 SHARED_MEMORY = Path("/dev/shm")
-"""Where the system has its shared memory."""
+"""Folder of the system's shared memory."""
 OWNED_NAME = re.compile(r"sceneloom-(\d+)-\d+-(\d+)-.*")
-_NAMESPACE_LINK = Path("/proc/self/ns/pid")
 _prefixes = itertools.count(1)
+try:
+    _NAMESPACE = Path("/proc/self/ns/pid").stat().st_ino  # of this process's pids
+except OSError:
+    _NAMESPACE = 0
 
 
 def new_prefix() -> str:
-    """Prefix of names for what belongs to one thing of this process, such as a server."""
-    return f"sceneloom-{os.getpid()}-{next(_prefixes)}-{_namespace()}-"
+    """Prefix of names for one thing of this process, such as a server."""
+    return f"sceneloom-{os.getpid()}-{next(_prefixes)}-{_NAMESPACE}-"
 
 
 def is_ownerless(name: str) -> bool:
-    """Whether this is the name of something whose owner ran among our own processes and is gone."""
+    """Whether the process in a name is of our own pid namespace and has ended."""
     match = OWNED_NAME.fullmatch(name)
-    return match is not None and int(match[2]) == _namespace() and not alive(int(match[1]))
-
-
-def _namespace() -> int:
-    """Number of the pid namespace that this process is in; 0 where the system does not tell."""
-    try:
-        return _NAMESPACE_LINK.stat().st_ino
-    except OSError:
-        return 0
+    return match is not None and int(match[2]) == _NAMESPACE and not alive(int(match[1]))
 
 
 def alive(pid: int) -> bool:
@@ -68,34 +65,37 @@ _FOREIGN_SECONDS = 86400.0
 
 
 def new_part(folder: Path) -> Path:
-    """A name for a part of this process in a folder; each call gives another one."""
+    """A new name for a part in a folder."""
     return folder / f".sceneloom-{os.getpid()}-{_TOKEN}-{next(_parts)}.{_HOST}.part"
 
 
-def write_whole(path: Path, data: bytes) -> None:
-    """Write a file in one step; missing folders are made, an older file is replaced.
+def write_whole(path: Path, data: bytes | Iterable[bytes], *, flush: bool = False) -> None:
+    """Write a file in one step, from bytes or pieces; make missing folders, replace an older file.
 
-    Raises:
-        OSError: the place cannot be written; nothing is left there.
+    With `flush` the file is whole even after a power cut, see `publish`. Raises OSError if the
+    place cannot be written; nothing is left there.
     """
     part: Path | None = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         part = new_part(path.parent)
-        part.write_bytes(data)
-        part.replace(path)
-    except OSError as error:
+        with part.open("wb") as stream:
+            stream.writelines([data] if isinstance(data, bytes) else data)
+        if flush:
+            publish(part, path)
+        else:
+            part.replace(path)
+    except BaseException as error:
         if part is not None:
             remove_part(part)
-        raise OSError(error.errno, error.strerror, str(path)) from None
+        if isinstance(error, OSError) and error.errno is not None:
+            raise OSError(error.errno, error.strerror, str(path)) from None
+        raise
 
 
 def publish(part: Path, path: Path) -> None:
-    """Have a finished part on the disk, and rename it into its place: also after a power cut it is
-    whole there.
-
-    Raises:
-        OSError: the place cannot be written; the part is still there.
+    """Flush a finished part to the disk and rename it into its place: it is whole there even after
+    a power cut. Raises OSError if the place cannot be written; the part stays.
     """
     _flush(part)
     part.replace(path)
@@ -104,35 +104,28 @@ def publish(part: Path, path: Path) -> None:
 
 
 def remove_part(part: Path) -> None:
-    """Remove a part, if it is there."""
+    """Remove a part, if it exists."""
     with contextlib.suppress(OSError):
         part.unlink()
 
 
 def sweep(folder: Path, *, deep: bool) -> None:
-    """Remove the parts of processes that are gone; what cannot be removed stays.
-
-    Args:
-        folder: where to look.
-        deep: look in its folders, too.
+    """Remove the parts of ended processes from a folder, and from its folders if `deep`; parts of
+    other machines after a day.
     """
     for root, _, names in os.walk(folder):
-        for name in names:
-            match = _PART.fullmatch(name)
-            if match and _is_gone(Path(root) / name, int(match[1]), match[2], match[3]):
-                remove_part(Path(root) / name)
+        for path, match in ((Path(root) / name, _PART.fullmatch(name)) for name in names):
+            if match is None:
+                continue
+            pid, token, host = int(match[1]), match[2], match[3]
+            ended = token != _TOKEN if pid == os.getpid() else not alive(pid)
+            with contextlib.suppress(OSError):
+                if host != _HOST:
+                    ended = time.time() - path.stat().st_mtime > _FOREIGN_SECONDS
+                if ended:
+                    path.unlink()
         if not deep:
             return
-
-
-def _is_gone(part: Path, pid: int, token: str, host: str) -> bool:
-    """Whether the process that wrote a part is gone; of another machine's, after a day."""
-    if host != _HOST:
-        try:
-            return time.time() - part.stat().st_mtime > _FOREIGN_SECONDS
-        except OSError:
-            return False
-    return token != _TOKEN if pid == os.getpid() else not alive(pid)
 
 
 def _flush(path: Path) -> None:
@@ -144,45 +137,27 @@ def _flush(path: Path) -> None:
 
 
 _MAY_PASS = {
-    errno.ENOSPC,
-    errno.EDQUOT,
-    errno.EIO,
-    errno.ENOMEM,
-    errno.EMFILE,
-    errno.ENFILE,
-    errno.ESTALE,
-    errno.ENOTCONN,
-    errno.ENODEV,
-    errno.ENXIO,
-    errno.EHOSTDOWN,
+    *(errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ENOMEM, errno.EMFILE, errno.ENFILE),
+    *(errno.ESTALE, errno.ENOTCONN, errno.ENODEV, errno.ENXIO, errno.EHOSTDOWN),
 }
 
 
-class HeldPlace:
-    """A folder or file of this machine. It is held open: the number of a removed one goes to no
-    other before that.
-    """
+class HeldLocation:
+    """A folder or file of this machine, held open: until `close` its inode number is not reused."""
 
     def __init__(self, path: Path) -> None:
-        """Hold it.
-
-        Raises:
-            OSError: it is not there.
-        """
+        """Hold it; raises OSError if it does not exist."""
         self._path = path.absolute()
         self._name = path
         self._descriptor: int | None = os.open(self._path, os.O_PATH | os.O_CLOEXEC)
-        self._first = _identity(os.fstat(self._descriptor))
+        self._first = os.fstat(self._descriptor)
 
     def check(self) -> None:
-        """Compare what its path leads to now.
-
-        Raises:
-            OSError: it was removed, moved or replaced; without a number, as for a place that is
-                gone.
+        """Raise OSError if its path leads to it no more (removed, moved or replaced: an error
+        without a number) or cannot be reached.
         """
         try:
-            same = _identity(self._path.stat()) == self._first
+            same = os.path.samestat(self._path.stat(), self._first)
         except (FileNotFoundError, NotADirectoryError):
             same = False
         except OSError as error:
@@ -193,19 +168,19 @@ class HeldPlace:
             raise gone(self._name)
 
     def close(self) -> None:
-        """Let go of it; calling it twice is fine."""
+        """Let go of it; a second call does nothing."""
         if self._descriptor is not None:
             os.close(self._descriptor)
             self._descriptor = None
 
 
 def gone(name: Path | str) -> OSError:
-    """The error of a folder or file that vanished; it has no number, since no call failed."""
+    """The error of a folder or file that vanished; without a number, since no call failed."""
     return OSError(f"{name}: was removed or moved while the run was on")
 
 
 def reason_against(folder: Path, error: OSError) -> str:
-    """Why a folder cannot be made or written to, without its name."""
+    """Reason why a folder cannot be made or written to, without its name."""
     if isinstance(error, (FileExistsError, NotADirectoryError)):
         for part in (folder, *folder.parents):
             if part.is_symlink() and not part.exists():
@@ -216,12 +191,8 @@ def reason_against(folder: Path, error: OSError) -> str:
 
 
 def may_pass(error: OSError) -> bool:
-    """Whether the reason why a place cannot be used may be gone at the next try: full, or away."""
+    """Whether the next try may succeed: the place is full or away."""
     return error.errno in _MAY_PASS
-
-
-def _identity(found: os.stat_result) -> tuple[int, int]:
-    return found.st_dev, found.st_ino
 
 
 def file_hash(path: Path) -> str:
@@ -239,32 +210,22 @@ def replace_folder(
 ) -> Iterator[Path]:
     """Write a folder beside its place and rename it into it once the block has ended well.
 
-    Args:
-        folder: the place. Nothing, an empty folder, or an older one of this kind may be there: one
-            that holds `marker`, written by SceneLoom, and nothing but `files`. Anything else is
-            refused.
-        marker: JSON file by which the kind is known; it says ``"sceneloom": VERSION``.
-        files: names of everything that belongs into such a folder.
-        kind: what it is called in errors, such as ``a checkpoint bundle``.
-        error: class of the errors.
+    The place may be empty, missing, or an older folder of this `kind` (its name in errors): one
+    with nothing but `files`, whose JSON file `marker` has the key ``sceneloom``. Anything else is
+    refused.
 
-    Yields:
-        the folder to write into.
-
-    Raises:
-        SceneLoomError: of the class `error`: the place is taken by something else, or cannot be
-            written.
+    Raises `error` if the place is taken by something else or cannot be written.
     """
     try:
         folder = folder.resolve()
         if folder == Path.cwd():
             raise error(f"{folder}: is the current folder; name one inside it")
-        _sweep(folder)
+        _sweep_folders(folder)
         if folder.exists() and not _may_be_replaced(folder, marker, files):
             raise error(f"{folder}: exists and is not {kind}; choose another place")
         fresh = folder.with_name(f".{folder.name}.{os.getpid()}.new")
         fresh.mkdir(parents=True)
-        held = HeldPlace(fresh)
+        held = HeldLocation(fresh)
         try:
             yield fresh
             held.check()  # writers may have made it again, without what was in it
@@ -275,7 +236,16 @@ def replace_folder(
                     path.chmod(mode)
             for path in [*fresh.rglob("*"), fresh]:
                 _flush(path)  # before the name points to it: also after a power cut
-            _swap(fresh, folder)
+            old = folder.with_name(f".{folder.name}.{os.getpid()}.old")
+            if folder.exists():
+                folder.rename(old)
+            try:
+                fresh.rename(folder)
+            except OSError:
+                if old.exists():
+                    old.rename(folder)
+                raise
+            shutil.rmtree(old, ignore_errors=True)
         finally:
             held.close()
             shutil.rmtree(fresh, ignore_errors=True)
@@ -298,21 +268,8 @@ def _may_be_replaced(folder: Path, marker: str, files: frozenset[str]) -> bool:
     return names <= files and isinstance(description, dict) and "sceneloom" in description
 
 
-def _swap(fresh: Path, folder: Path) -> None:
-    old = folder.with_name(f".{folder.name}.{os.getpid()}.old")
-    if folder.exists():
-        folder.rename(old)
-    try:
-        fresh.rename(folder)
-    except OSError:
-        if old.exists():
-            old.rename(folder)
-        raise
-    shutil.rmtree(old, ignore_errors=True)
-
-
-def _sweep(folder: Path) -> None:
-    """Clear up after writers of this folder that were killed."""
+def _sweep_folders(folder: Path) -> None:
+    """Remove the unfinished folders of killed writers, and put back the old one."""
     for path in folder.parent.glob(f".{glob.escape(folder.name)}.*"):
         pid, _, stage = path.name.removeprefix(f".{folder.name}.").partition(".")
         if not pid.isdecimal() or stage not in ("new", "old"):
@@ -323,3 +280,96 @@ def _sweep(folder: Path) -> None:
             path.rename(folder)  # killed between the two renames
         else:
             shutil.rmtree(path, ignore_errors=True)
+
+
+HIDDEN = "hidden"
+"""Reason of a file or folder whose name begins with a dot."""
+OTHER_KIND = "of a kind that is not read"
+"""Reason of a file with an unknown ending."""
+NAMED = 5
+"""Names in a summary for each reason."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, order=True)
+class LeftOut:
+    """A file or folder that a data set leaves out."""
+
+    reason: str
+    """Words that fit behind a count: "hidden", "of a kind that is not read"."""
+    name: str
+    """Path, with slashes."""
+    count: int = 1
+    """Number of such entries, this one the first: archives of millions are not listed."""
+
+
+def list_files(folder: str | Path) -> tuple[list[str], list[LeftOut]]:
+    """List the files below a folder, to the bottom; raises OSError if a folder cannot be read.
+
+    Links to folders are followed, but not to a folder around the link. Returns names relative to
+    the folder, with slashes, sorted, broken links included (reading them fails by name); and left
+    out: hidden files, hidden folders (one entry each), links in a circle.
+    """
+    files: list[str] = []
+    left_out: list[LeftOut] = []
+    status = Path(folder).stat()
+    # (path, prefix of the names in it, identity of it and of the folders around it)
+    pending: list[tuple[str, str, tuple[tuple[int, int], ...]]] = [
+        (os.fspath(folder), "", ((status.st_dev, status.st_ino),))
+    ]
+    while pending:
+        path, prefix, around = pending.pop()
+        with os.scandir(path) as entries:
+            for entry in entries:
+                name = prefix + entry.name
+                try:
+                    is_folder = entry.is_dir()
+                except OSError:  # a link that leads nowhere, such as one to itself
+                    is_folder = False
+                if entry.name.startswith("."):
+                    left_out.append(LeftOut(reason=HIDDEN, name=name + "/" * is_folder))
+                elif not is_folder:
+                    files.append(name)
+                else:
+                    status = Path(entry.path).stat()
+                    identity = (status.st_dev, status.st_ino)
+                    if identity in around:
+                        reason = "a link to a folder around it"
+                        left_out.append(LeftOut(reason=reason, name=name + "/"))
+                    else:
+                        pending.append((entry.path, name + "/", (*around, identity)))
+    return sorted(files), sorted(left_out)
+
+
+def split_hidden(names: Iterable[str]) -> tuple[list[str], list[LeftOut]]:
+    """Split paths with slashes, of stores and archives, into visible names, in their order, and
+    hidden ones, one entry for each hidden folder.
+    """
+    others: list[str] = []
+    hidden: set[str] = set()
+    for name in names:
+        parts = name.split("/")
+        first = next((n for n, part in enumerate(parts) if is_hidden(part)), None)
+        if first is None:
+            others.append(name)
+        else:
+            hidden.add("/".join(parts[: first + 1]) + "/" * (first + 1 < len(parts)))
+    return others, [LeftOut(reason=HIDDEN, name=name) for name in sorted(hidden)]
+
+
+def is_hidden(part: str) -> bool:
+    """Whether a file or folder is hidden; ``..`` is not, it is refused elsewhere."""
+    return part.startswith(".") and part not in (".", "..")
+
+
+def describe(left_out: Iterable[LeftOut]) -> list[str]:
+    """Lines for a summary, one for each reason: number of entries and first names."""
+    by_reason: dict[str, list[LeftOut]] = {}
+    for one in sorted(left_out):
+        by_reason.setdefault(one.reason, []).append(one)
+    lines = []
+    for reason, entries in by_reason.items():
+        count = sum(one.count for one in entries)
+        named = ", ".join(printable(one.name) for one in entries[:NAMED])
+        more = ", ..." if count > min(NAMED, len(entries)) else ""
+        lines.append(f"left out: {count:,} {reason} ({named}{more})")
+    return lines

@@ -1,15 +1,15 @@
 """Label maps and instance maps: read, check, renumber, write.
 
 PNG (8-bit and 16-bit grey, palette as class ids), TIFF (8, 16 and 32 bit) and NumPy's .npy are
-read exactly, or refused with the reason and the file's name: a colour picture, a lossy format, an
-unknown id or a damaged file is an error of the family in `sceneloom.errors`, and the size is
-checked before the pixels are decoded.
+read exactly, or refused with the file's name and the reason: a colour picture, a lossy format, an
+unknown id, a damaged file. The size is checked before the pixels are decoded.
 """
 
 from __future__ import annotations
 
 import io
 import os
+import re
 import stat
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -17,30 +17,21 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from sceneloom import errors
 from sceneloom.contract import Contract
-from sceneloom.errors import (
-    ImageReadError,
-    ImageTooLargeError,
-    InputError,
-    MissingInputError,
-    NotALabelMapError,
-    SizeError,
-    TooManyInstancesError,
-    UnknownLabelError,
-)
-from sceneloom.kinds import check_kind
 from sceneloom.png import SIGNATURE, check_png_rows, png_pixels
 from sceneloom.schema import MAX_FILE_VALUE, NO_CHANNEL, LabelSchema
 from sceneloom.text import counted, reason
+from sceneloom.validation import check_kind
 
 if TYPE_CHECKING:
-    from PIL import ImageFile  # OpenCV and Pillow are loaded by functions: engines work without
+    from PIL import ImageFile  # functions load OpenCV and Pillow: engines work without them
 
 DEFAULT_MAX_PIXELS = 8192 * 8192
-"""Pixel limit unless the caller names another: 32 times 2048x1024."""
+"""Default pixel limit: 32 times 2048x1024."""
 
 MAP_SUFFIXES = (".png", ".tif", ".tiff", ".npy")
-"""File endings that `read_label_map` and `read_instance_map` take."""
+"""File endings of maps."""
 
 _TIFF = (b"II*\x00", b"MM\x00*", b"II+\x00", b"MM\x00+")
 _NPY = b"\x93NUMPY"
@@ -51,8 +42,9 @@ _LOSSY = {
     b"\xff\x0a": "JPEG XL",
     b"BM": "BMP",
 }
-# Grey files below 8 bits: Pillow spreads their values over 0..255, which is right for pictures and
-# wrong for ids.
+_COLOUR_MODES = ("RGB", "RGBA", "LA", "CMYK", "YCbCr", "LAB", "RGBX", "PA", "La", "RGBa", "HSV")
+_ID_MODES = ("L", "P", "1", "I", "I;16", "I;16B", "I;16L", "I;16N")
+# Grey files below 8 bits: Pillow spreads their values over 0..255, which is wrong for ids.
 _SPREAD = {2: 85, 4: 17}
 _BLACK_IS_ZERO, _PALETTE = 1, 3
 _SIGNED = 2
@@ -60,6 +52,8 @@ _LOSSY_TIFF = ("jpeg", "tiff_jpeg", "webp")
 
 OnUnknown = Literal["error", "unlabelled"]
 
+Array = npt.NDArray[Any]
+"""Array of any dtype and shape."""
 LabelMap = npt.NDArray[np.uint8]
 """uint8 [H, W] or [N, H, W]: channels."""
 InstanceMap = npt.NDArray[np.int32]
@@ -77,33 +71,25 @@ def read_label_map(
     unknown: OnUnknown = "error",
     max_pixels: int = DEFAULT_MAX_PIXELS,
     name: str | None = None,
-) -> npt.NDArray[np.uint8]:
-    """Read a label map and translate its values to the schema's channels.
+) -> LabelMap:
+    """Read a label map and translate its values to the schema's channels: uint8 [H, W], 255 for
+    unlabelled pixels without a channel.
 
-    Args:
-        source: path of a PNG, TIFF or .npy file, or its bytes.
-        schema: the label schema the file follows.
-        unknown: ``"error"`` refuses ids that the schema does not have; ``"unlabelled"`` reads them
-            as its unlabelled id, whatever the file's kind and bits. Values above 255, and above
-            all ids of the schema, are refused either way: such a file is usually an instance map.
-        max_pixels: most pixels (height * width) to decode.
-        name: what to call the file in errors; by default its path.
+    `source` is the path of a PNG, TIFF or .npy file, or its bytes; `name` is the file's name in
+    errors, by default its path. `unknown` refuses ids that the schema does not have, or reads them
+    as its unlabelled id. Values above 255, and above all ids of the schema, are refused either way:
+    such a file is usually an instance map.
 
-    Returns:
-        uint8 [H, W], the channel of each pixel (255 for unlabelled pixels that have no channel).
-
-    Raises:
-        ImageReadError: missing, empty, truncated, damaged or of a format that is not read.
-        ImageTooLargeError: more pixels than `max_pixels`.
-        NotALabelMapError: a colour picture, a lossy format, or values that are not label ids.
-        UnknownLabelError: ids that the schema does not have, with their pixel counts.
+    Raises ImageReadError if the file is missing, empty, truncated, damaged or of an unknown format,
+    ImageTooLargeError above `max_pixels` (height * width; nothing is decoded), NotALabelMapError
+    for a colour picture, a lossy format, or values that are no label ids, UnknownLabelError for ids
+    that the schema does not have.
     """
     check_kind(schema, LabelSchema, "the label schema")
-    name = _name(source, name)
-    values = _decode(source, name, max_pixels)
+    values, name = _decode(source, name, max_pixels)
     if values.size and (int(values.min()) < 0 or int(values.max()) > np.iinfo(np.uint16).max):
         hint = "save pixels without a label as 255" if values.min() < 0 else "an instance map?"
-        raise NotALabelMapError(
+        raise errors.NotALabelMapError(
             f"{name}: values from {values.min()} to {values.max()} are no label ids (0 to 65535); "
             f"{hint}"
         )
@@ -115,70 +101,58 @@ def read_label_map(
         # By value: `to_channels` marks unknown pixels by 255, which can also be a real channel.
         channels[np.isin(values, list(counts))] = schema.unlabelled_channel
         return channels
-    raise UnknownLabelError(f"{name}: {_describe_unknown(counts, schema, wide)}", counts)
+    raise errors.UnknownLabelError(f"{name}: {_describe_unknown(counts, schema, wide)}", counts)
 
 
 def read_instance_map(
     source: str | Path | bytes, *, max_pixels: int = DEFAULT_MAX_PIXELS, name: str | None = None
-) -> npt.NDArray[np.int32]:
-    """Read an instance map exactly: 8, 16 or 32 bits.
+) -> InstanceMap:
+    """Read an instance map exactly, 8, 16 or 32 bits, to int32 [H, W]; see `read_label_map`.
 
-    Args:
-        source: path of a PNG, TIFF or .npy file, or its bytes.
-        max_pixels: most pixels (height * width) to decode.
-        name: what to call the file in errors; by default its path.
-
-    Returns:
-        int32 [H, W], the ids as they are in the file.
-
-    Raises:
-        ImageReadError: missing, empty, truncated, damaged or of a format that is not read.
-        ImageTooLargeError: more pixels than `max_pixels`.
-        NotALabelMapError: a colour picture, a lossy format, or ids outside 0..2147483647.
+    Raises NotALabelMapError for a colour picture, a lossy format, or ids outside 0..2147483647.
     """
-    name = _name(source, name)
-    values = _decode(source, name, max_pixels)
+    values, name = _decode(source, name, max_pixels)
     if values.size and (int(values.min()) < 0 or int(values.max()) > np.iinfo(np.int32).max):
-        raise NotALabelMapError(
+        raise errors.NotALabelMapError(
             f"{name}: instance ids from {values.min()} to {values.max()}; they must be 0 to "
             "2147483647"
         )
     return values.astype(np.int32, copy=False)
 
 
-def _name(source: str | Path | bytes, name: str | None) -> str:
-    check_kind(source, (str, os.PathLike, bytes), "the path or the bytes of a map")
-    return name or ("(bytes)" if isinstance(source, bytes) else str(source) or "''")
+def parse_size(text: str, *, of: str = "size") -> tuple[int, int]:
+    """Parse WIDTHxHEIGHT, each side 1 to 99999, to (height, width); an InputError names `of`."""
+    match = re.fullmatch(r"([1-9][0-9]{0,4})[xX]([1-9][0-9]{0,4})", text, re.ASCII)
+    if match is None:
+        raise errors.InputError(f"{of} is {text!r}; write WIDTHxHEIGHT, such as 2048x1024")
+    return int(match[2]), int(match[1])
 
 
-def _decode(source: str | Path | bytes, name: str, max_pixels: int) -> npt.NDArray[Any]:
-    """Integer array [H, W] with the file's own values."""
+def _decode(source: str | Path | bytes, name: str | None, max_pixels: int) -> tuple[Array, str]:
+    """Integer array [H, W] with the file's own values, and the file's name in errors."""
     from PIL import PngImagePlugin, TiffImagePlugin
 
+    check_kind(source, (str, os.PathLike, bytes), "the path or the bytes of a map")
+    name = name or ("(bytes)" if isinstance(source, bytes) else str(source) or "''")
     data = source if isinstance(source, bytes) else _read_bytes(Path(source), name, max_pixels)
     if not data:
-        raise ImageReadError(f"{name}: the file is empty")
+        raise errors.ImageReadError(f"{name}: the file is empty")
     if data.startswith(SIGNATURE):
         if data[12:16] == b"IHDR" and len(data) >= 24:
             height, width = (int.from_bytes(data[at : at + 4], "big") for at in (20, 16))
-            _check_pixels(height, width, name, max_pixels)
+            check_pixels(height, width, name, max_pixels)
         pixels = png_pixels(data, name)
-        image = _open_pillow(PngImagePlugin.PngImageFile, data, name, max_pixels)
-        check_png_rows(data, pixels, name)
-        values, bits = _load(image, name), data[24]
-        narrow = image.mode == "L" and bits in _SPREAD
-        return values // np.uint8(_SPREAD[bits]) if narrow else values
+        return _decode_image(PngImagePlugin.PngImageFile, data, name, max_pixels, pixels), name
     if data.startswith(_TIFF):
-        image = _open_pillow(TiffImagePlugin.TiffImageFile, data, name, max_pixels)
-        return _decode_tiff(image, name)
+        return _decode_image(TiffImagePlugin.TiffImageFile, data, name, max_pixels), name
     if data.startswith(_NPY):
-        return _decode_npy(data, name, max_pixels)
+        return _decode_npy(data, name, max_pixels), name
     for magic, kind in _LOSSY.items():
         if data.startswith(magic):
-            raise NotALabelMapError(
+            raise errors.NotALabelMapError(
                 f"{name}: a {kind} file; label and instance maps are read from PNG, TIFF or .npy"
             )
-    raise ImageReadError(f"{name}: not a PNG, TIFF or .npy file")
+    raise errors.ImageReadError(f"{name}: not a PNG, TIFF or .npy file")
 
 
 def _read_bytes(path: Path, name: str, max_pixels: int) -> bytes:
@@ -189,57 +163,74 @@ def _read_bytes(path: Path, name: str, max_pixels: int) -> bytes:
         data = path.read_bytes() if regular and status.st_size <= most else b""
     except (OSError, ValueError) as error:  # ValueError: a path with a null byte
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        raise ImageReadError(f"{name}: cannot be read ({reason})") from None
+        raise errors.ImageReadError(f"{name}: cannot be read ({reason})") from None
     if not regular:
-        raise ImageReadError(f"{name}: cannot be read (not a file)")
+        raise errors.ImageReadError(f"{name}: cannot be read (not a file)")
     if status.st_size > most:
-        raise ImageTooLargeError(
+        raise errors.ImageTooLargeError(
             f"{name}: {status.st_size:,} bytes; a map of {max_pixels:,} pixels, the limit, takes "
             "less"
         )
     return data
 
 
-def _open_pillow(
-    plugin: type[ImageFile.ImageFile], data: bytes, name: str, max_pixels: int
-) -> ImageFile.ImageFile:
-    """The opened image, known to be one map of ids within the limit; no pixel is decoded yet."""
+def _decode_image(
+    plugin: type[ImageFile.ImageFile],
+    data: bytes,
+    name: str,
+    max_pixels: int,
+    png_pixels: bytes | None = None,
+) -> Array:
+    """Decode a PNG file, whose packed pixels are given, or a TIFF file."""
     # Not Image.open: its pixel limit is a global of the whole process.
     try:
         image = plugin(io.BytesIO(data))
     except Exception as error:  # the decoders raise nearly anything on damaged headers
-        raise ImageReadError(
+        raise errors.ImageReadError(
             f"{name}: damaged header, or a kind of file that is not read ({reason(error)})"
         ) from None
     width, height = image.size
-    _check_pixels(height, width, name, max_pixels)
-    if image.mode in (
-        "RGB",
-        "RGBA",
-        "LA",
-        "CMYK",
-        "YCbCr",
-        "LAB",
-        "RGBX",
-        "PA",
-        "La",
-        "RGBa",
-        "HSV",
-    ):
-        raise NotALabelMapError(
+    check_pixels(height, width, name, max_pixels)
+    if image.mode in _COLOUR_MODES:
+        raise errors.NotALabelMapError(
             f"{name}: a colour picture ({image.mode}), not a map of ids; give the grey or palette "
             "file that holds them"
         )
-    if image.mode not in ("L", "P", "1", "I", "I;16", "I;16B", "I;16L", "I;16N"):
-        raise NotALabelMapError(
+    if image.mode not in _ID_MODES:
+        raise errors.NotALabelMapError(
             f"{name}: pixels of kind {image.mode}; ids are 8, 16 or 32-bit whole numbers"
         )
     if getattr(image, "is_animated", False):
-        raise NotALabelMapError(f"{name}: holds several pictures; give a file that holds one map")
-    return image
+        raise errors.NotALabelMapError(
+            f"{name}: holds several pictures; give a file that holds one map"
+        )
+    if png_pixels is not None:
+        check_png_rows(data, png_pixels, name)
+        bits, signed = data[24], None
+    else:
+        bits, signed = _check_tiff(image, name)
+    try:
+        image.load()
+        values = np.asarray(image)
+    except Exception as error:
+        raise errors.ImageReadError(f"{name}: truncated or damaged ({reason(error)})") from None
+    if values.shape != (height, width):
+        raise errors.ImageReadError(
+            f"{name}: truncated or damaged (decoded to {list(values.shape)})"
+        )
+    if values.dtype == np.bool_:
+        values = values.astype(np.uint8)
+    if image.mode == "L" and bits in _SPREAD:
+        return values // np.uint8(_SPREAD[bits])
+    if image.mode == "L" and signed:
+        return values.view(np.int8)
+    if image.mode == "I" and signed is False:
+        return values.view(np.uint32)
+    return values
 
 
-def _decode_tiff(image: ImageFile.ImageFile, name: str) -> npt.NDArray[Any]:
+def _check_tiff(image: ImageFile.ImageFile, name: str) -> tuple[int, bool]:
+    """Bits of a value, and whether it is signed."""
     from PIL import TiffImagePlugin
 
     def tag(number: int) -> Any:
@@ -247,46 +238,27 @@ def _decode_tiff(image: ImageFile.ImageFile, name: str) -> npt.NDArray[Any]:
         return value[0] if isinstance(value, tuple) and value else value
 
     if image.info["compression"] in _LOSSY_TIFF:
-        raise NotALabelMapError(
+        raise errors.NotALabelMapError(
             f"{name}: a TIFF file with {image.info['compression']} compression, which changes ids; "
             "save it with LZW, deflate or none"
         )
     # Pillow inverts "white is zero" at 8 bits and not at 16; other readers never do.
-    if tag(TiffImagePlugin.PHOTOMETRIC_INTERPRETATION) not in (_BLACK_IS_ZERO, _PALETTE):
-        raise NotALabelMapError(
+    photometric = tag(TiffImagePlugin.PHOTOMETRIC_INTERPRETATION)
+    if photometric not in (_BLACK_IS_ZERO, _PALETTE):
+        raise errors.NotALabelMapError(
             f"{name}: a TIFF file that does not say that 0 is black (photometric interpretation "
-            f"{tag(TiffImagePlugin.PHOTOMETRIC_INTERPRETATION)}); save it as BlackIsZero or palette"
+            f"{photometric}); save it as BlackIsZero or palette"
         )
     if tag(TiffImagePlugin.SAMPLESPERPIXEL) not in (None, 1):
-        raise NotALabelMapError(f"{name}: several values per pixel, not a map of ids")
+        raise errors.NotALabelMapError(f"{name}: several values per pixel, not a map of ids")
     width, height = image.size
     extents = [tile[1] or (0, 0, 0, 0) for tile in image.tile]
     if sum((right - x) * (bottom - y) for x, y, right, bottom in extents) != height * width:
-        raise ImageReadError(f"{name}: damaged (strips of pixels are missing)")
-    bits, kind = tag(TiffImagePlugin.BITSPERSAMPLE), tag(TiffImagePlugin.SAMPLEFORMAT)
-    values = _load(image, name)
-    if image.mode == "L" and bits in _SPREAD:
-        return values // np.uint8(_SPREAD[bits])
-    if image.mode == "L" and kind == _SIGNED:
-        return values.view(np.int8)
-    if image.mode == "I" and kind != _SIGNED:
-        return values.view(np.uint32)
-    return values
+        raise errors.ImageReadError(f"{name}: damaged (strips of pixels are missing)")
+    return tag(TiffImagePlugin.BITSPERSAMPLE), tag(TiffImagePlugin.SAMPLEFORMAT) == _SIGNED
 
 
-def _load(image: ImageFile.ImageFile, name: str) -> npt.NDArray[Any]:
-    width, height = image.size
-    try:
-        image.load()
-        values = np.asarray(image)
-    except Exception as error:
-        raise ImageReadError(f"{name}: truncated or damaged ({reason(error)})") from None
-    if values.shape != (height, width):
-        raise ImageReadError(f"{name}: truncated or damaged (decoded to {list(values.shape)})")
-    return values.astype(np.uint8) if values.dtype == np.bool_ else values
-
-
-def _decode_npy(data: bytes, name: str, max_pixels: int) -> npt.NDArray[Any]:
+def _decode_npy(data: bytes, name: str, max_pixels: int) -> Array:
     try:
         stream = io.BytesIO(data)
         npy: Any = np.lib.format
@@ -294,25 +266,26 @@ def _decode_npy(data: bytes, name: str, max_pixels: int) -> npt.NDArray[Any]:
         read_header = npy.read_array_header_1_0 if version_1 else npy.read_array_header_2_0
         shape, _, dtype = read_header(stream)
     except Exception as error:
-        raise ImageReadError(f"{name}: damaged header ({reason(error)})") from None
+        raise errors.ImageReadError(f"{name}: damaged header ({reason(error)})") from None
     if len(shape) != 2 or dtype.kind not in "iu":
-        raise NotALabelMapError(
+        raise errors.NotALabelMapError(
             f"{name}: an array of {dtype} {list(shape)}; ids are a whole-number array [height, "
             "width]"
         )
-    _check_pixels(shape[0], shape[1], name, max_pixels)
+    check_pixels(shape[0], shape[1], name, max_pixels)
     try:
-        values: npt.NDArray[Any] = np.load(io.BytesIO(data), allow_pickle=False)
+        values: Array = np.load(io.BytesIO(data), allow_pickle=False)
     except Exception as error:
-        raise ImageReadError(f"{name}: truncated or damaged ({reason(error)})") from None
+        raise errors.ImageReadError(f"{name}: truncated or damaged ({reason(error)})") from None
     return values
 
 
-def _check_pixels(height: int, width: int, name: str, max_pixels: int) -> None:
+def check_pixels(height: int, width: int, name: str, max_pixels: int) -> None:
+    """Raise ImageReadError for an image without pixels, ImageTooLargeError above the limit."""
     if height < 1 or width < 1:
-        raise ImageReadError(f"{name}: the image is {width}x{height} pixels")
+        raise errors.ImageReadError(f"{name}: the image is {width}x{height} pixels")
     if height * width > max_pixels:
-        raise ImageTooLargeError(
+        raise errors.ImageTooLargeError(
             f"{name}: {width}x{height} is {height * width:,} pixels; the limit is {max_pixels:,}"
         )
 
@@ -341,105 +314,80 @@ def _describe_unknown(counts: dict[int, int], schema: LabelSchema, wide: bool) -
     return f"{text} and no unlabelled id to read them as"
 
 
-def check_label_map(contract: Contract, label_map: npt.NDArray[Any]) -> None:
-    """Check a label map.
+def check_label_map(contract: Contract, label_map: Array) -> None:
+    """Check that a label map is uint8 [H, W], channels of the contract's schema.
 
-    Args:
-        contract: the model's contract.
-        label_map: should be uint8 [H, W], channels.
-
-    Raises:
-        InputError: wrong dtype or rank.
-        SizeError: no pixels.
-        UnknownLabelError: values that are no channel of the schema.
+    Raises InputError for another dtype or rank, SizeError for no pixels, UnknownLabelError for
+    values that are no channel.
     """
     _check_kinds(contract, label_map, "label map")
     if label_map.ndim != 2 or label_map.dtype != np.uint8:
-        raise InputError(
+        raise errors.InputError(
             f"a label map is uint8 [height, width], not {label_map.dtype} {list(label_map.shape)}"
         )
     if label_map.size == 0:
-        raise SizeError("the label map has no pixels")
+        raise errors.SizeError("the label map has no pixels")
     schema = contract.schema
     counts = np.bincount(label_map.ravel(), minlength=256)
-    counts[: schema.channels] = 0
+    counts[: len(schema.labels)] = 0
     if schema.unlabelled_channel == NO_CHANNEL:
         counts[NO_CHANNEL] = 0
     unknown = {int(v): int(counts[v]) for v in np.flatnonzero(counts)}
     if unknown:
         listed = ", ".join(f"{v} ({counted(n, 'pixel')})" for v, n in unknown.items())
-        raise UnknownLabelError(
-            f"unknown label {listed}; {schema.name} has channels 0 to {schema.channels - 1}",
+        raise errors.UnknownLabelError(
+            f"unknown label {listed}; {schema.name} has channels 0 to {len(schema.labels) - 1}",
             unknown,
         )
 
 
 def check_instance_map(
-    contract: Contract, label_map: npt.NDArray[Any], instance_map: npt.NDArray[Any] | None
-) -> npt.NDArray[np.int32] | None:
-    """Check an instance map.
+    contract: Contract, label_map: Array, instance_map: Array | None
+) -> InstanceMap | None:
+    """Check that an instance map is whole numbers [H, W] of its label map's size, 0..2147483647.
 
-    Args:
-        contract: the model's contract.
-        label_map: the [H, W] label map it belongs to.
-        instance_map: should be whole numbers [H, W].
-
-    Returns:
-        int32 [H, W], or None where the model takes no instance map.
-
-    Raises:
-        MissingInputError: the model wants an instance map and there is none.
-        SizeError: its size is not the label map's.
-        InputError: wrong dtype or rank, or ids outside 0..2147483647.
+    Returns int32 [H, W], or None where the model takes no instance map. Raises MissingInputError if
+    the model needs one, SizeError for another size, InputError for another dtype, rank or range.
     """
     if not contract.wants_instances:
         return None
     if instance_map is None:
-        raise MissingInputError(
+        raise errors.MissingInputError(
             "this model was trained with instance maps and needs one beside the label map"
         )
     _check_kinds(contract, instance_map, "instance map")
     if instance_map.ndim != 2 or instance_map.dtype.kind not in "iu":
-        raise InputError(
+        raise errors.InputError(
             f"an instance map is whole numbers [height, width], not {instance_map.dtype} "
             f"{list(instance_map.shape)}"
         )
     if instance_map.shape != label_map.shape:
         (h, w), (ih, iw) = label_map.shape, instance_map.shape
-        raise SizeError(
+        raise errors.SizeError(
             f"the label map is {w}x{h} and the instance map {iw}x{ih} (width x height); they must "
             "be equal"
         )
     low, high = int(instance_map.min()), int(instance_map.max())
     if low < 0 or high > np.iinfo(np.int32).max:
-        raise InputError(f"instance ids run from {low} to {high}; they must be 0 to 2147483647")
+        raise errors.InputError(
+            f"instance ids run from {low} to {high}; they must be 0 to 2147483647"
+        )
     return instance_map.astype(np.int32, copy=False)
 
 
-def check_contract(contract: object) -> None:
-    """Raise InputError for what is no contract, such as arguments in another order."""
-    check_kind(contract, Contract, "the model's contract")
-
-
 def _check_kinds(contract: object, values: object, name: str) -> None:
-    check_contract(contract)
+    check_kind(contract, Contract, "the model's contract")
     check_kind(values, np.ndarray, f"the array of the {name}")
-    # A masked pixel has a value that its owner does not mean; rows of a matrix are matrices again.
+    # The values of masked pixels mean nothing; rows of a matrix are matrices again.
     if isinstance(values, (np.ma.MaskedArray, np.matrix)):
-        raise InputError(
+        raise errors.InputError(
             f"a value of {type(values).__name__} where the plain array of the {name} belongs"
         )
 
 
-def boundary_map(instance_map: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
-    """Instance boundaries: pixels whose id differs from the pixel above, below, left or right
-    (pix2pixHD, section 3.3).
-
-    Args:
-        instance_map: whole numbers [H, W]; compared as they are, never as floats.
-
-    Returns:
-        bool [H, W].
+def boundary_map(instance_map: Array) -> npt.NDArray[np.bool_]:
+    """Instance boundaries, bool [H, W]: pixels whose id differs from the pixel above, below, left
+    or right (pix2pixHD, section 3.3). Ids are compared as they are, never as floats.
     """
     boundary = np.zeros(instance_map.shape, np.bool_)
     across = instance_map[:, 1:] != instance_map[:, :-1]
@@ -452,103 +400,66 @@ def boundary_map(instance_map: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
 
 
 def renumber_instances(
-    instance_map: npt.NDArray[np.int32], limit: int
+    instance_map: InstanceMap, limit: int
 ) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32]]:
     """Number the instances densely in the order of their ids; boundaries do not change.
 
-    Args:
-        instance_map: int32 [H, W].
-        limit: most instances there may be.
-
-    Returns:
-        int32 [H, W] with values 0..K-1, and int32 [K] with the id each had before.
-
-    Raises:
-        TooManyInstancesError: K is above `limit`.
+    Returns int32 [H, W] with values 0..K-1, and int32 [K], their former ids. Raises
+    TooManyInstancesError if K is above `limit`.
     """
     ids, dense = np.unique(instance_map, return_inverse=True)
     if len(ids) > limit:
-        raise TooManyInstancesError(
+        raise errors.TooManyInstancesError(
             f"the map has {len(ids)} instances; a styled model takes at most {limit}"
         )
     return dense.reshape(instance_map.shape).astype(np.int32), ids.astype(np.int32)
 
 
-def instance_channels(
-    label_map: npt.NDArray[np.uint8], instance_map: npt.NDArray[Any]
-) -> tuple[list[int], list[int]]:
-    """Which class each instance is of: that of its first pixel, since an instance lies within one
-    label.
+def instance_channels(label_map: LabelMap, instance_map: Array) -> tuple[list[int], list[int]]:
+    """Class of each instance: that of its first pixel, since an instance lies within one label.
 
-    Args:
-        label_map: uint8 [H, W], channels.
-        instance_map: whole numbers [H, W].
-
-    Returns:
-        the K instance ids in ascending order, and the channel of each (255 where unlabelled has
-        none).
+    Returns the K instance ids in ascending order, and the channel of each (255 for unlabelled
+    without a channel).
     """
     ids, first = np.unique(instance_map, return_index=True)
     return ids.tolist(), label_map.ravel()[first].tolist()
 
 
-def label_map_png(contract: Contract, label_map: npt.NDArray[Any]) -> bytes:
-    """Write a label map as a PNG file of label ids.
-
-    Args:
-        contract: of the model.
-        label_map: uint8 [H, W], channels as `read_label_map` returns them.
-
-    Returns:
-        the file: 8-bit grey, 16-bit if an id of the map is above 255.
-
-    Raises:
-        InputError: wrong dtype or rank, or values that are no channel of the schema.
+def label_map_png(contract: Contract, label_map: Array) -> bytes:
+    """Write a label map, uint8 [H, W] channels, as a PNG file of label ids: 8-bit grey, 16-bit if
+    an id of the map is above 255. Raises as `check_label_map`.
     """
     check_label_map(contract, label_map)
     schema = contract.schema
     ids = np.zeros(256, np.uint16)  # channel -> label id
-    ids[: schema.channels] = [label.id for label in schema.labels]
+    ids[: len(schema.labels)] = [label.id for label in schema.labels]
     if schema.unlabelled is not None and schema.unlabelled_channel == NO_CHANNEL:
         ids[NO_CHANNEL] = schema.unlabelled
     values = ids[label_map]
     return _png(values.astype(np.uint8) if values.max() <= np.iinfo(np.uint8).max else values)
 
 
-def instance_map_png(
-    contract: Contract, label_map: npt.NDArray[Any], instance_map: npt.NDArray[Any]
-) -> bytes:
-    """Write an instance map as a PNG file.
+def instance_map_png(contract: Contract, label_map: Array, instance_map: Array) -> bytes:
+    """Write an instance map, whole numbers [H, W], as a 16-bit grey PNG file.
 
-    Ids above 65535, for which PNG has no room, are numbered anew in their order; boundaries and the
-    rows of a style do not change.
-
-    Args:
-        contract: of a model that takes instance maps.
-        label_map: uint8 [H, W], the map that it belongs to.
-        instance_map: whole numbers [H, W].
-
-    Returns:
-        the file: 16-bit grey.
-
-    Raises:
-        InputError: wrong dtype, rank or size, or ids outside 0..2147483647.
-        TooManyInstancesError: ids above 65535, and more than 65536 of them.
+    Ids above 65535, for which PNG has no room, are renumbered in their order; boundaries and the
+    rows of a style do not change. Raises as `check_instance_map`, and TooManyInstancesError for
+    more than 65536 of such ids.
     """
     instances = check_instance_map(contract, label_map, instance_map)
     if instances is None:
-        raise InputError("this model takes no instance map: it was trained without")
+        raise errors.InputError("this model takes no instance map: it was trained without")
     if instances.max() > MAX_FILE_VALUE:
         try:
             instances, _ = renumber_instances(instances, MAX_FILE_VALUE + 1)
-        except TooManyInstancesError:
-            raise TooManyInstancesError(
+        except errors.TooManyInstancesError:
+            raise errors.TooManyInstancesError(
                 "the map has more instances than a PNG file has room for, 65536"
             ) from None
     return _png(instances.astype(np.uint16))
 
 
-def _png(values: npt.NDArray[Any]) -> bytes:
+def _png(values: Array) -> bytes:
     import cv2
 
     # Maps are flat: the first level takes them to a few per cent, several times faster.

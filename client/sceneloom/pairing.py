@@ -1,10 +1,8 @@
-"""Which files are label maps, and which instance map belongs to each, by their names below their
-folders.
+"""Pairs of label maps and instance maps, by their names below their folders.
 
-Names pair up without ending and without what publishers append (``_gtFine_labelIds`` goes with
-``_gtFine_instanceIds``). Where files of several published kinds lie side by side, as in
-Cityscapes' gtFine, only those of label ids are label maps, or of training ids for a schema of
-training ids.
+Names pair up without ending and without the publisher's suffix (``_gtFine_labelIds`` goes with
+``_gtFine_instanceIds``). Where files of several published kinds lie side by side, as in Cityscapes'
+gtFine, only those of label ids are label maps, or of training ids for a schema of training ids.
 """
 
 from __future__ import annotations
@@ -15,21 +13,13 @@ from pathlib import Path, PurePath, PurePosixPath
 from typing import NamedTuple
 
 from sceneloom.errors import InputError
-from sceneloom.file_tree import OTHER_KIND, LeftOut, describe
-from sceneloom.locations import (
-    is_folder,
-    is_remote,
-    join,
-    last_part,
-    list_places,
-    local_path,
-    reason_of,
-)
+from sceneloom.files import OTHER_KIND, LeftOut, describe, list_files, split_hidden
+from sceneloom.locations import is_folder, is_remote, join, local_path, reason_of, remote_files
 from sceneloom.maps import MAP_SUFFIXES
 
-# What publishers append to the name that a label map and its instance map share, in lower case.
+# Suffixes behind the name that a label map and its instance map share, in lower case.
 _INSTANCE = frozenset({"instanceids", "instancetrainids", "instances", "instance", "inst"})
-_KIND = _INSTANCE | {"labelids", "labeltrainids", "labels", "label"}
+_KINDS = _INSTANCE | {"labelids", "labeltrainids", "labels", "label"}
 # The kinds of Cityscapes that have a map's ending.
 _PUBLISHED = frozenset(
     {
@@ -37,7 +27,7 @@ _PUBLISHED = frozenset(
         *("leftimg8bit", "rightimg8bit", "disparity"),
     }
 )
-# The kind that a schema wants first, for label ids and for training ids.
+# The first choice of a schema, for label ids and for training ids.
 _LABEL_KINDS = (("labelIds", "labelTrainIds"), ("labelTrainIds", "labelIds"))
 _INSTANCE_KINDS = (("instanceIds", "instanceTrainIds"), ("instanceTrainIds", "instanceIds"))
 
@@ -46,11 +36,11 @@ class NamePair(NamedTuple):
     """The names of one picture's maps, with slashes."""
 
     key: str
-    """The label map's name without ending; names the picture."""
+    """Name of the label map without ending; names the picture."""
     label: str
-    """Below the folder of label maps."""
+    """Label map, below its folder."""
     instance: str | None
-    """Below the folder of instance maps; None where none was found."""
+    """Instance map, below its folder, or None."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -60,9 +50,37 @@ class Pairing:
     pairs: list[NamePair]
     """Ordered by key."""
     labels_left_out: list[LeftOut]
-    """What is no label map in the folder of label maps (and no instance map, if it is both)."""
+    """Other files in the folder of label maps."""
     instances_left_out: list[LeftOut]
-    """What belongs to no label map in the folder of instance maps."""
+    """Files in the folder of instance maps without a label map."""
+
+
+class _Map(NamedTuple):
+    name: str
+    key: str
+    """Name without ending."""
+    ending: str
+    """In lower case."""
+    stem: str
+    """Key without a suffix of `_KINDS`."""
+    kind: str
+    """Text behind the key's last underscore or hyphen, in lower case."""
+
+
+def _parse(name: str) -> _Map:
+    """Split a name as `PurePath` does, ten times as fast: a data set may have millions."""
+    start = name.rfind("/") + 1
+    dot = name.rfind(".", start)
+    key = name[:dot] if start < dot < len(name) - 1 else name
+    at = max(key.rfind("_"), key.rfind("-"))
+    kind = "" if at < 0 else key[at + 1 :].lower()
+    stem = key[:at] if kind in _KINDS else key
+    return _Map(name, key, name[len(key) :].lower(), stem, kind)
+
+
+def is_map_name(name: str) -> bool:
+    """Whether a file is read as a map, by its ending."""
+    return _parse(name).ending in MAP_SUFFIXES
 
 
 def pair_names(
@@ -71,227 +89,155 @@ def pair_names(
     *,
     together: bool,
     training_ids: bool,
-    place_of_label: Callable[[str], str],
-    place_of_instance: Callable[[str], str],
+    locate_label: Callable[[str], str],
+    locate_instance: Callable[[str], str],
 ) -> Pairing:
-    """Pair the maps of two folders.
+    """Pair the names of the files of two folders; `instances` None pairs none.
 
-    Args:
-        labels: names of the files in the folder of label maps.
-        instances: names of the files in the folder of instance maps, or None to pair none.
-        together: the two are one folder: instance maps are those that are named so. In a folder of
-            its own every map is a label map, however it is named.
-        training_ids: label maps hold training ids.
-        place_of_label: what to call a label map in errors.
-        place_of_instance: what to call an instance map in errors.
+    `together` says that the two are one folder, where instance maps are those named so; in a folder
+    of its own every map is a label map. `training_ids` says that label maps hold training ids.
+    `locate_label` and `locate_instance` give the location of a name, for errors.
 
-    Raises:
-        InputError: two maps would share one picture's name, or two instance maps fit one name.
+    Raises InputError if two maps would share one picture's name, or two instance maps fit one.
     """
-    of_maps, labels_left_out = _split(labels, is_map_name, OTHER_KIND)
+    labels_left_out: list[LeftOut] = []
     instances_left_out: list[LeftOut] = []
-    of_instances: list[str] = []
-    if together:
-        of_instances, of_maps = _halve(of_maps, is_instance_name)
-    elif instances is not None:
-        of_instances, instances_left_out = _split(instances, is_map_name, OTHER_KIND)
-    of_maps, others = _of_one_kind(of_maps, _LABEL_KINDS[training_ids])
-    labels_left_out += others
-    of_instances, others = _of_one_kind(of_instances, _INSTANCE_KINDS[training_ids])
-    instances_left_out += others
-    if instances is None:
-        stems = {_stem(name) for name in of_maps if not is_instance_name(name)}
-        of_maps, others = _split(
-            of_maps,
-            lambda name: not is_instance_name(name) or _stem(name) not in stems,
-            "named like an instance map",
+    of_labels, of_instances = [
+        _split(map(_parse, names), lambda one: one.ending in MAP_SUFFIXES, OTHER_KIND, left_out)
+        for names, left_out in (
+            (labels, labels_left_out),
+            (() if together or instances is None else instances, instances_left_out),
         )
-        labels_left_out += others
-    pairs = _paired(of_maps, of_instances, place_of_label, place_of_instance)
-    paired = {pair.instance for pair in pairs}
-    _, others = _split(of_instances, lambda name: name in paired, "without a label map")
-    return Pairing(
-        pairs=pairs,
-        labels_left_out=labels_left_out,
-        instances_left_out=instances_left_out + others,
-    )
-
-
-def is_map_name(name: str) -> bool:
-    """Whether a file of this name is read as a map, by its ending."""
-    return name[len(_without_ending(name)) :].lower() in MAP_SUFFIXES
-
-
-def is_instance_name(name: str) -> bool:
-    """Whether a map is named like an instance map."""
-    return _kind(_without_ending(name)) in _INSTANCE
-
-
-def _paired(
-    labels: Sequence[str],
-    instances: Sequence[str],
-    place_of_label: Callable[[str], str],
-    place_of_instance: Callable[[str], str],
-) -> list[NamePair]:
-    by_key: dict[str, str] = {}
-    for name in labels:
-        key = _without_ending(name)
-        if key in by_key:
+    ]
+    if together:
+        of_instances = [one for one in of_labels if one.kind in _INSTANCE]
+        of_labels = [one for one in of_labels if one.kind not in _INSTANCE]
+    of_labels = _of_one_kind(of_labels, _LABEL_KINDS[training_ids], labels_left_out)
+    of_instances = _of_one_kind(of_instances, _INSTANCE_KINDS[training_ids], instances_left_out)
+    if instances is None:
+        stems = {one.stem for one in of_labels if one.kind not in _INSTANCE}
+        of_labels = _split(
+            of_labels,
+            lambda one: one.kind not in _INSTANCE or one.stem not in stems,
+            "named like an instance map",
+            labels_left_out,
+        )
+    by_key: dict[str, _Map] = {}
+    for one in of_labels:
+        if (other := by_key.setdefault(one.key, one)) is not one:
             raise InputError(
-                f"{place_of_label(name)} and {place_of_label(by_key[key])} would share one "
+                f"{locate_label(one.name)} and {locate_label(other.name)} would share one "
                 "picture's name"
             )
-        by_key[key] = name
-    by_stem: dict[str, list[str]] = {}
-    for name in instances:
-        by_stem.setdefault(_stem(name), []).append(name)
-    pairs = []
+    by_stem: dict[str, list[_Map]] = {}
+    for one in of_instances:
+        by_stem.setdefault(one.stem, []).append(one)
+    pairs, paired = [], set()
     for key, label in sorted(by_key.items()):
-        stem = _stem(label)
         # An instance map of exactly another label map's name is that one's.
         fitting = [
-            name
-            for name in by_stem.get(stem, ())
-            if _without_ending(name) == key or _without_ending(name) not in by_key
+            one.name
+            for one in by_stem.get(label.stem, ())
+            if one.key == key or one.key not in by_key
         ]
         if len(fitting) > 1:
             raise InputError(
-                f"{place_of_instance(fitting[1])} and {place_of_instance(fitting[0])} could both "
-                f"be the instance map of {stem}"
+                f"{locate_instance(fitting[1])} and {locate_instance(fitting[0])} could both "
+                f"be the instance map of {label.stem}"
             )
-        pairs.append(NamePair(key, label, fitting[0] if fitting else None))
-    return pairs
-
-
-def _of_one_kind(names: Sequence[str], kinds: tuple[str, str]) -> tuple[list[str], list[LeftOut]]:
-    """Where one of these published kinds is there, only it and what has no published name."""
-    there = {_published_kind(name) for name in names}
-    kind = next((kind for kind in kinds if kind.lower() in there), None)
-    if kind is None:
-        return list(names), []
-    taken = ("", kind.lower())
-    return _split(
-        names, lambda name: _published_kind(name) in taken, f"of another kind than _{kind}"
+        paired.update(fitting)
+        pairs.append(NamePair(key, label.name, fitting[0] if fitting else None))
+    _split(of_instances, lambda one: one.name in paired, "without a label map", instances_left_out)
+    return Pairing(
+        pairs=pairs, labels_left_out=labels_left_out, instances_left_out=instances_left_out
     )
 
 
-def _published_kind(name: str) -> str:
-    kind = _kind(_without_ending(name))
-    return kind if kind in _PUBLISHED else ""
+def _of_one_kind(maps: list[_Map], kinds: tuple[str, str], left_out: list[LeftOut]) -> list[_Map]:
+    """Keep the maps of the first published kind found, and those of no published kind."""
+    found = {one.kind for one in maps}
+    kind = next((kind for kind in kinds if kind.lower() in found), None)
+    if kind is None:
+        return maps
+    return _split(
+        maps,
+        lambda one: one.kind == kind.lower() or one.kind not in _PUBLISHED,
+        f"of another kind than _{kind}",
+        left_out,
+    )
 
 
 def _split(
-    names: Iterable[str], taken: Callable[[str], bool], reason: str
-) -> tuple[list[str], list[LeftOut]]:
-    """The names that are taken, and the others with the reason."""
-    good, others = _halve(names, taken)
-    return good, [LeftOut(reason=reason, name=name) for name in others]
-
-
-def _halve(names: Iterable[str], chosen: Callable[[str], bool]) -> tuple[list[str], list[str]]:
-    halves: tuple[list[str], list[str]] = ([], [])
-    for name in names:
-        halves[not chosen(name)].append(name)
-    return halves
-
-
-def _without_ending(name: str) -> str:
-    """As `PurePath` has it, in a tenth of the time: there may be millions of names."""
-    start = name.rfind("/") + 1
-    dot = name.rfind(".", start)
-    return name[:dot] if start < dot < len(name) - 1 else name
-
-
-def _kind(key: str) -> str:
-    """What follows the last underscore or hyphen of a name without ending, in lower case."""
-    at = max(key.rfind("_"), key.rfind("-"))
-    return "" if at < 0 else key[at + 1 :].lower()
-
-
-def _stem(name: str) -> str:
-    key = _without_ending(name)
-    kind = _kind(key)
-    return key[: -len(kind) - 1] if kind in _KIND else key
+    maps: Iterable[_Map], chosen: Callable[[_Map], bool], reason: str, left_out: list[LeftOut]
+) -> list[_Map]:
+    """Return the chosen maps, and add the others to `left_out`."""
+    kept = []
+    for one in maps:
+        if chosen(one):
+            kept.append(one)
+        else:
+            left_out.append(LeftOut(reason=reason, name=one.name))
+    return kept
 
 
 def pair_folders(
     labels: str, instances: str | None, *, training_ids: bool = False
 ) -> tuple[Sequence[NamePair], Sequence[LeftOut]]:
-    """Find label maps in a folder and the instance map that belongs to each; see `pair_names`.
+    """Find the label maps of a folder and the instance map of each; see `pair_names`.
 
-    Args:
-        labels: folder of label maps, searched to the bottom; a path or a URL.
-        instances: folder of instance maps, or None to pair none.
-        training_ids: label maps hold training ids.
+    Folders are paths or URLs, searched to the bottom; both may be the same, and None pairs no
+    instance maps. Returns the pairs, ordered by key, and all that is in none of them.
 
-    Returns:
-        the pairs, ordered by key, and what is in neither of them.
-
-    Raises:
-        InputError: a folder does not exist or cannot be read, there are no maps, two maps would
-            share one picture's name, or two instance maps fit one name.
+    Raises InputError if a folder does not exist, cannot be read or has no maps, and as
+    `pair_names`.
     """
-    for folder in filter(None, (labels, instances)):
+    folders = [labels] if instances is None else [labels, instances]
+    paths: list[PurePath] = []
+    for folder in folders:
         try:
             there = is_folder(folder)
         except OSError as error:
             raise InputError(f"{folder}: cannot be reached ({reason_of(error)})") from None
         if not there:
             raise InputError(f"{folder}: no such folder")
-    together = instances is not None and _inner(labels, instances) == ""
-    label_names, left_out = _names(labels)
-    instance_names: list[str] | None = None
-    if instances is not None and not together:
-        instance_names, others = _names(instances)
-        left_out += others
-        label_names = _outside(label_names, _inner(labels, instances))
-        instance_names = _outside(instance_names, _inner(instances, labels))
+        paths.append(PurePosixPath(folder) if is_remote(folder) else local_path(folder).resolve())
+    together = len(paths) > 1 and paths[0] == paths[1]
+    names: list[list[str]] = []
+    found_beside: list[tuple[str, Sequence[LeftOut]]] = []
+    for folder, path in list(zip(folders, paths, strict=True))[: 1 if together else 2]:
+        try:
+            if isinstance(path, Path):
+                found, hidden = list_files(path)
+            else:
+                found, hidden = split_hidden(remote_files(folder, deep=True))
+        except OSError as error:
+            raise InputError(f"{folder}: cannot be read ({reason_of(error)})") from None
+        for other in paths:
+            if other != path and other.is_relative_to(path):
+                inner = f"{other.relative_to(path).as_posix()}/"
+                found = [name for name in found if not name.startswith(inner)]
+        names.append(found)
+        found_beside.append((folder, hidden))
     pairing = pair_names(
-        label_names,
-        instance_names,
+        names[0],
+        None if instances is None else names[-1],
         together=together,
         training_ids=training_ids,
-        place_of_label=lambda name: join(labels, name),
-        place_of_instance=lambda name: join(instances or "", name),
+        locate_label=lambda name: join(labels, name),
+        locate_instance=lambda name: join(instances or "", name),
     )
-    left_out += _below(labels, pairing.labels_left_out)
-    left_out += _below(instances or labels, pairing.instances_left_out)
+    found_beside.append((labels, pairing.labels_left_out))
+    found_beside.append((folders[-1], pairing.instances_left_out))
+    # Names behind the folder's own tell two folders of one data set apart.
+    left_out = [
+        dataclasses.replace(one, name=f"{PurePosixPath(folder).name}/{one.name}".lstrip("/"))
+        for folder, others in found_beside
+        for one in others
+    ]
     if not pairing.pairs:
         reason = f"{labels}: no label maps ({', '.join(MAP_SUFFIXES)})"
         raise InputError("; ".join([reason, *describe(left_out)]))
     return pairing.pairs, left_out
-
-
-def _names(folder: str) -> tuple[list[str], list[LeftOut]]:
-    try:
-        names, left_out = list_places(folder)
-    except OSError as error:
-        raise InputError(f"{folder}: cannot be read ({reason_of(error)})") from None
-    return names, _below(folder, left_out)
-
-
-def _below(folder: str, left_out: Iterable[LeftOut]) -> list[LeftOut]:
-    """Names with the folder's own in front: two folders of one data set are told apart."""
-    own = last_part(folder)
-    prefix = f"{own}/" if own else ""
-    return [dataclasses.replace(one, name=prefix + one.name) for one in left_out]
-
-
-def _inner(folder: str, inner: str) -> str | None:
-    """Where a folder lies in another, empty for the same one; None where it lies outside."""
-
-    def resolved(place: str) -> PurePath:
-        return PurePosixPath(place) if is_remote(place) else local_path(place).resolve()
-
-    outer_path, inner_path = resolved(folder), resolved(inner)
-    if not inner_path.is_relative_to(outer_path):
-        return None
-    return inner_path.relative_to(outer_path).as_posix().removeprefix(".")
-
-
-def _outside(names: list[str], inner: str | None) -> list[str]:
-    """The names that are not below an inner folder."""
-    return names if not inner else [n for n in names if not n.startswith(f"{inner}/")]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -301,37 +247,15 @@ class MapPair:
     key: str
     """Path of the label map below its folder, without its ending; names the picture."""
     label: Path
-    """The label map."""
+    """Label map."""
     instance: Path | None
-    """The instance map, or None where none was found."""
-
-
-def find_pairs(labels: Path, instances: Path | None) -> list[MapPair]:
-    """The pairs of `pair_maps` alone."""
-    return pair_maps(labels, instances)[0]
+    """Instance map, or None."""
 
 
 def pair_maps(
     labels: Path, instances: Path | None, *, training_ids: bool = False
 ) -> tuple[list[MapPair], Sequence[LeftOut]]:
-    """Find label maps and the instance map that belongs to each.
-
-    Files pair up by their path below the two folders, without ending and without what publishers
-    append (``_gtFine_labelIds`` goes with ``_gtFine_instanceIds``).
-
-    Args:
-        labels: folder of label maps, searched to the bottom.
-        instances: folder of instance maps, which may be the same, or None to pair none.
-        training_ids: label maps hold training ids: of label ids and training ids side by side, the
-            latter are taken.
-
-    Returns:
-        the pairs, ordered by key; and what is in none of them, and why.
-
-    Raises:
-        InputError: a folder does not exist, there are no maps, two maps would share one picture's
-            name, or two instance maps fit one name.
-    """
+    """Pair two local folders, see `pair_folders`, and return paths."""
     found, left_out = pair_folders(
         str(labels), None if instances is None else str(instances), training_ids=training_ids
     )

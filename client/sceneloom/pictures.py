@@ -1,28 +1,29 @@
-"""Pictures as files: PNG, JPEG, WebP and JPEG XL, encoded, decoded and written."""
+"""Pictures as files: encode, decode and write PNG, JPEG, WebP and JPEG XL."""
 
 from __future__ import annotations
 
 import io
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import cv2
 import numpy as np
 from PIL import Image as Pillow
 from PIL import ImageFile, JpegImagePlugin, PngImagePlugin, WebPImagePlugin
 
-from sceneloom.errors import ImageReadError, ImageTooLargeError, InputError, require
+from sceneloom.errors import ImageReadError, InputError, require
 from sceneloom.files import write_whole
-from sceneloom.maps import DEFAULT_MAX_PIXELS, Image
+from sceneloom.maps import DEFAULT_MAX_PIXELS, Image, check_pixels
 from sceneloom.png import SIGNATURE, check_png
 from sceneloom.text import reason
 
-Format = Literal["png", "jpg", "webp", "jxl"]
+EncodedFormat = Literal["png", "jpg", "webp"]
+"""Formats of the encoded path; the Python 3.10 of Triton's image has no JPEG XL (pylibjxl)."""
+Format = Literal[EncodedFormat, "jxl"]
 """Formats of pictures, by the ending of their files."""
-
-FORMATS: tuple[Format, ...] = ("png", "jpg", "webp", "jxl")
-"""All of them."""
+FORMATS: tuple[Format, ...] = get_args(Format)
+QUALITY_FORMATS: tuple[Format, ...] = ("jpg", "webp")
+"""Formats with a quality; the others are lossless unless the caller says otherwise."""
 
 _LARGEST_SIDE: dict[Format, int] = {"png": 1 << 20, "jpg": 65500, "webp": 16383, "jxl": 1 << 18}
 _JPEG_START, _JPEG_END = b"\xff\xd8\xff", b"\xff\xd9"
@@ -36,22 +37,13 @@ _JXL_LOSSY_EFFORT, _JXL_LOSSLESS_EFFORT = 3, 1
 def encode_picture(
     image: Image, format: Format, *, quality: int = 95, lossless: bool | None = None
 ) -> bytes:
-    """Encode a picture.
+    """Encode a picture, uint8 [H, W, 3] RGB; the same picture gives the same bytes.
 
-    Args:
-        image: uint8 [H, W, 3], RGB.
-        format: ``"png"``, ``"jpg"``, ``"webp"`` or ``"jxl"``.
-        quality: 1 to 100, of lossy pictures.
-        lossless: whether the picture can be had back exactly; by default png and jxl are lossless,
-            webp is at quality 100, jpg never is.
+    Lossy pictures have a `quality`, 1 to 100. By default png and jxl are lossless, and webp at
+    quality 100; jpg never is.
 
-    Returns:
-        the file's bytes, the same for the same picture.
-
-    Raises:
-        InputError: the format cannot hold a picture of this size, or cannot be lossless or lossy as
-            asked.
-        MissingDependencyError: jxl without the extra ``datasets``.
+    Raises InputError if the format cannot hold a picture of this size or is never (or always)
+    lossless, MissingDependencyError for jxl without the extra ``datasets``.
     """
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
         raise InputError(f"a picture is uint8 [H, W, 3], not {image.dtype} {list(image.shape)}")
@@ -66,7 +58,7 @@ def encode_picture(
             f"{most} pixels a side)"
         )
     if lossless is None:
-        lossless = format in ("png", "jxl") or (format == "webp" and quality == 100)
+        lossless = format not in QUALITY_FORMATS or (format == "webp" and quality == 100)
     if lossless == (format == "jpg") and format in ("png", "jpg"):
         raise InputError(f"{format} is {'never' if format == 'jpg' else 'always'} lossless")
     image = np.ascontiguousarray(image)
@@ -82,12 +74,12 @@ def encode_picture(
         return out.getvalue()
     if format == "jxl":
         if lossless:
-            return bytes(_jxl().encode(image, effort=_JXL_LOSSLESS_EFFORT, lossless=True))
+            return bytes(load_jxl().encode(image, effort=_JXL_LOSSLESS_EFFORT, lossless=True))
         # As libjxl's JxlEncoderDistanceFromQuality; not below 0.01, which would be lossless.
         distance = 53 / 3000 * quality**2 - 23 / 20 * quality + 25
         if quality >= 30:
             distance = max(0.01, 0.1 + (100 - quality) * 0.09)
-        return bytes(_jxl().encode(image, effort=_JXL_LOSSY_EFFORT, distance=distance))
+        return bytes(load_jxl().encode(image, effort=_JXL_LOSSY_EFFORT, distance=distance))
     # OpenCV's own PNG settings are faster than those of its level 1.
     parameters = [cv2.IMWRITE_JPEG_QUALITY, quality] if format == "jpg" else []
     done, encoded = cv2.imencode(f".{format}", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), parameters)
@@ -99,33 +91,33 @@ def encode_picture(
 def decode_picture(
     data: bytes, *, max_pixels: int = DEFAULT_MAX_PIXELS, name: str = "(bytes)"
 ) -> Image:
-    """Decode a picture of one of the formats that `encode_picture` writes.
+    """Decode a picture of a format of `encode_picture` to uint8 [H, W, 3] RGB; a rotation in the
+    file's metadata is ignored. `name` is the file's name in errors.
 
-    Args:
-        data: the file's bytes.
-        max_pixels: most pixels (height * width) to decode.
-        name: what to call it in errors.
-
-    Returns:
-        uint8 [H, W, 3], RGB; a rotation that the file asks for is not carried out.
-
-    Raises:
-        ImageReadError: truncated, damaged, or of another format.
-        ImageTooLargeError: more pixels than `max_pixels`.
-        MissingDependencyError: a JPEG XL file without the extra ``datasets``.
+    Raises ImageReadError if it is truncated, damaged or of another format, ImageTooLargeError above
+    `max_pixels`, MissingDependencyError for JPEG XL without the extra ``datasets``.
     """
     if data.startswith(_JXL_STARTS):
         return _decode_jxl(data, max_pixels, name)
-    plugin, is_whole = _kind(data, name)
+    plugin: type[ImageFile.ImageFile]
+    if data.startswith(SIGNATURE):
+        plugin, is_whole = PngImagePlugin.PngImageFile, True  # check_png looks closer
+    elif data.startswith(_JPEG_START):
+        plugin, is_whole = JpegImagePlugin.JpegImageFile, data.endswith(_JPEG_END)
+    elif data.startswith(b"RIFF") and data[8:12] == b"WEBP":
+        plugin = WebPImagePlugin.WebPImageFile
+        is_whole = int.from_bytes(data[4:8], "little") + 8 <= len(data)
+    else:
+        raise ImageReadError(f"{name}: not a PNG, JPEG, WebP or JPEG XL file")
     try:
         width, height = plugin(io.BytesIO(data)).size
     except Exception as error:  # the decoders raise nearly anything on damaged headers
         raise ImageReadError(f"{name}: damaged header ({reason(error)})") from None
-    _check_pixels(height, width, max_pixels, name)
+    check_pixels(height, width, name, max_pixels)
     if plugin is PngImagePlugin.PngImageFile:
         check_png(data, name)
     decoded = None
-    if is_whole(data):
+    if is_whole:
         decoded = cv2.imdecode(
             np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
         )
@@ -134,34 +126,8 @@ def decode_picture(
     return cv2.cvtColor(decoded, cv2.COLOR_BGR2RGB).astype(np.uint8, copy=False)
 
 
-def _kind(data: bytes, name: str) -> tuple[type[ImageFile.ImageFile], Callable[[bytes], bool]]:
-    """What reads the header, and what tells whether the file is there to its end."""
-    if data.startswith(SIGNATURE):
-        return PngImagePlugin.PngImageFile, lambda _: True  # check_png looks closer
-    if data.startswith(_JPEG_START):
-        return JpegImagePlugin.JpegImageFile, lambda data: data.endswith(_JPEG_END)
-    if data.startswith(b"RIFF") and data[8:12] == b"WEBP":
-        return (
-            WebPImagePlugin.WebPImageFile,
-            lambda data: int.from_bytes(data[4:8], "little") + 8 <= len(data),
-        )
-    raise ImageReadError(f"{name}: not a PNG, JPEG, WebP or JPEG XL file")
-
-
-def _check_pixels(height: int, width: int, max_pixels: int, name: str) -> None:
-    if height * width > max_pixels:
-        raise ImageTooLargeError(
-            f"{name}: {width}x{height} is {height * width:,} pixels; the limit is {max_pixels:,}"
-        )
-
-
-def check_format(format: Format) -> None:
-    """Check that pictures of a format can be written here; raises MissingDependencyError."""
-    if format == "jxl":
-        _jxl()
-
-
-def _jxl() -> Any:
+def load_jxl() -> Any:
+    """The module that reads and writes JPEG XL; raises MissingDependencyError without it."""
     require(("pylibjxl",), extra="datasets", purpose="JPEG XL (from Python 3.11 on)")
     import pylibjxl
 
@@ -169,11 +135,11 @@ def _jxl() -> Any:
 
 
 def _decode_jxl(data: bytes, max_pixels: int, name: str) -> Image:
-    jxl = _jxl()
+    jxl = load_jxl()
     try:
         header = jxl.probe(data)
         height, width = int(header["height"]), int(header["width"])
-        _check_pixels(height, width, max_pixels, name)
+        check_pixels(height, width, name, max_pixels)
         decoded: Image = np.asarray(jxl.decode(data))
     except RuntimeError as error:
         raise ImageReadError(f"{name}: truncated or damaged ({error})") from None
@@ -183,16 +149,10 @@ def _decode_jxl(data: bytes, max_pixels: int, name: str) -> Image:
 
 
 def write_image(path: Path, image: Image, *, quality: int = 95) -> None:
-    """Encode a picture and put it in its place in one step.
+    """Encode a picture, uint8 [H, W, 3] RGB, by the ending of its path, and write it whole.
 
-    Args:
-        path: ends in .png, .jpg, .webp or .jxl; missing folders are made.
-        image: uint8 [H, W, 3], RGB.
-        quality: of jpg and webp, 1 to 100.
-
-    Raises:
-        InputError: the ending is another, or the format cannot hold a picture of this size.
-        OSError: the place cannot be written; nothing is left there.
+    Raises InputError for another ending or a size that the format cannot hold, OSError if the place
+    cannot be written; nothing is left there.
     """
     format = path.suffix.removeprefix(".")
     if format not in FORMATS:

@@ -1,8 +1,8 @@
-"""Whether a PNG file is whole.
+"""Check that a PNG file is whole, before Pillow decodes it.
 
 Pillow does not check the pixels' own checksums, takes a file that stops short of its end, and
-leaves rows zero that are not there: of flipped bits in a small file, one in six that it took came
-out as other ids. Everything is checked here before it decodes.
+leaves missing rows zero: with one flipped bit in a small file, one in six that it took came out as
+other ids.
 """
 
 from __future__ import annotations
@@ -31,32 +31,19 @@ _ADAM7 = (
 
 
 def check_png(data: bytes, name: str) -> None:
-    """Check that a PNG's chunks, checksums and rows of pixels are all there, once and in order.
-
-    Args:
-        data: the file; its size is known to be within the caller's limit.
-        name: what to call it in errors.
-
-    Raises:
-        ImageReadError: it is truncated, damaged or malformed.
+    """Check that the chunks, checksums and rows of pixels of a PNG, of a size within the caller's
+    limit, are complete and in order; raises ImageReadError with the file's name if not.
     """
     check_png_rows(data, png_pixels(data, name), name)
 
 
 def png_pixels(data: bytes, name: str) -> bytes:
-    """The packed pixels of a PNG whose chunks are checked: decoders take what is malformed, each
-    in its own way.
-
-    Args:
-        data: the file.
-        name: what to call it in errors.
-
-    Raises:
-        ImageReadError: it is truncated, or a chunk is damaged, unknown and not to be passed over,
-            there twice, or out of its place.
+    """Packed pixels of a PNG; decoders take malformed files each in its own way. Raises
+    ImageReadError if the file is truncated, or a chunk is damaged, unknown and critical, repeated,
+    or out of its place.
     """
     at, kind, pixels, others = len(SIGNATURE), b"", [], 0
-    ended: set[bytes] = set()  # kinds of which no further chunk may come
+    ended: set[bytes] = set()  # kinds without further chunks
     while kind != b"IEND":
         before, size, kind = kind, int.from_bytes(data[at : at + 4], "big"), data[at + 4 : at + 8]
         body_end = at + 8 + size
@@ -92,32 +79,19 @@ def png_pixels(data: bytes, name: str) -> bytes:
 
 
 def check_png_rows(data: bytes, pixels: bytes, name: str) -> None:
-    """Check that all rows of pixels are there.
-
-    Args:
-        data: the file; its number of pixels is known to be within the caller's limit.
-        pixels: as `png_pixels` gives them.
-        name: what to call it in errors.
-
-    Raises:
-        ImageReadError: rows are missing or damaged.
+    """Check the packed pixels of `png_pixels`, of a number within the caller's limit; raises
+    ImageReadError if a row is missing or damaged.
     """
-    wanted = _png_scan_bytes(data)
+    width, height = int.from_bytes(data[16:20], "big"), int.from_bytes(data[20:24], "big")
+    bits, interlaced = data[24] * _VALUES.get(data[25], 1), data[28]
+    wanted = 0  # bytes of the unpacked pixels, a filter byte in each row
+    for x, y, right, down in _ADAM7 if interlaced else ((0, 0, 1, 1),):
+        columns, rows = -(-(width - x) // right), -(-(height - y) // down)
+        if columns > 0 and rows > 0:
+            wanted += rows * (1 + (columns * bits + 7) // 8)
     try:
         there = len(zlib.decompressobj().decompress(pixels, wanted))
     except zlib.error as error:
         raise ImageReadError(f"{name}: damaged ({error})") from None
     if there < wanted:
         raise ImageReadError(f"{name}: truncated or damaged (rows of pixels are missing)")
-
-
-def _png_scan_bytes(data: bytes) -> int:
-    """Bytes of the unpacked pixels of a PNG, a filter byte in each row."""
-    width, height = int.from_bytes(data[16:20], "big"), int.from_bytes(data[20:24], "big")
-    bits, interlaced = data[24] * _VALUES.get(data[25], 1), data[28]
-    total = 0
-    for x, y, right, down in _ADAM7 if interlaced else ((0, 0, 1, 1),):
-        columns, rows = -(-(width - x) // right), -(-(height - y) // down)
-        if columns > 0 and rows > 0:
-            total += rows * (1 + (columns * bits + 7) // 8)
-    return total

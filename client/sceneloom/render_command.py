@@ -1,9 +1,9 @@
 """`sceneloom render`: flags, progress, signals, summary and exit code around `sceneloom.rendering`.
 
-Exit codes: 0 every map has its picture; 1 some gave none, or the run could not begin; 2 the command
-line is wrong; 3 no server answers; 4 the place of the pictures is full or gone, or this machine has
-no memory or no thread left; 130 and 143 stopped by SIGINT and SIGTERM after what was under way.
-After 3, 4, 130 and 143, and after a kill, the same command goes on where it was.
+Exit codes: 0 every map has its picture; 1 some have none, or the run could not begin; 2 the command
+line is wrong; 3 no server answers; 4 the output location is full or gone, or this machine has no
+memory or no thread left; 130 and 143 stopped by SIGINT and SIGTERM, with the maps in work finished.
+After 3, 4, 130 and 143, and after a kill, the same command resumes the run.
 """
 
 from __future__ import annotations
@@ -12,43 +12,35 @@ import contextlib
 import dataclasses
 import signal
 import sys
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from tyro.conf import OmitArgPrefixes, Positional, arg
 
+from sceneloom import errors
 from sceneloom.contract import MODEL_NAME
-from sceneloom.errors import (
-    InputError,
-    OutOfResourcesError,
-    SceneLoomError,
-    ServerUnavailableError,
-    ServingError,
-    out_of_resources,
-)
 from sceneloom.rendering.connections import PathChoice
 from sceneloom.rendering.dry_run import dry_run, rendered_pictures, report_check, report_dry_run
 from sceneloom.rendering.items import Failed
-from sceneloom.rendering.listeners import Levels, Listener, LogLines, ProgressBar, Tally
+from sceneloom.rendering.listeners import Listener, LogLines, ProgressBar, Tally, list_failures
+from sceneloom.rendering.manifest import location_is_gone
 from sceneloom.rendering.metrics import Metrics, serve_metrics
 from sceneloom.rendering.plan import Maps, Pictures, TritonServers, make_plan, shards_of_manifests
 from sceneloom.rendering.ray_engine import RayRun, RaySettings
 from sceneloom.rendering.run import Plan, RenderRun, Run
 from sceneloom.rendering.settings import Container, RenderSettings, ShardSettings
-from sceneloom.rendering.store import place_is_gone
 from sceneloom.rendering.video import check_video, write_video
 from sceneloom.text import printable
 from sceneloom.triton.client import TransportChoice
 from sceneloom.triton.transport import Timeouts
 
-SERVER_GONE, PLACE_GONE = 3, 4
-_GOES_ON = "the same command goes on where it was"
+SERVER_GONE, LOCATION_GONE = 3, 4
+_RESUMES = "the same command resumes the run"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RenderFlags:
-    """Where to, by whom, and what to show."""
+    """Output, servers, and the view of the run."""
 
     url: tuple[str, ...] = ("127.0.0.1:8001",)
     """HOST:PORT of the server's gRPC port, or http://HOST:PORT of its HTTP port; several share the
@@ -57,33 +49,31 @@ class RenderFlags:
     model: str = MODEL_NAME
     """Name of the served model."""
     labels: Annotated[str | None, arg(metavar="DIR")] = None
-    """Folder of label maps inside INPUT, or absolute; test_label unless named. In tar and Parquet
-    files what the label maps are called: label.
+    """Folder of label maps inside INPUT, or absolute; default test_label. For tar and Parquet: the
+    label maps' name, default label.
     """
     instances: Annotated[str | None, arg(metavar="DIR")] = None
-    """Folder of instance maps, likewise; test_inst unless --labels is named."""
+    """Folder of instance maps, likewise; default test_inst, without --labels."""
     timeout: float = 120.0
     """Seconds to wait for one picture."""
     transport: TransportChoice = "auto"
-    """How tensors travel; auto takes shared memory where a round trip proves it."""
+    """How tensors travel; auto takes shared memory if a round trip proves it."""
     path: PathChoice = "auto"
     """Arrays (raw) or the maps' and pictures' files (encoded) on the wire; auto measures both with
-    the first map, where the server has both.
+    the first map, if the server has both.
     """
     container: Container = "folder"
     """A file for each picture, or tar or Parquet shards."""
     manifest: Annotated[Path | None, arg(metavar="FILE")] = None
-    """The manifest's file; OUTPUT/manifest.sqlite unless named."""
+    """The manifest's file; default OUTPUT/manifest.sqlite."""
     shard: Annotated[str, arg(metavar="I/N")] = ""
     """Render one of N parts of the data set, chosen by the keys' hashes: 0/16 is the first."""
     dry_run: bool = False
     """Check every map and estimate the time; write nothing."""
     verify: bool = False
-    """Hash the pictures that the manifest has, or those of all shards, and compare; render
-    nothing.
-    """
+    """Compare the pictures of the manifest, or of all shards, with their hashes; render nothing."""
     engine: Literal["threads", "ray"] = "threads"
-    """What decodes and encodes: threads of this process, or Ray's actors, here or on a cluster
+    """Decode and encode in threads of this process, or in Ray's actors, here or on a cluster
     (--ray.address).
     """
     video: Annotated[Path | None, arg(metavar="FILE")] = None
@@ -95,50 +85,50 @@ class RenderFlags:
     metrics_host: str = "127.0.0.1"
     """Address to serve metrics at."""
     log: Literal["progress", "json", "none"] = "progress"
-    """What goes to stderr: a line of progress, a JSON line for every event, or failures alone."""
+    """On stderr: a line of progress, a JSON line for every event, or failures alone."""
 
 
 def main(
     input: Annotated[str, Positional, arg(metavar="INPUT")],
     output: Annotated[str, Positional, arg(metavar="OUTPUT")],
     *,
-    flags: Annotated[RenderFlags, OmitArgPrefixes] = RenderFlags(),
+    flags: Annotated[RenderFlags, OmitArgPrefixes, arg(name="run")] = RenderFlags(),
     shards: ShardSettings = ShardSettings(),  # noqa: B008 - frozen
     ray: RaySettings = RaySettings(),  # noqa: B008 - frozen
-    settings: Annotated[RenderSettings, OmitArgPrefixes] = RenderSettings(),  # noqa: B008 - frozen
+    settings: Annotated[RenderSettings, OmitArgPrefixes, arg(name="rendering")] = RenderSettings(),  # noqa: B008 - frozen
 ) -> int:
-    """Render a data set of label maps through Triton servers; what is there already, from the same
-    maps and the same model, is not made again.
+    """Render a data set of label maps through Triton servers; pictures that exist already, from the
+    same maps and the same model, are not made again.
 
     Args:
         input: path or URL of the data set: a folder, in pix2pixHD's layout (test_label/ and
-            test_inst/) unless --labels and --instances say otherwise, a zip file, tar shards or
-            Parquet.
+            test_inst/) or with --labels and --instances, a zip file, tar shards or Parquet.
         output: path or URL of the folder for the pictures, each named after its label map; pictures
             of equal name are replaced.
-        flags: where to, by whom, and what to show.
-        shards: how large shards become.
-        ray: how a run is spread with --engine ray.
+        flags: output, servers, and the view of the run.
+        shards: the size of shards.
+        ray: how --engine ray spreads a run.
         settings: how to render.
     """
     try:
         servers, plan = _plan(input, output, flags, shards, settings)
-    except InputError as error:
+    except errors.InputError as error:
         print(f"sceneloom render: {printable(error)}", file=sys.stderr)
         return 2
-
-    def begin(plan: Plan) -> Run:
-        return RayRun(plan, servers, ray) if flags.engine == "ray" else RenderRun(plan)
-
     try:
         if flags.verify:
-            plans = _plans_to_check(plan, input, output, flags, shards, settings)
+            plans = [plan]
+            if not flags.shard and flags.manifest is None:
+                parts = [
+                    dataclasses.replace(flags, shard=part) for part in shards_of_manifests(output)
+                ]
+                plans = [_plan(input, output, one, shards, settings)[1] for one in parts] or plans
             return report_check(plans, flags.container)
         if flags.dry_run:
             return report_dry_run(dry_run(plan))
-        code = _render(plan, begin, flags, output)
-    except (SceneLoomError, OSError, MemoryError, RuntimeError) as error:
-        met = out_of_resources(error) or error
+        code = _render(plan, servers, ray, flags, output)
+    except (errors.SceneLoomError, OSError, MemoryError, RuntimeError) as error:
+        met = errors.out_of_resources(error) or error
         if (passing := _passing(met)) is None:
             raise
         print(f"sceneloom render: {printable(met)}", file=sys.stderr)
@@ -150,32 +140,24 @@ def main(
 
 
 def _passing(error: BaseException) -> int | None:
-    """The exit code of an error that the same command may not meet again; None for all others."""
-    if isinstance(error, ServerUnavailableError):
+    """The exit code of an error that may pass until the next try, or None."""
+    if isinstance(error, errors.ServerUnavailableError):
         return SERVER_GONE
-    if isinstance(error, ServingError) and error.retryable:
+    if isinstance(error, errors.ServingError) and error.retryable:
         return SERVER_GONE
-    if isinstance(error, OutOfResourcesError):
-        return PLACE_GONE
-    if isinstance(error, SceneLoomError) or not isinstance(error, OSError):
+    if isinstance(error, errors.OutOfResourcesError):
+        return LOCATION_GONE
+    if isinstance(error, errors.SceneLoomError) or not isinstance(error, OSError):
         return None
-    return PLACE_GONE if place_is_gone(error) else None
+    return LOCATION_GONE if location_is_gone(error) else None
 
 
 def _plan(
-    maps_place: str,
-    output: str,
-    flags: RenderFlags,
-    shards: ShardSettings,
-    settings: RenderSettings,
+    maps: str, output: str, flags: RenderFlags, shards: ShardSettings, settings: RenderSettings
 ) -> tuple[TritonServers, Plan]:
-    """What the command line asks for; raises InputError where it makes no sense."""
+    """The servers and the plan of the command line; raises InputError if it makes no sense."""
     if flags.verify and (flags.dry_run or flags.video is not None):
-        raise InputError("--verify only looks at pictures; leave --dry-run and --video out")
-    maps = Maps(place=maps_place, labels=flags.labels, instances=flags.instances, shard=flags.shard)
-    pictures = Pictures(
-        place=output, container=flags.container, shards=shards, manifest=flags.manifest
-    )
+        raise errors.InputError("--verify only looks at pictures; leave --dry-run and --video out")
     servers = TritonServers(
         urls=flags.url,
         model=flags.model,
@@ -185,123 +167,95 @@ def _plan(
     )
     if flags.video is not None:
         check_video(flags.video, flags.fps)
-    return servers, make_plan(maps, pictures, servers.addresses(settings), settings)
-
-
-def _plans_to_check(
-    plan: Plan,
-    maps_place: str,
-    output: str,
-    flags: RenderFlags,
-    shards: ShardSettings,
-    settings: RenderSettings,
-) -> list[Plan]:
-    """The plan itself, or one for each part of a data set that left a manifest in OUTPUT."""
-    if flags.shard or flags.manifest is not None:
-        return [plan]
-    return [
-        _plan(maps_place, output, dataclasses.replace(flags, shard=shard), shards, settings)[1]
-        for shard in shards_of_manifests(output)
-    ] or [plan]
+    plan = make_plan(
+        Maps(location=maps, labels=flags.labels, instances=flags.instances, shard=flags.shard),
+        Pictures(
+            location=output, container=flags.container, shards=shards, manifest=flags.manifest
+        ),
+        servers.addresses(settings),
+        settings,
+    )
+    return servers, plan
 
 
 def _render(
-    plan: Plan,
-    begin: Callable[[Plan], Run],
-    flags: RenderFlags,
-    output: str,
+    plan: Plan, servers: TritonServers, ray: RaySettings, flags: RenderFlags, output: str
 ) -> int:
-    """Render, show how it goes, and say how it ended."""
+    """Render, show progress and summary, and return the exit code."""
     assert plan.manifest is not None
     manifest = plan.manifest
     tally, log = Tally(), LogLines() if flags.log == "json" else None
-    run: Run | None = None
-
-    def levels() -> Levels:
-        return run.levels() if run is not None else Levels()
-
-    def count() -> int | None:
-        return run.count if run is not None else None
-
+    signals: list[int] = []
+    ended: Exception | None = None
+    code = None
     with contextlib.ExitStack() as stack:
-        listeners: list[Listener] = [tally]
-        if log is not None:
-            listeners.append(log)
+        listeners: list[Listener] = [] if log is None else [log]
+        metrics = bar = None
         if flags.metrics_port is not None:
-            host, metrics = flags.metrics_host, Metrics(levels)
-            port = stack.enter_context(serve_metrics(metrics, flags.metrics_port, host=host))
-            _say(log, "metrics", f"metrics at http://{host}:{port}/metrics")
+            metrics = Metrics(lambda: run.levels())
             listeners.append(metrics)
         if flags.log == "progress":
-            listeners.append(stack.enter_context(ProgressBar(count, levels)))
-        run = begin(dataclasses.replace(plan, listeners=tuple(listeners)))
-        stack.enter_context(run)
-        signals = stack.enter_context(_draining(run))
-        ended: Exception | None = None
+            bar = ProgressBar(lambda: run.count, lambda: run.levels())
+            listeners.append(bar)
+        plan = dataclasses.replace(plan, listeners=tuple(listeners))
+        run: Run = RayRun(plan, servers, ray) if flags.engine == "ray" else RenderRun(plan)
+        if flags.metrics_port is not None and metrics is not None:
+            host = flags.metrics_host
+            port = stack.enter_context(serve_metrics(metrics, flags.metrics_port, host=host))
+            _say(log, "metrics", f"metrics at http://{host}:{port}/metrics")
+        if bar is not None:
+            stack.enter_context(bar)
+        stack.callback(run.close)
+
+        def handle(number: int, frame: object) -> None:
+            """The first signal lets maps in work finish, the second does not."""
+            signals.append(number)
+            if len(signals) > 1:
+                raise KeyboardInterrupt
+            run.stop()
+
+        for number in (signal.SIGINT, signal.SIGTERM):
+            stack.callback(signal.signal, number, signal.signal(number, handle))
         try:
             for result in run:
-                if isinstance(result, Failed) and isinstance(result.error, OutOfResourcesError):
+                tally.add(result)
+                if isinstance(result, Failed) and isinstance(
+                    result.error, errors.OutOfResourcesError
+                ):
                     ended = result.error
-        except (SceneLoomError, OSError) as error:
-            if not run.rendering:
-                if (passing := _passing(error)) is None and log is None:
-                    raise
-                _say(log, "stopped", f"sceneloom render: {error}")
-                return _logged(log, passing or 1, tally.to_json(output, manifest, ()))
+        except (errors.SceneLoomError, OSError) as error:
             ended = error
-    left_out = run.left_out()
-    tally.print(output, manifest, run.route(), left_out, show_failures=log is None)
-    code = _exit_code(tally, ended, signals, log)
-    return _logged(log, code, tally.to_json(output, manifest, left_out))
-
-
-def _logged(log: LogLines | None, code: int, summary: dict[str, Any]) -> int:
-    """End a log with the run's summary; returns the exit code."""
+            if not run.rendering:
+                code = _passing(error)
+                if code is None and log is None:
+                    raise
+                code = code or 1
+                _say(log, "stopped", f"sceneloom render: {error}")
+    left_out = run.source.left_out if run.source is not None and code is None else ()
+    if code is None:
+        if log is None and tally.failed:
+            list_failures(tally.first, tally.kinds)
+        tally.print(output, manifest, run.route, left_out)
+        code, stopped = 1 if tally.failed else 0, ""
+        if isinstance(ended, errors.ServerUnavailableError | errors.OutOfResourcesError | OSError):
+            code = (
+                SERVER_GONE if isinstance(ended, errors.ServerUnavailableError) else LOCATION_GONE
+            )
+            stopped = f"stopped: {ended}; {_RESUMES}"
+        elif ended is not None:
+            code, stopped = 1, f"stopped: {ended}"
+        elif signals:
+            code, stopped = 128 + signals[0], f"stopped as asked; {_RESUMES}"
+        if stopped:
+            _say(log, "stopped", stopped)
     if log is not None:
-        log.write("summary", code=code, **summary)
+        log.write("summary", code=code, **tally.to_json(output, manifest, left_out))
     return code
 
 
-def _exit_code(
-    tally: Tally, ended: Exception | None, signals: list[int], log: LogLines | None
-) -> int:
-    if isinstance(ended, (ServerUnavailableError, OutOfResourcesError, OSError)):
-        _say(log, "stopped", f"stopped: {ended}; {_GOES_ON}")
-        return SERVER_GONE if isinstance(ended, ServerUnavailableError) else PLACE_GONE
-    if ended is not None:
-        _say(log, "stopped", f"stopped: {ended}")
-        return 1
-    if signals:
-        _say(log, "stopped", f"stopped as asked; {_GOES_ON}")
-        return 128 + signals[0]
-    return 1 if tally.failed else 0
-
-
 def _say(log: LogLines | None, event: str, text: str) -> None:
-    """Say something on stderr, as a JSON line where all others are."""
+    """Print to stderr, as a JSON line in a log of these."""
     if log is None:
         print(printable(text), file=sys.stderr)
     else:
         log.write(event, reason=text)
-
-
-@contextlib.contextmanager
-def _draining(run: Run) -> Iterator[list[int]]:
-    """The first SIGINT or SIGTERM lets what is under way finish, the second one does not; yields
-    the signals that came.
-    """
-    came: list[int] = []
-
-    def handle(number: int, frame: object) -> None:
-        came.append(number)
-        if len(came) > 1:
-            raise KeyboardInterrupt
-        run.stop()
-
-    numbers = (signal.SIGINT, signal.SIGTERM)
-    before = [signal.signal(number, handle) for number in numbers]
-    try:
-        yield came
-    finally:
-        for number, handler in zip(numbers, before, strict=True):
-            signal.signal(number, handler)

@@ -3,23 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from sceneloom.contract import (
-    INPUT_INSTANCES,
-    INPUT_LABELS,
-    INPUT_STYLE,
-    STYLE_ROWS,
-    Contract,
-)
-from sceneloom.errors import (
-    InputError,
-)
+from sceneloom.contract import INPUT_INSTANCES, INPUT_LABELS, INPUT_STYLE, STYLE_ROWS, Contract
+from sceneloom.errors import InputError
 from sceneloom.maps import (
+    Array,
     InstanceMap,
     LabelMap,
     Style,
@@ -33,30 +25,25 @@ from sceneloom.text import counted
 
 @dataclasses.dataclass(frozen=True)
 class Padding:
-    """Rows added at the bottom and columns added at the right, by edge replication."""
+    """Rows at the bottom and columns at the right, added by edge replication."""
 
     bottom: int = 0
     right: int = 0
 
-    def __bool__(self) -> bool:
-        return bool(self.bottom or self.right)
-
-    def pad(self, pixel_map: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        """Pad a map [H, W] to [H + bottom, W + right]; the same array if nothing is added."""
-        if not self:
+    def pad(self, pixel_map: Array) -> Array:
+        """Pad a map [H, W] to [H + bottom, W + right]; without padding, return the same array."""
+        if self == Padding():
             return pixel_map
         return np.pad(pixel_map, ((0, self.bottom), (0, self.right)), mode="edge")
 
-    def crop(self, image: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    def crop(self, image: Array) -> Array:
         """Crop an image [H + bottom, W + right, C] back to [H, W, C]."""
         return image[: image.shape[0] - self.bottom, : image.shape[1] - self.right]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Request:
-    """One picture's inputs as the network takes them: checked, padded, instances renumbered where
-    styled.
-    """
+    """One picture's inputs, ready for the network: checked, padded, and renumbered if styled."""
 
     label_map: LabelMap
     """uint8 [H, W] at network size."""
@@ -65,37 +52,26 @@ class Request:
     style: Style | None
     """float32 [256, F], or None where the model takes none."""
     padding: Padding
-    """What was added to the caller's map, to be cropped from the picture."""
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of its tensors."""
-        parts = (self.label_map, self.instance_map, self.style)
-        return sum(part.nbytes for part in parts if part is not None)
+    """Padding of the caller's map, to be cropped from the picture."""
 
 
 def prepare(
     contract: Contract,
-    label_map: npt.NDArray[Any],
-    instance_map: npt.NDArray[Any] | None = None,
-    style: npt.NDArray[Any] | None = None,
+    label_map: Array,
+    instance_map: Array | None = None,
+    style: Array | None = None,
 ) -> Request:
-    """Check one picture's inputs against the contract and bring them to the form the network takes.
+    """Check one picture's inputs against the contract, pad them and make the style table.
 
-    Args:
-        contract: the model's contract.
-        label_map: uint8 [H, W], channels as `read_label_map` returns them.
-        instance_map: whole numbers [H, W]; needed if the model was trained with boundaries or
-            style, and left out where it was not.
-        style: float [K, F], row k for the k-th smallest of K instance ids, or the whole table of
-            256 rows; None takes the contract's defaults per label.
+    The label map is uint8 [H, W], channels as `read_label_map` returns them; the instance map,
+    whole numbers [H, W], is needed if `contract.wants_instances`, else ignored. Style is float [K,
+    F], row k for the k-th smallest of K instance ids, or the whole table of 256 rows; None takes
+    the contract's defaults.
 
-    Raises:
-        MissingInputError: the model wants an instance map and there is none.
-        SizeError: sizes differ, or the model does not take this one.
-        UnknownLabelError: values that are no channel of the schema.
-        TooManyInstancesError: a styled model and more than 256 instances.
-        InputError: wrong dtype or rank, or an input that this model does not take.
+    Raises MissingInputError without a needed instance map, SizeError if sizes differ or the model
+    does not take this one, UnknownLabelError for values that are no channel, TooManyInstancesError
+    for a styled model and more than 256 instances, InputError for another dtype or rank, or a style
+    that the model does not take.
     """
     check_label_map(contract, label_map)
     height, width = label_map.shape
@@ -118,7 +94,7 @@ def prepare(
     )
 
 
-def _full_table(contract: Contract, instances: int, style: npt.NDArray[Any]) -> Style:
+def _full_table(contract: Contract, instances: int, style: Array) -> Style:
     """The caller's rows, checked, in a table of `STYLE_ROWS`."""
     if (
         style.ndim != 2
@@ -138,42 +114,46 @@ def _full_table(contract: Contract, instances: int, style: npt.NDArray[Any]) -> 
 
 
 def stack(requests: Sequence[Request]) -> tuple[LabelMap, InstanceMap | None, Style | None]:
-    """Requests of one size as the arrays of a batch, as `Synthesizer.run_batch` takes them."""
+    """Arrays of a batch, for `Synthesizer.run_batch`, of requests of one size.
+
+    A single request is not copied: its arrays are views of the caller's, to be read only.
+    """
+
+    def join(arrays: list[Array]) -> Array:
+        if len(arrays) == 1:  # engines want memory in C order, and torch warns of read-only arrays
+            return np.require(arrays[0], requirements=["C", "W"])[None]
+        return np.stack(arrays)
+
     instances = [r.instance_map for r in requests if r.instance_map is not None]
     styles = [r.style for r in requests if r.style is not None]
     return (
-        np.stack([r.label_map for r in requests]),
-        np.stack(instances) if instances else None,
-        np.stack(styles) if styles else None,
+        join([r.label_map for r in requests]),
+        join(instances) if instances else None,
+        join(styles) if styles else None,
     )
 
 
 def tensors(
     label_maps: LabelMap, instance_maps: InstanceMap | None, styles: Style | None
-) -> dict[str, npt.NDArray[Any]]:
-    """The arrays of a batch by the names of the model's inputs; those that are None left out."""
+) -> dict[str, Array]:
+    """Arrays of a batch by the names of the model's inputs, without None."""
     named = {INPUT_LABELS: label_maps, INPUT_INSTANCES: instance_maps, INPUT_STYLE: styles}
     return {name: array for name, array in named.items() if array is not None}
 
 
 def smallest_map(contract: Contract) -> tuple[LabelMap, InstanceMap | None]:
-    """A map of one class and one instance, of the smallest size that a model takes.
-
-    Returns:
-        uint8 [H, W] and int32 [H, W], the second None where the model takes none.
+    """A map of one class, uint8 [H, W], and of one instance, int32 [H, W] or None, of the smallest
+    size that a model takes.
     """
-    size = min(contract.sizes or ((contract.min_side, contract.min_side),))
+    size = min(contract.sizes or [(contract.smallest_side, contract.smallest_side)], key=math.prod)
     return np.zeros(size, np.uint8), np.zeros(size, np.int32) if contract.wants_instances else None
 
 
-def random_inputs(contract: Contract) -> dict[str, npt.NDArray[Any]]:
-    """A request of one random map of the smallest size that a model takes."""
-    side = contract.min_side
-    height, width = min(contract.sizes or [(side, side)], key=lambda size: size[0] * size[1])
+def random_inputs(contract: Contract) -> dict[str, Array]:
+    """Tensors of one random map of the smallest size that a model takes."""
+    label_map, instance_map = smallest_map(contract)
     rng = np.random.default_rng()
-    label_map = rng.integers(0, contract.schema.channels, (height, width), np.uint8)
-    instance_map = None
-    if contract.wants_instances:
-        instance_map = rng.integers(0, 100, (height, width), np.int32)
-    request = prepare(contract, label_map, instance_map, None)
-    return tensors(*stack([request]))
+    label_map = rng.integers(0, contract.schema.channels, label_map.shape, np.uint8)
+    if instance_map is not None:
+        instance_map = rng.integers(0, 100, label_map.shape, np.int32)
+    return tensors(*stack([prepare(contract, label_map, instance_map, None)]))

@@ -1,7 +1,8 @@
 """Label schemas: the ids of label maps, their names and colours, and their network channels.
 
-A schema is data, not code: the built-in ones are the JSON files in `schemas/`, and a user's own
-file has the same form::
+A schema is data, not code: the built-in ones are the JSON files in `schemas/` (a data set's layout
+takes those of its row in `sceneloom_training.data.layouts`), and a user's own file has the same
+form::
 
     {
       "name": "cells",
@@ -34,9 +35,8 @@ from annotated_types import Interval, MinLen
 from pydantic import BeforeValidator
 
 from sceneloom.errors import InputError, SchemaError
-from sceneloom.kinds import check_kind
-from sceneloom.text import parse_json as parse_any
-from sceneloom.validation import checked, read_json
+from sceneloom.text import parse_json
+from sceneloom.validation import check_kind, checked, read_json
 
 MAX_CHANNELS = 256
 NO_CHANNEL = 255
@@ -235,7 +235,7 @@ def load_schema(name_or_path: str | Path) -> LabelSchema:
         text = (resources.files("sceneloom") / "schemas" / f"{name_or_path}.json").read_text(
             "utf-8"
         )
-        return LabelSchema.from_json(parse_json(text, str(name_or_path)), source=str(name_or_path))
+        return LabelSchema.from_json(parse_json(text), source=str(name_or_path))
     path = Path(name_or_path)
     try:
         exists = path.is_file()
@@ -250,12 +250,5 @@ def load_schema(name_or_path: str | Path) -> LabelSchema:
         text = path.read_text("utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise SchemaError(f"{path}: not readable as JSON ({error})") from None
-    return LabelSchema.from_json(parse_json(text, str(path)), source=str(path))
-
-
-def parse_json(text: str, source: str) -> Any:
-    """Parse JSON; raises SchemaError that names the source."""
-    try:
-        return parse_any(text)
-    except ValueError as error:
-        raise SchemaError(f"{source}: not readable as JSON ({error})") from None
+    data = parse_json(text, source=str(path), error=SchemaError)
+    return LabelSchema.from_json(data, source=str(path))

@@ -1,11 +1,12 @@
-"""What the instances of a map look like: the rows of the style table, chosen by seed, by cluster,
-or from a style file that `sceneloom encode-style` made of a photograph.
+"""Styles of the instances of a map: the rows of the style table, by seed, by cluster, or from a
+style file that `sceneloom encode-style` made of a photograph.
 
     style = styles_by_seed(synthesizer.contract, label_map, instance_map, seed=7)
     image = synthesizer.synthesize(label_map, instance_map, style)
 
 Clusters and defaults travel in the contract (pix2pixHD, section 3.4); docs/formats.md specifies the
-style file.
+style file. Every table is float32 [K, F], row k for the k-th smallest of the K instance ids, from a
+label map, uint8 [H, W] channels, and an instance map, whole numbers [H, W].
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import json
 import reprlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -24,36 +25,27 @@ import numpy.typing as npt
 from sceneloom.contract import Contract, StyleVector, is_style
 from sceneloom.errors import InputError, MissingInputError, SchemaError
 from sceneloom.files import write_whole
-from sceneloom.maps import check_contract, check_instance_map, check_label_map, instance_channels
-from sceneloom.schema import FileKey, parse_json
-from sceneloom.validation import checked, read_json
+from sceneloom.maps import Array, Style, check_instance_map, check_label_map, instance_channels
+from sceneloom.schema import FileKey
+from sceneloom.text import parse_json
+from sceneloom.validation import check_kind, checked, read_json
 from sceneloom.version import __version__
 
 FORMAT = 1
 _MAX_INSTANCE = 2**31 - 1
 StyleOf = Literal["things", "all"]
-"""What a seed draws styles for: instances of countable classes, or every instance."""
+"""Instances that a seed draws styles for: those of countable classes, or all."""
 _Choose = Callable[[int, int | None], tuple[float, ...] | None]
-"""Instance id and label id (None where unlabelled has no channel) -> style, or None for the
+"""Instance id and label id (None for unlabelled without a channel) -> style, or None for the
 default.
 """
+ChooseStyle = Callable[[str, Array, Array | None], Style | None]
+"""Key, label map and instance map of a picture -> style table, or None for the defaults."""
 
 
-def default_styles(
-    contract: Contract, label_map: npt.NDArray[Any], instance_map: npt.NDArray[Any]
-) -> npt.NDArray[np.float32]:
-    """Give every instance its class's default; zeros where the contract has none.
-
-    Args:
-        contract: of a styled model.
-        label_map: uint8 [H, W], channels; its values are not checked here.
-        instance_map: int32 [H, W]; its values are not checked here.
-
-    Returns:
-        float32 [K, F], row k for the k-th smallest instance id.
-
-    Raises:
-        InputError: the model takes no style, or the arguments come in another order.
+def default_styles(contract: Contract, label_map: Array, instance_map: Array) -> Style:
+    """Give every instance its class's default, zeros without one; the values of the maps are not
+    checked. Raises InputError if the model takes no style, or the arguments come in another order.
     """
     check_takes_style(contract)
     if label_map.dtype != np.uint8:
@@ -63,49 +55,32 @@ def default_styles(
 
 def styles_by_seed(
     contract: Contract,
-    label_map: npt.NDArray[Any],
-    instance_map: npt.NDArray[Any],
+    label_map: Array,
+    instance_map: Array,
     seed: int,
     *,
     key: str = "",
     of: StyleOf = "things",
-) -> npt.NDArray[np.float32]:
+) -> Style:
     """Draw one of its class's clusters for each instance, all with the same chance.
 
-    The draw depends on seed, key and instance id alone: an instance keeps its look when others come
-    or go, on every machine. A class without clusters takes its default.
+    The draw depends on seed, key (such as the map's name) and instance id alone: an instance keeps
+    its look when others come or go, on every machine. A class without clusters takes its default.
 
-    Things are the instances of countable classes: those whose id is the schema's `instance_divisor`
-    or above. The rest is stuff, such as road and sky. A schema without a divisor does not tell them
-    apart: every instance is drawn for.
+    Things are the instances of countable classes, with ids of at least the schema's
+    `instance_divisor` (without one, all instances). The rest, such as road and sky, has its class's
+    default unless `of` is ``all``; things are drawn alike.
 
-    Args:
-        contract: of a styled model with clusters.
-        label_map: uint8 [H, W], channels.
-        instance_map: whole numbers [H, W].
-        seed: any whole number.
-        key: a further part of the seed, such as the map's name.
-        of: things, where stuff has its class's default; or all. Things are drawn alike for both.
-
-    Returns:
-        float32 [K, F], row k for the k-th smallest instance id.
-
-    Raises:
-        InputError: the model takes no style or has no clusters, or a map does not fit the contract.
+    Raises InputError if the model takes no style or has no clusters, or a map does not fit.
     """
     check_has_clusters(contract)
-    if not isinstance(seed, int):
-        raise InputError(
-            f"a value of {type(seed).__name__} where the seed, a whole number, belongs"
-        )
+    check_kind(seed, int, "the seed, a whole number,")
     divisor = contract.schema.instance_divisor
     least = 0 if of == "all" or divisor is None else divisor
 
     def choose(instance: int, label: int | None) -> tuple[float, ...] | None:
-        if instance < least:
-            return None
         centres = () if label is None else contract.style_clusters.get(label, ())
-        if not centres:
+        if instance < least or not centres:
             return None
         # A hash, not a generator of numpy's: those may draw differently in another version.
         text = f"{seed}/{instance}/{key}".encode("utf-8", "surrogateescape")
@@ -115,31 +90,16 @@ def styles_by_seed(
 
 
 def styles_by_cluster(
-    contract: Contract,
-    label_map: npt.NDArray[Any],
-    instance_map: npt.NDArray[Any],
-    clusters: Mapping[int, int],
-) -> npt.NDArray[np.float32]:
-    """Give the instances that are named the cluster that is named, and all others their default.
+    contract: Contract, label_map: Array, instance_map: Array, clusters: Mapping[int, int]
+) -> Style:
+    """Give each named instance a cluster of its class, and all others their default.
 
-    Args:
-        contract: of a styled model with clusters.
-        label_map: uint8 [H, W], channels.
-        instance_map: whole numbers [H, W].
-        clusters: instance id -> index into its class's `style_clusters`.
-
-    Returns:
-        float32 [K, F], row k for the k-th smallest instance id.
-
-    Raises:
-        InputError: the model takes no style or has no clusters, a map does not fit the contract, an
-            instance is not in the map, or its class does not have the cluster.
+    `clusters` maps instance ids to indices into the `style_clusters` of their class. Raises
+    InputError if the model takes no style or has no clusters, a map does not fit the contract, an
+    instance is not in the map, or its class does not have the cluster.
     """
     check_has_clusters(contract)
-    if not isinstance(clusters, Mapping):
-        raise InputError(
-            f"a value of {type(clusters).__name__} where instance id -> cluster belongs"
-        )
+    check_kind(clusters, Mapping, "instance id -> cluster")
     missing = dict(clusters)
 
     def choose(instance: int, label: int | None) -> tuple[float, ...] | None:
@@ -161,36 +121,21 @@ def styles_by_cluster(
 @checked(SchemaError)
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class StyleFile:
-    """Styles of one photograph, for maps that are to look like it."""
+    """Styles of one photograph, for other maps."""
 
     instances: dict[FileKey, StyleVector] = dataclasses.field(default_factory=dict)
     """Instance id -> its style."""
     labels: dict[FileKey, StyleVector] = dataclasses.field(default_factory=dict)
-    """Label id -> the style of the instances that are not in `instances`."""
+    """Label id -> style of its instances without one in `instances`."""
 
 
 def styles_from_file(
-    contract: Contract,
-    label_map: npt.NDArray[Any],
-    instance_map: npt.NDArray[Any],
-    styles: StyleFile,
-) -> npt.NDArray[np.float32]:
-    """Give every instance the style the file has for its id, else for its class, else the default.
-
-    Args:
-        contract: of the styled model that the file was read for.
-        label_map: uint8 [H, W], channels.
-        instance_map: whole numbers [H, W].
-        styles: as `read_styles` gives it.
-
-    Returns:
-        float32 [K, F], row k for the k-th smallest instance id.
-
-    Raises:
-        InputError: the model takes no style, or a map does not fit the contract.
+    contract: Contract, label_map: Array, instance_map: Array, styles: StyleFile
+) -> Style:
+    """Give every instance the file's style for its id, else for its class, else the default; raises
+    InputError if the model takes no style, or a map does not fit the contract.
     """
-    if not isinstance(styles, StyleFile):
-        raise InputError(f"a value of {type(styles).__name__} where a StyleFile belongs")
+    check_kind(styles, StyleFile, "a StyleFile")
 
     def choose(instance: int, label: int | None) -> tuple[float, ...] | None:
         of_class = None if label is None else styles.labels.get(label)
@@ -202,9 +147,8 @@ def styles_from_file(
 def read_styles(path: Path, contract: Contract) -> StyleFile:
     """Read a style file and check it against the contract.
 
-    Raises:
-        InputError: the file cannot be read, or the model takes no style.
-        SchemaError: it is no style file, or its styles are not this model's.
+    Raises InputError if the file cannot be read or the model takes no style, SchemaError if the
+    file is no style file or does not fit the model.
     """
     check_takes_style(contract)
     try:
@@ -213,7 +157,7 @@ def read_styles(path: Path, contract: Contract) -> StyleFile:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from None
     except UnicodeDecodeError:
         raise SchemaError(f"{path}: not a style file (not text in UTF-8)") from None
-    data = parse_json(text, str(path))
+    data = parse_json(text, source=str(path), error=SchemaError)
     if not isinstance(data, dict) or type(data.get("format")) is not int:
         raise SchemaError(f"{path}: not a style file (no format number)")
     if data["format"] != FORMAT:
@@ -244,14 +188,12 @@ def read_styles(path: Path, contract: Contract) -> StyleFile:
 
 
 def write_styles(path: Path, styles: StyleFile) -> None:
-    """Write a style file, in one step; equal styles give equal bytes.
+    """Write a style file whole; equal styles give equal bytes.
 
-    Raises:
-        InputError: `path` does not end in .json; it may be the photograph itself.
-        OSError: the place cannot be written.
+    Raises InputError if `path` does not end in .json (it may be the photograph itself), OSError if
+    the place cannot be written.
     """
-    if not isinstance(styles, StyleFile):
-        raise InputError(f"a value of {type(styles).__name__} where a StyleFile belongs")
+    check_kind(styles, StyleFile, "a StyleFile")
     if path.suffix != ".json":
         raise InputError(f"{path}: a style file ends in .json")
     data = {
@@ -264,37 +206,30 @@ def write_styles(path: Path, styles: StyleFile) -> None:
 
 
 def round_style(vector: npt.ArrayLike) -> tuple[float, ...]:
-    """A style of six significant digits: as many as a picture can show, in few characters.
-
-    Args:
-        vector: float [F].
-    """
+    """Round a style, float [F], to the six significant digits that a picture can show."""
     return tuple(float(f"{x:.6g}") for x in np.asarray(vector, np.float64).tolist())
 
 
 def check_takes_style(contract: Contract) -> None:
     """Raise InputError if the model takes no style, or the argument is no contract."""
-    check_contract(contract)
+    check_kind(contract, Contract, "the model's contract")
     if not contract.style_channels:
         raise InputError("this model takes no style: it was trained without an encoder")
 
 
 def check_has_clusters(contract: Contract) -> None:
-    """Raise InputError if the model takes no style, or has no clusters to choose from."""
+    """Raise InputError if the model takes no style or has no clusters."""
     check_takes_style(contract)
     if not contract.style_clusters:
         raise InputError(
-            "this model has no style clusters to choose from: run `sceneloom styles` on its "
+            "this model has no style clusters: run `sceneloom styles` on its "
             "checkpoint and export it again"
         )
 
 
 def _checked_table(
-    contract: Contract,
-    label_map: npt.NDArray[Any],
-    instance_map: npt.NDArray[Any],
-    choose: _Choose,
-) -> npt.NDArray[np.float32]:
+    contract: Contract, label_map: Array, instance_map: Array, choose: _Choose
+) -> Style:
     check_takes_style(contract)
     check_label_map(contract, label_map)
     checked = check_instance_map(contract, label_map, instance_map)
@@ -302,12 +237,7 @@ def _checked_table(
     return _table(contract, label_map, checked, choose)
 
 
-def _table(
-    contract: Contract,
-    label_map: npt.NDArray[Any],
-    instance_map: npt.NDArray[Any],
-    choose: _Choose,
-) -> npt.NDArray[np.float32]:
+def _table(contract: Contract, label_map: Array, instance_map: Array, choose: _Choose) -> Style:
     ids, channels = instance_channels(label_map, instance_map)
     table = np.zeros((len(ids), contract.style_channels), np.float32)
     for row, (instance, channel) in enumerate(zip(ids, channels, strict=True)):
@@ -321,17 +251,9 @@ def _table(
     return table
 
 
-ChooseStyle = Callable[
-    [str, npt.NDArray[Any], npt.NDArray[Any] | None], npt.NDArray[np.float32] | None
-]
-"""Key, label map [H, W] and instance map [H, W] of a picture -> float32 [K, F], or None for the
-defaults.
-"""
-
-
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class StyleChoice:
-    """The style of the pictures of a model that was trained with an encoder."""
+    """Styles of the pictures of a model with an encoder."""
 
     style_seed: int | None = None
     """Draw styles for instances from the clusters of their classes; equal seeds give equal
@@ -367,18 +289,9 @@ class StyleChoice:
 def style_chooser(contract: Contract, choice: StyleChoice) -> ChooseStyle:
     """Prepare the choice for a model; a style file for all maps is read here.
 
-    Args:
-        contract: of the model.
-        choice: seed, file, or neither.
-
-    Returns:
-        the function that gives the style of one map. It raises InputError where a map has no file
-        of its own in the folder, or not the instances that its file is about, and SchemaError where
-        that file is wrong.
-
-    Raises:
-        InputError: the model takes no style, has no clusters for a seed, or the file is not there.
-        SchemaError: the style file is wrong.
+    The function that it returns raises InputError where a map has no file of its own in the folder,
+    or lacks instances of its file, and SchemaError where that file is wrong. So does this one, for
+    the file of all maps, for a model without style, and for a seed without clusters.
     """
     seed, path = choice.style_seed, choice.style_file
     if seed is not None:
@@ -393,68 +306,42 @@ def style_chooser(contract: Contract, choice: StyleChoice) -> ChooseStyle:
     if not path.is_dir():
         return OneStyleFile(contract, path)
 
-    def choose(
-        key: str, labels: npt.NDArray[Any], instances: npt.NDArray[Any] | None
-    ) -> npt.NDArray[np.float32]:
+    def choose(key: str, labels: Array, instances: Array | None) -> Style:
         file = path / f"{key}.json"
         if not file.is_file():
-            raise MissingInputError(f"{file}: no such style file, and every map wants its own")
-        styles = read_styles(file, contract)
-        table = styles_from_file(contract, labels, _given(instances), styles)
-        if missing := named_instances(styles).difference(np.unique(_given(instances)).tolist()):
-            raise InputError(f"{file}: {key} has no instances {_listed(missing)}")
+            raise MissingInputError(f"{file}: no such style file; every map needs its own")
+        one = OneStyleFile(contract, file)
+        table = one(key, labels, instances)
+        one.check_used(f"{key} has no instances")
         return table
 
     return choose
 
 
 class OneStyleFile:
-    """Gives every map of a run the style of one file, and remembers which of the instances that it
-    names no map has had.
-    """
+    """Gives maps the style of one file, and remembers its instances that were in no map."""
 
     def __init__(self, contract: Contract, path: Path) -> None:
-        """Read the file.
-
-        Raises:
-            InputError: it is not there.
-            SchemaError: it is wrong.
-        """
+        """Read the file; raises InputError if it is missing, SchemaError if it is wrong."""
         self._contract, self._path = contract, path
         self._styles = read_styles(path, contract)
-        self._missing = named_instances(self._styles)
+        # With styles of classes, too, as of a reference photograph, it is meant for other maps.
+        self._missing = set() if self._styles.labels else set(self._styles.instances)
 
-    def __call__(
-        self, key: str, labels: npt.NDArray[Any], instances: npt.NDArray[Any] | None
-    ) -> npt.NDArray[np.float32]:
-        """The style of one map; see `ChooseStyle`. Safe to call from several threads."""
+    def __call__(self, key: str, labels: Array, instances: Array | None) -> Style:
+        """Styles of one map; see `ChooseStyle`. Safe to call from several threads."""
         table = styles_from_file(self._contract, labels, _given(instances), self._styles)
         if self._missing:
             self._missing.difference_update(np.unique(_given(instances)).tolist())
         return table
 
-    def check_used(self) -> None:
-        """Check, after all maps, that each of its instances was in one.
-
-        Raises:
-            InputError: some are in no map.
-        """
-        if self._missing:
-            raise InputError(f"{self._path}: no map has the instances {_listed(self._missing)}")
+    def check_used(self, fault: str = "no map has the instances") -> None:
+        """Raise InputError with the fault and the instances of the file that were in no map."""
+        if named := sorted(self._missing):
+            listed = ", ".join(map(str, named[:6])) + (", ..." if len(named) > 6 else "")
+            raise InputError(f"{self._path}: {fault} {listed}")
 
 
-def named_instances(styles: StyleFile) -> set[int]:
-    """The instances that a style file is about: all that it names, or none where it has styles of
-    classes too, as a reference photograph's, which is meant for other maps.
-    """
-    return set() if styles.labels else set(styles.instances)
-
-
-def _listed(instances: set[int]) -> str:
-    named = sorted(instances)
-    return ", ".join(map(str, named[:6])) + (", ..." if len(named) > 6 else "")
-
-
-def _given(instance_map: npt.NDArray[Any] | None) -> npt.NDArray[Any]:
+def _given(instance_map: Array | None) -> Array:
     assert instance_map is not None  # a styled model's maps are read with their instances
     return instance_map

@@ -1,4 +1,4 @@
-"""For tests of code that uses SceneLoom: a server that is not there.
+"""For tests of code that uses SceneLoom: a fake server.
 
 contract = Contract(schema=load_schema("cityscapes"), boundaries=True, size_multiple=16)
 with TritonSynthesizer("fake", transport=FakeTransport(contract)) as synthesizer:
@@ -9,39 +9,26 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterable, Mapping
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from sceneloom import errors
 from sceneloom.contract import (
     ENGINE_PARAMETER,
     INPUT_INSTANCES,
     INPUT_LABELS,
-    INPUT_STYLE,
     MODEL_NAME,
     OUTPUT_IMAGE,
     PARAMETER,
-    STYLE_ROWS,
     Contract,
 )
-from sceneloom.errors import (
-    ConnectionClosedError,
-    InputError,
-    ModelNotFoundError,
-    RequestRejectedError,
-    ServingError,
-)
-from sceneloom.maps import boundary_map
-from sceneloom.triton.transport import TRITON_DTYPES, ModelConfig, TensorSpec
+from sceneloom.maps import Array, boundary_map
+from sceneloom.triton.transport import OUTPUT_SPECS, TRITON_DTYPES, ModelConfig, input_specs
 
 
 class FakeTransport:
-    """Answers in memory what a served model would: the label map in its schema's colours,
-    boundaries in white.
-
-    It checks sizes, dtypes and batch sizes as a server does, records every request, and fails where
-    it is told to.
+    """Answers with the label map in its schema's colours, boundaries in white. It checks sizes,
+    dtypes and batch sizes as a server does, records every request, and fails on demand.
     """
 
     def __init__(
@@ -51,43 +38,26 @@ class FakeTransport:
         max_batch_size: int = 1,
         dynamic_batching: bool = False,
         engine: str = "",
-        failures: Iterable[ServingError | None] = (),
+        failures: Iterable[errors.ServingError | None] = (),
     ) -> None:
         """Prepare the answers.
 
-        Args:
-            contract: of the model that it stands for.
-            max_batch_size: largest batch it takes.
-            dynamic_batching: whether it says that it joins requests.
-            engine: what it says that it runs, such as ``openvino-fp32``; empty for nothing.
-            failures: one entry per request, in order: the error to raise, or None to answer; after
-                the last entry it always answers.
+        The contract, the batches and the engine are in the model's configuration. `failures` has
+        one entry per request, in order: the error to raise, or None to answer; later requests are
+        answered.
         """
         self.contract = contract
         self.max_batch_size = max_batch_size
         self.dynamic_batching = dynamic_batching
         self.engine = engine
-        self.requests: list[dict[str, npt.NDArray[Any]]] = []
-        """The inputs of every request so far, failed ones included."""
+        self.requests: list[dict[str, Array]] = []
+        """Inputs of every request so far, failed ones included."""
         self.closed = False
         """Whether `close` was called."""
         self._failures = list(failures)
         self._lock = threading.Lock()
-
-    @property
-    def address(self) -> str:
-        """Always ``fake``."""
-        return "fake"
-
-    @property
-    def kind(self) -> str:
-        """Always ``fake``."""
-        return "fake"
-
-    @property
-    def why(self) -> str:
-        """Always the same sentence."""
-        return "it is a fake for tests"
+        self.address = self.kind = "fake"
+        self.why = "it is a fake for tests"
 
     def model_config(self, model: str, *, timeout: float) -> ModelConfig:
         """Configuration of the model `synthesis`; any other name raises ModelNotFoundError."""
@@ -98,25 +68,15 @@ class FakeTransport:
                 **({ENGINE_PARAMETER: self.engine} if self.engine else {}),
             },
             max_batch_size=self.max_batch_size,
-            inputs=self._inputs(),
-            outputs={OUTPUT_IMAGE: TensorSpec(dtype="UINT8", dims=(-1, -1, 3))},
+            inputs=input_specs(self.contract),
+            outputs=OUTPUT_SPECS,
             version="1",
             dynamic_batching=self.dynamic_batching,
         )
 
-    def _inputs(self) -> dict[str, TensorSpec]:
-        inputs = {INPUT_LABELS: TensorSpec(dtype="UINT8", dims=(-1, -1))}
-        if self.contract.wants_instances:
-            inputs[INPUT_INSTANCES] = TensorSpec(dtype="INT32", dims=(-1, -1))
-        if self.contract.style_channels:
-            inputs[INPUT_STYLE] = TensorSpec(
-                dtype="FP32", dims=(STYLE_ROWS, self.contract.style_channels)
-            )
-        return inputs
-
     def infer(
-        self, model: str, inputs: Mapping[str, npt.NDArray[Any]], output: str, *, timeout: float
-    ) -> npt.NDArray[Any]:
+        self, model: str, inputs: Mapping[str, Array], output: str, *, timeout: float
+    ) -> Array:
         """Answer one request, or raise the failure that is next in line."""
         self._check(model)
         with self._lock:
@@ -124,28 +84,28 @@ class FakeTransport:
             failure = self._failures.pop(0) if self._failures else None
         if failure is not None:
             raise failure
-        specs = self._inputs()
+        specs = input_specs(self.contract)
         if inputs.keys() != specs.keys() or output != OUTPUT_IMAGE:
-            raise RequestRejectedError(
+            raise errors.RequestRejectedError(
                 f"expected inputs {sorted(specs)} and output {OUTPUT_IMAGE!r}, got "
                 f"{sorted(inputs)} and {output!r}"
             )
         for name, spec in specs.items():
             array = inputs[name]
             if TRITON_DTYPES.get(array.dtype) != spec.dtype or array.ndim != len(spec.dims) + 1:
-                raise RequestRejectedError(
+                raise errors.RequestRejectedError(
                     f"input {name!r} is {array.dtype} {list(array.shape)}; expected {spec.dtype} "
                     f"{[-1, *spec.dims]}"
                 )
         label_maps = inputs[INPUT_LABELS]
         if len(label_maps) > self.max_batch_size:
-            raise RequestRejectedError(
+            raise errors.RequestRejectedError(
                 f"batch of {len(label_maps)}, the largest is {self.max_batch_size}"
             )
         try:
             self.contract.check_exact_size(label_maps.shape[1], label_maps.shape[2])
-        except InputError as error:
-            raise RequestRejectedError(str(error)) from None
+        except errors.InputError as error:
+            raise errors.RequestRejectedError(str(error)) from None
         images = self.contract.schema.colourise(label_maps)
         if self.contract.boundaries:
             for image, instance_map in zip(images, inputs[INPUT_INSTANCES], strict=True):
@@ -158,6 +118,6 @@ class FakeTransport:
 
     def _check(self, model: str) -> None:
         if self.closed:
-            raise ConnectionClosedError("fake: closed")
+            raise errors.ConnectionClosedError("fake: closed")
         if model != MODEL_NAME:
-            raise ModelNotFoundError(f"fake: has no model {model!r}")
+            raise errors.ModelNotFoundError(f"fake: has no model {model!r}")

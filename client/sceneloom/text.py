@@ -70,25 +70,33 @@ MAX_LEVELS = 100
 """Levels of nested arrays and objects; no file of SceneLoom has ten."""
 
 
-def parse_json(text: str | bytes | bytearray, **options: Any) -> Any:
+def parse_json(
+    text: str | bytes | bytearray,
+    *,
+    source: str = "",
+    error: type[ValueError] = ValueError,
+    **options: Any,
+) -> Any:
     """Parse JSON with the options of `json.loads`.
 
-    Raises:
-        ValueError: the text is not JSON, not UTF-8, or nested more than `MAX_LEVELS` deep.
+    Raises `error`, beginning with the source if it has a name, for text that is not JSON, not
+    UTF-8, or nested more than `MAX_LEVELS` deep.
     """
-    too_deep = f"arrays and objects are nested more than {MAX_LEVELS} deep"
+    fault = f"arrays and objects are nested more than {MAX_LEVELS} deep"
     try:
         value = json.loads(text, **options)
+        level = [value]
+        for _ in range(MAX_LEVELS + 1):
+            containers = [each for each in level if isinstance(each, dict | list) and each]
+            if not containers:
+                return value
+            level = [
+                inner
+                for each in containers
+                for inner in (each.values() if isinstance(each, dict) else each)
+            ]
     except RecursionError:
-        raise ValueError(too_deep) from None
-    level = [value]
-    for _ in range(MAX_LEVELS + 1):
-        containers = [each for each in level if isinstance(each, dict | list) and each]
-        if not containers:
-            return value
-        level = [
-            inner
-            for each in containers
-            for inner in (each.values() if isinstance(each, dict) else each)
-        ]
-    raise ValueError(too_deep)
+        pass
+    except ValueError as met:
+        fault = str(met)
+    raise error(f"{source}: not readable as JSON ({fault})" if source else fault)

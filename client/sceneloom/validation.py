@@ -44,16 +44,21 @@ _WANTED = {
 }
 
 
-def checked(error: type[SceneLoomError] = InputError) -> Callable[[type[T]], type[T]]:
+def checked(
+    error: type[SceneLoomError] = InputError, *, sections: bool = False
+) -> Callable[[type[T]], type[T]]:
     """Let pydantic check the fields of a frozen keyword-only dataclass at construction.
 
     Args:
         error: the class of the error of a value that does not fit. An error of this package that
             `__post_init__` raises passes unchanged.
+        sections: check plain dataclasses in its fields, too: the error names section and field.
     """
 
+    config: Any = {**_CONFIG, "revalidate_instances": "always" if sections else "never"}
+
     def decorate(plain: type[T]) -> type[T]:
-        made: Any = pydantic.dataclasses.dataclass(plain, frozen=True, kw_only=True, config=_CONFIG)
+        made: Any = pydantic.dataclasses.dataclass(plain, frozen=True, kw_only=True, config=config)
         construct = made.__init__
 
         def __init__(self: Any, **values: Any) -> None:
@@ -109,3 +114,16 @@ def _sentence(fault: Any) -> str:
     if kind in _WANTED:
         return f"{name} is {value}; it is {_WANTED[kind].format(**context)}"
     return f"{name} is {value}; {fault['msg'].replace('Input', 'it', 1)}"
+
+
+def check_kind(value: object, kinds: type | tuple[type, ...], belongs: str) -> None:
+    """Check the type of an argument, such as one of two swapped ones; a bool is no number.
+
+    Args:
+        belongs: the argument's name with its article: "the label schema".
+
+    Raises:
+        InputError: it has another type.
+    """
+    if not isinstance(value, kinds) or (isinstance(value, bool) and kinds is not bool):
+        raise InputError(f"a value of {type(value).__name__} where {belongs} belongs")

@@ -1,7 +1,7 @@
-"""Draw maps of cells: palette PNGs of class ids, and 32-bit TIFFs in which every cell has its id.
+"""Draw maps of cells: palette PNGs of class ids, and 32-bit TIFFs with one id per cell.
 
-A field of its own, to show what another one than streets needs: a label schema (`cells.json`) and
-maps. Nothing in SceneLoom knows about cells.
+A field other than streets needs a label schema (`cells.json`), maps, and photographs to train on.
+No code of SceneLoom knows cells.
 
     python examples/microscopy/draw_cells.py build/cells --maps 4
 """
@@ -29,6 +29,7 @@ def main(
     out: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="DIR")],
     maps: int = 4,
     size: int = 512,
+    photographs: bool = False,
 ) -> None:
     """Draw label maps into DIR/labels and instance maps into DIR/instances.
 
@@ -36,14 +37,18 @@ def main(
         out: folder to write.
         maps: number of fields of view.
         size: pixels on each side.
+        photographs: also draw a micrograph of each map, into DIR/photographs.
     """
     schema = load_schema(SCHEMA_FILE)
-    for folder in ("labels", "instances"):
+    for folder in ("labels", "instances", *(["photographs"] if photographs else [])):
         (out / folder).mkdir(parents=True, exist_ok=True)
     for seed in range(maps):
         label_map, instance_map = draw_cells(seed, size)
         save_palette(out / "labels" / f"field_{seed:03}.png", label_map, schema)
         Image.fromarray(instance_map).save(out / "instances" / f"field_{seed:03}.tif")
+        if photographs:
+            picture = draw_photograph(seed, label_map, schema)
+            Image.fromarray(picture).save(out / "photographs" / f"field_{seed:03}.png")
     print(f"wrote {maps} fields of view to {out}")
 
 
@@ -69,13 +74,33 @@ def draw_cells(seed: int, size: int) -> tuple[npt.NDArray[np.uint8], npt.NDArray
 
 def save_palette(path: Path, label_map: npt.NDArray[np.uint8], schema: LabelSchema) -> None:
     """Write class ids as a palette PNG: any viewer shows colours, the file holds the ids."""
+    image = Image.fromarray(label_map).convert("P")
+    image.putdata(label_map.ravel().tolist())
+    image.putpalette(_colours(schema).tobytes())
+    image.save(path)
+
+
+def draw_photograph(
+    seed: int, label_map: npt.NDArray[np.uint8], schema: LabelSchema
+) -> npt.NDArray[np.uint8]:
+    """Draw the micrograph of a map, uint8 [H, W, 3]: soft colours, uneven light, grain."""
+    rng = np.random.default_rng(seed)
+    height, width = label_map.shape
+    tint = rng.normal(0, 12, (*label_map.shape, 3)).astype(np.float32)
+    picture = _colours(schema)[label_map] + cv2.GaussianBlur(tint, (0, 0), 3) * 4
+    light = cv2.resize(
+        rng.uniform(0.7, 1.2, (4, 4)), (width, height), interpolation=cv2.INTER_CUBIC
+    )
+    picture = cv2.GaussianBlur(picture, (0, 0), 1.2) * light[..., None]
+    return (picture + rng.normal(0, 4, picture.shape)).clip(0, 255).round().astype(np.uint8)
+
+
+def _colours(schema: LabelSchema) -> npt.NDArray[np.uint8]:
+    """RGB by class id, [256, 3]."""
     colours = np.zeros((256, 3), np.uint8)
     for label in schema.labels:
         colours[label.id] = label.colour
-    image = Image.fromarray(label_map).convert("P")
-    image.putdata(label_map.ravel().tolist())
-    image.putpalette(colours.tobytes())
-    image.save(path)
+    return colours
 
 
 def _blob(

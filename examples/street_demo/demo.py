@@ -1,10 +1,9 @@
 """The whole path on this machine: draw streets, export a trained generator, serve it, render.
 
-Draws 2048x1024 street scenes that the generator was not trained on as label and instance maps,
-exports the generator to a Triton repository, starts the bundled Triton server, renders the maps
-through it, and writes a page that shows maps and pictures with the seconds that each stage took.
-The repository stays and can be served again. The last line printed is one JSON document, which is
-written to report.json, too.
+Draws label and instance maps of 2048x1024 streets outside the generator's training set, exports
+the generator to a Triton repository, starts the bundled Triton server, renders the maps through it,
+and writes a page with maps, pictures and the seconds of each stage, shown on stderr while it runs.
+The repository can be served again. The last line is one JSON document, also in report.json.
 
     make demo
     python examples/street_demo/demo.py --out build/demo --maps 4
@@ -28,10 +27,10 @@ import numpy as np
 import page
 import tyro
 
-from sceneloom import SceneLoomError, TritonSynthesizer, boundary_map, load_schema
+from sceneloom import SceneLoomError, TritonSynthesizer, boundary_map, load_schema, progress
 from sceneloom.errors import InputError
 from sceneloom.maps import read_instance_map, read_label_map
-from sceneloom.pairing import MapPair, find_pairs
+from sceneloom.pairing import MapPair, pair_maps
 from sceneloom.pictures import write_image
 from sceneloom.rendering import render
 from sceneloom.rendering.items import Failed
@@ -46,46 +45,43 @@ from sceneloom_streets.dataset import TEST_SEEDS
 
 SCHEMA = load_schema("cityscapes-markings")
 GENERATOR = Path(__file__).resolve().parent / "generator"
-"""The checkpoint bundle; MODEL_CARD.md beside it says what it was trained on."""
+"""The checkpoint bundle; see MODEL_CARD.md beside it."""
 WEIGHTS = "trained on procedural streets only (examples/street_demo/MODEL_CARD.md)"
 LOOKS = (1, 2, 3)
-"""Style seeds that the first street is shown in; the other pictures have the first of them."""
+"""Style seeds of the first street. The other pictures have the first of them."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DemoSettings:
-    """What to draw and how large."""
+    """Number and size of the streets."""
 
     maps: int = 4
     """Number of streets."""
     height: int = 1024
-    """Pixels."""
+    """Height in pixels."""
     width: int = 2048
-    """Pixels."""
+    """Width in pixels."""
     in_flight: int = 2
-    """Requests under way at once."""
+    """Requests at once."""
 
     def __post_init__(self) -> None:
-        """Check what the scenes and the renderer do not."""
         if not 1 <= self.maps <= len(TEST_SEEDS):
             raise InputError(f"maps is {self.maps}; it is from 1 to {len(TEST_SEEDS)}")
 
 
 class Stages:
-    """Seconds per stage, printed as they pass."""
+    """Seconds per stage, for the page."""
 
     def __init__(self) -> None:
-        """Start with none."""
         self.seconds: dict[str, float] = {}
 
     @contextlib.contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        """Time one stage."""
-        print(f"{name} ...", flush=True)
+        """Show and time one stage."""
         start = time.perf_counter()
-        yield
+        with progress.stage(name):
+            yield
         self.seconds[name] = round(time.perf_counter() - start, 2)
-        print(f"{name}: {self.seconds[name]:.1f} s", flush=True)
 
 
 def main(
@@ -95,8 +91,8 @@ def main(
     """Run the demo.
 
     Args:
-        out: folder for everything it writes; an older demo in it is replaced.
-        settings: what to draw and how large.
+        out: folder of the results; an older demo in it is replaced.
+        settings: number and size of the streets.
     """
     claim_folder(out)
     stages = Stages()
@@ -110,7 +106,7 @@ def main(
         # float32 alone: quick, and the same pictures on every machine.
         float32 = ExportSettings(precision=("fp32",))
         exported = export_bundle(GENERATOR, repository, largest=size, export=float32)
-    pairs = find_pairs(data / "test_label", data / "test_inst")
+    pairs = pair_maps(data / "test_label", data / "test_inst")[0]
     with contextlib.ExitStack() as stack:
         with stages.stage("start Triton and prove it with a real inference"):
             ports = ServerSettings(http_port=0, grpc_port=0, metrics_port=0)
@@ -150,11 +146,7 @@ def main(
 
 
 def claim_folder(out: Path) -> None:
-    """Make the demo's folder; one that holds something else is refused, because it is cleared.
-
-    Raises:
-        InputError: it cannot be the demo's folder.
-    """
+    """Make the demo's folder; raises InputError if it has other contents, since it is cleared."""
     mark = out / ".sceneloom-demo"
     try:
         if out.exists() and any(out.iterdir()) and not mark.is_file():
@@ -166,8 +158,8 @@ def claim_folder(out: Path) -> None:
 
 
 def draw_data_set(folder: Path, settings: DemoSettings) -> None:
-    """Write streets that were not trained on in pix2pixHD's layout: test_label/ (8-bit) and
-    test_inst/ (16-bit), and what the painter of the streets makes of them: test_img/.
+    """Write test streets in pix2pixHD's layout: test_label/ (8-bit), test_inst/ (16-bit), and the
+    painter's pictures, test_img/.
     """
     for kind in ("test_label", "test_inst", "test_img"):
         (folder / kind).mkdir(parents=True)
@@ -181,7 +173,7 @@ def draw_data_set(folder: Path, settings: DemoSettings) -> None:
 
 
 def render_look(client: TritonSynthesizer, pair: MapPair, seed: int, folder: Path) -> None:
-    """Render one street in a style of its own, as `sceneloom render --style-seed` does."""
+    """Render one street in the style of a seed, like `sceneloom render --style-seed`."""
     assert pair.instance is not None
     label_map = read_label_map(pair.label, client.contract.schema)
     instance_map = read_instance_map(pair.instance)
@@ -189,8 +181,8 @@ def render_look(client: TritonSynthesizer, pair: MapPair, seed: int, folder: Pat
     write_image(folder / f"{pair.key}.png", client.synthesize(label_map, instance_map, style))
 
 
-def page_row(pair: MapPair, pictures: Path, folder: Path, schema: LabelSchema) -> page.Row:
-    """Write what the page shows of one map, and say where it lies."""
+def page_row(pair: MapPair, pictures: Path, folder: Path, schema: LabelSchema) -> page.PageRow:
+    """Write the page's pictures of one map, and return its row."""
     assert pair.instance is not None
     label_map = cv2.imread(str(pair.label), cv2.IMREAD_UNCHANGED).astype(np.uint8)
     instance_map = cv2.imread(str(pair.instance), cv2.IMREAD_UNCHANGED)
@@ -198,7 +190,7 @@ def page_row(pair: MapPair, pictures: Path, folder: Path, schema: LabelSchema) -
     write_image(folder / f"{pair.key}_labels.png", schema.colourise(label_map))
     write_image(folder / f"{pair.key}_boundaries.png", np.repeat(boundaries[..., None], 3, 2))
     name = pair.key.removesuffix("_labelIds")
-    return page.Row(
+    return page.PageRow(
         name=name,
         labels=f"page/{pair.key}_labels.png",
         boundaries=f"page/{pair.key}_boundaries.png",
@@ -209,6 +201,7 @@ def page_row(pair: MapPair, pictures: Path, folder: Path, schema: LabelSchema) -
 
 if __name__ == "__main__":
     try:
-        sys.exit(tyro.cli(main))
+        with progress.shown():
+            sys.exit(tyro.cli(main))
     except SceneLoomError as error:
         sys.exit(f"demo: {error}")

@@ -1,7 +1,5 @@
-"""Export: from a checkpoint bundle to a Triton model repository that is served as it is, with the
-report of how it was proven. `sceneloom_serving.bundle` describes its files.
-
-The bundle is written beside its place and renamed into it once everything has passed.
+"""Export: from a checkpoint bundle to a Triton repository, whose files `sceneloom_serving.bundle`
+describes. It is written beside its place and renamed into it after every check has passed.
 
     sceneloom export checkpoints/streets --repository build/streets
 """
@@ -14,7 +12,6 @@ import hashlib
 import importlib.metadata
 import json
 import platform
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -22,6 +19,7 @@ from typing import Any
 import onnx
 from torch import nn
 
+from sceneloom import progress
 from sceneloom.contract import DIFFERENCE_PARAMETER, FAST_PARAMETER, MODEL_NAME, Contract
 from sceneloom.errors import ExportError, ParityError, SizeError
 from sceneloom.files import file_hash, replace_folder
@@ -29,81 +27,44 @@ from sceneloom.request import Request
 from sceneloom.text import counted
 from sceneloom.triton.encoded import ENCODED_MODELS
 from sceneloom.version import __version__
+from sceneloom_export import proof
 from sceneloom_export.graph import OPSET, check_rules, export_onnx
 from sceneloom_export.norms import write_accurate_norms
 from sceneloom_export.precision import Recognition, quantise
-from sceneloom_export.proof import (
-    Judged,
-    OwnMaps,
-    calibration_maps,
-    check_graph,
-    draw_probe,
-    golden_size,
-    judge_quantised,
-    judge_rounded,
-    make_references,
-    probe_sizes,
-    read_own_maps,
-    reference_maps,
-)
-from sceneloom_export.repository import write_configs, write_encoded_models
-from sceneloom_export.settings import ExportSettings, ServingSettings
-from sceneloom_serving import templates
-from sceneloom_serving.bundle import (
-    FP16_FILE,
-    GOLDEN_FILE,
-    GRAPH_FILE,
-    INT8_FILE,
-    MODEL_FILE,
-    REFERENCES_FILE,
-    REPORT_FILE,
-    VERSION,
-    WEIGHTS,
-    References,
-    save_golden,
-    save_references,
-)
+from sceneloom_export.proof import OwnMaps, PrecisionVerdict
+from sceneloom_export.repository import copy_template, write_configs, write_encoded_models
+from sceneloom_export.settings import ExportSettings, TritonSettings
+from sceneloom_serving import bundle
+from sceneloom_serving.bundle import FP16_FILE, GRAPH_FILE, INT8_FILE, VERSION, WEIGHTS, References
 from sceneloom_serving.choice import Known, Measured, fastest, known_of, measure_engines, remember
-from sceneloom_serving.engines import ENGINES, engine_machine
-from sceneloom_serving.parity import (
-    Parity,
-    Precision,
-    PrecisionClass,
-    make_golden,
-)
+from sceneloom_serving.engines import ENGINES, engine_facts
+from sceneloom_serving.parity import Parity, Precision
 from sceneloom_training.checkpoint import Checkpoint, load_checkpoint
 from sceneloom_training.networks import HalfGenerator, ServedGenerator, SynthesisNetwork
-from sceneloom_training.torch_synthesizer import TorchSynthesizer
 
 FORMAT = 1
-GOLDEN_CLASSES = 16
-"""Most classes of the golden map: as many as streets have, so that it runs what they run."""
-_FILES = frozenset({REPORT_FILE, GOLDEN_FILE, REFERENCES_FILE, MODEL_NAME, *ENCODED_MODELS})
-_MOST_OWN_MAPS = 8
+_FILES = frozenset(
+    {bundle.REPORT_FILE, bundle.GOLDEN_FILE, bundle.REFERENCES_FILE, MODEL_NAME, *ENCODED_MODELS}
+)
+_MAX_OWN_MAPS = 8
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Exported:
-    """What an export wrote."""
+    """The result of an export."""
 
     repository: Path
-    """The bundle."""
     contract: Contract
-    """As it is served, with sizes and the bundle's hash."""
     engine: str
-    """The engine that serves by default: of those that passed the fastest on this machine."""
+    """The engine that serves by default: the fastest on this machine that passed."""
     known: Known
-    """What is known of it, in words."""
-    judged: list[Judged]
-    """The precisions other than float32."""
+    verdicts: list[PrecisionVerdict]
     measured: list[Measured]
-    """Every engine, as it did on this machine."""
     own_maps: OwnMaps | None
-    """The user's maps that it was proven on."""
 
     @property
     def parity(self) -> Parity:
-        """Of the engine that serves by default."""
+        """Parity of the engine that serves by default."""
         parity = next(m.parity for m in self.measured if m.engine == self.engine)
         assert parity is not None
         return parity
@@ -112,75 +73,65 @@ class Exported:
 def export_bundle(
     checkpoint_folder: Path,
     repository: Path,
-    settings: ServingSettings | None = None,
+    settings: TritonSettings | None = None,
     *,
     sizes: tuple[tuple[int, int], ...] | None = None,
     largest: tuple[int, int] = (1024, 2048),
     export: ExportSettings | None = None,
 ) -> Exported:
-    """Export a checkpoint bundle to a Triton repository; nothing is written unless float32 passes,
-    and of the other precisions only what does.
+    """Export a checkpoint bundle to a Triton repository. Nothing is written unless float32 passes,
+    and only those of the other precisions that pass.
 
-    Args:
-        checkpoint_folder: a checkpoint bundle.
-        repository: the folder to write; an export bundle in its place is replaced, anything else is
-            refused.
-        settings: batching, queue, warm-up and instances.
-        sizes: the (height, width) pairs to serve, or None for any multiple.
-        largest: without `sizes`, the (height, width) that parity is proven at beside small maps,
-            multiples of the model's. The norms sum over the whole picture, so that small
-            maps alone prove little.
-        export: precisions, and maps to prove them on.
+    `repository` replaces an export bundle and refuses anything else. `sizes` are (height, width)
+    pairs to serve, or None for any multiple. `largest`, without `sizes`, is the (height, width) of
+    the parity proof beside small maps, which prove little: the norms sum over the whole picture.
 
-    Raises:
-        CheckpointError: the checkpoint cannot be read.
-        GraphRuleError: the graph breaks a rule of the engines.
-        ParityError: a float32 engine's pictures differ from PyTorch's.
-        InputError: the maps cannot be read.
-        SizeError: `largest` is no multiple.
-        ExportError: the place is taken by something else or cannot be written.
+    Raises CheckpointError, InputError for unreadable maps, SizeError if `largest` is no multiple,
+    GraphRuleError if the graph breaks an engine's rule, ParityError if a float32 engine differs
+    from PyTorch, ExportError if the place is taken or cannot be written.
     """
-    settings, export = settings or ServingSettings(), export or ExportSettings()
+    settings, export = settings or TritonSettings(), export or ExportSettings()
     precisions = export.precisions
     proves_fast = bool({"bf16", "int8"} & set(precisions))
 
-    checkpoint, contract = load_model(checkpoint_folder, sizes)
+    with progress.stage("read the checkpoint"):
+        checkpoint, contract = load_model(checkpoint_folder, sizes)
     generator = checkpoint.generator
-    own_maps = None
-    if export.maps is not None:
-        own_maps = read_own_maps(contract, export.maps, _MOST_OWN_MAPS, unknown=export.unknown)
-    own = [] if own_maps is None else own_maps.requests
-    check_sizes(contract, settings, largest, own)
 
-    maps = reference_maps(contract, largest, own, kinds=proves_fast)
-    golden = draw_probe(contract, *golden_size(contract), seed=1000, classes=GOLDEN_CLASSES)
-    small = 0 if contract.sizes else len(probe_sizes(contract))
+    own_maps, own = None, list[Request]()
+    if export.maps is not None:
+        own_maps = proof.read_own_maps(contract, export.maps, _MAX_OWN_MAPS, unknown=export.unknown)
+        own = own_maps.requests
+    check_sizes(contract, settings, largest, own)
+    with progress.stage("draw the maps of the proof"):
+        maps = proof.reference_maps(contract, largest, own, kinds=proves_fast)
+    small = 0 if contract.sizes else len(proof.probe_sizes(contract))
     recognition = None
     if export.segmenter is not None:  # one that cannot be loaded ends the export here
         if not proves_fast:
-            raise ExportError(
-                "a segmenter looks at bf16 and int8, and neither is among the precisions"
-            )
-        recognition = Recognition(export.segmenter, contract.schema, maps[-len(own) - 1 :])
+            raise ExportError("a segmenter checks bf16 and int8, and neither is requested")
+        with progress.stage("load the segmenter"):
+            recognition = Recognition(export.segmenter, contract.schema, maps[-len(own) - 1 :])
 
+    kind = "an export bundle"
     with replace_folder(
-        repository, marker=REPORT_FILE, files=_FILES, kind="an export bundle", error=ExportError
+        repository, marker=bundle.REPORT_FILE, files=_FILES, kind=kind, error=ExportError
     ) as folder:
-        ignore = shutil.ignore_patterns("__pycache__")
-        shutil.copytree(templates() / MODEL_NAME, folder / MODEL_NAME, ignore=ignore)
+        copy_template(MODEL_NAME, folder)
         version = folder / VERSION
-        references = make_references(generator, contract, maps)
-        save_references(references, folder)
-        save_golden(make_golden(TorchSynthesizer(generator, contract), golden), folder)
+        references = proof.make_references(generator, contract, maps)
+        bundle.save_references(references, folder)
+        bundle.save_golden(proof.make_golden(generator, contract), folder)
 
         write_graphs(version, generator, contract, precisions, own)
-        graph = check_graph(version / GRAPH_FILE, "fp32", references, small)
+        with progress.stage("check the graph"):
+            graph = proof.check_graph(version / GRAPH_FILE, "fp32", references, small)
 
-        judged = judge(version, generator, contract, references, small, precisions, recognition)
+        verdicts = judge(version, generator, contract, references, small, precisions, recognition)
         # bfloat16 has no file of its own that could be missing.
         unproven = "not proven: sceneloom export --precision fast"
         left_out: dict[Precision, str] = {} if "bf16" in precisions else {"bf16": unproven}
-        left_out |= {j.precision: j.reason for j in judged if j.reason is not None}
+        left_out |= {v.precision: v.reason for v in verdicts if v.reason is not None}
 
         batch = settings.max_batch_size
         measured = measure_engines(version, references, max_batch_size=batch, without=left_out)
@@ -191,25 +142,28 @@ def export_bundle(
         engine = fastest(measured, export.served)
         known = known_of(engine, measured, version, left_out)
 
-        proof = {
+        proven = {
             "engine": engine,
             "maps": [f"{width}x{height}" for height, width in references.sizes],
             "graph": {"exported graph in ONNX Runtime": None if graph is None else graph.to_json()},
             "engines": {m.engine: m.to_json() for m in measured},
-            "precisions": {j.precision: j.to_json() for j in judged},
+            "precisions": {v.precision: v.to_json() for v in verdicts},
             "left_out": left_out,
         }
-        served = describe(folder, checkpoint, contract, settings, largest, engine, known, proof)
+        with progress.stage(f"write {repository}"):
+            served = describe(
+                folder, checkpoint, contract, settings, largest, engine, known, proven
+            )
 
-    classes: tuple[PrecisionClass, ...] = ("exact", "fast") if proves_fast else ("exact",)
-    for kind in classes:
-        remember(served.bundle_hash, measured, repository / VERSION, precision=kind)
+    remember(served.bundle_hash, measured, repository / VERSION, precision="exact")
+    if proves_fast:
+        remember(served.bundle_hash, measured, repository / VERSION, precision="fast")
     return Exported(
         repository=repository,
         contract=served,
         engine=engine,
         known=known,
-        judged=judged,
+        verdicts=verdicts,
         measured=measured,
         own_maps=own_maps,
     )
@@ -218,7 +172,7 @@ def export_bundle(
 def load_model(
     folder: Path, sizes: tuple[tuple[int, int], ...] | None
 ) -> tuple[Checkpoint, Contract]:
-    """Load a checkpoint that can be served, and its contract with the sizes it is served at."""
+    """Load a checkpoint that can be served, and its contract with the served sizes."""
     checkpoint = load_checkpoint(folder)
     if checkpoint.contract is None:
         raise ExportError(
@@ -232,9 +186,9 @@ def load_model(
 
 
 def check_sizes(
-    contract: Contract, settings: ServingSettings, largest: tuple[int, int], own: list[Request]
+    contract: Contract, settings: TritonSettings, largest: tuple[int, int], own: list[Request]
 ) -> None:
-    """Refuse sizes that the model or its server does not take, before the work."""
+    """Refuse sizes outside the limits of the model or its server, before the work."""
     sizes = contract.sizes or ()
     if len(set(sizes)) < len(sizes):
         raise ExportError("the same size is named twice")
@@ -248,7 +202,7 @@ def check_sizes(
         )
     proven = [] if sizes else [largest]
     proven += [(m.label_map.shape[0], m.label_map.shape[1]) for m in own]
-    for height, width in [*sizes, *proven, *settings.warmup_sizes, golden_size(contract)]:
+    for height, width in [*sizes, *proven, *settings.warmup_sizes, proof.golden_size(contract)]:
         if height * width > settings.max_pixels:
             raise ExportError(f"{width}x{height} is above max_pixels, {settings.max_pixels:,}")
 
@@ -260,25 +214,20 @@ def write_graphs(
     precisions: Sequence[Precision],
     own: list[Request],
 ) -> None:
-    """Write the graphs: float32, the same with accurate norms, half, and int8.
-
-    Args:
-        version: a version's folder.
-        generator: float32.
-        contract: goes into the graphs.
-        precisions: half and int8 are written where they are among them.
-        own: the user's maps; ranges of int8 are found on them, or else on drawn ones.
-    """
-    graph = version / GRAPH_FILE
-    export_onnx(ServedGenerator(generator, contract).eval(), graph)
+    """Write the graphs into a version's folder, with int8's ranges from own or else drawn maps."""
+    graph, model = version / GRAPH_FILE, version / bundle.CPU_FILE
+    with progress.stage(f"write {GRAPH_FILE}"):
+        export_onnx(ServedGenerator(generator, contract).eval(), graph)
     norms = sum(isinstance(module, nn.InstanceNorm2d) for module in generator.modules())
     check_rules(onnx.load(graph, load_external_data=False), instance_norms=norms)
-    write_accurate_norms(graph, version / MODEL_FILE)
+    write_accurate_norms(graph, model)
     if "fp16" in precisions:
         half = ServedGenerator(HalfGenerator(generator).eval(), contract).eval()
-        export_onnx(half, version / FP16_FILE, weights=WEIGHTS[FP16_FILE])
+        with progress.stage(f"write {FP16_FILE}"):
+            export_onnx(half, version / FP16_FILE, weights=WEIGHTS[FP16_FILE])
     if "int8" in precisions:
-        quantise(version / MODEL_FILE, version / INT8_FILE, calibration_maps(contract, own))
+        with progress.stage(f"write {INT8_FILE}, with ranges from {proof.CALIBRATION_MAPS} maps"):
+            quantise(model, version / INT8_FILE, proof.calibration_maps(contract, own))
 
 
 def judge(
@@ -289,49 +238,38 @@ def judge(
     small: int,
     precisions: Sequence[Precision],
     recognition: Recognition | None,
-) -> list[Judged]:
-    """Judge every precision but float32, and remove the graph of each that is refused.
-
-    Args:
-        version: a version's folder with the graphs.
-        generator: float32.
-        contract: of the model.
-        references: maps, and the pictures they must give.
-        small: how many of them are small; the half graph itself is proven on those.
-        precisions: what is judged.
-        recognition: a segmenter that looks at bf16 and int8 too.
-
-    Raises:
-        ParityError: the half graph differs from a model that passes in half.
+) -> list[PrecisionVerdict]:
+    """Judge every precision but float32, and remove the graph of each refused one. Raises
+    ParityError if the half graph of a model that passes differs.
     """
-    judged = [
-        judge_rounded(generator, contract, precision, references, recognition)
+    verdicts = [
+        proof.judge_rounded(generator, contract, precision, references, recognition)
         for precision in precisions
         if precision in ("fp16", "bf16")
     ]
     if "int8" in precisions:
-        judged.append(judge_quantised(version / INT8_FILE, references, recognition))
-    for one in judged:
-        file = {"fp16": FP16_FILE, "int8": INT8_FILE}.get(one.precision)
-        if file is not None and one.reason is not None:
+        verdicts.append(proof.judge_quantised(version / INT8_FILE, references, recognition))
+    for verdict in verdicts:
+        file = {"fp16": FP16_FILE, "int8": INT8_FILE}.get(verdict.precision)
+        if file is not None and verdict.reason is not None:
             (version / file).unlink()
             (version / WEIGHTS[file]).unlink(missing_ok=True)  # small graphs hold their own
-        elif one.precision == "fp16":
-            check_graph(version / FP16_FILE, "fp16", references, small)
-    return judged
+        elif verdict.precision == "fp16":
+            proof.check_graph(version / FP16_FILE, "fp16", references, small)
+    return verdicts
 
 
 def describe(
     folder: Path,
     checkpoint: Checkpoint,
     contract: Contract,
-    settings: ServingSettings,
+    settings: TritonSettings,
     largest: tuple[int, int],
     engine: str,
     known: Known,
-    proof: dict[str, Any],
+    proven: dict[str, Any],
 ) -> Contract:
-    """Write the configurations and report.json; the contract as it is served."""
+    """Write the configurations and report.json. Returns the served contract."""
     version = folder / VERSION
     engines = sorted(path for path in version.iterdir() if path.suffix in (".onnx", ".bin"))
     hashes = {path.relative_to(folder).as_posix(): file_hash(path) for path in engines}
@@ -354,18 +292,18 @@ def describe(
         "sha256": hashes,
         "bytes": {path.relative_to(folder).as_posix(): path.stat().st_size for path in engines},
         "checkpoint": {"sha256": checkpoint.weights_hash, "provenance": checkpoint.provenance},
-        "architecture": checkpoint.generator.architecture.to_json(),
+        "architecture": dataclasses.asdict(checkpoint.generator.architecture),
         "parameters": sum(p.numel() for p in checkpoint.generator.parameters()),
         "contract": served.to_json(),
         "serving": dataclasses.asdict(settings),
         "opset": OPSET,
-        "proof": proof,
-        "machine": engine_machine(),
+        "proof": proven,
+        "machine": engine_facts(),
         "versions": {
             "sceneloom": __version__,
             "python": platform.python_version(),
             **{name: importlib.metadata.version(name) for name in packages},
         },
     }
-    (folder / REPORT_FILE).write_text(json.dumps(report, indent=1) + "\n", "utf-8")
+    (folder / bundle.REPORT_FILE).write_text(json.dumps(report, indent=1) + "\n", "utf-8")
     return served

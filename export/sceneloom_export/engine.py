@@ -1,14 +1,12 @@
 """Build, prove and record a TensorRT plan for the GPU of this machine.
 
-    build_engine(Path("build/repository/synthesis/1/model.onnx"), EngineSettings())
+    build_engine(Path("build/repository/synthesis/1/model.onnx"), PlanSettings())
 
-On TensorRT 10 and 11 one plan is built per way to do InstanceNormalization; each is loaded as it
-will be served, its pictures are compared with PyTorch's, and the fastest that keeps the limits is
-kept. The plan is renamed into its place, then its record is written: a plan without a matching
-record is never loaded.
+On TensorRT 10 and 11 one plan is built per form of InstanceNormalization. Each is loaded as in
+serving, its pictures are compared with PyTorch's, and the fastest within the limits is kept. The
+plan is renamed into its place before its record is written: without one it is never loaded.
 
-Needs NumPy, TensorRT's bindings and cuda-python: no torch, and onnx for TensorRT 8.6 alone.
-`sceneloom engine` is the same with flags.
+Needs NumPy, TensorRT's bindings and cuda-python, and onnx for TensorRT 8.6 alone.
 """
 
 from __future__ import annotations
@@ -24,92 +22,61 @@ from typing import Any
 
 import numpy as np
 
-from sceneloom import __version__
+from sceneloom import __version__, progress
 from sceneloom.contract import Contract
 from sceneloom.errors import EngineError, ParityError, PlanRefusedError, require
 from sceneloom.files import file_hash
-from sceneloom_export.settings import EngineSettings, chosen_profiles
+from sceneloom_export.settings import PlanSettings, chosen_profiles
 from sceneloom_export.tensorrt_build import build_plan, generation, norm_choices
-from sceneloom_serving.bundle import (
-    FP16_FILE,
-    GRAPH_FILE,
-    PLAN_FILE,
-    REPORT_FILE,
-    WEIGHTS,
-    References,
-    load_references,
-    read_report,
-)
+from sceneloom_serving import bundle
+from sceneloom_serving.bundle import PLAN_FILE, WEIGHTS, References
 from sceneloom_serving.choice import first_of_the_fastest
-from sceneloom_serving.gpu_machine import this_machine
+from sceneloom_serving.gpu import this_machine
 from sceneloom_serving.parity import Parity, check_parity, run_parity
 from sceneloom_serving.plan_record import Machine, PlanRecord, Profile, verified_plan, write_record
 from sceneloom_serving.tensorrt_runtime import TensorRTSynthesizer
 
 _UNPROVEN = "no reference picture of a size that the plan takes"
-_BUILT_OF = (
-    "graph",
-    "builder",
-    "precision",
-    "profiles",
-    "version_compatible",
-    "hardware",
-    "settings",
-    "contract",
-)
-"""Fields of a record that two equal builds share."""
+_BUILT_OF: tuple[str, ...] = ("graph", "builder", "precision", "profiles", "settings", "contract")
+_BUILT_OF += ("version_compatible", "hardware")
+"""Fields of a record that equal builds share."""
 _WARM_UP = 20
-_VARIED = 4
-"""Different maps that are timed in turn."""
+_VARIED = 4  # maps that are timed in turn
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclasses.dataclass(frozen=True)
 class _Job:
-    """What is to be built, after every check that needs no build."""
-
     graph: Path
     contract: Contract
     profiles: tuple[Profile, ...]
-    settings: EngineSettings
+    settings: PlanSettings
     machine: Machine
     references: References
 
 
 def build_engine(
     model: Path,
-    settings: EngineSettings | None = None,
+    settings: PlanSettings | None = None,
     *,
     plan: Path | None = None,
     unproven: bool = False,
     keep: bool = False,
     show: Callable[[str], None] = print,
 ) -> PlanRecord:
-    """Build the fastest plan that keeps the limits of its precision; minutes.
+    """Build the fastest plan within the limits of its precision, in minutes. Returns its record.
 
-    Args:
-        model: `model.onnx` of an export bundle; the graph that this TensorRT needs is taken from
-            beside it.
-        settings: precision, profiles and the builder's.
-        plan: the file to write, with its record beside it; None is `PLAN_FILE` beside the model.
-        unproven: build although no reference picture has a size that the plan takes.
-        keep: build nothing where the existing plan was built of the same graph with the same
-            settings and may be loaded on this machine.
-        show: called with a line at a time.
+    `model` is `model.onnx` of an export bundle, with this TensorRT's graph beside it. `plan` is the
+    file to write, by default `PLAN_FILE` beside the model. `unproven` builds without a reference
+    picture of a size that the plan takes. `keep` builds nothing if the existing plan has the same
+    graph and settings and may be loaded on this machine.
 
-    Returns:
-        the record of the plan that was kept.
-
-    Raises:
-        MissingDependencyError: TensorRT's bindings or cuda-python are not installed.
-        EngineError: there is no GPU, a file is missing or changed, or TensorRT fails.
-        SizeError: the model does not take a profile's size.
-        ParityError: no plan keeps the limits; none was kept.
+    Raises MissingDependencyError without TensorRT's bindings or cuda-python, EngineError without a
+    GPU, for a missing or changed file or a failure of TensorRT, SizeError for a wrong profile,
+    ParityError if no plan is within the limits.
     """
-    settings = settings or EngineSettings()
-    if not model.name:
-        raise EngineError(f"{model}: is a folder; name model.onnx of an export bundle")
-    plan = plan or model.with_name(PLAN_FILE)
+    settings = settings or PlanSettings()
     job = _prepare(model, settings, unproven, show)
+    plan = plan or model.with_name(PLAN_FILE)
     if keep and plan.is_file():
         try:
             record, _ = verified_plan(plan, job.machine)
@@ -146,39 +113,35 @@ def build_engine(
 
 
 def _prepare(
-    model: Path, settings: EngineSettings, unproven: bool, show: Callable[[str], None]
+    model: Path, settings: PlanSettings, unproven: bool, show: Callable[[str], None]
 ) -> _Job:
     if not model.is_file():
-        raise EngineError(f"{model}: there is no such file; name model.onnx of an export bundle")
+        raise EngineError(f"{model}: no such file; name model.onnx of an export bundle")
     if len(model.resolve().parents) < 3:
         raise EngineError(f"{model}: lies in no export bundle; name DIR/synthesis/1/model.onnx")
-    bundle = model.resolve().parents[2]
-    report = read_report(bundle)
-    contract = Contract.from_json(report.get("contract"), source=str(bundle / REPORT_FILE))
-    references = load_references(bundle)
+    folder = model.resolve().parents[2]
+    report_file, report = folder / bundle.REPORT_FILE, bundle.read_report(folder)
+    contract = Contract.from_json(report.get("contract"), source=str(report_file))
+    references = bundle.load_references(folder)
     profiles = chosen_profiles(settings, contract, references.sizes[-1])
     machine = this_machine(settings.device)
     eight = generation(machine.tensorrt) == 8
     if eight:
         require(["onnx"], extra="export", purpose="writing the graph for TensorRT 8.6")
         if settings.hardware == "same-capability":
-            raise EngineError(
-                "TensorRT 8.6 builds no plans for one compute capability: use ampere+"
-            )
+            raise EngineError("TensorRT 8.6 cannot build for one compute capability: use ampere+")
     half = settings.precision == "fp16" and not eight
-    graph = model.with_name(FP16_FILE if half else GRAPH_FILE)
+    graph = model.with_name(bundle.FP16_FILE if half else bundle.GRAPH_FILE)
     if not graph.is_file():
         raise EngineError(
             f"{graph}: is missing, and TensorRT {machine.tensorrt} builds {settings.precision} "
-            f"from it: sceneloom export CHECKPOINT --repository {bundle}"
+            f"from it: sceneloom export CHECKPOINT --repository {folder}"
             f"{' --precision exact' if half else ''}"
         )
     for path in (graph, graph.with_name(WEIGHTS[graph.name])):
-        expected = report.get("sha256", {}).get(path.resolve().relative_to(bundle).as_posix())
+        expected = report.get("sha256", {}).get(path.resolve().relative_to(folder).as_posix())
         if path.is_file() and expected is not None and file_hash(path) != expected:
-            raise EngineError(
-                f"{path}: is not the file that {bundle / REPORT_FILE} names; export again"
-            )
+            raise EngineError(f"{path}: is not the file that {report_file} names; export again")
     show(f"TensorRT {machine.tensorrt} on {machine.gpu}, from {graph.name}: {settings.precision}")
     fits = [any(p.takes(p.batch[0], *size) for p in profiles) for size in references.sizes]
     references = References(
@@ -187,21 +150,14 @@ def _prepare(
     )
     if not references.requests and not unproven:
         raise EngineError(
-            f"{bundle}: has no reference picture of a size that {', '.join(map(str, profiles))} "
+            f"{folder}: has no reference picture of a size that {', '.join(map(str, profiles))} "
             "takes: export with --sizes or --largest of that size, or build with --unproven"
         )
-    return _Job(
-        graph=graph,
-        contract=contract,
-        profiles=profiles,
-        settings=settings,
-        machine=machine,
-        references=references,
-    )
+    return _Job(graph, contract, profiles, settings, machine, references)
 
 
 def _build(job: _Job, path: Path, norms: str) -> PlanRecord:
-    """Build a plan, then load, prove and time it as it will be served."""
+    """Build a plan, then load, prove and time it as in serving."""
     graph = job.graph
     if norms == "group":
         from sceneloom_export.norms import write_group_norms
@@ -210,15 +166,18 @@ def _build(job: _Job, path: Path, norms: str) -> PlanRecord:
         write_group_norms(job.graph, graph)
         if job.graph.with_name(weights).is_file():  # small graphs hold their own
             shutil.copyfile(job.graph.with_name(weights), graph.with_name(weights))
-    path.write_bytes(build_plan(graph, job.contract, job.profiles, job.settings, norms))
+    with progress.stage(f"build the plan, norms {norms}"):
+        path.write_bytes(build_plan(graph, job.contract, job.profiles, job.settings, norms))
     record = _describe(job, path, norms)
     write_record(path, record)
     parity: Parity | None = None
     with TensorRTSynthesizer(path, device=job.settings.device) as engine:
         if job.references.requests:
-            parity = run_parity(job.references.pictures, engine, job.references.requests)
+            with progress.stage("prove the plan"):
+                parity = run_parity(job.references.pictures, engine, job.references.requests)
             check_parity(parity, job.settings.precision, f"TensorRT {job.machine.tensorrt}")
-        latency = time_engine(engine, job.profiles[0], job.settings.timed_runs)
+        with progress.stage(f"time {job.settings.timed_runs} pictures"):
+            latency = _time(engine, job.profiles[0], job.settings.timed_runs)
     return dataclasses.replace(
         record,
         parity=None if parity is None else parity.to_json(),
@@ -228,10 +187,10 @@ def _build(job: _Job, path: Path, norms: str) -> PlanRecord:
 
 
 def _describe(job: _Job, plan: Path, norms: str) -> PlanRecord:
-    """The record of a plan that has not been proven yet."""
+    """The record of a plan before its proof."""
     weights = job.graph.with_name(WEIGHTS[job.graph.name])
     settings = dataclasses.asdict(job.settings)
-    known = ("precision", "profiles", "norms", "version_compatible", "hardware", "timing_cache")
+    own = ("precision", "profiles", "norms", "version_compatible", "hardware", "timing_cache")
     return PlanRecord(
         plan_sha256=file_hash(plan),
         graph={
@@ -247,7 +206,7 @@ def _describe(job: _Job, plan: Path, norms: str) -> PlanRecord:
         profiles=job.profiles,
         version_compatible=job.settings.version_compatible,
         hardware=job.settings.hardware,
-        settings={name: value for name, value in settings.items() if name not in known},
+        settings={name: value for name, value in settings.items() if name not in own},
         parity=None,
         parity_missing="not measured yet",
         latency=None,
@@ -257,17 +216,9 @@ def _describe(job: _Job, plan: Path, norms: str) -> PlanRecord:
     )
 
 
-def time_engine(engine: TensorRTSynthesizer, profile: Profile, count: int) -> dict[str, Any]:
-    """Measure a caller's wait: uploading maps, computing, downloading pictures.
-
-    Args:
-        engine: the loaded plan.
-        profile: measured at the point that it is tuned for.
-        count: runs after the warm-up, on maps of blocks of 16x16 pixels with random labels and
-            instances, in turn.
-
-    Returns:
-        as a record has it: p50_ms, p99_ms, count and what was measured.
+def _time(engine: TensorRTSynthesizer, profile: Profile, count: int) -> dict[str, Any]:
+    """Time uploads, computation and downloads at the profile's tuned point, in turn on maps of
+    16x16 blocks with random labels and instances; the record's latency.
     """
     labels, *others = profile.shapes(engine.contract, "tuned").values()
     batch, height, width = labels

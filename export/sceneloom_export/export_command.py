@@ -7,11 +7,13 @@ from typing import Annotated
 
 from tyro.conf import OmitArgPrefixes, Positional, arg
 
+from sceneloom import progress
 from sceneloom.contract import precision_of
 from sceneloom.errors import require
-from sceneloom.file_tree import describe
+from sceneloom.files import describe
+from sceneloom.maps import parse_size
 from sceneloom.text import printable
-from sceneloom_export.settings import ExportSettings, ServingSettings, parse_size
+from sceneloom_export.settings import ExportSettings, TritonSettings
 
 
 def main(
@@ -20,19 +22,17 @@ def main(
     repository: Path,
     sizes: tuple[str, ...] = (),
     largest: str = "2048x1024",
-    export: Annotated[ExportSettings, OmitArgPrefixes] = ExportSettings(),  # noqa: B008 - frozen
-    settings: Annotated[ServingSettings, OmitArgPrefixes] = ServingSettings(),  # noqa: B008 - frozen
+    export: Annotated[ExportSettings, arg(name="proof"), OmitArgPrefixes] = ExportSettings(),  # noqa: B008 - frozen
+    settings: Annotated[TritonSettings, arg(name="serving"), OmitArgPrefixes] = TritonSettings(),  # noqa: B008 - frozen
 ) -> int:
-    """Export a checkpoint bundle to a Triton model repository; what differs from PyTorch is not
-    written.
+    """Export a checkpoint bundle to a Triton model repository, if its pictures match PyTorch's.
 
     Args:
         checkpoint: folder of a checkpoint bundle.
-        repository: folder of the Triton repository to write; an older export in its place is
-            replaced.
+        repository: folder of the Triton repository to write; replaces an older export.
         sizes: sizes to serve as WIDTHxHEIGHT; none means any multiple of the model's.
-        largest: without --sizes, the size that parity is proven at beside small maps.
-        export: precisions, and maps to prove them on.
+        largest: without --sizes, the size of the parity proof beside small maps.
+        export: precisions, and maps of the proof.
         settings: how the model is served.
     """
     require(
@@ -42,24 +42,26 @@ def main(
     )
     if "int8" in export.precisions:
         require(["openvino"], extra="serve", purpose="proving int8")
-    from sceneloom_export.bundle import export_bundle
+    with progress.shown():
+        with progress.stage("load PyTorch and ONNX"):
+            from sceneloom_export.bundle import export_bundle
 
-    exported = export_bundle(
-        checkpoint,
-        repository,
-        settings,
-        sizes=tuple(parse_size(text) for text in sizes) or None,
-        largest=parse_size(largest),
-        export=export,
-    )
+        exported = export_bundle(
+            checkpoint,
+            repository,
+            settings,
+            sizes=tuple(parse_size(text) for text in sizes) or None,
+            largest=parse_size(largest),
+            export=export,
+        )
     if exported.own_maps is not None:
         own = exported.own_maps
         print(f"proven on {len(own.requests)} of {own.found} maps of {printable(export.maps)}")
         for line in describe(own.left_out):
             print(line)
     print("differences from PyTorch in float32, in grey levels, rounded as the precision rounds:")
-    for judged in exported.judged:
-        print(f"  {judged}")
+    for verdict in exported.verdicts:
+        print(f"  {verdict}")
     print("engines on this machine:")
     for measured in exported.measured:
         if measured.parity is not None:

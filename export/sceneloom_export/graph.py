@@ -1,5 +1,5 @@
 """PyTorch -> ONNX: the served graph with dynamic batch, height and width, opset 18, and the rules
-that every engine we build for imposes on it, checked before anything is built.
+of all engines for it, checked before anything is built.
 
 TensorRT takes UINT8 only as network input or output and casts it only to and from floats, has no
 UINT16 and lists no Clip on INT32 in 8.6 and 10.1; 8.6's parser knows opset 17 and reads 18 where
@@ -25,11 +25,11 @@ from sceneloom.contract import (
     OUTPUT_IMAGE,
     PARAMETER,
     STYLE_ROWS,
-    Contract,
 )
 from sceneloom.errors import GraphRuleError
 from sceneloom.text import reason
 from sceneloom_serving.bundle import GRAPH_FILE, WEIGHTS
+from sceneloom_serving.plan_record import input_shapes
 from sceneloom_training.networks import ServedGenerator
 
 OPSET = 18
@@ -39,45 +39,20 @@ _INPUTS = {
     INPUT_STYLE: (TensorProto.FLOAT, 3),
 }
 _OUTPUTS = {OUTPUT_IMAGE: (TensorProto.UINT8, 4)}
-_FORBIDDEN_TYPES: dict[int, str] = {
-    TensorProto.UINT8: "UINT8",
-    TensorProto.UINT16: "UINT16",
-    TensorProto.INT16: "INT16",
-    TensorProto.UINT32: "UINT32",
-    TensorProto.UINT64: "UINT64",
-    TensorProto.DOUBLE: "DOUBLE",
-    TensorProto.STRING: "STRING",
-}
+_FORBIDDEN_TYPES = {"UINT8", "UINT16", "INT16", "UINT32", "UINT64", "DOUBLE", "STRING"}
 _INTEGERS = (TensorProto.INT32, TensorProto.INT64)
 
 
-def input_names(contract: Contract) -> list[str]:
-    """Names of the served model's inputs, in order."""
-    names = [INPUT_LABELS]
-    if contract.boundaries or contract.style_channels:
-        names.append(INPUT_INSTANCES)
-    if contract.style_channels:
-        names.append(INPUT_STYLE)
-    return names
-
-
 def export_onnx(served: ServedGenerator, path: Path, *, weights: str = WEIGHTS[GRAPH_FILE]) -> None:
-    """Write the served graph; the contract is in its metadata, the weights are in a file beside it.
-
-    Args:
-        served: the graph in eval mode, float32 or around a `HalfGenerator`.
-        path: the ONNX file to write.
-        weights: the file of the weights, in the same folder; graphs of the same model and precision
-            share it.
-    """
+    """Write a served graph with its contract, and its weights in a file that graphs may share."""
     contract = served.contract
-    batch, height, width = 2, 2 * contract.min_side, 3 * contract.min_side
+    batch, height, width = 2, 2 * contract.smallest_side, 3 * contract.smallest_side
     examples = {
         INPUT_LABELS: torch.zeros(batch, height, width, dtype=torch.uint8),
         INPUT_INSTANCES: torch.zeros(batch, height, width, dtype=torch.int32),
         INPUT_STYLE: torch.zeros(batch, STYLE_ROWS, max(contract.style_channels, 1)),
     }
-    names = input_names(contract)
+    names = list(input_shapes(contract, 1, 1, 1))
     dynamic = torch.export.Dim.DYNAMIC
     shapes = {
         n: {0: dynamic} if n == INPUT_STYLE else {0: dynamic, 1: dynamic, 2: dynamic} for n in names
@@ -119,7 +94,7 @@ def export_onnx(served: ServedGenerator, path: Path, *, weights: str = WEIGHTS[G
 
 @contextlib.contextmanager
 def quiet(logger_name: str | None) -> Iterator[None]:
-    """Keep notes of an exporter or quantiser from the user: they advise on steps that are done."""
+    """Hide an exporter's or quantiser's notes: they advise on steps that are done."""
     logger = logging.getLogger(logger_name)
     level = logger.level
     logger.setLevel(logging.ERROR)
@@ -132,23 +107,13 @@ def quiet(logger_name: str | None) -> Iterator[None]:
 
 
 def check_rules(model: onnx.ModelProto, *, instance_norms: int) -> None:
-    """Check a graph against every rule.
-
-    Args:
-        model: the exported model.
-        instance_norms: how many InstanceNorm calls the PyTorch network makes; each must still be
-            one node.
-
-    Raises:
-        GraphRuleError: names every rule that is broken, and where.
-    """
+    """Check an exported graph; raises GraphRuleError with every broken rule."""
     broken = [*_broken_outside(model), *_broken_inside(model, instance_norms)]
     if broken:
         raise GraphRuleError("the graph breaks the engines' rules: " + "; ".join(broken))
 
 
 def _broken_outside(model: onnx.ModelProto) -> Iterator[str]:
-    """Opset, inputs and outputs."""
     versions = {entry.domain: entry.version for entry in model.opset_import}
     if versions.get("") != OPSET:
         yield f"opset {versions.get('')}, it must be {OPSET}"
@@ -183,7 +148,6 @@ def _is_cast(node: onnx.NodeProto, to: int) -> bool:
 
 
 def _broken_inside(model: onnx.ModelProto, instance_norms: int) -> Iterator[str]:
-    """Operators, and types of what runs between them."""
     found = sum(node.op_type == "InstanceNormalization" for node in model.graph.node)
     if found != instance_norms:
         yield f"{found} InstanceNormalization nodes where the network has {instance_norms}"
@@ -197,8 +161,9 @@ def _broken_inside(model: onnx.ModelProto, instance_norms: int) -> Iterator[str]
     types |= {tensor.name: tensor.data_type for tensor in graph.initializer}
     ends = {value.name for value in [*model.graph.input, *model.graph.output]}
     for name, kind in types.items():
-        if kind in _FORBIDDEN_TYPES and name not in ends:
-            yield f"tensor {name!r} is {_FORBIDDEN_TYPES[kind]}"
+        type_name = TensorProto.DataType.Name(kind)
+        if type_name in _FORBIDDEN_TYPES and name not in ends:
+            yield f"tensor {name!r} is {type_name}"
     for node in model.graph.node:
         name, kind = node.name or node.op_type, types.get(node.input[0]) if node.input else None
         if node.op_type == "OneHot":

@@ -1,20 +1,17 @@
-"""Every InstanceNormalization rewritten: in two stages, as engines on the CPU run them, or as
-GroupNormalization, as TensorRT 8.6 takes them. Other engines take the graph as it was exported.
+"""Every InstanceNormalization rewritten: in two stages for engines on the CPU, or as
+GroupNormalization for TensorRT 8.6. Other engines take the exported graph.
 
-ONNX Runtime's CPU provider sums all of a channel's values into one float32. At 2048x1024 these are
-2,097,152, and over large even regions the rounding errors do not cancel: the first norm of a street
-scene came out wrong by up to 1e-2, and the picture of the full-size network by 2 grey levels.
-Summed row by row and then over the rows, the error is a hundred times smaller, at a few per cent
-of the time.
+ONNX Runtime's CPU provider sums a channel's values, 2,097,152 at 2048x1024, into one float32. Over
+large even regions the rounding errors do not cancel: the picture of the full-size network was wrong
+by 2 grey levels. Summed row by row and then over the rows, the error is a hundred times smaller, at
+a few per cent of the time.
 
-TensorRT 8.6's Python parser gives InstanceNormalization to a plugin that needs cuDNN 8, and has no
-flag against it; GroupNormalization, the same function when a group is one channel, becomes its own
-layer. 8.6 has no strongly typed networks: it is told per layer what must not become half, and its
-parser names a layer after its node. So the nodes that must stay float32 are named with `FLOAT32` in
-front: the norms; what comes after the last convolution; and what leads from an input to a
-comparison, an index or a shape, where half would change which label or which row is meant. It
-counts up to a number that is known at run time in integers only, so Range (the pictures of a batch,
-for the style table's rows) counts in integers and is cast.
+TensorRT 8.6's Python parser gives InstanceNormalization to a plugin that needs cuDNN 8.
+GroupNormalization, the same function when a group is one channel, becomes its own layer. 8.6
+forbids half per layer, and names a layer after its node. So nodes that must stay float32 have the
+prefix `FLOAT32`: the norms, the steps after the last convolution, and those from an input to a
+comparison, index or shape, where half would change the label or row. 8.6 counts up to a number
+known at run time in integers only, so Range (a batch's pictures, for style rows) does and is cast.
 """
 
 from __future__ import annotations
@@ -34,12 +31,7 @@ _ROWS, _COLUMNS = "norm_rows_axis", "norm_columns_axis"
 
 
 def write_accurate_norms(source: Path, target: Path) -> None:
-    """Rewrite a graph; the weights stay in the file that both share.
-
-    Args:
-        source: the exported graph, with its weights in a file beside it.
-        target: the graph to write, in the same folder.
-    """
+    """Rewrite an exported graph into the same folder, with the same file of weights."""
     assert source.parent == target.parent
     model = onnx.load(source, load_external_data=False)
     nodes = list(model.graph.node)
@@ -51,7 +43,7 @@ def write_accurate_norms(source: Path, target: Path) -> None:
                 numpy_helper.to_array(weights[name], base_dir=str(source.parent))
                 for name in node.input[1:3]
             )
-            # A norm without any has the exporter's ones and zeros.
+            # A norm without scale and shift has the exporter's ones and zeros.
             affine = None
             if np.any(scale != 1) or np.any(shift != 0):
                 affine = scale.reshape(1, -1, 1, 1), shift.reshape(1, -1, 1, 1)
@@ -75,9 +67,7 @@ def _two_stages(
     initializers: list[onnx.TensorProto],
     affine: tuple[NDArray[Any], NDArray[Any]] | None,
 ) -> Iterator[onnx.NodeProto]:
-    """(x - mean) / sqrt(var + eps), where mean and var are means of the rows' means; then scale and
-    shift, if there are any.
-    """
+    """(x - mean) / sqrt(var + eps) with means of the rows' means, then scale and shift if any."""
     x = node.input[0]
     epsilon = next(a.f for a in node.attribute if a.name == "epsilon")
     initializers.append(numpy_helper.from_array(np.array(epsilon, np.float32), f"{name}_epsilon"))
@@ -114,12 +104,7 @@ _INTEGERS = (TensorProto.INT32, TensorProto.INT64)
 
 
 def write_group_norms(source: Path, target: Path) -> None:
-    """Rewrite a graph; the file of its weights is the same, and belongs beside the target.
-
-    Args:
-        source: the exported graph.
-        target: the graph to write.
-    """
+    """Rewrite an exported graph. The target needs the same file of weights beside it."""
     model = onnx.load(source, load_external_data=False)
     _count_in_integers(model)
     exact = _must_stay_float32(model)
@@ -163,7 +148,7 @@ def _count_in_integers(model: onnx.ModelProto) -> None:
 
 
 def _must_stay_float32(model: onnx.ModelProto) -> set[int]:
-    """Numbers of the nodes that give float32 and must go on doing so."""
+    """Numbers of the nodes that give float32 and must stay so."""
     nodes = list(model.graph.node)
     graph = onnx.shape_inference.infer_shapes(model, strict_mode=True).graph
     types = {v.name: v.type.tensor_type.elem_type for v in [*graph.value_info, *graph.output]}
@@ -182,9 +167,7 @@ def _must_stay_float32(model: onnx.ModelProto) -> set[int]:
 
 
 def _reached(nodes: list[onnx.NodeProto], start: set[int], *, forwards: bool) -> set[int]:
-    """Numbers of the nodes that the given ones lead to, or come from; nodes are in the order in
-    which they run.
-    """
+    """Numbers of the nodes after the given ones, or before them, of nodes in running order."""
     order = range(len(nodes)) if forwards else reversed(range(len(nodes)))
     names: set[str] = set()
     reached = set()

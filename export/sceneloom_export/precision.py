@@ -1,16 +1,15 @@
-"""Lower precisions: 16 bit judged, INT8 made, and recognition compared.
+"""Lower precisions: 16 bit rounded, INT8 quantised, and recognition compared.
 
-ONNX Runtime's CPU provider removes half precision casts, so that it proves nothing about them: a
-convolution that reached 294,631 gave no infinity there. So PyTorch's graph runs with every tensor
-really rounded (convolutions add up in float32 before, as GPUs do), and the largest value of each
-layer is kept. A float16 graph fails if any is not finite or above `HALF_LIMIT`, a quarter of what
-float16 holds: other maps reach further than those that were tried.
+ONNX Runtime's CPU provider removes half precision casts and so proves nothing about them. So
+PyTorch's graph runs with every tensor really rounded (convolutions add up in float32 before, as
+GPUs do), and the largest value of each layer is kept. A float16 graph fails if one is not finite or
+above `HALF_LIMIT`, a quarter of float16's range: other maps reach further.
 
-INT8 is made by ONNX Runtime's quantiser: Q/DQ nodes around the convolutions, ranges found on maps.
+INT8 comes from ONNX Runtime's quantiser: Q/DQ nodes around the convolutions, ranges found on maps.
 OpenVINO and TensorRT read the same nodes. Transposed convolutions, norms, both ends of the graph
 and the last convolution stay float32: the last is 1 % of the arithmetic, and its error is visible.
 
-Recognition: a segmenter looks at a precision's pictures and at float32's (docs/evaluation.md).
+Recognition: a segmenter compares a precision's pictures with float32's (docs/evaluation.md).
 """
 
 from __future__ import annotations
@@ -30,40 +29,32 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from sceneloom.contract import INPUT_INSTANCES, INPUT_LABELS, INPUT_STYLE, Contract
+from sceneloom.contract import Contract
 from sceneloom.errors import ParityError
 from sceneloom.maps import Image, InstanceMap, LabelMap, Style
-from sceneloom.request import Request
+from sceneloom.request import Request, stack, tensors
 from sceneloom.schema import LabelSchema
 from sceneloom.synthesizer import Synthesizer
 from sceneloom_export.graph import quiet
 from sceneloom_serving.bundle import INT8_FILE, WEIGHTS
+from sceneloom_serving.parity import MAX_LOST_IOU
 from sceneloom_training.data.geometry import resize_nearest
 from sceneloom_training.evaluation.evaluate import resize_picture
 from sceneloom_training.evaluation.scores import count_classes, score, truth_table
 from sceneloom_training.evaluation.segmenter import load_segmenter
 from sceneloom_training.networks import ServedGenerator, SynthesisNetwork
 
-HALF_LIMIT = 16_000.0
-"""Largest value of any layer of a float16 graph."""
+HALF_LIMIT = 16_000.0  # largest value of any layer of a float16 graph
 
 
 class RoundedSynthesizer(Synthesizer):
     """Runs a generator in float32 on the CPU, with every tensor rounded to 16 bits."""
 
     def __init__(self, generator: SynthesisNetwork, contract: Contract, dtype: torch.dtype) -> None:
-        """Copy a generator and round its weights; norms' scales and shifts stay float32.
-
-        Args:
-            generator: float32, in eval mode.
-            contract: of the model.
-            dtype: float16 or bfloat16.
-        """
+        """Copy a float32 generator and round its weights, except norms' scales and shifts."""
         super().__init__(contract)
         self.largest: dict[str, float] = {}
-        """Layer -> largest absolute value that it gave, before it was rounded; not a number where
-        it gave one that is not finite.
-        """
+        """Layer -> largest absolute value before rounding, or NaN if one was not finite."""
         self._dtype = dtype
         rounded = copy.deepcopy(generator).eval()
         for module in rounded.modules():
@@ -78,10 +69,10 @@ class RoundedSynthesizer(Synthesizer):
         self, label_maps: LabelMap, instance_maps: InstanceMap | None, styles: Style | None
     ) -> Image:
         """Run one batch; see `Synthesizer.run_batch`."""
-        tensors = [
+        inputs = [
             None if x is None else torch.from_numpy(x) for x in (label_maps, instance_maps, styles)
         ]
-        # While the network runs, and only then: what is around it is float32.
+        # While the network runs, and only then: the steps around it are float32.
         mode, stack = _Rounding(self._dtype, self.largest), contextlib.ExitStack()
         hooks = [
             self._network.register_forward_pre_hook(lambda *_: stack.enter_context(mode) and None),
@@ -95,7 +86,7 @@ class RoundedSynthesizer(Synthesizer):
                 ]
         try:
             with torch.inference_mode():
-                image: Image = self._served(*tensors).numpy()
+                image: Image = self._served(*inputs).numpy()
         finally:
             stack.close()
             for hook in hooks:
@@ -104,13 +95,12 @@ class RoundedSynthesizer(Synthesizer):
 
 
 _BETWEEN = "between layers"
-_FLOAT32 = (torch.tanh, torch.Tensor.tanh)
-"""The last step, which is float32 in every engine."""
 _LOOKS = (torch.is_grad_enabled, torch.is_floating_point)
+_FLOAT32 = (torch.tanh, torch.Tensor.tanh)  # the last step, in every engine
 
 
 class _Rounding(TorchFunctionMode):
-    """Rounds what every function of torch returns, and keeps the largest of each layer."""
+    """Rounds the results of torch's functions, and keeps the largest of each layer."""
 
     def __init__(self, dtype: torch.dtype, largest: dict[str, float]) -> None:
         super().__init__()
@@ -138,19 +128,12 @@ class _Rounding(TorchFunctionMode):
             before = self._largest.get(self.layer, 0.0)
             self._largest[self.layer] = max(before, reached) if finite else math.nan
         rounded = result.to(self._dtype)
-        # A function that changed its argument in place: rounding must, too.
+        # After a function in place, rounding is in place, too.
         return result.copy_(rounded) if args and result is args[0] else rounded.float()
 
 
 def check_half_range(largest: Mapping[str, float]) -> None:
-    """Refuse a float16 graph whose values come near the end of the range.
-
-    Args:
-        largest: of `RoundedSynthesizer`, after it has run.
-
-    Raises:
-        ParityError: names the layers; what overflows first makes those after it not finite.
-    """
+    """Refuse values near the end of float16's range; raises ParityError with their layers."""
     broken = {n: v for n, v in largest.items() if math.isnan(v) or v > HALF_LIMIT}
     if broken:
         ordered = sorted(broken.items(), key=lambda item: item[0] == _BETWEEN)
@@ -165,13 +148,7 @@ def check_half_range(largest: Mapping[str, float]) -> None:
 
 
 def quantise(source: Path, target: Path, maps: Sequence[Request]) -> None:
-    """Write the quantised form of a float32 graph; its weights are in a file beside it.
-
-    Args:
-        source: the graph with accurate norms.
-        target: the graph to write, in the same folder.
-        maps: what ranges are found on, at network size.
-    """
+    """Write a graph with accurate norms in int8, with ranges from maps at network size."""
     graph = onnx.load(source, load_external_data=False).graph
     convolutions = [node.name for node in graph.node if node.op_type == "Conv"]
     with quiet(None):
@@ -195,56 +172,29 @@ def quantise(source: Path, target: Path, maps: Sequence[Request]) -> None:
 
 
 class _Maps(quantization.CalibrationDataReader):  # type: ignore[misc]
-    """Feeds maps one by one."""
-
     def __init__(self, maps: Sequence[Request]) -> None:
         self._left = iter(maps)
 
     def get_next(self) -> dict[str, Any] | None:
         request = next(self._left, None)
-        if request is None:
-            return None
-        feeds = {
-            INPUT_LABELS: request.label_map,
-            INPUT_INSTANCES: request.instance_map,
-            INPUT_STYLE: request.style,
-        }
-        return {name: array[None] for name, array in feeds.items() if array is not None}
-
-
-MOST_LOST = 1.0
-"""Points of mean IoU that bf16 and int8 may lose."""
+        return None if request is None else tensors(*stack([request]))
 
 
 class Recognition:
-    """A segmenter, and maps whose pictures it is shown."""
+    """A segmenter, and maps of the pictures that it sees."""
 
     def __init__(self, segmenter: Path, schema: LabelSchema, requests: Sequence[Request]) -> None:
-        """Load the segmenter.
-
-        Args:
-            segmenter: as `sceneloom evaluate` takes it.
-            schema: of the label maps.
-            requests: scenes that look like what the segmenter was trained on.
-
-        Raises:
-            CheckpointError: the segmenter cannot be loaded.
-            InputError: it has no class in common with the schema.
-        """
+        """Load a segmenter; raises CheckpointError, or InputError without a common class."""
         self._segmenter = load_segmenter(segmenter)
         table, _ = truth_table(schema, self._segmenter.schema)
         size = (self._segmenter.height, self._segmenter.width)
         truths = [resize_nearest(table[request.label_map], *size) for request in requests]
         self._truth, self._size = np.stack(truths), size
         self.pictures = len(truths)
-        """How many maps there are."""
+        """Count of the maps."""
 
     def mean_iou(self, pictures: Sequence[Image]) -> float:
-        """Mean IoU of the pictures of all maps, 0 to 100.
-
-        Args:
-            pictures: uint8 [1, H, W, 3], one for each map.
-        """
+        """Mean IoU of the pictures, uint8 [1, H, W, 3] of each map, 0 to 100."""
         shown = np.stack([resize_picture(picture[0], *self._size) for picture in pictures])
         channels = self._segmenter.schema.channels
         counts = count_classes(self._segmenter.segment(shown), self._truth, channels)
@@ -254,18 +204,12 @@ class Recognition:
     def check(
         self, references: Sequence[Image], candidates: Sequence[Image], precision: str
     ) -> float:
-        """Hold a precision's pictures beside float32's.
-
-        Returns:
-            the points of mean IoU that it loses; less than 0 where it gains.
-
-        Raises:
-            ParityError: more than `MOST_LOST`.
-        """
+        """Points of mean IoU that a precision loses, or gains below 0; raises ParityError."""
         before, after = self.mean_iou(references), self.mean_iou(candidates)
-        if before - after > MOST_LOST:
+        if before - after > MAX_LOST_IOU:
             raise ParityError(
                 f"{precision} loses {before - after:.1f} points of mean IoU in the eyes of "
-                f"{self._segmenter.name} ({before:.1f} to {after:.1f}), {MOST_LOST:g} is the limit"
+                f"{self._segmenter.name} ({before:.1f} to {after:.1f}), {MAX_LOST_IOU:g} is the "
+                "limit"
             )
         return before - after

@@ -1,8 +1,8 @@
-"""Proving an export: the maps it is proven and calibrated on, reference pictures by PyTorch in
-float32, and judges of lower precisions.
+"""The proof of an export: its maps, reference pictures by PyTorch in float32, and verdicts on lower
+precisions.
 
-A fast precision is proven on maps of eight kinds beside the others: what one kind keeps within the
-limits another may not.
+A fast precision is proven on maps of eight kinds beside the others, because each kind may break
+other limits.
 """
 
 from __future__ import annotations
@@ -18,25 +18,20 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from sceneloom import progress
 from sceneloom.contract import STYLE_ROWS, Contract
 from sceneloom.errors import InputError, ParityError, SizeError
-from sceneloom.file_tree import LeftOut
-from sceneloom.maps import Image, OnUnknown, read_instance_map, read_label_map, renumber_instances
+from sceneloom.files import LeftOut
+from sceneloom.maps import OnUnknown, read_instance_map, read_label_map, renumber_instances
 from sceneloom.pairing import pair_maps
 from sceneloom.request import Padding, Request, prepare
+from sceneloom.synthesizer import Synthesizer
 from sceneloom_export.precision import Recognition, RoundedSynthesizer, check_half_range
-from sceneloom_serving.bundle import BLOCK, References
+from sceneloom_serving import parity
+from sceneloom_serving.bundle import BLOCK, Golden, References, block_means
 from sceneloom_serving.onnx_runtime import OnnxRuntimeSynthesizer
 from sceneloom_serving.openvino_runtime import OpenVinoSynthesizer
-from sceneloom_serving.parity import (
-    Parity,
-    Precision,
-    check_parity,
-    check_proof,
-    compare,
-    reference_pictures,
-    run_parity,
-)
+from sceneloom_serving.parity import Parity, Precision, reference_pictures
 from sceneloom_streets import draw_street
 from sceneloom_training.networks import SynthesisNetwork
 from sceneloom_training.torch_synthesizer import TorchSynthesizer
@@ -45,32 +40,25 @@ _DTYPES: dict[Precision, torch.dtype] = {"fp16": torch.float16, "bf16": torch.bf
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Judged:
-    """What a precision does to a model's pictures."""
+class PrecisionVerdict:
+    """Effect of a precision on a model's pictures."""
 
     precision: Precision
-    """The precision."""
     parity: Parity
-    """Of PyTorch's graph with every tensor rounded, or of the quantised graph's engine."""
+    """Parity of PyTorch's graph with every tensor rounded, or of the quantised graph's engine."""
     lost: float | None = None
-    """Points of mean IoU that it costs, where a segmenter was given and the limits were kept."""
+    """Lost points of mean IoU, with a segmenter and within the limits."""
     largest: dict[str, float] = dataclasses.field(default_factory=dict)
     """Layer -> largest absolute value before rounding."""
     reason: str | None = None
-    """Why it may not be used; None if it may."""
 
     def to_json(self) -> dict[str, Any]:
-        """As a JSON object; a layer that was not finite is null."""
+        """The verdict as a JSON object, with null for a layer that was not finite."""
         largest = {n: v if v == v else None for n, v in self.largest.items()}
-        return {
-            "parity": self.parity.to_json(),
-            "lost_mean_iou": self.lost,
-            "largest": largest,
-            "reason": self.reason,
-        }
+        found = {"parity": self.parity.to_json(), "lost_mean_iou": self.lost}
+        return {**found, "largest": largest, "reason": self.reason}
 
     def __str__(self) -> str:
-        """One line for people."""
         if self.reason is not None:
             return f"{self.precision} left out: {self.reason}"
         lost = "" if self.lost is None else f"; loses {self.lost:.1f} points of mean IoU"
@@ -80,8 +68,9 @@ class Judged:
 def make_references(
     generator: SynthesisNetwork, contract: Contract, maps: list[Request]
 ) -> References:
-    """PyTorch's pictures, float32, on the CPU."""
-    pictures = reference_pictures(TorchSynthesizer(generator, contract), maps)
+    """PyTorch's pictures in float32 on the CPU."""
+    torch_ = TorchSynthesizer(generator, contract)
+    pictures = reference_pictures(torch_, maps, "render with PyTorch")
     return References(requests=maps, pictures=pictures)
 
 
@@ -91,109 +80,79 @@ def judge_rounded(
     precision: Precision,
     references: References,
     recognition: Recognition | None = None,
-) -> Judged:
-    """Run PyTorch's graph with every tensor rounded, and hold it against the limits.
-
-    Args:
-        generator: float32.
-        contract: of the model.
-        precision: fp16 or bf16.
-        references: maps, and the pictures they must give.
-        recognition: also looks at the pictures of bf16.
-    """
+) -> PrecisionVerdict:
+    """Check PyTorch's graph rounded to fp16 or bf16, and bf16's recognition."""
     rounded = RoundedSynthesizer(generator, contract, _DTYPES[precision])
-    pictures = reference_pictures(rounded, references.requests)
     seen = recognition if precision == "bf16" else None
-    judged = _judge(
-        f"PyTorch's graph rounded to {precision}", precision, references, pictures, seen
-    )
-    judged = dataclasses.replace(judged, largest=rounded.largest)
+    name = f"PyTorch's graph rounded to {precision}"
+    verdict = _judge(name, precision, references, rounded, seen)
+    verdict = dataclasses.replace(verdict, largest=rounded.largest)
     if precision == "fp16":
         try:
             check_half_range(rounded.largest)
-        except ParityError as error:  # it explains whatever else is wrong
-            return dataclasses.replace(judged, reason=str(error))
-    return judged
+        except ParityError as error:  # it explains any other fault
+            return dataclasses.replace(verdict, reason=str(error))
+    return verdict
 
 
 def judge_quantised(
     graph: Path, references: References, recognition: Recognition | None = None
-) -> Judged:
-    """Run the quantised graph in OpenVINO, which computes it in int8, and hold it against the
-    limits.
-    """
+) -> PrecisionVerdict:
+    """Check the quantised graph in OpenVINO, which computes it in int8, against the limits."""
     with OpenVinoSynthesizer(graph, precision="int8") as engine:
-        pictures = reference_pictures(engine, references.requests)
-    return _judge(graph.name, "int8", references, pictures, recognition)
+        return _judge(graph.name, "int8", references, engine, recognition)
 
 
 def _judge(
     name: str,
     precision: Precision,
     references: References,
-    pictures: list[Image],
+    engine: Synthesizer,
     recognition: Recognition | None,
-) -> Judged:
-    parity, lost, reason = compare(references.pictures, pictures), None, None
+) -> PrecisionVerdict:
+    pictures = reference_pictures(engine, references.requests, f"judge {precision}")
+    found, lost, reason = parity.compare(references.pictures, pictures), None, None
     try:
-        check_proof(parity, precision, name, len(references.requests))
+        parity.check_proof(found, precision, name, len(references.requests))
         if recognition is not None:
             count = recognition.pictures
-            lost = recognition.check(references.pictures[-count:], pictures[-count:], precision)
+            with progress.stage(f"segment the pictures of {precision}"):
+                lost = recognition.check(references.pictures[-count:], pictures[-count:], precision)
     except ParityError as error:
         reason = str(error)
-    return Judged(precision=precision, parity=parity, lost=lost, reason=reason)
+    return PrecisionVerdict(precision=precision, parity=found, lost=lost, reason=reason)
 
 
 def check_graph(
     graph: Path, precision: Precision, references: References, count: int
 ) -> Parity | None:
-    """Prove that an exported graph says what PyTorch's does, in ONNX Runtime on the CPU.
+    """Compare a graph in ONNX Runtime on the CPU with the first references; raises ParityError.
 
-    Only small maps are used: its norms are not accurate on large ones, and it rounds no halves.
-
-    Args:
-        graph: the exported graph.
-        precision: whose limits hold.
-        references: maps, the small ones first.
-        count: how many of them; with none, nothing is proven.
-
-    Raises:
-        ParityError: the pictures differ.
+    Those are small: its norms are not accurate on large ones, and it rounds no halves.
     """
     if not count:
         return None
     runtime = OnnxRuntimeSynthesizer(graph)
-    parity = run_parity(references.pictures[:count], runtime, references.requests[:count])
-    check_parity(parity, precision, f"{graph.name} in ONNX Runtime")
-    return parity
+    found = parity.run_parity(references.pictures[:count], runtime, references.requests[:count])
+    parity.check_parity(found, precision, f"{graph.name} in ONNX Runtime")
+    return found
 
 
 CALIBRATION_MAPS = 8
-_CALIBRATION_SIZE = _MODERATE_SIZE = (256, 512)
+_MODERATE_SIZE = (256, 512)
 _STREETS = 3
 _OF_STREETS = {"cityscapes": False, "cityscapes-markings": True}
-"""Schemas that streets are drawn in, and whether they tell lane markings from the road."""
-_STREET_SEED = 3_000_000
-"""Far from every street that anything was trained or tested on."""
+"""Schema of streets -> whether it has classes for lane markings."""
+_STREET_SEED = 3_000_000  # far from every street of training or tests
+_GOLDEN_CLASSES = 16  # as in streets
 
 
 def reference_maps(
     contract: Contract, largest: tuple[int, int], own: list[Request], *, kinds: bool = False
 ) -> list[Request]:
-    """The maps that parity is proven on, the largest last.
-
-    Args:
-        contract: of the model, with the sizes it is served at.
-        largest: the (height, width) to prove it at, where the contract takes any size.
-        own: the user's, in front of the last.
-        kinds: add maps of eight kinds, and three streets where the schema is Cityscapes', at a
-            moderate size: what a fast precision is proven on.
-
-    Returns:
-        shapes of every kind at small sizes, or at all that the contract names; then one map at the
-        largest: a street where the schema is Cityscapes', whose large even regions are what
-        inaccurate norms fail on.
+    """The maps of the parity proof: shapes at small sizes or the contract's, with `kinds` for fast
+    precisions all kinds and streets at a moderate size, the user's own, and one at `largest`: for
+    Cityscapes' schemas a street, on whose large even regions inaccurate norms fail.
     """
     sizes = probe_sizes(contract)
     last = max(sizes, key=lambda s: s[0] * s[1])
@@ -206,7 +165,7 @@ def reference_maps(
             size = min(contract.sizes, key=lambda s: s[0] * s[1])
         else:
             moderate = [min(*sides) for sides in zip(largest, _MODERATE_SIZE, strict=True)]
-            size = contract.network_size(*(max(side, contract.min_side) for side in moderate))
+            size = contract.network_size(*(max(side, contract.smallest_side) for side in moderate))
         streets = _STREETS if contract.schema.name in _OF_STREETS else 0
         more = draw_kinds(contract, *size, seed=2000)
         more += [draw_map(contract, size, 200 + number) for number in range(streets)]
@@ -214,11 +173,13 @@ def reference_maps(
 
 
 def calibration_maps(contract: Contract, own: list[Request]) -> list[Request]:
-    """The maps that ranges of int8 are found on: the user's own, or else drawn ones."""
+    """The maps for the ranges of int8: the user's own, or else drawn ones."""
     if own:
         return own[:CALIBRATION_MAPS]
-    side = 2 * contract.min_side
-    size = contract.network_size(max(_CALIBRATION_SIZE[0], side), max(_CALIBRATION_SIZE[1], side))
+    if contract.sizes is not None:
+        size = max(contract.sizes, key=lambda s: s[0] * s[1])
+    else:
+        size = contract.network_size(*(max(s, 2 * contract.smallest_side) for s in _MODERATE_SIZE))
     return [draw_map(contract, size, 100 + number) for number in range(CALIBRATION_MAPS)]
 
 
@@ -227,27 +188,16 @@ class OwnMaps:
     """The first maps of a user's folder."""
 
     requests: list[Request]
-    """As the network takes them."""
     found: int
-    """How many maps the folder has."""
+    """Count of maps in the folder."""
     left_out: Sequence[LeftOut]
-    """What else lies in it."""
 
 
 def read_own_maps(
     contract: Contract, folder: Path, most: int, *, unknown: OnUnknown = "error"
 ) -> OwnMaps:
-    """Read the first maps of a folder, in `test_label` and `test_inst` or side by side.
-
-    Args:
-        contract: of the model.
-        folder: as `sceneloom render` takes it.
-        most: how many are read.
-        unknown: what to do with label ids that the schema does not have.
-
-    Raises:
-        InputError: there are none, or one is broken; the text names its file.
-        SizeError: one has to be padded; parity is measured on whole pictures.
+    """Read the first maps of a folder, in `test_label` and `test_inst` or side by side; raises
+    InputError, or SizeError for one to be padded: parity is measured on whole pictures.
     """
     labels, instances = folder / "test_label", folder / "test_inst"
     pairs, left_out = pair_maps(
@@ -255,11 +205,11 @@ def read_own_maps(
         instances if instances.is_dir() else folder,
         training_ids=contract.schema.has_training_ids,
     )
-    needs = contract.boundaries or contract.style_channels
     requests = []
     for pair in pairs[:most]:
         label_map = read_label_map(pair.label, contract.schema, unknown=unknown)
-        instance_map = read_instance_map(pair.instance) if needs and pair.instance else None
+        wanted = pair.instance if contract.wants_instances else None
+        instance_map = read_instance_map(wanted) if wanted else None
         try:
             request = prepare(contract, label_map, instance_map)
         except InputError as error:
@@ -273,55 +223,45 @@ def read_own_maps(
 
 
 def draw_map(contract: Contract, size: tuple[int, int], seed: int) -> Request:
-    """Draw a map that nothing was trained on: a street where the schema is Cityscapes'.
-
-    Args:
-        contract: of the model.
-        size: (height, width), as the network takes it.
-        seed: equal seeds give equal maps.
-    """
+    """Draw a map outside every training set: a street for Cityscapes' schemas."""
     if contract.schema.name not in _OF_STREETS:
         return draw_probe(contract, *size, seed)
-    markings = _OF_STREETS[contract.schema.name]
-    street = draw_street(_STREET_SEED + seed, *size, markings=markings)
-    needs = contract.boundaries or contract.style_channels
-    return prepare(contract, street.label_map, street.instance_map if needs else None)
+    street = draw_street(_STREET_SEED + seed, *size, markings=_OF_STREETS[contract.schema.name])
+    instances = street.instance_map if contract.wants_instances else None
+    return prepare(contract, street.label_map, instances)
 
 
 _LARGEST_INSTANCE_ID = 2**31 - 1
 
 
 def probe_sizes(contract: Contract) -> list[tuple[int, int]]:
-    """The (height, width) pairs to try: those the engine is for, or three of different shape if it
-    takes any.
-    """
+    """The (height, width) pairs to try: the contract's, or three of different shape."""
     if contract.sizes is not None:
         return list(contract.sizes)
-    side = max(contract.min_side, 64 // contract.size_multiple * contract.size_multiple)
+    side = max(contract.smallest_side, 64 // contract.size_multiple * contract.size_multiple)
     return [(side, side), (2 * side, 3 * side), (3 * side, 2 * side + contract.size_multiple)]
 
 
 def golden_size(contract: Contract) -> tuple[int, int]:
-    """The (height, width) of the golden map: an engine's first size, or at least 4 by 8 blocks."""
+    """(height, width) of the golden map: an engine's first size, or at least 4 by 8 blocks."""
     if contract.sizes is not None:
         return contract.sizes[0]
     unit = math.lcm(contract.size_multiple, BLOCK)
-    height = -(-max(contract.min_side, 4 * BLOCK) // unit) * unit
+    height = -(-max(contract.smallest_side, 4 * BLOCK) // unit) * unit
     return height, 2 * height
+
+
+def make_golden(generator: SynthesisNetwork, contract: Contract) -> Golden:
+    """Draw the golden map, and take the block means of PyTorch's picture."""
+    request = draw_probe(contract, *golden_size(contract), seed=1000, classes=_GOLDEN_CLASSES)
+    image = TorchSynthesizer(generator, contract).run_requests([request])[0]
+    return Golden(request=request, block_means=block_means(image))
 
 
 def draw_probe(
     contract: Contract, height: int, width: int, seed: int, *, classes: int | None = None
 ) -> Request:
-    """Draw one map: bands of labels, then ellipses, boxes and lines, each an instance of its own.
-
-    Args:
-        contract: decides the labels and which inputs there are.
-        height: pixels, a multiple of the contract's.
-        width: likewise.
-        seed: equal seeds give equal maps.
-        classes: most labels that occur, out of all of the schema; None is no limit.
-    """
+    """Draw bands of labels, then ellipses, boxes and lines, each an instance of its own."""
     rng = np.random.default_rng(seed)
     channels = contract.schema.channels
     label_map = np.zeros((height, width), np.uint8)
@@ -353,64 +293,44 @@ def draw_probe(
     if contract.style_channels:
         instance_map, _ = renumber_instances(instance_map, STYLE_ROWS)
         style = rng.normal(0.0, 0.5, (STYLE_ROWS, contract.style_channels)).astype(np.float32)
-    wants_instances = contract.boundaries or contract.style_channels > 0
-    return Request(
-        label_map=label_map,
-        instance_map=instance_map if wants_instances else None,
-        style=style,
-        padding=Padding(),
-    )
+    instances = instance_map if contract.wants_instances else None
+    return Request(label_map=label_map, instance_map=instances, style=style, padding=Padding())
 
 
-Regions = npt.NDArray[np.intp]
-"""[H, W]: which region a pixel belongs to, 0 to at most 200."""
-_MOST_REGIONS = 200
+_MAX_REGIONS = 200
 _FEW = 6
-KINDS = {
-    "even": True,
-    "stripes": True,
-    "slopes": True,
-    "crowd": True,
-    "cells": False,
-    "rings": True,
-    "blocks": False,
-    "lines": True,
-}
-"""Kind of a map -> whether a few classes occur in it, or all of the schema."""
+KINDS = ("even", "stripes", "slopes", "crowd", "cells", "rings", "blocks", "lines")
+_MANY_CLASSES = ("cells", "blocks")
+"""Kinds with all classes of the schema. The others have a few."""
 
 
 def draw_kinds(contract: Contract, height: int, width: int, seed: int) -> list[Request]:
-    """Draw a map of each kind, with a class and an instance for each region.
-
-    Args:
-        contract: decides the classes and which inputs there are.
-        height: pixels, as the network takes it.
-        width: likewise.
-        seed: equal seeds give equal maps.
-    """
+    """Draw a map of each kind, with a class and an instance for each region."""
     requests = []
     channels = contract.schema.channels
-    needs = contract.boundaries or contract.style_channels > 0
-    for number, (kind, few) in enumerate(KINDS.items()):
-        regions = draw_regions(kind, height, width, np.random.default_rng((seed, number)))
+    for number, kind in enumerate(KINDS):
+        regions = _draw_regions(kind, height, width, np.random.default_rng((seed, number)))
         rng = np.random.default_rng((number, regions.size))
-        classes = rng.permutation(channels)[: _FEW if few else channels]
-        of_region = classes[rng.integers(0, len(classes), _MOST_REGIONS + 1)]
+        classes = rng.permutation(channels)[: channels if kind in _MANY_CLASSES else _FEW]
+        of_region = classes[rng.integers(0, len(classes), _MAX_REGIONS + 1)]
         of_region[: len(classes)] = classes[: len(of_region)]
         label_map = of_region[regions].astype(np.uint8)
-        requests.append(prepare(contract, label_map, regions.astype(np.int32) if needs else None))
+        instances = regions.astype(np.int32) if contract.wants_instances else None
+        requests.append(prepare(contract, label_map, instances))
     return requests
 
 
-def draw_regions(kind: str, height: int, width: int, rng: np.random.Generator) -> Regions:
-    """Draw the regions of a map of one of `KINDS`.
+def _draw_regions(
+    kind: str, height: int, width: int, rng: np.random.Generator
+) -> npt.NDArray[np.intp]:
+    """[H, W], the region of each pixel, 0 to at most 200, for one of `KINDS`.
 
     even: a few large ones; stripes: upright; slopes: slanted bands; crowd: many small squares on
     even ground; cells: nearest of 60 points; rings: around a point; blocks: small squares; lines:
     thin ones over even ground.
     """
     rows, columns = np.arange(height)[:, None] / height, np.arange(width)[None] / width
-    regions: Regions = np.zeros((height, width), np.intp)
+    regions: npt.NDArray[np.intp] = np.zeros((height, width), np.intp)
     if kind == "even":
         upper, left = rng.uniform(0.3, 0.5), rng.uniform(0.6, 0.8)
         regions = (rows > upper) + 2 * (columns > left).astype(np.intp)
@@ -434,7 +354,7 @@ def draw_regions(kind: str, height: int, width: int, rng: np.random.Generator) -
         y, x = rng.uniform(0.3, 0.7, 2)
         regions = (np.hypot(rows - y, columns - x) * 16).astype(np.intp)
     elif kind == "blocks":
-        numbers = rng.integers(0, _MOST_REGIONS, (-(-height // 16), -(-width // 16)))
+        numbers = rng.integers(0, _MAX_REGIONS, (-(-height // 16), -(-width // 16)))
         regions = np.kron(numbers, np.ones((16, 16), np.intp))[:height, :width]
     else:
         drawn = np.zeros((height, width), np.int32)

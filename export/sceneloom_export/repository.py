@@ -1,19 +1,22 @@
 """The Triton model's configurations: the templates of `triton_models/` filled in for one export.
 
-`config.pbtxt` is what a server takes by default. `configs/NAME.pbtxt` are the variants that
-tritonserver's `--model-config-name` chooses from (docs/serving.md):
+`config.pbtxt` is a server's default. `configs/NAME.pbtxt` are the variants for tritonserver's
+`--model-config-name` (docs/serving.md):
 
     tensorrt              the plan in Triton's own backend, batch 1: latency
     tensorrt-throughput   the same plan, batches of up to 4
     onnxruntime           ONNX Runtime in Triton's own backend, CUDA provider, any size
     embedded              the Python backend; equal to config.pbtxt
 
-The encoded path's models are filled in from them. The contract of a variant can name other sizes
-than that of config.pbtxt, so those two that carry it have every variant, under the same names:
+The encoded path's models are filled in from them. A variant's contract can name other sizes, so the
+two models with a contract have every variant, under the same names:
 
     synthesis_encoded/   the ensemble that clients call, no code
     synthesis_decode/    its first step, a model.py over sceneloom_serving
     synthesis_encode/    its last step, the same
+
+`_set_model` writes a setting into every configuration of `synthesis`, `_set_any_size` into those
+without sizes of their own, `_set_queue` also into the encoded path's.
 """
 
 from __future__ import annotations
@@ -38,135 +41,77 @@ from sceneloom.contract import (
     Contract,
 )
 from sceneloom.triton.encoded import DECODE_MODEL, ENCODE_MODEL, ENCODED_MODEL, ENCODED_MODELS
-from sceneloom_export.graph import input_names
-from sceneloom_export.settings import ServingSettings
+from sceneloom_export.settings import TritonSettings
 from sceneloom_serving import templates
-from sceneloom_serving.bundle import FP16_FILE, MODEL_FILE, Config, read_config, write_config
+from sceneloom_serving.bundle import CPU_FILE, FP16_FILE, Config, read_config, write_config
+from sceneloom_serving.plan_record import input_shapes
 
-Size = tuple[int, int]
-"""(height, width)."""
-EMBEDDED = "embedded"
-_RUNTIMES = {
-    "tensorrt": "tensorrt",
-    "tensorrt-throughput": "tensorrt",
-    "onnxruntime": "onnxruntime-cuda",
-}
-"""Variant -> the runtime in its engine's name."""
-# What the template calls an input of `synthesis` on its way from the files.
+Size = tuple[int, int]  # (height, width)
 _OWN_TENSORS = {
     INPUT_INSTANCES: {INPUT_INSTANCES, "instance_file", "network_instance_map"},
     INPUT_STYLE: {INPUT_STYLE, "style_rows", "network_style"},
 }
+"""Input of `synthesis` -> its names in the templates on its way from the files."""
+
+
+def copy_template(model: str, repository: Path) -> None:
+    """Copy the template of a model into a repository."""
+    ignore = shutil.ignore_patterns("__pycache__")
+    shutil.copytree(templates() / model, repository / model, ignore=ignore)
 
 
 def write_configs(
     folder: Path,
     contract: Contract,
-    settings: ServingSettings,
+    settings: TritonSettings,
     *,
     largest: Size,
     engine: str,
     known: Mapping[str, str] = MappingProxyType({}),
 ) -> None:
-    """Fill in every template of a model's folder where it lies.
+    """Fill in the templates in `synthesis/`, beside the graphs in `1/`.
 
-    Args:
-        folder: `synthesis/`, a copy of the templates with the graphs in `1/`.
-        contract: goes into `parameters`; decides which inputs there are.
-        settings: batching, queue, warm-up and instances.
-        largest: without sizes in the contract, the (height, width) of the variants that are built
-            for fixed ones.
-        engine: what the Python backend runs.
-        known: further `parameters` of the Python backend's configuration.
-
-    Raises:
-        SizeError: a warm-up size that the model does not take.
+    Without sizes in the contract, the variants for fixed ones are at `largest`, (height, width).
+    `known` are further `parameters` of the Python backend. Raises SizeError for a warm-up size that
+    the model does not take.
     """
     template = folder / "config.pbtxt"
     base = read_config(template)
     sizes = contract.sizes or (contract.network_size(*largest),)
     for path in sorted((folder / "configs").glob("*.pbtxt")):
-        config = _variant(base, read_config(path), contract, settings, sizes)
-        half = (folder / "1" / FP16_FILE).is_file()
-        if config.backend == "onnxruntime":
-            config.default_model_filename = FP16_FILE if half else MODEL_FILE
-        runtime = _RUNTIMES[path.stem]
+        config = _make_variant(base, read_config(path), contract, settings, sizes)
+        half, runtime = (folder / "1" / FP16_FILE).is_file(), config.backend
+        if runtime == "onnxruntime":
+            config.default_model_filename = FP16_FILE if half else CPU_FILE
+            runtime = "onnxruntime-cuda"
         config.parameters[ENGINE_PARAMETER].string_value = f"{runtime}-{'fp16' if half else 'fp32'}"
         write_config(config, path)
-    fill_config(template, template, contract, settings, engine=engine, known=known)
-    (folder / "configs" / f"{EMBEDDED}.pbtxt").write_bytes(template.read_bytes())
-
-
-def fill_config(
-    template: Path,
-    target: Path,
-    contract: Contract,
-    settings: ServingSettings,
-    *,
-    engine: str,
-    known: Mapping[str, str] = MappingProxyType({}),
-) -> None:
-    """Fill in the template of config.pbtxt; arguments as of `write_configs`.
-
-    Raises:
-        SizeError: a warm-up size that the model does not take.
-    """
-    config = read_config(template)
     for name, value in {ENGINE_PARAMETER: engine, **known}.items():
-        config.parameters[name].string_value = value
-    config.max_batch_size = settings.max_batch_size
-    config.dynamic_batching.max_queue_delay_microseconds = settings.queue_delay_us
-    config.instance_group.add(kind=model_config_pb2.ModelInstanceGroup.KIND_CPU)
-    _fill(config, contract, settings)
-    _add_warmup(config, contract, settings.warmup_sizes, (1,))
-    write_config(config, target)
+        base.parameters[name].string_value = value
+    base.instance_group.add(kind=model_config_pb2.ModelInstanceGroup.KIND_CPU)
+    _set_any_size(base, contract, settings)
+    for path in (template, folder / "configs" / "embedded.pbtxt"):
+        write_config(base, path)
 
 
-def _variant(
+def _make_variant(
     base: Config,
     overlay: Config,
     contract: Contract,
-    settings: ServingSettings,
+    settings: TritonSettings,
     sizes: Sequence[Size],
 ) -> Config:
-    """A variant: the default template's tensors with what its own template says."""
+    """Make a variant from the default template's tensors and its own template's values."""
     config = model_config_pb2.ModelConfig()
     config.MergeFrom(base)
     config.MergeFrom(overlay)
     if not overlay.max_batch_size:  # leaves batching to the export, and takes any size
-        config.max_batch_size = settings.max_batch_size
-        config.dynamic_batching.max_queue_delay_microseconds = settings.queue_delay_us
-        _fill(config, contract, settings)
-        _add_warmup(config, contract, settings.warmup_sizes, (1,))
+        _set_any_size(config, contract, settings)
         return config
-    _fill(config, dataclasses.replace(contract, sizes=tuple(sizes)), settings)
-    _fix_sizes(config, sizes)
-    _add_warmup(config, contract, sizes, sorted({1, config.max_batch_size}))
-    return config
-
-
-def _fill(config: Config, contract: Contract, settings: ServingSettings) -> None:
-    """What every configuration has: tensors, contract, instances, queue."""
-    names = input_names(contract)
-    inputs = [tensor for tensor in config.input if tensor.name in names]
-    del config.input[:]
-    config.input.extend(inputs)
-    for tensor in config.input:
-        if tensor.name == INPUT_STYLE:
-            tensor.dims[:] = [STYLE_ROWS, contract.style_channels]
-    config.parameters[PARAMETER].string_value = contract.dumps()
-    config.parameters[MAX_PIXELS_PARAMETER].string_value = str(settings.max_pixels)
-    config.instance_group[0].count = settings.instances
-    _set_queue(config, settings)
-
-
-def _fix_sizes(config: Config, sizes: Sequence[Size]) -> None:
-    """Say for which sizes an engine is built.
-
-    With a single size it stands in the tensors' dims, so that Triton itself refuses every other
-    with INVALID_ARGUMENT. The TensorRT backend takes that beside a plan of that size as well as
-    beside a plan for a range; where dims are free it refuses other sizes itself, with INTERNAL.
-    """
+    _set_model(config, dataclasses.replace(contract, sizes=tuple(sizes)), settings)
+    # With a single size it stands in the tensors' dims, so that Triton itself refuses every other
+    # with INVALID_ARGUMENT. The TensorRT backend takes that beside a plan of that size as well as
+    # beside a plan for a range; with free dims it refuses other sizes itself, with INTERNAL.
     if len(sizes) == 1:
         for tensor in [*config.input, *config.output]:
             if tensor.name != INPUT_STYLE:
@@ -182,6 +127,31 @@ def _fix_sizes(config: Config, sizes: Sequence[Size]) -> None:
                 spec = config.optimization.cuda.graph_spec.add(batch_size=batch)
                 for tensor in config.input:
                     spec.input[tensor.name].dim[:] = _shape(tensor, size)
+    _add_warmup(config, contract, sizes, sorted({1, config.max_batch_size}))
+    return config
+
+
+def _set_any_size(config: Config, contract: Contract, settings: TritonSettings) -> None:
+    """Set the export's batching and warm-up, and what `_set_model` sets."""
+    config.max_batch_size = settings.max_batch_size
+    config.dynamic_batching.max_queue_delay_microseconds = settings.queue_delay_us
+    _set_model(config, contract, settings)
+    _add_warmup(config, contract, settings.warmup_sizes, (1,))
+
+
+def _set_model(config: Config, contract: Contract, settings: TritonSettings) -> None:
+    """Set tensors, contract, instances and queue."""
+    names = input_shapes(contract, 1, 1, 1)
+    inputs = [tensor for tensor in config.input if tensor.name in names]
+    del config.input[:]
+    config.input.extend(inputs)
+    for tensor in config.input:
+        if tensor.name == INPUT_STYLE:
+            tensor.dims[:] = [STYLE_ROWS, contract.style_channels]
+    config.parameters[PARAMETER].string_value = contract.dumps()
+    config.parameters[MAX_PIXELS_PARAMETER].string_value = str(settings.max_pixels)
+    config.instance_group[0].count = settings.instances
+    _set_queue(config, settings)
 
 
 def _add_warmup(
@@ -204,22 +174,16 @@ def _shape(tensor: Any, size: Size) -> list[int]:
     return list(tensor.dims) if tensor.name == INPUT_STYLE else list(size)
 
 
-def write_encoded_models(repository: Path, settings: ServingSettings) -> None:
-    """Write the three models of the encoded path into a repository.
-
-    Args:
-        repository: with `synthesis/config.pbtxt` and its variants as they will be served.
-        settings: queue and largest picture.
-    """
+def write_encoded_models(repository: Path, settings: TritonSettings) -> None:
+    """Write the encoded path's models for the served configurations of `synthesis`."""
     served = repository / MODEL_NAME
     for model in ENCODED_MODELS:
-        ignore = shutil.ignore_patterns("__pycache__")
-        shutil.copytree(templates() / model, repository / model, ignore=ignore)
+        copy_template(model, repository)
     configs = [served / "config.pbtxt", *sorted((served / "configs").glob("*.pbtxt"))]
     for model in (ENCODED_MODEL, DECODE_MODEL):
         template = read_config(repository / model / "config.pbtxt")
         for path in configs:
-            config = _filled(template, read_config(path), settings)
+            config = _encoded_config(template, read_config(path), settings)
             write_config(config, repository / model / path.relative_to(served))
     path = repository / ENCODE_MODEL / "config.pbtxt"
     encode = read_config(path)
@@ -227,8 +191,8 @@ def write_encoded_models(repository: Path, settings: ServingSettings) -> None:
     write_config(encode, path)
 
 
-def _filled(template: Config, served: Config, settings: ServingSettings) -> Config:
-    """A template with what one configuration of `synthesis` says."""
+def _encoded_config(template: Config, served: Config, settings: TritonSettings) -> Config:
+    """Make a configuration of the encoded path for one of `synthesis`."""
     config = model_config_pb2.ModelConfig()
     config.CopyFrom(template)
     text = served.parameters[PARAMETER].string_value
@@ -257,7 +221,7 @@ def _filled(template: Config, served: Config, settings: ServingSettings) -> Conf
     return config
 
 
-def _set_queue(config: Config, settings: ServingSettings) -> None:
+def _set_queue(config: Config, settings: TritonSettings) -> None:
     policy = config.dynamic_batching.default_queue_policy
     policy.max_queue_size = settings.queue_size
     policy.default_timeout_microseconds = round(settings.queue_timeout_s * 1e6)

@@ -1,64 +1,49 @@
-"""Settings of an export and of a TensorRT build, and optimisation profiles as people write them.
-Light: no torch, no onnx, no TensorRT.
-"""
+"""Settings of an export and of a TensorRT build; light: no torch, onnx or TensorRT."""
 
 from __future__ import annotations
 
 import dataclasses
-import re
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Annotated, Literal, get_args
+
+from annotated_types import Ge, Interval
 
 from sceneloom.contract import Contract
 from sceneloom.errors import SchemaError, SizeError
+from sceneloom.maps import parse_size
+from sceneloom.validation import checked
 from sceneloom_serving.parity import CLASSES, Precision, PrecisionClass
 from sceneloom_serving.plan_record import Hardware, Profile
 
 ExportPrecision = Literal["exact", "fast", "fp32", "fp16", "bf16", "int8"]
 """A class of precisions, or one of them."""
-_SIDE = re.compile(r"[1-9][0-9]{0,4}")
-_RANGES = {
-    "max_batch_size": (1, 1024),
-    "queue_delay_us": (0, 60_000_000),
-    "queue_size": (0, 1_000_000),
-    "queue_timeout_s": (0, 86_400),
-    "instances": (1, 64),
-    "max_pixels": (1, 1 << 32),
-}
+FLOAT32 = "float32/"  # prefix of nodes that stay float32 in TensorRT 8.6's engine of half
+_LARGEST_BATCH = 1024
 
 
+@checked(SchemaError)
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ServingSettings:
+class TritonSettings:
     """How the exported model is served; written into its config.pbtxt."""
 
-    max_batch_size: int = 1
-    """Largest batch of one execution. 1 is the latency profile; a larger one takes memory for each
-    picture.
-    """
-    queue_delay_us: int = 0
+    max_batch_size: Annotated[int, Interval(ge=1, le=_LARGEST_BATCH)] = 1
+    """Largest batch of one execution; each picture takes memory. 1 is the latency profile."""
+    queue_delay_us: Annotated[int, Interval(ge=0, le=60_000_000)] = 0
     """Microseconds a request may wait for others to join its batch."""
-    queue_size: int = 0
+    queue_size: Annotated[int, Interval(ge=0, le=1_000_000)] = 0
     """Requests that may wait; one more is refused with "queue full". 0 sets no limit: with one,
-    Triton lets requests wait for half a second now and then though nothing runs (docs/serving.md).
+    Triton sometimes waits for half a second while it is idle (docs/serving.md).
     """
-    queue_timeout_s: float = 0.0
-    """Seconds a request may wait before it is refused with "timeout expired". 0 sets no limit; with
-    one, Triton does the same.
-    """
-    instances: int = 1
+    queue_timeout_s: Annotated[float, Interval(ge=0, le=86_400)] = 0.0
+    """Seconds a request may wait before it is refused with "timeout expired". 0 sets no limit."""
+    instances: Annotated[int, Interval(ge=1, le=64)] = 1
     """Copies of the model that run side by side, each with its own memory."""
-    max_pixels: int = 8_388_608
-    """Largest picture that the server takes, in pixels: 4 times 2048x1024. Memory grows with it."""
+    max_pixels: Annotated[int, Interval(ge=1, le=1 << 32)] = 8_388_608
+    """Largest picture of the server in pixels: 4 times 2048x1024. Memory grows with it."""
     warmup: tuple[str, ...] = ()
-    """Sizes to run once while loading, as WIDTHxHEIGHT; each must be one that the model takes."""
+    """Sizes to run once while loading, as WIDTHxHEIGHT; the model must take each."""
 
     def __post_init__(self) -> None:
-        """Check the ranges."""
-        for field, (low, high) in _RANGES.items():
-            if not low <= getattr(self, field) <= high:
-                raise SchemaError(
-                    f"{field} is {getattr(self, field)}; it is from {low:,} to {high:,}"
-                )
         for text in self.warmup:
             parse_size(text)
 
@@ -68,38 +53,28 @@ class ServingSettings:
         return [parse_size(text) for text in self.warmup]
 
 
+@checked(SchemaError)
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ExportSettings:
-    """What is exported, and on what it is proven."""
+    """Precisions of an export, and its proof."""
 
     precision: tuple[ExportPrecision, ...] = ("exact",)
-    """What to prove and, where it passes, to write: exact is fp32 and fp16; fast also bf16 and
-    int8, and names the fastest of all in config.pbtxt. Or the precisions themselves: fp32 always is
-    one of them; int8 is calibrated on maps and takes longer.
+    """Precisions to prove and, if they pass, to write: exact is fp32 and fp16; fast also bf16 and
+    int8, and names the fastest of all in config.pbtxt. Or single ones: fp32 is always included;
+    int8 is calibrated on maps and takes longer.
     """
     maps: Path | None = None
-    """Folder of your own label and instance maps, to be proven and calibrated on beside drawn ones;
-    the first eight are used.
-    """
+    """Folder of your own maps, for proof and calibration; the first eight are used."""
     unknown: Literal["error", "unlabelled"] = "error"
-    """What to do with label ids of your maps that the schema does not have: refuse the map, or read
-    them as unlabelled.
-    """
+    """Label ids of your maps outside the schema: refuse the map, or read them as unlabelled."""
     segmenter: Path | None = None
-    """Segmenter, as evaluate takes it, that looks at the pictures of bf16 and int8: those of your
-    maps and of a drawn street. They may lose one point of mean IoU.
+    """Segmenter, as evaluate takes it, to check the pictures of bf16 and int8: those of your maps
+    and of a drawn street. They may lose one point of mean IoU.
     """
-
-    def __post_init__(self) -> None:
-        """Check the names."""
-        known = get_args(ExportPrecision)
-        for name in self.precision:
-            if name not in known:
-                raise SchemaError(f"no precision {name!r}; there are {', '.join(known)}")
 
     @property
     def precisions(self) -> tuple[Precision, ...]:
-        """The precisions that are meant, float32 first."""
+        """The requested precisions, float32 first."""
         named = {"fp32", *self.precision}
         for name in get_args(PrecisionClass):
             if name in named:
@@ -108,133 +83,75 @@ class ExportSettings:
 
     @property
     def served(self) -> PrecisionClass:
-        """The class that the engine in config.pbtxt is taken from."""
+        """The class of the engine in config.pbtxt."""
         return "fast" if "fast" in self.precision else "exact"
 
 
-def parse_size(text: str) -> tuple[int, int]:
-    """Parse WIDTHxHEIGHT, as sizes are written for people, to (height, width).
-
-    Raises:
-        SchemaError: it is not of this form.
-    """
-    parts = text.lower().split("x")
-    if len(parts) != 2 or not all(_SIDE.fullmatch(x) for x in parts):
-        raise SchemaError(f"size {text!r}: write WIDTHxHEIGHT, such as 2048x1024")
-    return int(parts[1]), int(parts[0])
-
-
-FLOAT32 = "float32/"
-"""What the names of nodes begin with that must stay float32 where an engine computes in half; only
-the graph for TensorRT 8.6 has such names.
-"""
-Norms = Literal["fastest", "native", "plugin"]
-_LARGEST_BATCH = 1024
-
-
+@checked(SchemaError)
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class EngineSettings:
+class PlanSettings:
     """How a TensorRT plan is built."""
 
     precision: Literal["fp16", "fp32"] = "fp16"
-    """fp16: convolutions in half, InstanceNorm and the last step in float32. fp32: everything in
-    float32, without TF32.
-    """
+    """fp16: convolutions in half, norms and the last step in float32. fp32: without TF32."""
     profiles: tuple[str, ...] = ()
     """Ranges of batch and size as BATCH@SIZE, each one value or LEAST:TUNED:MOST, such as
     1:4:4@2048x1024; without BATCH@ a batch of 1. None means one profile per size of the bundle, or
-    the largest size that its parity was proven at if it takes any.
+    the largest size of its parity proof if it takes any.
     """
-    norms: Norms = "fastest"
-    """InstanceNormalization on TensorRT 10 and 11: its native layer, its plugin, or build both and
-    keep the faster.
-    """
-    builder_level: int = 3
+    norms: Literal["fastest", "native", "plugin"] = "fastest"
+    """InstanceNormalization on TensorRT 10 and 11: native layer, plugin, or the faster of both."""
+    builder_level: Annotated[int, Interval(ge=0, le=5)] = 3
     """TensorRT's builder optimisation level: 0 builds fastest, 5 tries most."""
-    workspace_gib: float = 0.0
+    workspace_gib: Annotated[float, Interval(ge=0, le=1024)] = 0.0
     """GiB of GPU memory that a layer may use while it computes. 0 sets no limit."""
     timing_cache: Path | None = None
-    """File of measured kernels: read if it is there, then written, so that the next build is
-    faster.
-    """
+    """File of measured kernels: read if it exists, then written, for a faster next build."""
     version_compatible: bool = False
     """Let later versions of the same major TensorRT load the plan; it may be slower."""
     hardware: Hardware = "none"
     """GPUs beside this one that may load the plan: none, any from compute capability 8.0, or any of
     the same compute capability (TensorRT 10 and 11); it may be slower.
     """
-    timed_runs: int = 500
-    """Pictures that the latency is measured on. The 99th percentile wants 459."""
-    device: int = 0
+    timed_runs: Annotated[int, Interval(ge=1, le=1_000_000)] = 500
+    """Pictures of the latency measurement. The 99th percentile wants 459."""
+    device: Annotated[int, Ge(0)] = 0
     """CUDA's number of the GPU."""
 
     def __post_init__(self) -> None:
-        """Check the ranges."""
-        if not 0 <= self.builder_level <= 5:
-            raise SchemaError(f"builder_level is {self.builder_level}; it is from 0 to 5")
-        if not 0 <= self.workspace_gib <= 1024:
-            raise SchemaError(f"workspace_gib is {self.workspace_gib:g}; it is from 0 to 1,024")
-        if not 1 <= self.timed_runs <= 1_000_000:
-            raise SchemaError(f"timed_runs is {self.timed_runs}; it is from 1 to 1,000,000")
-        if self.device < 0:
-            raise SchemaError(f"device is {self.device}; it is at least 0")
         if self.norms == "plugin" and (self.version_compatible or self.hardware != "none"):
             raise SchemaError("a version- or hardware-compatible plan needs the native norms")
         for text in self.profiles:
             parse_profile(text)
 
-    @property
-    def workspace_bytes(self) -> int:
-        """The limit in bytes, 0 for none."""
-        return round(self.workspace_gib * (1 << 30))
-
 
 def parse_profile(text: str) -> Profile:
-    """Parse BATCH@SIZE, each one value or LEAST:TUNED:MOST.
-
-    Raises:
-        SchemaError: it is not of this form.
-    """
+    """Parse BATCH@SIZE, each one value or LEAST:TUNED:MOST; raises SchemaError for another form."""
     batch, at, size = text.rpartition("@")
-    sizes = [parse_size(part) for part in _three(size, text)]
-    batches = _three(batch, text) if at else ["1"] * 3
-    if not all(part.isascii() and part.isdecimal() for part in batches):
-        raise SchemaError(f"profile {text!r}: a batch is a whole number")
-    least, tuned, most = (int(part) for part in batches)
-    if not 1 <= most <= _LARGEST_BATCH:
-        raise SchemaError(f"profile {text!r}: a batch is from 1 to {_LARGEST_BATCH:,}")
-    return Profile(
-        batch=(least, tuned, most),
-        height=(sizes[0][0], sizes[1][0], sizes[2][0]),
-        width=(sizes[0][1], sizes[1][1], sizes[2][1]),
-    )
-
-
-def _three(part: str, text: str) -> list[str]:
-    values = part.split(":")
-    if len(values) == 1:
-        return values * 3
-    if len(values) != 3:
+    ranges = [part.split(":") for part in (batch if at else "1", size)]
+    batches, texts = (part * 3 if len(part) == 1 else part for part in ranges)
+    if len(batches) != 3 or len(texts) != 3:
         raise SchemaError(
             f"profile {text!r}: write BATCH@SIZE, each one value or LEAST:TUNED:MOST, such as "
             "1:4:4@2048x1024"
         )
-    return values
+    if not all(part.isascii() and part.isdecimal() for part in batches):
+        raise SchemaError(f"profile {text!r}: a batch is a whole number")
+    least, tuned, most = map(int, batches)
+    if not 1 <= most <= _LARGEST_BATCH:
+        raise SchemaError(f"profile {text!r}: a batch is from 1 to {_LARGEST_BATCH:,}")
+    (low, narrow), (tall, wide), (high, broad) = map(parse_size, texts)
+    return Profile(
+        batch=(least, tuned, most), height=(low, tall, high), width=(narrow, wide, broad)
+    )
 
 
 def chosen_profiles(
-    settings: EngineSettings, contract: Contract, proven: tuple[int, int]
+    settings: PlanSettings, contract: Contract, proven: tuple[int, int]
 ) -> tuple[Profile, ...]:
-    """The profiles to build, checked against what the model takes.
-
-    Args:
-        settings: may name them.
-        contract: the bundle's.
-        proven: the largest (height, width) of its reference pictures.
-
-    Raises:
-        SizeError: the model does not take a profile's size.
-        SchemaError: the same profile is named twice.
+    """The profiles to build: those of the settings, or else the contract's sizes or the largest
+    proven (height, width). Raises SizeError if the model does not take one, SchemaError if one is
+    named twice.
     """
     texts = settings.profiles
     if not texts:

@@ -1,46 +1,40 @@
 """ONNX -> TensorRT plan through TensorRT's Python module, on the GPU that will run it.
 
-Three generations are spoken to, and where they differ is here and nowhere else:
+The differences of three generations are in this file only:
 
-    8.6      FP16 is a flag; what must stay float32 is said per layer, by the names that
-             write_group_norms gives its nodes, and must be obeyed
+    8.6      FP16 is a flag; float32 is set per layer, by the node names of write_group_norms, and
+             must be obeyed
     10.12+   strongly typed networks: every type is in the graph. InstanceNormalization as the
              native layer or as the plugin, by a flag of the parser
-    11       as 10, but strongly typed is all there is, and the flags of the others are gone
+    11       as 10, but always strongly typed, without the flags of the others
 
 Needs NumPy, tensorrt and cuda-python: no torch, no onnx.
 """
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
 from sceneloom.contract import Contract
 from sceneloom.errors import EngineError
+from sceneloom.files import write_whole
 from sceneloom.text import one_line
-from sceneloom_export.settings import FLOAT32, EngineSettings
-from sceneloom_serving.gpu_machine import checked, load_cuda, load_tensorrt
+from sceneloom_export.settings import FLOAT32, PlanSettings
+from sceneloom_serving.gpu import checked, load_cuda, load_tensorrt
 from sceneloom_serving.plan_record import Profile
-
-_GENERATIONS = "8.6, 10.12 or newer, and 11"
 
 
 def generation(version: str) -> int:
-    """The generation of a TensorRT version: 8, 10 or 11.
-
-    Raises:
-        EngineError: plans are not built with this version.
-    """
+    """The generation of a TensorRT version, 8, 10 or 11; raises EngineError for others."""
     major, minor = (int(part) for part in version.split(".")[:2])
     if (major, minor) == (8, 6) or (major == 10 and minor >= 12) or major == 11:
         return major
-    raise EngineError(f"TensorRT {version}: plans are built with {_GENERATIONS}")
+    raise EngineError(f"TensorRT {version}: plans are built with 8.6, 10.12 or newer, and 11")
 
 
-def norm_choices(version: str, settings: EngineSettings) -> list[str]:
-    """The ways to do InstanceNormalization that are to be built, of which the fastest is kept."""
+def norm_choices(version: str, settings: PlanSettings) -> list[str]:
+    """The forms of InstanceNormalization to build, of which the fastest is kept."""
     if generation(version) == 8:
         return ["group"]
     if settings.version_compatible or settings.hardware != "none":
@@ -52,24 +46,10 @@ def build_plan(
     graph: Path,
     contract: Contract,
     profiles: tuple[Profile, ...],
-    settings: EngineSettings,
+    settings: PlanSettings,
     norms: str,
 ) -> bytes:
-    """Build a plan; minutes.
-
-    Args:
-        graph: the ONNX file that this generation takes, with its weights beside it.
-        contract: names the inputs.
-        profiles: ranges of batch and size.
-        settings: the rest.
-        norms: one of `norm_choices`.
-
-    Returns:
-        the serialized plan.
-
-    Raises:
-        EngineError: TensorRT cannot parse or build it; the text has TensorRT's own first words.
-    """
+    """Build a serialized plan, in minutes; raises EngineError with TensorRT's own words."""
     trt = load_tensorrt()
     checked(load_cuda().cudaSetDevice(settings.device), f"choosing GPU {settings.device}")
     generation_ = generation(trt.__version__)
@@ -87,11 +67,11 @@ def build_plan(
             f"{graph}: TensorRT {trt.__version__} cannot parse it ({one_line(reasons, most=600)})"
         )
     config = builder.create_builder_config()
-    # What is float32 stays float32: TF32 keeps 10 bits of the mantissa, and is on unless cleared.
+    # Float32 stays float32: TF32 keeps 10 bits of the mantissa, and is on unless cleared.
     config.clear_flag(trt.BuilderFlag.TF32)
     config.builder_optimization_level = settings.builder_level
-    if settings.workspace_bytes:
-        config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, settings.workspace_bytes)
+    if workspace := round(settings.workspace_gib * (1 << 30)):
+        config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, workspace)
     if settings.version_compatible:
         config.set_flag(trt.BuilderFlag.VERSION_COMPATIBLE)
     if settings.hardware == "ampere+":
@@ -111,22 +91,18 @@ def build_plan(
     if timing is not None:
         cache = config.create_timing_cache(timing.read_bytes() if timing.is_file() else b"")
         if cache is None or not config.set_timing_cache(cache, False):
-            raise EngineError(
-                f"{timing}: is no timing cache of this TensorRT on this GPU; name another file"
-            )
+            raise EngineError(f"{timing}: is no timing cache of this TensorRT on this GPU")
     serialized = builder.build_serialized_network(network, config)
     if serialized is None:
         reasons = one_line("; ".join(logger.errors), most=600) or "it gives no reason"
         raise EngineError(f"{graph}: TensorRT {trt.__version__} cannot build it ({reasons})")
     if timing is not None:
-        fresh = timing.with_name(f".{timing.name}.{os.getpid()}.new")
-        fresh.write_bytes(bytes(config.get_timing_cache().serialize()))
-        fresh.replace(timing)
+        write_whole(timing, bytes(config.get_timing_cache().serialize()))
     return bytes(serialized)
 
 
 def collecting_logger(trt: Any) -> Any:
-    """A logger that keeps the errors: TensorRT's functions only say that they failed."""
+    """A logger that keeps the errors: TensorRT's functions only report failure."""
 
     class Log(trt.ILogger):  # type: ignore[misc]
         def __init__(self) -> None:
@@ -141,7 +117,7 @@ def collecting_logger(trt: Any) -> Any:
 
 
 def network_flags(trt: Any, generation_: int) -> int:
-    """The flags that `create_network` is given."""
+    """The flags of `create_network`."""
     if generation_ == 8:
         return _network_flags_8(trt)
     return _network_flags_10(trt) if generation_ == 10 else 0
@@ -156,7 +132,6 @@ def _network_flags_10(trt: Any) -> int:
 
 
 def _choose_norms(trt: Any, parser: Any, norms: str) -> None:
-    """Native is the parser's default since 10; say it either way."""
     if norms == "plugin":
         parser.clear_flag(trt.OnnxParserFlag.NATIVE_INSTANCENORM)
     else:
@@ -167,10 +142,8 @@ def _same_capability(trt: Any, config: Any) -> None:
     config.hardware_compatibility_level = trt.HardwareCompatibilityLevel.SAME_COMPUTE_CAPABILITY
 
 
-def _configure_8(trt: Any, config: Any, network: Any, settings: EngineSettings) -> None:
-    """Kernels of TensorRT's own only (the others need libraries that a machine for 8.6 may lack),
-    and float32 where half would not do.
-    """
+def _configure_8(trt: Any, config: Any, network: Any, settings: PlanSettings) -> None:
+    # Other kernels need libraries that a machine for 8.6 may lack.
     sources = config.get_tactic_sources()
     for source in (trt.TacticSource.CUBLAS, trt.TacticSource.CUBLAS_LT, trt.TacticSource.CUDNN):
         sources &= ~(1 << int(source))
@@ -190,9 +163,7 @@ def _configure_8(trt: Any, config: Any, network: Any, settings: EngineSettings) 
 
 
 def _constrain(trt: Any, layer: Any, *, whole: bool) -> bool:
-    """Have a layer compute in float32; its outputs too if `whole`. A norm's may be half: what
-    follows it is a convolution's input.
-    """
+    """Set a layer to float32, and its outputs if `whole`: a norm's may be half."""
     outputs = range(layer.num_outputs)
     if any(layer.get_output(i).dtype != trt.DataType.FLOAT for i in outputs):
         return False

@@ -1,5 +1,5 @@
-"""The export bundle on disk: its files' names, the maps and pictures in it, whether it still is
-what export wrote, and the folder that a server sees of it.
+"""The export bundle on disk: its files, its maps and pictures, its verification, and the folder
+that a server sees of it.
 
     DIR/report.json                 parity, sizes, versions, hashes
     DIR/golden.npz                  a map, and the block means of PyTorch's picture of it
@@ -7,23 +7,23 @@ what export wrote, and the folder that a server sees of it.
     DIR/synthesis/config.pbtxt      with the contract in its parameters
     DIR/synthesis/configs/*.pbtxt   variants for production
     DIR/synthesis/1/model.py        shim over sceneloom_serving
-    DIR/synthesis/1/model.onnx      the served graph, float32: what other engines are built from
+    DIR/synthesis/1/model.onnx      the served graph, float32: the source of other engines
     DIR/synthesis/1/onnxruntime.onnx  the same with accurate norms, for engines on the CPU
     DIR/synthesis/1/weights.bin     the weights of both
     DIR/synthesis/1/fp16.onnx, weights-fp16.bin   in half, for engines on GPUs
     DIR/synthesis/1/int8.onnx, weights-int8.bin   quantised, if requested
     DIR/synthesis_*/                the encoded path around it, for clients across a network
 
-Everything that a server reads decides what it runs: weights, configurations, the Python model, and
-TensorRT plans, which are executable code. `report.json` holds the SHA-256 of every file that export
-wrote. A plan, which is built later on the machine that serves it, has its own in `model.plan.json`.
-Light: NumPy, and for configurations tritonclient.
+Every file that a server reads decides what it runs: weights, configurations, the Python model and
+TensorRT plans. `report.json` holds the SHA-256 of every exported file, `model.plan.json` that of a
+plan built later, on the serving machine. Needs NumPy, and for configurations tritonclient.
 
     sceneloom verify build/streets --variant tensorrt
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import re
 import stat
@@ -34,66 +34,61 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from sceneloom.contract import ENGINE_PARAMETER, MODEL_NAME, PARAMETER, Contract, precision_of
+from sceneloom import contract
+from sceneloom.contract import MODEL_NAME, Contract
 from sceneloom.errors import PlanRefusedError, ServerStartError
 from sceneloom.files import file_hash
-from sceneloom.maps import Image, InstanceMap, LabelMap, Style
-from sceneloom.request import Padding, Request
+from sceneloom.maps import Image
+from sceneloom.request import Padding, Request, tensors
 from sceneloom.text import parse_json
 from sceneloom_serving.plan_record import read_record, record_path
 
 REPORT_FILE, GOLDEN_FILE, REFERENCES_FILE = "report.json", "golden.npz", "references.npz"
-VERSION = f"{MODEL_NAME}/1"
-"""The version's folder; the files below are in it."""
-GRAPH_FILE, MODEL_FILE = "model.onnx", "onnxruntime.onnx"
-FP16_FILE, INT8_FILE = "fp16.onnx", "int8.onnx"
+VERSION = f"{MODEL_NAME}/1"  # the folder of the files below
+GRAPH_FILE, FP16_FILE = "model.onnx", "fp16.onnx"  # the served graph, and in half: for GPUs
+CPU_FILE, INT8_FILE = "onnxruntime.onnx", "int8.onnx"  # with accurate norms: for CPUs
 PLAN_FILE = "model.plan"
-"""The TensorRT plan that `sceneloom engine` builds; Triton's tensorrt backend expects this name."""
+"""The TensorRT plan of `sceneloom engine`; Triton's tensorrt backend expects this name."""
 WEIGHTS = {
     GRAPH_FILE: "weights.bin",
-    MODEL_FILE: "weights.bin",
+    CPU_FILE: "weights.bin",
     FP16_FILE: "weights-fp16.bin",
     INT8_FILE: "weights-int8.bin",
 }
 """Graph -> file of its weights, beside it."""
-BLOCK = 16
-"""Side of a block of the golden picture, in pixels."""
-Config = Any
-"""A `ModelConfig` of Triton's protobuf schema, which has no types."""
+BLOCK = 16  # side of a block of the golden picture, in pixels
+Config = Any  # a `ModelConfig` of Triton's protobuf schema, which has no types
+_NO_EXPORT = "; this is not a folder that sceneloom export wrote"
+_INPUTS = (contract.INPUT_LABELS, contract.INPUT_INSTANCES, contract.INPUT_STYLE)
 _PLAN_SUFFIX = ".plan"
 _HASH = re.compile(r"[0-9a-f]{64}")
 _VARIANT = re.compile(r"[\w.-]+", re.ASCII)
-_UNFINISHED = re.compile(r"\.[^/]*\.plan\..+")
-"""A build's working folder, left where the build is killed. A server opens no such name."""
-_FIELDS = ("label_map", "instance_map", "style", "picture")
+_UNFINISHED = re.compile(r"\.[^/]*\.plan\..+|\.sceneloom-.+\.part")
+"""Working folder, or part of a record, of a killed build. A server opens no such name."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Golden:
-    """A map and the block means of the picture it must give."""
+    """A map, and the block means of its picture."""
 
-    label_map: LabelMap
-    """uint8 [H, W] at network size."""
-    instance_map: InstanceMap | None
-    """int32 [H, W], or None where the model takes none."""
-    style: Style | None
-    """float32 [256, F], or None where the model takes none."""
+    request: Request
+    """The map at network size."""
     block_means: npt.NDArray[np.float32]
     """float32 [H // 16, W // 16, 3], grey levels."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class References:
-    """Maps at network size, and the pictures they must give: engines' judge without torch."""
+    """Maps and their pictures: the measure of engines without torch."""
 
     requests: list[Request]
-    """The maps, from small to large."""
+    """The maps at network size, from small to large."""
     pictures: list[Image]
-    """PyTorch's, float32: uint8 [1, H, W, 3] each."""
+    """PyTorch's in float32: uint8 [1, H, W, 3] each."""
 
     @property
     def sizes(self) -> list[tuple[int, int]]:
-        """The (height, width) of each."""
+        """The (height, width) of each map."""
         return [(r.label_map.shape[0], r.label_map.shape[1]) for r in self.requests]
 
 
@@ -111,24 +106,20 @@ def block_means(image: Image) -> npt.NDArray[np.float32]:
 
 def save_golden(golden: Golden, folder: Path) -> None:
     """Write `golden.npz` into an export bundle."""
-    fields = {name: value for name, value in vars(golden).items() if value is not None}
-    np.savez_compressed(folder / GOLDEN_FILE, **fields)
+    arrays = _arrays(golden.request)
+    np.savez_compressed(folder / GOLDEN_FILE, **arrays, block_means=golden.block_means)
 
 
 def load_golden(folder: Path) -> Golden:
-    """Read `golden.npz` of an export bundle.
-
-    Raises:
-        ServerStartError: the folder is not an export bundle, or the file is damaged.
-    """
+    """Read `golden.npz` of a bundle; raises ServerStartError if it is missing or damaged."""
     path = folder / GOLDEN_FILE
-    arrays = {"instance_map": None, "style": None, **_load_arrays(path)}
-    if arrays.keys() == {field.name for field in dataclasses.fields(Golden)}:
-        golden, means = Golden(**arrays), arrays["block_means"]
-        if _are_maps(golden.label_map, golden.instance_map, golden.style):
-            expected = block_means(np.zeros((*golden.label_map.shape, 3), np.uint8))
-            if means.dtype == np.float32 and means.shape == expected.shape:
-                return golden
+    arrays = _load_arrays(path)
+    means = arrays.pop("block_means", None)
+    request = _request(arrays, "") if arrays.keys() <= set(_INPUTS) else None
+    if request is not None and means is not None and means.dtype == np.float32:
+        expected = block_means(np.zeros((*request.label_map.shape, 3), np.uint8))
+        if means.shape == expected.shape:
+            return Golden(request=request, block_means=means)
     raise ServerStartError(f"{path}: damaged (its arrays are not those that export writes)")
 
 
@@ -136,65 +127,65 @@ def save_references(references: References, folder: Path) -> None:
     """Write `references.npz` into an export bundle."""
     arrays: dict[str, npt.NDArray[Any]] = {}
     for number, request in enumerate(references.requests):
-        values = (request.label_map, request.instance_map, request.style)
-        for name, value in zip(_FIELDS, (*values, references.pictures[number]), strict=True):
-            if value is not None:
-                arrays[f"{name}_{number}"] = value
+        named = {**_arrays(request), "picture": references.pictures[number]}
+        arrays |= {f"{name}_{number}": array for name, array in named.items()}
     np.savez_compressed(folder / REFERENCES_FILE, **arrays)
 
 
 def load_references(folder: Path) -> References:
-    """Read `references.npz` of an export bundle.
-
-    Raises:
-        ServerStartError: the folder has none, or it is damaged.
-    """
+    """Read `references.npz` of a bundle; raises ServerStartError if it is missing or damaged."""
     path = folder / REFERENCES_FILE
     arrays = _load_arrays(path)
-    count = sum(name.startswith("picture_") for name in arrays)
-    requests: list[Request] = []
-    pictures: list[Image] = []
-    for number in range(count):
-        found: list[Any] = [arrays.get(f"{field}_{number}") for field in _FIELDS]
-        labels, instances, style, picture = found
-        if not _are_maps(labels, instances, style):
+    references = References(requests=[], pictures=[])
+    for number in range(sum(name.startswith("picture_") for name in arrays)):
+        request, picture = _request(arrays, f"_{number}"), arrays.get(f"picture_{number}")
+        if request is None or picture is None or picture.dtype != np.uint8:
             break
-        if picture is None or picture.dtype != np.uint8:
+        if picture.shape != (1, *request.label_map.shape, 3):
             break
-        if picture.shape != (1, *labels.shape, 3):
-            break
-        requests.append(
-            Request(label_map=labels, instance_map=instances, style=style, padding=Padding())
-        )
-        pictures.append(picture)
-    if not count or len(pictures) < count:
-        raise ServerStartError(f"{path}: damaged (its arrays are not those that export writes)")
-    return References(requests=requests, pictures=pictures)
+        references.requests.append(request)
+        references.pictures.append(picture)
+    else:
+        if references.requests:
+            return references
+    raise ServerStartError(f"{path}: damaged (its arrays are not those that export writes)")
+
+
+def _arrays(request: Request) -> dict[str, npt.NDArray[Any]]:
+    return tensors(request.label_map, request.instance_map, request.style)
 
 
 def _load_arrays(path: Path) -> dict[str, Any]:
+    with _reading(path, _NO_EXPORT), path.open("rb") as stream:
+        try:
+            with np.load(stream, allow_pickle=False) as data:
+                return {name: data[name] for name in data.files}
+        except OSError:
+            raise
+        except Exception as error:  # zip, zlib and header errors of a damaged file
+            raise ServerStartError(f"{path}: damaged ({error})") from None
+
+
+@contextlib.contextmanager
+def _reading(path: Path, if_missing: str = "") -> Iterator[None]:
     try:
-        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as data:
-            return {name: data[name] for name in data.files}
+        yield
     except FileNotFoundError:
-        raise ServerStartError(
-            f"{path.parent}: no {path.name}; this is not a folder that sceneloom export wrote"
-        ) from None
+        raise ServerStartError(f"{path}: missing{if_missing}") from None
     except OSError as error:
         raise ServerStartError(f"{path}: cannot be read ({error.strerror or error})") from None
-    except Exception as error:  # zip, zlib and header errors of a damaged file
-        raise ServerStartError(f"{path}: damaged ({error})") from None
 
 
-def _are_maps(labels: Any, instances: Any, style: Any) -> bool:
-    """Whether arrays of one request have the types and shapes that the network takes."""
-    fits = labels is not None and labels.dtype == np.uint8
-    fits = fits and labels.ndim == 2 and min(labels.shape) > 0
-    if fits and instances is not None:
-        fits = instances.dtype == np.int32 and instances.shape == labels.shape
-    if fits and style is not None:
-        fits = style.dtype == np.float32 and style.ndim == 2
-    return bool(fits)
+def _request(arrays: dict[str, Any], suffix: str) -> Request | None:
+    """The request in arrays of a file, or None for other types or shapes than the network's."""
+    labels, instances, style = (arrays.get(f"{name}{suffix}") for name in _INPUTS)
+    if labels is None or labels.dtype != np.uint8 or labels.ndim != 2 or not labels.size:
+        return None
+    if instances is not None and (instances.dtype != np.int32 or instances.shape != labels.shape):
+        return None
+    if style is not None and (style.dtype != np.float32 or style.ndim != 2):
+        return None
+    return Request(label_map=labels, instance_map=instances, style=style, padding=Padding())
 
 
 def read_config(path: Path) -> Config:
@@ -214,21 +205,12 @@ def write_config(config: Config, path: Path) -> None:
 
 
 def read_report(repository: Path) -> dict[str, Any]:
-    """Read `report.json` of an export bundle.
-
-    Raises:
-        ServerStartError: it is missing or damaged.
-    """
+    """Read `report.json` of a bundle; raises ServerStartError if it is missing or damaged."""
     path = repository / REPORT_FILE
     try:
-        _check_kind(path)
-        data = parse_json(path.read_text("utf-8"))
-    except FileNotFoundError:
-        raise ServerStartError(
-            f"{path}: missing; {path.parent} is not a folder that sceneloom export wrote"
-        ) from None
-    except OSError as error:
-        raise ServerStartError(f"{path}: cannot be read ({error.strerror or error})") from None
+        with _reading(path, _NO_EXPORT):
+            _check_kind(path)
+            data = parse_json(path.read_text("utf-8"))
     except ValueError as error:
         raise ServerStartError(f"{path}: damaged ({error})") from None
     if not isinstance(data, dict):
@@ -237,11 +219,7 @@ def read_report(repository: Path) -> dict[str, Any]:
 
 
 def bundle_hash(repository: Path) -> str:
-    """The hash that a served model's contract names its export by.
-
-    Raises:
-        ServerStartError: there is no readable report.
-    """
+    """The hash of the export; raises ServerStartError without a readable report."""
     found = str(read_report(repository).get("bundle_hash"))
     if not _HASH.fullmatch(found):
         raise ServerStartError(f"{repository / REPORT_FILE}: damaged (its bundle_hash is no hash)")
@@ -249,30 +227,22 @@ def bundle_hash(repository: Path) -> str:
 
 
 def verify_repository(repository: Path, variant: str | None = None) -> int:
-    """Check every file of an export bundle against its recorded hash.
+    """Check every file and plan against its hash, and a variant's files. Returns the files' count.
 
-    Args:
-        repository: an export bundle, with the plans that `sceneloom engine` has built since.
-        variant: name of a configuration in `synthesis/configs/` that is to be served; the file it
-            loads must be there too.
-
-    Returns:
-        how many files were hashed.
-
-    Raises:
-        ServerStartError: names the first file that is missing, unknown or changed.
-        PlanRefusedError: the same for a plan.
+    Raises ServerStartError, or PlanRefusedError, with the first missing, unknown or changed file.
     """
     if not repository.is_dir():
         raise ServerStartError(f"{repository}: no such folder; sceneloom export writes one")
     report = repository / REPORT_FILE
     hashes = read_report(repository).get("sha256")
-    fits = isinstance(hashes, dict)
-    for name, recorded in (hashes or {}).items() if fits else ():
-        path = PurePosixPath(name)
-        fits &= bool(path.parts) and not path.is_absolute() and ".." not in path.parts
-        fits &= isinstance(recorded, str) and _HASH.fullmatch(recorded) is not None
-    if not fits or hashes is None:
+    if not isinstance(hashes, dict) or not all(
+        (path := PurePosixPath(name)).parts
+        and not path.is_absolute()
+        and ".." not in path.parts
+        and isinstance(recorded, str)
+        and _HASH.fullmatch(recorded)
+        for name, recorded in hashes.items()
+    ):
         raise ServerStartError(f"{report}: damaged (its sha256 is not a table of files and hashes)")
     for name in (GOLDEN_FILE, f"{MODEL_NAME}/config.pbtxt"):
         if name not in hashes:
@@ -287,33 +257,24 @@ def verify_repository(repository: Path, variant: str | None = None) -> int:
                 f"one in {REPORT_FILE}); export again"
             )
     load_golden(repository)
+    again = "build it again with sceneloom engine"
     plans = sorted((repository / MODEL_NAME).glob(f"*/*{_PLAN_SUFFIX}"))
     for plan in plans:
         record = read_record(plan)
         if record.plan_sha256 != _hash(plan):
-            raise PlanRefusedError(
-                f"{plan}: is not the plan that {record_path(plan).name} describes; build it again "
-                "with sceneloom engine"
-            )
-        sources = _hashes_in(record.graph)
+            raise PlanRefusedError(f"{plan}: is not the plan of {record_path(plan).name}; {again}")
+        sources = {v for v in record.graph.values() if isinstance(v, str) and _HASH.fullmatch(v)}
         if not sources or not sources <= set(hashes.values()):
-            raise PlanRefusedError(
-                f"{plan}: was built from another graph than those of this export; build it again "
-                "with sceneloom engine"
-            )
+            raise PlanRefusedError(f"{plan}: was built from a graph of another export; {again}")
     if variant is not None:
         _check_variant(repository, variant, hashes)
     return len(hashes) + len(plans)
 
 
 def _hash(path: Path) -> str:
-    try:
+    with _reading(path):
         _check_kind(path)
         return file_hash(path)
-    except FileNotFoundError:
-        raise ServerStartError(f"{path}: missing") from None
-    except OSError as error:
-        raise ServerStartError(f"{path}: cannot be read ({error.strerror or error})") from None
 
 
 def _check_kind(path: Path) -> None:
@@ -323,9 +284,8 @@ def _check_kind(path: Path) -> None:
 
 
 def _refuse_unknown(repository: Path, hashes: Mapping[str, str]) -> None:
-    """Refuse what export did not write: in a model's folder everything, because Python imports what
-    lies beside model.py, bytecode included, and Triton prefers a stub and shared libraries that lie
-    there; elsewhere what makes a folder a model.
+    """Refuse foreign files. In a model's folder any is: Python imports files beside model.py, and
+    Triton prefers a stub and shared libraries. Elsewhere those are that make a folder a model.
     """
     files = {PurePosixPath(name).parts for name in hashes}
     known = {parts[:depth] for parts in files for depth in range(1, len(parts) + 1)}
@@ -338,31 +298,29 @@ def _refuse_unknown(repository: Path, hashes: Mapping[str, str]) -> None:
         is_record = path.suffix == ".json" and plan.suffix == _PLAN_SUFFIX and plan.is_file()
         return path.suffix == _PLAN_SUFFIX or is_record
 
-    def unknown(path: Path) -> ServerStartError:
-        return ServerStartError(
-            f"{path}: was not exported, and a server may load it; remove it or move it elsewhere"
-        )
-
     for folder in sorted(path for path in repository.iterdir() if path.is_dir()):
-        if folder.name not in models:
-            for path in folder.iterdir():
-                if path.name == "config.pbtxt" or path.name.isdecimal():
-                    raise unknown(path)
-            continue
-        for path in _entries(folder):
-            if path.is_symlink() and path.is_dir():
+        is_model = folder.name in models
+        for path in _entries(folder) if is_model else folder.iterdir():
+            if not is_model:
+                foreign = path.name == "config.pbtxt" or path.name.isdecimal()
+            elif path.is_symlink() and path.is_dir():
                 raise ServerStartError(
                     f"{path}: is a link to a folder, which a server would follow; remove it"
                 )
-            parts = path.relative_to(repository).parts
-            if parts not in known and not belongs_to_a_plan(path, folder.name):
-                raise unknown(path)
-            if path.exists() and not path.is_dir():
+            else:
+                foreign = path.relative_to(repository).parts not in known
+                foreign &= not belongs_to_a_plan(path, folder.name)
+            if foreign:
+                raise ServerStartError(
+                    f"{path}: was not exported, and a server may load it; remove it or move it "
+                    "elsewhere"
+                )
+            if is_model and path.exists() and not path.is_dir():
                 _check_kind(path)
 
 
 def _entries(folder: Path) -> Iterator[Path]:
-    """What is in a folder, to the bottom; each folder comes before its content."""
+    """Content of a folder, to the bottom, each folder before its content."""
     for path in sorted(folder.iterdir()):
         if not _UNFINISHED.fullmatch(path.name):
             yield path
@@ -370,17 +328,10 @@ def _entries(folder: Path) -> Iterator[Path]:
                 yield from _entries(path)
 
 
-def _hashes_in(value: Any) -> set[str]:
-    if isinstance(value, dict):
-        return set().union(*map(_hashes_in, value.values()))
-    return {value} if isinstance(value, str) and _HASH.fullmatch(value) else set()
-
-
 def _check_variant(repository: Path, variant: str, hashes: Mapping[str, str]) -> None:
-    """Check a configuration and what it loads: a server that does not find the configuration takes
-    config.pbtxt without a word. A plan must be of its variant's precision, so that its pictures are
-    called what they are, and must have the variant's optimisation profiles, one for each of its
-    sizes in their order.
+    """Check a configuration and its file: without it, a server takes config.pbtxt silently. A plan
+    must have the variant's precision, and an optimisation profile for each of its sizes, in their
+    order.
     """
     name = f"{MODEL_NAME}/configs/{variant}.pbtxt"
     if not _VARIANT.fullmatch(variant) or name not in hashes:
@@ -397,39 +348,31 @@ def _check_variant(repository: Path, variant: str, hashes: Mapping[str, str]) ->
     if file.suffix != _PLAN_SUFFIX:
         return
     record = read_record(file)
-    engine = config.parameters[ENGINE_PARAMETER].string_value
-    if engine and precision_of(engine) != record.precision:
+    engine = config.parameters[contract.ENGINE_PARAMETER].string_value
+    if engine and (wanted := contract.precision_of(engine)) != record.precision:
         raise PlanRefusedError(
             f"{file}: is of {record.precision}, and variant {variant!r} says {engine}: build it "
-            f"with sceneloom engine --precision {precision_of(engine)}, or export again with "
-            f"--precision {'exact' if record.precision == 'fp16' else record.precision}"
+            f"with sceneloom engine --precision {wanted}, or export again with --precision "
+            f"{'exact' if record.precision == 'fp16' else record.precision}"
         )
-    sizes = Contract.loads(config.parameters[PARAMETER].string_value, source=variant).sizes or ()
+    text = config.parameters[contract.PARAMETER].string_value
+    sizes = Contract.loads(text, source=variant).sizes or ()
     profiles, batch = record.profiles, config.max_batch_size
     for index, size in zip(map(int, config.instance_group[0].profile), sizes, strict=True):
         if index >= len(profiles) or not profiles[index].takes(batch, *size):
-            wanted = [f"{width}x{height}" for height, width in sizes]
-            wanted += [f"1:{batch}:{batch}@{s}" for s in wanted] if batch > 1 else []
+            flags = [f"{width}x{height}" for height, width in sizes]
+            flags += [f"1:{batch}:{batch}@{flag}" for flag in flags] if batch > 1 else []
             raise PlanRefusedError(
                 f"{file}: its optimisation profiles are {', '.join(map(str, profiles))}, and "
-                f"variant {variant!r} needs others: sceneloom engine --profiles {' '.join(wanted)}"
+                f"variant {variant!r} needs others: sceneloom engine --profiles {' '.join(flags)}"
             )
 
 
 def check_files(repository: Path, *, encoded: bool) -> None:
-    """Check that the files a server loads are there: Triton waits for ever for a missing model.py.
-
-    Args:
-        repository: an export bundle.
-        encoded: whether the encoded path is wanted.
-
-    Raises:
-        ServerStartError: a file is missing or cannot be read.
-    """
+    """Check the files that a server loads: Triton waits for ever for a missing model.py."""
     from sceneloom.triton.encoded import DECODE_MODEL, ENCODE_MODEL, ENCODED_MODEL
 
-    weights = WEIGHTS[MODEL_FILE]
-    files = ("config.pbtxt", "1/model.py", f"1/{MODEL_FILE}", f"1/{weights}")
+    files = ("config.pbtxt", "1/model.py", f"1/{CPU_FILE}", f"1/{WEIGHTS[CPU_FILE]}")
     needed = {f"{MODEL_NAME}/{name}": "" for name in files}
     if encoded:
         hint = "; an older version exported it, export again"
@@ -437,26 +380,15 @@ def check_files(repository: Path, *, encoded: bool) -> None:
         for model in (DECODE_MODEL, ENCODE_MODEL):
             needed[f"{model}/config.pbtxt"] = needed[f"{model}/1/model.py"] = hint
     for name, hint in needed.items():
-        path = repository / name
-        try:
-            with path.open("rb"):
-                pass
-        except OSError as error:
-            missing = "missing" if isinstance(error, FileNotFoundError) else error.strerror
-            raise ServerStartError(f"{path}: {missing}{hint}") from None
+        with _reading(repository / name, hint), (repository / name).open("rb"):
+            pass
 
 
 def lay_out(
     repository: Path, folder: Path, *, encoded: bool, parameters: Mapping[str, str]
 ) -> None:
-    """Make the folder that the embedded server sees: the bundle's models under plain names, and
-    nothing else that lies there.
-
-    Args:
-        repository: an export bundle.
-        folder: where; it does not exist yet.
-        encoded: whether the encoded path is wanted.
-        parameters: replace those of the configurations that name an engine.
+    """Make the folder that the embedded server sees: the models under plain names only.
+    `parameters` replace those of configurations with an engine.
     """
     from sceneloom.triton.encoded import ENCODED_MODEL, ENCODED_MODELS
 

@@ -1,13 +1,11 @@
-"""Finding the tritonserver that the `nvidia-pytriton` wheel carries, and what it needs around it.
+"""The tritonserver of the `nvidia-pytriton` wheel: its files, its log and its leftovers.
 
-The wheel holds a real tritonserver (2.51.0) with the Python backend. To serve a repository written
-by hand it needs a backend directory that joins the backend's files with the stub built for this
-Python, the wheel's libraries and this Python's libpython on LD_LIBRARY_PATH, and this environment's
-`bin` first on PATH, which is how the stub finds packages.
+The wheel holds a real tritonserver (2.51.0) with the Python backend. It needs a backend directory
+with the backend's files and the stub for this Python, the wheel's libraries and this Python's
+libpython on LD_LIBRARY_PATH, and this environment's `bin` first on PATH, for the stub's packages.
 
-Its log, and its leftovers: shared memory, a folder of backend files, stubs. All carry the name of
-the process that owns them (`sceneloom.owned_names`). They are removed when the server stops, and
-swept by the next one if their owner was killed.
+Leftovers are shared memory, a folder of backend files, and stubs, named after their owner's process
+(`sceneloom.files`). The server removes them, or the next one does if the owner was killed.
 """
 
 from __future__ import annotations
@@ -28,7 +26,7 @@ import tempfile
 from pathlib import Path
 
 from sceneloom.errors import MissingDependencyError, ServerStartError
-from sceneloom.files import OWNED_NAME, SHARED_MEMORY, is_ownerless, new_prefix
+from sceneloom.files import OWNED_NAME, SHARED_MEMORY, is_ownerless
 
 _STUB = "triton_python_backend_stub"
 
@@ -38,29 +36,22 @@ class BundledServer:
     """Paths of the server and its parts."""
 
     executable: Path
-    """The tritonserver binary."""
     backend: Path
-    """The Python backend's files."""
     stub: Path
-    """The backend's stub process, built for this Python's minor version."""
     library_path: str
-    """LD_LIBRARY_PATH for the server and its stub."""
 
     def write_backend_directory(self, folder: Path) -> None:
-        """Write what `--backend-directory` wants: `folder/python` with the backend's files and the
-        stub.
+        """Write `folder/python` with the backend's files and the stub, for `--backend-directory`.
 
-        Links, not copies: a file that was just written cannot be run while another process has it
-        open ("Text file busy"), and a folder for temporary files may be mounted noexec.
+        Links, not copies: a file just written cannot be run while another process has it open
+        ("Text file busy"), and a folder for temporary files may be mounted noexec.
         """
         (folder / "python").mkdir(parents=True)
         for file in (*self.backend.iterdir(), self.stub):
             (folder / "python" / file.name).symlink_to(file)
 
     def environment(self) -> dict[str, str]:
-        """Environment for the server: this process's, with library path and PATH as the stub needs
-        them.
-        """
+        """This process's environment with the stub's library path and PATH."""
         # sys.prefix, not the executable's folder: a test runner may resolve the link out of the
         # virtual environment.
         bin_folder = str(Path(sys.prefix) / "bin")
@@ -74,25 +65,17 @@ class BundledServer:
 
 
 def find_bundled_server() -> BundledServer:
-    """Find the server and check that it can run here.
-
-    Raises:
-        ServerStartError: there is no bundled server for this platform or Python, libpython is
-            missing, or numpy is too new for the stub.
-        MissingDependencyError: nvidia-pytriton is not installed.
-    """
+    """Find the server; raises MissingDependencyError, or ServerStartError if it cannot run here."""
     if sys.platform != "linux" or platform.machine() != "x86_64":
         raise ServerStartError(
-            f"there is no bundled Triton server for {platform.system()} on {platform.machine()}; "
-            "it is for Linux on "
-            "x86-64 only. Run the server in a container or on another machine and name it with "
-            "--url"
+            f"the bundled Triton server does not run on {platform.system()}, {platform.machine()}; "
+            "it is for Linux on x86-64 only. Run the server in a container or on another machine "
+            "and name it with --url"
         )
     version = f"{sys.version_info.major}.{sys.version_info.minor}"
     if (sys.version_info.major, sys.version_info.minor) >= (3, 13):
         raise ServerStartError(
-            "the bundled Triton server needs numpy below 2, which there is not for Python "
-            f"{version}; "
+            f"the bundled Triton server needs numpy below 2, which Python {version} does not have; "
             "use Python 3.10, 3.11 or 3.12, or run the server elsewhere and name it with --url"
         )
     spec = importlib.util.find_spec("pytriton")
@@ -105,9 +88,7 @@ def find_bundled_server() -> BundledServer:
     root = package / "tritonserver"
     stub = root / "python_backend_stubs" / version / _STUB
     if not stub.is_file():
-        built = sorted(
-            (p.name for p in stub.parents[1].glob("3.*")), key=lambda v: int(v.split(".")[1])
-        )
+        built = sorted((p.name for p in stub.parents[1].glob("3.*")), key=lambda v: int(v[2:]))
         raise ServerStartError(
             f"the bundled Triton server has no stub for Python {version}; it has {', '.join(built)}"
         )
@@ -122,46 +103,30 @@ def find_bundled_server() -> BundledServer:
 
 
 def check_numpy(version: str) -> None:
-    """Refuse numpy 2: beside it the bundled stub loads and then returns empty tensors.
-
-    Raises:
-        ServerStartError: the version is 2 or later.
-    """
+    """Refuse numpy 2 with a ServerStartError: beside it the bundled stub returns empty tensors."""
     if int(version.split(".")[0]) >= 2:
         raise ServerStartError(
             f"numpy {version} is installed, and beside numpy 2 the bundled Triton server returns "
-            "empty tensors: "
-            "pip install 'sceneloom[serve,embedded]' brings numpy below 2"
+            "empty tensors: pip install 'sceneloom[serve,embedded]' brings numpy below 2"
         )
 
 
 def find_libpython() -> Path:
-    """Path of this Python's shared library, which the stub loads.
-
-    Raises:
-        ServerStartError: there is none; the text names Debian's package.
-    """
+    """Path of this Python's shared library, which the stub loads; raises ServerStartError."""
     version = f"{sys.version_info.major}.{sys.version_info.minor}"
     name = f"libpython{version}.so.1.0"
-    folders = [
-        sysconfig.get_config_var("LIBDIR"),
-        sysconfig.get_config_var("LIBPL"),
-        str(Path(sys.base_prefix) / "lib"),
-    ]
-    multiarch = sysconfig.get_config_var("MULTIARCH")
-    folders += [f"/usr/lib/{multiarch}", f"/lib/{multiarch}"] if multiarch else []
-    for folder in filter(None, folders):
-        path = Path(folder) / name
+    folders = [*map(sysconfig.get_config_var, ("LIBDIR", "LIBPL")), f"{sys.base_prefix}/lib"]
+    if multiarch := sysconfig.get_config_var("MULTIARCH"):
+        folders += [f"/usr/lib/{multiarch}", f"/lib/{multiarch}"]
+    for path in (Path(folder) / name for folder in filter(None, folders)):
         if path.is_file():
-            try:
+            with contextlib.suppress(OSError):
                 ctypes.CDLL(str(path))
-            except OSError:
-                continue
-            return path
+                return path
     raise ServerStartError(
         f"{name} is missing, which the bundled Triton server's Python stub loads: on Debian and "
-        "Ubuntu "
-        f"apt-get install libpython{version}; a Python you build yourself needs --enable-shared"
+        f"Ubuntu apt-get install libpython{version}; a Python you build yourself needs "
+        "--enable-shared"
     )
 
 
@@ -171,8 +136,7 @@ _LEVELS = {"I": "info", "W": "warning", "E": "error", "F": "error", "V": "verbos
 _NOISE = re.compile(r"[+|]|At:|\S.*\(\d+\): \S+$|Signal \(\d+\) received")
 # Notes of a CPU-only server about the GPU and metrics it does not have.
 _EXPECTED = ("cuda", "gpu", "dcgm", "pinned memory", "cache manager", "nvml", "numa")
-USAGE = "Usage: tritonserver"
-"""Begins the text that Triton prints, to its end, where it takes a flag for wrong."""
+USAGE = "Usage: tritonserver"  # starts the text that Triton prints last after a wrong flag
 _LAST_WORDS = re.compile(r"Signal \((\d+)\) received|what\(\): *(.+)")
 _STUB_REFUSED = re.compile(r"sh: .*triton_python_backend_stub: (.+)")
 _EXPECTED_ERRORS = ("CudaDriverHelper", "unable to create stream")
@@ -183,19 +147,12 @@ class LogLine:
     """One line of Triton's log."""
 
     level: str
-    """``error``, ``warning``, ``info``, ``verbose``, or ``output`` for anything else the processes
-    print.
-    """
+    """``error``, ``warning``, ``info``, ``verbose``, or ``output`` of the processes."""
     text: str
-    """What it says, without date, process and source file."""
 
     @property
     def summary(self) -> str | None:
-        """What an operator wants to see who has not asked for the whole log, or None.
-
-        Errors, unexpected warnings, and what the model's process prints; of a traceback its first
-        line.
-        """
+        """The first line of an error, unexpected warning or the model's output, or None."""
         text = self.text.split("\n")[0].strip()
         if self.level == "error" and not any(words in text for words in _EXPECTED_ERRORS):
             return text
@@ -220,23 +177,14 @@ def parse_line(line: str) -> LogLine:
 
 
 def explain_end(code: int, lines: list[LogLine]) -> str:
-    """One sentence on how the server ended.
-
-    Args:
-        code: its exit code, negative for a signal.
-        lines: its log.
-    """
+    """One sentence on the server's end from its exit code, negative for a signal, and its log."""
     if code < 0:
         return f"the Triton server was ended by {_signal(-code)}"
     return f"the Triton server ended with code {code}: {explain_failure(lines)}"
 
 
 def last_words(lines: list[LogLine]) -> str:
-    """What the model's process said of its end, in brackets; empty where it said nothing.
-
-    Args:
-        lines: the server's log.
-    """
+    """The last message of the model's process in the server's log, in brackets, or empty."""
     for line in reversed(lines):
         if line.level == "output" and (match := _LAST_WORDS.match(line.text)):
             return f" ({_signal(int(match[1])) if match[1] else match[2]})"
@@ -244,13 +192,13 @@ def last_words(lines: list[LogLine]) -> str:
 
 
 def stub_refusal(line: LogLine) -> str | None:
-    """Why the shell could not start the model's process, if this line says so."""
+    """The shell's reason for not starting the model's process in a line of the log, or None."""
     match = _STUB_REFUSED.search(line.text) if line.level == "output" else None
     return match[1] if match else None
 
 
 def explain_failure(lines: list[LogLine]) -> str:
-    """One sentence on why the server stopped, from the end of its log."""
+    """One sentence with the reason of the server's end, from the end of its log."""
     errors = [
         line.text
         for line in lines
@@ -282,46 +230,38 @@ def _signal(number: int) -> str:
         return f"signal {number}"
 
 
-__all__ = ["SHARED_MEMORY", "new_folder", "new_prefix", "remove", "sweep"]
-
-
 def new_folder(prefix: str) -> Path:
-    """Make a folder of this prefix for temporary files."""
+    """Make a temporary folder with this prefix."""
     return Path(tempfile.mkdtemp(prefix=prefix))
 
 
-def remove(prefix: str) -> None:
-    """Remove what belongs to one server."""
-    for path in _named(prefix):
-        _remove(path)
-
-
-def sweep() -> list[str]:
-    """Remove what belongs to processes that are gone; the names removed."""
+def remove(prefix: str, *, ownerless: bool = False) -> list[str]:
+    """Remove a prefix's leftovers, or only those without a living owner. Returns their names."""
     removed = []
-    # A stub of Triton's Python backend waits for ever in the shared memory of a killed server.
-    for process in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError):
-            arguments = (process / "cmdline").read_bytes().decode(errors="replace").split("\0")
-            name = next(filter(OWNED_NAME.fullmatch, arguments), None)
-            if arguments[0].endswith(_STUB) and name is not None and is_ownerless(name):
-                os.kill(int(process.name), signal.SIGKILL)
-                removed.append(name)
-    for path in _named("sceneloom-"):
-        if is_ownerless(path.name):
-            _remove(path)
+    for folder in {SHARED_MEMORY, Path(tempfile.gettempdir())}:
+        for path in folder.glob(prefix + "*"):
+            if ownerless and not is_ownerless(path.name):
+                continue
             removed.append(path.name)
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                with contextlib.suppress(FileNotFoundError, PermissionError):
+                    path.unlink()
     return removed
 
 
-def _named(prefix: str) -> list[Path]:
-    folders = {SHARED_MEMORY, Path(tempfile.gettempdir())}
-    return [path for folder in folders for path in folder.glob(prefix + "*")]
+def sweep() -> list[str]:
+    """Remove the leftovers of killed servers. Returns their names."""
+    import psutil
 
-
-def _remove(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path, ignore_errors=True)
-    else:
-        with contextlib.suppress(FileNotFoundError, PermissionError):
-            path.unlink()
+    removed = []
+    # A stub of Triton's Python backend waits for ever in the shared memory of a killed server.
+    for process in psutil.process_iter(["cmdline"]):
+        arguments = process.info["cmdline"] or [""]
+        name = next(filter(OWNED_NAME.fullmatch, arguments), None)
+        if arguments[0].endswith(_STUB) and name is not None and is_ownerless(name):
+            with contextlib.suppress(psutil.Error):
+                process.kill()
+                removed.append(name)
+    return removed + remove("sceneloom-", ownerless=True)

@@ -1,8 +1,7 @@
-"""The embedded server: the bundled tritonserver as a child process, proven by a real inference
-before it is announced.
+"""The embedded server: the bundled tritonserver as a child process, proven by a real inference.
 
-For development, demonstrations and machines without a GPU. The bundled server is older than known
-security fixes, so it listens on 127.0.0.1 only and is not for production (docs/serving.md).
+For development, demonstrations and machines without a GPU. The bundled server lacks security fixes,
+so it listens on 127.0.0.1 only and is not for production (docs/serving.md).
 
     sceneloom serve build/demo/repository
 """
@@ -16,6 +15,7 @@ import dataclasses
 import math
 import os
 import re
+import resource
 import signal
 import socket
 import subprocess
@@ -23,79 +23,56 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
+from typing import Annotated
 
+from annotated_types import Interval
 from typing_extensions import Self
 
+from sceneloom import errors
 from sceneloom.contract import DIFFERENCE_PARAMETER, ENGINE_PARAMETER, FAST_PARAMETER
-from sceneloom.errors import (
-    DeadlineExceededError,
-    SceneLoomError,
-    ServerStartError,
-    ServerUnavailableError,
-)
 from sceneloom.files import new_prefix
 from sceneloom.triton.client import TritonSynthesizer
 from sceneloom.triton.grpc_transport import GrpcTransport
 from sceneloom.triton.transport import MAX_SECONDS, Timeouts
+from sceneloom.validation import checked
+from sceneloom_serving import bundled_server
 from sceneloom_serving.bundle import Golden, bundle_hash, check_files, lay_out, load_golden
-from sceneloom_serving.bundled_server import (
-    USAGE,
-    BundledServer,
-    LogLine,
-    explain_end,
-    find_bundled_server,
-    last_words,
-    new_folder,
-    parse_line,
-    remove,
-    stub_refusal,
-    sweep,
-)
+from sceneloom_serving.bundled_server import BundledServer, LogLine
 from sceneloom_serving.choice import what_is_known
 from sceneloom_serving.encoded_models import check_encoded_path
 from sceneloom_serving.parity import check_golden
 
 _PORTS = ("http", "grpc", "metrics")
 _PLAIN_PATH = re.compile(r"[\w./-]+", re.ASCII)
+_STACK = 128 << 20
 _PR_SET_PDEATHSIG = 1
-_GRACE = 1.5
-"""Seconds that Triton has to answer the request that ended its model's process: it notices within
-one.
-"""
+_GRACE = 1.5  # seconds for Triton to answer the request that ended its model's process
+Port = Annotated[int, Interval(ge=0, le=65535)]
+Seconds = Annotated[float, Interval(gt=0, le=MAX_SECONDS)]
 
 
+@checked(errors.InputError)
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ServerSettings:
-    """How to run the embedded server."""
+    """Ports and timeouts of the embedded server."""
 
-    http_port: int = 8000
+    http_port: Port = 8000
     """Port for HTTP; 0 takes a free one."""
-    grpc_port: int = 8001
+    grpc_port: Port = 8001
     """Port for gRPC; 0 takes a free one."""
-    metrics_port: int = 8002
+    metrics_port: Port = 8002
     """Port for Prometheus metrics; 0 takes a free one."""
-    start_timeout: float = 300.0
-    """Seconds until the model must have answered the golden probe."""
-    stop_timeout: float = 30.0
-    """Seconds that requests in flight have to finish when the server stops."""
-    probe_every: float = 30.0
+    start_timeout: Seconds = 300.0
+    """Seconds from the start to the model's answer to the golden probe."""
+    stop_timeout: Seconds = 30.0
+    """Seconds for requests in flight to finish when the server stops."""
+    probe_every: Seconds = 30.0
     """Seconds between golden probes of the running server, and for the answer to one."""
 
     def __post_init__(self) -> None:
-        """Check the ranges."""
         ports = [p for p in (self.http_port, self.grpc_port, self.metrics_port) if p]
-        if any(not 0 < port < 65536 for port in ports) or len(set(ports)) != len(ports):
-            raise ValueError(
-                "ports are three different numbers from 1 to 65535 (or 0 for a free one), not "
-                f"{ports}"
-            )
-        seconds = (self.start_timeout, self.stop_timeout, self.probe_every)
-        if not all(0 < value <= MAX_SECONDS for value in seconds):
-            raise ValueError(
-                "start_timeout, stop_timeout and probe_every are above 0 and at most "
-                f"{MAX_SECONDS:g} seconds"
-            )
+        if len(set(ports)) != len(ports):
+            raise errors.InputError(f"ports are three different numbers, or 0, not {ports}")
 
 
 class EmbeddedServer:
@@ -115,64 +92,38 @@ class EmbeddedServer:
         encoded: bool = False,
         on_log: Callable[[LogLine], None] = lambda line: None,
     ) -> None:
-        """Prepare a server; nothing runs before `start`.
-
-        Args:
-            repository: an export bundle, as `sceneloom export` writes it.
-            settings: ports and timeouts; by default ports 8000 to 8002.
-            engine: what runs the model, one of `sceneloom_serving.engines.ENGINES`; None takes the
-                one that export chose.
-            encoded: also serve the encoded path, `synthesis_encoded`.
-            on_log: called with every line of the server's log, from a thread.
+        """Prepare a server of an export bundle, for `start`. `engine` is a name in
+        `sceneloom_serving.engines.ENGINES`, or None for the bundle's. `encoded` also serves the
+        encoded path, `synthesis_encoded`. A thread calls `on_log` with every line of the log.
         """
-        self._repository = repository
-        self._settings = settings or ServerSettings()
-        self._on_log = on_log
-        self._engine = engine
-        self._encoded = encoded
+        self._repository, self._settings = repository, settings or ServerSettings()
+        self._on_log, self._engine, self._encoded = on_log, engine, encoded
         self._lines: collections.deque[LogLine] = collections.deque(maxlen=2000)
         self._process: subprocess.Popen[str] | None = None
         self._reader: threading.Thread | None = None
         self._prefix = ""
         self._ports: HeldPorts | None = None
-        self.http = ""
-        """``HOST:PORT`` for HTTP, once started."""
-        self.grpc = ""
-        """``HOST:PORT`` for gRPC, once started."""
-        self.metrics = ""
-        """``HOST:PORT`` for Prometheus metrics, once started."""
+        # Once started:
+        self.http = self.grpc = self.metrics = ""
+        """``HOST:PORT`` for each protocol."""
         self.model_processes: list[int] = []
-        """Process ids of the stubs that run the model, once started."""
+        """Process ids of the stubs that run the model."""
         self.golden_difference = float("nan")
         """Largest difference of the golden probe's block means, in grey levels."""
-        self.engine = ""
-        """What runs the model, once started."""
-        self.difference = ""
-        """How far its pictures are from PyTorch's, in words, once started."""
-        self.fast = ""
-        """What `--precision fast` would bring, in words, once started."""
+        self.engine = self.difference = self.fast = ""
+        """Name, difference from PyTorch, and gain of `--precision fast`, in words."""
 
     def __enter__(self) -> Self:
-        """Start the server."""
         return self.start()
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        """Stop the server."""
+    def __exit__(self, *_: object) -> None:
         self.stop()
 
     def start(self) -> Self:
-        """Start the server and prove it with the golden probe; returns itself.
+        """Start the server and prove it with the golden probe. Returns itself.
 
-        Raises:
-            ServerStartError: why it did not come up, in a sentence.
-            MissingDependencyError: the bundled server is not installed.
-            ModelFailedError: the model answers, but not with the picture that was exported.
-            ModelNotFoundError: its configuration is not one that export writes.
+        Raises ServerStartError, MissingDependencyError if it is not installed, ModelFailedError for
+        a wrong picture, ModelNotFoundError for a foreign configuration.
         """
         assert self._process is None, "already started"
         try:
@@ -183,29 +134,21 @@ class EmbeddedServer:
         return self
 
     def restart(self) -> None:
-        """End the server, without waiting for requests, and start it again on the same ports.
-
-        Raises:
-            SceneLoomError: as `start`; `restart` may be called again.
-        """
+        """End the server at once and start it on the same ports. May be called after an error."""
         self._end_processes(at_once=True)
         self._bring_up()
 
     def _bring_up(self) -> None:
-        if not self._repository.is_dir():
-            raise ServerStartError(
-                f"{self._repository}: no such folder; sceneloom export writes one"
-            )
         self._golden = load_golden(self._repository)
         check_files(self._repository, encoded=self._encoded)
-        server = find_bundled_server()
-        sweep()
+        server = bundled_server.find_bundled_server()
+        bundled_server.sweep()
         if self._ports is None:
             ports = {name: getattr(self._settings, f"{name}_port") for name in _PORTS}
             self._ports = HeldPorts(ports)
             self.http, self.grpc, self.metrics = (self._ports.addresses[name] for name in _PORTS)
         self._launch(server)
-        self._prove(self._golden)
+        self._prove()
 
     @property
     def pid(self) -> int:
@@ -214,9 +157,7 @@ class EmbeddedServer:
         return self._process.pid
 
     def wait(self, seconds: float | None = None) -> int | None:
-        """Wait for the server to end by itself: its exit code, or None if it still runs after
-        `seconds`.
-        """
+        """Wait for the server to end by itself. Returns its exit code, or None after `seconds`."""
         assert self._process is not None, "not started"
         try:
             return self._process.wait(seconds)
@@ -224,21 +165,17 @@ class EmbeddedServer:
             return None
 
     def watch(self) -> str:
-        """Wait until the server, or a process of its model, ends by itself, or no longer gives the
-        golden picture.
+        """Wait until the server ends or breaks. Returns one sentence with the reason.
 
-        A server whose model process has died goes on saying that it is ready and answers every
-        request with an internal error, so that counts as ended.
-
-        Returns:
-            one sentence on what ended and why.
+        A dead model process counts as an end: the server still reports that it is ready, and fails.
         """
         with Heartbeat(self.grpc, self._golden, every=self._settings.probe_every) as heartbeat:
             while (code := self.wait(0.1)) is None:
                 gone = [pid for pid in self.model_processes if not _running(pid)]
                 if gone:
                     self.wait(_GRACE)
-                    return f"the model's process has ended{last_words(list(self._lines))}"
+                    words = bundled_server.last_words(list(self._lines))
+                    return f"the model's process has ended{words}"
                 if heartbeat.failure is not None:
                     return f"the server no longer gives the golden picture: {heartbeat.failure}"
         return self._how_it_ended(code)
@@ -246,10 +183,10 @@ class EmbeddedServer:
     def _how_it_ended(self, code: int) -> str:
         assert self._reader is not None
         self._reader.join(5)
-        return explain_end(code, list(self._lines))
+        return bundled_server.explain_end(code, list(self._lines))
 
     def stop(self) -> None:
-        """Stop the server and clean up; requests in flight finish first. Twice is fine."""
+        """Stop the server after its requests in flight, and clean up. May be called again."""
         self._end_processes(at_once=False)
         if self._ports is not None:
             self._ports.release()
@@ -258,8 +195,8 @@ class EmbeddedServer:
     def _end_processes(self, *, at_once: bool) -> None:
         process = self._process
         if process is not None:
-            # Before its proof nobody relies on it, and without its model's process Triton would
-            # wait for requests that nobody answers.
+            # Before its proof the server has no users, and without its model's process Triton would
+            # wait for requests without an answer.
             whole = self.model_processes and all(map(_running, self.model_processes))
             in_order = whole and not at_once
             process.send_signal(signal.SIGTERM if in_order else signal.SIGKILL)
@@ -275,13 +212,13 @@ class EmbeddedServer:
         if self._reader is not None:
             self._reader.join(5)
         if self._prefix:
-            remove(self._prefix)
+            bundled_server.remove(self._prefix)
 
     def _launch(self, server: BundledServer) -> None:
         self._prefix = new_prefix()
-        backends = new_folder(self._prefix)
+        backends = bundled_server.new_folder(self._prefix)
         if not _PLAIN_PATH.fullmatch(str(backends)):
-            raise ServerStartError(
+            raise errors.ServerStartError(
                 f"{backends}: Triton's Python backend hands this path to a shell; point TMPDIR to "
                 "one of letters, digits, '.', '_' and '-'"
             )
@@ -290,21 +227,14 @@ class EmbeddedServer:
         if self._engine is not None:
             repository = self._repository
             known = what_is_known(repository, bundle_hash(repository), self._engine)
-            parameters = {
-                ENGINE_PARAMETER: self._engine,
-                DIFFERENCE_PARAMETER: known.difference,
-                FAST_PARAMETER: known.fast,
-            }
-        lay_out(
-            self._repository,
-            backends / "repository",
-            encoded=self._encoded,
-            parameters=parameters,
-        )
+            parameters = {DIFFERENCE_PARAMETER: known.difference, FAST_PARAMETER: known.fast}
+            parameters[ENGINE_PARAMETER] = self._engine
+        folder = backends / "repository"
+        lay_out(self._repository, folder, encoded=self._encoded, parameters=parameters)
         self._lines.clear()
         command = [
             str(server.executable),
-            f"--model-repository={backends / 'repository'}",
+            f"--model-repository={folder}",
             f"--backend-directory={backends}",
             f"--backend-config=python,shm-region-prefix-name={self._prefix}",
             "--model-control-mode=none",  # clients can neither load nor unload
@@ -324,7 +254,7 @@ class EmbeddedServer:
             text=True,
             errors="replace",
             start_new_session=True,  # Ctrl-C reaches only us; we stop the server in order
-            preexec_fn=_die_with_parent,
+            preexec_fn=_prepare_child,
         )
         self._reader = threading.Thread(target=self._read_log, args=(self._process,), daemon=True)
         self._reader.start()
@@ -333,153 +263,134 @@ class EmbeddedServer:
         assert process.stdout is not None
         with process.stdout as stream:
             for text in stream:
-                if text.startswith(USAGE):
+                if text.startswith(bundled_server.USAGE):
                     collections.deque(stream, maxlen=0)  # its flags are ours, not the user's
                     return
-                line = parse_line(text)
+                line = bundled_server.parse_line(text)
                 self._lines.append(line)
-                # A log that nobody reads any more must not stop the server.
+                # A log without a reader must not stop the server.
                 with contextlib.suppress(OSError, ValueError):
                     self._on_log(line)
 
-    def _prove(self, golden: Golden) -> None:
-        deadline = time.monotonic() + self._settings.start_timeout
+    def _prove(self) -> None:
+        import psutil
+
+        limit = self._settings.start_timeout
+        deadline = time.monotonic() + limit
         while True:
             code = self.wait(0.1)
             if code is not None:
-                raise ServerStartError(self._how_it_ended(code))
-            refused = next(filter(None, map(stub_refusal, list(self._lines))), None)
+                raise errors.ServerStartError(self._how_it_ended(code))
+            lines = list(self._lines)
+            refused = next(filter(None, map(bundled_server.stub_refusal, lines)), None)
             if refused is not None:  # Triton would wait for it
-                raise ServerStartError(f"the model's process cannot be started: {refused}")
+                raise errors.ServerStartError(f"the model's process cannot be started: {refused}")
             left = deadline - time.monotonic()
             if left <= 0:
-                raise ServerStartError(
-                    f"the model was not ready within {self._settings.start_timeout:g} s"
-                )
+                raise errors.ServerStartError(f"the model was not ready within {limit:g} s")
             try:
                 timeouts = Timeouts(connect=min(left, 5.0), infer=left)
                 with TritonSynthesizer(self.grpc, timeouts=timeouts) as synthesizer:
-                    self.golden_difference = check_golden(synthesizer, golden, synthesizer.engine)
+                    self.golden_difference = check_golden(synthesizer, self._golden)
                     self.engine = synthesizer.engine
                     self.difference, self.fast = synthesizer.difference, synthesizer.fast
                 if self._encoded:
-                    check_encoded_path(self.grpc, golden, self.engine, timeouts)
-                self.model_processes = _children(self.pid)
+                    check_encoded_path(self.grpc, self._golden, self.engine, timeouts)
+                # Its children are the stubs that run the model.
+                self.model_processes = [p.pid for p in psutil.Process(self.pid).children()]
                 return
-            except (ServerUnavailableError, DeadlineExceededError):
+            except (errors.ServerUnavailableError, errors.DeadlineExceededError):
                 continue
 
 
-def _children(pid: int) -> list[int]:
-    """Child processes of a process: the stubs that run the model."""
-    found: list[int] = []
-    for task in Path(f"/proc/{pid}/task").iterdir():
-        with contextlib.suppress(FileNotFoundError):
-            found += map(int, (task / "children").read_text().split())
-    return found
-
-
 def _running(pid: int) -> bool:
-    try:
-        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except FileNotFoundError:
-        return False
-    return state != "Z"
+    import psutil
+
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
+    return False
 
 
-def _die_with_parent() -> None:
-    """In the child: be terminated if the parent dies without stopping it (kill -9)."""
+def _prepare_child() -> None:
+    """In the child: end with a parent that dies without stopping it (kill -9), and let Triton parse
+    a large HTTP form on the stack of its threads: 4 MiB would end it at 8 MiB of stack.
+    """
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    soft, hard = resource.getrlimit(resource.RLIMIT_STACK)
+    if soft != resource.RLIM_INFINITY:
+        wanted = _STACK if hard == resource.RLIM_INFINITY else min(_STACK, hard)
+        resource.setrlimit(resource.RLIMIT_STACK, (max(soft, wanted), hard))
 
 
-_TRIES = 3
-"""Probes in a row that fail before a server counts as broken."""
-_PAUSE = 1.0
-"""Seconds from a probe that failed to the next."""
+_TRIES = 3  # failed probes in a row by which a server counts as broken
+_PAUSE = 1.0  # seconds from a failed probe to the next
 
 
 class Heartbeat:
-    """Repeats the golden probe from a thread of its own, for as long as it is entered.
-
-    A server whose model hangs or has died still says that it is ready. A server with a long queue
-    answers no probe in time and is well, as long as it answers others.
+    """Repeats the golden probe from a thread while it is entered, with `every` seconds between
+    probes and for an answer. A server that answers other requests in time has a long queue, and is
+    well.
     """
 
     def __init__(self, url: str, golden: Golden, *, every: float) -> None:
-        """Prepare it: `every` is seconds between probes, and for the answer to one."""
         self._url, self._golden, self._every = url, golden, every
         self._done = threading.Event()
         self.failure: str | None = None
-        """Why the server counts as broken; None while it does not."""
+        """Reason why the server counts as broken, or None."""
 
     def __enter__(self) -> Self:
-        """Begin."""
         threading.Thread(target=self._beat, name="sceneloom-heartbeat", daemon=True).start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        """Stop; a probe that is under way is not waited for."""
-        self._done.set()
+    def __exit__(self, *_: object) -> None:
+        self._done.set()  # without waiting for a probe in flight
 
     def _beat(self) -> None:
-        failed, pause = 0, self._every
-        while not self._done.wait(pause):
+        failed, timeouts = 0, Timeouts(infer=self._every)
+        while not self._done.wait(min(_PAUSE, self._every) if failed else self._every):
             try:
-                self._probe()
-                failed, pause = 0, self._every
-            except SceneLoomError as error:
-                failed, pause = failed + 1, min(_PAUSE, self._every)
+                transport = GrpcTransport(self._url)
+                with TritonSynthesizer(self._url, timeouts=timeouts, transport=transport) as served:
+                    answers = transport.answered(served.model, timeout=timeouts.connect)
+                    try:
+                        check_golden(served, self._golden)
+                    except errors.DeadlineExceededError:
+                        if transport.answered(served.model, timeout=timeouts.connect) == answers:
+                            raise
+                failed = 0
+            except errors.SceneLoomError as error:
+                failed += 1
                 if failed == _TRIES:
                     self.failure = str(error)
                     return
-
-    def _probe(self) -> None:
-        timeouts = Timeouts(infer=self._every)
-        transport = GrpcTransport(self._url)
-        with TritonSynthesizer(self._url, timeouts=timeouts, transport=transport) as synthesizer:
-            answers = transport.answered(synthesizer.model, timeout=timeouts.connect)
-            try:
-                check_golden(synthesizer, self._golden, synthesizer.engine)
-            except DeadlineExceededError:
-                if transport.answered(synthesizer.model, timeout=timeouts.connect) == answers:
-                    raise
 
 
 HOST = "127.0.0.1"
 
 
 class HeldPorts:
-    """Ports of 127.0.0.1, chosen together and reserved until `release`, restarts included.
-
-    A socket that is bound, does not listen and lets its address be used again keeps the kernel from
-    giving the port to another server or to a client's connection, which could even connect to
-    itself. A server that names the port can still listen on it.
+    """Ports of 127.0.0.1, chosen together and reserved until `release`, restarts included. A bound
+    socket with a reusable address that does not listen keeps the port from other servers and from
+    clients' connections, while the server that names the port can still listen on it.
     """
 
     def __init__(self, ports: Mapping[str, int]) -> None:
-        """Reserve the ports: purpose -> port, or 0 for a free one. Named ports are reserved first,
-        and so a free one is never one of them.
-
-        Raises:
-            ServerStartError: a named port is in use; the text names it and its flag.
-        """
+        """Reserve purpose -> port, or 0 for a free one. Raises ServerStartError."""
         self.addresses: dict[str, str] = {}
-        """Purpose -> ``HOST:PORT``."""
         with contextlib.ExitStack() as sockets:
             for purpose in sorted(ports, key=lambda name: ports[name] == 0):
                 held = sockets.enter_context(socket.socket())
                 # Without SO_REUSEADDR a port is refused for a minute after a server on it has
                 # stopped, and no server could listen on a held one.
                 held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                # It is free for such sockets, though: a lock on its number keeps it from other
+                # servers of ours while neither listens.
+                lock = sockets.enter_context(socket.socket(socket.AF_UNIX))
                 try:
                     held.bind((HOST, ports[purpose]))
+                    lock.bind(f"\0sceneloom-port-{held.getsockname()[1]}")
                 except OSError as error:
-                    raise ServerStartError(
+                    raise errors.ServerStartError(
                         f"port {ports[purpose]} for {purpose} cannot be used ({error.strerror}); "
                         f"choose another with --{purpose}-port"
                     ) from None
@@ -487,16 +398,13 @@ class HeldPorts:
             self._sockets = sockets.pop_all()
 
     def release(self) -> None:
-        """Give the ports back; twice is fine."""
+        """Release the ports. May be called again."""
         self._sockets.close()
 
 
-_SHORT = 60.0
-"""A server that ends within so many seconds of its start has ended early."""
+_SHORT = 60.0  # seconds from its start within which a server ends early
 WAITS = (0.0, 0.0, 0.0, 0.0, 0.0, 1.0, 2.0, 4.0, 8.0, 16.0)
-"""Seconds until the next start, by how many early ends came one after the other: one bad request
-costs nothing but the start itself, a server that cannot live is given up.
-"""
+"""Seconds until the next start, by the count of early ends in a row."""
 
 
 def keep_up(
@@ -507,18 +415,9 @@ def keep_up(
     say: Callable[[str], None],
     waits: Sequence[float] = WAITS,
 ) -> str:
-    """Restart a server whenever it ends or breaks, later and later, until it has ended early too
-    often.
-
-    Args:
-        server: started, and proven.
-        check: called before each start; raises a SceneLoomError where the server must not start.
-        on_ready: called whenever the server is proven, now included.
-        say: is told what ended and why.
-        waits: seconds before each start that follows an early end.
-
-    Returns:
-        one sentence on why it was given up.
+    """Restart a started server that ends or breaks, until it has ended early too often. Returns one
+    sentence with the reason. `check` runs before each start, `on_ready` now and after each proof.
+    `waits` are seconds before each start after an early end.
     """
     on_ready()
     early, started, reason = 0, time.monotonic(), server.watch()
@@ -534,7 +433,7 @@ def keep_up(
                 check()
                 server.restart()
                 break
-            except (SceneLoomError, OSError) as error:
+            except (errors.SceneLoomError, OSError) as error:
                 early, reason = early + 1, str(error)
         on_ready()
         started, reason = time.monotonic(), server.watch()

@@ -1,18 +1,18 @@
-"""The two Python steps of the encoded path, `synthesis_decode` and `synthesis_encode`: functions,
-as models of Triton's Python backend, and the golden probe through them. The model.py files in
-`triton_models/` are shims over the models.
+"""The encoded path's Python steps, `synthesis_decode` and `synthesis_encode`: functions, models of
+Triton's Python backend, and the golden probe through them. The model.py files in `triton_models/`
+are shims over the models.
 
-Each model is one process. Triton's batcher hands it a few requests at a time, which run in as many
-threads as there are cores: packing and unpacking takes the time, beside other threads. Requests
-come from a network: only PNG is read, sizes are checked before a pixel is decoded, and every fault
-is an InputError of one sentence.
+Each model is one process that answers a few requests at a time, in as many threads as cores.
+Requests come from a network: only PNG is read, sizes are checked before a pixel is decoded, and
+every fault is an InputError of one sentence.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -22,7 +22,6 @@ import numpy.typing as npt
 from sceneloom.contract import (
     INPUT_INSTANCES,
     INPUT_LABELS,
-    INPUT_STYLE,
     MAX_PIXELS_PARAMETER,
     OUTPUT_IMAGE,
     PARAMETER,
@@ -32,7 +31,7 @@ from sceneloom.errors import ImageReadError, ImageTooLargeError, InputError, Mod
 from sceneloom.maps import Image, instance_map_png, label_map_png, read_instance_map, read_label_map
 from sceneloom.pictures import decode_picture, encode_picture
 from sceneloom.png import SIGNATURE
-from sceneloom.request import Request, prepare
+from sceneloom.request import Request, prepare, stack, tensors
 from sceneloom.triton.encoded import INPUT_FORMAT, INPUT_UNKNOWN, EncodedClient, read_format
 from sceneloom.triton.transport import Timeouts
 from sceneloom_serving.bundle import Golden
@@ -40,30 +39,53 @@ from sceneloom_serving.parity import check_picture
 
 try:
     import triton_python_backend_utils as pb_utils
-except ImportError:  # everywhere but in the backend's stub process
+except ImportError:  # outside the backend's stub process
     pb_utils = None
 
-# The steps' own tensors: a name is either a file's or what was in it, never both.
+# The steps' own tensors: a name means a file or its content, never both.
 _LABEL_FILE, _INSTANCE_FILE, _STYLE_ROWS = "label_file", "instance_file", "style_rows"
 _HEIGHT_WIDTH, _PICTURE = "height_width", "picture"
 
 
-class DecodeModel:
+class _Step:
+    """A step of the path: threads, each with a request, and errors that stay with theirs."""
+
+    def initialize(self, args: dict[str, str]) -> None:
+        """Start the threads; called once by Triton."""
+        self._config = json.loads(args["model_config"])
+        most = int(self._config["max_batch_size"])
+        self._pool = ThreadPoolExecutor(min(most, len(os.sched_getaffinity(0))))
+
+    def execute(self, requests: Sequence[Any]) -> list[Any]:
+        """Answer a few requests."""
+        return list(self._pool.map(self._answer, requests))
+
+    def _answer(self, request: Any) -> Any:
+        if request.is_cancelled():
+            return _error("the client gave up", pb_utils.TritonError.CANCELLED)
+        try:
+            outputs = [pb_utils.Tensor(*named) for named in self._outputs(request).items()]
+            return pb_utils.InferenceResponse(outputs)
+        except InputError as error:
+            return _error(str(error), pb_utils.TritonError.INVALID_ARG)
+        except Exception as error:  # a fault of ours; the backend would give it to all of them
+            return _error(f"{type(error).__name__}: {error}", pb_utils.TritonError.INTERNAL)
+
+    def _outputs(self, request: Any) -> dict[str, npt.NDArray[Any]]:
+        raise NotImplementedError
+
+
+class DecodeModel(_Step):
     """`synthesis_decode`: PNG files in, the tensors of `synthesis` out."""
 
     def initialize(self, args: dict[str, str]) -> None:
         """Read the contract; called once by Triton."""
-        config = json.loads(args["model_config"])
-        parameters = {key: value["string_value"] for key, value in config["parameters"].items()}
+        super().initialize(args)
+        parameters = {k: value["string_value"] for k, value in self._config["parameters"].items()}
         self._contract = Contract.loads(parameters[PARAMETER], source="config.pbtxt")
         self._max_pixels = int(parameters[MAX_PIXELS_PARAMETER])
-        self._pool = _pool(config)
 
-    def execute(self, requests: Sequence[Any]) -> list[Any]:
-        """Answer a few requests."""
-        return list(self._pool.map(lambda request: _answer(self._tensors, request), requests))
-
-    def _tensors(self, request: Any) -> list[Any]:
+    def _outputs(self, request: Any) -> dict[str, npt.NDArray[Any]]:
         read_format(_text(request, INPUT_FORMAT))  # before the work, not after it
         label_file = _element(request, _LABEL_FILE)
         assert label_file is not None, "Triton asks for every input"
@@ -76,49 +98,19 @@ class DecodeModel:
             style_rows=None if rows is None else rows.as_numpy()[0],
             unknown=_text(request, INPUT_UNKNOWN),
         )
-        tensors = {
-            INPUT_LABELS: decoded.label_map,
-            INPUT_INSTANCES: decoded.instance_map,
-            INPUT_STYLE: decoded.style,
-            _HEIGHT_WIDTH: np.array(decoded.padding.crop(decoded.label_map).shape, np.int32),
-        }
-        return [pb_utils.Tensor(k, v[None]) for k, v in tensors.items() if v is not None]
+        size = decoded.padding.crop(decoded.label_map).shape
+        return {**tensors(*stack([decoded])), _HEIGHT_WIDTH: np.array([size], np.int32)}
 
 
-class EncodeModel:
+class EncodeModel(_Step):
     """`synthesis_encode`: the picture of `synthesis` in, a file out."""
 
-    def initialize(self, args: dict[str, str]) -> None:
-        """Start the threads; called once by Triton."""
-        self._pool = _pool(json.loads(args["model_config"]))
-
-    def execute(self, requests: Sequence[Any]) -> list[Any]:
-        """Answer a few requests."""
-        return list(self._pool.map(lambda request: _answer(self._tensors, request), requests))
-
-    def _tensors(self, request: Any) -> list[Any]:
+    def _outputs(self, request: Any) -> dict[str, npt.NDArray[Any]]:
         image = pb_utils.get_input_tensor_by_name(request, OUTPUT_IMAGE).as_numpy()[0]
         size = pb_utils.get_input_tensor_by_name(request, _HEIGHT_WIDTH).as_numpy()[0]
         height, width = size.tolist()
         data = encode_image(image, (height, width), _text(request, INPUT_FORMAT))
-        return [pb_utils.Tensor(_PICTURE, np.array([[data]], np.object_))]
-
-
-def _pool(config: dict[str, Any]) -> ThreadPoolExecutor:
-    most = int(config["max_batch_size"])
-    return ThreadPoolExecutor(min(most, len(os.sched_getaffinity(0))))
-
-
-def _answer(tensors: Callable[[Any], list[Any]], request: Any) -> Any:
-    """The response to one request; what is wrong with it must not touch its neighbours."""
-    if request.is_cancelled():
-        return _error("the client gave up", pb_utils.TritonError.CANCELLED)
-    try:
-        return pb_utils.InferenceResponse(tensors(request))
-    except InputError as error:
-        return _error(str(error), pb_utils.TritonError.INVALID_ARG)
-    except Exception as error:  # a fault of ours; the backend would give it to all of them
-        return _error(f"{type(error).__name__}: {error}", pb_utils.TritonError.INTERNAL)
+        return {_PICTURE: np.array([[data]], np.object_)}
 
 
 def _element(request: Any, name: str) -> bytes | None:
@@ -134,7 +126,7 @@ def _error(text: str, code: int) -> Any:
     return pb_utils.InferenceResponse(error=pb_utils.TritonError(text, code))
 
 
-_BYTES_PER_PIXEL = 8  # no map of ids takes more, packed or not
+_BYTES_PER_PIXEL = 8  # the most of a map of ids, packed or not
 _BYTES_OF_HEADERS = 1 << 20
 
 
@@ -147,20 +139,10 @@ def decode_request(
     style_rows: npt.NDArray[np.float32] | None,
     unknown: str,
 ) -> Request:
-    """Read one request's files and bring them to the form that the network takes.
+    """Read one request's PNG files into the network's form; raises InputError.
 
-    Args:
-        contract: of the served model.
-        max_pixels: most pixels that the server takes, padding included.
-        label_file: PNG file with label ids.
-        instance_file: PNG file with instance ids, or None where the model takes none.
-        style_rows: float32 [K, F], row k for the k-th smallest instance id; no rows, or None, for
-            the contract's defaults.
-        unknown: ``error`` or ``unlabelled``: what becomes of label ids that the schema does not
-            have.
-
-    Raises:
-        InputError: why it cannot be rendered.
+    `max_pixels` includes padding. `style_rows` is float32 [K, F], row k for the k-th smallest
+    instance id; no rows, or None, for the contract's defaults. `unknown` is error or unlabelled.
     """
     if unknown not in ("error", "unlabelled"):
         raise InputError(f"{INPUT_UNKNOWN} is {unknown[:40]!r}; it is error or unlabelled")
@@ -187,16 +169,7 @@ def decode_request(
 
 
 def encode_image(image: Image, height_width: tuple[int, int], format: str) -> bytes:
-    """Crop a picture to the map's size and encode it, as clients of the raw path do.
-
-    Args:
-        image: uint8 [H, W, 3] at network size, RGB.
-        height_width: of the map, before it was padded.
-        format: of the file, as `sceneloom.encoded.format_words` writes it down.
-
-    Raises:
-        InputError: there is no such format, or it cannot hold a picture of this size.
-    """
+    """Crop a picture, uint8 [H, W, 3] RGB, to (height, width) and encode it; raises InputError."""
     height, width = height_width
     name, quality = read_format(format)
     return encode_picture(image[:height, :width], name, quality=quality)
@@ -213,35 +186,19 @@ def _check_file(data: bytes, name: str, max_pixels: int) -> None:
 
 
 def check_encoded_path(url: str, golden: Golden, engine: str, timeouts: Timeouts) -> float:
-    """Prove the encoded path of a server with a real inference.
-
-    Args:
-        url: ``HOST:PORT`` of its gRPC port.
-        golden: of the bundle that is served.
-        engine: name of the engine behind it, for the tolerance.
-        timeouts: how long to wait.
-
-    Returns:
-        the largest difference of a block's mean, in grey levels.
-
-    Raises:
-        ModelNotFoundError: it does not serve the encoded path.
-        ModelFailedError: the picture is not the one that was exported.
-        ServingError: there was no picture.
+    """Prove the encoded path at ``HOST:PORT`` of gRPC, as `parity.check_picture` does; raises
+    ModelNotFoundError without one, ModelFailedError for a wrong picture, ServingError for none.
     """
     from sceneloom.triton.grpc_transport import GrpcTransport
 
-    transport = GrpcTransport(url)
-    try:
+    with contextlib.closing(GrpcTransport(url)) as transport:
         client = EncodedClient(transport, timeouts=timeouts)
-        labels, instances = golden.label_map, golden.instance_map
+        labels, instances = golden.request.label_map, golden.request.instance_map
         file = client.synthesize(
             label_map_png(client.contract, labels),
             None if instances is None else instance_map_png(client.contract, labels, instances),
-            golden.style,
+            golden.request.style,
         )
-    finally:
-        transport.close()
     try:
         image = decode_picture(file)
     except ImageReadError as error:

@@ -1,6 +1,4 @@
-"""The engines of an export bundle, what this machine has to run them, and opening one.
-docs/runtimes.md describes them.
-"""
+"""The engines of an export, a row of `ENGINES` each, and their machine (docs/runtimes.md)."""
 
 from __future__ import annotations
 
@@ -8,14 +6,14 @@ import dataclasses
 import importlib.metadata
 import os
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from sceneloom.errors import EngineError, PlanRefusedError, SceneLoomError, require
 from sceneloom.synthesizer import Synthesizer
-from sceneloom_serving.bundle import FP16_FILE, GRAPH_FILE, INT8_FILE, MODEL_FILE, PLAN_FILE
-from sceneloom_serving.gpu_machine import load_cuda, this_machine
+from sceneloom_serving.bundle import CPU_FILE, FP16_FILE, GRAPH_FILE, INT8_FILE, PLAN_FILE
+from sceneloom_serving.gpu import load_cuda, this_machine
 from sceneloom_serving.onnx_runtime import OnnxRuntimeSynthesizer, Provider, check_provider
 from sceneloom_serving.openvino_runtime import OpenVinoSynthesizer, computes_bfloat16
 from sceneloom_serving.parity import Precision
@@ -24,26 +22,25 @@ from sceneloom_serving.tensorrt_runtime import TensorRTSynthesizer
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Engine:
+class EngineSpec:
     """A way to run an exported model."""
 
     name: str
     """RUNTIME-PRECISION."""
     precision: Precision
-    """Whose limits its pictures must keep."""
+    """Its pictures must keep the limits of this precision."""
     file: str
-    """What it runs, in a version's folder of an export bundle."""
     make_file: str
-    """The command that makes the file, where export does not make it by itself."""
+    packages: tuple[str, ...]
+    """Packages of its runtime: another version of one is measured anew."""
     gpu: bool
-    """Whether it runs on an NVIDIA GPU."""
     check: Callable[[], object]
-    """Raises a SceneLoomError where this machine cannot run it."""
+    """Raises a SceneLoomError if this machine cannot run it."""
     open: Callable[[Path, int], Synthesizer]
     """File and largest batch -> the running engine."""
 
 
-def _onnx_runtime(precision: Precision, file: str, provider: Provider) -> Engine:
+def _onnx_runtime(precision: Precision, file: str, provider: Provider) -> EngineSpec:
     where = "" if provider == "cpu" else f"-{provider}"
 
     def check() -> None:
@@ -54,52 +51,51 @@ def _onnx_runtime(precision: Precision, file: str, provider: Provider) -> Engine
             if int(status) != 0 or not count:
                 raise EngineError("this machine has no NVIDIA GPU that CUDA can use")
 
-    return Engine(
+    return EngineSpec(
         name=f"onnxruntime{where}-{precision}",
         precision=precision,
         file=file,
         make_file="sceneloom export --precision exact",
+        packages=("onnxruntime", "onnxruntime-gpu"),
         gpu=provider != "cpu",
         check=check,
-        open=lambda path, batch: OnnxRuntimeSynthesizer(
-            path, provider=provider, max_batch_size=batch
-        ),
+        open=lambda path, n: OnnxRuntimeSynthesizer(path, provider=provider, max_batch_size=n),
     )
 
 
-def _openvino(precision: Precision, file: str) -> Engine:
+def _openvino(precision: Precision, file: str) -> EngineSpec:
     def check() -> None:
         require(["openvino"], extra="serve", purpose="running a model with OpenVINO")
         if precision == "bf16" and not computes_bfloat16():
             raise EngineError("this CPU computes no bfloat16 (it has neither AVX-512 BF16 nor AMX)")
 
-    return Engine(
+    return EngineSpec(
         name=f"openvino-{precision}",
         precision=precision,
         file=file,
         make_file=f"sceneloom export --precision {'exact' if precision == 'fp32' else 'fast'}",
+        packages=("openvino",),
         gpu=False,
         check=check,
-        open=lambda path, batch: OpenVinoSynthesizer(
-            path, precision=precision, max_batch_size=batch
-        ),
+        open=lambda path, n: OpenVinoSynthesizer(path, precision=precision, max_batch_size=n),
     )
 
 
 ENGINES = {
     engine.name: engine
     for engine in (
-        _onnx_runtime("fp32", MODEL_FILE, "cpu"),
-        _openvino("fp32", MODEL_FILE),
-        _openvino("bf16", MODEL_FILE),
+        _onnx_runtime("fp32", CPU_FILE, "cpu"),
+        _openvino("fp32", CPU_FILE),
+        _openvino("bf16", CPU_FILE),
         _openvino("int8", INT8_FILE),
         _onnx_runtime("fp32", GRAPH_FILE, "cuda"),
         _onnx_runtime("fp16", FP16_FILE, "cuda"),
-        Engine(
+        EngineSpec(
             name="tensorrt-fp16",
             precision="fp16",
             file=PLAN_FILE,
             make_file="sceneloom engine",
+            packages=("tensorrt",),
             gpu=True,
             check=this_machine,
             open=lambda path, batch: TensorRTSynthesizer(path),
@@ -109,24 +105,8 @@ ENGINES = {
 """Name -> engine, the plainest first."""
 
 
-def get_engine(name: str) -> Engine:
-    """The engine of a name.
-
-    Raises:
-        EngineError: there is none.
-    """
-    if name not in ENGINES:
-        raise EngineError(f"no engine {name!r}; there are {', '.join(ENGINES)}")
-    return ENGINES[name]
-
-
-def unavailable(engine: Engine, version: Path | None = None) -> str | None:
-    """Why an engine cannot run here; None if it can.
-
-    Args:
-        engine: one of `ENGINES`.
-        version: a version's folder of an export bundle; None asks for the machine alone.
-    """
+def unavailable(engine: EngineSpec, version: Path | None = None) -> str | None:
+    """Reason why an engine cannot run here, or not this version's folder, or None."""
     try:
         engine.check()
     except SceneLoomError as error:
@@ -137,23 +117,21 @@ def unavailable(engine: Engine, version: Path | None = None) -> str | None:
         try:
             built = read_record(version / PLAN_FILE).precision
         except PlanRefusedError:
-            return None  # opening it says what is wrong
+            return None  # opening it gives the reason
         if built != engine.precision:
             return f"{PLAN_FILE} is of {built}, not of {engine.precision}"
     return None
 
 
+def get_engine(name: str) -> EngineSpec:
+    """The engine of a name; raises EngineError without one."""
+    if name not in ENGINES:
+        raise EngineError(f"no engine {name!r}; choose one of {', '.join(ENGINES)}")
+    return ENGINES[name]
+
+
 def open_engine(name: str, version: Path, *, max_batch_size: int = 1) -> Synthesizer:
-    """Load an engine.
-
-    Args:
-        name: of the engine.
-        version: a version's folder of an export bundle.
-        max_batch_size: most pictures at once, where the engine itself does not say it.
-
-    Raises:
-        EngineError: there is no such engine, or it cannot run here; the text says why.
-    """
+    """Load an engine from a version's folder of a bundle; raises EngineError if it cannot run."""
     engine = get_engine(name)
     reason = unavailable(engine, version)
     if reason is not None:
@@ -161,15 +139,12 @@ def open_engine(name: str, version: Path, *, max_batch_size: int = 1) -> Synthes
     return engine.open(version / engine.file, max_batch_size)
 
 
-_PACKAGES = ("torch", "onnx", "onnxruntime", "openvino", "numpy", "tritonclient", "nvidia-pytriton")
+_PACKAGES = ("torch", "onnx", "numpy", "tritonclient", "nvidia-pytriton")
 _FLAGS = ("avx2", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8")
-_ENGINE_PACKAGES = ("onnxruntime", "onnxruntime-gpu", "openvino", "tensorrt")
 
 
 def describe_machine() -> dict[str, Any]:
-    """Processor, cores of this process, memory in GiB, GPUs, system, versions and load; no names of
-    hosts or paths.
-    """
+    """Processor, memory, GPUs, system, versions and load, without names of hosts or paths."""
     gpus = Path("/proc/driver/nvidia/gpus").glob("*/information")
     return {
         "cpu": _field("/proc/cpuinfo", "model name") or platform.processor(),
@@ -179,17 +154,22 @@ def describe_machine() -> dict[str, Any]:
         "gpus": [_field(str(file), "Model") or "unknown" for file in sorted(gpus)],
         "system": f"{platform.system()} {platform.release()}",
         "python": platform.python_version(),
-        "versions": {name: _version(name) for name in _PACKAGES},
+        "versions": {name: _version(name) for name in _PACKAGES} | runtime_versions(),
         "load_average": round(os.getloadavg()[0], 2),
     }
 
 
-def engine_machine() -> dict[str, Any]:
-    """Processor, cores, GPUs and runtimes: equal facts, equal choice of the engine."""
-    facts = describe_machine()
-    kept = ("cpu", "cpu_flags", "cores", "gpus")
-    versions = {name: _version(name) for name in _ENGINE_PACKAGES}
-    return {**{key: facts[key] for key in kept}, "versions": versions}
+def runtime_versions(engines: Mapping[str, EngineSpec] = ENGINES) -> dict[str, str | None]:
+    """Versions of the engines' packages, or None for one that is not installed."""
+    names = sorted({name for engine in engines.values() for name in engine.packages})
+    return {name: _version(name) for name in names}
+
+
+def engine_facts(engines: Mapping[str, EngineSpec] = ENGINES) -> dict[str, Any]:
+    """Processor, cores, GPUs and versions of runtimes: equal facts give an equal choice."""
+    machine = describe_machine()
+    kept = {key: machine[key] for key in ("cpu", "cpu_flags", "cores", "gpus")}
+    return {**kept, "versions": runtime_versions(engines)}
 
 
 def cache_folder() -> Path:
@@ -199,7 +179,7 @@ def cache_folder() -> Path:
 
 
 def peak_memory_mib(pid: int) -> int:
-    """Largest resident memory of a process so far."""
+    """Largest resident memory of a process so far, MiB."""
     return _kib(f"/proc/{pid}/status", "VmHWM") // 1024
 
 

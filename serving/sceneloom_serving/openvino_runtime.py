@@ -1,7 +1,7 @@
 """OpenVINO as a Synthesizer, on the CPU.
 
 The precision is always set: OpenVINO's default on CPUs with bfloat16 is bfloat16. One stream with
-all the threads that this process may use is the latency profile.
+all the threads of this process is the latency profile.
 """
 
 from __future__ import annotations
@@ -12,24 +12,17 @@ from typing import Any
 
 import numpy as np
 
-from sceneloom.contract import (
-    INPUT_INSTANCES,
-    INPUT_LABELS,
-    INPUT_STYLE,
-    PARAMETER,
-    STYLE_ROWS,
-    Contract,
-)
-from sceneloom.errors import EngineError, require
+from sceneloom.contract import PARAMETER, STYLE_ROWS, Contract
+from sceneloom.errors import EngineError, require, said
 from sceneloom.maps import Image, InstanceMap, LabelMap, Style
+from sceneloom.request import tensors
 from sceneloom.synthesizer import Synthesizer
-from sceneloom.text import one_line
 from sceneloom_serving.onnx_runtime import usable_cpus
 from sceneloom_serving.parity import Precision
 from sceneloom_serving.present_classes import present_classes, shorten
 
+# For int8, outside the graph's Q/DQ nodes.
 _HINTS: dict[Precision, str] = {"fp32": "f32", "bf16": "bf16", "int8": "f32"}
-"""What is computed where the graph does not say it; an int8 graph says it by its Q/DQ nodes."""
 _EXACT_IDS = 1 << 24
 
 
@@ -45,21 +38,11 @@ class OpenVinoSynthesizer(Synthesizer):
         threads: int | None = None,
         absent_classes: bool = False,
     ) -> None:
-        """Load and compile a graph.
+        """Load an exported graph with accurate norms, or `int8.onnx` with Q/DQ nodes.
 
-        Args:
-            model: an exported graph with accurate norms (`onnxruntime.onnx` of an export bundle),
-                or its int8 form.
-            precision: fp32, bf16, or int8 for a graph with Q/DQ nodes.
-            max_batch_size: most pictures at once.
-            threads: threads for one picture; None takes the CPUs this process may use.
-            absent_classes: compute the planes of classes that do not occur, too, which changes
-                nothing but the time (`present_classes`); for measurements.
-
-        Raises:
-            MissingDependencyError: openvino is not installed.
-            EngineError: the file is not a graph that SceneLoom exported, or this CPU does not
-                compute the precision.
+        `threads` None means one per CPU. `absent_classes` computes all planes at the same result
+        (`present_classes`), for measurements. Raises MissingDependencyError without openvino,
+        EngineError for a file of another origin or a precision that this CPU does not compute.
         """
         require(["openvino"], extra="serve", purpose="running a model with OpenVINO")
         import openvino
@@ -84,9 +67,8 @@ class OpenVinoSynthesizer(Synthesizer):
         contract = Contract.loads(graph.get_rt_info(metadata).astype(str), source=str(model))
         super().__init__(contract, max_batch_size)
         self.engine = f"openvino-{precision}"
-        channels = contract.schema.channels
-        whole = graph.clone()  # what is read here is what runs, whatever the file is later
-        self._room = None if absent_classes else shorten(graph, channels)
+        whole = graph.clone()  # the graph as read now runs, whatever the file is later
+        self._room = None if absent_classes else shorten(graph, contract.schema.channels)
         self._graph = None if self._room is None else whole
         self._request = self._compile(graph)
         self._lock = threading.Lock()  # a request of OpenVINO's refuses a second caller
@@ -99,7 +81,7 @@ class OpenVinoSynthesizer(Synthesizer):
             raise self._cannot_load(error) from None
 
     def _cannot_load(self, error: RuntimeError) -> EngineError:
-        return EngineError(f"{self._model}: OpenVINO cannot load it ({one_line(str(error))})")
+        return EngineError(f"{self._model}: OpenVINO cannot load it ({said(error)})")
 
     def run_batch(
         self, label_maps: LabelMap, instance_maps: InstanceMap | None, styles: Style | None
@@ -107,8 +89,7 @@ class OpenVinoSynthesizer(Synthesizer):
         """Run one batch; see `Synthesizer.run_batch`."""
         if instance_maps is not None:
             instance_maps = _exact_in_float(instance_maps)
-        feeds = {INPUT_LABELS: label_maps, INPUT_INSTANCES: instance_maps, INPUT_STYLE: styles}
-        inputs: dict[str, Any] = {k: v for k, v in feeds.items() if v is not None}
+        inputs = tensors(label_maps, instance_maps, styles)
         with self._lock:
             request, present = self._request, None
             if self._room is not None:
@@ -130,9 +111,8 @@ def computes_bfloat16() -> bool:
 
 
 def _exact_in_float(instance_maps: InstanceMap) -> InstanceMap:
-    """OpenVINO compares int32 as float32, in which ids above 2^24 collide and boundaries vanish:
-    such maps are renumbered, which changes no boundary. 0 to 255 are rows of a style table, and
-    stay; negative ids stay negative.
+    """Renumber ids above 2^24, which collide in OpenVINO's float32, with equal boundaries. 0 to 255
+    are rows of a style table, and stay. Negative ids stay negative.
     """
     if instance_maps.min() >= -_EXACT_IDS and instance_maps.max() <= _EXACT_IDS:
         return instance_maps

@@ -1,9 +1,8 @@
-"""Parity: how far an engine's pictures are from PyTorch's, in grey levels, and the limits that an
-engine of each precision must keep to be served.
+"""Parity: the difference of an engine's pictures from PyTorch's in grey levels, and every limit of
+it, side by side at `SERVING_LIMITS`.
 
 The limits are decisions (docs/parity.md), not flags. Exact precisions have hard limits. Fast ones
-are proven with a margin, on at least `LEAST_MAPS` maps: a limit that is met barely is not met on
-the next map.
+are proven with a margin, on at least `LEAST_MAPS` maps: the next map may reach further.
 
 The golden probe is a real inference of a served model on one map, because a server that says
 "ready" may still be broken: its block means must be those of PyTorch's picture.
@@ -19,6 +18,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from sceneloom import progress
 from sceneloom.contract import precision_of
 from sceneloom.errors import ModelFailedError, ParityError
 from sceneloom.maps import Image
@@ -27,16 +27,14 @@ from sceneloom.synthesizer import Synthesizer
 from sceneloom_serving.bundle import Golden, block_means
 
 Precision = Literal["fp32", "fp16", "bf16", "int8"]
-"""What an engine computes its convolutions in."""
+"""Number format of an engine's convolutions."""
 PrecisionClass = Literal["exact", "fast"]
 """``exact``: float32, and half on GPUs. ``fast``: also bfloat16 and int8."""
 CLASSES: dict[PrecisionClass, tuple[Precision, ...]] = {
     "exact": ("fp32", "fp16"),
     "fast": ("fp32", "fp16", "bf16", "int8"),
 }
-"""The precisions of each class."""
-LEAST_MAPS = 8
-"""Fewest reference maps that a fast precision is proven on."""
+"""Class -> its precisions."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -44,33 +42,24 @@ class Parity:
     """Differences between two sets of pictures, in grey levels (0..255)."""
 
     max: int
-    """Largest difference."""
     p999: float
-    """99.9th percentile, of the picture that has the largest."""
+    """Largest 99.9th percentile of a picture's differences."""
     mean: float
-    """Mean of all pictures."""
     psnr: float
-    """Peak signal-to-noise ratio in dB, of the picture that has the least; infinite if all are
-    equal.
-    """
+    """Least peak signal-to-noise ratio of a picture, dB, infinite if all are equal."""
 
     def to_json(self) -> dict[str, Any]:
-        """As a JSON object; an infinite PSNR becomes null."""
+        """The differences as a JSON object, with null for an infinite PSNR."""
         return {**dataclasses.asdict(self), "psnr": self.psnr if math.isfinite(self.psnr) else None}
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Parity:
-        """Read the JSON form; raises KeyError, TypeError or ValueError where it is not one."""
-        psnr = data["psnr"]
-        return cls(
-            max=int(data["max"]),
-            p999=float(data["p999"]),
-            mean=float(data["mean"]),
-            psnr=math.inf if psnr is None else float(psnr),
-        )
+        """Read the JSON form; raises KeyError, TypeError or ValueError if it is another."""
+        psnr = math.inf if data["psnr"] is None else float(data["psnr"])
+        p999, mean = float(data["p999"]), float(data["mean"])
+        return cls(max=int(data["max"]), p999=p999, mean=mean, psnr=psnr)
 
     def __str__(self) -> str:
-        """One line for people."""
         return (
             f"max {self.max}, 99.9th percentile {self.p999:g}, mean {self.mean:.4f}, "
             f"PSNR {self.psnr:.1f} dB"
@@ -79,29 +68,34 @@ class Parity:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Limits:
-    """What an engine's pictures may differ by; None is no limit."""
+    """Limits of a `Parity`, the least for PSNR. None is no limit."""
 
     max: int | None = None
-    """Largest difference, grey levels."""
     p999: float | None = None
-    """99.9th percentile of the differences, grey levels."""
     psnr: float | None = None
-    """Least peak signal-to-noise ratio, dB."""
 
 
-LIMITS: dict[Precision, Limits] = {
+SERVING_LIMITS: dict[Precision, Limits] = {
     "fp32": Limits(max=1),
     "fp16": Limits(p999=2, psnr=45),
-    "bf16": Limits(p999=4, psnr=48),
-    "int8": Limits(p999=6, psnr=42),
-}
-"""Of every picture. One grey level is what rounding a half differently gives."""
-PROOFS: dict[Precision, Limits] = {
-    **LIMITS,
     "bf16": Limits(p999=3, psnr=50.5),
     "int8": Limits(p999=4, psnr=44),
 }
-"""Of every reference picture, for an engine to be served."""
+"""Limits of the reference pictures: `export` writes and `serve` chooses engines within them.
+Rounding a half the other way gives one grey level.
+"""
+LEAST_MAPS = 8  # fewest reference maps of a fast precision's proof
+MAX_LOST_IOU = 1.0  # points of mean IoU that bf16 and int8 may lose at export, with a segmenter
+PICTURE_LIMITS: dict[Precision, Limits] = {
+    **SERVING_LIMITS,
+    "bf16": Limits(p999=4, psnr=48),
+    "int8": Limits(p999=6, psnr=42),
+}
+"""Limits of any other picture, with which `bench` marks engines. Serving does not use them."""
+GOLDEN_LIMITS: dict[str, float] = {"fp32": 2.0, "fp16": 2.0, "bf16": 4.0, "int8": 12.0}
+"""Limits of the golden probe of a running server: largest difference of a block's mean, in grey
+levels. Another model's picture is tens of levels away.
+"""
 
 
 def compare(
@@ -124,53 +118,48 @@ def compare(
     )
 
 
-def reference_pictures(reference: Synthesizer, requests: Sequence[Request]) -> list[Image]:
-    """What the reference (PyTorch) answers to maps at network size: uint8 [1, H, W, 3] each."""
-    return [_run(reference, request, 1) for request in requests]
+def reference_pictures(
+    reference: Synthesizer, requests: Sequence[Request], verb: str = "render"
+) -> list[Image]:
+    """The reference's pictures, uint8 [1, H, W, 3] each, of maps at network size. Each is a stage
+    of progress, ``VERB WIDTHxHEIGHT (2 of 5)``.
+    """
+    pictures = []
+    for number, request in enumerate(requests, 1):
+        height, width = request.label_map.shape
+        with progress.stage(f"{verb} {width}x{height} ({number} of {len(requests)})"):
+            pictures.append(reference.run_requests([request]))
+    return pictures
 
 
 def run_parity(
     references: Sequence[Image], candidate: Synthesizer, requests: Sequence[Request]
 ) -> Parity:
-    """Run an engine over maps; where it takes batches, each map as a batch of two.
-
-    Args:
-        references: the pictures of `reference_pictures`.
-        candidate: the engine to be judged.
-        requests: the maps they belong to.
-    """
+    """Compare an engine with `reference_pictures`. Each map runs as two if it takes batches."""
     copies = 2 if candidate.max_batch_size > 1 else 1
     expected, got = [], []
     for reference, request in zip(references, requests, strict=True):
-        images = _run(candidate, request, copies)
+        images = candidate.run_requests([request] * copies)
         expected += [reference] * copies
         got += [images[i : i + 1] for i in range(copies)]
     return compare(expected, got)
 
 
 def check_proof(parity: Parity, precision: Precision, engine: str, maps: int) -> None:
-    """Refuse an engine that does not prove itself with its precision's margin.
-
-    Raises:
-        ParityError: names every limit that is not kept, or says that there are too few maps.
-    """
+    """Refuse an engine beyond `SERVING_LIMITS`, or on few maps; raises ParityError."""
     if precision not in CLASSES["exact"] and maps < LEAST_MAPS:
         raise ParityError(
             f"{engine}: {precision} is proven on {LEAST_MAPS} maps at least, and this bundle has "
             f"{maps}: sceneloom export --precision fast"
         )
-    check_parity(parity, precision, engine, PROOFS[precision])
+    check_parity(parity, precision, engine, SERVING_LIMITS[precision])
 
 
 def check_parity(
     parity: Parity, precision: Precision, engine: str, limits: Limits | None = None
 ) -> None:
-    """Refuse an engine that differs by more than the limits of its precision.
-
-    Raises:
-        ParityError: names every limit that is not kept.
-    """
-    limits = limits or LIMITS[precision]
+    """Refuse an engine beyond limits, by default `PICTURE_LIMITS`; raises ParityError."""
+    limits = limits or PICTURE_LIMITS[precision]
     broken = []
     if limits.max is not None and parity.max > limits.max:
         broken.append(f"up to {parity.max} grey levels, {limits.max} is the limit")
@@ -182,64 +171,20 @@ def check_parity(
         raise ParityError(f"{engine} differs from PyTorch by {'; by '.join(broken)} ({parity})")
 
 
-def _run(engine: Synthesizer, request: Request | Golden, copies: int) -> Image:
-    def batch(x: npt.NDArray[Any] | None) -> Any:
-        return None if x is None else np.repeat(x[None], copies, 0)
-
-    return engine.run_batch(
-        batch(request.label_map), batch(request.instance_map), batch(request.style)
-    )
+def check_golden(synthesizer: Synthesizer, golden: Golden) -> float:
+    """Prove a served model with a real inference, as `check_picture` does."""
+    return check_picture(synthesizer.run_requests([golden.request])[0], golden, synthesizer.engine)
 
 
-REFERENCES_FILE = "references.npz"
-TOLERANCE = 2.0
-"""Largest difference of a block's mean, in grey levels."""
-_TOLERANCES = {"bf16": 4.0, "int8": 12.0}
-"""The same for engines of a lower precision. Another model's picture is tens of levels away."""
-
-
-def make_golden(reference: Synthesizer, request: Request) -> Golden:
-    """Run the reference once and keep what it answered."""
-    image = _run(reference, request, 1)[0]
-    return Golden(
-        label_map=request.label_map,
-        instance_map=request.instance_map,
-        style=request.style,
-        block_means=block_means(image),
-    )
-
-
-def check_golden(synthesizer: Synthesizer, golden: Golden, engine: str = "") -> float:
-    """Prove a served model with a real inference, as `check_picture` does.
-
-    Raises:
-        ModelFailedError: the picture is not the one that was exported.
-        ServingError: there was no picture.
-    """
-    image = _run(synthesizer, golden, 1)[0]
-    return check_picture(image, golden, engine)
-
-
-def check_picture(image: Image, golden: Golden, engine: str = "") -> float:
-    """Compare a picture of the golden map with the one that was exported.
-
-    Args:
-        image: uint8 [H, W, 3], RGB.
-        golden: of the bundle that is served.
-        engine: its name, which ends in the precision; without one, float32's tolerance holds.
-
-    Returns:
-        the largest difference of a block's mean, in grey levels.
-
-    Raises:
-        ModelFailedError: it differs by more than the tolerance.
+def check_picture(image: Image, golden: Golden, engine: str) -> float:
+    """Largest difference of a block's mean, in grey levels, of the golden map's picture, uint8 [H,
+    W, 3]; raises ModelFailedError above `GOLDEN_LIMITS`.
     """
     difference = float(np.abs(block_means(image) - golden.block_means).max())
-    tolerance = _TOLERANCES.get(precision_of(engine), TOLERANCE)
-    if not difference <= tolerance:
+    limit = GOLDEN_LIMITS.get(precision_of(engine), GOLDEN_LIMITS["fp32"])
+    if not difference <= limit:
         raise ModelFailedError(
             "the served model is not the one that was exported: on the golden map its picture "
-            "differs by "
-            f"{difference:.1f} grey levels, {tolerance:g} is the limit"
+            f"differs by {difference:.1f} grey levels, {limit:g} is the limit"
         )
     return difference

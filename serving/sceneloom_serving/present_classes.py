@@ -1,9 +1,8 @@
 """Fewer operations, exactly: the first convolutions over the classes that occur in a map.
 
-The one-hot of a street has 35 planes, of ADE20K 150, and all but some twenty of them are zeros; the
-convolutions over it are 24 % of the published network's arithmetic. Here the planes are those of
-the classes that occur, and the convolutions' weights are gathered to match: what is left out are
-zeros.
+The one-hot of a street has 35 planes, all but some twenty of them zeros, and the convolutions over
+it are 24 % of the published network's arithmetic. Only the planes and weights of classes that occur
+are gathered here.
 """
 
 from __future__ import annotations
@@ -17,23 +16,13 @@ from sceneloom.contract import INPUT_LABELS
 from sceneloom.maps import LabelMap
 
 PLANES = 24
-"""Planes of the shortened input, boundary and style included: a whole number of the vectors that
-convolutions are computed in, and room for the classes of nearly every street.
-"""
-IDS, ROWS = "present_ids", "present_rows"
-"""Inputs that the shortened graph has beside the others: see `present_classes`."""
+"""Planes of the shortened input, boundary and style included: room for nearly every street."""
+IDS, ROWS = "present_ids", "present_rows"  # further inputs, of `present_classes`
 
 
 def shorten(model: Any, channels: int) -> int | None:
-    """Rewrite a graph so that it takes the classes that occur.
-
-    Args:
-        model: an OpenVINO model of the served graph; is changed.
-        channels: of the label schema.
-
-    Returns:
-        how many classes it takes, or None where the graph is another or nothing would be gained; it
-        is unchanged then.
+    """Rewrite an OpenVINO model of the served graph in place. Returns the count of classes that it
+    takes, or None for an unchanged one: it is another graph, or gains nothing.
     """
     one_hot = _one_hot(model, channels)
     if one_hot is None:
@@ -67,17 +56,8 @@ def shorten(model: Any, channels: int) -> int | None:
 def present_classes(
     label_maps: LabelMap, channels: int, room: int
 ) -> dict[str, npt.NDArray[Any]] | None:
-    """The shortened graph's further inputs for these maps.
-
-    Args:
-        label_maps: uint8 [N, H, W], channels.
-        channels: of the label schema.
-        room: as `shorten` returned it.
-
-    Returns:
-        the ids of the classes that occur, float32 [1, room, 1, 1], filled up with -1, which is in
-        no map; and the rows of weights that belong to them, int64 [room]. None where there are
-        more.
+    """The ids of the classes in maps, uint8 [N, H, W]: float32 [1, room, 1, 1], filled up with -1,
+    which is in no map; and their rows of weights, int64 [room]. None for more than `room`.
     """
     found = np.flatnonzero(np.bincount(label_maps.ravel(), minlength=256)[:channels])
     if len(found) > room:
@@ -88,9 +68,7 @@ def present_classes(
 
 
 def _one_hot(model: Any, channels: int) -> tuple[Any, Any] | None:
-    """The comparison that makes the one-hot, and the network's input: the one-hot itself, or its
-    concatenation with boundary and style. None if the graph begins otherwise.
-    """
+    """The one-hot's comparison and the network's input, or None if the graph begins otherwise."""
     node = next(
         (p for p in model.get_parameters() if INPUT_LABELS in p.output(0).get_names()), None
     )
@@ -111,9 +89,7 @@ def _only_user(node: Any, kind: str) -> Any:
 
 
 def _convolutions(planes: Any) -> list[Any]:
-    """The convolutions that see the network's input, or what padding and pooling make of it; none
-    if anything else does.
-    """
+    """The convolutions over the network's input, padded or pooled, empty if it has other users."""
     found, look = [], [planes]
     while look:
         for target in look.pop().output(0).get_target_inputs():

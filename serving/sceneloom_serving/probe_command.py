@@ -10,15 +10,9 @@ from typing import Annotated
 
 from tyro.conf import Positional, arg
 
+from sceneloom import errors
 from sceneloom.contract import MODEL_NAME, Contract
-from sceneloom.errors import (
-    DeadlineExceededError,
-    InputError,
-    ModelFailedError,
-    ModelNotFoundError,
-    ServerStartError,
-    SizeError,
-)
+from sceneloom.request import Request
 from sceneloom.text import printable
 from sceneloom.triton.client import TritonSynthesizer
 from sceneloom.triton.grpc_transport import GrpcTransport
@@ -37,13 +31,13 @@ def main(
 ) -> int:
     """Prove a running server with one real inference whose answer is known.
 
-    A server goes on saying that it is ready after its model has died; this does not. Where the
-    server has the encoded path, that is proven with a second one. A server that is too busy to
-    answer in time is well as long as it answers others. Prints one line; the exit code is 0 if the
-    picture is the one that was exported or the server is busy, else 1. Needs the base install only.
+    A server with a dead model still reports that it is ready; this check finds it. A second
+    inference proves the encoded path if the server has it. A server too busy to answer in time is
+    well as long as it answers others. Prints one line; the exit code is 0 if the picture is the
+    exported one or the server is busy, else 1. Needs the base install only.
 
     Args:
-        repository: folder that sceneloom export wrote, the one that is served.
+        repository: folder of the served export.
         url: HOST:PORT of the server's gRPC port.
         model: name of the served model.
         timeout: seconds to wait for the answer.
@@ -52,28 +46,27 @@ def main(
     try:
         timeouts = Timeouts(connect=timeout, infer=timeout)
         transport = GrpcTransport(url)
-    except InputError as error:
+    except errors.InputError as error:
         print(f"sceneloom probe: {error}", file=sys.stderr)
         return 2
     expected = bundle_hash(repository)
     with TritonSynthesizer(url, model=model, timeouts=timeouts, transport=transport) as synthesizer:
-        if synthesizer.contract.bundle_hash != expected:
-            raise ModelFailedError(
-                f"{url}: serves bundle {synthesizer.contract.bundle_hash[:12]}, not "
-                f"{expected[:12]} of {repository}"
-            )
+        served = synthesizer.contract.bundle_hash
+        if served != expected:
+            text = f"{url}: serves bundle {served[:12]}, not {expected[:12]} of {repository}"
+            raise errors.ModelFailedError(text)
         golden = golden_for(repository, synthesizer.contract)
-        # The answer to the probe itself does not count, nor does that of the encoded path's.
+        # The answers to the probe itself and to the encoded path's do not count.
         answers = transport.answered(model, timeout=timeout) + 2
         try:
-            difference = check_golden(synthesizer, golden, synthesizer.engine)
+            difference = check_golden(synthesizer, golden)
             left = max(timeout - (time.perf_counter() - start), 0.1)
             timeouts = Timeouts(connect=left, infer=left)
             ways = ""
-            with contextlib.suppress(ModelNotFoundError):
+            with contextlib.suppress(errors.ModelNotFoundError):
                 check_encoded_path(url, golden, synthesizer.engine, timeouts)
                 ways = ", raw and encoded"
-        except DeadlineExceededError:
+        except errors.DeadlineExceededError:
             if transport.answered(model, timeout=timeout) <= answers:
                 raise
             print(f"{url}: busy; it answered others, but not the probe within {timeout:g} s")
@@ -81,38 +74,27 @@ def main(
     seconds = time.perf_counter() - start
     by = f" by {synthesizer.engine} ({synthesizer.precision})" if synthesizer.engine else ""
     print(
-        f"{printable(url)}: right, {difference:.2f} grey levels from what was exported{by}{ways}, "
-        f"{seconds:.3f} s"
+        f"{printable(url)}: right, {difference:.2f} grey levels from the exported picture"
+        f"{by}{ways}, {seconds:.3f} s"
     )
     return 0
 
 
 def golden_for(repository: Path, contract: Contract) -> Golden:
-    """The golden map, or for an engine of fixed sizes the reference map of such a size.
-
-    Raises:
-        ServerStartError: the bundle has none of a size that the engine takes, or is damaged.
-    """
+    """The golden map, or a reference map of an engine's fixed size; raises ServerStartError."""
     golden = load_golden(repository)
-    if _takes(contract, golden):
+    if _takes(contract, golden.request):
         return golden
     references = load_references(repository)
     for request, pictures in zip(references.requests, references.pictures, strict=True):
-        golden = Golden(
-            label_map=request.label_map,
-            instance_map=request.instance_map,
-            style=request.style,
-            block_means=block_means(pictures[0]),
-        )
-        if _takes(contract, golden):
-            return golden
-    raise ServerStartError(f"{repository}: has no reference picture of a size that is served")
+        if _takes(contract, request):
+            return Golden(request=request, block_means=block_means(pictures[0]))
+    raise errors.ServerStartError(f"{repository}: has no reference picture of a served size")
 
 
-def _takes(contract: Contract, golden: Golden) -> bool:
-    height, width = golden.label_map.shape
-    try:
+def _takes(contract: Contract, request: Request) -> bool:
+    height, width = request.label_map.shape
+    with contextlib.suppress(errors.SizeError):
         contract.check_exact_size(height, width)
-    except SizeError:
-        return False
-    return True
+        return True
+    return False

@@ -10,17 +10,11 @@ from typing import Annotated
 
 from tyro.conf import Positional, arg
 
-from sceneloom.contract import MODEL_NAME
+from sceneloom import progress
 from sceneloom.text import printable
-from sceneloom_serving.bundle import bundle_hash, load_references, verify_repository
-from sceneloom_serving.choice import (
-    Measured,
-    fastest,
-    measure_engines,
-    precisions_left_out,
-    recall,
-    remember,
-)
+from sceneloom_serving import choice
+from sceneloom_serving.bundle import VERSION, bundle_hash, load_references, verify_repository
+from sceneloom_serving.choice import Measured
 from sceneloom_serving.engines import ENGINES, unavailable
 from sceneloom_serving.parity import CLASSES, PrecisionClass
 
@@ -31,47 +25,55 @@ def main(
     measure: bool = False,
     json_lines: bool = False,
 ) -> int:
-    """List the engines: which can run on this machine, and why not for the others.
+    """List the engines that can run on this machine, and the reason for the others.
 
     Args:
-        repository: folder that sceneloom export wrote; also says which engines it has, and which
-            one serve takes here: * exact, + fast where that is another.
+        repository: folder of an export; also lists its engines, and marks the one that serve takes
+            here: * exact, + fast if that is another.
         measure: render the repository's reference maps with every engine that can run: difference
-            from PyTorch, and time. The fastest of each precision that serve takes is remembered.
+            from PyTorch, and time. Serve remembers the fastest of each precision.
         json_lines: one JSON object per engine instead of a table.
     """
-    if measure and repository is None:
+    version, left_out = None, {}
+    if repository is not None:
+        version = repository / VERSION
+        verify_repository(repository)
+        left_out = choice.precisions_left_out(repository)
+    elif measure:
         text = "--measure renders the maps of a repository, and none is named"
         print(f"sceneloom runtimes: {text}", file=sys.stderr)
         return 2
-    version = None if repository is None else repository / MODEL_NAME / "1"
-    if repository is not None and version is not None:
-        verify_repository(repository)
+    chosen: dict[PrecisionClass, str | None] = {}
     if measure and repository is not None and version is not None:
-        found = measure_engines(
-            version, load_references(repository), without=precisions_left_out(repository)
-        )
-        chosen = {kind: fastest(found, kind) for kind in CLASSES}
+        references = load_references(repository)
+        with progress.shown():
+            found = choice.measure_engines(version, references, without=left_out)
         for kind in CLASSES:
-            remember(bundle_hash(repository), found, version, precision=kind)
+            chosen[kind] = choice.remember(bundle_hash(repository), found, version, precision=kind)
     else:
-        left_out = {} if repository is None else precisions_left_out(repository)
         found = [
             Measured(engine=name, reason=left_out.get(one.precision) or unavailable(one, version))
             for name, one in ENGINES.items()
         ]
-        chosen = {}
         if repository is not None and version is not None:
-            known = {
-                kind: recall(bundle_hash(repository), version, precision=kind) for kind in CLASSES
-            }
-            chosen = {kind: engine for kind, engine in known.items() if engine is not None}
+            for kind in CLASSES:
+                chosen[kind] = choice.recall(bundle_hash(repository), version, precision=kind)
     for one in found:
-        print(_json(one, chosen) if json_lines else printable(_line(one, chosen)))
+        if json_lines:
+            known = {
+                "engine": one.engine,
+                "precision": ENGINES[one.engine].precision,
+                "runs": one.reason is None,
+                "chosen": one.engine == chosen.get("exact"),
+                "chosen_fast": one.engine == chosen.get("fast"),
+            }
+            print(json.dumps({**known, **one.to_json()}))
+        else:
+            print(printable(_line(one, chosen)))
     return 0
 
 
-def _line(one: Measured, chosen: Mapping[PrecisionClass, str]) -> str:
+def _line(one: Measured, chosen: Mapping[PrecisionClass, str | None]) -> str:
     fast = "+" if one.engine == chosen.get("fast") else " "
     mark = "*" if one.engine == chosen.get("exact") else fast
     name = f"{mark} {one.engine:26} {ENGINES[one.engine].precision}"
@@ -80,14 +82,3 @@ def _line(one: Measured, chosen: Mapping[PrecisionClass, str]) -> str:
     if one.seconds is None:
         return f"{name} yes"
     return f"{name} yes: {one.seconds:.3g} s a picture; {one.parity}"
-
-
-def _json(one: Measured, chosen: Mapping[PrecisionClass, str]) -> str:
-    known = {
-        "engine": one.engine,
-        "precision": ENGINES[one.engine].precision,
-        "runs": one.reason is None,
-        "chosen": one.engine == chosen.get("exact"),
-        "chosen_fast": one.engine == chosen.get("fast"),
-    }
-    return json.dumps({**known, **one.to_json()})

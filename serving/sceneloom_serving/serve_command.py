@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import signal
 import sys
 from pathlib import Path
@@ -11,10 +12,11 @@ from typing import Annotated
 
 from tyro.conf import OmitArgPrefixes, Positional, arg
 
-from sceneloom.contract import MODEL_NAME, precision_of
+from sceneloom import progress
+from sceneloom.contract import precision_of
 from sceneloom.errors import EngineError
 from sceneloom.text import printable
-from sceneloom_serving.bundle import bundle_hash, verify_repository
+from sceneloom_serving.bundle import VERSION, bundle_hash, verify_repository
 from sceneloom_serving.bundled_server import LogLine
 from sceneloom_serving.choice import choose_engine, precisions_left_out
 from sceneloom_serving.embedded import EmbeddedServer, ServerSettings, keep_up
@@ -25,13 +27,13 @@ _STOP = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class _Stopped(BaseException):
-    """One of these signals arrived."""
+    pass
 
 
 def main(
     repository: Annotated[Path, Positional, arg(metavar="REPOSITORY")],
     *,
-    settings: Annotated[ServerSettings, OmitArgPrefixes] = ServerSettings(),  # noqa: B008 - frozen
+    settings: Annotated[ServerSettings, arg(name="server"), OmitArgPrefixes] = ServerSettings(),  # noqa: B008 - frozen
     precision: PrecisionClass = "exact",
     engine: str = "auto",
     encoded: bool = False,
@@ -39,21 +41,19 @@ def main(
 ) -> int:
     """Serve an exported repository with the bundled Triton server, on 127.0.0.1 only.
 
-    First checks that its files are what was exported. Prints one line that begins with "ready "
-    once the model has answered a real inference with the right picture, and again after each
-    restart: a server that ends, or no longer gives that picture, is started again on the same
-    ports. Runs until it is interrupted (SIGINT, SIGTERM or SIGHUP). For development and
-    machines without a GPU: the bundled server is older than known security fixes, so not for
-    production.
+    Checks that the files are as exported. Prints a line that begins with "ready " once the model
+    has answered a real inference with the right picture, and again after each restart: a server
+    that ends, or gives another picture, is started again on the same ports. Runs until interrupted
+    (SIGINT, SIGTERM or SIGHUP). For development and machines without a GPU, not for production: the
+    bundled server lacks security fixes.
 
     Args:
-        repository: folder that sceneloom export wrote.
+        repository: folder of an export.
         settings: ports and timeouts.
         precision: exact serves float32 on CPUs and half on GPUs; fast also bfloat16 and int8 that
             export and this machine have proven.
-        engine: what runs the model, as sceneloom runtimes lists them; auto takes the fastest of
-            that precision whose pictures are within its limits on this machine, found once and
-            remembered.
+        engine: name of an engine, as sceneloom runtimes lists them; auto takes the fastest of that
+            precision within its limits on this machine, measured once and remembered.
         encoded: also serve the encoded path, PNG maps in and encoded pictures out, for clients
             across a network.
         verbose: forward the server's whole log instead of warnings and errors.
@@ -73,7 +73,7 @@ def main(
         raise _Stopped
 
     if engine != "auto" and engine not in ENGINES:
-        say(f"no engine {engine!r}; there are auto, {', '.join(ENGINES)}")
+        say(f"no engine {engine!r}; choose one of auto, {', '.join(ENGINES)}")
         return 2
     verify_repository(repository)
     chosen = _choose(repository, engine, precision)
@@ -92,19 +92,15 @@ def main(
             stack.callback(signal.signal, number, signal.signal(number, stop))
         try:
             with server:
-                reason = keep_up(
-                    server,
-                    check=lambda: verify_repository(repository),
-                    on_ready=ready,
-                    say=say,
-                )
-                say(reason)
+                check = functools.partial(verify_repository, repository)
+                say(keep_up(server, check=check, on_ready=ready, say=say))
                 return 1
         except _Stopped:
             print("stopped", file=sys.stderr)
             return 0
 
 
+@progress.shown()
 def _choose(repository: Path, engine: str, precision: PrecisionClass) -> str:
     if engine == "auto":
         return choose_engine(
@@ -113,10 +109,9 @@ def _choose(repository: Path, engine: str, precision: PrecisionClass) -> str:
             precision=precision,
             say=lambda line: print(printable(line), file=sys.stderr, flush=True),
         )
+    # Export's verdict comes first: it wrote no refused graph.
     found = get_engine(engine)
-    # Export's judge comes first: what it refused, it did not write.
     refused = precisions_left_out(repository).get(found.precision)
-    reason = refused or unavailable(found, repository / MODEL_NAME / "1")
-    if reason:
+    if reason := refused or unavailable(found, repository / VERSION):
         raise EngineError(f"{engine}: {reason}")
     return engine

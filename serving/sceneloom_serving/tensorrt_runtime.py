@@ -3,7 +3,7 @@
 Everything that a picture needs is allocated before the first one: pinned host and GPU memory at
 each profile's largest shape, and a CUDA graph that uploads, computes and downloads. The Python
 interface used here (tensors by name, enqueueV3) is the same in TensorRT 8.6, 10 and 11;
-tests/export/test_tensorrt_bindings.py holds it against the real bindings of each.
+tests/export/test_tensorrt_bindings.py checks it against the real bindings of each.
 """
 
 from __future__ import annotations
@@ -21,15 +21,10 @@ import numpy.typing as npt
 from sceneloom.contract import INPUT_INSTANCES, INPUT_LABELS, INPUT_STYLE, OUTPUT_IMAGE
 from sceneloom.errors import EngineError, SizeError
 from sceneloom.maps import Image, InstanceMap, LabelMap, Style
+from sceneloom.request import tensors
 from sceneloom.synthesizer import Synthesizer
-from sceneloom_serving.gpu_machine import checked, load_cuda, load_tensorrt, this_machine
-from sceneloom_serving.plan_record import (
-    PlanRecord,
-    Profile,
-    choose_profile,
-    input_shapes,
-    verified_plan,
-)
+from sceneloom_serving.gpu import checked, load_cuda, load_tensorrt, this_machine
+from sceneloom_serving.plan_record import PlanRecord, choose_profile, input_shapes, verified_plan
 
 _DTYPES: dict[str, npt.DTypeLike] = {
     INPUT_LABELS: np.uint8,
@@ -37,33 +32,33 @@ _DTYPES: dict[str, npt.DTypeLike] = {
     INPUT_STYLE: np.float32,
     OUTPUT_IMAGE: np.uint8,
 }
-Inputs = dict[str, npt.NDArray[Any]]
 
 
 class TensorRTSynthesizer(Synthesizer):
     """Runs the plan that `sceneloom engine` built."""
 
     def __init__(self, plan: Path, *, device: int = 0, cuda_graphs: bool = True) -> None:
-        """Load a plan, once its hash and this machine are those of its record.
+        """Load a plan after its hash and this machine are checked against the record beside it.
 
-        Args:
-            plan: the plan, with its record beside it.
-            device: CUDA's number of the GPU.
-            cuda_graphs: run captured graphs where the plan can be captured.
-
-        Raises:
-            MissingDependencyError: tensorrt or cuda-python is not installed.
-            PlanRefusedError: the plan is not what its record says, or not for this machine.
-            EngineError: there is no GPU, or TensorRT cannot load the plan.
+        Raises MissingDependencyError without tensorrt or cuda-python, PlanRefusedError if the
+        record does not match, EngineError without a GPU or if TensorRT cannot load the plan.
         """
-        self._executions: dict[int, Execution] = {}
+        self._executions: dict[int, _Execution] = {}
         record, blob = verified_plan(plan, this_machine(device))
         checked(load_cuda().cudaSetDevice(device), f"choosing GPU {device}")
         self._device, self._cuda_graphs = device, cuda_graphs
         self.record = record
-        """What the plan was built from and how it was proven."""
-        self._logger = _logger()
-        self._runtime, self._engine = _deserialize(blob, record, self._logger, str(plan))
+        trt = load_tensorrt()
+        # The logger must outlive the runtime, and the runtime the engine.
+        self._logger = trt.Logger(trt.Logger.ERROR)
+        if record.norms == "plugin":
+            trt.init_libnvinfer_plugins(self._logger, "")
+        self._runtime = runtime = trt.Runtime(self._logger)
+        # A version-compatible plan brings its runtime along as host code. Its hash was checked.
+        runtime.engine_host_code_allowed = record.version_compatible
+        self._engine = runtime.deserialize_cuda_engine(blob)
+        if self._engine is None:
+            raise EngineError(f"{plan}: TensorRT {trt.__version__} cannot load it")
         _check_tensors(self._engine, record, str(plan))
         self._stream = Stream()
         self._lock = threading.Lock()
@@ -73,18 +68,8 @@ class TensorRTSynthesizer(Synthesizer):
     def run_batch(
         self, label_maps: LabelMap, instance_maps: InstanceMap | None, styles: Style | None
     ) -> Image:
-        """Run one batch; see `Synthesizer.run_batch`. What no profile takes at once is split.
-
-        Raises:
-            SizeError: no profile of the plan takes the size.
-            EngineError: the GPU reports a failure.
-        """
-        named = (
-            (INPUT_LABELS, label_maps),
-            (INPUT_INSTANCES, instance_maps),
-            (INPUT_STYLE, styles),
-        )
-        inputs = {name: array for name, array in named if array is not None}
+        """Run one batch, in parts if need be; raises SizeError if no profile takes the size."""
+        inputs = tensors(label_maps, instance_maps, styles)
         batch, height, width = label_maps.shape
         images = np.empty((batch, height, width, 3), np.uint8)
         done = 0
@@ -102,7 +87,7 @@ class TensorRTSynthesizer(Synthesizer):
                 index, count = chosen
                 part = {name: array[done : done + count] for name, array in inputs.items()}
                 if index not in self._executions:
-                    self._executions[index] = Execution(
+                    self._executions[index] = _Execution(
                         self._engine, index, self.record, self._stream, self._cuda_graphs
                     )
                 self._executions[index].run(part, images[done : done + count])
@@ -113,14 +98,13 @@ class TensorRTSynthesizer(Synthesizer):
     def captured(self) -> bool:
         """Whether the last picture of every profile in use came from a CUDA graph."""
         used = self._executions.values()
-        return bool(used) and all(execution.captured for execution in used)
+        return bool(used) and all(execution.graph is not None for execution in used)
 
     def close(self) -> None:
-        """Release the GPU's memory; calling it twice is fine."""
+        """Release the GPU's memory. May be called again."""
         for execution in self._executions.values():
             execution.close()
-        if self._executions:
-            self._executions.clear()
+        self._executions.clear()
         if self._engine is not None:
             self._stream.free()
             # TensorRT wants the engine gone before the runtime that made it.
@@ -128,21 +112,17 @@ class TensorRTSynthesizer(Synthesizer):
             self._runtime = None
 
 
-class Execution:
+class _Execution:
     """One profile of a plan, with its own context, memory and CUDA graph."""
 
     def __init__(
         self, engine: Any, index: int, record: PlanRecord, stream: Stream, cuda_graphs: bool
     ) -> None:
-        """Allocate everything that the profile's largest shape needs.
-
-        Raises:
-            EngineError: the GPU has not enough memory.
-        """
-        profile: Profile = record.profiles[index]
+        """Allocate memory for the profile's largest shape; raises EngineError if it is short."""
+        profile = record.profiles[index]
         self._stream, self._cuda_graphs = stream, cuda_graphs
         self._shapes: dict[str, tuple[int, ...]] = {}
-        self._graph: Any = None
+        self.graph: Any = None
         self._buffers: dict[str, TensorBuffer] = {}
         self._context = engine.create_execution_context()
         if self._context is None:
@@ -157,12 +137,7 @@ class Execution:
             if not self._context.set_tensor_address(name, self._buffers[name].device):
                 raise EngineError(f"TensorRT refuses the memory of {name}")
 
-    @property
-    def captured(self) -> bool:
-        """Whether the current shape runs as a CUDA graph."""
-        return self._graph is not None
-
-    def run(self, inputs: Inputs, image: Image) -> None:
+    def run(self, inputs: dict[str, npt.NDArray[Any]], image: Image) -> None:
         """Run one batch that the profile takes into uint8 [N, H, W, 3]."""
         shapes: dict[str, tuple[int, ...]] = {name: array.shape for name, array in inputs.items()}
         shapes[OUTPUT_IMAGE] = image.shape
@@ -170,18 +145,16 @@ class Execution:
             np.copyto(self._buffers[name].host(array.shape), array, casting="no")
         if shapes != self._shapes:
             self._set_shapes(shapes)
-        elif self._graph is not None:
-            self._stream.launch(self._graph)
+        elif self.graph is not None:
+            self._stream.launch(self.graph)
         else:
             self._enqueue()
         self._stream.wait()
         np.copyto(image, self._buffers[OUTPUT_IMAGE].host(image.shape))
 
     def _set_shapes(self, shapes: dict[str, tuple[int, ...]]) -> None:
-        """Run once in the new shapes, and capture a graph for the times after it.
-
-        A graph belongs to the shapes that its context had, so that a context has one at most. The
-        run before it lets TensorRT do what a change of shape leaves to the next enqueue.
+        """Run once in the new shapes, which completes the work that TensorRT leaves to the next
+        enqueue, then capture a graph for them.
         """
         self._discard_graph()
         self._shapes = {}
@@ -197,24 +170,24 @@ class Execution:
         self._enqueue()
         if self._cuda_graphs:
             self._stream.wait()
-            self._graph = self._stream.capture(self._enqueue)
+            self.graph = self._stream.capture(self._enqueue)
 
     def _enqueue(self) -> None:
         """Upload, compute, download, in the stream's order."""
         for name, shape in self._shapes.items():
             if name != OUTPUT_IMAGE:
-                self._buffers[name].upload(shape, self._stream.stream)
+                self._buffers[name].copy(shape, self._stream.stream)
         if not self._context.execute_async_v3(self._stream.handle):
             raise EngineError("TensorRT could not run the plan")
-        self._buffers[OUTPUT_IMAGE].download(self._shapes[OUTPUT_IMAGE], self._stream.stream)
+        image = self._buffers[OUTPUT_IMAGE]
+        image.copy(self._shapes[OUTPUT_IMAGE], self._stream.stream, back=True)
 
     def _discard_graph(self) -> None:
-        if self._graph is not None:
-            self._stream.discard(self._graph)
-            self._graph = None
+        if self.graph is not None:
+            self._stream.discard(self.graph)
+            self.graph = None
 
     def close(self) -> None:
-        """Release everything."""
         self._discard_graph()
         self._context = None
         for buffer in self._buffers.values():
@@ -222,29 +195,7 @@ class Execution:
         self._buffers.clear()
 
 
-def _logger() -> Any:
-    trt = load_tensorrt()
-    return trt.Logger(trt.Logger.ERROR)
-
-
-def _deserialize(blob: bytes, record: PlanRecord, logger: Any, source: str) -> tuple[Any, Any]:
-    """Load a verified plan into TensorRT: the runtime, which must outlive the engine and be
-    outlived by its logger, and the engine.
-    """
-    trt = load_tensorrt()
-    if record.norms == "plugin":
-        trt.init_libnvinfer_plugins(logger, "")
-    runtime = trt.Runtime(logger)
-    # A version-compatible plan brings its runtime along as host code. Its hash has been checked.
-    runtime.engine_host_code_allowed = record.version_compatible
-    engine = runtime.deserialize_cuda_engine(blob)
-    if engine is None:
-        raise EngineError(f"{source}: TensorRT {trt.__version__} cannot load it")
-    return runtime, engine
-
-
 def _check_tensors(engine: Any, record: PlanRecord, source: str) -> None:
-    """The plan's tensors must be the contract's."""
     trt = load_tensorrt()
     kinds = {
         INPUT_LABELS: trt.DataType.UINT8,
@@ -259,62 +210,45 @@ def _check_tensors(engine: Any, record: PlanRecord, source: str) -> None:
     for name in expected:
         if engine.get_tensor_dtype(name) != kinds[name]:
             raise EngineError(f"{source}: {name} is not of type {kinds[name]}")
-    if engine.num_optimization_profiles != len(record.profiles):
-        raise EngineError(
-            f"{source}: has {engine.num_optimization_profiles} profiles, its record names "
-            f"{len(record.profiles)}"
-        )
+    count, wanted = engine.num_optimization_profiles, len(record.profiles)
+    if count != wanted:
+        raise EngineError(f"{source}: has {count} profiles, its record names {wanted}")
 
 
 class TensorBuffer:
-    """One tensor's memory on both sides, for shapes up to a largest one."""
+    """One tensor's memory on host and GPU, for shapes up to a largest one."""
 
     def __init__(self, shape: tuple[int, ...], dtype: npt.DTypeLike) -> None:
-        """Allocate it, for this shape at most.
-
-        Raises:
-            EngineError: the GPU or the host has not enough memory.
-        """
+        """Allocate it for the largest shape; raises EngineError if it is short."""
         self._cuda = load_cuda()
         self.dtype = np.dtype(dtype)
         size = max(int(np.prod(shape)) * self.dtype.itemsize, 1)
-        self.device = int(
-            checked(self._cuda.cudaMalloc(size), f"allocating {size:,} bytes on the GPU")
-        )
+        allocated = self._cuda.cudaMalloc(size)
+        self.device = int(checked(allocated, f"allocating {size:,} bytes on the GPU"))
         """Address on the GPU."""
         try:
-            self._host = int(
-                checked(
-                    self._cuda.cudaHostAlloc(size, self._cuda.cudaHostAllocDefault),
-                    f"allocating {size:,} pinned bytes on the host",
-                )
-            )
+            pinned = self._cuda.cudaHostAlloc(size, self._cuda.cudaHostAllocDefault)
+            self._host = int(checked(pinned, f"allocating {size:,} pinned bytes on the host"))
         except BaseException:
             self._cuda.cudaFree(self.device)
             raise
         self._bytes = np.ctypeslib.as_array((ctypes.c_uint8 * size).from_address(self._host))
 
     def host(self, shape: tuple[int, ...]) -> npt.NDArray[Any]:
-        """The pinned memory as an array of this shape: C order, from the block's beginning."""
+        """The pinned memory from its start as an array of this shape, in C order."""
         size = int(np.prod(shape)) * self.dtype.itemsize
         return self._bytes[:size].view(self.dtype).reshape(shape)
 
-    def upload(self, shape: tuple[int, ...], stream: Any) -> None:
-        """Copy what is in the pinned memory to the GPU, in the stream's order."""
-        kind = self._cuda.cudaMemcpyKind.cudaMemcpyHostToDevice
-        self._copy(self.device, self._host, shape, kind, stream)
-
-    def download(self, shape: tuple[int, ...], stream: Any) -> None:
-        """Copy what is on the GPU to the pinned memory, in the stream's order."""
-        kind = self._cuda.cudaMemcpyKind.cudaMemcpyDeviceToHost
-        self._copy(self._host, self.device, shape, kind, stream)
-
-    def _copy(self, to: int, source: int, shape: tuple[int, ...], kind: Any, stream: Any) -> None:
+    def copy(self, shape: tuple[int, ...], stream: Any, *, back: bool = False) -> None:
+        """Copy the pinned memory to the GPU, or back, in the stream's order."""
+        to, source = (self._host, self.device) if back else (self.device, self._host)
+        there = self._cuda.cudaMemcpyKind.cudaMemcpyHostToDevice
+        kind = self._cuda.cudaMemcpyKind.cudaMemcpyDeviceToHost if back else there
         size = int(np.prod(shape)) * self.dtype.itemsize
         checked(self._cuda.cudaMemcpyAsync(to, source, size, kind, stream), "copying a tensor")
 
     def free(self) -> None:
-        """Give both blocks back; no array of `host` may be used after it."""
+        """Release both blocks; arrays of `host` become invalid."""
         self._bytes = np.zeros(0, np.uint8)
         self._cuda.cudaFree(self.device)
         self._cuda.cudaFreeHost(self._host)
@@ -324,30 +258,21 @@ class Stream:
     """A CUDA stream, not the default one: graphs cannot be captured there."""
 
     def __init__(self) -> None:
-        """Create it."""
         self._cuda = load_cuda()
         flags = self._cuda.cudaStreamNonBlocking
         self.stream = checked(self._cuda.cudaStreamCreateWithFlags(flags), "creating a stream")
 
     @property
     def handle(self) -> int:
-        """The handle that TensorRT takes."""
+        """TensorRT's handle."""
         return int(self.stream)
 
     def wait(self) -> None:
-        """Wait until everything in it is done.
-
-        Raises:
-            EngineError: something in it failed.
-        """
+        """Wait until all its work is done; raises EngineError if some failed."""
         checked(self._cuda.cudaStreamSynchronize(self.stream), "running the engine")
 
     def capture(self, work: Callable[[], None]) -> Any:
-        """Record what `work` puts into the stream as a CUDA graph, without running it.
-
-        Returns:
-            the graph, to be launched with `launch`; None if the work cannot be captured.
-        """
+        """Record the work as a CUDA graph for `launch`, without running it. None on failure."""
         mode = self._cuda.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
         checked(self._cuda.cudaStreamBeginCapture(self.stream, mode), "starting a capture")
         try:
@@ -370,9 +295,9 @@ class Stream:
         checked(self._cuda.cudaGraphLaunch(graph, self.stream), "launching a CUDA graph")
 
     def discard(self, graph: Any) -> None:
-        """Give a captured graph back."""
+        """Release a captured graph."""
         self._cuda.cudaGraphExecDestroy(graph)
 
     def free(self) -> None:
-        """Give the stream back."""
+        """Release the stream."""
         self._cuda.cudaStreamDestroy(self.stream)

@@ -1,8 +1,6 @@
 """The served model inside Triton's Python backend; `triton_models/synthesis/1/model.py` is a shim
-over it.
-
-Runs inside the backend's stub process only: `triton_python_backend_utils` exists nowhere else.
-torch is never imported here.
+over it. Runs in the backend's stub process only, which has `triton_python_backend_utils`, and never
+imports torch.
 """
 
 from __future__ import annotations
@@ -15,42 +13,28 @@ from typing import Any
 import numpy as np
 import triton_python_backend_utils as pb_utils
 
-from sceneloom.contract import (
-    ENGINE_PARAMETER,
-    INPUT_INSTANCES,
-    INPUT_LABELS,
-    INPUT_STYLE,
-    MAX_PIXELS_PARAMETER,
-    OUTPUT_IMAGE,
-    PARAMETER,
-    Contract,
-)
+from sceneloom import contract
+from sceneloom.contract import Contract
 from sceneloom.errors import SizeError
 from sceneloom_serving.engines import open_engine
 
 
 class TritonPythonModel:
-    """`synthesis`: label map, instance map and style in, picture out, through the engine that the
-    configuration names.
-    """
+    """`synthesis`: label map, instance map and style in, picture out, by the configured engine."""
 
     def initialize(self, args: dict[str, str]) -> None:
         """Load the engine from the version's folder; called once by Triton."""
         config = json.loads(args["model_config"])
-        self._contract = Contract.loads(
-            config["parameters"][PARAMETER]["string_value"], source="config.pbtxt"
-        )
-        self._max_pixels = int(config["parameters"][MAX_PIXELS_PARAMETER]["string_value"])
+        parameters = {key: value["string_value"] for key, value in config["parameters"].items()}
+        self._contract = Contract.loads(parameters[contract.PARAMETER], source="config.pbtxt")
+        self._max_pixels = int(parameters[contract.MAX_PIXELS_PARAMETER])
         folder = Path(args["model_repository"]) / args["model_version"]
         if (folder / "model.py").is_symlink():
             # Engines read a graph's weights from beside the graph alone: in the bundle.
             folder = (folder / "model.py").readlink().parent
-        self._name = config["parameters"][ENGINE_PARAMETER]["string_value"]
-        self._engine = open_engine(
-            self._name,
-            folder,
-            max_batch_size=max(config["max_batch_size"], 1),
-        )
+        self._name = parameters[contract.ENGINE_PARAMETER]
+        batch = max(config["max_batch_size"], 1)
+        self._engine = open_engine(self._name, folder, max_batch_size=batch)
 
     def execute(self, requests: Sequence[Any]) -> list[Any]:
         """Answer a batch of requests; Triton's batcher joins requests of equal size only."""
@@ -58,44 +42,46 @@ class TritonPythonModel:
         valid = [i for i, response in enumerate(responses) if response is None]
         if valid:
             joined: list[Any] = []
-            for name in (INPUT_LABELS, INPUT_INSTANCES, INPUT_STYLE):
+            for name in (contract.INPUT_LABELS, contract.INPUT_INSTANCES, contract.INPUT_STYLE):
                 parts = [_array(requests[i], name) for i in valid]
                 joined.append(
                     parts[0] if len(parts) == 1 or parts[0] is None else np.concatenate(parts)
                 )
             images = self._engine.run_batch(*joined)
-            counts = [len(_array(requests[i], INPUT_LABELS)) for i in valid]
+            counts = [len(_array(requests[i], contract.INPUT_LABELS)) for i in valid]
             for i, image in zip(valid, np.split(images, np.cumsum(counts)[:-1]), strict=True):
-                responses[i] = pb_utils.InferenceResponse([pb_utils.Tensor(OUTPUT_IMAGE, image)])
+                responses[i] = pb_utils.InferenceResponse(
+                    [pb_utils.Tensor(contract.OUTPUT_IMAGE, image)]
+                )
         return responses
 
     def _refuse(self, request: Any) -> Any:
         """The error response to a request that must not run, or None."""
+        codes = pb_utils.TritonError
         if request.is_cancelled():
-            return _error("the client gave up", pb_utils.TritonError.CANCELLED)
-        wanted = json.loads(request.parameters() or "{}").get(ENGINE_PARAMETER, self._name)
+            return _error("the client gave up", codes.CANCELLED)
+        wanted = json.loads(request.parameters() or "{}").get(contract.ENGINE_PARAMETER, self._name)
         if wanted != self._name:
             # Its client read the configuration of the server that ran here before.
             text = f"this server runs {self._name}, and the request is for {wanted}"
-            return _error(text, pb_utils.TritonError.UNAVAILABLE)
-        label_maps = _array(request, INPUT_LABELS)
-        pixels = label_maps.shape[1] * label_maps.shape[2]
-        if pixels > self._max_pixels:
-            text = f"{pixels:,} pixels; this server takes at most {self._max_pixels:,}"
-            return _error(text, pb_utils.TritonError.INVALID_ARG)
+            return _error(text, codes.UNAVAILABLE)
+        label_maps, instance_maps = (
+            _array(request, n) for n in (contract.INPUT_LABELS, contract.INPUT_INSTANCES)
+        )
+        _, height, width = label_maps.shape
+        if height * width > self._max_pixels:
+            text = f"{height * width:,} pixels; this server takes at most {self._max_pixels:,}"
+            return _error(text, codes.INVALID_ARG)
         try:
-            self._contract.check_exact_size(label_maps.shape[1], label_maps.shape[2])
+            self._contract.check_exact_size(height, width)
         except SizeError as error:
-            return _error(str(error), pb_utils.TritonError.INVALID_ARG)
-        instance_maps = _array(request, INPUT_INSTANCES)
+            return _error(str(error), codes.INVALID_ARG)
         if instance_maps is not None and instance_maps.shape != label_maps.shape:
             sizes = f"{list(label_maps.shape)} and instance_map {list(instance_maps.shape)}"
-            text = f"label_map is {sizes}; they must be equal"
-            return _error(text, pb_utils.TritonError.INVALID_ARG)
-        style = _array(request, INPUT_STYLE)
+            return _error(f"label_map is {sizes}; they must be equal", codes.INVALID_ARG)
+        style = _array(request, contract.INPUT_STYLE)
         if style is not None and not np.isfinite(style).all():
-            text = "style has values that are not finite numbers"
-            return _error(text, pb_utils.TritonError.INVALID_ARG)
+            return _error("style has values that are not finite numbers", codes.INVALID_ARG)
         return None
 
 

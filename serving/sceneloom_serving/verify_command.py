@@ -16,15 +16,15 @@ def main(
     *,
     variant: str | None = None,
 ) -> int:
-    """Check that a repository still is what export wrote, and its plans what engine built.
+    """Check that a repository's files are as exported, and its plans as built.
 
     Compares the SHA-256 of every file with report.json, and of every plan with the record beside
     it. Needs the base install only.
 
     Args:
-        repository: folder that sceneloom export wrote.
-        variant: configuration that is to be served, such as tensorrt; what it loads must be there.
+        repository: folder of an export.
+        variant: configuration to be served, such as tensorrt; its file must exist too.
     """
     count = verify_repository(repository, variant)
-    print(f"{printable(repository)}: all {count} files are what was exported")
+    print(f"{printable(repository)}: all {count} files are as exported")
     return 0

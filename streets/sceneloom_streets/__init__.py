@@ -1,7 +1,6 @@
-"""Painter of procedural streets: label map, instance map and the photograph that belongs to them.
+"""Procedural streets: label map, instance map and photograph, in Cityscapes' label ids.
 
-Every seed is another street in Cityscapes' label ids, the same one at every size. It needs numpy
-and OpenCV alone::
+A seed is the same street at every size. Dependencies are numpy and OpenCV::
 
     from sceneloom_streets import draw_pair, draw_street
 
@@ -13,8 +12,8 @@ and OpenCV alone::
     pair.photo  # uint8 [H, W, 3] RGB, aligned with the maps to the pixel
     pair.label_map == 35  # lane markings: schema cityscapes-markings
 
-`build_street` returns the `Scene` of a seed, polygons without a resolution; `paint_labels` and
-`paint_photo` paint it. `sceneloom_streets.dataset` writes many streets as files.
+`paint_labels` and `paint_photo` paint the `Scene` of `build_street`, polygons without a resolution.
+`sceneloom_streets.dataset` writes many streets as files.
 """
 
 from sceneloom_streets.painting import paint_labels

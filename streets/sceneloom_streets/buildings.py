@@ -58,17 +58,10 @@ def house_row(
     s: tuple[float, float],
     crossing: tuple[float, float] | None,
 ) -> tuple[list[House], list[tuple[float, float]]]:
-    """Fill one side of the street with houses.
+    """Houses of one side of the street, near to far, and the gaps between them (start, end).
 
-    Args:
-        rng: source of the houses' sizes.
-        district: their range of sizes and forms.
-        line: signed metres from the camera's line to the building line.
-        s: metres ahead of the start and the end of the row.
-        crossing: metres ahead of the start and the end of a side street, kept free.
-
-    Returns:
-        the houses, near to far, and the gaps between them (start, end).
+    `line` is the building line in signed metres from the camera's line. `s` and the free `crossing`
+    are start and end in metres ahead.
     """
     side = np.sign(line)
     houses: list[House] = []
@@ -138,9 +131,8 @@ def raise_house(rng: np.random.Generator, house: House) -> Thing:
 def cross_row(
     rng: np.random.Generator, district: District, *, line: float, s: float, until: float
 ) -> list[Thing]:
-    """Houses on the far side of a side street at `s`; they face the camera.
-
-    The row runs from `line` to `until`, signed metres from the camera's line.
+    """Houses that face the camera across a side street at `s`, from `line` to `until` in signed
+    metres from the camera's line.
     """
     side = float(np.sign(line))
     things = []
@@ -164,10 +156,7 @@ def cross_row(
 
 
 def openings(rng: np.random.Generator, start: Points, end: Points, eaves: float) -> list[Face]:
-    """Windows and a ground floor of doors or shops, as details of a facade.
-
-    `start` and `end` are the facade's lower corners (t, 0, s).
-    """
+    """Windows, doors and shops of a facade with the lower corners `start` and `end` (t, 0, s)."""
     wide = float(np.linalg.norm(end - start))
     columns = max(1, round(wide / float(rng.uniform(2.2, 3.4))))
     pane, tall = float(rng.uniform(0.4, 0.62)), float(rng.uniform(1.3, 1.9))
@@ -200,10 +189,7 @@ def openings(rng: np.random.Generator, start: Points, end: Points, eaves: float)
 
 
 def skyline(rng: np.random.Generator, *, s: float, tallest: float, green: float) -> list[Thing]:
-    """Far houses and trees at the distance `s`, up to `tallest` metres high.
-
-    `green` is the share of trees, 0..1.
-    """
+    """Far houses and trees (share `green`, 0..1) at `s`, up to `tallest` metres high."""
     things = []
     at = -1.1 * s
     while at < 1.1 * s:

@@ -1,8 +1,7 @@
 """The camera: polygons in metres become shapes in image heights.
 
-A pinhole camera without roll. Pitch and yaw are small, so they only move the vanishing point; the
-street's bend moves each point sideways by a parabola. Both keep uprights upright and take one
-multiplication per point, so that a scene of thousands of faces is cheap.
+A pinhole camera without roll. Small pitch and yaw move the vanishing point; the street's bend moves
+points sideways by a parabola. Both keep uprights upright.
 """
 
 from __future__ import annotations
@@ -53,10 +52,9 @@ class Camera:
 
 
 def project(camera: Camera, things: Sequence[Thing]) -> list[Shape]:
-    """The visible faces of the things as shapes, back to front.
+    """Faces of the things as shapes, back to front, hidden ones included.
 
-    `Shape.thing` is the index into `things`, and so is `Shape.instance` for counted labels. Faces
-    behind others are included.
+    `Shape.thing`, and `Shape.instance` for counted labels, are indices into `things`.
     """
     owned = [(i, face) for i, thing in enumerate(things) for face in thing.faces]
     owned.sort(key=lambda x: -(things[x[0]].order if x[1].order is None else x[1].order))
@@ -112,10 +110,7 @@ def project(camera: Camera, things: Sequence[Thing]) -> list[Shape]:
 
 
 def _cut_to_view(camera: Camera, world: Points) -> Points:
-    """Cut a polygon at the near plane and a little outside the widest frame: [M, 2], M may be 0.
-
-    Without this, a facade beside the camera would have corners a hundred image heights away.
-    """
+    """Cut a polygon at the near plane and a little outside the widest frame: [M, 2], M may be 0."""
     world = cut(world, world[:, 2] - NEAR)
     if len(world) < 3:
         return np.empty((0, 2))

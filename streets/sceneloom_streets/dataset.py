@@ -1,10 +1,8 @@
-"""A data set of streets on disk, in pix2pixHD's layout: painted once, read many times.
+"""A data set of streets on disk, in pix2pixHD's layout::
 
-A street takes some hundred milliseconds to paint and a few to read::
+from sceneloom_streets.dataset import TRAIN_SEEDS, write_streets
 
-    from sceneloom_streets.dataset import TRAIN_SEEDS, write_streets
-
-    write_streets(Path("streets"), "train", TRAIN_SEEDS, height=256, width=512, processes=2)
+write_streets(Path("streets"), "train", TRAIN_SEEDS, height=256, width=512, processes=2)
 """
 
 from __future__ import annotations
@@ -45,23 +43,11 @@ def write_streets(
 ) -> int:
     """Write ``<split>_label``, ``<split>_inst`` and ``<split>_img`` below a folder.
 
-    Files appear whole, and the photograph last: a second call paints what the first did not.
+    Files appear whole, and the photograph last: a second call paints the missing streets. Seed 12
+    is ``street_000012``. Size and markings are those of `draw_street`.
 
-    Args:
-        root: folder of the data set; made where it does not exist.
-        split: such as ``train``.
-        seeds: from 0; the sample of seed 12 is ``street_000012``.
-        height: pixels, 16 to 16384.
-        width: pixels, 16 to 16384 and at most four times the height.
-        processes: number of painting processes, from 1.
-        markings: as for `draw_street`; existing streets stay as they are.
-
-    Returns:
-        number of streets that were painted; the others existed.
-
-    Raises:
-        InputError: the size, a seed or the number of processes is out of range.
-        DataSetError: the folder cannot be written.
+    Returns the number of painted streets. Raises InputError if the size, a seed or the number of
+    processes is out of range, DataSetError if the folder cannot be written.
     """
     check_size(height, width)
     if min(seeds, default=0) < 0 or processes < 1:

@@ -1,7 +1,7 @@
 """The light of a scene: time of day, weather, sky, and the camera's exposure.
 
-Light is linear: a surface's colour is its reflectance times the light that falls on it.
-`photo.develop` turns it into display values at the very end.
+Light is linear: a surface's colour is its reflectance times its light; `photo.develop` makes
+display values.
 """
 
 from __future__ import annotations
@@ -103,15 +103,9 @@ def draw_light(rng: np.random.Generator) -> Light:
 
 
 def irradiance(light: Light, normals: Floats, rounded: Floats) -> tuple[Floats, Floats]:
-    """Light that falls on surfaces.
+    """Light from the sky and from the sun on surfaces, each linear float32 [N, 3].
 
-    Args:
-        light: the scene's light.
-        normals: unit vectors, float32 [N, 3].
-        rounded: 0 for flat surfaces to 1 for bodies that also show their sides, float32 [N].
-
-    Returns:
-        light from the sky and light from the sun, each linear float32 [N, 3].
+    `normals` are unit vectors [N, 3]; `rounded` [N] is 0 for flat surfaces to 1 for round bodies.
     """
     up = normals[:, 1:2]
     sky = light.ambient * (0.62 + 0.38 * up)
@@ -122,13 +116,10 @@ def irradiance(light: Light, normals: Floats, rounded: Floats) -> tuple[Floats, 
 
 
 def mirrored_sky(light: Light, rays: Floats, normals: Floats, tilts: Floats) -> Floats:
-    """Light that flat mirrors reflect from sky and street, linear float32 [N, 3].
+    """Light of sky and street in flat mirrors, linear float32 [N, 3].
 
-    Args:
-        light: the scene's light.
-        rays: unit vectors from the camera to the mirrors, [N, 3].
-        normals: unit vectors of the mirrors, [N, 3].
-        tilts: lean of each mirror out of its plane, about -0.5..0.5, [N].
+    `rays` from the camera to the mirrors and `normals` are unit vectors [N, 3]; `tilts` [N] is the
+    lean of each mirror out of its plane, about -0.5..0.5.
     """
     into = (rays * normals).sum(axis=1, keepdims=True)
     mirrored = rays - 2 * into * normals
@@ -153,18 +144,7 @@ def _mix(first: Floats, second: Floats, share: float) -> Floats:
 def paint_sky(
     scene: Scene, light: Light, rng: np.random.Generator, height: int, width: int
 ) -> Floats:
-    """The sky from the top of the picture down to the horizon.
-
-    Args:
-        scene: the street, for its camera.
-        light: the weather.
-        rng: source of the clouds' positions.
-        height: pixels of the whole picture.
-        width: pixels.
-
-    Returns:
-        linear light, float32 [rows, W, 3].
-    """
+    """The sky of a picture of that size down to the horizon, linear float32 [rows, W, 3]."""
     # Clouds are soft: half the resolution does for large pictures.
     step = 2 if height >= 512 else 1
     rows = -(-int(np.ceil(height * (scene.horizon + 0.02))) // step)

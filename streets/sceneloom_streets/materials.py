@@ -1,7 +1,6 @@
 """Materials: a palette and a texture for each kind of shape.
 
-Palettes are display colours (0..255); `reflectance` makes linear ones. A thing draws its place
-within a palette once, so that its parts agree and it differs from its neighbours.
+Palettes are display colours (0..255). A thing draws its place within a palette once.
 """
 
 from __future__ import annotations
@@ -319,11 +318,7 @@ _OF_LABEL = {
 
 
 def material_name(kind: str, label: int) -> str:
-    """Key into `MATERIALS` for a shape's kind and label.
-
-    Raises:
-        KeyError: the kind is unknown; no material is a default.
-    """
+    """Key into `MATERIALS` for a shape's kind and label; KeyError for an unknown kind."""
     name = _OF_LABEL.get((kind, label)) or _SAME.get(kind, kind)
     first, _, part = name.partition("-")
     if first in VEHICLES:

@@ -24,20 +24,14 @@ SUBPIXEL_BITS = 6
 def paint_labels(
     scene: Scene, height: int, width: int, *, markings: bool = False
 ) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int32]]:
-    """Paint a scene's label map and instance map, without anti-aliasing.
+    """Paint a scene's maps, without anti-aliasing; sizes and errors are those of `check_size`.
 
-    Args:
-        scene: wider pictures show more to its sides, taller ones are only larger.
-        height: pixels, 16 to 16384.
-        width: pixels, 16 to 16384 and at most four times the height.
-        markings: label lane lines and zebra crossings as `LANE_MARKING`.
+    Wider pictures show more to the sides. `markings` labels lane lines and zebra crossings as
+    `LANE_MARKING`.
 
     Returns:
-        label map uint8 [H, W] of Cityscapes ids; and instance map int32 [H, W], ``label * 1000 +
+        Label map uint8 [H, W] of Cityscapes ids, and instance map int32 [H, W]: ``label * 1000 +
         n`` for counted things (people, riders, vehicles), the label elsewhere.
-
-    Raises:
-        InputError: the size is out of range.
     """
     check_size(height, width)
     # One 16-bit canvas is filled instead of two maps: instance values tell the labels.
@@ -53,10 +47,7 @@ def paint_labels(
 
 
 def fill(canvas: npt.NDArray[Any], shape: Shape, value: float) -> None:
-    """Set the pixels of `canvas` ([H, W]) within a shape's outline to `value`, in place.
-
-    Pixels that the outline touches count as within, so that thin things never vanish.
-    """
+    """Set the pixels of `canvas` [H, W] within or on a shape's outline to `value`, in place."""
     height, width = canvas.shape
     corners = to_corners(shape.outline, height, width)
     cv2.fillPoly(canvas, [corners], (value,), cv2.LINE_8, SUBPIXEL_BITS)
@@ -69,12 +60,7 @@ def to_corners(outline: npt.NDArray[Any], height: int, width: int) -> npt.NDArra
 
 
 def check_size(height: int, width: int) -> None:
-    """Refuse a size out of the painter's range.
-
-    Raises:
-        InputError: a side is not a whole number from 16 to 16384, or the width is above four times
-            the height.
-    """
+    """Raise InputError unless both sides are 16 to 16384 and the width at most 4 heights."""
     for name, side in (("height", height), ("width", width)):
         if isinstance(side, bool) or not isinstance(side, int | np.integer):
             raise InputError(f"{name} is {side!r}; it is a whole number of pixels")

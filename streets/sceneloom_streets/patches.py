@@ -1,10 +1,9 @@
 """Patches, the polygons of a photograph, and a table of their materials and light.
 
-A shape becomes one patch of its material and further ones within it: a window gets its frame and
-panes, a traffic light its lamps, a head its hair. Patches keep their shape's place in the order;
-the painter cuts off what reaches beyond their thing, so that the label map is unaffected.
-`Surfaces` has a row for each patch of all that is constant over it; `shading` looks the rows up at
-every pixel.
+A shape becomes a patch of its material and further patches within it: the panes of a window, the
+lamps of a traffic light, the hair of a head. Patches keep their shape's place in the order and are
+cut off at their thing's outline. `Surfaces` has a row per patch, which `shading` looks up at every
+pixel.
 """
 
 from __future__ import annotations
@@ -116,13 +115,10 @@ def random_numbers(scene: Scene, rng: np.random.Generator) -> tuple[Draws, Draws
 
 
 def patches_of(scene: Scene, draws: Draws, *, height: int, lamps: float) -> Iterator[Patch]:
-    """All patches of a scene, back to front.
+    """Patches of a scene, back to front; small shapes at `height` pixels have a single one.
 
-    Args:
-        scene: the street.
-        draws: random numbers 0..1 of each shape, [number of shapes, DRAWS].
-        height: pixels of the picture: small shapes have one patch only.
-        lamps: brightness of lit windows and how many are lit, 0..1.
+    `draws` are random numbers 0..1 [number of shapes, DRAWS]; `lamps` (0..1) is the brightness and
+    number of lit windows.
     """
     paved = False
     starts = np.cumsum([0] + [len(shape.outline) for shape in scene.shapes])[:-1]
@@ -281,9 +277,9 @@ def _on_road(scene: Scene, t_s: npt.NDArray[np.float64]) -> npt.NDArray[Any]:
 
 
 def quad(corners: npt.NDArray[Any], u0: float, u1: float, v0: float, v1: float) -> npt.NDArray[Any]:
-    """The part from u0 to u1 along and v0 to v1 up a quadrilateral [4, 2], with its perspective.
+    """The part from u0 to u1 along and v0 to v1 up a quadrilateral [4, 2], in perspective.
 
-    Corners run from the lower start to the lower end, the upper end and the upper start.
+    Corners: lower start, lower end, upper end, upper start.
     """
     a, b, c, d = np.asarray(corners, np.float64)
     # The homography of the unit square (Heckbert 1989, section 2.2).
@@ -307,14 +303,7 @@ def _scaled(outline: Floats, share: float | Floats) -> npt.NDArray[Any]:
 def tabulate(
     scene: Scene, light: Light, patches: Sequence[Patch], draws: tuple[Draws, Draws]
 ) -> Surfaces:
-    """The rows of all patches.
-
-    Args:
-        scene: the street.
-        light: its light.
-        patches: all of the scene, back to front.
-        draws: random numbers of things and of shapes.
-    """
+    """The rows of all patches, back to front; `draws` are of things and of shapes."""
     shapes = [scene.shapes[patch.shape] for patch in patches]
     rows = np.array([_ROW[patch.material] for patch in patches])
     ground = np.array([shape.label in GROUND_LABELS for shape in shapes])
@@ -415,11 +404,7 @@ def _albedo(
 def _shades(
     light: Light, rows: npt.NDArray[np.int_], shapes: Sequence[Shape], boxes: Floats
 ) -> Floats:
-    """Gradients of brightness, [N, 3] as `Surfaces.shade`.
-
-    Round bodies are lighter towards the sun, leaves and glass towards the sky. One gradient over
-    all panels of a vehicle makes flat panels look like curved sheet metal.
-    """
+    """Gradients of brightness [N, 3] for `Surfaces.shade`; a vehicle's panels share one."""
     vehicle = np.array([shape.label in VEHICLE_LABELS for shape in shapes])
     things = np.array([shape.thing for shape in shapes])
     low = np.full((things.max() + 1, 2), np.inf, np.float32)

@@ -1,7 +1,7 @@
 """Photograph of a scene, by deferred shading.
 
-A canvas of patch numbers is filled back to front, exactly as the label map is. A table has the
-material and the light of each patch, and every pixel looks its row up.
+A canvas of patch numbers is filled back to front, like the label map. A table has the material and
+the light of each patch.
 """
 
 from __future__ import annotations
@@ -29,21 +29,10 @@ _LEVELS = 4096
 
 
 def paint_photo(scene: Scene, height: int, width: int) -> npt.NDArray[np.uint8]:
-    """Paint a scene as a camera might have seen it.
+    """Paint a scene's photograph, uint8 [H, W, 3] RGB, in the light of `scene.seed`.
 
-    Time of day, weather and every thing's colours follow from `scene.seed`. Every pixel shows the
-    label that `paint_labels` gives it at the same size.
-
-    Args:
-        scene: the street.
-        height: pixels, 16 to 16384.
-        width: pixels, 16 to 16384 and at most four times the height.
-
-    Returns:
-        uint8 [H, W, 3] RGB; equal arguments give equal bytes.
-
-    Raises:
-        InputError: the size is out of range.
+    Every pixel shows its label of `paint_labels`. Equal arguments give equal bytes. Raises
+    InputError like `check_size`.
     """
     check_size(height, width)
     streams = np.random.SeedSequence((scene.seed, _STREAM)).spawn(4)
@@ -63,7 +52,7 @@ def paint_photo(scene: Scene, height: int, width: int) -> npt.NDArray[np.uint8]:
         cv2.fillPoly(canvas, piece, (number,), cv2.LINE_8, SUBPIXEL_BITS)
         if patch.part == 0 and not scene.shapes[patch.shape].detail:
             cv2.fillPoly(whole, piece, (number,), cv2.LINE_8, SUBPIXEL_BITS)
-    # Outlines are filled with all pixels that they touch, so a detail may reach a pixel too far.
+    # A filled outline includes all pixels on it, so a detail may reach a pixel too far.
     np.copyto(canvas, whole, where=values[canvas] != values[whole])
     index = canvas.astype(np.intp)
     surfaces = tabulate(scene, light, patches, draws)
@@ -76,15 +65,9 @@ def paint_photo(scene: Scene, height: int, width: int) -> npt.NDArray[np.uint8]:
 
 
 def develop(linear: Floats, light: Light, rng: np.random.Generator) -> npt.NDArray[np.uint8]:
-    """Expose linear light: bloom, softness, vignette, sensor noise, and display values.
+    """Turn linear light, float32 [H, W, 3], into display values, uint8 [H, W, 3] RGB.
 
-    Args:
-        linear: light of each pixel, float32 [H, W, 3] from 0; changed in place.
-        light: exposure, white balance, and brightness of lamps.
-        rng: source of the noise and of the lens's faults.
-
-    Returns:
-        display values, uint8 [H, W, 3] RGB.
+    Adds bloom, softness, vignette and sensor noise; changes `linear` in place.
     """
     height, width = linear.shape[:2]
     vignette, soft, noise = rng.uniform(0.05, 0.3), rng.uniform(0.4, 0.62), rng.uniform(0.5, 1.5)

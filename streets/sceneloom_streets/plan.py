@@ -1,7 +1,4 @@
-"""Plan of a street: the camera, the widths of its strips, and the density of everything on it.
-
-All lengths are in metres.
-"""
+"""Plan of a street: camera, widths of the strips, densities of things. Lengths are in metres."""
 
 from __future__ import annotations
 

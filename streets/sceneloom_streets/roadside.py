@@ -1,7 +1,7 @@
 """The roadside: rows of houses, gardens, trees and street furniture.
 
-`add_houses` and `add_furniture` place the things that the other functions here, `buildings` and
-`greenery` build. All lengths are in metres.
+`add_houses` and `add_furniture` place the things of `buildings`, `greenery` and the other functions
+here. Lengths are in metres.
 """
 
 from __future__ import annotations
@@ -10,19 +10,9 @@ import dataclasses
 
 import numpy as np
 
+from sceneloom_streets import ids
 from sceneloom_streets.buildings import cross_row, house_row, raise_house, skyline
 from sceneloom_streets.greenery import bush, hedge, tree
-from sceneloom_streets.ids import (
-    BUILDING,
-    FENCE,
-    POLE,
-    STATIC,
-    TRAFFIC_LIGHT,
-    TRAFFIC_SIGN,
-    UNLABELLED,
-    VEGETATION,
-    WALL,
-)
 from sceneloom_streets.plan import Plan, Side
 from sceneloom_streets.solids import Face, Thing, along, bar, disc, pieces, upright
 
@@ -45,7 +35,7 @@ def add_houses(rng: np.random.Generator, plan: Plan) -> list[Thing]:
             s=(3.0, plan.length + 30),
             tall=float(rng.uniform(5, 11) if side.park else rng.uniform(3, 7)),
             ragged=0.45 if green else 0.1,
-            label=VEGETATION if green else BUILDING,
+            label=ids.VEGETATION if green else ids.BUILDING,
             kind="far-trees" if green else "far-house",
         )
         faces = tuple(dataclasses.replace(face, order=_HORIZON) for face in far.faces)
@@ -196,9 +186,9 @@ def lamp(rng: np.random.Generator, *, t: float, s: float, tall: float, towards: 
     """A street lamp; its arm points `towards` the road (-1 left, 1 right)."""
     arm = towards * float(rng.uniform(0.6, 2.2))
     parts = [
-        (POLE, "pole", bar((0, 0), (0, tall), 0.2, 0.11)),
-        (POLE, "pole", bar((0, tall - 0.05), (arm, tall + 0.3), 0.1)),
-        (STATIC, "lamp-head", bar((arm, tall + 0.28), (arm + towards * 0.7, tall + 0.34), 0.2)),
+        (ids.POLE, "pole", bar((0, 0), (0, tall), 0.2, 0.11)),
+        (ids.POLE, "pole", bar((0, tall - 0.05), (arm, tall + 0.3), 0.1)),
+        (ids.STATIC, "lamp-head", bar((arm, tall + 0.28), (arm + towards * 0.7, tall + 0.34), 0.2)),
     ]
     return _standing(parts, t, s)
 
@@ -206,8 +196,10 @@ def lamp(rng: np.random.Generator, *, t: float, s: float, tall: float, towards: 
 def sign(rng: np.random.Generator, *, t: float, s: float) -> Thing:
     """A pole with one or two traffic signs; some show their grey backs."""
     top = float(rng.uniform(2.2, 3.3))
-    label, kind = (TRAFFIC_SIGN, "traffic-sign") if rng.random() < 0.85 else (STATIC, "sign-back")
-    parts = [(POLE, "pole", bar((0, 0), (0, top), 0.08))]
+    label, kind = (
+        (ids.TRAFFIC_SIGN, "traffic-sign") if rng.random() < 0.85 else (ids.STATIC, "sign-back")
+    )
+    parts = [(ids.POLE, "pole", bar((0, 0), (0, top), 0.08))]
     parts.append((label, kind, _plate(rng, top)))
     if rng.random() < 0.35:
         parts.append((label, kind, bar((-0.3, top - 0.62), (0.3, top - 0.62), 0.26)))
@@ -219,10 +211,10 @@ def signpost(rng: np.random.Generator, *, t: float, s: float) -> Thing:
     wide, low = float(rng.uniform(1.4, 3.2)), float(rng.uniform(1.8, 2.6))
     high = low + float(rng.uniform(0.8, 1.8))
     parts = [
-        (POLE, "pole", bar((-wide * 0.35, 0), (-wide * 0.35, high), 0.12)),
-        (POLE, "pole", bar((wide * 0.35, 0), (wide * 0.35, high), 0.12)),
+        (ids.POLE, "pole", bar((-wide * 0.35, 0), (-wide * 0.35, high), 0.12)),
+        (ids.POLE, "pole", bar((wide * 0.35, 0), (wide * 0.35, high), 0.12)),
         (
-            TRAFFIC_SIGN,
+            ids.TRAFFIC_SIGN,
             "direction-board",
             bar((-wide / 2, (low + high) / 2), (wide / 2, (low + high) / 2), high - low),
         ),
@@ -234,26 +226,30 @@ def traffic_light(rng: np.random.Generator, *, t: float, s: float, reach: float)
     """A traffic light on a pole; with `reach` (metres, signed) a second one hangs over the road."""
     low = float(rng.uniform(2.2, 2.7))
     parts = [
-        (POLE, "pole", bar((0, 0), (0, low + 1.1), 0.14)),
-        (TRAFFIC_LIGHT, "traffic-light", bar((0, low), (0, low + 0.95), 0.36)),
+        (ids.POLE, "pole", bar((0, 0), (0, low + 1.1), 0.14)),
+        (ids.TRAFFIC_LIGHT, "traffic-light", bar((0, low), (0, low + 0.95), 0.36)),
     ]
     if reach:
         tall = float(rng.uniform(4.9, 5.6))
         parts += [
-            (POLE, "pole", bar((0, 0), (0, tall + 0.4), 0.18)),
-            (POLE, "pole", bar((0, tall), (reach, tall + 0.35), 0.14)),
-            (TRAFFIC_LIGHT, "traffic-light", bar((reach, tall - 0.45), (reach, tall + 0.6), 0.4)),
+            (ids.POLE, "pole", bar((0, 0), (0, tall + 0.4), 0.18)),
+            (ids.POLE, "pole", bar((0, tall), (reach, tall + 0.35), 0.14)),
+            (
+                ids.TRAFFIC_LIGHT,
+                "traffic-light",
+                bar((reach, tall - 0.45), (reach, tall + 0.6), 0.4),
+            ),
         ]
     elif rng.random() < 0.3:
-        parts.append((TRAFFIC_SIGN, "traffic-sign", _plate(rng, low + 1.75)))
-        parts.append((POLE, "pole", bar((0, low + 1), (0, low + 1.4), 0.1)))
+        parts.append((ids.TRAFFIC_SIGN, "traffic-sign", _plate(rng, low + 1.75)))
+        parts.append((ids.POLE, "pole", bar((0, low + 1), (0, low + 1.4), 0.1)))
     return _standing(parts, t, s)
 
 
 def bollards(*, t: float, s: tuple[float, float], gap: float) -> list[Thing]:
     """A row of knee-high posts along the kerb."""
     return [
-        _standing([(POLE, "bollard", bar((0, 0), (0, 0.95), 0.13))], t, float(at))
+        _standing([(ids.POLE, "bollard", bar((0, 0), (0, 0.95), 0.13))], t, float(at))
         for at in np.arange(s[0], s[1], gap)
     ]
 
@@ -265,11 +261,11 @@ def clutter(rng: np.random.Generator, *, t: float, s: float) -> Thing:
         kind, (1.6, 0.8)
     )
     wide, tall = wide * float(rng.uniform(0.8, 1.3)), tall * float(rng.uniform(0.85, 1.2))
-    parts = [(STATIC, kind, bar((0, 0), (0, tall), wide))]
+    parts = [(ids.STATIC, kind, bar((0, 0), (0, tall), wide))]
     if kind == "column":
-        parts.append((STATIC, kind, disc((0, tall), wide * 0.6, 0.25)))
+        parts.append((ids.STATIC, kind, disc((0, tall), wide * 0.6, 0.25)))
     elif rng.random() < 0.4:
-        parts.append((UNLABELLED, "litter", disc((wide * 0.7, 0.25), 0.28, 0.25, corners=7)))
+        parts.append((ids.UNLABELLED, "litter", disc((wide * 0.7, 0.25), 0.28, 0.25, corners=7)))
     return _standing(parts, t, s)
 
 
@@ -283,7 +279,7 @@ def barrier(
 ) -> Thing:
     """A wall or a fence along the street, its height within `tall` metres."""
     top = float(rng.uniform(*tall))
-    label, kind = (WALL, "wall") if wall else (FENCE, "fence")
+    label, kind = (ids.WALL, "wall") if wall else (ids.FENCE, "fence")
     faces: list[Face] = []
     for start, end in pieces(s):
         face = along(label, kind, t=t, s=(start, end), y=(0.0, top))

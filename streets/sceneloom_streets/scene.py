@@ -33,9 +33,8 @@ class Shape:
     instance: int | None = None
     """Number of the thing among those of its label, from 0; None where the label is not counted."""
     plane: tuple[float, float, float, float] | None = None
-    """(a, b, c, d): it lies in the plane ``a X + b Y + c Z = d``, in metres to the right of, above
-    and ahead of the camera; (a, b, c) has length one and points to the camera's side, so d < 0.
-    None faces the camera at `distance`.
+    """(a, b, c, d) of the plane ``a X + b Y + c Z = d``, in metres right of, above and ahead of the
+    camera; (a, b, c) is a unit vector to the camera's side. None faces the camera at `distance`.
     """
     detail: bool = False
     """True within the thing's own outline (a window in a facade): the label map ignores it."""

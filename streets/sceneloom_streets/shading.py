@@ -26,17 +26,10 @@ def shade(
     index: Index,
     shadows: tuple[Floats, Floats],
 ) -> Floats:
-    """Light of every pixel but the sky's.
+    """Linear light of every pixel but the sky's, float32 [H, W, 3].
 
-    Args:
-        scene: the street, for its camera.
-        light: its light.
-        surfaces: tables, a row for each patch.
-        index: row of each pixel, [H, W].
-        shadows: of the sun, and of contact, float32 [H, W] from 0 (light) to 1.
-
-    Returns:
-        linear light, float32 [H, W, 3].
+    `index` [H, W] is the row of each pixel in `surfaces`. `shadows` are those of the sun and of
+    contact, float32 [H, W] from 0 (light) to 1.
     """
     height, width = index.shape
     x = ((np.arange(width, dtype=np.float32) + np.float32(0.5 - width / 2)) / height)[None, :]

@@ -1,7 +1,7 @@
 """Shadows on the ground, on house fronts and under things.
 
-Every upright shape is put back into metres by its plane, slid along the light down to the road,
-and projected again. Shadows fall on the level of the road; the kerb's few centimetres do not show.
+Every upright shape is put back into metres by its plane, slid along the light down to the level of
+the road, and projected again.
 """
 
 from __future__ import annotations
@@ -51,16 +51,9 @@ class _Front(NamedTuple):
 
 
 def ground_shadows(scene: Scene, to_sun: Floats, height: int, width: int) -> tuple[Floats, Floats]:
-    """Shadow of the sun, and contact shadow, as if all of the picture were road.
+    """Shadow of the sun and contact shadow on a picture of road, float32 [H, W], 0 (light) to 1.
 
-    Args:
-        scene: the street.
-        to_sun: unit vector towards the sun (right, up, ahead).
-        height: pixels.
-        width: pixels.
-
-    Returns:
-        two images float32 [H, W] of 0 (light) to 1 (dark).
+    `to_sun` is the unit vector (right, up, ahead) towards the sun.
     """
     step = 2 if height >= 512 else 1
     rows, columns = -(-height // step), -(-width // step)
@@ -98,11 +91,7 @@ def ground_shadows(scene: Scene, to_sun: Floats, height: int, width: int) -> tup
 
 
 def shaded_shares(scene: Scene, to_sun: Floats) -> dict[int, float]:
-    """Share of the sun that houses and trees take from vehicles, people and street furniture.
-
-    Returns:
-        0 (all sun) to 1 (none) for each thing that stands in the picture.
-    """
+    """Share of the sun, 0 to 1, that houses and trees take from each visible thing."""
     rows, columns = _SHADE_SIZE
     casting = [s for s in scene.shapes if _casts(s) and s.label in _TALL]
     if not casting:
@@ -126,15 +115,7 @@ def shaded_shares(scene: Scene, to_sun: Floats) -> dict[int, float]:
 
 
 def shadow_lines(scene: Scene, to_sun: Floats) -> dict[int, float]:
-    """Height up to which the row of houses across the street shades each house's front.
-
-    Args:
-        scene: the street.
-        to_sun: unit vector towards the sun (right, up, ahead).
-
-    Returns:
-        metres above the road for each thing that is a house lit from across the street.
-    """
+    """Metres above the road of the shadow that the opposite houses cast on each house's front."""
     shapes = [s for s in scene.shapes if s.kind == "facade" and is_front(s) and s.distance < 90]
     world, starts = to_world(scene, shapes)
     fronts = []
@@ -170,11 +151,9 @@ def is_front(shape: Shape) -> bool:
 
 
 def to_world(scene: Scene, shapes: Sequence[Shape]) -> tuple[Points, Starts]:
-    """Outlines in metres right of, above and ahead of the camera, by the planes of the shapes.
+    """Corners of all shapes in metres right of, above and ahead of the camera, float64 [N, 3].
 
-    Returns:
-        corners of all shapes one after the other, float64 [N, 3], and where each shape's start,
-        with N at the end.
+    Returns them with the first index of each shape, and N at the end.
     """
     counts = [len(shape.outline) for shape in shapes]
     starts = np.cumsum([0, *counts])

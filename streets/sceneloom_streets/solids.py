@@ -1,7 +1,7 @@
 """Faces and things in street coordinates, and constructors of faces.
 
-Street coordinates are (t, y, s): t metres to the right of the camera, y metres above the road,
-s metres ahead along the street. The street itself may bend: `camera` maps it to straight metres.
+Street coordinates (t, y, s) are metres to the right of the camera, above the road, and ahead along
+the street, which may bend.
 """
 
 from __future__ import annotations
@@ -31,9 +31,7 @@ class Face:
     solid: bool = False
     """True for the side of a closed body: seen from behind, it is hidden."""
     order: float | None = None
-    """Painting order in place of the thing's: long things (fences, hedges) have pieces before and
-    pieces behind their neighbours.
-    """
+    """Painting order in place of the thing's, for pieces of long things."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -41,9 +39,7 @@ class Thing:
     """Faces that belong together and are painted in one go."""
 
     order: float
-    """Painting order, from large to small: metres ahead. For things along the street (a facade, a
-    hedge) it is the far end, so that things before them are painted later.
-    """
+    """Painting order, from large to small: metres ahead of the far end."""
     faces: tuple[Face, ...]
     """In painting order."""
 
@@ -68,9 +64,8 @@ def upright(
     turn: float = 0.0,
     detail: bool = False,
 ) -> Face:
-    """A cut-out standing at (t, s): `outline` holds (u, y) corners, u metres from its middle.
-
-    `turn` is the angle in radians between the cut-out and the image plane.
+    """A cut-out standing at (t, s) with (u, y) corners, u metres from its middle, at the angle
+    `turn`, in radians, to the image plane.
     """
     u_y = np.asarray(outline if isinstance(outline, np.ndarray) else list(outline), np.float64)
     points = np.column_stack(

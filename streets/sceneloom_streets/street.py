@@ -1,7 +1,7 @@
 """The street of a seed.
 
 A seed draws a plan, the plan is furnished in metres, the camera projects it to shapes, and hardly
-visible things are left out. A closed-in street (no sky, hardly any road) is drawn again.
+visible things are dropped. A closed-in street (no sky, hardly any road) is drawn again.
 """
 
 from __future__ import annotations
@@ -12,17 +12,9 @@ import numpy as np
 import numpy.typing as npt
 
 from sceneloom.errors import InputError
+from sceneloom_streets import ids
 from sceneloom_streets.camera import HALF_FRAME, project
 from sceneloom_streets.ground import lay_ground
-from sceneloom_streets.ids import (
-    BUILDING,
-    CAR,
-    EGO_VEHICLE,
-    INSTANCE_DIVISOR,
-    ROAD,
-    SKY,
-    VEGETATION,
-)
 from sceneloom_streets.painting import check_size, fill, paint_labels
 from sceneloom_streets.photo import paint_photo
 from sceneloom_streets.plan import draw_plan
@@ -57,18 +49,16 @@ class Pair(Street):
 def draw_street(
     seed: int, height: int = 1024, width: int = 2048, *, markings: bool = False
 ) -> Street:
-    """Draw the street of a seed: equal seeds give equal maps, and the same street at any size.
+    """Draw the street of a seed, from 0: equal seeds give the same street at any size.
 
     Args:
         seed: whole number from 0.
         height: pixels, 16 to 16384.
-        width: pixels, 16 to 16384 and at most four times the height; the street is composed for
-            twice the height.
+        width: pixels, 16 to 16384 and at most four times the height, composed for twice.
         markings: label lane lines and zebra crossings as lane marking, id 35 (schema
             ``cityscapes-markings``).
 
-    Raises:
-        InputError: the seed is negative or the size is out of range.
+    Raises InputError if the seed or the size is out of range.
     """
     check_size(height, width)
     scene = build_street(seed)
@@ -77,10 +67,7 @@ def draw_street(
 
 
 def draw_pair(seed: int, height: int = 1024, width: int = 2048, *, markings: bool = False) -> Pair:
-    """Draw the street of a seed and its photograph.
-
-    Arguments and errors are those of `draw_street`, and so are the maps.
-    """
+    """Draw the street of a seed and its photograph; see `draw_street`."""
     check_size(height, width)
     scene = build_street(seed)
     label_map, instance_map = paint_labels(scene, height, width, markings=markings)
@@ -91,10 +78,8 @@ def draw_pair(seed: int, height: int = 1024, width: int = 2048, *, markings: boo
 def build_street(seed: int) -> Scene:
     """Build the scene of a seed, for painting at any size.
 
-    In a frame twice as wide as high there is always road, sky, a car, and houses or trees.
-
-    Raises:
-        InputError: the seed is not a whole number from 0.
+    A frame twice as wide as high has road, sky, a car, and houses or trees. Raises InputError
+    unless the seed is a whole number from 0.
     """
     if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or seed < 0:
         raise InputError(f"seed is {seed!r}; it is a whole number from 0")
@@ -103,11 +88,11 @@ def build_street(seed: int) -> Scene:
         draft = paint_labels(scene, *_DRAFT_SIZE)[0]
         share = np.bincount(draft.ravel(), minlength=256) / draft.size
         if (
-            0.18 <= share[ROAD] <= 0.5
-            and share[SKY] >= 0.01
-            and (draft[: draft.shape[0] // 8] == SKY).mean() >= 0.02
-            and share[CAR] >= 0.004
-            and share[BUILDING] + share[VEGETATION] >= 0.1
+            0.18 <= share[ids.ROAD] <= 0.5
+            and share[ids.SKY] >= 0.01
+            and (draft[: draft.shape[0] // 8] == ids.SKY).mean() >= 0.02
+            and share[ids.CAR] >= 0.004
+            and share[ids.BUILDING] + share[ids.VEGETATION] >= 0.1
         ):
             return scene
     raise AssertionError(f"no street in {_MAX_ATTEMPTS} attempts with seed {seed}")
@@ -127,10 +112,10 @@ def _attempt(seed: int, attempt: int) -> Scene:
     low = plan.camera.horizon + 0.001
     corners = [(-HALF_FRAME, -0.01), (HALF_FRAME, -0.01), (HALF_FRAME, low), (-HALF_FRAME, low)]
     outline = np.array(corners, np.float32)
-    sky = Shape(label=SKY, kind="sky", outline=outline, distance=np.inf, thing=len(things))
+    sky = Shape(label=ids.SKY, kind="sky", outline=outline, distance=np.inf, thing=len(things))
     shapes = [sky, *project(plan.camera, things)]
     shapes += _bonnet(parts[7], len(things) + 1)
-    # Counted things of which next to nothing shows are left out.
+    # Hardly visible counted things are left out.
     canvas = np.zeros(_DRAFT_SIZE, np.int32)
     for shape in shapes:
         if not shape.detail:
@@ -143,7 +128,7 @@ def _attempt(seed: int, attempt: int) -> Scene:
         if shape.instance is not None:
             of_label = numbers.setdefault(shape.label, {})
             number = of_label.setdefault(shape.thing, len(of_label))
-            assert number < INSTANCE_DIVISOR, number
+            assert number < ids.INSTANCE_DIVISOR, number
             shapes[i] = dataclasses.replace(shape, instance=number)
     return Scene(
         seed=seed,
@@ -168,7 +153,7 @@ def _bonnet(rng: np.random.Generator, thing: int) -> list[Shape]:
     corners = np.concatenate([top, [(HALF_FRAME, 1.03), (-HALF_FRAME, 1.03)]])
     return [
         Shape(
-            label=EGO_VEHICLE,
+            label=ids.EGO_VEHICLE,
             kind="bonnet",
             outline=corners.astype(np.float32),
             distance=1.5,

@@ -1,8 +1,7 @@
 """The textures of surfaces: one atlas of square tiles, made once from a fixed seed.
 
-A tile holds relative brightness around 0 (about -1..1) and repeats without a seam. All tiles lie
-below each other in one image, so that a single `cv2.remap` looks every pixel of a photograph up in
-its own tile.
+A tile is relative brightness, about -1..1, and repeats without a seam. Tiles lie below each other,
+so one `cv2.remap` reads every pixel of a photograph from its own tile.
 """
 
 from __future__ import annotations
@@ -50,7 +49,7 @@ def atlas() -> Floats:
     tiles["asphalt"] = _float32(stones + 0.5 * (grain > 2.2) - 0.4 * (grain < -2.2))
     tiles["slabs"] = _blocks(rng, rows=4, columns=4, tone=0.35, stagger=0.5)
     tiles["cobbles"] = _blocks(rng, rows=16, columns=16, tone=0.5, stagger=0.5)
-    # Streaks that rain has left, fine roughness, and cloudy dirt.
+    # Streaks of rain, fine roughness, and cloudy dirt.
     streaks = _standardised(_noise(rng, 2, 40))
     rough = 0.2 * _standardised(_noise(rng, 1, 1))
     tiles["plaster"] = _float32(rough + 0.6 * fractal(rng, TILE, 1.2) + 0.2 * streaks)

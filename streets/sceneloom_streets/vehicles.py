@@ -1,7 +1,7 @@
 """Cars, vans, lorries and buses: closed bodies lofted from level rings, on wheels.
 
-A body is a stack of eight-cornered rings, each a rectangle in plan with cut corners; the slabs
-between them are its faces. Lamps, plates and side windows are details on top.
+A body is a stack of eight-cornered rings, each a rectangle with cut corners; the slabs between them
+are its faces. Lamps and plates are details on top.
 """
 
 from __future__ import annotations
@@ -14,9 +14,7 @@ from sceneloom_streets.ids import BUS, CAR, TRUCK
 from sceneloom_streets.solids import Face, Thing
 
 Ring = tuple[float, float, float, float]
-"""Height in metres before stretching, then rear end, front end and half width as fractions of the
-length and width.
-"""
+"""Height in metres before stretching; rear, front, half width as fractions of length and width."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -135,14 +133,9 @@ _CAB = dataclasses.replace(
 
 
 def vehicle(rng: np.random.Generator, kind: str, *, t: float, s: float, yaw: float) -> Thing:
-    """One vehicle standing on the road.
+    """A "car", "truck" or "bus" whose middle is `t` metres right and `s` metres ahead.
 
-    Args:
-        rng: what draws its form and size.
-        kind: "car", "truck" or "bus".
-        t: metres to the right of the camera, of its middle.
-        s: metres ahead, of its middle.
-        yaw: radians; 0 drives away from the camera, pi towards it, pi / 2 to the right.
+    `yaw` is in radians: 0 drives away from the camera, pi towards it, pi / 2 to the right.
     """
     if kind == "car":
         body = CARS[int(rng.choice(len(CARS), p=[0.34, 0.2, 0.2, 0.18, 0.08]))]
@@ -212,7 +205,7 @@ def _loft(body: Body, length: float, width: float, height: float) -> list[Face]:
 
 
 def _wheels(body: Body, length: float, width: float) -> tuple[list[Face], list[Face]]:
-    """What shows of the wheels below the body, and their outer discs."""
+    """The visible parts of the wheels below the body, and their outer discs."""
     angles = np.linspace(0, 2 * np.pi, 12, endpoint=False)
     up, forward = body.wheel * (1 + np.cos(angles)), body.wheel * np.sin(angles)
     under: list[Face] = []
@@ -225,8 +218,7 @@ def _wheels(body: Body, length: float, width: float) -> tuple[list[Face], list[F
                 kind = f"{body.name}-wheel"
                 faces.append(Face(label=body.label, kind=kind, points=rim, solid=x == outer))
             for end in (-0.5, 0.5):
-                # What shows of the tyre below a bumper. Half a radius before or behind the axle,
-                # the rim is this high.
+                # The tyre below a bumper: the rim is this high half a radius from the axle.
                 low, top = 0.134 * body.wheel, 1.7 * body.wheel
                 z = axle * length + end * body.wheel
                 tread = [(inner, low, z), (outer, low, z), (outer, top, z), (inner, top, z)]

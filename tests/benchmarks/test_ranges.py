@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 
+from noop_server import NOOP_CONTRACT
 from sceneloom import cli
 from sceneloom.errors import InputError, SceneLoomError, ServerUnavailableError, SizeError
-from sceneloom_bench.engine_measure import EngineBenchSettings
+from sceneloom_bench.engine_command import EngineBenchSettings
 from sceneloom_bench.harness import ServedSettings, bench_maps, check_name, check_out
 from sceneloom_bench.loops import run_closed
 from sceneloom_bench.mlperf_command import MlperfSettings
-from sceneloom_bench.noop_server import NOOP_CONTRACT
 from sceneloom_bench.render_command import RenderBenchSettings
 from sceneloom_bench.server_statistics import ServerView
 from sceneloom_bench.suite_command import SuiteSettings
@@ -28,13 +28,16 @@ NOWHERE = ServedSettings(url="127.0.0.1:1")
     ("make", "says"),
     [
         (lambda: MlperfSettings(server=NOWHERE, workers=10**6), "workers is 1000000; it is at mos"),
-        (lambda: MlperfSettings(server=NOWHERE, target_rate=1e9), "target_rate is 10+.0; it is at"),
+        (
+            lambda: MlperfSettings(server=NOWHERE, target_rate=1e9),
+            r"rate is 1000000000\.0; it is at",
+        ),
         (lambda: MlperfSettings(server=NOWHERE, probe_seconds=math.inf), "probe_seconds is inf"),
         (lambda: MlperfSettings(server=NOWHERE, seconds=math.nan), "seconds is nan"),
         (lambda: MlperfSettings(server=NOWHERE, size="0x0"), "WIDTHxHEIGHT"),
         (
             lambda: MlperfSettings(server=NOWHERE, share_of_capacity=math.nan),
-            "share_of_capacity is nan; .* above 0",
+            "share_of_capacity is nan; it is a finite number",
         ),
         (lambda: RenderBenchSettings(server=NOWHERE, name="../x"), "name '../x'"),
         (lambda: RenderBenchSettings(server=NOWHERE, size="big"), "WIDTHxHEIGHT"),
@@ -42,10 +45,10 @@ NOWHERE = ServedSettings(url="127.0.0.1:1")
         (lambda: RenderBenchSettings(server=NOWHERE, in_flight=0), "in_flight is 0; it is at leas"),
         (lambda: EngineBenchSettings(ngf=10**9), "ngf is 1000000000; it is at most 1024"),
         (lambda: EngineBenchSettings(rounds=10**9), "at most 100000"),
-        (lambda: EngineBenchSettings(batch=()), "batch is empty"),
-        (lambda: EngineBenchSettings(keep=Path(__file__)), "a file, where the bundle's folder"),
+        (lambda: EngineBenchSettings(batch=()), "batch is "),
+        (lambda: EngineBenchSettings(keep=Path(__file__)), "a file in the place of the bundle's"),
         (lambda: SuiteSettings(seconds=math.nan), "seconds is nan"),
-        (lambda: SuiteSettings(batch=(1, 0)), "batch is 0; it is at least 1"),
+        (lambda: SuiteSettings(batch=(1, 0)), r"batch\[1\] is 0; it is at least 1"),
     ],
 )
 def test_settings_that_no_run_would_end_with_are_refused(

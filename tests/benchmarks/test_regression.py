@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from bench_reports import engine_report, render_report
 
-from sceneloom_bench.regression import LIMITS, Limit, judge, read_limits
+from regression import LIMITS, Limit, judge, read_limits
 from sceneloom_bench.reports.report import Report
 
 FASTER = {"report": "engine", "measurement": "openvino-fp32", "figure": "times_faster", "why": "x"}

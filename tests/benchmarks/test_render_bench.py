@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from noop_server import NoopServer, write_noop_repository
 from sceneloom.errors import InputError, ServingError
 from sceneloom_bench.harness import ServedSettings
-from sceneloom_bench.noop_server import NoopServer, write_noop_repository
 from sceneloom_bench.render_command import RenderBenchSettings, main, measure
 from sceneloom_bench.reports.report import read_report
 from sceneloom_bench.server_statistics import Counters, ServerView
@@ -42,7 +42,9 @@ def test_the_servers_idle_share_and_the_rate_agree(
             assert run["attempts"] == 1
         assert measurement.figures["rate"].value < 20
         assert measurement.figures["rate"].low is None  # two rounds make no interval
-    assert capsys.readouterr().out.splitlines()[-1].startswith('{"schema"')
+    rates, path = capsys.readouterr().out.splitlines()[-2:]
+    assert "pictures/s" in rates
+    assert path == f"report: {tmp_path / 'render.json'}"
 
 
 @pytest.mark.triton
@@ -75,5 +77,5 @@ def test_a_server_that_is_gone_or_new_is_a_sentence() -> None:
         for count in (7, 3)
     )
     assert more.since(fewer).requests == 4
-    with pytest.raises(ServingError, match="started anew while it was measured"):
+    with pytest.raises(ServingError, match="was restarted during the load"):
         fewer.since(more)

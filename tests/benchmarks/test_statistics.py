@@ -83,7 +83,7 @@ def test_rounds_of_one_value_are_values() -> None:
 
 def test_verdicts_need_intervals_that_do_not_touch() -> None:
     def figure(low: float | None, high: float | None) -> Figure:
-        return Figure(value=1, unit="x", low=low, high=high)
+        return Figure(value=1 if low is None else low, unit="x", low=low, high=high)
 
     assert separate(figure(1, 2), figure(2.1, 3))
     assert separate(figure(2.1, 3), figure(1, 2))

@@ -58,7 +58,7 @@ def test_literal_bytes_with_clusters_and_a_smallest_side() -> None:
 def test_contracts_written_before_there_were_clusters_have_none() -> None:
     contract = Contract.loads(LINE)
     assert contract.style_clusters == {}
-    assert contract.smallest_side is None
+    assert contract.smallest_side == 2 * contract.size_multiple
 
 
 def test_any_size_on_the_wire() -> None:
@@ -71,8 +71,8 @@ def test_any_size_on_the_wire() -> None:
 def contracts(draw: st.DrawFn) -> Contract:
     multiple = draw(st.integers(1, 64))
     channels = draw(st.integers(0, 4))
-    smallest = draw(st.none() | st.integers(1, 3))
-    side = st.integers(smallest or 2, 40).map(lambda n: n * multiple)
+    smallest = draw(st.integers(1, 3))
+    side = st.integers(smallest, 40).map(lambda n: n * multiple)
     floats = st.floats(allow_nan=False, allow_infinity=False, width=32)
     vectors = st.tuples(*[floats] * channels)
     centres = st.lists(vectors, min_size=1, max_size=5).map(tuple)
@@ -83,7 +83,7 @@ def contracts(draw: st.DrawFn) -> Contract:
         style_defaults=draw(st.dictionaries(st.sampled_from([0, 1]), vectors)),
         style_clusters=draw(st.dictionaries(st.sampled_from([0, 1]), centres)),
         size_multiple=multiple,
-        smallest_side=None if smallest is None else smallest * multiple,
+        smallest_side=smallest * multiple,
         sizes=draw(st.none() | st.lists(st.tuples(side, side), min_size=1, max_size=4).map(tuple)),
         bundle_hash=draw(st.text("0123456789abcdef", max_size=64)),
     )
@@ -108,7 +108,7 @@ def test_the_network_size_is_the_next_multiple_or_an_error(
     for side, given_side in zip(sides, (height, width), strict=True):
         assert side % contract.size_multiple == 0
         assert 0 <= side - given_side < contract.size_multiple
-        assert side >= (contract.smallest_side or 2 * contract.size_multiple)
+        assert side >= contract.smallest_side
     assert contract.sizes is None or sides in contract.sizes
 
 
@@ -211,7 +211,7 @@ def test_a_newer_format_says_which_one_this_client_reads() -> None:
 
 def test_any_size_rounds_up_to_the_multiple() -> None:
     contract = Contract(schema=SCHEMA, boundaries=False, size_multiple=16)
-    assert contract.min_side == 32
+    assert contract.smallest_side == 32
     assert contract.network_size(1024, 2048) == (1024, 2048)
     assert contract.network_size(1025, 2033) == (1040, 2048)
     assert contract.network_size(17, 17) == (32, 32)
@@ -226,7 +226,7 @@ def test_a_map_too_small_says_what_is_large_enough(size: tuple[int, int]) -> Non
 
 def test_a_network_without_reflection_takes_one_multiple() -> None:
     contract = Contract(schema=SCHEMA, boundaries=False, size_multiple=256, smallest_side=256)
-    assert contract.min_side == 256
+    assert contract.smallest_side == 256
     assert contract.network_size(1, 257) == (256, 512)
     with pytest.raises(SizeError, match=r"too small.*more than 0 pixels"):
         contract.network_size(0, 256)

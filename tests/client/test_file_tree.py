@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from sceneloom.file_tree import LeftOut, describe, list_files
+from sceneloom.files import LeftOut, describe, list_files
 
 
 def touch(root: Path, *names: str) -> None:

@@ -29,7 +29,7 @@ from sceneloom.errors import (
     NotALabelMapError,
     UnknownLabelError,
 )
-from sceneloom.maps import read_instance_map, read_label_map
+from sceneloom.maps import parse_size, read_instance_map, read_label_map
 from sceneloom.schema import Label, LabelSchema, load_schema
 
 CITYSCAPES = load_schema("cityscapes")
@@ -648,3 +648,22 @@ def test_a_schema_of_another_type(schema: Any) -> None:
 def test_an_empty_path_is_named() -> None:
     with pytest.raises(ImageReadError, match=r"^'': cannot be read"):
         read_instance_map("")
+
+
+def test_parse_size() -> None:
+    assert parse_size("2048x1024") == (1024, 2048)
+    assert parse_size("64X32") == (32, 64)
+    for text in (
+        "",
+        "x",
+        "64",
+        "64x",
+        "64x-32",
+        "0x32",
+        "64x32x3",
+        "6.4x32",
+        "²x32",
+        "9" * 5000 + "x8",
+    ):
+        with pytest.raises(InputError, match="WIDTHxHEIGHT"):
+            parse_size(text)

@@ -51,6 +51,33 @@ def test_lines_come_while_the_work_runs() -> None:
         worker.communicate()
 
 
+def test_only_the_innermost_stage_repeats_its_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(progress, "HEARTBEAT", 0.05)
+    lines: list[str] = []
+    with progress.shown(lines.append), progress.stage("outer"), progress.stage("inner"):
+        time.sleep(0.3)
+    repeated = [line for line in lines if "so far" in line]
+    assert len(repeated) > 1
+    assert {line.split(",")[0] for line in repeated} == {"inner"}
+
+
+def test_a_stage_of_known_length_counts_down() -> None:
+    lines: list[str] = []
+    with progress.shown(lines.append):
+        with progress.stage("load", left=60):
+            pass
+        counted = progress.Steps(2)
+        for name in "abc":  # one more than expected
+            with counted.step(name):
+                pass
+    assert lines == [
+        "load, about 60 s left ...",
+        "a (1 of 2) ...",
+        "b (2 of 2) ...",
+        "c (3 of 3) ...",
+    ]
+
+
 def test_a_failed_stage_does_not_claim_its_end() -> None:
     lines: list[str] = []
     with progress.shown(lines.append), pytest.raises(ZeroDivisionError), progress.stage("work"):

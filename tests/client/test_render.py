@@ -27,10 +27,11 @@ from sceneloom.errors import (
     UnknownLabelError,
 )
 from sceneloom.maps import boundary_map
-from sceneloom.pairing import find_pairs
+from sceneloom.pairing import pair_maps
 from sceneloom.pictures import write_image
 from sceneloom.rendering.items import Failed, Rendered
-from sceneloom.rendering.settings import RenderSettings, RetryPolicy
+from sceneloom.rendering.retries import RetryPolicy
+from sceneloom.rendering.settings import RenderSettings
 from sceneloom.request import Padding
 from sceneloom.schema import load_schema
 from sceneloom.synthesizer import Synthesizer
@@ -99,7 +100,7 @@ def files_below(folder: Path) -> list[str]:
 def test_names_that_pair(tmp_path: Path, label: str, instance: str) -> None:
     labels, instances = tmp_path / "test_label", tmp_path / "test_inst"
     write_pair(labels, instances, label, instance)
-    [pair] = find_pairs(labels, instances)
+    [pair] = pair_maps(labels, instances)[0]
     assert pair.key == label.removesuffix(".png")
     assert (pair.label, pair.instance) == (labels / label, instances / instance)
 
@@ -113,7 +114,7 @@ def test_label_and_instance_maps_in_one_folder(tmp_path: Path, spelling: str) ->
     (folder / "aachen" / "aachen_1_gtFine_polygons.json").write_text("{}")
     (tmp_path / "link").symlink_to(folder)
     second = {"same": folder, "dotted": folder / "aachen" / "..", "link": tmp_path / "link"}
-    pairs = find_pairs(folder, second[spelling])
+    pairs = pair_maps(folder, second[spelling])[0]
     assert [pair.key for pair in pairs] == [
         "aachen/aachen_1_gtFine_labelIds",
         "bonn/bonn_1_gtFine_labelIds",
@@ -125,7 +126,7 @@ def test_label_and_instance_maps_in_one_folder(tmp_path: Path, spelling: str) ->
 
 def test_the_real_sample_pairs(shared: Path) -> None:
     sample = shared / "data" / "cityscapes_sample"
-    pairs = find_pairs(sample / "test_label", sample / "test_inst")
+    pairs = pair_maps(sample / "test_label", sample / "test_inst")[0]
     assert len(pairs) == len(list((sample / "test_label").iterdir()))
     assert all(pair.instance is not None and pair.instance.is_file() for pair in pairs)
 
@@ -134,8 +135,8 @@ def test_names_that_do_not_pair(tmp_path: Path) -> None:
     labels, instances = tmp_path / "labels", tmp_path / "instances"
     write_pair(labels, instances, "a/1.png", "b/1.png")
     write_pair(labels, instances, "2.png", "02.png")
-    assert [pair.instance for pair in find_pairs(labels, instances)] == [None, None]
-    assert [pair.instance for pair in find_pairs(labels, None)] == [None, None]
+    assert [pair.instance for pair in pair_maps(labels, instances)[0]] == [None, None]
+    assert [pair.instance for pair in pair_maps(labels, None)[0]] == [None, None]
 
 
 def test_what_is_not_a_map_is_left_out(tmp_path: Path) -> None:
@@ -145,14 +146,14 @@ def test_what_is_not_a_map_is_left_out(tmp_path: Path) -> None:
     (labels / ".hidden.png").write_bytes(b"x")
     (labels / "notes.txt").write_text("x")
     (labels / "a.jpg").write_bytes(b"x")
-    assert [pair.key for pair in find_pairs(labels, None)] == ["a"]
+    assert [pair.key for pair in pair_maps(labels, None)[0]] == ["a"]
 
 
 def test_two_maps_that_share_a_picture(tmp_path: Path) -> None:
     labels = tmp_path / "labels"
     write_pair(labels, labels, "a.png", "a.tif")
     with pytest.raises(InputError, match=r"a\.tif and .*a\.png would share one picture's name"):
-        find_pairs(labels, None)
+        pair_maps(labels, None)
 
 
 def test_two_instance_maps_that_fit_one_name(tmp_path: Path) -> None:
@@ -160,17 +161,17 @@ def test_two_instance_maps_that_fit_one_name(tmp_path: Path) -> None:
     write_pair(labels, instances, "a.png", "a.png")
     write_pair(tmp_path / "rest", instances, "a.png", "a_instanceIds.png")
     with pytest.raises(InputError, match="could both be the instance map of a"):
-        find_pairs(labels, instances)
+        pair_maps(labels, instances)
 
 
 def test_folders_without_maps(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"nowhere: no such folder"):
-        find_pairs(tmp_path / "nowhere", None)
+        pair_maps(tmp_path / "nowhere", None)
     with pytest.raises(InputError, match=r"no label maps \(\.png, \.tif, \.tiff, \.npy\)"):
-        find_pairs(tmp_path, None)
+        pair_maps(tmp_path, None)
     write_pair(tmp_path, tmp_path, "a.png", "b.png")
     with pytest.raises(InputError, match=r"b\.png: no such folder"):
-        find_pairs(tmp_path, tmp_path / "b.png")
+        pair_maps(tmp_path, tmp_path / "b.png")
 
 
 # Pictures ----------------------------------------------------------------------------------------

@@ -5,12 +5,11 @@ from __future__ import annotations
 import dataclasses
 
 import numpy as np
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from sceneloom.contract import Contract
-from sceneloom.request import Padding, random_inputs
+from sceneloom.request import Padding, Request, random_inputs, stack
 from sceneloom.schema import load_schema
 from sceneloom.testing import FakeTransport
 
@@ -29,14 +28,6 @@ def test_no_padding_is_the_same_array() -> None:
     assert Padding().pad(pixel_map) is pixel_map
 
 
-@pytest.mark.parametrize(
-    ("padding", "something"),
-    [(Padding(), False), (Padding(1, 0), True), (Padding(0, 1), True)],
-)
-def test_truth_says_whether_anything_was_added(padding: Padding, something: bool) -> None:
-    assert bool(padding) is something
-
-
 @given(st.integers(1, 9), st.integers(1, 9), st.integers(0, 9), st.integers(0, 9))
 def test_crop_undoes_pad(height: int, width: int, bottom: int, right: int) -> None:
     pixel_map = np.random.default_rng(0).integers(0, 2**31 - 1, (height, width), np.int32)
@@ -44,6 +35,25 @@ def test_crop_undoes_pad(height: int, width: int, bottom: int, right: int) -> No
     padded = padding.pad(pixel_map)
     assert padded.shape == (height + bottom, width + right)
     assert np.array_equal(padding.crop(padded[..., None])[..., 0], pixel_map)
+
+
+def test_a_single_request_is_not_copied() -> None:
+    labels = np.zeros((4, 6), np.uint8)
+    one = Request(label_map=labels, instance_map=None, style=None, padding=Padding())
+    joined, *absent = stack([one])
+    assert joined.shape == (1, 4, 6)
+    assert np.shares_memory(joined, labels)
+    assert absent == [None, None]
+
+
+def test_a_batch_of_one_is_writable_and_in_c_order() -> None:
+    turned, fixed = np.zeros((6, 4), np.uint8).T[:, ::-1], np.zeros((4, 6), np.uint8)
+    fixed.flags.writeable = False
+    for labels in (turned, fixed):
+        one = Request(label_map=labels, instance_map=None, style=None, padding=Padding())
+        joined = stack([one])[0]
+        assert joined.flags.writeable
+        assert joined.flags.c_contiguous
 
 
 def test_random_inputs_fit_every_contract() -> None:

@@ -74,7 +74,7 @@ def test_verifies_then_runs_tritonserver(container: Container, exported: Exporte
     done = container.run("--log-verbose=1")
     assert done.returncode == 0, done.stderr
     verified, *arguments = done.stdout.splitlines()
-    assert verified.endswith("files are what was exported")
+    assert verified.endswith("files are as exported")
     assert arguments[-1] == "--log-verbose=1"
     served = Path(arguments[0].removeprefix("--model-repository="))
     assert [path.name for path in served.iterdir()] == ["synthesis"]

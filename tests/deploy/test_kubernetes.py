@@ -21,7 +21,7 @@ import yaml
 from map_sets import small_maps, write_folder
 from support import CHECKOUT, run_command
 
-from sceneloom.render_command import PLACE_GONE, SERVER_GONE
+from sceneloom.render_command import LOCATION_GONE, SERVER_GONE
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -84,8 +84,8 @@ def test_exit_codes_mean_what_the_command_says(job: dict[str, Any]) -> None:
     }
     assert actions == {1: "FailIndex", 2: "FailJob"}
     assert all(rule["onExitCodes"]["operator"] == "In" for rule in rules if "onExitCodes" in rule)
-    # What can be gone on with counts as a try of its part, and is tried again.
-    assert not actions.keys() & {SERVER_GONE, PLACE_GONE, 128 + signal.SIGTERM}
+    # An exit code of a run that can be resumed counts as a try of its part, which is tried again.
+    assert not actions.keys() & {SERVER_GONE, LOCATION_GONE, 128 + signal.SIGTERM}
     # A drained node stops a run with 143, which is nobody's fault: looked at before the codes.
     assert rules[0]["action"] == "Ignore"
     assert rules[0]["onPodConditions"] == [{"type": "DisruptionTarget", "status": "True"}]

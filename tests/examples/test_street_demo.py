@@ -85,6 +85,9 @@ def test_demo_of_another_size(tmp_path: Path) -> None:
     )
     report = check_demo(folder, 2, 128, 256, tmp_path / "again")
     assert json.loads(done.stdout.splitlines()[-1]) == report
+    shown = [line.removesuffix(" ...") for line in done.stderr.splitlines()]
+    assert [stage for stage in report["seconds"] if stage not in shown] == []
+    assert "render with PyTorch 256x128 (4 of 4)" in shown  # export's own stages
 
 
 def test_demo_refuses_a_folder_that_holds_something_else(

@@ -15,10 +15,10 @@ from sceneloom.errors import CheckpointError, ExportError, SchemaError, SizeErro
 from sceneloom.files import file_hash
 from sceneloom.schema import load_schema
 from sceneloom_export.bundle import Exported, export_bundle
-from sceneloom_export.settings import ExportSettings, ServingSettings
+from sceneloom_export.settings import ExportSettings, TritonSettings
 from sceneloom_serving.bundle import (
+    CPU_FILE,
     FP16_FILE,
-    MODEL_FILE,
     block_means,
     load_golden,
     load_references,
@@ -111,9 +111,8 @@ def test_reference_pictures_travel_with_the_bundle(exported: Exported, checkpoin
 
 def test_golden_is_what_the_engine_answers(exported: Exported) -> None:
     golden = load_golden(exported.repository)
-    engine = OnnxRuntimeSynthesizer(exported.repository / "synthesis" / "1" / MODEL_FILE)
-    assert golden.instance_map is not None
-    image = engine.run_batch(golden.label_map[None], golden.instance_map[None], None)[0]
+    engine = OnnxRuntimeSynthesizer(exported.repository / "synthesis" / "1" / CPU_FILE)
+    image = engine.run_requests([golden.request])[0]
     assert np.abs(block_means(image) - golden.block_means).max() < 0.1
     assert golden.block_means.std() > 5
 
@@ -127,7 +126,7 @@ def test_fixed_sizes_and_replacing(tmp_path: Path) -> None:
     first = export_bundle(tmp_path / "c", tmp_path / "r", sizes=((32, 64), (64, 32)), export=FP32)
     assert first.contract.sizes == ((32, 64), (64, 32))
     golden = load_golden(tmp_path / "r")
-    assert golden.label_map.shape == (32, 64)
+    assert golden.request.label_map.shape == (32, 64)
     proof = json.loads((tmp_path / "r" / "report.json").read_text())["proof"]
     assert proof["maps"] == ["64x32", "32x64", "64x32"]
     assert proof["precisions"] == {}
@@ -151,10 +150,10 @@ def test_wrong_settings_are_refused_before_the_work(tmp_path: Path, checkpoint: 
     with pytest.raises(SizeError, match=r"largest is 513x256 .* multiple of 8 .* next is 520x256"):
         export_bundle(checkpoint, tmp_path / "r", largest=(256, 513))
     with pytest.raises(SizeError, match="multiple of 8"):
-        export_bundle(checkpoint, tmp_path / "r", ServingSettings(warmup=("63x64",)))
+        export_bundle(checkpoint, tmp_path / "r", TritonSettings(warmup=("63x64",)))
     with pytest.raises(ExportError, match="twice"):
         export_bundle(checkpoint, tmp_path / "r", sizes=((32, 32), (32, 32)))
-    small = ServingSettings(max_pixels=1000)
+    small = TritonSettings(max_pixels=1000)
     with pytest.raises(ExportError, match=r"64x32 is above max_pixels, 1,000"):
         export_bundle(checkpoint, tmp_path / "r", small, sizes=((32, 64),))
     assert list(tmp_path.iterdir()) == []
@@ -175,7 +174,7 @@ def test_place_that_cannot_be_written(tmp_path: Path, checkpoint: Path) -> None:
 
 def test_precision_that_there_is_not_is_refused() -> None:
     assert ExportSettings(precision=()).precision == ()
-    with pytest.raises(SchemaError, match="no precision 'fp8'; there are exact, fast, fp32, fp16"):
+    with pytest.raises(SchemaError, match=r"precision\[1\] is 'fp8'; it is 'exact', 'fast'"):
         ExportSettings(precision=("fp32", "fp8"))  # type: ignore[arg-type]
 
 

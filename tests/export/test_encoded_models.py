@@ -15,7 +15,7 @@ from sceneloom.contract import Contract
 from sceneloom.schema import load_schema
 from sceneloom.triton.encoded import DECODE_MODEL, ENCODE_MODEL, ENCODED_MODEL, ENCODED_MODELS
 from sceneloom_export.repository import write_configs, write_encoded_models
-from sceneloom_export.settings import ServingSettings
+from sceneloom_export.settings import TritonSettings
 from sceneloom_serving import templates
 
 STREETS = Contract(schema=load_schema("cityscapes"), boundaries=True, size_multiple=32)
@@ -30,7 +30,7 @@ def parse(path: Path) -> Any:
 def written(folder: Path, contract: Contract, **settings: Any) -> Path:
     """A repository with the templates filled in."""
     shutil.copytree(templates() / "synthesis", folder / "synthesis")
-    serving = ServingSettings(**settings)
+    serving = TritonSettings(**settings)
     write_configs(folder / "synthesis", contract, serving, largest=(64, 128), engine="a-fp32")
     write_encoded_models(folder, serving)
     return folder

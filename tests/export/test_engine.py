@@ -169,9 +169,9 @@ def test_what_is_refused_before_the_work(model: Path, tmp_path: Path) -> None:
     assert "TensorRT 10.3.0: plans are built with 8.6, 10.12 or newer, and 11" in done.stderr
     environment = fake_gpu(FAKE_TENSORRT="8.6.0")
     done = run_engine(model, *SIZE, "--hardware", "same-capability", environment=environment)
-    assert "8.6 builds no plans for one compute capability" in done.stderr
+    assert "8.6 cannot build for one compute capability" in done.stderr
     done = run_engine(tmp_path / "none.onnx", *SIZE, environment=fake_gpu())
-    assert "there is no such file" in done.stderr
+    assert "no such file; name model.onnx" in done.stderr
     model.write_bytes(model.read_bytes() + b"\0")
     done = run_engine(model, *SIZE, *fp32, environment=fake_gpu())
     assert "model.onnx: is not the file that" in done.stderr
@@ -198,7 +198,7 @@ def test_without_a_gpu_one_sentence(model: Path) -> None:
     assert done.stdout == ""
     assert done.stderr == (
         "sceneloom engine: this machine has no NVIDIA GPU that CUDA can use "
-        "(cudaErrorInsufficientDriver); TensorRT plans are built and run where the GPU is\n"
+        "(cudaErrorInsufficientDriver); TensorRT plans are built and run on the GPU\n"
     )
 
 

@@ -64,8 +64,8 @@ def test_what_precision_means() -> None:
 def test_fast_is_proven_on_maps_of_different_kinds(fast: Exported) -> None:
     references = load_references(fast.repository)
     assert len(references.requests) == 3 + len(KINDS) + 1 >= LEAST_MAPS
-    assert {judged.precision for judged in fast.judged} == {"fp16", "bf16", "int8"}
-    assert [judged.reason for judged in fast.judged] == [None] * 3
+    assert {judged.precision for judged in fast.verdicts} == {"fp16", "bf16", "int8"}
+    assert [judged.reason for judged in fast.verdicts] == [None] * 3
     assert (fast.repository / "synthesis" / "1" / "int8.onnx").is_file()
     assert fast.known.difference.startswith("max ")
 

@@ -19,10 +19,10 @@ from support import COMMAND, blocky_maps, save_published, wide_generator
 
 from sceneloom.errors import PlanRefusedError, SceneLoomError
 from sceneloom_export.engine import build_engine
-from sceneloom_export.settings import EngineSettings
+from sceneloom_export.settings import PlanSettings
 from sceneloom_serving.bundle import PLAN_FILE
-from sceneloom_serving.gpu_machine import this_machine
-from sceneloom_serving.parity import LIMITS, compare
+from sceneloom_serving.gpu import this_machine
+from sceneloom_serving.parity import SERVING_LIMITS, compare
 from sceneloom_serving.plan_record import PlanRecord
 from sceneloom_serving.tensorrt_runtime import TensorRTSynthesizer
 from sceneloom_training.networks import GeneratorArchitecture
@@ -69,7 +69,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module", params=["fp16", "fp32"])
 def plan(request: pytest.FixtureRequest, model: Path) -> Path:
     """A plan with a profile for single pictures, one for batches and one for other sizes."""
-    settings = EngineSettings(precision=request.param, profiles=PROFILES, builder_level=1)
+    settings = PlanSettings(precision=request.param, profiles=PROFILES, builder_level=1)
     path = model.with_name(f"{request.param}.plan")
     show(build_engine(model, settings, plan=path))
     return path
@@ -88,7 +88,7 @@ def test_parity_latency_and_batches(plan: Path) -> None:
         singly = [engine.synthesize(*pair) for pair in zip(labels, instances, strict=True)]
         # Profiles have kernels of their own: equal within the limits of the precision, not in bits.
         parity = compare(singly, together)
-        limits = LIMITS["fp16" if record.precision == "fp16" else "fp32"]
+        limits = SERVING_LIMITS["fp16" if record.precision == "fp16" else "fp32"]
         assert limits.max is None or parity.max <= 2 * limits.max
         assert limits.psnr is None or parity.psnr >= limits.psnr
         assert len({image.tobytes() for image in singly}) == 5
@@ -123,7 +123,7 @@ def test_a_changed_byte_is_refused(plan: Path, tmp_path: Path) -> None:
 def test_the_full_size_network_at_2048x1024(tmp_path: Path) -> None:
     """182.9 M parameters, FP16, batch 1: the figures of docs/tensorrt.md."""
     model = export(tmp_path, FULL_SIZE, "--largest", "2048x1024")
-    record = build_engine(model, EngineSettings(timed_runs=1000))
+    record = build_engine(model, PlanSettings(timed_runs=1000))
     show(record)
     assert record.parity is not None
     assert record.latency is not None

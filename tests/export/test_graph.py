@@ -19,7 +19,7 @@ from sceneloom.schema import load_schema
 from sceneloom_export.bundle import Exported
 from sceneloom_export.graph import check_rules, export_onnx
 from sceneloom_export.norms import write_accurate_norms
-from sceneloom_serving.bundle import FP16_FILE, MODEL_FILE, load_references
+from sceneloom_serving.bundle import CPU_FILE, FP16_FILE, load_references
 from sceneloom_serving.onnx_runtime import OnnxRuntimeSynthesizer
 from sceneloom_serving.parity import check_parity, compare, run_parity
 from sceneloom_training.networks import Generator, GeneratorArchitecture, ServedGenerator
@@ -35,8 +35,8 @@ def export(generator: Generator, contract: Contract, path: Path) -> OnnxRuntimeS
 def checked(generator: Generator, path: Path) -> OnnxRuntimeSynthesizer:
     norms = sum(isinstance(module, nn.InstanceNorm2d) for module in generator.modules())
     check_rules(onnx.load(path), instance_norms=norms)
-    write_accurate_norms(path, path.with_name(MODEL_FILE))
-    return OnnxRuntimeSynthesizer(path.with_name(MODEL_FILE), max_batch_size=3)
+    write_accurate_norms(path, path.with_name(CPU_FILE))
+    return OnnxRuntimeSynthesizer(path.with_name(CPU_FILE), max_batch_size=3)
 
 
 def test_signature(exported: Exported) -> None:
@@ -163,14 +163,13 @@ def instance_norm(x: np.ndarray) -> np.ndarray:
 
 def test_rewritten_graph_has_the_same_function_and_shares_the_weights(exported: Exported) -> None:
     folder = exported.repository / "synthesis" / "1"
-    assert (folder / MODEL_FILE).stat().st_size < (folder / "weights.bin").stat().st_size
-    graphs = [onnx.load(folder / name).graph for name in ("model.onnx", MODEL_FILE)]
+    assert (folder / CPU_FILE).stat().st_size < (folder / "weights.bin").stat().st_size
+    graphs = [onnx.load(folder / name).graph for name in ("model.onnx", CPU_FILE)]
     counts = [sum(n.op_type == "InstanceNormalization" for n in g.node) for g in graphs]
     assert counts == [14, 0]
     maps = blocky_maps(64, 96, seed=0)
     own, accurate = (
-        OnnxRuntimeSynthesizer(folder / name).synthesize(*maps)
-        for name in ("model.onnx", MODEL_FILE)
+        OnnxRuntimeSynthesizer(folder / name).synthesize(*maps) for name in ("model.onnx", CPU_FILE)
     )
     assert compare([own], [accurate]).max <= 1
 

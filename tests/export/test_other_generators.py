@@ -28,21 +28,20 @@ UNET = UNetArchitecture(input_channels=12, ngf=4, downsamplings=3)
 
 @pytest.mark.parametrize("architecture", [ZEROS, UNET], ids=["zeros", "unet"])
 def test_exports_with_parity(tmp_path: Path, architecture: Architecture) -> None:
-    usual = architecture.smallest_side == 2 * architecture.size_multiple
     contract = Contract(
         schema=SCHEMA,
         boundaries=True,
         size_multiple=architecture.size_multiple,
-        smallest_side=None if usual else architecture.smallest_side,
+        smallest_side=architecture.smallest_side,
     )
     save_checkpoint(tmp_path / "bundle", wide_generator(architecture, seed=3), contract, {})
     exported = export_bundle(tmp_path / "bundle", tmp_path / "repository", largest=(64, 128))
     ran = {one.engine: one.parity for one in exported.measured if one.parity is not None}
     assert ran.keys() >= {"onnxruntime-fp32", "openvino-fp32"}
     assert max(ran[name].max for name in ("onnxruntime-fp32", "openvino-fp32")) <= 1
-    assert {judged.precision: judged.reason for judged in exported.judged} == {"fp16": None}
+    assert {judged.precision: judged.reason for judged in exported.verdicts} == {"fp16": None}
     assert (tmp_path / "repository" / "synthesis" / "1" / "fp16.onnx").is_file()
-    assert exported.contract.min_side == architecture.smallest_side
+    assert exported.contract.smallest_side == architecture.smallest_side
 
 
 def test_paired_models_are_refused_with_the_reason(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import cv2
@@ -11,7 +12,7 @@ from support import blocky_maps, run_command
 
 from sceneloom.contract import Contract
 from sceneloom.errors import InputError, SizeError, UnknownLabelError
-from sceneloom.file_tree import describe
+from sceneloom.files import describe
 from sceneloom.schema import load_schema
 from sceneloom_export.proof import CALIBRATION_MAPS, calibration_maps, read_own_maps
 
@@ -88,6 +89,8 @@ def test_int8_is_calibrated_on_ones_own_maps_or_on_drawn_ones(folder: Path) -> N
     assert len(drawn) == CALIBRATION_MAPS
     assert {request.label_map.shape for request in drawn} == {(256, 512)}
     assert len({request.label_map.tobytes() for request in drawn}) == CALIBRATION_MAPS
+    fixed = dataclasses.replace(CONTRACT, sizes=((64, 96), (128, 64)))
+    assert {request.label_map.shape for request in calibration_maps(fixed, [])} == {(128, 64)}
 
 
 def test_real_maps(shared: Path) -> None:

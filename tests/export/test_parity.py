@@ -15,7 +15,7 @@ from sceneloom.errors import ParityError
 from sceneloom.schema import load_schema
 from sceneloom_export.bundle import Exported
 from sceneloom_export.proof import draw_probe, golden_size, probe_sizes
-from sceneloom_serving.bundle import MODEL_FILE
+from sceneloom_serving.bundle import CPU_FILE
 from sceneloom_serving.onnx_runtime import OnnxRuntimeSynthesizer
 from sceneloom_serving.parity import (
     Parity,
@@ -132,7 +132,7 @@ def test_one_bad_picture_is_not_lost_among_good_ones() -> None:
 def test_engine_with_other_weights_fails(
     exported: Exported, small_architecture: GeneratorArchitecture, checkpoint: Path
 ) -> None:
-    model = exported.repository / "synthesis" / "1" / MODEL_FILE
+    model = exported.repository / "synthesis" / "1" / CPU_FILE
     engine = OnnxRuntimeSynthesizer(model, max_batch_size=2)
     maps = [draw_probe(CONTRACT, 32, 48, seed=0)]
 

@@ -17,7 +17,7 @@ from sceneloom_export.bundle import Exported, export_bundle
 from sceneloom_export.precision import quantise
 from sceneloom_export.proof import calibration_maps, draw_probe, judge_quantised, make_references
 from sceneloom_export.settings import ExportSettings
-from sceneloom_serving.bundle import MODEL_FILE
+from sceneloom_serving.bundle import CPU_FILE
 from sceneloom_serving.openvino_runtime import OpenVinoSynthesizer
 from sceneloom_serving.parity import reference_pictures
 from sceneloom_training.checkpoint import save_checkpoint
@@ -52,13 +52,13 @@ def bad(tmp_path_factory: pytest.TempPathFactory) -> Exported:
 def good(bad: Exported, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The graph of the good generator, quantised: the bad one's with its contrast taken out."""
     folder = tmp_path_factory.mktemp("good")
-    model = onnx.load(bad.repository / "synthesis" / "1" / MODEL_FILE)
+    model = onnx.load(bad.repository / "synthesis" / "1" / CPU_FILE)
     last = [node for node in model.graph.node if node.op_type == "Conv"][-1]
     weights = next(t for t in model.graph.initializer if t.name == last.input[1])
     calmer = numpy_helper.to_array(weights) / np.float32(CONTRAST)
     weights.CopyFrom(numpy_helper.from_array(calmer, weights.name))
-    onnx.save(model, folder / MODEL_FILE)
-    quantise(folder / MODEL_FILE, folder / "int8.onnx", calibration_maps(CONTRACT, []))
+    onnx.save(model, folder / CPU_FILE)
+    quantise(folder / CPU_FILE, folder / "int8.onnx", calibration_maps(CONTRACT, []))
     return folder / "int8.onnx"
 
 
@@ -80,7 +80,7 @@ def test_all_convolutions_but_the_last_are_quantised(good: Path) -> None:
     assert len(weights) == len(convolutions) - 1
     assert all(scales[node.input[1]].size > 1 for node in weights)  # one scale a channel
     files = {path.name for path in good.parent.iterdir()}
-    assert files <= {"int8.onnx", MODEL_FILE, "weights-int8.bin"}
+    assert files <= {"int8.onnx", CPU_FILE, "weights-int8.bin"}
 
 
 def test_openvino_runs_it_within_the_limits(good: Path) -> None:
@@ -101,7 +101,7 @@ def test_openvino_runs_it_within_the_limits(good: Path) -> None:
 def test_int8_beyond_its_limits_is_not_written_and_the_report_says_why(bad: Exported) -> None:
     folder = bad.repository / "synthesis" / "1"
     assert [path.name for path in folder.iterdir() if "int8" in path.name] == []
-    (judged,) = bad.judged
+    (judged,) = bad.verdicts
     assert judged.precision == "int8"
     assert judged.reason is not None
     assert "dB, 44 is the limit" in judged.reason
@@ -117,8 +117,8 @@ def test_serve_refuses_it_with_the_judges_reason(bad: Exported) -> None:
     done = run_command("serve", bad.repository, "--engine", "openvino-int8")
     assert done.returncode == 1
     assert done.stdout == ""
-    assert bad.judged[0].reason is not None
-    assert bad.judged[0].reason in done.stderr
+    assert bad.verdicts[0].reason is not None
+    assert bad.verdicts[0].reason in done.stderr
 
 
 def test_runtimes_says_it_too(bad: Exported) -> None:

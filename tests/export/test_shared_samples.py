@@ -10,7 +10,7 @@ import pytest
 from support import ServeCommand, run_command
 
 from sceneloom import load_schema, read_instance_map, read_label_map
-from sceneloom.pairing import find_pairs
+from sceneloom.pairing import pair_maps
 from sceneloom_training.checkpoint import load_checkpoint
 from sceneloom_training.torch_synthesizer import TorchSynthesizer
 
@@ -19,7 +19,7 @@ QUICK = ("--precision", "fp32", "--largest", "256x128")  # the real maps prove i
 
 def link_samples(samples: Path, folder: Path, count: int) -> None:
     """A folder of the first of the samples."""
-    pairs = find_pairs(samples / "test_label", samples / "test_inst")
+    pairs = pair_maps(samples / "test_label", samples / "test_inst")[0]
     for name in ("test_label", "test_inst"):
         (folder / name).mkdir(parents=True)
     for pair in pairs[:count]:
@@ -50,7 +50,7 @@ def test_real_maps(shared: Path, tmp_path: Path, count: int) -> None:
     reference = TorchSynthesizer(checkpoint.generator, checkpoint.contract)
     schema = load_schema("cityscapes")
     means = []
-    for pair in find_pairs(samples / "test_label", samples / "test_inst"):
+    for pair in pair_maps(samples / "test_label", samples / "test_inst")[0]:
         assert pair.instance is not None
         maps = read_label_map(pair.label, schema), read_instance_map(pair.instance)
         assert maps[1].max() > 20_000  # 16 bits, read as such

@@ -103,9 +103,9 @@ from sceneloom.contract import Contract
 from sceneloom.errors import EngineError
 from sceneloom.schema import load_schema
 from sceneloom_export import engine, tensorrt_build
-from sceneloom_export.settings import EngineSettings
+from sceneloom_export.settings import PlanSettings
 from sceneloom_serving.tensorrt_runtime import Stream, TensorBuffer
-from sceneloom_serving.gpu_machine import this_machine
+from sceneloom_serving.gpu import this_machine
 assert trt.__version__.startswith("8.6")
 assert tensorrt_build.network_flags(trt, 8) == 1
 logger = tensorrt_build.collecting_logger(trt)
@@ -115,13 +115,13 @@ logger.log(trt.ILogger.ERROR, "no kernel")
 assert logger.errors == ["no kernel"]
 flags = trt.BuilderFlag.FP16, trt.BuilderFlag.TF32, trt.BuilderFlag.OBEY_PRECISION_CONSTRAINTS
 assert all(isinstance(int(flag), int) for flag in flags)
-assert tensorrt_build.norm_choices(trt.__version__, EngineSettings()) == ["group"]
+assert tensorrt_build.norm_choices(trt.__version__, PlanSettings()) == ["group"]
 for make in (Stream, lambda: TensorBuffer((2, 3), "uint8")):
     try:
         make().free()
     except EngineError as error:
         assert "cudaErrorInsufficientDriver" in str(error), error
-heavy = {{"torch", "onnx", "cv2", "PIL", "tyro", "tritonclient", "typing_extensions"}}
+heavy = {{"torch", "onnx", "cv2", "PIL", "tyro", "tritonclient"}}
 assert not heavy & set(sys.modules), heavy & set(sys.modules)
 try:
     print(this_machine().gpu)
@@ -132,7 +132,7 @@ except EngineError as error:
 
 @pytest.mark.slow
 def test_the_real_8_6_up_to_the_missing_card() -> None:
-    """Python 3.10 with NumPy, TensorRT 8.6 and cuda-python, and nothing else."""
+    """Python 3.10 with NumPy, pydantic, TensorRT 8.6 and cuda-python, and nothing else."""
     if not PACK.is_file():
         pytest.skip("needs .trt/trt86, unpacked from shared/tools/pack_tensorrt86.sh (600 MB)")
     folders = [str(CHECKOUT / name) for name in ("client", "serving", "export")]

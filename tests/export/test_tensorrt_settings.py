@@ -9,15 +9,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sceneloom.contract import Contract
-from sceneloom.errors import SchemaError, SizeError
+from sceneloom.errors import InputError, SchemaError, SizeError
 from sceneloom.schema import load_schema
-from sceneloom_export.settings import EngineSettings, chosen_profiles, parse_profile
+from sceneloom_export.settings import PlanSettings, chosen_profiles, parse_profile
 from sceneloom_serving.plan_record import Profile, choose_profile
 
 CONTRACT = Contract(schema=load_schema("cityscapes"), boundaries=True, size_multiple=32)
 
 
-def chosen(settings: EngineSettings, contract: Contract) -> tuple[Profile, ...]:
+def chosen(settings: PlanSettings, contract: Contract) -> tuple[Profile, ...]:
     return chosen_profiles(settings, contract, (1024, 2048))
 
 
@@ -42,7 +42,6 @@ def test_forms() -> None:
 def test_round_trips(batch: list[int], height: list[int], width: list[int]) -> None:
     profile = Profile(batch=tuple(batch), height=tuple(height), width=tuple(width))  # type: ignore[arg-type]
     assert parse_profile(str(profile)) == profile
-    assert Profile.from_json(profile.to_json()) == profile
 
 
 @pytest.mark.parametrize(
@@ -62,8 +61,8 @@ def test_round_trips(batch: list[int], height: list[int], width: list[int]) -> N
     ],
 )
 def test_forms_that_are_wrong(text: str) -> None:
-    with pytest.raises(SchemaError):
-        EngineSettings(profiles=(text,))
+    with pytest.raises((InputError, SchemaError)):
+        PlanSettings(profiles=(text,))
 
 
 @pytest.mark.parametrize(
@@ -79,23 +78,23 @@ def test_forms_that_are_wrong(text: str) -> None:
 )
 def test_settings_out_of_range(settings: dict[str, Any]) -> None:
     with pytest.raises(SchemaError):
-        EngineSettings(**settings)
+        PlanSettings(**settings)
 
 
 def test_defaults_and_what_the_model_takes() -> None:
     import dataclasses
 
-    assert chosen(EngineSettings(), CONTRACT) == (parse_profile("2048x1024"),)
+    assert chosen(PlanSettings(), CONTRACT) == (parse_profile("2048x1024"),)
     fixed = dataclasses.replace(CONTRACT, sizes=((64, 128), (128, 64)))
-    assert [p.fixed_size for p in chosen(EngineSettings(), fixed)] == list(fixed.sizes or ())
+    assert [p.fixed_size for p in chosen(PlanSettings(), fixed)] == list(fixed.sizes or ())
     with pytest.raises(SizeError, match="multiple of 32"):
-        chosen(EngineSettings(profiles=("100x64",)), CONTRACT)
+        chosen(PlanSettings(profiles=("100x64",)), CONTRACT)
     with pytest.raises(SizeError, match="too small"):
-        chosen(EngineSettings(profiles=("32x64:64x64:64x64",)), CONTRACT)
+        chosen(PlanSettings(profiles=("32x64:64x64:64x64",)), CONTRACT)
     with pytest.raises(SizeError, match="nearest"):
-        chosen(EngineSettings(profiles=("256x256",)), fixed)
+        chosen(PlanSettings(profiles=("256x256",)), fixed)
     with pytest.raises(SchemaError, match="twice"):
-        chosen(EngineSettings(profiles=("64x64", "1@64x64")), CONTRACT)
+        chosen(PlanSettings(profiles=("64x64", "1@64x64")), CONTRACT)
 
 
 def test_shapes_of_the_inputs() -> None:

@@ -24,7 +24,7 @@ from sceneloom.schema import load_schema
 from sceneloom.testing import FakeTransport
 from sceneloom.triton.transport import ModelConfig, TensorSpec
 from sceneloom_export.repository import write_configs
-from sceneloom_export.settings import ServingSettings
+from sceneloom_export.settings import TritonSettings
 from sceneloom_serving import templates
 
 PLAIN = Contract(schema=load_schema("helen"), boundaries=False, size_multiple=8)
@@ -39,14 +39,14 @@ VARIANTS = {
     "tensorrt-throughput": "tensorrt",
 }
 FIXED = ("tensorrt", "tensorrt-throughput")
-SETTINGS = ServingSettings(
+SETTINGS = TritonSettings(
     max_batch_size=2, queue_delay_us=300, queue_size=9, queue_timeout_s=1.5, instances=3
 )
 Config = Any
 
 
 def write(
-    folder: Path, contract: Contract, settings: ServingSettings = SETTINGS, half: bool = False
+    folder: Path, contract: Contract, settings: TritonSettings = SETTINGS, half: bool = False
 ) -> dict[str, Config]:
     """Every configuration of an export, read back; `config` is the default one."""
     model = folder / "synthesis"

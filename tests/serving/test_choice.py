@@ -30,7 +30,7 @@ from sceneloom_serving.choice import (
     recall,
     what_is_known,
 )
-from sceneloom_serving.engines import ENGINES, Engine, get_engine, open_engine, unavailable
+from sceneloom_serving.engines import ENGINES, EngineSpec, get_engine, open_engine, unavailable
 from sceneloom_serving.parity import Precision, PrecisionClass
 
 CONTRACT = Contract(schema=load_schema("helen"), boundaries=False, size_multiple=2)
@@ -80,7 +80,7 @@ class Bundle:
         pictures = [picture(x[None]) for x in drawn]
         save_references(References(requests=requests, pictures=pictures), folder)
         self.opened: list[tuple[str, int]] = []
-        self.engines: dict[str, Engine] = {}
+        self.engines: dict[str, EngineSpec] = {}
         self.said: list[str] = []
 
     def add(
@@ -98,11 +98,12 @@ class Bundle:
             self.opened.append((name, batch))
             return Painter(error, seconds, batch, self.drift)
 
-        self.engines[name] = Engine(
+        self.engines[name] = EngineSpec(
             name=name,
             precision=precision,
             file=file,
             make_file="make it",
+            packages=("numpy",),
             gpu=False,
             check=check,
             open=opened,
@@ -160,7 +161,7 @@ def test_the_fastest_that_passes_is_chosen(bundle: Bundle) -> None:
 def test_limits_are_those_of_the_precision(bundle: Bundle) -> None:
     bundle.add("full", seconds=0.01).add("half", precision="fp16", error=1)
     assert bundle.choose() == "half"
-    with pytest.raises(EngineError, match="no engine 'half'; there are"):
+    with pytest.raises(EngineError, match="no engine 'half'; choose one of"):
         get_engine("half")  # only `engines` has it
 
 
@@ -282,6 +283,7 @@ def test_choice_is_remembered(both: Bundle, cache: Path) -> None:
     assert content["bundle_hash"] == HASH
     assert content["precision"] == "exact"
     assert content["machine"]["cores"] == len(os.sched_getaffinity(0))
+    assert content["machine"]["versions"] == {"numpy": np.__version__}  # of the engines' rows
     assert content["available"] == ["slow", "fast"]
     assert content["measured"]["slow"]["seconds"] >= 0.02
 
@@ -408,12 +410,12 @@ def test_bundle_without_reference_pictures(both: Bundle) -> None:
     with pytest.raises(ServerStartError, match=r"references\.npz: damaged"):
         both.choose()
     (both.folder / "references.npz").unlink()
-    with pytest.raises(ServerStartError, match=r"no references\.npz"):
+    with pytest.raises(ServerStartError, match=r"references\.npz: missing"):
         both.choose()
 
 
 def test_unknown_engine_is_named_beside_those_there_are(tmp_path: Path) -> None:
-    with pytest.raises(EngineError, match="no engine 'openvino'; there are onnxruntime-fp32, "):
+    with pytest.raises(EngineError, match="no engine 'openvino'; choose one of onnxruntime-fp32, "):
         open_engine("openvino", tmp_path)
 
 

@@ -35,7 +35,7 @@ from sceneloom.errors import (
 from sceneloom.files import SHARED_MEMORY
 from sceneloom.triton.transport import Timeouts
 from sceneloom_export.bundle import Exported
-from sceneloom_serving.bundle import MODEL_FILE
+from sceneloom_serving.bundle import CPU_FILE
 from sceneloom_serving.embedded import EmbeddedServer, ServerSettings
 from sceneloom_serving.onnx_runtime import OnnxRuntimeSynthesizer
 from sceneloom_serving.parity import compare
@@ -78,7 +78,7 @@ def test_pictures_are_those_of_pytorch_and_onnx_runtime(
 ) -> None:
     loaded = load_checkpoint(checkpoint)
     reference = TorchSynthesizer(loaded.generator, loaded.contract)
-    engine = OnnxRuntimeSynthesizer(exported.repository / "synthesis" / "1" / MODEL_FILE)
+    engine = OnnxRuntimeSynthesizer(exported.repository / "synthesis" / "1" / CPU_FILE)
     maps = [blocky_maps(*size, seed=i) for i, size in enumerate([(64, 96), (32, 40), (61, 97)])]
     with TritonSynthesizer(server.grpc) as client:
         assert client.contract == exported.contract
@@ -125,7 +125,7 @@ def test_server_refuses_sizes_and_shapes_it_does_not_take(server: EmbeddedServer
             client.run_batch(labels[None], None, None)
         with pytest.raises(RequestRejectedError):  # a batch above max_batch_size
             client.run_batch(np.repeat(labels[None], 5, 0), np.repeat(instances[None], 5, 0), None)
-        assert client.synthesize(labels, instances).shape == (64, 64, 3)  # and it goes on
+        assert client.synthesize(labels, instances).shape == (64, 64, 3)  # the server still answers
 
 
 def test_pictures_above_the_servers_limit_are_refused(copy: Path) -> None:
@@ -340,7 +340,7 @@ def test_taken_port_is_named(copy: Path) -> None:
 
 
 def test_model_that_does_not_load_is_explained(copy: Path, before: set[str]) -> None:
-    (copy / "synthesis/1" / MODEL_FILE).write_bytes(b"not a model")
+    (copy / "synthesis/1" / CPU_FILE).write_bytes(b"not a model")
     with pytest.raises(ServerStartError, match=r"'synthesis' was refused.*onnxruntime\.onnx"):
         EmbeddedServer(copy, free_ports()).start()
     assert regions() == before
@@ -362,7 +362,7 @@ def test_missing_file_is_named(copy: Path, name: str) -> None:
 
 
 def test_folder_that_is_no_export(tmp_path: Path) -> None:
-    with pytest.raises(ServerStartError, match="no such folder"):
+    with pytest.raises(ServerStartError, match="not a folder that sceneloom export wrote"):
         EmbeddedServer(tmp_path / "nothing").start()
     with pytest.raises(ServerStartError, match="not a folder that sceneloom export wrote"):
         EmbeddedServer(tmp_path).start()

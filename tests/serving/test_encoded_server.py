@@ -17,6 +17,7 @@ import tritonclient.grpc
 from support import blocky_maps, free_ports, run_command
 from tritonclient.grpc import model_config_pb2
 
+from noop_server import NoopServer, write_model
 from sceneloom import TritonSynthesizer
 from sceneloom.contract import PARAMETER, Contract
 from sceneloom.errors import (
@@ -26,16 +27,15 @@ from sceneloom.errors import (
     ServerStartError,
 )
 from sceneloom.maps import instance_map_png, label_map_png
-from sceneloom.pictures import decode_picture, encode_picture
+from sceneloom.pictures import EncodedFormat, decode_picture, encode_picture
 from sceneloom.schema import load_schema
-from sceneloom.triton.encoded import EncodedClient, EncodedFormat
+from sceneloom.triton.encoded import EncodedClient
 from sceneloom.triton.grpc_transport import GrpcTransport
 from sceneloom.triton.http_transport import HttpTransport
 from sceneloom.triton.shared_memory import SharedMemoryTransport
-from sceneloom_bench.noop_server import NoopServer, write_model
 from sceneloom_export.bundle import Exported
 from sceneloom_export.repository import write_encoded_models
-from sceneloom_export.settings import ServingSettings
+from sceneloom_export.settings import TritonSettings
 from sceneloom_serving.embedded import EmbeddedServer
 
 pytestmark = pytest.mark.triton
@@ -187,7 +187,7 @@ def test_what_travels_in_literal_names_and_shapes(url: str, raw: TritonSynthesiz
 def test_the_probe_proves_both_paths(url: str, exported: Exported) -> None:
     done = run_command("probe", exported.repository, "--url", url)
     assert done.returncode == 0, done.stderr
-    assert "grey levels from what was exported by " in done.stdout
+    assert "grey levels from the exported picture by " in done.stdout
     assert ", raw and encoded," in done.stdout
 
 
@@ -222,7 +222,7 @@ def styled_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NoopServ
     config.instance_group.add(count=1, kind=model_config_pb2.ModelInstanceGroup.KIND_CPU)
     config.dynamic_batching.default_queue_policy.max_queue_size = 2
     write_model(folder, config, STYLE_PAINTER)
-    write_encoded_models(folder, ServingSettings())
+    write_encoded_models(folder, TritonSettings())
     with NoopServer(folder) as server:
         yield server
 

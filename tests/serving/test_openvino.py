@@ -19,7 +19,7 @@ from sceneloom.contract import Contract
 from sceneloom.errors import EngineError, SchemaError
 from sceneloom.maps import InstanceMap, LabelMap
 from sceneloom_export.bundle import Exported
-from sceneloom_serving.bundle import MODEL_FILE, load_references
+from sceneloom_serving.bundle import CPU_FILE, load_references
 from sceneloom_serving.engines import ENGINES, open_engine, unavailable
 from sceneloom_serving.openvino_runtime import OpenVinoSynthesizer, computes_bfloat16
 from sceneloom_serving.parity import compare, run_parity
@@ -29,7 +29,7 @@ from sceneloom_training.torch_synthesizer import TorchSynthesizer
 
 @pytest.fixture(scope="module")
 def model(exported: Exported) -> Path:
-    return exported.repository / "synthesis" / "1" / MODEL_FILE
+    return exported.repository / "synthesis" / "1" / CPU_FILE
 
 
 @pytest.fixture(scope="module")

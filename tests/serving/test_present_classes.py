@@ -16,7 +16,7 @@ from sceneloom.contract import Contract
 from sceneloom.schema import load_schema
 from sceneloom_export.bundle import Exported
 from sceneloom_export.graph import export_onnx
-from sceneloom_serving.bundle import MODEL_FILE
+from sceneloom_serving.bundle import CPU_FILE
 from sceneloom_serving.openvino_runtime import OpenVinoSynthesizer
 from sceneloom_serving.present_classes import IDS, ROWS, present_classes, shorten
 from sceneloom_training.networks import GeneratorArchitecture, ServedGenerator
@@ -28,7 +28,7 @@ ROOM = 23
 
 @pytest.fixture(scope="module")
 def graph(exported: Exported) -> Path:
-    return exported.repository / "synthesis" / "1" / MODEL_FILE
+    return exported.repository / "synthesis" / "1" / CPU_FILE
 
 
 def maps(classes: int, seed: int) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int32]]:

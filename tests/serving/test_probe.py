@@ -83,10 +83,10 @@ def test_fixed_sizes_are_probed_with_a_reference_of_that_size(tmp_path: Path) ->
         requests.append(Request(label_map=labels, instance_map=None, style=None, padding=Padding()))
         pictures.append(np.full((1, side, side, 3), side, np.uint8))
     save_references(References(requests=requests, pictures=pictures), tmp_path)
-    assert golden_for(tmp_path, CONTRACT).label_map.shape == (64, 128)
+    assert golden_for(tmp_path, CONTRACT).request.label_map.shape == (64, 128)
     fixed = dataclasses.replace(CONTRACT, sizes=((96, 96),))
     golden = golden_for(tmp_path, fixed)
-    assert golden.label_map.shape == (96, 96)
+    assert golden.request.label_map.shape == (96, 96)
     assert golden.block_means.tolist() == block_means(pictures[2][0]).tolist()
-    with pytest.raises(ServerStartError, match="no reference picture of a size that is served"):
+    with pytest.raises(ServerStartError, match="no reference picture of a served size"):
         golden_for(tmp_path, dataclasses.replace(CONTRACT, sizes=((80, 80),)))

@@ -67,7 +67,7 @@ def send_negative_sizes(url: str) -> str:
 
 def send_deep_json(url: str) -> None:
     body = b'{"inputs":[{"name":"label_map","datatype":"UINT8","shape":[1,64,64],"data":'
-    body += b"[" * 60000 + b"]" * 60000 + b"}]}"
+    body += b"[" * 1_000_000 + b"]" * 1_000_000 + b"}]}"
     connection = http.client.HTTPConnection(url, timeout=30)
     with contextlib.suppress(OSError, http.client.HTTPException):
         connection.request("POST", "/v2/models/synthesis/infer", body)
@@ -218,6 +218,15 @@ def test_a_server_of_this_machine_is_reached_without_the_proxy_of_the_shell(
     settings = free_ports(start_timeout=60)
     with EmbeddedServer(exported.repository, settings, engine="openvino-fp32") as server:
         assert picture(server.grpc).std() > 0
+
+
+def test_a_held_port_is_refused_to_others() -> None:
+    held = HeldPorts({"http": 0})
+    port = int(held.addresses["http"].split(":")[1])
+    with pytest.raises(ServerStartError, match=rf"port {port} for grpc cannot be used"):
+        HeldPorts({"grpc": port})
+    held.release()
+    HeldPorts({"grpc": port}).release()
 
 
 def test_named_ports_come_first_and_no_two_are_one() -> None:

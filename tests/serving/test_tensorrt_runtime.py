@@ -139,7 +139,7 @@ engine.close()
     )
 
 
-def test_only_numpy_is_needed_beside_the_gpus_own_packages() -> None:
+def test_only_numpy_and_pydantic_are_needed_beside_the_gpus_own_packages() -> None:
     loaded = run_python(
         "import sceneloom_export.engine, sceneloom_serving.tensorrt_runtime, sys;"
         "print(*{name.split('.')[0] for name in sys.modules})",
@@ -153,7 +153,6 @@ def test_only_numpy_is_needed_beside_the_gpus_own_packages() -> None:
         "PIL",
         "tyro",
         "tritonclient",
-        "typing_extensions",
     }
     assert heavy & set(loaded) == set()
     assert {"sceneloom", "numpy"} <= set(loaded)

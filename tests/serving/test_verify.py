@@ -22,7 +22,7 @@ from sceneloom.files import file_hash
 from sceneloom.schema import load_schema
 from sceneloom_export.bundle import Exported
 from sceneloom_export.repository import write_configs, write_encoded_models
-from sceneloom_export.settings import ServingSettings
+from sceneloom_export.settings import TritonSettings
 from sceneloom_serving import templates
 from sceneloom_serving.bundle import lay_out, load_golden, verify_repository
 from sceneloom_serving.engines import open_engine
@@ -42,8 +42,8 @@ def repository(tmp_path: Path) -> Path:
     shutil.copytree(templates() / "synthesis", model, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("model.onnx", "onnxruntime.onnx", "weights.bin"):
         (model / "1" / name).write_bytes(name.encode())
-    write_configs(model, CONTRACT, ServingSettings(), largest=SIZE, engine="openvino-fp32")
-    write_encoded_models(folder, ServingSettings())
+    write_configs(model, CONTRACT, TritonSettings(), largest=SIZE, engine="openvino-fp32")
+    write_encoded_models(folder, TritonSettings())
     maps = {"label_map": np.zeros((64, 64), np.uint8), "instance_map": np.zeros((64, 64), np.int32)}
     np.savez(folder / "golden.npz", **maps, block_means=np.zeros((4, 4, 3), np.float32))
     paths = [path for path in folder.rglob("*") if path.is_file()]
@@ -285,8 +285,7 @@ def test_plan_and_its_record(repository: Path) -> None:
         assert verify_repository(repository, variant) == FILES + 1
     plan.write_bytes(b"plam")
     assert refusal(repository) == (
-        f"{plan}: is not the plan that model.plan.json describes; build it again with sceneloom "
-        "engine"
+        f"{plan}: is not the plan of model.plan.json; build it again with sceneloom engine"
     )
     plan.with_name("model.plan.json").unlink()
     with pytest.raises(PlanRefusedError, match="has no record"):
@@ -296,7 +295,7 @@ def test_plan_and_its_record(repository: Path) -> None:
 def test_plan_of_another_graph(repository: Path) -> None:
     for graph in ({"file": "model.onnx", "sha256": "0" * 64}, {}):
         add_plan(repository, graph=graph)
-        assert "was built from another graph" in refusal(repository)
+        assert "was built from a graph of another export" in refusal(repository)
 
 
 def test_plan_of_another_precision_than_its_variant_says(repository: Path) -> None:
@@ -323,6 +322,7 @@ def test_what_a_killed_build_left_is_no_plan(repository: Path) -> None:
     left = repository / "synthesis" / "1" / ".model.plan.abc" / "native" / "model.plan"
     left.parent.mkdir(parents=True)
     left.write_bytes(b"half a plan")
+    (repository / "synthesis" / "1" / ".sceneloom-7-ab-0.host.part").write_bytes(b"half a record")
     assert verify_repository(repository) == FILES
 
 
@@ -334,7 +334,7 @@ def test_unknown_variant_names_those_there_are(repository: Path) -> None:
 def test_command(repository: Path) -> None:
     done = run_command("verify", repository, "--variant", "embedded")
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout == f"{repository}: all {FILES} files are what was exported\n"
+    assert done.stdout == f"{repository}: all {FILES} files are as exported\n"
     (repository / "synthesis" / "1" / "weights.bin").write_bytes(b"")
     done = run_command("verify", repository)
     assert done.returncode == 1

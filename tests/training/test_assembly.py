@@ -126,7 +126,7 @@ def test_starts_from_the_generator_inside(tmp_path: Path) -> None:
     assert torch.equal(made.enhancers[0].stem[1].weight, drawn.enhancers[0].stem[1].weight)
 
 
-def test_goes_on_with_an_equal_generator(tmp_path: Path) -> None:
+def test_starts_from_an_equal_generator(tmp_path: Path) -> None:
     inner = bundle(tmp_path, ngf=4)
     made = assemble(
         settings(generator=dataclasses.replace(SMALL, start_from=inner)), SCHEMA, has_instances=True
@@ -160,7 +160,7 @@ def test_more_labels_and_other_planes_do_not_fit(tmp_path: Path) -> None:
     fresh = Label(id=99, name="ring", colour=(1, 2, 3))
     schema = dataclasses.replace(SCHEMA, name="more", labels=(*SCHEMA.labels, fresh))
     start = dataclasses.replace(SMALL, start_from=bundle(tmp_path, ngf=4), boundaries=False)
-    with pytest.raises(CheckpointError, match="boundaries and style features as it has"):
+    with pytest.raises(CheckpointError, match="the same boundaries and style"):
         assemble(settings(generator=start), schema, has_instances=True)
 
 

@@ -121,7 +121,7 @@ def test_weights_after_some_steps_are_those_of_one_process(
     assert steps_logged(tmp_path / "two") == list(range(1, steps + 1))
 
 
-def test_two_processes_go_on_bit_for_bit(samples: Path, tmp_path: Path) -> None:
+def test_two_processes_resume_bit_for_bit(samples: Path, tmp_path: Path) -> None:
     sections = {
         "generator": {"network": "unet", "unet_downsamplings": 3},
         "loss": {"pool": 2},

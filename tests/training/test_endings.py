@@ -61,7 +61,7 @@ def test_a_signal_while_it_waits_for_a_batch_ends_it_after_a_checkpoint(
         loader.suspend()
     time.sleep(0.5)
     assert process.end(signal.SIGTERM) == 143
-    assert "saved; the same command goes on" in process.printed
+    assert "saved; the same command resumes it" in process.printed
     assert "Traceback" not in process.errors
     assert RunFolder(tmp_path / "run").steps()
     assert not any(loader.is_running() for loader in loaders)
@@ -75,7 +75,7 @@ def test_a_loading_process_that_is_killed_ends_it_after_a_checkpoint(
     loaders[0].kill()
     assert process.wait() == 1
     assert "a loading process was lost (killed by signal 9)" in process.errors
-    assert "the same command goes on from there" in process.errors
+    assert "the same command resumes it there" in process.errors
     assert "Traceback" not in process.errors
     assert RunFolder(tmp_path / "run").steps()
     assert not any(loader.is_running() for loader in loaders)
@@ -133,7 +133,7 @@ def test_a_bad_sample_in_the_middle_ends_it_after_a_checkpoint(tmp_path: Path) -
     (saved,) = RunFolder(tmp_path / "run").steps()[-1:]
     assert saved == steps_logged(tmp_path / "run")[-1] > 0
     assert "5.png: truncated or damaged" in process.errors
-    assert f"the run is saved at step {saved}, and the same command goes on from there" in (
+    assert f"the run is saved at step {saved}, and the same command resumes it there" in (
         process.errors
     )
     photo.write_bytes(whole)

@@ -71,7 +71,7 @@ def test_learns_in_every_precision(tmp_path: Path, precision: str, other: str) -
     assert load_checkpoint(tmp_path / "run" / "model").provenance["steps"] == 32
 
 
-def test_goes_on_with_the_losses_of_a_run_that_never_stopped(tmp_path: Path) -> None:
+def test_a_resumed_run_has_the_losses_of_an_uninterrupted_one(tmp_path: Path) -> None:
     for name, stops in (("whole", ["0"]), ("stopped", ["12", "0"])):
         (tmp_path / name).mkdir()
         for stop in stops:

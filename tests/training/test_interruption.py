@@ -62,7 +62,7 @@ def test_a_signal_saves_and_leaves_in_good_order(
     (step,) = run.steps()
     assert steps_logged(run.root) == list(range(1, step + 1))
     assert f"stopped by signal {number:d} at step {step} of " in process.printed
-    assert "the same command goes on" in process.printed
+    assert "the same command resumes it" in process.printed
     assert "Traceback" not in process.errors
     assert load_checkpoint(run.model).provenance["steps"] == step
     assert differences(run.load(step)["networks"], {}) != []
@@ -110,7 +110,7 @@ def test_a_second_signal_ends_it_at_once(samples: Path, tmp_path: Path) -> None:
     assert code == -signal.SIGTERM
     assert time.monotonic() - begun < 5
     assert RunFolder(tmp_path / "run").steps() == []
-    with RunFolder(tmp_path / "run").claimed():  # and the folder can be gone on with
+    with RunFolder(tmp_path / "run").claimed():  # the folder is free again
         pass
 
 
@@ -130,7 +130,7 @@ def test_a_loss_that_is_no_number_stops_the_run_and_leaves_the_last_checkpoint(
     assert process.wait() == 1
     said = re.search(
         r"sceneloom train: step (\d+): a loss is not a finite number \(.*nator (nan|inf).*; "
-        r"the checkpoint of step (\d+) is as it was: (.*)\n",
+        r"the checkpoint of step (\d+) is intact: (.*)\n",
         process.errors,
     )
     assert said, process.errors

@@ -11,7 +11,12 @@ from support import wide_generator
 
 from sceneloom.errors import CheckpointError
 from sceneloom.schema import load_schema
-from sceneloom_training.networks import Generator, GeneratorArchitecture, build_generator
+from sceneloom_training.networks import (
+    Generator,
+    GeneratorArchitecture,
+    architecture_from_json,
+    build_generator,
+)
 from sceneloom_training.published import import_published
 
 REFERENCES = {
@@ -107,6 +112,6 @@ def test_architecture_out_of_range(change: dict[str, int]) -> None:
 
 def test_architecture_from_json_names_the_source() -> None:
     with pytest.raises(CheckpointError, match=r"model\.json"):
-        GeneratorArchitecture.from_json({"input_channels": 3, "nfg": 2}, source="model.json")
+        architecture_from_json({"input_channels": 3, "nfg": 2}, source="model.json")
     with pytest.raises(CheckpointError, match=r"model\.json"):
-        GeneratorArchitecture.from_json([], source="model.json")
+        architecture_from_json([], source="model.json")

@@ -25,7 +25,7 @@ def objective(*, style: int = 0, labels: int = 5, **loss: object) -> Objective:
             input_channels=inputs.channels, ngf=4, global_downsamplings=2, global_blocks=1
         )
     )
-    discriminator = MultiscaleDiscriminator(inputs.condition + 3, scales=2, ndf=4)
+    discriminator = MultiscaleDiscriminator(inputs.condition_channels + 3, scales=2, ndf=4)
     initialise(discriminator)
     encoder = FeatureEncoder(style, nef=2, downsamplings=2) if style else None
     made = Objective(

@@ -1,4 +1,4 @@
-"""A run that was stopped goes on as if it never had been: the same bits, each step once."""
+"""A resumed run is an uninterrupted one: the same bits, each step once."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from training_runs import (
 )
 
 from sceneloom.errors import CheckpointError, TrainingError
-from sceneloom_training.batches import StepSampler
+from sceneloom_training.batches import step_items
 from sceneloom_training.process import World
 from sceneloom_training.run_folder import RunFolder
 from sceneloom_training.trainer import train
@@ -122,10 +122,10 @@ def test_another_seed_gives_another_run(samples: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("size", [1, 2])
 @pytest.mark.parametrize("first", [0, 1, 5])
-def test_a_sampler_goes_on_in_the_middle_of_an_epoch(size: int, first: int) -> None:
+def test_items_resume_in_the_middle_of_an_epoch(size: int, first: int) -> None:
     def passes(steps: range, rank: int) -> list[list[tuple[int, int]]]:
         world = World(rank=rank, size=size)
-        return list(StepSampler(13, seed=4, world=world, batch=2, accumulate=2, steps=steps))
+        return list(step_items(13, seed=4, world=world, batch=2, accumulate=2, steps=steps))
 
     for rank in range(size):
         assert passes(range(first, 9), rank) == passes(range(9), rank)[2 * first :]
@@ -137,7 +137,7 @@ def test_an_epoch_takes_each_sample_once_and_the_processes_share_them(size: int)
     taken = [
         item
         for rank in range(size)
-        for items in StepSampler(
+        for items in step_items(
             13,
             seed=4,
             world=World(rank=rank, size=size),
@@ -260,7 +260,7 @@ def test_a_damaged_checkpoint_is_named_and_an_older_one_is_gone_on_from(
         run(samples, folder)
     assert str(newest / name) in str(caught.value)
     assert said in str(caught.value)
-    assert f"remove {newest} to go on from an older checkpoint" in str(caught.value)
+    assert f"remove {newest} to resume from an older checkpoint" in str(caught.value)
 
 
 @pytest.fixture(scope="module")

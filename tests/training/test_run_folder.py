@@ -208,7 +208,7 @@ def test_a_file_that_cannot_be_written_leaves_the_last_checkpoint_as_it_was(
     assert [path.name for path in (run / "checkpoints").iterdir()] == ["step-000000002"]
     assert newest_state(run)["networks"]
     again = Command("train", toml, "--out", run, said=tmp_path / "again")
-    assert again.wait() == 0  # with room it goes on
+    assert again.wait() == 0  # with room it resumes
     assert RunFolder(run).steps()[-1] == 6
 
 

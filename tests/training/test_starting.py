@@ -63,7 +63,7 @@ def test_scales_are_matched_from_the_coarsest(samples: Path, trained: Path) -> N
 
 
 def test_what_does_not_fit(samples: Path, trained: Path, tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="its discriminators are built otherwise"):
+    with pytest.raises(CheckpointError, match="its discriminators have other shapes"):
         begun(samples, trained, discriminator={"ndf": 4})
     with pytest.raises(CheckpointError, match="was trained with the encoder"):
         begun(samples, trained, style={"nef": 4})
@@ -82,7 +82,7 @@ def test_they_are_needed_only_once(samples: Path, trained: Path, tmp_path: Path)
     assert train(resolved(small(samples, **sections)), tmp_path / "run").step == 3
 
 
-def test_a_run_of_a_version_without_a_setting_goes_on_with_its_default(
+def test_a_run_of_a_version_without_a_setting_resumes_with_its_default(
     samples: Path, trained: Path, tmp_path: Path
 ) -> None:
     run = tmp_path / "run"

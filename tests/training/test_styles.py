@@ -281,7 +281,10 @@ def test_styles_are_put_into_the_checkpoint_itself(
     assert after.provenance["styles"]["photographs"] == 2
     assert after.provenance["styles"]["settings"]["clusters"] == 2
     assert [path.name for path in bundle.parent.iterdir()] == [bundle.name]
-    lines = capsys.readouterr().out.splitlines()
+    said = capsys.readouterr()
+    for stage in ("load the checkpoint", "read the headers", "cluster road (", "write the check"):
+        assert stage in said.err
+    lines = said.out.splitlines()
     assert lines[0].split() == ["class", "instances", "clusters"]
     assert any(line.split()[0] == "road" for line in lines)
     assert f"wrote {bundle}" in lines

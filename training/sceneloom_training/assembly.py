@@ -1,6 +1,4 @@
-"""From the settings to the networks and the contract of the model; fine-tuning and coarse-to-fine
-stages start from the weights of another run.
-"""
+"""Networks and contract of a model, from the settings and the weights of an earlier run."""
 
 from __future__ import annotations
 
@@ -16,55 +14,40 @@ from sceneloom.contract import Contract
 from sceneloom.errors import CheckpointError, InputError
 from sceneloom.schema import LabelSchema
 from sceneloom.text import counted
+from sceneloom_training import networks
 from sceneloom_training.checkpoint import load_checkpoint
 from sceneloom_training.losses import PerceptualLoss
 from sceneloom_training.networks import (
     Architecture,
     FeatureEncoder,
     Generator,
-    GeneratorArchitecture,
     MultiscaleDiscriminator,
     SynthesisNetwork,
-    UNetArchitecture,
-    balance_phases,
-    build_generator,
-    initialise,
 )
 from sceneloom_training.objective import Inputs, Objective
 from sceneloom_training.run_folder import RunFolder
-from sceneloom_training.settings import GeneratorSettings, TrainSettings
+from sceneloom_training.settings import TrainSettings
 
 _Network = TypeVar("_Network", bound=nn.Module)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Model:
-    """What is trained."""
+    """The trained model."""
 
     objective: Objective
     """Networks and losses, on the CPU, float32."""
     contract: Contract | None
-    """Of the model; None for a paired data set."""
+    """None for a paired data set."""
     perceptual: str
-    """Whether the perceptual loss is on, for the run's record: the SHA-256 of its weights file, or
-    why it is off.
-    """
+    """For the run's record: SHA-256 of VGG19's weights file, or why the perceptual loss is off."""
 
 
 def assemble(settings: TrainSettings, schema: LabelSchema | None, *, has_instances: bool) -> Model:
-    """Build the networks with the seed's weights, for label maps of a schema (None: a paired data
-    set).
-
-    Raises:
-        InputError: the settings ask for inputs that the data does not have.
-        CheckpointError: a `start_from` or `loss.vgg` cannot be used.
+    """Build the networks with the seed's weights. Without a schema, the data set is paired. Raises
+    InputError or CheckpointError if data or files do not fit the settings.
     """
-    g, d, s, seed = (
-        settings.generator,
-        settings.discriminator,
-        settings.style,
-        settings.compute.seed,
-    )
+    g, s, seed = settings.generator, settings.style, settings.compute.seed
     for name, on, off in (
         ("generator.boundaries", g.boundaries, "--generator.no-boundaries"),
         ("style.features", s.features > 0, "--style.features 0"),
@@ -74,26 +57,25 @@ def assemble(settings: TrainSettings, schema: LabelSchema | None, *, has_instanc
     inputs = Inputs(
         labels=schema.channels if schema else 0, boundaries=g.boundaries, style=s.features
     )
-    architecture = _architecture(g, inputs)
-    generator = build_generator(architecture, seed=seed)
+    is_unet = g.network == "unet"
+    kind = networks.UNetArchitecture if is_unet else networks.GeneratorArchitecture
+    fields = {field.name for field in dataclasses.fields(kind)}
+    values = {name: value for name, value in vars(g).items() if name in fields}
+    if is_unet:
+        values["downsamplings"] = g.unet_downsamplings
+    architecture: Architecture = kind(input_channels=inputs.channels, **values)
+    generator = networks.build_generator(architecture, seed=seed)
     if g.start_from is not None:
         start_generator(generator, g.start_from, schema)
     if g.balanced_upsampling:
-        balance_phases(generator)
+        networks.balance_phases(generator)
+    options = dataclasses.asdict(settings.discriminator)
+    start_from = options.pop("start_from")
     discriminator = _seeded(
-        lambda: MultiscaleDiscriminator(
-            inputs.condition + 3,
-            scales=d.scales,
-            ndf=d.ndf,
-            layers=d.layers,
-            padding=d.padding,
-            affine_norm=d.affine_norm,
-            spectral_norm=d.spectral_norm,
-        ),
-        seed + 1,
+        lambda: MultiscaleDiscriminator(inputs.condition_channels + 3, **options), seed + 1
     )
-    if d.start_from is not None:
-        start_discriminator(discriminator, d.start_from)
+    if start_from is not None:
+        start_discriminator(discriminator, start_from)
     encoder = None
     if s.features:
         encoder = _seeded(
@@ -107,45 +89,18 @@ def assemble(settings: TrainSettings, schema: LabelSchema | None, *, has_instanc
     elif settings.loss.perceptual and settings.loss.vgg is not None:
         perceptual = PerceptualLoss(settings.loss.vgg)
         status = perceptual.weights_hash
-    objective = Objective(
-        inputs,
-        generator,
-        discriminator,
-        encoder,
-        loss=settings.loss,
-        perceptual=perceptual,
-        seed=seed,
-    )
+    trained = generator, discriminator, encoder
+    objective = Objective(inputs, *trained, loss=settings.loss, perceptual=perceptual, seed=seed)
     contract = None
     if schema is not None:
-        usual = architecture.smallest_side == 2 * architecture.size_multiple
         contract = Contract(
             schema=schema,
             boundaries=inputs.boundaries,
             style_channels=inputs.style,
             size_multiple=architecture.size_multiple,
-            smallest_side=None if usual else architecture.smallest_side,
+            smallest_side=architecture.smallest_side,
         )
     return Model(objective=objective, contract=contract, perceptual=status)
-
-
-def _architecture(g: GeneratorSettings, inputs: Inputs) -> Architecture:
-    if g.network == "unet":
-        return UNetArchitecture(
-            input_channels=inputs.channels,
-            ngf=g.ngf,
-            downsamplings=g.unet_downsamplings,
-            dropout=g.dropout,
-        )
-    return GeneratorArchitecture(
-        input_channels=inputs.channels,
-        ngf=g.ngf,
-        global_downsamplings=g.global_downsamplings,
-        global_blocks=g.global_blocks,
-        enhancers=g.enhancers,
-        enhancer_blocks=g.enhancer_blocks,
-        padding=g.padding,
-    )
 
 
 def _seeded(build: Callable[[], _Network], seed: int) -> _Network:
@@ -153,25 +108,20 @@ def _seeded(build: Callable[[], _Network], seed: int) -> _Network:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         network = build()
-        initialise(network)
+        networks.initialise(network)
     return network
 
 
 _STEM = "stem.1.weight"
-"""Ends the name of every convolution that sees the input planes."""
+"""End of the name of every convolution that sees the input planes."""
 _OWN = "discriminator."
 _SCALE = "discriminators."
 
 
-def start_generator(
-    generator: SynthesisNetwork, bundle: Path, schema: LabelSchema | None = None
-) -> None:
-    """Copy the weights of an equal generator, or of a smaller one that this one encloses, without
-    the last convolution of that. If the new one knows more labels, planes are matched by label
-    name, and weights of new labels stay as drawn.
-
-    Raises:
-        CheckpointError: the bundle cannot be read, or its generator does not fit inside.
+def start_generator(generator: SynthesisNetwork, bundle: Path, schema: LabelSchema | None) -> None:
+    """Copy the weights of an equal generator, or of a smaller one inside this one, without its last
+    convolution. Labels match by name; planes of new labels stay as drawn. Raises CheckpointError if
+    it does not fit inside.
     """
     read = load_checkpoint(bundle)
     inner = read.generator
@@ -181,8 +131,7 @@ def start_generator(
     left = ours.enhancers - theirs.enhancers
     if left < 0:
         raise CheckpointError(
-            f"{bundle}: has {counted(theirs.enhancers, 'enhancer')}, the new generator "
-            f"{ours.enhancers}; it cannot have fewer"
+            f"{bundle}: has {counted(theirs.enhancers, 'enhancer')}, more than the new one"
         )
     blocks = ours.enhancer_blocks if theirs.enhancers else theirs.enhancer_blocks
     expected = dataclasses.replace(
@@ -192,8 +141,8 @@ def start_generator(
     if planes is not None:
         if planes[-1] + 1 != ours.input_channels:
             raise CheckpointError(
-                f"{bundle}: knows fewer labels than the new generator, which then has to have "
-                "boundaries and style features as it has"
+                f"{bundle}: has fewer labels than the new generator; both need the same boundaries "
+                "and style features"
             )
         expected = dataclasses.replace(expected, input_channels=theirs.input_channels)
     if theirs != expected:
@@ -202,9 +151,7 @@ def start_generator(
             for field in dataclasses.fields(theirs)
             if getattr(theirs, field.name) != getattr(expected, field.name)
         ]
-        raise CheckpointError(
-            f"{bundle}: does not fit inside the new generator ({', '.join(differ)})"
-        )
+        raise CheckpointError(f"{bundle}: does not fit inside the new one ({', '.join(differ)})")
     weights = inner.state_dict()
     if left:
         weights = {name: w for name, w in weights.items() if not name.startswith("head.")}
@@ -220,47 +167,36 @@ def start_generator(
 
 
 def _planes_of_labels(theirs: Contract | None, schema: LabelSchema | None) -> list[int] | None:
-    """Where each of their input planes is among ours, if our labels are theirs and more."""
+    """Place of each of their input planes among ours, if ours has their labels and more."""
     if theirs is None or schema is None:
         return None
     ours = [label.name for label in schema.labels]
     names = [label.name for label in theirs.schema.labels]
     if len(ours) <= len(names) or not set(names) <= set(ours) or len(set(ours)) < len(ours):
         return None
-    others = int(theirs.boundaries) + theirs.style_channels
-    return [*map(ours.index, names), *range(len(ours), len(ours) + others)]
+    end = len(ours) + theirs.boundaries + theirs.style_channels
+    return [*map(ours.index, names), *range(len(ours), end)]
 
 
 def start_encoder(encoder: FeatureEncoder, bundle: Path) -> None:
-    """Copy the weights of the bundle's encoder, if it has one: a generator needs the encoder of its
-    training.
-
-    Raises:
-        CheckpointError: the two encoders have different settings.
-    """
+    """Copy the weights of the bundle's encoder, if any. Raises CheckpointError if they differ."""
     theirs = load_checkpoint(bundle).encoder
     if theirs is None:
         return
     if theirs.settings != encoder.settings:
         raise CheckpointError(
-            f"{bundle}: was trained with the encoder {theirs.settings}, and [style] says "
-            f"{encoder.settings}"
+            f"{bundle}: was trained with the encoder {theirs.settings}, not [style]"
         )
     encoder.load_state_dict(theirs.state_dict())
 
 
 def start_discriminator(discriminator: MultiscaleDiscriminator, run: Path) -> None:
-    """Copy the weights of a run's discriminators from its newest checkpoint, the coarsest to the
-    coarsest; a finer scale than theirs keeps its own.
-
-    Raises:
-        CheckpointError: the run has no checkpoint, or its discriminators are built otherwise.
-    """
+    """Copy the newest checkpoint's discriminators, the coarsest to the coarsest."""
     folder = RunFolder(run)
-    if not folder.steps():
+    if not (steps := folder.steps()):
         raise CheckpointError(f"{run}: is no training run with a checkpoint")
-    networks = folder.load(folder.steps()[-1])["networks"]
-    theirs = {k.removeprefix(_OWN): v for k, v in networks.items() if k.startswith(_OWN)}
+    saved = folder.load(steps[-1])["networks"]
+    theirs = {k.removeprefix(_OWN): v for k, v in saved.items() if k.startswith(_OWN)}
     finer = len(discriminator.discriminators) - 1 - max(map(_scale, theirs))
     ours = discriminator.state_dict()
     for name, weights in theirs.items():
@@ -269,7 +205,7 @@ def start_discriminator(discriminator: MultiscaleDiscriminator, run: Path) -> No
             continue
         mine = name.replace(f"{_SCALE}{_scale(name)}.", f"{_SCALE}{at}.", 1)
         if mine not in ours or ours[mine].shape != weights.shape:
-            raise CheckpointError(f"{run}: its discriminators are built otherwise ({name})")
+            raise CheckpointError(f"{run}: its discriminators have other shapes ({name})")
         ours[mine] = weights
     discriminator.load_state_dict(ours)
 

@@ -1,14 +1,10 @@
-"""Samples to batches: which sample when, cut and flipped how.
-
-Nothing here has a state: the samples of a step, their crops and their flips follow from the seed
-and the step's number alone, so that a resumed run goes on with the samples it would have had,
-whatever the number of loading processes.
-"""
+"""Samples to batches. Order, crops and flips follow from seed and step alone, also on resume."""
 
 from __future__ import annotations
 
 import contextlib
 import fcntl
+import itertools
 import multiprocessing
 import os
 import pickle
@@ -25,35 +21,26 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from sceneloom.errors import (
-    InputError,
-    SceneLoomError,
-    SizeError,
-    TrainingError,
-    is_out_of_memory,
-    said,
-)
+from sceneloom import errors
 from sceneloom.text import reason
 from sceneloom_training.data import DataSet, Geometry, Sample
 from sceneloom_training.process import World
 
 Batch = dict[str, Tensor]
-"""`photo` uint8 [N, H, W, 3]; `label_map` uint8 [N, H, W]; `instance_map` int32 [N, H, W]; `source`
-uint8 [N, H, W, 3]: those that the data set has.
-"""
+"""uint8 `photo` and `source` [N, H, W, 3], `label_map` [N, H, W]; int32 `instance_map`."""
 
 _ORDER, _CUT = 0, 1
 """Streams of random numbers that must not repeat one another."""
 
 
 def epoch_order(seed: int, epoch: int, count: int) -> list[int]:
-    """Order of the samples in an epoch: each once."""
+    """Order of the samples in an epoch, each once."""
     order: list[int] = np.random.default_rng((_ORDER, seed, epoch)).permutation(count).tolist()
     return order
 
 
 class TrainingSet:
-    """A data set as the training sees it: an item is named by its epoch and its index."""
+    """A data set in training: an item is named by its epoch and its index."""
 
     def __init__(
         self,
@@ -66,28 +53,14 @@ class TrainingSet:
         seed: int,
         cache: int = 0,
     ) -> None:
-        """Wrap a data set.
-
-        Args:
-            data: the samples.
-            geometry: how to resize, crop and flip.
-            count: its first samples are trained on.
-            multiple: height and width come out as multiples of this.
-            smallest: least height and width of the networks.
-            seed: of crops and flips.
-            cache: most samples to keep in memory, as they were read.
-        """
+        """Take the first `count` samples. Sides are multiples of `multiple`, from `smallest` on."""
         self.count = count
         self._geometry, self._multiple, self._seed = geometry, multiple, seed
         self._smallest = smallest
         self._data, self._cache = data, cache
 
     def __getitem__(self, item: tuple[int, int]) -> Batch:
-        """The sample of an (epoch, index), cut as that epoch draws it; tensors without batch.
-
-        Raises:
-            InputError: it cannot be read, or is too small for the network.
-        """
+        """Read the sample of an (epoch, index), cut for that epoch: tensors without batch."""
         epoch, index = item
         rng = np.random.default_rng((_CUT, self._seed, epoch, index))
         # Made on first use, in the process that loads: a cache cannot be pickled.
@@ -98,7 +71,7 @@ class TrainingSet:
         return to_tensors(sample)
 
     def batch(self, items: list[tuple[int, int]]) -> Batch:
-        """The samples of several items, side by side; raises as each of them, and as `stack`."""
+        """The samples of several items, stacked."""
         return stack([self[item] for item in items])
 
     def arrays(self, items: list[tuple[int, int]]) -> dict[str, npt.NDArray[Any]]:
@@ -106,7 +79,6 @@ class TrainingSet:
         return {name: tensor.numpy() for name, tensor in self.batch(items).items()}
 
     def __getstate__(self) -> dict[str, object]:
-        """Everything but what was read."""
         return {k: v for k, v in self.__dict__.items() if k != "_cached"}
 
 
@@ -114,95 +86,60 @@ def check_large_enough(sample: Sample, smallest: int, name: str) -> None:
     """Raise SizeError if a sample, after the geometry, is smaller than the networks take."""
     height, width = sample.photo.shape[:2]
     if min(height, width) < smallest:
-        raise SizeError(
+        raise errors.SizeError(
             f"{name}: comes out as {width}x{height} (width x height), and the networks need "
             f"{smallest} pixels on each side; choose another geometry, fewer downsamplings or "
             "fewer scales of the discriminator"
         )
 
 
-class StepSampler:
-    """The items of each forward pass of one process, from a step on to the last."""
-
-    def __init__(
-        self, count: int, *, seed: int, world: World, batch: int, accumulate: int, steps: range
-    ) -> None:
-        """Plan passes of `batch` items, `accumulate` to a step, over epochs of `count` samples."""
-        self._count, self._seed, self._world = count, seed, world
-        self._batch, self._accumulate, self._steps = batch, accumulate, steps
-
-    def __len__(self) -> int:
-        """Number of forward passes."""
-        return len(self._steps) * self._accumulate
-
-    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        """Items of each forward pass."""
-        per_step = self._batch * self._accumulate * self._world.size
-        per_epoch = self._count // per_step
-        order: list[int] = []
-        drawn = -1
-        for step in self._steps:
-            epoch, place = divmod(step, per_epoch)
-            if epoch != drawn:
-                order, drawn = epoch_order(self._seed, epoch, self._count), epoch
-            mine = order[place * per_step : (place + 1) * per_step][
-                self._world.rank :: self._world.size
-            ]
-            for start in range(0, len(mine), self._batch):
-                yield [(epoch, index) for index in mine[start : start + self._batch]]
+def step_items(
+    count: int, *, seed: int, world: World, batch: int, accumulate: int, steps: range
+) -> Iterator[list[tuple[int, int]]]:
+    """The (epoch, index) items of each forward pass of one process, epoch by epoch."""
+    per_step = batch * accumulate * world.size
+    order: list[int] = []
+    drawn = -1
+    for step in steps:
+        epoch, place = divmod(step, count // per_step)
+        if epoch != drawn:
+            order, drawn = epoch_order(seed, epoch, count), epoch
+        mine = order[place * per_step : (place + 1) * per_step][world.rank :: world.size]
+        for start in range(0, len(mine), batch):
+            yield [(epoch, index) for index in mine[start : start + batch]]
 
 
 @contextlib.contextmanager
 def load_batches(
-    samples: TrainingSet, sampler: StepSampler, *, workers: int
+    samples: TrainingSet, items: Iterable[list[tuple[int, int]]], *, workers: int
 ) -> Iterator[Iterator[Batch]]:
-    """Batches in the sampler's order, loaded by `workers` processes that end with the block, or
-    here.
-
-    Raises:
-        InputError: by the iterator, in its turn: a sample cannot be read.
-        TrainingError: loading processes cannot be started, or one was lost.
-        MemoryError: memory was not enough to load.
+    """Load batches in the items' order, here or in `workers` processes that end with the block. The
+    iterator raises InputError for an unreadable sample, in turn, and the errors of `loading`.
     """
     if not workers:
-        yield map(samples.batch, sampler)
+        yield map(samples.batch, items)
         return
-    with loading(
-        samples.arrays, sampler, workers=workers, prepare=partial(torch.set_num_threads, 1)
-    ) as loaded:
-        pin = torch.cuda.is_available()
-        tensors = (
-            {name: torch.from_numpy(array) for name, array in arrays.items()} for arrays in loaded
-        )
-        yield (
-            {name: x.pin_memory() if pin else x for name, x in batch.items()} for batch in tensors
-        )
+    pin = torch.cuda.is_available()
+    one_thread = partial(torch.set_num_threads, 1)
+    with loading(samples.arrays, items, workers=workers, prepare=one_thread) as loaded:
+        batches = ({name: torch.from_numpy(x) for name, x in arrays.items()} for arrays in loaded)
+        yield ({name: x.pin_memory() if pin else x for name, x in b.items()} for b in batches)
 
 
 def to_tensors(sample: Sample) -> Batch:
-    """The arrays that a sample has, as tensors."""
-    arrays = {
-        "photo": sample.photo,
-        "label_map": sample.label_map,
-        "instance_map": sample.instance_map,
-        "source": sample.source,
-    }
+    """A sample's arrays as tensors."""
     return {
         name: torch.from_numpy(np.ascontiguousarray(array))
-        for name, array in arrays.items()
+        for name, array in vars(sample).items()
         if array is not None
     }
 
 
 def stack(items: list[Batch]) -> Batch:
-    """Put samples side by side.
-
-    Raises:
-        InputError: their sizes differ.
-    """
+    """Stack samples. Raises InputError if their sizes differ."""
     sizes = sorted({f"{item['photo'].shape[1]}x{item['photo'].shape[0]}" for item in items})
     if len(sizes) > 1:
-        raise InputError(
+        raise errors.InputError(
             f"one batch would hold pictures of {' and '.join(sizes)} (width x height): choose a "
             "geometry with a fixed size, or optimizer.batch 1"
         )
@@ -215,14 +152,14 @@ _Made = TypeVar("_Made")
 _LOST_S = 5.0
 """Longest wait for the exit code of a process that was lost."""
 _SET_PIPE_SIZE = 1031
-"""Linux's F_SETPIPE_SZ; the fcntl module of Python 3.10 has no name for some builds."""
+"""Linux's F_SETPIPE_SZ, which fcntl lacks in some builds of Python 3.10."""
 _PIPE_BYTES = 1 << 20
-"""What anyone may ask for; a batch of 2048x1024 is 14 MiB."""
+"""The system's limit for users. A batch of 2048x1024 is 14 MiB."""
 _MADE, _REFUSED, _NO_MEMORY, _FAULT = range(4)
 
 
 class _Loader(Generic[_Item, _Made]):
-    """One loading process; it has one item at a time, so that no pipe can fill on both sides."""
+    """One loading process. It has one item at a time, so that no pipe fills on both sides."""
 
     def __init__(
         self, make: Callable[[_Item], _Made], prepare: Callable[[], None], inherited: list[Any]
@@ -253,7 +190,7 @@ class _Loader(Generic[_Item, _Made]):
         with self._noticed():
             kind, value = _receive(self._answers)
         if kind == _REFUSED:
-            raise InputError(value)
+            raise errors.InputError(value)
         if kind == _NO_MEMORY:
             raise MemoryError(value)
         if kind == _FAULT:
@@ -269,7 +206,7 @@ class _Loader(Generic[_Item, _Made]):
             self.process.join(_LOST_S)
             code = self.process.exitcode
             how = f"killed by signal {-code}" if code is not None and code < 0 else f"code {code}"
-            raise TrainingError(
+            raise errors.TrainingError(
                 f"a loading process was lost ({how}); a system that runs out of memory kills "
                 "processes: fewer workers and a smaller cache need less"
             ) from None
@@ -289,18 +226,9 @@ def loading(
     workers: int,
     prepare: Callable[[], None],
 ) -> Iterator[Iterator[_Made]]:
-    """Make something of each item in worker processes that end with the block; in the items' order.
-
-    Args:
-        make: called in the workers; its result can be pickled.
-        items: its arguments.
-        workers: processes, from 1.
-        prepare: called once in each process.
-
-    Raises:
-        InputError: by the iterator, in its turn: `make` raised a SceneLoomError.
-        TrainingError: the processes cannot be started, or one was lost.
-        MemoryError: memory was not enough in one.
+    """Make something of each item, in order, in `workers` processes that end with the block.
+    `prepare` runs once in each, and results are pickled. The iterator raises InputError if `make`
+    raised a SceneLoomError, TrainingError if a process does not start or is lost, and MemoryError.
     """
     loaders: list[_Loader[_Item, _Made]] = []
     try:
@@ -309,7 +237,7 @@ def loading(
                 inherited = [each for loader in loaders for each in loader.connections]
                 loaders.append(_Loader(make, prepare, inherited))
         except OSError as error:
-            raise TrainingError(
+            raise errors.TrainingError(
                 f"{workers} loading processes cannot be started ({reason(error)}); with fewer "
                 "workers, or 0, the training process loads"
             ) from None
@@ -321,19 +249,15 @@ def loading(
 
 def _in_turn(loaders: list[_Loader[_Item, _Made]], items: Iterator[_Item]) -> Iterator[_Made]:
     asked: deque[_Loader[_Item, _Made]] = deque()
-
-    def ask(loader: _Loader[_Item, _Made]) -> None:
-        for item in items:
-            loader.ask(item)
-            asked.append(loader)
-            return
-
-    for loader in loaders:
-        ask(loader)
+    for loader, item in zip(loaders, items, strict=False):
+        loader.ask(item)
+        asked.append(loader)
     while asked:
         loader = asked.popleft()
         made = loader.answer()
-        ask(loader)
+        for item in itertools.islice(items, 1):
+            loader.ask(item)
+            asked.append(loader)
         yield made
 
 
@@ -344,7 +268,6 @@ def _serve(
     answers: Connection,
     inherited: list[Connection],
 ) -> None:
-    """The whole life of a loading process."""
     # A service manager signals every process of a run: only the training one is to act on it.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)
@@ -356,17 +279,17 @@ def _serve(
             item = requests.recv()
             try:
                 answer = (_MADE, make(item))
-            except SceneLoomError as error:
+            except errors.SceneLoomError as error:
                 answer = (_REFUSED, str(error))
             except Exception as error:
-                kind = _NO_MEMORY if is_out_of_memory(error) else _FAULT
-                text = said(error) if kind == _NO_MEMORY else traceback.format_exc()
+                kind = _NO_MEMORY if errors.is_out_of_memory(error) else _FAULT
+                text = errors.said(error) if kind == _NO_MEMORY else traceback.format_exc()
                 answer = (kind, text)
             _send(answers, answer)
 
 
 def _send(connection: Connection, value: Any) -> None:
-    """Send a value; the memory of its arrays is written as it lies there."""
+    """Send a value. The memory of its arrays is written without a copy."""
     buffers: list[pickle.PickleBuffer] = []
     data = pickle.dumps(value, protocol=5, buffer_callback=buffers.append)
     views = [buffer.raw() for buffer in buffers]
@@ -377,7 +300,7 @@ def _send(connection: Connection, value: Any) -> None:
 
 
 def _receive(connection: Connection) -> Any:
-    """Receive what `_send` sent; its arrays can be written to."""
+    """Receive a value of `_send`, with writable arrays."""
     data, sizes = connection.recv()
     buffers = [bytearray(size) for size in sizes]
     for buffer in buffers:

@@ -1,9 +1,6 @@
-"""The checkpoint bundle: a folder with `model.safetensors` and `model.json`, and with
-`encoder.safetensors` for a model with instance-wise style.
-
-`model.json` holds the architecture, the contract, where the weights come from, and the SHA-256 of
-the weights files; docs/formats.md is the specification. A bundle is written beside its place and
-renamed into it, so that a reader never sees half of one.
+"""The checkpoint bundle: a folder with `model.safetensors`, `model.json` (architecture, contract,
+provenance, SHA-256 of the weights) and, for a model with instance-wise style,
+`encoder.safetensors`; docs/formats.md is the specification.
 """
 
 from __future__ import annotations
@@ -25,12 +22,8 @@ from sceneloom.errors import CheckpointError, SchemaError
 from sceneloom.files import file_hash, replace_folder
 from sceneloom.text import counted, one_line, parse_json
 from sceneloom.version import __version__
-from sceneloom_training.networks import (
-    FeatureEncoder,
-    SynthesisNetwork,
-    architecture_from_json,
-    load_weights,
-)
+from sceneloom_training import networks
+from sceneloom_training.networks import FeatureEncoder, SynthesisNetwork
 
 WEIGHTS = "model.safetensors"
 ENCODER_WEIGHTS = "encoder.safetensors"
@@ -43,15 +36,13 @@ class Checkpoint:
     """A loaded bundle."""
 
     generator: SynthesisNetwork
-    """With the bundle's weights, float32, in eval mode, on the CPU."""
+    """float32, in eval mode, on the CPU."""
     contract: Contract | None
-    """What the model takes and gives; None where it takes pictures instead of label maps: such a
-    model is trained and evaluated, not served.
-    """
+    """None for a model of pictures instead of label maps: trained and evaluated, not served."""
     encoder: FeatureEncoder | None
-    """The feature encoder it was trained with, likewise, or None."""
+    """The feature encoder of its training, likewise, or None."""
     provenance: dict[str, Any]
-    """Where the weights come from, as it was given when the bundle was written."""
+    """Origin of the weights, as given to `save_checkpoint`."""
     weights_hash: str
 
 
@@ -64,47 +55,40 @@ def save_checkpoint(
     encoder: FeatureEncoder | None = None,
     half: bool = False,
 ) -> None:
-    """Write a bundle, in place of an older one; `provenance` is any JSON, `half` writes float16.
-
-    Raises:
-        CheckpointError: `folder` exists and is no bundle, or it cannot be written.
-    """
+    """Write a bundle, or replace one, in float16 if `half`. Raises CheckpointError."""
+    files, kind = frozenset({DESCRIPTION, WEIGHTS, ENCODER_WEIGHTS}), "a checkpoint bundle"
     with replace_folder(
-        folder,
-        marker=DESCRIPTION,
-        files=frozenset({DESCRIPTION, WEIGHTS, ENCODER_WEIGHTS}),
-        kind="a checkpoint bundle",
-        error=CheckpointError,
+        folder, marker=DESCRIPTION, files=files, kind=kind, error=CheckpointError
     ) as fresh:
-        networks = {WEIGHTS: generator} | ({ENCODER_WEIGHTS: encoder} if encoder else {})
-        for file, network in networks.items():
+        written = {WEIGHTS: generator} | ({ENCODER_WEIGHTS: encoder} if encoder else {})
+        for file, network in written.items():
             save_weights(network, fresh / file, half=half)
         description = {
             "format": FORMAT,
             "sceneloom": __version__,
-            "architecture": generator.architecture.to_json(),
+            "architecture": dataclasses.asdict(generator.architecture),
             "contract": contract.to_json() if contract else None,
             **({"encoder": encoder.settings} if encoder else {}),
             "provenance": provenance,
-            "sha256": {file: file_hash(fresh / file) for file in networks},
+            "sha256": {file: file_hash(fresh / file) for file in written},
         }
         (fresh / DESCRIPTION).write_text(json.dumps(description, indent=1) + "\n", "utf-8")
 
 
 def save_weights(network: nn.Module, path: Path, *, half: bool = False) -> None:
-    """Write a network's weights as safetensors, in float16 if `half`; raises OSError."""
+    """Write a network's weights as safetensors, in float16 if `half`. Raises OSError."""
     weights = {
         name: (x.half() if half and x.is_floating_point() else x).cpu().contiguous()
         for name, x in network.state_dict().items()
     }
     try:
         safetensors.torch.save_file(weights, path)
-    except SafetensorError as error:  # its writer has errors of its own for a full disk
+    except SafetensorError as error:  # a full disk, too
         raise OSError(str(error)) from None
 
 
 def load_checkpoint(folder: Path) -> Checkpoint:
-    """Load a bundle; raises CheckpointError if it is none, damaged, or of another hash."""
+    """Load a bundle. Raises CheckpointError if it is none, damaged, or of another hash."""
     source = str(folder / DESCRIPTION)
     try:
         description = parse_json((folder / DESCRIPTION).read_text("utf-8"))
@@ -114,10 +98,9 @@ def load_checkpoint(folder: Path) -> Checkpoint:
         raise CheckpointError(f"{source}: not a checkpoint bundle of format {FORMAT}")
     try:
         files = dict(description["sha256"])
-        architecture = architecture_from_json(description["architecture"], source=source)
+        architecture = networks.architecture_from_json(description["architecture"], source=source)
         contract_json, provenance = description["contract"], dict(description["provenance"])
-        encoder_json = description.get("encoder")
-        encoder_settings = None if encoder_json is None else dict(encoder_json)
+        encoder_settings = dict(description.get("encoder") or {})
     except KeyError as error:
         raise CheckpointError(f"{source}: {error} is missing") from None
     except (TypeError, ValueError):
@@ -125,20 +108,39 @@ def load_checkpoint(folder: Path) -> Checkpoint:
             f"{source}: sha256, provenance or encoder is of the wrong kind; each is a JSON object"
         ) from None
     weights = _load_weights(folder, WEIGHTS, files)
+    contract = encoder = None
     try:
-        contract = (
-            None if contract_json is None else Contract.from_json(contract_json, source=source)
-        )
-        generator = load_weights(architecture, weights)
-        encoder = None
-        if encoder_settings is not None:
+        if contract_json is not None:
+            contract = Contract.from_json(contract_json, source=source)
+        generator = networks.load_weights(architecture, weights)
+        if encoder_settings:
             encoder = FeatureEncoder(**encoder_settings)
             encoder.load_state_dict(_load_weights(folder, ENCODER_WEIGHTS, files))
     except (SchemaError, RuntimeError, TypeError) as error:
         raise CheckpointError(
             f"{folder}: weights and description do not fit ({one_line(str(error))})"
         ) from None
-    _check_fit(generator, contract, encoder, source)
+    if contract is not None:
+        channels = contract.schema.channels + contract.boundaries + contract.style_channels
+        if architecture.input_channels != channels:
+            raise CheckpointError(
+                f"{source}: the contract has {counted(channels, 'input channel')}, "
+                f"the generator {architecture.input_channels}"
+            )
+        if architecture.size_multiple != contract.size_multiple:
+            raise CheckpointError(
+                f"{source}: the contract's size_multiple is not {architecture.size_multiple}"
+            )
+        if encoder and (features := encoder.settings["features"]) != contract.style_channels:
+            raise CheckpointError(
+                f"{source}: the encoder has {features} features, not {contract.style_channels}"
+            )
+    elif architecture.input_channels != 3:
+        given = architecture.input_channels
+        raise CheckpointError(f"{source}: without contract, a bundle takes 3 channels, not {given}")
+    for name, tensor in generator.state_dict().items():
+        if not torch.isfinite(tensor).all():
+            raise CheckpointError(f"{source}: the weights {name} hold values that are not finite")
     return Checkpoint(
         generator=generator.eval().requires_grad_(False),
         contract=contract,
@@ -149,7 +151,6 @@ def load_checkpoint(folder: Path) -> Checkpoint:
 
 
 def _not_a_bundle(folder: Path, error: Exception) -> str:
-    """The sentence for anything else than a bundle, with what to do instead."""
     published = sorted(folder.glob("*net_G.pth")) if folder.is_dir() else []
     if folder.is_file() and folder.name in (WEIGHTS, ENCODER_WEIGHTS, DESCRIPTION):
         return f"{folder}: a part of a checkpoint bundle; name its folder, {folder.parent}"
@@ -170,7 +171,7 @@ def _load_weights(folder: Path, file: str, hashes: dict[str, Any]) -> dict[str, 
     try:
         if hashes.get(file) != file_hash(folder / file):
             raise CheckpointError(
-                f"{folder / file}: changed or damaged, its SHA-256 is not the one in {DESCRIPTION}"
+                f"{folder / file}: changed or damaged, its SHA-256 is not in {DESCRIPTION}"
             )
         weights = safetensors.torch.load_file(folder / file)
     except OSError as error:
@@ -183,48 +184,10 @@ def _load_weights(folder: Path, file: str, hashes: dict[str, Any]) -> dict[str, 
     return weights
 
 
-def _check_fit(
-    generator: SynthesisNetwork,
-    contract: Contract | None,
-    encoder: FeatureEncoder | None,
-    source: str,
-) -> None:
-    """Refuse a bundle whose contract is not its generator's, or whose weights are not finite."""
-    architecture = generator.architecture
-    if contract is not None:
-        channels = contract.schema.channels + contract.boundaries + contract.style_channels
-        if architecture.input_channels != channels:
-            raise CheckpointError(
-                f"{source}: the contract adds up to {counted(channels, 'input channel')}, "
-                f"the generator has {architecture.input_channels}"
-            )
-        if architecture.size_multiple != contract.size_multiple:
-            raise CheckpointError(
-                f"{source}: the contract's size_multiple is {contract.size_multiple}, "
-                f"the generator's is {architecture.size_multiple}"
-            )
-        if encoder and encoder.settings["features"] != contract.style_channels:
-            raise CheckpointError(
-                f"{source}: the encoder gives {counted(encoder.settings['features'], 'feature')}, "
-                f"the contract has {contract.style_channels}"
-            )
-    elif architecture.input_channels != 3:
-        raise CheckpointError(
-            f"{source}: a bundle without contract takes pictures, three channels; its generator "
-            f"takes {architecture.input_channels}"
-        )
-    for name, tensor in generator.state_dict().items():
-        if not torch.isfinite(tensor).all():
-            raise CheckpointError(f"{source}: the weights {name} hold values that are not finite")
-
-
 def load_tensors(path: Path) -> Any:
-    """What `torch.save` wrote, on the CPU; nothing in the file runs.
-
-    Raises:
-        ValueError: the file is compressed, or a tensor repeats what the file holds of it: a few
-            bytes that would become gigabytes.
-        Exception: whatever torch, pickle and zip raise on damaged and forbidden files.
+    """Load a file of `torch.save` on the CPU; nothing in it runs. Raises ValueError for a
+    compressed file and for tensors that repeat its values (a few bytes would become gigabytes).
+    torch, pickle and zip raise nearly anything on other files.
     """
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
@@ -233,8 +196,7 @@ def load_tensors(path: Path) -> Any:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch warns of pickle protocols that it then refuses
         found = torch.load(path, map_location="cpu", weights_only=True)
-    pending = [("", found)]
-    seen = set()
+    pending, seen = [("", found)], set()
     while pending:
         name, value = pending.pop()
         if isinstance(value, Tensor):
@@ -243,8 +205,8 @@ def load_tensors(path: Path) -> Any:
             held = value.untyped_storage().nbytes() // value.element_size()
             if held < value.numel():
                 raise ValueError(
-                    f"{name!r} is {list(value.shape)}, and only {held} of its values are in the "
-                    "file, to be repeated; save tensor.contiguous() instead"
+                    f"{name!r} is {list(value.shape)} and only {held} of its values are in the "
+                    "file; save tensor.contiguous() instead"
                 )
         elif isinstance(value, dict | list | tuple) and id(value) not in seen:
             seen.add(id(value))

@@ -23,19 +23,17 @@ def main(
     width: int | None = None,
     unknown: OnUnknown = "error",
 ) -> int:
-    """Write the styles of a reference photograph's instances and classes to a style file, which
-    sceneloom render takes.
+    """Write the styles of a reference photograph's instances and classes to a style file for
+    sceneloom render.
 
     Args:
-        checkpoint: folder of a checkpoint bundle that was trained with style features.
+        checkpoint: folder of a checkpoint bundle trained with style features.
         photo: the photograph, PNG or JPEG.
         labels: its label map.
         instances: its instance map.
         out: the style file to write (.json); an older one is replaced.
-        width: scale the photograph to this width first, the one the model was trained at; without
-            it, it is encoded at its own size.
-        unknown: refuse label ids that the checkpoint's schema does not have, or read them as
-            unlabelled.
+        width: scale the photograph to the width of the training first; without it, encode it as is.
+        unknown: refuse label ids that the checkpoint's schema lacks, or read them as unlabelled.
     """
     require(["torch", "safetensors"], extra="train", purpose="encoding a photograph's style")
     from sceneloom_training.checkpoint import load_checkpoint

@@ -9,15 +9,12 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from rich.console import Console
-from rich.progress import track
 from tyro.conf import OmitArgPrefixes, arg
 
+from sceneloom import progress
 from sceneloom.contract import MODEL_NAME
 from sceneloom.errors import InputError, require
-from sceneloom.schema import LabelSchema
 from sceneloom.style import StyleChoice, StyleOf, style_chooser
-from sceneloom.synthesizer import Synthesizer
 from sceneloom.text import counted, printable
 from sceneloom.triton.client import TritonSynthesizer
 from sceneloom.triton.transport import Timeouts
@@ -26,16 +23,20 @@ from sceneloom_training.data.opening import describe_left_out
 from sceneloom_training.evaluation.evaluate import EvaluationSettings
 from sceneloom_training.evaluation.features import FeaturesKind
 from sceneloom_training.evaluation.scores import SCORES
+from sceneloom_training.progress_bar import track
 from sceneloom_training.settings import Device, DeviceChoice
 
 if TYPE_CHECKING:
+    from sceneloom.schema import LabelSchema
+    from sceneloom.synthesizer import Synthesizer
     from sceneloom_training.evaluation.evaluate import Evaluation
     from sceneloom_training.evaluation.sources import PictureSource
 
 _Described = dict[str, Any]
-_MOST_ROWS = 24  # the page's JPEG ends at 65500 pixels
+_MAX_ROWS = 24  # the page's JPEG ends at 65500 pixels
 
 
+@progress.shown()
 def main(
     *,
     out: Annotated[Path, arg(metavar="DIR")],
@@ -53,18 +54,20 @@ def main(
     features_kind: FeaturesKind = "dinov2",
     rows: int = 6,
     device: DeviceChoice = "auto",
-    settings: Annotated[EvaluationSettings, OmitArgPrefixes] = EvaluationSettings(),  # noqa: B008 - frozen
+    settings: Annotated[
+        EvaluationSettings, OmitArgPrefixes, arg(name="evaluation")
+    ] = EvaluationSettings(),  # noqa: B008 - frozen
 ) -> int:
     """Segment synthesized pictures and the real photographs alike, and score both against the label
     maps; without --pictures, --checkpoint or --url, the photographs alone.
 
     Args:
-        out: folder to write evaluation.json, counts.npz, sheet.png and index.html into.
+        out: folder for evaluation.json, counts.npz, sheet.png and index.html.
         segmenter: the segmentation network: a folder of sceneloom train-segmenter or of
             transformers, or a Python file that makes one.
         data: the photographs, with label maps.
-        segmenter_labels: label schema of a segmenter that does not carry one: a built-in name, or
-            the path of a JSON file.
+        segmenter_labels: label schema of a segmenter without its own: a built-in name or the path
+            of a JSON file.
         pictures: folder of pictures, named like the samples.
         checkpoint: folder of a checkpoint bundle to render with.
         url: HOST:PORT of the gRPC port of a Triton server to render with.
@@ -75,78 +78,63 @@ def main(
         style_of: with a seed, draw for the instances of countable classes, or for all.
         features: network for FID and KID; never downloaded. dinov2: a folder of transformers.
             inception: a file of weights for torch-fidelity.
-        features_kind: which network that is.
+        features_kind: kind of that network.
         rows: samples on the sheet, 0 for no sheet.
-        device: where networks run; auto takes a GPU if there is one.
-        settings: how to evaluate.
+        device: device of the networks; auto takes a GPU if one exists.
+        settings: sizes, number of samples, and the bootstrap.
     """
     style = StyleChoice(style_seed=style_seed, style_of=style_of)
-    given = {"--pictures": pictures, "--checkpoint": checkpoint, "--url": url}
-    named = [flag for flag, value in given.items() if value is not None]
+    sources = {"--pictures": pictures, "--checkpoint": checkpoint, "--url": url}
+    named = [flag for flag, value in sources.items() if value is not None]
     if len(named) > 1:
         raise InputError(f"{' and '.join(named)} exclude each other; choose one")
     if style_seed is not None and checkpoint is None and url is None:
         raise InputError("--style-seed needs a model to render with: --checkpoint or --url")
     if features is not None and not named:
         raise InputError(
-            "--features compares pictures with photographs, and no pictures were named; name them "
-            "with --pictures, --checkpoint or --url"
+            "--features compares pictures with photographs; name the pictures with --pictures, "
+            "--checkpoint or --url"
         )
-    if not 0 <= rows <= _MOST_ROWS:
-        raise InputError(f"rows is {rows}; it is from 0 to {_MOST_ROWS}")
-    require(["torch", "safetensors"], extra="train", purpose="evaluating pictures")
+    if not 0 <= rows <= _MAX_ROWS:
+        raise InputError(f"rows is {rows}; it is from 0 to {_MAX_ROWS}")
+    require(["torch", "safetensors", "jinja2"], extra="train", purpose="evaluating pictures")
+    from sceneloom_training.evaluation import report
     from sceneloom_training.evaluation.evaluate import evaluate, schema_of
     from sceneloom_training.evaluation.features import load_features
-    from sceneloom_training.evaluation.report import (
-        Provenance,
-        evaluation_folder,
-        write_evaluation,
-    )
     from sceneloom_training.evaluation.segmenter import load_segmenter
     from sceneloom_training.process import choose_device
 
-    progress = partial(track, description="evaluating", console=Console(stderr=True))
     where = choose_device(device, "device")
     samples = open_data_set(data)
     schema = schema_of(samples)
     _say(examine(samples, data.root))
-    judge = load_segmenter(segmenter, labels=segmenter_labels, device=device)
-    network = load_features(features, features_kind, device=where) if features else None
-    rendering = _synthesizer(checkpoint, url, model, timeout, where, settings.batch)
+    with progress.stage("load the networks"):
+        network = load_segmenter(segmenter, labels=segmenter_labels, device=device)
+        vectors = load_features(features, features_kind, device=where) if features else None
+        synthesizer, described = _open_model(checkpoint, url, model, timeout, where, settings.batch)
+    if pictures is not None:
+        described = {"kind": "folder", "name": _last(pictures)}
+    elif synthesizer is not None:
+        described["style_seed"] = style_seed
+        described["style_of"] = None if style_seed is None else style_of
     with (
-        _source(pictures, rendering, schema, style) as (source, described),
-        evaluation_folder(out) as fresh,  # refused now, not hours later
+        _source(pictures, synthesizer, schema, style) as source,
+        report.evaluation_folder(out) as fresh,  # refused now, not hours later
     ):
+        show = partial(track, description="evaluating")
         found = evaluate(
-            samples, judge, source, settings, features=network, rows=rows, track=progress
+            samples, network, source, settings, features=vectors, rows=rows, track=show
         )
-        described_data: _Described = {
-            "layout": data.layout,
-            "root": None if data.root is None else _last(data.root),
-            "split": data.split,
-            "labels": schema.name,
-        }
-        if data.layout == "streets":
-            described_data |= {
-                name: getattr(data, name)
-                for name in ("streets_seed", "streets_count", "streets_size")
-            }
-        provenance = Provenance(
-            segmenter=judge.name,
-            segmenter_sha256=judge.weights_sha256,
-            data=described_data,
-            source=described,
-        )
-        write_evaluation(fresh, found, provenance)
+        with progress.stage("draw the intervals and write the report"):
+            report.write_evaluation(fresh, found, network, _describe(data, schema), described)
     _report(found, described["name"])
     print(printable(f"wrote {out}: open {out / 'index.html'}"))
     return 0
 
 
-def _synthesizer(
+def _open_model(
     checkpoint: Path | None, url: str | None, model: str, timeout: float, device: Device, batch: int
-) -> tuple[Synthesizer, _Described] | None:
-    """The model to render with; None where none was named."""
+) -> tuple[Synthesizer | None, _Described]:
     from sceneloom_training.checkpoint import load_checkpoint
     from sceneloom_training.torch_synthesizer import checkpoint_synthesizer
 
@@ -156,51 +144,52 @@ def _synthesizer(
         synthesizer = checkpoint_synthesizer(
             loaded, checkpoint, device=device, max_batch_size=batch
         )
-        described: _Described = {
-            "kind": "checkpoint",
-            "name": _last(checkpoint),
-            "weights_sha256": loaded.weights_hash,
-        }
+        described: _Described = {"kind": "checkpoint", "name": _last(checkpoint)}
+        described["weights_sha256"] = loaded.weights_hash
     elif url is not None:
         synthesizer = TritonSynthesizer(url, model=model, timeouts=Timeouts(infer=timeout))
-        described = {
-            "kind": "url",
-            "name": f"{model} at {url}",
-            "bundle_hash": synthesizer.contract.bundle_hash,
-        }
+        described = {"kind": "url", "name": f"{model} at {url}"}
+        described["bundle_hash"] = synthesizer.contract.bundle_hash
     else:
-        return None
+        return None, {"kind": "none", "name": "photographs alone"}
     engine = {"engine": synthesizer.engine, "precision": synthesizer.precision}
     return synthesizer, described | engine
 
 
 @contextlib.contextmanager
 def _source(
-    folder: Path | None,
-    rendering: tuple[Synthesizer, _Described] | None,
-    schema: LabelSchema,
-    style: StyleChoice,
-) -> Iterator[tuple[PictureSource | None, _Described]]:
-    """The pictures to evaluate; None: the photographs alone. A model is closed at the end."""
+    folder: Path | None, synthesizer: Synthesizer | None, schema: LabelSchema, style: StyleChoice
+) -> Iterator[PictureSource | None]:
+    """Open the pictures to evaluate, None for the photographs alone. The end closes a model."""
     from sceneloom_training.evaluation.sources import FolderPictures, SynthesizedPictures
 
     if folder is not None:
         found = FolderPictures(folder)
         _say(describe_left_out(found.left_out, folder))
-        yield found, {"kind": "folder", "name": _last(folder)}
-    elif rendering is None:
-        yield None, {"kind": "none", "name": "photographs alone"}
-    else:
-        synthesizer, described = rendering
+        yield found
+    elif synthesizer is not None:
         with synthesizer:
             choose = style_chooser(synthesizer.contract, style)
-            described["style_seed"] = style.style_seed
-            described["style_of"] = None if style.style_seed is None else style.style_of
-            yield SynthesizedPictures(synthesizer, schema, choose), described
+            yield SynthesizedPictures(synthesizer, schema, choose)
+    else:
+        yield None
+
+
+def _describe(data: DataSettings, schema: LabelSchema) -> _Described:
+    described: _Described = {
+        "layout": data.layout,
+        "root": None if data.root is None else _last(data.root),
+        "split": data.split,
+        "labels": schema.name,
+    }
+    if data.layout == "streets":
+        fields = ("streets_seed", "streets_count", "streets_size")
+        described |= {name: getattr(data, name) for name in fields}
+    return described
 
 
 def _last(path: Path) -> str:
-    # Reports are passed on; where things lie on this machine is nobody's business.
+    # Reports are passed on: they name no place of this machine.
     return printable(path.resolve().name)
 
 
@@ -210,20 +199,20 @@ def _say(notes: Sequence[str]) -> None:
 
 
 def _report(found: Evaluation, name: str) -> None:
-    oracle, scores, gap = found.oracle_scores, found.scores, found.gap
-    if scores is None:
+    columns = {"pictures": found.scores, "oracle": found.oracle_scores, "gap": found.gap}
+    shown = {title: scores for title, scores in columns.items() if scores is not None}
+    if found.scores is None:
         print(
             f"{counted(len(found.keys), 'photograph')}; no pictures were given: this is the oracle "
             "alone"
         )
     else:
         print(f"{counted(len(found.keys), 'picture')}: {printable(name)}")
-    print(f"{'per cent':24}" + (f"{'pictures':>26}" if scores else "") + f"{'oracle':>26}", end="")
-    print(f"{'gap':>26}" if scores else "")
+    print(f"{'per cent':24}" + "".join(f"{title:>26}" for title in shown))
     for field, title in SCORES.items():
         row = ""
-        for each in filter(None, (scores, oracle, gap)):
-            x = getattr(each, field)
+        for scores in shown.values():
+            x = getattr(scores, field)
             text = f"{100 * x.value:.2f} [{100 * x.low:.2f}, {100 * x.high:.2f}]"
             row += f"{text:>26}"
         print(f"{title:24}{row}")

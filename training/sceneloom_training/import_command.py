@@ -7,7 +7,7 @@ from typing import Annotated
 
 from tyro.conf import Positional, arg
 
-from sceneloom.errors import require
+from sceneloom.errors import InputError, require
 from sceneloom.files import file_hash
 from sceneloom.schema import load_schema
 from sceneloom.text import counted, printable
@@ -19,36 +19,54 @@ def main(
     labels: str,
     out: Path,
     style_channels: int | None = None,
+    encoder: Path | None = None,
+    clusters: Path | None = None,
 ) -> int:
     """Turn a published pix2pixHD generator (latest_net_G.pth) into a checkpoint bundle.
 
     Args:
-        checkpoint: the .pth file; only tensors in it are read, nothing in it runs.
-        labels: the label schema it was trained with: a built-in name (sceneloom schemas lists them)
-            or the path of a JSON file.
+        checkpoint: the .pth file; only its tensors are read, nothing in it runs.
+        labels: label schema of its training: a built-in name (sceneloom schemas lists them) or the
+            path of a JSON file.
         out: folder of the checkpoint bundle to write.
         style_channels: number of style features, if the number of input channels leaves it open.
+        encoder: feature encoder of a model with style features (latest_net_E.pth).
+        clusters: its clusters (features_clustered_010.npy), which become the styles to choose from.
     """
     require(["torch", "safetensors"], extra="train", purpose="importing a checkpoint")
     from sceneloom_training.checkpoint import save_checkpoint
     from sceneloom_training.published import import_published
+    from sceneloom_training.published_styles import import_encoder, with_published_clusters
 
     imported = import_published(checkpoint, load_schema(labels), style_channels=style_channels)
+    contract, notes = imported.contract, list(imported.notes)
+    for path in (encoder, clusters):
+        if path is not None and not contract.style_channels:
+            raise InputError(f"{path}: the generator takes no style features")
+    network = None if encoder is None else import_encoder(encoder, contract.style_channels)
+    if clusters is not None:
+        contract, more = with_published_clusters(contract, clusters)
+        notes += more
+    elif contract.style_channels:
+        notes.append(
+            f"{counted(contract.style_channels, 'style feature')} per instance are zero without a "
+            "style: --clusters features_clustered_010.npy brings the published ones"
+        )
+    files = [path for path in (checkpoint, encoder, clusters) if path is not None]
     provenance = {
         "imported_from": checkpoint.name,
         "sha256": file_hash(checkpoint),
-        "notes": list(imported.notes),
+        **({"files": {path.name: file_hash(path) for path in files}} if files[1:] else {}),
+        "notes": notes,
     }
-    save_checkpoint(out, imported.generator, imported.contract, provenance)
-    a, contract = imported.generator.architecture, imported.contract
+    save_checkpoint(out, imported.generator, contract, provenance, encoder=network)
+    a = imported.generator.architecture
     parameters = sum(p.numel() for p in imported.generator.parameters())
-    enhancers = ""
-    if a.enhancers:
-        enhancers = f", enhancers: {a.enhancers}, of {counted(a.enhancer_blocks, 'block')}"
+    blocks = f", enhancers: {a.enhancers}, of {counted(a.enhancer_blocks, 'block')}"
     print(
         f"generator: {parameters / 1e6:.1f} M parameters, ngf {a.ngf}, "
         f"{counted(a.global_downsamplings, 'downsampling')}, "
-        f"{counted(a.global_blocks, 'block')}{enhancers}"
+        f"{counted(a.global_blocks, 'block')}{blocks if a.enhancers else ''}"
     )
     print(
         f"inputs: {counted(contract.schema.channels, 'label')} "
@@ -57,7 +75,7 @@ def main(
         f"{counted(contract.style_channels, 'style feature')}; "
         f"sizes are multiples of {contract.size_multiple}"
     )
-    for note in imported.notes:
+    for note in notes:
         print(f"note: {printable(note)}")
     print(f"wrote {printable(out)}")
     return 0

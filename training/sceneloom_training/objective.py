@@ -1,9 +1,6 @@
-"""What a training step minimises: generator, encoder and discriminators in one forward pass.
-
-One sum is differentiated once. The discriminators' loss reaches the discriminators alone, because
-they are shown detached pictures; the generator's losses reach generator and encoder alone, because
-there the discriminators' weights are constants. The published implementation also computes the
-gradient of the generator's loss for the discriminators, and throws it away.
+"""Networks and losses of a training step in one forward pass. One sum is differentiated once: the
+discriminators' loss reaches the discriminators alone, because they see detached pictures; the
+generator's losses reach generator and encoder alone, because there the discriminators are constant.
 """
 
 from __future__ import annotations
@@ -15,29 +12,19 @@ from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 from torch.nn.utils import parametrize
 
+from sceneloom_training import losses
 from sceneloom_training.batches import Batch
-from sceneloom_training.losses import (
-    ImagePool,
-    PerceptualLoss,
-    discriminator_loss,
-    feature_matching_loss,
-    generator_loss,
-)
-from sceneloom_training.networks import (
-    FeatureEncoder,
-    MultiscaleDiscriminator,
-    SynthesisNetwork,
-)
+from sceneloom_training.losses import ImagePool, PerceptualLoss
+from sceneloom_training.networks import FeatureEncoder, MultiscaleDiscriminator, SynthesisNetwork
 from sceneloom_training.networks.served import boundary_plane
 from sceneloom_training.settings import LossSettings
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Inputs:
-    """Which planes the generator is given."""
+    """The generator's input planes."""
 
     labels: int
     """Channels of the one-hot label map; 0 takes a picture (three channels) instead."""
@@ -45,18 +32,18 @@ class Inputs:
     style: int
 
     @property
-    def condition(self) -> int:
+    def condition_channels(self) -> int:
         """Channels that generator and discriminators both see."""
         return (self.labels or 3) + self.boundaries
 
     @property
     def channels(self) -> int:
         """Input channels of the generator."""
-        return self.condition + self.style
+        return self.condition_channels + self.style
 
 
 class Objective(nn.Module):
-    """The networks that are trained, and their losses."""
+    """The trained networks and their losses."""
 
     def __init__(
         self,
@@ -69,7 +56,7 @@ class Objective(nn.Module):
         perceptual: PerceptualLoss | None,
         seed: int,
     ) -> None:
-        """Join the networks, which must fit `inputs`; the seed is of the image pool."""
+        """Join networks that fit `inputs`. `seed` seeds the image pool."""
         super().__init__()
         assert generator.architecture.input_channels == inputs.channels
         assert (encoder is not None) == bool(inputs.style)
@@ -79,30 +66,28 @@ class Objective(nn.Module):
         self._perceptual = [perceptual] if perceptual else []  # in a list: not one of our modules
         self.pool = ImagePool(loss.pool, seed=seed)
         self.dtype = torch.float32
-        """Of everything outside autocast."""
+        """Type of everything outside autocast."""
         self.memory_format = torch.contiguous_format
-        """Memory order that the networks are given; their weights have it too."""
+        """Memory order of the networks' inputs and weights."""
 
     @property
     def size_multiple(self) -> int:
-        """Sides are multiples of this: encoder and generator come out at the picture's size."""
+        """Sides are multiples of this: encoder and generator keep the picture's size."""
         encoder = 1 << self.encoder.settings["downsamplings"] if self.encoder else 1
         return math.lcm(self.generator.architecture.size_multiple, encoder)
 
     def place_perceptual(self, device: torch.device) -> None:
-        """Bring VGG19 to the networks; it is none of them, so that no checkpoint holds it."""
+        """Move VGG19 to the networks' device. It is no submodule: no checkpoint holds it."""
         for perceptual in self._perceptual:
             perceptual.to(device, self.dtype)
 
     def generator_parameters(self) -> list[nn.Parameter]:
-        """What the generator's losses train: generator and encoder."""
+        """Weights that the generator's losses train: generator and encoder."""
         encoder = list(self.encoder.parameters()) if self.encoder else []
         return [*self.generator.parameters(), *encoder]
 
     def forward(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor], Tensor]:
-        """Run one batch: the sum to differentiate, each loss, and the pictures, [N, 3, H, W] in
-        [-1, 1].
-        """
+        """Return the sum to differentiate, each loss, and the pictures, [N, 3, H, W], -1..1."""
         condition, photo = self.condition(batch), self._ordered(signed(batch["photo"], self.dtype))
         fake = self.generator(self._with_style(condition, photo, batch))
         with parametrize.cached():  # spectral norm takes one step for both
@@ -116,26 +101,22 @@ class Objective(nn.Module):
             earlier = self.discriminator(shown, their_seen)
         with constant(self.discriminator):
             fixed = [(planes.detach(), weight.detach()) for planes, weight in seen]
-            judged_fake = self.discriminator(fake, fixed)
+            decided = self.discriminator(fake, fixed)
         terms = {
-            "discriminator": discriminator_loss(self.loss.gan, real, earlier),
-            "generator_gan": generator_loss(self.loss.gan, judged_fake),
+            "discriminator": losses.discriminator_loss(self.loss.gan, real, earlier),
+            "generator_gan": losses.generator_loss(self.loss.gan, decided),
         }
         if weight := self.loss.feature_matching:
-            terms["feature_matching"] = feature_matching_loss(real, judged_fake, weight=weight)
-        if self._perceptual:
-            terms["perceptual"] = self._perceptual[0](fake, photo) * self.loss.perceptual
-        if self.loss.l1:
-            terms["l1"] = functional.l1_loss(fake, photo) * self.loss.l1
+            terms["feature_matching"] = losses.feature_matching_loss(real, decided, weight=weight)
+        for perceptual in self._perceptual:
+            terms["perceptual"] = perceptual(fake, photo, weight=self.loss.perceptual)
+        if weight := self.loss.l1:
+            terms["l1"] = losses.l1_loss(fake, photo, weight=weight)
         total = torch.stack([term.to(self.dtype) for term in terms.values()]).sum()
         return total, {name: term.detach() for name, term in terms.items()}, fake.detach()
 
     def condition(self, batch: Batch) -> Tensor:
-        """The planes that generator and discriminators both see: float [N, C, H, W].
-
-        Under autocast they have its type: zeros and ones are exact in it, and the convolutions
-        would cast them all the same.
-        """
+        """Planes of generator and discriminators: float [N, C, H, W], in the type of autocast."""
         if not self.inputs.labels:
             planes = [batch["source"].to(self.dtype) / 127.5 - 1.0]
         else:
@@ -178,11 +159,7 @@ def levels(pictures: Tensor) -> Tensor:
 
 @contextlib.contextmanager
 def constant(network: nn.Module) -> Iterator[None]:
-    """Take a network's weights as constants: gradients pass through it and not into it.
-
-    It is in eval mode then, in which spectral norm takes no step: the weights are those of the pass
-    before.
-    """
+    """Freeze a network during the block: its weights get no gradient, spectral norm no step."""
     wanted, training = [p for p in network.parameters() if p.requires_grad], network.training
     network.eval()
     for parameter in wanted:

@@ -14,6 +14,7 @@ import random
 import signal
 import threading
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from types import FrameType
 from typing import Any, TypeVar
 
@@ -22,51 +23,62 @@ import torch
 from torch import distributed
 from typing_extensions import Self
 
-from sceneloom.errors import InputError, LostPeerError, SceneLoomError, TrainingError
+from sceneloom import errors
+from sceneloom.errors import InputError, SceneLoomError, TrainingError
 from sceneloom.text import reason
 from sceneloom_training.settings import Device, DeviceChoice
 
 
 def saved_error(error: SceneLoomError, step: int) -> SceneLoomError:
-    """The error that ends a run after a checkpoint: the same, with the step to resume from."""
+    """The same error with the step to resume from."""
     kind = InputError if isinstance(error, InputError) else TrainingError
-    return kind(
-        f"{error}; the run is saved at step {step}, and the same command goes on from there"
-    )
+    return kind(f"{error}; the run is saved at step {step}, and the same command resumes it there")
+
+
+@contextlib.contextmanager
+def training_errors(out: Path, memory: Callable[[], tuple[str, str]]) -> Iterator[None]:
+    """Turn OSError and lack of memory into TrainingError. `memory` returns sizes and advice."""
+    try:
+        yield
+    except OSError as error:
+        raise TrainingError(f"{error.filename or out}: {error.strerror or error}") from None
+    except (MemoryError, RuntimeError) as error:
+        if not errors.is_out_of_memory(error):
+            raise
+        sizes, advice = memory()
+        raise TrainingError(
+            f"memory was not enough {sizes} ({errors.said(error)}); {advice}"
+        ) from None
 
 
 def choose_device(wanted: DeviceChoice, setting: str) -> Device:
-    """Choose the device: ``auto`` takes a GPU if there is one.
-
-    Raises:
-        InputError: a GPU is wanted, and PyTorch finds none; names the setting.
-    """
-    there = torch.cuda.is_available()
-    if wanted == "cuda" and not there:
+    """Choose the device. Raises InputError naming the setting if a wanted GPU is missing."""
+    has_gpu = torch.cuda.is_available()
+    if wanted == "cuda" and not has_gpu:
         raise InputError(f"{setting} is cuda, and PyTorch finds no GPU here: use auto or cpu")
-    return "cuda" if there and wanted != "cpu" else "cpu"
+    return "cuda" if has_gpu and wanted != "cpu" else "cpu"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class World:
-    """Which process of how many this is."""
+    """Rank of this process, and how many there are."""
 
     rank: int = 0
     size: int = 1
     local_rank: int = 0
-    """Number of this process on its machine, which is the number of its GPU."""
+    """Number of this process on its machine, and of its GPU."""
 
     @property
     def is_main(self) -> bool:
-        """Whether this is the process that writes."""
+        """Whether this is the main process, which writes the run's files."""
         return self.rank == 0
 
     def any(self, flag: bool) -> bool:
-        """Whether the flag is set in any process; all must ask at the same place."""
+        """Whether the flag is set in any process. All call it at the same place."""
         return any(self.gather(flag))
 
     def gather(self, value: Any) -> list[Any]:
-        """The values of all processes, by rank; all must call at the same place."""
+        """Return the values of all processes, by rank. All call it at the same place."""
         if self.size == 1:
             return [value]
         values: list[Any] = [None] * self.size
@@ -74,14 +86,14 @@ class World:
         return values
 
     def wait(self) -> None:
-        """Wait until all processes are here."""
+        """Wait until all processes arrive here."""
         if self.size > 1:
             distributed.barrier()
 
 
 @contextlib.contextmanager
 def join_world(device: str) -> Iterator[World]:
-    """Join the other processes if torchrun started this one; by gloo on CPU, else by NCCL."""
+    """Join the other processes if torchrun started this one: gloo on CPU, NCCL on GPU."""
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if size == 1:
         yield World()
@@ -91,8 +103,7 @@ def join_world(device: str) -> Iterator[World]:
         world = World(rank=rank, size=size, local_rank=int(os.environ["LOCAL_RANK"]))
     except KeyError as error:
         raise TrainingError(
-            f"WORLD_SIZE is {size} and {error.args[0]} is not set: start several processes with "
-            "torchrun"
+            f"WORLD_SIZE is {size} and {error.args[0]} is not set: start with torchrun"
         ) from None
     if device == "cuda":
         torch.cuda.set_device(world.local_rank)
@@ -106,10 +117,23 @@ def join_world(device: str) -> Iterator[World]:
     except RuntimeError as error:
         text = str(error).strip().splitlines() or [""]
         if isinstance(error, distributed.DistError) or "gloo" in text[0].lower():
-            raise LostPeerError(
+            raise errors.LostPeerError(
                 f"another process of this run has ended, or is not reached ({reason(error)})"
             ) from None
         raise
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """The end of a run."""
+
+    step: int
+    last: int
+    model: Path
+    """The newest checkpoint's bundle, or the finished segmenter."""
+    stopped_by: int | None
+    """Number of the signal that stopped it, in any process, or None."""
+    is_main: bool = True
 
 
 _NUMBERS = (signal.SIGTERM, signal.SIGINT)
@@ -117,31 +141,29 @@ _Found = TypeVar("_Found")
 
 
 class _StopWaiting(BaseException):
-    """Not an Exception: decoders catch those, and call the file damaged."""
+    """Raised into a wait. Decoders that catch every Exception let it pass."""
 
 
 class StopSignals:
-    """Notes SIGTERM and Ctrl-C instead of ending the process; use it as a context manager."""
+    """A context manager that notes SIGTERM and Ctrl-C instead of ending the process."""
 
     def __init__(self) -> None:
-        """No signal yet."""
         self.number: int | None = None
         self._before: dict[int, Any] = {}
         self._waiting = False
 
     def __enter__(self) -> Self:
-        """Take over the signals; only the main thread can."""
+        """Take over the signals, in the main thread alone."""
         if threading.current_thread() is threading.main_thread():
             self._before = {number: signal.signal(number, self._note) for number in _NUMBERS}
         return self
 
     def __exit__(self, *error: object) -> None:
-        """Give the signals back."""
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
     def unless_stopped(self, wait: Callable[[], _Found]) -> _Found | None:
-        """What a function gives, which may wait for long; None if a signal came before or then."""
+        """Wait and return the result. None if a signal comes before or meanwhile."""
         try:
             try:
                 self._waiting = True
@@ -161,7 +183,7 @@ class StopSignals:
 
 
 def seed_random_states(seed: int) -> None:
-    """Begin every random state of the process with a seed, from 0."""
+    """Seed every random state of the process."""
     torch.manual_seed(seed)
     np.random.seed(seed % 2**32)
     random.seed(seed)
@@ -181,7 +203,7 @@ def random_states() -> dict[str, Any]:
 
 
 def set_random_states(state: dict[str, Any]) -> None:
-    """Go on where `random_states` was taken."""
+    """Restore what `random_states` returned."""
     torch.set_rng_state(state["torch"])
     if state["cuda"] is not None and torch.cuda.is_available():
         torch.cuda.set_rng_state(state["cuda"])

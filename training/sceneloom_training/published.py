@@ -1,11 +1,7 @@
-"""Import of published pix2pixHD generators: `latest_net_G.pth` -> a checkpoint bundle.
-
-The published layout numbers the layers of flat `nn.Sequential`s. The global generator is `model`
-(with its last convolution only when there is no enhancer); enhancer n is `model<n>_1` (down) and
-`model<n>_2` (blocks, up, and the last convolution in the last one). The architecture is derived
-from names and shapes alone::
-
-    sceneloom import latest_net_G.pth --labels cityscapes --out checkpoints/streets
+"""Import of published pix2pixHD generators: `latest_net_G.pth` -> a checkpoint bundle. Names and
+shapes give the architecture: the global generator is the flat `model` (with its last convolution
+only without enhancers), enhancer n `model<n>_1` (down) and `model<n>_2` (blocks, up, and in the
+last one the last convolution).
 """
 
 from __future__ import annotations
@@ -18,6 +14,7 @@ import shlex
 import tarfile
 import zipfile
 import zlib
+from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -48,24 +45,11 @@ class Imported:
     generator: Generator
     contract: Contract
     notes: tuple[str, ...]
-    """What was left out or decided on the way, for the user."""
-
-
-@dataclasses.dataclass(frozen=True)
-class _Layers:
-    """One published nn.Sequential, sorted: plain layers by index, residual blocks by index."""
-
-    plain: dict[int, Tensor]
-    blocks: dict[int, set[int]]
+    """Decisions and omissions, for the user."""
 
 
 def load_published(path: Path) -> dict[str, Tensor]:
-    """Read a published state dict, float32 on the CPU; only tensors are unpickled, nothing in it
-    runs.
-
-    Raises:
-        CheckpointError: no such file, not a PyTorch file, unsafe, or not a state dict.
-    """
+    """Read a published state dict, float32 on the CPU. Raises CheckpointError."""
     if path.is_dir():
         raise CheckpointError(f"{path}: a folder; name the file in it, such as latest_net_G.pth")
     if not path.is_file():
@@ -81,8 +65,7 @@ def load_published(path: Path) -> dict[str, Tensor]:
             ) from None
         said = str(error).split("WeightsUnpickler error:")[-1].strip() or type(error).__name__
         raise CheckpointError(
-            _in_an_archive(path)
-            or _failed_download(path)
+            _another_kind(path)
             or f"{path}: not a readable PyTorch file ({one_line(said.splitlines()[0])}); it may be "
             "damaged or cut short: compare its size with the publisher's, and download it again"
         ) from None
@@ -95,32 +78,27 @@ def load_published(path: Path) -> dict[str, Tensor]:
     plain = {str(k).removeprefix("module."): v for k, v in state.items()}
     if len(plain) < len(state):
         raise CheckpointError(f"{path}: names layers twice, with and without 'module.'")
-    inner = next((name for name, value in plain.items() if isinstance(value, dict)), None)
-    if inner is not None:
-        alone = (
-            "import sys, torch; torch.save(torch.load(sys.argv[1], map_location='cpu', "
-            "weights_only=True)[sys.argv[2]], sys.argv[3])"
-        )
-        words = (str(path), inner, str(path.with_name(f"{path.stem}-alone.pth")))
-        raise CheckpointError(
-            f"{path}: {inner!r} is a dict; where it is the generator's state dict, save it "
-            f'alone: python -c "{alone}" {shlex.join(words)}'
-        )
-    for name, value in plain.items():
-        if (
-            not isinstance(value, Tensor)
-            or value.layout != torch.strided
-            or value.is_quantized
-            or value.is_meta
-        ):
+    # A dict first: it may be the state dict.
+    for name, value in sorted(plain.items(), key=lambda item: not isinstance(item[1], dict)):
+        if isinstance(value, dict):
+            alone = (
+                "import sys, torch; torch.save(torch.load(sys.argv[1], map_location='cpu', "
+                "weights_only=True)[sys.argv[2]], sys.argv[3])"
+            )
+            words = (str(path), name, str(path.with_name(f"{path.stem}-alone.pth")))
             raise CheckpointError(
-                f"{path}: not a generator's state dict: {name!r} is no plain tensor"
+                f"{path}: {name!r} is a dict; where it is the generator's state dict, save it "
+                f'alone: python -c "{alone}" {shlex.join(words)}'
+            )
+        strided = isinstance(value, Tensor) and value.layout == torch.strided
+        if not strided or value.is_quantized or value.is_meta:
+            raise CheckpointError(
+                f"{path}: no state dict of a generator: {name!r} is no plain tensor"
             )
     return {k: v.float() if v.is_floating_point() else v for k, v in plain.items()}
 
 
-def _failed_download(path: Path) -> str | None:
-    """The sentence for what lies in a checkpoint's place where a download went wrong."""
+def _another_kind(path: Path) -> str | None:
     with path.open("rb") as file:
         start = file.read(64).lstrip().lower()
     if not start:
@@ -129,11 +107,6 @@ def _failed_download(path: Path) -> str | None:
         return f"{path}: a pointer of Git LFS, not the checkpoint; git lfs pull fetches it"
     if start.startswith((b"<!doctype", b"<html", b"<?xml")):
         return f"{path}: a web page, not a checkpoint; its download went wrong"
-    return None
-
-
-def _in_an_archive(path: Path) -> str | None:
-    """The sentence for PyTorch's format of before 2017, and for archives around a checkpoint."""
     try:
         with tarfile.open(path) as archive:
             names = list(itertools.islice((member.name for member in archive), _LISTED))
@@ -168,14 +141,9 @@ def _in_an_archive(path: Path) -> str | None:
 def import_published(
     path: Path, schema: LabelSchema, *, style_channels: int | None = None
 ) -> Imported:
-    """Rebuild a published generator (`latest_net_G.pth`), trained with a label schema.
-
-    The channels that the labels leave are none, the boundary map (1), or that and the published
-    encoder's three style features (4); any other number of them is `style_channels`.
-
-    Raises:
-        CheckpointError: the file is unsafe or not a published generator, or schema and weights do
-            not fit.
+    """Rebuild a published generator (`latest_net_G.pth`), trained with a label schema. The input
+    channels beyond the labels are none, the boundary map (1), or that and the published encoder's
+    three style features (4); any other number of them is `style_channels`. Raises CheckpointError.
     """
     state = load_published(path)
     architecture, dropped = _derive(state, str(path))
@@ -199,8 +167,6 @@ def import_published(
         )
     left = architecture.input_channels - schema.channels
     if style_channels is None:
-        # Labels alone, labels and boundary, or both and the published encoder's default of three
-        # features.
         style_channels = PUBLISHED_STYLE_CHANNELS if left == 1 + PUBLISHED_STYLE_CHANNELS else 0
     if style_channels < 0 or left - style_channels not in (0, 1):
         raise CheckpointError(
@@ -209,84 +175,56 @@ def import_published(
             f"boundary map and {style_channels} are style features. "
             "Name the label schema it was trained with, or the number of its style features"
         )
-    boundaries, style = left == style_channels + 1, style_channels
-    generator = _rebuild(architecture, state, str(path))
+    names = dict(published_names(architecture))
+    known = set(names.values())
+    if missing := [theirs for theirs in names.values() if theirs not in state]:
+        raise CheckpointError(
+            f"{path}: {len(missing)} layers are missing, the first is {missing[0]!r}"
+        )
+    if odd := [k for k in state if k not in known and k.endswith((".weight", ".bias"))]:
+        raise CheckpointError(f"{path}: {odd[0]!r} has no place in this architecture")
+    with torch.device("meta"):
+        wanted = Generator(architecture).state_dict()
+    for ours, tensor in wanted.items():
+        weights = state[names[ours]]
+        if weights.shape != tensor.shape:
+            raise CheckpointError(
+                f"{path}: {names[ours]} is {list(weights.shape)}; this architecture needs "
+                f"{list(tensor.shape)}"
+            )
+        if not weights.is_floating_point():
+            raise CheckpointError(f"{path}: {names[ours]} is {weights.dtype}, not a float")
+        if not torch.isfinite(weights).all():
+            raise CheckpointError(f"{path}: {names[ours]} holds values that are not finite")
+    generator = load_weights(architecture, {ours: state[theirs] for ours, theirs in names.items()})
+    assert isinstance(generator, Generator)
     if dropped:
         notes.append(
             f"left out {counted(dropped, 'running statistic')} of InstanceNorm, which the "
             "published network never used"
         )
-    if style:
-        notes.append(
-            f"{counted(style, 'style feature')} per instance; without a style table they are zero"
-        )
     contract = Contract(
         schema=schema,
-        boundaries=boundaries,
-        style_channels=style,
+        boundaries=left == style_channels + 1,
+        style_channels=style_channels,
         size_multiple=architecture.size_multiple,
     )
     return Imported(generator=generator, contract=contract, notes=tuple(notes))
 
 
 def _derive(state: dict[str, Tensor], source: str) -> tuple[GeneratorArchitecture, int]:
-    """Architecture, and how many running statistics were left out."""
-    groups, dropped = _parse(state, source)
-    if "model" not in groups:
-        raise CheckpointError(
-            f"{source}: no layers called model.*; this is not a pix2pixHD generator"
-        )
-    numbers = sorted({int(name[5:].split("_")[0]) for name in groups if name != "model"})
-    enhancers = len(numbers)
-    expected = {f"model{n}_{part}" for n in range(1, enhancers + 1) for part in (1, 2)} | {"model"}
-    if set(groups) != expected:
-        missing, odd = sorted(expected - set(groups)), sorted(set(groups) - expected)
-        raise CheckpointError(
-            f"{source}: {enhancers} enhancers need the layers {', '.join(sorted(expected))}; "
-            f"missing: {', '.join(missing) or 'none'}; without a place: {', '.join(odd) or 'none'}"
-        )
-    trunk = groups["model"]
-    convs = sorted(trunk.plain)
-    if not convs or convs[0] != 1:
-        raise CheckpointError(f"{source}: model.1, the first convolution, is missing")
-    body = len(convs) - (1 if enhancers else 2)
-    if body < 0 or body % 2:
-        raise CheckpointError(
-            f"{source}: the global generator has {counted(len(convs), 'convolution')} outside its "
-            "blocks; it should have as many up as down"
-        )
-    stem = trunk.plain[1]
-    enhancer_blocks = {len(groups[f"model{n}_2"].blocks) for n in numbers}
-    if len(enhancer_blocks) > 1:
-        raise CheckpointError(
-            f"{source}: the enhancers have different numbers of blocks: {sorted(enhancer_blocks)}"
-        )
-    last = groups[f"model{enhancers}_2"] if enhancers else trunk
-    if not last.plain:
-        raise CheckpointError(f"{source}: model{enhancers}_2 has no convolution outside its blocks")
-    values = {
-        "input_channels": stem.shape[1],
-        "output_channels": last.plain[max(last.plain)].shape[0],
-        "ngf": stem.shape[0] // 2**enhancers,
-        "global_downsamplings": body // 2,
-        "global_blocks": len(trunk.blocks),
-        "enhancers": enhancers,
-        "enhancer_blocks": enhancer_blocks.pop() if enhancer_blocks else 3,
-    }
-    return GeneratorArchitecture.from_json(values, source=source), dropped
-
-
-def _parse(state: dict[str, Tensor], source: str) -> tuple[dict[str, _Layers], int]:
-    groups: dict[str, _Layers] = {}
+    """Architecture, and number of running statistics left out."""
+    # One group a published nn.Sequential: plain layers and residual blocks, by index.
+    plain: dict[str, dict[int, Tensor]] = defaultdict(dict)
+    blocks: dict[str, set[int]] = defaultdict(set)
     dropped = 0
     for key, tensor in state.items():
         match = _KEY.fullmatch(key)
         if match is None:
-            other = (
-                " (of a discriminator; name latest_net_G.pth)" if _is_discriminators(key) else ""
-            )
+            of_discriminator = re.match(r"scale\d+_layer\d+\.|layer\d+\.\d+\.", key)
             raise CheckpointError(
-                f"{source}: {key!r} is not a layer of a pix2pixHD generator{other}"
+                f"{source}: {key!r} is not a layer of a pix2pixHD generator"
+                + " (of a discriminator; name latest_net_G.pth)" * bool(of_discriminator)
             )
         group, index, inner, kind = match[1], int(match[2]), match[3], match[4]
         if kind in ("running_mean", "running_var", "num_batches_tracked"):
@@ -295,19 +233,56 @@ def _parse(state: dict[str, Tensor], source: str) -> tuple[dict[str, _Layers], i
         if kind == "weight" and tensor.ndim != 4:
             raise CheckpointError(
                 f"{source}: {key!r} is {list(tensor.shape)}, a norm with weights (BatchNorm or an "
-                "affine InstanceNorm); "
-                "the published generators have InstanceNorm without"
+                "affine InstanceNorm); the published generators have InstanceNorm without"
             )
-        layers = groups.setdefault(group, _Layers({}, {}))
         if inner is not None:
-            layers.blocks.setdefault(index, set()).add(int(inner))
+            blocks[group].add(index)
         elif kind == "weight":
-            layers.plain[index] = tensor
-    return groups, dropped
-
-
-def _is_discriminators(key: str) -> bool:
-    return re.match(r"scale\d+_layer\d+\.|layer\d+\.\d+\.", key) is not None
+            plain[group][index] = tensor
+    groups = plain.keys() | blocks.keys()
+    if "model" not in groups:
+        raise CheckpointError(f"{source}: no layers called model.*; no pix2pixHD generator")
+    numbers = sorted({int(name[5:].split("_")[0]) for name in groups if name != "model"})
+    enhancers = len(numbers)
+    expected = {f"model{n}_{part}" for n in range(1, enhancers + 1) for part in (1, 2)} | {"model"}
+    if groups != expected:
+        missing, odd = sorted(expected - groups), sorted(groups - expected)
+        raise CheckpointError(
+            f"{source}: {enhancers} enhancers need the layers {', '.join(sorted(expected))}; "
+            f"missing: {', '.join(missing) or 'none'}; without a place: {', '.join(odd) or 'none'}"
+        )
+    trunk = plain["model"]
+    convs = sorted(trunk)
+    if not convs or convs[0] != 1:
+        raise CheckpointError(f"{source}: model.1, the first convolution, is missing")
+    body = len(convs) - (1 if enhancers else 2)
+    if body < 0 or body % 2:
+        raise CheckpointError(
+            f"{source}: the global generator has {counted(len(convs), 'convolution')} outside its "
+            "blocks; it should have as many up as down"
+        )
+    stem = trunk[1]
+    enhancer_blocks = {len(blocks[f"model{n}_2"]) for n in numbers}
+    if len(enhancer_blocks) > 1:
+        raise CheckpointError(
+            f"{source}: the enhancers differ in blocks: {sorted(enhancer_blocks)}"
+        )
+    last = plain[f"model{enhancers}_2"] if enhancers else trunk
+    if not last:
+        raise CheckpointError(f"{source}: model{enhancers}_2 has no convolution outside its blocks")
+    try:
+        architecture = GeneratorArchitecture(
+            input_channels=stem.shape[1],
+            output_channels=last[max(last)].shape[0],
+            ngf=stem.shape[0] // 2**enhancers,
+            global_downsamplings=body // 2,
+            global_blocks=len(blocks["model"]),
+            enhancers=enhancers,
+            enhancer_blocks=enhancer_blocks.pop() if enhancer_blocks else 3,
+        )
+    except CheckpointError as error:
+        raise CheckpointError(f"{source}: {error}") from None
+    return architecture, dropped
 
 
 def published_names(a: GeneratorArchitecture) -> Iterator[tuple[str, str]]:
@@ -339,34 +314,3 @@ def published_names(a: GeneratorArchitecture) -> Iterator[tuple[str, str]]:
     for ours, theirs in plain.items():
         for kind in ("weight", "bias"):
             yield f"{ours}.{kind}", f"{theirs}.{kind}"
-
-
-def _rebuild(
-    architecture: GeneratorArchitecture, state: dict[str, Tensor], source: str
-) -> Generator:
-    names = dict(published_names(architecture))
-    if missing := [theirs for theirs in names.values() if theirs not in state]:
-        raise CheckpointError(
-            f"{source}: {len(missing)} layers are missing, the first is {missing[0]!r}"
-        )
-    known = set(names.values())
-    left_over = [k for k in state if k not in known and k.endswith((".weight", ".bias"))]
-    if left_over:
-        raise CheckpointError(f"{source}: {left_over[0]!r} has no place in this architecture")
-    with torch.device("meta"):
-        wanted = Generator(architecture).state_dict()
-    assert set(names) == set(wanted)
-    for ours, tensor in wanted.items():
-        weights = state[names[ours]]
-        if weights.shape != tensor.shape:
-            raise CheckpointError(
-                f"{source}: {names[ours]} is {list(weights.shape)}; "
-                f"this architecture needs {list(tensor.shape)}"
-            )
-        if not weights.is_floating_point():
-            raise CheckpointError(f"{source}: {names[ours]} is {weights.dtype}, not a float")
-        if not torch.isfinite(weights).all():
-            raise CheckpointError(f"{source}: {names[ours]} holds values that are not finite")
-    rebuilt = load_weights(architecture, {ours: state[theirs] for ours, theirs in names.items()})
-    assert isinstance(rebuilt, Generator)
-    return rebuilt

@@ -1,13 +1,13 @@
 """A training run on disk, of a model or of a segmenter: lock, record, checkpoints.
 
-    RUN/run.json                        settings, versions, what was switched off and why
+    RUN/run.json                        settings, versions, switched-off parts and the reasons
     RUN/log.jsonl                       one line per entry of the log
-    RUN/checkpoints/step-000001000/     training.pt (everything for a resumed run), state.json
-                                        (hash, step), model/ (the bundle; not of a segmenter)
+    RUN/checkpoints/step-000001000/     training.pt (state of a resumed run), state.json (hash,
+                                        step), model/ (the bundle; not of a segmenter)
     RUN/model                           link to the newest checkpoint's bundle
     RUN/tensorboard/, RUN/pictures/     for people
 
-A checkpoint appears whole or not at all; older ones go once the new one is there.
+A checkpoint appears whole or not at all. Older ones are removed once the new one is complete.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import json
-import os
 import re
 import shutil
 from collections.abc import Callable, Iterator
@@ -26,7 +25,7 @@ import torch
 
 from sceneloom import __version__
 from sceneloom.errors import CheckpointError, TrainingError
-from sceneloom.files import HeldPlace, file_hash, replace_folder
+from sceneloom.files import HeldLocation, file_hash, publish, replace_folder
 from sceneloom.text import parse_json, reason
 from sceneloom_training.checkpoint import load_tensors
 
@@ -43,22 +42,17 @@ class RunFolder:
     """A run's folder."""
 
     def __init__(self, root: Path, *, makes: Literal["model", "segmenter"] = "model") -> None:
-        """Name the folder and the result of the run in it; nothing is written yet."""
         self.root = root
         self.checkpoints = root / "checkpoints"
         self.model = root / makes
         """The newest checkpoint's bundle, a link; of a segmenter, the finished one."""
         self._foreign = {"model", "segmenter"} - {makes}
-        self._held: HeldPlace | None = None
+        self._held: HeldLocation | None = None
 
     @contextlib.contextmanager
     def claimed(self) -> Iterator[None]:
-        """Make the folder, keep other processes out while the block runs, and sweep after a killed
-        run.
-
-        Raises:
-            TrainingError: another process trains in it, it holds something else, or it cannot be
-                written.
+        """Make the folder, keep other processes out during the block, and sweep after a killed run.
+        Raises TrainingError if it is in use, holds something else, or cannot be written.
         """
         try:
             if self.root.exists() and not self._is_ours():
@@ -80,9 +74,9 @@ class RunFolder:
                     shutil.rmtree(path, ignore_errors=True)
             for name in (RECORD, LOG, BUNDLE):
                 (self.root / f".{name}.new").unlink(missing_ok=True)
-            if steps := self.steps():  # a killed run may not have come to it
+            if steps := self.steps():  # a run may be killed before it
                 self._point_to(steps[-1])
-            self._held = HeldPlace(self.root)
+            self._held = HeldLocation(self.root)
             try:
                 yield
             finally:
@@ -106,7 +100,7 @@ class RunFolder:
         return "model" in self._foreign and (TRAINING in names or killed)
 
     def steps(self) -> list[int]:
-        """Steps of the checkpoints that are there, in order."""
+        """Steps of the checkpoints, in order."""
         if not self.checkpoints.is_dir():
             return []
         matches = (_NAME.fullmatch(path.name) for path in self.checkpoints.iterdir())
@@ -117,29 +111,16 @@ class RunFolder:
         return self.checkpoints / f"step-{step:09d}"
 
     def save(
-        self,
-        step: int,
-        state: dict[str, Any],
-        write_model: Callable[[Path], None] | None = None,
+        self, step: int, state: dict[str, Any], write_model: Callable[[Path], None] | None = None
     ) -> None:
-        """Write the checkpoint of a step.
-
-        Args:
-            step: steps done.
-            state: everything for a resumed run; tensors and plain values.
-            write_model: writes the checkpoint bundle to a path; None for a run without bundles.
-
-        Raises:
-            CheckpointError: it cannot be written; the older ones are as they were.
-            TrainingError: the run's folder was removed or moved.
+        """Write the state for a resumed run, and the bundle, if any. Raises CheckpointError if it
+        cannot be written (the older ones are intact), and TrainingError if the run's folder is
+        gone.
         """
-        self._check()  # or else a folder without record and log would be made
+        self._check()  # else this makes a folder without record and log
+        files, kind = frozenset({STATE, TRAINING, BUNDLE}), "a checkpoint of a training run"
         with replace_folder(
-            self.folder(step),
-            marker=STATE,
-            files=frozenset({STATE, TRAINING, BUNDLE}),
-            kind="a checkpoint of a training run",
-            error=CheckpointError,
+            self.folder(step), marker=STATE, files=files, kind=kind, error=CheckpointError
         ) as fresh:
             try:
                 torch.save(state, fresh / TRAINING)
@@ -158,13 +139,12 @@ class RunFolder:
         self._point_to(step)
 
     def _check(self) -> None:
-        """See whether the claimed folder is still there."""
         if self._held is None:
             return
         try:
             self._held.check()
         except OSError as error:
-            raise TrainingError(f"{error}; what was trained since is lost") from None
+            raise TrainingError(f"{error}; the steps since are lost") from None
 
     def _point_to(self, step: int) -> None:
         if not (self.folder(step) / BUNDLE).is_dir():
@@ -175,9 +155,7 @@ class RunFolder:
         link.replace(self.model)
 
     def drop_older(self, *, keep: int, keep_every: int) -> None:
-        """Remove checkpoints but the newest `keep` and those at multiples of `keep_every`, if not
-        0.
-        """
+        """Remove checkpoints except the newest `keep` and multiples of `keep_every`, if not 0."""
         steps = self.steps()
         for step in steps[: max(0, len(steps) - keep)]:
             if not keep_every or step % keep_every:
@@ -187,39 +165,27 @@ class RunFolder:
                 shutil.rmtree(gone, ignore_errors=True)
 
     def load(self, step: int) -> dict[str, Any]:
-        """Read the state of a checkpoint; tensors are on the CPU.
-
-        Raises:
-            CheckpointError: damaged, or written by another version's format.
-        """
+        """Read the state of a checkpoint, on the CPU. Raises CheckpointError."""
         folder = self.folder(step)
-        older = f"remove {folder} to go on from an older checkpoint"
+        older = f"remove {folder} to resume from an older checkpoint"
+        path = folder / STATE
         try:
-            description = parse_json((folder / STATE).read_text("utf-8"))
+            description = parse_json(path.read_text("utf-8"))
             recorded, written_as = description["sha256"][TRAINING], description["format"]
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise CheckpointError(
-                f"{folder / STATE}: not readable ({reason(error)}); {older}"
-            ) from None
-        if written_as != FORMAT:
-            raise CheckpointError(f"{folder / STATE}: not a checkpoint of format {FORMAT}")
-        try:
-            whole = file_hash(folder / TRAINING) == recorded
-        except OSError as error:
-            raise CheckpointError(
-                f"{folder / TRAINING}: not readable ({reason(error)}); {older}"
-            ) from None
-        if not whole:
-            raise CheckpointError(
-                f"{folder / TRAINING}: changed or damaged, its SHA-256 is not the one in {STATE}; "
-                f"{older}"
-            )
-        try:
-            state = load_tensors(folder / TRAINING)
-        except Exception as error:  # of pickle, of zip, of the system
-            raise CheckpointError(f"{folder / TRAINING}: not readable ({reason(error)})") from None
+            if written_as != FORMAT:
+                raise CheckpointError(f"{path}: not a checkpoint of format {FORMAT}")
+            path = folder / TRAINING
+            if file_hash(path) != recorded:
+                raise CheckpointError(
+                    f"{path}: changed or damaged, its SHA-256 is not the one in {STATE}; {older}"
+                )
+            state = load_tensors(path)
+        except CheckpointError:
+            raise
+        except Exception as error:  # pickle and zip raise nearly anything
+            raise CheckpointError(f"{path}: not readable ({reason(error)}); {older}") from None
         if not isinstance(state, dict):
-            raise CheckpointError(f"{folder / TRAINING}: not the state of a training run; {older}")
+            raise CheckpointError(f"{path}: not the state of a training run; {older}")
         return state
 
     def write_record(self, record: dict[str, Any]) -> None:
@@ -227,11 +193,7 @@ class RunFolder:
         self._write(RECORD, json.dumps(record, indent=1) + "\n")
 
     def read_record(self) -> dict[str, Any] | None:
-        """What run.json says, or None where there is none.
-
-        Raises:
-            TrainingError: it is not readable.
-        """
+        """Read run.json, None without one. Raises TrainingError if it is not readable."""
         try:
             record = parse_json((self.root / RECORD).read_text("utf-8"))
         except FileNotFoundError:
@@ -243,12 +205,11 @@ class RunFolder:
         return record
 
     def forget_after(self, step: int) -> None:
-        """Drop log entries and pictures of steps that are done again, and a cut line."""
+        """Drop log entries and pictures of steps that will run again, and a cut line."""
         path = self.root / LOG
         if path.is_file():
-            lines = path.read_text("utf-8", errors="replace").splitlines()
             kept = []
-            for line in lines:
+            for line in path.read_text("utf-8", errors="replace").splitlines():
                 with contextlib.suppress(ValueError, KeyError, TypeError):
                     if parse_json(line)["step"] <= step:
                         kept.append(line)
@@ -259,14 +220,9 @@ class RunFolder:
                 picture.unlink()
 
     def _write(self, name: str, text: str) -> None:
-        part = self.root / f".{name}.new"
+        part, path = self.root / f".{name}.new", self.root / name
         try:
-            with part.open("w", encoding="utf-8") as stream:
-                stream.write(text)
-                stream.flush()
-                os.fsync(stream.fileno())
-            part.replace(self.root / name)
+            part.write_text(text, "utf-8")
+            publish(part, path)
         except OSError as error:
-            raise TrainingError(
-                f"{self.root / name}: cannot be written ({error.strerror})"
-            ) from None
+            raise TrainingError(f"{path}: cannot be written ({error.strerror})") from None

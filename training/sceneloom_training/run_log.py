@@ -12,42 +12,36 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import torch
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
 from typing_extensions import Self
 
 from sceneloom.pictures import write_image
 from sceneloom.text import printable
+from sceneloom_training.progress_bar import progress_bar
 from sceneloom_training.run_folder import LOG, PICTURES
+
+QUIET_SECONDS = 8.0  # seconds between lines where stderr is no terminal
 
 
 class RunLog:
-    """The log of one run; use it as a context manager."""
+    """The log of one run, a context manager."""
 
     def __init__(self, root: Path, *, done: int, last: int, images_per_step: int) -> None:
-        """Open it in a run's folder; `done` steps were done before, `last` is the steps in all."""
+        """Open it in a run's folder, after `done` of `last` steps."""
         from torch.utils.tensorboard import SummaryWriter
 
         self._root = root
         self._log = (root / LOG).open("a", encoding="utf-8")
         self._board = SummaryWriter(str(root / "tensorboard"), purge_step=done + 1)
-        self._progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[said]}"),
-            TimeRemainingColumn(),
-            console=Console(stderr=True),
-        )
+        self._progress = progress_bar()
         self._task = self._progress.add_task("training", total=last, completed=done, said="")
-        self._images_per_step = images_per_step
+        self._images_per_step, self._last = images_per_step, last
+        self._shown = time.perf_counter()
         self._sums: dict[str, Tensor] = {}
         self._steps = 0
         self._since = time.perf_counter()
 
     def __enter__(self) -> Self:
-        """Show the bar."""
         # On a full disk TensorBoard's writing thread prints a traceback, and raises the same error
         # again in the next call.
         self._excepthook = threading.excepthook
@@ -57,7 +51,6 @@ class RunLog:
         return self
 
     def __exit__(self, *error: object) -> None:
-        """Close the files."""
         self._progress.stop()
         try:
             self._board.close()
@@ -66,11 +59,12 @@ class RunLog:
             self._log.close()
 
     def _but_for_os_errors(self, failed: threading.ExceptHookArgs) -> None:
-        if not (isinstance(failed.exc_value, OSError) and _is_of_tensorboard(failed.thread)):
+        package = type(failed.thread).__module__.partition(".")[0]
+        if not (isinstance(failed.exc_value, OSError) and package == "tensorboard"):
             self._excepthook(failed)
 
     def count(self, step: int, losses: Mapping[str, Tensor]) -> None:
-        """Take note of a step's losses; nothing is written, and a GPU is not waited for."""
+        """Note a step's losses without writing them or waiting for a GPU."""
         for name, value in losses.items():
             self._sums[name] = self._sums[name] + value if name in self._sums else value.clone()
         self._steps += 1
@@ -86,10 +80,17 @@ class RunLog:
         values = {"epoch": round(epoch, 4), "learning_rate": learning_rate, **means}
         self.entry(step, {**values, "images_per_second": round(rate, 4)})
         self._progress.update(self._task, said=f"{rate:.2f} images/s")
+        if (
+            not self._progress.console.is_terminal
+            and time.perf_counter() - self._shown >= QUIET_SECONDS
+        ):
+            left = (self._last - step) * self._images_per_step / rate
+            self.say(f"step {step} of {self._last}, {rate:.2f} images/s, about {left:.0f} s left")
+            self._shown = time.perf_counter()
         self._sums, self._steps, self._since = {}, 0, time.perf_counter()
 
     def entry(self, step: int, values: Mapping[str, float]) -> None:
-        """Write one entry: a line of log.jsonl, and TensorBoard's scalars."""
+        """Write a line of log.jsonl and TensorBoard's scalars."""
         self._log.write(json.dumps({"step": step, **values}) + "\n")
         self._log.flush()
         for name, value in values.items():
@@ -102,20 +103,16 @@ class RunLog:
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
-        """What the block does is not training, and does not count in the rate."""
+        """Leave the block's time out of the rate."""
         begun = time.perf_counter()
         yield
         self._since += time.perf_counter() - begun
 
     def flush(self) -> None:
-        """Have everything in the files that was said so far."""
+        """Write everything said so far to the files."""
         self._log.flush()
         self._board.flush()
 
     def say(self, text: str) -> None:
         """Print a line above the progress bar."""
         self._progress.console.print(printable(text), highlight=False, markup=False, soft_wrap=True)
-
-
-def _is_of_tensorboard(thread: threading.Thread | None) -> bool:
-    return type(thread).__module__.partition(".")[0] == "tensorboard"

@@ -1,7 +1,6 @@
-"""When a run ends, how its learning rate falls, and which weights it trains: all by the step alone.
-
-The published two-stage schedule trains the outermost enhancer around a fixed network first and then
-everything. Published code never comes to the second: it goes on stepping the first optimizer.
+"""End of a run, learning rate and trained weights, by the step alone. The published code never
+reaches the second stage of its schedule (everything after the enhancer): it keeps stepping the
+first optimizer.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ class Schedule:
     decay: int
     """Steps after them, with the learning rate falling to zero."""
     enhancer_only: int
-    """Steps at the start in which what the outermost enhancer encloses is fixed."""
+    """Steps at the start with everything that the outermost enhancer encloses fixed."""
     last: int
 
     @classmethod
@@ -38,7 +37,7 @@ class Schedule:
         )
 
     def factor(self, step: int) -> float:
-        """What the learning rate is multiplied with in a step, counted from 0."""
+        """Factor of the learning rate in a step, counted from 0."""
         if step < self.flat:
             return 1.0
         return max(0.0, 1.0 - (step - self.flat) / max(self.decay, 1))

@@ -1,11 +1,6 @@
-"""What a feature encoder sees in photographs: the style of every instance, and per class the
-clusters of them that a model's contract offers (pix2pixHD, section 3.4).
-
-Method: the mean features of each instance of each photograph; per class, k-means (scikit-learn,
-Lloyd, 10 starts) over the instances that take up enough of their picture, as published. The default
-of a class is the mean of these instances.
-
-    sceneloom styles checkpoints/streets --layout cityscapes --root datasets/cityscapes
+"""Styles of instances in photographs, and their clusters per class (pix2pixHD, section 3.4): the
+mean features of each instance; per class, k-means (scikit-learn, Lloyd, 10 starts) over the
+instances with a large enough share of their picture, as published. Their mean is the default.
 """
 
 from __future__ import annotations
@@ -20,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from sceneloom import progress
 from sceneloom.contract import Contract
 from sceneloom.errors import CheckpointError, InputError, SizeError
 from sceneloom.maps import instance_channels
@@ -36,16 +32,16 @@ _STARTS = 10
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class EncodedInstances:
-    """The instances of one picture, or those of one class of many."""
+    """K instances of one picture, or of one class in many."""
 
     ids: list[int]
-    """Instance ids, K of them."""
+    """Instance ids."""
     channels: list[int]
-    """The class of each; 255 where unlabelled has no channel."""
+    """Class of each; 255 where unlabelled has no channel."""
     shares: npt.NDArray[np.float64]
-    """float64 [K], the part of its picture that each takes up, 0..1."""
+    """float64 [K], the share of its picture, 0..1."""
     features: npt.NDArray[np.float64]
-    """float64 [K, F], mean features of each."""
+    """float64 [K, F], mean features."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -56,18 +52,18 @@ class ClassStyles:
     name: str
     instances: int
     clusters: tuple[tuple[float, ...], ...]
-    """Their centres, the one of most instances first."""
+    """Centres, the one of most instances first."""
     default: tuple[float, ...]
-    """The mean of the instances that were clustered."""
+    """Mean of the clustered instances."""
 
 
 def style_parts(checkpoint: Checkpoint, name: Path) -> tuple[FeatureEncoder, Contract]:
-    """The encoder and the contract of a checkpoint; raises CheckpointError without them."""
+    """Return the encoder and the contract of a checkpoint. Raises CheckpointError without them."""
     if checkpoint.contract is None:
         raise CheckpointError(f"{name}: takes pictures instead of label maps, and has no styles")
     if checkpoint.encoder is None:
         raise CheckpointError(
-            f"{name}: has no feature encoder; only a model trained with style features has one"
+            f"{name}: has no feature encoder; train with style.features to have one"
         )
     return checkpoint.encoder, checkpoint.contract
 
@@ -75,30 +71,21 @@ def style_parts(checkpoint: Checkpoint, name: Path) -> tuple[FeatureEncoder, Con
 def encode_sample(
     encoder: FeatureEncoder, contract: Contract, sample: Sample, *, width: int | None = None
 ) -> EncodedInstances:
-    """Encode the instances of one photograph, in ascending order of their ids.
-
-    With a width, the sample is scaled to it first; both sides go to the nearest multiple of what
-    encoder and generator take.
-
-    Raises:
-        InputError: `width` is out of range.
-        SizeError: the photograph is too small for the encoder.
-    """
+    """Encode one photograph's instances, in ascending order of ids. Raises SizeError."""
     if width is not None and not 1 <= width <= LARGEST_LOAD_SIZE:
         raise InputError(f"width is {width}; it is from 1 to {LARGEST_LOAD_SIZE}")
     unit = 2 ** int(encoder.settings["downsamplings"])
-    geometry = (
-        Geometry(mode="none", flip=False)
-        if width is None
-        else Geometry(mode="scale_width", load_size=width, flip=False)
-    )
+    geometry = Geometry(mode="none", flip=False)
+    if width is not None:
+        geometry = Geometry(mode="scale_width", load_size=width, flip=False)
     multiple = math.lcm(unit, contract.size_multiple)
     sample = geometry.apply(sample, np.random.default_rng(0), multiple=multiple)
     h, w = sample.photo.shape[:2]
-    if min(h, w) < max(2 * unit, contract.min_side):
+    smallest = max(2 * unit, contract.smallest_side)
+    if min(h, w) < smallest:
         raise SizeError(
             f"a photograph of {w}x{h} (width x height) is too small for this model's encoder; each "
-            f"side is at least {max(2 * unit, contract.min_side)}"
+            f"side is at least {smallest}"
         )
     assert sample.label_map is not None
     assert sample.instance_map is not None
@@ -109,7 +96,7 @@ def encode_sample(
         planes = encoder(photo.to(torch.float32) / 127.5 - 1.0, instances)[0].cpu().numpy()
     ids, channels = instance_channels(sample.label_map, sample.instance_map)
     _, first, pixels = np.unique(sample.instance_map, return_index=True, return_counts=True)
-    # An instance has its mean everywhere, so any of its pixels tells.
+    # Every pixel of an instance has its mean.
     features = planes.reshape(len(planes), -1)[:, first].T.astype(np.float64)
     shares = pixels / sample.instance_map.size
     return EncodedInstances(ids=ids, channels=channels, shares=shares, features=features)
@@ -123,22 +110,23 @@ def encode_photographs(
     *,
     track: Callable[[range], Iterable[int]] = lambda indices: indices,
 ) -> dict[int, EncodedInstances]:
-    """Encode all instances of a data set on the settings' device: channel -> instances, in order.
-
-    Raises:
-        InputError: the data set has no instance maps or another label schema, a file is damaged, or
-            a photograph is too small.
-    """
-    check_data(contract, data)
+    """Encode all instances: channel -> instances, in order. Raises InputError."""
+    if data.schema is None or not data.has_instances:
+        raise InputError("this data set has no instance maps, which styles belong to")
+    ours, theirs = contract.schema, data.schema
+    if [label.id for label in ours.labels] != [label.id for label in theirs.labels]:
+        raise InputError(
+            f"the data set's labels are {theirs.name}, the checkpoint's are {ours.name}; name the "
+            "checkpoint's label schema with --labels"
+        )
     encoder = encoder.to(choose_device(settings.device, "device")).eval()
     encoded = []
     for index in track(range(len(data))):
         sample = data.read(index)
         try:
-            found = encode_sample(encoder, contract, sample, width=settings.width)
+            encoded.append(encode_sample(encoder, contract, sample, width=settings.width))
         except SizeError as error:
             raise SizeError(f"{data.keys[index]}: {error}") from None
-        encoded.append(found)
     ids = [i for found in encoded for i in found.ids]
     of = np.array([c for found in encoded for c in found.channels])
     shares = np.concatenate([found.shares for found in encoded])
@@ -155,58 +143,35 @@ def encode_photographs(
     }
 
 
-def check_data(contract: Contract, data: DataSet) -> None:
-    """Refuse a data set whose photographs tell nothing about the styles of this model.
-
-    Raises:
-        InputError: it has no instance maps, or its label schema is not the contract's.
-    """
-    if data.schema is None or not data.has_instances:
-        raise InputError(
-            "this data set has no instance maps, and styles belong to instances; connected regions "
-            "are not taken for them"
-        )
-    ours, theirs = contract.schema, data.schema
-    if [label.id for label in ours.labels] != [label.id for label in theirs.labels]:
-        raise InputError(
-            f"the data set's labels are {theirs.name}, the checkpoint's are {ours.name}; name the "
-            "checkpoint's label schema with --labels"
-        )
-
-
 def cluster_styles(
     contract: Contract, encoded: dict[int, EncodedInstances], settings: ClusterSettings
 ) -> list[ClassStyles]:
-    """Cluster the instances of each class; styles in channel order, rounded to six digits."""
+    """Cluster the instances of each class, in channel order, rounded to six digits."""
     from sklearn.cluster import KMeans
     from threadpoolctl import threadpool_limits
 
-    styles = []
-    for channel, instances in sorted(encoded.items()):
+    styles, labels = [], contract.schema.labels
+    for channel in progress.steps(sorted(encoded), "cluster", lambda c: labels[c].name):
+        instances = encoded[channel]
         large = instances.shares >= settings.smallest_share
         vectors = instances.features[large] if large.any() else instances.features
         count = min(settings.clusters, len(np.unique(vectors, axis=0)))
-        with threadpool_limits(1):  # several threads add up in any order
+        with threadpool_limits(1):  # the order of sums of several threads is random
             means = KMeans(count, n_init=_STARTS, random_state=settings.seed).fit(vectors)
         sizes: Counter[tuple[float, ...]] = Counter()
         for centre, size in zip(means.cluster_centers_, np.bincount(means.labels_), strict=True):
             sizes[round_style(centre)] += int(size)
         centres = tuple(sorted(sizes, key=lambda centre: (-sizes[centre], centre)))
-        label = contract.schema.labels[channel]
-        styles.append(
-            ClassStyles(
-                label_id=label.id,
-                name=label.name,
-                instances=len(vectors),
-                clusters=centres,
-                default=round_style(vectors.mean(0)),
-            )
+        label, count, default = labels[channel], len(vectors), round_style(vectors.mean(0))
+        found = ClassStyles(
+            label_id=label.id, name=label.name, instances=count, clusters=centres, default=default
         )
+        styles.append(found)
     return styles
 
 
 def with_styles(contract: Contract, styles: list[ClassStyles]) -> Contract:
-    """The contract with these clusters and defaults in place of any it had."""
+    """The contract with these clusters and defaults in place of its own."""
     return dataclasses.replace(
         contract,
         style_clusters={found.label_id: found.clusters for found in styles},
@@ -215,7 +180,7 @@ def with_styles(contract: Contract, styles: list[ClassStyles]) -> Contract:
 
 
 def reference_styles(contract: Contract, encoded: EncodedInstances) -> StyleFile:
-    """The styles of one photograph: of its instances, and of each class the pixels' mean."""
+    """Styles of one photograph: of its instances, and per class the mean over its pixels."""
     channels = np.array(encoded.channels)
     labels = {}
     for channel in sorted({c for c in encoded.channels if c < contract.schema.channels}):

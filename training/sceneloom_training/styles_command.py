@@ -2,80 +2,60 @@
 
 from __future__ import annotations
 
-import dataclasses
 import sys
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
-from rich.console import Console
-from rich.progress import track
 from tyro.conf import OmitArgPrefixes, Positional, arg
 
+from sceneloom import progress
 from sceneloom.errors import require
 from sceneloom.text import printable
 from sceneloom_training.data import DataSettings, examine, open_data_set
-from sceneloom_training.settings import ClusterSettings
-
-if TYPE_CHECKING:
-    pass
+from sceneloom_training.progress_bar import track
+from sceneloom_training.settings import ClusterSettings, to_json
 
 
+@progress.shown()
 def main(
     checkpoint: Annotated[Path, Positional, arg(metavar="CHECKPOINT")],
     *,
     data: Annotated[DataSettings, OmitArgPrefixes],
     out: Annotated[Path | None, arg(metavar="DIR")] = None,
-    settings: Annotated[ClusterSettings, OmitArgPrefixes] = ClusterSettings(),  # noqa: B008 - frozen
+    settings: Annotated[ClusterSettings, OmitArgPrefixes, arg(name="clusters")] = ClusterSettings(),  # noqa: B008 - frozen
 ) -> int:
-    """Cluster what a checkpoint's encoder sees in photographs, and put the styles to choose from
-    into its contract.
+    """Cluster the styles in photographs by a checkpoint's encoder, and add the clusters to its
+    contract.
 
     Args:
-        checkpoint: folder of a checkpoint bundle that was trained with style features.
+        checkpoint: folder of a checkpoint bundle trained with style features.
         data: the photographs, with label and instance maps.
-        out: folder of the checkpoint bundle to write; without it, the checkpoint itself is
-            replaced.
-        settings: how styles are encoded and clustered.
+        out: folder of the checkpoint bundle to write; without it, the checkpoint itself changes.
+        settings: encoding and clustering.
     """
     require(["torch", "safetensors", "sklearn"], extra="train", purpose="clustering styles")
+    from sceneloom_training import styles
     from sceneloom_training.checkpoint import load_checkpoint, save_checkpoint
-    from sceneloom_training.styles import (
-        cluster_styles,
-        encode_photographs,
-        style_parts,
-        with_styles,
-    )
 
-    loaded = load_checkpoint(checkpoint)
-    encoder, contract = style_parts(loaded, checkpoint)
+    out = out or checkpoint
+    with progress.stage("load the checkpoint"):
+        loaded = load_checkpoint(checkpoint)
+    encoder, contract = styles.style_parts(loaded, checkpoint)
     photographs = open_data_set(data)
     for note in examine(photographs, data.root):
         print(note, file=sys.stderr)
-    console = Console(stderr=True)
-    progress = partial(track, description="encoding", console=console)
-    encoded = encode_photographs(encoder, contract, photographs, settings, track=progress)
-    styles = cluster_styles(contract, encoded, settings)
-    record = {
-        "photographs": len(photographs),
-        "data": _json(data),
-        "settings": _json(settings),
-    }
-    save_checkpoint(
-        out or checkpoint,
-        loaded.generator,
-        with_styles(contract, styles),
-        {**loaded.provenance, "styles": record},
-        encoder=encoder.cpu(),
-    )
+    show = partial(track, description="encoding")
+    encoded = styles.encode_photographs(encoder, contract, photographs, settings, track=show)
+    clusters = styles.cluster_styles(contract, encoded, settings)
+    record = {"photographs": len(photographs), "data": to_json(data), "settings": to_json(settings)}
+    contract = styles.with_styles(contract, clusters)
+    provenance = {**loaded.provenance, "styles": record}
+    with progress.stage("write the checkpoint"):
+        save_checkpoint(out, loaded.generator, contract, provenance, encoder=encoder.cpu())
     print(f"{'class':24}{'instances':>10}{'clusters':>10}")
-    for found in styles:
+    for found in clusters:
         print(f"{printable(found.name):24}{found.instances:>10}{len(found.clusters):>10}")
-    print(f"wrote {printable(out or checkpoint)}")
-    print(f"next: sceneloom export {printable(out or checkpoint)} --repository DIR")
+    print(f"wrote {printable(out)}")
+    print(f"next: sceneloom export {printable(out)} --repository DIR")
     return 0
-
-
-def _json(settings: Any) -> dict[str, Any]:
-    fields = dataclasses.asdict(settings)
-    return {k: str(v) if isinstance(v, Path) else v for k, v in fields.items()}

@@ -1,7 +1,4 @@
-"""A PyTorch generator as a Synthesizer: the reference for every other engine.
-
-PyTorch is imported by the first synthesizer, not by this module.
-"""
+"""A PyTorch generator as a Synthesizer: the reference for other engines. Its import is light."""
 
 from __future__ import annotations
 
@@ -22,7 +19,7 @@ TorchPrecision = Literal["fp32", "fp16", "bf16"]
 
 
 class TorchSynthesizer(Synthesizer):
-    """Runs a generator in PyTorch: without further arguments eager, float32, on the CPU."""
+    """A generator in PyTorch: without further arguments eager, float32, on the CPU."""
 
     def __init__(
         self,
@@ -35,14 +32,9 @@ class TorchSynthesizer(Synthesizer):
         channels_last: bool = False,
         compiled: bool = False,
     ) -> None:
-        """Wrap a float32 generator; it is put into eval mode.
-
-        On a GPU or in another memory order a copy runs. Precision is of weights and convolutions:
-        norms and the last step are float32. `compiled` compiles at the first picture of each size.
-
-        Raises:
-            MissingDependencyError: torch is not installed.
-            EngineError: there is no GPU.
+        """Wrap a float32 generator; a copy runs on a GPU or in another memory order. Norms and the
+        last step stay float32. `compiled` compiles at the first picture of each size. Raises
+        EngineError without a GPU, MissingDependencyError without torch.
         """
         require(["torch"], extra="train", purpose="running a checkpoint in PyTorch")
         import copy
@@ -64,16 +56,16 @@ class TorchSynthesizer(Synthesizer):
             network = network.to(memory_format=torch.channels_last)
         network = ServedGenerator(network, contract).to(device).eval()
         self._device = torch.device(device)
-        # Not dynamic: else the second size would be compiled for all sizes, which is slower.
+        # Not dynamic: the second size would be compiled for all sizes, which is slower.
         self.network: Any = torch.compile(network, dynamic=False) if compiled else network
-        """What runs: maps on the device in, pictures on the device out."""
+        """Maps on the device -> pictures on the device."""
         super().__init__(contract, max_batch_size)
         self.engine = f"torch-{precision}"
 
     def run_batch(
         self, label_maps: LabelMap, instance_maps: InstanceMap | None, styles: Style | None
     ) -> Image:
-        """Run one batch; see `Synthesizer.run_batch`."""
+        """Run one batch. See `Synthesizer.run_batch`."""
         import torch
 
         tensors = [
@@ -86,21 +78,11 @@ class TorchSynthesizer(Synthesizer):
 
 
 def checkpoint_synthesizer(
-    checkpoint: Checkpoint,
-    name: Path,
-    *,
-    device: Device = "cpu",
-    max_batch_size: int = 1,
+    checkpoint: Checkpoint, name: Path, *, device: Device = "cpu", max_batch_size: int = 1
 ) -> TorchSynthesizer:
-    """The synthesizer of a loaded checkpoint, in float32; `name` is its name in an error.
-
-    Raises:
-        CheckpointError: the model takes pictures instead of label maps.
-    """
+    """Open a checkpoint in float32. Raises CheckpointError about `name`."""
     if checkpoint.contract is None:
-        raise CheckpointError(
-            f"{name}: takes pictures instead of label maps; evaluate its pictures with --pictures"
-        )
+        raise CheckpointError(f"{name}: takes pictures instead of label maps; use --pictures")
     return TorchSynthesizer(
         checkpoint.generator, checkpoint.contract, device=device, max_batch_size=max_batch_size
     )

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator, Sequence
-from functools import cache
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, get_type_hints
+from typing import TYPE_CHECKING, Annotated, get_type_hints
 
 from tyro.conf import Positional, arg
 
+from sceneloom import progress
 from sceneloom.errors import InputError, LostPeerError, require
 from sceneloom.text import counted, printable
 from sceneloom_training.settings import TrainSettings
@@ -20,21 +20,24 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
+if TYPE_CHECKING:
+    from sceneloom_training.process import Outcome
+
 _PACKAGES = ["torch", "safetensors", "tensorboard"]
 
 
+@progress.shown()
 def main(
     config: Annotated[Path, Positional, arg(metavar="CONFIG.toml")],
     *,
     out: Path,
     settings: Annotated[TrainSettings, arg(name="")],
 ) -> int:
-    """Train a model, or go on training it: the same command continues a run that was stopped or
-    killed.
+    """Train a model, or resume: the same command continues a stopped or killed run.
 
     Args:
         config: a TOML file with a table for each section of the flags below; flags overrule it.
-        out: folder of the run; checkpoint bundles are exported from OUT/model.
+        out: folder of the run; export its OUT/model.
         settings: everything else.
     """
     from sceneloom_training.trainer import train
@@ -45,29 +48,27 @@ def main(
         print(f"sceneloom train: {printable(error)}", file=sys.stderr)
         for stream in (sys.stdout, sys.stderr):
             stream.flush()
-        # Threads of gloo and NCCL can wait for the lost process when the interpreter ends, for
-        # ever; all files are closed.
+        # Threads of gloo and NCCL can wait for the lost process for ever when the interpreter
+        # ends; all files are closed.
         os._exit(1)
-    if outcome.is_main:
-        done = f"trained {counted(outcome.step, 'step')}: {printable(outcome.model)}"
-        stopped = (
-            f"stopped by signal {outcome.stopped_by} at step {outcome.step} of {outcome.last}, "
-            "saved; the same command goes on"
+    return report(outcome)
+
+
+def report(outcome: Outcome) -> int:
+    """Print the end of a run in the main process. Return the exit code."""
+    stopped_by = outcome.stopped_by
+    if outcome.is_main and stopped_by is None:
+        print(f"trained {counted(outcome.step, 'step')}: {printable(outcome.model)}")
+    elif outcome.is_main:
+        print(
+            f"stopped by signal {stopped_by} at step {outcome.step} of {outcome.last}, saved; the "
+            "same command resumes it"
         )
-        print(done if outcome.stopped_by is None else stopped)
-    return 0 if outcome.stopped_by is None else 128 + outcome.stopped_by
+    return 0 if stopped_by is None else 128 + stopped_by
 
 
 def expand_arguments(arguments: Sequence[str]) -> list[str]:
-    """Put a configuration file's settings before the user's flags, as flags, so that one parser
-    checks both and the user's win.
-
-    Args:
-        arguments: the command line after the subcommand.
-
-    Raises:
-        InputError: the file cannot be read, or is not such a file.
-    """
+    """Put a file's settings, as flags, before the user's own. Raises InputError."""
     if not arguments or {"-h", "--help"} & set(arguments):
         return list(arguments)
     require(_PACKAGES, extra="train", purpose="training a model")
@@ -81,11 +82,7 @@ def expand_arguments(arguments: Sequence[str]) -> list[str]:
 
 
 def read_flags(path: Path) -> list[str]:
-    """Flags that say what a TOML file says: `ngf = 64` in `[generator]` is `--generator.ngf 64`.
-
-    Raises:
-        InputError: the file cannot be read, or is not such a file.
-    """
+    """Flags of a TOML file: `ngf = 64` in `[generator]` is `--generator.ngf 64`."""
     try:
         text = path.read_text("utf-8")
         tables = tomllib.loads(text.removeprefix("\ufeff"))  # Windows' editors put a BOM
@@ -95,35 +92,26 @@ def read_flags(path: Path) -> list[str]:
         raise InputError(f"{path}: not a TOML file ({error})") from None
     except RecursionError:
         raise InputError(f"{path}: arrays and tables are nested too deeply") from None
+    # Their flags take no value: the parser would refuse one without the setting's name.
+    switches = {
+        (section, field)
+        for section, kind in get_type_hints(TrainSettings).items()
+        for field, inner in get_type_hints(kind).items()
+        if inner is bool
+    }
     flags: list[str] = []
     for section, table in tables.items():
         if not isinstance(table, dict):
             raise InputError(f"{path}: {section} is not in a table, such as [data] or [generator]")
         for name, value in table.items():
-            flags += _flag(f"{section}.{name}".replace("_", "-"), value, path)
+            said = f"{path}: {section}.{name} is {value!r}"
+            if isinstance(value, bool):
+                flags.append(f"--{section}.{name if value else f'no-{name}'}".replace("_", "-"))
+            elif (section, name.replace("-", "_")) in switches:
+                raise InputError(f"{said}; it is true or false, without quotes")
+            elif isinstance(value, int | float | str):
+                # One word: a text may begin with a hyphen, or be empty.
+                flags.append(f"--{section}.{name}".replace("_", "-") + f"={value}")
+            else:
+                raise InputError(f"{said}; a setting is a number, a text or a boolean")
     return flags
-
-
-def _flag(name: str, value: Any, path: Path) -> Iterator[str]:
-    if isinstance(value, bool):
-        section, field = name.split(".", 1)
-        yield f"--{name}" if value else f"--{section}.no-{field}"
-    elif name in _switches():
-        raise InputError(f"{path}: {name} is {value!r}; it is true or false, without quotes")
-    elif isinstance(value, int | float | str):
-        yield f"--{name}={value}"  # one word: a text may begin with a hyphen, or be empty
-    else:
-        raise InputError(f"{path}: {name} is {value!r}; a setting is a number, a text or a boolean")
-
-
-@cache
-def _switches() -> frozenset[str]:
-    """Settings that are true or false: their flags take no value, and the parser would refuse the
-    value without the setting's name.
-    """
-    return frozenset(
-        f"{section}.{field}".replace("_", "-")
-        for section, kind in get_type_hints(TrainSettings).items()
-        for field, inner in get_type_hints(kind).items()
-        if inner is bool
-    )

@@ -1,7 +1,4 @@
-"""One optimiser step: networks, moving average, optimizers, and their state.
-
-Folders, logs and signals are in `sceneloom_training.trainer`.
-"""
+"""One optimiser step: networks, moving average, optimizers, and their state."""
 
 from __future__ import annotations
 
@@ -26,7 +23,7 @@ _AUTOCAST = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 class TrainStep:
-    """The part of one process in the training of an objective."""
+    """One process's part in the training of an objective."""
 
     def __init__(
         self,
@@ -36,7 +33,6 @@ class TrainStep:
         world: World,
         device: torch.device,
     ) -> None:
-        """Bring the float32 networks to the device; make the optimizers."""
         self.settings, self.schedule, self.world, self.device = settings, schedule, world, device
         compute = settings.compute
         if compute.precision == "float64":
@@ -53,31 +49,29 @@ class TrainStep:
             objective.generator.compile()
             objective.discriminator.compile()
         self.objective = objective
-        self.average: SynthesisNetwork | None = None
-        if settings.optimizer.ema:
-            self.average = copy.deepcopy(self.objective.generator).requires_grad_(False)
         o = settings.optimizer
+        self.average: SynthesisNetwork | None = None
+        if o.ema:
+            self.average = copy.deepcopy(objective.generator).requires_grad_(False)
         groups = [objective.generator_parameters(), objective.discriminator.parameters()]
         self.optimizers = [
             torch.optim.Adam(group, lr=o.learning_rate, betas=(o.beta1, o.beta2), fused=True)
             for group in map(list, groups)
         ]
-        self.scaler = torch.amp.GradScaler(
-            device.type, enabled=settings.compute.precision == "float16"
-        )
-        self._model: nn.Module = self.objective
+        self.scaler = torch.amp.GradScaler(device.type, enabled=compute.precision == "float16")
+        self._model: nn.Module = objective
 
     @property
     def best(self) -> SynthesisNetwork:
-        """The generator to look at and to export: the average, if there is one."""
+        """The generator to validate and to export: the average, if any."""
         return self.average or self.objective.generator
 
     def learning_rate(self, step: int) -> float:
-        """Of a step, counted from 0."""
+        """Learning rate of a step, counted from 0."""
         return self.settings.optimizer.learning_rate * self.schedule.factor(step)
 
     def step(self, step: int, batches: Iterator[Batch]) -> dict[str, Tensor]:
-        """Do one step of both optimizers, counted from 0; the means of this process's losses."""
+        """Step both optimizers, `step` counted from 0. Return this process's mean losses."""
         self.enter_stage(step)
         losses = self.differentiate(batches)
         for optimizer in self.optimizers:
@@ -95,7 +89,7 @@ class TrainStep:
         return losses
 
     def enter_stage(self, step: int) -> None:
-        """Fix or free the networks inside the outermost enhancer; wrap for several processes."""
+        """Fix or free the networks inside the outermost enhancer. Wrap for several processes."""
         generator = self.objective.generator
         fixed = self.schedule.is_enhancer_only(step)
         changed = False
@@ -115,7 +109,7 @@ class TrainStep:
             self._model = DistributedDataParallel(self.objective, device_ids=ids, **flag)
 
     def differentiate(self, batches: Iterator[Batch]) -> dict[str, Tensor]:
-        """Leave the gradients of a step, averaged over passes and processes; the mean losses."""
+        """Compute a step's gradients, averaged over passes and processes. Return mean losses."""
         accumulate = self.settings.optimizer.accumulate
         dtype = _AUTOCAST.get(self.settings.compute.precision)
         sums: dict[str, Tensor] = {}
@@ -132,7 +126,7 @@ class TrainStep:
         return sums
 
     def is_finite(self) -> bool:
-        """Whether every weight, and every moment of the optimizers, is a finite number."""
+        """Whether every weight and every moment of the optimizers is finite."""
         networks = [self.objective] + ([self.average] if self.average else [])
         values = [x for network in networks for x in network.state_dict().values()]
         for optimizer in self.optimizers:
@@ -140,7 +134,7 @@ class TrainStep:
         return all(bool(torch.isfinite(x).all()) for x in values if x.is_floating_point())
 
     def state(self) -> dict[str, Any]:
-        """Everything for `load_state`, of all processes; all must call at the same place."""
+        """Gather what `load_state` restores. All processes call it at the same place."""
         mine = random_states() | {"pool": self.objective.pool.state_dict()}
         return {
             "networks": self.objective.state_dict(),
@@ -151,7 +145,7 @@ class TrainStep:
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """Go on where `state` was taken."""
+        """Restore `state`."""
         self.objective.load_state_dict(state["networks"])
         if self.average is not None:
             self.average.load_state_dict(state["average"])
@@ -164,9 +158,7 @@ class TrainStep:
 
 
 def average_decay(ema: float, step: int) -> float:
-    """Decay of the moving average in a step, counted from 0.
-
-    It grows to `ema` from a tenth, as TensorFlow's ExponentialMovingAverage does with num_updates:
-    else the average of a short run would be mostly the weights that training began with.
+    """Decay of the moving average in a step, counted from 0. It grows from a tenth, to forget the
+    initial weights, as TensorFlow's ExponentialMovingAverage does with num_updates.
     """
     return min(ema, (1 + step) / (10 + step))

@@ -1,8 +1,4 @@
-"""Validation during training: pictures of fixed samples, and the colour error of held-out ones.
-
-The colour error compares the mean colour of each class in picture and photograph: right colours
-give a small error, whatever the detail.
-"""
+"""Validation during training: pictures of fixed samples, and colour error of held-out ones."""
 
 from __future__ import annotations
 
@@ -13,7 +9,7 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from sceneloom.schema import LabelSchema
+from sceneloom.schema import NO_CHANNEL
 from sceneloom_training.batches import Batch, check_large_enough, stack, to_tensors
 from sceneloom_training.data import DataSet, Geometry
 from sceneloom_training.objective import Objective, levels
@@ -24,18 +20,16 @@ _STREAM = 2
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ValidationResult:
-    """One look."""
+    """Pictures and colour error after a step."""
 
     strips: dict[str, npt.NDArray[np.uint8]]
-    """Key of the sample -> input, picture and photograph side by side, uint8 [H, 3 W, 3]."""
+    """Sample's key -> input, picture and photograph side by side, uint8 [H, 3 W, 3]."""
     colour_error: float | None
-    """Mean colour error over the held-out samples, in grey levels; None if there are none or they
-    have no labels.
-    """
+    """Mean over the held-out samples, in grey levels; None without held-out samples or labels."""
 
 
 class Validation:
-    """Fixed samples: those that are held out, or else the first ones that are trained on."""
+    """Fixed samples: the held-out ones, else the first ones that are trained on."""
 
     def __init__(
         self,
@@ -47,15 +41,10 @@ class Validation:
         smallest: int,
         seed: int,
     ) -> None:
-        """Read and cut the samples once, without flips: the `held_out` last ones, or the first few.
-
-        Raises:
-            InputError: one cannot be read, or is too small for the networks.
-        """
-        count = len(data)
-        indices = range(count - held_out, count) if held_out else range(min(_SHOWN, count))
+        """Read and cut the samples once, without flips. Raises InputError if one does not fit."""
+        indices = range(len(data))[-held_out:] if held_out else range(min(_SHOWN, len(data)))
         still = dataclasses.replace(geometry, flip=False)
-        self._schema: LabelSchema | None = data.schema
+        self._schema = data.schema
         self._held_out = held_out > 0
         self._samples: dict[str, Batch] = {}
         for i in indices:
@@ -66,14 +55,14 @@ class Validation:
 
     @property
     def size(self) -> tuple[int, int]:
-        """Height and width that the first sample comes out at."""
+        """(height, width) of the first sample."""
         height, width = next(iter(self._samples.values()))["photo"].shape[:2]
         return height, width
 
     def validate(
         self, objective: Objective, generator: nn.Module, device: torch.device
     ) -> ValidationResult:
-        """Synthesize the samples; the generator (trained, or its moving average) keeps its mode."""
+        """Synthesize the samples. The generator (trained, or its moving average) keeps its mode."""
         was_training = generator.training
         strips: dict[str, npt.NDArray[np.uint8]] = {}
         errors = []
@@ -83,33 +72,29 @@ class Validation:
                 batch = {name: tensor.to(device) for name, tensor in stack([sample]).items()}
                 with torch.no_grad():
                     picture = levels(objective.synthesize(generator, batch))[0].cpu().numpy()
+                photo = sample["photo"].numpy()
                 if len(strips) < _SHOWN:
                     if self._schema is not None:
                         given = self._schema.colourise(sample["label_map"].numpy())
                     else:
                         given = sample["source"].numpy()
-                    strips[key] = np.concatenate([given, picture, sample["photo"].numpy()], 1)
-                if self._held_out and "label_map" in sample:
-                    photo, labels = sample["photo"].numpy(), sample["label_map"].numpy()
-                    errors.append(mean_colour_error(picture, photo, labels))
+                    strips[key] = np.concatenate([given, picture, photo], 1)
+                if self._held_out and self._schema is not None:
+                    errors.append(mean_colour_error(picture, photo, sample["label_map"].numpy()))
         finally:
             generator.train(was_training)
-        return ValidationResult(
-            strips=strips, colour_error=float(np.mean(errors)) if errors else None
-        )
+        colour_error = float(np.mean(errors)) if errors else None
+        return ValidationResult(strips=strips, colour_error=colour_error)
 
 
 _LEAST_PIXELS = 64
 
 
-def colour_errors(
-    picture: npt.NDArray[np.uint8],
-    photo: npt.NDArray[np.uint8],
-    label_map: npt.NDArray[np.uint8],
-) -> dict[int, float]:
-    """Channel -> mean absolute difference of the mean colours of a class, in grey levels.
-
-    Of uint8 [H, W, 3] and channels [H, W], without 255 and classes of fewer than 64 pixels.
+def mean_colour_error(
+    picture: npt.NDArray[np.uint8], photo: npt.NDArray[np.uint8], label_map: npt.NDArray[np.uint8]
+) -> float:
+    """Difference of the mean colours in grey levels, whatever the detail, averaged over the classes
+    from 64 pixels; 0 without one. Pictures are uint8 [H, W, 3], the label map is [H, W].
     """
     assert picture.shape == photo.shape == (*label_map.shape, 3)
     counts = np.bincount(label_map.ravel(), minlength=256)
@@ -117,15 +102,6 @@ def colour_errors(
     for colour in range(3):
         difference = picture[..., colour].astype(np.float64) - photo[..., colour]
         sums[:, colour] = np.bincount(label_map.ravel(), difference.ravel(), minlength=256)
-    there = [int(c) for c in np.flatnonzero(counts >= _LEAST_PIXELS) if c != 255]
-    return {c: float(np.abs(sums[c] / counts[c]).mean()) for c in there}
-
-
-def mean_colour_error(
-    picture: npt.NDArray[np.uint8],
-    photo: npt.NDArray[np.uint8],
-    label_map: npt.NDArray[np.uint8],
-) -> float:
-    """Mean of `colour_errors` over the classes, in grey levels; 0 where none is large enough."""
-    errors = colour_errors(picture, photo, label_map)
-    return float(np.mean(list(errors.values()))) if errors else 0.0
+    classes = [c for c in np.flatnonzero(counts >= _LEAST_PIXELS) if c != NO_CHANNEL]
+    errors = [float(np.abs(sums[c] / counts[c]).mean()) for c in classes]
+    return float(np.mean(errors)) if errors else 0.0

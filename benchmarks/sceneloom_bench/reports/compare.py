@@ -1,47 +1,38 @@
-"""`sceneloom bench compare`: two reports beside each other, with a verdict where
-two intervals separate, and nowhere else.
+"""`sceneloom bench compare`: two reports beside each other, with a verdict only for two intervals
+that do not touch.
 
-The runs were not made in turn, so a machine that drifted in between is part of every difference: a
-verdict holds for these two runs. Inputs that differ allow no verdict at all.
+A difference includes the machine's drift between the two runs, so a verdict holds for these runs.
+Different inputs are not judged.
 """
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
 from tyro.conf import FlagCreatePairsOff, Positional, arg
 
 from sceneloom.errors import InputError
+from sceneloom.files import write_whole
+from sceneloom.text import counted
+from sceneloom_bench.reports import tables
 from sceneloom_bench.reports.report import Figure, Measurement, Report, read_report
 from sceneloom_bench.reports.statistics import separate
-from sceneloom_bench.reports.tables import (
-    Cell,
-    Table,
-    escaped,
-    figure_title,
-    markdown_table,
-    shortened,
-    text_of,
-    title_of,
-    unit_of,
-    with_unit,
-)
+from sceneloom_bench.reports.tables import escaped, with_unit
 
 SCHEMA = "sceneloom-bench-comparison/1"
 Verdict = Literal["better", "worse", "not told", "no interval", "not judged"]
-"""Of B against A; not told where the intervals touch, not judged where the inputs differ."""
+"""B against A: not told if the intervals touch, not judged if the inputs differ."""
 NOT_SAID = "not said"
 NOT_TOLD = "no difference can be told"
-OTHER_MACHINE = "A and B differ in what ran, or in what it ran on and with:"
-OTHER_INPUTS = (
-    "the inputs differ, so nothing is judged; --other-inputs judges all the same, and the verdicts "
-    "are of the inputs, too"
-)
-UNKNOWN_INPUTS = "neither report names the hash of its inputs: whether they are equal is not known"
+OTHER_MACHINE = "A and B differ in subject, machine, versions or settings:"
+OTHER_INPUTS = "the inputs differ, so nothing is judged; --other-inputs judges them all the same"
+JUDGED_INPUTS = "the inputs differ, and are judged all the same"
+UNKNOWN_INPUTS = "neither report names the hash of its inputs: they may differ"
 HOLDS = (
     "A verdict stands only where both 95 % intervals are known and do not touch. The two runs were "
     "not made in turn, so a machine that changed in between is part of every difference: a verdict "
@@ -55,7 +46,7 @@ _MACHINE = {
 }
 _GPU_SETTINGS = ("driver_version", "power.limit", "clocks.max.sm", "mig.mode.current")
 _TIMES = ("ms", "s", "1/s")
-"""Units of which a smaller or greater value is a speed."""
+"""Units of speed: B is faster or slower, not better or worse."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -63,14 +54,14 @@ class Difference:
     """A fact in which the reports differ."""
 
     what: str
-    """Such as ``cpu``, ``torch``, ``setting rounds``."""
+    """``cpu``, ``torch``, ``setting rounds``, ..."""
     a: str
     b: str
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Compared:
-    """A figure that both reports have."""
+    """A figure of both reports."""
 
     name: str
     load: Mapping[str, str | int | float | bool]
@@ -79,7 +70,7 @@ class Compared:
     b: Figure
     verdict: Verdict
     says: str
-    """The verdict in words, or why there is none."""
+    """The verdict in words, or the reason against one."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -99,11 +90,11 @@ class Comparison:
 
     @property
     def worse(self) -> list[Compared]:
-        """Figures of which B is worse."""
+        """Figures that are worse in B."""
         return [figure for figure in self.figures if figure.verdict == "worse"]
 
     def to_json(self) -> dict[str, Any]:
-        """As one document."""
+        """The comparison as one document."""
         return {"schema": SCHEMA, **dataclasses.asdict(self), "worse": len(self.worse)}
 
 
@@ -111,49 +102,52 @@ def main(
     a: Annotated[Path, Positional, arg(metavar="A.json")],
     b: Annotated[Path, Positional, arg(metavar="B.json")],
     *,
+    out: Annotated[Path | None, arg(metavar="FILE.json")] = None,
     other_inputs: Annotated[bool, FlagCreatePairsOff] = False,
     fail_on_regression: Annotated[bool, FlagCreatePairsOff] = False,
 ) -> int:
-    """Compare two reports of one benchmark, figure by figure; the last line is one JSON document.
+    """Compare two reports of one benchmark, figure by figure.
 
     Args:
-        a: the report that B is judged against.
-        b: the other.
-        other_inputs: judge although the inputs differ.
-        fail_on_regression: exit code 1 where a figure of B is worse and the intervals separate, or
-            where nothing could be judged.
+        a: the report to judge against.
+        b: the report to judge.
+        out: file for the comparison as JSON.
+        other_inputs: judge different inputs.
+        fail_on_regression: exit with 1 if a figure of B is worse beyond its interval, or if no
+            figure could be judged.
     """
     found = compare(read_report(a), read_report(b), other_inputs=other_inputs)
     print(describe_comparison(found))
-    print(json.dumps(found.to_json()))
+    print(headline(found))
+    if out is not None:
+        write_whole(out, (json.dumps(found.to_json(), indent=1) + "\n").encode())
+        print(f"report: {out}")
     if not fail_on_regression:
         return 0
     if not any(figure.verdict in ("better", "worse", "not told") for figure in found.figures):
-        raise InputError(f"no figure of {b} could be judged: whether it is worse is not known")
+        raise InputError(f"no figure of {b} could be judged, so a regression is not excluded")
     return 1 if found.worse else 0
 
 
 def compare(a: Report, b: Report, *, other_inputs: bool = False) -> Comparison:
-    """Compare measurements of equal name and load, and their figures of which less or more is
-    better; other inputs are not judged unless wanted.
+    """Compare the figures with a direction of measurements with equal name and load.
 
-    Raises:
-        InputError: they are of different benchmarks, or a measurement is twice in one.
+    `other_inputs` judges different inputs. Raises InputError if the benchmarks differ, or if a
+    report has a measurement twice.
     """
     if a.kind != b.kind:
         raise InputError(f"A is of bench {a.kind} and B of bench {b.kind}: nothing to compare")
     first, second = _by_name(a, "A"), _by_name(b, "B")
-    apart = [key for key in _INPUTS if a.subject.get(key) != b.subject.get(key)]
+    same = all(a.subject.get(key) == b.subject.get(key) for key in _INPUTS)
     figures = []
     for key, measurement in first.items():
         others = second[key].figures if key in second else {}
         for name, figure in measurement.figures.items():
             if name not in others or figure.better == "neither":
                 continue
-            verdict: Verdict = "not judged"
-            says = "other inputs"
-            if not apart or other_inputs:
-                verdict, says = _judge(figure, others[name])
+            verdict: tuple[Verdict, str] = "not judged", "other inputs"
+            if same or other_inputs:
+                verdict = _judge(figure, others[name])
             figures.append(
                 Compared(
                     name=measurement.name,
@@ -161,14 +155,13 @@ def compare(a: Report, b: Report, *, other_inputs: bool = False) -> Comparison:
                     figure=name,
                     a=figure,
                     b=others[name],
-                    verdict=verdict,
-                    says=says,
+                    verdict=verdict[0],
+                    says=verdict[1],
                 )
             )
     warnings = []
-    if apart:
-        judged_all_the_same = "the inputs differ, and are judged all the same"
-        warnings.append(judged_all_the_same if other_inputs else OTHER_INPUTS)
+    if not same:
+        warnings.append(JUDGED_INPUTS if other_inputs else OTHER_INPUTS)
     elif a.subject.get("inputs_sha256") is None:
         warnings.append(UNKNOWN_INPUTS)
     if a.baseline != b.baseline:
@@ -176,41 +169,47 @@ def compare(a: Report, b: Report, *, other_inputs: bool = False) -> Comparison:
     marks = []
     for whose, report in (("A", a), ("B", b)):
         marks += [(whose, mark) for mark in report.marks]
-        marks += [(f"{whose}, {title_of(m)}", x) for m in report.measurements for x in m.marks]
+        for m in report.measurements:
+            marks += [(f"{whose}, {tables.title_of(m)}", mark) for mark in m.marks]
     return Comparison(
         kind=a.kind,
         titles=(a.title, b.title),
         dates=(a.date, b.date),
-        same_inputs=not apart,
+        same_inputs=same,
         warnings=warnings,
         differences=differences_of(a, b),
         figures=figures,
-        only_a=[title_of(m) for key, m in first.items() if key not in second],
-        only_b=[title_of(m) for key, m in second.items() if key not in first],
+        only_a=[tables.title_of(m) for key, m in first.items() if key not in second],
+        only_b=[tables.title_of(m) for key, m in second.items() if key not in first],
         marks=marks,
     )
 
 
 def differences_of(a: Report, b: Report) -> list[Difference]:
-    """Unequal facts of the two: inputs, machine, versions, settings."""
-    found: dict[str, tuple[str, str]] = {}
-    for key in dict.fromkeys([*_INPUTS, *a.subject, *b.subject]):
-        found[key.replace("_sha256", "")] = _of(a.subject, key), _of(b.subject, key)
-    for key, what in _MACHINE.items():
-        found[what] = _of(a.environment, key), _of(b.environment, key)
-    for key in _GPU_SETTINGS:
-        found[f"GPU's {key}"] = _of_gpus(a, key), _of_gpus(b, key)
-    first, second = (r.environment.get("versions") or {} for r in (a, b))
-    for key in dict.fromkeys([*first, *second]):
-        found[key] = _of(first, key), _of(second, key)
-    for key in dict.fromkeys([*a.settings, *b.settings]):
-        if key != "name":
-            found[f"setting {key}"] = _of(a.settings, key), _of(b.settings, key)
-    return [Difference(what=w, a=one, b=other) for w, (one, other) in found.items() if one != other]
+    """Facts that differ: inputs, machine, versions, settings."""
+
+    def facts(report: Report) -> dict[str, str]:
+        machine, gpus = report.environment, report.environment["gpu_details"]
+        found = {key.replace("_sha256", ""): (key, v) for key, v in report.subject.items()}
+        found |= {what: (key, machine[key]) for key, what in _MACHINE.items()}
+        for key in _GPU_SETTINGS:
+            found[f"GPU's {key}"] = key, [gpu.get(key, NOT_SAID) for gpu in gpus]
+        found |= {name: (name, version) for name, version in machine["versions"].items()}
+        settings = {key: value for key, value in report.settings.items() if key != "name"}
+        found |= {f"setting {key}": (key, value) for key, value in settings.items()}
+        return {
+            what: tables.shortened(key, value)
+            for what, (key, value) in found.items()
+            if value not in (None, "", [], (), {})
+        }
+
+    first, second = facts(a), facts(b)
+    pairs = {key: (first.get(key, NOT_SAID), second.get(key, NOT_SAID)) for key in first | second}
+    return [Difference(what=what, a=x, b=y) for what, (x, y) in pairs.items() if x != y]
 
 
 def describe_comparison(found: Comparison) -> str:
-    """A comparison for people, in Markdown."""
+    """A comparison in Markdown."""
     lines = [f"## {found.kind}: B against A", ""]
     for name, title, date in zip("AB", found.titles, found.dates, strict=True):
         lines.append(f"- {name}: {escaped(title)}, {escaped(date)}")
@@ -221,22 +220,13 @@ def describe_comparison(found: Comparison) -> str:
             lines += [f"- **{OTHER_MACHINE}**", ""]
             lines += _table(["", "A", "B"], [[d.what, d.a, d.b] for d in found.differences])
     if found.figures:
-        counts = {words: 0 for words in get_args(Verdict)}
         rows, last = [], ""
         for one in found.figures:
-            counts[one.verdict] += 1
-            title = title_of(Measurement(name=one.name, load=one.load, figures={}))
-            texts = [figure_title(one.figure), with_unit(one.a), with_unit(one.b), one.says]
+            title = tables.title_of(Measurement(name=one.name, load=one.load, figures={}))
+            texts = [tables.figure_title(one.figure), with_unit(one.a), with_unit(one.b), one.says]
             rows.append(["" if title == last else title, *texts])
             last = title
-        lines += [
-            "",
-            f"B is better in {counts['better']} and worse in {counts['worse']} of "
-            f"{len(found.figures)} figures; no difference can be told in {counts['not told']}, "
-            f"{counts['no interval']} have no interval, {counts['not judged']} are not judged.",
-            "",
-            *_table(["measured", "figure", "A", "B", "verdict"], rows),
-        ]
+        lines += ["", *_table(["measured", "figure", "A", "B", "verdict"], rows)]
     else:
         lines += ["", "No figure is in both."]
     for name, only in (("A", found.only_a), ("B", found.only_b)):
@@ -248,24 +238,28 @@ def describe_comparison(found: Comparison) -> str:
     return "\n".join([*lines, "", HOLDS]) + "\n"
 
 
-def _table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    return markdown_table(
-        Table(
-            title="",
-            constant="",
-            headings=headings,
-            numbers=[False] * len(headings),
-            rows=[[Cell(text=text) for text in row] for row in rows],
-        )
+def headline(found: Comparison) -> str:
+    """Counts of the verdicts in one sentence."""
+    counts = collections.Counter(one.verdict for one in found.figures)
+    return (
+        f"B is better in {counts['better']} and worse in {counts['worse']} of "
+        f"{counted(len(found.figures), 'figure')}; no difference can be told in "
+        f"{counts['not told']}, {counts['no interval']} have no interval, {counts['not judged']} "
+        "are not judged."
     )
 
 
+def _table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    cells = [[tables.Cell(text=text) for text in row] for row in rows]
+    table = tables.Table(headings=headings, numbers=[False] * len(headings), rows=cells)
+    return tables.markdown_table(table)
+
+
 def _judge(a: Figure, b: Figure) -> tuple[Verdict, str]:
+    """The verdict, and its words: ``B is slower by 4.1 ms (32 %)``, or the reason against one."""
     if (a.unit, a.better) != (b.unit, b.better):
-        return (
-            "not judged",
-            f"A has it in {a.unit} ({a.better} is better), B in {b.unit} ({b.better})",
-        )
+        told = f"A has it in {a.unit} ({a.better} is better), B in {b.unit} ({b.better})"
+        return "not judged", told
     missing: dict[str, list[str]] = {}
     for whose, figure in (("A", a), ("B", b)):
         ends = (("lower end", figure.low), ("upper end", figure.high))
@@ -280,39 +274,22 @@ def _judge(a: Figure, b: Figure) -> tuple[Verdict, str]:
         return "no interval", f"{NOT_TOLD}: {', '.join(said)}"
     if not separate(a, b):
         return "not told", f"{NOT_TOLD}: the intervals touch"
-    assert a.high is not None
-    assert b.low is not None
-    verdict: Verdict = "better" if (b.low > a.high) == (a.better == "higher") else "worse"
-    return verdict, _words(a, b, verdict)
-
-
-def _words(a: Figure, b: Figure, verdict: Verdict) -> str:
-    """``B is 1.32 times as fast``, ``B is slower by 4.1 ms (32 %)``."""
+    better = (b.value > a.value) == (a.better == "higher")
     low, high = sorted((abs(a.value), abs(b.value)))
-    if verdict == "better" and a.unit in _TIMES and low > 0:
-        return f"B is {high / low:.2f} times as fast"
-    words = {"better": "better", "worse": "slower" if a.unit in _TIMES else "worse"}[verdict]
-    change = Figure(value=abs(b.value - a.value), unit=a.unit)
+    if better and a.unit in _TIMES and low > 0:
+        return "better", f"B is {high / low:.2f} times as fast"
+    word = "better" if better else "slower" if a.unit in _TIMES else "worse"
+    change = with_unit(Figure(value=abs(b.value - a.value), unit=a.unit))
     share = f" ({abs(b.value / a.value - 1):.1%})".replace("%", " %") if a.value else ""
-    return f"B is {words} by {with_unit(change)}{'' if unit_of(a) == '%' else share}"
+    words = f"B is {word} by {change}{'' if a.unit == 'share' else share}"
+    return "better" if better else "worse", words
 
 
 def _by_name(report: Report, whose: str) -> dict[object, Measurement]:
     found: dict[object, Measurement] = {}
-    for measurement in report.measurements:
-        load = measurement.load.items()
-        key = (measurement.name, frozenset((k, isinstance(v, bool), v) for k, v in load))
+    for m in report.measurements:
+        key = (m.name, frozenset((k, isinstance(v, bool), v) for k, v in m.load.items()))
         if key in found:
-            raise InputError(f"{whose} has {title_of(measurement)} twice: nothing tells them apart")
-        found[key] = measurement
+            raise InputError(f"{whose} has {tables.title_of(m)} twice: nothing tells them apart")
+        found[key] = m
     return found
-
-
-def _of(values: Mapping[str, Any], key: str) -> str:
-    value = values.get(key)
-    return NOT_SAID if value in (None, "", [], (), {}) else shortened(key, value)
-
-
-def _of_gpus(report: Report, key: str) -> str:
-    details = report.environment.get("gpu_details") or []
-    return text_of([gpu.get(key, NOT_SAID) for gpu in details]) or NOT_SAID

@@ -1,13 +1,12 @@
-"""Rendering whole data sets: maps are read, rendered by servers and written as pictures, and a
-manifest knows what is done.
+"""Render whole data sets: maps in, pictures from servers out, and a manifest of them.
 
-    run.py           a run that is iterated; begin here
-    pipeline.py      what happens to a map, in order
-    servers.py       which server is asked, and when not; connections.py is one of them
-    manifest.py      what is done; store.py puts pictures and rows in their places
-    folder.py tar.py zip.py parquet.py    a format each; datasets.py chooses one by the location
-    listeners.py metrics.py               progress, log lines, summary, Prometheus
-    ray_engine.py                         the same with Ray
+run.py           a run, as an iterator; begin here
+pipeline.py      a map's way, in order; retries.py decides which requests are sent again
+servers.py       the choice of a server; connections.py has an open connection
+manifest.py      the rows of finished maps, and the store of pictures and rows
+folder.py tar.py zip.py parquet.py    a format each; datasets.py chooses one by the location
+listeners.py metrics.py               progress, log lines, summary, Prometheus
+ray_engine.py                         a run on Ray
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from sceneloom.kinds import check_kind
+from sceneloom.validation import check_kind
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -46,18 +45,17 @@ def render(
         synthesizer: the client or engine; it stays open.
         maps: path or URL of a folder, zip file, tar shards or Parquet (docs/rendering-formats.md),
             or an opened source.
-        output: folder for the pictures and their manifest; pictures that it has already are not
-            made again. Without it the pictures are in the results.
-        labels: where the label maps are in `maps`; test_label unless named.
-        instances: where the instance maps are; test_inst unless `labels` is named.
-        settings: how; requests in flight follow what the engine can use.
+        output: folder for the pictures and their manifest; unchanged pictures in it are not made
+            again. Without it the results hold the pictures.
+        labels: the label maps in `maps`; default test_label.
+        instances: the instance maps; default test_inst, without `labels`.
+        settings: how to render.
 
     Returns:
         the run: iterate it for one `Rendered`, `Picture`, `Skipped` or `Failed` per map, in the
         order they finish.
 
-    Raises:
-        InputError: a location is of a wrong form; others come from the run's first step.
+    Raises InputError if a location is of a wrong form; the run's first step raises other errors.
     """
     from sceneloom.rendering.plan import Maps, Pictures, engine_address, make_plan
     from sceneloom.rendering.run import RenderRun
@@ -65,15 +63,15 @@ def render(
 
     if not hasattr(maps, "left_out"):  # a Source
         check_kind(maps, (str, os.PathLike), "the path or the source of the maps")
-    for place in (output, labels, instances):
-        if place is not None:
-            check_kind(place, (str, os.PathLike), "a path")
+    for path in (output, labels, instances):
+        if path is not None:
+            check_kind(path, (str, os.PathLike), "a path")
     if settings is not None:
         check_kind(settings, RenderSettings, "an object of RenderSettings")
     settings = settings or RenderSettings()
-    pictures = None if output is None else Pictures(place=str(output))
+    pictures = None if output is None else Pictures(location=str(output))
     found = Maps(
-        place=maps,
+        location=maps,
         labels=None if labels is None else str(labels),
         instances=None if instances is None else str(instances),
     )

@@ -5,64 +5,41 @@ from __future__ import annotations
 import dataclasses
 import threading
 from collections.abc import Callable, Sequence
-from typing import Literal, Protocol, cast, get_args
+from typing import Literal, cast, get_args
 
-from sceneloom.contract import MODEL_NAME, Contract
-from sceneloom.errors import (
-    InputError,
-    ModelNotFoundError,
-    RequestRejectedError,
-    ServerUnavailableError,
-)
+from sceneloom import errors
+from sceneloom.contract import MODEL_NAME, Contract, precision_of
 from sceneloom.maps import Image, instance_map_png, label_map_png
-from sceneloom.pictures import decode_picture, encode_picture
+from sceneloom.pictures import EncodedFormat
 from sceneloom.png import SIGNATURE
 from sceneloom.rendering.loading import Prepared
 from sceneloom.rendering.settings import RenderSettings
-from sceneloom.request import smallest_map
+from sceneloom.request import smallest_map, stack
 from sceneloom.synthesizer import Synthesizer
-from sceneloom.triton.client import TritonSynthesizer
-from sceneloom.triton.encoded import ENCODED_MODEL, EncodedClient, EncodedFormat, measure_link
+from sceneloom.triton.client import TransportChoice, TritonSynthesizer
+from sceneloom.triton.encoded import ENCODED_MODEL, EncodedClient, measure_link
+from sceneloom.triton.transport import Timeouts
 
 PathChoice = Literal["auto", "raw", "encoded"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Reply:
-    """What came back for one map: one of the two is there."""
+    """The answer for one map, either as `image` or as `encoded`."""
 
     image: Image | None = None
     """uint8 [H, W, 3], RGB, cropped to the map's size."""
     encoded: bytes | None = None
-    """The picture as the server encoded it, in the format that was asked for."""
-    sent: int = 0
-    """Bytes of the request's tensors."""
-    engine: str = ""
-    """What made it, as RUNTIME-PRECISION; empty where unknown."""
-
-    @property
-    def received(self) -> int:
-        """Bytes of the answer's tensor."""
-        return len(self.encoded or b"") if self.image is None else self.image.nbytes
-
-    def decode(self) -> Image:
-        """The picture, uint8 [H, W, 3], RGB."""
-        if self.image is not None:
-            return self.image
-        assert self.encoded is not None
-        return decode_picture(self.encoded)
-
-    def encode(self, settings: RenderSettings) -> bytes:
-        """The encoded picture."""
-        if self.encoded is not None:
-            return self.encoded
-        assert self.image is not None
-        return encode_picture(self.image, settings.format, quality=settings.quality)
+    """The picture in the format of the settings, encoded by the server."""
+    sent: int
+    received: int
+    """Bytes of the answer's tensor."""
+    engine: str
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Route:
-    """How the pictures of a run travel; each text is a sentence for its summary."""
+    """How the pictures of a run travel, in sentences for its summary."""
 
     encoded: bool = False
     """Whether files travel instead of arrays."""
@@ -71,195 +48,143 @@ class Route:
     transport: str = ""
     """How tensors travel to the server."""
     engine: str = ""
-    """The server's engine; empty where it does not say which."""
+    """The server's engine; empty if unknown."""
 
 
-class PathChooser:
-    """Chooses once, for all servers of a run, whether arrays or files travel."""
+@dataclasses.dataclass(eq=False)
+class RunPath:
+    """The path of a run, raw or encoded, for all its servers."""
 
-    def __init__(self, path: PathChoice) -> None:
-        self.path = path
-        """What was asked for: ``raw``, ``encoded`` or ``auto``."""
-        self._lock = threading.Lock()
-        self._chosen = None if path == "auto" else (path == "encoded", f"{path}: as asked")
-
-    @property
-    def chosen(self) -> tuple[bool, str]:
-        """Whether files travel, and why; False and empty before the first request."""
-        return self._chosen or (False, "")
-
-    def choose(self, measure: Callable[[], tuple[bool, str]]) -> bool:
-        """Whether files travel; the first call measures, the others wait for it."""
-        with self._lock:
-            if self._chosen is None:
-                self._chosen = measure()
-            return self._chosen[0]
+    wanted: PathChoice
+    chosen: tuple[bool, str] | None = None
+    """Whether files travel, and why; None until the first request."""
+    lock: threading.Lock = dataclasses.field(default_factory=threading.Lock)
 
 
-class Connection(Protocol):
-    """An open connection to a server, or an engine in this process; `send` is called from several
-    threads.
-    """
+class Connection:
+    """An open connection; this one is to a synthesizer of the caller, which stays open."""
 
-    contract: Contract
-    model: str
-    version: str
-    """The version of it that is served; empty for an engine in this process."""
-    engine: str
-    """What runs it, as RUNTIME-PRECISION; empty where unknown."""
-    batch: int
-    """Most maps that one request is made of."""
+    batch = 1
+    """Most maps of one request."""
+
+    def __init__(self, synthesizer: Synthesizer, close: Callable[[], None] = lambda: None) -> None:
+        self._synthesizer, self.close = synthesizer, close
+        self.contract: Contract = synthesizer.contract
+        self.engine: str = synthesizer.engine
+        # An engine in this process has no name and version.
+        self.model: str = getattr(synthesizer, "model", "")
+        self.version: str = getattr(synthesizer, "version", "")
 
     @property
     def route(self) -> Route:
         """How its pictures travel."""
+        return Route()
 
     def send(self, batch: Sequence[Prepared]) -> list[Reply]:
-        """Have maps of one size rendered; raises a ServingError."""
+        """Render maps of one size, from any thread; raises ServingError."""
+        arrays = stack([prepared.request for prepared in batch])
+        images = self._synthesizer.run_batch(*arrays)
+        sent = sum(array.nbytes for array in arrays if array is not None) // len(batch)
+        cropped = [p.request.padding.crop(image) for p, image in zip(batch, images, strict=True)]
+        return [
+            Reply(image=image, sent=sent, received=image.nbytes, engine=self.engine)
+            for image in cropped
+        ]
 
     def prove(self) -> None:
-        """Have a real request answered; raises a ServingError where it is not."""
-
-    def close(self) -> None:
-        """Close it."""
+        """Render the smallest map, for a model can be dead while its server calls it ready."""
+        self._synthesizer.synthesize(*smallest_map(self.contract))
 
 
-class EngineConnection:
-    """A synthesizer that the caller owns, mostly an engine in this process; closing the connection
-    leaves it open.
-    """
-
-    def __init__(self, synthesizer: Synthesizer) -> None:
-        self._synthesizer = synthesizer
-        self.batch = 1
-        """Most maps that one request is made of."""
-        self.contract: Contract = synthesizer.contract
-        self.model: str = getattr(synthesizer, "model", "")
-        """Name of the model; empty for an engine in this process."""
-        self.version: str = getattr(synthesizer, "version", "")
-        """The version that is served; empty for an engine in this process."""
-        self.engine: str = synthesizer.engine
-        """What runs it, as RUNTIME-PRECISION; empty where unknown."""
-        self.route = Route()
-        """There is one way only."""
-
-    def send(self, batch: Sequence[Prepared]) -> list[Reply]:
-        """Have maps of one size rendered.
-
-        Raises:
-            ServingError: the server did not answer with pictures.
-        """
-        return send_raw(self._synthesizer, batch)
-
-    def prove(self) -> None:
-        """Have the smallest map rendered.
-
-        Raises:
-            ServingError: no picture came back.
-        """
-        render_smallest(self._synthesizer)
-
-    def close(self) -> None:
-        """Leave the synthesizer open."""
-
-
-def send_raw(synthesizer: Synthesizer, batch: Sequence[Prepared]) -> list[Reply]:
-    """Have maps of one size rendered from arrays; raises a ServingError."""
-    images = synthesizer.run_requests([prepared.request for prepared in batch])
-    return [
-        Reply(
-            image=prepared.request.padding.crop(image),
-            sent=prepared.request.nbytes,
-            engine=synthesizer.engine,
-        )
-        for prepared, image in zip(batch, images, strict=True)
-    ]
-
-
-def render_smallest(synthesizer: Synthesizer) -> None:
-    """Have a map of one class and one instance rendered, of the smallest size that the model takes:
-    a model's process can be dead while its server says that the model is ready.
-
-    Raises:
-        ServingError: no picture came back.
-    """
-    synthesizer.synthesize(*smallest_map(synthesizer.contract))
-
-
-_SHARED_MEMORY = "grpc-shm"
-_ENCODED_SUFFIX = ENCODED_MODEL.removeprefix(MODEL_NAME)
-
-
-class TritonConnection:
+class TritonConnection(Connection):
     """An open connection to a Triton server."""
 
     def __init__(
-        self, synthesizer: TritonSynthesizer, settings: RenderSettings, chooser: PathChooser
+        self,
+        url: str,
+        *,
+        model: str,
+        timeouts: Timeouts,
+        transport: TransportChoice,
+        settings: RenderSettings,
+        path: RunPath,
     ) -> None:
-        """Take over a synthesizer; it is closed with the connection.
-
-        Args:
-            synthesizer: the raw path.
-            settings: format, quality and what to do with unknown ids.
-            chooser: of the run. With the path ``raw`` the encoded path is not looked for, with
-                ``encoded`` there has to be one.
-
-        Raises:
-            ModelNotFoundError: the encoded path was asked for, and the server does not have it.
-        """
-        self._settings, self._chooser = settings, chooser
-        self.synthesizer = synthesizer
-        """The raw path."""
-        self.contract: Contract = synthesizer.contract
-        self.model, self.version = synthesizer.model, synthesizer.version
-        """Name and version of the model."""
-        self.engine = synthesizer.engine
-        """What runs it, as RUNTIME-PRECISION; empty where the server does not say it."""
-        most = synthesizer.max_batch_size
-        self.batch = 1 if synthesizer.dynamic_batching else most
-        """Most maps that one request is made of: where the server joins requests, single ones are
-        as good and wait for nobody.
-        """
+        """Connect, and look for the encoded path if the run may use it; see `EncodedClient`."""
+        self._settings, self._path = settings, path
+        synthesizer = TritonSynthesizer(url, model=model, timeouts=timeouts, transport=transport)
+        super().__init__(synthesizer, synthesizer.close)
+        self._triton = synthesizer
+        # A server that joins requests does as well with single ones, without waiting for others.
+        self.batch = 1 if synthesizer.dynamic_batching else synthesizer.max_batch_size
         self._encoded: EncodedClient | None = None
-        if chooser.path == "raw":
+        self._why_raw = ""
+        if synthesizer.transport.kind == "grpc-shm":
+            self._why_raw = "raw: tensors go through shared memory"
+        elif settings.format not in get_args(EncodedFormat):
+            self._why_raw = f"raw: the encoded path does not give {settings.format}"
+        encodes = not self._why_raw if path.chosen is None else path.chosen[0]
+        if not encodes:
             return
         try:
             encoded = EncodedClient(
                 synthesizer.transport,
-                model=f"{synthesizer.model}{_ENCODED_SUFFIX}",
+                model=f"{synthesizer.model}{ENCODED_MODEL.removeprefix(MODEL_NAME)}",
                 timeouts=synthesizer.timeouts,
             )
             if encoded.contract != self.contract:
-                raise ModelNotFoundError(
+                raise errors.ModelNotFoundError(
                     f"{synthesizer.transport.address}: its encoded path is another model's"
                 )
             self._encoded = encoded
-        except (ModelNotFoundError, ServerUnavailableError):  # not there, or not loaded
-            if chooser.path == "encoded":
+        except (errors.ModelNotFoundError, errors.ServerUnavailableError):  # absent, or not loaded
+            if path.wanted == "encoded":
+                self.close()
                 raise
+            self._why_raw = "raw: the server has no encoded path"
+        except BaseException:
+            self.close()
+            raise
 
     def send(self, batch: Sequence[Prepared]) -> list[Reply]:
-        """Have maps of one size rendered.
-
-        Raises:
-            ServingError: the server did not answer with pictures.
-        """
-        encoded = self._chooser.choose(lambda: self._measure(batch[0]))
-        if self._encoded is None or not encoded:
-            return send_raw(self.synthesizer, batch)
-        return [self._send_files(self._encoded, one) for one in batch]
+        """Render maps of one size; raises ServingError."""
+        with self._path.lock:  # the first request measures, the others wait for it
+            if self._path.chosen is None:
+                self._path.chosen = (
+                    (False, self._why_raw)
+                    if self._encoded is None
+                    else self._measure_path(self._encoded, batch[0])
+                )
+            encodes, _ = self._path.chosen
+        if self._encoded is None or not encodes:
+            return super().send(batch)
+        replies = []
+        for prepared in batch:
+            label, instance = _files(self.contract, prepared)
+            picture = self._encoded.synthesize(
+                label,
+                instance,
+                prepared.style,
+                format=cast(EncodedFormat, self._settings.format),
+                quality=self._settings.quality,
+                unknown=self._settings.unknown,
+            )
+            sent = len(label) + len(instance or b"")
+            replies.append(
+                Reply(encoded=picture, sent=sent, received=len(picture), engine=self.engine)
+            )
+        return replies
 
     @property
     def route(self) -> Route:
         """How its pictures travel."""
-        synthesizer = self.synthesizer
-        encoded, why = self._chooser.chosen
+        synthesizer = self._triton
+        encoded, why = self._path.chosen or (False, "")
         engine = ""
-        if synthesizer.engine:
+        if self.engine:
             difference = synthesizer.difference or "not said by the server"
             fast = synthesizer.fast or "not said by the server"
             engine = (
-                f"engine: {synthesizer.engine} ({synthesizer.precision}); difference from PyTorch: "
+                f"engine: {self.engine} ({precision_of(self.engine)}); difference from PyTorch: "
                 f"{difference}; --precision fast: {fast}"
             )
         return Route(
@@ -270,13 +195,9 @@ class TritonConnection:
         )
 
     def prove(self) -> None:
-        """Have the smallest map rendered.
-
-        Raises:
-            ServingError: no picture came back.
-        """
-        render_smallest(self.synthesizer)
-        if self._encoded is not None and self._chooser.chosen[0]:
+        """Render the smallest map on the path of the run; raises ServingError."""
+        super().prove()
+        if self._encoded is not None and self._path.chosen is not None and self._path.chosen[0]:
             label_map, instance_map = smallest_map(self.contract)
             label = label_map_png(self.contract, label_map)
             instance = None
@@ -284,53 +205,29 @@ class TritonConnection:
                 instance = instance_map_png(self.contract, label_map, instance_map)
             self._encoded.synthesize(label, instance)
 
-    def close(self) -> None:
-        """Close the connection."""
-        self.synthesizer.close()
-
-    def _measure(self, prepared: Prepared) -> tuple[bool, str]:
-        """Whether a map of the run takes less time as a file, and why; raises a ServingError."""
-        format = self._settings.format
-        if self.synthesizer.transport.kind == _SHARED_MEMORY:
-            return False, "raw: tensors go through shared memory"
-        if self._encoded is None:
-            return False, "raw: the server has no encoded path"
-        if format not in get_args(EncodedFormat):
-            return False, f"raw: the encoded path does not give {format}"
+    def _measure_path(self, encoded: EncodedClient, prepared: Prepared) -> tuple[bool, str]:
+        """Whether a map of the run takes less time as a file, and why; raises ServingError."""
         try:
             label, instance = _files(self.contract, prepared)
             times = measure_link(
-                self.synthesizer,
-                self._encoded,
+                self._triton,
+                encoded,
                 label,
                 instance,
                 prepared.style,
-                format=cast(EncodedFormat, format),
+                format=cast(EncodedFormat, self._settings.format),
                 quality=self._settings.quality,
                 unknown=self._settings.unknown,
             )
-        except (InputError, RequestRejectedError) as error:
+        except (errors.InputError, errors.RequestRejectedError) as error:
             return False, f"raw: the first map cannot go the encoded path ({error})"
         return times.path == "encoded", (
             f"{times.path}: a picture took {times.raw:.3f} s raw and {times.encoded:.3f} s encoded"
         )
 
-    def _send_files(self, encoded: EncodedClient, prepared: Prepared) -> Reply:
-        label, instance = _files(self.contract, prepared)
-        picture = encoded.synthesize(
-            label,
-            instance,
-            prepared.style,
-            format=cast(EncodedFormat, self._settings.format),
-            quality=self._settings.quality,
-            unknown=self._settings.unknown,
-        )
-        sent = len(label) + len(instance or b"")
-        return Reply(encoded=picture, sent=sent, engine=self.engine)
-
 
 def _files(contract: Contract, prepared: Prepared) -> tuple[bytes, bytes | None]:
-    """The map's own files where they are PNG; others are written as PNG."""
+    """The map's own files if they are PNG, or else new PNG files."""
     loaded, request = prepared.loaded, prepared.request
     height, width = prepared.height, prepared.width
     label, instance = loaded.label, loaded.instance

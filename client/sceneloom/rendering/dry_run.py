@@ -1,5 +1,5 @@
-"""`sceneloom render --dry-run`: every map is read and checked, one is rendered for its time; and
-`--verify`: the pictures of a finished run are hashed and compared.
+"""`sceneloom render --dry-run`: read and check every map, and render one for its time;
+`--verify`: compare the pictures of a finished run with their hashes.
 """
 
 from __future__ import annotations
@@ -14,129 +14,114 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 
 from sceneloom.errors import InputError, SceneLoomError
-from sceneloom.file_tree import LeftOut, describe
+from sceneloom.files import LeftOut, describe
 from sceneloom.maps import Image
-from sceneloom.pictures import decode_picture
+from sceneloom.pictures import decode_picture, encode_picture
 from sceneloom.rendering.items import Failed, MapItem, Sink
 from sceneloom.rendering.listeners import list_failures
-from sceneloom.rendering.loading import Loader
+from sceneloom.rendering.loading import Loader, Prepared
 from sceneloom.rendering.manifest import LISTING, Manifest, Row, write_listing
 from sceneloom.rendering.run import Plan
 from sceneloom.rendering.settings import Container
+from sceneloom.request import Padding
 from sceneloom.style import style_chooser
 from sceneloom.text import counted, printable
 
 _CHUNK = 64
-_KEPT_FAILURES = 1000
-_PRINTED = 20
+_MAX_FAILURES = 1000
+_MAX_PRINTED = 20
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DryRun:
-    """What was found."""
+    """The findings of a dry run."""
 
-    maps: int
-    """How many there are."""
-    sizes: dict[tuple[int, int], int]
-    """(height, width) -> how many good maps."""
-    problems: dict[str, int]
-    """Class of error -> how many maps."""
-    failed: list[Failed]
+    sizes: Counter[tuple[int, int]] = dataclasses.field(default_factory=Counter)
+    """(height, width) -> number of good maps."""
+    problems: Counter[str] = dataclasses.field(default_factory=Counter)
+    """Class of error -> number of maps."""
+    failed: list[Failed] = dataclasses.field(default_factory=list)
     """The first thousand maps that would give no picture, and why."""
     padded: int
     """Good maps that would be padded, and their pictures cropped."""
     left_out: Sequence[LeftOut]
-    """What the data set leaves out."""
+    """The files that the data set leaves out."""
     seconds_per_picture: float | None
-    """What the probe took at the most frequent size; None without a good map."""
+    """Measured with a map of the most frequent size; None without a good map."""
+
+    @property
+    def maps(self) -> int:
+        """Number of maps."""
+        return self.sizes.total() + self.problems.total()
 
     @property
     def seconds(self) -> float | None:
-        """Estimate of the whole run, one picture after the other: requests in flight make it less,
-        larger sizes more.
-        """
+        """Estimate of the whole run, one picture after the other."""
         if self.seconds_per_picture is None:
             return None
-        return self.seconds_per_picture * sum(self.sizes.values())
+        return self.seconds_per_picture * self.sizes.total()
 
 
 def dry_run(plan: Plan) -> DryRun:
-    """Read and check every map of a plan, and render one for its time; nothing is written.
-
-    Raises:
-        ServingError: the first server does not answer.
-        InputError: the source cannot be read.
-    """
+    """Check every map of a plan, and render one; writes nothing. Raises ServingError."""
     connection = plan.addresses[0].connect()
     try:
         choose = style_chooser(connection.contract, plan.settings)
         loader = Loader(connection.contract, plan.settings, choose)
-        seen = _Seen()
+
+        def check(item: MapItem) -> tuple[tuple[int, int], bool] | Failed:
+            try:
+                prepared: Prepared = loader.prepare(loader.load(item))
+            except (SceneLoomError, OSError) as error:
+                return Failed(key=item.key, error=error)
+            return (prepared.height, prepared.width), prepared.request.padding != Padding()
+
+        sizes: Counter[tuple[int, int]] = Counter()
+        problems: Counter[str] = Counter()
+        failed: list[Failed] = []
+        samples: dict[tuple[int, int], MapItem] = {}
+        padded = 0
         source = plan.source(connection.contract)
         items = iter(source)
         with ThreadPoolExecutor(plan.settings.threads) as pool:
             while chunk := list(itertools.islice(items, _CHUNK)):
-                for pair in zip(chunk, pool.map(partial(_check, loader), chunk), strict=True):
-                    seen.add(*pair)
+                for item, found in zip(chunk, pool.map(check, chunk), strict=True):
+                    if isinstance(found, Failed):
+                        problems[type(found.error).__name__] += 1
+                        failed += [found] * (len(failed) < _MAX_FAILURES)
+                    else:
+                        sizes[found[0]] += 1
+                        padded += found[1]
+                        samples.setdefault(found[0], item)
         loader.check_styles_used()
-        frequent = max(seen.sizes, key=lambda size: seen.sizes[size], default=None)
         seconds = None
-        if frequent is not None:
-            sample = loader.prepare(loader.load(seen.samples[frequent]))
+        if sizes:
+            ((frequent, _),) = sizes.most_common(1)
+            sample = loader.prepare(loader.load(samples[frequent]))
             connection.send([sample])  # warms up
             start = time.perf_counter()
-            connection.send([sample])[0].encode(plan.settings)
+            (reply,) = connection.send([sample])
+            if reply.image is not None:
+                encode_picture(reply.image, plan.settings.format, quality=plan.settings.quality)
             seconds = time.perf_counter() - start
         return DryRun(
-            maps=seen.sizes.total() + seen.problems.total(),
-            sizes=dict(seen.sizes),
-            problems=dict(seen.problems),
-            failed=seen.failed,
-            padded=seen.padded,
-            left_out=source.left_out(),
+            sizes=sizes,
+            problems=problems,
+            failed=failed,
+            padded=padded,
+            left_out=source.left_out,
             seconds_per_picture=seconds,
         )
     finally:
         connection.close()
 
 
-class _Seen:
-    """What was found so far."""
-
-    def __init__(self) -> None:
-        self.sizes: Counter[tuple[int, int]] = Counter()
-        self.problems: Counter[str] = Counter()
-        self.failed: list[Failed] = []
-        self.samples: dict[tuple[int, int], MapItem] = {}
-        self.padded = 0
-
-    def add(self, item: MapItem, found: tuple[tuple[int, int], bool] | Failed) -> None:
-        if isinstance(found, Failed):
-            self.problems[type(found.error).__name__] += 1
-            if len(self.failed) < _KEPT_FAILURES:
-                self.failed.append(found)
-            return
-        size, padded = found
-        self.sizes[size] += 1
-        self.padded += padded
-        self.samples.setdefault(size, item)
-
-
-def _check(loader: Loader, item: MapItem) -> tuple[tuple[int, int], bool] | Failed:
-    try:
-        prepared = loader.prepare(loader.load(item))
-    except (SceneLoomError, OSError) as error:
-        return Failed(key=item.key, error=error)
-    return (prepared.height, prepared.width), bool(prepared.request.padding)
-
-
 def report_dry_run(found: DryRun) -> int:
-    """Print what a dry run found; returns the exit code."""
-    print(f"{counted(found.maps, 'map')}, of which {sum(found.sizes.values())} can be rendered")
-    for (height, width), count in sorted(found.sizes.items(), key=lambda item: -item[1])[:_PRINTED]:
+    """Print the findings of a dry run; returns the exit code."""
+    print(f"{counted(found.maps, 'map')}, of which {found.sizes.total()} can be rendered")
+    for (height, width), count in found.sizes.most_common(_MAX_PRINTED):
         print(f"  {count} of {width}x{height} (width x height)")
     if found.padded:
         print(f"{found.padded} would be padded to the model's next size and cropped back")
@@ -144,7 +129,7 @@ def report_dry_run(found: DryRun) -> int:
         print(f"  {count} {kind}")
     for line in describe(found.left_out):
         print(line)
-    list_failures(found.failed[:_PRINTED], Counter(found.problems))
+    list_failures(found.failed[:_MAX_PRINTED], found.problems)
     if found.seconds is not None:
         print(
             f"one picture takes {found.seconds_per_picture:.3f} s; one after the other, all would "
@@ -154,16 +139,16 @@ def report_dry_run(found: DryRun) -> int:
 
 
 def report_check(plans: Sequence[Plan], container: Container) -> int:
-    """Check the pictures of a place and print what is damaged; returns the exit code.
+    """Check the pictures of finished runs and print the damaged ones; returns the exit code.
 
-    The rows of several manifests are left beside them as one listing, ``manifest.jsonl``.
+    The rows of several manifests are written beside them as one listing, ``manifest.jsonl``.
 
     Args:
-        plans: of the runs that made them: one, or one for each part of a data set.
-        container: what the pictures are looked for in.
+        plans: of the runs: one, or one for each part of a data set.
+        container: of the pictures.
 
     Raises:
-        InputError: there is no manifest, it knows no map, or its pictures are in another container.
+        InputError: a manifest is missing or empty, or its pictures are in another container.
         OSError: the listing cannot be written.
     """
     good, failed, damaged = 0, 0, 0
@@ -172,15 +157,14 @@ def report_check(plans: Sequence[Plan], container: Container) -> int:
         for plan in plans:
             assert plan.manifest is not None
             assert plan.sink is not None
-            manifests.append(
-                (opened.enter_context(Manifest(plan.manifest, to_read=True)), plan.sink)
-            )
+            manifest = opened.enter_context(Manifest(plan.manifest, to_read=True))
+            manifests.append((manifest, plan.sink))
         threads = plans[0].settings.threads
         for found in check_pictures(merged_rows(manifests), threads=threads):
             if isinstance(found, Damage):
                 _check_container(found.output, container)
                 damaged += 1
-                if damaged <= _PRINTED:
+                if damaged <= _MAX_PRINTED:
                     print(f"damaged: {printable(found.reason)}", file=sys.stderr)
             elif found.status == "done":
                 good += 1
@@ -190,17 +174,15 @@ def report_check(plans: Sequence[Plan], container: Container) -> int:
         if len(manifests) > 1:
             write_listing((row for row, _ in merged_rows(manifests)), listing)
     if not good + damaged + failed:
-        place = printable(manifests[0][0].path)
-        raise InputError(f"{place}: knows no map; nothing was rendered with it")
-    print(
+        path = printable(manifests[0][0].path)
+        raise InputError(f"{path}: knows no map; nothing was rendered with it")
+    text = (
         f"{counted(good, 'picture')} {'is as it was' if good == 1 else 'are as they were'} "
         f"written, {damaged} {'is' if damaged == 1 else 'are'} not"
-        + (
-            f"; {counted(failed, 'map')} {'has' if failed == 1 else 'have'} no picture"
-            if failed
-            else ""
-        )
     )
+    if failed:
+        text += f"; {counted(failed, 'map')} {'has' if failed == 1 else 'have'} no picture"
+    print(text)
     if len(manifests) > 1:
         print(f"{counted(len(manifests), 'manifest')}, as one: {printable(listing)}")
     return 1 if damaged or failed else 0
@@ -215,30 +197,17 @@ def _check_container(output: str, container: Container) -> None:
         raise InputError(f"{output}: rendered with --container {made}; verify with the same")
 
 
-_PICTURES_AT_ONCE = 64
-
-
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Damage:
-    """A picture that is not as it was written."""
+    """A picture that has changed or is missing."""
 
     key: str
     output: str
-    """Where it should lie."""
     reason: str
 
 
 def check_pictures(rows: Iterable[tuple[Row, Sink]], *, threads: int) -> Iterator[Row | Damage]:
-    """Hash every picture that is called done.
-
-    Args:
-        rows: of manifests, each with where its picture is; only read.
-        threads: how many read at once.
-
-    Yields:
-        the row of each picture that is as it was, and of each map without one, and a `Damage` for
-        every other, in the order of the rows.
-    """
+    """Compare finished pictures with their hashes: the row if it is unchanged, or `Damage`."""
 
     def check(pair: tuple[Row, Sink]) -> Row | Damage:
         row, sink = pair
@@ -257,46 +226,25 @@ def check_pictures(rows: Iterable[tuple[Row, Sink]], *, threads: int) -> Iterato
 
     pairs = iter(rows)
     with ThreadPoolExecutor(threads) as pool:
-        while chunk := list(itertools.islice(pairs, _PICTURES_AT_ONCE)):
+        while chunk := list(itertools.islice(pairs, _CHUNK)):
             yield from pool.map(check, chunk)
 
 
 def merged_rows(manifests: Sequence[tuple[Manifest, Sink]]) -> Iterator[tuple[Row, Sink]]:
-    """The rows of several manifests as one, each with the place of its picture.
+    """The rows of several manifests in key order; of rows of one key only the latest."""
 
-    Args:
-        manifests: such as those of the parts of a data set, each with where its pictures are.
+    def order(pair: tuple[Row, Sink]) -> tuple[bool, bytes]:
+        """SQLite's order of keys: text by its bytes, then names that are not UTF-8."""
+        key = pair[0].key.encode("utf-8", "surrogateescape")
+        return key.decode("utf-8", "replace") != pair[0].key, key
 
-    Yields:
-        rows in the order of their keys; of rows of one key, the one that was written last.
-    """
-
-    def rows(manifest: Manifest, sink: Sink) -> Iterator[tuple[Row, Sink]]:
-        return ((row, sink) for row in manifest.rows())
-
-    merged = heapq.merge(*itertools.starmap(rows, manifests), key=_place_in_order)
-    for _, same in itertools.groupby(merged, key=_place_in_order):
+    pairs = (zip(manifest.rows(), itertools.repeat(sink)) for manifest, sink in manifests)
+    for _, same in itertools.groupby(heapq.merge(*pairs, key=order), key=order):
         yield max(same, key=lambda pair: pair[0].finished)
 
 
-def _place_in_order(pair: tuple[Row, Sink]) -> tuple[bool, bytes]:
-    """As SQLite orders keys: text by its bytes, then the names that are not UTF-8."""
-    key = pair[0].key.encode("utf-8", "surrogateescape")
-    return key.decode("utf-8", "replace") != pair[0].key, key
-
-
 def rendered_pictures(plan: Plan) -> Iterator[Image]:
-    """The pictures that are in their place, decoded, in the order of their keys.
-
-    Args:
-        plan: of a run that has ended; its manifest is only read.
-
-    Yields:
-        uint8 [H, W, 3], RGB.
-
-    Raises:
-        InputError: one is not there any more.
-    """
+    """The pictures of a run in key order, uint8 [H, W, 3], RGB; raises InputError."""
     assert plan.manifest is not None
     assert plan.sink is not None
     with Manifest(plan.manifest, to_read=True) as manifest:

@@ -1,4 +1,4 @@
-"""What can be seen of a run: log lines, a progress bar, a summary. Metrics are in metrics.py."""
+"""The view of a run: log lines, a progress bar, a summary. metrics.py has the metrics."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, TextIO
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from sceneloom.errors import ServingError
-from sceneloom.file_tree import LeftOut, describe
+from sceneloom.files import LeftOut, describe
 from sceneloom.rendering.connections import Route
 from sceneloom.rendering.items import Failed, Rendered, Result, Skipped
+from sceneloom.request import Padding
 from sceneloom.text import counted, printable
 
 if TYPE_CHECKING:
@@ -30,61 +30,43 @@ class Levels:
     """How full the parts of the pipeline are at a moment."""
 
     in_flight: int = 0
-    """Requests in flight."""
     window: int = 0
     """Requests that may be in flight."""
     reading: int = 0
-    """Maps that are being read."""
+    """Maps in reading."""
     waiting: int = 0
-    """Maps that have been read and wait for their turn."""
+    """Maps read and waiting for their turn."""
     active: int = 0
-    """Maps that are being decoded, sent, encoded or written."""
+    """Maps in decoding, sending, encoding or writing."""
     pausing: int = 0
-    """Requests that wait before they are sent again."""
+    """Requests waiting to be sent again."""
 
 
 class Listener:
-    """Hears what happens; every method may be left as it is. All are called from one thread, which
-    they must not hold up.
-    """
+    """Hears the events of a run, from one thread, which no method may hold up."""
 
     def on_result(self, result: Result) -> None:
-        """A map is done with."""
+        """A map has its result."""
 
     def on_answer(self, seconds: float, sent: int, received: int) -> None:
-        """A request was answered.
-
-        Args:
-            seconds: from sending to the whole answer.
-            sent: bytes of its tensors.
-            received: bytes of the answer's.
-        """
+        """A request was answered after so many seconds; bytes of tensors sent and received."""
 
     def on_retry(self, error: ServingError) -> None:
         """A request failed and will be sent again."""
 
     def on_server(self, name: str, away: bool) -> None:
-        """A server was connected to, went away or came back."""
+        """A server was connected to, left or came back."""
 
 
 class LogLines(Listener):
-    """Writes a line for each result, retry, and server that goes or comes."""
+    """Writes a JSON line for each result, retry, and server that leaves or comes."""
 
     def __init__(self, out: TextIO | None = None) -> None:
-        """Write to a stream.
-
-        Args:
-            out: stderr unless named.
-        """
+        """Write to a stream; None for stderr."""
         self._out = out or sys.stderr
 
     def write(self, event: str, **values: Any) -> None:
-        """Write one line.
-
-        Args:
-            event: what happened.
-            values: JSON values that say more.
-        """
+        """Write one line of JSON values."""
         line = {"time": round(time.time(), 3), "event": event, **values}
         self._out.write(json.dumps(line) + "\n")
         self._out.flush()
@@ -114,20 +96,14 @@ class LogLines(Listener):
 
     def on_server(self, name: str, away: bool) -> None:
         """``server there`` or ``server away``."""
-        state = "server away" if away else "server there"
-        self.write(state, server=name)
+        self.write("server away" if away else "server there", server=name)
 
 
 class ProgressBar(Listener):
-    """A line on stderr; where stderr is no terminal, rich writes only its last state."""
+    """A line on stderr; without a terminal, rich writes only its last state."""
 
     def __init__(self, total: Callable[[], int | None], levels: Callable[[], Levels]) -> None:
-        """Prepare the line.
-
-        Args:
-            total: number of maps, None while it is not known.
-            levels: how full the pipeline is.
-        """
+        """Prepare the line; the total is None if unknown."""
         self._total, self._levels = total, levels
         self._made = self._retries = self._done = 0
         self._away: set[str] = set()
@@ -143,7 +119,7 @@ class ProgressBar(Listener):
         self._task = self._progress.add_task("rendering", total=None, words="")
 
     def on_result(self, result: Result) -> None:
-        """One further."""
+        """Count it."""
         self._done += 1
         self._made += not isinstance(result, Skipped)
         self._show()
@@ -175,107 +151,87 @@ class ProgressBar(Listener):
         self._start = time.perf_counter()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         if self._progress.live.is_started:
             self._progress.stop()
 
 
-_LISTED = 20
+_MAX_LISTED = 20
 
 
-class Tally(Listener):
-    """Counts results, for the summary."""
+@dataclasses.dataclass
+class Tally:
+    """Counts the results of a run for its summary."""
 
-    def __init__(self) -> None:
-        self.failed = 0
-        """Maps that gave no picture."""
-        self.results = 0
-        """Maps that are done with."""
-        self._first: list[Failed] = []
-        self._kinds: Counter[str] = Counter()
-        self._engines: Counter[str] = Counter()
-        self._rendered = self._skipped = self._padded = self._attempts = 0
-        self._start = time.perf_counter()
+    maps: int = 0
+    rendered: int = 0
+    skipped: int = 0
+    failed: int = 0
+    padded: int = 0
+    requests: int = 0
+    """Requests sent for the rendered pictures."""
+    kinds: Counter[str] = dataclasses.field(default_factory=Counter)
+    """Class of error -> failures."""
+    engines: Counter[str] = dataclasses.field(default_factory=Counter)
+    """Engine -> pictures."""
+    first: list[Failed] = dataclasses.field(default_factory=list)
+    start: float = dataclasses.field(default_factory=time.perf_counter)
 
-    def on_result(self, result: Result) -> None:
-        """Count it."""
-        self.results += 1
+    def add(self, result: Result) -> None:
+        """Count a result."""
+        self.maps += 1
         if isinstance(result, Failed):
             self.failed += 1
-            self._kinds[type(result.error).__name__] += 1
-            if len(self._first) < _LISTED:
-                self._first.append(result)
+            self.kinds[type(result.error).__name__] += 1
+            if len(self.first) < _MAX_LISTED:
+                self.first.append(result)
         elif isinstance(result, Skipped):
-            self._skipped += 1
+            self.skipped += 1
         elif isinstance(result, Rendered):
-            self._rendered += 1
-            self._padded += bool(result.padding)
-            self._attempts += result.attempts
-            self._engines[result.engine] += 1
+            self.rendered += 1
+            self.padded += result.padding != Padding()
+            self.requests += result.attempts
+            self.engines[result.engine] += 1
 
-    def print(
-        self,
-        output: str,
-        manifest: Path,
-        route: Route,
-        left_out: Sequence[LeftOut],
-        *,
-        show_failures: bool,
-    ) -> None:
-        """Print the summary, and to stderr the first maps that failed.
-
-        Args:
-            output: the place of the pictures.
-            manifest: its file.
-            route: how the pictures travelled.
-            left_out: what the data set leaves out.
-            show_failures: whether failures are listed.
-        """
-        if show_failures:
-            list_failures(self._first, self._kinds)
-        seconds = time.perf_counter() - self._start
-        if self._skipped and self._skipped == self.results:
-            done = f"nothing to do: {self._skipped} of {self.results} are there, in {output}"
+    def print(self, output: str, manifest: Path, route: Route, left_out: Sequence[LeftOut]) -> None:
+        """Print the summary of a run."""
+        seconds = time.perf_counter() - self.start
+        if self.skipped and self.skipped == self.maps:
+            done = f"nothing to do: {self.skipped} of {self.maps} are there, in {output}"
         else:
             done = (
-                f"rendered {self._rendered} of {counted(self.results, 'map')} in {seconds:.1f} s "
-                f"({self._rendered / seconds:.2f} maps/s) to {output}"
+                f"rendered {self.rendered} of {counted(self.maps, 'map')} in {seconds:.1f} s "
+                f"({self.rendered / seconds:.2f} maps/s) to {output}"
             )
-            if self._skipped:
-                done += f"; {self._skipped} {_were(self._skipped)} there already"
-            if self._padded:
+            if self.skipped:
+                done += f"; {self.skipped} {'was' if self.skipped == 1 else 'were'} there already"
+            if self.padded:
                 done += (
-                    f"; {self._padded} {_were(self._padded)} padded to the model's next size and "
-                    "cropped back"
+                    f"; {self.padded} {'was' if self.padded == 1 else 'were'} padded to the "
+                    "model's next size and cropped back"
                 )
-        place = f"manifest: {manifest}"
         engine = route.engine
-        if len(self._engines) > 1:
-            counts = (f"{count} {name or 'unknown'}" for name, count in self._engines.items())
+        if len(self.engines) > 1:
+            counts = (f"{count} {name or 'unknown'}" for name, count in self.engines.items())
             engine = f"pictures by engine: {', '.join(counts)}"
-        for words in (done, route.transport, route.path, engine, place):
+        for words in (done, route.transport, route.path, engine, f"manifest: {manifest}"):
             if words:
                 print(printable(words))
         for line in describe(left_out):
             print(line)
 
     def to_json(self, output: str, manifest: Path, left_out: Sequence[LeftOut]) -> dict[str, Any]:
-        """The summary as JSON values, for the last line of a log; arguments as of `print`."""
+        """The summary as JSON values, for the last line of a log."""
         return {
-            "maps": self.results,
-            "rendered": self._rendered,
-            "skipped": self._skipped,
+            "maps": self.maps,
+            "rendered": self.rendered,
+            "skipped": self.skipped,
             "failed": self.failed,
-            "padded": self._padded,
-            "requests": self._attempts,
-            "seconds": round(time.perf_counter() - self._start, 3),
-            "failures": dict(self._kinds),
-            "engines": dict(self._engines),
+            "padded": self.padded,
+            "requests": self.requests,
+            "seconds": round(time.perf_counter() - self.start, 3),
+            "failures": dict(self.kinds),
+            "engines": dict(self.engines),
             "left_out": [dataclasses.asdict(one) for one in left_out],
             "output": output,
             "manifest": str(manifest),
@@ -283,13 +239,9 @@ class Tally(Listener):
 
 
 def list_failures(failures: Sequence[Failed], kinds: Counter[str]) -> None:
-    """Print the first failures to stderr, and how many there are of each class of error."""
+    """Print the first failures to stderr, and the number of each class of error."""
     for failure in failures:
         print(f"failed: {printable(failure.reason)}", file=sys.stderr)
     if kinds.total() > len(failures):
         listed = ", ".join(f"{n} {kind}" for kind, n in kinds.items())
         print(f"... {kinds.total()} in all: {listed}", file=sys.stderr)
-
-
-def _were(count: int) -> str:
-    return "was" if count == 1 else "were"

@@ -1,9 +1,8 @@
-"""The manifest of a rendering run: one row for each map, in SQLite, written when its picture is in
-its place.
+"""The manifest of a run (one row per map, in SQLite), and the store of pictures and rows.
 
-The file is in WAL mode, one commit per picture (or per shard): a killed run loses no row, and a row
-is never there before its picture is. A picture of which the row is missing is rendered again. Where
-files cannot be mapped as shared memory (NFS and its like), nobody else can read it meanwhile.
+A picture is written first, then its row: a run that is killed between the two makes it again. The
+file is in WAL mode, with one commit per picture (or per shard): a killed run loses no row. On file
+systems without mapped shared memory (such as NFS) no other process can read it during the run.
 
     sqlite3 OUTPUT/manifest.sqlite 'select status, count(*) from pictures group by status'
 """
@@ -12,19 +11,36 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import fcntl
+import hashlib
 import json
 import os
 import sqlite3
 import threading
-from collections.abc import Iterable, Iterator
+import time
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 from urllib.parse import quote
 
-from sceneloom.errors import InputError
-from sceneloom.files import HeldPlace, may_pass, new_part, reason_against, remove_part, sweep
+from sceneloom.contract import precision_of
+from sceneloom.errors import InputError, ServingError
+from sceneloom.files import (
+    HeldLocation,
+    may_pass,
+    new_part,
+    reason_against,
+    remove_part,
+    sweep,
+    write_whole,
+)
+from sceneloom.pictures import encode_picture
+from sceneloom.rendering.connections import Reply
+from sceneloom.rendering.items import Failed, MapItem, Rendered, Sink, Written
+from sceneloom.rendering.loading import Prepared
+from sceneloom.rendering.settings import RenderSettings
+from sceneloom.request import Padding
 from sceneloom.text import one_line
 
 if TYPE_CHECKING:
@@ -41,57 +57,51 @@ _ELSEWHERE = "--manifest FILE puts it on another disk"
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Origin:
-    """What a picture was made by; a picture of another origin is made again."""
+    """The origin of a picture; pictures of another origin are made again."""
 
     model: str
     """Name of the model."""
     model_version: str
-    """The version that the server had of it; empty for an engine in this process."""
+    """The served version; empty for an engine in this process."""
     bundle_hash: str
-    """SHA-256 over the exported engines, as the contract has it."""
+    """SHA-256 of the exported engines, from the contract."""
     parameters: str
-    """What else decides the picture's bytes (format, quality, style, unknown ids), as JSON."""
+    """Other settings that change the picture (format, quality, style, unknown ids), as JSON."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Row:
-    """One map: what became of it."""
+    """The result of one map."""
 
     key: str
     """Names the picture."""
     input_hash: str
-    """SHA-256 over the bytes of its label map, instance map and style file; empty if unreadable."""
+    """SHA-256 of its label map, instance map and style file; empty if unreadable."""
     origin: Origin
-    """What made it."""
     status: Status
-    """done: the picture is in its place. failed: there is none, for the reason in `error`."""
+    """done: the picture is in its location. failed: the map has no picture, see `error`."""
     attempts: int
-    """Requests that were sent for it."""
     milliseconds: float
     """From reading the map to the encoded picture."""
     finished: float
-    """Unix time."""
     output: str = ""
-    """Where the picture lies below the output folder."""
+    """The picture's location below the output folder."""
     output_hash: str = ""
     """SHA-256 of the encoded picture."""
     output_bytes: int = 0
     height: int = 0
-    """Of the picture, in pixels."""
     width: int = 0
-    """Of the picture, in pixels."""
     padding_bottom: int = 0
-    """Rows that were added to the map for the network and cropped off the picture."""
+    """Rows added to the map for the network, and cropped off the picture."""
     padding_right: int = 0
-    """Columns that were added and cropped off."""
+    """Columns added and cropped off."""
     style: str = ""
     """How the style was chosen, as JSON; empty for a model without style."""
     engine: str = ""
-    """What made the picture, such as openvino-fp32; empty where the server did not say it."""
+    """The engine, such as openvino-fp32; empty if unknown."""
     precision: str = ""
-    """What its convolutions were computed in, such as fp32; likewise."""
+    """The precision of its convolutions, such as fp32; empty if unknown."""
     error_kind: str = ""
-    """Class of the error."""
     error: str = ""
 
     def to_json(self) -> dict[str, Any]:
@@ -116,10 +126,9 @@ class Manifest:
 
         Args:
             path: the file.
-            to_read: it has to be there, and may be where nothing can be written.
+            to_read: it must exist; its folder may be read-only.
 
-        Raises:
-            InputError: it is no manifest, another run holds it, or the place cannot be written.
+        Raises InputError if it is no manifest, another run holds it, or it cannot be written.
         """
         self.path = path
         self._lock = threading.RLock()
@@ -134,90 +143,47 @@ class Manifest:
                 opened.enter_context(contextlib.closing(_hold(path)))
                 self._database, self._alone = _open(path)
             opened.callback(self._database.close)
-            with _as_os_errors(path, "read"):
-                self._place = HeldPlace(path)
-            opened.callback(self._place.close)
+            held = HeldLocation(path)
+            opened.callback(held.close)
+            self.check = held.check
             self._opened = opened.pop_all()
 
     def row(self, key: str) -> Row | None:
-        """The row of a map, or None where it has none."""
-        found = self._select("where key = ?", (key,))
+        """The row of a map, or None."""
+        found = self._select("where key = ?", key)
         return found[0] if found else None
 
     def is_known(self, output: str) -> bool:
-        """Whether a row says that a picture of this name is in its place.
-
-        Raises:
-            OSError: the manifest was removed or moved, or cannot be read.
-        """
-        query = "select 1 from pictures where output = ? and status = 'done' limit 1"
-        self.check_place()
-        with self._lock, _as_os_errors(self.path, "read"):
-            return self._database.execute(query, (_storable(output),)).fetchone() is not None
+        """Whether a row has this output; raises OSError if the manifest is gone."""
+        self.check()
+        return bool(self._select("where output = ? and status = 'done' limit 1", output))
 
     def record(self, rows: Iterable[Row]) -> None:
-        """Write rows in one commit; a row of equal key is replaced.
-
-        Raises:
-            OSError: the place cannot be written, such as a disk that is full, or the manifest was
-                removed or moved.
-        """
+        """Write rows in one commit, in place of those of equal keys; raises OSError."""
         marks = ", ".join("?" for _ in _COLUMNS)
         statement = f"insert or replace into pictures ({', '.join(_COLUMNS)}) values ({marks})"
         values = [
             tuple(_storable(data[name]) for name in _COLUMNS)
             for data in (row.to_json() for row in rows)
         ]
-        if not values:
-            return
-        self.check_place()
-        with self._lock, _as_os_errors(self.path, "written"), self._database:
-            self._database.executemany(statement, values)
-
-    def check_place(self) -> None:
-        """See whether the file is still where it was opened.
-
-        Raises:
-            OSError: it was removed or moved: what was recorded is lost with it.
-        """
-        self._place.check()
+        if values:
+            self.check()
+            with self._using("written") as database, database:
+                database.executemany(statement, values)
 
     def rows(self) -> Iterator[Row]:
-        """All rows in the order of their keys, read as they are asked for."""
+        """All rows in key order, read in pages."""
         last = ""
-        while page := self._select("where key > ? order by key limit 500", (last,)):
+        while page := self._select("where key > ? order by key limit 500", last):
             yield from page
             last = page[-1].key
 
-    def counts(self) -> dict[str, int]:
-        """Status -> number of rows."""
-        with self._lock, _as_os_errors(self.path, "read"):
-            found = self._database.execute("select status, count(*) from pictures group by status")
-            return dict(found.fetchall())
-
-    def attempts(self) -> int:
-        """Requests that were sent for all pictures together."""
-        with self._lock, _as_os_errors(self.path, "read"):
-            (found,) = self._database.execute("select sum(attempts) from pictures").fetchone()
-            return int(found or 0)
-
-    def export(self, path: Path) -> int:
-        """Write all rows as JSON Lines, in one step; returns how many.
-
-        Raises:
-            OSError: the place cannot be written.
-        """
-        return write_listing(self.rows(), path)
-
-    def finish(self) -> None:
-        """Leave the rows as JSON Lines beside the manifest, and close it."""
-        with contextlib.suppress(OSError):  # a full disk or a lost place has been said already
-            self.check_place()
-            self.export(self.path.with_suffix(".jsonl"))
-        self.close()
-
-    def close(self) -> None:
-        """Close the file and let others have it; calling it twice is fine."""
+    def close(self, *, listing: bool = False) -> None:
+        """Close the file, after a listing of its rows beside it; a second call does nothing."""
+        if listing:
+            with contextlib.suppress(OSError):  # a full disk or a lost location is known already
+                self.check()
+                write_listing(self.rows(), self.path.with_suffix(".jsonl"))
         with self._lock:
             if self._alone:  # others cannot open it with its write-ahead log
                 with contextlib.suppress(sqlite3.Error):
@@ -227,44 +193,40 @@ class Manifest:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
 
-    def _select(self, tail: str, values: tuple[Any, ...]) -> list[Row]:
-        with self._lock, _as_os_errors(self.path, "read"):
-            found = self._database.execute(
-                f"select {', '.join(_COLUMNS)} from pictures {tail}",
-                tuple(map(_storable, values)),
-            ).fetchall()
-        return [_row(values) for values in found]
+    @contextlib.contextmanager
+    def _using(self, verb: str) -> Iterator[sqlite3.Connection]:
+        """The database, for one thread; its errors become OSErrors."""
+        with self._lock:
+            try:
+                yield self._database
+            except sqlite3.Error as error:
+                raise OSError(f"{self.path}: the manifest cannot be {verb} ({error})") from None
+
+    def _select(self, tail: str, value: str) -> list[Row]:
+        statement = f"select {', '.join(_COLUMNS)} from pictures {tail}"
+        with self._using("read") as database:
+            found = database.execute(statement, (_storable(value),)).fetchall()
+        rows = []
+        for values in found:
+            decoded = (
+                v.decode("utf-8", "surrogateescape") if isinstance(v, bytes) else v for v in values
+            )
+            data: dict[str, Any] = dict(zip(_COLUMNS, decoded, strict=True))
+            origin = Origin(**{f.name: data.pop(f.name) for f in dataclasses.fields(Origin)})
+            rows.append(Row(origin=origin, **data))
+        return rows
 
 
-def write_listing(rows: Iterable[Row], path: Path) -> int:
-    """Write rows as JSON Lines, in one step; returns how many.
-
-    Raises:
-        OSError: the place cannot be written.
-    """
-    part = new_part(path.parent)
-    count = 0
-    try:
-        with part.open("w", encoding="utf-8") as file:
-            for row in rows:
-                file.write(json.dumps(row.to_json(), sort_keys=True) + "\n")
-                count += 1
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
-    return count
+def write_listing(rows: Iterable[Row], path: Path) -> None:
+    """Write rows as JSON Lines, in one step; raises OSError."""
+    write_whole(path, (f"{json.dumps(row.to_json(), sort_keys=True)}\n".encode() for row in rows))
 
 
 def _hold(path: Path) -> sqlite3.Connection:
-    """Hold the lock file beside a manifest: two runs into one place would undo each other."""
+    """Hold the lock file beside a manifest: two runs into one location would undo each other."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         sweep(path.parent, deep=False)
@@ -272,18 +234,16 @@ def _hold(path: Path) -> sqlite3.Connection:
         probe.touch()
         probe.unlink()
     except OSError as error:
-        reason = (
-            f"{path.parent}: cannot be the folder for pictures and their manifest "
-            f"({reason_against(path.parent, error)})"
-        )
-        raise (OSError(reason) if may_pass(error) else InputError(reason)) from None
+        text = f"{path.parent}: cannot be the folder for pictures and their manifest"
+        text += f" ({reason_against(path.parent, error)})"
+        raise (OSError(text) if may_pass(error) else InputError(text)) from None
     if path.exists() and not path.is_file():
         kind = "a folder" if path.is_dir() else "not a file"
         raise InputError(f"{path}: cannot be the manifest ({kind}); name a file")
     lock = path.with_name(f".{path.name}.lock")
     held = None
     try:
-        # SQLite's lock is one that every system has, and that goes with its process.
+        # Every system has SQLite's lock, and it ends with its process.
         held = sqlite3.connect(lock, timeout=0, check_same_thread=False, isolation_level=None)
         held.execute("begin exclusive")
     except sqlite3.Error as error:
@@ -300,7 +260,7 @@ def _hold(path: Path) -> sqlite3.Connection:
 
 def _has_locks(folder: Path) -> bool:
     """Whether files of a folder can be locked: some network file systems refuse."""
-    part = new_part(folder)  # closing the lock file itself would let go of its locks
+    part = new_part(folder)  # closing the lock file itself would release its locks
     try:
         with part.open("wb") as stream:
             fcntl.lockf(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -311,25 +271,12 @@ def _has_locks(folder: Path) -> bool:
     return True
 
 
-@contextlib.contextmanager
-def _as_os_errors(path: Path, verb: str) -> Iterator[None]:
-    """Have SQLite's errors as those of a place that is gone or full."""
-    try:
-        yield
-    except sqlite3.Error as error:
-        raise OSError(f"{path}: the manifest cannot be {verb} ({error})") from None
-
-
 def _open(path: Path) -> tuple[sqlite3.Connection, bool]:
-    """Open a manifest or make one.
+    """Open a manifest or make one; raises InputError, or OSError if the disk is full.
 
     Returns:
-        the connection, and whether nobody else can read meanwhile: where files cannot be mapped as
-        shared memory, as on network file systems, SQLite's write-ahead log is one process's alone.
-
-    Raises:
-        InputError: it is no manifest, or cannot be opened in either way.
-        OSError: the disk is full.
+        the connection, and whether only this process can read meanwhile: without files mapped as
+        shared memory (network file systems) SQLite's write-ahead log serves one process.
     """
     is_new = not path.exists()
     try:
@@ -352,7 +299,7 @@ def _open(path: Path) -> tuple[sqlite3.Connection, bool]:
 
 
 def _open_unwritable(path: Path) -> sqlite3.Connection:
-    """Open a manifest in a folder that cannot be written to."""
+    """Open a manifest in a read-only folder."""
     log = path.with_name(path.name + "-wal")
     if log.is_file() and log.stat().st_size:
         raise InputError(
@@ -388,7 +335,7 @@ def _open_as(path: Path, *, alone: bool) -> sqlite3.Connection:
         database.execute("pragma synchronous = normal")  # a killed process loses nothing
         with database:
             # Python begins no transaction for these: a run that ends between two of them would
-            # leave a manifest without a format, which is refused from then on.
+            # leave a manifest without a format, which every later run refuses.
             database.execute("begin immediate")
             kinds = {**dict.fromkeys(_NUMBERS, "integer"), **dict.fromkeys(_REALS, "real")}
             columns = ", ".join(f"{name} {kinds.get(name, 'text')} not null" for name in _COLUMNS)
@@ -406,11 +353,7 @@ def _open_as(path: Path, *, alone: bool) -> sqlite3.Connection:
 
 
 def _check_format(path: Path, database: sqlite3.Connection) -> int:
-    """The format of a manifest that is sound; 0 of a new one.
-
-    Raises:
-        InputError: it is of another format, or damaged.
-    """
+    """The manifest's format, 0 if new; raises InputError if it is unknown, or damaged."""
     (version,) = database.execute("pragma user_version").fetchone()
     (tables,) = database.execute("select count(*) from sqlite_master").fetchone()
     if version not in (1, FORMAT) and (version or tables):
@@ -430,13 +373,156 @@ def _storable(value: Any) -> Any:
     return value.encode("utf-8", "surrogateescape") if surrogates else value
 
 
-def _row(values: tuple[Any, ...]) -> Row:
-    data: dict[str, Any] = dict(
-        zip(
-            _COLUMNS,
-            (v.decode("utf-8", "surrogateescape") if isinstance(v, bytes) else v for v in values),
-            strict=True,
+def location_is_gone(error: OSError) -> bool:
+    """Whether no further picture can be written, as on a full disk: the run stops then."""
+    # An error of the manifest, or of a location that was removed or moved, has no number.
+    return error.errno in (None, errno.EROFS) or may_pass(error)
+
+
+class PictureStore(Protocol):
+    """The store of a pipeline; thread-safe."""
+
+    def found(self, key: str, input_hash: str) -> Row | None:
+        """The row of the picture that exists already, from this input, or None."""
+
+    def put(self, prepared: Prepared, reply: Reply, attempts: int) -> list[Rendered]:
+        """Take a picture; returns the pictures that are complete now."""
+
+    def fail(
+        self, item: MapItem, error: Exception, *, input_hash: str, failures: Sequence[ServingError]
+    ) -> Failed:
+        """Record that a map has no picture, and why."""
+
+    def finish(self) -> list[Rendered]:
+        """Write and return the pictures still held."""
+
+
+@dataclasses.dataclass(eq=False)
+class Store:
+    """The pictures of a run and their rows; thread-safe."""
+
+    sink: Sink
+    """Opened."""
+    manifest: Manifest
+    origin: Origin
+    settings: RenderSettings
+    style: str
+    """How the style is chosen, as JSON; empty for a model without style."""
+    precision: str = ""
+    """Pictures of another precision are made again; empty for any."""
+
+    def found(self, key: str, input_hash: str | None = None) -> Row | None:
+        """The row of an unchanged picture of this run, of this input or of any, or None."""
+        row = self.manifest.row(key)
+        if row is None or row.status != "done" or row.origin != self.origin:
+            return None
+        if input_hash is not None and row.input_hash != input_hash:
+            return None
+        if self.precision and row.precision not in ("", self.precision):
+            return None
+        data = self.sink.read(row.output)
+        if data is None or hashlib.sha256(data).hexdigest() != row.output_hash:
+            return None
+        return row
+
+    def put(self, prepared: Prepared, reply: Reply, attempts: int) -> list[Rendered]:
+        """Encode a picture and put it in its location.
+
+        Returns:
+            the pictures that are complete now: this one, those of a finished shard, or none.
+
+        Raises InputError if the format cannot hold it, OSError if the location cannot be written.
+        """
+        row, data = picture_row(
+            prepared, reply, attempts, self.settings, origin=self.origin, style=self.style
         )
+        return self.record(self.sink.put(row.key, data, row))
+
+    def record(self, written: Iterable[Written]) -> list[Rendered]:
+        """Write the rows of complete pictures, which are their tags; raises OSError."""
+        rows = [dataclasses.replace(one.tag, output=one.output) for one in written]
+        self.manifest.record(rows)
+        return [
+            Rendered(
+                key=row.key,
+                output=row.output,
+                padding=Padding(row.padding_bottom, row.padding_right),
+                seconds=row.milliseconds / 1000,
+                attempts=row.attempts,
+                bytes=row.output_bytes,
+                engine=row.engine,
+            )
+            for row in rows
+        ]
+
+    def fail(
+        self, item: MapItem, error: Exception, *, input_hash: str, failures: Sequence[ServingError]
+    ) -> Failed:
+        """Record that a map has no picture; raises OSError if the manifest cannot be written."""
+        failed = Failed(key=item.key, error=error, attempts=len(failures))
+        self.manifest.record([failure_row(failed, origin=self.origin, input_hash=input_hash)])
+        return failed
+
+    def finish(self) -> list[Rendered]:
+        """Write the pictures still held; raises OSError if the location or the manifest is gone."""
+        finished = self.record(self.sink.finish())
+        self.manifest.check()
+        return finished
+
+    def close(self) -> None:
+        """Drop held pictures, list the manifest's rows as JSON Lines beside it, and close it."""
+        try:
+            self.sink.close()
+        finally:
+            self.manifest.close(listing=True)
+
+
+def picture_row(
+    prepared: Prepared,
+    reply: Reply,
+    attempts: int,
+    settings: RenderSettings,
+    *,
+    origin: Origin,
+    style: str,
+) -> tuple[Row, bytes]:
+    """The row of a picture without location, and the picture encoded; raises InputError."""
+    data = reply.encoded
+    if data is None:
+        assert reply.image is not None
+        data = encode_picture(reply.image, settings.format, quality=settings.quality)
+    loaded, padding = prepared.loaded, prepared.request.padding
+    row = Row(
+        key=loaded.item.key,
+        input_hash=loaded.input_hash,
+        origin=origin,
+        status="done",
+        attempts=attempts,
+        milliseconds=1000 * (time.perf_counter() - loaded.started),
+        finished=time.time(),
+        output_hash=hashlib.sha256(data).hexdigest(),
+        output_bytes=len(data),
+        height=prepared.height,
+        width=prepared.width,
+        padding_bottom=padding.bottom,
+        padding_right=padding.right,
+        style=style,
+        engine=reply.engine,
+        precision=precision_of(reply.engine),
     )
-    origin = Origin(**{field.name: data.pop(field.name) for field in dataclasses.fields(Origin)})
-    return Row(origin=origin, **data)
+    return row, data
+
+
+def failure_row(failed: Failed, *, origin: Origin, input_hash: str) -> Row:
+    """The row of a map without picture; the hash is empty if its files cannot be read."""
+    return Row(
+        key=failed.key,
+        input_hash=input_hash,
+        origin=origin,
+        status="failed",
+        attempts=failed.attempts,
+        milliseconds=0.0,
+        finished=time.time(),
+        error_kind=type(failed.error).__name__,
+        error=failed.reason,
+    )

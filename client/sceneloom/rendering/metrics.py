@@ -1,4 +1,4 @@
-"""Prometheus metrics of a run: `sceneloom render --metrics-port` shows them.
+"""Prometheus metrics of a run: `sceneloom render --metrics-port` serves them.
 
 curl http://127.0.0.1:9200/metrics
 """
@@ -21,19 +21,20 @@ _QUEUES = ("reading", "waiting", "active", "pausing")
 
 
 class Metrics(Listener):
-    """Counts what happens; all names begin with ``sceneloom_render_``."""
+    """Counts the events of a run; all names begin with ``sceneloom_render_``."""
 
     def __init__(self, levels: Callable[[], Levels] = Levels) -> None:
-        """Begin at zero, in a registry of its own.
-
-        Args:
-            levels: how full the pipeline is, asked when somebody looks.
-        """
-        self.registry = CollectorRegistry()
-        """Where the metrics are."""
+        """Begin at zero; `levels` is called at each request for the metrics."""
+        self.registry = registry = CollectorRegistry()
 
         def counter(name: str, text: str, label: str) -> Counter:
-            return Counter(f"sceneloom_render_{name}", text, [label], registry=self.registry)
+            return Counter(f"sceneloom_render_{name}", text, [label], registry=registry)
+
+        def gauge(name: str, text: str, *labels: str) -> Gauge:
+            return Gauge(f"sceneloom_render_{name}", text, labels, registry=registry)
+
+        def level(name: str) -> int:
+            return int(getattr(levels(), name))
 
         self._pictures = counter("pictures", "Maps that are done with.", "status")
         self._failures = counter(
@@ -49,25 +50,21 @@ class Metrics(Listener):
         self._latency = Histogram(
             "sceneloom_render_request_seconds",
             "Answered requests, from sending to the whole answer.",
-            registry=self.registry,
+            registry=registry,
             buckets=_BUCKETS,
         )
-        self._up = Gauge(
-            "sceneloom_render_server_up",
-            "Whether a server is there.",
-            ["server"],
-            registry=self.registry,
-        )
-        self._level("in_flight", "Requests in flight.", lambda: levels().in_flight)
-        self._level("window", "Requests that may be in flight now.", lambda: levels().window)
-        depth = Gauge(
-            "sceneloom_render_queue_depth",
+        self._up = gauge("server_up", "Whether a server is there.", "server")
+        in_flight = gauge("in_flight", "Requests in flight.")
+        in_flight.set_function(partial(level, "in_flight"))
+        window = gauge("window", "Requests that may be in flight now.")
+        window.set_function(partial(level, "window"))
+        depth = gauge(
+            "queue_depth",
             "Maps being read, read and waiting, being worked on, and waiting to be sent again.",
-            ["queue"],
-            registry=self.registry,
+            "queue",
         )
         for queue in _QUEUES:
-            depth.labels(queue).set_function(partial(_depth, levels, queue))
+            depth.labels(queue).set_function(partial(level, queue))
 
     def on_result(self, result: Result) -> None:
         """Count it."""
@@ -95,29 +92,10 @@ class Metrics(Listener):
         if away:
             self._leaves.labels(name).inc()
 
-    def _level(self, name: str, text: str, level: Callable[[], int]) -> None:
-        Gauge(f"sceneloom_render_{name}", text, registry=self.registry).set_function(level)
-
-
-def _depth(levels: Callable[[], Levels], queue: str) -> int:
-    return int(getattr(levels(), queue))
-
 
 @contextlib.contextmanager
 def serve_metrics(metrics: Metrics, port: int, *, host: str = "127.0.0.1") -> Iterator[int]:
-    """Serve metrics over HTTP while a run goes on.
-
-    Args:
-        metrics: what is shown.
-        port: to listen on; 0 for a free one.
-        host: address to listen on.
-
-    Yields:
-        the port.
-
-    Raises:
-        InputError: nothing can listen there.
-    """
+    """Serve metrics over HTTP; yields the port, a free one for 0. Raises InputError."""
     if not 0 <= port < 65536:
         raise InputError(f"port {port} is none; they are from 0 to 65535")
     try:

@@ -3,139 +3,119 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import io
+import itertools
 import os
 import threading
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from sceneloom.errors import (
-    ImageReadError,
-    ImageTooLargeError,
-    InputError,
-    OutOfResourcesError,
-    require,
-)
-from sceneloom.file_tree import LeftOut
-from sceneloom.files import remove_part
-from sceneloom.locations import is_remote, lies_in, local_path, open_binary, parent, reason_of
+from sceneloom import errors
+from sceneloom.files import LeftOut, remove_part
+from sceneloom.locations import is_remote, lies_in, local_path, open_binary, parent
 from sceneloom.pictures import Format
-from sceneloom.rendering.items import MapItem, broken_item, key_error
+from sceneloom.rendering.items import MapItem, broken_item, check_size, key_error
 from sceneloom.rendering.tar import TarPart
 from sceneloom.text import counted, reason
 
-_KEPT_COLUMNS = 4  # of a process: two columns of two row groups
-_KEPT_BYTES = 64 << 20  # of a column
+_MAX_COLUMNS = 4  # of a process: two columns of two row groups
+_MAX_COLUMN_BYTES = 64 << 20
 _BATCH_BYTES = 8 << 20
-_MOST_ROWS = 1024
+_MAX_BATCH_ROWS = 1024
 _BUFFER = 1 << 20
 
 
-def open_parquet(place: str) -> tuple[Any, Any]:
-    """Open a Parquet file: the stream, to be closed by the caller, and a `pyarrow` ParquetFile.
+def open_parquet(location: str) -> tuple[Any, Any]:
+    """Open a Parquet file: the stream, for the caller to close, and a `pyarrow` ParquetFile.
 
     Raises:
         MissingDependencyError: pyarrow is not installed.
         ImageReadError: it cannot be read, is damaged or no Parquet file.
     """
-    require(("pyarrow",), extra="datasets", purpose="Parquet")
+    errors.require(("pyarrow",), extra="datasets", purpose="Parquet")
     import pyarrow.parquet
 
     try:
-        # Not Python's own file: it would complain that whoever read last has not closed it.
-        remote = is_remote(place)
-        stream = open_binary(place) if remote else pyarrow.OSFile(str(local_path(place)))
+        # Not Python's own file: it would complain that its last reader has not closed it.
+        remote = is_remote(location)
+        stream = open_binary(location) if remote else pyarrow.OSFile(str(local_path(location)))
     except OSError as error:
-        raise ImageReadError(f"{place}: cannot be read ({reason_of(error)})") from None
+        raise errors.ImageReadError(f"{location}: cannot be read ({reason(error)})") from None
     try:
         file = pyarrow.parquet.ParquetFile(
             stream, pre_buffer=False, buffer_size=_BUFFER, page_checksum_verification=True
         )
     except Exception as error:  # Arrow raises ValueErrors, OSErrors and its own
         stream.close()
-        raise ImageReadError(
-            f"{place}: truncated, damaged or no Parquet file ({reason(error)})"
+        raise errors.ImageReadError(
+            f"{location}: truncated, damaged or no Parquet file ({reason(error)})"
         ) from None
     return stream, file
 
 
-def read_cell(place: str, group: int, row: int, column: str, name: str, max_bytes: int) -> bytes:
+def read_cell(location: str, group: int, row: int, column: str, name: str, max_bytes: int) -> bytes:
     """Read one cell of bytes.
 
     Args:
-        place: path or URL of the file.
+        location: path or URL of the file.
         group: number of the row group.
         row: number of the row in its group.
-        column: its name; the field ``bytes`` where it holds pairs of bytes and path.
-        name: what to call the cell in errors.
-        max_bytes: most bytes to give.
+        column: its name; the field ``bytes`` of a column of pairs (bytes and path).
+        name: the cell's name in
+        max_bytes: most bytes to return.
 
     Raises:
         ImageReadError: it cannot be read or is empty.
         ImageTooLargeError: it has more than `max_bytes`.
     """
-    decoded = _column(place, group, column)
+    decoded = _column(os.getpid(), location, group, column)  # a forked process opens its own files
     try:
         return decoded.cell(row, name, max_bytes)
-    except (ImageReadError, ImageTooLargeError):
+    except (errors.ImageReadError, errors.ImageTooLargeError):
         raise
     except MemoryError:
-        raise OutOfResourcesError(f"{name}: not enough memory to read it") from None
+        raise errors.OutOfResourcesError(f"{name}: not enough memory to read it") from None
     except Exception as error:
-        raise ImageReadError(f"{name}: damaged ({reason(error)})") from None
+        raise errors.ImageReadError(f"{name}: damaged ({reason(error)})") from None
 
 
-_columns: OrderedDict[tuple[int, str, int, str], _Column] = OrderedDict()
-_columns_lock = threading.Lock()
-
-
-def _column(place: str, group: int, column: str) -> _Column:
-    """The column that is being read, or a new one; those used longest ago are forgotten."""
-    key = (os.getpid(), place, group, column)  # a forked process opens files of its own
-    with _columns_lock:
-        found = _columns.get(key)
-        if found is None:
-            found = _columns[key] = _Column(place, group, column)
-        _columns.move_to_end(key)
-        while len(_columns) > _KEPT_COLUMNS:
-            _columns.popitem(last=False)
-    return found
+@functools.lru_cache(_MAX_COLUMNS)
+def _column(process: int, location: str, group: int, column: str) -> _Column:
+    return _Column(location, group, column)
 
 
 class _Column:
-    """A column of a row group, and its rows that were decoded last."""
+    """A column of a row group, and its rows decoded last."""
 
-    def __init__(self, place: str, group: int, column: str) -> None:
-        self._place, self._group, self._column = place, group, column
+    def __init__(self, location: str, group: int, column: str) -> None:
+        self._location, self._group, self._column = location, group, column
         self._lock = threading.Lock()
         self._batches: Iterator[Any] | None = None
         self._kept: deque[tuple[int, Any]] = deque()  # first row, rows
         self._rows = self._next = 0
-        self._most_rows = _MOST_ROWS
-        self._damage: tuple[int, str] | None = None  # from which row on, and what
+        self._max_rows = _MAX_BATCH_ROWS
+        self._damage: tuple[int, str] | None = None  # from this row on, and the error
 
     def cell(self, row: int, name: str, max_bytes: int) -> bytes:
         """The bytes of a row."""
         with self._lock:
             if self._damage is not None and row >= self._damage[0]:
-                raise ImageReadError(f"{name}: damaged ({self._damage[1]})")
+                raise errors.ImageReadError(f"{name}: damaged ({self._damage[1]})")
             first, rows = self._decoded(row, name, max_bytes)
             value = rows[row - first]
             if value.is_valid and hasattr(value, "keys"):
                 value = value["bytes"]
             if not value.is_valid:
-                raise ImageReadError(f"{name}: the cell is empty")
+                raise errors.ImageReadError(f"{name}: the cell is empty")
             data = value.as_buffer()
-            if data.size > max_bytes:
-                raise ImageTooLargeError(
-                    f"{name}: {data.size:,} bytes; a map within the limit on pixels takes at most "
-                    f"{max_bytes:,}"
-                )
+            check_size(name, data.size, max_bytes)
             return bytes(data.to_pybytes())
 
     def _decoded(self, row: int, name: str, max_bytes: int) -> tuple[int, Any]:
+        """The batch of a row, with the number of its first row."""
         if not self._kept or row < self._kept[0][0]:
             self._restart(name, max_bytes)
         while row >= self._next:
@@ -143,29 +123,27 @@ class _Column:
             try:
                 rows = next(self._batches).column(0)
             except Exception as error:
-                if self._most_rows == 1:
+                if self._max_rows == 1:
                     self._damage, self._batches = (self._next, reason(error)), None
                     self._kept.clear()
                     raise
-                self._most_rows = 1  # to have the rows before the damage
+                self._max_rows = 1  # to have the rows before the damage
                 self._restart(name, max_bytes)
                 continue
             self._kept.append((self._next, rows))
             self._next += len(rows)
-            while len(self._kept) > 1 and sum(r.nbytes for _, r in self._kept) > _KEPT_BYTES:
+            while len(self._kept) > 1 and sum(r.nbytes for _, r in self._kept) > _MAX_COLUMN_BYTES:
                 self._kept.popleft()
             if self._next == self._rows:
-                self._batches = None  # and what it has unpacked
-        for first, rows in self._kept:
-            if row < first + len(rows):
-                return first, rows
-        raise AssertionError("the row was just decoded")
+                self._batches = None  # and its unpacked pages
+        first, rows = next(kept for kept in reversed(self._kept) if kept[0] <= row)
+        return first, rows
 
     def _restart(self, name: str, max_bytes: int) -> None:
         self._kept.clear()
         self._next = 0
-        # The file is closed when nothing reads it any more.
-        _, file = open_parquet(self._place)
+        # The file is closed after its last reader.
+        _, file = open_parquet(self._location)
         rows = file.metadata.row_group(self._group)
         chunks = (rows.column(number) for number in range(rows.num_columns))
         self._rows = rows.num_rows
@@ -173,23 +151,16 @@ class _Column:
             c.total_uncompressed_size for c in chunks if c.path_in_schema == self._column
         )
         if unpacked > (max_bytes + _BUFFER) * self._rows:
-            raise ImageTooLargeError(
+            raise errors.ImageTooLargeError(
                 f"{name}: {counted(self._rows, 'row')} of its group unpack to {unpacked:,} bytes; "
                 f"a map within the limit on pixels takes at most {max_bytes:,}"
             )
         self._batches = file.iter_batches(
-            batch_size=max(1, min(self._most_rows, _BATCH_BYTES * self._rows // max(unpacked, 1))),
+            batch_size=max(1, min(self._max_rows, _BATCH_BYTES * self._rows // max(unpacked, 1))),
             row_groups=[self._group],
             columns=[self._column],
             use_threads=False,
         )
-
-
-def forget(place: str) -> None:
-    """Drop what is kept of a file that is replaced."""
-    with _columns_lock:
-        for key in [key for key in _columns if key[1] == place]:
-            del _columns[key]
 
 
 _KEYS_AT_ONCE = 4096
@@ -199,30 +170,26 @@ _KEYS_AT_ONCE = 4096
 class ParquetCell:
     """A map in a cell of a Parquet file."""
 
-    place: str
-    """Path or URL of the file."""
+    location: str
     group: int
-    """Number of its row group."""
     row: int
-    """Number of its row in the group."""
     column: str
-    """The column, as Parquet names it."""
     key: str
 
     @property
     def name(self) -> str:
         """The file, the map's key and the column."""
-        return f"{self.place}/{self.key} ({self.column.partition('.')[0]})"
+        return f"{self.location}/{self.key} ({self.column.partition('.')[0]})"
 
     def read(self, max_bytes: int) -> bytes:
-        """Read it whole; see `MapFile`. A Parquet file unpacks by pages, which can be larger."""
-        return read_cell(self.place, self.group, self.row, self.column, self.name, max_bytes)
+        """Read the whole cell; see `MapFile`. Parquet unpacks by pages, which can be larger."""
+        return read_cell(self.location, self.group, self.row, self.column, self.name, max_bytes)
 
 
 class ParquetSource:
-    """The maps of Parquet files, in the order in which they lie there.
+    """The maps of Parquet files, in their order on disk.
 
-    A file that is damaged gives an item that says so when it is read.
+    A damaged file gives a broken item.
     """
 
     def __init__(
@@ -235,39 +202,19 @@ class ParquetSource:
         key: str = "key",
         left_out: Sequence[LeftOut] = (),
     ) -> None:
-        """Keep the names; nothing is read.
-
-        Args:
-            name: what to call the source in messages.
-            files: paths or URLs.
-            label: column of label maps.
-            instance: column of instance maps, or None to pair none.
-            key: column of keys.
-            left_out: what lies beside the files.
-        """
         self._name = name
         self._files = tuple(files)
         self._key, self._label, self._instance = key, label, instance
         self._beside = tuple(left_out)
         self._other_columns: dict[str, None] = {}
 
-    @property
-    def name(self) -> str:
-        """What was given as the place."""
-        return self._name
-
     def count(self) -> int:
-        """How many maps there are.
-
-        Raises:
-            InputError: as iterating does.
-        """
+        """The number of maps; raises InputError as iterating does."""
         return sum(1 for _ in self)
 
+    @property
     def left_out(self) -> Sequence[LeftOut]:
-        """What lies beside the files, and the columns that are not read, as far as the files have
-        been opened.
-        """
+        """Files beside these, and unread columns, as far as the files have been opened."""
         columns = [LeftOut(reason="not a column that is read", name=c) for c in self._other_columns]
         return [*self._beside, *columns]
 
@@ -275,131 +222,121 @@ class ParquetSource:
         """The maps, file by file.
 
         Raises:
-            InputError: two maps have one key, a file does not have the columns, or there are no
-                rows.
+            InputError: two maps have one key, a file lacks a column, or there are no rows.
             MissingDependencyError: pyarrow is not installed.
         """
         seen: set[str] = set()
         number = 0
-        for place in self._files:
+        for location in self._files:
             try:
-                for item in self._items(place, number):
+                for item in self._items(location, number):
                     number += 1
                     if item.key in seen:
-                        raise InputError(f"{place}: two maps have the key {item.key}")
+                        raise errors.InputError(f"{location}: two maps have the key {item.key}")
                     seen.add(item.key)
                     yield item
-            except ImageReadError as error:
+            except errors.ImageReadError as error:
                 number += 1
-                fault = str(error).removeprefix(f"{place}: ")
-                yield broken_item(place, number, place, fault)
+                fault = str(error).removeprefix(f"{location}: ")
+                yield broken_item(location, number, location, fault)
+            except errors.SceneLoomError:
+                raise
+            except Exception as error:  # Arrow raises ValueErrors, OSErrors and its own
+                number += 1
+                yield broken_item(location, number, location, f"damaged ({reason(error)})")
         if not number:
-            raise InputError(f"{self._name}: no rows in it")
+            raise errors.InputError(f"{self._name}: no rows in it")
 
-    def holds(self, place: str) -> bool:
+    def holds(self, location: str) -> bool:
         """Whether shards of pictures there would lie among the files of maps."""
-        return any(lies_in(place, parent(f)) and lies_in(f, place) for f in self._files)
+        return any(lies_in(location, parent(f)) and lies_in(f, location) for f in self._files)
 
-    def _items(self, place: str, number: int) -> Iterator[MapItem]:
-        stream, file = open_parquet(place)
+    def _items(self, location: str, number: int) -> Iterator[MapItem]:
+        import pyarrow
+
+        stream, file = open_parquet(location)
         with stream:
             schema = file.schema_arrow
-            columns = [
-                _cell_column(schema, column, place) if column is not None else None
-                for column in (self._label, self._instance)
-            ]
-            self._check_keys(schema, place)
+            label_column = _cell_column(schema, self._label, location)
+            instance_column = None
+            if self._instance is not None:
+                instance_column = _cell_column(schema, self._instance, location)
+            if self._key not in schema.names:
+                raise errors.InputError(
+                    f"{location}: no column {self._key}, which names the pictures; it has "
+                    f"{', '.join(schema.names)}"
+                )
+            kind = schema.field(self._key).type
+            if kind not in (pyarrow.string(), pyarrow.large_string(), pyarrow.string_view()):
+                raise errors.InputError(
+                    f"{location}: the column {self._key} is {kind}; keys are strings"
+                )
             read = (self._key, self._label, self._instance)
             self._other_columns |= dict.fromkeys(n for n in schema.names if n not in read)
             for group in range(file.num_row_groups):
-                for row, key in enumerate(_keys(file, place, group, self._key)):
+                batches = file.iter_batches(
+                    batch_size=_KEYS_AT_ONCE,
+                    row_groups=[group],
+                    columns=[self._key],
+                    use_threads=False,
+                )
+                keys = (batch.column(0).to_pylist() for batch in batches)
+                for row, key in enumerate(itertools.chain.from_iterable(keys)):
                     number += 1
                     if fault := "the key is empty" if key is None else key_error(key):
-                        shown = f"{place}: row {row} of group {group}"
-                        yield broken_item(place, number, shown, f"no name for a picture ({fault})")
+                        shown = f"{location}: row {row} of group {group}"
+                        fault = f"no name for a picture ({fault})"
+                        yield broken_item(location, number, shown, fault)
                         continue
-                    label, instance = (
-                        None if column is None else ParquetCell(place, group, row, column, key)
-                        for column in columns
-                    )
-                    assert label is not None
+                    instance = None
+                    if instance_column is not None:
+                        instance = ParquetCell(location, group, row, instance_column, key)
+                    label = ParquetCell(location, group, row, label_column, key)
                     yield MapItem(key=key, label=label, instance=instance)
 
-    def _check_keys(self, schema: Any, place: str) -> None:
-        import pyarrow
 
-        if self._key not in schema.names:
-            raise InputError(
-                f"{place}: no column {self._key}, which names the pictures; it has "
-                f"{', '.join(schema.names)}"
-            )
-        kind = schema.field(self._key).type
-        if kind not in (pyarrow.string(), pyarrow.large_string(), pyarrow.string_view()):
-            raise InputError(f"{place}: the column {self._key} is {kind}; keys are strings")
-
-
-def _keys(file: Any, place: str, group: int, column: str) -> Iterator[Any]:
-    batches = file.iter_batches(
-        batch_size=_KEYS_AT_ONCE, row_groups=[group], columns=[column], use_threads=False
-    )
-    while True:
-        try:
-            keys = next(batches).column(0).to_pylist()
-        except StopIteration:
-            return
-        except Exception as error:  # Arrow raises ValueErrors, OSErrors and its own
-            raise ImageReadError(f"{place}: damaged ({reason(error)})") from None
-        yield from keys
-
-
-def _cell_column(schema: Any, column: str, place: str) -> str:
-    """The name by which Parquet finds a column's bytes.
-
-    Raises:
-        InputError: there is no such column, or it holds something else.
-    """
+def _cell_column(schema: Any, column: str, location: str) -> str:
+    """Parquet's name of a column of bytes; raises InputError if it is missing or holds others."""
     import pyarrow
 
     if column not in schema.names:
-        raise InputError(
-            f"{place}: no column {column}; name the columns with --labels and --instances (it has "
-            f"{', '.join(schema.names)})"
+        raise errors.InputError(
+            f"{location}: no column {column}; name the columns with --labels and --instances (it "
+            f"has {', '.join(schema.names)})"
         )
     kind = schema.field(column).type
     path = column
     if pyarrow.types.is_struct(kind) and kind.get_field_index("bytes") >= 0:
         kind, path = kind.field("bytes").type, f"{column}.bytes"
     if kind not in (pyarrow.binary(), pyarrow.large_binary(), pyarrow.binary_view()):
-        raise InputError(
-            f"{place}: the column {column} is {kind}; maps are binary cells, or pairs of bytes and "
-            "path"
+        raise errors.InputError(
+            f"{location}: the column {column} is {kind}; maps are binary cells, or pairs of bytes "
+            "and path"
         )
     return path
 
 
 _MARK = {"sceneloom": "pictures"}
 _GROUP_BYTES, _GROUP_ROWS = 16 << 20, 100
-_MOST_BYTES = 1 << 31  # of a cell
+_MAX_BYTES = 1 << 31  # of a cell
 _ROWS_AT_ONCE = 16
 
 
 class ParquetShards:
-    """How Parquet shards are written and read."""
+    """Writes and reads Parquet shards; `TarShards` has the same methods."""
 
     ending = ".parquet"
-    """Of a shard's name."""
 
     def __init__(self, format: Format) -> None:
-        """Keep the format of new pictures, which a shard's metadata says.
+        """Keep the format, for the shards' metadata.
 
-        Raises:
-            MissingDependencyError: pyarrow is not installed.
+        Raises MissingDependencyError if pyarrow is not installed.
         """
-        require(("pyarrow",), extra="datasets", purpose="Parquet")
+        errors.require(("pyarrow",), extra="datasets", purpose="Parquet")
         self._format = format
 
     def member_of(self, key: str) -> str:
-        """What a picture is called in a shard: by its key."""
+        """The name of a picture in a shard: its key."""
         return key
 
     def key_of(self, member: str) -> str:
@@ -407,61 +344,55 @@ class ParquetShards:
         return member
 
     def pack(self, part: TarPart, name_new: Callable[[], Path]) -> Path:
-        """Write what was collected as a Parquet file; see `ShardFormat`."""
+        """Write a part as a Parquet file; raises OSError."""
         target = name_new()
         _write(target, self._format, ((m.name, part.read(m)) for m in part.members))
         return target
 
-    def members(self, place: str) -> dict[str, tuple[int, int]]:
-        """Where the pictures of a shard lie: key -> row group and row.
-
-        Raises:
-            ImageReadError: it is damaged.
-            InputError: it was not written by SceneLoom.
-        """
-        stream, file = open_parquet(place)
+    def members(self, location: str) -> dict[str, tuple[int, int]]:
+        """Key of each picture -> row group and row; see `TarShards`."""
+        stream, file = open_parquet(location)
         with stream:
-            _check_mark(file, place)
+            _check_mark(file, location)
             found = {}
             for group in range(file.num_row_groups):
                 keys = file.read_row_group(group, columns=["key"], use_threads=False).column(0)
                 found.update({key: (group, row) for row, key in enumerate(keys.to_pylist())})
         return found
 
-    def read(self, place: str, member: str, at: tuple[int, int]) -> bytes:
+    def read(self, location: str, member: str, at: tuple[int, int]) -> bytes:
         """The bytes of a picture."""
-        return read_cell(place, *at, "image", f"{place}/{member}", _MOST_BYTES)
+        return read_cell(location, *at, "image", f"{location}/{member}", _MAX_BYTES)
 
-    def copy(self, place: str, target: Path, keep: Callable[[str], bool]) -> None:
-        """Write a shard again with some of its pictures; see `ShardFormat`."""
-        stream, file = open_parquet(place)
+    def copy(self, location: str, target: Path, keep: Callable[[str], bool]) -> None:
+        """Copy the pictures to keep into another file."""
+        stream, file = open_parquet(location)
         with stream:
-            format = _check_mark(file, place)
-            _write(target, format, (row for row in _rows(file) if keep(row[0])))
-        forget(place)
+            format = _check_mark(file, location)
+            batches = file.iter_batches(_ROWS_AT_ONCE, columns=["key", "image"], use_threads=False)
+            rows = itertools.chain.from_iterable(
+                zip(batch.column(0).to_pylist(), batch.column(1).to_pylist(), strict=True)
+                for batch in batches
+            )
+            _write(target, format, (row for row in rows if keep(row[0])))
+        _column.cache_clear()  # this file will be replaced
 
 
-def _rows(file: Any) -> Iterator[tuple[str, bytes]]:
-    for batch in file.iter_batches(_ROWS_AT_ONCE, columns=["key", "image"], use_threads=False):
-        yield from zip(batch.column(0).to_pylist(), batch.column(1).to_pylist(), strict=True)
-
-
-def _check_mark(file: Any, place: str) -> str:
-    """The format that a shard's metadata names."""
+def _check_mark(file: Any, location: str) -> str:
+    """The format in a shard's metadata; raises InputError without our mark."""
     metadata = file.schema_arrow.metadata or {}
     if metadata.get(b"sceneloom") != b"pictures":
-        raise InputError(
-            f"{place}: was not written by sceneloom, and would be taken for one of its shards; "
+        raise errors.InputError(
+            f"{location}: was not written by sceneloom, and would be taken for one of its shards; "
             "choose another folder"
         )
     return str(metadata.get(b"format", b"").decode())
 
 
 def _write(target: Path, format: str, rows: Iterator[tuple[str, bytes]]) -> None:
-    """Write pictures in small row groups, each row in a page of its own: any one can be read alone.
+    """Write pictures in small row groups, each row in its own page, so that it can be read alone.
 
-    Raises:
-        OSError: the place cannot be written; nothing is left there.
+    Raises OSError if the location cannot be written; nothing is left there.
     """
     import pyarrow
     import pyarrow.parquet
@@ -485,13 +416,15 @@ def _write(target: Path, format: str, rows: Iterator[tuple[str, bytes]]) -> None
                 arrays = [pyarrow.array(keys, "string"), pyarrow.array(images, pyarrow.binary())]
                 writer.write_table(pyarrow.Table.from_arrays(arrays, schema=schema))
             writer.close()
-            sink.raise_failure()
+            if sink.failure is not None:
+                raise sink.failure
     except BaseException:
         remove_part(target)
         raise
 
 
 def _groups(rows: Iterator[tuple[str, bytes]]) -> Iterator[tuple[list[str], list[bytes]]]:
+    """Keys and pictures of each row group."""
     keys: list[str] = []
     images: list[bytes] = []
     size = 0
@@ -507,26 +440,22 @@ def _groups(rows: Iterator[tuple[str, bytes]]) -> Iterator[tuple[list[str], list
 
 
 class _Stream(io.RawIOBase):
-    """What Arrow writes to: an error is kept and raised at the end, for Arrow's writer cannot be
-    closed or dropped in peace after one.
+    """The output of Arrow's writer; it keeps an error until the end, because Arrow's writer
+    writes again when it is closed or collected after one.
     """
 
     def __init__(self, stream: io.FileIO) -> None:
         self._stream = stream
-        self._failure: OSError | None = None
+        self.failure: OSError | None = None
 
     def writable(self) -> bool:
         return True
 
     def write(self, data: Any) -> int:
         view = memoryview(data)
-        while view and self._failure is None:
+        while view and self.failure is None and not self._stream.closed:
             try:
                 view = view[self._stream.write(view) :]
             except OSError as error:
-                self._failure = error
+                self.failure = error
         return len(data)
-
-    def raise_failure(self) -> None:
-        if self._failure is not None:
-            raise self._failure

@@ -1,34 +1,83 @@
 """The pipeline of one run: read, decode, check -> requests in flight -> encode, write.
 
-One event loop decides, pools of threads work: one reads, one decodes and encodes (as many threads
-as cores), one waits for servers. What is held is bounded whatever the data set's size: `look_ahead`
-maps as files, and as pixels those in flight and a few on either side.
+One event loop decides, pools of threads work: one reads, one decodes and encodes (a thread per
+core), one waits for servers. Memory is bounded for any data set: `look_ahead` maps as files, and as
+pixels those in flight and a few on either side.
 """
 
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import itertools
 import time
-from collections.abc import Callable, Coroutine, Iterator, Sequence
+from collections import deque
+from collections.abc import Coroutine, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from sceneloom.errors import InputError, SceneLoomError, ServingError
+from sceneloom.pictures import decode_picture
 from sceneloom.rendering.connections import Reply
-from sceneloom.rendering.flow_control import RetryBudget, SizeBuckets
-from sceneloom.rendering.items import Failed, MapItem, Picture, Rendered, Result, Skipped, Source
+from sceneloom.rendering.items import Failed, MapItem, Picture, Result, Skipped
 from sceneloom.rendering.listeners import Levels, Listener
 from sceneloom.rendering.loading import Loaded, Loader, Prepared
+from sceneloom.rendering.manifest import PictureStore, location_is_gone
+from sceneloom.rendering.retries import RetryBudget
 from sceneloom.rendering.servers import Servers
 from sceneloom.rendering.settings import RenderSettings
-from sceneloom.rendering.store import PictureStore, place_is_gone
 
-_CHUNK = 16
-_SHELF_BYTES = 128 << 20
-_READERS = 4
 # A request of 8 pictures at 2048x1024 takes three times as long as 8 requests.
 _REQUEST_BYTES = 4 << 20
+
+
+@dataclasses.dataclass
+class SizeBuckets:
+    """Loaded maps by size: the size taken last comes first, then the one that waited longest.
+
+    A server joins requests of equal size only: 16 of one size took 4 executions, 16 of two
+    alternating sizes 9.
+    """
+
+    _by_size: dict[tuple[int, int], deque[Loaded]] = dataclasses.field(default_factory=dict)
+    _current: tuple[int, int] | None = None
+    count: int = 0
+    """Number of maps."""
+    bytes: int = 0
+    """Memory of their files."""
+
+    def add(self, loaded: Loaded) -> None:
+        """Add a map."""
+        self._by_size.setdefault(loaded.size, deque()).append(loaded)
+        self.count += 1
+        self.bytes += len(loaded.label) + len(loaded.instance or b"")
+
+    def take(self, max_maps: int = 1) -> list[Loaded]:
+        """Take maps of one size, fewer than `max_maps` if their pictures exceed 4 MiB."""
+        if self._current not in self._by_size:
+            self._current = next(iter(self._by_size))
+        assert self._current is not None
+        height, width = self._current
+        fitting = _REQUEST_BYTES // (3 * height * width) if height * width else 1
+        queue = self._by_size[self._current]
+        taken = [queue.popleft() for _ in range(min(max_maps, max(1, fitting), len(queue)))]
+        if not queue:
+            del self._by_size[self._current]
+        self.count -= len(taken)
+        self.bytes -= sum(len(loaded.label) + len(loaded.instance or b"") for loaded in taken)
+        return taken
+
+    def clear(self) -> int:
+        """Drop all maps, and return their number."""
+        dropped = self.count
+        self._by_size.clear()
+        self.count = self.bytes = 0
+        return dropped
+
+
+_CHUNK = 16
+_MAX_BUCKET_BYTES = 128 << 20
+_READERS = 4
 
 
 class Pipeline:
@@ -36,62 +85,60 @@ class Pipeline:
 
     def __init__(
         self,
-        source: Source,
+        source: Iterable[MapItem],
         servers: Servers,
         loader: Loader,
         settings: RenderSettings,
         *,
-        requests: ThreadPoolExecutor,
         results: asyncio.Queue[Result | None],
         store: PictureStore | None = None,
         batch: int = 1,
         listeners: Sequence[Listener] = (),
     ) -> None:
-        """Prepare the run.
+        """Prepare the run, in its event loop.
 
         Args:
             source: the maps.
             servers: opened.
             loader: reads and decodes.
             settings: limits.
-            requests: threads for requests, as many as can be in flight.
-            results: takes one result per map, in the order they finish; a full queue makes the
-                pipeline wait.
-            store: where pictures go; without it they are in the results.
-            batch: most maps that one request is made of.
-            listeners: hear what happens.
+            results: takes a result per map, in the order they finish; a full queue halts the run.
+            store: takes the pictures; without it the results hold them.
+            batch: most maps of one request.
+            listeners: hear of results, answers and retries.
         """
         self._source, self._servers, self._loader = source, servers, loader
         self._settings, self._store, self._batch = settings, store, batch
-        self._requests, self._results, self._listeners = requests, results, listeners
+        self._results, self._listeners = results, listeners
         self._threads = settings.threads
         self._cpu = ThreadPoolExecutor(self._threads, "sceneloom-pixels")
         self._readers = ThreadPoolExecutor(_READERS, "sceneloom-read")
         self._lister = ThreadPoolExecutor(1, "sceneloom-list")
+        self._in_thread = asyncio.get_running_loop().run_in_executor
         self._budget = RetryBudget(settings.retry.budget)
         self._room = asyncio.Semaphore(settings.look_ahead)
-        self._shelf = SizeBuckets()
-        self._lower = asyncio.Event()
+        self._buckets = SizeBuckets()
+        self._taken = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
         self._reading = self._active = self._pausing = 0
-        self._stopping = False
+        self._stopping = asyncio.Event()
         self._broken: Exception | None = None
 
     def stop(self) -> None:
-        """Take nothing new; what is under way is finished. To be called from the loop."""
-        self._stopping = True
-        for _ in range(self._shelf.clear()):
+        """Take no new map, and finish those in work; call it from the loop."""
+        self._stopping.set()
+        for _ in range(self._buckets.clear()):
             self._room.release()
         self._room.release()  # the feeder may wait for room
-        self._lower.set()
+        self._taken.set()
 
     def levels(self) -> Levels:
-        """How full everything is."""
+        """How full the parts of the pipeline are."""
         return Levels(
             in_flight=self._servers.in_flight(),
             window=self._servers.limit(),
             reading=self._reading,
-            waiting=len(self._shelf),
+            waiting=self._buckets.count,
             active=self._active,
             pausing=self._pausing,
         )
@@ -100,18 +147,17 @@ class Pipeline:
         """Render everything.
 
         Raises:
-            ServerUnavailableError: no server answered for too long. What was not rendered has no
-                row.
-            OSError: the place of the pictures is full or gone.
+            ServerUnavailableError: no server answered within the patience.
+            OSError: the output location is full or gone.
             SceneLoomError: the source cannot be read on.
         """
         try:
-            self._spawn(self._feed())
+            self._tasks.add(asyncio.create_task(self._guard(self._feed())))
             while self._tasks:
                 await asyncio.wait(self._tasks)
             if self._store is not None:
                 try:
-                    finished = await self._in(self._cpu, self._store.finish)
+                    finished = await self._in_thread(self._cpu, self._store.finish)
                 except OSError as error:
                     self._break(error)
                     finished = []
@@ -126,48 +172,48 @@ class Pipeline:
         finally:
             for pool in (self._cpu, self._readers, self._lister):
                 pool.shutdown(cancel_futures=True)
-            if self._store is not None:
-                self._store.close()
         if self._broken is not None:
             raise self._broken
 
     async def _feed(self) -> None:
-        items: Iterator[MapItem] = await self._in(self._lister, iter, self._source)
-        while not self._stopping:
-            chunk, error = await self._in(self._lister, _take, items, _CHUNK)
+        """List the maps, as far as there is room for them."""
+        items = await self._in_thread(self._lister, iter, self._source)
+        while not self._stopping.is_set():
+            chunk, error = await self._in_thread(self._lister, _take, items)
             for item in chunk:
                 await self._room.acquire()
-                if not await self._is_shelf_low():
+                while self._buckets.bytes > _MAX_BUCKET_BYTES and not self._stopping.is_set():
+                    self._taken.clear()
+                    await self._taken.wait()
+                if self._stopping.is_set():
                     return
                 self._reading += 1
-                self._spawn(self._load(item))
-            if error is not None:  # what came before it is rendered
+                self._tasks.add(asyncio.create_task(self._guard(self._load(item))))
+            if error is not None:  # the maps before it are rendered
                 self._broken = self._broken or error
             if len(chunk) < _CHUNK:
                 return
 
-    async def _is_shelf_low(self) -> bool:
-        """Wait until little memory is held; False where the run stops."""
-        while self._shelf.bytes > _SHELF_BYTES and not self._stopping:
-            self._lower.clear()
-            await self._lower.wait()
-        return not self._stopping
-
     async def _load(self, item: MapItem) -> None:
+        """Read a map, and skip it if its picture exists."""
 
         def load_or_skip() -> Loaded | Skipped:
             loaded = self._loader.load(item)
-            skipped = None if self._store is None else self._store.skip(loaded)
-            return skipped or loaded
+            store = self._store
+            row = None if store is None else store.found(item.key, loaded.input_hash)
+            if row is None:
+                return loaded
+            return Skipped(key=row.key, output=row.output, engine=row.engine)
 
+        found: Loaded | Skipped | Exception
         try:
-            found = await self._in(self._readers, load_or_skip)
+            found = await self._in_thread(self._readers, load_or_skip)
         except (SceneLoomError, OSError) as error:
             found = error
         finally:
             self._reading -= 1
-        if isinstance(found, Loaded) and not self._stopping:
-            self._shelf.add(found)
+        if isinstance(found, Loaded) and not self._stopping.is_set():
+            self._buckets.add(found)
             self._pump()
             return
         self._room.release()
@@ -177,63 +223,48 @@ class Pipeline:
             await self._fail(item, found)
 
     def _pump(self) -> None:
-        """Start work on the next maps, as long as there is room for their pixels."""
-
-        def most_of(size: tuple[int, int]) -> int:
-            """Maps of a size that make one request: few enough for their pictures to stay small."""
-            picture = 3 * size[0] * size[1]
-            return min(self._batch, max(1, _REQUEST_BYTES // picture)) if picture else 1
-
+        """Start work on loaded maps, as far as there is room for their pixels."""
         more = 2 * self._threads + 1
-        while len(self._shelf) and self._active < self._servers.limit() * self._batch + more:
-            taken = self._shelf.take(most_of)
-            self._lower.set()
-            for _ in taken:
+        while self._buckets.count and self._active < self._servers.limit() * self._batch + more:
+            maps = self._buckets.take(self._batch)
+            self._taken.set()
+            for _ in maps:
                 self._room.release()
-            self._active += len(taken)
-            self._spawn(self._work(taken))
+            self._active += len(maps)
+            self._tasks.add(asyncio.create_task(self._guard(self._work(maps))))
 
     async def _work(self, maps: list[Loaded]) -> None:
+        """Decode maps of one size and render them in one request."""
+        ready = []
         try:
-            tries = (self._prepare(loaded) for loaded in maps)
-            ready = [one for one in await asyncio.gather(*tries) if one is not None]
+            for loaded in maps:
+                try:
+                    ready.append(await self._in_thread(self._cpu, self._loader.prepare, loaded))
+                except (SceneLoomError, OSError) as error:
+                    await self._fail(loaded.item, error, loaded.input_hash)
             if ready:
                 await self._render(ready, [])
         finally:
             self._active -= len(maps)
             self._pump()
 
-    async def _prepare(self, loaded: Loaded) -> Prepared | None:
-        try:
-            prepared: Prepared = await self._in(self._cpu, self._loader.prepare, loaded)
-        except (SceneLoomError, OSError) as error:
-            await self._fail(loaded.item, error, loaded.input_hash)
-            return None
-        return prepared
-
     async def _render(self, maps: list[Prepared], failures: list[ServingError]) -> None:
-        """Have maps of one size rendered; those that fail together are tried one by one."""
+        """Render maps of one size in one request, or one by one after a batch has failed."""
         while True:
             lease = await self._servers.lease()
-            if not failures:
-                self._budget.earn()
+            self._budget.requests += not failures
             start = time.perf_counter()
             try:
-                answers = await self._in(self._requests, lease.connection.send, maps)
+                replies = await self._in_thread(
+                    self._servers.pool, lease.link.connection.send, maps
+                )
             except ServingError as error:
-                self._servers.failed(lease, error)
+                self._servers.release(lease, error)
                 failures.append(error)
-            except BaseException as error:
-                self._servers.failed(lease, SceneLoomError(str(error)))
+            except BaseException:
+                self._servers.release(lease)
                 raise
             else:
-                seconds = time.perf_counter() - start
-                kind = (maps[0].request.label_map.shape, len(maps))
-                self._servers.answered(lease, seconds, kind)
-                sent = sum(answer.sent for answer in answers)
-                received = sum(answer.received for answer in answers)
-                for listener in self._listeners:
-                    listener.on_answer(seconds, sent, received)
                 break
             self._pump()
             if len(maps) > 1 and not failures[-1].retryable:
@@ -243,12 +274,18 @@ class Pipeline:
                 for one in maps:
                     await self._fail(one.loaded.item, failures[-1], one.loaded.input_hash, failures)
                 return
+        seconds = time.perf_counter() - start
+        lease.server.window.answered(seconds, (maps[0].request.label_map.shape, len(maps)))
+        self._servers.release(lease)
+        sent, received = sum(r.sent for r in replies), sum(r.received for r in replies)
+        for listener in self._listeners:
+            listener.on_answer(seconds, sent, received)
         attempts = len(failures) + 1
-        done = (self._keep(*pair, attempts) for pair in zip(maps, answers, strict=True))
+        done = (self._keep(*pair, attempts) for pair in zip(maps, replies, strict=True))
         await asyncio.gather(*done)
 
     async def _pause(self, failures: list[ServingError]) -> bool:
-        """Wait before the next try; False where there is none."""
+        """Wait, and return True; False if the policy allows no further request."""
         policy, error = self._settings.retry, failures[-1]
         if not policy.again(error, failures):
             return False
@@ -262,26 +299,25 @@ class Pipeline:
             self._pausing -= 1
         return True
 
-    async def _keep(self, prepared: Prepared, answer: Reply, attempts: int) -> None:
+    async def _keep(self, prepared: Prepared, reply: Reply, attempts: int) -> None:
+        """Store a picture, or report it without a store."""
         loaded = prepared.loaded
         if self._store is None:
             picture = Picture(
                 key=loaded.item.key,
-                image=answer.decode(),
+                image=decode_picture(reply.encoded or b"") if reply.image is None else reply.image,
                 padding=prepared.request.padding,
                 seconds=time.perf_counter() - loaded.started,
                 attempts=attempts,
-                engine=answer.engine,
+                engine=reply.engine,
             )
             await self._report(picture)
             return
         try:
-            put: list[Rendered] = await self._in(
-                self._cpu, self._store.put, prepared, answer, attempts
-            )
+            put = await self._in_thread(self._cpu, self._store.put, prepared, reply, attempts)
         except (InputError, OSError) as error:
             await self._fail(loaded.item, error, loaded.input_hash)
-            if isinstance(error, OSError) and place_is_gone(error):
+            if isinstance(error, OSError) and location_is_gone(error):
                 self._break(error)
             return
         for result in put:
@@ -294,17 +330,15 @@ class Pipeline:
         input_hash: str = "",
         failures: Sequence[ServingError] = (),
     ) -> None:
-        failed = Failed(key=item.key, error=error, attempts=len(failures))
-        if self._store is not None:
+        if (store := self._store) is not None:
             try:
-                await self._in(
+                await self._in_thread(
                     self._cpu,
-                    lambda store: store.fail(item, error, input_hash=input_hash, failures=failures),
-                    self._store,
+                    lambda: store.fail(item, error, input_hash=input_hash, failures=failures),
                 )
             except OSError as full:
                 self._break(full)
-        await self._report(failed)
+        await self._report(Failed(key=item.key, error=error, attempts=len(failures)))
 
     async def _report(self, result: Result) -> None:
         for listener in self._listeners:
@@ -312,33 +346,28 @@ class Pipeline:
         await self._results.put(result)
 
     def _break(self, error: Exception) -> None:
-        """Stop the run for a reason that more maps would meet too."""
+        """Stop the run for a reason that every further map would meet."""
         if self._broken is None:
             self._broken = error
         self.stop()
 
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.get_running_loop().create_task(self._guard(work))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-
     async def _guard(self, work: Coroutine[Any, Any, None]) -> None:
+        """Run one of the run's tasks, and stop the run at an error."""
         try:
             await work
         except Exception as error:
             self._break(error)
+        finally:
+            task = asyncio.current_task()
+            assert task is not None
+            self._tasks.discard(task)
 
-    async def _in(
-        self, pool: ThreadPoolExecutor, function: Callable[..., Any], *values: Any
-    ) -> Any:
-        return await asyncio.get_running_loop().run_in_executor(pool, function, *values)
 
-
-def _take(items: Iterator[MapItem], count: int) -> tuple[list[MapItem], Exception | None]:
+def _take(items: Iterator[MapItem]) -> tuple[list[MapItem], Exception | None]:
     """The next items, and the error that ended them early."""
     taken: list[MapItem] = []
     try:
-        for item in itertools.islice(items, count):
+        for item in itertools.islice(items, _CHUNK):
             taken.append(item)
     except Exception as error:
         return taken, error

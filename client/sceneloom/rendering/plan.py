@@ -1,4 +1,4 @@
-"""Rendering a data set: the plan of a run from places and settings."""
+"""The plan of a run from locations and settings."""
 
 from __future__ import annotations
 
@@ -7,216 +7,98 @@ import functools
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, get_args
+from typing import get_args
 
 from sceneloom.contract import MODEL_NAME, Contract
 from sceneloom.errors import InputError
-from sceneloom.pictures import check_format
-from sceneloom.rendering.connections import (
-    EngineConnection,
-    PathChoice,
-    PathChooser,
-    TritonConnection,
-)
-from sceneloom.rendering.datasets import DataSet, ShardedSource, open_sink, open_source
+from sceneloom.pictures import EncodedFormat, load_jxl
+from sceneloom.rendering.connections import Connection, PathChoice, RunPath, TritonConnection
+from sceneloom.rendering.datasets import ShardedSource, open_sink, open_source
 from sceneloom.rendering.items import Source
 from sceneloom.rendering.listeners import Listener
 from sceneloom.rendering.manifest import FILE_NAME
 from sceneloom.rendering.run import Plan
 from sceneloom.rendering.servers import Address
 from sceneloom.rendering.settings import Container, RenderSettings, ShardSettings
-from sceneloom.triton.client import TransportChoice, TritonSynthesizer
-from sceneloom.triton.encoded import EncodedFormat
+from sceneloom.synthesizer import Synthesizer
+from sceneloom.triton.client import TransportChoice
 from sceneloom.triton.transport import Timeouts, scheme_of, server_address
 
-if TYPE_CHECKING:
-    from sceneloom.synthesizer import Synthesizer
-
-_LISTED = 8
-_SHARD = re.compile(r"([0-9]{1,9})/([0-9]{1,9})")
+_MAX_LISTED = 8
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Maps:
-    """Where the maps are."""
+    """The maps of a run."""
 
-    place: str | Path | Source
+    location: str | Path | Source
     """Path or URL of a folder, zip file, tar shards or Parquet; or an opened source."""
     labels: str | None = None
-    """Where the label maps are in it (docs/rendering-formats.md)."""
+    """The label maps in it (docs/rendering-formats.md)."""
     instances: str | None = None
-    """Where the instance maps are in it."""
+    """The instance maps in it."""
     shard: str = ""
     """``3/16`` for the fourth of sixteen parts, by the keys' hashes; empty for all."""
-
-    def open(self, contract: Contract, output: str | None) -> Source:
-        """Open them for a model.
-
-        Args:
-            contract: of the model.
-            output: where the pictures go, which must not lie among the maps; None for nowhere.
-
-        Raises:
-            InputError: they cannot be opened, or pictures would be taken for maps.
-        """
-        if not isinstance(self.place, (str, Path)):
-            return self.place
-        source: DataSet = open_source(
-            str(self.place),
-            labels=self.labels,
-            instances=self.instances,
-            wants_instances=contract.wants_instances,
-            training_ids=contract.schema.has_training_ids,
-        )
-        if output is not None and source.holds(output):
-            raise InputError(
-                f"{output}: holds maps, and the pictures would lie among them; choose another "
-                "folder"
-            )
-        part = self.part
-        return source if part is None else ShardedSource(source, *part)
-
-    @property
-    def part(self) -> tuple[int, int] | None:
-        """Index and number of parts, or None for all maps.
-
-        Raises:
-            InputError: `shard` is of another form.
-        """
-        if not self.shard:
-            return None
-        match = _SHARD.fullmatch(self.shard)
-        if match is None or not int(match[1]) < int(match[2]):
-            raise InputError(f"shard is {self.shard!r}; the first of 16 is 0/16, the last 15/16")
-        return int(match[1]), int(match[2])
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Pictures:
-    """Where the pictures go."""
+    """The output of a run."""
 
-    place: str
+    location: str
     """Path or URL of a folder."""
     container: Container = "folder"
-    """A file for each picture, or shards."""
     shards: ShardSettings = dataclasses.field(default_factory=ShardSettings)
-    """How large shards become."""
     manifest: Path | None = None
-    """The manifest's file; in the folder of the pictures unless named."""
-
-    def manifest_path(self, part: tuple[int, int] | None) -> Path:
-        """The manifest's file; parts that are rendered side by side have one each.
-
-        Raises:
-            InputError: the pictures go to a remote place, and no file was named.
-        """
-        if self.manifest is not None:
-            if self.manifest.suffix == ".jsonl":
-                raise InputError(
-                    f"{self.manifest}: a manifest is not JSON Lines; its rows are written as such "
-                    "beside it"
-                )
-            return self.manifest
-        if "://" in self.place:
-            raise InputError(
-                f"{self.place}: the manifest is a local file; name one with --manifest"
-            )
-        return Path(self.place) / part_name(FILE_NAME, part)
-
-
-def part_name(name: str, part: tuple[int, int] | None) -> str:
-    """A file's name with the part that it belongs to: ``manifest-00003-of-00016.sqlite``."""
-    if part is None:
-        return name
-    stem, dot, ending = name.partition(".")
-    return f"{stem}-{part[0]:05d}-of-{part[1]:05d}{dot}{ending}"
-
-
-def shards_of_manifests(output: str) -> list[str]:
-    """The parts of a data set that have a manifest in a folder of pictures.
-
-    Args:
-        output: path of the folder.
-
-    Returns:
-        ``3/16`` for each part and an empty text for a run of all maps, as `Maps.shard` has them, in
-        order.
-
-    Raises:
-        InputError: parts are missing, and there is no manifest of all maps.
-    """
-    folder = Path(output)
-    there = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
-    stem, dot, ending = FILE_NAME.partition(".")
-    pattern = re.compile(rf"{stem}-(\d{{5,9}})-of-(\d{{5,9}}){re.escape(dot + ending)}")
-    parts = sorted((int(m[2]), int(m[1])) for m in map(pattern.fullmatch, there) if m)
-    if FILE_NAME in there:
-        return ["", *(f"{index}/{count}" for count, index in parts)]
-    for count in {count for count, _ in parts}:
-        missing = [f"{n}/{count}" for n in range(count) if (count, n) not in parts]
-        if missing:
-            more = ", ..." if len(missing) > _LISTED else ""
-            raise InputError(
-                f"{output}: no manifest of the shards {', '.join(missing[:_LISTED])}{more}; render "
-                "them, or check one with --shard"
-            )
-    return [f"{index}/{count}" for count, index in parts]
+    """The manifest's file, by default in the folder."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TritonServers:
-    """Which servers render, and how they are reached."""
+    """The servers of a run."""
 
     urls: Sequence[str]
     """``HOST:PORT`` of their gRPC ports, or ``http://HOST:PORT``."""
     model: str = MODEL_NAME
-    """Name of the served model."""
     timeouts: Timeouts = dataclasses.field(default_factory=Timeouts)
-    """How long to wait."""
     transport: TransportChoice = "auto"
-    """How tensors travel."""
     path: PathChoice = "auto"
-    """Arrays or encoded files."""
 
     def addresses(self, settings: RenderSettings) -> list[Address]:
-        """The servers as a run connects to them.
+        """The addresses of the servers.
 
-        Raises:
-            InputError: none or one twice, or they cannot give this format.
+        Raises InputError for a wrong or repeated address, or a format that the encoded path lacks.
         """
         if not self.urls:
             raise InputError("name at least one server")
-        places = []
+        known = []
         for url in self.urls:
             scheme = scheme_of(url)
-            place = (scheme, server_address(url, scheme))
-            if place in places:
+            address = (scheme, server_address(url, scheme))
+            if address in known:
                 raise InputError(f"{url}: the same server twice")
-            places.append(place)
+            known.append(address)
         if self.path == "encoded" and settings.format not in get_args(EncodedFormat):
             raise InputError(
                 f"the encoded path does not give {settings.format}; it gives "
                 f"{', '.join(get_args(EncodedFormat))}"
             )
-        chooser = PathChooser(self.path)
-
-        def connect(url: str) -> TritonConnection:
-            synthesizer = TritonSynthesizer(
-                url, model=self.model, timeouts=self.timeouts, transport=self.transport
-            )
-            try:
-                return TritonConnection(synthesizer, settings, chooser)
-            except BaseException:
-                synthesizer.close()
-                raise
-
+        chosen = None if self.path == "auto" else (self.path == "encoded", f"{self.path}: as asked")
+        connect = functools.partial(
+            TritonConnection,
+            model=self.model,
+            timeouts=self.timeouts,
+            transport=self.transport,
+            settings=settings,
+            path=RunPath(self.path, chosen),
+        )
         return [Address(name=url, connect=functools.partial(connect, url)) for url in self.urls]
 
 
 def engine_address(synthesizer: Synthesizer) -> Address:
-    """A synthesizer that is open already, as a run uses it; the run leaves it open."""
+    """The address of an open synthesizer, which the run leaves open."""
     name = type(synthesizer).__name__
-    return Address(name=name, connect=lambda: EngineConnection(synthesizer))
+    return Address(name=name, connect=lambda: Connection(synthesizer))
 
 
 def make_plan(
@@ -226,46 +108,95 @@ def make_plan(
     settings: RenderSettings,
     listeners: tuple[Listener, ...] = (),
 ) -> Plan:
-    """The plan of a run.
-
-    Args:
-        maps: what is rendered.
-        pictures: where to; None for pictures in the results.
-        addresses: by whom.
-        settings: how.
-        listeners: hear what happens.
+    """The plan of a run; without `pictures` its results hold them.
 
     Raises:
-        InputError: a place is of a wrong form.
-        MissingDependencyError: a package is not installed that a place or format needs.
+        InputError: a location is of a wrong form.
+        MissingDependencyError: a location or format needs a package that is not installed.
     """
-    if maps.place == "":
+    if maps.location == "":
         raise InputError("the place of the maps is empty; . is the folder you are in")
-    if pictures is None:
-        return Plan(
-            source=lambda contract: maps.open(contract, None),
-            addresses=addresses,
-            settings=settings,
-            listeners=listeners,
+    part = None
+    if maps.shard:
+        match = re.fullmatch(r"([0-9]{1,9})/([0-9]{1,9})", maps.shard)
+        if match is None or not int(match[1]) < int(match[2]):
+            raise InputError(f"shard is {maps.shard!r}; the first of 16 is 0/16, the last 15/16")
+        part = int(match[1]), int(match[2])
+
+    def open_maps(contract: Contract) -> Source:
+        if not isinstance(maps.location, str | Path):
+            return maps.location
+        source = open_source(
+            str(maps.location),
+            labels=maps.labels,
+            instances=maps.instances,
+            wants_instances=contract.wants_instances,
+            training_ids=contract.schema.has_training_ids,
         )
-    if "\0" in pictures.place:
+        if pictures is not None and source.holds(pictures.location):
+            raise InputError(
+                f"{pictures.location}: holds maps, and the pictures would lie among them; choose "
+                "another folder"
+            )
+        return source if part is None else ShardedSource(source, *part)
+
+    if pictures is None:
+        return Plan(source=open_maps, addresses=addresses, settings=settings, listeners=listeners)
+    if "\0" in pictures.location:
         raise InputError("the place for the pictures has a null character in it")
-    if not pictures.place:
+    if not pictures.location:
         raise InputError("the place for the pictures is empty; . is the folder you are in")
-    check_format(settings.format)
-    part = maps.part
+    if settings.format == "jxl":
+        load_jxl()  # before the run: a missing package ends it
+    # Parts that are rendered side by side have a manifest and shards of their own.
+    suffix = "" if part is None else f"-{part[0]:05d}-of-{part[1]:05d}"
     sink = open_sink(
-        pictures.place,
+        pictures.location,
         settings.format,
         container=pictures.container,
         shards=pictures.shards,
-        stem=part_name("shard", part),
+        stem=f"shard{suffix}",
     )
+    manifest = pictures.manifest
+    if manifest is not None and manifest.suffix == ".jsonl":
+        raise InputError(
+            f"{manifest}: a manifest is not JSON Lines; its rows are written as such beside it"
+        )
+    if manifest is None and "://" in pictures.location:
+        raise InputError(
+            f"{pictures.location}: the manifest is a local file; name one with --manifest"
+        )
     return Plan(
-        source=lambda contract: maps.open(contract, pictures.place),
+        source=open_maps,
         addresses=addresses,
         settings=settings,
         sink=sink,
-        manifest=pictures.manifest_path(part),
+        manifest=manifest or Path(pictures.location) / FILE_NAME.replace(".", f"{suffix}.", 1),
         listeners=listeners,
     )
+
+
+def shards_of_manifests(output: str) -> list[str]:
+    """The parts of a data set that have a manifest in the folder `output`.
+
+    Returns:
+        values of `Maps.shard`, in order: ``3/16`` for a part, empty for a run of all maps.
+
+    Raises InputError if parts are missing, and there is no manifest of all maps.
+    """
+    folder = Path(output)
+    names = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+    pattern = re.compile(FILE_NAME.replace(".", r"-(\d{5,9})-of-(\d{5,9})\.", 1))
+    parts = sorted((int(m[2]), int(m[1])) for m in map(pattern.fullmatch, names) if m)
+    shards = [f"{index}/{count}" for count, index in parts]
+    if FILE_NAME in names:
+        return ["", *shards]
+    for count in {count for count, _ in parts}:
+        missing = [f"{n}/{count}" for n in range(count) if (count, n) not in parts]
+        if missing:
+            more = ", ..." if len(missing) > _MAX_LISTED else ""
+            raise InputError(
+                f"{output}: no manifest of the shards {', '.join(missing[:_MAX_LISTED])}{more}; "
+                "render them, or check one with --shard"
+            )
+    return shards

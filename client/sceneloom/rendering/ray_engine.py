@@ -1,8 +1,7 @@
-"""A run whose maps are rendered by Ray actors, on this machine or on a cluster:
-`sceneloom render ... --engine ray`.
+"""The driver of `sceneloom render MAPS PICTURES --engine ray`: lists the maps, writes the pictures
+and keeps the manifest. Ray actors read, decode, request and encode, here or on a cluster.
 
-This process lists the maps, writes every picture and keeps the manifest; actors read, decode, have
-rendered and encode. Killed, the run goes on from its manifest like any other.
+Maps travel in blocks, at most two in flight to an actor. A block whose actor dies goes to another.
 """
 
 from __future__ import annotations
@@ -10,495 +9,408 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import itertools
 import logging
 import os
 import signal
 import threading
-import time
-from collections.abc import Generator, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Generator, Iterator
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Annotated, Any
 
-from sceneloom.contract import Contract
+from pydantic import Field
+
 from sceneloom.errors import InputError, SceneLoomError, out_of_resources, require
-from sceneloom.files import SHARED_MEMORY
-from sceneloom.rendering.connections import Route
-from sceneloom.rendering.items import Failed, MapItem, Result, Skipped, Source
+from sceneloom.rendering.connections import Connection
+from sceneloom.rendering.items import Failed, MapItem, Result, Source
 from sceneloom.rendering.listeners import Levels
-from sceneloom.rendering.manifest import Manifest, Row
+from sceneloom.rendering.manifest import Store, failure_row, location_is_gone
 from sceneloom.rendering.plan import TritonServers
-from sceneloom.rendering.ray_worker import Assigned, BlockResult, Made, Outcome, Unchanged, Work
-from sceneloom.rendering.run import Plan, Run, open_store
+from sceneloom.rendering.ray_worker import Assigned, BlockResult, BlockWorker, Work
+from sceneloom.rendering.run import Plan, Run, open_plan
 from sceneloom.rendering.servers import Servers
 from sceneloom.rendering.settings import RenderSettings
-from sceneloom.rendering.store import Store, failure_row, place_is_gone
-from sceneloom.style import style_chooser
+from sceneloom.text import counted
 from sceneloom.triton.shared_memory import sweep_regions
+from sceneloom.validation import checked
 
-if TYPE_CHECKING:
-    from sceneloom.rendering.ray_stream import Stream
-
-_MIB = 1 << 20
-_ENDING_SECONDS = 5
+_BLOCKS_PER_ACTOR = 2  # while one ends, the other keeps the server busy
+_TRIES = 5
+_TICK, _CLOSE_SECONDS = 0.1, 10
 
 
+@checked()
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RaySettings:
-    """How a run is spread over Ray's actors."""
+    """How a run is spread over Ray actors."""
 
     address: str | None = None
-    """Of a running cluster, such as auto on one of its machines; without it Ray is started here,
-    and stopped with the run.
+    """Address of a running cluster, such as auto on one of its machines; without it Ray starts here
+    and stops with the run.
     """
-    actors: int | None = None
+    actors: Annotated[int, Field(ge=1, le=100_000)] | None = None
     """Most actors; without it as many as there are cores for. They start as there is work."""
-    cpus: int = 1
+    cpus: Annotated[int, Field(ge=1, le=1024)] = 1
     """Cores of an actor: as many threads decode and encode in it."""
-    maps_per_block: int = 16
+    maps_per_block: Annotated[int, Field(ge=1, le=10_000)] = 16
     """Maps that an actor is given at once. Their pictures are in memory together."""
-    object_store: int = 1024
-    """MiB of shared memory for what is on its way, where Ray is started here; more goes to disk."""
-
-    def __post_init__(self) -> None:
-        for name, low, high in (
-            ("actors", 1, 100_000),
-            ("cpus", 1, 1024),
-            ("maps_per_block", 1, 10_000),
-            ("object_store", 128, 1 << 20),
-        ):
-            value = getattr(self, name)
-            if value is not None and not low <= value <= high:
-                raise InputError(f"{name} is {value}; it is from {low} to {high}")
-
-
-def most_actors(settings: RaySettings) -> int:
-    """The most actors of a run; Ray must have been started."""
-    import ray
-
-    if settings.actors is not None:
-        return settings.actors
-    cores = ray.cluster_resources().get("CPU", 1)  # type: ignore[no-untyped-call]
-    return max(1, int(cores) // settings.cpus)
+    object_store: Annotated[int, Field(ge=128, le=1 << 20)] = 1024
+    """MiB of shared memory for blocks on their way, where Ray starts here; more goes to disk."""
 
 
 @contextlib.contextmanager
-def ray_started(settings: RaySettings) -> Iterator[set[int]]:
-    """Ray while it is wanted: what the caller has started stays, and else it is started, or a
-    cluster connected to, and stopped again.
+def ray_started(settings: RaySettings) -> Iterator[None]:
+    """Start Ray or connect to a cluster, and stop it at the end; leave the caller's Ray as it is.
 
-    Yields:
-        takes the process ids of the actors that were seen. Those that Ray ends on this machine have
-        no time to clear up; it is done for them.
-
-    Raises:
-        SceneLoomError: it cannot be started, or no cluster is there.
+    Raises SceneLoomError if Ray cannot be started or reached.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is sent anywhere
     import ray
 
-    workers: set[int] = set()
     if ray.is_initialized():
-        yield workers
+        yield
         return
     here: dict[str, Any] = {}
     if settings.address is None:
         here = {
             "num_cpus": max(RenderSettings().threads, settings.cpus * (settings.actors or 1)),
             "include_dashboard": False,
-            "object_store_memory": settings.object_store * _MIB,
+            "object_store_memory": settings.object_store << 20,
         }
     before = signal.getsignal(signal.SIGTERM)
+    address = settings.address or "local"
     try:
-        ray.init(
-            address=settings.address or "local",
-            logging_level=logging.ERROR,
-            log_to_driver=False,
-            **here,
-        )
+        ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False, **here)
         if before is not None and threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, before)  # Ray's own would end the run at once
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise SceneLoomError(f"Ray cannot be started or reached: {error}") from error
     try:
-        yield workers
+        yield
     finally:
         ray.shutdown()
-        if settings.address is None:
-            _sweep_after(workers)
 
 
-def _sweep_after(processes: set[int]) -> None:
-    """Remove what is in shared memory of processes that are ending."""
-    deadline = time.monotonic() + _ENDING_SECONDS
-    while any(list(SHARED_MEMORY.glob(f"sceneloom-{pid}-*")) for pid in processes):
-        if time.monotonic() > deadline:  # the next connection does it
-            return
-        sweep_regions()
-        time.sleep(0.05)
+@dataclasses.dataclass(frozen=True)
+class Block:
+    """Maps that an actor renders together."""
+
+    maps: list[Assigned]
+    deaths: int = 0
+    """Actors that died while they had it."""
 
 
-class Taker(Protocol):
-    """Where blocks go."""
+def list_blocks(source: Source, store: Store, size: int, pool: Executor) -> Iterator[Block]:
+    """The maps of a source in blocks of `size`; threads of `pool` look up the existing pictures.
 
-    def put(self, number: int, block: Sequence[Assigned] | None) -> None:
-        """Take a block, or with None the end.
+    Raises what the source raises, after the maps before it.
+    """
 
-        Args:
-            number: counts from 0.
-            block: the maps.
+    def assign(item: MapItem) -> Assigned:
+        row = None
+        with contextlib.suppress(OSError):  # an unreadable picture is made again
+            row = store.found(item.key)
+        return Assigned(item=item, row=row)
+
+    items, error = iter(source), None
+    while error is None:
+        taken: list[MapItem] = []
+        try:
+            for item in itertools.islice(items, size):
+                taken.append(item)
+        except Exception as met:
+            error = met
+        if taken:
+            yield Block(list(pool.map(assign, taken)))
+        if len(taken) < size:
+            break
+    if error is not None:
+        raise error
+
+
+class _Actors:
+    """Actors that render blocks; they start as there is work."""
+
+    def __init__(self, work: Work, settings: RaySettings) -> None:
+        import ray
+
+        cores = ray.cluster_resources().get("CPU", 1)  # type: ignore[no-untyped-call]
+        self._most = settings.actors or max(1, int(cores) // settings.cpus)
+        self._work = work
+        remote: Any = ray.remote(BlockWorker)
+        self._class = remote.options(
+            num_cpus=settings.cpus,
+            max_concurrency=_BLOCKS_PER_ACTOR + 1,  # `close` runs beside the blocks
+            scheduling_strategy="SPREAD",
+        )
+        self._levels: dict[Any, Levels] = {}  # actor -> what it last reported
+        self._waiting: deque[Block] = deque()
+        self._in_flight: dict[Any, tuple[Any, Block | None]] = {}  # None: the actor starts
+        self._failed_starts = 0
+
+    def levels(self) -> Levels:
+        reported, in_flight = list(self._levels.values()), list(self._in_flight.values())
+        return Levels(
+            in_flight=sum(levels.in_flight for levels in reported),
+            window=sum(levels.window for levels in reported),
+            active=sum(len(block.maps) for _, block in in_flight if block is not None),
+        )
+
+    def results(self, blocks: Iterator[Block], stop: threading.Event) -> Iterator[BlockResult]:
+        """Render blocks until their end or a stop.
+
+        Raises what `blocks` raises, after the results of the blocks before.
         """
+        error: Exception | None = None
+        with ThreadPoolExecutor(1, "sceneloom-list") as lister:
+            listing: Future[Block | None] | None = lister.submit(next, blocks, None)
+            while True:
+                if stop.is_set():
+                    self._waiting.clear()
+                    listing = None
+                busy = self._waiting or any(block for _, block in self._in_flight.values())
+                # One block waits, and one more for each actor that can start.
+                room = len(self._waiting) <= self._most - len(self._levels)
+                if listing is not None and room and (listing.done() or not busy):
+                    try:
+                        block = listing.result()
+                    except Exception as met:
+                        error, block = met, None
+                    listing = None
+                    if block is not None and not stop.is_set():
+                        listing = lister.submit(next, blocks, None)
+                        self._waiting.append(block)
+                        self._submit()
+                elif busy:
+                    result = self._wait()
+                    if result is not None:
+                        yield result
+                elif error is not None:
+                    raise error
+                else:
+                    return
 
+    def _wait(self) -> BlockResult | None:
+        """Wait a moment for the result of a block."""
+        import ray
+        from ray import exceptions as ended
 
-class BlockFeeder:
-    """Gives blocks until the source ends or the run stops; then the end."""
+        ready, _ = ray.wait(list(self._in_flight), timeout=_TICK)
+        if not ready:
+            return None
+        actor, block = self._in_flight.pop(ready[0])
+        result: BlockResult | None = None
+        try:
+            got = ray.get(ready[0])
+            if block is None:
+                self._failed_starts = 0
+            else:
+                result = got
+                if actor in self._levels:
+                    self._levels[actor] = got.levels
+        except (
+            ended.RayActorError,
+            ended.NodeDiedError,
+            ended.ObjectLostError,  # its machine died after the actor had answered
+            ended.OutOfMemoryError,
+        ) as error:
+            if self._levels.pop(actor, None):
+                ray.kill(actor)  # it may only be out of reach
+            if block is None:
+                self._failed_starts += 1
+                if getattr(error, "actor_init_failed", False) or self._failed_starts == _TRIES:
+                    raise _gave_up(error) from error
+            elif (deaths := block.deaths + 1) < _TRIES:
+                self._waiting.appendleft(Block(block.maps, deaths))
+            else:
+                result = _given_up(block)
+        except Exception as error:
+            raise _gave_up(error) from error
+        self._submit()
+        return result
 
-    def __init__(
-        self,
-        source: Source,
-        store: Store,
-        taker: Taker,
-        *,
-        maps_per_block: int,
-        most_blocks: int,
-        threads: int,
-    ) -> None:
-        """Prepare.
-
-        Args:
-            source: the maps.
-            store: knows which pictures are there.
-            taker: where blocks go.
-            maps_per_block: how many maps make one.
-            most_blocks: that are on their way at once.
-            threads: how many look for pictures that are there.
-        """
-        self._source, self._store, self._taker = source, store, taker
-        self._maps_per_block = maps_per_block
-        self._room = threading.Semaphore(most_blocks)
-        self._given: dict[int, dict[str, Row | None]] = {}
-        self._lookers = ThreadPoolExecutor(threads, "sceneloom-look")
-        self._thread = threading.Thread(target=self._feed, name="sceneloom-feed", daemon=True)
-        self._stopping = False
-        self.error: Exception | None = None
-        """Why the source could not be read to its end."""
-
-    def start(self) -> None:
-        """Begin."""
-        self._thread.start()
-
-    def stop(self) -> None:
-        """Give no further block. Safe to call from a signal handler."""
-        self._stopping = True
-        self._room.release()  # the thread may wait for it
-
-    def take(self, number: int) -> dict[str, Row | None] | None:
-        """Report that a block was answered.
-
-        Returns:
-            key -> the row of the picture that was there when the block was given, or None where
-            there was none; None for a block that was answered before.
-        """
-        block = self._given.pop(number, None)
-        if block is not None:
-            self._room.release()
-        return block
-
-    def maps_given(self) -> int:
-        """How many maps are on their way."""
-        return sum(len(block) for block in list(self._given.values()))
+    def _submit(self) -> None:
+        """Give waiting blocks to actors with room, and start actors for the others."""
+        while self._waiting:
+            # A block at which an actor died has the next actor for itself, so that no other block
+            # is taken for the cause. An actor that starts has no room either.
+            room = dict.fromkeys(self._levels, _BLOCKS_PER_ACTOR)
+            for actor, block in self._in_flight.values():
+                if actor in room:
+                    room[actor] -= _BLOCKS_PER_ACTOR if block is None or block.deaths else 1
+            actor = max(room, key=room.__getitem__, default=None)
+            wanted = _BLOCKS_PER_ACTOR if self._waiting[0].deaths else 1
+            if actor is None or room[actor] < wanted:
+                break
+            block = self._waiting.popleft()
+            self._in_flight[actor.render.remote(block.maps)] = actor, block
+        starting = sum(block is None for _, block in self._in_flight.values())
+        for _ in range(min(self._most - len(self._levels), len(self._waiting) - starting)):
+            actor = self._class.remote(self._work)
+            self._levels[actor] = Levels()
+            self._in_flight[actor.__ray_ready__.remote()] = actor, None
 
     def close(self) -> None:
-        """Stop, and wait for the thread."""
-        self.stop()
-        if self._thread.is_alive():
-            self._thread.join()
-        self._lookers.shutdown(cancel_futures=True)
+        import ray
 
-    def _feed(self) -> None:
-        number = 0
-        try:
-            for items in self._blocks():
-                self._room.acquire()
-                if self._stopping:
-                    break
-                self._give(number, items)
-                number += 1
-        except Exception as error:
-            self.error = error
-        with contextlib.suppress(Exception):  # its answers say what is wrong with it
-            self._taker.put(number, None)
-
-    def _give(self, number: int, items: list[MapItem]) -> None:
-        def found(key: str) -> Row | None:
-            with contextlib.suppress(OSError):  # what cannot be read is made again
-                return self._store.found(key)
-            return None
-
-        keys = [item.key for item in items]
-        rows = dict(zip(keys, self._lookers.map(found, keys), strict=True))
-        known = {key: "" if row is None else row.input_hash for key, row in rows.items()}
-        self._given[number] = rows
-        self._taker.put(number, [Assigned(item=item, known=known[item.key]) for item in items])
-
-    def _blocks(self) -> Iterator[list[MapItem]]:
-        """The source's maps in blocks; where it breaks off, those before come first."""
-        block: list[MapItem] = []
-        try:
-            for item in self._source:
-                block.append(item)
-                if len(block) == self._maps_per_block:
-                    yield block
-                    block = []
-        except Exception:
-            if block:
-                yield block
-            raise
-        if block:
-            yield block
+        with contextlib.suppress(ray.exceptions.RayError):
+            starting = [actor for actor, block in self._in_flight.values() if block is None]
+            closing = [actor.close.remote() for actor in self._levels if actor not in starting]
+            if closing:
+                ray.wait(closing, num_returns=len(closing), timeout=_CLOSE_SECONDS)
+            for actor in self._levels:
+                ray.kill(actor)
+        sweep_regions()  # of actors that were killed
 
 
-_SPARE_BLOCKS = 4
+def _given_up(block: Block) -> BlockResult:
+    count = counted(len(block.maps), "map")
+    died = f"{_TRIES} processes died at it, or at one of the {count} that they were given together"
+    items = [assigned.item for assigned in block.maps]
+    errors = [(item.key, SceneLoomError(f"{item.label.name}: {died}")) for item in items]
+    return BlockResult(failed=[(Failed(key=key, error=error), "") for key, error in errors])
+
+
+def _gave_up(error: Exception) -> SceneLoomError:
+    cause = getattr(error, "cause", None) or error  # without Ray's tracebacks around it
+    last = (str(cause).strip() or type(cause).__name__).splitlines()[-1].strip()
+    return out_of_resources(cause) or SceneLoomError(f"Ray gave up: {last}")
 
 
 class RayRun(Run):
     """A run whose maps Ray actors render."""
 
     def __init__(
-        self,
-        plan: Plan,
-        servers: TritonServers,
-        settings: RaySettings | None = None,
+        self, plan: Plan, servers: TritonServers, settings: RaySettings | None = None
     ) -> None:
-        """Prepare; nothing happens yet.
+        """Prepare; the first result begins the run.
 
         Args:
             plan: with a sink and a manifest.
-            servers: those of the plan, by addresses that every machine reaches them at.
-            settings: how it is spread.
+            servers: those of the plan, by addresses that every machine reaches.
+            settings: number and size of the actors.
 
-        Raises:
-            InputError: the plan has no place for pictures.
-            MissingDependencyError: Ray is not installed.
+        Raises InputError if the plan has no sink, and MissingDependencyError without Ray.
         """
-        require(("ray", "pandas", "pyarrow"), extra="ray", purpose="rendering with Ray")
+        require(("ray",), extra="ray", purpose="rendering with Ray")
         if plan.sink is None or plan.manifest is None:
             raise InputError("rendering with Ray needs a place for the pictures")
-        super().__init__(plan)
-        self._servers = servers
-        self._settings = settings or RaySettings()
-        self._route = Route()
+        self._plan = plan
+        self._servers, self._settings = servers, settings or RaySettings()
         self._results = self._render()
         self._broken: Exception | None = None
-        self._levels: dict[int, Levels] = {}
-        self._workers: set[int] = set()
-        self._actors = 1
-        self._feeder: BlockFeeder | None = None
+        self._stopped = threading.Event()
+        self._actors: _Actors | None = None
 
     def __next__(self) -> Result:
-        """Wait for the next result.
-
-        Raises:
-            ServerUnavailableError: no server answered for longer than the run's patience.
-            OSError: the place of the pictures is full or gone.
-            OutOfResourcesError: a machine has no memory, or no thread, left.
-            SceneLoomError: the run cannot begin, its source cannot be read on, or Ray gave up.
-        """
+        """Wait for the next result; see `RenderRun`. Raises SceneLoomError if Ray gave up."""
         try:
             return next(self._results)
         except (MemoryError, RuntimeError) as error:
             raise out_of_resources(error) or error from None
 
     def stop(self) -> None:
-        """Give no further map to an actor; what they have is finished, and its results still come.
-        Safe to call from a signal handler and from any thread.
-        """
-        self._stop_asked = True
-        if self._feeder is not None:
-            self._feeder.stop()
+        """Give no further map to an actor; see `Run.stop`."""
+        self._stopped.set()
 
     def levels(self) -> Levels:
-        """How full the actors' pipelines are, as each last said, and how many maps they have."""
-        feeder, reported = self._feeder, list(self._levels.values())
-        return Levels(
-            in_flight=sum(levels.in_flight for levels in reported),
-            window=sum(levels.window for levels in reported),
-            active=0 if feeder is None else feeder.maps_given(),
-        )
-
-    def route(self) -> Route:
-        """How pictures travel, as the last actor that sent a request found it."""
-        return self._route
+        """Sums of what the actors last reported, and how many maps they have."""
+        return Levels() if self._actors is None else self._actors.levels()
 
     def close(self) -> None:
-        """End the run; what is under way is dropped. Calling it twice is fine."""
+        """End the run; what is in flight is dropped. Calling it twice is fine."""
         self._results.close()
 
     def _render(self) -> Generator[Result, None, None]:
+        plan, settings = self._plan, self._plan.settings
         with contextlib.ExitStack() as stack:
-            begun = _begin(self._plan, self._servers, self._settings.cpus)
-            stack.callback(begun.close)
-            self._route = begun.route
-            self._workers = stack.enter_context(ray_started(self._settings))
-            from sceneloom.rendering.ray_stream import BLOCKS_PER_ACTOR, Stream
-
-            self._actors = most_actors(self._settings)
-            stream = Stream(begun.work, actors=self._actors, cpus=self._settings.cpus)
-            stack.callback(stream.close)
-            pool = stack.enter_context(
-                ThreadPoolExecutor(self._plan.settings.threads, "sceneloom-write")
+            with ThreadPoolExecutor(1) as apart:  # the caller's thread may have an event loop
+                connection, engine = apart.submit(asyncio.run, self._ask()).result()
+            self.source, _, store = open_plan(plan, connection, engine)
+            assert store is not None
+            stack.callback(store.close)
+            file = settings.style_file
+            style_file = file.read_bytes() if file is not None and file.is_file() else None
+            workers = settings.workers or self._settings.cpus
+            work = Work(
+                servers=self._servers,
+                settings=dataclasses.replace(settings, workers=workers),
+                contract=connection.contract,
+                origin=store.origin,
+                engine=engine,
+                style=store.style,
+                style_file=style_file,
+                folder=str(Path.cwd()),
             )
-            self._count_aside(begun.source)
-            feeder = BlockFeeder(
-                begun.source,
-                begun.store,
-                stream,
-                maps_per_block=self._settings.maps_per_block,
-                most_blocks=BLOCKS_PER_ACTOR * self._actors + _SPARE_BLOCKS,
-                threads=self._plan.settings.threads,
-            )
-            stack.callback(feeder.close)
-            self._feeder = feeder
-            if self._stop_asked:
-                feeder.stop()
-            feeder.start()
+            stack.enter_context(ray_started(self._settings))
+            self._actors = actors = _Actors(work, self._settings)
+            stack.callback(actors.close)
+            pool = stack.enter_context(ThreadPoolExecutor(settings.threads, "sceneloom-write"))
+            threading.Thread(target=self._count_maps, name="sceneloom-count", daemon=True).start()
+            blocks = list_blocks(self.source, store, self._settings.maps_per_block, pool)
             self.rendering = True
-            for result in self._collect(stream, feeder, begun.store, pool):
-                for listener in self._plan.listeners:
+            for result in self._keep(actors.results(blocks, self._stopped), store, pool):
+                for listener in plan.listeners:
                     listener.on_result(result)
                 yield result
             if self._broken is not None:
                 raise self._broken
 
-    def _collect(
-        self, stream: Stream, feeder: BlockFeeder, store: Store, pool: ThreadPoolExecutor
+    async def _ask(self) -> tuple[Connection, str]:
+        """Ask the servers what they serve: a connection, closed, and the engine."""
+        servers = Servers(self._plan.addresses, self._plan.settings)
+        try:
+            connection = await servers.open()
+            self.route = connection.route
+            return connection, servers.engine
+        finally:
+            await servers.close()
+
+    def _keep(
+        self, results: Iterator[BlockResult], store: Store, pool: Executor
     ) -> Iterator[Result]:
-        """Put what comes back in its place, until nothing more comes."""
-        for number, answered in stream.answers():
-            if self._stop_asked:  # a signal handler could not say it
-                stream.stop()
-            block = feeder.take(number)
-            if block is None:  # its actor died after it had answered, and did it again
-                continue
-            self._hear(answered)
-            outcomes = answered.outcomes.values()
-            kept = [pool.submit(_keep, store, one, block) for one in outcomes]
-            for future in kept:
-                results, error = future.result()
-                yield from results
-                if error is not None and place_is_gone(error):
-                    self._break(error)
-            if answered.error is not None:
-                self._break(answered.error)
-            if isinstance(self._broken, OSError):
-                break  # what else comes has no place either
-        if feeder.error is not None:  # what came before it is rendered
-            self._break(feeder.error)
+        """Put pictures and failures in their places."""
+        try:
+            for block in results:
+                if block.requests:
+                    self.route = block.route
+                for listener in self._plan.listeners:
+                    for seconds, sent, received in block.requests:
+                        listener.on_answer(seconds, sent, received)
+                    for retried in block.retries:
+                        listener.on_retry(retried)
+                yield from block.skipped
+                failed = list(block.failed)
+                put = store.sink.put
+                written = [(row, pool.submit(put, row.key, data, row)) for row, data in block.made]
+                for row, future in written:
+                    try:
+                        yield from store.record(future.result())
+                    except OSError as error:
+                        failed.append((Failed(key=row.key, error=error), row.input_hash))
+                        if location_is_gone(error):
+                            self._break(error)
+                for one, input_hash in failed:
+                    row = failure_row(one, origin=store.origin, input_hash=input_hash)
+                    try:
+                        store.manifest.record([row])
+                    except OSError as error:
+                        self._break(error)
+                    yield one
+                if block.error is not None:
+                    self._break(block.error)
+                if isinstance(self._broken, OSError):
+                    break  # other results have no place either
+        except Exception as error:  # of the source or of Ray; pictures of a shard are kept
+            self._break(error)
         try:
             yield from store.finish()
         except OSError as error:
             self._break(error)
 
-    def _hear(self, answered: BlockResult) -> None:
-        """Tell the listeners what an actor heard, and remember what it said of itself."""
-        self._workers.add(answered.worker)
-        self._levels.pop(answered.worker, None)
-        self._levels[answered.worker] = answered.levels
-        for gone in list(self._levels)[: -self._actors]:  # there are no more actors than that
-            del self._levels[gone]
-        if answered.requests:
-            self._route = answered.route
-        for listener in self._plan.listeners:
-            for seconds, sent, received in answered.requests:
-                listener.on_answer(seconds, sent, received)
-            for error in answered.retries:
-                listener.on_retry(error)
-
     def _break(self, error: Exception) -> None:
-        """End the run for a reason that more maps would meet too."""
-        if self._broken is None:
-            self._broken = error
-        self.stop()
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class _Begun:
-    """What this process holds for the run."""
-
-    source: Source
-    manifest: Manifest
-    store: Store
-    work: Work
-    route: Route
-
-    def close(self) -> None:
-        """Close the place and the manifest, and leave its rows as JSON Lines beside it."""
-        self.store.close()
-        self.manifest.finish()
-
-
-def _begin(plan: Plan, servers: TritonServers, cpus: int) -> _Begun:
-    """Ask the servers for the contract, and open source, place and manifest."""
-    contract, model, version, engine, route = _ask(plan)
-    settings = plan.settings
-    style_chooser(contract, settings)  # says what is wrong with a style file
-    source = plan.source(contract)
-    file = settings.style_file
-    style_file = file.read_bytes() if file is not None and file.is_file() else None
-    store, manifest = open_store(plan, contract, model, version, engine)
-    work = Work(
-        servers=servers,
-        settings=dataclasses.replace(settings, workers=settings.workers or cpus),
-        contract=contract,
-        origin=store.origin,
-        engine=engine,
-        style=store.style,
-        style_file=style_file,
-        folder=str(Path.cwd()),
-    )
-    return _Begun(source=source, manifest=manifest, store=store, work=work, route=route)
-
-
-def _ask(plan: Plan) -> tuple[Contract, str, str, str, Route]:
-    """The contract that the servers agree on, name and version of the model, and its engine."""
-    settings = plan.settings
-
-    async def ask() -> tuple[Contract, str, str, str, Route]:
-        with ThreadPoolExecutor(len(plan.addresses), "sceneloom-request") as pool:
-            servers = Servers(
-                plan.addresses,
-                pool,
-                settings,
-            )
-            try:
-                connection = await servers.open()
-                model, version = connection.model, connection.version
-                return connection.contract, model, version, servers.engine, servers.route()
-            finally:
-                await servers.close()
-
-    with ThreadPoolExecutor(1) as apart:  # the caller's thread may have an event loop
-        return apart.submit(asyncio.run, ask()).result()
-
-
-def _keep(
-    store: Store, outcome: Outcome, block: dict[str, Row | None]
-) -> tuple[list[Result], OSError | None]:
-    """Put what became of a map in its place, and in the manifest."""
-    if isinstance(outcome, Unchanged):
-        known = block[outcome.key]
-        assert known is not None
-        return [Skipped(key=known.key, output=known.output, engine=known.engine)], None
-    try:
-        if isinstance(outcome, Made):
-            return list(store.keep(outcome.row, outcome.data)), None
-        row = outcome.row
-        store.keep_failure(row)
-        return [Failed(key=row.key, error=outcome.error, attempts=row.attempts)], None
-    except OSError as error:
-        failed = Failed(key=outcome.row.key, error=error)
-        with contextlib.suppress(OSError):  # of the manifest, which has not been met before
-            store.keep_failure(
-                failure_row(failed, origin=outcome.row.origin, input_hash=outcome.row.input_hash)
-            )
-        return [failed], error
+        """Stop the run for a reason that further maps would meet too."""
+        self._broken = self._broken or error
+        self._stopped.set()

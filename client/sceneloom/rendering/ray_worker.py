@@ -1,8 +1,6 @@
-"""Renders blocks of maps for another process, which writes the pictures: what runs on every machine
-under `--engine ray`.
+"""The actor of `--engine ray`: renders blocks of maps for the driver (ray_engine.py).
 
-A worker has its own connections and runs the same pipeline as a run in one process, a block at a
-time, or a few side by side.
+It has its own connections, and runs the pipeline of a run once for each block. Ray is not imported.
 """
 
 from __future__ import annotations
@@ -14,345 +12,197 @@ import dataclasses
 import os
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
+from sceneloom import errors
 from sceneloom.contract import Contract
-from sceneloom.errors import (
-    InputError,
-    SceneLoomError,
-    ServerUnavailableError,
-    ServingError,
-    UnknownLabelError,
-    out_of_resources,
-)
-from sceneloom.file_tree import LeftOut
+from sceneloom.errors import SceneLoomError, ServingError
 from sceneloom.rendering.connections import Reply, Route
 from sceneloom.rendering.items import Failed, MapItem, Rendered, Skipped
 from sceneloom.rendering.listeners import Levels, Listener
-from sceneloom.rendering.loading import Loaded, Loader, Prepared
-from sceneloom.rendering.manifest import Origin, Row
+from sceneloom.rendering.loading import Loader, Prepared
+from sceneloom.rendering.manifest import Origin, Row, picture_row
 from sceneloom.rendering.pipeline import Pipeline
 from sceneloom.rendering.plan import TritonServers
-from sceneloom.rendering.servers import Servers, request_threads
+from sceneloom.rendering.servers import Servers
 from sceneloom.rendering.settings import RenderSettings
-from sceneloom.rendering.store import failure_row, picture_row
 from sceneloom.style import style_chooser
-from sceneloom.text import counted
 
-# An exception is pickled as its class and its `args`, and this one wants more.
-copyreg.pickle(UnknownLabelError, lambda error: (UnknownLabelError, (str(error), error.counts)))
+_PAUSE = 1.0
+
+# Pickle rebuilds an exception from its `args`, which lack the counts.
+copyreg.pickle(
+    errors.UnknownLabelError, lambda error: (errors.UnknownLabelError, (str(error), error.counts))
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Work:
-    """What all blocks of a run have in common."""
+    """Settings and servers shared by all blocks of a run."""
 
     servers: TritonServers
-    """By whom, as every machine reaches them."""
+    """The servers, by addresses that every machine reaches."""
     settings: RenderSettings
     contract: Contract
-    """Of the model that the run began with."""
     origin: Origin
-    """What the manifest says of each picture."""
     engine: str
-    """What ran the model where the run began; empty where unknown."""
+    """The engine that the run began with; empty if unknown."""
     style: str
-    """How the style is chosen, as the manifest says it."""
+    """How the style is chosen, as in the manifest."""
     style_file: bytes | None
-    """The style file for all maps: other machines need not have it."""
+    """The style file for all maps, which other machines may lack."""
     folder: str
-    """The working folder that relative paths are meant from, where this machine has it."""
+    """The working folder that relative paths refer to."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Assigned:
-    """A map to be rendered."""
+    """A map to render."""
 
     item: MapItem
-    """Where it is."""
-    known: str = ""
-    """What the map was when the picture was made that is there already; empty where none is."""
+    row: Row | None = None
+    """The row of the picture that exists already."""
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Made:
-    """An encoded picture, to be put in its place."""
-
-    row: Row
-    """What the manifest shall say of it, but for its output."""
-    data: bytes
-    """The encoded picture."""
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Unmade:
-    """A map that gave no picture."""
-
-    row: Row
-    """What the manifest shall say of it."""
-    error: Exception
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Unchanged:
-    """A map that is what it was when its picture was made."""
-
-    key: str
-
-
-Outcome = Made | Unmade | Unchanged
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclasses.dataclass(kw_only=True)
 class BlockResult:
-    """What became of a block."""
+    """The outcome of each map of a block, and the events for the driver's listeners."""
 
-    outcomes: Mapping[str, Outcome]
-    """Key -> what became of its map; those that are missing were not come to, for `error`."""
-    requests: Sequence[tuple[float, int, int]]
-    """Seconds, bytes sent and bytes received of each request that was answered."""
-    retries: Sequence[ServingError]
-    """What requests met that were sent again."""
-    worker: int
-    """Which process this was."""
-    levels: Levels
-    """How full its pipeline was when most was in flight."""
-    route: Route
-    """How its pictures travel."""
-    error: SceneLoomError | None
-    """Why the run has to end, or None."""
-
-
-_PAUSE = 1.0
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class _Opened:
-    """What a worker has once it is connected."""
-
-    servers: Servers
-    loader: Loader
-    batch: int
+    made: list[tuple[Row, bytes]] = dataclasses.field(default_factory=list)
+    """Encoded pictures, and their rows without the output."""
+    failed: list[tuple[Failed, str]] = dataclasses.field(default_factory=list)
+    """Failures with the input hashes."""
+    skipped: list[Skipped] = dataclasses.field(default_factory=list)
+    requests: list[tuple[float, int, int]] = dataclasses.field(default_factory=list)
+    """Seconds, bytes sent and bytes received of each answered request."""
+    retries: list[ServingError] = dataclasses.field(default_factory=list)
+    """The errors of requests that were sent again."""
+    levels: Levels = dataclasses.field(default_factory=Levels)
+    """The actor's requests in flight, at their highest, and its window then."""
+    route: Route = dataclasses.field(default_factory=Route)
+    error: SceneLoomError | None = None
+    """Why the run has to end; some maps have no outcome then."""
 
 
 class BlockWorker:
-    """Renders blocks, all of them in one event loop."""
+    """Renders blocks in one event loop."""
 
     def __init__(self, work: Work) -> None:
-        """Prepare; the first block connects.
-
-        Args:
-            work: what all blocks have in common.
-        """
-        self._work = work
+        """Prepare; the first block connects."""
+        with contextlib.suppress(OSError):  # a machine without the folder has no relative paths
+            os.chdir(work.folder)
+        self._work, settings = work, work.settings
         self._style_folder = tempfile.TemporaryDirectory(prefix="sceneloom-style-")
-        self._settings = self._localised(work)
-        self._servers: Servers | None = None
-        self._requests = request_threads(len(work.servers.urls), work.settings)
-        self._opening: asyncio.Task[_Opened] | None = None
+        if work.style_file is not None:
+            path = Path(self._style_folder.name) / "style.json"
+            path.write_bytes(work.style_file)
+            settings = dataclasses.replace(settings, style_file=path)
+        addresses = work.servers.addresses(settings)
+        self._settings = settings
+        self._servers = Servers(addresses, settings, engine=work.engine)
+        self._opening: asyncio.Task[tuple[Loader, int]] | None = None
 
     async def render(self, block: Sequence[Assigned]) -> BlockResult:
-        """Render a block; several may be under way at once."""
-        store, heard = BlockStore(self._work, self._settings, block), _Relay()
-        error: SceneLoomError | None = None
+        """Render a block; several may run side by side."""
+        taker = _Taker(self._work, self._settings, self._servers, block)
+        result = taker.result
         try:
             if self._opening is None:
-                self._opening = asyncio.get_running_loop().create_task(self._open())
-            await self._run(block, await self._opening, store, heard)
-        except SceneLoomError as met:
-            error = met
-        except (MemoryError, RuntimeError) as met:
-            error = out_of_resources(met)
-            if error is None:
-                raise
-        return self._answer(store, heard, error)
-
-    def give_up(self, block: Sequence[Assigned], deaths: int) -> BlockResult:
-        """Reply a block that ends the process that renders it.
-
-        Args:
-            block: the maps.
-            deaths: how many processes there were.
-        """
-        store = BlockStore(self._work, self._settings, block)
-        for item in (given.item for given in block):
-            error = SceneLoomError(
-                f"{item.label.name}: {deaths} processes died at it, or at one of the "
-                f"{counted(len(block), 'map')} that they were given together"
+                self._opening = asyncio.create_task(self._open())
+            loader, batch = await self._opening
+            pipeline = Pipeline(
+                [assigned.item for assigned in block],
+                self._servers,
+                loader,
+                self._settings,
+                results=asyncio.Queue(),  # the taker has them too
+                store=taker,
+                batch=batch,
+                listeners=(taker,),
             )
-            store.fail(item, error, input_hash="", failures=())
-        return self._answer(store, _Relay(), None)
+            await pipeline.run()
+        except SceneLoomError as error:
+            result.error = error
+        except (MemoryError, RuntimeError) as error:
+            result.error = errors.out_of_resources(error)
+            if result.error is None:
+                raise
+        if self._servers.last is not None:
+            result.route = self._servers.last.route
+        return result
 
     async def close(self) -> None:
         """Close the connections."""
-        opening, self._opening = self._opening, None
-        if opening is not None:
-            opening.cancel()
+        if self._opening is not None:
+            self._opening.cancel()
             with contextlib.suppress(asyncio.CancelledError, SceneLoomError):
-                await (await opening).servers.close()
-        self._requests.shutdown(cancel_futures=True)
+                await self._opening
+        await self._servers.close()
         self._style_folder.cleanup()
 
-    def _localised(self, work: Work) -> RenderSettings:
-        """The settings, with the style file as this machine has it."""
-        if work.style_file is None:
-            return work.settings
-        path = Path(self._style_folder.name) / "style.json"
-        path.write_bytes(work.style_file)
-        return dataclasses.replace(work.settings, style_file=path)
-
-    async def _open(self) -> _Opened:
-        """Connect, which a server that is away may delay by as long as a run waits for one."""
-        servers = Servers(
-            self._work.servers.addresses(self._settings),
-            self._requests,
-            self._settings,
-            engine=self._work.engine,
-        )
-        self._servers = servers
-        deadline = time.monotonic() + self._settings.patience
+    async def _open(self) -> tuple[Loader, int]:
+        """Connect, and wait for absent servers as long as the run's patience."""
+        contract, settings = self._work.contract, self._settings
+        deadline = time.monotonic() + settings.patience
         while True:
             try:
-                connection = await servers.open()
+                connection = await self._servers.open()
                 break
-            except ServerUnavailableError:
+            except errors.ServerUnavailableError as error:
                 if time.monotonic() > deadline:
-                    raise
+                    raise errors.ServerUnavailableError(
+                        f"no server has answered for {settings.patience:g} s (the last to be "
+                        f"tried: {error})"
+                    ) from None
                 await asyncio.sleep(_PAUSE)
-        contract, settings = connection.contract, self._settings
-        if contract != self._work.contract:
-            await servers.close()
-            raise InputError(
+        if connection.contract != contract:
+            raise errors.InputError(
                 f"{', '.join(self._work.servers.urls)}: serves another model than the run began "
                 "with; its pictures would not match"
             )
-        return _Opened(
-            servers=servers,
-            loader=Loader(contract, settings, style_chooser(contract, settings)),
-            batch=connection.batch,
-        )
+        return Loader(contract, settings, style_chooser(contract, settings)), connection.batch
 
-    def _answer(
-        self, store: BlockStore, heard: _Relay, error: SceneLoomError | None
-    ) -> BlockResult:
-        return BlockResult(
-            outcomes=store.outcomes,
-            requests=heard.requests,
-            retries=heard.retries,
-            worker=os.getpid(),
-            levels=heard.most,
-            route=Route() if self._servers is None else self._servers.route(),
-            error=error,
-        )
 
-    async def _run(
-        self, block: Sequence[Assigned], opened: _Opened, store: BlockStore, heard: _Relay
+class _Taker(Listener):
+    """The store and the listener of a block: collects its result."""
+
+    def __init__(
+        self, work: Work, settings: RenderSettings, servers: Servers, block: Sequence[Assigned]
     ) -> None:
-        heard.pipeline = Pipeline(
-            _Block(block),
-            opened.servers,
-            opened.loader,
-            self._settings,
-            requests=self._requests,
-            results=asyncio.Queue(),  # the store has them too
-            store=store,
-            batch=opened.batch,
-            listeners=(heard,),
-        )
-        await heard.pipeline.run()
+        self._work, self._settings, self._servers = work, settings, servers
+        self._rows = {assigned.item.key: assigned.row for assigned in block}
+        self.result = BlockResult()
 
-
-class BlockStore:
-    """Takes the pictures of a block instead of a place and a manifest, which another process
-    has.
-    """
-
-    def __init__(self, work: Work, settings: RenderSettings, block: Sequence[Assigned]) -> None:
-        """Begin with nothing.
-
-        Args:
-            work: what the rows say of a picture's origin.
-            settings: format and quality.
-            block: says what is there already.
-        """
-        self._work, self._encoding = work, settings
-        self._known = {given.item.key: given.known for given in block}
-        self.outcomes: dict[str, Outcome] = {}
-        """Key -> what became of its map."""
-
-    def skip(self, loaded: Loaded) -> Skipped | None:
-        """Whether the map is what it was when its picture was made; see `Store`."""
-        key = loaded.item.key
-        if self._known.get(key) != loaded.input_hash:
+    def found(self, key: str, input_hash: str) -> Row | None:
+        row = self._rows[key]
+        if row is None or row.input_hash != input_hash:
             return None
-        self.outcomes[key] = Unchanged(key=key)
-        return Skipped(key=key, output="")
+        self.result.skipped.append(Skipped(key=key, output=row.output, engine=row.engine))
+        return row
 
-    def put(self, prepared: Prepared, answer: Reply, attempts: int) -> list[Rendered]:
-        """Encode a picture and hold it; see `Store`."""
-        data, work = answer.encode(self._encoding), self._work
-        row = picture_row(
-            prepared,
-            data,
-            attempts,
-            origin=work.origin,
-            style=work.style,
-            engine=answer.engine,
+    def put(self, prepared: Prepared, reply: Reply, attempts: int) -> list[Rendered]:
+        origin, style = self._work.origin, self._work.style
+        self.result.made.append(
+            picture_row(prepared, reply, attempts, self._settings, origin=origin, style=style)
         )
-        self.outcomes[row.key] = Made(row=row, data=data)
         return []
 
     def fail(
         self, item: MapItem, error: Exception, *, input_hash: str, failures: Sequence[ServingError]
     ) -> Failed:
-        """Hold the reason; see `Store`."""
         failed = Failed(key=item.key, error=error, attempts=len(failures))
-        row = failure_row(failed, origin=self._work.origin, input_hash=input_hash)
-        self.outcomes[item.key] = Unmade(row=row, error=error)
+        self.result.failed.append((failed, input_hash))
         return failed
 
     def finish(self) -> list[Rendered]:
-        """Nothing is held back."""
         return []
 
-    def close(self) -> None:
-        """Nothing is open."""
-
-
-class _Block:
-    """A block as the source of a pipeline."""
-
-    name = "a block"
-
-    def __init__(self, block: Sequence[Assigned]) -> None:
-        self._block = block
-
-    def count(self) -> int:
-        return len(self._block)
-
-    def left_out(self) -> Sequence[LeftOut]:
-        return ()
-
-    def __iter__(self) -> Iterator[MapItem]:
-        return (given.item for given in self._block)
-
-
-class _Relay(Listener):
-    """Holds what listeners in the other process shall hear."""
-
-    def __init__(self) -> None:
-        self.requests: list[tuple[float, int, int]] = []
-        self.retries: list[ServingError] = []
-        self.most = Levels()
-        self.pipeline: Pipeline | None = None
-
     def on_answer(self, seconds: float, sent: int, received: int) -> None:
-        self.requests.append((seconds, sent, received))
-        assert self.pipeline is not None
-        levels = self.pipeline.levels()
-        if levels.in_flight >= self.most.in_flight:
-            self.most = levels
+        self.result.requests.append((seconds, sent, received))
+        in_flight = self._servers.in_flight()
+        if in_flight >= self.result.levels.in_flight:
+            self.result.levels = Levels(in_flight=in_flight, window=self._servers.limit())
 
     def on_retry(self, error: ServingError) -> None:
-        self.retries.append(error)
+        self.result.retries.append(error)

@@ -1,7 +1,4 @@
-"""How a data set is rendered: settings, retries, shards.
-
-Which requests are sent again is in docs/rendering.md. Waits grow exponentially with full jitter.
-"""
+"""How a data set is rendered: settings of a run, and of shards."""
 
 from __future__ import annotations
 
@@ -9,79 +6,20 @@ import dataclasses
 import hashlib
 import json
 import os
-import random
-from typing import Literal
+from typing import Annotated, Literal
 
-from sceneloom.errors import (
-    ConnectionClosedError,
-    InputError,
-    ModelFailedError,
-    ServerUnavailableError,
-    ServingError,
-)
-from sceneloom.kinds import check_kind
+from pydantic import Field
+from tyro.conf import arg
+
+from sceneloom import errors
 from sceneloom.maps import DEFAULT_MAX_PIXELS, OnUnknown
-from sceneloom.pictures import FORMATS, Format
+from sceneloom.pictures import QUALITY_FORMATS, Format
+from sceneloom.rendering.retries import RetryPolicy
 from sceneloom.style import StyleChoice
-
-_EXPONENT_LIMIT = 30
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class RetryPolicy:
-    """How often and how fast a picture is asked for again."""
-
-    attempts: int = 10
-    """Most requests for one picture that a busy server did not answer."""
-    model_attempts: int = 3
-    """Most requests for one picture that the model fails at."""
-    server_attempts: int = 10
-    """Most requests for one picture that end with the server's going away: a map may be what kills
-    it. While no server is there, everything waits, which uses up nothing.
-    """
-    first_wait: float = 0.1
-    """Longest wait before the second request, in seconds; it doubles each time."""
-    longest_wait: float = 5.0
-    """Longest wait, in seconds."""
-    budget: float = 0.5
-    """Retries per request of the whole run, beyond one a second."""
-
-    def __post_init__(self) -> None:
-        numbers = (self.attempts, self.model_attempts, self.server_attempts)
-        if not 1 <= min(numbers) <= max(numbers) <= 1000:
-            raise InputError("attempts are from 1 to 1000")
-        if not 0 < self.first_wait <= self.longest_wait <= 3600:
-            raise InputError("waits are above 0 and at most 3600 seconds, the first the shortest")
-        if not 0 <= self.budget <= 10:
-            raise InputError(f"budget is {self.budget}; it is from 0 to 10")
-
-    def again(self, error: ServingError, failures: list[ServingError]) -> bool:
-        """Whether a picture is asked for again.
-
-        Args:
-            error: what the last request for it met.
-            failures: what all its requests met, the last included.
-        """
-        if isinstance(error, ConnectionClosedError):
-            return True  # waiting for a server says at once that there will be none
-        away = sum(isinstance(e, ServerUnavailableError) for e in failures)
-        broken = sum(isinstance(e, ModelFailedError) for e in failures)
-        if isinstance(error, ServerUnavailableError):
-            return away < self.server_attempts
-        if isinstance(error, ModelFailedError):
-            return broken < self.model_attempts
-        return error.retryable and len(failures) - away - broken < self.attempts
-
-    def wait(self, failures: int) -> float:
-        """Seconds to wait after this many failures, drawn anew each time."""
-        longest = self.first_wait * 2.0 ** min(failures - 1, _EXPONENT_LIMIT)
-        return random.uniform(0, min(longest, self.longest_wait))
+from sceneloom.validation import checked
 
 
-_MAX_IN_FLIGHT = 256
-_MAX_SECONDS = 7 * 86400
-
-
+@checked()
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RenderSettings(StyleChoice):
     """How to render."""
@@ -90,56 +28,29 @@ class RenderSettings(StyleChoice):
     """png is lossless; jpg is smaller and faster to write; webp is smaller still and slow; jxl is
     lossless, fast, and smaller than png (needs the extra datasets).
     """
-    quality: int = 95
+    quality: Annotated[int, Field(ge=1, le=100)] = 95
     """Quality of jpg and webp, 1 to 100; webp of 100 is lossless."""
     unknown: OnUnknown = "error"
-    """What to do with label ids that the model's schema does not have: refuse the map, or read them
-    as unlabelled.
-    """
-    max_pixels: int = DEFAULT_MAX_PIXELS
+    """For label ids outside the model's schema: refuse the map, or read them as unlabelled."""
+    max_pixels: Annotated[int, Field(ge=1)] = DEFAULT_MAX_PIXELS
     """Largest map to read, in pixels."""
     mix_precisions: bool = False
-    """Let servers of different precision work together, and keep pictures that another precision
-    made; otherwise those are made again.
+    """Let servers of different precision work together, and keep pictures of another precision;
+    otherwise those are made again.
     """
-    in_flight: int | None = None
-    """Requests in flight to each server; without it their number follows what the server can use
+    in_flight: Annotated[int | None, Field(ge=1, le=256)] = None
+    """Requests in flight to each server; by default their number follows the server
     (docs/rendering.md).
     """
-    most_in_flight: int = 32
-    """Where it follows the server: never more than this to one server."""
-    look_ahead: int = 64
-    """Maps that are read ahead, to be sent in an order of sizes: servers join equal sizes only."""
-    workers: int | None = None
-    """Threads that decode maps and encode pictures; without it, one per core."""
-    patience: float = 300.0
-    """Seconds for which no server may answer before the run stops; it can be gone on with later."""
-    retry: RetryPolicy = dataclasses.field(default_factory=RetryPolicy)
-    """How often and how fast a picture is asked for again."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.format not in FORMATS:
-            raise InputError(f"format is {self.format!r}; it is one of {', '.join(FORMATS)}")
-        if self.unknown not in ("error", "unlabelled"):
-            raise InputError(f"unknown is {self.unknown!r}; it is error or unlabelled")
-        for name, low, high in (
-            ("quality", 1, 100),
-            ("max_pixels", 1, None),
-            ("in_flight", 1, _MAX_IN_FLIGHT),
-            ("most_in_flight", 1, _MAX_IN_FLIGHT),
-            ("look_ahead", 1, 100_000),
-            ("workers", 1, 1024),
-        ):
-            value = getattr(self, name)
-            if value is not None:
-                check_kind(value, int, f"{name}, a whole number,")
-            if value is not None and (value < low or (high is not None and value > high)):
-                range_ = f"at least {low}" if high is None else f"from {low} to {high}"
-                raise InputError(f"{name} is {value}; it is {range_}")
-        check_kind(self.patience, (int, float), "patience, in seconds,")
-        if not 0 < self.patience <= _MAX_SECONDS:
-            raise InputError(f"patience is {self.patience}; it is above 0 and at most a week")
+    most_in_flight: Annotated[int, Field(ge=1, le=256)] = 32
+    """Most requests in flight to one server, if their number follows it."""
+    look_ahead: Annotated[int, Field(ge=1, le=100_000)] = 64
+    """Maps to read ahead and send in an order of sizes: servers join equal sizes only."""
+    workers: Annotated[int | None, Field(ge=1, le=1024)] = None
+    """Threads that decode maps and encode pictures; by default one per core."""
+    patience: Annotated[float, Field(gt=0, le=7 * 86400)] = 300.0
+    """Seconds without any server before the run stops; the same command resumes it."""
+    retry: Annotated[RetryPolicy, arg(name="retries", prefix_name=False)] = RetryPolicy()  # noqa: RUF009 - frozen
 
     @property
     def threads(self) -> int:
@@ -151,11 +62,7 @@ class RenderSettings(StyleChoice):
         return os.cpu_count() or 1
 
     def style_words(self) -> str:
-        """How the style is chosen, as JSON; a style file by the hash of its bytes.
-
-        Raises:
-            InputError: the style file cannot be read.
-        """
+        """The choice of the style as JSON; raises InputError if its file is unreadable."""
         if self.style_seed is not None:
             words = {"seed": self.style_seed, "of": self.style_of, "per": self.style_per}
             return json.dumps(words)
@@ -166,13 +73,15 @@ class RenderSettings(StyleChoice):
         try:
             data = self.style_file.read_bytes()
         except OSError as error:
-            raise InputError(f"{self.style_file}: cannot be read ({error.strerror})") from None
+            raise errors.InputError(
+                f"{self.style_file}: cannot be read ({error.strerror})"
+            ) from None
         return json.dumps({"file": hashlib.sha256(data).hexdigest()})
 
     def parameters(self, *, styled: bool) -> str:
-        """What decides a picture's bytes beside map and model, as JSON."""
+        """The settings that change a picture's bytes, as JSON."""
         words: dict[str, str] = {"format": self.format, "unknown": self.unknown}
-        if self.format in ("jpg", "webp"):
+        if self.format in QUALITY_FORMATS:
             words["quality"] = str(self.quality)
         if styled:
             words["style"] = self.style_words()
@@ -182,18 +91,14 @@ class RenderSettings(StyleChoice):
 Container = Literal["folder", "tar", "parquet"]
 
 
+@checked()
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ShardSettings:
-    """How large shards become; the pictures of a shard are done when it is complete, and made again
-    when the run is killed before.
+    """The size of shards; pictures count as done when their shard is complete, and are made again
+    if the run is killed before.
     """
 
-    pictures: int = 1000
+    pictures: Annotated[int, Field(ge=1)] = 1000
     """Most pictures in a shard."""
-    bytes: int = 512 << 20
-    """Bytes after which a shard is complete."""
-
-    def __post_init__(self) -> None:
-        for name in ("pictures", "bytes"):
-            if getattr(self, name) < 1:
-                raise InputError(f"shards.{name} is {getattr(self, name)}; it is at least 1")
+    bytes: Annotated[int, Field(ge=1)] = 512 << 20
+    """Bytes that complete a shard."""

@@ -1,7 +1,7 @@
 """Tar files: maps are read from WebDataset shards, pictures written to them.
 
-Equal members give equal bytes: no time, no user, no group in their headers. What fails while a tar
-file is written is taken back, so that it is always whole so far.
+Equal members give equal bytes: no time, no user, no group in their headers. A failed write is taken
+back, so that a tar file is whole at any time.
 """
 
 from __future__ import annotations
@@ -9,57 +9,42 @@ from __future__ import annotations
 import dataclasses
 import re
 import tarfile
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, NamedTuple, cast
 
 from sceneloom.errors import ImageReadError, InputError
-from sceneloom.file_tree import HIDDEN, NAMED, LeftOut, is_hidden
-from sceneloom.files import remove_part
-from sceneloom.locations import last_part, lies_in, open_binary, parent, read_range, reason_of
+from sceneloom.files import HIDDEN, NAMED, LeftOut, is_hidden, remove_part
+from sceneloom.locations import last_part, lies_in, open_binary, parent, read_range
 from sceneloom.maps import MAP_SUFFIXES
 from sceneloom.pictures import FORMATS, Format
-from sceneloom.rendering.items import (
-    BrokenFile,
-    FilePart,
-    MapFile,
-    MapItem,
-    broken_item,
-    key_error,
-)
+from sceneloom.rendering.items import BrokenFile, FilePart, MapFile, MapItem, broken_item, key_error
+from sceneloom.text import reason
 
 _BLOCK = tarfile.BLOCKSIZE
-# Names and attributes lie before a member in blocks of any size; nobody needs more than this.
-_MOST_ATTRIBUTES = 1 << 20
+_END = bytes(2 * _BLOCK)
+# Names and attributes lie before a member in blocks of any size.
+_MAX_ATTRIBUTES = 1 << 20
 
 
 class Member(NamedTuple):
     """One member of a tar file."""
 
     name: str
-    """With slashes; a leading ``./`` is left out."""
+    """With slashes, without a leading ``./``."""
     start: int
-    """Where its bytes begin."""
+    """Offset of its first byte."""
     size: int
-    """How many there are."""
-    is_file: bool
+    is_file: bool = True
     """Whether it is a plain file: no folder, link, device or file with holes."""
-    is_folder: bool
-    """Whether it is a folder."""
-    owner: str
-    """Name of its owner."""
+    is_folder: bool = False
+    owner: str = ""
 
 
 def tar_members(stream: IO[bytes], name: str) -> Iterator[Member]:
-    """The members of an uncompressed tar file, in its order; their bytes are not read.
+    """The members of an uncompressed, seekable tar file; their bytes are not read.
 
-    Args:
-        stream: the file; it can be sought in.
-        name: what to call it in errors.
-
-    Raises:
-        ImageReadError: it is no tar file, truncated or damaged; the members before have been given.
+    Raises ImageReadError, after the members before, if it is no tar file, truncated or damaged.
     """
     last, end = "its start", 0
     try:
@@ -78,9 +63,9 @@ def tar_members(stream: IO[bytes], name: str) -> Iterator[Member]:
                     is_folder=info.isdir(),
                     owner=info.uname,
                 )
-            # Two empty blocks end the archive, and nothing but zeros follows.
+            # Two empty blocks end the archive, and only zeros follow.
             stream.seek(tar.offset)
-            if stream.read(2 * _BLOCK) != bytes(2 * _BLOCK):
+            if stream.read(len(_END)) != _END:
                 raise tarfile.ReadError("no end mark where it should be")
             while chunk := stream.read(1 << 16):
                 if chunk.strip(b"\0"):
@@ -93,14 +78,14 @@ def tar_members(stream: IO[bytes], name: str) -> Iterator[Member]:
 
 
 class _Bounded:
-    """A file whose reader cannot ask for more at once than headers take."""
+    """A file that refuses to read more at once than headers take."""
 
     def __init__(self, stream: IO[bytes]) -> None:
         self._stream = stream
         self.seek, self.tell = stream.seek, stream.tell
 
     def read(self, size: int) -> bytes:
-        if size > _MOST_ATTRIBUTES:
+        if size > _MAX_ATTRIBUTES:
             raise tarfile.ReadError(f"a header of {size:,} bytes")
         return self._stream.read(size)
 
@@ -109,11 +94,7 @@ _ENDINGS = "|".join(re.escape(suffix) for suffix in MAP_SUFFIXES)
 
 
 class TarSource:
-    """The maps of tar shards, in the order in which they lie there.
-
-    A shard that is damaged gives an item that says so when it is read, after the maps that could be
-    found in it.
-    """
+    """The maps of tar shards, in their order on disk; of a damaged shard the readable ones."""
 
     def __init__(
         self,
@@ -127,53 +108,39 @@ class TarSource:
         """Keep the names; nothing is read.
 
         Args:
-            name: what to call the source in messages.
+            name: of the source, in messages.
             shards: paths or URLs of the tar files.
-            label: what stands between key and ending of a label map.
-            instance: what stands there in an instance map, or None to pair none.
-            left_out: what lies beside the shards.
+            label: the text between key and ending of a label map.
+            instance: likewise of an instance map, or None for maps without.
+            left_out: other files beside the shards.
         """
         self._name = name
         self._shards = tuple(shards)
-        self._label, self._instance = label, instance
+        self._label = label
         self._count: int | None = None
         self._beside = tuple(left_out)
-        self._members_left_out = LeftOutMembers()
-        kinds = "|".join(re.escape(kind) for kind in (label, instance) if kind is not None)
-        names = " or ".join(f"KEY.{kind}.png" for kind in (label, instance) if kind is not None)
-        self._other = f"not called {names}"
-        self._map = re.compile(rf"(.*)\.({kinds})(?:{_ENDINGS})", re.IGNORECASE | re.DOTALL)
-
-    @property
-    def name(self) -> str:
-        """What was given as the place."""
-        return self._name
+        self._members_left_out: list[LeftOut] = []
+        kinds = [kind for kind in (label, instance) if kind is not None]
+        self._other = "not called " + " or ".join(f"KEY.{kind}.png" for kind in kinds)
+        either = "|".join(map(re.escape, kinds))
+        self._map = re.compile(rf"(.*)\.({either})(?:{_ENDINGS})", re.IGNORECASE | re.DOTALL)
 
     def count(self) -> int:
-        """How many maps there are: the headers of all shards are read the first time.
-
-        Raises:
-            InputError: as iterating does.
-        """
+        """The number of maps; the first call reads the headers of all shards."""
         if self._count is None:
             self._count = sum(1 for _ in self)
         return self._count
 
+    @property
     def left_out(self) -> Sequence[LeftOut]:
-        """What lies beside the shards, and the members that are no maps or belong to none, as far
-        as the shards have been read.
-        """
-        return [*self._beside, *self._members_left_out.entries()]
+        """Files beside the shards, and members that are no maps, as far as they are read."""
+        return [*self._beside, *self._members_left_out]
 
     def __iter__(self) -> Iterator[MapItem]:
-        """The maps, shard by shard.
-
-        Raises:
-            InputError: two maps have one key, or there are none.
-        """
+        """The maps, shard by shard; raises InputError if two have one key, or there are none."""
         seen: set[str] = set()
         number = 0
-        left_out = LeftOutMembers()
+        left_out: dict[str, list[LeftOut]] = {}
         for shard in self._shards:
             for found in self._groups(shard, left_out):
                 if found.fault is None and found.key in seen:
@@ -182,26 +149,32 @@ class TarSource:
                         "picture, and its members lie beside each other"
                     )
                 seen.add(found.key)
-                if found.label is None and found.fault is None:
+                if found.fault is not None:
+                    number += 1
+                    yield broken_item(shard, number, shard, found.fault)
+                elif found.label is None:
                     assert found.instance is not None
                     name = found.instance.name.removeprefix(f"{shard}/")
-                    left_out.add("without a label map", f"{last_part(shard)}/{name}")
-                    continue
-                number += 1
-                yield found.item(shard, number)
-            if left_out.count > self._members_left_out.count:  # what another pass has not come to
-                self._members_left_out = left_out
+                    _leave_out(left_out, "without a label map", f"{last_part(shard)}/{name}")
+                else:
+                    number += 1
+                    if fault := key_error(found.key):
+                        name, fault = f"{shard}/{found.key!r}", f"cannot name a picture ({fault})"
+                        yield broken_item(shard, number, name, fault)
+                    else:
+                        yield MapItem(key=found.key, label=found.label, instance=found.instance)
+            found_here = [one for entries in left_out.values() for one in entries]
+            if _total(found_here) > _total(self._members_left_out):  # another pass may be ahead
+                self._members_left_out = found_here
         if not number:
             raise InputError(f"{self._name}: no files KEY.{self._label}.png in it")
 
-    def holds(self, place: str) -> bool:
+    def holds(self, location: str) -> bool:
         """Whether shards of pictures there would lie among the shards of maps."""
-        return any(
-            lies_in(place, parent(shard)) and lies_in(shard, place) for shard in self._shards
-        )
+        return any(lies_in(location, parent(s)) and lies_in(s, location) for s in self._shards)
 
-    def _groups(self, shard: str, left_out: LeftOutMembers) -> Iterator[_Group]:
-        """The maps of a shard, grouped by key; at last what is wrong with it, if anything is."""
+    def _groups(self, shard: str, left_out: dict[str, list[LeftOut]]) -> Iterator[_Group]:
+        """The maps of a shard, grouped by key, and at last its damage."""
         group: _Group | None = None
         fault = None
         try:
@@ -211,128 +184,78 @@ class TarSource:
                     hidden = any(map(is_hidden, member.name.split("/")))
                     if match is None or hidden:
                         if not member.is_folder:
-                            reason = HIDDEN if hidden else self._other
-                            left_out.add(reason, f"{last_part(shard)}/{member.name}")
+                            why = HIDDEN if hidden else self._other
+                            _leave_out(left_out, why, f"{last_part(shard)}/{member.name}")
                         continue
                     if group is None or group.key != match[1]:
                         if group is not None:
                             yield group
                         group = _Group(match[1])
-                    group.add(shard, member, is_label=match[2].lower() == self._label.lower())
+                    is_label = match[2].lower() == self._label.lower()
+                    if (group.label if is_label else group.instance) is not None:
+                        raise InputError(
+                            f"{shard}: {member.name} is a second map of the key {group.key}"
+                        )
+                    file: MapFile = FilePart(shard, member.name, member.start, member.size)
+                    if not member.is_file:
+                        file = BrokenFile(file.name, "a folder, link or device, not a file")
+                    if is_label:
+                        group.label = file
+                    else:
+                        group.instance = file
         except ImageReadError as error:
             fault = str(error).removeprefix(f"{shard}: ")
         except OSError as error:
-            fault = f"cannot be read ({reason_of(error)})"
+            fault = f"cannot be read ({reason(error)})"
         if group is not None:
             yield group
         if fault:
             yield _Group("", fault)
 
 
-class LeftOutMembers:
-    """Counts what archives hold besides maps; of each reason the first names are kept."""
+def _total(left_out: Sequence[LeftOut]) -> int:
+    return sum(one.count for one in left_out)
 
-    def __init__(self) -> None:
-        self.count = 0
-        """How many there are."""
-        self._counts: Counter[str] = Counter()
-        self._names: dict[str, list[str]] = {}
 
-    def add(self, reason: str, name: str) -> None:
-        """One more."""
-        self.count += 1
-        self._counts[reason] += 1
-        names = self._names.setdefault(reason, [])
-        if len(names) < NAMED:
-            names.append(name)
-
-    def entries(self) -> list[LeftOut]:
-        """As `LeftOut`; the last one of a reason stands for those that are not named."""
-        return [
-            LeftOut(reason=reason, name=name, count=count)
-            for reason, names in self._names.items()
-            for name, count in zip(
-                names,
-                [*[1] * (len(names) - 1), self._counts[reason] - len(names) + 1],
-                strict=True,
-            )
-        ]
+def _leave_out(left_out: dict[str, list[LeftOut]], reason: str, name: str) -> None:
+    """Add a member: the first ones of each reason by name, the others as the count of the last."""
+    entries = left_out.setdefault(reason, [])
+    if len(entries) < NAMED:
+        entries.append(LeftOut(reason=reason, name=name))
+    else:
+        entries[-1] = dataclasses.replace(entries[-1], count=entries[-1].count + 1)
 
 
 @dataclasses.dataclass
 class _Group:
-    """The maps of one key, or what is wrong with a shard."""
+    """The maps of one key, or the damage of a shard."""
 
     key: str
     fault: str | None = None
     label: MapFile | None = None
     instance: MapFile | None = None
 
-    def add(self, shard: str, member: Member, *, is_label: bool) -> None:
-        if (self.label if is_label else self.instance) is not None:
-            raise InputError(f"{shard}: {member.name} is a second map of the key {self.key}")
-        file: MapFile = FilePart(shard, member.name, member.start, member.size)
-        if not member.is_file:
-            file = BrokenFile(file.name, "a folder, link or device, not a file")
-        if is_label:
-            self.label = file
-        else:
-            self.instance = file
-
-    def item(self, shard: str, number: int) -> MapItem:
-        if self.fault is not None:
-            return broken_item(shard, number, shard, self.fault)
-        if fault := key_error(self.key):
-            name = f"{shard}/{self.key!r}"
-            return broken_item(shard, number, name, f"cannot name a picture ({fault})")
-        assert self.label is not None
-        return MapItem(key=self.key, label=self.label, instance=self.instance)
-
 
 OWNER = "sceneloom"
-"""Name of the owner of every member, by which our own shards are known."""
-
-_END = bytes(2 * tarfile.BLOCKSIZE)
-
-
-class Placed(NamedTuple):
-    """A member that was written."""
-
-    name: str
-    start: int
-    size: int
+"""Owner of every member; it tells our own shards."""
 
 
 class TarPart:
     """A growing tar file; not safe to use from several threads."""
 
     def __init__(self, path: Path) -> None:
-        """Begin it.
-
-        Raises:
-            OSError: it cannot be made.
-        """
+        """Make it; raises OSError."""
         self.path = path
-        self.members: list[Placed] = []
+        self.members: list[Member] = []
         self.size = 0
-        # Unbuffered: what a full disk has not taken must not be written later.
+        # Unbuffered: data refused by a full disk must not be written later.
         self._stream = path.open("xb", buffering=0)
 
     def add(self, name: str, data: bytes) -> None:
-        """Add a member.
-
-        Raises:
-            OSError: it cannot be written; the file is as it was.
-        """
+        """Add a member; raises OSError, and then the file is unchanged."""
         header = tar_header(name, len(data))
-        try:
-            self._write(header)
-            self._write(data)
-            self._write(padding(len(data)))
-        except OSError:
-            self._cut(self.size)
-            raise
-        self.members.append(Placed(name, self.size + len(header), len(data)))
+        self._write(header, data, padding(len(data)))
+        self.members.append(Member(name, self.size + len(header), len(data)))
         self.size = self._stream.tell()
 
     def take_back(self) -> None:
@@ -340,22 +263,14 @@ class TarPart:
         self.members.pop()
         last = self.members[-1] if self.members else None
         self.size = last.start + last.size + len(padding(last.size)) if last else 0
-        self._cut(self.size)
+        self._cut()
 
     def end(self) -> None:
-        """Write the end mark; adding can go on, in its place.
-
-        Raises:
-            OSError: it cannot be written; the file is as it was.
-        """
-        try:
-            self._write(_END)
-        except OSError:
-            self._cut(self.size)
-            raise
+        """Write the end mark, which the next `add` replaces; raises OSError as `add`."""
+        self._write(_END)
         self._stream.seek(self.size)
 
-    def read(self, member: Placed) -> bytes:
+    def read(self, member: Member) -> bytes:
         """The bytes of a member."""
         with self.path.open("rb") as stream:
             stream.seek(member.start)
@@ -366,14 +281,19 @@ class TarPart:
         self._stream.close()
         remove_part(self.path)
 
-    def _write(self, data: bytes) -> None:
-        view = memoryview(data)
-        while view:
-            view = view[self._stream.write(view) :]
+    def _write(self, *parts: bytes) -> None:
+        try:
+            for data in parts:
+                view = memoryview(data)
+                while view:
+                    view = view[self._stream.write(view) :]
+        except OSError:
+            self._cut()
+            raise
 
-    def _cut(self, size: int) -> None:
-        self._stream.truncate(size)
-        self._stream.seek(size)
+    def _cut(self) -> None:
+        self._stream.truncate(self.size)
+        self._stream.seek(self.size)
 
 
 def tar_header(name: str, size: int) -> bytes:
@@ -384,24 +304,23 @@ def tar_header(name: str, size: int) -> bytes:
 
 
 def padding(size: int) -> bytes:
-    """What fills a member's last block."""
-    return bytes(-size % tarfile.BLOCKSIZE)
+    """The rest of a member's last block."""
+    return bytes(-size % _BLOCK)
 
 
 _CHUNK = 1 << 20
 
 
 class TarShards:
-    """How tar shards are written and read."""
+    """Writes and reads tar shards; `ParquetShards` has the same methods."""
 
     ending = ".tar"
-    """Of a shard's name."""
 
     def __init__(self, format: Format) -> None:
         self._format = format
 
     def member_of(self, key: str) -> str:
-        """What a picture is called in a shard."""
+        """The name of a picture in a shard."""
         return f"{key}.{self._format}"
 
     def key_of(self, member: str) -> str:
@@ -410,28 +329,26 @@ class TarShards:
         return key if ending in FORMATS else member
 
     def pack(self, part: TarPart, name_new: Callable[[], Path]) -> Path:
-        """Finish a part; see `ShardFormat`."""
+        """Make a shard of a part, which may grow further afterwards; raises OSError."""
         part.end()
         return part.path
 
-    def members(self, place: str) -> dict[str, tuple[int, int]]:
-        """Where the members of a shard lie: name -> first byte and number of bytes.
+    def members(self, location: str) -> dict[str, tuple[int, int]]:
+        """Name of each member -> offset and number of bytes.
 
-        Raises:
-            ImageReadError: it is damaged.
-            InputError: it was not written by SceneLoom.
+        Raises ImageReadError if the shard is damaged, InputError if SceneLoom did not write it.
         """
-        return {m.name: (m.start, m.size) for m in _own_members(place)}
+        return {m.name: (m.start, m.size) for m in _own_members(location)}
 
-    def read(self, place: str, member: str, at: tuple[int, int]) -> bytes:
+    def read(self, location: str, member: str, at: tuple[int, int]) -> bytes:
         """The bytes of a member."""
-        return read_range(place, *at)
+        return read_range(location, *at)
 
-    def copy(self, place: str, target: Path, keep: Callable[[str], bool]) -> None:
-        """Write a shard again with some of its members; see `ShardFormat`."""
+    def copy(self, location: str, target: Path, keep: Callable[[str], bool]) -> None:
+        """Copy the members to keep into another file."""
         try:
-            with open_binary(place) as source, target.open("xb") as stream:
-                for member in _own_members(place):
+            with open_binary(location) as source, target.open("xb") as stream:
+                for member in _own_members(location):
                     if not keep(member.name):
                         continue
                     stream.write(tar_header(member.name, member.size))
@@ -440,22 +357,22 @@ class TarShards:
                     while left:
                         chunk = source.read(min(left, _CHUNK))
                         if not chunk:
-                            raise ImageReadError(f"{place}: truncated in {member.name}")
+                            raise ImageReadError(f"{location}: truncated in {member.name}")
                         stream.write(chunk)
                         left -= len(chunk)
                     stream.write(padding(member.size))
-                stream.write(bytes(1024))
+                stream.write(_END)
         except BaseException:
             remove_part(target)
             raise
 
 
-def _own_members(place: str) -> list[Member]:
-    with open_binary(place) as stream:
-        members = list(tar_members(stream, place))
+def _own_members(location: str) -> list[Member]:
+    with open_binary(location) as stream:
+        members = list(tar_members(stream, location))
     if any(member.owner != OWNER for member in members):
         raise InputError(
-            f"{place}: was not written by sceneloom, and would be taken for one of its shards; "
+            f"{location}: was not written by sceneloom, and would be taken for one of its shards; "
             "choose another folder"
         )
     return members

@@ -2,14 +2,15 @@
 
     write_video(Path("street.mp4"), (decode_picture(data) for data in frames), fps=25)
 
-The colours are those of HD television (BT.709, limited range), as players expect; every other pixel
-across and down has a colour of its own (4:2:0), which is what plays everywhere.
+Colours are those of HD television (BT.709, limited range), at half the resolution (4:2:0): every
+player shows them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from fractions import Fraction
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -21,26 +22,25 @@ from sceneloom.maps import Image
 
 # The first is in the wheels of PyAV; the others are for builds without it.
 _ENCODERS = ("libx264", "libopenh264", "mpeg4")
-_QUALITY = {"crf": "18", "preset": "medium"}  # of libx264: no loss that is seen
-_MOST_FPS = 1000
+_QUALITY = {"crf": "18", "preset": "medium"}  # of libx264: without visible loss
+_MAX_FPS = 1000
 
 
 def write_video(path: Path, pictures: Iterable[Image], fps: float) -> None:
-    """Write frames as a video, in one step; an older file is replaced.
+    """Write frames as a video, in one step; it replaces an older file.
 
-    Pictures of odd width or height are made even, as the codec needs it, by repeating the last
-    column or row.
+    An odd picture repeats its last column or row, for the codec.
 
     Args:
         path: ends in .mp4; missing folders are made.
-        pictures: uint8 [H, W, 3], RGB, all of one size, in order; taken one after the other.
+        pictures: uint8 [H, W, 3], RGB, all of one size, in order; read one by one.
         fps: pictures per second, above 0 and up to 1000.
 
     Raises:
         InputError: there are no pictures, one has another size or kind than the first (the text
             says which), or the codec cannot take this size.
         MissingDependencyError: the extra ``datasets`` is not installed.
-        OSError: the place cannot be written; nothing is left there.
+        OSError: the location cannot be written; nothing is left there.
     """
     check_video(path, fps)
     import av
@@ -68,50 +68,35 @@ def write_video(path: Path, pictures: Iterable[Image], fps: float) -> None:
 
 
 def check_video(path: Path, fps: float) -> None:
-    """Check what can be known of a video before there are pictures.
-
-    Raises:
-        InputError: it is to be another kind of file, or `fps` is out of its range.
-        MissingDependencyError: the extra ``datasets`` is not installed.
-    """
+    """Check the arguments of a video; raises InputError or MissingDependencyError."""
     if path.suffix.lower() != ".mp4":
         raise InputError(f"{path}: a video is written as .mp4")
-    if not 0 < fps <= _MOST_FPS:
-        raise InputError(f"fps is {fps}; it is above 0 and at most {_MOST_FPS}")
+    if not 0 < fps <= _MAX_FPS:
+        raise InputError(f"fps is {fps}; it is above 0 and at most {_MAX_FPS}")
     require(("av",), extra="datasets", purpose="Video")
 
 
 def _encode(part: Path, first: Image, rest: Iterator[Image], fps: Fraction) -> None:
     import av
+    from av.video.reformatter import ColorRange, Colorspace
 
     encoder = next(name for name in _ENCODERS if name in av.codecs_available)
     with av.open(str(part), "w", format="mp4", options={"movflags": "+faststart"}) as container:
         stream: Any = container.add_stream(encoder, rate=fps)
-        stream.height, stream.width = (side + side % 2 for side in first.shape[:2])
+        height, width = first.shape[:2]
+        stream.height, stream.width = height + height % 2, width + width % 2
         stream.pix_fmt = "yuv420p"
         context = stream.codec_context
         context.options = _QUALITY if encoder == "libx264" else {}
         context.colorspace = context.color_primaries = context.color_trc = 1  # BT.709
         context.color_range = 1  # limited
-        _add(container, stream, first)
-        for image in rest:
-            _add(container, stream, image)
+        for image in chain([first], rest):
+            even = np.pad(image, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
+            frame = av.VideoFrame.from_ndarray(even, format="rgb24").reformat(
+                format="yuv420p", dst_colorspace=Colorspace.ITU709, dst_color_range=ColorRange.MPEG
+            )
+            container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
-
-
-def _add(container: Any, stream: Any, image: Image) -> None:
-    import av
-    from av.video.reformatter import ColorRange, Colorspace
-
-    height, width = image.shape[:2]
-    even = np.pad(image, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
-    frame = av.VideoFrame.from_ndarray(even, format="rgb24")
-    frame = frame.reformat(
-        format="yuv420p",
-        dst_colorspace=Colorspace.ITU709,
-        dst_color_range=ColorRange.MPEG,
-    )
-    container.mux(stream.encode(frame))
 
 
 def _equal_frames(path: Path, pictures: Iterable[Image]) -> Iterator[Image]:

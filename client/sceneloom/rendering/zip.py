@@ -6,14 +6,15 @@ import dataclasses
 import struct
 import zipfile
 import zlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator
 
 from sceneloom.errors import ImageReadError, InputError
-from sceneloom.file_tree import LeftOut, describe, split_hidden
-from sceneloom.locations import lies_in, open_binary, read_range, reason_of
+from sceneloom.files import LeftOut, describe, split_hidden
+from sceneloom.locations import lies_in, open_binary, read_range
 from sceneloom.maps import MAP_SUFFIXES
 from sceneloom.pairing import is_map_name, pair_names
 from sceneloom.rendering.items import MapItem, broken_item, check_size, key_error
+from sceneloom.text import reason
 
 _STORED, _DEFLATED = zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED
 _LOCAL_HEADER = struct.Struct("<4s22xHH")  # signature, lengths of the name and of the extra field
@@ -22,34 +23,29 @@ _ENCRYPTED = 1
 
 @dataclasses.dataclass(frozen=True)
 class ZippedFile:
-    """A map in a zip file; found by the numbers of the archive's directory, which is read once."""
+    """A map in a zip file, with the numbers of the archive's directory."""
 
     archive: str
-    """Path or URL of the zip file."""
     member: str
-    """Its name in there."""
     header: int
-    """Where its header begins."""
+    """Offset of its header."""
     packed: int
-    """Bytes it takes in the archive."""
+    """Bytes in the archive."""
     size: int
-    """Bytes it takes unpacked, as the directory says."""
+    """Bytes unpacked, by the directory."""
     checksum: int
     """CRC-32 of the unpacked bytes."""
     method: int
-    """How it is compressed."""
     flags: int
-    """Of the directory; bit 0 says that it is encrypted."""
+    """Flags of the directory; bit 0 means encrypted."""
 
     @property
     def name(self) -> str:
-        """The archive and its name there."""
+        """The archive and the member's name."""
         return f"{self.archive}/{self.member}"
 
     def read(self, max_bytes: int) -> bytes:
-        """Unpack it; see `MapFile`. No more than `max_bytes` come out, whatever the archive says of
-        its size.
-        """
+        """Unpack it, to at most `max_bytes`, whatever the archive claims; see `MapFile`."""
         check_size(self.name, self.size, max_bytes)
         check_size(self.name, self.packed, max_bytes + (max_bytes >> 10) + 1024)
         if self.flags & _ENCRYPTED:
@@ -64,7 +60,7 @@ class ZippedFile:
             if self.method != _STORED:
                 data = zlib.decompressobj(-zlib.MAX_WBITS).decompress(data, self.size + 1)
         except OSError as error:
-            raise ImageReadError(f"{self.name}: cannot be read ({reason_of(error)})") from None
+            raise ImageReadError(f"{self.name}: cannot be read ({reason(error)})") from None
         except zlib.error as error:
             raise ImageReadError(f"{self.name}: damaged ({error})") from None
         if len(data) != self.size or zlib.crc32(data) != self.checksum:
@@ -86,69 +82,62 @@ class ZippedFile:
 
 
 class ZipSource:
-    """The label maps of a folder in a zip file, and the instance maps that pair with them, in key
-    order.
-    """
+    """The label maps of a folder in a zip file, and their instance maps, in key order."""
 
     def __init__(
         self, archive: str, labels: str, instances: str | None, *, training_ids: bool = False
     ) -> None:
-        """Read the archive's directory.
+        """Read the archive's directory; ``.`` is the folder of the whole archive.
 
-        Args:
-            archive: path or URL.
-            labels: folder of label maps in it, ``.`` for all of it.
-            instances: folder of instance maps in it, or None to pair none.
-            training_ids: label maps hold training ids.
-
-        Raises:
-            InputError: it cannot be read, has no such folder or no maps in it, two maps would share
-                one picture's name, or two instance maps fit one name.
-            MissingDependencyError: the package for such URLs is not installed.
+        Raises InputError if it cannot be read, has no such folder or no maps in it, two maps would
+        share one picture's name, or two instance maps fit one name.
         """
         self._archive = archive
         members = _members(archive)
-        label_files = _below(members, labels, archive)
-        instance_files = {} if instances is None else _below(members, instances, archive)
-        inner_labels, inner_instances = _inner(labels), _inner(instances or "")
-        together = instances is not None and inner_labels == inner_instances
-        if instances is not None and not together:  # one may lie in the other
-            label_files = _outside(label_files, inner_instances)
-            instance_files = _outside(instance_files, inner_labels)
-        label_names, left_out = _visible(label_files)
-        instance_names, others = _visible({} if together else instance_files)
-        left_out += others
+        folders = [labels] if instances is None else [labels, instances]
+        inner = [_inner(folder) for folder in folders]
+        together = len(inner) > 1 and inner[0] == inner[1]
+        names: list[list[str]] = []
+        self.left_out: list[LeftOut] = []
+        for prefix in inner[: 1 if together else 2]:
+            found = [name for name in members if name.startswith(prefix)]
+            if prefix and not any(map(is_map_name, found)):
+                top = sorted({name.partition("/")[0] for name in members if "/" in name})
+                raise InputError(
+                    f"{archive}/{prefix[:-1]}: no maps in a folder of this name; name the folders "
+                    "in the archive with --labels and --instances"
+                    + (f" (it holds {', '.join(top[:8])})" if top else " (. for all of it)")
+                )
+            for other in inner:  # one may lie in the other
+                if other != prefix and other.startswith(prefix):
+                    found = [name for name in found if not name.startswith(other)]
+            visible, hidden = split_hidden(sorted(name.removeprefix(prefix) for name in found))
+            names.append(visible)
+            self._leave_out(prefix, hidden)
         pairing = pair_names(
-            label_names,
-            None if instances is None else instance_names,
+            names[0],
+            None if instances is None else names[-1],
             together=together,
             training_ids=training_ids,
-            place_of_label=lambda name: label_files[name].name,
-            place_of_instance=lambda name: instance_files[name].name,
+            locate_label=lambda name: f"{archive}/{inner[0]}{name}",
+            locate_instance=lambda name: f"{archive}/{inner[-1]}{name}",
         )
-        left_out += _named(pairing.labels_left_out, label_files)
-        left_out += _named(pairing.instances_left_out, instance_files)
+        self._leave_out(inner[0], pairing.labels_left_out)
+        self._leave_out(inner[-1], pairing.instances_left_out)
         if not pairing.pairs:
             reason = f"{archive}/{labels}: no label maps ({', '.join(MAP_SUFFIXES)})"
-            raise InputError("; ".join([reason, *describe(left_out)]))
-        self._left_out = left_out
+            raise InputError("; ".join([reason, *describe(self.left_out)]))
         self._items = [
-            (key, label_files[label], None if instance is None else instance_files[instance])
+            (key, members[inner[0] + label], members[inner[-1] + instance] if instance else None)
             for key, label, instance in pairing.pairs
         ]
 
-    @property
-    def name(self) -> str:
-        """The archive."""
-        return self._archive
+    def _leave_out(self, prefix: str, left_out: Iterable[LeftOut]) -> None:
+        self.left_out += [dataclasses.replace(one, name=prefix + one.name) for one in left_out]
 
     def count(self) -> int:
-        """How many label maps there are."""
+        """The number of label maps."""
         return len(self._items)
-
-    def left_out(self) -> Sequence[LeftOut]:
-        """What lies in the two folders and is in no pair."""
-        return self._left_out
 
     def __iter__(self) -> Iterator[MapItem]:
         """The maps, in key order."""
@@ -159,13 +148,13 @@ class ZipSource:
             else:
                 yield MapItem(key=key, label=label, instance=instance)
 
-    def holds(self, place: str) -> bool:
+    def holds(self, location: str) -> bool:
         """Whether pictures there would be taken for maps, or lie among them."""
-        return lies_in(place, self._archive)
+        return lies_in(location, self._archive)
 
 
 def _members(archive: str) -> dict[str, ZippedFile]:
-    """The files that the archive's directory lists, by their names."""
+    """Name -> file, from the archive's directory."""
     try:
         with open_binary(archive) as stream, zipfile.ZipFile(stream) as opened:
             infos = opened.infolist()
@@ -176,7 +165,7 @@ def _members(archive: str) -> dict[str, ZippedFile]:
             raise
         raise InputError(f"{archive}: truncated, damaged or no zip file ({error})") from None
     except OSError as error:
-        raise InputError(f"{archive}: cannot be read ({reason_of(error)})") from None
+        raise InputError(f"{archive}: cannot be read ({reason(error)})") from None
     members: dict[str, ZippedFile] = {}
     for info in infos:
         name = info.filename.removeprefix("./")
@@ -198,37 +187,6 @@ def _members(archive: str) -> dict[str, ZippedFile]:
 
 
 def _inner(folder: str) -> str:
-    """The folder as names in the archive begin with it: empty, or with a slash behind it."""
+    """The start of the names of a folder's members: empty, or with a slash behind it."""
     parts = [part for part in folder.split("/") if part not in ("", ".")]
     return "".join(f"{part}/" for part in parts)
-
-
-def _below(members: Mapping[str, ZippedFile], folder: str, archive: str) -> dict[str, ZippedFile]:
-    """The members in a folder, by their names in it."""
-    prefix = _inner(folder)
-    found = {n.removeprefix(prefix): file for n, file in members.items() if n.startswith(prefix)}
-    if not any(map(is_map_name, found)) and prefix:
-        top = sorted({name.partition("/")[0] for name in members if "/" in name})
-        raise InputError(
-            f"{archive}/{prefix[:-1]}: no maps in a folder of this name; name the folders in the "
-            "archive with --labels and --instances"
-            + (f" (it holds {', '.join(top[:8])})" if top else " (. for all of it)")
-        )
-    return found
-
-
-def _outside(files: dict[str, ZippedFile], inner: str) -> dict[str, ZippedFile]:
-    """The files that do not lie in an inner folder."""
-    return {n: f for n, f in files.items() if not inner or not f.member.startswith(inner)}
-
-
-def _visible(files: Mapping[str, ZippedFile]) -> tuple[list[str], list[LeftOut]]:
-    """The names that are not hidden, in order, and what is."""
-    names, hidden = split_hidden(sorted(files))
-    folder = next((f.member.removesuffix(n) for n, f in files.items()), "")
-    return names, [dataclasses.replace(one, name=folder + one.name) for one in hidden]
-
-
-def _named(left_out: Iterable[LeftOut], files: Mapping[str, ZippedFile]) -> list[LeftOut]:
-    """By their names in the archive."""
-    return [dataclasses.replace(one, name=files[one.name].member) for one in left_out]

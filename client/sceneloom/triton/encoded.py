@@ -1,9 +1,9 @@
 """The encoded path: PNG files of maps to a Triton server, an encoded picture back; and the
 measurement that chooses between it and the raw path.
 
-The model `synthesis_encoded` wraps `synthesis` on the server (docs/encoded-path.md); what travels
-is some tens of kilobytes and the finished file, instead of 10 MB and 6 MB at 2048x1024. On one
-machine raw is faster: encoding only moves work to the server.
+The model `synthesis_encoded` wraps `synthesis` on the server (docs/encoded-path.md). At 2048x1024
+some tens of kilobytes and the finished file travel, instead of 10 MB and 6 MB. On one machine raw
+is faster: encoding only moves work to the server.
 
     transport = GrpcTransport("server:8001")
     encoded = EncodedClient(transport)
@@ -15,11 +15,9 @@ from __future__ import annotations
 import dataclasses
 import re
 import time
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Literal, cast, get_args
 
 import numpy as np
-import numpy.typing as npt
 
 from sceneloom.contract import (
     INPUT_INSTANCES,
@@ -30,12 +28,11 @@ from sceneloom.contract import (
     Contract,
 )
 from sceneloom.errors import InputError, MissingInputError, ModelFailedError, ModelNotFoundError
-from sceneloom.maps import OnUnknown, read_instance_map, read_label_map
-from sceneloom.pictures import encode_picture
-from sceneloom.triton.transport import ModelConfig, TensorSpec, Timeouts, Transport
+from sceneloom.maps import Array, OnUnknown, read_instance_map, read_label_map
+from sceneloom.pictures import QUALITY_FORMATS, EncodedFormat, encode_picture
+from sceneloom.triton.transport import TensorSpec, Timeouts, Transport
 
 if TYPE_CHECKING:
-    from sceneloom.maps import OnUnknown
     from sceneloom.synthesizer import Synthesizer
 
 ENCODED_MODEL = "synthesis_encoded"
@@ -45,11 +42,9 @@ DECODE_MODEL = "synthesis_decode"
 ENCODE_MODEL = "synthesis_encode"
 """Its last step."""
 ENCODED_MODELS = (ENCODED_MODEL, DECODE_MODEL, ENCODE_MODEL)
-"""What the encoded path adds to a repository."""
+"""Models that the encoded path adds to a repository."""
 INPUT_FORMAT = "format"
 INPUT_UNKNOWN = "unknown"
-EncodedFormat = Literal["png", "jpg", "webp"]
-_FORMAT = re.compile(r"(?P<lossless>png)|(?P<lossy>jpg|webp):(?P<quality>[1-9][0-9]?|100)")
 _HOW = (
     "the encoded path; `sceneloom export` writes it into every bundle, `sceneloom serve --encoded` "
     "serves it, and SCENELOOM_ENCODED=on does in the containers"
@@ -57,91 +52,86 @@ _HOW = (
 
 
 def format_words(format: str, quality: int) -> str:
-    """What is sent for a format: ``png``, ``jpg:95``.
-
-    Raises:
-        InputError: the encoded path does not give it.
-    """
-    words = format if format == "png" else f"{format}:{quality}"
+    """Format and quality in words, ``png`` or ``jpg:95``; see `read_format` for errors."""
+    words = f"{format}:{quality}" if format in QUALITY_FORMATS else format
     read_format(words)
     return words
 
 
 def read_format(words: str) -> tuple[EncodedFormat, int]:
-    """The format and the quality (100 for png) that `format_words` wrote down.
-
-    Raises:
-        InputError: there is no such format.
-    """
-    match = _FORMAT.fullmatch(words)
-    if match is None:
+    """Format and quality (100 for png) of `format_words`; raises InputError for any other words."""
+    format, _, quality = words.partition(":")
+    wanted = f"{format}:([1-9][0-9]?|100)" if format in QUALITY_FORMATS else format
+    if format not in get_args(EncodedFormat) or not re.fullmatch(wanted, words):
+        known = (f"{f}:QUALITY" if f in QUALITY_FORMATS else f for f in get_args(EncodedFormat))
         raise InputError(
-            f"no format {words[:40]!r} on the encoded path; there are png, jpg:QUALITY and "
-            "webp:QUALITY, with a quality from 1 to 100"
+            f"no format {words[:40]!r} on the encoded path; it is one of {', '.join(known)}, with "
+            "a quality from 1 to 100"
         )
-    return cast(EncodedFormat, match["lossless"] or match["lossy"]), int(match["quality"] or 100)
+    return cast(EncodedFormat, format), int(quality or 100)
 
 
 class EncodedClient:
-    """Client of `synthesis_encoded`; safe to use from several threads if its transport is.
-
-    The transport stays its owner's: closing it is not this class's business.
+    """Client of `synthesis_encoded`; safe to use from several threads if its transport is. The
+    owner of the transport closes it.
     """
 
     def __init__(
-        self,
-        transport: Transport,
-        *,
-        model: str = ENCODED_MODEL,
-        timeouts: Timeouts | None = None,
+        self, transport: Transport, *, model: str = ENCODED_MODEL, timeouts: Timeouts | None = None
     ) -> None:
-        """Read the model's contract and check that this client can talk to it.
+        """Read the contract of the ensemble `model` and check that it fits this client.
 
-        Args:
-            transport: connection to the server.
-            model: name of the ensemble.
-            timeouts: how long to wait; finite defaults.
-
-        Raises:
-            ModelNotFoundError: the server does not have the encoded path, or another one.
-            ServerUnavailableError: nothing answers.
-            SchemaError: the model's contract is damaged or newer than this client.
+        Raises ModelNotFoundError if the server does not have the encoded path or has another one,
+        ServerUnavailableError if no server answers, SchemaError if the contract is damaged or newer
+        than this client.
         """
         self._timeouts = timeouts or Timeouts()
         self._model = model
         self._transport = transport
         self._where = f"{transport.address}, model {model!r}"
-        self.contract = self._read_contract()
-        """What the model takes and gives; `synthesis` behind it has the same."""
+        try:
+            config = transport.model_config(model, timeout=self._timeouts.connect)
+        except ModelNotFoundError as error:
+            raise ModelNotFoundError(f"{error}: it does not serve {_HOW}") from None
+        if PARAMETER not in config.parameters:
+            raise ModelNotFoundError(f"{self._where}: has no contract; it is not {_HOW}")
+        self.contract = Contract.loads(config.parameters[PARAMETER], source=self._where)
+        """Contract of the model, equal to that of `synthesis` behind it."""
+        file = TensorSpec(dtype="BYTES", dims=(1,))
+        channels = self.contract.style_channels
+        inputs = {
+            INPUT_LABELS: file,
+            INPUT_FORMAT: file,
+            INPUT_UNKNOWN: file,
+            **({INPUT_INSTANCES: file} if self.contract.wants_instances else {}),
+            **({INPUT_STYLE: TensorSpec(dtype="FP32", dims=(-1, channels))} if channels else {}),
+        }
+        found = (config.inputs, config.outputs, config.max_batch_size)
+        if found != (inputs, {OUTPUT_IMAGE: file}, 1):
+            raise ModelNotFoundError(
+                f"{self._where}: its tensors are {config.inputs}; its contract needs {inputs}"
+            )
 
     def synthesize(
         self,
         label_file: bytes,
         instance_file: bytes | None = None,
-        style: npt.NDArray[Any] | None = None,
+        style: Array | None = None,
         *,
         format: EncodedFormat = "png",
         quality: int = 95,
         unknown: OnUnknown = "error",
     ) -> bytes:
-        """Turn one map into an encoded picture.
+        """Turn PNG files of label ids and instance ids into an encoded picture, cropped to the
+        map's size.
 
-        Args:
-            label_file: PNG file with label ids.
-            instance_file: PNG file with instance ids; needed if the model takes an instance map.
-            style: float [K, F], row k for the k-th smallest instance id; None takes the contract's
-                defaults.
-            format: of the picture.
-            quality: of jpg and webp, 1 to 100.
-            unknown: what becomes of label ids that the schema does not have.
+        `instance_file` is needed if the model takes an instance map. `style` is float [K, F], row k
+        for the k-th smallest instance id; None takes the contract's defaults. jpg and webp have
+        a `quality`, 1 to 100.
 
-        Returns:
-            the picture's file, cropped to the map's size.
-
-        Raises:
-            InputError: an input is missing, or the model does not take it; nothing was sent.
-            RequestRejectedError: the server refuses the files or the format, and says why.
-            ServingError: the server did not answer with a picture.
+        Raises InputError if an input is missing or the model does not take it (nothing was sent),
+        RequestRejectedError if the server refuses the files or the format, another ServingError if
+        it did not answer with a picture.
         """
         inputs = self.inputs(
             label_file, instance_file, style, format=format, quality=quality, unknown=unknown
@@ -155,14 +145,14 @@ class EncodedClient:
         self,
         label_file: bytes,
         instance_file: bytes | None = None,
-        style: npt.NDArray[Any] | None = None,
+        style: Array | None = None,
         *,
         format: EncodedFormat = "png",
         quality: int = 95,
         unknown: OnUnknown = "error",
-    ) -> dict[str, npt.NDArray[Any]]:
-        """The tensors of one request, for a transport that is called in another way; arguments and
-        errors as of `synthesize`.
+    ) -> dict[str, Array]:
+        """Make the tensors of one request, for callers with a transport of their own; see
+        `synthesize` for arguments and errors.
         """
         contract = self.contract
         inputs = {INPUT_LABELS: _element(label_file)}
@@ -173,19 +163,25 @@ class EncodedClient:
                 )
             inputs[INPUT_INSTANCES] = _element(instance_file)
         if contract.style_channels:
-            inputs[INPUT_STYLE] = _rows(style, contract.style_channels)
+            style = np.zeros((0, contract.style_channels)) if style is None else style  # defaults
+            if (
+                style.ndim != 2
+                or style.dtype.kind not in "fiu"
+                or (style.shape[1] != contract.style_channels)
+            ):
+                raise InputError(
+                    f"style is float [instances, {contract.style_channels}], not {style.dtype} "
+                    f"{list(style.shape)}"
+                )
+            inputs[INPUT_STYLE] = style[None].astype(np.float32)
         elif style is not None:
             raise InputError("this model takes no style: it was trained without an encoder")
         inputs[INPUT_FORMAT] = _element(format_words(format, quality).encode())
         inputs[INPUT_UNKNOWN] = _element(unknown.encode())
         return inputs
 
-    def picture(self, answer: npt.NDArray[Any]) -> bytes:
-        """The file in the answer to a request of `inputs`.
-
-        Raises:
-            ModelFailedError: there is none.
-        """
+    def picture(self, answer: Array) -> bytes:
+        """The file in the answer to a request of `inputs`; raises ModelFailedError without one."""
         found = answer.item() if answer.shape == (1, 1) else None
         if not isinstance(found, bytes) or not found:
             raise ModelFailedError(
@@ -193,49 +189,10 @@ class EncodedClient:
             )
         return found
 
-    def _read_contract(self) -> Contract:
-        try:
-            config = self._transport.model_config(self._model, timeout=self._timeouts.connect)
-        except ModelNotFoundError as error:
-            raise ModelNotFoundError(f"{error}: it does not serve {_HOW}") from None
-        if PARAMETER not in config.parameters:
-            raise ModelNotFoundError(f"{self._where}: carries no contract; it is not {_HOW}")
-        contract = Contract.loads(config.parameters[PARAMETER], source=self._where)
-        _check_tensors(config, contract, self._where)
-        return contract
 
-
-def _check_tensors(config: ModelConfig, contract: Contract, where: str) -> None:
-    file = TensorSpec(dtype="BYTES", dims=(1,))
-    inputs = {INPUT_LABELS: file, INPUT_FORMAT: file, INPUT_UNKNOWN: file}
-    if contract.wants_instances:
-        inputs[INPUT_INSTANCES] = file
-    if contract.style_channels:
-        inputs[INPUT_STYLE] = TensorSpec(dtype="FP32", dims=(-1, contract.style_channels))
-    if (
-        config.inputs != inputs
-        or config.outputs != {OUTPUT_IMAGE: file}
-        or config.max_batch_size != 1
-    ):
-        raise ModelNotFoundError(
-            f"{where}: its tensors are {config.inputs}; its contract needs {inputs}"
-        )
-
-
-def _element(data: bytes) -> npt.NDArray[Any]:
-    """One element of bytes, object [1, 1], as Triton's BYTES tensors are handed over."""
+def _element(data: bytes) -> Array:
+    """A BYTES tensor of one element, object [1, 1]."""
     return np.array([[data]], np.object_)
-
-
-def _rows(style: npt.NDArray[Any] | None, channels: int) -> npt.NDArray[np.float32]:
-    """Float32 [1, K, F]; no rows ask for the defaults."""
-    if style is None:
-        return np.zeros((1, 0, channels), np.float32)
-    if style.ndim != 2 or style.dtype.kind not in "fiu" or style.shape[1] != channels:
-        raise InputError(
-            f"style is float [instances, {channels}], not {style.dtype} {list(style.shape)}"
-        )
-    return style[None].astype(np.float32)
 
 
 _WORTH_IT = 0.9
@@ -244,7 +201,7 @@ _ROUNDS = 2
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LinkTimes:
-    """What one picture took each way, from the files of its maps to its own."""
+    """Times of one picture each way, from the files of its maps to its own."""
 
     raw: float
     """Seconds with arrays on the wire, decoding and encoding here."""
@@ -253,9 +210,7 @@ class LinkTimes:
 
     @property
     def path(self) -> Literal["raw", "encoded"]:
-        """The way to go: encoded if that saves a tenth, or else raw, which has no Python in front
-        of the engine.
-        """
+        """Encoded if that saves a tenth; else raw, without Python in front of the engine."""
         return "encoded" if self.encoded < _WORTH_IT * self.raw else "raw"
 
 
@@ -264,49 +219,29 @@ def measure_link(
     encoded: EncodedClient,
     label_file: bytes,
     instance_file: bytes | None = None,
-    style: npt.NDArray[Any] | None = None,
+    style: Array | None = None,
     *,
     format: EncodedFormat = "png",
     quality: int = 95,
     unknown: OnUnknown = "error",
 ) -> LinkTimes:
-    """Have one picture rendered each way, in turn, twice, and keep the better time of each: the
-    first request of a connection, and of a size, takes longer.
-
-    Args:
-        synthesizer: the raw path.
-        encoded: the encoded path of the same server.
-        label_file: PNG file of a map like those that are to be rendered.
-        instance_file: PNG file of its instances, where the model takes them.
-        style: float [K, F], row k for the k-th smallest instance id; None for the defaults.
-        format: of the pictures.
-        quality: of jpg and webp.
-        unknown: what becomes of label ids that the schema does not have.
-
-    Raises:
-        InputError: the map does not fit the model.
-        ServingError: the server did not answer with a picture.
+    """Render one picture each way, in turn, twice, and keep the better time of each: the first
+    request over a connection, and the first of a size, takes longer. Both clients belong to one
+    server. See `EncodedClient.synthesize` for files and errors.
     """
-
-    def by_arrays() -> None:
-        contract = synthesizer.contract
+    contract = synthesizer.contract
+    raw, files = [], []
+    for _ in range(_ROUNDS):
+        start = time.perf_counter()
         labels = read_label_map(label_file, contract.schema, unknown=unknown)
-        wanted = contract.wants_instances
-        there = None if instance_file is None or not wanted else read_instance_map(instance_file)
-        encode_picture(synthesizer.synthesize(labels, there, style), format, quality=quality)
-
-    def by_files() -> None:
+        instances = None
+        if instance_file is not None and contract.wants_instances:
+            instances = read_instance_map(instance_file)
+        encode_picture(synthesizer.synthesize(labels, instances, style), format, quality=quality)
+        between = time.perf_counter()
         encoded.synthesize(
             label_file, instance_file, style, format=format, quality=quality, unknown=unknown
         )
-
-    raw, files = zip(
-        *((_seconds(by_arrays), _seconds(by_files)) for _ in range(_ROUNDS)), strict=True
-    )
+        raw.append(between - start)
+        files.append(time.perf_counter() - between)
     return LinkTimes(raw=min(raw), encoded=min(files))
-
-
-def _seconds(work: Callable[[], None]) -> float:
-    start = time.perf_counter()
-    work()
-    return time.perf_counter() - start

@@ -1,8 +1,8 @@
 """HTTP with tensors as binary data: Triton's extension of the KServe protocol, version 2.
 
 Request and answer are a JSON header, whose length is in a header field, and the tensors' bytes in
-its order. The standard library's client is used: tensors go to and come from the socket without a
-copy, and tritonclient's own (over geventhttpclient) can be used in one thread only.
+its order. The standard library's client sends and fills tensors without a copy; tritonclient's own
+(over geventhttpclient) works in one thread only.
 """
 
 from __future__ import annotations
@@ -12,43 +12,47 @@ import http.client
 import json
 import math
 import select
-import struct
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from http.client import BadStatusLine, HTTPException
 from typing import Any
 from urllib.parse import quote
 
 import numpy as np
-import numpy.typing as npt
 
 from sceneloom.contract import ENGINE_PARAMETER
-from sceneloom.errors import (
-    ConnectionClosedError,
-    ModelFailedError,
-    ModelNotFoundError,
-    ServerUnavailableError,
-    ServingError,
-)
+from sceneloom.maps import Array
 from sceneloom.text import parse_json
 from sceneloom.triton.transport import (
     NUMPY_DTYPES,
     TRITON_DTYPES,
-    ModelConfig,
-    TensorSpec,
-    explain_not_found,
+    WRONG_FORM,
+    Arrays,
+    Document,
+    TritonTransport,
     map_triton_error,
-    served_version,
     server_address,
-    status_of_http,
 )
 
 _PIECE = 1 << 20
+_HEADER_LENGTH = "Inference-Header-Content-Length"
+_LONGEST_JSON = 1 << 24
+_STATUSES = {  # HTTP -> gRPC
+    404: "NOT_FOUND",
+    408: "DEADLINE_EXCEEDED",
+    413: "RESOURCE_EXHAUSTED",
+    429: "UNAVAILABLE",
+    499: "CANCELLED",
+    500: "INTERNAL",
+    501: "UNIMPLEMENTED",
+    502: "UNAVAILABLE",
+    503: "UNAVAILABLE",
+    504: "DEADLINE_EXCEEDED",
+}
 
 
 class HttpConnection:
-    """A connection that carries one exchange after the other; for one thread at a time."""
+    """Connection for one exchange after the other; for one thread at a time."""
 
     def __init__(self, host: str, port: int) -> None:
         self._http = http.client.HTTPConnection(host, port)
@@ -62,20 +66,13 @@ class HttpConnection:
         headers: Mapping[str, str],
         parts: Sequence[bytes | memoryview],
         deadline: float,
-    ) -> None:
+    ) -> http.client.HTTPResponse:
         """Send a request and read the status and header fields of its answer.
 
-        Args:
-            method: such as ``POST``.
-            path: from the root, quoted.
-            headers: the header fields beside the length.
-            parts: what the body is joined of.
-            deadline: of `time.monotonic`, for this and for reading the answer.
-
-        Raises:
-            TimeoutError: the deadline has passed.
-            OSError: the server is not reachable or went away.
-            HTTPException: what answers does not speak HTTP.
+        The body is given in pieces; its length joins the header fields. The deadline, of
+        `time.monotonic`, is for this and for reading the answer. Raises TimeoutError after it,
+        OSError if the server is not reachable or went away, HTTPException if the answer is not
+        HTTP.
         """
         self._deadline, self._answer = deadline, None
         if self._http.sock is None:
@@ -98,47 +95,35 @@ class HttpConnection:
                 self._http.send(part)
         self._socket.settimeout(self._left())
         self._answer = self._http.getresponse()
-
-    @property
-    def status(self) -> int:
-        """Status of the answer."""
-        return self._read_from().status
-
-    def header(self, name: str) -> str:
-        """A header field of the answer; empty where it has none."""
-        return self._read_from().headers.get(name, "")
+        return self._answer
 
     def read(self, limit: int) -> bytes:
-        """Read the rest of the answer's body.
-
-        Raises:
-            HTTPException: it has more than `limit` bytes, or ends too early.
-            OSError: see `exchange`.
+        """Read the rest of the answer's body; raises HTTPException if it has more than `limit`
+        bytes or ends too early, OSError as `exchange`.
         """
-        answer, read = self._read_from(), bytearray()
-        while not answer.isclosed():
+        assert self._answer is not None, "no exchange yet"
+        read = bytearray()
+        while not self._answer.isclosed():
             self._socket.settimeout(self._left())
-            piece = answer.read(_PIECE)
+            piece = self._answer.read(_PIECE)
             if not piece:
                 break
             read += piece
             if len(read) > limit:
                 raise http.client.HTTPException(f"an answer of more than {limit:,} bytes")
-        if answer.length:
-            raise http.client.IncompleteRead(b"", answer.length)
+        if self._answer.length:
+            raise http.client.IncompleteRead(b"", self._answer.length)
         return bytes(read)
 
     def read_into(self, buffer: memoryview) -> None:
-        """Fill a buffer of bytes from the answer's body.
-
-        Raises:
-            HTTPException: the body ends before.
-            OSError: see `exchange`.
+        """Fill a buffer of bytes from the answer's body; raises HTTPException if that ends too
+        early, OSError as `exchange`.
         """
+        assert self._answer is not None, "no exchange yet"
         filled = 0
         while filled < len(buffer):
             self._socket.settimeout(self._left())
-            count = self._read_from().readinto(buffer[filled : filled + _PIECE])
+            count = self._answer.readinto(buffer[filled : filled + _PIECE])
             if not count:
                 raise http.client.IncompleteRead(b"", len(buffer) - filled)
             filled += count
@@ -147,17 +132,13 @@ class HttpConnection:
         """Whether the answer was read to its end and the connection is still open."""
         if self._answer is None or not self._answer.isclosed() or self._http.sock is None:
             return False
-        # Between answers there is nothing to read, except that the server has closed it.
+        # Between answers a socket is readable only if the server has closed it.
         readable, _, _ = select.select([self._http.sock], [], [], 0)
         return not readable
 
     def close(self) -> None:
-        """Close it; calling it twice is fine."""
+        """Close it; a second call does nothing."""
         self._http.close()
-
-    def _read_from(self) -> http.client.HTTPResponse:
-        assert self._answer is not None, "nothing was asked"
-        return self._answer
 
     def _left(self) -> float:
         left = self._deadline - time.monotonic()
@@ -166,109 +147,63 @@ class HttpConnection:
         return left
 
 
-_HEADER_LENGTH = "Inference-Header-Content-Length"
-_LONGEST_JSON = 1 << 24
-_WRONG = (KeyError, TypeError, ValueError, AttributeError, OverflowError, struct.error)
-
-
-class HttpTransport:
+class HttpTransport(TritonTransport):
     """HTTP to a Triton server; safe to use from several threads: each request in flight has a
-    connection of its own, which is kept for the next.
+    connection of its own, kept for the next.
     """
 
-    def __init__(self, url: str, *, why: str = "HTTP was asked for") -> None:
-        """Prepare a connection; the first call opens it.
-
-        Args:
-            url: ``http://HOST:PORT`` of the server's HTTP port.
-            why: why this is the way, for `why`.
-
-        Raises:
-            InputError: the address is of another form.
+    def __init__(self, url: str, *, why: str = "requested") -> None:
+        """Prepare a connection to ``http://HOST:PORT``; the first call opens it. Raises InputError
+        for an address of another form.
         """
         address = server_address(url, "http")
+        super().__init__(f"http://{address}", "http", why)
         host, _, port = address.rpartition(":")
-        self._url = f"http://{address}"
         self._host, self._port = host.strip("[]"), int(port)
-        self._why = why
         self._idle: list[HttpConnection] = []
         self._lock = threading.Lock()
-        self._ready: set[str] = set()
-        self._engines: dict[str, str] = {}
-        self._closed = False
 
-    @property
-    def address(self) -> str:
-        """``http://HOST:PORT``."""
-        return self._url
+    def _read(self, what: Document, model: str, deadline: float) -> Any:
+        path = f"/v2/models/{quote(model, safe='')}" + ("/config" if what == "config" else "")
+        asked = ("POST", "/v2/repository/index", [b"{}"])
+        method, path, parts = asked if what == "index" else ("GET", path, [])
+        with self._exchange(method, model, path, {}, parts, deadline) as (connection, _):
+            data = connection.read(_LONGEST_JSON)
+        return parse_json(data)
 
-    @property
-    def kind(self) -> str:
-        """``http``."""
-        return "http"
-
-    @property
-    def why(self) -> str:
-        """Why tensors travel so, in one sentence."""
-        return self._why
-
-    def model_config(self, model: str, *, timeout: float) -> ModelConfig:
-        """Read a model's configuration; see `sceneloom.triton.transport.Transport.model_config`."""
-        deadline = time.monotonic() + timeout
-        of_model = f"/v2/models/{quote(model, safe='')}"
-        try:
-            with self._exchange("GET", model, f"{of_model}/config", deadline) as connection:
-                config = connection.read(_LONGEST_JSON)
-            with self._exchange("GET", model, of_model, deadline) as connection:
-                metadata = connection.read(_LONGEST_JSON)
-        except ModelNotFoundError as error:
-            raise explain_not_found(error, model, self._index(model, deadline)) from None
-        self._ready.add(model)
-        try:
-            found = _model_config(parse_json(config), parse_json(metadata))
-            self._engines[model] = found.parameters.get(ENGINE_PARAMETER, "")
-            return found
-        except _WRONG as error:
-            raise ModelFailedError(
-                f"{self._url}: the configuration of model {model!r} is not one "
-                f"({type(error).__name__}: {error})"
-            ) from None
-
-    def infer(
-        self, model: str, inputs: Mapping[str, npt.NDArray[Any]], output: str, *, timeout: float
-    ) -> npt.NDArray[Any]:
+    def infer(self, model: str, inputs: Arrays, output: str, *, timeout: float) -> Array:
         """Send one request and wait for its output; see `Transport.infer`."""
+        from tritonclient.utils import deserialize_bytes_tensor
+
         deadline = time.monotonic() + timeout
         parts = _request(inputs, output, self._engines.get(model))
         headers = {_HEADER_LENGTH: str(len(parts[0])), "Content-Type": "application/octet-stream"}
         path = f"/v2/models/{quote(model, safe='')}/infer"
-        with self._exchange("POST", model, path, deadline, headers, parts) as connection:
-            self._ready.add(model)
+        with self._exchange("POST", model, path, headers, parts, deadline) as (connection, answer):
+            self._answered.add(model)
             try:
-                return _read_output(connection, output)
-            except _WRONG:
-                raise ModelFailedError(
-                    f"{self._url}: model {model!r} answered without a whole output {output!r}"
-                ) from None
-
-    def _index(self, model: str, deadline: float) -> dict[str, str]:
-        """The models of the server's repository -> state and reason; empty where it does not say.
-
-        Raises:
-            ServerUnavailableError: it is stopping.
-        """
-        try:
-            path = "/v2/repository/index"
-            with self._exchange("POST", model, path, deadline, {}, [b"{}"]) as connection:
-                models = parse_json(connection.read(_LONGEST_JSON))
-            return {
-                str(one["name"]): f"{one.get('state', '')} {one.get('reason', '')}".strip()
-                for one in models
-            }
-        except ServerUnavailableError:
-            raise
-        except (ServingError, *_WRONG):
-            return {}
+                length = int(answer.headers.get(_HEADER_LENGTH, ""))
+                if not 0 < length <= _LONGEST_JSON:
+                    raise ValueError("a header of such a length")
+                header = bytearray(length)
+                connection.read_into(memoryview(header))
+                (described,) = parse_json(header)["outputs"]
+                shape, size = described["shape"], described["parameters"]["binary_data_size"]
+                if described["name"] != output:
+                    raise KeyError(output)
+                dtype = NUMPY_DTYPES[described["datatype"]]
+                if dtype == np.object_:
+                    data = connection.read(size)
+                    array: Array = deserialize_bytes_tensor(data).reshape(shape)
+                elif size != math.prod(shape) * dtype.itemsize:
+                    raise ValueError("as many bytes as the shape says")
+                else:
+                    array = np.empty(shape, dtype)
+                    connection.read_into(_bytes_of(array))
+                connection.read(0)
+            except WRONG_FORM:
+                raise self._no_output(model, output) from None
+        return array
 
     def close(self) -> None:
         """Close the connections; later calls raise ServerUnavailableError."""
@@ -284,37 +219,48 @@ class HttpTransport:
         method: str,
         model: str,
         path: str,
+        headers: Mapping[str, str],
+        parts: Sequence[bytes | memoryview],
         deadline: float,
-        headers: Mapping[str, str] | None = None,
-        parts: Sequence[bytes | memoryview] = (),
-    ) -> Iterator[HttpConnection]:
-        """Send a request about a model; the connection, once its answer's status says success and
-        to be read from.
-        """
+    ) -> Iterator[tuple[HttpConnection, http.client.HTTPResponse]]:
+        """Send a request about a model; the answer has the status 200, its body is to be read."""
         connection = self._take()
         try:
-            connection.exchange(method, path, headers or {}, parts, deadline)
-            if connection.status != 200:
-                raise self._map(status_of_http(connection.status), _error_text(connection), model)
-            yield connection
+            answer = connection.exchange(method, path, headers, parts, deadline)
+            if answer.status != 200:
+                text = connection.read(_LONGEST_JSON).decode(errors="replace")
+                words = f"HTTP status {answer.status} {text}".strip()
+                with contextlib.suppress(*WRONG_FORM):
+                    words = str(parse_json(text)["error"])
+                unknown = "INVALID_ARGUMENT" if 400 <= answer.status < 500 else "UNKNOWN"
+                status = _STATUSES.get(answer.status, unknown)
+            else:
+                status = words = ""
+                yield connection, answer
         except TimeoutError:
-            connection.close()
-            raise self._map("DEADLINE_EXCEEDED", "", model) from None
-        except (OSError, HTTPException) as error:
-            connection.close()
-            text = getattr(error, "strerror", None) or str(error) or type(error).__name__
-            if isinstance(error, BadStatusLine) and not isinstance(error, OSError):
-                text = "what answers does not speak HTTP; a gRPC port is named without http://"
-            raise self._map("UNAVAILABLE", text, model) from None
-        except BaseException:
-            self._give_back(connection)
-            raise
-        self._give_back(connection)
+            status, words = "DEADLINE_EXCEEDED", ""
+        except (OSError, http.client.HTTPException) as error:
+            status = "UNAVAILABLE"
+            words = getattr(error, "strerror", None) or str(error) or type(error).__name__
+            if isinstance(error, http.client.BadStatusLine) and not isinstance(error, OSError):
+                words = "the answer is not HTTP; write the address of a gRPC port without http://"
+        finally:
+            with self._lock:
+                if not self._closed and connection.is_reusable():
+                    self._idle.append(connection)
+                else:
+                    connection.close()
+        if status:
+            raise map_triton_error(
+                status,
+                words,
+                where=f"{self.address}, model {model!r}",
+                seen_ready=model in self._answered,
+            )
 
     def _take(self) -> HttpConnection:
         with self._lock:
-            if self._closed:
-                raise ConnectionClosedError(f"{self._url}: this connection was closed")
+            self._check_open()
             while self._idle:
                 connection = self._idle.pop()
                 if connection.is_reusable():
@@ -322,21 +268,8 @@ class HttpTransport:
                 connection.close()
         return HttpConnection(self._host, self._port)
 
-    def _give_back(self, connection: HttpConnection) -> None:
-        with self._lock:
-            if not self._closed and connection.is_reusable():
-                self._idle.append(connection)
-                return
-        connection.close()
 
-    def _map(self, status: str, message: str, model: str) -> ServingError:
-        where = f"{self._url}, model {model!r}"
-        return map_triton_error(status, message, where=where, seen_ready=model in self._ready)
-
-
-def _request(
-    inputs: Mapping[str, npt.NDArray[Any]], output: str, engine: str | None = None
-) -> list[bytes | memoryview]:
+def _request(inputs: Arrays, output: str, engine: str | None) -> list[bytes | memoryview]:
     """The body of a request: its JSON header, then each input's bytes."""
     from tritonclient.utils import serialize_byte_tensor
 
@@ -364,59 +297,6 @@ def _request(
     return [json.dumps(header).encode(), *parts]
 
 
-def _read_output(connection: HttpConnection, output: str) -> npt.NDArray[Any]:
-    """The one output of an answer; raises one of `_WRONG` where the answer is not whole."""
-    from tritonclient.utils import deserialize_bytes_tensor
-
-    length = int(connection.header(_HEADER_LENGTH))
-    if not 0 < length <= _LONGEST_JSON:
-        raise ValueError("a header of such a length")
-    header = bytearray(length)
-    connection.read_into(memoryview(header))
-    (described,) = parse_json(header)["outputs"]
-    shape, size = described["shape"], described["parameters"]["binary_data_size"]
-    if described["name"] != output:
-        raise KeyError(output)
-    dtype = NUMPY_DTYPES[described["datatype"]]
-    if dtype == np.object_:
-        array: npt.NDArray[Any] = deserialize_bytes_tensor(connection.read(size)).reshape(shape)
-    elif size != math.prod(shape) * dtype.itemsize:
-        raise ValueError("as many bytes as the shape says")
-    else:
-        array = np.empty(shape, dtype)
-        connection.read_into(_bytes_of(array))
-    connection.read(0)
-    return array
-
-
-def _bytes_of(array: npt.NDArray[Any]) -> memoryview:
+def _bytes_of(array: Array) -> memoryview:
     """The bytes of a contiguous array, not copied."""
     return array.reshape(-1).view(np.uint8).data
-
-
-def _error_text(connection: HttpConnection) -> str:
-    """What an answer that is an error says."""
-    text = connection.read(_LONGEST_JSON).decode(errors="replace")
-    with contextlib.suppress(*_WRONG):
-        return str(parse_json(text)["error"])
-    return f"HTTP status {connection.status} {text}".strip()
-
-
-def _model_config(config: Any, metadata: Any) -> ModelConfig:
-    def specs(tensors: Any) -> dict[str, TensorSpec]:
-        return {
-            t["name"]: TensorSpec(
-                dtype=t["data_type"].removeprefix("TYPE_").replace("STRING", "BYTES"),
-                dims=tuple(map(int, t["dims"])),
-            )
-            for t in tensors
-        }
-
-    return ModelConfig(
-        parameters={k: v["string_value"] for k, v in config.get("parameters", {}).items()},
-        max_batch_size=int(config.get("max_batch_size", 0)),
-        inputs=specs(config["input"]),
-        outputs=specs(config["output"]),
-        version=served_version(metadata.get("versions", [])),
-        dynamic_batching="dynamic_batching" in config,
-    )

@@ -1,66 +1,62 @@
-"""What the client asks of a connection to a Triton server, and the one place where a server's
-errors are mapped to SceneLoom's.
+"""The interface of a connection to a Triton server, and the one map from a server's errors to
+SceneLoom's.
 
-The connections are in `grpc_transport`, `shared_memory_transport` and `http_transport`; `connect`
-chooses among them, and `sceneloom.testing.FakeTransport` has the same methods and no server.
+The connections are in `grpc_transport`, `shared_memory` and `http_transport`; `client.connect`
+chooses among them. `sceneloom.testing.FakeTransport` has the same methods without a server.
 """
 
 from __future__ import annotations
 
+import abc
 import dataclasses
 import re
-from collections.abc import Iterable, Mapping
-from typing import Any, Protocol
+import struct
+import time
+from collections.abc import Mapping
+from typing import Any, Literal, Protocol
 
 import numpy as np
-import numpy.typing as npt
 
-from sceneloom.errors import (
-    DeadlineExceededError,
-    InputError,
-    ModelFailedError,
-    ModelNotFoundError,
-    QueueFullError,
-    QueueTimeoutError,
-    RequestRejectedError,
-    ServerUnavailableError,
-    ServingError,
+from sceneloom import errors
+from sceneloom.contract import (
+    ENGINE_PARAMETER,
+    INPUT_INSTANCES,
+    INPUT_LABELS,
+    INPUT_STYLE,
+    OUTPUT_IMAGE,
+    STYLE_ROWS,
+    Contract,
 )
-from sceneloom.kinds import check_kind
+from sceneloom.maps import Array
+from sceneloom.validation import check_kind
 
 _ADDRESS = re.compile(r"([\w.-]+|\[[0-9A-Fa-f:.]+\]):[0-9]{1,5}", re.ASCII)
 MAX_SECONDS = 86400
-"""Longest that anything waits: a day."""
+"""Longest wait: a day."""
 TRITON_DTYPES: dict[np.dtype[Any], str] = {
     np.dtype(np.uint8): "UINT8",
     np.dtype(np.int32): "INT32",
     np.dtype(np.float32): "FP32",
     np.dtype(np.object_): "BYTES",
 }
-"""What tensors consist of; BYTES is an array of Python's `bytes`."""
+"""NumPy's type of a tensor -> Triton's; BYTES is an array of Python's `bytes`."""
+Arrays = Mapping[str, Array]
+"""Name of an input -> its array."""
 NUMPY_DTYPES = {name: dtype for dtype, name in TRITON_DTYPES.items()}
-_STATUS_OF_HTTP = {
-    404: "NOT_FOUND",
-    408: "DEADLINE_EXCEEDED",
-    413: "RESOURCE_EXHAUSTED",
-    429: "UNAVAILABLE",
-    499: "CANCELLED",
-    500: "INTERNAL",
-    501: "UNIMPLEMENTED",
-    502: "UNAVAILABLE",
-    503: "UNAVAILABLE",
-    504: "DEADLINE_EXCEEDED",
-}
+Document = Literal["config", "metadata", "index"]
+"""JSON of Triton: about a model, or the list of all models."""
+WRONG_FORM = (KeyError, TypeError, ValueError, AttributeError, OverflowError, struct.error)
+"""Errors of reading an answer of another form than Triton's."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Timeouts:
-    """How long a client waits, in seconds; all finite, at most a day."""
+    """Timeouts of a client in seconds, above 0 and at most a day."""
 
     connect: float = 10.0
-    """For the model's configuration, the first call to a server."""
+    """Seconds for the first call to a server, which reads the model's configuration."""
     infer: float = 120.0
-    """For one request: its way there, the server's queue, the network, and the way back."""
+    """Seconds for one request: sending, the server's queue, the network and the answer."""
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
@@ -68,10 +64,9 @@ class Timeouts:
             check_kind(value, (int, float), f"the {field.name} timeout, in seconds,")
             # gRPC counts in 64-bit nanoseconds: above about 9e9 s every call fails at once.
             if not 0 < value <= MAX_SECONDS:
-                raise InputError(
+                raise errors.InputError(
                     f"the {field.name} timeout is {value!r}; it is above 0 and at most "
-                    f"{MAX_SECONDS} "
-                    "seconds"
+                    f"{MAX_SECONDS} seconds"
                 )
 
 
@@ -87,7 +82,7 @@ class TensorSpec:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ModelConfig:
-    """What the client reads of a model's configuration."""
+    """Configuration of a served model, as far as the client needs it."""
 
     parameters: Mapping[str, str]
     """The `parameters` of config.pbtxt."""
@@ -98,72 +93,145 @@ class ModelConfig:
     outputs: Mapping[str, TensorSpec]
     """Name -> type."""
     version: str
-    """The version that the server serves, the latest where there are several; empty for none."""
+    """Version that answers: the latest of those served; empty for none."""
     dynamic_batching: bool
     """Whether the server joins requests of equal size into one execution."""
 
 
+def input_specs(contract: Contract) -> dict[str, TensorSpec]:
+    """Inputs of a model with this contract, by name."""
+    specs = {INPUT_LABELS: TensorSpec(dtype="UINT8", dims=(-1, -1))}
+    if contract.wants_instances:
+        specs[INPUT_INSTANCES] = TensorSpec(dtype="INT32", dims=(-1, -1))
+    if contract.style_channels:
+        specs[INPUT_STYLE] = TensorSpec(dtype="FP32", dims=(STYLE_ROWS, contract.style_channels))
+    return specs
+
+
+OUTPUT_SPECS = {OUTPUT_IMAGE: TensorSpec(dtype="UINT8", dims=(-1, -1, 3))}
+"""Outputs of every model, by name."""
+
+
 class Transport(Protocol):
-    """What the client needs of a connection."""
+    """Connection to a server."""
 
-    @property
-    def address(self) -> str:
-        """Where it leads, for error messages."""
-
-    @property
-    def kind(self) -> str:
-        """How tensors travel: ``grpc``, ``grpc-shm`` (shared memory) or ``http``."""
-
-    @property
-    def why(self) -> str:
-        """Why they travel so, in one sentence."""
+    address: str
+    """Address, for error messages."""
+    kind: str
+    """Carrier of the tensors: ``grpc``, ``grpc-shm`` (shared memory) or ``http``."""
+    why: str
+    """Reason for this carrier."""
 
     def model_config(self, model: str, *, timeout: float) -> ModelConfig:
         """Read a model's configuration; raises a ServingError."""
 
-    def infer(
-        self, model: str, inputs: Mapping[str, npt.NDArray[Any]], output: str, *, timeout: float
-    ) -> npt.NDArray[Any]:
-        """Send one request and wait for its output.
+    def infer(self, model: str, inputs: Arrays, output: str, *, timeout: float) -> Array:
+        """Send one request and wait for its output; one connection may ask several models.
 
-        Args:
-            model: the model's name; one connection may ask several models.
-            inputs: name -> uint8, int32 or float32 array, or an object array of `bytes`, with the
-                batch axis.
-            output: name of the output.
-            timeout: seconds.
-
-        Returns:
-            the output, of the same kinds; nothing else will write to it. It may be read-only.
-
-        Raises:
-            ServingError: by the server's answer, see `map_triton_error`.
+        Inputs and output are uint8, int32 or float32 arrays, or object arrays of `bytes`, with the
+        batch axis. The output may be read-only, and is never overwritten. Raises a ServingError,
+        see `map_triton_error`.
         """
 
     def close(self) -> None:
-        """Close the connection; calling it twice is fine."""
+        """Close the connection; a second call does nothing."""
+
+
+class TritonTransport(abc.ABC):
+    """Common part of the connections to a real server."""
+
+    def __init__(self, address: str, kind: str, why: str) -> None:
+        """Keep the attributes of a `Transport`."""
+        self.address, self.kind, self.why = address, kind, why
+        self._answered: set[str] = set()  # models
+        self._engines: dict[str, str] = {}
+        self._closed = False
+
+    @abc.abstractmethod
+    def _read(self, what: Document, model: str, deadline: float) -> Any:
+        """Read a document; raises a ServingError, or one of `WRONG_FORM` for another answer."""
+
+    def model_config(self, model: str, *, timeout: float) -> ModelConfig:
+        """Read a model's configuration; see `Transport.model_config`."""
+        deadline = time.monotonic() + timeout
+        try:
+            config = self._read("config", model, deadline)
+            versions = self._read("metadata", model, deadline).get("versions", [])
+            parameters = config.get("parameters", {})
+            inputs, outputs = (
+                {
+                    tensor["name"]: TensorSpec(
+                        dtype=tensor["data_type"].removeprefix("TYPE_").replace("STRING", "BYTES"),
+                        dims=tuple(map(int, tensor["dims"])),
+                    )
+                    for tensor in config[tensors]
+                }
+                for tensors in ("input", "output")
+            )
+            found = ModelConfig(
+                parameters={k: v.get("string_value", "") for k, v in parameters.items()},
+                max_batch_size=int(config.get("max_batch_size", 0)),
+                inputs=inputs,
+                outputs=outputs,
+                version=max(versions, key=int, default=""),
+                dynamic_batching="dynamic_batching" in config,
+            )
+        except errors.ModelNotFoundError as error:
+            raise self._not_found(error, model, deadline) from None
+        except WRONG_FORM as error:
+            raise errors.ModelFailedError(
+                f"{self.address}: the configuration of model {model!r} is not one "
+                f"({type(error).__name__}: {error})"
+            ) from None
+        self._answered.add(model)
+        self._engines[model] = found.parameters.get(ENGINE_PARAMETER, "")
+        return found
+
+    def _not_found(
+        self, error: errors.ModelNotFoundError, model: str, deadline: float
+    ) -> errors.ServingError:
+        """Name the models of the server; a model that it has may come back."""
+        try:
+            states = {
+                str(one["name"]): f"{one.get('state', '')} {one.get('reason', '')}".strip()
+                for one in self._read("index", model, deadline)
+            }
+        except errors.ServerUnavailableError as stopping:
+            return stopping
+        except (errors.ServingError, *WRONG_FORM):
+            return error
+        if model in states:
+            state = f": {states[model]}" if states[model] else ""
+            return errors.ServerUnavailableError(
+                f"{error} (the server has it, but does not serve it{state})"
+            )
+        listed = f"; the server has {', '.join(sorted(states))}" if states else ""
+        return errors.ModelNotFoundError(f"{error}{listed}")
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise errors.ConnectionClosedError(f"{self.address}: this connection was closed")
+
+    def _no_output(self, model: str, output: str) -> errors.ModelFailedError:
+        return errors.ModelFailedError(
+            f"{self.address}: model {model!r} answered without a whole output {output!r}"
+        )
+
+
+def seconds_left(deadline: float) -> float:
+    """Seconds to a deadline of `time.monotonic`, at least a millisecond."""
+    return max(deadline - time.monotonic(), 0.001)
 
 
 def scheme_of(url: str) -> str:
-    """``http`` for the URL of an HTTP port, else ``grpc``.
-
-    Raises:
-        InputError: it is no text.
-    """
+    """``http`` for the URL of an HTTP port, else ``grpc``; raises InputError if it is no text."""
     check_kind(url, str, "the address of a server, a text,")
     return "http" if url.startswith("http://") else "grpc"
 
 
 def server_address(url: str, scheme: str) -> str:
-    """``HOST:PORT`` of a server's URL.
-
-    Args:
-        url: ``SCHEME://HOST:PORT``, or ``HOST:PORT`` alone where the scheme is ``grpc``; a slash at
-            its end is left out.
-        scheme: ``grpc`` or ``http``.
-
-    Raises:
-        InputError: it is of another form, or of another scheme.
+    """``HOST:PORT`` of ``SCHEME://HOST:PORT``, or of ``HOST:PORT`` alone for the scheme ``grpc``; a
+    slash may follow. Raises InputError for another form or another scheme.
     """
     is_http = scheme_of(url) == "http"
     address = url.removeprefix(f"{scheme}://").removesuffix("/")
@@ -176,13 +244,13 @@ def server_address(url: str, scheme: str) -> str:
     if scheme == "http" or (url.lower().startswith("http") and not is_http):
         form = "http://HOST:PORT, such as http://127.0.0.1:8000"
     fault = _fault(url, scheme)
-    raise InputError(
+    raise errors.InputError(
         f"{shown!r} is not the address of a server: {form}" + (f"; {fault}" if fault else "")
     )
 
 
 def _fault(url: str, scheme: str) -> str:
-    """What is wrong with an address, as far as that is clear."""
+    """Reason why a URL is no address; empty if unknown."""
     named, separator, rest = url.partition("://")
     kind, rest = (named.lower(), rest) if separator else ("", url)
     host, _, path = rest.partition("/")
@@ -196,7 +264,7 @@ def _fault(url: str, scheme: str) -> str:
             "machine where a tunnel (ssh -L, stunnel) adds TLS"
         )
     if kind not in ("", "http", "grpc"):
-        return f"{kind}:// is no way to reach it"
+        return f"{kind}:// is not supported"
     if "@" in host:
         return "a user or password is not supported"
     if path or "?" in rest or "#" in rest:
@@ -210,52 +278,42 @@ def _fault(url: str, scheme: str) -> str:
     if not port:
         return "it names no port"
     if port.isascii() and port.isdigit() and not 0 < int(port) < 65536:
-        return f"port {port} is none, they are from 1 to 65535"
+        return f"port {port} is not from 1 to 65535"
     if kind and named != kind:
         return f"{kind}:// is written in small letters"
     return f"{kind}:// is another port of the server" if kind and kind != scheme else ""
 
 
-def status_of_http(code: int) -> str:
-    """The gRPC status that says what an HTTP status says."""
-    return _STATUS_OF_HTTP.get(code, "INVALID_ARGUMENT" if 400 <= code < 500 else "UNKNOWN")
+def map_triton_error(
+    status: str, message: str, *, where: str, seen_ready: bool
+) -> errors.ServingError:
+    """Map an error of Triton, gRPC's status and text, to the error family, as observed on Triton
+    2.51 (docs/errors.md). `where` names server and model.
 
-
-def served_version(versions: Iterable[str]) -> str:
-    """The version that answers requests which name none: the latest."""
-    return max(versions, key=int, default="")
-
-
-def map_triton_error(status: str, message: str, *, where: str, seen_ready: bool) -> ServingError:
-    """Turn Triton's answer into the error family; the cases are those observed on Triton 2.51
-    (docs/errors.md).
-
-    Args:
-        status: gRPC status, such as ``StatusCode.UNAVAILABLE``; `status_of_http` gives it for HTTP.
-        message: the server's text.
-        where: server and model, for the message.
-        seen_ready: whether this connection has had an answer from the model: a server that is
-            stopping says "not found" about a model it had a moment ago.
+    `seen_ready` tells that the model has answered on this connection: a stopping server says "not
+    found" about a model that it had a moment ago.
     """
     code = status.removeprefix("StatusCode.")
     message = "".join(c if c.isprintable() or c == "\n" else "?" for c in message)
     text = f"{where}: {message.strip().splitlines()[0] if message.strip() else code}"
     if code == "UNAVAILABLE":
         if "maximum queue size" in message:
-            return QueueFullError(f"{where}: the queue is full ({message})")
+            return errors.QueueFullError(f"{where}: the queue is full ({message})")
         if "timeout expired" in message:
-            return QueueTimeoutError(
+            return errors.QueueTimeoutError(
                 f"{where}: waited in the server's queue for longer than it allows ({message})"
             )
-        return ServerUnavailableError(f"{text} (not reachable, starting or stopping)")
+        return errors.ServerUnavailableError(f"{text} (not reachable, starting or stopping)")
     if code == "DEADLINE_EXCEEDED":
-        return DeadlineExceededError(f"{where}: no answer within the client's deadline")
+        return errors.DeadlineExceededError(f"{where}: no answer within the client's deadline")
     if code == "NOT_FOUND":
         if "shared memory region" in message:
-            return ServerUnavailableError(f"{text} (the server was restarted)")
+            return errors.ServerUnavailableError(f"{text} (the server was restarted)")
         if seen_ready or "has no available versions" in message:  # it knows the name
-            return ServerUnavailableError(f"{text} (the server is stopping, or unloaded the model)")
-        return ModelNotFoundError(text)
+            return errors.ServerUnavailableError(
+                f"{text} (the server is stopping, or unloaded the model)"
+            )
+        return errors.ModelNotFoundError(text)
     if code in (
         "INVALID_ARGUMENT",
         "UNIMPLEMENTED",
@@ -263,25 +321,7 @@ def map_triton_error(status: str, message: str, *, where: str, seen_ready: bool)
         "FAILED_PRECONDITION",
         "RESOURCE_EXHAUSTED",  # a message above gRPC's limit
     ):
-        return RequestRejectedError(text)
+        return errors.RequestRejectedError(text)
     if code == "CANCELLED":
-        return ServerUnavailableError(f"{text} (cancelled)")
-    return ModelFailedError(text)
-
-
-def explain_not_found(
-    error: ModelNotFoundError, model: str, index: Mapping[str, str]
-) -> ServingError:
-    """Say of a model that a server did not find whether it may come, or which models there are.
-
-    Args:
-        error: what the server's answer was mapped to.
-        model: the name that was asked for.
-        index: what the server's repository has: name -> its state, and the reason for it.
-    """
-    if model in index:
-        state = f": {index[model]}" if index[model] else ""
-        return ServerUnavailableError(f"{error} (the server has it, but does not serve it{state})")
-    if not index:
-        return error
-    return ModelNotFoundError(f"{error}; the server has {', '.join(sorted(index))}")
+        return errors.ServerUnavailableError(f"{text} (cancelled)")
+    return errors.ModelFailedError(text)

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import psutil
 import pytest
@@ -64,7 +65,21 @@ def test_what_interrupts_a_call_does_not_wait_for_it() -> None:
     assert not psutil.pid_exists(pid)
 
 
-def test_it_dies_with_whoever_started_it() -> None:
+def test_work_does_not_begin_without_its_parent(tmp_path: Path) -> None:
+    begun = tmp_path / "begun"
+    killed = (
+        "import functools, multiprocessing, os, signal\n"
+        "from sceneloom_bench.child_process import ChildProcess\n"
+        "if __name__ == '__main__':\n"
+        f"    ChildProcess(functools.partial(open, {str(begun)!r}, 'w'))\n"
+        "    print(multiprocessing.active_children()[0].pid, flush=True)\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    wait_for_the_end_of_the_child_of(killed)
+    assert not begun.exists()
+
+
+def test_it_dies_with_its_parent() -> None:
     killed = (
         "import os, signal\n"
         "from sceneloom_bench.child_process import ChildProcess\n"
@@ -73,11 +88,16 @@ def test_it_dies_with_whoever_started_it() -> None:
         "        print(child.call(os.getpid), flush=True)\n"
         "        os.kill(os.getpid(), signal.SIGKILL)\n"
     )
-    command = [sys.executable, "-c", killed]
+    wait_for_the_end_of_the_child_of(killed)
+
+
+def wait_for_the_end_of_the_child_of(program: str) -> None:
+    """Run a program that prints its child's process id and kills itself."""
+    command = [sys.executable, "-c", program]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as parent:
         assert parent.stdout is not None
         pid = int(parent.stdout.readline())
     until = time.monotonic() + 20
     while psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE:
-        assert time.monotonic() < until, "it waits for work for ever"
+        assert time.monotonic() < until, "the child waits for ever"
         time.sleep(0.05)

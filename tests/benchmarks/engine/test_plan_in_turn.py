@@ -32,6 +32,7 @@ with open_engine("tensorrt-fp16", version, max_batch_size=2) as engine:
 CHOICE = """
 import contextlib, sys
 from pathlib import Path
+from sceneloom import progress
 from sceneloom_bench.engine_case import build_plan, choose_served, make_bundle
 
 checkpoint, folder = map(Path, sys.argv[1:])
@@ -40,7 +41,7 @@ bundle = make_bundle(
     refused=folder / "refused", only_size=True,
 )
 build_plan(bundle.version, (64, 96), [1, 2], timed_runs=3)
-with contextlib.redirect_stderr(sys.stdout):
+with contextlib.redirect_stderr(sys.stdout), progress.shown():
     print(choose_served(bundle).engine)
 """
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from sceneloom.errors import EngineError
-from sceneloom_bench.engine_measure import (
+from sceneloom_bench.engine_command import (
     NEVER_SERVED,
     EngineRow,
     engine_measurement,

@@ -22,7 +22,7 @@ from sceneloom_bench.engine_candidates import (
     needed_precisions,
 )
 from sceneloom_bench.engine_case import picture_gflop, random_checkpoint, read_case
-from sceneloom_bench.engine_measure import EngineBenchSettings
+from sceneloom_bench.engine_command import EngineBenchSettings
 from sceneloom_bench.peaks import (
     COPY,
     RUNS,

@@ -86,7 +86,7 @@ def test_the_closed_loop_keeps_so_many_in_flight() -> None:
 
 def test_the_open_loop_counts_waiting_for_a_worker_from_the_plan() -> None:
     planned = plan_arrivals("constant", 100, 20, 0)
-    load = run_open(lambda number: time.sleep(0.05), planned, most_in_flight=1)
+    load = run_open(lambda number: time.sleep(0.05), planned, max_in_flight=1)
     waited = [one for one in load.requests if one.waited]
     assert len(waited) >= 18
     assert [one.planned for one in load.requests] == planned
@@ -123,8 +123,8 @@ def test_failures_are_counted_and_are_not_in_the_latencies() -> None:
     assert figures["failed"].value == pytest.approx(0.3)
     assert len(load.latencies) == 14
     assert load_marks(load, 256, 1e9) == [
-        "6 of 20 requests failed (1 ModelFailedError, 5 QueueFullError); latencies are of the "
-        "others"
+        "6 of 20 requests failed (1 ModelFailedError, 5 QueueFullError) and are not in the "
+        "latencies"
     ]
     assert p99_upper_end_ms(load) == float("inf")
 
@@ -137,12 +137,12 @@ def test_too_many_failures_in_a_row_end_a_load(mode: str) -> None:
 
     def load() -> Load:
         if mode == "closed":
-            return run_closed(send, in_flight=2, seconds=60, requests=1, most_failures=10)
-        return run_open(send, plan_arrivals("constant", 100, 6000, 0), most_failures=10)
+            return run_closed(send, in_flight=2, seconds=60, requests=1, max_failures=10)
+        return run_open(send, plan_arrivals("constant", 100, 6000, 0), max_failures=10)
 
     start = time.perf_counter()
     with pytest.raises(
-        LoadFailedError, match="10 requests in a row failed, the last one so: it is"
+        LoadFailedError, match="10 requests in a row failed, the last one with: it is"
     ) as failed:
         load()
     assert failed.value.mark == "10 requests in a row failed, the last one with QueueFullError"
@@ -163,7 +163,7 @@ def test_a_load_without_an_answer_is_an_error() -> None:
     def send(number: int) -> None:
         raise QueueFullError("it is full")
 
-    with pytest.raises(LoadFailedError, match="all requests failed, the last one so: it is full"):
+    with pytest.raises(LoadFailedError, match="all requests failed, the last one with: it is full"):
         run_closed(send, in_flight=1, seconds=0, requests=3)
 
 
@@ -196,7 +196,7 @@ def test_a_generator_that_is_late_says_so() -> None:
 
     assert load_marks(load(0.0005), 8, 10) == []
     (mark,) = load_marks(load(0.005), 8, 10)
-    assert mark.startswith("the load generator is a bottleneck itself: it sent up to 5.00 ms late")
+    assert mark.startswith("the load generator is a bottleneck: it sent up to 5.00 ms late")
 
 
 def test_figures_of_a_load() -> None:

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
+from noop_server import NOOP_CONTRACT
 from sceneloom import TritonSynthesizer
 from sceneloom_bench.harness import bench_maps
-from sceneloom_bench.noop_server import NOOP_CONTRACT
 from sceneloom_bench.server_command import BARE, OVERHEAD, measure_overhead, time_in_turn
 
 if TYPE_CHECKING:

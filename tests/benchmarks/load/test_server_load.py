@@ -7,7 +7,6 @@ with each other within one run.
 from __future__ import annotations
 
 import contextlib
-import json
 import math
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +16,7 @@ import numpy as np
 import pytest
 from support import free_ports
 
+from noop_server import NOOP_CONTRACT, NoopServer, write_noop_repository
 from sceneloom import TritonSynthesizer, cli
 from sceneloom.errors import InputError, SceneLoomError
 from sceneloom.request import Request
@@ -29,7 +29,6 @@ from sceneloom_bench.load_requests import (
     fitting_batches,
     open_connections,
 )
-from sceneloom_bench.noop_server import NOOP_CONTRACT, NoopServer, write_noop_repository
 from sceneloom_bench.reports.report import Measurement, read_report
 from sceneloom_bench.server_command import ORDER_MARK, ServerBenchSettings, measure
 from sceneloom_bench.server_statistics import ServerView
@@ -65,13 +64,13 @@ def driving(
 ) -> Iterator[Driver]:
     length = length or Length(seconds=0, requests=60, warm_up=4)
     server = Served(grpc=noop.grpc, http=noop.http, embedded=None)
-    opened = open_connections(server, "synthesis", (transport,))
+    opened, _ = open_connections(server, "synthesis", (transport,))
     view = ServerView(noop.grpc, noop.metrics)
     try:
-        yield Driver(transport, opened.connections[transport], maps, batch, view, length)
+        yield Driver(transport, opened[transport], maps, batch, view, length)
     finally:
         view.close()
-        close_all(opened.connections)
+        close_all(opened)
 
 
 def growth(measured: Measurement) -> float:
@@ -124,15 +123,15 @@ def test_the_breakdown_of_the_encoded_path_adds_up(exported: Exported) -> None:
             small = bench_maps(client.contract, (64, 64), 3)
         with pytest.raises(InputError, match=r"on the server runs .*synthesis.*, not another"):
             open_connections(server, "another", ("encoded",))
-        opened = open_connections(server, "synthesis", ("encoded",))
+        opened, _ = open_connections(server, "synthesis", ("encoded",))
         view = ServerView(running.grpc)
         try:
             length = Length(seconds=0, requests=12, warm_up=2)
-            connection = opened.connections["encoded"]
+            connection = opened["encoded"]
             measured = Driver("encoded", connection, small, 1, view, length).closed(2)
         finally:
             view.close()
-            close_all(opened.connections)
+            close_all(opened)
     names = ("queue", "compute_input", "compute", "compute_output", "steps", "transfer")
     parts = {name: measured.figures[name].value for name in names}
     mean = 1000 * np.mean([value for block in measured.samples for value in block])
@@ -201,9 +200,11 @@ def test_the_command_from_end_to_end(
     ]
     assert cli.main(["bench", "server", *arguments]) == 0
     report = read_report(tmp_path / "server-test.json")
-    assert json.loads(capsys.readouterr().out.splitlines()[-1]) == json.loads(
-        (tmp_path / "server-test.json").read_text()
-    )
+    shown = capsys.readouterr()
+    best, path = shown.out.splitlines()[-2:]
+    assert best.startswith("The best throughput is ")
+    assert path == f"report: {tmp_path / 'server-test.json'}"
+    assert "grpc, batch 1, 2 in flight (1 of 6) ..." in shown.err
     loads = [(one.load["transport"], one.load["mode"]) for one in report.measurements]
     tensors = ("grpc", "grpc-shm", "http")
     assert loads == [(t, mode) for t in tensors for mode in ("closed", "open")]
@@ -245,18 +246,18 @@ def test_loads_that_fail_are_marks_and_the_others_stay(tmp_path: Path) -> None:
 
 def test_batches_that_no_way_takes_are_refused(noop: NoopServer) -> None:
     server = Served(grpc=noop.grpc, http=noop.http, embedded=None)
-    opened = open_connections(server, "synthesis", ("grpc", "http"))
+    opened, _ = open_connections(server, "synthesis", ("grpc", "http"))
     try:
-        assert fitting_batches(opened.connections, (4,)) == ([("grpc", 4), ("http", 4)], [])
+        assert fitting_batches(opened, (4,)) == ([("grpc", 4), ("http", 4)], [])
         with pytest.raises(InputError, match="http in batches of 5 left out: a request takes 4"):
-            fitting_batches(opened.connections, (5, 8))
+            fitting_batches(opened, (5, 8))
     finally:
-        close_all(opened.connections)
+        close_all(opened)
 
 
 def test_maps_that_make_one_request_for_ever_are_refused(maps: list[Request]) -> None:
     check_maps(maps, (1, 3))
-    with pytest.raises(InputError, match=r"it takes 5 at least \(--different-maps"):
+    with pytest.raises(InputError, match=r"give at least 5 \(--different-maps"):
         check_maps(maps, (1, 4))
     other = bench_maps(NOOP_CONTRACT, (64, 64), 1)
     check_maps([*maps, *other], (1,))
@@ -290,7 +291,7 @@ def test_an_answer_from_the_cache_is_an_error(tmp_path: Path, maps: list[Request
 
 def test_a_server_without_any_of_the_ways_is_refused(noop: NoopServer) -> None:
     server = Served(grpc=noop.grpc, http=None, embedded=None)
-    with pytest.raises(InputError, match="http left out: --http names no address"):
+    with pytest.raises(InputError, match="http left out: it needs an address: --http"):
         open_connections(server, "synthesis", ("http", "encoded"))
 
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from sceneloom_bench.loadgen import Plan
+from sceneloom_bench.loadgen import LoadGenRun
 
 
 @pytest.fixture
-def plan() -> Plan:
+def plan() -> LoadGenRun:
     """A run against a server that is not there."""
-    return Plan(
+    return LoadGenRun(
         scenario="SingleStream",
         address="127.0.0.1:1",
         model="synthesis",

@@ -11,13 +11,14 @@ from pathlib import Path
 
 import pytest
 
+from noop_server import NOOP_CONTRACT
 from sceneloom import TritonSynthesizer
 from sceneloom.errors import InputError, MissingDependencyError, QueueFullError
 from sceneloom.request import Request
 from sceneloom.testing import FakeTransport
 from sceneloom_bench.harness import ServedSettings, bench_maps, served_flags
 from sceneloom_bench.loadgen import (
-    Plan,
+    LoadGenRun,
     Summary,
     SystemUnderTest,
     below_minimum,
@@ -25,7 +26,6 @@ from sceneloom_bench.loadgen import (
     parse_summary,
 )
 from sceneloom_bench.mlperf_command import MlperfSettings, highest_capacity, measure
-from sceneloom_bench.noop_server import NOOP_CONTRACT
 
 NOWHERE = ServedSettings(url="127.0.0.1:1")
 
@@ -166,8 +166,8 @@ def test_without_loadgen_the_error_names_the_extra(monkeypatch: pytest.MonkeyPat
 @pytest.mark.parametrize(
     ("settings", "reason"),
     [
-        ({"scenario": ()}, "at least one"),
-        ({"scenario": ("Server", "Server")}, "once"),
+        ({"scenario": ()}, "one or several different"),
+        ({"scenario": ("Server", "Server")}, "one or several different"),
         ({"queries": 0}, "queries is 0"),
         ({"different_maps": 1}, "different_maps is 1"),
         ({"target_rate": 0.0}, "target_rate is 0"),
@@ -210,14 +210,14 @@ def test_the_capacity_is_looked_for_until_it_rises_no_more() -> None:
     tried, best, said = look(8, first=2, most=64)
     assert list(tried[:4]) == [2, 4, 8, 16]
     assert 8 <= best < 64
-    assert said.endswith(f"the best of {', '.join(map(str, tried))} in flight")
+    assert said.endswith(f"the best of {', '.join(map(str, tried))}")
     assert list(look(64, first=4, most=6)[0]) == [4, 6]
     tried, best, said = look(64, first=4, most=2)
     assert (list(tried), best) == ([4], 4)
-    assert said.endswith("/s, which a closed loop of 4 requests reached just before")
+    assert said.endswith("/s of a closed loop with 4 in flight just before")
 
 
-def test_a_run_is_given_up_long_after_it_should_have_ended(plan: Plan) -> None:
+def test_a_run_is_given_up_long_after_it_should_have_ended(plan: LoadGenRun) -> None:
     # 64 queries of 2 s are longer than the 100 s that were asked for.
     assert longest(plan) == 600 + 10 * (100 + 64 * 2)
     overload = dataclasses.replace(plan, scenario="Server", rate=30)

@@ -31,6 +31,7 @@ from sceneloom_bench.reports.compare import (
     compare,
     describe_comparison,
     differences_of,
+    headline,
 )
 from sceneloom_bench.reports.report import Figure, Measurement, Report, write_report
 
@@ -144,7 +145,7 @@ def test_a_slower_server_is_worse_and_what_is_missing_is_listed() -> None:
     assert "closed loop (4 in flight, gRPC, batch 1)" in text
     assert "B is slower by 13.5 ms (20.0 %)" in text
     assert "Only in A:" in text
-    assert f"worse in {len(found.worse)} of {len(found.figures)} figures" in text
+    assert f"worse in {len(found.worse)} of {len(found.figures)} figures" in headline(found)
 
 
 @pytest.mark.parametrize("subject", [{"inputs_sha256": "0" * 64}, {"height": 128, "width": 256}])
@@ -201,10 +202,15 @@ class Files:
 
     def compare(self, a: Report, b: Report, *flags: str) -> tuple[int, dict[str, Any] | None, str]:
         paths = [str(write_report(r, self._folder, name)) for name, r in (("a", a), ("b", b))]
-        code = cli.main(["bench", "compare", *paths, *flags])
+        out = self._folder / "compared.json"
+        out.unlink(missing_ok=True)
+        code = cli.main(["bench", "compare", *paths, "--out", str(out), *flags])
         said = self._capsys.readouterr()
-        lines = said.out.splitlines()
-        return code, json.loads(lines[-1]) if lines else None, said.err
+        if not said.out:
+            return code, None, said.err
+        assert said.out.splitlines()[-2].startswith("B is better in ")
+        assert said.out.splitlines()[-1] == f"report: {out}"
+        return code, json.loads(out.read_text()), said.err
 
 
 @pytest.fixture

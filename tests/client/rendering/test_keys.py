@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sceneloom.errors import InputError
-from sceneloom.rendering.items import check_key, key_error, shard_of
+from sceneloom.rendering.items import key_error, shard_of
 
 
 @pytest.mark.parametrize(
@@ -30,13 +30,11 @@ from sceneloom.rendering.items import check_key, key_error, shard_of
     ],
 )
 def test_keys_that_are_refused(key: str, reason: str) -> None:
-    with pytest.raises(InputError, match=rf"cannot name a picture \(.*{reason}"):
-        check_key(key)
+    assert re.search(reason, key_error(key) or "")
 
 
 @pytest.mark.parametrize("key", ["a", "a.b/c d", "..a", "ulm/ü_0", "#1", "C:x"])
 def test_keys_that_are_taken(key: str) -> None:
-    check_key(key)
     assert key_error(key) is None
 
 

@@ -7,10 +7,12 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 
 import pytest
 
+from noop_server import NoopServer, write_noop_repository
 from render_limits import (
     Client,
     SoakSettings,
@@ -20,7 +22,6 @@ from render_limits import (
     write_small_maps,
 )
 from sceneloom.rendering.manifest import FILE_NAME, Manifest
-from sceneloom_bench.noop_server import NoopServer, write_noop_repository
 
 pytestmark = pytest.mark.triton
 
@@ -53,9 +54,9 @@ def test_a_signal_lets_what_is_under_way_finish(tmp_path: Path) -> None:
         assert client.wait_until(20)
         client.process.send_signal(signal.SIGTERM)
         assert client.wait() == 128 + signal.SIGTERM
-        assert "the same command goes on where it was" in client.said()
+        assert "the same command resumes the run" in client.said()
         with Manifest(pictures / FILE_NAME) as manifest:
-            counts = manifest.counts()
+            counts = Counter(row.status for row in manifest.rows())
         assert counts.keys() == {"done"}
         assert 20 <= counts["done"] < 150
         assert len(list(pictures.glob("*.png"))) == counts["done"]
@@ -90,8 +91,8 @@ def test_two_hundred_maps_at_once_against_a_queue_of_four(tmp_path: Path) -> Non
     attempts = pictures_done = 0
     for number in range(3):
         with Manifest(pictures / f"manifest-{number:05d}-of-00003.sqlite") as manifest:
-            attempts += manifest.attempts()
-            pictures_done += manifest.counts()["done"]
+            attempts += sum(row.attempts for row in manifest.rows())
+            pictures_done += Counter(row.status for row in manifest.rows())["done"]
     assert pictures_done == 200
     assert 200 < attempts < 3 * 200
 

@@ -19,7 +19,7 @@ from map_sets import add_to_tar, small_maps, write_folder, write_parquet
 from sceneloom.cli import main
 from sceneloom.contract import Contract
 from sceneloom.errors import InputError
-from sceneloom.file_tree import LeftOut, describe
+from sceneloom.files import LeftOut, describe
 from sceneloom.pairing import pair_maps
 from sceneloom.rendering.datasets import ShardedSource, open_source
 from sceneloom.rendering.items import Source
@@ -91,7 +91,7 @@ def test_of_published_kinds_one_is_taken(
     for frame, name in zip(FRAMES, pairs.values(), strict=True):
         assert name.endswith(f"gtFine/{frame}_{instance}")
     other_label, other_instance = GT_FINE[:2] if training_ids else TRAINED
-    assert reasons(source.left_out()) == {
+    assert reasons(source.left_out) == {
         f"of another kind than _{label.removesuffix('.png')}": sorted(
             f"gtFine/{frame}_{other}" for frame in FRAMES for other in ("color.png", other_label)
         ),
@@ -141,7 +141,7 @@ def test_a_folder_of_its_own_holds_label_maps_however_they_are_named(
     assert {k: n.rpartition("/")[2] for k, n in found(source).items()} == {
         name: f"{name}.png" for name in names
     }
-    assert source.left_out() == []
+    assert source.left_out == []
 
 
 def test_instance_maps_below_the_folder_of_label_maps(tmp_path: Path) -> None:
@@ -150,7 +150,7 @@ def test_instance_maps_below_the_folder_of_label_maps(tmp_path: Path) -> None:
         source = open_source(place, labels=".", instances="ids", wants_instances=True)
         assert list(found(source)) == ["a", "sub/b"]
         assert all(found(source).values())
-        assert source.left_out() == []
+        assert source.left_out == []
 
 
 def test_maps_named_like_instance_maps_beside_label_maps(tmp_path: Path) -> None:
@@ -203,8 +203,8 @@ def test_whatever_is_left_out_is_named(tmp_path: Path, memory: Any, kind: str) -
     place = {"folder": str(root), "zip": zipped(root), "remote": "memory://bucket"}[kind]
     source = open_source(place, wants_instances=True)
     assert list(found(source)) == ["a", "sub/b"]
-    assert reasons(source.left_out()) == MESS
-    assert reasons(ShardedSource(source, 0, 3).left_out()) == MESS  # type: ignore[arg-type]
+    assert reasons(source.left_out) == MESS
+    assert reasons(ShardedSource(source, 0, 3).left_out) == MESS  # type: ignore[arg-type]
 
 
 def test_links_are_followed_and_links_in_a_circle_are_named(tmp_path: Path) -> None:
@@ -215,7 +215,7 @@ def test_links_are_followed_and_links_in_a_circle_are_named(tmp_path: Path) -> N
     (root / "test_label" / "again").symlink_to(root / "test_label")
     source = open_source(str(root), wants_instances=True)
     assert list(found(source)) == ["a", "bonn/b"]
-    assert reasons(source.left_out()) == {"a link to a folder around it": ["test_label/again/"]}
+    assert reasons(source.left_out) == {"a link to a folder around it": ["test_label/again/"]}
     for place in (tmp_path / "elsewhere" / "label", tmp_path / "elsewhere" / "label" / "new"):
         assert source.holds(str(place))  # pictures there would be taken for maps the next time
     assert not source.holds(str(tmp_path / "elsewhere" / "other"))
@@ -238,7 +238,7 @@ def test_members_of_tar_files(tmp_path: Path) -> None:
     other = "not called KEY.label.png or KEY.instance.png"
     for _ in range(2):
         list(source)
-        assert describe(source.left_out()) == [
+        assert describe(source.left_out) == [
             "left out: 2 hidden (.cache, a.tar/.hidden/k9.label.png)",
             "left out: 1 in a folder among the shards (more/)",
             f"left out: 8 {other} (a.tar/k0.json, a.tar/k1.json, a.tar/k2.json, a.tar/k3.json, "
@@ -256,7 +256,7 @@ def test_columns_of_parquet_files(tmp_path: Path) -> None:
     touch(tmp_path / "tables", "notes.txt")
     source = open_source(str(tmp_path / "tables"))
     list(source)
-    assert reasons(source.left_out()) == {
+    assert reasons(source.left_out) == {
         "not a column that is read": ["caption", "instance"],
         "of a kind that is not read": ["notes.txt"],
     }

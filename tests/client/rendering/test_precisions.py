@@ -17,12 +17,13 @@ from support import run_command
 from sceneloom.contract import Contract
 from sceneloom.errors import InputError, ServerUnavailableError
 from sceneloom.rendering import render
-from sceneloom.rendering.connections import Connection, EngineConnection
+from sceneloom.rendering.connections import Connection
 from sceneloom.rendering.items import Picture, Rendered, Result, Skipped
 from sceneloom.rendering.manifest import Manifest
+from sceneloom.rendering.retries import RetryPolicy
 from sceneloom.rendering.run import Plan, RenderRun
 from sceneloom.rendering.servers import Address
-from sceneloom.rendering.settings import RenderSettings, RetryPolicy
+from sceneloom.rendering.settings import RenderSettings
 from sceneloom.schema import load_schema
 from sceneloom.testing import FakeTransport
 from sceneloom.triton.client import TritonSynthesizer
@@ -40,7 +41,7 @@ def served(name: str, *engines: str | FakeTransport) -> Address:
     def connect() -> Connection:
         one = next(given)
         transport = FakeTransport(CONTRACT, engine=one) if isinstance(one, str) else one
-        return EngineConnection(TritonSynthesizer("fake", transport=transport))
+        return Connection(TritonSynthesizer("fake", transport=transport))
 
     return Address(name=name, connect=connect)
 

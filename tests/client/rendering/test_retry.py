@@ -15,8 +15,7 @@ from sceneloom.errors import (
     ServerUnavailableError,
     ServingError,
 )
-from sceneloom.rendering.flow_control import RetryBudget
-from sceneloom.rendering.settings import RetryPolicy
+from sceneloom.rendering.retries import RetryBudget, RetryPolicy
 
 
 @pytest.mark.parametrize("kind", [QueueFullError, QueueTimeoutError, DeadlineExceededError])
@@ -69,9 +68,8 @@ def test_the_budget_lets_few_through_and_never_none() -> None:
     assert waits[:10] == [0.0] * 10
     assert waits[10:] == [1.0, 2.0, 3.0, 4.0, 5.0]
     assert budget.spend(now=100.0) == 0.0
-    spent = RetryBudget(0.5, most=4)
-    for _ in range(1000):
-        spent.earn()
+    spent = RetryBudget(0.5, max_left=4)
+    spent.requests = 1000
     assert [spent.spend(now=0.0) for _ in range(5)] == [0.0, 0.0, 0.0, 0.0, 1.0]
 
 

@@ -25,13 +25,14 @@ from sceneloom.errors import (
 )
 from sceneloom.pictures import decode_picture
 from sceneloom.rendering import render
-from sceneloom.rendering.connections import Connection, EngineConnection
+from sceneloom.rendering.connections import Connection
 from sceneloom.rendering.items import Failed, MapItem, Picture, Rendered, Result, Skipped
 from sceneloom.rendering.listeners import Listener
 from sceneloom.rendering.manifest import Manifest
+from sceneloom.rendering.retries import RetryPolicy
 from sceneloom.rendering.run import Plan, RenderRun
 from sceneloom.rendering.servers import Address
-from sceneloom.rendering.settings import RenderSettings, RetryPolicy
+from sceneloom.rendering.settings import RenderSettings
 from sceneloom.schema import load_schema
 from sceneloom.testing import FakeTransport
 from sceneloom.triton.client import TritonSynthesizer
@@ -66,7 +67,7 @@ class SlowTransport(FakeTransport):
 
 def address(transport: FakeTransport, name: str = "fake") -> Address:
     def connect() -> Connection:
-        return EngineConnection(TritonSynthesizer("fake", transport=transport))
+        return Connection(TritonSynthesizer("fake", transport=transport))
 
     return Address(name=name, connect=connect)
 
@@ -106,8 +107,8 @@ def test_every_map_gives_its_picture(tmp_path: Path) -> None:
             expected = synthesizer.synthesize(labels, instances)
             assert np.array_equal(decode_picture(sink.pictures[f"{number:04d}"]), expected)
     with Manifest(tmp_path / "m") as manifest:
-        assert manifest.counts() == {"done": 40}
-        assert manifest.attempts() == 40
+        assert Counter(row.status for row in manifest.rows()) == {"done": 40}
+        assert sum(row.attempts for row in manifest.rows()) == 40
 
 
 def test_without_a_sink_the_pictures_are_in_the_results() -> None:
@@ -194,7 +195,7 @@ def test_broken_maps_are_named_and_the_rest_is_rendered(tmp_path: Path) -> None:
     assert all(key in reason or reason[0] in "eg" for key, reason in failed.items())
     with Manifest(tmp_path / "m") as manifest:
         rows = {row.key: row for row in manifest.rows()}
-        assert manifest.counts() == {"done": 2, "failed": 6}
+        assert Counter(row.status for row in manifest.rows()) == {"done": 2, "failed": 6}
     assert rows["c-unknown"].error_kind == "UnknownLabelError"
     assert rows["c-unknown"].error == failed["c-unknown"]
 
@@ -232,7 +233,7 @@ def test_a_full_queue_is_asked_again_and_shrinks_the_window(tmp_path: Path) -> N
     assert by_kind(results) == {"Rendered": 60}
     assert len(retried) == 12
     with Manifest(tmp_path / "m") as manifest:
-        assert manifest.attempts() == 72
+        assert sum(row.attempts for row in manifest.rows()) == 72
 
 
 def test_a_rejected_map_fails_at_once(tmp_path: Path) -> None:
@@ -327,7 +328,7 @@ def test_shards_are_done_with_when_they_are_whole(tmp_path: Path) -> None:
     assert by_kind(results) == {"Rendered": 20}
     assert len({r.key for r in results}) == 20
     with Manifest(manifest) as rows:
-        assert rows.counts() == {"done": 20}
+        assert Counter(row.status for row in rows.rows()) == {"done": 20}
 
 
 def test_stopping_finishes_what_is_under_way(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from map_sets import WRITERS, small_maps
 
+from noop_server import NoopServer, write_noop_repository
 from sceneloom.errors import InputError, ModelNotFoundError
 from sceneloom.pictures import FORMATS
 from sceneloom.rendering.connections import Route
@@ -18,11 +19,11 @@ from sceneloom.rendering.datasets import open_sink
 from sceneloom.rendering.items import Rendered, Result
 from sceneloom.rendering.listeners import Listener
 from sceneloom.rendering.plan import Maps, Pictures, TritonServers, make_plan
+from sceneloom.rendering.retries import RetryPolicy
 from sceneloom.rendering.run import RenderRun
-from sceneloom.rendering.settings import Container, RenderSettings, RetryPolicy
-from sceneloom_bench.noop_server import NoopServer, write_noop_repository
+from sceneloom.rendering.settings import Container, RenderSettings
 from sceneloom_export.repository import write_encoded_models
-from sceneloom_export.settings import ServingSettings
+from sceneloom_export.settings import TritonSettings
 
 pytestmark = pytest.mark.triton
 
@@ -46,7 +47,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NoopServer]:
     repository = write_noop_repository(
         tmp_path_factory.mktemp("joining") / "repository", dynamic_batching=True
     )
-    write_encoded_models(repository, ServingSettings())
+    write_encoded_models(repository, TritonSettings())
     with NoopServer(repository) as running:
         yield running
 
@@ -73,8 +74,8 @@ def render_and_route(
     container: Container = "folder",
 ) -> tuple[list[Result], Route]:
     plan = make_plan(
-        Maps(place=maps),
-        Pictures(place=str(output), container=container),
+        Maps(location=maps),
+        Pictures(location=str(output), container=container),
         servers.addresses(settings),
         settings,
         listeners,
@@ -82,7 +83,7 @@ def render_and_route(
     with RenderRun(plan) as run:
         results = sorted(run, key=lambda result: result.key)
     assert {type(result) for result in results} == {Rendered}
-    return results, run.route()
+    return results, run.route
 
 
 def pictures(results: list[Result], output: Path, container: Container = "folder") -> list[Any]:

@@ -503,7 +503,7 @@ def test_a_folder_where_a_picture_should_go(tmp_path: Path) -> None:
 
 def test_settings() -> None:
     for name in ("pictures", "bytes"):
-        with pytest.raises(InputError, match=f"shards.{name} is 0; it is at least 1"):
+        with pytest.raises(InputError, match=f"{name} is 0; it is at least 1"):
             ShardSettings(**{name: 0})
     with pytest.raises(InputError, match="container is 'zip'; it is folder, tar or parquet"):
         open_sink("out", "png", container="zip")  # type: ignore[arg-type]

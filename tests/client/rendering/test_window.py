@@ -8,7 +8,7 @@ import random
 import pytest
 
 from sceneloom.errors import InputError
-from sceneloom.rendering.flow_control import AdaptiveWindow
+from sceneloom.rendering.servers import AdaptiveWindow
 
 
 def drive(window: AdaptiveWindow, *, service: float, overhead: float, answers: int) -> list[int]:
@@ -87,7 +87,7 @@ def test_a_server_that_joins_requests_gets_them(largest: int) -> None:
 
 
 def test_stays_within_its_bounds() -> None:
-    limits = drive(AdaptiveWindow(largest=8), service=0.001, overhead=10.0, answers=2000)
+    limits = drive(AdaptiveWindow(max_limit=8), service=0.001, overhead=10.0, answers=2000)
     assert max(limits) == 8
     window = AdaptiveWindow(fixed=5)
     window.rejected()
@@ -95,7 +95,7 @@ def test_stays_within_its_bounds() -> None:
     assert set(limits) == {5}
 
 
-@pytest.mark.parametrize("numbers", [{"largest": 0}, {"fixed": -1}])
+@pytest.mark.parametrize("numbers", [{"max_limit": 0}, {"fixed": -1}])
 def test_refuses_windows_without_room(numbers: dict[str, int]) -> None:
     with pytest.raises(InputError, match="at least 1"):
         AdaptiveWindow(**numbers)

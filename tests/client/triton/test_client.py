@@ -92,12 +92,12 @@ IMAGE = TensorSpec(dtype="UINT8", dims=(-1, -1, 3))
 @pytest.mark.parametrize(
     ("config", "error", "reason"),
     [
-        ({"parameters": {}}, ModelNotFoundError, "carries no contract"),
+        ({"parameters": {}}, ModelNotFoundError, "has no contract"),
         ({"parameters": {"sceneloom": ""}}, SchemaError, "not readable as JSON"),
         ({"parameters": {"sceneloom": CONTRACT.dumps()[:-9]}}, SchemaError, "not readable as JSON"),
         ({"parameters": {"sceneloom": "[]"}}, SchemaError, "a contract is a JSON object"),
         ({"parameters": {"sceneloom": '{"format": 2}'}}, SchemaError, "contract format 2"),
-        ({"parameters": {"sceneloom": '{"format": 1}'}}, SchemaError, "not a contract"),
+        ({"parameters": {"sceneloom": '{"format": 1}'}}, SchemaError, "schema, .*is missing"),
         ({"max_batch_size": 0}, ModelNotFoundError, "max_batch_size is 0"),
         ({"inputs": {}}, ModelNotFoundError, "its tensors are"),
         ({"inputs": {"label_map": LABELS}}, ModelNotFoundError, "its tensors are"),

@@ -122,7 +122,7 @@ def test_shared_memory_that_is_the_servers_too(start_server: Start) -> None:
     server = start_server(CONTRACT, servicer=with_memory())
     transport = connect(server.url)
     assert (transport.kind, transport.address) == ("grpc-shm", server.url)
-    assert "through shared memory the server gave the picture" in transport.why
+    assert transport.why == "checked: same picture as over gRPC"
     first, second = (random_inputs(CONTRACT) for _ in range(2))
     for inputs in (first, second, first):
         picture = transport.infer("synthesis", inputs, "image", timeout=5)
@@ -135,13 +135,13 @@ def test_shared_memory_that_is_the_servers_too(start_server: Start) -> None:
 @pytest.mark.parametrize(
     ("options", "why"),
     [
-        ({"reads_ours": False}, "was not the one that came in a message"),
-        ({"writes_ours": False}, "was not the one that came in a message"),
-        ({"reads_ours": False, "writes_ours": False}, "was not the one that came in a message"),
+        ({"reads_ours": False}, "differs from the one over gRPC"),
+        ({"writes_ours": False}, "differs from the one over gRPC"),
+        ({"reads_ours": False, "writes_ours": False}, "differs from the one over gRPC"),
         ({"opens": False}, r"the server cannot open .*\(Unable to open shared memory region"),
-        ({"version": "2.49.0"}, r"safe from Triton 2\.50 on, and the server is 2\.49\.0"),
-        ({"version": "2"}, "and the server is 2"),
-        ({"version": "nightly"}, "and the server is nightly"),
+        ({"version": "2.49.0"}, r"needs Triton 2\.50; the server is 2\.49\.0"),
+        ({"version": "2"}, "the server is 2"),
+        ({"version": "nightly"}, "the server is nightly"),
     ],
 )
 def test_shared_memory_that_is_not(start_server: Start, options: dict[str, Any], why: str) -> None:
@@ -250,7 +250,7 @@ def test_the_address_says_the_protocol(url: str, start_server: Start) -> None:
     if kind == "grpc":
         with TritonSynthesizer(url) as synthesizer:
             assert synthesizer.transport.kind == kind
-            assert synthesizer.transport.why == "gRPC was asked for"
+            assert synthesizer.transport.why == "requested"
             assert synthesizer.version == "1"
 
 

@@ -380,6 +380,8 @@ def test_a_model_that_is_not_found_is_looked_for_in_the_repository(serve: Serve)
 
 def test_a_port_that_does_not_speak_http_is_called_so(serve: Serve) -> None:
     _, transport = serve(b"\x00\x00\x12\x04" * 50)
-    with pytest.raises(ServerUnavailableError, match="does not speak HTTP; a gRPC port is named"):
+    with pytest.raises(
+        ServerUnavailableError, match="the answer is not HTTP; write the address of a gRPC port"
+    ):
         infer(transport)
     transport.close()

@@ -11,12 +11,7 @@ import numpy as np
 import pytest
 
 from sceneloom.files import SHARED_MEMORY, is_ownerless
-from sceneloom.triton.shared_memory import (
-    Region,
-    is_ownerless_region,
-    new_region_prefix,
-    sweep_regions,
-)
+from sceneloom.triton.shared_memory import Region, new_region_prefix, sweep_regions
 
 MAKE = """
 import os, sys, time
@@ -46,15 +41,13 @@ def test_arrays_come_back_as_they_were() -> None:
     assert (SHARED_MEMORY / region.name).stat().st_mode & 0o777 == 0o600
     whole = np.random.default_rng(0).integers(0, 2**31, (2, 40, 60), np.int32)
     for array in (whole, whole[:, ::2, ::-1], whole.astype(np.float32).T, whole.astype(np.uint8)):
-        region.write(64, array)
-        copy = region.read(64, array.dtype, array.shape)
-        assert (copy == array).all()
-        region.write(64, np.zeros_like(array))
-        assert (copy == array).all()  # a copy, not the memory itself
+        view = region.view(64, array.dtype, array.shape)
+        view[...] = array
+        assert (region.view(64, array.dtype, array.shape) == array).all()
     region.remove()
     region.remove()
     assert not (SHARED_MEMORY / region.name).exists()
-    region.write(0, whole)  # the memory stays as long as it is open
+    region.view(0, whole.dtype, whole.shape)[...] = whole  # open memory stays
 
 
 def test_names_cannot_be_guessed_and_say_whose_they_are() -> None:
@@ -62,14 +55,22 @@ def test_names_cannot_be_guessed_and_say_whose_they_are() -> None:
     assert first.startswith(f"sceneloom-{os.getpid()}-")
     assert first.split("-")[-2] != second.split("-")[-2]
     assert len(first.split("-")[-2]) == 16
-    assert not is_ownerless_region(first + "1")
+    assert not is_ownerless(first + "1")
     parts = first.split("-")
     dead = "-".join([parts[0], "999999999", *parts[2:]]) + "1"
-    assert is_ownerless_region(dead)
     assert is_ownerless(dead)
-    assert not is_ownerless_region(dead.replace("-client-", "-"))  # a server's
     elsewhere = "-".join([parts[0], "999999999", parts[2], "1", *parts[4:]]) + "1"
-    assert not is_ownerless_region(elsewhere)  # another pid namespace
+    assert not is_ownerless(elsewhere)  # another pid namespace
+
+
+def test_a_region_of_a_server_is_left_alone() -> None:
+    first = new_region_prefix().split("-")
+    name = "-".join([first[0], "999999999", *first[2:]]).replace("-client-", "-") + "1"
+    assert is_ownerless(name)
+    region = Region(name, 10)
+    assert name not in sweep_regions()
+    assert (SHARED_MEMORY / name).exists()
+    region.remove()
 
 
 def test_more_than_there_is() -> None:

@@ -21,6 +21,7 @@ import numpy.typing as npt
 import pytest
 from tritonclient.grpc import InferenceServerClient, model_config_pb2
 
+from noop_server import NoopServer, noop_picture, write_model, write_noop_repository
 from sceneloom.errors import (
     DeadlineExceededError,
     ModelNotFoundError,
@@ -32,7 +33,6 @@ from sceneloom.errors import (
 from sceneloom.files import SHARED_MEMORY
 from sceneloom.triton.client import TritonSynthesizer, connect
 from sceneloom.triton.transport import Transport
-from sceneloom_bench.noop_server import NoopServer, noop_picture, write_model, write_noop_repository
 
 pytestmark = pytest.mark.triton
 
@@ -412,7 +412,7 @@ def test_a_client_with_too_little_memory(server: NoopServer) -> None:
     process, line = start_client(server, "", *own)
     process.communicate(timeout=30)
     assert process.returncode == 0
-    assert line == "grpc there is no shared memory to be had (No space left on device)\n"
+    assert line == "grpc no shared memory is free (No space left on device)\n"
 
 
 def test_memory_that_runs_out_on_the_way(server: NoopServer) -> None:

@@ -77,7 +77,7 @@ def test_splits_that_do_not_work(root: Path) -> None:
         open_data_set(settings(root, split="training"))
     path = root / "CelebA-HQ-to-CelebA-mapping.txt"
     path.write_text("\n".join(f"{number} 7 000008.jpg" for number in NUMBERS))
-    with pytest.raises(DataSetError, match="none of the photographs that are there is of 'test'"):
+    with pytest.raises(DataSetError, match="none of the photographs is of 'test'"):
         open_data_set(settings(root, split="test"))
     path.write_text("0 5 000006.jpg\n")
     with pytest.raises(DataSetError, match=r"mapping\.txt: has no line .* for 2"):

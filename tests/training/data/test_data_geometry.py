@@ -193,13 +193,13 @@ def test_a_size_that_is_already_right_changes_nothing() -> None:
 @pytest.mark.parametrize(
     ("fields", "reason"),
     [
-        ({"mode": "scale"}, "mode is 'scale'; it is one of none, resize"),
+        ({"mode": "scale"}, "mode is 'scale'; it is 'none', 'resize'"),
         ({"mode": "none", "size": "64x64"}, "which the mode none does not use"),
         ({"mode": "crop"}, "which the mode crop needs, is ''; write WIDTHxHEIGHT"),
         ({"mode": "crop", "size": "64"}, "write WIDTHxHEIGHT"),
         ({"mode": "resize_and_crop", "load_size": 63, "size": "32x64"}, "does not fit into"),
         ({"mode": "scale_width_and_crop", "load_size": 63, "size": "64x32"}, "wider than"),
-        ({"load_size": 0}, "load_size is 0; it is 1 to"),
+        ({"load_size": 0}, "load_size is 0; it is at least 1"),
     ],
 )
 def test_settings_that_do_not_fit_together(fields: dict[str, Any], reason: str) -> None:

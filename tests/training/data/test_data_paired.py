@@ -45,9 +45,9 @@ def test_a_missing_partner_is_named(root: Path, folder: str) -> None:
 
 
 def test_missing_and_empty_folders(root: Path) -> None:
-    with pytest.raises(DataSetError, match=r"test_A: no such folder.*splits there are train"):
+    with pytest.raises(DataSetError, match=r"test_A: no such folder.*splits are train"):
         open_data_set(settings(root, split="test"))
-    with pytest.raises(DataSetError, match="no <split>_A is there"):
+    with pytest.raises(DataSetError, match="no <split>_A exists"):
         open_data_set(settings(root / "train_A"))
     (root / "test_A").mkdir()
     with pytest.raises(DataSetError, match="test_B: no such folder"):

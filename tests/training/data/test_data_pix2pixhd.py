@@ -93,9 +93,9 @@ def test_more_missing_partners_are_counted(root: Path) -> None:
 def test_missing_folders_and_empty_ones(root: Path) -> None:
     with pytest.raises(DataSetError, match="nowhere: no such folder"):
         open_data_set(settings(root / "nowhere"))
-    with pytest.raises(DataSetError, match=r"test_label: no such folder.*splits there are train"):
+    with pytest.raises(DataSetError, match=r"test_label: no such folder.*splits are train"):
         open_data_set(settings(root, split="test"))
-    with pytest.raises(DataSetError, match="no <split>_label is there"):
+    with pytest.raises(DataSetError, match="no <split>_label exists"):
         open_data_set(settings(root / "train_img"))
     (root / "test_label").mkdir()
     with pytest.raises(DataSetError, match="test_img: no such folder"):

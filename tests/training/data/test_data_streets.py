@@ -13,10 +13,11 @@ import numpy as np
 import pytest
 import tyro
 
-from sceneloom.errors import InputError, UnknownLabelError
+from sceneloom.errors import DataSetError, InputError, UnknownLabelError
 from sceneloom.schema import load_schema
 from sceneloom_streets import draw_pair
 from sceneloom_training.data import DataSettings, open_data_set
+from sceneloom_training.data.layouts import LAYOUTS
 from sceneloom_training.data.sample import label_channels
 
 STREETS = DataSettings(
@@ -59,15 +60,15 @@ def test_sizes_that_no_street_has(size: str) -> None:
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
-        ({"layout": "coco"}, "layout is 'coco'; it is one of pix2pixhd, cityscapes"),
+        ({"layout": "coco"}, "layout is 'coco'; it is 'pix2pixhd', 'cityscapes'"),
         ({"layout": "helen"}, "root is not given; helen is read from a folder"),
         ({"root": Path("x")}, "streets are painted and have no folder"),
-        ({"unknown": "ignore"}, "unknown is 'ignore'; it is error or unlabelled"),
+        ({"unknown": "ignore"}, "unknown is 'ignore'; it is 'error' or 'unlabelled'"),
         ({"layout": "paired", "root": Path("x"), "labels": "helen"}, "has no label maps"),
         ({"streets_size": "512"}, "streets_size is '512'; write WIDTHxHEIGHT"),
         ({"streets_size": "0x8"}, "write WIDTHxHEIGHT"),
-        ({"streets_count": 0}, "they are at least 0 and 1"),
-        ({"streets_seed": -1}, "they are at least 0 and 1"),
+        ({"streets_count": 0}, "streets_count is 0; it is at least 1"),
+        ({"streets_seed": -1}, "streets_seed is -1; it is at least 0"),
     ],
 )
 def test_settings_that_do_not_fit_together(changes: dict[str, Any], reason: str) -> None:
@@ -84,6 +85,20 @@ def test_streets_are_painted_in_cityscapes_ids_only(labels: str) -> None:
         open_data_set(dataclasses.replace(STREETS, labels=labels))
     with pytest.raises(InputError, match="no label schema 'nowhere'"):
         open_data_set(dataclasses.replace(STREETS, labels="nowhere"))
+
+
+def test_help_and_refusals_follow_the_table_of_layouts(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        tyro.cli(DataSettings, args=["--help"])
+    shown = " ".join(capsys.readouterr().out.replace("│", " ").split())
+    for name, layout in LAYOUTS.items():
+        splits = layout.splits if isinstance(layout.splits, str) else ", ".join(layout.splits)
+        assert f"{name}: {splits}." in shown
+        if splits is not layout.splits:
+            with pytest.raises(DataSetError, match=f"{name} has no split 'mine'; it has {splits}"):
+                open_data_set(DataSettings(layout=name, root=tmp_path, split="mine"))
 
 
 def test_settings_are_flags() -> None:

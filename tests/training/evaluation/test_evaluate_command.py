@@ -229,7 +229,7 @@ def test_a_run_that_fails_leaves_nothing(run: Any, streets: Path, tmp_path: Path
         (("--checkpoint", "nowhere"), "nowhere: not a checkpoint bundle"),
         (("--url", "127.0.0.1:1"), "127.0.0.1:1"),
         (("--features", "nowhere", "--pictures", "a"), "nowhere: not a DINOv2 folder"),
-        (("--features", "nowhere"), "no pictures were named"),
+        (("--features", "nowhere"), "name the pictures with --pictures"),
     ],
 )
 def test_what_does_not_fit_is_refused(flags: tuple[str, ...], reason: str, run: Any) -> None:

@@ -59,14 +59,7 @@ def test_photographs_are_nearer_to_themselves_than_noise(
 ) -> None:
     real = [street_data.read(i).photo for i in range(5)]
     same = evaluate(street_data, judge, GivenPictures(real), FEW, features=network)
-    far = evaluate(
-        street_data,
-        judge,
-        GivenPictures(noise(5)),
-        FEW,
-        features=network,
-        photo_features=same.photo_features,
-    )
+    far = evaluate(street_data, judge, GivenPictures(noise(5)), FEW, features=network)
     assert same.distances is not None
     assert far.distances is not None
     assert abs(same.distances.fid) < 1e-4
@@ -124,13 +117,6 @@ def test_kid_depends_on_its_seed_alone(network: FeatureNetwork) -> None:
     assert first.kid_subset_size == 50
 
 
-def test_features_of_other_photographs_are_refused(
-    street_data: DataSet, judge: ColourSegmenter, network: FeatureNetwork
-) -> None:
-    with pytest.raises(InputError, match="features of 3 photographs were given for 5 samples"):
-        evaluate(street_data, judge, None, FEW, features=network, photo_features=np.eye(3))
-
-
 def test_one_picture_has_no_distribution(
     street_data: DataSet, judge: ColourSegmenter, network: FeatureNetwork
 ) -> None:
@@ -150,7 +136,7 @@ def test_what_is_no_dinov2(tmp_path: Path, dinov2: Path) -> None:
         with pytest.raises(CheckpointError, match="not a DINOv2 folder"):
             load_features(tmp_path, "dinov2")
     (tmp_path / "config.json").write_bytes((dinov2 / "config.json").read_bytes())
-    with pytest.raises(CheckpointError, match="cannot be loaded as DINOv2"):
+    with pytest.raises(CheckpointError, match=r"cannot be loaded|of other shapes"):
         load_features(tmp_path, "dinov2")
 
 
@@ -165,7 +151,7 @@ def test_weights_of_another_size_or_with_gaps_are_refused(tmp_path: Path, dinov2
         load_features(tmp_path, "dinov2")
     configuration = json.loads((dinov2 / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps({**configuration, "hidden_size": 32}))
-    with pytest.raises(CheckpointError, match="cannot be loaded as DINOv2"):
+    with pytest.raises(CheckpointError, match=r"cannot be loaded|of other shapes"):
         load_features(tmp_path, "dinov2")
 
 

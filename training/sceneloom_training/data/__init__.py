@@ -1,7 +1,5 @@
-"""Data sets for training: their publishers' layouts, and the geometry of the published training.
-
-`open_data_set` finds the files of a data set, `DataSet.read` reads one sample, and `Geometry.apply`
-resizes, crops and flips it. Everything here is numpy; torch is not imported.
+"""Data sets: `open_data_set` finds the files, `DataSet.read` reads a sample, and `Geometry.apply`
+resizes, crops and flips it. All of it is numpy without torch.
 """
 
 from sceneloom_training.data.geometry import Geometry

@@ -1,7 +1,7 @@
 """ADE20K scene parsing (ADEChallengeData2016), as published.
 
 ``images/{training,validation}/ADE_train_00000001.jpg`` and ``annotations/<split>/<same>.png`` of 0
-(other) and 1 to 150. Instances are there where ``annotations_instance`` was unpacked beside them.
+(other) and 1 to 150; instances where ``annotations_instance`` is unpacked beside them.
 """
 
 from __future__ import annotations
@@ -10,32 +10,22 @@ from pathlib import Path
 
 import numpy as np
 
-from sceneloom.maps import OnUnknown
+from sceneloom.maps import InstanceMap, LabelMap, OnUnknown
 from sceneloom.schema import LabelSchema
-from sceneloom_training.data.folders import (
-    TripleDataSet,
-    check_folder,
-    check_partners,
-    check_split,
-    find_files,
-    has_folder,
-    not_empty,
-)
+from sceneloom_training.data import folders
 from sceneloom_training.data.pictures import PICTURE_SUFFIXES, read_picture
-from sceneloom_training.data.sample import InstanceMap, LabelMap, check_same_size
+from sceneloom_training.data.sample import check_same_size
 
 FOLDERS = {"train": "training", "val": "validation"}
 _PNG = (".png",)
 
 
-class Ade20kDataSet(TripleDataSet):
+class Ade20kDataSet(folders.TripleDataSet):
     """ADE20K, whose instance maps are colour pictures."""
 
     def read_instances(self, path: Path, label_map: LabelMap, label_file: Path) -> InstanceMap:
-        """Read an instance map, int32 [H, W]: ``red * 256 + green``, class and number, for things.
-
-        Elsewhere (red 0) it is the label map's channel: walls and floors get boundaries, as in
-        Cityscapes.
+        """Read an instance map, int32 [H, W]: ``red * 256 + green`` (class, number) for things, and
+        the label map's channel where red is 0: walls and floors get boundaries, as in Cityscapes.
         """
         red, green, _ = np.moveaxis(read_picture(path).astype(np.int32), -1, 0)
         check_same_size(label_map, label_file, red, path)
@@ -45,19 +35,17 @@ class Ade20kDataSet(TripleDataSet):
 def open_ade20k(
     root: Path, split: str, *, schema: LabelSchema, unknown: OnUnknown, instances: bool
 ) -> Ade20kDataSet:
-    """Open train or val; keys are ``ADE_train_00000001``. Raises as `open_data_set`."""
-    check_split(split, tuple(FOLDERS), "ade20k")
-    check_folder(root, "the folder ADEChallengeData2016")
-    photo_folder = check_folder(root / "images" / FOLDERS[split], "photographs")
-    label_folder = check_folder(root / "annotations" / FOLDERS[split], "label maps")
-    instance_folder = root / "annotations_instance" / FOLDERS[split]
-    photos = find_files(photo_folder, PICTURE_SUFFIXES, ending="")
-    not_empty(photos, "ADE_train_00000001.jpg and so on")
-    labels = find_files(label_folder, _PNG, ending="")
-    check_partners(photos, labels)
-    found = None
-    if instances and has_folder(instance_folder.parent):
-        check_folder(instance_folder, "instance maps, as annotations_instance is there")
-        found = find_files(instance_folder, _PNG, ending="")
-        check_partners(photos, found)
+    """Open train or val, with keys such as ``ADE_train_00000001``."""
+    folders.check_folder(root, "the folder ADEChallengeData2016")
+    photo_folder = folders.check_folder(root / "images" / FOLDERS[split], "photographs")
+    label_folder = folders.check_folder(root / "annotations" / FOLDERS[split], "label maps")
+    photos = folders.find_files(
+        photo_folder, PICTURE_SUFFIXES, ending="", expected="ADE_train_00000001.jpg and so on"
+    )
+    labels = folders.find_files(label_folder, _PNG, ending="")
+    found, instance_root = None, root / "annotations_instance"
+    if instances and folders.has_folder(instance_root):
+        expected = "instance maps, as annotations_instance is there"
+        folder = folders.check_folder(instance_root / FOLDERS[split], expected)
+        found = folders.find_files(folder, _PNG, ending="")
     return Ade20kDataSet.of(photos, labels, found, schema=schema, unknown=unknown)

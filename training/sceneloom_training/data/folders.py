@@ -12,23 +12,17 @@ from pathlib import Path
 from typing_extensions import Self
 
 from sceneloom.errors import DataSetError
-from sceneloom.file_tree import OTHER_KIND, LeftOut, describe, list_files
-from sceneloom.maps import OnUnknown, read_instance_map, read_label_map
+from sceneloom.files import OTHER_KIND, LeftOut, describe, list_files
+from sceneloom.maps import InstanceMap, LabelMap, OnUnknown, read_instance_map, read_label_map
 from sceneloom.schema import LabelSchema
 from sceneloom.text import reason
 from sceneloom_training.data.pictures import read_picture
-from sceneloom_training.data.sample import (
-    DataSet,
-    InstanceMap,
-    LabelMap,
-    Sample,
-    check_same_size,
-)
+from sceneloom_training.data.sample import DataSet, Sample, check_same_size
 
 OTHER_NAME = "of a name that is not looked for"
-"""Reason of a file that does not end as those of its folder do: Cityscapes' ``_color.png``."""
+"""Reason of a file with another ending than those of its folder: Cityscapes' ``_color.png``."""
 
-# What publishers append to the name that the files of one sample share.
+# Endings that publishers append to the name of a sample.
 _KIND = re.compile(
     r"([_-]gt(Fine|Coarse))?"
     r"[_-](labelIds|labelTrainIds|instanceIds|labels?|instances?|inst|leftImg8bit|img|images?)$",
@@ -37,19 +31,14 @@ _KIND = re.compile(
 
 
 def check_folder(folder: Path, expected: str) -> Path:
-    """The folder itself; raises DataSetError that says what was expected if it is not there."""
+    """Return the folder. Raises DataSetError with the expected contents if it is missing."""
     if not folder.is_dir():
         raise DataSetError(f"{folder}: no such folder; expected {expected}")
     return folder
 
 
 def has_folder(folder: Path) -> bool:
-    """Whether a folder that a data set may have is there.
-
-    Raises:
-        DataSetError: something else has its name, or a folder has it in another case: without a
-            word, a model would be trained without what is in it.
-    """
+    """Whether an optional folder exists. Raises DataSetError if it is misspelled or no folder."""
     if folder.is_dir():
         return True
     for other in folder.parent.iterdir() if folder.parent.is_dir() else ():
@@ -62,14 +51,18 @@ def has_folder(folder: Path) -> bool:
     return False
 
 
-def check_split(split: str, valid: Sequence[str], layout: str) -> None:
-    """Refuse a split that the layout does not have; raises DataSetError that lists those it has."""
-    if split not in valid:
-        raise DataSetError(f"{layout} has no split {split!r}; it has {', '.join(valid)}")
+def split_folder(root: Path, split: str, ending: str, contents: str) -> Path:
+    """Return the folder ``<split><ending>``. Raises DataSetError with the splits without one."""
+    folder = root / f"{split}{ending}"
+    if not folder.is_dir():
+        splits = sorted(p.name.removesuffix(ending) for p in root.glob(f"*{ending}") if p.is_dir())
+        others = f"the splits are {', '.join(splits)}" if splits else f"no <split>{ending} exists"
+        raise DataSetError(f"{folder}: no such folder of {contents}; {others}")
+    return folder
 
 
 def sample_name(name: str) -> str:
-    """The name of a sample: that of one of its files without what publishers append."""
+    """Return a sample's name: a file's name without the publishers' endings."""
     return _KIND.sub("", name)
 
 
@@ -81,22 +74,18 @@ class Found:
     files: dict[str, Path]
     """Sample's name (path below `folder`, with forward slashes) -> file, sorted by name."""
     suffixes: tuple[str, ...]
-    """File endings that were taken, in lower case."""
+    """File endings of the search, in lower case."""
     left_out: tuple[LeftOut, ...]
-    """What else is there; names are paths that begin with `folder`."""
+    """All other files. Names are paths that begin with `folder`."""
 
 
-def find_files(folder: Path, suffixes: Sequence[str], *, ending: str | None = None) -> Found:
-    """Find the files of a folder, searched to the bottom, by the name of their sample.
-
-    Args:
-        folder: where to search (`sceneloom.file_tree`).
-        suffixes: file endings to take, in lower case.
-        ending: take only names that end with it, and strip it (``_leftImg8bit``, or nothing); None
-            takes all names and strips what publishers append.
-
-    Raises:
-        DataSetError: two files are of one sample, or a folder cannot be read.
+def find_files(
+    folder: Path, suffixes: Sequence[str], *, ending: str | None = None, expected: str = ""
+) -> Found:
+    """Find the files with some suffixes, at any depth, by the name of their sample. With an
+    `ending` (``_leftImg8bit``), only names with it, stripped of it; with an empty one, all names as
+    they are; None strips publishers' endings. Raises DataSetError if two files are of one sample, a
+    folder cannot be read, or no file is found and `expected` has names for that error.
     """
     try:
         names, left_out = list_files(folder)
@@ -122,6 +111,11 @@ def find_files(folder: Path, suffixes: Sequence[str], *, ending: str | None = No
             raise DataSetError(f"{prefix}{name} and {found[key]} would both be of the sample {key}")
         found[key] = Path(prefix + name)
     hidden = [dataclasses.replace(each, name=prefix + each.name) for each in left_out]
+    if expected and not found:
+        raise DataSetError(
+            f"{folder}: holds none of the files that were expected ({expected})"
+            + "".join(f"; {line}" for line in describe(hidden + others))
+        )
     return Found(
         folder=folder,
         files=dict(sorted(found.items())),
@@ -144,7 +138,7 @@ def check_partners(first: Found, second: Found) -> None:
 
 
 def of_another_kind(key: str, found: Found) -> str:
-    """Words on a sample's file that is not of the kinds that are read; empty where none is."""
+    """Describe a sample's file of another kind. Empty if none exists."""
     for other in found.left_out:
         path = Path(other.name)
         below = path.relative_to(found.folder).with_suffix("").as_posix()
@@ -156,7 +150,7 @@ def of_another_kind(key: str, found: Found) -> str:
 
 
 def _of_another_spelling(key: str, found: Found) -> str:
-    """Words on a file whose name differs in case, or in how an accent is encoded."""
+    """Describe a file whose name differs in case or in the encoding of an accent."""
 
     def plain(name: str) -> str:
         return unicodedata.normalize("NFC", name).casefold()
@@ -167,30 +161,15 @@ def _of_another_spelling(key: str, found: Found) -> str:
     return ""
 
 
-def not_empty(found: Found, expected: str) -> Found:
-    """What was found; raises DataSetError that says what was expected if that is nothing."""
-    if not found.files:
-        others = describe(found.left_out)
-        raise DataSetError(
-            f"{found.folder}: holds none of the files that were expected ({expected})"
-            + "".join(f"; {line}" for line in others)
-        )
-    return found
-
-
 def unused(*searches: Found) -> tuple[LeftOut, ...]:
-    """What several searches of a data set's folders left out, and none of them took; each once."""
+    """Files that several searches of a data set's folders left out and none took, each once."""
     taken = {str(path) for found in searches for path in found.files.values()}
     others = {each.name: each for found in searches for each in found.left_out}
     return tuple(each for name, each in sorted(others.items()) if name not in taken)
 
 
 def read_lines(path: Path, why: str) -> list[str]:
-    """Lines of a publisher's list, without empty ones.
-
-    Raises:
-        DataSetError: the file is not there (`why` says what it is for) or is not text.
-    """
+    """Read the non-empty lines of a publisher's list, read for `why`. Raises DataSetError."""
     if not path.is_file():
         raise DataSetError(f"{path}: no such file; {why}")
     try:
@@ -200,36 +179,13 @@ def read_lines(path: Path, why: str) -> list[str]:
     return [line.strip() for line in lines if line.strip()]
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Triple:
-    """The files of one sample."""
-
-    photo: Path
-    label: Path
-    instance: Path | None
-
-
+@dataclasses.dataclass(kw_only=True, eq=False)
 class TripleDataSet(DataSet):
-    """Photographs and maps in files of their own, found beforehand."""
+    """Photographs, label maps and perhaps instance maps in files of their own."""
 
     schema: LabelSchema
-
-    def __init__(
-        self,
-        keys: Sequence[str],
-        files: Sequence[Triple],
-        *,
-        schema: LabelSchema,
-        unknown: OnUnknown,
-    ) -> None:
-        """Take the sorted keys and the files of each; all have an instance map or none has."""
-        assert len(keys) == len(files) > 0
-        assert len({file.instance is None for file in files}) == 1
-        self.keys = tuple(keys)
-        self.files = tuple(files)
-        self.schema = schema
-        self.unknown: OnUnknown = unknown
-        self.has_instances = files[0].instance is not None
+    files: Sequence[tuple[Path, ...]]
+    """Photograph, label map and perhaps instance map of each sample."""
 
     @classmethod
     def of(
@@ -241,34 +197,35 @@ class TripleDataSet(DataSet):
         schema: LabelSchema,
         unknown: OnUnknown,
     ) -> Self:
-        """The data set of found files, all of the same samples; without instance maps for None."""
-        files = [
-            Triple(
-                photo=photo,
-                label=labels.files[key],
-                instance=None if instances is None else instances.files[key],
-            )
-            for key, photo in photos.files.items()
-        ]
-        data = cls(list(photos.files), files, schema=schema, unknown=unknown)
-        data.left_out = unused(photos, labels, *([] if instances is None else [instances]))
-        return data
+        """Join found files. Raises DataSetError if one has no partner."""
+        check_partners(labels, photos)
+        found = [photos, labels]
+        if instances is not None:
+            check_partners(photos, instances)
+            found.append(instances)
+        return cls(
+            keys=tuple(photos.files),
+            files=[tuple(each.files[key] for each in found) for key in photos.files],
+            schema=schema,
+            unknown=unknown,
+            has_instances=instances is not None,
+            left_out=unused(*found),
+        )
 
     def files_of_one_size(self, index: int) -> tuple[Path, ...]:
         """See `DataSet.files_of_one_size`."""
-        files = self.files[index]
-        return tuple(f for f in (files.photo, files.label, files.instance) if f is not None)
+        return self.files[index]
 
     def read(self, index: int) -> Sample:
-        """Read one sample; see `DataSet.read`."""
-        files = self.files[index]
-        photo = read_picture(files.photo)
-        label_map = read_label_map(files.label, self.schema, unknown=self.unknown)
-        check_same_size(photo, files.photo, label_map, files.label)
+        """Read one sample. See `DataSet.read`."""
+        photo_file, label_file, *instance_files = self.files[index]
+        photo = read_picture(photo_file)
+        label_map = read_label_map(label_file, self.schema, unknown=self.unknown)
+        check_same_size(photo, photo_file, label_map, label_file)
         instance_map = None
-        if files.instance is not None:
-            instance_map = self.read_instances(files.instance, label_map, files.label)
-            check_same_size(photo, files.photo, instance_map, files.instance)
+        for path in instance_files:
+            instance_map = self.read_instances(path, label_map, label_file)
+            check_same_size(photo, photo_file, instance_map, path)
         return Sample(photo=photo, label_map=label_map, instance_map=instance_map)
 
     def read_instances(self, path: Path, label_map: LabelMap, label_file: Path) -> InstanceMap:

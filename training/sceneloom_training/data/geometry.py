@@ -1,27 +1,24 @@
 """Resizing, cropping and flipping of samples: the modes of the published pix2pixHD.
 
-Pictures are resized by Pillow's bicubic filter, label and instance maps by nearest neighbour, all
-to the same positions: a pixel of a map is the one whose centre lies where the picture's pixel has
-its centre. Maps are only indexed, never computed with, so that 31-bit instance ids come out as they
-went in.
-
-Instance boundaries are computed from the instance map that comes out of here, never before: a
-boundary map that is resized loses lines, or makes them thicker, while boundaries of a resized
-instance map are two pixels wide, the width that the network sees when it is served.
+Pictures are resized by Pillow's bicubic filter, maps by nearest neighbour to the same positions:
+the map's pixel whose centre lies at the centre of the picture's. Instance boundaries are computed
+from the resulting instance map: a resized boundary map loses lines or makes them thicker.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from typing import Literal, TypeVar, get_args
+from typing import Annotated, Literal, TypeVar
 
 import numpy as np
 import numpy.typing as npt
+from annotated_types import Interval
 from PIL import Image
 
 from sceneloom.errors import InputError, SizeError
+from sceneloom.maps import parse_size
+from sceneloom.validation import checked
 from sceneloom_training.data.sample import Photo, Sample
-from sceneloom_training.data.settings import parse_size
 
 Mode = Literal["none", "resize", "resize_and_crop", "crop", "scale_width", "scale_width_and_crop"]
 
@@ -32,50 +29,42 @@ _Size = tuple[int, int]
 _Values = TypeVar("_Values", bound=np.generic)
 
 
+@checked(InputError)
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Geometry:
-    """How samples are brought to the size that the network trains at."""
+    """Resizing, cropping and flipping of samples to the training size."""
 
     mode: Mode = "scale_width"
     """none: the files' own size. resize: to `size`. resize_and_crop: to a square of `load_size`,
     then a random window of `size`. crop: a random window of `size`. scale_width: to a width of
     `load_size`, the height in proportion. scale_width_and_crop: that, then a random window. none
-    and scale_width go to the nearest multiple of what the network takes.
+    and scale_width go to the nearest multiple for the network.
     """
-    load_size: int = 1024
+    load_size: Annotated[int, Interval(ge=1, le=LARGEST_LOAD_SIZE)] = 1024
     """Pixels: side of the square of resize_and_crop, width of scale_width; the others ignore it."""
     size: str = ""
-    """WIDTHxHEIGHT: the window of the modes that crop, the exact size of resize; empty otherwise.
-    """
+    """WIDTHxHEIGHT: window of the modes that crop, exact size of resize; empty for the others."""
     flip: bool = True
     """Mirror left to right, with a chance of one half for each sample."""
 
     def __post_init__(self) -> None:
-        """Check what the fields mean together."""
-        if self.mode not in get_args(Mode):
-            raise InputError(f"mode is {self.mode!r}; it is one of {', '.join(get_args(Mode))}")
-        if not 1 <= self.load_size <= LARGEST_LOAD_SIZE:
-            raise InputError(f"load_size is {self.load_size}; it is 1 to {LARGEST_LOAD_SIZE}")
-        if self.mode not in _SIZED and self.size:
-            raise InputError(f"size is {self.size!r}, which the mode {self.mode} does not use")
         if self.mode not in _SIZED:
+            if self.size:
+                raise InputError(f"size is {self.size!r}, which the mode {self.mode} does not use")
             return
         height, width = parse_size(self.size, of=f"size, which the mode {self.mode} needs,")
         if self.mode == "resize_and_crop" and max(height, width) > self.load_size:
             raise InputError(
-                f"the window {self.size} does not fit into the square of load_size {self.load_size}"
+                f"size {self.size} does not fit into load_size {self.load_size}, squared"
             )
         if self.mode == "scale_width_and_crop" and width > self.load_size:
-            raise InputError(
-                f"the window {self.size} is wider than load_size, which is {self.load_size}"
-            )
+            raise InputError(f"size {self.size} is wider than load_size {self.load_size}")
 
     def check_multiple(self, multiple: int) -> None:
-        """Raise InputError if the window or exact size is no multiple; names a valid size."""
-        assert multiple >= 1, multiple
+        """Raise InputError with a valid size if the window or exact size is no multiple."""
         if self.mode not in _SIZED:
             return
-        height, width = parse_size(self.size, of="size")
+        height, width = parse_size(self.size)
         nearest = _nearest(height, multiple), _nearest(width, multiple)
         if nearest != (height, width):
             raise InputError(
@@ -84,38 +73,31 @@ class Geometry:
             )
 
     def apply(self, sample: Sample, rng: np.random.Generator, *, multiple: int) -> Sample:
-        """Bring a sample to the training size; both sides come out as a multiple of `multiple`.
-
-        `rng` draws the window, then the flip: equal states give equal samples. The arrays are new,
-        in C order.
-
-        Raises:
-            InputError: the window or exact size is no multiple.
-            SizeError: the window is larger than the sample.
+        """Bring a sample to the training size, multiples of `multiple`, as new arrays in C order.
+        `rng` draws the window, then the flip. Raises InputError if the window or exact size is no
+        multiple, SizeError if the window is larger than the sample.
         """
         self.check_multiple(multiple)
         scaled = self._scaled(sample.photo.shape[:2], multiple)
         rows, columns = self._window(scaled, rng)
         if self.flip and rng.random() < 0.5:
             columns = columns[::-1]
-        label_map, instance_map, source = sample.label_map, sample.instance_map, sample.source
+        labels, instances, source = sample.label_map, sample.instance_map, sample.source
         return Sample(
             photo=_resample(sample.photo, scaled, rows, columns),
-            label_map=None if label_map is None else _pick(label_map, scaled, rows, columns),
-            instance_map=(
-                None if instance_map is None else _pick(instance_map, scaled, rows, columns)
-            ),
+            label_map=None if labels is None else _pick(labels, scaled, rows, columns),
+            instance_map=None if instances is None else _pick(instances, scaled, rows, columns),
             source=None if source is None else _resample(source, scaled, rows, columns),
         )
 
     def _scaled(self, size: tuple[int, ...], multiple: int) -> _Size:
-        """(height, width) that a sample of the (height, width) `size` is resized to."""
+        """(height, width) after resizing a sample of the (height, width) `size`."""
         height, width = size
         match self.mode:
             case "none":
                 return _nearest(height, multiple), _nearest(width, multiple)
             case "resize":
-                return parse_size(self.size, of="size")
+                return parse_size(self.size)
             case "resize_and_crop":
                 return self.load_size, self.load_size
             case "scale_width":
@@ -129,11 +111,10 @@ class Geometry:
     def _window(
         self, scaled: _Size, rng: np.random.Generator
     ) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
-        """Rows and columns of the scaled sample to take: a random window, or all of them."""
         height, width = scaled
         if self.mode not in _CROPPED:
             return np.arange(height), np.arange(width)
-        window = parse_size(self.size, of="size")
+        window = parse_size(self.size)
         if window[0] > height or window[1] > width:
             raise SizeError(
                 f"a sample is {width}x{height} where the window of {self.size} is cut from it "
@@ -150,7 +131,7 @@ def resize_nearest(values: npt.NDArray[_Values], height: int, width: int) -> npt
 
 
 def _nearest(side: float, multiple: int) -> int:
-    """The multiple nearest to a side, at least one; halves go to even ones, as published."""
+    """The multiple nearest to a side, at least one. Halves go to even multiples, as published."""
     return max(1, round(side / multiple)) * multiple
 
 

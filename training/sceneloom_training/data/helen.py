@@ -1,39 +1,25 @@
 """Helen with the soft masks of Smith et al. (CVPR 2013), as published.
 
-``images/<id>.jpg`` and ``labels/<id>/<id>_lbl00.png`` to ``_lbl10.png``, one grey mask per class;
-where masks overlap the largest value wins, and of equal ones the first. The splits are the
-publisher's lists ``exemplars.txt`` (train), ``tuning.txt`` and ``testing.txt``, with lines such as
-``1 , 100032540_1``.
+``images/<id>.jpg`` and ``labels/<id>/<id>_lbl00.png`` to ``_lbl10.png``, one grey mask per class.
+The largest value wins, and of equal ones the first. ``exemplars.txt`` (train), ``tuning.txt`` and
+``testing.txt`` list the splits in lines such as ``1 , 100032540_1``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from sceneloom.errors import DataSetError
-from sceneloom.file_tree import LeftOut
+from sceneloom.files import LeftOut
 from sceneloom.maps import OnUnknown
 from sceneloom.schema import LabelSchema
-from sceneloom_training.data.folders import (
-    Found,
-    check_folder,
-    check_split,
-    find_files,
-    not_empty,
-    of_another_kind,
-    read_lines,
-    unused,
-)
+from sceneloom_training.data import folders
 from sceneloom_training.data.pictures import read_mask, read_picture
-from sceneloom_training.data.sample import (
-    DataSet,
-    Sample,
-    check_same_size,
-    label_channels,
-)
+from sceneloom_training.data.sample import DataSet, Sample, check_same_size, label_channels
 
 CLASSES = 11
 _NUMBERS = frozenset(f"{number:02d}" for number in range(CLASSES))
@@ -41,35 +27,21 @@ _NO_MASK_OF_A_FACE = "of no photograph or no class"
 LISTS = {"train": "exemplars.txt", "tuning": "tuning.txt", "test": "testing.txt"}
 
 
+@dataclasses.dataclass(kw_only=True, eq=False)
 class HelenDataSet(DataSet):
-    """Faces; keys are the publisher's ids."""
+    """Faces, with the publisher's ids as keys."""
 
     schema: LabelSchema
-    has_instances = False
-
-    def __init__(
-        self,
-        keys: Sequence[str],
-        photos: Mapping[str, Path],
-        masks: Mapping[str, Sequence[Path]],
-        *,
-        schema: LabelSchema,
-        unknown: OnUnknown,
-    ) -> None:
-        """Take the ids, sorted, and photograph and masks of each."""
-        self.keys = tuple(keys)
-        self.photos = [photos[key] for key in keys]
-        self.masks = [tuple(masks[key]) for key in keys]
-        self.schema = schema
-        self.unknown: OnUnknown = unknown
+    files: Sequence[tuple[Path, ...]]
+    """Photograph and masks of each face."""
 
     def files_of_one_size(self, index: int) -> tuple[Path, ...]:
         """See `DataSet.files_of_one_size`."""
-        return self.photos[index], *self.masks[index]
+        return self.files[index]
 
     def read(self, index: int) -> Sample:
-        """Read one face; see `DataSet.read`."""
-        path, masks = self.photos[index], self.masks[index]
+        """Read one face. See `DataSet.read`."""
+        path, *masks = self.files[index]
         photo = read_picture(path)
         # The mask with the largest value at a pixel wins.
         ids = np.zeros(photo.shape[:2], np.uint8)
@@ -86,54 +58,44 @@ class HelenDataSet(DataSet):
         return Sample(photo=photo, label_map=label_map)
 
 
-def open_helen(root: Path, split: str, *, schema: LabelSchema, unknown: OnUnknown) -> HelenDataSet:
-    """Open a split; ``all`` needs no list. Raises as `open_data_set`."""
-    check_split(split, (*LISTS, "all"), "helen")
-    check_folder(root, "the folder that holds images and labels")
-    folder = check_folder(root / "images", "photographs")
-    check_folder(root / "labels", "a folder of masks for each photograph")
-    photos = not_empty(find_files(folder, (".jpg",), ending=""), "<id>.jpg")
-    masks = find_files(root / "labels", (".png",), ending="")
-    keys = sorted(photos.files) if split == "all" else _listed(root, split)
-    of_face: dict[str, list[Path]] = {}
+def open_helen(
+    root: Path, split: str, *, schema: LabelSchema, unknown: OnUnknown, instances: bool
+) -> HelenDataSet:
+    """Open a split, without instance maps. ``all`` needs no list of faces."""
+    folders.check_folder(root, "the folder that holds images and labels")
+    folder = folders.check_folder(root / "images", "photographs")
+    folders.check_folder(root / "labels", "a folder of masks for each photograph")
+    photos = folders.find_files(folder, (".jpg",), ending="", expected="<id>.jpg")
+    masks = folders.find_files(root / "labels", (".png",), ending="")
+    keys = sorted(photos.files)
+    if split != "all":
+        path, listed = root / LISTS[split], set()
+        for line in folders.read_lines(path, f"the split {split!r} needs it, 'all' does not"):
+            number, comma, name = (part.strip() for part in line.partition(","))
+            if not (number.isdecimal() and comma and name):
+                raise DataSetError(f"{path}: the line {line!r} is not like '1 , 100032540_1'")
+            listed.add(name)
+        if not listed:
+            raise DataSetError(f"{path}: lists no faces")
+        keys = sorted(listed)
+    files = []
     for key in keys:
         if key not in photos.files:
             raise DataSetError(
                 f"{folder / key}.jpg: no such file; {split} has the face {key}"
-                f"{of_another_kind(key, photos)}"
+                f"{folders.of_another_kind(key, photos)}"
             )
         names = [f"{key}/{key}_lbl{number:02d}" for number in range(CLASSES)]
         for name in names:
             if name not in masks.files:
                 raise DataSetError(
-                    f"{root / 'labels' / name}.png: no such file; {split} has the face {key}"
+                    f"{root}/labels/{name}.png: no such file; {split} has the face {key}"
                 )
-        of_face[key] = [masks.files[name] for name in names]
-    data = HelenDataSet(keys, photos.files, of_face, schema=schema, unknown=unknown)
-    extra = [path for name, path in masks.files.items() if not _is_mask(name, photos)]
-    data.left_out = (
-        *unused(photos, masks),
-        *(LeftOut(reason=_NO_MASK_OF_A_FACE, name=str(path)) for path in extra),
-    )
-    return data
-
-
-def _is_mask(name: str, photos: Found) -> bool:
-    """Whether a mask's name is a class of a photograph's, of this split or another."""
-    folder, _, stem = name.rpartition("/")
-    face, _, number = stem.rpartition("_lbl")
-    return folder == face in photos.files and number in _NUMBERS
-
-
-def _listed(root: Path, split: str) -> list[str]:
-    """Ids of a list, sorted."""
-    path = root / LISTS[split]
-    keys = set()
-    for line in read_lines(path, f"the split {split!r} needs it, 'all' does not"):
-        number, comma, key = (part.strip() for part in line.partition(","))
-        if not (number.isdecimal() and comma and key):
-            raise DataSetError(f"{path}: the line {line!r} is not like '1 , 100032540_1'")
-        keys.add(key)
-    if not keys:
-        raise DataSetError(f"{path}: lists no faces")
-    return sorted(keys)
+        files.append((photos.files[key], *(masks.files[name] for name in names)))
+    left_out = list(folders.unused(photos, masks))
+    for name, path in masks.files.items():
+        face_folder, _, stem = name.rpartition("/")
+        face, _, number = stem.rpartition("_lbl")
+        if not (face_folder == face in photos.files and number in _NUMBERS):
+            left_out.append(LeftOut(reason=_NO_MASK_OF_A_FACE, name=str(path)))
+    return HelenDataSet(keys=keys, files=files, schema=schema, unknown=unknown, left_out=left_out)

@@ -1,15 +1,13 @@
-"""NYU depth v2, as published: one HDF5 file, ``nyu_depth_v2_labeled.mat``.
-
-It holds ``images`` [N, 3, W, H], ``labels`` and ``instances`` [N, W, H], transposed against the
-picture as MATLAB writes arrays. Its 894 classes become the 40 of the benchmark by a table that must
-lie beside it (`read_classes40`). The file is opened for each sample, which
-takes about a millisecond: an HDF5 file that stays open is not safe in a loader's forked workers.
+"""NYU depth v2, as published: one HDF5 file, ``nyu_depth_v2_labeled.mat``, with ``images`` [N, 3,
+W, H], ``labels`` and ``instances`` [N, W, H], transposed as MATLAB writes arrays. A table beside it
+maps its 894 classes to the 40 of the benchmark. Every read opens the file: an open one is not safe
+in forked workers.
 """
 
 from __future__ import annotations
 
 import csv
-from collections.abc import Sequence
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -20,48 +18,33 @@ from sceneloom.errors import DataSetError, ImageReadError, UnknownLabelError, re
 from sceneloom.maps import OnUnknown
 from sceneloom.schema import LabelSchema
 from sceneloom.text import counted
-from sceneloom_training.data.folders import check_folder, check_split
+from sceneloom_training.data.folders import check_folder
 from sceneloom_training.data.sample import DataSet, Sample, label_channels
 
 FILE = "nyu_depth_v2_labeled.mat"
-SPLITS = ("train", "test", "all")
 _ARRAYS = ("images", "labels", "instances")
 _HDF5_ERRORS = (OSError, KeyError, ValueError, RuntimeError)  # what h5py makes of damaged files
 _INSTANCES_PER_CLASS = 256  # instance numbers are 8-bit in the file
 
 
+@dataclasses.dataclass(kw_only=True, eq=False)
 class NyuDataSet(DataSet):
-    """Samples of the HDF5 file; keys are ``0001`` and so on, the publisher's own numbers."""
+    """Samples of the HDF5 file. Keys are the publisher's numbers, such as ``0001``."""
 
     schema: LabelSchema
-
-    def __init__(
-        self,
-        path: Path,
-        numbers: Sequence[int],
-        classes40: npt.NDArray[np.uint8],
-        *,
-        schema: LabelSchema,
-        unknown: OnUnknown,
-        instances: bool,
-    ) -> None:
-        """Take the samples with these numbers, from 1; `classes40` is of `read_classes40`."""
-        self.path = path
-        self.numbers = tuple(numbers)
-        self.keys = tuple(f"{number:04d}" for number in self.numbers)
-        self.classes40 = classes40
-        self.schema = schema
-        self.unknown: OnUnknown = unknown
-        self.has_instances = instances
+    path: Path
+    classes40: npt.NDArray[np.uint8]
+    """Table of `read_classes40`."""
 
     def read(self, index: int) -> Sample:
-        """Read one sample; an instance id is ``class * 256 + number``, of the 894 classes."""
+        """Read one sample. An instance id is ``class * 256 + number``, of the 894 classes."""
         import h5py
 
         name = f"{self.path}, sample {self.keys[index]}"
         try:
             with h5py.File(self.path, "r") as file:
-                photo, labels, instances = (file[key][self.numbers[index] - 1] for key in _ARRAYS)
+                position = int(self.keys[index]) - 1
+                photo, labels, instances = (file[key][position] for key in _ARRAYS)
         except _HDF5_ERRORS as error:
             raise ImageReadError(f"{name}: truncated or damaged ({error})") from None
         photo = np.ascontiguousarray(photo.transpose(2, 1, 0))
@@ -85,15 +68,7 @@ class NyuDataSet(DataSet):
 def open_nyu(
     root: Path, split: str, *, schema: LabelSchema, unknown: OnUnknown, instances: bool
 ) -> NyuDataSet:
-    """Open a split of the folder with ``nyu_depth_v2_labeled.mat``, the table of 40 classes and,
-    but for ``all``, ``splits.mat``.
-
-    Raises:
-        DataSetError: no such split, or a file is missing or not the publisher's.
-        ImageReadError: the HDF5 file is damaged.
-        MissingDependencyError: h5py or scipy is not installed.
-    """
-    check_split(split, SPLITS, "nyu")
+    """Open a split. ``train`` and ``test`` need ``splits.mat``."""
     check_folder(root, f"the folder that holds {FILE}")
     require(("h5py", "scipy"), extra="train", purpose="reading NYU depth v2")
     import h5py
@@ -129,7 +104,12 @@ def open_nyu(
     count = int(found["images"][0][0])
     numbers = range(1, count + 1) if split == "all" else read_split(root, split, count)
     return NyuDataSet(
-        path, numbers, read_classes40(root), schema=schema, unknown=unknown, instances=instances
+        keys=[f"{number:04d}" for number in numbers],
+        path=path,
+        classes40=read_classes40(root),
+        schema=schema,
+        unknown=unknown,
+        has_instances=instances,
     )
 
 
@@ -141,24 +121,18 @@ _HEADER = ["id", "nyu40"]
 
 
 def read_split(root: Path, split: str, count: int) -> list[int]:
-    """The numbers, from 1, of a split's samples; raises DataSetError without ``splits.mat``."""
+    """Read the numbers, from 1, of a split's samples. Raises DataSetError."""
     path = root / SPLITS_FILE
     if not path.is_file():
         raise DataSetError(f"{path}: no such file; the split {split!r} needs it, 'all' does not")
     numbers = sorted({int(number) for number in _whole_numbers(path, f"{split}Ndxs")})
     if not numbers or numbers[0] < 1 or numbers[-1] > count:
-        raise DataSetError(
-            f"{path}: {split}Ndxs are no sample numbers from 1 to {count}, which the data set has"
-        )
+        raise DataSetError(f"{path}: {split}Ndxs are no sample numbers from 1 to {count}")
     return numbers
 
 
 def read_classes40(root: Path) -> npt.NDArray[np.uint8]:
-    """The table beside the data: class of the file -> class of 40, uint8 [895]; 0 stays unlabelled.
-
-    Raises:
-        DataSetError: no such table, or it is not one of 894 classes.
-    """
+    """Read the table of 40 classes, uint8 [895], with 0 for unlabelled. Raises DataSetError."""
     if (root / MAPPING_MAT).is_file():
         path = root / MAPPING_MAT
         classes = _whole_numbers(path, "mapClass")
@@ -172,13 +146,12 @@ def read_classes40(root: Path) -> npt.NDArray[np.uint8]:
             raise DataSetError(f"{path}: not lines of two whole numbers ({error})") from None
         if header != _HEADER or sorted(pairs) != list(range(1, len(lines) + 1)):
             raise DataSetError(
-                f"{path}: expected the line {','.join(_HEADER)}, then one line for each class "
-                "from 1"
+                f"{path}: expected the line {','.join(_HEADER)}, then one line for each class"
             )
         classes = np.array([pairs[number] for number in sorted(pairs)], np.int64)
     else:
         raise DataSetError(
-            f"{root}: holds no table of 40 classes; expected {MAPPING_MAT} or {MAPPING_CSV}"
+            f"{root}: no table of 40 classes; expected {MAPPING_MAT} or {MAPPING_CSV}"
         )
     if len(classes) != CLASSES or classes.min() < 0 or classes.max() > 40:
         raise DataSetError(

@@ -1,12 +1,4 @@
-"""Open a data set by its layout, and examine it: files without partners, sizes that differ,
-photographs with an EXIF orientation.
-
-    from sceneloom_training.data import DataSettings, open_data_set
-
-    data = open_data_set(DataSettings(layout="ade20k", root=Path("ADEChallengeData2016")))
-    for line in examine(data, settings.root):
-        print(line)
-"""
+"""Open a data set by its layout, and examine the sizes and orientations of its files."""
 
 from __future__ import annotations
 
@@ -14,121 +6,75 @@ import dataclasses
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
+from sceneloom import progress
 from sceneloom.errors import DataSetError, ImageReadError, InputError
-from sceneloom.file_tree import LeftOut, describe
-from sceneloom.schema import LabelSchema, builtin_schemas, load_schema
+from sceneloom.files import LeftOut, describe
+from sceneloom.maps import parse_size
+from sceneloom.schema import builtin_schemas, load_schema
 from sceneloom.text import printable
-from sceneloom_training.data.ade20k import open_ade20k
-from sceneloom_training.data.celebamask import open_celebamask
-from sceneloom_training.data.cityscapes import open_cityscapes
-from sceneloom_training.data.helen import open_helen
-from sceneloom_training.data.nyu import open_nyu
-from sceneloom_training.data.paired import open_paired
+from sceneloom_training.data.layouts import LAYOUTS
 from sceneloom_training.data.pictures import read_header
-from sceneloom_training.data.pix2pixhd import open_pix2pixhd
 from sceneloom_training.data.sample import DataSet, size_difference
-from sceneloom_training.data.settings import DataSettings, parse_size
-from sceneloom_training.data.streets import StreetDataSet
+from sceneloom_training.data.settings import DataSettings
 
 
 def open_data_set(settings: DataSettings) -> DataSet:
-    """Find a data set's files, and which belong together; reads none of the pictures.
-
-    Raises:
-        DataSetError: a folder is missing or empty, no such split, or a file has no partner.
-        InputError: the label schema does not exist, or its ids are not the layout's.
-        SchemaError: the label schema's file is not valid.
+    """Find a data set's files, and their partners, without reading a picture. Raises DataSetError
+    for missing folders, splits and partners, InputError for a schema with other ids than the
+    layout, SchemaError for an invalid one.
     """
-    root, split, unknown = settings.root, settings.split, settings.unknown
-    if settings.layout == "streets":
-        height, width = parse_size(settings.streets_size, of="streets_size")
-        return StreetDataSet(
-            first_seed=settings.streets_seed,
-            count=settings.streets_count,
-            height=height,
-            width=width,
-            schema=_schema(settings),
-            unknown=settings.unknown,
-            instances=settings.instances,
+    layout, name, split = LAYOUTS[settings.layout], settings.labels, settings.split
+    options: dict[str, Any] = {}
+    if layout.schemas:
+        name = name or layout.schemas[0]
+        # Another data set's ids would mostly pass, and train wrong names.
+        if name in builtin_schemas() and name not in layout.schemas:
+            raise InputError(
+                f"labels is {name!r}, whose ids are not those of {settings.layout}; it takes "
+                f"{' or '.join(layout.schemas)}, or the path of a JSON file of your own "
+                "(a new built-in schema joins its layout in sceneloom_training/data/layouts.py)"
+            )
+        options = {"schema": load_schema(name), "unknown": settings.unknown}
+        options["instances"] = settings.instances
+    if not isinstance(layout.splits, str) and split not in layout.splits:
+        raise DataSetError(
+            f"{settings.layout} has no split {split!r}; it has {', '.join(layout.splits)}"
         )
-    assert root is not None  # checked by the settings
-    if settings.layout == "paired":
-        return open_paired(root, split)
-    schema, instances = _schema(settings), settings.instances
-    match settings.layout:
-        case "pix2pixhd":
-            return open_pix2pixhd(root, split, schema=schema, unknown=unknown, instances=instances)
-        case "cityscapes":
-            return open_cityscapes(root, split, schema=schema, unknown=unknown, instances=instances)
-        case "ade20k":
-            return open_ade20k(root, split, schema=schema, unknown=unknown, instances=instances)
-        case "nyu":
-            return open_nyu(root, split, schema=schema, unknown=unknown, instances=instances)
-        case "celebamask":
-            return open_celebamask(root, split, schema=schema, unknown=unknown)
-        case "helen":
-            return open_helen(root, split, schema=schema, unknown=unknown)
-
-
-def _schema(settings: DataSettings) -> LabelSchema:
-    """The label schema; a built-in one must have the ids of the layout's files.
-
-    Another data set's ids would mostly pass, and train a network on the wrong names.
-    """
-    own = {
-        "pix2pixhd": ("cityscapes", *builtin_schemas()),
-        "cityscapes": ("cityscapes", "cityscapes19", "cityscapes-eval"),
-        "ade20k": ("ade20k",),
-        "nyu": ("nyu40",),
-        "celebamask": ("celebamask",),
-        "helen": ("helen",),
-        "streets": ("cityscapes", "cityscapes-eval", "cityscapes-markings"),
-    }[settings.layout]
-    name = settings.labels or own[0]
-    if name in builtin_schemas() and name not in own:
-        raise InputError(
-            f"labels is {name!r}, whose ids are not those of {settings.layout}; it takes "
-            f"{' or '.join(own)}, or the path of a JSON file of your own"
-        )
-    return load_schema(name)
+    place: tuple[Any, Any] = settings.root, split
+    if settings.root is None:  # streets alone have no folder
+        seeds = range(settings.streets_seed, settings.streets_seed + settings.streets_count)
+        place = seeds, parse_size(settings.streets_size, of="streets_size")
+    with progress.stage("find the data set's files"):
+        return layout.open(*place, **options)
 
 
 _THREADS = 8
-"""They wait for the disk or the network, each for a file."""
+"""Each waits for the disk or the network."""
 _LISTED = 10
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class _Seen:
-    """A sample's headers."""
-
-    problem: str | None = None
-    turned: Path | None = None
-    """Its photograph, where that has an orientation other than 1."""
-
-
 def examine(data: DataSet, root: Path | None) -> list[str]:
-    """Read the headers of all files; lines for a command's summary, with names below `root`.
-
-    Raises:
-        DataSetError: files of one sample differ in size, or cannot be read; lists the first ten.
+    """Read the headers of all files and return notes for the user. Raises DataSetError listing the
+    first ten samples with files that differ in size or cannot be read.
     """
     files = [each for each in map(data.files_of_one_size, range(len(data))) if each]
-    with ThreadPoolExecutor(_THREADS) as pool:
-        seen = list(pool.map(_look, files))
-    problems = [each.problem for each in seen if each.problem is not None]
+    with progress.stage("read the headers of its files"), ThreadPoolExecutor(_THREADS) as pool:
+        seen = list(pool.map(_read_headers, files))
+    problems = [problem for problem, _ in seen if problem]
     if len(problems) == 1:
         raise DataSetError(problems[0])
     if problems:
-        more = f"; and {len(problems) - _LISTED} more" if len(problems) > _LISTED else ""
+        more = f"; and {len(problems) - _LISTED} more" * (len(problems) > _LISTED)
         raise DataSetError(
             f"{len(problems)} samples cannot be used: {'; '.join(problems[:_LISTED])}{more}"
         )
     lines = describe_left_out(data.left_out, root)
-    if turned := [each.turned for each in seen if each.turned is not None]:
-        names = ", ".join(printable(path.name) for path in turned[:3])
-        names += ", ..." if len(turned) > 3 else ""
+    if turned := [
+        photo.name for (photo, *_), (_, is_turned) in zip(files, seen, strict=True) if is_turned
+    ]:
+        names = ", ".join(map(printable, turned[:3])) + ", ..." * (len(turned) > 3)
         have = "photograph has" if len(turned) == 1 else "photographs have"
         lines.append(
             f"{len(turned):,} {have} an EXIF orientation other than 1 ({names}), which is not "
@@ -140,21 +86,22 @@ def examine(data: DataSet, root: Path | None) -> list[str]:
 
 
 def describe_left_out(left_out: Sequence[LeftOut], root: Path | None) -> list[str]:
-    """Lines of what is left out, with names that begin below `root`."""
+    """Lines on the files that were left out, with names below `root`."""
     below = "" if root is None else f"{root}/"
     return describe(
         dataclasses.replace(each, name=each.name.removeprefix(below)) for each in left_out
     )
 
 
-def _look(files: tuple[Path, ...]) -> _Seen:
+def _read_headers(files: tuple[Path, ...]) -> tuple[str, bool]:
+    """A sample's problem, if any, and whether its photograph has an orientation other than 1."""
     photo, *others = files
     try:
         first = read_header(photo)
         for other in others:
             found = read_header(other)
             if first and found and found.size != first.size:
-                return _Seen(problem=size_difference(photo, first.size, other, found.size))
+                return size_difference(photo, first.size, other, found.size), False
     except ImageReadError as error:
-        return _Seen(problem=str(error))
-    return _Seen(turned=photo if first and first.orientation != 1 else None)
+        return str(error), False
+    return "", first is not None and first.orientation != 1

@@ -1,62 +1,53 @@
 """Pairs of pictures, as the published pix2pixHD takes them with ``label_nc 0``.
 
-``<root>/train_A`` holds what goes in and ``<root>/train_B`` the photographs to come out, of equal
-names below the two folders; endings may differ.
+``<root>/train_A`` holds the inputs and ``<root>/train_B`` the photographs, of equal names below the
+two folders; file endings may differ.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
-from sceneloom.errors import DataSetError
-from sceneloom_training.data.folders import (
-    Found,
-    check_folder,
-    check_partners,
-    find_files,
-    not_empty,
-    unused,
-)
+from sceneloom_training.data import folders
 from sceneloom_training.data.pictures import PICTURE_SUFFIXES, read_picture
 from sceneloom_training.data.sample import DataSet, Sample, check_same_size
 
 
+@dataclasses.dataclass(kw_only=True, eq=False)
 class PairedDataSet(DataSet):
-    """Pictures in, photographs out; no labels and no instances."""
+    """Pictures in, photographs out, without labels and instances."""
 
-    schema = None
-    has_instances = False
-
-    def __init__(self, sources: Found, photos: Found) -> None:
-        """Take the files of each sample by its name; both have the same names."""
-        self.keys = tuple(sources.files)
-        self.files = tuple((sources.files[key], photos.files[key]) for key in self.keys)
-        self.left_out = unused(sources, photos)
+    schema: None = None
+    sources: dict[str, Path]
+    photos: dict[str, Path]
 
     def files_of_one_size(self, index: int) -> tuple[Path, ...]:
         """See `DataSet.files_of_one_size`."""
-        source, photo = self.files[index]
-        return photo, source
+        return self.photos[self.keys[index]], self.sources[self.keys[index]]
 
     def read(self, index: int) -> Sample:
-        """Read one pair; see `DataSet.read`."""
-        source_file, photo_file = self.files[index]
+        """Read one pair. See `DataSet.read`."""
+        photo_file, source_file = self.files_of_one_size(index)
         source, photo = read_picture(source_file), read_picture(photo_file)
         check_same_size(source, source_file, photo, photo_file)
         return Sample(photo=photo, source=source)
 
 
 def open_paired(root: Path, split: str) -> PairedDataSet:
-    """Open a split; raises DataSetError if a folder is missing or empty, or a partner is."""
-    check_folder(root, "a folder that holds <split>_A and <split>_B")
-    source_folder, photo_folder = root / f"{split}_A", root / f"{split}_B"
-    if not source_folder.is_dir():
-        there = sorted(p.name.removesuffix("_A") for p in root.glob("*_A") if p.is_dir())
-        has = f"the splits there are {', '.join(there)}" if there else "no <split>_A is there"
-        raise DataSetError(f"{source_folder}: no such folder of input pictures; {has}")
-    check_folder(photo_folder, "the photographs that belong to the input pictures")
-    sources = find_files(source_folder, PICTURE_SUFFIXES, ending="")
-    not_empty(sources, f"pictures: {', '.join(PICTURE_SUFFIXES)}")
-    photos = find_files(photo_folder, PICTURE_SUFFIXES, ending="")
-    check_partners(sources, photos)
-    return PairedDataSet(sources, photos)
+    """Open a split. Raises DataSetError for a missing or empty folder, or a missing partner."""
+    folders.check_folder(root, "a folder that holds <split>_A and <split>_B")
+    source_folder = folders.split_folder(root, split, "_A", "input pictures")
+    photo_folder = folders.check_folder(
+        root / f"{split}_B", "the photographs that belong to the input pictures"
+    )
+    expected = f"pictures: {', '.join(PICTURE_SUFFIXES)}"
+    sources = folders.find_files(source_folder, PICTURE_SUFFIXES, ending="", expected=expected)
+    photos = folders.find_files(photo_folder, PICTURE_SUFFIXES, ending="")
+    folders.check_partners(sources, photos)
+    return PairedDataSet(
+        keys=tuple(sources.files),
+        sources=sources.files,
+        photos=photos.files,
+        left_out=folders.unused(sources, photos),
+    )

@@ -1,11 +1,5 @@
-"""Reading photographs and grey masks from PNG, JPEG, BMP, TIFF and WebP files, exactly, or refusing
-with the reason.
-
-8-bit RGB and 8-bit grey are read; grey becomes RGB with three equal values (some photographs of
-ADE20K are grey). Depths and kinds that would lose something on the way to 8-bit RGB are refused. An
-orientation in a file's EXIF data is not applied: the label maps that belong to the photographs were
-drawn on the pixels as they are stored, and are not rotated either
-(`read_header` reads it, so that it can be named).
+"""Reading 8-bit RGB and grey photographs and masks exactly, or refusing them with the reason. Grey
+becomes RGB. No EXIF orientation is applied: label maps lie on the pixels as they are stored.
 """
 
 from __future__ import annotations
@@ -52,12 +46,9 @@ _PNG_KINDS = {0: "grey", 2: "RGB", 3: "palette", 4: "grey with alpha", 6: "RGB w
 
 
 def read_picture(path: Path, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> npt.NDArray[np.uint8]:
-    """Read an 8-bit RGB or grey PNG, JPEG, BMP, TIFF or WebP, by its first bytes: uint8 [H, W, 3],
-    RGB.
-
-    Raises:
-        ImageReadError: missing, empty, truncated, damaged, or 16 bits, palette, alpha, CMYK.
-        ImageTooLargeError: more pixels than `max_pixels`.
+    """Read 8-bit RGB or grey, by the first bytes of the file: uint8 [H, W, 3], RGB. Raises
+    ImageReadError for any other depth or kind and damaged files, ImageTooLargeError above
+    `max_pixels`.
     """
     most = _BYTES_PER_PIXEL * max_pixels + _HEADERS
     try:
@@ -69,25 +60,9 @@ def read_picture(path: Path, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> npt.NDA
     if not regular:
         raise ImageReadError(f"{path}: cannot be read (not a file)")
     if status.st_size > most:
-        raise ImageTooLargeError(
-            f"{path}: {status.st_size:,} bytes; a picture of {max_pixels:,} pixels, the limit, "
-            "takes less"
-        )
+        raise ImageTooLargeError(f"{path}: {status.st_size:,} bytes; the limit is {most:,}")
     if not data:
         raise ImageReadError(f"{path}: the file is empty")
-    return _decode(data, path, max_pixels)
-
-
-def read_mask(path: Path, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> npt.NDArray[np.uint8]:
-    """Read a grey picture, also if saved as RGB, uint8 [H, W]; raises as `read_picture`."""
-    picture = read_picture(path, max_pixels=max_pixels)
-    mask = picture[..., 0]
-    if not (np.array_equal(mask, picture[..., 1]) and np.array_equal(mask, picture[..., 2])):
-        raise ImageReadError(f"{path}: has colours; a mask is grey")
-    return np.ascontiguousarray(mask)
-
-
-def _decode(data: bytes, path: Path, max_pixels: int) -> npt.NDArray[np.uint8]:
     image = _open(data, path)
     width, height = image.size
     if height * width > max_pixels:
@@ -108,8 +83,16 @@ def _decode(data: bytes, path: Path, max_pixels: int) -> npt.NDArray[np.uint8]:
     return values
 
 
+def read_mask(path: Path, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> npt.NDArray[np.uint8]:
+    """Read a grey picture, also if saved as RGB, uint8 [H, W]. Raises as `read_picture`."""
+    picture = read_picture(path, max_pixels=max_pixels)
+    mask = picture[..., 0]
+    if not (np.array_equal(mask, picture[..., 1]) and np.array_equal(mask, picture[..., 2])):
+        raise ImageReadError(f"{path}: has colours; a mask is grey")
+    return np.ascontiguousarray(mask)
+
+
 def _open(data: bytes, path: Path) -> ImageFile.ImageFile:
-    """The opened picture; no pixel is decoded yet."""
     plugin: type[ImageFile.ImageFile]
     if data.startswith(SIGNATURE):
         if len(data) <= 28:
@@ -117,9 +100,7 @@ def _open(data: bytes, path: Path) -> ImageFile.ImageFile:
         # By the header: Pillow reads 16-bit RGB as 8-bit without a warning.
         bits, kind = data[_PNG_BITS], _PNG_KINDS.get(data[_PNG_KIND], "unknown")
         if bits != 8 or kind not in ("grey", "RGB"):
-            raise ImageReadError(
-                f"{path}: {'an' if bits == 8 else 'a'} {bits}-bit {kind} PNG; {_WANTED}"
-            )
+            raise ImageReadError(f"{path}: a {bits}-bit {kind} PNG; {_WANTED}")
         if b"acTL" in data[: data.find(b"IDAT")]:
             raise ImageReadError(f"{path}: an animated PNG; give a file that holds one picture")
         plugin = PngImagePlugin.PngImageFile
@@ -145,7 +126,7 @@ def _open(data: bytes, path: Path) -> ImageFile.ImageFile:
         several = getattr(image, "n_frames", 1) > 1
     except Exception as error:
         raise ImageReadError(
-            f"{path}: damaged header, or a kind of file that is not read ({reason(error)})"
+            f"{path}: damaged header, or an unknown kind ({reason(error)})"
         ) from None
     if several:
         raise ImageReadError(f"{path}: holds several pictures; give a file that holds one")
@@ -156,10 +137,7 @@ def _open(data: bytes, path: Path) -> ImageFile.ImageFile:
             raise ImageReadError(f"{path}: a TIFF of {max(bits)} bits per channel; {_WANTED}")
         orientation = image.tag_v2.get(_ORIENTATION, 1)
         if orientation != 1:
-            raise ImageReadError(
-                f"{path}: a TIFF with orientation {orientation}, which readers apply differently; "
-                "turn it first (mogrify -auto-orient)"
-            )
+            raise ImageReadError(f"{path}: a TIFF with orientation {orientation}; turn it first")
     return image
 
 
@@ -167,19 +145,19 @@ _BMP, _RIFF, _NPY = b"BM", b"RIFF", b"\x93NUMPY"
 _TIFF = (b"II*\x00", b"MM\x00*", b"II+\x00", b"MM\x00+")
 _EXIF = b"Exif\x00\x00"
 _FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
-"""JPEG's markers that are followed by the size."""
+"""JPEG's markers before the size."""
 _STANDALONE = frozenset(range(0xD0, 0xD9)) | {0x01}
 _MOST_CHUNKS, _MOST_EXIF = 1000, 1 << 16
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Header:
-    """Of a picture or a map."""
+    """Size and orientation of a picture or a map."""
 
     height: int
     width: int
     orientation: int = 1
-    """EXIF's: 1 is upright, 6 and 8 are quarter turns; what it says is applied nowhere."""
+    """EXIF's: 1 is upright, 6 and 8 are quarter turns. It is never applied."""
 
     @property
     def size(self) -> tuple[int, int]:
@@ -188,10 +166,8 @@ class Header:
 
 
 def read_header(path: Path) -> Header | None:
-    """Read the header of a PNG, JPEG, BMP, TIFF, WebP or .npy file; None for any other.
-
-    Raises:
-        ImageReadError: missing, empty, or damaged before its size is known.
+    """Read the header of a PNG, JPEG, BMP, TIFF, WebP or .npy file, else None. Raises
+    ImageReadError.
     """
     try:
         if not stat.S_ISREG(path.stat().st_mode):  # reading a pipe could wait for ever
@@ -274,7 +250,7 @@ def _read_jpeg(file: BinaryIO) -> Header:
 
 
 def _orientation(exif: bytes) -> int:
-    """EXIF's orientation, 1 where there is none or the data is damaged."""
+    """EXIF's orientation, 1 for absent or damaged data."""
     order = {b"II": "little", b"MM": "big"}.get(exif[:2])
 
     def number(at: int, length: int) -> int:

@@ -1,48 +1,34 @@
-"""pix2pixHD's own layout: ``<root>/train_label``, ``train_inst`` and ``train_img``.
+"""pix2pixHD's own layout: ``<root>/train_label``, ``train_inst`` (optional) and ``train_img``.
 
-Files belong together by name, without their endings and without what publishers append
-(``aachen_000000_000019_gtFine_labelIds.png`` goes with ``aachen_000000_000019_leftImg8bit.png``).
-The published reader pairs by sorted order instead, which one missing file shifts for all that
-follow. A split is whatever the folders' names begin with. Without a folder of instance maps the
-data set has none.
+Files belong together by name, without their endings and those of publishers
+(``aachen_000000_000019_gtFine_labelIds.png``, ``aachen_000000_000019_leftImg8bit.png``). The
+published reader pairs by sorted order, which one missing file shifts for all that follow. A split
+is any start of the folders' names.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from sceneloom.errors import DataSetError
 from sceneloom.maps import MAP_SUFFIXES, OnUnknown
 from sceneloom.schema import LabelSchema
-from sceneloom_training.data.folders import (
-    TripleDataSet,
-    check_folder,
-    check_partners,
-    find_files,
-    has_folder,
-    not_empty,
-)
+from sceneloom_training.data import folders
 from sceneloom_training.data.pictures import PICTURE_SUFFIXES
 
 
 def open_pix2pixhd(
     root: Path, split: str, *, schema: LabelSchema, unknown: OnUnknown, instances: bool
-) -> TripleDataSet:
-    """Open ``<split>_label``, ``<split>_img``, ``<split>_inst``. Raises as `open_data_set`."""
-    check_folder(root, "the folder of a data set in pix2pixHD's layout")
-    ending = "_label"
-    label_folder, photo_folder = root / f"{split}{ending}", root / f"{split}_img"
-    if not label_folder.is_dir():
-        there = sorted(p.name.removesuffix(ending) for p in root.glob(f"*{ending}") if p.is_dir())
-        has = f"the splits there are {', '.join(there)}" if there else "no <split>_label is there"
-        raise DataSetError(f"{label_folder}: no such folder of label maps; {has}")
-    check_folder(photo_folder, "the photographs that belong to the label maps")
-    labels = find_files(label_folder, MAP_SUFFIXES)
-    not_empty(labels, f"label maps: {', '.join(MAP_SUFFIXES)}")
-    photos = find_files(photo_folder, PICTURE_SUFFIXES)
-    check_partners(labels, photos)
+) -> folders.TripleDataSet:
+    """Open ``<split>_label``, ``<split>_img``, ``<split>_inst``."""
+    folders.check_folder(root, "the folder of a data set in pix2pixHD's layout")
+    label_folder = folders.split_folder(root, split, "_label", "label maps")
+    photo_folder = folders.check_folder(
+        root / f"{split}_img", "the photographs that belong to the label maps"
+    )
+    expected = f"label maps: {', '.join(MAP_SUFFIXES)}"
+    labels = folders.find_files(label_folder, MAP_SUFFIXES, expected=expected)
+    photos = folders.find_files(photo_folder, PICTURE_SUFFIXES)
     found = None
-    if instances and has_folder(root / f"{split}_inst"):
-        found = find_files(root / f"{split}_inst", MAP_SUFFIXES)
-        check_partners(labels, found)
-    return TripleDataSet.of(photos, labels, found, schema=schema, unknown=unknown)
+    if instances and folders.has_folder(root / f"{split}_inst"):
+        found = folders.find_files(root / f"{split}_inst", MAP_SUFFIXES)
+    return folders.TripleDataSet.of(photos, labels, found, schema=schema, unknown=unknown)

@@ -1,4 +1,4 @@
-"""What every data set gives: samples, read one at a time at the size of their files."""
+"""Samples of a data set, read one at a time at the size of their files."""
 
 from __future__ import annotations
 
@@ -13,79 +13,65 @@ import numpy as np
 import numpy.typing as npt
 
 from sceneloom.errors import ImageReadError, SizeError, UnknownLabelError
-from sceneloom.file_tree import LeftOut
-from sceneloom.maps import OnUnknown
+from sceneloom.files import LeftOut
+from sceneloom.maps import Image, InstanceMap, LabelMap, OnUnknown
 from sceneloom.schema import LabelSchema
 from sceneloom.text import counted
 from sceneloom_training.data.pictures import read_header
 
-Photo = npt.NDArray[np.uint8]
-LabelMap = npt.NDArray[np.uint8]
-InstanceMap = npt.NDArray[np.int32]
+Photo = Image
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Sample:
-    """A photograph and what the network is to paint it from; all of one height and width."""
+    """A photograph and the network's inputs, all of one height and width."""
 
     photo: Photo
     """uint8 [H, W, 3], RGB."""
     label_map: LabelMap | None = None
     """Channel of each pixel, uint8 [H, W] (255: no channel); None in a paired set."""
     instance_map: InstanceMap | None = None
-    """Instance ids, int32 [H, W]; None where the data set has none or they were not wanted."""
+    """Instance ids, int32 [H, W]; None without instance maps."""
     source: Photo | None = None
-    """The input picture of a paired set, uint8 [H, W, 3], RGB; None in all others."""
+    """Input picture of a paired set, uint8 [H, W, 3], RGB."""
 
     def __post_init__(self) -> None:
-        """Readers and geometry keep these; the user's files cannot break them."""
         size = self.photo.shape[:2]
-        _check_array(self.photo, np.uint8, (*size, 3))
-        _check_array(self.label_map, np.uint8, size)
-        _check_array(self.instance_map, np.int32, size)
-        _check_array(self.source, np.uint8, (*size, 3))
+        for array, dtype, shape in (
+            (self.photo, np.uint8, (*size, 3)),
+            (self.label_map, np.uint8, size),
+            (self.instance_map, np.int32, size),
+            (self.source, np.uint8, (*size, 3)),
+        ):
+            assert array is None or (array.dtype == dtype and array.shape == shape), array
 
 
+@dataclasses.dataclass(kw_only=True, eq=False)
 class DataSet(abc.ABC):
-    """Samples with names, in a fixed order.
+    """Samples with names, in a fixed order, to pickle, fork and read in several threads."""
 
-    Nothing is kept open between reads: an instance can be pickled, forked, read from several
-    threads.
-    """
-
-    schema: LabelSchema | None
-    """What the label maps' channels are; None in a paired set."""
-    has_instances: bool
-    """Whether the samples have instance maps: all of them or none."""
     keys: Sequence[str]
+    schema: LabelSchema | None
+    """Schema of the label maps' channels; None in a paired set."""
+    has_instances: bool = False
+    """All samples have instance maps, or none."""
+    unknown: OnUnknown = "error"
+    """Refuse label ids that the schema lacks, or read them as unlabelled."""
     left_out: Sequence[LeftOut] = ()
-    """What lies in the data set's folders and is of no sample; names are paths."""
+    """Files of no sample in the data set's folders. Names are paths."""
 
     def __len__(self) -> int:
-        """Number of samples."""
         return len(self.keys)
 
     def files_of_one_size(self, index: int) -> tuple[Path, ...]:
-        """The photograph of a sample, if it is a file, and the files that must be of its size."""
+        """The photograph of a sample, if it is a file, and the files of its size."""
         return ()
 
     @abc.abstractmethod
     def read(self, index: int) -> Sample:
-        """Read one sample at the size of its files; its arrays can be read-only.
-
-        Raises:
-            InputError: a file is damaged, of an unknown kind, has unknown ids or another size than
-                the photograph; names the file.
-            IndexError: there is no such position.
+        """Read one sample at its own size. Its arrays can be read-only. Raises InputError naming a
+        file that is damaged, has unknown ids or another size than the photograph.
         """
-
-
-def _check_array(
-    array: npt.NDArray[np.generic] | None, dtype: type[np.generic], shape: tuple[int, ...]
-) -> None:
-    if array is not None:
-        assert array.dtype == dtype, array.dtype
-        assert array.shape == shape, (array.shape, shape)
 
 
 def check_same_size(
@@ -94,11 +80,7 @@ def check_same_size(
     second: npt.NDArray[np.generic],
     second_name: str | Path,
 ) -> None:
-    """Refuse two pictures or maps ([H, W, ...]) of one sample whose sizes differ.
-
-    Raises:
-        SizeError: they differ; names both files and their sizes as WIDTHxHEIGHT.
-    """
+    """Raise SizeError if the sizes of two pictures or maps ([H, W, ...]) of one sample differ."""
     (h1, w1), (h2, w2) = first.shape[:2], second.shape[:2]
     if (h1, w1) != (h2, w2):
         raise SizeError(size_difference(first_name, (h1, w1), second_name, (h2, w2)))
@@ -126,12 +108,8 @@ def size_difference(
 def label_channels(
     values: npt.NDArray[Any], schema: LabelSchema, *, unknown: OnUnknown, name: str
 ) -> LabelMap:
-    """Translate label ids, [H, W], to channels, uint8 [H, W], as `read_label_map` does for a file.
-
-    255 is an unlabelled pixel without a channel; `name` says in an error where the ids come from.
-
-    Raises:
-        UnknownLabelError: ids that the schema does not have, unless they are read as unlabelled.
+    """Translate label ids, [H, W], to channels, uint8 [H, W] (255: unlabelled, no channel), as
+    `read_label_map` does for a file. Raises UnknownLabelError about `name`.
     """
     channels, counts = schema.to_channels(values)
     if not counts:

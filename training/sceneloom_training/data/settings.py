@@ -1,69 +1,57 @@
-"""Which data set to read, and how; every field is also a flag of the training command."""
+"""The data set to read. Every field is also a flag of the training command."""
 
 from __future__ import annotations
 
 import dataclasses
-import re
 from pathlib import Path
-from typing import Literal, get_args
+from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
+
+from annotated_types import Interval
+from tyro.conf import arg
 
 from sceneloom.errors import InputError
-from sceneloom.maps import OnUnknown
+from sceneloom.maps import DEFAULT_MAX_PIXELS, OnUnknown, parse_size
+from sceneloom.validation import checked
+from sceneloom_training.data.layouts import LAYOUTS, describe_splits
+
+if TYPE_CHECKING:
+    LayoutName: TypeAlias = str
+else:
+    LayoutName = Literal[tuple(LAYOUTS)]
 
 
-def parse_size(text: str, *, of: str) -> tuple[int, int]:
-    """Parse WIDTHxHEIGHT to (height, width), 1 to 99999; raises InputError about `of`."""
-    match = re.fullmatch(r"([1-9][0-9]{0,4})x([1-9][0-9]{0,4})", text, re.ASCII)
-    if match is None:
-        raise InputError(f"{of} is {text!r}; write WIDTHxHEIGHT, such as 512x256")
-    return int(match[2]), int(match[1])
+def check_size(text: str, *, of: str) -> tuple[int, int]:
+    """`parse_size` with the pixel limit of label maps."""
+    height, width = parse_size(text, of=of)
+    if height * width > DEFAULT_MAX_PIXELS:
+        raise InputError(f"{of} is {text}; it is at most {DEFAULT_MAX_PIXELS:,} pixels")
+    return height, width
 
 
-Layout = Literal[
-    "pix2pixhd", "cityscapes", "ade20k", "nyu", "celebamask", "helen", "paired", "streets"
-]
-
-
+@checked(InputError)
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DataSettings:
-    """Which data set to read, and how."""
+    """The data set to read."""
 
-    layout: Layout
-    """How the folder is laid out, by the name of the publisher's data set; streets are painted, not
-    read.
-    """
+    layout: LayoutName
+    """Layout of the folder, by the name of the publisher's data set; streets are painted."""
     root: Path | None = None
     """The data set's folder; none for streets."""
-    split: str = "train"
-    """Part of the data set to read. cityscapes: train, val, test. ade20k: train, val. nyu: train,
-    test, all. celebamask: train, val, test, all. helen: train, tuning, test, all. pix2pixhd and
-    paired: what the folders' names begin with. streets: any, the seeds alone say which.
-    """
+    split: Annotated[str, arg(help=f"Part of the data set. {describe_splits()}")] = "train"
     labels: str = ""
-    """Label schema: the name of a built-in one, or the path of a JSON file of your own. Empty takes
-    the layout's own (pix2pixhd: cityscapes).
-    """
+    """Label schema: a built-in name or a JSON file's path; empty takes the layout's own."""
     unknown: OnUnknown = "error"
-    """What to do with label ids that the schema does not have: refuse the file, or read them as
-    unlabelled.
-    """
+    """Refuse label ids that the schema lacks, or read them as unlabelled."""
     instances: bool = True
     """Read instance maps where the layout has them."""
-    streets_seed: int = 0
-    """streets: seed of the first one."""
-    streets_count: int = 1000
-    """streets: how many, of consecutive seeds."""
+    streets_seed: Annotated[int, Interval(ge=0)] = 0
+    """streets: seed of the first street."""
+    streets_count: Annotated[int, Interval(ge=1)] = 1000
+    """streets: number of streets, of consecutive seeds."""
     streets_size: str = "512x256"
-    """streets: the size to paint them at, as WIDTHxHEIGHT."""
+    """streets: WIDTHxHEIGHT to paint them at."""
 
     def __post_init__(self) -> None:
-        """Check what the fields mean together; no file is looked at."""
-        if self.layout not in get_args(Layout):
-            raise InputError(
-                f"layout is {self.layout!r}; it is one of {', '.join(get_args(Layout))}"
-            )
-        if self.unknown not in get_args(OnUnknown):
-            raise InputError(f"unknown is {self.unknown!r}; it is error or unlabelled")
         if self.layout == "streets" and self.root is not None:
             raise InputError(f"root is {self.root}; streets are painted and have no folder")
         if self.layout != "streets" and self.root is None:
@@ -72,8 +60,3 @@ class DataSettings:
             raise InputError(f"labels is {self.labels!r}; a paired data set has no label maps")
         if self.layout == "streets":
             parse_size(self.streets_size, of="streets_size")
-            if self.streets_seed < 0 or self.streets_count < 1:
-                raise InputError(
-                    f"streets_seed is {self.streets_seed} and streets_count {self.streets_count}; "
-                    "they are at least 0 and 1"
-                )

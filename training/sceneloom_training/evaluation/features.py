@@ -1,8 +1,6 @@
-"""FID and KID between pictures and photographs, by a feature network of the user's own.
-
-FID (Heusel et al., 2017) and KID (Bińkowski et al., 2018) are torchmetrics'; they mean nothing
-without the network whose features they compare, so that its name and the SHA-256 of its weights go
-with the numbers. Nothing is ever downloaded.
+"""FID (Heusel et al., 2017) and KID (Bińkowski et al., 2018) between pictures and photographs, by
+torchmetrics. The user brings the feature network; its name and the SHA-256 of its weights go with
+the numbers. Nothing is ever downloaded.
 """
 
 from __future__ import annotations
@@ -24,7 +22,7 @@ from sceneloom.files import file_hash
 from sceneloom.text import parse_json, reason
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
 FeaturesKind = Literal["dinov2", "inception"]
 _DINO_WEIGHTS = "model.safetensors"
@@ -33,26 +31,34 @@ _SUBSETS, _SUBSET_SIZE = 100, 50
 
 
 class FeatureNetwork(abc.ABC):
-    """Turns pictures into feature vectors."""
+    """Pictures to feature vectors."""
 
     name: str
-    """What to print: which network, which of its features, at what size."""
+    """Network, its features and their size, for a person."""
     weights_sha256: str
 
-    @abc.abstractmethod
     def extract(self, pictures: Sequence[npt.NDArray[np.uint8]]) -> npt.NDArray[np.float64]:
         """Features, float64 [N, F], of N pictures of any sizes, uint8 [H, W, 3] RGB."""
+        import torch
+
+        with torch.inference_mode():
+            features = [self.features(picture).double().cpu() for picture in pictures]
+        return torch.stack(features).numpy()
+
+    @abc.abstractmethod
+    def features(self, picture: npt.NDArray[np.uint8]) -> Tensor:
+        """Features of one picture, [F]."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Distances:
-    """FID and KID, and what they were computed with."""
+    """FID and KID, and their network."""
 
     fid: float
     kid: float
     """Mean squared maximum mean discrepancy over the subsets, cubic kernel."""
     kid_deviation: float | None
-    """Standard deviation over the subsets; None where every subset is all of the pictures."""
+    """Standard deviation over the subsets. None if every subset is all of the pictures."""
     kid_subsets: int
     kid_subset_size: int
     pictures: int
@@ -60,7 +66,7 @@ class Distances:
     network: str
     weights_sha256: str
     features: int
-    """Length of a feature vector; FID of fewer pictures than that is biased upwards."""
+    """Length of a feature vector. FID of fewer pictures is biased upwards."""
 
 
 def feature_distances(
@@ -70,17 +76,12 @@ def feature_distances(
     *,
     seed: int,
 ) -> Distances:
-    """FID and KID of two sets of features, float64 [N, F]; the seed draws KID's subsets.
-
-    Raises:
-        InputError: fewer than two pictures, or features that are not finite.
-        MissingDependencyError: torchmetrics is not installed.
-    """
+    """Compute FID and KID of float64 [N, F], N from 2. Raises InputError if not finite, too."""
     if len(pictures) < 2 or len(photos) < 2:
-        raise InputError(f"FID and KID need at least two pictures; there is {len(pictures)}")
+        raise InputError(f"FID and KID need at least two pictures, not {len(pictures)}")
     if not (np.isfinite(photos).all() and np.isfinite(pictures).all()):
         raise InputError(
-            f"{network.name}: gives features that are not finite numbers; its weights are damaged"
+            f"{network.name}: gives features that are not finite; its weights are damaged"
         )
     require(["torch", "torchmetrics"], extra="train", purpose="FID and KID")
     import torch
@@ -88,7 +89,7 @@ def feature_distances(
     from torchmetrics.image.kid import KernelInceptionDistance
 
     size = min(_SUBSET_SIZE, len(pictures), len(photos))
-    given = torch.nn.Identity()  # the features are there already; both metrics take any network
+    given = torch.nn.Identity()  # the features exist already; both metrics take any network
     given.num_features = pictures.shape[1]  # type: ignore[assignment]
     fid = FrechetInceptionDistance(feature=given)
     with warnings.catch_warnings():
@@ -114,85 +115,60 @@ def feature_distances(
 
 
 def load_features(path: Path, kind: FeaturesKind, *, device: str = "cpu") -> FeatureNetwork:
-    """Load a feature network from a folder of transformers (dinov2), or from the weights file of
-    torch-fidelity's FeatureExtractorInceptionV3 (inception).
-
-    Raises:
-        CheckpointError: the files are not there or not of this network.
-        MissingDependencyError: a package is not installed, or does not import here.
+    """Load a folder of transformers (dinov2), or a weights file of torch-fidelity's Inception v3
+    (inception). Raises CheckpointError or MissingDependencyError.
     """
     return Dinov2Features(path, device) if kind == "dinov2" else InceptionFeatures(path, device)
 
 
 class Dinov2Features(FeatureNetwork):
-    """The normalised class token of DINOv2 (Oquab et al., 2023), as used for FD-DINOv2 (Stein et
-    al., 2023), at the image size of the folder's configuration.
-    """
+    """Class token of DINOv2 (Oquab et al., 2023), as in FD-DINOv2 (Stein et al., 2023)."""
 
     def __init__(self, folder: Path, device: str) -> None:
-        """Load it; raises as `load_features`."""
         require(["torch", "transformers"], extra="train", purpose="DINOv2 features")
         from transformers import Dinov2Model
 
         from sceneloom_training.evaluation.segmenter import load_quietly
 
-        weights = folder / _DINO_WEIGHTS
+        config = folder / "config.json"
         try:
-            said = parse_json((folder / "config.json").read_text("utf-8"))
+            said = parse_json(config.read_text("utf-8"))
         except (OSError, ValueError) as error:
             raise CheckpointError(
                 f"{folder}: not a DINOv2 folder of transformers ({error})"
             ) from None
         kind = said.get("model_type") if isinstance(said, dict) else None
-        if kind != "dinov2" or not weights.is_file():
+        if kind != "dinov2" or not (folder / _DINO_WEIGHTS).is_file():
             raise CheckpointError(
-                f"{folder}: not a DINOv2 folder of transformers (config.json of model_type dinov2, "
-                f"and {_DINO_WEIGHTS})"
+                f"{folder}: not a DINOv2 folder of transformers with {_DINO_WEIGHTS}"
             )
-        try:
-            model, loading = load_quietly(Dinov2Model, folder)
-        except Exception as error:  # transformers raises nearly anything on damaged folders
-            raise CheckpointError(
-                f"{folder}: cannot be loaded as DINOv2 ({reason(error)})"
-            ) from None
-        if other := sorted(name for name, *_ in loading["mismatched_keys"]):
-            raise CheckpointError(
-                f"{folder}: cannot be loaded as DINOv2 (weights are of other shapes than "
-                f"config.json says: {other[0]}, {len(other)} in all)"
-            )
-        if missing := sorted(loading["missing_keys"]):
-            raise CheckpointError(f"{weights}: lacks {missing[0]} ({len(missing)} in all)")
+        model = load_quietly(Dinov2Model, folder)
         if not isinstance(model.config.image_size, int):
             raise CheckpointError(
-                f"{folder / 'config.json'}: image_size is {model.config.image_size}; expected one "
-                "number"
+                f"{config}: image_size is {model.config.image_size}, not one number"
             )
         self._model = model.to(device).eval().requires_grad_(False)
         self._device = device
         self._side = model.config.image_size
         self.name = f"dinov2 {folder.name}, class token at {self._side}x{self._side}"
-        self.weights_sha256 = file_hash(weights)
+        self.weights_sha256 = file_hash(folder / _DINO_WEIGHTS)
 
-    def extract(self, pictures: Sequence[npt.NDArray[np.uint8]]) -> npt.NDArray[np.float64]:
-        """Features of pictures, one at a time; see `FeatureNetwork.extract`."""
+    def features(self, picture: npt.NDArray[np.uint8]) -> Tensor:
+        """See `FeatureNetwork.features`."""
         import torch
 
         mean, deviation = (torch.tensor(v).view(3, 1, 1) for v in (_MEAN, _DEVIATION))
-        found = []
-        with torch.inference_mode():
-            for picture in pictures:
-                image = Image.fromarray(picture).resize((self._side,) * 2, Image.Resampling.BICUBIC)
-                values = torch.from_numpy(np.array(image)).permute(2, 0, 1).to(torch.float32) / 255
-                normalised = ((values - mean) / deviation).unsqueeze(0).to(self._device)
-                found.append(self._model(pixel_values=normalised).pooler_output[0].double().cpu())
-        return torch.stack(found).numpy()
+        image = Image.fromarray(picture).resize((self._side,) * 2, Image.Resampling.BICUBIC)
+        values = torch.from_numpy(np.array(image)).permute(2, 0, 1).to(torch.float32) / 255
+        normalised = ((values - mean) / deviation).unsqueeze(0).to(self._device)
+        features: Tensor = self._model(pixel_values=normalised).pooler_output[0]
+        return features
 
 
 class InceptionFeatures(FeatureNetwork):
     """2048 features of Inception v3 as TensorFlow has it, by torch-fidelity."""
 
     def __init__(self, path: Path, device: str) -> None:
-        """Load it; raises as `load_features`."""
         if not path.is_file():
             raise CheckpointError(f"{path}: no such file of Inception weights for torch-fidelity")
         try:
@@ -215,14 +191,10 @@ class InceptionFeatures(FeatureNetwork):
         self.name = "inception v3 (TensorFlow's, torch-fidelity), 2048 features at 299x299"
         self.weights_sha256 = file_hash(path)
 
-    def extract(self, pictures: Sequence[npt.NDArray[np.uint8]]) -> npt.NDArray[np.float64]:
-        """Features of pictures, one at a time; see `FeatureNetwork.extract`."""
+    def features(self, picture: npt.NDArray[np.uint8]) -> Tensor:
+        """See `FeatureNetwork.features`. The network itself resizes, as TensorFlow does."""
         import torch
 
-        found = []
-        with torch.inference_mode():
-            for picture in pictures:  # the network itself resizes, as TensorFlow does
-                values = torch.tensor(picture).permute(2, 0, 1)
-                features = self._model(values.unsqueeze(0).to(self._device))[0]
-                found.append(features.reshape(-1).double().cpu())
-        return torch.stack(found).numpy()
+        values = torch.tensor(picture).permute(2, 0, 1).unsqueeze(0)
+        features: Tensor = self._model(values.to(self._device))[0].reshape(-1)
+        return features

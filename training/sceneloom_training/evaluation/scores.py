@@ -1,15 +1,10 @@
-"""Scores of label maps against the true ones: pixel accuracy and intersection over union, from
-counts per picture and class, with bootstrap intervals over the pictures.
+"""Pixel accuracy and intersection over union of label maps, from counts per picture and class, with
+bootstrap intervals over the pictures.
 
-Definitions (Long et al., "Fully convolutional networks", CVPR 2015, section 5): with the sums over
-all pictures of a class's pixels that are true T, predicted P, and both I,
-
-    pixel accuracy   sum I / sum T
-    IoU of a class   I / (T + P - I)
-    mean IoU         mean over the classes that occur in the truth
-    frequency-weighted IoU   sum T * IoU / sum T
-
-Pixels whose truth is 255 are ignored. A prediction that is no class is wrong wherever it stands.
+Long et al., CVPR 2015, section 5, with sums over all pictures of a class's true pixels T, predicted
+pixels P, and both I: pixel accuracy sum I / sum T; IoU of a class I / (T + P - I); mean IoU over
+the classes in the truth; frequency-weighted IoU sum T * IoU / sum T. True pixels of 255 are
+ignored. A prediction that is no class is wrong everywhere.
 """
 
 from __future__ import annotations
@@ -31,7 +26,7 @@ SCORES = {
     "mean_iou": "mean IoU",
     "frequency_weighted_iou": "frequency-weighted IoU",
 }
-"""Fields of `Scores` that are one number, and what they are called."""
+"""Fields of `Scores` with one number, and their titles."""
 
 _Counts = npt.NDArray[np.int64]
 _Values = npt.NDArray[np.float64]
@@ -39,61 +34,49 @@ _Values = npt.NDArray[np.float64]
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class ClassCounts:
-    """Pixels per picture and class, ignored ones left out; int64 [N, C] each."""
+    """Pixels per picture and class, without ignored ones, int64 [N, C] each."""
 
     intersection: _Counts
     predicted: _Counts
     true: _Counts
 
     def __len__(self) -> int:
-        """Number of pictures."""
         return len(self.true)
 
     def __getitem__(self, pictures: slice) -> ClassCounts:
-        """The counts of some of the pictures."""
-        return ClassCounts(
-            intersection=self.intersection[pictures],
-            predicted=self.predicted[pictures],
-            true=self.true[pictures],
-        )
+        return ClassCounts(**{name: values[pictures] for name, values in vars(self).items()})
 
 
 def count_classes(
     predicted: npt.NDArray[np.uint8], true: npt.NDArray[np.uint8], classes: int
 ) -> ClassCounts:
-    """Count the pixels of each of C classes in label maps, uint8 [N, H, W].
-
-    A predicted channel from C on is wrong; true pixels of 255 are ignored.
+    """Count the pixels of each of C classes in label maps, uint8 [N, H, W]. A predicted channel
+    from C on is wrong. True pixels of 255 are ignored.
     """
     assert predicted.shape == true.shape, (predicted.shape, true.shape)
     assert predicted.dtype == true.dtype == np.uint8
     counted = true != NO_CHANNEL
+
+    def count(maps: npt.NDArray[np.uint8], where: npt.NDArray[np.bool_]) -> _Counts:
+        parts = [np.bincount(m[w], minlength=256) for m, w in zip(maps, where, strict=True)]
+        return np.array(parts, np.int64).reshape(len(maps), 256)[:, :classes]
+
     return ClassCounts(
-        intersection=_per_picture(true, counted & (predicted == true), classes),
-        predicted=_per_picture(predicted, counted, classes),
-        true=_per_picture(true, counted, classes),
+        intersection=count(true, counted & (predicted == true)),
+        predicted=count(predicted, counted),
+        true=count(true, counted),
     )
-
-
-def _per_picture(
-    maps: npt.NDArray[np.uint8], where: npt.NDArray[np.bool_], classes: int
-) -> _Counts:
-    counts = [np.bincount(m[w], minlength=256)[:classes] for m, w in zip(maps, where, strict=True)]
-    return np.array(counts, np.int64).reshape(len(maps), classes)
 
 
 def join_counts(parts: Sequence[ClassCounts]) -> ClassCounts:
-    """The counts of several batches, in order."""
-    return ClassCounts(
-        intersection=np.concatenate([part.intersection for part in parts]),
-        predicted=np.concatenate([part.predicted for part in parts]),
-        true=np.concatenate([part.true for part in parts]),
-    )
+    """Join the counts of several batches, in order."""
+    names = [field.name for field in dataclasses.fields(ClassCounts)]
+    return ClassCounts(**{k: np.concatenate([getattr(part, k) for part in parts]) for k in names})
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Interval:
-    """A number with its 95 % bootstrap interval; all None where it is not defined."""
+class ScoreInterval:
+    """A score with its 95 % bootstrap interval. All are None where the score is undefined."""
 
     value: float | None
     low: float | None
@@ -104,62 +87,46 @@ class Interval:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Scores:
-    """What is reported of one set of label maps, or of the difference between two."""
+    """Scores of one set of label maps, or the difference between two."""
 
-    pixel_accuracy: Interval
-    """Share of the pixels that are right, 0 to 1."""
-    mean_iou: Interval
-    """Mean over the classes that occur in the truth, 0 to 1."""
-    frequency_weighted_iou: Interval
-    """Mean weighted by how many pixels are truly of each class, 0 to 1."""
-    class_iou: tuple[Interval, ...]
-    """By channel; undefined for classes that do not occur in the truth."""
+    pixel_accuracy: ScoreInterval
+    """Share of right pixels, 0 to 1."""
+    mean_iou: ScoreInterval
+    """Mean over the classes in the truth, 0 to 1."""
+    frequency_weighted_iou: ScoreInterval
+    """Mean weighted by the true pixels of each class, 0 to 1."""
+    class_iou: tuple[ScoreInterval, ...]
+    """By channel, undefined for classes not in the truth."""
 
 
 def score(counts: ClassCounts, *, draws: int, seed: int) -> Scores:
-    """Scores with percentile bootstrap intervals over the pictures; equal seeds give equal
-    intervals.
-
-    Raises:
-        InputError: no pixel is counted.
-    """
-    return _scores(metrics(counts, None), metrics(counts, _weights(len(counts), draws, seed)))
+    """Score with bootstrap intervals over the pictures. Raises as `score_columns`."""
+    weights = _draw_weights(len(counts), draws, seed)
+    return _scores(score_columns(counts, None), score_columns(counts, weights))
 
 
 def score_gap(first: ClassCounts, second: ClassCounts, *, draws: int, seed: int) -> Scores:
-    """Scores of the first minus those of the second, with paired intervals: each draw takes the
-    same pictures of both.
-
-    Raises:
-        InputError: no pixel is counted.
-    """
+    """First minus second, with paired intervals: each draw takes the same pictures of both."""
     assert len(first) == len(second)
-    weights = _weights(len(first), draws, seed)
-    return _scores(
-        metrics(first, None) - metrics(second, None),
-        metrics(first, weights) - metrics(second, weights),
-    )
+
+    def gap(weights: _Values | None) -> dict[str, _Values]:
+        theirs = score_columns(second, weights)
+        return {name: x - theirs[name] for name, x in score_columns(first, weights).items()}
+
+    return _scores(gap(None), gap(_draw_weights(len(first), draws, seed)))
 
 
-def _weights(pictures: int, draws: int, seed: int) -> _Values:
-    """How often each draw takes each picture, [draws, N]."""
+def _draw_weights(pictures: int, draws: int, seed: int) -> _Values:
+    """Draw how often each draw takes each picture, [draws, N]."""
     rng = np.random.default_rng(seed)
     return rng.multinomial(pictures, np.full(pictures, 1 / pictures), draws).astype(np.float64)
 
 
-def metrics(counts: ClassCounts, weights: _Values | None) -> _Values:
-    """The figures as arrays, for statistics of the caller's own.
-
-    Args:
-        counts: of N pictures.
-        weights: float64 [draws, N], how often each draw takes each picture; None takes each once.
-
-    Returns:
-        float64 [draws, 3 + C]: pixel accuracy, mean IoU, frequency-weighted IoU, and each class's
-        IoU, which is NaN where the class does not occur in the truth that is drawn.
-
-    Raises:
-        InputError: no pixel is counted.
+def score_columns(counts: ClassCounts, weights: _Values | None) -> dict[str, _Values]:
+    """Compute each score of each draw, by its field of `Scores`: float64 [draws], ``class_iou``
+    [draws, C], NaN for classes not in the drawn truth. `weights`, float64 [draws, N], says how
+    often each draw takes each picture; None is one draw of all. Raises InputError if no pixel is
+    counted.
     """
     if not counts.true.any():
         raise InputError("no pixel can be scored: the label maps hold ignored pixels only")
@@ -172,33 +139,28 @@ def metrics(counts: ClassCounts, weights: _Values | None) -> _Values:
     )
     with np.errstate(invalid="ignore", divide="ignore"):
         iou = np.where(true > 0, both / (true + predicted - both), np.nan)
-        pixels, present = true.sum(1), (true > 0).sum(1)
-        columns = (
-            both.sum(1) / pixels,
-            np.nansum(iou, 1) / present,
-            np.nansum(true * iou, 1) / pixels,
-        )
-    return np.column_stack([*columns, iou])
+        return {
+            "pixel_accuracy": both.sum(1) / true.sum(1),
+            "mean_iou": np.nansum(iou, 1) / (true > 0).sum(1),
+            "frequency_weighted_iou": np.nansum(true * iou, 1) / true.sum(1),
+            "class_iou": iou,
+        }
 
 
-def _scores(point: _Values, drawn: _Values) -> Scores:
-    tail = (1 - LEVEL) / 2
-    intervals = []
-    for value, column in zip(point[0].tolist(), drawn.T, strict=True):
-        known = column[~np.isnan(column)]
-        bounds: tuple[float | None, float | None] = (None, None)
-        if len(known) and not np.isnan(value):
-            low, high = np.quantile(known, [tail, 1 - tail])
-            bounds = float(low), float(high)
-        shown = None if np.isnan(value) else value
-        intervals.append(Interval(value=shown, low=bounds[0], high=bounds[1]))
-    accuracy, mean, weighted, *classes = intervals
+def _scores(point: dict[str, _Values], drawn: dict[str, _Values]) -> Scores:
+    classes = zip(point["class_iou"][0], drawn["class_iou"].T, strict=True)
     return Scores(
-        pixel_accuracy=accuracy,
-        mean_iou=mean,
-        frequency_weighted_iou=weighted,
-        class_iou=tuple(classes),
+        **{name: _interval(point[name][0], drawn[name]) for name in SCORES},
+        class_iou=tuple(_interval(value, column) for value, column in classes),
     )
+
+
+def _interval(value: np.float64, column: _Values) -> ScoreInterval:
+    known, tail = column[~np.isnan(column)], (1 - LEVEL) / 2
+    low = high = None
+    if len(known) and not np.isnan(value):
+        low, high = np.quantile(known, [tail, 1 - tail]).tolist()
+    return ScoreInterval(value=None if np.isnan(value) else float(value), low=low, high=high)
 
 
 Table = npt.NDArray[np.uint8]
@@ -206,35 +168,16 @@ Table = npt.NDArray[np.uint8]
 
 
 def truth_table(data: LabelSchema, segmenter: LabelSchema) -> tuple[Table, list[str]]:
-    """Table from the data set's channels to the segmenter's, for label maps to compare with: 255
-    (ignored) for classes that the segmenter does not have, whose names come along.
-
-    Raises:
-        InputError: the two have no class in common, or a name that stands for several.
+    """Make the table from the data set's channels to the segmenter's, with 255 (ignored) for
+    classes that it lacks, and list their names. Raises InputError without a common class, or if a
+    name stands for several.
     """
-    table, missing = _by_name(data, segmenter)
-    if len(missing) == data.channels:
-        raise InputError(
-            f"the label maps' schema {data.name} and the segmenter's {segmenter.name} have no "
-            "class name in common; name the right one with --data.labels or --segmenter-labels"
-        )
-    return table, missing
+    return _by_name(data, segmenter, "the segmenter's")
 
 
 def input_table(data: LabelSchema, model: LabelSchema) -> Table:
-    """Table from the data set's channels to those of a model that is given the label maps.
-
-    Classes that the model does not have are its unlabelled ones.
-
-    Raises:
-        InputError: it has none, they have no class in common, or a name stands for several.
-    """
-    table, missing = _by_name(data, model)
-    if len(missing) == data.channels:
-        raise InputError(
-            f"the label maps' schema {data.name} and the model's {model.name} have no class name "
-            "in common"
-        )
+    """Make the table from the data set's channels to a model's, where others become unlabelled."""
+    table, missing = _by_name(data, model, "the model's")
     unlabelled = model.unlabelled_channel
     if missing and unlabelled is None:
         raise InputError(
@@ -246,7 +189,7 @@ def input_table(data: LabelSchema, model: LabelSchema) -> Table:
     return table
 
 
-def _by_name(source: LabelSchema, target: LabelSchema) -> tuple[Table, list[str]]:
+def _by_name(source: LabelSchema, target: LabelSchema, whose: str) -> tuple[Table, list[str]]:
     table = np.full(256, NO_CHANNEL, np.uint8)
     if source.labels == target.labels:
         table[: source.channels] = np.arange(source.channels)
@@ -265,4 +208,9 @@ def _by_name(source: LabelSchema, target: LabelSchema) -> tuple[Table, list[str]
             table[channel] = channels[label.name]
         else:
             missing.append(label.name)
+    if len(missing) == source.channels:
+        raise InputError(
+            f"the label maps' schema {source.name} and {whose} {target.name} have no class name in "
+            "common; name the right one with --data.labels or --segmenter-labels"
+        )
     return table, missing

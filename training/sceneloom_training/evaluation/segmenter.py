@@ -1,55 +1,42 @@
-"""Segmentation networks as judges: photographs in, channels of a label schema out.
+"""Segmentation networks: photographs in, channels of a label schema out.
 
-`load_segmenter` takes
-
-- the folder that `sceneloom train-segmenter` writes,
-- a folder of transformers with a semantic segmentation model (``config.json``,
-  ``model.safetensors``) that knows no schema: the caller names it,
-- a Python file of the user's own with a function ``load_segmenter(device)`` that returns a
-  `Segmenter`; the file is run.
-
-Nothing is ever downloaded.
+`load_segmenter` takes the folder of `sceneloom train-segmenter`, a folder of transformers
+(``config.json``, ``model.safetensors``) with the caller's schema, or a Python file, which is run,
+with a function ``load_segmenter(device)`` that returns a `Segmenter`. Nothing is ever downloaded.
 """
 
 from __future__ import annotations
 
 import abc
+import dataclasses
 import importlib.util
 import json
-import math
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 import safetensors.torch
 import torch
+from annotated_types import Gt
 from safetensors import SafetensorError
 from torch import nn
 from torch.nn import functional
 
 from sceneloom.errors import CheckpointError, InputError, SceneLoomError, SchemaError, require
 from sceneloom.files import file_hash, replace_folder
-from sceneloom.schema import NO_CHANNEL, LabelSchema, load_schema, parse_json
-from sceneloom.text import one_line
-from sceneloom.text import parse_json as parse_any
+from sceneloom.maps import parse_size
+from sceneloom.schema import NO_CHANNEL, LabelSchema, load_schema
+from sceneloom.text import one_line, parse_json, reason
+from sceneloom.validation import checked, read_json
 from sceneloom.version import __version__
 from sceneloom_training.checkpoint import save_weights
-from sceneloom_training.data.settings import parse_size
 from sceneloom_training.process import choose_device
 from sceneloom_training.settings import DeviceChoice, SegmenterSettings
 
 
-def load_quietly(kind: Any, folder: Path) -> tuple[Any, dict[str, Any]]:
-    """Load a model of a class of transformers as float32, from a local folder.
-
-    Returns:
-        the model, and transformers' report on the weights: those under ``missing_keys`` and
-        ``mismatched_keys`` are random; the caller refuses them.
-
-    Raises:
-        Exception: nearly anything, on damaged folders.
-    """
+def load_quietly(kind: Any, folder: Path) -> Any:
+    """Load a float32 model of transformers. Raises CheckpointError for random weights."""
     from transformers.utils import logging
 
     logger: Any = logging  # its functions are not annotated
@@ -65,17 +52,41 @@ def load_quietly(kind: Any, folder: Path) -> tuple[Any, dict[str, Any]]:
             output_loading_info=True,
             ignore_mismatched_sizes=True,
         )
+    except Exception as error:  # transformers raises nearly anything on damaged folders
+        raise CheckpointError(f"{folder}: cannot be loaded ({reason(error)})") from None
     finally:
         logger.set_verbosity(before)
-    return model, loading
+    if other := sorted(name for name, *_ in loading["mismatched_keys"]):
+        raise CheckpointError(
+            f"{folder}: its weights are of other shapes than config.json says: {other[0]} "
+            f"({len(other)} in all)"
+        )
+    if missing := sorted(loading["missing_keys"]):
+        raise CheckpointError(f"{folder}: its weights lack {missing[0]} ({len(missing)} in all)")
+    return model
 
 
 _B0 = (32, 64, 160, 256)
 """Channels of the stages of SegFormer's B0 (Xie et al., 2021, Table 6)."""
 
 
-def build_segformer(schema: LabelSchema, *, width: int) -> nn.Module:
-    """A SegFormer with random weights; `width` is a multiple of 8, 32 is B0."""
+def build_network(kind: str, schema: LabelSchema, *, width: int) -> nn.Module:
+    """Build a segformer or unet with random weights, from the process's random state. A SegFormer's
+    `width` is a multiple of 8 (32 is B0); that of MONAI's BasicUNet doubles four times.
+    """
+    if kind == "unet":
+        require(["monai"], extra="train", purpose="a U-Net as segmenter")
+        from monai.networks.nets.basic_unet import BasicUNet
+
+        unet: nn.Module = BasicUNet(
+            spatial_dims=2,
+            in_channels=3,
+            out_channels=schema.channels,
+            features=(width, 2 * width, 4 * width, 8 * width, 16 * width, width),
+            act="relu",
+            norm="batch",
+        )
+        return unet
     require(["transformers"], extra="train", purpose="training a segmenter")
     from transformers import SegformerConfig, SegformerForSemanticSegmentation
     from transformers.utils import logging
@@ -89,44 +100,6 @@ def build_segformer(schema: LabelSchema, *, width: int) -> nn.Module:
         semantic_loss_ignore_index=NO_CHANNEL,
     )
     network: nn.Module = SegformerForSemanticSegmentation(config)
-    return network
-
-
-def load_transformers(path: Path) -> nn.Module:
-    """A semantic segmentation model from a folder of transformers, as float32.
-
-    Raises:
-        MissingDependencyError: transformers is not installed.
-        CheckpointError: weights are missing or of other shapes, which would be random.
-        Exception: nearly anything else, on damaged folders.
-    """
-    require(["transformers"], extra="train", purpose="loading a segmenter")
-    from transformers import AutoModelForSemanticSegmentation
-
-    network, loading = load_quietly(AutoModelForSemanticSegmentation, path)
-    if missing := sorted(loading["missing_keys"]):
-        raise CheckpointError(f"{path}: its weights lack {missing[0]} ({len(missing)} in all)")
-    if other := sorted(name for name, *_ in loading["mismatched_keys"]):
-        raise CheckpointError(
-            f"{path}: its weights are of other shapes than config.json says: {other[0]} "
-            f"({len(other)} in all)"
-        )
-    return network  # type: ignore[no-any-return]
-
-
-def build_unet(schema: LabelSchema, *, width: int) -> nn.Module:
-    """MONAI's BasicUNet with batch normalisation and random weights; `width` doubles four times."""
-    require(["monai"], extra="train", purpose="a U-Net as segmenter")
-    from monai.networks.nets.basic_unet import BasicUNet
-
-    network: nn.Module = BasicUNet(
-        spatial_dims=2,
-        in_channels=3,
-        out_channels=schema.channels,
-        features=(width, 2 * width, 4 * width, 8 * width, 16 * width, width),
-        act="relu",
-        norm="batch",
-    )
     return network
 
 
@@ -145,11 +118,11 @@ MARKER, CONFIG, WEIGHTS = "segmenter.json", "config.json", "model.safetensors"
 PROCESSOR = "preprocessor_config.json"
 FORMAT = 1
 PIXEL_MEAN, PIXEL_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-"""Of ImageNet, for values from 0 to 1: what the published SegFormers are trained with."""
+"""ImageNet's, for values from 0 to 1, as in the training of the published SegFormers."""
 
 
 class Segmenter(abc.ABC):
-    """Says of every pixel of a photograph which class it is."""
+    """The class of every pixel of a photograph."""
 
     schema: LabelSchema
     height: int
@@ -178,7 +151,7 @@ class NetworkSegmenter(Segmenter):
         std: tuple[float, ...] = PIXEL_STD,
         device: str = "cpu",
     ) -> None:
-        """Wrap a network that `logits_of` takes; it is put into eval mode."""
+        """Wrap a network for `logits_of`, in eval mode."""
         self.schema, self.height, self.width = schema, height, width
         self.name, self.weights_sha256 = name, weights_sha256
         self._network = network.eval().to(device)
@@ -186,7 +159,7 @@ class NetworkSegmenter(Segmenter):
         self._mean, self._std = mean, std
 
     def segment(self, photos: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
-        """Segment photographs; see `Segmenter.segment`."""
+        """Segment photographs. See `Segmenter.segment`."""
         with torch.inference_mode():
             pixels = to_pixels(torch.tensor(photos, device=self._device), self._mean, self._std)
             found = logits_of(self._network, pixels).argmax(1)
@@ -202,19 +175,12 @@ def to_pixels(
 
 
 def normalise(
-    pictures: torch.Tensor,
-    mean: tuple[float, ...] = PIXEL_MEAN,
-    std: tuple[float, ...] = PIXEL_STD,
+    pictures: torch.Tensor, mean: tuple[float, ...] = PIXEL_MEAN, std: tuple[float, ...] = PIXEL_STD
 ) -> torch.Tensor:
-    """Values from 0 to 1 to what networks take; float32 [N, 3, H, W] both."""
+    """Normalise values from 0 to 1, float32 [N, 3, H, W]."""
     centre = torch.tensor(mean, device=pictures.device).view(1, -1, 1, 1)
     spread = torch.tensor(std, device=pictures.device).view(1, -1, 1, 1)
     return (pictures - centre) / spread
-
-
-def build_network(kind: str, schema: LabelSchema, *, width: int) -> nn.Module:
-    """A segformer or unet with random weights, from the process's random state."""
-    return (build_unet if kind == "unet" else build_segformer)(schema, width=width)
 
 
 def save_segmenter(
@@ -224,19 +190,11 @@ def save_segmenter(
     settings: SegmenterSettings,
     provenance: dict[str, Any],
 ) -> None:
-    """Write a segmenter, trained on `to_pixels`, in place of an older one; `provenance` is any
-    JSON.
-
-    Raises:
-        CheckpointError: `folder` is something else, or it cannot be written.
-    """
-    height, width = parse_size(settings.size, of="size")
+    """Write a segmenter, trained on `to_pixels`, or replace one. Raises CheckpointError."""
+    height, width = parse_size(settings.size)
+    files = frozenset({MARKER, WEIGHTS})
     with replace_folder(
-        folder,
-        marker=MARKER,
-        files=frozenset({MARKER, WEIGHTS}),
-        kind="a segmenter",
-        error=CheckpointError,
+        folder, marker=MARKER, files=files, kind="a segmenter", error=CheckpointError
     ) as fresh:
         save_weights(network, fresh / WEIGHTS, half=settings.half)
         description = {
@@ -255,55 +213,75 @@ def save_segmenter(
 
 
 def load_segmenter(path: Path, *, labels: str = "", device: DeviceChoice = "auto") -> Segmenter:
-    """Load a segmenter from a folder or a Python file (top of this file); `labels` is the schema, a
-    built-in name or a JSON file, of a transformers folder, which does not name one.
-
-    Raises:
-        CheckpointError: no segmenter is there, it is damaged, or its classes are not the schema's.
-        InputError: a schema is named for a segmenter that has its own, or is missing.
-        MissingDependencyError: transformers is not installed.
+    """Load a segmenter from a folder or a Python file (see the module). `labels` is the schema of a
+    transformers folder. Raises CheckpointError without a segmenter or for other classes than the
+    schema's, InputError if a schema is missing or superfluous, and MissingDependencyError.
     """
-    where = choose_device(device, "device")
-    if path.suffix == ".py" and path.is_file():
-        if labels:
-            raise InputError(f"{path}: says itself what its labels are; do not name {labels!r}")
-        return _run_file(path, where)
+    where, is_code = choose_device(device, "device"), path.suffix == ".py" and path.is_file()
     known = MARKER if (path / MARKER).is_file() else CONFIG
-    if not (path / known).is_file() or not (path / WEIGHTS).is_file():
+    if not is_code and not ((path / known).is_file() and (path / WEIGHTS).is_file()):
         raise CheckpointError(
             f"{path}: is no segmenter; expected a folder with {WEIGHTS} and {MARKER} or {CONFIG}, "
             "or a .py file"
         )
-    if known == MARKER:
+    if is_code or known == MARKER:
         if labels:
-            raise InputError(f"{path}: carries its label schema; do not name {labels!r}")
-        return _load_own(path, where)
+            raise InputError(f"{path}: has its own label schema; do not name {labels!r}")
+        return _run_file(path, where) if is_code else _load_own(path, where)
     if not labels:
-        raise InputError(
-            f"{path}: carries no label schema; say what its channels are (--segmenter-labels)"
-        )
+        raise InputError(f"{path}: has no label schema; name one with --segmenter-labels")
     return _load_plain(path, load_schema(labels), where)
 
 
+_Mean: TypeAlias = tuple[float, float, float]
+_Positive: TypeAlias = Annotated[float, Gt(0)]
+_Std: TypeAlias = tuple[_Positive, _Positive, _Positive]
+
+
+@checked(InputError)
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Pixels:
+    mean: _Mean
+    std: _Std
+
+
+@checked(CheckpointError)
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Network:
+    kind: Literal["segformer", "unet"]
+    width: int
+
+
+@checked(CheckpointError)
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Description:  # segmenter.json
+    format: Literal[1]
+    sceneloom: str
+    network: _Network
+    labels: Any
+    height: int
+    width: int
+    pixel_mean: _Mean
+    pixel_std: _Std
+    provenance: Any
+    weights_sha256: str
+
+
 def _load_own(path: Path, device: str) -> Segmenter:
+    source = str(path / MARKER)
     try:
-        said = parse_json((path / MARKER).read_text("utf-8"), str(path / MARKER))
-        schema = LabelSchema.from_json(said["labels"], source=str(path / MARKER))
-        expected, known = said["weights_sha256"], said["format"]
-        mean, std = _normalisation(said["pixel_mean"], said["pixel_std"])
+        text = (path / MARKER).read_bytes()
+        said = read_json(_Description, text, source=source, error=CheckpointError)
+        schema = LabelSchema.from_json(said.labels, source=source)
         settings = SegmenterSettings(  # checks their ranges
-            network=said["network"]["kind"],
-            width=said["network"]["width"],
-            size=f"{said['width']}x{said['height']}",
+            network=said.network.kind, width=said.network.width, size=f"{said.width}x{said.height}"
         )
     except SchemaError as error:  # names the file itself
         raise CheckpointError(str(error)) from None
-    except (OSError, UnicodeDecodeError, KeyError, TypeError, ValueError) as error:
-        raise CheckpointError(f"{path / MARKER}: is damaged ({error})") from None
-    if known != FORMAT:
-        raise CheckpointError(f"{path / MARKER}: has format {known!r}; this version reads {FORMAT}")
+    except (OSError, InputError) as error:
+        raise CheckpointError(f"{source}: is damaged ({error})") from None
     found = file_hash(path / WEIGHTS)
-    if found != expected:
+    if found != said.weights_sha256:
         raise CheckpointError(f"{path / WEIGHTS}: is not the file that {MARKER} names (SHA-256)")
     network = build_network(settings.network, schema, width=settings.width)
     try:
@@ -312,26 +290,25 @@ def _load_own(path: Path, device: str) -> Segmenter:
         raise CheckpointError(
             f"{path / WEIGHTS}: cannot be loaded ({one_line(str(error))})"
         ) from None
-    height, width = parse_size(settings.size, of="size")
     return NetworkSegmenter(
         network,
         schema,
-        height=height,
-        width=width,
+        height=said.height,
+        width=said.width,
         name=f"{type(network).__name__} (sceneloom train-segmenter)",
         weights_sha256=found,
-        mean=mean,
-        std=std,
+        mean=said.pixel_mean,
+        std=said.pixel_std,
         device=device,
     )
 
 
 def _load_plain(path: Path, schema: LabelSchema, device: str) -> Segmenter:
-    """A published folder: its processor's file says size and normalisation."""
+    """A published folder: its processor's file has size and normalisation."""
     try:
         said: Any = {}
         if (path / PROCESSOR).is_file():
-            said = parse_any((path / PROCESSOR).read_text("utf-8"))
+            said = parse_json((path / PROCESSOR).read_text("utf-8"))
         size = said.get("size", 512)
         sides: Any = (size, size)
         if isinstance(size, dict):
@@ -340,23 +317,19 @@ def _load_plain(path: Path, schema: LabelSchema, device: str) -> Segmenter:
         if not all(isinstance(side, int) for side in sides):
             raise ValueError(f"size is {size!r}; expected whole numbers")
         height, width = parse_size(f"{sides[0]}x{sides[1]}", of="size")
-        mean, std = _normalisation(
-            said.get("image_mean", PIXEL_MEAN), said.get("image_std", PIXEL_STD)
-        )
+        mean: Any = tuple(said.get("image_mean", PIXEL_MEAN))
+        std: Any = tuple(said.get("image_std", PIXEL_STD))
+        pixels = _Pixels(mean=mean, std=std)
     except (OSError, AttributeError, TypeError, ValueError) as error:
         raise CheckpointError(f"{path / PROCESSOR}: is damaged ({error})") from None
-    try:
-        network = load_transformers(path)
-    except SceneLoomError:
-        raise
-    except Exception as error:  # transformers raises nearly anything on damaged folders
-        reason = str(error).strip().splitlines() or [type(error).__name__]
-        raise CheckpointError(f"{path}: cannot be loaded ({reason[0]})") from None
+    require(["transformers"], extra="train", purpose="loading a segmenter")
+    from transformers import AutoModelForSemanticSegmentation
+
+    network = load_quietly(AutoModelForSemanticSegmentation, path)
     config: Any = network.config
     if config.num_labels != schema.channels:
         raise CheckpointError(
-            f"{path}: tells {config.num_labels} classes apart, and the label schema {schema.name} "
-            f"has {schema.channels}"
+            f"{path}: tells {config.num_labels} classes apart, {schema.name} has {schema.channels}"
         )
     return NetworkSegmenter(
         network,
@@ -365,20 +338,10 @@ def _load_plain(path: Path, schema: LabelSchema, device: str) -> Segmenter:
         width=width,
         name=f"{type(network).__name__} ({path.name})",
         weights_sha256=file_hash(path / WEIGHTS),
-        mean=mean,
-        std=std,
+        mean=pixels.mean,
+        std=pixels.std,
         device=device,
     )
-
-
-def _normalisation(mean: Any, std: Any) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Both as three numbers each; raises TypeError or ValueError."""
-    centre, spread = (tuple(float(x) for x in values) for values in (mean, std))
-    if (len(centre), len(spread)) != (3, 3) or not all(map(math.isfinite, centre + spread)):
-        raise ValueError(f"normalisation by {mean} and {std}; expected three numbers each")
-    if min(spread) <= 0:
-        raise ValueError(f"normalisation by {std}; expected numbers above 0")
-    return centre, spread
 
 
 def _run_file(path: Path, device: str) -> Segmenter:
@@ -392,8 +355,7 @@ def _run_file(path: Path, device: str) -> Segmenter:
     except SceneLoomError:
         raise
     except (Exception, SystemExit) as error:  # the user's own code
-        reason = (str(error).strip().splitlines() or [""])[0]
-        raise CheckpointError(f"{path}: {type(error).__name__}: {reason}") from error
+        raise CheckpointError(f"{path}: {type(error).__name__}: {reason(error)}") from error
     if not isinstance(segmenter, Segmenter):
         raise CheckpointError(
             f"{path}: load_segmenter gave a {type(segmenter).__name__}, not a "
@@ -409,10 +371,5 @@ def _run_file(path: Path, device: str) -> Segmenter:
     return segmenter
 
 
-_ATTRIBUTES: dict[str, Any] = {
-    "schema": LabelSchema,
-    "height": int,
-    "width": int,
-    "name": str,
-    "weights_sha256": str,
-}
+_ATTRIBUTES: dict[str, Any] = {"schema": LabelSchema, "height": int, "width": int}
+_ATTRIBUTES |= {"name": str, "weights_sha256": str}

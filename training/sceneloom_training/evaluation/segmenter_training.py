@@ -1,16 +1,9 @@
-"""Training of a segmenter on a data set's real photographs: cross entropy, AdamW with warm-up and a
-straight fall, from random weights; nothing is downloaded.
-
-    RUN/segmenter/      the segmenter, written at the end
-    RUN/log.jsonl       step, loss, pixel accuracy, learning rate
-    RUN/run.json, RUN/checkpoints/, RUN/.lock      see `sceneloom_training.run_folder`
-
-A killed run loses the steps since its last checkpoint and nothing else.
+"""Training of a segmenter on a data set's photographs, from random weights: cross entropy, AdamW
+with warm-up and a straight fall. RUN/segmenter is written at the end (`run_folder`).
 """
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import sys
 from collections.abc import Iterator
@@ -19,88 +12,42 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import torch
-from rich.progress import track
 from torch import Tensor
 from torch.nn import functional
 
-from sceneloom.errors import (
-    CheckpointError,
-    DivergedError,
-    InputError,
-    SceneLoomError,
-    TrainingError,
-    is_out_of_memory,
-    said,
-)
+from sceneloom import errors, progress
+from sceneloom.errors import InputError, TrainingError
 from sceneloom.schema import NO_CHANNEL
 from sceneloom.text import counted
-from sceneloom_training.batches import Batch, StepSampler, TrainingSet, load_batches
+from sceneloom_training import process
+from sceneloom_training.batches import Batch, TrainingSet, load_batches, step_items
 from sceneloom_training.checkpoint import load_tensors
 from sceneloom_training.data import DataSettings, Geometry, Sample, examine, open_data_set
-from sceneloom_training.evaluation.segmenter import (
-    MARKER,
-    build_network,
-    logits_of,
-    normalise,
-    save_segmenter,
-)
-from sceneloom_training.process import (
-    StopSignals,
-    World,
-    choose_device,
-    random_states,
-    saved_error,
-    seed_random_states,
-    set_random_states,
-)
+from sceneloom_training.evaluation import segmenter
+from sceneloom_training.evaluation.segmenter import logits_of
+from sceneloom_training.process import Outcome, StopSignals, World
+from sceneloom_training.progress_bar import track
 from sceneloom_training.run_folder import LOG, TRAINING, RunFolder
-from sceneloom_training.settings import SegmenterSettings
+from sceneloom_training.settings import SegmenterSettings, to_json
 
 _LOG_EVERY = 20
 _LEAST_SHARE = 1e-4
-"""Of the pixels: rarer classes weigh no more than one of this share."""
+"""Share of the pixels. Rarer classes weigh no more than a class of this share."""
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class SegmenterOutcome:
-    """How a run ended."""
-
-    step: int
-    last: int
-    segmenter: Path | None
-    stopped_by: int | None
-
-
-def train_segmenter(data: DataSettings, settings: SegmenterSettings, out: Path) -> SegmenterOutcome:
-    """Train a segmenter in the folder `out`, or resume.
-
-    Raises:
-        InputError: no label maps, no class in them, or fewer photographs than a batch.
-        TrainingError: the folder belongs to another run or another process, or cannot be written.
-        DivergedError: the loss is not finite.
-        CheckpointError: a checkpoint is damaged.
-    """
-    try:
+def train_segmenter(data: DataSettings, settings: SegmenterSettings, out: Path) -> Outcome:
+    """Train a segmenter in the folder `out`, or resume. Raises as `trainer.train`."""
+    sizes = f"at {settings.size} with batch {settings.batch} and width {settings.width}"
+    advice = "smaller ones need less, and the last checkpoint is intact"
+    with process.training_errors(out, lambda: (sizes, advice)):
         run = _Run(data, settings, RunFolder(out, makes="segmenter"))
-        if (run.folder.model / MARKER).is_file():
+        if (run.folder.model / segmenter.MARKER).is_file():
             raise TrainingError(f"{run.folder.model}: is finished; choose another place")
         with run.folder.claimed():
             return run.train()
-    except OSError as error:
-        raise TrainingError(f"{error.filename or out}: {error.strerror or error}") from None
-    except (MemoryError, RuntimeError) as error:
-        if not is_out_of_memory(error):
-            raise
-        raise TrainingError(
-            f"memory was not enough at {settings.size} with batch {settings.batch} and width "
-            f"{settings.width} ({said(error)}); smaller ones need less, and the last checkpoint "
-            "is as it was"
-        ) from None
 
 
 class _Run:
-    """One process of a run."""
-
     def __init__(self, data: DataSettings, settings: SegmenterSettings, folder: RunFolder) -> None:
         self.settings, self.folder = settings, folder
         opened = open_data_set(data)
@@ -112,36 +59,29 @@ class _Run:
             )
         for note in examine(opened, data.root):
             print(note, file=sys.stderr)
-        if not any(_holds_classes(_label_map(opened.read(i))) for i in range(len(opened))):
-            raise InputError(
-                "the label maps hold ignored pixels only; name the right schema with --data.labels"
-            )
+        with progress.stage("look for a class in the label maps"):
+            if not any(_holds_classes(_label_map(opened.read(i))) for i in range(len(opened))):
+                raise InputError(
+                    "the label maps hold ignored pixels only; name their schema with --data.labels"
+                )
         self.schema = opened.schema
-        self.device = torch.device(choose_device(settings.device, "device"))
+        self.device = torch.device(process.choose_device(settings.device, "device"))
         self.last = settings.epochs * (len(opened) // settings.batch)
         geometry = Geometry(mode="resize", size=settings.size, flip=settings.flip)
-        self.samples = TrainingSet(
-            opened,
-            geometry,
-            count=len(opened),
-            multiple=32,
-            smallest=32,
-            seed=settings.seed,
-            cache=settings.cache,
-        )
-        fields = {
-            k: str(v) if isinstance(v, Path) else v for k, v in dataclasses.asdict(data).items()
-        }
-        self.record = {"data": fields, "photographs": len(opened), "settings": settings.to_json()}
-        seed_random_states(settings.seed)
-        network = build_network(settings.network, self.schema, width=settings.width)
+        limits = {"multiple": 32, "smallest": 32, "seed": settings.seed, "cache": settings.cache}
+        self.samples = TrainingSet(opened, geometry, count=len(opened), **limits)
+        data_json, settings_json = to_json(data), to_json(settings)
+        self.record = {"data": data_json, "photographs": len(opened), "settings": settings_json}
+        process.seed_random_states(settings.seed)
+        network = segmenter.build_network(settings.network, self.schema, width=settings.width)
         self.network = network.to(self.device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
         self.class_weights: Tensor | None = None
-        """Of each channel, mean 1 over the pixels; None: all pixels weigh the same."""
+        """Weight of each channel, mean 1 over the pixels. None weighs all pixels alike."""
         if settings.balance:
-            counts = np.zeros(256)
-            for index in range(len(opened)):
-                counts += np.bincount(_label_map(opened.read(index)).ravel(), minlength=256)
+            with progress.stage("count the pixels of each class"):
+                label_maps = (_label_map(opened.read(index)) for index in range(len(opened)))
+                of_each = (np.bincount(x.ravel(), minlength=256) for x in label_maps)
+                counts = sum(of_each, np.zeros(256))
             share = counts[: self.schema.channels] / counts[: self.schema.channels].sum()
             weights = np.where(share > 0, np.maximum(share, _LEAST_SHARE) ** -settings.balance, 0)
             weights /= (weights * share).sum()
@@ -151,29 +91,19 @@ class _Run:
         )
         self.step = 0
 
-    def train(self) -> SegmenterOutcome:
+    def train(self) -> Outcome:
         """Run the steps that are left, and write the segmenter."""
-        self._load()
+        with progress.stage("load the newest checkpoint, if any"):
+            self._load()
         steps = range(self.step, self.last)
-        sampler = StepSampler(
-            self.samples.count,
-            seed=self.settings.seed,
-            world=World(),
-            batch=self.settings.batch,
-            accumulate=1,
-            steps=steps,
-        )
+        count, seed, size = self.samples.count, self.settings.seed, self.settings.batch
+        items = step_items(count, seed=seed, world=World(), batch=size, accumulate=1, steps=steps)
         with (
             StopSignals() as stopped,
-            load_batches(self.samples, sampler, workers=self.settings.workers) as batches,
+            load_batches(self.samples, items, workers=self.settings.workers) as batches,
             (self.folder.root / LOG).open("a", encoding="utf-8") as log,
         ):
-            for _ in track(
-                steps,
-                description="training the segmenter",
-                total=self.last,
-                completed=self.step,
-            ):
+            for _ in track(steps, "training the segmenter", done=self.step):
                 batch = self._wait_for_batch(batches, stopped)
                 if batch is None:
                     break
@@ -182,51 +112,41 @@ class _Run:
                 if self.step % _LOG_EVERY == 0 or self.step == self.last:
                     value = float(loss)
                     if not torch.isfinite(loss):
-                        raise DivergedError(
+                        raise errors.DivergedError(
                             f"step {self.step}: the loss is {value}; try a lower learning rate"
                         )
-                    rate = self.optimizer.param_groups[0]["lr"]
-                    entry = {
-                        "step": self.step,
-                        "loss": value,
-                        "accuracy": float(accuracy),
-                        "rate": rate,
-                    }
+                    entry = {"step": self.step, "loss": value, "accuracy": float(accuracy)}
+                    entry["rate"] = self.optimizer.param_groups[0]["lr"]
                     print(json.dumps(entry), file=log, flush=True)
                 if self.step % self.settings.checkpoint_every == 0 and self.step < self.last:
                     self._save()
+        number = None
         if self.step < self.last:
             self._save()
-            return self._outcome(None, stopped.number)
-        save_segmenter(
-            self.folder.model,
-            self.network,
-            self.schema,
-            self.settings,
-            provenance={**self.record, "steps": self.step, "torch": torch.__version__},
-        )
-        self._drop_checkpoints(keep=0)
-        return self._outcome(self.folder.model, None)
+            number = stopped.number
+        else:
+            provenance = {**self.record, "steps": self.step, "torch": torch.__version__}
+            with progress.stage("write the segmenter"):
+                segmenter.save_segmenter(
+                    self.folder.model, self.network, self.schema, self.settings, provenance
+                )
+            self._drop_checkpoints(keep=0)
+        return Outcome(step=self.step, last=self.last, model=self.folder.model, stopped_by=number)
 
     def _wait_for_batch(self, batches: Iterator[Batch], stopped: StopSignals) -> Batch | None:
-        """The batch of a step, None after a signal; an error is raised after a checkpoint."""
+        """Wait for a step's batch; None after a signal. An error is raised after a checkpoint."""
         try:
             return stopped.unless_stopped(lambda: next(batches))
         except Exception as error:
             if not self.step:
                 raise
             self._save()
-            if not isinstance(error, SceneLoomError):
+            if not isinstance(error, errors.SceneLoomError):
                 raise
-            raise saved_error(error, self.step) from None
-
-    def _outcome(self, segmenter: Path | None, stopped_by: int | None) -> SegmenterOutcome:
-        return SegmenterOutcome(
-            step=self.step, last=self.last, segmenter=segmenter, stopped_by=stopped_by
-        )
+            raise process.saved_error(error, self.step) from None
 
     def _learn(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """One step: loss and share of right pixels; a batch without classes changes nothing."""
+        """Run a step; return loss and share of right pixels. Without classes nothing changes."""
         warm = max(1, round(self.settings.warm_up * self.last))
         factor = (self.last - self.step) / max(1, self.last - warm)
         if self.step < warm:
@@ -237,7 +157,7 @@ class _Run:
             return torch.zeros(()), torch.ones(())
         truth = batch["label_map"].to(self.device).long()
         photos = batch["photo"].to(self.device).permute(0, 3, 1, 2).float() / 255
-        pixels = normalise(distort(photos) if self.settings.photometric else photos)
+        pixels = segmenter.normalise(distort(photos) if self.settings.photometric else photos)
         half = self.settings.precision == "bfloat16"
         with torch.autocast(self.device.type, torch.bfloat16, enabled=half):
             logits = logits_of(self.network, pixels)
@@ -257,7 +177,7 @@ class _Run:
             "step": self.step,
             "network": self.network.state_dict(),
             "optimizer": self.optimizer.state_dict(),
-            "random": random_states(),
+            "random": process.random_states(),
         }
         self.folder.save(self.step, state)
         self._drop_checkpoints(keep=1)
@@ -267,7 +187,6 @@ class _Run:
         (self.folder.root / TRAINING).unlink(missing_ok=True)  # of an older version
 
     def _load(self) -> None:
-        """Resume from the newest checkpoint if there is one."""
         steps = self.folder.steps()
         path = self.folder.root / TRAINING  # the checkpoint of an older version
         if steps:
@@ -284,15 +203,15 @@ class _Run:
             if same:
                 self.network.load_state_dict(state["network"])
                 self.optimizer.load_state_dict(state["optimizer"])
-                set_random_states(state["random"])
+                process.set_random_states(state["random"])
                 self.step = int(state["step"])
         except Exception as error:  # torch raises nearly anything on damaged files
-            raise CheckpointError(
+            raise errors.CheckpointError(
                 f"{path}: cannot be read ({type(error).__name__}); remove it to begin again"
             ) from None
         if not same:
             raise TrainingError(
-                f"{self.folder.root}: was begun with other data or settings; choose another place"
+                f"{self.folder.root}: has other data or settings; choose another place"
             )
         self.folder.write_record(self.record)
         self.folder.forget_after(self.step)
@@ -320,34 +239,32 @@ def distort(pictures: Tensor) -> Tensor:
 
 
 def _distort_one(picture: Tensor) -> Tensor:
-    if _happens():
-        picture = picture + _between(-_BRIGHTNESS, _BRIGHTNESS)
-    if _happens():
-        picture = picture.mean() + (picture - picture.mean()) * _between(*_FACTOR)
-    if _happens():
+    def happens() -> bool:
+        return float(torch.rand(())) < _CHANCE
+
+    def between(low: float, high: float) -> float:
+        return low + (high - low) * float(torch.rand(()))
+
+    if happens():
+        picture = picture + between(-_BRIGHTNESS, _BRIGHTNESS)
+    if happens():
+        picture = picture.mean() + (picture - picture.mean()) * between(*_FACTOR)
+    if happens():
         grey = (picture * picture.new_tensor(_GREY).view(3, 1, 1)).sum(0, keepdim=True)
-        picture = grey + (picture - grey) * _between(*_FACTOR)
-    if _happens():
+        picture = grey + (picture - grey) * between(*_FACTOR)
+    if happens():
         # As if taken at between half and the whole of its size.
-        factor = _between(0.5, 1.0)
+        factor = between(0.5, 1.0)
         smaller = functional.interpolate(
             picture[None], scale_factor=factor, mode="bilinear", antialias=True
         )
         size = (picture.shape[1], picture.shape[2])
         picture = functional.interpolate(smaller, size=size, mode="bilinear")[0]
-    if _happens():
+    if happens():
         # Noise of one to four pixels' grain, of each colour on its own.
         _, height, width = picture.shape
         side = _GRAINS[int(torch.randint(len(_GRAINS), ()))]
         noise = torch.randn(1, 3, -(-height // side), -(-width // side), device=picture.device)
         larger = functional.interpolate(noise, scale_factor=side, mode="nearest")
-        picture = picture + larger[0, :, :height, :width] * _between(0, _STRONGEST_GRAIN)
+        picture = picture + larger[0, :, :height, :width] * between(0, _STRONGEST_GRAIN)
     return picture.clamp(0, 1)
-
-
-def _happens() -> bool:
-    return float(torch.rand(())) < _CHANCE
-
-
-def _between(low: float, high: float) -> float:
-    return low + (high - low) * float(torch.rand(()))

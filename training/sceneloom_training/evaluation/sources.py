@@ -1,4 +1,4 @@
-"""Where the pictures that are evaluated come from: a model, a folder, or memory."""
+"""Sources of the pictures to evaluate: a model, a folder, or memory."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from sceneloom.errors import DataSetError, InputError, MissingInputError, SizeEr
 from sceneloom.schema import LabelSchema
 from sceneloom.style import ChooseStyle
 from sceneloom.synthesizer import Synthesizer
-from sceneloom_training.data.folders import check_folder, find_files, not_empty, sample_name
+from sceneloom_training.data.folders import check_folder, find_files, sample_name
 from sceneloom_training.data.pictures import PICTURE_SUFFIXES, read_picture
 from sceneloom_training.data.sample import Photo, Sample
 from sceneloom_training.evaluation.scores import input_table
@@ -23,43 +23,36 @@ _SYNTHESIZED = "_synthesized_image"  # beside them lie *_input_label
 
 
 class PictureSource(abc.ABC):
-    """Gives the pictures that belong to samples."""
+    """Pictures of samples."""
 
     @abc.abstractmethod
     def pictures(self, keys: Sequence[str], samples: Sequence[Sample]) -> Sequence[Photo]:
         """The pictures of the next few samples, uint8 [H, W, 3] RGB, each of its sample's size.
-
-        Called in the data set's order, each sample once; label maps are in the data set's schema.
-
-        Raises:
-            SceneLoomError: a picture cannot be had; the text says which.
+        Called in the data set's order, each sample once. Raises SceneLoomError naming a missing
+        picture.
         """
 
-    def check(  # noqa: B027 - most sources have nothing to look at
+    def check(  # noqa: B027 - most sources have nothing to check
         self, keys: Sequence[str], sizes: Iterable[tuple[int, int]], *, known: Sequence[str]
     ) -> None:
-        """Refuse early what would be refused later; `sizes` are (height, width), read lazily."""
+        """Refuse pictures before any is read. `sizes` are (height, width), read lazily."""
 
 
 class SynthesizedPictures(PictureSource):
-    """Pictures that a model makes of the samples' label maps."""
+    """A model's pictures of the samples' label maps."""
 
     def __init__(
         self, synthesizer: Synthesizer, data: LabelSchema, choose: ChooseStyle | None = None
     ) -> None:
-        """Take a model, which the caller closes; `choose` gives styles, None takes the defaults.
-
-        Raises:
-            InputError: the classes of the model and of the data set do not go together.
-        """
+        """Take a model, which the caller closes. Raises InputError without a common class."""
         self.synthesizer = synthesizer
         contract = synthesizer.contract
         self._table = input_table(data, contract.schema)
-        self._wants_instances = contract.boundaries or contract.style_channels > 0
+        self._wants_instances = contract.wants_instances
         self._choose = choose
 
     def pictures(self, keys: Sequence[str], samples: Sequence[Sample]) -> Sequence[Photo]:
-        """Synthesize; see `PictureSource.pictures`."""
+        """Synthesize. See `PictureSource.pictures`."""
         labels, instances = [], []
         for key, sample in zip(keys, samples, strict=True):
             assert sample.label_map is not None  # paired data sets were refused
@@ -79,12 +72,7 @@ class FolderPictures(PictureSource):
     """Pictures of a folder, which belong to samples by name."""
 
     def __init__(self, folder: Path) -> None:
-        """Find the pictures, named like the samples, with or without publishers' endings; in a
-        folder of pix2pixHD's ``test.py``, those named ``*_synthesized_image``.
-
-        Raises:
-            DataSetError: no such folder, no pictures in it, or two of one sample.
-        """
+        """Find the pictures, named like the samples, or ``*_synthesized_image`` as by pix2pixHD."""
         check_folder(folder, "the pictures to evaluate")
         self.folder = folder
         found = find_files(folder, PICTURE_SUFFIXES, ending=_SYNTHESIZED)
@@ -97,21 +85,15 @@ class FolderPictures(PictureSource):
                         f"{path} and {other} would both be of the sample {sample_name(name)}"
                     )
         else:
-            found = find_files(folder, PICTURE_SUFFIXES)
-            not_empty(found, f"pictures: {', '.join(PICTURE_SUFFIXES)}")
+            expected = f"pictures: {', '.join(PICTURE_SUFFIXES)}"
+            found = find_files(folder, PICTURE_SUFFIXES, expected=expected)
             self._files = found.files
         self.left_out = found.left_out
 
     def check(
         self, keys: Sequence[str], sizes: Iterable[tuple[int, int]], *, known: Sequence[str]
     ) -> None:
-        """Refuse missing pictures, pictures of no sample, and pictures of another size.
-
-        Raises:
-            DataSetError: pictures are missing, or there are more than samples.
-            SizeError: sizes differ from the label maps'.
-            ImageReadError: a picture cannot be read.
-        """
+        """Refuse missing pictures, those of no sample or of another size, and unreadable ones."""
         samples = set(known)
         missing = [key for key in keys if key not in self._files]
         surplus = [self._name(key) for key in self._files if key not in samples]
@@ -122,7 +104,7 @@ class FolderPictures(PictureSource):
             )
         if surplus:
             raise DataSetError(
-                f"{self.folder}: holds pictures of no sample of the data set: {listed(surplus)}"
+                f"{self.folder}: pictures of no sample of the data set: {listed(surplus)}"
             )
         other = []
         for key, (height, width) in zip(keys, sizes, strict=True):
@@ -141,7 +123,7 @@ class FolderPictures(PictureSource):
         return self._files[key].relative_to(self.folder).as_posix()
 
     def pictures(self, keys: Sequence[str], samples: Sequence[Sample]) -> Sequence[Photo]:
-        """Read; see `PictureSource.pictures`."""
+        """Read. See `PictureSource.pictures`."""
         return [read_picture(self._files[key]) for key in keys]
 
 
@@ -149,11 +131,11 @@ class GivenPictures(PictureSource):
     """Pictures from memory or a generator, in the data set's order."""
 
     def __init__(self, pictures: Iterable[Photo]) -> None:
-        """Take them; they are asked for one by one: uint8 [H, W, 3], RGB."""
+        """Take pictures, uint8 [H, W, 3] RGB, which are drawn one by one."""
         self._pictures: Iterator[Photo] = iter(pictures)
 
     def pictures(self, keys: Sequence[str], samples: Sequence[Sample]) -> Sequence[Photo]:
-        """Take the next ones; see `PictureSource.pictures`."""
+        """Take the next ones. See `PictureSource.pictures`."""
         found = []
         for key in keys:
             picture = next(self._pictures, None)

@@ -14,9 +14,7 @@ from sceneloom_training.networks.generator import InstanceNorm
 _MOST_FILTERS = 512
 
 Seen: TypeAlias = tuple[Tensor, Tensor]
-"""What a first convolution makes of the condition alone, [N, ndf, h, w], and its weights for the
-picture, [ndf, 3, 4, 4].
-"""
+"""A first convolution of the condition alone, [N, ndf, h, w], and its weights for the picture."""
 
 
 class PatchDiscriminator(nn.Module):
@@ -32,29 +30,16 @@ class PatchDiscriminator(nn.Module):
         affine_norm: bool = False,
         spectral_norm: bool = False,
     ) -> None:
-        """Build it.
-
-        Args:
-            inputs: channels of labels, boundary map and image together.
-            ndf: filters of the first convolution; each further one has twice as many, at most 512.
-            layers: convolutions with stride 2.
-            padding: of every convolution; pix2pixHD 2, pix2pix 1.
-            affine_norm: norms with learnt scale and shift: pix2pix's BatchNorm with one picture a
-                batch.
-            spectral_norm: on every convolution's weights (Miyato et al., 2018), instead of
-                InstanceNorm.
+        """Build `layers` convolutions with stride 2 over `inputs` planes; filters double from `ndf`
+        to 512. pix2pixHD has padding 2, pix2pix 1 and affine norms: BatchNorm at one picture.
+        `spectral_norm` normalises weights (Miyato et al., 2018) instead of features.
         """
         super().__init__()
         widths = [min(ndf * 2**i, _MOST_FILTERS) for i in range(layers + 1)]
         stages = []
         for i, width in enumerate(widths):
-            conv = nn.Conv2d(
-                widths[i - 1] if i else inputs,
-                width,
-                4,
-                stride=2 if i < layers else 1,
-                padding=padding,
-            )
+            before, stride = widths[i - 1] if i else inputs, 2 if i < layers else 1
+            conv = nn.Conv2d(before, width, 4, stride=stride, padding=padding)
             norm = [InstanceNorm(width, affine=affine_norm)] if i and not spectral_norm else []
             stages.append([conv, *norm, nn.LeakyReLU(0.2, inplace=True)])
         stages.append([nn.Conv2d(widths[-1], 1, 4, padding=padding)])
@@ -73,7 +58,7 @@ class PatchDiscriminator(nn.Module):
         return planes, weight[:, channels:]
 
     def forward(self, x: Tensor, seen: Seen | None = None) -> list[Tensor]:
-        """Features of every stage, the last [N, 1, h, w]; with `seen`, `x` is the picture alone."""
+        """Compute each stage's features, the last [N, 1, h, w]. With `seen`, `x` is the picture."""
         features: list[Tensor] = []
         for i, stage in enumerate(self.stages):
             if seen and not i:
@@ -93,58 +78,39 @@ class PatchDiscriminator(nn.Module):
 
 
 class MultiscaleDiscriminator(nn.Module):
-    """PatchGANs on the picture, on half of it, on a quarter of it, ..."""
+    """PatchGANs on the picture, its half, its quarter, ..."""
 
-    def __init__(
-        self,
-        inputs: int,
-        *,
-        scales: int = 3,
-        ndf: int = 64,
-        layers: int = 3,
-        padding: int = 2,
-        affine_norm: bool = False,
-        spectral_norm: bool = False,
-    ) -> None:
-        """Build `scales` discriminators; the other arguments are those of `PatchDiscriminator`."""
+    def __init__(self, inputs: int, *, scales: int = 3, **options: Any) -> None:
+        """Build `scales` discriminators with the options of `PatchDiscriminator`."""
         super().__init__()
         self.discriminators = nn.ModuleList(
-            PatchDiscriminator(
-                inputs,
-                ndf=ndf,
-                layers=layers,
-                padding=padding,
-                affine_norm=affine_norm,
-                spectral_norm=spectral_norm,
-            )
-            for _ in range(scales)
+            PatchDiscriminator(inputs, **options) for _ in range(scales)
         )
         self.pool = nn.AvgPool2d(3, stride=2, padding=1, count_include_pad=False)
 
     @property
     def smallest_side(self) -> int:
-        """Least side that the coarsest scale's convolutions see, with two pixels for every norm."""
-        return next(side for side in itertools.count(1) if self._takes(side))
+        """Least side for the coarsest scale's convolutions, with two pixels for every norm."""
 
-    def _takes(self, side: int) -> bool:
-        for _ in self.discriminators[1:]:
-            side = (side - 1) // 2 + 1
-        first: Any = self.discriminators[0]
-        for stage in first.stages:
-            conv = stage[0]
-            side += 2 * conv.padding[0]
-            if side < conv.kernel_size[0]:
-                return False
-            side = (side - conv.kernel_size[0]) // conv.stride[0] + 1
-            if side < 2 and any(isinstance(layer, InstanceNorm) for layer in stage):
-                return False
-        return True
+        def fits(side: int) -> bool:
+            for _ in self.discriminators[1:]:
+                side = (side - 1) // 2 + 1
+            first: Any = self.discriminators[0]
+            for stage in first.stages:
+                conv = stage[0]
+                side += 2 * conv.padding[0]
+                if side < conv.kernel_size[0]:
+                    return False
+                side = (side - conv.kernel_size[0]) // conv.stride[0] + 1
+                if side < 2 and any(isinstance(layer, InstanceNorm) for layer in stage):
+                    return False
+            return True
+
+        return next(filter(fits, itertools.count(1)))
 
     def see(self, condition: Tensor) -> list[Seen]:
-        """Each scale's first convolution of the condition alone (labels, boundary map).
-
-        A convolution is linear: this share is the same for the photograph and for every synthesized
-        picture, and is most of its work, 36 of 39 channels with Cityscapes.
+        """Each scale's first convolution of the condition alone (labels, boundary map). It is
+        linear: this share, 36 of 39 channels with Cityscapes, is the same for every picture.
         """
         seen = []
         for i, discriminator in enumerate(self.discriminators):
@@ -154,11 +120,9 @@ class MultiscaleDiscriminator(nn.Module):
         return seen
 
     def forward(self, x: Tensor, seen: list[Seen] | None = None) -> list[list[Tensor]]:
-        """Features of every stage of each scale, full size first; `seen` as in
-        `PatchDiscriminator`.
-        """
-        judged = []
+        """Features of every stage of each scale, full size first."""
+        features = []
         for i, discriminator in enumerate(self.discriminators):
             x = self.pool(x) if i else x
-            judged.append(discriminator(x, seen[i] if seen else None))
-        return judged
+            features.append(discriminator(x, seen[i] if seen else None))
+        return features

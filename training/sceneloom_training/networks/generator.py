@@ -1,14 +1,8 @@
-"""The generators: pix2pixHD's coarse-to-fine generator, pix2pix's U-Net, and the feature encoder,
-with their layers.
+"""pix2pixHD's coarse-to-fine generator, pix2pix's U-Net, the feature encoder, and their layers.
 
 pix2pixHD (Wang et al., CVPR 2018, section 3.2): every InstanceNorm has eps 1e-5 and no affine
-parameters. Convolutions without stride pad by reflection unless the architecture says otherwise.
-Height and width are multiples of `size_multiple`, at least twice that: below it the reflection at
-the bottleneck has nothing to reflect.
-
-The U-Net (Isola et al., CVPR 2017) is the baseline at 256x256. It was published with BatchNorm and
-one picture a batch, which is InstanceNorm with learnt scale and shift, and has that here for any
-batch. Dropout is off in eval mode: equal maps give equal pictures.
+parameters. The U-Net (Isola et al., CVPR 2017) was published with BatchNorm at one picture a batch:
+here InstanceNorm with learnt scale and shift. Dropout is off in eval mode.
 """
 
 from __future__ import annotations
@@ -32,20 +26,15 @@ from sceneloom_training.settings import PaddingMode
 class InstanceNorm(nn.InstanceNorm2d):
     """InstanceNorm that keeps the memory order of channels_last while it trains in 16 bits.
 
-    PyTorch's own copies such a tensor to contiguous and returns it so, and the next convolution
-    copies it back. One picture's instance norm is its batch norm, which has kernels for either
-    order. float32 takes PyTorch's own all the same: on the CPU, batch norm adds up the pixels of
-    a channels_last tensor one by one, 1e-5 off at 512x256, where 16 bits round to 4e-3.
-
-    One picture in training is given to batch norm in any case: where its gradient comes in the
-    order of channels_last, the backward pass of PyTorch's own (2.13, CPU) reads it in the wrong
-    order, and all gradients below are wrong.
+    PyTorch's own copies to contiguous and back. One picture's instance norm is its batch norm,
+    which has kernels for either order. float32 takes PyTorch's own: on the CPU, batch norm adds up
+    a channels_last tensor pixel by pixel, 1e-5 off at 512x256 (16 bits round to 4e-3). One picture
+    in training always takes batch norm: PyTorch's own (2.13, CPU) has a wrong backward pass for a
+    gradient in channels_last.
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        """Normalise: [N, C, H, W] -> the same. Inference, and with it the served graph, is
-        PyTorch's own.
-        """
+        """Normalise [N, C, H, W]. Inference, and the served graph, is PyTorch's own."""
         if not (torch.is_grad_enabled() and (len(x) == 1 or _is_half_channels_last(x))):
             y: Tensor = super().forward(x)
             return y
@@ -61,7 +50,7 @@ class InstanceNorm(nn.InstanceNorm2d):
 
 
 class ReflectionPad(nn.ReflectionPad2d):
-    """Reflection in the type of its input; autocast would copy to float32 and back."""
+    """Reflection in the type of its input. Autocast would copy to float32 and back."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Pad: [N, C, H, W] -> [N, C, H + 2 pixels, W + 2 pixels]."""
@@ -80,14 +69,9 @@ def _is_half_channels_last(x: Tensor) -> bool:
 _PADS = {"reflect": ReflectionPad, "replicate": nn.ReplicationPad2d, "zeros": nn.ZeroPad2d}
 
 
-def pad(pixels: int, mode: PaddingMode = "reflect") -> nn.Module:
-    """Padding of all four sides: [N, C, H, W] -> [N, C, H + 2 pixels, W + 2 pixels]."""
-    return _PADS[mode](pixels)
-
-
 def conv7(inputs: int, outputs: int, padding: PaddingMode = "reflect") -> nn.Sequential:
     """Pad 3 and conv 7: [N, inputs, H, W] -> [N, outputs, H, W]."""
-    return nn.Sequential(pad(3, padding), nn.Conv2d(inputs, outputs, 7))
+    return nn.Sequential(_PADS[padding](3), nn.Conv2d(inputs, outputs, 7))
 
 
 def stem(inputs: int, outputs: int, padding: PaddingMode = "reflect") -> nn.Sequential:
@@ -113,7 +97,7 @@ def up(channels: int) -> nn.Sequential:
 
 
 def run(module: nn.Module, x: Tensor, *, recompute: bool) -> Tensor:
-    """Run a module; `recompute` computes its activations again in the backward pass."""
+    """Run a module. `recompute` computes its activations again in the backward pass."""
     if recompute and torch.is_grad_enabled():
         y: Tensor = checkpoint(module, x, use_reentrant=False, preserve_rng_state=False)
     else:
@@ -122,14 +106,11 @@ def run(module: nn.Module, x: Tensor, *, recompute: bool) -> Tensor:
 
 
 def balance_phases(network: nn.Module) -> None:
-    """Make every transposed convolution answer an even surface evenly; changes weights in place.
+    """Give the phases of every transposed convolution equal sums, in place, by the smallest change.
 
-    A transposed convolution of stride s computes the s * s pixels of one input pixel with different
-    weights, its phases. If their sums differ, an even surface comes out as a checkerboard (Odena,
-    Dumoulin and Olah, "Deconvolution and checkerboard artifacts", 2016). Random weights begin so,
-    and short training does not mend it. This is the projection onto the weights without a
-    checkerboard: the smallest change that makes the sums equal. Kernels are at least as large as
-    their stride.
+    A transposed convolution of stride s computes the s * s pixels of an input pixel with different
+    weights, its phases. Unequal sums make a checkerboard of an even surface (Odena, Dumoulin and
+    Olah, 2016). Kernels are at least as large as their stride.
     """
     with torch.no_grad():
         for module in network.modules():
@@ -148,14 +129,13 @@ def balance_phases(network: nn.Module) -> None:
 
 
 class ResidualBlock(nn.Module):
-    """Pad, conv 3, norm, ReLU, pad, conv 3, norm, added to the input."""
+    """Pad, conv 3, norm, ReLU, pad, conv 3, norm, added to the input, [N, channels, H, W]."""
 
     def __init__(self, channels: int, padding: PaddingMode = "reflect") -> None:
-        """Build a block of [N, channels, H, W] -> [N, channels, H, W]."""
         super().__init__()
         self.conv1 = nn.Conv2d(channels, channels, 3)
         self.conv2 = nn.Conv2d(channels, channels, 3)
-        self.pad = pad(1, padding)
+        self.pad = _PADS[padding](1)
         self.norm1 = InstanceNorm(channels)
         self.norm2 = InstanceNorm(channels)
 
@@ -177,9 +157,6 @@ class GlobalGenerator(nn.Module):
         blocks: int,
         padding: PaddingMode = "reflect",
     ) -> None:
-        """Build the encoder, the residual blocks at ngf * 2**downsamplings channels, and the
-        decoder.
-        """
         super().__init__()
         widest = ngf * 2**downsamplings
         self.stem = stem(inputs, ngf, padding)
@@ -200,7 +177,6 @@ class LocalEnhancer(nn.Module):
     def __init__(
         self, inputs: int, ngf: int, blocks: int, padding: PaddingMode = "reflect"
     ) -> None:
-        """Build the front end, the residual blocks at 2 * ngf channels, and the upsampling."""
         super().__init__()
         self.stem = stem(inputs, ngf, padding)
         self.down = down(ngf)
@@ -219,14 +195,11 @@ class Generator(nn.Module):
     """Image pyramid, global generator, enhancers from coarse to fine, last convolution, tanh."""
 
     def __init__(self, architecture: GeneratorArchitecture) -> None:
-        """Build it; `build_generator` draws the published initialisation."""
         super().__init__()
         a = architecture
         self.architecture = a
         self.recompute = False
-        """Trade time for memory while training: activations are computed again in the backward
-        pass instead of being kept.
-        """
+        """Compute activations again in the backward pass: less memory, more time."""
         self.global_generator = GlobalGenerator(
             a.input_channels, a.global_ngf, a.global_downsamplings, a.global_blocks, a.padding
         )
@@ -251,14 +224,13 @@ class Generator(nn.Module):
 
 
 _DROPOUT_LEVELS = 3
-"""Levels above the innermost that drop out, as published for 256x256."""
+"""Levels above the innermost with dropout, as published for 256x256."""
 
 
 class UNet(nn.Module):
     """Encoder and decoder with a skip connection at every level."""
 
     def __init__(self, architecture: UNetArchitecture) -> None:
-        """Build it; `build_generator` draws the published initialisation."""
         super().__init__()
         a = architecture
         self.architecture = a
@@ -270,12 +242,9 @@ class UNet(nn.Module):
             )
             for i in range(a.downsamplings)
         )
+        noisy = range(last - _DROPOUT_LEVELS, last) if a.dropout else ()
         self.ups = nn.ModuleList(
-            _up(
-                widths[i] if i == last else 2 * widths[i],
-                widths[i - 1],
-                dropout=a.dropout and last - _DROPOUT_LEVELS <= i < last,
-            )
+            _up(widths[i] * (1 if i == last else 2), widths[i - 1], dropout=i in noisy)
             for i in range(last, 0, -1)
         )
         self.head = nn.ConvTranspose2d(2 * widths[0], a.output_channels, 4, stride=2, padding=1)
@@ -313,11 +282,7 @@ SynthesisNetwork: TypeAlias = Generator | UNet
 
 
 def load_weights(architecture: Architecture, weights: dict[str, Tensor]) -> SynthesisNetwork:
-    """Build a generator around given weights, float32, in eval mode; none are drawn.
-
-    Raises:
-        RuntimeError: names or shapes do not fit the architecture.
-    """
+    """Make a generator of given weights, float32, in eval mode. Raises RuntimeError."""
     with torch.device("meta"):
         generator = _network(architecture)
     generator.load_state_dict(weights, assign=True)
@@ -325,7 +290,7 @@ def load_weights(architecture: Architecture, weights: dict[str, Tensor]) -> Synt
 
 
 def build_generator(architecture: Architecture, *, seed: int | None = None) -> SynthesisNetwork:
-    """Build a generator with the published initialisation; None draws from the process's state."""
+    """Build a generator as published. Without a seed, the process's random state draws."""
     with torch.random.fork_rng(devices=[], enabled=seed is not None):
         if seed is not None:
             torch.manual_seed(seed)
@@ -335,9 +300,7 @@ def build_generator(architecture: Architecture, *, seed: int | None = None) -> S
 
 
 def initialise(network: nn.Module) -> None:
-    """Draw the published initialisation: convolutions from N(0, 0.02), scales of norms from
-    N(1, 0.02), biases by PyTorch's default.
-    """
+    """Draw as published: convolutions N(0, 0.02), norms' scales N(1, 0.02), default biases."""
     for module in network.modules():
         if is_parametrized(module, "weight"):  # spectral norm computes `weight` from this one
             nn.init.normal_(module.parametrizations["weight"].original, 0.0, 0.02)  # type: ignore
@@ -348,21 +311,18 @@ def initialise(network: nn.Module) -> None:
 
 
 def _network(architecture: Architecture) -> SynthesisNetwork:
-    return (
-        UNet(architecture)
-        if isinstance(architecture, UNetArchitecture)
-        else Generator(architecture)
-    )
+    if isinstance(architecture, UNetArchitecture):
+        return UNet(architecture)
+    return Generator(architecture)
 
 
 class FeatureEncoder(nn.Module):
-    """Image -> features, averaged over each instance."""
+    """Image -> `features` numbers per pixel, averaged over each instance."""
 
     def __init__(self, features: int = 3, *, nef: int = 16, downsamplings: int = 4) -> None:
-        """Build it, with `features` numbers per instance."""
         super().__init__()
         self.settings = {"features": features, "nef": nef, "downsamplings": downsamplings}
-        """What it was built with; `FeatureEncoder(**settings)` builds another."""
+        """`FeatureEncoder(**settings)` builds another."""
         self.stem = stem(3, nef)
         self.downs = nn.Sequential(*(down(nef * 2**i) for i in range(downsamplings)))
         self.ups = nn.Sequential(*(up(nef * 2**i) for i in range(downsamplings, 0, -1)))

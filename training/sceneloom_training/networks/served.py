@@ -1,9 +1,6 @@
-"""The served graph: a generator with everything between the wire and the network around it.
-
-Label map, instance map and style table go in as they travel; a finished RGB picture comes out. The
-operations are chosen for the engines that run the exported graph (docs/graph.md): the label map is
-cast to float first, boundaries compare integer ids, style indices are clamped in float, and the
-step to uint8 is Clip and Round in float32.
+"""The served graph: a generator with everything between the wire and the network. Its operations
+suit all engines (docs/graph.md): the label map is cast to float first, boundaries compare integer
+ids, style indices are clamped in float, and the step to uint8 is Clip and Round in float32.
 """
 
 from __future__ import annotations
@@ -18,24 +15,22 @@ from sceneloom_training.networks.generator import InstanceNorm, SynthesisNetwork
 
 
 class Float32Norm(nn.Module):
-    """An InstanceNorm that computes in float32 between 16 bit neighbours."""
+    """An InstanceNorm in float32 between 16 bit neighbours."""
 
     def __init__(self, norm: InstanceNorm) -> None:
-        """Wrap a norm; its scale and shift, if it has any, stay float32."""
         super().__init__()
         self.norm = norm
 
     def forward(self, x: Tensor) -> Tensor:
-        """Normalise: [N, C, H, W] -> the same, in the type it came in."""
+        """Normalise [N, C, H, W], in the input's type."""
         y: Tensor = self.norm(x.to(torch.float32)).to(x.dtype)
         return y
 
 
 class HalfGenerator(nn.Module):
-    """A generator in 16 bits that takes and gives float32."""
+    """Copy of a float32 generator in 16 bits, with float32 in and out."""
 
     def __init__(self, generator: SynthesisNetwork, dtype: torch.dtype = torch.float16) -> None:
-        """Copy a float32 generator in eval mode, with weights and convolutions of this dtype."""
         super().__init__()
         self.architecture = generator.architecture
         self.dtype = dtype
@@ -53,7 +48,7 @@ class HalfGenerator(nn.Module):
 
 
 class _ToFloat32(nn.Module):
-    """The tanh that follows the last convolution is float32."""
+    """The tanh after the last convolution is float32."""
 
     def forward(self, x: Tensor) -> Tensor:
         return x.to(torch.float32)
@@ -65,7 +60,7 @@ class ServedGenerator(nn.Module):
     channel_ids: Tensor
 
     def __init__(self, generator: SynthesisNetwork | HalfGenerator, contract: Contract) -> None:
-        """Wrap a generator; its input channels must be what the contract adds up to."""
+        """Wrap a generator whose input channels are the contract's."""
         super().__init__()
         channels = contract.schema.channels + int(contract.boundaries) + contract.style_channels
         assert generator.architecture.input_channels == channels
@@ -78,13 +73,8 @@ class ServedGenerator(nn.Module):
     def forward(
         self, label_map: Tensor, instance_map: Tensor | None = None, style: Tensor | None = None
     ) -> Tensor:
-        """Synthesize uint8 [N, H, W, 3], RGB.
-
-        Args:
-            label_map: uint8 [N, H, W], channels; anything that is no channel gives an all-zero
-                one-hot.
-            instance_map: int32 [N, H, W], if the contract has boundaries or style.
-            style: float32 [N, 256, F], if the contract has style.
+        """Synthesize uint8 [N, H, W, 3], RGB, from channels uint8 [N, H, W] (no channel: zeros)
+        and, as the contract has them, instances int32 [N, H, W] and style float32 [N, 256, F].
         """
         planes = [one_hot_planes(label_map, self.channel_ids)]
         if self.contract.boundaries:
@@ -100,9 +90,7 @@ class ServedGenerator(nn.Module):
 
 
 def one_hot_planes(label_map: Tensor, channel_ids: Tensor) -> Tensor:
-    """One plane per channel, float32 [N, C, H, W], of a label map, uint8 [N, H, W]; a value that is
-    no channel gives zeros. `channel_ids` is float32 [1, C, 1, 1], 0 to C - 1.
-    """
+    """Planes float32 [N, C, H, W] of uint8 [N, H, W] and `channel_ids`, float32 [1, C, 1, 1]."""
     return (label_map.to(torch.float32).unsqueeze(1) == channel_ids).to(torch.float32)
 
 
@@ -121,9 +109,7 @@ def boundary_plane(instance_map: Tensor) -> Tensor:
 
 def style_planes(instance_map: Tensor, style: Tensor) -> Tensor:
     """Paint each instance with its row of the style table, float32 [N, 256, F]: float32 [N, F, H,
-    W].
-
-    Ids of the instance map, int32 [N, H, W], are dense; anything outside 0..255 is clamped.
+    W]. Ids, int32 [N, H, W], are dense and are clamped to 0..255.
     """
     rows = style.flatten(0, 1)
     first = torch.arange(style.shape[0], dtype=torch.float32, device=style.device) * float(

@@ -1,11 +1,10 @@
-"""The regression check: ratios that must hold on every machine, measured in one run.
+"""The regression check: ratios that hold on every machine, measured in one run.
 
-A small network (the demo's, at 256x128) by PyTorch, ONNX Runtime, OpenVINO and Triton in turn, and
-a data set against a server of known speed. No absolute time is looked at. A figure fails only if
-its whole interval lies outside its limit in benchmarks/regression_limits.json, so that a busy
-machine, whose intervals are wide, does not fail by chance.
+PyTorch, ONNX Runtime, OpenVINO and Triton render the demo's network at 256x128 in turn; a data set
+is rendered through a server of known speed. A figure fails if its whole interval lies outside its
+limit in benchmarks/regression_limits.json; absolute times have no limits.
 
-    python -m sceneloom_bench.regression --out build/bench-check
+    python benchmarks/experiments/regression.py --out build/bench-check
     make bench-check
 """
 
@@ -21,22 +20,25 @@ from typing import Annotated
 
 import tyro
 
+from noop_server import NoopServer, write_noop_repository
+from sceneloom import progress
 from sceneloom.errors import SceneLoomError
-from sceneloom.text import parse_json
-from sceneloom_bench.engine_measure import EngineBenchSettings
-from sceneloom_bench.engine_measure import measure as measure_engines
+from sceneloom.validation import checked, read_json
+from sceneloom_bench.engine_command import EngineBenchSettings
+from sceneloom_bench.engine_command import measure as measure_engines
 from sceneloom_bench.harness import CHECKOUT, DEMO, ServedSettings
-from sceneloom_bench.noop_server import NoopServer, write_noop_repository
 from sceneloom_bench.render_command import RenderBenchSettings
 from sceneloom_bench.render_command import measure as measure_rendering
 from sceneloom_bench.reports.report import Report, write_report
 from sceneloom_bench.reports.statistics import within
+from sceneloom_bench.reports.tables import with_unit
 
 LIMITS = CHECKOUT / "benchmarks" / "regression_limits.json"
 SERVER_SECONDS = 0.03
-"""Of a picture, on the server that data sets are rendered through."""
+"""Seconds of a picture on the data set's server."""
 
 
+@checked()
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Limit:
     """The range of a figure."""
@@ -45,7 +47,7 @@ class Limit:
     measurement: str
     figure: str
     why: str
-    """The fault that a broken limit points to."""
+    """Likely fault behind a broken limit."""
     least: float | None = None
     most: float | None = None
 
@@ -57,7 +59,8 @@ def main(*, out: Annotated[Path, tyro.conf.arg(metavar="DIR")], limits: Path = L
         out: folder of the reports.
         limits: JSON file of the limits.
     """
-    reports: dict[str, Report] = {report.kind: report for report in measure()}
+    with progress.shown():
+        reports: dict[str, Report] = {report.kind: report for report in measure()}
     for kind, report in reports.items():
         write_report(report, out, kind)
     failed = judge(reports, read_limits(limits))
@@ -65,7 +68,7 @@ def main(*, out: Annotated[Path, tyro.conf.arg(metavar="DIR")], limits: Path = L
 
 
 def measure() -> list[Report]:
-    """The two measurements."""
+    """Measure the engines and the data set."""
     engines = EngineBenchSettings(
         checkpoint=DEMO,
         size="256x128",
@@ -87,12 +90,12 @@ def measure() -> list[Report]:
 
 
 def read_limits(path: Path) -> list[Limit]:
-    """The limits, as they are committed."""
-    return [Limit(**entry) for entry in parse_json(path.read_text("utf-8"))]
+    """Read the limits; raises InputError if the file does not fit."""
+    return list(read_json(tuple[Limit, ...], path.read_bytes(), source=str(path)))
 
 
 def judge(reports: Mapping[str, Report], limits: Sequence[Limit]) -> list[Limit]:
-    """Print each figure beside its limit; returns the limits that are not kept."""
+    """Print each figure beside its limit; returns the broken limits."""
     failed = []
     for limit in limits:
         try:
@@ -102,16 +105,13 @@ def judge(reports: Mapping[str, Report], limits: Sequence[Limit]) -> list[Limit]
             print(f"NOT KEPT: {limit.measurement}, {limit.figure}: not measured: {reason}")
             failed.append(limit)
             continue
-        limits_of = {"least": limit.least, "most": limit.most}
-        ends = {name: end for name, end in limits_of.items() if end is not None}
+        given = {"least": limit.least, "most": limit.most}
+        ends = {name: end for name, end in given.items() if end is not None}
         kept = within(figure, ends)
-        interval = ""
-        if figure.low is not None and figure.high is not None:
-            interval = f" ({figure.low:.3g} to {figure.high:.3g})"
         said = ", ".join(f"{name} {end:g}" for name, end in ends.items())
         print(
             f"{'kept' if kept else 'NOT KEPT'}: {limit.measurement}, {limit.figure} "
-            f"{figure.value:.3g}{interval}, limit: {said}: {limit.why}"
+            f"{with_unit(figure)}, limit: {said}: {limit.why}"
         )
         if not kept:
             failed.append(limit)

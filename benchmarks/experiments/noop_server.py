@@ -1,11 +1,9 @@
-"""A model that draws nothing, behind the real tritonserver: for tests of clients and for measuring
-what a client alone can do.
+"""A model without a network, behind the real tritonserver, for tests and benchmarks of clients.
 
-It is called `synthesis` and has the served model's signature and contract: ``label_map`` UINT8
-[N, H, W] and ``instance_map`` INT32 [N, H, W] in, ``image`` UINT8 [N, H, W, 3] out. The picture's
-channels are the label map, and the low and the second byte of the instance map, so that
-`noop_picture` knows each of its bytes. Sizes that the contract does not take are refused as the
-served model refuses them.
+The model `synthesis` has the served model's signature and contract: ``label_map`` UINT8 [N, H, W]
+and ``instance_map`` INT32 [N, H, W] in, ``image`` UINT8 [N, H, W, 3] out. Channels of the picture
+are the label map, and the low and the second byte of the instance map (`noop_picture`). Sizes
+outside the contract are refused.
 
     repository = write_noop_repository(tmp_path / "repository", delay_seconds=0.1, queue_size=4)
     with NoopServer(repository) as server, TritonSynthesizer(server.grpc) as client:
@@ -111,19 +109,11 @@ def write_noop_repository(
     delay_per_picture: float = 0,
     response_cache: bool = False,
 ) -> Path:
-    """Write a model repository with the one model; returns `folder`.
+    """Write a model repository with this model into a new folder, and return the folder.
 
-    Args:
-        folder: it is made.
-        contract: of the model, with boundaries and without a style.
-        max_batch_size: largest batch of a request.
-        dynamic_batching: whether the server joins requests of equal size; with `queue_size` and
-            `queue_timeout_seconds` it always does, since the queue is the batcher's.
-        queue_size: requests that may wait before the server refuses more; 0 for any number.
-        queue_timeout_seconds: longest that a request may wait; 0 for ever.
-        delay_seconds: of an execution, whatever its batch.
-        delay_per_picture: of each picture of an execution on top.
-        response_cache: whether the server may answer from its cache, where it has one.
+    An execution takes `delay_seconds` and `delay_per_picture`, in seconds. `queue_size` and
+    `queue_timeout_seconds` limit the waiting requests (0: no limit); they imply dynamic batching,
+    since the queue is the batcher's. The contract has boundaries and no style.
     """
     assert contract.boundaries
     assert not contract.style_channels
@@ -146,33 +136,33 @@ def write_noop_repository(
         delay_seconds=delay_seconds,
         delay_per_picture=delay_per_picture,
         multiple=contract.size_multiple,
-        smallest=contract.min_side,
+        smallest=contract.smallest_side,
     )
     write_model(folder, config, code)
     return folder
 
 
 def write_model(folder: Path, config: Any, code: str) -> None:
-    """Write a model of the Python backend into a repository, beside other models."""
+    """Add a model of the Python backend to a repository."""
     (folder / config.name / "1").mkdir(parents=True)
     (folder / config.name / "config.pbtxt").write_text(text_format.MessageToString(config), "utf-8")
     (folder / config.name / "1" / "model.py").write_text(code, "utf-8")
 
 
 def noop_picture(label_map: npt.NDArray[Any], instance_map: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """The picture that the model gives for these maps, single or in a batch."""
+    """The model's picture of these maps, single or in a batch."""
     channels = [label_map, instance_map & 255, (instance_map >> 8) & 255]
     picture: npt.NDArray[Any] = np.stack(channels, -1).astype(np.uint8)
     return picture
 
 
 class NoopServer:
-    """The bundled tritonserver on a repository, on the same ports each time it is started."""
+    """The bundled tritonserver on a repository, with equal ports at each start."""
 
     def __init__(
         self, repository: Path, *, start_timeout: float = 60, cache_bytes: int = 0
     ) -> None:
-        """Choose free ports; nothing runs before `start`."""
+        """Choose free ports; `start` starts the server."""
         self._repository = repository
         self._cache_bytes = cache_bytes
         self._start_timeout = start_timeout
@@ -191,7 +181,7 @@ class NoopServer:
         return self._process.pid
 
     def start(self) -> Self:
-        """Start the server and wait until it is ready; returns itself."""
+        """Start the server and wait until it is ready."""
         from sceneloom.files import new_prefix
         from sceneloom_serving.bundled_server import find_bundled_server, new_folder
 
@@ -237,11 +227,11 @@ class NoopServer:
             time.sleep(0.05)
 
     def stop(self) -> None:
-        """Stop the server in order: requests in flight finish first. Twice is fine."""
+        """Stop the server after the requests in flight, if it runs."""
         self._end(signal.SIGTERM)
 
     def kill(self) -> None:
-        """Kill the server with SIGKILL, and the processes of its models. Twice is fine."""
+        """Kill the server and its models' processes, if it runs."""
         self._end(signal.SIGKILL)
 
     def _end(self, number: int) -> None:
@@ -263,5 +253,4 @@ class NoopServer:
         return self.start()
 
     def __exit__(self, *_: object) -> None:
-        """Kill the server: to stop it in order takes two seconds."""
-        self.kill()
+        self.kill()  # an ordered stop takes two seconds

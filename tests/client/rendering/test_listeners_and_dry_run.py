@@ -12,15 +12,16 @@ from rendering_fakes import DictSink, ListSource, item, map_pair, street_maps
 
 from sceneloom.contract import Contract
 from sceneloom.errors import InputError, QueueFullError, ServerUnavailableError
-from sceneloom.file_tree import OTHER_KIND, LeftOut
-from sceneloom.rendering.connections import EngineConnection
+from sceneloom.files import OTHER_KIND, LeftOut
+from sceneloom.rendering.connections import Connection
 from sceneloom.rendering.dry_run import Damage, check_pictures, dry_run, merged_rows
 from sceneloom.rendering.listeners import Levels, Listener, LogLines
 from sceneloom.rendering.manifest import Manifest
 from sceneloom.rendering.metrics import Metrics, serve_metrics
+from sceneloom.rendering.retries import RetryPolicy
 from sceneloom.rendering.run import Plan, RenderRun
 from sceneloom.rendering.servers import Address
-from sceneloom.rendering.settings import RenderSettings, RetryPolicy
+from sceneloom.rendering.settings import RenderSettings
 from sceneloom.schema import load_schema
 from sceneloom.testing import FakeTransport
 from sceneloom.triton.client import TritonSynthesizer
@@ -34,7 +35,7 @@ def plan(
 ) -> Plan:
     address = Address(
         name="fake:1",
-        connect=lambda: EngineConnection(TritonSynthesizer("fake", transport=transport)),
+        connect=lambda: Connection(TritonSynthesizer("fake", transport=transport)),
     )
     return Plan(
         source=lambda contract: source,
@@ -176,6 +177,7 @@ def test_a_run_and_a_dry_run_know_what_is_left_out(tmp_path: Path) -> None:
     asked = plan(street_maps(2), FakeTransport(CONTRACT), tmp_path / "m")
     assert dry_run(asked).left_out == left_out
     with RenderRun(asked) as run:
-        assert run.left_out() == ()  # not begun
+        assert run.source is None  # not begun
         list(run)
-        assert run.left_out() == left_out
+        assert run.source is not None
+        assert run.source.left_out == left_out

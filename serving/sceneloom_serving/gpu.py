@@ -1,7 +1,5 @@
-"""The facts of this machine that a TensorRT plan depends on.
-
-Asked of CUDA through cuda-python's runtime bindings, which answer in words where there is no
-driver. TensorRT's own objects end the process there.
+"""The GPU, driver and libraries of this machine that a TensorRT plan depends on, by cuda-python's
+runtime bindings: they report a missing driver, where TensorRT's own objects end the process.
 """
 
 from __future__ import annotations
@@ -20,11 +18,8 @@ _MODULES = ("tensorrt", "tensorrt_bindings")
 
 
 def load_tensorrt() -> Any:
-    """TensorRT's Python module: the whole package, or its bindings beside an image's own libraries.
-
-    Raises:
-        MissingDependencyError: neither is installed.
-        EngineError: it does not load; the text names the missing library.
+    """TensorRT's module, or its bindings beside an image's libraries; raises MissingDependencyError
+    without both, EngineError if a library is missing.
     """
     found = [name for name in _MODULES if importlib.util.find_spec(name) is not None]
     if not found:
@@ -42,11 +37,7 @@ def load_tensorrt() -> Any:
 
 
 def load_cuda() -> Any:
-    """cuda-python's bindings of the CUDA runtime.
-
-    Raises:
-        MissingDependencyError: cuda-python is not installed, or is older than 12.6.
-    """
+    """The CUDA runtime's bindings; raises MissingDependencyError without cuda-python 12.6."""
     require(["cuda"], extra="gpu", purpose="running a TensorRT plan")
     require(["cuda.bindings"], extra="gpu", purpose="running a TensorRT plan")
     from cuda.bindings import runtime
@@ -55,17 +46,8 @@ def load_cuda() -> Any:
 
 
 def checked(result: Any, what: str) -> Any:
-    """The value of a CUDA call, which gives its status first.
-
-    Args:
-        result: what the call gave: (status, values...).
-        what: the sentence's subject in an error, such as ``allocating 6 MiB``.
-
-    Returns:
-        nothing, the one value, or a tuple of them.
-
-    Raises:
-        EngineError: the status is not success.
+    """The value of a CUDA call, from (status, values...): None, one value, or a tuple of them.
+    Raises EngineError about `what`, such as ``allocating 6 MiB``, on failure.
     """
     status, *values = result
     if int(status) != 0:
@@ -76,15 +58,7 @@ def checked(result: Any, what: str) -> Any:
 
 
 def this_machine(device: int = 0) -> Machine:
-    """The facts, for the Python runtime.
-
-    Args:
-        device: CUDA's number of the GPU.
-
-    Raises:
-        MissingDependencyError: TensorRT or cuda-python is not installed.
-        EngineError: there is no GPU that CUDA can use.
-    """
+    """This machine with a GPU by CUDA's number; raises EngineError, MissingDependencyError."""
     tensorrt, cudart = load_tensorrt(), load_cuda()
     status, count = cudart.cudaGetDeviceCount()
     if int(status) != 0 or not count:
@@ -98,10 +72,10 @@ def this_machine(device: int = 0) -> Machine:
             )
         raise EngineError(
             f"this machine has no NVIDIA GPU that CUDA can use ({reason}); TensorRT plans are "
-            "built and run where the GPU is"
+            "built and run on the GPU"
         )
     if device >= count:
-        raise EngineError(f"there is no GPU {device}; this machine has {count}, from 0")
+        raise EngineError(f"no GPU {device}; this machine has {count}, from 0")
     properties = checked(cudart.cudaGetDeviceProperties(device), "asking for the GPU's name")
     name = properties.name
     text = _DRIVER.read_text("utf-8", "replace") if _DRIVER.is_file() else ""
@@ -110,7 +84,8 @@ def this_machine(device: int = 0) -> Machine:
     # record with those refuses it.
     driver = found[0] if found else _dotted(checked(cudart.cudaDriverGetVersion(), "its version"))
     return Machine(
-        tensorrt=release(tensorrt.__version__),
+        # The three numbers of a release: 10.16.1.11 is 10.16.1.
+        tensorrt=".".join(re.findall(r"\d+", tensorrt.__version__)[:3]),
         cuda_runtime=_dotted(checked(cudart.cudaRuntimeGetVersion(), "asking its version")),
         driver=driver,
         gpu=(name.decode() if isinstance(name, bytes) else str(name)).rstrip("\0"),
@@ -118,11 +93,6 @@ def this_machine(device: int = 0) -> Machine:
     )
 
 
-def release(version: str) -> str:
-    """The three numbers that name a release of TensorRT: 10.16.1.11 is 10.16.1."""
-    return ".".join(re.findall(r"\d+", version)[:3])
-
-
 def _dotted(cuda: int) -> str:
-    """13010 is CUDA 13.1."""
+    """Write CUDA's number of a version, such as 13010, as 13.1."""
     return f"{cuda // 1000}.{cuda % 1000 // 10}"

@@ -1,6 +1,4 @@
-"""Golden files, shared memory regions, the bundled server's preconditions, runtimes without a
-server.
-"""
+"""The bundled server: leftovers of dead ones, preconditions, settings, no reports to anyone."""
 
 from __future__ import annotations
 
@@ -11,19 +9,16 @@ import sys
 import tempfile
 from pathlib import Path
 
-import numpy as np
 import onnx
 import pytest
-from support import blocky_maps, wide_generator
 
 from sceneloom.contract import Contract
-from sceneloom.errors import ExportError, ModelFailedError, SchemaError, ServerStartError
+from sceneloom.errors import ExportError, SchemaError, ServerStartError
 from sceneloom.files import SHARED_MEMORY, new_prefix
-from sceneloom.request import prepare
 from sceneloom.schema import load_schema
 from sceneloom_export.bundle import Exported
 from sceneloom_serving import templates
-from sceneloom_serving.bundle import MODEL_FILE, block_means, load_golden, save_golden
+from sceneloom_serving.bundle import CPU_FILE
 from sceneloom_serving.bundled_server import (
     check_numpy,
     find_bundled_server,
@@ -34,76 +29,8 @@ from sceneloom_serving.bundled_server import (
 )
 from sceneloom_serving.embedded import ServerSettings
 from sceneloom_serving.onnx_runtime import OnnxRuntimeSynthesizer
-from sceneloom_serving.parity import check_golden, make_golden
-from sceneloom_training.networks import GeneratorArchitecture
-from sceneloom_training.torch_synthesizer import TorchSynthesizer
 
 CONTRACT = Contract(schema=load_schema("cityscapes"), boundaries=True, size_multiple=8)
-
-
-def test_block_means_of_a_known_picture() -> None:
-    image = np.zeros((33, 48, 3), np.uint8)
-    image[:16, :16] = 100
-    image[:8, 16:32, 1] = 50
-    means = block_means(image)
-    assert means.shape == (2, 3, 3)
-    assert means[0, 0].tolist() == [100, 100, 100]
-    assert means[0, 1].tolist() == [0, 25, 0]
-    assert means[1].max() == 0  # the last row of pixels is no whole block
-
-
-def test_golden_round_trip_and_tolerance(
-    tmp_path: Path, small_architecture: GeneratorArchitecture
-) -> None:
-    generator = wide_generator(small_architecture, seed=1)
-    reference = TorchSynthesizer(generator, CONTRACT)
-    save_golden(make_golden(reference, prepare(CONTRACT, *blocky_maps(64, 64, seed=0))), tmp_path)
-    golden = load_golden(tmp_path)
-    assert golden.style is None
-    assert check_golden(reference, golden) == 0
-    generator.head[1].bias.add_(0.005)  # about half a grey level: within the tolerance
-    assert 0 < check_golden(TorchSynthesizer(generator, CONTRACT), golden) < 2
-    generator.head[1].bias.add_(0.1)
-    with pytest.raises(ModelFailedError, match="2 is the limit"):
-        check_golden(TorchSynthesizer(generator, CONTRACT), golden)
-
-
-@pytest.mark.parametrize("content", [b"", b"PK\x03\x04 damaged", b"\x93NUMPY"])
-def test_damaged_golden_file(tmp_path: Path, content: bytes) -> None:
-    (tmp_path / "golden.npz").write_bytes(content)
-    with pytest.raises(ServerStartError, match=r"golden\.npz: damaged"):
-        load_golden(tmp_path)
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        {"label_map": np.zeros((64, 64))},
-        {"label_map": np.zeros((0, 0), np.uint8)},
-        {"label_map": np.zeros(64, np.uint8)},
-        {"instance_map": np.zeros((64, 64), np.int64)},
-        {"instance_map": np.zeros((64, 32), np.int32)},
-        {"block_means": np.zeros((1, 1, 3), np.float32)},
-        {"block_means": np.array("x")},
-        {"surprise": np.zeros(1)},
-    ],
-)
-def test_golden_file_with_other_arrays(tmp_path: Path, change: dict[str, np.ndarray]) -> None:
-    fields = {
-        "label_map": np.zeros((64, 64), np.uint8),
-        "instance_map": np.zeros((64, 64), np.int32),
-        "block_means": np.zeros((4, 4, 3), np.float32),
-    }
-    np.savez(tmp_path / "golden.npz", **fields)
-    assert load_golden(tmp_path).style is None
-    np.savez(tmp_path / "golden.npz", **{**fields, **change})
-    with pytest.raises(ServerStartError, match=r"golden\.npz: damaged"):
-        load_golden(tmp_path)
-
-
-def test_blocks_of_a_picture_smaller_than_one() -> None:
-    image = np.full((8, 40, 3), 7, np.uint8)
-    assert block_means(image).tolist() == np.full((1, 2, 3), 7.0).tolist()
 
 
 def test_what_dead_processes_left_is_swept_and_the_rest_is_kept(
@@ -142,7 +69,7 @@ def test_what_dead_processes_left_is_swept_and_the_rest_is_kept(
 
 
 def test_another_pid_namespace_gives_other_names() -> None:
-    code = "from sceneloom_serving.bundled_server import new_prefix; print(new_prefix())"
+    code = "from sceneloom.files import new_prefix; print(new_prefix())"
     command = ["unshare", "--user", "--map-root-user", "--pid", "--fork", "--mount-proc"]
     inside = subprocess.run(
         [*command, sys.executable, "-c", code], capture_output=True, text=True, check=False
@@ -171,7 +98,7 @@ def test_bundled_server_is_found() -> None:
 @pytest.mark.parametrize(
     ("code", "message"),
     [
-        ("import sys; sys.platform = 'darwin'", "no bundled Triton server for"),
+        ("import sys; sys.platform = 'darwin'", "the bundled Triton server does not run on"),
         ("import platform; platform.machine = lambda: 'aarch64'", "aarch64; it is for Linux"),
         (
             "import importlib.util as u; f = u.find_spec; "
@@ -189,7 +116,7 @@ def test_bundled_server_is_found() -> None:
         ),
         (
             "import sys; sys.version_info = type('V', (), dict(major=3, minor=13))()",
-            "numpy below 2, which there is not for Python 3.13",
+            "numpy below 2, which Python 3.13 does not have",
         ),
     ],
 )
@@ -216,7 +143,7 @@ def test_onnx_file_that_is_not_ours(tmp_path: Path, exported: Exported) -> None:
     path.write_bytes(b"no protobuf")
     with pytest.raises(ExportError, match=r"model\.onnx: ONNX Runtime cannot load it"):
         OnnxRuntimeSynthesizer(path)
-    model = onnx.load(exported.repository / "synthesis" / "1" / MODEL_FILE)
+    model = onnx.load(exported.repository / "synthesis" / "1" / CPU_FILE)
     del model.metadata_props[:]
     onnx.save(model, path)
     with pytest.raises(ExportError, match="carries no contract"):
@@ -243,7 +170,7 @@ def test_server_settings_out_of_range(settings: dict[str, float]) -> None:
 
 
 def test_onnx_runtime_reports_to_nobody(exported: Exported, tmp_path: Path) -> None:
-    model = exported.repository / "synthesis" / "1" / MODEL_FILE
+    model = exported.repository / "synthesis" / "1" / CPU_FILE
     quiet = ("CI", "ORT_DISABLE_TELEMETRY", "ORT_RUNNING_UNIT_TESTS")
     environment = {name: value for name, value in os.environ.items() if name not in quiet}
 
@@ -263,7 +190,7 @@ def test_nothing_that_runs_is_copied_for_the_server(tmp_path: Path) -> None:
 
 def test_openvino_reports_to_nobody_and_writes_no_id(exported: Exported, tmp_path: Path) -> None:
     """Its package for reports opens a connection when openvino is imported: to the proxy here."""
-    model = exported.repository / "synthesis" / "1" / MODEL_FILE
+    model = exported.repository / "synthesis" / "1" / CPU_FILE
     code = (
         "import sys, sceneloom_serving.openvino_runtime as o; from pathlib import Path; "
         "o.OpenVinoSynthesizer(Path(sys.argv[1])); import openvino, time; time.sleep(1)"
