@@ -160,7 +160,10 @@ def published_edges(ids: torch.Tensor) -> torch.Tensor:
 
 def test_a_feature_model_is_imported_whole(shared: Path, tmp_path: Path) -> None:
     architecture = GeneratorArchitecture(
-        input_channels=34 + 1 + 3, ngf=4, global_downsamplings=2, global_blocks=1
+        input_channels=len(CONTRACT.schema.labels) + 1 + 3,
+        ngf=4,
+        global_downsamplings=2,
+        global_blocks=1,
     )
     torch.manual_seed(3)
     generator = Generator(architecture).eval()
@@ -194,7 +197,7 @@ def test_a_feature_model_is_imported_whole(shared: Path, tmp_path: Path) -> None
     for number, style in chosen.items():
         features[:, ids == number] = style[:, None]
     channels = np.vectorize({label.id: n for n, label in enumerate(contract.schema.labels)}.get)
-    one_hot = np.eye(34, dtype=np.float32)[channels(label_map)].transpose(2, 0, 1)
+    one_hot = np.eye(labels, dtype=np.float32)[channels(label_map)].transpose(2, 0, 1)
     planes = [torch.from_numpy(one_hot), published_edges(torch.from_numpy(ids))[None]]
     with torch.inference_mode():
         output = generator(torch.cat([*planes, torch.from_numpy(features)])[None])[0]

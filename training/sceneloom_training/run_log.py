@@ -80,10 +80,8 @@ class RunLog:
         values = {"epoch": round(epoch, 4), "learning_rate": learning_rate, **means}
         self.entry(step, {**values, "images_per_second": round(rate, 4)})
         self._progress.update(self._task, said=f"{rate:.2f} images/s")
-        if (
-            not self._progress.console.is_terminal
-            and time.perf_counter() - self._shown >= QUIET_SECONDS
-        ):
+        quiet = time.perf_counter() - self._shown
+        if not self._progress.console.is_terminal and quiet >= QUIET_SECONDS:
             left = (self._last - step) * self._images_per_step / rate
             self.say(f"step {step} of {self._last}, {rate:.2f} images/s, about {left:.0f} s left")
             self._shown = time.perf_counter()
