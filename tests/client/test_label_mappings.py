@@ -4,13 +4,14 @@ Cityscapes.
 
 from __future__ import annotations
 
+import json
 from importlib import resources
 from typing import Any
 
 import numpy as np
 import pytest
 
-from sceneloom.schema import load_schema, parse_json
+from sceneloom.schema import load_schema
 
 MAPPED = (
     "bdd100k",
@@ -20,9 +21,8 @@ MAPPED = (
     "mapillary-vistas",
     "mapillary-vistas-2.0",
 )
-MAPPINGS: dict[str, dict[str, Any]] = parse_json(
-    (resources.files("sceneloom") / "label_mappings" / "to_cityscapes.json").read_text("utf-8"),
-    "to_cityscapes",
+MAPPINGS: dict[str, dict[str, Any]] = json.loads(
+    (resources.files("sceneloom") / "label_mappings" / "to_cityscapes.json").read_text("utf-8")
 )
 
 

@@ -159,11 +159,9 @@ def published_edges(ids: torch.Tensor) -> torch.Tensor:
 
 
 def test_a_feature_model_is_imported_whole(shared: Path, tmp_path: Path) -> None:
+    labels = len(CONTRACT.schema.labels)
     architecture = GeneratorArchitecture(
-        input_channels=len(CONTRACT.schema.labels) + 1 + 3,
-        ngf=4,
-        global_downsamplings=2,
-        global_blocks=1,
+        input_channels=labels + 1 + 3, ngf=4, global_downsamplings=2, global_blocks=1
     )
     torch.manual_seed(3)
     generator = Generator(architecture).eval()
