@@ -121,11 +121,11 @@ def read_clusters(path: Path) -> dict[int, npt.NDArray[np.float64]]:
         if path.stat().st_size > _MAX_BYTES:
             raise CheckpointError(f"{path}: larger than {_MAX_BYTES >> 20} MiB")
         with path.open("rb") as file:
-            version = np.lib.format.read_magic(file)
+            npy: Any = np.lib.format
             read_header = {
-                (1, 0): np.lib.format.read_array_header_1_0,
-                (2, 0): np.lib.format.read_array_header_2_0,
-            }[version]
+                (1, 0): npy.read_array_header_1_0,
+                (2, 0): npy.read_array_header_2_0,
+            }[npy.read_magic(file)]
             shape, _, dtype = read_header(file)
             if shape != () or dtype.kind != "O":
                 raise ValueError(f"it is an array of {dtype} {list(shape)}")
