@@ -214,7 +214,7 @@ def read_own_maps(
             request = prepare(contract, label_map, instance_map)
         except InputError as error:
             raise InputError(f"{pair.label}: {error}") from None
-        if request.padding:
+        if request.padding != Padding():
             raise SizeError(
                 f"{pair.label}: is no multiple of {contract.size_multiple} on each side"
             )
