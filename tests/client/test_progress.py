@@ -52,10 +52,10 @@ def test_lines_come_while_the_work_runs() -> None:
 
 
 def test_only_the_innermost_stage_repeats_its_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(progress, "HEARTBEAT", 0.05)
+    monkeypatch.setattr(progress, "HEARTBEAT", 1.0)  # long beside the begin and end of a stage
     lines: list[str] = []
     with progress.shown(lines.append), progress.stage("outer"), progress.stage("inner"):
-        time.sleep(0.3)
+        time.sleep(3.2)
     repeated = [line for line in lines if "so far" in line]
     assert len(repeated) > 1
     assert {line.split(",")[0] for line in repeated} == {"inner"}
