@@ -107,7 +107,7 @@ def export_bundle(
         maps = proof.reference_maps(contract, largest, own, kinds=proves_fast)
     small = 0 if contract.sizes else len(proof.probe_sizes(contract))
     recognition = None
-    if export.segmenter is not None:  # one that cannot be loaded ends the export here
+    if export.segmenter is not None:  # a damaged segmenter ends the export here
         if not proves_fast:
             raise ExportError("a segmenter checks bf16 and int8, and neither is requested")
         with progress.stage("load the segmenter"):

@@ -160,7 +160,7 @@ def describe_machine() -> dict[str, Any]:
 
 
 def runtime_versions(engines: Mapping[str, EngineSpec] = ENGINES) -> dict[str, str | None]:
-    """Versions of the engines' packages, or None for one that is not installed."""
+    """Versions of the engines' packages; None for a missing package."""
     names = sorted({name for engine in engines.values() for name in engine.packages})
     return {name: _version(name) for name in names}
 
