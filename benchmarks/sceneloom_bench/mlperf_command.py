@@ -173,7 +173,8 @@ def _address(server: harness.Served, transport: TransportChoice) -> str:
     url = server.grpc if server.grpc.startswith("http://") else server.http
     if url is None:
         raise InputError("--transport http needs the server's HTTP port: --http HOST:PORT")
-    return f"http://{server_address(url if '://' in url else f'http://{url}', 'http')}"
+    _, address = server_address(url if "://" in url else f"http://{url}", "http")
+    return f"http://{address}"
 
 
 def _plans(

@@ -84,8 +84,7 @@ class ServerView:
 
     def __init__(self, url: str, metrics: str | None = None) -> None:
         """Prepare for a ``HOST:PORT`` of gRPC or ``http://HOST:PORT``, and one of the metrics."""
-        scheme = "http" if url.startswith("http://") else "grpc"
-        address = server_address(url, scheme)
+        scheme, address = server_address(url)
         self._url = f"http://{address}" if scheme == "http" else url
         self._metrics = metrics
         self._client: Any = None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -118,19 +119,16 @@ def stack(requests: Sequence[Request]) -> tuple[LabelMap, InstanceMap | None, St
 
     A single request is not copied: its arrays are views of the caller's, to be read only.
     """
-
-    def join(arrays: list[Array]) -> Array:
-        if len(arrays) == 1:  # engines want memory in C order, and torch warns of read-only arrays
-            return np.require(arrays[0], requirements=["C", "W"])[None]
-        return np.stack(arrays)
-
+    labels = [r.label_map for r in requests]
     instances = [r.instance_map for r in requests if r.instance_map is not None]
     styles = [r.style for r in requests if r.style is not None]
-    return (
-        join([r.label_map for r in requests]),
-        join(instances) if instances else None,
-        join(styles) if styles else None,
-    )
+    stacked: list[Any] = []
+    for arrays in (labels, instances, styles):
+        if len(arrays) == 1:  # engines want memory in C order, and torch warns of read-only arrays
+            stacked.append(np.require(arrays[0], requirements=["C", "W"])[None])
+        else:
+            stacked.append(np.stack(arrays) if arrays else None)
+    return stacked[0], stacked[1], stacked[2]
 
 
 def tensors(

@@ -33,7 +33,7 @@ from sceneloom.contract import DIFFERENCE_PARAMETER, ENGINE_PARAMETER, FAST_PARA
 from sceneloom.files import new_prefix
 from sceneloom.triton.client import TritonSynthesizer
 from sceneloom.triton.grpc_transport import GrpcTransport
-from sceneloom.triton.transport import MAX_SECONDS, Timeouts
+from sceneloom.triton.transport import Seconds, Timeouts
 from sceneloom.validation import checked
 from sceneloom_serving import bundled_server
 from sceneloom_serving.bundle import Golden, bundle_hash, check_files, lay_out, load_golden
@@ -48,7 +48,6 @@ _STACK = 128 << 20
 _PR_SET_PDEATHSIG = 1
 _GRACE = 1.5  # seconds for Triton to answer the request that ended its model's process
 Port = Annotated[int, Interval(ge=0, le=65535)]
-Seconds = Annotated[float, Interval(gt=0, le=MAX_SECONDS)]
 
 
 @checked(errors.InputError)

@@ -9,10 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-import itertools
 import time
 from collections import deque
-from collections.abc import Coroutine, Iterable, Iterator, Sequence
+from collections.abc import Coroutine, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -75,7 +74,6 @@ class SizeBuckets:
         return dropped
 
 
-_CHUNK = 16
 _MAX_BUCKET_BYTES = 128 << 20
 _READERS = 4
 
@@ -178,49 +176,43 @@ class Pipeline:
     async def _feed(self) -> None:
         """List the maps, as far as there is room for them."""
         items = await self._in_thread(self._lister, iter, self._source)
-        while not self._stopping.is_set():
-            chunk, error = await self._in_thread(self._lister, _take, items)
-            for item in chunk:
-                await self._room.acquire()
-                while self._buckets.bytes > _MAX_BUCKET_BYTES and not self._stopping.is_set():
-                    self._taken.clear()
-                    await self._taken.wait()
-                if self._stopping.is_set():
-                    return
-                self._reading += 1
-                self._tasks.add(asyncio.create_task(self._guard(self._load(item))))
-            if error is not None:  # the maps before it are rendered
-                self._broken = self._broken or error
-            if len(chunk) < _CHUNK:
+        while True:
+            await self._room.acquire()
+            while self._buckets.bytes > _MAX_BUCKET_BYTES and not self._stopping.is_set():
+                self._taken.clear()
+                await self._taken.wait()
+            if self._stopping.is_set():
                 return
+            try:
+                item = await self._in_thread(self._lister, next, items, None)
+            except Exception as error:  # the maps before it are rendered
+                self._broken = self._broken or error
+                return
+            if item is None or self._stopping.is_set():
+                return
+            self._reading += 1
+            self._tasks.add(asyncio.create_task(self._guard(self._load(item))))
 
     async def _load(self, item: MapItem) -> None:
         """Read a map, and skip it if its picture exists."""
-
-        def load_or_skip() -> Loaded | Skipped:
-            loaded = self._loader.load(item)
-            store = self._store
-            row = None if store is None else store.found(item.key, loaded.input_hash)
-            if row is None:
-                return loaded
-            return Skipped(key=row.key, output=row.output, engine=row.engine)
-
-        found: Loaded | Skipped | Exception
+        row, failed = None, None
         try:
-            found = await self._in_thread(self._readers, load_or_skip)
+            loaded = await self._in_thread(self._readers, self._loader.load, item)
+            if (store := self._store) is not None:
+                row = await self._in_thread(self._readers, store.found, item.key, loaded.input_hash)
         except (SceneLoomError, OSError) as error:
-            found = error
+            failed = error
         finally:
             self._reading -= 1
-        if isinstance(found, Loaded) and not self._stopping.is_set():
-            self._buckets.add(found)
+        if row is None and failed is None and not self._stopping.is_set():
+            self._buckets.add(loaded)
             self._pump()
             return
         self._room.release()
-        if isinstance(found, Skipped):
-            await self._report(found)
-        elif isinstance(found, Exception):
-            await self._fail(item, found)
+        if row is not None:
+            await self._report(Skipped(key=row.key, output=row.output, engine=row.engine))
+        elif failed is not None:
+            await self._fail(item, failed)
 
     def _pump(self) -> None:
         """Start work on loaded maps, as far as there is room for their pixels."""
@@ -361,14 +353,3 @@ class Pipeline:
             task = asyncio.current_task()
             assert task is not None
             self._tasks.discard(task)
-
-
-def _take(items: Iterator[MapItem]) -> tuple[list[MapItem], Exception | None]:
-    """The next items, and the error that ended them early."""
-    taken: list[MapItem] = []
-    try:
-        for item in itertools.islice(items, _CHUNK):
-            taken.append(item)
-    except Exception as error:
-        return taken, error
-    return taken, None

@@ -22,7 +22,7 @@ from sceneloom.rendering.servers import Address
 from sceneloom.rendering.settings import Container, RenderSettings, ShardSettings
 from sceneloom.synthesizer import Synthesizer
 from sceneloom.triton.client import TransportChoice
-from sceneloom.triton.transport import Timeouts, scheme_of, server_address
+from sceneloom.triton.transport import Timeouts, server_address
 
 _MAX_LISTED = 8
 
@@ -73,8 +73,7 @@ class TritonServers:
             raise InputError("name at least one server")
         known = []
         for url in self.urls:
-            scheme = scheme_of(url)
-            address = (scheme, server_address(url, scheme))
+            address = server_address(url)
             if address in known:
                 raise InputError(f"{url}: the same server twice")
             known.append(address)

@@ -34,14 +34,10 @@ class RetryPolicy:
     """
     first_wait: Annotated[float, Field(gt=0)] = 0.1
     """Longest wait before the second request, in seconds; it doubles each time."""
-    longest_wait: Annotated[float, Field(le=3600)] = 5.0
+    longest_wait: Annotated[float, Field(gt=0, le=3600)] = 5.0
     """Longest wait, in seconds."""
     budget: Annotated[float, Field(ge=0, le=10)] = 0.5
     """Retries per request of the whole run, beyond one a second."""
-
-    def __post_init__(self) -> None:
-        if self.first_wait > self.longest_wait:
-            raise errors.InputError(f"first_wait is {self.first_wait}; it is at most longest_wait")
 
     def again(self, error: errors.ServingError, failures: list[errors.ServingError]) -> bool:
         """Whether to request a picture again, after the last error and all failures so far."""

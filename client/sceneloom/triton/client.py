@@ -31,7 +31,7 @@ from sceneloom.triton.transport import (
     Timeouts,
     Transport,
     input_specs,
-    scheme_of,
+    server_address,
 )
 from sceneloom.validation import check_kind
 
@@ -62,7 +62,8 @@ def connect(
     if transport not in get_args(TransportChoice):
         choices = ", ".join(get_args(TransportChoice))
         raise errors.InputError(f"no transport {transport!r}; choose one of {choices}")
-    if scheme_of(url) == "http" or transport == "http":
+    scheme, _ = server_address(url)
+    if scheme == "http" or transport == "http":
         if transport not in ("auto", "http"):
             raise errors.InputError(f"{url}: {transport} goes to the server's gRPC port, HOST:PORT")
         return HttpTransport(url, why="HTTP address")
@@ -114,7 +115,8 @@ class TritonSynthesizer(Synthesizer):
         self.timeouts = timeouts or Timeouts()
         """Timeouts of its calls."""
         if transport is None:
-            transport = "http" if scheme_of(url) == "http" else "grpc"
+            scheme, _ = server_address(url)
+            transport = "http" if scheme == "http" else "grpc"
         if not hasattr(transport, "infer"):  # a Transport
             check_kind(transport, str, "the name of a transport, or a connection,")
         if isinstance(transport, str):

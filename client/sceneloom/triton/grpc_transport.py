@@ -100,7 +100,7 @@ class GrpcTransport(TritonTransport):
         """
         import tritonclient.grpc
 
-        super().__init__(server_address(url, "grpc"), "grpc", why)
+        super().__init__(server_address(url, "grpc")[1], "grpc", why)
         self._grpc = tritonclient.grpc
         self._client = tritonclient.grpc.InferenceServerClient(
             self.address, channel_args=channel_options(self.address)

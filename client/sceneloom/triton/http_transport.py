@@ -156,7 +156,7 @@ class HttpTransport(TritonTransport):
         """Prepare a connection to ``http://HOST:PORT``; the first call opens it. Raises InputError
         for an address of another form.
         """
-        address = server_address(url, "http")
+        _, address = server_address(url, "http")
         super().__init__(f"http://{address}", "http", why)
         host, _, port = address.rpartition(":")
         self._host, self._port = host.strip("[]"), int(port)

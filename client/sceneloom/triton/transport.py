@@ -13,9 +13,10 @@ import re
 import struct
 import time
 from collections.abc import Mapping
-from typing import Any, Literal, Protocol
+from typing import Annotated, Any, Literal, Protocol
 
 import numpy as np
+from pydantic import Field
 
 from sceneloom import errors
 from sceneloom.contract import (
@@ -28,7 +29,7 @@ from sceneloom.contract import (
     Contract,
 )
 from sceneloom.maps import Array
-from sceneloom.validation import check_kind
+from sceneloom.validation import check_kind, checked
 
 _ADDRESS = re.compile(r"([\w.-]+|\[[0-9A-Fa-f:.]+\]):[0-9]{1,5}", re.ASCII)
 MAX_SECONDS = 86400
@@ -49,25 +50,19 @@ WRONG_FORM = (KeyError, TypeError, ValueError, AttributeError, OverflowError, st
 """Errors of reading an answer of another form than Triton's."""
 
 
+# gRPC counts in 64-bit nanoseconds: above about 9e9 s every call fails at once.
+Seconds = Annotated[float, Field(gt=0, le=MAX_SECONDS)]
+
+
+@checked()
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Timeouts:
     """Timeouts of a client in seconds, above 0 and at most a day."""
 
-    connect: float = 10.0
+    connect: Seconds = 10.0
     """Seconds for the first call to a server, which reads the model's configuration."""
-    infer: float = 120.0
+    infer: Seconds = 120.0
     """Seconds for one request: sending, the server's queue, the network and the answer."""
-
-    def __post_init__(self) -> None:
-        for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
-            check_kind(value, (int, float), f"the {field.name} timeout, in seconds,")
-            # gRPC counts in 64-bit nanoseconds: above about 9e9 s every call fails at once.
-            if not 0 < value <= MAX_SECONDS:
-                raise errors.InputError(
-                    f"the {field.name} timeout is {value!r}; it is above 0 and at most "
-                    f"{MAX_SECONDS} seconds"
-                )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -223,22 +218,19 @@ def seconds_left(deadline: float) -> float:
     return max(deadline - time.monotonic(), 0.001)
 
 
-def scheme_of(url: str) -> str:
-    """``http`` for the URL of an HTTP port, else ``grpc``; raises InputError if it is no text."""
-    check_kind(url, str, "the address of a server, a text,")
-    return "http" if url.startswith("http://") else "grpc"
-
-
-def server_address(url: str, scheme: str) -> str:
-    """``HOST:PORT`` of ``SCHEME://HOST:PORT``, or of ``HOST:PORT`` alone for the scheme ``grpc``; a
-    slash may follow. Raises InputError for another form or another scheme.
+def server_address(url: str, wanted: str | None = None) -> tuple[str, str]:
+    """Scheme, ``http`` or ``grpc``, and ``HOST:PORT`` of ``http://HOST:PORT``, ``grpc://HOST:PORT``
+    or ``HOST:PORT``, which is gRPC's; a slash may follow. Raises InputError for another form, or
+    another scheme than the one wanted.
     """
-    is_http = scheme_of(url) == "http"
+    check_kind(url, str, "the address of a server, a text,")
+    is_http = url.startswith("http://")
+    scheme = wanted or ("http" if is_http else "grpc")
     address = url.removeprefix(f"{scheme}://").removesuffix("/")
     well_formed = _ADDRESS.fullmatch(address) and (is_http or scheme == "grpc")
     # gRPC itself takes port 99999 and connects to 34463.
     if well_formed and 0 < int(address.rpartition(":")[2]) < 65536:
-        return address
+        return scheme, address
     shown = re.sub(r"(^|//)[^/@]*@", r"\1...@", url)  # a password is not repeated
     form = "HOST:PORT of its gRPC port, such as 127.0.0.1:8001"
     if scheme == "http" or (url.lower().startswith("http") and not is_http):
