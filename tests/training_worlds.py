@@ -10,8 +10,13 @@ from training_runs import resolved
 
 
 def save_gradients(settings: Mapping[str, Mapping[str, Any]], out: str) -> int:
-    """Compute one step's gradients as the trainer does; each process writes OUT-RANK."""
+    """Compute one step's gradients as the trainer does; each process writes OUT-RANK. Return how
+    many holders of the process group outlive it: its end can wait for ever then.
+    """
+    import gc
+
     import torch
+    from torch.nn.parallel import DistributedDataParallel
 
     from sceneloom_training.assembly import assemble
     from sceneloom_training.batches import TrainingSet, load_batches, step_items
@@ -48,7 +53,8 @@ def save_gradients(settings: Mapping[str, Mapping[str, Any]], out: str) -> int:
             if parameter.grad is not None
         }
         torch.save(gradients, f"{out}-{world.rank}")
-    return 0
+        train_step.leave_world()
+    return sum(type(one) is DistributedDataParallel for one in gc.get_objects())
 
 
 def load_gradients(path: Path) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import difflib
 import functools
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from sceneloom import TritonSynthesizer, progress
 from sceneloom.errors import EngineError, InputError, SceneLoomError
@@ -27,7 +27,9 @@ from sceneloom_serving.bundle import CPU_FILE
 from sceneloom_serving.engines import ENGINES, open_engine, peak_memory_mib, unavailable
 from sceneloom_serving.onnx_runtime import usable_cpus
 from sceneloom_serving.parity import Precision
-from sceneloom_training.torch_synthesizer import TorchSynthesizer
+
+if TYPE_CHECKING:
+    from sceneloom_training.torch_synthesizer import TorchSynthesizer
 
 EAGER = "torch-fp32"
 """The baseline: PyTorch eager, float32, NCHW, as published."""
@@ -176,6 +178,8 @@ def open_torch(
 ) -> Synthesizer:
     """Load a checkpoint into PyTorch, with the engines' number of threads and without TF32."""
     import torch
+
+    from sceneloom_training.torch_synthesizer import TorchSynthesizer
 
     torch.set_num_threads(usable_cpus())
     torch.backends.cudnn.allow_tf32 = False

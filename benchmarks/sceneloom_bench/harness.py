@@ -28,7 +28,6 @@ from sceneloom.triton.transport import MAX_SECONDS
 from sceneloom_bench.reports.headline import headline
 from sceneloom_bench.reports.report import Report, flags_of, write_report
 from sceneloom_bench.reports.tables import describe
-from sceneloom_export.proof import draw_map, read_own_maps
 from sceneloom_serving.bundle import bundle_hash
 from sceneloom_serving.choice import choose_engine
 from sceneloom_serving.embedded import EmbeddedServer, ServerSettings
@@ -119,6 +118,8 @@ def bench_maps(
     Raises SizeError if the model would pad the size or the memory is too small, InputError if the
     folder has no map or a broken one.
     """
+    from sceneloom_export.proof import draw_map, read_own_maps
+
     if folder is not None:
         with progress.stage(f"read {count} maps of {folder}"):
             return read_own_maps(contract, folder, count).requests

@@ -33,14 +33,9 @@ MAY_IMPORT = {
     },
     "sceneloom_bench": set(FOLDERS),
 }
+ENGINES = ("torch", "onnx", "onnxruntime", "openvino", "tensorrt", "sklearn", "scipy")
 HEAVY = (
-    "torch",
-    "onnx",
-    "onnxruntime",
-    "openvino",
-    "tensorrt",
-    "sklearn",
-    "scipy",
+    *ENGINES,
     "sceneloom_streets",
     "sceneloom_training",
     "sceneloom_export",
@@ -192,3 +187,16 @@ def test_the_light_package_loads_nothing_heavy(code: str) -> None:
     assert loaded & set(HEAVY) == set()
     if "render" not in code:
         assert "tritonclient" not in loaded
+
+
+def test_no_command_loads_an_engine_for_its_help() -> None:
+    tests = str(CHECKOUT / "tests")
+    code = f"import sys; sys.path.append({tests!r})\n"
+    code += "import command_reference; command_reference.parsers()\n"
+    code += "print(*sorted({name.split('.')[0] for name in sys.modules}))"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True
+    )
+    loaded = set(done.stdout.splitlines()[-1].split())
+    assert "sceneloom_bench" in loaded
+    assert loaded & set(ENGINES) == set()

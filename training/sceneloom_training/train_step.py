@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import gc
 from collections.abc import Iterator
 from inspect import signature
 from typing import Any
@@ -107,6 +108,16 @@ class TrainStep:
                 "forward_sync_buffers" if renamed else "broadcast_buffers": False
             }
             self._model = DistributedDataParallel(self.objective, device_ids=ids, **flag)
+
+    def leave_world(self) -> None:
+        """Let go of the other processes, before their process group ends.
+
+        `DistributedDataParallel` holds the group. If it is its last holder, its end waits for the
+        group's threads while it holds Python's lock, and a thread that wants the lock, to free a
+        tensor of Python's, waits for ever.
+        """
+        self._model = self.objective
+        gc.collect()  # its parts refer to each other
 
     def differentiate(self, batches: Iterator[Batch]) -> dict[str, Tensor]:
         """Compute a step's gradients, averaged over passes and processes. Return mean losses."""

@@ -64,7 +64,10 @@ def train(settings: TrainSettings, out: Path) -> Outcome:
             stack.enter_context(progress.shown(lambda line: None))
         world.wait()
         trainer = Trainer(settings, run, world, device)
-        return trainer.train()
+        try:
+            return trainer.train()
+        finally:
+            trainer.train_step.leave_world()
 
 
 def last_good(run: RunFolder) -> str:

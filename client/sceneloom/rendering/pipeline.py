@@ -11,7 +11,7 @@ import asyncio
 import dataclasses
 import time
 from collections import deque
-from collections.abc import Coroutine, Iterable, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -150,7 +150,7 @@ class Pipeline:
             SceneLoomError: the source cannot be read on.
         """
         try:
-            self._tasks.add(asyncio.create_task(self._guard(self._feed())))
+            self._tasks.add(asyncio.create_task(self._guard(self._feed)))
             while self._tasks:
                 await asyncio.wait(self._tasks)
             if self._store is not None:
@@ -191,7 +191,7 @@ class Pipeline:
             if item is None or self._stopping.is_set():
                 return
             self._reading += 1
-            self._tasks.add(asyncio.create_task(self._guard(self._load(item))))
+            self._tasks.add(asyncio.create_task(self._guard(self._load, item)))
 
     async def _load(self, item: MapItem) -> None:
         """Read a map, and skip it if its picture exists."""
@@ -223,7 +223,7 @@ class Pipeline:
             for _ in maps:
                 self._room.release()
             self._active += len(maps)
-            self._tasks.add(asyncio.create_task(self._guard(self._work(maps))))
+            self._tasks.add(asyncio.create_task(self._guard(self._work, maps)))
 
     async def _work(self, maps: list[Loaded]) -> None:
         """Decode maps of one size and render them in one request."""
@@ -343,10 +343,10 @@ class Pipeline:
             self._broken = error
         self.stop()
 
-    async def _guard(self, work: Coroutine[Any, Any, None]) -> None:
+    async def _guard(self, work: Callable[..., Coroutine[Any, Any, None]], *args: Any) -> None:
         """Run one of the run's tasks, and stop the run at an error."""
         try:
-            await work
+            await work(*args)
         except Exception as error:
             self._break(error)
         finally:
