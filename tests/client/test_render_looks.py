@@ -13,12 +13,17 @@ import pytest
 from map_sets import WRITERS, as_png, small_maps, write_folder
 from rendering_fakes import pictures_below
 
+from sceneloom import rendering
 from sceneloom.cli import main
 from sceneloom.contract import Contract
+from sceneloom.errors import InputError
 from sceneloom.maps import read_instance_map, read_label_map
 from sceneloom.rendering.manifest import Manifest, Row
+from sceneloom.rendering.settings import RenderSettings
 from sceneloom.schema import load_schema
 from sceneloom.style import clusters_by_seed, styles_by_cluster, styles_by_seed
+from sceneloom.testing import FakeTransport
+from sceneloom.triton.client import TritonSynthesizer
 from sceneloom_training.data import DataSettings, open_data_set
 
 if TYPE_CHECKING:
@@ -335,6 +340,14 @@ def test_pictures_without_copies_are_made_again_with_them(data: Path, start_serv
     assert render(server, data, out, "--copy-labels") == 0
     assert len(server.transport.requests) == 4
     assert len(training_set(out)) == 2
+
+
+def test_copies_need_a_folder(data: Path) -> None:
+    with (
+        TritonSynthesizer("fake", transport=FakeTransport(STYLED)) as synthesizer,
+        pytest.raises(InputError, match="copy_labels writes maps beside the pictures"),
+    ):
+        rendering.render(synthesizer, data, settings=RenderSettings(copy_labels=True))
 
 
 def test_copies_never_replace_the_maps_they_are_of(

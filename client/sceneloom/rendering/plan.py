@@ -124,11 +124,12 @@ def make_plan(
             raise InputError(f"shard is {maps.shard!r}; the first of 16 is 0/16, the last 15/16")
         part = int(match[1]), int(match[2])
 
-    container = "none" if pictures is None else pictures.container
-    if settings.copy_labels and container != "folder":
+    if settings.copy_labels and pictures is None:
+        raise InputError("copy_labels writes maps beside the pictures; name a folder for these")
+    if settings.copy_labels and pictures is not None and pictures.container != "folder":
         raise InputError(
-            f"copy_labels makes a data set in folders, which training reads; container is "
-            f"{container}"
+            "copy_labels makes a data set in folders, which training reads; container is "
+            f"{pictures.container}"
         )
 
     def open_maps(contract: Contract) -> Source:
