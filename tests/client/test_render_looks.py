@@ -219,6 +219,12 @@ def test_one_car_of_one_map_by_one_command(data: Path, start_server: Start) -> N
     )
 
 
+def test_one_map_of_a_model_without_instances(data: Path, start_server: Start) -> None:
+    server = start_server(dataclasses.replace(PLAIN, boundaries=False))
+    assert render(server, data / "test_label" / "sub" / "b.png", data / "out") == 0
+    assert pictures_below(data / "out") == ["b.png"]
+
+
 def test_without_a_seed_the_other_instances_have_their_default(
     data: Path, start_server: Start
 ) -> None:
