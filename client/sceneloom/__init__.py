@@ -15,6 +15,13 @@ if TYPE_CHECKING:
     from sceneloom.errors import InputError, SceneLoomError, ServingError
     from sceneloom.maps import boundary_map, read_instance_map, read_label_map
     from sceneloom.schema import LabelSchema, load_schema
+    from sceneloom.style import (
+        clusters_by_seed,
+        default_styles,
+        list_instances,
+        styles_by_cluster,
+        styles_by_seed,
+    )
     from sceneloom.synthesizer import Synthesizer
     from sceneloom.triton.client import TritonSynthesizer, connect
 
@@ -23,6 +30,13 @@ _MODULES = {
     "errors": ["InputError", "SceneLoomError", "ServingError"],
     "maps": ["boundary_map", "read_instance_map", "read_label_map"],
     "schema": ["LabelSchema", "load_schema"],
+    "style": [
+        "clusters_by_seed",
+        "default_styles",
+        "list_instances",
+        "styles_by_cluster",
+        "styles_by_seed",
+    ],
     "synthesizer": ["Synthesizer"],
     "triton.client": ["TritonSynthesizer", "connect"],
 }
@@ -38,10 +52,15 @@ __all__ = [
     "TritonSynthesizer",
     "__version__",
     "boundary_map",
+    "clusters_by_seed",
     "connect",
+    "default_styles",
+    "list_instances",
     "load_schema",
     "read_instance_map",
     "read_label_map",
+    "styles_by_cluster",
+    "styles_by_seed",
 ]
 
 

@@ -31,6 +31,7 @@ from sceneloom.version import __version__
 COMMANDS = {
     "import": ("sceneloom_training.import_command", "import published pix2pixHD weights"),
     "styles": ("sceneloom_training.styles_command", "cluster the styles of photographs"),
+    "styles show": ("sceneloom.show_styles_command", "list the styles of a model, or of a map"),
     "encode-style": ("sceneloom_training.encode_style_command", "write the styles of a photograph"),
     "train": ("sceneloom_training.train_command", "train a model, or resume its training"),
     "train-segmenter": (
@@ -76,6 +77,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"sceneloom {__version__}")
         return 0
     name, *rest = arguments
+    if rest and f"{name} {rest[0]}" in COMMANDS:  # a command of two words
+        name, rest = f"{name} {rest[0]}", rest[1:]
     if name not in COMMANDS:
         near = difflib.get_close_matches(name, COMMANDS, 1)
         hint = f"; did you mean {near[0]!r}?" if near else f"; there are {', '.join(COMMANDS)}"

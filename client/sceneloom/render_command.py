@@ -12,6 +12,7 @@ import contextlib
 import dataclasses
 import signal
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -21,7 +22,7 @@ from sceneloom import errors
 from sceneloom.contract import MODEL_NAME
 from sceneloom.rendering.connections import PathChoice
 from sceneloom.rendering.dry_run import dry_run, rendered_pictures, report_check, report_dry_run
-from sceneloom.rendering.items import Failed
+from sceneloom.rendering.items import Failed, look_ending
 from sceneloom.rendering.listeners import Listener, LogLines, ProgressBar, Tally, list_failures
 from sceneloom.rendering.manifest import location_is_gone
 from sceneloom.rendering.metrics import Metrics, serve_metrics
@@ -53,7 +54,9 @@ class RenderFlags:
     label maps' name, default label.
     """
     instances: Annotated[str | None, arg(metavar="DIR")] = None
-    """Folder of instance maps, likewise; default test_inst, without --labels."""
+    """Folder of instance maps, likewise; default test_inst, without --labels. The instance map's
+    file, if INPUT is a label map's.
+    """
     timeout: float = 120.0
     """Seconds to wait for one picture."""
     transport: TransportChoice = "auto"
@@ -77,7 +80,9 @@ class RenderFlags:
     (--ray.address).
     """
     video: Annotated[Path | None, arg(metavar="FILE")] = None
-    """When every map has its picture, make a video of them in the order of their names: an .mp4."""
+    """When every map has its picture, make a video of them in the order of their names: an .mp4.
+    With --looks one for each look, FILE_look0.mp4 ...
+    """
     fps: float = 25.0
     """Pictures per second of the video."""
     metrics_port: Annotated[int | None, arg(metavar="PORT")] = None
@@ -102,7 +107,8 @@ def main(
 
     Args:
         input: path or URL of the data set: a folder, in pix2pixHD's layout (test_label/ and
-            test_inst/) or with --labels and --instances, a zip file, tar shards or Parquet.
+            test_inst/) or with --labels and --instances, a zip file, tar shards or Parquet; or one
+            label map, with its instance map as --instances.
         output: path or URL of the folder for the pictures, each named after its label map; pictures
             of equal name are replaced.
         flags: output, servers, and the view of the run.
@@ -134,8 +140,12 @@ def main(
         print(f"sceneloom render: {printable(met)}", file=sys.stderr)
         return passing
     if flags.video is not None and code == 0:
-        write_video(flags.video, rendered_pictures(plan), flags.fps)
-        print(f"video: {printable(flags.video)}")
+        looks: Iterable[int | None] = [None] if settings.looks == 1 else range(settings.looks)
+        for look in looks:
+            ending = "" if look is None else look_ending(look)
+            video = flags.video.with_stem(flags.video.stem + ending)
+            write_video(video, rendered_pictures(plan, look), flags.fps)
+            print(f"video: {printable(video)}")
     return code
 
 
@@ -184,7 +194,8 @@ def _render(
     """Render, show progress and summary, and return the exit code."""
     assert plan.manifest is not None
     manifest = plan.manifest
-    tally, log = Tally(), LogLines() if flags.log == "json" else None
+    noun = "map" if plan.settings.looks == 1 else "picture"
+    tally, log = Tally(noun), LogLines() if flags.log == "json" else None
     signals: list[int] = []
     ended: Exception | None = None
     code = None
@@ -195,7 +206,7 @@ def _render(
             metrics = Metrics(lambda: run.levels())
             listeners.append(metrics)
         if flags.log == "progress":
-            bar = ProgressBar(lambda: run.count, lambda: run.levels())
+            bar = ProgressBar(lambda: run.count, lambda: run.levels(), noun)
             listeners.append(bar)
         plan = dataclasses.replace(plan, listeners=tuple(listeners))
         run: Run = RayRun(plan, servers, ray) if flags.engine == "ray" else RenderRun(plan)

@@ -1,12 +1,14 @@
 """Styles of the instances of a map: the rows of the style table, by seed, by cluster, or from a
 style file that `sceneloom encode-style` made of a photograph.
 
-    style = styles_by_seed(synthesizer.contract, label_map, instance_map, seed=7)
+    clusters = clusters_by_seed(synthesizer.contract, label_map, instance_map, seed=7)
+    style = styles_by_cluster(synthesizer.contract, label_map, instance_map, {**clusters, 26001: 3})
     image = synthesizer.synthesize(label_map, instance_map, style)
 
-Clusters and defaults travel in the contract (pix2pixHD, section 3.4); docs/formats.md specifies the
-style file. Every table is float32 [K, F], row k for the k-th smallest of the K instance ids, from a
-label map, uint8 [H, W] channels, and an instance map, whole numbers [H, W].
+Clusters and defaults travel in the contract (pix2pixHD, section 3.4); docs/styles.md is the guide,
+and docs/formats.md specifies the style file. Every table is float32 [K, F], row k for the k-th
+smallest of the K instance ids, from a label map, uint8 [H, W] channels, and an instance map, whole
+numbers [H, W].
 """
 
 from __future__ import annotations
@@ -15,12 +17,13 @@ import dataclasses
 import hashlib
 import json
 import reprlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
+from annotated_types import Interval
 
 from sceneloom.contract import Contract, StyleVector, is_style
 from sceneloom.errors import InputError, MissingInputError, SchemaError
@@ -39,8 +42,17 @@ _Choose = Callable[[int, int | None], tuple[float, ...] | None]
 """Instance id and label id (None for unlabelled without a channel) -> style, or None for the
 default.
 """
-ChooseStyle = Callable[[str, Array, Array | None], Style | None]
-"""Key, label map and instance map of a picture -> style table, or None for the defaults."""
+_ClusterOf = Callable[[int, int | None], int | None]
+"""The same -> index of a cluster of the class, or None for the default."""
+
+
+class ChooseStyle(Protocol):
+    """The choice of a style for each map."""
+
+    def __call__(
+        self, key: str, labels: Array, instances: Array | None, look: int = 0
+    ) -> Style | None:
+        """Key, label map, instance map and look -> style table, or None for the defaults."""
 
 
 def default_styles(contract: Contract, label_map: Array, instance_map: Array) -> Style:
@@ -50,7 +62,7 @@ def default_styles(contract: Contract, label_map: Array, instance_map: Array) ->
     check_takes_style(contract)
     if label_map.dtype != np.uint8:
         raise InputError(f"a label map is uint8, not {label_map.dtype}; is it the instance map?")
-    return _table(contract, label_map, instance_map, lambda instance, label: None)
+    return _table(contract, *_instances(contract, label_map, instance_map), _default)
 
 
 def styles_by_seed(
@@ -73,20 +85,29 @@ def styles_by_seed(
 
     Raises InputError if the model takes no style or has no clusters, or a map does not fit.
     """
-    check_has_clusters(contract)
-    check_kind(seed, int, "the seed, a whole number,")
-    divisor = contract.schema.instance_divisor
-    least = 0 if of == "all" or divisor is None else divisor
-
-    def choose(instance: int, label: int | None) -> tuple[float, ...] | None:
-        centres = () if label is None else contract.style_clusters.get(label, ())
-        if instance < least or not centres:
-            return None
-        # A hash, not a generator of numpy's: those may draw differently in another version.
-        text = f"{seed}/{instance}/{key}".encode("utf-8", "surrogateescape")
-        return centres[int.from_bytes(hashlib.sha256(text).digest()[:8], "big") % len(centres)]
-
+    choose = _centres(contract, _drawn(contract, seed, key, of))
     return _checked_table(contract, label_map, instance_map, choose)
+
+
+def clusters_by_seed(
+    contract: Contract,
+    label_map: Array,
+    instance_map: Array,
+    seed: int,
+    *,
+    key: str = "",
+    of: StyleOf = "things",
+) -> dict[int, int]:
+    """The draw of `styles_by_seed` as instance id -> index of a cluster, for `styles_by_cluster`.
+
+    Instances that keep their class's default are left out. Raises as `styles_by_seed`.
+    """
+    cluster_of = _drawn(contract, seed, key, of)
+    ids, labels = _checked_instances(contract, label_map, instance_map)
+    drawn = {
+        instance: cluster_of(instance, label) for instance, label in zip(ids, labels, strict=True)
+    }
+    return {one: index for one, index in drawn.items() if index is not None}
 
 
 def styles_by_cluster(
@@ -100,22 +121,64 @@ def styles_by_cluster(
     """
     check_has_clusters(contract)
     check_kind(clusters, Mapping, "instance id -> cluster")
-    missing = dict(clusters)
+    missing = set(clusters)
 
-    def choose(instance: int, label: int | None) -> tuple[float, ...] | None:
-        if instance not in clusters:
-            return None
-        index = missing.pop(instance)
-        centres = () if label is None else contract.style_clusters.get(label, ())
-        if not 0 <= index < len(centres):
-            valid = f"clusters 0 to {len(centres) - 1}" if centres else "no clusters"
-            raise InputError(f"instance {instance}: no cluster {index}; its class has {valid}")
-        return centres[index]
+    def cluster_of(instance: int, label: int | None) -> int | None:
+        missing.discard(instance)
+        return clusters.get(instance)
 
+    choose = _centres(contract, cluster_of)
     table = _checked_table(contract, label_map, instance_map, choose)
     if missing:
         raise InputError(f"the map has no instances {reprlib.repr(sorted(missing))}")
     return table
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MapInstance:
+    """An instance of a map."""
+
+    id: int
+    label_id: int | None
+    """Its class; None for unlabelled pixels without a channel."""
+    name: str
+    """Its class's name; empty without one."""
+    pixels: int
+    top: int
+    left: int
+    height: int
+    """Height and width of the bounding box in pixels."""
+    width: int
+
+
+def list_instances(contract: Contract, label_map: Array, instance_map: Array) -> list[MapInstance]:
+    """The instances of a map, in ascending order of their ids, as the rows of a style table.
+
+    Raises InputError if the model takes no style, or a map does not fit the contract.
+    """
+    check_takes_style(contract)
+    ids, labels = _checked_instances(contract, label_map, instance_map)
+    names = {label.id: label.name for label in contract.schema.labels}
+    number = np.unique(instance_map, return_inverse=True)[1].reshape(-1)
+    order = np.argsort(number, kind="stable")  # the pixels of each instance, one after the other
+    starts = np.searchsorted(number[order], np.arange(len(ids)))
+    rows, columns = np.divmod(order, instance_map.shape[1])
+    top, left = np.minimum.reduceat(rows, starts), np.minimum.reduceat(columns, starts)
+    bottom, right = np.maximum.reduceat(rows, starts), np.maximum.reduceat(columns, starts)
+    pixels = np.diff(starts, append=len(order))
+    return [
+        MapInstance(
+            id=instance,
+            label_id=label,
+            name="" if label is None else names[label],
+            pixels=int(pixels[row]),
+            top=int(top[row]),
+            left=int(left[row]),
+            height=int(bottom[row] - top[row]) + 1,
+            width=int(right[row] - left[row]) + 1,
+        )
+        for row, (instance, label) in enumerate(zip(ids, labels, strict=True))
+    ]
 
 
 @checked(SchemaError)
@@ -227,22 +290,72 @@ def check_has_clusters(contract: Contract) -> None:
         )
 
 
+def _drawn(contract: Contract, seed: int, key: str, of: StyleOf) -> _ClusterOf:
+    """The draw of a seed; raises InputError if the model has no clusters."""
+    check_has_clusters(contract)
+    check_kind(seed, int, "the seed, a whole number,")
+    divisor = contract.schema.instance_divisor
+    least = 0 if of == "all" or divisor is None else divisor
+
+    def cluster_of(instance: int, label: int | None) -> int | None:
+        centres = () if label is None else contract.style_clusters.get(label, ())
+        if instance < least or not centres:
+            return None
+        # A hash, not a generator of numpy's: those may draw differently in another version.
+        text = f"{seed}/{instance}/{key}".encode("utf-8", "surrogateescape")
+        return int.from_bytes(hashlib.sha256(text).digest()[:8], "big") % len(centres)
+
+    return cluster_of
+
+
+def _centres(contract: Contract, cluster_of: _ClusterOf) -> _Choose:
+    """The centres of chosen clusters; raises InputError where a class does not have the cluster."""
+
+    def choose(instance: int, label: int | None) -> tuple[float, ...] | None:
+        index = cluster_of(instance, label)
+        if index is None:
+            return None
+        centres = () if label is None else contract.style_clusters.get(label, ())
+        if not 0 <= index < len(centres):
+            valid = f"clusters 0 to {len(centres) - 1}" if centres else "no clusters"
+            raise InputError(f"instance {instance}: no cluster {index}; its class has {valid}")
+        return centres[index]
+
+    return choose
+
+
+def _default(instance: int, label: int | None) -> None:
+    return None
+
+
+def _instances(
+    contract: Contract, label_map: Array, instance_map: Array
+) -> tuple[list[int], list[int | None]]:
+    """Instance ids in ascending order, and the label id of each."""
+    ids, channels = instance_channels(label_map, instance_map)
+    known = contract.schema.labels[: contract.schema.channels]
+    return ids, [known[channel].id if channel < len(known) else None for channel in channels]
+
+
+def _checked_instances(
+    contract: Contract, label_map: Array, instance_map: Array
+) -> tuple[list[int], list[int | None]]:
+    check_label_map(contract, label_map)
+    checked = check_instance_map(contract, label_map, instance_map)
+    assert checked is not None
+    return _instances(contract, label_map, checked)
+
+
 def _checked_table(
     contract: Contract, label_map: Array, instance_map: Array, choose: _Choose
 ) -> Style:
     check_takes_style(contract)
-    check_label_map(contract, label_map)
-    checked = check_instance_map(contract, label_map, instance_map)
-    assert checked is not None
-    return _table(contract, label_map, checked, choose)
+    return _table(contract, *_checked_instances(contract, label_map, instance_map), choose)
 
 
-def _table(contract: Contract, label_map: Array, instance_map: Array, choose: _Choose) -> Style:
-    ids, channels = instance_channels(label_map, instance_map)
+def _table(contract: Contract, ids: list[int], labels: list[int | None], choose: _Choose) -> Style:
     table = np.zeros((len(ids), contract.style_channels), np.float32)
-    for row, (instance, channel) in enumerate(zip(ids, channels, strict=True)):
-        known = channel < contract.schema.channels
-        label = contract.schema.labels[channel].id if known else None
+    for row, (instance, label) in enumerate(zip(ids, labels, strict=True)):
         style = choose(instance, label)
         if style is None and label is not None:
             style = contract.style_defaults.get(label)
@@ -259,6 +372,10 @@ class StyleChoice:
     """Draw styles for instances from the clusters of their classes; equal seeds give equal
     pictures. Without seed and file, every class has its default.
     """
+    looks: Annotated[int, Interval(ge=1, le=1000)] = 1
+    """Pictures of each map, named KEY_look0, KEY_look1 ...: look K has the seed style_seed + K;
+    style_seed is 0 then by default.
+    """
     style_of: StyleOf = "things"
     """With a seed: draw for things, the instances of countable classes (ids at or above the
     schema's instance_divisor; without one, every instance), and leave all else its class's default;
@@ -267,6 +384,10 @@ class StyleChoice:
     style_per: Literal["map", "dataset"] = "map"
     """With a seed: draw anew for each map, or once for the whole data set, where an instance id
     looks alike in every map, as the frames of a video want it.
+    """
+    style_clusters: dict[int, int] = dataclasses.field(default_factory=dict)
+    """Give instances a cluster of their class, whatever the seed draws: instance id, cluster,
+    instance id, cluster ... (sceneloom styles show lists both).
     """
     style_file: Path | None = None
     """Styles of a photograph, as sceneloom encode-style writes them: a file for all maps, or a
@@ -278,8 +399,15 @@ class StyleChoice:
             raise InputError(f"style_of is {self.style_of!r}; it is things or all")
         if self.style_per not in ("map", "dataset"):
             raise InputError(f"style_per is {self.style_per!r}; it is map or dataset")
-        if self.style_seed is not None and self.style_file is not None:
-            raise InputError("style_seed and style_file exclude each other; choose one")
+        if self.looks > 1 and self.style_file is not None:
+            raise InputError(
+                f"looks is {self.looks} with a style_file, which gives every look the same style; "
+                "choose one"
+            )
+        if self.looks > 1 and self.style_seed is None:
+            object.__setattr__(self, "style_seed", 0)
+        if self.style_file is not None and (self.style_seed is not None or self.style_clusters):
+            raise InputError("style_file excludes style_seed and style_clusters; choose one")
         if self.style_of == "all" and self.style_seed is None:
             raise InputError("style_of is all without a style_seed to draw from")
         if self.style_per == "dataset" and self.style_seed is None:
@@ -293,20 +421,16 @@ def style_chooser(contract: Contract, choice: StyleChoice) -> ChooseStyle:
     or lacks instances of its file, and SchemaError where that file is wrong. So does this one, for
     the file of all maps, for a model without style, and for a seed without clusters.
     """
-    seed, path = choice.style_seed, choice.style_file
-    if seed is not None:
-        check_has_clusters(contract)
-        per_map, of = choice.style_per == "map", choice.style_of
-        return lambda key, labels, instances: styles_by_seed(
-            contract, labels, _given(instances), seed, key=key if per_map else "", of=of
-        )
+    path = choice.style_file
+    if choice.style_seed is not None or choice.style_clusters:
+        return DrawnStyles(contract, choice)
     if path is None:
-        return lambda key, labels, instances: None
+        return lambda key, labels, instances, look=0: None
     check_takes_style(contract)
     if not path.is_dir():
         return OneStyleFile(contract, path)
 
-    def choose(key: str, labels: Array, instances: Array | None) -> Style:
+    def choose(key: str, labels: Array, instances: Array | None, look: int = 0) -> Style:
         file = path / f"{key}.json"
         if not file.is_file():
             raise MissingInputError(f"{file}: no such style file; every map needs its own")
@@ -318,28 +442,69 @@ def style_chooser(contract: Contract, choice: StyleChoice) -> ChooseStyle:
     return choose
 
 
-class OneStyleFile:
-    """Gives maps the style of one file, and remembers its instances that were in no map."""
+class NamedInstances:
+    """A choice of styles for named instances, which remembers those that were in no map."""
+
+    def __init__(self, instances: Iterable[int], source: str) -> None:
+        """Take the instances, and the name of their source for errors."""
+        self._missing, self._source = set(instances), source
+
+    def found_in(self, instance_map: Array) -> None:
+        """Note the instances of a map; safe to call from several threads."""
+        if self._missing:
+            self._missing.difference_update(np.unique(instance_map).tolist())
+
+    def check_used(self, fault: str = "no map has the instances") -> None:
+        """Raise InputError with the fault and the instances that were in no map."""
+        if named := sorted(self._missing):
+            listed = ", ".join(map(str, named[:6])) + (", ..." if len(named) > 6 else "")
+            raise InputError(f"{self._source}: {fault} {listed}")
+
+
+class DrawnStyles(NamedInstances):
+    """Draws styles by seed, and gives named instances their cluster."""
+
+    def __init__(self, contract: Contract, choice: StyleChoice) -> None:
+        """Take the choice; raises InputError if the model has no clusters."""
+        super().__init__(choice.style_clusters, "style_clusters")
+        self._contract, self._choice = contract, choice
+        try:
+            check_has_clusters(contract)
+        except InputError as error:
+            if choice.looks > 1:
+                raise InputError(f"all {choice.looks} looks would be equal: {error}") from None
+            raise
+
+    def __call__(self, key: str, labels: Array, instances: Array | None, look: int = 0) -> Style:
+        """Styles of one map; see `ChooseStyle`. Safe to call from several threads."""
+        contract, choice = self._contract, self._choice
+        drawn: _ClusterOf = _default
+        if choice.style_seed is not None:
+            key = key if choice.style_per == "map" else ""
+            drawn = _drawn(contract, choice.style_seed + look, key, choice.style_of)
+
+        def cluster_of(instance: int, label: int | None) -> int | None:
+            return choice.style_clusters.get(instance, drawn(instance, label))
+
+        self.found_in(_given(instances))
+        return _checked_table(contract, labels, _given(instances), _centres(contract, cluster_of))
+
+
+class OneStyleFile(NamedInstances):
+    """Gives maps the style of one file."""
 
     def __init__(self, contract: Contract, path: Path) -> None:
         """Read the file; raises InputError if it is missing, SchemaError if it is wrong."""
-        self._contract, self._path = contract, path
+        self._contract = contract
         self._styles = read_styles(path, contract)
         # With styles of classes, too, as of a reference photograph, it is meant for other maps.
-        self._missing = set() if self._styles.labels else set(self._styles.instances)
+        super().__init__(() if self._styles.labels else self._styles.instances, str(path))
 
-    def __call__(self, key: str, labels: Array, instances: Array | None) -> Style:
+    def __call__(self, key: str, labels: Array, instances: Array | None, look: int = 0) -> Style:
         """Styles of one map; see `ChooseStyle`. Safe to call from several threads."""
         table = styles_from_file(self._contract, labels, _given(instances), self._styles)
-        if self._missing:
-            self._missing.difference_update(np.unique(_given(instances)).tolist())
+        self.found_in(_given(instances))
         return table
-
-    def check_used(self, fault: str = "no map has the instances") -> None:
-        """Raise InputError with the fault and the instances of the file that were in no map."""
-        if named := sorted(self._missing):
-            listed = ", ".join(map(str, named[:6])) + (", ..." if len(named) > 6 else "")
-            raise InputError(f"{self._path}: {fault} {listed}")
 
 
 def _given(instance_map: Array | None) -> Array:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import itertools
 import json
+import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,13 +16,16 @@ import numpy as np
 import onnx
 import pytest
 from google.protobuf import text_format
-from support import blocky_maps, free_ports
+from rendering_fakes import pictures_below
+from support import COMMAND, blocky_maps, free_ports
 from tritonclient.grpc import model_config_pb2
 
+import sceneloom
 from sceneloom import TritonSynthesizer
 from sceneloom.cli import main
 from sceneloom.contract import Contract
 from sceneloom.errors import RequestRejectedError
+from sceneloom.rendering.manifest import Manifest
 from sceneloom.style import StyleFile, styles_by_cluster, styles_by_seed, write_styles
 from sceneloom_export.bundle import Exported, export_bundle
 from sceneloom_export.settings import ExportSettings
@@ -27,6 +33,7 @@ from sceneloom_serving.embedded import EmbeddedServer
 from sceneloom_serving.parity import compare
 from sceneloom_streets import draw_street
 from sceneloom_training.checkpoint import load_checkpoint
+from sceneloom_training.data import DataSettings, open_data_set
 from sceneloom_training.torch_synthesizer import TorchSynthesizer
 
 pytestmark = pytest.mark.triton
@@ -241,3 +248,121 @@ def test_render(url: str, tmp_path: Path) -> None:
     for name in ("dataset", "file", "default"):
         assert pictures[name][0] == pictures[name][1]
     assert len({picture for both in pictures.values() for picture in both}) == 9
+
+
+def write_maps(root: Path, maps: dict[str, tuple[np.ndarray, np.ndarray]]) -> Path:
+    """Maps in pix2pixHD's layout."""
+    for name, pair in maps.items():
+        for folder, values in zip(("test_label", "test_inst"), pair, strict=True):
+            (root / folder).mkdir(parents=True, exist_ok=True)
+            cv2.imwrite(str(root / folder / f"{name}.png"), values.astype(np.uint16))
+    return root
+
+
+def test_looks_are_the_pictures_of_their_seeds_in_every_container(url: str, tmp_path: Path) -> None:
+    maps = write_maps(tmp_path / "maps", {"a": street_maps(), "b": street_maps(96)})
+    looks = ["render", str(maps), "--url", url, "--looks", "3", "--style-seed", "4"]
+    for name, flags in {
+        "folder": ["--copy-labels"],
+        "tar": ["--container", "tar"],
+        "ray": ["--copy-labels", "--engine", "ray", "--ray.actors", "1"],
+    }.items():
+        out = str(tmp_path / name)
+        assert main([*looks[:2], out, *looks[2:], *flags]) == 0
+        with Manifest(tmp_path / name / "manifest.sqlite", to_read=True) as manifest:
+            rows = {row.key: row for row in manifest.rows()}
+        assert [json.loads(row.style)["seed"] for row in rows.values()] == [4, 5, 6, 4, 5, 6]
+        hashes = {key: row.output_hash for key, row in rows.items()}
+        if name == "folder":
+            expected = hashes
+            assert len(set(hashes.values())) == 6
+        assert hashes == expected
+    assert pictures_below(tmp_path / "folder") == pictures_below(tmp_path / "ray")
+    for look in range(3):
+        out, seed = tmp_path / f"seed{look}", str(4 + look)
+        assert main(["render", str(maps), str(out), "--url", url, "--style-seed", seed]) == 0
+        for key in "ab":
+            alone = (out / f"{key}.png").read_bytes()
+            assert hashlib.sha256(alone).hexdigest() == expected[f"{key}_look{look}"]
+
+
+def test_one_car_in_three_lines_and_by_one_command(
+    client: TritonSynthesizer, url: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    label_map, instance_map = street_maps()
+    maps = write_maps(tmp_path / "maps", {"street": (label_map, instance_map)})
+    label, instance = (str(maps / f"test_{kind}" / "street.png") for kind in ("label", "inst"))
+    car = largest_car(label_map, instance_map)
+    files = ["--map", label, "--instances", instance, "--style-seed", "7"]
+    assert main(["styles", "show", "--url", url, *files]) == 0
+    [line] = [x for x in capsys.readouterr().out.splitlines() if x.startswith(f"{car} ")]
+    drawn = int(line.split()[7])
+    other = str((drawn + 2) % 4)
+
+    clusters = sceneloom.clusters_by_seed(client.contract, label_map, instance_map, 7, key="street")
+    chosen = {**clusters, car: int(other)}
+    style = sceneloom.styles_by_cluster(client.contract, label_map, instance_map, chosen)
+    picture = client.synthesize(label_map, instance_map, style)
+
+    assert clusters[car] == drawn
+    command = ["render", label, "--instances", instance, "--url", url, "--style-seed", "7"]
+    for name, more in {"drawn": [], "changed": ["--style-clusters", str(car), other]}.items():
+        assert main([*command[:2], str(tmp_path / name), *command[2:], *more]) == 0
+    before, after = (
+        cv2.imread(str(tmp_path / name / "street.png"))[..., ::-1] for name in ("drawn", "changed")
+    )
+    assert np.array_equal(after, picture)
+    changed = difference(before, after)
+    inside = instance_map == car
+    assert changed[inside].mean() >= 3 * changed[~inside].mean() > 0
+
+
+def test_a_simulators_frames_become_a_training_set_though_the_command_is_killed(
+    url: str, tmp_path: Path
+) -> None:
+    """200 frames, 4 looks: the same command until it ends, killed three times on the way."""
+    frames, out = tmp_path / "frames", tmp_path / "set"
+    rng = np.random.default_rng(0)
+    maps = {}
+    for number in range(200):
+        label_map = np.full((32, 64), 7, np.uint8)
+        label_map[:12] = 23
+        instance_map = label_map.astype(np.int32)
+        for index, left in enumerate(rng.integers(0, 48, 3)):
+            label_map[14:24, left : left + 12] = CAR
+            instance_map[14:24, left : left + 12] = 1000 * CAR + index
+        maps[f"{number:06}"] = label_map, instance_map
+    write_maps(frames, maps)
+    line = [*COMMAND, "render", str(frames), str(out), "--url", url, "--looks", "4"]
+    line += ["--copy-labels", "--format", "jpg", "--log", "none", "--in-flight", "2"]
+    kills = 0
+    for done in (150, 350, 550):
+        with subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:
+            while process.poll() is None and sum(1 for _ in out.glob("train_img/*.jpg")) < done:
+                time.sleep(0.01)
+            kills += process.poll() is None
+            process.kill()
+    assert kills == 3
+    ended = subprocess.run(line, capture_output=True, text=True, timeout=100, check=False)
+    assert ended.returncode == 0, ended.stderr
+    assert "of 800 pictures" in ended.stdout
+    keys = sorted(f"{name}_look{look}" for name in maps for look in range(4))
+    kinds = {"train_img": "jpg", "train_inst": "png", "train_label": "png"}
+    files = [path for path in out.rglob("*") if path.is_file() and "manifest" not in path.name]
+    assert sorted(path.relative_to(out).as_posix() for path in files) == [
+        f"{folder}/{key}.{ending}" for folder, ending in kinds.items() for key in keys
+    ]
+    with Manifest(out / "manifest.sqlite", to_read=True) as manifest:
+        rows = list(manifest.rows())
+    assert [row.key for row in rows] == keys
+    assert {row.status for row in rows} == {"done"}
+    assert [json.loads(row.style)["seed"] for row in rows] == [0, 1, 2, 3] * 200
+    assert len({row.output_hash for row in rows}) > 400
+    assert subprocess.run([*line, "--verify"], capture_output=True, check=False).returncode == 0
+    data = open_data_set(DataSettings(layout="pix2pixhd", root=out, labels="cityscapes"))
+    assert sorted(data.keys) == keys
+    for number in (0, 401, 799):
+        sample = data.read(number)
+        label_map, instance_map = maps[data.keys[number].partition("_")[0]]
+        assert np.array_equal(sample.label_map, label_map)
+        assert np.array_equal(sample.instance_map, instance_map)

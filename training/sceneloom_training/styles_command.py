@@ -26,7 +26,7 @@ def main(
     settings: Annotated[ClusterSettings, OmitArgPrefixes, arg(name="clusters")] = ClusterSettings(),  # noqa: B008 - frozen
 ) -> int:
     """Cluster the styles in photographs by a checkpoint's encoder, and add the clusters to its
-    contract.
+    contract. `sceneloom styles show` lists them.
 
     Args:
         checkpoint: folder of a checkpoint bundle trained with style features.

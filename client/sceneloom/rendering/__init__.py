@@ -5,6 +5,7 @@ pipeline.py      a map's way, in order; retries.py decides which requests are se
 servers.py       the choice of a server; connections.py has an open connection
 manifest.py      the rows of finished maps, and the store of pictures and rows
 folder.py tar.py zip.py parquet.py    a format each; datasets.py chooses one by the location
+training_set.py  maps copied beside their pictures, as a data set for training
 listeners.py metrics.py               progress, log lines, summary, Prometheus
 ray_engine.py                         a run on Ray
 """

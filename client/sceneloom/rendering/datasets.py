@@ -8,6 +8,7 @@ docs/rendering-formats.md says how each is laid out.
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Iterator, Sequence
 from typing import Protocol
@@ -15,13 +16,15 @@ from typing import Protocol
 from sceneloom import locations
 from sceneloom.errors import InputError
 from sceneloom.files import OTHER_KIND, LeftOut, split_hidden
+from sceneloom.pairing import is_map_name
 from sceneloom.pictures import Format
-from sceneloom.rendering.folder import FolderSink, FolderSource
-from sceneloom.rendering.items import MapItem, Sink, Source, shard_of
+from sceneloom.rendering.folder import FileSource, FolderSink, FolderSource
+from sceneloom.rendering.items import BrokenFile, MapItem, Sink, Source, look_ending, shard_of
 from sceneloom.rendering.parquet import ParquetShards, ParquetSource
 from sceneloom.rendering.settings import Container, ShardSettings
 from sceneloom.rendering.shards import ShardSink
 from sceneloom.rendering.tar import TarShards, TarSource
+from sceneloom.rendering.training_set import TrainingSetSink
 from sceneloom.rendering.zip import ZipSource
 from sceneloom.text import reason
 
@@ -50,12 +53,14 @@ def open_source(
     """Open a data set of maps.
 
     Args:
-        location: path or URL of a folder of maps; of a zip file; of tar files, one, several by
-            ``maps-{000000..000099}.tar``, or a folder of them; of Parquet files, likewise.
+        location: path or URL of a folder of maps; of one label map; of a zip file; of tar files,
+            one, several by ``maps-{000000..000099}.tar``, or a folder of them; of Parquet files,
+            likewise.
         labels: the label maps: a folder inside a folder or zip file (or an absolute one), the
             middle of a tar file's member names (KEY.label.png), or a Parquet column. By default
             test_label, as in pix2pixHD, or ``label``.
-        instances: the instance maps, likewise; by default test_inst or ``instance``.
+        instances: the instance maps, likewise; by default test_inst or ``instance``. Of one label
+            map: the instance map's path or URL.
         wants_instances: whether to look for instance maps at all.
         training_ids: of label ids and training ids side by side, take the latter.
 
@@ -75,6 +80,8 @@ def open_source(
     label_folder = locations.join(location, labels or _LABEL_FOLDER)
     try:
         if ending != "zip" and not locations.is_folder(location):
+            if is_map_name(location):
+                return _one_map(location, labels, instances, wants_instances)
             raise InputError(f"{location}: no such folder")
         if ending != "zip" and not locations.is_folder(label_folder):
             names, left_out = split_hidden(locations.file_names(location))
@@ -101,6 +108,16 @@ def open_source(
         return ZipSource(location, labels or _LABEL_FOLDER, instance, training_ids=training_ids)
     instance_folder = None if instance is None else locations.join(location, instance)
     return FolderSource(label_folder, instance_folder, training_ids=training_ids)
+
+
+def _one_map(
+    label: str, labels: str | None, instances: str | None, wants_instances: bool
+) -> LocatedSource:
+    if labels is not None:
+        raise InputError(f"{label}: is a label map itself; leave --labels out")
+    if wants_instances and instances is None:
+        raise InputError(f"{label}: name its instance map's file with --instances")
+    return FileSource(label, instances if wants_instances else None)
 
 
 def _sharded(
@@ -180,6 +197,31 @@ class ShardedSource:
         return (i for i in self._source if shard_of(i.key, self._shards) == self._index)
 
 
+class LooksSource:
+    """A source whose maps come several times each, once for each look."""
+
+    def __init__(self, source: Source, looks: int) -> None:
+        self._source, self._looks = source, looks
+
+    def count(self) -> int:
+        """The number of pictures."""
+        return self._source.count() * self._looks
+
+    @property
+    def left_out(self) -> Sequence[LeftOut]:
+        """The files that are no maps."""
+        return self._source.left_out
+
+    def __iter__(self) -> Iterator[MapItem]:
+        """The maps in the source's order; an unreadable part of it comes once."""
+        for item in self._source:
+            if isinstance(item.label, BrokenFile):
+                yield item
+                continue
+            for look in range(self._looks):
+                yield dataclasses.replace(item, key=item.key + look_ending(look), look=look)
+
+
 def open_sink(
     location: str,
     format: Format,
@@ -187,6 +229,7 @@ def open_sink(
     container: Container = "folder",
     shards: ShardSettings = ShardSettings(),  # noqa: B008 - frozen
     stem: str = "shard",
+    copies: bool = False,
 ) -> Sink:
     """Choose a location for pictures; the sink's `open` is the first to write.
 
@@ -197,6 +240,7 @@ def open_sink(
         shards: the size of shards.
         stem: the start of the shards' names, unique among the runs that share a folder: a sink
             removes from its shards the pictures unknown to its manifest.
+        copies: whether copies of the maps come with the pictures, in folders.
 
     Raises:
         InputError: the location has the name of a file, or its kind is unknown.
@@ -213,6 +257,8 @@ def open_sink(
         with locations.filesystem(location):  # names a missing package at once
             pass
     if container == "folder":
+        if copies:
+            return TrainingSetSink(location, format)
         return FolderSink(location, format)
     if container not in ("tar", "parquet"):
         raise InputError(f"container is {container!r}; it is folder, tar or parquet")

@@ -19,12 +19,13 @@ from sceneloom.errors import InputError, SceneLoomError
 from sceneloom.files import LeftOut, describe
 from sceneloom.maps import Image
 from sceneloom.pictures import decode_picture, encode_picture
-from sceneloom.rendering.items import Failed, MapItem, Sink
+from sceneloom.rendering.items import Failed, MapItem, Sink, look_ending
 from sceneloom.rendering.listeners import list_failures
 from sceneloom.rendering.loading import Loader, Prepared
 from sceneloom.rendering.manifest import LISTING, Manifest, Row, write_listing
 from sceneloom.rendering.run import Plan
 from sceneloom.rendering.settings import Container
+from sceneloom.rendering.training_set import TrainingSetSink
 from sceneloom.request import Padding
 from sceneloom.style import style_chooser
 from sceneloom.text import counted, printable
@@ -50,6 +51,8 @@ class DryRun:
     """The files that the data set leaves out."""
     seconds_per_picture: float | None
     """Measured with a map of the most frequent size; None without a good map."""
+    looks: int = 1
+    """Pictures of each map."""
 
     @property
     def maps(self) -> int:
@@ -61,7 +64,7 @@ class DryRun:
         """Estimate of the whole run, one picture after the other."""
         if self.seconds_per_picture is None:
             return None
-        return self.seconds_per_picture * self.sizes.total()
+        return self.seconds_per_picture * self.sizes.total() * self.looks
 
 
 def dry_run(plan: Plan) -> DryRun:
@@ -84,7 +87,7 @@ def dry_run(plan: Plan) -> DryRun:
         samples: dict[tuple[int, int], MapItem] = {}
         padded = 0
         source = plan.source(connection.contract)
-        items = iter(source)
+        items = (item for item in source if not item.look)  # looks differ in style alone
         with ThreadPoolExecutor(plan.settings.threads) as pool:
             while chunk := list(itertools.islice(items, _CHUNK)):
                 for item, found in zip(chunk, pool.map(check, chunk), strict=True):
@@ -113,6 +116,7 @@ def dry_run(plan: Plan) -> DryRun:
             padded=padded,
             left_out=source.left_out,
             seconds_per_picture=seconds,
+            looks=plan.settings.looks,
         )
     finally:
         connection.close()
@@ -120,7 +124,10 @@ def dry_run(plan: Plan) -> DryRun:
 
 def report_dry_run(found: DryRun) -> int:
     """Print the findings of a dry run; returns the exit code."""
-    print(f"{counted(found.maps, 'map')}, of which {found.sizes.total()} can be rendered")
+    print(
+        f"{counted(found.maps, 'map')}, of which {found.sizes.total()} can be rendered"
+        + (f", each in {found.looks} looks" if found.looks > 1 else "")
+    )
     for (height, width), count in found.sizes.most_common(_MAX_PRINTED):
         print(f"  {count} of {width}x{height} (width x height)")
     if found.padded:
@@ -215,7 +222,10 @@ def check_pictures(rows: Iterable[tuple[Row, Sink]], *, threads: int) -> Iterato
             return row
         data = sink.read(row.output)
         if data is None:
-            return Damage(key=row.key, output=row.output, reason=f"{row.output}: is not there")
+            gone = " with its maps" if isinstance(sink, TrainingSetSink) else ""
+            return Damage(
+                key=row.key, output=row.output, reason=f"{row.output}: is not there{gone}"
+            )
         if hashlib.sha256(data).hexdigest() == row.output_hash:
             return row
         size = "" if len(data) == row.output_bytes else f", {counted(len(data), 'byte')}"
@@ -243,13 +253,16 @@ def merged_rows(manifests: Sequence[tuple[Manifest, Sink]]) -> Iterator[tuple[Ro
         yield max(same, key=lambda pair: pair[0].finished)
 
 
-def rendered_pictures(plan: Plan) -> Iterator[Image]:
-    """The pictures of a run in key order, uint8 [H, W, 3], RGB; raises InputError."""
+def rendered_pictures(plan: Plan, look: int | None = None) -> Iterator[Image]:
+    """The pictures of a run in key order, uint8 [H, W, 3], RGB, all or those of one look; raises
+    InputError.
+    """
+    ending = "" if look is None else look_ending(look)
     assert plan.manifest is not None
     assert plan.sink is not None
     with Manifest(plan.manifest, to_read=True) as manifest:
         for row in manifest.rows():
-            if row.status == "done":
+            if row.status == "done" and row.key.endswith(ending):
                 data = plan.sink.read(row.output)
                 if data is None:
                     raise InputError(f"{row.output}: is not there any more")

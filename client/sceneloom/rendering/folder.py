@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Hashable, Iterator
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from sceneloom import locations
 from sceneloom.errors import InputError
 from sceneloom.files import (
     HeldLocation,
+    LeftOut,
     gone,
     may_pass,
     new_part,
@@ -17,7 +18,8 @@ from sceneloom.files import (
     sweep,
     write_whole,
 )
-from sceneloom.pairing import pair_folders
+from sceneloom.maps import MAP_SUFFIXES
+from sceneloom.pairing import is_map_name, pair_folders
 from sceneloom.pictures import Format
 from sceneloom.rendering.items import MapItem, WholeFile, Written, broken_item, key_error
 from sceneloom.text import reason
@@ -70,6 +72,44 @@ class FolderSource:
         )
 
 
+class FileSource:
+    """One label map and its instance map, each a file of its own."""
+
+    def __init__(self, label: str, instance: str | None) -> None:
+        """Take the files; raises InputError if one does not exist or is no map."""
+        for file in (label,) if instance is None else (label, instance):
+            if not is_map_name(file):
+                raise InputError(f"{file}: not a map's file; maps are {', '.join(MAP_SUFFIXES)}")
+            try:
+                if not locations.is_file(file):
+                    raise InputError(f"{file}: no such file")
+            except OSError as error:
+                raise InputError(f"{file}: cannot be read ({reason(error)})") from None
+        self._label, self._instance = label, instance
+        self.left_out: list[LeftOut] = []
+
+    def count(self) -> int:
+        """One."""
+        return 1
+
+    def __iter__(self) -> Iterator[MapItem]:
+        """The map; its key is the file's name without ending, as in a folder."""
+        yield MapItem(
+            key=PurePosixPath(locations.last_part(self._label)).stem,
+            label=WholeFile(self._label),
+            instance=None if self._instance is None else WholeFile(self._instance),
+        )
+
+    def holds(self, location: str) -> bool:
+        """Whether pictures there would lie beside the maps, and replace one of equal name."""
+        files = [file for file in (self._label, self._instance) if file is not None]
+        parents = [locations.parent(file) for file in files]
+        return any(
+            locations.lies_in(location, folder) and locations.lies_in(folder, location)
+            for folder in parents
+        )
+
+
 _MAX_CHECKED = 10_000
 
 
@@ -96,9 +136,14 @@ class FolderSink:
 
     def put(self, key: str, data: bytes, tag: Hashable) -> list[Written]:
         """Write a picture; see `Sink`."""
-        if fault := key_error(key):
-            raise InputError(f"{key!r:.200}: cannot name a picture ({fault})")
         output = f"{key}.{self.format}"
+        self.write(output, data)
+        return [Written(tag=tag, output=output)]
+
+    def write(self, output: str, data: bytes) -> None:
+        """Write a file whole, by its path below the folder; raises as `put`."""
+        if fault := key_error(output):
+            raise InputError(f"{output!r:.200}: cannot name a picture ({fault})")
         file = locations.join(self.location, output)
         if locations.is_remote(file):
             locations.put_remote(file, lambda fs, path: fs.pipe_file(path, data))
@@ -109,11 +154,10 @@ class FolderSink:
                 write_whole(Path(file), data)
             finally:
                 self._held.check()
-        folder = key.rpartition("/")[0]
+        folder = output.rpartition("/")[0]
         most = _MAX_CHECKED if self._held else 1  # in a store, each check is a request
         if folder not in self._first_of and len(self._first_of) < most:
             self._first_of[folder] = file
-        return [Written(tag=tag, output=output)]
 
     def finish(self) -> list[Written]:
         """Check that the first picture of each folder still exists; see `Sink`."""

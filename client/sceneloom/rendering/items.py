@@ -49,6 +49,11 @@ def shard_of(key: str, shards: int) -> int:
     return int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big") % shards
 
 
+def look_ending(look: int) -> str:
+    """The end of the key of a picture that is one of several looks of its map."""
+    return f"_look{look}"
+
+
 class MapFile(Protocol):
     """The file of one map, read on demand; can be pickled."""
 
@@ -65,10 +70,19 @@ class MapItem:
     """The maps of one picture."""
 
     key: str
-    """The label map's path in its source, without ending, with slashes; names the picture."""
+    """The label map's path in its source, without ending, with slashes, and the look; names the
+    picture.
+    """
     label: MapFile
     instance: MapFile | None
     """The instance map, or None without one."""
+    look: int | None = None
+    """Number of the picture among those of its map; None if it is the only one."""
+
+    @property
+    def map_key(self) -> str:
+        """The key without the look."""
+        return self.key if self.look is None else self.key.removesuffix(look_ending(self.look))
 
 
 class Source(Protocol):

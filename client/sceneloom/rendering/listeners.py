@@ -102,9 +102,11 @@ class LogLines(Listener):
 class ProgressBar(Listener):
     """A line on stderr; without a terminal, rich writes only its last state."""
 
-    def __init__(self, total: Callable[[], int | None], levels: Callable[[], Levels]) -> None:
-        """Prepare the line; the total is None if unknown."""
-        self._total, self._levels = total, levels
+    def __init__(
+        self, total: Callable[[], int | None], levels: Callable[[], Levels], noun: str = "map"
+    ) -> None:
+        """Prepare the line, which counts maps or pictures; the total is None if unknown."""
+        self._total, self._levels, self._noun = total, levels, noun
         self._made = self._retries = self._done = 0
         self._away: set[str] = set()
         self._start = time.perf_counter()
@@ -140,7 +142,7 @@ class ProgressBar(Listener):
     def _show(self) -> None:
         self._progress.start()
         rate = self._made / (time.perf_counter() - self._start)
-        words = f"{rate:.2f} maps/s, {self._levels().in_flight} in flight"
+        words = f"{rate:.2f} {self._noun}s/s, {self._levels().in_flight} in flight"
         if self._retries:
             words += f", {self._retries} {'retry' if self._retries == 1 else 'retries'}"
         if self._away:
@@ -163,6 +165,8 @@ _MAX_LISTED = 20
 class Tally:
     """Counts the results of a run for its summary."""
 
+    noun: str = "map"
+    """A result's name: a map, or a picture, one of several looks of a map."""
     maps: int = 0
     rendered: int = 0
     skipped: int = 0
@@ -200,8 +204,8 @@ class Tally:
             done = f"nothing to do: {self.skipped} of {self.maps} are there, in {output}"
         else:
             done = (
-                f"rendered {self.rendered} of {counted(self.maps, 'map')} in {seconds:.1f} s "
-                f"({self.rendered / seconds:.2f} maps/s) to {output}"
+                f"rendered {self.rendered} of {counted(self.maps, self.noun)} in {seconds:.1f} s "
+                f"({self.rendered / seconds:.2f} {self.noun}s/s) to {output}"
             )
             if self.skipped:
                 done += f"; {self.skipped} {'was' if self.skipped == 1 else 'were'} there already"

@@ -7,6 +7,7 @@ import dataclasses
 import hashlib
 import threading
 import time
+from collections.abc import Mapping
 
 from sceneloom.contract import Contract
 from sceneloom.errors import InputError, MissingInputError, OutOfResourcesError
@@ -14,8 +15,9 @@ from sceneloom.maps import Style, read_instance_map, read_label_map
 from sceneloom.png import SIGNATURE
 from sceneloom.rendering.items import MapItem
 from sceneloom.rendering.settings import RenderSettings
+from sceneloom.rendering.training_set import copy_maps
 from sceneloom.request import Request, prepare
-from sceneloom.style import ChooseStyle, OneStyleFile
+from sceneloom.style import ChooseStyle, NamedInstances
 
 _SLACK_BYTES = 1 << 20
 
@@ -47,6 +49,8 @@ class Prepared:
     """float32 [K, F], one row per instance, or None for the defaults."""
     height: int
     width: int
+    copies: Mapping[str, bytes]
+    """Copies of the maps, to be written with the picture: path below the output folder -> file."""
 
 
 @dataclasses.dataclass(eq=False)
@@ -123,8 +127,11 @@ class Loader:
                     loaded.instance, max_pixels=settings.max_pixels, name=item.instance.name
                 )
             try:
-                style = self.choose(item.key, label_map, instance_map)
+                style = self.choose(item.map_key, label_map, instance_map, item.look or 0)
                 request = prepare(self.contract, label_map, instance_map, style)
+                copies = {}
+                if settings.copy_labels:
+                    copies = copy_maps(self.contract, item.key, label_map, instance_map)
             except InputError as error:
                 # A fault of the style file names it already.
                 style_file = settings.style_file
@@ -136,12 +143,19 @@ class Loader:
                 f"{item.label.name}: not enough memory for a map of this size"
             ) from None
         height, width = label_map.shape
-        return Prepared(loaded=loaded, request=request, style=style, height=height, width=width)
+        return Prepared(
+            loaded=loaded,
+            request=request,
+            style=style,
+            height=height,
+            width=width,
+            copies=copies,
+        )
 
     def check_styles_used(self) -> None:
-        """Raise InputError if no map had some instances of the style file.
+        """Raise InputError if no map had some instances that the style names.
 
         Does nothing after a run that skipped maps.
         """
-        if isinstance(self.choose, OneStyleFile) and 0 < self._loaded <= self._prepared:
+        if isinstance(self.choose, NamedInstances) and 0 < self._loaded <= self._prepared:
             self.choose.check_used()

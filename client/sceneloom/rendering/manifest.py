@@ -19,7 +19,7 @@ import os
 import sqlite3
 import threading
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 from urllib.parse import quote
@@ -40,6 +40,7 @@ from sceneloom.rendering.connections import Reply
 from sceneloom.rendering.items import Failed, MapItem, Rendered, Sink, Written
 from sceneloom.rendering.loading import Prepared
 from sceneloom.rendering.settings import RenderSettings
+from sceneloom.rendering.training_set import TrainingSetSink
 from sceneloom.request import Padding
 from sceneloom.text import one_line
 
@@ -436,7 +437,14 @@ class Store:
         row, data = picture_row(
             prepared, reply, attempts, self.settings, origin=self.origin, style=self.style
         )
-        return self.record(self.sink.put(row.key, data, row))
+        return self.record(self.place(row, data, prepared.copies))
+
+    def place(self, row: Row, data: bytes, copies: Mapping[str, bytes]) -> list[Written]:
+        """Put a picture in its location, after the copies of its maps; raises as `Sink.put`."""
+        if copies:
+            assert isinstance(self.sink, TrainingSetSink)
+            self.sink.put_copies(copies)
+        return self.sink.put(row.key, data, row)
 
     def record(self, written: Iterable[Written]) -> list[Rendered]:
         """Write the rows of complete pictures, which are their tags; raises OSError."""
@@ -492,6 +500,10 @@ def picture_row(
         assert reply.image is not None
         data = encode_picture(reply.image, settings.format, quality=settings.quality)
     loaded, padding = prepared.loaded, prepared.request.padding
+    if (look := loaded.item.look) is not None:
+        assert settings.style_seed is not None
+        words = {**json.loads(style), "seed": settings.style_seed + look, "look": look}
+        style = json.dumps(words)
     row = Row(
         key=loaded.item.key,
         input_hash=loaded.input_hash,

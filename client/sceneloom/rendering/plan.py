@@ -9,17 +9,19 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import get_args
 
+from sceneloom import locations
 from sceneloom.contract import MODEL_NAME, Contract
 from sceneloom.errors import InputError
 from sceneloom.pictures import EncodedFormat, load_jxl
 from sceneloom.rendering.connections import Connection, PathChoice, RunPath, TritonConnection
-from sceneloom.rendering.datasets import ShardedSource, open_sink, open_source
+from sceneloom.rendering.datasets import LooksSource, ShardedSource, open_sink, open_source
 from sceneloom.rendering.items import Source
 from sceneloom.rendering.listeners import Listener
 from sceneloom.rendering.manifest import FILE_NAME
 from sceneloom.rendering.run import Plan
 from sceneloom.rendering.servers import Address
 from sceneloom.rendering.settings import Container, RenderSettings, ShardSettings
+from sceneloom.rendering.training_set import FOLDERS
 from sceneloom.synthesizer import Synthesizer
 from sceneloom.triton.client import TransportChoice
 from sceneloom.triton.transport import Timeouts, server_address
@@ -122,9 +124,17 @@ def make_plan(
             raise InputError(f"shard is {maps.shard!r}; the first of 16 is 0/16, the last 15/16")
         part = int(match[1]), int(match[2])
 
+    if settings.copy_labels and pictures is None:
+        raise InputError("copy_labels writes maps beside the pictures; name a folder for these")
+    if settings.copy_labels and pictures is not None and pictures.container != "folder":
+        raise InputError(
+            "copy_labels makes a data set in folders, which training reads; container is "
+            f"{pictures.container}"
+        )
+
     def open_maps(contract: Contract) -> Source:
         if not isinstance(maps.location, str | Path):
-            return maps.location
+            return in_looks(maps.location)
         source = open_source(
             str(maps.location),
             labels=maps.labels,
@@ -132,12 +142,19 @@ def make_plan(
             wants_instances=contract.wants_instances,
             training_ids=contract.schema.has_training_ids,
         )
-        if pictures is not None and source.holds(pictures.location):
-            raise InputError(
-                f"{pictures.location}: holds maps, and the pictures would lie among them; choose "
-                "another folder"
-            )
-        return source if part is None else ShardedSource(source, *part)
+        written = [] if pictures is None else [pictures.location]
+        if settings.copy_labels:
+            written = [locations.join(folder, name) for folder in written for name in FOLDERS]
+        for folder in written:
+            if source.holds(folder):
+                raise InputError(
+                    f"{folder}: holds maps, and the pictures would lie among them; choose another "
+                    "folder"
+                )
+        return in_looks(source if part is None else ShardedSource(source, *part))
+
+    def in_looks(source: Source) -> Source:
+        return source if settings.looks == 1 else LooksSource(source, settings.looks)
 
     if pictures is None:
         return Plan(source=open_maps, addresses=addresses, settings=settings, listeners=listeners)
@@ -155,6 +172,7 @@ def make_plan(
         container=pictures.container,
         shards=pictures.shards,
         stem=f"shard{suffix}",
+        copies=settings.copy_labels,
     )
     manifest = pictures.manifest
     if manifest is not None and manifest.suffix == ".jsonl":

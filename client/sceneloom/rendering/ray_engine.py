@@ -383,8 +383,7 @@ class RayRun(Run):
                         listener.on_retry(retried)
                 yield from block.skipped
                 failed = list(block.failed)
-                put = store.sink.put
-                written = [(row, pool.submit(put, row.key, data, row)) for row, data in block.made]
+                written = [(made[0], pool.submit(store.place, *made)) for made in block.made]
                 for row, future in written:
                     try:
                         yield from store.record(future.result())

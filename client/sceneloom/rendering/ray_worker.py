@@ -12,7 +12,7 @@ import dataclasses
 import os
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from sceneloom import errors
@@ -69,8 +69,8 @@ class Assigned:
 class BlockResult:
     """The outcome of each map of a block, and the events for the driver's listeners."""
 
-    made: list[tuple[Row, bytes]] = dataclasses.field(default_factory=list)
-    """Encoded pictures, and their rows without the output."""
+    made: list[tuple[Row, bytes, Mapping[str, bytes]]] = dataclasses.field(default_factory=list)
+    """Rows without the output, encoded pictures, and copies of their maps."""
     failed: list[tuple[Failed, str]] = dataclasses.field(default_factory=list)
     """Failures with the input hashes."""
     skipped: list[Skipped] = dataclasses.field(default_factory=list)
@@ -183,9 +183,10 @@ class _Taker(Listener):
 
     def put(self, prepared: Prepared, reply: Reply, attempts: int) -> list[Rendered]:
         origin, style = self._work.origin, self._work.style
-        self.result.made.append(
-            picture_row(prepared, reply, attempts, self._settings, origin=origin, style=style)
+        row, data = picture_row(
+            prepared, reply, attempts, self._settings, origin=origin, style=style
         )
+        self.result.made.append((row, data, prepared.copies))
         return []
 
     def fail(

@@ -6,7 +6,7 @@ import dataclasses
 import hashlib
 import json
 import os
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 from tyro.conf import arg
@@ -30,6 +30,10 @@ class RenderSettings(StyleChoice):
     """
     quality: Annotated[int, Field(ge=1, le=100)] = 95
     """Quality of jpg and webp, 1 to 100; webp of 100 is lossless."""
+    copy_labels: bool = False
+    """Copy the label and instance maps beside the pictures: OUTPUT/train_img, train_label and
+    train_inst are a data set that sceneloom train reads (--data.layout pix2pixhd).
+    """
     unknown: OnUnknown = "error"
     """For label ids outside the model's schema: refuse the map, or read them as unlabelled."""
     max_pixels: Annotated[int, Field(ge=1)] = DEFAULT_MAX_PIXELS
@@ -63,8 +67,12 @@ class RenderSettings(StyleChoice):
 
     def style_words(self) -> str:
         """The choice of the style as JSON; raises InputError if its file is unreadable."""
+        words: dict[str, Any] = {}
         if self.style_seed is not None:
             words = {"seed": self.style_seed, "of": self.style_of, "per": self.style_per}
+        if self.style_clusters:
+            words["clusters"] = {str(k): v for k, v in sorted(self.style_clusters.items())}
+        if words:
             return json.dumps(words)
         if self.style_file is None:
             return json.dumps("default")
@@ -83,6 +91,8 @@ class RenderSettings(StyleChoice):
         words: dict[str, str] = {"format": self.format, "unknown": self.unknown}
         if self.format in QUALITY_FORMATS:
             words["quality"] = str(self.quality)
+        if self.copy_labels:
+            words["copy_labels"] = "yes"
         if styled:
             words["style"] = self.style_words()
         return json.dumps(words, sort_keys=True)

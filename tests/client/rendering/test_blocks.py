@@ -69,7 +69,7 @@ def render(work: Work, *blocks: Sequence[Assigned]) -> list[BlockResult]:
 
 
 def made(answered: BlockResult) -> dict[str, tuple[Row, bytes]]:
-    return {row.key: (row, data) for row, data in answered.made}
+    return {row.key: (row, data) for row, data, _ in answered.made}
 
 
 def given(items: Sequence[MapItem], *rows: Row) -> list[Assigned]:
@@ -114,7 +114,7 @@ def test_what_is_there_is_not_rendered_again(start_server: Callable[..., Any]) -
     server = start_server(CONTRACT)
     items = street_maps(3).items
     [first] = render(work(server.url), given(items))
-    rows = {row.key: dataclasses.replace(row, output=f"{row.key}.png") for row, _ in first.made}
+    rows = {row.key: dataclasses.replace(row, output=f"{row.key}.png") for row, *_ in first.made}
     sent = len(server.transport.requests)
     rows["0001"] = dataclasses.replace(rows["0001"], input_hash="of another map")
     [again] = render(work(server.url), given(items, *rows.values()))
