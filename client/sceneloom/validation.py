@@ -45,7 +45,7 @@ _WANTED = {
 
 
 def checked(
-    error: type[SceneLoomError] = InputError, *, sections: bool = False
+    error: type[SceneLoomError] = InputError, *, sections: bool = False, noun: str = ""
 ) -> Callable[[type[T]], type[T]]:
     """Let pydantic check the fields of a frozen keyword-only dataclass at construction.
 
@@ -53,6 +53,7 @@ def checked(
         error: the class of the error of a value that does not fit. An error of this package that
             `__post_init__` raises passes unchanged.
         sections: check plain dataclasses in its fields, too: the error names section and field.
+        noun: what a field is, for errors of fields whose names do not say it.
     """
 
     config: Any = {**_CONFIG, "revalidate_instances": "always" if sections else "never"}
@@ -65,7 +66,7 @@ def checked(
             try:
                 construct(self, **values)
             except pydantic.ValidationError as invalid:
-                raise _own_error(invalid, error) from None
+                raise _own_error(invalid, error, noun) from None
 
         made.__init__ = __init__
         return made  # type: ignore[no-any-return]
@@ -91,18 +92,21 @@ def read_json(
         raise error(f"{source}: {_own_error(invalid, error)}") from None
 
 
-def _own_error(invalid: pydantic.ValidationError, error: type[SceneLoomError]) -> SceneLoomError:
+def _own_error(
+    invalid: pydantic.ValidationError, error: type[SceneLoomError], noun: str = ""
+) -> SceneLoomError:
     for fault in invalid.errors():
         if isinstance(own := fault.get("ctx", {}).get("error"), SceneLoomError):
             return own
-    return error("; ".join(_sentence(fault) for fault in invalid.errors()[:3]))
+    return error("; ".join(_sentence(fault, noun) for fault in invalid.errors()[:3]))
 
 
-def _sentence(fault: Any) -> str:
+def _sentence(fault: Any, noun: str) -> str:
     context = fault.get("ctx", {})
     kind, value = fault["type"], reprlib.repr(fault["input"])
     name = re.sub(r"\.(\d+)(?=\.|$)", r"[\1]", ".".join(map(str, fault["loc"])))
     name = name.removesuffix(".[key]") or "the document"
+    name = f"the {name} {noun}" if noun else name
     if kind == "missing":
         return f"{name} is missing"
     if kind in ("unexpected_keyword_argument", "extra_forbidden"):

@@ -54,7 +54,7 @@ WRONG_FORM = (KeyError, TypeError, ValueError, AttributeError, OverflowError, st
 Seconds = Annotated[float, Field(gt=0, le=MAX_SECONDS)]
 
 
-@checked()
+@checked(noun="timeout")
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Timeouts:
     """Timeouts of a client in seconds, above 0 and at most a day."""

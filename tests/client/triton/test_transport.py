@@ -82,7 +82,7 @@ def test_a_long_answer_is_cut_to_its_first_line() -> None:
 @pytest.mark.parametrize("seconds", [0, -1, math.nan, math.inf, 1e10, 1e300])
 @pytest.mark.parametrize("which", ["connect", "infer"])
 def test_timeouts_are_positive_and_finite(which: str, seconds: float) -> None:
-    with pytest.raises(InputError, match=f"^{which} is"):
+    with pytest.raises(InputError, match=f"^the {which} timeout is"):
         Timeouts(**{which: seconds})
 
 
@@ -243,7 +243,7 @@ def test_arguments_of_another_type_are_named(named: Any, said: str) -> None:
 
 @pytest.mark.parametrize("seconds", ["3", None, True])
 def test_a_timeout_is_a_number(seconds: Any) -> None:
-    with pytest.raises(InputError, match=r"^infer is .*a number"):
+    with pytest.raises(InputError, match=r"^the infer timeout is .*a number"):
         Timeouts(infer=seconds)
 
 
