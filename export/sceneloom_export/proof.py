@@ -22,7 +22,8 @@ from sceneloom import progress
 from sceneloom.contract import STYLE_ROWS, Contract
 from sceneloom.errors import InputError, ParityError, SizeError
 from sceneloom.files import LeftOut
-from sceneloom.maps import OnUnknown, read_instance_map, read_label_map, renumber_instances
+from sceneloom.map_reading import MapReader
+from sceneloom.maps import renumber_instances
 from sceneloom.pairing import pair_maps
 from sceneloom.request import Padding, Request, prepare
 from sceneloom.synthesizer import Synthesizer
@@ -193,9 +194,7 @@ class OwnMaps:
     left_out: Sequence[LeftOut]
 
 
-def read_own_maps(
-    contract: Contract, folder: Path, most: int, *, unknown: OnUnknown = "error"
-) -> OwnMaps:
+def read_own_maps(contract: Contract, folder: Path, most: int, reader: MapReader) -> OwnMaps:
     """Read the first maps of a folder, in `test_label` and `test_inst` or side by side; raises
     InputError, or SizeError for one to be padded: parity is measured on whole pictures.
     """
@@ -207,9 +206,13 @@ def read_own_maps(
     )
     requests = []
     for pair in pairs[:most]:
-        label_map = read_label_map(pair.label, contract.schema, unknown=unknown)
-        wanted = pair.instance if contract.wants_instances else None
-        instance_map = read_instance_map(wanted) if wanted else None
+        label_map, instance_map = reader.label_map(pair.label), None
+        if contract.wants_instances:
+            instance_map = (
+                reader.edges(label_map, pair.label)
+                if pair.instance is None
+                else reader.instance_map(pair.instance)
+            )
         try:
             request = prepare(contract, label_map, instance_map)
         except InputError as error:

@@ -17,7 +17,7 @@ from sceneloom.files import (
     sweep,
     write_whole,
 )
-from sceneloom.pairing import pair_folders
+from sceneloom.pairing import pair_folders, table_name
 from sceneloom.pictures import Format
 from sceneloom.rendering.items import MapItem, WholeFile, Written, broken_item, key_error
 from sceneloom.text import reason
@@ -44,8 +44,12 @@ class FolderSource:
             paired = None
             if instance is not None and self._instances is not None:
                 paired = WholeFile(locations.join(self._instances, instance))
+            table = table_name(label)
             yield MapItem(
-                key=key, label=WholeFile(locations.join(self._labels, label)), instance=paired
+                key=key,
+                label=WholeFile(locations.join(self._labels, label)),
+                instance=paired,
+                table=None if table is None else WholeFile(locations.join(self._labels, table)),
             )
 
     def holds(self, location: str) -> bool:

@@ -69,6 +69,8 @@ class MapItem:
     label: MapFile
     instance: MapFile | None
     """The instance map, or None without one."""
+    table: MapFile | None = None
+    """The table of names of Isaac Replicator beside the label map, or None without one."""
 
 
 class Source(Protocol):

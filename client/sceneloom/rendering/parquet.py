@@ -200,11 +200,13 @@ class ParquetSource:
         label: str = "label",
         instance: str | None,
         key: str = "key",
+        may_lack_instances: bool = False,
         left_out: Sequence[LeftOut] = (),
     ) -> None:
         self._name = name
         self._files = tuple(files)
         self._key, self._label, self._instance = key, label, instance
+        self._may_lack_instances = may_lack_instances
         self._beside = tuple(left_out)
         self._other_columns: dict[str, None] = {}
 
@@ -259,7 +261,9 @@ class ParquetSource:
             schema = file.schema_arrow
             label_column = _cell_column(schema, self._label, location)
             instance_column = None
-            if self._instance is not None:
+            if self._instance in schema.names or (
+                self._instance is not None and not self._may_lack_instances
+            ):
                 instance_column = _cell_column(schema, self._instance, location)
             if self._key not in schema.names:
                 raise errors.InputError(

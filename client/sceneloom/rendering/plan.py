@@ -130,6 +130,7 @@ def make_plan(
             labels=maps.labels,
             instances=maps.instances,
             wants_instances=contract.wants_instances,
+            needs_instances=settings.boundaries == "instances",
             training_ids=contract.schema.has_training_ids,
         )
         if pictures is not None and source.holds(pictures.location):
