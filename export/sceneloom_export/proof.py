@@ -194,10 +194,13 @@ class OwnMaps:
     left_out: Sequence[LeftOut]
 
 
-def read_own_maps(contract: Contract, folder: Path, most: int, reader: MapReader) -> OwnMaps:
+def read_own_maps(
+    contract: Contract, folder: Path, most: int, reader: MapReader | None = None
+) -> OwnMaps:
     """Read the first maps of a folder, in `test_label` and `test_inst` or side by side; raises
     InputError, or SizeError for one to be padded: parity is measured on whole pictures.
     """
+    reader = reader or MapReader(contract.schema)
     labels, instances = folder / "test_label", folder / "test_inst"
     pairs, left_out = pair_maps(
         labels if labels.is_dir() else folder,

@@ -13,6 +13,7 @@ from support import blocky_maps, run_command
 from sceneloom.contract import Contract
 from sceneloom.errors import InputError, SizeError, UnknownLabelError
 from sceneloom.files import describe
+from sceneloom.map_reading import MapReader
 from sceneloom.schema import load_schema
 from sceneloom_export.proof import CALIBRATION_MAPS, calibration_maps, read_own_maps
 
@@ -71,7 +72,8 @@ def test_unknown_ids_as_unlabelled(folder: Path) -> None:
     write(folder, "a", labels, instances)
     with pytest.raises(UnknownLabelError, match="--unknown unlabelled"):
         read_own_maps(CONTRACT, folder, 1)
-    [request] = read_own_maps(CONTRACT, folder, 1, unknown="unlabelled").requests
+    reader = MapReader(CONTRACT.schema, unknown="unlabelled")
+    [request] = read_own_maps(CONTRACT, folder, 1, reader).requests
     assert not request.label_map[0, :7].any()
 
 

@@ -57,7 +57,9 @@ class MapFile(Protocol):
         """The file's path, with its archive, for errors."""
 
     def read(self, max_bytes: int) -> bytes:
-        """Read the file, up to `max_bytes`; raises ImageReadError or ImageTooLargeError."""
+        """Read the file, up to `max_bytes`; raises ImageReadError, ImageTooLargeError, or
+        MissingInputError for an empty cell of a table.
+        """
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

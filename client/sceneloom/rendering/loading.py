@@ -83,9 +83,11 @@ class Loader:
         max_bytes = 8 * self.settings.max_pixels + _SLACK_BYTES  # no map takes more a pixel
         label, instance, table = item.label.read(max_bytes), None, None
         if self.contract.wants_instances:
+            needed = self.settings.boundaries == "instances"
             if item.instance is not None:
-                instance = item.instance.read(max_bytes)
-            elif self.settings.boundaries == "instances":
+                with contextlib.suppress(*() if needed else (MissingInputError,)):
+                    instance = item.instance.read(max_bytes)
+            elif needed:
                 raise MissingInputError(
                     f"{item.label.name}: no instance map of this name, and the model wants one; to "
                     "take the edges of the label map: --boundaries labels"

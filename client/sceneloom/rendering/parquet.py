@@ -68,13 +68,14 @@ def read_cell(location: str, group: int, row: int, column: str, name: str, max_b
         max_bytes: most bytes to return.
 
     Raises:
-        ImageReadError: it cannot be read or is empty.
+        ImageReadError: it cannot be read.
+        MissingInputError: it is empty.
         ImageTooLargeError: it has more than `max_bytes`.
     """
     decoded = _column(os.getpid(), location, group, column)  # a forked process opens its own files
     try:
         return decoded.cell(row, name, max_bytes)
-    except (errors.ImageReadError, errors.ImageTooLargeError):
+    except errors.InputError:
         raise
     except MemoryError:
         raise errors.OutOfResourcesError(f"{name}: not enough memory to read it") from None
@@ -109,7 +110,7 @@ class _Column:
             if value.is_valid and hasattr(value, "keys"):
                 value = value["bytes"]
             if not value.is_valid:
-                raise errors.ImageReadError(f"{name}: the cell is empty")
+                raise errors.MissingInputError(f"{name}: the cell is empty")
             data = value.as_buffer()
             check_size(name, data.size, max_bytes)
             return bytes(data.to_pybytes())
