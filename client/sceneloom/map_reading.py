@@ -277,7 +277,10 @@ class MapReader:
                 text = f"{found.names[0]!r}, a name that {target.name} does not have"
             else:
                 labels = " and ".join(map(repr, found.names))
-                text = f"{shown}, which {labels} of {owner} share"
+                text = (
+                    f"{shown}, which {labels} of {owner} share (--map-schema takes a schema with "
+                    "one of them, such as cityscapes19 for Cityscapes' colours)"
+                )
             phrases.append(f"{counted(pixels, 'pixel')} of {text}")
         if len(counts) > _LISTED:
             phrases.append(f"and {len(counts) - _LISTED} more")

@@ -20,7 +20,7 @@ import torch
 
 from sceneloom import progress
 from sceneloom.contract import STYLE_ROWS, Contract
-from sceneloom.errors import InputError, ParityError, SizeError
+from sceneloom.errors import InputError, MissingInputError, ParityError, SizeError
 from sceneloom.files import LeftOut
 from sceneloom.map_reading import MapReader
 from sceneloom.maps import renumber_instances
@@ -218,6 +218,9 @@ def read_own_maps(
             )
         try:
             request = prepare(contract, label_map, instance_map)
+        except MissingInputError as error:
+            way_out = "to take the edges of the label map: --boundaries labels"
+            raise InputError(f"{pair.label}: {error}; {way_out}") from None
         except InputError as error:
             raise InputError(f"{pair.label}: {error}") from None
         if request.padding != Padding():

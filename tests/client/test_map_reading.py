@@ -99,10 +99,14 @@ def test_a_colour_of_several_labels_is_refused_where_a_map_has_it() -> None:
     with pytest.raises(
         UnknownLabelError,
         match=r"8 pixels of the colour \(0, 0, 0\), which 'unlabeled' and 'ego vehicle' and "
-        r".* of cityscapes share. To read them as unlabelled",
+        r".* of cityscapes share \(--map-schema takes a schema with one .*To read them as unlabelled",
     ):
         read(data, colours=True)
     assert (read(data, colours=True, unknown="unlabelled")[0] == 0).all()
+    cars = file_of(CITYSCAPES.colourise(np.full((4, 8), CAR, np.uint8)))
+    with pytest.raises(UnknownLabelError, match="'car' and 'license plate' of cityscapes share"):
+        read(cars, colours=True)
+    assert (read(cars, colours=True, map_schema="cityscapes19") == CAR).all()
 
 
 def test_labels_of_one_colour_that_become_one_label_are_read() -> None:

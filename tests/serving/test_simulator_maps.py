@@ -83,7 +83,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory, shown: list[np.ndarray]) ->
 RUNNABLE = [name for name, one in ENGINES.items() if one.precision == "fp32" and not one.gpu]
 READINGS = {
     "carla": ("--label-channel", "red", "--map-schema", "carla"),
-    "colours": ("--colours",),
+    "colours": ("--colours", "--map-schema", "cityscapes19"),
     "isaac": ("--map-schema", "replicator"),
 }
 

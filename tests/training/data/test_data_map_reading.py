@@ -4,6 +4,7 @@ arrays as `sceneloom render` makes of the same files.
 
 from __future__ import annotations
 
+import json
 import pickle
 from pathlib import Path
 from typing import Any
@@ -48,7 +49,10 @@ def settings(root: Path, **changes: Any) -> DataSettings:
     return DataSettings(layout="pix2pixhd", root=root, **changes)
 
 
-@pytest.mark.parametrize(("split", "reading"), [("train", CARLA), ("colour", {"colours": True})])
+@pytest.mark.parametrize(
+    ("split", "reading"),
+    [("train", CARLA), ("colour", {"colours": True, "map_schema": "cityscapes19"})],
+)
 def test_maps_are_read_as_render_reads_them(
     root: Path, split: str, reading: dict[str, Any]
 ) -> None:
@@ -122,3 +126,14 @@ def test_layouts_without_files_of_label_maps() -> None:
     )
     sample = open_data_set(streets).read(0)
     assert np.array_equal(sample.instance_map, sample.label_map)  # ids are channels in cityscapes
+
+
+def test_frames_of_isaac_replicator(tmp_path: Path, save, photo) -> None:
+    save(tmp_path / "train_label" / "semantic_segmentation_0003.png", TAGS)
+    table = {str(tag): {"class": CITYSCAPES.labels[number].name} for tag, number in IDS.items()}
+    file = tmp_path / "train_label" / "semantic_segmentation_labels_0003.json"
+    file.write_text(json.dumps(table))
+    save(tmp_path / "train_img" / "rgb_0003.png", photo(seed=0))
+    data = open_data_set(settings(tmp_path, map_schema="replicator"))
+    assert tuple(data.keys) == ("0003",)
+    assert np.array_equal(data.read(0).label_map, LABELS)

@@ -29,6 +29,8 @@ _KIND = re.compile(
     r"[_-](labelIds|labelTrainIds|instanceIds|labels?|instances?|inst|leftImg8bit|img|images?)$",
     re.IGNORECASE,
 )
+# Isaac Replicator's names begin with the kind.
+_REPLICATOR_KIND = re.compile(r"^(rgb|semantic_segmentation|instance_segmentation)_(?=\d+$)")
 
 
 def check_folder(folder: Path, expected: str) -> Path:
@@ -63,8 +65,8 @@ def split_folder(root: Path, split: str, ending: str, contents: str) -> Path:
 
 
 def sample_name(name: str) -> str:
-    """Return a sample's name: a file's name without the publishers' endings."""
-    return _KIND.sub("", name)
+    """Return a sample's name: a file's name without what publishers put before or behind it."""
+    return _REPLICATOR_KIND.sub("", _KIND.sub("", name))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
