@@ -19,7 +19,7 @@ from collections.abc import Mapping
 from hashlib import sha256
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple, TypeAlias
+from typing import Annotated, Any, Literal, NamedTuple, TypeAlias, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -41,7 +41,7 @@ from sceneloom.maps import (
 from sceneloom.pairing import table_name
 from sceneloom.schema import LabelSchema, builtin_schemas, load_schema
 from sceneloom.text import counted, parse_json, reason
-from sceneloom.validation import check_kind, checked
+from sceneloom.validation import check_kind
 
 REPLICATOR = "replicator"
 """Map schema of Isaac Replicator's files: each map has its own."""
@@ -49,13 +49,14 @@ REPLICATOR = "replicator"
 Source: TypeAlias = str | Path | bytes
 """Path of a map, or its bytes."""
 
-_CHANNELS = ("red", "green", "blue", "alpha")
+ColourChannel: TypeAlias = Literal["red", "green", "blue", "alpha"]
+Boundaries: TypeAlias = Literal["instances", "labels", "colours"]
+
 _OPAQUE = 255
 _WITHOUT_LABEL = ("background", "unlabelled", "unlabeled")
 _LISTED = 6
 
 
-@checked()
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class MapReading:
     """How the files of maps are read."""
@@ -64,7 +65,7 @@ class MapReading:
     """Read label maps by the exact colours of their schema, and instance maps with an instance for
     each colour.
     """
-    label_channel: Literal["red", "green", "blue", "alpha"] | None = None
+    label_channel: ColourChannel | None = None
     """Read label ids from this channel of colour pictures (CARLA: red), and instance maps with an
     instance for each colour.
     """
@@ -72,12 +73,19 @@ class MapReading:
     """Label schema of the maps, if another than the model's: a built-in name, a JSON file, or
     replicator for Isaac Replicator. Its labels become the model's by name.
     """
-    boundaries: Literal["instances", "labels", "colours"] = "instances"
+    boundaries: Boundaries = "instances"
     """Where a model wants an instance map and none exists: refuse the map, take the edges of its
     labels, or of its file's colours (CARLA's instance camera).
     """
 
     def __post_init__(self) -> None:
+        if self.label_channel not in (None, *get_args(ColourChannel)):
+            names = ", ".join(get_args(ColourChannel))
+            raise errors.InputError(f"label_channel is {self.label_channel!r}; it is {names}")
+        if self.boundaries not in get_args(Boundaries):
+            raise errors.InputError(
+                f"boundaries is {self.boundaries!r}; it is {', '.join(get_args(Boundaries))}"
+            )
         if self.colours and self.label_channel is not None:
             raise errors.InputError(
                 f"label_channel is {self.label_channel} and colours is true; a map has one of them"
@@ -214,7 +222,7 @@ class MapReader:
         if packed:
             values = np.ascontiguousarray(values).view("<u4")[..., 0]
         elif reading.label_channel is not None:
-            values = values[..., _CHANNELS.index(reading.label_channel)]
+            values = values[..., get_args(ColourChannel).index(reading.label_channel)]
         distinct, of_pixel = _distinct(values)
         channels = np.zeros(len(distinct), np.uint8)
         without = []

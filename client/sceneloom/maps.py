@@ -291,14 +291,16 @@ def _check_tiff(
             f"{name}: a TIFF file that does not say that 0 is black (photometric interpretation "
             f"{photometric}); save it as BlackIsZero or palette"
         )
-    samples = tag(TiffImagePlugin.SAMPLESPERPIXEL) or 1
-    if samples != 1 and not rgb:
+    if rgb and tag(TiffImagePlugin.PLANAR_CONFIGURATION) == _SEPARATE_PLANES:
+        raise errors.NotALabelMapError(
+            f"{name}: a TIFF file with a plane for each colour; save the colours of a pixel side "
+            "by side, or a PNG file"
+        )
+    if tag(TiffImagePlugin.SAMPLESPERPIXEL) not in (None, 1) and not rgb:
         raise errors.NotALabelMapError(f"{name}: several values per pixel, not a map of ids")
     width, height = image.size
     extents = [tile[1] or (0, 0, 0, 0) for tile in image.tile]
-    planes = samples if tag(TiffImagePlugin.PLANAR_CONFIGURATION) == _SEPARATE_PLANES else 1
-    whole = planes * height * width
-    if sum((right - x) * (bottom - y) for x, y, right, bottom in extents) != whole:
+    if sum((right - x) * (bottom - y) for x, y, right, bottom in extents) != height * width:
         raise errors.ImageReadError(f"{name}: damaged (strips of pixels are missing)")
     bits = image.tag_v2.get(TiffImagePlugin.BITSPERSAMPLE)  # type: ignore[attr-defined]
     most = max(bits) if isinstance(bits, tuple) else bits

@@ -123,7 +123,7 @@ def test_pictures_are_those_of_the_maps_shown(
     assert compare(expected, pictures).max <= 1
     assert expected[0].std() > 20
     with Manifest(output / "manifest.sqlite", to_read=True) as manifest:
-        parameters = [json.loads(row.parameters) for row in manifest.rows()]
+        parameters = [json.loads(row.origin.parameters) for row in manifest.rows()]
     assert {one["boundaries"] for one in parameters} == {"labels"}
     assert main([*flags, "--verify"]) == 0
 

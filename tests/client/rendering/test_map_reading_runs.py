@@ -137,7 +137,7 @@ def test_another_reading_makes_pictures_again_and_the_manifest_says_which(tmp_pa
         assert isinstance(result, kind), result
         with Manifest(output / "manifest.sqlite", to_read=True) as manifest:
             [row] = manifest.rows()
-        found = json.loads(row.parameters)
+        found = json.loads(row.origin.parameters)
         assert (found["label_channel"], found["boundaries"]) == ("red", settings["boundaries"])
     assert len(found["map_schema"]) == 64
 

@@ -79,7 +79,7 @@ def test_boundaries_are_those_of_render_bit_for_bit(root: Path) -> None:
     rendered = request.instance_map[:height, :width]
     assert sample.instance_map.dtype == rendered.dtype == np.int32
     assert np.array_equal(sample.instance_map, rendered)
-    plane = boundary_plane(torch.from_numpy(sample.instance_map)[None, None])[0, 0].numpy() == 1
+    plane = boundary_plane(torch.from_numpy(sample.instance_map)[None])[0, 0].numpy() == 1
     assert np.array_equal(plane, boundary_map(rendered))
     assert plane.any()
 
