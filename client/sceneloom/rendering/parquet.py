@@ -262,9 +262,8 @@ class ParquetSource:
             schema = file.schema_arrow
             label_column = _cell_column(schema, self._label, location)
             instance_column = None
-            if self._instance in schema.names or (
-                self._instance is not None and not self._may_lack_instances
-            ):
+            optional = self._may_lack_instances and self._instance not in schema.names
+            if self._instance is not None and not optional:
                 instance_column = _cell_column(schema, self._instance, location)
             if self._key not in schema.names:
                 raise errors.InputError(
