@@ -52,10 +52,10 @@ class Work:
     """How the style is chosen, as in the manifest."""
     style_file: bytes | None
     """The style file for all maps, which other machines may lack."""
-    map_schema: bytes | None
-    """The file of the maps' label schema, likewise."""
     folder: str
     """The working folder that relative paths refer to."""
+    map_schema: bytes | None = None
+    """The file of the maps' label schema, which other machines may lack."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
