@@ -54,6 +54,7 @@ Boundaries: TypeAlias = Literal["instances", "labels", "colours"]
 
 _OPAQUE = 255
 _WITHOUT_LABEL = ("background", "unlabelled", "unlabeled")
+_MOST_COLOURS = 4096
 _LISTED = 6
 
 
@@ -66,8 +67,8 @@ class MapReading:
     each colour.
     """
     label_channel: ColourChannel | None = None
-    """Read label ids from this channel of colour pictures (CARLA: red), and instance maps with an
-    instance for each colour.
+    """Read label ids from this channel of colour pictures (CARLA: red, with map-schema carla), and
+    instance maps with an instance for each colour.
     """
     map_schema: Annotated[str | None, arg(metavar="NAME")] = None
     """Label schema of the maps, if another than the model's: a built-in name, a JSON file, or
@@ -224,6 +225,11 @@ class MapReader:
         elif reading.label_channel is not None:
             values = values[..., get_args(ColourChannel).index(reading.label_channel)]
         distinct, of_pixel = _distinct(values)
+        if packed and len(distinct) > _MOST_COLOURS:
+            raise errors.NotALabelMapError(
+                f"{name}: a picture of {len(distinct):,} colours, not a label map: a photograph, "
+                "or a map that was scaled or stored with losses"
+            )
         channels = np.zeros(len(distinct), np.uint8)
         without = []
         for position, value in enumerate(distinct.tolist()):

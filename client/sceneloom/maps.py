@@ -222,8 +222,8 @@ def _decode_image(
             "colours are read from 8-bit RGB, RGBA or palette files"
             if colours
             else "give the grey or palette file that holds them, or read its colours with "
-            "--colours or the ids in one channel with --label-channel (--data.colours, "
-            "--data.label-channel where a data set is read)"
+            "--colours, or the ids in one channel with --label-channel (CARLA's: --label-channel "
+            "red --map-schema carla; --data.colours and so on where a data set is read)"
         )
         raise errors.NotALabelMapError(
             f"{name}: a colour picture ({image.mode}), not a map of ids; {way_out}"

@@ -127,7 +127,7 @@ def test_labels_of_one_colour_that_become_one_label_are_read() -> None:
             {"label_channel": "red"},
             "no colours; leave --label-channel out",
         ),
-        (np.zeros((4, 8, 3), np.uint8), {}, "read its colours with --colours or the ids in one"),
+        (np.zeros((4, 8, 3), np.uint8), {}, "read its colours with --colours, or the ids in one"),
         (np.zeros((4, 8, 3), np.uint8), {"map_schema": "carla"}, "with --label-channel"),
         (np.zeros((4, 8, 2), np.uint8), {"colours": True}, r"\(LA\).*8-bit RGB, RGBA or palette"),
     ],
@@ -144,6 +144,12 @@ def test_colours_of_16_bits_are_refused() -> None:
     for suffix in (".png", ".tif"):
         with pytest.raises(NotALabelMapError, match="16 bits per channel"):
             read(cv2.imencode(suffix, values)[1].tobytes(), colours=True)
+
+
+def test_a_photograph_is_none_of_unlabelled_pixels() -> None:
+    photo = np.random.default_rng(0).integers(0, 255, (80, 80, 3), np.uint8)
+    with pytest.raises(NotALabelMapError, match=r"a\.png: a picture of 6,\d+ colours"):
+        read(file_of(photo), colours=True, unknown="unlabelled")
 
 
 def test_transparent_pixels_have_no_label() -> None:

@@ -58,7 +58,7 @@ def test_maps_are_read_as_render_reads_them(
 ) -> None:
     data = pickle.loads(pickle.dumps(open_data_set(settings(root, split=split, **reading))))
     assert np.array_equal(data.read(0).label_map, LABELS)
-    with pytest.raises(NotALabelMapError, match=r"--data\.colours, --data\.label-channel"):
+    with pytest.raises(NotALabelMapError, match=r"--data\.colours and so on"):
         open_data_set(settings(root, split=split)).read(0)
 
 
