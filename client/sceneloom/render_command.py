@@ -249,7 +249,7 @@ def _render(
         if stopped:
             _say(log, "stopped", stopped)
     if log is not None:
-        log.write("summary", code=code, **tally.to_json(output, manifest, left_out))
+        log.write("summary", code=code, **tally.to_json(output, manifest, left_out, plan.settings))
     return code
 
 

@@ -126,6 +126,16 @@ def test_pictures_are_those_of_the_maps_shown(
         parameters = [json.loads(row.origin.parameters) for row in manifest.rows()]
     assert {one["boundaries"] for one in parameters} == {"labels"}
     assert main([*flags, "--verify"]) == 0
+    if kind == "carla":
+        capsys.readouterr()
+        assert main([*flags, "--log", "json"]) == 0
+        last = json.loads(capsys.readouterr().err.splitlines()[-1])
+        assert last["skipped"] == 2
+        assert last["reading"] == {
+            "boundaries": "labels",
+            "label_channel": "red",
+            "map_schema": "carla",
+        }
 
 
 def test_without_the_switch_the_way_out_is_named(

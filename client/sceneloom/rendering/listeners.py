@@ -229,7 +229,9 @@ class Tally:
         for line in describe(left_out):
             print(line)
 
-    def to_json(self, output: str, manifest: Path, left_out: Sequence[LeftOut]) -> dict[str, Any]:
+    def to_json(
+        self, output: str, manifest: Path, left_out: Sequence[LeftOut], reading: MapReading
+    ) -> dict[str, Any]:
         """The summary as JSON values, for the last line of a log."""
         return {
             "maps": self.maps,
@@ -242,6 +244,7 @@ class Tally:
             "failures": dict(self.kinds),
             "engines": dict(self.engines),
             "left_out": [dataclasses.asdict(one) for one in left_out],
+            "reading": reading.reading_words(),
             "output": output,
             "manifest": str(manifest),
         }

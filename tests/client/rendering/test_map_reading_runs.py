@@ -81,6 +81,16 @@ def test_frames_of_carla_in_every_container(tmp_path: Path, kind: str) -> None:
         assert np.array_equal(read_rgb(output / f"{key}.png"), picture(label_map, label_map))
 
 
+def test_tables_of_replicator_have_no_place_in_shards(tmp_path: Path) -> None:
+    place = WRITERS["tar"](tmp_path / "maps", frames(1)[0])
+    with fake() as synthesizer:
+        [result] = run(
+            synthesizer, place, tmp_path / "out", map_schema="replicator", boundaries="labels"
+        )
+    assert isinstance(result, Failed)
+    assert "000000.label.png: no table of names beside it" in result.reason
+
+
 def test_a_missing_instance_map_names_the_switch(tmp_path: Path) -> None:
     maps, _ = frames(1)
     place = WRITERS["tar"](tmp_path / "maps", maps)
