@@ -42,11 +42,14 @@ _LOSSY = {
     b"\xff\x0a": "JPEG XL",
     b"BM": "BMP",
 }
-_COLOUR_MODES = ("RGB", "RGBA", "LA", "CMYK", "YCbCr", "LAB", "RGBX", "PA", "La", "RGBa", "HSV")
+RGB_MODES = ("RGB", "RGBA")
+PALETTE_MODES = (*RGB_MODES, "P")
+_COLOUR_MODES = (*RGB_MODES, "LA", "CMYK", "YCbCr", "LAB", "RGBX", "PA", "La", "RGBa", "HSV")
 _ID_MODES = ("L", "P", "1", "I", "I;16", "I;16B", "I;16L", "I;16N")
 # Grey files below 8 bits: Pillow spreads their values over 0..255, which is wrong for ids.
 _SPREAD = {2: 85, 4: 17}
-_BLACK_IS_ZERO, _PALETTE = 1, 3
+_BLACK_IS_ZERO, _RGB, _PALETTE = 1, 2, 3
+_SEPARATE_PLANES = 2
 _SIGNED = 2
 _LOSSY_TIFF = ("jpeg", "tiff_jpeg", "webp")
 
@@ -86,7 +89,7 @@ def read_label_map(
     that the schema does not have.
     """
     check_kind(schema, LabelSchema, "the label schema")
-    values, name = _decode(source, name, max_pixels)
+    values, name = decode_map(source, name, max_pixels)
     if values.size and (int(values.min()) < 0 or int(values.max()) > np.iinfo(np.uint16).max):
         hint = "save pixels without a label as 255" if values.min() < 0 else "an instance map?"
         raise errors.NotALabelMapError(
@@ -105,13 +108,24 @@ def read_label_map(
 
 
 def read_instance_map(
-    source: str | Path | bytes, *, max_pixels: int = DEFAULT_MAX_PIXELS, name: str | None = None
+    source: str | Path | bytes,
+    *,
+    max_pixels: int = DEFAULT_MAX_PIXELS,
+    name: str | None = None,
+    colours: bool = False,
 ) -> InstanceMap:
     """Read an instance map exactly, 8, 16 or 32 bits, to int32 [H, W]; see `read_label_map`.
 
-    Raises NotALabelMapError for a colour picture, a lossy format, or ids outside 0..2147483647.
+    With `colours` also an 8-bit RGB or RGBA picture, of an instance for each colour; its id is
+    ``red * 65536 + green * 256 + blue``.
+
+    Raises NotALabelMapError for another colour picture, a lossy format, or ids outside
+    0..2147483647.
     """
-    values, name = _decode(source, name, max_pixels)
+    values, name = decode_map(source, name, max_pixels, colours=RGB_MODES if colours else ())
+    if values.ndim == 3:
+        red, green, blue = (values[..., channel].astype(np.int32) for channel in range(3))
+        return red * 65536 + green * 256 + blue
     if values.size and (int(values.min()) < 0 or int(values.max()) > np.iinfo(np.int32).max):
         raise errors.NotALabelMapError(
             f"{name}: instance ids from {values.min()} to {values.max()}; they must be 0 to "
@@ -128,8 +142,18 @@ def parse_size(text: str, *, of: str = "size") -> tuple[int, int]:
     return int(match[2]), int(match[1])
 
 
-def _decode(source: str | Path | bytes, name: str | None, max_pixels: int) -> tuple[Array, str]:
-    """Integer array [H, W] with the file's own values, and the file's name in errors."""
+def decode_map(
+    source: str | Path | bytes,
+    name: str | None,
+    max_pixels: int,
+    *,
+    colours: tuple[str, ...] = (),
+) -> tuple[Array, str]:
+    """Integer array [H, W] with the file's own values, and the file's name in errors.
+
+    Files of one of Pillow's modes `colours` (`RGB_MODES`, `PALETTE_MODES`) give uint8 [H, W, 4],
+    RGBA, instead.
+    """
     from PIL import PngImagePlugin, TiffImagePlugin
 
     check_kind(source, (str, os.PathLike, bytes), "the path or the bytes of a map")
@@ -142,9 +166,10 @@ def _decode(source: str | Path | bytes, name: str | None, max_pixels: int) -> tu
             height, width = (int.from_bytes(data[at : at + 4], "big") for at in (20, 16))
             check_pixels(height, width, name, max_pixels)
         pixels = png_pixels(data, name)
-        return _decode_image(PngImagePlugin.PngImageFile, data, name, max_pixels, pixels), name
+        plugin = PngImagePlugin.PngImageFile
+        return _decode_image(plugin, data, name, max_pixels, colours, pixels), name
     if data.startswith(_TIFF):
-        return _decode_image(TiffImagePlugin.TiffImageFile, data, name, max_pixels), name
+        return _decode_image(TiffImagePlugin.TiffImageFile, data, name, max_pixels, colours), name
     if data.startswith(_NPY):
         return _decode_npy(data, name, max_pixels), name
     for magic, kind in _LOSSY.items():
@@ -179,6 +204,7 @@ def _decode_image(
     data: bytes,
     name: str,
     max_pixels: int,
+    colours: tuple[str, ...],
     png_pixels: bytes | None = None,
 ) -> Array:
     """Decode a PNG file, whose packed pixels are given, or a TIFF file."""
@@ -191,12 +217,18 @@ def _decode_image(
         ) from None
     width, height = image.size
     check_pixels(height, width, name, max_pixels)
-    if image.mode in _COLOUR_MODES:
-        raise errors.NotALabelMapError(
-            f"{name}: a colour picture ({image.mode}), not a map of ids; give the grey or palette "
-            "file that holds them"
+    if image.mode in _COLOUR_MODES and image.mode not in colours:
+        way_out = (
+            "colours are read from 8-bit RGB, RGBA or palette files"
+            if colours
+            else "give the grey or palette file that holds them, or read its colours with "
+            "--colours, or the ids in one channel with --label-channel (CARLA's: --label-channel "
+            "red --map-schema carla; --data.colours and so on where a data set is read)"
         )
-    if image.mode not in _ID_MODES:
+        raise errors.NotALabelMapError(
+            f"{name}: a colour picture ({image.mode}), not a map of ids; {way_out}"
+        )
+    if image.mode not in (*_ID_MODES, *colours):
         raise errors.NotALabelMapError(
             f"{name}: pixels of kind {image.mode}; ids are 8, 16 or 32-bit whole numbers"
         )
@@ -208,16 +240,23 @@ def _decode_image(
         check_png_rows(data, png_pixels, name)
         bits, signed = data[24], None
     else:
-        bits, signed = _check_tiff(image, name)
+        bits, signed = _check_tiff(image, name, colours)
+    in_colours = image.mode in colours
+    if in_colours and image.mode in RGB_MODES and bits != 8:
+        raise errors.NotALabelMapError(
+            f"{name}: a colour picture of {bits} bits per channel; colours are read from 8 bits"
+        )
     try:
         image.load()
-        values = np.asarray(image)
+        values = np.asarray(image.convert("RGBA") if in_colours else image)
     except Exception as error:
         raise errors.ImageReadError(f"{name}: truncated or damaged ({reason(error)})") from None
-    if values.shape != (height, width):
+    if values.shape[:2] != (height, width) or values.ndim != 2 + in_colours:
         raise errors.ImageReadError(
             f"{name}: truncated or damaged (decoded to {list(values.shape)})"
         )
+    if in_colours:
+        return values
     if values.dtype == np.bool_:
         values = values.astype(np.uint8)
     if image.mode == "L" and bits in _SPREAD:
@@ -229,8 +268,10 @@ def _decode_image(
     return values
 
 
-def _check_tiff(image: ImageFile.ImageFile, name: str) -> tuple[int, bool]:
-    """Bits of a value, and whether it is signed."""
+def _check_tiff(
+    image: ImageFile.ImageFile, name: str, colours: tuple[str, ...]
+) -> tuple[int, bool]:
+    """Bits of a value, the most of all channels, and whether it is signed."""
     from PIL import TiffImagePlugin
 
     def tag(number: int) -> Any:
@@ -244,18 +285,26 @@ def _check_tiff(image: ImageFile.ImageFile, name: str) -> tuple[int, bool]:
         )
     # Pillow inverts "white is zero" at 8 bits and not at 16; other readers never do.
     photometric = tag(TiffImagePlugin.PHOTOMETRIC_INTERPRETATION)
-    if photometric not in (_BLACK_IS_ZERO, _PALETTE):
+    rgb = photometric == _RGB and image.mode in colours
+    if photometric not in (_BLACK_IS_ZERO, _PALETTE) and not rgb:
         raise errors.NotALabelMapError(
             f"{name}: a TIFF file that does not say that 0 is black (photometric interpretation "
             f"{photometric}); save it as BlackIsZero or palette"
         )
-    if tag(TiffImagePlugin.SAMPLESPERPIXEL) not in (None, 1):
+    if rgb and tag(TiffImagePlugin.PLANAR_CONFIGURATION) == _SEPARATE_PLANES:
+        raise errors.NotALabelMapError(
+            f"{name}: a TIFF file with a plane for each colour; save the colours of a pixel side "
+            "by side, or a PNG file"
+        )
+    if tag(TiffImagePlugin.SAMPLESPERPIXEL) not in (None, 1) and not rgb:
         raise errors.NotALabelMapError(f"{name}: several values per pixel, not a map of ids")
     width, height = image.size
     extents = [tile[1] or (0, 0, 0, 0) for tile in image.tile]
     if sum((right - x) * (bottom - y) for x, y, right, bottom in extents) != height * width:
         raise errors.ImageReadError(f"{name}: damaged (strips of pixels are missing)")
-    return tag(TiffImagePlugin.BITSPERSAMPLE), tag(TiffImagePlugin.SAMPLEFORMAT) == _SIGNED
+    bits = image.tag_v2.get(TiffImagePlugin.BITSPERSAMPLE)  # type: ignore[attr-defined]
+    most = max(bits) if isinstance(bits, tuple) else bits
+    return most, tag(TiffImagePlugin.SAMPLEFORMAT) == _SIGNED
 
 
 def _decode_npy(data: bytes, name: str, max_pixels: int) -> Array:
@@ -306,12 +355,19 @@ def _describe_unknown(counts: dict[int, int], schema: LabelSchema, wide: bool) -
             f"{text}. A file with values above 255 is usually an instance map; they are never read "
             "as unlabelled"
         )
-    if schema.unlabelled is not None:
-        return (
-            f"{text}. To read them as unlabelled ({schema.unlabelled}): --unknown unlabelled, or "
-            "--data.unknown unlabelled where a data set is read"
-        )
-    return f"{text} and no unlabelled id to read them as"
+    if schema.unlabelled is None:
+        return f"{text} and no unlabelled id to read them as"
+    return f"{text}. {unlabelled_hint(schema)}"
+
+
+def unlabelled_hint(schema: LabelSchema) -> str:
+    """How to read unknown labels as unlabelled, if the schema has an id for that."""
+    if schema.unlabelled is None:
+        return f"{schema.name} has no unlabelled id to read them as"
+    return (
+        f"To read them as unlabelled ({schema.unlabelled}): --unknown unlabelled, or "
+        "--data.unknown unlabelled where a data set is read"
+    )
 
 
 def check_label_map(contract: Contract, label_map: Array) -> None:
@@ -430,12 +486,7 @@ def label_map_png(contract: Contract, label_map: Array) -> bytes:
     an id of the map is above 255. Raises as `check_label_map`.
     """
     check_label_map(contract, label_map)
-    schema = contract.schema
-    ids = np.zeros(256, np.uint16)  # channel -> label id
-    ids[: len(schema.labels)] = [label.id for label in schema.labels]
-    if schema.unlabelled is not None and schema.unlabelled_channel == NO_CHANNEL:
-        ids[NO_CHANNEL] = schema.unlabelled
-    values = ids[label_map]
+    values = contract.schema.to_ids(label_map)
     return _png(values.astype(np.uint8) if values.max() <= np.iinfo(np.uint8).max else values)
 
 

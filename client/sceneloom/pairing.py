@@ -2,7 +2,9 @@
 
 Names pair up without ending and without the publisher's suffix (``_gtFine_labelIds`` goes with
 ``_gtFine_instanceIds``). Where files of several published kinds lie side by side, as in Cityscapes'
-gtFine, only those of label ids are label maps, or of training ids for a schema of training ids.
+gtFine, only those of label ids are label maps, or of training ids for a schema of training ids. So
+it is with the files of Isaac Replicator: ``semantic_segmentation_0000.png`` goes with
+``instance_segmentation_0000.png``, and each label map has a table of names.
 """
 
 from __future__ import annotations
@@ -18,8 +20,12 @@ from sceneloom.locations import is_folder, is_remote, join, local_path, reason_o
 from sceneloom.maps import MAP_SUFFIXES
 
 # Suffixes behind the name that a label map and its instance map share, in lower case.
-_INSTANCE = frozenset({"instanceids", "instancetrainids", "instances", "instance", "inst"})
-_KINDS = _INSTANCE | {"labelids", "labeltrainids", "labels", "label"}
+_SUFFIXES = frozenset({"instanceids", "instancetrainids", "instances", "instance", "inst"})
+_KINDS = _SUFFIXES | {"labelids", "labeltrainids", "labels", "label"}
+# Isaac Replicator puts the kind before the number, and into names of folders.
+_SEMANTIC = "semantic_segmentation"
+_REPLICATOR = (_SEMANTIC, "instance_segmentation", "instance_id_segmentation")
+_INSTANCE = _SUFFIXES | set(_REPLICATOR[1:])
 # The kinds of Cityscapes that have a map's ending.
 _PUBLISHED = frozenset(
     {
@@ -28,8 +34,14 @@ _PUBLISHED = frozenset(
     }
 )
 # The first choice of a schema, for label ids and for training ids.
-_LABEL_KINDS = (("labelIds", "labelTrainIds"), ("labelTrainIds", "labelIds"))
-_INSTANCE_KINDS = (("instanceIds", "instanceTrainIds"), ("instanceTrainIds", "instanceIds"))
+_LABEL_KINDS = (
+    ("labelIds", "labelTrainIds", _SEMANTIC),
+    ("labelTrainIds", "labelIds", _SEMANTIC),
+)
+_INSTANCE_KINDS = (
+    ("instanceIds", "instanceTrainIds", *_REPLICATOR[1:]),
+    ("instanceTrainIds", "instanceIds", *_REPLICATOR[1:]),
+)
 
 
 class NamePair(NamedTuple):
@@ -62,9 +74,9 @@ class _Map(NamedTuple):
     ending: str
     """In lower case."""
     stem: str
-    """Key without a suffix of `_KINDS`."""
+    """Key without a suffix of `_KINDS` and without the kinds of `_REPLICATOR`."""
     kind: str
-    """Text behind the key's last underscore or hyphen, in lower case."""
+    """Kind of `_REPLICATOR`, or text behind the key's last underscore or hyphen, in lower case."""
 
 
 def _parse(name: str) -> _Map:
@@ -72,6 +84,10 @@ def _parse(name: str) -> _Map:
     start = name.rfind("/") + 1
     dot = name.rfind(".", start)
     key = name[:dot] if start < dot < len(name) - 1 else name
+    if "_segmentation_" in key:
+        for kind in _REPLICATOR:
+            if f"{kind}_" in key[start:]:
+                return _Map(name, key, name[len(key) :].lower(), key.replace(kind, ""), kind)
     at = max(key.rfind("_"), key.rfind("-"))
     kind = "" if at < 0 else key[at + 1 :].lower()
     stem = key[:at] if kind in _KINDS else key
@@ -81,6 +97,18 @@ def _parse(name: str) -> _Map:
 def is_map_name(name: str) -> bool:
     """Whether a file is read as a map, by its ending."""
     return _parse(name).ending in MAP_SUFFIXES
+
+
+def table_name(label: str) -> str | None:
+    """Name of the table that Isaac Replicator writes beside a label map, or None for another's.
+
+    ``semantic_segmentation_0000.png`` has ``semantic_segmentation_labels_0000.json``.
+    """
+    start = label.rfind("/") + 1
+    before, kind, number = label[start:].rpartition(f"{_SEMANTIC}_")
+    if not kind:
+        return None
+    return f"{label[:start]}{before}{kind}labels_{number.rpartition('.')[0]}.json"
 
 
 def pair_names(
@@ -148,21 +176,28 @@ def pair_names(
         paired.update(fitting)
         pairs.append(NamePair(key, label.name, fitting[0] if fitting else None))
     _split(of_instances, lambda one: one.name in paired, "without a label map", instances_left_out)
+    tables = {table_name(one.name) for one in of_labels if one.kind == _SEMANTIC}
     return Pairing(
-        pairs=pairs, labels_left_out=labels_left_out, instances_left_out=instances_left_out
+        pairs=pairs,
+        labels_left_out=[one for one in labels_left_out if one.name not in tables],
+        instances_left_out=instances_left_out,
     )
 
 
-def _of_one_kind(maps: list[_Map], kinds: tuple[str, str], left_out: list[LeftOut]) -> list[_Map]:
-    """Keep the maps of the first published kind found, and those of no published kind."""
+def _of_one_kind(maps: list[_Map], kinds: tuple[str, ...], left_out: list[LeftOut]) -> list[_Map]:
+    """Keep the maps of the first published kind found, and those of no published kind; beside files
+    of Isaac Replicator there are none.
+    """
     found = {one.kind for one in maps}
     kind = next((kind for kind in kinds if kind.lower() in found), None)
     if kind is None:
         return maps
     return _split(
         maps,
-        lambda one: one.kind == kind.lower() or one.kind not in _PUBLISHED,
-        f"of another kind than _{kind}",
+        lambda one: (
+            one.kind == kind.lower() or (one.kind not in _PUBLISHED and kind not in _REPLICATOR)
+        ),
+        f"of another kind than {kind}_" if kind in _REPLICATOR else f"of another kind than _{kind}",
         left_out,
     )
 

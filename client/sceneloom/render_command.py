@@ -131,7 +131,7 @@ def main(
                 plans = [_plan(input, output, one, shards, settings)[1] for one in parts] or plans
             return report_check(plans, flags.container)
         if flags.dry_run:
-            return report_dry_run(dry_run(plan))
+            return report_dry_run(dry_run(plan), settings)
         code = _render(plan, servers, ray, flags, output)
     except (errors.SceneLoomError, OSError, MemoryError, RuntimeError) as error:
         met = errors.out_of_resources(error) or error
@@ -246,7 +246,7 @@ def _render(
     if code is None:
         if log is None and tally.failed:
             list_failures(tally.first, tally.kinds)
-        tally.print(output, manifest, run.route, left_out)
+        tally.print(output, manifest, run.route, left_out, plan.settings)
         code, stopped = 1 if tally.failed else 0, ""
         if isinstance(ended, errors.ServerUnavailableError | errors.OutOfResourcesError | OSError):
             code = (
@@ -260,7 +260,7 @@ def _render(
         if stopped:
             _say(log, "stopped", stopped)
     if log is not None:
-        log.write("summary", code=code, **tally.to_json(output, manifest, left_out))
+        log.write("summary", code=code, **tally.to_json(output, manifest, left_out, plan.settings))
     return code
 
 

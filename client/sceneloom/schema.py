@@ -175,6 +175,14 @@ class LabelSchema:
             int(v): int(n) for v, n in zip(found, counts, strict=True)
         }
 
+    def to_ids(self, label_map: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint16]:
+        """Translate channels, uint8 [H, W] of this schema, to label ids, uint16 [H, W]."""
+        ids = np.zeros(MAX_CHANNELS, np.uint16)
+        ids[: len(self.labels)] = [label.id for label in self.labels]
+        if self.unlabelled is not None and self.unlabelled_channel == NO_CHANNEL:
+            ids[NO_CHANNEL] = self.unlabelled
+        return ids[label_map]
+
     def colourise(self, label_map: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
         """A channel map (uint8 [H, W]) in the schema's colours: uint8 [H, W, 3], RGB."""
         return self.palette[label_map]

@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Annotated
 
 import numpy as np
-from tyro.conf import Positional, arg
+from tyro.conf import OmitArgPrefixes, Positional, arg
 
 from sceneloom.contract import MODEL_NAME, Contract
 from sceneloom.errors import InputError, SchemaError
-from sceneloom.maps import OnUnknown, read_instance_map, read_label_map
+from sceneloom.map_reading import MapReader, MapReading
+from sceneloom.maps import OnUnknown
 from sceneloom.style import StyleOf, check_takes_style, clusters_by_seed, list_instances
 from sceneloom.text import parse_json, printable, reason
 
@@ -29,6 +30,7 @@ def main(
     style_of: StyleOf = "things",
     key: Annotated[str | None, arg(metavar="KEY")] = None,
     unknown: OnUnknown = "error",
+    reading: Annotated[MapReading, OmitArgPrefixes] = MapReading(),  # noqa: B008 - frozen
 ) -> int:
     """List the styles of a model: the clusters of each class, the most frequent first. With --map,
     list the instances of a map, and the cluster that a seed draws for each.
@@ -38,12 +40,13 @@ def main(
         url: a server's address, in place of BUNDLE.
         model: name of the served model.
         map: a label map.
-        instances: its instance map.
+        instances: its instance map; without one --boundaries takes the label map's.
         style_seed: the seed, as in sceneloom render; of look K, the first seed and K.
         style_of: draw for things or for all instances, as in sceneloom render.
         key: the map's name in sceneloom render, on which its draw depends; by default the file's
             name without ending. Empty for --style-per dataset.
         unknown: refuse label ids that the model's schema lacks, or read them as unlabelled.
+        reading: how the maps are read.
     """
     contract = _contract(bundle, url, model)
     check_takes_style(contract)
@@ -55,10 +58,19 @@ def main(
             else "no clusters to draw from; sceneloom styles CHECKPOINT computes them"
         )
         return 0
-    if map is None or instances is None:
-        raise InputError("--map FILE and --instances FILE belong together: name both")
-    label_map = read_label_map(map, contract.schema, unknown=unknown)
-    instance_map = read_instance_map(instances)
+    if map is None:
+        raise InputError("--instances FILE belongs to a label map: name it with --map FILE")
+    reader = MapReader(contract.schema, reading, unknown=unknown)
+    label_map = reader.label_map(map)
+    if instances is None:
+        instance_map = reader.edges(label_map, map)
+    else:
+        instance_map = reader.instance_map(instances)
+    if instance_map is None:
+        raise InputError(
+            "name the instance map with --instances, or take the label map's edges with "
+            "--boundaries labels"
+        )
     drawn: dict[int, int] = {}
     if contract.style_clusters:
         key = map.stem if key is None else key

@@ -20,9 +20,10 @@ import torch
 
 from sceneloom import progress
 from sceneloom.contract import STYLE_ROWS, Contract
-from sceneloom.errors import InputError, ParityError, SizeError
+from sceneloom.errors import InputError, MissingInputError, ParityError, SizeError
 from sceneloom.files import LeftOut
-from sceneloom.maps import OnUnknown, read_instance_map, read_label_map, renumber_instances
+from sceneloom.map_reading import MapReader
+from sceneloom.maps import renumber_instances
 from sceneloom.pairing import pair_maps
 from sceneloom.request import Padding, Request, prepare
 from sceneloom.synthesizer import Synthesizer
@@ -194,11 +195,12 @@ class OwnMaps:
 
 
 def read_own_maps(
-    contract: Contract, folder: Path, most: int, *, unknown: OnUnknown = "error"
+    contract: Contract, folder: Path, most: int, reader: MapReader | None = None
 ) -> OwnMaps:
     """Read the first maps of a folder, in `test_label` and `test_inst` or side by side; raises
     InputError, or SizeError for one to be padded: parity is measured on whole pictures.
     """
+    reader = reader or MapReader(contract.schema)
     labels, instances = folder / "test_label", folder / "test_inst"
     pairs, left_out = pair_maps(
         labels if labels.is_dir() else folder,
@@ -207,11 +209,18 @@ def read_own_maps(
     )
     requests = []
     for pair in pairs[:most]:
-        label_map = read_label_map(pair.label, contract.schema, unknown=unknown)
-        wanted = pair.instance if contract.wants_instances else None
-        instance_map = read_instance_map(wanted) if wanted else None
+        label_map, instance_map = reader.label_map(pair.label), None
+        if contract.wants_instances:
+            instance_map = (
+                reader.edges(label_map, pair.label)
+                if pair.instance is None
+                else reader.instance_map(pair.instance)
+            )
         try:
             request = prepare(contract, label_map, instance_map)
+        except MissingInputError as error:
+            way_out = "to take the edges of the label map: --boundaries labels"
+            raise InputError(f"{pair.label}: {error}; {way_out}") from None
         except InputError as error:
             raise InputError(f"{pair.label}: {error}") from None
         if request.padding != Padding():

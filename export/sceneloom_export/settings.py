@@ -10,6 +10,7 @@ from annotated_types import Ge, Interval
 
 from sceneloom.contract import Contract
 from sceneloom.errors import SchemaError, SizeError
+from sceneloom.map_reading import MapReading
 from sceneloom.maps import parse_size
 from sceneloom.validation import checked
 from sceneloom_serving.parity import CLASSES, Precision, PrecisionClass
@@ -55,7 +56,7 @@ class TritonSettings:
 
 @checked(SchemaError)
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ExportSettings:
+class ExportSettings(MapReading):
     """Precisions of an export, and its proof."""
 
     precision: tuple[ExportPrecision, ...] = ("exact",)

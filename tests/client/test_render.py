@@ -279,7 +279,8 @@ def test_broken_maps_are_named_and_the_others_come_out(tmp_path: Path) -> None:
         "small": SizeError,
     }
     assert failed["alone"].reason == (
-        f"{labels / 'alone.png'}: no instance map of this name, and the model wants one"
+        f"{labels / 'alone.png'}: no instance map of this name, and the model wants one; to take "
+        "the edges of the label map: --boundaries labels"
     )
     assert failed["cut"].reason.startswith(f"{labels / 'cut.png'}: truncated or damaged")
     assert failed["small"].reason.startswith(f"{labels / 'small.png'}: 16x16")

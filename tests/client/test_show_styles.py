@@ -128,7 +128,7 @@ def test_a_model_without_clusters_still_lists_instances(
         (["plain"], "this model takes no style: it was trained without an encoder"),
         (["pictures"], "has no contract; a model of pictures takes no style"),
         (["damaged"], "damaged/model.json: not readable as JSON"),
-        (["model", "--map", "a.png"], "--map FILE and --instances FILE belong together"),
+        (["model", "--instances", "a.png"], "--instances FILE belongs to a label map: name it"),
         (["model", "--map", "a.png", "--instances", "b.png"], "a.png: cannot be read"),
     ],
 )

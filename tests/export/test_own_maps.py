@@ -13,6 +13,7 @@ from support import blocky_maps, run_command
 from sceneloom.contract import Contract
 from sceneloom.errors import InputError, SizeError, UnknownLabelError
 from sceneloom.files import describe
+from sceneloom.map_reading import MapReader, MapReading
 from sceneloom.schema import load_schema
 from sceneloom_export.proof import CALIBRATION_MAPS, calibration_maps, read_own_maps
 
@@ -71,8 +72,25 @@ def test_unknown_ids_as_unlabelled(folder: Path) -> None:
     write(folder, "a", labels, instances)
     with pytest.raises(UnknownLabelError, match="--unknown unlabelled"):
         read_own_maps(CONTRACT, folder, 1)
-    [request] = read_own_maps(CONTRACT, folder, 1, unknown="unlabelled").requests
+    reader = MapReader(CONTRACT.schema, unknown="unlabelled")
+    [request] = read_own_maps(CONTRACT, folder, 1, reader).requests
     assert not request.label_map[0, :7].any()
+
+
+def test_colours_and_edges_of_label_maps(tmp_path: Path) -> None:
+    labels, _ = blocky_maps(64, 96, seed=0)
+    labels = np.array([7, 8, 11, 26], np.uint8)[labels % 4]
+    colours = CONTRACT.schema.colourise(labels)
+    cv2.imwrite(str(tmp_path / "a.png"), colours[..., ::-1])
+    coloured = MapReading(colours=True, map_schema="cityscapes19")
+    reading = dataclasses.replace(coloured, boundaries="labels")
+    schema = CONTRACT.schema
+    [request] = read_own_maps(CONTRACT, tmp_path, 1, MapReader(schema, reading)).requests
+    assert request.instance_map is not None
+    assert np.array_equal(schema.colourise(request.label_map), colours)
+    assert np.array_equal(request.instance_map, request.label_map)
+    with pytest.raises(InputError, match=r"a\.png: .* --boundaries labels"):
+        read_own_maps(CONTRACT, tmp_path, 1, MapReader(schema, coloured))
 
 
 def test_maps_side_by_side_and_models_without_instances(folder: Path) -> None:
@@ -111,7 +129,7 @@ def test_broken_maps_are_named(folder: Path) -> None:
     with pytest.raises(InputError, match=r"a_odd_labelIds\.png: the label map is 96x64 and the"):
         read_own_maps(CONTRACT, folder, 8)
     (folder / "test_inst" / "a_odd_instanceIds.png").unlink()
-    with pytest.raises(InputError, match=r"a_odd_labelIds\.png: .* needs one beside"):
+    with pytest.raises(InputError, match=r"a_odd_labelIds\.png: .* --boundaries labels"):
         read_own_maps(CONTRACT, folder, 8)
     labels[0, :7] = 99
     write(folder, "a_odd", labels, instances)

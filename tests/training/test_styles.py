@@ -360,6 +360,19 @@ def test_the_style_of_a_reference_photograph(
     assert {7, 23} <= set(styles.labels)
 
 
+def test_a_reference_photograph_without_an_instance_map(
+    bundle: Path, reference: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "edges.json"
+    labels = reference[:3]
+    reason = refused(capsys, "encode-style", bundle, *labels, "--out", out)
+    assert "--boundaries labels" in reason
+    edges = ["--boundaries", "labels", "--out", str(out)]
+    assert main(["encode-style", str(bundle), *labels, *edges]) == 0
+    label_map = cv2.imread(str(tmp_path / "label.png"), cv2.IMREAD_UNCHANGED)
+    assert set(read_styles(out, STYLED).instances) == set(np.unique(label_map).tolist())
+
+
 def test_a_reference_whose_files_do_not_fit(
     bundle: Path, reference: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

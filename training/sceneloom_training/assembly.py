@@ -53,7 +53,10 @@ def assemble(settings: TrainSettings, schema: LabelSchema | None, *, has_instanc
         ("style.features", s.features > 0, "--style.features 0"),
     ):
         if on and not has_instances:
-            raise InputError(f"{name} needs instance maps, and the data has none: {off}")
+            raise InputError(
+                f"{name} needs instance maps, and the data has none: {off}, or the edges of the "
+                "label maps with --data.boundaries labels"
+            )
     inputs = Inputs(
         labels=schema.channels if schema else 0, boundaries=g.boundaries, style=s.features
     )

@@ -67,7 +67,7 @@ class GeneratorSettings:
     dropout: bool = True
     """Dropout of the U-Net while training."""
     boundaries: bool = True
-    """Instance boundaries as input; needs instance maps."""
+    """Instance boundaries as input; needs instance maps, or data.boundaries of labels."""
     start_from: Path | None = None
     """Checkpoint bundle to start from: an equal generator, or that inside an enhancer."""
 

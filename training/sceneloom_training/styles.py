@@ -112,7 +112,10 @@ def encode_photographs(
 ) -> dict[int, EncodedInstances]:
     """Encode all instances: channel -> instances, in order. Raises InputError."""
     if data.schema is None or not data.has_instances:
-        raise InputError("this data set has no instance maps, which styles belong to")
+        raise InputError(
+            "this data set has no instance maps, which styles belong to; a style for each class: "
+            "--boundaries labels"
+        )
     ours, theirs = contract.schema, data.schema
     if [label.id for label in ours.labels] != [label.id for label in theirs.labels]:
         raise InputError(

@@ -159,7 +159,7 @@ class TritonConnection(Connection):
             return super().send(batch)
         replies = []
         for prepared in batch:
-            label, instance = _files(self.contract, prepared)
+            label, instance = _files(self.contract, prepared, self._settings)
             picture = self._encoded.synthesize(
                 label,
                 instance,
@@ -208,7 +208,7 @@ class TritonConnection(Connection):
     def _measure_path(self, encoded: EncodedClient, prepared: Prepared) -> tuple[bool, str]:
         """Whether a map of the run takes less time as a file, and why; raises ServingError."""
         try:
-            label, instance = _files(self.contract, prepared)
+            label, instance = _files(self.contract, prepared, self._settings)
             times = measure_link(
                 self._triton,
                 encoded,
@@ -226,15 +226,19 @@ class TritonConnection(Connection):
         )
 
 
-def _files(contract: Contract, prepared: Prepared) -> tuple[bytes, bytes | None]:
-    """The map's own files if they are PNG, or else new PNG files."""
+def _files(
+    contract: Contract, prepared: Prepared, settings: RenderSettings
+) -> tuple[bytes, bytes | None]:
+    """The map's own files if they are PNG of ids, or else new PNG files."""
     loaded, request = prepared.loaded, prepared.request
     height, width = prepared.height, prepared.width
     label, instance = loaded.label, loaded.instance
     label_map = request.label_map[:height, :width]
-    if not label.startswith(SIGNATURE):
+    own = settings.reads_ids
+    if not (own and label.startswith(SIGNATURE)):
         label = label_map_png(contract, label_map)
-    if instance is not None and not instance.startswith(SIGNATURE):
-        assert request.instance_map is not None
+    if request.instance_map is not None and not (
+        own and instance is not None and instance.startswith(SIGNATURE)
+    ):
         instance = instance_map_png(contract, label_map, request.instance_map[:height, :width])
     return label, instance

@@ -48,6 +48,7 @@ def open_source(
     labels: str | None = None,
     instances: str | None = None,
     wants_instances: bool = False,
+    needs_instances: bool = True,
     training_ids: bool = False,
 ) -> LocatedSource:
     """Open a data set of maps.
@@ -62,6 +63,7 @@ def open_source(
         instances: the instance maps, likewise; by default test_inst or ``instance``. Of one label
             map: the instance map's path or URL.
         wants_instances: whether to look for instance maps at all.
+        needs_instances: whether those not named by `instances` have to exist.
         training_ids: of label ids and training ids side by side, take the latter.
 
     Raises:
@@ -76,12 +78,12 @@ def open_source(
         )
     if ending in ("tar", "parquet"):
         files = _existing(location)
-        return _sharded(location, files, labels, instances, wants_instances)
+        return _sharded(location, files, labels, instances, wants_instances, needs_instances)
     label_folder = locations.join(location, labels or _LABEL_FOLDER)
     try:
         if ending != "zip" and not locations.is_folder(location):
             if is_map_name(location):
-                return _one_map(location, labels, instances, wants_instances)
+                return _one_map(location, labels, instances, wants_instances, needs_instances)
             raise InputError(f"{location}: no such folder")
         if ending != "zip" and not locations.is_folder(label_folder):
             names, left_out = split_hidden(locations.file_names(location))
@@ -93,7 +95,9 @@ def open_source(
                 among = "in a folder among the shards"
                 left_out += [LeftOut(reason=among, name=f"{name}/") for name in folders]
                 files = [locations.join(location, name) for name in shards]
-                return _sharded(location, files, labels, instances, wants_instances, left_out)
+                return _sharded(
+                    location, files, labels, instances, wants_instances, needs_instances, left_out
+                )
             held = ", ".join(folders[:8])
             raise InputError(
                 f"{label_folder}: no such folder; name the folder of label maps with --labels"
@@ -101,22 +105,43 @@ def open_source(
             )
     except OSError as error:
         raise InputError(f"{location}: cannot be read ({reason(error)})") from None
-    if wants_instances and instances is None and labels is not None:
-        raise InputError("this model wants instance maps: name their folder with --instances")
-    instance = (instances or _INSTANCE_FOLDER) if wants_instances else None
+    instance = None
+    if wants_instances:
+        instance = instances or (_INSTANCE_FOLDER if labels is None else None)
+        if instance is None and needs_instances:
+            raise InputError(
+                "this model wants instance maps: name their folder with --instances, or take the "
+                "edges of the label maps with --boundaries labels"
+            )
+    may_lack = instances is None and not needs_instances
     if ending == "zip":
-        return ZipSource(location, labels or _LABEL_FOLDER, instance, training_ids=training_ids)
+        return ZipSource(
+            location,
+            labels or _LABEL_FOLDER,
+            instance,
+            training_ids=training_ids,
+            may_lack_instances=may_lack,
+        )
     instance_folder = None if instance is None else locations.join(location, instance)
+    if instance_folder is not None and may_lack and not locations.is_folder(instance_folder):
+        instance_folder = None
     return FolderSource(label_folder, instance_folder, training_ids=training_ids)
 
 
 def _one_map(
-    label: str, labels: str | None, instances: str | None, wants_instances: bool
+    label: str,
+    labels: str | None,
+    instances: str | None,
+    wants_instances: bool,
+    needs_instances: bool,
 ) -> LocatedSource:
     if labels is not None:
         raise InputError(f"{label}: is a label map itself; leave --labels out")
-    if wants_instances and instances is None:
-        raise InputError(f"{label}: name its instance map's file with --instances")
+    if wants_instances and needs_instances and instances is None:
+        raise InputError(
+            f"{label}: name its instance map's file with --instances, or take the edges of the "
+            "label map with --boundaries labels"
+        )
     return FileSource(label, instances if wants_instances else None)
 
 
@@ -126,14 +151,24 @@ def _sharded(
     labels: str | None,
     instances: str | None,
     wants_instances: bool,
+    needs_instances: bool,
     left_out: Sequence[LeftOut] = (),
 ) -> LocatedSource:
     kinds = {file.rpartition(".")[2].lower() for file in files}
     if len(kinds) > 1:
         raise InputError(f"{location}: holds tar files and Parquet files; give one kind")
-    opener = TarSource if kinds == {"tar"} else ParquetSource
     instance = (instances or "instance") if wants_instances else None
-    return opener(location, files, label=labels or "label", instance=instance, left_out=left_out)
+    label = labels or "label"
+    if kinds == {"tar"}:
+        return TarSource(location, files, label=label, instance=instance, left_out=left_out)
+    return ParquetSource(
+        location,
+        files,
+        label=label,
+        instance=instance,
+        may_lack_instances=instances is None and not needs_instances,
+        left_out=left_out,
+    )
 
 
 def _existing(location: str) -> list[str]:

@@ -17,6 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from sceneloom.errors import InputError, SceneLoomError
 from sceneloom.files import LeftOut, describe
+from sceneloom.map_reading import MapReading
 from sceneloom.maps import Image
 from sceneloom.pictures import decode_picture, encode_picture
 from sceneloom.rendering.items import Failed, MapItem, Sink, look_ending
@@ -122,12 +123,14 @@ def dry_run(plan: Plan) -> DryRun:
         connection.close()
 
 
-def report_dry_run(found: DryRun) -> int:
+def report_dry_run(found: DryRun, reading: MapReading) -> int:
     """Print the findings of a dry run; returns the exit code."""
     print(
         f"{counted(found.maps, 'map')}, of which {found.sizes.total()} can be rendered"
         + (f", each in {found.looks} looks" if found.looks > 1 else "")
     )
+    for words in reading.describe():
+        print(printable(words))
     for (height, width), count in found.sizes.most_common(_MAX_PRINTED):
         print(f"  {count} of {width}x{height} (width x height)")
     if found.padded:

@@ -19,7 +19,7 @@ from sceneloom.files import (
     write_whole,
 )
 from sceneloom.maps import MAP_SUFFIXES
-from sceneloom.pairing import is_map_name, pair_folders
+from sceneloom.pairing import is_map_name, pair_folders, table_name
 from sceneloom.pictures import Format
 from sceneloom.rendering.items import MapItem, WholeFile, Written, broken_item, key_error
 from sceneloom.text import reason
@@ -46,8 +46,12 @@ class FolderSource:
             paired = None
             if instance is not None and self._instances is not None:
                 paired = WholeFile(locations.join(self._instances, instance))
+            table = table_name(label)
             yield MapItem(
-                key=key, label=WholeFile(locations.join(self._labels, label)), instance=paired
+                key=key,
+                label=WholeFile(locations.join(self._labels, label)),
+                instance=paired,
+                table=None if table is None else WholeFile(locations.join(self._labels, table)),
             )
 
     def holds(self, location: str) -> bool:
@@ -94,10 +98,12 @@ class FileSource:
 
     def __iter__(self) -> Iterator[MapItem]:
         """The map; its key is the file's name without ending, as in a folder."""
+        table = table_name(self._label)
         yield MapItem(
             key=PurePosixPath(locations.last_part(self._label)).stem,
             label=WholeFile(self._label),
             instance=None if self._instance is None else WholeFile(self._instance),
+            table=None if table is None else WholeFile(table),
         )
 
     def holds(self, location: str) -> bool:

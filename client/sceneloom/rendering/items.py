@@ -62,7 +62,9 @@ class MapFile(Protocol):
         """The file's path, with its archive, for errors."""
 
     def read(self, max_bytes: int) -> bytes:
-        """Read the file, up to `max_bytes`; raises ImageReadError or ImageTooLargeError."""
+        """Read the file, up to `max_bytes`; raises ImageReadError, ImageTooLargeError, or
+        MissingInputError for an empty cell of a table.
+        """
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -83,6 +85,9 @@ class MapItem:
     def map_key(self) -> str:
         """The key without the look."""
         return self.key if self.look is None else self.key.removesuffix(look_ending(self.look))
+
+    table: MapFile | None = None
+    """The table of names of Isaac Replicator beside the label map, or None without one."""
 
 
 class Source(Protocol):

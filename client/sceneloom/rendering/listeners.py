@@ -16,6 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from sceneloom.errors import ServingError
 from sceneloom.files import LeftOut, describe
+from sceneloom.map_reading import MapReading
 from sceneloom.rendering.connections import Route
 from sceneloom.rendering.items import Failed, Rendered, Result, Skipped
 from sceneloom.request import Padding
@@ -197,7 +198,14 @@ class Tally:
             self.requests += result.attempts
             self.engines[result.engine] += 1
 
-    def print(self, output: str, manifest: Path, route: Route, left_out: Sequence[LeftOut]) -> None:
+    def print(
+        self,
+        output: str,
+        manifest: Path,
+        route: Route,
+        left_out: Sequence[LeftOut],
+        reading: MapReading,
+    ) -> None:
         """Print the summary of a run."""
         seconds = time.perf_counter() - self.start
         if self.skipped and self.skipped == self.maps:
@@ -218,13 +226,16 @@ class Tally:
         if len(self.engines) > 1:
             counts = (f"{count} {name or 'unknown'}" for name, count in self.engines.items())
             engine = f"pictures by engine: {', '.join(counts)}"
-        for words in (done, route.transport, route.path, engine, f"manifest: {manifest}"):
+        travel = (route.transport, route.path, engine)
+        for words in (done, *reading.describe(), *travel, f"manifest: {manifest}"):
             if words:
                 print(printable(words))
         for line in describe(left_out):
             print(line)
 
-    def to_json(self, output: str, manifest: Path, left_out: Sequence[LeftOut]) -> dict[str, Any]:
+    def to_json(
+        self, output: str, manifest: Path, left_out: Sequence[LeftOut], reading: MapReading
+    ) -> dict[str, Any]:
         """The summary as JSON values, for the last line of a log."""
         return {
             "maps": self.maps,
@@ -237,6 +248,7 @@ class Tally:
             "failures": dict(self.kinds),
             "engines": dict(self.engines),
             "left_out": [dataclasses.asdict(one) for one in left_out],
+            "reading": reading.reading_words(),
             "output": output,
             "manifest": str(manifest),
         }

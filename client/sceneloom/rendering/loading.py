@@ -11,7 +11,8 @@ from collections.abc import Mapping
 
 from sceneloom.contract import Contract
 from sceneloom.errors import InputError, MissingInputError, OutOfResourcesError
-from sceneloom.maps import Style, read_instance_map, read_label_map
+from sceneloom.map_reading import MapReader
+from sceneloom.maps import Style
 from sceneloom.png import SIGNATURE
 from sceneloom.rendering.items import MapItem
 from sceneloom.rendering.settings import RenderSettings
@@ -29,7 +30,9 @@ class Loaded:
     item: MapItem
     label: bytes
     instance: bytes | None
-    """The instance map's file, or None if the model takes none."""
+    """The instance map's file, or None if the model takes none or none exists."""
+    table: bytes | None = None
+    """The label map's table of names, or None if none is read."""
     input_hash: str
     """SHA-256 of all files read for this picture."""
     size: tuple[int, int]
@@ -61,9 +64,19 @@ class Loader:
     settings: RenderSettings
     choose: ChooseStyle
     """Gives the style of a map."""
+    _reader: MapReader = dataclasses.field(init=False)
     _lock: threading.Lock = dataclasses.field(default_factory=threading.Lock, init=False)
     _loaded: int = dataclasses.field(default=0, init=False)
     _prepared: int = dataclasses.field(default=0, init=False)
+
+    def __post_init__(self) -> None:
+        settings = self.settings
+        self._reader = MapReader(
+            self.contract.schema,
+            settings,
+            unknown=settings.unknown,
+            max_pixels=settings.max_pixels,
+        )
 
     def load(self, item: MapItem) -> Loaded:
         """Read a map's files.
@@ -72,13 +85,19 @@ class Loader:
         """
         started = time.perf_counter()
         max_bytes = 8 * self.settings.max_pixels + _SLACK_BYTES  # no map takes more a pixel
-        label, instance = item.label.read(max_bytes), None
+        label, instance, table = item.label.read(max_bytes), None, None
         if self.contract.wants_instances:
-            if item.instance is None:
+            needed = self.settings.boundaries == "instances"
+            if item.instance is not None:
+                with contextlib.suppress(*() if needed else (MissingInputError,)):
+                    instance = item.instance.read(max_bytes)
+            elif needed:
                 raise MissingInputError(
-                    f"{item.label.name}: no instance map of this name, and the model wants one"
+                    f"{item.label.name}: no instance map of this name, and the model wants one; to "
+                    "take the edges of the label map: --boundaries labels"
                 )
-            instance = item.instance.read(max_bytes)
+        if self._reader.reads_tables and item.table is not None:
+            table = item.table.read(max_bytes)
         with self._lock:
             self._loaded += 1
         digest, style = hashlib.sha256(), None
@@ -86,7 +105,7 @@ class Loader:
         if folder is not None and folder.is_dir():
             with contextlib.suppress(OSError):  # choosing the style gives the error
                 style = (folder / f"{item.key}.json").read_bytes()
-        for part in (label, instance, style):
+        for part in (label, instance, style, *([] if table is None else [table])):
             digest.update(b"-" if part is None else b"%d:" % len(part))
             digest.update(part or b"")
         size = (0, 0)
@@ -96,6 +115,7 @@ class Loader:
             item=item,
             label=label,
             instance=instance,
+            table=table,
             input_hash=digest.hexdigest(),
             size=size,
             started=started,
@@ -113,19 +133,14 @@ class Loader:
         with self._lock:
             self._prepared += 1
         try:
-            label_map = read_label_map(
-                loaded.label,
-                self.contract.schema,
-                unknown=settings.unknown,
-                max_pixels=settings.max_pixels,
-                name=item.label.name,
-            )
+            reader, name = self._reader, item.label.name
+            label_map = reader.label_map(loaded.label, name=name, table=loaded.table)
             instance_map = None
             if loaded.instance is not None:
                 assert item.instance is not None
-                instance_map = read_instance_map(
-                    loaded.instance, max_pixels=settings.max_pixels, name=item.instance.name
-                )
+                instance_map = reader.instance_map(loaded.instance, name=item.instance.name)
+            elif self.contract.wants_instances:
+                instance_map = reader.edges(label_map, loaded.label, name=name)
             try:
                 style = self.choose(item.map_key, label_map, instance_map, item.look or 0)
                 request = prepare(self.contract, label_map, instance_map, style)

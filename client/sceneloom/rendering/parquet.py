@@ -68,13 +68,14 @@ def read_cell(location: str, group: int, row: int, column: str, name: str, max_b
         max_bytes: most bytes to return.
 
     Raises:
-        ImageReadError: it cannot be read or is empty.
+        ImageReadError: it cannot be read.
+        MissingInputError: it is empty.
         ImageTooLargeError: it has more than `max_bytes`.
     """
     decoded = _column(os.getpid(), location, group, column)  # a forked process opens its own files
     try:
         return decoded.cell(row, name, max_bytes)
-    except (errors.ImageReadError, errors.ImageTooLargeError):
+    except errors.InputError:
         raise
     except MemoryError:
         raise errors.OutOfResourcesError(f"{name}: not enough memory to read it") from None
@@ -109,7 +110,7 @@ class _Column:
             if value.is_valid and hasattr(value, "keys"):
                 value = value["bytes"]
             if not value.is_valid:
-                raise errors.ImageReadError(f"{name}: the cell is empty")
+                raise errors.MissingInputError(f"{name}: the cell is empty")
             data = value.as_buffer()
             check_size(name, data.size, max_bytes)
             return bytes(data.to_pybytes())
@@ -200,11 +201,13 @@ class ParquetSource:
         label: str = "label",
         instance: str | None,
         key: str = "key",
+        may_lack_instances: bool = False,
         left_out: Sequence[LeftOut] = (),
     ) -> None:
         self._name = name
         self._files = tuple(files)
         self._key, self._label, self._instance = key, label, instance
+        self._may_lack_instances = may_lack_instances
         self._beside = tuple(left_out)
         self._other_columns: dict[str, None] = {}
 
@@ -259,7 +262,8 @@ class ParquetSource:
             schema = file.schema_arrow
             label_column = _cell_column(schema, self._label, location)
             instance_column = None
-            if self._instance is not None:
+            optional = self._may_lack_instances and self._instance not in schema.names
+            if self._instance is not None and not optional:
                 instance_column = _cell_column(schema, self._instance, location)
             if self._key not in schema.names:
                 raise errors.InputError(

@@ -140,6 +140,7 @@ def make_plan(
             labels=maps.labels,
             instances=maps.instances,
             wants_instances=contract.wants_instances,
+            needs_instances=settings.boundaries == "instances",
             training_ids=contract.schema.has_training_ids,
         )
         written = [] if pictures is None else [pictures.location]

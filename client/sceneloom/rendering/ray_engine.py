@@ -333,6 +333,9 @@ class RayRun(Run):
             stack.callback(store.close)
             file = settings.style_file
             style_file = file.read_bytes() if file is not None and file.is_file() else None
+            map_schema = None
+            if settings.map_schema_file is not None:
+                map_schema = settings.map_schema_file.read_bytes()
             workers = settings.workers or self._settings.cpus
             work = Work(
                 servers=self._servers,
@@ -342,6 +345,7 @@ class RayRun(Run):
                 engine=engine,
                 style=store.style,
                 style_file=style_file,
+                map_schema=map_schema,
                 folder=str(Path.cwd()),
             )
             stack.enter_context(ray_started(self._settings))

@@ -54,6 +54,8 @@ class Work:
     """The style file for all maps, which other machines may lack."""
     folder: str
     """The working folder that relative paths refer to."""
+    map_schema: bytes | None = None
+    """The file of the maps' label schema, which other machines may lack."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -93,11 +95,15 @@ class BlockWorker:
         with contextlib.suppress(OSError):  # a machine without the folder has no relative paths
             os.chdir(work.folder)
         self._work, settings = work, work.settings
-        self._style_folder = tempfile.TemporaryDirectory(prefix="sceneloom-style-")
+        self._files = tempfile.TemporaryDirectory(prefix="sceneloom-settings-")
         if work.style_file is not None:
-            path = Path(self._style_folder.name) / "style.json"
+            path = Path(self._files.name) / "style.json"
             path.write_bytes(work.style_file)
             settings = dataclasses.replace(settings, style_file=path)
+        if work.map_schema is not None:
+            path = Path(self._files.name) / "schema.json"
+            path.write_bytes(work.map_schema)
+            settings = dataclasses.replace(settings, map_schema=str(path))
         addresses = work.servers.addresses(settings)
         self._settings = settings
         self._servers = Servers(addresses, settings, engine=work.engine)
@@ -139,7 +145,7 @@ class BlockWorker:
             with contextlib.suppress(asyncio.CancelledError, SceneLoomError):
                 await self._opening
         await self._servers.close()
-        self._style_folder.cleanup()
+        self._files.cleanup()
 
     async def _open(self) -> tuple[Loader, int]:
         """Connect, and wait for absent servers as long as the run's patience."""

@@ -12,6 +12,7 @@ from pydantic import Field
 from tyro.conf import arg
 
 from sceneloom import errors
+from sceneloom.map_reading import MapReading
 from sceneloom.maps import DEFAULT_MAX_PIXELS, OnUnknown
 from sceneloom.pictures import QUALITY_FORMATS, Format
 from sceneloom.rendering.retries import RetryPolicy
@@ -21,7 +22,7 @@ from sceneloom.validation import checked
 
 @checked()
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class RenderSettings(StyleChoice):
+class RenderSettings(StyleChoice, MapReading):
     """How to render."""
 
     format: Format = "png"
@@ -56,6 +57,10 @@ class RenderSettings(StyleChoice):
     """Seconds without any server before the run stops; the same command resumes it."""
     retry: Annotated[RetryPolicy, arg(name="retries", prefix_name=False)] = RetryPolicy()  # noqa: RUF009 - frozen
 
+    def __post_init__(self) -> None:
+        StyleChoice.__post_init__(self)
+        MapReading.__post_init__(self)
+
     @property
     def threads(self) -> int:
         """Threads that decode and encode."""
@@ -88,7 +93,7 @@ class RenderSettings(StyleChoice):
 
     def parameters(self, *, styled: bool) -> str:
         """The settings that change a picture's bytes, as JSON."""
-        words: dict[str, str] = {"format": self.format, "unknown": self.unknown}
+        words = {"format": self.format, "unknown": self.unknown, **self.reading_words()}
         if self.format in QUALITY_FORMATS:
             words["quality"] = str(self.quality)
         if self.copy_labels:

@@ -12,7 +12,7 @@ from sceneloom.errors import ImageReadError, InputError
 from sceneloom.files import LeftOut, describe, split_hidden
 from sceneloom.locations import lies_in, open_binary, read_range
 from sceneloom.maps import MAP_SUFFIXES
-from sceneloom.pairing import is_map_name, pair_names
+from sceneloom.pairing import is_map_name, pair_names, table_name
 from sceneloom.rendering.items import MapItem, broken_item, check_size, key_error
 from sceneloom.text import reason
 
@@ -85,15 +85,26 @@ class ZipSource:
     """The label maps of a folder in a zip file, and their instance maps, in key order."""
 
     def __init__(
-        self, archive: str, labels: str, instances: str | None, *, training_ids: bool = False
+        self,
+        archive: str,
+        labels: str,
+        instances: str | None,
+        *,
+        training_ids: bool = False,
+        may_lack_instances: bool = False,
     ) -> None:
         """Read the archive's directory; ``.`` is the folder of the whole archive.
+
+        `may_lack_instances` says that the folder of instance maps need not exist.
 
         Raises InputError if it cannot be read, has no such folder or no maps in it, two maps would
         share one picture's name, or two instance maps fit one name.
         """
         self._archive = archive
         members = _members(archive)
+        if instances is not None and may_lack_instances:
+            inside = (name for name in members if name.startswith(_inner(instances)))
+            instances = instances if any(map(is_map_name, inside)) else None
         folders = [labels] if instances is None else [labels, instances]
         inner = [_inner(folder) for folder in folders]
         together = len(inner) > 1 and inner[0] == inner[1]
@@ -128,7 +139,12 @@ class ZipSource:
             reason = f"{archive}/{labels}: no label maps ({', '.join(MAP_SUFFIXES)})"
             raise InputError("; ".join([reason, *describe(self.left_out)]))
         self._items = [
-            (key, members[inner[0] + label], members[inner[-1] + instance] if instance else None)
+            (
+                key,
+                members[inner[0] + label],
+                members[inner[-1] + instance] if instance else None,
+                members.get(table_name(inner[0] + label) or ""),
+            )
             for key, label, instance in pairing.pairs
         ]
 
@@ -141,12 +157,12 @@ class ZipSource:
 
     def __iter__(self) -> Iterator[MapItem]:
         """The maps, in key order."""
-        for number, (key, label, instance) in enumerate(self._items):
+        for number, (key, label, instance, table) in enumerate(self._items):
             if fault := key_error(key):
                 name = f"{self._archive}/{label.member!r}"
                 yield broken_item(self._archive, number, name, f"cannot name a picture ({fault})")
             else:
-                yield MapItem(key=key, label=label, instance=instance)
+                yield MapItem(key=key, label=label, instance=instance, table=table)
 
     def holds(self, location: str) -> bool:
         """Whether pictures there would be taken for maps, or lie among them."""

@@ -171,6 +171,21 @@ def test_the_style_file_travels(start_server: Callable[..., Any]) -> None:
     assert sent.reshape(256, 2)[0].tolist() == [0.25, -0.5]
 
 
+def test_the_schema_of_the_maps_travels(start_server: Callable[..., Any]) -> None:
+    server = start_server(CONTRACT)
+    labels, instances = np.full((32, 64), 3, np.uint8), np.full((32, 64), 1, np.uint16)
+    label = {"id": 3, "name": "Car", "colour": [1, 2, 3]}
+    file = json.dumps({"name": "sim", "labels": [label]}).encode()
+    settings = RenderSettings(map_schema="/nowhere/sim.json")
+    [answered] = render(
+        work(server.url, settings=settings, map_schema=file),
+        given([item("car", labels, instances)]),
+    )
+    assert (answered.error, answered.failed) == (None, [])
+    [sent] = [inputs["label_map"] for inputs in server.transport.requests]
+    assert (sent == 26).all()
+
+
 def test_a_server_that_is_not_there_is_waited_for_and_then_ends_the_run() -> None:
     settings = RenderSettings(patience=0.5)
     begun = time.monotonic()

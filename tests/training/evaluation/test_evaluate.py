@@ -224,8 +224,12 @@ def test_a_model_that_wants_instances_has_to_get_them(
     transport = FakeTransport(Contract(schema=CITYSCAPES, boundaries=True, size_multiple=8))
     with TritonSynthesizer("fake", transport=transport) as synthesizer:
         source = SynthesizedPictures(synthesizer, CITYSCAPES)
-        with pytest.raises(MissingInputError, match="street_000070: the data set has no instance"):
+        with pytest.raises(MissingInputError, match=r"street_000070: .*--data\.boundaries labels"):
             evaluate(open_data_set(settings), judge, source, FEW)
+        edges = dataclasses.replace(settings, boundaries="labels")
+        evaluate(open_data_set(edges), judge, source, FEW)
+    for request in transport.requests:
+        assert np.array_equal(request["instance_map"], request["label_map"])  # ids are channels
 
 
 @pytest.mark.parametrize(("of", "road"), [("things", 9.0), ("all", 5.0)])

@@ -13,7 +13,8 @@ from typing_extensions import Self
 
 from sceneloom.errors import DataSetError
 from sceneloom.files import OTHER_KIND, LeftOut, describe, list_files
-from sceneloom.maps import InstanceMap, LabelMap, OnUnknown, read_instance_map, read_label_map
+from sceneloom.map_reading import MapReader
+from sceneloom.maps import InstanceMap, LabelMap, OnUnknown
 from sceneloom.schema import LabelSchema
 from sceneloom.text import reason
 from sceneloom_training.data.pictures import read_picture
@@ -28,6 +29,8 @@ _KIND = re.compile(
     r"[_-](labelIds|labelTrainIds|instanceIds|labels?|instances?|inst|leftImg8bit|img|images?)$",
     re.IGNORECASE,
 )
+# Isaac Replicator's names begin with the kind.
+_REPLICATOR_KIND = re.compile(r"^(rgb|semantic_segmentation|instance_segmentation)_(?=\d+$)")
 
 
 def check_folder(folder: Path, expected: str) -> Path:
@@ -62,8 +65,8 @@ def split_folder(root: Path, split: str, ending: str, contents: str) -> Path:
 
 
 def sample_name(name: str) -> str:
-    """Return a sample's name: a file's name without the publishers' endings."""
-    return _KIND.sub("", name)
+    """Return a sample's name: a file's name without what publishers put before or behind it."""
+    return _REPLICATOR_KIND.sub("", _KIND.sub("", name))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -186,6 +189,12 @@ class TripleDataSet(DataSet):
     schema: LabelSchema
     files: Sequence[tuple[Path, ...]]
     """Photograph, label map and perhaps instance map of each sample."""
+    reader: MapReader | None = None
+    """Reader of the maps; by default of ids of the schema."""
+
+    def __post_init__(self) -> None:
+        if self.reader is None:
+            self.reader = MapReader(self.schema, unknown=self.unknown)
 
     @classmethod
     def of(
@@ -220,7 +229,8 @@ class TripleDataSet(DataSet):
         """Read one sample. See `DataSet.read`."""
         photo_file, label_file, *instance_files = self.files[index]
         photo = read_picture(photo_file)
-        label_map = read_label_map(label_file, self.schema, unknown=self.unknown)
+        assert self.reader is not None
+        label_map = self.reader.label_map(label_file)
         check_same_size(photo, photo_file, label_map, label_file)
         instance_map = None
         for path in instance_files:
@@ -230,4 +240,5 @@ class TripleDataSet(DataSet):
 
     def read_instances(self, path: Path, label_map: LabelMap, label_file: Path) -> InstanceMap:
         """Read the instance map, int32 [H, W], of the sample with this label map."""
-        return read_instance_map(path)
+        assert self.reader is not None
+        return self.reader.instance_map(path)

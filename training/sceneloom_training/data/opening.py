@@ -8,15 +8,19 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from sceneloom import progress
 from sceneloom.errors import DataSetError, ImageReadError, InputError
 from sceneloom.files import LeftOut, describe
+from sceneloom.map_reading import MapReader
 from sceneloom.maps import parse_size
-from sceneloom.schema import builtin_schemas, load_schema
+from sceneloom.schema import LabelSchema, builtin_schemas, load_schema
 from sceneloom.text import printable
+from sceneloom_training.data.folders import TripleDataSet
 from sceneloom_training.data.layouts import LAYOUTS
 from sceneloom_training.data.pictures import read_header
-from sceneloom_training.data.sample import DataSet, size_difference
+from sceneloom_training.data.sample import DataSet, Sample, size_difference
 from sceneloom_training.data.settings import DataSettings
 
 
@@ -47,7 +51,46 @@ def open_data_set(settings: DataSettings) -> DataSet:
         seeds = range(settings.streets_seed, settings.streets_seed + settings.streets_count)
         place = seeds, parse_size(settings.streets_size, of="streets_size")
     with progress.stage("find the data set's files"):
-        return layout.open(*place, **options)
+        data: DataSet = layout.open(*place, **options)
+    if not settings.reads_ids:
+        if not isinstance(data, TripleDataSet):
+            raise InputError(
+                f"{settings.layout} has no files of label maps; colours, label_channel and "
+                "map_schema are left out"
+            )
+        reader = MapReader(data.schema, settings, unknown=settings.unknown)
+        data = dataclasses.replace(data, reader=reader)
+    if settings.boundaries == "labels" and data.schema is not None and not data.has_instances:
+        return LabelEdges(
+            keys=data.keys,
+            schema=data.schema,
+            has_instances=True,
+            unknown=data.unknown,
+            left_out=data.left_out,
+            data=data,
+        )
+    return data
+
+
+@dataclasses.dataclass(kw_only=True, eq=False)
+class LabelEdges(DataSet):
+    """A data set without instance maps, whose label ids stand in for them: the boundaries of a
+    model are the edges of the label maps.
+    """
+
+    schema: LabelSchema
+    data: DataSet
+
+    def files_of_one_size(self, index: int) -> tuple[Path, ...]:
+        """See `DataSet.files_of_one_size`."""
+        return self.data.files_of_one_size(index)
+
+    def read(self, index: int) -> Sample:
+        """Read one sample. See `DataSet.read`."""
+        sample = self.data.read(index)
+        assert sample.label_map is not None
+        ids = self.schema.to_ids(sample.label_map).astype(np.int32)
+        return dataclasses.replace(sample, instance_map=ids)
 
 
 _THREADS = 8

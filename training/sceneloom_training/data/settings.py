@@ -10,6 +10,7 @@ from annotated_types import Interval
 from tyro.conf import arg
 
 from sceneloom.errors import InputError
+from sceneloom.map_reading import MapReading
 from sceneloom.maps import DEFAULT_MAX_PIXELS, OnUnknown, parse_size
 from sceneloom.validation import checked
 from sceneloom_training.data.layouts import LAYOUTS, describe_splits
@@ -30,7 +31,7 @@ def check_size(text: str, *, of: str) -> tuple[int, int]:
 
 @checked(InputError)
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class DataSettings:
+class DataSettings(MapReading):
     """The data set to read."""
 
     layout: LayoutName
@@ -52,6 +53,13 @@ class DataSettings:
     """streets: WIDTHxHEIGHT to paint them at."""
 
     def __post_init__(self) -> None:
+        MapReading.__post_init__(self)
+        if self.boundaries == "colours":
+            raise InputError(
+                "boundaries is colours; it is instances or labels where a data set is read. The "
+                "instance maps of CARLA's instance camera are the label maps: make <split>_inst a "
+                "link to <split>_label"
+            )
         if self.layout == "streets" and self.root is not None:
             raise InputError(f"root is {self.root}; streets are painted and have no folder")
         if self.layout != "streets" and self.root is None:

@@ -59,7 +59,8 @@ class SynthesizedPictures(PictureSource):
             labels.append(self._table[sample.label_map])
             if self._wants_instances and sample.instance_map is None:
                 raise MissingInputError(
-                    f"{key}: the data set has no instance map, and the model wants one"
+                    f"{key}: the data set has no instance map, and the model wants one; to take "
+                    "the edges of the label map: --data.boundaries labels"
                 )
             instances.append(sample.instance_map if self._wants_instances else None)
         styles: list[npt.NDArray[Any] | None] = [None] * len(samples)
