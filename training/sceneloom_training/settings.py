@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal, TypeAlias
 from annotated_types import Interval
 
 from sceneloom.errors import InputError
+from sceneloom.text import counted
 from sceneloom.validation import checked
 from sceneloom_training.data import DataSettings, Geometry
 from sceneloom_training.data.settings import check_size
@@ -194,12 +195,21 @@ class RecordSettings:
     """Samples, the last by name, that are not trained on but validated by colour."""
 
 
+@checked(InputError)
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainDataSettings(DataSettings):
+    """The data set to train on."""
+
+    skip_broken: bool = False
+    """Leave out samples that cannot be used, and name each; without it one ends the run."""
+
+
 @checked(InputError, sections=True)
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TrainSettings:
     """A whole training run."""
 
-    data: DataSettings
+    data: TrainDataSettings
     geometry: Geometry = dataclasses.field(default_factory=Geometry)
     generator: GeneratorSettings = GeneratorSettings()
     style: StyleSettings = StyleSettings()
@@ -222,6 +232,16 @@ class TrainSettings:
         }.items():
             if on and self.generator.network == "unet":
                 raise InputError(f"{name} is for the pix2pixhd network; a U-Net has no such thing")
+
+    def trained_on(self, samples: int, *, processes: int = 1) -> int:
+        """Number of samples to train on. Raises InputError if they are too few for a step."""
+        count, o = samples - self.record.held_out, self.optimizer
+        if count < (step := o.batch * o.accumulate * processes):
+            raise InputError(
+                f"{counted(samples, 'sample')}, {self.record.held_out} of them held out, are too "
+                f"few for steps of {step} (optimizer.batch x accumulate x processes)"
+            )
+        return count
 
 
 @checked(InputError)

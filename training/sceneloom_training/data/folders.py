@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from typing_extensions import Self
 
-from sceneloom.errors import DataSetError
+from sceneloom.errors import DataSetError, InputError
 from sceneloom.files import OTHER_KIND, LeftOut, describe, list_files
 from sceneloom.maps import InstanceMap, LabelMap, OnUnknown, read_instance_map, read_label_map
 from sceneloom.schema import LabelSchema
@@ -124,17 +125,20 @@ def find_files(
     )
 
 
-def check_partners(first: Found, second: Found) -> None:
-    """Raise DataSetError for files without a partner of the same sample in the other folder."""
-    for here, there in ((first, second), (second, first)):
-        alone = [key for key in here.files if key not in there.files]
-        if alone:
-            more = f" ({len(alone) - 1} more like it)" if len(alone) > 1 else ""
-            raise DataSetError(
-                f"{here.files[alone[0]]}: has no partner; expected a file of {alone[0]} in "
-                f"{there.folder}{of_another_kind(alone[0], there)}"
-                f"{_of_another_spelling(alone[0], there)}{more}"
-            )
+def match_partners(first: Found, *others: Found) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return the samples with a file in every folder, in order, and a sentence for each file
+    without a partner.
+    """
+    alone = [
+        f"{here.files[key]}: has no partner; expected a file of {key} in {there.folder}"
+        f"{of_another_kind(key, there)}{_of_another_spelling(key, there)}"
+        for other in others
+        for here, there in ((other, first), (first, other))
+        for key in here.files
+        if key not in there.files
+    ]
+    keys = (key for key in first.files if all(key in other.files for other in others))
+    return tuple(keys), tuple(alone)
 
 
 def of_another_kind(key: str, found: Found) -> str:
@@ -197,15 +201,13 @@ class TripleDataSet(DataSet):
         schema: LabelSchema,
         unknown: OnUnknown,
     ) -> Self:
-        """Join found files. Raises DataSetError if one has no partner."""
-        check_partners(labels, photos)
-        found = [photos, labels]
-        if instances is not None:
-            check_partners(photos, instances)
-            found.append(instances)
+        """Join found files."""
+        found = [photos, labels] if instances is None else [photos, labels, instances]
+        keys, incomplete = match_partners(*found)
         return cls(
-            keys=tuple(photos.files),
-            files=[tuple(each.files[key] for each in found) for key in photos.files],
+            keys=keys,
+            incomplete=incomplete,
+            files=[tuple(each.files[key] for each in found) for key in keys],
             schema=schema,
             unknown=unknown,
             has_instances=instances is not None,
@@ -216,18 +218,47 @@ class TripleDataSet(DataSet):
         """See `DataSet.files_of_one_size`."""
         return self.files[index]
 
+    def inspect(self, index: int) -> tuple[Sample | None, list[InputError]]:
+        """Read one sample, all files of it also where one is wrong. See `DataSet.inspect`."""
+        photo_file, label_file, *instance_files = self.files[index]
+        wrong: list[InputError] = []
+        photo = label_map = instance_map = None
+        with _noted(wrong):
+            photo = read_picture(photo_file)
+        with _noted(wrong):
+            label_map = read_label_map(label_file, self.schema, unknown=self.unknown)
+            if photo is not None:
+                check_same_size(photo, photo_file, label_map, label_file)
+        for path in instance_files:
+            with _noted(wrong):
+                instance_map = self.read_instances(path, label_map, label_file)
+                if photo is not None:
+                    check_same_size(photo, photo_file, instance_map, path)
+        if wrong:
+            return None, wrong
+        assert photo is not None
+        return Sample(photo=photo, label_map=label_map, instance_map=instance_map), []
+
     def read(self, index: int) -> Sample:
         """Read one sample. See `DataSet.read`."""
-        photo_file, label_file, *instance_files = self.files[index]
-        photo = read_picture(photo_file)
-        label_map = read_label_map(label_file, self.schema, unknown=self.unknown)
-        check_same_size(photo, photo_file, label_map, label_file)
-        instance_map = None
-        for path in instance_files:
-            instance_map = self.read_instances(path, label_map, label_file)
-            check_same_size(photo, photo_file, instance_map, path)
-        return Sample(photo=photo, label_map=label_map, instance_map=instance_map)
+        sample, wrong = self.inspect(index)
+        if sample is None:
+            raise wrong[0]
+        return sample
 
-    def read_instances(self, path: Path, label_map: LabelMap, label_file: Path) -> InstanceMap:
-        """Read the instance map, int32 [H, W], of the sample with this label map."""
+    def read_instances(
+        self, path: Path, label_map: LabelMap | None, label_file: Path
+    ) -> InstanceMap:
+        """Read the instance map, int32 [H, W], of the sample with this label map, None where that
+        is wrong.
+        """
         return read_instance_map(path)
+
+
+@contextlib.contextmanager
+def _noted(wrong: list[InputError]) -> Iterator[None]:
+    """Note the error of a file, and go on with the next one."""
+    try:
+        yield
+    except InputError as error:
+        wrong.append(error)

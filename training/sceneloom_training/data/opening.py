@@ -21,9 +21,18 @@ from sceneloom_training.data.settings import DataSettings
 
 
 def open_data_set(settings: DataSettings) -> DataSet:
+    """Find a data set's files as `find_samples`. Raises DataSetError for a missing partner too."""
+    data = find_samples(settings)
+    if data.incomplete:
+        more = f" ({len(data.incomplete) - 1} more like it)" * (len(data.incomplete) > 1)
+        raise DataSetError(f"{data.incomplete[0]}{more}")
+    return data
+
+
+def find_samples(settings: DataSettings) -> DataSet:
     """Find a data set's files, and their partners, without reading a picture. Raises DataSetError
-    for missing folders, splits and partners, InputError for a schema with other ids than the
-    layout, SchemaError for an invalid one.
+    for missing folders and splits, InputError for a schema with other ids than the layout,
+    SchemaError for an invalid one.
     """
     layout, name, split = LAYOUTS[settings.layout], settings.labels, settings.split
     options: dict[str, Any] = {}
@@ -50,7 +59,7 @@ def open_data_set(settings: DataSettings) -> DataSet:
         return layout.open(*place, **options)
 
 
-_THREADS = 8
+THREADS = 8
 """Each waits for the disk or the network."""
 _LISTED = 10
 
@@ -59,10 +68,8 @@ def examine(data: DataSet, root: Path | None) -> list[str]:
     """Read the headers of all files and return notes for the user. Raises DataSetError listing the
     first ten samples with files that differ in size or cannot be read.
     """
-    files = [each for each in map(data.files_of_one_size, range(len(data))) if each]
-    with progress.stage("read the headers of its files"), ThreadPoolExecutor(_THREADS) as pool:
-        seen = list(pool.map(_read_headers, files))
-    problems = [problem for problem, _ in seen if problem]
+    broken, notes = examine_headers(data, root)
+    problems = list(broken.values())
     if len(problems) == 1:
         raise DataSetError(problems[0])
     if problems:
@@ -70,10 +77,20 @@ def examine(data: DataSet, root: Path | None) -> list[str]:
         raise DataSetError(
             f"{len(problems)} samples cannot be used: {'; '.join(problems[:_LISTED])}{more}"
         )
+    return notes
+
+
+def examine_headers(data: DataSet, root: Path | None) -> tuple[dict[str, str], list[str]]:
+    """Read the headers of all files. Return the samples with files that differ in size or cannot be
+    read, key -> sentence, and notes for the user.
+    """
+    files = {key: data.files_of_one_size(index) for index, key in enumerate(data.keys)}
+    files = {key: each for key, each in files.items() if each}
+    with progress.stage("read the headers of its files"), ThreadPoolExecutor(THREADS) as pool:
+        seen = dict(zip(files, pool.map(_read_headers, files.values()), strict=True))
+    broken = {key: problem for key, (problem, _) in seen.items() if problem}
     lines = describe_left_out(data.left_out, root)
-    if turned := [
-        photo.name for (photo, *_), (_, is_turned) in zip(files, seen, strict=True) if is_turned
-    ]:
+    if turned := [files[key][0].name for key, (_, is_turned) in seen.items() if is_turned]:
         names = ", ".join(map(printable, turned[:3])) + ", ..." * (len(turned) > 3)
         have = "photograph has" if len(turned) == 1 else "photographs have"
         lines.append(
@@ -82,7 +99,7 @@ def examine(data: DataSet, root: Path | None) -> list[str]:
             "drawn on the turned pictures, turn the photographs first: mogrify -auto-orient FILES, "
             "or exiftran -ai"
         )
-    return lines
+    return broken, lines
 
 
 def describe_left_out(left_out: Sequence[LeftOut], root: Path | None) -> list[str]:

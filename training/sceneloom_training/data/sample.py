@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from sceneloom.errors import ImageReadError, SizeError, UnknownLabelError
+from sceneloom.errors import ImageReadError, InputError, SizeError, UnknownLabelError
 from sceneloom.files import LeftOut
 from sceneloom.maps import Image, InstanceMap, LabelMap, OnUnknown
 from sceneloom.schema import LabelSchema
@@ -59,6 +59,8 @@ class DataSet(abc.ABC):
     """Refuse label ids that the schema lacks, or read them as unlabelled."""
     left_out: Sequence[LeftOut] = ()
     """Files of no sample in the data set's folders. Names are paths."""
+    incomplete: Sequence[str] = ()
+    """A sentence for each file of a sample that lacks another one; `keys` has complete samples."""
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -66,6 +68,13 @@ class DataSet(abc.ABC):
     def files_of_one_size(self, index: int) -> tuple[Path, ...]:
         """The photograph of a sample, if it is a file, and the files of its size."""
         return ()
+
+    def inspect(self, index: int) -> tuple[Sample | None, list[InputError]]:
+        """Read one sample, or None, and everything that is wrong with it."""
+        try:
+            return self.read(index), []
+        except InputError as error:
+            return None, [error]
 
     @abc.abstractmethod
     def read(self, index: int) -> Sample:

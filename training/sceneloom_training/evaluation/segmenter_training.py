@@ -20,7 +20,7 @@ from sceneloom.errors import InputError, TrainingError
 from sceneloom.schema import NO_CHANNEL
 from sceneloom.text import counted
 from sceneloom_training import process
-from sceneloom_training.batches import Batch, TrainingSet, load_batches, step_items
+from sceneloom_training.batches import Batch, Loaded, TrainingSet, load_batches, step_items
 from sceneloom_training.checkpoint import load_tensors
 from sceneloom_training.data import DataSettings, Geometry, Sample, examine, open_data_set
 from sceneloom_training.evaluation import segmenter
@@ -133,10 +133,10 @@ class _Run:
             self._drop_checkpoints(keep=0)
         return Outcome(step=self.step, last=self.last, model=self.folder.model, stopped_by=number)
 
-    def _wait_for_batch(self, batches: Iterator[Batch], stopped: StopSignals) -> Batch | None:
+    def _wait_for_batch(self, batches: Iterator[Loaded], stopped: StopSignals) -> Batch | None:
         """Wait for a step's batch; None after a signal. An error is raised after a checkpoint."""
         try:
-            return stopped.unless_stopped(lambda: next(batches))
+            return stopped.unless_stopped(lambda: next(batches).batch)
         except Exception as error:
             if not self.step:
                 raise
