@@ -44,7 +44,7 @@ def main(
         settings: everything else.
     """
     if check:
-        from sceneloom_training.check_data_command import check_data
+        from sceneloom_training.data_check import check_data
 
         return check_data(settings)
     from sceneloom_training.trainer import train
