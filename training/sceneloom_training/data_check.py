@@ -63,7 +63,7 @@ def survey(data: DataSet, size_after: Callable[[str, Size], Size]) -> Survey:
     width), returns those in training, and raises InputError for a sample that does not fit.
     """
     found = Survey(
-        wrong=list(data.incomplete),
+        wrong=list(data.incomplete.values()),
         sizes=Counter(),
         trained=Counter(),
         pixels=np.zeros(NO_CHANNEL + 1, np.int64),
@@ -141,7 +141,9 @@ def check_data(settings: TrainSettings) -> int:
             "fixed size, or optimizer.batch 1"
         )
     if found.sizes:
-        print(f"{counted(len(data), 'sample')}: {_sizes(found.sizes)}")
+        readable, count = found.sizes.total(), len(data) + len(data.incomplete)
+        of_them = "" if readable == count else f", {readable} of them whole"
+        print(f"{counted(count, 'sample')}{of_them}: {_sizes(found.sizes)}")
         print(f"in training: {_sizes(found.trained)}")
     if data.schema is not None:
         _print_classes(found, data.schema)

@@ -87,13 +87,12 @@ class Trainer:
         root, skip_broken = settings.data.root, settings.data.skip_broken
         data = find_samples(settings.data) if skip_broken else open_data_set(settings.data)
         self.notes: list[str] = []
-        self.incomplete = data.incomplete
         self.broken: dict[str, str] = {}
         """Samples left out so far: name -> why it cannot be used."""
         found: dict[str, str] = {}
         if world.is_main and skip_broken:
-            self.broken = run.left_out()
             found, self.notes = examine_headers(data, root)
+            found |= data.incomplete
         elif world.is_main:
             # Faults of files end the run before a network is built, in the main process.
             self.notes = examine(data, root)
@@ -158,6 +157,7 @@ class Trainer:
         if world.is_main:
             run.write_record(self.record)
             run.forget_after(steps[-1] if steps else -1)
+            self.broken = run.left_out() if skip_broken else {}
         world.wait()
 
     def train(self) -> Outcome:
@@ -207,13 +207,8 @@ class Trainer:
             model=self.run.model,
             stopped_by=number,
             is_main=is_main,
-            left_out=self.left_out,
+            left_out=len(self.broken),
         )
-
-    @property
-    def left_out(self) -> int:
-        """Number of samples that the run leaves out so far."""
-        return len(self.incomplete) + len(self.broken)
 
     def _leave_out(self, found: dict[str, str], log: RunLog | None) -> None:
         """Note broken samples, and name each once."""
@@ -237,8 +232,6 @@ class Trainer:
         log.say(f"watch it with: tensorboard --logdir {shlex.quote(str(self.run.root))}")
         for note in self.notes:
             log.say(note)
-        for sentence in self.incomplete:
-            log.say(f"left out: {sentence}")
         if self.broken:
             before = counted(len(self.broken), "broken sample")
             log.say(f"left out before: {before} ({', '.join(self.broken)})")
@@ -276,7 +269,7 @@ class Trainer:
             if write or final:
                 epoch = self.step / self.steps_per_epoch
                 rate = self.train_step.learning_rate(step)
-                log.write(self.step, epoch, rate, left_out=self.left_out)
+                log.write(self.step, epoch, rate, left_out=len(self.broken))
             if self.step % record.picture_every == 0 or final:
                 self._validate(log)
         if save:
@@ -312,7 +305,7 @@ class Trainer:
                         **self.record,
                         "steps": self.step,
                         "epochs": epochs,
-                        **({"samples_left_out": self.left_out} if self.left_out else {}),
+                        **({"samples_left_out": len(self.broken)} if self.broken else {}),
                     },
                     encoder=self.train_step.objective.encoder,
                 )

@@ -125,20 +125,22 @@ def find_files(
     )
 
 
-def match_partners(first: Found, *others: Found) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Return the samples with a file in every folder, in order, and a sentence for each file
-    without a partner.
+def match_partners(first: Found, *others: Found) -> tuple[tuple[str, ...], dict[str, str]]:
+    """Return the samples with a file in every folder, in order, and the incomplete ones, each with
+    a sentence.
     """
-    alone = [
-        f"{here.files[key]}: has no partner; expected a file of {key} in {there.folder}"
-        f"{of_another_kind(key, there)}{_of_another_spelling(key, there)}"
-        for other in others
-        for here, there in ((other, first), (first, other))
-        for key in here.files
-        if key not in there.files
-    ]
-    keys = (key for key in first.files if all(key in other.files for other in others))
-    return tuple(keys), tuple(alone)
+    alone: dict[str, list[str]] = {}
+    for other in others:
+        for here, there in ((other, first), (first, other)):
+            for key in here.files:
+                if key not in there.files:
+                    alone.setdefault(key, []).append(
+                        f"{here.files[key]}: has no partner; expected a file of {key} in "
+                        f"{there.folder}{of_another_kind(key, there)}"
+                        f"{_of_another_spelling(key, there)}"
+                    )
+    complete = tuple(key for key in first.files if key not in alone)
+    return complete, {key: "; ".join(sentences) for key, sentences in alone.items()}
 
 
 def of_another_kind(key: str, found: Found) -> str:

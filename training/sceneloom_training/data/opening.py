@@ -25,7 +25,7 @@ def open_data_set(settings: DataSettings) -> DataSet:
     data = find_samples(settings)
     if data.incomplete:
         more = f" ({len(data.incomplete) - 1} more like it)" * (len(data.incomplete) > 1)
-        raise DataSetError(f"{data.incomplete[0]}{more}")
+        raise DataSetError(f"{next(iter(data.incomplete.values()))}{more}")
     return data
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import abc
 import contextlib
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -59,8 +59,8 @@ class DataSet(abc.ABC):
     """Refuse label ids that the schema lacks, or read them as unlabelled."""
     left_out: Sequence[LeftOut] = ()
     """Files of no sample in the data set's folders. Names are paths."""
-    incomplete: Sequence[str] = ()
-    """A sentence for each file of a sample that lacks another one; `keys` has complete samples."""
+    incomplete: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    """Name of a sample that lacks a file, and so is not in `keys` -> a sentence."""
 
     def __len__(self) -> int:
         return len(self.keys)
