@@ -154,7 +154,7 @@ def test_a_broken_sample_is_named_once_and_left_out(
     for words in ("left out: 5, a broken sample (", "left out: 6, a broken sample ("):
         assert said.count(words) == 1
     assert said.count("train_img/7.png: has no partner") == 1
-    assert "left out: 3 broken samples; log.jsonl names them" in out
+    assert "left out: 3 broken samples, named above" in out
     lines = [json.loads(line) for line in (tmp_path / "a run/log.jsonl").read_text().splitlines()]
     assert {line["left_out"] for line in lines if "left_out" in line} == {"5", "6", "7"}
     assert lines[-1]["samples_left_out"] == 3

@@ -18,7 +18,7 @@ from sceneloom.style import StyleChoice, StyleOf, style_chooser
 from sceneloom.text import counted, printable
 from sceneloom.triton.client import TritonSynthesizer
 from sceneloom.triton.transport import Timeouts
-from sceneloom_training.data import DataSettings, examine, open_data_set
+from sceneloom_training.data import DataSettings, open_examined
 from sceneloom_training.data.opening import describe_left_out
 from sceneloom_training.evaluation.evaluate import EvaluationSettings
 from sceneloom_training.evaluation.features import FeaturesKind
@@ -107,9 +107,9 @@ def main(
     from sceneloom_training.process import choose_device
 
     where = choose_device(device, "device")
-    samples = open_data_set(data)
+    samples, notes = open_examined(data)
     schema = schema_of(samples)
-    _say(examine(samples, data.root))
+    _say(notes)
     with progress.stage("load the networks"):
         network = load_segmenter(segmenter, labels=segmenter_labels, device=device)
         vectors = load_features(features, features_kind, device=where) if features else None

@@ -195,21 +195,12 @@ class RecordSettings:
     """Samples, the last by name, that are not trained on but validated by colour."""
 
 
-@checked(InputError)
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class TrainDataSettings(DataSettings):
-    """The data set to train on."""
-
-    skip_broken: bool = False
-    """Leave out samples that cannot be used, and name each; without it one ends the run."""
-
-
 @checked(InputError, sections=True)
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TrainSettings:
     """A whole training run."""
 
-    data: TrainDataSettings
+    data: DataSettings
     geometry: Geometry = dataclasses.field(default_factory=Geometry)
     generator: GeneratorSettings = GeneratorSettings()
     style: StyleSettings = StyleSettings()

@@ -72,7 +72,7 @@ def report(outcome: Outcome) -> int:
             "same command resumes it"
         )
     if outcome.is_main and outcome.left_out:
-        print(f"left out: {counted(outcome.left_out, 'broken sample')}; log.jsonl names them")
+        print(f"left out: {counted(outcome.left_out, 'broken sample')}, named above")
     return 0 if stopped_by is None else 128 + stopped_by
 
 

@@ -31,7 +31,7 @@ class Ade20kDataSet(folders.TripleDataSet):
         """
         red, green, _ = np.moveaxis(read_picture(path).astype(np.int32), -1, 0)
         if label_map is None:
-            return red
+            return np.asarray(red)
         check_same_size(label_map, label_file, red, path)
         return np.where(red > 0, red * 256 + green, label_map).astype(np.int32)
 

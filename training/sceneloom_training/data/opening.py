@@ -16,7 +16,7 @@ from sceneloom.schema import builtin_schemas, load_schema
 from sceneloom.text import printable
 from sceneloom_training.data.layouts import LAYOUTS
 from sceneloom_training.data.pictures import read_header
-from sceneloom_training.data.sample import DataSet, size_difference
+from sceneloom_training.data.sample import DataSet, Whole, size_difference
 from sceneloom_training.data.settings import DataSettings
 
 
@@ -27,6 +27,28 @@ def open_data_set(settings: DataSettings) -> DataSet:
         more = f" ({len(data.incomplete) - 1} more like it)" * (len(data.incomplete) > 1)
         raise DataSetError(f"{next(iter(data.incomplete.values()))}{more}")
     return data
+
+
+def open_examined(settings: DataSettings) -> tuple[DataSet, list[str]]:
+    """Open a data set, and return it with notes for the user, as `examine` does. With
+    `skip_broken` every sample is read once, and those that cannot be used are left out, each with
+    a note.
+    """
+    if not settings.skip_broken:
+        data = open_data_set(settings)
+        return data, examine(data, settings.root)
+    data = find_samples(settings)
+    broken, notes = examine_headers(data, settings.root)
+    indices = [index for index, key in enumerate(data.keys) if key not in broken]
+    with progress.stage("read every sample"), ThreadPoolExecutor(THREADS) as pool:
+        seen = dict(zip(indices, pool.map(lambda i: data.inspect(i)[1], indices), strict=True))
+    broken |= {data.keys[index]: str(errors[0]) for index, errors in seen.items() if errors}
+    broken |= data.incomplete
+    notes += [f"left out: {key}, a broken sample ({why})" for key, why in broken.items()]
+    whole = [index for index, errors in seen.items() if not errors]
+    if not whole:
+        raise DataSetError(f"no sample can be used: {next(iter(broken.values()))}")
+    return Whole(data, whole), notes
 
 
 def find_samples(settings: DataSettings) -> DataSet:

@@ -83,6 +83,29 @@ class DataSet(abc.ABC):
         """
 
 
+class Whole(DataSet):
+    """The samples of a data set that can be used."""
+
+    def __init__(self, data: DataSet, indices: Sequence[int]) -> None:
+        """Take the samples of some indices."""
+        super().__init__(
+            keys=[data.keys[index] for index in indices],
+            schema=data.schema,
+            has_instances=data.has_instances,
+            unknown=data.unknown,
+            left_out=data.left_out,
+        )
+        self._data, self._indices = data, indices
+
+    def files_of_one_size(self, index: int) -> tuple[Path, ...]:
+        """See `DataSet.files_of_one_size`."""
+        return self._data.files_of_one_size(self._indices[index])
+
+    def read(self, index: int) -> Sample:
+        """Read one sample. See `DataSet.read`."""
+        return self._data.read(self._indices[index])
+
+
 def check_same_size(
     first: npt.NDArray[np.generic],
     first_name: str | Path,

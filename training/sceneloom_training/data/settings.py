@@ -44,6 +44,8 @@ class DataSettings:
     """Refuse label ids that the schema lacks, or read them as unlabelled."""
     instances: bool = True
     """Read instance maps where the layout has them."""
+    skip_broken: bool = False
+    """Leave out samples that cannot be used, and name each; without it one ends the command."""
     streets_seed: Annotated[int, Interval(ge=0)] = 0
     """streets: seed of the first street."""
     streets_count: Annotated[int, Interval(ge=1)] = 1000
