@@ -151,13 +151,13 @@ class SharedMemoryTransport(GrpcTransport):
         """
         housekeeping = {"client_timeout": _HOUSEKEEPING_SECONDS}
         try:
-            version = self._client.get_server_metadata(client_timeout=timeout).version
+            server = self._client.get_server_metadata(client_timeout=timeout).version
         except self._grpc.InferenceServerException as error:
             raise self._map(error, model) from None
-        numbers = re.match(r"(\d+)\.(\d+)", version)
+        numbers = re.match(r"(\d+)\.(\d+)", server)
         if numbers is None or tuple(map(int, numbers.groups())) < OLDEST_SERVER:
             oldest = ".".join(map(str, OLDEST_SERVER))
-            return f"shared memory needs Triton {oldest}; the server is {version}"
+            return f"shared memory needs Triton {oldest}; the server is {server}"
         plain = super().infer(model, inputs, output, timeout=timeout, version=version)
         try:
             deadline = time.monotonic() + timeout

@@ -273,7 +273,7 @@ class _Run:
 
 
 def _comparable(record: Mapping[str, Any]) -> dict[str, Any]:
-    """What a resumed run must have alike; an older version's has the defaults of later settings."""
+    """A record to compare on resume. An older one has the defaults of later settings."""
     defaults = {
         field.name: field.default
         for field in dataclasses.fields(DataSettings)
