@@ -131,7 +131,10 @@ def main(
             samples, network, source, settings, features=vectors, rows=rows, track=show
         )
         with progress.stage("draw the intervals and write the report"):
-            report.write_evaluation(fresh, found, network, _describe(data, schema), described)
+            of_data = _describe(data, schema)
+            if samples.incomplete:
+                of_data["samples_left_out"] = len(samples.incomplete)
+            report.write_evaluation(fresh, found, network, of_data, described)
     _report(found, described["name"])
     print(printable(f"wrote {out}: open {out / 'index.html'}"))
     return 0

@@ -48,7 +48,7 @@ def open_examined(settings: DataSettings) -> tuple[DataSet, list[str]]:
     whole = [index for index, errors in seen.items() if not errors]
     if not whole:
         raise DataSetError(f"no sample can be used: {next(iter(broken.values()))}")
-    return Whole(data, whole), notes
+    return Whole(data, whole, broken), notes
 
 
 def find_samples(settings: DataSettings) -> DataSet:

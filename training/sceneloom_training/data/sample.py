@@ -60,7 +60,7 @@ class DataSet(abc.ABC):
     left_out: Sequence[LeftOut] = ()
     """Files of no sample in the data set's folders. Names are paths."""
     incomplete: Mapping[str, str] = dataclasses.field(default_factory=dict)
-    """Name of a sample that lacks a file, and so is not in `keys` -> a sentence."""
+    """Name of a sample that is not in `keys`: it lacks a file, or was left out -> why."""
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -86,14 +86,15 @@ class DataSet(abc.ABC):
 class Whole(DataSet):
     """The samples of a data set that can be used."""
 
-    def __init__(self, data: DataSet, indices: Sequence[int]) -> None:
-        """Take the samples of some indices."""
+    def __init__(self, data: DataSet, indices: Sequence[int], left_out: Mapping[str, str]) -> None:
+        """Take the samples of some indices; name -> why of the others."""
         super().__init__(
             keys=[data.keys[index] for index in indices],
             schema=data.schema,
             has_instances=data.has_instances,
             unknown=data.unknown,
             left_out=data.left_out,
+            incomplete=left_out,
         )
         self._data, self._indices = data, indices
 
