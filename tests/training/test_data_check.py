@@ -169,7 +169,9 @@ def test_a_run_resumed_without_the_sample_is_one_that_left_it_out_from_the_first
     skip: Mapping[str, Any] = {"data": {"skip_broken": True}}
     run(samples, tmp_path / "whole", **skip)
     compute = {"compute": {"workers": workers}}
-    with pytest.raises(InputError, match=r"(5|6)\.png.*the run is saved at step"):
+    with pytest.raises(
+        InputError, match=r"(5|6)\.png.*--data\.skip-broken, leaves.*the run is saved at step"
+    ):
         run(samples, tmp_path / "parts", **compute)
     assert len(steps_logged(tmp_path / "parts")) < len(steps_logged(tmp_path / "whole"))
     run(samples, tmp_path / "parts", **skip, **compute)

@@ -24,6 +24,7 @@ from torch import Tensor
 from sceneloom import errors
 from sceneloom.text import reason
 from sceneloom_training.data import DataSet, Geometry, Sample
+from sceneloom_training.data.settings import SKIP_BROKEN
 from sceneloom_training.process import World
 
 Batch = dict[str, Tensor]
@@ -81,8 +82,10 @@ class TrainingSet:
                     read.append(self._read(index % self.count, (epoch, place)))
                     break
                 except errors.InputError as error:
+                    if not self._skip_broken:
+                        raise errors.InputError(f"{error}; {SKIP_BROKEN}") from None
                     broken[self._data.keys[index % self.count]] = str(error)
-                    if not self._skip_broken or index == place + self.count - 1:
+                    if index == place + self.count - 1:
                         raise
         return Loaded(stack(read), broken)
 

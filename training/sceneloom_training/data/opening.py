@@ -17,7 +17,7 @@ from sceneloom.text import printable
 from sceneloom_training.data.layouts import LAYOUTS
 from sceneloom_training.data.pictures import read_header
 from sceneloom_training.data.sample import DataSet, Whole, size_difference
-from sceneloom_training.data.settings import DataSettings
+from sceneloom_training.data.settings import SKIP_BROKEN, DataSettings
 
 
 def open_data_set(settings: DataSettings) -> DataSet:
@@ -25,7 +25,7 @@ def open_data_set(settings: DataSettings) -> DataSet:
     data = find_samples(settings)
     if data.incomplete:
         more = f" ({len(data.incomplete) - 1} more like it)" * (len(data.incomplete) > 1)
-        raise DataSetError(f"{next(iter(data.incomplete.values()))}{more}")
+        raise DataSetError(f"{next(iter(data.incomplete.values()))}{more}; {SKIP_BROKEN}")
     return data
 
 
@@ -93,11 +93,12 @@ def examine(data: DataSet, root: Path | None) -> list[str]:
     broken, notes = examine_headers(data, root)
     problems = list(broken.values())
     if len(problems) == 1:
-        raise DataSetError(problems[0])
+        raise DataSetError(f"{problems[0]}; {SKIP_BROKEN}")
     if problems:
         more = f"; and {len(problems) - _LISTED} more" * (len(problems) > _LISTED)
         raise DataSetError(
-            f"{len(problems)} samples cannot be used: {'; '.join(problems[:_LISTED])}{more}"
+            f"{len(problems)} samples cannot be used: {'; '.join(problems[:_LISTED])}{more}; "
+            f"{SKIP_BROKEN}"
         )
     return notes
 

@@ -20,6 +20,10 @@ else:
     LayoutName = Literal[tuple(LAYOUTS)]
 
 
+SKIP_BROKEN = "skip_broken in [data], or --data.skip-broken, leaves such samples out"
+"""End of an error about a sample."""
+
+
 def check_size(text: str, *, of: str) -> tuple[int, int]:
     """`parse_size` with the pixel limit of label maps."""
     height, width = parse_size(text, of=of)
