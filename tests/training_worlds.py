@@ -46,7 +46,7 @@ def save_gradients(settings: Mapping[str, Mapping[str, Any]], out: str) -> int:
         )
         train_step.enter_stage(0)
         with load_batches(samples, sampler, workers=0) as batches:
-            train_step.differentiate(batches)
+            train_step.differentiate(loaded.batch for loaded in batches)
         gradients = {
             name: parameter.grad
             for name, parameter in train_step.objective.named_parameters()

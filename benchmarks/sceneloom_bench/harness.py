@@ -198,6 +198,8 @@ class ServedSettings:
     """Engine of the repository; by default the fastest exact one."""
     model: str = MODEL_NAME
     """Name of the model."""
+    model_version: Annotated[str, tyro.conf.arg(metavar="N")] = ""
+    """Triton's number of its version; the latest without it."""
 
     def __post_init__(self) -> None:
         if (self.url is None) == (self.repository is None):

@@ -109,6 +109,7 @@ def open_connections(
     model: str,
     names: Sequence[TransportName],
     *,
+    version: str = "",
     timeout: float = 120,
     format: EncodedFormat = "png",
 ) -> tuple[dict[TransportName, Connection], list[str]]:
@@ -123,7 +124,7 @@ def open_connections(
     for name in names:
         try:
             if name == "encoded":
-                connections[name] = _connect_encoded(server, model, timeouts, format)
+                connections[name] = _connect_encoded(server, model, version, timeouts, format)
                 continue
             url, transport = server.grpc, name
             if name == "http":
@@ -133,7 +134,9 @@ def open_connections(
                 url = url if url.startswith("http://") else f"http://{url}"
             elif url.startswith("http://"):
                 raise InputError("--url is an address of HTTP")
-            client = TritonSynthesizer(url, model=model, timeouts=timeouts, transport=transport)
+            client = TritonSynthesizer(
+                url, model=model, version=version, timeouts=timeouts, transport=transport
+            )
             connections[name] = TensorConnection(client)
         except (InputError, ModelNotFoundError) as error:
             text = str(error)
@@ -151,13 +154,13 @@ def open_connections(
 
 
 def _connect_encoded(
-    server: Served, model: str, timeouts: Timeouts, format: EncodedFormat
+    server: Served, model: str, version: str, timeouts: Timeouts, format: EncodedFormat
 ) -> Connection:
     """Connect to the encoded path; raises InputError if it runs another model."""
     http = server.grpc.startswith("http://")
     transport: Transport = HttpTransport(server.grpc) if http else GrpcTransport(server.grpc)
     try:
-        client = EncodedClient(transport, timeouts=timeouts)
+        client = EncodedClient(transport, version=version, timeouts=timeouts)
         with contextlib.closing(ServerView(server.grpc)) as view:
             steps = view.ensemble_steps(ENCODED_MODEL)
         if model not in steps:

@@ -91,6 +91,8 @@ class LoadGenRun:
     address: str
     """Address of the server, for `TritonSynthesizer`."""
     model: str
+    version: str = ""
+    """Version of the model; empty for the latest."""
     transport: TransportChoice
     timeout: float
     """Limit of one request, in seconds."""
@@ -164,6 +166,7 @@ def run_plan(plan: LoadGenRun, folder: Path) -> Outcome:
     with TritonSynthesizer(
         plan.address,
         model=plan.model,
+        version=plan.version,
         transport=plan.transport,
         timeouts=Timeouts(infer=plan.timeout),
     ) as client:

@@ -127,6 +127,7 @@ def measure(settings: MlperfSettings) -> Report:
         with TritonSynthesizer(
             address,
             model=settings.server.model,
+            version=settings.server.model_version,
             transport=settings.transport,
             timeouts=Timeouts(infer=settings.timeout),
         ) as client:
@@ -218,6 +219,7 @@ def _plans(
             scenario=scenario,
             address=address,
             model=settings.server.model,
+            version=settings.server.model_version,
             transport=settings.transport,
             timeout=settings.timeout,
             size=parse_size(settings.size),

@@ -80,7 +80,8 @@ def measure(settings: RenderBenchSettings) -> Report:
         harness.served(settings.server) as server,
     ):
         folder = Path(name)
-        with TritonSynthesizer(server.grpc, model=settings.server.model) as client:
+        model, version = settings.server.model, settings.server.model_version
+        with TritonSynthesizer(server.grpc, model=model, version=version) as client:
             contract, engine = client.contract, client.engine
         drawn = harness.bench_maps(
             contract, parse_size(settings.size), settings.count, settings.maps
@@ -140,7 +141,11 @@ def render_once(
     """
     how, model = RenderSettings(format=format, in_flight=settings.in_flight), settings.server.model
     addresses = TritonServers(
-        urls=[server.grpc], model=model, transport=settings.transport, path="raw"
+        urls=[server.grpc],
+        model=model,
+        version=settings.server.model_version,
+        transport=settings.transport,
+        path="raw",
     ).addresses(how)
     with (
         contextlib.closing(ServerView(server.grpc)) as view,

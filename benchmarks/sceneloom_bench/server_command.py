@@ -153,18 +153,20 @@ def measure(settings: ServerBenchSettings) -> Report:
     encoded = has_encoded and "encoded" in settings.transports
     with contextlib.ExitStack() as stack:
         server = stack.enter_context(harness.served(settings.server, encoded=encoded))
-        front = stack.enter_context(TritonSynthesizer(server.grpc, model=settings.server.model))
+        model, version = settings.server.model, settings.server.model_version
+        front = stack.enter_context(TritonSynthesizer(server.grpc, model=model, version=version))
         size = parse_size(settings.size)
         maps = harness.bench_maps(front.contract, size, settings.different_maps, settings.maps)
         load_requests.check_maps(maps, settings.batches)
         metrics = server.embedded.metrics if server.embedded else settings.metrics
         view = stack.enter_context(contextlib.closing(ServerView(server.grpc, metrics)))
-        described = view.describe(settings.server.model)
+        described = view.describe(model)
         with Environment() as environment:
             connections, left_out = load_requests.open_connections(
                 server,
-                settings.server.model,
+                model,
                 settings.transports,
+                version=version,
                 timeout=settings.timeout,
                 format=settings.encoded_format,
             )

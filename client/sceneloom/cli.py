@@ -34,6 +34,10 @@ COMMANDS = {
     "styles show": ("sceneloom.show_styles_command", "list the styles of a model, or of a map"),
     "encode-style": ("sceneloom_training.encode_style_command", "write the styles of a photograph"),
     "train": ("sceneloom_training.train_command", "train a model, or resume its training"),
+    "check-data": (
+        "sceneloom_training.check_data_command",
+        "read every sample, list what is wrong",
+    ),
     "train-segmenter": (
         "sceneloom_training.train_segmenter_command",
         "train a segmentation network",

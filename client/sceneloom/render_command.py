@@ -49,6 +49,8 @@ class RenderFlags:
     """
     model: str = MODEL_NAME
     """Name of the served model."""
+    model_version: Annotated[str, arg(metavar="N")] = ""
+    """Triton's number of its version; the latest without it."""
     labels: Annotated[str | None, arg(metavar="DIR")] = None
     """Folder of label maps inside INPUT, or absolute; default test_label. For tar and Parquet: the
     label maps' name, default label.
@@ -171,6 +173,7 @@ def _plan(
     servers = TritonServers(
         urls=flags.url,
         model=flags.model,
+        version=flags.model_version,
         timeouts=Timeouts(infer=flags.timeout),
         transport=flags.transport,
         path=flags.path,

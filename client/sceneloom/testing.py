@@ -8,7 +8,7 @@ with TritonSynthesizer("fake", transport=FakeTransport(contract)) as synthesizer
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
@@ -23,7 +23,13 @@ from sceneloom.contract import (
     Contract,
 )
 from sceneloom.maps import Array, boundary_map
-from sceneloom.triton.transport import OUTPUT_SPECS, TRITON_DTYPES, ModelConfig, input_specs
+from sceneloom.triton.transport import (
+    OUTPUT_SPECS,
+    TRITON_DTYPES,
+    ModelConfig,
+    input_specs,
+    no_version,
+)
 
 
 class FakeTransport:
@@ -38,11 +44,13 @@ class FakeTransport:
         max_batch_size: int = 1,
         dynamic_batching: bool = False,
         engine: str = "",
+        versions: Sequence[str] = ("1",),
         failures: Iterable[errors.ServingError | None] = (),
     ) -> None:
         """Prepare the answers.
 
-        The contract, the batches and the engine are in the model's configuration. `failures` has
+        The contract, the batches and the engine are in the model's configuration. `versions` are
+        served, the last one by default. `failures` has
         one entry per request, in order: the error to raise, or None to answer; later requests are
         answered.
         """
@@ -50,6 +58,9 @@ class FakeTransport:
         self.max_batch_size = max_batch_size
         self.dynamic_batching = dynamic_batching
         self.engine = engine
+        self.versions = tuple(versions)
+        self.asked: list[str] = []
+        """Version of every request so far, empty for the latest."""
         self.requests: list[dict[str, Array]] = []
         """Inputs of every request so far, failed ones included."""
         self.closed = False
@@ -59,9 +70,11 @@ class FakeTransport:
         self.address = self.kind = "fake"
         self.why = "it is a fake for tests"
 
-    def model_config(self, model: str, *, timeout: float) -> ModelConfig:
-        """Configuration of the model `synthesis`; any other name raises ModelNotFoundError."""
-        self._check(model)
+    def model_config(self, model: str, *, timeout: float, version: str = "") -> ModelConfig:
+        """Configuration of the model `synthesis`; any other name or version raises
+        ModelNotFoundError.
+        """
+        self._check(model, version)
         return ModelConfig(
             parameters={
                 PARAMETER: self.contract.dumps(),
@@ -70,17 +83,24 @@ class FakeTransport:
             max_batch_size=self.max_batch_size,
             inputs=input_specs(self.contract),
             outputs=OUTPUT_SPECS,
-            version="1",
+            version=version or self.versions[-1],
             dynamic_batching=self.dynamic_batching,
         )
 
     def infer(
-        self, model: str, inputs: Mapping[str, Array], output: str, *, timeout: float
+        self,
+        model: str,
+        inputs: Mapping[str, Array],
+        output: str,
+        *,
+        timeout: float,
+        version: str = "",
     ) -> Array:
         """Answer one request, or raise the failure that is next in line."""
-        self._check(model)
+        self._check(model, version)
         with self._lock:
             self.requests.append(dict(inputs))
+            self.asked.append(version)
             failure = self._failures.pop(0) if self._failures else None
         if failure is not None:
             raise failure
@@ -116,8 +136,10 @@ class FakeTransport:
         """Refuse every later call."""
         self.closed = True
 
-    def _check(self, model: str) -> None:
+    def _check(self, model: str, version: str) -> None:
         if self.closed:
             raise errors.ConnectionClosedError("fake: closed")
         if model != MODEL_NAME:
             raise errors.ModelNotFoundError(f"fake: has no model {model!r}")
+        if version and version not in self.versions:
+            raise no_version(f"fake, model {model!r}", version, self.versions)

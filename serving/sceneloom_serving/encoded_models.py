@@ -23,6 +23,7 @@ from sceneloom.contract import (
     INPUT_INSTANCES,
     INPUT_LABELS,
     MAX_PIXELS_PARAMETER,
+    MODEL_NAME,
     OUTPUT_IMAGE,
     PARAMETER,
     Contract,
@@ -32,7 +33,13 @@ from sceneloom.maps import Image, instance_map_png, label_map_png, read_instance
 from sceneloom.pictures import decode_picture, encode_picture
 from sceneloom.png import SIGNATURE
 from sceneloom.request import Request, prepare, stack, tensors
-from sceneloom.triton.encoded import INPUT_FORMAT, INPUT_UNKNOWN, EncodedClient, read_format
+from sceneloom.triton.encoded import (
+    INPUT_FORMAT,
+    INPUT_UNKNOWN,
+    EncodedClient,
+    encoded_name,
+    read_format,
+)
 from sceneloom.triton.transport import Timeouts
 from sceneloom_serving.bundle import Golden
 from sceneloom_serving.parity import check_picture
@@ -185,14 +192,25 @@ def _check_file(data: bytes, name: str, max_pixels: int) -> None:
         raise ImageReadError(f"{name}: not a PNG file, which is all that the encoded path takes")
 
 
-def check_encoded_path(url: str, golden: Golden, engine: str, timeouts: Timeouts) -> float:
-    """Prove the encoded path at ``HOST:PORT`` of gRPC, as `parity.check_picture` does; raises
-    ModelNotFoundError without one, ModelFailedError for a wrong picture, ServingError for none.
+def check_encoded_path(
+    url: str,
+    golden: Golden,
+    engine: str,
+    timeouts: Timeouts,
+    *,
+    model: str = MODEL_NAME,
+    version: str = "",
+) -> float:
+    """Prove the encoded path to a model at ``HOST:PORT`` of gRPC, as `parity.check_picture` does;
+    raises ModelNotFoundError without one, ModelFailedError for a wrong picture, ServingError for
+    none.
     """
     from sceneloom.triton.grpc_transport import GrpcTransport
 
     with contextlib.closing(GrpcTransport(url)) as transport:
-        client = EncodedClient(transport, timeouts=timeouts)
+        client = EncodedClient(
+            transport, model=encoded_name(model), version=version, timeouts=timeouts
+        )
         labels, instances = golden.request.label_map, golden.request.instance_map
         file = client.synthesize(
             label_map_png(client.contract, labels),

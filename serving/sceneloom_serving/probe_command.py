@@ -27,6 +27,7 @@ def main(
     *,
     url: str = "127.0.0.1:8001",
     model: str = MODEL_NAME,
+    model_version: Annotated[str, arg(metavar="N")] = "",
     timeout: float = 10.0,
 ) -> int:
     """Prove a running server with one real inference whose answer is known.
@@ -40,6 +41,7 @@ def main(
         repository: folder of the served export.
         url: HOST:PORT of the server's gRPC port.
         model: name of the served model.
+        model_version: Triton's number of its version; the latest without it.
         timeout: seconds to wait for the answer.
     """
     start = time.perf_counter()
@@ -50,7 +52,9 @@ def main(
         print(f"sceneloom probe: {error}", file=sys.stderr)
         return 2
     expected = bundle_hash(repository)
-    with TritonSynthesizer(url, model=model, timeouts=timeouts, transport=transport) as synthesizer:
+    with TritonSynthesizer(
+        url, model=model, version=model_version, timeouts=timeouts, transport=transport
+    ) as synthesizer:
         served = synthesizer.contract.bundle_hash
         if served != expected:
             text = f"{url}: serves bundle {served[:12]}, not {expected[:12]} of {repository}"
@@ -64,7 +68,9 @@ def main(
             timeouts = Timeouts(connect=left, infer=left)
             ways = ""
             with contextlib.suppress(errors.ModelNotFoundError):
-                check_encoded_path(url, golden, synthesizer.engine, timeouts)
+                check_encoded_path(
+                    url, golden, synthesizer.engine, timeouts, model=model, version=model_version
+                )
                 ways = ", raw and encoded"
         except errors.DeadlineExceededError:
             if transport.answered(model, timeout=timeout) <= answers:

@@ -45,6 +45,7 @@ def test_there_is_one_for_every_use() -> None:
         "demo",
         "faces",
         "nyu",
+        "own-data",
         "pix2pix-256",
         "street-demo-1-whole-512x256",
         "street-demo-2-whole-1024x512",
@@ -58,6 +59,11 @@ def test_there_is_one_for_every_use() -> None:
     }
 
 
+def test_the_document_of_ones_own_data_has_its_configuration_word_for_word() -> None:
+    config = (CHECKOUT / "training" / "configs" / "own-data.toml").read_text()
+    assert f"```toml\n{config}```" in (CHECKOUT / "docs" / "your-own-data.md").read_text()
+
+
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda path: path.stem)
 def test_loads_and_takes_a_step(config: Path, tmp_path: Path) -> None:
     says = tomllib.loads(config.read_text())
@@ -67,6 +73,8 @@ def test_loads_and_takes_a_step(config: Path, tmp_path: Path) -> None:
     else:
         WRITERS[says["data"]["layout"]](tmp_path / "data", 64, 128)
         flags["--data.root"] = tmp_path / "data"
+    if config.stem == "own-data":  # its schema has five classes
+        flags["--data.labels"] = "cityscapes"
     arguments = [str(x) for pair in flags.items() for x in pair]
     assert cli.main(["train", str(config), *arguments]) == 0
     record = json.loads((tmp_path / "run" / "run.json").read_text())

@@ -16,6 +16,7 @@ from training_runs import (
     small,
     steps_logged,
     world,
+    write_samples,
     write_toml,
 )
 from training_worlds import load_gradients, save_gradients
@@ -188,3 +189,17 @@ def test_a_world_that_torchrun_did_not_make_is_refused(samples: Path, tmp_path: 
     assert half.wait() == 1
     assert "RANK is not set" in half.errors
     assert "torchrun" in half.errors
+
+
+def test_a_broken_sample_of_any_process_is_named_once_by_the_first(tmp_path: Path) -> None:
+    samples = write_samples(tmp_path / "samples", 6)
+    for name in ("4", "5"):
+        photo = samples / "train_img" / f"{name}.png"
+        photo.write_bytes(photo.read_bytes()[:-200])
+    toml = write_toml(tmp_path / "run.toml", small(samples, data={"skip_broken": True}))
+    commands = two(toml, tmp_path / "two", "--schedule.max-steps", "9")
+    finish(commands)
+    for name in ("4", "5"):
+        said = f"left out: {name}, a broken sample ("
+        assert [command.errors.count(said) for command in commands] == [1, 0]
+    assert "left out: 2 broken samples" in commands[0].printed

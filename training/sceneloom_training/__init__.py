@@ -10,6 +10,7 @@ losses              GAN, feature matching, perceptual and L1 loss, image pool
 train_step          one optimiser step, and its state
 schedule            learning rate and trained weights, by the step
 data/               data sets by layout (layouts.py), reading, geometry
+data_check          a data set read once, and what is wrong with it
 batches             samples to batches, in loading processes
 validation          pictures and colour error during training
 run_folder          a run on disk, to resume from

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
@@ -26,7 +27,7 @@ from sceneloom_training.networks import (
 )
 from sceneloom_training.objective import Inputs, Objective
 from sceneloom_training.run_folder import RunFolder
-from sceneloom_training.settings import TrainSettings
+from sceneloom_training.settings import GeneratorSettings, TrainSettings
 
 _Network = TypeVar("_Network", bound=nn.Module)
 
@@ -48,25 +49,11 @@ def assemble(settings: TrainSettings, schema: LabelSchema | None, *, has_instanc
     InputError or CheckpointError if data or files do not fit the settings.
     """
     g, s, seed = settings.generator, settings.style, settings.compute.seed
-    for name, on, off in (
-        ("generator.boundaries", g.boundaries, "--generator.no-boundaries"),
-        ("style.features", s.features > 0, "--style.features 0"),
-    ):
-        if on and not has_instances:
-            raise InputError(
-                f"{name} needs instance maps, and the data has none: {off}, or the edges of the "
-                "label maps with --data.boundaries labels"
-            )
+    check_instances(settings, has_instances=has_instances)
     inputs = Inputs(
         labels=schema.channels if schema else 0, boundaries=g.boundaries, style=s.features
     )
-    is_unet = g.network == "unet"
-    kind = networks.UNetArchitecture if is_unet else networks.GeneratorArchitecture
-    fields = {field.name for field in dataclasses.fields(kind)}
-    values = {name: value for name, value in vars(g).items() if name in fields}
-    if is_unet:
-        values["downsamplings"] = g.unet_downsamplings
-    architecture: Architecture = kind(input_channels=inputs.channels, **values)
+    architecture = architecture_of(g, inputs.channels)
     generator = networks.build_generator(architecture, seed=seed)
     if g.start_from is not None:
         start_generator(generator, g.start_from, schema)
@@ -104,6 +91,43 @@ def assemble(settings: TrainSettings, schema: LabelSchema | None, *, has_instanc
             smallest_side=architecture.smallest_side,
         )
     return Model(objective=objective, contract=contract, perceptual=status)
+
+
+def check_instances(settings: TrainSettings, *, has_instances: bool) -> None:
+    """Raise InputError if the settings need instance maps that the data lacks."""
+    for name, on, off in (
+        ("generator.boundaries", settings.generator.boundaries, "--generator.no-boundaries"),
+        ("style.features", settings.style.features > 0, "--style.features 0"),
+    ):
+        if on and not has_instances:
+            raise InputError(
+                f"{name} needs instance maps, and the data has none: {off}, or the edges of the "
+                "label maps with --data.boundaries labels"
+            )
+
+
+def architecture_of(generator: GeneratorSettings, input_channels: int) -> Architecture:
+    """The generator's hyper-parameters."""
+    is_unet = generator.network == "unet"
+    kind = networks.UNetArchitecture if is_unet else networks.GeneratorArchitecture
+    fields = {field.name for field in dataclasses.fields(kind)}
+    values = {name: value for name, value in vars(generator).items() if name in fields}
+    if is_unet:
+        values["downsamplings"] = generator.unet_downsamplings
+    return kind(input_channels=input_channels, **values)
+
+
+def size_limits(settings: TrainSettings) -> tuple[int, int]:
+    """The multiple of both sides of a sample that the networks take, and the least side. Encoder
+    and generator keep the picture's size.
+    """
+    generator = architecture_of(settings.generator, 1)
+    encoder = 1 << settings.style.downsamplings if settings.style.features else 1
+    options = dataclasses.asdict(settings.discriminator) | {"ndf": 1}
+    del options["start_from"]
+    discriminator = MultiscaleDiscriminator(1, **options)
+    smallest = max(generator.smallest_side, discriminator.smallest_side)
+    return math.lcm(generator.size_multiple, encoder), smallest
 
 
 def _seeded(build: Callable[[], _Network], seed: int) -> _Network:

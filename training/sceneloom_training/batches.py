@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from functools import lru_cache, partial
 from multiprocessing.connection import Connection
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -24,10 +24,20 @@ from torch import Tensor
 from sceneloom import errors
 from sceneloom.text import reason
 from sceneloom_training.data import DataSet, Geometry, Sample
+from sceneloom_training.data.settings import SKIP_BROKEN
 from sceneloom_training.process import World
 
 Batch = dict[str, Tensor]
 """uint8 `photo` and `source` [N, H, W, 3], `label_map` [N, H, W]; int32 `instance_map`."""
+
+
+class Loaded(NamedTuple):
+    """A batch, and the samples that others took the place of."""
+
+    batch: Batch
+    broken: dict[str, str]
+    """Name of a sample -> why it cannot be used."""
+
 
 _ORDER, _CUT = 0, 1
 """Streams of random numbers that must not repeat one another."""
@@ -52,39 +62,59 @@ class TrainingSet:
         smallest: int,
         seed: int,
         cache: int = 0,
+        skip_broken: bool = False,
     ) -> None:
-        """Take the first `count` samples. Sides are multiples of `multiple`, from `smallest` on."""
+        """Take the first `count` samples. Sides are multiples of `multiple`, from `smallest` on.
+        With `skip_broken` the next sample by name takes the place of one that cannot be used.
+        """
         self.count = count
+        self._skip_broken = skip_broken
         self._geometry, self._multiple, self._seed = geometry, multiple, seed
         self._smallest = smallest
         self._data, self._cache = data, cache
 
-    def __getitem__(self, item: tuple[int, int]) -> Batch:
-        """Read the sample of an (epoch, index), cut for that epoch: tensors without batch."""
-        epoch, index = item
-        rng = np.random.default_rng((_CUT, self._seed, epoch, index))
+    def batch(self, items: list[tuple[int, int]]) -> Loaded:
+        """The samples of several (epoch, index), each cut for its epoch, stacked."""
+        read, broken = [], {}
+        for epoch, place in items:
+            for index in range(place, place + self.count):
+                try:
+                    read.append(self._read(index % self.count, (epoch, place)))
+                    break
+                except errors.InputError as error:
+                    if not self._skip_broken:
+                        raise errors.InputError(f"{error}; {SKIP_BROKEN}") from None
+                    broken[self._data.keys[index % self.count]] = str(error)
+                    if index == place + self.count - 1:
+                        raise
+        return Loaded(stack(read), broken)
+
+    def _read(self, index: int, draws: tuple[int, int]) -> Batch:
+        """One sample's tensors, without batch. `draws` seeds its window and flip."""
+        rng = np.random.default_rng((_CUT, self._seed, *draws))
         # Made on first use, in the process that loads: a cache cannot be pickled.
         if "_cached" not in self.__dict__:
             self._cached = lru_cache(self._cache)(self._data.read)
         sample = self._geometry.apply(self._cached(index), rng, multiple=self._multiple)
-        check_large_enough(sample, self._smallest, self._data.keys[index])
+        check_large_enough(sample.photo.shape, self._smallest, self._data.keys[index])
         return to_tensors(sample)
 
-    def batch(self, items: list[tuple[int, int]]) -> Batch:
-        """The samples of several items, stacked."""
-        return stack([self[item] for item in items])
-
-    def arrays(self, items: list[tuple[int, int]]) -> dict[str, npt.NDArray[Any]]:
-        """A batch as arrays: torch sends its tensors between processes through /dev/shm."""
-        return {name: tensor.numpy() for name, tensor in self.batch(items).items()}
+    def arrays(
+        self, items: list[tuple[int, int]]
+    ) -> tuple[dict[str, npt.NDArray[Any]], dict[str, str]]:
+        """`batch` as arrays: torch sends its tensors between processes through /dev/shm."""
+        batch, broken = self.batch(items)
+        return {name: tensor.numpy() for name, tensor in batch.items()}, broken
 
     def __getstate__(self) -> dict[str, object]:
         return {k: v for k, v in self.__dict__.items() if k != "_cached"}
 
 
-def check_large_enough(sample: Sample, smallest: int, name: str) -> None:
-    """Raise SizeError if a sample, after the geometry, is smaller than the networks take."""
-    height, width = sample.photo.shape[:2]
+def check_large_enough(size: tuple[int, ...], smallest: int, name: str) -> None:
+    """Raise SizeError if a sample of (height, width, ...) after the geometry is smaller than the
+    networks take.
+    """
+    height, width = size[:2]
     if min(height, width) < smallest:
         raise errors.SizeError(
             f"{name}: comes out as {width}x{height} (width x height), and the networks need "
@@ -112,9 +142,10 @@ def step_items(
 @contextlib.contextmanager
 def load_batches(
     samples: TrainingSet, items: Iterable[list[tuple[int, int]]], *, workers: int
-) -> Iterator[Iterator[Batch]]:
+) -> Iterator[Iterator[Loaded]]:
     """Load batches in the items' order, here or in `workers` processes that end with the block. The
-    iterator raises InputError for an unreadable sample, in turn, and the errors of `loading`.
+    iterator raises InputError for a sample that cannot be used, in turn, and the errors of
+    `loading`.
     """
     if not workers:
         yield map(samples.batch, items)
@@ -122,8 +153,12 @@ def load_batches(
     pin = torch.cuda.is_available()
     one_thread = partial(torch.set_num_threads, 1)
     with loading(samples.arrays, items, workers=workers, prepare=one_thread) as loaded:
-        batches = ({name: torch.from_numpy(x) for name, x in arrays.items()} for arrays in loaded)
-        yield ({name: x.pin_memory() if pin else x for name, x in b.items()} for b in batches)
+
+        def to_batch(arrays: dict[str, npt.NDArray[Any]]) -> Batch:
+            tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
+            return {name: x.pin_memory() if pin else x for name, x in tensors.items()}
+
+        yield (Loaded(to_batch(arrays), broken) for arrays, broken in loaded)
 
 
 def to_tensors(sample: Sample) -> Batch:

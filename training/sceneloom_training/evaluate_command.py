@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -18,7 +18,7 @@ from sceneloom.style import StyleChoice, StyleOf, style_chooser
 from sceneloom.text import counted, printable
 from sceneloom.triton.client import TritonSynthesizer
 from sceneloom.triton.transport import Timeouts
-from sceneloom_training.data import DataSettings, examine, open_data_set
+from sceneloom_training.data import DataSettings, open_examined
 from sceneloom_training.data.opening import describe_left_out
 from sceneloom_training.evaluation.evaluate import EvaluationSettings
 from sceneloom_training.evaluation.features import FeaturesKind
@@ -47,6 +47,7 @@ def main(
     checkpoint: Annotated[Path | None, arg(metavar="DIR")] = None,
     url: Annotated[str | None, arg(metavar="HOST:PORT")] = None,
     model: str = MODEL_NAME,
+    model_version: Annotated[str, arg(metavar="N")] = "",
     timeout: float = 120.0,
     style_seed: int | None = None,
     style_of: StyleOf = "things",
@@ -72,6 +73,7 @@ def main(
         checkpoint: folder of a checkpoint bundle to render with.
         url: HOST:PORT of the gRPC port of a Triton server to render with.
         model: name of the served model.
+        model_version: Triton's number of its version; the latest without it.
         timeout: seconds to wait for one answer of the server.
         style_seed: draw styles for instances from the clusters of their classes, for models with
             style; without it, every class has its default.
@@ -105,13 +107,16 @@ def main(
     from sceneloom_training.process import choose_device
 
     where = choose_device(device, "device")
-    samples = open_data_set(data)
+    samples, notes = open_examined(data)
     schema = schema_of(samples)
-    _say(examine(samples, data.root))
+    _say(notes)
     with progress.stage("load the networks"):
         network = load_segmenter(segmenter, labels=segmenter_labels, device=device)
         vectors = load_features(features, features_kind, device=where) if features else None
-        synthesizer, described = _open_model(checkpoint, url, model, timeout, where, settings.batch)
+        server = partial(
+            TritonSynthesizer, model=model, version=model_version, timeouts=Timeouts(infer=timeout)
+        )
+        synthesizer, described = _open_model(checkpoint, url, server, where, settings.batch)
     if pictures is not None:
         described = {"kind": "folder", "name": _last(pictures)}
     elif synthesizer is not None:
@@ -126,14 +131,21 @@ def main(
             samples, network, source, settings, features=vectors, rows=rows, track=show
         )
         with progress.stage("draw the intervals and write the report"):
-            report.write_evaluation(fresh, found, network, _describe(data, schema), described)
+            of_data = _describe(data, schema)
+            if samples.incomplete:
+                of_data["samples_left_out"] = len(samples.incomplete)
+            report.write_evaluation(fresh, found, network, of_data, described)
     _report(found, described["name"])
     print(printable(f"wrote {out}: open {out / 'index.html'}"))
     return 0
 
 
 def _open_model(
-    checkpoint: Path | None, url: str | None, model: str, timeout: float, device: Device, batch: int
+    checkpoint: Path | None,
+    url: str | None,
+    connect: Callable[[str], TritonSynthesizer],
+    device: Device,
+    batch: int,
 ) -> tuple[Synthesizer | None, _Described]:
     from sceneloom_training.checkpoint import load_checkpoint
     from sceneloom_training.torch_synthesizer import checkpoint_synthesizer
@@ -147,8 +159,9 @@ def _open_model(
         described: _Described = {"kind": "checkpoint", "name": _last(checkpoint)}
         described["weights_sha256"] = loaded.weights_hash
     elif url is not None:
-        synthesizer = TritonSynthesizer(url, model=model, timeouts=Timeouts(infer=timeout))
-        described = {"kind": "url", "name": f"{model} at {url}"}
+        synthesizer = served = connect(url)
+        described = {"kind": "url", "name": f"{served.model} at {url}"}
+        described["model_version"] = served.version
         described["bundle_hash"] = synthesizer.contract.bundle_hash
     else:
         return None, {"kind": "none", "name": "photographs alone"}

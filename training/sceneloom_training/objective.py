@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import math
 from collections.abc import Iterator
 
 import torch
@@ -69,12 +68,6 @@ class Objective(nn.Module):
         """Type of everything outside autocast."""
         self.memory_format = torch.contiguous_format
         """Memory order of the networks' inputs and weights."""
-
-    @property
-    def size_multiple(self) -> int:
-        """Sides are multiples of this: encoder and generator keep the picture's size."""
-        encoder = 1 << self.encoder.settings["downsamplings"] if self.encoder else 1
-        return math.lcm(self.generator.architecture.size_multiple, encoder)
 
     def place_perceptual(self, device: torch.device) -> None:
         """Move VGG19 to the networks' device. It is no submodule: no checkpoint holds it."""

@@ -134,6 +134,8 @@ class Outcome:
     stopped_by: int | None
     """Number of the signal that stopped it, in any process, or None."""
     is_main: bool = True
+    left_out: int = 0
+    """Samples that were not used, by `data.skip_broken`."""
 
 
 _NUMBERS = (signal.SIGTERM, signal.SIGINT)

@@ -219,6 +219,18 @@ class RunFolder:
             if match and int(match[1]) > step:
                 picture.unlink()
 
+    def left_out(self) -> dict[str, str]:
+        """Samples that the log names as left out: name -> why."""
+        found: dict[str, str] = {}
+        path = self.root / LOG
+        for line in (
+            path.read_text("utf-8", errors="replace").splitlines() if path.is_file() else ()
+        ):
+            with contextlib.suppress(ValueError, KeyError, TypeError):
+                entry = parse_json(line)
+                found[entry["left_out"]] = entry["why"]
+        return found
+
     def _write(self, name: str, text: str) -> None:
         part, path = self.root / f".{name}.new", self.root / name
         try:

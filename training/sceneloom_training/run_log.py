@@ -70,15 +70,16 @@ class RunLog:
         self._steps += 1
         self._progress.update(self._task, completed=step)
 
-    def write(self, step: int, epoch: float, learning_rate: float) -> None:
-        """Write the means since the last entry."""
+    def write(self, step: int, epoch: float, learning_rate: float, *, left_out: int = 0) -> None:
+        """Write the means since the last entry, and the number of samples left out, if any."""
         if not self._steps:
             return
         means = {name: float(value) / self._steps for name, value in self._sums.items()}
         seconds = time.perf_counter() - self._since
         rate = self._steps * self._images_per_step / seconds
         values = {"epoch": round(epoch, 4), "learning_rate": learning_rate, **means}
-        self.entry(step, {**values, "images_per_second": round(rate, 4)})
+        counts = {"samples_left_out": left_out} if left_out else {}
+        self.entry(step, {**values, "images_per_second": round(rate, 4), **counts})
         self._progress.update(self._task, said=f"{rate:.2f} images/s")
         quiet = time.perf_counter() - self._shown
         if not self._progress.console.is_terminal and quiet >= QUIET_SECONDS:
@@ -86,6 +87,12 @@ class RunLog:
             self.say(f"step {step} of {self._last}, {rate:.2f} images/s, about {left:.0f} s left")
             self._shown = time.perf_counter()
         self._sums, self._steps, self._since = {}, 0, time.perf_counter()
+
+    def left_out(self, step: int, name: str, why: str) -> None:
+        """Name a sample that is left out, on stderr and in log.jsonl."""
+        self.say(f"left out: {name}, a broken sample ({why})")
+        self._log.write(json.dumps({"step": step, "left_out": name, "why": why}) + "\n")
+        self._log.flush()
 
     def entry(self, step: int, values: Mapping[str, float]) -> None:
         """Write a line of log.jsonl and TensorBoard's scalars."""

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal, TypeAlias
 from annotated_types import Interval
 
 from sceneloom.errors import InputError
+from sceneloom.text import counted
 from sceneloom.validation import checked
 from sceneloom_training.data import DataSettings, Geometry
 from sceneloom_training.data.settings import check_size
@@ -222,6 +223,16 @@ class TrainSettings:
         }.items():
             if on and self.generator.network == "unet":
                 raise InputError(f"{name} is for the pix2pixhd network; a U-Net has no such thing")
+
+    def trained_on(self, samples: int, *, processes: int = 1) -> int:
+        """Number of samples to train on. Raises InputError if they are too few for a step."""
+        count, o = samples - self.record.held_out, self.optimizer
+        if count < (step := o.batch * o.accumulate * processes):
+            raise InputError(
+                f"{counted(samples, 'sample')}, {self.record.held_out} of them held out, are too "
+                f"few for steps of {step} (optimizer.batch x accumulate x processes)"
+            )
+        return count
 
 
 @checked(InputError)

@@ -12,7 +12,7 @@ from tyro.conf import OmitArgPrefixes, Positional, arg
 from sceneloom import progress
 from sceneloom.errors import require
 from sceneloom.text import printable
-from sceneloom_training.data import DataSettings, examine, open_data_set
+from sceneloom_training.data import DataSettings, open_examined
 from sceneloom_training.progress_bar import track
 from sceneloom_training.settings import ClusterSettings, to_json
 
@@ -42,9 +42,9 @@ def main(
     with progress.stage("load the checkpoint"):
         loaded = load_checkpoint(checkpoint)
     encoder, contract = styles.style_parts(loaded, checkpoint)
-    photographs = open_data_set(data)
-    for note in examine(photographs, data.root):
-        print(note, file=sys.stderr)
+    photographs, notes = open_examined(data)
+    for note in notes:
+        print(printable(note), file=sys.stderr)
     show = partial(track, description="encoding")
     encoded = styles.encode_photographs(encoder, contract, photographs, settings, track=show)
     clusters = styles.cluster_styles(contract, encoded, settings)

@@ -31,6 +31,7 @@ def main(
     config: Annotated[Path, Positional, arg(metavar="CONFIG.toml")],
     *,
     out: Path,
+    check: bool = False,
     settings: Annotated[TrainSettings, arg(name="")],
 ) -> int:
     """Train a model, or resume: the same command continues a stopped or killed run.
@@ -38,8 +39,14 @@ def main(
     Args:
         config: a TOML file with a table for each section of the flags below; flags overrule it.
         out: folder of the run; export its OUT/model.
+        check: train nothing and write nothing; read every sample once and list all that is wrong,
+            as sceneloom check-data does.
         settings: everything else.
     """
+    if check:
+        from sceneloom_training.data_check import check_data
+
+        return check_data(settings)
     from sceneloom_training.trainer import train
 
     try:
@@ -64,10 +71,14 @@ def report(outcome: Outcome) -> int:
             f"stopped by signal {stopped_by} at step {outcome.step} of {outcome.last}, saved; the "
             "same command resumes it"
         )
+    if outcome.is_main and outcome.left_out:
+        print(f"left out: {counted(outcome.left_out, 'broken sample')}, named above")
     return 0 if stopped_by is None else 128 + stopped_by
 
 
-def expand_arguments(arguments: Sequence[str]) -> list[str]:
+def expand_arguments(
+    arguments: Sequence[str], usage: str = "train CONFIG.toml --out DIR"
+) -> list[str]:
     """Put a file's settings, as flags, before the user's own. Raises InputError."""
     if not arguments or {"-h", "--help"} & set(arguments):
         return list(arguments)
@@ -75,8 +86,8 @@ def expand_arguments(arguments: Sequence[str]) -> list[str]:
     first, *rest = arguments
     if first.startswith("-"):
         raise InputError(
-            f"the configuration file comes before the flags, and {first} is first: sceneloom train "
-            "CONFIG.toml --out DIR"
+            f"the configuration file comes before the flags, and {first} is first: sceneloom "
+            f"{usage}"
         )
     return [first, *read_flags(Path(first)), *rest]
 

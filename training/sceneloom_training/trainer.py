@@ -13,6 +13,7 @@ import dataclasses
 import importlib.metadata
 import itertools
 import platform
+import shlex
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -22,13 +23,14 @@ import torch
 from torch import Tensor
 
 from sceneloom import __version__, errors, progress
-from sceneloom.errors import DivergedError, InputError, SceneLoomError, TrainingError
+from sceneloom.errors import DivergedError, SceneLoomError, TrainingError
 from sceneloom.text import counted, reason
 from sceneloom_training import process
-from sceneloom_training.assembly import Model, assemble
-from sceneloom_training.batches import Batch, TrainingSet, load_batches, step_items
+from sceneloom_training.assembly import Model, assemble, size_limits
+from sceneloom_training.batches import Batch, Loaded, TrainingSet, load_batches, step_items
 from sceneloom_training.checkpoint import save_checkpoint
-from sceneloom_training.data import examine, open_data_set
+from sceneloom_training.data import examine, find_samples, open_data_set
+from sceneloom_training.data.opening import examine_headers
 from sceneloom_training.process import Outcome, StopSignals, World
 from sceneloom_training.run_folder import TRAINING, RunFolder
 from sceneloom_training.run_log import RunLog
@@ -85,17 +87,21 @@ class Trainer:
         """Build the networks and load the newest checkpoint, if any."""
         self.settings, self.run, self.world = settings, run, world
         self.device = torch.device(f"cuda:{world.local_rank}" if device == "cuda" else "cpu")
-        data = open_data_set(settings.data)
-        # Faults of files end the run before a network is built, in the main process.
-        self.notes = examine(data, settings.data.root) if world.is_main else []
+        root, skip_broken = settings.data.root, settings.data.skip_broken
+        data = find_samples(settings.data) if skip_broken else open_data_set(settings.data)
+        self.notes: list[str] = []
+        self.broken: dict[str, str] = {}
+        """Samples left out so far: name -> why it cannot be used."""
+        found: dict[str, str] = {}
+        if world.is_main and skip_broken:
+            found, self.notes = examine_headers(data, root)
+            found |= data.incomplete
+        elif world.is_main:
+            # Faults of files end the run before a network is built, in the main process.
+            self.notes = examine(data, root)
         held_out = settings.record.held_out
+        count = settings.trained_on(len(data), processes=world.size)
         self.images_per_step = settings.optimizer.batch * settings.optimizer.accumulate * world.size
-        count = len(data) - held_out
-        if count < self.images_per_step:
-            raise InputError(
-                f"{counted(len(data), 'sample')}, {held_out} of them held out, are too few for "
-                f"steps of {self.images_per_step} (optimizer.batch x accumulate x processes)"
-            )
         self.steps_per_epoch = count // self.images_per_step
         self.schedule = Schedule.of(settings.schedule, self.steps_per_epoch)
         steps = run.steps()
@@ -110,21 +116,27 @@ class Trainer:
             self.model = assemble(fresh, data.schema, has_instances=data.has_instances)
         objective = self.model.objective
         self.train_step = TrainStep(settings, objective, self.schedule, world, self.device)
-        side = objective.generator.architecture.smallest_side
-        limits = {
-            "multiple": objective.size_multiple,
-            "smallest": max(side, objective.discriminator.smallest_side),
-            "seed": settings.compute.seed,
-        }
+        multiple, smallest = size_limits(settings)
+        limits = {"multiple": multiple, "smallest": smallest, "seed": settings.compute.seed}
         geometry = settings.geometry
-        geometry.check_multiple(objective.size_multiple)
+        geometry.check_multiple(multiple)
         self.samples = TrainingSet(
-            data, geometry, count=count, cache=settings.compute.cache, **limits
+            data,
+            geometry,
+            count=count,
+            cache=settings.compute.cache,
+            skip_broken=skip_broken,
+            **limits,
         )
         self.validation: Validation | None = None
         if world.is_main:
             with progress.stage("read the samples of the validation"):
-                self.validation = Validation(data, geometry, held_out=held_out, **limits)
+                self.validation = Validation(
+                    data, geometry, held_out=held_out, skip_broken=skip_broken, **limits
+                )
+            found |= self.validation.broken
+        self.found = found
+        """Broken samples that are not said yet."""
         counts = {"samples": len(data), "trained_on": count}
         self.record = make_record(settings, self.model, world, self.device, counts)
         self._unchecked: list[Tensor] = []
@@ -148,6 +160,7 @@ class Trainer:
         if world.is_main:
             run.write_record(self.record)
             run.forget_after(steps[-1] if steps else -1)
+            self.broken = run.left_out() if skip_broken else {}
         world.wait()
 
     def train(self) -> Outcome:
@@ -172,9 +185,12 @@ class Trainer:
                 self._log_start(log)
             for step in range(done, last):
                 ready, failed = self._wait_for_batches(batches, stopped)
-                told = self.world.gather((stopped.number, failed and str(failed)))
-                number = next((number for number, _ in told if number is not None), None)
-                problem = next((text for _, text in told if text is not None), None)
+                broken = {name: why for each in ready for name, why in each.broken.items()}
+                told = self.world.gather((stopped.number, failed and str(failed), broken))
+                number = next((number for number, *_ in told if number is not None), None)
+                problem = next((text for _, text, _ in told if text is not None), None)
+                for *_, found in told:
+                    self._leave_out(found, log)
                 if problem is not None:
                     error = failed or TrainingError(problem)
                     if self.saved != self.step:
@@ -184,17 +200,29 @@ class Trainer:
                     raise process.saved_error(error, self.step)
                 if number is not None:
                     break
-                self._run_step(step, ready, log)
+                self._run_step(step, [each.batch for each in ready], log)
             if self.saved != self.step or not self.run.steps():
                 self._save(log)
         number, is_main = number if self.step < last else None, self.world.is_main
         return Outcome(
-            step=self.step, last=last, model=self.run.model, stopped_by=number, is_main=is_main
+            step=self.step,
+            last=last,
+            model=self.run.model,
+            stopped_by=number,
+            is_main=is_main,
+            left_out=len(self.broken),
         )
 
+    def _leave_out(self, found: dict[str, str], log: RunLog | None) -> None:
+        """Note broken samples, and name each once."""
+        for name, why in found.items():
+            if name not in self.broken and log:
+                log.left_out(self.step, name, why)
+            self.broken.setdefault(name, why)
+
     def _wait_for_batches(
-        self, batches: Iterator[Batch], stopped: StopSignals
-    ) -> tuple[list[Batch], Exception | None]:
+        self, batches: Iterator[Loaded], stopped: StopSignals
+    ) -> tuple[list[Loaded], Exception | None]:
         """Wait for a step's batches, or the error of their loading. After a signal, neither."""
         wanted = self.settings.optimizer.accumulate
         try:
@@ -204,8 +232,13 @@ class Trainer:
         return ready or [], None
 
     def _log_start(self, log: RunLog) -> None:
+        log.say(f"watch it with: tensorboard --logdir {shlex.quote(str(self.run.root))}")
         for note in self.notes:
             log.say(note)
+        if self.broken:
+            before = counted(len(self.broken), "broken sample")
+            log.say(f"left out before: {before} ({', '.join(self.broken)})")
+        self._leave_out(self.found, log)
         if self.step:
             log.say(f"resuming from step {self.step} of {self.schedule.last}")
         if self.model.perceptual.startswith("off"):
@@ -238,7 +271,8 @@ class Trainer:
             log.count(self.step, losses)
             if write or final:
                 epoch = self.step / self.steps_per_epoch
-                log.write(self.step, epoch, self.train_step.learning_rate(step))
+                rate = self.train_step.learning_rate(step)
+                log.write(self.step, epoch, rate, left_out=len(self.broken))
             if self.step % record.picture_every == 0 or final:
                 self._validate(log)
         if save:
@@ -270,7 +304,12 @@ class Trainer:
                     save_checkpoint,
                     generator=self.train_step.best,
                     contract=self.model.contract,
-                    provenance={**self.record, "steps": self.step, "epochs": epochs},
+                    provenance={
+                        **self.record,
+                        "steps": self.step,
+                        "epochs": epochs,
+                        **({"samples_left_out": len(self.broken)} if self.broken else {}),
+                    },
                     encoder=self.train_step.objective.encoder,
                 )
                 self.run.save(self.step, state, write_model)
@@ -291,6 +330,7 @@ _MAY_CHANGE = {
     "compute.workers",
     "compute.cache",
     "data.root",
+    "data.skip_broken",
     "generator.start_from",
     "discriminator.start_from",
     "loss.vgg",

@@ -9,6 +9,7 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
+from sceneloom.errors import InputError
 from sceneloom.schema import NO_CHANNEL
 from sceneloom_training.batches import Batch, check_large_enough, stack, to_tensors
 from sceneloom_training.data import DataSet, Geometry
@@ -40,18 +41,36 @@ class Validation:
         multiple: int,
         smallest: int,
         seed: int,
+        skip_broken: bool = False,
     ) -> None:
-        """Read and cut the samples once, without flips. Raises InputError if one does not fit."""
-        indices = range(len(data))[-held_out:] if held_out else range(min(_SHOWN, len(data)))
+        """Read and cut the samples once, without flips. Raises InputError if one does not fit, with
+        `skip_broken` if none does.
+        """
+        indices = range(len(data))[-held_out:] if held_out else range(len(data))
+        wanted = held_out or _SHOWN
         still = dataclasses.replace(geometry, flip=False)
         self._schema = data.schema
         self._held_out = held_out > 0
+        self.broken: dict[str, str] = {}
+        """Samples left out: name -> why it cannot be used."""
         self._samples: dict[str, Batch] = {}
         for i in indices:
+            if len(self._samples) == wanted:
+                break
             rng = np.random.default_rng((_STREAM, seed, i))
-            sample = still.apply(data.read(i), rng, multiple=multiple)
-            check_large_enough(sample, smallest, data.keys[i])
+            try:
+                sample = still.apply(data.read(i), rng, multiple=multiple)
+                check_large_enough(sample.photo.shape, smallest, data.keys[i])
+            except InputError as error:
+                if not skip_broken:
+                    raise
+                self.broken[data.keys[i]] = str(error)
+                continue
             self._samples[data.keys[i]] = to_tensors(sample)
+        if not self._samples:
+            raise InputError(
+                f"no sample of the validation can be used: {'; '.join(self.broken.values())}"
+            )
 
     @property
     def size(self) -> tuple[int, int]:

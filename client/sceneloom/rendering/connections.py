@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Literal, cast, get_args
 
 from sceneloom import errors
-from sceneloom.contract import MODEL_NAME, Contract, precision_of
+from sceneloom.contract import Contract, precision_of
 from sceneloom.maps import Image, instance_map_png, label_map_png
 from sceneloom.pictures import EncodedFormat
 from sceneloom.png import SIGNATURE
@@ -17,7 +17,7 @@ from sceneloom.rendering.settings import RenderSettings
 from sceneloom.request import smallest_map, stack
 from sceneloom.synthesizer import Synthesizer
 from sceneloom.triton.client import TransportChoice, TritonSynthesizer
-from sceneloom.triton.encoded import ENCODED_MODEL, EncodedClient, measure_link
+from sceneloom.triton.encoded import EncodedClient, encoded_name, measure_link
 from sceneloom.triton.transport import Timeouts
 
 PathChoice = Literal["auto", "raw", "encoded"]
@@ -104,6 +104,7 @@ class TritonConnection(Connection):
         url: str,
         *,
         model: str,
+        version: str = "",
         timeouts: Timeouts,
         transport: TransportChoice,
         settings: RenderSettings,
@@ -111,7 +112,9 @@ class TritonConnection(Connection):
     ) -> None:
         """Connect, and look for the encoded path if the run may use it; see `EncodedClient`."""
         self._settings, self._path = settings, path
-        synthesizer = TritonSynthesizer(url, model=model, timeouts=timeouts, transport=transport)
+        synthesizer = TritonSynthesizer(
+            url, model=model, version=version, timeouts=timeouts, transport=transport
+        )
         super().__init__(synthesizer, synthesizer.close)
         self._triton = synthesizer
         # A server that joins requests does as well with single ones, without waiting for others.
@@ -128,10 +131,12 @@ class TritonConnection(Connection):
         try:
             encoded = EncodedClient(
                 synthesizer.transport,
-                model=f"{synthesizer.model}{ENCODED_MODEL.removeprefix(MODEL_NAME)}",
+                model=encoded_name(synthesizer.model),
+                version=version,
                 timeouts=synthesizer.timeouts,
             )
-            if encoded.contract != self.contract:
+            other_version = encoded.version not in ("", "-1", self.version)
+            if other_version or encoded.contract != self.contract:
                 raise errors.ModelNotFoundError(
                     f"{synthesizer.transport.address}: its encoded path is another model's"
                 )
@@ -140,7 +145,8 @@ class TritonConnection(Connection):
             if path.wanted == "encoded":
                 self.close()
                 raise
-            self._why_raw = "raw: the server has no encoded path"
+            of = f" of version {version}" if version else ""
+            self._why_raw = f"raw: the server has no encoded path{of}"
         except BaseException:
             self.close()
             raise

@@ -62,6 +62,8 @@ class TritonServers:
     urls: Sequence[str]
     """``HOST:PORT`` of their gRPC ports, or ``http://HOST:PORT``."""
     model: str = MODEL_NAME
+    version: str = ""
+    """Version of the model; empty for the latest."""
     timeouts: Timeouts = dataclasses.field(default_factory=Timeouts)
     transport: TransportChoice = "auto"
     path: PathChoice = "auto"
@@ -88,6 +90,7 @@ class TritonServers:
         connect = functools.partial(
             TritonConnection,
             model=self.model,
+            version=self.version,
             timeouts=self.timeouts,
             transport=self.transport,
             settings=settings,

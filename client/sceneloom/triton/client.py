@@ -45,6 +45,7 @@ def connect(
     *,
     transport: TransportChoice = "auto",
     model: str = MODEL_NAME,
+    version: str = "",
     timeouts: Timeouts | None = None,
 ) -> Transport:
     """Connect to a server, at ``HOST:PORT`` or ``grpc://HOST:PORT`` of its gRPC port or
@@ -52,7 +53,8 @@ def connect(
 
     With ``auto`` and a gRPC address, the server gets a random map of the smallest size that `model`
     takes, in a message and through shared memory; unless both give the same picture, tensors travel
-    in messages. `kind` and `why` of the connection name the choice and its reason.
+    in messages. An empty `version` means the latest. `kind` and `why` of the connection name the
+    choice and its reason.
 
     Raises InputError if the address has another form or does not fit `transport`, or shared memory
     was requested and does not work; ServerUnavailableError or DeadlineExceededError if the server
@@ -73,10 +75,12 @@ def connect(
         shared = SharedMemoryTransport(url, why=_PROVEN)
         unless_proven.callback(shared.close)
         try:
-            config = shared.model_config(model, timeout=timeouts.connect)
+            config = shared.model_config(model, timeout=timeouts.connect, version=version)
             text = config.parameters.get(PARAMETER, "")
             inputs = random_inputs(Contract.loads(text, source=f"model {model!r}"))
-            reason = shared.prove(model, inputs, OUTPUT_IMAGE, timeout=timeouts.infer)
+            reason = shared.prove(
+                model, inputs, OUTPUT_IMAGE, timeout=timeouts.infer, version=version
+            )
         except (errors.ServerUnavailableError, errors.DeadlineExceededError):
             raise
         except (errors.ServingError, errors.SchemaError) as error:
@@ -97,19 +101,22 @@ class TritonSynthesizer(Synthesizer):
         url: str,
         *,
         model: str = MODEL_NAME,
+        version: str = "",
         timeouts: Timeouts | None = None,
         transport: Transport | TransportChoice | None = None,
     ) -> None:
         """Connect, read the model's contract and check that it fits this client.
 
-        `transport` may be a connection to use instead of one to `url`, such as
+        `version` is Triton's number of a version of the model; empty for the latest at each
+        request. `transport` may be a connection to use instead of one to `url`, such as
         `sceneloom.testing.FakeTransport`; see `connect`. By default tensors travel in messages: a
         client of few pictures would not earn back the two that prove shared memory.
 
-        Raises as `connect`; ModelNotFoundError if the server has no such model, or not one of
-        SceneLoom's; SchemaError if its contract is damaged or newer than this client.
+        Raises as `connect`; ModelNotFoundError if the server has no such model or version, or not
+        one of SceneLoom's; SchemaError if its contract is damaged or newer than this client.
         """
         check_kind(model, str, "the name of the model")
+        check_kind(version, str, "the version of the model")
         if timeouts is not None:
             check_kind(timeouts, Timeouts, "an object of Timeouts")
         self.timeouts = timeouts or Timeouts()
@@ -120,11 +127,15 @@ class TritonSynthesizer(Synthesizer):
         if not hasattr(transport, "infer"):  # a Transport
             check_kind(transport, str, "the name of a transport, or a connection,")
         if isinstance(transport, str):
-            transport = connect(url, transport=transport, model=model, timeouts=self.timeouts)
+            transport = connect(
+                url, transport=transport, model=model, version=version, timeouts=self.timeouts
+            )
+        # A transport of the caller's own may know no versions.
+        self._asked = {"version": version} if version else {}
         self.transport = transport
         """The connection; its `kind` and `why` name the carrier of the tensors and the reason."""
         try:
-            config = transport.model_config(model, timeout=self.timeouts.connect)
+            config = transport.model_config(model, timeout=self.timeouts.connect, **self._asked)
             contract = _read_contract(config, f"{transport.address}, model {model!r}")
         except BaseException:
             transport.close()
@@ -135,7 +146,7 @@ class TritonSynthesizer(Synthesizer):
         self.dynamic_batching = config.dynamic_batching
         """Whether the server joins requests of equal size."""
         self.version = config.version
-        """Version of the model."""
+        """Version of the model: the requested one, else the latest at connect."""
         self.engine = config.parameters.get(ENGINE_PARAMETER, "")
         self.difference = config.parameters.get(DIFFERENCE_PARAMETER, "")
         """Difference of its pictures from PyTorch's, in words; empty if unknown."""
@@ -151,6 +162,7 @@ class TritonSynthesizer(Synthesizer):
             tensors(label_maps, instance_maps, styles),
             OUTPUT_IMAGE,
             timeout=self.timeouts.infer,
+            **self._asked,
         )
         if images.shape != (*label_maps.shape, 3) or images.dtype != "uint8":
             raise errors.ModelFailedError(

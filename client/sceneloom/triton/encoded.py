@@ -23,6 +23,7 @@ from sceneloom.contract import (
     INPUT_INSTANCES,
     INPUT_LABELS,
     INPUT_STYLE,
+    MODEL_NAME,
     OUTPUT_IMAGE,
     PARAMETER,
     Contract,
@@ -43,6 +44,13 @@ ENCODE_MODEL = "synthesis_encode"
 """Its last step."""
 ENCODED_MODELS = (ENCODED_MODEL, DECODE_MODEL, ENCODE_MODEL)
 """Models that the encoded path adds to a repository."""
+
+
+def encoded_name(model: str) -> str:
+    """Name of the ensemble around a model."""
+    return f"{model}{ENCODED_MODEL.removeprefix(MODEL_NAME)}"
+
+
 INPUT_FORMAT = "format"
 INPUT_UNKNOWN = "unknown"
 _HOW = (
@@ -77,11 +85,18 @@ class EncodedClient:
     """
 
     def __init__(
-        self, transport: Transport, *, model: str = ENCODED_MODEL, timeouts: Timeouts | None = None
+        self,
+        transport: Transport,
+        *,
+        model: str = ENCODED_MODEL,
+        version: str = "",
+        timeouts: Timeouts | None = None,
     ) -> None:
         """Read the contract of the ensemble `model` and check that it fits this client.
 
-        Raises ModelNotFoundError if the server does not have the encoded path or has another one,
+        `version` is the one of the model that draws, which the ensemble's configuration names;
+        empty for any. Raises ModelNotFoundError if the server does not have the encoded path or has
+        another one,
         ServerUnavailableError if no server answers, SchemaError if the contract is damaged or newer
         than this client.
         """
@@ -97,6 +112,14 @@ class EncodedClient:
             raise ModelNotFoundError(f"{self._where}: has no contract; it is not {_HOW}")
         self.contract = Contract.loads(config.parameters[PARAMETER], source=self._where)
         """Contract of the model, equal to that of `synthesis` behind it."""
+        self.version = drawn = config.steps.get(model.removesuffix(encoded_name("")), "")
+        """Version of the model that draws; -1 for the latest, empty if unknown."""
+        if version and drawn != version:
+            told = {"": "another model", "-1": "the latest version"}.get(drawn, f"version {drawn}")
+            raise ModelNotFoundError(
+                f"{self._where}: draws with {told}, not with version {version}; model_version of "
+                "its step in config.pbtxt names the version"
+            )
         file = TensorSpec(dtype="BYTES", dims=(1,))
         channels = self.contract.style_channels
         inputs = {

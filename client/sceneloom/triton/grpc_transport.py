@@ -118,11 +118,13 @@ class GrpcTransport(TritonTransport):
         except self._grpc.InferenceServerException as error:
             raise self._map(error, model) from None
 
-    def infer(self, model: str, inputs: Arrays, output: str, *, timeout: float) -> Array:
+    def infer(
+        self, model: str, inputs: Arrays, output: str, *, timeout: float, version: str = ""
+    ) -> Array:
         """Send one request and wait for its output; see `Transport.infer`."""
         self._check_open()
         try:
-            _, answer = self._ask(model, inputs, output, timeout)
+            _, answer = self._ask(model, inputs, output, timeout, version=version)
         except self._grpc.InferenceServerException as error:
             raise self._map(error, model) from None
         assert answer is not None, "an output in memory"
@@ -151,6 +153,8 @@ class GrpcTransport(TritonTransport):
         output: str,
         timeout: float,
         place: Placement | None = None,
+        *,
+        version: str,
     ) -> tuple[Any, Array | None]:
         """Answer of tritonclient, and its output if that is in the message."""
         tensors = []
@@ -168,6 +172,7 @@ class GrpcTransport(TritonTransport):
         result = self._client.infer(
             model,
             tensors,
+            model_version=version,
             outputs=[wanted],
             client_timeout=timeout,
             parameters={ENGINE_PARAMETER: engine} if engine else None,

@@ -171,14 +171,17 @@ class HttpTransport(TritonTransport):
             data = connection.read(_LONGEST_JSON)
         return parse_json(data)
 
-    def infer(self, model: str, inputs: Arrays, output: str, *, timeout: float) -> Array:
+    def infer(
+        self, model: str, inputs: Arrays, output: str, *, timeout: float, version: str = ""
+    ) -> Array:
         """Send one request and wait for its output; see `Transport.infer`."""
         from tritonclient.utils import deserialize_bytes_tensor
 
         deadline = time.monotonic() + timeout
         parts = _request(inputs, output, self._engines.get(model))
         headers = {_HEADER_LENGTH: str(len(parts[0])), "Content-Type": "application/octet-stream"}
-        path = f"/v2/models/{quote(model, safe='')}/infer"
+        chosen = f"/versions/{quote(version, safe='')}" if version else ""
+        path = f"/v2/models/{quote(model, safe='')}{chosen}/infer"
         with self._exchange("POST", model, path, headers, parts, deadline) as (connection, answer):
             self._answered.add(model)
             try:

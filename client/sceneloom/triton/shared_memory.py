@@ -122,22 +122,27 @@ class SharedMemoryTransport(GrpcTransport):
         self._retired: list[Region] = []
         self._output_sizes: dict[tuple[Any, ...], int] = {}
 
-    def infer(self, model: str, inputs: Arrays, output: str, *, timeout: float) -> Array:
+    def infer(
+        self, model: str, inputs: Arrays, output: str, *, timeout: float, version: str = ""
+    ) -> Array:
         """Send one request and wait for its output; see `Transport.infer`."""
         self._check_open()
         deadline = time.monotonic() + timeout
         fitting = any(array.dtype != np.object_ and array.size for array in inputs.values())
         if fitting and self.kind == "grpc-shm":
             try:
-                return self._infer_in_memory(model, inputs, output, deadline)
+                return self._infer_in_memory(model, inputs, output, deadline, version)
             except RegionRefusedError as error:
                 self.kind = "grpc"
                 self.why = f"the server refused a region of shared memory ({error})"
             except OSError as error:
                 self.why = f"some requests found no shared memory free ({error.strerror})"
-        return super().infer(model, inputs, output, timeout=seconds_left(deadline))
+        left = seconds_left(deadline)
+        return super().infer(model, inputs, output, timeout=left, version=version)
 
-    def prove(self, model: str, inputs: Arrays, output: str, *, timeout: float) -> str:
+    def prove(
+        self, model: str, inputs: Arrays, output: str, *, timeout: float, version: str = ""
+    ) -> str:
         """Send a request in messages and then through shared memory, and compare the answers.
 
         Random inputs prove the most; the output is an array of numbers; `timeout` is seconds for
@@ -146,17 +151,17 @@ class SharedMemoryTransport(GrpcTransport):
         """
         housekeeping = {"client_timeout": _HOUSEKEEPING_SECONDS}
         try:
-            version = self._client.get_server_metadata(client_timeout=timeout).version
+            server = self._client.get_server_metadata(client_timeout=timeout).version
         except self._grpc.InferenceServerException as error:
             raise self._map(error, model) from None
-        numbers = re.match(r"(\d+)\.(\d+)", version)
+        numbers = re.match(r"(\d+)\.(\d+)", server)
         if numbers is None or tuple(map(int, numbers.groups())) < OLDEST_SERVER:
             oldest = ".".join(map(str, OLDEST_SERVER))
-            return f"shared memory needs Triton {oldest}; the server is {version}"
-        plain = super().infer(model, inputs, output, timeout=timeout)
+            return f"shared memory needs Triton {oldest}; the server is {server}"
+        plain = super().infer(model, inputs, output, timeout=timeout, version=version)
         try:
             deadline = time.monotonic() + timeout
-            answer = self._infer_in_memory(model, inputs, output, deadline, expected=plain)
+            answer = self._infer_in_memory(model, inputs, output, deadline, version, expected=plain)
         except RegionRefusedError as error:
             return f"the server cannot open shared memory of this machine ({error})"
         except OSError as error:
@@ -197,6 +202,7 @@ class SharedMemoryTransport(GrpcTransport):
         inputs: Arrays,
         output: str,
         deadline: float,
+        version: str,
         *,
         expected: Array | None = None,
     ) -> Array:
@@ -221,7 +227,7 @@ class SharedMemoryTransport(GrpcTransport):
             place = Placement(
                 region=region.name, offsets=offsets, output_offset=end, output_size=size
             )
-            answer = self._ask_in_memory(model, inputs, output, deadline, region, place)
+            answer = self._ask_in_memory(model, inputs, output, deadline, version, region, place)
             in_message = not place.output_size and answer.dtype != np.object_
             if in_message and len(self._output_sizes) < _MOST_SHAPES:
                 self._output_sizes[key] = max(answer.nbytes, self._output_sizes.get(key, 0))
@@ -244,6 +250,7 @@ class SharedMemoryTransport(GrpcTransport):
         inputs: Arrays,
         output: str,
         deadline: float,
+        version: str,
         region: Region,
         place: Placement,
     ) -> Array:
@@ -266,7 +273,7 @@ class SharedMemoryTransport(GrpcTransport):
                         if not region.registered:
                             raise RegionRefusedError(error.message()) from None
                 left = seconds_left(deadline)
-                result, answer = self._ask(model, inputs, output, left, place)
+                result, answer = self._ask(model, inputs, output, left, place, version=version)
                 break
             except self._grpc.InferenceServerException as error:
                 forgotten = _FORGOTTEN in str(error.message())  # by a server that was restarted

@@ -12,7 +12,7 @@ import dataclasses
 import re
 import struct
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal, Protocol
 
 import numpy as np
@@ -88,9 +88,11 @@ class ModelConfig:
     outputs: Mapping[str, TensorSpec]
     """Name -> type."""
     version: str
-    """Version that answers: the latest of those served; empty for none."""
+    """Version that answers: the requested one, else the latest of those served; empty for none."""
     dynamic_batching: bool
     """Whether the server joins requests of equal size into one execution."""
+    steps: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    """An ensemble's models -> the version that it asks; -1 for the latest."""
 
 
 def input_specs(contract: Contract) -> dict[str, TensorSpec]:
@@ -117,10 +119,14 @@ class Transport(Protocol):
     why: str
     """Reason for this carrier."""
 
-    def model_config(self, model: str, *, timeout: float) -> ModelConfig:
-        """Read a model's configuration; raises a ServingError."""
+    def model_config(self, model: str, *, timeout: float, version: str = "") -> ModelConfig:
+        """Read a model's configuration; an empty `version` means the latest. Raises a
+        ServingError, ModelNotFoundError with the served versions if this one is not among them.
+        """
 
-    def infer(self, model: str, inputs: Arrays, output: str, *, timeout: float) -> Array:
+    def infer(
+        self, model: str, inputs: Arrays, output: str, *, timeout: float, version: str = ""
+    ) -> Array:
         """Send one request and wait for its output; one connection may ask several models.
 
         Inputs and output are uint8, int32 or float32 arrays, or object arrays of `bytes`, with the
@@ -146,12 +152,14 @@ class TritonTransport(abc.ABC):
     def _read(self, what: Document, model: str, deadline: float) -> Any:
         """Read a document; raises a ServingError, or one of `WRONG_FORM` for another answer."""
 
-    def model_config(self, model: str, *, timeout: float) -> ModelConfig:
+    def model_config(self, model: str, *, timeout: float, version: str = "") -> ModelConfig:
         """Read a model's configuration; see `Transport.model_config`."""
         deadline = time.monotonic() + timeout
         try:
             config = self._read("config", model, deadline)
-            versions = self._read("metadata", model, deadline).get("versions", [])
+            served = self._read("metadata", model, deadline).get("versions", [])
+            versions = [str(number) for number in sorted(map(int, served))]
+            steps = config.get("ensemble_scheduling", {}).get("step", [])
             parameters = config.get("parameters", {})
             inputs, outputs = (
                 {
@@ -168,8 +176,9 @@ class TritonTransport(abc.ABC):
                 max_batch_size=int(config.get("max_batch_size", 0)),
                 inputs=inputs,
                 outputs=outputs,
-                version=max(versions, key=int, default=""),
+                version=version or (versions or [""])[-1],
                 dynamic_batching="dynamic_batching" in config,
+                steps={one["model_name"]: str(one.get("model_version", -1)) for one in steps},
             )
         except errors.ModelNotFoundError as error:
             raise self._not_found(error, model, deadline) from None
@@ -178,6 +187,8 @@ class TritonTransport(abc.ABC):
                 f"{self.address}: the configuration of model {model!r} is not one "
                 f"({type(error).__name__}: {error})"
             ) from None
+        if version and version not in versions:
+            raise no_version(f"{self.address}, model {model!r}", version, versions)
         self._answered.add(model)
         self._engines[model] = found.parameters.get(ENGINE_PARAMETER, "")
         return found
@@ -211,6 +222,12 @@ class TritonTransport(abc.ABC):
         return errors.ModelFailedError(
             f"{self.address}: model {model!r} answered without a whole output {output!r}"
         )
+
+
+def no_version(where: str, version: str, versions: Sequence[str]) -> errors.ModelNotFoundError:
+    """The error of a version that a server does not serve."""
+    listed = f"serves {', '.join(versions)}" if versions else "serves no version"
+    return errors.ModelNotFoundError(f"{where}: has no version {version!r}; the server {listed}")
 
 
 def seconds_left(deadline: float) -> float:

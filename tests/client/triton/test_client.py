@@ -200,3 +200,14 @@ def test_the_largest_batch_is_the_servers() -> None:
         assert synthesizer.max_batch_size == 3
         synthesizer.synthesize_batch([LABEL_MAP] * 7, [INSTANCE_MAP] * 7)
     assert [len(request["label_map"]) for request in transport.requests] == [3, 3, 1]
+
+
+def test_the_version_of_the_model_goes_with_each_request() -> None:
+    transport = FakeTransport(CONTRACT, versions=("1", "3"))
+    for version, answered in {"": "3", "1": "1"}.items():
+        client = TritonSynthesizer("fake", version=version, transport=transport)
+        assert client.version == answered
+        client.synthesize(LABEL_MAP, INSTANCE_MAP)
+    assert transport.asked == ["", "1"]
+    with pytest.raises(ModelNotFoundError, match="has no version '2'; the server serves 1, 3"):
+        TritonSynthesizer("fake", version="2", transport=transport)

@@ -227,3 +227,14 @@ def test_the_faster_way_is_measured(raw: float, encoded: float) -> None:
 def test_a_tie_goes_to_raw() -> None:
     assert LinkTimes(raw=1.0, encoded=0.95).path == "raw"
     assert LinkTimes(raw=1.0, encoded=0.85).path == "encoded"
+
+
+def test_a_version_is_taken_if_the_ensemble_names_it() -> None:
+    steps = {"synthesis_decode": "-1", "synthesis": "2", "synthesis_encode": "-1"}
+    named = Server(config_of(PLAIN, steps=steps))
+    assert EncodedClient(named, version="2").version == EncodedClient(named).version == "2"
+    with pytest.raises(ModelNotFoundError, match="draws with version 2, not with version 1"):
+        EncodedClient(named, version="1")
+    latest = Server(config_of(PLAIN, steps=steps | {"synthesis": "-1"}))
+    with pytest.raises(ModelNotFoundError, match="draws with the latest version, not with"):
+        EncodedClient(latest, version="2")

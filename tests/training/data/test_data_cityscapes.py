@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from sceneloom.errors import DataSetError, ImageReadError, InputError, SizeError, UnknownLabelError
 from sceneloom_training.data import DataSettings, open_data_set
@@ -106,3 +108,45 @@ def test_unknown_ids_sizes_and_damage(root: Path, save) -> None:
     path.write_bytes(path.read_bytes()[:50])
     with pytest.raises(ImageReadError, match=path.name):
         open_data_set(settings(root)).read(0)
+
+
+@pytest.mark.parametrize(
+    ("split", "folder"),
+    [("train_extra", "train_extra"), ("train_coarse", "train"), ("val_coarse", "val")],
+)
+def test_coarse_maps_and_jpeg_frames(tmp_path: Path, save, photo, split: str, folder: str) -> None:
+    key = "ulm/ulm_000000_000019"
+    frame = tmp_path / "leftImg8bit" / folder / f"{key}_leftImg8bit.jpg"
+    save(frame, np.full((6, 8, 3), 90, np.uint8))
+    stem = tmp_path / "gtCoarse" / folder / f"{key}_gtCoarse"
+    save(stem.with_name(f"{stem.name}_labelIds.png"), np.full((6, 8), 26, np.uint8))
+    save(stem.with_name(f"{stem.name}_labelTrainIds.png"), np.full((6, 8), 13, np.uint8))
+    save(stem.with_name(f"{stem.name}_instanceIds.png"), np.full((6, 8), 26_000, np.uint16))
+    for labels, channel in (("cityscapes", 26), ("cityscapes19", 13)):
+        data = open_data_set(settings(tmp_path, split=split, labels=labels))
+        assert tuple(data.keys) == (key,)
+        sample = data.read(0)
+        assert (abs(sample.photo.astype(int) - 90) < 3).all()
+        assert (sample.label_map == channel).all()
+        assert (sample.instance_map == 26_000).all()
+    save(frame.with_suffix(".png"), photo())
+    with pytest.raises(DataSetError, match="would both be of the sample"):
+        open_data_set(settings(tmp_path, split=split))
+
+
+def test_real_frames_as_jpeg_with_real_maps(tmp_path: Path, shared: Path) -> None:
+    sample = shared / "data" / "cityscapes_sample"
+    stem = "aachen_000000_000019"
+    frame = tmp_path / "leftImg8bit" / "train" / "aachen" / f"{stem}_leftImg8bit.jpg"
+    frame.parent.mkdir(parents=True)
+    Image.open(sample / "train_img" / f"{stem}_leftImg8bit.png").convert("RGB").save(frame)
+    coarse = tmp_path / "gtCoarse" / "train" / "aachen"
+    coarse.mkdir(parents=True)
+    for folder, kind in (("train_label", "labelIds"), ("train_inst", "instanceIds")):
+        shutil.copy(
+            sample / folder / f"{stem}_gtFine_{kind}.png", coarse / f"{stem}_gtCoarse_{kind}.png"
+        )
+    read = open_data_set(settings(tmp_path, split="train_coarse")).read(0)
+    assert read.photo.shape == (1024, 2048, 3)
+    assert read.label_map is not None
+    assert read.instance_map is not None

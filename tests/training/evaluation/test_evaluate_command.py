@@ -50,6 +50,27 @@ def strict(path: Path) -> dict[str, Any]:
     return report
 
 
+def test_broken_samples_are_left_out_by_the_flag(run: Any, streets: Path, tmp_path: Path) -> None:
+    pictures = tmp_path / "pictures"
+    shutil.copytree(streets / "test_img", pictures)
+    first, second, *_ = sorted((streets / "test_img").iterdir())
+    kept = {path: path.read_bytes() for path in (first, streets / "test_label" / second.name)}
+    try:
+        first.write_bytes(kept[first][:-200])
+        (streets / "test_label" / second.name).unlink()
+        code, _, said = run("--pictures", pictures)
+        assert code == 1
+        code, _, said = run("--pictures", pictures, "--data.skip-broken")
+        assert code == 0, said
+        for path in (first, second):
+            assert said.count(f"left out: {path.stem}, a broken sample (") == 1
+        report = strict(tmp_path / "out" / "evaluation.json")
+        assert report["data"]["samples_left_out"] == 2
+    finally:
+        for path, data in kept.items():
+            path.write_bytes(data)
+
+
 def test_photographs_as_pictures(run: Any, streets: Path, tmp_path: Path) -> None:
     code, output, _ = run("--pictures", streets / "test_img", "--rows", "2")
     assert code == 0

@@ -110,12 +110,38 @@ def test_a_stopped_run_resumes_to_the_same_weights(
         shutil.move(old / "checkpoints" / "step-000000005" / "training.pt", old)
         shutil.rmtree(old / "checkpoints")
         (old / "run.json").unlink()
+        state = torch.load(old / "training.pt", weights_only=True)
+        record = json.loads(state["record"])
+        del record["data"]["skip_broken"]  # a setting that it did not have
+        torch.save({**state, "record": json.dumps(record)}, old / "training.pt")
     resumed = train_segmenter(streets, TINY, tmp_path / "run")
     assert resumed.stopped_by is None
     assert not (tmp_path / "run" / "training.pt").exists()
     one, other = ((x / "model.safetensors").read_bytes() for x in (whole.model, resumed.model))
     assert one == other
     assert RunFolder(tmp_path / "run").steps() == []
+
+
+def test_a_run_that_a_broken_sample_ended_resumes_without_it(
+    streets: DataSettings, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert streets.root is not None
+    root = tmp_path / "streets"
+    shutil.copytree(streets.root, root)
+    photo = sorted((root / "train_img").iterdir())[5]
+    photo.write_bytes(photo.read_bytes()[:-200])
+    data = dataclasses.replace(streets, root=root)
+    skip = dataclasses.replace(data, skip_broken=True)
+    settings = dataclasses.replace(TINY, batch=1)
+    with pytest.raises(InputError, match=rf"{photo.name}.*the run is saved at step"):
+        train_segmenter(data, settings, tmp_path / "parts")
+    capsys.readouterr()
+    whole = train_segmenter(skip, settings, tmp_path / "whole")
+    assert capsys.readouterr().err.count(f"left out: {photo.stem}, a broken sample") == 1
+    parts = train_segmenter(skip, settings, tmp_path / "parts")
+    assert (whole.left_out, parts.left_out) == (1, 1)
+    one, other = ((x / "model.safetensors").read_bytes() for x in (whole.model, parts.model))
+    assert one == other
 
 
 def test_a_run_of_other_settings_or_of_something_else_is_refused(

@@ -23,11 +23,15 @@ _PNG = (".png",)
 class Ade20kDataSet(folders.TripleDataSet):
     """ADE20K, whose instance maps are colour pictures."""
 
-    def read_instances(self, path: Path, label_map: LabelMap, label_file: Path) -> InstanceMap:
+    def read_instances(
+        self, path: Path, label_map: LabelMap | None, label_file: Path
+    ) -> InstanceMap:
         """Read an instance map, int32 [H, W]: ``red * 256 + green`` (class, number) for things, and
         the label map's channel where red is 0: walls and floors get boundaries, as in Cityscapes.
         """
         red, green, _ = np.moveaxis(read_picture(path).astype(np.int32), -1, 0)
+        if label_map is None:
+            return np.asarray(red)
         check_same_size(label_map, label_file, red, path)
         return np.where(red > 0, red * 256 + green, label_map).astype(np.int32)
 

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from typing_extensions import Self
 
-from sceneloom.errors import DataSetError
+from sceneloom.errors import DataSetError, InputError
 from sceneloom.files import OTHER_KIND, LeftOut, describe, list_files
 from sceneloom.map_reading import MapReader
 from sceneloom.maps import InstanceMap, LabelMap, OnUnknown
@@ -127,17 +128,22 @@ def find_files(
     )
 
 
-def check_partners(first: Found, second: Found) -> None:
-    """Raise DataSetError for files without a partner of the same sample in the other folder."""
-    for here, there in ((first, second), (second, first)):
-        alone = [key for key in here.files if key not in there.files]
-        if alone:
-            more = f" ({len(alone) - 1} more like it)" if len(alone) > 1 else ""
-            raise DataSetError(
-                f"{here.files[alone[0]]}: has no partner; expected a file of {alone[0]} in "
-                f"{there.folder}{of_another_kind(alone[0], there)}"
-                f"{_of_another_spelling(alone[0], there)}{more}"
-            )
+def match_partners(first: Found, *others: Found) -> tuple[tuple[str, ...], dict[str, str]]:
+    """Return the samples with a file in every folder, in order, and the incomplete ones, each with
+    a sentence.
+    """
+    alone: dict[str, list[str]] = {}
+    for other in others:
+        for here, there in ((other, first), (first, other)):
+            for key in here.files:
+                if key not in there.files:
+                    alone.setdefault(key, []).append(
+                        f"{here.files[key]}: has no partner; expected a file of {key} in "
+                        f"{there.folder}{of_another_kind(key, there)}"
+                        f"{_of_another_spelling(key, there)}"
+                    )
+    complete = tuple(key for key in first.files if key not in alone)
+    return complete, {key: "; ".join(sentences) for key, sentences in alone.items()}
 
 
 def of_another_kind(key: str, found: Found) -> str:
@@ -206,15 +212,13 @@ class TripleDataSet(DataSet):
         schema: LabelSchema,
         unknown: OnUnknown,
     ) -> Self:
-        """Join found files. Raises DataSetError if one has no partner."""
-        check_partners(labels, photos)
-        found = [photos, labels]
-        if instances is not None:
-            check_partners(photos, instances)
-            found.append(instances)
+        """Join found files."""
+        found = [photos, labels] if instances is None else [photos, labels, instances]
+        keys, incomplete = match_partners(*found)
         return cls(
-            keys=tuple(photos.files),
-            files=[tuple(each.files[key] for each in found) for key in photos.files],
+            keys=keys,
+            incomplete=incomplete,
+            files=[tuple(each.files[key] for each in found) for key in keys],
             schema=schema,
             unknown=unknown,
             has_instances=instances is not None,
@@ -225,20 +229,49 @@ class TripleDataSet(DataSet):
         """See `DataSet.files_of_one_size`."""
         return self.files[index]
 
+    def inspect(self, index: int) -> tuple[Sample | None, list[InputError]]:
+        """Read one sample, all files of it also where one is wrong. See `DataSet.inspect`."""
+        photo_file, label_file, *instance_files = self.files[index]
+        wrong: list[InputError] = []
+        photo = label_map = instance_map = None
+        with _noted(wrong):
+            photo = read_picture(photo_file)
+        with _noted(wrong):
+            assert self.reader is not None
+            label_map = self.reader.label_map(label_file)
+            if photo is not None:
+                check_same_size(photo, photo_file, label_map, label_file)
+        for path in instance_files:
+            with _noted(wrong):
+                instance_map = self.read_instances(path, label_map, label_file)
+                if photo is not None:
+                    check_same_size(photo, photo_file, instance_map, path)
+        if wrong:
+            return None, wrong
+        assert photo is not None
+        return Sample(photo=photo, label_map=label_map, instance_map=instance_map), []
+
     def read(self, index: int) -> Sample:
         """Read one sample. See `DataSet.read`."""
-        photo_file, label_file, *instance_files = self.files[index]
-        photo = read_picture(photo_file)
-        assert self.reader is not None
-        label_map = self.reader.label_map(label_file)
-        check_same_size(photo, photo_file, label_map, label_file)
-        instance_map = None
-        for path in instance_files:
-            instance_map = self.read_instances(path, label_map, label_file)
-            check_same_size(photo, photo_file, instance_map, path)
-        return Sample(photo=photo, label_map=label_map, instance_map=instance_map)
+        sample, wrong = self.inspect(index)
+        if sample is None:
+            raise wrong[0]
+        return sample
 
-    def read_instances(self, path: Path, label_map: LabelMap, label_file: Path) -> InstanceMap:
-        """Read the instance map, int32 [H, W], of the sample with this label map."""
+    def read_instances(
+        self, path: Path, label_map: LabelMap | None, label_file: Path
+    ) -> InstanceMap:
+        """Read the instance map, int32 [H, W], of the sample with this label map, None where that
+        is wrong.
+        """
         assert self.reader is not None
         return self.reader.instance_map(path)
+
+
+@contextlib.contextmanager
+def _noted(wrong: list[InputError]) -> Iterator[None]:
+    """Collect the error of a file."""
+    try:
+        yield
+    except InputError as error:
+        wrong.append(error)

@@ -90,6 +90,17 @@ class Geometry:
             source=None if source is None else _resample(source, scaled, rows, columns),
         )
 
+    def size_after(self, size: tuple[int, int], *, multiple: int) -> tuple[int, int]:
+        """(height, width) that a sample of the (height, width) `size` is brought to. Raises as
+        `apply`.
+        """
+        self.check_multiple(multiple)
+        scaled = self._scaled(size, multiple)
+        if self.mode not in _CROPPED:
+            return scaled
+        self._check_window(scaled)
+        return parse_size(self.size)
+
     def _scaled(self, size: tuple[int, ...], multiple: int) -> _Size:
         """(height, width) after resizing a sample of the (height, width) `size`."""
         height, width = size
@@ -114,15 +125,19 @@ class Geometry:
         height, width = scaled
         if self.mode not in _CROPPED:
             return np.arange(height), np.arange(width)
+        self._check_window(scaled)
         window = parse_size(self.size)
+        left = int(rng.integers(0, width - window[1], endpoint=True))
+        top = int(rng.integers(0, height - window[0], endpoint=True))
+        return np.arange(top, top + window[0]), np.arange(left, left + window[1])
+
+    def _check_window(self, scaled: _Size) -> None:
+        (height, width), window = scaled, parse_size(self.size)
         if window[0] > height or window[1] > width:
             raise SizeError(
                 f"a sample is {width}x{height} where the window of {self.size} is cut from it "
                 f"(mode {self.mode}); choose a smaller window or a larger load_size"
             )
-        left = int(rng.integers(0, width - window[1], endpoint=True))
-        top = int(rng.integers(0, height - window[0], endpoint=True))
-        return np.arange(top, top + window[0]), np.arange(left, left + window[1])
 
 
 def resize_nearest(values: npt.NDArray[_Values], height: int, width: int) -> npt.NDArray[_Values]:

@@ -32,7 +32,7 @@ LAYOUTS = {
     "cityscapes": Layout(
         open=cityscapes.open_cityscapes,
         schemas=("cityscapes", "cityscapes19", "cityscapes-eval"),
-        splits=("train", "val", "test"),
+        splits=tuple(cityscapes.FOLDERS),
     ),
     "ade20k": Layout(open=ade20k.open_ade20k, schemas=("ade20k",), splits=tuple(ade20k.FOLDERS)),
     "nyu": Layout(open=nyu.open_nyu, schemas=("nyu40",), splits=("train", "test", "all")),

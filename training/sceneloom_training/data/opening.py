@@ -20,14 +20,45 @@ from sceneloom.text import printable
 from sceneloom_training.data.folders import TripleDataSet
 from sceneloom_training.data.layouts import LAYOUTS
 from sceneloom_training.data.pictures import read_header
-from sceneloom_training.data.sample import DataSet, Sample, size_difference
-from sceneloom_training.data.settings import DataSettings
+from sceneloom_training.data.sample import DataSet, Sample, Whole, size_difference
+from sceneloom_training.data.settings import SKIP_BROKEN, DataSettings
 
 
 def open_data_set(settings: DataSettings) -> DataSet:
+    """Find a data set's files as `find_samples`. Raises DataSetError for a missing partner too."""
+    data = find_samples(settings)
+    if data.incomplete:
+        more = f" ({len(data.incomplete) - 1} more like it)" * (len(data.incomplete) > 1)
+        raise DataSetError(f"{next(iter(data.incomplete.values()))}{more}; {SKIP_BROKEN}")
+    return data
+
+
+def open_examined(settings: DataSettings) -> tuple[DataSet, list[str]]:
+    """Open a data set, and return it with notes for the user, as `examine` does. With
+    `skip_broken` every sample is read once, and those that cannot be used are left out, each with
+    a note.
+    """
+    if not settings.skip_broken:
+        data = open_data_set(settings)
+        return data, examine(data, settings.root)
+    data = find_samples(settings)
+    broken, notes = examine_headers(data, settings.root)
+    indices = [index for index, key in enumerate(data.keys) if key not in broken]
+    with progress.stage("read every sample"), ThreadPoolExecutor(THREADS) as pool:
+        seen = dict(zip(indices, pool.map(lambda i: data.inspect(i)[1], indices), strict=True))
+    broken |= {data.keys[index]: str(errors[0]) for index, errors in seen.items() if errors}
+    broken |= data.incomplete
+    notes += [f"left out: {key}, a broken sample ({why})" for key, why in broken.items()]
+    whole = [index for index, errors in seen.items() if not errors]
+    if not whole:
+        raise DataSetError(f"no sample can be used: {next(iter(broken.values()))}")
+    return Whole(data, whole, broken), notes
+
+
+def find_samples(settings: DataSettings) -> DataSet:
     """Find a data set's files, and their partners, without reading a picture. Raises DataSetError
-    for missing folders, splits and partners, InputError for a schema with other ids than the
-    layout, SchemaError for an invalid one.
+    for missing folders and splits, InputError for a schema with other ids than the layout,
+    SchemaError for an invalid one.
     """
     layout, name, split = LAYOUTS[settings.layout], settings.labels, settings.split
     options: dict[str, Any] = {}
@@ -67,6 +98,7 @@ def open_data_set(settings: DataSettings) -> DataSet:
             has_instances=True,
             unknown=data.unknown,
             left_out=data.left_out,
+            incomplete=data.incomplete,
             data=data,
         )
     return data
@@ -85,15 +117,24 @@ class LabelEdges(DataSet):
         """See `DataSet.files_of_one_size`."""
         return self.data.files_of_one_size(index)
 
-    def read(self, index: int) -> Sample:
-        """Read one sample. See `DataSet.read`."""
-        sample = self.data.read(index)
+    def inspect(self, index: int) -> tuple[Sample | None, list[InputError]]:
+        """Read one sample, all files of it also where one is wrong. See `DataSet.inspect`."""
+        sample, wrong = self.data.inspect(index)
+        if sample is None:
+            return None, wrong
         assert sample.label_map is not None
         ids = self.schema.to_ids(sample.label_map).astype(np.int32)
-        return dataclasses.replace(sample, instance_map=ids)
+        return dataclasses.replace(sample, instance_map=ids), wrong
+
+    def read(self, index: int) -> Sample:
+        """Read one sample. See `DataSet.read`."""
+        sample, wrong = self.inspect(index)
+        if sample is None:
+            raise wrong[0]
+        return sample
 
 
-_THREADS = 8
+THREADS = 8
 """Each waits for the disk or the network."""
 _LISTED = 10
 
@@ -102,21 +143,30 @@ def examine(data: DataSet, root: Path | None) -> list[str]:
     """Read the headers of all files and return notes for the user. Raises DataSetError listing the
     first ten samples with files that differ in size or cannot be read.
     """
-    files = [each for each in map(data.files_of_one_size, range(len(data))) if each]
-    with progress.stage("read the headers of its files"), ThreadPoolExecutor(_THREADS) as pool:
-        seen = list(pool.map(_read_headers, files))
-    problems = [problem for problem, _ in seen if problem]
+    broken, notes = examine_headers(data, root)
+    problems = list(broken.values())
     if len(problems) == 1:
-        raise DataSetError(problems[0])
+        raise DataSetError(f"{problems[0]}; {SKIP_BROKEN}")
     if problems:
         more = f"; and {len(problems) - _LISTED} more" * (len(problems) > _LISTED)
         raise DataSetError(
-            f"{len(problems)} samples cannot be used: {'; '.join(problems[:_LISTED])}{more}"
+            f"{len(problems)} samples cannot be used: {'; '.join(problems[:_LISTED])}{more}; "
+            f"{SKIP_BROKEN}"
         )
+    return notes
+
+
+def examine_headers(data: DataSet, root: Path | None) -> tuple[dict[str, str], list[str]]:
+    """Read the headers of all files. Return the samples with files that differ in size or cannot be
+    read, key -> sentence, and notes for the user.
+    """
+    files = {key: data.files_of_one_size(index) for index, key in enumerate(data.keys)}
+    files = {key: each for key, each in files.items() if each}
+    with progress.stage("read the headers of its files"), ThreadPoolExecutor(THREADS) as pool:
+        seen = dict(zip(files, pool.map(_read_headers, files.values()), strict=True))
+    broken = {key: problem for key, (problem, _) in seen.items() if problem}
     lines = describe_left_out(data.left_out, root)
-    if turned := [
-        photo.name for (photo, *_), (_, is_turned) in zip(files, seen, strict=True) if is_turned
-    ]:
+    if turned := [files[key][0].name for key, (_, is_turned) in seen.items() if is_turned]:
         names = ", ".join(map(printable, turned[:3])) + ", ..." * (len(turned) > 3)
         have = "photograph has" if len(turned) == 1 else "photographs have"
         lines.append(
@@ -125,7 +175,7 @@ def examine(data: DataSet, root: Path | None) -> list[str]:
             "drawn on the turned pictures, turn the photographs first: mogrify -auto-orient FILES, "
             "or exiftran -ai"
         )
-    return lines
+    return broken, lines
 
 
 def describe_left_out(left_out: Sequence[LeftOut], root: Path | None) -> list[str]:

@@ -35,7 +35,7 @@ class PairedDataSet(DataSet):
 
 
 def open_paired(root: Path, split: str) -> PairedDataSet:
-    """Open a split. Raises DataSetError for a missing or empty folder, or a missing partner."""
+    """Open a split. Raises DataSetError for a missing or empty folder."""
     folders.check_folder(root, "a folder that holds <split>_A and <split>_B")
     source_folder = folders.split_folder(root, split, "_A", "input pictures")
     photo_folder = folders.check_folder(
@@ -44,9 +44,10 @@ def open_paired(root: Path, split: str) -> PairedDataSet:
     expected = f"pictures: {', '.join(PICTURE_SUFFIXES)}"
     sources = folders.find_files(source_folder, PICTURE_SUFFIXES, ending="", expected=expected)
     photos = folders.find_files(photo_folder, PICTURE_SUFFIXES, ending="")
-    folders.check_partners(sources, photos)
+    keys, incomplete = folders.match_partners(photos, sources)
     return PairedDataSet(
-        keys=tuple(sources.files),
+        keys=keys,
+        incomplete=incomplete,
         sources=sources.files,
         photos=photos.files,
         left_out=folders.unused(sources, photos),

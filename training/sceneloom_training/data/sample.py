@@ -5,14 +5,14 @@ from __future__ import annotations
 import abc
 import contextlib
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from sceneloom.errors import ImageReadError, SizeError, UnknownLabelError
+from sceneloom.errors import ImageReadError, InputError, SizeError, UnknownLabelError
 from sceneloom.files import LeftOut
 from sceneloom.maps import Image, InstanceMap, LabelMap, OnUnknown
 from sceneloom.schema import LabelSchema
@@ -59,6 +59,8 @@ class DataSet(abc.ABC):
     """Refuse label ids that the schema lacks, or read them as unlabelled."""
     left_out: Sequence[LeftOut] = ()
     """Files of no sample in the data set's folders. Names are paths."""
+    incomplete: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    """Name of a sample that is not in `keys`: it lacks a file, or was left out -> why."""
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -67,11 +69,42 @@ class DataSet(abc.ABC):
         """The photograph of a sample, if it is a file, and the files of its size."""
         return ()
 
+    def inspect(self, index: int) -> tuple[Sample | None, list[InputError]]:
+        """Read one sample, or None, and everything that is wrong with it."""
+        try:
+            return self.read(index), []
+        except InputError as error:
+            return None, [error]
+
     @abc.abstractmethod
     def read(self, index: int) -> Sample:
         """Read one sample at its own size. Its arrays can be read-only. Raises InputError naming a
         file that is damaged, has unknown ids or another size than the photograph.
         """
+
+
+class Whole(DataSet):
+    """The samples of a data set that can be used."""
+
+    def __init__(self, data: DataSet, indices: Sequence[int], left_out: Mapping[str, str]) -> None:
+        """Take the samples of some indices; name -> why of the others."""
+        super().__init__(
+            keys=[data.keys[index] for index in indices],
+            schema=data.schema,
+            has_instances=data.has_instances,
+            unknown=data.unknown,
+            left_out=data.left_out,
+            incomplete=left_out,
+        )
+        self._data, self._indices = data, indices
+
+    def files_of_one_size(self, index: int) -> tuple[Path, ...]:
+        """See `DataSet.files_of_one_size`."""
+        return self._data.files_of_one_size(self._indices[index])
+
+    def read(self, index: int) -> Sample:
+        """Read one sample. See `DataSet.read`."""
+        return self._data.read(self._indices[index])
 
 
 def check_same_size(

@@ -21,6 +21,10 @@ else:
     LayoutName = Literal[tuple(LAYOUTS)]
 
 
+SKIP_BROKEN = "skip_broken in [data], or --data.skip-broken, leaves such samples out"
+"""End of an error about a sample."""
+
+
 def check_size(text: str, *, of: str) -> tuple[int, int]:
     """`parse_size` with the pixel limit of label maps."""
     height, width = parse_size(text, of=of)
@@ -45,6 +49,8 @@ class DataSettings(MapReading):
     """Refuse label ids that the schema lacks, or read them as unlabelled."""
     instances: bool = True
     """Read instance maps where the layout has them."""
+    skip_broken: bool = False
+    """Leave out samples that cannot be used, and name each; without it one ends the command."""
     streets_seed: Annotated[int, Interval(ge=0)] = 0
     """streets: seed of the first street."""
     streets_count: Annotated[int, Interval(ge=1)] = 1000

@@ -148,7 +148,7 @@ def evaluate(
         fixed = parse_size(settings.size) if settings.size else None
         sizes = (fixed or _size(data.read(index).photo) for index in range(len(keys)))
         with progress.stage("check the pictures' names and sizes"):
-            source.check(keys, sizes, known=data.keys)
+            source.check(keys, sizes, known=[*data.keys, *data.incomplete])
     size = segmenter.height, segmenter.width
     if settings.segment_size:
         size = parse_size(settings.segment_size, of="segment_size")

@@ -4,10 +4,12 @@ with warm-up and a straight fall. RUN/segmenter is written at the end (`run_fold
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -18,11 +20,19 @@ from torch.nn import functional
 from sceneloom import errors, progress
 from sceneloom.errors import InputError, TrainingError
 from sceneloom.schema import NO_CHANNEL
-from sceneloom.text import counted
+from sceneloom.text import counted, printable
 from sceneloom_training import process
-from sceneloom_training.batches import Batch, TrainingSet, load_batches, step_items
+from sceneloom_training.batches import Batch, Loaded, TrainingSet, load_batches, step_items
 from sceneloom_training.checkpoint import load_tensors
-from sceneloom_training.data import DataSettings, Geometry, Sample, examine, open_data_set
+from sceneloom_training.data import (
+    DataSet,
+    DataSettings,
+    Geometry,
+    examine,
+    find_samples,
+    open_data_set,
+)
+from sceneloom_training.data.opening import examine_headers
 from sceneloom_training.evaluation import segmenter
 from sceneloom_training.evaluation.segmenter import logits_of
 from sceneloom_training.process import Outcome, StopSignals, World
@@ -50,17 +60,25 @@ def train_segmenter(data: DataSettings, settings: SegmenterSettings, out: Path) 
 class _Run:
     def __init__(self, data: DataSettings, settings: SegmenterSettings, folder: RunFolder) -> None:
         self.settings, self.folder = settings, folder
-        opened = open_data_set(data)
+        opened = find_samples(data) if data.skip_broken else open_data_set(data)
         if opened.schema is None:
             raise InputError("a paired data set has no label maps to train a segmenter on")
         if len(opened) < settings.batch:
             raise InputError(
                 f"{counted(len(opened), 'photograph')}, fewer than a batch: {settings.batch}"
             )
-        for note in examine(opened, data.root):
-            print(note, file=sys.stderr)
+        self.skip_broken = data.skip_broken
+        self.broken: dict[str, str] = {}
+        """Samples left out so far: name -> why it cannot be used."""
+        if data.skip_broken:
+            found, notes = examine_headers(opened, data.root)
+            self._leave_out({**opened.incomplete, **found})
+        else:
+            notes = examine(opened, data.root)
+        for note in notes:
+            print(printable(note), file=sys.stderr)
         with progress.stage("look for a class in the label maps"):
-            if not any(_holds_classes(_label_map(opened.read(i))) for i in range(len(opened))):
+            if not any(map(_holds_classes, self._label_maps(opened))):
                 raise InputError(
                     "the label maps hold ignored pixels only; name their schema with --data.labels"
                 )
@@ -68,8 +86,16 @@ class _Run:
         self.device = torch.device(process.choose_device(settings.device, "device"))
         self.last = settings.epochs * (len(opened) // settings.batch)
         geometry = Geometry(mode="resize", size=settings.size, flip=settings.flip)
-        limits = {"multiple": 32, "smallest": 32, "seed": settings.seed, "cache": settings.cache}
-        self.samples = TrainingSet(opened, geometry, count=len(opened), **limits)
+        self.samples = TrainingSet(
+            opened,
+            geometry,
+            count=len(opened),
+            multiple=32,
+            smallest=32,
+            seed=settings.seed,
+            cache=settings.cache,
+            skip_broken=data.skip_broken,
+        )
         data_json, settings_json = to_json(data), to_json(settings)
         self.record = {"data": data_json, "photographs": len(opened), "settings": settings_json}
         process.seed_random_states(settings.seed)
@@ -79,7 +105,7 @@ class _Run:
         """Weight of each channel, mean 1 over the pixels. None weighs all pixels alike."""
         if settings.balance:
             with progress.stage("count the pixels of each class"):
-                label_maps = (_label_map(opened.read(index)) for index in range(len(opened)))
+                label_maps = self._label_maps(opened)
                 of_each = (np.bincount(x.ravel(), minlength=256) for x in label_maps)
                 counts = sum(of_each, np.zeros(256))
             share = counts[: self.schema.channels] / counts[: self.schema.channels].sum()
@@ -90,6 +116,25 @@ class _Run:
             self.network.parameters(), settings.learning_rate, weight_decay=settings.weight_decay
         )
         self.step = 0
+
+    def _label_maps(self, opened: DataSet) -> Iterator[npt.NDArray[np.uint8]]:
+        for index, key in enumerate(opened.keys):
+            try:
+                label_map = opened.read(index).label_map
+            except InputError as error:
+                if not self.skip_broken:
+                    raise
+                self._leave_out({key: str(error)})
+                continue
+            assert label_map is not None  # paired data sets were refused
+            yield label_map
+
+    def _leave_out(self, found: Mapping[str, str]) -> None:
+        """Note broken samples, and name each once."""
+        for name, why in found.items():
+            if name not in self.broken:
+                print(printable(f"left out: {name}, a broken sample ({why})"), file=sys.stderr)
+            self.broken.setdefault(name, why)
 
     def train(self) -> Outcome:
         """Run the steps that are left, and write the segmenter."""
@@ -131,12 +176,18 @@ class _Run:
                     self.folder.model, self.network, self.schema, self.settings, provenance
                 )
             self._drop_checkpoints(keep=0)
-        return Outcome(step=self.step, last=self.last, model=self.folder.model, stopped_by=number)
+        return Outcome(
+            step=self.step,
+            last=self.last,
+            model=self.folder.model,
+            stopped_by=number,
+            left_out=len(self.broken),
+        )
 
-    def _wait_for_batch(self, batches: Iterator[Batch], stopped: StopSignals) -> Batch | None:
+    def _wait_for_batch(self, batches: Iterator[Loaded], stopped: StopSignals) -> Batch | None:
         """Wait for a step's batch; None after a signal. An error is raised after a checkpoint."""
         try:
-            return stopped.unless_stopped(lambda: next(batches))
+            loaded = stopped.unless_stopped(lambda: next(batches))
         except Exception as error:
             if not self.step:
                 raise
@@ -144,6 +195,10 @@ class _Run:
             if not isinstance(error, errors.SceneLoomError):
                 raise
             raise process.saved_error(error, self.step) from None
+        if loaded is None:
+            return None
+        self._leave_out(loaded.broken)
+        return loaded.batch
 
     def _learn(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Run a step; return loss and share of right pixels. Without classes nothing changes."""
@@ -199,7 +254,7 @@ class _Run:
         try:
             if not steps:
                 state = load_tensors(path)
-            same = state["record"] == json.dumps(self.record)
+            same = _comparable(json.loads(state["record"])) == _comparable(self.record)
             if same:
                 self.network.load_state_dict(state["network"])
                 self.optimizer.load_state_dict(state["optimizer"])
@@ -217,9 +272,14 @@ class _Run:
         self.folder.forget_after(self.step)
 
 
-def _label_map(sample: Sample) -> npt.NDArray[np.uint8]:
-    assert sample.label_map is not None  # paired data sets were refused
-    return sample.label_map
+def _comparable(record: Mapping[str, Any]) -> dict[str, Any]:
+    """A record to compare on resume. An older one has the defaults of later settings."""
+    defaults = {
+        field.name: field.default
+        for field in dataclasses.fields(DataSettings)
+        if field.default is not dataclasses.MISSING
+    }
+    return {**record, "data": {**defaults, **record["data"], "skip_broken": None}}
 
 
 def _holds_classes(label_maps: npt.NDArray[np.uint8]) -> bool:
