@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from sceneloom.contract import Contract
     from sceneloom.errors import InputError, SceneLoomError, ServingError
     from sceneloom.maps import boundary_map, read_instance_map, read_label_map
+    from sceneloom.photographs import read_picture
     from sceneloom.schema import LabelSchema, load_schema
     from sceneloom.synthesizer import Synthesizer
     from sceneloom.triton.client import TritonSynthesizer, connect
@@ -22,6 +23,7 @@ _MODULES = {
     "contract": ["Contract"],
     "errors": ["InputError", "SceneLoomError", "ServingError"],
     "maps": ["boundary_map", "read_instance_map", "read_label_map"],
+    "photographs": ["read_picture"],
     "schema": ["LabelSchema", "load_schema"],
     "synthesizer": ["Synthesizer"],
     "triton.client": ["TritonSynthesizer", "connect"],
@@ -42,6 +44,7 @@ __all__ = [
     "load_schema",
     "read_instance_map",
     "read_label_map",
+    "read_picture",
 ]
 
 

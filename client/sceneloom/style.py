@@ -75,6 +75,7 @@ def styles_by_seed(
     """
     check_has_clusters(contract)
     check_kind(seed, int, "the seed, a whole number,")
+    assert contract.schema is not None  # a model of pictures takes no style
     divisor = contract.schema.instance_divisor
     least = 0 if of == "all" or divisor is None else divisor
 
@@ -239,10 +240,10 @@ def _checked_table(
 
 def _table(contract: Contract, label_map: Array, instance_map: Array, choose: _Choose) -> Style:
     ids, channels = instance_channels(label_map, instance_map)
-    table = np.zeros((len(ids), contract.style_channels), np.float32)
+    table, schema = np.zeros((len(ids), contract.style_channels), np.float32), contract.schema
+    assert schema is not None  # a model of pictures takes no style
     for row, (instance, channel) in enumerate(zip(ids, channels, strict=True)):
-        known = channel < contract.schema.channels
-        label = contract.schema.labels[channel].id if known else None
+        label = schema.labels[channel].id if channel < schema.channels else None
         style = choose(instance, label)
         if style is None and label is not None:
             style = contract.style_defaults.get(label)

@@ -36,13 +36,14 @@ def main(
         unknown: refuse label ids that the checkpoint's schema lacks, or read them as unlabelled.
     """
     require(["torch", "safetensors"], extra="train", purpose="encoding a photograph's style")
+    from sceneloom.photographs import read_picture
     from sceneloom_training.checkpoint import load_checkpoint
-    from sceneloom_training.data.pictures import read_picture
     from sceneloom_training.data.sample import Sample, check_same_size
     from sceneloom_training.styles import encode_sample, reference_styles, style_parts
 
     encoder, contract = style_parts(load_checkpoint(checkpoint), checkpoint)
     picture = read_picture(photo)
+    assert contract.schema is not None  # a model of pictures has no encoder
     label_map = read_label_map(labels, contract.schema, unknown=unknown)
     instance_map = read_instance_map(instances)
     check_same_size(picture, photo, label_map, labels)

@@ -59,7 +59,7 @@ class ClassStyles:
 
 def style_parts(checkpoint: Checkpoint, name: Path) -> tuple[FeatureEncoder, Contract]:
     """Return the encoder and the contract of a checkpoint. Raises CheckpointError without them."""
-    if checkpoint.contract is None:
+    if checkpoint.contract.kind == "picture":
         raise CheckpointError(f"{name}: takes pictures instead of label maps, and has no styles")
     if checkpoint.encoder is None:
         raise CheckpointError(
@@ -114,6 +114,7 @@ def encode_photographs(
     if data.schema is None or not data.has_instances:
         raise InputError("this data set has no instance maps, which styles belong to")
     ours, theirs = contract.schema, data.schema
+    assert ours is not None  # a model of pictures has no encoder
     if [label.id for label in ours.labels] != [label.id for label in theirs.labels]:
         raise InputError(
             f"the data set's labels are {theirs.name}, the checkpoint's are {ours.name}; name the "

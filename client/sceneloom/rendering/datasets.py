@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from typing import Protocol
 
 from sceneloom import locations
+from sceneloom.contract import InputKind
 from sceneloom.errors import InputError
 from sceneloom.files import OTHER_KIND, LeftOut, split_hidden
 from sceneloom.pictures import Format
@@ -26,7 +27,7 @@ from sceneloom.rendering.zip import ZipSource
 from sceneloom.text import reason
 
 # pix2pixHD's layout.
-_LABEL_FOLDER, _INSTANCE_FOLDER = "test_label", "test_inst"
+_LABEL_FOLDER, _PICTURE_FOLDER, _INSTANCE_FOLDER = "test_label", "test_A", "test_inst"
 _COMPRESSED_TAR = re.compile(r"\.(tgz|tbz2?|txz|tar\.(gz|bz2|xz|zst))$", re.IGNORECASE)
 _RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
 _MAX_FILES = 1_000_000
@@ -46,6 +47,7 @@ def open_source(
     instances: str | None = None,
     wants_instances: bool = False,
     training_ids: bool = False,
+    kind: InputKind = "labels",
 ) -> LocatedSource:
     """Open a data set of maps.
 
@@ -58,6 +60,8 @@ def open_source(
         instances: the instance maps, likewise; by default test_inst or ``instance``.
         wants_instances: whether to look for instance maps at all.
         training_ids: of label ids and training ids side by side, take the latter.
+        kind: what lies in the place of label maps. Pictures lie by default in test_A or the folder
+            itself, anywhere in a zip file, as KEY.jpg in tar files, or in a column ``picture``.
 
     Raises:
         InputError: no such location, no map in it, or two maps for one picture.
@@ -71,8 +75,9 @@ def open_source(
         )
     if ending in ("tar", "parquet"):
         files = _existing(location)
-        return _sharded(location, files, labels, instances, wants_instances)
-    label_folder = locations.join(location, labels or _LABEL_FOLDER)
+        return _sharded(location, files, labels, instances, wants_instances, kind)
+    default = _LABEL_FOLDER if kind == "labels" else _PICTURE_FOLDER
+    label_folder = locations.join(location, labels or default)
     try:
         if ending != "zip" and not locations.is_folder(location):
             raise InputError(f"{location}: no such folder")
@@ -86,21 +91,24 @@ def open_source(
                 among = "in a folder among the shards"
                 left_out += [LeftOut(reason=among, name=f"{name}/") for name in folders]
                 files = [locations.join(location, name) for name in shards]
-                return _sharded(location, files, labels, instances, wants_instances, left_out)
-            held = ", ".join(folders[:8])
-            raise InputError(
-                f"{label_folder}: no such folder; name the folder of label maps with --labels"
-                + (f" ({location} holds {held})" if held else " (. for the folder itself)")
-            )
+                return _sharded(location, files, labels, instances, wants_instances, kind, left_out)
+            if kind == "labels" or labels is not None:
+                held = ", ".join(folders[:8])
+                raise InputError(
+                    f"{label_folder}: no such folder; name the folder of label maps with --labels"
+                    + (f" ({location} holds {held})" if held else " (. for the folder itself)")
+                )
+            label_folder = location
     except OSError as error:
         raise InputError(f"{location}: cannot be read ({reason(error)})") from None
     if wants_instances and instances is None and labels is not None:
         raise InputError("this model wants instance maps: name their folder with --instances")
     instance = (instances or _INSTANCE_FOLDER) if wants_instances else None
     if ending == "zip":
-        return ZipSource(location, labels or _LABEL_FOLDER, instance, training_ids=training_ids)
+        within = labels or (_LABEL_FOLDER if kind == "labels" else ".")
+        return ZipSource(location, within, instance, training_ids=training_ids, kind=kind)
     instance_folder = None if instance is None else locations.join(location, instance)
-    return FolderSource(label_folder, instance_folder, training_ids=training_ids)
+    return FolderSource(label_folder, instance_folder, training_ids=training_ids, kind=kind)
 
 
 def _sharded(
@@ -109,14 +117,20 @@ def _sharded(
     labels: str | None,
     instances: str | None,
     wants_instances: bool,
+    kind: InputKind,
     left_out: Sequence[LeftOut] = (),
 ) -> LocatedSource:
     kinds = {file.rpartition(".")[2].lower() for file in files}
     if len(kinds) > 1:
         raise InputError(f"{location}: holds tar files and Parquet files; give one kind")
-    opener = TarSource if kinds == {"tar"} else ParquetSource
     instance = (instances or "instance") if wants_instances else None
-    return opener(location, files, label=labels or "label", instance=instance, left_out=left_out)
+    if kinds == {"tar"}:
+        label = labels or ("label" if kind == "labels" else "")
+        return TarSource(
+            location, files, label=label, instance=instance, kind=kind, left_out=left_out
+        )
+    label = labels or ("label" if kind == "labels" else "picture")
+    return ParquetSource(location, files, label=label, instance=instance, left_out=left_out)
 
 
 def _existing(location: str) -> list[str]:

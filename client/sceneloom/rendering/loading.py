@@ -11,6 +11,7 @@ import time
 from sceneloom.contract import Contract
 from sceneloom.errors import InputError, MissingInputError, OutOfResourcesError
 from sceneloom.maps import Style, read_instance_map, read_label_map
+from sceneloom.photographs import read_picture
 from sceneloom.png import SIGNATURE
 from sceneloom.rendering.items import MapItem
 from sceneloom.rendering.settings import RenderSettings
@@ -61,6 +62,11 @@ class Loader:
     _loaded: int = dataclasses.field(default=0, init=False)
     _prepared: int = dataclasses.field(default=0, init=False)
 
+    def __post_init__(self) -> None:
+        """Raise InputError if the settings want grey of a model whose pictures have colours."""
+        if self.settings.grey and not self.contract.grey:
+            raise InputError("this model's pictures have colours; leave --grey out")
+
     def load(self, item: MapItem) -> Loaded:
         """Read a map's files.
 
@@ -109,18 +115,22 @@ class Loader:
         with self._lock:
             self._prepared += 1
         try:
-            label_map = read_label_map(
-                loaded.label,
-                self.contract.schema,
-                unknown=settings.unknown,
-                max_pixels=settings.max_pixels,
-                name=item.label.name,
-            )
+            schema, most = self.contract.schema, settings.max_pixels
+            if schema is None:
+                label_map = read_picture(loaded.label, max_pixels=most, name=item.label.name)
+            else:
+                label_map = read_label_map(
+                    loaded.label,
+                    schema,
+                    unknown=settings.unknown,
+                    max_pixels=most,
+                    name=item.label.name,
+                )
             instance_map = None
             if loaded.instance is not None:
                 assert item.instance is not None
                 instance_map = read_instance_map(
-                    loaded.instance, max_pixels=settings.max_pixels, name=item.instance.name
+                    loaded.instance, max_pixels=most, name=item.instance.name
                 )
             try:
                 style = self.choose(item.key, label_map, instance_map)
@@ -135,7 +145,7 @@ class Loader:
             raise OutOfResourcesError(
                 f"{item.label.name}: not enough memory for a map of this size"
             ) from None
-        height, width = label_map.shape
+        height, width = label_map.shape[:2]
         return Prepared(loaded=loaded, request=request, style=style, height=height, width=width)
 
     def check_styles_used(self) -> None:

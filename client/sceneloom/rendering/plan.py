@@ -82,6 +82,8 @@ class TritonServers:
                 f"the encoded path does not give {settings.format}; it gives "
                 f"{', '.join(get_args(EncodedFormat))}"
             )
+        if self.path == "encoded" and settings.grey:
+            raise InputError("the encoded path does not give grey pictures; leave --path out")
         chosen = None if self.path == "auto" else (self.path == "encoded", f"{self.path}: as asked")
         connect = functools.partial(
             TritonConnection,
@@ -130,7 +132,8 @@ def make_plan(
             labels=maps.labels,
             instances=maps.instances,
             wants_instances=contract.wants_instances,
-            training_ids=contract.schema.has_training_ids,
+            training_ids=contract.schema is not None and contract.schema.has_training_ids,
+            kind=contract.kind,
         )
         if pictures is not None and source.holds(pictures.location):
             raise InputError(

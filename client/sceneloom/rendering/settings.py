@@ -30,6 +30,8 @@ class RenderSettings(StyleChoice):
     """
     quality: Annotated[int, Field(ge=1, le=100)] = 95
     """Quality of jpg and webp, 1 to 100; webp of 100 is lossless."""
+    grey: bool = False
+    """Write grey PNG files, of one channel, of a model with grey pictures."""
     unknown: OnUnknown = "error"
     """For label ids outside the model's schema: refuse the map, or read them as unlabelled."""
     max_pixels: Annotated[int, Field(ge=1)] = DEFAULT_MAX_PIXELS
@@ -51,6 +53,11 @@ class RenderSettings(StyleChoice):
     patience: Annotated[float, Field(gt=0, le=7 * 86400)] = 300.0
     """Seconds without any server before the run stops; the same command resumes it."""
     retry: Annotated[RetryPolicy, arg(name="retries", prefix_name=False)] = RetryPolicy()  # noqa: RUF009 - frozen
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.grey and self.format != "png":
+            raise errors.InputError(f"grey pictures are written as png, not as {self.format}")
 
     @property
     def threads(self) -> int:
@@ -83,6 +90,8 @@ class RenderSettings(StyleChoice):
         words: dict[str, str] = {"format": self.format, "unknown": self.unknown}
         if self.format in QUALITY_FORMATS:
             words["quality"] = str(self.quality)
+        if self.grey:
+            words["grey"] = "true"
         if styled:
             words["style"] = self.style_words()
         return json.dumps(words, sort_keys=True)

@@ -14,9 +14,9 @@ from typing_extensions import Self
 from sceneloom.errors import DataSetError
 from sceneloom.files import OTHER_KIND, LeftOut, describe, list_files
 from sceneloom.maps import InstanceMap, LabelMap, OnUnknown, read_instance_map, read_label_map
+from sceneloom.photographs import read_picture
 from sceneloom.schema import LabelSchema
 from sceneloom.text import reason
-from sceneloom_training.data.pictures import read_picture
 from sceneloom_training.data.sample import DataSet, Sample, check_same_size
 
 OTHER_NAME = "of a name that is not looked for"
