@@ -174,11 +174,9 @@ def reference_maps(
         else:
             moderate = [min(*sides) for sides in zip(largest, _MODERATE_SIZE, strict=True)]
             size = contract.network_size(*(max(side, contract.smallest_side) for side in moderate))
-        streets = (
-            _STREETS if contract.schema is not None and contract.schema.name in _OF_STREETS else 0
-        )
         more = draw_kinds(contract, *size, seed=2000)
-        more += [draw_map(contract, size, 200 + number) for number in range(streets)]
+        if contract.schema is not None and contract.schema.name in _OF_STREETS:
+            more += [draw_map(contract, size, 200 + number) for number in range(_STREETS)]
     return [*probes, *more, *own, draw_map(contract, last, len(sizes))]
 
 
