@@ -237,7 +237,6 @@ def _bare_loop(url: str, maps: Path, target: Path, format: Format, threads: int)
     target.mkdir()
     start = time.perf_counter()
     with TritonSynthesizer(url, transport="auto") as client, ThreadPoolExecutor(threads) as pool:
-
         schema = client.contract.schema
         assert schema is not None
 
