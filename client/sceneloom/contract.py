@@ -219,7 +219,8 @@ class Contract:
                 f"{source}: contract format {reprlib.repr(data.get('format'))}; this version of "
                 "sceneloom reads format 1"
             )
-        required = _REQUIRED if data.get("kind") == "picture" else {*_REQUIRED, "schema"}
+        of_labels = data.get("kind", "labels") == "labels"
+        required = {*_REQUIRED, "schema"} if of_labels else _REQUIRED
         if missing := sorted(required - data.keys()):
             raise SchemaError(f"{source}: {', '.join(missing)} is missing")
         if nulls := [key for key, value in data.items() if value is None]:

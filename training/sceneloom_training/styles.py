@@ -140,7 +140,7 @@ def encode_photographs(
             features=features[of == channel],
         )
         for channel in sorted(set(of.tolist()))
-        if channel < contract.schema.channels
+        if channel < ours.channels
     }
 
 
@@ -151,6 +151,7 @@ def cluster_styles(
     from sklearn.cluster import KMeans
     from threadpoolctl import threadpool_limits
 
+    assert contract.schema is not None  # a model of pictures has no styles
     styles, labels = [], contract.schema.labels
     for channel in progress.steps(sorted(encoded), "cluster", lambda c: labels[c].name):
         instances = encoded[channel]
@@ -182,12 +183,12 @@ def with_styles(contract: Contract, styles: list[ClassStyles]) -> Contract:
 
 def reference_styles(contract: Contract, encoded: EncodedInstances) -> StyleFile:
     """Styles of one photograph: of its instances, and per class the mean over its pixels."""
-    channels = np.array(encoded.channels)
-    labels = {}
-    for channel in sorted({c for c in encoded.channels if c < contract.schema.channels}):
+    schema, channels, labels = contract.schema, np.array(encoded.channels), {}
+    assert schema is not None  # a model of pictures has no styles
+    for channel in sorted({c for c in encoded.channels if c < schema.channels}):
         of = channels == channel
         mean = np.average(encoded.features[of], axis=0, weights=encoded.shares[of])
-        labels[contract.schema.labels[channel].id] = round_style(mean)
+        labels[schema.labels[channel].id] = round_style(mean)
     instances = {
         instance: round_style(features)
         for instance, features in zip(encoded.ids, encoded.features, strict=True)
