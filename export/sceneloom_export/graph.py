@@ -58,9 +58,9 @@ def export_onnx(served: ServedGenerator, path: Path, *, weights: str = WEIGHTS[G
     }
     names = list(input_shapes(contract, 1, 1, 1))
     dynamic = torch.export.Dim.DYNAMIC
-    shapes = {
-        n: {0: dynamic} if n == INPUT_STYLE else {0: dynamic, 1: dynamic, 2: dynamic} for n in names
-    }
+    shapes = tuple(
+        {0: dynamic} if n == INPUT_STYLE else {0: dynamic, 1: dynamic, 2: dynamic} for n in names
+    )
     with quiet("torch.onnx"), torch.no_grad():
         program = torch.onnx.export(
             served,

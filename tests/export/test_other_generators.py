@@ -39,10 +39,9 @@ GREY = Contract(kind="picture", boundaries=True, size_multiple=2, grey=True)
     [
         (ZEROS, LABELS),
         (UNET, LABELS),
-        (dataclasses.replace(ZEROS, input_channels=3, padding="reflect"), PICTURES),
         (dataclasses.replace(UNET, input_channels=4), GREY),
     ],
-    ids=["zeros", "unet", "pictures", "unet-of-pictures"],
+    ids=["zeros", "unet", "unet-of-pictures"],
 )
 def test_exports_with_parity(
     tmp_path: Path, architecture: Architecture, contract: Contract
@@ -72,13 +71,12 @@ def test_fast_precisions_of_pictures_are_proven_on_drawn_pictures(tmp_path: Path
     fast = ExportSettings(precision=("bf16", "int8"))
     exported = export_bundle(checkpoint, tmp_path / "repository", largest=(64, 128), export=fast)
     assert {judged.precision for judged in exported.verdicts} == {"bf16", "int8"}
+    assert min(judged.parity.psnr for judged in exported.verdicts) > 25
     references = load_references(tmp_path / "repository")
     assert len(references.requests) >= 8
     assert {request.label_map.shape[2:] for request in references.requests} == {(3,)}
     levels = [len(np.unique(request.label_map)) for request in references.requests]
     assert min(levels) > 20  # pictures with shades, not maps of a few colours
-    by_engine = {one.engine: one for one in exported.measured}
-    assert by_engine["openvino-int8"].parity is not None
 
 
 def test_a_segmenter_has_nothing_to_compare_pictures_with(tmp_path: Path) -> None:
