@@ -39,7 +39,7 @@ INPUT_STYLE = "style"
 OUTPUT_IMAGE = "image"
 _FLOAT32_MAX = 3.4028234663852886e38
 InputKind = Literal["labels", "picture"]
-"""What a model turns into pictures: label maps, or other pictures."""
+"""Main input of a model: label maps, or pictures in their place."""
 StyleVector: TypeAlias = tuple[Annotated[float, Interval(ge=-_FLOAT32_MAX, le=_FLOAT32_MAX)], ...]
 
 
