@@ -18,6 +18,10 @@ from support import free_ports, make_once, run_command, save_published, wide_gen
 from sceneloom import TritonSynthesizer, read_picture
 from sceneloom.cli import main
 from sceneloom.errors import RequestRejectedError, ServerStartError
+from sceneloom_bench.harness import ServedSettings
+from sceneloom_bench.render_command import RenderBenchSettings
+from sceneloom_bench.render_command import main as bench_render
+from sceneloom_bench.reports.report import read_report
 from sceneloom_serving.embedded import EmbeddedServer
 from sceneloom_serving.parity import compare
 from sceneloom_training.checkpoint import load_checkpoint
@@ -192,6 +196,18 @@ def test_grey_pictures_of_photographs_with_instance_maps(
             with Image.open(tmp_path / "grey" / f"{key}.png") as file:
                 assert file.mode == "L"
                 assert np.array_equal(np.asarray(file), rgb[..., 0])
+
+
+def test_a_benchmark_draws_photographs_and_instance_maps(
+    grey_server: EmbeddedServer, tmp_path: Path
+) -> None:
+    settings = RenderBenchSettings(
+        server=ServedSettings(url=grey_server.grpc), size="64x32", count=4, rounds=1
+    )
+    assert bench_render(out=tmp_path, settings=settings) == 0
+    report = read_report(tmp_path / "render.json")
+    assert [run["attempts"] for m in report.measurements for run in m.extra["runs"]] == [1, 1]
+    assert (report.subject["height"], report.subject["width"]) == (32, 64)
 
 
 def test_grey_files_are_refused_for_pictures_in_colour(
