@@ -30,7 +30,8 @@ fi
 served=$(mktemp -d)
 for name in $models; do
     if [ ! -d "$repository/$name" ]; then
-        echo "$repository/$name: missing; an older version exported it, export again" >&2
+        echo "$repository/$name: missing; an older version exported it (export again), or its model takes pictures," \
+            "which have no encoded path" >&2
         exit 1
     fi
     source=$(realpath "$repository/$name")

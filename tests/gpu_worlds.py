@@ -7,14 +7,21 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from support import CHECKOUT, COMMAND, wide_generator
+
+if TYPE_CHECKING:
+    from sceneloom.contract import Contract
 
 FAKE = CHECKOUT / "tests" / "fake_gpu"
 
 
-def write_engine_bundle(folder: Path, sizes: tuple[tuple[int, int], ...] = ((64, 96),)) -> Path:
+def write_engine_bundle(
+    folder: Path,
+    sizes: tuple[tuple[int, int], ...] = ((64, 96),),
+    contract: Contract | None = None,
+) -> Path:
     """What `sceneloom engine` reads of an export bundle: graphs, report and reference pictures."""
     from sceneloom.contract import Contract
     from sceneloom.files import file_hash
@@ -26,10 +33,12 @@ def write_engine_bundle(folder: Path, sizes: tuple[tuple[int, int], ...] = ((64,
     from sceneloom_training.networks import GeneratorArchitecture, ServedGenerator
     from sceneloom_training.torch_synthesizer import TorchSynthesizer
 
-    architecture = GeneratorArchitecture(
-        input_channels=36, ngf=4, global_downsamplings=2, global_blocks=1
+    contract = contract or Contract(
+        schema=load_schema("cityscapes"), boundaries=True, size_multiple=4
     )
-    contract = Contract(schema=load_schema("cityscapes"), boundaries=True, size_multiple=4)
+    architecture = GeneratorArchitecture(
+        input_channels=contract.input_channels, ngf=4, global_downsamplings=2, global_blocks=1
+    )
     generator = wide_generator(architecture, seed=2)
     version = folder / "synthesis" / "1"
     version.mkdir(parents=True)

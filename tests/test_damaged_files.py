@@ -236,7 +236,7 @@ def read_label(path: Path) -> None:
 
 
 def read_photo(path: Path) -> None:
-    from sceneloom_training.data.pictures import read_picture
+    from sceneloom.photographs import read_picture
 
     read_picture(path)
 

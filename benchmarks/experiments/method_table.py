@@ -42,7 +42,7 @@ from sceneloom_streets.dataset import TEST_SEEDS, TRAIN_SEEDS, write_streets
 from sceneloom_training.checkpoint import load_checkpoint
 from sceneloom_training.data import DataSettings, Geometry, open_data_set
 from sceneloom_training.evaluation.scores import SCORES, ClassCounts, score_columns
-from sceneloom_training.torch_synthesizer import checkpoint_synthesizer
+from sceneloom_training.torch_synthesizer import TorchSynthesizer
 
 
 def flags_of(text: str) -> tuple[str, ...]:
@@ -389,8 +389,10 @@ def draw_pictures(
     checkpoint = load_checkpoint(model)
     streets = open_data_set(DataSettings(layout="pix2pixhd", root=settings.streets, split="test"))
     still = Geometry(mode="resize", size=size, flip=False)
-    with checkpoint_synthesizer(checkpoint, model) as synthesizer:
-        table = wrong_classes(synthesizer.contract.schema.channels)
+    contract = checkpoint.contract
+    assert contract.schema is not None
+    with TorchSynthesizer(checkpoint.generator, contract) as synthesizer:
+        table = wrong_classes(contract.schema.channels)
         for index in indices:
             sample = still.apply(streets.read(index), np.random.default_rng(0), multiple=1)
             assert sample.label_map is not None

@@ -140,6 +140,7 @@ def measure_steps(maps: Path, folder: Path) -> dict[str, float]:
     label_file = (maps / "test_label" / "0000.png").read_bytes()
     instance_file = (maps / "test_inst" / "0000.png").read_bytes()
     schema = NOOP_CONTRACT.schema
+    assert schema is not None
     labels, instances = read_label_map(label_file, schema), read_instance_map(instance_file)
     image = np.random.default_rng(0).integers(0, 255, (*labels.shape, 3)).astype(np.uint8)
     image = np.repeat(np.repeat(image[::8, ::8], 8, 0), 8, 1)[: labels.shape[0], : labels.shape[1]]
@@ -159,6 +160,7 @@ def measure_steps(maps: Path, folder: Path) -> dict[str, float]:
 def measure_transports(grpc: str, http: str, maps: Path) -> dict[str, dict[str, float]]:
     """Milliseconds of a request alone, singles and a batch of 4 per picture, taking turns."""
     schema = NOOP_CONTRACT.schema
+    assert schema is not None
     labels = read_label_map(maps / "test_label" / "0000.png", schema)
     instances = read_instance_map(maps / "test_inst" / "0000.png")
     one = [prepare(NOOP_CONTRACT, labels, instances)]
@@ -235,9 +237,11 @@ def _bare_loop(url: str, maps: Path, target: Path, format: Format, threads: int)
     target.mkdir()
     start = time.perf_counter()
     with TritonSynthesizer(url, transport="auto") as client, ThreadPoolExecutor(threads) as pool:
+        schema = client.contract.schema
+        assert schema is not None
 
         def render(label: Path) -> None:
-            labels = read_label_map(label, client.contract.schema)
+            labels = read_label_map(label, schema)
             instances = read_instance_map(maps / "test_inst" / label.name)
             data = encode_picture(client.synthesize(labels, instances), format)
             write_whole(target / f"{label.stem}.{format}", data)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from sceneloom import progress
 from sceneloom.contract import MODEL_NAME, Contract
-from sceneloom.errors import InputError, require
+from sceneloom.errors import require
 from sceneloom.files import file_hash
 from sceneloom_export.settings import (
     ExportPrecision,
@@ -75,12 +75,10 @@ def read_case(checkpoint: Path, size: tuple[int, int], *, random: bool) -> Case:
 
 
 def load_model(checkpoint: Path) -> tuple[Checkpoint, Contract]:
-    """Load a bundle and its contract; raises InputError if its model takes no label maps."""
+    """Load a bundle and its contract."""
     from sceneloom_training.checkpoint import load_checkpoint
 
     trained = load_checkpoint(checkpoint)
-    if trained.contract is None:
-        raise InputError(f"{checkpoint}: its model takes pictures, not label maps")
     return trained, trained.contract
 
 

@@ -23,6 +23,7 @@ from sceneloom import progress
 from sceneloom.contract import MODEL_NAME, Contract
 from sceneloom.errors import InputError, SizeError
 from sceneloom.maps import DEFAULT_MAX_PIXELS, instance_map_png, label_map_png
+from sceneloom.pictures import encode_picture
 from sceneloom.request import Request
 from sceneloom.triton.transport import MAX_SECONDS
 from sceneloom_bench.reports.headline import headline
@@ -150,12 +151,15 @@ def batches(maps: Sequence[_T], batch: int) -> Iterator[list[_T]]:
 
 
 def write_maps(contract: Contract, maps: Iterable[Request], folder: Path) -> None:
-    """Write maps into FOLDER/test_label and FOLDER/test_inst."""
-    (folder / "test_label").mkdir(parents=True)
+    """Write maps into FOLDER/test_label (pictures: FOLDER/test_A) and FOLDER/test_inst."""
+    main = folder / ("test_label" if contract.kind == "labels" else "test_A")
+    main.mkdir(parents=True)
     (folder / "test_inst").mkdir()
     for number, request in enumerate(maps):
         name, labels = f"{number:04d}.png", request.label_map
-        (folder / "test_label" / name).write_bytes(label_map_png(contract, labels))
+        is_picture = contract.kind == "picture"
+        encoded = encode_picture(labels, "png") if is_picture else label_map_png(contract, labels)
+        (main / name).write_bytes(encoded)
         if request.instance_map is not None:
             instances = instance_map_png(contract, labels, request.instance_map)
             (folder / "test_inst" / name).write_bytes(instances)
@@ -174,7 +178,7 @@ def inputs_hash(maps: Sequence[Request]) -> str:
 
 def subject_of(maps: Sequence[Request], engine: str, bundle_hash: str | None) -> dict[str, Any]:
     """`Report.subject` of a server: size and hash of the maps, engine, bundle."""
-    height, width = maps[0].label_map.shape
+    height, width = maps[0].size
     return {
         "height": height,
         "width": width,

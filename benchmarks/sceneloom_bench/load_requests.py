@@ -204,7 +204,7 @@ def check_maps(maps: Sequence[Request], batches: Sequence[int]) -> None:
 
 def check_sizes(maps: Sequence[Request], batch: int) -> None:
     """Raise InputError if maps of different sizes would share a batch."""
-    if batch > 1 and len({request.label_map.shape for request in maps}) > 1:
+    if batch > 1 and len({request.size for request in maps}) > 1:
         raise InputError("the maps differ in size and cannot share a batch; send --batches 1")
 
 

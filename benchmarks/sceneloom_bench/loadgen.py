@@ -263,7 +263,7 @@ class SystemUnderTest:
         self.began = self.began or came
         groups: dict[tuple[int, ...], list[tuple[int, int]]] = {}
         for sample in samples:
-            shape = self._library[sample[1]].label_map.shape
+            shape = self._library[sample[1]].size
             group = groups.setdefault(shape, [])
             group.append(sample)
             if len(group) == self._batch:

@@ -86,7 +86,7 @@ def measure(settings: RenderBenchSettings) -> Report:
         drawn = harness.bench_maps(
             contract, parse_size(settings.size), settings.count, settings.maps
         )
-        height, width = drawn[0].label_map.shape
+        height, width = drawn[0].size
         harness.write_maps(contract, drawn, folder / "maps")
         with progress.stage("warm-up"):
             render_once(server, settings, folder, settings.formats[0], warm_up=True)

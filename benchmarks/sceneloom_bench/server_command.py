@@ -173,7 +173,7 @@ def measure(settings: ServerBenchSettings) -> Report:
             stack.callback(load_requests.close_all, connections)
             kept = Kept(marks=left_out)
             measure_all(settings, connections, maps, view, kept)
-    height, width = maps[0].label_map.shape
+    height, width = maps[0].size
     spoken = "{name} {version}".format(**described["server"])
     return Report(
         kind="server",

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from sceneloom.contract import Contract
     from sceneloom.errors import InputError, SceneLoomError, ServingError
     from sceneloom.maps import boundary_map, read_instance_map, read_label_map
+    from sceneloom.photographs import read_picture
     from sceneloom.schema import LabelSchema, load_schema
     from sceneloom.style import (
         clusters_by_seed,
@@ -29,6 +30,7 @@ _MODULES = {
     "contract": ["Contract"],
     "errors": ["InputError", "SceneLoomError", "ServingError"],
     "maps": ["boundary_map", "read_instance_map", "read_label_map"],
+    "photographs": ["read_picture"],
     "schema": ["LabelSchema", "load_schema"],
     "style": [
         "clusters_by_seed",
@@ -59,6 +61,7 @@ __all__ = [
     "load_schema",
     "read_instance_map",
     "read_label_map",
+    "read_picture",
     "styles_by_cluster",
     "styles_by_seed",
 ]

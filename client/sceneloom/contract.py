@@ -33,10 +33,13 @@ FAST_PARAMETER = "fast"
 STYLE_ROWS = 256
 """Rows of the style table: the most instances that one map of a styled model can have."""
 INPUT_LABELS = "label_map"
+INPUT_PICTURE = "picture"
 INPUT_INSTANCES = "instance_map"
 INPUT_STYLE = "style"
 OUTPUT_IMAGE = "image"
 _FLOAT32_MAX = 3.4028234663852886e38
+InputKind = Literal["labels", "picture"]
+"""Main input of a model: label maps, or pictures in their place."""
 StyleVector: TypeAlias = tuple[Annotated[float, Interval(ge=-_FLOAT32_MAX, le=_FLOAT32_MAX)], ...]
 
 
@@ -54,8 +57,10 @@ class Contract:
 
     format: Literal[1] = 1
     """Version of the JSON form."""
-    schema: LabelSchema
-    """Label schema of the label maps."""
+    kind: InputKind = "labels"
+    """Wherever a model of label maps takes a label map, a model of pictures takes a picture."""
+    schema: LabelSchema | None = None
+    """Label schema of the label maps; None for a model of pictures."""
     boundaries: bool
     """The model was trained with instance boundaries and takes an instance map."""
     style_channels: Annotated[int, Interval(ge=0)] = 0
@@ -76,8 +81,16 @@ class Contract:
     """The (height, width) pairs of an engine, or None for any multiple."""
     bundle_hash: str = ""
     """SHA-256 over the exported engines; empty for a checkpoint."""
+    grey: bool = False
+    """The three channels of its pictures are equal: its network gives one."""
 
     def __post_init__(self) -> None:
+        if (self.kind == "labels") != (self.schema is not None):
+            raise SchemaError(
+                "schema is missing" if self.schema is None else "a model of pictures has no schema"
+            )
+        if self.kind == "picture" and (self.style_channels or self.style_defaults):
+            raise SchemaError("a model of pictures takes no style")
         if not self.smallest_side:
             object.__setattr__(self, "smallest_side", 2 * self.size_multiple)
         if self.smallest_side % self.size_multiple:
@@ -114,6 +127,7 @@ class Contract:
         Raises:
             SchemaError: it does not fit.
         """
+        assert self.schema is not None  # a model of pictures takes no style
         if all(label.id != label_id for label in self.schema.labels):
             raise SchemaError(
                 f"there is a {what} of label {label_id}, which the schema does not have"
@@ -123,6 +137,17 @@ class Contract:
                 f"the {what} of label {label_id} is {reprlib.repr(list(vector))}; it is "
                 f"{self.style_channels} finite numbers"
             )
+
+    @property
+    def main_input(self) -> str:
+        """Name of the tensor of the label map, or of the picture in its place."""
+        return INPUT_LABELS if self.kind == "labels" else INPUT_PICTURE
+
+    @property
+    def input_channels(self) -> int:
+        """Channels of the network's input: labels or RGB, then boundaries, then style."""
+        first = 3 if self.schema is None else self.schema.channels
+        return first + self.boundaries + self.style_channels
 
     @property
     def wants_instances(self) -> bool:
@@ -161,14 +186,14 @@ class Contract:
             )
 
     def to_json(self) -> dict[str, Any]:
-        """The contract as a JSON object. Old clients refuse unknown keys, so `style_clusters` and
-        `smallest_side` are left out where they are the default.
+        """The contract as a JSON object. Old clients refuse unknown keys, so newer keys are left
+        out where they are the default.
         """
         clusters = {str(k): [list(v) for v in vs] for k, vs in sorted(self.style_clusters.items())}
         side = self.smallest_side
         return {
             "format": self.format,
-            "schema": self.schema.to_json(),
+            **({"kind": self.kind} if self.schema is None else {"schema": self.schema.to_json()}),
             "boundaries": self.boundaries,
             "style_channels": self.style_channels,
             "style_defaults": {str(k): list(v) for k, v in sorted(self.style_defaults.items())},
@@ -177,6 +202,7 @@ class Contract:
             **({} if side == 2 * self.size_multiple else {"smallest_side": side}),
             "sizes": "any" if self.sizes is None else [list(size) for size in self.sizes],
             "bundle_hash": self.bundle_hash,
+            **({"grey": True} if self.grey else {}),
         }
 
     def dumps(self) -> str:
@@ -193,7 +219,9 @@ class Contract:
                 f"{source}: contract format {reprlib.repr(data.get('format'))}; this version of "
                 "sceneloom reads format 1"
             )
-        if missing := sorted(_REQUIRED - data.keys()):
+        of_labels = data.get("kind", "labels") == "labels"
+        required = {*_REQUIRED, "schema"} if of_labels else _REQUIRED
+        if missing := sorted(required - data.keys()):
             raise SchemaError(f"{source}: {', '.join(missing)} is missing")
         if nulls := [key for key, value in data.items() if value is None]:
             raise SchemaError(f"{source}: {', '.join(nulls)} is null")
@@ -208,7 +236,7 @@ class Contract:
 
 
 _REQUIRED = {
-    *("format", "schema", "boundaries", "style_channels", "style_defaults"),
+    *("format", "boundaries", "style_channels", "style_defaults"),
     *("size_multiple", "sizes", "bundle_hash"),
 }
 

@@ -39,6 +39,7 @@ from sceneloom.maps import (
     unlabelled_hint,
 )
 from sceneloom.pairing import table_name
+from sceneloom.photographs import read_picture
 from sceneloom.schema import LabelSchema, builtin_schemas, load_schema
 from sceneloom.text import counted, parse_json, reason
 from sceneloom.validation import check_kind
@@ -156,25 +157,33 @@ _Meanings: TypeAlias = Mapping[int, _Found]
 
 
 class MapReader:
-    """Reads maps in one way, for a model's label schema."""
+    """Reads maps in one way, for a model's label schema; pictures for a model of pictures."""
 
     def __init__(
         self,
-        schema: LabelSchema,
+        schema: LabelSchema | None,
         reading: MapReading | None = None,
         *,
         unknown: OnUnknown = "error",
         max_pixels: int = DEFAULT_MAX_PIXELS,
     ) -> None:
-        """Prepare; see `read_label_map` for `unknown` and `max_pixels`.
+        """Prepare; see `read_label_map` for `unknown` and `max_pixels`. `schema` is None for a
+        model of pictures.
 
         Raises InputError if the maps' schema does not exist, or has no label of the model's.
         """
-        check_kind(schema, LabelSchema, "the label schema")
         self.schema, self.reading = schema, reading or MapReading()
         self._unknown, self._max_pixels = unknown, max_pixels
-        self._source = schema
         self._meanings: _Meanings = {}
+        if schema is None:
+            if self.reading.reading_words():
+                raise errors.InputError(
+                    "this model takes pictures, not label maps; leave colours, label_channel, "
+                    "map_schema and boundaries out"
+                )
+            return
+        check_kind(schema, LabelSchema, "the label schema")
+        self._source = schema
         if self.reads_tables:
             _channels_by_name(schema)  # refuses a schema with two labels of one name
         elif not self.reading.reads_ids:
@@ -191,7 +200,8 @@ class MapReader:
         self, source: Source, *, name: str | None = None, table: bytes | None = None
     ) -> LabelMap:
         """Read a label map to the channels of the model's schema, uint8 [H, W]; see
-        `read_label_map`, which does it for files of ids of this schema.
+        `read_label_map`, which does it for files of ids of this schema. For a model of pictures,
+        read a picture, uint8 [H, W, 3]; see `read_picture`.
 
         `table` is the file of names of Isaac Replicator, by default the one beside the map.
 
@@ -200,6 +210,8 @@ class MapReader:
         missing or wrong table.
         """
         reading = self.reading
+        if self.schema is None:
+            return read_picture(source, max_pixels=self._max_pixels, name=name)
         if reading.reads_ids:
             return read_label_map(
                 source, self.schema, unknown=self._unknown, max_pixels=self._max_pixels, name=name
@@ -259,7 +271,7 @@ class MapReader:
         """The instance map, int32 [H, W], in place of a missing one: the label ids, or the colours
         of the label map's file; None if the reading takes none.
         """
-        if self.reading.boundaries == "labels":
+        if self.reading.boundaries == "labels" and self.schema is not None:
             return self.schema.to_ids(label_map).astype(np.int32)
         if self.reading.boundaries == "colours":
             return read_instance_map(source, max_pixels=self._max_pixels, name=name, colours=True)
@@ -272,6 +284,7 @@ class MapReader:
         to be read as unlabelled.
         """
         source, target = self._source, self.schema
+        assert target is not None
         # Such values are a sign of another file: an instance map, or a table of another frame.
         largest = -1 if self.reads_tables else max(255, *(label.id for label in source.labels))
         strange = not packed and any(

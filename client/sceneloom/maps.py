@@ -32,6 +32,8 @@ DEFAULT_MAX_PIXELS = 8192 * 8192
 
 MAP_SUFFIXES = (".png", ".tif", ".tiff", ".npy")
 """File endings of maps."""
+PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
+"""File endings of pictures and photographs that are read."""
 
 _TIFF = (b"II*\x00", b"MM\x00*", b"II+\x00", b"MM\x00+")
 _NPY = b"\x93NUMPY"
@@ -158,7 +160,7 @@ def decode_map(
 
     check_kind(source, (str, os.PathLike, bytes), "the path or the bytes of a map")
     name = name or ("(bytes)" if isinstance(source, bytes) else str(source) or "''")
-    data = source if isinstance(source, bytes) else _read_bytes(Path(source), name, max_pixels)
+    data = source if isinstance(source, bytes) else read_bytes(Path(source), name, max_pixels)
     if not data:
         raise errors.ImageReadError(f"{name}: the file is empty")
     if data.startswith(SIGNATURE):
@@ -180,8 +182,11 @@ def decode_map(
     raise errors.ImageReadError(f"{name}: not a PNG, TIFF or .npy file")
 
 
-def _read_bytes(path: Path, name: str, max_pixels: int) -> bytes:
-    most = 8 * max_pixels + (1 << 20)  # no map takes more than 8 bytes a pixel
+def read_bytes(path: Path, name: str, max_pixels: int) -> bytes:
+    """Read the file of a map or a picture. Raises ImageReadError if it cannot be read,
+    ImageTooLargeError if it has more bytes than `max_pixels` take.
+    """
+    most = 8 * max_pixels + (1 << 20)  # no map or picture takes more than 8 bytes a pixel
     try:
         status = path.stat()
         regular = stat.S_ISREG(status.st_mode)  # reading a pipe could wait for ever
@@ -371,19 +376,29 @@ def unlabelled_hint(schema: LabelSchema) -> str:
 
 
 def check_label_map(contract: Contract, label_map: Array) -> None:
-    """Check that a label map is uint8 [H, W], channels of the contract's schema.
+    """Check that a label map is uint8 [H, W], channels of the contract's schema; for a model of
+    pictures, that the picture in its place is uint8 [H, W, 3].
 
     Raises InputError for another dtype or rank, SizeError for no pixels, UnknownLabelError for
     values that are no channel.
     """
     _check_kinds(contract, label_map, "label map")
+    schema = contract.schema
+    if schema is None:
+        if label_map.dtype != np.uint8 or label_map.ndim != 3 or label_map.shape[2] != 3:
+            raise errors.InputError(
+                "this model takes a picture, uint8 [height, width, 3] RGB, not "
+                f"{label_map.dtype} {list(label_map.shape)}"
+            )
+        if label_map.size == 0:
+            raise errors.SizeError("the picture has no pixels")
+        return
     if label_map.ndim != 2 or label_map.dtype != np.uint8:
         raise errors.InputError(
             f"a label map is uint8 [height, width], not {label_map.dtype} {list(label_map.shape)}"
         )
     if label_map.size == 0:
         raise errors.SizeError("the label map has no pixels")
-    schema = contract.schema
     counts = np.bincount(label_map.ravel(), minlength=256)
     counts[: len(schema.labels)] = 0
     if schema.unlabelled_channel == NO_CHANNEL:
@@ -400,16 +415,18 @@ def check_label_map(contract: Contract, label_map: Array) -> None:
 def check_instance_map(
     contract: Contract, label_map: Array, instance_map: Array | None
 ) -> InstanceMap | None:
-    """Check that an instance map is whole numbers [H, W] of its label map's size, 0..2147483647.
+    """Check that an instance map is whole numbers [H, W] of the size of its label map (or of the
+    picture in its place), 0..2147483647.
 
     Returns int32 [H, W], or None where the model takes no instance map. Raises MissingInputError if
     the model needs one, SizeError for another size, InputError for another dtype, rank or range.
     """
     if not contract.wants_instances:
         return None
+    main = "label map" if contract.kind == "labels" else "picture"
     if instance_map is None:
         raise errors.MissingInputError(
-            "this model was trained with instance maps and needs one beside the label map"
+            f"this model was trained with instance maps and needs one beside the {main}"
         )
     _check_kinds(contract, instance_map, "instance map")
     if instance_map.ndim != 2 or instance_map.dtype.kind not in "iu":
@@ -417,11 +434,11 @@ def check_instance_map(
             f"an instance map is whole numbers [height, width], not {instance_map.dtype} "
             f"{list(instance_map.shape)}"
         )
-    if instance_map.shape != label_map.shape:
-        (h, w), (ih, iw) = label_map.shape, instance_map.shape
+    if instance_map.shape != label_map.shape[:2]:
+        (h, w), (ih, iw) = label_map.shape[:2], instance_map.shape
         raise errors.SizeError(
-            f"the label map is {w}x{h} and the instance map {iw}x{ih} (width x height); they must "
-            "be equal"
+            f"the {main} is {w}x{h} and the instance map {iw}x{ih} (width x height); they must be "
+            "equal"
         )
     low, high = int(instance_map.min()), int(instance_map.max())
     if low < 0 or high > np.iinfo(np.int32).max:
@@ -486,6 +503,7 @@ def label_map_png(contract: Contract, label_map: Array) -> bytes:
     an id of the map is above 255. Raises as `check_label_map`.
     """
     check_label_map(contract, label_map)
+    assert contract.schema is not None  # pictures are encoded as pictures
     values = contract.schema.to_ids(label_map)
     return _png(values.astype(np.uint8) if values.max() <= np.iinfo(np.uint8).max else values)
 

@@ -14,10 +14,11 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path, PurePath, PurePosixPath
 from typing import NamedTuple
 
+from sceneloom.contract import InputKind
 from sceneloom.errors import InputError
 from sceneloom.files import OTHER_KIND, LeftOut, describe, list_files, split_hidden
 from sceneloom.locations import is_folder, is_remote, join, local_path, reason_of, remote_files
-from sceneloom.maps import MAP_SUFFIXES
+from sceneloom.maps import MAP_SUFFIXES, PICTURE_SUFFIXES
 
 # Suffixes behind the name that a label map and its instance map share, in lower case.
 _SUFFIXES = frozenset({"instanceids", "instancetrainids", "instances", "instance", "inst"})
@@ -94,9 +95,19 @@ def _parse(name: str) -> _Map:
     return _Map(name, key, name[len(key) :].lower(), stem, kind)
 
 
+SUFFIXES: dict[InputKind, tuple[str, ...]] = {"labels": MAP_SUFFIXES, "picture": PICTURE_SUFFIXES}
+"""File endings of label maps, or of the pictures in their place."""
+
+
 def is_map_name(name: str) -> bool:
-    """Whether a file is read as a map, by its ending."""
-    return _parse(name).ending in MAP_SUFFIXES
+    """Whether a file is read as a map, or as a picture in its place, by its ending."""
+    return _parse(name).ending in (*MAP_SUFFIXES, *PICTURE_SUFFIXES)
+
+
+def no_maps(folder: str, kind: InputKind) -> str:
+    """The sentence for a folder without label maps, or without pictures in their place."""
+    what = "label maps" if kind == "labels" else "pictures"
+    return f"{folder}: no {what} ({', '.join(SUFFIXES[kind])})"
 
 
 def table_name(label: str) -> str | None:
@@ -117,30 +128,38 @@ def pair_names(
     *,
     together: bool,
     training_ids: bool,
+    kind: InputKind,
     locate_label: Callable[[str], str],
     locate_instance: Callable[[str], str],
 ) -> Pairing:
     """Pair the names of the files of two folders; `instances` None pairs none.
 
     `together` says that the two are one folder, where instance maps are those named so; in a folder
-    of its own every map is a label map. `training_ids` says that label maps hold training ids.
+    of its own every map is a label map. `training_ids` says that label maps hold training ids,
+    `kind` that pictures lie in their place.
     `locate_label` and `locate_instance` give the location of a name, for errors.
 
     Raises InputError if two maps would share one picture's name, or two instance maps fit one.
     """
     labels_left_out: list[LeftOut] = []
     instances_left_out: list[LeftOut] = []
-    of_labels, of_instances = [
-        _split(map(_parse, names), lambda one: one.ending in MAP_SUFFIXES, OTHER_KIND, left_out)
-        for names, left_out in (
-            (labels, labels_left_out),
-            (() if together or instances is None else instances, instances_left_out),
-        )
-    ]
+    of_labels = _split(
+        map(_parse, labels),
+        lambda one: one.ending in SUFFIXES[kind],
+        OTHER_KIND,
+        labels_left_out,
+    )
+    of_instances = _split(
+        map(_parse, () if together or instances is None else instances),
+        lambda one: one.ending in MAP_SUFFIXES,
+        OTHER_KIND,
+        instances_left_out,
+    )
     if together:
         of_instances = [one for one in of_labels if one.kind in _INSTANCE]
         of_labels = [one for one in of_labels if one.kind not in _INSTANCE]
-    of_labels = _of_one_kind(of_labels, _LABEL_KINDS[training_ids], labels_left_out)
+    if kind == "labels":
+        of_labels = _of_one_kind(of_labels, _LABEL_KINDS[training_ids], labels_left_out)
     of_instances = _of_one_kind(of_instances, _INSTANCE_KINDS[training_ids], instances_left_out)
     if instances is None:
         stems = {one.stem for one in of_labels if one.kind not in _INSTANCE}
@@ -216,7 +235,11 @@ def _split(
 
 
 def pair_folders(
-    labels: str, instances: str | None, *, training_ids: bool = False
+    labels: str,
+    instances: str | None,
+    *,
+    training_ids: bool = False,
+    kind: InputKind = "labels",
 ) -> tuple[Sequence[NamePair], Sequence[LeftOut]]:
     """Find the label maps of a folder and the instance map of each; see `pair_names`.
 
@@ -258,6 +281,7 @@ def pair_folders(
         None if instances is None else names[-1],
         together=together,
         training_ids=training_ids,
+        kind=kind,
         locate_label=lambda name: join(labels, name),
         locate_instance=lambda name: join(instances or "", name),
     )
@@ -270,8 +294,7 @@ def pair_folders(
         for one in others
     ]
     if not pairing.pairs:
-        reason = f"{labels}: no label maps ({', '.join(MAP_SUFFIXES)})"
-        raise InputError("; ".join([reason, *describe(left_out)]))
+        raise InputError("; ".join([no_maps(labels, kind), *describe(left_out)]))
     return pairing.pairs, left_out
 
 
@@ -288,11 +311,18 @@ class MapPair:
 
 
 def pair_maps(
-    labels: Path, instances: Path | None, *, training_ids: bool = False
+    labels: Path,
+    instances: Path | None,
+    *,
+    training_ids: bool = False,
+    kind: InputKind = "labels",
 ) -> tuple[list[MapPair], Sequence[LeftOut]]:
     """Pair two local folders, see `pair_folders`, and return paths."""
     found, left_out = pair_folders(
-        str(labels), None if instances is None else str(instances), training_ids=training_ids
+        str(labels),
+        None if instances is None else str(instances),
+        training_ids=training_ids,
+        kind=kind,
     )
     pairs = [
         MapPair(

@@ -37,7 +37,8 @@ _JXL_LOSSY_EFFORT, _JXL_LOSSLESS_EFFORT = 3, 1
 def encode_picture(
     image: Image, format: Format, *, quality: int = 95, lossless: bool | None = None
 ) -> bytes:
-    """Encode a picture, uint8 [H, W, 3] RGB; the same picture gives the same bytes.
+    """Encode a picture, uint8 [H, W, 3] RGB, or, as png, [H, W, 1] grey; the same picture gives
+    the same bytes.
 
     Lossy pictures have a `quality`, 1 to 100. By default png and jxl are lossless, and webp at
     quality 100; jpg never is.
@@ -45,7 +46,9 @@ def encode_picture(
     Raises InputError if the format cannot hold a picture of this size or is never (or always)
     lossless, MissingDependencyError for jxl without the extra ``datasets``.
     """
-    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
+    channels = (1, 3) if format == "png" else (3,)
+    fits = image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] in channels
+    if not fits or not image.size:
         raise InputError(f"a picture is uint8 [H, W, 3], not {image.dtype} {list(image.shape)}")
     if format not in FORMATS:
         raise InputError(f"format is {format!r}; it is one of {', '.join(FORMATS)}")
@@ -82,7 +85,8 @@ def encode_picture(
         return bytes(load_jxl().encode(image, effort=_JXL_LOSSY_EFFORT, distance=distance))
     # OpenCV's own PNG settings are faster than those of its level 1.
     parameters = [cv2.IMWRITE_JPEG_QUALITY, quality] if format == "jpg" else []
-    done, encoded = cv2.imencode(f".{format}", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), parameters)
+    bgr = cv2.cvtColor(image, cv2.COLOR_RGB2BGR) if image.shape[2] == 3 else image
+    done, encoded = cv2.imencode(f".{format}", bgr, parameters)
     if not done:
         raise InputError(f"a picture of {width}x{height} cannot be written as .{format}")
     return encoded.tobytes()

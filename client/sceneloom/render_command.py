@@ -53,7 +53,7 @@ class RenderFlags:
     """Triton's number of its version; the latest without it."""
     labels: Annotated[str | None, arg(metavar="DIR")] = None
     """Folder of label maps inside INPUT, or absolute; default test_label. For tar and Parquet: the
-    label maps' name, default label.
+    label maps' name, default label. Of a model of pictures: of these (docs/rendering-formats.md).
     """
     instances: Annotated[str | None, arg(metavar="DIR")] = None
     """Folder of instance maps, likewise; default test_inst, without --labels. The instance map's
@@ -104,8 +104,8 @@ def main(
     ray: RaySettings = RaySettings(),  # noqa: B008 - frozen
     settings: Annotated[RenderSettings, OmitArgPrefixes, arg(name="rendering")] = RenderSettings(),  # noqa: B008 - frozen
 ) -> int:
-    """Render a data set of label maps through Triton servers; pictures that exist already, from the
-    same maps and the same model, are not made again.
+    """Render a data set of label maps, or of photographs for a model of pictures, through Triton
+    servers; pictures that exist already, from the same maps and the same model, are not made again.
 
     Args:
         input: path or URL of the data set: a folder, in pix2pixHD's layout (test_label/ and

@@ -9,7 +9,14 @@ from typing import Any
 
 import numpy as np
 
-from sceneloom.contract import INPUT_INSTANCES, INPUT_LABELS, INPUT_STYLE, STYLE_ROWS, Contract
+from sceneloom.contract import (
+    INPUT_INSTANCES,
+    INPUT_LABELS,
+    INPUT_PICTURE,
+    INPUT_STYLE,
+    STYLE_ROWS,
+    Contract,
+)
 from sceneloom.errors import InputError
 from sceneloom.maps import (
     Array,
@@ -32,10 +39,13 @@ class Padding:
     right: int = 0
 
     def pad(self, pixel_map: Array) -> Array:
-        """Pad a map [H, W] to [H + bottom, W + right]; without padding, return the same array."""
+        """Pad a map [H, W] or a picture [H, W, 3] to [H + bottom, W + right, ...]; without padding,
+        return the same array.
+        """
         if self == Padding():
             return pixel_map
-        return np.pad(pixel_map, ((0, self.bottom), (0, self.right)), mode="edge")
+        sides = [(0, self.bottom), (0, self.right), (0, 0)][: pixel_map.ndim]
+        return np.pad(pixel_map, sides, mode="edge")
 
     def crop(self, image: Array) -> Array:
         """Crop an image [H + bottom, W + right, C] back to [H, W, C]."""
@@ -47,13 +57,19 @@ class Request:
     """One picture's inputs, ready for the network: checked, padded, and renumbered if styled."""
 
     label_map: LabelMap
-    """uint8 [H, W] at network size."""
+    """uint8 [H, W] at network size; of a model of pictures, the picture, uint8 [H, W, 3]."""
     instance_map: InstanceMap | None
     """int32 [H, W] at network size, or None where the model takes none."""
     style: Style | None
     """float32 [256, F], or None where the model takes none."""
     padding: Padding
     """Padding of the caller's map, to be cropped from the picture."""
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(height, width) at network size."""
+        height, width = self.label_map.shape[:2]
+        return height, width
 
 
 def prepare(
@@ -64,7 +80,8 @@ def prepare(
 ) -> Request:
     """Check one picture's inputs against the contract, pad them and make the style table.
 
-    The label map is uint8 [H, W], channels as `read_label_map` returns them; the instance map,
+    The label map is uint8 [H, W], channels as `read_label_map` returns them; a model of pictures
+    takes a picture in its place, uint8 [H, W, 3], as `read_picture` returns it. The instance map,
     whole numbers [H, W], is needed if `contract.wants_instances`, else ignored. Style is float [K,
     F], row k for the k-th smallest of K instance ids, or the whole table of 256 rows; None takes
     the contract's defaults.
@@ -75,7 +92,7 @@ def prepare(
     that the model does not take.
     """
     check_label_map(contract, label_map)
-    height, width = label_map.shape
+    height, width = label_map.shape[:2]
     network_height, network_width = contract.network_size(height, width)
     padding = Padding(network_height - height, network_width - width)
     instances = check_instance_map(contract, label_map, instance_map)
@@ -135,23 +152,26 @@ def tensors(
     label_maps: LabelMap, instance_maps: InstanceMap | None, styles: Style | None
 ) -> dict[str, Array]:
     """Arrays of a batch by the names of the model's inputs, without None."""
-    named = {INPUT_LABELS: label_maps, INPUT_INSTANCES: instance_maps, INPUT_STYLE: styles}
+    main = INPUT_LABELS if label_maps.ndim == 3 else INPUT_PICTURE
+    named = {main: label_maps, INPUT_INSTANCES: instance_maps, INPUT_STYLE: styles}
     return {name: array for name, array in named.items() if array is not None}
 
 
 def smallest_map(contract: Contract) -> tuple[LabelMap, InstanceMap | None]:
-    """A map of one class, uint8 [H, W], and of one instance, int32 [H, W] or None, of the smallest
-    size that a model takes.
+    """A map of one class, uint8 [H, W] (or a black picture, [H, W, 3]), and of one instance, int32
+    [H, W] or None, of the smallest size that a model takes.
     """
     size = min(contract.sizes or [(contract.smallest_side, contract.smallest_side)], key=math.prod)
-    return np.zeros(size, np.uint8), np.zeros(size, np.int32) if contract.wants_instances else None
+    label_map = np.zeros(size if contract.kind == "labels" else (*size, 3), np.uint8)
+    return label_map, np.zeros(size, np.int32) if contract.wants_instances else None
 
 
 def random_inputs(contract: Contract) -> dict[str, Array]:
     """Tensors of one random map of the smallest size that a model takes."""
     label_map, instance_map = smallest_map(contract)
     rng = np.random.default_rng()
-    label_map = rng.integers(0, contract.schema.channels, label_map.shape, np.uint8)
+    values = 256 if contract.schema is None else contract.schema.channels
+    label_map = rng.integers(0, values, label_map.shape, np.uint8)
     if instance_map is not None:
-        instance_map = rng.integers(0, 100, label_map.shape, np.int32)
+        instance_map = rng.integers(0, 100, instance_map.shape, np.int32)
     return tensors(*stack([prepare(contract, label_map, instance_map, None)]))

@@ -114,6 +114,7 @@ def _contract(bundle: Path | None, url: str | None, model: str) -> Contract:
 def _clusters(contract: Contract) -> list[tuple[str, ...]]:
     """Rows of the defaults and the clusters of all classes."""
     rows: list[tuple[str, ...]] = []
+    assert contract.schema is not None  # a model of pictures takes no style
     for label in contract.schema.labels:
         default = contract.style_defaults.get(label.id)
         centres = contract.style_clusters.get(label.id, ())

@@ -158,6 +158,7 @@ def list_instances(contract: Contract, label_map: Array, instance_map: Array) ->
     """
     check_takes_style(contract)
     ids, labels = _checked_instances(contract, label_map, instance_map)
+    assert contract.schema is not None  # a model of pictures takes no style
     names = {label.id: label.name for label in contract.schema.labels}
     number = np.unique(instance_map, return_inverse=True)[1].reshape(-1)
     order = np.argsort(number, kind="stable")  # the pixels of each instance, one after the other
@@ -294,6 +295,7 @@ def _drawn(contract: Contract, seed: int, key: str, of: StyleOf) -> _ClusterOf:
     """The draw of a seed; raises InputError if the model has no clusters."""
     check_has_clusters(contract)
     check_kind(seed, int, "the seed, a whole number,")
+    assert contract.schema is not None  # a model of pictures takes no style
     divisor = contract.schema.instance_divisor
     least = 0 if of == "all" or divisor is None else divisor
 
@@ -333,6 +335,7 @@ def _instances(
 ) -> tuple[list[int], list[int | None]]:
     """Instance ids in ascending order, and the label id of each."""
     ids, channels = instance_channels(label_map, instance_map)
+    assert contract.schema is not None  # a model of pictures takes no style
     known = contract.schema.labels[: contract.schema.channels]
     return ids, [known[channel].id if channel < len(known) else None for channel in channels]
 

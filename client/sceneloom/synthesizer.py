@@ -1,5 +1,5 @@
 """The interface of every engine: the PyTorch generator, ONNX Runtime and the Triton client are
-Synthesizers.
+Synthesizers. A model of pictures takes a picture wherever another takes a label map.
 
 A subclass runs one batch of equal sizes (`run_batch`); checks, padding, style tables, grouping by
 size and order are here.
@@ -45,9 +45,9 @@ class Synthesizer(abc.ABC):
     def run_batch(
         self, label_maps: LabelMap, instance_maps: InstanceMap | None, styles: Style | None
     ) -> Image:
-        """Run the network on a batch of maps at network size: channels, uint8 [N, H, W]; instances,
-        int32 [N, H, W] or None; styles, float32 [N, 256, F] or None. Returns uint8 [N, H, W, 3]
-        RGB.
+        """Run the network on a batch of maps at network size: channels, uint8 [N, H, W] (a model of
+        pictures takes these instead, uint8 [N, H, W, 3] RGB); instances, int32 [N, H, W] or None;
+        styles, float32 [N, 256, F] or None. Returns uint8 [N, H, W, 3] RGB.
         """
 
     def close(self) -> None:  # noqa: B027 - most engines have nothing to release
@@ -67,7 +67,8 @@ class Synthesizer(abc.ABC):
     def synthesize(
         self, label_map: Array, instance_map: Array | None = None, style: Array | None = None
     ) -> Image:
-        """Turn one label map into a picture, uint8 [H, W, 3] RGB.
+        """Turn one label map (or, for a model of pictures, one picture) into a picture, uint8 [H,
+        W, 3] RGB.
 
         The inputs are those of `sceneloom.request.prepare`. Raises InputError if one does not fit
         the contract (nothing was sent), ServingError if a server did not answer with a picture.
@@ -102,7 +103,7 @@ class Synthesizer(abc.ABC):
         ]
         by_size: dict[tuple[int, ...], list[int]] = {}
         for index, request in enumerate(requests):
-            by_size.setdefault(request.label_map.shape, []).append(index)
+            by_size.setdefault(request.size, []).append(index)
         images: dict[int, Image] = {}
         for indices in by_size.values():
             for start in range(0, len(indices), self.max_batch_size):

@@ -16,7 +16,6 @@ from sceneloom import errors
 from sceneloom.contract import (
     ENGINE_PARAMETER,
     INPUT_INSTANCES,
-    INPUT_LABELS,
     MODEL_NAME,
     OUTPUT_IMAGE,
     PARAMETER,
@@ -33,8 +32,9 @@ from sceneloom.triton.transport import (
 
 
 class FakeTransport:
-    """Answers with the label map in its schema's colours, boundaries in white. It checks sizes,
-    dtypes and batch sizes as a server does, records every request, and fails on demand.
+    """Answers with the label map in its schema's colours (a model of pictures: with the negative of
+    its picture), boundaries in white. It checks sizes, dtypes and batch sizes as a server does,
+    records every request, and fails on demand.
     """
 
     def __init__(
@@ -117,7 +117,7 @@ class FakeTransport:
                     f"input {name!r} is {array.dtype} {list(array.shape)}; expected {spec.dtype} "
                     f"{[-1, *spec.dims]}"
                 )
-        label_maps = inputs[INPUT_LABELS]
+        label_maps = inputs[self.contract.main_input]
         if len(label_maps) > self.max_batch_size:
             raise errors.RequestRejectedError(
                 f"batch of {len(label_maps)}, the largest is {self.max_batch_size}"
@@ -126,7 +126,10 @@ class FakeTransport:
             self.contract.check_exact_size(label_maps.shape[1], label_maps.shape[2])
         except errors.InputError as error:
             raise errors.RequestRejectedError(str(error)) from None
-        images = self.contract.schema.colourise(label_maps)
+        schema = self.contract.schema
+        images = 255 - label_maps if schema is None else schema.colourise(label_maps)
+        if self.contract.grey:
+            images[...] = images[..., :1]
         if self.contract.boundaries:
             for image, instance_map in zip(images, inputs[INPUT_INSTANCES], strict=True):
                 image[boundary_map(instance_map)] = 255

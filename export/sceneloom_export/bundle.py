@@ -112,6 +112,8 @@ def export_bundle(
     if export.segmenter is not None:  # a damaged segmenter ends the export here
         if not proves_fast:
             raise ExportError("a segmenter checks bf16 and int8, and neither is requested")
+        if contract.schema is None:
+            raise ExportError("a segmenter compares with label maps, and this model takes pictures")
         with progress.stage("load the segmenter"):
             recognition = Recognition(export.segmenter, contract.schema, maps[-len(own) - 1 :])
 
@@ -176,11 +178,6 @@ def load_model(
 ) -> tuple[Checkpoint, Contract]:
     """Load a checkpoint that can be served, and its contract with the served sizes."""
     checkpoint = load_checkpoint(folder)
-    if checkpoint.contract is None:
-        raise ExportError(
-            f"{folder}: turns pictures into pictures (label count 0); such a model can be trained "
-            "and evaluated, not served"
-        )
     outputs = checkpoint.generator.architecture.output_channels
     if outputs != 3:
         raise ExportError(f"{folder}: gives {counted(outputs, 'channel')}; pictures are RGB")
@@ -203,7 +200,7 @@ def check_sizes(
             f"{contract.size_multiple} for this model, the next is {width}x{height}"
         )
     proven = [] if sizes else [largest]
-    proven += [(m.label_map.shape[0], m.label_map.shape[1]) for m in own]
+    proven += [request.size for request in own]
     for height, width in [*sizes, *proven, *settings.warmup_sizes, proof.golden_size(contract)]:
         if height * width > settings.max_pixels:
             raise ExportError(f"{width}x{height} is above max_pixels, {settings.max_pixels:,}")
@@ -281,7 +278,8 @@ def describe(
     write_configs(
         folder / MODEL_NAME, served, settings, largest=largest, engine=engine, known=words
     )
-    write_encoded_models(folder, settings)
+    if contract.kind == "labels":
+        write_encoded_models(folder, settings)
     for path in sorted(folder.rglob("*")):
         if path.is_file() and path not in engines:
             hashes[path.relative_to(folder).as_posix()] = file_hash(path)

@@ -221,8 +221,9 @@ def _time(engine: TensorRTSynthesizer, profile: Profile, count: int) -> dict[str
     16x16 blocks with random labels and instances; the record's latency.
     """
     labels, *others = profile.shapes(engine.contract, "tuned").values()
-    batch, height, width = labels
-    channels = engine.contract.schema.channels
+    batch, height, width = labels[:3]
+    schema = engine.contract.schema
+    channels = 256 if schema is None else schema.channels
     rng = np.random.default_rng(0)
     inputs: list[tuple[Any, Any, Any]] = []
     for _ in range(_VARIED):
@@ -230,7 +231,8 @@ def _time(engine: TensorRTSynthesizer, profile: Profile, count: int) -> dict[str
         ids = blocks.repeat(16, 1).repeat(16, 2)[:, :height, :width]
         styles = rng.normal(0, 0.5, others[1]).astype(np.float32) if len(others) > 1 else None
         instances = (ids * 7 % 251).astype(np.int32) if others else None
-        inputs.append((ids.astype(np.uint8), instances, styles))
+        main = ids.astype(np.uint8)
+        inputs.append((main if schema else main[..., None].repeat(3, -1), instances, styles))
     times = []
     for number in range(_WARM_UP + count):
         started = time.perf_counter()

@@ -21,6 +21,7 @@ from onnx import TensorProto
 from sceneloom.contract import (
     INPUT_INSTANCES,
     INPUT_LABELS,
+    INPUT_PICTURE,
     INPUT_STYLE,
     OUTPUT_IMAGE,
     PARAMETER,
@@ -35,9 +36,11 @@ from sceneloom_training.networks import ServedGenerator
 OPSET = 18
 _INPUTS = {
     INPUT_LABELS: (TensorProto.UINT8, 3),
+    INPUT_PICTURE: (TensorProto.UINT8, 4),
     INPUT_INSTANCES: (TensorProto.INT32, 3),
     INPUT_STYLE: (TensorProto.FLOAT, 3),
 }
+_MAIN = (INPUT_LABELS, INPUT_PICTURE)
 _OUTPUTS = {OUTPUT_IMAGE: (TensorProto.UINT8, 4)}
 _FORBIDDEN_TYPES = {"UINT8", "UINT16", "INT16", "UINT32", "UINT64", "DOUBLE", "STRING"}
 _INTEGERS = (TensorProto.INT32, TensorProto.INT64)
@@ -49,14 +52,15 @@ def export_onnx(served: ServedGenerator, path: Path, *, weights: str = WEIGHTS[G
     batch, height, width = 2, 2 * contract.smallest_side, 3 * contract.smallest_side
     examples = {
         INPUT_LABELS: torch.zeros(batch, height, width, dtype=torch.uint8),
+        INPUT_PICTURE: torch.zeros(batch, height, width, 3, dtype=torch.uint8),
         INPUT_INSTANCES: torch.zeros(batch, height, width, dtype=torch.int32),
         INPUT_STYLE: torch.zeros(batch, STYLE_ROWS, max(contract.style_channels, 1)),
     }
     names = list(input_shapes(contract, 1, 1, 1))
     dynamic = torch.export.Dim.DYNAMIC
-    shapes = {
-        n: {0: dynamic} if n == INPUT_STYLE else {0: dynamic, 1: dynamic, 2: dynamic} for n in names
-    }
+    shapes = tuple(
+        {0: dynamic} if n == INPUT_STYLE else {0: dynamic, 1: dynamic, 2: dynamic} for n in names
+    )
     with quiet("torch.onnx"), torch.no_grad():
         program = torch.onnx.export(
             served,
@@ -74,8 +78,8 @@ def export_onnx(served: ServedGenerator, path: Path, *, weights: str = WEIGHTS[G
     assert isinstance(model, onnx.ModelProto)
     # The exporter's symbols (s38, s59, ...) become batch, height and width. Intermediate shapes are
     # expressions in the old symbols; checkers infer their own.
-    labels = next(i for i in model.graph.input if i.name == INPUT_LABELS)
-    symbols = [dim.dim_param for dim in labels.type.tensor_type.shape.dim]
+    main = next(i for i in model.graph.input if i.name == contract.main_input)
+    symbols = [dim.dim_param for dim in main.type.tensor_type.shape.dim][:3]
     axes = ("batch", "height", "width")
     renamed = dict(zip(symbols, axes, strict=True))
     del model.graph.value_info[:]
@@ -85,7 +89,7 @@ def export_onnx(served: ServedGenerator, path: Path, *, weights: str = WEIGHTS[G
                 dim.dim_param = renamed.get(dim.dim_param, axes[axis])
     # Sizes are read from the int32 instance map: engines can only cast UINT8.
     for node in model.graph.node:
-        if node.op_type == "Shape" and node.input[0] == INPUT_LABELS:
+        if node.op_type == "Shape" and node.input[0] == contract.main_input:
             node.input[0] = INPUT_INSTANCES
     onnx.helper.set_model_props(model, {PARAMETER: served.contract.dumps()})
     onnx.save(model, path, save_as_external_data=True, location=weights, size_threshold=4096)
@@ -132,13 +136,14 @@ def _broken_outside(model: onnx.ModelProto) -> Iterator[str]:
                 yield f"{value.name!r} has a fixed batch size"
             elif value.name != INPUT_STYLE and not (dims[1].dim_param and dims[2].dim_param):
                 yield f"{value.name!r} has a fixed height or width"
-    if INPUT_LABELS not in {value.name for value in model.graph.input}:
-        yield f"no input {INPUT_LABELS!r}"
+    if len({value.name for value in model.graph.input} & {*_MAIN}) != 1:
+        yield f"its inputs are not one of {', '.join(_MAIN)}, and others"
     if [value.name for value in model.graph.output] != [OUTPUT_IMAGE]:
         yield f"the outputs are not [{OUTPUT_IMAGE!r}]"
     for node in model.graph.node:
-        if INPUT_LABELS in node.input and not _is_cast(node, TensorProto.FLOAT):
-            yield f"{INPUT_LABELS!r} is read by {node.op_type}; it must be cast to FLOAT first"
+        for name in [name for name in _MAIN if name in node.input]:
+            if not _is_cast(node, TensorProto.FLOAT):
+                yield f"{name!r} is read by {node.op_type}; it must be cast to FLOAT first"
         if OUTPUT_IMAGE in node.output and not _is_cast(node, TensorProto.UINT8):
             yield f"{OUTPUT_IMAGE!r} is made by {node.op_type}; it must be a Cast to UINT8"
 
@@ -170,5 +175,5 @@ def _broken_inside(model: onnx.ModelProto, instance_norms: int) -> Iterator[str]
             yield f"{name}: OneHot, use Cast and Equal"
         if node.op_type in ("Clip", "Min", "Max") and kind in _INTEGERS:
             yield f"{name}: {node.op_type} on integers, clamp in float"
-        if node.op_type == "Cast" and node.input[0] != INPUT_LABELS and kind == TensorProto.UINT8:
+        if node.op_type == "Cast" and node.input[0] not in _MAIN and kind == TensorProto.UINT8:
             yield f"{name}: a second Cast from UINT8"

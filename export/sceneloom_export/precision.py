@@ -75,6 +75,7 @@ class RoundedSynthesizer(Synthesizer):
         # While the network runs, and only then: the steps around it are float32.
         mode, stack = _Rounding(self._dtype, self.largest), contextlib.ExitStack()
         hooks = [
+            self._network.register_forward_pre_hook(lambda _, x: (x[0].to(self._dtype).float(),)),
             self._network.register_forward_pre_hook(lambda *_: stack.enter_context(mode) and None),
             self._network.register_forward_hook(lambda *_: stack.close()),
         ]

@@ -23,7 +23,7 @@ from sceneloom.contract import STYLE_ROWS, Contract
 from sceneloom.errors import InputError, MissingInputError, ParityError, SizeError
 from sceneloom.files import LeftOut
 from sceneloom.map_reading import MapReader
-from sceneloom.maps import renumber_instances
+from sceneloom.maps import Image, LabelMap, renumber_instances
 from sceneloom.pairing import pair_maps
 from sceneloom.request import Padding, Request, prepare
 from sceneloom.synthesizer import Synthesizer
@@ -167,9 +167,9 @@ def reference_maps(
         else:
             moderate = [min(*sides) for sides in zip(largest, _MODERATE_SIZE, strict=True)]
             size = contract.network_size(*(max(side, contract.smallest_side) for side in moderate))
-        streets = _STREETS if contract.schema.name in _OF_STREETS else 0
         more = draw_kinds(contract, *size, seed=2000)
-        more += [draw_map(contract, size, 200 + number) for number in range(streets)]
+        if contract.schema is not None and contract.schema.name in _OF_STREETS:
+            more += [draw_map(contract, size, 200 + number) for number in range(_STREETS)]
     return [*probes, *more, *own, draw_map(contract, last, len(sizes))]
 
 
@@ -197,15 +197,18 @@ class OwnMaps:
 def read_own_maps(
     contract: Contract, folder: Path, most: int, reader: MapReader | None = None
 ) -> OwnMaps:
-    """Read the first maps of a folder, in `test_label` and `test_inst` or side by side; raises
-    InputError, or SizeError for one to be padded: parity is measured on whole pictures.
+    """Read the first maps of a folder, in `test_label` (pictures: `test_A`) and `test_inst` or side
+    by side; raises InputError, or SizeError for one to be padded: parity is measured on whole
+    pictures.
     """
     reader = reader or MapReader(contract.schema)
-    labels, instances = folder / "test_label", folder / "test_inst"
+    labels = folder / ("test_A" if contract.schema is None else "test_label")
+    instances = folder / "test_inst"
     pairs, left_out = pair_maps(
         labels if labels.is_dir() else folder,
         instances if instances.is_dir() else folder,
-        training_ids=contract.schema.has_training_ids,
+        training_ids=contract.schema is not None and contract.schema.has_training_ids,
+        kind=contract.kind,
     )
     requests = []
     for pair in pairs[:most]:
@@ -233,14 +236,33 @@ def read_own_maps(
 
 def draw_map(contract: Contract, size: tuple[int, int], seed: int) -> Request:
     """Draw a map outside every training set: a street for Cityscapes' schemas."""
-    if contract.schema.name not in _OF_STREETS:
+    schema = contract.schema
+    if schema is None or schema.name not in _OF_STREETS:
         return draw_probe(contract, *size, seed)
-    street = draw_street(_STREET_SEED + seed, *size, markings=_OF_STREETS[contract.schema.name])
+    street = draw_street(_STREET_SEED + seed, *size, markings=_OF_STREETS[schema.name])
     instances = street.instance_map if contract.wants_instances else None
     return prepare(contract, street.label_map, instances)
 
 
 _LARGEST_INSTANCE_ID = 2**31 - 1
+_COLOURS = 32
+"""Colours of a drawn picture, which stand for classes."""
+_SHADES = 24
+"""Grey levels by which neighbouring pixels of one colour differ at most."""
+
+
+def _channels(contract: Contract) -> int:
+    return _COLOURS if contract.schema is None else contract.schema.channels
+
+
+def _as_input(contract: Contract, label_map: LabelMap, rng: np.random.Generator) -> Image:
+    """The label map itself, or a picture of it: a colour for each class, half of it with noise."""
+    if contract.kind == "labels":
+        return label_map
+    colours = rng.integers(0, 256, (_COLOURS, 3))
+    noise = rng.integers(0, _SHADES, (*label_map.shape, 3))
+    noise[:, label_map.shape[1] // 2 :] = 0
+    return np.clip(colours[label_map] + noise, 0, 255).astype(np.uint8)
 
 
 def probe_sizes(contract: Contract) -> list[tuple[int, int]]:
@@ -272,7 +294,7 @@ def draw_probe(
 ) -> Request:
     """Draw bands of labels, then ellipses, boxes and lines, each an instance of its own."""
     rng = np.random.default_rng(seed)
-    channels = contract.schema.channels
+    channels = _channels(contract)
     label_map = np.zeros((height, width), np.uint8)
     instance_map = np.zeros((height, width), np.int32)
     for band, row in enumerate(range(0, height, max(height // 4, 1))):
@@ -303,7 +325,8 @@ def draw_probe(
         instance_map, _ = renumber_instances(instance_map, STYLE_ROWS)
         style = rng.normal(0.0, 0.5, (STYLE_ROWS, contract.style_channels)).astype(np.float32)
     instances = instance_map if contract.wants_instances else None
-    return Request(label_map=label_map, instance_map=instances, style=style, padding=Padding())
+    main = _as_input(contract, label_map, rng)
+    return Request(label_map=main, instance_map=instances, style=style, padding=Padding())
 
 
 _MAX_REGIONS = 200
@@ -316,7 +339,7 @@ _MANY_CLASSES = ("cells", "blocks")
 def draw_kinds(contract: Contract, height: int, width: int, seed: int) -> list[Request]:
     """Draw a map of each kind, with a class and an instance for each region."""
     requests = []
-    channels = contract.schema.channels
+    channels = _channels(contract)
     for number, kind in enumerate(KINDS):
         regions = _draw_regions(kind, height, width, np.random.default_rng((seed, number)))
         rng = np.random.default_rng((number, regions.size))
@@ -325,7 +348,7 @@ def draw_kinds(contract: Contract, height: int, width: int, seed: int) -> list[R
         of_region[: len(classes)] = classes[: len(of_region)]
         label_map = of_region[regions].astype(np.uint8)
         instances = regions.astype(np.int32) if contract.wants_instances else None
-        requests.append(prepare(contract, label_map, instances))
+        requests.append(prepare(contract, _as_input(contract, label_map, rng), instances))
     return requests
 
 

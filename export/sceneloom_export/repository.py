@@ -33,6 +33,7 @@ from tritonclient.grpc import model_config_pb2
 from sceneloom.contract import (
     ENGINE_PARAMETER,
     INPUT_INSTANCES,
+    INPUT_PICTURE,
     INPUT_STYLE,
     MAX_PIXELS_PARAMETER,
     MODEL_NAME,
@@ -171,7 +172,9 @@ def _add_warmup(
 
 def _shape(tensor: Any, size: Size) -> list[int]:
     """Shape of an input for one picture, without the batch axis."""
-    return list(tensor.dims) if tensor.name == INPUT_STYLE else list(size)
+    if tensor.name == INPUT_STYLE:
+        return list(tensor.dims)
+    return [*size, 3] if tensor.name == INPUT_PICTURE else list(size)
 
 
 def write_encoded_models(repository: Path, settings: TritonSettings) -> None:

@@ -65,7 +65,9 @@ class ExportSettings(MapReading):
     int8 is calibrated on maps and takes longer.
     """
     maps: Path | None = None
-    """Folder of your own maps, for proof and calibration; the first eight are used."""
+    """Folder of your own maps (of a model of pictures: of pictures), for proof and calibration; the
+    first eight are used.
+    """
     unknown: Literal["error", "unlabelled"] = "error"
     """Label ids of your maps outside the schema: refuse the map, or read them as unlabelled."""
     segmenter: Path | None = None

@@ -39,7 +39,7 @@ from sceneloom.contract import MODEL_NAME, Contract
 from sceneloom.errors import PlanRefusedError, ServerStartError
 from sceneloom.files import file_hash
 from sceneloom.maps import Image
-from sceneloom.request import Padding, Request, tensors
+from sceneloom.request import Padding, Request, stack, tensors
 from sceneloom.text import parse_json
 from sceneloom_serving.plan_record import read_record, record_path
 
@@ -59,7 +59,13 @@ WEIGHTS = {
 BLOCK = 16  # side of a block of the golden picture, in pixels
 Config = Any  # a `ModelConfig` of Triton's protobuf schema, which has no types
 _NO_EXPORT = "; this is not a folder that sceneloom export wrote"
-_INPUTS = (contract.INPUT_LABELS, contract.INPUT_INSTANCES, contract.INPUT_STYLE)
+_INPUTS = {
+    contract.INPUT_LABELS: "label_map",
+    contract.INPUT_PICTURE: "source",
+    contract.INPUT_INSTANCES: "instance_map",
+    contract.INPUT_STYLE: "style",
+}
+"""Input -> its array in the files, where ``picture`` is the model's own."""
 _PLAN_SUFFIX = ".plan"
 _HASH = re.compile(r"[0-9a-f]{64}")
 _VARIANT = re.compile(r"[\w.-]+", re.ASCII)
@@ -89,7 +95,7 @@ class References:
     @property
     def sizes(self) -> list[tuple[int, int]]:
         """The (height, width) of each map."""
-        return [(r.label_map.shape[0], r.label_map.shape[1]) for r in self.requests]
+        return [request.size for request in self.requests]
 
 
 def block_means(image: Image) -> npt.NDArray[np.float32]:
@@ -115,9 +121,9 @@ def load_golden(folder: Path) -> Golden:
     path = folder / GOLDEN_FILE
     arrays = _load_arrays(path)
     means = arrays.pop("block_means", None)
-    request = _request(arrays, "") if arrays.keys() <= set(_INPUTS) else None
+    request = _request(arrays, "") if arrays.keys() <= {*_INPUTS.values()} else None
     if request is not None and means is not None and means.dtype == np.float32:
-        expected = block_means(np.zeros((*request.label_map.shape, 3), np.uint8))
+        expected = block_means(np.zeros((*request.size, 3), np.uint8))
         if means.shape == expected.shape:
             return Golden(request=request, block_means=means)
     raise ServerStartError(f"{path}: damaged (its arrays are not those that export writes)")
@@ -141,7 +147,7 @@ def load_references(folder: Path) -> References:
         request, picture = _request(arrays, f"_{number}"), arrays.get(f"picture_{number}")
         if request is None or picture is None or picture.dtype != np.uint8:
             break
-        if picture.shape != (1, *request.label_map.shape, 3):
+        if picture.shape != (1, *request.size, 3):
             break
         references.requests.append(request)
         references.pictures.append(picture)
@@ -152,7 +158,8 @@ def load_references(folder: Path) -> References:
 
 
 def _arrays(request: Request) -> dict[str, npt.NDArray[Any]]:
-    return tensors(request.label_map, request.instance_map, request.style)
+    batch = tensors(*stack([request]))
+    return {_INPUTS[name]: array[0] for name, array in batch.items()}
 
 
 def _load_arrays(path: Path) -> dict[str, Any]:
@@ -178,14 +185,17 @@ def _reading(path: Path, if_missing: str = "") -> Iterator[None]:
 
 def _request(arrays: dict[str, Any], suffix: str) -> Request | None:
     """The request in arrays of a file, or None for other types or shapes than the network's."""
-    labels, instances, style = (arrays.get(f"{name}{suffix}") for name in _INPUTS)
-    if labels is None or labels.dtype != np.uint8 or labels.ndim != 2 or not labels.size:
+    labels, source, instances, style = (arrays.get(f"{n}{suffix}") for n in _INPUTS.values())
+    main, channels = (labels, ()) if source is None else (source, (3,))
+    if main is None or main.dtype != np.uint8 or not main.size:
         return None
-    if instances is not None and (instances.dtype != np.int32 or instances.shape != labels.shape):
+    if main.ndim != 2 + len(channels) or main.shape[2:] != channels:
+        return None
+    if instances is not None and (instances.dtype != np.int32 or instances.shape != main.shape[:2]):
         return None
     if style is not None and (style.dtype != np.float32 or style.ndim != 2):
         return None
-    return Request(label_map=labels, instance_map=instances, style=style, padding=Padding())
+    return Request(label_map=main, instance_map=instances, style=style, padding=Padding())
 
 
 def read_config(path: Path) -> Config:
@@ -375,7 +385,10 @@ def check_files(repository: Path, *, encoded: bool) -> None:
     files = ("config.pbtxt", "1/model.py", f"1/{CPU_FILE}", f"1/{WEIGHTS[CPU_FILE]}")
     needed = {f"{MODEL_NAME}/{name}": "" for name in files}
     if encoded:
-        hint = "; an older version exported it, export again"
+        hint = (
+            "; an older version exported it (export again), or its model takes pictures, which "
+            "have no encoded path"
+        )
         needed[f"{ENCODED_MODEL}/config.pbtxt"] = hint
         for model in (DECODE_MODEL, ENCODE_MODEL):
             needed[f"{model}/config.pbtxt"] = needed[f"{model}/1/model.py"] = hint

@@ -153,6 +153,7 @@ def decode_request(
     """
     if unknown not in ("error", "unlabelled"):
         raise InputError(f"{INPUT_UNKNOWN} is {unknown[:40]!r}; it is error or unlabelled")
+    assert contract.schema is not None  # a model of pictures has no encoded path
     _check_file(label_file, INPUT_LABELS, max_pixels)
     labels = read_label_map(
         label_file,

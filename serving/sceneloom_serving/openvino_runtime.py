@@ -68,7 +68,8 @@ class OpenVinoSynthesizer(Synthesizer):
         super().__init__(contract, max_batch_size)
         self.engine = f"openvino-{precision}"
         whole = graph.clone()  # the graph as read now runs, whatever the file is later
-        self._room = None if absent_classes else shorten(graph, contract.schema.channels)
+        schema = None if absent_classes else contract.schema
+        self._room = None if schema is None else shorten(graph, schema.channels)
         self._graph = None if self._room is None else whole
         self._request = self._compile(graph)
         self._lock = threading.Lock()  # a request of OpenVINO's refuses a second caller
@@ -92,9 +93,9 @@ class OpenVinoSynthesizer(Synthesizer):
         inputs = tensors(label_maps, instance_maps, styles)
         with self._lock:
             request, present = self._request, None
-            if self._room is not None:
-                channels = self.contract.schema.channels
-                present = present_classes(label_maps, channels, self._room)
+            schema = self.contract.schema
+            if self._room is not None and schema is not None:
+                present = present_classes(label_maps, schema.channels, self._room)
                 if present is None:  # maps of so many classes are rare: loaded at the first one
                     if self._whole is None:
                         self._whole = self._compile(self._graph)

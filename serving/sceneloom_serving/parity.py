@@ -126,7 +126,7 @@ def reference_pictures(
     """
     pictures = []
     for number, request in enumerate(requests, 1):
-        height, width = request.label_map.shape
+        height, width = request.size
         with progress.stage(f"{verb} {width}x{height} ({number} of {len(requests)})"):
             pictures.append(reference.run_requests([request]))
     return pictures

@@ -17,7 +17,7 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import PlainValidator
 
-from sceneloom.contract import INPUT_INSTANCES, INPUT_LABELS, INPUT_STYLE, STYLE_ROWS, Contract
+from sceneloom.contract import INPUT_INSTANCES, INPUT_STYLE, STYLE_ROWS, Contract
 from sceneloom.errors import PlanRefusedError, SchemaError
 from sceneloom.files import write_whole
 from sceneloom.text import parse_json
@@ -221,7 +221,8 @@ def input_shapes(
     contract: Contract, batch: int, height: int, width: int
 ) -> dict[str, tuple[int, ...]]:
     """Shapes of the served model's inputs by name, in the order of the graph."""
-    shapes: dict[str, tuple[int, ...]] = {INPUT_LABELS: (batch, height, width)}
+    main = (batch, height, width) if contract.kind == "labels" else (batch, height, width, 3)
+    shapes: dict[str, tuple[int, ...]] = {contract.main_input: main}
     if contract.wants_instances:
         shapes[INPUT_INSTANCES] = (batch, height, width)
     if contract.style_channels:

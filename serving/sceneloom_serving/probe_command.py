@@ -99,8 +99,7 @@ def golden_for(repository: Path, contract: Contract) -> Golden:
 
 
 def _takes(contract: Contract, request: Request) -> bool:
-    height, width = request.label_map.shape
     with contextlib.suppress(errors.SizeError):
-        contract.check_exact_size(height, width)
+        contract.check_exact_size(*request.size)
         return True
     return False

@@ -18,7 +18,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from sceneloom.contract import INPUT_INSTANCES, INPUT_LABELS, INPUT_STYLE, OUTPUT_IMAGE
+from sceneloom.contract import (
+    INPUT_INSTANCES,
+    INPUT_LABELS,
+    INPUT_PICTURE,
+    INPUT_STYLE,
+    OUTPUT_IMAGE,
+)
 from sceneloom.errors import EngineError, SizeError
 from sceneloom.maps import Image, InstanceMap, LabelMap, Style
 from sceneloom.request import tensors
@@ -28,6 +34,7 @@ from sceneloom_serving.plan_record import PlanRecord, choose_profile, input_shap
 
 _DTYPES: dict[str, npt.DTypeLike] = {
     INPUT_LABELS: np.uint8,
+    INPUT_PICTURE: np.uint8,
     INPUT_INSTANCES: np.int32,
     INPUT_STYLE: np.float32,
     OUTPUT_IMAGE: np.uint8,
@@ -70,7 +77,7 @@ class TensorRTSynthesizer(Synthesizer):
     ) -> Image:
         """Run one batch, in parts if need be; raises SizeError if no profile takes the size."""
         inputs = tensors(label_maps, instance_maps, styles)
-        batch, height, width = label_maps.shape
+        batch, height, width = label_maps.shape[:3]
         images = np.empty((batch, height, width, 3), np.uint8)
         done = 0
         with self._lock:
@@ -131,7 +138,7 @@ class _Execution:
             raise EngineError(f"TensorRT refuses profile {index} of the plan, {profile}")
         stream.wait()
         largest = profile.shapes(record.contract, "most")
-        largest[OUTPUT_IMAGE] = (*largest[INPUT_LABELS], 3)
+        largest[OUTPUT_IMAGE] = (*largest[record.contract.main_input][:3], 3)
         for name, shape in largest.items():
             self._buffers[name] = TensorBuffer(shape, _DTYPES[name])
             if not self._context.set_tensor_address(name, self._buffers[name].device):
@@ -199,6 +206,7 @@ def _check_tensors(engine: Any, record: PlanRecord, source: str) -> None:
     trt = load_tensorrt()
     kinds = {
         INPUT_LABELS: trt.DataType.UINT8,
+        INPUT_PICTURE: trt.DataType.UINT8,
         INPUT_INSTANCES: trt.DataType.INT32,
         INPUT_STYLE: trt.DataType.FLOAT,
         OUTPUT_IMAGE: trt.DataType.UINT8,

@@ -20,7 +20,9 @@ from sceneloom_serving.engines import open_engine
 
 
 class TritonPythonModel:
-    """`synthesis`: label map, instance map and style in, picture out, by the configured engine."""
+    """`synthesis`: label map (or picture), instance map and style in, picture out, by the
+    configured engine.
+    """
 
     def initialize(self, args: dict[str, str]) -> None:
         """Load the engine from the version's folder; called once by Triton."""
@@ -42,13 +44,14 @@ class TritonPythonModel:
         valid = [i for i, response in enumerate(responses) if response is None]
         if valid:
             joined: list[Any] = []
-            for name in (contract.INPUT_LABELS, contract.INPUT_INSTANCES, contract.INPUT_STYLE):
+            main = self._contract.main_input
+            for name in (main, contract.INPUT_INSTANCES, contract.INPUT_STYLE):
                 parts = [_array(requests[i], name) for i in valid]
                 joined.append(
                     parts[0] if len(parts) == 1 or parts[0] is None else np.concatenate(parts)
                 )
             images = self._engine.run_batch(*joined)
-            counts = [len(_array(requests[i], contract.INPUT_LABELS)) for i in valid]
+            counts = [len(_array(requests[i], main)) for i in valid]
             for i, image in zip(valid, np.split(images, np.cumsum(counts)[:-1]), strict=True):
                 responses[i] = pb_utils.InferenceResponse(
                     [pb_utils.Tensor(contract.OUTPUT_IMAGE, image)]
@@ -66,9 +69,9 @@ class TritonPythonModel:
             text = f"this server runs {self._name}, and the request is for {wanted}"
             return _error(text, codes.UNAVAILABLE)
         label_maps, instance_maps = (
-            _array(request, n) for n in (contract.INPUT_LABELS, contract.INPUT_INSTANCES)
+            _array(request, n) for n in (self._contract.main_input, contract.INPUT_INSTANCES)
         )
-        _, height, width = label_maps.shape
+        _, height, width = label_maps.shape[:3]
         if height * width > self._max_pixels:
             text = f"{height * width:,} pixels; this server takes at most {self._max_pixels:,}"
             return _error(text, codes.INVALID_ARG)
@@ -76,9 +79,10 @@ class TritonPythonModel:
             self._contract.check_exact_size(height, width)
         except SizeError as error:
             return _error(str(error), codes.INVALID_ARG)
-        if instance_maps is not None and instance_maps.shape != label_maps.shape:
+        if instance_maps is not None and instance_maps.shape != label_maps.shape[:3]:
             sizes = f"{list(label_maps.shape)} and instance_map {list(instance_maps.shape)}"
-            return _error(f"label_map is {sizes}; they must be equal", codes.INVALID_ARG)
+            text = f"{self._contract.main_input} is {sizes}; they must be of one size"
+            return _error(text, codes.INVALID_ARG)
         style = _array(request, contract.INPUT_STYLE)
         if style is not None and not np.isfinite(style).all():
             return _error("style has values that are not finite numbers", codes.INVALID_ARG)

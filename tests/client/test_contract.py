@@ -61,6 +61,37 @@ def test_contracts_written_before_there_were_clusters_have_none() -> None:
     assert contract.smallest_side == 2 * contract.size_multiple
 
 
+PICTURES = Contract(kind="picture", boundaries=True, size_multiple=4, grey=True)
+PICTURES_LINE = (
+    '{"format":1,"kind":"picture","boundaries":true,"style_channels":0,"style_defaults":{},'
+    '"size_multiple":4,"sizes":"any","bundle_hash":"","grey":true}'
+)
+
+
+def test_literal_bytes_of_a_model_of_pictures_in_grey() -> None:
+    assert PICTURES.dumps() == PICTURES_LINE
+    assert Contract.loads(PICTURES_LINE) == PICTURES
+    assert (PICTURES.main_input, PICTURES.input_channels) == ("picture", 4)
+    assert (CONTRACT.main_input, CONTRACT.input_channels) == ("label_map", 5)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"kind": "labels"}, "schema is missing"),
+        ({"kind": "photo"}, "kind is 'photo'"),
+        ({"schema": SCHEMA.to_json()}, "a model of pictures has no schema"),
+        ({"style_channels": 3}, "a model of pictures takes no style"),
+        ({"grey": "yes"}, "grey is 'yes'"),
+    ],
+)
+def test_contracts_of_pictures_that_contradict_themselves(
+    change: dict[str, Any], words: str
+) -> None:
+    with pytest.raises(SchemaError, match=words):
+        Contract.from_json({**PICTURES.to_json(), **change})
+
+
 def test_any_size_on_the_wire() -> None:
     free = dataclasses.replace(CONTRACT, sizes=None)
     assert '"sizes":"any"' in free.dumps()

@@ -31,7 +31,8 @@ def test_template_is_valid_and_complete() -> None:
     text = (templates() / "synthesis" / "config.pbtxt").read_text()
     config = text_format.Parse(text, model_config_pb2.ModelConfig())
     assert config.name == "synthesis"
-    assert [tensor.name for tensor in config.input] == ["label_map", "instance_map", "style"]
+    inputs = ["label_map", "picture", "instance_map", "style"]
+    assert [tensor.name for tensor in config.input] == inputs
     assert (templates() / "synthesis" / "1" / "model.py").is_file()
 
 
@@ -70,6 +71,10 @@ def test_inputs_follow_the_contract(tmp_path: Path) -> None:
     config = written(styled, TritonSettings(warmup=("64x64",)), tmp_path)
     assert list(config.input[2].dims) == [256, 3]
     assert list(config.model_warmup[0].inputs["style"].dims) == [256, 3]
+    pictures = Contract(kind="picture", boundaries=False, size_multiple=8)
+    config = written(pictures, TritonSettings(warmup=("64x32",)), tmp_path)
+    assert [(x.name, list(x.dims)) for x in config.input] == [("picture", [-1, -1, 3])]
+    assert list(config.model_warmup[0].inputs["picture"].dims) == [32, 64, 3]
 
 
 def test_warmup_size_that_the_model_does_not_take(tmp_path: Path) -> None:

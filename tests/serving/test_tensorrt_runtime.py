@@ -11,7 +11,9 @@ import shutil
 from pathlib import Path
 
 import pytest
-from gpu_worlds import fake_gpu, run_engine, run_python
+from gpu_worlds import fake_gpu, run_engine, run_python, write_engine_bundle
+
+from sceneloom.contract import Contract
 
 PRELUDE = """
 import sys
@@ -71,6 +73,27 @@ for count in (1, 2, 3, 4, 7):
 sizes = [(64, 96), (32, 32), (64, 96), (30, 31)]
 images = engine.synthesize_batch(*zip(*(blocky_maps(*size, 5) for size in sizes)))
 assert [image.shape for image in images] == [(*size, 3) for size in sizes]
+""",
+    )
+
+
+def test_a_model_of_pictures(tmp_path: Path) -> None:
+    contract = Contract(kind="picture", boundaries=True, size_multiple=4)
+    folder = write_engine_bundle(tmp_path / "bundle", contract=contract)
+    model = folder / "synthesis" / "1" / "model.onnx"
+    flags = ("--precision", "fp32", "--profiles", "1:2:2@96x64")
+    done = run_engine(model, *flags, environment=fake_gpu())
+    assert done.returncode == 0, done.stderr
+    assert "parity with PyTorch" in done.stdout
+    run(
+        model.with_name("model.plan"),
+        """
+photos = np.random.default_rng(3).integers(0, 256, (3, 64, 96, 3), np.uint8)
+instances = maps(3, 64, 96)[1]
+got = engine.run_batch(photos, instances, None)
+expected = reference.run_batch(photos, instances, None)
+assert np.abs(got.astype(int) - expected).max() <= 1
+assert np.ptp(got.astype(int)) > 20
 """,
     )
 

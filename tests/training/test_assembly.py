@@ -69,7 +69,7 @@ def test_sizes_fit_the_encoder_as_well() -> None:
 def test_pictures_instead_of_labels() -> None:
     no_boundaries = dataclasses.replace(SMALL, boundaries=False)
     made = assemble(settings(generator=no_boundaries), None, has_instances=False)
-    assert made.contract is None
+    assert (made.contract.kind, made.contract.schema) == ("picture", None)
     assert made.objective.generator.architecture.input_channels == 3
 
 

@@ -40,6 +40,20 @@ def test_round_trip(tmp_path: Path, generator: Generator) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["bundle"]
 
 
+def test_bundles_of_pictures_without_a_contract_have_one_now(tmp_path: Path) -> None:
+    """Versions that did not serve them wrote null."""
+    architecture = GeneratorArchitecture(
+        input_channels=3, ngf=2, global_downsamplings=1, global_blocks=1
+    )
+    contract = Contract(kind="picture", boundaries=False, size_multiple=2)
+    save_checkpoint(tmp_path / "bundle", wide_generator(architecture, seed=1), contract, {})
+    description = tmp_path / "bundle" / "model.json"
+    tree = json.loads(description.read_text())
+    tree["contract"] = None
+    description.write_text(json.dumps(tree))
+    assert load_checkpoint(tmp_path / "bundle").contract == contract
+
+
 def test_files_have_the_permissions_of_any_new_file(tmp_path: Path, generator: Generator) -> None:
     before = os.umask(0o027)
     try:

@@ -14,6 +14,7 @@ import pytest
 import torch
 from support import save_published, wide_generator
 
+from sceneloom.contract import Contract
 from sceneloom.errors import CheckpointError
 from sceneloom.schema import load_schema
 from sceneloom_training.networks import GeneratorArchitecture
@@ -78,6 +79,36 @@ def test_inputs_are_split(
     imported = import_published(tmp_path / "g.pth", load_schema(schema), style_channels=given)
     assert imported.contract.boundaries is boundaries
     assert imported.contract.style_channels == style
+
+
+@pytest.mark.parametrize(("channels", "boundaries"), [(3, False), (4, True)])
+def test_pictures_instead_of_labels(tmp_path: Path, channels: int, boundaries: bool) -> None:
+    architecture = GeneratorArchitecture(
+        input_channels=channels, ngf=2, global_downsamplings=1, global_blocks=1
+    )
+    save_published(wide_generator(architecture, seed=0), tmp_path / "g.pth")
+    contract = import_published(tmp_path / "g.pth", None).contract
+    assert contract == Contract(kind="picture", boundaries=boundaries, size_multiple=2)
+
+
+@pytest.mark.parametrize(("channels", "style"), [(7, None), (4, 1), (36, None)])
+def test_inputs_that_no_picture_explains(tmp_path: Path, channels: int, style: int | None) -> None:
+    architecture = GeneratorArchitecture(
+        input_channels=channels, ngf=2, global_downsamplings=1, global_blocks=1
+    )
+    save_published(wide_generator(architecture, seed=0), tmp_path / "g.pth")
+    with pytest.raises(CheckpointError, match=r"a picture explains 3.*style features.*--labels"):
+        import_published(tmp_path / "g.pth", None, style_channels=style)
+
+
+@pytest.mark.parametrize("outputs", [2, 4, 6])
+def test_16_bit_and_other_outputs_are_refused(tmp_path: Path, outputs: int) -> None:
+    architecture = GeneratorArchitecture(
+        input_channels=36, output_channels=outputs, ngf=2, global_downsamplings=1, global_blocks=1
+    )
+    save_published(wide_generator(architecture, seed=0), tmp_path / "g.pth")
+    with pytest.raises(CheckpointError, match=rf"gives {outputs} channels.*neither 16-bit output"):
+        import_published(tmp_path / "g.pth", CITYSCAPES)
 
 
 @pytest.mark.parametrize("given", [None, 2, 40, -1])

@@ -394,6 +394,7 @@ def test_a_model_that_takes_pictures_has_no_styles(tmp_path: Path) -> None:
     architecture = GeneratorArchitecture(
         input_channels=3, ngf=2, global_downsamplings=1, global_blocks=1
     )
-    save_checkpoint(tmp_path / "c", wide_generator(architecture, seed=0), None, {})
+    contract = Contract(kind="picture", boundaries=False, size_multiple=2)
+    save_checkpoint(tmp_path / "c", wide_generator(architecture, seed=0), contract, {})
     with pytest.raises(CheckpointError, match="takes pictures instead of label maps"):
         style_parts(load_checkpoint(tmp_path / "c"), tmp_path / "c")

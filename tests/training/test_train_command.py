@@ -14,6 +14,7 @@ from training_runs import resolved, small, write_samples, write_toml
 
 from sceneloom.cli import main
 from sceneloom.errors import InputError
+from sceneloom.photographs import read_picture
 from sceneloom_training.checkpoint import load_checkpoint
 from sceneloom_training.train_command import expand_arguments
 from sceneloom_training.trainer import train
@@ -252,9 +253,7 @@ def test_too_few_samples_are_counted(samples: Path, tmp_path: Path) -> None:
         fit(samples, tmp_path, record={"held_out": 3}, optimizer={"batch": 2, "accumulate": 2})
 
 
-def test_pairs_of_pictures_train_a_model_that_export_refuses_with_the_reason(
-    tmp_path: Path,
-) -> None:
+def test_pairs_of_pictures_train_a_model_that_is_exported(tmp_path: Path) -> None:
     data = write_samples(tmp_path / "data", 3, layout="paired")
     fit(
         data,
@@ -265,17 +264,21 @@ def test_pairs_of_pictures_train_a_model_that_export_refuses_with_the_reason(
         record={"held_out": 1, "picture_every": 1},
     )
     bundle = load_checkpoint(tmp_path / "run" / "model")
-    assert bundle.contract is None
+    assert (bundle.contract.kind, bundle.contract.boundaries) == ("picture", False)
     assert bundle.generator.architecture.input_channels == 3
     strip = cv2.imread(str(tmp_path / "run" / "pictures" / "step-000000002-2.jpg"))
     assert np.ptp(strip[:, :16].astype(int)) > 0
 
-    from sceneloom.errors import ExportError
     from sceneloom_export.bundle import export_bundle
-    from sceneloom_export.settings import TritonSettings
+    from sceneloom_export.settings import ExportSettings
 
-    with pytest.raises(ExportError, match="pictures"):
-        export_bundle(tmp_path / "run" / "model", tmp_path / "served", TritonSettings())
+    own = ExportSettings(precision=("fp32",), maps=data / "train_A")
+    model, repository = tmp_path / "run" / "model", tmp_path / "served"
+    exported = export_bundle(model, repository, largest=(64, 128), export=own)
+    assert exported.contract.kind == "picture"
+    assert exported.own_maps is not None
+    first = read_picture(data / "train_A" / "0.png")
+    assert np.array_equal(exported.own_maps.requests[0].label_map, first)
 
 
 def test_pairs_have_no_boundaries(tmp_path: Path) -> None:

@@ -38,8 +38,7 @@ class Model:
 
     objective: Objective
     """Networks and losses, on the CPU, float32."""
-    contract: Contract | None
-    """None for a paired data set."""
+    contract: Contract
     perceptual: str
     """For the run's record: SHA-256 of VGG19's weights file, or why the perceptual loss is off."""
 
@@ -81,15 +80,14 @@ def assemble(settings: TrainSettings, schema: LabelSchema | None, *, has_instanc
         status = perceptual.weights_hash
     trained = generator, discriminator, encoder
     objective = Objective(inputs, *trained, loss=settings.loss, perceptual=perceptual, seed=seed)
-    contract = None
-    if schema is not None:
-        contract = Contract(
-            schema=schema,
-            boundaries=inputs.boundaries,
-            style_channels=inputs.style,
-            size_multiple=architecture.size_multiple,
-            smallest_side=architecture.smallest_side,
-        )
+    contract = Contract(
+        kind="picture" if schema is None else "labels",
+        schema=schema,
+        boundaries=inputs.boundaries,
+        style_channels=inputs.style,
+        size_multiple=architecture.size_multiple,
+        smallest_side=architecture.smallest_side,
+    )
     return Model(objective=objective, contract=contract, perceptual=status)
 
 
@@ -193,9 +191,9 @@ def start_generator(generator: SynthesisNetwork, bundle: Path, schema: LabelSche
     assert left or not missing
 
 
-def _planes_of_labels(theirs: Contract | None, schema: LabelSchema | None) -> list[int] | None:
+def _planes_of_labels(theirs: Contract, schema: LabelSchema | None) -> list[int] | None:
     """Place of each of their input planes among ours, if ours has their labels and more."""
-    if theirs is None or schema is None:
+    if theirs.schema is None or schema is None:
         return None
     ours = [label.name for label in schema.labels]
     names = [label.name for label in theirs.schema.labels]

@@ -37,8 +37,7 @@ class Checkpoint:
 
     generator: SynthesisNetwork
     """float32, in eval mode, on the CPU."""
-    contract: Contract | None
-    """None for a model of pictures instead of label maps: trained and evaluated, not served."""
+    contract: Contract
     encoder: FeatureEncoder | None
     """The feature encoder of its training, likewise, or None."""
     provenance: dict[str, Any]
@@ -49,7 +48,7 @@ class Checkpoint:
 def save_checkpoint(
     folder: Path,
     generator: SynthesisNetwork,
-    contract: Contract | None,
+    contract: Contract,
     provenance: dict[str, Any],
     *,
     encoder: FeatureEncoder | None = None,
@@ -67,7 +66,7 @@ def save_checkpoint(
             "format": FORMAT,
             "sceneloom": __version__,
             "architecture": dataclasses.asdict(generator.architecture),
-            "contract": contract.to_json() if contract else None,
+            "contract": contract.to_json(),
             **({"encoder": encoder.settings} if encoder else {}),
             "provenance": provenance,
             "sha256": {file: file_hash(fresh / file) for file in written},
@@ -108,9 +107,16 @@ def load_checkpoint(folder: Path) -> Checkpoint:
             f"{source}: sha256, provenance or encoder is of the wrong kind; each is a JSON object"
         ) from None
     weights = _load_weights(folder, WEIGHTS, files)
-    contract = encoder = None
+    encoder = None
     try:
-        if contract_json is not None:
+        if contract_json is None:  # a model of pictures, of a version that did not serve them
+            contract = Contract(
+                kind="picture",
+                boundaries=False,
+                size_multiple=architecture.size_multiple,
+                smallest_side=architecture.smallest_side,
+            )
+        else:
             contract = Contract.from_json(contract_json, source=source)
         generator = networks.load_weights(architecture, weights)
         if encoder_settings:
@@ -120,24 +126,19 @@ def load_checkpoint(folder: Path) -> Checkpoint:
         raise CheckpointError(
             f"{folder}: weights and description do not fit ({one_line(str(error))})"
         ) from None
-    if contract is not None:
-        channels = contract.schema.channels + contract.boundaries + contract.style_channels
-        if architecture.input_channels != channels:
-            raise CheckpointError(
-                f"{source}: the contract has {counted(channels, 'input channel')}, "
-                f"the generator {architecture.input_channels}"
-            )
-        if architecture.size_multiple != contract.size_multiple:
-            raise CheckpointError(
-                f"{source}: the contract's size_multiple is not {architecture.size_multiple}"
-            )
-        if encoder and (features := encoder.settings["features"]) != contract.style_channels:
-            raise CheckpointError(
-                f"{source}: the encoder has {features} features, not {contract.style_channels}"
-            )
-    elif architecture.input_channels != 3:
-        given = architecture.input_channels
-        raise CheckpointError(f"{source}: without contract, a bundle takes 3 channels, not {given}")
+    if architecture.input_channels != contract.input_channels:
+        raise CheckpointError(
+            f"{source}: the contract has {counted(contract.input_channels, 'input channel')}, the "
+            f"generator {architecture.input_channels}"
+        )
+    if architecture.size_multiple != contract.size_multiple:
+        raise CheckpointError(
+            f"{source}: the contract's size_multiple is not {architecture.size_multiple}"
+        )
+    if encoder and (features := encoder.settings["features"]) != contract.style_channels:
+        raise CheckpointError(
+            f"{source}: the encoder has {features} features, not {contract.style_channels}"
+        )
     for name, tensor in generator.state_dict().items():
         if not torch.isfinite(tensor).all():
             raise CheckpointError(f"{source}: the weights {name} hold values that are not finite")

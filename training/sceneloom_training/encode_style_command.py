@@ -39,8 +39,8 @@ def main(
         reading: how the maps are read.
     """
     require(["torch", "safetensors"], extra="train", purpose="encoding a photograph's style")
+    from sceneloom.photographs import read_picture
     from sceneloom_training.checkpoint import load_checkpoint
-    from sceneloom_training.data.pictures import read_picture
     from sceneloom_training.data.sample import Sample, check_same_size
     from sceneloom_training.styles import encode_sample, reference_styles, style_parts
 

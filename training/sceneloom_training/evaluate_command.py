@@ -148,13 +148,13 @@ def _open_model(
     batch: int,
 ) -> tuple[Synthesizer | None, _Described]:
     from sceneloom_training.checkpoint import load_checkpoint
-    from sceneloom_training.torch_synthesizer import checkpoint_synthesizer
+    from sceneloom_training.torch_synthesizer import TorchSynthesizer
 
     synthesizer: Synthesizer
     if checkpoint is not None:
         loaded = load_checkpoint(checkpoint)
-        synthesizer = checkpoint_synthesizer(
-            loaded, checkpoint, device=device, max_batch_size=batch
+        synthesizer = TorchSynthesizer(
+            loaded.generator, loaded.contract, device=device, max_batch_size=batch
         )
         described: _Described = {"kind": "checkpoint", "name": _last(checkpoint)}
         described["weights_sha256"] = loaded.weights_hash

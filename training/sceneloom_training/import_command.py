@@ -16,8 +16,9 @@ from sceneloom.text import counted, printable
 def main(
     checkpoint: Annotated[Path, Positional, arg(metavar="CHECKPOINT")],
     *,
-    labels: str,
     out: Path,
+    labels: str | None = None,
+    pictures: bool = False,
     style_channels: int | None = None,
     encoder: Path | None = None,
     clusters: Path | None = None,
@@ -26,9 +27,10 @@ def main(
 
     Args:
         checkpoint: the .pth file; only its tensors are read, nothing in it runs.
+        out: folder of the checkpoint bundle to write.
         labels: label schema of its training: a built-in name (sceneloom schemas lists them) or the
             path of a JSON file.
-        out: folder of the checkpoint bundle to write.
+        pictures: it was trained with pictures instead of label maps (label_nc 0).
         style_channels: number of style features, if the number of input channels leaves it open.
         encoder: feature encoder of a model with style features (latest_net_E.pth).
         clusters: its clusters (features_clustered_010.npy), which become the styles to choose from.
@@ -38,7 +40,13 @@ def main(
     from sceneloom_training.published import import_published
     from sceneloom_training.published_styles import import_encoder, with_published_clusters
 
-    imported = import_published(checkpoint, load_schema(labels), style_channels=style_channels)
+    if pictures == (labels is not None):
+        raise InputError(
+            "name the label schema of its training with --labels, or say --pictures where it was "
+            "trained with pictures instead of label maps"
+        )
+    schema = None if labels is None else load_schema(labels)
+    imported = import_published(checkpoint, schema, style_channels=style_channels)
     contract, notes = imported.contract, list(imported.notes)
     for path in (encoder, clusters):
         if path is not None and not contract.style_channels:
@@ -68,10 +76,12 @@ def main(
         f"{counted(a.global_downsamplings, 'downsampling')}, "
         f"{counted(a.global_blocks, 'block')}{blocks if a.enhancers else ''}"
     )
+    inputs = "pictures"
+    if contract.schema is not None:
+        name = printable(contract.schema.name)
+        inputs = f"{counted(contract.schema.channels, 'label')} ({name})"
     print(
-        f"inputs: {counted(contract.schema.channels, 'label')} "
-        f"({printable(contract.schema.name)}), "
-        f"{'boundaries' if contract.boundaries else 'no boundaries'}, "
+        f"inputs: {inputs}, {'boundaries' if contract.boundaries else 'no boundaries'}, "
         f"{counted(contract.style_channels, 'style feature')}; "
         f"sizes are multiples of {contract.size_multiple}"
     )

@@ -139,16 +139,19 @@ def _another_kind(path: Path) -> str | None:
 
 
 def import_published(
-    path: Path, schema: LabelSchema, *, style_channels: int | None = None
+    path: Path, schema: LabelSchema | None, *, style_channels: int | None = None
 ) -> Imported:
-    """Rebuild a published generator (`latest_net_G.pth`), trained with a label schema. The input
-    channels beyond the labels are none, the boundary map (1), or that and the published encoder's
-    three style features (4); any other number of them is `style_channels`. Raises CheckpointError.
+    """Rebuild a published generator (`latest_net_G.pth`), trained with a label schema, or (None)
+    with pictures in their place. The input channels beyond the labels are none, the boundary map
+    (1), or that and the published encoder's three style features (4); any other number of them is
+    `style_channels`. Beyond a picture's three they are none or the boundary map. Raises
+    CheckpointError.
     """
     state = load_published(path)
     architecture, dropped = _derive(state, str(path))
     notes = []
-    if architecture.output_channels == 1:
+    grey = architecture.output_channels == 1
+    if grey:
         # The same weights three times give the same values three times: grey, as RGB.
         architecture = dataclasses.replace(architecture, output_channels=3)
         head = dict(published_names(architecture))["head.1.weight"].removesuffix(".weight")
@@ -158,23 +161,17 @@ def import_published(
                 state[name] = state[name].repeat_interleave(3, 0)
         notes.append(
             "gives grey pictures, one channel; its last convolution was repeated, so that the "
-            "bundle gives them as RGB"
+            "bundle gives them as RGB (sceneloom render --grey writes grey files)"
         )
     elif architecture.output_channels != 3:
         raise CheckpointError(
             f"{path}: gives {counted(architecture.output_channels, 'channel')}; a generator of "
-            "pictures gives 3 (RGB) or 1 (grey)"
+            "pictures gives 3 (RGB) or 1 (grey), of 8 bits each: neither 16-bit output nor other "
+            "channels are served"
         )
-    left = architecture.input_channels - schema.channels
-    if style_channels is None:
-        style_channels = PUBLISHED_STYLE_CHANNELS if left == 1 + PUBLISHED_STYLE_CHANNELS else 0
-    if style_channels < 0 or left - style_channels not in (0, 1):
-        raise CheckpointError(
-            f"{path}: the network has {counted(architecture.input_channels, 'input channel')}; "
-            f"schema {schema.name} explains {schema.channels} by its labels, at most 1 is the "
-            f"boundary map and {style_channels} are style features. "
-            "Name the label schema it was trained with, or the number of its style features"
-        )
+    boundaries, style_channels = _split_inputs(
+        architecture.input_channels, schema, style_channels, str(path)
+    )
     names = dict(published_names(architecture))
     known = set(names.values())
     if missing := [theirs for theirs in names.values() if theirs not in state]:
@@ -204,12 +201,39 @@ def import_published(
             "published network never used"
         )
     contract = Contract(
+        kind="picture" if schema is None else "labels",
         schema=schema,
-        boundaries=left == style_channels + 1,
+        boundaries=boundaries,
         style_channels=style_channels,
         size_multiple=architecture.size_multiple,
+        grey=grey,
     )
     return Imported(generator=generator, contract=contract, notes=tuple(notes))
+
+
+def _split_inputs(
+    channels: int, schema: LabelSchema | None, style_channels: int | None, source: str
+) -> tuple[bool, int]:
+    """Whether the boundary map is among the input channels, and the number of style features."""
+    if schema is None:
+        if channels not in (3, 4) or style_channels:
+            raise CheckpointError(
+                f"{source}: the network has {counted(channels, 'input channel')}; a picture "
+                "explains 3, at most 1 is the boundary map, and style features beside pictures are "
+                "not served. A model of label maps is imported with --labels"
+            )
+        return channels == 4, 0
+    left = channels - schema.channels
+    if style_channels is None:
+        style_channels = PUBLISHED_STYLE_CHANNELS if left == 1 + PUBLISHED_STYLE_CHANNELS else 0
+    if style_channels < 0 or left - style_channels not in (0, 1):
+        raise CheckpointError(
+            f"{source}: the network has {counted(channels, 'input channel')}; schema {schema.name} "
+            f"explains {schema.channels} by its labels, at most 1 is the boundary map and "
+            f"{style_channels} are style features. "
+            "Name the label schema it was trained with, or the number of its style features"
+        )
+    return left == style_channels + 1, style_channels
 
 
 def _derive(state: dict[str, Tensor], source: str) -> tuple[GeneratorArchitecture, int]:

@@ -88,6 +88,7 @@ def with_published_clusters(contract: Contract, path: Path) -> tuple[Contract, t
         CheckpointError: the file is not what the published code wrote, or does not fit the model.
     """
     clusters = read_clusters(path)
+    assert contract.schema is not None  # a model of pictures has no styles
     known = {label.id for label in contract.schema.labels}
     styles, defaults = {}, {}
     for label_id in sorted(known & clusters.keys()):

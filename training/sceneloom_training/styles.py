@@ -59,7 +59,7 @@ class ClassStyles:
 
 def style_parts(checkpoint: Checkpoint, name: Path) -> tuple[FeatureEncoder, Contract]:
     """Return the encoder and the contract of a checkpoint. Raises CheckpointError without them."""
-    if checkpoint.contract is None:
+    if checkpoint.contract.kind == "picture":
         raise CheckpointError(f"{name}: takes pictures instead of label maps, and has no styles")
     if checkpoint.encoder is None:
         raise CheckpointError(
@@ -117,6 +117,7 @@ def encode_photographs(
             "--boundaries labels"
         )
     ours, theirs = contract.schema, data.schema
+    assert ours is not None  # a model of pictures has no encoder
     if [label.id for label in ours.labels] != [label.id for label in theirs.labels]:
         raise InputError(
             f"the data set's labels are {theirs.name}, the checkpoint's are {ours.name}; name the "
@@ -142,7 +143,7 @@ def encode_photographs(
             features=features[of == channel],
         )
         for channel in sorted(set(of.tolist()))
-        if channel < contract.schema.channels
+        if channel < ours.channels
     }
 
 
@@ -153,6 +154,7 @@ def cluster_styles(
     from sklearn.cluster import KMeans
     from threadpoolctl import threadpool_limits
 
+    assert contract.schema is not None  # a model of pictures has no styles
     styles, labels = [], contract.schema.labels
     for channel in progress.steps(sorted(encoded), "cluster", lambda c: labels[c].name):
         instances = encoded[channel]
@@ -184,12 +186,12 @@ def with_styles(contract: Contract, styles: list[ClassStyles]) -> Contract:
 
 def reference_styles(contract: Contract, encoded: EncodedInstances) -> StyleFile:
     """Styles of one photograph: of its instances, and per class the mean over its pixels."""
-    channels = np.array(encoded.channels)
-    labels = {}
-    for channel in sorted({c for c in encoded.channels if c < contract.schema.channels}):
+    schema, channels, labels = contract.schema, np.array(encoded.channels), {}
+    assert schema is not None  # a model of pictures has no styles
+    for channel in sorted({c for c in encoded.channels if c < schema.channels}):
         of = channels == channel
         mean = np.average(encoded.features[of], axis=0, weights=encoded.shares[of])
-        labels[contract.schema.labels[channel].id] = round_style(mean)
+        labels[schema.labels[channel].id] = round_style(mean)
     instances = {
         instance: round_style(features)
         for instance, features in zip(encoded.ids, encoded.features, strict=True)

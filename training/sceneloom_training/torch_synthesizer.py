@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from sceneloom.contract import Contract
-from sceneloom.errors import CheckpointError, EngineError, require
+from sceneloom.errors import EngineError, require
 from sceneloom.maps import Image, InstanceMap, LabelMap, Style
 from sceneloom.synthesizer import Synthesizer
 from sceneloom_training.settings import Device
 
 if TYPE_CHECKING:
-    from sceneloom_training.checkpoint import Checkpoint
     from sceneloom_training.networks import SynthesisNetwork
 
 TorchPrecision = Literal["fp32", "fp16", "bf16"]
@@ -75,14 +73,3 @@ class TorchSynthesizer(Synthesizer):
         with torch.inference_mode():
             image: Image = self.network(*tensors).cpu().numpy()
         return image
-
-
-def checkpoint_synthesizer(
-    checkpoint: Checkpoint, name: Path, *, device: Device = "cpu", max_batch_size: int = 1
-) -> TorchSynthesizer:
-    """Open a checkpoint in float32. Raises CheckpointError about `name`."""
-    if checkpoint.contract is None:
-        raise CheckpointError(f"{name}: takes pictures instead of label maps; use --pictures")
-    return TorchSynthesizer(
-        checkpoint.generator, checkpoint.contract, device=device, max_batch_size=max_batch_size
-    )

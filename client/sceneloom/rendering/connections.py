@@ -121,8 +121,15 @@ class TritonConnection(Connection):
         self.batch = 1 if synthesizer.dynamic_batching else synthesizer.max_batch_size
         self._encoded: EncodedClient | None = None
         self._why_raw = ""
-        if synthesizer.transport.kind == "grpc-shm":
+        if self.contract.kind == "picture":
+            self._why_raw = "raw: the encoded path takes label maps, and this model pictures"
+            if path.wanted == "encoded":
+                self.close()
+                raise errors.InputError(self._why_raw.removeprefix("raw: "))
+        elif synthesizer.transport.kind == "grpc-shm":
             self._why_raw = "raw: tensors go through shared memory"
+        elif settings.grey:
+            self._why_raw = "raw: the encoded path does not give grey pictures"
         elif settings.format not in get_args(EncodedFormat):
             self._why_raw = f"raw: the encoded path does not give {settings.format}"
         encodes = not self._why_raw if path.chosen is None else path.chosen[0]

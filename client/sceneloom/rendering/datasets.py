@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from typing import Protocol
 
 from sceneloom import locations
+from sceneloom.contract import InputKind
 from sceneloom.errors import InputError
 from sceneloom.files import OTHER_KIND, LeftOut, split_hidden
 from sceneloom.pairing import is_map_name
@@ -29,7 +30,7 @@ from sceneloom.rendering.zip import ZipSource
 from sceneloom.text import reason
 
 # pix2pixHD's layout.
-_LABEL_FOLDER, _INSTANCE_FOLDER = "test_label", "test_inst"
+_LABEL_FOLDER, _PICTURE_FOLDER, _INSTANCE_FOLDER = "test_label", "test_A", "test_inst"
 _COMPRESSED_TAR = re.compile(r"\.(tgz|tbz2?|txz|tar\.(gz|bz2|xz|zst))$", re.IGNORECASE)
 _RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
 _MAX_FILES = 1_000_000
@@ -50,6 +51,7 @@ def open_source(
     wants_instances: bool = False,
     needs_instances: bool = True,
     training_ids: bool = False,
+    kind: InputKind = "labels",
 ) -> LocatedSource:
     """Open a data set of maps.
 
@@ -65,6 +67,8 @@ def open_source(
         wants_instances: whether to look for instance maps at all.
         needs_instances: whether those not named by `instances` have to exist.
         training_ids: of label ids and training ids side by side, take the latter.
+        kind: what lies in the place of label maps. Pictures lie by default in test_A or the folder
+            itself, anywhere in a zip file, as KEY.jpg in tar files, or in a column ``picture``.
 
     Raises:
         InputError: no such location, no map in it, or two maps for one picture.
@@ -78,8 +82,9 @@ def open_source(
         )
     if ending in ("tar", "parquet"):
         files = _existing(location)
-        return _sharded(location, files, labels, instances, wants_instances, needs_instances)
-    label_folder = locations.join(location, labels or _LABEL_FOLDER)
+        return _sharded(location, files, labels, instances, wants_instances, needs_instances, kind)
+    default = _LABEL_FOLDER if kind == "labels" else _PICTURE_FOLDER
+    label_folder = locations.join(location, labels or default)
     try:
         if ending != "zip" and not locations.is_folder(location):
             if is_map_name(location):
@@ -96,13 +101,22 @@ def open_source(
                 left_out += [LeftOut(reason=among, name=f"{name}/") for name in folders]
                 files = [locations.join(location, name) for name in shards]
                 return _sharded(
-                    location, files, labels, instances, wants_instances, needs_instances, left_out
+                    location,
+                    files,
+                    labels,
+                    instances,
+                    wants_instances,
+                    needs_instances,
+                    kind,
+                    left_out,
                 )
-            held = ", ".join(folders[:8])
-            raise InputError(
-                f"{label_folder}: no such folder; name the folder of label maps with --labels"
-                + (f" ({location} holds {held})" if held else " (. for the folder itself)")
-            )
+            if kind == "labels" or labels is not None:
+                held = ", ".join(folders[:8])
+                raise InputError(
+                    f"{label_folder}: no such folder; name the folder of label maps with --labels"
+                    + (f" ({location} holds {held})" if held else " (. for the folder itself)")
+                )
+            label_folder = location
     except OSError as error:
         raise InputError(f"{location}: cannot be read ({reason(error)})") from None
     instance = None
@@ -117,15 +131,16 @@ def open_source(
     if ending == "zip":
         return ZipSource(
             location,
-            labels or _LABEL_FOLDER,
+            labels or (_LABEL_FOLDER if kind == "labels" else "."),
             instance,
             training_ids=training_ids,
             may_lack_instances=may_lack,
+            kind=kind,
         )
     instance_folder = None if instance is None else locations.join(location, instance)
     if instance_folder is not None and may_lack and not locations.is_folder(instance_folder):
         instance_folder = None
-    return FolderSource(label_folder, instance_folder, training_ids=training_ids)
+    return FolderSource(label_folder, instance_folder, training_ids=training_ids, kind=kind)
 
 
 def _one_map(
@@ -152,19 +167,22 @@ def _sharded(
     instances: str | None,
     wants_instances: bool,
     needs_instances: bool,
+    kind: InputKind,
     left_out: Sequence[LeftOut] = (),
 ) -> LocatedSource:
     kinds = {file.rpartition(".")[2].lower() for file in files}
     if len(kinds) > 1:
         raise InputError(f"{location}: holds tar files and Parquet files; give one kind")
     instance = (instances or "instance") if wants_instances else None
-    label = labels or "label"
     if kinds == {"tar"}:
-        return TarSource(location, files, label=label, instance=instance, left_out=left_out)
+        label = labels or ("label" if kind == "labels" else "")
+        return TarSource(
+            location, files, label=label, instance=instance, kind=kind, left_out=left_out
+        )
     return ParquetSource(
         location,
         files,
-        label=label,
+        label=labels or ("label" if kind == "labels" else "picture"),
         instance=instance,
         may_lack_instances=instances is None and not needs_instances,
         left_out=left_out,

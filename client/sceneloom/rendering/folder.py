@@ -7,6 +7,7 @@ from collections.abc import Callable, Hashable, Iterator
 from pathlib import Path, PurePosixPath
 
 from sceneloom import locations
+from sceneloom.contract import InputKind
 from sceneloom.errors import InputError
 from sceneloom.files import (
     HeldLocation,
@@ -28,9 +29,18 @@ from sceneloom.text import reason
 class FolderSource:
     """The label maps of a folder, and the instance maps that pair with them, in key order."""
 
-    def __init__(self, labels: str, instances: str | None, *, training_ids: bool = False) -> None:
+    def __init__(
+        self,
+        labels: str,
+        instances: str | None,
+        *,
+        training_ids: bool = False,
+        kind: InputKind = "labels",
+    ) -> None:
         self._labels, self._instances = labels, instances
-        self._pairs, self.left_out = pair_folders(labels, instances, training_ids=training_ids)
+        self._pairs, self.left_out = pair_folders(
+            labels, instances, training_ids=training_ids, kind=kind
+        )
 
     def count(self) -> int:
         """The number of label maps."""

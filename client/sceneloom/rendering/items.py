@@ -16,7 +16,7 @@ from sceneloom import locations
 from sceneloom.contract import precision_of
 from sceneloom.errors import ImageReadError, ImageTooLargeError, SceneLoomError
 from sceneloom.files import LeftOut
-from sceneloom.maps import MAP_SUFFIXES, Image
+from sceneloom.maps import MAP_SUFFIXES, PICTURE_SUFFIXES, Image
 from sceneloom.request import Padding
 from sceneloom.text import reason
 
@@ -76,6 +76,7 @@ class MapItem:
     picture.
     """
     label: MapFile
+    """The label map, or the picture in its place."""
     instance: MapFile | None
     """The instance map, or None without one."""
     look: int | None = None
@@ -213,7 +214,8 @@ class Failed:
         """One sentence that begins with the map's name."""
         text = str(self.error) or type(self.error).__name__
         file = PurePosixPath(text.split(": ")[0])
-        named = file.suffix.lower() in MAP_SUFFIXES and str(file.with_suffix("")).endswith(self.key)
+        suffixes = (*MAP_SUFFIXES, *PICTURE_SUFFIXES)
+        named = file.suffix.lower() in suffixes and str(file.with_suffix("")).endswith(self.key)
         return text if named else f"{self.key}: {text}"
 
 

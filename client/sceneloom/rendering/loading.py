@@ -70,12 +70,14 @@ class Loader:
     _prepared: int = dataclasses.field(default=0, init=False)
 
     def __post_init__(self) -> None:
-        settings = self.settings
+        """Raise InputError if the settings do not fit the model."""
+        settings, schema = self.settings, self.contract.schema
+        if settings.grey and not self.contract.grey:
+            raise InputError("this model's pictures have colours; leave --grey out")
+        if settings.copy_labels and schema is None:
+            raise InputError("this model takes pictures, not label maps; leave --copy-labels out")
         self._reader = MapReader(
-            self.contract.schema,
-            settings,
-            unknown=settings.unknown,
-            max_pixels=settings.max_pixels,
+            schema, settings, unknown=settings.unknown, max_pixels=settings.max_pixels
         )
 
     def load(self, item: MapItem) -> Loaded:
@@ -157,7 +159,7 @@ class Loader:
             raise OutOfResourcesError(
                 f"{item.label.name}: not enough memory for a map of this size"
             ) from None
-        height, width = label_map.shape
+        height, width = label_map.shape[:2]
         return Prepared(
             loaded=loaded,
             request=request,

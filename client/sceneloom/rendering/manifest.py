@@ -498,7 +498,8 @@ def picture_row(
     data = reply.encoded
     if data is None:
         assert reply.image is not None
-        data = encode_picture(reply.image, settings.format, quality=settings.quality)
+        image = reply.image[..., :1] if settings.grey else reply.image
+        data = encode_picture(image, settings.format, quality=settings.quality)
     loaded, padding = prepared.loaded, prepared.request.padding
     if (look := loaded.item.look) is not None:
         assert settings.style_seed is not None

@@ -267,7 +267,7 @@ class Pipeline:
                     await self._fail(one.loaded.item, failures[-1], one.loaded.input_hash, failures)
                 return
         seconds = time.perf_counter() - start
-        lease.server.window.answered(seconds, (maps[0].request.label_map.shape, len(maps)))
+        lease.server.window.answered(seconds, (maps[0].request.size, len(maps)))
         self._servers.release(lease)
         sent, received = sum(r.sent for r in replies), sum(r.received for r in replies)
         for listener in self._listeners:

@@ -86,6 +86,8 @@ class TritonServers:
                 f"the encoded path does not give {settings.format}; it gives "
                 f"{', '.join(get_args(EncodedFormat))}"
             )
+        if self.path == "encoded" and settings.grey:
+            raise InputError("the encoded path does not give grey pictures; leave --path out")
         chosen = None if self.path == "auto" else (self.path == "encoded", f"{self.path}: as asked")
         connect = functools.partial(
             TritonConnection,
@@ -144,7 +146,8 @@ def make_plan(
             instances=maps.instances,
             wants_instances=contract.wants_instances,
             needs_instances=settings.boundaries == "instances",
-            training_ids=contract.schema.has_training_ids,
+            training_ids=contract.schema is not None and contract.schema.has_training_ids,
+            kind=contract.kind,
         )
         written = [] if pictures is None else [pictures.location]
         if settings.copy_labels:

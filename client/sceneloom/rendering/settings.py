@@ -35,6 +35,8 @@ class RenderSettings(StyleChoice, MapReading):
     """Copy the label and instance maps beside the pictures: OUTPUT/train_img, train_label and
     train_inst are a data set that sceneloom train reads (--data.layout pix2pixhd).
     """
+    grey: bool = False
+    """Write grey PNG files, of one channel, of a model with grey pictures."""
     unknown: OnUnknown = "error"
     """For label ids outside the model's schema: refuse the map, or read them as unlabelled."""
     max_pixels: Annotated[int, Field(ge=1)] = DEFAULT_MAX_PIXELS
@@ -60,6 +62,8 @@ class RenderSettings(StyleChoice, MapReading):
     def __post_init__(self) -> None:
         StyleChoice.__post_init__(self)
         MapReading.__post_init__(self)
+        if self.grey and self.format != "png":
+            raise errors.InputError(f"grey pictures are written as png, not as {self.format}")
 
     @property
     def threads(self) -> int:
@@ -98,6 +102,8 @@ class RenderSettings(StyleChoice, MapReading):
             words["quality"] = str(self.quality)
         if self.copy_labels:
             words["copy_labels"] = "yes"
+        if self.grey:
+            words["grey"] = "true"
         if styled:
             words["style"] = self.style_words()
         return json.dumps(words, sort_keys=True)

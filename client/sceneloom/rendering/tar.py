@@ -13,10 +13,12 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, NamedTuple, cast
 
+from sceneloom.contract import InputKind
 from sceneloom.errors import ImageReadError, InputError
 from sceneloom.files import HIDDEN, NAMED, LeftOut, is_hidden, remove_part
 from sceneloom.locations import last_part, lies_in, open_binary, parent, read_range
 from sceneloom.maps import MAP_SUFFIXES
+from sceneloom.pairing import SUFFIXES
 from sceneloom.pictures import FORMATS, Format
 from sceneloom.rendering.items import BrokenFile, FilePart, MapFile, MapItem, broken_item, key_error
 from sceneloom.text import reason
@@ -90,9 +92,6 @@ class _Bounded:
         return self._stream.read(size)
 
 
-_ENDINGS = "|".join(re.escape(suffix) for suffix in MAP_SUFFIXES)
-
-
 class TarSource:
     """The maps of tar shards, in their order on disk; of a damaged shard the readable ones."""
 
@@ -103,6 +102,7 @@ class TarSource:
         *,
         label: str = "label",
         instance: str | None,
+        kind: InputKind = "labels",
         left_out: Sequence[LeftOut] = (),
     ) -> None:
         """Keep the names; nothing is read.
@@ -110,20 +110,28 @@ class TarSource:
         Args:
             name: of the source, in messages.
             shards: paths or URLs of the tar files.
-            label: the text between key and ending of a label map.
+            label: the text between key and ending of a label map, or of a picture in its place;
+                empty for files without.
             instance: likewise of an instance map, or None for maps without.
+            kind: what lies in the place of label maps.
             left_out: other files beside the shards.
         """
         self._name = name
         self._shards = tuple(shards)
-        self._label = label
         self._count: int | None = None
         self._beside = tuple(left_out)
         self._members_left_out: list[LeftOut] = []
-        kinds = [kind for kind in (label, instance) if kind is not None]
-        self._other = "not called " + " or ".join(f"KEY.{kind}.png" for kind in kinds)
-        either = "|".join(map(re.escape, kinds))
-        self._map = re.compile(rf"(.*)\.({either})(?:{_ENDINGS})", re.IGNORECASE | re.DOTALL)
+        parts = {"label": (f".{label}" if label else "", SUFFIXES[kind])}
+        if instance is not None:
+            parts = {"instance": (f".{instance}", MAP_SUFFIXES), **parts}
+        self._called = f"KEY{parts['label'][0]}.png"
+        names = [f"KEY{middle}.png" for middle, _ in reversed(parts.values())]
+        self._other = "not called " + " or ".join(names)
+        either = "|".join(
+            f"(?P<{part}>{re.escape(middle)}(?:{'|'.join(map(re.escape, endings))}))"
+            for part, (middle, endings) in parts.items()
+        )
+        self._map = re.compile(f"(.*?)(?:{either})", re.IGNORECASE | re.DOTALL)
 
     def count(self) -> int:
         """The number of maps; the first call reads the headers of all shards."""
@@ -167,7 +175,7 @@ class TarSource:
             if _total(found_here) > _total(self._members_left_out):  # another pass may be ahead
                 self._members_left_out = found_here
         if not number:
-            raise InputError(f"{self._name}: no files KEY.{self._label}.png in it")
+            raise InputError(f"{self._name}: no files {self._called} in it")
 
     def holds(self, location: str) -> bool:
         """Whether shards of pictures there would lie among the shards of maps."""
@@ -191,7 +199,7 @@ class TarSource:
                         if group is not None:
                             yield group
                         group = _Group(match[1])
-                    is_label = match[2].lower() == self._label.lower()
+                    is_label = match["label"] is not None
                     if (group.label if is_label else group.instance) is not None:
                         raise InputError(
                             f"{shard}: {member.name} is a second map of the key {group.key}"

@@ -8,11 +8,11 @@ import zipfile
 import zlib
 from collections.abc import Iterable, Iterator
 
+from sceneloom.contract import InputKind
 from sceneloom.errors import ImageReadError, InputError
 from sceneloom.files import LeftOut, describe, split_hidden
 from sceneloom.locations import lies_in, open_binary, read_range
-from sceneloom.maps import MAP_SUFFIXES
-from sceneloom.pairing import is_map_name, pair_names, table_name
+from sceneloom.pairing import is_map_name, no_maps, pair_names, table_name
 from sceneloom.rendering.items import MapItem, broken_item, check_size, key_error
 from sceneloom.text import reason
 
@@ -92,6 +92,7 @@ class ZipSource:
         *,
         training_ids: bool = False,
         may_lack_instances: bool = False,
+        kind: InputKind = "labels",
     ) -> None:
         """Read the archive's directory; ``.`` is the folder of the whole archive.
 
@@ -130,13 +131,14 @@ class ZipSource:
             None if instances is None else names[-1],
             together=together,
             training_ids=training_ids,
+            kind=kind,
             locate_label=lambda name: f"{archive}/{inner[0]}{name}",
             locate_instance=lambda name: f"{archive}/{inner[-1]}{name}",
         )
         self._leave_out(inner[0], pairing.labels_left_out)
         self._leave_out(inner[-1], pairing.instances_left_out)
         if not pairing.pairs:
-            reason = f"{archive}/{labels}: no label maps ({', '.join(MAP_SUFFIXES)})"
+            reason = no_maps(f"{archive}/{labels}", kind)
             raise InputError("; ".join([reason, *describe(self.left_out)]))
         self._items = [
             (

@@ -164,10 +164,10 @@ class TritonSynthesizer(Synthesizer):
             timeout=self.timeouts.infer,
             **self._asked,
         )
-        if images.shape != (*label_maps.shape, 3) or images.dtype != "uint8":
+        if images.shape != (*label_maps.shape[:3], 3) or images.dtype != "uint8":
             raise errors.ModelFailedError(
                 f"{self.transport.address}: model {self.model!r} answered {images.dtype} "
-                f"{list(images.shape)} to label maps {list(label_maps.shape)}"
+                f"{list(images.shape)} to maps {list(label_maps.shape)}"
             )
         return images
 

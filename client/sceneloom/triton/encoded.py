@@ -256,6 +256,7 @@ def measure_link(
     raw, files = [], []
     for _ in range(_ROUNDS):
         start = time.perf_counter()
+        assert contract.schema is not None  # the encoded path takes label maps
         labels = read_label_map(label_file, contract.schema, unknown=unknown)
         instances = None
         if instance_file is not None and contract.wants_instances:

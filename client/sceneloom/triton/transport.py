@@ -22,7 +22,6 @@ from sceneloom import errors
 from sceneloom.contract import (
     ENGINE_PARAMETER,
     INPUT_INSTANCES,
-    INPUT_LABELS,
     INPUT_STYLE,
     OUTPUT_IMAGE,
     STYLE_ROWS,
@@ -97,7 +96,8 @@ class ModelConfig:
 
 def input_specs(contract: Contract) -> dict[str, TensorSpec]:
     """Inputs of a model with this contract, by name."""
-    specs = {INPUT_LABELS: TensorSpec(dtype="UINT8", dims=(-1, -1))}
+    dims = (-1, -1) if contract.kind == "labels" else (-1, -1, 3)
+    specs = {contract.main_input: TensorSpec(dtype="UINT8", dims=dims)}
     if contract.wants_instances:
         specs[INPUT_INSTANCES] = TensorSpec(dtype="INT32", dims=(-1, -1))
     if contract.style_channels:

@@ -189,7 +189,7 @@ def test_answers_that_are_no_picture_of_the_map(answer: npt.NDArray[Any]) -> Non
     transport = OddTransport(answer=answer)
     with (
         TritonSynthesizer("fake", transport=transport) as synthesizer,
-        pytest.raises(ModelFailedError, match=r"answered .* to label maps \[1, 32, 48\]"),
+        pytest.raises(ModelFailedError, match=r"answered .* to maps \[1, 32, 48\]"),
     ):
         synthesizer.synthesize(LABEL_MAP, INSTANCE_MAP)
 

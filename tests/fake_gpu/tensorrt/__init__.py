@@ -194,7 +194,8 @@ class _Context:
 
     def get_tensor_shape(self, name: str) -> tuple[int, ...]:
         assert name == "image"
-        return (*self.shapes["label_map"], 3)
+        main = self.shapes.get("label_map") or self.shapes["picture"]
+        return (*main[:3], 3)
 
     def execute_async_v3(self, stream: int) -> bool:
         cuda.counts["enqueued"] += 1

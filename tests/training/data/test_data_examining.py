@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from sceneloom.errors import DataSetError, ImageReadError
+from sceneloom.photographs import read_picture
 from sceneloom_training.data import DataSet, DataSettings, examine, open_data_set
-from sceneloom_training.data.pictures import Header, read_header, read_picture
+from sceneloom_training.data.pictures import Header, read_header
 from sceneloom_training.evaluation.sources import FolderPictures
 
 ORIENTATION = 0x0112

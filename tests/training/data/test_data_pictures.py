@@ -13,7 +13,8 @@ import pytest
 from PIL import Image, JpegImagePlugin
 
 from sceneloom.errors import ImageReadError, ImageTooLargeError
-from sceneloom_training.data.pictures import read_mask, read_picture
+from sceneloom.photographs import read_picture
+from sceneloom_training.data.pictures import read_mask
 
 
 def png(*, rows: int, bits: int = 8, kind: int = 2, values: int = 3, tail: bytes = b"") -> bytes:

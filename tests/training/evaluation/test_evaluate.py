@@ -14,12 +14,12 @@ from support import wide_generator
 from trees import write_paired
 
 from sceneloom.contract import Contract
-from sceneloom.errors import CheckpointError, DataSetError, InputError, MissingInputError, SizeError
+from sceneloom.errors import DataSetError, InputError, MissingInputError, SizeError
 from sceneloom.schema import Label, LabelSchema, load_schema
 from sceneloom.style import StyleChoice, StyleOf, style_chooser, styles_by_seed
 from sceneloom.testing import FakeTransport
 from sceneloom.triton.client import TritonSynthesizer
-from sceneloom_training.checkpoint import Checkpoint, load_checkpoint
+from sceneloom_training.checkpoint import load_checkpoint
 from sceneloom_training.data import DataSet, DataSettings, Sample, open_data_set
 from sceneloom_training.evaluation.evaluate import EvaluationSettings, evaluate, resize_picture
 from sceneloom_training.evaluation.scores import ClassCounts, input_table, truth_table
@@ -29,7 +29,7 @@ from sceneloom_training.evaluation.sources import (
     SynthesizedPictures,
 )
 from sceneloom_training.networks import GeneratorArchitecture
-from sceneloom_training.torch_synthesizer import checkpoint_synthesizer
+from sceneloom_training.torch_synthesizer import TorchSynthesizer
 
 Picture = npt.NDArray[np.uint8]
 CITYSCAPES, NINETEEN = load_schema("cityscapes"), load_schema("cityscapes19")
@@ -266,13 +266,9 @@ def test_a_styled_model_is_given_the_styles_of_the_seed(
 def test_a_checkpoint_renders_what_it_renders_elsewhere(
     checkpoint: Path, street_data: DataSet, judge: ColourSegmenter
 ) -> None:
-    from sceneloom_training.torch_synthesizer import TorchSynthesizer
-
     loaded = load_checkpoint(checkpoint)
-    assert loaded.contract is not None
-    source = SynthesizedPictures(
-        checkpoint_synthesizer(loaded, checkpoint, max_batch_size=2), CITYSCAPES
-    )
+    batches = TorchSynthesizer(loaded.generator, loaded.contract, max_batch_size=2)
+    source = SynthesizedPictures(batches, CITYSCAPES)
     found = evaluate(street_data, judge, source, dataclasses.replace(FEW, limit=2), rows=2)
     other = TorchSynthesizer(loaded.generator, loaded.contract)
     for index, row in enumerate(found.rows):
@@ -288,15 +284,10 @@ def test_a_checkpoint_of_pictures_cannot_be_given_label_maps() -> None:
     architecture = GeneratorArchitecture(
         input_channels=3, ngf=2, global_downsamplings=1, global_blocks=1
     )
-    paired = Checkpoint(
-        generator=wide_generator(architecture, seed=1),
-        contract=None,
-        encoder=None,
-        provenance={},
-        weights_hash="",
-    )
-    with pytest.raises(CheckpointError, match="model: takes pictures instead of label maps"):
-        checkpoint_synthesizer(paired, Path("model"))
+    contract = Contract(kind="picture", boundaries=False, size_multiple=2)
+    paired = TorchSynthesizer(wide_generator(architecture, seed=1), contract)
+    with pytest.raises(InputError, match=r"takes pictures instead of label maps.*--pictures"):
+        SynthesizedPictures(paired, CITYSCAPES)
 
 
 # Classes -----------------------------------------------------------------------------------------

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import numpy as np
 
-from sceneloom.maps import InstanceMap, LabelMap, OnUnknown
+from sceneloom.maps import PICTURE_SUFFIXES, InstanceMap, LabelMap, OnUnknown
+from sceneloom.photographs import read_picture
 from sceneloom.schema import LabelSchema
 from sceneloom_training.data import folders
-from sceneloom_training.data.pictures import PICTURE_SUFFIXES, read_picture
 from sceneloom_training.data.sample import check_same_size
 
 FOLDERS = {"train": "training", "val": "validation"}

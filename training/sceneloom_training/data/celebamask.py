@@ -17,10 +17,11 @@ import numpy as np
 
 from sceneloom.errors import DataSetError, SizeError
 from sceneloom.maps import LabelMap, OnUnknown
+from sceneloom.photographs import read_picture
 from sceneloom.schema import LabelSchema
 from sceneloom_training.data import folders
 from sceneloom_training.data.geometry import resize_nearest
-from sceneloom_training.data.pictures import read_mask, read_picture
+from sceneloom_training.data.pictures import read_mask
 from sceneloom_training.data.sample import DataSet, Sample, check_same_size, label_channels
 
 PARTS = (

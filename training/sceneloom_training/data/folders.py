@@ -16,9 +16,9 @@ from sceneloom.errors import DataSetError, InputError
 from sceneloom.files import OTHER_KIND, LeftOut, describe, list_files
 from sceneloom.map_reading import MapReader
 from sceneloom.maps import InstanceMap, LabelMap, OnUnknown
+from sceneloom.photographs import read_picture
 from sceneloom.schema import LabelSchema
 from sceneloom.text import reason
-from sceneloom_training.data.pictures import read_picture
 from sceneloom_training.data.sample import DataSet, Sample, check_same_size
 
 OTHER_NAME = "of a name that is not looked for"

@@ -16,9 +16,10 @@ import numpy as np
 from sceneloom.errors import DataSetError
 from sceneloom.files import LeftOut
 from sceneloom.maps import OnUnknown
+from sceneloom.photographs import read_picture
 from sceneloom.schema import LabelSchema
 from sceneloom_training.data import folders
-from sceneloom_training.data.pictures import read_mask, read_picture
+from sceneloom_training.data.pictures import read_mask
 from sceneloom_training.data.sample import DataSet, Sample, check_same_size, label_channels
 
 CLASSES = 11

@@ -9,8 +9,9 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
+from sceneloom.maps import PICTURE_SUFFIXES
+from sceneloom.photographs import read_picture
 from sceneloom_training.data import folders
-from sceneloom_training.data.pictures import PICTURE_SUFFIXES, read_picture
 from sceneloom_training.data.sample import DataSet, Sample, check_same_size
 
 

@@ -1,86 +1,26 @@
-"""Reading 8-bit RGB and grey photographs and masks exactly, or refusing them with the reason. Grey
-becomes RGB. No EXIF orientation is applied: label maps lie on the pixels as they are stored.
-"""
+"""Reading masks, and the headers of pictures and maps."""
 
 from __future__ import annotations
 
 import dataclasses
 import errno
-import io
 import stat
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
-from PIL import (
-    BmpImagePlugin,
-    ImageFile,
-    JpegImagePlugin,
-    PngImagePlugin,
-    TiffImagePlugin,
-    WebPImagePlugin,
-)
+from PIL import BmpImagePlugin, TiffImagePlugin, WebPImagePlugin
 
-from sceneloom.errors import ImageReadError, ImageTooLargeError
+from sceneloom.errors import ImageReadError
 from sceneloom.maps import DEFAULT_MAX_PIXELS
-from sceneloom.png import SIGNATURE, check_png
+from sceneloom.photographs import read_picture
+from sceneloom.png import SIGNATURE
 from sceneloom.text import reason
 
-PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
-"""File endings that `read_picture` takes, in lower case."""
-
-_WANTED = "photographs are 8-bit RGB or 8-bit grey"
 _JPEG = b"\xff\xd8\xff"
-_OTHERS: tuple[tuple[bytes, type[ImageFile.ImageFile]], ...] = (
-    (b"BM", BmpImagePlugin.BmpImageFile),
-    (b"RIFF", WebPImagePlugin.WebPImageFile),
-    *((magic, TiffImagePlugin.TiffImageFile) for magic in (b"II*\x00", b"MM\x00*")),
-)
 _ORIENTATION = 0x0112
 _APP1, _FILL, _START_OF_SCAN = 0xE1, 0xFF, 0xDA
-_BYTES_PER_PIXEL = 8  # no 8-bit picture takes more, headers aside
-_HEADERS = 1 << 20
-_PNG_BITS, _PNG_KIND = 24, 25  # offsets in the file
-_PNG_KINDS = {0: "grey", 2: "RGB", 3: "palette", 4: "grey with alpha", 6: "RGB with alpha"}
-
-
-def read_picture(path: Path, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> npt.NDArray[np.uint8]:
-    """Read 8-bit RGB or grey, by the first bytes of the file: uint8 [H, W, 3], RGB. Raises
-    ImageReadError for any other depth or kind and damaged files, ImageTooLargeError above
-    `max_pixels`.
-    """
-    most = _BYTES_PER_PIXEL * max_pixels + _HEADERS
-    try:
-        status = path.stat()
-        regular = stat.S_ISREG(status.st_mode)  # reading a pipe could wait for ever
-        data = path.read_bytes() if regular and status.st_size <= most else b""
-    except (OSError, ValueError) as error:  # ValueError: a path with a null byte
-        raise ImageReadError(f"{path}: cannot be read ({reason(error)})") from None
-    if not regular:
-        raise ImageReadError(f"{path}: cannot be read (not a file)")
-    if status.st_size > most:
-        raise ImageTooLargeError(f"{path}: {status.st_size:,} bytes; the limit is {most:,}")
-    if not data:
-        raise ImageReadError(f"{path}: the file is empty")
-    image = _open(data, path)
-    width, height = image.size
-    if height * width > max_pixels:
-        raise ImageTooLargeError(
-            f"{path}: {width}x{height} is {height * width:,} pixels; the limit is {max_pixels:,}"
-        )
-    if image.mode not in ("RGB", "L") or "transparency" in image.info:
-        kind = image.mode if image.mode not in ("RGB", "L") else "with a transparent colour"
-        raise ImageReadError(f"{path}: a picture of kind {kind}; {_WANTED}")
-    if data.startswith(SIGNATURE):
-        check_png(data, str(path))
-    try:
-        values = np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
-    except Exception as error:  # the decoders raise nearly anything on damaged files
-        raise ImageReadError(f"{path}: truncated or damaged ({reason(error)})") from None
-    if values.shape != (height, width, 3):
-        raise ImageReadError(f"{path}: truncated or damaged (decoded to {list(values.shape)})")
-    return values
 
 
 def read_mask(path: Path, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> npt.NDArray[np.uint8]:
@@ -90,55 +30,6 @@ def read_mask(path: Path, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> npt.NDArra
     if not (np.array_equal(mask, picture[..., 1]) and np.array_equal(mask, picture[..., 2])):
         raise ImageReadError(f"{path}: has colours; a mask is grey")
     return np.ascontiguousarray(mask)
-
-
-def _open(data: bytes, path: Path) -> ImageFile.ImageFile:
-    plugin: type[ImageFile.ImageFile]
-    if data.startswith(SIGNATURE):
-        if len(data) <= 28:
-            raise ImageReadError(f"{path}: truncated or damaged (no whole header)")
-        # By the header: Pillow reads 16-bit RGB as 8-bit without a warning.
-        bits, kind = data[_PNG_BITS], _PNG_KINDS.get(data[_PNG_KIND], "unknown")
-        if bits != 8 or kind not in ("grey", "RGB"):
-            raise ImageReadError(f"{path}: a {bits}-bit {kind} PNG; {_WANTED}")
-        if b"acTL" in data[: data.find(b"IDAT")]:
-            raise ImageReadError(f"{path}: an animated PNG; give a file that holds one picture")
-        plugin = PngImagePlugin.PngImageFile
-    elif data.startswith(_JPEG):
-        # APP1 segments (EXIF, XMP) go: Pillow parses them while it opens the file and warns of
-        # damaged ones, and warnings cannot be silenced for one thread alone.
-        at, kept = 2, [data[:2]]
-        while data[at : at + 1] == b"\xff" and data[at + 1 : at + 2] not in (b"\xda", b""):
-            marker = data[at + 1]
-            size = 1 if marker == _FILL else 2 + int.from_bytes(data[at + 2 : at + 4], "big")
-            if marker != _APP1:
-                kept.append(data[at : at + size])
-            at += size
-        data = b"".join(kept) + data[at:]
-        plugin = JpegImagePlugin.JpegImageFile
-    elif plugin_ := next((kind for magic, kind in _OTHERS if data.startswith(magic)), None):
-        plugin = plugin_
-    else:
-        raise ImageReadError(f"{path}: not a PNG, JPEG, BMP, TIFF or WebP file")
-    # Not Image.open: its pixel limit is a global of the whole process.
-    try:
-        image = plugin(io.BytesIO(data))
-        several = getattr(image, "n_frames", 1) > 1
-    except Exception as error:
-        raise ImageReadError(
-            f"{path}: damaged header, or an unknown kind ({reason(error)})"
-        ) from None
-    if several:
-        raise ImageReadError(f"{path}: holds several pictures; give a file that holds one")
-    if isinstance(image, TiffImagePlugin.TiffImageFile):
-        # By the tags: Pillow reads 16-bit RGB as 8-bit, and turns a picture, without a warning.
-        bits = image.tag_v2.get(TiffImagePlugin.BITSPERSAMPLE, (1,))
-        if any(each != 8 for each in bits):
-            raise ImageReadError(f"{path}: a TIFF of {max(bits)} bits per channel; {_WANTED}")
-        orientation = image.tag_v2.get(_ORIENTATION, 1)
-        if orientation != 1:
-            raise ImageReadError(f"{path}: a TIFF with orientation {orientation}; turn it first")
-    return image
 
 
 _BMP, _RIFF, _NPY = b"BM", b"RIFF", b"\x93NUMPY"

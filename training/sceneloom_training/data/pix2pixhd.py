@@ -10,10 +10,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from sceneloom.maps import MAP_SUFFIXES, OnUnknown
+from sceneloom.maps import MAP_SUFFIXES, PICTURE_SUFFIXES, OnUnknown
 from sceneloom.schema import LabelSchema
 from sceneloom_training.data import folders
-from sceneloom_training.data.pictures import PICTURE_SUFFIXES
 
 
 def open_pix2pixhd(

@@ -10,11 +10,12 @@ from typing import Any
 import numpy.typing as npt
 
 from sceneloom.errors import DataSetError, InputError, MissingInputError, SizeError
+from sceneloom.maps import PICTURE_SUFFIXES
+from sceneloom.photographs import read_picture
 from sceneloom.schema import LabelSchema
 from sceneloom.style import ChooseStyle
 from sceneloom.synthesizer import Synthesizer
 from sceneloom_training.data.folders import check_folder, find_files, sample_name
-from sceneloom_training.data.pictures import PICTURE_SUFFIXES, read_picture
 from sceneloom_training.data.sample import Photo, Sample
 from sceneloom_training.evaluation.scores import input_table
 
@@ -44,9 +45,16 @@ class SynthesizedPictures(PictureSource):
     def __init__(
         self, synthesizer: Synthesizer, data: LabelSchema, choose: ChooseStyle | None = None
     ) -> None:
-        """Take a model, which the caller closes. Raises InputError without a common class."""
+        """Take a model, which the caller closes. Raises InputError without a common class, and for
+        a model of pictures.
+        """
         self.synthesizer = synthesizer
         contract = synthesizer.contract
+        if contract.schema is None:
+            raise InputError(
+                "this model takes pictures instead of label maps: render them, and evaluate the "
+                "pictures with --pictures"
+            )
         self._table = input_table(data, contract.schema)
         self._wants_instances = contract.wants_instances
         self._choose = choose

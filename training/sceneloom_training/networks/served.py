@@ -55,28 +55,34 @@ class _ToFloat32(nn.Module):
 
 
 class ServedGenerator(nn.Module):
-    """`label_map` (and `instance_map`, `style`, where the contract has them) -> `image`."""
+    """`label_map` or `picture` (and `instance_map`, `style`, where the contract has them) ->
+    `image`.
+    """
 
     channel_ids: Tensor
 
     def __init__(self, generator: SynthesisNetwork | HalfGenerator, contract: Contract) -> None:
         """Wrap a generator whose input channels are the contract's."""
         super().__init__()
-        channels = contract.schema.channels + int(contract.boundaries) + contract.style_channels
-        assert generator.architecture.input_channels == channels
+        assert generator.architecture.input_channels == contract.input_channels
         assert generator.architecture.output_channels == 3
         self.generator = generator
         self.contract = contract
-        ids = torch.arange(contract.schema.channels, dtype=torch.float32)
-        self.register_buffer("channel_ids", ids.view(1, -1, 1, 1), persistent=False)
+        if contract.schema is not None:
+            ids = torch.arange(contract.schema.channels, dtype=torch.float32)
+            self.register_buffer("channel_ids", ids.view(1, -1, 1, 1), persistent=False)
 
     def forward(
         self, label_map: Tensor, instance_map: Tensor | None = None, style: Tensor | None = None
     ) -> Tensor:
-        """Synthesize uint8 [N, H, W, 3], RGB, from channels uint8 [N, H, W] (no channel: zeros)
-        and, as the contract has them, instances int32 [N, H, W] and style float32 [N, 256, F].
+        """Synthesize uint8 [N, H, W, 3], RGB, from channels uint8 [N, H, W] (no channel: zeros) or
+        pictures uint8 [N, H, W, 3] and, as the contract has them, instances int32 [N, H, W] and
+        style float32 [N, 256, F].
         """
-        planes = [one_hot_planes(label_map, self.channel_ids)]
+        if self.contract.kind == "labels":
+            planes = [one_hot_planes(label_map, self.channel_ids)]
+        else:
+            planes = [label_map.to(torch.float32).permute(0, 3, 1, 2) / 127.5 - 1.0]
         if self.contract.boundaries:
             assert instance_map is not None
             planes.append(boundary_plane(instance_map))
