@@ -357,7 +357,13 @@ def test_files_of_replicator_pair_up(below: str) -> None:
         "instance_id_segmentation_0012.png",
     ]
     pairing = pair_names(
-        names, [], together=True, training_ids=False, locate_label=str, locate_instance=str
+        names,
+        [],
+        together=True,
+        training_ids=False,
+        kind="labels",
+        locate_label=str,
+        locate_instance=str,
     )
     [pair] = pairing.pairs
     assert (pair.label, pair.instance) == (names[0], names[2])

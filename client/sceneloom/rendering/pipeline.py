@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import itertools
 import time
 from collections import deque
 from collections.abc import Callable, Coroutine, Iterable, Sequence
@@ -74,6 +75,7 @@ class SizeBuckets:
         return dropped
 
 
+_CHUNK = 16
 _MAX_BUCKET_BYTES = 128 << 20
 _READERS = 4
 
@@ -176,22 +178,24 @@ class Pipeline:
     async def _feed(self) -> None:
         """List the maps, as far as there is room for them."""
         items = await self._in_thread(self._lister, iter, self._source)
-        while True:
-            await self._room.acquire()
-            while self._buckets.bytes > _MAX_BUCKET_BYTES and not self._stopping.is_set():
-                self._taken.clear()
-                await self._taken.wait()
-            if self._stopping.is_set():
-                return
+        while not self._stopping.is_set():
+            chunk: list[MapItem] = []
             try:
-                item = await self._in_thread(self._lister, next, items, None)
-            except Exception as error:  # the maps before it are rendered
+                some = itertools.islice(items, _CHUNK)
+                await self._in_thread(self._lister, chunk.extend, some)
+            except Exception as error:  # the chunk holds the maps before it, which are rendered
                 self._broken = self._broken or error
+            for item in chunk:
+                await self._room.acquire()
+                while self._buckets.bytes > _MAX_BUCKET_BYTES and not self._stopping.is_set():
+                    self._taken.clear()
+                    await self._taken.wait()
+                if self._stopping.is_set():
+                    return
+                self._reading += 1
+                self._tasks.add(asyncio.create_task(self._guard(self._load, item)))
+            if len(chunk) < _CHUNK:
                 return
-            if item is None or self._stopping.is_set():
-                return
-            self._reading += 1
-            self._tasks.add(asyncio.create_task(self._guard(self._load, item)))
 
     async def _load(self, item: MapItem) -> None:
         """Read a map, and skip it if its picture exists."""
