@@ -144,6 +144,7 @@ def check_data(settings: TrainSettings) -> int:
         readable, count = found.sizes.total(), len(data) + len(data.incomplete)
         of_them = "" if readable == count else f", {readable} of them whole"
         print(f"{counted(count, 'sample')}{of_them}: {_sizes(found.sizes)}")
+    if found.trained:
         print(f"in training: {_sizes(found.trained)}")
     if data.schema is not None:
         _print_classes(found, data.schema)
@@ -166,8 +167,14 @@ def check_data(settings: TrainSettings) -> int:
     return 1
 
 
+_LISTED = 10
+
+
 def _sizes(sizes: Counter[Size]) -> str:
-    listed = [f"{width}x{height} ({count:,})" for (height, width), count in sizes.most_common()]
+    common = sizes.most_common(_LISTED)
+    listed = [f"{width}x{height} ({count:,})" for (height, width), count in common]
+    if len(sizes) > _LISTED:
+        listed.append(f"{len(sizes) - _LISTED} more sizes")
     return f"{', '.join(listed)}, width x height (samples)"
 
 
