@@ -22,6 +22,7 @@ from training_runs import (
     write_toml,
 )
 
+from sceneloom.contract import Contract
 from sceneloom.errors import CheckpointError, TrainingError
 from sceneloom_training.checkpoint import load_checkpoint, save_checkpoint
 from sceneloom_training.networks import GeneratorArchitecture, build_generator
@@ -33,12 +34,13 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 GENERATOR = build_generator(
     GeneratorArchitecture(input_channels=3, ngf=2, global_downsamplings=1, global_blocks=1), seed=1
 )
+CONTRACT = Contract(kind="picture", boundaries=False, size_multiple=2)
 
 
 def save(run: RunFolder, step: int) -> None:
     state = {"step": torch.tensor(step)}
     provenance = {"steps": step}
-    run.save(step, state, lambda folder: save_checkpoint(folder, GENERATOR, None, provenance))
+    run.save(step, state, lambda folder: save_checkpoint(folder, GENERATOR, CONTRACT, provenance))
 
 
 @pytest.fixture
