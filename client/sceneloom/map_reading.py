@@ -19,11 +19,10 @@ from collections.abc import Mapping
 from hashlib import sha256
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple, TypeAlias, get_args
+from typing import Any, Literal, NamedTuple, TypeAlias, get_args
 
 import numpy as np
 import numpy.typing as npt
-from tyro.conf import arg
 
 from sceneloom import errors
 from sceneloom.maps import (
@@ -71,7 +70,7 @@ class MapReading:
     """Read label ids from this channel of colour pictures (CARLA: red, with map-schema carla), and
     instance maps with an instance for each colour.
     """
-    map_schema: Annotated[str | None, arg(metavar="NAME")] = None
+    map_schema: str | None = None
     """Label schema of the maps, if another than the model's: a built-in name, a JSON file, or
     replicator for Isaac Replicator. Its labels become the model's by name.
     """

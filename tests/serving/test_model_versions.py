@@ -55,6 +55,7 @@ def repository(tmp_path_factory: pytest.TempPathFactory, exported: Exported) -> 
     config.parameters[ENGINE_PARAMETER].string_value = "openvino-fp32"
     write_config(config, served / "config.pbtxt")
     config = read_config(ensemble)
+    config.parameters[ENGINE_PARAMETER].string_value = "openvino-fp32"
     [step] = [s for s in config.ensemble_scheduling.step if s.model_name == "synthesis"]
     step.model_version = 1
     write_config(config, ensemble)
