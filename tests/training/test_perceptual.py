@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,12 @@ from torch.nn import functional
 
 from sceneloom.errors import CheckpointError
 from sceneloom_training.losses import ImagePool
-from sceneloom_training.perceptual import LAYER_WEIGHTS, PerceptualLoss
+from sceneloom_training.perceptual import (
+    LAYER_WEIGHTS,
+    REFERENCE_LOSS,
+    PerceptualLoss,
+    reference_pictures,
+)
 
 VGG19_CONVOLUTIONS = {  # index in torchvision's `features`: (inputs, outputs)
     0: (3, 64), 2: (64, 64), 5: (64, 128), 7: (128, 128), 10: (128, 256), 12: (256, 256),
@@ -72,15 +77,19 @@ def write_keras(path: Path, network: nn.Sequential) -> Path:
 
 
 def expected_loss(
-    network: nn.Sequential, layers: Sequence[int], pictures: Sequence[Tensor], scale: float
-) -> Tensor:
-    """The loss of two pictures that are preprocessed already, written out."""
-    a, b = pictures
-    loss = torch.zeros(())
-    for weight, last in zip(LAYER_WEIGHTS, layers, strict=True):
-        part = network[: last + 1]
-        loss = loss + weight * functional.l1_loss(part(a), part(b)) / scale
-    return loss
+    network: nn.Sequential, layers: Sequence[int], preprocess: Callable[[Tensor], Tensor]
+) -> Callable[[Tensor, Tensor], Tensor]:
+    """The loss of two pictures, written out."""
+
+    def plain(a: Tensor, b: Tensor) -> Tensor:
+        loss = torch.zeros(())
+        for weight, last in zip(LAYER_WEIGHTS, layers, strict=True):
+            part = network[: last + 1]
+            loss = loss + weight * functional.l1_loss(part(preprocess(a)), part(preprocess(b)))
+        return loss
+
+    scale = REFERENCE_LOSS / plain(*reference_pictures())
+    return lambda a, b: scale * plain(a, b)
 
 
 def normalised(picture: Tensor) -> Tensor:
@@ -120,6 +129,14 @@ LAST = {"VGG19": (1, 6, 11, 20, 29), "VGG16": (1, 6, 11, 18, 25)}
 """Indices of the first ReLU of each block."""
 
 
+def assert_same(ours: PerceptualLoss, expected: Callable[[Tensor, Tensor], Tensor]) -> None:
+    """The loss of a pair, and its gradient, within 1e-5."""
+    a, b = pair()
+    assert ours(a, b).item() == pytest.approx(expected(a, b).item(), rel=1e-5)
+    wanted = gradients(expected(a, b), a)
+    assert (gradients(ours(a, b), a) - wanted).abs().max() <= 1e-5 * wanted.abs().max()
+
+
 @pytest.mark.parametrize("kind", ["VGG19", "VGG16"])
 def test_torchvisions_files_with_their_preprocessing(kind: str, weights: Path, vgg16: Path) -> None:
     path, convolutions = {
@@ -128,15 +145,9 @@ def test_torchvisions_files_with_their_preprocessing(kind: str, weights: Path, v
     }[kind]
     loss = PerceptualLoss(path)
     assert loss.name == kind
-    a, b = pair()
-    gain = sum(0.5 / x for x in DEVIATION) / 3
     network = torchvisions_network(path, convolutions)
-    expected = expected_loss(network, LAST[kind], (normalised(a), normalised(b)), gain)
-    ours = loss(a, b)
-    assert ours.item() == pytest.approx(expected.item(), rel=1e-5)
-    expected_gradient = gradients(expected, a)
-    difference = (gradients(ours, a) - expected_gradient).abs().max()
-    assert difference <= 1e-5 * expected_gradient.abs().max()
+    assert_same(loss, expected_loss(network, LAST[kind], normalised))
+    a, _ = pair()
     assert loss(a, a).item() == 0
     assert len(loss.weights_hash) == 64
 
@@ -148,32 +159,35 @@ def test_hed_tensors_file_is_the_same_trunk_in_torchvisions_format(
     network = torchvisions_network(vgg16, VGG16_CONVOLUTIONS)
     loss = PerceptualLoss(write_keras(tmp_path / "hed.weights.h5", network))
     assert loss.name == "VGG16 of HED"
-    a, b = pair()
     # The network in torchvision's format has red first.
-    expected = expected_loss(network, LAST["VGG16"], (caffes(a).flip(1), caffes(b).flip(1)), 127.5)
-    ours = loss(a, b)
-    assert ours.item() == pytest.approx(expected.item(), rel=1e-5)
-    expected_gradient = gradients(expected, a)
-    difference = (gradients(ours, a) - expected_gradient).abs().max()
-    assert difference <= 1e-5 * expected_gradient.abs().max()
+    assert_same(loss, expected_loss(network, LAST["VGG16"], lambda x: caffes(x).flip(1)))
 
 
-def test_a_weight_means_the_same_with_every_file(vgg16: Path, tmp_path: Path) -> None:
-    """One network, rewritten for Caffe's grey levels, has the features of torchvision's."""
-    state = torch.load(vgg16, weights_only=True)
-    deviation = torch.tensor(DEVIATION).view(1, 3, 1, 1)
-    # Inputs are some 57 times larger, and so are the features.
-    larger = 255 * DEVIATION[1]
-    for name, tensor in state.items():
-        if name == "features.0.weight":
-            tensor /= deviation / DEVIATION[1]
-        elif name.endswith("bias"):
-            tensor *= larger
-    torch.save(state, tmp_path / "larger.pth")
-    network = torchvisions_network(tmp_path / "larger.pth", VGG16_CONVOLUTIONS)
+def test_a_weight_means_the_same_with_every_file(
+    weights: Path, vgg16: Path, tmp_path: Path
+) -> None:
+    network = torchvisions_network(vgg16, VGG16_CONVOLUTIONS)
     caffe = PerceptualLoss(write_keras(tmp_path / "hed.weights.h5", network))
+    # The same trunk for torchvision's preprocessing: only zeros beyond the edge are another colour.
+    state = torch.load(vgg16, weights_only=True)
+    mean, deviation = torch.tensor(MEAN), torch.tensor(DEVIATION)
+    first = state["features.0.weight"]
+    shift = 255 * mean - torch.tensor([122.67892, 116.66877, 104.00699])
+    state["features.0.bias"] += (first.sum((2, 3)) * shift).sum(1)
+    state["features.0.weight"] = first * 255 * deviation.view(1, 3, 1, 1)
+    torch.save(state, tmp_path / "converted.pth")
+    converted = PerceptualLoss(tmp_path / "converted.pth")
     a, b = pair()
-    assert caffe(a, b).item() == pytest.approx(PerceptualLoss(vgg16)(a, b).item(), rel=0.03)
+    assert caffe(a, b).item() == pytest.approx(converted(a, b).item(), rel=1e-3)
+    for loss in (caffe, converted, PerceptualLoss(weights)):
+        assert loss(*reference_pictures()).item() == pytest.approx(REFERENCE_LOSS, rel=1e-4)
+
+
+def test_weights_without_features_are_refused(tmp_path: Path) -> None:
+    path = write_torchvision(tmp_path / "zeros.pth", VGG16_CONVOLUTIONS)
+    torch.save({k: x * 0 for k, x in torch.load(path, weights_only=True).items()}, path)
+    with pytest.raises(CheckpointError, match=r"zeros\.pth: its features are all equal"):
+        PerceptualLoss(path)
 
 
 def test_gradient_reaches_the_picture_only(weights: Path) -> None:

@@ -109,21 +109,40 @@ def _read_keras(path: Path) -> Trunk:
     )
 
 
+REFERENCE_LOSS = 3.0
+"""Loss of the reference pictures, whatever the network. Two photographs of streets then differ by
+about 1.
+"""
+
+
+def reference_pictures() -> tuple[Tensor, Tensor]:
+    """Two unrelated pictures of discs that hide each other, float [1, 3, 128, 128] in [-1, 1]: they
+    have the statistics of photographs (Lee, Mumford and Huang, 2001), and are always the same.
+    """
+    draw, side, discs = torch.Generator().manual_seed(0), 128, 400
+    places = torch.arange(side)
+    pictures = torch.zeros(2, 3, side, side)
+    for _ in range(discs):
+        for picture in pictures:
+            x, y, size, *colour = torch.rand(6, generator=draw)
+            radius = 3 / (0.1 + 0.9 * size)
+            distance = (places - x * side) ** 2 + (places.unsqueeze(1) - y * side) ** 2
+            picture[:, distance < radius**2] = 2 * torch.stack(colour).unsqueeze(1) - 1
+    return pictures[:1], pictures[1:]
+
+
 class PerceptualLoss(nn.Module):
     """Weighted L1 between a VGG's features, without parameters to train.
 
-    Each network takes pictures as in its own training: torchvision's with ImageNet's mean 0 and
-    deviation 1, Caffe's with a deviation of some 60 grey levels. So its features are divided by its
-    mean gain: one grey level weighs about the same with each, and as much as in the published loss,
-    which takes pictures of -1 to 1 as they are. ReLU and maximum are homogeneous, so dividing the
-    inputs and every bias does it.
+    Each network takes pictures as in its own training. Features of Caffe's networks are hundreds of
+    times as large as torchvision's, so each network's are divided by one number, with which the
+    reference pictures have REFERENCE_LOSS: a weight means the same with every file.
     """
 
     def __init__(self, weights: Path) -> None:
         """Load a file that `read_trunk` takes. Raises CheckpointError."""
         super().__init__()
         trunk = read_trunk(weights)
-        scale = trunk.gain.mean()
         self.blocks = nn.ModuleList()
         channels = 3
         for width, given in zip(_WIDTHS, trunk.weights, strict=True):
@@ -135,15 +154,24 @@ class PerceptualLoss(nn.Module):
                         f"{[width, channels, 3, 3]}"
                     )
                 convolution = nn.Conv2d(channels, width, 3, padding=1)
-                convolution.load_state_dict({"weight": weight, "bias": bias / scale})
+                convolution.load_state_dict({"weight": weight, "bias": bias})
                 block.append(convolution)
                 channels = width
             self.blocks.append(block)
-        self.register_buffer("_gain", (trunk.gain / scale).view(1, 3, 1, 1))
-        self.register_buffer("_offset", (trunk.offset / scale).view(1, 3, 1, 1))
+        self.register_buffer("_gain", trunk.gain.view(1, 3, 1, 1))
+        self.register_buffer("_offset", trunk.offset.view(1, 3, 1, 1))
         self.requires_grad_(False)
         self.name = trunk.name
         self.weights_hash = file_hash(weights)
+        scale = self(*reference_pictures()) / REFERENCE_LOSS
+        if not 0 < scale < torch.inf:
+            raise CheckpointError(f"{weights}: its features are all equal or not finite")
+        # ReLU and maximum are homogeneous: divided inputs and biases give divided features.
+        self._gain /= scale
+        self._offset /= scale
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d) and module.bias is not None:
+                module.bias /= scale
 
     def forward(self, picture: Tensor, photograph: Tensor, *, weight: float = 1.0) -> Tensor:
         """Compare float [N, 3, H, W] in [-1, 1]. The gradient flows into the picture alone."""
