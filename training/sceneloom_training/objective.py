@@ -139,10 +139,11 @@ class Objective(nn.Module):
     def _segmenting_terms(
         self, discriminator: SegmentingDiscriminator, label_map: Tensor, photo: Tensor, fake: Tensor
     ) -> dict[str, Tensor]:
-        pictures = [photo, fake.detach().to(photo.dtype)]
+        shown = fake.detach().to(photo.dtype)
+        pictures = [photo, shown]
         if self.loss.label_mix:
             mask = losses.mix_classes(label_map)
-            pictures.append(torch.where(mask, *pictures))
+            pictures.append(torch.where(mask, photo, shown))
         # One pass: spectral norm takes one step for all.
         real, earlier, *mixed = discriminator(torch.cat(pictures)).chunk(len(pictures))
         with constant(discriminator):

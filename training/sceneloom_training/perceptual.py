@@ -139,6 +139,9 @@ class PerceptualLoss(nn.Module):
     reference pictures have REFERENCE_LOSS: a weight means the same with every file.
     """
 
+    _gain: Tensor
+    _offset: Tensor
+
     def __init__(self, weights: Path) -> None:
         """Load a file that `read_trunk` takes. Raises CheckpointError."""
         super().__init__()
@@ -188,7 +191,8 @@ class PerceptualLoss(nn.Module):
     def features(self, picture: Tensor) -> Iterator[Tensor]:
         """Outputs of the first ReLU of each block, scaled."""
         x = picture * self._gain + self._offset
-        for number, (first, *others) in enumerate(self.blocks):  # type: ignore[misc]
+        for number, block in enumerate(self.blocks):
+            first, *others = block.children()
             x = torch.relu_(first(functional.max_pool2d(x, 2) if number else x))
             yield x
             for convolution in others:
