@@ -1,6 +1,6 @@
 """FID (Heusel et al., 2017) and KID (Bińkowski et al., 2018) between pictures and photographs, by
 torchmetrics. The user brings the feature network; its name and the SHA-256 of its weights go with
-the numbers. Nothing is ever downloaded.
+the numbers. Nothing is downloaded here.
 """
 
 from __future__ import annotations
