@@ -7,6 +7,7 @@ convolutions of blocks 3 and 4, so that the compared layers and their weights ar
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -166,15 +167,19 @@ class PerceptualLoss(nn.Module):
         self.requires_grad_(False)
         self.name = trunk.name
         self.weights_hash = file_hash(weights)
-        scale = self(*reference_pictures()) / REFERENCE_LOSS
-        if not 0 < scale < torch.inf:
+        self._factor = 1.0
+        scale = float(self(*reference_pictures())) / REFERENCE_LOSS
+        if not 0 < scale < math.inf:
             raise CheckpointError(f"{weights}: its features are all equal or not finite")
-        # ReLU and maximum are homogeneous: divided inputs and biases give divided features.
-        self._gain /= scale
-        self._offset /= scale
+        # ReLU and maximum are homogeneous: divided inputs and biases give divided features, which
+        # float16 holds. By a power of two they keep their bits; the rest is a factor of the loss.
+        power = 2.0 ** round(math.log2(scale))
+        self._factor = power / scale
+        self._gain /= power
+        self._offset /= power
         for module in self.modules():
             if isinstance(module, nn.Conv2d) and module.bias is not None:
-                module.bias /= scale
+                module.bias /= power
 
     def forward(self, picture: Tensor, photograph: Tensor, *, weight: float = 1.0) -> Tensor:
         """Compare float [N, 3, H, W] in [-1, 1]. The gradient flows into the picture alone."""
@@ -186,7 +191,7 @@ class PerceptualLoss(nn.Module):
                 LAYER_WEIGHTS, self.features(picture), wanted, strict=True
             )
         ]
-        return torch.stack(terms).sum() * weight
+        return torch.stack(terms).sum() * (weight * self._factor)
 
     def features(self, picture: Tensor) -> Iterator[Tensor]:
         """Outputs of the first ReLU of each block, scaled."""
