@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -12,8 +13,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from training_runs import differences, newest_state, resolved, small
 
-from sceneloom.errors import CheckpointError
+from sceneloom.errors import CheckpointError, InputError, TrainingError
+from sceneloom.files import file_hash
 from sceneloom_training.losses import ImagePool
 from sceneloom_training.perceptual import (
     LAYER_WEIGHTS,
@@ -21,6 +24,9 @@ from sceneloom_training.perceptual import (
     PerceptualLoss,
     reference_pictures,
 )
+from sceneloom_training.trainer import train
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 VGG19_CONVOLUTIONS = {  # index in torchvision's `features`: (inputs, outputs)
     0: (3, 64), 2: (64, 64), 5: (64, 128), 7: (128, 128), 10: (128, 256), 12: (256, 256),
@@ -204,6 +210,41 @@ def test_gradient_reaches_the_picture_only(weights: Path) -> None:
     assert picture.grad.abs().sum() > 0
     assert photograph.grad is None
     assert not any(p.requires_grad for p in loss.parameters())
+
+
+def test_a_run_with_it_resumes_bit_for_bit(samples: Path, vgg16: Path, tmp_path: Path) -> None:
+    """In bfloat16, with the file in another place, which has to be the same."""
+    moved = tmp_path / "moved.pth"
+    moved.write_bytes(vgg16.read_bytes())
+
+    def run(folder: str, path: Path, steps: int) -> None:
+        sections: dict[str, Any] = {
+            "loss": {"vgg": path},
+            "compute": {"precision": "bfloat16"},
+            "schedule": {"max_steps": steps},
+        }
+        train(resolved(small(samples, **sections)), tmp_path / folder)
+
+    run("whole", vgg16, 3)
+    run("parts", vgg16, 1)
+    run("parts", moved, 3)
+    states = newest_state(tmp_path / "parts"), newest_state(tmp_path / "whole")
+    assert differences(*states) == []
+    assert not any("perceptual" in name for name in states[0]["networks"])
+    log = (tmp_path / "whole" / "log.jsonl").read_text().splitlines()
+    assert json.loads(log[-1])["perceptual"] > 1
+    record = json.loads((tmp_path / "whole" / "run.json").read_text())
+    assert record["perceptual_loss"] == file_hash(vgg16)
+    write_torchvision(moved, VGG19_CONVOLUTIONS)
+    with pytest.raises(TrainingError, match="perceptual_loss was"):
+        run("parts", moved, 4)
+
+
+def test_pictures_that_are_too_small_for_it(samples: Path, vgg16: Path, tmp_path: Path) -> None:
+    tiny = {"mode": "crop", "size": "8x8"}
+    settings = resolved(small(samples, loss={"vgg": vgg16}, geometry=tiny))
+    with pytest.raises(InputError, match="16"):
+        train(settings, tmp_path / "run")
 
 
 class Touch:

@@ -85,6 +85,12 @@ class Objective(nn.Module):
         encoder = 1 << self.encoder.settings["downsamplings"] if self.encoder else 1
         return math.lcm(self.generator.architecture.size_multiple, encoder)
 
+    @property
+    def smallest_side(self) -> int:
+        """Least height and width of the pictures, for every network."""
+        sides = [self.generator.architecture.smallest_side, self.discriminator.smallest_side]
+        return max(sides + [perceptual.smallest_side for perceptual in self._perceptual])
+
     def place_perceptual(self, device: torch.device) -> None:
         """Move the perceptual loss to the networks' device, type and memory order. It is no
         submodule: no checkpoint holds it.

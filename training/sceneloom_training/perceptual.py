@@ -140,6 +140,8 @@ class PerceptualLoss(nn.Module):
     reference pictures have REFERENCE_LOSS: a weight means the same with every file.
     """
 
+    smallest_side = 16
+    """Four poolings leave one pixel of it."""
     _gain: Tensor
     _offset: Tensor
 

@@ -107,10 +107,9 @@ class Trainer:
             self.model = assemble(fresh, data.schema, has_instances=data.has_instances)
         objective = self.model.objective
         self.train_step = TrainStep(settings, objective, self.schedule, world, self.device)
-        side = objective.generator.architecture.smallest_side
         limits = {
             "multiple": objective.size_multiple,
-            "smallest": max(side, objective.discriminator.smallest_side),
+            "smallest": objective.smallest_side,
             "seed": settings.compute.seed,
         }
         geometry = settings.geometry
