@@ -255,11 +255,19 @@ class Touch:
         return os.mkdir, (str(self.path),)
 
 
-@pytest.mark.parametrize("kind", ["missing", "damaged", "other", "other shapes", "hdf5", "evil"])
+@pytest.mark.parametrize(
+    "kind", ["missing", "damaged", "other", "other shapes", "no tensors", "hdf5", "huge", "evil"]
+)
 def test_file_that_is_no_vgg(tmp_path: Path, kind: str) -> None:
     path = tmp_path / "vgg.pth"
     if kind == "hdf5":
         h5py.File(path, "w").close()
+    elif kind == "no tensors":
+        torch.save({f"features.{i}.weight": "text" for i in VGG16_CONVOLUTIONS}, path)
+    elif kind == "huge":
+        with h5py.File(path, "w") as file:
+            file.create_dataset("block1/layers/conv2d/vars/0", (2**20, 2**20, 2**10), "f4")
+            file.create_dataset("block1/layers/conv2d/vars/1", (64,), "f4")
     elif kind == "other shapes":
         write_torchvision(path, {i: (4, 4) for i in VGG16_CONVOLUTIONS})
     elif kind == "damaged":

@@ -74,7 +74,7 @@ def _read_torchvision(path: Path) -> Trunk:
     at, weights = 0, []
     for count in _VGG19 if is_vgg19 else _VGG16:
         places = [f"features.{at + 2 * i}" for i in range(count)]
-        weights.append([(state[f"{x}.weight"], state[f"{x}.bias"]) for x in places])
+        weights.append([(state[f"{x}.weight"].float(), state[f"{x}.bias"].float()) for x in places])
         at += 2 * count + 1  # each convolution has a ReLU, each block a pooling
     mean, deviation = torch.tensor(_MEAN), torch.tensor(_DEVIATION)
     return Trunk(
@@ -89,17 +89,22 @@ def _read_keras(path: Path) -> Trunk:
     import h5py
 
     weights = []
+    channels = 3
     with h5py.File(path, "r") as file:
-        for block, count in enumerate(_VGG16, 1):
-            names = ["conv2d", *(f"conv2d_{i}" for i in range(1, count))]
-            layers = [file[f"block{block}/layers/{name}/vars"] for name in names]
-            # Keras: [3, 3, inputs, outputs].
-            weights.append(
-                [
-                    (torch.from_numpy(x["0"][:]).permute(3, 2, 0, 1), torch.from_numpy(x["1"][:]))
-                    for x in layers
-                ]
-            )
+        for block, (count, width) in enumerate(zip(_VGG16, _WIDTHS, strict=True), 1):
+            layers = []
+            for i in range(count):
+                name = f"block{block}/layers/conv2d{f'_{i}' if i else ''}/vars"
+                weight, bias = file[f"{name}/0"], file[f"{name}/1"]
+                shape = (3, 3, channels, width)
+                # Before they are read: a few bytes may stand for gigabytes.
+                if weight.shape != shape or bias.shape != (width,):
+                    raise ValueError(f"{name}/0 is {weight.shape}, not {shape}")
+                layers.append(
+                    (torch.from_numpy(weight[:]).permute(3, 2, 0, 1), torch.from_numpy(bias[:]))
+                )
+                channels = width
+            weights.append(layers)
     first, bias = weights[0][0]
     weights[0][0] = first.flip(1), bias  # Caffe has blue first
     return Trunk(
