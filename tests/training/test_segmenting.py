@@ -224,9 +224,12 @@ def run(samples: Path, out: Path, **sections: Any) -> None:
     train(resolved(small(samples, **sections)), out)
 
 
-def test_a_stopped_run_resumes_bit_for_bit(samples: Path, tmp_path: Path) -> None:
+def test_a_stopped_run_resumes_bit_for_bit(
+    samples: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     compute = {"precision": "bfloat16"}
     run(samples, tmp_path / "whole", compute=compute)
+    assert "feature matching off: discriminator.kind is segmenting" in capsys.readouterr().err
     for steps in (1, 4, 12):
         schedule = {"epochs": 1, "decay_epochs": 1, "max_steps": steps}
         torch.manual_seed(steps)
