@@ -170,7 +170,7 @@ CONTROLS = (CONTROL, OTHER_STREETS)
 
 
 def with_perceptual(vgg: Path) -> tuple[Row, ...]:
-    """The row with the perceptual loss of a VGG19 weights file."""
+    """The row with the perceptual loss of a weights file."""
     flags = ("--loss.vgg", str(vgg), "--loss.perceptual", "10", "--loss.l1", "0")
     title = "G1, three discriminators, perceptual loss (pix2pixHD)"
     return (Row(name="perceptual", title=title, flags=flags),)
@@ -210,7 +210,7 @@ class TableSettings:
     cells; a table has one segmenter.
     """
     vgg: Path | None = None
-    """torchvision's vgg19 weights file, for a row with the perceptual loss."""
+    """Weights file of `loss.vgg`, for a row with the perceptual loss."""
 
     def __post_init__(self) -> None:
         names = [row.name for row in self.all_rows]

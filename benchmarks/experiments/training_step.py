@@ -424,9 +424,11 @@ def make_step(
     assert schema is not None
     objective = assemble(settings, schema, has_instances=True).objective
     if variant.published:
+        discriminator = objective.discriminator.to(device)
+        assert isinstance(discriminator, MultiscaleDiscriminator)
         recipe = PublishedRecipe(
             objective.generator.to(device),
-            objective.discriminator.to(device),
+            discriminator,
             labels=schema.channels,
             learning_rate=variant.learning_rate,
         )

@@ -42,6 +42,7 @@ COMMANDS = {
         "sceneloom_training.train_segmenter_command",
         "train a segmentation network",
     ),
+    "weights": ("sceneloom_training.weights_command", "get published weights by pip"),
     "evaluate": ("sceneloom_training.evaluate_command", "score pictures against real photographs"),
     "export": ("sceneloom_export.export_command", "export a checkpoint for Triton, proven"),
     "engine": ("sceneloom_export.engine_command", "build a proven TensorRT plan for this GPU"),

@@ -17,17 +17,22 @@ from sceneloom.schema import LabelSchema
 from sceneloom.text import counted
 from sceneloom_training import networks
 from sceneloom_training.checkpoint import load_checkpoint
-from sceneloom_training.losses import PerceptualLoss
 from sceneloom_training.networks import (
     Architecture,
     FeatureEncoder,
     Generator,
     MultiscaleDiscriminator,
+    SegmentingDiscriminator,
     SynthesisNetwork,
 )
-from sceneloom_training.objective import Inputs, Objective
+from sceneloom_training.objective import Discriminator, Inputs, Objective
+from sceneloom_training.perceptual import PerceptualLoss
 from sceneloom_training.run_folder import RunFolder
-from sceneloom_training.settings import GeneratorSettings, TrainSettings
+from sceneloom_training.settings import (
+    DiscriminatorSettings,
+    GeneratorSettings,
+    TrainSettings,
+)
 
 _Network = TypeVar("_Network", bound=nn.Module)
 
@@ -40,7 +45,7 @@ class Model:
     """Networks and losses, on the CPU, float32."""
     contract: Contract
     perceptual: str
-    """For the run's record: SHA-256 of VGG19's weights file, or why the perceptual loss is off."""
+    """For the run's record: SHA-256 of the VGG's file, or why the perceptual loss is off."""
 
 
 def assemble(settings: TrainSettings, schema: LabelSchema | None, *, has_instances: bool) -> Model:
@@ -58,13 +63,9 @@ def assemble(settings: TrainSettings, schema: LabelSchema | None, *, has_instanc
         start_generator(generator, g.start_from, schema)
     if g.balanced_upsampling:
         networks.balance_phases(generator)
-    options = dataclasses.asdict(settings.discriminator)
-    start_from = options.pop("start_from")
-    discriminator = _seeded(
-        lambda: MultiscaleDiscriminator(inputs.condition_channels + 3, **options), seed + 1
-    )
-    if start_from is not None:
-        start_discriminator(discriminator, start_from)
+    discriminator = _seeded(lambda: build_discriminator(settings.discriminator, inputs), seed + 1)
+    if settings.discriminator.start_from is not None:
+        start_discriminator(discriminator, settings.discriminator.start_from)
     encoder = None
     if s.features:
         encoder = _seeded(
@@ -121,11 +122,33 @@ def size_limits(settings: TrainSettings) -> tuple[int, int]:
     """
     generator = architecture_of(settings.generator, 1)
     encoder = 1 << settings.style.downsamplings if settings.style.features else 1
-    options = dataclasses.asdict(settings.discriminator) | {"ndf": 1}
-    del options["start_from"]
-    discriminator = MultiscaleDiscriminator(1, **options)
-    smallest = max(generator.smallest_side, discriminator.smallest_side)
-    return math.lcm(generator.size_multiple, encoder), smallest
+    narrow = dataclasses.replace(settings.discriminator, ndf=1)
+    discriminator = build_discriminator(narrow, Inputs(labels=1, boundaries=False, style=0))
+    sides = [generator.smallest_side, discriminator.smallest_side]
+    if settings.loss.perceptual and settings.loss.vgg is not None:
+        sides.append(PerceptualLoss.smallest_side)
+    return math.lcm(generator.size_multiple, encoder), max(sides)
+
+
+def build_discriminator(settings: DiscriminatorSettings, inputs: Inputs) -> Discriminator:
+    """Build it with PyTorch's own weights. Raises InputError for pictures instead of label maps."""
+    d = settings
+    if d.kind == "segmenting":
+        if not inputs.labels:
+            raise InputError(
+                "discriminator.kind segmenting needs label maps, and a paired data set has none: "
+                "--discriminator.kind patch"
+            )
+        return SegmentingDiscriminator(inputs.labels, ndf=d.ndf, levels=d.levels)
+    return MultiscaleDiscriminator(
+        inputs.condition_channels + 3,
+        scales=d.scales,
+        ndf=d.ndf,
+        layers=d.layers,
+        padding=d.padding,
+        affine_norm=d.affine_norm,
+        spectral_norm=d.spectral_norm,
+    )
 
 
 def _seeded(build: Callable[[], _Network], seed: int) -> _Network:
@@ -215,20 +238,28 @@ def start_encoder(encoder: FeatureEncoder, bundle: Path) -> None:
     encoder.load_state_dict(theirs.state_dict())
 
 
-def start_discriminator(discriminator: MultiscaleDiscriminator, run: Path) -> None:
-    """Copy the newest checkpoint's discriminators, the coarsest to the coarsest."""
+def start_discriminator(discriminator: Discriminator, run: Path) -> None:
+    """Copy the newest checkpoint's discriminators, PatchGANs the coarsest to the coarsest. Raises
+    CheckpointError if they are of another kind or shape.
+    """
     folder = RunFolder(run)
     if not (steps := folder.steps()):
         raise CheckpointError(f"{run}: is no training run with a checkpoint")
     saved = folder.load(steps[-1])["networks"]
     theirs = {k.removeprefix(_OWN): v for k, v in saved.items() if k.startswith(_OWN)}
-    finer = len(discriminator.discriminators) - 1 - max(map(_scale, theirs))
     ours = discriminator.state_dict()
+    if any(name.startswith(_SCALE) for name in ours) != any(x.startswith(_SCALE) for x in theirs):
+        raise CheckpointError(f"{run}: its discriminators are of the other discriminator.kind")
+    finer = 0
+    if isinstance(discriminator, MultiscaleDiscriminator):
+        finer = len(discriminator.discriminators) - 1 - max(map(_scale, theirs))
     for name, weights in theirs.items():
-        at = _scale(name) + finer
-        if at < 0:
-            continue
-        mine = name.replace(f"{_SCALE}{_scale(name)}.", f"{_SCALE}{at}.", 1)
+        mine = name
+        if finer:
+            at = _scale(name) + finer
+            if at < 0:
+                continue
+            mine = name.replace(f"{_SCALE}{_scale(name)}.", f"{_SCALE}{at}.", 1)
         if mine not in ours or ours[mine].shape != weights.shape:
             raise CheckpointError(f"{run}: its discriminators have other shapes ({name})")
         ours[mine] = weights

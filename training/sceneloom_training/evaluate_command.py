@@ -78,8 +78,8 @@ def main(
         style_seed: draw styles for instances from the clusters of their classes, for models with
             style; without it, every class has its default.
         style_of: with a seed, draw for the instances of countable classes, or for all.
-        features: network for FID and KID; never downloaded. dinov2: a folder of transformers.
-            inception: a file of weights for torch-fidelity.
+        features: network for FID and KID. dinov2: a folder of transformers. inception: a file of
+            weights for torch-fidelity. efficientnet-lite0: the file of sceneloom weights.
         features_kind: kind of that network.
         rows: samples on the sheet, 0 for no sheet.
         device: device of the networks; auto takes a GPU if one exists.

@@ -1,19 +1,14 @@
-"""The losses of pix2pixHD (sections 3.2, 3.3 and 3.5), later GAN losses, and the image pool."""
+"""The losses of pix2pixHD (sections 3.2 and 3.3), later GAN losses, and the image pool."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
-from sceneloom.errors import CheckpointError
-from sceneloom.files import file_hash
-from sceneloom.text import reason
-from sceneloom_training.checkpoint import load_tensors
 from sceneloom_training.settings import GanMode
 
 
@@ -35,7 +30,7 @@ def gan_term(
     mode: GanMode, decision: Tensor, *, target: Literal["real", "fake", "generator"]
 ) -> Tensor:
     """Compute one GAN term of decisions of any shape. ``generator`` is the generator's own aim."""
-    decision = decision.to(torch.promote_types(decision.dtype, torch.float32))  # means in 32 bits
+    decision = _in_32_bits(decision)
     wanted = torch.zeros_like(decision) if target == "fake" else torch.ones_like(decision)
     if mode == "least_squares":
         return functional.mse_loss(decision, wanted)
@@ -64,6 +59,56 @@ def feature_matching_loss(
 def l1_loss(picture: Tensor, photograph: Tensor, *, weight: float = 1.0) -> Tensor:
     """L1 between the pixels of picture and photograph, float [N, 3, H, W] (pix2pix)."""
     return functional.l1_loss(picture, photograph) * weight
+
+
+def class_loss(logits: Tensor, label_map: Tensor) -> Tensor:
+    """Class-balanced cross entropy of [N, classes + 1, H, W] against channels, [N, H, W]: the mean
+    over the batch's classes of the mean over their pixels (Sushko et al., 2021, equation 2; divided
+    by the number of classes, so that photographs count as much as pictures). Pixels of 255 or of
+    any id without a channel are ignored.
+    """
+    generated = logits.shape[1] - 1
+    labels = label_map.long()
+    losses = functional.cross_entropy(
+        _in_32_bits(logits), labels.where(labels < generated, -1), ignore_index=-1, reduction="none"
+    )
+    # One more place than classes, for the ignored.
+    places = labels.clamp(max=generated).flatten()
+    counts = torch.bincount(places, minlength=generated + 1)[:generated]
+    shares = counts.to(losses.dtype).reciprocal().masked_fill(counts == 0, 0.0)
+    present = (counts > 0).sum().clamp(min=1)
+    return (losses.flatten() * functional.pad(shares, (0, 1))[places]).sum() / present
+
+
+def generated_loss(logits: Tensor, label_map: Tensor) -> Tensor:
+    """Mean cross entropy of [N, classes + 1, H, W] against the last class, "generated", over the
+    pixels that have a channel in [N, H, W].
+    """
+    known = label_map < logits.shape[1] - 1
+    losses = torch.logsumexp(wide := _in_32_bits(logits), 1) - wide[:, -1]
+    return (losses * known).sum() / known.sum().clamp(min=1)
+
+
+def mix_classes(label_map: Tensor) -> Tensor:
+    """LabelMix's mask, bool [N, 1, H, W]: a coin for every class of every map, [N, H, W], from
+    PyTorch's global random state.
+    """
+    coins = torch.rand(len(label_map), 256).to(label_map.device) < 0.5
+    return coins.gather(1, label_map.long().flatten(1)).view_as(label_map).unsqueeze(1)
+
+
+def label_mix_loss(
+    mixed: Tensor, real: Tensor, fake: Tensor, mask: Tensor, *, weight: float = 10.0
+) -> Tensor:
+    """Mean square between the logits of a mixed picture and the mixed logits of both pictures,
+    [N, classes + 1, H, W]. The mask, bool [N, 1, H, W], is where the mixed one is real.
+    """
+    wanted = torch.where(mask, _in_32_bits(real), _in_32_bits(fake))
+    return functional.mse_loss(_in_32_bits(mixed), wanted) * weight
+
+
+def _in_32_bits(values: Tensor) -> Tensor:
+    return values.to(torch.promote_types(values.dtype, torch.float32))
 
 
 class ImagePool:
@@ -98,54 +143,3 @@ class ImagePool:
         """Restore `state_dict`, with the pictures on the given device."""
         self._images = [image.to(device) for image in state["images"]]
         self._random.set_state(state["random"])
-
-
-LAYER_WEIGHTS = (1 / 32, 1 / 16, 1 / 8, 1 / 4, 1.0)
-"""Weights of relu1_1, relu2_1, relu3_1, relu4_1 and relu5_1."""
-_WIDTHS = (64, 64, 0, 128, 128, 0, 256, 256, 256, 256, 0, 512, 512, 512, 512, 0, 512)
-"""Filters of VGG19's convolutions up to conv5_1; 0 is a pooling."""
-
-
-class PerceptualLoss(nn.Module):
-    """Weighted L1 between VGG19's features, without parameters to train."""
-
-    def __init__(self, weights: Path) -> None:
-        """Load torchvision's vgg19 state dict. Raises CheckpointError for any other file."""
-        super().__init__()
-        self.layers = nn.ModuleList()
-        channels = 3
-        for width in _WIDTHS:
-            if width:
-                self.layers.extend((nn.Conv2d(channels, width, 3, padding=1), nn.ReLU()))
-                channels = width
-            else:
-                self.layers.append(nn.MaxPool2d(2))
-        convolutions = {i: x for i, x in enumerate(self.layers) if isinstance(x, nn.Conv2d)}
-        try:
-            state = load_tensors(weights)
-            for i, convolution in convolutions.items():
-                kinds = ("weight", "bias")
-                convolution.load_state_dict({k: state[f"features.{i}.{k}"] for k in kinds})
-        except Exception as error:  # pickle, zip, key and shape errors of another file
-            raise CheckpointError(
-                f"{weights}: not readable as torchvision's VGG19 ({reason(error)})"
-            ) from None
-        self.requires_grad_(False)
-        self.weights_hash = file_hash(weights)
-
-    def forward(self, picture: Tensor, photograph: Tensor, *, weight: float = 1.0) -> Tensor:
-        """Compare float [N, 3, H, W] in [-1, 1]. The gradient flows into the picture alone."""
-        with torch.no_grad():
-            wanted = list(self._features(photograph))
-        pairs = zip(LAYER_WEIGHTS, self._features(picture), wanted, strict=True)
-        terms = [w * functional.l1_loss(ours, theirs) for w, ours, theirs in pairs]
-        return torch.stack(terms).sum() * weight
-
-    def _features(self, x: Tensor) -> Iterator[Tensor]:
-        """Outputs of the first ReLU of each block."""
-        first = True
-        for layer in self.layers:
-            x = layer(x)
-            if isinstance(layer, nn.ReLU) and first:
-                yield x
-            first = isinstance(layer, nn.MaxPool2d) or (first and isinstance(layer, nn.Conv2d))

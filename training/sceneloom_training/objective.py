@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 from collections.abc import Iterator
+from typing import TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -15,10 +16,18 @@ from torch.nn.utils import parametrize
 
 from sceneloom_training import losses
 from sceneloom_training.batches import Batch
-from sceneloom_training.losses import ImagePool, PerceptualLoss
-from sceneloom_training.networks import FeatureEncoder, MultiscaleDiscriminator, SynthesisNetwork
+from sceneloom_training.losses import ImagePool
+from sceneloom_training.networks import (
+    FeatureEncoder,
+    MultiscaleDiscriminator,
+    SegmentingDiscriminator,
+    SynthesisNetwork,
+)
 from sceneloom_training.networks.served import boundary_plane
+from sceneloom_training.perceptual import PerceptualLoss
 from sceneloom_training.settings import LossSettings
+
+Discriminator: TypeAlias = MultiscaleDiscriminator | SegmentingDiscriminator
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -48,7 +57,7 @@ class Objective(nn.Module):
         self,
         inputs: Inputs,
         generator: SynthesisNetwork,
-        discriminator: MultiscaleDiscriminator,
+        discriminator: Discriminator,
         encoder: FeatureEncoder | None,
         *,
         loss: LossSettings,
@@ -70,9 +79,12 @@ class Objective(nn.Module):
         """Memory order of the networks' inputs and weights."""
 
     def place_perceptual(self, device: torch.device) -> None:
-        """Move VGG19 to the networks' device. It is no submodule: no checkpoint holds it."""
+        """Move the perceptual loss to the networks' device, type and memory order. It is no
+        submodule: no checkpoint holds it.
+        """
         for perceptual in self._perceptual:
             perceptual.to(device, self.dtype)
+            perceptual.to(memory_format=self.memory_format)  # type: ignore[call-overload]
 
     def generator_parameters(self) -> list[nn.Parameter]:
         """Weights that the generator's losses train: generator and encoder."""
@@ -83,30 +95,62 @@ class Objective(nn.Module):
         """Return the sum to differentiate, each loss, and the pictures, [N, 3, H, W], -1..1."""
         condition, photo = self.condition(batch), self._ordered(signed(batch["photo"], self.dtype))
         fake = self.generator(self._with_style(condition, photo, batch))
-        with parametrize.cached():  # spectral norm takes one step for both
-            seen = self.discriminator.see(condition)
-            real = self.discriminator(photo, seen)
-            shown, their_seen = fake.detach(), seen
-            if self.loss.pool:  # earlier pictures come with their own maps
-                pair = self.pool.query(torch.cat([condition, fake.to(condition.dtype)], 1))
-                channels = condition.shape[1]
-                shown, their_seen = pair[:, channels:], self.discriminator.see(pair[:, :channels])
-            earlier = self.discriminator(shown, their_seen)
-        with constant(self.discriminator):
-            fixed = [(planes.detach(), weight.detach()) for planes, weight in seen]
-            decided = self.discriminator(fake, fixed)
-        terms = {
-            "discriminator": losses.discriminator_loss(self.loss.gan, real, earlier),
-            "generator_gan": losses.generator_loss(self.loss.gan, decided),
-        }
-        if weight := self.loss.feature_matching:
-            terms["feature_matching"] = losses.feature_matching_loss(real, decided, weight=weight)
+        if isinstance(self.discriminator, SegmentingDiscriminator):
+            terms = self._segmenting_terms(self.discriminator, batch["label_map"], photo, fake)
+        else:
+            terms = self._patch_terms(self.discriminator, condition, photo, fake)
         for perceptual in self._perceptual:
             terms["perceptual"] = perceptual(fake, photo, weight=self.loss.perceptual)
         if weight := self.loss.l1:
             terms["l1"] = losses.l1_loss(fake, photo, weight=weight)
         total = torch.stack([term.to(self.dtype) for term in terms.values()]).sum()
         return total, {name: term.detach() for name, term in terms.items()}, fake.detach()
+
+    def _patch_terms(
+        self, discriminator: MultiscaleDiscriminator, condition: Tensor, photo: Tensor, fake: Tensor
+    ) -> dict[str, Tensor]:
+        with parametrize.cached():  # spectral norm takes one step for both
+            seen = discriminator.see(condition)
+            real = discriminator(photo, seen)
+            shown, their_seen = fake.detach(), seen
+            if self.loss.pool:  # earlier pictures come with their own maps
+                pair = self.pool.query(torch.cat([condition, fake.to(condition.dtype)], 1))
+                channels = condition.shape[1]
+                shown, their_seen = pair[:, channels:], discriminator.see(pair[:, :channels])
+            earlier = discriminator(shown, their_seen)
+        with constant(discriminator):
+            fixed = [(planes.detach(), weight.detach()) for planes, weight in seen]
+            decided = discriminator(fake, fixed)
+        terms = {
+            "discriminator": losses.discriminator_loss(self.loss.gan, real, earlier),
+            "generator_gan": losses.generator_loss(self.loss.gan, decided),
+        }
+        if weight := self.loss.feature_matching:
+            terms["feature_matching"] = losses.feature_matching_loss(real, decided, weight=weight)
+        return terms
+
+    def _segmenting_terms(
+        self, discriminator: SegmentingDiscriminator, label_map: Tensor, photo: Tensor, fake: Tensor
+    ) -> dict[str, Tensor]:
+        shown = fake.detach().to(photo.dtype)
+        pictures = [photo, shown]
+        if self.loss.label_mix:
+            mask = losses.mix_classes(label_map)
+            pictures.append(torch.where(mask, photo, shown))
+        # One pass: spectral norm takes one step for all.
+        real, earlier, *mixed = discriminator(torch.cat(pictures)).chunk(len(pictures))
+        with constant(discriminator):
+            decided = discriminator(fake)
+        terms = {
+            "discriminator": losses.class_loss(real, label_map)
+            + losses.generated_loss(earlier, label_map),
+            "generator_gan": losses.class_loss(decided, label_map),
+        }
+        for logits in mixed:
+            terms["label_mix"] = losses.label_mix_loss(
+                logits, real, earlier, mask, weight=self.loss.label_mix
+            )
+        return terms
 
     def condition(self, batch: Batch) -> Tensor:
         """Planes of generator and discriminators: float [N, C, H, W], in the type of autocast."""

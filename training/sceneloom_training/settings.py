@@ -89,6 +89,12 @@ class StyleSettings:
 class DiscriminatorSettings:
     """The discriminators."""
 
+    kind: Literal["patch", "segmenting"] = "patch"
+    """patch: PatchGANs of map and picture; segmenting: a U-Net that finds every pixel's class, or
+    that it is generated. It needs label maps, and takes levels and ndf alone.
+    """
+    levels: Annotated[int, Interval(ge=1, le=8)] = 6
+    """Levels of the segmenting U-Net; published: 6."""
     scales: Annotated[int, Interval(ge=1, le=8)] = 2
     """PatchGANs on the picture, its half, ...; published: 2, at 2048x1024 3; pix2pix has 1."""
     ndf: _Filters = 64
@@ -112,11 +118,15 @@ class LossSettings:
     gan: GanMode = "least_squares"
     """least_squares (published), hinge, or vanilla (pix2pix)."""
     feature_matching: _Weight = 10.0
-    """Weight of the feature matching loss; 0 is off."""
+    """Weight of the feature matching loss; 0 is off. A segmenting discriminator has none."""
     perceptual: _Weight = 10.0
-    """Weight of the VGG19 perceptual loss; needs vgg."""
+    """Weight of the perceptual loss; needs vgg."""
+    label_mix: _Weight = 10.0
+    """Weight of LabelMix with a segmenting discriminator; 0 is off."""
     vgg: Path | None = None
-    """torchvision's vgg19 weights file; without it the perceptual loss is off."""
+    """Weights of a VGG: sceneloom weights vgg16-hed, or torchvision's VGG19 or VGG16; without them
+    the perceptual loss is off.
+    """
     l1: _Weight = 0.0
     """Weight of the plain L1 loss; pix2pix has 100."""
     pool: Annotated[int, Interval(ge=0, le=100_000)] = 0
@@ -223,6 +233,13 @@ class TrainSettings:
         }.items():
             if on and self.generator.network == "unet":
                 raise InputError(f"{name} is for the pix2pixhd network; a U-Net has no such thing")
+        for name, on in {
+            "discriminator.affine_norm": self.discriminator.affine_norm,
+            "discriminator.spectral_norm": self.discriminator.spectral_norm,
+            "loss.pool": self.loss.pool,
+        }.items():
+            if on and self.discriminator.kind == "segmenting":
+                raise InputError(f"{name} is for discriminator.kind patch; remove it")
 
     def trained_on(self, samples: int, *, processes: int = 1) -> int:
         """Number of samples to train on. Raises InputError if they are too few for a step."""

@@ -40,10 +40,10 @@ class TrainStep:
             objective.double()
             objective.dtype = torch.float64
         objective.to(device)
-        objective.place_perceptual(device)
         if compute.channels_last:
             objective.memory_format = torch.channels_last
             objective.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        objective.place_perceptual(device)
         if isinstance(objective.generator, Generator):
             objective.generator.recompute = compute.recompute
         if compute.compile:

@@ -243,6 +243,8 @@ class Trainer:
             log.say(f"resuming from step {self.step} of {self.schedule.last}")
         if self.model.perceptual.startswith("off"):
             log.say(f"perceptual loss {self.model.perceptual}")
+        if self.settings.discriminator.kind == "segmenting" and self.settings.loss.feature_matching:
+            log.say("feature matching off: discriminator.kind is segmenting")
         assert self.validation is not None
         height, width = self.validation.size
         mode = self.settings.geometry.mode

@@ -18,6 +18,7 @@ from torch import nn
 from sceneloom.errors import CheckpointError, InputError, MissingDependencyError
 from sceneloom.files import file_hash
 from sceneloom_training.data import DataSet
+from sceneloom_training.evaluation.efficientnet import load_efficientnet
 from sceneloom_training.evaluation.evaluate import EvaluationSettings, evaluate
 from sceneloom_training.evaluation.features import (
     Dinov2Features,
@@ -209,6 +210,103 @@ def test_inception_that_does_not_import_says_so(
         load_features(tmp_path / "weights", "inception")
     with pytest.raises(CheckpointError, match="no such file of Inception weights"):
         load_features(tmp_path / "nothing", "inception")
+
+
+# EfficientNet-Lite0 ------------------------------------------------------------------------------
+
+BLOCKS = (  # kernel, stride, expansion, channels
+    (3, 1, 1, 16), (3, 2, 6, 24), (3, 1, 6, 24), (5, 2, 6, 40), (5, 1, 6, 40), (3, 2, 6, 80),
+    (3, 1, 6, 80), (3, 1, 6, 80), (5, 1, 6, 112), (5, 1, 6, 112), (5, 1, 6, 112), (5, 2, 6, 192),
+    (5, 1, 6, 192), (5, 1, 6, 192), (5, 1, 6, 192), (3, 1, 6, 320),
+)  # fmt: skip
+
+
+def efficientnet_state() -> dict[str, torch.Tensor]:
+    """Random weights with the names and shapes of the published file."""
+    draw = torch.Generator().manual_seed(0)
+    state: dict[str, torch.Tensor] = {}
+
+    def add(conv: str, norm: str, outputs: int, inputs: int, kernel: int) -> None:
+        spread = (2 / (inputs * kernel**2)) ** 0.5
+        state[f"{conv}.weight"] = spread * torch.randn(
+            outputs, inputs, kernel, kernel, generator=draw
+        )
+        for name in ("weight", "bias", "running_mean", "running_var"):
+            state[f"{norm}.{name}"] = 0.2 * torch.rand(outputs, generator=draw)
+        state[f"{norm}.weight"] += 1
+        state[f"{norm}.running_var"] += 0.5
+        state[f"{norm}.num_batches_tracked"] = torch.tensor(1)
+
+    add("_conv_stem", "_bn0", 32, 3, 3)
+    inputs = 32
+    for i, (kernel, _, expansion, outputs) in enumerate(BLOCKS):
+        inner, place = inputs * expansion, f"_blocks.{i}"
+        if expansion > 1:
+            add(f"{place}._expand_conv", f"{place}._bn0", inner, inputs, 1)
+        add(f"{place}._depthwise_conv", f"{place}._bn1", inner, 1, kernel)
+        add(f"{place}._project_conv", f"{place}._bn2", outputs, inner, 1)
+        inputs = outputs
+    add("_conv_head", "_bn1", 1280, 320, 1)
+    state |= {"_fc.weight": torch.zeros(1000, 1280), "_fc.bias": torch.zeros(1000)}
+    return state
+
+
+def expected_features(state: dict[str, torch.Tensor], picture: torch.Tensor) -> torch.Tensor:
+    """The network written out: TensorFlow's SAME padding, BatchNorm with eps 1e-3, ReLU6."""
+
+    def layer(x: torch.Tensor, conv: str, norm: str, stride: int, activates: bool) -> torch.Tensor:
+        weight = state[f"{conv}.weight"]
+        kernel, groups = weight.shape[2], x.shape[1] // weight.shape[1]
+        before = (kernel - stride) // 2  # of even sides
+        margins = [before, kernel - stride - before] * 2 if kernel > 1 else [0] * 4
+        x = nn.functional.conv2d(
+            nn.functional.pad(x, margins), weight, stride=stride, groups=groups
+        )
+        mean, variance, scale, shift = (
+            state[f"{norm}.{name}"].view(-1, 1, 1)
+            for name in ("running_mean", "running_var", "weight", "bias")
+        )
+        x = (x - mean) / (variance + 1e-3).sqrt() * scale + shift
+        return x.clamp(0, 6) if activates else x
+
+    x = layer((picture - 127) / 128, "_conv_stem", "_bn0", 2, True)
+    for i, (_, stride, expansion, outputs) in enumerate(BLOCKS):
+        place, y = f"_blocks.{i}", x
+        if expansion > 1:
+            y = layer(y, f"{place}._expand_conv", f"{place}._bn0", 1, True)
+        y = layer(y, f"{place}._depthwise_conv", f"{place}._bn1", stride, True)
+        y = layer(y, f"{place}._project_conv", f"{place}._bn2", 1, False)
+        x = x + y if stride == 1 and x.shape[1] == outputs else y
+    return layer(x, "_conv_head", "_bn1", 1, True).mean((2, 3))
+
+
+def test_efficientnets_features_are_the_published_networks(tmp_path: Path) -> None:
+    path = tmp_path / "efficientnet-lite0.pth"
+    state = efficientnet_state()
+    torch.save(state, path)
+    network = load_features(path, "efficientnet-lite0")
+    picture = np.random.default_rng(0).integers(0, 256, (224, 224, 3), np.uint8)
+    given = torch.tensor(picture).permute(2, 0, 1)[None].double()
+    expected = expected_features({k: x.double() for k, x in state.items()}, given)
+    assert expected.std() > 0.05
+    exact = load_efficientnet(path).double()(given)
+    assert torch.allclose(exact, expected, rtol=0, atol=1e-9)
+    features = network.extract([picture, noise(1)[0]])
+    assert features.shape == (2, 1280)
+    assert np.allclose(features[0], expected[0].numpy(), atol=0.02)  # float32: values up to 6
+    found = feature_distances(network, features, features, seed=0)
+    assert found.network == "efficientnet-lite0, 1280 features at 224x224"
+    assert found.weights_sha256 == file_hash(path)
+
+
+def test_what_is_no_efficientnet(tmp_path: Path) -> None:
+    path = tmp_path / "other.pth"
+    for content in ({"_fc.weight": torch.zeros(1)}, [1], "text"):
+        torch.save(content, path)
+        with pytest.raises(CheckpointError, match=r"other\.pth: not readable as the file of"):
+            load_features(path, "efficientnet-lite0")
+    with pytest.raises(CheckpointError, match=r"missing\.pth: not readable"):
+        load_features(tmp_path / "missing.pth", "efficientnet-lite0")
 
 
 def test_nothing_imports_torchvision(network: FeatureNetwork) -> None:

@@ -1,6 +1,6 @@
 """FID (Heusel et al., 2017) and KID (Bińkowski et al., 2018) between pictures and photographs, by
 torchmetrics. The user brings the feature network; its name and the SHA-256 of its weights go with
-the numbers. Nothing is ever downloaded.
+the numbers. Nothing is downloaded here.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from sceneloom.text import parse_json, reason
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-FeaturesKind = Literal["dinov2", "inception"]
+FeaturesKind = Literal["dinov2", "inception", "efficientnet-lite0"]
 _DINO_WEIGHTS = "model.safetensors"
 _MEAN, _DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _SUBSETS, _SUBSET_SIZE = 100, 50
@@ -115,9 +115,12 @@ def feature_distances(
 
 
 def load_features(path: Path, kind: FeaturesKind, *, device: str = "cpu") -> FeatureNetwork:
-    """Load a folder of transformers (dinov2), or a weights file of torch-fidelity's Inception v3
-    (inception). Raises CheckpointError or MissingDependencyError.
+    """Load a folder of transformers (dinov2), a weights file of torch-fidelity's Inception v3
+    (inception), or that of `sceneloom weights efficientnet-lite0`. Raises CheckpointError or
+    MissingDependencyError.
     """
+    if kind == "efficientnet-lite0":
+        return EfficientNetFeatures(path, device)
     return Dinov2Features(path, device) if kind == "dinov2" else InceptionFeatures(path, device)
 
 
@@ -197,4 +200,26 @@ class InceptionFeatures(FeatureNetwork):
 
         values = torch.tensor(picture).permute(2, 0, 1).unsqueeze(0)
         features: Tensor = self._model(values.to(self._device))[0].reshape(-1)
+        return features
+
+
+class EfficientNetFeatures(FeatureNetwork):
+    """1280 features of EfficientNet-Lite0 (Tan and Le, 2019)."""
+
+    def __init__(self, path: Path, device: str) -> None:
+        require(["torch"], extra="train", purpose="EfficientNet features")
+        from sceneloom_training.evaluation import efficientnet
+
+        self._model = efficientnet.load_efficientnet(path).to(device)
+        self._device, self._side = device, efficientnet.SIDE
+        self.name = f"efficientnet-lite0, 1280 features at {self._side}x{self._side}"
+        self.weights_sha256 = file_hash(path)
+
+    def features(self, picture: npt.NDArray[np.uint8]) -> Tensor:
+        """See `FeatureNetwork.features`. Pictures are resized by Pillow's bicubic filter."""
+        import torch
+
+        image = Image.fromarray(picture).resize((self._side,) * 2, Image.Resampling.BICUBIC)
+        values = torch.from_numpy(np.array(image)).permute(2, 0, 1).to(torch.float32)
+        features: Tensor = self._model(values.unsqueeze(0).to(self._device))[0]
         return features

@@ -17,6 +17,7 @@ from sceneloom_training.networks.generator import (
     initialise,
     load_weights,
 )
+from sceneloom_training.networks.segmenting import SegmentingDiscriminator
 from sceneloom_training.networks.served import HalfGenerator, ServedGenerator
 
 __all__ = [
@@ -26,6 +27,7 @@ __all__ = [
     "GeneratorArchitecture",
     "HalfGenerator",
     "MultiscaleDiscriminator",
+    "SegmentingDiscriminator",
     "ServedGenerator",
     "SynthesisNetwork",
     "UNet",
