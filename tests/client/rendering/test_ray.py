@@ -9,6 +9,7 @@ import sys
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import psutil
@@ -17,6 +18,7 @@ from map_sets import as_png, small_maps, write_folder
 from ray import cloudpickle
 
 from noop_server import NoopServer, write_noop_repository
+from sceneloom.contract import Contract
 from sceneloom.errors import InputError, MissingDependencyError, ServerUnavailableError
 from sceneloom.files import SHARED_MEMORY, LeftOut, describe
 from sceneloom.rendering.datasets import open_source
@@ -27,6 +29,10 @@ from sceneloom.rendering.plan import Maps, Pictures, TritonServers, make_plan
 from sceneloom.rendering.ray_engine import RayRun, RaySettings, ray_started
 from sceneloom.rendering.run import Plan, RenderRun
 from sceneloom.rendering.settings import Container, RenderSettings, ShardSettings
+from sceneloom.schema import load_schema
+
+if TYPE_CHECKING:
+    from conftest import Start
 
 pytestmark = pytest.mark.triton
 
@@ -109,6 +115,26 @@ class Counting(Listener):
 
     def on_answer(self, seconds: float, sent: int, received: int) -> None:
         self.requests += 1
+
+
+@pytest.mark.usefixtures("_ray")
+def test_looks_and_copies_are_those_of_threads(tmp_path: Path, start_server: Start) -> None:
+    contract = Contract(
+        schema=load_schema("cityscapes"),
+        boundaries=True,
+        style_channels=2,
+        style_clusters={label: ((0.1, 0.2), (0.3, 0.4), (0.5, 0.6)) for label in range(35)},
+        size_multiple=8,
+    )
+    setup, threads = Setup(tmp_path, start_server(contract).url, 6), tmp_path / "threads"
+    looks = {"looks": 3, "style_seed": 4, "copy_labels": True}
+    assert by_kind(list(RenderRun(setup.plan(threads, **looks)))) == {"Rendered": 18}
+    assert by_kind(list(setup.run(setup.plan(**looks)))) == {"Rendered": 18}
+    assert setup.pictures() == setup.pictures(threads)
+    assert len(setup.pictures()) == 3 * 18  # with the copies of the maps
+    expected = {key: row.style for key, row in setup.rows(threads).items()}
+    assert {key: row.style for key, row in setup.rows().items()} == expected
+    assert len(set(expected.values())) == 3
 
 
 @pytest.mark.usefixtures("_ray")
