@@ -5,6 +5,7 @@ Each ends by itself, with a sentence, and leaves no process behind.
 
 from __future__ import annotations
 
+import ctypes
 import json
 import resource
 import signal
@@ -81,8 +82,14 @@ def test_a_loading_process_that_is_killed_ends_it_after_a_checkpoint(
     assert not any(loader.is_running() for loader in loaders)
 
 
+_ARENA_MAX = -8  # of malloc.h
+
+
 def with_little_memory(arguments: list[str], more: int) -> int:
     """Run `sceneloom` with so many bytes of address space more than it has."""
+    # The heap of each of glibc's threads takes 64 MiB of address space, used or not: threads would
+    # fail to start, or not, by the order in which they began.
+    assert ctypes.CDLL(None).mallopt(_ARENA_MAX, 1)
     used = psutil.Process().memory_info().vms
     resource.setrlimit(resource.RLIMIT_AS, (used + more,) * 2)
     return command(arguments)
