@@ -23,6 +23,7 @@ from training_runs import (
 
 from sceneloom.cli import main
 from sceneloom.errors import InputError
+from sceneloom.schema import load_schema
 from sceneloom_training.checkpoint import load_checkpoint
 from sceneloom_training.trainer import train
 
@@ -210,3 +211,18 @@ def test_a_set_without_a_whole_sample_is_refused(tmp_path: Path) -> None:
         cut_short(path)
     with pytest.raises(InputError, match=r"no sample of the validation can be used: .*0\.png"):
         run(samples, tmp_path / "run", data={"skip_broken": True})
+
+
+def test_colours_outside_the_schema_are_counted_as_colours(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    samples = write_samples(tmp_path / "samples", 2)
+    road = load_schema("cityscapes").palette[7]
+    for index in range(2):
+        colours = np.full((*SIZE, 3), road, np.uint8)
+        colours[:2, : 8 * index] = 1, 159, 41
+        save(samples / "train_label" / f"{index}.png", colours)
+    code, printed = check(tmp_path, samples, capsys, data={"colours": True})
+    assert code == 1
+    assert "colours outside the schema, in all: (1, 159, 41) (16 pixels)\n" in printed
+    assert "ids outside" not in printed

@@ -43,8 +43,8 @@ class Survey:
     """Channel -> pixels, int64 [256]; 255 is `NO_CHANNEL` in a schema with fewer channels."""
     samples: npt.NDArray[np.int64]
     """Channel -> samples with it, int64 [256]."""
-    unknown: Counter[int]
-    """Label id outside the schema -> pixels."""
+    unknown: Counter[int | tuple[int, ...]]
+    """Label id, or colour, outside the schema -> pixels."""
     instances: list[int]
     """Instances of each sample; empty without instance maps."""
 
@@ -78,7 +78,8 @@ def survey(data: DataSet, size_after: Callable[[str, Size], Size]) -> Survey:
             found.wrong += map(str, seen.wrong)
             for error in seen.wrong:
                 if isinstance(error, UnknownLabelError):
-                    found.unknown.update(error.counts)
+                    for value, pixels in error.counts.items():
+                        found.unknown[value] += pixels
             if seen.size is not None:
                 found.sizes[seen.size] += 1
             if seen.trained is not None:
@@ -157,14 +158,24 @@ def check_data(settings: TrainSettings) -> int:
         print(printable(note))
     for sentence in wrong:
         print(f"wrong: {printable(sentence)}")
-    if found.unknown:
-        ids = ", ".join(f"{i} ({counted(n, 'pixel')})" for i, n in sorted(found.unknown.items()))
-        print(f"ids outside the schema, in all: {ids}")
+    for noun in ("ids", "colours"):
+        listed = [
+            f"{value} ({counted(pixels, 'pixel')})"
+            for value, pixels in sorted(found.unknown.items(), key=_by_value)
+            if isinstance(value, tuple) == (noun == "colours")
+        ]
+        if listed:
+            print(f"{noun} outside the schema, in all: {', '.join(listed)}")
     if not wrong:
         print("nothing is wrong")
         return 0
     print(f"{counted(len(wrong), 'fault')}; --data.skip-broken leaves broken samples out")
     return 1
+
+
+def _by_value(item: tuple[int | tuple[int, ...], int]) -> tuple[int, ...]:
+    value, _ = item
+    return value if isinstance(value, tuple) else (value,)
 
 
 _LISTED = 10
