@@ -226,3 +226,40 @@ def test_colours_outside_the_schema_are_counted_as_colours(
     assert code == 1
     assert "colours outside the schema, in all: (1, 159, 41) (16 pixels)\n" in printed
     assert "ids outside" not in printed
+
+
+def test_faults_that_a_training_leaves_out_are_no_failure(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    samples = broken_samples(tmp_path / "samples")
+    (samples / "train_label" / "7.png").unlink()
+    skip: dict[str, Any] = {"data": {"skip_broken": True}}
+    code, printed = check(tmp_path, samples, capsys, **skip)
+    assert code == 0
+    assert "wrong: " in printed
+    assert printed.endswith("\na training leaves out 3 of 8 samples; 5 can be used\n")
+    code, printed = check(tmp_path, samples, capsys, **skip, optimizer={"batch": 9})
+    assert code == 1
+    assert "wrong: 7 samples, 0 of them held out, are too few for steps of 9" in printed
+    for path in (samples / "train_img").iterdir():
+        cut_short(path)
+    code, printed = check(tmp_path, samples, capsys, **skip)
+    assert code == 1
+    assert printed.endswith("\na training leaves out 8 of 8 samples; none can be used\n")
+
+
+def test_files_of_one_reason_share_a_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    samples = write_samples(tmp_path / "samples", 6)
+    ids = np.full(SIZE, 7, np.uint8)
+    for index in range(4):
+        ids[: 2 + index] = 200
+        save(samples / "train_label" / f"{index}.png", ids)
+    code, printed = check(tmp_path, samples, capsys)
+    assert code == 1
+    (line,) = (line for line in printed.splitlines() if line.startswith("wrong: "))
+    assert "train_label/0.png: unknown label id 200 (64 pixels)" in line
+    assert "; the same reason for 3 more (" in line
+    assert line.endswith("train_label/3.png)")  # all are named
+    assert "\n4 faults; --data.skip-broken leaves broken samples out\n" in printed
