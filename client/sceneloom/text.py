@@ -67,6 +67,7 @@ def counted(count: int, noun: str) -> str:
 
 
 _AMOUNT = re.compile(r"\d[\d,]* (pixel|byte)s?")
+_FILE = re.compile(r"^[^:]*\.\w{3,5}: ")  # behind the name of one of several looks
 
 
 class AlikeSentences:
@@ -82,7 +83,7 @@ class AlikeSentences:
     def add(self, sentence: str) -> None:
         """Add a sentence. Reasons that differ in numbers of pixels or bytes count as one."""
         name, _, why = sentence.partition(": ")
-        alike = _AMOUNT.sub("", why) if why else sentence
+        alike = _AMOUNT.sub("", _FILE.sub("", why)) if why else sentence
         if alike in self._first:
             self._counts[alike] += 1
             others = self._others[alike]

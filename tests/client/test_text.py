@@ -51,6 +51,12 @@ def test_files_of_one_reason_make_one_sentence() -> None:
         "maps/d.png: unknown label 9 (0)",
     ]
     alike = AlikeSentences()
+    for name in ("a_look0: maps/a.png", "a_look1: maps/a.png", "b_look0: maps/b.png"):
+        alike.add(f"{name}: the file is empty")
+    assert alike.lines() == [
+        "a_look0: maps/a.png: the file is empty; the same reason for 2 more (a_look1, b_look0)"
+    ]
+    alike = AlikeSentences()
     alike.add("the settings do not fit")
     alike.add("the settings do not fit either")
     assert alike.lines() == ["the settings do not fit", "the settings do not fit either"]
