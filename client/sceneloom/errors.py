@@ -58,10 +58,10 @@ class UnknownLabelError(InputError):
 
     Args:
         message: the sentence for the user.
-        counts: unknown file value -> number of pixels.
+        counts: unknown file value, or colour (red, green, blue, alpha unless 255) -> pixels.
     """
 
-    def __init__(self, message: str, counts: dict[int, int]) -> None:
+    def __init__(self, message: str, counts: dict[int, int] | dict[tuple[int, ...], int]) -> None:
         super().__init__(message)
         self.counts = counts
 

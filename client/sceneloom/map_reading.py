@@ -311,7 +311,10 @@ class MapReader:
         if len(counts) > _LISTED:
             phrases.append(f"and {len(counts) - _LISTED} more")
         end = "Such values are never read as unlabelled" if strange else unlabelled_hint(target)
-        raise errors.UnknownLabelError(f"{name}: {'; '.join(phrases)}. {end}", counts)
+        raise errors.UnknownLabelError(
+            f"{name}: {'; '.join(phrases)}. {end}",
+            {_rgb(value): pixels for value, pixels in counts.items()} if packed else counts,
+        )
 
 
 def _distinct(values: Array) -> tuple[Array, npt.NDArray[np.intp]]:

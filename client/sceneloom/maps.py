@@ -361,14 +361,20 @@ def _describe_unknown(counts: dict[int, int], schema: LabelSchema, wide: bool) -
             "as unlabelled"
         )
     if schema.unlabelled is None:
-        return f"{text} and no unlabelled id to read them as"
+        return f"{text} and {_NO_UNLABELLED}"
     return f"{text}. {unlabelled_hint(schema)}"
+
+
+_NO_UNLABELLED = (
+    'no unlabelled id to read them as; "unlabelled": 255 in the schema\'s file, before the '
+    "training, gives it one"
+)
 
 
 def unlabelled_hint(schema: LabelSchema) -> str:
     """How to read unknown labels as unlabelled, if the schema has an id for that."""
     if schema.unlabelled is None:
-        return f"{schema.name} has no unlabelled id to read them as"
+        return f"{schema.name} has {_NO_UNLABELLED}"
     return (
         f"To read them as unlabelled ({schema.unlabelled}): --unknown unlabelled, or "
         "--data.unknown unlabelled where a data set is read"

@@ -248,7 +248,7 @@ def _render(
     left_out = run.source.left_out if run.source is not None and code is None else ()
     if code is None:
         if log is None and tally.failed:
-            list_failures(tally.first, tally.kinds)
+            list_failures(tally.failures, tally.kinds)
         tally.print(output, manifest, run.route, left_out, plan.settings)
         code, stopped = 1 if tally.failed else 0, ""
         if isinstance(ended, errors.ServerUnavailableError | errors.OutOfResourcesError | OSError):

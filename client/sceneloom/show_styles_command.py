@@ -99,6 +99,11 @@ def _contract(bundle: Path | None, url: str | None, model: str) -> Contract:
     assert bundle is not None
     file = next((bundle / name for name in _FILES if (bundle / name).is_file()), None)
     if file is None:
+        if not bundle.is_dir():
+            raise InputError(
+                f"{bundle}: no such folder; name a checkpoint bundle, such as RUN/model, or an "
+                "export bundle"
+            )
         hint = "; its checkpoint is in the folder model" if (bundle / "model").is_dir() else ""
         raise InputError(f"{bundle}: holds neither {' nor '.join(_FILES)}{hint}")
     try:

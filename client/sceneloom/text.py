@@ -66,6 +66,43 @@ def counted(count: int, noun: str) -> str:
     return f"{count:,} {noun}" + "s" * (count != 1)
 
 
+_AMOUNT = re.compile(r"\d[\d,]* (pixel|byte)s?")
+_FILE = re.compile(r"^[^:]*\.\w{3,5}: ")  # behind the name of one of several looks
+
+
+class AlikeSentences:
+    """Sentences on files, ``FILE: reason``, where files of one reason make one sentence."""
+
+    def __init__(self, *, most: int | None = None, most_names: int | None = None) -> None:
+        """Keep `most` sentences, and name `most_names` further files in each; None for all."""
+        self._most, self._most_names = most, most_names
+        self._first: dict[str, str] = {}
+        self._others: dict[str, list[str]] = {}
+        self._counts: dict[str, int] = {}
+
+    def add(self, sentence: str) -> None:
+        """Add a sentence. Reasons that differ in numbers of pixels or bytes count as one."""
+        name, _, why = sentence.partition(": ")
+        alike = _AMOUNT.sub("", _FILE.sub("", why)) if why else sentence
+        if alike in self._first:
+            self._counts[alike] += 1
+            others = self._others[alike]
+            if self._most_names is None or len(others) < self._most_names:
+                others.append(name)
+        elif self._most is None or len(self._first) < self._most:
+            self._first[alike], self._others[alike], self._counts[alike] = sentence, [], 0
+
+    def lines(self) -> list[str]:
+        """The sentence of the first file of each reason, with the names of the others."""
+        lines = []
+        for alike, sentence in self._first.items():
+            count, names = self._counts[alike], ", ".join(self._others[alike])
+            more = ", ..." * (count > len(self._others[alike]))
+            others = f"; the same reason for {count:,} more ({names}{more})" if count else ""
+            lines.append(sentence + others)
+        return lines
+
+
 MAX_LEVELS = 100
 """Levels of nested arrays and objects; no file of SceneLoom has ten."""
 

@@ -45,6 +45,7 @@ def main(
     with progress.shown():
         with progress.stage("load PyTorch and ONNX"):
             from sceneloom_export.bundle import export_bundle
+            from sceneloom_serving.choice import preferred_to
 
         exported = export_bundle(
             checkpoint,
@@ -67,9 +68,13 @@ def main(
         if measured.parity is not None:
             print(f"  {measured}")
     known = exported.known
+    why = ""
+    if quicker := preferred_to(exported.engine, exported.measured, export.served):
+        others = " and ".join(quicker)
+        why = f"; preferred to {others}, not faster by over 5 per cent in nine of ten rounds"
     print(
         f"serves by default: {exported.engine} ({precision_of(exported.engine)}), differs from "
-        f"PyTorch by {known.difference}"
+        f"PyTorch by {known.difference}{why}"
     )
     print(f"--precision fast: {known.fast}")
     print(f"wrote {printable(exported.repository)} (bundle {exported.contract.bundle_hash[:12]})")

@@ -148,6 +148,23 @@ def fastest(
     return first_of_the_fastest({name: may[name] for name in sorted(may, key=rank)})
 
 
+def preferred_to(
+    chosen: str,
+    measured: Sequence[Measured],
+    precision: PrecisionClass = "exact",
+    engines: Mapping[str, EngineSpec] = ENGINES,
+) -> list[str]:
+    """The engines with a lower median time that `fastest` does not find clearly faster than the
+    one it chose.
+    """
+    seconds = {
+        m.engine: m.seconds
+        for m in measured
+        if m.seconds is not None and engines[m.engine].precision in CLASSES[precision]
+    }
+    return [name for name, taken in seconds.items() if taken < seconds[chosen]]
+
+
 def choose_engine(
     repository: Path,
     bundle_hash: str,

@@ -242,11 +242,13 @@ def test_many_failures_are_counted_by_kind(
     data: Path, start_server: Start, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for i in range(30):
-        (data / "test_label" / f"broken{i:02}.png").write_bytes(b"x")
+        (data / "test_label" / f"broken{i:02}.png").write_bytes(b"" if i else b"x")
     arguments = [str(data), str(data / "out"), "--url", start_server(PLAIN).url]
     assert main(["render", *arguments]) == 1
     out, err = capsys.readouterr()
-    assert err.count("failed: ") == 20
+    assert err.count("failed: ") == 2
+    assert err.count(".png: the file is empty; the same reason for 28 more (") == 1
+    assert err.count(".png, ...)\n") == 1  # three names, not 28
     assert "... 30 in all: 30 ImageReadError" in err
     assert out.startswith("rendered 3 of 33 maps")
 

@@ -252,7 +252,9 @@ def test_unknown_ids_are_named_with_their_counts(tmp_path: Path) -> None:
 def test_a_schema_without_unlabelled_says_so() -> None:
     schema = LabelSchema(name="one", labels=(Label(id=0, name="a", colour=(0, 0, 0)),))
     for unknown in ("error", "unlabelled"):
-        with pytest.raises(UnknownLabelError, match=r"1 \(1 pixel\).*and no unlabelled id"):
+        with pytest.raises(
+            UnknownLabelError, match=r"1 \(1 pixel\).*and no unlabelled id.*: 255 in"
+        ):
             read_label_map(png(np.array([[0, 1]], np.uint8), 8), schema, unknown=unknown)  # type: ignore[arg-type]
 
 

@@ -123,7 +123,7 @@ def test_a_model_without_clusters_still_lists_instances(
     [
         ([], "name a model: BUNDLE, or --url HOST:PORT of a server"),
         (["model", "--url", "127.0.0.1:1"], "name a model: BUNDLE, or --url"),
-        (["nowhere"], "nowhere: holds neither model.json nor report.json"),
+        (["nowhere"], "nowhere: no such folder; name a checkpoint bundle, such as RUN/model"),
         (["run"], "run: holds neither model.json nor report.json; its checkpoint is in the folder"),
         (["plain"], "this model takes no style: it was trained without an encoder"),
         (["pictures"], "has no contract; a model of pictures takes no style"),

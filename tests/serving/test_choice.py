@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import statistics
 import subprocess
 import sys
 import time
@@ -23,10 +24,12 @@ from sceneloom.synthesizer import Synthesizer
 from sceneloom_serving.bundle import References, load_references, save_references
 from sceneloom_serving.choice import (
     Known,
+    Measured,
     choose_engine,
     fastest,
     first_of_the_fastest,
     measure_engines,
+    preferred_to,
     recall,
     what_is_known,
 )
@@ -227,6 +230,22 @@ def test_equally_fast_engines_are_taken_in_a_fixed_order() -> None:
     assert first_of_the_fastest({"first": [1.2] * 10, "second": [1.0] * 9 + [2.0]}) == "second"
     unclear = {"first": [1.2] * 10, "second": [1.0] * 8 + [2.0] * 2}
     assert first_of_the_fastest(unclear) == "first"
+
+
+def test_engines_that_are_not_clearly_faster_are_named(bundle: Bundle) -> None:
+    def measured(rounds: list[float]) -> list[Measured]:
+        """`second` is preferred, and `brain` is of another class."""
+        times = {"first": rounds, "brain": [0.1] * 10, "second": [1.2] * 10}
+        return [
+            Measured(engine=name, seconds=statistics.median(taken), rounds=tuple(taken))
+            for name, taken in times.items()
+        ] + [Measured(engine="broken", reason="broken")]
+
+    bundle.add("first").add("second").add("brain", precision="bf16").add("broken")
+    unclear, clear = measured([1.0] * 8 + [2.0] * 2), measured([1.0] * 9 + [2.0])
+    for rounds, chosen, others in ((unclear, "second", ["first"]), (clear, "first", [])):
+        assert fastest(rounds, engines=bundle.engines) == chosen
+        assert preferred_to(chosen, rounds, engines=bundle.engines) == others
 
 
 def test_ten_choices_between_equally_fast_engines_are_the_same(

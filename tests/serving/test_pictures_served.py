@@ -231,11 +231,17 @@ def test_the_exported_contract_says_what_it_takes(model: Path, grey_model: Path)
         assert not list((folder / "repository").glob("synthesis_*"))
 
 
-@pytest.mark.parametrize("flags", [[], ["--pictures", "--labels", "cityscapes"]])
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        ([], "--labels, or say --pictures"),
+        (["--pictures", "--labels", "cityscapes"], "choose one of --labels and --pictures"),
+    ],
+)
 def test_a_published_model_needs_to_be_told_what_it_takes(
-    model: Path, tmp_path: Path, flags: list[str], capsys: pytest.CaptureFixture[str]
+    model: Path, tmp_path: Path, flags: list[str], words: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     command = ["import", str(model / "latest_net_G.pth"), "--out", str(tmp_path / "bundle")]
     assert main([*command, *flags]) == 1
-    assert "--labels, or say --pictures" in capsys.readouterr().err
+    assert words in capsys.readouterr().err
     assert not (tmp_path / "bundle").exists()

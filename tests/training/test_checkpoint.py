@@ -180,5 +180,10 @@ def test_a_part_of_the_wrong_kind_is_told(
 
 
 def test_folder_that_is_no_bundle(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="not a checkpoint bundle"):
-        load_checkpoint(tmp_path)
+    for folder, words in ((tmp_path, "it has no model.json"), (tmp_path / "a", "no such folder")):
+        with pytest.raises(CheckpointError) as caught:
+            load_checkpoint(folder)
+        assert str(caught.value) == (
+            f"{folder}: not a checkpoint bundle ({words}); name the folder of one, such as "
+            "RUN/model"
+        )

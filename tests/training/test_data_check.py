@@ -23,6 +23,7 @@ from training_runs import (
 
 from sceneloom.cli import main
 from sceneloom.errors import InputError
+from sceneloom.schema import load_schema
 from sceneloom_training.checkpoint import load_checkpoint
 from sceneloom_training.trainer import train
 
@@ -210,3 +211,55 @@ def test_a_set_without_a_whole_sample_is_refused(tmp_path: Path) -> None:
         cut_short(path)
     with pytest.raises(InputError, match=r"no sample of the validation can be used: .*0\.png"):
         run(samples, tmp_path / "run", data={"skip_broken": True})
+
+
+def test_colours_outside_the_schema_are_counted_as_colours(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    samples = write_samples(tmp_path / "samples", 2)
+    road = load_schema("cityscapes").palette[7]
+    for index in range(2):
+        colours = np.full((*SIZE, 3), road, np.uint8)
+        colours[:2, : 8 * index] = 1, 159, 41
+        save(samples / "train_label" / f"{index}.png", colours)
+    code, printed = check(tmp_path, samples, capsys, data={"colours": True})
+    assert code == 1
+    assert "colours outside the schema, in all: (1, 159, 41) (16 pixels)\n" in printed
+    assert "ids outside" not in printed
+
+
+def test_faults_that_a_training_leaves_out_are_no_failure(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    samples = broken_samples(tmp_path / "samples")
+    (samples / "train_label" / "7.png").unlink()
+    skip: dict[str, Any] = {"data": {"skip_broken": True}}
+    code, printed = check(tmp_path, samples, capsys, **skip)
+    assert code == 0
+    assert "wrong: " in printed
+    assert printed.endswith("\na training leaves out 3 of 8 samples; 5 can be used\n")
+    code, printed = check(tmp_path, samples, capsys, **skip, optimizer={"batch": 9})
+    assert code == 1
+    assert "wrong: 7 samples, 0 of them held out, are too few for steps of 9" in printed
+    for path in (samples / "train_img").iterdir():
+        cut_short(path)
+    code, printed = check(tmp_path, samples, capsys, **skip)
+    assert code == 1
+    assert printed.endswith("\na training leaves out 8 of 8 samples; none can be used\n")
+
+
+def test_files_of_one_reason_share_a_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    samples = write_samples(tmp_path / "samples", 6)
+    ids = np.full(SIZE, 7, np.uint8)
+    for index in range(4):
+        ids[: 2 + index] = 200
+        save(samples / "train_label" / f"{index}.png", ids)
+    code, printed = check(tmp_path, samples, capsys)
+    assert code == 1
+    (line,) = (line for line in printed.splitlines() if line.startswith("wrong: "))
+    assert "train_label/0.png: unknown label id 200 (64 pixels)" in line
+    assert "; the same reason for 3 more (" in line
+    assert line.endswith("train_label/3.png)")  # all are named
+    assert "\n4 faults; --data.skip-broken leaves broken samples out\n" in printed

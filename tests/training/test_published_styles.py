@@ -13,9 +13,10 @@ import torch
 
 from sceneloom import Contract, cli, load_schema
 from sceneloom.errors import CheckpointError
+from sceneloom.schema import LabelSchema
 from sceneloom_training.checkpoint import load_checkpoint
 from sceneloom_training.networks import Generator, GeneratorArchitecture
-from sceneloom_training.published import published_names
+from sceneloom_training.published import import_published, published_names
 from sceneloom_training.published_styles import (
     import_encoder,
     read_clusters,
@@ -218,3 +219,18 @@ def test_a_model_without_features_takes_no_styles(
     said = capsys.readouterr().err
     assert said == "sceneloom import: features: the generator takes no style features\n"
     assert not (tmp_path / "b").exists()
+
+
+@pytest.mark.parametrize("schema", [None, CONTRACT.schema])
+def test_an_encoder_in_the_generators_place_is_named(
+    shared: Path, schema: LabelSchema | None
+) -> None:
+    encoder = shared / "reference" / "feature_encoder.pth"
+    with pytest.raises(CheckpointError, match=r"a feature encoder.*latest_net_G\.pth.*--encoder"):
+        import_published(encoder, schema)
+
+
+def test_missing_clusters_are_said_to_be_missing(tmp_path: Path) -> None:
+    expected = r"c\.npy: cannot be read \(No such file.*features_clustered_010\.npy"
+    with pytest.raises(CheckpointError, match=expected):
+        read_clusters(tmp_path / "c.npy")

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from sceneloom.contract import Contract
 from sceneloom.errors import CheckpointError, SchemaError
 from sceneloom.files import file_hash, replace_folder
-from sceneloom.text import counted, one_line, parse_json
+from sceneloom.text import counted, one_line, parse_json, reason
 from sceneloom.version import __version__
 from sceneloom_training import networks
 from sceneloom_training.networks import FeatureEncoder, SynthesisNetwork
@@ -163,9 +163,13 @@ def _not_a_bundle(folder: Path, error: Exception) -> str:
         )
     if (folder / "report.json").is_file():
         return f"{folder}: the repository of an export; name the checkpoint bundle it was made from"
+    fault = reason(error)
+    if isinstance(error, FileNotFoundError):
+        fault = f"it has no {DESCRIPTION}" if folder.is_dir() else "no such folder"
     inside = folder / "model"
-    near = f"; did you mean {inside}?" if (inside / DESCRIPTION).is_file() else ""
-    return f"{folder}: not a checkpoint bundle ({error}){near}"
+    found = (inside / DESCRIPTION).is_file()
+    near = f"did you mean {inside}?" if found else "name the folder of one, such as RUN/model"
+    return f"{folder}: not a checkpoint bundle ({fault}); {near}"
 
 
 def _load_weights(folder: Path, file: str, hashes: dict[str, Any]) -> dict[str, Tensor]:
@@ -176,7 +180,9 @@ def _load_weights(folder: Path, file: str, hashes: dict[str, Any]) -> dict[str, 
             )
         weights = safetensors.torch.load_file(folder / file)
     except OSError as error:
-        raise CheckpointError(f"{folder}: not a checkpoint bundle ({error})") from None
+        raise CheckpointError(
+            f"{folder}: not a checkpoint bundle ({file}: {reason(error)})"
+        ) from None
     except SafetensorError as error:
         raise CheckpointError(f"{folder / file}: not readable as weights ({error})") from None
     for name, tensor in weights.items():

@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from sceneloom.errors import InputError, UnknownLabelError
 from sceneloom.schema import NO_CHANNEL, LabelSchema
-from sceneloom.text import counted, printable
+from sceneloom.text import AlikeSentences, counted, printable
 from sceneloom_training.assembly import check_instances, size_limits
 from sceneloom_training.batches import check_large_enough
 from sceneloom_training.data import DataSet, find_samples
@@ -43,8 +43,8 @@ class Survey:
     """Channel -> pixels, int64 [256]; 255 is `NO_CHANNEL` in a schema with fewer channels."""
     samples: npt.NDArray[np.int64]
     """Channel -> samples with it, int64 [256]."""
-    unknown: Counter[int]
-    """Label id outside the schema -> pixels."""
+    unknown: Counter[int | tuple[int, ...]]
+    """Label id, or colour, outside the schema -> pixels."""
     instances: list[int]
     """Instances of each sample; empty without instance maps."""
 
@@ -78,7 +78,8 @@ def survey(data: DataSet, size_after: Callable[[str, Size], Size]) -> Survey:
             found.wrong += map(str, seen.wrong)
             for error in seen.wrong:
                 if isinstance(error, UnknownLabelError):
-                    found.unknown.update(error.counts)
+                    for value, pixels in error.counts.items():
+                        found.unknown[value] += pixels
             if seen.size is not None:
                 found.sizes[seen.size] += 1
             if seen.trained is not None:
@@ -126,7 +127,7 @@ def check_data(settings: TrainSettings) -> int:
         return after
 
     found = survey(data, size_after)
-    wrong = found.wrong
+    unfit: list[str] = []
     for check in (
         lambda: check_instances(settings, has_instances=data.has_instances),
         lambda: settings.trained_on(len(data)),
@@ -134,14 +135,15 @@ def check_data(settings: TrainSettings) -> int:
         try:
             check()
         except InputError as error:
-            wrong.append(str(error))
+            unfit.append(str(error))
     if settings.optimizer.batch > 1 and len(found.trained) > 1:
-        wrong.append(
+        unfit.append(
             f"one batch would hold pictures of {_sizes(found.trained)}: choose a geometry with a "
             "fixed size, or optimizer.batch 1"
         )
+    count = len(data) + len(data.incomplete)
     if found.sizes:
-        readable, count = found.sizes.total(), len(data) + len(data.incomplete)
+        readable = found.sizes.total()
         of_them = "" if readable == count else f", {readable} of them whole"
         print(f"{counted(count, 'sample')}{of_them}: {_sizes(found.sizes)}")
     if found.trained:
@@ -155,16 +157,41 @@ def check_data(settings: TrainSettings) -> int:
         print("no instance maps")
     for note in notes:
         print(printable(note))
-    for sentence in wrong:
+    for sentence in (*_in_short(found.wrong), *unfit):
         print(f"wrong: {printable(sentence)}")
-    if found.unknown:
-        ids = ", ".join(f"{i} ({counted(n, 'pixel')})" for i, n in sorted(found.unknown.items()))
-        print(f"ids outside the schema, in all: {ids}")
-    if not wrong:
+    for noun in ("ids", "colours"):
+        listed = [
+            f"{value} ({counted(pixels, 'pixel')})"
+            for value, pixels in sorted(found.unknown.items(), key=_by_value)
+            if isinstance(value, tuple) == (noun == "colours")
+        ]
+        if listed:
+            print(f"{noun} outside the schema, in all: {', '.join(listed)}")
+    if not found.wrong and not unfit:
         print("nothing is wrong")
         return 0
-    print(f"{counted(len(wrong), 'fault')}; --data.skip-broken leaves broken samples out")
+    remain = found.trained.total()
+    if found.wrong and settings.data.skip_broken:
+        left_out = f"{count - remain} of {counted(count, 'sample')}"
+        print(f"a training leaves out {left_out}; {remain or 'none'} can be used")
+        if remain and not unfit:
+            return 0
+    else:
+        leave = "; --data.skip-broken leaves broken samples out" if found.wrong else ""
+        print(f"{counted(len(found.wrong) + len(unfit), 'fault')}{leave}")
     return 1
+
+
+def _in_short(sentences: list[str]) -> list[str]:
+    alike = AlikeSentences()
+    for sentence in sentences:
+        alike.add(sentence)
+    return alike.lines()
+
+
+def _by_value(item: tuple[int | tuple[int, ...], int]) -> tuple[int, ...]:
+    value, _ = item
+    return value if isinstance(value, tuple) else (value,)
 
 
 _LISTED = 10

@@ -40,7 +40,11 @@ def main(
     from sceneloom_training.published import import_published
     from sceneloom_training.published_styles import import_encoder, with_published_clusters
 
-    if pictures == (labels is not None):
+    if pictures and labels is not None:
+        raise InputError(
+            "choose one of --labels and --pictures: a model takes label maps, or pictures instead"
+        )
+    if not pictures and labels is None:
         raise InputError(
             "name the label schema of its training with --labels, or say --pictures where it was "
             "trained with pictures instead of label maps"

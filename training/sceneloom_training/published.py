@@ -149,6 +149,12 @@ def import_published(
     """
     state = load_published(path)
     architecture, dropped = _derive(state, str(path))
+    flat = not architecture.global_blocks and not architecture.enhancers
+    if flat and architecture.input_channels == 3:
+        raise CheckpointError(
+            f"{path}: a feature encoder, which has no residual blocks and takes pictures; give the "
+            "generator, latest_net_G.pth, and this file as --encoder"
+        )
     notes = []
     grey = architecture.output_channels == 1
     if grey:

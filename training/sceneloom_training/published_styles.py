@@ -28,6 +28,7 @@ from sceneloom_training.published import load_published
 
 _MAX_BYTES = 64 << 20
 _MAX_CLUSTERS = 1000
+_EXPECTED = "the published code writes them as features_clustered_010.npy"
 
 
 def import_encoder(path: Path, features: int) -> FeatureEncoder:
@@ -131,8 +132,12 @@ def read_clusters(path: Path) -> dict[int, npt.NDArray[np.float64]]:
             if shape != () or dtype.kind != "O":
                 raise ValueError(f"it is an array of {dtype} {list(shape)}")
             held = _ArrayUnpickler(file, encoding="latin1").load()
-    except (OSError, ValueError, KeyError, EOFError, pickle.UnpicklingError) as error:
-        raise CheckpointError(f"{path}: not published clusters ({reason(error)})") from None
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read ({reason(error)}); {_EXPECTED}") from None
+    except (ValueError, KeyError, EOFError, pickle.UnpicklingError) as error:
+        raise CheckpointError(
+            f"{path}: not published clusters ({reason(error)}); {_EXPECTED}"
+        ) from None
     except (TypeError, AttributeError, IndexError, OverflowError, MemoryError) as error:
         raise CheckpointError(
             f"{path}: not published clusters (a damaged pickle: {type(error).__name__})"

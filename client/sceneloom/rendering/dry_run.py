@@ -21,7 +21,7 @@ from sceneloom.map_reading import MapReading
 from sceneloom.maps import Image
 from sceneloom.pictures import decode_picture, encode_picture
 from sceneloom.rendering.items import Failed, MapItem, Sink, look_ending
-from sceneloom.rendering.listeners import list_failures
+from sceneloom.rendering.listeners import list_failures, no_failures
 from sceneloom.rendering.loading import Loader, Prepared
 from sceneloom.rendering.manifest import LISTING, Manifest, Row, write_listing
 from sceneloom.rendering.run import Plan
@@ -139,7 +139,10 @@ def report_dry_run(found: DryRun, reading: MapReading) -> int:
         print(f"  {count} {kind}")
     for line in describe(found.left_out):
         print(line)
-    list_failures(found.failed[:_MAX_PRINTED], found.problems)
+    failures = no_failures()
+    for failed in found.failed:
+        failures.add(failed.reason)
+    list_failures(failures, found.problems)
     if found.seconds is not None:
         print(
             f"one picture takes {found.seconds_per_picture:.3f} s; one after the other, all would "

@@ -20,7 +20,7 @@ from sceneloom.map_reading import MapReading
 from sceneloom.rendering.connections import Route
 from sceneloom.rendering.items import Failed, Rendered, Result, Skipped
 from sceneloom.request import Padding
-from sceneloom.text import counted, printable
+from sceneloom.text import AlikeSentences, counted, printable
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -159,7 +159,9 @@ class ProgressBar(Listener):
             self._progress.stop()
 
 
-_MAX_LISTED = 20
+def no_failures() -> AlikeSentences:
+    """An empty list of failures: the first reasons, and a few files of each."""
+    return AlikeSentences(most=20, most_names=3)
 
 
 @dataclasses.dataclass
@@ -179,7 +181,7 @@ class Tally:
     """Class of error -> failures."""
     engines: Counter[str] = dataclasses.field(default_factory=Counter)
     """Engine -> pictures."""
-    first: list[Failed] = dataclasses.field(default_factory=list)
+    failures: AlikeSentences = dataclasses.field(default_factory=no_failures)
     start: float = dataclasses.field(default_factory=time.perf_counter)
 
     def add(self, result: Result) -> None:
@@ -188,8 +190,7 @@ class Tally:
         if isinstance(result, Failed):
             self.failed += 1
             self.kinds[type(result.error).__name__] += 1
-            if len(self.first) < _MAX_LISTED:
-                self.first.append(result)
+            self.failures.add(result.reason)
         elif isinstance(result, Skipped):
             self.skipped += 1
         elif isinstance(result, Rendered):
@@ -254,10 +255,11 @@ class Tally:
         }
 
 
-def list_failures(failures: Sequence[Failed], kinds: Counter[str]) -> None:
-    """Print the first failures to stderr, and the number of each class of error."""
-    for failure in failures:
-        print(f"failed: {printable(failure.reason)}", file=sys.stderr)
-    if kinds.total() > len(failures):
+def list_failures(failures: AlikeSentences, kinds: Counter[str]) -> None:
+    """Print the first reasons to stderr, and the number of each class of error."""
+    lines = failures.lines()
+    for line in lines:
+        print(f"failed: {printable(line)}", file=sys.stderr)
+    if kinds.total() > len(lines):
         listed = ", ".join(f"{n} {kind}" for kind, n in kinds.items())
         print(f"... {kinds.total()} in all: {listed}", file=sys.stderr)

@@ -91,11 +91,12 @@ def test_more_missing_partners_are_counted(root: Path) -> None:
 
 
 def test_missing_folders_and_empty_ones(root: Path) -> None:
-    with pytest.raises(DataSetError, match="nowhere: no such folder"):
+    layout = r"train_label \(label maps\), train_img \(photographs\), train_inst \(.*optional\)$"
+    with pytest.raises(DataSetError, match=f"nowhere: no such folder; expected .*{layout}"):
         open_data_set(settings(root / "nowhere"))
     with pytest.raises(DataSetError, match=r"test_label: no such folder.*splits are train"):
         open_data_set(settings(root, split="test"))
-    with pytest.raises(DataSetError, match="no <split>_label exists"):
+    with pytest.raises(DataSetError, match=f"no <split>_label exists.*{layout}"):
         open_data_set(settings(root / "train_img"))
     (root / "test_label").mkdir()
     with pytest.raises(DataSetError, match="test_img: no such folder"):

@@ -7,7 +7,7 @@ import dataclasses
 import os
 import re
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from typing_extensions import Self
@@ -55,13 +55,20 @@ def has_folder(folder: Path) -> bool:
     return False
 
 
-def split_folder(root: Path, split: str, ending: str, contents: str) -> Path:
-    """Return the folder ``<split><ending>``. Raises DataSetError with the splits without one."""
+def split_folder(root: Path, split: str, contents: Mapping[str, str]) -> Path:
+    """Return the folder ``<split><ending>`` of the first ending in `contents`, ending -> files
+    there. Raises DataSetError with the splits, or all expected folders without one.
+    """
+    ending, files = next(iter(contents.items()))
+    listed = ", ".join(f"{split}{each} ({of})" for each, of in contents.items())
+    check_folder(root, f"a folder with {listed}")
     folder = root / f"{split}{ending}"
     if not folder.is_dir():
         splits = sorted(p.name.removesuffix(ending) for p in root.glob(f"*{ending}") if p.is_dir())
-        others = f"the splits are {', '.join(splits)}" if splits else f"no <split>{ending} exists"
-        raise DataSetError(f"{folder}: no such folder of {contents}; {others}")
+        others = f"the splits are {', '.join(splits)}"
+        if not splits:
+            others = f"no <split>{ending} exists; expected in {root}: {listed}"
+        raise DataSetError(f"{folder}: no such folder of {files}; {others}")
     return folder
 
 

@@ -37,8 +37,7 @@ class PairedDataSet(DataSet):
 
 def open_paired(root: Path, split: str) -> PairedDataSet:
     """Open a split. Raises DataSetError for a missing or empty folder."""
-    folders.check_folder(root, "a folder that holds <split>_A and <split>_B")
-    source_folder = folders.split_folder(root, split, "_A", "input pictures")
+    source_folder = folders.split_folder(root, split, {"_A": "input pictures", "_B": "photographs"})
     photo_folder = folders.check_folder(
         root / f"{split}_B", "the photographs that belong to the input pictures"
     )

@@ -19,8 +19,11 @@ def open_pix2pixhd(
     root: Path, split: str, *, schema: LabelSchema, unknown: OnUnknown, instances: bool
 ) -> folders.TripleDataSet:
     """Open ``<split>_label``, ``<split>_img``, ``<split>_inst``."""
-    folders.check_folder(root, "the folder of a data set in pix2pixHD's layout")
-    label_folder = folders.split_folder(root, split, "_label", "label maps")
+    label_folder = folders.split_folder(
+        root,
+        split,
+        {"_label": "label maps", "_img": "photographs", "_inst": "instance maps, optional"},
+    )
     photo_folder = folders.check_folder(
         root / f"{split}_img", "the photographs that belong to the label maps"
     )

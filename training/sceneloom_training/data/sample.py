@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from sceneloom.errors import ImageReadError, InputError, SizeError, UnknownLabelError
 from sceneloom.files import LeftOut
-from sceneloom.maps import Image, InstanceMap, LabelMap, OnUnknown
+from sceneloom.maps import Image, InstanceMap, LabelMap, OnUnknown, unlabelled_hint
 from sceneloom.schema import LabelSchema
 from sceneloom.text import counted
 from sceneloom_training.data.pictures import read_header
@@ -157,7 +157,7 @@ def label_channels(
     way_out = (
         f"to read them as unlabelled ({schema.unlabelled}): unknown = unlabelled"
         if schema.unlabelled is not None
-        else "it has no unlabelled id to read them as"
+        else unlabelled_hint(schema)
     )
     raise UnknownLabelError(
         f"{name}: label ids {listed} are not in the schema {schema.name}; {way_out}", counts

@@ -138,7 +138,7 @@ class Dinov2Features(FeatureNetwork):
             said = parse_json(config.read_text("utf-8"))
         except (OSError, ValueError) as error:
             raise CheckpointError(
-                f"{folder}: not a DINOv2 folder of transformers ({error})"
+                f"{folder}: not a DINOv2 folder of transformers ({config.name}: {reason(error)})"
             ) from None
         kind = said.get("model_type") if isinstance(said, dict) else None
         if kind != "dinov2" or not (folder / _DINO_WEIGHTS).is_file():

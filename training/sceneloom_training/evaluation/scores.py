@@ -182,7 +182,8 @@ def input_table(data: LabelSchema, model: LabelSchema) -> Table:
     if missing and unlabelled is None:
         raise InputError(
             f"the model's schema {model.name} has no class {', '.join(missing)} of the label maps' "
-            f"{data.name}, and no unlabelled id to read it as"
+            f'{data.name}, and no unlabelled id to read it as ("unlabelled": 255 in the schema\'s '
+            "file, before the training)"
         )
     if unlabelled is not None:
         table[table == NO_CHANNEL] = unlabelled
