@@ -35,6 +35,7 @@ from sceneloom.validation import check_kind, checked, read_json
 from sceneloom.version import __version__
 
 FORMAT = 1
+_NEAREST = 3
 _MAX_INSTANCE = 2**31 - 1
 StyleOf = Literal["things", "all"]
 """Instances that a seed draws styles for: those of countable classes, or all."""
@@ -438,9 +439,9 @@ def style_chooser(contract: Contract, choice: StyleChoice) -> ChooseStyle:
         if not file.is_file():
             raise MissingInputError(f"{file}: no such style file; every map needs its own")
         one = OneStyleFile(contract, file)
-        table = one(key, labels, instances)
+        one.found_in(_given(instances))
         one.check_used(f"{key} has no instances")
-        return table
+        return one(key, labels, instances)
 
     return choose
 
@@ -450,18 +451,28 @@ class NamedInstances:
 
     def __init__(self, instances: Iterable[int], source: str) -> None:
         """Take the instances, and the name of their source for errors."""
-        self._missing, self._source = set(instances), source
+        self.missing = set(instances)
+        """The instances that were in no map so far."""
+        self._source, self._first = source, min(self.missing, default=0)
+        self._nearest: list[int] = []
 
     def found_in(self, instance_map: Array) -> None:
-        """Note the instances of a map; safe to call from several threads."""
-        if self._missing:
-            self._missing.difference_update(np.unique(instance_map).tolist())
+        """Note the instances of a map."""
+        if self.missing:
+            ids = np.unique(instance_map).tolist()
+            self.missing.difference_update(ids)
+            known = {*self._nearest, *ids}
+            self._nearest = sorted(known, key=lambda one: abs(one - self._first))[:_NEAREST]
 
     def check_used(self, fault: str = "no map has the instances") -> None:
         """Raise InputError with the fault and the instances that were in no map."""
-        if named := sorted(self._missing):
+        if named := sorted(self.missing):
             listed = ", ".join(map(str, named[:6])) + (", ..." if len(named) > 6 else "")
-            raise InputError(f"{self._source}: {fault} {listed}")
+            near = f"; the nearest to {self._first} are {', '.join(map(str, self._nearest))}"
+            raise InputError(
+                f"{self._source}: {fault} {listed}{near if self._nearest else ''}. `sceneloom "
+                "styles show MODEL --map FILE` lists the instances of a map"
+            )
 
 
 class DrawnStyles(NamedInstances):
@@ -489,7 +500,6 @@ class DrawnStyles(NamedInstances):
         def cluster_of(instance: int, label: int | None) -> int | None:
             return choice.style_clusters.get(instance, drawn(instance, label))
 
-        self.found_in(_given(instances))
         return _checked_table(contract, labels, _given(instances), _centres(contract, cluster_of))
 
 
@@ -505,9 +515,7 @@ class OneStyleFile(NamedInstances):
 
     def __call__(self, key: str, labels: Array, instances: Array | None, look: int = 0) -> Style:
         """Styles of one map; see `ChooseStyle`. Safe to call from several threads."""
-        table = styles_from_file(self._contract, labels, _given(instances), self._styles)
-        self.found_in(_given(instances))
-        return table
+        return styles_from_file(self._contract, labels, _given(instances), self._styles)
 
 
 def _given(instance_map: Array | None) -> Array:

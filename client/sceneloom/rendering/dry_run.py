@@ -20,6 +20,7 @@ from sceneloom.files import LeftOut, describe
 from sceneloom.map_reading import MapReading
 from sceneloom.maps import Image
 from sceneloom.pictures import decode_picture, encode_picture
+from sceneloom.rendering.datasets import all_maps
 from sceneloom.rendering.items import Failed, MapItem, Sink, look_ending
 from sceneloom.rendering.listeners import list_failures
 from sceneloom.rendering.loading import Loader, Prepared
@@ -88,6 +89,7 @@ def dry_run(plan: Plan) -> DryRun:
         samples: dict[tuple[int, int], MapItem] = {}
         padded = 0
         source = plan.source(connection.contract)
+        loader.check_styles_used(all_maps(source))
         items = (item for item in source if not item.look)  # looks differ in style alone
         with ThreadPoolExecutor(plan.settings.threads) as pool:
             while chunk := list(itertools.islice(items, _CHUNK)):
@@ -99,7 +101,6 @@ def dry_run(plan: Plan) -> DryRun:
                         sizes[found[0]] += 1
                         padded += found[1]
                         samples.setdefault(found[0], item)
-        loader.check_styles_used()
         seconds = None
         if sizes:
             ((frequent, _),) = sizes.most_common(1)

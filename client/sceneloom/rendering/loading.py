@@ -5,14 +5,18 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import hashlib
-import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 from sceneloom.contract import Contract
-from sceneloom.errors import InputError, MissingInputError, OutOfResourcesError
+from sceneloom.errors import (
+    InputError,
+    MissingInputError,
+    OutOfResourcesError,
+    SceneLoomError,
+)
 from sceneloom.map_reading import MapReader
-from sceneloom.maps import Style
+from sceneloom.maps import InstanceMap, LabelMap, Style
 from sceneloom.png import SIGNATURE
 from sceneloom.rendering.items import MapItem
 from sceneloom.rendering.settings import RenderSettings
@@ -65,9 +69,6 @@ class Loader:
     choose: ChooseStyle
     """Gives the style of a map."""
     _reader: MapReader = dataclasses.field(init=False)
-    _lock: threading.Lock = dataclasses.field(default_factory=threading.Lock, init=False)
-    _loaded: int = dataclasses.field(default=0, init=False)
-    _prepared: int = dataclasses.field(default=0, init=False)
 
     def __post_init__(self) -> None:
         """Raise InputError if the settings do not fit the model."""
@@ -100,8 +101,6 @@ class Loader:
                 )
         if self._reader.reads_tables and item.table is not None:
             table = item.table.read(max_bytes)
-        with self._lock:
-            self._loaded += 1
         digest, style = hashlib.sha256(), None
         folder = self.settings.style_file
         if folder is not None and folder.is_dir():
@@ -132,17 +131,8 @@ class Loader:
             OutOfResourcesError: the memory is not enough for it.
         """
         item, settings = loaded.item, self.settings
-        with self._lock:
-            self._prepared += 1
         try:
-            reader, name = self._reader, item.label.name
-            label_map = reader.label_map(loaded.label, name=name, table=loaded.table)
-            instance_map = None
-            if loaded.instance is not None:
-                assert item.instance is not None
-                instance_map = reader.instance_map(loaded.instance, name=item.instance.name)
-            elif self.contract.wants_instances:
-                instance_map = reader.edges(label_map, loaded.label, name=name)
+            label_map, instance_map = self._decode(loaded)
             try:
                 style = self.choose(item.map_key, label_map, instance_map, item.look or 0)
                 request = prepare(self.contract, label_map, instance_map, style)
@@ -169,10 +159,34 @@ class Loader:
             copies=copies,
         )
 
-    def check_styles_used(self) -> None:
-        """Raise InputError if no map had some instances that the style names.
+    def check_styles_used(
+        self, maps: Iterable[MapItem], stopped: Callable[[], bool] = lambda: False
+    ) -> None:
+        """Raise InputError if no map has some instances that the style names.
 
-        Does nothing after a run that skipped maps.
+        Reads maps until all are found, or `stopped`; rendering reports maps that cannot be read.
         """
-        if isinstance(self.choose, NamedInstances) and 0 < self._loaded <= self._prepared:
-            self.choose.check_used()
+        choose, read = self.choose, False
+        if not isinstance(choose, NamedInstances):
+            return
+        for item in maps:
+            if stopped() or not choose.missing:
+                return
+            with contextlib.suppress(SceneLoomError, OSError):
+                _, instance_map = self._decode(self.load(item))
+                assert instance_map is not None  # a styled model takes instance maps
+                choose.found_in(instance_map)
+                read = True
+        if read:
+            choose.check_used()
+
+    def _decode(self, loaded: Loaded) -> tuple[LabelMap, InstanceMap | None]:
+        """The label map, and the instance map if the model takes one."""
+        item, reader, name = loaded.item, self._reader, loaded.item.label.name
+        label_map = reader.label_map(loaded.label, name=name, table=loaded.table)
+        if loaded.instance is not None:
+            assert item.instance is not None
+            return label_map, reader.instance_map(loaded.instance, name=item.instance.name)
+        if self.contract.wants_instances:
+            return label_map, reader.edges(label_map, loaded.label, name=name)
+        return label_map, None
