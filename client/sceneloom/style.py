@@ -296,19 +296,24 @@ def _drawn(contract: Contract, seed: int, key: str, of: StyleOf) -> _ClusterOf:
     """The draw of a seed; raises InputError if the model has no clusters."""
     check_has_clusters(contract)
     check_kind(seed, int, "the seed, a whole number,")
-    assert contract.schema is not None  # a model of pictures takes no style
-    divisor = contract.schema.instance_divisor
-    least = 0 if of == "all" or divisor is None else divisor
 
     def cluster_of(instance: int, label: int | None) -> int | None:
-        centres = () if label is None else contract.style_clusters.get(label, ())
-        if instance < least or not centres:
+        if not (count := _drawn_from(contract, of, instance, label)):
             return None
         # A hash, not a generator of numpy's: those may draw differently in another version.
         text = f"{seed}/{instance}/{key}".encode("utf-8", "surrogateescape")
-        return int.from_bytes(hashlib.sha256(text).digest()[:8], "big") % len(centres)
+        return int.from_bytes(hashlib.sha256(text).digest()[:8], "big") % count
 
     return cluster_of
+
+
+def _drawn_from(contract: Contract, of: StyleOf, instance: int, label: int | None) -> int:
+    """Number of clusters that a seed draws from for an instance; 0 for the default."""
+    assert contract.schema is not None  # a model of pictures takes no style
+    divisor = contract.schema.instance_divisor
+    if label is None or (of == "things" and divisor is not None and instance < divisor):
+        return 0
+    return len(contract.style_clusters.get(label, ()))
 
 
 def _centres(contract: Contract, cluster_of: _ClusterOf) -> _Choose:
@@ -501,6 +506,34 @@ class DrawnStyles(NamedInstances):
             return choice.style_clusters.get(instance, drawn(instance, label))
 
         return _checked_table(contract, labels, _given(instances), _centres(contract, cluster_of))
+
+    def draws_for(self, labels: Array, instances: Array) -> bool:
+        """Whether the look of an instance of a map depends on the seed."""
+        found = _checked_instances(self._contract, labels, instances)
+        return any(
+            instance not in self._choice.style_clusters
+            and _drawn_from(self._contract, self._choice.style_of, instance, label) > 1
+            for instance, label in zip(*found, strict=True)
+        )
+
+    def nothing_drawn(self) -> InputError:
+        """The error of a run in whose maps `draws_for` finds no instance."""
+        choice, schema = self._choice, self._contract.schema
+        assert schema is not None  # a model of pictures takes no style
+        text = (
+            f"all {choice.looks} looks would be equal"
+            if choice.looks > 1
+            else "the seed changes nothing"
+        )
+        text += ": no map has an instance to draw a style for"
+        if choice.style_of == "things" and schema.instance_divisor is not None:
+            text += (
+                f". Drawn are things, instances with ids of at least {schema.instance_divisor}; "
+                "with --boundaries labels the ids are the labels'. Draw for all instances with "
+                "--style-of all, give instance maps, or for CARLA's instance camera --boundaries "
+                "colours"
+            )
+        return InputError(text)
 
 
 class OneStyleFile(NamedInstances):

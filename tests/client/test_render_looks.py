@@ -193,6 +193,44 @@ def test_choices_that_make_no_sense(
     assert not (data / "out").exists()
 
 
+@pytest.mark.parametrize(
+    ("flags", "reason"),
+    [
+        (["--looks", 4], "all 4 looks would be equal: no map has an instance to draw a style for"),
+        (["--style-seed", 4], "the seed changes nothing: no map has an instance to draw a style"),
+    ],
+)
+def test_looks_of_maps_without_things(
+    data: Path,
+    start_server: Start,
+    flags: list[object],
+    reason: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """The labels' edges are instances of label ids, which are no things."""
+    for path in (data / "test_inst").rglob("*.png"):
+        path.unlink()
+    server, out = start_server(STYLED), data / "out"
+    for more in ([], ["--dry-run"]):
+        assert render(server, data, out, "--boundaries", "labels", *flags, *more) == 1
+        error = capsys.readouterr().err
+        assert reason in error
+        assert "--style-of all" in error
+    assert not out.exists()
+    command = [data, out, "--boundaries", "labels", *flags, "--style-of", "all"]
+    assert render(server, *command) == 0
+    server.transport.requests.clear()
+    assert cv2.imwrite(str(data / "test_inst" / "a.png"), cars()[1])  # one map has things
+    assert render(server, data, out, "--boundaries", "labels", *flags) == 0
+    assert server.transport.requests
+
+
+def test_a_seed_may_meet_a_map_without_things(data: Path, start_server: Start) -> None:
+    for name in ("a", "sub/b"):
+        assert cv2.imwrite(str(data / "test_inst" / f"{name}.png"), cars()[0])
+    assert render(start_server(STYLED), data, data / "out", "--style-seed", 7) == 0
+
+
 # One instance, one map ---------------------------------------------------------------------------
 
 

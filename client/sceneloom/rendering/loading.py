@@ -22,7 +22,7 @@ from sceneloom.rendering.items import MapItem
 from sceneloom.rendering.settings import RenderSettings
 from sceneloom.rendering.training_set import copy_maps
 from sceneloom.request import Request, prepare
-from sceneloom.style import ChooseStyle, NamedInstances
+from sceneloom.style import ChooseStyle, DrawnStyles, NamedInstances
 
 _SLACK_BYTES = 1 << 20
 
@@ -162,23 +162,35 @@ class Loader:
     def check_styles_used(
         self, maps: Iterable[MapItem], stopped: Callable[[], bool] = lambda: False
     ) -> None:
-        """Raise InputError if no map has some instances that the style names.
+        """Raise InputError if no map has an instance that the style names, or looks would be equal.
 
         Reads maps until all are found, or `stopped`; rendering reports maps that cannot be read.
         """
-        choose, read = self.choose, False
+        choose, settings, read = self.choose, self.settings, False
         if not isinstance(choose, NamedInstances):
             return
-        for item in maps:
-            if stopped() or not choose.missing:
+        # A seed may meet a map without things, one of a series; looks may not.
+        drawn = None
+        if settings.looks > 1 or (
+            settings.style_seed is not None and settings.boundaries == "labels"
+        ):
+            assert isinstance(choose, DrawnStyles)
+            drawn = choose
+        found = iter(maps)
+        while (drawn is not None or choose.missing) and (item := next(found, None)) is not None:
+            if stopped():
                 return
             with contextlib.suppress(SceneLoomError, OSError):
-                _, instance_map = self._decode(self.load(item))
+                label_map, instance_map = self._decode(self.load(item))
                 assert instance_map is not None  # a styled model takes instance maps
                 choose.found_in(instance_map)
+                if drawn is not None and drawn.draws_for(label_map, instance_map):
+                    drawn = None
                 read = True
         if read:
             choose.check_used()
+            if drawn is not None:
+                raise drawn.nothing_drawn()
 
     def _decode(self, loaded: Loaded) -> tuple[LabelMap, InstanceMap | None]:
         """The label map, and the instance map if the model takes one."""
