@@ -25,6 +25,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sceneloom import errors
+from sceneloom.contract import Contract
 from sceneloom.maps import (
     DEFAULT_MAX_PIXELS,
     PALETTE_MODES,
@@ -109,23 +110,6 @@ class MapReading:
             return None
         return Path(self.map_schema)
 
-    def describe(self) -> list[str]:
-        """Sentences for the summary of a run; none for maps of the model's ids."""
-        words = []
-        if self.colours:
-            words.append("by colour")
-        if self.label_channel is not None:
-            words.append(f"ids in the channel {self.label_channel}")
-        if self.map_schema is not None:
-            words.append(f"labels of {self.map_schema} by name")
-        lines = [f"maps: {', '.join(words)}"] if words else []
-        if self.boundaries != "instances":
-            lines.append(
-                f"boundaries: edges of the label map's {self.boundaries} where a map has no "
-                "instance map"
-            )
-        return lines
-
     def reading_words(self) -> dict[str, str]:
         """The settings that differ from their defaults; a schema's file by its hash."""
         words = {}
@@ -141,6 +125,15 @@ class MapReading:
         if self.boundaries != "instances":
             words["boundaries"] = self.boundaries
         return words
+
+
+def check_boundaries(reading: MapReading, contract: Contract) -> None:
+    """Raise InputError for boundaries of maps of which the model takes none."""
+    if reading.boundaries != "instances" and not contract.wants_instances:
+        raise errors.InputError(
+            f"boundaries is {reading.boundaries}, and this model takes no instance maps; leave "
+            "boundaries out"
+        )
 
 
 class _Found(NamedTuple):
@@ -194,6 +187,24 @@ class MapReader:
     def reads_tables(self) -> bool:
         """Every label map has a table of its own."""
         return self.reading.map_schema == REPLICATOR
+
+    def describe(self) -> list[str]:
+        """Sentences for the summary of a run; none for maps of the model's ids."""
+        reading, words = self.reading, []
+        own = "" if reading.map_schema or self.schema is None else f" of {self.schema.name}"
+        if reading.colours:
+            words.append(f"colours{own}")
+        if reading.label_channel is not None:
+            words.append(f"ids{own} in the channel {reading.label_channel}")
+        if reading.map_schema is not None:
+            words.append(f"labels of {reading.map_schema} by name")
+        lines = [f"maps: {', '.join(words)}"] if words else []
+        if reading.boundaries != "instances":
+            lines.append(
+                f"boundaries: edges of the label map's {reading.boundaries} where a map has no "
+                "instance map"
+            )
+        return lines
 
     def label_map(
         self, source: Source, *, name: str | None = None, table: bytes | None = None

@@ -398,7 +398,22 @@ def test_by_default_files_are_read_as_ever() -> None:
     assert np.array_equal(reader.instance_map(data), read_instance_map(data))
     assert reader.edges(label_map, data) is None
     assert MapReading().reading_words() == {}
-    assert MapReading().describe() == []
+    assert reader.describe() == []
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"label_channel": "red"}, "maps: ids of cityscapes in the channel red"),
+        ({"colours": True}, "maps: colours of cityscapes"),
+        (
+            {"label_channel": "red", "map_schema": "carla"},
+            "maps: ids in the channel red, labels of carla by name",
+        ),
+    ],
+)
+def test_the_summary_names_the_schema_of_the_maps(settings: dict[str, Any], words: str) -> None:
+    assert MapReader(CITYSCAPES, MapReading(**settings)).describe() == [words]
 
 
 def test_edges_of_labels_are_their_ids() -> None:

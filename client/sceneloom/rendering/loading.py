@@ -15,7 +15,7 @@ from sceneloom.errors import (
     OutOfResourcesError,
     SceneLoomError,
 )
-from sceneloom.map_reading import MapReader
+from sceneloom.map_reading import MapReader, check_boundaries
 from sceneloom.maps import InstanceMap, LabelMap, Style
 from sceneloom.png import SIGNATURE
 from sceneloom.rendering.items import MapItem
@@ -68,7 +68,7 @@ class Loader:
     settings: RenderSettings
     choose: ChooseStyle
     """Gives the style of a map."""
-    _reader: MapReader = dataclasses.field(init=False)
+    reader: MapReader = dataclasses.field(init=False)
 
     def __post_init__(self) -> None:
         """Raise InputError if the settings do not fit the model."""
@@ -77,9 +77,10 @@ class Loader:
             raise InputError("this model's pictures have colours; leave --grey out")
         if settings.copy_labels and schema is None:
             raise InputError("this model takes pictures, not label maps; leave --copy-labels out")
-        self._reader = MapReader(
+        self.reader = MapReader(
             schema, settings, unknown=settings.unknown, max_pixels=settings.max_pixels
         )
+        check_boundaries(settings, self.contract)
 
     def load(self, item: MapItem) -> Loaded:
         """Read a map's files.
@@ -99,7 +100,7 @@ class Loader:
                     f"{item.label.name}: no instance map of this name, and the model wants one; to "
                     "take the edges of the label map: --boundaries labels"
                 )
-        if self._reader.reads_tables and item.table is not None:
+        if self.reader.reads_tables and item.table is not None:
             table = item.table.read(max_bytes)
         digest, style = hashlib.sha256(), None
         folder = self.settings.style_file
@@ -166,9 +167,10 @@ class Loader:
 
         Reads maps until all are found, or `stopped`; rendering reports maps that cannot be read.
         """
-        choose, settings, read = self.choose, self.settings, False
+        choose: object = self.choose
         if not isinstance(choose, NamedInstances):
             return
+        settings, read = self.settings, False
         # A seed may meet a map without things, one of a series; looks may not.
         drawn = None
         if settings.looks > 1 or (
@@ -194,7 +196,7 @@ class Loader:
 
     def _decode(self, loaded: Loaded) -> tuple[LabelMap, InstanceMap | None]:
         """The label map, and the instance map if the model takes one."""
-        item, reader, name = loaded.item, self._reader, loaded.item.label.name
+        item, reader, name = loaded.item, self.reader, loaded.item.label.name
         label_map = reader.label_map(loaded.label, name=name, table=loaded.table)
         if loaded.instance is not None:
             assert item.instance is not None

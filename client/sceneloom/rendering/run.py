@@ -64,6 +64,8 @@ class Run(Iterator[Result]):
     """Number of maps, once it is known."""
     source: Source | None = None
     """The data set, once it is open."""
+    reading: Sequence[str] = ()
+    """How the maps are read, in sentences, once the data set is open."""
     route = Route()
     """How pictures travel; complete at the end of the run."""
 
@@ -234,7 +236,7 @@ class RenderRun(Run, AsyncIterator[Result]):
             source, loader, store = await self._loop.run_in_executor(
                 None, open_plan, plan, connection, servers.engine, lambda: self._stop_asked
             )
-            self.source = source
+            self.source, self.reading = source, loader.reader.describe()
             threading.Thread(target=self._count_maps, name="sceneloom-count", daemon=True).start()
             pipeline = Pipeline(
                 source,
