@@ -15,7 +15,7 @@ import functools
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from hashlib import sha256
 from importlib import resources
 from pathlib import Path
@@ -28,6 +28,7 @@ from sceneloom import errors
 from sceneloom.contract import Contract
 from sceneloom.maps import (
     DEFAULT_MAX_PIXELS,
+    MOST_COLOURS,
     PALETTE_MODES,
     Array,
     InstanceMap,
@@ -55,7 +56,6 @@ Boundaries: TypeAlias = Literal["instances", "labels", "colours"]
 
 _OPAQUE = 255
 _WITHOUT_LABEL = ("background", "unlabelled", "unlabeled")
-_MOST_COLOURS = 4096
 _LISTED = 6
 
 
@@ -168,10 +168,10 @@ class MapReader:
         self._unknown, self._max_pixels = unknown, max_pixels
         self._meanings: _Meanings = {}
         if schema is None:
-            if self.reading.reading_words():
+            given = [*self.reading.reading_words(), *["unknown"] * (unknown != "error")]
+            if given:
                 raise errors.InputError(
-                    "this model takes pictures, not label maps; leave colours, label_channel, "
-                    "map_schema and boundaries out"
+                    f"this model takes pictures, not label maps; leave {' and '.join(given)} out"
                 )
             return
         check_kind(schema, LabelSchema, "the label schema")
@@ -247,7 +247,7 @@ class MapReader:
         elif reading.label_channel is not None:
             values = values[..., get_args(ColourChannel).index(reading.label_channel)]
         distinct, of_pixel = _distinct(values)
-        if packed and len(distinct) > _MOST_COLOURS:
+        if packed and len(distinct) > MOST_COLOURS:
             raise errors.NotALabelMapError(
                 f"{name}: a picture of {len(distinct):,} colours, not a label map: a photograph, "
                 "or a map that was scaled or stored with losses"
@@ -264,7 +264,8 @@ class MapReader:
         if without:
             counted_pixels = np.bincount(of_pixel.ravel(), minlength=len(distinct))
             counts = {int(distinct[at]): int(counted_pixels[at]) for at in without}
-            self._check_unknown(counts, meanings, name, packed=packed)
+            most = 2 * sum(counts.values()) > of_pixel.size
+            self._check_unknown(counts, meanings, name, packed=packed, most=most)
             channels[without] = self.schema.unlabelled_channel
         translated: LabelMap = channels[of_pixel]
         return translated
@@ -288,10 +289,10 @@ class MapReader:
         return None
 
     def _check_unknown(
-        self, counts: dict[int, int], meanings: _Meanings, name: str, *, packed: bool
+        self, counts: dict[int, int], meanings: _Meanings, name: str, *, packed: bool, most: bool
     ) -> None:
         """Raise UnknownLabelError for values (value -> pixels) without a channel, unless they are
-        to be read as unlabelled.
+        to be read as unlabelled. `most`: more than half of the map's pixels.
         """
         source, target = self._source, self.schema
         assert target is not None
@@ -321,7 +322,18 @@ class MapReader:
             phrases.append(f"{counted(pixels, 'pixel')} of {text}")
         if len(counts) > _LISTED:
             phrases.append(f"and {len(counts) - _LISTED} more")
-        end = "Such values are never read as unlabelled" if strange else unlabelled_hint(target)
+        if packed and not self.reads_tables and _are_ids(counts, source, most=most):
+            end = (
+                "Their red channel holds ids: read these with --label-channel red in place of "
+                "--colours (CARLA's with --map-schema carla)"
+            )
+        elif most and self.reading.label_channel not in (None, "red"):
+            end = (
+                f"Most pixels of the channel {self.reading.label_channel} are unknown: the ids are "
+                "perhaps in another one (CARLA's: --label-channel red)"
+            )
+        else:
+            end = "Such values are never read as unlabelled" if strange else unlabelled_hint(target)
         raise errors.UnknownLabelError(f"{name}: {'; '.join(phrases)}. {end}", counts)
 
 
@@ -344,6 +356,15 @@ def _rgb(packed: int) -> tuple[int, ...]:
     """Red, green, blue, and alpha if it is not opaque."""
     colour = tuple(packed.to_bytes(4, "little"))
     return colour[:3] if colour[3] == _OPAQUE else colour
+
+
+def _are_ids(colours: Iterable[int], schema: LabelSchema, *, most: bool) -> bool:
+    """Whether unknown colours, of most of a map's pixels or few, hold label ids in their red."""
+    ids = {label.id for label in schema.labels}
+    pixels = [_rgb(colour)[:3] for colour in colours]
+    reds = {red for red, _, _ in pixels}
+    alone = all(green == blue == 0 for _, green, blue in pixels)
+    return reds <= ids and reds != {0} and (most or alone)
 
 
 def _nearest(packed: int, schema: LabelSchema) -> str:
