@@ -325,8 +325,11 @@ def _centres(contract: Contract, cluster_of: _ClusterOf) -> _Choose:
             return None
         centres = () if label is None else contract.style_clusters.get(label, ())
         if not 0 <= index < len(centres):
+            assert contract.schema is not None  # a model of pictures takes no style
+            names = {one.id: one.name for one in contract.schema.labels}
+            name = "it has no class, and so" if label is None else f"its class, {names[label]}, has"
             valid = f"clusters 0 to {len(centres) - 1}" if centres else "no clusters"
-            raise InputError(f"instance {instance}: no cluster {index}; its class has {valid}")
+            raise InputError(f"instance {instance}: no cluster {index}; {name} {valid}")
         return centres[index]
 
     return choose

@@ -175,6 +175,9 @@ def test_a_video_for_each_look(data: Path, start_server: Start) -> None:
         (STYLED, ["--looks", "0"], "looks is 0; it is at least 1"),
         (STYLED, ["--style-clusters", "1", "0", "--style-file", "a.json"], "style_file excludes"),
         (PLAIN, ["--style-clusters", "26001", "0"], "takes no style"),
+        (STYLED, ["--style-clusters", "26001"], "26001 is no list of pairs"),
+        (STYLED, ["--style-clusters", "car", "3"], "car 3 is no list of pairs"),
+        (STYLED, ["--style-clusters", "7", "3", "7", "2"], "an instance has two clusters"),
         (STYLED, ["--copy-labels", "--container", "tar"], "container is tar"),
     ],
 )
@@ -275,7 +278,7 @@ def test_without_a_seed_the_other_instances_have_their_default(
 @pytest.mark.parametrize(
     ("clusters", "reason"),
     [
-        ([26003, 10], "instance 26003: no cluster 10; its class has clusters 0 to 9"),
+        ([26003, 10], "instance 26003: no cluster 10; its class, car, has clusters 0 to 9"),
         ([26099, 1], "no map has the instances 26099; the nearest to 26099 are 26011, 26010"),
     ],
 )
