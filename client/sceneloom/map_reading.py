@@ -15,7 +15,7 @@ import functools
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from hashlib import sha256
 from importlib import resources
 from pathlib import Path
@@ -25,8 +25,10 @@ import numpy as np
 import numpy.typing as npt
 
 from sceneloom import errors
+from sceneloom.contract import Contract
 from sceneloom.maps import (
     DEFAULT_MAX_PIXELS,
+    MOST_COLOURS,
     PALETTE_MODES,
     Array,
     InstanceMap,
@@ -54,7 +56,6 @@ Boundaries: TypeAlias = Literal["instances", "labels", "colours"]
 
 _OPAQUE = 255
 _WITHOUT_LABEL = ("background", "unlabelled", "unlabeled")
-_MOST_COLOURS = 4096
 _LISTED = 6
 
 
@@ -109,23 +110,6 @@ class MapReading:
             return None
         return Path(self.map_schema)
 
-    def describe(self) -> list[str]:
-        """Sentences for the summary of a run; none for maps of the model's ids."""
-        words = []
-        if self.colours:
-            words.append("by colour")
-        if self.label_channel is not None:
-            words.append(f"ids in the channel {self.label_channel}")
-        if self.map_schema is not None:
-            words.append(f"labels of {self.map_schema} by name")
-        lines = [f"maps: {', '.join(words)}"] if words else []
-        if self.boundaries != "instances":
-            lines.append(
-                f"boundaries: edges of the label map's {self.boundaries} where a map has no "
-                "instance map"
-            )
-        return lines
-
     def reading_words(self) -> dict[str, str]:
         """The settings that differ from their defaults; a schema's file by its hash."""
         words = {}
@@ -141,6 +125,15 @@ class MapReading:
         if self.boundaries != "instances":
             words["boundaries"] = self.boundaries
         return words
+
+
+def check_boundaries(reading: MapReading, contract: Contract) -> None:
+    """Raise InputError for boundaries of maps of which the model takes none."""
+    if reading.boundaries != "instances" and not contract.wants_instances:
+        raise errors.InputError(
+            f"boundaries is {reading.boundaries}, and this model takes no instance maps; leave "
+            "boundaries out"
+        )
 
 
 class _Found(NamedTuple):
@@ -175,10 +168,10 @@ class MapReader:
         self._unknown, self._max_pixels = unknown, max_pixels
         self._meanings: _Meanings = {}
         if schema is None:
-            if self.reading.reading_words():
+            given = [*self.reading.reading_words(), *["unknown"] * (unknown != "error")]
+            if given:
                 raise errors.InputError(
-                    "this model takes pictures, not label maps; leave colours, label_channel, "
-                    "map_schema and boundaries out"
+                    f"this model takes pictures, not label maps; leave {' and '.join(given)} out"
                 )
             return
         check_kind(schema, LabelSchema, "the label schema")
@@ -194,6 +187,24 @@ class MapReader:
     def reads_tables(self) -> bool:
         """Every label map has a table of its own."""
         return self.reading.map_schema == REPLICATOR
+
+    def describe(self) -> list[str]:
+        """Sentences for the summary of a run; none for maps of the model's ids."""
+        reading, words = self.reading, []
+        own = "" if reading.map_schema or self.schema is None else f" of {self.schema.name}"
+        if reading.colours:
+            words.append(f"colours{own}")
+        if reading.label_channel is not None:
+            words.append(f"ids{own} in the channel {reading.label_channel}")
+        if reading.map_schema is not None:
+            words.append(f"labels of {reading.map_schema} by name")
+        lines = [f"maps: {', '.join(words)}"] if words else []
+        if reading.boundaries != "instances":
+            lines.append(
+                f"boundaries: edges of the label map's {reading.boundaries} where a map has no "
+                "instance map"
+            )
+        return lines
 
     def label_map(
         self, source: Source, *, name: str | None = None, table: bytes | None = None
@@ -236,7 +247,7 @@ class MapReader:
         elif reading.label_channel is not None:
             values = values[..., get_args(ColourChannel).index(reading.label_channel)]
         distinct, of_pixel = _distinct(values)
-        if packed and len(distinct) > _MOST_COLOURS:
+        if packed and len(distinct) > MOST_COLOURS:
             raise errors.NotALabelMapError(
                 f"{name}: a picture of {len(distinct):,} colours, not a label map: a photograph, "
                 "or a map that was scaled or stored with losses"
@@ -253,7 +264,8 @@ class MapReader:
         if without:
             counted_pixels = np.bincount(of_pixel.ravel(), minlength=len(distinct))
             counts = {int(distinct[at]): int(counted_pixels[at]) for at in without}
-            self._check_unknown(counts, meanings, name, packed=packed)
+            most = 2 * sum(counts.values()) > of_pixel.size
+            self._check_unknown(counts, meanings, name, packed=packed, most=most)
             channels[without] = self.schema.unlabelled_channel
         translated: LabelMap = channels[of_pixel]
         return translated
@@ -277,10 +289,10 @@ class MapReader:
         return None
 
     def _check_unknown(
-        self, counts: dict[int, int], meanings: _Meanings, name: str, *, packed: bool
+        self, counts: dict[int, int], meanings: _Meanings, name: str, *, packed: bool, most: bool
     ) -> None:
         """Raise UnknownLabelError for values (value -> pixels) without a channel, unless they are
-        to be read as unlabelled.
+        to be read as unlabelled. `most`: more than half of the map's pixels.
         """
         source, target = self._source, self.schema
         assert target is not None
@@ -310,7 +322,18 @@ class MapReader:
             phrases.append(f"{counted(pixels, 'pixel')} of {text}")
         if len(counts) > _LISTED:
             phrases.append(f"and {len(counts) - _LISTED} more")
-        end = "Such values are never read as unlabelled" if strange else unlabelled_hint(target)
+        if packed and not self.reads_tables and _are_ids(counts, source, most=most):
+            end = (
+                "Their red channel holds ids: read these with --label-channel red in place of "
+                "--colours (CARLA's with --map-schema carla)"
+            )
+        elif most and self.reading.label_channel not in (None, "red"):
+            end = (
+                f"Most pixels of the channel {self.reading.label_channel} are unknown: the ids are "
+                "perhaps in another one (CARLA's: --label-channel red)"
+            )
+        else:
+            end = "Such values are never read as unlabelled" if strange else unlabelled_hint(target)
         raise errors.UnknownLabelError(
             f"{name}: {'; '.join(phrases)}. {end}",
             {_rgb(value): pixels for value, pixels in counts.items()} if packed else counts,
@@ -336,6 +359,15 @@ def _rgb(packed: int) -> tuple[int, ...]:
     """Red, green, blue, and alpha if it is not opaque."""
     colour = tuple(packed.to_bytes(4, "little"))
     return colour[:3] if colour[3] == _OPAQUE else colour
+
+
+def _are_ids(colours: Iterable[int], schema: LabelSchema, *, most: bool) -> bool:
+    """Whether unknown colours, of most of a map's pixels or few, hold label ids in their red."""
+    ids = {label.id for label in schema.labels}
+    pixels = [_rgb(colour)[:3] for colour in colours]
+    reds = {red for red, _, _ in pixels}
+    alone = all(green == blue == 0 for _, green, blue in pixels)
+    return reds <= ids and reds != {0} and (most or alone)
 
 
 def _nearest(packed: int, schema: LabelSchema) -> str:

@@ -48,6 +48,8 @@ RGB_MODES = ("RGB", "RGBA")
 PALETTE_MODES = (*RGB_MODES, "P")
 _COLOUR_MODES = (*RGB_MODES, "LA", "CMYK", "YCbCr", "LAB", "RGBX", "PA", "La", "RGBa", "HSV")
 _ID_MODES = ("L", "P", "1", "I", "I;16", "I;16B", "I;16L", "I;16N")
+MOST_COLOURS = 4096
+"""Colours of a map that holds colours, at most; a photograph has more."""
 # Grey files below 8 bits: Pillow spreads their values over 0..255, which is wrong for ids.
 _SPREAD = {2: 85, 4: 17}
 _BLACK_IS_ZERO, _RGB, _PALETTE = 1, 2, 3
@@ -177,7 +179,8 @@ def decode_map(
     for magic, kind in _LOSSY.items():
         if data.startswith(magic):
             raise errors.NotALabelMapError(
-                f"{name}: a {kind} file; label and instance maps are read from PNG, TIFF or .npy"
+                f"{name}: a {kind} file, perhaps a photograph in place of a map; label and "
+                "instance maps are read from PNG, TIFF or .npy"
             )
     raise errors.ImageReadError(f"{name}: not a PNG, TIFF or .npy file")
 
@@ -223,13 +226,20 @@ def _decode_image(
     width, height = image.size
     check_pixels(height, width, name, max_pixels)
     if image.mode in _COLOUR_MODES and image.mode not in colours:
-        way_out = (
-            "colours are read from 8-bit RGB, RGBA or palette files"
-            if colours
-            else "give the grey or palette file that holds them, or read its colours with "
-            "--colours, or the ids in one channel with --label-channel (CARLA's: --label-channel "
-            "red --map-schema carla; --data.colours and so on where a data set is read)"
-        )
+        if colours:
+            way_out = "colours are read from 8-bit RGB, RGBA or palette files"
+        elif _has_many_colours(image):
+            way_out = (
+                f"it has more than {MOST_COLOURS:,} colours: a photograph in place of a label map, "
+                "or a map that was scaled or stored with losses"
+            )
+        else:
+            way_out = (
+                "give the grey or palette file that holds them, or read its colours with "
+                "--colours, or the ids in one channel with --label-channel (CARLA's: "
+                "--label-channel red --map-schema carla; --data.colours and so on where a data set "
+                "is read)"
+            )
         raise errors.NotALabelMapError(
             f"{name}: a colour picture ({image.mode}), not a map of ids; {way_out}"
         )
@@ -271,6 +281,14 @@ def _decode_image(
     if image.mode == "I" and signed is False:
         return values.view(np.uint32)
     return values
+
+
+def _has_many_colours(image: ImageFile.ImageFile) -> bool:
+    """Whether a picture has more colours than a map; False if it is damaged."""
+    try:
+        return image.getcolors(MOST_COLOURS) is None
+    except Exception:
+        return False
 
 
 def _check_tiff(

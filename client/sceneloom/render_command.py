@@ -133,7 +133,7 @@ def main(
                 plans = [_plan(input, output, one, shards, settings)[1] for one in parts] or plans
             return report_check(plans, flags.container)
         if flags.dry_run:
-            return report_dry_run(dry_run(plan), settings)
+            return report_dry_run(dry_run(plan))
         code = _render(plan, servers, ray, flags, output)
     except (errors.SceneLoomError, OSError, MemoryError, RuntimeError) as error:
         met = errors.out_of_resources(error) or error
@@ -249,7 +249,8 @@ def _render(
     if code is None:
         if log is None and tally.failed:
             list_failures(tally.failures, tally.kinds)
-        tally.print(output, manifest, run.route, left_out, plan.settings)
+        cut_short = run.count if signals or ended is not None else None
+        tally.print(output, manifest, run.route, left_out, run.reading, cut_short)
         code, stopped = 1 if tally.failed else 0, ""
         if isinstance(ended, errors.ServerUnavailableError | errors.OutOfResourcesError | OSError):
             code = (

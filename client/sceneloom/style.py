@@ -35,6 +35,7 @@ from sceneloom.validation import check_kind, checked, read_json
 from sceneloom.version import __version__
 
 FORMAT = 1
+_NEAREST = 3
 _MAX_INSTANCE = 2**31 - 1
 StyleOf = Literal["things", "all"]
 """Instances that a seed draws styles for: those of countable classes, or all."""
@@ -295,19 +296,24 @@ def _drawn(contract: Contract, seed: int, key: str, of: StyleOf) -> _ClusterOf:
     """The draw of a seed; raises InputError if the model has no clusters."""
     check_has_clusters(contract)
     check_kind(seed, int, "the seed, a whole number,")
-    assert contract.schema is not None  # a model of pictures takes no style
-    divisor = contract.schema.instance_divisor
-    least = 0 if of == "all" or divisor is None else divisor
 
     def cluster_of(instance: int, label: int | None) -> int | None:
-        centres = () if label is None else contract.style_clusters.get(label, ())
-        if instance < least or not centres:
+        if not (count := _drawn_from(contract, of, instance, label)):
             return None
         # A hash, not a generator of numpy's: those may draw differently in another version.
         text = f"{seed}/{instance}/{key}".encode("utf-8", "surrogateescape")
-        return int.from_bytes(hashlib.sha256(text).digest()[:8], "big") % len(centres)
+        return int.from_bytes(hashlib.sha256(text).digest()[:8], "big") % count
 
     return cluster_of
+
+
+def _drawn_from(contract: Contract, of: StyleOf, instance: int, label: int | None) -> int:
+    """Number of clusters that a seed draws from for an instance; 0 for the default."""
+    assert contract.schema is not None  # a model of pictures takes no style
+    divisor = contract.schema.instance_divisor
+    if label is None or (of == "things" and divisor is not None and instance < divisor):
+        return 0
+    return len(contract.style_clusters.get(label, ()))
 
 
 def _centres(contract: Contract, cluster_of: _ClusterOf) -> _Choose:
@@ -319,8 +325,11 @@ def _centres(contract: Contract, cluster_of: _ClusterOf) -> _Choose:
             return None
         centres = () if label is None else contract.style_clusters.get(label, ())
         if not 0 <= index < len(centres):
+            assert contract.schema is not None  # a model of pictures takes no style
+            names = {one.id: one.name for one in contract.schema.labels}
+            name = "it has no class, and so" if label is None else f"its class, {names[label]}, has"
             valid = f"clusters 0 to {len(centres) - 1}" if centres else "no clusters"
-            raise InputError(f"instance {instance}: no cluster {index}; its class has {valid}")
+            raise InputError(f"instance {instance}: no cluster {index}; {name} {valid}")
         return centres[index]
 
     return choose
@@ -438,9 +447,9 @@ def style_chooser(contract: Contract, choice: StyleChoice) -> ChooseStyle:
         if not file.is_file():
             raise MissingInputError(f"{file}: no such style file; every map needs its own")
         one = OneStyleFile(contract, file)
-        table = one(key, labels, instances)
+        one.found_in(_given(instances))
         one.check_used(f"{key} has no instances")
-        return table
+        return one(key, labels, instances)
 
     return choose
 
@@ -450,18 +459,28 @@ class NamedInstances:
 
     def __init__(self, instances: Iterable[int], source: str) -> None:
         """Take the instances, and the name of their source for errors."""
-        self._missing, self._source = set(instances), source
+        self.missing = set(instances)
+        """The instances that were in no map so far."""
+        self._source, self._first = source, min(self.missing, default=0)
+        self._nearest: list[int] = []
 
     def found_in(self, instance_map: Array) -> None:
-        """Note the instances of a map; safe to call from several threads."""
-        if self._missing:
-            self._missing.difference_update(np.unique(instance_map).tolist())
+        """Note the instances of a map."""
+        if self.missing:
+            ids = np.unique(instance_map).tolist()
+            self.missing.difference_update(ids)
+            known = {*self._nearest, *ids}
+            self._nearest = sorted(known, key=lambda one: abs(one - self._first))[:_NEAREST]
 
     def check_used(self, fault: str = "no map has the instances") -> None:
         """Raise InputError with the fault and the instances that were in no map."""
-        if named := sorted(self._missing):
+        if named := sorted(self.missing):
             listed = ", ".join(map(str, named[:6])) + (", ..." if len(named) > 6 else "")
-            raise InputError(f"{self._source}: {fault} {listed}")
+            near = f"; the nearest to {self._first} are {', '.join(map(str, self._nearest))}"
+            raise InputError(
+                f"{self._source}: {fault} {listed}{near if self._nearest else ''}. `sceneloom "
+                "styles show MODEL --map FILE` lists the instances of a map"
+            )
 
 
 class DrawnStyles(NamedInstances):
@@ -489,8 +508,35 @@ class DrawnStyles(NamedInstances):
         def cluster_of(instance: int, label: int | None) -> int | None:
             return choice.style_clusters.get(instance, drawn(instance, label))
 
-        self.found_in(_given(instances))
         return _checked_table(contract, labels, _given(instances), _centres(contract, cluster_of))
+
+    def draws_for(self, labels: Array, instances: Array) -> bool:
+        """Whether the look of an instance of a map depends on the seed."""
+        found = _checked_instances(self._contract, labels, instances)
+        return any(
+            instance not in self._choice.style_clusters
+            and _drawn_from(self._contract, self._choice.style_of, instance, label) > 1
+            for instance, label in zip(*found, strict=True)
+        )
+
+    def nothing_drawn(self) -> InputError:
+        """The error of a run in whose maps `draws_for` finds no instance."""
+        choice, schema = self._choice, self._contract.schema
+        assert schema is not None  # a model of pictures takes no style
+        text = (
+            f"all {choice.looks} looks would be equal"
+            if choice.looks > 1
+            else "the seed changes nothing"
+        )
+        text += ": no map has an instance to draw a style for"
+        if choice.style_of == "things" and schema.instance_divisor is not None:
+            text += (
+                f". Drawn are things, instances with ids of at least {schema.instance_divisor}; "
+                "with --boundaries labels the ids are the labels'. Draw for all instances with "
+                "--style-of all, give instance maps, or for CARLA's instance camera --boundaries "
+                "colours"
+            )
+        return InputError(text)
 
 
 class OneStyleFile(NamedInstances):
@@ -505,9 +551,7 @@ class OneStyleFile(NamedInstances):
 
     def __call__(self, key: str, labels: Array, instances: Array | None, look: int = 0) -> Style:
         """Styles of one map; see `ChooseStyle`. Safe to call from several threads."""
-        table = styles_from_file(self._contract, labels, _given(instances), self._styles)
-        self.found_in(_given(instances))
-        return table
+        return styles_from_file(self._contract, labels, _given(instances), self._styles)
 
 
 def _given(instance_map: Array | None) -> Array:

@@ -23,7 +23,7 @@ from sceneloom import progress
 from sceneloom.contract import DIFFERENCE_PARAMETER, FAST_PARAMETER, MODEL_NAME, Contract
 from sceneloom.errors import ExportError, ParityError, SizeError
 from sceneloom.files import file_hash, replace_folder
-from sceneloom.map_reading import MapReader
+from sceneloom.map_reading import MapReader, check_boundaries
 from sceneloom.request import Request
 from sceneloom.text import counted
 from sceneloom.triton.encoded import ENCODED_MODELS
@@ -102,6 +102,7 @@ def export_bundle(
     own_maps, own = None, list[Request]()
     if export.maps is not None:
         reader = MapReader(contract.schema, export, unknown=export.unknown)
+        check_boundaries(export, contract)
         own_maps = proof.read_own_maps(contract, export.maps, _MAX_OWN_MAPS, reader)
         own = own_maps.requests
     check_sizes(contract, settings, largest, own)

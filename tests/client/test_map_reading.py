@@ -232,6 +232,39 @@ def test_a_frame_of_carla() -> None:
     assert read(blue, CARLA, label_channel="blue").tolist() == tags.tolist()
 
 
+def test_tags_that_are_read_as_colours_and_the_wrong_channel() -> None:
+    tags = np.array([[0, 14, 12, 11]], np.uint8)
+    frame = carla_frame(tags)
+    for schema, more in ((CARLA, {}), (CITYSCAPES, {"map_schema": "carla"}), (CITYSCAPES, {})):
+        with pytest.raises(UnknownLabelError, match=r"ids: .*--label-channel red in place") as said:
+            read(file_of(frame), schema, colours=True, **more)
+        assert "--unknown" not in str(said.value)
+    frame[..., 1:3] = 0, 200  # the numbers of CARLA's instance camera
+    with pytest.raises(UnknownLabelError, match="--label-channel red in place"):
+        read(file_of(frame), colours=True, map_schema="carla")
+    with pytest.raises(UnknownLabelError, match=r"blue are unknown: .*--label-channel red"):
+        read(file_of(frame), label_channel="blue", map_schema="carla")
+    colours = CARLA.colourise(np.full((4, 8), 1, np.uint8))
+    colours[0, 0] = 1, 159, 41  # one odd colour is one
+    with pytest.raises(UnknownLabelError, match="--unknown unlabelled"):
+        read(file_of(colours), colours=True, map_schema="carla")
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG"])
+def test_a_photograph_in_place_of_a_map(kind: str) -> None:
+    photo = np.random.default_rng(0).integers(0, 255, (80, 80, 3), np.uint8)
+    with pytest.raises(NotALabelMapError, match="a photograph in place of a") as said:
+        read(file_of(photo, kind))
+    assert "--colours" not in str(said.value)
+
+
+def test_a_model_of_pictures_names_the_flags_that_it_does_not_take() -> None:
+    with pytest.raises(InputError, match=r"takes pictures.*; leave label_channel out$"):
+        MapReader(None, MapReading(label_channel="red"))
+    with pytest.raises(InputError, match=r"; leave map_schema and unknown out$"):
+        MapReader(None, MapReading(map_schema="carla"), unknown="unlabelled")
+
+
 def test_instances_of_carla() -> None:
     tags = np.full((2, 4), 14, np.uint8)
     frame = carla_frame(tags)[..., :3]
@@ -398,7 +431,22 @@ def test_by_default_files_are_read_as_ever() -> None:
     assert np.array_equal(reader.instance_map(data), read_instance_map(data))
     assert reader.edges(label_map, data) is None
     assert MapReading().reading_words() == {}
-    assert MapReading().describe() == []
+    assert reader.describe() == []
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"label_channel": "red"}, "maps: ids of cityscapes in the channel red"),
+        ({"colours": True}, "maps: colours of cityscapes"),
+        (
+            {"label_channel": "red", "map_schema": "carla"},
+            "maps: ids in the channel red, labels of carla by name",
+        ),
+    ],
+)
+def test_the_summary_names_the_schema_of_the_maps(settings: dict[str, Any], words: str) -> None:
+    assert MapReader(CITYSCAPES, MapReading(**settings)).describe() == [words]
 
 
 def test_edges_of_labels_are_their_ids() -> None:

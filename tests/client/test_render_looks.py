@@ -175,6 +175,9 @@ def test_a_video_for_each_look(data: Path, start_server: Start) -> None:
         (STYLED, ["--looks", "0"], "looks is 0; it is at least 1"),
         (STYLED, ["--style-clusters", "1", "0", "--style-file", "a.json"], "style_file excludes"),
         (PLAIN, ["--style-clusters", "26001", "0"], "takes no style"),
+        (STYLED, ["--style-clusters", "26001"], "26001 is no list of pairs"),
+        (STYLED, ["--style-clusters", "car", "3"], "car 3 is no list of pairs"),
+        (STYLED, ["--style-clusters", "7", "3", "7", "2"], "an instance has two clusters"),
         (STYLED, ["--copy-labels", "--container", "tar"], "container is tar"),
     ],
 )
@@ -191,6 +194,44 @@ def test_choices_that_make_no_sense(
     assert reason in " ".join(capsys.readouterr().err.split())
     assert server.transport.requests == []
     assert not (data / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("flags", "reason"),
+    [
+        (["--looks", 4], "all 4 looks would be equal: no map has an instance to draw a style for"),
+        (["--style-seed", 4], "the seed changes nothing: no map has an instance to draw a style"),
+    ],
+)
+def test_looks_of_maps_without_things(
+    data: Path,
+    start_server: Start,
+    flags: list[object],
+    reason: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """The labels' edges are instances of label ids, which are no things."""
+    for path in (data / "test_inst").rglob("*.png"):
+        path.unlink()
+    server, out = start_server(STYLED), data / "out"
+    for more in ([], ["--dry-run"]):
+        assert render(server, data, out, "--boundaries", "labels", *flags, *more) == 1
+        error = capsys.readouterr().err
+        assert reason in error
+        assert "--style-of all" in error
+    assert not out.exists()
+    command = [data, out, "--boundaries", "labels", *flags, "--style-of", "all"]
+    assert render(server, *command) == 0
+    server.transport.requests.clear()
+    assert cv2.imwrite(str(data / "test_inst" / "a.png"), cars()[1])  # one map has things
+    assert render(server, data, out, "--boundaries", "labels", *flags) == 0
+    assert server.transport.requests
+
+
+def test_a_seed_may_meet_a_map_without_things(data: Path, start_server: Start) -> None:
+    for name in ("a", "sub/b"):
+        assert cv2.imwrite(str(data / "test_inst" / f"{name}.png"), cars()[0])
+    assert render(start_server(STYLED), data, data / "out", "--style-seed", 7) == 0
 
 
 # One instance, one map ---------------------------------------------------------------------------
@@ -237,8 +278,8 @@ def test_without_a_seed_the_other_instances_have_their_default(
 @pytest.mark.parametrize(
     ("clusters", "reason"),
     [
-        ([26003, 10], "instance 26003: no cluster 10; its class has clusters 0 to 9"),
-        ([26099, 1], "style_clusters: no map has the instances 26099"),
+        ([26003, 10], "instance 26003: no cluster 10; its class, car, has clusters 0 to 9"),
+        ([26099, 1], "no map has the instances 26099; the nearest to 26099 are 26011, 26010"),
     ],
 )
 def test_clusters_that_do_not_fit(
@@ -248,7 +289,7 @@ def test_clusters_that_do_not_fit(
     reason: str,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    for more in ([], ["--dry-run"]):
+    for more in ([], ["--dry-run"], []):  # and again, when pictures may exist
         command = [data, data / "out", "--style-clusters", *clusters, *more]
         assert render(start_server(STYLED), *command) == 1
         assert reason in capsys.readouterr().err

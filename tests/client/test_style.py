@@ -167,7 +167,9 @@ def test_unlabelled_pixels_without_a_channel() -> None:
     assert table.tolist() == [[4.0], [0.0]]
     of_instance = StyleFile(instances={255: (9.0,)})
     assert styles_from_file(contract, label_map, instance_map, of_instance).tolist() == [[0], [9]]
-    with pytest.raises(InputError, match="instance 255: no cluster 0; its class has no clusters"):
+    with pytest.raises(
+        InputError, match="instance 255: no cluster 0; it has no class, and so no clusters"
+    ):
         styles_by_cluster(contract, label_map, instance_map, {255: 0})
 
 
@@ -189,9 +191,9 @@ def test_clusters_by_instance() -> None:
 @pytest.mark.parametrize(
     ("clusters", "reason"),
     [
-        ({26000: 10}, "instance 26000: no cluster 10; its class has clusters 0 to 9"),
+        ({26000: 10}, "instance 26000: no cluster 10; its class, car, has clusters 0 to 9"),
         ({26000: -1}, "no cluster -1"),
-        ({11: 0}, "instance 11: no cluster 0; its class has no clusters"),
+        ({11: 0}, "instance 11: no cluster 0; its class, building, has no clusters"),
         ({26005: 0, 26004: 1}, r"the map has no instances \[26004, 26005\]"),
     ],
 )

@@ -11,7 +11,7 @@ import pytest
 from support import wide_generator
 
 from sceneloom.contract import Contract
-from sceneloom.errors import CheckpointError, ExportError, SchemaError, SizeError
+from sceneloom.errors import CheckpointError, ExportError, InputError, SchemaError, SizeError
 from sceneloom.files import file_hash
 from sceneloom.schema import load_schema
 from sceneloom_export.bundle import Exported, export_bundle
@@ -115,6 +115,17 @@ def test_golden_is_what_the_engine_answers(exported: Exported) -> None:
     image = engine.run_requests([golden.request])[0]
     assert np.abs(block_means(image) - golden.block_means).max() < 0.1
     assert golden.block_means.std() > 5
+
+
+def test_a_model_without_instance_maps_takes_no_boundaries(tmp_path: Path) -> None:
+    architecture = GeneratorArchitecture(
+        input_channels=11, ngf=2, global_downsamplings=1, global_blocks=0
+    )
+    contract = Contract(schema=load_schema("helen"), boundaries=False, size_multiple=2)
+    save_checkpoint(tmp_path / "c", wide_generator(architecture, seed=0), contract, {})
+    own = dataclasses.replace(FP32, maps=tmp_path, boundaries="labels")
+    with pytest.raises(InputError, match="boundaries is labels, and this model takes no instance"):
+        export_bundle(tmp_path / "c", tmp_path / "r", export=own)
 
 
 def test_fixed_sizes_and_replacing(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from tyro.conf import OmitArgPrefixes, arg
 from sceneloom import progress
 from sceneloom.contract import MODEL_NAME
 from sceneloom.errors import InputError, require
+from sceneloom.map_reading import MapReading, check_boundaries
 from sceneloom.style import StyleChoice, StyleOf, style_chooser
 from sceneloom.text import counted, printable
 from sceneloom.triton.client import TritonSynthesizer
@@ -123,7 +124,7 @@ def main(
         described["style_seed"] = style_seed
         described["style_of"] = None if style_seed is None else style_of
     with (
-        _source(pictures, synthesizer, schema, style) as source,
+        _source(pictures, synthesizer, schema, style, data) as source,
         report.evaluation_folder(out) as fresh,  # refused now, not hours later
     ):
         show = partial(track, description="evaluating")
@@ -171,7 +172,11 @@ def _open_model(
 
 @contextlib.contextmanager
 def _source(
-    folder: Path | None, synthesizer: Synthesizer | None, schema: LabelSchema, style: StyleChoice
+    folder: Path | None,
+    synthesizer: Synthesizer | None,
+    schema: LabelSchema,
+    style: StyleChoice,
+    reading: MapReading,
 ) -> Iterator[PictureSource | None]:
     """Open the pictures to evaluate, None for the photographs alone. The end closes a model."""
     from sceneloom_training.evaluation.sources import FolderPictures, SynthesizedPictures
@@ -182,6 +187,7 @@ def _source(
         yield found
     elif synthesizer is not None:
         with synthesizer:
+            check_boundaries(reading, synthesizer.contract)
             choose = style_chooser(synthesizer.contract, style)
             yield SynthesizedPictures(synthesizer, schema, choose)
     else:

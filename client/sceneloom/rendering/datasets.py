@@ -230,7 +230,7 @@ class ShardedSource:
         """Choose shard `index` of 0 to `shards` - 1; raises InputError."""
         if not 0 <= index < shards:
             raise InputError(f"shard {index}/{shards}: shards are numbered 0 to {shards - 1}")
-        self._source, self._index, self._shards = source, index, shards
+        self.whole, self._index, self._shards = source, index, shards
         self._count: int | None = None
         self.holds = source.holds
 
@@ -243,36 +243,43 @@ class ShardedSource:
     @property
     def left_out(self) -> Sequence[LeftOut]:
         """The files that are no maps; they belong to no shard."""
-        return self._source.left_out
+        return self.whole.left_out
 
     def __iter__(self) -> Iterator[MapItem]:
         """The maps of this shard, in the source's order."""
-        return (i for i in self._source if shard_of(i.key, self._shards) == self._index)
+        return (i for i in self.whole if shard_of(i.key, self._shards) == self._index)
 
 
 class LooksSource:
     """A source whose maps come several times each, once for each look."""
 
     def __init__(self, source: Source, looks: int) -> None:
-        self._source, self._looks = source, looks
+        self.whole, self._looks = source, looks
 
     def count(self) -> int:
         """The number of pictures."""
-        return self._source.count() * self._looks
+        return self.whole.count() * self._looks
 
     @property
     def left_out(self) -> Sequence[LeftOut]:
         """The files that are no maps."""
-        return self._source.left_out
+        return self.whole.left_out
 
     def __iter__(self) -> Iterator[MapItem]:
         """The maps in the source's order; an unreadable part of it comes once."""
-        for item in self._source:
+        for item in self.whole:
             if isinstance(item.label, BrokenFile):
                 yield item
                 continue
             for look in range(self._looks):
                 yield dataclasses.replace(item, key=item.key + look_ending(look), look=look)
+
+
+def all_maps(source: Source) -> Source:
+    """The maps of all shards, each once, whatever its looks."""
+    while isinstance(source, ShardedSource | LooksSource):
+        source = source.whole
+    return source
 
 
 def open_sink(

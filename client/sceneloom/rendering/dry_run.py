@@ -17,9 +17,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 from sceneloom.errors import InputError, SceneLoomError
 from sceneloom.files import LeftOut, describe
-from sceneloom.map_reading import MapReading
 from sceneloom.maps import Image
 from sceneloom.pictures import decode_picture, encode_picture
+from sceneloom.rendering.datasets import all_maps
 from sceneloom.rendering.items import Failed, MapItem, Sink, look_ending
 from sceneloom.rendering.listeners import list_failures, no_failures
 from sceneloom.rendering.loading import Loader, Prepared
@@ -54,6 +54,8 @@ class DryRun:
     """Measured with a map of the most frequent size; None without a good map."""
     looks: int = 1
     """Pictures of each map."""
+    reading: Sequence[str] = ()
+    """How the maps are read, in sentences."""
 
     @property
     def maps(self) -> int:
@@ -88,6 +90,7 @@ def dry_run(plan: Plan) -> DryRun:
         samples: dict[tuple[int, int], MapItem] = {}
         padded = 0
         source = plan.source(connection.contract)
+        loader.check_styles_used(all_maps(source))
         items = (item for item in source if not item.look)  # looks differ in style alone
         with ThreadPoolExecutor(plan.settings.threads) as pool:
             while chunk := list(itertools.islice(items, _CHUNK)):
@@ -99,7 +102,6 @@ def dry_run(plan: Plan) -> DryRun:
                         sizes[found[0]] += 1
                         padded += found[1]
                         samples.setdefault(found[0], item)
-        loader.check_styles_used()
         seconds = None
         if sizes:
             ((frequent, _),) = sizes.most_common(1)
@@ -118,18 +120,19 @@ def dry_run(plan: Plan) -> DryRun:
             left_out=source.left_out,
             seconds_per_picture=seconds,
             looks=plan.settings.looks,
+            reading=loader.reader.describe(),
         )
     finally:
         connection.close()
 
 
-def report_dry_run(found: DryRun, reading: MapReading) -> int:
+def report_dry_run(found: DryRun) -> int:
     """Print the findings of a dry run; returns the exit code."""
     print(
         f"{counted(found.maps, 'map')}, of which {found.sizes.total()} can be rendered"
         + (f", each in {found.looks} looks" if found.looks > 1 else "")
     )
-    for words in reading.describe():
+    for words in found.reading:
         print(printable(words))
     for (height, width), count in found.sizes.most_common(_MAX_PRINTED):
         print(f"  {count} of {width}x{height} (width x height)")

@@ -205,15 +205,17 @@ class Tally:
         manifest: Path,
         route: Route,
         left_out: Sequence[LeftOut],
-        reading: MapReading,
+        reading: Sequence[str],
+        count: int | None = None,
     ) -> None:
-        """Print the summary of a run."""
+        """Print the summary of a run; `count`: all maps or pictures of a run that was cut short."""
+        total = max(self.maps, count or 0)
         seconds = time.perf_counter() - self.start
-        if self.skipped and self.skipped == self.maps:
-            done = f"nothing to do: {self.skipped} of {self.maps} are there, in {output}"
+        if self.skipped and self.skipped == total:
+            done = f"nothing to do: {self.skipped} of {total} are there, in {output}"
         else:
             done = (
-                f"rendered {self.rendered} of {counted(self.maps, self.noun)} in {seconds:.1f} s "
+                f"rendered {self.rendered} of {counted(total, self.noun)} in {seconds:.1f} s "
                 f"({self.rendered / seconds:.2f} {self.noun}s/s) to {output}"
             )
             if self.skipped:
@@ -228,7 +230,7 @@ class Tally:
             counts = (f"{count} {name or 'unknown'}" for name, count in self.engines.items())
             engine = f"pictures by engine: {', '.join(counts)}"
         travel = (route.transport, route.path, engine)
-        for words in (done, *reading.describe(), *travel, f"manifest: {manifest}"):
+        for words in (done, *reading, *travel, f"manifest: {manifest}"):
             if words:
                 print(printable(words))
         for line in describe(left_out):

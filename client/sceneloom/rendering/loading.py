@@ -5,20 +5,24 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import hashlib
-import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 from sceneloom.contract import Contract
-from sceneloom.errors import InputError, MissingInputError, OutOfResourcesError
-from sceneloom.map_reading import MapReader
-from sceneloom.maps import Style
+from sceneloom.errors import (
+    InputError,
+    MissingInputError,
+    OutOfResourcesError,
+    SceneLoomError,
+)
+from sceneloom.map_reading import MapReader, check_boundaries
+from sceneloom.maps import InstanceMap, LabelMap, Style
 from sceneloom.png import SIGNATURE
 from sceneloom.rendering.items import MapItem
 from sceneloom.rendering.settings import RenderSettings
 from sceneloom.rendering.training_set import copy_maps
 from sceneloom.request import Request, prepare
-from sceneloom.style import ChooseStyle, NamedInstances
+from sceneloom.style import ChooseStyle, DrawnStyles, NamedInstances
 
 _SLACK_BYTES = 1 << 20
 
@@ -64,10 +68,7 @@ class Loader:
     settings: RenderSettings
     choose: ChooseStyle
     """Gives the style of a map."""
-    _reader: MapReader = dataclasses.field(init=False)
-    _lock: threading.Lock = dataclasses.field(default_factory=threading.Lock, init=False)
-    _loaded: int = dataclasses.field(default=0, init=False)
-    _prepared: int = dataclasses.field(default=0, init=False)
+    reader: MapReader = dataclasses.field(init=False)
 
     def __post_init__(self) -> None:
         """Raise InputError if the settings do not fit the model."""
@@ -76,9 +77,10 @@ class Loader:
             raise InputError("this model's pictures have colours; leave --grey out")
         if settings.copy_labels and schema is None:
             raise InputError("this model takes pictures, not label maps; leave --copy-labels out")
-        self._reader = MapReader(
+        self.reader = MapReader(
             schema, settings, unknown=settings.unknown, max_pixels=settings.max_pixels
         )
+        check_boundaries(settings, self.contract)
 
     def load(self, item: MapItem) -> Loaded:
         """Read a map's files.
@@ -98,10 +100,8 @@ class Loader:
                     f"{item.label.name}: no instance map of this name, and the model wants one; to "
                     "take the edges of the label map: --boundaries labels"
                 )
-        if self._reader.reads_tables and item.table is not None:
+        if self.reader.reads_tables and item.table is not None:
             table = item.table.read(max_bytes)
-        with self._lock:
-            self._loaded += 1
         digest, style = hashlib.sha256(), None
         folder = self.settings.style_file
         if folder is not None and folder.is_dir():
@@ -132,17 +132,8 @@ class Loader:
             OutOfResourcesError: the memory is not enough for it.
         """
         item, settings = loaded.item, self.settings
-        with self._lock:
-            self._prepared += 1
         try:
-            reader, name = self._reader, item.label.name
-            label_map = reader.label_map(loaded.label, name=name, table=loaded.table)
-            instance_map = None
-            if loaded.instance is not None:
-                assert item.instance is not None
-                instance_map = reader.instance_map(loaded.instance, name=item.instance.name)
-            elif self.contract.wants_instances:
-                instance_map = reader.edges(label_map, loaded.label, name=name)
+            label_map, instance_map = self._decode(loaded)
             try:
                 style = self.choose(item.map_key, label_map, instance_map, item.look or 0)
                 request = prepare(self.contract, label_map, instance_map, style)
@@ -169,10 +160,47 @@ class Loader:
             copies=copies,
         )
 
-    def check_styles_used(self) -> None:
-        """Raise InputError if no map had some instances that the style names.
+    def check_styles_used(
+        self, maps: Iterable[MapItem], stopped: Callable[[], bool] = lambda: False
+    ) -> None:
+        """Raise InputError if no map has an instance that the style names, or looks would be equal.
 
-        Does nothing after a run that skipped maps.
+        Reads maps until all are found, or `stopped`; rendering reports maps that cannot be read.
         """
-        if isinstance(self.choose, NamedInstances) and 0 < self._loaded <= self._prepared:
-            self.choose.check_used()
+        choose: object = self.choose
+        if not isinstance(choose, NamedInstances):
+            return
+        settings, read = self.settings, False
+        # A seed may meet a map without things, one of a series; looks may not.
+        drawn = None
+        if settings.looks > 1 or (
+            settings.style_seed is not None and settings.boundaries == "labels"
+        ):
+            assert isinstance(choose, DrawnStyles)
+            drawn = choose
+        found = iter(maps)
+        while (drawn is not None or choose.missing) and (item := next(found, None)) is not None:
+            if stopped():
+                return
+            with contextlib.suppress(SceneLoomError, OSError):
+                label_map, instance_map = self._decode(self.load(item))
+                assert instance_map is not None  # a styled model takes instance maps
+                choose.found_in(instance_map)
+                if drawn is not None and drawn.draws_for(label_map, instance_map):
+                    drawn = None
+                read = True
+        if read:
+            choose.check_used()
+            if drawn is not None:
+                raise drawn.nothing_drawn()
+
+    def _decode(self, loaded: Loaded) -> tuple[LabelMap, InstanceMap | None]:
+        """The label map, and the instance map if the model takes one."""
+        item, reader, name = loaded.item, self.reader, loaded.item.label.name
+        label_map = reader.label_map(loaded.label, name=name, table=loaded.table)
+        if loaded.instance is not None:
+            assert item.instance is not None
+            return label_map, reader.instance_map(loaded.instance, name=item.instance.name)
+        if self.contract.wants_instances:
+            return label_map, reader.edges(label_map, loaded.label, name=name)
+        return label_map, None

@@ -328,7 +328,8 @@ class RayRun(Run):
         with contextlib.ExitStack() as stack:
             with ThreadPoolExecutor(1) as apart:  # the caller's thread may have an event loop
                 connection, engine = apart.submit(asyncio.run, self._ask()).result()
-            self.source, _, store = open_plan(plan, connection, engine)
+            self.source, loader, store = open_plan(plan, connection, engine, self._stopped.is_set)
+            self.reading = loader.reader.describe()
             assert store is not None
             stack.callback(store.close)
             file = settings.style_file

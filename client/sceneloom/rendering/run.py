@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 from sceneloom.contract import Contract, precision_of
 from sceneloom.errors import out_of_resources
 from sceneloom.rendering.connections import Connection, Route
+from sceneloom.rendering.datasets import all_maps
 from sceneloom.rendering.items import Result, Sink, Source
 from sceneloom.rendering.listeners import Levels, Listener
 from sceneloom.rendering.loading import Loader
@@ -63,6 +64,8 @@ class Run(Iterator[Result]):
     """Number of maps, once it is known."""
     source: Source | None = None
     """The data set, once it is open."""
+    reading: Sequence[str] = ()
+    """How the maps are read, in sentences, once the data set is open."""
     route = Route()
     """How pictures travel; complete at the end of the run."""
 
@@ -231,9 +234,9 @@ class RenderRun(Run, AsyncIterator[Result]):
         try:
             connection = await servers.open()
             source, loader, store = await self._loop.run_in_executor(
-                None, open_plan, plan, connection, servers.engine
+                None, open_plan, plan, connection, servers.engine, lambda: self._stop_asked
             )
-            self.source = source
+            self.source, self.reading = source, loader.reader.describe()
             threading.Thread(target=self._count_maps, name="sceneloom-count", daemon=True).start()
             pipeline = Pipeline(
                 source,
@@ -250,8 +253,6 @@ class RenderRun(Run, AsyncIterator[Result]):
             if self._stop_asked:
                 pipeline.stop()
             await pipeline.run()
-            if not self._stop_asked:
-                loader.check_styles_used()
         finally:
             if servers.last is not None:
                 self.route = servers.last.route
@@ -263,16 +264,17 @@ class RenderRun(Run, AsyncIterator[Result]):
 
 
 def open_plan(
-    plan: Plan, connection: Connection, engine: str
+    plan: Plan, connection: Connection, engine: str, stopped: Callable[[], bool]
 ) -> tuple[Source, Loader, Store | None]:
     """Open a plan's data set, style file, output location and manifest.
 
     The connection gives the model and may be closed; the engine is the run's, empty if unknown.
-    Raises InputError.
+    `stopped` ends the search for the instances that the style names. Raises InputError.
     """
     contract, settings = connection.contract, plan.settings
     loader = Loader(contract, settings, style_chooser(contract, settings))
     source = plan.source(contract)
+    loader.check_styles_used(all_maps(source), stopped)
     if plan.sink is None:
         return source, loader, None
     assert plan.manifest is not None

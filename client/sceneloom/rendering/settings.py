@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 from tyro.conf import arg
+from tyro.constructors import PrimitiveConstructorSpec
 
 from sceneloom import errors
 from sceneloom.map_reading import MapReading
@@ -20,10 +21,36 @@ from sceneloom.style import StyleChoice
 from sceneloom.validation import checked
 
 
+def _parse_clusters(words: list[str]) -> dict[int, int]:
+    """Instance id -> cluster, of the words of a command line; raises ValueError."""
+    numbers = [int(word) for word in words if word.isascii() and word.isdigit()]
+    if len(numbers) != len(words) or len(numbers) % 2:
+        raise ValueError(
+            f"{' '.join(words)} is no list of pairs; write an instance id and its cluster, such as "
+            "26001 3, for each instance"
+        )
+    clusters = dict(zip(numbers[::2], numbers[1::2], strict=True))
+    if 2 * len(clusters) < len(numbers):
+        raise ValueError("an instance has two clusters; give it one")
+    return clusters
+
+
+_CLUSTERS = PrimitiveConstructorSpec[dict[int, int]](
+    nargs="*",
+    metavar="[ID CLUSTER [ID CLUSTER ...]]",
+    instance_from_str=_parse_clusters,
+    is_instance=lambda value: isinstance(value, dict),
+    str_from_instance=lambda value: [str(one) for pair in value.items() for one in pair],
+)
+
+
 @checked()
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RenderSettings(StyleChoice, MapReading):
     """How to render."""
+
+    style_clusters: Annotated[dict[int, int], _CLUSTERS] = dataclasses.field(default_factory=dict)
+    # of StyleChoice; tyro's own parser names no reason
 
     format: Format = "png"
     """png is lossless; jpg is smaller and faster to write; webp is smaller still and slow; jxl is

@@ -58,6 +58,7 @@ def test_a_signal_lets_what_is_under_way_finish(tmp_path: Path) -> None:
         with Manifest(pictures / FILE_NAME) as manifest:
             counts = Counter(row.status for row in manifest.rows())
         assert counts.keys() == {"done"}
+        assert f"rendered {counts['done']} of 150 maps" in client.said()
         assert 20 <= counts["done"] < 150
         assert len(list(pictures.glob("*.png"))) == counts["done"]
         client = Client(maps, pictures, server.grpc, "folder")

@@ -12,6 +12,7 @@ from map_sets import WRITERS, Maps, as_png
 from PIL import Image
 
 from sceneloom.contract import Contract
+from sceneloom.errors import InputError
 from sceneloom.maps import boundary_map
 from sceneloom.rendering import render
 from sceneloom.rendering.items import Failed, Rendered, Result, Skipped
@@ -101,6 +102,18 @@ def test_a_missing_instance_map_names_the_switch(tmp_path: Path) -> None:
         result.reason
     )
     assert "--boundaries labels" in result.reason
+
+
+@pytest.mark.parametrize("boundaries", ["labels", "colours"])
+def test_a_model_without_instance_maps_takes_no_boundaries(tmp_path: Path, boundaries: str) -> None:
+    place = WRITERS["folder"](tmp_path / "maps", frames(1)[0])
+    contract = Contract(schema=CITYSCAPES, boundaries=False, size_multiple=16)
+    with (
+        fake(contract) as synthesizer,
+        pytest.raises(InputError, match=f"boundaries is {boundaries}, .* takes no instance maps"),
+    ):
+        run(synthesizer, place, tmp_path / "out", **CARLA, boundaries=boundaries)
+    assert not (tmp_path / "out").exists()
 
 
 def test_an_instance_map_that_is_there_is_taken(tmp_path: Path) -> None:

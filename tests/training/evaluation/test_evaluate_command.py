@@ -12,13 +12,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 from PIL import Image
-from support import CHECKOUT
+from support import CHECKOUT, wide_generator
 from trees import write_paired
 
 from sceneloom.cli import main
+from sceneloom.contract import Contract
 from sceneloom.files import file_hash
 from sceneloom.schema import load_schema
+from sceneloom_training.checkpoint import save_checkpoint
 from sceneloom_training.evaluation.segmenter import build_network, save_segmenter
+from sceneloom_training.networks import GeneratorArchitecture
 from sceneloom_training.settings import SegmenterSettings
 
 if TYPE_CHECKING:
@@ -270,6 +273,18 @@ def test_a_model_without_style_takes_no_seed(run: Any, checkpoint: Path) -> None
     code, _, errors = run("--checkpoint", checkpoint, "--style-seed", "3")
     assert code == 1
     assert "takes no style" in errors
+
+
+def test_a_model_without_instance_maps_takes_no_boundaries(run: Any, tmp_path: Path) -> None:
+    schema = load_schema("cityscapes")
+    architecture = GeneratorArchitecture(
+        input_channels=schema.channels, ngf=2, global_downsamplings=1, global_blocks=0
+    )
+    contract = Contract(schema=schema, boundaries=False, size_multiple=2)
+    save_checkpoint(tmp_path / "c", wide_generator(architecture, seed=0), contract, {})
+    code, _, errors = run("--checkpoint", tmp_path / "c", "--data.boundaries", "labels")
+    assert code == 1
+    assert "boundaries is labels, and this model takes no instance maps" in errors
 
 
 def test_a_paired_data_set(run: Any, tmp_path: Path) -> None:
