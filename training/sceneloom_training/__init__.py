@@ -6,7 +6,8 @@ trainer             the training loop, from settings to checkpoints
 assembly            networks and contract from the settings and earlier runs
 networks/           generators, discriminators, feature encoder, served graph
 objective           networks and losses in one forward pass
-losses              GAN, feature matching, perceptual and L1 loss, image pool
+losses              GAN, feature matching, segmenting and L1 loss, image pool
+perceptual          the perceptual loss of a VGG, with each file's own preprocessing
 train_step          one optimiser step, and its state
 schedule            learning rate and trained weights, by the step
 data/               data sets by layout (layouts.py), reading, geometry
@@ -18,7 +19,8 @@ run_log             log.jsonl and TensorBoard
 progress_bar        the bar of long commands
 process             device, rank, random states, stop signals
 checkpoint          the bundle on disk
-published           import of pix2pixHD's own weights
+published           import of pix2pixHD's own weights; published_styles: encoder and clusters
+pretrained          published weights fetched by pip, their hashes and licences
 torch_synthesizer   a checkpoint as a Synthesizer
 styles              styles of photographs, and their clusters
 evaluation/         segmenters, scores, FID and KID, report
