@@ -113,8 +113,8 @@ class PlanSettings:
     version_compatible: bool = False
     """Let later versions of the same major TensorRT load the plan; it may be slower."""
     hardware: Hardware = "none"
-    """GPUs beside this one that may load the plan: none, any from compute capability 8.0, or any of
-    the same compute capability (TensorRT 10 and 11); it may be slower.
+    """Other GPUs that can load the plan: none, those from compute capability 8.0, or those of the
+    same compute capability (TensorRT 10 and 11). A plan for other GPUs may be slower.
     """
     timed_runs: Annotated[int, Interval(ge=1, le=1_000_000)] = 500
     """Pictures of the latency measurement. The 99th percentile wants 459."""

@@ -28,8 +28,8 @@ def main(
     """List the engines that can run on this machine, and the reason for the others.
 
     Args:
-        repository: folder of an export; also lists its engines, and marks the one that serve takes
-            here: * exact, + fast if that is another.
+        repository: folder of an export. Lists its engines, too, and marks the one that sceneloom
+            serve takes on this machine: * for exact, + for fast if that is another one.
         measure: render the repository's reference maps with every engine that can run: difference
             from PyTorch, and time. Serve remembers the fastest of each precision.
         json_lines: one JSON object per engine instead of a table.

@@ -65,7 +65,7 @@ class TrainingSet:
         skip_broken: bool = False,
     ) -> None:
         """Take the first `count` samples. Sides are multiples of `multiple`, from `smallest` on.
-        With `skip_broken` the next sample by name takes the place of one that cannot be used.
+        With `skip_broken` a broken sample is replaced by the next one in the order of names.
         """
         self.count = count
         self._skip_broken = skip_broken

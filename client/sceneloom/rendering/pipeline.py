@@ -33,7 +33,8 @@ _REQUEST_BYTES = 4 << 20
 
 @dataclasses.dataclass
 class SizeBuckets:
-    """Loaded maps by size: the size taken last comes first, then the one that waited longest.
+    """Loaded maps by size. `take` keeps to one size as long as it has maps, then changes to that
+    which has waited longest.
 
     A server joins requests of equal size only: 16 of one size took 4 executions, 16 of two
     alternating sizes 9.
