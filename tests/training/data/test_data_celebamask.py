@@ -11,6 +11,7 @@ from sceneloom.errors import DataSetError, ImageReadError, InputError, SizeError
 from sceneloom.schema import load_schema
 from sceneloom_training.data import DataSettings, open_data_set
 from sceneloom_training.data.celebamask import PARTS
+from sceneloom_training.data.opening import find_samples, open_examined
 
 NUMBERS = (0, 2, 10, 2000)
 IN_CELEBA = (5, 162_770, 162_771, 182_638)
@@ -85,6 +86,20 @@ def test_splits_that_do_not_work(root: Path) -> None:
     path.unlink()
     with pytest.raises(DataSetError, match=r"mapping\.txt: no such file; .* 'all' does not"):
         open_data_set(settings(root, split="train"))
+
+
+def test_every_missing_partner_is_listed_and_the_other_faces_are_used_by_choice(
+    root: Path, save
+) -> None:
+    (root / "CelebA-HQ-img" / "2000.jpg").unlink()
+    save(root / "CelebA-HQ-img" / "3.jpg", np.zeros((16, 16, 3), np.uint8))
+    wrong = find_samples(settings(root)).incomplete
+    assert list(wrong) == ["00003", "02000"]
+    assert "3.jpg: has no partner" in wrong["00003"]
+    assert "has no partner; expected a file of 2000" in wrong["02000"]
+    data, notes = open_examined(settings(root, skip_broken=True))
+    assert list(data.keys) == ["00000", "00002", "00010"]
+    assert sum("a broken sample" in note for note in notes) == 2
 
 
 def test_missing_partners_and_foreign_names(root: Path, save) -> None:

@@ -10,6 +10,7 @@ import pytest
 
 from sceneloom.errors import DataSetError, ImageReadError, SizeError, UnknownLabelError
 from sceneloom_training.data import DataSettings, open_data_set
+from sceneloom_training.data.opening import find_samples, open_examined
 
 KEYS = ("100032540_1", "100040721_1", "100040721_2")
 
@@ -76,6 +77,21 @@ def test_splits_that_do_not_work(root: Path) -> None:
     (root / "tuning.txt").unlink()
     with pytest.raises(DataSetError, match=r"tuning\.txt: no such file; .* 'all' does not"):
         open_data_set(settings(root, split="tuning"))
+
+
+def test_every_missing_file_is_listed_and_the_other_faces_are_used_by_choice(root: Path) -> None:
+    (root / "labels" / KEYS[0] / f"{KEYS[0]}_lbl07.png").unlink()
+    (root / "labels" / KEYS[1] / f"{KEYS[1]}_lbl00.png").unlink()
+    (root / "images" / f"{KEYS[1]}.jpg").unlink()
+    (root / "exemplars.txt").write_text("".join(f"{n} , {key}\n" for n, key in enumerate(KEYS)))
+    wrong = find_samples(settings(root)).incomplete
+    assert list(wrong) == sorted(KEYS[:2])
+    assert f"{KEYS[0]}_lbl07.png: no such file" in wrong[KEYS[0]]
+    assert f"{KEYS[1]}.jpg: no such file" in wrong[KEYS[1]]
+    assert f"{KEYS[1]}_lbl00.png: no such file" in wrong[KEYS[1]]
+    data, notes = open_examined(settings(root, skip_broken=True))
+    assert list(data.keys) == [KEYS[2]]
+    assert sum("a broken sample" in note for note in notes) == 2
 
 
 def test_missing_files_and_folders(root: Path) -> None:

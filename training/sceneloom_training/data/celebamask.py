@@ -93,12 +93,16 @@ def open_celebamask(
         other = of_photo.setdefault(PARTS.index(match[2]) + 1, path)
         if other != path:
             raise DataSetError(f"{path} and {other} are the same part of one face")
+    incomplete: dict[str, str] = {}
     for number in sorted(set(photos) ^ set(parts)):
         file = photos.get(number) or next(iter(parts[number].values()))
         folder = mask_folder if number in photos else photo_folder
         hint = "" if number in photos else folders.of_another_kind(str(number), found)
-        raise DataSetError(f"{file}: has no partner; expected a file of {number} in {folder}{hint}")
-    numbers = sorted(photos) if split == "all" else _of_split(root, split, sorted(photos))
+        incomplete[f"{number:05d}"] = (
+            f"{file}: has no partner; expected a file of {number} in {folder}{hint}"
+        )
+    complete = sorted(set(photos) & set(parts))
+    numbers = complete if split == "all" else _of_split(root, split, complete)
     return CelebAMaskDataSet(
         keys=[f"{number:05d}" for number in numbers],
         photos=[photos[number] for number in numbers],
@@ -106,6 +110,7 @@ def open_celebamask(
         schema=schema,
         unknown=unknown,
         left_out=folders.unused(found, masks),
+        incomplete=incomplete,
     )
 
 

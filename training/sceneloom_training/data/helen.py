@@ -79,24 +79,36 @@ def open_helen(
         if not listed:
             raise DataSetError(f"{path}: lists no faces")
         keys = sorted(listed)
-    files = []
+    files: dict[str, tuple[Path, ...]] = {}
+    incomplete: dict[str, str] = {}
     for key in keys:
-        if key not in photos.files:
-            raise DataSetError(
-                f"{folder / key}.jpg: no such file; {split} has the face {key}"
-                f"{folders.of_another_kind(key, photos)}"
-            )
         names = [f"{key}/{key}_lbl{number:02d}" for number in range(CLASSES)]
-        for name in names:
-            if name not in masks.files:
-                raise DataSetError(
-                    f"{root}/labels/{name}.png: no such file; {split} has the face {key}"
-                )
-        files.append((photos.files[key], *(masks.files[name] for name in names)))
+        missing = [
+            f"{root}/labels/{name}.png: no such file; {split} has the face {key}"
+            for name in names
+            if name not in masks.files
+        ]
+        if key not in photos.files:
+            missing.insert(
+                0,
+                f"{folder / key}.jpg: no such file; {split} has the face {key}"
+                f"{folders.of_another_kind(key, photos)}",
+            )
+        if missing:
+            incomplete[key] = "; ".join(missing)
+        else:
+            files[key] = (photos.files[key], *(masks.files[name] for name in names))
     left_out = list(folders.unused(photos, masks))
     for name, path in masks.files.items():
         face_folder, _, stem = name.rpartition("/")
         face, _, number = stem.rpartition("_lbl")
         if not (face_folder == face in photos.files and number in _NUMBERS):
             left_out.append(LeftOut(reason=_NO_MASK_OF_A_FACE, name=str(path)))
-    return HelenDataSet(keys=keys, files=files, schema=schema, unknown=unknown, left_out=left_out)
+    return HelenDataSet(
+        keys=list(files),
+        files=list(files.values()),
+        schema=schema,
+        unknown=unknown,
+        left_out=left_out,
+        incomplete=incomplete,
+    )
