@@ -13,7 +13,7 @@ EVALUATE := tests/training/evaluation/test_evaluate_command.py
 # pip compiles none of the packages: most of their modules are never imported, and the others are compiled when they are.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help demo demo-check test lint unit cases docs wheel slow soak render-ceiling gpu bench bench-engine bench-check train-speed train-demo table styled-model demo-weights demo-evaluation clean
+.PHONY: help demo demo-check test lint unit cases docs wheel slow soak render-ceiling gpu bench bench-engine bench-check train-speed train-demo table camvid-table styled-model demo-weights demo-evaluation clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## / — /'
@@ -84,7 +84,10 @@ train-demo: $(INSTALLED)  ## train on procedural streets (some ten minutes on tw
 	$(BIN)/python benchmarks/experiments/training_curves.py runs/demo --out docs/results --name demo-training
 
 table: $(INSTALLED)  ## the method's table on procedural streets (hours; resumes): docs/results/method-table
-	$(BIN)/python benchmarks/experiments/method_table.py --out docs/results/method-table
+	$(BIN)/python benchmarks/experiments/method_table.py streets
+
+camvid-table: $(INSTALLED)  ## the same on the photographs of CamVid in the folder CAMVID (hours; resumes): docs/results/method-table-camvid
+	$(BIN)/python benchmarks/experiments/method_table.py camvid --camvid "$(CAMVID)"
 
 styled-model: $(INSTALLED)  ## train a styled model on procedural streets, and see what drawn styles lose: docs/results/styled-model
 	$(BIN)/python benchmarks/experiments/styled_model.py --out docs/results/styled-model

@@ -22,7 +22,9 @@ from typing import Annotated, Any
 
 import tyro
 
-from method_table import SEGMENTER, read_counts, run_sceneloom
+from method_report import read_counts
+from method_rows import JUDGE
+from method_table import run_sceneloom
 from sceneloom.errors import SceneLoomError
 from sceneloom.text import parse_json
 from sceneloom_bench.harness import CHECKOUT
@@ -134,7 +136,7 @@ class DemoEvaluationSettings:
     """Folder for the large streets and the evaluations with their sheets and pages."""
     checkpoint: Path = BUNDLE
     """The bundle."""
-    segmenter: Path = SEGMENTER
+    segmenter: Path = JUDGE
     """The judge."""
 
 

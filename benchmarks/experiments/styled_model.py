@@ -19,7 +19,8 @@ from typing import Annotated
 import tyro
 
 from demo_weights import write_results
-from method_table import CONFIG, HEIGHT, MODERN, SEGMENTER, WIDTH, run_sceneloom
+from method_rows import JUDGE, MODERN, STREETS
+from method_table import HEIGHT, WIDTH, run_sceneloom
 from sceneloom.errors import SceneLoomError
 from sceneloom_streets.dataset import TEST_SEEDS, TRAIN_SEEDS, write_streets
 
@@ -47,7 +48,7 @@ class StyledModelSettings:
     """The table's streets; missing ones are painted."""
     work: Path = Path("runs/styled")
     """Folder for the training run and the evaluations."""
-    segmenter: Path = SEGMENTER
+    segmenter: Path = JUDGE
     """The judge."""
     precision: str = "float32"
     """Precision of the training; bfloat16 if the processor has it."""
@@ -69,7 +70,9 @@ def main(
         write_streets(settings.streets, split, seeds, height=HEIGHT, width=WIDTH, processes=cores)
     run, streets = settings.work, ("--data.root", str(settings.streets))
     precision = ("--compute.precision", settings.precision)
-    run_sceneloom("train", str(CONFIG), "--out", str(run), *streets, *precision, *MODERN, *STYLED)
+    run_sceneloom(
+        "train", str(STREETS.config), "--out", str(run), *streets, *precision, *MODERN, *STYLED
+    )
     clustered = run / "clustered"
     run_sceneloom(
         *("styles", str(run / "model"), "--out", str(clustered), "--layout", "pix2pixhd"),

@@ -21,6 +21,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeAlias, get_args
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 
@@ -52,7 +53,7 @@ Source: TypeAlias = str | Path | bytes
 """Path of a map, or its bytes."""
 
 ColourChannel: TypeAlias = Literal["red", "green", "blue", "alpha"]
-Boundaries: TypeAlias = Literal["instances", "labels", "colours"]
+Boundaries: TypeAlias = Literal["instances", "labels", "components", "colours"]
 
 _OPAQUE = 255
 _WITHOUT_LABEL = ("background", "unlabelled", "unlabeled")
@@ -77,7 +78,8 @@ class MapReading:
     """
     boundaries: Boundaries = "instances"
     """Where a model wants an instance map and none exists: refuse the map, take the edges of its
-    labels, or of its file's colours (CARLA's instance camera).
+    labels, take each connected component of a label as an instance, or take the edges of its file's
+    colours (CARLA's instance camera).
     """
 
     def __post_init__(self) -> None:
@@ -200,10 +202,10 @@ class MapReader:
             words.append(f"labels of {reading.map_schema} by name")
         lines = [f"maps: {', '.join(words)}"] if words else []
         if reading.boundaries != "instances":
-            lines.append(
-                f"boundaries: edges of the label map's {reading.boundaries} where a map has no "
-                "instance map"
+            of = {"components": "connected components of its labels"}.get(
+                reading.boundaries, f"edges of the label map's {reading.boundaries}"
             )
+            lines.append(f"boundaries: {of} where a map has no instance map")
         return lines
 
     def label_map(
@@ -279,11 +281,12 @@ class MapReader:
     def edges(
         self, label_map: LabelMap, source: Source, *, name: str | None = None
     ) -> InstanceMap | None:
-        """The instance map, int32 [H, W], in place of a missing one: the label ids, or the colours
-        of the label map's file; None if the reading takes none.
+        """The instance map, int32 [H, W], in place of a missing one: the label ids, the connected
+        components of the labels, or the colours of the label map's file; None if the reading takes
+        none.
         """
-        if self.reading.boundaries == "labels" and self.schema is not None:
-            return self.schema.to_ids(label_map).astype(np.int32)
+        if self.schema is not None and self.reading.boundaries in ("labels", "components"):
+            return instances_of_labels(label_map, self.schema, self.reading.boundaries)
         if self.reading.boundaries == "colours":
             return read_instance_map(source, max_pixels=self._max_pixels, name=name, colours=True)
         return None
@@ -353,6 +356,26 @@ def _distinct(values: Array) -> tuple[Array, npt.NDArray[np.intp]]:
 def _pack(red: int, green: int, blue: int, alpha: int = _OPAQUE) -> int:
     """A colour as the little-endian number of its four bytes in memory."""
     return red | green << 8 | blue << 16 | alpha << 24
+
+
+def instances_of_labels(
+    label_map: LabelMap, schema: LabelSchema, boundaries: Literal["labels", "components"]
+) -> InstanceMap:
+    """An instance map, int32 [H, W], from a label map, uint8 [H, W] of the schema's channels: the
+    label ids; or, for each component of 8-connected pixels of one label, ``id * d + number``, from
+    0, where `d` is the schema's `instance_divisor` or 1000. The last number is for all further
+    components.
+    """
+    ids = schema.to_ids(label_map).astype(np.int32)
+    if boundaries == "labels":
+        return ids
+    divisor = schema.instance_divisor or 1000
+    instances = np.zeros_like(ids)
+    for label in np.unique(ids).tolist():
+        here = ids == label
+        numbers = cv2.connectedComponents(here.view(np.uint8), connectivity=8)[1][here] - 1
+        instances[here] = label * divisor + np.minimum(numbers, divisor - 1)
+    return instances
 
 
 def _rgb(packed: int) -> tuple[int, ...]:

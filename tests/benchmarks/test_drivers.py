@@ -4,11 +4,13 @@ networks and streets so small that their pictures mean nothing.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
+import numpy as np
 import pytest
 from support import CHECKOUT
 
@@ -16,7 +18,8 @@ import demo_weights
 import method_table
 import styled_model
 from demo_weights import STYLES, DemoEvaluationSettings, DemoWeightsSettings
-from method_table import CONTROL, OTHER_STREETS, PUBLISHED, Row, TableSettings
+from method_rows import BASELINE, CAMVID, CONTROL, OTHERS, STREETS, TABLES, Row
+from method_table import TableSettings
 from sceneloom import cli
 from sceneloom_streets import dataset
 from sceneloom_training.checkpoint import load_checkpoint
@@ -31,6 +34,7 @@ TINY = (
     *("--compute.precision", "float32"),  # a CPU without bfloat16 takes ten times as long for it
     *("--record.held-out", "0"),
 )
+NO_BOUNDARIES = ("--generator.no-boundaries", "--data.boundaries", "instances")
 TINY_SEGMENTER = ("--width", "8", "--epochs", "1", "--workers", "0", "--device", "cpu")
 
 
@@ -57,12 +61,13 @@ def commands(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
     """Commands run in this process, small ones; what was run."""
     run: list[list[str]] = []
 
-    def here(*arguments: str, threads: int | None = None, quiet: bool = False) -> None:
+    def here(*arguments: str, threads: int | None = None, quiet: bool = False) -> float:
         small = {"train": TINY, "train-segmenter": TINY_SEGMENTER}.get(arguments[0], ())
         if any(part in Path(arguments[1]).name for part in ("crop", "whole-1024x512")):
             small += ("--geometry.size", "64x64")
         run.append([*arguments, *small])
         assert cli.main(run[-1]) == 0
+        return 7.2
 
     for driver in (method_table, demo_weights, styled_model):
         monkeypatch.setattr(driver, "run_sceneloom", here)
@@ -73,24 +78,55 @@ def commands(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
 def test_the_table_from_nothing_and_again(
     commands: list[list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    row = Row(name=PUBLISHED, title="tiny", flags=("--generator.ngf", "2"), seeds=(0,))
-    monkeypatch.setattr(method_table, "ROWS", (row,))
-    monkeypatch.setattr(method_table, "TEST_SEEDS", method_table.TEST_SEEDS[:4])
-    settings = TableSettings(work=tmp_path / "work", jobs=1, new_judge=True)
+    published = STREETS.published
+    row = Row(name=published, title="tiny", flags=("--generator.ngf", "2"), seeds=(0,))
+    monkeypatch.setitem(TABLES, "streets", dataclasses.replace(STREETS, trained_rows=(row,)))
     out = tmp_path / "out"
-    assert method_table.main(out=out, settings=settings) == 0
-    assert [c[0] for c in commands] == ["train-segmenter", *["train", "evaluate"] * 3]
+    settings = TableSettings(out=out, work=tmp_path / "work", jobs=1, new_judge=True)
+    assert method_table.main("streets", settings) == 0
+    rest = ["train", "evaluate"] * 2
+    assert [c[0] for c in commands] == ["train", "train-segmenter", "evaluate", *rest]
     table = json.loads((out / "table.json").read_text())
-    names = [PUBLISHED, CONTROL.name, OTHER_STREETS.name, "oracle"]
+    names = [published, CONTROL.name, OTHERS.name, "oracle"]
     assert [found["name"] for found in table["rows"]] == names
-    record = json.loads((out / "cells" / f"{PUBLISHED}-seed0" / "training.json").read_text())
+    record = json.loads((out / "cells" / f"{published}-seed0" / "training.json").read_text())
     assert (record["steps"], record["settings"]["data"]["root"]) == (1, "streets")
+    assert record["core_hours"] == 0.002
     assert str(tmp_path) not in "".join(p.read_text() for p in out.rglob("*.json"))
     pictures = [cv2.imread(str(p)) for p in sorted((out / "cells").glob("*/street_*.jpg"))]
     assert [picture.shape for picture in pictures] == [(128, 256, 3)] * 9
     commands.clear()
-    assert method_table.main(out=out, settings=settings) == 0  # nothing is left to do
+    assert method_table.main("streets", settings) == 0  # nothing is left to do
     assert commands == []
+
+
+def test_the_table_of_photographs_keeps_none_of_them(
+    commands: list[list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root, rng = tmp_path / "camvid", np.random.default_rng(0)
+    for split in ("train", "test"):
+        for kind, shape, most in (("img", (48, 64, 3), 256), ("label", (48, 64), 12)):
+            (root / f"{split}_{kind}").mkdir(parents=True)
+            for n in range(4):
+                picture = rng.integers(0, most, shape, np.uint8)
+                cv2.imwrite(str(root / f"{split}_{kind}" / f"{n}.png"), picture)
+    tiny = ("--loss.perceptual", "0", "--generator.ngf", "2", "--geometry.size", "64x48")
+    rows = (
+        Row(name=BASELINE, title="a", flags=(*tiny, *NO_BOUNDARIES), seeds=(0,)),
+        Row(name=CAMVID.published, title="b", flags=tiny, seeds=(0,)),
+    )
+    table = dataclasses.replace(CAMVID, trained_rows=rows, size="64x48", has_distance=False)
+    monkeypatch.setitem(TABLES, "camvid", table)
+    out = tmp_path / "out"
+    settings = TableSettings(out=out, work=tmp_path / "work", jobs=1, camvid=root)
+    assert method_table.main("camvid", settings) == 0
+    found = json.loads((out / "table.json").read_text())
+    names = [BASELINE, CAMVID.published, CONTROL.name, OTHERS.name, "oracle"]
+    assert [row["name"] for row in found["rows"]] == names
+    files = {path.name for path in out.rglob("*") if path.is_file()}
+    said = {"README.md", "table.json", "evaluation.json", "training.json", "counts.npz"}
+    assert files == said | {"curves.png"}
+    assert str(tmp_path) not in "".join(p.read_text() for p in out.rglob("*.json"))
 
 
 def test_the_demo_weights_and_their_evaluation_from_nothing(

@@ -454,3 +454,24 @@ def test_edges_of_labels_are_their_ids() -> None:
     edges = reader.edges(np.array([[3, 255, 0]], np.uint8), b"")
     assert edges is not None
     assert (edges.tolist(), edges.dtype) == ([[3, 255, 0]], np.int32)
+
+
+def test_components_of_labels_are_instances() -> None:
+    reader = MapReader(CITYSCAPES, MapReading(boundaries="components"))
+    label_map = np.array([[26, 7, 26], [26, 7, 7], [7, 26, 7]], np.uint8)
+    found = reader.edges(label_map, b"")
+    assert found is not None
+    # Pixels that touch at a corner are of one component, numbered by its first row.
+    assert found.tolist() == [[26000, 7000, 26001], [26000, 7000, 7000], [7000, 26000, 7000]]
+    assert CITYSCAPES.instance_classes(found).tolist() == label_map.tolist()
+    words = "boundaries: connected components of its labels where a map has no instance map"
+    assert reader.describe() == [words]
+
+
+def test_more_components_than_a_class_has_numbers_share_the_last() -> None:
+    reader = MapReader(CITYSCAPES, MapReading(boundaries="components"))
+    label_map = np.full((3, 2050), 7, np.uint8)
+    label_map[1, ::2] = 26  # 1,025 cars of one pixel
+    found = reader.edges(label_map, b"")
+    assert found is not None
+    assert found[1, ::2].tolist() == [*range(26000, 27000), *[26999] * 25]

@@ -59,6 +59,7 @@ def schemas(draw: st.DrawFn) -> LabelSchema:
         ("cityscapes19", 19),
         ("ade20k", 150),
         ("nyu40", 40),
+        ("camvid", 12),
         ("celebamask", 19),
         ("helen", 11),
         ("mapillary-vistas", 66),
@@ -79,6 +80,7 @@ def test_the_list_of_builtin_schemas() -> None:
     assert builtin_schemas() == [
         "ade20k",
         "bdd100k",
+        "camvid",
         "carla",
         "carla-0.9.13",
         "celebamask",
@@ -322,7 +324,7 @@ def test_any_json_is_a_schema_or_a_schema_error(data: Any) -> None:
 
 @pytest.mark.parametrize("name", ["cityscape", "", ".", "/nowhere/x.json", "x" * 5000, "a\0b"])
 def test_no_such_schema_names_the_builtin_ones(name: str) -> None:
-    with pytest.raises(InputError, match="ade20k, bdd100k, carla"):
+    with pytest.raises(InputError, match="ade20k, bdd100k, camvid, carla"):
         load_schema(name)
 
 

@@ -38,6 +38,7 @@ SIZES = {
 def test_there_is_one_for_every_use() -> None:
     assert {path.stem for path in CONFIGS} == {
         "ade20k",
+        "camvid-256x192",
         "cityscapes-1024x512",
         "cityscapes-1024x512-modern",
         "cityscapes-2048x1024",
@@ -75,6 +76,8 @@ def test_loads_and_takes_a_step(config: Path, tmp_path: Path) -> None:
         flags["--data.root"] = tmp_path / "data"
     if config.stem == "own-data":  # its schema has five classes
         flags["--data.labels"] = "cityscapes"
+    if config.stem == "camvid-256x192":  # the files have ids of Cityscapes
+        flags["--data.unknown"] = "unlabelled"
     arguments = [str(x) for pair in flags.items() for x in pair]
     assert cli.main(["train", str(config), *arguments]) == 0
     record = json.loads((tmp_path / "run" / "run.json").read_text())

@@ -6,7 +6,16 @@ import dataclasses
 from collections.abc import Callable
 
 from sceneloom.schema import builtin_schemas
-from sceneloom_training.data import ade20k, celebamask, cityscapes, helen, nyu, paired, pix2pixhd
+from sceneloom_training.data import (
+    ade20k,
+    camvid,
+    celebamask,
+    cityscapes,
+    helen,
+    nyu,
+    paired,
+    pix2pixhd,
+)
 from sceneloom_training.data.sample import DataSet
 from sceneloom_training.data.streets import open_streets
 
@@ -35,6 +44,7 @@ LAYOUTS = {
         splits=tuple(cityscapes.FOLDERS),
     ),
     "ade20k": Layout(open=ade20k.open_ade20k, schemas=("ade20k",), splits=tuple(ade20k.FOLDERS)),
+    "camvid": Layout(open=camvid.open_camvid, schemas=("camvid",), splits=camvid.SPLITS),
     "nyu": Layout(open=nyu.open_nyu, schemas=("nyu40",), splits=("train", "test", "all")),
     "celebamask": Layout(
         open=celebamask.open_celebamask,

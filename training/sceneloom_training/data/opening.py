@@ -6,14 +6,12 @@ import dataclasses
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
-
-import numpy as np
+from typing import Any, Literal
 
 from sceneloom import progress
 from sceneloom.errors import DataSetError, ImageReadError, InputError
 from sceneloom.files import LeftOut, describe
-from sceneloom.map_reading import MapReader
+from sceneloom.map_reading import MapReader, instances_of_labels
 from sceneloom.maps import parse_size
 from sceneloom.schema import LabelSchema, builtin_schemas, load_schema
 from sceneloom.text import printable
@@ -91,8 +89,13 @@ def find_samples(settings: DataSettings) -> DataSet:
             )
         reader = MapReader(data.schema, settings, unknown=settings.unknown)
         data = dataclasses.replace(data, reader=reader)
-    if settings.boundaries == "labels" and data.schema is not None and not data.has_instances:
-        return LabelEdges(
+    boundaries = settings.boundaries
+    if (
+        boundaries in ("labels", "components")
+        and data.schema is not None
+        and not data.has_instances
+    ):
+        return InstancesOfLabels(
             keys=data.keys,
             schema=data.schema,
             has_instances=True,
@@ -100,18 +103,18 @@ def find_samples(settings: DataSettings) -> DataSet:
             left_out=data.left_out,
             incomplete=data.incomplete,
             data=data,
+            boundaries=boundaries,
         )
     return data
 
 
 @dataclasses.dataclass(kw_only=True, eq=False)
-class LabelEdges(DataSet):
-    """A data set without instance maps, whose label ids stand in for them: the boundaries of a
-    model are the edges of the label maps.
-    """
+class InstancesOfLabels(DataSet):
+    """A data set without instance maps, whose label maps stand in for them."""
 
     schema: LabelSchema
     data: DataSet
+    boundaries: Literal["labels", "components"]
 
     def files_of_one_size(self, index: int) -> tuple[Path, ...]:
         """See `DataSet.files_of_one_size`."""
@@ -123,8 +126,8 @@ class LabelEdges(DataSet):
         if sample is None:
             return None, wrong
         assert sample.label_map is not None
-        ids = self.schema.to_ids(sample.label_map).astype(np.int32)
-        return dataclasses.replace(sample, instance_map=ids), wrong
+        instances = instances_of_labels(sample.label_map, self.schema, self.boundaries)
+        return dataclasses.replace(sample, instance_map=instances), wrong
 
     def read(self, index: int) -> Sample:
         """Read one sample. See `DataSet.read`."""

@@ -62,9 +62,9 @@ class DataSettings(MapReading):
         MapReading.__post_init__(self)
         if self.boundaries == "colours":
             raise InputError(
-                "boundaries is colours; it is instances or labels where a data set is read. The "
-                "instance maps of CARLA's instance camera are the label maps: make <split>_inst a "
-                "link to <split>_label"
+                "boundaries is colours; it is instances, labels or components where a data set is "
+                "read. The instance maps of CARLA's instance camera are the label maps: make "
+                "<split>_inst a link to <split>_label"
             )
         if self.layout == "streets" and self.root is not None:
             raise InputError(f"root is {self.root}; streets are painted and have no folder")
