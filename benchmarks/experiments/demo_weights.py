@@ -81,7 +81,7 @@ def make(
             height=1024,
             width=2048,
             processes=processes,
-            markings=folder == marked,
+            labels="cityscapes-markings" if folder == marked else "cityscapes",
         )
     for number, name in enumerate(STAGES, 1):
         run, before = work / str(number), work / str(number - 1)
@@ -161,7 +161,7 @@ def evaluate(
         height=HEIGHT,
         width=WIDTH,
         processes=os.cpu_count() or 1,
-        markings=True,
+        labels="cityscapes-markings",
     )
     folders = {name: settings.work / "evaluated" / name for name in STYLES}
     for name, seed in STYLES.items():

@@ -164,7 +164,7 @@ def draw_data_set(folder: Path, settings: DemoSettings) -> None:
     for kind in ("test_label", "test_inst", "test_img"):
         (folder / kind).mkdir(parents=True)
     for number, seed in enumerate(TEST_SEEDS[: settings.maps]):
-        street = draw_pair(seed, settings.height, settings.width, markings=True)
+        street = draw_pair(seed, settings.height, settings.width, labels="cityscapes-markings")
         name = f"street_{number:03}"
         cv2.imwrite(str(folder / "test_label" / f"{name}_labelIds.png"), street.label_map)
         instances = street.instance_map.astype(np.uint16)

@@ -11,7 +11,7 @@ import dataclasses
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import cv2
 import numpy as np
@@ -34,6 +34,7 @@ from sceneloom_serving.onnx_runtime import OnnxRuntimeSynthesizer
 from sceneloom_serving.openvino_runtime import OpenVinoSynthesizer
 from sceneloom_serving.parity import Parity, Precision, reference_pictures
 from sceneloom_streets import draw_street
+from sceneloom_streets.painting import StreetLabels
 from sceneloom_training.networks import SynthesisNetwork
 from sceneloom_training.torch_synthesizer import TorchSynthesizer
 
@@ -142,8 +143,8 @@ def check_graph(
 CALIBRATION_MAPS = 8
 _MODERATE_SIZE = (256, 512)
 _STREETS = 3
-_OF_STREETS = {"cityscapes": False, "cityscapes-markings": True}
-"""Schema of streets -> whether it has classes for lane markings."""
+_OF_STREETS: dict[str, StreetLabels] = {name: name for name in get_args(StreetLabels)}
+"""Schemas of streets."""
 _STREET_SEED = 3_000_000  # far from every street of training or tests
 _GOLDEN_CLASSES = 16  # as in streets
 
@@ -239,7 +240,7 @@ def draw_map(contract: Contract, size: tuple[int, int], seed: int) -> Request:
     schema = contract.schema
     if schema is None or schema.name not in _OF_STREETS:
         return draw_probe(contract, *size, seed)
-    street = draw_street(_STREET_SEED + seed, *size, markings=_OF_STREETS[schema.name])
+    street = draw_street(_STREET_SEED + seed, *size, labels=_OF_STREETS[schema.name])
     instances = street.instance_map if contract.wants_instances else None
     return prepare(contract, street.label_map, instances)
 

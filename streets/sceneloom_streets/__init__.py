@@ -8,9 +8,9 @@ A seed is the same street at every size. Dependencies are numpy and OpenCV::
     street.label_map  # uint8 [H, W], Cityscapes label ids
     street.instance_map  # int32 [H, W], label * 1000 + n for people, riders and vehicles
 
-    pair = draw_pair(seed=7, height=1024, width=2048, markings=True)
+    pair = draw_pair(seed=7, height=1024, width=2048, labels="cityscapes-details")
     pair.photo  # uint8 [H, W, 3] RGB, aligned with the maps to the pixel
-    pair.label_map == 35  # lane markings: schema cityscapes-markings
+    pair.label_map == 36  # windows: schema cityscapes-details
 
 `paint_labels` and `paint_photo` paint the `Scene` of `build_street`, polygons without a resolution.
 `sceneloom_streets.dataset` writes many streets as files.

@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sceneloom.errors import DataSetError, InputError
-from sceneloom_streets.painting import check_size
+from sceneloom_streets.painting import StreetLabels, check_size
 from sceneloom_streets.street import draw_pair
 
 TRAIN_SEEDS = range(1500)
@@ -39,12 +39,12 @@ def write_streets(
     height: int,
     width: int,
     processes: int = 1,
-    markings: bool = False,
+    labels: StreetLabels = "cityscapes",
 ) -> int:
     """Write ``<split>_label``, ``<split>_inst`` and ``<split>_img`` below a folder.
 
     Files appear whole, and the photograph last: a second call paints the missing streets. Seed 12
-    is ``street_000012``. Size and markings are those of `draw_street`.
+    is ``street_000012``. Size and labels are those of `draw_street`.
 
     Returns the number of painted streets. Raises InputError if the size, a seed or the number of
     processes is out of range, DataSetError if the folder cannot be written.
@@ -56,7 +56,7 @@ def write_streets(
         for kind in ("label", "inst", "img"):
             (root / f"{split}_{kind}").mkdir(parents=True, exist_ok=True)
         missing = [seed for seed in seeds if not _path(root, split, "img", seed).is_file()]
-        paint = partial(write_street, root, split, height, width, markings)
+        paint = partial(write_street, root, split, height, width, labels)
         if min(processes, len(missing)) <= 1:
             for seed in missing:
                 paint(seed)
@@ -71,11 +71,11 @@ def write_streets(
 
 
 def write_street(
-    root: Path, split: str, height: int, width: int, markings: bool, seed: int
+    root: Path, split: str, height: int, width: int, labels: StreetLabels, seed: int
 ) -> None:
     """Paint one street and write its three files; arguments as for `write_streets`."""
     cv2.setNumThreads(1)
-    pair = draw_pair(seed, height, width, markings=markings)
+    pair = draw_pair(seed, height, width, labels=labels)
     files: dict[str, npt.NDArray[Any]] = {
         "label": pair.label_map,
         "inst": pair.instance_map.astype(np.uint16),

@@ -25,8 +25,26 @@ TRUCK = 27
 BUS = 28
 MOTORCYCLE = 32
 BICYCLE = 33
+LICENSE_PLATE = 34
 LANE_MARKING = 35
 """White lines and pedestrian crossings: of ``cityscapes-markings``, not of Cityscapes."""
+
+WINDOW = 36
+DOOR = 37
+SHOP_WINDOW = 38
+ROOF = 39
+VEHICLE_GLASS = 40
+WHEEL = 41
+HEAD_LAMP = 42
+REAR_LAMP = 43
+HEAD = 44
+UPPER_CLOTHES = 45
+LOWER_CLOTHES = 46
+TRUNK = 47
+KERB = 48
+"""These and lane markings are of ``cityscapes-details``: parts of houses, vehicles, people, trees
+and the road, which Cityscapes does not separate.
+"""
 
 COUNTED = frozenset({PERSON, RIDER, CAR, TRUCK, BUS, MOTORCYCLE, BICYCLE})
 """Labels whose things have numbers of their own in the instance map."""

@@ -15,7 +15,7 @@ from sceneloom.errors import InputError
 from sceneloom_streets import ids
 from sceneloom_streets.camera import HALF_FRAME, project
 from sceneloom_streets.ground import lay_ground
-from sceneloom_streets.painting import check_size, fill, paint_labels
+from sceneloom_streets.painting import StreetLabels, check_size, fill, paint_labels
 from sceneloom_streets.photo import paint_photo
 from sceneloom_streets.plan import draw_plan
 from sceneloom_streets.roadside import add_furniture, add_houses
@@ -33,7 +33,7 @@ class Street:
     """A drawn street."""
 
     label_map: npt.NDArray[np.uint8]
-    """Cityscapes label ids, uint8 [H, W]; with markings also 35, lane marking."""
+    """Label ids of Cityscapes or of the asked schema, uint8 [H, W]."""
     instance_map: npt.NDArray[np.int32]
     """Instances, int32 [H, W]: ``label * 1000 + n`` for counted things, the label elsewhere."""
 
@@ -47,7 +47,7 @@ class Pair(Street):
 
 
 def draw_street(
-    seed: int, height: int = 1024, width: int = 2048, *, markings: bool = False
+    seed: int, height: int = 1024, width: int = 2048, *, labels: StreetLabels = "cityscapes"
 ) -> Street:
     """Draw the street of a seed, from 0: equal seeds give the same street at any size.
 
@@ -55,22 +55,25 @@ def draw_street(
         seed: whole number from 0.
         height: pixels, 16 to 16384.
         width: pixels, 16 to 16384 and at most four times the height, composed for twice.
-        markings: label lane lines and zebra crossings as lane marking, id 35 (schema
-            ``cityscapes-markings``).
+        labels: schema of the maps: ``cityscapes-markings`` labels lane lines and zebra crossings
+            as lane marking, id 35; ``cityscapes-details`` labels windows, wheels, clothes and other
+            parts too, and numbers houses.
 
     Raises InputError if the seed or the size is out of range.
     """
     check_size(height, width)
     scene = build_street(seed)
-    label_map, instance_map = paint_labels(scene, height, width, markings=markings)
+    label_map, instance_map = paint_labels(scene, height, width, labels=labels)
     return Street(label_map=label_map, instance_map=instance_map)
 
 
-def draw_pair(seed: int, height: int = 1024, width: int = 2048, *, markings: bool = False) -> Pair:
+def draw_pair(
+    seed: int, height: int = 1024, width: int = 2048, *, labels: StreetLabels = "cityscapes"
+) -> Pair:
     """Draw the street of a seed and its photograph; see `draw_street`."""
     check_size(height, width)
     scene = build_street(seed)
-    label_map, instance_map = paint_labels(scene, height, width, markings=markings)
+    label_map, instance_map = paint_labels(scene, height, width, labels=labels)
     photo = paint_photo(scene, height, width)
     return Pair(label_map=label_map, instance_map=instance_map, photo=photo)
 

@@ -46,13 +46,13 @@ def write_small_streets(
     height: int,
     width: int,
     processes: int,
-    markings: bool = False,
+    labels: str = "cityscapes",
 ) -> None:
     assert width == 2 * height
     assert processes >= 1
-    assert markings == (folder.name == "marked")
+    assert labels == ("cityscapes-markings" if folder.name == "marked" else "cityscapes")
     dataset.write_streets(
-        folder, split, seeds[:4], height=128, width=256, processes=1, markings=markings
+        folder, split, seeds[:4], height=128, width=256, processes=1, labels=labels
     )
 
 

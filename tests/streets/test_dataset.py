@@ -10,6 +10,7 @@ import pytest
 from sceneloom.errors import DataSetError, InputError
 from sceneloom_streets import draw_pair
 from sceneloom_streets.dataset import TEST_SEEDS, TRAIN_SEEDS, write_streets
+from sceneloom_streets.painting import StreetLabels
 from sceneloom_training.data import DataSettings, open_data_set
 
 
@@ -26,9 +27,11 @@ def test_what_is_written_is_what_is_painted(tmp_path: Path) -> None:
         assert np.array_equal(sample.instance_map, pair.instance_map)
 
 
-def test_streets_with_markings(tmp_path: Path) -> None:
-    write_streets(tmp_path, "train", [3], height=96, width=192, markings=True)
-    labels = "cityscapes-markings"
+@pytest.mark.parametrize(
+    ("labels", "part"), [("cityscapes-markings", 35), ("cityscapes-details", 36)]
+)
+def test_streets_with_further_labels(tmp_path: Path, labels: StreetLabels, part: int) -> None:
+    write_streets(tmp_path, "train", [3], height=96, width=192, labels=labels)
     written = open_data_set(DataSettings(layout="pix2pixhd", root=tmp_path, labels=labels)).read(0)
     painted = open_data_set(
         DataSettings(
@@ -39,8 +42,8 @@ def test_streets_with_markings(tmp_path: Path) -> None:
             streets_size="192x96",
         )
     ).read(0)
-    pair = draw_pair(3, 96, 192, markings=True)
-    assert (pair.label_map == 35).any()
+    pair = draw_pair(3, 96, 192, labels=labels)
+    assert (pair.label_map == part).any()
     for sample in (written, painted):
         assert sample.label_map is not None
         assert np.array_equal(sample.label_map, pair.label_map)

@@ -126,7 +126,14 @@ def test_names_that_are_a_kind_and_nothing_else(tmp_path: Path) -> None:
 
 
 def test_which_schemas_have_training_ids() -> None:
-    names = ("cityscapes", "cityscapes-eval", "cityscapes-markings", "cityscapes19", "nyu40")
+    names = (
+        "cityscapes",
+        "cityscapes-details",
+        "cityscapes-eval",
+        "cityscapes-markings",
+        "cityscapes19",
+        "nyu40",
+    )
     assert [n for n in names if load_schema(n).has_training_ids] == ["cityscapes19"]
 
 

@@ -80,7 +80,8 @@ def test_settings_that_do_not_fit_together(changes: dict[str, Any], reason: str)
 def test_streets_are_painted_in_cityscapes_ids_only(labels: str) -> None:
     with pytest.raises(
         InputError,
-        match="not those of streets; it takes cityscapes or cityscapes-eval or cityscapes-markings",
+        match="not those of streets; it takes cityscapes or cityscapes-eval or cityscapes-markings "
+        "or cityscapes-details",
     ):
         open_data_set(dataclasses.replace(STREETS, labels=labels))
     with pytest.raises(InputError, match="no label schema 'nowhere'"):

@@ -55,7 +55,7 @@ LAYOUTS = {
     "paired": Layout(open=paired.open_paired, schemas=(), splits=_START),
     "streets": Layout(
         open=open_streets,
-        schemas=("cityscapes", "cityscapes-eval", "cityscapes-markings"),
+        schemas=("cityscapes", "cityscapes-eval", "cityscapes-markings", "cityscapes-details"),
         splits="any; the seeds alone decide",
     ),
 }

@@ -9,8 +9,8 @@ import numpy as np
 from sceneloom.maps import OnUnknown
 from sceneloom.schema import LabelSchema
 from sceneloom_streets import draw_pair
-from sceneloom_streets.ids import LANE_MARKING
-from sceneloom_streets.painting import check_size
+from sceneloom_streets.ids import LANE_MARKING, WINDOW
+from sceneloom_streets.painting import StreetLabels, check_size
 from sceneloom_training.data.sample import DataSet, Sample, label_channels
 
 
@@ -19,15 +19,18 @@ class StreetDataSet(DataSet):
     """The streets of consecutive seeds, with keys such as ``street_000012``."""
 
     schema: LabelSchema
-    """Cityscapes' label ids. Streets have lane markings if it has an id for them."""
+    """Cityscapes' label ids. Streets have lane markings, and all parts, if it has ids for them."""
     seeds: range
     height: int
     width: int
 
     def read(self, index: int) -> Sample:
         """Paint one street and its photograph. See `DataSet.read`."""
-        markings = any(label.id == LANE_MARKING for label in self.schema.labels)
-        pair = draw_pair(self.seeds[index], self.height, self.width, markings=markings)
+        known = {label.id for label in self.schema.labels}
+        labels: StreetLabels = "cityscapes"
+        if LANE_MARKING in known:
+            labels = "cityscapes-details" if WINDOW in known else "cityscapes-markings"
+        pair = draw_pair(self.seeds[index], self.height, self.width, labels=labels)
         label_map = label_channels(
             pair.label_map, self.schema, unknown=self.unknown, name=self.keys[index]
         )
