@@ -1,4 +1,4 @@
-"""The demo's page: label colours, boundaries and picture side by side, and seconds per stage."""
+"""The demo's page: pictures over their label maps, the looks of a street and of a thing in it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import jinja2
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class PageRow:
+class Street:
     """One map on the page; paths are relative to the page."""
 
     name: str
@@ -20,38 +20,53 @@ class PageRow:
     boundaries: str
     """Instance boundaries, black on white."""
     picture: str
-    """Synthesized picture."""
+    """Synthesized picture, as JPEG."""
     painted: str
     """Picture of the same street by the painter of the training streets."""
 
 
-def write(
-    folder: Path,
-    rows: Sequence[PageRow],
-    looks: Sequence[str],
-    seconds: Mapping[str, float],
-    *,
-    weights: str,
-    serve_again: str,
-) -> None:
-    """Write FOLDER/index.html.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Look:
+    """A picture in one style; paths are relative to the page."""
 
-    Args:
-        folder: folder of the page.
-        rows: one per map.
-        looks: paths of the first map's pictures in several styles.
-        seconds: stage -> seconds.
-        weights: description of the generator's weights.
-        serve_again: command that serves the model again.
-    """
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        keep_trailing_newline=True,
-    )
-    page = environment.get_template("page.html").render(
-        rows=rows, looks=looks, seconds=seconds, weights=weights, serve_again=serve_again
-    )
-    (folder / "index.html").write_text(page, "utf-8")
+    caption: str
+    shown: str
+    """Picture, as JPEG."""
+    full: str
+    """Picture as it was rendered."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Page:
+    """What the page shows."""
+
+    rows: Sequence[Street]
+    looks: Sequence[Look]
+    """The first street in several styles."""
+    thing: str
+    """Name of the class of the thing whose looks are shown; empty without one."""
+    thing_looks: Sequence[Look]
+    seconds: Mapping[str, float]
+    """Stage -> seconds."""
+    size: str
+    """WIDTHxHEIGHT."""
+    score: str
+    """Sentence on the generator's evaluation."""
+    weights: str
+    """Description of the generator's weights."""
+    serve_again: str
+    """Command that serves the model again."""
+    checkout: str
+    """Path from the page to the checkout, for links to its documents."""
+
+    def write(self, folder: Path) -> None:
+        """Write FOLDER/index.html."""
+        environment = jinja2.Environment(
+            loader=jinja2.FileSystemLoader(Path(__file__).parent),
+            autoescape=True,
+            undefined=jinja2.StrictUndefined,
+            trim_blocks=True,
+            keep_trailing_newline=True,
+        )
+        page = environment.get_template("page.html").render(**vars(self))
+        (folder / "index.html").write_text(page, "utf-8")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import runpy
 import shutil
 import subprocess
@@ -42,13 +43,18 @@ def check_demo(folder: Path, pictures: int, height: int, width: int, again: Path
         name = f"street_{number:03}_labelIds"
         painted = f"data/test_img/street_{number:03}.png"
         maps = (f"page/{name}_labels.png", f"page/{name}_boundaries.png")
-        shown = (*maps, painted, f"pictures/{name}.png")
-        for image in shown:
+        for image in (*maps, painted, f"page/{name}.jpg"):
             assert image in page
             assert cv2.imread(str(folder / image)).shape == (height, width, 3)
-    looks = [f"looks/{seed}/street_000_labelIds.png" for seed in (1, 2, 3)]
-    assert all(look in page for look in looks)
-    assert len({(folder / look).read_bytes() for look in looks}) == 3
+    looks = [f"looks/{seed}/street_000_labelIds.png" for seed in range(1, 7)]
+    of_thing = [f"looks/car/{cluster}.png" for cluster in range(6)]
+    for group in (looks, of_thing):
+        assert all(look in page for look in group)
+        assert all(look.replace(".png", ".jpg") in page for look in group)
+        assert len({(folder / look).read_bytes() for look in group}) == 6
+    linked = re.findall(r'href="([^"]+)"', page)
+    assert [path for path in linked if not (folder / path).is_file()] == []
+    assert any(path.endswith("MODEL_CARD.md") for path in linked)
 
     first = "street_000_labelIds.png"
     for kind, name in (("test_label", first), ("test_inst", "street_000_instanceIds.png")):
@@ -68,7 +74,7 @@ def check_demo(folder: Path, pictures: int, height: int, width: int, again: Path
 def test_what_make_demo_wrote(tmp_path: Path) -> None:
     folder = CHECKOUT / "build" / "demo"
     assert (folder / "report.json").is_file(), "make demo writes it"
-    check_demo(folder, 4, 1024, 2048, tmp_path)
+    check_demo(folder, 6, 1024, 2048, tmp_path)
 
 
 @pytest.mark.slow
