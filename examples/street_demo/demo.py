@@ -225,6 +225,7 @@ def render_thing(client: TritonSynthesizer, pairs: Sequence[MapPair], out: Path)
     drawn = clusters_by_seed(
         client.contract, label_map, instance_map, LOOKS[0], key=pair.key, of="all"
     )
+    assert thing.label_id is not None
     looks = []
     for cluster in range(len(client.contract.style_clusters[thing.label_id])):
         style = styles_by_cluster(
