@@ -62,6 +62,43 @@ export class LabelMap {
     return { runs: Int32Array.from(runs), news };
   }
 
+  /**
+   * Give spans what another map of the same size has there.
+   * @param {Iterable<Span>} spans
+   * @param {LabelMap} other
+   * @returns {Change}
+   */
+  restore(spans, other) {
+    const changes = [];
+    for (const { y, start, end } of spans) {
+      if (y < 0 || y >= this.height) continue;
+      const last = Math.min(end, this.width);
+      let x = Math.max(start, 0);
+      while (x < last) {
+        const at = y * this.width + x;
+        const label = other.labels[at], instance = other.instances[at];
+        const from = x;
+        do x++;
+        while (x < last && other.labels[y * this.width + x] === label && other.instances[y * this.width + x] === instance);
+        changes.push(this.paint([{ y, start: from, end: x }], label, instance));
+      }
+    }
+    return joinChanges(changes);
+  }
+
+  /** A copy, of a part with the same scale or of every `step`th pixel. @param {{ left: number, top: number, width: number, height: number }} [part] @param {number} [step] */
+  copy(part = { left: 0, top: 0, width: this.width, height: this.height }, step = 1) {
+    const found = new LabelMap(Math.floor(part.width / step), Math.floor(part.height / step), 0);
+    for (let y = 0; y < found.height; y++) {
+      for (let x = 0; x < found.width; x++) {
+        const from = (part.top + y * step) * this.width + part.left + x * step;
+        found.labels[y * found.width + x] = this.labels[from];
+        found.instances[y * found.width + x] = this.instances[from];
+      }
+    }
+    return found;
+  }
+
   /** Undo a change, the newest first. @param {Change} change */
   undo({ runs }) {
     // Later runs may lie on earlier ones.

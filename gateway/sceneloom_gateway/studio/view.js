@@ -154,7 +154,10 @@ export class View {
     if (this.layout === "picture") return { picture: whole };
     if (this.layout === "slider") return { map: whole, picture: whole };
     const gap = 8;
-    if (width > 1.35 * height) {
+    const { width: wide, height: high } = this.viewport;
+    const beside = Math.min((width - gap) / 2 / wide, height / high);
+    const below = Math.min(width / wide, (height - gap) / 2 / high);
+    if (beside > below) {
       const half = (width - gap) / 2;
       return { map: { ...whole, width: half }, picture: { ...whole, left: half + gap, width: half } };
     }

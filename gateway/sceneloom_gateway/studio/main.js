@@ -1,0 +1,16 @@
+// @ts-check
+import { fetchModel, fetchSample } from "./api.js";
+import { Studio } from "./studio.js";
+import { show } from "./ui.js";
+
+const status = /** @type {HTMLElement} */ (document.getElementById("status"));
+try {
+  status.textContent = "Opening a street ...";
+  const model = await fetchModel();
+  const studio = new Studio(model, await fetchSample(0));
+  show(studio);
+  studio.queue.request(false);
+} catch (error) {
+  status.classList.add("wrong");
+  status.textContent = `The studio cannot begin: ${error instanceof Error ? error.message : error}`;
+}
