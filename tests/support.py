@@ -72,10 +72,14 @@ def save_published(generator: Generator, path: Path) -> None:
 
 
 def free_ports(**settings: Any) -> ServerSettings:
-    """Settings of an embedded server that takes free ports, so that tests can run side by side."""
+    """Settings of an embedded server that takes free ports, so that tests can run side by side, and
+    that ends at once: Triton takes two seconds for an end in order.
+    """
     from sceneloom_serving.embedded import ServerSettings
 
-    return ServerSettings(http_port=0, grpc_port=0, metrics_port=0, **settings)
+    return ServerSettings(
+        **{"http_port": 0, "grpc_port": 0, "metrics_port": 0, "stop_timeout": 0, **settings}
+    )
 
 
 def blocky_maps(
@@ -105,10 +109,13 @@ def run_command(
 
 
 class ServeCommand:
-    """`sceneloom serve` in a process of its own, on free ports; ready once it is made."""
+    """`sceneloom serve` in a process of its own, on free ports; ready once it is made. Without a
+    `stop_timeout` its server is killed when it ends.
+    """
 
-    def __init__(self, repository: Path, *flags: str) -> None:
+    def __init__(self, repository: Path, *flags: str, stop_timeout: int = 0) -> None:
         ports = ["--http-port", "0", "--grpc-port", "0", "--metrics-port", "0"]
+        flags = (*flags, "--stop-timeout", str(stop_timeout))
         self.process = subprocess.Popen(
             [*COMMAND, "serve", str(repository), *ports, *flags],
             stdout=subprocess.PIPE,

@@ -48,7 +48,7 @@ def dataset(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_serve_stops_cleanly(exported: Exported, number: int) -> None:
-    serve = ServeCommand(exported.repository)
+    serve = ServeCommand(exported.repository, stop_timeout=30)
     (server,) = children(serve.process.pid)
     code, errors = serve.end(number)
     assert code == 0, errors
@@ -82,7 +82,7 @@ def test_killed_serve_leaves_no_process_and_the_next_one_sweeps(
 ) -> None:
     # A folder of its own for temporary files: any other server that is made meanwhile sweeps too.
     monkeypatch.setenv("TMPDIR", str(tmp_path))
-    serve = ServeCommand(exported.repository)
+    serve = ServeCommand(exported.repository, stop_timeout=30)
     pid = serve.process.pid
     (server,) = children(pid)
     processes = [server, *children(server)]

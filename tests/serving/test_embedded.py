@@ -206,7 +206,7 @@ def test_golden_probe_refuses_other_weights(copy: Path, before: set[str]) -> Non
 
 
 def test_stopping_lets_requests_finish_and_cleans_up(copy: Path, before: set[str]) -> None:
-    server = EmbeddedServer(copy, free_ports()).start()
+    server = EmbeddedServer(copy, free_ports(stop_timeout=30)).start()
     assert server.golden_difference <= 2
     assert regions() > before
     pid = server.pid

@@ -193,7 +193,7 @@ def test_server_that_was_restarted_with_another_engine_answers_no_old_client(
     not.
     """
     free = {f"{name}_port": free_port() for name in ("http", "grpc", "metrics")}
-    ports = ServerSettings(**free, stop_timeout=1)
+    ports = ServerSettings(**free, stop_timeout=0)
     golden = load_golden(exported.repository)
     inputs = (golden.request.label_map, golden.request.instance_map)
     with EmbeddedServer(exported.repository, ports, engine="openvino-fp32", encoded=True) as first:
