@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from sceneloom_serving.embedded import EmbeddedServer
     from sceneloom_training.networks import GeneratorArchitecture
 
-# Python's collector would go through PyTorch and its like so often that an eighth of the time is its.
+# Without this an eighth of the time goes to the collector, which looks through all of PyTorch.
 gc.set_threshold(50_000)
 
 # How long one example takes says something of the machine only, which others use too.
