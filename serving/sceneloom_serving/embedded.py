@@ -198,7 +198,7 @@ class EmbeddedServer:
             # Before its proof the server has no users, and without its model's process Triton would
             # wait for requests without an answer.
             whole = self.model_processes and all(map(_running, self.model_processes))
-            in_order = whole and not at_once and self._settings.stop_timeout
+            in_order = whole and not at_once and self._settings.stop_timeout > 0
             process.send_signal(signal.SIGTERM if in_order else signal.SIGKILL)
             try:
                 process.wait(self._settings.stop_timeout + 5)
