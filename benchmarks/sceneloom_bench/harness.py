@@ -236,7 +236,7 @@ def served(settings: ServedSettings, *, encoded: bool = False) -> Iterator[Serve
     assert repository is not None
     # The configuration names the fastest engine of the machine that exported.
     engine = settings.engine or choose_engine(repository, bundle_hash(repository), say=progress.say)
-    # Whoever used it has its answers, so nothing is cut short.
+    # All answers have come by then, so nothing is cut short.
     ports = ServerSettings(
         http_port=0, grpc_port=0, metrics_port=0, start_timeout=900, stop_timeout=0
     )
