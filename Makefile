@@ -42,7 +42,7 @@ lint: $(INSTALLED)
 	$(BIN)/mypy
 
 unit: $(INSTALLED)
-	$(TESTS) --ignore $(EVALUATE) tests/training tests/client tests/streets tests/test_docs.py tests/test_damaged_files.py
+	$(TESTS) --ignore $(EVALUATE) tests/training tests/client tests/test_damaged_files.py tests/test_docs.py tests/streets
 	$(TESTS) tests/benchmarks tests/examples $(EVALUATE) tests/export tests/serving tests/deploy
 
 cases: $(INSTALLED)  ## inputs and situations that failed before, of ../shared/cases where that is there

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
     from sceneloom_export.bundle import Exported
     from sceneloom_serving.embedded import EmbeddedServer
     from sceneloom_training.networks import GeneratorArchitecture
+
+# Without this an eighth of the time goes to the collector, which looks through all of PyTorch.
+gc.set_threshold(50_000)
 
 # How long one example takes says something of the machine only, which others use too.
 hypothesis.settings.register_profile(

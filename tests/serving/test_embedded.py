@@ -206,7 +206,7 @@ def test_golden_probe_refuses_other_weights(copy: Path, before: set[str]) -> Non
 
 
 def test_stopping_lets_requests_finish_and_cleans_up(copy: Path, before: set[str]) -> None:
-    server = EmbeddedServer(copy, free_ports()).start()
+    server = EmbeddedServer(copy, free_ports(stop_timeout=30)).start()
     assert server.golden_difference <= 2
     assert regions() > before
     pid = server.pid
@@ -372,8 +372,8 @@ def test_start_timeout(copy: Path, before: set[str]) -> None:
     slow_start = copy / "synthesis/1/model.py"
     slow_start.write_text("import time\ntime.sleep(60)\n" + slow_start.read_text())
     start = time.monotonic()
-    with pytest.raises(ServerStartError, match="not ready within 3 s"):
-        EmbeddedServer(copy, free_ports(start_timeout=3, stop_timeout=1)).start()
+    with pytest.raises(ServerStartError, match="not ready within 1 s"):
+        EmbeddedServer(copy, free_ports(start_timeout=1, stop_timeout=1)).start()
     assert time.monotonic() - start < 30
     assert regions() == before
 

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import json
 import os
+import re
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from sceneloom import cli
+from sceneloom import cli, progress
 from sceneloom.errors import EngineError
 from sceneloom.synthesizer import Synthesizer
 from sceneloom_bench.child_process import ChildProcess
@@ -38,9 +41,26 @@ def open_nothing() -> Synthesizer:
     raise EngineError("there is no such thing")
 
 
+class Said(io.StringIO):
+    """Lines on stderr, and those that came before there was a report."""
+
+    def __init__(self, report: Path) -> None:
+        super().__init__()
+        self._report = report
+        self.before: list[str] = []
+
+    def write(self, text: str) -> int:
+        if not self._report.is_file():
+            self.before += text.splitlines()
+        return super().write(text)
+
+
 def test_pytorch_alone_from_the_command_line_to_the_report(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    said = Said(tmp_path / "engine-small.json")
+    monkeypatch.setattr(sys, "stderr", said)
+    monkeypatch.setattr(progress, "HEARTBEAT", 0.5)
     small = ["--ngf", "4", "--blocks", "1", "--size", "128x64", "--rounds", "2", "--maps", "2"]
     chosen = ["--engines", "torch-fp32", "tensorrt-fp16", "--name", "small"]
     arguments = ["bench", "engine", "--out", str(tmp_path), *small, *chosen]
@@ -51,12 +71,19 @@ def test_pytorch_alone_from_the_command_line_to_the_report(
         "No engine that passed was measured beside PyTorch eager.",
         f"report: {tmp_path / 'engine-small.json'}",
     ]
-    for line in (
+    begun = [re.sub(r", \d+ s so far.*", " ...", line) for line in said.before]
+    expected = [
+        "look for a GPU ...",
+        "prepare the checkpoint ...",
+        "draw 2 maps of 128x64 ...",
         "load torch-fp32 (1 of 1) ...",
-        "warm-up, torch-fp32 (1 of 3) ...",
-        "round 2 of 2",
-    ):
-        assert line in shown.err
+        "batch 1, warm-up, torch-fp32 (1 of 3) ...",
+        "batch 1, round 2 of 2, torch-fp32 (3 of 3) ...",
+        "measure the matrix product and the copy again ...",
+    ]
+    assert [line for line in dict.fromkeys(begun) if line in expected] == expected
+    # PyTorch's import in the child takes longer than half a second.
+    assert re.search(r"^look for a GPU, \d+ s so far \.\.\.$", said.getvalue(), re.MULTILINE)
     assert (report.kind, report.baseline) == ("engine", "torch-fp32")
     eager = report.named("torch-fp32", batch=1)
     assert [len(block) for block in eager.samples] == [1, 1]
