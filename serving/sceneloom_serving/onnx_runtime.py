@@ -44,9 +44,11 @@ class OnnxRuntimeSynthesizer(Synthesizer):
         options.log_severity_level = 3
         # Float32 stays float32: TF32 is that provider's default on newer GPUs.
         given = {"device_id": 0, "use_tf32": 0} if provider == "cuda" else {}
+        # The Python in Triton takes file names for ASCII; ONNX Runtime wants the text.
+        path = os.fsencode(model).decode("utf-8", "surrogateescape")
         try:
             self._session = onnxruntime.InferenceSession(
-                str(model), options, providers=[(_PROVIDERS[provider], given)]
+                path, options, providers=[(_PROVIDERS[provider], given)]
             )
         except Exception as error:  # onnxruntime's own classes differ between builds
             raise ExportError(f"{model}: ONNX Runtime cannot load it ({said(error)})") from None

@@ -144,9 +144,21 @@ def test_repository_of_any_name_is_served_and_never_run(
     copy.rename(place)
     (place / "notes").mkdir()  # a folder that is no model
     monkeypatch.chdir(place.parent)
-    with EmbeddedServer(place, free_ports()) as server, TritonSynthesizer(server.grpc) as client:
+    # Python in Triton takes names for ASCII, which stops ONNX Runtime and not OpenVINO.
+    server = EmbeddedServer(place, free_ports(), engine="onnxruntime-fp32")
+    with server, TritonSynthesizer(server.grpc) as client:
         assert client.synthesize(*blocky_maps(32, 32, seed=0)).std() > 0
     assert sorted(p.name for p in place.parent.iterdir()) == [name]
+
+
+def test_a_place_that_is_not_utf8_is_served_or_named(
+    copy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = Path(os.fsdecode(os.fsencode(copy.parent) + b"/na\xefve"))
+    copy.rename(place)
+    server = EmbeddedServer(place, free_ports(), engine="onnxruntime-fp32")
+    with pytest.raises(ServerStartError, match=r"na\\xefve.*ONNX Runtime cannot load it"):
+        server.start()
 
 
 def test_configuration_of_another_model_fails_at_once(copy: Path) -> None:
