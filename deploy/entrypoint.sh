@@ -4,7 +4,7 @@
 # ready.
 #
 #   SCENELOOM_REPOSITORY     folder that sceneloom export wrote; /models
-#   SCENELOOM_VARIANT        tensorrt, tensorrt-throughput, onnxruntime or embedded; tensorrt
+#   SCENELOOM_VARIANT        tensorrt, tensorrt-throughput, aoti, onnxruntime or embedded; tensorrt
 #   SCENELOOM_ENCODED        on also serves the encoded path, in two Python processes around the same model; off
 #   SCENELOOM_SHARED_MEMORY  on lets clients register shared memory; off
 #   SCENELOOM_ADMIN_KEY      opens the restricted APIs to who sends it; without it nobody can
@@ -40,6 +40,10 @@ for name in $models; do
     [ ! -d "$source/configs" ] || ln -s "$source/configs" "$served/$name/"
     if [ "$name" = synthesis ] && [ "$variant" != embedded ]; then
         ln -s "$source/1" "$served/$name/"
+        if [ "$variant" = aoti ]; then
+            mkdir "$served/synthesis_aoti"
+            ln -s "$source/aoti/config.pbtxt" "$source/1" "$served/synthesis_aoti/"
+        fi
     else
         mkdir "$served/$name/1"
         ln -s "$source/1"/* "$served/$name/1/"

@@ -78,11 +78,9 @@ def this_machine(device: int = 0) -> Machine:
         raise EngineError(f"no GPU {device}; this machine has {count}, from 0")
     properties = checked(cudart.cudaGetDeviceProperties(device), "asking for the GPU's name")
     name = properties.name
-    text = _DRIVER.read_text("utf-8", "replace") if _DRIVER.is_file() else ""
-    found = re.search(r"\b\d{3}\.\d+(\.\d+)?\b", text)
     # Without it the newest CUDA that the driver takes: far below a driver's own numbers, so that a
     # record with those refuses it.
-    driver = found[0] if found else _dotted(checked(cudart.cudaDriverGetVersion(), "its version"))
+    driver = driver_version() or _dotted(checked(cudart.cudaDriverGetVersion(), "its version"))
     return Machine(
         # The three numbers of a release: 10.16.1.11 is 10.16.1.
         tensorrt=".".join(re.findall(r"\d+", tensorrt.__version__)[:3]),
@@ -91,6 +89,13 @@ def this_machine(device: int = 0) -> Machine:
         gpu=(name.decode() if isinstance(name, bytes) else str(name)).rstrip("\0"),
         compute_capability=f"{properties.major}.{properties.minor}",
     )
+
+
+def driver_version() -> str:
+    """Version of NVIDIA's driver, such as 580.65.06, or empty without one that tells."""
+    text = _DRIVER.read_text("utf-8", "replace") if _DRIVER.is_file() else ""
+    found = re.search(r"\b\d{3}\.\d+(\.\d+)?\b", text)
+    return found[0] if found else ""
 
 
 def _dotted(cuda: int) -> str:

@@ -30,15 +30,13 @@ from sceneloom.maps import Image, InstanceMap, LabelMap, Style
 from sceneloom.request import tensors
 from sceneloom.synthesizer import Synthesizer
 from sceneloom_serving.gpu import checked, load_cuda, load_tensorrt, this_machine
-from sceneloom_serving.plan_record import PlanRecord, choose_profile, input_shapes, verified_plan
-
-_DTYPES: dict[str, npt.DTypeLike] = {
-    INPUT_LABELS: np.uint8,
-    INPUT_PICTURE: np.uint8,
-    INPUT_INSTANCES: np.int32,
-    INPUT_STYLE: np.float32,
-    OUTPUT_IMAGE: np.uint8,
-}
+from sceneloom_serving.plan_record import (
+    TENSOR_TYPES,
+    PlanRecord,
+    choose_profile,
+    input_shapes,
+    verified_plan,
+)
 
 
 class TensorRTSynthesizer(Synthesizer):
@@ -140,7 +138,7 @@ class _Execution:
         largest = profile.shapes(record.contract, "most")
         largest[OUTPUT_IMAGE] = (*largest[record.contract.main_input][:3], 3)
         for name, shape in largest.items():
-            self._buffers[name] = TensorBuffer(shape, _DTYPES[name])
+            self._buffers[name] = TensorBuffer(shape, TENSOR_TYPES[name])
             if not self._context.set_tensor_address(name, self._buffers[name].device):
                 raise EngineError(f"TensorRT refuses the memory of {name}")
 
