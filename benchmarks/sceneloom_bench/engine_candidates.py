@@ -23,7 +23,7 @@ from sceneloom_bench.peaks import Device
 from sceneloom_bench.reports.headline import THROUGH_TRITON
 from sceneloom_bench.turns import DeviceTimed, EngineProcess, EngineRunner, Runner
 from sceneloom_export.settings import ExportPrecision
-from sceneloom_serving.bundle import CPU_FILE
+from sceneloom_serving.bundle import CPU_FILE, PACKAGE_FILE, PLAN_FILE
 from sceneloom_serving.engines import ENGINES, open_engine, peak_memory_mib, unavailable
 from sceneloom_serving.onnx_runtime import usable_cpus
 from sceneloom_serving.parity import Precision
@@ -35,7 +35,6 @@ EAGER = "torch-fp32"
 """The baseline: PyTorch eager, float32, NCHW, as published."""
 ALL_CLASSES = "openvino-fp32, all classes"
 """OpenVINO without the rewriting that leaves out absent classes."""
-PLAN = "tensorrt-fp16"
 SERVED = THROUGH_TRITON
 
 
@@ -127,6 +126,14 @@ def needed_precisions(names: Sequence[str]) -> list[ExportPrecision]:
 def needs_bundle(name: str) -> bool:
     """Whether a candidate runs an exported model."""
     return name in ENGINES or name == ALL_CLASSES
+
+
+def built_later(names: Sequence[str]) -> list[str]:
+    """Of these names, the engines whose file is built from the export: the plan, and of those that
+    run the package, which has one precision, the last.
+    """
+    files = {engine.file: name for name, engine in ENGINES.items() if name in names}
+    return [files[file] for file in (PLAN_FILE, PACKAGE_FILE) if file in files]
 
 
 def candidates(

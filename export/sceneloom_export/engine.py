@@ -44,6 +44,7 @@ _BUILT_OF: tuple[str, ...] = ("graph", "builder", "precision", "profiles", "sett
 _BUILT_OF += ("version_compatible", "hardware")
 """Fields of a record that equal builds share."""
 _WARM_UP = 20
+_TIMED_SECONDS = 60.0  # no picture is started later: on a CPU one may take half a minute
 _VARIED = 4  # maps that are timed in turn
 
 
@@ -207,7 +208,7 @@ def _build(job: _Job, path: Path, norms: str) -> PlanRecord:
             with progress.stage("prove the plan"):
                 parity = run_parity(job.references.pictures, engine, job.references.requests)
             check_parity(parity, job.settings.precision, _runtime(job.machine))
-        with progress.stage(f"time {job.settings.timed_runs} pictures"):
+        with progress.stage(f"time up to {job.settings.timed_runs} pictures"):
             latency = _time(engine, job.profiles[0], job.settings.timed_runs)
     return dataclasses.replace(
         record,
@@ -253,7 +254,7 @@ def _time(
     engine: TensorRTSynthesizer | AotiSynthesizer, profile: Profile, count: int
 ) -> dict[str, Any]:
     """Time uploads, computation and downloads at the profile's tuned point, in turn on maps of
-    16x16 blocks with random labels and instances; the record's latency.
+    16x16 blocks with random labels and instances, for at most a minute; the record's latency.
     """
     labels, *others = profile.shapes(engine.contract, "tuned").values()
     batch, height, width = labels[:3]
@@ -268,16 +269,18 @@ def _time(
         instances = (ids * 7 % 251).astype(np.int32) if others else None
         main = ids.astype(np.uint8)
         inputs.append((main if schema else main[..., None].repeat(3, -1), instances, styles))
-    times = []
-    for number in range(_WARM_UP + count):
-        started = time.perf_counter()
-        engine.run_batch(*inputs[number % _VARIED])
-        times.append((time.perf_counter() - started) * 1e3)
-    measured, on_gpu = times[_WARM_UP:], bool(engine.record.machine.gpu)
+    warm_up, measured = list[float](), list[float]()
+    for most, times in ((_WARM_UP, warm_up), (count, measured)):
+        until = time.perf_counter() + _TIMED_SECONDS * most / (_WARM_UP + count)
+        while len(times) < most and (not times or time.perf_counter() < until):
+            started = time.perf_counter()
+            engine.run_batch(*inputs[len(times) % _VARIED])
+            times.append((time.perf_counter() - started) * 1e3)
+    on_gpu = bool(engine.record.machine.gpu)
     return {
         "p50_ms": round(float(np.percentile(measured, 50)), 4),
         "p99_ms": round(float(np.percentile(measured, 99)), 4),
-        "count": count,
+        "count": len(measured),
         "batch": profile.batch[1],
         "size": [profile.height[1], profile.width[1]],
         "cuda_graph": isinstance(engine, TensorRTSynthesizer) and engine.captured,

@@ -135,7 +135,9 @@ class PlanSettings:
     same compute capability (TensorRT 10 and 11). A plan for other GPUs may be slower.
     """
     timed_runs: Annotated[int, Interval(ge=1, le=1_000_000)] = 500
-    """Pictures of the latency measurement. The 99th percentile wants 459."""
+    """Pictures of the latency measurement, as far as they take a minute. The 99th percentile wants
+    459.
+    """
     device: Annotated[int, Ge(0)] = 0
     """CUDA's number of the GPU."""
 

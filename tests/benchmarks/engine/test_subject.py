@@ -13,8 +13,8 @@ from sceneloom.errors import InputError, SceneLoomError, SizeError
 from sceneloom.schema import load_schema
 from sceneloom_bench.engine_candidates import (
     ALL_CLASSES,
-    PLAN,
     EventTimedTorch,
+    built_later,
     candidates,
     check_names,
     choose,
@@ -90,6 +90,8 @@ def test_the_order_is_that_of_a_waterfall() -> None:
         "torch-fp32",
         "torch-fp32-compiled",
         "onnxruntime-fp32",
+        "aoti-fp16",
+        "aoti-fp32",
         ALL_CLASSES,
         "openvino-fp32",
         "openvino-bf16",
@@ -97,7 +99,7 @@ def test_the_order_is_that_of_a_waterfall() -> None:
     ]
     on_gpu = known_names("cuda")
     assert on_gpu[:2] == ["torch-fp32", "torch-fp32-compiled"]
-    assert on_gpu[-1] == PLAN
+    assert on_gpu[-1] == "tensorrt-fp16"
     assert set(ENGINES) <= set(known_names())
 
 
@@ -123,8 +125,15 @@ def test_some_can_be_chosen_and_the_baseline_always_is() -> None:
         check_names(["openvino-fp23"])
 
 
+def test_one_bundle_has_one_plan_and_one_package() -> None:
+    assert built_later(known_names("cpu")) == ["aoti-fp32"]
+    assert built_later(known_names("cuda")) == ["tensorrt-fp16", "aoti-cuda-fp16"]
+    assert built_later(["torch-fp32", "aoti-cuda-fp32"]) == ["aoti-cuda-fp32"]
+    assert built_later(["torch-fp32", "openvino-fp32"]) == []
+
+
 def test_without_a_bundle_pytorch_is_left() -> None:
-    found, cannot = candidates(["torch-fp32", PLAN], "cuda", Path("checkpoint"), None, 4)
+    found, cannot = candidates(["torch-fp32", "tensorrt-fp16"], "cuda", Path("checkpoint"), None, 4)
     assert [one.name for one in found] == ["torch-fp32"]
     assert found[0].how == "PyTorch, fp32, NCHW, eager"
     assert cannot == {}
