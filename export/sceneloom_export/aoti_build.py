@@ -75,7 +75,10 @@ def build_package(
         torch.from_numpy(np.zeros(shape, TENSOR_TYPES[name])).to(device)
         for name, shape in profile.shapes(contract, "tuned").items()
     )
-    options = {"cpp.dynamic_threads": True}  # as many as the process may use, not as at the build
+    # As many threads as the process may use, not as at the build.
+    options: dict[str, Any] = {"cpp.dynamic_threads": True}
+    if not on_gpu:  # one file of C++
+        options["compile_threads"] = 1
     from torch._inductor.utils import fresh_cache
 
     try:
