@@ -129,8 +129,8 @@ def needs_bundle(name: str) -> bool:
 
 
 def built_later(names: Sequence[str]) -> list[str]:
-    """Of these names, the engines whose file is built from the export: the plan, and of those that
-    run the package, which has one precision, the last.
+    """The engines among these names whose file is built from the export: the plan, and the last of
+    the engines that run the package, which has one precision.
     """
     files = {engine.file: name for name, engine in ENGINES.items() if name in names}
     return [files[file] for file in (PLAN_FILE, PACKAGE_FILE) if file in files]

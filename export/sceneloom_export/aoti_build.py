@@ -31,7 +31,7 @@ from sceneloom_training.networks import (
     ServedGenerator,
     SynthesisNetwork,
     architecture_from_json,
-    build_generator,
+    load_weights,
 )
 
 _PREFIX = "generator."  # of the network in the served graph
@@ -98,10 +98,6 @@ def read_network(graph: Path, architecture: Any) -> SynthesisNetwork:
     """The float32 generator of an exported graph, in eval mode; raises EngineError if the graph is
     not of the architecture.
     """
-    try:
-        network = build_generator(architecture_from_json(architecture, source="report.json"))
-    except CheckpointError as error:
-        raise EngineError(f"{error}; export the model again") from None
     weights = {
         tensor.name.removeprefix(_PREFIX): torch.from_numpy(
             numpy_helper.to_array(tensor, base_dir=str(graph.parent)).copy()
@@ -109,17 +105,11 @@ def read_network(graph: Path, architecture: Any) -> SynthesisNetwork:
         for tensor in onnx.load(graph, load_external_data=False).graph.initializer
         if tensor.name.startswith(_PREFIX)
     }
-    # The export leaves out what does nothing: a bias in front of a norm.
-    missing = {
-        name: torch.zeros_like(tensor)
-        for name, tensor in network.state_dict().items()
-        if name not in weights and name.endswith(".bias")
-    }
     try:
-        network.load_state_dict(weights | missing)
-    except RuntimeError as error:
+        found = architecture_from_json(architecture, source="report.json")
+        return load_weights(found, weights)
+    except (CheckpointError, RuntimeError) as error:
         raise EngineError(
             f"{graph}: its weights are not of the architecture in report.json ({said(error)}); "
             "export the model again"
         ) from None
-    return network.eval()
