@@ -10,6 +10,7 @@ import io
 import re
 import threading
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -55,6 +56,8 @@ class AotiSynthesizer(Synthesizer):
                 f"{package}: PyTorch {torch.__version__} cannot load it ({said(error)})"
             ) from None
         super().__init__(record.served_contract)
+        event: Any = torch.cuda.Event
+        self._events = [event(enable_timing=True) for _ in range(2)] if on_gpu else []
         self.engine = f"aoti{'-cuda' if on_gpu else ''}-{record.precision}"
 
     def run_batch(
@@ -78,7 +81,15 @@ class AotiSynthesizer(Synthesizer):
             for array in arrays.values()
         ]
         with self._lock, torch.inference_mode():
-            image: Image = self._run(*inputs).cpu().numpy()
+            if self._events:
+                self._events[0].record()
+            found = self._run(*inputs)
+            if self._events:
+                start, end = self._events
+                end.record()
+                end.synchronize()
+                self.device_seconds = start.elapsed_time(end) / 1000
+            image: Image = found.cpu().numpy()
         return image
 
 

@@ -8,10 +8,8 @@ tests/export/test_tensorrt_bindings.py checks it against the real bindings of ea
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import threading
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +27,7 @@ from sceneloom.errors import EngineError, SizeError
 from sceneloom.maps import Image, InstanceMap, LabelMap, Style
 from sceneloom.request import tensors
 from sceneloom.synthesizer import Synthesizer
-from sceneloom_serving.gpu import checked, load_cuda, load_tensorrt, this_machine
+from sceneloom_serving.gpu import Stream, checked, load_cuda, load_tensorrt, this_machine
 from sceneloom_serving.plan_record import (
     TENSOR_TYPES,
     PlanRecord,
@@ -77,7 +75,7 @@ class TensorRTSynthesizer(Synthesizer):
         inputs = tensors(label_maps, instance_maps, styles)
         batch, height, width = label_maps.shape[:3]
         images = np.empty((batch, height, width, 3), np.uint8)
-        done = 0
+        done, seconds = 0, 0.0
         with self._lock:
             # The current GPU is a thread's own, and this may be another thread than the last.
             checked(load_cuda().cudaSetDevice(self._device), f"choosing GPU {self._device}")
@@ -95,8 +93,9 @@ class TensorRTSynthesizer(Synthesizer):
                     self._executions[index] = _Execution(
                         self._engine, index, self.record, self._stream, self._cuda_graphs
                     )
-                self._executions[index].run(part, images[done : done + count])
+                seconds += self._executions[index].run(part, images[done : done + count])
                 done += count
+            self.device_seconds = seconds
         return images
 
     @property
@@ -142,20 +141,24 @@ class _Execution:
             if not self._context.set_tensor_address(name, self._buffers[name].device):
                 raise EngineError(f"TensorRT refuses the memory of {name}")
 
-    def run(self, inputs: dict[str, npt.NDArray[Any]], image: Image) -> None:
-        """Run one batch that the profile takes into uint8 [N, H, W, 3]."""
+    def run(self, inputs: dict[str, npt.NDArray[Any]], image: Image) -> float:
+        """Run one batch that the profile takes into uint8 [N, H, W, 3]. Returns the GPU's seconds,
+        copies included.
+        """
         shapes: dict[str, tuple[int, ...]] = {name: array.shape for name, array in inputs.items()}
         shapes[OUTPUT_IMAGE] = image.shape
         for name, array in inputs.items():
             np.copyto(self._buffers[name].host(array.shape), array, casting="no")
+        self._stream.start_clock()
         if shapes != self._shapes:
             self._set_shapes(shapes)
         elif self.graph is not None:
             self._stream.launch(self.graph)
         else:
             self._enqueue()
-        self._stream.wait()
+        seconds = self._stream.stop_clock()
         np.copyto(image, self._buffers[OUTPUT_IMAGE].host(image.shape))
+        return seconds
 
     def _set_shapes(self, shapes: dict[str, tuple[int, ...]]) -> None:
         """Run once in the new shapes, which completes the work that TensorRT leaves to the next
@@ -258,52 +261,3 @@ class TensorBuffer:
         self._bytes = np.zeros(0, np.uint8)
         self._cuda.cudaFree(self.device)
         self._cuda.cudaFreeHost(self._host)
-
-
-class Stream:
-    """A CUDA stream, not the default one: graphs cannot be captured there."""
-
-    def __init__(self) -> None:
-        self._cuda = load_cuda()
-        flags = self._cuda.cudaStreamNonBlocking
-        self.stream = checked(self._cuda.cudaStreamCreateWithFlags(flags), "creating a stream")
-
-    @property
-    def handle(self) -> int:
-        """TensorRT's handle."""
-        return int(self.stream)
-
-    def wait(self) -> None:
-        """Wait until all its work is done; raises EngineError if some failed."""
-        checked(self._cuda.cudaStreamSynchronize(self.stream), "running the engine")
-
-    def capture(self, work: Callable[[], None]) -> Any:
-        """Record the work as a CUDA graph for `launch`, without running it. None on failure."""
-        mode = self._cuda.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
-        checked(self._cuda.cudaStreamBeginCapture(self.stream, mode), "starting a capture")
-        try:
-            with contextlib.suppress(Exception):
-                work()
-        finally:
-            status, graph = self._cuda.cudaStreamEndCapture(self.stream)
-        if int(status) != 0:
-            self._cuda.cudaGetLastError()  # else the next call would report this failure
-            return None
-        status, ready = self._cuda.cudaGraphInstantiate(graph, 0)
-        self._cuda.cudaGraphDestroy(graph)
-        if int(status) != 0:
-            self._cuda.cudaGetLastError()
-            return None
-        return ready
-
-    def launch(self, graph: Any) -> None:
-        """Run a captured graph in this stream."""
-        checked(self._cuda.cudaGraphLaunch(graph, self.stream), "launching a CUDA graph")
-
-    def discard(self, graph: Any) -> None:
-        """Release a captured graph."""
-        self._cuda.cudaGraphExecDestroy(graph)
-
-    def free(self) -> None:
-        """Release the stream."""
-        self._cuda.cudaStreamDestroy(self.stream)

@@ -60,6 +60,7 @@ def test_a_small_network(tmp_path: Path) -> None:
         assert engine.engine == "aoti-cuda-fp16"
         pictures = [engine.synthesize(*blocky_maps(64, 96, seed)) for seed in range(3)]
         assert len({picture.tobytes() for picture in pictures}) == 3
+        assert engine.device_seconds
 
 
 @pytest.mark.slow

@@ -83,6 +83,9 @@ def test_parity_latency_and_batches(plan: Path) -> None:
         assert record.latency is not None
         assert 0 < record.latency["p50_ms"] <= record.latency["p99_ms"]
         assert record.latency["cuda_graph"]
+        assert engine.device_seconds is None
+        engine.synthesize(*blocky_maps(64, 96, 0))
+        assert engine.device_seconds
         labels, instances = zip(*(blocky_maps(64, 96, seed) for seed in range(5)), strict=True)
         together = engine.synthesize_batch(labels, instances)
         singly = [engine.synthesize(*pair) for pair in zip(labels, instances, strict=True)]

@@ -7,13 +7,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from engine_fakes import CONTRACT, FlatEngine, flat_request
 
-from sceneloom.contract import Contract
-from sceneloom.errors import InputError, SceneLoomError, SizeError
-from sceneloom.schema import load_schema
+from sceneloom.errors import EngineError, InputError, SceneLoomError, SizeError
 from sceneloom_bench.engine_candidates import (
     ALL_CLASSES,
-    EventTimedTorch,
     built_later,
     candidates,
     check_names,
@@ -31,9 +29,9 @@ from sceneloom_bench.peaks import (
     median_peaks,
     peak_measurements,
 )
+from sceneloom_bench.turns import EngineRunner
 from sceneloom_serving.engines import ENGINES
-from sceneloom_training.networks import GeneratorArchitecture, build_generator
-from sceneloom_training.torch_synthesizer import TorchSynthesizer
+from sceneloom_training.networks import GeneratorArchitecture
 
 PUBLISHED = GeneratorArchitecture(input_channels=36, ngf=32, enhancers=1)
 
@@ -166,32 +164,20 @@ def test_settings_by_device() -> None:
     assert EngineBenchSettings(batch=(16,)).needed_maps("cuda") == 17  # no two batches are equal
 
 
-class FakeEvent:
-    """Stands for a CUDA event: the second one comes 40 ms after the first."""
-
-    def __init__(self, enable_timing: bool) -> None:
-        self.recorded = 0
-
-    def record(self) -> None:
-        self.recorded += 1
-
-    def synchronize(self) -> None:
-        assert self.recorded
-
-    def elapsed_time(self, end: FakeEvent) -> float:
-        assert self.recorded == end.recorded == 1
-        return 40.0
+def test_the_time_between_an_engines_events_is_kept_beside_the_hosts() -> None:
+    engine = FlatEngine(CONTRACT)
+    runner = EngineRunner(engine)
+    runner.hold([flat_request(7)])
+    assert runner.turn([[0]]).device_seconds == []
+    engine.device_seconds = 0.04
+    assert runner.turn([[0], [0]]).device_seconds == [0.04, 0.04]
 
 
-def test_cuda_events_are_around_the_network(monkeypatch: pytest.MonkeyPatch) -> None:
-    from engine_fakes import flat_request
-
-    monkeypatch.setattr(torch.cuda, "Event", FakeEvent)
-    small = GeneratorArchitecture(input_channels=36, ngf=2, global_downsamplings=2, global_blocks=1)
-    contract = Contract(schema=load_schema("cityscapes"), boundaries=True, size_multiple=4)
-    plain = TorchSynthesizer(build_generator(small, seed=0), contract)
-    request = flat_request(7)
-    expected = plain.run_requests([request])
-    timed = EventTimedTorch(plain)
-    assert (timed.run_requests([request]) == expected).all()
-    assert timed.device_seconds == 0.04
+def test_pytorch_in_a_graph_is_measured_on_a_gpu_alone(checkpoint: Path) -> None:
+    assert "torch-graph-fp16" not in known_names("cpu")
+    (one,), cannot = candidates(["torch-graph-fp16"], "cuda", checkpoint, None, 1)
+    assert one.how == "PyTorch, fp16, channels last, eager, a CUDA graph"
+    assert cannot == {}
+    if not torch.cuda.is_available():
+        with pytest.raises(EngineError, match="PyTorch sees no GPU"):
+            one.open()

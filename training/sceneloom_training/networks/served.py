@@ -11,11 +11,17 @@ import torch
 from torch import Tensor, nn
 
 from sceneloom.contract import STYLE_ROWS, Contract
-from sceneloom_training.networks.generator import InstanceNorm, SynthesisNetwork
+from sceneloom_training.networks.generator import (
+    InstanceNorm,
+    SynthesisNetwork,
+    is_channels_last,
+)
 
 
 class Float32Norm(nn.Module):
-    """An InstanceNorm in float32 between 16 bit neighbours."""
+    """An InstanceNorm in float32 between 16 bit neighbours, in their memory order: PyTorch's own
+    copies channels_last to contiguous.
+    """
 
     def __init__(self, norm: InstanceNorm) -> None:
         super().__init__()
@@ -23,8 +29,15 @@ class Float32Norm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise [N, C, H, W], in the input's type."""
-        y: Tensor = self.norm(x.to(torch.float32)).to(x.dtype)
-        return y
+        y: Tensor = x.to(torch.float32)
+        if not is_channels_last(x):
+            y = self.norm(y)
+        else:
+            variance, mean = torch.var_mean(y, (2, 3), correction=0, keepdim=True)
+            y = (y - mean) * torch.rsqrt(variance + self.norm.eps)
+            if self.norm.affine:
+                y = y * self.norm.weight.view(1, -1, 1, 1) + self.norm.bias.view(1, -1, 1, 1)
+        return y.to(x.dtype)
 
 
 class HalfGenerator(nn.Module):
@@ -43,7 +56,9 @@ class HalfGenerator(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Synthesize: float32 [N, input_channels, H, W] -> float32 [N, output_channels, H, W]."""
-        y: Tensor = self.network(x.to(self.dtype))
+        first = next(self.network.parameters())
+        order = torch.channels_last if is_channels_last(first) else torch.preserve_format
+        y: Tensor = self.network(x.to(self.dtype, memory_format=order))
         return y
 
 
