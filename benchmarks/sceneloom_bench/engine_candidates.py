@@ -117,10 +117,15 @@ def choose(names: Sequence[str], device: Device) -> tuple[list[str], dict[str, s
 
 def needed_precisions(names: Sequence[str]) -> list[ExportPrecision]:
     """Precisions to export for these candidates; empty if none needs a bundle."""
-    used = {ENGINES[name].precision for name in names if name in ENGINES}
+    later, built = (PLAN_FILE, PACKAGE_FILE), built_later(names)
+    used = {
+        ENGINES[name].precision
+        for name in names
+        if name in ENGINES and (ENGINES[name].file not in later or name in built)
+    }
     if any(map(needs_bundle, names)):
         used.add("fp32")
-    order: tuple[ExportPrecision, ...] = ("fp32", "fp16", "bf16", "int8")
+    order: tuple[ExportPrecision, ...] = ("fp32", "fp16", "bf16", "int8", "fp8")
     return [precision for precision in order if precision in used]
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from sceneloom import progress
 from sceneloom.contract import MODEL_NAME, Contract
@@ -195,13 +195,18 @@ def make_bundle(
 
 
 def build_plan(
-    version: Path, size: tuple[int, int], batches: Sequence[int], *, timed_runs: int = 100
+    version: Path,
+    size: tuple[int, int],
+    batches: Sequence[int],
+    *,
+    precision: Literal["fp16", "fp8"] = "fp16",
+    timed_runs: int = 100,
 ) -> None:
     """Build the TensorRT plan, a profile a batch; times `timed_runs` pictures to choose norms."""
     from sceneloom_export.engine import build_engine
 
     profiles = tuple(f"{batch}@{size[1]}x{size[0]}" for batch in batches)
-    settings = PlanSettings(profiles=profiles, timed_runs=timed_runs)
+    settings = PlanSettings(precision=precision, profiles=profiles, timed_runs=timed_runs)
     build_engine(version / GRAPH_FILE, settings, show=progress.say)
 
 

@@ -261,7 +261,13 @@ def build_engines(
         with progress.stage(f"build {engine.file}"), ChildProcess() as builder:
             try:
                 if engine.file == PLAN_FILE:
-                    builder.call(engine_case.build_plan, bundle.version, size, batches)
+                    builder.call(
+                        engine_case.build_plan,
+                        bundle.version,
+                        size,
+                        batches,
+                        precision="fp8" if engine.precision == "fp8" else "fp16",
+                    )
                 else:
                     half = engine.precision == "fp16"
                     builder.call(engine_case.build_package, bundle.version, size, half=half)
@@ -413,7 +419,7 @@ def engine_measurement(row: EngineRow, gflop: float, peaks: Mapping[str, float])
         for key, mib in row.memory_mib.items()
         if mib > 0
     }
-    if row.precision in ("bf16", "int8"):
+    if row.precision in ("bf16", "int8", "fp8"):
         marks.append("its share of the measured peak is of the float32 product's")
     if row.parity is not None and not any(mark.startswith(NEVER_SERVED) for mark in row.marks):
         try:

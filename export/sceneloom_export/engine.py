@@ -148,13 +148,23 @@ def _prepare(
                 raise EngineError(
                     "TensorRT 8.6 cannot build for one compute capability: use ampere+"
                 )
+            if settings.precision == "fp8":
+                raise EngineError("TensorRT 8.6 has no FP8: use fp16, or TensorRT 10 or newer")
+        capable = tuple(map(int, machine.compute_capability.split("."))) >= (8, 9)
+        if settings.precision == "fp8" and not capable:
+            raise EngineError(
+                f"{machine.gpu} (compute capability {machine.compute_capability}) has no FP8, "
+                "which begins with 8.9: use fp16"
+            )
         half = settings.precision == "fp16" and not eight
-    graph = model.with_name(bundle.FP16_FILE if half else bundle.GRAPH_FILE)
+    own = {"fp8": bundle.FP8_FILE}.get(settings.precision, bundle.GRAPH_FILE)
+    graph = model.with_name(bundle.FP16_FILE if half else own)
     if not graph.is_file():
         raise EngineError(
             f"{graph}: is missing, and {_runtime(machine)} builds {settings.precision} from it: "
             f"sceneloom export CHECKPOINT --repository {folder}"
             f"{' --precision exact' if half else ''}"
+            f"{' --precision exact fp8' if settings.precision == 'fp8' else ''}"
         )
     for path in (graph, graph.with_name(WEIGHTS[graph.name])):
         expected = report.get("sha256", {}).get(path.resolve().relative_to(folder).as_posix())

@@ -120,7 +120,7 @@ class _Rounding(TorchFunctionMode):
         result = func(*args, **(kwargs or {}))
         if func in _LOOKS or func in _FLOAT32 or not isinstance(result, Tensor):
             return result
-        if not result.is_floating_point() or not result.dim():
+        if result.dtype != torch.float32 or not result.dim():
             return result
         low, high = map(float, torch.aminmax(result))
         reached = max(-low, high)

@@ -53,6 +53,7 @@ from sceneloom_serving.bundle import (
     AOTI_CONFIG,
     AOTI_MODEL,
     CPU_FILE,
+    FP8_FILE,
     FP16_FILE,
     Config,
     read_config,
@@ -105,7 +106,10 @@ def write_configs(
         if runtime == "onnxruntime":
             config.default_model_filename = FP16_FILE if half else CPU_FILE
             runtime = "onnxruntime-cuda"
-        config.parameters[ENGINE_PARAMETER].string_value = f"{runtime}-{'fp16' if half else 'fp32'}"
+        precision = "fp16" if half else "fp32"
+        if config.backend == "tensorrt" and (folder / "1" / FP8_FILE).is_file():
+            precision = "fp8"
+        config.parameters[ENGINE_PARAMETER].string_value = f"{runtime}-{precision}"
         write_config(config, path)
     for name, value in {ENGINE_PARAMETER: engine, **known}.items():
         base.parameters[name].string_value = value

@@ -17,7 +17,7 @@ from sceneloom.validation import checked
 from sceneloom_serving.parity import CLASSES, Precision, PrecisionClass
 from sceneloom_serving.plan_record import Hardware, Profile
 
-ExportPrecision = Literal["exact", "fast", "fp32", "fp16", "bf16", "int8"]
+ExportPrecision = Literal["exact", "fast", "fp32", "fp16", "bf16", "int8", "fp8"]
 """A class of precisions, or one of them."""
 FLOAT32 = "float32/"  # prefix of nodes that stay float32 in TensorRT 8.6's engine of half
 _LARGEST_BATCH = 1024
@@ -73,7 +73,8 @@ class ExportSettings(MapReading):
     precision: tuple[ExportPrecision, ...] = ("exact",)
     """Precisions to prove and, if they pass, to write: exact is fp32 and fp16; fast also bf16 and
     int8, and names the fastest of all in config.pbtxt. Or single ones: fp32 is always included;
-    int8 is calibrated on maps and takes longer.
+    int8 is calibrated on maps and takes longer; fp8 is for TensorRT plans, includes fp16, and is in
+    no class.
     """
     maps: Path | None = None
     """Folder of your own maps (of a model of pictures: of pictures), for proof and calibration; the
@@ -93,7 +94,9 @@ class ExportSettings(MapReading):
         for name in get_args(PrecisionClass):
             if name in named:
                 named |= set(CLASSES[name])
-        return tuple(precision for precision in CLASSES["fast"] if precision in named)
+        if "fp8" in named:
+            named.add("fp16")
+        return tuple(precision for precision in get_args(Precision) if precision in named)
 
     @property
     def served(self) -> PrecisionClass:
@@ -110,9 +113,10 @@ class PlanSettings:
     """tensorrt; or aoti: AOTInductor, PyTorch's compiler, for single pictures of one size, on the
     GPU that PyTorch sees, or else the CPU. It needs torch and g++.
     """
-    precision: Literal["fp16", "fp32"] = "fp16"
-    """fp16: convolutions in half, norms and the last step in float32. fp32: without TF32. On a CPU
-    half is slower.
+    precision: Literal["fp16", "fp32", "fp8"] = "fp16"
+    """fp16: convolutions in half, norms and the last step in float32. fp32: without TF32. fp8:
+    fp16 with some convolutions in FP8, by TensorRT 10 or newer on compute capability 8.9 or newer.
+    On a CPU half is slower.
     """
     profiles: tuple[str, ...] = ()
     """Ranges of batch and size as BATCH@SIZE, each one value or LEAST:TUNED:MOST, such as
@@ -147,6 +151,8 @@ class PlanSettings:
                 if field.name in OF_TENSORRT and getattr(self, field.name) != field.default:
                     flag = field.name.replace("_", "-")
                     raise SchemaError(f"--{flag} is for --runtime tensorrt alone")
+            if self.precision == "fp8":
+                raise SchemaError("--precision fp8 is for --runtime tensorrt alone")
         if self.norms == "plugin" and (self.version_compatible or self.hardware != "none"):
             raise SchemaError("a version- or hardware-compatible plan needs the native norms")
         for text in self.profiles:

@@ -12,6 +12,7 @@ that a server sees of it.
     DIR/synthesis/1/weights.bin     the weights of both
     DIR/synthesis/1/fp16.onnx, weights-fp16.bin   in half, for engines on GPUs
     DIR/synthesis/1/int8.onnx, weights-int8.bin   quantised, if requested
+    DIR/synthesis/1/fp8.onnx, weights-fp8.bin     in half with blocks in FP8, if requested by name
     DIR/synthesis/aoti/config.pbtxt   the model behind the variant `aoti`
     DIR/synthesis_*/                the encoded path around it, for clients across a network
 
@@ -48,6 +49,7 @@ from sceneloom_serving.plan_record import read_record, record_path
 REPORT_FILE, GOLDEN_FILE, REFERENCES_FILE = "report.json", "golden.npz", "references.npz"
 VERSION = f"{MODEL_NAME}/1"  # the folder of the files below
 GRAPH_FILE, FP16_FILE = "model.onnx", "fp16.onnx"  # the served graph, and in half: for GPUs
+FP8_FILE = "fp8.onnx"  # in half, with blocks in 8 bit floats: for TensorRT alone
 CPU_FILE, INT8_FILE = "onnxruntime.onnx", "int8.onnx"  # with accurate norms: for CPUs
 PLAN_FILE = "model.plan"
 """The TensorRT plan of `sceneloom engine`; Triton's tensorrt backend expects this name."""
@@ -61,6 +63,7 @@ WEIGHTS = {
     CPU_FILE: "weights.bin",
     FP16_FILE: "weights-fp16.bin",
     INT8_FILE: "weights-int8.bin",
+    FP8_FILE: "weights-fp8.bin",
 }
 """Graph -> file of its weights, beside it."""
 BLOCK = 16  # side of a block of the golden picture, in pixels

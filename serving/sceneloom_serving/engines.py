@@ -107,6 +107,19 @@ def _aoti(precision: Precision, *, gpu: bool) -> EngineSpec:
     )
 
 
+def _tensorrt(precision: Precision) -> EngineSpec:
+    return EngineSpec(
+        name=f"tensorrt-{precision}",
+        precision=precision,
+        file=PLAN_FILE,
+        make_file="sceneloom engine" + (" --precision fp8" if precision == "fp8" else ""),
+        packages=("tensorrt",),
+        gpu=True,
+        check=this_machine,
+        open=lambda path, batch: TensorRTSynthesizer(path),
+    )
+
+
 ENGINES = {
     engine.name: engine
     for engine in (
@@ -120,16 +133,8 @@ ENGINES = {
         _onnx_runtime("fp16", FP16_FILE, "cuda"),
         _aoti("fp32", gpu=True),
         _aoti("fp16", gpu=True),
-        EngineSpec(
-            name="tensorrt-fp16",
-            precision="fp16",
-            file=PLAN_FILE,
-            make_file="sceneloom engine",
-            packages=("tensorrt",),
-            gpu=True,
-            check=this_machine,
-            open=lambda path, batch: TensorRTSynthesizer(path),
-        ),
+        _tensorrt("fp8"),
+        _tensorrt("fp16"),
     )
 }
 """Name -> engine, the plainest first."""
