@@ -44,7 +44,7 @@ from sceneloom.contract import (
 from sceneloom.triton.encoded import DECODE_MODEL, ENCODE_MODEL, ENCODED_MODEL, ENCODED_MODELS
 from sceneloom_export.settings import TritonSettings
 from sceneloom_serving import templates
-from sceneloom_serving.bundle import CPU_FILE, FP16_FILE, Config, read_config, write_config
+from sceneloom_serving.bundle import FP16_FILE, GRAPH_FILE, Config, read_config, write_config
 from sceneloom_serving.plan_record import input_shapes
 
 Size = tuple[int, int]  # (height, width)
@@ -83,7 +83,7 @@ def write_configs(
         config = _make_variant(base, read_config(path), contract, settings, sizes)
         half, runtime = (folder / "1" / FP16_FILE).is_file(), config.backend
         if runtime == "onnxruntime":
-            config.default_model_filename = FP16_FILE if half else CPU_FILE
+            config.default_model_filename = FP16_FILE if half else GRAPH_FILE
             runtime = "onnxruntime-cuda"
         config.parameters[ENGINE_PARAMETER].string_value = f"{runtime}-{'fp16' if half else 'fp32'}"
         write_config(config, path)

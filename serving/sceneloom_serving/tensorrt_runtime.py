@@ -131,7 +131,8 @@ class _Execution:
         self._shapes: dict[str, tuple[int, ...]] = {}
         self.graph: Any = None
         self._buffers: dict[str, TensorBuffer] = {}
-        self._context = engine.create_execution_context()
+        eight = record.machine.tensorrt.startswith("8.")
+        self._context = _whole_context(engine) if eight else _own_context(engine)
         if self._context is None:
             raise EngineError(f"the GPU has not enough memory for the plan's profile {profile}")
         if not self._context.set_optimization_profile_async(index, stream.handle):
@@ -200,6 +201,17 @@ class _Execution:
         for buffer in self._buffers.values():
             buffer.free()
         self._buffers.clear()
+
+
+def _whole_context(engine: Any) -> Any:
+    """A context with memory for the largest of all profiles: TensorRT 8.6 has no other."""
+    return engine.create_execution_context()
+
+
+def _own_context(engine: Any) -> Any:
+    """A context with memory for the profile that is chosen for it."""
+    trt = load_tensorrt()
+    return engine.create_execution_context(trt.ExecutionContextAllocationStrategy.ON_PROFILE_CHANGE)
 
 
 def _check_tensors(engine: Any, record: PlanRecord, source: str) -> None:
