@@ -1,4 +1,4 @@
-"""What the half graph leaves to the GPU: planes made in half, and no bias that a norm takes away."""
+"""What the half graph spares the GPU: planes in float32, and biases that a norm takes away."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ import onnx
 import pytest
 import torch
 from onnx import TensorProto
-from support import wide_generator
 
 from sceneloom.contract import Contract
 from sceneloom.request import stack

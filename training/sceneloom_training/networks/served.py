@@ -16,8 +16,8 @@ from sceneloom_training.networks.generator import InstanceNorm, ResidualBlock, S
 
 
 def drop_dead_biases(network: nn.Module) -> None:
-    """Remove the bias of every convolution in front of an InstanceNorm, in place: the norm subtracts
-    it again. On a GPU each is a pass of its own over the tensor, or a sum rounded to half.
+    """Remove the bias of every convolution in front of an InstanceNorm, in place: the norm takes it
+    away again. On a GPU each is a pass of its own over the tensor, or a sum rounded to half.
     """
     for module in network.modules():
         pairs: list[tuple[nn.Module, nn.Module]] = []
@@ -140,8 +140,8 @@ def boundary_plane(instance_map: Tensor, dtype: torch.dtype = torch.float32) -> 
 
 
 def style_planes(instance_map: Tensor, style: Tensor) -> Tensor:
-    """Paint each instance with its row of the style table, [N, 256, F]: [N, F, H, W]. Ids, int32 [N,
-    H, W], are dense and are clamped to 0..255.
+    """Paint each instance with its row of the style table, [N, 256, F]: [N, F, H, W]. Ids, int32
+    [N, H, W], are dense and are clamped to 0..255.
     """
     rows = style.flatten(0, 1)
     first = torch.arange(style.shape[0], dtype=torch.float32, device=style.device) * float(
