@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import importlib.metadata
 import os
 from pathlib import Path
@@ -86,22 +85,31 @@ class OnnxRuntimeSynthesizer(Synthesizer):
 def check_provider(provider: Provider) -> None:
     """Check the installed build; raises EngineError without it, MissingDependencyError."""
     require(["onnxruntime"], extra="serve", purpose="running an exported model")
-    builds = []
-    for name in ("onnxruntime", "onnxruntime-gpu"):
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            builds.append(importlib.metadata.distribution(name))
-    if len(builds) > 1:
-        raise MissingDependencyError(
-            "onnxruntime and onnxruntime-gpu are both installed and overwrite each other's files: "
-            "pip uninstall -y onnxruntime onnxruntime-gpu, then pip install the one you want"
-        )
     import onnxruntime
 
-    if _PROVIDERS[provider] not in onnxruntime.get_available_providers():
-        raise EngineError(
-            f"this build of ONNX Runtime has no {provider} provider: pip uninstall -y onnxruntime, "
-            "then pip install onnxruntime-gpu"
+    has_it = _PROVIDERS[provider] in onnxruntime.get_available_providers()
+    if has_it and (provider == "cpu" or not _is_overwritten("onnxruntime-gpu")):
+        return
+    again = "pip uninstall -y onnxruntime onnxruntime-gpu, then pip install onnxruntime-gpu"
+    if _is_overwritten("onnxruntime-gpu"):
+        raise MissingDependencyError(
+            f"onnxruntime was installed over files of onnxruntime-gpu: {again}"
         )
+    raise EngineError(f"this build of ONNX Runtime has no {provider} provider: {again}")
+
+
+def _is_overwritten(package: str) -> bool:
+    """Whether files of an installed package have another size than it came with, or are gone."""
+    try:
+        files = importlib.metadata.distribution(package).files or []
+    except importlib.metadata.PackageNotFoundError:
+        return False
+    return any(
+        file.size is not None
+        and (not (path := Path(str(file.locate()))).is_file() or path.stat().st_size != file.size)
+        for file in files
+        if file.parts[0] == "onnxruntime"
+    )
 
 
 def usable_cpus() -> int:
