@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -69,6 +70,8 @@ class TensorRTSynthesizer(Synthesizer):
         _check_tensors(self._engine, record, str(plan))
         self._stream = Stream()
         self._lock = threading.Lock()
+        self.copy_seconds = 0.0
+        """Of the last batch's time, the copies between arrays and pinned memory of the host."""
         super().__init__(record.served_contract, max(p.batch[2] for p in record.profiles))
         self.engine = f"tensorrt-{record.precision}"
 
@@ -79,7 +82,7 @@ class TensorRTSynthesizer(Synthesizer):
         inputs = tensors(label_maps, instance_maps, styles)
         batch, height, width = label_maps.shape[:3]
         images = np.empty((batch, height, width, 3), np.uint8)
-        done = 0
+        done, copying = 0, 0.0
         with self._lock:
             # The current GPU is a thread's own, and this may be another thread than the last.
             checked(load_cuda().cudaSetDevice(self._device), f"choosing GPU {self._device}")
@@ -97,8 +100,9 @@ class TensorRTSynthesizer(Synthesizer):
                     self._executions[index] = _Execution(
                         self._engine, index, self.record, self._stream, self._cuda_graphs
                     )
-                self._executions[index].run(part, images[done : done + count])
+                copying += self._executions[index].run(part, images[done : done + count])
                 done += count
+            self.copy_seconds = copying
         return images
 
     @property
@@ -145,12 +149,16 @@ class _Execution:
             if not self._context.set_tensor_address(name, self._buffers[name].device):
                 raise EngineError(f"TensorRT refuses the memory of {name}")
 
-    def run(self, inputs: dict[str, npt.NDArray[Any]], image: Image) -> None:
-        """Run one batch that the profile takes into uint8 [N, H, W, 3]."""
+    def run(self, inputs: dict[str, npt.NDArray[Any]], image: Image) -> float:
+        """Run one batch that the profile takes into uint8 [N, H, W, 3]. Returns the seconds of the
+        copies in the host's memory.
+        """
+        started = time.perf_counter()
         shapes: dict[str, tuple[int, ...]] = {name: array.shape for name, array in inputs.items()}
         shapes[OUTPUT_IMAGE] = image.shape
         for name, array in inputs.items():
             np.copyto(self._buffers[name].host(array.shape), array, casting="no")
+        copying = time.perf_counter() - started
         if shapes != self._shapes:
             self._set_shapes(shapes)
         elif self.graph is not None:
@@ -158,7 +166,9 @@ class _Execution:
         else:
             self._enqueue()
         self._stream.wait()
+        started = time.perf_counter()
         np.copyto(image, self._buffers[OUTPUT_IMAGE].host(image.shape))
+        return copying + time.perf_counter() - started
 
     def _set_shapes(self, shapes: dict[str, tuple[int, ...]]) -> None:
         """Run once in the new shapes, which completes the work that TensorRT leaves to the next
