@@ -71,7 +71,7 @@ class TensorRTSynthesizer(Synthesizer):
         self._stream = Stream()
         self._lock = threading.Lock()
         self.copy_seconds = 0.0
-        """Of the last batch's time, the copies between arrays and pinned memory of the host."""
+        """Seconds of the last batch's copies between arrays and pinned memory of the host."""
         super().__init__(record.served_contract, max(p.batch[2] for p in record.profiles))
         self.engine = f"tensorrt-{record.precision}"
 

@@ -383,6 +383,18 @@ def test_shared_memory_of_the_real_server(running: tuple[subprocess.Popen[str], 
 
 
 @pytest.mark.triton
+def test_a_client_that_prefers_shared_memory_finds_it_closed(
+    running: tuple[subprocess.Popen[str], str, str],
+) -> None:
+    """As by default: Triton answers with UNAVAILABLE, but is there."""
+    transport = connect(running[1])
+    assert transport.kind == "grpc"
+    assert "This protocol is restricted" in transport.why
+    with TritonSynthesizer(running[1], transport=transport) as synthesizer:
+        assert synthesizer.synthesize(*blocky_maps(64, 96, seed=0)).shape == (64, 96, 3)
+
+
+@pytest.mark.triton
 def test_a_container_whose_model_has_died_ends(
     running: tuple[subprocess.Popen[str], str, str],
 ) -> None:
