@@ -18,6 +18,15 @@ Provider = Literal["cpu", "cuda"]
 _PRECISIONS = {FP16_FILE: "fp16", INT8_FILE: "int8"}  # the other graphs are float32
 _PROVIDERS: dict[Provider, str] = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 
+CUDA_OPTIONS = {
+    "cudnn_conv_algo_search": "HEURISTIC",
+    "cudnn_conv_use_max_workspace": "1",
+    "use_tf32": "0",
+}
+"""Of the CUDA provider, as the variant `onnxruntime` has them in Triton: the exhaustive search, the
+default, takes seconds at every new size, and TF32, the default, is not float32.
+"""
+
 
 class OnnxRuntimeSynthesizer(Synthesizer):
     """Runs an exported graph with ONNX Runtime, in the precision of the graph."""
@@ -41,8 +50,7 @@ class OnnxRuntimeSynthesizer(Synthesizer):
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads or usable_cpus()
         options.log_severity_level = 3
-        # Float32 stays float32: TF32 is that provider's default on newer GPUs.
-        given = {"device_id": 0, "use_tf32": 0} if provider == "cuda" else {}
+        given = {"device_id": "0", **CUDA_OPTIONS} if provider == "cuda" else {}
         try:
             self._session = onnxruntime.InferenceSession(
                 str(model), options, providers=[(_PROVIDERS[provider], given)]

@@ -26,6 +26,7 @@ from sceneloom.triton.transport import ModelConfig, TensorSpec
 from sceneloom_export.repository import write_configs
 from sceneloom_export.settings import TritonSettings
 from sceneloom_serving import templates
+from sceneloom_serving.onnx_runtime import CUDA_OPTIONS
 
 PLAIN = Contract(schema=load_schema("helen"), boundaries=False, size_multiple=8)
 STYLED = Contract(
@@ -227,6 +228,7 @@ def test_onnx_runtime_gets_the_options_that_are_meant_for_it(configs: dict[str, 
     assert options["cudnn_conv_algo_search"] == "HEURISTIC"
     assert options["use_tf32"] == "0"
     assert options["cudnn_conv_use_max_workspace"] == "1"
+    assert options.items() >= CUDA_OPTIONS.items()  # what is measured is what is served
 
 
 def cuda_options(config: Config) -> dict[str, str]:

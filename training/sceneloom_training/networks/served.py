@@ -89,8 +89,9 @@ class ServedGenerator(nn.Module):
         self.generator = generator
         self.contract = contract
         # The planes are made in the network's type: at 2048x1024 they take 302 MB in float32.
-        half = isinstance(generator, HalfGenerator)
-        self._dtype = generator.dtype if half else torch.float32
+        self._dtype = torch.float32
+        if isinstance(generator, HalfGenerator):
+            self._dtype = generator.dtype
         if contract.schema is not None:
             ids = torch.arange(contract.schema.channels, dtype=torch.float32)
             self.register_buffer("channel_ids", ids.view(1, -1, 1, 1), persistent=False)
