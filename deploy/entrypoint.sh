@@ -19,6 +19,7 @@ repository=${SCENELOOM_REPOSITORY:-/models}
 variant=${SCENELOOM_VARIANT:-tensorrt}
 
 sceneloom verify "$repository" --variant "$variant"
+[ "$variant" = embedded ] || sceneloom-driver
 
 # Triton takes every folder of its repository for a model and stops at one that is none, so it sees the models alone. Where
 # Python runs a model, each of its files is linked alone: Triton writes bytecode beside model.py, and would run bytecode
@@ -53,8 +54,12 @@ done
 # What clients of a picture service have no use for. Triton closes an API by asking for a header; a random value that
 # nobody is told closes it to everybody.
 restricted=model-repository,trace,logging
+shared=
 if [ "${SCENELOOM_SHARED_MEMORY:-off}" != on ]; then
     restricted=$restricted,shared-memory
+elif tritonserver --help 2>&1 | grep -q -e --allow-client-shm; then
+    # From 2.68 (26.04) on, this flag alone opens it. Older servers end at a flag that they do not know.
+    shared=--allow-client-shm=true
 fi
 key=${SCENELOOM_ADMIN_KEY:-$(head -c 32 /dev/urandom | sha256sum | cut -c 1-64)}
 
@@ -71,6 +76,7 @@ tritonserver \
     --exit-timeout-secs=30 \
     "--http-restricted-api=$restricted:sceneloom-admin=$key" \
     "--grpc-restricted-protocol=$restricted:sceneloom-admin=$key" \
+    ${shared:+"$shared"} \
     "$@" &
 server=$!
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 import datetime
 import hashlib
-import importlib.metadata
 import json
 import platform
 from collections.abc import Sequence
@@ -47,7 +46,7 @@ from sceneloom_serving.bundle import (
     References,
 )
 from sceneloom_serving.choice import Known, Measured, fastest, known_of, measure_engines, remember
-from sceneloom_serving.engines import ENGINES, engine_facts
+from sceneloom_serving.engines import ENGINES, engine_facts, package_version
 from sceneloom_serving.parity import Parity, Precision
 from sceneloom_training.checkpoint import Checkpoint, load_checkpoint
 from sceneloom_training.networks import HalfGenerator, ServedGenerator, SynthesisNetwork
@@ -296,7 +295,7 @@ def describe(
     for path in sorted(folder.rglob("*")):
         if path.is_file() and path not in engines:
             hashes[path.relative_to(folder).as_posix()] = file_hash(path)
-    packages = ("torch", "onnx", "onnxscript", "onnxruntime", "numpy")
+    packages = ("torch", "onnx", "onnxscript", "onnxruntime", "onnxruntime-gpu", "numpy")
     report = {
         "format": FORMAT,
         "sceneloom": __version__,
@@ -315,7 +314,7 @@ def describe(
         "versions": {
             "sceneloom": __version__,
             "python": platform.python_version(),
-            **{name: importlib.metadata.version(name) for name in packages},
+            **{name: found for name in packages if (found := package_version(name))},
         },
     }
     (folder / bundle.REPORT_FILE).write_text(json.dumps(report, indent=1) + "\n", "utf-8")

@@ -52,9 +52,9 @@ from sceneloom_serving import templates
 from sceneloom_serving.bundle import (
     AOTI_CONFIG,
     AOTI_MODEL,
-    CPU_FILE,
     FP8_FILE,
     FP16_FILE,
+    GRAPH_FILE,
     Config,
     read_config,
     write_config,
@@ -104,7 +104,7 @@ def write_configs(
         if config.platform == _ENSEMBLE:
             runtime = "aoti-cuda"
         if runtime == "onnxruntime":
-            config.default_model_filename = FP16_FILE if half else CPU_FILE
+            config.default_model_filename = FP16_FILE if half else GRAPH_FILE
             runtime = "onnxruntime-cuda"
         precision = "fp16" if half else "fp32"
         if config.backend == "tensorrt" and (folder / "1" / FP8_FILE).is_file():

@@ -191,7 +191,7 @@ def describe_machine() -> dict[str, Any]:
         "gpus": [_field(str(file), "Model") or "unknown" for file in sorted(gpus)],
         "system": f"{platform.system()} {platform.release()}",
         "python": platform.python_version(),
-        "versions": {name: _version(name) for name in _PACKAGES} | runtime_versions(),
+        "versions": {name: package_version(name) for name in _PACKAGES} | runtime_versions(),
         "load_average": round(os.getloadavg()[0], 2),
     }
 
@@ -199,7 +199,7 @@ def describe_machine() -> dict[str, Any]:
 def runtime_versions(engines: Mapping[str, EngineSpec] = ENGINES) -> dict[str, str | None]:
     """Versions of the engines' packages; None for a missing package."""
     names = sorted({name for engine in engines.values() for name in engine.packages})
-    return {name: _version(name) for name in names}
+    return {name: package_version(name) for name in names}
 
 
 def engine_facts(engines: Mapping[str, EngineSpec] = ENGINES) -> dict[str, Any]:
@@ -232,7 +232,8 @@ def _field(path: str, name: str) -> str | None:
     return None
 
 
-def _version(package: str) -> str | None:
+def package_version(package: str) -> str | None:
+    """Version of an installed package, or None."""
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:

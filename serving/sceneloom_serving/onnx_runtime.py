@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import importlib.metadata
 import os
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from sceneloom.contract import OUTPUT_IMAGE, PARAMETER, Contract
 from sceneloom.errors import EngineError, ExportError, MissingDependencyError, require, said
@@ -19,6 +18,15 @@ from sceneloom_serving.gpu import Stream
 Provider = Literal["cpu", "cuda"]
 _PRECISIONS = {FP16_FILE: "fp16", INT8_FILE: "int8"}  # the other graphs are float32
 _PROVIDERS: dict[Provider, str] = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+
+CUDA_OPTIONS = {
+    "cudnn_conv_algo_search": "HEURISTIC",
+    "cudnn_conv_use_max_workspace": "1",
+    "use_tf32": "0",
+}
+"""Of the CUDA provider, as the variant `onnxruntime` has them in Triton: the exhaustive search, the
+default, takes seconds at every new size, and TF32, the default, is not float32.
+"""
 
 
 class OnnxRuntimeSynthesizer(Synthesizer):
@@ -43,12 +51,11 @@ class OnnxRuntimeSynthesizer(Synthesizer):
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads or usable_cpus()
         options.log_severity_level = 3
-        given: dict[str, Any] = {}
+        given: dict[str, str] = {}
         if provider == "cuda":
             # A stream of ours, so that events in it time the GPU.
             self._stream = Stream()
-            # Float32 stays float32: TF32 is that provider's default on newer GPUs.
-            given = {"device_id": 0, "use_tf32": 0}
+            given = {"device_id": "0", **CUDA_OPTIONS}
             given["user_compute_stream"] = str(self._stream.handle)
         try:
             self._session = onnxruntime.InferenceSession(
@@ -94,22 +101,31 @@ class OnnxRuntimeSynthesizer(Synthesizer):
 def check_provider(provider: Provider) -> None:
     """Check the installed build; raises EngineError without it, MissingDependencyError."""
     require(["onnxruntime"], extra="serve", purpose="running an exported model")
-    builds = []
-    for name in ("onnxruntime", "onnxruntime-gpu"):
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            builds.append(importlib.metadata.distribution(name))
-    if len(builds) > 1:
-        raise MissingDependencyError(
-            "onnxruntime and onnxruntime-gpu are both installed and overwrite each other's files: "
-            "pip uninstall -y onnxruntime onnxruntime-gpu, then pip install the one you want"
-        )
     import onnxruntime
 
-    if _PROVIDERS[provider] not in onnxruntime.get_available_providers():
-        raise EngineError(
-            f"this build of ONNX Runtime has no {provider} provider: pip uninstall -y onnxruntime, "
-            "then pip install onnxruntime-gpu"
+    has_it = _PROVIDERS[provider] in onnxruntime.get_available_providers()
+    if has_it and (provider == "cpu" or not _is_overwritten("onnxruntime-gpu")):
+        return
+    again = "pip uninstall -y onnxruntime onnxruntime-gpu, then pip install onnxruntime-gpu"
+    if _is_overwritten("onnxruntime-gpu"):
+        raise MissingDependencyError(
+            f"onnxruntime was installed over files of onnxruntime-gpu: {again}"
         )
+    raise EngineError(f"this build of ONNX Runtime has no {provider} provider: {again}")
+
+
+def _is_overwritten(package: str) -> bool:
+    """Whether files of an installed package have another size than it came with, or are gone."""
+    try:
+        files = importlib.metadata.distribution(package).files or []
+    except importlib.metadata.PackageNotFoundError:
+        return False
+    return any(
+        file.size is not None
+        and (not (path := Path(str(file.locate()))).is_file() or path.stat().st_size != file.size)
+        for file in files
+        if file.parts[0] == "onnxruntime"
+    )
 
 
 def usable_cpus() -> int:

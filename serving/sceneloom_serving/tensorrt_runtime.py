@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import ctypes
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +66,8 @@ class TensorRTSynthesizer(Synthesizer):
         _check_tensors(self._engine, record, str(plan))
         self._stream = Stream()
         self._lock = threading.Lock()
+        self.copy_seconds = 0.0
+        """Seconds of the last batch's copies between arrays and pinned memory of the host."""
         super().__init__(record.served_contract, max(p.batch[2] for p in record.profiles))
         self.engine = f"tensorrt-{record.precision}"
 
@@ -75,7 +78,7 @@ class TensorRTSynthesizer(Synthesizer):
         inputs = tensors(label_maps, instance_maps, styles)
         batch, height, width = label_maps.shape[:3]
         images = np.empty((batch, height, width, 3), np.uint8)
-        done, seconds = 0, 0.0
+        done, copying, seconds = 0, 0.0, 0.0
         with self._lock:
             # The current GPU is a thread's own, and this may be another thread than the last.
             checked(load_cuda().cudaSetDevice(self._device), f"choosing GPU {self._device}")
@@ -93,9 +96,11 @@ class TensorRTSynthesizer(Synthesizer):
                     self._executions[index] = _Execution(
                         self._engine, index, self.record, self._stream, self._cuda_graphs
                     )
-                seconds += self._executions[index].run(part, images[done : done + count])
+                copied, ran = self._executions[index].run(part, images[done : done + count])
+                copying += copied
+                seconds += ran
                 done += count
-            self.device_seconds = seconds
+            self.copy_seconds, self.device_seconds = copying, seconds
         return images
 
     @property
@@ -128,7 +133,8 @@ class _Execution:
         self._shapes: dict[str, tuple[int, ...]] = {}
         self.graph: Any = None
         self._buffers: dict[str, TensorBuffer] = {}
-        self._context = engine.create_execution_context()
+        eight = record.machine.tensorrt.startswith("8.")
+        self._context = _whole_context(engine) if eight else _own_context(engine)
         if self._context is None:
             raise EngineError(f"the GPU has not enough memory for the plan's profile {profile}")
         if not self._context.set_optimization_profile_async(index, stream.handle):
@@ -141,14 +147,16 @@ class _Execution:
             if not self._context.set_tensor_address(name, self._buffers[name].device):
                 raise EngineError(f"TensorRT refuses the memory of {name}")
 
-    def run(self, inputs: dict[str, npt.NDArray[Any]], image: Image) -> float:
-        """Run one batch that the profile takes into uint8 [N, H, W, 3]. Returns the GPU's seconds,
-        copies included.
+    def run(self, inputs: dict[str, npt.NDArray[Any]], image: Image) -> tuple[float, float]:
+        """Run one batch that the profile takes into uint8 [N, H, W, 3]. Returns the seconds of the
+        copies in the host's memory, and those of the GPU, uploads and downloads included.
         """
+        started = time.perf_counter()
         shapes: dict[str, tuple[int, ...]] = {name: array.shape for name, array in inputs.items()}
         shapes[OUTPUT_IMAGE] = image.shape
         for name, array in inputs.items():
             np.copyto(self._buffers[name].host(array.shape), array, casting="no")
+        copying = time.perf_counter() - started
         self._stream.start_clock()
         if shapes != self._shapes:
             self._set_shapes(shapes)
@@ -157,8 +165,9 @@ class _Execution:
         else:
             self._enqueue()
         seconds = self._stream.stop_clock()
+        started = time.perf_counter()
         np.copyto(image, self._buffers[OUTPUT_IMAGE].host(image.shape))
-        return seconds
+        return copying + time.perf_counter() - started, seconds
 
     def _set_shapes(self, shapes: dict[str, tuple[int, ...]]) -> None:
         """Run once in the new shapes, which completes the work that TensorRT leaves to the next
@@ -201,6 +210,17 @@ class _Execution:
         for buffer in self._buffers.values():
             buffer.free()
         self._buffers.clear()
+
+
+def _whole_context(engine: Any) -> Any:
+    """A context with memory for the largest of all profiles: TensorRT 8.6 has no other."""
+    return engine.create_execution_context()
+
+
+def _own_context(engine: Any) -> Any:
+    """A context with memory for the profile that is chosen for it."""
+    trt = load_tensorrt()
+    return engine.create_execution_context(trt.ExecutionContextAllocationStrategy.ON_PROFILE_CHANGE)
 
 
 def _check_tensors(engine: Any, record: PlanRecord, source: str) -> None:

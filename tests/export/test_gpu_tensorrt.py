@@ -1,7 +1,7 @@
 """Real TensorRT plans on a real GPU, from the export to p50 and p99 at 2048x1024.
 
     make gpu                                                          (everything that needs a GPU)
-    .venv/bin/python -m pytest -m gpu -s tests/export/test_gpu_tensorrt.py
+    .venv-gpu/bin/python -m pytest -m gpu -s tests/export/test_gpu_tensorrt.py
 
 Each plan's record is printed as one line of JSON. Skipped where there is no GPU or no TensorRT;
 there, test_engine.py runs the same steps on a GPU that is not there.

@@ -26,6 +26,7 @@ from sceneloom.triton.transport import ModelConfig, TensorSpec
 from sceneloom_export.repository import write_configs
 from sceneloom_export.settings import TritonSettings
 from sceneloom_serving import templates
+from sceneloom_serving.onnx_runtime import CUDA_OPTIONS
 
 PLAIN = Contract(schema=load_schema("helen"), boundaries=False, size_multiple=8)
 STYLED = Contract(
@@ -196,7 +197,8 @@ def test_a_single_fixed_size_stands_in_the_dims(tmp_path: Path, name: str) -> No
 
 
 def test_onnx_runtime_takes_the_half_precision_graph_where_there_is_one(tmp_path: Path) -> None:
-    for half, file in ((False, "onnxruntime.onnx"), (True, "fp16.onnx")):
+    # Without it the GPU's own graph in float32, not that of CPUs, whose norms are in parts.
+    for half, file in ((False, "model.onnx"), (True, "fp16.onnx")):
         configs = write(tmp_path / file, PLAIN, half=half)
         assert configs["onnxruntime"].default_model_filename == file
 
@@ -220,12 +222,41 @@ def test_every_variant_names_its_engine(tmp_path: Path) -> None:
 def test_onnx_runtime_leaves_batching_to_the_export(configs: dict[str, Config]) -> None:
     assert configs["onnxruntime"].max_batch_size == 2
     assert configs["onnxruntime"].dynamic_batching.max_queue_delay_microseconds == 300
-    (cuda,) = accelerators(configs["onnxruntime"])
-    assert (cuda.name, cuda.parameters["cudnn_conv_algo_search"]) == ("cuda", "HEURISTIC")
 
 
-def accelerators(config: Config) -> list[Any]:
-    return list(config.optimization.execution_accelerators.gpu_execution_accelerator)
+def test_onnx_runtime_gets_the_options_that_are_meant_for_it(configs: dict[str, Config]) -> None:
+    options = cuda_options(configs["onnxruntime"])
+    assert options["cudnn_conv_algo_search"] == "HEURISTIC"
+    assert options["use_tf32"] == "0"
+    assert options["cudnn_conv_use_max_workspace"] == "1"
+    assert options.items() >= CUDA_OPTIONS.items()  # what is measured is what is served
+
+
+def cuda_options(config: Config) -> dict[str, str]:
+    """What Triton's ONNX Runtime backend makes of a configuration (onnxruntime.cc, LoadModel): the
+    accelerator's parameters, and over them, as soon as the model has any parameter, these four of
+    the model's own, or their defaults.
+    """
+    (cuda,) = config.optimization.execution_accelerators.gpu_execution_accelerator
+    assert cuda.name == "cuda"
+    options = dict(cuda.parameters)
+    if config.parameters:
+        own = {key: value.string_value for key, value in config.parameters.items()}
+        search = int(own.get("cudnn_conv_algo_search", "0"))
+        options["cudnn_conv_algo_search"] = ("EXHAUSTIVE", "HEURISTIC", "DEFAULT")[search]
+        options["gpu_mem_limit"] = own.get("gpu_mem_limit", str(2**64 - 1))
+        strategy = int(own.get("arena_extend_strategy", "0"))
+        options["arena_extend_strategy"] = ("kNextPowerOfTwo", "kSameAsRequested")[strategy]
+        options["do_copy_in_default_stream"] = own.get("do_copy_in_default_stream", "1")
+    return options
+
+
+@pytest.mark.parametrize("name", ["tensorrt", "tensorrt-throughput"])
+def test_a_plan_takes_the_memory_of_the_profile_in_use(
+    configs: dict[str, Config], name: str
+) -> None:
+    strategy = configs[name].parameters["execution_context_allocation_strategy"].string_value
+    assert strategy == "ON_PROFILE_CHANGE"
 
 
 def test_client_pads_nothing_to_an_engines_size(tmp_path: Path) -> None:
