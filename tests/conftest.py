@@ -114,6 +114,26 @@ def exported(run_folder: Path, checkpoint: Path) -> Exported:
 
 
 @pytest.fixture(scope="session")
+def compiled(run_folder: Path, checkpoint: Path) -> Path:
+    """A repository for 96x64 with a package of AOTInductor in float32, to be copied: its build
+    takes half a minute.
+    """
+
+    def make(folder: Path) -> Path:
+        from sceneloom_export.bundle import export_bundle
+        from sceneloom_export.engine import build_engine
+        from sceneloom_export.settings import ExportSettings, PlanSettings
+
+        fp32 = ExportSettings(precision=("fp32",))
+        export_bundle(checkpoint, folder / "repository", sizes=((64, 96),), export=fp32)
+        settings = PlanSettings(runtime="aoti", precision="fp32", timed_runs=3)
+        build_engine(folder / "repository" / "synthesis" / "1" / "model.onnx", settings)
+        return folder / "repository"
+
+    return make_once(run_folder / "compiled", make)
+
+
+@pytest.fixture(scope="session")
 def engine_bundle(run_folder: Path) -> Path:
     """What `sceneloom engine` reads of an export bundle, to be copied: all workers share it."""
     from gpu_worlds import write_engine_bundle

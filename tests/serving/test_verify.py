@@ -31,7 +31,7 @@ from sceneloom_serving.plan_record import Machine, PlanRecord, Profile, write_re
 
 CONTRACT = Contract(schema=load_schema("cityscapes"), boundaries=True, size_multiple=8)
 SIZE = (128, 192)
-FILES = 24
+FILES = 28
 
 
 @pytest.fixture

@@ -27,7 +27,14 @@ from sceneloom.errors import DivergedError, SceneLoomError, TrainingError
 from sceneloom.text import counted, reason
 from sceneloom_training import process
 from sceneloom_training.assembly import Model, assemble, size_limits
-from sceneloom_training.batches import Batch, Loaded, TrainingSet, load_batches, step_items
+from sceneloom_training.batches import (
+    Batch,
+    Loaded,
+    TrainingSet,
+    load_batches,
+    loading_processes,
+    step_items,
+)
 from sceneloom_training.checkpoint import save_checkpoint
 from sceneloom_training.data import examine, find_samples, open_data_set
 from sceneloom_training.data.opening import examine_headers
@@ -174,9 +181,10 @@ class Trainer:
         with contextlib.ExitStack() as stack:
             stopped = stack.enter_context(StopSignals())
             # Loading processes are started before the threads of the log.
-            batches = stack.enter_context(
-                load_batches(self.samples, items, workers=self.settings.compute.workers)
+            workers = loading_processes(
+                self.settings.compute.workers, self.device, trainings=self.world.local_size
             )
+            batches = stack.enter_context(load_batches(self.samples, items, workers=workers))
             log = None
             if self.world.is_main:
                 images = self.images_per_step

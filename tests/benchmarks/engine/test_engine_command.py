@@ -143,6 +143,34 @@ def test_an_engine_and_its_server_in_turn(checkpoint: Path, exported: Exported) 
         assert (row.bare is None) == (row.name != SERVED)
 
 
+def test_a_package_of_aotinductor_has_a_row(checkpoint: Path, compiled: Path) -> None:
+    settings = EngineBenchSettings(size="96x64", batch=(1, 2), rounds=2, maps=2, served=False)
+    bundle = Bundle(repository=compiled, engine="aoti-fp32", sha256="0", left_out={})
+    found, cannot = candidates(
+        ["torch-fp32", "aoti-fp16", "aoti-fp32"], "cpu", checkpoint, bundle, 2
+    )
+    assert cannot == {"aoti-fp16": "model.pt2 is of fp32, not of fp16"}
+    case = read_case(checkpoint, (64, 96), random=False)
+    prepared = Prepared(
+        device="cpu",
+        case=case,
+        maps=bench_maps(case.contract, (64, 96), settings.needed_maps("cpu")),
+        bundle=bundle,
+        candidates=found,
+    )
+    with ChildProcess() as child:
+        rows, cannot = take_turns(settings, prepared, child)
+    assert [(row.name, row.batch) for row in rows] == [
+        *(("torch-fp32", 1), ("aoti-fp32", 1), ("torch-fp32", 2))
+    ]
+    assert cannot["aoti-fp32, batch 2"] == "takes at most 1 pictures at once"
+    row = rows[1]
+    assert (row.how, row.marks) == ("model.pt2 in aoti-fp32", [])
+    assert row.parity is not None
+    assert row.parity.max <= 1
+    assert "model.pt2" in bundle.file_hashes()
+
+
 def test_an_export_that_fails_in_any_way_leaves_pytorch(
     checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -189,6 +217,7 @@ def test_everything_from_export_to_the_report(tmp_path: Path) -> None:
     assert cli.main(["bench", "engine", "--out", str(tmp_path), *small, "--keep", str(kept)]) == 0
     report = read_report(tmp_path / "engine.json")
     wanted = {"torch-fp32", "onnxruntime-fp32", "openvino-fp32", "openvino-int8", SERVED}
+    wanted.add("aoti-fp32")
     assert wanted <= {m.name for m in report.measurements}
     compiled = "torch-fp32-compiled"
     assert compiled in {m.name for m in report.measurements} | set(report.extra["cannot_run"])
