@@ -23,8 +23,8 @@ CUDA_OPTIONS = {
     "cudnn_conv_use_max_workspace": "1",
     "use_tf32": "0",
 }
-"""Of the CUDA provider, as the variant `onnxruntime` has them in Triton: the exhaustive search, the
-default, takes seconds at every new size, and TF32, the default, is not float32.
+"""Options of the CUDA provider, as Triton's variant `onnxruntime` has them: the exhaustive search,
+the default, takes seconds at every new size, and TF32, the default, is not float32.
 """
 
 
