@@ -10,7 +10,7 @@ CHECK_PYTHON := $(PYTHON) -c 'import sys; sys.exit(None if (3, 10) <= sys.versio
 # that needs an export, so that it is made once. Files are taken in this order, so that none of the long ones is last.
 TESTS := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder \
   -m "not slow and not gpu and not soak and not demo and not cases"
-GPU_TESTS := tests/export/test_gpu_tensorrt.py tests/training/test_gpu.py tests/training/test_torch_synthesizer.py
+GPU_TESTS := tests/export/test_gpu_tensorrt.py tests/export/test_gpu_aoti.py tests/training/test_gpu.py tests/training/test_torch_synthesizer.py
 EVALUATE := tests/training/evaluation/test_evaluate_command.py
 
 # pip compiles none of the packages: most of their modules are never imported, and the others are compiled when they are.
