@@ -163,6 +163,10 @@ class ScheduleSettings:
     """Epochs at the start with the global generator fixed; published: 10 with enhancers=1."""
     max_steps: _Limit = 0
     """Most steps; 0 is no limit. The learning rate does not follow it."""
+    max_seconds: _Limit = 0
+    """Most seconds of training in one call, which then ends with a checkpoint; the same command
+    trains on. 0 is no limit. The learning rate does not follow it.
+    """
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

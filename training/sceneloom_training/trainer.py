@@ -12,8 +12,10 @@ import contextlib
 import dataclasses
 import importlib.metadata
 import itertools
+import math
 import platform
 import shlex
+import time
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -191,12 +193,15 @@ class Trainer:
                 log = RunLog(self.run.root, done=done, last=last, images_per_step=images)
                 stack.enter_context(log)
                 self._log_start(log)
+            seconds = self.settings.schedule.max_seconds
+            until = time.monotonic() + seconds if seconds else math.inf
             for step in range(done, last):
                 ready, failed = self._wait_for_batches(batches, stopped)
                 broken = {name: why for each in ready for name, why in each.broken.items()}
-                told = self.world.gather((stopped.number, failed and str(failed), broken))
+                over = time.monotonic() >= until
+                told = self.world.gather((stopped.number, failed and str(failed), over, broken))
                 number = next((number for number, *_ in told if number is not None), None)
-                problem = next((text for _, text, _ in told if text is not None), None)
+                problem = next((text for _, text, *_ in told if text is not None), None)
                 for *_, found in told:
                     self._leave_out(found, log)
                 if problem is not None:
@@ -206,7 +211,7 @@ class Trainer:
                     if not isinstance(error, SceneLoomError) or not self.step:
                         raise error
                     raise process.saved_error(error, self.step)
-                if number is not None:
+                if number is not None or any(over for _, _, over, _ in told):
                     break
                 self._run_step(step, [each.batch for each in ready], log)
             if self.saved != self.step or not self.run.steps():
@@ -334,6 +339,7 @@ _MAY_CHANGE = {
     "schedule.epochs",
     "schedule.decay_epochs",
     "schedule.max_steps",
+    "schedule.max_seconds",
     "compute.device",
     "compute.compile",
     "compute.recompute",
