@@ -68,7 +68,7 @@ _PROBLEMS: dict[int | str, dict[str, Any]] = {
     504: {"description": "The server took too long.", **_PROBLEM},
 }
 _FILE = {"type": "string", "format": "binary"}
-_BODY = {
+_BODY: dict[str, Any] = {
     "required": True,
     "content": {
         "multipart/form-data": {
@@ -97,7 +97,7 @@ _BODY = {
         "image/png": {"schema": _FILE},
     },
 }
-_PICTURE = {
+_PICTURE: dict[int | str, dict[str, Any]] = {
     200: {
         "description": "The picture.",
         "content": {media: {"schema": _FILE} for media in MEDIA.values()},

@@ -7,6 +7,7 @@ Every exchange writes one line of JSON to standard error.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import re
 import secrets
@@ -119,6 +120,10 @@ class Exchange:
 
         async def noted(message: Message) -> None:
             if message["type"] == "http.response.start":
+                # Closed on unread data, the connection would be reset, and the answer lost.
+                with contextlib.suppress(Problem):
+                    while not seen["whole"] and _announced(headers) <= self._most_bytes:
+                        await limited()
                 seen["status"] = message["status"]
                 extra = [*_HEADERS, (REQUEST_ID.encode(), request_id.encode())]
                 if scope["path"] == "/docs":

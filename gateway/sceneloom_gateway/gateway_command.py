@@ -20,7 +20,7 @@ require(
 
 from sceneloom_gateway.app import RequestLimits, build_app  # noqa: E402
 from sceneloom_gateway.keys import Keys  # noqa: E402
-from sceneloom_gateway.server import ServerSettings, open_socket, serve  # noqa: E402
+from sceneloom_gateway.server import ServerSettings, listen_address, open_socket, serve  # noqa: E402
 from sceneloom_gateway.tritons import Tritons  # noqa: E402
 
 
@@ -56,7 +56,9 @@ def main(
         limits: of requests.
         timeouts: of requests to Triton.
     """
-    if keys is None and not without_keys and not is_loopback(_own(listen)):
+    host, port = listen_address(listen)
+    everywhere = host in ("0.0.0.0", "::")  # is_loopback takes them for this machine
+    if keys is None and not without_keys and (everywhere or not is_loopback(f"{host}:0")):
         raise InputError(
             f"{listen} takes requests from other machines; name a file of API keys with --keys, or "
             "take requests without one with --without-keys"
@@ -66,7 +68,7 @@ def main(
     known = None if keys is None else Keys(keys)
     tritons = Tritons(triton, model=model, timeouts=timeouts, mix_precisions=mix_precisions)
     app = build_app(tritons, limits=limits, keys=known, keys_on_loopback=keys_on_loopback)
-    with open_socket(listen) as listening:
+    with open_socket(host, port) as listening:
         host, port = listening.getsockname()[:2]
         scheme = "https" if settings.tls_cert else "http"
         shown = f"[{host}]" if ":" in host else host
@@ -80,8 +82,3 @@ def main(
         return 1
     print("stopped", file=sys.stderr)
     return 0
-
-
-def _own(listen: str) -> str:
-    """The address, but for one that means every address of this machine."""
-    return "all:0" if listen.rpartition(":")[0] in ("0.0.0.0", "[::]", "::") else listen

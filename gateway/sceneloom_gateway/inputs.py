@@ -114,7 +114,7 @@ async def read_upload(request: HttpRequest) -> Upload:
     files: dict[str, tuple[bytes, str]] = {}
     try:
         form = request.form(
-            max_files=len(FILES), max_fields=_MOST_FIELDS, max_part_size=_MOST_FIELD_BYTES
+            max_files=_MOST_FIELDS, max_fields=_MOST_FIELDS, max_part_size=_MOST_FIELD_BYTES
         )
         async with form as parts:
             for name, part in parts.multi_items():

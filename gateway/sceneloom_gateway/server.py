@@ -45,17 +45,23 @@ class ServerSettings:
             raise InputError("--tls-cert and --tls-key belong together; give both or none")
 
 
-def open_socket(listen: str) -> socket.socket:
-    """Listen at ``HOST:PORT``, a free port for 0; raises InputError."""
+def listen_address(listen: str) -> tuple[str, int]:
+    """Host and port of ``HOST:PORT``; raises InputError for another form."""
     host, _, port = listen.rpartition(":")
     host = host.strip("[]")
     if not host or not port.isascii() or not port.isdigit() or int(port) > 65535:
         raise InputError(f"--listen is {listen!r}; it is HOST:PORT, such as 127.0.0.1:8080")
+    return host, int(port)
+
+
+def open_socket(host: str, port: int) -> socket.socket:
+    """Listen at a port, a free one for 0; raises InputError."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
-        return socket.create_server((host, int(port)), family=family, backlog=1024)
+        return socket.create_server((host, port), family=family, backlog=1024)
     except OSError as error:
-        raise InputError(f"{listen}: cannot be listened at ({error.strerror or error})") from None
+        reason = error.strerror or error
+        raise InputError(f"{host}:{port}: cannot be listened at ({reason})") from None
 
 
 def serve(app: ASGIApp, listening: socket.socket, settings: ServerSettings, ready: Any) -> bool:
