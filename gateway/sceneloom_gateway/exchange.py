@@ -45,7 +45,7 @@ _STRICT_TRANSPORT = (b"strict-transport-security", b"max-age=31536000")
 
 
 class Metrics:
-    """What `/metrics` shows; all names begin with ``sceneloom_gateway_``."""
+    """The figures of `/metrics`; all names begin with ``sceneloom_gateway_``."""
 
     def __init__(self) -> None:
         """Begin at zero."""

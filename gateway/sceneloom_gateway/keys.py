@@ -99,7 +99,7 @@ def new_key(name: str, limits: Limits) -> tuple[Key, str]:
 
 @dataclasses.dataclass(eq=False)
 class _Use:
-    """What a key has used of its limits."""
+    """The used part of a key's limits."""
 
     left: float
     seen: float
