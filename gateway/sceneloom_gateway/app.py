@@ -131,25 +131,6 @@ def build_app(
     async def in_thread(work: Callable[..., T], *arguments: Any) -> T:
         return await asyncio.get_running_loop().run_in_executor(threads, work, *arguments)
 
-    async def admitted(request: HttpRequest) -> AsyncIterator[None]:
-        """Admit a request by its key, and count it until it is answered."""
-        local = request.client is None or is_loopback(f"{request.client.host}:0")
-        text = _key_of(request)
-        if keys is None or (local and not keys_on_loopback and not text):
-            yield
-            return
-        if not text:
-            raise Problem(
-                401,
-                "an API key is wanted: send it as Authorization: Bearer KEY",
-                field="Authorization",
-                headers={"WWW-Authenticate": "Bearer"},
-            )
-        key = await asyncio.get_running_loop().run_in_executor(None, keys.find, text)
-        request.state.key = key.name
-        with keys.admitted(key):
-            yield
-
     app = FastAPI(
         title="SceneLoom gateway",
         version=__version__,
@@ -159,7 +140,7 @@ def build_app(
     )
     metrics.level("at_servers", "Requests in flight to Triton.", tritons.in_flight)
     metrics.level("pictures_waiting", "Pictures being made or waiting.", lambda: waiting)
-    by_key = [Depends(admitted)]
+    by_key = [Depends(_admission(keys, keys_on_loopback))]
 
     @app.post(
         "/v1/synthesize",
@@ -195,6 +176,52 @@ def build_app(
             waiting -= 1
         return Response(data, media_type=MEDIA[format], headers={"Vary": "Accept"})
 
+    _add_status_routes(app, tritons, metrics, limits, by_key)
+    for kind in (Problem, errors.SceneLoomError, HTTPException, RequestValidationError):
+        app.add_exception_handler(kind, _on_error)
+    return Exchange(app, metrics, most_bytes=limits.max_bytes, body_seconds=limits.body_seconds)
+
+
+def _key_of(request: HttpRequest) -> str:
+    """The key of a request, of Authorization or X-API-Key; empty without one."""
+    scheme, _, text = request.headers.get("authorization", "").partition(" ")
+    if scheme.lower() == "bearer":
+        return text.strip()
+    return request.headers.get("x-api-key", "").strip()
+
+
+def _admission(
+    keys: Keys | None, keys_on_loopback: bool
+) -> Callable[[HttpRequest], AsyncIterator[None]]:
+    """The dependency of routes that take a key."""
+
+    async def admitted(request: HttpRequest) -> AsyncIterator[None]:
+        """Admit a request by its key, and count it until it is answered."""
+        local = request.client is None or is_loopback(f"{request.client.host}:0")
+        text = _key_of(request)
+        if keys is None or (local and not keys_on_loopback and not text):
+            yield
+            return
+        if not text:
+            raise Problem(
+                401,
+                "an API key is wanted: send it as Authorization: Bearer KEY",
+                field="Authorization",
+                headers={"WWW-Authenticate": "Bearer"},
+            )
+        key = await asyncio.get_running_loop().run_in_executor(None, keys.find, text)
+        request.state.key = key.name
+        with keys.admitted(key):
+            yield
+
+    return admitted
+
+
+def _add_status_routes(
+    app: FastAPI, tritons: Tritons, metrics: Metrics, limits: RequestLimits, by_key: list[Any]
+) -> None:
+    """The routes that are read only: the model, health, metrics."""
+
     @app.get("/v1/model", dependencies=by_key, responses={401: _PROBLEMS[401]})
     async def model() -> dict[str, Any]:
         """The served model: contract with labels, colours, sizes and styles; engine; limits."""
@@ -229,28 +256,17 @@ def build_app(
         """Metrics in Prometheus's text form."""
         return Response(generate_latest(metrics.registry), media_type=CONTENT_TYPE_LATEST)
 
-    async def on_error(request: HttpRequest, error: Exception) -> JSONResponse:
-        if isinstance(error, errors.SceneLoomError):
-            problem = problem_of(error)
-        elif isinstance(error, HTTPException):
-            headers = dict(error.headers or {})
-            problem = Problem(error.status_code, str(error.detail), headers=headers)
-        elif isinstance(error, RequestValidationError):
-            problem = Problem(422, str(error))
-        else:
-            assert isinstance(error, Problem)
-            problem = error
-        note_problem(request.scope, problem)
-        return problem.response(request.state.request_id)
 
-    for kind in (Problem, errors.SceneLoomError, HTTPException, RequestValidationError):
-        app.add_exception_handler(kind, on_error)
-    return Exchange(app, metrics, most_bytes=limits.max_bytes, body_seconds=limits.body_seconds)
-
-
-def _key_of(request: HttpRequest) -> str:
-    """The key of a request, of Authorization or X-API-Key; empty without one."""
-    scheme, _, text = request.headers.get("authorization", "").partition(" ")
-    if scheme.lower() == "bearer":
-        return text.strip()
-    return request.headers.get("x-api-key", "").strip()
+async def _on_error(request: HttpRequest, error: Exception) -> JSONResponse:
+    if isinstance(error, errors.SceneLoomError):
+        problem = problem_of(error)
+    elif isinstance(error, HTTPException):
+        headers = dict(error.headers or {})
+        problem = Problem(error.status_code, str(error.detail), headers=headers)
+    elif isinstance(error, RequestValidationError):
+        problem = Problem(422, str(error))
+    else:
+        assert isinstance(error, Problem)
+        problem = error
+    note_problem(request.scope, problem)
+    return problem.response(request.state.request_id)
