@@ -28,7 +28,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --upgrade pip
 	$(BIN)/python -m pip install --disable-pip-version-check --no-compile -c constraints.txt \
-	  torch -e '.[train,export,serve,embedded,datasets,ray,bench,dev]'
+	  torch -e '.[train,export,serve,embedded,datasets,ray,gateway,bench,dev]'
 	touch $@
 
 demo: $(INSTALLED)  ## draw streets, export, serve through Triton, render at 2048x1024: build/demo/index.html
@@ -46,7 +46,7 @@ lint: $(INSTALLED)
 
 unit: $(INSTALLED)
 	$(TESTS) --ignore $(EVALUATE) tests/training tests/client tests/test_damaged_files.py tests/test_docs.py tests/streets
-	$(TESTS) tests/benchmarks tests/examples $(EVALUATE) tests/export tests/serving tests/deploy
+	$(TESTS) tests/benchmarks tests/examples $(EVALUATE) tests/export tests/serving tests/gateway tests/deploy
 
 cases: $(INSTALLED)  ## inputs and situations that failed before, of ../shared/cases where that is there
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m cases -k "$(CASES)" --durations=5 tests/test_cases.py

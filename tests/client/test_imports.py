@@ -18,6 +18,7 @@ FOLDERS = {
     "sceneloom_training": "training",
     "sceneloom_export": "export",
     "sceneloom_serving": "serving",
+    "sceneloom_gateway": "gateway",
     "sceneloom_bench": "benchmarks",
 }
 MAY_IMPORT = {
@@ -25,6 +26,7 @@ MAY_IMPORT = {
     "sceneloom_streets": {"sceneloom"},
     "sceneloom_training": {"sceneloom", "sceneloom_streets"},
     "sceneloom_serving": {"sceneloom"},
+    "sceneloom_gateway": {"sceneloom"},
     "sceneloom_export": {
         "sceneloom",
         "sceneloom_streets",
@@ -40,6 +42,7 @@ HEAVY = (
     "sceneloom_training",
     "sceneloom_export",
     "sceneloom_serving",
+    "sceneloom_gateway",
     "sceneloom_bench",
 )
 

@@ -66,8 +66,8 @@ def report(outcome: Outcome) -> int:
     stopped_by = outcome.stopped_by
     if outcome.is_main and stopped_by is None and outcome.step < outcome.last:
         print(
-            f"trained {outcome.step} of {counted(outcome.last, 'step')} in the seconds given, saved; "
-            "the same command trains on"
+            f"trained {outcome.step} of {counted(outcome.last, 'step')} in the seconds given, "
+            "saved; the same command trains on"
         )
     elif outcome.is_main and stopped_by is None:
         print(f"trained {counted(outcome.step, 'step')}: {printable(outcome.model)}")
