@@ -49,7 +49,8 @@ def dataset(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_serve_stops_cleanly(exported: Exported, number: int) -> None:
-    serve = ServeCommand(exported.repository, stop_timeout=30)
+    # A named engine: without one, the first start of a bundle says what it tries.
+    serve = ServeCommand(exported.repository, "--engine", "onnxruntime-fp32", stop_timeout=30)
     (server,) = children(serve.process.pid)
     code, errors = serve.end(number)
     assert code == 0, errors

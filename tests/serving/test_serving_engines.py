@@ -170,7 +170,13 @@ def test_runtimes_for_programs(
     measured = {one["engine"]: one for one in documents("--measure")}
     assert sum(one["chosen"] for one in measured.values()) == 1
     assert sum(one["chosen_fast"] for one in measured.values()) == 1
-    assert {one["precision"] for one in measured.values()} == {"fp32", "fp16", "bf16", "int8"}
+    assert {one["precision"] for one in measured.values()} == {
+        "fp32",
+        "fp16",
+        "fp8",
+        "bf16",
+        "int8",
+    }
     for name, one in measured.items():
         assert one["runs"] == (one["reason"] is None)
         assert one["runs"] == (one["seconds"] is not None), name
