@@ -95,7 +95,7 @@ def this_machine(device: int = 0) -> Machine:
 
 
 def driver_version() -> str:
-    """Version of NVIDIA's driver, such as 580.65.06, or empty without one that tells."""
+    """Version of NVIDIA's driver, such as 580.65.06; empty if it is not known."""
     text = _DRIVER.read_text("utf-8", "replace") if _DRIVER.is_file() else ""
     found = re.search(r"\b\d{3}\.\d+(\.\d+)?\b", text)
     return found[0] if found else ""

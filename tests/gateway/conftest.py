@@ -23,7 +23,7 @@ def triton() -> Iterator[Triton]:
 
 @pytest.fixture(scope="module")
 def gateway(triton: Triton, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
-    """Of all tests of a file that need no flags."""
+    """A gateway without flags, shared by the tests of a file."""
     with ExitStack() as stack:
         yield start(
             stack,
