@@ -117,7 +117,7 @@ def test_it_is_written_where_it_is_named_alone(exported: Exported, tmp_path: Pat
 
 
 def test_it_is_judged_by_the_limits_of_half() -> None:
-    """Of the demo's trained network, which half keeps."""
+    """The demo's trained network passes in half; the limits for FP8 are the same."""
     trained = load_checkpoint(DEMO)
     maps = [draw_map(trained.contract, (128, 256), 200 + number) for number in range(8)]
     references = make_references(trained.generator, trained.contract, maps)
