@@ -8,7 +8,9 @@ CHECK_PYTHON := $(PYTHON) -c 'import sys; sys.exit(None if (3, 10) <= sys.versio
 
 # In two runs: a process that has had every engine and every data set in it is a large one. The second has every test
 # that needs an export, so that it is made once. Files are taken in this order, so that none of the long ones is last.
-TESTS := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder \
+# One worker more than there are cores, since many wait for a server; 4 at most, for the memory.
+WORKERS = $(shell $(PYTHON) -c 'import os; print(min(len(os.sched_getaffinity(0)) + 1, 4))')
+TESTS = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder \
   -m "not slow and not gpu and not soak and not demo and not cases"
 GPU_TESTS := tests/export/test_gpu_tensorrt.py tests/export/test_gpu_aoti.py tests/training/test_gpu.py tests/training/test_torch_synthesizer.py
 EVALUATE := tests/training/evaluation/test_evaluate_command.py

@@ -48,7 +48,7 @@ def model(engine_bundle: Path, tmp_path: Path) -> Path:
     return shutil.copytree(engine_bundle, tmp_path / "bundle") / VERSION / "model.onnx"
 
 
-def test_the_record_and_the_pictures(compiled: Path, checkpoint: Path) -> None:
+def test_the_record_and_the_pictures(compiled: Path, least_checkpoint: Path) -> None:
     version = compiled / VERSION
     record = read_record(version / "model.pt2")
     here = torch_machine(None)
@@ -65,7 +65,7 @@ def test_the_record_and_the_pictures(compiled: Path, checkpoint: Path) -> None:
         *("model.onnx", "onnxruntime.onnx", "weights.bin", "model.pt2", "model.pt2.json")
     }
     references = load_references(compiled)
-    trained = load_checkpoint(checkpoint)
+    trained = load_checkpoint(least_checkpoint)
     with AotiSynthesizer(version / "model.pt2") as engine:
         assert (engine.engine, engine.precision, engine.max_batch_size) == ("aoti-fp32", "fp32", 1)
         assert engine.contract.sizes == ((64, 96),)

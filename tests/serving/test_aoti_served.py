@@ -32,8 +32,8 @@ from sceneloom_training.torch_synthesizer import TorchSynthesizer
 pytestmark = pytest.mark.triton
 
 
-def test_it_serves_by_its_name(compiled: Path, checkpoint: Path) -> None:
-    trained, maps = load_checkpoint(checkpoint), blocky_maps(64, 96, 5)
+def test_it_serves_by_its_name(compiled: Path, least_checkpoint: Path) -> None:
+    trained, maps = load_checkpoint(least_checkpoint), blocky_maps(64, 96, 5)
     expected = TorchSynthesizer(trained.generator, trained.contract).synthesize(*maps)
     with (
         EmbeddedServer(compiled, engine="aoti-fp32") as server,
@@ -124,9 +124,9 @@ def url(compiled: Path, tmp_path: Path) -> Iterator[str]:
 
 
 def test_the_variant_answers_under_the_usual_names(
-    url: str, compiled: Path, checkpoint: Path
+    url: str, compiled: Path, least_checkpoint: Path
 ) -> None:
-    trained, maps = load_checkpoint(checkpoint), blocky_maps(64, 96, 6)
+    trained, maps = load_checkpoint(least_checkpoint), blocky_maps(64, 96, 6)
     expected = TorchSynthesizer(trained.generator, trained.contract).synthesize(*maps)
     with TritonSynthesizer(url) as client:
         assert (client.engine, client.contract.sizes) == ("aoti-cuda-fp32", ((64, 96),))

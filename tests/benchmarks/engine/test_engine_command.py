@@ -143,14 +143,14 @@ def test_an_engine_and_its_server_in_turn(checkpoint: Path, exported: Exported) 
         assert (row.bare is None) == (row.name != SERVED)
 
 
-def test_a_package_of_aotinductor_has_a_row(checkpoint: Path, compiled: Path) -> None:
+def test_a_package_of_aotinductor_has_a_row(least_checkpoint: Path, compiled: Path) -> None:
     settings = EngineBenchSettings(size="96x64", batch=(1, 2), rounds=2, maps=2, served=False)
     bundle = Bundle(repository=compiled, engine="aoti-fp32", sha256="0", left_out={})
     found, cannot = candidates(
-        ["torch-fp32", "aoti-fp16", "aoti-fp32"], "cpu", checkpoint, bundle, 2
+        ["torch-fp32", "aoti-fp16", "aoti-fp32"], "cpu", least_checkpoint, bundle, 2
     )
     assert cannot == {"aoti-fp16": "model.pt2 is of fp32, not of fp16"}
-    case = read_case(checkpoint, (64, 96), random=False)
+    case = read_case(least_checkpoint, (64, 96), random=False)
     prepared = Prepared(
         device="cpu",
         case=case,

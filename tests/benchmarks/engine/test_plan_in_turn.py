@@ -43,9 +43,11 @@ with contextlib.redirect_stderr(sys.stdout), progress.shown():
 """
 
 
-def test_a_plan_that_was_built_after_the_export_may_serve(checkpoint: Path, tmp_path: Path) -> None:
+def test_a_plan_that_was_built_after_the_export_may_serve(
+    least_checkpoint: Path, tmp_path: Path
+) -> None:
     bundle = make_bundle(
-        checkpoint,
+        least_checkpoint,
         tmp_path / "bundle",
         size=(64, 96),
         precisions=["fp32", "fp16"],
