@@ -3,11 +3,16 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+GPU_VENV := .venv-gpu
+CHECK_PYTHON := $(PYTHON) -c 'import sys; sys.exit(None if (3, 10) <= sys.version_info < (3, 13) else "needs Python 3.10, 3.11 or 3.12: make PYTHON=python3.11 ...")'
 
 # In two runs: a process that has had every engine and every data set in it is a large one. The second has every test
 # that needs an export, so that it is made once. Files are taken in this order, so that none of the long ones is last.
-TESTS := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder \
+# One worker more than there are cores, since many wait for a server; 4 at most, for the memory.
+WORKERS = $(shell $(PYTHON) -c 'import os; print(min(len(os.sched_getaffinity(0)) + 1, 4))')
+TESTS = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder \
   -m "not slow and not gpu and not soak and not demo and not cases"
+GPU_TESTS := tests/export/test_gpu_tensorrt.py tests/export/test_gpu_aoti.py tests/training/test_gpu.py tests/training/test_torch_synthesizer.py
 EVALUATE := tests/training/evaluation/test_evaluate_command.py
 
 # pip compiles none of the packages: most of their modules are never imported, and the others are compiled when they are.
@@ -19,13 +24,13 @@ help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## / — /'
 
 $(INSTALLED): pyproject.toml constraints.txt
-	$(PYTHON) -c 'import sys; sys.exit(None if (3, 10) <= sys.version_info < (3, 13) else "needs Python 3.10, 3.11 or 3.12: make PYTHON=python3.11 ...")'
+	$(CHECK_PYTHON)
 	@echo 'installing SceneLoom, PyTorch, ONNX Runtime, OpenVINO and the bundled Triton server into $(VENV), once:'
 	@echo '2 to 10 minutes, by the network; 3 GB, or 7 GB where pip takes the CUDA build of torch'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --upgrade pip
 	$(BIN)/python -m pip install --disable-pip-version-check --no-compile -c constraints.txt \
-	  torch -e '.[train,export,serve,embedded,datasets,ray,bench,dev]'
+	  torch -e '.[train,export,serve,embedded,datasets,ray,gateway,bench,dev]'
 	touch $@
 
 demo: $(INSTALLED)  ## draw streets, export, serve through Triton, render at 2048x1024: build/demo/index.html
@@ -42,8 +47,8 @@ lint: $(INSTALLED)
 	$(BIN)/mypy
 
 unit: $(INSTALLED)
-	$(TESTS) --ignore $(EVALUATE) tests/training tests/client tests/streets tests/test_docs.py tests/test_damaged_files.py
-	$(TESTS) tests/benchmarks tests/examples $(EVALUATE) tests/export tests/serving tests/deploy
+	$(TESTS) --ignore $(EVALUATE) tests/training tests/client tests/test_damaged_files.py tests/test_docs.py tests/streets
+	$(TESTS) tests/benchmarks tests/examples $(EVALUATE) tests/export tests/serving tests/gateway tests/deploy
 
 cases: $(INSTALLED)  ## inputs and situations that failed before, of ../shared/cases where that is there
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m cases -k "$(CASES)" --durations=5 tests/test_cases.py
@@ -64,8 +69,19 @@ soak: $(INSTALLED)  ## kill training runs, and rendering and its server, at many
 render-ceiling: $(INSTALLED)  ## what the client can do at 2048x1024, beside bare loops, measured: docs/results
 	$(BIN)/python benchmarks/experiments/render_limits.py ceiling --out docs/results
 
-gpu: $(INSTALLED)  ## the tests that need an NVIDIA GPU
-	$(BIN)/python -m pytest -m gpu
+# An environment of its own: .venv has the CPU's build of ONNX Runtime, whose files are those of the GPU's.
+$(GPU_VENV)/.installed: pyproject.toml constraints.txt
+	@command -v nvidia-smi > /dev/null || { echo 'make gpu needs an NVIDIA GPU and its driver: this machine has no nvidia-smi'; exit 1; }
+	$(CHECK_PYTHON)
+	@echo 'installing SceneLoom, PyTorch, ONNX Runtime and TensorRT for GPUs into $(GPU_VENV), once: 10 GB'
+	$(PYTHON) -m venv $(GPU_VENV)
+	$(GPU_VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --upgrade pip
+	$(GPU_VENV)/bin/python -m pip install --disable-pip-version-check --no-compile -c constraints.txt \
+	  -e '.[train,export-gpu,bench,dev]'
+	touch $@
+
+gpu: $(GPU_VENV)/.installed  ## the tests that need an NVIDIA GPU, in .venv-gpu
+	$(GPU_VENV)/bin/python -m pytest -m gpu $(GPU_TESTS)
 
 bench: $(INSTALLED)  ## every benchmark on this machine, on its GPU if it has one (about an hour on two cores; resumes): benchmarks/results
 	$(BIN)/sceneloom bench suite
@@ -99,4 +115,4 @@ demo-evaluation: $(INSTALLED)  ## evaluate the demo's weights at 2048x1024: docs
 	$(BIN)/python benchmarks/experiments/demo_weights.py evaluate --out docs/results/demo-weights
 
 clean:  ## remove everything that was built or installed
-	rm -rf build dist $(VENV)
+	rm -rf build dist $(VENV) $(GPU_VENV)

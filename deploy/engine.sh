@@ -11,6 +11,8 @@ set -eu
 repository=${SCENELOOM_REPOSITORY:-/models}
 variant=${SCENELOOM_VARIANT:-tensorrt}
 
+sceneloom-driver
+
 case $variant in
 tensorrt | tensorrt-*) exec sceneloom engine "$repository/synthesis/1/model.onnx" --keep "$@" ;;
 *) echo "the variant $variant loads no plan" ;;

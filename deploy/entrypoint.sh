@@ -4,7 +4,7 @@
 # ready.
 #
 #   SCENELOOM_REPOSITORY     folder that sceneloom export wrote; /models
-#   SCENELOOM_VARIANT        tensorrt, tensorrt-throughput, onnxruntime or embedded; tensorrt
+#   SCENELOOM_VARIANT        tensorrt, tensorrt-throughput, aoti, onnxruntime or embedded; tensorrt
 #   SCENELOOM_ENCODED        on also serves the encoded path, in two Python processes around the same model; off
 #   SCENELOOM_SHARED_MEMORY  on lets clients register shared memory; off
 #   SCENELOOM_ADMIN_KEY      opens the restricted APIs to who sends it; without it nobody can
@@ -19,6 +19,7 @@ repository=${SCENELOOM_REPOSITORY:-/models}
 variant=${SCENELOOM_VARIANT:-tensorrt}
 
 sceneloom verify "$repository" --variant "$variant"
+[ "$variant" = embedded ] || sceneloom-driver
 
 # Triton takes every folder of its repository for a model and stops at one that is none, so it sees the models alone. Where
 # Python runs a model, each of its files is linked alone: Triton writes bytecode beside model.py, and would run bytecode
@@ -40,6 +41,10 @@ for name in $models; do
     [ ! -d "$source/configs" ] || ln -s "$source/configs" "$served/$name/"
     if [ "$name" = synthesis ] && [ "$variant" != embedded ]; then
         ln -s "$source/1" "$served/$name/"
+        if [ "$variant" = aoti ]; then
+            mkdir "$served/synthesis_aoti"
+            ln -s "$source/aoti/config.pbtxt" "$source/1" "$served/synthesis_aoti/"
+        fi
     else
         mkdir "$served/$name/1"
         ln -s "$source/1"/* "$served/$name/1/"
@@ -49,8 +54,12 @@ done
 # What clients of a picture service have no use for. Triton closes an API by asking for a header; a random value that
 # nobody is told closes it to everybody.
 restricted=model-repository,trace,logging
+shared=
 if [ "${SCENELOOM_SHARED_MEMORY:-off}" != on ]; then
     restricted=$restricted,shared-memory
+elif tritonserver --help 2>&1 | grep -q -e --allow-client-shm; then
+    # From 2.68 (26.04) on, this flag alone opens it. Older servers end at a flag that they do not know.
+    shared=--allow-client-shm=true
 fi
 key=${SCENELOOM_ADMIN_KEY:-$(head -c 32 /dev/urandom | sha256sum | cut -c 1-64)}
 
@@ -67,6 +76,7 @@ tritonserver \
     --exit-timeout-secs=30 \
     "--http-restricted-api=$restricted:sceneloom-admin=$key" \
     "--grpc-restricted-protocol=$restricted:sceneloom-admin=$key" \
+    ${shared:+"$shared"} \
     "$@" &
 server=$!
 

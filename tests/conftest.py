@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
     from sceneloom_export.bundle import Exported
     from sceneloom_serving.embedded import EmbeddedServer
     from sceneloom_training.networks import GeneratorArchitecture
+
+# Without this an eighth of the time goes to the collector, which looks through all of PyTorch.
+gc.set_threshold(50_000)
 
 # How long one example takes says something of the machine only, which others use too.
 hypothesis.settings.register_profile(
@@ -79,18 +83,35 @@ def published(run_folder: Path, small_architecture: GeneratorArchitecture) -> Pa
 @pytest.fixture(scope="session")
 def checkpoint(run_folder: Path, published: Path) -> Path:
     """The checkpoint bundle imported from `published`."""
+    return make_once(run_folder / "checkpoint", lambda folder: import_bundle(published, folder))
+
+
+@pytest.fixture(scope="session")
+def least_checkpoint(run_folder: Path) -> Path:
+    """A checkpoint bundle of the fewest layers, for what takes seconds for each of them."""
 
     def make(folder: Path) -> Path:
-        from sceneloom.schema import load_schema
-        from sceneloom_training.checkpoint import save_checkpoint
-        from sceneloom_training.published import import_published
+        from sceneloom_training.networks import GeneratorArchitecture
 
-        imported = import_published(published, load_schema("cityscapes"))
-        bundle, provenance = folder / "bundle", {"imported_from": "a test"}
-        save_checkpoint(bundle, imported.generator, imported.contract, provenance)
-        return bundle
+        fewest = GeneratorArchitecture(
+            input_channels=36, ngf=4, global_downsamplings=1, global_blocks=1
+        )
+        save_published(wide_generator(fewest, seed=1), folder / "latest_net_G.pth")
+        return import_bundle(folder / "latest_net_G.pth", folder)
 
-    return make_once(run_folder / "checkpoint", make)
+    return make_once(run_folder / "least", make)
+
+
+def import_bundle(published: Path, folder: Path) -> Path:
+    """Import weights in the published layout, of Cityscapes labels, into `folder`/bundle."""
+    from sceneloom.schema import load_schema
+    from sceneloom_training.checkpoint import save_checkpoint
+    from sceneloom_training.published import import_published
+
+    imported = import_published(published, load_schema("cityscapes"))
+    bundle, provenance = folder / "bundle", {"imported_from": "a test"}
+    save_checkpoint(bundle, imported.generator, imported.contract, provenance)
+    return bundle
 
 
 @pytest.fixture(scope="session")
@@ -107,6 +128,26 @@ def exported(run_folder: Path, checkpoint: Path) -> Exported:
         return export_bundle(checkpoint, folder / "repository", settings, largest=(128, 192))
 
     return make_once(run_folder / "export", make)
+
+
+@pytest.fixture(scope="session")
+def compiled(run_folder: Path, least_checkpoint: Path) -> Path:
+    """A repository for 96x64 with a package of AOTInductor in float32, of `least_checkpoint`, to be
+    copied: its build takes long.
+    """
+
+    def make(folder: Path) -> Path:
+        from sceneloom_export.bundle import export_bundle
+        from sceneloom_export.engine import build_engine
+        from sceneloom_export.settings import ExportSettings, PlanSettings
+
+        fp32 = ExportSettings(precision=("fp32",))
+        export_bundle(least_checkpoint, folder / "repository", sizes=((64, 96),), export=fp32)
+        settings = PlanSettings(runtime="aoti", precision="fp32", timed_runs=3)
+        build_engine(folder / "repository" / "synthesis" / "1" / "model.onnx", settings)
+        return folder / "repository"
+
+    return make_once(run_folder / "compiled", make)
 
 
 @pytest.fixture(scope="session")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -49,7 +50,12 @@ def write_engine_bundle(
     hashes = {
         path.relative_to(folder).as_posix(): file_hash(path) for path in sorted(version.iterdir())
     }
-    report = {"sceneloom": "a test", "contract": contract.to_json(), "sha256": hashes}
+    report = {
+        "sceneloom": "a test",
+        "architecture": dataclasses.asdict(architecture),
+        "contract": contract.to_json(),
+        "sha256": hashes,
+    }
     (folder / "report.json").write_text(json.dumps(report))
     return folder
 

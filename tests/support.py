@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
+import io
 import os
 import pickle
 import re
@@ -72,10 +74,14 @@ def save_published(generator: Generator, path: Path) -> None:
 
 
 def free_ports(**settings: Any) -> ServerSettings:
-    """Settings of an embedded server that takes free ports, so that tests can run side by side."""
+    """Settings of an embedded server that takes free ports, so that tests can run side by side, and
+    that ends at once: Triton takes two seconds for an end in order.
+    """
     from sceneloom_serving.embedded import ServerSettings
 
-    return ServerSettings(http_port=0, grpc_port=0, metrics_port=0, **settings)
+    return ServerSettings(
+        **{"http_port": 0, "grpc_port": 0, "metrics_port": 0, "stop_timeout": 0, **settings}
+    )
 
 
 def blocky_maps(
@@ -104,11 +110,24 @@ def run_command(
     )
 
 
-class ServeCommand:
-    """`sceneloom serve` in a process of its own, on free ports; ready once it is made."""
+def run_here(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    """Run `sceneloom` in this process, where what it imports is loaded already."""
+    from sceneloom.cli import main
 
-    def __init__(self, repository: Path, *flags: str) -> None:
+    out, errors = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(errors):
+        code = main([*map(str, arguments)])
+    return subprocess.CompletedProcess(arguments, code, out.getvalue(), errors.getvalue())
+
+
+class ServeCommand:
+    """`sceneloom serve` in a process of its own, on free ports; ready once it is made. Without a
+    `stop_timeout` its server is killed when it ends.
+    """
+
+    def __init__(self, repository: Path, *flags: str, stop_timeout: int = 0) -> None:
         ports = ["--http-port", "0", "--grpc-port", "0", "--metrics-port", "0"]
+        flags = (*flags, "--stop-timeout", str(stop_timeout))
         self.process = subprocess.Popen(
             [*COMMAND, "serve", str(repository), *ports, *flags],
             stdout=subprocess.PIPE,

@@ -25,6 +25,8 @@ ONLY_FOR = {
     "_network_flags_10": ("10",),
     "_choose_norms": ("10", "11"),
     "_same_capability": ("10", "11"),
+    "_whole_context": ("8.6",),
+    "_own_context": ("10", "11"),
 }
 TENSORRT, CUDA = "tensorrt", "cuda.bindings.runtime"
 VARIABLES = {

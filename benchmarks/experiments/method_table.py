@@ -98,7 +98,7 @@ class Place:
         fields = {**self.table.data, "root": self.root, **changes}
         return [part for key, value in fields.items() for part in (f"--data.{key}", str(value))]
 
-    def test_set(self) -> DataSet:
+    def open_test_split(self) -> DataSet:
         """The test photographs and maps."""
         return open_data_set(DataSettings(root=self.root, split="test", **self.table.data))
 
@@ -189,7 +189,7 @@ def run_sceneloom(*arguments: str, threads: int | None = None, quiet: bool = Fal
 
 def save_streets(place: Place) -> None:
     """Write label maps and photographs of the shown test streets as JPEG."""
-    streets = place.test_set()
+    streets = place.open_test_split()
     assert streets.schema is not None
     for kind in ("label-maps", "photographs"):
         (place.out / "streets" / kind).mkdir(parents=True, exist_ok=True)
@@ -292,7 +292,7 @@ def draw_row(
     row: Row, model: Path, place: Place, indices: Iterable[int] | None
 ) -> Iterator[tuple[str, npt.NDArray[np.uint8]]]:
     """Keys and pictures, uint8 [H, W, 3], of test streets, by default all, drawn by a row."""
-    streets = place.test_set()
+    streets = place.open_test_split()
     still = Geometry(mode="resize", size=place.size(row), flip=False)
     indices = range(len(streets)) if indices is None else indices
     if row == OTHERS:

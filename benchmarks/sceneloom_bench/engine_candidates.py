@@ -10,47 +10,46 @@ import difflib
 import functools
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Literal
 
 from sceneloom import TritonSynthesizer, progress
 from sceneloom.errors import EngineError, InputError, SceneLoomError
-from sceneloom.maps import Image, InstanceMap, LabelMap, Style
 from sceneloom.request import Request
 from sceneloom.synthesizer import Synthesizer
 from sceneloom_bench.engine_case import Bundle, load_model
 from sceneloom_bench.harness import ServedSettings, served
 from sceneloom_bench.peaks import Device
 from sceneloom_bench.reports.headline import THROUGH_TRITON
-from sceneloom_bench.turns import DeviceTimed, EngineProcess, EngineRunner, Runner
+from sceneloom_bench.turns import EngineProcess, EngineRunner, Runner
 from sceneloom_export.settings import ExportPrecision
-from sceneloom_serving.bundle import CPU_FILE
+from sceneloom_serving.bundle import CPU_FILE, PACKAGE_FILE, PLAN_FILE
 from sceneloom_serving.engines import ENGINES, open_engine, peak_memory_mib, unavailable
 from sceneloom_serving.onnx_runtime import usable_cpus
 from sceneloom_serving.parity import Precision
-
-if TYPE_CHECKING:
-    from sceneloom_training.torch_synthesizer import TorchSynthesizer
 
 EAGER = "torch-fp32"
 """The baseline: PyTorch eager, float32, NCHW, as published."""
 ALL_CLASSES = "openvino-fp32, all classes"
 """OpenVINO without the rewriting that leaves out absent classes."""
-PLAN = "tensorrt-fp16"
 SERVED = THROUGH_TRITON
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TorchVariant:
-    """PyTorch in one precision and memory order, eager or compiled."""
+    """PyTorch in one precision and memory order, eager or compiled, with or without a graph."""
 
     precision: Literal["fp32", "fp16"] = "fp32"
     channels_last: bool = False
     """Memory order; NCHW, the published one, if false."""
     compiled: bool = False
+    graphed: bool = False
+    """Upload, network and download in one CUDA graph."""
 
     def __str__(self) -> str:
         order = "channels last" if self.channels_last else "NCHW"
-        return f"{self.precision}, {order}, {'torch.compile' if self.compiled else 'eager'}"
+        graph = ", a CUDA graph" if self.graphed else ""
+        how = "torch.compile" if self.compiled else "eager"
+        return f"{self.precision}, {order}, {how}{graph}"
 
 
 TORCH_VARIANTS: dict[Device, dict[str, TorchVariant]] = {
@@ -59,6 +58,7 @@ TORCH_VARIANTS: dict[Device, dict[str, TorchVariant]] = {
         EAGER: TorchVariant(),
         "torch-fp32-compiled": TorchVariant(compiled=True),
         "torch-fp16": TorchVariant(precision="fp16", channels_last=True),
+        "torch-graph-fp16": TorchVariant(precision="fp16", channels_last=True, graphed=True),
         "torch-fp16-compiled": TorchVariant(precision="fp16", channels_last=True, compiled=True),
     },
 }
@@ -117,16 +117,29 @@ def choose(names: Sequence[str], device: Device) -> tuple[list[str], dict[str, s
 
 def needed_precisions(names: Sequence[str]) -> list[ExportPrecision]:
     """Precisions to export for these candidates; empty if none needs a bundle."""
-    used = {ENGINES[name].precision for name in names if name in ENGINES}
+    later, built = (PLAN_FILE, PACKAGE_FILE), built_later(names)
+    used = {
+        ENGINES[name].precision
+        for name in names
+        if name in ENGINES and (ENGINES[name].file not in later or name in built)
+    }
     if any(map(needs_bundle, names)):
         used.add("fp32")
-    order: tuple[ExportPrecision, ...] = ("fp32", "fp16", "bf16", "int8")
+    order: tuple[ExportPrecision, ...] = ("fp32", "fp16", "bf16", "int8", "fp8")
     return [precision for precision in order if precision in used]
 
 
 def needs_bundle(name: str) -> bool:
     """Whether a candidate runs an exported model."""
     return name in ENGINES or name == ALL_CLASSES
+
+
+def built_later(names: Sequence[str]) -> list[str]:
+    """The engines among these names whose file is built from the export: the plan, and the last of
+    the engines that run the package, which has one precision.
+    """
+    files = {engine.file: name for name, engine in ENGINES.items() if name in names}
+    return [files[file] for file in (PLAN_FILE, PACKAGE_FILE) if file in files]
 
 
 def candidates(
@@ -186,7 +199,7 @@ def open_torch(
     torch.backends.cuda.matmul.allow_tf32 = False
     torch.backends.cudnn.benchmark = True  # as in the published test script
     trained, contract = load_model(checkpoint)
-    engine = TorchSynthesizer(
+    return TorchSynthesizer(
         trained.generator,
         contract,
         max_batch_size=largest,
@@ -194,36 +207,8 @@ def open_torch(
         precision=variant.precision,
         channels_last=variant.channels_last,
         compiled=variant.compiled,
+        graphed=variant.graphed,
     )
-    return EventTimedTorch(engine) if device == "cuda" else engine
-
-
-class EventTimedTorch(DeviceTimed):
-    """PyTorch on a GPU; `device_seconds` is the time between CUDA events around the network."""
-
-    def __init__(self, engine: TorchSynthesizer) -> None:
-        import torch
-
-        super().__init__(engine.contract, engine.max_batch_size)
-        self._engine, self._network = engine, engine.network
-        event: Any = torch.cuda.Event
-        self._start, self._end = event(enable_timing=True), event(enable_timing=True)
-        engine.network = self._timed
-
-    def run_batch(
-        self, label_maps: LabelMap, instance_maps: InstanceMap | None, styles: Style | None
-    ) -> Image:
-        """Run one batch; see `Synthesizer.run_batch`."""
-        image = self._engine.run_batch(label_maps, instance_maps, styles)
-        self._end.synchronize()
-        self.device_seconds = self._start.elapsed_time(self._end) / 1000
-        return image
-
-    def _timed(self, *tensors: object) -> object:
-        self._start.record()
-        image: object = self._network(*tensors)
-        self._end.record()
-        return image
 
 
 @dataclasses.dataclass(kw_only=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from sceneloom import progress
 from sceneloom.contract import MODEL_NAME, Contract
@@ -28,6 +28,9 @@ from sceneloom_serving.parity import Precision
 if TYPE_CHECKING:
     from sceneloom_training.checkpoint import Checkpoint
     from sceneloom_training.networks import Architecture
+
+
+_ENGINE_FILES = (".onnx", ".bin", ".plan", ".pt2")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -144,7 +147,7 @@ class Bundle:
         """Name of every engine's file -> SHA-256."""
         folders = [self.version, *([self.refused] if self.refused is not None else [])]
         files = [file for folder in folders for file in sorted(folder.iterdir())]
-        return {f.name: file_hash(f) for f in files if f.suffix in (".onnx", ".bin", ".plan")}
+        return {f.name: file_hash(f) for f in files if f.suffix in _ENGINE_FILES}
 
 
 def make_bundle(
@@ -160,8 +163,8 @@ def make_bundle(
     """Export a checkpoint, proven at (height, width).
 
     An int8 graph that export refuses is written into the new folder `refused`, for its speed. With
-    `only_size` the bundle serves no other size: a TensorRT plan of one size cannot render the small
-    maps of a bundle for any size, and would never be chosen.
+    `only_size` the bundle serves no other size: a plan of one size cannot render the small maps of
+    a bundle for any size, and would never be chosen.
     """
     packages = ("torch", "safetensors", "onnx", "onnxscript", "onnxruntime")
     require(packages, extra="export", purpose="exporting a model")
@@ -192,18 +195,34 @@ def make_bundle(
 
 
 def build_plan(
-    version: Path, size: tuple[int, int], batches: Sequence[int], *, timed_runs: int = 100
+    version: Path,
+    size: tuple[int, int],
+    batches: Sequence[int],
+    *,
+    precision: Literal["fp16", "fp8"] = "fp16",
+    timed_runs: int = 100,
 ) -> None:
     """Build the TensorRT plan, a profile a batch; times `timed_runs` pictures to choose norms."""
     from sceneloom_export.engine import build_engine
 
     profiles = tuple(f"{batch}@{size[1]}x{size[0]}" for batch in batches)
-    settings = PlanSettings(profiles=profiles, timed_runs=timed_runs)
+    settings = PlanSettings(precision=precision, profiles=profiles, timed_runs=timed_runs)
+    build_engine(version / GRAPH_FILE, settings, show=progress.say)
+
+
+def build_package(version: Path, size: tuple[int, int], *, half: bool) -> None:
+    """Build the package of AOTInductor, for single pictures, in half or in float32."""
+    from sceneloom_export.engine import build_engine
+
+    profiles = (f"{size[1]}x{size[0]}",)
+    settings = PlanSettings(
+        runtime="aoti", precision="fp16" if half else "fp32", profiles=profiles, timed_runs=1
+    )
     build_engine(version / GRAPH_FILE, settings, show=progress.say)
 
 
 def choose_served(bundle: Bundle) -> Bundle:
-    """Choose the bundle's engine again, after a plan was built."""
+    """Choose the bundle's engine again, after a plan or a package was built."""
     from sceneloom_serving.choice import choose_engine
 
     engine = choose_engine(bundle.repository, bundle.sha256, say=progress.say)

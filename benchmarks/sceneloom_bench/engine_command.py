@@ -29,13 +29,14 @@ from sceneloom.request import Request
 from sceneloom.validation import checked
 from sceneloom_bench import engine_candidates, engine_case, harness
 from sceneloom_bench.child_process import ChildProcess
-from sceneloom_bench.engine_candidates import EAGER, PLAN, SERVED
+from sceneloom_bench.engine_candidates import EAGER, SERVED
 from sceneloom_bench.peaks import PRODUCT, Device, measure_peaks, median_peaks, peak_measurements
 from sceneloom_bench.reports import statistics
 from sceneloom_bench.reports.environment import Environment
 from sceneloom_bench.reports.headline import NEVER_SERVED, OUTSIDE_LIMITS
 from sceneloom_bench.reports.report import Figure, Measurement, Report, Unit, flags_of
 from sceneloom_bench.turns import Timings, run_rounds
+from sceneloom_serving.bundle import PLAN_FILE
 from sceneloom_serving.engines import ENGINES
 from sceneloom_serving.parity import Parity, Precision, check_parity, compare
 
@@ -74,7 +75,9 @@ class EngineBenchSettings:
     served: bool = True
     """Measure the default engine through the bundled Triton too."""
     keep: Path | None = None
-    """Folder to keep the export bundle in. With a TensorRT plan it serves this size only."""
+    """Folder to keep the export bundle in. With a TensorRT plan or a package of AOTInductor it
+    serves this size only.
+    """
     name: str | None = None
     """Added to the report's file name."""
 
@@ -215,6 +218,7 @@ def prepare(
         case = child.call(engine_case.read_case, checkpoint, size, random=random)
     maps = harness.bench_maps(case.contract, size, settings.needed_maps(device))
     names, cannot = engine_candidates.choose(settings.engines, device)
+    built = engine_candidates.built_later(names)
     bundle, largest = None, settings.batches[-1]
     precisions = engine_candidates.needed_precisions(names) or (["fp32"] if settings.keep else [])
     if precisions:
@@ -231,26 +235,50 @@ def prepare(
                     precisions=precisions,
                     largest_batch=largest,
                     refused=folder / "refused",
-                    only_size=PLAN in names,
+                    only_size=bool(built),
                 )
         except SceneLoomError as error:  # PyTorch needs no bundle
             why = f"there is no bundle for it: {error}"
             cannot |= {name: why for name in names if engine_candidates.needs_bundle(name)}
-    if bundle is not None and PLAN in names:
-        with progress.stage("build the TensorRT plan"), ChildProcess() as builder:
-            try:
-                builder.call(engine_case.build_plan, bundle.version, size, settings.batches)
-            except SceneLoomError as error:
-                cannot[PLAN] = str(error)
-                names.remove(PLAN)
-            else:
-                try:
-                    bundle = builder.call(engine_case.choose_served, bundle)
-                except SceneLoomError as error:
-                    progress.say(f"{bundle.engine} serves, as before the plan: {error}")
+    if bundle is not None:
+        bundle, unbuilt = build_engines(built, bundle, size, settings.batches)
+        names = [name for name in names if name not in unbuilt]
+        cannot |= unbuilt
     found, missing = engine_candidates.candidates(names, device, checkpoint, bundle, largest)
     prepared = Prepared(device=device, case=case, maps=maps, bundle=bundle, candidates=found)
     return prepared, cannot | missing
+
+
+def build_engines(
+    names: Sequence[str], bundle: engine_case.Bundle, size: tuple[int, int], batches: Sequence[int]
+) -> tuple[engine_case.Bundle, dict[str, str]]:
+    """Build the files of `engine_candidates.built_later` at (height, width). Returns the bundle,
+    which may serve another engine then, and the reason against each engine that cannot be built.
+    """
+    cannot = {}
+    for name in names:
+        engine = ENGINES[name]
+        with progress.stage(f"build {engine.file}"), ChildProcess() as builder:
+            try:
+                if engine.file == PLAN_FILE:
+                    builder.call(
+                        engine_case.build_plan,
+                        bundle.version,
+                        size,
+                        batches,
+                        precision="fp8" if engine.precision == "fp8" else "fp16",
+                    )
+                else:
+                    half = engine.precision == "fp16"
+                    builder.call(engine_case.build_package, bundle.version, size, half=half)
+            except SceneLoomError as error:
+                cannot[name] = str(error)
+                continue
+            try:
+                bundle = builder.call(engine_case.choose_served, bundle)
+            except SceneLoomError as error:
+                progress.say(f"{bundle.engine} serves, as before: {error}")
+    return bundle, cannot
 
 
 def take_turns(
@@ -391,7 +419,7 @@ def engine_measurement(row: EngineRow, gflop: float, peaks: Mapping[str, float])
         for key, mib in row.memory_mib.items()
         if mib > 0
     }
-    if row.precision in ("bf16", "int8"):
+    if row.precision in ("bf16", "int8", "fp8"):
         marks.append("its share of the measured peak is of the float32 product's")
     if row.parity is not None and not any(mark.startswith(NEVER_SERVED) for mark in row.marks):
         try:

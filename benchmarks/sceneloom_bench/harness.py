@@ -236,7 +236,10 @@ def served(settings: ServedSettings, *, encoded: bool = False) -> Iterator[Serve
     assert repository is not None
     # The configuration names the fastest engine of the machine that exported.
     engine = settings.engine or choose_engine(repository, bundle_hash(repository), say=progress.say)
-    ports = ServerSettings(http_port=0, grpc_port=0, metrics_port=0, start_timeout=900)
+    # All answers have come by then, so nothing is cut short.
+    ports = ServerSettings(
+        http_port=0, grpc_port=0, metrics_port=0, start_timeout=900, stop_timeout=0
+    )
     server = EmbeddedServer(repository, ports, engine=engine, encoded=encoded)
     with contextlib.ExitStack() as stack:
         with progress.stage(f"start Triton with {engine}"):

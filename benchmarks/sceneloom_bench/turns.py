@@ -52,13 +52,6 @@ class Runner(Protocol):
         """Render batches of map numbers; keep the pictures of the numbers in `show`."""
 
 
-class DeviceTimed(Synthesizer):
-    """An engine that measures the GPU's time of its last batch."""
-
-    device_seconds: float | None = None
-    """None if not measured."""
-
-
 class EngineRunner:
     """Take turns with an engine in this process."""
 
@@ -89,7 +82,7 @@ class EngineRunner:
             start = time.perf_counter()
             images = self._engine.run_batch(*inputs)
             seconds.append(time.perf_counter() - start)
-            if isinstance(self._engine, DeviceTimed) and self._engine.device_seconds is not None:
+            if self._engine.device_seconds is not None:
                 device.append(self._engine.device_seconds)
             for number, image in zip(numbers, images, strict=True):
                 if number in show:

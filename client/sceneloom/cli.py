@@ -51,6 +51,8 @@ COMMANDS = {
     "verify": ("sceneloom_serving.verify_command", "check that an export is unchanged"),
     "probe": ("sceneloom_serving.probe_command", "prove a running server with one inference"),
     "render": ("sceneloom.render_command", "render a data set through Triton servers"),
+    "gateway": ("sceneloom_gateway.gateway_command", "files in, pictures out, over HTTPS"),
+    "gateway-keys": ("sceneloom_gateway.keys_command", "add, list and remove API keys"),
     "bench": ("sceneloom_bench.bench_command", "measure engines, servers and rendering"),
     "schemas": ("sceneloom.schemas_command", "list the built-in label schemas, or show one"),
 }

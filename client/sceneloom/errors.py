@@ -119,7 +119,9 @@ class EngineError(SceneLoomError):
 
 
 class PlanRefusedError(EngineError):
-    """A TensorRT plan differs from its record, or is for another machine; it was not loaded."""
+    """A TensorRT plan, or a package of AOTInductor, differs from its record, or is for another
+    machine; it was not loaded.
+    """
 
 
 class OutOfResourcesError(SceneLoomError):

@@ -21,7 +21,6 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeAlias, get_args
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 
@@ -369,6 +368,8 @@ def instances_of_labels(
     ids = schema.to_ids(label_map).astype(np.int32)
     if boundaries == "labels":
         return ids
+    import cv2
+
     divisor = schema.instance_divisor or 1000
     instances = np.zeros_like(ids)
     for label in np.unique(ids).tolist():

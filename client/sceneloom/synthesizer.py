@@ -35,6 +35,8 @@ class Synthesizer(abc.ABC):
         """Most pictures in a call of `run_batch`."""
         self.engine = ""
         """Engine, as RUNTIME-PRECISION: ``openvino-fp32``; empty if unknown."""
+        self.device_seconds: float | None = None
+        """Seconds of the last batch on a GPU, between two events in its stream; None elsewhere."""
 
     @property
     def precision(self) -> str:

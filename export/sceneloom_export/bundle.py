@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 import datetime
 import hashlib
-import importlib.metadata
 import json
 import platform
 from collections.abc import Sequence
@@ -29,6 +28,7 @@ from sceneloom.text import counted
 from sceneloom.triton.encoded import ENCODED_MODELS
 from sceneloom.version import __version__
 from sceneloom_export import proof
+from sceneloom_export.fp8 import write_fp8
 from sceneloom_export.graph import OPSET, check_rules, export_onnx
 from sceneloom_export.norms import write_accurate_norms
 from sceneloom_export.precision import Recognition, quantise
@@ -36,9 +36,17 @@ from sceneloom_export.proof import OwnMaps, PrecisionVerdict
 from sceneloom_export.repository import copy_template, write_configs, write_encoded_models
 from sceneloom_export.settings import ExportSettings, TritonSettings
 from sceneloom_serving import bundle
-from sceneloom_serving.bundle import FP16_FILE, GRAPH_FILE, INT8_FILE, VERSION, WEIGHTS, References
+from sceneloom_serving.bundle import (
+    FP8_FILE,
+    FP16_FILE,
+    GRAPH_FILE,
+    INT8_FILE,
+    VERSION,
+    WEIGHTS,
+    References,
+)
 from sceneloom_serving.choice import Known, Measured, fastest, known_of, measure_engines, remember
-from sceneloom_serving.engines import ENGINES, engine_facts
+from sceneloom_serving.engines import ENGINES, engine_facts, package_version
 from sceneloom_serving.parity import Parity, Precision
 from sceneloom_training.checkpoint import Checkpoint, load_checkpoint
 from sceneloom_training.networks import HalfGenerator, ServedGenerator, SynthesisNetwork
@@ -93,7 +101,7 @@ def export_bundle(
     """
     settings, export = settings or TritonSettings(), export or ExportSettings()
     precisions = export.precisions
-    proves_fast = bool({"bf16", "int8"} & set(precisions))
+    proves_fast = bool({"bf16", "int8", "fp8"} & set(precisions))
 
     with progress.stage("read the checkpoint"):
         checkpoint, contract = load_model(checkpoint_folder, sizes)
@@ -225,6 +233,9 @@ def write_graphs(
         half = ServedGenerator(HalfGenerator(generator).eval(), contract).eval()
         with progress.stage(f"write {FP16_FILE}"):
             export_onnx(half, version / FP16_FILE, weights=WEIGHTS[FP16_FILE])
+    if "fp8" in precisions:
+        with progress.stage(f"write {FP8_FILE}"):
+            write_fp8(version / FP16_FILE, version / FP8_FILE)
     if "int8" in precisions:
         with progress.stage(f"write {INT8_FILE}, with ranges from {proof.CALIBRATION_MAPS} maps"):
             quantise(model, version / INT8_FILE, proof.calibration_maps(contract, own))
@@ -245,12 +256,12 @@ def judge(
     verdicts = [
         proof.judge_rounded(generator, contract, precision, references, recognition)
         for precision in precisions
-        if precision in ("fp16", "bf16")
+        if precision in ("fp16", "bf16", "fp8")
     ]
     if "int8" in precisions:
         verdicts.append(proof.judge_quantised(version / INT8_FILE, references, recognition))
     for verdict in verdicts:
-        file = {"fp16": FP16_FILE, "int8": INT8_FILE}.get(verdict.precision)
+        file = {"fp16": FP16_FILE, "int8": INT8_FILE, "fp8": FP8_FILE}.get(verdict.precision)
         if file is not None and verdict.reason is not None:
             (version / file).unlink()
             (version / WEIGHTS[file]).unlink(missing_ok=True)  # small graphs hold their own
@@ -284,7 +295,7 @@ def describe(
     for path in sorted(folder.rglob("*")):
         if path.is_file() and path not in engines:
             hashes[path.relative_to(folder).as_posix()] = file_hash(path)
-    packages = ("torch", "onnx", "onnxscript", "onnxruntime", "numpy")
+    packages = ("torch", "onnx", "onnxscript", "onnxruntime", "onnxruntime-gpu", "numpy")
     report = {
         "format": FORMAT,
         "sceneloom": __version__,
@@ -303,7 +314,7 @@ def describe(
         "versions": {
             "sceneloom": __version__,
             "python": platform.python_version(),
-            **{name: importlib.metadata.version(name) for name in packages},
+            **{name: found for name in packages if (found := package_version(name))},
         },
     }
     (folder / bundle.REPORT_FILE).write_text(json.dumps(report, indent=1) + "\n", "utf-8")

@@ -1,4 +1,5 @@
-"""Build, prove and record a TensorRT plan for the GPU of this machine.
+"""Build, prove and record a TensorRT plan for the GPU of this machine, or a package of AOTInductor
+for its GPU or CPU, which is a plan of another runtime here.
 
     build_engine(Path("build/repository/synthesis/1/model.onnx"), PlanSettings())
 
@@ -6,7 +7,8 @@ On TensorRT 10 and 11 one plan is built per form of InstanceNormalization. Each 
 serving, its pictures are compared with PyTorch's, and the fastest within the limits is kept. The
 plan is renamed into its place before its record is written: without one it is never loaded.
 
-Needs NumPy, TensorRT's bindings and cuda-python, and onnx for TensorRT 8.6 alone.
+A plan needs NumPy, TensorRT's bindings and cuda-python, and onnx for TensorRT 8.6 alone; a package
+torch, onnx and g++.
 """
 
 from __future__ import annotations
@@ -26,10 +28,11 @@ from sceneloom import __version__, progress
 from sceneloom.contract import Contract
 from sceneloom.errors import EngineError, ParityError, PlanRefusedError, require
 from sceneloom.files import file_hash
-from sceneloom_export.settings import PlanSettings, chosen_profiles
+from sceneloom_export.settings import OF_TENSORRT, PlanSettings, chosen_profiles
 from sceneloom_export.tensorrt_build import build_plan, generation, norm_choices
 from sceneloom_serving import bundle
-from sceneloom_serving.bundle import PLAN_FILE, WEIGHTS, References
+from sceneloom_serving.aoti_runtime import AotiSynthesizer
+from sceneloom_serving.bundle import PACKAGE_FILE, PLAN_FILE, WEIGHTS, References
 from sceneloom_serving.choice import first_of_the_fastest
 from sceneloom_serving.gpu import this_machine
 from sceneloom_serving.parity import Parity, check_parity, run_parity
@@ -41,12 +44,15 @@ _BUILT_OF: tuple[str, ...] = ("graph", "builder", "precision", "profiles", "sett
 _BUILT_OF += ("version_compatible", "hardware")
 """Fields of a record that equal builds share."""
 _WARM_UP = 20
+_TIMED_SECONDS = 60.0  # no picture is started later: on a CPU one may take half a minute
 _VARIED = 4  # maps that are timed in turn
 
 
 @dataclasses.dataclass(frozen=True)
 class _Job:
     graph: Path
+    architecture: Any
+    """As in report.json."""
     contract: Contract
     profiles: tuple[Profile, ...]
     settings: PlanSettings
@@ -66,17 +72,21 @@ def build_engine(
     """Build the fastest plan within the limits of its precision, in minutes. Returns its record.
 
     `model` is `model.onnx` of an export bundle, with this TensorRT's graph beside it. `plan` is the
-    file to write, by default `PLAN_FILE` beside the model. `unproven` builds without a reference
-    picture of a size that the plan takes. `keep` builds nothing if the existing plan has the same
-    graph and settings and may be loaded on this machine.
+    file to write, by default `PLAN_FILE` or `PACKAGE_FILE` beside the model. `unproven` builds
+    without a reference picture of a size that the plan takes. `keep` builds nothing if the existing
+    plan has the same graph and settings and may be loaded on this machine.
 
-    Raises MissingDependencyError without TensorRT's bindings or cuda-python, EngineError without a
-    GPU, for a missing or changed file or a failure of TensorRT, SizeError for a wrong profile,
-    ParityError if no plan is within the limits.
+    Raises MissingDependencyError without TensorRT's bindings or cuda-python (a package: torch or
+    onnx), EngineError without a GPU (a package: a C++ compiler), for a missing or changed file or a
+    failure of the runtime, SizeError for a wrong profile, ParityError if no plan is within the
+    limits.
     """
     settings = settings or PlanSettings()
+    file = PACKAGE_FILE if settings.runtime == "aoti" else PLAN_FILE
+    plan = plan or model.with_name(file)
+    if settings.runtime == "aoti" and plan.suffix != Path(file).suffix:
+        raise EngineError(f"{plan}: the name of a package of AOTInductor ends in .pt2")
     job = _prepare(model, settings, unproven, show)
-    plan = plan or model.with_name(PLAN_FILE)
     if keep and plan.is_file():
         try:
             record, _ = verified_plan(plan, job.machine)
@@ -90,8 +100,9 @@ def build_engine(
     with tempfile.TemporaryDirectory(prefix=f".{plan.name}.", dir=plan.parent) as folder:
         built: dict[Path, PlanRecord] = {}
         failures: list[Exception] = []
-        for norms in norm_choices(job.machine.tensorrt, settings):
-            path = Path(folder) / norms / PLAN_FILE
+        tensorrt = settings.runtime == "tensorrt"
+        for norms in norm_choices(job.machine.tensorrt, settings) if tensorrt else ["native"]:
+            path = Path(folder) / norms / file
             path.parent.mkdir()
             started = time.monotonic()
             try:
@@ -124,25 +135,43 @@ def _prepare(
     contract = Contract.from_json(report.get("contract"), source=str(report_file))
     references = bundle.load_references(folder)
     profiles = chosen_profiles(settings, contract, references.sizes[-1])
-    machine = this_machine(settings.device)
-    eight = generation(machine.tensorrt) == 8
-    if eight:
-        require(["onnx"], extra="export", purpose="writing the graph for TensorRT 8.6")
-        if settings.hardware == "same-capability":
-            raise EngineError("TensorRT 8.6 cannot build for one compute capability: use ampere+")
-    half = settings.precision == "fp16" and not eight
-    graph = model.with_name(bundle.FP16_FILE if half else bundle.GRAPH_FILE)
+    if settings.runtime == "aoti":
+        from sceneloom_export.aoti_build import build_machine
+
+        machine, half = build_machine(settings.device), False
+    else:
+        machine = this_machine(settings.device)
+        eight = generation(machine.tensorrt) == 8
+        if eight:
+            require(["onnx"], extra="export", purpose="writing the graph for TensorRT 8.6")
+            if settings.hardware == "same-capability":
+                raise EngineError(
+                    "TensorRT 8.6 cannot build for one compute capability: use ampere+"
+                )
+            if settings.precision == "fp8":
+                raise EngineError("TensorRT 8.6 has no FP8: use fp16, or TensorRT 10 or newer")
+        capable = tuple(map(int, machine.compute_capability.split("."))) >= (8, 9)
+        if settings.precision == "fp8" and not capable:
+            raise EngineError(
+                f"{machine.gpu} (compute capability {machine.compute_capability}) has no FP8, "
+                "which begins with 8.9: use fp16"
+            )
+        half = settings.precision == "fp16" and not eight
+    own = {"fp8": bundle.FP8_FILE}.get(settings.precision, bundle.GRAPH_FILE)
+    graph = model.with_name(bundle.FP16_FILE if half else own)
     if not graph.is_file():
         raise EngineError(
-            f"{graph}: is missing, and TensorRT {machine.tensorrt} builds {settings.precision} "
-            f"from it: sceneloom export CHECKPOINT --repository {folder}"
+            f"{graph}: is missing, and {_runtime(machine)} builds {settings.precision} from it: "
+            f"sceneloom export CHECKPOINT --repository {folder}"
             f"{' --precision exact' if half else ''}"
+            f"{' --precision exact fp8' if settings.precision == 'fp8' else ''}"
         )
     for path in (graph, graph.with_name(WEIGHTS[graph.name])):
         expected = report.get("sha256", {}).get(path.resolve().relative_to(folder).as_posix())
         if path.is_file() and expected is not None and file_hash(path) != expected:
             raise EngineError(f"{path}: is not the file that {report_file} names; export again")
-    show(f"TensorRT {machine.tensorrt} on {machine.gpu}, from {graph.name}: {settings.precision}")
+    where = machine.gpu or "the CPU"
+    show(f"{_runtime(machine)} on {where}, from {graph.name}: {settings.precision}")
     fits = [any(p.takes(p.batch[0], *size) for p in profiles) for size in references.sizes]
     references = References(
         requests=[r for r, fit in zip(references.requests, fits, strict=True) if fit],
@@ -153,7 +182,12 @@ def _prepare(
             f"{folder}: has no reference picture of a size that {', '.join(map(str, profiles))} "
             "takes: export with --sizes or --largest of that size, or build with --unproven"
         )
-    return _Job(graph, contract, profiles, settings, machine, references)
+    architecture = report.get("architecture")
+    return _Job(graph, architecture, contract, profiles, settings, machine, references)
+
+
+def _runtime(machine: Machine) -> str:
+    return f"PyTorch {machine.torch}" if machine.torch else f"TensorRT {machine.tensorrt}"
 
 
 def _build(job: _Job, path: Path, norms: str) -> PlanRecord:
@@ -167,16 +201,24 @@ def _build(job: _Job, path: Path, norms: str) -> PlanRecord:
         if job.graph.with_name(weights).is_file():  # small graphs hold their own
             shutil.copyfile(job.graph.with_name(weights), graph.with_name(weights))
     with progress.stage(f"build the plan, norms {norms}"):
-        path.write_bytes(build_plan(graph, job.contract, job.profiles, job.settings, norms))
+        if job.settings.runtime == "aoti":
+            from sceneloom_export.aoti_build import build_package
+
+            build_package(
+                graph, job.architecture, job.contract, job.profiles[0], job.settings, path
+            )
+        else:
+            path.write_bytes(build_plan(graph, job.contract, job.profiles, job.settings, norms))
     record = _describe(job, path, norms)
     write_record(path, record)
     parity: Parity | None = None
-    with TensorRTSynthesizer(path, device=job.settings.device) as engine:
+    opened = AotiSynthesizer if job.settings.runtime == "aoti" else TensorRTSynthesizer
+    with opened(path, device=job.settings.device) as engine:
         if job.references.requests:
             with progress.stage("prove the plan"):
                 parity = run_parity(job.references.pictures, engine, job.references.requests)
-            check_parity(parity, job.settings.precision, f"TensorRT {job.machine.tensorrt}")
-        with progress.stage(f"time {job.settings.timed_runs} pictures"):
+            check_parity(parity, job.settings.precision, _runtime(job.machine))
+        with progress.stage(f"time up to {job.settings.timed_runs} pictures"):
             latency = _time(engine, job.profiles[0], job.settings.timed_runs)
     return dataclasses.replace(
         record,
@@ -190,7 +232,9 @@ def _describe(job: _Job, plan: Path, norms: str) -> PlanRecord:
     """The record of a plan before its proof."""
     weights = job.graph.with_name(WEIGHTS[job.graph.name])
     settings = dataclasses.asdict(job.settings)
-    own = ("precision", "profiles", "norms", "version_compatible", "hardware", "timing_cache")
+    aoti = settings["runtime"] == "aoti"
+    own = {"runtime", "precision", "profiles", "norms", "version_compatible", "hardware"}
+    own |= {"timing_cache", *(OF_TENSORRT if aoti else ())}
     return PlanRecord(
         plan_sha256=file_hash(plan),
         graph={
@@ -200,7 +244,7 @@ def _describe(job: _Job, plan: Path, norms: str) -> PlanRecord:
             "weights_sha256": file_hash(weights) if weights.is_file() else None,
         },
         machine=job.machine,
-        builder="python",
+        builder="aoti" if aoti else "python",
         precision=job.settings.precision,
         norms=norms,
         profiles=job.profiles,
@@ -216,9 +260,11 @@ def _describe(job: _Job, plan: Path, norms: str) -> PlanRecord:
     )
 
 
-def _time(engine: TensorRTSynthesizer, profile: Profile, count: int) -> dict[str, Any]:
+def _time(
+    engine: TensorRTSynthesizer | AotiSynthesizer, profile: Profile, count: int
+) -> dict[str, Any]:
     """Time uploads, computation and downloads at the profile's tuned point, in turn on maps of
-    16x16 blocks with random labels and instances; the record's latency.
+    16x16 blocks with random labels and instances, for at most a minute; the record's latency.
     """
     labels, *others = profile.shapes(engine.contract, "tuned").values()
     batch, height, width = labels[:3]
@@ -233,18 +279,29 @@ def _time(engine: TensorRTSynthesizer, profile: Profile, count: int) -> dict[str
         instances = (ids * 7 % 251).astype(np.int32) if others else None
         main = ids.astype(np.uint8)
         inputs.append((main if schema else main[..., None].repeat(3, -1), instances, styles))
-    times = []
-    for number in range(_WARM_UP + count):
-        started = time.perf_counter()
-        engine.run_batch(*inputs[number % _VARIED])
-        times.append((time.perf_counter() - started) * 1e3)
-    measured = times[_WARM_UP:]
+    warm_up, measured, copying = list[float](), list[float](), list[float]()
+    for most, times in ((_WARM_UP, warm_up), (count, measured)):
+        until = time.perf_counter() + _TIMED_SECONDS * most / (_WARM_UP + count)
+        while len(times) < most and (not times or time.perf_counter() < until):
+            started = time.perf_counter()
+            engine.run_batch(*inputs[len(times) % _VARIED])
+            times.append((time.perf_counter() - started) * 1e3)
+            if times is measured and isinstance(engine, TensorRTSynthesizer):
+                copying.append(engine.copy_seconds * 1e3)
+    copies = {"host_copies_p50_ms": round(float(np.percentile(copying, 50)), 4)} if copying else {}
+    includes = ["upload", "inference", "download"]
+    if not engine.record.machine.gpu:
+        includes = ["inference"]
+    elif copying:
+        includes = ["copies in host memory", *includes]
     return {
         "p50_ms": round(float(np.percentile(measured, 50)), 4),
         "p99_ms": round(float(np.percentile(measured, 99)), 4),
-        "count": count,
+        "count": len(measured),
         "batch": profile.batch[1],
         "size": [profile.height[1], profile.width[1]],
-        "cuda_graph": engine.captured,
-        "measured_by": "run_batch, copies to and from the GPU included",
+        "cuda_graph": isinstance(engine, TensorRTSynthesizer) and engine.captured,
+        "measured_by": "run_batch",
+        "includes": includes,
+        **copies,
     }

@@ -6,8 +6,9 @@ GPUs do), and the largest value of each layer is kept. A float16 graph fails if 
 above `HALF_LIMIT`, a quarter of float16's range: other maps reach further.
 
 INT8 comes from ONNX Runtime's quantiser: Q/DQ nodes around the convolutions, ranges found on maps.
-OpenVINO and TensorRT read the same nodes. Transposed convolutions, norms, both ends of the graph
-and the last convolution stay float32: the last is 1 % of the arithmetic, and its error is visible.
+It is for OpenVINO alone: activations are uint8 with zero points, which TensorRT does not take.
+Transposed convolutions, norms, both ends of the graph and the last convolution stay float32: the
+last is 1 % of the arithmetic, and its error is visible.
 
 Recognition: a segmenter compares a precision's pictures with float32's (docs/evaluation.md).
 """
@@ -42,7 +43,7 @@ from sceneloom_training.data.geometry import resize_nearest
 from sceneloom_training.evaluation.evaluate import resize_picture
 from sceneloom_training.evaluation.scores import count_classes, score, truth_table
 from sceneloom_training.evaluation.segmenter import load_segmenter
-from sceneloom_training.networks import ServedGenerator, SynthesisNetwork
+from sceneloom_training.networks import ServedGenerator, SynthesisNetwork, drop_dead_biases
 
 HALF_LIMIT = 16_000.0  # largest value of any layer of a float16 graph
 
@@ -57,6 +58,8 @@ class RoundedSynthesizer(Synthesizer):
         """Layer -> largest absolute value before rounding, or NaN if one was not finite."""
         self._dtype = dtype
         rounded = copy.deepcopy(generator).eval()
+        if dtype == torch.float16:  # as the half graph
+            drop_dead_biases(rounded)
         for module in rounded.modules():
             if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d)):
                 for parameter in module.parameters(recurse=False):
@@ -120,7 +123,7 @@ class _Rounding(TorchFunctionMode):
         result = func(*args, **(kwargs or {}))
         if func in _LOOKS or func in _FLOAT32 or not isinstance(result, Tensor):
             return result
-        if not result.is_floating_point() or not result.dim():
+        if result.dtype != torch.float32 or not result.dim():
             return result
         low, high = map(float, torch.aminmax(result))
         reached = max(-low, high)

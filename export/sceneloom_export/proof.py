@@ -27,6 +27,7 @@ from sceneloom.maps import Image, LabelMap, renumber_instances
 from sceneloom.pairing import pair_maps
 from sceneloom.request import Padding, Request, prepare
 from sceneloom.synthesizer import Synthesizer
+from sceneloom_export.fp8 import emulate
 from sceneloom_export.precision import Recognition, RoundedSynthesizer, check_half_range
 from sceneloom_serving import parity
 from sceneloom_serving.bundle import BLOCK, Golden, References, block_means
@@ -38,7 +39,11 @@ from sceneloom_streets.painting import StreetLabels
 from sceneloom_training.networks import SynthesisNetwork
 from sceneloom_training.torch_synthesizer import TorchSynthesizer
 
-_DTYPES: dict[Precision, torch.dtype] = {"fp16": torch.float16, "bf16": torch.bfloat16}
+_DTYPES: dict[Precision, torch.dtype] = {
+    "fp16": torch.float16,
+    "bf16": torch.bfloat16,
+    "fp8": torch.float16,
+}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -83,13 +88,15 @@ def judge_rounded(
     references: References,
     recognition: Recognition | None = None,
 ) -> PrecisionVerdict:
-    """Check PyTorch's graph rounded to fp16 or bf16, and bf16's recognition."""
+    """Check PyTorch's graph rounded to fp16, bf16 or fp8, and bf16's recognition."""
+    if precision == "fp8":
+        generator = emulate(generator)
     rounded = RoundedSynthesizer(generator, contract, _DTYPES[precision])
     seen = recognition if precision == "bf16" else None
     name = f"PyTorch's graph rounded to {precision}"
     verdict = _judge(name, precision, references, rounded, seen)
     verdict = dataclasses.replace(verdict, largest=rounded.largest)
-    if precision == "fp16":
+    if _DTYPES[precision] == torch.float16:
         try:
             check_half_range(rounded.largest)
         except ParityError as error:  # it explains any other fault

@@ -5,8 +5,12 @@
 
     tensorrt              the plan in Triton's own backend, batch 1: latency
     tensorrt-throughput   the same plan, batches of up to 4
+    aoti                  the package of AOTInductor in Triton's own PyTorch backend, batch 1
     onnxruntime           ONNX Runtime in Triton's own backend, CUDA provider, any size
     embedded              the Python backend; equal to config.pbtxt
+
+That backend knows a package's tensors by number alone. So `aoti` is an ensemble under the usual
+names around a model of its own, `AOTI_CONFIG`, which only a server of this variant loads.
 
 The encoded path's models are filled in from them. A variant's contract can name other sizes, so the
 two models with a contract have every variant, under the same names:
@@ -22,6 +26,7 @@ without sizes of their own, `_set_queue` also into the encoded path's.
 from __future__ import annotations
 
 import dataclasses
+import math
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -44,10 +49,20 @@ from sceneloom.contract import (
 from sceneloom.triton.encoded import DECODE_MODEL, ENCODE_MODEL, ENCODED_MODEL, ENCODED_MODELS
 from sceneloom_export.settings import TritonSettings
 from sceneloom_serving import templates
-from sceneloom_serving.bundle import CPU_FILE, FP16_FILE, Config, read_config, write_config
+from sceneloom_serving.bundle import (
+    AOTI_CONFIG,
+    AOTI_MODEL,
+    FP8_FILE,
+    FP16_FILE,
+    GRAPH_FILE,
+    Config,
+    read_config,
+    write_config,
+)
 from sceneloom_serving.plan_record import input_shapes
 
 Size = tuple[int, int]  # (height, width)
+_ENSEMBLE = "ensemble"
 _OWN_TENSORS = {
     INPUT_INSTANCES: {INPUT_INSTANCES, "instance_file", "network_instance_map"},
     INPUT_STYLE: {INPUT_STYLE, "style_rows", "network_style"},
@@ -80,12 +95,21 @@ def write_configs(
     base = read_config(template)
     sizes = contract.sizes or (contract.network_size(*largest),)
     for path in sorted((folder / "configs").glob("*.pbtxt")):
-        config = _make_variant(base, read_config(path), contract, settings, sizes)
+        overlay = read_config(path)
+        if overlay.platform == _ENSEMBLE:
+            config = _write_aoti(base, overlay, folder, contract, settings, sizes)
+        else:
+            config = _make_variant(base, overlay, contract, settings, sizes)
         half, runtime = (folder / "1" / FP16_FILE).is_file(), config.backend
+        if config.platform == _ENSEMBLE:
+            runtime = "aoti-cuda"
         if runtime == "onnxruntime":
-            config.default_model_filename = FP16_FILE if half else CPU_FILE
+            config.default_model_filename = FP16_FILE if half else GRAPH_FILE
             runtime = "onnxruntime-cuda"
-        config.parameters[ENGINE_PARAMETER].string_value = f"{runtime}-{'fp16' if half else 'fp32'}"
+        precision = "fp16" if half else "fp32"
+        if config.backend == "tensorrt" and (folder / "1" / FP8_FILE).is_file():
+            precision = "fp8"
+        config.parameters[ENGINE_PARAMETER].string_value = f"{runtime}-{precision}"
         write_config(config, path)
     for name, value in {ENGINE_PARAMETER: engine, **known}.items():
         base.parameters[name].string_value = value
@@ -93,6 +117,42 @@ def write_configs(
     _set_any_size(base, contract, settings)
     for path in (template, folder / "configs" / "embedded.pbtxt"):
         write_config(base, path)
+
+
+def _write_aoti(
+    base: Config,
+    overlay: Config,
+    folder: Path,
+    contract: Contract,
+    settings: TritonSettings,
+    sizes: Sequence[Size],
+) -> Config:
+    """Write the model behind the variant `aoti`, for the largest size. Returns the variant, the
+    ensemble around it.
+    """
+    path = folder.parent / AOTI_CONFIG
+    largest = max(sizes, key=math.prod)
+    model = _make_variant(base, read_config(path), contract, settings, (largest,))
+    config = model_config_pb2.ModelConfig()
+    config.MergeFrom(overlay)
+    config.name = model.name
+    config.input.extend(model.input)
+    config.output.extend(model.output)
+    for name in (PARAMETER, MAX_PIXELS_PARAMETER):
+        config.parameters[name].CopyFrom(model.parameters[name])
+    step = config.ensemble_scheduling.step.add(model_name=AOTI_MODEL, model_version=-1)
+    model.name = AOTI_MODEL
+    model.parameters.clear()
+    for number, tensor in enumerate(model.input):
+        name, tensor.name = tensor.name, f"INPUT__{number}"
+        step.input_map[tensor.name] = name
+        for sample in model.model_warmup:
+            sample.inputs[tensor.name].CopyFrom(sample.inputs.pop(name))
+    for number, tensor in enumerate(model.output):
+        name, tensor.name = tensor.name, f"OUTPUT__{number}"
+        step.output_map[tensor.name] = name
+    write_config(model, path)
+    return config
 
 
 def _make_variant(

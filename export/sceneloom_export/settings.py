@@ -1,8 +1,9 @@
-"""Settings of an export and of a TensorRT build; light: no torch, onnx or TensorRT."""
+"""Settings of an export and of `sceneloom engine`; light: no torch, onnx or TensorRT."""
 
 from __future__ import annotations
 
 import dataclasses
+import math
 from pathlib import Path
 from typing import Annotated, Literal, get_args
 
@@ -16,10 +17,20 @@ from sceneloom.validation import checked
 from sceneloom_serving.parity import CLASSES, Precision, PrecisionClass
 from sceneloom_serving.plan_record import Hardware, Profile
 
-ExportPrecision = Literal["exact", "fast", "fp32", "fp16", "bf16", "int8"]
+ExportPrecision = Literal["exact", "fast", "fp32", "fp16", "bf16", "int8", "fp8"]
 """A class of precisions, or one of them."""
 FLOAT32 = "float32/"  # prefix of nodes that stay float32 in TensorRT 8.6's engine of half
 _LARGEST_BATCH = 1024
+Runtime = Literal["tensorrt", "aoti"]
+OF_TENSORRT = (
+    "norms",
+    "builder_level",
+    "workspace_gib",
+    "timing_cache",
+    "version_compatible",
+    "hardware",
+)
+"""Settings of a plan that a package of AOTInductor has not."""
 
 
 @checked(SchemaError)
@@ -62,7 +73,8 @@ class ExportSettings(MapReading):
     precision: tuple[ExportPrecision, ...] = ("exact",)
     """Precisions to prove and, if they pass, to write: exact is fp32 and fp16; fast also bf16 and
     int8, and names the fastest of all in config.pbtxt. Or single ones: fp32 is always included;
-    int8 is calibrated on maps and takes longer.
+    int8 is calibrated on maps and takes longer; fp8 is for TensorRT plans, includes fp16, and is in
+    no class.
     """
     maps: Path | None = None
     """Folder of your own maps (of a model of pictures: of pictures), for proof and calibration; the
@@ -82,7 +94,9 @@ class ExportSettings(MapReading):
         for name in get_args(PrecisionClass):
             if name in named:
                 named |= set(CLASSES[name])
-        return tuple(precision for precision in CLASSES["fast"] if precision in named)
+        if "fp8" in named:
+            named.add("fp16")
+        return tuple(precision for precision in get_args(Precision) if precision in named)
 
     @property
     def served(self) -> PrecisionClass:
@@ -93,14 +107,22 @@ class ExportSettings(MapReading):
 @checked(SchemaError)
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PlanSettings:
-    """How a TensorRT plan is built."""
+    """How a TensorRT plan, or a package of AOTInductor, is built."""
 
-    precision: Literal["fp16", "fp32"] = "fp16"
-    """fp16: convolutions in half, norms and the last step in float32. fp32: without TF32."""
+    runtime: Runtime = "tensorrt"
+    """tensorrt; or aoti: AOTInductor, PyTorch's compiler, for single pictures of one size, on the
+    GPU that PyTorch sees, or else the CPU. It needs torch and g++.
+    """
+    precision: Literal["fp16", "fp32", "fp8"] = "fp16"
+    """fp16: convolutions in half, norms and the last step in float32. fp32: without TF32. fp8:
+    fp16 with some convolutions in FP8, by TensorRT 10 or newer on compute capability 8.9 or newer.
+    On a CPU half is slower.
+    """
     profiles: tuple[str, ...] = ()
     """Ranges of batch and size as BATCH@SIZE, each one value or LEAST:TUNED:MOST, such as
     1:4:4@2048x1024; without BATCH@ a batch of 1. None means one profile per size of the bundle, or
-    the largest size of its parity proof if it takes any.
+    the largest size of its parity proof if it takes any. aoti takes one size, by default the
+    largest.
     """
     norms: Literal["fastest", "native", "plugin"] = "fastest"
     """InstanceNormalization on TensorRT 10 and 11: native layer, plugin, or the faster of both."""
@@ -117,11 +139,20 @@ class PlanSettings:
     same compute capability (TensorRT 10 and 11). A plan for other GPUs may be slower.
     """
     timed_runs: Annotated[int, Interval(ge=1, le=1_000_000)] = 500
-    """Pictures of the latency measurement. The 99th percentile wants 459."""
+    """Pictures of the latency measurement, as far as they take a minute. The 99th percentile wants
+    459.
+    """
     device: Annotated[int, Ge(0)] = 0
     """CUDA's number of the GPU."""
 
     def __post_init__(self) -> None:
+        if self.runtime == "aoti":
+            for field in dataclasses.fields(self):
+                if field.name in OF_TENSORRT and getattr(self, field.name) != field.default:
+                    flag = field.name.replace("_", "-")
+                    raise SchemaError(f"--{flag} is for --runtime tensorrt alone")
+            if self.precision == "fp8":
+                raise SchemaError("--precision fp8 is for --runtime tensorrt alone")
         if self.norms == "plugin" and (self.version_compatible or self.hardware != "none"):
             raise SchemaError("a version- or hardware-compatible plan needs the native norms")
         for text in self.profiles:
@@ -158,8 +189,17 @@ def chosen_profiles(
     """
     texts = settings.profiles
     if not texts:
-        texts = tuple(f"{width}x{height}" for height, width in contract.sizes or (proven,))
+        sizes = contract.sizes or (proven,)
+        if settings.runtime == "aoti":
+            sizes = (max(sizes, key=math.prod),)
+        texts = tuple(f"{width}x{height}" for height, width in sizes)
     profiles = tuple(parse_profile(text) for text in texts)
+    fixed = len(profiles) == 1 and profiles[0].fixed_size and profiles[0].batch == (1, 1, 1)
+    if settings.runtime == "aoti" and not fixed:
+        raise SchemaError(
+            f"profiles {', '.join(texts)}: a package of AOTInductor takes single pictures of one "
+            f"size, such as {profiles[0].width[1]}x{profiles[0].height[1]}"
+        )
     if len(set(profiles)) < len(profiles):
         raise SchemaError("the same profile is named twice")
     for profile in profiles:

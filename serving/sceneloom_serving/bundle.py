@@ -12,11 +12,14 @@ that a server sees of it.
     DIR/synthesis/1/weights.bin     the weights of both
     DIR/synthesis/1/fp16.onnx, weights-fp16.bin   in half, for engines on GPUs
     DIR/synthesis/1/int8.onnx, weights-int8.bin   quantised, if requested
+    DIR/synthesis/1/fp8.onnx, weights-fp8.bin     in half with blocks in FP8, if requested by name
+    DIR/synthesis/aoti/config.pbtxt   the model behind the variant `aoti`
     DIR/synthesis_*/                the encoded path around it, for clients across a network
 
 Every file that a server reads decides what it runs: weights, configurations, the Python model and
-TensorRT plans. `report.json` holds the SHA-256 of every exported file, `model.plan.json` that of a
-plan built later, on the serving machine. Needs NumPy, and for configurations tritonclient.
+TensorRT plans and packages of AOTInductor. `report.json` holds the SHA-256 of every exported file,
+`model.plan.json` that of a plan built later, on the serving machine, `model.pt2.json` that of a
+package. Needs NumPy, and for configurations tritonclient.
 
     sceneloom verify build/streets --variant tensorrt
 """
@@ -46,14 +49,21 @@ from sceneloom_serving.plan_record import read_record, record_path
 REPORT_FILE, GOLDEN_FILE, REFERENCES_FILE = "report.json", "golden.npz", "references.npz"
 VERSION = f"{MODEL_NAME}/1"  # the folder of the files below
 GRAPH_FILE, FP16_FILE = "model.onnx", "fp16.onnx"  # the served graph, and in half: for GPUs
+FP8_FILE = "fp8.onnx"  # in half, with blocks in 8 bit floats: for TensorRT alone
 CPU_FILE, INT8_FILE = "onnxruntime.onnx", "int8.onnx"  # with accurate norms: for CPUs
 PLAN_FILE = "model.plan"
 """The TensorRT plan of `sceneloom engine`; Triton's tensorrt backend expects this name."""
+PACKAGE_FILE = "model.pt2"
+"""The package of `sceneloom engine --runtime aoti`; Triton's PyTorch backend expects this name."""
+AOTI_MODEL = f"{MODEL_NAME}_aoti"
+"""Triton's name of the model behind the variant `aoti`."""
+AOTI_CONFIG = f"{MODEL_NAME}/aoti/config.pbtxt"
 WEIGHTS = {
     GRAPH_FILE: "weights.bin",
     CPU_FILE: "weights.bin",
     FP16_FILE: "weights-fp16.bin",
     INT8_FILE: "weights-int8.bin",
+    FP8_FILE: "weights-fp8.bin",
 }
 """Graph -> file of its weights, beside it."""
 BLOCK = 16  # side of a block of the golden picture, in pixels
@@ -66,10 +76,10 @@ _INPUTS = {
     contract.INPUT_STYLE: "style",
 }
 """Input -> its array in the files, where ``picture`` is the model's own."""
-_PLAN_SUFFIX = ".plan"
+_PLAN_SUFFIXES = tuple(PurePosixPath(name).suffix for name in (PLAN_FILE, PACKAGE_FILE))
 _HASH = re.compile(r"[0-9a-f]{64}")
 _VARIANT = re.compile(r"[\w.-]+", re.ASCII)
-_UNFINISHED = re.compile(r"\.[^/]*\.plan\..+|\.sceneloom-.+\.part")
+_UNFINISHED = re.compile(r"\.[^/]*\.(plan|pt2)\..+|\.sceneloom-.+\.part")
 """Working folder, or part of a record, of a killed build. A server opens no such name."""
 
 
@@ -268,7 +278,8 @@ def verify_repository(repository: Path, variant: str | None = None) -> int:
             )
     load_golden(repository)
     again = "build it again with sceneloom engine"
-    plans = sorted((repository / MODEL_NAME).glob(f"*/*{_PLAN_SUFFIX}"))
+    files = sorted((repository / MODEL_NAME).glob("*/*"))
+    plans = [path for path in files if path.suffix in _PLAN_SUFFIXES]
     for plan in plans:
         record = read_record(plan)
         if record.plan_sha256 != _hash(plan):
@@ -305,8 +316,8 @@ def _refuse_unknown(repository: Path, hashes: Mapping[str, str]) -> None:
         if model != MODEL_NAME or not path.parent.name.isdecimal():
             return False
         plan = path.with_suffix("")
-        is_record = path.suffix == ".json" and plan.suffix == _PLAN_SUFFIX and plan.is_file()
-        return path.suffix == _PLAN_SUFFIX or is_record
+        is_record = path.suffix == ".json" and plan.suffix in _PLAN_SUFFIXES and plan.is_file()
+        return path.suffix in _PLAN_SUFFIXES or is_record
 
     for folder in sorted(path for path in repository.iterdir() if path.is_dir()):
         is_model = folder.name in models
@@ -351,23 +362,35 @@ def _check_variant(repository: Path, variant: str, hashes: Mapping[str, str]) ->
             f"{repository}: has no variant {variant!r}; it has {', '.join(sorted(there))}"
         )
     config = read_config(repository / name)
-    file = repository / VERSION / (config.default_model_filename or "model.py")
+    is_aoti = config.platform == "ensemble"
+    loaded = read_config(repository / AOTI_CONFIG) if is_aoti else config
+    file = repository / VERSION / (loaded.default_model_filename or "model.py")
+    build = f"sceneloom engine{' --runtime aoti' if is_aoti else ''}"
     if not file.is_file():
-        hint = "; sceneloom engine builds it" if file.suffix == _PLAN_SUFFIX else ""
+        hint = f"; {build} builds it" if file.suffix in _PLAN_SUFFIXES else ""
         raise ServerStartError(f"{file}: missing, and variant {variant!r} loads it{hint}")
-    if file.suffix != _PLAN_SUFFIX:
+    if file.suffix not in _PLAN_SUFFIXES:
         return
     record = read_record(file)
     engine = config.parameters[contract.ENGINE_PARAMETER].string_value
     if engine and (wanted := contract.precision_of(engine)) != record.precision:
         raise PlanRefusedError(
             f"{file}: is of {record.precision}, and variant {variant!r} says {engine}: build it "
-            f"with sceneloom engine --precision {wanted}, or export again with --precision "
+            f"with {build} --precision {wanted}, or export again with --precision "
             f"{'exact' if record.precision == 'fp16' else record.precision}"
         )
     text = config.parameters[contract.PARAMETER].string_value
     sizes = Contract.loads(text, source=variant).sizes or ()
     profiles, batch = record.profiles, config.max_batch_size
+    if is_aoti:
+        if not record.machine.gpu:
+            raise PlanRefusedError(f"{file}: is for a CPU, and variant {variant!r} runs on a GPU")
+        if not all(profiles[0].takes(batch, *size) for size in sizes):
+            raise PlanRefusedError(
+                f"{file}: is for {profiles[0]}, and variant {variant!r} needs another size: "
+                f"{build} --profiles {sizes[0][1]}x{sizes[0][0]}"
+            )
+        return
     for index, size in zip(map(int, config.instance_group[0].profile), sizes, strict=True):
         if index >= len(profiles) or not profiles[index].takes(batch, *size):
             flags = [f"{width}x{height}" for height, width in sizes]

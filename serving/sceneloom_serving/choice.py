@@ -293,7 +293,8 @@ def _fast_words(
     if engines[engine].precision not in CLASSES["exact"]:
         return "serves"
     reasons: dict[str, list[str]] = {}
-    for one in (one for one in engines.values() if one.precision not in CLASSES["exact"]):
+    fast_alone = set(CLASSES["fast"]) - set(CLASSES["exact"])
+    for one in (one for one in engines.values() if one.precision in fast_alone):
         reason = left_out.get(one.precision)
         if reason is None and (version / one.file).is_file():
             break

@@ -33,7 +33,7 @@ from sceneloom.contract import DIFFERENCE_PARAMETER, ENGINE_PARAMETER, FAST_PARA
 from sceneloom.files import new_prefix
 from sceneloom.triton.client import TritonSynthesizer
 from sceneloom.triton.grpc_transport import GrpcTransport
-from sceneloom.triton.transport import Seconds, Timeouts
+from sceneloom.triton.transport import MAX_SECONDS, Seconds, Timeouts
 from sceneloom.validation import checked
 from sceneloom_serving import bundled_server
 from sceneloom_serving.bundle import Golden, bundle_hash, check_files, lay_out, load_golden
@@ -46,6 +46,7 @@ _PORTS = ("http", "grpc", "metrics")
 _PLAIN_PATH = re.compile(r"[\w./-]+", re.ASCII)
 _STACK = 128 << 20
 _PR_SET_PDEATHSIG = 1
+_METRICS_MS = 200  # Triton's end waits for the next reading of its metrics, by default for 2 s
 _GRACE = 1.5  # seconds for Triton to answer the request that ended its model's process
 Port = Annotated[int, Interval(ge=0, le=65535)]
 
@@ -63,8 +64,8 @@ class ServerSettings:
     """Port for Prometheus metrics; 0 takes a free one."""
     start_timeout: Seconds = 300.0
     """Seconds from the start to the model's answer to the golden probe."""
-    stop_timeout: Seconds = 30.0
-    """Seconds for requests in flight to finish when the server stops."""
+    stop_timeout: Annotated[float, Interval(ge=0, le=MAX_SECONDS)] = 30.0
+    """Seconds for requests in flight to finish when the server stops; 0 ends it at once."""
     probe_every: Seconds = 30.0
     """Seconds between golden probes of the running server, and for the answer to one."""
 
@@ -197,7 +198,7 @@ class EmbeddedServer:
             # Before its proof the server has no users, and without its model's process Triton would
             # wait for requests without an answer.
             whole = self.model_processes and all(map(_running, self.model_processes))
-            in_order = whole and not at_once
+            in_order = whole and not at_once and self._settings.stop_timeout > 0
             process.send_signal(signal.SIGTERM if in_order else signal.SIGKILL)
             try:
                 process.wait(self._settings.stop_timeout + 5)
@@ -241,6 +242,7 @@ class EmbeddedServer:
             f"--exit-timeout-secs={math.ceil(self._settings.stop_timeout)}",
             "--disable-auto-complete-config",
             "--allow-gpu-metrics=false",
+            f"--metrics-interval-ms={_METRICS_MS}",
         ]
         for name, address in (("http", self.http), ("grpc", self.grpc), ("metrics", self.metrics)):
             command += [f"--{name}-address={HOST}", f"--{name}-port={address.split(':')[1]}"]

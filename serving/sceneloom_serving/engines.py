@@ -12,8 +12,16 @@ from typing import Any
 
 from sceneloom.errors import EngineError, PlanRefusedError, SceneLoomError, require
 from sceneloom.synthesizer import Synthesizer
-from sceneloom_serving.bundle import CPU_FILE, FP16_FILE, GRAPH_FILE, INT8_FILE, PLAN_FILE
-from sceneloom_serving.gpu import load_cuda, this_machine
+from sceneloom_serving.aoti_runtime import AotiSynthesizer
+from sceneloom_serving.bundle import (
+    CPU_FILE,
+    FP16_FILE,
+    GRAPH_FILE,
+    INT8_FILE,
+    PACKAGE_FILE,
+    PLAN_FILE,
+)
+from sceneloom_serving.gpu import driver_version, load_cuda, this_machine
 from sceneloom_serving.onnx_runtime import OnnxRuntimeSynthesizer, Provider, check_provider
 from sceneloom_serving.openvino_runtime import OpenVinoSynthesizer, computes_bfloat16
 from sceneloom_serving.parity import Precision
@@ -81,25 +89,52 @@ def _openvino(precision: Precision, file: str) -> EngineSpec:
     )
 
 
+def _aoti(precision: Precision, *, gpu: bool) -> EngineSpec:
+    def check() -> None:
+        require(["torch"], extra="export", purpose="running a package of AOTInductor")
+        if gpu and not driver_version():
+            raise EngineError("this machine has no driver for an NVIDIA GPU")
+
+    return EngineSpec(
+        name=f"aoti{'-cuda' if gpu else ''}-{precision}",
+        precision=precision,
+        file=PACKAGE_FILE,
+        make_file="sceneloom engine --runtime aoti",
+        packages=("torch",),
+        gpu=gpu,
+        check=check,
+        open=lambda path, batch: AotiSynthesizer(path),
+    )
+
+
+def _tensorrt(precision: Precision) -> EngineSpec:
+    return EngineSpec(
+        name=f"tensorrt-{precision}",
+        precision=precision,
+        file=PLAN_FILE,
+        make_file="sceneloom engine" + (" --precision fp8" if precision == "fp8" else ""),
+        packages=("tensorrt",),
+        gpu=True,
+        check=this_machine,
+        open=lambda path, batch: TensorRTSynthesizer(path),
+    )
+
+
 ENGINES = {
     engine.name: engine
     for engine in (
         _onnx_runtime("fp32", CPU_FILE, "cpu"),
+        _aoti("fp16", gpu=False),
+        _aoti("fp32", gpu=False),
         _openvino("fp32", CPU_FILE),
         _openvino("bf16", CPU_FILE),
         _openvino("int8", INT8_FILE),
         _onnx_runtime("fp32", GRAPH_FILE, "cuda"),
         _onnx_runtime("fp16", FP16_FILE, "cuda"),
-        EngineSpec(
-            name="tensorrt-fp16",
-            precision="fp16",
-            file=PLAN_FILE,
-            make_file="sceneloom engine",
-            packages=("tensorrt",),
-            gpu=True,
-            check=this_machine,
-            open=lambda path, batch: TensorRTSynthesizer(path),
-        ),
+        _aoti("fp32", gpu=True),
+        _aoti("fp16", gpu=True),
+        _tensorrt("fp8"),
+        _tensorrt("fp16"),
     )
 }
 """Name -> engine, the plainest first."""
@@ -113,13 +148,15 @@ def unavailable(engine: EngineSpec, version: Path | None = None) -> str | None:
         return str(error)
     if version is not None and not (version / engine.file).is_file():
         return f"the bundle has no {engine.file}: {engine.make_file}"
-    if version is not None and engine.file == PLAN_FILE:
+    if version is not None and engine.file in (PLAN_FILE, PACKAGE_FILE):
         try:
-            built = read_record(version / PLAN_FILE).precision
+            built = read_record(version / engine.file)
         except PlanRefusedError:
             return None  # opening it gives the reason
-        if built != engine.precision:
-            return f"{PLAN_FILE} is of {built}, not of {engine.precision}"
+        if built.precision != engine.precision:
+            return f"{engine.file} is of {built.precision}, not of {engine.precision}"
+        if engine.gpu != bool(built.machine.gpu):
+            return f"{engine.file} is for {built.machine.gpu or 'the CPU'}"
     return None
 
 
@@ -154,7 +191,7 @@ def describe_machine() -> dict[str, Any]:
         "gpus": [_field(str(file), "Model") or "unknown" for file in sorted(gpus)],
         "system": f"{platform.system()} {platform.release()}",
         "python": platform.python_version(),
-        "versions": {name: _version(name) for name in _PACKAGES} | runtime_versions(),
+        "versions": {name: package_version(name) for name in _PACKAGES} | runtime_versions(),
         "load_average": round(os.getloadavg()[0], 2),
     }
 
@@ -162,7 +199,7 @@ def describe_machine() -> dict[str, Any]:
 def runtime_versions(engines: Mapping[str, EngineSpec] = ENGINES) -> dict[str, str | None]:
     """Versions of the engines' packages; None for a missing package."""
     names = sorted({name for engine in engines.values() for name in engine.packages})
-    return {name: _version(name) for name in names}
+    return {name: package_version(name) for name in names}
 
 
 def engine_facts(engines: Mapping[str, EngineSpec] = ENGINES) -> dict[str, Any]:
@@ -195,7 +232,8 @@ def _field(path: str, name: str) -> str | None:
     return None
 
 
-def _version(package: str) -> str | None:
+def package_version(package: str) -> str | None:
+    """Version of an installed package, or None."""
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:

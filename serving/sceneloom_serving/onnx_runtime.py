@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import importlib.metadata
 import os
 from pathlib import Path
@@ -14,10 +13,20 @@ from sceneloom.maps import Image, InstanceMap, LabelMap, Style
 from sceneloom.request import tensors
 from sceneloom.synthesizer import Synthesizer
 from sceneloom_serving.bundle import FP16_FILE, INT8_FILE
+from sceneloom_serving.gpu import Stream
 
 Provider = Literal["cpu", "cuda"]
 _PRECISIONS = {FP16_FILE: "fp16", INT8_FILE: "int8"}  # the other graphs are float32
 _PROVIDERS: dict[Provider, str] = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+
+CUDA_OPTIONS = {
+    "cudnn_conv_algo_search": "HEURISTIC",
+    "cudnn_conv_use_max_workspace": "1",
+    "use_tf32": "0",
+}
+"""Options of the CUDA provider, as the variant `onnxruntime` has them in Triton: the exhaustive
+search, the default, takes seconds at every new size, and TF32, the default, is not float32.
+"""
 
 
 class OnnxRuntimeSynthesizer(Synthesizer):
@@ -42,11 +51,17 @@ class OnnxRuntimeSynthesizer(Synthesizer):
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads or usable_cpus()
         options.log_severity_level = 3
-        # Float32 stays float32: TF32 is that provider's default on newer GPUs.
-        given = {"device_id": 0, "use_tf32": 0} if provider == "cuda" else {}
+        given: dict[str, str] = {}
+        if provider == "cuda":
+            # A stream of ours, so that events in it time the GPU.
+            self._stream = Stream()
+            given = {"device_id": "0", **CUDA_OPTIONS}
+            given["user_compute_stream"] = str(self._stream.handle)
+        # The Python in Triton takes file names for ASCII; ONNX Runtime wants the text.
+        path = os.fsencode(model).decode("utf-8", "surrogateescape")
         try:
             self._session = onnxruntime.InferenceSession(
-                str(model), options, providers=[(_PROVIDERS[provider], given)]
+                path, options, providers=[(_PROVIDERS[provider], given)]
             )
         except Exception as error:  # onnxruntime's own classes differ between builds
             raise ExportError(f"{model}: ONNX Runtime cannot load it ({said(error)})") from None
@@ -78,7 +93,9 @@ class OnnxRuntimeSynthesizer(Synthesizer):
             uploaded = onnxruntime.OrtValue.ortvalue_from_numpy(array, "cuda", 0)
             binding.bind_ortvalue_input(name, uploaded)
         binding.bind_output(OUTPUT_IMAGE, "cuda", 0)
+        self._stream.start_clock()
         self._session.run_with_iobinding(binding)
+        self.device_seconds = self._stream.stop_clock()
         bound: Image = binding.copy_outputs_to_cpu()[0]
         return bound
 
@@ -86,22 +103,31 @@ class OnnxRuntimeSynthesizer(Synthesizer):
 def check_provider(provider: Provider) -> None:
     """Check the installed build; raises EngineError without it, MissingDependencyError."""
     require(["onnxruntime"], extra="serve", purpose="running an exported model")
-    builds = []
-    for name in ("onnxruntime", "onnxruntime-gpu"):
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            builds.append(importlib.metadata.distribution(name))
-    if len(builds) > 1:
-        raise MissingDependencyError(
-            "onnxruntime and onnxruntime-gpu are both installed and overwrite each other's files: "
-            "pip uninstall -y onnxruntime onnxruntime-gpu, then pip install the one you want"
-        )
     import onnxruntime
 
-    if _PROVIDERS[provider] not in onnxruntime.get_available_providers():
-        raise EngineError(
-            f"this build of ONNX Runtime has no {provider} provider: pip uninstall -y onnxruntime, "
-            "then pip install onnxruntime-gpu"
+    has_it = _PROVIDERS[provider] in onnxruntime.get_available_providers()
+    if has_it and (provider == "cpu" or not _is_overwritten("onnxruntime-gpu")):
+        return
+    again = "pip uninstall -y onnxruntime onnxruntime-gpu, then pip install onnxruntime-gpu"
+    if _is_overwritten("onnxruntime-gpu"):
+        raise MissingDependencyError(
+            f"onnxruntime was installed over files of onnxruntime-gpu: {again}"
         )
+    raise EngineError(f"this build of ONNX Runtime has no {provider} provider: {again}")
+
+
+def _is_overwritten(package: str) -> bool:
+    """Whether files of an installed package have another size than it came with, or are gone."""
+    try:
+        files = importlib.metadata.distribution(package).files or []
+    except importlib.metadata.PackageNotFoundError:
+        return False
+    return any(
+        file.size is not None
+        and (not (path := Path(str(file.locate()))).is_file() or path.stat().st_size != file.size)
+        for file in files
+        if file.parts[0] == "onnxruntime"
+    )
 
 
 def usable_cpus() -> int:

@@ -26,15 +26,15 @@ from sceneloom.request import Request
 from sceneloom.synthesizer import Synthesizer
 from sceneloom_serving.bundle import Golden, block_means
 
-Precision = Literal["fp32", "fp16", "bf16", "int8"]
-"""Number format of an engine's convolutions."""
+Precision = Literal["fp32", "fp16", "bf16", "int8", "fp8"]
+"""Number format of an engine's convolutions; fp8 of some of them, the others are in half."""
 PrecisionClass = Literal["exact", "fast"]
 """``exact``: float32, and half on GPUs. ``fast``: also bfloat16 and int8."""
 CLASSES: dict[PrecisionClass, tuple[Precision, ...]] = {
     "exact": ("fp32", "fp16"),
     "fast": ("fp32", "fp16", "bf16", "int8"),
 }
-"""Class -> its precisions."""
+"""Class -> its precisions. fp8 is in neither: it is taken where it is named alone."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -80,6 +80,7 @@ SERVING_LIMITS: dict[Precision, Limits] = {
     "fp16": Limits(p999=2, psnr=45),
     "bf16": Limits(p999=3, psnr=50.5),
     "int8": Limits(p999=4, psnr=44),
+    "fp8": Limits(p999=2, psnr=45),
 }
 """Limits of the reference pictures: `export` writes and `serve` chooses engines within them.
 Rounding a half the other way gives one grey level.
@@ -92,7 +93,7 @@ PICTURE_LIMITS: dict[Precision, Limits] = {
     "int8": Limits(p999=6, psnr=42),
 }
 """Limits of any other picture, with which `bench` marks engines. Serving does not use them."""
-GOLDEN_LIMITS: dict[str, float] = {"fp32": 2.0, "fp16": 2.0, "bf16": 4.0, "int8": 12.0}
+GOLDEN_LIMITS: dict[str, float] = {"fp32": 2.0, "fp16": 2.0, "bf16": 4.0, "int8": 12.0, "fp8": 4.0}
 """Limits of the golden probe of a running server: largest difference of a block's mean, in grey
 levels. Another model's picture is tens of levels away.
 """

@@ -1,8 +1,10 @@
-"""The record beside a TensorRT plan, `model.plan.json`: its sources, its GPU and its proof.
+"""The record beside a TensorRT plan, `model.plan.json`, or a package of AOTInductor,
+`model.pt2.json`: its sources, its machine and its proof.
 
-A plan is executable code: its author can run anything in the process that loads it. So a plan is
+Both are executable code: their author can run anything in the process that loads them. So either is
 loaded only if its bytes have the hash in its record, and only on the machine of the record. Both
-are checked before TensorRT sees a byte. docs/tensorrt.md is the specification.
+are checked before the runtime sees a byte. docs/tensorrt.md and docs/aoti.md are the specification.
+A package is a plan of another runtime here: everything that holds for a plan holds for it.
 """
 
 from __future__ import annotations
@@ -15,9 +17,19 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
+import numpy as np
+import numpy.typing as npt
 from pydantic import PlainValidator
 
-from sceneloom.contract import INPUT_INSTANCES, INPUT_STYLE, STYLE_ROWS, Contract
+from sceneloom.contract import (
+    INPUT_INSTANCES,
+    INPUT_LABELS,
+    INPUT_PICTURE,
+    INPUT_STYLE,
+    OUTPUT_IMAGE,
+    STYLE_ROWS,
+    Contract,
+)
 from sceneloom.errors import PlanRefusedError, SchemaError
 from sceneloom.files import write_whole
 from sceneloom.text import parse_json
@@ -73,14 +85,20 @@ class Profile:
 @checked(PlanRefusedError)
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Machine:
-    """The GPU, driver and libraries that a plan depends on."""
+    """The GPU or CPU, driver and libraries that a plan depends on."""
 
     tensorrt: str
+    """Version, or empty for a package of AOTInductor."""
     cuda_runtime: str
     """Version, such as 12.9, or empty."""
     driver: str
     gpu: str
+    """Name, or empty for a package for the CPU."""
     compute_capability: str
+    torch: str = ""
+    """PyTorch's version, of a package of AOTInductor alone."""
+    cpu_features: tuple[str, ...] = ()
+    """Instruction sets of the CPU, as Linux names them, of a package of AOTInductor alone."""
 
 
 @checked(PlanRefusedError)
@@ -93,10 +111,10 @@ class PlanRecord:
     """The source ONNX file and the file of its weights: names and SHA-256."""
     machine: Machine
     builder: str
-    """`python`; `trtexec` in records of older versions."""
+    """`python`, or `aoti` for a package; `trtexec` in records of older versions."""
     precision: str
     norms: str
-    """InstanceNormalization as `group`, `native` or `plugin`."""
+    """InstanceNormalization as `group`, `native` or `plugin`; `native` in a package."""
     profiles: tuple[Profile, ...]
     version_compatible: bool
     hardware: Hardware
@@ -132,6 +150,8 @@ class PlanRecord:
     def to_json(self) -> dict[str, Any]:
         """The record as a JSON object."""
         fields = dataclasses.asdict(self)
+        if not self.machine.torch:  # older versions refuse keys that they do not know
+            del fields["machine"]["torch"], fields["machine"]["cpu_features"]
         return {"format": FORMAT, **fields, "contract": self.contract.to_json()}
 
 
@@ -176,16 +196,21 @@ def verified_plan(plan: Path, machine: Machine) -> tuple[PlanRecord, bytes]:
 def check_plan(record: PlanRecord, plan_sha256: str, machine: Machine, source: str) -> None:
     """Check a plan against its record, and the record against a machine; needs no GPU.
 
-    The driver may be newer than at the build. TensorRT's version must be the same, unless the plan
-    is version-compatible; the GPU likewise. Raises PlanRefusedError with every mismatch.
+    The driver may be newer than at the build. The version of TensorRT or PyTorch must be the same,
+    unless the plan is version-compatible; the GPU likewise. The CPU must have every instruction set
+    of a package. Raises PlanRefusedError with every mismatch.
     """
     if plan_sha256 != record.plan_sha256:
         raise PlanRefusedError(
             f"{source}: its SHA-256 is {plan_sha256[:12]}..., its record says "
-            f"{record.plan_sha256[:12]}...; a plan is executable code, so it is not loaded"
+            f"{record.plan_sha256[:12]}...; it is executable code, so it is not loaded"
         )
     built = record.machine
     wrong = []
+    if built.torch != machine.torch:
+        wrong.append(f"PyTorch {built.torch}, this is {machine.torch}")
+    if lacking := sorted(set(built.cpu_features) - set(machine.cpu_features)):
+        wrong.append(f"a CPU with {', '.join(lacking)}")
     old, new = _numbers(built.tensorrt)[:3], _numbers(machine.tensorrt)[:3]
     newer = record.version_compatible and old[:1] == new[:1] and old < new
     if old != new and not newer:
@@ -206,8 +231,10 @@ def check_plan(record: PlanRecord, plan_sha256: str, machine: Machine, source: s
     if both and _numbers(built.cuda_runtime)[:1] != _numbers(machine.cuda_runtime)[:1]:
         wrong.append(f"CUDA {built.cuda_runtime}, this is {machine.cuda_runtime}")
     if wrong:
+        flags = " --runtime aoti" if built.torch else ""
         raise PlanRefusedError(
-            f"{source}: was built for {'; for '.join(wrong)}: build it here with sceneloom engine"
+            f"{source}: was built for {'; for '.join(wrong)}: build it here with sceneloom "
+            f"engine{flags}"
         )
 
 
@@ -215,6 +242,16 @@ def _numbers(version: str) -> tuple[int, ...]:
     """The numbers of a version: 8.6.1.post1 is (8, 6, 1)."""
     found = re.match(r"\d+(\.\d+)*", version)
     return tuple(int(part) for part in found[0].split(".")) if found else ()
+
+
+TENSOR_TYPES: dict[str, npt.DTypeLike] = {
+    INPUT_LABELS: np.uint8,
+    INPUT_PICTURE: np.uint8,
+    INPUT_INSTANCES: np.int32,
+    INPUT_STYLE: np.float32,
+    OUTPUT_IMAGE: np.uint8,
+}
+"""Tensor of the served model -> its type."""
 
 
 def input_shapes(

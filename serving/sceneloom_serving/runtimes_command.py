@@ -28,7 +28,7 @@ def main(
     """List the engines that can run on this machine, and the reason for the others.
 
     Args:
-        repository: folder of an export. Lists its engines, too, and marks the one that sceneloom
+        repository: folder of an export, for its own engines. A mark shows the one that sceneloom
             serve takes on this machine: * for exact, + for fast if that is another one.
         measure: render the repository's reference maps with every engine that can run: difference
             from PyTorch, and time. Serve remembers the fastest of each precision.

@@ -8,10 +8,9 @@ tests/export/test_tensorrt_bindings.py checks it against the real bindings of ea
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import threading
-from collections.abc import Callable
+import time
 from pathlib import Path
 from typing import Any
 
@@ -29,16 +28,14 @@ from sceneloom.errors import EngineError, SizeError
 from sceneloom.maps import Image, InstanceMap, LabelMap, Style
 from sceneloom.request import tensors
 from sceneloom.synthesizer import Synthesizer
-from sceneloom_serving.gpu import checked, load_cuda, load_tensorrt, this_machine
-from sceneloom_serving.plan_record import PlanRecord, choose_profile, input_shapes, verified_plan
-
-_DTYPES: dict[str, npt.DTypeLike] = {
-    INPUT_LABELS: np.uint8,
-    INPUT_PICTURE: np.uint8,
-    INPUT_INSTANCES: np.int32,
-    INPUT_STYLE: np.float32,
-    OUTPUT_IMAGE: np.uint8,
-}
+from sceneloom_serving.gpu import Stream, checked, load_cuda, load_tensorrt, this_machine
+from sceneloom_serving.plan_record import (
+    TENSOR_TYPES,
+    PlanRecord,
+    choose_profile,
+    input_shapes,
+    verified_plan,
+)
 
 
 class TensorRTSynthesizer(Synthesizer):
@@ -69,6 +66,8 @@ class TensorRTSynthesizer(Synthesizer):
         _check_tensors(self._engine, record, str(plan))
         self._stream = Stream()
         self._lock = threading.Lock()
+        self.copy_seconds = 0.0
+        """Seconds of the last batch's copies between arrays and pinned memory of the host."""
         super().__init__(record.served_contract, max(p.batch[2] for p in record.profiles))
         self.engine = f"tensorrt-{record.precision}"
 
@@ -79,7 +78,7 @@ class TensorRTSynthesizer(Synthesizer):
         inputs = tensors(label_maps, instance_maps, styles)
         batch, height, width = label_maps.shape[:3]
         images = np.empty((batch, height, width, 3), np.uint8)
-        done = 0
+        done, copying, seconds = 0, 0.0, 0.0
         with self._lock:
             # The current GPU is a thread's own, and this may be another thread than the last.
             checked(load_cuda().cudaSetDevice(self._device), f"choosing GPU {self._device}")
@@ -97,8 +96,11 @@ class TensorRTSynthesizer(Synthesizer):
                     self._executions[index] = _Execution(
                         self._engine, index, self.record, self._stream, self._cuda_graphs
                     )
-                self._executions[index].run(part, images[done : done + count])
+                copied, ran = self._executions[index].run(part, images[done : done + count])
+                copying += copied
+                seconds += ran
                 done += count
+            self.copy_seconds, self.device_seconds = copying, seconds
         return images
 
     @property
@@ -131,7 +133,8 @@ class _Execution:
         self._shapes: dict[str, tuple[int, ...]] = {}
         self.graph: Any = None
         self._buffers: dict[str, TensorBuffer] = {}
-        self._context = engine.create_execution_context()
+        eight = record.machine.tensorrt.startswith("8.")
+        self._context = _whole_context(engine) if eight else _own_context(engine)
         if self._context is None:
             raise EngineError(f"the GPU has not enough memory for the plan's profile {profile}")
         if not self._context.set_optimization_profile_async(index, stream.handle):
@@ -140,24 +143,31 @@ class _Execution:
         largest = profile.shapes(record.contract, "most")
         largest[OUTPUT_IMAGE] = (*largest[record.contract.main_input][:3], 3)
         for name, shape in largest.items():
-            self._buffers[name] = TensorBuffer(shape, _DTYPES[name])
+            self._buffers[name] = TensorBuffer(shape, TENSOR_TYPES[name])
             if not self._context.set_tensor_address(name, self._buffers[name].device):
                 raise EngineError(f"TensorRT refuses the memory of {name}")
 
-    def run(self, inputs: dict[str, npt.NDArray[Any]], image: Image) -> None:
-        """Run one batch that the profile takes into uint8 [N, H, W, 3]."""
+    def run(self, inputs: dict[str, npt.NDArray[Any]], image: Image) -> tuple[float, float]:
+        """Run one batch that the profile takes into uint8 [N, H, W, 3]. Returns the seconds of the
+        copies in the host's memory, and those of the GPU, uploads and downloads included.
+        """
+        started = time.perf_counter()
         shapes: dict[str, tuple[int, ...]] = {name: array.shape for name, array in inputs.items()}
         shapes[OUTPUT_IMAGE] = image.shape
         for name, array in inputs.items():
             np.copyto(self._buffers[name].host(array.shape), array, casting="no")
+        copying = time.perf_counter() - started
+        self._stream.start_clock()
         if shapes != self._shapes:
             self._set_shapes(shapes)
         elif self.graph is not None:
             self._stream.launch(self.graph)
         else:
             self._enqueue()
-        self._stream.wait()
+        seconds = self._stream.stop_clock()
+        started = time.perf_counter()
         np.copyto(image, self._buffers[OUTPUT_IMAGE].host(image.shape))
+        return copying + time.perf_counter() - started, seconds
 
     def _set_shapes(self, shapes: dict[str, tuple[int, ...]]) -> None:
         """Run once in the new shapes, which completes the work that TensorRT leaves to the next
@@ -200,6 +210,17 @@ class _Execution:
         for buffer in self._buffers.values():
             buffer.free()
         self._buffers.clear()
+
+
+def _whole_context(engine: Any) -> Any:
+    """A context with memory for the largest of all profiles: TensorRT 8.6 has no other."""
+    return engine.create_execution_context()
+
+
+def _own_context(engine: Any) -> Any:
+    """A context with memory for the profile that is chosen for it."""
+    trt = load_tensorrt()
+    return engine.create_execution_context(trt.ExecutionContextAllocationStrategy.ON_PROFILE_CHANGE)
 
 
 def _check_tensors(engine: Any, record: PlanRecord, source: str) -> None:
@@ -260,52 +281,3 @@ class TensorBuffer:
         self._bytes = np.zeros(0, np.uint8)
         self._cuda.cudaFree(self.device)
         self._cuda.cudaFreeHost(self._host)
-
-
-class Stream:
-    """A CUDA stream, not the default one: graphs cannot be captured there."""
-
-    def __init__(self) -> None:
-        self._cuda = load_cuda()
-        flags = self._cuda.cudaStreamNonBlocking
-        self.stream = checked(self._cuda.cudaStreamCreateWithFlags(flags), "creating a stream")
-
-    @property
-    def handle(self) -> int:
-        """TensorRT's handle."""
-        return int(self.stream)
-
-    def wait(self) -> None:
-        """Wait until all its work is done; raises EngineError if some failed."""
-        checked(self._cuda.cudaStreamSynchronize(self.stream), "running the engine")
-
-    def capture(self, work: Callable[[], None]) -> Any:
-        """Record the work as a CUDA graph for `launch`, without running it. None on failure."""
-        mode = self._cuda.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
-        checked(self._cuda.cudaStreamBeginCapture(self.stream, mode), "starting a capture")
-        try:
-            with contextlib.suppress(Exception):
-                work()
-        finally:
-            status, graph = self._cuda.cudaStreamEndCapture(self.stream)
-        if int(status) != 0:
-            self._cuda.cudaGetLastError()  # else the next call would report this failure
-            return None
-        status, ready = self._cuda.cudaGraphInstantiate(graph, 0)
-        self._cuda.cudaGraphDestroy(graph)
-        if int(status) != 0:
-            self._cuda.cudaGetLastError()
-            return None
-        return ready
-
-    def launch(self, graph: Any) -> None:
-        """Run a captured graph in this stream."""
-        checked(self._cuda.cudaGraphLaunch(graph, self.stream), "launching a CUDA graph")
-
-    def discard(self, graph: Any) -> None:
-        """Release a captured graph."""
-        self._cuda.cudaGraphExecDestroy(graph)
-
-    def free(self) -> None:
-        """Release the stream."""
-        self._cuda.cudaStreamDestroy(self.stream)

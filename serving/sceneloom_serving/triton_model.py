@@ -15,7 +15,8 @@ import triton_python_backend_utils as pb_utils
 
 from sceneloom import contract
 from sceneloom.contract import Contract
-from sceneloom.errors import SizeError
+from sceneloom.errors import EngineError, SceneLoomError, SizeError
+from sceneloom.text import printable
 from sceneloom_serving.engines import open_engine
 
 
@@ -36,7 +37,11 @@ class TritonPythonModel:
             folder = (folder / "model.py").readlink().parent
         self._name = parameters[contract.ENGINE_PARAMETER]
         batch = max(config["max_batch_size"], 1)
-        self._engine = open_engine(self._name, folder, max_batch_size=batch)
+        try:
+            self._engine = open_engine(self._name, folder, max_batch_size=batch)
+        except SceneLoomError as error:
+            # A text with bytes that are not UTF-8, as of a path, would end the process without it.
+            raise EngineError(printable(error)) from None
 
     def execute(self, requests: Sequence[Any]) -> list[Any]:
         """Answer a batch of requests; Triton's batcher joins requests of equal size only."""

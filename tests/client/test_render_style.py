@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 from rendering_fakes import render_folders
-from support import run_command
+from support import run_here
 
 from sceneloom.cli import main
 from sceneloom.contract import Contract
@@ -221,12 +221,12 @@ def test_one_file_about_instances_that_no_map_has(data: Path, start_server: Star
     out = data / "out"
     command = ["render", str(data), str(out), "--url", start_server(CONTRACT).url]
     for more in ([], ["--dry-run"], []):
-        done = run_command(*command, "--style-file", path, *more)
+        done = run_here(*command, "--style-file", path, *more)
         assert done.returncode == 1
         assert re.search(reason, done.stderr), done.stderr
         assert not out.exists()
     write_styles(path, StyleFile(instances={26099: (1.0, 2.0)}, labels={26: (1.0, 2.0)}))
-    assert run_command(*command, "--style-file", path).returncode == 0
+    assert run_here(*command, "--style-file", path).returncode == 0
 
 
 def test_a_part_of_a_data_set_may_lack_the_named_instances(data: Path, start_server: Start) -> None:

@@ -19,24 +19,32 @@ import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
-from support import CHECKOUT, run_command
+from support import CHECKOUT, blocky_maps, run_command
 
+from sceneloom import TritonSynthesizer
 from sceneloom.files import new_prefix
+from sceneloom.triton.client import connect
 from sceneloom_export.bundle import Exported
 from sceneloom_serving.bundled_server import find_bundled_server, remove
 
 ENTRYPOINT = CHECKOUT / "deploy" / "entrypoint.sh"
 ENGINE = CHECKOUT / "deploy" / "engine.sh"
+DRIVER = CHECKOUT / "deploy" / "driver.sh"
 SECRET = re.compile(r"(?<=:sceneloom-admin=)[0-9a-f]{64}")
 
 
 class Container:
-    """What the entrypoint finds around it: a PATH with a `tritonserver` in front, and variables."""
+    """What the entrypoint finds around it: a PATH with a `tritonserver` and a driver in front, and
+    variables.
+    """
 
     def __init__(self, folder: Path, repository: Path) -> None:
         self.bin = folder / "bin"
         self.bin.mkdir()
+        (self.bin / "sceneloom-driver").symlink_to(DRIVER)
+        self.write_driver("580.95.05", "13.0")
         self.environment = {
             "PATH": os.pathsep.join([str(self.bin), str(Path(sys.executable).parent), os.defpath]),
             "TMPDIR": str(folder),
@@ -44,10 +52,19 @@ class Container:
             "SCENELOOM_VARIANT": "embedded",
         }
 
-    def write_server(self, script: str) -> None:
-        path = self.bin / "tritonserver"
+    def write(self, name: str, script: str) -> None:
+        path = self.bin / name
         path.write_text(f"#!/bin/sh\n{script}\n")
         path.chmod(0o755)
+
+    def write_server(self, script: str) -> None:
+        self.write("tritonserver", script)
+
+    def write_driver(self, driver: str, cuda: str) -> None:
+        """An nvidia-smi that names a driver and the newest CUDA of the libcuda that it finds."""
+        log = ("==============NVSMI LOG==============", f"Driver Version    : {driver}")
+        lines = (*log, f"CUDA Version      : {cuda}", "Attached GPUs     : 1")
+        self.write("nvidia-smi", "\n".join(f'echo "{line}"' for line in lines))
 
     def run(
         self, *arguments: str, script: Path = ENTRYPOINT, **variables: str
@@ -100,7 +117,9 @@ def laid_out(folder: Path) -> dict[str, Path]:
 
 
 def exported_files(folder: Path) -> dict[str, Path]:
-    return {path.relative_to(folder).as_posix(): path for path in folder.rglob("*.*")}
+    """Name -> file, without the model of the variant aoti."""
+    files = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*.*")}
+    return {name: path for name, path in files.items() if not name.startswith("aoti/")}
 
 
 def test_the_encoded_path_is_served_if_it_is_asked_for(
@@ -188,15 +207,81 @@ def test_engine_step_has_nothing_to_do_for_a_variant_without_a_plan(container: C
 
 def test_engine_step_builds_a_plan_that_does_not_fit(container: Container) -> None:
     real = shutil.which("sceneloom", path=container.environment["PATH"])
-    stand_in = container.bin / "sceneloom"
-    stand_in.write_text(
-        f'#!/bin/sh\nif [ "$1" = engine ]; then echo "$@"; else exec "{real}" "$@"; fi\n'
+    container.write(
+        "sceneloom", f'if [ "$1" = engine ]; then echo "$@"; else exec "{real}" "$@"; fi'
     )
-    stand_in.chmod(0o755)
     done = container.run("--norms", "native", script=ENGINE, SCENELOOM_VARIANT="tensorrt")
     repository = container.environment["SCENELOOM_REPOSITORY"]
     assert done.returncode == 0, done.stderr
     assert done.stdout == f"engine {repository}/synthesis/1/model.onnx --keep --norms native\n"
+
+
+@pytest.mark.parametrize("script", [ENGINE, ENTRYPOINT])
+def test_a_driver_too_old_for_the_images_cuda_ends_it_in_a_sentence(
+    container: Container, script: Path
+) -> None:
+    container.write_driver("570.86.15", "12.8")
+    done = container.run(script=script, SCENELOOM_VARIANT="onnxruntime", CUDA_VERSION="13.2.1.021")
+    assert done.returncode == 1
+    assert done.stderr == (
+        "the NVIDIA driver is 570.86.15 and takes CUDA 12.8 at most; this image has CUDA 13, which "
+        "needs driver R580 or newer, or on a data-centre GPU NVIDIA's Container Toolkit 1.17.7 or "
+        "newer\n"
+    )
+    assert "tritonserver" not in done.stdout
+    assert "loads no plan" not in done.stdout
+
+
+def test_drivers_that_do(container: Container) -> None:
+    def starts(driver: str, takes: str, **variables: str) -> bool:
+        container.write_driver(driver, takes)
+        return container.run(script=DRIVER, **variables).returncode == 0
+
+    assert starts("580.65.06", "13.0")
+    assert starts("610.10", "14.1")
+    assert starts("570.86.15", "13.2")  # the toolkit has put the image's own libcuda first
+    assert not starts("570.86.15", "12.8")
+    assert starts("570.86.15", "12.8", CUDA_VERSION="12.9.1")  # another base image
+    assert not starts("470.57", "11.4", CUDA_VERSION="12.9.1")
+    assert starts("", "")  # words that are not known are no reason to refuse
+
+
+def test_a_container_without_a_gpu_is_told_so(container: Container) -> None:
+    container.write(
+        "nvidia-smi", 'echo "NVIDIA-SMI has failed because it has no driver."; echo more; exit 9'
+    )
+    done = container.run(script=ENGINE)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == (
+        "nvidia-smi sees no NVIDIA GPU: NVIDIA-SMI has failed because it has no driver.\n"
+    )
+    (container.bin / "nvidia-smi").unlink()
+    done = container.run(script=ENGINE)
+    if shutil.which("nvidia-smi", path=container.environment["PATH"]):
+        pytest.skip("this machine has a GPU")
+    assert done.returncode == 1
+    assert done.stderr.startswith("no nvidia-smi in this container: start it with NVIDIA's")
+    assert done.stderr.count("\n") == 1
+    assert container.run().returncode == 0  # the variant embedded needs none
+
+
+@pytest.mark.parametrize("on", [True, False])
+def test_shared_memory_is_opened_in_the_servers_own_way(container: Container, on: bool) -> None:
+    """Triton closes it by default since 2.68 (26.04), and opens it by a flag that older ones end
+    at.
+    """
+    variables = {"SCENELOOM_SHARED_MEMORY": "on"} if on else {}
+    flag = "--allow-client-shm=true"
+    for usage, opens in (("--allow-client-shm <boolean>", on), ("--allow-http <boolean>", False)):
+        container.write_server(
+            f'[ "$1" != --help ] || {{ echo "Usage: tritonserver"; echo "{usage}" >&2; exit 1; }}\n'
+            'printf "%s\\n" "$@"'
+        )
+        done = container.run("--log-verbose=1", **variables)
+        assert done.returncode == 0, done.stderr
+        assert (flag in done.stdout.splitlines()) == opens
+        assert ("shared-memory" in done.stdout) != on
+        assert done.stdout.splitlines()[-1] == "--log-verbose=1"
 
 
 def free_port() -> int:
@@ -222,13 +307,16 @@ def bundled(container: Container, tmp_path: Path) -> Iterator[Container]:
 
 
 @pytest.fixture
-def running(bundled: Container) -> Iterator[tuple[subprocess.Popen[str], str, str]]:
+def running(
+    bundled: Container, request: pytest.FixtureRequest
+) -> Iterator[tuple[subprocess.Popen[str], str, str]]:
     """The process, and HOST:PORT of gRPC and HTTP, once the probe is right."""
     grpc, http = free_port(), free_port()
     ports = [f"--grpc-port={grpc}", f"--http-port={http}", "--allow-metrics=false"]
     addresses = ["--grpc-address=127.0.0.1", "--http-address=127.0.0.1"]
     url = f"127.0.0.1:{grpc}"
     known = {"SCENELOOM_ADMIN_KEY": "known", "SCENELOOM_ENCODED": "on"}
+    known["SCENELOOM_SHARED_MEMORY"] = getattr(request, "param", "off")
     probes = {"SCENELOOM_PROBE_URL": url, "SCENELOOM_PROBE_SECONDS": "1"}
     environment = {**bundled.environment, **known, **probes}
     process = subprocess.Popen(
@@ -282,6 +370,30 @@ def test_the_real_server_behind_it(
     process.send_signal(signal.SIGTERM)
     assert process.wait(60) == 0
     assert not list(exported.repository.rglob("__pycache__"))
+
+
+@pytest.mark.triton
+@pytest.mark.parametrize("running", ["on"], indirect=True)
+def test_shared_memory_of_the_real_server(running: tuple[subprocess.Popen[str], str, str]) -> None:
+    """2.51 does not know the newer flag: with it, it would not have started."""
+    maps = blocky_maps(64, 96, seed=0)
+    shared = connect(running[1], transport="grpc-shm")
+    with TritonSynthesizer(running[1], transport=shared) as through_memory:
+        given = through_memory.synthesize(*maps)
+    with TritonSynthesizer(running[1]) as plain:
+        assert np.array_equal(given, plain.synthesize(*maps))
+
+
+@pytest.mark.triton
+def test_a_client_that_prefers_shared_memory_finds_it_closed(
+    running: tuple[subprocess.Popen[str], str, str],
+) -> None:
+    """As by default: Triton answers with UNAVAILABLE, but is there."""
+    transport = connect(running[1])
+    assert transport.kind == "grpc"
+    assert "This protocol is restricted" in transport.why
+    with TritonSynthesizer(running[1], transport=transport) as synthesizer:
+        assert synthesizer.synthesize(*blocky_maps(64, 96, seed=0)).shape == (64, 96, 3)
 
 
 @pytest.mark.triton

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 import re
 import subprocess
 import sys
@@ -81,6 +82,23 @@ def test_every_service_runs_with_as_little_as_it_needs(name: str) -> None:
         assert service["cap_drop"] == ["ALL"]
         assert service["security_opt"] == ["no-new-privileges:true"]
         assert "privileged" not in service
+        assert re.fullmatch(r"\d+g", service["mem_limit"])
+        assert 1000 <= service["pids_limit"] <= 10_000
+
+
+@pytest.mark.parametrize("name", COMPOSE)
+def test_variables_of_the_host_reach_the_server(name: str) -> None:
+    """Each that the entrypoint reads, but the probe's address, and what nobody thought of."""
+    triton = yaml.safe_load((CHECKOUT / name).read_text())["services"]["triton"]
+    assert triton["command"] == "${SCENELOOM_TRITON_FLAGS:-}"
+    script = (CHECKOUT / "deploy" / "entrypoint.sh").read_text()
+    read = set(re.findall(r"\$\{(SCENELOOM_\w+)", script))
+    assert "SCENELOOM_ADMIN_KEY" in read
+    own = {"SCENELOOM_REPOSITORY", "SCENELOOM_PROBE_URL"}  # /models and the port in the container
+    assert triton["environment"].keys() == read - own
+    readme = (CHECKOUT / "deploy" / "README.md").read_text()
+    for variable in set(re.findall(r"\$\{(SCENELOOM_\w+)", (CHECKOUT / name).read_text())):
+        assert f"`{variable}`" in readme
 
 
 @pytest.mark.parametrize("name", COMPOSE)
@@ -129,7 +147,29 @@ def test_the_image_is_named_in_one_place_and_is_of_2026() -> None:
     named = {name: re.findall(r"tritonserver:(\S+)", text) for name, text in texts.items()}
     tags = {name: found for name, found in named.items() if found}
     assert list(tags) == ["deploy/Dockerfile"]
-    assert re.fullmatch(r"26\.\d\d-py3", *tags["deploy/Dockerfile"])
+    assert re.fullmatch(r"26\.\d\d-py3(@sha256:[0-9a-f]{64})?", *tags["deploy/Dockerfile"])
+
+
+def test_the_image_is_pinned_as_the_page_says(tmp_path: Path) -> None:
+    readme = (CHECKOUT / "deploy" / "README.md").read_text()
+    [block] = re.findall(r"^```bash\n(image=.*?)^```$", readme, re.MULTILINE | re.DOTALL)
+    (tmp_path / "deploy").mkdir()
+    copy = tmp_path / "deploy" / "Dockerfile"
+    copy.write_text(DOCKERFILE.read_text())
+    docker = tmp_path / "docker"
+    for digest in (f"sha256:{'a' * 64}", f"sha256:{'b' * 64}"):  # and again, to a newer one
+        docker.write_text(f'#!/bin/sh\necho "$@" > {tmp_path}/asked\necho {digest}\n')
+        docker.chmod(0o755)
+        environment = {"PATH": f"{tmp_path}:{os.defpath}"}
+        done = subprocess.run(
+            ["sh", "-euc", block], cwd=tmp_path, env=environment, capture_output=True, check=False
+        )
+        assert (done.returncode, done.stderr) == (0, b"")
+        image = re.findall(r"^ARG TRITON_IMAGE=(\S+)$", copy.read_text(), re.MULTILINE)
+        assert [re.sub(r":26\.\d\d-py3", ":TAG", name) for name in image] == [
+            f"nvcr.io/nvidia/tritonserver:TAG@{digest}"
+        ]
+    check(BIN / "hadolint", copy)
 
 
 def test_health_check_of_the_image_is_that_of_the_compose_files() -> None:
@@ -160,4 +200,22 @@ def test_the_image_builds_the_plan_through_the_bindings_of_its_own_tensorrt() ->
     [line] = [line for line in text.splitlines() if "tensorrt-cu13-bindings" in line]
     assert "--no-deps" in line
     assert '"tensorrt-cu13-bindings==${library##*.so.}.*"' in line
-    assert "libnvinfer.so" in line
+
+
+@pytest.mark.parametrize("place", ["usr/lib/x86_64-linux-gnu", "usr/local/tensorrt/lib"])
+def test_the_bindings_version_is_that_of_the_images_library(tmp_path: Path, place: str) -> None:
+    text = re.sub(r"\\\n\s+", "", DOCKERFILE.read_text())
+    [line] = [line for line in text.splitlines() if "tensorrt-cu13-bindings" in line]
+    command = line.removeprefix("RUN ").replace("/usr/", f"{tmp_path}/usr/")
+    command = command.replace("python3 -m pip", "echo")
+    (tmp_path / "usr" / "lib").mkdir(parents=True)
+    (tmp_path / "usr" / "local").mkdir()
+    missing = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=False)
+    assert (missing.returncode, missing.stdout) == (1, "")
+    folder = tmp_path / place
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "libnvinfer.so.11.4.0").touch()
+    (folder / "libnvinfer.so.11").symlink_to("libnvinfer.so.11.4.0")
+    (folder / "libnvinfer_plugin.so.11.4.0").touch()
+    done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=True)
+    assert " tensorrt-cu13-bindings==11.4.0.* " in done.stdout

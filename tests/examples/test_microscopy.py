@@ -1,4 +1,7 @@
-"""A user's own field, by the commands of examples/README.md."""
+"""A user's own field, by the commands of examples/README.md.
+
+All but the server run here, where PyTorch is loaded already.
+"""
 
 from __future__ import annotations
 
@@ -10,9 +13,10 @@ import cv2
 import numpy as np
 import pytest
 from PIL import Image
-from support import CHECKOUT, ServeCommand, run_command, save_published, wide_generator
+from support import CHECKOUT, ServeCommand, save_published, wide_generator
 
 from sceneloom import TritonSynthesizer, load_schema, read_instance_map, read_label_map
+from sceneloom.cli import main
 from sceneloom_training.checkpoint import load_checkpoint
 from sceneloom_training.networks import GeneratorArchitecture
 from sceneloom_training.torch_synthesizer import TorchSynthesizer
@@ -22,7 +26,8 @@ QUICK = ("--precision", "fp32", "--largest", "256x256")  # the cells' own size i
 
 
 @pytest.mark.triton
-def test_microscopy_goes_the_whole_way(tmp_path: Path) -> None:
+def test_microscopy_goes_the_whole_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
     data = tmp_path / "cells"
     subprocess.run(
         [sys.executable, str(EXAMPLE / "draw_cells.py"), str(data), "--maps", "3", "--size", "200"],
@@ -38,13 +43,11 @@ def test_microscopy_goes_the_whole_way(tmp_path: Path) -> None:
         ["import", "latest_net_G.pth", "--labels", EXAMPLE / "cells.json", "--out", "checkpoint"],
         ["export", "checkpoint", "--repository", "repository", *QUICK],
     ):
-        done = run_command(*arguments, cwd=tmp_path)
-        assert done.returncode == 0, done.stderr
+        assert main([*map(str, arguments)]) == 0
 
     with ServeCommand(tmp_path / "repository", "--engine", "openvino-fp32") as serve:
-        render = ["render", data, tmp_path / "out", "--labels", "labels", "--url", serve.grpc]
-        done = run_command(*render, "--instances", "instances")
-        assert done.returncode == 0, done.stderr
+        render = ["render", str(data), str(tmp_path / "out"), "--url", serve.grpc]
+        assert main([*render, "--labels", "labels", "--instances", "instances"]) == 0
         with TritonSynthesizer(serve.grpc) as client:
             assert client.contract.schema == load_schema(EXAMPLE / "cells.json")
 

@@ -31,7 +31,7 @@ from sceneloom_training.networks import GeneratorArchitecture
 from sceneloom_training.torch_synthesizer import TorchSynthesizer
 
 FP32 = ExportSettings(precision=("fp32",))
-VARIANTS = ("embedded", "onnxruntime", "tensorrt-throughput", "tensorrt")
+VARIANTS = ("aoti", "embedded", "onnxruntime", "tensorrt-throughput", "tensorrt")
 
 
 def test_files_report_and_hashes(exported: Exported) -> None:
@@ -48,6 +48,7 @@ def test_files_report_and_hashes(exported: Exported) -> None:
         "synthesis/1/onnxruntime.onnx",
         "synthesis/1/weights-fp16.bin",
         "synthesis/1/weights.bin",
+        "synthesis/aoti/config.pbtxt",
         "synthesis/config.pbtxt",
         *(f"synthesis/configs/{name}.pbtxt" for name in VARIANTS),
         "synthesis_decode/1/model.py",
@@ -185,8 +186,8 @@ def test_place_that_cannot_be_written(tmp_path: Path, checkpoint: Path) -> None:
 
 def test_precision_that_there_is_not_is_refused() -> None:
     assert ExportSettings(precision=()).precision == ()
-    with pytest.raises(SchemaError, match=r"precision\[1\] is 'fp8'; it is 'exact', 'fast'"):
-        ExportSettings(precision=("fp32", "fp8"))  # type: ignore[arg-type]
+    with pytest.raises(SchemaError, match=r"precision\[1\] is 'fp4'; it is 'exact', 'fast'"):
+        ExportSettings(precision=("fp32", "fp4"))  # type: ignore[arg-type]
 
 
 def test_missing_checkpoint(tmp_path: Path) -> None:

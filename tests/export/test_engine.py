@@ -77,6 +77,9 @@ def test_strongly_typed_builds_both_norms_and_keeps_one(model: Path) -> None:
     assert record.latency["count"] == 3
     assert record.latency["cuda_graph"] is True
     assert record.latency["size"] == [64, 96]
+    parts = ["copies in host memory", "upload", "inference", "download"]
+    assert (record.latency["measured_by"], record.latency["includes"]) == ("run_batch", parts)
+    assert 0 < record.latency["host_copies_p50_ms"] < record.latency["p50_ms"]
     assert record.served_contract.sizes == ((64, 96),)
     assert names(model) == [
         "model.onnx",

@@ -1,7 +1,7 @@
 """Real TensorRT plans on a real GPU, from the export to p50 and p99 at 2048x1024.
 
     make gpu                                                          (everything that needs a GPU)
-    .venv/bin/python -m pytest -m gpu -s tests/export/test_gpu_tensorrt.py
+    .venv-gpu/bin/python -m pytest -m gpu -s tests/export/test_gpu_tensorrt.py
 
 Each plan's record is printed as one line of JSON. Skipped where there is no GPU or no TensorRT;
 there, test_engine.py runs the same steps on a GPU that is not there.
@@ -83,6 +83,9 @@ def test_parity_latency_and_batches(plan: Path) -> None:
         assert record.latency is not None
         assert 0 < record.latency["p50_ms"] <= record.latency["p99_ms"]
         assert record.latency["cuda_graph"]
+        assert engine.device_seconds is None
+        engine.synthesize(*blocky_maps(64, 96, 0))
+        assert engine.device_seconds
         labels, instances = zip(*(blocky_maps(64, 96, seed) for seed in range(5)), strict=True)
         together = engine.synthesize_batch(labels, instances)
         singly = [engine.synthesize(*pair) for pair in zip(labels, instances, strict=True)]

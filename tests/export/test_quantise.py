@@ -9,15 +9,17 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, numpy_helper
-from support import run_command, wide_generator
+from support import CHECKOUT, run_command, wide_generator
 
 from sceneloom.contract import Contract
 from sceneloom.schema import load_schema
+from sceneloom_export import precision
 from sceneloom_export.bundle import Exported, export_bundle
 from sceneloom_export.precision import quantise
 from sceneloom_export.proof import calibration_maps, draw_probe, judge_quantised, make_references
 from sceneloom_export.settings import ExportSettings
-from sceneloom_serving.bundle import CPU_FILE
+from sceneloom_serving.bundle import CPU_FILE, INT8_FILE
+from sceneloom_serving.engines import ENGINES
 from sceneloom_serving.openvino_runtime import OpenVinoSynthesizer
 from sceneloom_serving.parity import reference_pictures
 from sceneloom_training.checkpoint import save_checkpoint
@@ -81,6 +83,25 @@ def test_all_convolutions_but_the_last_are_quantised(good: Path) -> None:
     assert all(scales[node.input[1]].size > 1 for node in weights)  # one scale a channel
     files = {path.name for path in good.parent.iterdir()}
     assert files <= {"int8.onnx", CPU_FILE, "weights-int8.bin"}
+
+
+def test_it_is_for_openvino_alone(good: Path) -> None:
+    """TensorRT refuses zero points, or takes uint8 for int8: no engine of it may read this file."""
+    model = onnx.load(good)
+    values = {t.name: numpy_helper.to_array(t) for t in model.graph.initializer}
+    zeros = [
+        values[node.input[2]]
+        for node in model.graph.node
+        if node.op_type == "QuantizeLinear" and node.input[2] in values
+    ]
+    assert {zero.dtype.name for zero in zeros} == {"uint8"}
+    assert any(zero.any() for zero in zeros)
+    assert [e.name for e in ENGINES.values() if e.file == INT8_FILE] == ["openvino-int8"]
+    assert precision.__doc__ is not None
+    assert "for OpenVINO alone" in precision.__doc__
+    page = (CHECKOUT / "docs" / "graph.md").read_text()
+    [row] = [line for line in page.splitlines() if line.startswith("| `int8.onnx`")]
+    assert row.endswith("| OpenVINO; TensorRT takes no zero points |")
 
 
 def test_openvino_runs_it_within_the_limits(good: Path) -> None:

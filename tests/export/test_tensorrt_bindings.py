@@ -104,8 +104,8 @@ from sceneloom.errors import EngineError
 from sceneloom.schema import load_schema
 from sceneloom_export import engine, tensorrt_build
 from sceneloom_export.settings import PlanSettings
-from sceneloom_serving.tensorrt_runtime import Stream, TensorBuffer
-from sceneloom_serving.gpu import this_machine
+from sceneloom_serving.tensorrt_runtime import TensorBuffer
+from sceneloom_serving.gpu import Stream, this_machine
 assert trt.__version__.startswith("8.6")
 assert tensorrt_build.network_flags(trt, 8) == 1
 logger = tensorrt_build.collecting_logger(trt)

@@ -26,6 +26,7 @@ from sceneloom.triton.transport import ModelConfig, TensorSpec
 from sceneloom_export.repository import write_configs
 from sceneloom_export.settings import TritonSettings
 from sceneloom_serving import templates
+from sceneloom_serving.onnx_runtime import CUDA_OPTIONS
 
 PLAIN = Contract(schema=load_schema("helen"), boundaries=False, size_multiple=8)
 STYLED = Contract(
@@ -55,7 +56,7 @@ def write(
         (model / "1" / "fp16.onnx").write_bytes(b"")
     write_configs(model, contract, settings, largest=(1024, 2048), engine="onnxruntime-fp32")
     found = {path.stem: path for path in (model / "configs").iterdir()}
-    assert found.keys() == VARIANTS.keys()
+    assert found.keys() == VARIANTS.keys() | {"aoti"}
     # Parse refuses fields that Triton's schema does not have.
     return {
         name: text_format.Parse(path.read_text("utf-8"), model_config_pb2.ModelConfig())
@@ -75,8 +76,8 @@ def configs(tmp_path: Path, contract: Contract) -> dict[str, Config]:
 
 def test_templates_are_valid_on_their_own() -> None:
     paths = sorted((templates() / "synthesis" / "configs").glob("*.pbtxt"))
-    assert {path.stem for path in paths} == VARIANTS.keys() - {"embedded"}
-    for path in paths:
+    assert {path.stem for path in paths} == VARIANTS.keys() - {"embedded"} | {"aoti"}
+    for path in (path for path in paths if path.stem in VARIANTS):
         config = text_format.Parse(path.read_text("utf-8"), model_config_pb2.ModelConfig())
         assert config.backend == VARIANTS[path.stem]
 
@@ -196,7 +197,8 @@ def test_a_single_fixed_size_stands_in_the_dims(tmp_path: Path, name: str) -> No
 
 
 def test_onnx_runtime_takes_the_half_precision_graph_where_there_is_one(tmp_path: Path) -> None:
-    for half, file in ((False, "onnxruntime.onnx"), (True, "fp16.onnx")):
+    # Without it the GPU's own graph in float32, not that of CPUs, whose norms are in parts.
+    for half, file in ((False, "model.onnx"), (True, "fp16.onnx")):
         configs = write(tmp_path / file, PLAIN, half=half)
         assert configs["onnxruntime"].default_model_filename == file
 
@@ -208,6 +210,7 @@ def test_every_variant_names_its_engine(tmp_path: Path) -> None:
         assert named == {
             "config": "onnxruntime-fp32",  # what it was told
             "embedded": "onnxruntime-fp32",
+            "aoti": f"aoti-cuda-{precision}",
             "onnxruntime": f"onnxruntime-cuda-{precision}",
             "tensorrt": f"tensorrt-{precision}",
             "tensorrt-throughput": f"tensorrt-{precision}",
@@ -219,12 +222,41 @@ def test_every_variant_names_its_engine(tmp_path: Path) -> None:
 def test_onnx_runtime_leaves_batching_to_the_export(configs: dict[str, Config]) -> None:
     assert configs["onnxruntime"].max_batch_size == 2
     assert configs["onnxruntime"].dynamic_batching.max_queue_delay_microseconds == 300
-    (cuda,) = accelerators(configs["onnxruntime"])
-    assert (cuda.name, cuda.parameters["cudnn_conv_algo_search"]) == ("cuda", "HEURISTIC")
 
 
-def accelerators(config: Config) -> list[Any]:
-    return list(config.optimization.execution_accelerators.gpu_execution_accelerator)
+def test_onnx_runtime_gets_the_options_that_are_meant_for_it(configs: dict[str, Config]) -> None:
+    options = cuda_options(configs["onnxruntime"])
+    assert options["cudnn_conv_algo_search"] == "HEURISTIC"
+    assert options["use_tf32"] == "0"
+    assert options["cudnn_conv_use_max_workspace"] == "1"
+    assert options.items() >= CUDA_OPTIONS.items()  # what is measured is what is served
+
+
+def cuda_options(config: Config) -> dict[str, str]:
+    """What Triton's ONNX Runtime backend makes of a configuration (onnxruntime.cc, LoadModel): the
+    accelerator's parameters, and over them, as soon as the model has any parameter, these four of
+    the model's own, or their defaults.
+    """
+    (cuda,) = config.optimization.execution_accelerators.gpu_execution_accelerator
+    assert cuda.name == "cuda"
+    options = dict(cuda.parameters)
+    if config.parameters:
+        own = {key: value.string_value for key, value in config.parameters.items()}
+        search = int(own.get("cudnn_conv_algo_search", "0"))
+        options["cudnn_conv_algo_search"] = ("EXHAUSTIVE", "HEURISTIC", "DEFAULT")[search]
+        options["gpu_mem_limit"] = own.get("gpu_mem_limit", str(2**64 - 1))
+        strategy = int(own.get("arena_extend_strategy", "0"))
+        options["arena_extend_strategy"] = ("kNextPowerOfTwo", "kSameAsRequested")[strategy]
+        options["do_copy_in_default_stream"] = own.get("do_copy_in_default_stream", "1")
+    return options
+
+
+@pytest.mark.parametrize("name", ["tensorrt", "tensorrt-throughput"])
+def test_a_plan_takes_the_memory_of_the_profile_in_use(
+    configs: dict[str, Config], name: str
+) -> None:
+    strategy = configs[name].parameters["execution_context_allocation_strategy"].string_value
+    assert strategy == "ON_PROFILE_CHANGE"
 
 
 def test_client_pads_nothing_to_an_engines_size(tmp_path: Path) -> None:
@@ -235,3 +267,52 @@ def test_client_pads_nothing_to_an_engines_size(tmp_path: Path) -> None:
         pytest.raises(SizeError, match="nearest is 2048x1024"),
     ):
         client.synthesize(label_map)
+
+
+def write_aoti(folder: Path, contract: Contract) -> tuple[Config, Config]:
+    """The variant, and the model behind it, parsed with Triton's own schema."""
+    ensemble = write(folder, contract)["aoti"]
+    text = (folder / "synthesis" / "aoti" / "config.pbtxt").read_text("utf-8")
+    return ensemble, text_format.Parse(text, model_config_pb2.ModelConfig())
+
+
+@pytest.mark.parametrize("contract", [PLAIN, STYLED, TWO_SIZES], ids=["plain", "styled", "two"])
+def test_aoti_is_an_ensemble_of_the_usual_names_around_numbered_tensors(
+    tmp_path: Path, contract: Contract
+) -> None:
+    """Triton's PyTorch backend, which the bundled server does not have, names inputs INPUT__0,
+    INPUT__1, ... and the output OUTPUT__0, refuses other names, and takes one picture at a time
+    (pt2/model_state.cc, pt2/model_instance_state.cc).
+    """
+    ensemble, behind = write_aoti(tmp_path, contract)
+    assert (ensemble.name, ensemble.platform, ensemble.backend) == ("synthesis", "ensemble", "")
+    assert not ensemble.instance_group  # Triton refuses one of an ensemble
+    assert (behind.name, behind.backend) == ("synthesis_aoti", "pytorch")
+    assert (behind.platform, behind.default_model_filename) == ("torch_aoti", "model.pt2")
+    assert ensemble.max_batch_size == behind.max_batch_size == 1
+    assert behind.instance_group[0].kind == model_config_pb2.ModelInstanceGroup.KIND_GPU
+    assert behind.instance_group[0].count == 3
+    assert behind.dynamic_batching.default_queue_policy.max_queue_size == 9
+    names = ["label_map", "instance_map", "style"][: 3 if contract.style_channels else 1]
+    numbered = [f"INPUT__{number}" for number in range(len(names))]
+    assert [tensor.name for tensor in ensemble.input] == names
+    assert [tensor.name for tensor in behind.input] == numbered
+    (step,) = ensemble.ensemble_scheduling.step
+    assert step.model_name == "synthesis_aoti"
+    assert dict(step.input_map) == dict(zip(numbered, names, strict=True))
+    assert dict(step.output_map) == {"OUTPUT__0": "image"}
+    for mine, theirs in zip(ensemble.input, behind.input, strict=True):
+        assert (mine.data_type, mine.dims) == (theirs.data_type, theirs.dims)
+    assert list(ensemble.output[0].dims) == list(behind.output[0].dims) == [1024, 2048, 3]
+    (sample,) = behind.model_warmup
+    assert {name: list(one.dims) for name, one in sample.inputs.items()} == {
+        tensor.name: list(tensor.dims) for tensor in behind.input
+    }
+    assert not behind.parameters  # the contract stands where clients look
+
+
+def test_our_client_accepts_aoti(tmp_path: Path) -> None:
+    ensemble, _ = write_aoti(tmp_path, TWO_SIZES)
+    with TritonSynthesizer("fake", transport=Served(ensemble)) as client:
+        assert client.contract == dataclasses.replace(TWO_SIZES, sizes=((1024, 2048),))
+        assert (client.engine, client.max_batch_size) == ("aoti-cuda-fp32", 1)

@@ -162,6 +162,7 @@ def test_onnx_file_that_is_not_ours(tmp_path: Path, exported: Exported) -> None:
         {"http_port": 8001},
         {"start_timeout": 0},
         {"stop_timeout": float("inf")},
+        {"stop_timeout": -1},
     ],
 )
 def test_server_settings_out_of_range(settings: dict[str, float]) -> None:

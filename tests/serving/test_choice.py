@@ -144,11 +144,11 @@ def bundle(tmp_path: Path, cache: Path) -> Bundle:
 
 @pytest.fixture
 def both(bundle: Bundle) -> Bundle:
-    return bundle.add("slow", seconds=0.02).add("fast")
+    return bundle.add("slow", seconds=0.005).add("fast")
 
 
 def test_the_fastest_that_passes_is_chosen(bundle: Bundle) -> None:
-    bundle.add("slow", seconds=0.03).add("quick", seconds=0.01).add("wrong", error=2)
+    bundle.add("slow", seconds=0.01).add("quick", seconds=0.003).add("wrong", error=2)
     bundle.add("wrong in half", precision="fp16", error=3).add("nowhere", check=refuse)
     assert bundle.choose() == "quick"
     assert bundle.said[0].startswith("trying the exact engines")
@@ -162,7 +162,7 @@ def test_the_fastest_that_passes_is_chosen(bundle: Bundle) -> None:
 
 
 def test_limits_are_those_of_the_precision(bundle: Bundle) -> None:
-    bundle.add("full", seconds=0.01).add("half", precision="fp16", error=1)
+    bundle.add("full", seconds=0.005).add("half", precision="fp16", error=1)
     assert bundle.choose() == "half"
     with pytest.raises(EngineError, match="no engine 'half'; choose one of"):
         get_engine("half")  # only `engines` has it
@@ -172,7 +172,7 @@ def test_limits_are_those_of_the_precision(bundle: Bundle) -> None:
 def proven(tmp_path: Path, cache: Path) -> Bundle:
     """With as many reference maps as a fast precision is proven on."""
     bundle = Bundle(tmp_path / "proven", maps=8)
-    return bundle.add("full", seconds=0.01).add("brain", precision="bf16", error=3)
+    return bundle.add("full", seconds=0.005).add("brain", precision="bf16", error=3)
 
 
 def test_what_is_fast_serves_only_if_it_is_asked_for(proven: Bundle) -> None:
@@ -189,7 +189,7 @@ def test_what_is_fast_is_proven_with_a_margin_on_enough_maps(
     proven.add("brain", precision="bf16", error=4)  # within its limit, not its proof
     assert proven.choose("fast") == "full"
     assert "brain differs from PyTorch by 4 at the 99.9th percentile, 3 is" in proven.said[-1]
-    bundle.add("full", seconds=0.01).add("brain", precision="bf16")
+    bundle.add("full", seconds=0.005).add("brain", precision="bf16")
     assert bundle.choose("fast") == "full"
     assert "brain: bf16 is proven on 8 maps at least, and this bundle has 2" in bundle.said[-1]
 
@@ -218,7 +218,7 @@ def test_what_is_known_of_the_engine_that_serves(proven: Bundle) -> None:
 
 
 def test_nothing_fast_that_is_faster(proven: Bundle) -> None:
-    proven.add("full").add("brain", precision="bf16", seconds=0.02)
+    proven.add("full").add("brain", precision="bf16", seconds=0.005)
     assert proven.choose("fast") == "full"
     assert proven.known("full").fast == "nothing: no fast engine is faster here"
 
@@ -304,7 +304,7 @@ def test_choice_is_remembered(both: Bundle, cache: Path) -> None:
     assert content["machine"]["cores"] == len(os.sched_getaffinity(0))
     assert content["machine"]["versions"] == {"numpy": np.__version__}  # of the engines' rows
     assert content["available"] == ["slow", "fast"]
-    assert content["measured"]["slow"]["seconds"] >= 0.02
+    assert content["measured"]["slow"]["seconds"] >= 0.005
 
 
 @pytest.mark.parametrize(
@@ -358,7 +358,7 @@ def test_runtime_that_was_removed_or_came_means_measuring_anew(both: Bundle) -> 
     assert both.choose() == "fast"
     both.add("fast", check=refuse)
     assert both.choose() == "slow"
-    both.add("faster", file="model.plan").add("slow", seconds=0.05)
+    both.add("faster", file="model.plan").add("slow", seconds=0.01)
     count = len(both.opened)
     assert both.choose() == "slow"
     assert len(both.opened) == count  # there is no plan

@@ -8,6 +8,7 @@ import os
 import re
 import shutil
 import signal
+import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,7 +16,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from support import ServeCommand, blocky_maps, run_command
+from support import COMMAND, ServeCommand, blocky_maps, run_command
 
 from sceneloom.cli import main
 from sceneloom.files import SHARED_MEMORY
@@ -48,7 +49,8 @@ def dataset(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_serve_stops_cleanly(exported: Exported, number: int) -> None:
-    serve = ServeCommand(exported.repository)
+    # A named engine: without one, the first start of a bundle says what it tries.
+    serve = ServeCommand(exported.repository, "--engine", "onnxruntime-fp32", stop_timeout=30)
     (server,) = children(serve.process.pid)
     code, errors = serve.end(number)
     assert code == 0, errors
@@ -82,7 +84,7 @@ def test_killed_serve_leaves_no_process_and_the_next_one_sweeps(
 ) -> None:
     # A folder of its own for temporary files: any other server that is made meanwhile sweeps too.
     monkeypatch.setenv("TMPDIR", str(tmp_path))
-    serve = ServeCommand(exported.repository)
+    serve = ServeCommand(exported.repository, stop_timeout=30)
     pid = serve.process.pid
     (server,) = children(pid)
     processes = [server, *children(server)]
@@ -175,9 +177,20 @@ def test_import_and_export_commands(
     assert main(["export", *places, "--sizes", "100x100"]) == 1
     assert "multiple of 8" in capsys.readouterr().err
     flags = ("--max-batch-size", "2", "--largest", "256x128", "--precision", "bf16")
-    done = run_command("export", *places, *flags)
-    assert done.returncode == 0, done.stderr
-    lines = done.stdout.splitlines()
+    with subprocess.Popen(
+        [*COMMAND, "export", *places, *flags],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as running:
+        assert running.stdout is not None
+        assert running.stderr is not None
+        try:
+            said = [line.rstrip("\n") for line in running.stderr if running.poll() is None]
+            lines = running.stdout.read().splitlines()
+        finally:
+            running.kill()
+    assert running.returncode == 0, said
     report = json.loads((tmp_path / "r" / "report.json").read_text())
     assert lines[0].startswith("differences from PyTorch in float32, in grey levels")
     (line,) = [line for line in lines if line.startswith("  bf16 left out: ")]  # random weights
@@ -189,14 +202,29 @@ def test_import_and_export_commands(
     assert report["proof"]["engine"] in line
     assert "(fp32), differs from PyTorch by max " in line
     assert any(line.startswith("--precision fast: ") for line in lines)
-    assert "judge bf16 256x128 (" in done.stderr  # progress, and nothing else
-    assert all(re.search(r"( \.\.\.|: [\d.]+ s)$", line) for line in done.stderr.splitlines())
+    assert all(re.search(r"( \.\.\.|: [\d.]+ s)$", line) for line in said)  # nothing else
+    check_progress([line.removesuffix(" ...") for line in said if line.endswith(" ...")])
 
 
-def test_every_command_has_help() -> None:
+def check_progress(begun: list[str]) -> None:
+    """What an export says before it does it; each line was read while it ran."""
+    assert begun[0] == "load PyTorch and ONNX"
+    stages = [line for line in begun if not line.endswith("so far")]
+    assert stages[1:3] == ["read the checkpoint", "draw the maps of the proof"]
+    assert re.fullmatch(r"render with PyTorch 64x64 \(1 of \d+\)", stages[3])
+    largest = [line for line in stages if line.startswith("render with PyTorch 256x128")]
+    assert re.fullmatch(r".* \((\d+) of \1\)", largest[-1])
+    assert stages.index("write model.onnx") < stages.index("check the graph")
+    assert any(line.startswith("judge bf16 256x128 (") for line in stages)
+    assert any(re.fullmatch(r"measure onnxruntime-fp32 \(1 of \d\)", line) for line in stages)
+    assert any(re.fullmatch(r"time \d engines? in turn", line) for line in stages)
+
+
+def test_every_command_has_help(capsys: pytest.CaptureFixture[str]) -> None:
     overview = run_command("--help").stdout
     for name in ("import", "export", "runtimes", "serve", "render", "schemas"):
         assert f"  {name} " in overview
-        shown = run_command(name, "--help")
-        assert shown.returncode == 0
-        assert "usage: sceneloom " + name in shown.stdout
+        with pytest.raises(SystemExit) as ended:
+            main([name, "--help"])
+        assert ended.value.code == 0
+        assert "usage: sceneloom " + name in capsys.readouterr().out

@@ -10,7 +10,7 @@ from typing import Any
 import onnx
 import pytest
 from onnx import numpy_helper
-from support import blocky_maps, run_command
+from support import blocky_maps, run_here
 
 from noop_server import NoopServer
 from sceneloom import TritonSynthesizer
@@ -122,7 +122,7 @@ def test_render_makes_the_pictures_of_the_version_and_says_so(
     pictures = tmp_path / "pictures"
     command = ["render", tmp_path / "maps", pictures, "--url", server.grpc, "--path", path]
     for version in ("1", "2"):
-        done = run_command(*command, "--model-version", version)
+        done = run_here(*command, "--model-version", version)
         if path == "encoded" and version == "2":
             assert done.returncode != 0
             assert "draws with version 1, not with version 2" in done.stderr
@@ -132,16 +132,16 @@ def test_render_makes_the_pictures_of_the_version_and_says_so(
         with Manifest(pictures / "manifest.sqlite") as manifest:
             [row] = manifest.rows()
         assert (row.origin.model, row.origin.model_version) == ("synthesis", version)
-    done = run_command(*command, "--model-version", "3")
+    done = run_here(*command, "--model-version", "3")
     assert done.returncode == 1
     assert "model 'synthesis': has no version '3'; the server serves 1, 2" in done.stderr
 
 
 def test_the_probe_asks_the_version(server: NoopServer, exported: Exported) -> None:
-    right = run_command("probe", exported.repository, "--url", server.grpc, "--model-version", "1")
+    right = run_here("probe", exported.repository, "--url", server.grpc, "--model-version", "1")
     assert right.returncode == 0, right.stderr
     assert "raw and encoded" in right.stdout
-    wrong = run_command("probe", exported.repository, "--url", server.grpc)
+    wrong = run_here("probe", exported.repository, "--url", server.grpc)
     assert wrong.returncode == 1
     assert "its picture differs by" in wrong.stderr
 

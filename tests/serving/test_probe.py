@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from support import run_command
+from support import run_here
 
 from sceneloom.contract import Contract
 from sceneloom.errors import ServerStartError
@@ -34,7 +34,7 @@ def copy(tmp_path: Path, exported: Exported) -> Path:
 
 @pytest.mark.triton
 def test_a_server_that_is_right(server: EmbeddedServer, exported: Exported) -> None:
-    done = run_command("probe", exported.repository, "--url", server.grpc)
+    done = run_here("probe", exported.repository, "--url", server.grpc)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.startswith(f"{server.grpc}: right, 0.")
     assert done.stdout.count("\n") == 1
@@ -44,7 +44,7 @@ def test_a_server_that_is_right(server: EmbeddedServer, exported: Exported) -> N
 def test_a_server_of_another_export(server: EmbeddedServer, copy: Path) -> None:
     report = json.loads((copy / "report.json").read_text())
     (copy / "report.json").write_text(json.dumps({**report, "bundle_hash": "0" * 64}))
-    done = run_command("probe", copy, "--url", server.grpc)
+    done = run_here("probe", copy, "--url", server.grpc)
     assert done.returncode == 1
     assert "not 000000000000 of" in done.stderr
 
@@ -55,14 +55,14 @@ def test_a_server_that_answers_another_picture(server: EmbeddedServer, copy: Pat
         fields = dict(data)
     fields["block_means"] = fields["block_means"] + np.float32(3)
     np.savez(copy / "golden.npz", **fields)
-    done = run_command("probe", copy, "--url", server.grpc)
+    done = run_here("probe", copy, "--url", server.grpc)
     assert done.returncode == 1
     assert done.stderr.count("\n") == 1
     assert "its picture differs by" in done.stderr
 
 
 def test_no_server_is_one_line(copy: Path) -> None:
-    done = run_command("probe", copy, "--url", "127.0.0.1:9", "--timeout", "2")
+    done = run_here("probe", copy, "--url", "127.0.0.1:9", "--timeout", "2")
     assert done.returncode == 1
     assert done.stderr.startswith("sceneloom probe: 127.0.0.1:9")
     assert done.stderr.count("\n") == 1

@@ -14,6 +14,7 @@ import pytest
 from support import ServeCommand, blocky_maps, copy_export, free_ports, run_command
 
 from sceneloom import TritonSynthesizer
+from sceneloom.cli import main
 from sceneloom.errors import ServerStartError, ServerUnavailableError
 from sceneloom.maps import instance_map_png, label_map_png
 from sceneloom.triton.encoded import EncodedClient
@@ -96,14 +97,13 @@ def test_auto_measures_once_and_remembers(exported: Exported, cache: Path) -> No
     ],
 )
 def test_serve_refuses_an_engine_that_cannot_run(
-    exported: Exported, name: str, code: int, reason: str
+    exported: Exported, name: str, code: int, reason: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    done = run_command("serve", exported.repository, "--engine", name)
-    assert done.returncode == code
-    assert done.stdout == ""
-    assert done.stderr.startswith("sceneloom serve: ")
-    assert reason in done.stderr
-    assert "Traceback" not in done.stderr
+    assert main(["serve", str(exported.repository), "--engine", name]) == code
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert shown.err.startswith("sceneloom serve: ")
+    assert reason in shown.err
 
 
 def test_engine_that_does_not_load_in_the_server_is_explained(exported: Exported) -> None:
@@ -117,15 +117,10 @@ def read(file: Path) -> dict[str, Any]:
     return found
 
 
-def table(*arguments: str | Path) -> dict[str, str]:
-    done = run_command("runtimes", *arguments)
-    assert done.returncode == 0, done.stderr
-    assert ("measure " in done.stderr) == ("--measure" in arguments)  # progress
-    return {line[2:].split()[0]: line for line in done.stdout.splitlines()}
-
-
 def test_runtimes_of_this_machine(cache: Path) -> None:
-    lines = table()
+    done = run_command("runtimes")
+    assert (done.returncode, done.stderr) == (0, "")
+    lines = rows(done.stdout)
     assert lines.keys() == ENGINES.keys()
     for name, line in lines.items():
         reason = unavailable(ENGINES[name])
@@ -135,7 +130,19 @@ def test_runtimes_of_this_machine(cache: Path) -> None:
     assert not cache.exists()
 
 
-def test_runtimes_of_a_bundle_measured(exported: Exported, cache: Path) -> None:
+def rows(shown: str) -> dict[str, str]:
+    return {line[2:].split()[0]: line for line in shown.splitlines()}
+
+
+def test_runtimes_of_a_bundle_measured(
+    exported: Exported, cache: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def table(*arguments: str | Path) -> dict[str, str]:
+        assert main(["runtimes", *map(str, arguments)]) == 0
+        shown = capsys.readouterr()
+        assert ("measure " in shown.err) == ("--measure" in arguments)  # progress
+        return rows(shown.out)
+
     before = table(exported.repository)
     assert before["openvino-fp32"].endswith(" yes")
     assert "the bundle has no int8.onnx" in before["openvino-int8"]
@@ -150,11 +157,12 @@ def test_runtimes_of_a_bundle_measured(exported: Exported, cache: Path) -> None:
     assert [name for name, line in after.items() if line.startswith("* ")] == [chosen]
 
 
-def test_runtimes_for_programs(exported: Exported, cache: Path) -> None:
+def test_runtimes_for_programs(
+    exported: Exported, cache: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     def documents(*flags: str) -> list[dict[str, Any]]:
-        done = run_command("runtimes", exported.repository, "--json-lines", *flags)
-        assert done.returncode == 0, done.stderr
-        return [json.loads(line) for line in done.stdout.splitlines()]
+        assert main(["runtimes", str(exported.repository), "--json-lines", *flags]) == 0
+        return [json.loads(line) for line in capsys.readouterr().out.splitlines()]
 
     plain = documents()
     assert [one["engine"] for one in plain] == list(ENGINES)
@@ -162,7 +170,13 @@ def test_runtimes_for_programs(exported: Exported, cache: Path) -> None:
     measured = {one["engine"]: one for one in documents("--measure")}
     assert sum(one["chosen"] for one in measured.values()) == 1
     assert sum(one["chosen_fast"] for one in measured.values()) == 1
-    assert {one["precision"] for one in measured.values()} == {"fp32", "fp16", "bf16", "int8"}
+    assert {one["precision"] for one in measured.values()} == {
+        "fp32",
+        "fp16",
+        "fp8",
+        "bf16",
+        "int8",
+    }
     for name, one in measured.items():
         assert one["runs"] == (one["reason"] is None)
         assert one["runs"] == (one["seconds"] is not None), name
@@ -170,20 +184,19 @@ def test_runtimes_for_programs(exported: Exported, cache: Path) -> None:
     assert measured["openvino-int8"]["parity"] is None
 
 
-def test_runtimes_refuses_what_it_cannot_do(exported: Exported, tmp_path: Path) -> None:
-    done = run_command("runtimes", "--measure")
-    assert done.returncode == 2
-    assert "none is named" in done.stderr
-    done = run_command("runtimes", tmp_path)
-    assert done.returncode == 1
-    assert str(tmp_path) in done.stderr
+def test_runtimes_refuses_what_it_cannot_do(
+    exported: Exported, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["runtimes", "--measure"]) == 2
+    assert "none is named" in capsys.readouterr().err
+    assert main(["runtimes", str(tmp_path)]) == 1
+    assert str(tmp_path) in capsys.readouterr().err
     copy = tmp_path / "copy"
     copy_export(exported.repository, copy)
     weights = copy / "synthesis" / "1" / "weights.bin"
     weights.write_bytes(weights.read_bytes()[:-1] + b"\x00x")
-    done = run_command("runtimes", copy, "--measure")
-    assert done.returncode == 1
-    assert "weights.bin" in done.stderr
+    assert main(["runtimes", str(copy), "--measure"]) == 1
+    assert "weights.bin" in capsys.readouterr().err
 
 
 def test_server_that_was_restarted_with_another_engine_answers_no_old_client(
@@ -193,7 +206,7 @@ def test_server_that_was_restarted_with_another_engine_answers_no_old_client(
     not.
     """
     free = {f"{name}_port": free_port() for name in ("http", "grpc", "metrics")}
-    ports = ServerSettings(**free, stop_timeout=1)
+    ports = ServerSettings(**free, stop_timeout=0)
     golden = load_golden(exported.repository)
     inputs = (golden.request.label_map, golden.request.instance_map)
     with EmbeddedServer(exported.repository, ports, engine="openvino-fp32", encoded=True) as first:

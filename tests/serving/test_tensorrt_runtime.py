@@ -7,6 +7,7 @@ the right shape.
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -108,6 +109,7 @@ for _ in range(3):
     same(1, 64, 96)
 assert cuda.counts == {"launched": 3, "captured": 1, "enqueued": 2}
 same(1, 32, 32)
+assert engine.device_seconds > 0  # between events that are no part of the graph
 same(1, 48, 64)  # the same profile in another shape: captured anew
 assert cuda.counts == {"launched": 3, "captured": 3, "enqueued": 6}
 same(1, 32, 32)
@@ -118,6 +120,24 @@ first, second = (engine.run_batch(*pair, None) for pair in [maps(1, 64, 96), map
 assert (first[0] == second[0]).all()
 """,
     )
+
+
+def test_a_context_has_the_memory_of_its_own_profile(plan: Path) -> None:
+    code = """
+import tensorrt
+same(1, 64, 96)
+same(2, 32, 32)
+assert tensorrt.context_pixels == {expected}, tensorrt.context_pixels
+"""
+    run(plan, code.format(expected=[1 * 64 * 96, 2 * 48 * 64]))
+    largest = 3 * 64 * 96  # of the profile of batches, which nobody has asked for yet
+    version = {"tensorrt": "8.6.1", "cuda_runtime": "12.9"}
+    older = plan.with_name("older.plan")
+    older.write_bytes(plan.read_bytes())
+    record = json.loads(plan.with_name("model.plan.json").read_text())
+    record["machine"] |= version
+    older.with_name("older.plan.json").write_text(json.dumps(record))
+    run(older, code.format(expected=[largest, largest]), FAKE_TENSORRT="8.6.1.6")
 
 
 def test_plans_that_cannot_be_captured_run_all_the_same(plan: Path) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from support import copy_export, run_command
+from support import copy_export, run_here
 
 from sceneloom.contract import Contract
 from sceneloom.errors import PlanRefusedError, SceneLoomError, ServerStartError
@@ -31,7 +31,7 @@ from sceneloom_serving.plan_record import Machine, PlanRecord, Profile, write_re
 
 CONTRACT = Contract(schema=load_schema("cityscapes"), boundaries=True, size_multiple=8)
 SIZE = (128, 192)
-FILES = 24
+FILES = 28
 
 
 @pytest.fixture
@@ -216,7 +216,7 @@ def test_a_pipe_is_refused_and_not_waited_for(repository: Path, name: str) -> No
     path = repository / name
     path.unlink()
     os.mkfifo(path)
-    done = run_command("verify", repository)
+    done = run_here("verify", repository)
     assert done.returncode == 1
     assert f"{path}: is not a regular file" in done.stderr
 
@@ -332,18 +332,18 @@ def test_unknown_variant_names_those_there_are(repository: Path) -> None:
 
 
 def test_command(repository: Path) -> None:
-    done = run_command("verify", repository, "--variant", "embedded")
+    done = run_here("verify", repository, "--variant", "embedded")
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout == f"{repository}: all {FILES} files are as exported\n"
     (repository / "synthesis" / "1" / "weights.bin").write_bytes(b"")
-    done = run_command("verify", repository)
+    done = run_here("verify", repository)
     assert done.returncode == 1
     assert re.fullmatch(r"sceneloom verify: \S+weights\.bin: is not the file.*\n", done.stderr)
 
 
 def test_serve_verifies_before_it_starts(repository: Path) -> None:
     (repository / "synthesis" / "1" / "model.py").write_text("raise SystemExit")
-    done = run_command("serve", repository)
+    done = run_here("serve", repository)
     assert done.returncode == 1
     assert done.stderr.startswith(f"sceneloom serve: {repository}/synthesis/1/model.py: is not")
 

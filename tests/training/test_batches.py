@@ -12,10 +12,12 @@ from functools import partial
 import numpy as np
 import psutil
 import pytest
+import torch
 
 from sceneloom.errors import InputError, TrainingError
-from sceneloom_training.batches import loading
+from sceneloom_training.batches import loading, loading_processes
 from sceneloom_training.process import StopSignals
+from sceneloom_training.settings import ComputeSettings, SegmenterSettings
 
 prepare = partial(os.nice, 1)
 MORE_THAN_A_PIPE = (3, 1 << 20)
@@ -52,6 +54,27 @@ def die(item: int) -> np.ndarray:
 def stall(item: int) -> int:
     time.sleep(600)
     return item
+
+
+@pytest.mark.parametrize(
+    ("cores", "device", "trainings", "workers"),
+    [
+        (16, "cuda", 1, 12),
+        (2, "cuda", 1, 2),
+        (224, "cuda", 1, 16),
+        (96, "cuda", 8, 8),  # a process for each of eight GPUs
+        (96, "cpu", 1, 2),
+    ],
+)
+def test_loading_processes_follow_the_cores_where_a_gpu_trains(
+    monkeypatch: pytest.MonkeyPatch, cores: int, device: str, trainings: int, workers: int
+) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(cores)))
+    there = torch.device(device)
+    assert ComputeSettings().workers == SegmenterSettings().workers is None
+    assert loading_processes(None, there, trainings=trainings) == workers
+    assert loading_processes(3, there, trainings=trainings) == 3
+    assert loading_processes(0, there) == 0
 
 
 def test_in_order_and_writable() -> None:

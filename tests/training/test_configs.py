@@ -45,6 +45,7 @@ def test_there_is_one_for_every_use() -> None:
         "cityscapes-2048x1024-modern",
         "demo",
         "faces",
+        "gpu-demo",
         "nyu",
         "own-data",
         "pix2pix-256",

@@ -13,9 +13,15 @@ from sceneloom.errors import EngineError
 from sceneloom.request import Request
 from sceneloom.schema import load_schema
 from sceneloom_export.proof import draw_probe
-from sceneloom_serving.parity import Parity, check_parity, reference_pictures, run_parity
+from sceneloom_serving.parity import (
+    Parity,
+    check_parity,
+    compare,
+    reference_pictures,
+    run_parity,
+)
 from sceneloom_training.networks import Generator, GeneratorArchitecture, HalfGenerator
-from sceneloom_training.networks.generator import InstanceNorm
+from sceneloom_training.networks.generator import InstanceNorm, ReflectionPad, is_channels_last
 from sceneloom_training.torch_synthesizer import TorchSynthesizer
 
 CONTRACT = Contract(schema=load_schema("cityscapes"), boundaries=True, size_multiple=8)
@@ -69,6 +75,54 @@ def test_half_generator_has_float32_norms_and_last_step(generator: Generator) ->
     assert not torch.equal(image, image.half().float())  # the tanh is not rounded to half
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_channels_last_stays_so_to_the_last_convolution(
+    generator: Generator, dtype: torch.dtype
+) -> None:
+    """PyTorch's own norm and reflection make it contiguous, and each convolution copies back."""
+    half = HalfGenerator(generator, dtype).eval().to(memory_format=torch.channels_last)
+    orders: dict[str, list[bool]] = {}
+    for name, module in half.network.named_modules():
+        if isinstance(module, (torch.nn.Conv2d, torch.nn.ConvTranspose2d, ReflectionPad)):
+            module.register_forward_hook(
+                lambda _, x, y, n=name: orders.setdefault(n, []).extend(
+                    [is_channels_last(x[0]), is_channels_last(y)]
+                )
+            )
+    planes = torch.rand(2, 36, 32, 40)
+    with torch.inference_mode():
+        images = half(planes)
+        plain = HalfGenerator(generator, dtype).eval()(planes)
+    assert {"global_generator.stem.0", "enhancers.0.blocks.0.conv2", "head.0.1"} <= orders.keys()
+    assert all(all(found) for found in orders.values()), orders
+    assert (images - plain).abs().max() < 16 * torch.finfo(dtype).eps
+
+
+@pytest.mark.parametrize("pad", [1, 3])
+def test_reflection_in_channels_last_is_pytorchs(pad: int) -> None:
+    x = torch.rand(2, 5, 7, 9).to(memory_format=torch.channels_last)
+    with torch.inference_mode():
+        found = ReflectionPad(pad)(x)
+    assert is_channels_last(found)
+    assert torch.equal(found, torch.nn.functional.pad(x, [pad] * 4, mode="reflect"))
+
+
+def test_the_exported_graph_has_the_same_nodes_in_any_memory_order(generator: Generator) -> None:
+    """Engines know the norm and the reflection by these."""
+    planes = torch.rand(1, 36, 32, 40)
+    with torch.no_grad():
+        program = torch.export.export(HalfGenerator(generator).eval(), (planes,))
+        targets = [str(node.target) for node in program.graph.nodes]
+    assert any("instance_norm" in name for name in targets)
+    assert any("pad" in name for name in targets)
+    assert not any("var_mean" in name for name in targets)
+
+
+def test_a_graph_without_a_gpu_is_refused(generator: Generator) -> None:
+    with pytest.raises(EngineError, match="a CUDA graph needs a GPU"):
+        TorchSynthesizer(generator, CONTRACT, precision="fp16", graphed=True)
+
+
 def test_gpu_that_is_not_there_is_refused_in_a_sentence(generator: Generator) -> None:
     if torch.cuda.is_available():
         pytest.skip("this machine has a GPU")
@@ -83,6 +137,22 @@ def test_gpu_is_within_the_limits(
 ) -> None:
     parity = parity_of(generator, maps, device="cuda", precision=precision, channels_last=True)
     assert parity.mean > 0.03
+
+
+@pytest.mark.gpu
+def test_a_graph_gives_eager_pictures_of_every_size_and_says_its_time(
+    generator: Generator, maps: list[Request]
+) -> None:
+    how: dict[str, Any] = {"device": "cuda", "precision": "fp16", "channels_last": True}
+    eager = TorchSynthesizer(generator, CONTRACT, **how)
+    graph = TorchSynthesizer(generator, CONTRACT, graphed=True, **how)
+    assert (graph.engine, graph.precision) == ("torch-graph-fp16", "fp16")
+    for one in (*maps, *maps, maps[1]):
+        expected, found = eager.run_requests([one]), graph.run_requests([one])
+        assert compare([expected], [found]).max <= 1
+        assert eager.device_seconds
+        assert graph.device_seconds
+    assert parity_of(generator, maps, graphed=True, **how).mean > 0.03
 
 
 @pytest.mark.slow

@@ -285,3 +285,18 @@ def test_pairs_have_no_boundaries(tmp_path: Path) -> None:
     data = write_samples(tmp_path / "data", 2, layout="paired")
     with pytest.raises(InputError, match=r"--generator\.no-boundaries"):
         fit(data, tmp_path, data={"layout": "paired"})
+
+
+def test_a_run_of_some_seconds_ends_with_a_checkpoint_and_trains_on(
+    samples: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = small(samples, schedule={"epochs": 5000, "max_seconds": 1})
+    toml, out = write_toml(tmp_path / "run.toml", settings), tmp_path / "run"
+    ends = []
+    for _ in range(2):
+        assert call(toml, "--out", out) == 0
+        said = capsys.readouterr().out
+        assert "in the seconds given, saved; the same command trains on" in said
+        ends.append(load_checkpoint(out / "model").provenance["steps"])
+        assert f"trained {ends[-1]} of " in said
+    assert 0 < ends[0] < ends[1]

@@ -139,6 +139,22 @@ def step_items(
             yield [(epoch, index) for index in mine[start : start + batch]]
 
 
+_SPARE_CORES, _MOST_WORKERS = 4, 16
+"""A street of 1024x512 takes a core 0.22 s, and a GPU trains on 20 a second: two processes would
+feed it 9. The training process, its pinning and the system have cores of their own.
+"""
+
+
+def loading_processes(workers: int | None, device: torch.device, *, trainings: int = 1) -> int:
+    """Number of loading processes of one of `trainings` processes that share the machine."""
+    if workers is not None:
+        return workers
+    if device.type != "cuda":
+        return 2
+    cores = len(os.sched_getaffinity(0)) // trainings
+    return min(max(cores - _SPARE_CORES, 2), _MOST_WORKERS)
+
+
 @contextlib.contextmanager
 def load_batches(
     samples: TrainingSet, items: Iterable[list[tuple[int, int]]], *, workers: int

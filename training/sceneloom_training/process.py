@@ -67,6 +67,8 @@ class World:
     size: int = 1
     local_rank: int = 0
     """Number of this process on its machine, and of its GPU."""
+    local_size: int = 1
+    """Number of processes on this machine."""
 
     @property
     def is_main(self) -> bool:
@@ -100,7 +102,8 @@ def join_world(device: str) -> Iterator[World]:
         return
     try:
         rank = int(os.environ["RANK"])
-        world = World(rank=rank, size=size, local_rank=int(os.environ["LOCAL_RANK"]))
+        local = {"local_size": int(os.environ.get("LOCAL_WORLD_SIZE", "1"))}
+        world = World(rank=rank, size=size, local_rank=int(os.environ["LOCAL_RANK"]), **local)
     except KeyError as error:
         raise TrainingError(
             f"WORLD_SIZE is {size} and {error.args[0]} is not set: start with torchrun"

@@ -38,7 +38,7 @@ _Batch: TypeAlias = Annotated[int, Interval(ge=1, le=4096)]
 _Epochs: TypeAlias = Annotated[int, Interval(ge=0, le=1_000_000)]
 _Every: TypeAlias = Annotated[int, Interval(ge=1, le=10**12)]
 _Limit: TypeAlias = Annotated[int, Interval(ge=0, le=10**12)]
-_Workers: TypeAlias = Annotated[int, Interval(ge=0, le=256)]
+_Workers: TypeAlias = Annotated[int, Interval(ge=0, le=256)] | None
 _Samples: TypeAlias = Annotated[int, Interval(ge=0, le=10**9)]
 _Seed: TypeAlias = Annotated[int, Interval(ge=0, le=2**63 - 1)]
 
@@ -163,6 +163,10 @@ class ScheduleSettings:
     """Epochs at the start with the global generator fixed; published: 10 with enhancers=1."""
     max_steps: _Limit = 0
     """Most steps; 0 is no limit. The learning rate does not follow it."""
+    max_seconds: _Limit = 0
+    """Most seconds of training in one call, which then ends with a checkpoint; the same command
+    trains on. 0 is no limit. The learning rate does not follow it.
+    """
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -179,8 +183,10 @@ class ComputeSettings:
     """Compile generator and discriminators with torch.compile."""
     recompute: bool = False
     """Compute the generator's activations again in the backward pass: less memory, more time."""
-    workers: _Workers = 2
-    """Processes that load samples; 0 loads in the training process."""
+    workers: _Workers = None
+    """Processes that load samples; 0 loads in the training process. Without it 2, and for a GPU all
+    cores but 4, at most 16.
+    """
     cache: _Samples = 0
     """Samples that each loading process keeps in memory as they were read."""
     seed: _Seed = 0
@@ -300,8 +306,8 @@ class SegmenterSettings:
     """Mirror left to right, with a chance of one half."""
     photometric: bool = True
     """Vary light, colours, grain and sharpness at random."""
-    workers: _Workers = 2
-    """Processes that load photographs."""
+    workers: _Workers = None
+    """Processes that load photographs; without it 2, and for a GPU all cores but 4, at most 16."""
     cache: _Samples = 0
     """Photographs that each loading process keeps in memory."""
     checkpoint_every: _Every = 500

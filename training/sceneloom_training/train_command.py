@@ -64,7 +64,12 @@ def main(
 def report(outcome: Outcome) -> int:
     """Print the end of a run in the main process. Return the exit code."""
     stopped_by = outcome.stopped_by
-    if outcome.is_main and stopped_by is None:
+    if outcome.is_main and stopped_by is None and outcome.step < outcome.last:
+        print(
+            f"trained {outcome.step} of {counted(outcome.last, 'step')} in the seconds given, "
+            "saved; the same command trains on"
+        )
+    elif outcome.is_main and stopped_by is None:
         print(f"trained {counted(outcome.step, 'step')}: {printable(outcome.model)}")
     elif outcome.is_main:
         print(

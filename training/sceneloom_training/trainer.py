@@ -12,8 +12,10 @@ import contextlib
 import dataclasses
 import importlib.metadata
 import itertools
+import math
 import platform
 import shlex
+import time
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -27,7 +29,14 @@ from sceneloom.errors import DivergedError, SceneLoomError, TrainingError
 from sceneloom.text import counted, reason
 from sceneloom_training import process
 from sceneloom_training.assembly import Model, assemble, size_limits
-from sceneloom_training.batches import Batch, Loaded, TrainingSet, load_batches, step_items
+from sceneloom_training.batches import (
+    Batch,
+    Loaded,
+    TrainingSet,
+    load_batches,
+    loading_processes,
+    step_items,
+)
 from sceneloom_training.checkpoint import save_checkpoint
 from sceneloom_training.data import examine, find_samples, open_data_set
 from sceneloom_training.data.opening import examine_headers
@@ -174,21 +183,25 @@ class Trainer:
         with contextlib.ExitStack() as stack:
             stopped = stack.enter_context(StopSignals())
             # Loading processes are started before the threads of the log.
-            batches = stack.enter_context(
-                load_batches(self.samples, items, workers=self.settings.compute.workers)
+            workers = loading_processes(
+                self.settings.compute.workers, self.device, trainings=self.world.local_size
             )
+            batches = stack.enter_context(load_batches(self.samples, items, workers=workers))
             log = None
             if self.world.is_main:
                 images = self.images_per_step
                 log = RunLog(self.run.root, done=done, last=last, images_per_step=images)
                 stack.enter_context(log)
                 self._log_start(log)
+            seconds = self.settings.schedule.max_seconds
+            until = time.monotonic() + seconds if seconds else math.inf
             for step in range(done, last):
                 ready, failed = self._wait_for_batches(batches, stopped)
                 broken = {name: why for each in ready for name, why in each.broken.items()}
-                told = self.world.gather((stopped.number, failed and str(failed), broken))
+                over = time.monotonic() >= until
+                told = self.world.gather((stopped.number, failed and str(failed), over, broken))
                 number = next((number for number, *_ in told if number is not None), None)
-                problem = next((text for _, text, _ in told if text is not None), None)
+                problem = next((text for _, text, *_ in told if text is not None), None)
                 for *_, found in told:
                     self._leave_out(found, log)
                 if problem is not None:
@@ -198,7 +211,7 @@ class Trainer:
                     if not isinstance(error, SceneLoomError) or not self.step:
                         raise error
                     raise process.saved_error(error, self.step)
-                if number is not None:
+                if number is not None or any(over for _, _, over, _ in told):
                     break
                 self._run_step(step, [each.batch for each in ready], log)
             if self.saved != self.step or not self.run.steps():
@@ -326,6 +339,7 @@ _MAY_CHANGE = {
     "schedule.epochs",
     "schedule.decay_epochs",
     "schedule.max_steps",
+    "schedule.max_seconds",
     "compute.device",
     "compute.compile",
     "compute.recompute",

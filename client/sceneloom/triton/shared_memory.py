@@ -267,7 +267,7 @@ class SharedMemoryTransport(GrpcTransport):
                             client_timeout=seconds_left(deadline),
                         )
                     except self._grpc.InferenceServerException as error:
-                        if error.status() in _SERVER_IS_AWAY:
+                        if error.status() in _SERVER_IS_AWAY and not self._is_closed(error):
                             raise
                         region.registered = error.status() == "StatusCode.ALREADY_EXISTS"
                         if not region.registered:
@@ -290,6 +290,18 @@ class SharedMemoryTransport(GrpcTransport):
         if dtype is None or math.prod(shape) * dtype.itemsize > place.output_size:
             raise self._no_output(model, output)
         return region.view(place.output_offset, dtype, shape).copy()
+
+    def _is_closed(self, error: Exception) -> bool:
+        """Whether UNAVAILABLE means that the server takes no regions (a restricted API, or from
+        26.04 on a server without --allow-client-shm): then it answers other calls.
+        """
+        if error.status() != "StatusCode.UNAVAILABLE":  # type: ignore[attr-defined]
+            return False
+        try:
+            self._client.get_server_metadata(client_timeout=_HOUSEKEEPING_SECONDS)
+        except self._grpc.InferenceServerException:
+            return False
+        return True
 
     def _take(self, size: int) -> Region:
         """A region of at least `size` bytes; raises OSError without free memory."""

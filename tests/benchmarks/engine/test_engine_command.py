@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import json
 import os
+import re
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from sceneloom import cli
+from sceneloom import cli, progress
 from sceneloom.errors import EngineError
 from sceneloom.synthesizer import Synthesizer
 from sceneloom_bench.child_process import ChildProcess
@@ -38,9 +41,26 @@ def open_nothing() -> Synthesizer:
     raise EngineError("there is no such thing")
 
 
+class Said(io.StringIO):
+    """Lines on stderr, and those that came before there was a report."""
+
+    def __init__(self, report: Path) -> None:
+        super().__init__()
+        self._report = report
+        self.before: list[str] = []
+
+    def write(self, text: str) -> int:
+        if not self._report.is_file():
+            self.before += text.splitlines()
+        return super().write(text)
+
+
 def test_pytorch_alone_from_the_command_line_to_the_report(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    said = Said(tmp_path / "engine-small.json")
+    monkeypatch.setattr(sys, "stderr", said)
+    monkeypatch.setattr(progress, "HEARTBEAT", 0.5)
     small = ["--ngf", "4", "--blocks", "1", "--size", "128x64", "--rounds", "2", "--maps", "2"]
     chosen = ["--engines", "torch-fp32", "tensorrt-fp16", "--name", "small"]
     arguments = ["bench", "engine", "--out", str(tmp_path), *small, *chosen]
@@ -51,12 +71,19 @@ def test_pytorch_alone_from_the_command_line_to_the_report(
         "No engine that passed was measured beside PyTorch eager.",
         f"report: {tmp_path / 'engine-small.json'}",
     ]
-    for line in (
+    begun = [re.sub(r", \d+ s so far.*", " ...", line) for line in said.before]
+    expected = [
+        "look for a GPU ...",
+        "prepare the checkpoint ...",
+        "draw 2 maps of 128x64 ...",
         "load torch-fp32 (1 of 1) ...",
-        "warm-up, torch-fp32 (1 of 3) ...",
-        "round 2 of 2",
-    ):
-        assert line in shown.err
+        "batch 1, warm-up, torch-fp32 (1 of 3) ...",
+        "batch 1, round 2 of 2, torch-fp32 (3 of 3) ...",
+        "measure the matrix product and the copy again ...",
+    ]
+    assert [line for line in dict.fromkeys(begun) if line in expected] == expected
+    # PyTorch's import in the child takes longer than half a second.
+    assert re.search(r"^look for a GPU, \d+ s so far \.\.\.$", said.getvalue(), re.MULTILINE)
     assert (report.kind, report.baseline) == ("engine", "torch-fp32")
     eager = report.named("torch-fp32", batch=1)
     assert [len(block) for block in eager.samples] == [1, 1]
@@ -116,6 +143,34 @@ def test_an_engine_and_its_server_in_turn(checkpoint: Path, exported: Exported) 
         assert (row.bare is None) == (row.name != SERVED)
 
 
+def test_a_package_of_aotinductor_has_a_row(least_checkpoint: Path, compiled: Path) -> None:
+    settings = EngineBenchSettings(size="96x64", batch=(1, 2), rounds=2, maps=2, served=False)
+    bundle = Bundle(repository=compiled, engine="aoti-fp32", sha256="0", left_out={})
+    found, cannot = candidates(
+        ["torch-fp32", "aoti-fp16", "aoti-fp32"], "cpu", least_checkpoint, bundle, 2
+    )
+    assert cannot == {"aoti-fp16": "model.pt2 is of fp32, not of fp16"}
+    case = read_case(least_checkpoint, (64, 96), random=False)
+    prepared = Prepared(
+        device="cpu",
+        case=case,
+        maps=bench_maps(case.contract, (64, 96), settings.needed_maps("cpu")),
+        bundle=bundle,
+        candidates=found,
+    )
+    with ChildProcess() as child:
+        rows, cannot = take_turns(settings, prepared, child)
+    assert [(row.name, row.batch) for row in rows] == [
+        *(("torch-fp32", 1), ("aoti-fp32", 1), ("torch-fp32", 2))
+    ]
+    assert cannot["aoti-fp32, batch 2"] == "takes at most 1 pictures at once"
+    row = rows[1]
+    assert (row.how, row.marks) == ("model.pt2 in aoti-fp32", [])
+    assert row.parity is not None
+    assert row.parity.max <= 1
+    assert "model.pt2" in bundle.file_hashes()
+
+
 def test_an_export_that_fails_in_any_way_leaves_pytorch(
     checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -162,6 +217,7 @@ def test_everything_from_export_to_the_report(tmp_path: Path) -> None:
     assert cli.main(["bench", "engine", "--out", str(tmp_path), *small, "--keep", str(kept)]) == 0
     report = read_report(tmp_path / "engine.json")
     wanted = {"torch-fp32", "onnxruntime-fp32", "openvino-fp32", "openvino-int8", SERVED}
+    wanted.add("aoti-fp32")
     assert wanted <= {m.name for m in report.measurements}
     compiled = "torch-fp32-compiled"
     assert compiled in {m.name for m in report.measurements} | set(report.extra["cannot_run"])

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from gpu_worlds import fake_gpu, run_python
 
+from sceneloom_bench.engine_case import make_bundle
 from sceneloom_export.bundle import Exported
 
 CODE = """
@@ -33,21 +34,30 @@ CHOICE = """
 import contextlib, sys
 from pathlib import Path
 from sceneloom import progress
-from sceneloom_bench.engine_case import build_plan, choose_served, make_bundle
+from sceneloom_bench.engine_case import Bundle, build_plan, choose_served
 
-checkpoint, folder = map(Path, sys.argv[1:])
-bundle = make_bundle(
-    checkpoint, folder / "bundle", size=(64, 96), precisions=["fp32", "fp16"], largest_batch=2,
-    refused=folder / "refused", only_size=True,
-)
+bundle = Bundle(repository=Path(sys.argv[1]), engine=sys.argv[2], sha256=sys.argv[3], left_out={})
 build_plan(bundle.version, (64, 96), [1, 2], timed_runs=3)
 with contextlib.redirect_stderr(sys.stdout), progress.shown():
     print(choose_served(bundle).engine)
 """
 
 
-def test_a_plan_that_was_built_after_the_export_may_serve(checkpoint: Path, tmp_path: Path) -> None:
-    said = run_python(CHOICE, checkpoint, tmp_path, environment=fake_gpu()).splitlines()
+def test_a_plan_that_was_built_after_the_export_may_serve(
+    least_checkpoint: Path, tmp_path: Path
+) -> None:
+    bundle = make_bundle(
+        least_checkpoint,
+        tmp_path / "bundle",
+        size=(64, 96),
+        precisions=["fp32", "fp16"],
+        largest_batch=2,
+        refused=tmp_path / "refused",
+        only_size=True,
+    )
+    assert bundle.left_out == {}
+    told = (bundle.repository, bundle.engine, bundle.sha256)
+    said = run_python(CHOICE, *told, environment=fake_gpu()).splitlines()
     (plan,) = (line for line in said if line.startswith("tensorrt-fp16: "))
     assert "s a picture" in plan
     assert said[-1] in ("tensorrt-fp16", "onnxruntime-fp32", "openvino-fp32")

@@ -7,14 +7,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from engine_fakes import CONTRACT, FlatEngine, flat_request
 
-from sceneloom.contract import Contract
-from sceneloom.errors import InputError, SceneLoomError, SizeError
-from sceneloom.schema import load_schema
+from sceneloom.errors import EngineError, InputError, SceneLoomError, SizeError
 from sceneloom_bench.engine_candidates import (
     ALL_CLASSES,
-    PLAN,
-    EventTimedTorch,
+    built_later,
     candidates,
     check_names,
     choose,
@@ -31,9 +29,9 @@ from sceneloom_bench.peaks import (
     median_peaks,
     peak_measurements,
 )
+from sceneloom_bench.turns import EngineRunner
 from sceneloom_serving.engines import ENGINES
-from sceneloom_training.networks import GeneratorArchitecture, build_generator
-from sceneloom_training.torch_synthesizer import TorchSynthesizer
+from sceneloom_training.networks import GeneratorArchitecture
 
 PUBLISHED = GeneratorArchitecture(input_channels=36, ngf=32, enhancers=1)
 
@@ -90,6 +88,8 @@ def test_the_order_is_that_of_a_waterfall() -> None:
         "torch-fp32",
         "torch-fp32-compiled",
         "onnxruntime-fp32",
+        "aoti-fp16",
+        "aoti-fp32",
         ALL_CLASSES,
         "openvino-fp32",
         "openvino-bf16",
@@ -97,7 +97,7 @@ def test_the_order_is_that_of_a_waterfall() -> None:
     ]
     on_gpu = known_names("cuda")
     assert on_gpu[:2] == ["torch-fp32", "torch-fp32-compiled"]
-    assert on_gpu[-1] == PLAN
+    assert on_gpu[-1] == "tensorrt-fp16"
     assert set(ENGINES) <= set(known_names())
 
 
@@ -123,8 +123,15 @@ def test_some_can_be_chosen_and_the_baseline_always_is() -> None:
         check_names(["openvino-fp23"])
 
 
+def test_one_bundle_has_one_plan_and_one_package() -> None:
+    assert built_later(known_names("cpu")) == ["aoti-fp32"]
+    assert built_later(known_names("cuda")) == ["tensorrt-fp16", "aoti-cuda-fp16"]
+    assert built_later(["torch-fp32", "aoti-cuda-fp32"]) == ["aoti-cuda-fp32"]
+    assert built_later(["torch-fp32", "openvino-fp32"]) == []
+
+
 def test_without_a_bundle_pytorch_is_left() -> None:
-    found, cannot = candidates(["torch-fp32", PLAN], "cuda", Path("checkpoint"), None, 4)
+    found, cannot = candidates(["torch-fp32", "tensorrt-fp16"], "cuda", Path("checkpoint"), None, 4)
     assert [one.name for one in found] == ["torch-fp32"]
     assert found[0].how == "PyTorch, fp32, NCHW, eager"
     assert cannot == {}
@@ -157,32 +164,20 @@ def test_settings_by_device() -> None:
     assert EngineBenchSettings(batch=(16,)).needed_maps("cuda") == 17  # no two batches are equal
 
 
-class FakeEvent:
-    """Stands for a CUDA event: the second one comes 40 ms after the first."""
-
-    def __init__(self, enable_timing: bool) -> None:
-        self.recorded = 0
-
-    def record(self) -> None:
-        self.recorded += 1
-
-    def synchronize(self) -> None:
-        assert self.recorded
-
-    def elapsed_time(self, end: FakeEvent) -> float:
-        assert self.recorded == end.recorded == 1
-        return 40.0
+def test_the_time_between_an_engines_events_is_kept_beside_the_hosts() -> None:
+    engine = FlatEngine(CONTRACT)
+    runner = EngineRunner(engine)
+    runner.hold([flat_request(7)])
+    assert runner.turn([[0]]).device_seconds == []
+    engine.device_seconds = 0.04
+    assert runner.turn([[0], [0]]).device_seconds == [0.04, 0.04]
 
 
-def test_cuda_events_are_around_the_network(monkeypatch: pytest.MonkeyPatch) -> None:
-    from engine_fakes import flat_request
-
-    monkeypatch.setattr(torch.cuda, "Event", FakeEvent)
-    small = GeneratorArchitecture(input_channels=36, ngf=2, global_downsamplings=2, global_blocks=1)
-    contract = Contract(schema=load_schema("cityscapes"), boundaries=True, size_multiple=4)
-    plain = TorchSynthesizer(build_generator(small, seed=0), contract)
-    request = flat_request(7)
-    expected = plain.run_requests([request])
-    timed = EventTimedTorch(plain)
-    assert (timed.run_requests([request]) == expected).all()
-    assert timed.device_seconds == 0.04
+def test_pytorch_in_a_graph_is_measured_on_a_gpu_alone(checkpoint: Path) -> None:
+    assert "torch-graph-fp16" not in known_names("cpu")
+    (one,), cannot = candidates(["torch-graph-fp16"], "cuda", checkpoint, None, 1)
+    assert one.how == "PyTorch, fp16, channels last, eager, a CUDA graph"
+    assert cannot == {}
+    if not torch.cuda.is_available():
+        with pytest.raises(EngineError, match="PyTorch sees no GPU"):
+            one.open()

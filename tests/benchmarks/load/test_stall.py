@@ -43,7 +43,7 @@ def test_settings_that_no_run_could_end_well_with(settings: dict[str, Any], said
 
 
 def test_one_run() -> None:
-    check(measure(StallSettings(runs=1, rate=120, delay_seconds=0.003)), 1)
+    check(measure(StallSettings(runs=1, rate=160, delay_seconds=0.002)), 1)
 
 
 @pytest.mark.slow

@@ -12,7 +12,7 @@ from typing import Any
 import cv2
 import pytest
 from rendering_fakes import DictSink, map_pair, street_maps
-from support import run_command
+from support import run_here
 
 from sceneloom.contract import Contract
 from sceneloom.errors import InputError, ServerUnavailableError
@@ -183,16 +183,16 @@ def test_the_command_says_which_engine_made_the_pictures(
     full = start_server(CONTRACT, engine="openvino-fp32").url
     command = ("render", tmp_path / "maps", tmp_path / "out")
     flags = ("--transport", "grpc", "--log", "json", "--url")
-    done = run_command(*command, *flags, brain)
+    done = run_here(*command, *flags, brain)
     assert done.returncode == 0, done.stderr
     assert "engine: openvino-bf16 (bf16); difference from PyTorch: not said" in done.stdout
     events = [json.loads(line) for line in done.stderr.splitlines()]
     (event,) = [event for event in events if event["event"] == "rendered"]
     assert (event["engine"], event["precision"]) == ("openvino-bf16", "bf16")
-    kept = run_command(*command, "--mix-precisions", *flags, full)
+    kept = run_here(*command, "--mix-precisions", *flags, full)
     assert "nothing to do: 1 of 1 are there" in kept.stdout
-    both = run_command(*command, *flags, full, brain)
+    both = run_here(*command, *flags, full, brain)
     assert both.returncode == 1
     assert f"{full} has openvino-fp32, {brain} has openvino-bf16" in both.stderr
-    again = run_command(*command, *flags, full)
+    again = run_here(*command, *flags, full)
     assert "rendered 1 of 1 map in" in again.stdout

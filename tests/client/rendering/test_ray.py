@@ -15,7 +15,6 @@ import numpy as np
 import psutil
 import pytest
 from map_sets import as_png, small_maps, write_folder
-from ray import cloudpickle
 
 from noop_server import NoopServer, write_noop_repository
 from sceneloom.contract import Contract
@@ -252,6 +251,8 @@ class BrokenSource:
 def test_maps_that_end_every_actor_are_named_and_a_source_that_breaks_off_gives_what_it_had(
     tmp_path: Path, server: NoopServer
 ) -> None:
+    from ray import cloudpickle  # takes a second
+
     cloudpickle.register_pickle_by_value(sys.modules[__name__])  # actors cannot import it
     setup = Setup(tmp_path, server.grpc, 60)
     source, got = BrokenSource(setup.maps), list[Result]()

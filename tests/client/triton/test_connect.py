@@ -44,12 +44,14 @@ class MemoryTriton(FakeTriton):
         reads_ours: bool = True,
         writes_ours: bool = True,
         opens: bool = True,
+        closed: str = "",
     ) -> None:
         super().__init__(transport)
         self.version = version
         self.reads_ours = reads_ours
         self.writes_ours = writes_ours
         self.opens = opens
+        self.closed = closed
         self.regions: dict[str, mmap.mmap] = {}
         self.own: dict[str, mmap.mmap] = {}
 
@@ -57,6 +59,8 @@ class MemoryTriton(FakeTriton):
         return service_pb2.ServerMetadataResponse(name="fake", version=self.version)
 
     def SystemSharedMemoryRegister(self, request: Any, context: Any) -> Any:
+        if self.closed:
+            context.abort(grpc.StatusCode.UNAVAILABLE, self.closed)
         if not self.opens:
             text = f"Unable to open shared memory region: '{request.key}'"
             context.abort(grpc.StatusCode.INTERNAL, text)
@@ -139,6 +143,9 @@ def test_shared_memory_that_is_the_servers_too(start_server: Start) -> None:
         ({"writes_ours": False}, "differs from the one over gRPC"),
         ({"reads_ours": False, "writes_ours": False}, "differs from the one over gRPC"),
         ({"opens": False}, r"the server cannot open .*\(Unable to open shared memory region"),
+        # A restricted API, and a server of 26.04 that nobody told to open it.
+        ({"closed": "This protocol is restricted"}, r"cannot open .*\(This protocol is restricted"),
+        ({"closed": "disabled", "version": "2.75.0"}, r"cannot open .*\(disabled"),
         ({"version": "2.49.0"}, r"needs Triton 2\.50; the server is 2\.49\.0"),
         ({"version": "2"}, "the server is 2"),
         ({"version": "nightly"}, "the server is nightly"),

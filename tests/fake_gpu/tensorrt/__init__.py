@@ -44,6 +44,10 @@ class MemoryPoolType(enum.Enum):
     WORKSPACE = 0
 
 
+class ExecutionContextAllocationStrategy(enum.Enum):
+    STATIC, ON_PROFILE_CHANGE = range(2)
+
+
 class ILogger:
     ERROR, INTERNAL_ERROR = range(2)
 
@@ -166,18 +170,34 @@ class _Engine:
         kinds = {"instance_map": DataType.INT32, "style": DataType.FLOAT}
         return kinds.get(name, DataType.UINT8)
 
-    def create_execution_context(self) -> _Context:
-        return _Context(self)
+    def create_execution_context(
+        self, strategy: Any = ExecutionContextAllocationStrategy.STATIC
+    ) -> _Context:
+        return _Context(self, strategy)
+
+    def pixels(self, profile: int) -> int:
+        """Pixels of a profile's largest batch: what a context's memory grows with."""
+        shapes = self.plan["profiles"][profile]
+        return int(np.prod((shapes.get("label_map") or shapes["picture"])[2][:3]))
+
+
+context_pixels: list[int] = []
+"""The memory of each context, in pixels."""
 
 
 class _Context:
-    def __init__(self, engine: _Engine) -> None:
-        self.engine, self.profile = engine, -1
+    def __init__(self, engine: _Engine, strategy: Any) -> None:
+        self.engine, self.profile, self.strategy = engine, -1, strategy
+        profiles = range(engine.num_optimization_profiles)
+        self.number = len(context_pixels)
+        context_pixels.append(max(engine.pixels(profile) for profile in profiles))
         self.shapes: dict[str, tuple[int, ...]] = {}
         self.addresses: dict[str, int] = {}
 
     def set_optimization_profile_async(self, index: int, stream: int) -> bool:
         self.profile = index
+        if self.strategy is ExecutionContextAllocationStrategy.ON_PROFILE_CHANGE:
+            context_pixels[self.number] = self.engine.pixels(index)
         return True
 
     def set_tensor_address(self, name: str, address: int) -> bool:

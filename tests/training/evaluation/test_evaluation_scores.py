@@ -10,7 +10,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
-from sklearn.metrics import accuracy_score, confusion_matrix, jaccard_score
 
 from sceneloom.errors import InputError
 from sceneloom_training.evaluation.scores import (
@@ -40,6 +39,8 @@ def noisy(pictures: int, seed: int = 0) -> ClassCounts:
 
 
 def assert_equal_to_sklearn(predicted: Maps, true: Maps) -> None:
+    from sklearn.metrics import accuracy_score, jaccard_score  # takes seconds
+
     found = scored(predicted, true)
     kept = true != 255
     t, p = true[kept], predicted[kept]
@@ -68,6 +69,8 @@ def test_scores_of_a_map_that_is_counted_by_hand() -> None:
 
 
 def test_counts_are_those_of_the_confusion_matrix() -> None:
+    from sklearn.metrics import confusion_matrix
+
     rng = np.random.default_rng(1)
     true = rng.integers(0, CLASSES, (3, 8, 8), np.uint8)
     predicted = rng.integers(0, CLASSES, (3, 8, 8), np.uint8)

@@ -22,7 +22,14 @@ from sceneloom.errors import InputError, TrainingError
 from sceneloom.schema import NO_CHANNEL
 from sceneloom.text import counted, printable
 from sceneloom_training import process
-from sceneloom_training.batches import Batch, Loaded, TrainingSet, load_batches, step_items
+from sceneloom_training.batches import (
+    Batch,
+    Loaded,
+    TrainingSet,
+    load_batches,
+    loading_processes,
+    step_items,
+)
 from sceneloom_training.checkpoint import load_tensors
 from sceneloom_training.data import (
     DataSet,
@@ -143,9 +150,10 @@ class _Run:
         steps = range(self.step, self.last)
         count, seed, size = self.samples.count, self.settings.seed, self.settings.batch
         items = step_items(count, seed=seed, world=World(), batch=size, accumulate=1, steps=steps)
+        workers = loading_processes(self.settings.workers, self.device)
         with (
             StopSignals() as stopped,
-            load_batches(self.samples, items, workers=self.settings.workers) as batches,
+            load_batches(self.samples, items, workers=workers) as batches,
             (self.folder.root / LOG).open("a", encoding="utf-8") as log,
         ):
             for _ in track(steps, "training the segmenter", done=self.step):

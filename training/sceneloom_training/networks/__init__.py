@@ -18,7 +18,7 @@ from sceneloom_training.networks.generator import (
     load_weights,
 )
 from sceneloom_training.networks.segmenting import SegmentingDiscriminator
-from sceneloom_training.networks.served import HalfGenerator, ServedGenerator
+from sceneloom_training.networks.served import HalfGenerator, ServedGenerator, drop_dead_biases
 
 __all__ = [
     "Architecture",
@@ -35,6 +35,7 @@ __all__ = [
     "architecture_from_json",
     "balance_phases",
     "build_generator",
+    "drop_dead_biases",
     "initialise",
     "load_weights",
 ]

@@ -50,20 +50,42 @@ class InstanceNorm(nn.InstanceNorm2d):
 
 
 class ReflectionPad(nn.ReflectionPad2d):
-    """Reflection in the type of its input. Autocast would copy to float32 and back."""
+    """Reflection in the type and memory order of its input. Autocast would copy to float32 and
+    back; PyTorch's own kernels, where it does not compile, copy channels_last to contiguous.
+    """
 
     def forward(self, x: Tensor) -> Tensor:
         """Pad: [N, C, H, W] -> [N, C, H + 2 pixels, W + 2 pixels]."""
+        eager = not (torch.is_grad_enabled() or torch.compiler.is_compiling())
+        if eager and is_channels_last(x):
+            return _reflect(x, self.padding[0])
         if not torch.is_autocast_enabled(x.device.type):
             return super().forward(x)
         with torch.autocast(x.device.type, enabled=False):
             return super().forward(x)
 
 
+def is_channels_last(x: Tensor) -> bool:
+    """Whether a tensor of four axes is in the memory order of channels_last alone."""
+    return x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
+
+
 def _is_half_channels_last(x: Tensor) -> bool:
-    return x.dtype in (torch.bfloat16, torch.float16) and (
-        x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
-    )
+    return x.dtype in (torch.bfloat16, torch.float16) and is_channels_last(x)
+
+
+def _reflect(x: Tensor, pad: int) -> Tensor:
+    """Reflect [N, C, H, W] at its edges, in channels_last: a copy, then narrow strips."""
+    batch, channels, height, width = x.shape
+    size = (batch, channels, height + 2 * pad, width + 2 * pad)
+    y = torch.empty(size, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
+    rows = y[:, :, pad:-pad]
+    rows[..., pad:-pad] = x
+    rows[..., :pad] = x[..., 1 : pad + 1].flip(-1)
+    rows[..., -pad:] = x[..., -pad - 1 : -1].flip(-1)
+    y[:, :, :pad] = rows[:, :, 1 : pad + 1].flip(2)
+    y[:, :, -pad:] = rows[:, :, -pad - 1 : -1].flip(2)
+    return y
 
 
 _PADS = {"reflect": ReflectionPad, "replicate": nn.ReplicationPad2d, "zeros": nn.ZeroPad2d}

@@ -6,16 +6,41 @@ ids, style indices are clamped in float, and the step to uint8 is Clip and Round
 from __future__ import annotations
 
 import copy
+import itertools
 
 import torch
 from torch import Tensor, nn
 
 from sceneloom.contract import STYLE_ROWS, Contract
-from sceneloom_training.networks.generator import InstanceNorm, SynthesisNetwork
+from sceneloom_training.networks.generator import (
+    InstanceNorm,
+    ResidualBlock,
+    SynthesisNetwork,
+    is_channels_last,
+)
+
+
+def drop_dead_biases(network: nn.Module) -> None:
+    """Remove the bias of every convolution in front of an InstanceNorm, in place: the norm takes it
+    away again. On a GPU each is a pass of its own over the tensor, or a sum rounded to half.
+    """
+    for module in network.modules():
+        pairs: list[tuple[nn.Module, nn.Module]] = []
+        if isinstance(module, ResidualBlock):
+            pairs = [(module.conv1, module.norm1), (module.conv2, module.norm2)]
+        elif isinstance(module, nn.Sequential):
+            pairs = list(itertools.pairwise(module))
+        for convolution, norm in pairs:
+            if isinstance(convolution, (nn.Conv2d, nn.ConvTranspose2d)) and isinstance(
+                norm, InstanceNorm
+            ):
+                convolution.bias = None
 
 
 class Float32Norm(nn.Module):
-    """An InstanceNorm in float32 between 16 bit neighbours."""
+    """An InstanceNorm in float32 between 16 bit neighbours, in their memory order: PyTorch's own
+    copies channels_last to contiguous.
+    """
 
     def __init__(self, norm: InstanceNorm) -> None:
         super().__init__()
@@ -23,18 +48,27 @@ class Float32Norm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise [N, C, H, W], in the input's type."""
-        y: Tensor = self.norm(x.to(torch.float32)).to(x.dtype)
-        return y
+        y: Tensor = x.to(torch.float32)
+        if not is_channels_last(x):
+            y = self.norm(y)
+        else:
+            variance, mean = torch.var_mean(y, (2, 3), correction=0, keepdim=True)
+            y = (y - mean) * torch.rsqrt(variance + self.norm.eps)
+            if self.norm.affine:
+                y = y * self.norm.weight.view(1, -1, 1, 1) + self.norm.bias.view(1, -1, 1, 1)
+        return y.to(x.dtype)
 
 
 class HalfGenerator(nn.Module):
-    """Copy of a float32 generator in 16 bits, with float32 in and out."""
+    """Copy of a float32 generator in 16 bits, with float32 out; in half without dead biases."""
 
     def __init__(self, generator: SynthesisNetwork, dtype: torch.dtype = torch.float16) -> None:
         super().__init__()
         self.architecture = generator.architecture
         self.dtype = dtype
         self.network = copy.deepcopy(generator).to(dtype)
+        if dtype == torch.float16:
+            drop_dead_biases(self.network)
         for parent in list(self.network.modules()):
             for name, child in list(parent.named_children()):
                 if isinstance(child, InstanceNorm):
@@ -42,8 +76,10 @@ class HalfGenerator(nn.Module):
         self.network.head = nn.Sequential(self.network.head, _ToFloat32())
 
     def forward(self, x: Tensor) -> Tensor:
-        """Synthesize: float32 [N, input_channels, H, W] -> float32 [N, output_channels, H, W]."""
-        y: Tensor = self.network(x.to(self.dtype))
+        """Synthesize: [N, input_channels, H, W] -> float32 [N, output_channels, H, W]."""
+        first = next(self.network.parameters())
+        order = torch.channels_last if is_channels_last(first) else torch.preserve_format
+        y: Tensor = self.network(x.to(self.dtype, memory_format=order))
         return y
 
 
@@ -68,6 +104,10 @@ class ServedGenerator(nn.Module):
         assert generator.architecture.output_channels == 3
         self.generator = generator
         self.contract = contract
+        # The planes are made in the network's type: at 2048x1024 they take 302 MB in float32.
+        self._dtype = torch.float32
+        if isinstance(generator, HalfGenerator):
+            self._dtype = generator.dtype
         if contract.schema is not None:
             ids = torch.arange(contract.schema.channels, dtype=torch.float32)
             self.register_buffer("channel_ids", ids.view(1, -1, 1, 1), persistent=False)
@@ -80,28 +120,31 @@ class ServedGenerator(nn.Module):
         style float32 [N, 256, F].
         """
         if self.contract.kind == "labels":
-            planes = [one_hot_planes(label_map, self.channel_ids)]
+            planes = [one_hot_planes(label_map, self.channel_ids, self._dtype)]
         else:
-            planes = [label_map.to(torch.float32).permute(0, 3, 1, 2) / 127.5 - 1.0]
+            picture = label_map.to(torch.float32).permute(0, 3, 1, 2) / 127.5 - 1.0
+            planes = [picture.to(self._dtype)]
         if self.contract.boundaries:
             assert instance_map is not None
-            planes.append(boundary_plane(instance_map))
+            planes.append(boundary_plane(instance_map, self._dtype))
         if self.contract.style_channels:
             assert instance_map is not None
             assert style is not None
-            planes.append(style_planes(instance_map, style))
+            planes.append(style_planes(instance_map, style.to(self._dtype)))
         image: Tensor = self.generator(torch.cat(planes, 1)).to(torch.float32)
         levels = ((image + 1.0) * 127.5).clamp(0.0, 255.0).round()
         return levels.permute(0, 2, 3, 1).to(torch.uint8)
 
 
-def one_hot_planes(label_map: Tensor, channel_ids: Tensor) -> Tensor:
-    """Planes float32 [N, C, H, W] of uint8 [N, H, W] and `channel_ids`, float32 [1, C, 1, 1]."""
-    return (label_map.to(torch.float32).unsqueeze(1) == channel_ids).to(torch.float32)
+def one_hot_planes(
+    label_map: Tensor, channel_ids: Tensor, dtype: torch.dtype = torch.float32
+) -> Tensor:
+    """Planes [N, C, H, W] of uint8 [N, H, W] and `channel_ids`, float32 [1, C, 1, 1]."""
+    return (label_map.to(torch.float32).unsqueeze(1) == channel_ids).to(dtype)
 
 
-def boundary_plane(instance_map: Tensor) -> Tensor:
-    """Instance boundaries, float32 [N, 1, H, W]: 1 where the id differs from the pixel above,
+def boundary_plane(instance_map: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Instance boundaries, [N, 1, H, W]: 1 where the id differs from the pixel above,
     below, left or right (pix2pixHD, section 3.3). Ids are compared as integers: above 2048, half
     collides.
     """
@@ -110,12 +153,12 @@ def boundary_plane(instance_map: Tensor) -> Tensor:
     right = i != torch.cat([i[:, :, 1:], i[:, :, -1:]], 2)
     above = i != torch.cat([i[:, :1], i[:, :-1]], 1)
     below = i != torch.cat([i[:, 1:], i[:, -1:]], 1)
-    return (left | right | above | below).unsqueeze(1).to(torch.float32)
+    return (left | right | above | below).unsqueeze(1).to(dtype)
 
 
 def style_planes(instance_map: Tensor, style: Tensor) -> Tensor:
-    """Paint each instance with its row of the style table, float32 [N, 256, F]: float32 [N, F, H,
-    W]. Ids, int32 [N, H, W], are dense and are clamped to 0..255.
+    """Paint each instance with its row of the style table, [N, 256, F]: [N, F, H, W]. Ids, int32
+    [N, H, W], are dense and are clamped to 0..255.
     """
     rows = style.flatten(0, 1)
     first = torch.arange(style.shape[0], dtype=torch.float32, device=style.device) * float(

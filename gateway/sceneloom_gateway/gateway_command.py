@@ -1,0 +1,84 @@
+"""`sceneloom gateway`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+from tyro.conf import OmitArgPrefixes, arg
+
+from sceneloom.contract import MODEL_NAME
+from sceneloom.errors import InputError, require
+from sceneloom.text import printable
+from sceneloom.triton.grpc_transport import is_loopback
+from sceneloom.triton.transport import Timeouts
+
+require(
+    ("fastapi", "uvicorn", "python_multipart", "argon2"), extra="gateway", purpose="the gateway"
+)
+
+from sceneloom_gateway.app import RequestLimits, build_app  # noqa: E402
+from sceneloom_gateway.keys import Keys  # noqa: E402
+from sceneloom_gateway.server import ServerSettings, listen_address, open_socket, serve  # noqa: E402
+from sceneloom_gateway.tritons import Tritons  # noqa: E402
+
+
+def main(
+    *,
+    triton: tuple[str, ...] = ("127.0.0.1:8001",),
+    listen: Annotated[str, arg(metavar="HOST:PORT")] = "127.0.0.1:8080",
+    model: str = MODEL_NAME,
+    keys: Annotated[Path | None, arg(metavar="FILE")] = None,
+    keys_on_loopback: bool = False,
+    without_keys: bool = False,
+    mix_precisions: bool = False,
+    settings: Annotated[ServerSettings, arg(name="server"), OmitArgPrefixes] = ServerSettings(),  # noqa: B008 - frozen
+    limits: Annotated[RequestLimits, OmitArgPrefixes] = RequestLimits(),  # noqa: B008 - frozen
+    timeouts: Annotated[Timeouts, arg(name="timeouts")] = Timeouts(),  # noqa: B008 - frozen
+) -> int:
+    """Serve label maps to pictures over HTTP or HTTPS, in front of Triton servers.
+
+    Prints a line that begins with "ready " once requests are answered, and one line of JSON for
+    each request on standard error. SIGTERM and SIGINT end it once the requests in work are done.
+
+    Args:
+        triton: HOST:PORT of the servers' gRPC ports; several share the work, and stand in for each
+            other.
+        listen: address to listen at; port 0 takes a free one.
+        model: name of the served model.
+        keys: file of API keys (sceneloom gateway-keys); wanted of every client that is not on this
+            machine.
+        keys_on_loopback: want keys of clients on this machine, too, such as a proxy.
+        without_keys: listen on other addresses than this machine's own without keys.
+        mix_precisions: let servers of different precision work together.
+        settings: connections.
+        limits: of requests.
+        timeouts: of requests to Triton.
+    """
+    host, port = listen_address(listen)
+    everywhere = host in ("0.0.0.0", "::")  # is_loopback takes them for this machine
+    if keys is None and not without_keys and (everywhere or not is_loopback(f"{host}:0")):
+        raise InputError(
+            f"{listen} takes requests from other machines; name a file of API keys with --keys, or "
+            "take requests without one with --without-keys"
+        )
+    if keys is None and keys_on_loopback:
+        raise InputError("--keys-on-loopback wants --keys FILE")
+    known = None if keys is None else Keys(keys)
+    tritons = Tritons(triton, model=model, timeouts=timeouts, mix_precisions=mix_precisions)
+    app = build_app(tritons, limits=limits, keys=known, keys_on_loopback=keys_on_loopback)
+    with open_socket(host, port) as listening:
+        host, port = listening.getsockname()[:2]
+        scheme = "https" if settings.tls_cert else "http"
+        shown = f"[{host}]" if ":" in host else host
+
+        def ready() -> None:
+            print(f"ready {scheme}://{shown}:{port}", flush=True)
+
+        started = serve(app, listening, settings, ready)
+    if not started:
+        print(f"sceneloom gateway: {printable('it could not start')}", file=sys.stderr)
+        return 1
+    print("stopped", file=sys.stderr)
+    return 0

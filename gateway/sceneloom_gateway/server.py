@@ -1,0 +1,138 @@
+"""The HTTP server: uvicorn, with TLS, an end to half-sent headers, and a drain on SIGTERM.
+
+uvicorn closes idle connections after an answer only. `TimedProtocol` also closes a connection on
+which no whole request header has arrived in time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import signal
+import socket
+from pathlib import Path
+from typing import Annotated, Any
+
+import uvicorn
+from pydantic import Field
+from starlette.types import ASGIApp
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from sceneloom.errors import InputError
+from sceneloom.validation import checked
+
+
+@checked()
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ServerSettings:
+    """Connections of the HTTP server."""
+
+    tls_cert: Path | None = None
+    """Certificate chain as PEM; with tls-key, the gateway speaks HTTPS."""
+    tls_key: Path | None = None
+    """Private key of the certificate as PEM."""
+    header_seconds: Annotated[float, Field(gt=0, le=3600)] = 10.0
+    """Seconds for the headers of a request to arrive; the connection is closed then."""
+    keep_alive_seconds: Annotated[int, Field(ge=1, le=3600)] = 30
+    """Seconds that an idle connection stays open after an answer."""
+    drain_seconds: Annotated[int, Field(ge=1, le=3600)] = 120
+    """Seconds for the requests in work to end after SIGTERM."""
+    most_connections: Annotated[int, Field(ge=1, le=100_000)] = 1000
+    """Most open connections; a request on a further one gets 503."""
+
+    def __post_init__(self) -> None:
+        if (self.tls_cert is None) != (self.tls_key is None):
+            raise InputError("--tls-cert and --tls-key belong together; give both or none")
+
+
+def listen_address(listen: str) -> tuple[str, int]:
+    """Host and port of ``HOST:PORT``; raises InputError for another form."""
+    host, _, port = listen.rpartition(":")
+    host = host.strip("[]")
+    if not host or not port.isascii() or not port.isdigit() or int(port) > 65535:
+        raise InputError(f"--listen is {listen!r}; it is HOST:PORT, such as 127.0.0.1:8080")
+    return host, int(port)
+
+
+def open_socket(host: str, port: int) -> socket.socket:
+    """Listen at a port, a free one for 0; raises InputError."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family, backlog=1024)
+    except OSError as error:
+        reason = error.strerror or error
+        raise InputError(f"{host}:{port}: cannot be listened at ({reason})") from None
+
+
+def serve(app: ASGIApp, listening: socket.socket, settings: ServerSettings, ready: Any) -> bool:
+    """Serve until SIGTERM or SIGINT, and finish the requests in work; call `ready` once it
+    answers. Returns whether the application started. Raises InputError for a wrong certificate.
+    """
+    config = uvicorn.Config(
+        app,
+        http=_timed_protocol(settings.header_seconds),
+        ws="none",
+        lifespan="on",
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        timeout_keep_alive=settings.keep_alive_seconds,
+        timeout_graceful_shutdown=settings.drain_seconds,
+        limit_concurrency=settings.most_connections,
+        ssl_certfile=settings.tls_cert,
+        ssl_keyfile=settings.tls_key,
+    )
+    try:
+        config.load()
+    except OSError as error:  # ssl.SSLError is one
+        names = f"{settings.tls_cert} and {settings.tls_key}"
+        raise InputError(f"{names}: no certificate with its key ({error})") from None
+    server = _Server(config, ready)
+    # uvicorn raises a signal again after the drain: by then it is done with.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: None)
+    server.run(sockets=[listening])
+    return server.started
+
+
+class _Server(uvicorn.Server):
+    def __init__(self, config: uvicorn.Config, ready: Any) -> None:
+        super().__init__(config)
+        self._ready = ready
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets=sockets)
+        if self.started:
+            self._ready()
+
+
+def _timed_protocol(seconds: float) -> type[asyncio.Protocol]:
+    """uvicorn's protocol that closes connections without a whole header after some seconds."""
+
+    class TimedProtocol(H11Protocol):
+        _late: asyncio.TimerHandle | None = None
+
+        def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+            super().connection_made(transport)
+            self._watch()
+
+        def data_received(self, data: bytes) -> None:
+            super().data_received(data)
+            self._watch()
+
+        def connection_lost(self, exc: Exception | None) -> None:
+            super().connection_lost(exc)
+            if self._late is not None:
+                self._late.cancel()
+
+        def _watch(self) -> None:
+            """Let the time run while no request is being answered."""
+            waits = self.cycle is None or self.cycle.response_complete
+            if waits and self._late is None:
+                self._late = self.loop.call_later(seconds, self.transport.abort)
+            elif not waits and self._late is not None:
+                self._late.cancel()
+                self._late = None
+
+    return TimedProtocol

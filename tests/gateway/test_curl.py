@@ -1,0 +1,64 @@
+"""The blocks of docs/gateway.md, run by bash with the real Triton server behind the gateway."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import httpx
+import numpy as np
+import pytest
+from gateways import StartGateway, png
+from support import CHECKOUT, blocky_maps
+
+from sceneloom.pictures import decode_picture
+from sceneloom.triton.client import TritonSynthesizer
+
+if TYPE_CHECKING:
+    from sceneloom_serving.embedded import EmbeddedServer
+
+
+@pytest.mark.triton
+def test_the_blocks_of_the_page(
+    server: EmbeddedServer, start_gateway: StartGateway, tmp_path: Path
+) -> None:
+    gateway = start_gateway(url=server.grpc)
+    label_map, instance_map = blocky_maps(64, 96, seed=2, labels=34)
+    (tmp_path / "labels.png").write_bytes(png(label_map))
+    (tmp_path / "instances.png").write_bytes(png(instance_map.astype(np.uint16)))
+    blocks = re.findall(r"```bash\n(.*?)```", (CHECKOUT / "docs" / "gateway.md").read_text(), re.S)
+    assert len(blocks) == 3
+    environment = {
+        **os.environ,
+        "URL": gateway.url,
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        "no_proxy": "127.0.0.1",
+    }
+    for block in blocks:
+        done = subprocess.run(
+            ["bash", "-euo", "pipefail", "-c", block],
+            cwd=tmp_path,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+    with TritonSynthesizer(server.grpc) as synthesizer:
+        wanted = synthesizer.synthesize(label_map, instance_map)
+    files = {name: (tmp_path / f"{name}.png").read_bytes() for name in ("labels", "instances")}
+    answer = httpx.post(
+        f"{gateway.url}/v1/synthesize",
+        files={"label": files["labels"], "instances": files["instances"]},
+        headers={"Accept": "image/png"},
+        timeout=60,
+        trust_env=False,
+    )
+    np.testing.assert_array_equal(decode_picture(answer.content), wanted)
+    for name in ("out.jpg", "out.png", "out2.jpg"):
+        assert decode_picture((tmp_path / name).read_bytes()).shape == wanted.shape
