@@ -1,4 +1,4 @@
-"""The HTTP server: uvicorn, with TLS, an end to half-sent headers, and a drain on SIGTERM.
+"""The HTTP server: uvicorn, with TLS, an end to half-sent headers, a drain on SIGTERM, and SIGHUP.
 
 uvicorn closes idle connections after an answer only. `TimedProtocol` also closes a connection on
 which no whole request header has arrived in time.
@@ -10,6 +10,7 @@ import asyncio
 import dataclasses
 import signal
 import socket
+from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,8 +19,10 @@ from pydantic import Field
 from starlette.types import ASGIApp
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from sceneloom.errors import InputError
+from sceneloom.errors import InputError, SceneLoomError
 from sceneloom.validation import checked
+
+Work = Callable[[], Coroutine[Any, Any, None]]
 
 
 @checked()
@@ -64,9 +67,18 @@ def open_socket(host: str, port: int) -> socket.socket:
         raise InputError(f"{host}:{port}: cannot be listened at ({reason})") from None
 
 
-def serve(app: ASGIApp, listening: socket.socket, settings: ServerSettings, ready: Any) -> bool:
-    """Serve until SIGTERM or SIGINT, and finish the requests in work; call `ready` once it
-    answers. Returns whether the application started. Raises InputError for a wrong certificate.
+def serve(
+    app: ASGIApp,
+    listening: socket.socket,
+    settings: ServerSettings,
+    *,
+    begin: Work,
+    ready: Callable[[], None],
+    hangup: Work,
+) -> None:
+    """Await `begin`, then serve until SIGTERM or SIGINT, and finish the requests in work. Call
+    `ready` once requests are answered, and `hangup` at each SIGHUP. Raises InputError for a wrong
+    certificate, and the SceneLoomError of `begin`.
     """
     config = uvicorn.Config(
         app,
@@ -88,23 +100,41 @@ def serve(app: ASGIApp, listening: socket.socket, settings: ServerSettings, read
     except OSError as error:  # ssl.SSLError is one
         names = f"{settings.tls_cert} and {settings.tls_key}"
         raise InputError(f"{names}: no certificate with its key ({error})") from None
-    server = _Server(config, ready)
-    # uvicorn raises a signal again after the drain: by then it is done with.
-    for number in (signal.SIGTERM, signal.SIGINT):
+    server = _Server(config, begin, ready, hangup)
+    # uvicorn raises a signal again after the drain: by then it is done with. A SIGHUP before the
+    # start has nothing to do.
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, lambda *_: None)
     server.run(sockets=[listening])
-    return server.started
+    if server.failure is not None:
+        raise server.failure
 
 
 class _Server(uvicorn.Server):
-    def __init__(self, config: uvicorn.Config, ready: Any) -> None:
+    def __init__(
+        self, config: uvicorn.Config, begin: Work, ready: Callable[[], None], hangup: Work
+    ) -> None:
         super().__init__(config)
-        self._ready = ready
+        self._begin, self._ready, self._hangup = begin, ready, hangup
+        self._hangups: set[asyncio.Task[None]] = set()
+        self.failure: SceneLoomError | None = None
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        try:
+            await self._begin()
+        except SceneLoomError as error:
+            self.failure, self.should_exit = error, True
+            return
         await super().startup(sockets=sockets)
-        if self.started:
-            self._ready()
+        loop = asyncio.get_running_loop()
+
+        def on_hangup() -> None:
+            task = loop.create_task(self._hangup())
+            self._hangups.add(task)
+            task.add_done_callback(self._hangups.discard)
+
+        loop.add_signal_handler(signal.SIGHUP, on_hangup)
+        self._ready()
 
 
 def _timed_protocol(seconds: float) -> type[asyncio.Protocol]:
