@@ -16,12 +16,11 @@ from typing import Annotated, Any, TypeVar
 
 from fastapi import Depends, FastAPI
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse, PlainTextResponse, Response
+from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from pydantic import Field
 from starlette.exceptions import HTTPException
 from starlette.requests import Request as HttpRequest
-from starlette.types import ASGIApp
 
 from sceneloom import errors
 from sceneloom.contract import precision_of
@@ -29,6 +28,7 @@ from sceneloom.pictures import encode_picture
 from sceneloom.triton.grpc_transport import is_loopback
 from sceneloom.validation import checked
 from sceneloom.version import __version__
+from sceneloom_gateway.docs_page import POLICY, docs_page
 from sceneloom_gateway.exchange import Exchange, Metrics, note_problem
 from sceneloom_gateway.inputs import MEDIA, choose_format, read_upload
 from sceneloom_gateway.keys import Keys
@@ -117,7 +117,7 @@ def build_app(
     limits: RequestLimits | None = None,
     keys: Keys | None = None,
     keys_on_loopback: bool = False,
-) -> ASGIApp:
+) -> Exchange:
     """The whole application, for opened `tritons`, which it closes. Without `keys` every request is
     admitted; with them, those that come from this machine are, too, unless `keys_on_loopback`.
     """
@@ -139,6 +139,7 @@ def build_app(
         version=__version__,
         summary="Label maps in, photographs out.",
         lifespan=lifespan,
+        docs_url=None,
         redoc_url=None,
     )
     metrics.level("at_servers", "Requests in flight to Triton.", tritons.in_flight)
@@ -244,6 +245,10 @@ def _add_status_routes(
             "contract": first.contract.to_json(),
             "limits": dataclasses.asdict(limits),
         }
+
+    @app.get("/docs", include_in_schema=False)
+    async def docs() -> HTMLResponse:
+        return HTMLResponse(docs_page(app.openapi()), headers={"Content-Security-Policy": POLICY})
 
     @app.get("/healthz", response_class=PlainTextResponse)
     async def healthz() -> str:

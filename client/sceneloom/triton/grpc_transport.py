@@ -112,10 +112,9 @@ class GrpcTransport(TritonTransport):
         """Note the end of the connection from now on; called after a first answer. gRPC connects
         again by itself, and a server with another model may answer then.
         """
-        import grpc
 
         def on_state(state: Any) -> None:
-            self.connection_lost |= state is not grpc.ChannelConnectivity.READY
+            self.connection_lost |= state.name != "READY"
 
         self._client._channel.subscribe(on_state)
 
