@@ -16,12 +16,11 @@ from typing import Annotated, Any, TypeVar
 
 from fastapi import Depends, FastAPI
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse, PlainTextResponse, Response
+from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from pydantic import Field
 from starlette.exceptions import HTTPException
 from starlette.requests import Request as HttpRequest
-from starlette.types import ASGIApp
 
 from sceneloom import errors
 from sceneloom.contract import precision_of
@@ -29,6 +28,7 @@ from sceneloom.pictures import encode_picture
 from sceneloom.triton.grpc_transport import is_loopback
 from sceneloom.validation import checked
 from sceneloom.version import __version__
+from sceneloom_gateway.docs_page import POLICY, docs_page
 from sceneloom_gateway.exchange import Exchange, Metrics, note_problem
 from sceneloom_gateway.inputs import MEDIA, choose_format, read_upload
 from sceneloom_gateway.keys import Keys
@@ -100,6 +100,12 @@ _BODY: dict[str, Any] = {
 _PICTURE: dict[int | str, dict[str, Any]] = {
     200: {
         "description": "The picture.",
+        "headers": {
+            "SceneLoom-Bundle": {
+                "description": "Hash of the bundle that made the picture, as /v1/model has it.",
+                "schema": {"type": "string"},
+            }
+        },
         "content": {media: {"schema": _FILE} for media in MEDIA.values()},
     }
 }
@@ -111,9 +117,9 @@ def build_app(
     limits: RequestLimits | None = None,
     keys: Keys | None = None,
     keys_on_loopback: bool = False,
-) -> ASGIApp:
-    """The whole application. Without `keys` every request is admitted; with them, those that come
-    from this machine are, too, unless `keys_on_loopback`.
+) -> Exchange:
+    """The whole application, for opened `tritons`, which it closes. Without `keys` every request is
+    admitted; with them, those that come from this machine are, too, unless `keys_on_loopback`.
     """
     limits, metrics = limits or RequestLimits(), Metrics()
     threads = ThreadPoolExecutor(os.cpu_count() or 1, "sceneloom-gateway")
@@ -121,12 +127,9 @@ def build_app(
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        await tritons.open()
-        try:
-            yield
-        finally:
-            await tritons.close()
-            threads.shutdown(cancel_futures=True)
+        yield
+        await tritons.close()
+        threads.shutdown(cancel_futures=True)
 
     async def in_thread(work: Callable[..., T], *arguments: Any) -> T:
         return await asyncio.get_running_loop().run_in_executor(threads, work, *arguments)
@@ -136,6 +139,7 @@ def build_app(
         version=__version__,
         summary="Label maps in, photographs out.",
         lifespan=lifespan,
+        docs_url=None,
         redoc_url=None,
     )
     metrics.level("at_servers", "Requests in flight to Triton.", tritons.in_flight)
@@ -164,9 +168,11 @@ def build_app(
             format = choose_format(request.headers.get("accept", ""))
             upload = await read_upload(request)
             quality = upload.quality
-            prepared = await in_thread(upload.request, tritons.contract, limits.max_pixels)
-            image, server = await tritons.picture(prepared)
-            request.state.server = server
+            with tritons.using() as served:
+                contract = served.contract
+                prepared = await in_thread(upload.request, contract, limits.max_pixels)
+                image, request.state.server = await served.picture(prepared)
+            request.state.bundle = contract.bundle_hash
 
             def encode() -> bytes:
                 return encode_picture(image, format, quality=quality)
@@ -174,7 +180,10 @@ def build_app(
             data = await in_thread(encode)
         finally:
             waiting -= 1
-        return Response(data, media_type=MEDIA[format], headers={"Vary": "Accept"})
+        headers = {"Vary": "Accept"}
+        if contract.bundle_hash:
+            headers["SceneLoom-Bundle"] = contract.bundle_hash
+        return Response(data, media_type=MEDIA[format], headers=headers)
 
     _add_status_routes(app, tritons, metrics, limits, by_key)
     for kind in (Problem, errors.SceneLoomError, HTTPException, RequestValidationError):
@@ -236,6 +245,10 @@ def _add_status_routes(
             "contract": first.contract.to_json(),
             "limits": dataclasses.asdict(limits),
         }
+
+    @app.get("/docs", include_in_schema=False)
+    async def docs() -> HTMLResponse:
+        return HTMLResponse(docs_page(app.openapi()), headers={"Content-Security-Policy": POLICY})
 
     @app.get("/healthz", response_class=PlainTextResponse)
     async def healthz() -> str:
