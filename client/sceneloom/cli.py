@@ -52,6 +52,7 @@ COMMANDS = {
     "probe": ("sceneloom_serving.probe_command", "prove a running server with one inference"),
     "render": ("sceneloom.render_command", "render a data set through Triton servers"),
     "gateway": ("sceneloom_gateway.gateway_command", "files in, pictures out, over HTTPS"),
+    "studio": ("sceneloom_gateway.studio_command", "paint maps in the browser, see the pictures"),
     "gateway-keys": ("sceneloom_gateway.keys_command", "add, list and remove API keys"),
     "bench": ("sceneloom_bench.bench_command", "measure engines, servers and rendering"),
     "schemas": ("sceneloom.schemas_command", "list the built-in label schemas, or show one"),

@@ -33,6 +33,7 @@ from sceneloom_gateway.exchange import Exchange, Metrics, note_problem
 from sceneloom_gateway.inputs import MEDIA, choose_format, read_upload
 from sceneloom_gateway.keys import Keys
 from sceneloom_gateway.problems import MEDIA_TYPE, Problem, problem_of
+from sceneloom_gateway.studio_routes import add_studio
 from sceneloom_gateway.tritons import Tritons
 
 T = TypeVar("T")
@@ -117,9 +118,11 @@ def build_app(
     limits: RequestLimits | None = None,
     keys: Keys | None = None,
     keys_on_loopback: bool = False,
+    studio: bool = False,
 ) -> Exchange:
     """The whole application, for opened `tritons`, which it closes. Without `keys` every request is
-    admitted; with them, those that come from this machine are, too, unless `keys_on_loopback`.
+    admitted; with them, those that come from this machine are, too, unless `keys_on_loopback`. With
+    `studio` it has the page of the studio.
     """
     limits, metrics = limits or RequestLimits(), Metrics()
     threads = ThreadPoolExecutor(os.cpu_count() or 1, "sceneloom-gateway")
@@ -186,6 +189,8 @@ def build_app(
         return Response(data, media_type=MEDIA[format], headers=headers)
 
     _add_status_routes(app, tritons, metrics, limits, by_key)
+    if studio:
+        add_studio(app, tritons)
     for kind in (Problem, errors.SceneLoomError, HTTPException, RequestValidationError):
         app.add_exception_handler(kind, _on_error)
     return Exchange(app, metrics, most_bytes=limits.max_bytes, body_seconds=limits.body_seconds)

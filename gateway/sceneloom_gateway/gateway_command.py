@@ -33,6 +33,7 @@ def main(
     keys_on_loopback: bool = False,
     without_keys: bool = False,
     mix_precisions: bool = False,
+    studio: bool = False,
     settings: Annotated[ServerSettings, arg(name="server"), OmitArgPrefixes] = ServerSettings(),  # noqa: B008 - frozen
     limits: Annotated[RequestLimits, OmitArgPrefixes] = RequestLimits(),  # noqa: B008 - frozen
     timeouts: Annotated[Timeouts, arg(name="timeouts")] = Timeouts(),  # noqa: B008 - frozen
@@ -55,6 +56,7 @@ def main(
         keys_on_loopback: want keys of clients on this machine, too, such as a proxy.
         without_keys: listen on other addresses than this machine's own without keys.
         mix_precisions: let servers of different precision work together.
+        studio: serve the studio, too: paint label maps in a browser and see the pictures.
         settings: connections.
         limits: of requests.
         timeouts: of requests to Triton.
@@ -77,7 +79,9 @@ def main(
     addresses()  # its errors come before the start
     known = None if keys is None else Keys(keys)
     tritons = Tritons(addresses, model=model, timeouts=timeouts, mix_precisions=mix_precisions)
-    app = build_app(tritons, limits=limits, keys=known, keys_on_loopback=keys_on_loopback)
+    app = build_app(
+        tritons, limits=limits, keys=known, keys_on_loopback=keys_on_loopback, studio=studio
+    )
     with open_socket(host, port) as listening:
         host, port = listening.getsockname()[:2]
         scheme = "https" if settings.tls_cert else "http"

@@ -26,7 +26,7 @@ MAY_IMPORT = {
     "sceneloom_streets": {"sceneloom"},
     "sceneloom_training": {"sceneloom", "sceneloom_streets"},
     "sceneloom_serving": {"sceneloom"},
-    "sceneloom_gateway": {"sceneloom"},
+    "sceneloom_gateway": {"sceneloom", "sceneloom_streets"},
     "sceneloom_export": {
         "sceneloom",
         "sceneloom_streets",

@@ -10,35 +10,46 @@ import { decode, encode } from "./png.js";
  * @property {{ name: string, labels: { id: number, name: string, colour: [number, number, number] }[],
  *   unlabelled?: number, instance_divisor?: number }} schema
  * @property {number} multiple  both sides of a map are multiples of it
- * @property {boolean} hasStyle
+ * @property {{ width: number, height: number }} size  of the map to begin with
+ * @property {boolean} hasStreets  there are streets to begin with
  * @property {Set<number>} countable  ids of the classes whose things are counted
- * @property {Map<number, number[][]>} looks  class id -> style vectors of its looks
+ * @property {boolean} takesInstances
+ * @property {Map<number, number>} looks  class id -> number of its looks
  */
+
+const KEY = "sceneloom-key";
 
 /** An answer that is no picture; the message is for people. */
 export class GatewayError extends Error {}
 
 /** @returns {Promise<Model>} */
 export async function fetchModel() {
-  const found = await (await checked(await fetch("/v1/model"))).json();
-  const contract = found.contract ?? found;
+  const [answer, start] = await Promise.all(
+    [request("/v1/model"), request("start.json")].map(async (found) => (await found).json()),
+  );
+  const { contract } = answer;
+  if (!contract.schema) throw new GatewayError("this model takes pictures, and the studio paints label maps");
   return {
-    name: found.name ?? "model",
+    name: answer.model,
     schema: contract.schema,
     multiple: contract.size_multiple,
-    countable: new Set(found.countable ?? []),
-    hasStyle: contract.style_channels > 0,
+    size: start,
+    hasStreets: start.has_streets,
+    countable: new Set(start.countable),
+    takesInstances: contract.boundaries || contract.style_channels > 0,
     looks: new Map(
-      Object.entries(contract.style_clusters ?? {}).map(([id, vectors]) => [Number(id), vectors]),
+      Object.entries(contract.style_clusters ?? {}).map(([id, looks]) => [Number(id), looks.length]),
     ),
   };
 }
 
-/** A street to begin with. @param {number} number @returns {Promise<LabelMap>} */
-export async function fetchSample(number) {
+/** A street to begin with, or an empty map. @param {Model} model @param {number} number @returns {Promise<LabelMap>} */
+export async function fetchSample(model, number) {
+  const { width, height } = model.size;
+  if (!model.hasStreets) return new LabelMap(width, height, model.schema.labels[0].id);
   const [labels, instances] = await Promise.all(
     ["labels", "instances"].map(async (kind) => {
-      const answer = await checked(await fetch(`samples/${number}/${kind}.png`));
+      const answer = await request(`samples/${number}/${kind}.png`);
       return decode(new Uint8Array(await answer.arrayBuffer()));
     }),
   );
@@ -51,31 +62,29 @@ export async function fetchSample(number) {
 /**
  * Render a map.
  * @param {LabelMap} map
+ * @param {Model} model
  * @param {object} options
  * @param {number | null} options.seed
- * @param {Map<number, number[]>} options.vectors  instance id -> style vector
+ * @param {Map<number, number>} options.looks  instance id -> index of a look of its class
  * @param {AbortSignal} options.signal
  * @param {string} [options.accept]
  * @returns {Promise<Blob>}
  */
-export async function synthesize(map, { seed, vectors, signal, accept = "image/jpeg" }) {
+export async function synthesize(map, model, { seed, looks, signal, accept = "image/jpeg" }) {
   const { width, height } = map;
   const form = new FormData();
   form.set("label", await png(map.labels, width, height), "label.png");
-  form.set("instances", await png(denseInstances(map), width, height), "instances.png");
-  if (seed !== null) form.set("style_seed", String(seed));
-  if (vectors.size) {
-    const instances = Object.fromEntries([...vectors].map(([id, vector]) => [id, vector]));
-    form.set("style", JSON.stringify({ instances }));
+  if (model.takesInstances) {
+    form.set("instances", await png(Uint16Array.from(map.instances), width, height), "instances.png");
   }
-  const request = { method: "POST", body: form, signal, headers: { Accept: accept } };
-  const answer = await checked(await fetch("/v1/synthesize", request));
+  if (seed !== null) {
+    form.set("style_seed", String(seed));
+    form.set("style_of", "all");
+  }
+  if (looks.size) form.set("style", JSON.stringify(Object.fromEntries(looks)));
+  const answer = await request("/v1/synthesize",
+    { method: "POST", body: form, signal, headers: { Accept: accept } });
   return answer.blob();
-}
-
-/** Instance ids of 16 bits. @param {LabelMap} map */
-function denseInstances(map) {
-  return Uint16Array.from(map.instances);
 }
 
 /** @param {Uint8Array | Uint16Array} values @param {number} width @param {number} height */
@@ -84,9 +93,24 @@ async function png(values, width, height) {
   return new Blob([/** @type {BlobPart} */ (bytes)], { type: "image/png" });
 }
 
-/** @param {Response} answer */
-async function checked(answer) {
+/**
+ * An answer of the gateway. A key, where one is wanted, is asked for once a tab.
+ * @param {string} path @param {RequestInit} [options]
+ * @returns {Promise<Response>}
+ */
+async function request(path, options = {}) {
+  const headers = new Headers(options.headers);
+  const key = sessionStorage.getItem(KEY);
+  if (key) headers.set("Authorization", `Bearer ${key}`);
+  const answer = await fetch(path, { ...options, headers });
   if (answer.ok) return answer;
+  if (answer.status === 401) {
+    const given = window.prompt("This gateway wants an API key:");
+    if (given) {
+      sessionStorage.setItem(KEY, given.trim());
+      return request(path, options);
+    }
+  }
   let said = `${answer.status} ${answer.statusText}`;
   try {
     const problem = await answer.json();

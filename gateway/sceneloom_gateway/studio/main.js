@@ -7,7 +7,7 @@ const status = /** @type {HTMLElement} */ (document.getElementById("status"));
 try {
   status.textContent = "Opening a street ...";
   const model = await fetchModel();
-  const studio = new Studio(model, await fetchSample(0));
+  const studio = new Studio(model, await fetchSample(model, 0));
   show(studio);
   studio.queue.request(false);
 } catch (error) {

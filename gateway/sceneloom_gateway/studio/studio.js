@@ -289,9 +289,9 @@ export class Studio {
     this.select(copy);
   }
 
-  /** Style vectors of the looks of the selected thing's class. */
-  selectedLooks() {
-    return this.selectedLabel === null ? [] : this.model.looks.get(this.selectedLabel) ?? [];
+  /** How many looks the selected thing's class has. */
+  get selectedLooks() {
+    return this.selectedLabel === null ? 0 : this.model.looks.get(this.selectedLabel) ?? 0;
   }
 
   /** Give things a look. @param {number[]} instances @param {number} look */
@@ -329,16 +329,10 @@ export class Studio {
     this.queue.request(false);
   }
 
-  /** Style vectors of the things with a look. @param {LabelMap} map */
-  #vectors(map) {
+  /** Looks of the things that are on a map. @param {LabelMap} map */
+  #looksOn(map) {
     const there = this.looks.size ? map.instanceIds() : new Set();
-    const divisor = this.model.schema.instance_divisor ?? 1000;
-    const vectors = new Map();
-    for (const [instance, look] of this.looks) {
-      const vector = this.model.looks.get(Math.floor(instance / divisor))?.[look];
-      if (vector && there.has(instance)) vectors.set(instance, vector);
-    }
-    return vectors;
+    return new Map([...this.looks].filter(([instance]) => there.has(instance)));
   }
 
   /** @param {boolean} draft @param {AbortSignal} signal */
@@ -347,14 +341,14 @@ export class Studio {
     const multiple = this.model.multiple * DRAFT_STEP;
     const small = draft && width % multiple === 0 && height % multiple === 0;
     const map = small ? this.map.copy(undefined, DRAFT_STEP) : this.map;
-    return synthesize(map, { seed: this.seed, vectors: this.#vectors(map), signal });
+    return synthesize(map, this.model, { seed: this.seed, looks: this.#looksOn(map), signal });
   }
 
   /** A picture of the map as it is, as a file. @param {string} accept  media type */
   renderFile(accept) {
     const signal = new AbortController().signal;
-    const options = { seed: this.seed, vectors: this.#vectors(this.map), signal, accept };
-    return synthesize(this.map, options);
+    const options = { seed: this.seed, looks: this.#looksOn(this.map), signal, accept };
+    return synthesize(this.map, this.model, options);
   }
 
   /**
@@ -376,8 +370,7 @@ export class Studio {
     };
     const x = window(bounds.left, bounds.width, map.width), y = window(bounds.top, bounds.height, map.height);
     const part = map.copy({ left: x.first, top: y.first, width: x.size, height: y.size });
-    const vectors = this.#vectors(part);
-    vectors.set(selection, this.selectedLooks()[look]);
-    return synthesize(part, { seed: this.seed, vectors, signal });
+    const looks = this.#looksOn(part).set(selection, look);
+    return synthesize(part, this.model, { seed: this.seed, looks, signal });
   }
 }

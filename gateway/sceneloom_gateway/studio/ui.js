@@ -338,11 +338,11 @@ function showObject(studio) {
     if (selection === null || selectedLabel === null) return;
     const name = studio.model.schema.labels.find((label) => label.id === selectedLabel)?.name;
     element("object-name").textContent = `${name} ${selection % (studio.model.schema.instance_divisor ?? 1000)}`;
-    const looks = studio.selectedLooks();
-    box.hidden = element("look-actions").hidden = !looks.length;
+    const looks = studio.selectedLooks;
+    box.hidden = element("look-actions").hidden = !looks;
     const here = new AbortController();
     filling = here;
-    const images = looks.map((_, look) => {
+    const images = Array.from({ length: looks }, (_, look) => {
       const option = document.createElement("div");
       option.setAttribute("role", "option");
       option.dataset.look = String(look);
@@ -372,7 +372,7 @@ function showObject(studio) {
   element("duplicate").addEventListener("click", () => studio.duplicateSelection());
   element("look-to-all").addEventListener("click", () => studio.giveLookToAll());
   element("shuffle-object").addEventListener("click", () => {
-    const count = studio.selectedLooks().length;
+    const count = studio.selectedLooks;
     if (studio.selection === null || !count) return;
     const now = studio.looks.get(studio.selection) ?? 0;
     studio.giveLook([studio.selection], (now + 1 + Math.floor(Math.random() * (count - 1))) % count);
@@ -461,7 +461,7 @@ function bindFiles(studio) {
     void open([...(event.dataTransfer?.files ?? [])]);
   });
   let sample = 0;
-  element("sample").addEventListener("click", guarded(async () => studio.open(await fetchSample(++sample))));
+  element("sample").addEventListener("click", guarded(async () => studio.open(await fetchSample(studio.model, ++sample))));
   element("save-scene").addEventListener("click", guarded(async () => {
     const { map, seed, looks, model } = studio;
     download(new Blob([await save({ map, seed, looks, schema: model.schema.name })]), "scene.json");
