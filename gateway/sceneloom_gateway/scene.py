@@ -1,5 +1,5 @@
-"""A studio's scene as one JSON file: label map, instance map and looks. ``studio/scene.js`` reads and
-writes the same; docs/studio.md describes it.
+"""A studio's scene as one JSON file: label map, instance map and looks. ``studio/scene.js`` reads
+and writes the same; docs/studio.md describes it.
 
     scene = read_scene(Path("scene.json"))
     scene.label_map      # uint8 [H, W], ids of the schema `scene.schema`

@@ -31,7 +31,6 @@ from sceneloom_gateway.tritons import Tritons  # noqa: E402
 _HERE = Path(__file__).resolve().parent
 WEIGHTS = (_HERE / "demo_weights", _HERE.parents[1] / "examples" / "street_demo" / "generator")
 """Where the demo's weights are: in the wheel, or in a checkout."""
-_EXPORT_FLAGS = ("--precision", "fp32")
 _PR_SET_PDEATHSIG = 1
 
 
@@ -101,7 +100,7 @@ def _demo_repository() -> Path:
     try:
         command = [sys.executable, "-m", "sceneloom.cli", "export", str(weights)]
         done = subprocess.run(
-            [*command, "--repository", str(made), *_EXPORT_FLAGS], stdout=sys.stderr
+            [*command, "--repository", str(made), "--precision", "fp32"], stdout=subprocess.DEVNULL
         )
         if done.returncode:
             raise TritonEnded(f"{weights}: the export failed, for the reason above")
@@ -130,7 +129,7 @@ def _triton(repository: Path) -> Iterator[str]:
         stdout=subprocess.PIPE,
         text=True,
         start_new_session=True,
-        preexec_fn=die_with_us,  # noqa: PLW1509 - no thread runs yet
+        preexec_fn=die_with_us,  # no thread runs yet
     )
     try:
         assert process.stdout is not None

@@ -30,10 +30,12 @@ SAMPLE = (256, 512)
 _FIRST_STREET, _STREETS = 1_000_003, 1000
 _PNG = "image/png"
 _MEDIA = {".css": "text/css", ".html": "text/html", ".js": "text/javascript"}
-_COUNTED = frozenset(
-    "person,pedestrian,rider,bicyclist,motorcyclist,car,truck,bus,caravan,trailer,train,motorcycle,"
-    "motorbike,bicycle,vehicle,animal".split(",")
+_PEOPLE = ("person", "pedestrian", "rider", "bicyclist", "motorcyclist")
+_VEHICLES = (
+    *("car", "truck", "bus", "caravan", "trailer", "train", "vehicle"),
+    *("motorcycle", "motorbike", "bicycle"),
 )
+_COUNTED = {*_PEOPLE, *_VEHICLES, "animal"}
 
 
 def countable(contract: Contract) -> list[int]:

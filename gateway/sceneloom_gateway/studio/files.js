@@ -76,7 +76,8 @@ function byId(values, map, model, name) {
 /** @param {Int32Array} colours @param {LabelMap} map @param {Model} model */
 function byColour(colours, map, model) {
   const classes = model.schema.labels.map(({ id, colour: [r, g, b] }) => ({ id, r, g, b }));
-  const exact = new Map(classes.map(({ id, r, g, b }) => [(r << 16) | (g << 8) | b, id]));
+  // Where classes share a colour, such as car and licence plate, the first is meant.
+  const exact = new Map(classes.toReversed().map(({ id, r, g, b }) => [(r << 16) | (g << 8) | b, id]));
   /** @type {Map<number, number>} */
   const nearest = new Map();
   colours.forEach((colour, i) => {
