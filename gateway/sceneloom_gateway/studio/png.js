@@ -168,10 +168,11 @@ function paeth(left, above, corner) {
 }
 
 /**
+ * Bytes after a stream that packs or unpacks them; rejects where they are damaged.
  * @param {CompressionStream | DecompressionStream} stream
  * @param {Uint8Array} bytes
  */
-async function through(stream, bytes) {
+export async function through(stream, bytes) {
   const body = new Blob([/** @type {BlobPart} */ (bytes)]).stream().pipeThrough(stream);
   return new Uint8Array(await new Response(body).arrayBuffer());
 }

@@ -8,9 +8,10 @@
  */
 
 import { LabelMap } from "./label-map.js";
-import { decode, encode } from "./png.js";
+import { decode, encode, through } from "./png.js";
 
 export const FORMAT = 1;
+const LINK = "scene=";
 
 /**
  * @typedef {object} Scene
@@ -72,6 +73,30 @@ export async function load(text) {
     if (error instanceof SceneError) throw error;
     throw new SceneError(error instanceof Error ? `has a map that ${error.message}` : "is damaged");
   }
+}
+
+/** A scene as the part of a link after `#`. @param {Scene} scene @returns {Promise<string>} */
+export async function saveLink(scene) {
+  const packed = await through(new CompressionStream("deflate-raw"), new TextEncoder().encode(await save(scene)));
+  return LINK + toBase64(packed).replaceAll("+", "-").replaceAll("/", "_").replaceAll("=", "");
+}
+
+/**
+ * The scene of a link; null if there is none in it.
+ * @param {string} hash  with its `#`
+ * @returns {Promise<Scene | null>}
+ * @throws {SceneError}
+ */
+export async function loadLink(hash) {
+  if (!hash.startsWith(`#${LINK}`)) return null;
+  let text;
+  try {
+    const packed = fromBase64(hash.slice(LINK.length + 1).replaceAll("-", "+").replaceAll("_", "/"));
+    text = new TextDecoder().decode(await through(new DecompressionStream("deflate-raw"), packed));
+  } catch {
+    throw new SceneError("is cut short or damaged");
+  }
+  return load(text);
 }
 
 /** @param {Uint8Array} bytes */

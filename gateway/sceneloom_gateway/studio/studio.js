@@ -99,6 +99,20 @@ export class Studio {
     this.queue.request(false);
   }
 
+  /** Begin with a scene. @param {import("./scene.js").Scene} scene */
+  openScene(scene) {
+    if (scene.schema !== this.model.schema.name) {
+      throw new Error(`has the labels of ${scene.schema}, and this model takes ${this.model.schema.name}`);
+    }
+    this.open(scene.map, scene);
+  }
+
+  /** What is saved of this. @returns {import("./scene.js").Scene} */
+  get scene() {
+    const { map, seed, looks, model } = this;
+    return { map, seed, looks, schema: model.schema.name };
+  }
+
   /** @param {string} tool */
   chooseTool(tool) {
     this.#current()?.cancel?.();

@@ -4,7 +4,7 @@
 import { fetchSample } from "./api.js";
 import { FileError, readMaps } from "./files.js";
 import { encode } from "./png.js";
-import { load, save } from "./scene.js";
+import { load, save, saveLink } from "./scene.js";
 import { MapImage, View, Viewport } from "./view.js";
 
 /** @typedef {import("./studio.js").Studio} Studio */
@@ -441,8 +441,7 @@ function bindFiles(studio) {
     const scene = files.find((each) => each.name.endsWith(".json"));
     try {
       if (scene) {
-        const found = await load(await scene.text());
-        studio.open(found.map, found);
+        studio.openScene(await load(await scene.text()));
       } else if (files.length) {
         const { map, report } = await readMaps(files, studio.model);
         studio.open(map);
@@ -463,8 +462,18 @@ function bindFiles(studio) {
   let sample = 0;
   element("sample").addEventListener("click", guarded(async () => studio.open(await fetchSample(studio.model, ++sample))));
   element("save-scene").addEventListener("click", guarded(async () => {
-    const { map, seed, looks, model } = studio;
-    download(new Blob([await save({ map, seed, looks, schema: model.schema.name })]), "scene.json");
+    download(new Blob([await save(studio.scene)]), "scene.json");
+  }));
+  element("copy-link").addEventListener("click", guarded(async () => {
+    location.hash = await saveLink(studio.scene);
+    let said = "The address of this page now restores the scene";
+    try {
+      await navigator.clipboard.writeText(location.href);
+      said += ", and is copied";
+    } catch {
+      // Without permission the address bar has to do.
+    }
+    element("status").textContent = said;
   }));
   const savePng = async (/** @type {Uint8Array | Uint16Array} */ values, /** @type {string} */ name) => {
     const bytes = await encode(values, studio.map.width, studio.map.height);
