@@ -144,6 +144,8 @@ def build_app(
         lifespan=lifespan,
         docs_url=None,
         redoc_url=None,
+        # `Exchange` has the span of a request; FastAPI's own would be a second one beside it.
+        telemetry={"tracing": False, "metrics": False, "logs": False},
     )
     metrics.level("at_servers", "Requests in flight to Triton.", tritons.in_flight)
     metrics.level("pictures_waiting", "Pictures being made or waiting.", lambda: waiting)

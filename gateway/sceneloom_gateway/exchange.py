@@ -22,6 +22,7 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from sceneloom import tracing
 from sceneloom_gateway.problems import Problem
 
 REQUEST_ID = "x-request-id"
@@ -32,7 +33,7 @@ _BUCKETS = (
     *(0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5),
     *(1.0, 2.0, 5.0, 10.0, 20.0, 30.0, 60.0),
 )
-_NOTED = ("problem", "server", "bundle", "detail")
+_NOTED = ("trace", "problem", "server", "bundle", "detail")
 _QUIET = ("/healthz", "/readyz", "/metrics")
 _HEADERS = [
     (b"cache-control", b"no-store"),
@@ -137,7 +138,13 @@ class Exchange:
                 seen["sent"] += len(message.get("body", b""))
             await send(message)
 
-        with self._metrics.in_flight.track_inprogress():
+        parent = tracing.given_parent(headers.get(tracing.HEADER.encode(), b"").decode("latin-1"))
+        name = f"{scope['method']} {scope['path']}"
+        with (
+            self._metrics.in_flight.track_inprogress(),
+            tracing.span(name, parent=parent or tracing.new_parent(), serves=True) as current,
+        ):
+            scope["state"]["trace"] = current.split("-")[1]
             try:
                 if full:
                     raise Problem(

@@ -8,6 +8,7 @@ from typing import Annotated
 
 from tyro.conf import OmitArgPrefixes, arg
 
+from sceneloom import tracing
 from sceneloom.contract import MODEL_NAME
 from sceneloom.errors import InputError, require
 from sceneloom.triton.grpc_transport import is_loopback
@@ -77,6 +78,7 @@ def main(
         return read_addresses(triton_file) if triton_file else triton or ("127.0.0.1:8001",)
 
     addresses()  # its errors come before the start
+    tracing.start("sceneloom-gateway")
     known = None if keys is None else Keys(keys)
     tritons = Tritons(addresses, model=model, timeouts=timeouts, mix_precisions=mix_precisions)
     app = build_app(

@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 
 import numpy as np
 
+from sceneloom import tracing
 from sceneloom.contract import ENGINE_PARAMETER
 from sceneloom.errors import DeadlineExceededError, ServerUnavailableError, ServingError
 from sceneloom.maps import Array
@@ -181,14 +182,16 @@ class GrpcTransport(TritonTransport):
         if place is not None and place.output_size:
             wanted.set_shared_memory(place.region, place.output_size, place.output_offset)
         engine = self._engines.get(model)
-        result = self._client.infer(
-            model,
-            tensors,
-            model_version=version,
-            outputs=[wanted],
-            client_timeout=timeout,
-            parameters={ENGINE_PARAMETER: engine} if engine else None,
-        )
+        with tracing.span("triton infer", attributes={"server.address": self.address}) as parent:
+            result = self._client.infer(
+                model,
+                tensors,
+                model_version=version,
+                outputs=[wanted],
+                client_timeout=timeout,
+                headers={tracing.HEADER: parent} if parent else None,
+                parameters={ENGINE_PARAMETER: engine} if engine else None,
+            )
         self._answered.add(model)
         in_memory = place is not None and place.output_size
         if in_memory and not any(result.get_response().raw_output_contents):
