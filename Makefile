@@ -18,7 +18,7 @@ EVALUATE := tests/training/evaluation/test_evaluate_command.py
 # pip compiles none of the packages: most of their modules are never imported, and the others are compiled when they are.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help demo demo-check test lint unit cases docs wheel slow soak render-ceiling gpu bench bench-engine bench-check train-speed train-demo table camvid-table styled-model demo-weights demo-evaluation clean
+.PHONY: help demo demo-check studio test lint unit cases docs wheel slow soak render-ceiling gpu bench bench-engine bench-check train-speed train-demo table camvid-table styled-model demo-weights demo-evaluation clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## / — /'
@@ -39,12 +39,17 @@ demo: $(INSTALLED)  ## draw streets, export, serve through Triton, render at 204
 demo-check: $(INSTALLED)  ## look at what make demo wrote, and serve it again
 	$(BIN)/python -m pytest tests/examples -m demo
 
+studio: $(INSTALLED)  ## paint label maps in a browser and see the photographs: prints the page's address
+	$(BIN)/sceneloom studio --open
+
 test: lint unit  ## lint, types and every test that is not slow
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	@if command -v npm > /dev/null; then npm ci --prefix gateway --silent && npm run check --prefix gateway --silent; \
+	else echo 'no npm here: the types of the studio are not checked'; fi
 
 unit: $(INSTALLED)
 	$(TESTS) --ignore $(EVALUATE) tests/training tests/client tests/test_damaged_files.py tests/test_docs.py tests/streets

@@ -131,7 +131,7 @@ def main(
     for failure in failed:
         print(f"failed: {failure.reason}", file=sys.stderr)
     command = os.path.relpath(Path(sys.prefix) / "bin" / "sceneloom")
-    serve_again = f"{command} serve {repository}"
+    serve_again, paint = f"{command} serve {repository}", f"{command} studio {repository} --open"
     page.Page(
         rows=[page_row(pair, pictures, out / "page", SCHEMA) for pair in pairs],
         looks=looks,
@@ -142,6 +142,7 @@ def main(
         score=score_sentence(),
         weights=WEIGHTS,
         serve_again=serve_again,
+        paint=paint,
         checkout=os.path.relpath(CHECKOUT, out),
     ).write(out)
     report = {
@@ -156,6 +157,7 @@ def main(
         "seconds": stages.seconds,
     }
     print(f"open {out / 'index.html'}; serve it again with: {serve_again}")
+    print(f"paint a street of your own with: {paint}")
     (out / "report.json").write_text(json.dumps(report) + "\n")
     print(json.dumps(report))
     return 1 if failed else 0

@@ -56,6 +56,8 @@ class Page:
     """Description of the generator's weights."""
     serve_again: str
     """Command that serves the model again."""
+    paint: str
+    """Command that opens the studio on the model."""
     checkout: str
     """Path from the page to the checkout, for links to its documents."""
 

@@ -26,7 +26,7 @@ export class RenderQueue {
    * @param {(busy: boolean) => void} [options.busy]
    * @param {number} [options.still]  milliseconds without a change before a picture of full size
    */
-  constructor({ render, show, fail, busy = () => {}, still = 120 }) {
+  constructor({ render, show, fail, busy = () => {}, still = 40 }) {
     this.render = render;
     this.show = show;
     this.fail = fail;
