@@ -50,7 +50,7 @@ def write_scene(path: Path, scene: Scene) -> None:
     """Write a scene. Raises OSError."""
     height, width = scene.label_map.shape
     ids = scene.instance_map.view(np.uint32)
-    maps = (
+    maps: tuple[npt.NDArray[Any], ...] = (
         scene.label_map,
         (ids >> 16).astype(np.uint16),
         (ids & 0xFFFF).astype(np.uint16),
