@@ -1,9 +1,9 @@
 """Everything that only a GPU can show, within a number of seconds: what is worth most comes first.
 
-PyTorch and the engines for single pictures, those in half before the others; the tests that need a
-GPU; training steps; the model behind the bundled Triton, where that is installed; larger batches. A
-part that fails or takes longer than its share of the time is given up, named with the reason, and
-the next one begins. Every row is in the files at once, which are whole at any moment:
+PyTorch and the engines in half for single pictures; the tests that need a GPU; training steps; the
+model behind the bundled Triton, where that is installed; the other engines; larger batches. A part
+that fails or takes longer than its share of the time is given up, named with the reason, and the
+next one begins. Every row is in the files at once, which are whole at any moment:
 
     engine.json, server.json   reports, as of `sceneloom bench`
     tests.json, training.json  each test and its outcome; training speed and memory
@@ -13,8 +13,8 @@ the next one begins. Every row is in the files at once, which are whole at any m
 An engine takes turns with PyTorch eager, which renders each map once in a round, and not with the
 other engines. Nothing of the GPU's settings is changed. A folder that has results gets new ones.
 
-    make gpu-report SECONDS=600
-    make gpu-report DEVICE=cpu SECONDS=300 FLAGS="--size 128x64 --ngf 4 --blocks 1"   # a dry run
+    make gpu-report SECONDS=900
+    python benchmarks/experiments/gpu_report.py --device cpu --size 128x64 --ngf 4 --blocks 1
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ import shutil
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -65,7 +65,9 @@ from sceneloom_serving.bundled_server import find_bundled_server
 from sceneloom_serving.engines import ENGINES
 
 TRANSPORTS: tuple[TransportName, ...] = ("grpc", "grpc-shm", "http")
-IN_FLIGHT = (1, 2, 4, 8)
+IN_FLIGHT = (1, 2, 8)
+BUILT = (PLAN_FILE, PACKAGE_FILE)
+"""Files that are built on this machine before an engine is measured."""
 LEAST_SECONDS = 3.0
 """A part does not begin with less time left."""
 END_SECONDS = 2.0
@@ -77,7 +79,7 @@ END_SECONDS = 2.0
 class GpuReportSettings:
     """Time, network and engines."""
 
-    seconds: Annotated[float, Interval(ge=10, le=86_400)] = 600.0
+    seconds: Annotated[float, Interval(ge=10, le=86_400)] = 900.0
     """Duration of the whole, its own start not counted."""
     device: Device = "cuda"
     """cpu is a dry run without a GPU."""
@@ -107,18 +109,19 @@ class OutOfTimeError(Exception):
 
 @contextlib.contextmanager
 def time_limit(seconds: float) -> Iterator[None]:
-    """Raise OutOfTimeError in the main thread after some seconds."""
+    """Raise OutOfTimeError in the main thread, which this must be, after some seconds."""
 
     def stop(*_: object) -> None:
         raise OutOfTimeError
 
     before = signal.signal(signal.SIGALRM, stop)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
+    others = signal.setitimer(signal.ITIMER_REAL, seconds)
     try:
         yield
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
+        signal.setitimer(signal.ITIMER_REAL, *others)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -184,24 +187,32 @@ class GpuReport:
     def _plan(self) -> Iterator[Part]:
         """Parts in the order of their worth. The first one's result decides on those after it."""
         first, *others = self.settings.batch
-        yield Part(name=EAGER, share=0.3, work=self.prepare)
-        exported = False
-        for name in self._names:
-            if engine_candidates.needs_bundle(name) and not exported:
-                exported = True
-                yield Part(name="export", share=0.4, work=self.export)
-            work = functools.partial(self.measure_engine, name, (first,))
-            yield Part(name=name, share=0.3, work=work)
+
+        def rows(names: Iterable[str], batches: Sequence[int], title: str = "") -> Iterator[Part]:
+            for name in names:
+                work = functools.partial(self.measure_engine, name, batches)
+                yield Part(name=name + title, share=0.3, work=work)
+
+        yield Part(name=EAGER, share=0.5, work=self.prepare)
+        names, needs_bundle = self._names, engine_candidates.needs_bundle
+        on_gpu = self.settings.device == "cuda"
+        half = [name for name in names if on_gpu and name.endswith("fp16")]
+        yield from rows((name for name in half if not needs_bundle(name)), (first,))
+        if any(map(needs_bundle, names)):
+            yield Part(name="export", share=0.4, work=self.export)
+        yield from rows(filter(needs_bundle, half), (first,))
         if self.settings.tests:
             yield Part(name="tests", share=0.3, work=self.test)
         for name, case in training_cases(self.settings).items():
-            work = functools.partial(self.train, name, case)
-            yield Part(name=f"training, {name}", share=0.1, work=work)
-        yield Part(name="server", share=0.2, work=self.serve)
-        for name in (EAGER, *self._names) if others else ():
-            if file_of(name) != PACKAGE_FILE:  # it takes single pictures
-                work = functools.partial(self.measure_engine, name, others)
-                yield Part(name=f"{name}, larger batches", share=0.3, work=work)
+            train = functools.partial(self.train, name, case)
+            yield Part(name=f"training, {name}", share=0.1, work=train)
+        yield Part(name="server", share=0.25, work=self.serve)
+        slow = [name for name in names if "compiled" in name or file_of(name) in BUILT]
+        yield from rows((name for name in names if name not in (*half, *slow)), (first,))
+        yield from rows((name for name in slow if name not in half), (first,))
+        if others:  # a package takes single pictures
+            many = (name for name in (EAGER, *names) if file_of(name) != PACKAGE_FILE)
+            yield from rows(many, others, ", larger batches")
 
     def _run_part(self, part: Part, left: float) -> None:
         start, why = time.monotonic(), ""
@@ -243,9 +254,7 @@ class GpuReport:
             device=settings.device, case=case, maps=maps, bundle=None, candidates=()
         )
         names, self.cannot = engine_candidates.choose(settings.engines, settings.device)
-        names = [n for n in names if n != EAGER and (n != "tensorrt-fp8" or settings.engines)]
-        half = [n for n in names if n.endswith(("fp16", "fp16-compiled"))]
-        self._names = [*half, *(n for n in names if n not in half)]
+        self._names = [n for n in names if n != EAGER and (n != "tensorrt-fp8" or settings.engines)]
         self.measure_engine(EAGER, settings.batch[:1])
 
     def export(self) -> None:
@@ -270,7 +279,7 @@ class GpuReport:
         plan or package before.
         """
         prepared = self._known()
-        if file_of(name) in (PLAN_FILE, PACKAGE_FILE) and prepared.bundle is not None:
+        if file_of(name) in BUILT and prepared.bundle is not None:
             with ChildProcess() as builder:
                 build_file(builder, name, prepared.bundle, self.bench.height_width, batches)
             self._hashes = prepared.bundle.file_hashes()
@@ -339,7 +348,7 @@ class GpuReport:
         if bundle is None:
             raise EngineError("there is no bundle to serve")
         with harness.served(harness.ServedSettings(repository=bundle.repository)) as server:
-            for transport, count in itertools.product(TRANSPORTS, IN_FLIGHT):
+            for count, transport in itertools.product(IN_FLIGHT, TRANSPORTS):
                 report = server_command.measure(
                     server_command.ServerBenchSettings(
                         server=harness.ServedSettings(url=server.grpc, http=server.http),
@@ -347,7 +356,7 @@ class GpuReport:
                         transports=(transport,),
                         in_flight=(count,),
                         open=False,
-                        seconds=self.settings.seconds / 150,
+                        seconds=self.settings.seconds / 300,
                     )
                 )
                 before = [] if self.server is None else self.server.measurements
