@@ -71,7 +71,7 @@ render-ceiling: $(INSTALLED)  ## what the client can do at 2048x1024, beside bar
 
 # An environment of its own: .venv has the CPU's build of ONNX Runtime, whose files are those of the GPU's.
 $(GPU_VENV)/.installed: pyproject.toml constraints.txt
-	@command -v nvidia-smi > /dev/null || { echo 'make gpu needs an NVIDIA GPU and its driver: this machine has no nvidia-smi'; exit 1; }
+	@command -v nvidia-smi > /dev/null || { echo 'make gpu and make gpu-report need an NVIDIA GPU and its driver: this machine has no nvidia-smi'; exit 1; }
 	$(CHECK_PYTHON)
 	@echo 'installing SceneLoom, PyTorch, ONNX Runtime and TensorRT for GPUs, and the bundled Triton into $(GPU_VENV), once: 10 GB'
 	$(PYTHON) -m venv $(GPU_VENV)

@@ -184,6 +184,25 @@ def test_the_variant_aoti_is_laid_out_as_two_models(
     config = (served / AOTI_MODEL / "config.pbtxt").read_text("utf-8")
     assert re.findall('default_model_filename: "(.*)"', config) == [package.name]
 
+    # As Docker mounts /tmp by default.
+    (folder := tmp_path / "tmp").mkdir()
+    mounting = f'mount -t tmpfs -o noexec none "{folder}" && TMPDIR="{folder}" exec "{ENTRYPOINT}"'
+    own = ["unshare", "--user", "--map-root-user", "--mount"]
+    if subprocess.run([*own, "true"], capture_output=True, check=False).returncode == 0:
+        done = subprocess.run(
+            [*own, "sh", "-c", mounting],
+            env={**container.environment, **chosen},
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        assert (done.returncode, "tritonserver" in done.stdout) == (1, False)
+        assert done.stderr == (
+            f"{folder}: nothing can be executed from it, and PyTorch loads the package's code from "
+            "there: set SCENELOOM_TMP=exec for docker-compose.yml, or mount it with exec\n"
+        )
+
     package.write_bytes(package.read_bytes()[:-1] + b"?")
     done = container.run(**chosen)
     assert (done.returncode, done.stdout) == (1, "")
