@@ -242,8 +242,6 @@ class GpuReport:
         for folder in ("checkpoint", "bundle", "refused"):
             shutil.rmtree(settings.work / folder, ignore_errors=True)
         with ChildProcess() as child:
-            if settings.device == "cuda" and not child.call(engine_case.sees_gpu):
-                raise EngineError("PyTorch sees no GPU; a dry run is --device cpu")
             checkpoint = child.call(
                 engine_case.random_checkpoint, settings.work, settings.ngf, settings.blocks
             )
@@ -547,7 +545,7 @@ def main(
     out: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None,
     settings: Annotated[GpuReportSettings, tyro.conf.OmitArgPrefixes] = GpuReportSettings(),
 ) -> int:
-    """Measure everything that the seconds allow, and write DIR.
+    """Measure everything that the seconds allow, and write DIR. Raises EngineError without a GPU.
 
     Args:
         out: folder of the results; by default benchmarks/results/gpu-report-HARDWARE-DATE.
@@ -556,6 +554,9 @@ def main(
     results = harness.CHECKOUT / "benchmarks" / "results"
     out = out or results / f"gpu-report-{hardware_name()}-{datetime.date.today()}"
     harness.check_out(out, "engine")
+    with ChildProcess() as child:
+        if settings.device == "cuda" and not child.call(engine_case.sees_gpu):
+            raise EngineError("PyTorch sees no GPU on this machine; a dry run is --device cpu")
     for name in ("engine.json", "server.json", "tests.json", "training.json", "parts.json"):
         (out / name).unlink(missing_ok=True)
     with Environment() as environment:
