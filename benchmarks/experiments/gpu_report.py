@@ -80,13 +80,13 @@ class GpuReportSettings:
     """Time, network and engines."""
 
     seconds: Annotated[float, Interval(ge=10, le=86_400)] = 900.0
-    """Duration of the whole, its own start not counted."""
+    """Limit of the whole run, its own start not counted."""
     device: Device = "cuda"
     """cpu is a dry run without a GPU."""
     size: str = "2048x1024"
     """WIDTHxHEIGHT of the pictures."""
     batch: Annotated[tuple[harness.Batch, ...], MinLen(1)] = (1, 2, 4, 8)
-    """Pictures at once; the first is measured first."""
+    """Pictures at once: the first before everything else, the others at the end."""
     engines: tuple[str, ...] = ()
     """Engines beside PyTorch eager; by default all, FP8 excepted."""
     ngf: Annotated[int, Interval(ge=1, le=1024)] = 32
@@ -94,7 +94,7 @@ class GpuReportSettings:
     blocks: Annotated[int, Interval(ge=1, le=100)] = 9
     """Residual blocks of the global generator; 9 is published."""
     tests: tuple[str, ...] = ()
-    """Files of tests to run those of that need a GPU and do not take minutes."""
+    """Files of tests. Only tests that need a GPU run, without the slow ones."""
     work: Path = Path("build/gpu-report")
     """Folder of the checkpoint and its export, made anew."""
 
@@ -186,7 +186,7 @@ class GpuReport:
 
     def _plan(self) -> Iterator[Part]:
         """Parts in the order of their worth. The first one's result decides on those after it."""
-        first, *others = self.settings.batch
+        first, *others = dict.fromkeys(self.settings.batch)
 
         def rows(names: Iterable[str], batches: Sequence[int], title: str = "") -> Iterator[Part]:
             for name in names:
@@ -545,7 +545,7 @@ def main(
     out: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None,
     settings: Annotated[GpuReportSettings, tyro.conf.OmitArgPrefixes] = GpuReportSettings(),
 ) -> int:
-    """Measure everything that the seconds allow, and write DIR. Raises EngineError without a GPU.
+    """Measure everything that the seconds allow, and write DIR. Ends at once without a GPU.
 
     Args:
         out: folder of the results; by default benchmarks/results/gpu-report-HARDWARE-DATE.
