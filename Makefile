@@ -13,12 +13,14 @@ WORKERS = $(shell $(PYTHON) -c 'import os; print(min(len(os.sched_getaffinity(0)
 TESTS = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder \
   -m "not slow and not gpu and not soak and not demo and not cases"
 GPU_TESTS := tests/export/test_gpu_tensorrt.py tests/export/test_gpu_aoti.py tests/training/test_gpu.py tests/training/test_torch_synthesizer.py
+DEVICE := cuda
+SECONDS := 900
 EVALUATE := tests/training/evaluation/test_evaluate_command.py
 
 # pip compiles none of the packages: most of their modules are never imported, and the others are compiled when they are.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help demo demo-check studio test lint unit cases docs wheel slow soak render-ceiling gpu bench bench-engine bench-check train-speed train-demo table camvid-table styled-model demo-weights demo-evaluation clean
+.PHONY: help demo demo-check studio test lint unit cases docs wheel slow soak render-ceiling gpu gpu-report bench bench-engine bench-check train-speed train-demo table camvid-table styled-model demo-weights demo-evaluation clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## / — /'
@@ -76,17 +78,21 @@ render-ceiling: $(INSTALLED)  ## what the client can do at 2048x1024, beside bar
 
 # An environment of its own: .venv has the CPU's build of ONNX Runtime, whose files are those of the GPU's.
 $(GPU_VENV)/.installed: pyproject.toml constraints.txt
-	@command -v nvidia-smi > /dev/null || { echo 'make gpu needs an NVIDIA GPU and its driver: this machine has no nvidia-smi'; exit 1; }
+	@command -v nvidia-smi > /dev/null || { echo 'make gpu and make gpu-report need an NVIDIA GPU and its driver: this machine has no nvidia-smi'; exit 1; }
 	$(CHECK_PYTHON)
-	@echo 'installing SceneLoom, PyTorch, ONNX Runtime and TensorRT for GPUs into $(GPU_VENV), once: 10 GB'
+	@echo 'installing SceneLoom, PyTorch, ONNX Runtime and TensorRT for GPUs, and the bundled Triton into $(GPU_VENV), once: 10 GB'
 	$(PYTHON) -m venv $(GPU_VENV)
 	$(GPU_VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --upgrade pip
 	$(GPU_VENV)/bin/python -m pip install --disable-pip-version-check --no-compile -c constraints.txt \
-	  -e '.[train,export-gpu,bench,dev]'
+	  -e '.[train,export-gpu,embedded,bench,dev]'
 	touch $@
 
 gpu: $(GPU_VENV)/.installed  ## the tests that need an NVIDIA GPU, in .venv-gpu
 	$(GPU_VENV)/bin/python -m pytest -m gpu $(GPU_TESTS)
+
+# A dry run: make gpu-report DEVICE=cpu SECONDS=300 FLAGS="--size 128x64 --ngf 4 --blocks 1 --engines openvino-fp32 aoti-fp32"
+gpu-report: $(if $(filter cpu,$(DEVICE)),$(INSTALLED),$(GPU_VENV)/.installed)  ## all that only a GPU can show, within SECONDS: benchmarks/results
+	$(<D)/bin/python benchmarks/experiments/gpu_report.py --device $(DEVICE) --seconds $(SECONDS) --tests $(GPU_TESTS) $(FLAGS)
 
 bench: $(INSTALLED)  ## every benchmark on this machine, on its GPU if it has one (about an hour on two cores; resumes): benchmarks/results
 	$(BIN)/sceneloom bench suite

@@ -21,6 +21,19 @@ variant=${SCENELOOM_VARIANT:-tensorrt}
 sceneloom verify "$repository" --variant "$variant"
 [ "$variant" = embedded ] || sceneloom-driver
 
+# PyTorch unpacks a package into a temporary folder and loads its code from there.
+if [ "$variant" = aoti ]; then
+    trial=$(mktemp)
+    echo '#!/bin/sh' > "$trial"
+    chmod u+x "$trial"
+    if ! "$trial" 2> /dev/null; then
+        echo "${TMPDIR:-/tmp}: nothing can be executed from it, and PyTorch loads the package's code from there: set" \
+            "SCENELOOM_TMP=exec for docker-compose.yml, or mount it with exec" >&2
+        exit 1
+    fi
+    rm "$trial"
+fi
+
 # Triton takes every folder of its repository for a model and stops at one that is none, so it sees the models alone. Where
 # Python runs a model, each of its files is linked alone: Triton writes bytecode beside model.py, and would run bytecode
 # that lies there. Engines of Triton's own look for a graph's weights in the folder that the graph lies in.

@@ -163,9 +163,31 @@ def measure(settings: EngineBenchSettings) -> Report:
         rows, failed = take_turns(settings, prepared, child)
         with progress.stage("measure the matrix product and the copy again"):
             after = child.call(measure_peaks, prepared.device)
-    cannot |= failed
+    return engine_report(
+        settings,
+        prepared,
+        rows,
+        cannot=cannot | failed,
+        peaks={"before": before, "after": after},
+        hashes=hashes,
+        environment=environment,
+    )
+
+
+def engine_report(
+    settings: EngineBenchSettings,
+    prepared: Prepared,
+    rows: Sequence[EngineRow],
+    *,
+    cannot: Mapping[str, str],
+    peaks: Mapping[str, Mapping[str, list[float]]],
+    hashes: Mapping[str, str],
+    environment: Environment,
+) -> Report:
+    """The report of the rows. `peaks` are results of `measure_peaks` by their moment."""
     case, bundle = prepared.case, prepared.bundle
-    peaks = {n: max(median_peaks(found)[n] for found in (before, after)) for n in before}
+    medians = list(map(median_peaks, peaks.values()))
+    best = {name: max(found[name] for found in medians) for name in medians[0]}
     height, width = settings.height_width
     where = "a GPU" if prepared.device == "cuda" else "the CPU"
     return Report(
@@ -184,17 +206,16 @@ def measure(settings: EngineBenchSettings) -> Report:
         settings=flags_of(settings),
         environment=environment.to_json(),
         measurements=[
-            *(engine_measurement(row, case.gflop, peaks) for row in rows),
-            *peak_measurements(before, "before"),
-            *peak_measurements(after, "after"),
+            *(engine_measurement(row, case.gflop, best) for row in rows),
+            *(m for when, found in peaks.items() for m in peak_measurements(found, when)),
         ],
         baseline=EAGER,
         marks=environment.marks(),
         extra={
             "operations": MODEL_FLOP,
             "not_measured": "; ".join(f"{name}: {why}" for name, why in cannot.items()),
-            "cannot_run": cannot,
-            "engine_files_sha256": hashes,
+            "cannot_run": dict(cannot),
+            "engine_files_sha256": dict(hashes),
             "architecture": case.architecture,
         },
     )
@@ -257,20 +278,9 @@ def build_engines(
     """
     cannot = {}
     for name in names:
-        engine = ENGINES[name]
-        with progress.stage(f"build {engine.file}"), ChildProcess() as builder:
+        with ChildProcess() as builder:
             try:
-                if engine.file == PLAN_FILE:
-                    builder.call(
-                        engine_case.build_plan,
-                        bundle.version,
-                        size,
-                        batches,
-                        precision="fp8" if engine.precision == "fp8" else "fp16",
-                    )
-                else:
-                    half = engine.precision == "fp16"
-                    builder.call(engine_case.build_package, bundle.version, size, half=half)
+                build_file(builder, name, bundle, size, batches)
             except SceneLoomError as error:
                 cannot[name] = str(error)
                 continue
@@ -279,6 +289,24 @@ def build_engines(
             except SceneLoomError as error:
                 progress.say(f"{bundle.engine} serves, as before: {error}")
     return bundle, cannot
+
+
+def build_file(
+    builder: ChildProcess,
+    name: str,
+    bundle: engine_case.Bundle,
+    size: tuple[int, int],
+    batches: Sequence[int],
+) -> None:
+    """Build the plan or the package of an engine at (height, width)."""
+    engine = ENGINES[name]
+    with progress.stage(f"build {engine.file} for {name}"):
+        if engine.file == PLAN_FILE:
+            precision: Literal["fp16", "fp8"] = "fp8" if engine.precision == "fp8" else "fp16"
+            builder.call(engine_case.build_plan, bundle.version, size, batches, precision=precision)
+        else:
+            half = engine.precision == "fp16"
+            builder.call(engine_case.build_package, bundle.version, size, half=half)
 
 
 def take_turns(
@@ -380,7 +408,7 @@ def engine_measurement(row: EngineRow, gflop: float, peaks: Mapping[str, float])
         row: the row.
         gflop: 10^9 operations of a picture.
         peaks: FLOP per second of ``matrix product float32`` and, on a GPU, ``float16``: the peak of
-            fp16; float32 is that of all other precisions.
+            fp16 there; float32 is that of all other precisions.
     """
     taken, marks = row.timings, list(row.marks)
     figures = statistics.latency_figures(taken.seconds)
@@ -398,7 +426,8 @@ def engine_measurement(row: EngineRow, gflop: float, peaks: Mapping[str, float])
         )
     if any(taken.device_seconds):
         figures["device"] = statistics.latency_figures(taken.device_seconds)["p50"]
-    p50, peak = figures["p50"], peaks[f"{PRODUCT} float{'16' if row.precision == 'fp16' else '32'}"]
+    own = f"{PRODUCT} float16" if row.precision == "fp16" else f"{PRODUCT} float32"
+    p50, peak = figures["p50"], peaks.get(own, peaks[f"{PRODUCT} float32"])
     work = row.batch * gflop
     scales: list[tuple[str, Unit, float]] = [
         ("tflops", "TFLOP/s", work),  # GFLOP in a millisecond are TFLOP in a second
@@ -419,7 +448,7 @@ def engine_measurement(row: EngineRow, gflop: float, peaks: Mapping[str, float])
         for key, mib in row.memory_mib.items()
         if mib > 0
     }
-    if row.precision in ("bf16", "int8", "fp8"):
+    if row.precision in ("bf16", "int8", "fp8") or own not in peaks:
         marks.append("its share of the measured peak is of the float32 product's")
     if row.parity is not None and not any(mark.startswith(NEVER_SERVED) for mark in row.marks):
         try:

@@ -5,6 +5,7 @@ was called, then in front of the one that nvidia-pytriton carries.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import os
 import re
@@ -27,7 +28,9 @@ from sceneloom import TritonSynthesizer
 from sceneloom.files import new_prefix
 from sceneloom.triton.client import connect
 from sceneloom_export.bundle import Exported
+from sceneloom_serving.bundle import AOTI_CONFIG, AOTI_MODEL, VERSION
 from sceneloom_serving.bundled_server import find_bundled_server, remove
+from sceneloom_serving.plan_record import read_record, write_record
 
 ENTRYPOINT = CHECKOUT / "deploy" / "entrypoint.sh"
 ENGINE = CHECKOUT / "deploy" / "engine.sh"
@@ -149,6 +152,61 @@ def test_the_encoded_path_is_served_if_it_is_asked_for(
         f"{older}/synthesis_decode: missing; an older version exported it (export again), or its "
         "model takes pictures, which have no encoded path\n"
     )
+
+
+def test_the_variant_aoti_is_laid_out_as_two_models(
+    container: Container, compiled: Path, tmp_path: Path
+) -> None:
+    """The ensemble under the usual name, and the model of Triton's PyTorch backend beside it, which
+    find the verified files of one folder. Triton reads configs/aoti.pbtxt where there is one.
+    """
+    repository = shutil.copytree(compiled, tmp_path / "repository")
+    package = repository / VERSION / "model.pt2"
+    record = read_record(package)
+    card = dataclasses.replace(record.machine, gpu="a GPU", compute_capability="9.0")
+    write_record(package, dataclasses.replace(record, machine=card))
+    chosen = {"SCENELOOM_REPOSITORY": str(repository), "SCENELOOM_VARIANT": "aoti"}
+    done = container.run(script=ENGINE, **chosen)
+    assert (done.returncode, done.stdout) == (0, "the variant aoti loads no plan\n"), done.stderr
+    done = container.run(**chosen)
+    assert done.returncode == 0, done.stderr
+    assert "--model-config-name=aoti" in done.stdout.splitlines()
+    [served] = map(Path, re.findall("--model-repository=(.*)", done.stdout))
+    assert sorted(path.name for path in served.iterdir()) == ["synthesis", AOTI_MODEL]
+    source = repository / "synthesis"
+    assert laid_out(served / "synthesis") == exported_files(source)
+    behind = laid_out(served / AOTI_MODEL)
+    assert behind.pop("config.pbtxt") == repository / AOTI_CONFIG
+    assert behind == {f"1/{path.name}": path for path in (source / "1").iterdir()}
+    # What the ensemble calls, and what the model behind it loads, are in their places.
+    ensemble = (served / "synthesis" / "configs" / "aoti.pbtxt").read_text("utf-8")
+    assert re.findall('model_name: "(.*)"', ensemble) == [AOTI_MODEL]
+    config = (served / AOTI_MODEL / "config.pbtxt").read_text("utf-8")
+    assert re.findall('default_model_filename: "(.*)"', config) == [package.name]
+
+    # As Docker mounts /tmp by default.
+    (folder := tmp_path / "tmp").mkdir()
+    mounting = f'mount -t tmpfs -o noexec none "{folder}" && TMPDIR="{folder}" exec "{ENTRYPOINT}"'
+    own = ["unshare", "--user", "--map-root-user", "--mount"]
+    if subprocess.run([*own, "true"], capture_output=True, check=False).returncode == 0:
+        done = subprocess.run(
+            [*own, "sh", "-c", mounting],
+            env={**container.environment, **chosen},
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        assert (done.returncode, "tritonserver" in done.stdout) == (1, False)
+        assert done.stderr == (
+            f"{folder}: nothing can be executed from it, and PyTorch loads the package's code from "
+            "there: set SCENELOOM_TMP=exec for docker-compose.yml, or mount it with exec\n"
+        )
+
+    package.write_bytes(package.read_bytes()[:-1] + b"?")
+    done = container.run(**chosen)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "is not the plan of model.pt2.json" in done.stderr
 
 
 def test_apis_are_closed_with_a_secret_that_is_new_each_time(container: Container) -> None:

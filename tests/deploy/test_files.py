@@ -133,6 +133,12 @@ def test_the_plan_is_built_by_the_image_that_serves_it() -> None:
         assert device == {"driver": "nvidia", "count": 1, "capabilities": ["gpu"]}
 
 
+def test_only_a_package_may_be_loaded_from_the_servers_tmp() -> None:
+    services = yaml.safe_load((CHECKOUT / "docker-compose.yml").read_text())["services"]
+    assert services["triton"]["tmpfs"] == ["/tmp:${SCENELOOM_TMP:-noexec}"]
+    assert services["engine"]["tmpfs"] == ["/tmp:exec"]  # TensorRT's own generated code
+
+
 def test_the_cpu_host_needs_no_gpu_and_no_engine() -> None:
     services = compose("docker-compose.cpu.yml")["services"]
     assert services.keys() == {"triton"}

@@ -129,11 +129,15 @@ def test_make_gpu_installs_everything_for_the_gpu_and_one_onnx_runtime() -> None
     assert "onnxruntime" in packages([f"sceneloom[{cpu}]"], set())  # the walk sees it
 
 
-def test_make_gpu_runs_every_test_of_the_gpu(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("target", "program"),
+    [("gpu", "-m pytest -m gpu"), ("gpu-report", "benchmarks/experiments/gpu_report.py")],
+)
+def test_make_gpu_runs_every_test_of_the_gpu(target: str, program: str) -> None:
     done = subprocess.run(
-        ["make", "--dry-run", "gpu"], cwd=CHECKOUT, capture_output=True, text=True, check=True
+        ["make", "--dry-run", target], cwd=CHECKOUT, capture_output=True, text=True, check=True
     )
-    assert ".venv-gpu/bin/python -m pytest -m gpu" in done.stdout
+    assert f".venv-gpu/bin/python {program}" in done.stdout
     assert re.search(r"(?<!-gpu)/\.?venv/", done.stdout) is None
     named = set(re.findall(r"tests/\S+\.py", done.stdout))
     marked = {
@@ -144,7 +148,8 @@ def test_make_gpu_runs_every_test_of_the_gpu(tmp_path: Path) -> None:
     assert named == marked
 
 
-def test_make_gpu_without_a_gpu_installs_nothing(tmp_path: Path) -> None:
+@pytest.mark.parametrize("target", ["gpu", "gpu-report"])
+def test_make_gpu_without_a_gpu_installs_nothing(tmp_path: Path, target: str) -> None:
     for name in ("Makefile", "pyproject.toml", "constraints.txt"):
         (tmp_path / name).write_text((CHECKOUT / name).read_text())
     tools = tmp_path / "bin"
@@ -154,7 +159,7 @@ def test_make_gpu_without_a_gpu_installs_nothing(tmp_path: Path) -> None:
             next(p for d in os.defpath.split(":") if (p := Path(d, tool)).exists())
         )
     done = subprocess.run(
-        ["make", "gpu"],
+        ["make", target],
         cwd=tmp_path,
         env={"PATH": str(tools)},
         capture_output=True,
@@ -163,8 +168,9 @@ def test_make_gpu_without_a_gpu_installs_nothing(tmp_path: Path) -> None:
         check=False,
     )
     assert done.returncode == 2
-    assert (
-        "make gpu needs an NVIDIA GPU and its driver: this machine has no nvidia-smi" in done.stdout
+    assert done.stdout == (
+        "make gpu and make gpu-report need an NVIDIA GPU and its driver: this machine has no "
+        "nvidia-smi\n"
     )
     assert not (tmp_path / ".venv-gpu").exists()
 

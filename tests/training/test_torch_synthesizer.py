@@ -25,6 +25,7 @@ from sceneloom_training.networks.generator import InstanceNorm, ReflectionPad, i
 from sceneloom_training.torch_synthesizer import TorchSynthesizer
 
 CONTRACT = Contract(schema=load_schema("cityscapes"), boundaries=True, size_multiple=8)
+needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="PyTorch sees no GPU")
 
 
 @pytest.fixture
@@ -131,6 +132,7 @@ def test_gpu_that_is_not_there_is_refused_in_a_sentence(generator: Generator) ->
 
 
 @pytest.mark.gpu
+@needs_gpu
 @pytest.mark.parametrize("precision", ["fp16", "bf16"])
 def test_gpu_is_within_the_limits(
     generator: Generator, maps: list[Request], precision: str
@@ -140,6 +142,7 @@ def test_gpu_is_within_the_limits(
 
 
 @pytest.mark.gpu
+@needs_gpu
 def test_a_graph_gives_eager_pictures_of_every_size_and_says_its_time(
     generator: Generator, maps: list[Request]
 ) -> None:

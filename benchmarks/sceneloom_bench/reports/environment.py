@@ -42,14 +42,18 @@ class Environment:
         self._busy = psutil.cpu_percent(interval=1) / 100
         self._before = _moment() | {"load_average": self._machine.pop("load_average")}
         self._start = time.monotonic()
+        self._end: tuple[dict[str, Any], float] | None = None
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._after = _moment()
-        self._seconds = time.monotonic() - self._start
+        self._end = self._now()
+
+    def _now(self) -> tuple[dict[str, Any], float]:
+        return _moment(), time.monotonic() - self._start
 
     def to_json(self) -> dict[str, Any]:
-        """`Report.environment`."""
+        """`Report.environment`, so far or of the whole run."""
+        after, seconds = self._end or self._now()
         versions = dict(self._machine["versions"])
         for name in _PACKAGES:
             try:
@@ -63,8 +67,8 @@ class Environment:
             "governor": _GOVERNOR.read_text().strip() if _GOVERNOR.is_file() else None,
             "busy_before": round(self._busy, 3),
             "before": self._before,
-            "after": self._after,
-            "seconds": round(self._seconds, 1),
+            "after": after,
+            "seconds": round(seconds, 1),
         }
 
     def marks(self) -> list[str]:

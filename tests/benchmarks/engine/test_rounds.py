@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pytest
@@ -105,6 +105,7 @@ def measured(
     precision: Precision = "fp32",
     marks: Sequence[str] = (),
     known: bool = True,
+    peaks: Mapping[str, float] = PEAKS,
 ) -> Measurement:
     runners = {"torch-fp32": baseline, runner.name: runner}
     taken, _ = run_rounds(runners, 4, batch=batch, rounds=6, turn=2)
@@ -121,7 +122,7 @@ def measured(
         how="a fake",
         marks=marks,
     )
-    return engine_measurement(row, 1000.0, PEAKS)
+    return engine_measurement(row, 1000.0, peaks)
 
 
 def test_ratios_are_taken_within_rounds() -> None:
@@ -157,6 +158,15 @@ def test_shares_of_the_peak_are_of_the_models_operations() -> None:
         FakeRunner("x", 0.1, []), FakeRunner("torch-fp32", 1.0, []), batch=2, precision="fp16"
     )
     assert half.figures["peak_share"].value == pytest.approx(0.05)
+    on_cpu = measured(
+        FakeRunner("x", 0.1, []),
+        FakeRunner("torch-fp32", 1.0, []),
+        batch=2,
+        precision="fp16",
+        peaks={"matrix product float32": PEAKS["matrix product float32"]},
+    )
+    assert on_cpu.figures["peak_share"].value == pytest.approx(0.5)
+    assert "its share of the measured peak is of the float32 product's" in on_cpu.marks
 
 
 def test_what_is_outside_its_limits_is_marked() -> None:

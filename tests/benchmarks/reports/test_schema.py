@@ -14,6 +14,7 @@ from bench_reports import GPU, all_reports, engine_report, report_of
 from sceneloom.errors import InputError
 from sceneloom_bench.reports import report as report_module
 from sceneloom_bench.reports.environment import Environment
+from sceneloom_bench.reports.page import read_reports
 from sceneloom_bench.reports.report import MAX_BYTES, Report, read_report, write_report
 
 
@@ -130,5 +131,9 @@ def test_a_file_of_another_kind_is_refused(tmp_path: Path, content: bytes, says:
 
 def test_committed_reports_are_whole() -> None:
     results = Path(__file__).parents[3] / "benchmarks" / "results"
-    found = [read_report(path) for path in results.glob("*/*.json")]
-    assert len(found) > 5
+    read = [read_reports(folder) for folder in results.iterdir()]
+    assert sum(len(reports) for reports, _ in read) > 5
+    # Of make gpu-report.
+    assert {path.name for _, others in read for path in others} <= {
+        *("parts.json", "tests.json", "training.json")
+    }
