@@ -31,6 +31,8 @@ from sceneloom.validation import checked
 from sceneloom.version import __version__
 from sceneloom_gateway.exchange import Exchange, Metrics, note_problem
 from sceneloom_gateway.inputs import MEDIA, choose_format, read_upload
+from sceneloom_gateway.job_routes import add_job_routes
+from sceneloom_gateway.jobs import Jobs
 from sceneloom_gateway.keys import Keys
 from sceneloom_gateway.problems import MEDIA_TYPE, Problem, problem_of
 from sceneloom_gateway.tritons import Tritons
@@ -111,6 +113,7 @@ def build_app(
     limits: RequestLimits | None = None,
     keys: Keys | None = None,
     keys_on_loopback: bool = False,
+    jobs: Jobs | None = None,
 ) -> ASGIApp:
     """The whole application. Without `keys` every request is admitted; with them, those that come
     from this machine are, too, unless `keys_on_loopback`.
@@ -123,7 +126,11 @@ def build_app(
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         await tritons.open()
         try:
-            yield
+            async with contextlib.AsyncExitStack() as opened:
+                if jobs is not None:
+                    opened.push_async_callback(jobs.close)
+                    await jobs.open()
+                yield
         finally:
             await tritons.close()
             threads.shutdown(cancel_futures=True)
@@ -159,6 +166,8 @@ def build_app(
                 kind="GatewayFull",
                 retry_after=1,
             )
+        if jobs is not None:
+            jobs.give_way()
         waiting += 1
         try:
             format = choose_format(request.headers.get("accept", ""))
@@ -177,9 +186,19 @@ def build_app(
         return Response(data, media_type=MEDIA[format], headers={"Vary": "Accept"})
 
     _add_status_routes(app, tritons, metrics, limits, by_key)
+    uploads = {}
+    if jobs is not None:
+        add_job_routes(app, jobs, metrics, by_key)
+        uploads["/v1/jobs"] = (jobs.settings.bytes, jobs.settings.upload_seconds)
     for kind in (Problem, errors.SceneLoomError, HTTPException, RequestValidationError):
         app.add_exception_handler(kind, _on_error)
-    return Exchange(app, metrics, most_bytes=limits.max_bytes, body_seconds=limits.body_seconds)
+    return Exchange(
+        app,
+        metrics,
+        most_bytes=limits.max_bytes,
+        body_seconds=limits.body_seconds,
+        uploads=uploads,
+    )
 
 
 def _key_of(request: HttpRequest) -> str:

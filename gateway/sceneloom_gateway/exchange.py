@@ -14,7 +14,7 @@ import secrets
 import sys
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
@@ -79,11 +79,20 @@ class Exchange:
     """The outermost layer of the application."""
 
     def __init__(
-        self, app: ASGIApp, metrics: Metrics, *, most_bytes: int, body_seconds: float
+        self,
+        app: ASGIApp,
+        metrics: Metrics,
+        *,
+        most_bytes: int,
+        body_seconds: float,
+        uploads: Mapping[str, tuple[int, float]] | None = None,
     ) -> None:
-        """Wrap `app`; a body has at most `most_bytes` and arrives within `body_seconds`."""
+        """Wrap `app`; a body has at most `most_bytes` and arrives within `body_seconds`; those
+        posted to the paths of `uploads` have limits of their own.
+        """
         self._app, self._metrics = app, metrics
         self._most_bytes, self._body_seconds = most_bytes, body_seconds
+        self._uploads = uploads or {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request; see `starlette.types.ASGIApp`."""
@@ -94,7 +103,10 @@ class Exchange:
         given = headers.get(REQUEST_ID.encode(), b"")
         request_id = given.decode() if _GIVEN_ID.fullmatch(given) else secrets.token_hex(8)
         scope.setdefault("state", {})["request_id"] = request_id
-        deadline = started + self._body_seconds
+        most_bytes, body_seconds = self._most_bytes, self._body_seconds
+        if scope["method"] == "POST":
+            most_bytes, body_seconds = self._uploads.get(scope["path"], (most_bytes, body_seconds))
+        deadline = started + body_seconds
         seen: dict[str, Any] = {
             "status": 0,
             "received": 0,
@@ -109,13 +121,11 @@ class Exchange:
             try:
                 message = await asyncio.wait_for(receive(), max(left, 0.001))
             except asyncio.TimeoutError:
-                raise Problem(
-                    408, f"the body has not arrived within {self._body_seconds:g} s"
-                ) from None
+                raise Problem(408, f"the body has not arrived within {body_seconds:g} s") from None
             seen["received"] += len(message.get("body", b""))
             seen["whole"] = not message.get("more_body", False)
-            if seen["received"] > self._most_bytes:
-                raise self._too_large()
+            if seen["received"] > most_bytes:
+                raise _too_large(most_bytes)
             return message
 
         async def noted(message: Message) -> None:
@@ -139,8 +149,8 @@ class Exchange:
 
         with self._metrics.in_flight.track_inprogress():
             try:
-                if not seen["whole"] and _announced(headers) > self._most_bytes:
-                    raise self._too_large()
+                if not seen["whole"] and _announced(headers) > most_bytes:
+                    raise _too_large(most_bytes)
                 await self._app(scope, limited, noted)
             except Problem as problem:
                 await self._answer(problem, scope, limited, noted)
@@ -154,9 +164,6 @@ class Exchange:
     async def _answer(self, problem: Problem, scope: Scope, receive: Receive, send: Send) -> None:
         note_problem(scope, problem)
         await problem.response(scope["state"]["request_id"])(scope, receive, send)
-
-    def _too_large(self) -> Problem:
-        return Problem(413, f"the body is larger than {self._most_bytes:,} bytes")
 
     def _note(self, scope: Scope, seen: dict[str, Any], seconds: float) -> None:
         """Write the line of the log, and count."""
@@ -190,6 +197,10 @@ def note_problem(scope: Scope, problem: Problem) -> None:
     """Keep a problem for the log and the metrics."""
     state = scope["state"]
     state["problem"], state["detail"] = problem.kind or str(problem.status), problem.detail
+
+
+def _too_large(most_bytes: int) -> Problem:
+    return Problem(413, f"the body is larger than {most_bytes:,} bytes")
 
 
 def _has_body(headers: dict[bytes, bytes]) -> bool:

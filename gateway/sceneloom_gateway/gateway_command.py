@@ -19,6 +19,8 @@ require(
 )
 
 from sceneloom_gateway.app import RequestLimits, build_app  # noqa: E402
+from sceneloom_gateway.job_routes import read_options  # noqa: E402
+from sceneloom_gateway.jobs import Jobs, JobSettings  # noqa: E402
 from sceneloom_gateway.keys import Keys  # noqa: E402
 from sceneloom_gateway.server import ServerSettings, listen_address, open_socket, serve  # noqa: E402
 from sceneloom_gateway.tritons import Tritons  # noqa: E402
@@ -35,6 +37,7 @@ def main(
     mix_precisions: bool = False,
     settings: Annotated[ServerSettings, arg(name="server"), OmitArgPrefixes] = ServerSettings(),  # noqa: B008 - frozen
     limits: Annotated[RequestLimits, OmitArgPrefixes] = RequestLimits(),  # noqa: B008 - frozen
+    jobs: Annotated[JobSettings, arg(name="jobs")] = JobSettings(),  # noqa: B008 - frozen
     timeouts: Annotated[Timeouts, arg(name="timeouts")] = Timeouts(),  # noqa: B008 - frozen
 ) -> int:
     """Serve label maps to pictures over HTTP or HTTPS, in front of Triton servers.
@@ -54,6 +57,7 @@ def main(
         mix_precisions: let servers of different precision work together.
         settings: connections.
         limits: of requests.
+        jobs: many maps at once.
         timeouts: of requests to Triton.
     """
     host, port = listen_address(listen)
@@ -67,7 +71,12 @@ def main(
         raise InputError("--keys-on-loopback wants --keys FILE")
     known = None if keys is None else Keys(keys)
     tritons = Tritons(triton, model=model, timeouts=timeouts, mix_precisions=mix_precisions)
-    app = build_app(tritons, limits=limits, keys=known, keys_on_loopback=keys_on_loopback)
+    working = None
+    if jobs.folder is not None:
+        working = Jobs(tritons, jobs, read_options, limits.max_pixels)
+    app = build_app(
+        tritons, limits=limits, keys=known, keys_on_loopback=keys_on_loopback, jobs=working
+    )
     with open_socket(host, port) as listening:
         host, port = listening.getsockname()[:2]
         scheme = "https" if settings.tls_cert else "http"
@@ -76,7 +85,11 @@ def main(
         def ready() -> None:
             print(f"ready {scheme}://{shown}:{port}", flush=True)
 
-        started = serve(app, listening, settings, ready)
+        def closing() -> None:
+            if working is not None:
+                working.end_streams()
+
+        started = serve(app, listening, settings, ready, closing)
     if not started:
         print(f"sceneloom gateway: {printable('it could not start')}", file=sys.stderr)
         return 1

@@ -10,6 +10,7 @@ import asyncio
 import dataclasses
 import signal
 import socket
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -64,9 +65,16 @@ def open_socket(host: str, port: int) -> socket.socket:
         raise InputError(f"{host}:{port}: cannot be listened at ({reason})") from None
 
 
-def serve(app: ASGIApp, listening: socket.socket, settings: ServerSettings, ready: Any) -> bool:
+def serve(
+    app: ASGIApp,
+    listening: socket.socket,
+    settings: ServerSettings,
+    ready: Any,
+    closing: Callable[[], None] = lambda: None,
+) -> bool:
     """Serve until SIGTERM or SIGINT, and finish the requests in work; call `ready` once it
-    answers. Returns whether the application started. Raises InputError for a wrong certificate.
+    answers, and `closing` before it waits for these requests. Returns whether the application
+    started. Raises InputError for a wrong certificate.
     """
     config = uvicorn.Config(
         app,
@@ -88,7 +96,7 @@ def serve(app: ASGIApp, listening: socket.socket, settings: ServerSettings, read
     except OSError as error:  # ssl.SSLError is one
         names = f"{settings.tls_cert} and {settings.tls_key}"
         raise InputError(f"{names}: no certificate with its key ({error})") from None
-    server = _Server(config, ready)
+    server = _Server(config, ready, closing)
     # uvicorn raises a signal again after the drain: by then it is done with.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: None)
@@ -97,14 +105,18 @@ def serve(app: ASGIApp, listening: socket.socket, settings: ServerSettings, read
 
 
 class _Server(uvicorn.Server):
-    def __init__(self, config: uvicorn.Config, ready: Any) -> None:
+    def __init__(self, config: uvicorn.Config, ready: Any, closing: Callable[[], None]) -> None:
         super().__init__(config)
-        self._ready = ready
+        self._ready, self._closing = ready, closing
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets=sockets)
         if self.started:
             self._ready()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self._closing()
+        await super().shutdown(sockets=sockets)
 
 
 def _timed_protocol(seconds: float) -> type[asyncio.Protocol]:
