@@ -102,6 +102,12 @@ _BODY: dict[str, Any] = {
 _PICTURE: dict[int | str, dict[str, Any]] = {
     200: {
         "description": "The picture.",
+        "headers": {
+            "SceneLoom-Bundle": {
+                "description": "Hash of the bundle that made the picture, as /v1/model has it.",
+                "schema": {"type": "string"},
+            }
+        },
         "content": {media: {"schema": _FILE} for media in MEDIA.values()},
     }
 }
@@ -115,8 +121,8 @@ def build_app(
     keys_on_loopback: bool = False,
     jobs: Jobs | None = None,
 ) -> ASGIApp:
-    """The whole application. Without `keys` every request is admitted; with them, those that come
-    from this machine are, too, unless `keys_on_loopback`.
+    """The whole application, for opened `tritons`, which it closes. Without `keys` every request is
+    admitted; with them, those that come from this machine are, too, unless `keys_on_loopback`.
     """
     limits, metrics = limits or RequestLimits(), Metrics()
     threads = ThreadPoolExecutor(os.cpu_count() or 1, "sceneloom-gateway")
@@ -124,16 +130,11 @@ def build_app(
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        await tritons.open()
-        try:
-            async with contextlib.AsyncExitStack() as opened:
-                if jobs is not None:
-                    opened.push_async_callback(jobs.close)
-                    await jobs.open()
-                yield
-        finally:
-            await tritons.close()
-            threads.shutdown(cancel_futures=True)
+        yield
+        if jobs is not None:
+            await jobs.close()
+        await tritons.close()
+        threads.shutdown(cancel_futures=True)
 
     async def in_thread(work: Callable[..., T], *arguments: Any) -> T:
         return await asyncio.get_running_loop().run_in_executor(threads, work, *arguments)
@@ -173,9 +174,11 @@ def build_app(
             format = choose_format(request.headers.get("accept", ""))
             upload = await read_upload(request)
             quality = upload.quality
-            prepared = await in_thread(upload.request, tritons.contract, limits.max_pixels)
-            image, server = await tritons.picture(prepared)
-            request.state.server = server
+            with tritons.using() as served:
+                contract = served.contract
+                prepared = await in_thread(upload.request, contract, limits.max_pixels)
+                image, request.state.server = await served.picture(prepared)
+            request.state.bundle = contract.bundle_hash
 
             def encode() -> bytes:
                 return encode_picture(image, format, quality=quality)
@@ -183,7 +186,10 @@ def build_app(
             data = await in_thread(encode)
         finally:
             waiting -= 1
-        return Response(data, media_type=MEDIA[format], headers={"Vary": "Accept"})
+        headers = {"Vary": "Accept"}
+        if contract.bundle_hash:
+            headers["SceneLoom-Bundle"] = contract.bundle_hash
+        return Response(data, media_type=MEDIA[format], headers=headers)
 
     _add_status_routes(app, tritons, metrics, limits, by_key)
     uploads = {}

@@ -28,6 +28,7 @@ _BUCKETS = (
     *(0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5),
     *(1.0, 2.0, 5.0, 10.0, 20.0, 30.0, 60.0),
 )
+_NOTED = ("problem", "server", "bundle", "detail")
 _QUIET = ("/healthz", "/readyz", "/metrics")
 _HEADERS = [
     (b"cache-control", b"no-store"),
@@ -188,7 +189,7 @@ class Exchange:
             "milliseconds": round(1000 * seconds, 1),
             "received": seen["received"],
             "sent": seen["sent"],
-            **{name: state[name] for name in ("problem", "server", "detail") if state.get(name)},
+            **{name: state[name] for name in _NOTED if state.get(name)},
         }
         print(json.dumps(line), file=sys.stderr, flush=True)
 

@@ -10,7 +10,6 @@ from tyro.conf import OmitArgPrefixes, arg
 
 from sceneloom.contract import MODEL_NAME
 from sceneloom.errors import InputError, require
-from sceneloom.text import printable
 from sceneloom.triton.grpc_transport import is_loopback
 from sceneloom.triton.transport import Timeouts
 
@@ -23,12 +22,13 @@ from sceneloom_gateway.job_routes import read_options  # noqa: E402
 from sceneloom_gateway.jobs import Jobs, JobSettings  # noqa: E402
 from sceneloom_gateway.keys import Keys  # noqa: E402
 from sceneloom_gateway.server import ServerSettings, listen_address, open_socket, serve  # noqa: E402
-from sceneloom_gateway.tritons import Tritons  # noqa: E402
+from sceneloom_gateway.tritons import Tritons, read_addresses  # noqa: E402
 
 
 def main(
     *,
-    triton: tuple[str, ...] = ("127.0.0.1:8001",),
+    triton: tuple[str, ...] = (),
+    triton_file: Annotated[Path | None, arg(metavar="FILE")] = None,
     listen: Annotated[str, arg(metavar="HOST:PORT")] = "127.0.0.1:8080",
     model: str = MODEL_NAME,
     keys: Annotated[Path | None, arg(metavar="FILE")] = None,
@@ -43,11 +43,14 @@ def main(
     """Serve label maps to pictures over HTTP or HTTPS, in front of Triton servers.
 
     Prints a line that begins with "ready " once requests are answered, and one line of JSON for
-    each request on standard error. SIGTERM and SIGINT end it once the requests in work are done.
+    each request on standard error. SIGHUP connects to the servers anew. SIGTERM and SIGINT end it
+    once the requests in work are done.
 
     Args:
         triton: HOST:PORT of the servers' gRPC ports; several share the work, and stand in for each
-            other.
+            other. By default 127.0.0.1:8001.
+        triton_file: in place of --triton: file with HOST:PORT a line. SIGHUP reads it again and
+            moves new requests there, without a failed one; the servers may have another bundle.
         listen: address to listen at; port 0 takes a free one.
         model: name of the served model.
         keys: file of API keys (sceneloom gateway-keys); wanted of every client that is not on this
@@ -69,13 +72,20 @@ def main(
         )
     if keys is None and keys_on_loopback:
         raise InputError("--keys-on-loopback wants --keys FILE")
+    if triton and triton_file is not None:
+        raise InputError("name the servers with --triton or with --triton-file, not with both")
+
+    def addresses() -> tuple[str, ...]:
+        return read_addresses(triton_file) if triton_file else triton or ("127.0.0.1:8001",)
+
+    addresses()  # its errors come before the start
     known = None if keys is None else Keys(keys)
-    tritons = Tritons(triton, model=model, timeouts=timeouts, mix_precisions=mix_precisions)
-    working = None
+    tritons = Tritons(addresses, model=model, timeouts=timeouts, mix_precisions=mix_precisions)
+    taken = None
     if jobs.folder is not None:
-        working = Jobs(tritons, jobs, read_options, limits.max_pixels)
+        taken = Jobs(tritons, jobs, read_options, limits.max_pixels)
     app = build_app(
-        tritons, limits=limits, keys=known, keys_on_loopback=keys_on_loopback, jobs=working
+        tritons, limits=limits, keys=known, keys_on_loopback=keys_on_loopback, jobs=taken
     )
     with open_socket(host, port) as listening:
         host, port = listening.getsockname()[:2]
@@ -85,13 +95,23 @@ def main(
         def ready() -> None:
             print(f"ready {scheme}://{shown}:{port}", flush=True)
 
-        def closing() -> None:
-            if working is not None:
-                working.end_streams()
+        async def begin() -> None:
+            await tritons.open()
+            if taken is not None:
+                await taken.open()
 
-        started = serve(app, listening, settings, ready, closing)
-    if not started:
-        print(f"sceneloom gateway: {printable('it could not start')}", file=sys.stderr)
-        return 1
+        def closing() -> None:
+            if taken is not None:
+                taken.end_streams()
+
+        serve(
+            app,
+            listening,
+            settings,
+            begin=begin,
+            ready=ready,
+            hangup=tritons.switch,
+            closing=closing,
+        )
     print("stopped", file=sys.stderr)
     return 0

@@ -457,10 +457,14 @@ class Jobs:
             await self._turns.wait_for(lambda: self._drawing < self._most_drawing())
             self._drawing += 1
         try:
-            self._check_model(job, contract)
-            image, _ = await self._tritons.picture(request)
-            self._check_model(job, contract)
-            return image
+            with self._tritons.using() as served:
+                if served.contract == contract:
+                    image, _ = await served.picture(request)
+                    return image
+            job.outdated = True  # its run begins again with the new model
+            if job.run is not None:
+                job.run.stop()
+            raise errors.ConnectionClosedError("the servers' model has changed")
         finally:
             async with self._turns:
                 self._drawing -= 1
@@ -468,14 +472,6 @@ class Jobs:
 
     def _most_drawing(self) -> int:
         return 1 if time.monotonic() < self._single_until else self.settings.in_flight
-
-    def _check_model(self, job: Job, contract: Contract) -> None:
-        """End the run of a model that is served no longer: it begins again with the new one."""
-        if contract != self._tritons.contract:
-            job.outdated = True
-            if job.run is not None:
-                job.run.stop()
-            raise errors.ConnectionClosedError("the servers' model has changed")
 
     def _full(self) -> str:
         return (

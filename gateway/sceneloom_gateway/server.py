@@ -1,4 +1,4 @@
-"""The HTTP server: uvicorn, with TLS, an end to half-sent headers, and a drain on SIGTERM.
+"""The HTTP server: uvicorn, with TLS, an end to half-sent headers, a drain on SIGTERM, and SIGHUP.
 
 uvicorn closes idle connections after an answer only. `TimedProtocol` also closes a connection on
 which no whole request header has arrived in time.
@@ -10,7 +10,7 @@ import asyncio
 import dataclasses
 import signal
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -19,8 +19,10 @@ from pydantic import Field
 from starlette.types import ASGIApp
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from sceneloom.errors import InputError
+from sceneloom.errors import InputError, SceneLoomError
 from sceneloom.validation import checked
+
+Work = Callable[[], Coroutine[Any, Any, None]]
 
 
 @checked()
@@ -69,12 +71,15 @@ def serve(
     app: ASGIApp,
     listening: socket.socket,
     settings: ServerSettings,
-    ready: Any,
-    closing: Callable[[], None] = lambda: None,
-) -> bool:
-    """Serve until SIGTERM or SIGINT, and finish the requests in work; call `ready` once it
-    answers, and `closing` before it waits for these requests. Returns whether the application
-    started. Raises InputError for a wrong certificate.
+    *,
+    begin: Work,
+    ready: Callable[[], None],
+    hangup: Work,
+    closing: Callable[[], None],
+) -> None:
+    """Await `begin`, then serve until SIGTERM or SIGINT, and finish the requests in work. Call
+    `ready` once requests are answered, `hangup` at each SIGHUP, and `closing` before the wait for
+    the last requests. Raises InputError for a wrong certificate, and the SceneLoomError of `begin`.
     """
     config = uvicorn.Config(
         app,
@@ -96,23 +101,47 @@ def serve(
     except OSError as error:  # ssl.SSLError is one
         names = f"{settings.tls_cert} and {settings.tls_key}"
         raise InputError(f"{names}: no certificate with its key ({error})") from None
-    server = _Server(config, ready, closing)
-    # uvicorn raises a signal again after the drain: by then it is done with.
-    for number in (signal.SIGTERM, signal.SIGINT):
+    server = _Server(config, begin, ready, hangup, closing)
+    # uvicorn raises a signal again after the drain: by then it is done with. A SIGHUP before the
+    # start has nothing to do.
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, lambda *_: None)
     server.run(sockets=[listening])
-    return server.started
+    if server.failure is not None:
+        raise server.failure
 
 
 class _Server(uvicorn.Server):
-    def __init__(self, config: uvicorn.Config, ready: Any, closing: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        config: uvicorn.Config,
+        begin: Work,
+        ready: Callable[[], None],
+        hangup: Work,
+        closing: Callable[[], None],
+    ) -> None:
         super().__init__(config)
-        self._ready, self._closing = ready, closing
+        self._begin, self._ready, self._hangup = begin, ready, hangup
+        self._closing = closing
+        self._hangups: set[asyncio.Task[None]] = set()
+        self.failure: SceneLoomError | None = None
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        try:
+            await self._begin()
+        except SceneLoomError as error:
+            self.failure, self.should_exit = error, True
+            return
         await super().startup(sockets=sockets)
-        if self.started:
-            self._ready()
+        loop = asyncio.get_running_loop()
+
+        def on_hangup() -> None:
+            task = loop.create_task(self._hangup())
+            self._hangups.add(task)
+            task.add_done_callback(self._hangups.discard)
+
+        loop.add_signal_handler(signal.SIGHUP, on_hangup)
+        self._ready()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         self._closing()

@@ -140,6 +140,7 @@ def test_wrong_command_lines(triton: Triton, tmp_path: Path) -> None:
         (("--tls-cert", wrong), "belong together"),
         (("--tls-cert", wrong, "--tls-key", wrong), "no certificate"),
         (("--keys", tmp_path / "none.json"), "gateway-keys add"),
+        (("--triton", "127.0.0.1:1"), "not reachable"),
     ):
         done = run_command("gateway", "--triton", triton.url, "--listen", "127.0.0.1:0", *flags)
         assert (done.returncode in (1, 2), words in done.stderr) == (True, True), done.stderr
@@ -163,8 +164,11 @@ def test_sigterm_lets_requests_in_work_end(
 ) -> None:
     with ExitStack() as stack:
         transport = SlowTransport(contract())
+        transport.go.set()
         triton = serve_fake(stack, transport)
         gateway = start_gateway(url=triton.url)
+        transport.go.clear()
+        transport.reached.clear()
         answers: list[int] = []
 
         def ask() -> None:
@@ -194,7 +198,8 @@ def test_a_lost_server_is_503_and_comes_back(
 ) -> None:
     with ExitStack() as stack:
         transport = FakeTransport(
-            contract(), failures=[errors.RequestRejectedError("no"), errors.QueueFullError("full")]
+            contract(),
+            failures=[None, errors.RequestRejectedError("no"), errors.QueueFullError("full")],
         )
         triton = serve_fake(stack, transport)
         gateway = start_gateway("--timeouts.infer", "2", url=triton.url)

@@ -105,6 +105,19 @@ class GrpcTransport(TritonTransport):
         self._client = tritonclient.grpc.InferenceServerClient(
             self.address, channel_args=channel_options(self.address)
         )
+        self.connection_lost = False
+        """Whether the connection has ended since `watch`, even between two requests."""
+
+    def watch(self) -> None:
+        """Note the end of the connection from now on; called after a first answer. gRPC connects
+        again by itself, and a server with another model may answer then.
+        """
+        import grpc
+
+        def on_state(state: Any) -> None:
+            self.connection_lost |= state is not grpc.ChannelConnectivity.READY
+
+        self._client._channel.subscribe(on_state)
 
     def _read(self, what: Document, model: str, deadline: float) -> Any:
         self._check_open()
