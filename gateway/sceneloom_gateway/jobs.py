@@ -457,6 +457,8 @@ class Jobs:
             await self._turns.wait_for(lambda: self._drawing < self._most_drawing())
             self._drawing += 1
         try:
+            if job.deleted or self.closing:
+                raise errors.ConnectionClosedError("the job was stopped")
             with self._tritons.using() as served:
                 if served.contract == contract:
                     image, _ = await served.picture(request)
