@@ -1,6 +1,6 @@
 """The routes of jobs, and the check of an uploaded archive.
 
-    curl --data-binary @maps.zip -H 'Content-Type: application/zip' "$URL/v1/jobs?looks=2"
+    curl -X POST -T maps.zip -H 'Content-Type: application/zip' "$URL/v1/jobs?looks=2"
 
 The archive is the body: it is written to the job's folder as it arrives. Nothing is unpacked, ever;
 the readers of `sceneloom.rendering` read its members in place.
@@ -179,8 +179,8 @@ def _check_media(request: HttpRequest) -> None:
     if media not in (*_MEDIA, *_ANY_MEDIA):
         raise Problem(
             415,
-            f"the content type is {media}; send the archive itself as the body (curl --data-binary "
-            "@maps.zip -H 'Content-Type: application/zip')",
+            f"the content type is {media}; send the archive itself as the body (curl -X POST -T "
+            "maps.zip -H 'Content-Type: application/zip')",
             headers={"Accept-Post": "application/zip, application/x-tar"},
         )
 
@@ -341,7 +341,7 @@ class _Window(io.BytesIO):
     _taken = 0
 
     def take(self) -> bytes:
-        """What was written since the last call."""
+        """Take the bytes written since the last call."""
         data = self.getvalue()
         super().seek(0)
         self.truncate()

@@ -87,7 +87,7 @@ class JobSettings:
 @checked()
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Ticket:
-    """What a job is about: the document ``job.json``."""
+    """An accepted job: the document ``job.json``."""
 
     format: Literal[1] = 1
     owner: str
@@ -104,13 +104,13 @@ class Ticket:
 @checked()
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Ending:
-    """How a job ended: the document ``end.json``."""
+    """The end of a job: the document ``end.json``."""
 
     format: Literal[1] = 1
     state: Literal["done", "failed"]
     ended: float
     reason: str = ""
-    """Why it failed."""
+    """Cause of a failure."""
     made: int
     failed: int
     failures: tuple[str, ...] = ()
@@ -132,7 +132,7 @@ class Job:
     failed: int = 0
     failures: list[str] = dataclasses.field(default_factory=list)
     bytes: int = 0
-    """Of its archive and pictures."""
+    """Size of its archive and pictures."""
     run: RenderRun | None = None
     task: asyncio.Task[None] | None = None
     outdated: bool = False
@@ -197,7 +197,7 @@ class Jobs:
         self._expiring: asyncio.Task[None] | None = None
 
     async def open(self) -> None:
-        """Hold the folder, and go on with its jobs; raises InputError."""
+        """Hold the folder, and resume its jobs; raises InputError."""
         self._loop = asyncio.get_running_loop()
         await self._loop.run_in_executor(None, self._read_folder)
         self._expiring = asyncio.create_task(self._expire())
