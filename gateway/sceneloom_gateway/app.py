@@ -192,10 +192,7 @@ def build_app(
         return Response(data, media_type=MEDIA[format], headers=headers)
 
     _add_status_routes(app, tritons, metrics, limits, by_key)
-    uploads = {}
-    if jobs is not None:
-        add_job_routes(app, jobs, metrics, by_key)
-        uploads["/v1/jobs"] = (jobs.settings.bytes, jobs.settings.upload_seconds)
+    uploads = {} if jobs is None else add_job_routes(app, jobs, metrics, by_key)
     for kind in (Problem, errors.SceneLoomError, HTTPException, RequestValidationError):
         app.add_exception_handler(kind, _on_error)
     return Exchange(

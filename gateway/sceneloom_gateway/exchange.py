@@ -133,8 +133,10 @@ class Exchange:
             if message["type"] == "http.response.start":
                 # Closed on unread data, the connection would be reset, and the answer lost.
                 with contextlib.suppress(Problem):
-                    while not seen["whole"] and _announced(headers) <= self._most_bytes:
+                    unread = max(_announced(headers), seen["received"])
+                    while not seen["whole"] and unread <= self._most_bytes:
                         await limited()
+                        unread = max(unread, seen["received"])
                 seen["status"] = message["status"]
                 extra = [*_HEADERS, (REQUEST_ID.encode(), request_id.encode())]
                 if scope["path"] == "/docs":

@@ -62,8 +62,10 @@ def read_options(options: dict[str, str]) -> RenderSettings:
         raise Problem(422, str(error), kind="InputError", field=field) from None
 
 
-def add_job_routes(app: FastAPI, jobs: Jobs, metrics: Metrics, by_key: list[Any]) -> None:
-    """The routes below /v1/jobs."""
+def add_job_routes(
+    app: FastAPI, jobs: Jobs, metrics: Metrics, by_key: list[Any]
+) -> dict[str, tuple[int, float]]:
+    """Add the routes below /v1/jobs; returns bytes and seconds of an upload, by path."""
     problem = {"content": {MEDIA_TYPE: {"schema": {"type": "object"}}}}
     unknown: dict[int | str, dict[str, Any]] = {404: {"description": "No such job.", **problem}}
     router = APIRouter(prefix="/v1/jobs", dependencies=by_key, tags=["jobs"])
@@ -143,6 +145,7 @@ def add_job_routes(app: FastAPI, jobs: Jobs, metrics: Metrics, by_key: list[Any]
         return Response(status_code=204)
 
     app.include_router(router)
+    return {router.prefix: (jobs.settings.bytes, jobs.settings.upload_seconds)}
 
 
 def _openapi() -> dict[str, Any]:
@@ -238,6 +241,8 @@ def check_archive(path: Path, settings: JobSettings, max_pixels: int) -> Archive
     most_bytes = 8 * max_pixels + (1 << 20)  # no map takes more a pixel
     names, total = set[str](), 0
     for name, size, fault in (_tar_entries if is_tar else _zip_entries)(path, settings.members):
+        if name in ("", ".") and size == 0:  # of the folder itself: tar -C maps -c .
+            continue
         fault = fault or key_error(name)
         if fault is None and name in names:
             fault = "there are two of this name"
@@ -289,8 +294,7 @@ def _tar_entries(path: Path, most: int) -> _Entries:
             for member in tar_members(bounded, "the archive"):
                 plain = member.is_file or member.is_folder
                 fault = None if plain else "a link or a device, and no plain file"
-                if member.name or not member.is_folder:  # ./ itself
-                    yield member.name.removesuffix("/"), member.size, fault
+                yield member.name.removesuffix("/"), member.size, fault
     except (ImageReadError, RecursionError) as error:
         raise _damaged("tar", error) from None
 
@@ -326,11 +330,18 @@ def zipped(folder: Path, listing: str) -> Iterator[bytes]:
         for row in map(json.loads, listing.splitlines()):
             if row["status"] == "done":
                 data = (folder / row["output"]).read_bytes()
-                archive.writestr(zipfile.ZipInfo(row["output"]), data)
+                archive.writestr(_info(row["output"]), data)
                 yield window.take()
-        archive.writestr(zipfile.ZipInfo(LISTING), listing)
+        archive.writestr(_info(LISTING), listing)
         yield window.take()
     yield window.take()
+
+
+def _info(name: str) -> zipfile.ZipInfo:
+    """A member without a time, so that equal results have equal bytes."""
+    info = zipfile.ZipInfo(name)
+    info.external_attr = 0o100644 << 16
+    return info
 
 
 class _Window(io.BytesIO):

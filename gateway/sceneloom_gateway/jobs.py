@@ -30,7 +30,6 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from sceneloom import errors
-from sceneloom.contract import Contract
 from sceneloom.files import describe, publish, write_whole
 from sceneloom.maps import Image, InstanceMap, LabelMap, Style
 from sceneloom.rendering.connections import Connection
@@ -229,14 +228,14 @@ class Jobs:
     def find(self, id: str, owner: str) -> Job:
         """A job of a key; raises Problem."""
         job = self._jobs.get(id)
-        if job is None or job.ticket is None or job.owner != owner:
+        if job is None or job not in self.of(owner):
             raise Problem(404, "no job of this id; GET /v1/jobs lists yours", kind="NoSuchJob")
         return job
 
     def of(self, owner: str) -> list[Job]:
         """The jobs of a key, the oldest first."""
-        mine = (job for job in self._jobs.values() if job.owner == owner and job.ticket is not None)
-        return sorted(mine, key=_created)
+        mine = (job for job in self._jobs.values() if job.owner == owner and not job.deleted)
+        return sorted((job for job in mine if job.ticket is not None), key=_created)
 
     def count(self, state: State) -> int:
         """Number of jobs in a state."""
@@ -431,8 +430,8 @@ class Jobs:
     def _plan(self, job: Job, ticket: Ticket, settings: RenderSettings) -> Plan:
         """The plan of a job's run."""
 
-        def ask(request: Request, contract: Contract) -> concurrent.futures.Future[Image]:
-            return asyncio.run_coroutine_threadsafe(self._draw(job, request, contract), self._loop)
+        def ask(request: Request, shared: _Shared) -> concurrent.futures.Future[Image]:
+            return asyncio.run_coroutine_threadsafe(self._draw(job, request, shared), self._loop)
 
         def connect() -> Connection:
             if job.outdated:
@@ -451,7 +450,7 @@ class Jobs:
             settings,
         )
 
-    async def _draw(self, job: Job, request: Request, contract: Contract) -> Image:
+    async def _draw(self, job: Job, request: Request, shared: _Shared) -> Image:
         """Draw one picture of a job, in its turn."""
         async with self._turns:
             await self._turns.wait_for(lambda: self._drawing < self._most_drawing())
@@ -460,7 +459,8 @@ class Jobs:
             if job.deleted or self.closing:
                 raise errors.ConnectionClosedError("the job was stopped")
             with self._tritons.using() as served:
-                if served.contract == contract:
+                now = served.contract, served.first.engine
+                if now == (shared.contract, shared.engine):
                     image, _ = await served.picture(request)
                     return image
             job.outdated = True  # its run begins again with the new model
@@ -522,7 +522,7 @@ class _Shared(Synthesizer):
     def __init__(
         self,
         tritons: Tritons,
-        ask: Callable[[Request, Contract], concurrent.futures.Future[Image]],
+        ask: Callable[[Request, _Shared], concurrent.futures.Future[Image]],
     ) -> None:
         super().__init__(tritons.contract)
         first = tritons.first
@@ -540,7 +540,7 @@ class _Shared(Synthesizer):
             style=None if styles is None else styles[0],
             padding=Padding(),
         )
-        asked = self._ask(request, self.contract)
+        asked = self._ask(request, self)
         concurrent.futures.wait([asked, self._closed], return_when="FIRST_COMPLETED")
         if not asked.done():
             raise errors.ConnectionClosedError("the job was stopped")

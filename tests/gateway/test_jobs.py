@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import tarfile
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -59,7 +60,13 @@ def test_a_job_makes_the_pictures_of_a_rendering_run(
         for file in (tmp_path / "pictures").rglob("*.png")
     }
     del members["notes.txt"]
-    for data in (zip_of(members), tar_of(as_shard(members))):
+    folders = [(f"{name}/", b"") for name in ("./", "test_label", "test_label/a", "test_inst")]
+    here = tarfile.TarInfo("./")
+    here.type = tarfile.DIRTYPE
+    for data in (
+        zip_of([*folders, *members.items()]),
+        tar_of([(here, b""), *((f"./{key}", file) for key, file in as_shard(members).items())]),
+    ):
         job = submit(client, data)
         assert (job["wanted"], job["state"]) in ((12, "waiting"), (12, "running"))
         ended = wait(client, job["id"])
@@ -70,6 +77,16 @@ def test_a_job_makes_the_pictures_of_a_rendering_run(
         assert {row["bundle_hash"] for row in rows} == {"a" * 64}
         assert client.delete(f"{JOBS}/{job['id']}").status_code == 204
         assert client.get(f"{JOBS}/{job['id']}").json()["status"] == 404
+
+
+def test_the_routes_are_described(client: httpx.Client) -> None:
+    paths = client.get("/openapi.json").json()["paths"]
+    assert {JOBS, f"{JOBS}/{{id}}", f"{JOBS}/{{id}}/events", f"{JOBS}/{{id}}/result"} < set(paths)
+    names = {one["name"] for one in paths[JOBS]["post"]["parameters"]}
+    assert {"looks", "style_seed", "boundaries", "format", "quality"} < names
+    text = client.get("/metrics").text
+    assert "sceneloom_gateway_jobs_running" in text
+    assert "sceneloom_gateway_jobs_bytes" in text
 
 
 def test_options_and_broken_maps(client: httpx.Client) -> None:
@@ -225,6 +242,24 @@ def test_a_new_bundle_during_a_job_draws_all_of_it(
             assert (ended["state"], ended["made"], ended["failed"]) == ("done", 60, 0)
             rows = result(client, job["id"])["manifest.jsonl"].splitlines()
             assert {json.loads(row)["bundle_hash"] for row in rows} == {"b" * 64}
+
+
+def test_a_job_waits_for_lost_servers(start_gateway: StartGateway, tmp_path: Path) -> None:
+    with ExitStack() as stack:
+        slow = SlowTransport(contract(), 0.02)
+        triton = serve_fake(stack, slow)
+        gateway = start_gateway(
+            "--jobs.folder", tmp_path / "jobs", "--timeouts.infer", "1", url=triton.url
+        )
+        with httpx.Client(base_url=gateway.url, trust_env=False, timeout=30) as client:
+            job = submit(client, zip_of(map_files(40)))
+            wait(client, job["id"], made=10)
+            triton.stop()
+            time.sleep(2)  # longer than a request waits
+            assert client.get(f"{JOBS}/{job['id']}").json()["state"] == "running"
+            serve_fake(stack, slow, int(triton.url.rpartition(":")[2]))
+            ended = wait(client, job["id"])
+            assert (ended["state"], ended["made"], ended["failed"]) == ("done", 40, 0)
 
 
 def test_ended_jobs_expire_and_the_end_of_the_gateway_waits_for_no_stream(
