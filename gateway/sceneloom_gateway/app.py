@@ -17,7 +17,7 @@ from typing import Annotated, Any, TypeVar
 from fastapi import Depends, FastAPI
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
-from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client import CONTENT_TYPE_LATEST
 from pydantic import Field
 from starlette.exceptions import HTTPException
 from starlette.requests import Request as HttpRequest
@@ -269,7 +269,7 @@ def _add_status_routes(
     @app.get("/metrics", dependencies=by_key, response_class=PlainTextResponse)
     async def show_metrics() -> Response:
         """Metrics in Prometheus's text form."""
-        return Response(generate_latest(metrics.registry), media_type=CONTENT_TYPE_LATEST)
+        return Response(metrics.text(), media_type=CONTENT_TYPE_LATEST)
 
 
 async def _on_error(request: HttpRequest, error: Exception) -> JSONResponse:

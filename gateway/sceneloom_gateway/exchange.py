@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import os
 import re
 import secrets
 import sys
@@ -17,7 +18,8 @@ import traceback
 from collections.abc import Callable
 from typing import Any
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.multiprocess import MultiProcessCollector
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -68,12 +70,32 @@ class Metrics:
             "sceneloom_gateway_bytes", "Bytes of bodies.", ["direction"], registry=registry
         )
         self.in_flight = Gauge(
-            "sceneloom_gateway_in_flight", "Requests being answered.", registry=registry
+            "sceneloom_gateway_in_flight",
+            "Requests being answered.",
+            registry=registry,
+            multiprocess_mode="livesum",
         )
+        self._levels: list[tuple[Gauge, Callable[[], float]]] = []
 
     def level(self, name: str, text: str, value: Callable[[], float]) -> None:
-        """Add a gauge that is read when it is asked for."""
-        Gauge(f"sceneloom_gateway_{name}", text, registry=self.registry).set_function(value)
+        """Add a gauge that `refresh` reads; of several workers the sum is shown."""
+        name = f"sceneloom_gateway_{name}"
+        gauge = Gauge(name, text, registry=self.registry, multiprocess_mode="livesum")
+        self._levels.append((gauge, value))
+
+    def refresh(self) -> None:
+        """Read all levels: at the end of each request, as another worker may show them."""
+        for gauge, value in self._levels:
+            gauge.set(value())
+
+    def text(self) -> bytes:
+        """All figures in Prometheus's text form, of all workers."""
+        self.refresh()
+        if "PROMETHEUS_MULTIPROC_DIR" not in os.environ:
+            return generate_latest(self.registry)
+        registry = CollectorRegistry()
+        MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
+        return generate_latest(registry)
 
 
 class Exchange:
@@ -197,6 +219,7 @@ class Exchange:
         self._metrics.seconds.labels(route, str(status)).observe(seconds)
         self._metrics.bytes.labels("received").inc(seen["received"])
         self._metrics.bytes.labels("sent").inc(seen["sent"])
+        self._metrics.refresh()
         if kind := state.get("problem"):
             self._metrics.rejections.labels(kind).inc()
         if scope["path"] in _QUIET and status == 200:

@@ -45,6 +45,10 @@ class ServerSettings:
     """Seconds for the requests in work to end after SIGTERM."""
     most_connections: Annotated[int, Field(ge=1, le=100_000)] = 1000
     """Most open connections; a request on a further one gets 503."""
+    workers: Annotated[int, Field(ge=1, le=64)] = 1
+    """Processes that share the address; each counts its own connections, requests and limits of
+    keys.
+    """
 
     def __post_init__(self) -> None:
         if (self.tls_cert is None) != (self.tls_key is None):
