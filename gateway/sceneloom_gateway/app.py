@@ -16,12 +16,11 @@ from typing import Annotated, Any, TypeVar
 
 from fastapi import Depends, FastAPI
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse, PlainTextResponse, Response
-from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
+from prometheus_client import CONTENT_TYPE_LATEST
 from pydantic import Field
 from starlette.exceptions import HTTPException
 from starlette.requests import Request as HttpRequest
-from starlette.types import ASGIApp
 
 from sceneloom import errors
 from sceneloom.contract import precision_of
@@ -29,6 +28,7 @@ from sceneloom.pictures import encode_picture
 from sceneloom.triton.grpc_transport import is_loopback
 from sceneloom.validation import checked
 from sceneloom.version import __version__
+from sceneloom_gateway.docs_page import POLICY, docs_page
 from sceneloom_gateway.exchange import Exchange, Metrics, note_problem
 from sceneloom_gateway.inputs import MEDIA, choose_format, read_upload
 from sceneloom_gateway.job_routes import add_job_routes
@@ -120,7 +120,7 @@ def build_app(
     keys: Keys | None = None,
     keys_on_loopback: bool = False,
     jobs: Jobs | None = None,
-) -> ASGIApp:
+) -> Exchange:
     """The whole application, for opened `tritons`, which it closes. Without `keys` every request is
     admitted; with them, those that come from this machine are, too, unless `keys_on_loopback`.
     """
@@ -144,7 +144,10 @@ def build_app(
         version=__version__,
         summary="Label maps in, photographs out.",
         lifespan=lifespan,
+        docs_url=None,
         redoc_url=None,
+        # `Exchange` has the span of a request; FastAPI's own would be a second one beside it.
+        telemetry={"tracing": False, "metrics": False, "logs": False},
     )
     metrics.level("at_servers", "Requests in flight to Triton.", tritons.in_flight)
     metrics.level("pictures_waiting", "Pictures being made or waiting.", lambda: waiting)
@@ -259,6 +262,10 @@ def _add_status_routes(
             "limits": dataclasses.asdict(limits),
         }
 
+    @app.get("/docs", include_in_schema=False)
+    async def docs() -> HTMLResponse:
+        return HTMLResponse(docs_page(app.openapi()), headers={"Content-Security-Policy": POLICY})
+
     @app.get("/healthz", response_class=PlainTextResponse)
     async def healthz() -> str:
         """The gateway is alive."""
@@ -276,7 +283,7 @@ def _add_status_routes(
     @app.get("/metrics", dependencies=by_key, response_class=PlainTextResponse)
     async def show_metrics() -> Response:
         """Metrics in Prometheus's text form."""
-        return Response(generate_latest(metrics.registry), media_type=CONTENT_TYPE_LATEST)
+        return Response(metrics.text(), media_type=CONTENT_TYPE_LATEST)
 
 
 async def _on_error(request: HttpRequest, error: Exception) -> JSONResponse:

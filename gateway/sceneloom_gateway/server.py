@@ -1,7 +1,7 @@
 """The HTTP server: uvicorn, with TLS, an end to half-sent headers, a drain on SIGTERM, and SIGHUP.
 
-uvicorn closes idle connections after an answer only. `TimedProtocol` also closes a connection on
-which no whole request header has arrived in time.
+uvicorn closes idle connections after an answer only. The gateway's protocol also closes a
+connection on which no whole request header has arrived in time.
 """
 
 from __future__ import annotations
@@ -10,17 +10,20 @@ import asyncio
 import dataclasses
 import signal
 import socket
+import sys
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Annotated, Any
 
+import h11
 import uvicorn
 from pydantic import Field
-from starlette.types import ASGIApp
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from sceneloom.errors import InputError, SceneLoomError
 from sceneloom.validation import checked
+from sceneloom_gateway.exchange import FULL, Exchange
+from sceneloom_gateway.problems import Problem
 
 Work = Callable[[], Coroutine[Any, Any, None]]
 
@@ -42,6 +45,10 @@ class ServerSettings:
     """Seconds for the requests in work to end after SIGTERM."""
     most_connections: Annotated[int, Field(ge=1, le=100_000)] = 1000
     """Most open connections; a request on a further one gets 503."""
+    workers: Annotated[int, Field(ge=1, le=64)] = 1
+    """Processes that share the address; each counts its own connections, requests and limits of
+    keys.
+    """
 
     def __post_init__(self) -> None:
         if (self.tls_cert is None) != (self.tls_key is None):
@@ -68,7 +75,7 @@ def open_socket(host: str, port: int) -> socket.socket:
 
 
 def serve(
-    app: ASGIApp,
+    app: Exchange,
     listening: socket.socket,
     settings: ServerSettings,
     *,
@@ -83,16 +90,15 @@ def serve(
     """
     config = uvicorn.Config(
         app,
-        http=_timed_protocol(settings.header_seconds),
+        http=_protocol(app, settings),
         ws="none",
         lifespan="on",
-        log_level="warning",
+        log_level="error",
         access_log=False,
         server_header=False,
         proxy_headers=False,
         timeout_keep_alive=settings.keep_alive_seconds,
         timeout_graceful_shutdown=settings.drain_seconds,
-        limit_concurrency=settings.most_connections,
         ssl_certfile=settings.tls_cert,
         ssl_keyfile=settings.tls_key,
     )
@@ -148,14 +154,18 @@ class _Server(uvicorn.Server):
         await super().shutdown(sockets=sockets)
 
 
-def _timed_protocol(seconds: float) -> type[asyncio.Protocol]:
-    """uvicorn's protocol that closes connections without a whole header after some seconds."""
+def _protocol(app: Exchange, settings: ServerSettings) -> type[asyncio.Protocol]:
+    """uvicorn's protocol that closes connections without a whole header after some seconds, and
+    answers with problem documents where uvicorn writes plain text.
+    """
 
-    class TimedProtocol(H11Protocol):
+    class Protocol(H11Protocol):
         _late: asyncio.TimerHandle | None = None
 
         def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
             super().connection_made(transport)
+            if len(self.connections) > settings.most_connections:
+                self.app_state = {**self.app_state, FULL: True}
             self._watch()
 
         def data_received(self, data: bytes) -> None:
@@ -167,13 +177,29 @@ def _timed_protocol(seconds: float) -> type[asyncio.Protocol]:
             if self._late is not None:
                 self._late.cancel()
 
+        def send_400_response(self, msg: str) -> None:
+            """Answer to bytes that are no HTTP request; called while h11's error is handled."""
+            error = sys.exc_info()[1]
+            if self.cycle is not None and not self.cycle.response_complete:
+                self.cycle.disconnected = True  # its own answer can no longer be sent
+                self.cycle.message_event.set()
+            if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
+                status = getattr(error, "error_status_hint", 400)
+                problem = Problem(status, f"this is no HTTP/1.1 request: {error}", kind="NoRequest")
+                client = self.client[0] if self.client else ""
+                answer = app.unreadable(problem, client, self.scheme or "http")
+                start = h11.Response(status_code=status, headers=answer.raw_headers)
+                for event in (start, h11.Data(data=bytes(answer.body)), h11.EndOfMessage()):
+                    self.transport.write(self.conn.send(event) or b"")
+            self.transport.close()
+
         def _watch(self) -> None:
             """Let the time run while no request is being answered."""
             waits = self.cycle is None or self.cycle.response_complete
             if waits and self._late is None:
-                self._late = self.loop.call_later(seconds, self.transport.abort)
+                self._late = self.loop.call_later(settings.header_seconds, self.transport.abort)
             elif not waits and self._late is not None:
                 self._late.cancel()
                 self._late = None
 
-    return TimedProtocol
+    return Protocol

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import contextvars
 import functools
 import sys
 import time
@@ -157,7 +158,8 @@ class Served:
             try:
                 assert isinstance(lease.link.connection, _Drawing)
                 draw = lease.link.connection.draw
-                image = await loop.run_in_executor(self._servers.pool, draw, request)
+                in_trace = contextvars.copy_context().run
+                image = await loop.run_in_executor(self._servers.pool, in_trace, draw, request)
                 return image, lease.server.address.name
             except errors.ServingError as error:
                 failure = error

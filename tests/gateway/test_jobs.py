@@ -285,6 +285,8 @@ def test_ended_jobs_expire_and_the_end_of_the_gateway_waits_for_no_stream(
         gateway = start_gateway(*flags, url=triton.url)
         other = run_command("gateway", "--triton", triton.url, "--listen", "127.0.0.1:0", *flags)
         assert (other.returncode, "another gateway" in other.stderr) == (1, True)
+        other = run_command("gateway", "--workers", "2", *flags)
+        assert (other.returncode, "jobs are in one process" in other.stderr) == (1, True)
         with httpx.Client(base_url=gateway.url, trust_env=False, timeout=30) as client:
             assert client.get(f"{JOBS}/{job['id']}").json()["made"] >= 1
             assert wait(client, job["id"])["made"] == 60
