@@ -19,6 +19,12 @@ import pytest
 from gateway_jobs import JOBS, ZIP, as_shard, map_files, result, submit, tar_of, wait, zip_of
 from gateways import Gateway, StartGateway, Triton, png, start
 
+from sceneloom.errors import SceneLoomError
+from sceneloom.rendering.datasets import open_source
+from sceneloom_gateway.job_routes import check_archive
+from sceneloom_gateway.jobs import JobSettings
+from sceneloom_gateway.problems import Problem
+
 PROBLEM = "application/problem+json"
 MIB = 1 << 20
 
@@ -240,3 +246,29 @@ def test_the_share_of_the_disk_is_kept(start_gateway: StartGateway, tmp_path: Pa
         assert (answer.status_code, "delete some" in answer.json()["detail"]) == (507, True)
         assert client.delete(f"{JOBS}/{job['id']}").status_code == 204
         assert wait(client, submit(client, zip_of(map_files(1)))["id"])["state"] == "done"
+
+
+@pytest.mark.parametrize("kind", ["zip", "tar"])
+def test_damaged_bytes_anywhere_are_an_error_of_the_family(tmp_path: Path, kind: str) -> None:
+    """An archive with a few random bytes changed is refused, or its maps are, each by name."""
+    rng, maps = np.random.default_rng(3), map_files(3)
+    whole = np.frombuffer(zip_of(maps) if kind == "zip" else tar_of(as_shard(maps)), np.uint8)
+    headers = np.flatnonzero(whole) if kind == "tar" else np.arange(len(whole))
+    statuses, path = [], tmp_path / f"maps.{kind}"
+    for _ in range(500):
+        data = whole.copy()
+        data[rng.choice(headers, rng.integers(1, 6))] = rng.integers(0, 256)
+        end = rng.integers(len(data)) if rng.random() < 0.2 else len(data)
+        path.write_bytes(data[:end].tobytes())
+        try:
+            check_archive(path, JobSettings(members=40), 40_000)
+        except Problem as problem:
+            statuses.append(problem.status)
+            continue
+        with contextlib.suppress(SceneLoomError):
+            for item in open_source(str(path), wants_instances=True):
+                for file in (item.label, item.instance):
+                    with contextlib.suppress(SceneLoomError):
+                        file.read(1 << 20) if file is not None else None
+    assert len(statuses) > 100
+    assert set(statuses) <= {413, 415, 422}
