@@ -38,6 +38,8 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore
 
     def __init__(self, transport: FakeTransport) -> None:
         self.transport = transport
+        self.metadata: list[dict[str, str]] = []
+        """Of every inference."""
 
     def ModelConfig(self, request: Any, context: Any) -> Any:
         try:
@@ -64,6 +66,7 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore
         return answer
 
     def ModelInfer(self, request: Any, context: Any) -> Any:
+        self.metadata.append(dict(context.invocation_metadata()))
         arrays = {
             tensor.name: np.frombuffer(raw, NUMPY[tensor.datatype]).reshape(tensor.shape)
             for tensor, raw in zip(request.inputs, request.raw_input_contents, strict=True)

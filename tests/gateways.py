@@ -70,15 +70,17 @@ class Triton:
     url: str
     transport: FakeTransport
     stop: Callable[[], object]
+    metadata: list[dict[str, str]]
 
 
-def serve_fake(stack: ExitStack, transport: FakeTransport) -> Triton:
+def serve_fake(stack: ExitStack, transport: FakeTransport, port: int = 0) -> Triton:
     server = grpc.server(ThreadPoolExecutor(8), options=[("grpc.so_reuseport", 0)])
-    service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(FakeTriton(transport), server)
-    port = server.add_insecure_port("127.0.0.1:0")
+    answering = FakeTriton(transport)
+    service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(answering, server)
+    port = server.add_insecure_port(f"127.0.0.1:{port}")
     server.start()
     stack.callback(lambda: server.stop(0).wait())
-    return Triton(f"127.0.0.1:{port}", transport, lambda: server.stop(0).wait())
+    return Triton(f"127.0.0.1:{port}", transport, lambda: server.stop(0).wait(), answering.metadata)
 
 
 def contract(**values: Any) -> Contract:

@@ -18,7 +18,7 @@ from typing import Annotated, Literal
 
 from tyro.conf import OmitArgPrefixes, Positional, arg
 
-from sceneloom import errors
+from sceneloom import errors, tracing
 from sceneloom.contract import MODEL_NAME
 from sceneloom.rendering.connections import PathChoice
 from sceneloom.rendering.dry_run import dry_run, rendered_pictures, report_check, report_dry_run
@@ -134,6 +134,7 @@ def main(
             return report_check(plans, flags.container)
         if flags.dry_run:
             return report_dry_run(dry_run(plan))
+        tracing.start("sceneloom-render")
         code = _render(plan, servers, ray, flags, output)
     except (errors.SceneLoomError, OSError, MemoryError, RuntimeError) as error:
         met = errors.out_of_resources(error) or error

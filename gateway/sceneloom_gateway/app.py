@@ -16,12 +16,11 @@ from typing import Annotated, Any, TypeVar
 
 from fastapi import Depends, FastAPI
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse, PlainTextResponse, Response
-from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
+from prometheus_client import CONTENT_TYPE_LATEST
 from pydantic import Field
 from starlette.exceptions import HTTPException
 from starlette.requests import Request as HttpRequest
-from starlette.types import ASGIApp
 
 from sceneloom import errors
 from sceneloom.contract import precision_of
@@ -29,8 +28,11 @@ from sceneloom.pictures import encode_picture
 from sceneloom.triton.grpc_transport import is_loopback
 from sceneloom.validation import checked
 from sceneloom.version import __version__
+from sceneloom_gateway.docs_page import POLICY, docs_page
 from sceneloom_gateway.exchange import Exchange, Metrics, note_problem
 from sceneloom_gateway.inputs import MEDIA, choose_format, read_upload
+from sceneloom_gateway.job_routes import add_job_routes
+from sceneloom_gateway.jobs import Jobs
 from sceneloom_gateway.keys import Keys
 from sceneloom_gateway.problems import MEDIA_TYPE, Problem, problem_of
 from sceneloom_gateway.tritons import Tritons
@@ -100,6 +102,12 @@ _BODY: dict[str, Any] = {
 _PICTURE: dict[int | str, dict[str, Any]] = {
     200: {
         "description": "The picture.",
+        "headers": {
+            "SceneLoom-Bundle": {
+                "description": "Hash of the bundle that made the picture, as /v1/model has it.",
+                "schema": {"type": "string"},
+            }
+        },
         "content": {media: {"schema": _FILE} for media in MEDIA.values()},
     }
 }
@@ -111,9 +119,10 @@ def build_app(
     limits: RequestLimits | None = None,
     keys: Keys | None = None,
     keys_on_loopback: bool = False,
-) -> ASGIApp:
-    """The whole application. Without `keys` every request is admitted; with them, those that come
-    from this machine are, too, unless `keys_on_loopback`.
+    jobs: Jobs | None = None,
+) -> Exchange:
+    """The whole application, for opened `tritons`, which it closes. Without `keys` every request is
+    admitted; with them, those that come from this machine are, too, unless `keys_on_loopback`.
     """
     limits, metrics = limits or RequestLimits(), Metrics()
     threads = ThreadPoolExecutor(os.cpu_count() or 1, "sceneloom-gateway")
@@ -121,12 +130,11 @@ def build_app(
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        await tritons.open()
-        try:
-            yield
-        finally:
-            await tritons.close()
-            threads.shutdown(cancel_futures=True)
+        yield
+        if jobs is not None:
+            await jobs.close()
+        await tritons.close()
+        threads.shutdown(cancel_futures=True)
 
     async def in_thread(work: Callable[..., T], *arguments: Any) -> T:
         return await asyncio.get_running_loop().run_in_executor(threads, work, *arguments)
@@ -136,7 +144,10 @@ def build_app(
         version=__version__,
         summary="Label maps in, photographs out.",
         lifespan=lifespan,
+        docs_url=None,
         redoc_url=None,
+        # `Exchange` has the span of a request; FastAPI's own would be a second one beside it.
+        telemetry={"tracing": False, "metrics": False, "logs": False},
     )
     metrics.level("at_servers", "Requests in flight to Triton.", tritons.in_flight)
     metrics.level("pictures_waiting", "Pictures being made or waiting.", lambda: waiting)
@@ -159,14 +170,18 @@ def build_app(
                 kind="GatewayFull",
                 retry_after=1,
             )
+        if jobs is not None:
+            jobs.give_way()
         waiting += 1
         try:
             format = choose_format(request.headers.get("accept", ""))
             upload = await read_upload(request)
             quality = upload.quality
-            prepared = await in_thread(upload.request, tritons.contract, limits.max_pixels)
-            image, server = await tritons.picture(prepared)
-            request.state.server = server
+            with tritons.using() as served:
+                contract = served.contract
+                prepared = await in_thread(upload.request, contract, limits.max_pixels)
+                image, request.state.server = await served.picture(prepared)
+            request.state.bundle = contract.bundle_hash
 
             def encode() -> bytes:
                 return encode_picture(image, format, quality=quality)
@@ -174,12 +189,22 @@ def build_app(
             data = await in_thread(encode)
         finally:
             waiting -= 1
-        return Response(data, media_type=MEDIA[format], headers={"Vary": "Accept"})
+        headers = {"Vary": "Accept"}
+        if contract.bundle_hash:
+            headers["SceneLoom-Bundle"] = contract.bundle_hash
+        return Response(data, media_type=MEDIA[format], headers=headers)
 
     _add_status_routes(app, tritons, metrics, limits, by_key)
+    uploads = {} if jobs is None else add_job_routes(app, jobs, metrics, by_key)
     for kind in (Problem, errors.SceneLoomError, HTTPException, RequestValidationError):
         app.add_exception_handler(kind, _on_error)
-    return Exchange(app, metrics, most_bytes=limits.max_bytes, body_seconds=limits.body_seconds)
+    return Exchange(
+        app,
+        metrics,
+        most_bytes=limits.max_bytes,
+        body_seconds=limits.body_seconds,
+        uploads=uploads,
+    )
 
 
 def _key_of(request: HttpRequest) -> str:
@@ -237,6 +262,10 @@ def _add_status_routes(
             "limits": dataclasses.asdict(limits),
         }
 
+    @app.get("/docs", include_in_schema=False)
+    async def docs() -> HTMLResponse:
+        return HTMLResponse(docs_page(app.openapi()), headers={"Content-Security-Policy": POLICY})
+
     @app.get("/healthz", response_class=PlainTextResponse)
     async def healthz() -> str:
         """The gateway is alive."""
@@ -254,7 +283,7 @@ def _add_status_routes(
     @app.get("/metrics", dependencies=by_key, response_class=PlainTextResponse)
     async def show_metrics() -> Response:
         """Metrics in Prometheus's text form."""
-        return Response(generate_latest(metrics.registry), media_type=CONTENT_TYPE_LATEST)
+        return Response(metrics.text(), media_type=CONTENT_TYPE_LATEST)
 
 
 async def _on_error(request: HttpRequest, error: Exception) -> JSONResponse:

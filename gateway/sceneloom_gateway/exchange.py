@@ -9,25 +9,33 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import os
 import re
 import secrets
 import sys
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.multiprocess import MultiProcessCollector
+from starlette.requests import ClientDisconnect
+from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from sceneloom import tracing
 from sceneloom_gateway.problems import Problem
 
 REQUEST_ID = "x-request-id"
+FULL = "full"
+"""Key of a request's state: its connection is one too many."""
 _GIVEN_ID = re.compile(rb"[\w.:-]{1,64}", re.ASCII)
 _BUCKETS = (
     *(0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5),
     *(1.0, 2.0, 5.0, 10.0, 20.0, 30.0, 60.0),
 )
+_NOTED = ("trace", "problem", "server", "bundle", "detail")
 _QUIET = ("/healthz", "/readyz", "/metrics")
 _HEADERS = [
     (b"cache-control", b"no-store"),
@@ -36,11 +44,6 @@ _HEADERS = [
     (b"referrer-policy", b"no-referrer"),
     (b"x-content-type-options", b"nosniff"),
 ]
-_DOCS_POLICY = (  # FastAPI's page takes Swagger UI from this place
-    b"default-src 'none'; connect-src 'self'; img-src 'self' data: https://fastapi.tiangolo.com; "
-    b"script-src 'unsafe-inline' https://cdn.jsdelivr.net; style-src 'unsafe-inline' "
-    b"https://cdn.jsdelivr.net; frame-ancestors 'none'"
-)
 _STRICT_TRANSPORT = (b"strict-transport-security", b"max-age=31536000")
 
 
@@ -67,23 +70,52 @@ class Metrics:
             "sceneloom_gateway_bytes", "Bytes of bodies.", ["direction"], registry=registry
         )
         self.in_flight = Gauge(
-            "sceneloom_gateway_in_flight", "Requests being answered.", registry=registry
+            "sceneloom_gateway_in_flight",
+            "Requests being answered.",
+            registry=registry,
+            multiprocess_mode="livesum",
         )
+        self._levels: list[tuple[Gauge, Callable[[], float]]] = []
 
     def level(self, name: str, text: str, value: Callable[[], float]) -> None:
-        """Add a gauge that is read when it is asked for."""
-        Gauge(f"sceneloom_gateway_{name}", text, registry=self.registry).set_function(value)
+        """Add a gauge that `refresh` reads; of several workers the sum is shown."""
+        name = f"sceneloom_gateway_{name}"
+        gauge = Gauge(name, text, registry=self.registry, multiprocess_mode="livesum")
+        self._levels.append((gauge, value))
+
+    def refresh(self) -> None:
+        """Read all levels: at the end of each request, as another worker may show them."""
+        for gauge, value in self._levels:
+            gauge.set(value())
+
+    def text(self) -> bytes:
+        """All figures in Prometheus's text form, of all workers."""
+        self.refresh()
+        if "PROMETHEUS_MULTIPROC_DIR" not in os.environ:
+            return generate_latest(self.registry)
+        registry = CollectorRegistry()
+        MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
+        return generate_latest(registry)
 
 
 class Exchange:
     """The outermost layer of the application."""
 
     def __init__(
-        self, app: ASGIApp, metrics: Metrics, *, most_bytes: int, body_seconds: float
+        self,
+        app: ASGIApp,
+        metrics: Metrics,
+        *,
+        most_bytes: int,
+        body_seconds: float,
+        uploads: Mapping[str, tuple[int, float]] | None = None,
     ) -> None:
-        """Wrap `app`; a body has at most `most_bytes` and arrives within `body_seconds`."""
+        """Wrap `app`; a body has at most `most_bytes` and arrives within `body_seconds`; those
+        posted to the paths of `uploads` have limits of their own.
+        """
         self._app, self._metrics = app, metrics
         self._most_bytes, self._body_seconds = most_bytes, body_seconds
+        self._uploads = uploads or {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request; see `starlette.types.ASGIApp`."""
@@ -94,7 +126,11 @@ class Exchange:
         given = headers.get(REQUEST_ID.encode(), b"")
         request_id = given.decode() if _GIVEN_ID.fullmatch(given) else secrets.token_hex(8)
         scope.setdefault("state", {})["request_id"] = request_id
-        deadline = started + self._body_seconds
+        full = scope["state"].get(FULL, False)
+        most_bytes, body_seconds = self._most_bytes, self._body_seconds
+        if scope["method"] == "POST":
+            most_bytes, body_seconds = self._uploads.get(scope["path"], (most_bytes, body_seconds))
+        deadline = started + body_seconds
         seen: dict[str, Any] = {
             "status": 0,
             "received": 0,
@@ -109,41 +145,55 @@ class Exchange:
             try:
                 message = await asyncio.wait_for(receive(), max(left, 0.001))
             except asyncio.TimeoutError:
-                raise Problem(
-                    408, f"the body has not arrived within {self._body_seconds:g} s"
-                ) from None
+                raise Problem(408, f"the body has not arrived within {body_seconds:g} s") from None
             seen["received"] += len(message.get("body", b""))
             seen["whole"] = not message.get("more_body", False)
-            if seen["received"] > self._most_bytes:
-                raise self._too_large()
+            if seen["received"] > most_bytes:
+                raise _too_large(most_bytes)
             return message
 
         async def noted(message: Message) -> None:
             if message["type"] == "http.response.start":
                 # Closed on unread data, the connection would be reset, and the answer lost.
                 with contextlib.suppress(Problem):
-                    while not seen["whole"] and _announced(headers) <= self._most_bytes:
+                    unread = max(_announced(headers), seen["received"])
+                    while not seen["whole"] and unread <= self._most_bytes:
                         await limited()
+                        unread = max(unread, seen["received"])
                 seen["status"] = message["status"]
-                extra = [*_HEADERS, (REQUEST_ID.encode(), request_id.encode())]
-                if scope["path"] == "/docs":
-                    extra[1] = (extra[1][0], _DOCS_POLICY)
-                if scope["scheme"] == "https":
-                    extra.append(_STRICT_TRANSPORT)
-                if not seen["whole"]:  # the rest of the body is not read
+                own = list(message.get("headers", []))
+                extra = _security_headers(request_id, scope["scheme"])
+                if not seen["whole"] or full:  # the rest of the body is not read
                     extra.append((b"connection", b"close"))
-                message = {**message, "headers": [*message.get("headers", []), *extra]}
+                names = {name for name, _ in own}
+                own += [(name, value) for name, value in extra if name not in names]
+                message = {**message, "headers": own}
             else:
                 seen["sent"] += len(message.get("body", b""))
             await send(message)
 
-        with self._metrics.in_flight.track_inprogress():
+        parent = tracing.given_parent(headers.get(tracing.HEADER.encode(), b"").decode("latin-1"))
+        name = f"{scope['method']} {scope['path']}"
+        with (
+            self._metrics.in_flight.track_inprogress(),
+            tracing.span(name, parent=parent or tracing.new_parent(), serves=True) as current,
+        ):
+            scope["state"]["trace"] = current.split("-")[1]
             try:
-                if not seen["whole"] and _announced(headers) > self._most_bytes:
-                    raise self._too_large()
+                if full:
+                    raise Problem(
+                        503,
+                        "the gateway has as many connections as it takes",
+                        kind="TooManyConnections",
+                        retry_after=1,
+                    )
+                if not seen["whole"] and _announced(headers) > most_bytes:
+                    raise _too_large(most_bytes)
                 await self._app(scope, limited, noted)
             except Problem as problem:
                 await self._answer(problem, scope, limited, noted)
+            except ClientDisconnect:
+                scope["state"]["problem"] = "ClientDisconnect"
             except Exception:  # the answer was sent by FastAPI, if none had begun
                 traceback.print_exc()
                 if not seen["status"]:
@@ -151,12 +201,25 @@ class Exchange:
                     await self._answer(fault, scope, limited, noted)
         self._note(scope, seen, time.perf_counter() - started)
 
+    def unreadable(self, problem: Problem, client: str, scheme: str) -> Response:
+        """The answer to bytes that are no HTTP request; logged and counted as any other."""
+        request_id = secrets.token_hex(8)
+        answer = problem.response(request_id)
+        extra = [*_security_headers(request_id, scheme), (b"connection", b"close")]
+        answer.raw_headers.extend(extra)
+        scope: Scope = {
+            "path": "",
+            "method": "",
+            "client": (client, 0),
+            "state": {"request_id": request_id},
+        }
+        note_problem(scope, problem)
+        self._note(scope, {"status": problem.status, "received": 0, "sent": len(answer.body)}, 0.0)
+        return answer
+
     async def _answer(self, problem: Problem, scope: Scope, receive: Receive, send: Send) -> None:
         note_problem(scope, problem)
         await problem.response(scope["state"]["request_id"])(scope, receive, send)
-
-    def _too_large(self) -> Problem:
-        return Problem(413, f"the body is larger than {self._most_bytes:,} bytes")
 
     def _note(self, scope: Scope, seen: dict[str, Any], seconds: float) -> None:
         """Write the line of the log, and count."""
@@ -165,6 +228,7 @@ class Exchange:
         self._metrics.seconds.labels(route, str(status)).observe(seconds)
         self._metrics.bytes.labels("received").inc(seen["received"])
         self._metrics.bytes.labels("sent").inc(seen["sent"])
+        self._metrics.refresh()
         if kind := state.get("problem"):
             self._metrics.rejections.labels(kind).inc()
         if scope["path"] in _QUIET and status == 200:
@@ -181,15 +245,24 @@ class Exchange:
             "milliseconds": round(1000 * seconds, 1),
             "received": seen["received"],
             "sent": seen["sent"],
-            **{name: state[name] for name in ("problem", "server", "detail") if state.get(name)},
+            **{name: state[name] for name in _NOTED if state.get(name)},
         }
         print(json.dumps(line), file=sys.stderr, flush=True)
+
+
+def _security_headers(request_id: str, scheme: str) -> list[tuple[bytes, bytes]]:
+    extra = [*_HEADERS, (REQUEST_ID.encode(), request_id.encode())]
+    return [*extra, _STRICT_TRANSPORT] if scheme == "https" else extra
 
 
 def note_problem(scope: Scope, problem: Problem) -> None:
     """Keep a problem for the log and the metrics."""
     state = scope["state"]
     state["problem"], state["detail"] = problem.kind or str(problem.status), problem.detail
+
+
+def _too_large(most_bytes: int) -> Problem:
+    return Problem(413, f"the body is larger than {most_bytes:,} bytes")
 
 
 def _has_body(headers: dict[bytes, bytes]) -> bool:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import functools
+import socket
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
 from tyro.conf import OmitArgPrefixes, arg
 
+from sceneloom import tracing
 from sceneloom.contract import MODEL_NAME
 from sceneloom.errors import InputError, require
-from sceneloom.text import printable
 from sceneloom.triton.grpc_transport import is_loopback
 from sceneloom.triton.transport import Timeouts
 
@@ -19,14 +22,18 @@ require(
 )
 
 from sceneloom_gateway.app import RequestLimits, build_app  # noqa: E402
-from sceneloom_gateway.keys import Keys  # noqa: E402
+from sceneloom_gateway.job_routes import read_options  # noqa: E402
+from sceneloom_gateway.jobs import Jobs, JobSettings  # noqa: E402
+from sceneloom_gateway.keys import Keys, read_keys  # noqa: E402
 from sceneloom_gateway.server import ServerSettings, listen_address, open_socket, serve  # noqa: E402
-from sceneloom_gateway.tritons import Tritons  # noqa: E402
+from sceneloom_gateway.tritons import Tritons, read_addresses  # noqa: E402
+from sceneloom_gateway.workers import run_workers  # noqa: E402
 
 
 def main(
     *,
-    triton: tuple[str, ...] = ("127.0.0.1:8001",),
+    triton: tuple[str, ...] = (),
+    triton_file: Annotated[Path | None, arg(metavar="FILE")] = None,
     listen: Annotated[str, arg(metavar="HOST:PORT")] = "127.0.0.1:8080",
     model: str = MODEL_NAME,
     keys: Annotated[Path | None, arg(metavar="FILE")] = None,
@@ -35,16 +42,20 @@ def main(
     mix_precisions: bool = False,
     settings: Annotated[ServerSettings, arg(name="server"), OmitArgPrefixes] = ServerSettings(),  # noqa: B008 - frozen
     limits: Annotated[RequestLimits, OmitArgPrefixes] = RequestLimits(),  # noqa: B008 - frozen
+    jobs: Annotated[JobSettings, arg(name="jobs")] = JobSettings(),  # noqa: B008 - frozen
     timeouts: Annotated[Timeouts, arg(name="timeouts")] = Timeouts(),  # noqa: B008 - frozen
 ) -> int:
     """Serve label maps to pictures over HTTP or HTTPS, in front of Triton servers.
 
     Prints a line that begins with "ready " once requests are answered, and one line of JSON for
-    each request on standard error. SIGTERM and SIGINT end it once the requests in work are done.
+    each request on standard error. SIGHUP connects to the servers anew. SIGTERM and SIGINT end it
+    once the requests in work are done.
 
     Args:
         triton: HOST:PORT of the servers' gRPC ports; several share the work, and stand in for each
-            other.
+            other. By default 127.0.0.1:8001.
+        triton_file: in place of --triton: file with HOST:PORT a line. SIGHUP reads it again and
+            moves new requests there, without a failed one; the servers may have another bundle.
         listen: address to listen at; port 0 takes a free one.
         model: name of the served model.
         keys: file of API keys (sceneloom gateway-keys); wanted of every client that is not on this
@@ -54,6 +65,7 @@ def main(
         mix_precisions: let servers of different precision work together.
         settings: connections.
         limits: of requests.
+        jobs: many maps at once.
         timeouts: of requests to Triton.
     """
     host, port = listen_address(listen)
@@ -65,9 +77,17 @@ def main(
         )
     if keys is None and keys_on_loopback:
         raise InputError("--keys-on-loopback wants --keys FILE")
-    known = None if keys is None else Keys(keys)
-    tritons = Tritons(triton, model=model, timeouts=timeouts, mix_precisions=mix_precisions)
-    app = build_app(tritons, limits=limits, keys=known, keys_on_loopback=keys_on_loopback)
+    if triton and triton_file is not None:
+        raise InputError("name the servers with --triton or with --triton-file, not with both")
+    if jobs.folder is not None and settings.workers > 1:
+        raise InputError(
+            f"--jobs.folder with --workers {settings.workers}: jobs are in one process; start a "
+            "gateway of one for them"
+        )
+    if triton_file is not None:  # its errors come before the start, and those of the keys
+        read_addresses(triton_file)
+    if keys is not None:
+        read_keys(keys)
     with open_socket(host, port) as listening:
         host, port = listening.getsockname()[:2]
         scheme = "https" if settings.tls_cert else "http"
@@ -76,9 +96,67 @@ def main(
         def ready() -> None:
             print(f"ready {scheme}://{shown}:{port}", flush=True)
 
-        started = serve(app, listening, settings, ready)
-    if not started:
-        print(f"sceneloom gateway: {printable('it could not start')}", file=sys.stderr)
-        return 1
+        work = functools.partial(
+            _serve,
+            triton=triton or ("127.0.0.1:8001",),
+            triton_file=triton_file,
+            model=model,
+            keys=keys,
+            keys_on_loopback=keys_on_loopback,
+            mix_precisions=mix_precisions,
+            settings=settings,
+            limits=limits,
+            jobs=jobs,
+            timeouts=timeouts,
+        )
+        if settings.workers == 1:
+            work(listening, ready)
+        elif not run_workers(settings.workers, work, listening, ready):
+            return 1
     print("stopped", file=sys.stderr)
     return 0
+
+
+def _serve(
+    listening: socket.socket,
+    ready: Callable[[], None],
+    *,
+    triton: tuple[str, ...],
+    triton_file: Path | None,
+    model: str,
+    keys: Path | None,
+    keys_on_loopback: bool,
+    mix_precisions: bool,
+    settings: ServerSettings,
+    limits: RequestLimits,
+    jobs: JobSettings,
+    timeouts: Timeouts,
+) -> None:
+    """Serve in this process until SIGTERM; the arguments are those of the command."""
+    tracing.start("sceneloom-gateway")
+    tritons = Tritons(
+        lambda: read_addresses(triton_file) if triton_file else triton,
+        model=model,
+        timeouts=timeouts,
+        mix_precisions=mix_precisions,
+    )
+    known = None if keys is None else Keys(keys)
+    taken = None if jobs.folder is None else Jobs(tritons, jobs, read_options, limits.max_pixels)
+    app = build_app(
+        tritons, limits=limits, keys=known, keys_on_loopback=keys_on_loopback, jobs=taken
+    )
+
+    async def begin() -> None:
+        await tritons.open()
+        if taken is not None:
+            await taken.open()
+
+    serve(
+        app,
+        listening,
+        settings,
+        begin=begin,
+        ready=ready,
+        hangup=tritons.switch,
+        closing=(lambda: None) if taken is None else taken.end_streams,
+    )

@@ -1,7 +1,7 @@
-"""The HTTP server: uvicorn, with TLS, an end to half-sent headers, and a drain on SIGTERM.
+"""The HTTP server: uvicorn, with TLS, an end to half-sent headers, a drain on SIGTERM, and SIGHUP.
 
-uvicorn closes idle connections after an answer only. `TimedProtocol` also closes a connection on
-which no whole request header has arrived in time.
+uvicorn closes idle connections after an answer only. The gateway's protocol also closes a
+connection on which no whole request header has arrived in time.
 """
 
 from __future__ import annotations
@@ -10,16 +10,22 @@ import asyncio
 import dataclasses
 import signal
 import socket
+import sys
+from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Annotated, Any
 
+import h11
 import uvicorn
 from pydantic import Field
-from starlette.types import ASGIApp
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from sceneloom.errors import InputError
+from sceneloom.errors import InputError, SceneLoomError
 from sceneloom.validation import checked
+from sceneloom_gateway.exchange import FULL, Exchange
+from sceneloom_gateway.problems import Problem
+
+Work = Callable[[], Coroutine[Any, Any, None]]
 
 
 @checked()
@@ -39,6 +45,10 @@ class ServerSettings:
     """Seconds for the requests in work to end after SIGTERM."""
     most_connections: Annotated[int, Field(ge=1, le=100_000)] = 1000
     """Most open connections; a request on a further one gets 503."""
+    workers: Annotated[int, Field(ge=1, le=64)] = 1
+    """Processes that share the address; each counts its own connections, requests and limits of
+    keys.
+    """
 
     def __post_init__(self) -> None:
         if (self.tls_cert is None) != (self.tls_key is None):
@@ -64,22 +74,31 @@ def open_socket(host: str, port: int) -> socket.socket:
         raise InputError(f"{host}:{port}: cannot be listened at ({reason})") from None
 
 
-def serve(app: ASGIApp, listening: socket.socket, settings: ServerSettings, ready: Any) -> bool:
-    """Serve until SIGTERM or SIGINT, and finish the requests in work; call `ready` once it
-    answers. Returns whether the application started. Raises InputError for a wrong certificate.
+def serve(
+    app: Exchange,
+    listening: socket.socket,
+    settings: ServerSettings,
+    *,
+    begin: Work,
+    ready: Callable[[], None],
+    hangup: Work,
+    closing: Callable[[], None],
+) -> None:
+    """Await `begin`, then serve until SIGTERM or SIGINT, and finish the requests in work. Call
+    `ready` once requests are answered, `hangup` at each SIGHUP, and `closing` before the wait for
+    the last requests. Raises InputError for a wrong certificate, and the SceneLoomError of `begin`.
     """
     config = uvicorn.Config(
         app,
-        http=_timed_protocol(settings.header_seconds),
+        http=_protocol(app, settings),
         ws="none",
         lifespan="on",
-        log_level="warning",
+        log_level="error",
         access_log=False,
         server_header=False,
         proxy_headers=False,
         timeout_keep_alive=settings.keep_alive_seconds,
         timeout_graceful_shutdown=settings.drain_seconds,
-        limit_concurrency=settings.most_connections,
         ssl_certfile=settings.tls_cert,
         ssl_keyfile=settings.tls_key,
     )
@@ -88,33 +107,65 @@ def serve(app: ASGIApp, listening: socket.socket, settings: ServerSettings, read
     except OSError as error:  # ssl.SSLError is one
         names = f"{settings.tls_cert} and {settings.tls_key}"
         raise InputError(f"{names}: no certificate with its key ({error})") from None
-    server = _Server(config, ready)
-    # uvicorn raises a signal again after the drain: by then it is done with.
-    for number in (signal.SIGTERM, signal.SIGINT):
+    server = _Server(config, begin, ready, hangup, closing)
+    # uvicorn raises a signal again after the drain: by then it is done with. A SIGHUP before the
+    # start has nothing to do.
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, lambda *_: None)
     server.run(sockets=[listening])
-    return server.started
+    if server.failure is not None:
+        raise server.failure
 
 
 class _Server(uvicorn.Server):
-    def __init__(self, config: uvicorn.Config, ready: Any) -> None:
+    def __init__(
+        self,
+        config: uvicorn.Config,
+        begin: Work,
+        ready: Callable[[], None],
+        hangup: Work,
+        closing: Callable[[], None],
+    ) -> None:
         super().__init__(config)
-        self._ready = ready
+        self._begin, self._ready, self._hangup = begin, ready, hangup
+        self._closing = closing
+        self._hangups: set[asyncio.Task[None]] = set()
+        self.failure: SceneLoomError | None = None
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        try:
+            await self._begin()
+        except SceneLoomError as error:
+            self.failure, self.should_exit = error, True
+            return
         await super().startup(sockets=sockets)
-        if self.started:
-            self._ready()
+        loop = asyncio.get_running_loop()
+
+        def on_hangup() -> None:
+            task = loop.create_task(self._hangup())
+            self._hangups.add(task)
+            task.add_done_callback(self._hangups.discard)
+
+        loop.add_signal_handler(signal.SIGHUP, on_hangup)
+        self._ready()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self._closing()
+        await super().shutdown(sockets=sockets)
 
 
-def _timed_protocol(seconds: float) -> type[asyncio.Protocol]:
-    """uvicorn's protocol that closes connections without a whole header after some seconds."""
+def _protocol(app: Exchange, settings: ServerSettings) -> type[asyncio.Protocol]:
+    """uvicorn's protocol that closes connections without a whole header after some seconds, and
+    answers with problem documents where uvicorn writes plain text.
+    """
 
-    class TimedProtocol(H11Protocol):
+    class Protocol(H11Protocol):
         _late: asyncio.TimerHandle | None = None
 
         def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
             super().connection_made(transport)
+            if len(self.connections) > settings.most_connections:
+                self.app_state = {**self.app_state, FULL: True}
             self._watch()
 
         def data_received(self, data: bytes) -> None:
@@ -126,13 +177,29 @@ def _timed_protocol(seconds: float) -> type[asyncio.Protocol]:
             if self._late is not None:
                 self._late.cancel()
 
+        def send_400_response(self, msg: str) -> None:
+            """Answer to bytes that are no HTTP request; called while h11's error is handled."""
+            error = sys.exc_info()[1]
+            if self.cycle is not None and not self.cycle.response_complete:
+                self.cycle.disconnected = True  # its own answer can no longer be sent
+                self.cycle.message_event.set()
+            if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
+                status = getattr(error, "error_status_hint", 400)
+                problem = Problem(status, f"this is no HTTP/1.1 request: {error}", kind="NoRequest")
+                client = self.client[0] if self.client else ""
+                answer = app.unreadable(problem, client, self.scheme or "http")
+                start = h11.Response(status_code=status, headers=answer.raw_headers)
+                for event in (start, h11.Data(data=bytes(answer.body)), h11.EndOfMessage()):
+                    self.transport.write(self.conn.send(event) or b"")
+            self.transport.close()
+
         def _watch(self) -> None:
             """Let the time run while no request is being answered."""
             waits = self.cycle is None or self.cycle.response_complete
             if waits and self._late is None:
-                self._late = self.loop.call_later(seconds, self.transport.abort)
+                self._late = self.loop.call_later(settings.header_seconds, self.transport.abort)
             elif not waits and self._late is not None:
                 self._late.cancel()
                 self._late = None
 
-    return TimedProtocol
+    return Protocol

@@ -31,6 +31,7 @@ from typing_extensions import Self
 from sceneloom import errors
 from sceneloom.contract import DIFFERENCE_PARAMETER, ENGINE_PARAMETER, FAST_PARAMETER
 from sceneloom.files import new_prefix
+from sceneloom.tracing import traces_url
 from sceneloom.triton.client import TritonSynthesizer
 from sceneloom.triton.grpc_transport import GrpcTransport
 from sceneloom.triton.transport import MAX_SECONDS, Seconds, Timeouts
@@ -246,6 +247,13 @@ class EmbeddedServer:
         ]
         for name, address in (("http", self.http), ("grpc", self.grpc), ("metrics", self.metrics)):
             command += [f"--{name}-address={HOST}", f"--{name}-port={address.split(':')[1]}"]
+        if url := traces_url():
+            command += [
+                "--trace-config=mode=opentelemetry",
+                f"--trace-config=opentelemetry,url={url}",
+                "--trace-config=level=TIMESTAMPS",
+                "--trace-config=rate=1",
+            ]
         self._process = subprocess.Popen(
             command,
             env=server.environment(),

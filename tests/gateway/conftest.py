@@ -38,7 +38,8 @@ def start_gateway(triton: Triton, tmp_path: Path) -> Iterator[StartGateway]:
     with ExitStack() as stack:
 
         def begin(*flags: str | Path, url: str = "") -> Gateway:
-            return start(stack, tmp_path, "--triton", url or triton.url, *flags)
+            servers = () if url == "-" else ("--triton", url or triton.url)
+            return start(stack, tmp_path, *servers, *flags)
 
         yield begin
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import socket
 import ssl
 import threading
@@ -10,6 +11,7 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import httpx
+import numpy as np
 import pytest
 import trustme
 from gateways import Gateway, StartGateway, Triton, contract, serve_fake
@@ -89,6 +91,44 @@ def test_a_large_body_is_refused_before_it_is_read(gateway: Gateway) -> None:
             assert one.recv(4096).startswith(b"HTTP/1.1 413")
 
 
+def test_a_connection_too_many_is_answered_503(start_gateway: StartGateway) -> None:
+    gateway = start_gateway("--most-connections", "2")
+    with ExitStack() as stack:
+        for _ in range(2):
+            stack.enter_context(connect(gateway))
+        time.sleep(0.2)
+        answer = httpx.get(f"{gateway.url}/v1/model", trust_env=False)
+        assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
+        assert answer.json()["type"] == "urn:sceneloom:TooManyConnections"
+        assert answer.headers["content-type"] == "application/problem+json"
+        assert (answer.headers["connection"], answer.headers["x-content-type-options"]) == (
+            "close",
+            "nosniff",
+        )
+    deadline = time.monotonic() + 5
+    while httpx.get(f"{gateway.url}/healthz", trust_env=False).status_code != 200:
+        assert time.monotonic() < deadline
+    assert "TooManyConnections" in [line.get("problem") for line in gateway.log()]
+
+
+def test_bytes_that_are_no_request_get_a_problem_document(gateway: Gateway) -> None:
+    for sent, status in ((b"GET /\r\n\r\n", 400), (b"GET / HTTP/1.1\r\nX: " + b"a" * 99_999, 431)):
+        with connect(gateway) as one:
+            one.sendall(sent)
+            answer = b""
+            with suppress(ConnectionResetError):
+                while piece := one.recv(4096):
+                    answer += piece
+        head, _, body = answer.partition(b"\r\n\r\n")
+        assert head.split()[1] == str(status).encode()
+        assert b"content-security-policy: default-src 'none'" in head.lower()
+        problem = json.loads(body)
+        assert (problem["status"], problem["type"]) == (status, "urn:sceneloom:NoRequest")
+        (line,) = (one for one in gateway.log() if one["request_id"] == problem["request_id"])
+        assert (line["status"], line["client"]) == (status, "127.0.0.1")
+    assert "Invalid HTTP request" not in gateway.log_path.read_text("utf-8")
+
+
 @pytest.mark.parametrize(
     "request_bytes",
     [
@@ -107,7 +147,7 @@ def test_wrong_framing_is_answered_400_and_harms_nobody(
         one.sendall(request_bytes)
         one.settimeout(5)
         with suppress(ConnectionResetError):
-            assert one.recv(4096).split()[1:2] in ([b"400"], [])
+            assert one.recv(4096).split()[1:2] in ([b"400"], [b"431"], [])
     assert client.get("/healthz").text == "alive\n"
 
 
@@ -140,6 +180,7 @@ def test_wrong_command_lines(triton: Triton, tmp_path: Path) -> None:
         (("--tls-cert", wrong), "belong together"),
         (("--tls-cert", wrong, "--tls-key", wrong), "no certificate"),
         (("--keys", tmp_path / "none.json"), "gateway-keys add"),
+        (("--triton", "127.0.0.1:1"), "not reachable"),
     ):
         done = run_command("gateway", "--triton", triton.url, "--listen", "127.0.0.1:0", *flags)
         assert (done.returncode in (1, 2), words in done.stderr) == (True, True), done.stderr
@@ -163,8 +204,11 @@ def test_sigterm_lets_requests_in_work_end(
 ) -> None:
     with ExitStack() as stack:
         transport = SlowTransport(contract())
+        transport.go.set()
         triton = serve_fake(stack, transport)
         gateway = start_gateway(url=triton.url)
+        transport.go.clear()
+        transport.reached.clear()
         answers: list[int] = []
 
         def ask() -> None:
@@ -194,7 +238,8 @@ def test_a_lost_server_is_503_and_comes_back(
 ) -> None:
     with ExitStack() as stack:
         transport = FakeTransport(
-            contract(), failures=[errors.RequestRejectedError("no"), errors.QueueFullError("full")]
+            contract(),
+            failures=[None, errors.RequestRejectedError("no"), errors.QueueFullError("full")],
         )
         triton = serve_fake(stack, transport)
         gateway = start_gateway("--timeouts.infer", "2", url=triton.url)
@@ -209,6 +254,33 @@ def test_a_lost_server_is_503_and_comes_back(
             time.sleep(5.1)  # the last proof is old then
             assert client.get("/readyz").status_code == 503
             assert client.get("/healthz").status_code == 200
+
+
+class ChangedTransport(FakeTransport):
+    """Draws in other colours once its `change` is set."""
+
+    change = 0
+
+    def infer(self, *arguments: object, **options: object) -> Array:  # type: ignore[override]
+        found = super().infer(*arguments, **options)  # type: ignore[arg-type]
+        return found + np.uint8(self.change)
+
+
+def test_a_changed_picture_makes_the_gateway_not_ready(start_gateway: StartGateway) -> None:
+    with ExitStack() as stack:
+        transport = ChangedTransport(contract())
+        gateway = start_gateway(url=serve_fake(stack, transport).url)
+        with httpx.Client(base_url=gateway.url, timeout=30, trust_env=False) as client:
+            transport.change = 1  # rounding
+            assert client.get("/readyz").text == "ready\n"
+            transport.change = 10
+            time.sleep(5.1)  # the last proof is old then
+            answer = client.get("/readyz")
+            assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
+            assert "10.0 grey levels from its first picture" in answer.json()["detail"]
+            transport.change = 0
+            time.sleep(5.1)
+            assert client.get("/readyz").text == "ready\n"
 
 
 def test_another_server_stands_in(start_gateway: StartGateway, maps: dict[str, bytes]) -> None:

@@ -6,12 +6,14 @@ import os
 import re
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import httpx
 import numpy as np
 import pytest
+from gateway_jobs import map_files, zip_of
 from gateways import StartGateway, png
 from support import CHECKOUT, blocky_maps
 
@@ -26,12 +28,13 @@ if TYPE_CHECKING:
 def test_the_blocks_of_the_page(
     server: EmbeddedServer, start_gateway: StartGateway, tmp_path: Path
 ) -> None:
-    gateway = start_gateway(url=server.grpc)
+    gateway = start_gateway("--jobs.folder", tmp_path / "jobs", url=server.grpc)
     label_map, instance_map = blocky_maps(64, 96, seed=2, labels=34)
     (tmp_path / "labels.png").write_bytes(png(label_map))
     (tmp_path / "instances.png").write_bytes(png(instance_map.astype(np.uint16)))
     blocks = re.findall(r"```bash\n(.*?)```", (CHECKOUT / "docs" / "gateway.md").read_text(), re.S)
-    assert len(blocks) == 3
+    (tmp_path / "maps.zip").write_bytes(zip_of(map_files(5, 64, 96)))
+    assert len(blocks) == 4
     environment = {
         **os.environ,
         "URL": gateway.url,
@@ -60,5 +63,9 @@ def test_the_blocks_of_the_page(
         trust_env=False,
     )
     np.testing.assert_array_equal(decode_picture(answer.content), wanted)
+    with zipfile.ZipFile(tmp_path / "pictures.zip") as pictures:
+        assert pictures.testzip() is None
+        names = [f"a/{number:04}.jpg" for number in range(5)]
+        assert pictures.namelist() == [*names, "manifest.jsonl"]
     for name in ("out.jpg", "out.png", "out2.jpg"):
         assert decode_picture((tmp_path / name).read_bytes()).shape == wanted.shape

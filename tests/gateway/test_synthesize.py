@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import json
+import re
 import struct
 import zlib
 from contextlib import ExitStack
@@ -141,16 +144,34 @@ def test_the_model_is_described(client: httpx.Client, triton: Triton) -> None:
     paths = client.get("/openapi.json").json()["paths"]
     assert set(paths) == {ROUTE, "/v1/model", "/healthz", "/readyz", "/metrics"}
     assert "label" in json.dumps(paths[ROUTE]["post"]["requestBody"])
-    assert "swagger" in client.get("/docs").text
+
+
+def test_the_page_of_the_routes_needs_no_network_and_no_script(client: httpx.Client) -> None:
+    answer = client.get("/docs")
+    for words in ("POST /v1/synthesize", "style_seed", "1 to 100", "image/webp", "429"):
+        assert words in answer.text
+    for foreign in ("<script", "http://", "https://", "src="):
+        assert foreign not in answer.text
+    (style,) = re.findall("<style>(.*?)</style>", answer.text, re.S)
+    digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
+    assert answer.headers["content-security-policy"] == (
+        f"default-src 'none'; style-src 'sha256-{digest}'; frame-ancestors 'none'"
+    )
 
 
 def test_headers_that_browsers_obey(client: httpx.Client) -> None:
-    answer = client.get("/healthz", headers={"Origin": "https://elsewhere", "X-Request-Id": "mine"})
-    assert answer.headers["x-content-type-options"] == "nosniff"
-    assert answer.headers["content-security-policy"].startswith("default-src 'none'")
-    assert answer.headers["x-request-id"] == "mine"
-    assert "access-control-allow-origin" not in answer.headers
-    assert "server" not in answer.headers
+    given = {"Origin": "https://elsewhere", "X-Request-Id": "mine"}
+    for method, path in (
+        *(("GET", path) for path in ("/healthz", "/docs", "/openapi.json", "/metrics", "/nowhere")),
+        ("OPTIONS", ROUTE),
+        ("POST", ROUTE),
+    ):
+        answer = client.request(method, path, headers=given)
+        assert answer.headers["x-content-type-options"] == "nosniff"
+        assert answer.headers["content-security-policy"].startswith("default-src 'none'")
+        assert answer.headers["x-request-id"] == "mine"
+        assert "access-control-allow-origin" not in answer.headers
+        assert "server" not in answer.headers
     strange = client.get("/healthz", headers={"X-Request-Id": "a b"})
     assert strange.headers["x-request-id"] != "a b"
 

@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 
 import numpy as np
 
+from sceneloom import tracing
 from sceneloom.contract import ENGINE_PARAMETER
 from sceneloom.errors import DeadlineExceededError, ServerUnavailableError, ServingError
 from sceneloom.maps import Array
@@ -105,6 +106,18 @@ class GrpcTransport(TritonTransport):
         self._client = tritonclient.grpc.InferenceServerClient(
             self.address, channel_args=channel_options(self.address)
         )
+        self.connection_lost = False
+        """Whether the connection has ended since `watch`, even between two requests."""
+
+    def watch(self) -> None:
+        """Note the end of the connection from now on; called after a first answer. gRPC connects
+        again by itself, and a server with another model may answer then.
+        """
+
+        def on_state(state: Any) -> None:
+            self.connection_lost |= state.name != "READY"
+
+        self._client._channel.subscribe(on_state)
 
     def _read(self, what: Document, model: str, deadline: float) -> Any:
         self._check_open()
@@ -169,14 +182,16 @@ class GrpcTransport(TritonTransport):
         if place is not None and place.output_size:
             wanted.set_shared_memory(place.region, place.output_size, place.output_offset)
         engine = self._engines.get(model)
-        result = self._client.infer(
-            model,
-            tensors,
-            model_version=version,
-            outputs=[wanted],
-            client_timeout=timeout,
-            parameters={ENGINE_PARAMETER: engine} if engine else None,
-        )
+        with tracing.span("triton infer", attributes={"server.address": self.address}) as parent:
+            result = self._client.infer(
+                model,
+                tensors,
+                model_version=version,
+                outputs=[wanted],
+                client_timeout=timeout,
+                headers={tracing.HEADER: parent} if parent else None,
+                parameters={ENGINE_PARAMETER: engine} if engine else None,
+            )
         self._answered.add(model)
         in_memory = place is not None and place.output_size
         if in_memory and not any(result.get_response().raw_output_contents):

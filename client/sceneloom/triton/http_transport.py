@@ -20,6 +20,7 @@ from urllib.parse import quote
 
 import numpy as np
 
+from sceneloom import tracing
 from sceneloom.contract import ENGINE_PARAMETER
 from sceneloom.maps import Array
 from sceneloom.text import parse_json
@@ -182,7 +183,15 @@ class HttpTransport(TritonTransport):
         headers = {_HEADER_LENGTH: str(len(parts[0])), "Content-Type": "application/octet-stream"}
         chosen = f"/versions/{quote(version, safe='')}" if version else ""
         path = f"/v2/models/{quote(model, safe='')}{chosen}/infer"
-        with self._exchange("POST", model, path, headers, parts, deadline) as (connection, answer):
+        attributes = {"server.address": self.address}
+        with (
+            tracing.span("triton infer", attributes=attributes) as parent,
+            self._exchange(
+                *("POST", model, path),
+                {**headers, **({tracing.HEADER: parent} if parent else {})},
+                *(parts, deadline),
+            ) as (connection, answer),
+        ):
             self._answered.add(model)
             try:
                 length = int(answer.headers.get(_HEADER_LENGTH, ""))

@@ -1,0 +1,162 @@
+"""W3C traceparent, and the spans of client, gateway and Triton in one trace."""
+
+from __future__ import annotations
+
+import base64
+import re
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import TYPE_CHECKING, Any
+
+import httpx
+import numpy as np
+import pytest
+from gateways import StartGateway, contract, png, serve_fake
+from support import blocky_maps, free_ports
+
+from sceneloom import tracing
+from sceneloom.testing import FakeTransport
+
+if TYPE_CHECKING:
+    from sceneloom_export.bundle import Exported
+
+ROUTE = "/v1/synthesize"
+TRACE, SPAN = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
+GIVEN = f"00-{TRACE}-{SPAN}-01"
+
+
+def test_a_traceparent_is_passed_on_to_triton_and_logged(
+    start_gateway: StartGateway, maps: dict[str, bytes]
+) -> None:
+    with ExitStack() as stack:
+        triton = serve_fake(stack, FakeTransport(contract()))
+        gateway = start_gateway(url=triton.url)
+        with httpx.Client(base_url=gateway.url, timeout=30, trust_env=False) as client:
+            client.post(ROUTE, files=maps, headers={"traceparent": GIVEN})
+            assert triton.metadata[-1]["traceparent"] == GIVEN
+            assert gateway.log()[-1]["trace"] == TRACE
+            for wrong in ("", "x", GIVEN.replace("00-", "ff-"), f"00-{'0' * 32}-{SPAN}-01"):
+                client.post(ROUTE, files=maps, headers={"traceparent": wrong})
+                made = triton.metadata[-1]["traceparent"]
+                assert re.fullmatch("00-[0-9a-f]{32}-[0-9a-f]{16}-01", made)
+                trace = gateway.log()[-1]["trace"]
+                assert trace == made.split("-")[1]
+                assert trace not in (TRACE, "0" * 32)
+
+
+def _with_base64_ids(data: bytes) -> bytes:
+    """OTLP's JSON has ids in hexadecimal, where protobuf's own has base64."""
+
+    def change(match: re.Match[bytes]) -> bytes:
+        return match[1] + base64.b64encode(bytes.fromhex(match[2].decode())) + b'"'
+
+    return re.sub(rb'("(?:traceId|spanId|parentSpanId)":\s*")([0-9a-fA-F]*)"', change, data)
+
+
+class Collector:
+    """Takes spans over OTLP and HTTP."""
+
+    def __init__(self) -> None:
+        self.spans: list[tuple[str, Any]] = []
+        """Service and span."""
+        collector = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                from google.protobuf import json_format
+                from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
+                    ExportTraceServiceRequest,
+                )
+
+                data = self.rfile.read(int(self.headers["Content-Length"]))
+                if self.headers["Content-Type"] == "application/json":  # Triton's exporter
+                    read = json_format.Parse(_with_base64_ids(data), ExportTraceServiceRequest())
+                else:
+                    read = ExportTraceServiceRequest.FromString(data)
+                for resource in read.resource_spans:
+                    names = {a.key: a.value.string_value for a in resource.resource.attributes}
+                    for scope in resource.scope_spans:
+                        found = [(names.get("service.name", ""), span) for span in scope.spans]
+                        collector.spans.extend(found)
+                self.send_response(200)
+                self.send_header("Content-Length", "0")
+                self.end_headers()
+
+            def log_message(self, *arguments: object) -> None:
+                pass
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.server.server_port}"
+
+    def of_trace(self, trace: str) -> dict[str, list[Any]]:
+        """Spans of a trace, by service."""
+        found: dict[str, list[Any]] = {}
+        for service, span in list(self.spans):
+            if span.trace_id.hex() == trace:
+                found.setdefault(service, []).append(span)
+        return found
+
+
+@pytest.fixture
+def collector() -> Iterator[Collector]:
+    made = Collector()
+    thread = threading.Thread(target=made.server.serve_forever)
+    thread.start()
+    yield made
+    made.server.shutdown()
+    made.server.server_close()
+    thread.join()
+
+
+@pytest.mark.triton
+def test_client_gateway_and_triton_send_the_spans_of_one_trace(
+    exported: Exported,
+    start_gateway: StartGateway,
+    collector: Collector,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from sceneloom_serving.embedded import EmbeddedServer
+
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", collector.url)
+    monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", "200")
+    label_map, instance_map = blocky_maps(64, 96, seed=2, labels=34)
+    files = {"label": png(label_map), "instances": png(instance_map.astype(np.uint16))}
+    with EmbeddedServer(exported.repository, free_ports(), engine="openvino-fp32") as server:
+        gateway = start_gateway(url=server.grpc)
+        answer = httpx.post(
+            gateway.url + ROUTE,
+            files=files,
+            headers={"traceparent": GIVEN},
+            timeout=60,
+            trust_env=False,
+        )
+        assert answer.status_code == 200
+        deadline = time.monotonic() + 20
+        wanted = {"POST /v1/synthesize", "triton infer", "InferRequest", "synthesis"}
+        while time.monotonic() < deadline:
+            found = collector.of_trace(TRACE)
+            if wanted <= {span.name for spans in found.values() for span in spans}:
+                break
+            time.sleep(0.1)
+    gateway_spans = {span.name: span for span in found["sceneloom-gateway"]}
+    served, asked = gateway_spans["POST /v1/synthesize"], gateway_spans["triton infer"]
+    assert served.parent_span_id.hex() == SPAN
+    assert asked.parent_span_id == served.span_id
+    assert served.start_time_unix_nano <= asked.start_time_unix_nano
+    others = [
+        span for service in found if service != "sceneloom-gateway" for span in found[service]
+    ]
+    assert any(span.parent_span_id == asked.span_id for span in others), others
+
+
+def test_the_collector_is_that_of_opentelemetry_s_variables(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert tracing.traces_url() == ""
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:1/")
+    assert tracing.traces_url() == "http://127.0.0.1:1/v1/traces"
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "http://127.0.0.1:2/x")
+    assert tracing.traces_url() == "http://127.0.0.1:2/x"
