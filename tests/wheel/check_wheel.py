@@ -1,7 +1,8 @@
 """Build the wheel and prove that it works where there is no checkout.
 
 First in an environment that has the wheel alone: `sceneloom` imports, its command answers, a street
-is painted, torch is neither loaded nor installed. Then with the extras: a generator is imported,
+is painted, torch is neither loaded nor installed. Then with the extra `gateway`: a picture comes
+through `sceneloom gateway`. Then with the other extras: a generator is imported,
 exported and served from the wheel's own templates, and a map is rendered through it.
 
     make wheel
@@ -28,6 +29,61 @@ heavy = {"torch", "onnx", "onnxruntime"}
 assert not heavy & set(sys.modules), heavy & set(sys.modules)
 assert not any(importlib.util.find_spec(name) for name in heavy), "the base install brings them"
 print("sceneloom", sceneloom.__version__, "from", sceneloom.__file__)
+"""
+
+GATEWAY = """
+import http.client, json, signal, subprocess, sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+import cv2, grpc, numpy as np
+from tritonclient.grpc import model_config_pb2, service_pb2, service_pb2_grpc
+from sceneloom import Contract, load_schema
+from sceneloom.testing import FakeTransport
+
+fake = FakeTransport(Contract(schema=load_schema("cityscapes"), size_multiple=8))
+
+class Triton(service_pb2_grpc.GRPCInferenceServiceServicer):
+    def ModelConfig(self, request, context):
+        found = fake.model_config(request.name, timeout=1)
+        config = model_config_pb2.ModelConfig(max_batch_size=found.max_batch_size)
+        for key, value in found.parameters.items():
+            config.parameters[key].string_value = value
+        for specs, tensors in ((found.inputs, config.input), (found.outputs, config.output)):
+            for name, spec in specs.items():
+                tensors.add(name=name, data_type=f"TYPE_{spec.dtype}", dims=spec.dims)
+        return service_pb2.ModelConfigResponse(config=config)
+
+    def ModelMetadata(self, request, context):
+        return service_pb2.ModelMetadataResponse(name=request.name, versions=["1"])
+
+    def ModelInfer(self, request, context):
+        (tensor,), (raw,) = request.inputs, request.raw_input_contents
+        array = np.frombuffer(raw, np.uint8).reshape(tensor.shape)
+        image = fake.infer(request.model_name, {tensor.name: array}, "image", timeout=1)
+        answer = service_pb2.ModelInferResponse(model_name=request.model_name)
+        answer.outputs.add(name="image", datatype="UINT8", shape=image.shape)
+        answer.raw_output_contents.append(image.tobytes())
+        return answer
+
+server = grpc.server(ThreadPoolExecutor(4))
+service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(Triton(), server)
+port = server.add_insecure_port("127.0.0.1:0")
+server.start()
+command = [str(Path(sys.executable).parent / "sceneloom"), "gateway", "--workers", "2"]
+flags = ["--triton", f"127.0.0.1:{port}", "--listen", "127.0.0.1:0"]
+process = subprocess.Popen([*command, *flags], stdout=subprocess.PIPE, text=True)
+line = process.stdout.readline()
+assert line.startswith("ready http://"), line
+client = http.client.HTTPConnection(line.split("//")[1].strip(), timeout=30)
+body = cv2.imencode(".png", np.zeros((64, 128), np.uint8))[1].tobytes()
+client.request("POST", "/v1/synthesize", body, {"Content-Type": "image/png"})
+answer = client.getresponse()
+picture = cv2.imdecode(np.frombuffer(answer.read(), np.uint8), cv2.IMREAD_COLOR)
+assert (answer.status, picture.shape) == (200, (64, 128, 3)), answer.status
+process.send_signal(signal.SIGTERM)
+assert process.wait(30) == 0
+server.stop(0).wait()
+print("the gateway made a picture")
 """
 
 WHOLE = """
@@ -81,6 +137,8 @@ def main() -> None:
         run(folder / "venv" / "bin" / "sceneloom", "--help", cwd=folder)
         for name in ("render", "verify", "probe"):
             run(folder / "venv" / "bin" / "sceneloom", name, "--help", cwd=folder)
+        install(python, folder, f"{wheel}[gateway]")
+        run(python, "-I", "-c", GATEWAY, cwd=folder)
         install(python, folder, f"{wheel}[train,export,serve,embedded]")
         run(python, "-I", "-c", WHOLE, cwd=folder)
     print("the wheel works")
