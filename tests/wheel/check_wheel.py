@@ -32,41 +32,20 @@ print("sceneloom", sceneloom.__version__, "from", sceneloom.__file__)
 """
 
 GATEWAY = """
-import http.client, json, signal, subprocess, sys
+import http.client, signal, subprocess, sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 import cv2, grpc, numpy as np
-from tritonclient.grpc import model_config_pb2, service_pb2, service_pb2_grpc
+from tritonclient.grpc import service_pb2_grpc
 from sceneloom import Contract, load_schema
 from sceneloom.testing import FakeTransport
+sys.path.append(sys.argv[1])
+from fake_triton import FakeTriton
 
-fake = FakeTransport(Contract(schema=load_schema("cityscapes"), size_multiple=8))
-
-class Triton(service_pb2_grpc.GRPCInferenceServiceServicer):
-    def ModelConfig(self, request, context):
-        found = fake.model_config(request.name, timeout=1)
-        config = model_config_pb2.ModelConfig(max_batch_size=found.max_batch_size)
-        for key, value in found.parameters.items():
-            config.parameters[key].string_value = value
-        for specs, tensors in ((found.inputs, config.input), (found.outputs, config.output)):
-            for name, spec in specs.items():
-                tensors.add(name=name, data_type=f"TYPE_{spec.dtype}", dims=spec.dims)
-        return service_pb2.ModelConfigResponse(config=config)
-
-    def ModelMetadata(self, request, context):
-        return service_pb2.ModelMetadataResponse(name=request.name, versions=["1"])
-
-    def ModelInfer(self, request, context):
-        (tensor,), (raw,) = request.inputs, request.raw_input_contents
-        array = np.frombuffer(raw, np.uint8).reshape(tensor.shape)
-        image = fake.infer(request.model_name, {tensor.name: array}, "image", timeout=1)
-        answer = service_pb2.ModelInferResponse(model_name=request.model_name)
-        answer.outputs.add(name="image", datatype="UINT8", shape=image.shape)
-        answer.raw_output_contents.append(image.tobytes())
-        return answer
-
+schema = load_schema("cityscapes")
+triton = FakeTriton(FakeTransport(Contract(schema=schema, boundaries=False, size_multiple=8)))
 server = grpc.server(ThreadPoolExecutor(4))
-service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(Triton(), server)
+service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(triton, server)
 port = server.add_insecure_port("127.0.0.1:0")
 server.start()
 command = [str(Path(sys.executable).parent / "sceneloom"), "gateway", "--workers", "2"]
@@ -138,7 +117,7 @@ def main() -> None:
         for name in ("render", "verify", "probe"):
             run(folder / "venv" / "bin" / "sceneloom", name, "--help", cwd=folder)
         install(python, folder, f"{wheel}[gateway]")
-        run(python, "-I", "-c", GATEWAY, cwd=folder)
+        run(python, "-I", "-c", GATEWAY, CHECKOUT / "tests", cwd=folder)
         install(python, folder, f"{wheel}[train,export,serve,embedded]")
         run(python, "-I", "-c", WHOLE, cwd=folder)
     print("the wheel works")
