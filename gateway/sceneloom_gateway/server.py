@@ -68,10 +68,14 @@ def open_socket(host: str, port: int) -> socket.socket:
     """Listen at a port, a free one for 0; raises InputError."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
-        return socket.create_server((host, port), family=family, backlog=1024)
+        listening = socket.create_server((host, port), family=family, backlog=1024)
     except OSError as error:
         reason = error.strerror or error
         raise InputError(f"{host}:{port}: cannot be listened at ({reason})") from None
+    # For every connection: asyncio sets it for sockets of a stated protocol only, and an answer's
+    # body would wait 40 ms for the acknowledgement of its header.
+    listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return listening
 
 
 def serve(

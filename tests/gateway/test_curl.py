@@ -1,9 +1,10 @@
-"""The blocks of docs/gateway.md, run by bash with the real Triton server behind the gateway."""
+"""The blocks of docs/gateway.md, run by bash, with TLS and keys, and the real Triton server behind."""
 
 from __future__ import annotations
 
 import os
 import re
+import ssl
 import subprocess
 import sys
 import zipfile
@@ -13,12 +14,17 @@ from typing import TYPE_CHECKING
 import httpx
 import numpy as np
 import pytest
+<<<<<<< HEAD
 from gateway_jobs import map_files, zip_of
+=======
+import trustme
+>>>>>>> roll
 from gateways import StartGateway, png
 from support import CHECKOUT, blocky_maps
 
 from sceneloom.pictures import decode_picture
 from sceneloom.triton.client import TritonSynthesizer
+from sceneloom_gateway.keys import Limits, new_key, write_keys
 
 if TYPE_CHECKING:
     from sceneloom_serving.embedded import EmbeddedServer
@@ -28,7 +34,21 @@ if TYPE_CHECKING:
 def test_the_blocks_of_the_page(
     server: EmbeddedServer, start_gateway: StartGateway, tmp_path: Path
 ) -> None:
+<<<<<<< HEAD
     gateway = start_gateway("--jobs.folder", tmp_path / "jobs", url=server.grpc)
+=======
+    authority = trustme.CA()
+    certificate = authority.issue_cert("127.0.0.1")
+    chain, key, ca, keys = (tmp_path / name for name in ("chain.pem", "key.pem", "ca", "keys.json"))
+    certificate.cert_chain_pems[0].write_to_path(str(chain))
+    certificate.private_key_pem.write_to_path(str(key))
+    authority.cert_pem.write_to_path(str(ca))
+    entry, secret = new_key("bob", Limits())
+    write_keys(keys, (entry,))
+    tls = ("--tls-cert", chain, "--tls-key", key)
+    gateway = start_gateway(*tls, "--keys", keys, "--keys-on-loopback", url=server.grpc)
+    (tmp_path / ".curlrc").write_text(f'header = "Authorization: Bearer {secret}"\n')
+>>>>>>> roll
     label_map, instance_map = blocky_maps(64, 96, seed=2, labels=34)
     (tmp_path / "labels.png").write_bytes(png(label_map))
     (tmp_path / "instances.png").write_bytes(png(instance_map.astype(np.uint16)))
@@ -40,12 +60,14 @@ def test_the_blocks_of_the_page(
         "URL": gateway.url,
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
         "no_proxy": "127.0.0.1",
+        "CURL_CA_BUNDLE": str(ca),
     }
     for block in blocks:
+        own_key = "alice.key" in block
         done = subprocess.run(
             ["bash", "-euo", "pipefail", "-c", block],
             cwd=tmp_path,
-            env=environment,
+            env=environment | {"CURL_HOME": "/nowhere" if own_key else str(tmp_path)},
             capture_output=True,
             text=True,
             timeout=60,
@@ -58,7 +80,8 @@ def test_the_blocks_of_the_page(
     answer = httpx.post(
         f"{gateway.url}/v1/synthesize",
         files={"label": files["labels"], "instances": files["instances"]},
-        headers={"Accept": "image/png"},
+        headers={"Accept": "image/png", "Authorization": f"Bearer {secret}"},
+        verify=ssl.create_default_context(cafile=str(ca)),
         timeout=60,
         trust_env=False,
     )
