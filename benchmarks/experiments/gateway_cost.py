@@ -73,7 +73,7 @@ class Way:
     def cpu_seconds(self) -> float:
         """Processor time of the gateway so far."""
         times = [process.cpu_times() for process in self.processes]
-        return sum(one.user + one.system for one in times)
+        return float(sum(one.user + one.system for one in times))
 
 
 def main(

@@ -1,4 +1,4 @@
-"""The blocks of docs/gateway.md, run by bash, with TLS and keys, and the real Triton server behind."""
+"""The blocks of docs/gateway.md, run by bash, with TLS, keys and the real Triton server."""
 
 from __future__ import annotations
 
