@@ -20,11 +20,7 @@ EVALUATE := tests/training/evaluation/test_evaluate_command.py
 # pip compiles none of the packages: most of their modules are never imported, and the others are compiled when they are.
 unexport PYTHONDONTWRITEBYTECODE
 
-<<<<<<< HEAD
-.PHONY: help demo demo-check test lint unit cases docs wheel slow soak render-ceiling gpu gpu-report bench bench-engine bench-check train-speed train-demo table camvid-table styled-model demo-weights demo-evaluation clean
-=======
-.PHONY: help demo demo-check test lint unit cases docs wheel slow soak render-ceiling gateway-cost gpu bench bench-engine bench-check train-speed train-demo table camvid-table styled-model demo-weights demo-evaluation clean
->>>>>>> roll
+.PHONY: help demo demo-check test lint unit cases docs wheel slow soak render-ceiling gateway-cost gpu gpu-report bench bench-engine bench-check train-speed train-demo table camvid-table styled-model demo-weights demo-evaluation clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## / — /'

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import signal
 import subprocess
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -40,6 +41,16 @@ class Gateway:
         """Lines of the access log so far."""
         lines = self.log_path.read_text("utf-8").splitlines()
         return [json.loads(line) for line in lines if line.startswith("{")]
+
+    def logged(self, **values: Any) -> dict[str, Any]:
+        """The first line of the access log with these values; it is written after the answer."""
+        deadline = time.monotonic() + 10
+        while True:
+            for line in self.log():
+                if values.items() <= line.items():
+                    return line
+            assert time.monotonic() < deadline, f"no line with {values}: {self.log()}"
+            time.sleep(0.02)
 
     def end(self) -> int:
         """Send SIGTERM, and wait for the exit code."""

@@ -108,7 +108,7 @@ def test_a_connection_too_many_is_answered_503(start_gateway: StartGateway) -> N
     deadline = time.monotonic() + 5
     while httpx.get(f"{gateway.url}/healthz", trust_env=False).status_code != 200:
         assert time.monotonic() < deadline
-    assert "TooManyConnections" in [line.get("problem") for line in gateway.log()]
+    gateway.logged(problem="TooManyConnections")
 
 
 def test_bytes_that_are_no_request_get_a_problem_document(gateway: Gateway) -> None:
@@ -124,8 +124,7 @@ def test_bytes_that_are_no_request_get_a_problem_document(gateway: Gateway) -> N
         assert b"content-security-policy: default-src 'none'" in head.lower()
         problem = json.loads(body)
         assert (problem["status"], problem["type"]) == (status, "urn:sceneloom:NoRequest")
-        (line,) = (one for one in gateway.log() if one["request_id"] == problem["request_id"])
-        assert (line["status"], line["client"]) == (status, "127.0.0.1")
+        gateway.logged(request_id=problem["request_id"], status=status, client="127.0.0.1")
     assert "Invalid HTTP request" not in gateway.log_path.read_text("utf-8")
 
 

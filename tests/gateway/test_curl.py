@@ -14,11 +14,8 @@ from typing import TYPE_CHECKING
 import httpx
 import numpy as np
 import pytest
-<<<<<<< HEAD
-from gateway_jobs import map_files, zip_of
-=======
 import trustme
->>>>>>> roll
+from gateway_jobs import map_files, zip_of
 from gateways import StartGateway, png
 from support import CHECKOUT, blocky_maps
 
@@ -34,9 +31,6 @@ if TYPE_CHECKING:
 def test_the_blocks_of_the_page(
     server: EmbeddedServer, start_gateway: StartGateway, tmp_path: Path
 ) -> None:
-<<<<<<< HEAD
-    gateway = start_gateway("--jobs.folder", tmp_path / "jobs", url=server.grpc)
-=======
     authority = trustme.CA()
     certificate = authority.issue_cert("127.0.0.1")
     chain, key, ca, keys = (tmp_path / name for name in ("chain.pem", "key.pem", "ca", "keys.json"))
@@ -46,9 +40,9 @@ def test_the_blocks_of_the_page(
     entry, secret = new_key("bob", Limits())
     write_keys(keys, (entry,))
     tls = ("--tls-cert", chain, "--tls-key", key)
-    gateway = start_gateway(*tls, "--keys", keys, "--keys-on-loopback", url=server.grpc)
+    flags = (*tls, "--keys", keys, "--keys-on-loopback", "--jobs.folder", tmp_path / "jobs")
+    gateway = start_gateway(*flags, url=server.grpc)
     (tmp_path / ".curlrc").write_text(f'header = "Authorization: Bearer {secret}"\n')
->>>>>>> roll
     label_map, instance_map = blocky_maps(64, 96, seed=2, labels=34)
     (tmp_path / "labels.png").write_bytes(png(label_map))
     (tmp_path / "instances.png").write_bytes(png(instance_map.astype(np.uint16)))

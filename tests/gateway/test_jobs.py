@@ -290,6 +290,7 @@ def test_ended_jobs_expire_and_the_end_of_the_gateway_waits_for_no_stream(
         with httpx.Client(base_url=gateway.url, trust_env=False, timeout=30) as client:
             assert client.get(f"{JOBS}/{job['id']}").json()["made"] >= 1
             assert wait(client, job["id"])["made"] == 60
+        gateway.logged(job=job["id"])
         log = [line for line in gateway.log() if "job" in line]
         assert [(line["job"], line["state"], line["made"]) for line in log] == [
             (job["id"], "done", 60)
