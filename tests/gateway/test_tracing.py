@@ -38,12 +38,13 @@ def test_a_traceparent_is_passed_on_to_triton_and_logged(
         with httpx.Client(base_url=gateway.url, timeout=30, trust_env=False) as client:
             client.post(ROUTE, files=maps, headers={"traceparent": GIVEN})
             assert triton.metadata[-1]["traceparent"] == GIVEN
-            assert gateway.log()[-1]["trace"] == TRACE
-            for wrong in ("", "x", GIVEN.replace("00-", "ff-"), f"00-{'0' * 32}-{SPAN}-01"):
+            assert gateway.log(1)[0]["trace"] == TRACE
+            wrongs = ("", "x", GIVEN.replace("00-", "ff-"), f"00-{'0' * 32}-{SPAN}-01")
+            for number, wrong in enumerate(wrongs, 2):
                 client.post(ROUTE, files=maps, headers={"traceparent": wrong})
                 made = triton.metadata[-1]["traceparent"]
                 assert re.fullmatch("00-[0-9a-f]{32}-[0-9a-f]{16}-01", made)
-                trace = gateway.log()[-1]["trace"]
+                trace = gateway.log(number)[-1]["trace"]
                 assert trace == made.split("-")[1]
                 assert trace not in (TRACE, "0" * 32)
 
