@@ -20,7 +20,7 @@ EVALUATE := tests/training/evaluation/test_evaluate_command.py
 # pip compiles none of the packages: most of their modules are never imported, and the others are compiled when they are.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help demo demo-check studio test lint unit cases docs wheel slow soak render-ceiling gpu gpu-report bench bench-engine bench-check train-speed train-demo table camvid-table styled-model demo-weights demo-evaluation clean
+.PHONY: help demo demo-check studio test lint unit cases docs wheel slow soak render-ceiling gateway-cost gpu gpu-report bench bench-engine bench-check train-speed train-demo table camvid-table styled-model demo-weights demo-evaluation clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## / — /'
@@ -102,6 +102,9 @@ bench-engine: $(INSTALLED)  ## of them, every engine beside PyTorch, in turn, at
 
 bench-check: $(INSTALLED)  ## ratios that must hold on every machine, measured in one run: benchmarks/regression_limits.json
 	$(BIN)/python benchmarks/experiments/regression.py --out build/bench-check
+
+gateway-cost: $(INSTALLED)  ## the gateway beside direct gRPC at 2048x1024, measured: docs/results
+	$(BIN)/python benchmarks/experiments/gateway_cost.py --out docs/results
 
 train-speed: $(INSTALLED)  ## the training step beside the published recipe, measured: docs/results
 	$(BIN)/python benchmarks/experiments/training_step.py --out docs/results

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import signal
 import subprocess
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -36,10 +37,27 @@ class Gateway:
     def port(self) -> int:
         return int(self.url.rpartition(":")[2])
 
-    def log(self) -> list[dict[str, Any]]:
-        """Lines of the access log so far."""
-        lines = self.log_path.read_text("utf-8").splitlines()
-        return [json.loads(line) for line in lines if line.startswith("{")]
+    def log(self, least: int = 0) -> list[dict[str, Any]]:
+        """Lines of the access log so far; waits for at least so many, as a line follows its
+        answer.
+        """
+        deadline = time.monotonic() + 10
+        while True:
+            lines = self.log_path.read_text("utf-8").splitlines()
+            found = [json.loads(line) for line in lines if line.startswith("{")]
+            if len(found) >= least or time.monotonic() > deadline:
+                return found
+            time.sleep(0.02)
+
+    def logged(self, **values: Any) -> dict[str, Any]:
+        """The first line of the access log with these values; it is written after the answer."""
+        deadline = time.monotonic() + 10
+        while True:
+            for line in self.log():
+                if values.items() <= line.items():
+                    return line
+            assert time.monotonic() < deadline, f"no line with {values}: {self.log()}"
+            time.sleep(0.02)
 
     def end(self) -> int:
         """Send SIGTERM, and wait for the exit code."""

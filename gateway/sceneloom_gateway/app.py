@@ -17,7 +17,7 @@ from typing import Annotated, Any, TypeVar
 from fastapi import Depends, FastAPI
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
-from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client import CONTENT_TYPE_LATEST
 from pydantic import Field
 from starlette.exceptions import HTTPException
 from starlette.requests import Request as HttpRequest
@@ -31,6 +31,8 @@ from sceneloom.version import __version__
 from sceneloom_gateway.docs_page import POLICY, docs_page
 from sceneloom_gateway.exchange import Exchange, Metrics, note_problem
 from sceneloom_gateway.inputs import MEDIA, choose_format, read_upload
+from sceneloom_gateway.job_routes import add_job_routes
+from sceneloom_gateway.jobs import Jobs
 from sceneloom_gateway.keys import Keys
 from sceneloom_gateway.problems import MEDIA_TYPE, Problem, problem_of
 from sceneloom_gateway.studio_routes import add_studio
@@ -118,6 +120,7 @@ def build_app(
     limits: RequestLimits | None = None,
     keys: Keys | None = None,
     keys_on_loopback: bool = False,
+    jobs: Jobs | None = None,
     studio: bool = False,
 ) -> Exchange:
     """The whole application, for opened `tritons`, which it closes. Without `keys` every request is
@@ -131,6 +134,8 @@ def build_app(
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         yield
+        if jobs is not None:
+            await jobs.close()
         await tritons.close()
         threads.shutdown(cancel_futures=True)
 
@@ -168,6 +173,8 @@ def build_app(
                 kind="GatewayFull",
                 retry_after=1,
             )
+        if jobs is not None:
+            jobs.give_way()
         waiting += 1
         try:
             format = choose_format(request.headers.get("accept", ""))
@@ -191,11 +198,13 @@ def build_app(
         return Response(data, media_type=MEDIA[format], headers=headers)
 
     _add_status_routes(app, tritons, metrics, limits, by_key)
+    uploads = {} if jobs is None else add_job_routes(app, jobs, metrics, by_key)
     if studio:
         add_studio(app, tritons)
     for kind in (Problem, errors.SceneLoomError, HTTPException, RequestValidationError):
         app.add_exception_handler(kind, _on_error)
-    return Exchange(app, metrics, most_bytes=limits.max_bytes, body_seconds=limits.body_seconds)
+    most, seconds = limits.max_bytes, limits.body_seconds
+    return Exchange(app, metrics, most_bytes=most, body_seconds=seconds, uploads=uploads)
 
 
 def _key_of(request: HttpRequest) -> str:
@@ -274,7 +283,7 @@ def _add_status_routes(
     @app.get("/metrics", dependencies=by_key, response_class=PlainTextResponse)
     async def show_metrics() -> Response:
         """Metrics in Prometheus's text form."""
-        return Response(generate_latest(metrics.registry), media_type=CONTENT_TYPE_LATEST)
+        return Response(metrics.text(), media_type=CONTENT_TYPE_LATEST)
 
 
 async def _on_error(request: HttpRequest, error: Exception) -> JSONResponse:

@@ -9,15 +9,17 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import os
 import re
 import secrets
 import sys
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.multiprocess import MultiProcessCollector
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -68,23 +70,52 @@ class Metrics:
             "sceneloom_gateway_bytes", "Bytes of bodies.", ["direction"], registry=registry
         )
         self.in_flight = Gauge(
-            "sceneloom_gateway_in_flight", "Requests being answered.", registry=registry
+            "sceneloom_gateway_in_flight",
+            "Requests being answered.",
+            registry=registry,
+            multiprocess_mode="livesum",
         )
+        self._levels: list[tuple[Gauge, Callable[[], float]]] = []
 
     def level(self, name: str, text: str, value: Callable[[], float]) -> None:
-        """Add a gauge that is read when it is asked for."""
-        Gauge(f"sceneloom_gateway_{name}", text, registry=self.registry).set_function(value)
+        """Add a gauge that `refresh` reads; of several workers the sum is shown."""
+        name = f"sceneloom_gateway_{name}"
+        gauge = Gauge(name, text, registry=self.registry, multiprocess_mode="livesum")
+        self._levels.append((gauge, value))
+
+    def refresh(self) -> None:
+        """Read all levels: at the end of each request, as another worker may show them."""
+        for gauge, value in self._levels:
+            gauge.set(value())
+
+    def text(self) -> bytes:
+        """All figures in Prometheus's text form, of all workers."""
+        self.refresh()
+        if "PROMETHEUS_MULTIPROC_DIR" not in os.environ:
+            return generate_latest(self.registry)
+        registry = CollectorRegistry()
+        MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
+        return generate_latest(registry)
 
 
 class Exchange:
     """The outermost layer of the application."""
 
     def __init__(
-        self, app: ASGIApp, metrics: Metrics, *, most_bytes: int, body_seconds: float
+        self,
+        app: ASGIApp,
+        metrics: Metrics,
+        *,
+        most_bytes: int,
+        body_seconds: float,
+        uploads: Mapping[str, tuple[int, float]] | None = None,
     ) -> None:
-        """Wrap `app`; a body has at most `most_bytes` and arrives within `body_seconds`."""
+        """Wrap `app`; a body has at most `most_bytes` and arrives within `body_seconds`; those
+        posted to the paths of `uploads` have limits of their own.
+        """
         self._app, self._metrics = app, metrics
         self._most_bytes, self._body_seconds = most_bytes, body_seconds
+        self._uploads = uploads or {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request; see `starlette.types.ASGIApp`."""
@@ -96,7 +127,10 @@ class Exchange:
         request_id = given.decode() if _GIVEN_ID.fullmatch(given) else secrets.token_hex(8)
         scope.setdefault("state", {})["request_id"] = request_id
         full = scope["state"].get(FULL, False)
-        deadline = started + self._body_seconds
+        most_bytes, body_seconds = self._most_bytes, self._body_seconds
+        if scope["method"] == "POST":
+            most_bytes, body_seconds = self._uploads.get(scope["path"], (most_bytes, body_seconds))
+        deadline = started + body_seconds
         seen: dict[str, Any] = {
             "status": 0,
             "received": 0,
@@ -111,21 +145,21 @@ class Exchange:
             try:
                 message = await asyncio.wait_for(receive(), max(left, 0.001))
             except asyncio.TimeoutError:
-                raise Problem(
-                    408, f"the body has not arrived within {self._body_seconds:g} s"
-                ) from None
+                raise Problem(408, f"the body has not arrived within {body_seconds:g} s") from None
             seen["received"] += len(message.get("body", b""))
             seen["whole"] = not message.get("more_body", False)
-            if seen["received"] > self._most_bytes:
-                raise self._too_large()
+            if seen["received"] > most_bytes:
+                raise _too_large(most_bytes)
             return message
 
         async def noted(message: Message) -> None:
             if message["type"] == "http.response.start":
                 # Closed on unread data, the connection would be reset, and the answer lost.
                 with contextlib.suppress(Problem):
-                    while not seen["whole"] and _announced(headers) <= self._most_bytes:
+                    unread = max(_announced(headers), seen["received"])
+                    while not seen["whole"] and unread <= self._most_bytes:
                         await limited()
+                        unread = max(unread, seen["received"])
                 seen["status"] = message["status"]
                 own = list(message.get("headers", []))
                 extra = _security_headers(request_id, scope["scheme"])
@@ -153,8 +187,8 @@ class Exchange:
                         kind="TooManyConnections",
                         retry_after=1,
                     )
-                if not seen["whole"] and _announced(headers) > self._most_bytes:
-                    raise self._too_large()
+                if not seen["whole"] and _announced(headers) > most_bytes:
+                    raise _too_large(most_bytes)
                 await self._app(scope, limited, noted)
             except Problem as problem:
                 await self._answer(problem, scope, limited, noted)
@@ -187,9 +221,6 @@ class Exchange:
         note_problem(scope, problem)
         await problem.response(scope["state"]["request_id"])(scope, receive, send)
 
-    def _too_large(self) -> Problem:
-        return Problem(413, f"the body is larger than {self._most_bytes:,} bytes")
-
     def _note(self, scope: Scope, seen: dict[str, Any], seconds: float) -> None:
         """Write the line of the log, and count."""
         route = getattr(scope.get("route"), "path", "none")
@@ -197,6 +228,7 @@ class Exchange:
         self._metrics.seconds.labels(route, str(status)).observe(seconds)
         self._metrics.bytes.labels("received").inc(seen["received"])
         self._metrics.bytes.labels("sent").inc(seen["sent"])
+        self._metrics.refresh()
         if kind := state.get("problem"):
             self._metrics.rejections.labels(kind).inc()
         if scope["path"] in _QUIET and status == 200:
@@ -227,6 +259,10 @@ def note_problem(scope: Scope, problem: Problem) -> None:
     """Keep a problem for the log and the metrics."""
     state = scope["state"]
     state["problem"], state["detail"] = problem.kind or str(problem.status), problem.detail
+
+
+def _too_large(most_bytes: int) -> Problem:
+    return Problem(413, f"the body is larger than {most_bytes:,} bytes")
 
 
 def _has_body(headers: dict[bytes, bytes]) -> bool:

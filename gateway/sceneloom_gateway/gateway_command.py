@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import functools
+import socket
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
@@ -19,9 +22,12 @@ require(
 )
 
 from sceneloom_gateway.app import RequestLimits, build_app  # noqa: E402
-from sceneloom_gateway.keys import Keys  # noqa: E402
+from sceneloom_gateway.job_routes import read_options  # noqa: E402
+from sceneloom_gateway.jobs import Jobs, JobSettings  # noqa: E402
+from sceneloom_gateway.keys import Keys, read_keys  # noqa: E402
 from sceneloom_gateway.server import ServerSettings, listen_address, open_socket, serve  # noqa: E402
 from sceneloom_gateway.tritons import Tritons, read_addresses  # noqa: E402
+from sceneloom_gateway.workers import run_workers  # noqa: E402
 
 
 def main(
@@ -37,6 +43,7 @@ def main(
     studio: bool = False,
     settings: Annotated[ServerSettings, arg(name="server"), OmitArgPrefixes] = ServerSettings(),  # noqa: B008 - frozen
     limits: Annotated[RequestLimits, OmitArgPrefixes] = RequestLimits(),  # noqa: B008 - frozen
+    jobs: Annotated[JobSettings, arg(name="jobs")] = JobSettings(),  # noqa: B008 - frozen
     timeouts: Annotated[Timeouts, arg(name="timeouts")] = Timeouts(),  # noqa: B008 - frozen
 ) -> int:
     """Serve label maps to pictures over HTTP or HTTPS, in front of Triton servers.
@@ -60,6 +67,7 @@ def main(
         studio: serve the studio, too: paint label maps in a browser and see the pictures.
         settings: connections.
         limits: of requests.
+        jobs: many maps at once.
         timeouts: of requests to Triton.
     """
     host, port = listen_address(listen)
@@ -73,17 +81,15 @@ def main(
         raise InputError("--keys-on-loopback wants --keys FILE")
     if triton and triton_file is not None:
         raise InputError("name the servers with --triton or with --triton-file, not with both")
-
-    def addresses() -> tuple[str, ...]:
-        return read_addresses(triton_file) if triton_file else triton or ("127.0.0.1:8001",)
-
-    addresses()  # its errors come before the start
-    tracing.start("sceneloom-gateway")
-    known = None if keys is None else Keys(keys)
-    tritons = Tritons(addresses, model=model, timeouts=timeouts, mix_precisions=mix_precisions)
-    app = build_app(
-        tritons, limits=limits, keys=known, keys_on_loopback=keys_on_loopback, studio=studio
-    )
+    if jobs.folder is not None and settings.workers > 1:
+        raise InputError(
+            f"--jobs.folder with --workers {settings.workers}: jobs are in one process; start a "
+            "gateway of one for them"
+        )
+    if triton_file is not None:  # its errors come before the start, and those of the keys
+        read_addresses(triton_file)
+    if keys is not None:
+        read_keys(keys)
     with open_socket(host, port) as listening:
         host, port = listening.getsockname()[:2]
         scheme = "https" if settings.tls_cert else "http"
@@ -92,6 +98,74 @@ def main(
         def ready() -> None:
             print(f"ready {scheme}://{shown}:{port}", flush=True)
 
-        serve(app, listening, settings, begin=tritons.open, ready=ready, hangup=tritons.switch)
+        work = functools.partial(
+            serve_gateway,
+            triton=triton or ("127.0.0.1:8001",),
+            triton_file=triton_file,
+            model=model,
+            keys=keys,
+            keys_on_loopback=keys_on_loopback,
+            mix_precisions=mix_precisions,
+            settings=settings,
+            limits=limits,
+            jobs=jobs,
+            timeouts=timeouts,
+            studio=studio,
+        )
+        if settings.workers == 1:
+            work(listening, ready)
+        elif not run_workers(settings.workers, work, listening, ready):
+            return 1
     print("stopped", file=sys.stderr)
     return 0
+
+
+def serve_gateway(
+    listening: socket.socket,
+    ready: Callable[[], None],
+    *,
+    triton: tuple[str, ...],
+    triton_file: Path | None = None,
+    model: str = MODEL_NAME,
+    keys: Path | None = None,
+    keys_on_loopback: bool = False,
+    mix_precisions: bool = False,
+    settings: ServerSettings,
+    limits: RequestLimits,
+    jobs: JobSettings,
+    timeouts: Timeouts,
+    studio: bool,
+) -> None:
+    """Serve in this process until SIGTERM; the arguments are those of the command."""
+    tracing.start("sceneloom-gateway")
+    tritons = Tritons(
+        lambda: read_addresses(triton_file) if triton_file else triton,
+        model=model,
+        timeouts=timeouts,
+        mix_precisions=mix_precisions,
+    )
+    known = None if keys is None else Keys(keys)
+    taken = None if jobs.folder is None else Jobs(tritons, jobs, read_options, limits.max_pixels)
+    app = build_app(
+        tritons,
+        limits=limits,
+        keys=known,
+        keys_on_loopback=keys_on_loopback,
+        jobs=taken,
+        studio=studio,
+    )
+
+    async def begin() -> None:
+        await tritons.open()
+        if taken is not None:
+            await taken.open()
+
+    serve(
+        app,
+        listening,
+        settings,
+        begin=begin,
+        ready=ready,
+        hangup=tritons.switch,
+        closing=(lambda: None) if taken is None else taken.end_streams,
+    )

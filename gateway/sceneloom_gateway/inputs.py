@@ -51,7 +51,7 @@ class Upload:
     @property
     def quality(self) -> int:
         """Quality of jpg and webp, 1 to 100."""
-        quality = _whole(self.options, "quality", 95)
+        quality = whole_number(self.options, "quality", 95)
         if not 1 <= quality <= 100:
             raise Problem(422, f"quality is {quality}; it is from 1 to 100", field="quality")
         return quality
@@ -120,7 +120,7 @@ async def read_upload(request: HttpRequest) -> Upload:
             for name, part in parts.multi_items():
                 if isinstance(part, UploadFile):
                     if name not in FILES or name in files:
-                        raise _unknown(name, FILES, twice=name in files)
+                        raise unknown_field(name, FILES, twice=name in files)
                     files[name] = (await part.read(), f"{name} ({part.filename})")
                 elif name in FILES:
                     raise Problem(
@@ -187,13 +187,14 @@ def _style_choice(options: Mapping[str, str]) -> StyleChoice:
         parsed = parse_json(options["style"], source="style", error=InputError)
         clusters = read_json(_Style, {"style": parsed}, source="style").style
     return StyleChoice(
-        style_seed=_whole(options, "style_seed", 0) if "style_seed" in options else None,
+        style_seed=whole_number(options, "style_seed", 0) if "style_seed" in options else None,
         style_of=cast(StyleOf, options.get("style_of", "things")),
         style_clusters=clusters,
     )
 
 
-def _whole(options: Mapping[str, str], name: str, default: int) -> int:
+def whole_number(options: Mapping[str, str], name: str, default: int) -> int:
+    """An option that is a whole number; raises Problem."""
     words = options.get(name, str(default))
     if not re.fullmatch(r"-?[0-9]{1,18}", words, re.ASCII):
         raise Problem(422, f"{name} is {words[:40]!r}; it is a whole number", field=name)
@@ -202,11 +203,11 @@ def _whole(options: Mapping[str, str], name: str, default: int) -> int:
 
 def _add_option(options: dict[str, str], name: str, value: str) -> None:
     if name not in OPTIONS or name in options:
-        raise _unknown(name, (*FILES, *OPTIONS), twice=name in options)
+        raise unknown_field(name, (*FILES, *OPTIONS), twice=name in options)
     options[name] = value
 
 
-def _unknown(name: str, known: Sequence[str], *, twice: bool) -> Problem:
+def unknown_field(name: str, known: Sequence[str], *, twice: bool) -> Problem:
     """The problem of a field that does not exist, or stands twice."""
     if twice:
         return Problem(400, f"{name} is given twice", field=name)

@@ -45,6 +45,10 @@ class ServerSettings:
     """Seconds for the requests in work to end after SIGTERM."""
     most_connections: Annotated[int, Field(ge=1, le=100_000)] = 1000
     """Most open connections; a request on a further one gets 503."""
+    workers: Annotated[int, Field(ge=1, le=64)] = 1
+    """Processes that share the address; each counts its own connections, requests and limits of
+    keys.
+    """
 
     def __post_init__(self) -> None:
         if (self.tls_cert is None) != (self.tls_key is None):
@@ -64,10 +68,14 @@ def open_socket(host: str, port: int) -> socket.socket:
     """Listen at a port, a free one for 0; raises InputError."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
-        return socket.create_server((host, port), family=family, backlog=1024)
+        listening = socket.create_server((host, port), family=family, backlog=1024)
     except OSError as error:
         reason = error.strerror or error
         raise InputError(f"{host}:{port}: cannot be listened at ({reason})") from None
+    # For every connection: asyncio sets it for sockets of a stated protocol only, and an answer's
+    # body would wait 40 ms for the acknowledgement of its header.
+    listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return listening
 
 
 def serve(
@@ -78,10 +86,11 @@ def serve(
     begin: Work,
     ready: Callable[[], None],
     hangup: Work,
+    closing: Callable[[], None],
 ) -> None:
     """Await `begin`, then serve until SIGTERM or SIGINT, and finish the requests in work. Call
-    `ready` once requests are answered, and `hangup` at each SIGHUP. Raises InputError for a wrong
-    certificate, and the SceneLoomError of `begin`.
+    `ready` once requests are answered, `hangup` at each SIGHUP, and `closing` before the wait for
+    the last requests. Raises InputError for a wrong certificate, and the SceneLoomError of `begin`.
     """
     config = uvicorn.Config(
         app,
@@ -102,7 +111,7 @@ def serve(
     except OSError as error:  # ssl.SSLError is one
         names = f"{settings.tls_cert} and {settings.tls_key}"
         raise InputError(f"{names}: no certificate with its key ({error})") from None
-    server = _Server(config, begin, ready, hangup)
+    server = _Server(config, begin, ready, hangup, closing)
     # uvicorn raises a signal again after the drain: by then it is done with. A SIGHUP before the
     # start has nothing to do.
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
@@ -114,10 +123,16 @@ def serve(
 
 class _Server(uvicorn.Server):
     def __init__(
-        self, config: uvicorn.Config, begin: Work, ready: Callable[[], None], hangup: Work
+        self,
+        config: uvicorn.Config,
+        begin: Work,
+        ready: Callable[[], None],
+        hangup: Work,
+        closing: Callable[[], None],
     ) -> None:
         super().__init__(config)
         self._begin, self._ready, self._hangup = begin, ready, hangup
+        self._closing = closing
         self._hangups: set[asyncio.Task[None]] = set()
         self.failure: SceneLoomError | None = None
 
@@ -137,6 +152,10 @@ class _Server(uvicorn.Server):
 
         loop.add_signal_handler(signal.SIGHUP, on_hangup)
         self._ready()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self._closing()
+        await super().shutdown(sockets=sockets)
 
 
 def _protocol(app: Exchange, settings: ServerSettings) -> type[asyncio.Protocol]:

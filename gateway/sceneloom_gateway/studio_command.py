@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import webbrowser
 from collections.abc import Iterator
@@ -17,16 +18,16 @@ from typing import Annotated
 
 from tyro.conf import Positional, arg
 
-from sceneloom.contract import MODEL_NAME
 from sceneloom.errors import InputError, SceneLoomError, require
 from sceneloom.files import file_hash
 from sceneloom.triton.transport import Timeouts
 
 require(("fastapi", "uvicorn", "python_multipart", "argon2"), extra="gateway", purpose="the studio")
 
-from sceneloom_gateway.app import build_app  # noqa: E402
-from sceneloom_gateway.server import ServerSettings, listen_address, open_socket, serve  # noqa: E402
-from sceneloom_gateway.tritons import Tritons  # noqa: E402
+from sceneloom_gateway.app import RequestLimits  # noqa: E402
+from sceneloom_gateway.gateway_command import serve_gateway  # noqa: E402
+from sceneloom_gateway.jobs import JobSettings  # noqa: E402
+from sceneloom_gateway.server import ServerSettings, listen_address, open_socket  # noqa: E402
 
 _HERE = Path(__file__).resolve().parent
 WEIGHTS = (_HERE / "demo_weights", _HERE.parents[1] / "examples" / "street_demo" / "generator")
@@ -61,7 +62,11 @@ def main(
             "others, put sceneloom gateway --studio with --keys in front of a Triton server"
         )
     folder = repository or _demo_repository()
-    with open_socket(host, port) as listening, _triton(folder) as grpc:
+    with (
+        tempfile.TemporaryDirectory(prefix="sceneloom-studio-") as jobs,
+        open_socket(host, port) as listening,
+        _triton(folder) as grpc,
+    ):
         shown = f"[{host}]" if ":" in host else host
         url = f"http://{shown}:{listening.getsockname()[1]}/studio/"
 
@@ -70,15 +75,15 @@ def main(
             if open_browser:
                 threading.Thread(target=webbrowser.open, args=(url,), daemon=True).start()
 
-        tritons = Tritons(lambda: (grpc,), model=MODEL_NAME, timeouts=Timeouts())
-        app = build_app(tritons, studio=True)
-        serve(
-            app,
+        serve_gateway(
             listening,
-            ServerSettings(drain_seconds=5),
-            begin=tritons.open,
-            ready=ready,
-            hangup=tritons.switch,
+            ready,
+            triton=(grpc,),
+            settings=ServerSettings(drain_seconds=5),
+            limits=RequestLimits(),
+            jobs=JobSettings(folder=Path(jobs)),
+            timeouts=Timeouts(),
+            studio=True,
         )
     print("stopped", file=sys.stderr)
     return 0

@@ -15,9 +15,10 @@ from typing import Any
 
 import pytest
 import yaml
-from support import CHECKOUT
+from support import CHECKOUT, run_command
 
 from sceneloom.cli import COMMANDS
+from sceneloom_gateway.server import ServerSettings
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -120,6 +121,28 @@ def test_the_server_of_each(name: str) -> None:
     assert int(triton["stop_grace_period"].removesuffix("s")) > 30
 
 
+@pytest.mark.parametrize("name", COMPOSE)
+def test_the_gateway_of_each_is_https_with_keys_and_only_on_request(name: str) -> None:
+    gateway = compose(name)["services"]["gateway"]
+    assert gateway["profiles"] == ["gateway"]
+    assert gateway["depends_on"] == {"triton": {"condition": "service_healthy"}}
+    assert gateway["ports"] == ["127.0.0.1:8443:8443"]
+    (folder,) = gateway["volumes"]
+    assert folder["read_only"]
+    assert int(gateway["stop_grace_period"].removesuffix("s")) > ServerSettings().drain_seconds
+    assert (CHECKOUT / gateway["build"]["dockerfile"]).is_file()
+    program, *flags = gateway["command"]
+    given = dict(flag.split("=", 1) for flag in flags)
+    files = {flag: value for flag, value in given.items() if value.startswith("/gateway/")}
+    assert files.keys() == {"--triton-file", "--tls-cert", "--tls-key", "--keys"}
+    readme = (CHECKOUT / "deploy" / "README.md").read_text()
+    assert all(f"{Path(value).name}" in readme for value in files.values())
+    help_text = run_command(program, "--help").stdout
+    assert all(flag in help_text for flag in given)
+    assert given["--listen"].partition(":")[2] in gateway["healthcheck"]["test"][-1]
+    compile(gateway["healthcheck"]["test"][-1], "health check", "exec")
+
+
 def test_the_plan_is_built_by_the_image_that_serves_it() -> None:
     services = compose("docker-compose.yml")["services"]
     engine, triton = services["engine"], services["triton"]
@@ -141,7 +164,7 @@ def test_only_a_package_may_be_loaded_from_the_servers_tmp() -> None:
 
 def test_the_cpu_host_needs_no_gpu_and_no_engine() -> None:
     services = compose("docker-compose.cpu.yml")["services"]
-    assert services.keys() == {"triton"}
+    assert services.keys() == {"triton", "gateway"}
     assert "deploy" not in services["triton"]
     assert services["triton"]["environment"]["SCENELOOM_VARIANT"] == "embedded"
     assert services["triton"]["build"]["args"] == {"EXTRAS": "[serve]"}

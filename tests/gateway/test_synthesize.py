@@ -221,12 +221,11 @@ def test_the_log_has_a_line_for_each_request_and_metrics_count_them(
     answer = client.post(ROUTE, files=maps, headers={"X-Request-Id": "look-here"})
     client.post(ROUTE, content=b"", headers={"X-Request-Id": "and-here"})
     text = client.get("/metrics").text
-    lines = {line["request_id"]: line for line in gateway.log()}
-    line = lines["look-here"]
+    line = gateway.logged(request_id="look-here")
     assert (line["status"], line["path"], line["server"]) == (200, ROUTE, triton.url)
     assert line["sent"] == len(answer.content)
     assert line["received"] > len(maps["label"])
-    assert (lines["and-here"]["status"], lines["and-here"]["problem"]) == (415, "415")
+    gateway.logged(request_id="and-here", status=415, problem="415")
     assert f'request_seconds_bucket{{le="0.002",route="{ROUTE}",status="200"}}' in text
     assert f'request_seconds_bucket{{le="60.0",route="{ROUTE}",status="200"}}' in text
     assert 'sceneloom_gateway_rejections_total{kind="415"}' in text

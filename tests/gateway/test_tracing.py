@@ -6,6 +6,7 @@ import base64
 import re
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -37,12 +38,13 @@ def test_a_traceparent_is_passed_on_to_triton_and_logged(
         with httpx.Client(base_url=gateway.url, timeout=30, trust_env=False) as client:
             client.post(ROUTE, files=maps, headers={"traceparent": GIVEN})
             assert triton.metadata[-1]["traceparent"] == GIVEN
-            assert gateway.log()[-1]["trace"] == TRACE
-            for wrong in ("", "x", GIVEN.replace("00-", "ff-"), f"00-{'0' * 32}-{SPAN}-01"):
+            assert gateway.log(1)[0]["trace"] == TRACE
+            wrongs = ("", "x", GIVEN.replace("00-", "ff-"), f"00-{'0' * 32}-{SPAN}-01")
+            for number, wrong in enumerate(wrongs, 2):
                 client.post(ROUTE, files=maps, headers={"traceparent": wrong})
                 made = triton.metadata[-1]["traceparent"]
                 assert re.fullmatch("00-[0-9a-f]{32}-[0-9a-f]{16}-01", made)
-                trace = gateway.log()[-1]["trace"]
+                trace = gateway.log(number)[-1]["trace"]
                 assert trace == made.split("-")[1]
                 assert trace not in (TRACE, "0" * 32)
 
@@ -126,30 +128,37 @@ def test_client_gateway_and_triton_send_the_spans_of_one_trace(
     files = {"label": png(label_map), "instances": png(instance_map.astype(np.uint16))}
     with EmbeddedServer(exported.repository, free_ports(), engine="openvino-fp32") as server:
         gateway = start_gateway(url=server.grpc)
-        answer = httpx.post(
-            gateway.url + ROUTE,
-            files=files,
-            headers={"traceparent": GIVEN},
-            timeout=60,
-            trust_env=False,
-        )
-        assert answer.status_code == 200
-        deadline = time.monotonic() + 20
+        # A batch of Triton's spans may be late or lost, so a picture is requested more than once.
         wanted = {"POST /v1/synthesize", "triton infer", "InferRequest", "synthesis"}
-        while time.monotonic() < deadline:
-            found = collector.of_trace(TRACE)
-            if wanted <= {span.name for spans in found.values() for span in spans}:
+        found: dict[str, list[Any]] = {}
+        for _ in range(6):
+            answer = httpx.post(
+                gateway.url + ROUTE,
+                files=files,
+                headers={"traceparent": GIVEN},
+                timeout=60,
+                trust_env=False,
+            )
+            assert answer.status_code == 200
+            deadline = time.monotonic() + 7
+            while not wanted <= names(found) and time.monotonic() < deadline:
+                time.sleep(0.1)
+                found = collector.of_trace(TRACE)
+            if wanted <= names(found):
                 break
-            time.sleep(0.1)
-    gateway_spans = {span.name: span for span in found["sceneloom-gateway"]}
-    served, asked = gateway_spans["POST /v1/synthesize"], gateway_spans["triton infer"]
-    assert served.parent_span_id.hex() == SPAN
-    assert asked.parent_span_id == served.span_id
-    assert served.start_time_unix_nano <= asked.start_time_unix_nano
-    others = [
-        span for service in found if service != "sceneloom-gateway" for span in found[service]
-    ]
-    assert any(span.parent_span_id == asked.span_id for span in others), others
+    assert wanted <= names(found), Counter((a, span.name) for a, span in collector.spans)
+    own = found.pop("sceneloom-gateway")
+    served = {span.span_id: span for span in own if span.name == "POST /v1/synthesize"}
+    asked = {span.span_id: span for span in own if span.name == "triton infer"}
+    assert {span.parent_span_id.hex() for span in served.values()} == {SPAN}
+    assert {span.parent_span_id for span in asked.values()} <= served.keys()
+    tritons = [span for spans in found.values() for span in spans]
+    (request, *_) = (span for span in tritons if span.name == "InferRequest")
+    assert request.parent_span_id in asked
+
+
+def names(found: dict[str, list[Any]]) -> set[str]:
+    return {span.name for spans in found.values() for span in spans}
 
 
 def test_the_collector_is_that_of_opentelemetry_s_variables(

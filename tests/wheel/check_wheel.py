@@ -1,7 +1,8 @@
 """Build the wheel and prove that it works where there is no checkout.
 
 First in an environment that has the wheel alone: `sceneloom` imports, its command answers, a street
-is painted, torch is neither loaded nor installed. Then with the extras: a generator is imported,
+is painted, torch is neither loaded nor installed. Then with the extra `gateway`: a picture comes
+through `sceneloom gateway`. Then with the other extras: a generator is imported,
 exported and served from the wheel's own templates, and a map is rendered through it.
 
     make wheel
@@ -28,6 +29,40 @@ heavy = {"torch", "onnx", "onnxruntime"}
 assert not heavy & set(sys.modules), heavy & set(sys.modules)
 assert not any(importlib.util.find_spec(name) for name in heavy), "the base install brings them"
 print("sceneloom", sceneloom.__version__, "from", sceneloom.__file__)
+"""
+
+GATEWAY = """
+import http.client, signal, subprocess, sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+import cv2, grpc, numpy as np
+from tritonclient.grpc import service_pb2_grpc
+from sceneloom import Contract, load_schema
+from sceneloom.testing import FakeTransport
+sys.path.append(sys.argv[1])
+from fake_triton import FakeTriton
+
+schema = load_schema("cityscapes")
+triton = FakeTriton(FakeTransport(Contract(schema=schema, boundaries=False, size_multiple=8)))
+server = grpc.server(ThreadPoolExecutor(4))
+service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(triton, server)
+port = server.add_insecure_port("127.0.0.1:0")
+server.start()
+command = [str(Path(sys.executable).parent / "sceneloom"), "gateway", "--workers", "2"]
+flags = ["--triton", f"127.0.0.1:{port}", "--listen", "127.0.0.1:0"]
+process = subprocess.Popen([*command, *flags], stdout=subprocess.PIPE, text=True)
+line = process.stdout.readline()
+assert line.startswith("ready http://"), line
+client = http.client.HTTPConnection(line.split("//")[1].strip(), timeout=30)
+body = cv2.imencode(".png", np.zeros((64, 128), np.uint8))[1].tobytes()
+client.request("POST", "/v1/synthesize", body, {"Content-Type": "image/png"})
+answer = client.getresponse()
+picture = cv2.imdecode(np.frombuffer(answer.read(), np.uint8), cv2.IMREAD_COLOR)
+assert (answer.status, picture.shape) == (200, (64, 128, 3)), answer.status
+process.send_signal(signal.SIGTERM)
+assert process.wait(30) == 0
+server.stop(0).wait()
+print("the gateway made a picture")
 """
 
 WHOLE = """
@@ -81,6 +116,8 @@ def main() -> None:
         run(folder / "venv" / "bin" / "sceneloom", "--help", cwd=folder)
         for name in ("render", "verify", "probe"):
             run(folder / "venv" / "bin" / "sceneloom", name, "--help", cwd=folder)
+        install(python, folder, f"{wheel}[gateway]")
+        run(python, "-I", "-c", GATEWAY, CHECKOUT / "tests", cwd=folder)
         install(python, folder, f"{wheel}[train,export,serve,embedded]")
         run(python, "-I", "-c", WHOLE, cwd=folder)
     print("the wheel works")
