@@ -7,6 +7,7 @@ from __future__ import annotations
 import io
 import json
 import shutil
+import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
@@ -62,7 +63,8 @@ def gateway(
     with ExitStack() as stack:
         triton = serve_fake(stack, transport)
         folder = tmp_path_factory.mktemp("studio")
-        yield start(stack, folder, "--triton", triton.url, "--studio")
+        flags = ("--studio", "--jobs.folder", folder / "jobs")
+        yield start(stack, folder, "--triton", triton.url, *flags)
 
 
 @pytest.fixture(scope="module")
@@ -116,11 +118,15 @@ class Page:
     def file(self, button: str) -> bytes:
         """What a button downloads."""
         with self.tab.expect_download() as download:
-            menu = self.tab.locator(f"details:has({button})")
-            if menu.count() and menu.get_attribute("open") is None:
-                menu.locator("summary").click()
-            self.tab.locator(button).click()
+            self.press(button)
         return Path(download.value.path()).read_bytes()
+
+    def press(self, button: str) -> None:
+        """Press a button, in a menu or not."""
+        menu = self.tab.locator(f"details:has({button}) summary")
+        if menu.count():
+            menu.click()
+        self.tab.locator(button).click()
 
     def labels(self) -> npt.NDArray[np.int64]:
         return np.array(Image.open(io.BytesIO(self.file("#save-map")))).astype(np.int64)
@@ -268,6 +274,30 @@ def test_files_in_every_form_and_a_scene_that_comes_back(
     assert page.picture()[car].mean() > shade + 20  # without its look
     page.open(tmp_path / "again.json")
     assert page.picture()[car].mean() == shade
+
+
+def test_a_link_brings_the_scene_back_and_variations_come_as_a_zip_file(
+    studio: OpenStudio,
+) -> None:
+    page = studio()
+    page.choose(CAR)
+    page.drag((300, 190), (340, 195))
+    painted = page.labels()
+    page.press("#copy-link")
+    page.tab.locator("#status", has_text="restores the scene").wait_for()
+    link = page.tab.url
+    page.tab.locator("#count").fill("3")
+    pictures = zipfile.ZipFile(io.BytesIO(page.file("#variations button")))
+    names = [name for name in pictures.namelist() if name.endswith(".png")]
+    assert len(names) == 3
+    assert len({pictures.read(name) for name in names}) == 3
+    page.tab.goto("about:blank")
+    page.tab.goto(link)
+    page.wait()
+    assert (page.labels() == painted).all()
+    page.tab.goto("about:blank")
+    page.tab.goto(link[:-40])
+    page.tab.locator("#status", has_text="cut short or damaged").wait_for()
 
 
 def test_a_phone_a_keyboard_and_no_other_host(studio: OpenStudio, gateway: Gateway) -> None:

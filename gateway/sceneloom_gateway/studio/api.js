@@ -3,6 +3,7 @@
 
 import { LabelMap } from "./label-map.js";
 import { decode, encode } from "./png.js";
+import { zip } from "./zip.js";
 
 /**
  * @typedef {object} Model
@@ -85,6 +86,41 @@ export async function synthesize(map, model, { seed, looks, signal, accept = "im
   const answer = await request("/v1/synthesize",
     { method: "POST", body: form, signal, headers: { Accept: accept } });
   return answer.blob();
+}
+
+/**
+ * Pictures of a map in looks that are drawn anew for each, as a job of the gateway.
+ * @param {LabelMap} map
+ * @param {Model} model
+ * @param {object} options
+ * @param {number} options.seed
+ * @param {number} options.count
+ * @param {(made: number) => void} options.progress
+ * @returns {Promise<Blob>} zip file of the pictures and their manifest
+ */
+export async function renderVariations(map, model, { seed, count, progress }) {
+  const { width, height } = map;
+  const files = new Map([["test_label/scene.png", await encode(map.labels, width, height)]]);
+  if (model.takesInstances) {
+    files.set("test_inst/scene.png", await encode(Uint16Array.from(map.instances), width, height));
+  }
+  const body = zip(files);
+  const options = new URLSearchParams({ style_seed: String(seed), style_of: "all", looks: String(count) });
+  const sent = { method: "POST", body, headers: { "Content-Type": "application/zip" } };
+  let job = await (await request(`/v1/jobs?${options}`, sent)).json();
+  const place = `/v1/jobs/${job.id}`;
+  try {
+    while (job.state !== "done" && job.state !== "failed") {
+      await new Promise((resolve) => setTimeout(resolve, 400));
+      job = await (await request(place)).json();
+      progress(job.made);
+    }
+    if (job.state === "failed") throw new GatewayError(job.reason);
+    if (job.failed) throw new GatewayError(job.failures[0].reason ?? String(job.failures[0]));
+    return await (await request(`${place}/result`)).blob();
+  } finally {
+    await request(place, { method: "DELETE" });
+  }
 }
 
 /** @param {Uint8Array | Uint16Array} values @param {number} width @param {number} height */

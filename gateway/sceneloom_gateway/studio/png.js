@@ -184,7 +184,7 @@ function chunk(name, data) {
   view.setUint32(0, data.length);
   bytes.set([...name].map((letter) => letter.charCodeAt(0)), 4);
   bytes.set(data, 8);
-  view.setUint32(8 + data.length, checksum(bytes.subarray(4, 8 + data.length)));
+  view.setUint32(8 + data.length, crc32(bytes.subarray(4, 8 + data.length)));
   return bytes;
 }
 
@@ -193,8 +193,8 @@ const CRC = Uint32Array.from({ length: 256 }, (_, n) => {
   return n;
 });
 
-/** @param {Uint8Array} bytes */
-function checksum(bytes) {
+/** The CRC-32 of bytes, as in PNG and zip files. @param {Uint8Array} bytes */
+export function crc32(bytes) {
   let crc = 0xffffffff;
   for (const byte of bytes) crc = CRC[(crc ^ byte) & 255] ^ (crc >>> 8);
   return (crc ^ 0xffffffff) >>> 0;

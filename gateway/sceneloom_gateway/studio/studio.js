@@ -4,7 +4,7 @@
  * hears of changes.
  */
 
-import { synthesize } from "./api.js";
+import { renderVariations, synthesize } from "./api.js";
 import { History } from "./history.js";
 import { LabelMap, joinChanges } from "./label-map.js";
 import { copyThing, deleteThing, moveThing, newInstance } from "./objects.js";
@@ -363,6 +363,15 @@ export class Studio {
     const signal = new AbortController().signal;
     const options = { seed: this.seed, looks: this.#looksOn(this.map), signal, accept };
     return synthesize(this.map, this.model, options);
+  }
+
+  /**
+   * The scene in other looks.
+   * @param {number} count @param {(made: number) => void} progress @returns {Promise<Blob>} zip file
+   */
+  renderVariations(count, progress) {
+    const seed = this.seed ?? Math.floor(Math.random() * 1e6);
+    return renderVariations(this.map, this.model, { seed, count, progress });
   }
 
   /**

@@ -47,6 +47,7 @@ export function show(studio) {
   showLayouts(view);
   bindBar(studio, view);
   bindFiles(studio);
+  bindMenus();
   bindKeys(studio, view, pointer);
   studio.listen(async (event, change) => {
     if (event === "size") renew();
@@ -482,6 +483,22 @@ function bindFiles(studio) {
   element("save-map").addEventListener("click", guarded(() => savePng(studio.map.labels, "scene_labelIds.png")));
   element("save-instances").addEventListener("click", guarded(() =>
     savePng(Uint16Array.from(studio.map.instances), "scene_instanceIds.png")));
+  element("variations").addEventListener("submit", (/** @type {SubmitEvent} */ event) => {
+    event.preventDefault();
+    const button = element("variations").querySelector("button"), words = button.textContent;
+    const count = Number(element("count").value);
+    const act = guarded(async () => {
+      /** @param {number} made */
+      const progress = (made) => (button.textContent = `${made} of ${count} ...`);
+      progress(0);
+      download(await studio.renderVariations(count, progress), "pictures.zip");
+    });
+    button.disabled = true;
+    void act().finally(() => {
+      button.disabled = false;
+      button.textContent = words;
+    });
+  });
   element("save-picture").addEventListener("click", guarded(async () =>
     download(await studio.renderFile("image/png"), "scene.png")));
 }
@@ -493,6 +510,16 @@ function download(blob, name) {
   link.download = name;
   link.click();
   setTimeout(() => URL.revokeObjectURL(link.href), 10_000);
+}
+
+/** A menu closes once something in it is chosen, and when the page beside it is clicked. */
+function bindMenus() {
+  document.addEventListener("click", (event) => {
+    for (const menu of document.querySelectorAll("details[open]")) {
+      const summary = menu.querySelector("summary");
+      if (!summary?.contains(/** @type {Node} */ (event.target))) menu.removeAttribute("open");
+    }
+  });
 }
 
 /** @param {Studio} studio @param {View} view @param {Pointer} pointer */
