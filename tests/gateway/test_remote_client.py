@@ -177,7 +177,7 @@ def test_render_keeps_the_pictures_as_they_came(
             expected = encode_picture(direct.synthesize(channels, instances), format)  # type: ignore[arg-type]
             assert (tmp_path / "pictures" / row.output).read_bytes() == expected
     again = run_here(*command, *secured.flags, "--log", "none")
-    assert "24 were there already" in again.stdout
+    assert "nothing to do: 24 of 24 are there" in again.stdout
 
 
 def _gray(data: bytes) -> Any:

@@ -1,8 +1,7 @@
-"""What a server wants of its clients beside the request: an API key, trust in its certificate,
-headers.
+"""A client's access to servers: an API key, trusted certificates, headers.
 
-    connect("https://host", access=Access(api_key=key))
-    sceneloom render ... --url https://host --api-key FILE --ca authority.pem
+connect("https://host", access=Access(api_key=key))
+sceneloom render ... --url https://host --api-key FILE --ca authority.pem
 """
 
 from __future__ import annotations

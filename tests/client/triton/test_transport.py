@@ -115,8 +115,8 @@ def test_addresses_of_another_form_are_refused(address: str) -> None:
 @pytest.mark.parametrize(
     ("url", "said"),
     [
-        ("https://host:8000", "https://HOST:PORT of a gateway.*https:// is another port"),
-        ("HTTPS://host", "https:// is written in small letters|it names no port"),
+        ("https://host/v1", "https://HOST:PORT of a gateway, .*; a path is not supported"),
+        ("HTTPS://host:1", "https:// is written in small letters"),
         ("grpcs://host", "HOST:PORT of its gRPC port.*it names no port"),
         ("http://host:8000/triton", "http://HOST:PORT.*a path is not supported"),
         ("http://host:8000/?a=b", "a path is not supported"),
