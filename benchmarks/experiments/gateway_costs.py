@@ -1,8 +1,8 @@
 """The gateway beside the encoded path inside Triton: bytes, latency and throughput.
 
-Both answer the same PNG files of maps with the same format of picture, from one Triton server with a
-model that draws nothing, and take turns: one request each, then one load each, round by round. The
-client decodes nothing. Prints a table and, as its last line, one JSON document.
+Both answer the same PNG files of maps with the same format of picture, from one Triton server with
+a model that draws nothing, and take turns: one request each, then one load each, round by round.
+The client decodes nothing. Prints a table and, as its last line, one JSON document.
 
     python benchmarks/experiments/gateway_costs.py --size 2048x1024 --format jpg
 """

@@ -48,7 +48,9 @@ class Tritons:
         self._retries, self._seconds = RetryPolicy(), timeouts.infer
 
         def connect(url: str) -> Connection:
-            return _Drawing(TritonSynthesizer(url, model=model, timeouts=timeouts))
+            return _Drawing(
+                TritonSynthesizer(url, model=model, timeouts=timeouts, transport="auto")
+            )
 
         addresses = [Address(name=url, connect=functools.partial(connect, url)) for url in urls]
         settings = RenderSettings(patience=_WEEK, mix_precisions=mix_precisions)
