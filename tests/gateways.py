@@ -68,9 +68,11 @@ class Gateway:
 StartGateway = Callable[..., Gateway]
 
 
-def start(stack: ExitStack, folder: Path, *flags: str | Path) -> Gateway:
+def start(
+    stack: ExitStack, folder: Path, *flags: str | Path, listen: str = "127.0.0.1:0"
+) -> Gateway:
     log_path = folder / f"gateway-{len(list(folder.glob('gateway-*')))}.log"
-    command = [*COMMAND, "gateway", "--listen", "127.0.0.1:0", *map(str, flags)]
+    command = [*COMMAND, "gateway", "--listen", listen, *map(str, flags)]
     log = stack.enter_context(log_path.open("w"))
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True)
     stack.callback(process.communicate, timeout=60)

@@ -25,7 +25,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Annotated, Any
@@ -399,12 +399,20 @@ def render_and_kill(folder: Path, settings: SoakSettings) -> dict[str, Any]:
 class Client:
     """`sceneloom render` in a process of its own."""
 
-    def __init__(self, maps: Path, pictures: Path, url: str, container: Container) -> None:
+    def __init__(
+        self,
+        maps: Path,
+        pictures: Path,
+        url: str,
+        container: Container,
+        access: Sequence[str] = (),
+    ) -> None:
         self._log = pictures.with_name("client.log")
         self._manifest = pictures / FILE_NAME
         command = [sys.executable, "-m", "sceneloom.cli", "render", str(maps), str(pictures)]
         command += ["--url", url, "--labels", ".", "--instances", ".", "--log", "none"]
         command += ["--container", container, "--shards.pictures", "16", "--look-ahead", "32"]
+        command += access
         with self._log.open("ab") as log:
             self.process = subprocess.Popen(command, stdout=log, stderr=log)
 

@@ -193,7 +193,7 @@ class ServedSettings:
     """A running server, or an export bundle to serve."""
 
     url: str | None = None
-    """``HOST:PORT`` of a running server's gRPC port."""
+    """``HOST:PORT`` of a running server's gRPC port, or ``https://HOST:PORT`` of a gateway."""
     http: str | None = None
     """``HOST:PORT`` of its HTTP port, to measure HTTP too."""
     repository: Path | None = None

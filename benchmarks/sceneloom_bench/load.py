@@ -18,7 +18,7 @@ from sceneloom_bench.load_requests import Connection, TransportName
 from sceneloom_bench.reports.report import Figure, Measurement
 from sceneloom_bench.reports.statistics import percentile
 from sceneloom_bench.reports.tables import load_text
-from sceneloom_bench.server_statistics import Counters, ServerView, Watch
+from sceneloom_bench.server_statistics import Counters, View, Watch
 
 LATE_SHARE = 0.1
 """A load is marked if the p99 of lateness is a larger share of the p50 of latency."""
@@ -53,7 +53,7 @@ class Driver:
         connection: Connection,
         maps: Sequence[Request],
         batch: int,
-        view: ServerView,
+        view: View,
         length: Length,
     ) -> None:
         """Prepare requests of `batch` maps."""
@@ -117,7 +117,8 @@ class Driver:
         counted = watch.counted()
         figures = load_figures(load, self.batch) | self._breakdown(load, counted)
         marks = load_marks(load, self._length.max_in_flight, figures["p50"].value)
-        requests, answered = counted[self._connection.models[0]].requests, len(load.answered)
+        answered, models = len(load.answered), self._connection.models
+        requests = counted[models[0]].requests if models else answered  # a gateway counts none
         if requests != answered:
             marks.append(
                 f"the server counted {requests} requests in this load, {answered} were answered "
@@ -146,7 +147,11 @@ class Driver:
         return measured, load
 
     def _breakdown(self, load: loops.Load, counted: Mapping[str, Counters]) -> dict[str, Figure]:
-        """Parts of the mean request: the model's, the encoded path's ``steps``, ``transfer``."""
+        """Parts of the mean request: the model's, the encoded path's ``steps``, ``transfer``; none
+        behind a gateway.
+        """
+        if not counted:
+            return {}
         asked, *inner = self._connection.models
         total = counted[asked].mean_ms("total")
         figures = counted[inner[0] if inner else asked].figures()

@@ -1,8 +1,8 @@
 """Requests of a load on each transport, prepared before the clock runs.
 
 A request ends when its picture is in memory and has the right shape. gRPC, shared memory and HTTP
-carry tensors; the encoded path carries PNG files and the picture's file, which is not decoded. All
-threads share one client.
+carry tensors; the encoded path and a gateway carry PNG files and the picture's file, which is not
+decoded. All threads share one client.
 """
 
 from __future__ import annotations
@@ -11,13 +11,15 @@ import contextlib
 import itertools
 import math
 from collections.abc import Mapping, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 from sceneloom import TritonSynthesizer
+from sceneloom.contract import Contract
 from sceneloom.errors import InputError, ModelNotFoundError
 from sceneloom.maps import instance_map_png, label_map_png
 from sceneloom.pictures import EncodedFormat
 from sceneloom.request import Request, stack
+from sceneloom.triton.access import Access
 from sceneloom.triton.encoded import ENCODED_MODEL, ENCODED_MODELS, EncodedClient
 from sceneloom.triton.grpc_transport import GrpcTransport
 from sceneloom.triton.http_transport import HttpTransport
@@ -26,7 +28,7 @@ from sceneloom_bench.harness import Served, batches
 from sceneloom_bench.loops import Send
 from sceneloom_bench.server_statistics import ServerView
 
-TransportName = Literal["grpc", "grpc-shm", "http", "encoded"]
+TransportName = Literal["grpc", "grpc-shm", "http", "encoded", "gateway"]
 
 
 class TensorConnection:
@@ -77,15 +79,7 @@ class EncodedConnection:
         """Encode the maps."""
         assert batch == 1
         client, format, contract = self._client, self._format, self._client.contract
-        files = [
-            (
-                label_map_png(contract, request.label_map),
-                None
-                if request.instance_map is None
-                else instance_map_png(contract, request.label_map, request.instance_map),
-            )
-            for request in maps
-        ]
+        files = [map_files(contract, request) for request in maps]
 
         def send(number: int) -> None:
             client.synthesize(*files[number % len(files)], format=format)
@@ -101,7 +95,50 @@ class EncodedConnection:
         self._transport.close()
 
 
-Connection = TensorConnection | EncodedConnection
+class GatewayConnection:
+    """PNG files of maps to a gateway, the picture's file back; see `TensorConnection`."""
+
+    largest_batch = 1
+    models: tuple[str, ...] = ()
+
+    def __init__(self, client: TritonSynthesizer, format: EncodedFormat) -> None:
+        """Use a client of a gateway and close it at the end."""
+        self._client, self._format = client, format
+
+    def sender(self, maps: Sequence[Request], batch: int) -> Send:
+        """Encode the maps."""
+        assert batch == 1
+        transport: Any = self._client.transport
+        contract, timeout = self._client.contract, self._client.timeouts.infer
+        files = [map_files(contract, request) for request in maps]
+        size = maps[0].size
+
+        def send(number: int) -> None:
+            transport.draw(
+                *files[number % len(files)], size=size, timeout=timeout, format=self._format
+            )
+
+        return send
+
+    def mark(self) -> str:
+        """No mark: the transport cannot change."""
+        return ""
+
+    def close(self) -> None:
+        """Close the client."""
+        self._client.close()
+
+
+def map_files(contract: Contract, request: Request) -> tuple[bytes, bytes | None]:
+    """The label map and the instance map as PNG files."""
+    label_map, instance_map = request.label_map, request.instance_map
+    instance = None
+    if instance_map is not None:
+        instance = instance_map_png(contract, label_map, instance_map)
+    return label_map_png(contract, label_map), instance
+
+
+Connection = TensorConnection | EncodedConnection | GatewayConnection
 
 
 def open_connections(
@@ -112,6 +149,7 @@ def open_connections(
     version: str = "",
     timeout: float = 120,
     format: EncodedFormat = "png",
+    access: Access | None = None,
 ) -> tuple[dict[TransportName, Connection], list[str]]:
     """Connect over each named transport that the server offers, in order.
 
@@ -123,6 +161,17 @@ def open_connections(
     timeouts = Timeouts(infer=timeout)
     for name in names:
         try:
+            if name == "gateway":
+                client = TritonSynthesizer(
+                    server.grpc,
+                    model=model,
+                    version=version,
+                    timeouts=timeouts,
+                    transport="gateway",
+                    access=access,
+                )
+                connections[name] = GatewayConnection(client, format)
+                continue
             if name == "encoded":
                 connections[name] = _connect_encoded(server, model, version, timeouts, format)
                 continue
@@ -135,7 +184,12 @@ def open_connections(
             elif url.startswith("http://"):
                 raise InputError("--url is an address of HTTP")
             client = TritonSynthesizer(
-                url, model=model, version=version, timeouts=timeouts, transport=transport
+                url,
+                model=model,
+                version=version,
+                timeouts=timeouts,
+                transport=transport,
+                access=access,
             )
             connections[name] = TensorConnection(client)
         except (InputError, ModelNotFoundError) as error:

@@ -27,6 +27,7 @@ from sceneloom.errors import EngineError, InputError, SceneLoomError, ServingErr
 from sceneloom.maps import Image, parse_size
 from sceneloom.pictures import EncodedFormat
 from sceneloom.request import Request
+from sceneloom.triton.access import Access, AccessArguments, AccessFlags
 from sceneloom.triton.encoded import ENCODED_MODEL
 from sceneloom.triton.transport import Timeouts
 from sceneloom.validation import checked
@@ -37,7 +38,7 @@ from sceneloom_bench.loops import Arrivals, LoadFailedError, rounded_rate
 from sceneloom_bench.reports.environment import Environment
 from sceneloom_bench.reports.report import Measurement, Report
 from sceneloom_bench.reports.statistics import latency_figures, median_figure, rate_figure
-from sceneloom_bench.server_statistics import ServerView
+from sceneloom_bench.server_statistics import GatewayView, ServerView, View
 from sceneloom_bench.turns import EngineProcess, EngineRunner, rounds_in_turn
 from sceneloom_serving.engines import open_engine
 
@@ -66,9 +67,9 @@ class ServerBenchSettings:
     different_maps: harness.Maps = 16
     """Maps to take turns; more than a request holds."""
     transports: tuple[load_requests.TransportName, ...] = ("grpc", "grpc-shm", "http", "encoded")
-    """Transports."""
+    """Transports; to a gateway, its own alone."""
     encoded_format: EncodedFormat = "png"
-    """Picture format of the encoded path."""
+    """Picture format of the encoded path and of a gateway."""
     batches: tuple[harness.Batch, ...] = (1,)
     """Maps of a request."""
     in_flight: tuple[harness.Threads, ...] = (1, 2, 4, 8)
@@ -136,16 +137,26 @@ class ServerBenchSettings:
         )
 
 
-def main(*, out: harness.OutFolder, settings: harness.Flags[ServerBenchSettings]) -> int:
-    """Put a server under load, write DIR/server.json, and print its tables and the best load.
+def main(
+    *,
+    out: harness.OutFolder,
+    settings: harness.Flags[ServerBenchSettings],
+    access: AccessArguments = AccessFlags(),  # noqa: B008 - frozen
+) -> int:
+    """Put a server or a gateway under load, write DIR/server.json, and print its tables and the
+    best load.
 
     Args:
         out: folder of the report.
+        access: API key, trusted certificates and headers.
     """
-    return harness.run_benchmark("server", measure, settings, settings.name, out)
+    url = settings.server.url
+    granted = access.read([] if url is None else [url])
+    work = functools.partial(measure, access=granted)
+    return harness.run_benchmark("server", work, settings, settings.name, out)
 
 
-def measure(settings: ServerBenchSettings) -> Report:
+def measure(settings: ServerBenchSettings, access: Access | None = None) -> Report:
     """Run all loads; raises the first failure if every load failed."""
     repository = settings.server.repository
     # A bundle of an older version may lack the encoded path.
@@ -154,21 +165,26 @@ def measure(settings: ServerBenchSettings) -> Report:
     with contextlib.ExitStack() as stack:
         server = stack.enter_context(harness.served(settings.server, encoded=encoded))
         model, version = settings.server.model, settings.server.model_version
-        front = stack.enter_context(TritonSynthesizer(server.grpc, model=model, version=version))
+        front = stack.enter_context(
+            TritonSynthesizer(server.grpc, model=model, version=version, access=access)
+        )
+        gateway = front.transport.kind == "gateway"
         size = parse_size(settings.size)
         maps = harness.bench_maps(front.contract, size, settings.different_maps, settings.maps)
         load_requests.check_maps(maps, settings.batches)
         metrics = server.embedded.metrics if server.embedded else settings.metrics
-        view = stack.enter_context(contextlib.closing(ServerView(server.grpc, metrics)))
+        opened = GatewayView() if gateway else ServerView(server.grpc, metrics, access)
+        view = stack.enter_context(contextlib.closing(opened))
         described = view.describe(model)
         with Environment() as environment:
             connections, left_out = load_requests.open_connections(
                 server,
                 model,
-                settings.transports,
+                ("gateway",) if gateway else settings.transports,
                 version=version,
                 timeout=settings.timeout,
                 format=settings.encoded_format,
+                access=access,
             )
             stack.callback(load_requests.close_all, connections)
             kept = Kept(marks=left_out)
@@ -227,7 +243,7 @@ def measure_all(
     settings: ServerBenchSettings,
     connections: Mapping[load_requests.TransportName, load_requests.Connection],
     maps: Sequence[Request],
-    view: ServerView,
+    view: View,
     kept: Kept,
 ) -> None:
     """Measure every load on each transport, the overhead, and the highest rate."""

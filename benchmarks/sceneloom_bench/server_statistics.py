@@ -16,7 +16,8 @@ from urllib.parse import quote
 
 from sceneloom.errors import SceneLoomError, ServerUnavailableError, ServingError
 from sceneloom.text import parse_json
-from sceneloom.triton.grpc_transport import channel_options
+from sceneloom.triton.access import Access
+from sceneloom.triton.grpc_transport import channel_options, tls_credentials
 from sceneloom.triton.transport import map_triton_error, server_address
 from sceneloom_bench.reports.report import Figure
 
@@ -82,17 +83,21 @@ class ServerView:
     server does not answer or has no such model.
     """
 
-    def __init__(self, url: str, metrics: str | None = None) -> None:
+    def __init__(self, url: str, metrics: str | None = None, access: Access | None = None) -> None:
         """Prepare for a ``HOST:PORT`` of gRPC or ``http://HOST:PORT``, and one of the metrics."""
         scheme, address = server_address(url)
+        access = access or Access()
         self._url = f"http://{address}" if scheme == "http" else url
         self._metrics = metrics
         self._client: Any = None
-        if scheme == "grpc":
+        self._headers = {name.lower(): value for name, value in access.headers.items()}
+        if scheme in ("grpc", "grpcs"):
             import tritonclient.grpc
 
             self._client = tritonclient.grpc.InferenceServerClient(
-                address, channel_args=channel_options(address)
+                address,
+                channel_args=channel_options(address),
+                creds=tls_credentials(access) if scheme == "grpcs" else None,
             )
 
     def close(self) -> None:
@@ -187,7 +192,11 @@ class ServerView:
             return answer
         from tritonclient.utils import InferenceServerException
 
-        limits: dict[str, Any] = {"as_json": True, "client_timeout": _TIMEOUT}
+        limits: dict[str, Any] = {
+            "as_json": True,
+            "client_timeout": _TIMEOUT,
+            "headers": self._headers,
+        }
         try:
             if what == "metadata":
                 answer = self._client.get_server_metadata(**limits)
@@ -202,10 +211,33 @@ class ServerView:
         return answer
 
 
+class GatewayView:
+    """In place of a `ServerView`: a gateway shows no statistics of the servers behind it."""
+
+    def close(self) -> None:
+        """No connection to close."""
+
+    def counters(self, models: Sequence[str]) -> dict[str, Counters]:
+        """Counts of no model."""
+        assert not models
+        return {}
+
+    def cache_hits(self) -> int | None:
+        """Unknown."""
+        return None
+
+    def describe(self, model: str) -> dict[str, Any]:
+        """A gateway, of unknown servers."""
+        return {"server": {"name": "a gateway", "version": ""}, "model": {"name": model}}
+
+
+View = ServerView | GatewayView
+
+
 class Watch:
     """A server's counters around a load."""
 
-    def __init__(self, view: ServerView, models: Sequence[str]) -> None:
+    def __init__(self, view: View, models: Sequence[str]) -> None:
         """Read the counters before the load."""
         self._view, self._models = view, models
         self._before, self._hits = view.counters(models), view.cache_hits()
@@ -215,7 +247,7 @@ class Watch:
         after, hits = self._view.counters(self._models), self._view.cache_hits()
         counted = {model: after[model].since(self._before[model]) for model in self._models}
         known = 0 if hits is None or self._hits is None else hits - self._hits
-        found = max(known, *(counters.cache_hits for counters in counted.values()))
+        found = max([known, *(counters.cache_hits for counters in counted.values())])
         if found > 0:
             raise SceneLoomError(
                 f"{found} requests of this load were answered from the server's response cache, "

@@ -18,9 +18,9 @@
         └── ModelNotFoundError, RequestRejectedError, ModelFailedError
 
 Foreign errors are mapped to this family in one place each: decoders of maps in `sceneloom.maps`, of
-pictures in `sceneloom.pictures`; a server's answers, over gRPC and HTTP, in
-`sceneloom.triton.transport`. Places that cannot be read or written are OSErrors, remote ones too
-(`sceneloom.locations`).
+pictures in `sceneloom.pictures`; Triton's answers, over gRPC and HTTP, in
+`sceneloom.triton.transport`, a gateway's in `sceneloom.triton.gateway_transport`. Places that
+cannot be read or written are OSErrors, remote ones too (`sceneloom.locations`).
 """
 
 from __future__ import annotations
@@ -141,6 +141,8 @@ class ServingError(SceneLoomError):
 
     retryable: ClassVar[bool] = False
     """Whether the same request can succeed later."""
+    retry_after = 0.0
+    """Seconds that the server wants to be left alone for; 0 if it names none."""
 
 
 class QueueFullError(ServingError):

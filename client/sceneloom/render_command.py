@@ -32,6 +32,7 @@ from sceneloom.rendering.run import Plan, RenderRun, Run
 from sceneloom.rendering.settings import Container, RenderSettings, ShardSettings
 from sceneloom.rendering.video import check_video, write_video
 from sceneloom.text import printable
+from sceneloom.triton.access import AccessArguments, AccessFlags
 from sceneloom.triton.client import TransportChoice
 from sceneloom.triton.transport import Timeouts
 
@@ -44,8 +45,9 @@ class RenderFlags:
     """Output, servers, and the view of the run."""
 
     url: tuple[str, ...] = ("127.0.0.1:8001",)
-    """HOST:PORT of the server's gRPC port, or http://HOST:PORT of its HTTP port; several share the
-    work, and stand in for each other.
+    """HOST:PORT of the server's gRPC port (grpcs://HOST:PORT with TLS), http://HOST:PORT of its
+    HTTP port, or https://HOST:PORT of a gateway; several share the work, and stand in for each
+    other.
     """
     model: str = MODEL_NAME
     """Name of the served model."""
@@ -100,6 +102,7 @@ def main(
     output: Annotated[str, Positional, arg(metavar="OUTPUT")],
     *,
     flags: Annotated[RenderFlags, OmitArgPrefixes, arg(name="run")] = RenderFlags(),
+    access: AccessArguments = AccessFlags(),  # noqa: B008 - frozen
     shards: ShardSettings = ShardSettings(),  # noqa: B008 - frozen
     ray: RaySettings = RaySettings(),  # noqa: B008 - frozen
     settings: Annotated[RenderSettings, OmitArgPrefixes, arg(name="rendering")] = RenderSettings(),  # noqa: B008 - frozen
@@ -114,12 +117,13 @@ def main(
         output: path or URL of the folder for the pictures, each named after its label map; pictures
             of equal name are replaced.
         flags: output, servers, and the view of the run.
+        access: API key, trusted certificates and headers.
         shards: the size of shards.
         ray: how --engine ray spreads a run.
         settings: how to render.
     """
     try:
-        servers, plan = _plan(input, output, flags, shards, settings)
+        servers, plan = _plan(input, output, flags, access, shards, settings)
     except errors.InputError as error:
         print(f"sceneloom render: {printable(error)}", file=sys.stderr)
         return 2
@@ -130,7 +134,9 @@ def main(
                 parts = [
                     dataclasses.replace(flags, shard=part) for part in shards_of_manifests(output)
                 ]
-                plans = [_plan(input, output, one, shards, settings)[1] for one in parts] or plans
+                plans = [
+                    _plan(input, output, one, access, shards, settings)[1] for one in parts
+                ] or plans
             return report_check(plans, flags.container)
         if flags.dry_run:
             return report_dry_run(dry_run(plan))
@@ -166,7 +172,12 @@ def _passing(error: BaseException) -> int | None:
 
 
 def _plan(
-    maps: str, output: str, flags: RenderFlags, shards: ShardSettings, settings: RenderSettings
+    maps: str,
+    output: str,
+    flags: RenderFlags,
+    access: AccessFlags,
+    shards: ShardSettings,
+    settings: RenderSettings,
 ) -> tuple[TritonServers, Plan]:
     """The servers and the plan of the command line; raises InputError if it makes no sense."""
     if flags.verify and (flags.dry_run or flags.video is not None):
@@ -178,6 +189,7 @@ def _plan(
         timeouts=Timeouts(infer=flags.timeout),
         transport=flags.transport,
         path=flags.path,
+        access=access.read(flags.url),
     )
     if flags.video is not None:
         check_video(flags.video, flags.fps)

@@ -93,6 +93,11 @@ _BODY: dict[str, Any] = {
                         "type": "string",
                         "description": 'JSON: instance id to cluster, such as {"26001": 3}.',
                     },
+                    "style_rows": {
+                        "type": "string",
+                        "description": "JSON: a style for each instance, in the order of their "
+                        "ids, such as [[0.1, 0, -0.2]]; in place of the others.",
+                    },
                     "quality": {"type": "integer", "minimum": 1, "maximum": 100},
                 },
             }
@@ -258,6 +263,7 @@ def _add_status_routes(
             "engine": first.engine,
             "precision": precision_of(first.engine),
             "difference": first.difference,
+            "fast": first.fast,
             "contract": first.contract.to_json(),
             "limits": dataclasses.asdict(limits),
         }

@@ -13,6 +13,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, cast
 
+import numpy as np
 from annotated_types import Interval
 from python_multipart.exceptions import FormParserError
 from starlette.datastructures import UploadFile
@@ -21,6 +22,7 @@ from starlette.requests import Request as HttpRequest
 from sceneloom.contract import Contract
 from sceneloom.errors import InputError, MissingInputError, SceneLoomError
 from sceneloom.map_reading import Boundaries, MapReader, MapReading, check_boundaries
+from sceneloom.maps import Array
 from sceneloom.pictures import EncodedFormat
 from sceneloom.png import SIGNATURE
 from sceneloom.request import Request, prepare
@@ -33,7 +35,7 @@ from sceneloom_gateway.problems import Problem, problem_of
 MEDIA: dict[EncodedFormat, str] = {"jpg": "image/jpeg", "png": "image/png", "webp": "image/webp"}
 """Format -> its media type, the preferred one first."""
 FILES = ("label", "instances")
-OPTIONS = ("boundaries", "quality", "style", "style_of", "style_seed")
+OPTIONS = ("boundaries", "quality", "style", "style_of", "style_rows", "style_seed")
 _MOST_FIELDS = 8
 _MOST_FIELD_BYTES = 64 << 10
 
@@ -80,7 +82,12 @@ class Upload:
                     instances = reader.edges(label_map, self.label, name=self.label_name)
             elif self.instances is not None:
                 raise InputError("this model takes no instance map; leave the field out")
-        style = None
+        style: Array | None = None
+        with _field("style_rows"):
+            if "style_rows" in options:
+                if not {"style", "style_of", "style_seed"}.isdisjoint(options):
+                    raise InputError("style_rows stands in place of the other fields of styles")
+                style = _style_rows(options["style_rows"])
         named = next((name for name in ("style", "style_seed", "style_of") if name in options), "")
         with _field(named):
             if named:
@@ -179,6 +186,14 @@ def _field(name: str) -> Iterator[None]:
 class _Style:
     style: dict[FileKey, Annotated[int, Interval(ge=0)]]
     """Instance id -> cluster of its class."""
+
+
+def _style_rows(words: str) -> Array:
+    """Styles, float [K, F], row k for the k-th smallest instance id."""
+    rows = read_json(list[list[float]], words, source="style_rows")
+    if len({len(row) for row in rows}) != 1:
+        raise InputError("style_rows holds rows of different lengths, or none")
+    return np.array(rows)
 
 
 def _style_choice(options: Mapping[str, str]) -> StyleChoice:

@@ -14,7 +14,7 @@ import json
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -43,6 +43,9 @@ from sceneloom.triton.encoded import (
 from sceneloom.triton.transport import Timeouts
 from sceneloom_serving.bundle import Golden
 from sceneloom_serving.parity import check_picture
+
+if TYPE_CHECKING:
+    from sceneloom.triton.access import Access
 
 try:
     import triton_python_backend_utils as pb_utils
@@ -201,6 +204,7 @@ def check_encoded_path(
     *,
     model: str = MODEL_NAME,
     version: str = "",
+    access: Access | None = None,
 ) -> float:
     """Prove the encoded path to a model at ``HOST:PORT`` of gRPC, as `parity.check_picture` does;
     raises ModelNotFoundError without one, ModelFailedError for a wrong picture, ServingError for
@@ -208,7 +212,7 @@ def check_encoded_path(
     """
     from sceneloom.triton.grpc_transport import GrpcTransport
 
-    with contextlib.closing(GrpcTransport(url)) as transport:
+    with contextlib.closing(GrpcTransport(url, access=access)) as transport:
         client = EncodedClient(
             transport, model=encoded_name(model), version=version, timeouts=timeouts
         )

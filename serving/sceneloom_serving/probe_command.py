@@ -6,7 +6,7 @@ import contextlib
 import sys
 import time
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from tyro.conf import Positional, arg
 
@@ -14,12 +14,16 @@ from sceneloom import errors
 from sceneloom.contract import MODEL_NAME, Contract
 from sceneloom.request import Request
 from sceneloom.text import printable
+from sceneloom.triton.access import AccessArguments, AccessFlags
 from sceneloom.triton.client import TritonSynthesizer
 from sceneloom.triton.grpc_transport import GrpcTransport
-from sceneloom.triton.transport import Timeouts
+from sceneloom.triton.transport import Timeouts, server_address
 from sceneloom_serving.bundle import Golden, block_means, bundle_hash, load_golden, load_references
 from sceneloom_serving.encoded_models import check_encoded_path
 from sceneloom_serving.parity import check_golden
+
+if TYPE_CHECKING:
+    from sceneloom.triton.gateway_transport import GatewayTransport
 
 
 def main(
@@ -29,6 +33,7 @@ def main(
     model: str = MODEL_NAME,
     model_version: Annotated[str, arg(metavar="N")] = "",
     timeout: float = 10.0,
+    access: AccessArguments = AccessFlags(),  # noqa: B008 - frozen
 ) -> int:
     """Prove a running server with one real inference whose answer is known.
 
@@ -39,15 +44,25 @@ def main(
 
     Args:
         repository: folder of the served export.
-        url: HOST:PORT of the server's gRPC port.
+        url: HOST:PORT of the server's gRPC port (grpcs://HOST:PORT with TLS), or https://HOST:PORT
+            of a gateway.
         model: name of the served model.
         model_version: Triton's number of its version; the latest without it.
         timeout: seconds to wait for the answer.
+        access: API key, trusted certificates and headers.
     """
     start = time.perf_counter()
     try:
         timeouts = Timeouts(connect=timeout, infer=timeout)
-        transport = GrpcTransport(url)
+        granted = access.read([url])
+        transport: GrpcTransport | GatewayTransport
+        if server_address(url)[0] in ("http", "https"):
+            errors.require(("httpx",), extra="https", purpose="the probe of a gateway")
+            from sceneloom.triton.gateway_transport import GatewayTransport
+
+            transport = GatewayTransport(url, access=granted)
+        else:
+            transport = GrpcTransport(url, access=granted)
     except errors.InputError as error:
         print(f"sceneloom probe: {error}", file=sys.stderr)
         return 2
@@ -68,10 +83,17 @@ def main(
             timeouts = Timeouts(connect=left, infer=left)
             ways = ""
             with contextlib.suppress(errors.ModelNotFoundError):
-                check_encoded_path(
-                    url, golden, synthesizer.engine, timeouts, model=model, version=model_version
-                )
-                ways = ", raw and encoded"
+                if isinstance(transport, GrpcTransport):
+                    check_encoded_path(
+                        url,
+                        golden,
+                        synthesizer.engine,
+                        timeouts,
+                        model=model,
+                        version=model_version,
+                        access=granted,
+                    )
+                    ways = ", raw and encoded"
         except errors.DeadlineExceededError:
             if transport.answered(model, timeout=timeout) <= answers:
                 raise

@@ -5,20 +5,24 @@ from __future__ import annotations
 import dataclasses
 import threading
 from collections.abc import Callable, Sequence
-from typing import Literal, cast, get_args
+from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 
 from sceneloom import errors
-from sceneloom.contract import Contract, precision_of
+from sceneloom.contract import Contract
 from sceneloom.maps import Image, instance_map_png, label_map_png
-from sceneloom.pictures import EncodedFormat
+from sceneloom.pictures import EncodedFormat, decode_picture, encode_picture
 from sceneloom.png import SIGNATURE
 from sceneloom.rendering.loading import Prepared
 from sceneloom.rendering.settings import RenderSettings
 from sceneloom.request import smallest_map, stack
 from sceneloom.synthesizer import Synthesizer
+from sceneloom.triton.access import Access
 from sceneloom.triton.client import TransportChoice, TritonSynthesizer
 from sceneloom.triton.encoded import EncodedClient, encoded_name, measure_link
 from sceneloom.triton.transport import Timeouts
+
+if TYPE_CHECKING:
+    from sceneloom.triton.gateway_transport import GatewayTransport
 
 PathChoice = Literal["auto", "raw", "encoded"]
 
@@ -35,6 +39,8 @@ class Reply:
     received: int
     """Bytes of the answer's tensor."""
     engine: str
+    bundle_hash: str = ""
+    """Hash of the bundle that drew, where a gateway names it; else the connection's."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -77,7 +83,7 @@ class Connection:
 
     @property
     def route(self) -> Route:
-        """How its pictures travel."""
+        """How its pictures travel; complete after an answer."""
         return Route()
 
     def send(self, batch: Sequence[Prepared]) -> list[Reply]:
@@ -96,25 +102,100 @@ class Connection:
         self._synthesizer.synthesize(*smallest_map(self.contract))
 
 
+def open_connection(
+    url: str,
+    *,
+    model: str,
+    version: str = "",
+    timeouts: Timeouts,
+    transport: TransportChoice,
+    access: Access,
+    settings: RenderSettings,
+    path: RunPath,
+) -> Connection:
+    """Connect to a Triton server or a gateway; raises as `TritonSynthesizer`."""
+    synthesizer = TritonSynthesizer(
+        url, model=model, version=version, timeouts=timeouts, transport=transport, access=access
+    )
+    if synthesizer.transport.kind == "gateway":
+        return GatewayConnection(synthesizer, settings)
+    return TritonConnection(synthesizer, version, settings, path)
+
+
+def engine_words(synthesizer: TritonSynthesizer) -> str:
+    """The server's engine in a sentence; empty if unknown."""
+    if not synthesizer.engine:
+        return ""
+    difference = synthesizer.difference or "not said by the server"
+    fast = synthesizer.fast or "not said by the server"
+    return (
+        f"engine: {synthesizer.engine} ({synthesizer.precision}); difference from PyTorch: "
+        f"{difference}; --precision fast: {fast}"
+    )
+
+
+class GatewayConnection(Connection):
+    """An open connection to a gateway: files both ways.
+
+    Pictures of a format that the gateway gives are kept as they came; others come as PNG.
+    """
+
+    def __init__(self, synthesizer: TritonSynthesizer, settings: RenderSettings) -> None:
+        super().__init__(synthesizer, synthesizer.close)
+        self._triton, self._settings = synthesizer, settings
+        transport: Any = synthesizer.transport
+        self._gateway: GatewayTransport = transport
+        self._as_it_came = settings.format in get_args(EncodedFormat) and not settings.grey
+
+    def send(self, batch: Sequence[Prepared]) -> list[Reply]:
+        """Render maps; raises ServingError."""
+        settings, replies = self._settings, []
+        for prepared in batch:
+            label, instance = _files(self.contract, prepared, settings)
+            drawn = self._gateway.draw(
+                label,
+                instance,
+                prepared.style,
+                size=(prepared.height, prepared.width),
+                timeout=self._triton.timeouts.infer,
+                format=cast(EncodedFormat, settings.format) if self._as_it_came else "png",
+                quality=settings.quality,
+            )
+            replies.append(
+                Reply(
+                    image=None if self._as_it_came else decode_picture(drawn.file),
+                    encoded=drawn.file if self._as_it_came else None,
+                    sent=len(label) + len(instance or b""),
+                    received=len(drawn.file),
+                    engine=self.engine,
+                    bundle_hash=drawn.bundle_hash,
+                )
+            )
+        return replies
+
+    @property
+    def route(self) -> Route:
+        """How its pictures travel."""
+        came = "kept as they came" if self._as_it_came else f"written as {self._settings.format}"
+        back = self._settings.format if self._as_it_came else "png"
+        return Route(
+            encoded=True,
+            path=f"encoded: PNG files of maps to the gateway; pictures come as {back}, {came}",
+            transport=f"gateway: {self._gateway.why}",
+            engine=engine_words(self._triton),
+        )
+
+
 class TritonConnection(Connection):
     """An open connection to a Triton server."""
 
     def __init__(
-        self,
-        url: str,
-        *,
-        model: str,
-        version: str = "",
-        timeouts: Timeouts,
-        transport: TransportChoice,
-        settings: RenderSettings,
-        path: RunPath,
+        self, synthesizer: TritonSynthesizer, version: str, settings: RenderSettings, path: RunPath
     ) -> None:
-        """Connect, and look for the encoded path if the run may use it; see `EncodedClient`."""
+        """Look for the encoded path if the run may use it, and for the requested `version` of the
+        model; see `EncodedClient`.
+        """
         self._settings, self._path = settings, path
-        synthesizer = TritonSynthesizer(
-            url, model=model, version=version, timeouts=timeouts, transport=transport
-        )
         super().__init__(synthesizer, synthesizer.close)
         self._triton = synthesizer
         # A server that joins requests does as well with single ones, without waiting for others.
@@ -190,21 +271,13 @@ class TritonConnection(Connection):
     @property
     def route(self) -> Route:
         """How its pictures travel."""
-        synthesizer = self._triton
+        transport = self._triton.transport
         encoded, why = self._path.chosen or (False, "")
-        engine = ""
-        if self.engine:
-            difference = synthesizer.difference or "not said by the server"
-            fast = synthesizer.fast or "not said by the server"
-            engine = (
-                f"engine: {self.engine} ({precision_of(self.engine)}); difference from PyTorch: "
-                f"{difference}; --precision fast: {fast}"
-            )
         return Route(
             encoded=encoded,
             path=why,
-            transport=f"{synthesizer.transport.kind}: {synthesizer.transport.why}",
-            engine=engine,
+            transport=f"{transport.kind}: {transport.why}",
+            engine=engine_words(self._triton),
         )
 
     def prove(self) -> None:
@@ -242,11 +315,15 @@ class TritonConnection(Connection):
 def _files(
     contract: Contract, prepared: Prepared, settings: RenderSettings
 ) -> tuple[bytes, bytes | None]:
-    """The map's own files if they are PNG of ids, or else new PNG files."""
+    """The map's own files if they are PNG of ids, or else new PNG files; of a model of pictures,
+    the picture as PNG.
+    """
     loaded, request = prepared.loaded, prepared.request
     height, width = prepared.height, prepared.width
     label, instance = loaded.label, loaded.instance
     label_map = request.label_map[:height, :width]
+    if contract.kind == "picture":
+        return encode_picture(label_map, "png"), None
     own = settings.reads_ids
     if not (own and label.startswith(SIGNATURE)):
         label = label_map_png(contract, label_map)

@@ -500,6 +500,8 @@ def picture_row(
         assert reply.image is not None
         image = reply.image[..., :1] if settings.grey else reply.image
         data = encode_picture(image, settings.format, quality=settings.quality)
+    if reply.bundle_hash:  # behind a gateway the bundle may change in the middle of a run
+        origin = dataclasses.replace(origin, bundle_hash=reply.bundle_hash)
     loaded, padding = prepared.loaded, prepared.request.padding
     if (look := loaded.item.look) is not None:
         assert settings.style_seed is not None

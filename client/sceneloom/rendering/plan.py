@@ -13,7 +13,7 @@ from sceneloom import locations
 from sceneloom.contract import MODEL_NAME, Contract
 from sceneloom.errors import InputError
 from sceneloom.pictures import EncodedFormat, load_jxl
-from sceneloom.rendering.connections import Connection, PathChoice, RunPath, TritonConnection
+from sceneloom.rendering.connections import Connection, PathChoice, RunPath, open_connection
 from sceneloom.rendering.datasets import LooksSource, ShardedSource, open_sink, open_source
 from sceneloom.rendering.items import Source
 from sceneloom.rendering.listeners import Listener
@@ -23,6 +23,7 @@ from sceneloom.rendering.servers import Address
 from sceneloom.rendering.settings import Container, RenderSettings, ShardSettings
 from sceneloom.rendering.training_set import FOLDERS
 from sceneloom.synthesizer import Synthesizer
+from sceneloom.triton.access import Access
 from sceneloom.triton.client import TransportChoice
 from sceneloom.triton.transport import Timeouts, server_address
 
@@ -60,13 +61,16 @@ class TritonServers:
     """The servers of a run."""
 
     urls: Sequence[str]
-    """``HOST:PORT`` of their gRPC ports, or ``http://HOST:PORT``."""
+    """``HOST:PORT`` of their gRPC ports, ``http://HOST:PORT``, or ``https://HOST:PORT`` of
+    gateways.
+    """
     model: str = MODEL_NAME
     version: str = ""
     """Version of the model; empty for the latest."""
     timeouts: Timeouts = dataclasses.field(default_factory=Timeouts)
     transport: TransportChoice = "auto"
     path: PathChoice = "auto"
+    access: Access = dataclasses.field(default_factory=Access)
 
     def addresses(self, settings: RenderSettings) -> list[Address]:
         """The addresses of the servers.
@@ -90,11 +94,12 @@ class TritonServers:
             raise InputError("the encoded path does not give grey pictures; leave --path out")
         chosen = None if self.path == "auto" else (self.path == "encoded", f"{self.path}: as asked")
         connect = functools.partial(
-            TritonConnection,
+            open_connection,
             model=self.model,
             version=self.version,
             timeouts=self.timeouts,
             transport=self.transport,
+            access=self.access,
             settings=settings,
             path=RunPath(self.path, chosen),
         )

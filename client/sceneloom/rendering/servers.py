@@ -154,6 +154,8 @@ class Server:
     link: OpenConnection | None = None
     """None before the first connection."""
     in_flight: int = 0
+    resting: int = 0
+    """Times that it wants to be left alone, not over yet."""
     away_since: float | None = None
     """Start of its absence, by `time.monotonic`, or None."""
 
@@ -259,9 +261,12 @@ class Servers:
         server, link = lease.server, lease.link
         if isinstance(error, (errors.ServerUnavailableError, errors.ModelFailedError)):
             if link is server.link and server.away_since is None:
-                self._leave(server)
+                self._leave(server, error.retry_after)
         elif isinstance(error, errors.ServingError) and error.retryable:
             server.window.rejected()
+            if error.retry_after:
+                server.resting += 1
+                asyncio.get_running_loop().call_later(error.retry_after, self._rested, server)
         server.in_flight -= 1
         link.users -= 1
         if link.retired and not link.users:
@@ -300,6 +305,7 @@ class Servers:
                 for server in self._servers
                 if server.link is not None
                 and server.away_since is None
+                and not server.resting
                 and server.in_flight < server.window.limit
             ]
             if not free:
@@ -315,10 +321,14 @@ class Servers:
             server.link.users += 1
             future.set_result(Lease(server=server, link=server.link))
 
-    def _leave(self, server: Server) -> None:
+    def _rested(self, server: Server) -> None:
+        server.resting -= 1
+        self._serve_waiting()
+
+    def _leave(self, server: Server, retry_after: float = 0.0) -> None:
         server.away_since = time.monotonic()
         self._notify(server)
-        task = asyncio.get_running_loop().create_task(self._revive(server))
+        task = asyncio.get_running_loop().create_task(self._revive(server, retry_after))
         self._reviving.add(task)
         task.add_done_callback(self._reviving.discard)
 
@@ -326,9 +336,10 @@ class Servers:
         for listener in self._listeners:
             listener.on_server(server.address.name, server.away_since is not None)
 
-    async def _revive(self, server: Server) -> None:
+    async def _revive(self, server: Server, retry_after: float) -> None:
         """Try a server that is away until it answers or the run's patience ends."""
         pause, loop = _FIRST_PAUSE, asyncio.get_running_loop()
+        await asyncio.sleep(retry_after)
         while self._lost is None:
             await asyncio.sleep(pause * random.uniform(0.5, 1))
             pause = min(2 * pause, _MAX_PAUSE)

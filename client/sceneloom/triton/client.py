@@ -22,6 +22,7 @@ from sceneloom.contract import (
 from sceneloom.maps import Image, InstanceMap, LabelMap, Style
 from sceneloom.request import random_inputs, tensors
 from sceneloom.synthesizer import Synthesizer
+from sceneloom.triton.access import Access, AccessFlags
 from sceneloom.triton.grpc_transport import GrpcTransport
 from sceneloom.triton.http_transport import HttpTransport
 from sceneloom.triton.shared_memory import SharedMemoryTransport
@@ -35,8 +36,8 @@ from sceneloom.triton.transport import (
 )
 from sceneloom.validation import check_kind
 
-TransportChoice = Literal["auto", "grpc", "grpc-shm", "http"]
-"""``auto`` takes shared memory where it works."""
+TransportChoice = Literal["auto", "grpc", "grpc-shm", "http", "gateway"]
+"""``auto`` takes shared memory where it works, and a gateway where one answers."""
 _PROVEN = "checked: same picture as over gRPC"
 
 
@@ -47,32 +48,46 @@ def connect(
     model: str = MODEL_NAME,
     version: str = "",
     timeouts: Timeouts | None = None,
+    access: Access | None = None,
 ) -> Transport:
-    """Connect to a server, at ``HOST:PORT`` or ``grpc://HOST:PORT`` of its gRPC port or
-    ``http://HOST:PORT`` of its HTTP port.
+    """Connect to a server, at ``HOST:PORT`` or ``grpc://HOST:PORT`` of its gRPC port, with TLS
+    ``grpcs://HOST:PORT``, or ``http://HOST:PORT`` of its HTTP port; or to a gateway, at
+    ``https://HOST:PORT`` or ``http://HOST:PORT``.
 
     With ``auto`` and a gRPC address, the server gets a random map of the smallest size that `model`
     takes, in a message and through shared memory; unless both give the same picture, tensors travel
-    in messages. An empty `version` means the latest. `kind` and `why` of the connection name the
-    choice and its reason.
+    in messages. An empty `version` means the latest. Without `access` the environment variable
+    SCENELOOM_API_KEY may hold a gateway's key. `kind` and `why` of the connection name the choice
+    and its reason.
 
     Raises InputError if the address has another form or does not fit `transport`, or shared memory
     was requested and does not work; ServerUnavailableError or DeadlineExceededError if the server
-    does not answer the proof (without one, the first request raises them).
+    does not answer the proof (without one, the first request raises them); MissingDependencyError
+    for a gateway without the extra ``https``.
     """
-    timeouts = timeouts or Timeouts()
+    timeouts, access = timeouts or Timeouts(), access or AccessFlags().read([url])
     if transport not in get_args(TransportChoice):
         choices = ", ".join(get_args(TransportChoice))
         raise errors.InputError(f"no transport {transport!r}; choose one of {choices}")
     scheme, _ = server_address(url)
+    if scheme == "https" or transport == "gateway":
+        if transport not in ("auto", "gateway"):
+            raise errors.InputError(f"{url}: a gateway is behind https://, not {transport}")
+        return _connect_gateway(url, f"{scheme.upper()} address", access)
     if scheme == "http" or transport == "http":
         if transport not in ("auto", "http"):
             raise errors.InputError(f"{url}: {transport} goes to the server's gRPC port, HOST:PORT")
-        return HttpTransport(url, why="HTTP address")
+        over_http = HttpTransport(url, why="HTTP address", access=access)
+        if transport == "auto" and over_http.is_gateway(timeout=timeouts.connect):
+            over_http.close()
+            return _connect_gateway(url, "a gateway answered", access)
+        return over_http
     if transport == "grpc":
-        return GrpcTransport(url)
+        return GrpcTransport(url, access=access)
+    if transport == "auto" and scheme == "grpcs":
+        return GrpcTransport(url, why="TLS address", access=access)
     with contextlib.ExitStack() as unless_proven:
-        shared = SharedMemoryTransport(url, why=_PROVEN)
+        shared = SharedMemoryTransport(url, why=_PROVEN, access=access)
         unless_proven.callback(shared.close)
         try:
             config = shared.model_config(model, timeout=timeouts.connect, version=version)
@@ -90,7 +105,14 @@ def connect(
             return shared
     if transport == "grpc-shm":
         raise errors.InputError(f"{url}: shared memory cannot be used: {reason}")
-    return GrpcTransport(url, why=reason)
+    return GrpcTransport(url, why=reason, access=access)
+
+
+def _connect_gateway(url: str, why: str, access: Access) -> Transport:
+    errors.require(("httpx",), extra="https", purpose=f"a gateway, {url},")
+    from sceneloom.triton.gateway_transport import GatewayTransport
+
+    return GatewayTransport(url, why=why, access=access)
 
 
 class TritonSynthesizer(Synthesizer):
@@ -104,13 +126,15 @@ class TritonSynthesizer(Synthesizer):
         version: str = "",
         timeouts: Timeouts | None = None,
         transport: Transport | TransportChoice | None = None,
+        access: Access | None = None,
     ) -> None:
         """Connect, read the model's contract and check that it fits this client.
 
         `version` is Triton's number of a version of the model; empty for the latest at each
         request. `transport` may be a connection to use instead of one to `url`, such as
-        `sceneloom.testing.FakeTransport`; see `connect`. By default tensors travel in messages: a
-        client of few pictures would not earn back the two that prove shared memory.
+        `sceneloom.testing.FakeTransport`; see `connect`, also for `access`. By default tensors
+        travel in messages: a client of few pictures would not earn back the two that prove shared
+        memory.
 
         Raises as `connect`; ModelNotFoundError if the server has no such model or version, or not
         one of SceneLoom's; SchemaError if its contract is damaged or newer than this client.
@@ -123,12 +147,17 @@ class TritonSynthesizer(Synthesizer):
         """Timeouts of its calls."""
         if transport is None:
             scheme, _ = server_address(url)
-            transport = "http" if scheme == "http" else "grpc"
+            transport = "auto" if scheme in ("http", "https") else "grpc"
         if not hasattr(transport, "infer"):  # a Transport
             check_kind(transport, str, "the name of a transport, or a connection,")
         if isinstance(transport, str):
             transport = connect(
-                url, transport=transport, model=model, version=version, timeouts=self.timeouts
+                url,
+                transport=transport,
+                model=model,
+                version=version,
+                timeouts=self.timeouts,
+                access=access,
             )
         # A transport of the caller's own may know no versions.
         self._asked = {"version": version} if version else {}

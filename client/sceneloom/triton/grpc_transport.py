@@ -16,6 +16,7 @@ from sceneloom import tracing
 from sceneloom.contract import ENGINE_PARAMETER
 from sceneloom.errors import DeadlineExceededError, ServerUnavailableError, ServingError
 from sceneloom.maps import Array
+from sceneloom.triton.access import Access
 from sceneloom.triton.transport import (
     TRITON_DTYPES,
     Arrays,
@@ -41,6 +42,13 @@ _OPTIONS = [
 def channel_options(address: str) -> list[tuple[str, int]]:
     """Options of a gRPC channel to ``HOST:PORT``; no proxy to this machine."""
     return [*_OPTIONS, *([("grpc.enable_http_proxy", 0)] if is_loopback(address) else [])]
+
+
+def tls_credentials(access: Access) -> Any:
+    """gRPC's credentials of a channel with TLS."""
+    import grpc
+
+    return grpc.ssl_channel_credentials(access.ca.encode() or None)
 
 
 def is_loopback(address: str) -> bool:
@@ -95,17 +103,23 @@ class Placement:
 class GrpcTransport(TritonTransport):
     """gRPC to a Triton server; safe to use from several threads."""
 
-    def __init__(self, url: str, *, why: str = "requested") -> None:
-        """Prepare a connection to ``HOST:PORT`` or ``grpc://HOST:PORT``; the first call opens it.
-        Raises InputError for an address of another form.
+    def __init__(self, url: str, *, why: str = "requested", access: Access | None = None) -> None:
+        """Prepare a connection to ``HOST:PORT``, ``grpc://HOST:PORT`` or, with TLS,
+        ``grpcs://HOST:PORT``; the first call opens it. Raises InputError for an address of another
+        form.
         """
         import tritonclient.grpc
 
-        super().__init__(server_address(url, "grpc")[1], "grpc", why)
+        scheme, address = server_address(url, "grpc", "grpcs")
+        super().__init__(address, "grpc", why)
         self._grpc = tritonclient.grpc
+        access = access or Access()
         self._client = tritonclient.grpc.InferenceServerClient(
-            self.address, channel_args=channel_options(self.address)
+            address,
+            channel_args=channel_options(address),
+            creds=tls_credentials(access) if scheme == "grpcs" else None,
         )
+        self._headers = {name.lower(): value for name, value in access.headers.items()}
         self.connection_lost = False
         """Whether the connection has ended since `watch`, even between two requests."""
 
@@ -121,7 +135,11 @@ class GrpcTransport(TritonTransport):
 
     def _read(self, what: Document, model: str, deadline: float) -> Any:
         self._check_open()
-        options = {"client_timeout": seconds_left(deadline), "as_json": True}
+        options = {
+            "client_timeout": seconds_left(deadline),
+            "as_json": True,
+            "headers": self._headers,
+        }
         try:
             if what == "config":
                 return self._client.get_model_config(model, **options)["config"]
@@ -149,7 +167,9 @@ class GrpcTransport(TritonTransport):
         """
         self._check_open()
         try:
-            found = self._client.get_inference_statistics(model, client_timeout=timeout)
+            found = self._client.get_inference_statistics(
+                model, client_timeout=timeout, headers=self._headers
+            )
         except self._grpc.InferenceServerException as error:
             raise self._map(error, model) from None
         return sum(int(one.inference_stats.success.count) for one in found.model_stats)
@@ -189,7 +209,7 @@ class GrpcTransport(TritonTransport):
                 model_version=version,
                 outputs=[wanted],
                 client_timeout=timeout,
-                headers={tracing.HEADER: parent} if parent else None,
+                headers={**self._headers, tracing.HEADER: parent} if parent else self._headers,
                 parameters={ENGINE_PARAMETER: engine} if engine else None,
             )
         self._answered.add(model)

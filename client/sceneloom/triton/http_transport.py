@@ -24,6 +24,7 @@ from sceneloom import tracing
 from sceneloom.contract import ENGINE_PARAMETER
 from sceneloom.maps import Array
 from sceneloom.text import parse_json
+from sceneloom.triton.access import Access
 from sceneloom.triton.transport import (
     NUMPY_DTYPES,
     TRITON_DTYPES,
@@ -153,7 +154,7 @@ class HttpTransport(TritonTransport):
     connection of its own, kept for the next.
     """
 
-    def __init__(self, url: str, *, why: str = "requested") -> None:
+    def __init__(self, url: str, *, why: str = "requested", access: Access | None = None) -> None:
         """Prepare a connection to ``http://HOST:PORT``; the first call opens it. Raises InputError
         for an address of another form.
         """
@@ -161,6 +162,7 @@ class HttpTransport(TritonTransport):
         super().__init__(f"http://{address}", "http", why)
         host, _, port = address.rpartition(":")
         self._host, self._port = host.strip("[]"), int(port)
+        self._headers = dict(access.headers) if access is not None else {}
         self._idle: list[HttpConnection] = []
         self._lock = threading.Lock()
 
@@ -171,6 +173,22 @@ class HttpTransport(TritonTransport):
         with self._exchange(method, model, path, {}, parts, deadline) as (connection, _):
             data = connection.read(_LONGEST_JSON)
         return parse_json(data)
+
+    def is_gateway(self, *, timeout: float) -> bool:
+        """Whether a gateway listens at the address, not Triton; False without an answer."""
+        connection = self._take()
+        try:
+            answer = connection.exchange(
+                "GET", "/v1/model", self._headers, [], time.monotonic() + timeout
+            )
+            found = parse_json(connection.read(_LONGEST_JSON))
+        except (OSError, http.client.HTTPException, ValueError):
+            return False
+        finally:
+            connection.close()
+        # A gateway refuses a client without a key by a problem document.
+        known = answer.status == 200 or "problem" in answer.headers.get("Content-Type", "")
+        return known and isinstance(found, dict) and not {"contract", "status"}.isdisjoint(found)
 
     def infer(
         self, model: str, inputs: Arrays, output: str, *, timeout: float, version: str = ""
@@ -238,7 +256,9 @@ class HttpTransport(TritonTransport):
         """Send a request about a model; the answer has the status 200, its body is to be read."""
         connection = self._take()
         try:
-            answer = connection.exchange(method, path, headers, parts, deadline)
+            answer = connection.exchange(
+                method, path, {**self._headers, **headers}, parts, deadline
+            )
             if answer.status != 200:
                 text = connection.read(_LONGEST_JSON).decode(errors="replace")
                 words = f"HTTP status {answer.status} {text}".strip()

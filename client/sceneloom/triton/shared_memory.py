@@ -30,6 +30,7 @@ import numpy.typing as npt
 from sceneloom.errors import QueueFullError, QueueTimeoutError, RequestRejectedError
 from sceneloom.files import SHARED_MEMORY, is_ownerless, new_prefix
 from sceneloom.maps import Array
+from sceneloom.triton.access import Access
 from sceneloom.triton.grpc_transport import GrpcTransport, Placement
 from sceneloom.triton.transport import NUMPY_DTYPES, Arrays, seconds_left
 
@@ -108,9 +109,9 @@ class SharedMemoryTransport(GrpcTransport):
     once no memory is left, go in messages. `client.connect` makes one only if `prove` succeeds.
     """
 
-    def __init__(self, url: str, *, why: str = "requested") -> None:
+    def __init__(self, url: str, *, why: str = "requested", access: Access | None = None) -> None:
         """Prepare a connection as `GrpcTransport`, and remove the regions of killed clients."""
-        super().__init__(url, why=why)
+        super().__init__(url, why=why, access=access)
         self.kind = "grpc-shm"  # grpc once the server has refused a region
         sweep_regions()
         self._prefix = new_region_prefix()

@@ -1,7 +1,8 @@
 """The interface of a connection to a Triton server, and the one map from a server's errors to
 SceneLoom's.
 
-The connections are in `grpc_transport`, `shared_memory` and `http_transport`; `client.connect`
+The connections are in `grpc_transport`, `shared_memory`, `http_transport` and, to a gateway in
+front of Triton and with errors of its own, `gateway_transport`; `client.connect`
 chooses among them. `sceneloom.testing.FakeTransport` has the same methods without a server.
 """
 
@@ -30,7 +31,10 @@ from sceneloom.contract import (
 from sceneloom.maps import Array
 from sceneloom.validation import check_kind, checked
 
-_ADDRESS = re.compile(r"([\w.-]+|\[[0-9A-Fa-f:.]+\]):[0-9]{1,5}", re.ASCII)
+_HOST = re.compile(r"[\w.-]+|\[[0-9A-Fa-f:.]+\]", re.ASCII)
+_ADDRESS = re.compile(rf"({_HOST.pattern}):[0-9]{{1,5}}", re.ASCII)
+SCHEMES = ("grpc", "grpcs", "http", "https")
+"""Schemes of addresses; s is TLS, and https:// a gateway's."""
 MAX_SECONDS = 86400
 """Longest wait: a day."""
 TRITON_DTYPES: dict[np.dtype[Any], str] = {
@@ -115,7 +119,9 @@ class Transport(Protocol):
     address: str
     """Address, for error messages."""
     kind: str
-    """Carrier of the tensors: ``grpc``, ``grpc-shm`` (shared memory) or ``http``."""
+    """Carrier of the tensors: ``grpc``, ``grpc-shm`` (shared memory), ``http`` or ``gateway``
+    (files over HTTP).
+    """
     why: str
     """Reason for this carrier."""
 
@@ -235,22 +241,26 @@ def seconds_left(deadline: float) -> float:
     return max(deadline - time.monotonic(), 0.001)
 
 
-def server_address(url: str, wanted: str | None = None) -> tuple[str, str]:
-    """Scheme, ``http`` or ``grpc``, and ``HOST:PORT`` of ``http://HOST:PORT``, ``grpc://HOST:PORT``
-    or ``HOST:PORT``, which is gRPC's; a slash may follow. Raises InputError for another form, or
-    another scheme than the one wanted.
+def server_address(url: str, *wanted: str) -> tuple[str, str]:
+    """Scheme, one of ``grpc``, ``grpcs``, ``http`` and ``https``, and ``HOST:PORT`` of
+    ``SCHEME://HOST:PORT`` or ``HOST:PORT``, which is gRPC's; a slash may follow, and https:// may
+    leave the port 443 out. Raises InputError for another form, or a scheme that is not wanted.
     """
     check_kind(url, str, "the address of a server, a text,")
-    is_http = url.startswith("http://")
-    scheme = wanted or ("http" if is_http else "grpc")
+    named = next((one for one in SCHEMES if url.startswith(f"{one}://")), "grpc")
+    scheme = named if not wanted or named in wanted else wanted[0]
     address = url.removeprefix(f"{scheme}://").removesuffix("/")
-    well_formed = _ADDRESS.fullmatch(address) and (is_http or scheme == "grpc")
+    if scheme == "https" and "://" in url and _HOST.fullmatch(address):
+        address += ":443"
+    well_formed = _ADDRESS.fullmatch(address) and ("://" in url or scheme == "grpc")
     # gRPC itself takes port 99999 and connects to 34463.
     if well_formed and 0 < int(address.rpartition(":")[2]) < 65536:
         return scheme, address
     shown = re.sub(r"(^|//)[^/@]*@", r"\1...@", url)  # a password is not repeated
     form = "HOST:PORT of its gRPC port, such as 127.0.0.1:8001"
-    if scheme == "http" or (url.lower().startswith("http") and not is_http):
+    if scheme == "https" or url.lower().startswith("https"):
+        form = "https://HOST:PORT of a gateway, such as https://127.0.0.1:8443"
+    elif scheme == "http" or (url.lower().startswith("http") and named != "http"):
         form = "http://HOST:PORT, such as http://127.0.0.1:8000"
     fault = _fault(url, scheme)
     raise errors.InputError(
@@ -267,12 +277,7 @@ def _fault(url: str, scheme: str) -> str:
         return "it is empty"
     if any(c.isspace() or not c.isprintable() for c in url):
         return "it has a space or an unprintable character"
-    if kind in ("https", "grpcs"):
-        return (
-            f"TLS ({kind}://) is not supported: name the server's own port, or a port of this "
-            "machine where a tunnel (ssh -L, stunnel) adds TLS"
-        )
-    if kind not in ("", "http", "grpc"):
+    if kind not in ("", *SCHEMES):
         return f"{kind}:// is not supported"
     if "@" in host:
         return "a user or password is not supported"

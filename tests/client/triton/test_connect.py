@@ -226,7 +226,8 @@ def test_memory_that_a_new_server_refuses_is_not_used_again(start_server: Start)
 @pytest.mark.parametrize(
     ("url", "transport", "reason"),
     [
-        ("https://a:1", "auto", "HOST:PORT"),
+        ("https://a:1/v1", "auto", "https://HOST:PORT of a gateway.*a path"),
+        ("https://a:1", "grpc", "a gateway is behind https://, not grpc"),
         ("http://a", "auto", "http://HOST:PORT"),
         ("http://a:1/v2", "auto", "http://HOST:PORT"),
         ("http://a:70000", "auto", "http://HOST:PORT"),

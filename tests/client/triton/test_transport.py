@@ -115,8 +115,9 @@ def test_addresses_of_another_form_are_refused(address: str) -> None:
 @pytest.mark.parametrize(
     ("url", "said"),
     [
-        ("https://host:8000", r"TLS \(https://\) is not supported: name the server's own port"),
-        ("grpcs://host:8001", r"TLS \(grpcs://\) is not supported"),
+        ("https://host/v1", "https://HOST:PORT of a gateway, .*; a path is not supported"),
+        ("HTTPS://host:1", "https:// is written in small letters"),
+        ("grpcs://host", "HOST:PORT of its gRPC port.*it names no port"),
         ("http://host:8000/triton", "http://HOST:PORT.*a path is not supported"),
         ("http://host:8000/?a=b", "a path is not supported"),
         ("http://host", "http://HOST:PORT, such as http://127.0.0.1:8000; it names no port"),
